@@ -1,0 +1,250 @@
+// Package catalog makes the declarations of proto/ readable at run time: every command, event and query of the mesh by
+// its name, every topic with its owner. Gateways and services ask it where a message travels; nothing else knows.
+package catalog
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	// The mesh is what these packages declare.
+	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/feed/v1"
+	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/notification/v1"
+	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1"
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+)
+
+// Command is a declared wish.
+type Command struct {
+	Name   string
+	Owner  string // the service that decides it
+	Topic  string // <owner>-commands
+	Public bool   // clients may send it
+	Worth  time.Duration
+	Type   protoreflect.MessageType
+	stream template
+}
+
+// Event is a declared fact.
+type Event struct {
+	Name    string
+	Owner   string
+	Topic   string
+	Class   routingv1.Class
+	Redacts bool
+	Type    protoreflect.MessageType
+
+	stream, subject template
+	rooms           []template
+	opens, closes   []membership
+	personal        []protoreflect.FieldDescriptor
+}
+
+// Query is a declared read: a unary method of its owner.
+type Query struct {
+	Name      string
+	Owner     string
+	Public    bool
+	Procedure string // "/edumatrix.chat.v1.ChatService/History"
+	Request   protoreflect.MessageType
+	Response  protoreflect.MessageType
+}
+
+// Topic is a Kafka topic with the one service that produces it.
+type Topic struct {
+	Name       string
+	Owner      string
+	Partitions int32
+	Retention  time.Duration
+}
+
+// Catalog holds all declarations. It is immutable and safe for concurrent use.
+type Catalog struct {
+	commands map[string]*Command
+	events   map[string]*Event
+	byType   map[protoreflect.FullName]any
+	queries  map[string]*Query
+	topics   map[string]Topic
+	looked   map[string]string
+}
+
+// Load reads the declarations of all linked proto packages and refuses those that contradict each other or the rules
+// of the envelope, naming each.
+func Load() (*Catalog, error) {
+	c := &Catalog{
+		commands: map[string]*Command{}, events: map[string]*Event{}, byType: map[protoreflect.FullName]any{},
+		queries: map[string]*Query{}, topics: map[string]Topic{}, looked: map[string]string{},
+	}
+	var problems []error
+	protoregistry.GlobalFiles.RangeFiles(func(f protoreflect.FileDescriptor) bool {
+		if owner, ok := ownerOf(f.Package()); ok {
+			problems = append(problems, c.readFile(owner, f)...)
+		}
+		return true
+	})
+	for _, e := range c.events {
+		problems = append(problems, c.check(e)...)
+	}
+	problems = append(problems, c.checkStreams()...)
+	if err := errors.Join(problems...); err != nil {
+		return nil, fmt.Errorf("catalog: %w", err)
+	}
+	return c, nil
+}
+
+// ownerOf gives "chat" for edumatrix.chat.v1; the packages that declare rather than say something have no owner.
+func ownerOf(pkg protoreflect.FullName) (string, bool) {
+	parts := strings.Split(string(pkg), ".")
+	if len(parts) != 3 || parts[0] != "edumatrix" || parts[1] == "routing" || parts[1] == "mesh" {
+		return "", false
+	}
+	return parts[1], true
+}
+
+func (c *Catalog) readFile(owner string, f protoreflect.FileDescriptor) (problems []error) {
+	options := f.Options().(*descriptorpb.FileOptions)
+	for _, t := range proto.GetExtension(options, routingv1.E_Topics).([]*routingv1.Topic) {
+		if _, twice := c.topics[t.Name]; twice {
+			problems = append(problems, fmt.Errorf("topic %s is declared twice", t.Name))
+		}
+		c.topics[t.Name] = Topic{t.Name, owner, t.Partitions, time.Duration(t.RetentionSeconds) * time.Second}
+	}
+	for _, k := range proto.GetExtension(options, routingv1.E_LookedAt).([]*routingv1.RoomKind) {
+		c.looked[k.Kind] = owner
+	}
+	for name, t := range map[string]Topic{
+		owner + "-commands":    {Partitions: 12, Retention: 7 * 24 * time.Hour},
+		owner + "-results":     {Partitions: 3, Retention: time.Hour},
+		owner + ".dead-letter": {Partitions: 1, Retention: 14 * 24 * time.Hour},
+	} {
+		t.Name, t.Owner = name, owner
+		c.topics[name] = t
+	}
+	for i := range f.Messages().Len() {
+		if err := c.readMessage(owner, f.Messages().Get(i)); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	for i := range f.Services().Len() {
+		methods := f.Services().Get(i).Methods()
+		for j := range methods.Len() {
+			if err := c.readMethod(owner, methods.Get(j)); err != nil {
+				problems = append(problems, err)
+			}
+		}
+	}
+	return problems
+}
+
+func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) error {
+	mt, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
+	if err != nil {
+		return fmt.Errorf("%s: %w", d.FullName(), err)
+	}
+	if o := proto.GetExtension(d.Options(), routingv1.E_Command).(*routingv1.Command); o != nil {
+		if c.commands[o.Name] != nil || c.events[o.Name] != nil {
+			return fmt.Errorf("%s: the name %s is taken", d.FullName(), o.Name)
+		}
+		stream, err := parseTemplate(d, o.Stream)
+		if err != nil {
+			return fmt.Errorf("%s: stream: %w", d.FullName(), err)
+		}
+		cmd := &Command{Name: o.Name, Owner: owner, Topic: owner + "-commands", Public: o.Public,
+			Worth: time.Duration(o.WorthSeconds) * time.Second, Type: mt, stream: stream}
+		c.commands[o.Name], c.byType[d.FullName()] = cmd, cmd
+	}
+	if o := proto.GetExtension(d.Options(), routingv1.E_Event).(*routingv1.Event); o != nil {
+		if c.commands[o.Name] != nil || c.events[o.Name] != nil {
+			return fmt.Errorf("%s: the name %s is taken", d.FullName(), o.Name)
+		}
+		e, err := newEvent(owner, d, o)
+		if err != nil {
+			return fmt.Errorf("%s: %w", d.FullName(), err)
+		}
+		e.Type = mt
+		c.events[o.Name], c.byType[d.FullName()] = e, e
+	}
+	return nil
+}
+
+func (c *Catalog) readMethod(owner string, m protoreflect.MethodDescriptor) error {
+	o := proto.GetExtension(m.Options(), routingv1.E_Query).(*routingv1.Query)
+	if o == nil {
+		return nil
+	}
+	in, err := protoregistry.GlobalTypes.FindMessageByName(m.Input().FullName())
+	if err != nil {
+		return fmt.Errorf("%s: %w", m.FullName(), err)
+	}
+	out, err := protoregistry.GlobalTypes.FindMessageByName(m.Output().FullName())
+	if err != nil {
+		return fmt.Errorf("%s: %w", m.FullName(), err)
+	}
+	c.queries[o.Name] = &Query{Name: o.Name, Owner: owner, Public: o.Public,
+		Procedure: "/" + string(m.Parent().FullName()) + "/" + string(m.Name()), Request: in, Response: out}
+	return nil
+}
+
+// Command finds a command by its name on the wire.
+func (c *Catalog) Command(name string) (*Command, bool) { v, ok := c.commands[name]; return v, ok }
+
+// Event finds an event by its name on the wire.
+func (c *Catalog) Event(name string) (*Event, bool) { v, ok := c.events[name]; return v, ok }
+
+// Query finds a query by its name on the wire.
+func (c *Catalog) Query(name string) (*Query, bool) { v, ok := c.queries[name]; return v, ok }
+
+// EventOf finds the declaration of an event message.
+func (c *Catalog) EventOf(m proto.Message) (*Event, bool) {
+	v, ok := c.byType[m.ProtoReflect().Descriptor().FullName()].(*Event)
+	return v, ok
+}
+
+// CommandOf finds the declaration of a command message.
+func (c *Catalog) CommandOf(m proto.Message) (*Command, bool) {
+	v, ok := c.byType[m.ProtoReflect().Descriptor().FullName()].(*Command)
+	return v, ok
+}
+
+// LookedAt names the service that answers for looking at rooms of a kind ("presence").
+func (c *Catalog) LookedAt(kind string) (owner string, ok bool) { owner, ok = c.looked[kind]; return }
+
+// Topics lists the topics of one owner, or of all when owner is empty, by name.
+func (c *Catalog) Topics(owner string) []Topic {
+	var list []Topic
+	for _, t := range c.topics {
+		if owner == "" || t.Owner == owner {
+			list = append(list, t)
+		}
+	}
+	slices.SortFunc(list, func(a, b Topic) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// EventTopics lists the topics of an owner that carry events, by name.
+func (c *Catalog) EventTopics(owner string) []Topic {
+	return slices.DeleteFunc(c.Topics(owner), func(t Topic) bool {
+		return t.Name == t.Owner+"-commands" || t.Name == t.Owner+"-results" || t.Name == t.Owner+".dead-letter"
+	})
+}
+
+// Owners lists the services that own anything, by name.
+func (c *Catalog) Owners() []string {
+	var owners []string
+	for _, t := range c.topics {
+		if !slices.Contains(owners, t.Owner) {
+			owners = append(owners, t.Owner)
+		}
+	}
+	slices.Sort(owners)
+	return owners
+}

@@ -1,0 +1,3 @@
+module github.com/edumatrix/interlinked/services/edumatrix
+
+go 1.26

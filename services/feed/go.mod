@@ -1,0 +1,3 @@
+module github.com/edumatrix/interlinked/services/feed
+
+go 1.26
