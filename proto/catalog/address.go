@@ -1,0 +1,120 @@
+package catalog
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/google/uuid"
+)
+
+// made is the name space of all ids that are made from others, so that a repeat makes the same one.
+var made = uuid.MustParse("5f0a7a3e-3a4f-5d8e-9c55-6f1a1e0c7d21")
+
+// Origin is what addresses are made of beside a message's own fields.
+type Origin struct {
+	Actor     string
+	CommandID string
+}
+
+// NewID is the id of what a command makes: the same however often it is sent, another for every user.
+func (o Origin) NewID() string {
+	return uuid.NewSHA1(made, []byte("new\x00"+o.Actor+"\x00"+o.CommandID)).String()
+}
+
+// PairID is the id of what two users have in common, whichever of the two asks.
+func PairID(a, b string) string {
+	if a > b {
+		a, b = b, a
+	}
+	return uuid.NewSHA1(made, []byte("pair\x00"+a+"\x00"+b)).String()
+}
+
+// template is a parsed address such as "conversation:{conversation_id}".
+type template struct {
+	source string
+	prefix string
+	kind   holeKind
+	field  protoreflect.FieldDescriptor
+	suffix string
+}
+
+type holeKind int
+
+const (
+	holeNone holeKind = iota
+	holeField
+	holeActor
+	holeNew
+	holePair
+)
+
+func parseTemplate(d protoreflect.MessageDescriptor, source string) (template, error) {
+	t := template{source: source}
+	prefix, rest, found := strings.Cut(source, "{")
+	t.prefix = prefix
+	if !found {
+		return t, nil
+	}
+	hole, suffix, closed := strings.Cut(rest, "}")
+	if !closed || strings.Contains(suffix, "{") {
+		return t, fmt.Errorf("%q: one {hole} at most, and closed", source)
+	}
+	t.suffix = suffix
+	name := hole
+	switch {
+	case hole == "$actor":
+		t.kind = holeActor
+		return t, nil
+	case hole == "$new":
+		t.kind = holeNew
+		return t, nil
+	case strings.HasPrefix(hole, "$pair:"):
+		t.kind, name = holePair, strings.TrimPrefix(hole, "$pair:")
+	default:
+		t.kind = holeField
+	}
+	t.field = d.Fields().ByName(protoreflect.Name(name))
+	if t.field == nil || t.field.Kind() != protoreflect.StringKind {
+		return t, fmt.Errorf("%q: %s has no text field %q", source, d.FullName(), name)
+	}
+	return t, nil
+}
+
+// each gives the addresses that a message names: one, or one for each value of a repeated field.
+func (t template) each(m proto.Message, o Origin) []string {
+	switch t.kind {
+	case holeActor:
+		return []string{t.prefix + o.Actor + t.suffix}
+	case holeNew:
+		return []string{t.prefix + o.NewID() + t.suffix}
+	case holePair:
+		return []string{t.prefix + PairID(o.Actor, m.ProtoReflect().Get(t.field).String()) + t.suffix}
+	case holeField:
+		v := m.ProtoReflect().Get(t.field)
+		if !t.field.IsList() {
+			return []string{t.prefix + v.String() + t.suffix}
+		}
+		var all []string
+		for i := range v.List().Len() {
+			all = append(all, t.prefix+v.List().Get(i).String()+t.suffix)
+		}
+		return all
+	default:
+		if t.source == "" {
+			return nil
+		}
+		return []string{t.source}
+	}
+}
+
+func (t template) one(m proto.Message, o Origin) string {
+	if all := t.each(m, o); len(all) == 1 {
+		return all[0]
+	}
+	return ""
+}
+
+type membership struct{ room, user template }

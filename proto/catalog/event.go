@@ -1,0 +1,141 @@
+package catalog
+
+import (
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+)
+
+func newEvent(owner string, d protoreflect.MessageDescriptor, o *routingv1.Event) (*Event, error) {
+	e := &Event{Name: o.Name, Owner: owner, Topic: o.Topic, Class: o.Class, Redacts: o.Redacts}
+	var err error
+	parse := func(source string) template {
+		t, problem := parseTemplate(d, source)
+		if err == nil {
+			err = problem
+		}
+		return t
+	}
+	e.stream, e.subject = parse(o.Stream), parse(o.Subject)
+	for _, r := range o.Rooms {
+		e.rooms = append(e.rooms, parse(r))
+	}
+	for _, m := range o.Opens {
+		e.opens = append(e.opens, membership{parse(m.Room), parse(m.User)})
+	}
+	for _, m := range o.Closes {
+		e.closes = append(e.closes, membership{parse(m.Room), parse(m.User)})
+	}
+	for i := range d.Fields().Len() {
+		f := d.Fields().Get(i)
+		if proto.GetExtension(f.Options(), routingv1.E_Personal).(bool) {
+			e.personal = append(e.personal, f)
+		}
+	}
+	return e, err
+}
+
+// Membership is a room that an event opens or closes for users.
+type Membership struct {
+	Room  string
+	Users []string
+}
+
+// Place is where one event goes.
+type Place struct {
+	Stream  string
+	Subject string
+	Rooms   []string
+	Opens   []Membership
+	Closes  []Membership
+}
+
+// Place resolves the declared addresses against one event.
+func (e *Event) Place(m proto.Message, o Origin) Place {
+	p := Place{Stream: e.stream.one(m, o), Subject: e.subject.one(m, o)}
+	for _, r := range e.rooms {
+		p.Rooms = append(p.Rooms, r.each(m, o)...)
+	}
+	for _, x := range e.opens {
+		p.Opens = append(p.Opens, Membership{x.room.one(m, o), x.user.each(m, o)})
+	}
+	for _, x := range e.closes {
+		p.Closes = append(p.Closes, Membership{x.room.one(m, o), x.user.each(m, o)})
+	}
+	return p
+}
+
+// Split takes the personal fields out of an event: what stays, and a message of the same type with only those. The
+// second is nil when the type has none.
+func (e *Event) Split(m proto.Message) (plain, personal proto.Message) {
+	if len(e.personal) == 0 {
+		return m, nil
+	}
+	plain = proto.Clone(m)
+	personal = e.Type.New().Interface()
+	for _, f := range e.personal {
+		if m.ProtoReflect().Has(f) {
+			personal.ProtoReflect().Set(f, m.ProtoReflect().Get(f))
+			plain.ProtoReflect().Clear(f)
+		}
+	}
+	return plain, personal
+}
+
+// Stream is the stream, and Kafka key, that a command asks to change.
+func (c *Command) Stream(m proto.Message, o Origin) string { return c.stream.one(m, o) }
+
+// check holds one event against the rules of the envelope.
+func (c *Catalog) check(e *Event) (problems []error) {
+	fail := func(format string, args ...any) {
+		problems = append(problems, fmt.Errorf("%s: "+format, append([]any{e.Name}, args...)...))
+	}
+	if t, ok := c.topics[e.Topic]; !ok {
+		fail("topic %q is not declared", e.Topic)
+	} else if t.Owner != e.Owner {
+		fail("topic %s belongs to %s, and only its owner produces it", e.Topic, t.Owner)
+	}
+	if e.Class == routingv1.Class_CLASS_UNSPECIFIED {
+		fail("has no class")
+	}
+	if e.stream.kind == holeNone {
+		fail("stream %q names no field", e.stream.source)
+	}
+	if len(e.rooms) == 0 {
+		fail("goes to no room")
+	}
+	if e.Redacts && e.subject.source == "" {
+		fail("redacts, but says nothing of what (subject)")
+	}
+	// What opens and closes a room lies in the stream that the room carries, so it is ordered with it.
+	for _, m := range slices.Concat(e.opens, e.closes) {
+		if m.room.source != e.stream.source {
+			fail("opens or closes %s from the stream %s", m.room.source, e.stream.source)
+		}
+	}
+	return problems
+}
+
+// checkStreams refuses mixtures: of one stream all events have one topic, one class and one main room.
+func (c *Catalog) checkStreams() (problems []error) {
+	first := map[string]*Event{}
+	for _, name := range c.EventNames() {
+		e := c.events[name]
+		f, seen := first[e.stream.prefix]
+		if !seen {
+			first[e.stream.prefix] = e
+			continue
+		}
+		if f.Topic != e.Topic || f.Class != e.Class || !slices.EqualFunc(f.rooms, e.rooms, sameSource) {
+			problems = append(problems, fmt.Errorf(
+				"%s and %s share the stream %s…, but differ in topic, class or rooms", f.Name, e.Name, e.stream.prefix))
+		}
+	}
+	return problems
+}
+
+func sameSource(a, b template) bool { return a.source == b.source }

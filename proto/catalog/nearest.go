@@ -1,0 +1,52 @@
+package catalog
+
+import (
+	"maps"
+	"slices"
+)
+
+// EventNames lists all events.
+func (c *Catalog) EventNames() []string { return slices.Sorted(maps.Keys(c.events)) }
+
+// CommandNames lists all commands.
+func (c *Catalog) CommandNames() []string { return slices.Sorted(maps.Keys(c.commands)) }
+
+// QueryNames lists all queries.
+func (c *Catalog) QueryNames() []string { return slices.Sorted(maps.Keys(c.queries)) }
+
+// Nearest names the public command or query whose name is nearest to what somebody typed (by edit distance), or
+// nothing when none is near.
+func (c *Catalog) Nearest(name string) string {
+	best, distance := "", len(name)/2+1
+	consider := func(known string, public bool) {
+		if d := editDistance(name, known); public && d < distance {
+			best, distance = known, d
+		}
+	}
+	for _, n := range c.CommandNames() {
+		consider(n, c.commands[n].Public)
+	}
+	for _, n := range c.QueryNames() {
+		consider(n, c.queries[n].Public)
+	}
+	return best
+}
+
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			diagonal, row[j] = row[j], min(row[j]+1, row[j-1]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}
