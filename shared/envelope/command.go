@@ -1,0 +1,58 @@
+package envelope
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Command is a wish on its way to the service that decides it. (Actor, ID) is one command, however often it comes.
+type Command struct {
+	ID          string
+	Type        string
+	Stream      string // that it asks to change; also the Kafka key
+	Actor       string
+	Time        time.Time
+	Expires     time.Time // zero: never
+	Correlation string
+	TraceParent string
+	Body        []byte
+}
+
+// Message is the command as Watermill carries it.
+func (c Command) Message() *message.Message {
+	m := message.NewMessage(c.ID, c.Body)
+	m.Metadata = message.Metadata{
+		headerSpec: "1.0", headerID: c.ID, headerType: c.Type, headerSource: "/gateway", headerSubject: c.Stream,
+		headerTime: c.Time.UTC().Format(time.RFC3339Nano), headerContent: contentType, headerActor: c.Actor,
+		MetadataKey: c.Stream,
+	}
+	if !c.Expires.IsZero() {
+		m.Metadata.Set(headerExpires, c.Expires.UTC().Format(time.RFC3339Nano))
+	}
+	if c.Correlation != "" {
+		m.Metadata.Set(headerCorrelation, c.Correlation)
+	}
+	if c.TraceParent != "" {
+		m.Metadata.Set(HeaderTraceParent, c.TraceParent)
+	}
+	return m
+}
+
+// ReadCommand reads the headers of a record; the body stays as it is.
+func ReadCommand(m *message.Message) (Command, error) {
+	r := reader{m: m.Metadata}
+	c := Command{
+		ID: r.text(headerID), Type: r.text(headerType), Stream: r.text(headerSubject), Actor: r.text(headerActor),
+		Time: r.time(headerTime), Correlation: m.Metadata.Get(headerCorrelation),
+		TraceParent: m.Metadata.Get(HeaderTraceParent), Body: m.Payload,
+	}
+	if m.Metadata.Get(headerExpires) != "" {
+		c.Expires = r.time(headerExpires)
+	}
+	if r.err != nil {
+		return Command{}, fmt.Errorf("command record: %w", r.err)
+	}
+	return c, nil
+}

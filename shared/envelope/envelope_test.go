@@ -1,0 +1,69 @@
+package envelope_test
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+func TestEvent_ComesBackAsItWent(t *testing.T) {
+	e := envelope.Event{
+		ID: "e1", Type: "chat.member_added", Source: "chat", Stream: "conversation:7", Version: 3, Position: 40,
+		Before: 38, Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Actor: "alice", Cause: "c1", Correlation: "x",
+		Class: routingv1.Class_CLASS_DURABLE, Rooms: []string{"conversation:7", "user:bob"},
+		Opens:   []catalog.Membership{{Room: "conversation:7", Users: []string{"bob", "carol"}}},
+		Closes:  []catalog.Membership{{Room: "conversation:8", Users: []string{"dan"}}},
+		Subject: "m1", Answers: true, Redacted: true, TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		Body: []byte{1, 2},
+	}
+	got, err := envelope.ReadEvent(e.Message())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, e) {
+		t.Fatalf("got  %+v\nwant %+v", got, e)
+	}
+}
+
+func TestPosition_IsRecognised(t *testing.T) {
+	got, err := envelope.ReadEvent(envelope.Position("chat", 9, 4).Message())
+	if err != nil || !got.IsPosition() || got.Position != 9 || got.Before != 4 || got.Source != "chat" {
+		t.Fatalf("%+v %v", got, err)
+	}
+}
+
+func TestCommand_ComesBackAsItWent(t *testing.T) {
+	c := envelope.Command{ID: "c1", Type: "chat.leave", Stream: "conversation:7", Actor: "bob",
+		Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Expires: time.Date(2026, 1, 2, 3, 5, 5, 0, time.UTC),
+		Correlation: "x", Body: []byte{3}}
+	got, err := envelope.ReadCommand(c.Message())
+	if err != nil || !reflect.DeepEqual(got, c) {
+		t.Fatalf("%+v %v", got, err)
+	}
+}
+
+func TestReadEvent_NamesWhatIsMissing(t *testing.T) {
+	m := envelope.Event{ID: "e", Type: "chat.message_sent", Source: "chat", Stream: "s", Time: time.Now()}.Message()
+	delete(m.Metadata, "ce_position")
+	if _, err := envelope.ReadEvent(m); err == nil || !strings.Contains(err.Error(), "ce_position") {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add("ce_position", "x")
+	f.Add("ce_opens", "=;=,;")
+	f.Fuzz(func(t *testing.T, key, value string) {
+		m := envelope.Event{ID: "e", Type: "t", Source: "chat", Stream: "s", Time: time.Now()}.Message()
+		m.Metadata.Set(key, value)
+		_, _ = envelope.ReadEvent(m)
+		_, _ = envelope.ReadCommand(&message.Message{Metadata: m.Metadata})
+	})
+}

@@ -1,0 +1,212 @@
+// Package envelope says how the mesh's commands and events look on Kafka: CloudEvents in binary mode (Kafka binding
+// 1.0), a Protobuf body, W3C trace context. A gateway decides from these headers alone whether it has a connection for
+// an event.
+package envelope
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+)
+
+// Header names. CloudEvents attributes carry the prefix ce_; extension names are lower-case letters and digits only.
+const (
+	headerSpec        = "ce_specversion"
+	headerID          = "ce_id"
+	headerType        = "ce_type"
+	headerSource      = "ce_source"
+	headerSubject     = "ce_subject"
+	headerTime        = "ce_time"
+	headerContent     = "content-type"
+	headerVersion     = "ce_streamversion"
+	headerPosition    = "ce_position"
+	headerBefore      = "ce_before"
+	headerActor       = "ce_actor"
+	headerCause       = "ce_cause"
+	headerCorrelation = "ce_correlationid"
+	headerRooms       = "ce_rooms"
+	headerOpens       = "ce_opens"
+	headerCloses      = "ce_closes"
+	headerClass       = "ce_class"
+	headerAnswers     = "ce_answers"
+	headerRedacted    = "ce_redacted"
+	headerExpires     = "ce_expires"
+	headerAbout       = "ce_about"
+
+	// HeaderTraceParent and HeaderTraceState are those of W3C Trace Context.
+	HeaderTraceParent = "traceparent"
+	HeaderTraceState  = "tracestate"
+
+	// MetadataKey is the metadata entry that becomes the Kafka key instead of a header.
+	MetadataKey = "partition_key"
+
+	typePosition = "mesh.position"
+	contentType  = "application/protobuf"
+)
+
+// Event is a fact as its topic carries it.
+type Event struct {
+	ID          string
+	Type        string // its declared name
+	Source      string // the owner
+	Stream      string // also the Kafka key
+	Version     int64
+	Position    int64
+	Before      int64 // the position before it in its partition
+	Time        time.Time
+	Actor       string
+	Cause       string // command id
+	Correlation string
+	Class       routingv1.Class
+	Rooms       []string
+	Opens       []catalog.Membership
+	Closes      []catalog.Membership
+	Subject     string // what within the stream it is about
+	Answers     bool   // the last event of its command: its headers are the outcome "committed"
+	Redacted    bool
+	TraceParent string
+	Body        []byte
+}
+
+// IsPosition says that this is no event but the owner's position, written into a partition that lags.
+func (e Event) IsPosition() bool { return e.Type == typePosition }
+
+// Position makes the record that tells how far a partition is complete.
+func Position(source string, position, before int64) Event {
+	return Event{ID: source + ":" + strconv.FormatInt(position, 10), Type: typePosition, Source: source,
+		Position: position, Before: before, Time: time.Now().UTC()}
+}
+
+// Message is the event as Watermill carries it.
+func (e Event) Message() *message.Message {
+	m := message.NewMessage(e.ID, e.Body)
+	set := func(k, v string) {
+		if v != "" {
+			m.Metadata.Set(k, v)
+		}
+	}
+	set(headerSpec, "1.0")
+	set(headerID, e.ID)
+	set(headerType, e.Type)
+	set(headerSource, "/"+e.Source)
+	set(headerSubject, e.Stream)
+	set(headerTime, e.Time.UTC().Format(time.RFC3339Nano))
+	set(headerContent, contentType)
+	set(headerPosition, strconv.FormatInt(e.Position, 10))
+	set(headerBefore, strconv.FormatInt(e.Before, 10))
+	if !e.IsPosition() {
+		set(headerVersion, strconv.FormatInt(e.Version, 10))
+		set(headerClass, className(e.Class))
+	}
+	set(headerActor, e.Actor)
+	set(headerCause, e.Cause)
+	set(headerCorrelation, e.Correlation)
+	set(headerRooms, strings.Join(e.Rooms, ","))
+	set(headerOpens, joinMemberships(e.Opens))
+	set(headerCloses, joinMemberships(e.Closes))
+	set(headerAbout, e.Subject)
+	if e.Answers {
+		set(headerAnswers, "1")
+	}
+	if e.Redacted {
+		set(headerRedacted, "1")
+	}
+	set(HeaderTraceParent, e.TraceParent)
+	set(MetadataKey, e.Stream)
+	return m
+}
+
+// ReadEvent reads the headers of a record; the body stays as it is.
+func ReadEvent(m *message.Message) (Event, error) {
+	r := reader{m: m.Metadata}
+	e := Event{
+		ID: r.text(headerID), Type: r.text(headerType), Source: strings.TrimPrefix(r.text(headerSource), "/"),
+		Position: r.number(headerPosition), Before: r.number(headerBefore), Time: r.time(headerTime),
+		Stream: m.Metadata.Get(headerSubject),
+		Actor:  m.Metadata.Get(headerActor), Cause: m.Metadata.Get(headerCause),
+		Correlation: m.Metadata.Get(headerCorrelation), Subject: m.Metadata.Get(headerAbout),
+		Rooms: split(m.Metadata.Get(headerRooms), ","),
+		Opens: splitMemberships(m.Metadata.Get(headerOpens)), Closes: splitMemberships(m.Metadata.Get(headerCloses)),
+		Answers: m.Metadata.Get(headerAnswers) == "1", Redacted: m.Metadata.Get(headerRedacted) == "1",
+		TraceParent: m.Metadata.Get(HeaderTraceParent), Body: m.Payload,
+	}
+	if !e.IsPosition() {
+		e.Version = r.number(headerVersion)
+		e.Class = classOf(r.text(headerClass))
+		r.text(headerSubject)
+	}
+	if r.err != nil {
+		return Event{}, fmt.Errorf("event record: %w", r.err)
+	}
+	return e, nil
+}
+
+func className(c routingv1.Class) string {
+	return strings.ToLower(strings.TrimPrefix(c.String(), "CLASS_"))
+}
+
+func classOf(name string) routingv1.Class {
+	return routingv1.Class(routingv1.Class_value["CLASS_"+strings.ToUpper(name)])
+}
+
+// Memberships are written "room=user,user;room=user". Rooms and users hold none of these characters.
+func joinMemberships(all []catalog.Membership) string {
+	parts := make([]string, len(all))
+	for i, m := range all {
+		parts[i] = m.Room + "=" + strings.Join(m.Users, ",")
+	}
+	return strings.Join(parts, ";")
+}
+
+func splitMemberships(s string) (all []catalog.Membership) {
+	for _, part := range split(s, ";") {
+		room, users, _ := strings.Cut(part, "=")
+		all = append(all, catalog.Membership{Room: room, Users: split(users, ",")})
+	}
+	return all
+}
+
+func split(s, sep string) []string {
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, sep)
+}
+
+// reader keeps the first thing that is wrong with a record's headers.
+type reader struct {
+	m   message.Metadata
+	err error
+}
+
+func (r *reader) text(name string) string {
+	v := r.m.Get(name)
+	if v == "" && r.err == nil {
+		r.err = fmt.Errorf("header %s is missing", name)
+	}
+	return v
+}
+
+func (r *reader) number(name string) int64 {
+	v := r.text(name)
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil && r.err == nil {
+		r.err = fmt.Errorf("header %s is no number: %q", name, v)
+	}
+	return n
+}
+
+func (r *reader) time(name string) time.Time {
+	v := r.text(name)
+	t, err := time.Parse(time.RFC3339Nano, v)
+	if err != nil && r.err == nil {
+		r.err = fmt.Errorf("header %s is no RFC 3339 time: %q", name, v)
+	}
+	return t
+}

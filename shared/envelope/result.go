@@ -1,0 +1,88 @@
+package envelope
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Kind says how a command ended. The text is what clients see.
+type Kind string
+
+// The outcomes a command can have. Each is final: the same command again gets the same one.
+const (
+	Committed Kind = "committed"
+	Unchanged Kind = "unchanged" // already so: nothing was to be done
+	Refused   Kind = "refused"   // with a stable code
+	Failed    Kind = "failed"    // kept as a dead letter, to be understood
+)
+
+// Result is the outcome of a command on its way to whoever sent it, by <service>-results.
+type Result struct {
+	Actor     string // also the Kafka key
+	CommandID string
+	Type      string
+	Source    string // the service that decided
+	Stream    string
+	Kind      Kind
+	Version   int64 // of the stream, after the command's last event
+	Position  int64 // of that event in the owner's log; a query that names it reads its own writes
+	Code      string
+	Text      string // what a person reads beside the code
+
+	TraceParent string
+}
+
+const (
+	headerKind = "ce_outcome"
+	headerCode = "ce_code"
+	headerText = "ce_message"
+
+	typeResult = "mesh.outcome"
+)
+
+// Message is the result as Watermill carries it.
+func (r Result) Message() *message.Message {
+	m := message.NewMessage(r.Actor+"/"+r.CommandID, nil)
+	m.Metadata = message.Metadata{
+		headerSpec: "1.0", headerID: r.Actor + "/" + r.CommandID, headerType: typeResult, headerSource: "/" + r.Source,
+		headerSubject: r.Stream, headerActor: r.Actor, headerCause: r.CommandID, headerAbout: r.Type,
+		headerKind: string(r.Kind), headerVersion: strconv.FormatInt(r.Version, 10),
+		headerPosition: strconv.FormatInt(r.Position, 10), MetadataKey: r.Actor,
+	}
+	if r.Code != "" {
+		m.Metadata.Set(headerCode, r.Code)
+	}
+	if r.Text != "" {
+		m.Metadata.Set(headerText, r.Text)
+	}
+	if r.TraceParent != "" {
+		m.Metadata.Set(HeaderTraceParent, r.TraceParent)
+	}
+	return m
+}
+
+// ReadResult reads a record of a results topic.
+func ReadResult(m *message.Message) (Result, error) {
+	r := reader{m: m.Metadata}
+	res := Result{
+		Actor: r.text(headerActor), CommandID: r.text(headerCause), Type: r.text(headerAbout),
+		Kind: Kind(r.text(headerKind)), Version: r.number(headerVersion), Position: r.number(headerPosition),
+		Stream: m.Metadata.Get(headerSubject), Code: m.Metadata.Get(headerCode), Text: m.Metadata.Get(headerText),
+		TraceParent: m.Metadata.Get(HeaderTraceParent),
+	}
+	if source := r.text(headerSource); source != "" {
+		res.Source = source[1:]
+	}
+	if r.err != nil {
+		return Result{}, fmt.Errorf("result record: %w", r.err)
+	}
+	return res, nil
+}
+
+// Result is the outcome that an event's own headers tell, for events with Answers set.
+func (e Event) Result(commandType string) Result {
+	return Result{Actor: e.Actor, CommandID: e.Cause, Type: commandType, Source: e.Source, Stream: e.Stream,
+		Kind: Committed, Version: e.Version, Position: e.Position, TraceParent: e.TraceParent}
+}
