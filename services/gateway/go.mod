@@ -1,3 +1,3 @@
 module github.com/edumatrix/interlinked/services/gateway
 
-go 1.26
+go 1.26.0

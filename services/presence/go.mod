@@ -1,3 +1,3 @@
 module github.com/edumatrix/interlinked/services/presence
 
-go 1.26
+go 1.26.0

@@ -1,0 +1,299 @@
+// Package client speaks the mesh's WebSocket protocol from Go: commands with their outcomes, queries, events. The
+// terminal client, the end-to-end tests and the benchmark are written on it.
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/gorilla/websocket"
+)
+
+// Options say where to connect and who connects.
+type Options struct {
+	// URL of the gateway's socket, "ws://localhost:3001/ws".
+	URL string
+	// Token proves who connects.
+	Token string
+	// FirstFrame sends the token as browsers have to: in the first frame instead of the Authorization header.
+	FirstFrame bool
+	// OnEvent is called with each event, in order, on the goroutine that reads: it must not wait for this client.
+	OnEvent func(Event)
+	// OnOutcome is called with outcomes that come after "queued".
+	OnOutcome func(Outcome)
+	// Header is sent with the handshake (Origin and the like).
+	Header http.Header
+}
+
+// Event is a fact as clients see it.
+type Event struct {
+	Type     string          `json:"event"`
+	Stream   string          `json:"stream"`
+	Version  int64           `json:"version"`
+	ID       string          `json:"id"`
+	Time     time.Time       `json:"time"`
+	Actor    string          `json:"actor"`
+	Redacted bool            `json:"redacted"`
+	Data     json.RawMessage `json:"data"`
+}
+
+// Outcome of a command: committed, unchanged, or queued (not known yet).
+type Outcome struct {
+	CommandID string `json:"command_id"`
+	Kind      string `json:"outcome"`
+	Stream    string `json:"stream"`
+	Version   int64  `json:"version"`
+	Error     *Error `json:"error"`
+}
+
+// Error is what the mesh answers to a wish it does not grant. Code is stable.
+type Error struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+// ErrClosed says that the connection ended before the answer came; what was sent may have been done. Send it again
+// with the same command id.
+var ErrClosed = errors.New("connection closed")
+
+// Reply is the frame that answers a request.
+type Reply struct {
+	Re      string          `json:"re"`
+	OK      bool            `json:"ok"`
+	Error   *Error          `json:"error"`
+	Data    json.RawMessage `json:"data"`
+	Outcome string          `json:"outcome"`
+	Command string          `json:"command_id"`
+	Stream  string          `json:"stream"`
+	Version int64           `json:"version"`
+}
+
+// Client is one connection. It is safe for concurrent use.
+type Client struct {
+	conn    *websocket.Conn
+	options Options
+
+	write sync.Mutex
+
+	mu      sync.Mutex
+	next    int
+	waiting map[string]chan Reply
+
+	ready chan struct{}
+	done  chan struct{}
+	err   error
+}
+
+// Dial connects, proves who connects, and returns when the mesh has opened all the user's rooms.
+func Dial(ctx context.Context, o Options) (*Client, error) {
+	header := o.Header.Clone()
+	if header == nil {
+		header = http.Header{}
+	}
+	if o.Token != "" && !o.FirstFrame {
+		header.Set("Authorization", "Bearer "+o.Token)
+	}
+	conn, response, err := websocket.DefaultDialer.DialContext(ctx, o.URL, header)
+	if err != nil {
+		if response != nil {
+			return nil, fmt.Errorf("connect to %s: %s: %w", o.URL, response.Status, refusal(response, err))
+		}
+		return nil, fmt.Errorf("connect to %s: %w", o.URL, err)
+	}
+	c := &Client{conn: conn, options: o, waiting: map[string]chan Reply{},
+		ready: make(chan struct{}), done: make(chan struct{})}
+	go c.read()
+	if o.FirstFrame {
+		if _, err := c.Request(ctx, map[string]any{"type": "auth", "data": map[string]string{"token": o.Token}}); err != nil {
+			c.Close()
+			return nil, fmt.Errorf("authenticate at %s: %w", o.URL, err)
+		}
+	}
+	select {
+	case <-c.ready:
+		return c, nil
+	case <-c.done:
+		return nil, fmt.Errorf("connect to %s: %w", o.URL, c.Err())
+	case <-ctx.Done():
+		c.Close()
+		return nil, fmt.Errorf("connect to %s: rooms were not opened: %w", o.URL, ctx.Err())
+	}
+}
+
+// refusal finds the mesh's own error in the answer to a refused handshake.
+func refusal(r *http.Response, err error) error {
+	defer r.Body.Close()
+	var body struct{ Error *Error }
+	if json.NewDecoder(r.Body).Decode(&body) == nil && body.Error != nil {
+		return body.Error
+	}
+	return err
+}
+
+// Command sends a wish under a new command id and waits for its outcome. A refusal is an *Error.
+func (c *Client) Command(ctx context.Context, name string, data any) (Outcome, error) {
+	return c.CommandAs(ctx, uuid.NewString(), name, data)
+}
+
+// CommandAs sends a wish under the id given: the same id again gets the first outcome again.
+func (c *Client) CommandAs(ctx context.Context, id, name string, data any) (Outcome, error) {
+	r, err := c.Request(ctx, map[string]any{"type": name, "data": data, "command_id": id})
+	if err != nil {
+		return Outcome{CommandID: id}, err
+	}
+	return Outcome{CommandID: r.Command, Kind: r.Outcome, Stream: r.Stream, Version: r.Version}, nil
+}
+
+// Query asks and reads the answer into what answer points to.
+func (c *Client) Query(ctx context.Context, name string, data, answer any) error {
+	r, err := c.Request(ctx, map[string]any{"type": name, "data": data})
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(r.Data, answer); err != nil {
+		return fmt.Errorf("%s: answer: %w", name, err)
+	}
+	return nil
+}
+
+// Request sends any frame under an id of its own and waits for the frame that answers it.
+func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, error) {
+	answer := make(chan Reply, 1)
+	c.mu.Lock()
+	c.next++
+	id := "c" + strconv.Itoa(c.next)
+	c.waiting[id] = answer
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.waiting, id)
+		c.mu.Unlock()
+	}()
+
+	frame["id"] = id
+	body, err := json.Marshal(frame)
+	if err != nil {
+		return Reply{}, fmt.Errorf("%v: %w", frame["type"], err)
+	}
+	if err := c.Write(body); err != nil {
+		return Reply{}, err
+	}
+	select {
+	case r := <-answer:
+		if r.Error != nil {
+			return r, r.Error
+		}
+		return r, nil
+	case <-c.done:
+		return Reply{}, c.Err()
+	case <-ctx.Done():
+		return Reply{}, fmt.Errorf("%v: no answer: %w", frame["type"], ctx.Err())
+	}
+}
+
+// Write sends bytes as they are; replies without an id that was asked for are dropped.
+func (c *Client) Write(frame []byte) error {
+	c.write.Lock()
+	defer c.write.Unlock()
+	if err := c.conn.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	if err := c.conn.WriteMessage(websocket.TextMessage, frame); err != nil {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return nil
+}
+
+// Close ends the connection and waits until its reader has ended.
+func (c *Client) Close() {
+	c.write.Lock()
+	_ = c.conn.WriteControl(websocket.CloseMessage,
+		websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second))
+	c.write.Unlock()
+	_ = c.conn.Close()
+	<-c.done
+}
+
+// Abort drops the connection without a word, as a lost network does.
+func (c *Client) Abort() {
+	_ = c.conn.NetConn().Close()
+	<-c.done
+}
+
+// Done is closed when the connection has ended; Err then says why.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Err says why the connection ended; it wraps ErrClosed and the *websocket.CloseError, if the mesh sent one.
+func (c *Client) Err() error {
+	select {
+	case <-c.done:
+		return fmt.Errorf("%w: %w", ErrClosed, c.err)
+	default:
+		return nil
+	}
+}
+
+func (c *Client) read() {
+	defer close(c.done)
+	for {
+		_, bytes, err := c.conn.ReadMessage()
+		if err != nil {
+			c.err = err
+			return
+		}
+		c.take(bytes)
+	}
+}
+
+func (c *Client) take(bytes []byte) {
+	var kind struct {
+		Re      *string         `json:"re"`
+		Event   string          `json:"event"`
+		Ready   bool            `json:"ready"`
+		Outcome json.RawMessage `json:"outcome"`
+	}
+	if json.Unmarshal(bytes, &kind) != nil {
+		return
+	}
+	switch {
+	case kind.Re != nil:
+		var r Reply
+		if json.Unmarshal(bytes, &r) != nil {
+			return
+		}
+		c.mu.Lock()
+		answer := c.waiting[r.Re]
+		c.mu.Unlock()
+		if answer != nil {
+			select {
+			case answer <- r:
+			default: // a second answer under one id is not ours to judge
+			}
+		}
+	case kind.Event != "":
+		var e Event
+		if c.options.OnEvent != nil && json.Unmarshal(bytes, &e) == nil {
+			c.options.OnEvent(e)
+		}
+	case kind.Ready:
+		select {
+		case <-c.ready:
+		default:
+			close(c.ready)
+		}
+	case len(kind.Outcome) > 0:
+		var o Outcome
+		if c.options.OnOutcome != nil && json.Unmarshal(kind.Outcome, &o) == nil {
+			c.options.OnOutcome(o)
+		}
+	}
+}
