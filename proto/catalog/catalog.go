@@ -31,7 +31,8 @@ type Command struct {
 	Public bool   // clients may send it
 	Worth  time.Duration
 	Type   protoreflect.MessageType
-	stream template
+
+	stream, subject template
 }
 
 // Event is a declared fact.
@@ -75,6 +76,7 @@ type Catalog struct {
 	queries  map[string]*Query
 	topics   map[string]Topic
 	looked   map[string]string
+	keeper   string
 }
 
 // Load reads the declarations of all linked proto packages and refuses those that contradict each other or the rules
@@ -121,10 +123,13 @@ func (c *Catalog) readFile(owner string, f protoreflect.FileDescriptor) (problem
 	for _, k := range proto.GetExtension(options, routingv1.E_LookedAt).([]*routingv1.RoomKind) {
 		c.looked[k.Kind] = owner
 	}
+	if proto.GetExtension(options, routingv1.E_Connections).(bool) {
+		c.keeper = owner
+	}
 	for name, t := range map[string]Topic{
-		owner + "-commands":    {Partitions: 12, Retention: 7 * 24 * time.Hour},
-		owner + "-results":     {Partitions: 3, Retention: time.Hour},
-		owner + ".dead-letter": {Partitions: 1, Retention: 14 * 24 * time.Hour},
+		CommandTopic(owner):    {Partitions: 12, Retention: 7 * 24 * time.Hour},
+		ResultTopic(owner):     {Partitions: 3, Retention: time.Hour},
+		DeadLetterTopic(owner): {Partitions: 1, Retention: 14 * 24 * time.Hour},
 	} {
 		t.Name, t.Owner = name, owner
 		c.topics[name] = t
@@ -158,8 +163,12 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 		if err != nil {
 			return fmt.Errorf("%s: stream: %w", d.FullName(), err)
 		}
-		cmd := &Command{Name: o.Name, Owner: owner, Topic: owner + "-commands", Public: o.Public,
-			Worth: time.Duration(o.WorthSeconds) * time.Second, Type: mt, stream: stream}
+		subject, err := parseTemplate(d, o.Subject)
+		if err != nil {
+			return fmt.Errorf("%s: subject: %w", d.FullName(), err)
+		}
+		cmd := &Command{Name: o.Name, Owner: owner, Topic: CommandTopic(owner), Public: o.Public,
+			Worth: time.Duration(o.WorthSeconds) * time.Second, Type: mt, stream: stream, subject: subject}
 		c.commands[o.Name], c.byType[d.FullName()] = cmd, cmd
 	}
 	if o := proto.GetExtension(d.Options(), routingv1.E_Event).(*routingv1.Event); o != nil {
@@ -218,6 +227,34 @@ func (c *Catalog) CommandOf(m proto.Message) (*Command, bool) {
 // LookedAt names the service that answers for looking at rooms of a kind ("presence").
 func (c *Catalog) LookedAt(kind string) (owner string, ok bool) { owner, ok = c.looked[kind]; return }
 
+// Connections names the service that keeps who is connected where.
+func (c *Catalog) Connections() string { return c.keeper }
+
+// LoggedTopics lists the topics that carry events of an owner's log (or of all logs when owner is empty), by name: those
+// with an event that is more than ephemeral. Their records have positions.
+func (c *Catalog) LoggedTopics(owner string) []Topic {
+	return slices.DeleteFunc(c.Topics(owner), func(t Topic) bool { return !c.carries(t.Name, true) })
+}
+
+// StateTopics lists the topics that carry state without a log, by name; there the newest of a stream wins.
+func (c *Catalog) StateTopics() []Topic {
+	return slices.DeleteFunc(c.Topics(""), func(t Topic) bool { return !c.carries(t.Name, false) })
+}
+
+func (c *Catalog) carries(topic string, logged bool) bool {
+	for _, e := range c.events {
+		if e.Topic == topic && (e.Class != routingv1.Class_CLASS_EPHEMERAL) == logged {
+			return true
+		}
+	}
+	return false
+}
+
+// Logs lists the services that own a log, by name.
+func (c *Catalog) Logs() []string {
+	return slices.DeleteFunc(c.Owners(), func(owner string) bool { return len(c.LoggedTopics(owner)) == 0 })
+}
+
 // Topics lists the topics of one owner, or of all when owner is empty, by name.
 func (c *Catalog) Topics(owner string) []Topic {
 	var list []Topic
@@ -230,12 +267,14 @@ func (c *Catalog) Topics(owner string) []Topic {
 	return list
 }
 
-// EventTopics lists the topics of an owner that carry events, by name.
-func (c *Catalog) EventTopics(owner string) []Topic {
-	return slices.DeleteFunc(c.Topics(owner), func(t Topic) bool {
-		return t.Name == t.Owner+"-commands" || t.Name == t.Owner+"-results" || t.Name == t.Owner+".dead-letter"
-	})
-}
+// CommandTopic is where an owner's commands travel.
+func CommandTopic(owner string) string { return owner + "-commands" }
+
+// ResultTopic is where an owner tells outcomes that no event tells.
+func ResultTopic(owner string) string { return owner + "-results" }
+
+// DeadLetterTopic is where an owner keeps what it could not take.
+func DeadLetterTopic(owner string) string { return owner + ".dead-letter" }
 
 // Owners lists the services that own anything, by name.
 func (c *Catalog) Owners() []string {

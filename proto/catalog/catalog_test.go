@@ -1,6 +1,9 @@
 package catalog_test
 
 import (
+	"errors"
+	"slices"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -86,5 +89,43 @@ func TestNearest_NamesWhatWasMeant(t *testing.T) {
 	}
 	if got := c.Nearest("zzz"); got != "" {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestCheck_NamesTheFieldThatIsNotAsDeclared(t *testing.T) {
+	c := load(t)
+	for _, test := range []struct {
+		name  string
+		m     proto.Message
+		field string
+	}{
+		{"chat.send_message", &chatv1.SendMessage{ConversationId: "7", Body: "hi"}, ""},
+		{"chat.send_message", &chatv1.SendMessage{ConversationId: "7"}, "body"},
+		{"chat.send_message", &chatv1.SendMessage{ConversationId: "a;b", Body: "hi"}, "conversation_id"},
+		{"chat.send_message", &chatv1.SendMessage{ConversationId: "7", Body: "a\x00b"}, "body"},
+		{"chat.send_message", &chatv1.SendMessage{ConversationId: "7", Body: strings.Repeat("é", 8001)}, "body"},
+		{"chat.edit_message", &chatv1.EditMessage{ConversationId: "7", Body: "hi"}, "message_id"},
+		{"chat.start_group", &chatv1.StartGroup{UserIds: []string{"bob", ""}}, "user_ids"},
+		{"chat.start_group", &chatv1.StartGroup{UserIds: make([]string, 501)}, "user_ids"},
+	} {
+		cmd, _ := c.Command(test.name)
+		err := cmd.Check(test.m)
+		var shape *catalog.ShapeError
+		if test.field == "" && err != nil || test.field != "" && (!errors.As(err, &shape) || shape.Field != test.field) {
+			t.Errorf("%s %v: got %v, want a complaint about %q", test.name, test.m, err, test.field)
+		}
+	}
+}
+
+func TestLogs_StateHasNone(t *testing.T) {
+	c := load(t)
+	if got := c.Logs(); !slices.Equal(got, []string{"chat", "feed", "notification"}) {
+		t.Errorf("logs: %v", got)
+	}
+	if got := c.StateTopics(); len(got) != 1 || got[0].Name != "user-actions" {
+		t.Errorf("state topics: %v", got)
+	}
+	if c.Connections() != "presence" {
+		t.Errorf("connections are kept by %q", c.Connections())
 	}
 }

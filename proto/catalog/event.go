@@ -89,6 +89,9 @@ func (e *Event) Split(m proto.Message) (plain, personal proto.Message) {
 // Stream is the stream, and Kafka key, that a command asks to change.
 func (c *Command) Stream(m proto.Message, o Origin) string { return c.stream.one(m, o) }
 
+// Subject is what within its stream a command is about; empty: the stream itself.
+func (c *Command) Subject(m proto.Message, o Origin) string { return c.subject.one(m, o) }
+
 // check holds one event against the rules of the envelope.
 func (c *Catalog) check(e *Event) (problems []error) {
 	fail := func(format string, args ...any) {

@@ -280,10 +280,9 @@ func (x *Leave) GetConversationId() string {
 type SendMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
-	// At most 8,000 characters.
-	Body          string `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Body           string                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SendMessage) Reset() {
@@ -449,40 +448,40 @@ const file_edumatrix_chat_v1_commands_proto_rawDesc = "" +
 	" edumatrix/chat/v1/commands.proto\x12\x11edumatrix.chat.v1\x1a\"edumatrix/routing/v1/routing.proto\"_\n" +
 	"\vStartDirect\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId:7\xaa\xbb\x183\n" +
-	"\x11chat.start_direct\x12\x1cconversation:{$pair:user_id}\x18\x01\"\xa4\x01\n" +
+	"\x11chat.start_direct\x12\x1cconversation:{$pair:user_id}\x18\x01\"\xb6\x01\n" +
 	"\n" +
-	"StartGroup\x12\x1a\n" +
-	"\x05title\x18\x01 \x01(\tB\x04\xa8\xbb\x18\x01R\x05title\x12\x19\n" +
-	"\buser_ids\x18\x02 \x03(\tR\auserIds\x120\n" +
+	"StartGroup\x12!\n" +
+	"\x05title\x18\x01 \x01(\tB\v\xa8\xbb\x18\x01\xb2\xbb\x18\x03\x18\xc8\x01R\x05title\x12$\n" +
+	"\buser_ids\x18\x02 \x03(\tB\t\xb2\xbb\x18\x05\x10\x01 \xf4\x03R\auserIds\x120\n" +
 	"\x14history_from_joining\x18\x03 \x01(\bR\x12historyFromJoining:-\xaa\xbb\x18)\n" +
-	"\x10chat.start_group\x12\x13conversation:{$new}\x18\x01\"\x86\x01\n" +
+	"\x10chat.start_group\x12\x13conversation:{$new}\x18\x01\"\x90\x01\n" +
 	"\tAddMember\x12'\n" +
-	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x17\n" +
-	"\auser_id\x18\x02 \x01(\tR\x06userId:7\xaa\xbb\x183\n" +
-	"\x0fchat.add_member\x12\x1econversation:{conversation_id}\x18\x01\"\x8c\x01\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12!\n" +
+	"\auser_id\x18\x02 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x06userId:7\xaa\xbb\x183\n" +
+	"\x0fchat.add_member\x12\x1econversation:{conversation_id}\x18\x01\"\x96\x01\n" +
 	"\fRemoveMember\x12'\n" +
-	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x17\n" +
-	"\auser_id\x18\x02 \x01(\tR\x06userId::\xaa\xbb\x186\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12!\n" +
+	"\auser_id\x18\x02 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x06userId::\xaa\xbb\x186\n" +
 	"\x12chat.remove_member\x12\x1econversation:{conversation_id}\x18\x01\"d\n" +
 	"\x05Leave\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId:2\xaa\xbb\x18.\n" +
 	"\n" +
-	"chat.leave\x12\x1econversation:{conversation_id}\x18\x01\"\x8b\x01\n" +
+	"chat.leave\x12\x1econversation:{conversation_id}\x18\x01\"\x94\x01\n" +
 	"\vSendMessage\x12'\n" +
-	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x18\n" +
-	"\x04body\x18\x02 \x01(\tB\x04\xa8\xbb\x18\x01R\x04body:9\xaa\xbb\x185\n" +
-	"\x11chat.send_message\x12\x1econversation:{conversation_id}\x18\x01\"\xaa\x01\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12!\n" +
+	"\x04body\x18\x02 \x01(\tB\r\xa8\xbb\x18\x01\xb2\xbb\x18\x05\b\x01\x18\xc0>R\x04body:9\xaa\xbb\x185\n" +
+	"\x11chat.send_message\x12\x1econversation:{conversation_id}\x18\x01\"\xc1\x01\n" +
 	"\vEditMessage\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
 	"\n" +
-	"message_id\x18\x02 \x01(\tR\tmessageId\x12\x18\n" +
-	"\x04body\x18\x03 \x01(\tB\x04\xa8\xbb\x18\x01R\x04body:9\xaa\xbb\x185\n" +
-	"\x11chat.edit_message\x12\x1econversation:{conversation_id}\x18\x01\"\x94\x01\n" +
+	"message_id\x18\x02 \x01(\tR\tmessageId\x12!\n" +
+	"\x04body\x18\x03 \x01(\tB\r\xa8\xbb\x18\x01\xb2\xbb\x18\x05\b\x01\x18\xc0>R\x04body:G\xaa\xbb\x18C\n" +
+	"\x11chat.edit_message\x12\x1econversation:{conversation_id}\x18\x01*\f{message_id}\"\xa2\x01\n" +
 	"\rDeleteMessage\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
 	"\n" +
-	"message_id\x18\x02 \x01(\tR\tmessageId:;\xaa\xbb\x187\n" +
-	"\x13chat.delete_message\x12\x1econversation:{conversation_id}\x18\x01BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
+	"message_id\x18\x02 \x01(\tR\tmessageId:I\xaa\xbb\x18E\n" +
+	"\x13chat.delete_message\x12\x1econversation:{conversation_id}\x18\x01*\f{message_id}BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
 
 var (
 	file_edumatrix_chat_v1_commands_proto_rawDescOnce sync.Once

@@ -459,9 +459,9 @@ const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"changed_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\"r\n" +
 	"\x15ConversationsResponse\x12E\n" +
 	"\rconversations\x18\x01 \x03(\v2\x1f.edumatrix.chat.v1.ConversationR\rconversations\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\tR\x04next\"}\n" +
-	"\x0eHistoryRequest\x12'\n" +
-	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x16\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"\x87\x01\n" +
+	"\x0eHistoryRequest\x121\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x0econversationId\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\x03R\x06before\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\x03R\x05after\x12\x14\n" +
 	"\x05limit\x18\x04 \x01(\x05R\x05limit\"\xf6\x01\n" +

@@ -132,10 +132,10 @@ var File_edumatrix_feed_v1_feed_proto protoreflect.FileDescriptor
 
 const file_edumatrix_feed_v1_feed_proto_rawDesc = "" +
 	"\n" +
-	"\x1cedumatrix/feed/v1/feed.proto\x12\x11edumatrix.feed.v1\x1a\"edumatrix/routing/v1/routing.proto\"M\n" +
+	"\x1cedumatrix/feed/v1/feed.proto\x12\x11edumatrix.feed.v1\x1a\"edumatrix/routing/v1/routing.proto\"W\n" +
 	"\n" +
-	"CreatePost\x12\x18\n" +
-	"\x04body\x18\x01 \x01(\tB\x04\xa8\xbb\x18\x01R\x04body:%\xaa\xbb\x18!\n" +
+	"CreatePost\x12\"\n" +
+	"\x04body\x18\x01 \x01(\tB\x0e\xa8\xbb\x18\x01\xb2\xbb\x18\x06\b\x01\x18\xa0\x9c\x01R\x04body:%\xaa\xbb\x18!\n" +
 	"\x10feed.create_post\x12\vpost:{$new}\x18\x01\"\xc4\x01\n" +
 	"\vPostCreated\x12\x17\n" +
 	"\apost_id\x18\x01 \x01(\tR\x06postId\x12\x1b\n" +

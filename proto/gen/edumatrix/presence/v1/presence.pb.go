@@ -123,10 +123,10 @@ const file_edumatrix_presence_v1_presence_proto_rawDesc = "" +
 	"\x14presence.came_online\x12\fuser-actions\x1a\x12presence:{user_id} \x03*\x12presence:{user_id}\"{\n" +
 	"\vWentOffline\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId:S\xb2\xbb\x18O\n" +
-	"\x15presence.went_offline\x12\fuser-actions\x1a\x12presence:{user_id} \x03*\x12presence:{user_id}Bs\xaa\xbb\x18\x14\n" +
+	"\x15presence.went_offline\x12\fuser-actions\x1a\x12presence:{user_id} \x03*\x12presence:{user_id}Bw\xaa\xbb\x18\x14\n" +
 	"\fuser-actions\x10\x03\x18\x80\xf5$\xb2\xbb\x18\n" +
 	"\n" +
-	"\bpresenceZKgithub.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1;presencev1b\x06proto3"
+	"\bpresence\xb8\xbb\x18\x01ZKgithub.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1;presencev1b\x06proto3"
 
 var (
 	file_edumatrix_presence_v1_presence_proto_rawDescOnce sync.Once

@@ -98,7 +98,10 @@ type Command struct {
 	// Whether clients may send it.
 	Public bool `protobuf:"varint,3,opt,name=public,proto3" json:"public,omitempty"`
 	// How long it is worth doing, in seconds; 0: for ever.
-	WorthSeconds  uint32 `protobuf:"varint,4,opt,name=worth_seconds,json=worthSeconds,proto3" json:"worth_seconds,omitempty"`
+	WorthSeconds uint32 `protobuf:"varint,4,opt,name=worth_seconds,json=worthSeconds,proto3" json:"worth_seconds,omitempty"`
+	// What within the stream it is about ("{message_id}"): deciding it reads the earlier events about that, beside those
+	// about the stream itself. Empty: only those.
+	Subject       string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -159,6 +162,13 @@ func (x *Command) GetWorthSeconds() uint32 {
 		return x.WorthSeconds
 	}
 	return 0
+}
+
+func (x *Command) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
 }
 
 // Membership is a change of who is in a room.
@@ -427,6 +437,80 @@ func (x *RoomKind) GetKind() string {
 	return ""
 }
 
+// Shape is what a field of a command or a query has to look like; whoever takes it in from outside refuses the rest. A
+// field that an address is made of has to be an id without being told so.
+type Shape struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Not empty.
+	Required bool `protobuf:"varint,1,opt,name=required,proto3" json:"required,omitempty"`
+	// Of the characters that ids are made of: 1 to 128 of A-Za-z0-9._@-, or empty unless required.
+	Id bool `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// At most so many characters; 0: no bound beside the frame's.
+	MaxChars uint32 `protobuf:"varint,3,opt,name=max_chars,json=maxChars,proto3" json:"max_chars,omitempty"`
+	// At most so many values of a repeated field; 0: no bound beside the frame's.
+	MaxItems      uint32 `protobuf:"varint,4,opt,name=max_items,json=maxItems,proto3" json:"max_items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shape) Reset() {
+	*x = Shape{}
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shape) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shape) ProtoMessage() {}
+
+func (x *Shape) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shape.ProtoReflect.Descriptor instead.
+func (*Shape) Descriptor() ([]byte, []int) {
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Shape) GetRequired() bool {
+	if x != nil {
+		return x.Required
+	}
+	return false
+}
+
+func (x *Shape) GetId() bool {
+	if x != nil {
+		return x.Id
+	}
+	return false
+}
+
+func (x *Shape) GetMaxChars() uint32 {
+	if x != nil {
+		return x.MaxChars
+	}
+	return 0
+}
+
+func (x *Shape) GetMaxItems() uint32 {
+	if x != nil {
+		return x.MaxItems
+	}
+	return 0
+}
+
 // Topic declares a Kafka topic of the service in whose file it stands.
 type Topic struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -439,7 +523,7 @@ type Topic struct {
 
 func (x *Topic) Reset() {
 	*x = Topic{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +535,7 @@ func (x *Topic) String() string {
 func (*Topic) ProtoMessage() {}
 
 func (x *Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +548,7 @@ func (x *Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topic.ProtoReflect.Descriptor instead.
 func (*Topic) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{5}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Topic) GetName() string {
@@ -506,6 +590,14 @@ var file_edumatrix_routing_v1_routing_proto_extTypes = []protoimpl.ExtensionInfo
 		Filename:      "edumatrix/routing/v1/routing.proto",
 	},
 	{
+		ExtendedType:  (*descriptorpb.FileOptions)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50103,
+		Name:          "edumatrix.routing.v1.connections",
+		Tag:           "varint,50103,opt,name=connections",
+		Filename:      "edumatrix/routing/v1/routing.proto",
+	},
+	{
 		ExtendedType:  (*descriptorpb.MessageOptions)(nil),
 		ExtensionType: (*Command)(nil),
 		Field:         50101,
@@ -537,6 +629,14 @@ var file_edumatrix_routing_v1_routing_proto_extTypes = []protoimpl.ExtensionInfo
 		Tag:           "varint,50101,opt,name=personal",
 		Filename:      "edumatrix/routing/v1/routing.proto",
 	},
+	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*Shape)(nil),
+		Field:         50102,
+		Name:          "edumatrix.routing.v1.shape",
+		Tag:           "bytes,50102,opt,name=shape",
+		Filename:      "edumatrix/routing/v1/routing.proto",
+	},
 }
 
 // Extension fields to descriptorpb.FileOptions.
@@ -549,20 +649,24 @@ var (
 	//
 	// repeated edumatrix.routing.v1.RoomKind looked_at = 50102;
 	E_LookedAt = &file_edumatrix_routing_v1_routing_proto_extTypes[1]
+	// This package's service keeps who is connected where (edumatrix.mesh.v1.ConnectionService).
+	//
+	// optional bool connections = 50103;
+	E_Connections = &file_edumatrix_routing_v1_routing_proto_extTypes[2]
 )
 
 // Extension fields to descriptorpb.MessageOptions.
 var (
 	// optional edumatrix.routing.v1.Command command = 50101;
-	E_Command = &file_edumatrix_routing_v1_routing_proto_extTypes[2]
+	E_Command = &file_edumatrix_routing_v1_routing_proto_extTypes[3]
 	// optional edumatrix.routing.v1.Event event = 50102;
-	E_Event = &file_edumatrix_routing_v1_routing_proto_extTypes[3]
+	E_Event = &file_edumatrix_routing_v1_routing_proto_extTypes[4]
 )
 
 // Extension fields to descriptorpb.MethodOptions.
 var (
 	// optional edumatrix.routing.v1.Query query = 50101;
-	E_Query = &file_edumatrix_routing_v1_routing_proto_extTypes[4]
+	E_Query = &file_edumatrix_routing_v1_routing_proto_extTypes[5]
 )
 
 // Extension fields to descriptorpb.FieldOptions.
@@ -570,19 +674,22 @@ var (
 	// A text, a name, a file name: kept apart in the log so that it can be emptied.
 	//
 	// optional bool personal = 50101;
-	E_Personal = &file_edumatrix_routing_v1_routing_proto_extTypes[5]
+	E_Personal = &file_edumatrix_routing_v1_routing_proto_extTypes[6]
+	// optional edumatrix.routing.v1.Shape shape = 50102;
+	E_Shape = &file_edumatrix_routing_v1_routing_proto_extTypes[7]
 )
 
 var File_edumatrix_routing_v1_routing_proto protoreflect.FileDescriptor
 
 const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\n" +
-	"\"edumatrix/routing/v1/routing.proto\x12\x14edumatrix.routing.v1\x1a google/protobuf/descriptor.proto\"r\n" +
+	"\"edumatrix/routing/v1/routing.proto\x12\x14edumatrix.routing.v1\x1a google/protobuf/descriptor.proto\"\x8c\x01\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
 	"\x06public\x18\x03 \x01(\bR\x06public\x12#\n" +
-	"\rworth_seconds\x18\x04 \x01(\rR\fworthSeconds\"4\n" +
+	"\rworth_seconds\x18\x04 \x01(\rR\fworthSeconds\x12\x18\n" +
+	"\asubject\x18\x05 \x01(\tR\asubject\"4\n" +
 	"\n" +
 	"Membership\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x12\n" +
@@ -601,7 +708,12 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06public\x18\x02 \x01(\bR\x06public\"\x1e\n" +
 	"\bRoomKind\x12\x12\n" +
-	"\x04kind\x18\x01 \x01(\tR\x04kind\"h\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\"m\n" +
+	"\x05Shape\x12\x1a\n" +
+	"\brequired\x18\x01 \x01(\bR\brequired\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\bR\x02id\x12\x1b\n" +
+	"\tmax_chars\x18\x03 \x01(\rR\bmaxChars\x12\x1b\n" +
+	"\tmax_items\x18\x04 \x01(\rR\bmaxItems\"h\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -614,11 +726,13 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\rCLASS_COUNTER\x10\x02\x12\x13\n" +
 	"\x0fCLASS_EPHEMERAL\x10\x03:S\n" +
 	"\x06topics\x12\x1c.google.protobuf.FileOptions\x18\xb5\x87\x03 \x03(\v2\x1b.edumatrix.routing.v1.TopicR\x06topics:[\n" +
-	"\tlooked_at\x12\x1c.google.protobuf.FileOptions\x18\xb6\x87\x03 \x03(\v2\x1e.edumatrix.routing.v1.RoomKindR\blookedAt:Z\n" +
+	"\tlooked_at\x12\x1c.google.protobuf.FileOptions\x18\xb6\x87\x03 \x03(\v2\x1e.edumatrix.routing.v1.RoomKindR\blookedAt:@\n" +
+	"\vconnections\x12\x1c.google.protobuf.FileOptions\x18\xb7\x87\x03 \x01(\bR\vconnections:Z\n" +
 	"\acommand\x12\x1f.google.protobuf.MessageOptions\x18\xb5\x87\x03 \x01(\v2\x1d.edumatrix.routing.v1.CommandR\acommand:T\n" +
 	"\x05event\x12\x1f.google.protobuf.MessageOptions\x18\xb6\x87\x03 \x01(\v2\x1b.edumatrix.routing.v1.EventR\x05event:S\n" +
 	"\x05query\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\v2\x1b.edumatrix.routing.v1.QueryR\x05query:;\n" +
-	"\bpersonal\x12\x1d.google.protobuf.FieldOptions\x18\xb5\x87\x03 \x01(\bR\bpersonalBKZIgithub.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1;routingv1b\x06proto3"
+	"\bpersonal\x12\x1d.google.protobuf.FieldOptions\x18\xb5\x87\x03 \x01(\bR\bpersonal:R\n" +
+	"\x05shape\x12\x1d.google.protobuf.FieldOptions\x18\xb6\x87\x03 \x01(\v2\x1b.edumatrix.routing.v1.ShapeR\x05shapeBKZIgithub.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1;routingv1b\x06proto3"
 
 var (
 	file_edumatrix_routing_v1_routing_proto_rawDescOnce sync.Once
@@ -633,7 +747,7 @@ func file_edumatrix_routing_v1_routing_proto_rawDescGZIP() []byte {
 }
 
 var file_edumatrix_routing_v1_routing_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_edumatrix_routing_v1_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_edumatrix_routing_v1_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_edumatrix_routing_v1_routing_proto_goTypes = []any{
 	(Class)(0),                          // 0: edumatrix.routing.v1.Class
 	(*Command)(nil),                     // 1: edumatrix.routing.v1.Command
@@ -641,31 +755,35 @@ var file_edumatrix_routing_v1_routing_proto_goTypes = []any{
 	(*Event)(nil),                       // 3: edumatrix.routing.v1.Event
 	(*Query)(nil),                       // 4: edumatrix.routing.v1.Query
 	(*RoomKind)(nil),                    // 5: edumatrix.routing.v1.RoomKind
-	(*Topic)(nil),                       // 6: edumatrix.routing.v1.Topic
-	(*descriptorpb.FileOptions)(nil),    // 7: google.protobuf.FileOptions
-	(*descriptorpb.MessageOptions)(nil), // 8: google.protobuf.MessageOptions
-	(*descriptorpb.MethodOptions)(nil),  // 9: google.protobuf.MethodOptions
-	(*descriptorpb.FieldOptions)(nil),   // 10: google.protobuf.FieldOptions
+	(*Shape)(nil),                       // 6: edumatrix.routing.v1.Shape
+	(*Topic)(nil),                       // 7: edumatrix.routing.v1.Topic
+	(*descriptorpb.FileOptions)(nil),    // 8: google.protobuf.FileOptions
+	(*descriptorpb.MessageOptions)(nil), // 9: google.protobuf.MessageOptions
+	(*descriptorpb.MethodOptions)(nil),  // 10: google.protobuf.MethodOptions
+	(*descriptorpb.FieldOptions)(nil),   // 11: google.protobuf.FieldOptions
 }
 var file_edumatrix_routing_v1_routing_proto_depIdxs = []int32{
 	0,  // 0: edumatrix.routing.v1.Event.class:type_name -> edumatrix.routing.v1.Class
 	2,  // 1: edumatrix.routing.v1.Event.opens:type_name -> edumatrix.routing.v1.Membership
 	2,  // 2: edumatrix.routing.v1.Event.closes:type_name -> edumatrix.routing.v1.Membership
-	7,  // 3: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
-	7,  // 4: edumatrix.routing.v1.looked_at:extendee -> google.protobuf.FileOptions
-	8,  // 5: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
-	8,  // 6: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
-	9,  // 7: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
-	10, // 8: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
-	6,  // 9: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
-	5,  // 10: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
-	1,  // 11: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
-	3,  // 12: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
-	4,  // 13: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	9,  // [9:14] is the sub-list for extension type_name
-	3,  // [3:9] is the sub-list for extension extendee
+	8,  // 3: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
+	8,  // 4: edumatrix.routing.v1.looked_at:extendee -> google.protobuf.FileOptions
+	8,  // 5: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
+	9,  // 6: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
+	9,  // 7: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
+	10, // 8: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
+	11, // 9: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
+	11, // 10: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
+	7,  // 11: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
+	5,  // 12: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
+	1,  // 13: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
+	3,  // 14: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
+	4,  // 15: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
+	6,  // 16: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	11, // [11:17] is the sub-list for extension type_name
+	3,  // [3:11] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
 }
 
@@ -680,8 +798,8 @@ func file_edumatrix_routing_v1_routing_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_routing_v1_routing_proto_rawDesc), len(file_edumatrix_routing_v1_routing_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
-			NumExtensions: 6,
+			NumMessages:   7,
+			NumExtensions: 8,
 			NumServices:   0,
 		},
 		GoTypes:           file_edumatrix_routing_v1_routing_proto_goTypes,

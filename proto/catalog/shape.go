@@ -1,0 +1,106 @@
+package catalog
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+)
+
+// MaxID is the length of the longest id, in characters.
+const MaxID = 128
+
+// ValidID says whether s is made as ids are: 1 to 128 of A-Za-z0-9._@-. Addresses on Kafka are written without escapes
+// and rely on it.
+func ValidID(s string) bool {
+	if len(s) == 0 || len(s) > MaxID {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("._@-", rune(c)) {
+			return false
+		}
+	}
+	return true
+}
+
+// ShapeError names the field of a command or query that is not as declared.
+type ShapeError struct {
+	Field  string
+	Reason string
+}
+
+func (e *ShapeError) Error() string { return e.Field + " " + e.Reason }
+
+// Check holds a command against the shape that is declared for its fields, and against what its address needs. The
+// error is a *ShapeError.
+func (c *Command) Check(m proto.Message) error {
+	for _, t := range []template{c.stream, c.subject} {
+		if t.field != nil && !ValidID(m.ProtoReflect().Get(t.field).String()) {
+			return &ShapeError{string(t.field.Name()), "has to be an id: 1 to 128 of A-Z a-z 0-9 . _ @ -"}
+		}
+	}
+	return checkShape(m)
+}
+
+// Check holds a query against the shape that is declared for its fields. The error is a *ShapeError.
+func (q *Query) Check(m proto.Message) error { return checkShape(m) }
+
+func checkShape(m proto.Message) error {
+	fields := m.ProtoReflect().Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		if err := checkField(f, m.ProtoReflect().Get(f), shapeOf(f)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func shapeOf(f protoreflect.FieldDescriptor) *routingv1.Shape {
+	return proto.GetExtension(f.Options(), routingv1.E_Shape).(*routingv1.Shape)
+}
+
+func checkField(f protoreflect.FieldDescriptor, v protoreflect.Value, s *routingv1.Shape) error {
+	name := string(f.Name())
+	if f.IsList() {
+		if n := v.List().Len(); s.GetMaxItems() > 0 && n > int(s.GetMaxItems()) {
+			return &ShapeError{name, fmt.Sprintf("has %d values, at most %d are taken", n, s.GetMaxItems())}
+		} else if n == 0 && s.GetRequired() {
+			return &ShapeError{name, "is missing"}
+		}
+		for i := range v.List().Len() {
+			if f.Kind() != protoreflect.StringKind {
+				break
+			}
+			if err := checkText(name, v.List().Get(i).String(), s, true); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if f.Kind() != protoreflect.StringKind {
+		return nil
+	}
+	return checkText(name, v.String(), s, s.GetRequired())
+}
+
+func checkText(name, text string, s *routingv1.Shape, required bool) error {
+	switch {
+	case strings.ContainsRune(text, 0):
+		return &ShapeError{name, "holds the character U+0000, which cannot be stored"}
+	case text == "" && required:
+		return &ShapeError{name, "is missing"}
+	case text != "" && s.GetId() && !ValidID(text):
+		return &ShapeError{name, "has to be an id: 1 to 128 of A-Z a-z 0-9 . _ @ -"}
+	case s.GetMaxChars() > 0 && utf8.RuneCountInString(text) > int(s.GetMaxChars()):
+		return &ShapeError{name, fmt.Sprintf("has %d characters, at most %d are taken", utf8.RuneCountInString(text),
+			s.GetMaxChars())}
+	}
+	return nil
+}
