@@ -32,6 +32,18 @@ func TestEvent_ComesBackAsItWent(t *testing.T) {
 	}
 }
 
+func TestRecord_ComesBackAsItWent(t *testing.T) {
+	e := envelope.Event{ID: "e1", Type: "chat.leave", Source: "chat", Stream: "conversation:7", Version: 3, Position: 40,
+		Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Class: routingv1.Class_CLASS_DURABLE, Body: []byte{1, 2}}
+	r := e.Record("chat-events")
+	if r.GetTopic() != "chat-events" || r.GetKey() != e.Stream {
+		t.Fatalf("%v", r)
+	}
+	if got, err := envelope.ReadRecord(r); err != nil || !reflect.DeepEqual(got, e) {
+		t.Fatalf("%+v %v", got, err)
+	}
+}
+
 func TestPosition_IsRecognised(t *testing.T) {
 	got, err := envelope.ReadEvent(envelope.Position("chat", 9, 4).Message())
 	if err != nil || !got.IsPosition() || got.Position != 9 || got.Before != 4 || got.Source != "chat" {

@@ -1,0 +1,28 @@
+package envelope
+
+import (
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+)
+
+// Record is the event as owners hand it to each other: what its topic carries, by RPC.
+func (e Event) Record(topic string) *meshv1.Record {
+	m := e.Message()
+	r := &meshv1.Record{Topic: topic, Key: m.Metadata.Get(MetadataKey), Body: e.Body}
+	for k, v := range m.Metadata {
+		if k != MetadataKey {
+			r.Headers = append(r.Headers, &meshv1.Header{Key: k, Value: v})
+		}
+	}
+	return r
+}
+
+// ReadRecord reads what an owner handed over.
+func ReadRecord(r *meshv1.Record) (Event, error) {
+	m := &message.Message{Metadata: message.Metadata{}, Payload: r.GetBody()}
+	for _, h := range r.GetHeaders() {
+		m.Metadata.Set(h.GetKey(), h.GetValue())
+	}
+	return ReadEvent(m)
+}
