@@ -1,0 +1,120 @@
+//go:build !windows
+
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+)
+
+// account is who PostgreSQL's programs run as. They refuse to run as root; then it is another one than ours.
+type account struct {
+	other    bool
+	uid, gid uint32
+}
+
+func (a account) String() string {
+	if !a.other {
+		return "this user"
+	}
+	return fmt.Sprintf("uid %d, which PostgreSQL runs as because it refuses to run as root,", a.uid)
+}
+
+// chooseAccount gives ours, or, for root, the one that the data belongs to already, else nobody.
+func chooseAccount(data string) (account, error) {
+	var stat syscall.Stat_t
+	exists := syscall.Stat(data, &stat) == nil
+	if os.Geteuid() != 0 {
+		if exists && int(stat.Uid) != os.Geteuid() {
+			return account{}, fmt.Errorf("the data belongs to uid %d: start as that user, or as root", stat.Uid)
+		}
+		return account{}, nil
+	}
+	if exists && stat.Uid != 0 {
+		return account{true, stat.Uid, stat.Gid}, nil
+	}
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		return account{}, errors.New("PostgreSQL refuses to run as root, and this machine has no user nobody: " +
+			"start as an ordinary user")
+	}
+	uid, err := strconv.ParseUint(nobody.Uid, 10, 32)
+	if err != nil {
+		return account{}, fmt.Errorf("user nobody: %w", err)
+	}
+	gid, err := strconv.ParseUint(nobody.Gid, 10, 32)
+	if err != nil {
+		return account{}, fmt.Errorf("user nobody: %w", err)
+	}
+	return account{true, uint32(uid), uint32(gid)}, nil
+}
+
+// barred names the first folder on the way into dir that the account cannot enter, "" when it can enter all there are.
+func (a account) barred(dir string) string {
+	if !a.other {
+		return ""
+	}
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
+	hidden := ""
+	for ; ; dir = filepath.Dir(dir) {
+		var stat syscall.Stat_t
+		if syscall.Stat(dir, &stat) == nil {
+			enter := uint32(0o001)
+			switch {
+			case stat.Uid == a.uid:
+				enter = 0o100
+			case stat.Gid == a.gid:
+				enter = 0o010
+			}
+			if uint32(stat.Mode)&enter == 0 {
+				hidden = dir
+			}
+		}
+		if dir == filepath.Dir(dir) {
+			return hidden
+		}
+	}
+}
+
+// own gives a file to the account.
+func (a account) own(path string) error {
+	if !a.other {
+		return nil
+	}
+	return os.Chown(path, int(a.uid), int(a.gid))
+}
+
+// apply makes a program run as the account, in a process group of its own: a Ctrl-C at the terminal is for us, and
+// what we still write at our end needs the server.
+func (a account) apply(cmd *exec.Cmd) {
+	cmd.SysProcAttr = endsWithUs()
+	cmd.SysProcAttr.Setpgid = true
+	if a.other {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: a.uid, Gid: a.gid}
+	}
+}
+
+// signal tells a server to end.
+func (c *cluster) signal(pid int, how stopping) error {
+	s := syscall.SIGINT
+	if how == stopNow {
+		s = syscall.SIGQUIT
+	}
+	if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+func alive(pid int) bool {
+	err := syscall.Kill(pid, 0)
+	return err == nil || errors.Is(err, syscall.EPERM)
+}

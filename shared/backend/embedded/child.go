@@ -1,0 +1,94 @@
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"runtime"
+	"time"
+)
+
+// child is a process that ends when ours does.
+type child struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+	err  error         // how, once done
+}
+
+// startChild starts a process from an operating system thread of its own. On Linux the process is signalled when that
+// thread ends, which is when ours does: an ordinary thread may end earlier.
+func startChild(cmd *exec.Cmd) (*child, error) {
+	c := &child{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer close(c.done)
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		if c.err = cmd.Wait(); c.err == nil {
+			c.err = errors.New("exit status 0")
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	return c, nil
+}
+
+func (c *child) pid() int { return c.cmd.Process.Pid }
+
+// stop ends a server, in order if it can, and waits for it.
+func (c *child) stop(of *cluster) error {
+	select {
+	case <-c.done:
+		return nil
+	default:
+	}
+	var problems []error
+	for _, how := range []stopping{stopFast, stopNow} {
+		problems = append(problems, of.signal(c.pid(), how))
+		select {
+		case <-c.done:
+			return nil
+		case <-time.After(20 * time.Second):
+		}
+	}
+	problems = append(problems, c.cmd.Process.Kill())
+	<-c.done
+	return errors.Join(append(problems, errors.New("PostgreSQL did not stop when told to, and was killed"))...)
+}
+
+// stopping says how a server is to end.
+type stopping int
+
+const (
+	stopFast stopping = iota // in order: what it holds in memory is written
+	stopNow                  // at once: the next start reads it back
+)
+
+// run lets a program run to its end and gives what it said.
+func run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	c, err := startChild(cmd)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-ctx.Done():
+		_ = cmd.Process.Kill() // it may have ended by itself
+		<-c.done
+		return out.Bytes(), context.Cause(ctx)
+	case <-c.done:
+	}
+	if !cmd.ProcessState.Success() {
+		return out.Bytes(), c.err
+	}
+	return out.Bytes(), nil
+}

@@ -1,0 +1,338 @@
+package embedded
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// cluster is the data of one server, with the programs and the account that work on it.
+type cluster struct {
+	options  PostgresOptions
+	account  account
+	binaries binaries
+	dir      string
+
+	// handle is the open data folder where the account cannot enter the folders above it (root's home, a temporary
+	// folder): what is open to a process it can use, whatever is above.
+	handle *os.File
+}
+
+// openCluster finds out who may work on the data, and with which programs.
+func openCluster(ctx context.Context, o PostgresOptions) (*cluster, error) {
+	c := &cluster{options: o, dir: filepath.Join(o.Dir, "cluster")}
+	var err error
+	if c.account, err = chooseAccount(c.dir); err != nil {
+		return nil, err
+	}
+	major := 0
+	if text, err := os.ReadFile(filepath.Join(c.dir, "PG_VERSION")); err == nil {
+		if major, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
+			return nil, fmt.Errorf("PG_VERSION: %w", err)
+		}
+	}
+	if hidden := c.account.barred(o.Dir); hidden != "" && runtime.GOOS != "linux" {
+		return nil, fmt.Errorf("%s cannot enter %s: choose another folder for the data", c.account, hidden)
+	}
+	if c.binaries, err = chooseBinaries(ctx, o, c.account, major); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *cluster) close() {
+	if c.handle != nil {
+		_ = c.handle.Close() // it was only passed on
+	}
+}
+
+// reach makes the data folder usable by the account under the name that it returns.
+func (c *cluster) reach(dir string) (string, error) {
+	if c.account.barred(c.options.Dir) == "" {
+		return dir, nil
+	}
+	if c.handle == nil {
+		var err error
+		if c.handle, err = os.Open(dir); err != nil {
+			return "", err
+		}
+	}
+	return "/proc/self/fd/3", nil // as the first of ExtraFiles
+}
+
+// command prepares one of PostgreSQL's programs for the data in dir. It is given nothing of our environment that it
+// does not need.
+func (c *cluster) command(dir, name string, args ...string) (*exec.Cmd, error) {
+	reached, err := c.reach(dir)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(c.binaries.program(name), args...)
+	for _, name := range []string{
+		"PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR",
+	} {
+		if value, ok := os.LookupEnv(name); ok {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
+	}
+	cmd.Env = append(cmd.Env, "LC_ALL=C", "PGDATA="+reached)
+	if runtime.GOOS != "windows" {
+		cmd.Dir = "/" // ours may be closed to the account
+	}
+	if c.handle != nil {
+		cmd.ExtraFiles = []*os.File{c.handle}
+	}
+	c.account.apply(cmd)
+	return cmd, nil
+}
+
+// create makes the data, unless it is there. It gets its name when it is complete, so that a start that was killed in
+// between is begun again.
+func (c *cluster) create(ctx context.Context) error {
+	if _, err := os.Stat(c.dir); err == nil {
+		return nil
+	}
+	defer slow(c.options.Log, "making PostgreSQL's data folder", "dir", c.options.Dir)()
+	fresh := c.dir + ".new"
+	if err := os.RemoveAll(fresh); err != nil {
+		return err
+	}
+	if err := os.Mkdir(fresh, 0o700); err != nil {
+		return err
+	}
+	if err := c.account.own(fresh); err != nil {
+		return err
+	}
+	// Texts are UTF-8 and sort by code point everywhere. Nobody gets in before there is a password.
+	args := []string{"--username=" + c.options.User, "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
+		"--builtin-locale=C.UTF-8", "--auth=reject"}
+	if c.options.Settings["fsync"] == "off" {
+		args = append(args, "--no-sync")
+	}
+	initdb, err := c.command(fresh, "initdb", args...)
+	if err != nil {
+		return err
+	}
+	if out, err := run(ctx, initdb); err != nil {
+		return fmt.Errorf("initdb: %w: %s", err, lastLines(out))
+	}
+	const access = "host all all 127.0.0.1/32 scram-sha-256\n"
+	if err := os.WriteFile(filepath.Join(fresh, "pg_hba.conf"), []byte(access), 0o600); err != nil {
+		return err
+	}
+	if err := c.setPasswordIn(ctx, fresh); err != nil {
+		return err
+	}
+	return os.Rename(fresh, c.dir)
+}
+
+// setPassword makes the user that the options name, unless it is there, and gives it their password.
+func (c *cluster) setPassword(ctx context.Context) error { return c.setPasswordIn(ctx, c.dir) }
+
+func (c *cluster) setPasswordIn(ctx context.Context, dir string) error {
+	text := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+	role := pgx.Identifier{c.options.User}.Sanitize()
+	// A server for one user takes one statement a line, without a password, and without being reached by anyone.
+	single, err := c.command(dir, "postgres", "--single", "-c", "exit_on_error=true",
+		"-c", "log_min_error_statement=panic", "template1")
+	if err != nil {
+		return err
+	}
+	single.Stdin = strings.NewReader(
+		"DO $do$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = " + text(c.options.User) + ") THEN " +
+			"CREATE ROLE " + role + " LOGIN SUPERUSER; END IF; END $do$\n" +
+			"ALTER ROLE " + role + " PASSWORD " + text(c.options.Password) + "\n")
+	if out, err := run(ctx, single); err != nil {
+		return fmt.Errorf("set the password of %s: %w: %s", c.options.User, err, lastLines(out))
+	}
+	return nil
+}
+
+// ensureDatabase makes the database, unless it is there.
+func (c *cluster) ensureDatabase(ctx context.Context, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err == nil {
+		return conn.Close(ctx)
+	}
+	if code(err) != "3D000" { // invalid_catalog_name
+		return fmt.Errorf("connect: %w", err)
+	}
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return err
+	}
+	config.Database = "postgres"
+	if conn, err = pgx.ConnectConfig(ctx, config); err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	_, err = conn.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{c.options.Database}.Sanitize())
+	return errors.Join(err, conn.Close(ctx))
+}
+
+func wrongPassword(err error) bool { return slices.Contains([]string{"28P01", "28000"}, code(err)) }
+
+func code(err error) string {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		return refused.Code
+	}
+	return ""
+}
+
+// serve starts the server and waits until it accepts connections.
+func (c *cluster) serve(ctx context.Context, port int) (*child, error) {
+	defer slow(c.options.Log, "PostgreSQL is starting; after a crash it reads back what was written last",
+		"dir", c.options.Dir)()
+	args := []string{}
+	for name, value := range c.settings(port) {
+		args = append(args, "-c", name+"="+value)
+	}
+	cmd, err := c.command(c.dir, "postgres", args...)
+	if err != nil {
+		return nil, err
+	}
+	log, begin, err := openServerLog(filepath.Join(c.options.Dir, "server.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }() // the server has its own
+	cmd.Stdout, cmd.Stderr = log, log
+	server, err := startChild(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.awaitReady(ctx, server); err != nil {
+		said, _ := io.ReadAll(io.NewSectionReader(log, begin, 1<<20)) // it only adds to the error
+		if strings.Contains(string(said), "could not bind") {
+			err = fmt.Errorf("port %d of 127.0.0.1: %w", port, errPortInUse)
+		}
+		return nil, errors.Join(fmt.Errorf("%w: %s", err, lastLines(said)), server.stop(c))
+	}
+	return server, nil
+}
+
+func (c *cluster) settings(port int) map[string]string {
+	settings := map[string]string{
+		"listen_addresses":        "127.0.0.1",
+		"port":                    strconv.Itoa(port),
+		"unix_socket_directories": "",
+		"max_connections":         strconv.Itoa(connections),
+		"timezone":                "UTC",
+		"log_timezone":            "UTC",
+		"log_checkpoints":         "off",
+	}
+	for name, value := range c.options.Settings {
+		settings[name] = value
+	}
+	return settings
+}
+
+// awaitReady returns when the server says in its own file, under its own number, that it is ready: another server that
+// happens to answer on the port is not taken for it.
+func (c *cluster) awaitReady(ctx context.Context, server *child) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-server.done:
+			return fmt.Errorf("the server ended at once (%w)", server.err)
+		case <-tick.C:
+			if pid, status := c.running(); pid == server.pid() && status == "ready" {
+				return nil
+			}
+		}
+	}
+}
+
+// running reads what the server of this data, if any, has written about itself: its process and what it does.
+func (c *cluster) running() (pid int, status string) {
+	text, err := os.ReadFile(filepath.Join(c.dir, "postmaster.pid"))
+	if err != nil {
+		return 0, ""
+	}
+	lines := strings.Split(string(text), "\n")
+	pid, err = strconv.Atoi(strings.TrimSpace(lines[0]))
+	if err != nil {
+		return 0, ""
+	}
+	if len(lines) >= 8 {
+		status = strings.TrimSpace(lines[7])
+	}
+	return pid, status
+}
+
+// stopOrphan ends a server that an earlier process of ours has left over: we hold the lock, so nobody else uses it.
+func (c *cluster) stopOrphan(ctx context.Context) error {
+	pid, _ := c.running()
+	if pid == 0 {
+		return nil
+	}
+	if !serves(pid, c.dir) {
+		// The number is another process's by now, which the server itself might take for a running one.
+		return os.Remove(filepath.Join(c.dir, "postmaster.pid"))
+	}
+	c.options.Log.Info("stopping the PostgreSQL that an earlier start has left", "pid", pid, "dir", c.options.Dir)
+	if err := c.signal(pid, stopFast); err != nil {
+		return fmt.Errorf("stop the server that an earlier start has left (process %d): %w", pid, err)
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	patience := time.After(20 * time.Second)
+	for serves(pid, c.dir) {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-patience:
+			if err := c.signal(pid, stopNow); err != nil {
+				return fmt.Errorf("end the server that an earlier start has left (process %d): %w", pid, err)
+			}
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// openServerLog opens the server's log for more, and says where that begins. A long one begins anew.
+func openServerLog(path string) (*os.File, int64, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	begin := int64(0)
+	if err == nil {
+		if begin = info.Size(); begin > 8<<20 {
+			begin, err = 0, f.Truncate(0)
+		}
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, begin, nil
+}
+
+// lastLines is what a program said last, on one line.
+func lastLines(out []byte) string {
+	var lines []string
+	for s := bufio.NewScanner(strings.NewReader(string(out))); s.Scan(); {
+		if line := strings.TrimSpace(s.Text()); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-4):], "; ")
+}

@@ -1,0 +1,24 @@
+package embedded
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// endsWithUs has the kernel stop a server in order when the thread that started it ends.
+func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGINT} }
+
+// serves tells whether a process works on the data: a server's working folder is that of its data.
+func serves(pid int, data string) bool {
+	if !alive(pid) {
+		return false
+	}
+	where, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+	if err != nil {
+		return false
+	}
+	real, err := filepath.EvalSymlinks(data)
+	return err == nil && where == real
+}

@@ -1,0 +1,42 @@
+package embedded
+
+import (
+	"fmt"
+	"os/exec"
+
+	"golang.org/x/sys/windows"
+)
+
+// account is who PostgreSQL's programs run as: here always us. The server gives up an administrator's rights itself.
+type account struct{}
+
+func (account) String() string              { return "this user" }
+func chooseAccount(string) (account, error) { return account{}, nil }
+func (account) barred(string) string        { return "" }
+func (account) own(string) error            { return nil }
+func (account) apply(*exec.Cmd)             {}
+
+// signal tells a server to end; here only its own tool can.
+func (c *cluster) signal(_ int, how stopping) error {
+	mode := "fast"
+	if how == stopNow {
+		mode = "immediate"
+	}
+	out, err := exec.Command(c.binaries.program("pg_ctl"), "stop", "-D", c.dir, "-m", mode, "-W").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("pg_ctl stop: %w: %s", err, lastLines(out))
+	}
+	return nil
+}
+
+// serves tells whether the process is there; that it is the data's own server follows from its number in the data.
+func serves(pid int, _ string) bool {
+	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))
+	if err != nil {
+		return false
+	}
+	defer func() { _ = windows.CloseHandle(h) }() // it was only asked
+	var status uint32
+	const stillActive = 259
+	return windows.GetExitCodeProcess(h, &status) == nil && status == stillActive
+}
