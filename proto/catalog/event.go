@@ -86,6 +86,19 @@ func (e *Event) Split(m proto.Message) (plain, personal proto.Message) {
 	return plain, personal
 }
 
+// Decode reads the body of an event by its name.
+func (c *Catalog) Decode(name string, body []byte) (proto.Message, error) {
+	e, ok := c.events[name]
+	if !ok {
+		return nil, fmt.Errorf("event %q is not declared", name)
+	}
+	m := e.Type.New().Interface()
+	if err := proto.Unmarshal(body, m); err != nil {
+		return nil, fmt.Errorf("event %s: %w", name, err)
+	}
+	return m, nil
+}
+
 // Stream is the stream, and Kafka key, that a command asks to change.
 func (c *Command) Stream(m proto.Message, o Origin) string { return c.stream.one(m, o) }
 
