@@ -1,15 +1,88 @@
 package backend
 
 import (
+	"context"
+	"errors"
+	"strings"
 	"time"
 
 	"github.com/IBM/sarama"
 )
 
+const tryKafka = "is it running, and is KAFKA_BROKERS right (host:port, separated by commas)?"
+
 // Kafka says where the brokers are and under which name we appear in their logs.
 type Kafka struct {
 	Brokers  []string
 	ClientID string
+
+	// TopicPrefix goes before the names of topics and groups, so that several installations can share brokers.
+	TopicPrefix string
+}
+
+// Topic is the name on the brokers of what the catalog, or a consumer group, is called.
+func (k Kafka) Topic(name string) string { return k.TopicPrefix + name }
+
+// Where names the brokers.
+func (k Kafka) Where() string { return strings.Join(k.Brokers, ",") }
+
+func (k Kafka) String() string { return "kafka " + k.Where() }
+
+// Check reaches a broker, any of them, within ctx's time.
+func (k Kafka) Check(ctx context.Context) error {
+	_, err := k.apiVersions(ctx)
+	return err
+}
+
+// apiVersions asks the brokers in turn what they speak, until one answers.
+func (k Kafka) apiVersions(ctx context.Context) (*sarama.ApiVersionsResponse, error) {
+	problems := []error{}
+	for _, address := range k.Brokers {
+		response, err := k.askVersions(ctx, address)
+		if err == nil {
+			return response, nil
+		}
+		problems = append(problems, err)
+	}
+	if len(problems) == 0 {
+		problems = append(problems, errors.New("no broker is named"))
+	}
+	return nil, unreachable("Kafka", k.Where(), tryKafka, errors.Join(problems...))
+}
+
+func (k Kafka) askVersions(ctx context.Context, address string) (*sarama.ApiVersionsResponse, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	broker := sarama.NewBroker(address)
+	if err := broker.Open(within(ctx, k.SaramaConfig())); err != nil {
+		return nil, err
+	}
+	defer func() { _ = broker.Close() }() // it may not have been opened
+	if _, err := broker.Connected(); err != nil {
+		return nil, err
+	}
+	response, err := broker.ApiVersions(&sarama.ApiVersionsRequest{
+		Version: 3, ClientSoftwareName: "edumatrix", ClientSoftwareVersion: "1"})
+	if err == nil && response.ErrorCode != 0 {
+		err = sarama.KError(response.ErrorCode)
+	}
+	return response, err
+}
+
+// within shortens what sarama, which takes no context, waits at most to the time that ctx leaves.
+func within(ctx context.Context, c *sarama.Config) *sarama.Config {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return c
+	}
+	left := max(time.Until(deadline), time.Millisecond)
+	c.Net.DialTimeout = min(c.Net.DialTimeout, left)
+	c.Net.ReadTimeout = min(c.Net.ReadTimeout, left)
+	c.Net.WriteTimeout = min(c.Net.WriteTimeout, left)
+	c.Metadata.Timeout = left
+	c.Admin.Timeout = min(c.Admin.Timeout, left)
+	return c
 }
 
 // SaramaConfig returns the settings that every producer, consumer and admin client of the mesh starts from.

@@ -1,0 +1,101 @@
+package backend
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// What existing installations are tuned to.
+const (
+	redisRetries = 3
+	redisBackoff = 100 * time.Millisecond
+	redisDial    = 2 * time.Second
+)
+
+const tryRedis = "is it running, and are REDIS_URL, or REDIS_HOST, REDIS_PORT and REDIS_PASSWORD, right?"
+
+// Redis says where the server is.
+type Redis struct {
+	URL      string // wins over the parts
+	Host     string
+	Port     int // default 6379
+	Password string
+}
+
+// Open connects a client and asks the server for an answer.
+func (r Redis) Open(ctx context.Context) (*redis.Client, error) {
+	options, err := r.options()
+	if err != nil {
+		return nil, err
+	}
+	client := redis.NewClient(options)
+	if err := client.Ping(ctx).Err(); err != nil {
+		return nil, errors.Join(unreachable("Redis", r.Where(), tryRedis, err), client.Close())
+	}
+	return client, nil
+}
+
+func (r Redis) options() (*redis.Options, error) {
+	options := &redis.Options{Addr: r.Where(), Password: r.Password}
+	if r.URL != "" {
+		var err error
+		if options, err = redis.ParseURL(r.URL); err != nil {
+			// The library's error may repeat the URL, and with it the password.
+			return nil, errors.New("REDIS_URL: it has to look like redis://:password@host:6379/0")
+		}
+	}
+	options.MaxRetries = redisRetries
+	options.MinRetryBackoff, options.MaxRetryBackoff = redisBackoff, redisBackoff
+	options.DialTimeout = redisDial
+	options.DialerRetries = 1 // the command's own retries are enough
+	options.Dialer = dialIPv4(options.TLSConfig)
+	options.DisableIdentity = true // its version of the client library is nobody's business
+	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return options, nil
+}
+
+// dialIPv4 keeps to IPv4: where "localhost" has both, servers in containers often answer on one alone.
+func dialIPv4(secure *tls.Config) func(context.Context, string, string) (net.Conn, error) {
+	dialer := &net.Dialer{Timeout: redisDial, KeepAlive: 5 * time.Minute}
+	return func(ctx context.Context, _, addr string) (net.Conn, error) {
+		if secure != nil {
+			return (&tls.Dialer{NetDialer: dialer, Config: secure}).DialContext(ctx, "tcp4", addr)
+		}
+		return dialer.DialContext(ctx, "tcp4", addr)
+	}
+}
+
+// Where names host and port.
+func (r Redis) Where() string {
+	if r.URL != "" {
+		if o, err := redis.ParseURL(r.URL); err == nil {
+			return o.Addr
+		}
+		return "(no address)"
+	}
+	host, port := r.Host, r.Port
+	if host == "" {
+		host = "localhost"
+	}
+	if port == 0 {
+		port = 6379
+	}
+	return net.JoinHostPort(host, strconv.Itoa(port))
+}
+
+// String does not tell the password, and nor do the ways below.
+func (r Redis) String() string { return "redis " + r.Where() }
+
+// GoString is String.
+func (r Redis) GoString() string { return r.String() }
+
+// LogValue is String.
+func (r Redis) LogValue() slog.Value { return slog.StringValue(r.String()) }
