@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,8 +52,16 @@ func chooseBinaries(ctx context.Context, o PostgresOptions, who account, major i
 		}
 		return b, nil
 	}
-	for _, b := range installedBinaries(ctx) {
+	return pickBinaries(o.Log, who, major, installedBinaries(ctx),
+		func() (binaries, error) { return downloadedBinaries(ctx, o, who) })
+}
+
+func pickBinaries(
+	log *slog.Logger, who account, major int, installed []binaries, download func() (binaries, error),
+) (binaries, error) {
+	for _, b := range installed {
 		if b.major >= oldestMajor && (major == 0 || b.major == major) && who.barred(b.dir) == "" {
+			log.Debug("using the installed PostgreSQL", "version", b.version, "dir", b.dir)
 			return b, nil
 		}
 	}
@@ -60,7 +69,7 @@ func chooseBinaries(ctx context.Context, o PostgresOptions, who account, major i
 		return binaries{}, fmt.Errorf("the data was made by PostgreSQL %d, which is not installed: "+
 			"install it, or set %s to the folder of its programs", major, BinariesVariable)
 	}
-	b, err := downloadedBinaries(ctx, o, who)
+	b, err := download()
 	if err != nil {
 		return b, fmt.Errorf("PostgreSQL %d or later is not installed, and version %s could not be downloaded: %w; "+
 			"install it, or set %s to the folder of its programs", oldestMajor, archiveVersion, err, BinariesVariable)

@@ -1,14 +1,15 @@
 package embedded_test
 
 import (
-	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -16,13 +17,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 )
 
-// quick gives up what a test's data does not need.
-var quick = map[string]string{"fsync": "off", "synchronous_commit": "on", "full_page_writes": "off"}
+// quick gives up what only a machine that loses its power would need.
+var quick = map[string]string{"fsync": "off", "full_page_writes": "off"}
 
+// postgresOptions name a folder below one that only we may enter, as a temporary folder is.
 func postgresOptions(t *testing.T) embedded.PostgresOptions {
 	return embedded.PostgresOptions{
-		Dir: t.TempDir(), User: "anna", Password: "it's a 'secret'/?", Database: "school", Settings: quick,
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Dir: filepath.Join(t.TempDir(), "postgres"), User: "anna", Password: "it's a 'secret'/?", Database: "school",
+		Settings: quick, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 }
 
@@ -34,7 +36,7 @@ func startPostgres(t *testing.T, o embedded.PostgresOptions) *embedded.Postgres 
 	return p
 }
 
-func exec(t *testing.T, url, sql string) {
+func execute(t *testing.T, url, sql string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
@@ -56,20 +58,138 @@ func TestPostgres_KeepsItsDataOverARestart(t *testing.T) {
 	t.Parallel()
 	o := postgresOptions(t)
 	p := startPostgres(t, o)
-	exec(t, p.URL(), "CREATE TABLE kept AS SELECT 'still here' AS said")
+	execute(t, p.URL(), "CREATE TABLE kept AS SELECT 'still here' AS said")
 	require.Equal(t, "300", value(t, p.URL(), "SHOW max_connections"))
 	require.Equal(t, "127.0.0.1", value(t, p.URL(), "SHOW listen_addresses"))
+	require.Empty(t, value(t, p.URL(), "SHOW unix_socket_directories"))
 	require.Equal(t, "off", value(t, p.URL(), "SHOW fsync"))
+	require.Equal(t, "UTF8", value(t, p.URL(), "SHOW server_encoding"))
 	require.NoError(t, p.Stop())
 	require.NoError(t, p.Stop(), "stopping again is no mistake")
 
 	p = startPostgres(t, o)
 	require.Equal(t, "still here", value(t, p.URL(), "SELECT said FROM kept"))
+	o.Password = "wrong"
+	_, err := pgx.Connect(t.Context(), strings.Replace(p.URL(), "it%27s", "its", 1))
+	require.ErrorContains(t, err, "password authentication failed")
 }
 
-var _ = context.Background
-var _ = net.Dial
-var _ = os.Getpid
-var _ = filepath.Join
-var _ = strconv.Itoa
-var _ = time.Now
+func TestPostgres_RunsWhereEveryoneMayEnter(t *testing.T) {
+	t.Parallel()
+	o := postgresOptions(t)
+	require.NoError(t, os.Chmod(filepath.Dir(filepath.Dir(o.Dir)), 0o755))
+	require.NoError(t, startPostgres(t, o).Stop())
+	p := startPostgres(t, o)
+	require.Equal(t, "1", value(t, p.URL(), "SELECT '1'"))
+}
+
+func TestPostgres_TakesAnotherUserAndPassword(t *testing.T) {
+	t.Parallel()
+	o := postgresOptions(t)
+	p := startPostgres(t, o)
+	execute(t, p.URL(), "CREATE TABLE kept AS SELECT 'still here' AS said")
+	require.NoError(t, p.Stop())
+
+	o.Password = "another"
+	p = startPostgres(t, o)
+	require.Equal(t, "still here", value(t, p.URL(), "SELECT said FROM kept"))
+	require.NoError(t, p.Stop())
+
+	o.User = `be"ata`
+	p = startPostgres(t, o)
+	require.Equal(t, "still here", value(t, p.URL(), "SELECT said FROM kept"))
+	require.Equal(t, `be"ata`, value(t, p.URL(), "SELECT current_user"))
+}
+
+func TestPostgres_SurvivesTheSuddenDeathOfItsProcess(t *testing.T) {
+	t.Parallel()
+	o := postgresOptions(t)
+	process := startProcess(t, "postgres", o.Dir)
+	url, server, _ := strings.Cut(process.line(t), " ")
+	execute(t, url, "CREATE TABLE kept AS SELECT 'still here' AS said")
+
+	process.kill(t)
+	p := startPostgres(t, o)
+	require.Equal(t, "still here", value(t, p.URL(), "SELECT said FROM kept"))
+	require.NotEqual(t, server, strconv.Itoa(p.PID()), "it is another server")
+}
+
+func TestPostgres_StopsTheServerThatAnEarlierStartHasLeft(t *testing.T) {
+	t.Parallel()
+	o := postgresOptions(t)
+	left := startPostgres(t, o)
+	execute(t, left.URL(), "CREATE TABLE kept AS SELECT 'still here' AS said")
+	// Without the lock nobody knows whose it is: as if its process had died.
+	require.NoError(t, os.Remove(filepath.Join(o.Dir, "lock")))
+
+	p := startPostgres(t, o)
+	<-left.Done()
+	require.NotEqual(t, left.PID(), p.PID())
+	require.Equal(t, "still here", value(t, p.URL(), "SELECT said FROM kept"))
+}
+
+func TestPostgres_IsNotMisledByANumberThatIsAnothersNow(t *testing.T) {
+	t.Parallel()
+	o := postgresOptions(t)
+	require.NoError(t, startPostgres(t, o).Stop())
+	// As after a crash and a restart of the machine: the process of that number, ours, is no server.
+	stale := fmt.Sprintf("%d\n/nowhere\n1\n1\n\n127.0.0.1\n1 1\nready\n", os.Getpid())
+	require.NoError(t, os.WriteFile(filepath.Join(o.Dir, "cluster", "postmaster.pid"), []byte(stale), 0o600))
+	startPostgres(t, o)
+}
+
+func TestPostgres_RefusesASecondStartOnItsData(t *testing.T) {
+	t.Parallel()
+	o := postgresOptions(t)
+	p := startPostgres(t, o)
+	_, err := embedded.StartPostgres(t.Context(), o)
+	require.ErrorContains(t, err, fmt.Sprintf("%s: it is in use by process %d", o.Dir, os.Getpid()))
+	require.Equal(t, "1", value(t, p.URL(), "SELECT '1'"), "and leaves the first one alone")
+}
+
+func TestPostgres_RefusesAPortInUse(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	o := postgresOptions(t)
+	o.Port = l.Addr().(*net.TCPAddr).Port
+	_, err = embedded.StartPostgres(t.Context(), o)
+	require.ErrorContains(t, err, fmt.Sprintf("port %d of 127.0.0.1 is in use", o.Port))
+}
+
+func TestPostgres_BeginsAgainWhatWasKilledWhileItWasMade(t *testing.T) {
+	t.Parallel()
+	o := postgresOptions(t)
+	half := filepath.Join(o.Dir, "cluster.new", "base")
+	require.NoError(t, os.MkdirAll(half, 0o700))
+	startPostgres(t, o)
+	require.NoDirExists(t, half)
+}
+
+func TestPostgres_SaysWhatIsWrongWithItsPrograms(t *testing.T) {
+	t.Parallel()
+	programs := t.TempDir()
+	require.NoError(t, os.Chmod(programs, 0o755))
+	require.NoError(t, os.Chmod(filepath.Dir(programs), 0o755))
+	o := postgresOptions(t)
+	o.Binaries = programs
+	_, err := embedded.StartPostgres(t.Context(), o)
+	require.ErrorContains(t, err, "EDUMATRIX_POSTGRES_BIN="+programs+": there is no program postgres in it")
+
+	for _, name := range []string{"postgres", "initdb"} {
+		script := "#!/bin/sh\necho '" + name + " (PostgreSQL) 15.4 (Debian 15.4-1)'\n"
+		require.NoError(t, os.WriteFile(filepath.Join(programs, name), []byte(script), 0o755))
+	}
+	_, err = embedded.StartPostgres(t.Context(), o)
+	require.ErrorContains(t, err, "it is PostgreSQL 15.4, 17 or later is needed")
+	require.NoDirExists(t, filepath.Join(o.Dir, "cluster"))
+}
+
+func TestPostgres_EndsInOrderWhenItsServerDies(t *testing.T) {
+	t.Parallel()
+	p := startPostgres(t, postgresOptions(t))
+	require.NoError(t, syscall.Kill(p.PID(), syscall.SIGQUIT))
+	<-p.Done()
+	require.NoError(t, p.Stop())
+}

@@ -1,0 +1,191 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+)
+
+// KafkaOptions says where a broker keeps its records and where it listens.
+type KafkaOptions struct {
+	Dir  string // keeps topics, records and groups' offsets; "": in memory only
+	Port int    // 0: a free one
+	Log  *slog.Logger
+
+	// SyncWrites has the disk confirm every batch before it is acknowledged. Without it what was acknowledged survives
+	// the death of this process, however sudden, but not that of the machine.
+	SyncWrites bool
+	// DeleteEvery is how often records past their topic's retention are looked for; default 30 s.
+	DeleteEvery time.Duration
+}
+
+// Kafka is a broker of Kafka's protocol in this process.
+type Kafka struct {
+	cluster *kfake.Cluster
+	lock    *fileLock
+	deleter *deleter
+	stop    sync.Once
+	end     context.CancelFunc
+	ended   chan struct{}
+}
+
+// StartKafka starts a broker, with all that one before it has kept in o.Dir.
+//
+// It is asked for retention like any broker, but does not get to apply it: where its own retention empties a partition,
+// its offsets begin at 0 again after a restart while the groups' offsets do not, and new records are skipped. Instead
+// its topics are kept for ever, the retention asked for is kept as backend.KeptRetention, and a deleter of our own
+// deletes what is older, but never the last record of a partition, nor what a group has not read.
+func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.DeleteEvery <= 0 {
+		o.DeleteEvery = 30 * time.Second
+	}
+	k := &Kafka{ended: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("embedded Kafka: %w", err)
+			if k.lock != nil {
+				k.lock.release()
+			}
+		}
+	}()
+	options := []kfake.Opt{
+		kfake.ListenFn(net.Listen), kfake.Ports(o.Port), kfake.ClusterID("edumatrix-interlinked"),
+		kfake.WithLogger(kafkaLog{o.Log}), kfake.BrokerConfigs(map[string]string{"log.retention.ms": "-1"}),
+	}
+	if o.Dir != "" {
+		if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+			return nil, err
+		}
+		if k.lock, err = lockFile(filepath.Join(o.Dir, "lock")); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.Dir, err)
+		}
+		options = append(options, kfake.DataDir(filepath.Join(o.Dir, "records")))
+		if o.SyncWrites {
+			options = append(options, kfake.SyncWrites())
+		}
+	}
+	if o.Port != 0 {
+		if err := portIsFree(o.Port); err != nil {
+			return nil, err
+		}
+	}
+	over := slow(o.Log, "reading back what the embedded Kafka has kept", "dir", o.Dir)
+	k.cluster, err = kfake.NewCluster(options...)
+	if over(); err != nil {
+		return nil, err
+	}
+	k.keepForEver()
+
+	var ctx context.Context
+	ctx, k.end = context.WithCancel(context.Background())
+	k.deleter = &deleter{kafka: backend.Kafka{Brokers: k.Brokers(), ClientID: "retention"}, log: o.Log}
+	go func() {
+		defer close(k.ended)
+		k.deleter.run(ctx, o.DeleteEvery)
+	}()
+	return k, nil
+}
+
+// Brokers is where the broker is reached.
+func (k *Kafka) Brokers() []string { return k.cluster.ListenAddrs() }
+
+// Stop ends the broker after what is under way. It may be called again.
+func (k *Kafka) Stop() {
+	k.stop.Do(func() {
+		k.end()
+		<-k.ended
+		k.cluster.Close()
+		if k.lock != nil {
+			k.lock.release()
+		}
+	})
+}
+
+const retentionSetting = "retention.ms"
+
+// keepForEver changes requests that set a topic's retention on their way in: the broker keeps for ever, and remembers
+// what was asked for, also over a restart.
+func (k *Kafka) keepForEver() {
+	forEver := "-1"
+	k.cluster.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		for i := range r.(*kmsg.CreateTopicsRequest).Topics {
+			t := &r.(*kmsg.CreateTopicsRequest).Topics[i]
+			for j := range t.Configs {
+				if t.Configs[j].Name == retentionSetting {
+					t.Configs[j].Name = backend.KeptRetention
+				}
+			}
+			own := kmsg.NewCreateTopicsRequestTopicConfig()
+			own.Name, own.Value = retentionSetting, &forEver
+			t.Configs = append(t.Configs, own)
+		}
+		return nil, nil, false
+	})
+	k.cluster.ControlKey(int16(kmsg.IncrementalAlterConfigs), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		for _, resource := range r.(*kmsg.IncrementalAlterConfigsRequest).Resources {
+			for j := range resource.Configs {
+				if resource.Configs[j].Name == retentionSetting {
+					resource.Configs[j].Name = backend.KeptRetention
+				}
+			}
+		}
+		return nil, nil, false
+	})
+	k.cluster.ControlKey(int16(kmsg.AlterConfigs), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		for i := range r.(*kmsg.AlterConfigsRequest).Resources {
+			resource := &r.(*kmsg.AlterConfigsRequest).Resources[i]
+			for j := range resource.Configs {
+				if resource.Configs[j].Name == retentionSetting {
+					resource.Configs[j].Name = backend.KeptRetention
+				}
+			}
+			if resource.ResourceType == kmsg.ConfigResourceTypeTopic {
+				own := kmsg.NewAlterConfigsRequestResourceConfig() // the request replaces all that was set
+				own.Name, own.Value = retentionSetting, &forEver
+				resource.Configs = append(resource.Configs, own)
+			}
+		}
+		return nil, nil, false
+	})
+}
+
+// kafkaLog passes on what the broker warns of.
+type kafkaLog struct{ log *slog.Logger }
+
+func (l kafkaLog) Logf(level kfake.LogLevel, format string, args ...any) {
+	switch level {
+	case kfake.LogLevelError:
+		l.log.Error("embedded Kafka: " + fmt.Sprintf(format, args...))
+	case kfake.LogLevelWarn:
+		l.log.Warn("embedded Kafka: " + fmt.Sprintf(format, args...))
+	default:
+	}
+}
+
+var errNoRetention = errors.New("no retention")
+
+func keptRetention(value string) (time.Duration, error) {
+	ms, err := strconv.ParseInt(value, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", backend.KeptRetention, err)
+	}
+	if ms < 0 {
+		return 0, errNoRetention
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
