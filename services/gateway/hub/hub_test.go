@@ -1,0 +1,357 @@
+package hub_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// world is a hub beside an owner whose events a test delivers when it likes.
+type world struct {
+	hub  *hub.Hub
+	chat *fake.Owner
+	view *hub.View
+}
+
+func newWorld(t testing.TB, o hub.Options) *world {
+	t.Helper()
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	o.Catalog, o.Ready = c, []byte(`{"ready":true}`)
+	h := hub.New(o)
+	return &world{hub: h, chat: fake.NewOwner(c, "chat"), view: h.View("chat")}
+}
+
+func (w *world) event(e envelope.Event) *hub.Event {
+	declared, _ := w.chat.Catalog.Event(e.Type)
+	return hub.NewEvent(e, declared)
+}
+
+// began starts a conversation "g" in the log, not delivered.
+func (w *world) began(users string) envelope.Event {
+	return w.chat.Append("alice", "chat.conversation_started",
+		fmt.Sprintf(`{"conversation_id":"g","kind":"KIND_GROUP","user_ids":%s}`, users))
+}
+
+func (w *world) said(body string) envelope.Event {
+	return w.chat.Append("alice", "chat.message_sent",
+		fmt.Sprintf(`{"conversation_id":"g","message_id":"m-%s","body":%q}`, body, body))
+}
+
+func (w *world) member(event, user string) envelope.Event {
+	return w.chat.Append("alice", event, fmt.Sprintf(`{"conversation_id":"g","user_id":%q}`, user))
+}
+
+func (w *world) deliver(events ...envelope.Event) {
+	for _, e := range events {
+		w.view.Deliver(w.event(e))
+	}
+}
+
+// connect adds a connection and attaches it as of now, as the owner would answer.
+func (w *world) connect(t testing.TB, user string, rooms []string, position int64) *hub.Conn {
+	t.Helper()
+	c, err := w.hub.Add(user)
+	require.NoError(t, err)
+	require.True(t, w.view.Attach(c, rooms, position))
+	return c
+}
+
+// seen tells what waits for a connection: bodies of messages, and names of other events.
+func seen(t testing.TB, c *hub.Conn) []string {
+	t.Helper()
+	all := []string{}
+	for _, frame := range c.Take(10_000) {
+		var f struct {
+			Event    string
+			Redacted bool
+			Data     struct {
+				Body string
+				User string `json:"user_id"`
+			}
+		}
+		require.NoError(t, json.Unmarshal(frame, &f))
+		switch {
+		case f.Redacted:
+			all = append(all, "redacted"+f.Data.Body)
+		case f.Data.Body != "":
+			all = append(all, f.Data.Body)
+		case f.Data.User != "":
+			all = append(all, strings.TrimPrefix(f.Event, "chat.")+" "+f.Data.User)
+		case f.Event != "":
+			all = append(all, strings.TrimPrefix(f.Event, "chat."))
+		}
+	}
+	return all
+}
+
+func TestDeliver_GoesToMembersAndNobodyElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	bob := w.connect(t, "bob", nil, 0)
+	bobToo := w.connect(t, "bob", nil, 0)
+	eve := w.connect(t, "eve", nil, 0)
+
+	w.deliver(w.began(`["alice","bob"]`), w.said("one"))
+
+	require.Equal(t, []string{"conversation_started", "one"}, seen(t, bob))
+	require.Equal(t, []string{"conversation_started", "one"}, seen(t, bobToo))
+	require.Empty(t, seen(t, eve))
+}
+
+func TestDeliver_OpensAndClosesInTheOrderOfTheLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	bob := w.connect(t, "bob", nil, 0)
+
+	w.deliver(w.began(`["alice"]`), w.said("before"), w.member("chat.member_added", "bob"), w.said("within"),
+		w.member("chat.member_left", "bob"), w.said("after"), w.member("chat.member_added", "bob"), w.said("again"))
+
+	require.Equal(t, []string{"member_added bob", "within", "member_left bob", "member_added bob", "again"}, seen(t, bob))
+}
+
+func TestAttach_ALaggingGatewayShowsNothingOfTheTimesBetween(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	held := []envelope.Event{
+		w.began(`["alice"]`), w.member("chat.member_added", "bob"), w.said("first time"),
+		w.member("chat.member_left", "bob"), w.said("between"), w.member("chat.member_added", "bob"), w.said("known"),
+	}
+	// The owner answers as of its head, while nothing of all that was read here yet.
+	bob := w.connect(t, "bob", []string{"conversation:g"}, 7)
+	eve := w.connect(t, "eve", nil, 7)
+
+	w.deliver(held...)
+	w.deliver(w.said("new"), w.member("chat.member_left", "bob"), w.said("gone"))
+
+	require.Equal(t, []string{"new", "member_left bob"}, seen(t, bob))
+	require.Empty(t, seen(t, eve))
+}
+
+func TestAttach_AnAnswerOlderThanWhatWasReadIsMadeGoodFromTheRecentEvents(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	w.deliver(w.began(`["alice","bob"]`), w.said("known"))
+	c, err := w.hub.Add("bob")
+	require.NoError(t, err)
+	// Between the owner's answer, at 2, and its arrival, this was read:
+	w.deliver(w.said("under way"), w.member("chat.member_left", "bob"), w.said("gone"),
+		w.member("chat.member_added", "bob"), w.said("back"))
+
+	require.True(t, w.view.Attach(c, []string{"conversation:g"}, 2))
+
+	require.Equal(t, []string{"under way", "member_left bob", "member_added bob", "back"}, seen(t, c))
+	w.deliver(w.said("live"))
+	require.Equal(t, []string{"live"}, seen(t, c))
+}
+
+func TestAttach_WhatWasDeletedMeanwhileComesRedacted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	w.deliver(w.began(`["alice","bob"]`))
+	c, err := w.hub.Add("bob")
+	require.NoError(t, err)
+	w.deliver(w.said("secret"), w.said("other"),
+		w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`))
+
+	require.True(t, w.view.Attach(c, []string{"conversation:g"}, 1))
+
+	require.Equal(t, []string{"redacted", "other", "message_deleted"}, seen(t, c))
+}
+
+func TestAttach_AsksAgainWhenTheRecentEventsDoNotReachBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{Recent: 5 * 3000}) // 3,000 bytes for each owner
+	w.deliver(w.began(`["alice","bob"]`))
+	c, err := w.hub.Add("bob")
+	require.NoError(t, err)
+	for n := range 10 {
+		w.deliver(w.said(fmt.Sprint(n)))
+	}
+	require.False(t, w.view.Attach(c, []string{"conversation:g"}, 1))
+	require.Empty(t, seen(t, c))
+	require.True(t, w.view.Attach(c, []string{"conversation:g"}, 10))
+	require.Equal(t, []string{"9"}, seen(t, c))
+}
+
+func TestReady_IsToldAfterTheLastLogAndAfterWhatWasMissed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	c, err := w.hub.Add("bob")
+	require.NoError(t, err)
+	w.deliver(w.began(`["bob"]`))
+	logs := w.chat.Catalog.Logs()
+	for _, owner := range logs {
+		require.True(t, w.hub.View(owner).Attach(c, nil, 0))
+	}
+	frames := c.Take(10)
+	require.Len(t, frames, 2)
+	require.Equal(t, `{"ready":true}`, string(frames[1]))
+}
+
+func TestSlowConnection_IsClosedWithAReasonAndOthersGetEverything(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 10}})
+	slow := w.connect(t, "bob", nil, 0)
+	fast := w.connect(t, "alice", nil, 0)
+	w.deliver(w.began(`["alice","bob"]`))
+	require.Len(t, seen(t, fast), 1)
+	for n := range 20 {
+		w.deliver(w.said(fmt.Sprint(n)))
+		require.Equal(t, []string{fmt.Sprint(n)}, seen(t, fast))
+	}
+	reason, ended := slow.Reason()
+	require.True(t, ended)
+	require.Equal(t, hub.Slow, reason)
+	require.True(t, reason.Reconnect())
+}
+
+func TestQueue_IsBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{Limits: hub.Limits{Bytes: 5000}})
+	c := w.connect(t, "bob", nil, 0)
+	w.deliver(w.began(`["bob"]`))
+	for range 4 {
+		w.deliver(w.said(strings.Repeat("x", 2000)))
+	}
+	reason, _ := c.Reason()
+	require.Equal(t, hub.Slow, reason)
+}
+
+func (w *world) presence(user, event string, version int64) *hub.Event {
+	e := w.chat.Event(user, "presence."+event, fmt.Sprintf(`{"user_id":%q}`, user))
+	e.Source, e.Version = "presence", version
+	return w.event(e)
+}
+
+func TestEphemeral_IsMergedToTheNewestAndDroppedFirst(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 4}})
+	c := w.connect(t, "bob", nil, 0)
+	v := w.hub.View("presence")
+	for _, room := range []string{"presence:u1", "presence:u2", "presence:u3"} {
+		require.True(t, v.Look(c, hub.Looked{Room: room, Until: time.Now().Add(time.Minute)}))
+	}
+	for n := range int64(50) {
+		v.Deliver(w.presence("u1", "came_online", 2*n+1))
+		v.Deliver(w.presence("u1", "went_offline", 2*n+2))
+	}
+	v.Deliver(w.presence("u2", "came_online", 1))
+	v.Deliver(w.presence("u3", "came_online", 1))
+	w.deliver(w.began(`["bob"]`), w.said("1"), w.said("2"), w.said("3"))
+
+	_, ended := c.Reason()
+	require.False(t, ended, "what is true only now makes room")
+	require.Equal(t, []string{"conversation_started", "1", "2", "3"}, seen(t, c))
+
+	v.Deliver(w.presence("u1", "came_online", 200))
+	v.Deliver(w.presence("u1", "went_offline", 201))
+	v.Deliver(w.presence("u1", "came_online", 200))
+	require.Equal(t, []string{"presence.went_offline u1"}, seen(t, c), "the newest, once")
+}
+
+func TestLook_AStateReadWhileTheOwnerAnsweredIsNotMissed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	v := w.hub.View("presence")
+	c := w.connect(t, "bob", nil, 0)
+	v.Deliver(w.presence("alice", "came_online", 3))
+	asked, attached := v.Now(c)
+	require.True(t, attached)
+	v.Deliver(w.presence("alice", "went_offline", 6)) // read here before the answer, made after it was read there
+
+	require.True(t, v.Look(c, hub.Looked{Room: "presence:alice", Asked: asked, Until: time.Now().Add(time.Minute),
+		Snapshot: []*hub.Event{w.presence("alice", "came_online", 5)}}))
+	v.Deliver(w.presence("alice", "went_offline", 6))
+	v.Deliver(w.presence("alice", "came_online", 4))
+
+	require.Equal(t, []string{"presence.went_offline alice"}, seen(t, c))
+}
+
+func TestLook_EndsUnlessRenewed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	v := w.hub.View("presence")
+	c := w.connect(t, "bob", nil, 0)
+	now := time.Now()
+	require.True(t, v.Look(c, hub.Looked{Room: "presence:alice", Until: now.Add(time.Second)}))
+	require.True(t, v.Look(c, hub.Looked{Room: "presence:carol", Until: now.Add(time.Second)}))
+	require.Len(t, v.Lookers(), 2)
+	v.Renew(hub.Looker{Conn: c, Room: "presence:alice"}, now.Add(time.Minute))
+
+	require.Equal(t, []hub.Looker{{Conn: c, Room: "presence:carol"}}, v.Expire(now.Add(2*time.Second)))
+
+	v.Deliver(w.presence("carol", "came_online", 1))
+	v.Deliver(w.presence("alice", "came_online", 1))
+	require.Equal(t, []string{"presence.came_online alice"}, seen(t, c))
+	v.Unlook(c, "presence:alice")
+	v.Deliver(w.presence("alice", "came_online", 2))
+	require.Empty(t, seen(t, c))
+}
+
+func TestHub_BoundsTheConnectionsOfOneUserAndEndsAll(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{PerUser: 2})
+	first := w.connect(t, "bob", nil, 0)
+	w.connect(t, "bob", nil, 0)
+	_, err := w.hub.Add("bob")
+	require.ErrorIs(t, err, hub.ErrTooMany)
+	w.hub.Remove(first)
+	w.connect(t, "bob", nil, 0)
+
+	last := w.connect(t, "carol", nil, 0)
+	w.hub.Close(hub.Shutdown)
+	reason, ended := last.Reason()
+	require.True(t, ended)
+	require.Equal(t, hub.Shutdown, reason)
+	_, err = w.hub.Add("dan")
+	require.ErrorIs(t, err, hub.ErrClosed)
+}
+
+func TestEvent_IsShownWithoutDataWhenItsTypeIsNotKnown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	e := w.began(`["bob"]`)
+	e.Type = "chat.from_the_future"
+	frame, err := hub.NewEvent(e, nil).Frame()
+	require.NoError(t, err)
+	require.Contains(t, string(frame), `"event":"chat.from_the_future"`)
+}
+
+// BenchmarkDeliver is one event to a room of so many connections, whose queues are emptied as they fill.
+func BenchmarkDeliver(b *testing.B) {
+	for _, members := range []int{1, 100, 10_000} {
+		b.Run(fmt.Sprint(members), func(b *testing.B) {
+			w := newWorld(b, hub.Options{PerUser: members})
+			w.deliver(w.began(`["alice"]`))
+			connections := make([]*hub.Conn, members)
+			for n := range connections {
+				connections[n] = w.connect(b, "bob", []string{"conversation:g"}, 1)
+			}
+			e := w.said("hello, everybody")
+			b.ReportAllocs()
+			b.ResetTimer()
+			for n := range b.N {
+				e.Position++
+				w.view.Deliver(w.event(e))
+				if n%500 == 499 {
+					b.StopTimer()
+					for _, c := range connections {
+						c.Take(1000)
+					}
+					b.StartTimer()
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*members), "ns/delivery")
+		})
+	}
+}

@@ -1,0 +1,191 @@
+package hub
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// View is what this gateway knows of one owner: who is in which room, as of which position of the owner's log each
+// connection was told its rooms (its floor), and the recent events.
+//
+// One lock makes attaching and looking atomic against delivery: an event is either in the answer that a connection
+// started with, or is given to it afterwards, once.
+type View struct {
+	owner   string
+	logged  bool
+	metrics *Metrics
+
+	mu     sync.Mutex
+	seats  map[*Conn]*seat
+	rooms  map[string]map[*seat]*membership
+	recent recent
+}
+
+// seat is one connection's place in a view.
+type seat struct {
+	conn     *Conn
+	attached bool
+	floor    int64
+	rooms    map[string]*membership
+	last     *Event // applied last: an event in two rooms of a connection is given once
+}
+
+// membership is one connection in one room.
+type membership struct {
+	opened bool      // by the log, else only looked at
+	until  time.Time // when looking ends, unless renewed
+	floor  int64
+	newest map[string]int64 // of state: the newest version given, per stream
+}
+
+func newView(owner string, logged bool, bound int, m *Metrics) *View {
+	return &View{owner: owner, logged: logged, metrics: m, seats: map[*Conn]*seat{},
+		rooms: map[string]map[*seat]*membership{}, recent: recent{bound: bound}}
+}
+
+// Deliver gives an event to every connection that is to get it, moves them in and out of the rooms that it opens and
+// closes, and says how many got it.
+func (v *View) Deliver(e *Event) int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.recent.add(e)
+	n := 0
+	apply := func(room string) {
+		for s := range v.rooms[room] {
+			if s.last != e {
+				s.last = e
+				n += v.apply(e, s)
+			}
+		}
+	}
+	for _, m := range e.Opens {
+		for _, user := range m.Users {
+			apply("user:" + user)
+		}
+	}
+	for _, m := range e.Closes {
+		for _, user := range m.Users {
+			apply("user:" + user)
+		}
+	}
+	for _, room := range e.Rooms {
+		apply(room)
+	}
+	v.metrics.Deliveries.Add(float64(n))
+	return n
+}
+
+// apply is what an event does to one connection; it says 1 when it was given.
+func (v *View) apply(e *Event, s *seat) int {
+	given := false
+	for _, room := range e.Rooms {
+		if m := s.rooms[room]; m != nil && m.takes(e) {
+			given = true
+		}
+	}
+	if s.attached && !e.state() && e.Position > s.floor {
+		for _, o := range e.Opens {
+			if slices.Contains(o.Users, s.conn.User) {
+				v.join(s, o.Room, e.Position).opened = true
+				given = true
+			}
+		}
+		for _, c := range e.Closes {
+			if slices.Contains(c.Users, s.conn.User) {
+				v.leave(s, c.Room)
+				given = true
+			}
+		}
+	}
+	if !given {
+		return 0
+	}
+	s.conn.give(e)
+	return 1
+}
+
+// takes says whether an event is new to the one in the room.
+func (m *membership) takes(e *Event) bool {
+	if !e.state() {
+		return e.Position > m.floor
+	}
+	if e.Version <= m.newest[e.Stream] {
+		return false
+	}
+	m.note(e)
+	return true
+}
+
+func (m *membership) note(e *Event) {
+	if m.newest == nil {
+		m.newest = map[string]int64{}
+	}
+	m.newest[e.Stream] = max(m.newest[e.Stream], e.Version)
+}
+
+// Attach puts a connection into the rooms of its user as the owner told them as of a position, gives it what was read
+// above that, and goes on from there. It says false when this gateway no longer keeps all of that: ask again.
+func (v *View) Attach(c *Conn, rooms []string, position int64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s := v.seats[c]
+	if s == nil || s.attached {
+		return true
+	}
+	missed, whole := v.recent.after(position)
+	if !whole {
+		return false
+	}
+	s.attached, s.floor = true, position
+	v.join(s, "user:"+c.User, position).opened = true
+	for _, room := range rooms {
+		v.join(s, room, position).opened = true
+	}
+	for _, e := range missed {
+		v.apply(e, s)
+	}
+	c.attached()
+	return true
+}
+
+// join keeps the floor of one who is in already.
+func (v *View) join(s *seat, room string, floor int64) *membership {
+	if m := s.rooms[room]; m != nil {
+		return m
+	}
+	m := &membership{floor: floor}
+	s.rooms[room] = m
+	if v.rooms[room] == nil {
+		v.rooms[room] = map[*seat]*membership{}
+	}
+	v.rooms[room][s] = m
+	return m
+}
+
+func (v *View) leave(s *seat, room string) {
+	delete(s.rooms, room)
+	delete(v.rooms[room], s)
+	if len(v.rooms[room]) == 0 {
+		delete(v.rooms, room)
+	}
+}
+
+func (v *View) enter(c *Conn) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.seats[c] = &seat{conn: c, attached: !v.logged, rooms: map[string]*membership{}}
+}
+
+func (v *View) exit(c *Conn) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s := v.seats[c]
+	if s == nil {
+		return
+	}
+	for room := range s.rooms {
+		v.leave(s, room)
+	}
+	delete(v.seats, c)
+}

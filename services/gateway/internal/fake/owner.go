@@ -1,0 +1,268 @@
+// Package fake stands in for an owner in the gateway's tests: a log in memory with the rooms that follow from it, served
+// as owners serve theirs.
+package fake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// Owner is a service with a log.
+type Owner struct {
+	Name    string
+	Catalog *catalog.Catalog
+
+	mu        sync.Mutex
+	away      bool
+	log       []envelope.Event
+	versions  map[string]int64
+	before    map[place]int64
+	rooms     map[string]map[string]bool // user → rooms
+	looked    map[string]bool            // "user room" that may be looked at
+	snapshots map[string][]envelope.Event
+	asked     int
+	reports   []*meshv1.ReportRequest
+	again     bool
+}
+
+type place struct {
+	topic     string
+	partition int32
+}
+
+// NewOwner makes one with an empty log.
+func NewOwner(c *catalog.Catalog, name string) *Owner {
+	return &Owner{Name: name, Catalog: c, versions: map[string]int64{}, before: map[place]int64{},
+		rooms: map[string]map[string]bool{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{}}
+}
+
+// Handler serves the log and, for the keeper of connections, takes reports.
+func (o *Owner) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(meshv1connect.NewOwnerServiceHandler(o))
+	mux.Handle(meshv1connect.NewConnectionServiceHandler(o))
+	mux.HandleFunc("/health", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"status":"healthy","services":{"redis":true,"kafka":true,"postgres":true,"socketio":true}}`))
+	})
+	return mux
+}
+
+// Event makes an event of a declared type from JSON, not appended to anything.
+func (o *Owner) Event(actor, name, data string) envelope.Event {
+	declared, ok := o.Catalog.Event(name)
+	if !ok {
+		panic("no event " + name)
+	}
+	m := declared.Type.New().Interface()
+	if err := protojson.Unmarshal([]byte(data), m); err != nil {
+		panic(fmt.Sprintf("%s %s: %v", name, data, err))
+	}
+	body, err := proto.Marshal(m)
+	if err != nil {
+		panic(err)
+	}
+	p := declared.Place(m, catalog.Origin{Actor: actor})
+	return envelope.Event{ID: uuid.NewString(), Type: name, Source: o.Name, Stream: p.Stream, Time: time.Now().UTC(),
+		Actor: actor, Class: declared.Class, Rooms: p.Rooms, Opens: p.Opens, Closes: p.Closes, Subject: p.Subject,
+		Body: body}
+}
+
+// Append makes an event the next one of the log, and moves the rooms.
+func (o *Owner) Append(actor, name, data string) envelope.Event {
+	return o.Answer(actor, "", name, data)
+}
+
+// Answer appends the event that a command came to.
+func (o *Owner) Answer(actor, commandID, name, data string) envelope.Event {
+	e := o.Event(actor, name, data)
+	declared, _ := o.Catalog.Event(name)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.versions[e.Stream]++
+	e.Version, e.Position = o.versions[e.Stream], int64(len(o.log))+1
+	e.Cause, e.Answers = commandID, commandID != ""
+	at := place{declared.Topic, o.partition(declared.Topic, e.Stream)}
+	e.Before = o.before[at]
+	o.before[at] = e.Position
+	for _, m := range e.Opens {
+		for _, user := range m.Users {
+			if o.rooms[user] == nil {
+				o.rooms[user] = map[string]bool{}
+			}
+			o.rooms[user][m.Room] = true
+		}
+	}
+	for _, m := range e.Closes {
+		for _, user := range m.Users {
+			delete(o.rooms[user], m.Room)
+		}
+	}
+	o.log = append(o.log, e)
+	return e
+}
+
+// Position is the record that tells how far a partition is complete.
+func (o *Owner) Position(topic string, partition int32) envelope.Event {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return envelope.Position(o.Name, int64(len(o.log)), o.before[place{topic, partition}])
+}
+
+func (o *Owner) partition(topic, key string) int32 {
+	for _, t := range o.Catalog.Topics(o.Name) {
+		if t.Name == topic {
+			return bus.Partition(key, t.Partitions)
+		}
+	}
+	panic("no topic " + topic)
+}
+
+// Partition is where an event goes.
+func (o *Owner) Partition(e envelope.Event) int32 {
+	declared, _ := o.Catalog.Event(e.Type)
+	return o.partition(declared.Topic, e.Stream)
+}
+
+// SetAway lets the owner answer nothing, or again.
+func (o *Owner) SetAway(away bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.away = away
+}
+
+// Allow lets a user look at a room, which shows these events now.
+func (o *Owner) Allow(user, room string, allowed bool, snapshot ...envelope.Event) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.looked[user+" "+room], o.snapshots[room] = allowed, snapshot
+}
+
+// Asked counts the calls of Rooms and Look.
+func (o *Owner) Asked() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.asked
+}
+
+// Reports lists what a gateway has reported.
+func (o *Owner) Reports() []*meshv1.ReportRequest {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.reports)
+}
+
+// AskAgain answers the next report by asking for all connections.
+func (o *Owner) AskAgain() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.again = true
+}
+
+func (o *Owner) here() error {
+	if o.away {
+		return connect.NewError(connect.CodeUnavailable, errors.New("away"))
+	}
+	return nil
+}
+
+// ReadLog serves the log, three events a page, so that readers have to turn pages.
+func (o *Owner) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogRequest]) (
+	*connect.Response[meshv1.ReadLogResponse], error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.here(); err != nil {
+		return nil, err
+	}
+	until := r.Msg.Until
+	if until == 0 || until > int64(len(o.log)) {
+		until = int64(len(o.log))
+	}
+	page := &meshv1.ReadLogResponse{Head: int64(len(o.log)), Complete: until}
+	for _, e := range o.log[r.Msg.After:until] {
+		declared, _ := o.Catalog.Event(e.Type)
+		if r.Msg.Topic != "" && r.Msg.Topic != declared.Topic {
+			continue
+		}
+		if len(page.Records) == 3 {
+			break
+		}
+		page.Records = append(page.Records, e.Record(declared.Topic))
+		if page.Complete = until; len(page.Records) == 3 {
+			page.Complete = e.Position
+		}
+	}
+	return connect.NewResponse(page), nil
+}
+
+// Rooms tells the rooms of users.
+func (o *Owner) Rooms(_ context.Context, r *connect.Request[meshv1.RoomsRequest]) (
+	*connect.Response[meshv1.RoomsResponse], error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.here(); err != nil {
+		return nil, err
+	}
+	o.asked++
+	answer := &meshv1.RoomsResponse{Position: int64(len(o.log))}
+	for _, user := range r.Msg.Users {
+		u := &meshv1.UserRooms{User: user}
+		for room := range o.rooms[user] {
+			u.Rooms = append(u.Rooms, room)
+		}
+		answer.Users = append(answer.Users, u)
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// Look tells whether users may look at rooms.
+func (o *Owner) Look(_ context.Context, r *connect.Request[meshv1.LookRequest]) (
+	*connect.Response[meshv1.LookResponse], error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.here(); err != nil {
+		return nil, err
+	}
+	o.asked++
+	answer := &meshv1.LookResponse{Position: int64(len(o.log))}
+	for _, l := range r.Msg.Lookers {
+		looked := &meshv1.Looked{Allowed: o.looked[l.User+" "+l.Room]}
+		if looked.Allowed && l.Snapshot {
+			for _, e := range o.snapshots[l.Room] {
+				declared, _ := o.Catalog.Event(e.Type)
+				looked.Snapshot = append(looked.Snapshot, e.Record(declared.Topic))
+			}
+		}
+		answer.Looked = append(answer.Looked, looked)
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// Report takes what a gateway reports.
+func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportRequest]) (
+	*connect.Response[meshv1.ReportResponse], error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.here(); err != nil {
+		return nil, err
+	}
+	o.reports = append(o.reports, r.Msg)
+	again := o.again
+	o.again = false
+	return connect.NewResponse(&meshv1.ReportResponse{Again: again}), nil
+}
