@@ -1,0 +1,26 @@
+package access
+
+import (
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
+)
+
+// Unknown refuses a name that no client may use. What is there but not public is refused in the same words, so that
+// nobody learns of it.
+func Unknown(c *catalog.Catalog, name string) *refusal.Error {
+	if near := c.Nearest(name); near != "" {
+		return refusal.New(refusal.UnknownType, "there is no %q; did you mean %q?", name, near)
+	}
+	return refusal.New(refusal.UnknownType, "there is no %q", name)
+}
+
+// Public finds the command or the query that clients may use under a name; both are nil when there is none.
+func Public(c *catalog.Catalog, name string) (*catalog.Command, *catalog.Query) {
+	if command, ok := c.Command(name); ok && command.Public {
+		return command, nil
+	}
+	if query, ok := c.Query(name); ok && query.Public {
+		return nil, query
+	}
+	return nil, nil
+}

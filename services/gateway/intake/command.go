@@ -1,0 +1,63 @@
+package intake
+
+import (
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/wirejson"
+)
+
+// Command is a wish as a client stated it, found to be well-formed.
+type Command struct {
+	ID       string
+	Actor    string
+	Stream   string
+	Declared *catalog.Command
+	Expires  time.Time // zero: never
+	Body     []byte
+}
+
+// Read checks what a client wishes against the declaration, and addresses it. It makes the command id where the client
+// gave none. The error is a refusal.
+func Read(declared *catalog.Command, actor, id string, data []byte) (Command, error) {
+	if id == "" {
+		id = uuid.NewString()
+	} else if !catalog.ValidID(id) {
+		return Command{}, refusal.New(refusal.InvalidField, "command_id has to be an id: 1 to 128 of A-Z a-z 0-9 . _ @ -")
+	}
+	c := Command{ID: id, Actor: actor, Declared: declared}
+	m := declared.Type.New().Interface()
+	if len(data) == 0 {
+		data = []byte("{}")
+	}
+	if err := wirejson.Unmarshal(data, m); err != nil {
+		return c, err
+	}
+	if err := declared.Check(m); err != nil {
+		var shape *catalog.ShapeError
+		if errors.As(err, &shape) {
+			return c, refusal.New(refusal.InvalidField, "%s", shape.Error())
+		}
+		return c, err
+	}
+	c.Stream = declared.Stream(m, catalog.Origin{Actor: actor, CommandID: id})
+	if c.Stream == "" {
+		return c, refusal.New(refusal.InvalidField, "%s: the command does not say what it is about", declared.Name)
+	}
+	if declared.Worth > 0 {
+		c.Expires = time.Now().Add(declared.Worth)
+	}
+	body, err := proto.Marshal(m)
+	if err != nil {
+		return c, refusal.New(refusal.InvalidField, "%s: %v", declared.Name, err)
+	}
+	c.Body = body
+	return c, nil
+}
+
+func (c Command) size() int { return len(c.Body) + len(c.Stream) + 256 }

@@ -1,0 +1,228 @@
+// Package intake takes commands: it checks them against their declarations, puts them on their owner's command topic in
+// the order in which a connection sent them, and brings each outcome back to whoever waits for it.
+package intake
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// Options of an Intake.
+type Options struct {
+	Catalog   *catalog.Catalog
+	Publisher message.Publisher
+	// Ready says whether outcomes can be heard; nothing is taken before.
+	Ready func() bool
+	// Patience is how long a client waits before it hears "queued" or "unavailable"; 5 s when 0.
+	Patience time.Duration
+	// Commands without outcome, and their bytes, of the whole gateway; 20,000 and 64 MiB when 0.
+	MaxWaiting, MaxBytes int
+	// The same of one sender; 512 and 4 MiB when 0.
+	SenderWaiting, SenderBytes int
+	Tracer                     trace.Tracer
+	Metrics                    *Metrics
+	Log                        *slog.Logger
+}
+
+// Intake is where the commands of all connections go through.
+type Intake struct {
+	options Options
+	lines   map[string]*line
+	unsent  atomic.Int64 // bytes that Kafka does not have yet, also of senders that are gone
+
+	mu      sync.Mutex
+	closed  bool
+	waiting map[key]*entry
+	count   int // waiters
+	bytes   int
+	idle    chan struct{} // closed, once ending, when nobody waits for a first answer
+	asking  int           // waiters without any answer yet
+}
+
+// key is one command: its owner keeps one outcome for it.
+type key struct{ owner, actor, id string }
+
+// entry is a command whose outcome is not known yet, with all who wait for it.
+type entry struct {
+	stream  string
+	name    string
+	waiters []*waiter
+}
+
+// New makes an Intake with a line to each owner's command topic.
+func New(o Options) *Intake {
+	if o.Patience == 0 {
+		o.Patience = 5 * time.Second
+	}
+	if o.MaxWaiting == 0 {
+		o.MaxWaiting = 20_000
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 64 << 20
+	}
+	if o.SenderWaiting == 0 {
+		o.SenderWaiting = 512
+	}
+	if o.SenderBytes == 0 {
+		o.SenderBytes = 4 << 20
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	i := &Intake{options: o, lines: map[string]*line{}, waiting: map[key]*entry{}, idle: make(chan struct{})}
+	for _, owner := range o.Catalog.Owners() {
+		topic := catalog.CommandTopic(owner)
+		i.lines[topic] = newLine(topic, o.Publisher, o.Log, func(bytes int) { i.unsent.Add(-int64(bytes)) })
+	}
+	return i
+}
+
+// Run publishes until the context ends.
+func (i *Intake) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, l := range i.lines {
+		g.Go(func() error { return l.run(ctx) })
+	}
+	return g.Wait()
+}
+
+// Close takes no more commands and waits until those in flight have their first answer.
+func (i *Intake) Close(ctx context.Context) {
+	i.mu.Lock()
+	i.closed = true
+	i.endIfIdle()
+	i.mu.Unlock()
+	select {
+	case <-i.idle:
+	case <-ctx.Done():
+	}
+}
+
+func (i *Intake) endIfIdle() {
+	if i.closed && i.asking == 0 {
+		select {
+		case <-i.idle:
+		default:
+			close(i.idle)
+		}
+	}
+}
+
+// Resolve brings an outcome to those who wait for it here; nobody may. An event with Answers tells no command type: it
+// answers whoever waits for that command on that stream.
+func (i *Intake) Resolve(r envelope.Result) {
+	k := key{r.Source, r.Actor, r.CommandID}
+	i.mu.Lock()
+	e := i.waiting[k]
+	if e == nil || e.stream != r.Stream || r.Type != "" && r.Type != e.name {
+		i.mu.Unlock()
+		return
+	}
+	delete(i.waiting, k)
+	waiters := e.waiters
+	for _, w := range waiters {
+		i.forget(w)
+	}
+	i.mu.Unlock()
+
+	i.options.Metrics.outcome(r)
+	for _, w := range waiters {
+		w.sender.committed(r)
+		a := answerOf(r)
+		w.finish(a)
+	}
+}
+
+// add puts a waiter into the table, or says why not.
+func (i *Intake) add(w *waiter) *refusal.Error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch {
+	case i.closed:
+		return refusal.New(refusal.Unavailable, "this gateway ends, send it again to another")
+	case !i.options.Ready():
+		return refusal.New(refusal.Unavailable, "the gateway does not hear outcomes yet, send it again with the same id")
+	case i.count >= i.options.MaxWaiting || max(i.bytes, int(i.unsent.Load()))+w.size > i.options.MaxBytes:
+		return refusal.New(refusal.TooManyWaiting, "too many commands wait for their outcome at this gateway")
+	}
+	e := i.waiting[w.key]
+	if e == nil {
+		e = &entry{stream: w.command.Stream, name: w.command.Declared.Name}
+		i.waiting[w.key] = e
+	} else if e.stream != w.command.Stream || e.name != w.command.Declared.Name {
+		return refusal.New(refusal.IDReused, "the command id stands for %s on %s", e.name, e.stream)
+	}
+	if refused := w.sender.reserve(w); refused != nil {
+		if len(e.waiters) == 0 {
+			delete(i.waiting, w.key)
+		}
+		return refused
+	}
+	e.waiters = append(e.waiters, w)
+	w.waits, w.asks = true, true
+	i.unsent.Add(int64(w.size))
+	i.count++
+	i.asking++
+	i.bytes += w.size
+	i.options.Metrics.Waiting.Set(float64(i.count))
+	return nil
+}
+
+// remove takes a waiter out of the table; it says false when it has its outcome already.
+func (i *Intake) remove(w *waiter) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !w.waits {
+		return false
+	}
+	i.forget(w)
+	if e := i.waiting[w.key]; e != nil {
+		for n, other := range e.waiters {
+			if other == w {
+				e.waiters = append(e.waiters[:n], e.waiters[n+1:]...)
+				break
+			}
+		}
+		if len(e.waiters) == 0 {
+			delete(i.waiting, w.key)
+		}
+	}
+	return true
+}
+
+// answered notes that a waiter has had its first answer; it says false when that is no news.
+func (i *Intake) answered(w *waiter) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !w.waits || !w.asks {
+		return false
+	}
+	w.asks = false
+	i.asking--
+	i.endIfIdle()
+	return true
+}
+
+func (i *Intake) forget(w *waiter) {
+	w.waits = false
+	i.count--
+	i.bytes -= w.size
+	if w.asks {
+		w.asks = false
+		i.asking--
+		w.first = true
+	}
+	i.options.Metrics.Waiting.Set(float64(i.count))
+	i.endIfIdle()
+}

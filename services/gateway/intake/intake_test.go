@@ -1,0 +1,316 @@
+package intake_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/intake"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// broker keeps what was published, and can be away or held.
+type broker struct {
+	mu    sync.Mutex
+	away  bool
+	held  chan struct{}
+	calls int
+	taken []envelope.Command
+}
+
+func (b *broker) Publish(_ string, messages ...*message.Message) error {
+	b.mu.Lock()
+	held := b.held
+	b.calls++
+	b.mu.Unlock()
+	if held != nil {
+		<-held
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.away {
+		return errors.New("no broker")
+	}
+	for _, m := range messages {
+		c, err := envelope.ReadCommand(m)
+		if err != nil {
+			return err
+		}
+		b.taken = append(b.taken, c)
+	}
+	return nil
+}
+
+func (b *broker) Close() error { return nil }
+
+func (b *broker) set(away bool) { b.mu.Lock(); b.away = away; b.mu.Unlock() }
+
+func (b *broker) commands() []envelope.Command {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.taken)
+}
+
+type setup struct {
+	catalog *catalog.Catalog
+	broker  *broker
+	intake  *intake.Intake
+}
+
+func begin(t *testing.T, o intake.Options) *setup {
+	t.Helper()
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	s := &setup{catalog: c, broker: &broker{}}
+	o.Catalog, o.Publisher, o.Log, o.Tracer = c, s.broker, slog.New(slog.DiscardHandler), noop.Tracer{}
+	if o.Ready == nil {
+		o.Ready = func() bool { return true }
+	}
+	s.intake = intake.New(o)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.intake.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return s
+}
+
+func (s *setup) command(t *testing.T, actor, id, body string) intake.Command {
+	t.Helper()
+	declared, _ := s.catalog.Command("chat.send_message")
+	c, err := intake.Read(declared, actor, id, fmt.Appendf(nil, `{"conversation_id":"g","body":%q}`, body))
+	require.NoError(t, err)
+	return c
+}
+
+// answers collects what a sender is told.
+func (s *setup) send(sender *intake.Sender, c intake.Command) chan intake.Answer {
+	answers := make(chan intake.Answer, 4)
+	sender.Send(context.Background(), c, func(a intake.Answer) { answers <- a })
+	return answers
+}
+
+func (s *setup) committed(actor, id string, version int64) envelope.Result {
+	return envelope.Result{Actor: actor, CommandID: id, Source: "chat", Stream: "conversation:g",
+		Kind: envelope.Committed, Version: version, Position: 10 * version}
+}
+
+func next(t *testing.T, answers chan intake.Answer) intake.Answer {
+	t.Helper()
+	select {
+	case a := <-answers:
+		return a
+	case <-time.After(5 * time.Second):
+		t.Fatal("no answer")
+		return intake.Answer{}
+	}
+}
+
+func TestSend_IsAnsweredByTheOutcome(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{})
+	sender := s.intake.NewSender()
+	defer sender.Close()
+	answers := s.send(sender, s.command(t, "alice", "c1", "hi"))
+	require.Eventually(t, func() bool { return len(s.broker.commands()) == 1 }, 5*time.Second, time.Millisecond)
+	got := s.broker.commands()[0]
+	require.Equal(t, "chat.send_message", got.Type)
+	require.Equal(t, "conversation:g", got.Stream)
+	require.Equal(t, "alice", got.Actor)
+
+	s.intake.Resolve(s.committed("bob", "c1", 3)) // of somebody else
+	s.intake.Resolve(s.committed("alice", "c1", 7))
+	a := next(t, answers)
+	require.Nil(t, a.Refusal)
+	require.Equal(t, envelope.Committed, a.Kind)
+	require.EqualValues(t, 7, a.Version)
+	require.EqualValues(t, 70, sender.Position("chat"))
+	require.Zero(t, sender.Position("feed"))
+}
+
+func TestSend_KeepsTheOrderAndGathersWhatWaits(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{})
+	s.broker.held = make(chan struct{})
+	sender := s.intake.NewSender()
+	defer sender.Close()
+	for n := range 300 {
+		s.send(sender, s.command(t, "alice", fmt.Sprint("c", n), "hi"))
+	}
+	close(s.broker.held)
+	require.Eventually(t, func() bool { return len(s.broker.commands()) == 300 }, 5*time.Second, time.Millisecond)
+	for n, c := range s.broker.commands() {
+		require.Equal(t, fmt.Sprint("c", n), c.ID)
+	}
+	require.Less(t, s.broker.calls, 10)
+}
+
+func TestSend_SaysQueuedWhenKafkaHasItAndTellsTheOutcomeLater(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{Patience: 30 * time.Millisecond})
+	sender := s.intake.NewSender()
+	defer sender.Close()
+	answers := s.send(sender, s.command(t, "alice", "c1", "hi"))
+	first := next(t, answers)
+	require.Equal(t, refusal.Queued, first.Refusal.Code)
+	require.False(t, first.Late)
+
+	s.intake.Resolve(envelope.Result{Actor: "alice", CommandID: "c1", Source: "chat", Stream: "conversation:g",
+		Type: "chat.send_message", Kind: envelope.Refused, Code: refusal.NotAMember, Text: "no"})
+	later := next(t, answers)
+	require.True(t, later.Late)
+	require.Equal(t, refusal.NotAMember, later.Refusal.Code)
+}
+
+func TestSend_SaysUnavailableWhenKafkaIsAwayAndForgetsTheCommand(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{Patience: 30 * time.Millisecond})
+	s.broker.set(true)
+	sender := s.intake.NewSender()
+	defer sender.Close()
+	answers := s.send(sender, s.command(t, "alice", "c1", "hi"))
+	require.Equal(t, refusal.Unavailable, next(t, answers).Refusal.Code)
+	s.broker.set(false)
+
+	again := s.send(sender, s.command(t, "alice", "c2", "hi"))
+	require.Equal(t, refusal.Queued, next(t, again).Refusal.Code)
+	require.Equal(t, "c2", s.broker.commands()[0].ID, "what was answered unavailable is not sent any more")
+}
+
+func TestSend_ABrokerThatComesBackInTimeIsNotNoticed(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{})
+	s.broker.set(true)
+	sender := s.intake.NewSender()
+	defer sender.Close()
+	answers := s.send(sender, s.command(t, "alice", "c1", "hi"))
+	require.Eventually(t, func() bool { s.broker.mu.Lock(); defer s.broker.mu.Unlock(); return s.broker.calls > 1 },
+		5*time.Second, time.Millisecond)
+	s.broker.set(false)
+	require.Eventually(t, func() bool { return len(s.broker.commands()) == 1 }, 5*time.Second, time.Millisecond)
+	s.intake.Resolve(s.committed("alice", "c1", 1))
+	require.Equal(t, envelope.Committed, next(t, answers).Kind)
+}
+
+func TestSend_TheSameIDFromTwoConnectionsAnswersBoth_OfTwoUsersEachItsOwn(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{})
+	one, two, other := s.intake.NewSender(), s.intake.NewSender(), s.intake.NewSender()
+	defer one.Close()
+	defer two.Close()
+	defer other.Close()
+	first, second := s.send(one, s.command(t, "alice", "c1", "hi")), s.send(two, s.command(t, "alice", "c1", "hi"))
+	bobs := s.send(other, s.command(t, "bob", "c1", "hi"))
+	s.intake.Resolve(s.committed("alice", "c1", 1))
+	require.EqualValues(t, 1, next(t, first).Version)
+	require.EqualValues(t, 1, next(t, second).Version)
+	s.intake.Resolve(s.committed("bob", "c1", 2))
+	require.EqualValues(t, 2, next(t, bobs).Version)
+}
+
+func TestSend_AnIDInUseForAnotherCommandIsRefused(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{})
+	sender := s.intake.NewSender()
+	defer sender.Close()
+	s.send(sender, s.command(t, "alice", "c1", "hi"))
+	declared, _ := s.catalog.Command("chat.leave")
+	c, err := intake.Read(declared, "alice", "c1", []byte(`{"conversation_id":"g"}`))
+	require.NoError(t, err)
+	require.Equal(t, refusal.IDReused, next(t, s.send(sender, c)).Refusal.Code)
+}
+
+func TestSend_IsBoundedByCountAndBytes(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]intake.Options{
+		"count of a connection": {SenderWaiting: 2}, "bytes of a connection": {SenderBytes: 1000},
+		"count of the gateway": {MaxWaiting: 2}, "bytes of the gateway": {MaxBytes: 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := begin(t, o)
+			sender := s.intake.NewSender()
+			defer sender.Close()
+			first := s.send(sender, s.command(t, "alice", "c1", "hi"))
+			s.send(sender, s.command(t, "alice", "c2", strings.Repeat("x", 200)))
+			over := s.command(t, "alice", "c3", strings.Repeat("x", 700))
+			require.Equal(t, refusal.TooManyWaiting, next(t, s.send(sender, over)).Refusal.Code)
+			s.intake.Resolve(s.committed("alice", "c1", 1))
+			next(t, first)
+		})
+	}
+}
+
+func TestSend_NothingIsTakenBeforeOutcomesAreHeardAndAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{Ready: func() bool { return false }})
+	sender := s.intake.NewSender()
+	defer sender.Close()
+	require.Equal(t, refusal.Unavailable, next(t, s.send(sender, s.command(t, "alice", "c1", "hi"))).Refusal.Code)
+	s.intake.Close(context.Background())
+	require.Equal(t, refusal.Unavailable, next(t, s.send(sender, s.command(t, "alice", "c2", "hi"))).Refusal.Code)
+	require.Empty(t, s.broker.commands())
+}
+
+func TestClose_WaitsForWhatIsInFlight(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{})
+	sender := s.intake.NewSender()
+	defer sender.Close()
+	answers := s.send(sender, s.command(t, "alice", "c1", "hi"))
+	closed := make(chan struct{})
+	go func() { s.intake.Close(context.Background()); close(closed) }()
+	select {
+	case <-closed:
+		t.Fatal("a command waits for its outcome")
+	case <-time.After(20 * time.Millisecond):
+	}
+	s.intake.Resolve(s.committed("alice", "c1", 1))
+	next(t, answers)
+	<-closed
+}
+
+func TestSender_WhatAClosedConnectionSentIsDoneAllTheSame(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{})
+	s.broker.held = make(chan struct{})
+	sender := s.intake.NewSender()
+	s.send(sender, s.command(t, "alice", "c1", "hi"))
+	s.send(sender, s.command(t, "alice", "c2", "hi"))
+	sender.Close()
+	close(s.broker.held)
+	require.Eventually(t, func() bool { return len(s.broker.commands()) == 2 }, 5*time.Second, time.Millisecond)
+}
+
+func TestRead_RefusesWhatIsNotAsDeclared(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{})
+	declared, _ := s.catalog.Command("chat.send_message")
+	for name, data := range map[string]string{
+		"no JSON": `{`, "unknown field": `{"conversation_id":"g","body":"x","colour":"red"}`,
+		"wrong type": `{"conversation_id":7,"body":"x"}`, "missing": `{"conversation_id":"g"}`,
+		"no id": `{"conversation_id":"a b","body":"x"}`, "nothing": ``,
+		"NUL": `{"conversation_id":"g","body":"a\u0000b"}`,
+	} {
+		_, err := intake.Read(declared, "alice", "", []byte(data))
+		r, ok := refusal.Of(err)
+		require.True(t, ok, "%s: %v", name, err)
+		require.Equal(t, refusal.InvalidField, r.Code, name)
+	}
+	_, err := intake.Read(declared, "alice", "not an id", []byte(`{"conversation_id":"g","body":"x"}`))
+	require.ErrorContains(t, err, "command_id")
+	made, err := intake.Read(declared, "alice", "", []byte(`{"conversation_id":"g","body":"x"}`))
+	require.NoError(t, err)
+	require.True(t, catalog.ValidID(made.ID))
+}

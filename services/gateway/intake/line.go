@@ -1,0 +1,113 @@
+package intake
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// line is the way to one command topic. What waits goes in one batch while the next one gathers, so that commands keep
+// the order in which they came and a busy moment costs one round trip, not one for each.
+type line struct {
+	topic     string
+	publisher message.Publisher
+	log       *slog.Logger
+
+	done func(bytes int) // with so much of what was put in
+
+	mu    sync.Mutex
+	queue []*waiter
+	wake  chan struct{}
+}
+
+// batch bounds one call of the publisher.
+const batch = 1000
+
+func newLine(topic string, p message.Publisher, log *slog.Logger, done func(bytes int)) *line {
+	return &line{topic: topic, publisher: p, log: log, done: done, wake: make(chan struct{}, 1)}
+}
+
+func (l *line) put(w *waiter) {
+	l.mu.Lock()
+	l.queue = append(l.queue, w)
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *line) take() []*waiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := min(batch, len(l.queue))
+	waiters := l.queue[:n:n]
+	if l.queue = l.queue[n:]; len(l.queue) == 0 {
+		l.queue = nil
+	}
+	return waiters
+}
+
+func (l *line) run(ctx context.Context) error {
+	for {
+		select {
+		case <-l.wake:
+		case <-ctx.Done():
+			return nil
+		}
+		for waiters := l.take(); len(waiters) > 0; waiters = l.take() {
+			if !l.publish(ctx, waiters) {
+				return nil
+			}
+			for _, w := range waiters {
+				w.span.End()
+				l.done(w.size)
+			}
+		}
+	}
+}
+
+// publish brings a batch to Kafka, however often it takes; later ones wait, so the order stays. A part may arrive twice,
+// which its command id makes good. What nobody waits for any more was answered "unavailable" and is not sent.
+func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
+	const shortest, longest = 50 * time.Millisecond, time.Second
+	for pause := shortest; ; pause = min(2*pause, longest) {
+		var messages []*message.Message
+		var sent []*waiter
+		for _, w := range waiters {
+			if !w.stale() {
+				messages, sent = append(messages, w.message()), append(sent, w)
+			}
+		}
+		if len(messages) == 0 {
+			return true
+		}
+		err := l.publisher.Publish(l.topic, messages...)
+		if err == nil {
+			for _, w := range sent {
+				w.taken.Store(true)
+			}
+			return true
+		}
+		if pause == shortest {
+			l.log.Warn("intake: commands wait, Kafka does not take them", "topic", l.topic, "commands", len(sent),
+				"error", err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (w *waiter) message() *message.Message {
+	c := w.command
+	return envelope.Command{ID: c.ID, Type: c.Declared.Name, Stream: c.Stream, Actor: c.Actor, Time: time.Now(),
+		Expires: c.Expires, Correlation: c.ID, TraceParent: w.traceParent, Body: c.Body}.Message()
+}

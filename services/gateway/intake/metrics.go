@@ -1,0 +1,31 @@
+package intake
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// Metrics count what the intake does.
+type Metrics struct {
+	Waiting  prometheus.Gauge
+	Outcomes *prometheus.CounterVec
+}
+
+// NewMetrics registers them; without a registry they count for themselves.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		Waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "gateway_commands_waiting", Help: "Commands without outcome."}),
+		Outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gateway_outcomes_total", Help: "Outcomes brought to who waited for them."}, []string{"owner", "outcome"}),
+	}
+	if r != nil {
+		r.MustRegister(m.Waiting, m.Outcomes)
+	}
+	return m
+}
+
+func (m *Metrics) outcome(r envelope.Result) {
+	m.Outcomes.WithLabelValues(r.Source, string(r.Kind)).Inc()
+}

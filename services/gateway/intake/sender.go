@@ -1,0 +1,171 @@
+package intake
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/telemetry"
+)
+
+// Sender is one connection (or one HTTP request) that sends commands. It remembers up to which position of each
+// owner's log its own commands went, so that its queries can see them.
+type Sender struct {
+	intake *Intake
+
+	mu        sync.Mutex
+	waiters   map[*waiter]struct{}
+	bytes     int
+	positions map[string]int64
+}
+
+// NewSender makes one. Close it.
+func (i *Intake) NewSender() *Sender {
+	return &Sender{intake: i, waiters: map[*waiter]struct{}{}, positions: map[string]int64{}}
+}
+
+// waiter waits for the outcome of one command for one sender.
+type waiter struct {
+	key     key
+	command Command
+	size    int
+	sender  *Sender
+	answer  func(Answer)
+	timer   *time.Timer
+	born    time.Time
+
+	span        trace.Span // until Kafka has it
+	traceParent string
+	taken       atomic.Bool // Kafka has it
+
+	// Guarded by the intake.
+	waits bool // is in the table
+	asks  bool // has had no answer yet
+	first bool // the outcome was the first answer
+}
+
+// Send takes a command. Its answer comes by a call, from any goroutine: its outcome, or why it was not taken; or,
+// after the patience, "queued", and then once more when the outcome is known. The call must not wait.
+func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
+	w := &waiter{key: key{c.Declared.Owner, c.Actor, c.ID}, command: c, size: c.size(), sender: s, answer: answer,
+		born: time.Now()}
+	if problem := s.intake.add(w); problem != nil {
+		answer(Answer{CommandID: c.ID, Stream: c.Stream, Refusal: problem})
+		return
+	}
+	w.trace(ctx, s.intake.options.Tracer)
+	w.arm(s.intake.options.Patience)
+	s.intake.lines[c.Declared.Topic].put(w)
+}
+
+// Close forgets what the sender waits for. What was taken is done all the same.
+func (s *Sender) Close() {
+	s.mu.Lock()
+	waiters := slices.Collect(maps.Keys(s.waiters))
+	s.mu.Unlock()
+	for _, w := range waiters {
+		if s.intake.remove(w) {
+			w.disarm()
+		}
+		s.release(w)
+	}
+}
+
+// Position is that of the newest own event in an owner's log.
+func (s *Sender) Position(owner string) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.positions[owner]
+}
+
+func (s *Sender) committed(r envelope.Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.positions[r.Source] = max(s.positions[r.Source], r.Position)
+}
+
+func (s *Sender) reserve(w *waiter) *refusal.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiters) >= s.intake.options.SenderWaiting || s.bytes+w.size > s.intake.options.SenderBytes {
+		return refusal.New(refusal.TooManyWaiting, "%d commands wait for their outcome on this connection", len(s.waiters))
+	}
+	s.waiters[w] = struct{}{}
+	s.bytes += w.size
+	return nil
+}
+
+func (s *Sender) release(w *waiter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.waiters[w]; ok {
+		delete(s.waiters, w)
+		s.bytes -= w.size
+	}
+}
+
+func (w *waiter) trace(ctx context.Context, tracer trace.Tracer) {
+	c := w.command
+	ctx, w.span = tracer.Start(ctx, "send "+c.Declared.Topic, trace.WithSpanKind(trace.SpanKindProducer),
+		trace.WithAttributes(
+			attribute.String("messaging.system", "kafka"),
+			attribute.String("messaging.operation.type", "send"),
+			attribute.String("messaging.destination.name", c.Declared.Topic),
+			attribute.String("messaging.message.id", c.ID),
+			attribute.String("messaging.kafka.message.key", c.Stream)))
+	w.traceParent = telemetry.TraceParent(ctx)
+}
+
+func (w *waiter) arm(patience time.Duration) {
+	w.sender.mu.Lock()
+	defer w.sender.mu.Unlock()
+	w.timer = time.AfterFunc(patience, w.tire)
+}
+
+func (w *waiter) disarm() {
+	w.sender.mu.Lock()
+	defer w.sender.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
+// tire tells the client what is known when it has waited long enough. What Kafka does not have is forgotten: the
+// client sends it again, with the same id.
+func (w *waiter) tire() {
+	if w.taken.Load() {
+		if w.sender.intake.answered(w) {
+			w.answer(refused(w.command, refusal.Queued, "taken, not decided yet; its outcome follows"))
+		}
+		return
+	}
+	if w.sender.intake.remove(w) {
+		w.sender.release(w)
+		w.answer(refused(w.command, refusal.Unavailable, "not known to be taken: send it again with the same id"))
+	}
+}
+
+// finish brings the outcome.
+func (w *waiter) finish(a Answer) {
+	w.disarm()
+	w.sender.release(w)
+	a.Late = !w.first
+	w.answer(a)
+}
+
+// stale says that the command need not be sent any more: it was answered "unavailable", or who sent it went away and
+// Kafka has not taken it for as long as a client would wait.
+func (w *waiter) stale() bool {
+	i := w.sender.intake
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return !w.waits && time.Since(w.born) >= i.options.Patience
+}
