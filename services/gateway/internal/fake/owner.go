@@ -30,6 +30,7 @@ type Owner struct {
 
 	mu        sync.Mutex
 	away      bool
+	refused   int
 	log       []envelope.Event
 	versions  map[string]int64
 	before    map[place]int64
@@ -160,6 +161,13 @@ func (o *Owner) Asked() int {
 	return o.asked
 }
 
+// Refused counts the calls while it was away.
+func (o *Owner) Refused() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.refused
+}
+
 // Reports lists what a gateway has reported.
 func (o *Owner) Reports() []*meshv1.ReportRequest {
 	o.mu.Lock()
@@ -176,6 +184,7 @@ func (o *Owner) AskAgain() {
 
 func (o *Owner) here() error {
 	if o.away {
+		o.refused++
 		return connect.NewError(connect.CodeUnavailable, errors.New("away"))
 	}
 	return nil

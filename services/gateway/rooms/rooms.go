@@ -1,0 +1,193 @@
+// Package rooms asks the owners which rooms connections may be in: all rooms of a user when it connects (Attach), and
+// single rooms that a client wants to look at (Look, renewed by the half minute). Many ask in one call, and an owner
+// that is away is asked again until it answers.
+package rooms
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+)
+
+// Options of Rooms.
+type Options struct {
+	Catalog *catalog.Catalog
+	Hub     *hub.Hub
+	// Owners are the inner listeners of the owners, by name.
+	Owners map[string]meshv1connect.OwnerServiceClient
+	// Known is closed once the fan-out knows where it is in every partition of an owner's log. Only from then on does
+	// it have all that comes after an answer.
+	Known func(owner string) <-chan struct{}
+	// Lease is how long looking lasts unless renewed, which is done at half of it; a minute when 0.
+	Lease time.Duration
+	// Gather is how long to wait for others who want to ask the same; 2 ms when 0.
+	Gather time.Duration
+	Log    *slog.Logger
+}
+
+// Rooms asks on behalf of all connections.
+type Rooms struct {
+	options Options
+	asks    map[string]*asker
+}
+
+// New makes a Rooms for every owner in the catalog.
+func New(o Options) *Rooms {
+	if o.Lease == 0 {
+		o.Lease = time.Minute
+	}
+	if o.Gather == 0 {
+		o.Gather = 2 * time.Millisecond
+	}
+	r := &Rooms{options: o, asks: map[string]*asker{}}
+	for _, owner := range o.Catalog.Owners() {
+		r.asks[owner] = &asker{owner: owner, options: o, client: o.Owners[owner], view: o.Hub.View(owner),
+			logged: len(o.Catalog.LoggedTopics(owner)) > 0, wake: make(chan struct{}, 1)}
+	}
+	return r
+}
+
+// Run asks until the context ends.
+func (r *Rooms) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, a := range r.asks {
+		g.Go(func() error { return a.run(ctx) })
+		g.Go(func() error { return a.renew(ctx) })
+	}
+	return g.Wait()
+}
+
+// Attach asks all owners for the rooms of a connection's user. The client is told when all have answered.
+func (r *Rooms) Attach(c *hub.Conn) {
+	for _, a := range r.asks {
+		if a.logged {
+			a.want(func() { a.attaching = append(a.attaching, c) })
+		}
+	}
+}
+
+// Look asks for leave to look at rooms. Each answer is called with the code of a refusal, or nothing, for each room;
+// it must not wait.
+func (r *Rooms) Look(c *hub.Conn, room string, answer func(refused bool)) (known bool) {
+	a := r.asked(room)
+	if a == nil {
+		return false
+	}
+	a.want(func() { a.looking = append(a.looking, look{c, room, answer}) })
+	return true
+}
+
+// Unlook ends looking at a room.
+func (r *Rooms) Unlook(c *hub.Conn, room string) {
+	if a := r.asked(room); a != nil {
+		a.view.Unlook(c, room)
+	}
+}
+
+// Looking counts the rooms that a connection looks at.
+func (r *Rooms) Looking(c *hub.Conn) int {
+	n := 0
+	for _, a := range r.asks {
+		n += a.view.Looking(c)
+	}
+	return n
+}
+
+func (r *Rooms) asked(room string) *asker {
+	kind, id, _ := strings.Cut(room, ":")
+	owner, ok := r.options.Catalog.LookedAt(kind)
+	if !ok || !catalog.ValidID(id) {
+		return nil
+	}
+	return r.asks[owner]
+}
+
+// asker asks one owner.
+type asker struct {
+	owner   string
+	options Options
+	client  meshv1connect.OwnerServiceClient
+	view    *hub.View
+	logged  bool
+
+	mu        sync.Mutex
+	attaching []*hub.Conn
+	looking   []look
+	wake      chan struct{}
+}
+
+type look struct {
+	conn   *hub.Conn
+	room   string
+	answer func(refused bool)
+}
+
+func (a *asker) want(add func()) {
+	a.mu.Lock()
+	add()
+	a.mu.Unlock()
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (a *asker) run(ctx context.Context) error {
+	if a.logged {
+		select {
+		case <-a.options.Known(a.owner):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	const shortest, longest = 50 * time.Millisecond, 2 * time.Second
+	pause := shortest
+	for {
+		select {
+		case <-a.wake:
+		case <-ctx.Done():
+			return nil
+		}
+		if !sleep(ctx, a.options.Gather) {
+			return nil
+		}
+		err := a.attach(ctx)
+		if err == nil {
+			err = a.look(ctx)
+		}
+		if err == nil {
+			pause = shortest
+			continue
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if pause == shortest {
+			a.options.Log.Warn("rooms: an owner does not answer, asking again", "owner", a.owner, "error", err)
+		}
+		if !sleep(ctx, pause) {
+			return nil
+		}
+		pause = min(2*pause, longest)
+		a.want(func() {})
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
