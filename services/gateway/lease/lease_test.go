@@ -1,0 +1,104 @@
+package lease_test
+
+import (
+	"context"
+	"log/slog"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
+	"github.com/edumatrix/interlinked/services/gateway/lease"
+)
+
+func begin(t *testing.T) (*lease.Lease, *fake.Owner, func()) {
+	t.Helper()
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	keeper := fake.NewOwner(c, c.Connections())
+	server := httptest.NewServer(keeper.Handler())
+	t.Cleanup(server.Close)
+	l := lease.New(lease.Options{Keeper: meshv1connect.NewConnectionServiceClient(server.Client(), server.URL),
+		Every: 20 * time.Millisecond, Gather: time.Millisecond, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = l.Run(ctx) }()
+	end := func() { cancel(); <-done }
+	t.Cleanup(end)
+	return l, keeper, end
+}
+
+// known is what a keeper knows of a gateway after its reports.
+func known(reports []*meshv1.ReportRequest) (users map[string]string, last *meshv1.ReportRequest) {
+	users = map[string]string{}
+	for _, r := range reports {
+		if last = r; r.All || r.Ends {
+			clear(users)
+		}
+		for _, c := range r.Changes {
+			if users[c.Connection] = c.User; c.Gone {
+				delete(users, c.Connection)
+			}
+		}
+	}
+	return users, last
+}
+
+func TestReport_TellsChangesWithCountAndDigest(t *testing.T) {
+	t.Parallel()
+	l, keeper, end := begin(t)
+	l.Open("c1", "alice")
+	l.Open("c2", "bob")
+	l.Gone("c1")
+	l.Gone("never")
+	require.Eventually(t, func() bool {
+		users, last := known(keeper.Reports())
+		return len(users) == 1 && users["c2"] == "bob" && last.Count == 1 && last.Digest == lease.Hash("c2", "bob")
+	}, 5*time.Second, time.Millisecond)
+	for n, r := range keeper.Reports() {
+		require.EqualValues(t, n+1, r.Number)
+		require.Equal(t, keeper.Reports()[0].Gateway, r.Gateway)
+	}
+	end()
+	users, last := known(keeper.Reports())
+	require.True(t, last.Ends)
+	require.Empty(t, users)
+}
+
+func TestReport_TellsAllWhenAskedTo(t *testing.T) {
+	t.Parallel()
+	l, keeper, _ := begin(t)
+	l.Open("c1", "alice")
+	require.Eventually(t, func() bool { users, _ := known(keeper.Reports()); return len(users) == 1 },
+		5*time.Second, time.Millisecond)
+	before := len(keeper.Reports())
+	keeper.AskAgain()
+	require.Eventually(t, func() bool {
+		for _, r := range keeper.Reports()[before:] {
+			if r.All && len(r.Changes) == 1 && r.Changes[0].Connection == "c1" {
+				return true
+			}
+		}
+		return false
+	}, 5*time.Second, time.Millisecond)
+}
+
+func TestReport_WhatAnAbsentKeeperMissedIsToldWhenItIsBack(t *testing.T) {
+	t.Parallel()
+	l, keeper, _ := begin(t)
+	keeper.SetAway(true)
+	l.Open("c1", "alice")
+	l.Open("c2", "bob")
+	require.Eventually(t, func() bool { return keeper.Refused() > 1 }, 5*time.Second, time.Millisecond)
+	l.Gone("c1")
+	keeper.SetAway(false)
+	require.Eventually(t, func() bool {
+		users, last := known(keeper.Reports())
+		return len(users) == 1 && last.Digest == lease.Hash("c2", "bob")
+	}, 5*time.Second, time.Millisecond)
+}
