@@ -1,0 +1,123 @@
+// Package query asks owners on behalf of clients: a declared query goes to its owner's procedure as it is, and the
+// answer comes back, whatever its type.
+package query
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/rpc"
+	"github.com/edumatrix/interlinked/shared/wirejson"
+)
+
+// Asker asks the owners. It is safe for concurrent use.
+type Asker struct {
+	tracer  trace.Tracer
+	clients map[string]*connect.Client[[]byte, []byte] // by query name
+}
+
+// Deadline is how long an owner may take to answer.
+const Deadline = 5 * time.Second
+
+// New makes an Asker for all queries of a catalog. Peers are the base URLs of the owners' inner listeners.
+func New(c *catalog.Catalog, peers map[string]string, http connect.HTTPClient, tracer trace.Tracer) *Asker {
+	a := &Asker{tracer: tracer, clients: map[string]*connect.Client[[]byte, []byte]{}}
+	for _, name := range c.QueryNames() {
+		q, _ := c.Query(name)
+		a.clients[name] = connect.NewClient[[]byte, []byte](http, peers[q.Owner]+q.Procedure, connect.WithCodec(asItIs{}))
+	}
+	return a
+}
+
+// Read checks what a client asks against the declaration. The error is a refusal.
+func Read(q *catalog.Query, data []byte) (proto.Message, error) {
+	m := q.Request.New().Interface()
+	if len(data) == 0 {
+		data = []byte("{}")
+	}
+	if err := wirejson.Unmarshal(data, m); err != nil {
+		return nil, err
+	}
+	return m, Check(q, m)
+}
+
+// Check holds a question against the shape that is declared for it. The error is a refusal.
+func Check(q *catalog.Query, m proto.Message) error {
+	err := q.Check(m)
+	var shape *catalog.ShapeError
+	if errors.As(err, &shape) {
+		return refusal.New(refusal.InvalidField, "%s", shape.Error())
+	}
+	return err
+}
+
+// Ask asks as a user. The owner answers with what it had at the position, or later. The error is a refusal where the
+// owner refused, and where it is away.
+func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position int64) (
+	proto.Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, Deadline)
+	defer cancel()
+	ctx, span := a.tracer.Start(ctx, "ask "+q.Name, trace.WithSpanKind(trace.SpanKindInternal),
+		trace.WithAttributes(attribute.String("peer.service", q.Owner)))
+	defer span.End()
+	answer, err := a.ask(ctx, q, m, actor, position)
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+	}
+	return answer, err
+}
+
+func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position int64) (
+	proto.Message, error) {
+	body, err := proto.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("%s: encode: %w", q.Name, err)
+	}
+	ctx = rpc.WithActor(ctx, actor)
+	if position > 0 {
+		ctx = rpc.WithPosition(ctx, position)
+	}
+	response, err := a.clients[q.Name].CallUnary(ctx, connect.NewRequest(&body))
+	if err != nil {
+		return nil, refused(q, err)
+	}
+	answer := q.Response.New().Interface()
+	if err := proto.Unmarshal(*response.Msg, answer); err != nil {
+		return nil, fmt.Errorf("%s: decode the answer of %s: %w", q.Name, q.Owner, err)
+	}
+	return answer, nil
+}
+
+func refused(q *catalog.Query, err error) error {
+	if r, ok := rpc.Refusal(err); ok {
+		return r
+	}
+	switch connect.CodeOf(err) {
+	case connect.CodeUnavailable, connect.CodeDeadlineExceeded, connect.CodeCanceled, connect.CodeUnknown:
+		return errors.Join(refusal.New(refusal.Unavailable, "%s does not answer now, ask again", q.Owner), err)
+	}
+	return fmt.Errorf("%s: ask %s: %w", q.Name, q.Owner, err)
+}
+
+// asItIs is Connect's Protobuf codec for messages that stay encoded.
+type asItIs struct{}
+
+func (asItIs) Name() string { return "proto" }
+
+func (asItIs) Marshal(m any) ([]byte, error) { return *m.(*[]byte), nil }
+
+func (asItIs) Unmarshal(body []byte, m any) error {
+	// Connect uses the buffer again.
+	*m.(*[]byte) = append([]byte(nil), body...)
+	return nil
+}
