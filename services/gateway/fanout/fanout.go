@@ -1,0 +1,202 @@
+// Package fanout reads every partition of every event topic and brings each event to the hub, once and in order: what
+// was read before is dropped, what is missing in a partition is filled from its owner's log. Outcomes go to the intake.
+package fanout
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// Options of a Fanout.
+type Options struct {
+	Catalog *catalog.Catalog
+	Hub     *hub.Hub
+	// Owners are the inner listeners of the owners, by name; their logs fill holes.
+	Owners map[string]meshv1connect.OwnerServiceClient
+	// Resolve takes the outcomes of commands.
+	Resolve func(envelope.Result)
+	Tracer  trace.Tracer
+	Metrics *Metrics
+	Log     *slog.Logger
+}
+
+// Fanout is the way from Kafka to the hub.
+type Fanout struct {
+	options    Options
+	logs       map[string]*reading // by owner
+	partitions map[place]*partition
+}
+
+// place is one partition of one topic.
+type place struct {
+	topic  string
+	number int32
+}
+
+// reading is how far the log of one owner is known.
+type reading struct {
+	mu      sync.Mutex
+	unknown int           // partitions whose number is not known yet
+	known   chan struct{} // closed when there are none left
+}
+
+// New makes a Fanout for all topics of a catalog.
+func New(o Options) *Fanout {
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	f := &Fanout{options: o, logs: map[string]*reading{}, partitions: map[place]*partition{}}
+	for _, owner := range o.Catalog.Logs() {
+		r := &reading{known: make(chan struct{})}
+		f.logs[owner] = r
+		for _, t := range o.Catalog.LoggedTopics(owner) {
+			r.unknown += int(t.Partitions)
+			for n := range t.Partitions {
+				f.partitions[place{t.Name, n}] = &partition{topic: t, number: n, log: r}
+			}
+		}
+	}
+	return f
+}
+
+// Topics lists all topics that are read, by name.
+func (f *Fanout) Topics() []string {
+	var names []string
+	for _, t := range slices.Concat(f.options.Catalog.LoggedTopics(""), f.options.Catalog.StateTopics()) {
+		names = append(names, t.Name)
+	}
+	for _, owner := range f.options.Catalog.Owners() {
+		names = append(names, catalog.ResultTopic(owner))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// Handle puts the handlers of all topics into a router.
+func (f *Fanout) Handle(router *message.Router, reader message.Subscriber) {
+	for _, topic := range f.Topics() {
+		router.AddConsumerHandler("fanout "+topic, topic, reader, f.handler(topic))
+	}
+}
+
+func (f *Fanout) handler(topic string) message.NoPublishHandlerFunc {
+	for _, owner := range f.options.Catalog.Owners() {
+		if topic == catalog.ResultTopic(owner) {
+			return f.result
+		}
+	}
+	return func(m *message.Message) error { return f.event(topic, m) }
+}
+
+// Known is closed once the number of every partition of an owner's log is known: from then on the hub gets all that
+// the owner appends.
+func (f *Fanout) Known(owner string) <-chan struct{} {
+	if r := f.logs[owner]; r != nil {
+		return r.known
+	}
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
+// Ready says whether every partition of every log is known.
+func (f *Fanout) Ready() bool { return len(f.Missing()) == 0 }
+
+// Missing lists the owners whose logs are not known in every partition yet.
+func (f *Fanout) Missing() []string {
+	var owners []string
+	for owner, r := range f.logs {
+		select {
+		case <-r.known:
+		default:
+			owners = append(owners, owner)
+		}
+	}
+	slices.Sort(owners)
+	return owners
+}
+
+// Reading says what keeps the fan-out from reading every partition.
+func (f *Fanout) Reading() error {
+	if missing := f.Missing(); len(missing) > 0 {
+		return fmt.Errorf("where the topics of %s stand is not known yet", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// result brings an outcome to whoever waits for it.
+func (f *Fanout) result(m *message.Message) error {
+	r, err := envelope.ReadResult(m)
+	if err != nil {
+		f.unreadable(m.Context(), "", err)
+		return nil
+	}
+	f.options.Resolve(r)
+	return nil
+}
+
+// event takes one record of an event topic.
+func (f *Fanout) event(topic string, m *message.Message) error {
+	e, err := envelope.ReadEvent(m)
+	if err != nil {
+		// Nobody is told what it was; where it stood in the log, the next record's "before" shows a hole there.
+		f.unreadable(m.Context(), topic, err)
+		return nil
+	}
+	if !e.IsPosition() && e.Class == routingv1.Class_CLASS_EPHEMERAL {
+		f.deliver(m.Context(), e)
+		return nil
+	}
+	number, _ := bus.PartitionOf(m.Context())
+	p := f.partitions[place{topic, number}]
+	if p == nil {
+		return fmt.Errorf("%s has a partition %d, which its declaration does not know", topic, number)
+	}
+	return p.take(m.Context(), f, e)
+}
+
+// deliver brings an event to its outcome's waiters and to the connections in its rooms.
+func (f *Fanout) deliver(ctx context.Context, e envelope.Event) {
+	declared, known := f.options.Catalog.Event(e.Type)
+	if !known {
+		f.options.Log.Warn("fan-out: an event of a type that this gateway does not know", "type", e.Type, "id", e.ID)
+	}
+	_, span := f.options.Tracer.Start(ctx, "fan-out "+e.Type, trace.WithAttributes(
+		attribute.String("mesh.stream", e.Stream), attribute.Int64("mesh.version", e.Version)))
+	event := hub.NewEvent(e, declared)
+	n := f.options.Hub.View(e.Source).Deliver(event)
+	if n > 0 {
+		if _, err := event.Frame(); err != nil {
+			f.options.Log.Error("fan-out: an event cannot be shown", "error", err)
+			f.options.Metrics.Unreadable.Inc()
+		}
+	}
+	span.SetAttributes(attribute.Int("mesh.connections", n))
+	span.End()
+	if e.Answers {
+		f.options.Resolve(e.Result(""))
+	}
+}
+
+func (f *Fanout) unreadable(ctx context.Context, topic string, err error) {
+	partition, _ := bus.PartitionOf(ctx)
+	offset, _ := bus.OffsetOf(ctx)
+	f.options.Log.Error("fan-out: a record cannot be read", "topic", topic, "partition", partition, "offset", offset,
+		"error", err)
+	f.options.Metrics.Unreadable.Inc()
+}

@@ -1,0 +1,42 @@
+package fanout
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics count what the fan-out does.
+type Metrics struct {
+	Repeats    prometheus.Counter
+	Holes      prometheus.Counter
+	Unreadable prometheus.Counter
+	Position   *prometheus.GaugeVec
+	Behind     *prometheus.GaugeVec
+}
+
+// NewMetrics registers them; without a registry they count for themselves.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	place := []string{"topic", "partition"}
+	m := &Metrics{
+		Repeats: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gateway_repeats_total", Help: "Records that were read before and dropped."}),
+		Holes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gateway_holes_total", Help: "Holes in partitions that were filled from an owner's log."}),
+		Unreadable: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gateway_unreadable_total", Help: "Records or bodies that cannot be decoded."}),
+		Position: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "gateway_partition_position", Help: "Position up to which a partition is complete."}, place),
+		Behind: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "gateway_partition_behind_seconds", Help: "Age of a partition's last record when it was taken."}, place),
+	}
+	if r != nil {
+		r.MustRegister(m.Repeats, m.Holes, m.Unreadable, m.Position, m.Behind)
+	}
+	return m
+}
+
+func (m *Metrics) behind(topic string, partition int32, age time.Duration) {
+	m.Behind.WithLabelValues(topic, strconv.Itoa(int(partition))).Set(age.Seconds())
+}
