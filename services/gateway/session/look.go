@@ -1,0 +1,102 @@
+package session
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"sync"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
+)
+
+// readRooms reads what look and unlook name.
+func readRooms(data []byte) ([]string, *refusal.Error) {
+	var named struct {
+		Rooms []string `json:"rooms"`
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&named); err != nil || len(named.Rooms) == 0 {
+		return nil, refusal.New(refusal.InvalidField, `data has to be {"rooms":["presence:bob",…]}`)
+	}
+	slices.Sort(named.Rooms)
+	return slices.Compact(named.Rooms), nil
+}
+
+// looked gathers the answers for all rooms of one frame.
+type looked struct {
+	mu      sync.Mutex
+	missing int
+	rooms   []string
+	refused []refusedRoom
+	done    func(l *looked)
+}
+
+type refusedRoom struct {
+	Room string `json:"room"`
+	problem
+}
+
+func (l *looked) answer(room string, refused *refusal.Error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if refused == nil {
+		l.rooms = append(l.rooms, room)
+	} else {
+		l.refused = append(l.refused, refusedRoom{room, *problemOf(refused)})
+	}
+	if l.missing--; l.missing == 0 {
+		l.done(l)
+	}
+}
+
+// look asks for leave to look at rooms. The reply lists those that may be looked at and those that may not; when none
+// may, it is the refusal of the first.
+func (s *Session) look(f Frame) {
+	rooms, problem := readRooms(f.Data)
+	if problem == nil && s.mesh.Rooms.Looking(s.conn)+int(s.looks.Load())+len(rooms) > mostLooked {
+		problem = refusal.New(refusal.TooManyWaiting, "a connection looks at %d rooms at most", mostLooked)
+	}
+	if problem != nil {
+		s.conn.Send(Failed(f.ID, problem))
+		return
+	}
+	all := &looked{missing: len(rooms), done: func(l *looked) { s.conn.Send(l.reply(f.ID)) }}
+	s.looks.Add(int64(len(rooms)))
+	for _, room := range rooms {
+		known := s.mesh.Rooms.Look(s.conn, room, func(refused bool) {
+			s.looks.Add(-1)
+			if refused {
+				all.answer(room, refusal.New(refusal.NotAMember, "you may not look at %s", room))
+				return
+			}
+			all.answer(room, nil)
+		})
+		if !known {
+			s.looks.Add(-1)
+			all.answer(room, refusal.New(refusal.NotFound, "there is no %s to look at", room))
+		}
+	}
+}
+
+func (l *looked) reply(re string) []byte {
+	if len(l.rooms) == 0 {
+		return Failed(re, &refusal.Error{Code: l.refused[0].Code, Text: l.refused[0].Message})
+	}
+	return answered(re, encode(struct {
+		Rooms   []string      `json:"rooms"`
+		Refused []refusedRoom `json:"refused,omitempty"`
+	}{l.rooms, l.refused}))
+}
+
+func (s *Session) unlook(f Frame) {
+	rooms, problem := readRooms(f.Data)
+	if problem != nil {
+		s.conn.Send(Failed(f.ID, problem))
+		return
+	}
+	for _, room := range rooms {
+		s.mesh.Rooms.Unlook(s.conn, room)
+	}
+	s.conn.Send(Done(f.ID))
+}

@@ -1,0 +1,459 @@
+package ws_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/intake"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
+	"github.com/edumatrix/interlinked/services/gateway/lease"
+	"github.com/edumatrix/interlinked/services/gateway/query"
+	"github.com/edumatrix/interlinked/services/gateway/rooms"
+	"github.com/edumatrix/interlinked/services/gateway/session"
+	"github.com/edumatrix/interlinked/services/gateway/ws"
+	"github.com/edumatrix/interlinked/shared/auth"
+	"github.com/edumatrix/interlinked/shared/client"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// tokens are names of users; "bad" does not hold, and "brief-<name>" expires at once.
+type tokens struct{}
+
+func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
+	if token == "bad" {
+		return auth.User{}, refusal.New(refusal.Unauthorized, "the token is expired")
+	}
+	if name, brief := strings.CutPrefix(token, "brief-"); brief {
+		return auth.User{ID: name, Expires: time.Now().Add(100 * time.Millisecond)}, nil
+	}
+	return auth.User{ID: token}, nil
+}
+
+// mesh decides every command at once: committed, unless its body says "refuse".
+type mesh struct {
+	catalog *catalog.Catalog
+	hub     *hub.Hub
+	intake  *intake.Intake
+	sockets *ws.Server
+	log     *syncBuffer
+	chat    *fake.Owner
+	url     string
+
+	mu      sync.Mutex
+	version int64
+}
+
+type syncBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+func (m *mesh) Publish(_ string, messages ...*message.Message) error {
+	for _, msg := range messages {
+		c, err := envelope.ReadCommand(msg)
+		if err != nil {
+			return err
+		}
+		m.mu.Lock()
+		m.version++
+		r := envelope.Result{Actor: c.Actor, CommandID: c.ID, Source: "chat", Type: c.Type, Stream: c.Stream,
+			Kind: envelope.Committed, Version: m.version, Position: m.version}
+		m.mu.Unlock()
+		if strings.Contains(string(c.Body), "refuse") {
+			r.Kind, r.Code, r.Text = envelope.Refused, refusal.NotAMember, "you are not in it"
+		}
+		m.intake.Resolve(r)
+	}
+	return nil
+}
+
+func (m *mesh) Close() error { return nil }
+
+func begin(t *testing.T, o ws.Options, h hub.Options) *mesh {
+	t.Helper()
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	m := &mesh{catalog: c, log: &syncBuffer{}, chat: fake.NewOwner(c, "chat")}
+	log, tracer := slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug})), noop.Tracer{}
+	owners, peers := map[string]meshv1connect.OwnerServiceClient{}, map[string]string{}
+	for _, name := range c.Owners() {
+		owner := fake.NewOwner(c, name)
+		if name == "chat" {
+			owner = m.chat
+		}
+		server := httptest.NewServer(owner.Handler())
+		t.Cleanup(server.Close)
+		owners[name], peers[name] = meshv1connect.NewOwnerServiceClient(server.Client(), server.URL), server.URL
+	}
+	h.Catalog, h.Ready = c, []byte(`{"ready":true}`)
+	m.hub = hub.New(h)
+	m.intake = intake.New(intake.Options{Catalog: c, Publisher: m, Ready: func() bool { return true }, Tracer: tracer,
+		Log: log})
+	known := make(chan struct{})
+	close(known)
+	members := rooms.New(rooms.Options{Catalog: c, Hub: m.hub, Owners: owners, Log: log,
+		Known: func(string) <-chan struct{} { return known }})
+	report := lease.New(lease.Options{Log: log,
+		Keeper: meshv1connect.NewConnectionServiceClient(http.DefaultClient, peers["presence"])})
+	o.Access = &access.Access{Verifier: tokens{}, Origins: []string{"https://school.example"}, Log: log}
+	o.Log = log
+	o.Mesh = &session.Mesh{Catalog: c, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report,
+		Queries: query.New(c, peers, http.DefaultClient, tracer), Tracer: tracer, Log: log}
+	m.sockets = ws.New(o)
+	server := httptest.NewServer(m.sockets)
+	m.url = "ws" + strings.TrimPrefix(server.URL, "http") + "/ws"
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = m.intake.Run(ctx) })
+	running.Go(func() { _ = members.Run(ctx) })
+	running.Go(func() { _ = report.Run(ctx) })
+	t.Cleanup(func() {
+		m.hub.Close(hub.Shutdown)
+		m.sockets.Wait(context.Background())
+		server.Close()
+		cancel()
+		running.Wait()
+	})
+	return m
+}
+
+func (m *mesh) dial(t *testing.T, o client.Options) *client.Client {
+	t.Helper()
+	if o.URL = m.url; o.Token == "" {
+		o.Token = "alice"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	c, err := client.Dial(ctx, o)
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	return c
+}
+
+// raw is a socket on which a test writes and reads frames itself.
+func (m *mesh) raw(t *testing.T, token string) *websocket.Conn {
+	t.Helper()
+	header := http.Header{}
+	if token != "" {
+		header.Set("Authorization", "Bearer "+token)
+	}
+	socket, _, err := websocket.DefaultDialer.Dial(m.url, header)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = socket.Close() })
+	require.NoError(t, socket.SetReadDeadline(time.Now().Add(5*time.Second)))
+	return socket
+}
+
+type frame struct {
+	Re        string
+	OK        bool
+	Ready     bool
+	Event     string
+	Error     *client.Error
+	Outcome   json.RawMessage
+	CommandID string `json:"command_id"`
+	Data      json.RawMessage
+}
+
+func read(t *testing.T, socket *websocket.Conn) frame {
+	t.Helper()
+	_, text, err := socket.ReadMessage()
+	require.NoError(t, err)
+	var f frame
+	require.NoError(t, json.Unmarshal(text, &f))
+	return f
+}
+
+func write(t *testing.T, socket *websocket.Conn, text string) {
+	t.Helper()
+	require.NoError(t, socket.WriteMessage(websocket.TextMessage, []byte(text)))
+}
+
+// closed reads until the socket ends and tells with which code.
+func closed(t *testing.T, socket *websocket.Conn) int {
+	t.Helper()
+	for {
+		_, _, err := socket.ReadMessage()
+		var end *websocket.CloseError
+		if errors.As(err, &end) {
+			return end.Code
+		}
+		require.NoError(t, err)
+	}
+}
+
+const send = `{"id":"c1","type":"chat.send_message","data":{"conversation_id":"g","body":"hi"}}`
+
+func TestCommand_IsAnsweredByItsOutcome(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	for _, first := range []bool{false, true} {
+		c := m.dial(t, client.Options{FirstFrame: first})
+		o, err := c.Command(t.Context(), "chat.send_message", map[string]string{"conversation_id": "g", "body": "hi"})
+		require.NoError(t, err)
+		require.Equal(t, "committed", o.Kind)
+		require.Equal(t, "conversation:g", o.Stream)
+		require.NotZero(t, o.Version)
+		_, err = c.Command(t.Context(), "chat.send_message", map[string]string{"conversation_id": "g", "body": "refuse"})
+		var refused *client.Error
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, refusal.NotAMember, refused.Code)
+		require.Equal(t, "you are not in it", refused.Message)
+	}
+}
+
+func TestCommand_WithoutAnIDIsToldTheOneItGot(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	socket := m.raw(t, "alice")
+	require.True(t, read(t, socket).Ready)
+	write(t, socket, send)
+	f := read(t, socket)
+	require.True(t, f.OK)
+	require.True(t, catalog.ValidID(f.CommandID))
+}
+
+func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	socket := m.raw(t, "alice")
+	require.True(t, read(t, socket).Ready)
+	for _, c := range []struct{ text, re, code, says string }{
+		{`{`, "", refusal.Malformed, "no JSON"},
+		{`[]`, "", refusal.Malformed, "a JSON object"},
+		{`"hello"`, "", refusal.Malformed, "a JSON object"},
+		{`{"id":"1"} {"id":"2"}`, "", refusal.Malformed, "more than one"},
+		{`{"id":"x"}`, "x", refusal.Malformed, "no type"},
+		{`{"id":7,"type":"ping"}`, "", refusal.InvalidField, "id has to be a text"},
+		{`{"id":"x","type":["ping"]}`, "x", refusal.InvalidField, "type has to be a text"},
+		{`{"id":"x","type":"ping","colour":"red"}`, "x", refusal.InvalidField, `no field "colour"`},
+		{`{"id":"x","type":"chat.send_mesage","data":{}}`, "x", refusal.UnknownType, `"chat.send_message"`},
+		{`{"id":"x","type":"zzzzzzzz","data":{}}`, "x", refusal.UnknownType, "zzzzzzzz"},
+		{`{"id":"x","type":"chat.send_message"}`, "x", refusal.InvalidField, "conversation_id"},
+		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"g"}}`, "x", refusal.InvalidField, "body"},
+		{`{"id":"x","type":"chat.send_message","data":[1]}`, "x", refusal.InvalidField, ""},
+		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"g","body":7}}`, "x", refusal.InvalidField, "body"},
+		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"g","body":"b","bodi":"b"}}`, "x",
+			refusal.InvalidField, "bodi"},
+		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"g","body":"a\u0000b"}}`, "x",
+			refusal.InvalidField, "body"},
+		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"a:b","body":"b"}}`, "x", refusal.InvalidField,
+			"conversation_id"},
+		{`{"id":"x","type":"chat.send_message","command_id":"no id","data":{"conversation_id":"g","body":"b"}}`, "x",
+			refusal.InvalidField, "command_id"},
+		{`{"id":"x","type":"chat.history","data":{"conversation_id":""}}`, "x", refusal.InvalidField, "conversation_id"},
+		{`{"id":"x","type":"look","data":{"rooms":"presence:bob"}}`, "x", refusal.InvalidField, "rooms"},
+		{`{"id":"x","type":"look"}`, "x", refusal.InvalidField, "rooms"},
+		{`{"id":"x","type":"look","data":{"rooms":["conversation:g"]}}`, "x", refusal.NotFound, "conversation:g"},
+		{`{"id":"x","type":"look","data":{"rooms":["presence:bob"]}}`, "x", refusal.NotAMember, "presence:bob"},
+		{`{"id":"x","type":"auth","data":{"token":"bob"}}`, "x", refusal.Malformed, "first"},
+	} {
+		write(t, socket, c.text)
+		f := read(t, socket)
+		require.NotNil(t, f.Error, c.text)
+		require.Equal(t, c.code, f.Error.Code, c.text)
+		require.Equal(t, c.re, f.Re, c.text)
+		require.Contains(t, f.Error.Message, c.says, c.text)
+	}
+	require.NoError(t, socket.WriteMessage(websocket.BinaryMessage, []byte{1, 2, 3}))
+	require.Equal(t, refusal.Malformed, read(t, socket).Error.Code)
+	write(t, socket, `{"id":"p","type":"ping"}`)
+	require.True(t, read(t, socket).OK)
+	write(t, socket, send)
+	require.True(t, read(t, socket).OK)
+}
+
+func TestFrame_AboveTheBoundIsRefusedAndTheConnectionClosed(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	socket := m.raw(t, "alice")
+	require.True(t, read(t, socket).Ready)
+	write(t, socket, strings.Repeat("x", 1<<20))
+	f := read(t, socket)
+	require.Equal(t, refusal.Malformed, f.Error.Code)
+	require.Contains(t, f.Error.Message, "65536 bytes")
+	require.Equal(t, websocket.CloseMessageTooBig, closed(t, socket))
+}
+
+func TestHandshake_ATokenThatDoesNotHold(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	_, err := client.Dial(t.Context(), client.Options{URL: m.url, Token: "bad"})
+	var refused *client.Error
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, refusal.Unauthorized, refused.Code)
+	require.ErrorContains(t, err, "401")
+
+	socket := m.raw(t, "")
+	write(t, socket, `{"id":"0","type":"auth","data":{"token":"bad"}}`)
+	f := read(t, socket)
+	require.Equal(t, "0", f.Re)
+	require.Equal(t, refusal.Unauthorized, f.Error.Code)
+	require.Equal(t, hub.Unauthorized.Code, closed(t, socket))
+}
+
+func TestHandshake_NothingIsTakenBeforeTheToken(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	socket := m.raw(t, "")
+	write(t, socket, send)
+	require.Equal(t, refusal.Unauthorized, read(t, socket).Error.Code)
+	write(t, socket, `{`)
+	require.Equal(t, refusal.Malformed, read(t, socket).Error.Code)
+	write(t, socket, `{"id":"0","type":"auth","data":{"token":"alice"}}`)
+	require.True(t, read(t, socket).OK)
+	require.True(t, read(t, socket).Ready)
+}
+
+func TestHandshake_EndsWhenNoTokenComes(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{Handshake: 50 * time.Millisecond}, hub.Options{})
+	require.Equal(t, hub.HandshakeTimeout.Code, closed(t, m.raw(t, "")))
+}
+
+func TestToken_EndsItsConnectionWhenItExpires(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	require.Equal(t, hub.TokenExpired.Code, closed(t, m.raw(t, "brief-alice")))
+}
+
+func TestOrigin_OthersAreRefusedAndNamedInTheLog(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	host := strings.TrimPrefix(strings.TrimSuffix(m.url, "/ws"), "ws://")
+	for origin, allowed := range map[string]bool{
+		"http://" + host: true, "https://school.example": true, "": true,
+		"https://evil.example": false, "http://localhost:1": false, "null": false, "https://school.example.evil": false,
+	} {
+		header := http.Header{"Authorization": {"Bearer alice"}}
+		if origin != "" {
+			header.Set("Origin", origin)
+		}
+		socket, response, err := websocket.DefaultDialer.Dial(m.url, header)
+		if allowed {
+			require.NoError(t, err, origin)
+			_ = socket.Close()
+			continue
+		}
+		require.Error(t, err, origin)
+		require.Equal(t, http.StatusForbidden, response.StatusCode)
+	}
+	require.Contains(t, m.log.String(), "https://evil.example")
+}
+
+func TestConnections_OfOneUserAreBounded(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{PerUser: 1})
+	m.dial(t, client.Options{})
+	require.Equal(t, hub.TooManyConnections.Code, closed(t, m.raw(t, "alice")))
+	m.dial(t, client.Options{Token: "bob"})
+}
+
+func TestPing_AClientThatDoesNotAnswerIsGone(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{Ping: 50 * time.Millisecond}, hub.Options{})
+	silent := m.raw(t, "alice")
+	silent.SetPingHandler(func(string) error { return nil })
+	require.Equal(t, hub.NoPong.Code, closed(t, silent))
+
+	there := m.dial(t, client.Options{Token: "bob"})
+	select {
+	case <-there.Done():
+		t.Fatal(there.Err())
+	case <-time.After(250 * time.Millisecond):
+	}
+}
+
+func TestShutdown_TellsClientsToConnectElsewhere(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	socket := m.raw(t, "alice")
+	require.True(t, read(t, socket).Ready)
+	m.sockets.Stop()
+	m.hub.Close(hub.Shutdown)
+	require.Equal(t, hub.Shutdown.Code, closed(t, socket))
+	_, response, err := websocket.DefaultDialer.Dial(m.url, http.Header{"Authorization": {"Bearer alice"}})
+	require.Error(t, err)
+	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
+}
+
+func TestSlowClient_CostsOnlyItself(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{Limits: hub.Limits{Bytes: 256 << 10}})
+	m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
+	slow := m.raw(t, "bob")
+	require.NoError(t, slow.NetConn().(*net.TCPConn).SetReadBuffer(4096))
+	require.True(t, read(t, slow).Ready)
+	var mu sync.Mutex
+	var got []int64
+	m.dial(t, client.Options{OnEvent: func(e client.Event) { mu.Lock(); got = append(got, e.Version); mu.Unlock() }})
+
+	body := strings.Repeat("x", 8000)
+	const messages = 1500
+	for n := range messages {
+		e := m.chat.Append("alice", "chat.message_sent",
+			fmt.Sprintf(`{"conversation_id":"g","message_id":"m%d","body":%q}`, n, body))
+		declared, _ := m.catalog.Event(e.Type)
+		m.hub.View("chat").Deliver(hub.NewEvent(e, declared))
+		if n%10 == 0 { // no faster than a client can read
+			require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(got) >= n }, 5*time.Second,
+				100*time.Microsecond)
+		}
+	}
+	require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(got) == messages }, 5*time.Second,
+		time.Millisecond)
+	for n, v := range got {
+		require.EqualValues(t, n+2, v)
+	}
+	require.Eventually(t, func() bool { return strings.Contains(m.log.String(), hub.Slow.Text) }, 5*time.Second,
+		time.Millisecond)
+	for { // what was on its way, and then the end
+		if _, _, err := slow.ReadMessage(); err != nil {
+			require.False(t, errors.Is(err, os.ErrDeadlineExceeded), err)
+			break
+		}
+	}
+}
+
+func TestQuery_AnOwnerThatIsAwayIsSaidToBe(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	c := m.dial(t, client.Options{})
+	err := c.Query(t.Context(), "chat.history", map[string]string{"conversation_id": "g"}, nil)
+	var refused *client.Error
+	require.ErrorAs(t, err, &refused)
+	require.NotEqual(t, refusal.Malformed, refused.Code)
+}
