@@ -1,0 +1,148 @@
+// Package gateway is the mesh's edge: clients connect here, send commands and queries, and get the events of their
+// rooms. It knows no domain; where a command or an event travels is declared beside it in proto/.
+//
+// A frame goes ws → session → intake → Kafka; an event comes Kafka → fanout → hub → the connection's queue → ws.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/fanout"
+	"github.com/edumatrix/interlinked/services/gateway/httpapi"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/intake"
+	"github.com/edumatrix/interlinked/services/gateway/lease"
+	"github.com/edumatrix/interlinked/services/gateway/query"
+	"github.com/edumatrix/interlinked/services/gateway/rooms"
+	"github.com/edumatrix/interlinked/services/gateway/session"
+	"github.com/edumatrix/interlinked/services/gateway/ws"
+	"github.com/edumatrix/interlinked/shared/auth"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/process"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// Run serves clients until the context ends, and then until what they have in flight is answered.
+func Run(ctx context.Context, env process.Env) error { return run(ctx, env, settings{}) }
+
+// settings are what tests set otherwise; zero values are those of production.
+type settings struct {
+	listener  net.Listener
+	patience  time.Duration // of a client that waits for an outcome
+	handshake time.Duration
+	ping      time.Duration
+	limits    hub.Limits
+	perUser   int
+}
+
+func run(ctx context.Context, env process.Env, set settings) error {
+	config, log, tracer := env.Config, env.Log, env.Telemetry.Tracer()
+
+	// What it talks to.
+	verifier, err := auth.NewVerifier(ctx, config.JWTSecret, config.JWKSURL)
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	publisher, err := bus.NewPublisher(env.Stores.Kafka, log)
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	defer func() { _ = publisher.Close() }()
+	reader, err := bus.NewReader(env.Stores.Kafka, bus.ReaderOptions{Log: log})
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	router, err := bus.NewRouter(bus.RouterOptions{Service: "gateway", Publisher: publisher, Tracer: tracer, Log: log})
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	client := rpc.NewClient(rpc.Credential(config.ServiceSecret), tracer)
+	owners := map[string]meshv1connect.OwnerServiceClient{}
+	for _, owner := range env.Catalog.Logs() {
+		owners[owner] = meshv1connect.NewOwnerServiceClient(client, config.Peers[owner])
+	}
+	keeper := env.Catalog.Connections()
+	owners[keeper] = meshv1connect.NewOwnerServiceClient(client, config.Peers[keeper])
+
+	// What it is made of.
+	var fan *fanout.Fanout
+	watch := newWatch(env, client, func() error { return fan.Reading() })
+	metrics := watch.health.Registry()
+	connections := hub.New(hub.Options{Catalog: env.Catalog, Limits: set.limits, PerUser: set.perUser,
+		Ready: []byte(`{"ready":true}`), Metrics: hub.NewMetrics(metrics)})
+	commands := intake.New(intake.Options{Catalog: env.Catalog, Publisher: publisher, Patience: set.patience,
+		Ready: func() bool { return fan.Ready() }, Tracer: tracer, Metrics: intake.NewMetrics(metrics), Log: log})
+	fan = fanout.New(fanout.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Resolve: commands.Resolve,
+		Tracer: tracer, Metrics: fanout.NewMetrics(metrics), Log: log})
+	fan.Handle(router, reader)
+	members := rooms.New(rooms.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Known: fan.Known, Log: log})
+	queries := query.New(env.Catalog, config.Peers, client, tracer)
+	report := lease.New(lease.Options{Log: log,
+		Keeper: meshv1connect.NewConnectionServiceClient(client, config.Peers[keeper])})
+
+	// How clients come in.
+	door := &access.Access{Verifier: verifier, Origins: config.AllowedOrigins, AnyLocal: config.AnyLocalOrigin, Log: log}
+	sockets := ws.New(ws.Options{Access: door, Handshake: set.handshake, Ping: set.ping, Metrics: ws.NewMetrics(metrics),
+		Log: log, Mesh: &session.Mesh{Catalog: env.Catalog, Hub: connections, Rooms: members, Intake: commands,
+			Queries: queries, Lease: report, Tracer: tracer, Log: log}})
+	mux := http.NewServeMux()
+	mux.Handle("/ws", sockets)
+	mux.Handle("/api/", &httpapi.Server{Access: door, Catalog: env.Catalog, Intake: commands, Queries: queries,
+		MaxBody: 64 << 10, Tracer: tracer, Log: log})
+	watch.mount(mux)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 32 << 10}
+	listener := set.listener
+	if listener == nil {
+		address := net.JoinHostPort(config.Host, strconv.Itoa(config.Port))
+		if listener, err = net.Listen("tcp", address); err != nil {
+			return fmt.Errorf("gateway: serve clients at %s: %w (is another one running? PORT chooses another port)",
+				address, err)
+		}
+	}
+
+	// Work goes on while it stops, so that what is in flight is answered.
+	work, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	g, work := errgroup.WithContext(work)
+	g.Go(func() error { return router.Run(work) })
+	g.Go(func() error { return commands.Run(work) })
+	g.Go(func() error { return members.Run(work) })
+	g.Go(func() error { return report.Run(work) })
+	g.Go(func() error { return watch.run(work, fan, env.Ready) })
+	g.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve clients at %s: %w", listener.Addr(), err)
+		}
+		return nil
+	})
+	log.Info("gateway: serves clients", "address", listener.Addr().String())
+
+	select {
+	case <-ctx.Done():
+	case <-work.Done():
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	watch.stopping()
+	sockets.Stop()
+	commands.Close(stopping)
+	connections.Close(hub.Shutdown)
+	sockets.Wait(stopping)
+	_ = server.Shutdown(stopping)
+	_ = server.Close()
+	end()
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	return nil
+}

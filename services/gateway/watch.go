@@ -1,0 +1,116 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/edumatrix/interlinked/services/gateway/fanout"
+	"github.com/edumatrix/interlinked/shared/health"
+	"github.com/edumatrix/interlinked/shared/process"
+)
+
+// watch is what the gateway says of its health.
+type watch struct {
+	env    process.Env
+	client *http.Client
+	health *health.Health
+	ending atomic.Bool
+}
+
+func newWatch(env process.Env, client *http.Client, reading func() error) *watch {
+	w := &watch{env: env, client: client}
+	w.health = health.New([]health.Check{
+		{Name: "redis", Check: func(ctx context.Context) error {
+			if env.Stores.Redis == nil {
+				return errors.New("not connected")
+			}
+			return env.Stores.Redis.Ping(ctx).Err()
+		}},
+		{Name: "kafka", Check: env.Stores.Kafka.Check},
+		{Name: "postgres", Check: w.owners},
+		{Name: "socketio", Check: func(context.Context) error {
+			if w.ending.Load() {
+				return errors.New("takes no more clients")
+			}
+			return reading()
+		}},
+	}, env.Log)
+	return w
+}
+
+// owners asks every owner whether it reaches its Postgres: the gateway has none of its own.
+func (w *watch) owners(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, owner := range w.env.Catalog.Owners() {
+		g.Go(func() error {
+			if err := w.owner(ctx, w.env.Config.Peers[owner]); err != nil {
+				return fmt.Errorf("%s: %w", owner, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func (w *watch) owner(ctx context.Context, base string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/health", nil)
+	if err != nil {
+		return err
+	}
+	response, err := w.client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	var said struct {
+		Services struct {
+			Postgres bool `json:"postgres"`
+		} `json:"services"`
+	}
+	if err := json.NewDecoder(response.Body).Decode(&said); err != nil {
+		return fmt.Errorf("read its health: %w", err)
+	}
+	if !said.Services.Postgres {
+		return errors.New("does not reach its Postgres")
+	}
+	return nil
+}
+
+func (w *watch) mount(mux *http.ServeMux) {
+	h := w.health.Handler()
+	for _, path := range []string{"/health", "/livez", "/readyz", "/metrics"} {
+		mux.Handle(path, h)
+	}
+}
+
+// run checks in the background, and says ready once the fan-out knows where it is in every partition.
+func (w *watch) run(ctx context.Context, fan *fanout.Fanout, ready func()) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return w.health.Run(ctx) })
+	g.Go(func() error {
+		for _, owner := range w.env.Catalog.Logs() {
+			select {
+			case <-fan.Known(owner):
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		w.health.SetReady(!w.ending.Load())
+		if ready != nil {
+			ready()
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+func (w *watch) stopping() {
+	w.ending.Store(true)
+	w.health.SetReady(false)
+}
