@@ -99,7 +99,8 @@ func TestPostgres_RetiresAConnectionAfter7500Uses(t *testing.T) {
 func TestPostgres_SaysWhereAndWhatToTry(t *testing.T) {
 	t.Parallel()
 	port := closedPort(t)
-	_, err := backend.Postgres{URL: fmt.Sprintf("postgresql://u:hidden@127.0.0.1:%d/db?schema=public", port)}.Open(brief(t))
+	url := fmt.Sprintf("postgresql://u:hidden@127.0.0.1:%d/db?schema=public", port)
+	_, err := backend.Postgres{URL: url}.Open(brief(t))
 	require.ErrorContains(t, err, fmt.Sprintf("Postgres at 127.0.0.1:%d/db: ", port))
 	require.ErrorContains(t, err, "connection refused")
 	require.ErrorContains(t, err, "DATABASE_URL")

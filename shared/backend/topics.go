@@ -144,7 +144,9 @@ func retention(settings []sarama.ConfigEntry) (time.Duration, error) {
 
 // create makes topics in one request and waits until each partition has a leader: until then, who produces would have
 // to try again. Another process may create the same at the same time.
-func (k Kafka) create(ctx context.Context, client sarama.Client, admin sarama.ClusterAdmin, topics []catalog.Topic) error {
+func (k Kafka) create(
+	ctx context.Context, client sarama.Client, admin sarama.ClusterAdmin, topics []catalog.Topic,
+) error {
 	replicas := int16(min(3, len(client.Brokers())))
 	details := map[string]*sarama.TopicDetail{}
 	names := []string{}

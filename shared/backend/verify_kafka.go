@@ -62,7 +62,7 @@ func (k Kafka) compareTopics(ctx context.Context, topics []catalog.Topic) (_ fin
 		}
 	}
 	if len(missing) > 0 {
-		wrong = append(wrong, fmt.Sprintf("missing, and made at the first start of the mesh: %s", strings.Join(missing, ", ")))
+		wrong = append(wrong, "missing, and made at the first start of the mesh: "+strings.Join(missing, ", "))
 	}
 	if len(wrong) > 0 {
 		return finding{}, errors.New(strings.Join(wrong, "; "))

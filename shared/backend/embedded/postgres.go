@@ -30,7 +30,7 @@ type PostgresOptions struct {
 	Database string // made when missing; default edu_matrix_db
 	Port     int    // 0: a free one
 
-	Binaries string            // a folder of PostgreSQL programs, 17 or later; default: installed ones, else downloaded ones
+	Binaries string            // a folder of PostgreSQL's programs, 17 or later; default: installed, else downloaded
 	CacheDir string            // keeps downloaded programs; default: a folder of the user's (root's: the machine's) cache
 	Settings map[string]string // further server settings, such as fsync=off in tests
 	Log      *slog.Logger      // told what takes over a second; default: nowhere

@@ -1,0 +1,197 @@
+package config_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/config"
+)
+
+// env is a process' environment; a service of its own has a secret at least.
+func env(pairs ...string) func(string) string {
+	all := map[string]string{"JWT_SECRET": "token-secret"}
+	for _, pair := range pairs {
+		name, value, _ := strings.Cut(pair, "=")
+		all[name] = value
+	}
+	return func(name string) string { return all[name] }
+}
+
+func TestLoad_HasTheDefaultsOfExistingInstallations(t *testing.T) {
+	t.Parallel()
+	c, err := config.Load("chat", env())
+	require.NoError(t, err)
+	require.Equal(t, "chat", c.Service)
+	require.Equal(t, 3003, c.Port)
+	require.Equal(t, backend.Postgres{URL: "postgresql://edu_matrix_user@localhost:5432/edu_matrix_db", PoolMax: 20},
+		c.Postgres)
+	require.Equal(t, backend.Redis{Host: "localhost", Port: 6379}, c.Redis)
+	require.Equal(t, backend.Kafka{Brokers: []string{"localhost:9092"}, ClientID: "edu-matrix-interlinked"}, c.Kafka)
+	require.True(t, c.KafkaEnabled)
+	require.Equal(t, map[string]string{"presence": "http://localhost:3002", "chat": "http://localhost:3003",
+		"feed": "http://localhost:3004", "notification": "http://localhost:3005"}, c.Peers)
+	require.Equal(t, map[string]bool{"postgres": false, "redis": false, "kafka": false}, c.Given)
+	require.Equal(t, ".data", c.DataDir)
+	require.Empty(t, c.AllowedOrigins)
+	require.False(t, c.AnyLocalOrigin)
+	require.Empty(t, c.Notices)
+
+	for service, port := range map[string]int{"gateway": 3001, "presence": 3002, "feed": 3004, "notification": 3005,
+		config.AllInOne: 3001} {
+		c, err := config.Load(service, env())
+		require.NoError(t, err)
+		require.Equal(t, port, c.Port, service)
+	}
+}
+
+func TestLoad_ReadsEveryVariable(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		set  []string
+		want any
+		got  func(config.Config) any
+	}{
+		{[]string{"PORT=8080"}, 8080, func(c config.Config) any { return c.Port }},
+		{[]string{"POSTGRES_USER=u", "POSTGRES_PASSWORD=p/w", "POSTGRES_DB=d"}, "postgresql://u:p%2Fw@localhost:5432/d",
+			func(c config.Config) any { return c.Postgres.URL }},
+		{[]string{"DATABASE_URL=postgres://u:p@h:1/d?schema=public"}, "postgres://u:p@h:1/d?schema=public",
+			func(c config.Config) any { return c.Postgres.URL }},
+		{[]string{"POSTGRES_POOL_MAX=7"}, int32(7), func(c config.Config) any { return c.Postgres.PoolMax }},
+		{[]string{"REDIS_HOST=h", "REDIS_PORT=1", "REDIS_PASSWORD=p"}, backend.Redis{Host: "h", Port: 1, Password: "p"},
+			func(c config.Config) any { return c.Redis }},
+		{[]string{"REDIS_URL=redis://:p@h:1/0"}, "h:1", func(c config.Config) any { return c.Redis.Where() }},
+		{[]string{"KAFKA_BROKERS=a:1, b:2", "KAFKA_CLIENT_ID=me", "TOPIC_PREFIX=north."},
+			backend.Kafka{Brokers: []string{"a:1", "b:2"}, ClientID: "me", TopicPrefix: "north."},
+			func(c config.Config) any { return c.Kafka }},
+		{[]string{"JWT_SECRET=", "JWKS_URL=https://id.example/keys", "SERVICE_SECRET=s"},
+			[]string{"", "https://id.example/keys", "s"},
+			func(c config.Config) any { return []string{c.JWTSecret, c.JWKSURL, c.ServiceSecret} }},
+		{[]string{"PRESENCE_URL=http://presence:1/", "CHAT_URL=http://chat:1", "FEED_URL=http://feed:1",
+			"NOTIFICATION_URL=http://notification:1"},
+			map[string]string{"presence": "http://presence:1", "chat": "http://chat:1", "feed": "http://feed:1",
+				"notification": "http://notification:1"}, func(c config.Config) any { return c.Peers }},
+		{[]string{"DATA_DIR=/var/lib/mesh", "EDUMATRIX_POSTGRES_BIN=/opt/pg/bin"},
+			[]string{"/var/lib/mesh", "/opt/pg/bin"},
+			func(c config.Config) any { return []string{c.DataDir, c.PostgresBin} }},
+		{[]string{"ALLOWED_ORIGINS=https://School.example, http://localhost:5173/"},
+			[]string{"https://school.example", "http://localhost:5173"},
+			func(c config.Config) any { return c.AllowedOrigins }},
+		{[]string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4317"}, "http://jaeger:4317",
+			func(c config.Config) any { return c.OTLPEndpoint }},
+		{[]string{"KAFKA_ENABLED= TRUE "}, true, func(c config.Config) any { return c.KafkaEnabled }},
+		{[]string{"DATABASE_URL=postgres://h/d", "REDIS_HOST=h", "KAFKA_BROKERS=h:1"},
+			map[string]bool{"postgres": true, "redis": true, "kafka": true},
+			func(c config.Config) any { return c.Given }},
+	} {
+		t.Run(c.set[0], func(t *testing.T) {
+			t.Parallel()
+			loaded, err := config.Load("chat", env(c.set...))
+			require.NoError(t, err)
+			require.Equal(t, c.want, c.got(loaded))
+			require.Empty(t, loaded.Notices)
+		})
+	}
+}
+
+func TestLoad_StopsAtWhatCannotBeMeant(t *testing.T) {
+	t.Parallel()
+	for set, want := range map[string]string{
+		"PORT=http":                               `PORT is "http": it has to be a number from 1 to 65535`,
+		"PORT=70000":                              `PORT is "70000"`,
+		"REDIS_PORT=0":                            `REDIS_PORT is "0"`,
+		"POSTGRES_POOL_MAX=many":                  `POSTGRES_POOL_MAX is "many": it has to be a number from 1 to 10000`,
+		"KAFKA_ENABLED=maybe":                     `KAFKA_ENABLED is "maybe": it has to be true or false`,
+		"KAFKA_ENABLED=false":                     "KAFKA_ENABLED is false, but a service of its own cannot do without Kafka",
+		"KAFKA_BROKERS=localhost":                 `KAFKA_BROKERS names "localhost": each broker has to be host:port`,
+		"KAFKA_BROKERS=a:1,,b:2":                  `KAFKA_BROKERS names ""`,
+		"KAFKA_BROKERS=kafka://a:1":               `KAFKA_BROKERS names "kafka://a:1"`,
+		"REDIS_HOST=redis://h":                    `REDIS_HOST is "redis://h": it has to be the name`,
+		"REDIS_URL=localhost:6379":                "REDIS_URL has to look like redis://:password@host:6379/0",
+		"REDIS_URL=redis://:hidden@h:x":           "REDIS_URL has to look like",
+		"DATABASE_URL=h:5432/d":                   "DATABASE_URL has to look like postgresql://user:password@host:5432",
+		"DATABASE_URL=mysql://u:hidden@":          "DATABASE_URL has to look like",
+		"DATABASE_URL=postgres://h/d?schema=mine": "DATABASE_URL asks for schema=mine: only public can stand there",
+		"TOPIC_PREFIX=a/b":                        "TOPIC_PREFIX is \"a/b\": it may have up to 100 letters",
+		"ALLOWED_ORIGINS=school.example":          `ALLOWED_ORIGINS names "school.example"`,
+		"ALLOWED_ORIGINS=https://a.b/x":           `ALLOWED_ORIGINS names "https://a.b/x"`,
+		"ALLOWED_ORIGINS=*":                       `ALLOWED_ORIGINS names "*"`,
+		"CHAT_URL=chat:3003":                      "CHAT_URL has to look like http://host:port",
+		"JWKS_URL=ftp://u:hidden@x":               "JWKS_URL has to look like",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=x:1":         "OTEL_EXPORTER_OTLP_ENDPOINT has to look like",
+		"JWT_SECRET=":                             "JWT_SECRET is not set, nor is JWKS_URL",
+	} {
+		t.Run(set, func(t *testing.T) {
+			t.Parallel()
+			_, err := config.Load("chat", env(set))
+			require.ErrorContains(t, err, want)
+			require.NotContains(t, err.Error(), "\n")
+			require.NotContains(t, err.Error(), "hidden")
+		})
+	}
+	_, err := config.Load("chats", env())
+	require.ErrorContains(t, err, `there is no service "chats"; there are chat, edumatrix, feed, gateway`)
+}
+
+func TestLoad_SaysWhereAURLWinsOverItsParts(t *testing.T) {
+	t.Parallel()
+	c, err := config.Load("chat", env("DATABASE_URL=postgresql://u:hidden1@h/d", "POSTGRES_USER=v", "POSTGRES_DB=e",
+		"POSTGRES_PASSWORD=hidden2", "REDIS_URL=redis://:hidden3@h:1", "REDIS_HOST=i", "REDIS_PORT=2",
+		"REDIS_PASSWORD=hidden4"))
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		`DATABASE_URL wins over POSTGRES_USER: "u" instead of "v"`,
+		`DATABASE_URL wins over POSTGRES_DB: "d" instead of "e"`,
+		`DATABASE_URL wins over POSTGRES_PASSWORD, which is another`,
+		`REDIS_URL wins over REDIS_HOST: "h" instead of "i"`,
+		`REDIS_URL wins over REDIS_PORT: "1" instead of "2"`,
+		`REDIS_URL wins over REDIS_PASSWORD, which is another`,
+	}, c.Notices)
+	require.Equal(t, "h:1", c.Redis.Where())
+
+	c, err = config.Load("chat", env("DATABASE_URL=postgresql://u:p@h/d?schema=public", "POSTGRES_USER=u", "POSTGRES_DB=d",
+		"POSTGRES_PASSWORD=p", "REDIS_URL=redis://:p@h:6379/0", "REDIS_HOST=h", "REDIS_PORT=6379", "REDIS_PASSWORD=p"))
+	require.NoError(t, err)
+	require.Empty(t, c.Notices, "they say the same")
+}
+
+func TestLoad_LetsTheOneProcessMakeWhatItLacks(t *testing.T) {
+	t.Parallel()
+	c, err := config.Load(config.AllInOne, env("JWT_SECRET=", "KAFKA_ENABLED=false", "KAFKA_BROKERS=h:1"))
+	require.NoError(t, err)
+	require.True(t, c.AnyLocalOrigin)
+	require.False(t, c.KafkaEnabled)
+	require.False(t, c.Given["kafka"])
+	require.Equal(t, []string{"KAFKA_ENABLED=false wins over KAFKA_BROKERS: the embedded broker is used"}, c.Notices)
+	require.Empty(t, c.ServiceSecret)
+}
+
+func TestLoad_DerivesOneServiceSecretForAllServices(t *testing.T) {
+	t.Parallel()
+	chat, err := config.Load("chat", env())
+	require.NoError(t, err)
+	gateway, err := config.Load("gateway", env())
+	require.NoError(t, err)
+	require.Equal(t, chat.ServiceSecret, gateway.ServiceSecret)
+	require.Len(t, chat.ServiceSecret, 64)
+	require.NotContains(t, chat.ServiceSecret, chat.JWTSecret)
+	_, err = config.Load("chat", env("JWT_SECRET=", "JWKS_URL=https://id.example/keys"))
+	require.ErrorContains(t, err, "SERVICE_SECRET is not set")
+}
+
+func TestConfig_DoesNotTellItsSecrets(t *testing.T) {
+	t.Parallel()
+	c, err := config.Load("chat", env("JWT_SECRET=hidden", "DATABASE_URL=postgres://u:hidden@h/d",
+		"REDIS_PASSWORD=hidden", "SERVICE_SECRET=hidden", "POSTGRES_PASSWORD=hidden"))
+	require.NoError(t, err)
+	var logged strings.Builder
+	slog.New(slog.NewJSONHandler(&logged, nil)).Info("x", "config", c)
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s %v", c, c, c, c, &c)+logged.String(), "hidden")
+	_, err = json.Marshal(c)
+	require.ErrorContains(t, err, "a configuration holds secrets")
+}

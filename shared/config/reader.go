@@ -1,0 +1,195 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+)
+
+// reader reads variables one by one and remembers what is wrong with them.
+type reader struct {
+	getenv   func(string) string
+	problems []error
+	notices  []string
+}
+
+func (r *reader) problem(name, format string, args ...any) {
+	r.problems = append(r.problems, fmt.Errorf("%s %s", name, fmt.Sprintf(format, args...)))
+}
+
+func (r *reader) notice(format string, args ...any) {
+	r.notices = append(r.notices, fmt.Sprintf(format, args...))
+}
+
+// text reads a variable. One that is set to nothing counts as not set, as compose files cannot leave one out.
+func (r *reader) text(name, otherwise string) string {
+	if value := strings.TrimSpace(r.getenv(name)); value != "" {
+		return value
+	}
+	return otherwise
+}
+
+func (r *reader) number(name string, otherwise, least, most int) int {
+	value := r.text(name, "")
+	if value == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < least || n > most {
+		r.problem(name, "is %q: it has to be a number from %d to %d", value, least, most)
+		return otherwise
+	}
+	return n
+}
+
+func (r *reader) port(name string, otherwise int) int { return r.number(name, otherwise, 1, 65535) }
+
+func (r *reader) boolean(name string, otherwise bool) bool {
+	switch value := strings.ToLower(r.text(name, "")); value {
+	case "":
+		return otherwise
+	case "true", "1", "yes", "on":
+		return true
+	case "false", "0", "no", "off":
+		return false
+	default:
+		r.problem(name, "is %q: it has to be true or false", value)
+		return otherwise
+	}
+}
+
+var hostPattern = regexp.MustCompile(`^[A-Za-z0-9._:-]+$`)
+
+func (r *reader) host(name, otherwise string) string {
+	value := r.text(name, otherwise)
+	if !hostPattern.MatchString(value) {
+		r.problem(name, "is %q: it has to be the name or the address of a machine", value)
+	}
+	return value
+}
+
+// httpURL reads a base URL. A user and password in it are not shown, as they are what must not be.
+func (r *reader) httpURL(name, otherwise string) string {
+	value := r.text(name, otherwise)
+	if value == "" {
+		return ""
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		r.problem(name, "has to look like http://host:port")
+		return ""
+	}
+	return strings.TrimSuffix(value, "/")
+}
+
+// origins reads what browsers call the pages that may connect.
+func (r *reader) origins(name string) (list []string) {
+	for value := range strings.SplitSeq(r.text(name, ""), ",") {
+		if value = strings.TrimSpace(value); value == "" {
+			continue
+		}
+		u, err := url.Parse(value)
+		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.Trim(u.Path, "/") != "" ||
+			u.RawQuery != "" || u.User != nil {
+			r.problem(name, "names %q: each origin has to look like https://school.example, separated by commas", value)
+			continue
+		}
+		list = append(list, strings.ToLower(u.Scheme+"://"+u.Host))
+	}
+	return list
+}
+
+func (r *reader) brokers(name, otherwise string) (list []string) {
+	for value := range strings.SplitSeq(r.text(name, otherwise), ",") {
+		value = strings.TrimSpace(value)
+		host, port, err := net.SplitHostPort(value)
+		n, _ := strconv.Atoi(port) // 0 is no port
+		if err != nil || !hostPattern.MatchString(host) || n < 1 || n > 65535 {
+			r.problem(name, "names %q: each broker has to be host:port, separated by commas", value)
+			continue
+		}
+		list = append(list, value)
+	}
+	return list
+}
+
+var prefixPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,100}$`)
+
+func (r *reader) prefix(name string) string {
+	value := r.text(name, "")
+	if !prefixPattern.MatchString(value) {
+		r.problem(name, "is %q: it may have up to 100 letters, digits, dots, underscores and hyphens", value)
+	}
+	return value
+}
+
+// databaseURL reads the URL, or makes it of the parts. Where both are there and differ, the URL wins, and it is said.
+func (r *reader) databaseURL(name string, c *Config) string {
+	value := r.text(name, "")
+	if value == "" {
+		u := url.URL{Scheme: "postgresql", User: url.User(c.PostgresUser), Host: "localhost:5432", Path: "/" + c.PostgresDB}
+		if c.PostgresPassword != "" {
+			u.User = url.UserPassword(c.PostgresUser, c.PostgresPassword)
+		}
+		return u.String()
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.Host == "" || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
+		r.problem(name, "has to look like postgresql://user:password@host:5432/database?schema=public")
+		return ""
+	}
+	if schema := u.Query().Get("schema"); schema != "" && schema != "public" {
+		r.problem(name, "asks for schema=%s: only public can stand there, each service has a schema of its own", schema)
+		return ""
+	}
+	r.loses(name, "POSTGRES_USER", u.User.Username(), true)
+	r.loses(name, "POSTGRES_DB", strings.TrimPrefix(u.Path, "/"), true)
+	password, _ := u.User.Password()
+	r.loses(name, "POSTGRES_PASSWORD", password, false)
+	return value
+}
+
+func (r *reader) redisURL(name string) string {
+	value := r.text(name, "")
+	if value == "" {
+		return ""
+	}
+	if _, err := redis.ParseURL(value); err != nil {
+		// The library's error may repeat the password.
+		r.problem(name, "has to look like redis://:password@host:6379/0")
+		return ""
+	}
+	return value
+}
+
+func (r *reader) compareRedis(b backend.Redis) {
+	options, err := redis.ParseURL(b.URL)
+	if err != nil {
+		return // it was told already
+	}
+	host, port, err := net.SplitHostPort(options.Addr)
+	if err != nil {
+		host, port = options.Addr, ""
+	}
+	r.loses("REDIS_URL", "REDIS_HOST", host, true)
+	r.loses("REDIS_URL", "REDIS_PORT", port, true)
+	r.loses("REDIS_URL", "REDIS_PASSWORD", options.Password, false)
+}
+
+// loses says so when a part is set to something else than its URL says.
+func (r *reader) loses(winner, part, inURL string, tell bool) {
+	switch value := r.text(part, ""); {
+	case value == "" || value == inURL:
+	case tell:
+		r.notice("%s wins over %s: %q instead of %q", winner, part, inURL, value)
+	default:
+		r.notice("%s wins over %s, which is another", winner, part)
+	}
+}
