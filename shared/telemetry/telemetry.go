@@ -1,0 +1,125 @@
+// Package telemetry makes the traces of one service. Several services live in one process, each under its own
+// service.name, so nothing here is global: who makes spans is handed the tracer.
+package telemetry
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Options say whose traces these are and where they go.
+type Options struct {
+	// Service is the service.name.
+	Service string
+	// Endpoint is a collector's OTLP address, as OTEL_EXPORTER_OTLP_ENDPOINT has it; empty: spans are made, so that
+	// trace ids are passed on, but exported nowhere. The protocol is gRPC, or http/protobuf where
+	// OTEL_EXPORTER_OTLP_PROTOCOL says so. OTEL_TRACES_SAMPLER and its argument are respected.
+	Endpoint string
+	// Exporter is used instead, and at once: for tests.
+	Exporter sdktrace.SpanExporter
+	Log      *slog.Logger // nil: slog.Default
+}
+
+// Telemetry is the traces of one service.
+type Telemetry struct {
+	provider *sdktrace.TracerProvider
+	tracer   trace.Tracer
+}
+
+// Start begins to trace. A collector that is away costs traces and nothing else.
+func Start(ctx context.Context, o Options) (*Telemetry, error) {
+	options := []sdktrace.TracerProviderOption{
+		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", o.Service),
+			attribute.String("service.namespace", "edu-matrix-interlinked"))),
+	}
+	switch {
+	case o.Exporter != nil:
+		options = append(options, sdktrace.WithSyncer(o.Exporter))
+	case o.Endpoint != "":
+		exporter, err := export(ctx, o.Endpoint)
+		if err != nil {
+			return nil, fmt.Errorf("export traces to %s: %w", o.Endpoint, err)
+		}
+		if o.Log == nil {
+			o.Log = slog.Default()
+		}
+		options = append(options, sdktrace.WithBatcher(&quiet{SpanExporter: exporter, log: o.Log, endpoint: o.Endpoint}))
+	}
+	provider := sdktrace.NewTracerProvider(options...)
+	return &Telemetry{provider, provider.Tracer("github.com/edumatrix/interlinked")}, nil
+}
+
+func export(ctx context.Context, endpoint string) (sdktrace.SpanExporter, error) {
+	if !strings.Contains(endpoint, "://") {
+		endpoint = "http://" + endpoint
+	}
+	if strings.HasPrefix(os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), "http/") {
+		return otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(strings.TrimSuffix(endpoint, "/")+"/v1/traces"))
+	}
+	return otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(endpoint))
+}
+
+// Tracer makes the service's spans.
+func (t *Telemetry) Tracer() trace.Tracer { return t.tracer }
+
+// Stop exports what is left and ends.
+func (t *Telemetry) Stop(ctx context.Context) error { return t.provider.Shutdown(ctx) }
+
+// TraceParent is the W3C traceparent of the span in ctx; empty when there is none.
+func TraceParent(ctx context.Context) string {
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	return carrier["traceparent"]
+}
+
+// Continue makes the span that a traceparent names the parent of spans that start in the context given back.
+func Continue(ctx context.Context, traceparent string) context.Context {
+	if traceparent == "" {
+		return ctx
+	}
+	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": traceparent})
+}
+
+// Link points at the span that a traceparent names, from one that is not its child; ok is false when it names none.
+func Link(traceparent string) (link trace.Link, ok bool) {
+	span := trace.SpanContextFromContext(Continue(context.Background(), traceparent))
+	return trace.Link{SpanContext: span}, span.IsValid()
+}
+
+// quiet tells once a minute that the collector is away, instead of with every batch.
+type quiet struct {
+	sdktrace.SpanExporter
+	log      *slog.Logger
+	endpoint string
+
+	mu   sync.Mutex
+	told time.Time
+}
+
+// ExportSpans exports, and forgives.
+func (q *quiet) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	err := q.SpanExporter.ExportSpans(ctx, spans)
+	if err == nil {
+		return nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if time.Since(q.told) > time.Minute {
+		q.told = time.Now()
+		q.log.Warn("traces are lost: the collector does not take them", "endpoint", q.endpoint, "error", err)
+	}
+	return nil
+}
