@@ -2,6 +2,9 @@ package eventlog
 
 import (
 	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
@@ -21,4 +24,31 @@ type Loaded struct {
 }
 
 // Load reads from a stream what deciding needs.
-func (l *Log) Load(ctx context.Context, s Selection) (Loaded, error) { panic("being written") }
+func (l *Log) Load(ctx context.Context, s Selection) (Loaded, error) {
+	var loaded Loaded
+	b := &pgx.Batch{}
+	l.queueLoad(b, s, &loaded)
+	if err := l.o.Pool.SendBatch(ctx, b).Close(); err != nil {
+		return Loaded{}, fmt.Errorf("load %s: %w", s.Stream, dependency(err))
+	}
+	return loaded, nil
+}
+
+func (l *Log) queueLoad(b *pgx.Batch, s Selection, into *Loaded) {
+	b.Queue(l.sql.load, s.Stream, s.After, s.Subjects).Query(func(found pgx.Rows) error {
+		*into = Loaded{}
+		for found.Next() {
+			var wanted bool
+			e, err := l.scan(found, &wanted)
+			if err != nil {
+				return err
+			}
+			into.Version = max(into.Version, e.Version)
+			if wanted {
+				e.Body = e.plain
+				into.Events = append(into.Events, e.Event)
+			}
+		}
+		return found.Err()
+	})
+}

@@ -10,12 +10,17 @@ package eventlog
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
+	"regexp"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
@@ -41,14 +46,73 @@ type Options struct {
 
 // Log is one owner's log. It is safe for concurrent use.
 type Log struct {
+	o       Options
+	sql     statements
+	queue   *queue
+	head    *progress // the newest position that is known to be committed
+	waiting waiting
+	applied progresses // by projection, as far as this instance knows
+	times   timeouts
 }
 
+// timeouts bound what a holder of the log's lock can cost the others.
+type timeouts struct {
+	lock time.Duration // how long to wait for the lock
+	hold time.Duration // how long to hold it, and how long to stand still while holding it
+}
+
+var schemaName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}$`)
+
 // Open creates the schema and migrates it, under a lock that keeps instances apart.
-func Open(ctx context.Context, o Options) (*Log, error) { panic("being written") }
+func Open(ctx context.Context, o Options) (*Log, error) {
+	if !schemaName.MatchString(o.Owner) {
+		return nil, fmt.Errorf("event log: owner %q cannot name a schema", o.Owner)
+	}
+	if o.Pool == nil || o.Catalog == nil {
+		return nil, errors.New("event log: it needs a pool and a catalog")
+	}
+	if o.Waiting == nil {
+		o.Waiting = func(string, error) {}
+	}
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider().Tracer("")
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	o.Log = o.Log.With("log", o.Owner)
+	l := &Log{
+		o: o, sql: newStatements(o.Owner), queue: newQueue(), head: newProgress(),
+		waiting: waiting{tell: o.Waiting}, times: timeouts{lock: 10 * time.Second, hold: 2 * time.Second},
+	}
+	if err := migrate(ctx, o); err != nil {
+		return nil, fmt.Errorf("event log of %s: %w", o.Owner, err)
+	}
+	if _, err := l.Head(ctx); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
 
 // Run commits what is handed in, listens for what other instances commit, and prunes old outcomes, until ctx ends. What
 // is in flight then is finished; what waits gets an error that wraps bus.ErrAway. Commit needs it.
-func (l *Log) Run(ctx context.Context) error { panic("being written") }
+func (l *Log) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	running.Go(func() { l.commitAll(ctx) })
+	running.Go(func() { l.listen(ctx) })
+	running.Go(func() { l.pruneDaily(ctx) })
+	running.Wait()
+	return nil
+}
 
 // Head is the position of the newest event; 0 in an empty log.
-func (l *Log) Head(ctx context.Context) (int64, error) { panic("being written") }
+func (l *Log) Head(ctx context.Context) (position int64, err error) {
+	if err := l.o.Pool.QueryRow(ctx, l.sql.head).Scan(&position); err != nil {
+		return 0, fmt.Errorf("read the head of the log of %s: %w", l.o.Owner, dependency(err))
+	}
+	l.head.reach(position)
+	return position, nil
+}

@@ -1,12 +1,15 @@
 package eventlog
 
-import "context"
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
 
 // Stretch is a time during which somebody was in a room: from the event that opened it to the one that closed it, both
 // included. Closed fields are 0 while it is open.
 type Stretch struct {
-	Room           string
-	Member         string
 	OpenedVersion  int64
 	OpenedPosition int64
 	ClosedVersion  int64
@@ -15,8 +18,36 @@ type Stretch struct {
 
 // Rooms lists the rooms that users are in, and the position of the log as of which that was read.
 func (l *Log) Rooms(ctx context.Context, users []string) (rooms map[string][]string, position int64, err error) {
-	panic("being written")
+	fail := func(err error) (map[string][]string, int64, error) {
+		return nil, 0, fmt.Errorf("read the rooms of %d users: %w", len(users), dependency(err))
+	}
+	found, err := l.o.Pool.Query(ctx, l.sql.rooms, users)
+	if err != nil {
+		return fail(err)
+	}
+	rooms = map[string][]string{}
+	var member, room string
+	var head int64
+	_, err = pgx.ForEachRow(found, []any{&member, &room, &head}, func() error {
+		if position = max(position, head); member != "" {
+			rooms[member] = append(rooms[member], room)
+		}
+		return nil
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return rooms, position, nil
 }
 
 // Stretches lists when a user was in a room, ascending.
-func (l *Log) Stretches(ctx context.Context, room, user string) ([]Stretch, error) { panic("being written") }
+func (l *Log) Stretches(ctx context.Context, room, user string) ([]Stretch, error) {
+	found, err := l.o.Pool.Query(ctx, l.sql.stretches, room, user)
+	if err == nil {
+		var all []Stretch
+		if all, err = pgx.CollectRows(found, pgx.RowToStructByPos[Stretch]); err == nil {
+			return all, nil
+		}
+	}
+	return nil, fmt.Errorf("read when %s was in %s: %w", user, room, dependency(err))
+}

@@ -2,6 +2,9 @@ package eventlog
 
 import (
 	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -22,10 +25,61 @@ type Page struct {
 	Events   []envelope.Event
 	Complete int64 // everything asked for up to here is in this page and those before
 	Head     int64 // of the log
+
+	topics []string
 }
 
 // Read reads a page of the log.
-func (l *Log) Read(ctx context.Context, q Query) (Page, error) { panic("being written") }
+func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
+	head, err := l.Head(ctx)
+	if err != nil {
+		return Page{}, err
+	}
+	limit := q.Limit
+	if limit <= 0 {
+		limit = 500
+	}
+	limit = min(limit, 1000)
+	// What is committed up to the head stays as it is, so a second statement may read it.
+	until := head
+	if q.Until > 0 {
+		until = min(until, q.Until)
+	}
+	page := Page{Head: head, Complete: max(until, q.After)}
+	if q.After >= until {
+		return page, nil
+	}
+	var found pgx.Rows
+	switch {
+	case len(q.Rooms) > 0:
+		found, err = l.o.Pool.Query(ctx, l.sql.readRooms, q.After, until, limit, q.Topic, q.Rooms, q.Stream)
+	case q.Stream != "":
+		found, err = l.o.Pool.Query(ctx, l.sql.readStream, q.After, until, limit, q.Topic, q.Stream)
+	default:
+		found, err = l.o.Pool.Query(ctx, l.sql.read, q.After, until, limit, q.Topic)
+	}
+	var all []logged
+	if err == nil {
+		all, err = l.scanAll(found)
+	}
+	if err != nil {
+		return Page{}, fmt.Errorf("read the log of %s after %d: %w", l.o.Owner, q.After, dependency(err))
+	}
+	page.Events = eventsOf(all)
+	for _, e := range all {
+		page.topics = append(page.topics, e.topic)
+	}
+	if len(all) == limit {
+		page.Complete = all[limit-1].Position
+	}
+	return page, nil
+}
 
 // Records are the page's events as owners hand them to each other.
-func (p Page) Records() []*meshv1.Record { panic("being written") }
+func (p Page) Records() []*meshv1.Record {
+	records := make([]*meshv1.Record, len(p.Events))
+	for i, e := range p.Events {
+		records[i] = e.Record(p.topics[i])
+	}
+	return records
+}

@@ -1,9 +1,6 @@
 package eventlog
 
 import (
-	"context"
-	"fmt"
-
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -70,67 +67,3 @@ type Committed struct {
 	// Position is that of the last event written, or the log's head when there was none.
 	Position int64
 }
-
-// Commit writes in the next transaction, with whatever else waits for it. Its errors:
-//   - *ConflictError: the stream has moved on; load and decide again.
-//   - *RepeatedError: some of the commands have outcomes already; leave them out and decide the rest again.
-//   - *StaleReadingError: the foreign event was read already, or one before it is missing.
-//   - *MemberError: the write fails by itself and always will.
-//   - an error that wraps bus.ErrAway: the database is away, or ctx ended first. Whether it was written may be unknown;
-//     the same Write again is answered by its ids (RepeatedError, StaleReadingError) if it was.
-//
-// Nothing of the write was written with any of these but the last.
-func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) { panic("being written") }
-
-// CommitDeciding loads a stream and decides inside the next transaction, under the log's lock, where no version race can
-// be lost. The Write's Stream and Expected are set from what was loaded. Decide must be quick, and may be called again.
-// An error of its own is returned as it is.
-func (l *Log) CommitDeciding(ctx context.Context, s Selection,
-	decide func(context.Context, Loaded) (Write, error)) (Committed, error) {
-	panic("being written")
-}
-
-// Outcome finds the outcome of a command.
-func (l *Log) Outcome(ctx context.Context, actor, commandID string) (envelope.Result, bool, error) {
-	panic("being written")
-}
-
-// ReadingOf says how far a foreign stream was read; 0: not at all.
-func (l *Log) ReadingOf(ctx context.Context, source, stream string) (int64, error) { panic("being written") }
-
-// ConflictError says that a stream is not at the version that was expected.
-type ConflictError struct {
-	Stream   string
-	Expected int64
-	Actual   int64
-}
-
-func (e *ConflictError) Error() string {
-	return fmt.Sprintf("append %s at version %d: it is at %d", e.Stream, e.Expected, e.Actual)
-}
-
-// RepeatedError says which commands of a Write, by their index, have outcomes already. Where the same id stands for
-// another type or stream the outcome given is a refusal with the code id_reused.
-type RepeatedError struct {
-	Outcomes map[int]envelope.Result
-}
-
-func (e *RepeatedError) Error() string { return fmt.Sprintf("%d commands have an outcome already", len(e.Outcomes)) }
-
-// StaleReadingError says that another version of the foreign stream was read last.
-type StaleReadingError struct {
-	Source string
-	Stream string
-	Have   int64
-}
-
-func (e *StaleReadingError) Error() string {
-	return fmt.Sprintf("%s of %s is read up to version %d", e.Stream, e.Source, e.Have)
-}
-
-// MemberError is why a Write fails whenever it is tried.
-type MemberError struct{ Err error }
-
-func (e *MemberError) Error() string { return "this write fails by itself: " + e.Err.Error() }
-
-func (e *MemberError) Unwrap() error { return e.Err }

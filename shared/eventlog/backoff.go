@@ -1,0 +1,30 @@
+package eventlog
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// backoff is how long to wait before trying again: from 100 ms, doubling, up to 5 s, a little at random.
+type backoff struct{ tries int }
+
+// wait returns false when ctx ended.
+func (b *backoff) wait(ctx context.Context) bool {
+	d := min(100*time.Millisecond<<min(b.tries, 6), 5*time.Second)
+	b.tries++
+	return sleep(ctx, d*3/4+rand.N(d/2))
+}
+
+func (b *backoff) reset() { b.tries = 0 }
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,93 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// Commit writes in the next transaction, with whatever else waits for it. Its errors:
+//   - *ConflictError: the stream has moved on; load and decide again.
+//   - *RepeatedError: some of the commands have outcomes already; leave them out and decide the rest again.
+//   - *StaleReadingError: the foreign event was read already, or one before it is missing.
+//   - *MemberError: the write fails by itself and always will.
+//   - an error that wraps bus.ErrAway, or that of ctx: the database is away, or ctx ended first. Whether it was written
+//     may be unknown; the same Write again is answered by its ids (RepeatedError, StaleReadingError) if it was.
+//
+// Nothing of the write was written with any of these but the last.
+func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
+	p, err := l.prepare(ctx, w)
+	if err != nil {
+		return Committed{}, err
+	}
+	return l.wait(ctx, &member{ctx: ctx, prepared: p, answered: make(chan answer, 1)})
+}
+
+// CommitDeciding loads a stream and decides inside the next transaction, under the log's lock, where no version race can
+// be lost. The Write's Stream and Expected are set from what was loaded. Decide must be quick, and may be called again.
+// An error of its own is returned as it is.
+func (l *Log) CommitDeciding(ctx context.Context, s Selection,
+	decide func(context.Context, Loaded) (Write, error)) (Committed, error) {
+	return l.wait(ctx, &member{ctx: ctx, selection: s, decide: decide, answered: make(chan answer, 1)})
+}
+
+func (l *Log) wait(ctx context.Context, m *member) (Committed, error) {
+	if err := l.queue.put(m); err != nil {
+		m.answer(Committed{}, err)
+	}
+	select {
+	case a := <-m.answered:
+		return a.committed, a.err
+	case <-ctx.Done():
+		return Committed{}, fmt.Errorf("append to the log of %s: %w", l.o.Owner, context.Cause(ctx))
+	}
+}
+
+// member is one Write on its way into a shared transaction.
+type member struct {
+	ctx       context.Context
+	prepared  *prepared // nil until decided
+	selection Selection
+	decide    func(context.Context, Loaded) (Write, error)
+	alone     bool // never joins others
+	answered  chan answer
+}
+
+type answer struct {
+	committed Committed
+	err       error
+}
+
+// answer is given once, and ends the member's spans.
+func (m *member) answer(c Committed, err error) {
+	if m.prepared != nil {
+		m.prepared.end(err)
+	}
+	m.answered <- answer{c, err}
+}
+
+// Outcome finds the outcome of a command.
+func (l *Log) Outcome(ctx context.Context, actor, commandID string) (envelope.Result, bool, error) {
+	r := envelope.Result{Actor: actor, CommandID: commandID, Source: l.o.Owner}
+	err := l.o.Pool.QueryRow(ctx, l.sql.outcome, actor, commandID).
+		Scan(&r.Type, &r.Stream, &r.Kind, &r.Version, &r.Position, &r.Code, &r.Text)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return envelope.Result{}, false, nil
+	}
+	if err != nil {
+		return envelope.Result{}, false, fmt.Errorf("read the outcome of %s of %s: %w", commandID, actor, dependency(err))
+	}
+	return r, true, nil
+}
+
+// ReadingOf says how far a foreign stream was read; 0: not at all.
+func (l *Log) ReadingOf(ctx context.Context, source, stream string) (version int64, err error) {
+	if err := l.o.Pool.QueryRow(ctx, l.sql.reading, source, stream).Scan(&version); err != nil {
+		return 0, fmt.Errorf("read how far %s of %s was read: %w", stream, source, dependency(err))
+	}
+	return version, nil
+}

@@ -1,0 +1,312 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// commitAll is the committer: one transaction after the other, each for all who came while the last was under way.
+func (l *Log) commitAll(ctx context.Context) {
+	defer l.queue.close()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.queue.filled:
+		}
+		together, alone := l.queue.take()
+		if len(together) > 0 {
+			l.commit(ctx, together)
+		}
+		if alone != nil {
+			l.commit(ctx, []*member{alone})
+		}
+	}
+}
+
+// commit answers all members. Where their data makes the transaction fail it is halved, until the one that fails by
+// itself stands alone.
+func (l *Log) commit(ctx context.Context, members []*member) {
+	err := l.transact(ctx, members)
+	switch {
+	case err == nil:
+	case !ofData(err):
+		for _, m := range members {
+			m.answer(Committed{}, away("postgres", fmt.Errorf("append to the log of %s: %w", l.o.Owner, err)))
+		}
+	case len(members) == 1:
+		m := members[0]
+		if m.prepared != nil {
+			l.queue.suspect(m.prepared)
+		}
+		l.o.Log.WarnContext(m.ctx, "a write fails by itself", "error", err)
+		m.answer(Committed{}, &MemberError{err})
+	default:
+		half := len(members) / 2
+		l.commit(ctx, members[:half])
+		l.commit(ctx, members[half:])
+	}
+}
+
+// transaction is one group commit under way.
+type transaction struct {
+	log     *Log
+	conn    *pgxpool.Conn
+	members []*member // still in it
+	later   []*member // to go alone, as it turned out
+	loaded  []loading
+	ledger  ledger
+	span    trace.Span
+}
+
+// transact answers all members when it returns nil, and none otherwise.
+func (l *Log) transact(ctx context.Context, members []*member) (err error) {
+	// What is under way is finished also when ctx ends; the bounds are the server's.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.lock+2*l.times.hold+time.Second)
+	defer cancel()
+	t := &transaction{log: l, members: members}
+	ctx = t.begin(ctx)
+	defer func() {
+		if err != nil {
+			t.span.RecordError(err)
+			t.span.SetStatus(codes.Error, "rolled back")
+		}
+		t.span.End()
+	}()
+	if t.conn, err = l.o.Pool.Acquire(ctx); err != nil {
+		return fmt.Errorf("get a connection: %w", err)
+	}
+	defer t.conn.Release()
+	answers, err := t.run(ctx)
+	if err != nil {
+		t.rollback(ctx)
+		return err
+	}
+	if !t.ledger.rows.empty() {
+		l.head.reach(t.ledger.position)
+	}
+	for m, a := range answers {
+		m.answer(a.committed, a.err)
+	}
+	for _, m := range t.later {
+		m.alone = true
+		if err := l.queue.put(m); err != nil {
+			m.answer(Committed{}, err)
+		}
+	}
+	return nil
+}
+
+// begin starts the transaction's span. It belongs to no member's trace; both sides are linked.
+func (t *transaction) begin(ctx context.Context) context.Context {
+	var links []trace.Link
+	for _, m := range t.members {
+		if m.prepared != nil {
+			links = append(links, m.prepared.links()...)
+		}
+	}
+	ctx, t.span = t.log.o.Tracer.Start(ctx, "commit "+t.log.o.Owner,
+		trace.WithNewRoot(), trace.WithSpanKind(trace.SpanKindClient), trace.WithLinks(links...), trace.WithAttributes(
+			attribute.String("db.system.name", "postgresql"), attribute.String("db.namespace", t.log.o.Owner),
+			attribute.String("db.operation.name", "COMMIT"), attribute.Int("db.operation.batch.size", len(t.members))))
+	return ctx
+}
+
+func (p *prepared) links() (links []trace.Link) {
+	for _, e := range p.entries {
+		if c := e.span.SpanContext(); c.IsValid() {
+			links = append(links, trace.Link{SpanContext: c})
+		}
+	}
+	return links
+}
+
+func (t *transaction) run(ctx context.Context) (map[*member]answer, error) {
+	answers := map[*member]answer{}
+	b := t.guard()
+	deciding := t.queueLoads(b)
+	if !deciding {
+		t.queueCheck(b)
+	}
+	if err := t.send(ctx, b); err != nil {
+		return nil, err
+	}
+	if deciding {
+		t.decide(answers)
+		b = &pgx.Batch{}
+		t.queueCheck(b)
+		if err := t.send(ctx, b); err != nil {
+			return nil, err
+		}
+	}
+	t.ledger.owner, t.ledger.at = t.log.o.Owner, t.log.o.Now().UTC().Truncate(time.Microsecond)
+	for _, m := range t.members {
+		c, err := t.ledger.admit(m.prepared)
+		answers[m] = answer{c, err}
+		for _, e := range m.prepared.entries {
+			e.span.AddLink(trace.Link{SpanContext: t.span.SpanContext()})
+		}
+	}
+	b = &pgx.Batch{}
+	if !t.ledger.rows.empty() {
+		t.ledger.rows.queue(b, &t.log.sql, t.ledger.at)
+		b.Queue(sqlNotify, t.log.channel(), strconv.FormatInt(t.ledger.position, 10))
+	}
+	b.Queue("COMMIT")
+	if err := t.send(ctx, b); err != nil {
+		return nil, err
+	}
+	if s := t.conn.Conn().PgConn().TxStatus(); s != 'I' {
+		return nil, fmt.Errorf("the transaction did not end: status %c", s)
+	}
+	return answers, nil
+}
+
+// guard opens the transaction and gets the lock.
+func (t *transaction) guard() *pgx.Batch {
+	b := &pgx.Batch{}
+	hold := milliseconds(t.log.times.hold)
+	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+	b.Queue(sqlGuard, milliseconds(t.log.times.lock), hold)
+	b.Queue(sqlLock, lockKey(t.log.o.Owner, "append"), hold)
+	return b
+}
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + "ms" }
+
+// send does one round trip.
+func (t *transaction) send(ctx context.Context, b *pgx.Batch) error {
+	return t.conn.SendBatch(ctx, b).Close()
+}
+
+func (t *transaction) rollback(ctx context.Context) {
+	if c := t.conn.Conn().PgConn(); !c.IsClosed() && c.TxStatus() != 'I' {
+		// Where this fails the pool drops the connection, and the server rolls back.
+		_, _ = c.Exec(ctx, "ROLLBACK").ReadAll()
+	}
+}
+
+// queueCheck reads what the members are held against.
+func (t *transaction) queueCheck(b *pgx.Batch) {
+	var actors, ids, streams, sources, sourceStreams []string
+	seen := map[string]bool{}
+	for _, m := range t.members {
+		p := m.prepared
+		for _, stream := range p.streams() {
+			if !seen[stream] {
+				seen[stream] = true
+				streams = append(streams, stream)
+			}
+		}
+		for _, e := range p.entries {
+			if e.command && e.cause != "" {
+				actors, ids = append(actors, e.actor), append(ids, e.cause)
+			}
+		}
+		if r := p.reading; r != nil {
+			sources, sourceStreams = append(sources, r.Source), append(sourceStreams, r.Stream)
+		}
+	}
+	g := &t.ledger
+	g.versions, g.outcomes = make(map[string]int64, len(streams)), map[commandKey]envelope.Result{}
+	g.readings = map[readingKey]int64{}
+	b.Queue(t.log.sql.check, actors, ids, streams, sources, sourceStreams).Query(func(found pgx.Rows) error {
+		var what int
+		r := envelope.Result{Source: t.log.o.Owner}
+		_, err := pgx.ForEachRow(found, []any{&what, &r.Actor, &r.CommandID, &r.Type, &r.Stream, &r.Kind, &r.Version,
+			&r.Position, &r.Code, &r.Text}, func() error {
+			switch what {
+			case 1:
+				g.outcomes[commandKey{r.Actor, r.CommandID}] = r
+			case 2:
+				g.versions[r.Stream] = r.Version
+			case 3:
+				g.readings[readingKey{r.Actor, r.Stream}] = r.Version
+			case 4:
+				g.position = r.Position
+			}
+			return nil
+		})
+		return err
+	})
+}
+
+func (p *prepared) streams() []string {
+	all := []string{p.stream}
+	for _, e := range p.entries {
+		all = append(all, e.stream)
+	}
+	return all
+}
+
+// loading is what was loaded for one member that decides under the lock.
+type loading struct {
+	member *member
+	loaded Loaded
+}
+
+func (t *transaction) queueLoads(b *pgx.Batch) bool {
+	for _, m := range t.members {
+		if m.decide == nil {
+			continue
+		}
+		t.loaded = append(t.loaded, loading{member: m})
+	}
+	for i := range t.loaded {
+		into := &t.loaded[i]
+		t.log.queueLoad(b, into.member.selection, &into.loaded)
+	}
+	return len(t.loaded) > 0
+}
+
+// decide lets members decide, and puts them before the others: they cannot lose.
+func (t *transaction) decide(answers map[*member]answer) {
+	var first, others []*member
+	for _, o := range t.loaded {
+		m := o.member
+		if m.prepared != nil {
+			m.prepared.end(errors.New("decided again"))
+			m.prepared = nil
+		}
+		w, err := decideSafely(m, o.loaded)
+		if err == nil {
+			w.Stream, w.Expected = m.selection.Stream, o.loaded.Version
+			m.prepared, err = t.log.prepare(m.ctx, w)
+		}
+		switch {
+		case err != nil:
+			answers[m] = answer{err: err}
+		case len(t.members) > 1 && t.log.queue.suspected(m.prepared):
+			t.later = append(t.later, m)
+		default:
+			first = append(first, m)
+		}
+	}
+	for _, m := range t.members {
+		if m.decide == nil {
+			others = append(others, m)
+		}
+	}
+	t.members = append(first, others...)
+}
+
+// decideSafely turns a panic into the error of this member, which is not the others'.
+func decideSafely(m *member, loaded Loaded) (w Write, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &MemberError{fmt.Errorf("deciding panicked: %v", p)}
+		}
+	}()
+	return m.decide(m.ctx, loaded)
+}

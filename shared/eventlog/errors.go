@@ -1,0 +1,83 @@
+package eventlog
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// ConflictError says that a stream is not at the version that was expected.
+type ConflictError struct {
+	Stream   string
+	Expected int64
+	Actual   int64
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("append %s at version %d: it is at %d", e.Stream, e.Expected, e.Actual)
+}
+
+// RepeatedError says which commands of a Write, by their index, have outcomes already. Where the same id stands for
+// another type or stream the outcome given is a refusal with the code id_reused.
+type RepeatedError struct {
+	Outcomes map[int]envelope.Result
+}
+
+func (e *RepeatedError) Error() string {
+	return fmt.Sprintf("%d commands have an outcome already", len(e.Outcomes))
+}
+
+// StaleReadingError says that another version of the foreign stream was read last.
+type StaleReadingError struct {
+	Source string
+	Stream string
+	Have   int64
+}
+
+func (e *StaleReadingError) Error() string {
+	return fmt.Sprintf("%s of %s is read up to version %d", e.Stream, e.Source, e.Have)
+}
+
+// MemberError is why a Write fails whenever it is tried.
+type MemberError struct{ Err error }
+
+func (e *MemberError) Error() string { return "this write fails by itself: " + e.Err.Error() }
+
+func (e *MemberError) Unwrap() error { return e.Err }
+
+// ownFault is an error that has nothing to do with whether the database is there.
+type ownFault struct{ err error }
+
+func (e *ownFault) Error() string { return e.err.Error() }
+
+func (e *ownFault) Unwrap() error { return e.err }
+
+// ofData says whether an error lies in what was written or read. Everything else is the database's: connections lost or
+// refused, resources, time-outs, a server that shuts down or has become a standby, a schema or rights that are missing.
+func ofData(err error) bool {
+	var own *ownFault
+	if errors.As(err, &own) {
+		return true
+	}
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) || len(pg.Code) != 5 {
+		return false
+	}
+	switch pg.Code {
+	case "42P01", "42501":
+		return false
+	}
+	return !strings.Contains(" 08 25 28 3D 3F 40 53 55 57 58 F0 XX ", " "+pg.Code[:2]+" ")
+}
+
+// dependency marks errors that are no fault of what was asked for as those of a database that is away.
+func dependency(err error) error {
+	if err == nil || ofData(err) {
+		return err
+	}
+	return away("postgres", err)
+}

@@ -1,0 +1,91 @@
+package eventlog
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// logged is a row of the log.
+type logged struct {
+	envelope.Event
+	topic string
+	plain []byte // the body without personal fields
+}
+
+// scan reads a row of the columns of the log, after those that into is for.
+func (l *Log) scan(found pgx.Rows, into ...any) (logged, error) {
+	e := logged{Event: envelope.Event{Source: l.o.Owner}}
+	var (
+		id            uuid.UUID
+		commandType   string
+		at            time.Time
+		class         int16
+		opens, closes []byte
+		personal      []byte
+	)
+	err := found.Scan(append(into, &e.Position, &e.Stream, &e.Version, &id, &e.Type, &e.topic, &e.Actor, &e.Cause,
+		&commandType, &e.Correlation, &at, &class, &e.Rooms, &opens, &closes, &e.Subject, &e.Answers, &e.TraceParent,
+		&e.plain, &personal, &e.Redacted)...)
+	if err != nil {
+		return e, fmt.Errorf("read an event: %w", err)
+	}
+	e.ID, e.Time, e.Class = id.String(), at.UTC(), routingv1.Class(class)
+	if len(e.Rooms) == 0 {
+		e.Rooms = nil
+	}
+	if e.Opens, err = decodeMemberships(opens); err != nil {
+		return e, &ownFault{fmt.Errorf("event %d: %w", e.Position, err)}
+	}
+	if e.Closes, err = decodeMemberships(closes); err != nil {
+		return e, &ownFault{fmt.Errorf("event %d: %w", e.Position, err)}
+	}
+	e.Body = e.plain
+	if len(personal) > 0 {
+		if personal[0] != sealedPlainly {
+			return e, &ownFault{fmt.Errorf("event %d: its personal fields are sealed in an unknown way (%d)", e.Position,
+				personal[0])}
+		}
+		// Protobuf messages that are written one after the other are read as one.
+		e.Body = slices.Concat(e.plain, personal[1:])
+	}
+	return e, nil
+}
+
+func (l *Log) scanAll(found pgx.Rows) (all []logged, err error) {
+	defer found.Close()
+	for found.Next() {
+		e, err := l.scan(found)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	return all, found.Err()
+}
+
+func decodeMemberships(encoded []byte) (all []catalog.Membership, err error) {
+	if encoded == nil {
+		return nil, nil
+	}
+	if err := json.Unmarshal(encoded, &all); err != nil {
+		return nil, fmt.Errorf("rooms that it opens or closes: %w", err)
+	}
+	return all, nil
+}
+
+func eventsOf(all []logged) []envelope.Event {
+	events := make([]envelope.Event, len(all))
+	for i, e := range all {
+		events[i] = e.Event
+	}
+	return events
+}

@@ -1,0 +1,123 @@
+package eventlog
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+type commandKey struct{ actor, id string }
+
+type readingKey struct{ source, stream string }
+
+// ledger is what the log holds, as far as the members of one commit touch it: first as it was read under the lock, then
+// with what each admitted member adds. It decides who is taken out.
+type ledger struct {
+	owner    string
+	at       time.Time
+	position int64
+	versions map[string]int64 // of streams; absent: 0
+	outcomes map[commandKey]envelope.Result
+	readings map[readingKey]int64
+	rows     rows
+}
+
+// admit adds a member's rows, or says what takes it out; then nothing of it is added.
+func (g *ledger) admit(p *prepared) (Committed, error) {
+	if repeated := g.repeated(p); repeated != nil {
+		return Committed{}, repeated
+	}
+	if r := p.reading; r != nil {
+		if have := g.readings[readingKey{r.Source, r.Stream}]; have != r.Previous {
+			return Committed{}, &StaleReadingError{Source: r.Source, Stream: r.Stream, Have: have}
+		}
+	}
+	if err := g.conflict(p.stream, p.expected); err != nil {
+		return Committed{}, err
+	}
+	for _, e := range p.entries {
+		if err := g.conflict(e.stream, e.expected); err != nil {
+			return Committed{}, err
+		}
+	}
+	return g.add(p), nil
+}
+
+func (g *ledger) conflict(stream string, expected int64) error {
+	if actual := g.versions[stream]; expected != AnyVersion && actual != expected {
+		return &ConflictError{Stream: stream, Expected: expected, Actual: actual}
+	}
+	return nil
+}
+
+func (g *ledger) repeated(p *prepared) error {
+	var found map[int]envelope.Result
+	index := 0
+	for _, e := range p.entries {
+		if !e.command {
+			continue
+		}
+		if first, ok := g.outcomes[commandKey{e.actor, e.cause}]; ok && e.cause != "" {
+			if found == nil {
+				found = map[int]envelope.Result{}
+			}
+			found[index] = again(first, e)
+		}
+		index++
+	}
+	if found == nil {
+		return nil
+	}
+	return &RepeatedError{found}
+}
+
+// again is what a command hears whose id has an outcome already.
+func again(first envelope.Result, e *entry) envelope.Result {
+	if first.Type == e.commandType && first.Stream == e.stream {
+		first.TraceParent = e.traceParent
+		return first
+	}
+	return envelope.Result{Actor: e.actor, CommandID: e.cause, Type: e.commandType, Source: first.Source,
+		Stream: e.stream, Kind: envelope.Refused, Code: refusal.IDReused,
+		Text: fmt.Sprintf("this id stands for %s already", first.Type), TraceParent: e.traceParent}
+}
+
+func (g *ledger) add(p *prepared) Committed {
+	var c Committed
+	for _, e := range p.entries {
+		for i, d := range e.drafts {
+			g.position++
+			g.versions[e.stream]++
+			g.rows.event(g, e, d, e.command && i == len(e.drafts)-1)
+		}
+		if !e.command {
+			continue
+		}
+		r := envelope.Result{Actor: e.actor, CommandID: e.cause, Type: e.commandType, Source: g.owner, Stream: e.stream,
+			Kind: e.kind, Version: g.versions[e.stream], Position: g.position, Code: e.code, Text: e.text,
+			TraceParent: e.traceParent}
+		c.Results = append(c.Results, r)
+		if e.cause != "" {
+			g.outcomes[commandKey{e.actor, e.cause}] = r
+			g.rows.outcomes = append(g.rows.outcomes, r)
+		}
+	}
+	if r := p.reading; r != nil {
+		g.readings[readingKey{r.Source, r.Stream}] = r.Version
+		g.rows.reading(*r)
+	}
+	c.Version, c.Position = g.versions[p.stream], g.position
+	return c
+}
+
+// eventNames is the name space of event ids.
+var eventNames = uuid.MustParse("0b1c6b60-3f0c-5f0e-8a41-2f6f0d3a9b17")
+
+// eventID is the same whenever it is made.
+func eventID(owner, stream string, version int64) uuid.UUID {
+	return uuid.NewSHA1(eventNames, fmt.Appendf(nil, "%s/%s/%d", owner, stream, version))
+}

@@ -1,0 +1,74 @@
+package eventlog
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// poll is how long anybody trusts in being woken.
+const poll = time.Second
+
+// channel is where commits are told, to all instances.
+func (l *Log) channel() string { return "eventlog_" + l.o.Owner }
+
+// listen learns at once what other instances commit.
+func (l *Log) listen(ctx context.Context) {
+	var again backoff
+	for ctx.Err() == nil {
+		err := l.listenOnce(ctx, &again)
+		if ctx.Err() != nil {
+			return
+		}
+		l.waiting.set("listener", "postgres", err)
+		l.o.Log.WarnContext(ctx, "listening to the log ended, trying again", "error", err)
+		again.wait(ctx)
+	}
+}
+
+func (l *Log) listenOnce(ctx context.Context, again *backoff) error {
+	conn, err := pgx.ConnectConfig(ctx, l.o.Pool.Config().ConnConfig)
+	if err != nil {
+		return fmt.Errorf("connect to listen: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, "LISTEN "+l.channel()); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	// What was committed before it listened was not told.
+	if _, err := l.Head(ctx); err != nil {
+		return err
+	}
+	l.waiting.set("listener", "postgres", nil)
+	again.reset()
+	for {
+		if err := l.hear(ctx, conn); err != nil {
+			return err
+		}
+	}
+}
+
+// hear takes one notification, or makes sure that the connection still lives.
+func (l *Log) hear(ctx context.Context, conn *pgx.Conn) error {
+	waits, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	n, err := conn.WaitForNotification(waits)
+	if err == nil {
+		if position, err := strconv.ParseInt(n.Payload, 10, 64); err == nil {
+			l.head.reach(position)
+		}
+		return nil
+	}
+	if waits.Err() == nil || ctx.Err() != nil {
+		return fmt.Errorf("wait for a notification: %w", err)
+	}
+	pings, stop := context.WithTimeout(ctx, 3*time.Second)
+	defer stop()
+	if err := conn.Ping(pings); err != nil {
+		return fmt.Errorf("ping: %w", err)
+	}
+	return nil
+}

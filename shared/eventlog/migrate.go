@@ -1,0 +1,73 @@
+package eventlog
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// lockKey is the advisory lock for one purpose of one owner. Databases keep theirs apart.
+func lockKey(owner, purpose string) int64 {
+	h := fnv.New64a()
+	h.Write([]byte("eventlog/" + owner + "/" + purpose))
+	return int64(h.Sum64())
+}
+
+// migrate brings the schema up to date, one instance at a time, by connections of its own: the search_path that goose
+// needs must not stay with a pooled one.
+func migrate(ctx context.Context, o Options) (err error) {
+	c := o.Pool.Config().ConnConfig
+	lock, err := pgx.ConnectConfig(ctx, c)
+	if err != nil {
+		return fmt.Errorf("connect to migrate: %w", dependency(err))
+	}
+	defer lock.Close(context.WithoutCancel(ctx))
+	if _, err := lock.Exec(ctx, "SELECT pg_advisory_lock($1)", lockKey(o.Owner, "migrate")); err != nil {
+		return fmt.Errorf("lock to migrate: %w", dependency(err))
+	}
+	schema := pgx.Identifier{o.Owner}.Sanitize()
+	if _, err := lock.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+schema); err != nil {
+		return fmt.Errorf("create schema %s: %w", o.Owner, err)
+	}
+	c.RuntimeParams["search_path"] = schema
+	db := stdlib.OpenDB(*c)
+	defer db.Close()
+	own, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	if err := migrateUp(ctx, db, own, o.Owner+".log_migrations", o.Log); err != nil {
+		return fmt.Errorf("migrate the log: %w", err)
+	}
+	if o.Migrations == nil {
+		return nil
+	}
+	if err := migrateUp(ctx, db, o.Migrations, o.Owner+".owner_migrations", o.Log); err != nil {
+		return fmt.Errorf("migrate the owner's tables: %w", err)
+	}
+	return nil
+}
+
+func migrateUp(ctx context.Context, db *sql.DB, files fs.FS, table string, log *slog.Logger) error {
+	p, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithTableName(table),
+		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
+	if err != nil {
+		return err
+	}
+	done, err := p.Up(ctx)
+	for _, d := range done {
+		log.Info("migrated", "table", table, "version", d.Source.Version, "took", d.Duration)
+	}
+	return err
+}

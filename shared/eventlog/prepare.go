@@ -1,0 +1,156 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// sealedPlainly is the first byte of personal fields that are kept as they are.
+const sealedPlainly = 0
+
+// prepared is a Write with all done that needs no lock: its events are placed, split and encoded.
+type prepared struct {
+	stream   string
+	expected int64
+	entries  []*entry
+	reading  *Reading
+	events   int
+	bytes    int
+}
+
+// entry is what one command, or one Append, writes to one stream.
+type entry struct {
+	stream      string
+	expected    int64
+	actor       string
+	cause       string
+	commandType string
+	correlation string
+	traceParent string
+	command     bool // has an outcome
+	kind        envelope.Kind
+	code, text  string
+	drafts      []draft
+	span        trace.Span
+}
+
+// draft is an event without its version, position and time.
+type draft struct {
+	declared *catalog.Event
+	place    catalog.Place
+	body     []byte
+	personal []byte // nil: the event has no personal fields
+}
+
+func (l *Log) prepare(ctx context.Context, w Write) (*prepared, error) {
+	p := &prepared{stream: w.Stream, expected: w.Expected, reading: w.Reading}
+	seen := map[commandKey]bool{}
+	for _, d := range w.Commands {
+		e := &entry{stream: w.Stream, expected: AnyVersion, actor: d.Actor, cause: d.CommandID, commandType: d.Type,
+			correlation: d.Correlation, traceParent: d.TraceParent, command: true, kind: d.Kind, code: d.Code, text: d.Text}
+		if e.kind == "" {
+			e.kind = envelope.Unchanged
+			if len(d.Events) > 0 {
+				e.kind = envelope.Committed
+			}
+		}
+		key := commandKey{d.Actor, d.CommandID}
+		if d.CommandID != "" && seen[key] {
+			return nil, &MemberError{fmt.Errorf("command %s of %s is in it twice", d.CommandID, d.Actor)}
+		}
+		seen[key] = true
+		if (e.kind == envelope.Committed) != (len(d.Events) > 0) {
+			return nil, &MemberError{fmt.Errorf("command %s is %s with %d events", d.CommandID, e.kind, len(d.Events))}
+		}
+		if err := l.draft(p, e, d.Events); err != nil {
+			return nil, &MemberError{err}
+		}
+	}
+	for _, a := range w.Appends {
+		e := &entry{stream: a.Stream, expected: a.Expected, actor: a.Actor, cause: a.Cause, correlation: a.Correlation,
+			traceParent: a.TraceParent}
+		if err := l.draft(p, e, a.Events); err != nil {
+			return nil, &MemberError{err}
+		}
+	}
+	for _, e := range p.entries {
+		l.begin(ctx, e)
+	}
+	return p, nil
+}
+
+func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
+	for _, m := range events {
+		declared, ok := l.o.Catalog.EventOf(m)
+		if !ok || declared.Owner != l.o.Owner {
+			return fmt.Errorf("%s is no event of %s", m.ProtoReflect().Descriptor().FullName(), l.o.Owner)
+		}
+		d := draft{declared: declared, place: declared.Place(m, catalog.Origin{Actor: e.actor, CommandID: e.cause})}
+		if d.place.Stream != e.stream || e.stream == "" {
+			return fmt.Errorf("%s belongs to the stream %q, not to %q", declared.Name, d.place.Stream, e.stream)
+		}
+		plain, personal := declared.Split(m)
+		var err error
+		if d.body, err = proto.Marshal(plain); err != nil {
+			return fmt.Errorf("encode %s: %w", declared.Name, err)
+		}
+		if personal != nil {
+			if d.personal, err = (proto.MarshalOptions{}).MarshalAppend([]byte{sealedPlainly}, personal); err != nil {
+				return fmt.Errorf("encode the personal fields of %s: %w", declared.Name, err)
+			}
+		}
+		e.drafts = append(e.drafts, d)
+		p.events++
+		p.bytes += len(d.body) + len(d.personal)
+	}
+	p.entries = append(p.entries, e)
+	return nil
+}
+
+// begin starts the span of an entry, within the trace of its command, and makes it the one that is kept with the events.
+func (l *Log) begin(ctx context.Context, e *entry) {
+	ctx = continueTrace(ctx, e.traceParent)
+	ctx, e.span = l.o.Tracer.Start(ctx, "append "+l.o.Owner, trace.WithAttributes(
+		attribute.String("db.system.name", "postgresql"), attribute.String("edumatrix.stream", e.stream),
+		attribute.String("edumatrix.command.type", e.commandType), attribute.Int("edumatrix.events", len(e.drafts))))
+	if t := traceParent(ctx); t != "" {
+		e.traceParent = t
+	}
+}
+
+// end ends the spans. What somebody has to do again is no error.
+func (p *prepared) end(err error) {
+	for _, e := range p.entries {
+		var member *MemberError
+		if errors.Is(err, ErrAway) || errors.As(err, &member) {
+			e.span.RecordError(err)
+			e.span.SetStatus(codes.Error, "not appended")
+		} else if err != nil {
+			e.span.AddEvent("taken out", trace.WithAttributes(attribute.String("reason", err.Error())))
+		}
+		e.span.End()
+	}
+}
+
+func continueTrace(ctx context.Context, parent string) context.Context {
+	if parent == "" {
+		return ctx
+	}
+	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{envelope.HeaderTraceParent: parent})
+}
+
+func traceParent(ctx context.Context) string {
+	c := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, c)
+	return c[envelope.HeaderTraceParent]
+}

@@ -1,0 +1,194 @@
+package eventlog
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// rows is what one commit writes, in columns, as the statements take them.
+type rows struct {
+	positions, versions                     []int64
+	ids                                     []uuid.UUID
+	streams, types, topics, actors, causes  []string
+	commandTypes, correlations              []string
+	times                                   []time.Time
+	classes                                 []int16
+	rooms, opens, closes, subjects, parents []string
+	answers                                 []bool
+	bodies, personals                       [][]byte
+
+	inRooms     []string // one per event and room
+	inPositions []int64
+
+	turns    turns
+	outcomes []envelope.Result
+	readings []Reading
+	redacted redactions
+}
+
+type redactions struct {
+	streams, subjects []string
+	versions          []int64
+}
+
+func (r *rows) event(g *ledger, e *entry, d draft, answers bool) {
+	version := g.versions[e.stream]
+	r.positions = append(r.positions, g.position)
+	r.versions = append(r.versions, version)
+	r.ids = append(r.ids, eventID(g.owner, e.stream, version))
+	r.streams = append(r.streams, e.stream)
+	r.types = append(r.types, d.declared.Name)
+	r.topics = append(r.topics, d.declared.Topic)
+	r.actors = append(r.actors, e.actor)
+	r.causes = append(r.causes, e.cause)
+	r.commandTypes = append(r.commandTypes, e.commandType)
+	r.correlations = append(r.correlations, e.correlation)
+	r.times = append(r.times, g.at)
+	r.classes = append(r.classes, int16(d.declared.Class))
+	r.rooms = append(r.rooms, strings.Join(d.place.Rooms, ","))
+	r.opens = append(r.opens, encodeMemberships(d.place.Opens))
+	r.closes = append(r.closes, encodeMemberships(d.place.Closes))
+	r.subjects = append(r.subjects, d.place.Subject)
+	r.parents = append(r.parents, e.traceParent)
+	r.answers = append(r.answers, answers)
+	r.bodies = append(r.bodies, d.body)
+	r.personals = append(r.personals, d.personal)
+	for i, room := range d.place.Rooms {
+		if !slices.Contains(d.place.Rooms[:i], room) {
+			r.inRooms = append(r.inRooms, room)
+			r.inPositions = append(r.inPositions, g.position)
+		}
+	}
+	r.turns.add(d.place, version, g.position)
+	if d.declared.Redacts {
+		r.redacted.streams = append(r.redacted.streams, e.stream)
+		r.redacted.subjects = append(r.redacted.subjects, d.place.Subject)
+		r.redacted.versions = append(r.redacted.versions, version)
+	}
+}
+
+// reading keeps the newest of each foreign stream.
+func (r *rows) reading(n Reading) {
+	for i, o := range r.readings {
+		if o.Source == n.Source && o.Stream == n.Stream {
+			r.readings[i] = n
+			return
+		}
+	}
+	r.readings = append(r.readings, n)
+}
+
+func (r *rows) empty() bool { return len(r.positions)+len(r.outcomes)+len(r.readings) == 0 }
+
+// queue puts the statements that write all rows into a batch, in an order in which each finds what it needs.
+func (r *rows) queue(b *pgx.Batch, sql *statements, at time.Time) {
+	if len(r.positions) > 0 {
+		b.Queue(sql.insertEvents, r.positions, r.streams, r.versions, r.ids, r.types, r.topics, r.actors, r.causes,
+			r.commandTypes, r.correlations, r.times, r.classes, r.rooms, r.opens, r.closes, r.subjects, r.answers, r.parents,
+			r.bodies, r.personals)
+	}
+	if len(r.inRooms) > 0 {
+		b.Queue(sql.insertRooms, r.inRooms, r.inPositions)
+	}
+	r.turns.queue(b, sql)
+	if len(r.redacted.streams) > 0 {
+		b.Queue(sql.redact, r.redacted.streams, r.redacted.subjects, r.redacted.versions)
+	}
+	if len(r.outcomes) > 0 {
+		r.queueOutcomes(b, sql, at)
+	}
+	if len(r.readings) > 0 {
+		var sources, streams []string
+		var versions []int64
+		for _, n := range r.readings {
+			sources, streams, versions = append(sources, n.Source), append(streams, n.Stream), append(versions, n.Version)
+		}
+		b.Queue(sql.saveReadings, sources, streams, versions)
+	}
+}
+
+func (r *rows) queueOutcomes(b *pgx.Batch, sql *statements, at time.Time) {
+	n := len(r.outcomes)
+	actors, ids, types, streams := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	kinds, codes, texts := make([]string, n), make([]string, n), make([]string, n)
+	versions, positions := make([]int64, n), make([]int64, n)
+	for i, o := range r.outcomes {
+		actors[i], ids[i], types[i], streams[i] = o.Actor, o.CommandID, o.Type, o.Stream
+		kinds[i], codes[i], texts[i] = string(o.Kind), o.Code, o.Text
+		versions[i], positions[i] = o.Version, o.Position
+	}
+	b.Queue(sql.insertOutcomes, actors, ids, types, streams, kinds, versions, positions, codes, texts, at)
+}
+
+func encodeMemberships(all []catalog.Membership) string {
+	if len(all) == 0 {
+		return ""
+	}
+	encoded, _ := json.Marshal(all) // structs of texts cannot fail
+	return string(encoded)
+}
+
+// turns are who enters and who leaves rooms, in rounds: in one round nobody does two things to one room, so the rounds,
+// one after the other, keep the order of each.
+type turns struct {
+	rounds []round
+	count  map[turnKey]int
+}
+
+type turnKey struct{ room, member string }
+
+type round struct{ opens, closes memberships }
+
+type memberships struct {
+	rooms, members      []string
+	versions, positions []int64
+}
+
+func (t *turns) add(p catalog.Place, version, position int64) {
+	for _, m := range p.Opens {
+		for _, user := range m.Users {
+			t.round(m.Room, user).opens.add(m.Room, user, version, position)
+		}
+	}
+	for _, m := range p.Closes {
+		for _, user := range m.Users {
+			t.round(m.Room, user).closes.add(m.Room, user, version, position)
+		}
+	}
+}
+
+func (t *turns) round(room, member string) *round {
+	if t.count == nil {
+		t.count = map[turnKey]int{}
+	}
+	n := t.count[turnKey{room, member}]
+	t.count[turnKey{room, member}]++
+	if n == len(t.rounds) {
+		t.rounds = append(t.rounds, round{})
+	}
+	return &t.rounds[n]
+}
+
+func (m *memberships) add(room, member string, version, position int64) {
+	m.rooms, m.members = append(m.rooms, room), append(m.members, member)
+	m.versions, m.positions = append(m.versions, version), append(m.positions, position)
+}
+
+func (t *turns) queue(b *pgx.Batch, sql *statements) {
+	for _, r := range t.rounds {
+		if len(r.opens.rooms) > 0 {
+			b.Queue(sql.openRooms, r.opens.rooms, r.opens.members, r.opens.versions, r.opens.positions)
+		}
+		if len(r.closes.rooms) > 0 {
+			b.Queue(sql.closeRooms, r.closes.rooms, r.closes.members, r.closes.versions, r.closes.positions)
+		}
+	}
+}

@@ -1,0 +1,131 @@
+package eventlog
+
+import (
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// In all statements "owner" stands for the owner's schema.
+const (
+	sqlHead = `SELECT coalesce(max(position), 0) FROM owner.events`
+
+	// The lock is a statement of its own, so that whatever follows sees all that was committed before it was got; from
+	// then on the server lets nobody hold it for long. Plans are made for tables of any size: they are kept while tables
+	// grow, and one that was made for an empty table would read the whole of a large one.
+	sqlGuard = `SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true),
+  set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+  set_config('enable_mergejoin', 'off', true)`
+	sqlLock = `WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))
+SELECT set_config('transaction_timeout', $2, true) FROM locked`
+
+	// What members of a commit are held against, in one read.
+	sqlCheck = `SELECT 1 AS what, o.actor, o.command_id, o.type, o.stream, o.kind, o.version, o.position, o.code, o.text
+FROM unnest($1::text[], $2::text[]) AS k (actor, command_id) JOIN owner.outcomes o USING (actor, command_id)
+UNION ALL
+SELECT 2, '', '', '', s.stream, '', h.version, 0, '', ''
+FROM unnest($3::text[]) AS s (stream),
+LATERAL (SELECT version FROM owner.events e WHERE e.stream = s.stream ORDER BY version DESC LIMIT 1) h
+UNION ALL
+SELECT 3, r.source, '', '', r.stream, '', r.version, 0, '', ''
+FROM unnest($4::text[], $5::text[]) AS k (source, stream) JOIN owner.readings r USING (source, stream)
+UNION ALL
+SELECT 4, '', '', '', '', '', 0, coalesce(max(position), 0), '', '' FROM owner.events`
+
+	sqlInsertEvents = `INSERT INTO owner.events (position, stream, version, id, type, topic, actor, cause, command_type,
+  correlation, time, class, rooms, opens, closes, subject, answers, traceparent, body, personal)
+SELECT position, stream, version, id, type, topic, actor, cause, command_type, correlation, time, class,
+  string_to_array(rooms, ','), nullif(opens, '')::jsonb, nullif(closes, '')::jsonb, subject, answers, traceparent, body,
+  personal
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[],
+  $9::text[], $10::text[], $11::timestamptz[], $12::smallint[], $13::text[], $14::text[], $15::text[], $16::text[],
+  $17::boolean[], $18::text[], $19::bytea[], $20::bytea[])
+AS n (position, stream, version, id, type, topic, actor, cause, command_type, correlation, time, class, rooms, opens,
+  closes, subject, answers, traceparent, body, personal)`
+	sqlInsertRooms    = `INSERT INTO owner.event_rooms (room, position) SELECT * FROM unnest($1::text[], $2::bigint[])`
+	sqlInsertOutcomes = `INSERT INTO owner.outcomes (actor, command_id, type, stream, kind, version, position, code, text,
+  at)
+SELECT n.*, $10::timestamptz FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
+  $7::bigint[], $8::text[], $9::text[]) AS n`
+	sqlOpenRooms = `INSERT INTO owner.memberships (room, member, opened_version, opened_position)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+ON CONFLICT (room, member) WHERE closed_position IS NULL DO NOTHING`
+	sqlCloseRooms = `UPDATE owner.memberships m SET closed_version = n.version, closed_position = n.position
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS n (room, member, version, position)
+WHERE m.room = n.room AND m.member = n.member AND m.closed_position IS NULL`
+	sqlSaveReadings = `INSERT INTO owner.readings (source, stream, version)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
+ON CONFLICT (source, stream) DO UPDATE SET version = excluded.version`
+	sqlRedact = `UPDATE owner.events e SET personal = NULL, redacted = true
+FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (stream, subject, version)
+WHERE e.stream = n.stream AND e.subject = n.subject AND e.version < n.version AND e.personal IS NOT NULL`
+	sqlNotify = `SELECT pg_notify($1, $2)`
+
+	sqlOutcome = `SELECT type, stream, kind, version, position, code, text FROM owner.outcomes
+WHERE actor = $1 AND command_id = $2`
+	sqlPruneOutcomes = `DELETE FROM owner.outcomes WHERE ctid = ANY (ARRAY(
+  SELECT ctid FROM owner.outcomes WHERE at < $1 LIMIT 5000))`
+	sqlReading = `SELECT coalesce((SELECT version FROM owner.readings WHERE source = $1 AND stream = $2), 0)`
+
+	columns = `position, stream, version, id, type, topic, actor, cause, command_type, correlation, time, class, rooms,
+  opens, closes, subject, answers, traceparent, body, personal, redacted`
+
+	// One statement, hence one state of the stream: what deciding needs, and the newest event for its version.
+	sqlLoad = `SELECT true AS wanted, ` + columns + ` FROM owner.events WHERE stream = $1 AND subject = '' AND version > $2
+UNION ALL
+SELECT true, ` + columns + ` FROM owner.events WHERE stream = $1 AND subject = ANY ($3::text[]) AND subject <> ''
+UNION ALL
+(SELECT false, ` + columns + ` FROM owner.events WHERE stream = $1 ORDER BY version DESC LIMIT 1)
+ORDER BY version, wanted`
+
+	sqlRead = `SELECT ` + columns + ` FROM owner.events
+WHERE position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER BY position LIMIT $3`
+	// Within a stream, versions ascend as positions do.
+	sqlReadStream = `SELECT ` + columns + ` FROM owner.events
+WHERE stream = $5 AND position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER BY version LIMIT $3`
+	sqlReadRooms = `SELECT ` + columns + ` FROM owner.events WHERE position IN (
+  SELECT r.position FROM owner.event_rooms r JOIN owner.events e USING (position)
+  WHERE r.room = ANY ($5::text[]) AND r.position > $1 AND r.position <= $2 AND ($4::text = '' OR e.topic = $4)
+    AND ($6::text = '' OR e.stream = $6)
+  GROUP BY r.position ORDER BY r.position LIMIT $3)
+ORDER BY position`
+
+	// One statement, hence one state of the log.
+	sqlRooms = `SELECT m.member, m.room, 0 AS position FROM owner.memberships m
+WHERE m.member = ANY ($1::text[]) AND m.closed_position IS NULL
+UNION ALL SELECT '', '', coalesce(max(position), 0) FROM owner.events
+ORDER BY 1, 2`
+	sqlStretches = `SELECT opened_version, opened_position, coalesce(closed_version, 0), coalesce(closed_position, 0)
+FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
+
+	sqlAddProjection  = `INSERT INTO owner.projections (name, position) VALUES ($1, 0) ON CONFLICT DO NOTHING`
+	sqlTakeProjection = `SELECT position FROM owner.projections WHERE name = $1 FOR UPDATE SKIP LOCKED`
+	sqlProjection     = `SELECT coalesce((SELECT position FROM owner.projections WHERE name = $1), 0)`
+	sqlSaveProjection = `UPDATE owner.projections SET position = $2 WHERE name = $1`
+	sqlDropProjection = `DELETE FROM owner.projections WHERE name = $1`
+
+	sqlRelayState = `SELECT position, partitions FROM owner.relay`
+	sqlSaveRelay  = `UPDATE owner.relay SET position = $1, partitions = $2`
+)
+
+// statements are those above for one schema. Connections are shared with other owners, so each names its schema.
+type statements struct {
+	head, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, saveReadings, redact string
+	outcome, pruneOutcomes, reading, load, read, readStream, readRooms, rooms, stretches                string
+	addProjection, takeProjection, projection, saveProjection, dropProjection, relayState, saveRelay    string
+}
+
+func newStatements(owner string) statements {
+	schema := pgx.Identifier{owner}.Sanitize() + "."
+	in := func(s string) string { return strings.ReplaceAll(s, "owner.", schema) }
+	return statements{
+		head: in(sqlHead), check: in(sqlCheck), insertEvents: in(sqlInsertEvents), insertRooms: in(sqlInsertRooms),
+		insertOutcomes: in(sqlInsertOutcomes), openRooms: in(sqlOpenRooms), closeRooms: in(sqlCloseRooms),
+		saveReadings: in(sqlSaveReadings), redact: in(sqlRedact),
+		outcome: in(sqlOutcome), pruneOutcomes: in(sqlPruneOutcomes), reading: in(sqlReading), load: in(sqlLoad),
+		read: in(sqlRead), readStream: in(sqlReadStream), readRooms: in(sqlReadRooms), rooms: in(sqlRooms),
+		stretches: in(sqlStretches), addProjection: in(sqlAddProjection), takeProjection: in(sqlTakeProjection),
+		projection: in(sqlProjection), saveProjection: in(sqlSaveProjection), dropProjection: in(sqlDropProjection),
+		relayState: in(sqlRelayState), saveRelay: in(sqlSaveRelay),
+	}
+}
