@@ -81,7 +81,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	connections := hub.New(hub.Options{Catalog: env.Catalog, Limits: set.limits, PerUser: set.perUser,
 		Ready: []byte(`{"ready":true}`), Metrics: hub.NewMetrics(metrics)})
 	commands := intake.New(intake.Options{Catalog: env.Catalog, Publisher: publisher, Patience: set.patience,
-		Ready: func() bool { return fan.Ready() }, Tracer: tracer, Metrics: intake.NewMetrics(metrics), Log: log})
+		Ready: func(owner string) bool { return fan.Ready(owner) }, Tracer: tracer, Metrics: intake.NewMetrics(metrics), Log: log})
 	fan = fanout.New(fanout.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Resolve: commands.Resolve,
 		Tracer: tracer, Metrics: fanout.NewMetrics(metrics), Log: log})
 	fan.Handle(router, reader)

@@ -38,6 +38,7 @@ type Options struct {
 // Fanout is the way from Kafka to the hub.
 type Fanout struct {
 	options    Options
+	owners     map[string]string   // of each topic
 	logs       map[string]*reading // by owner
 	partitions map[place]*partition
 }
@@ -60,7 +61,10 @@ func New(o Options) *Fanout {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
-	f := &Fanout{options: o, logs: map[string]*reading{}, partitions: map[place]*partition{}}
+	f := &Fanout{options: o, owners: map[string]string{}, logs: map[string]*reading{}, partitions: map[place]*partition{}}
+	for _, t := range o.Catalog.Topics("") {
+		f.owners[t.Name] = t.Owner
+	}
 	for _, owner := range o.Catalog.Logs() {
 		r := &reading{known: make(chan struct{})}
 		f.logs[owner] = r
@@ -114,16 +118,21 @@ func (f *Fanout) Known(owner string) <-chan struct{} {
 	return done
 }
 
-// Ready says whether every partition of every log is known.
-func (f *Fanout) Ready() bool { return len(f.Missing()) == 0 }
+// Ready says whether every partition of an owner's log is known.
+func (f *Fanout) Ready(owner string) bool {
+	select {
+	case <-f.Known(owner):
+		return true
+	default:
+		return false
+	}
+}
 
 // Missing lists the owners whose logs are not known in every partition yet.
 func (f *Fanout) Missing() []string {
 	var owners []string
-	for owner, r := range f.logs {
-		select {
-		case <-r.known:
-		default:
+	for owner := range f.logs {
+		if !f.Ready(owner) {
 			owners = append(owners, owner)
 		}
 	}
@@ -159,7 +168,7 @@ func (f *Fanout) event(topic string, m *message.Message) error {
 		return nil
 	}
 	if !e.IsPosition() && e.Class == routingv1.Class_CLASS_EPHEMERAL {
-		f.deliver(m.Context(), e)
+		f.deliver(m.Context(), f.owners[topic], e)
 		return nil
 	}
 	number, _ := bus.PartitionOf(m.Context())
@@ -171,7 +180,7 @@ func (f *Fanout) event(topic string, m *message.Message) error {
 }
 
 // deliver brings an event to its outcome's waiters and to the connections in its rooms.
-func (f *Fanout) deliver(ctx context.Context, e envelope.Event) {
+func (f *Fanout) deliver(ctx context.Context, owner string, e envelope.Event) {
 	declared, known := f.options.Catalog.Event(e.Type)
 	if !known {
 		f.options.Log.Warn("fan-out: an event of a type that this gateway does not know", "type", e.Type, "id", e.ID)
@@ -179,7 +188,7 @@ func (f *Fanout) deliver(ctx context.Context, e envelope.Event) {
 	_, span := f.options.Tracer.Start(ctx, "fan-out "+e.Type, trace.WithAttributes(
 		attribute.String("mesh.stream", e.Stream), attribute.Int64("mesh.version", e.Version)))
 	event := hub.NewEvent(e, declared)
-	n := f.options.Hub.View(e.Source).Deliver(event)
+	n := f.options.Hub.View(owner).Deliver(event)
 	if n > 0 {
 		if _, err := event.Frame(); err != nil {
 			f.options.Log.Error("fan-out: an event cannot be shown", "error", err)

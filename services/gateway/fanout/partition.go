@@ -47,7 +47,7 @@ func (p *partition) take(ctx context.Context, f *Fanout, e envelope.Event) error
 		}
 	}
 	if !e.IsPosition() {
-		f.deliver(ctx, e)
+		f.deliver(ctx, p.topic.Owner, e)
 	}
 	p.moveTo(f, e.Position)
 	f.options.Metrics.behind(p.topic.Name, p.number, time.Since(e.Time))
@@ -82,7 +82,7 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 				return err
 			}
 			if e.Position > p.position {
-				f.deliver(ctx, e)
+				f.deliver(ctx, p.topic.Owner, e)
 				p.moveTo(f, e.Position)
 			}
 		}

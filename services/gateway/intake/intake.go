@@ -22,8 +22,8 @@ import (
 type Options struct {
 	Catalog   *catalog.Catalog
 	Publisher message.Publisher
-	// Ready says whether outcomes can be heard; nothing is taken before.
-	Ready func() bool
+	// Ready says whether the outcomes of an owner's commands can be heard; none are taken before.
+	Ready func(owner string) bool
 	// Patience is how long a client waits before it hears "queued" or "unavailable"; 5 s when 0.
 	Patience time.Duration
 	// Commands without outcome, and their bytes, of the whole gateway; 20,000 and 64 MiB when 0.
@@ -151,7 +151,7 @@ func (i *Intake) add(w *waiter) *refusal.Error {
 	switch {
 	case i.closed:
 		return refusal.New(refusal.Unavailable, "this gateway ends, send it again to another")
-	case !i.options.Ready():
+	case !i.options.Ready(w.key.owner):
 		return refusal.New(refusal.Unavailable, "the gateway does not hear outcomes yet, send it again with the same id")
 	case i.count >= i.options.MaxWaiting || max(i.bytes, int(i.unsent.Load()))+w.size > i.options.MaxBytes:
 		return refusal.New(refusal.TooManyWaiting, "too many commands wait for their outcome at this gateway")

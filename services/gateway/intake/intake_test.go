@@ -76,7 +76,7 @@ func begin(t *testing.T, o intake.Options) *setup {
 	s := &setup{catalog: c, broker: &broker{}}
 	o.Catalog, o.Publisher, o.Log, o.Tracer = c, s.broker, slog.New(slog.DiscardHandler), noop.Tracer{}
 	if o.Ready == nil {
-		o.Ready = func() bool { return true }
+		o.Ready = func(string) bool { return true }
 	}
 	s.intake = intake.New(o)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -254,7 +254,7 @@ func TestSend_IsBoundedByCountAndBytes(t *testing.T) {
 
 func TestSend_NothingIsTakenBeforeOutcomesAreHeardAndAfterTheEnd(t *testing.T) {
 	t.Parallel()
-	s := begin(t, intake.Options{Ready: func() bool { return false }})
+	s := begin(t, intake.Options{Ready: func(string) bool { return false }})
 	sender := s.intake.NewSender()
 	defer sender.Close()
 	require.Equal(t, refusal.Unavailable, next(t, s.send(sender, s.command(t, "alice", "c1", "hi"))).Refusal.Code)

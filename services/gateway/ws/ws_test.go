@@ -120,7 +120,7 @@ func begin(t *testing.T, o ws.Options, h hub.Options) *mesh {
 	}
 	h.Catalog, h.Ready = c, []byte(`{"ready":true}`)
 	m.hub = hub.New(h)
-	m.intake = intake.New(intake.Options{Catalog: c, Publisher: m, Ready: func() bool { return true }, Tracer: tracer,
+	m.intake = intake.New(intake.Options{Catalog: c, Publisher: m, Ready: func(string) bool { return true }, Tracer: tracer,
 		Log: log})
 	known := make(chan struct{})
 	close(known)

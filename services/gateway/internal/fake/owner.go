@@ -40,6 +40,7 @@ type Owner struct {
 	asked     int
 	reports   []*meshv1.ReportRequest
 	again     bool
+	answer    func(name string, q Question) (string, error)
 }
 
 type place struct {
@@ -58,6 +59,7 @@ func (o *Owner) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(meshv1connect.NewOwnerServiceHandler(o))
 	mux.Handle(meshv1connect.NewConnectionServiceHandler(o))
+	o.mountQueries(mux)
 	mux.HandleFunc("/health", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte(`{"status":"healthy","services":{"redis":true,"kafka":true,"postgres":true,"socketio":true}}`))
 	})

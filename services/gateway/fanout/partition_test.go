@@ -1,0 +1,215 @@
+package fanout
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// world is a fan-out whose records a test hands over by itself, and one connection that is in everything.
+type world struct {
+	fan     *Fanout
+	chat    *fake.Owner
+	conn    *hub.Conn
+	results []envelope.Result
+}
+
+func begin(t *testing.T) *world {
+	t.Helper()
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	w := &world{chat: fake.NewOwner(c, "chat")}
+	server := httptest.NewServer(w.chat.Handler())
+	t.Cleanup(server.Close)
+	h := hub.New(hub.Options{Catalog: c, Ready: []byte(`{"ready":true}`)})
+	w.fan = New(Options{Catalog: c, Hub: h, Tracer: noop.Tracer{}, Log: slog.New(slog.DiscardHandler),
+		Owners: map[string]meshv1connect.OwnerServiceClient{
+			"chat": meshv1connect.NewOwnerServiceClient(server.Client(), server.URL)},
+		Resolve: func(r envelope.Result) { w.results = append(w.results, r) }})
+	w.conn, err = h.Add("bob")
+	require.NoError(t, err)
+	require.True(t, h.View("chat").Attach(w.conn, nil, 0))
+	return w
+}
+
+// started begins a conversation whose records go to one partition, and says which.
+func (w *world) started(id string) (envelope.Event, int32) {
+	e := w.chat.Append("alice", "chat.conversation_started",
+		fmt.Sprintf(`{"conversation_id":%q,"user_ids":["alice","bob"]}`, id))
+	return e, w.chat.Partition(e)
+}
+
+func (w *world) said(conversation, body string) envelope.Event {
+	return w.chat.Append("alice", "chat.message_sent",
+		fmt.Sprintf(`{"conversation_id":%q,"message_id":"m","body":%q}`, conversation, body))
+}
+
+func (w *world) take(t *testing.T, partition int32, events ...envelope.Event) {
+	t.Helper()
+	for _, e := range events {
+		require.NoError(t, w.fan.partitions[place{"chat-events", partition}].take(t.Context(), w.fan, e))
+	}
+}
+
+func (w *world) seen(t *testing.T) (all []string) {
+	t.Helper()
+	for _, frame := range w.conn.Take(10_000) {
+		var f struct {
+			Event string
+			Data  struct{ Body string }
+		}
+		require.NoError(t, json.Unmarshal(frame, &f))
+		if f.Data.Body != "" {
+			f.Event = f.Data.Body
+		}
+		all = append(all, f.Event)
+	}
+	return all
+}
+
+// elsewhere finds a conversation that lies in another partition.
+func (w *world) elsewhere(partition int32) string {
+	for n := range 1000 {
+		id := fmt.Sprint("other", n)
+		if bus.Partition("conversation:"+id, 3) != partition {
+			return id
+		}
+	}
+	panic("all keys lie in one partition")
+}
+
+func TestTake_DropsRepeats(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	first, p := w.started("g")
+	one, two := w.said("g", "one"), w.said("g", "two")
+	w.take(t, p, first, one, two, one, two, first, w.said("g", "three"))
+	require.Equal(t, []string{"chat.conversation_started", "one", "two", "three"}, w.seen(t))
+}
+
+func TestTake_FillsAHoleFromTheOwnersLogBeforeItGoesOn(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	first, p := w.started("g")
+	other := w.elsewhere(p)
+	w.take(t, p, first)
+	w.started(other)
+	for n := range 8 { // more than a page of the fake owner
+		w.said("g", fmt.Sprint("missing", n))
+		w.said(other, "of another partition")
+	}
+	w.take(t, p, w.said("g", "new"))
+	want := []string{"chat.conversation_started"}
+	for n := range 8 {
+		want = append(want, fmt.Sprint("missing", n))
+	}
+	require.Equal(t, append(want, "new"), w.seen(t))
+}
+
+func TestTake_WaitsWithAHoleWhileTheOwnerIsAway(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	first, p := w.started("g")
+	w.take(t, p, first)
+	w.said("g", "missing")
+	next := w.said("g", "new")
+	w.chat.SetAway(true)
+	err := w.fan.partitions[place{"chat-events", p}].take(t.Context(), w.fan, next)
+	require.ErrorIs(t, err, bus.ErrAway)
+	require.Equal(t, []string{"chat.conversation_started"}, w.seen(t))
+	w.chat.SetAway(false)
+	w.take(t, p, next)
+	require.Equal(t, []string{"missing", "new"}, w.seen(t))
+}
+
+func TestTake_PositionRecordsMoveTheNumberAndShowHolesToo(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	_, p := w.started("g")
+	position := w.chat.Position("chat-events", p)
+	w.take(t, p, position)
+	require.Empty(t, w.seen(t), "what lay before this gateway began is not given")
+	var err error
+	w.conn, err = w.fan.options.Hub.Add("bob")
+	require.NoError(t, err)
+	require.True(t, w.fan.options.Hub.View("chat").Attach(w.conn, []string{"conversation:g"}, 1))
+	w.said("g", "missing")
+	w.take(t, p, w.chat.Position("chat-events", p))
+	require.Equal(t, []string{"missing"}, w.seen(t))
+	w.take(t, p, position, w.said("g", "new"))
+	require.Equal(t, []string{"new"}, w.seen(t))
+}
+
+func TestKnown_OnceEveryPartitionOfTheLogHasANumber(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	logged := w.fan.options.Catalog.LoggedTopics("chat")
+	for _, topic := range logged {
+		for n := range topic.Partitions {
+			require.False(t, w.fan.Ready("chat"))
+			p := w.fan.partitions[place{topic.Name, n}]
+			require.NoError(t, p.take(t.Context(), w.fan, w.chat.Position(topic.Name, n)))
+		}
+	}
+	// The owner has no record yet: its log is at 0, which is a position like any other.
+	require.True(t, w.fan.Ready("chat"))
+	require.NotContains(t, w.fan.Missing(), "chat")
+	require.ErrorContains(t, w.fan.Reading(), "feed")
+}
+
+func TestAnswers_ResolveWhateverRoomsAreHeld(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	e := w.chat.Answer("carol", "c1", "chat.conversation_started", `{"conversation_id":"h","user_ids":["carol"]}`)
+	w.take(t, w.chat.Partition(e), e)
+	require.Empty(t, w.seen(t))
+	require.Len(t, w.results, 1)
+	require.Equal(t, "carol", w.results[0].Actor)
+	require.Equal(t, "c1", w.results[0].CommandID)
+	require.Equal(t, envelope.Committed, w.results[0].Kind)
+
+	refused := envelope.Result{Actor: "carol", CommandID: "c2", Type: "chat.leave", Source: "chat",
+		Stream: "conversation:h", Kind: envelope.Refused, Code: "not_a_member", Text: "no"}
+	require.NoError(t, w.fan.handler("chat-results")(refused.Message()))
+	require.Equal(t, refused, w.results[1])
+}
+
+func TestUnreadable_IsPassedOver(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	junk := message.NewMessage("x", []byte("junk"))
+	require.NoError(t, w.fan.handler("chat-events")(junk))
+	require.NoError(t, w.fan.handler("chat-results")(junk))
+	first, p := w.started("g")
+	w.take(t, p, first)
+	e := w.said("g", "broken")
+	e.Body = []byte{0xff}
+	w.take(t, p, e, w.said("g", "good"))
+	require.Equal(t, []string{"chat.conversation_started", "good"}, w.seen(t))
+}
+
+func TestFill_GivesUpWithItsContext(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	first, p := w.started("g")
+	w.take(t, p, first)
+	w.said("g", "missing")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
+	defer cancel()
+	require.Error(t, w.fan.partitions[place{"chat-events", p}].take(ctx, w.fan, w.said("g", "new")))
+}

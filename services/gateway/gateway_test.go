@@ -1,0 +1,569 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
+	"github.com/edumatrix/interlinked/shared/auth"
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/backend/embedded"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/client"
+	"github.com/edumatrix/interlinked/shared/config"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/process"
+	"github.com/edumatrix/interlinked/shared/telemetry"
+)
+
+const secret = "a secret of this test, long enough"
+
+// mesh is one gateway with a broker and owners that decide what a test says.
+type mesh struct {
+	t         *testing.T
+	catalog   *catalog.Catalog
+	kafka     backend.Kafka
+	publisher *bus.Publisher
+	owners    map[string]*fake.Owner
+	config    config.Config
+	stores    *backend.Stores
+	exporter  sdktrace.SpanExporter
+
+	mu     sync.Mutex
+	decide func(c envelope.Command) // nil: nobody decides
+	held   bool                     // events are appended, and not published
+	kept   []envelope.Event
+}
+
+func begin(t *testing.T) *mesh {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	broker, err := embedded.StartKafka(embedded.KafkaOptions{Log: log})
+	require.NoError(t, err)
+	t.Cleanup(broker.Stop)
+	store, err := embedded.StartRedis(embedded.RedisOptions{Log: log})
+	require.NoError(t, err)
+	t.Cleanup(store.Stop)
+	m := &mesh{t: t, catalog: c, owners: map[string]*fake.Owner{},
+		kafka: backend.Kafka{Brokers: broker.Brokers(), ClientID: "test"}}
+	_, err = m.kafka.EnsureTopics(t.Context(), c.Topics(""))
+	require.NoError(t, err)
+	m.publisher, err = bus.NewPublisher(m.kafka, log)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = m.publisher.Close() })
+	redis, err := backend.Redis{URL: store.URL()}.Open(t.Context())
+	require.NoError(t, err)
+	m.stores = &backend.Stores{Redis: redis, Kafka: m.kafka}
+	t.Cleanup(func() { _ = m.stores.Close() })
+	m.config = config.Config{Service: "gateway", JWTSecret: secret, ServiceSecret: "s", Kafka: m.kafka,
+		Peers: map[string]string{}, AllowedOrigins: []string{"https://school.example"}}
+	for _, name := range c.Owners() {
+		m.owners[name] = fake.NewOwner(c, name)
+		server := httptest.NewServer(m.owners[name].Handler())
+		t.Cleanup(server.Close)
+		m.config.Peers[name] = server.URL
+	}
+	m.positions()
+	m.decideAll(log)
+	return m
+}
+
+// positions writes each owner's position into all its partitions, as relays do when they start.
+func (m *mesh) positions() {
+	for name, owner := range m.owners {
+		for _, topic := range m.catalog.LoggedTopics(name) {
+			for n := range topic.Partitions {
+				require.NoError(m.t, m.publisher.PublishTo(topic.Name, n, owner.Position(topic.Name, n).Message()))
+			}
+		}
+	}
+}
+
+// decideAll hands the commands of all owners to decide.
+func (m *mesh) decideAll(log *slog.Logger) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var reading sync.WaitGroup
+	reader, err := bus.NewReader(m.kafka, bus.ReaderOptions{Log: log})
+	require.NoError(m.t, err)
+	commands, err := reader.Subscribe(ctx, catalog.CommandTopic("chat"))
+	require.NoError(m.t, err)
+	reading.Go(func() {
+		for msg := range commands {
+			c, err := envelope.ReadCommand(msg)
+			m.mu.Lock()
+			decide := m.decide
+			m.mu.Unlock()
+			if err == nil && decide != nil {
+				decide(c)
+			}
+			msg.Ack()
+		}
+	})
+	m.t.Cleanup(func() { cancel(); _ = reader.Close(); reading.Wait() })
+}
+
+func (m *mesh) onCommand(decide func(c envelope.Command)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.decide = decide
+}
+
+// publish relays an event, unless the relay is held back.
+func (m *mesh) publish(e envelope.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.held {
+		m.kept = append(m.kept, e)
+		return
+	}
+	m.relay(e)
+}
+
+func (m *mesh) relay(e envelope.Event) {
+	declared, _ := m.catalog.Event(e.Type)
+	if err := m.publisher.Publish(declared.Topic, e.Message()); err != nil {
+		m.t.Error(err)
+	}
+}
+
+func (m *mesh) hold() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held = true
+}
+
+func (m *mesh) letGo() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held = false
+	for _, e := range m.kept {
+		m.relay(e)
+	}
+	m.kept = nil
+}
+
+// commits decides every command on messages by appending and publishing it.
+func (m *mesh) commits(c envelope.Command) {
+	declared, _ := m.catalog.Command(c.Type)
+	body := declared.Type.New().Interface()
+	if err := unmarshal(c.Body, body); err != nil {
+		m.t.Error(err)
+		return
+	}
+	said, _ := json.Marshal(field(body, "body"))
+	conversation := strings.TrimPrefix(c.Stream, "conversation:")
+	e := m.owners["chat"].Answer(c.Actor, c.ID, "chat.message_sent",
+		fmt.Sprintf(`{"conversation_id":%q,"message_id":%q,"body":%s}`, conversation, c.ID, said))
+	e.TraceParent = c.TraceParent
+	m.publish(e)
+}
+
+func (m *mesh) start(users string) {
+	m.publish(m.owners["chat"].Append("alice", "chat.conversation_started",
+		fmt.Sprintf(`{"conversation_id":"g","user_ids":%s}`, users)))
+}
+
+func (m *mesh) member(event, user string) {
+	m.publish(m.owners["chat"].Append("alice", event, fmt.Sprintf(`{"conversation_id":"g","user_id":%q}`, user)))
+}
+
+func (m *mesh) said(body string) {
+	m.publish(m.owners["chat"].Append("alice", "chat.message_sent",
+		fmt.Sprintf(`{"conversation_id":"g","message_id":%q,"body":%q}`, body, body)))
+}
+
+// gateway runs one and gives its address, and what stops it.
+func (m *mesh) gateway(set settings) (address string, stop func()) {
+	t := m.t
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	set.listener = listener
+	log := slog.New(slog.DiscardHandler)
+	tele, err := telemetry.Start(t.Context(), telemetry.Options{Service: "gateway", Exporter: m.exporter})
+	require.NoError(t, err)
+	ready := make(chan struct{})
+	env := process.Env{Config: m.config, Stores: m.stores, Catalog: m.catalog, Log: log, Telemetry: tele,
+		Ready: func() { close(ready) }}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, env, set) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			require.NoError(t, err)
+		case <-time.After(20 * time.Second):
+			t.Error("the gateway does not end")
+		}
+		require.NoError(t, tele.Stop(context.Background()))
+	})
+	t.Cleanup(stop)
+	select {
+	case <-ready:
+	case err := <-ended:
+		t.Fatal("the gateway has ended: ", err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("the gateway is not ready")
+	}
+	return listener.Addr().String(), stop
+}
+
+func token(t *testing.T, user, role string) string {
+	t.Helper()
+	token, err := auth.Mint(secret, auth.User{ID: user, Role: role}, time.Hour)
+	require.NoError(t, err)
+	return token
+}
+
+// inbox is a connection with all that it was given.
+type inbox struct {
+	*client.Client
+	mu       sync.Mutex
+	events   []string
+	outcomes []client.Outcome
+}
+
+func connect(t *testing.T, address, user string) *inbox {
+	t.Helper()
+	in := &inbox{}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var err error
+	in.Client, err = client.Dial(ctx, client.Options{URL: "ws://" + address + "/ws", Token: token(t, user, ""),
+		OnEvent: func(e client.Event) {
+			var data struct {
+				Body string
+				User string `json:"user_id"`
+			}
+			_ = json.Unmarshal(e.Data, &data)
+			what := strings.TrimPrefix(e.Type, "chat.")
+			if data.Body != "" {
+				what = data.Body
+			} else if data.User != "" {
+				what += " " + data.User
+			}
+			in.mu.Lock()
+			defer in.mu.Unlock()
+			in.events = append(in.events, what)
+		},
+		OnOutcome: func(o client.Outcome) { in.mu.Lock(); defer in.mu.Unlock(); in.outcomes = append(in.outcomes, o) }})
+	require.NoError(t, err)
+	t.Cleanup(in.Close)
+	return in
+}
+
+func (in *inbox) seen() []string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return append([]string(nil), in.events...)
+}
+
+func (in *inbox) expect(t *testing.T, want ...string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return len(in.seen()) >= len(want) }, 10*time.Second, time.Millisecond,
+		"want %v", want)
+	require.Equal(t, want, in.seen())
+}
+
+var hello = map[string]string{"conversation_id": "g", "body": "hello"}
+
+func TestGateway_ACommandsEventReachesEveryConnectionOfEveryMemberOnEveryGateway(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	m.onCommand(m.commits)
+	m.start(`["alice","bob"]`)
+	one, _ := m.gateway(settings{})
+	two, _ := m.gateway(settings{})
+	alice, bob, bobToo, eve := connect(t, one, "alice"), connect(t, one, "bob"), connect(t, two, "bob"), connect(t, two, "eve")
+	o, err := alice.Command(t.Context(), "chat.send_message", hello)
+	require.NoError(t, err)
+	require.Equal(t, "committed", o.Kind)
+	require.EqualValues(t, 2, o.Version)
+	for _, in := range []*inbox{alice, bob, bobToo} {
+		in.expect(t, "hello")
+	}
+	require.Empty(t, eve.seen())
+
+	m.member("chat.member_added", "eve")
+	m.said("welcome")
+	m.member("chat.member_left", "bob")
+	m.said("bye")
+	eve.expect(t, "member_added eve", "welcome", "member_left bob", "bye")
+	bob.expect(t, "hello", "member_added eve", "welcome", "member_left bob")
+}
+
+func TestGateway_HeldBackItShowsAMemberNothingOfTheTimesBetween(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	m.start(`["alice","bob"]`)
+	address, _ := m.gateway(settings{})
+	there := connect(t, address, "bob") // all the while
+	m.hold()
+	m.said("within")
+	m.member("chat.member_left", "bob")
+	m.said("between")
+	m.member("chat.member_added", "bob")
+	m.said("back")
+	m.member("chat.member_left", "bob")
+	m.said("between again")
+	m.member("chat.member_added", "bob")
+	late := connect(t, address, "bob") // told its rooms by an owner that is ahead of what is read here
+	m.letGo()
+	m.said("live")
+	there.expect(t, "within", "member_left bob", "member_added bob", "back", "member_left bob", "member_added bob", "live")
+	late.expect(t, "live")
+}
+
+func TestGateway_AMissingRecordIsFilledFromTheLog(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	m.start(`["alice","bob"]`)
+	address, _ := m.gateway(settings{})
+	bob := connect(t, address, "bob")
+	m.said("one")
+	m.owners["chat"].Append("alice", "chat.message_sent", `{"conversation_id":"g","message_id":"x","body":"lost"}`)
+	m.said("three")
+	bob.expect(t, "one", "lost", "three")
+}
+
+func TestGateway_RefusalsAndUnchangedComeByTheResults(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	result := func(c envelope.Command, kind envelope.Kind) envelope.Result {
+		return envelope.Result{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Source: "chat", Stream: c.Stream, Kind: kind,
+			Version: 4}
+	}
+	m.onCommand(func(c envelope.Command) {
+		r := result(c, envelope.Unchanged)
+		if c.Type == "chat.send_message" {
+			r = result(c, envelope.Refused)
+			r.Code, r.Text = refusal.NotAMember, "you are not in it"
+		}
+		if err := m.publisher.Publish("chat-results", r.Message()); err != nil {
+			t.Error(err)
+		}
+	})
+	address, _ := m.gateway(settings{})
+	alice := connect(t, address, "alice")
+	_, err := alice.Command(t.Context(), "chat.send_message", hello)
+	var refused *client.Error
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, client.Error{Code: refusal.NotAMember, Message: "you are not in it"}, *refused)
+	o, err := alice.Command(t.Context(), "chat.leave", map[string]string{"conversation_id": "g"})
+	require.NoError(t, err)
+	require.Equal(t, "unchanged", o.Kind)
+}
+
+func TestGateway_QueuedThenTheOutcomeFollows(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	m.start(`["alice"]`)
+	taken := make(chan envelope.Command, 1)
+	m.onCommand(func(c envelope.Command) { taken <- c })
+	address, _ := m.gateway(settings{patience: 200 * time.Millisecond})
+	alice := connect(t, address, "alice")
+	_, err := alice.CommandAs(t.Context(), "c1", "chat.send_message", hello)
+	var queued *client.Error
+	require.ErrorAs(t, err, &queued)
+	require.Equal(t, refusal.Queued, queued.Code)
+	m.commits(<-taken)
+	require.Eventually(t, func() bool {
+		alice.mu.Lock()
+		defer alice.mu.Unlock()
+		return len(alice.outcomes) == 1 && alice.outcomes[0].CommandID == "c1" && alice.outcomes[0].Kind == "committed"
+	}, 10*time.Second, time.Millisecond)
+}
+
+func TestGateway_QueriesSeeOnesOwnWrites(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	m.onCommand(m.commits)
+	m.start(`["alice"]`)
+	asked := make(chan fake.Question, 1)
+	m.owners["chat"].OnQuery(func(name string, q fake.Question) (string, error) {
+		if q.Actor == "eve" {
+			return "", refusal.New(refusal.NotAMember, "you are not in it")
+		}
+		asked <- q
+		return `{"messages":[{"message_id":"m1","version":"2","body":"hello"}],"version":"2"}`, nil
+	})
+	address, _ := m.gateway(settings{})
+	alice := connect(t, address, "alice")
+	_, err := alice.Command(t.Context(), "chat.send_message", hello)
+	require.NoError(t, err)
+	var answer struct {
+		Messages []struct {
+			Body    string
+			Version int64
+		}
+	}
+	require.NoError(t, alice.Query(t.Context(), "chat.history", map[string]string{"conversation_id": "g"}, &answer))
+	require.Equal(t, "hello", answer.Messages[0].Body)
+	require.EqualValues(t, 2, answer.Messages[0].Version)
+	q := <-asked
+	require.Equal(t, "alice", q.Actor)
+	require.EqualValues(t, 2, q.Position)
+
+	eve := connect(t, address, "eve")
+	err = eve.Query(t.Context(), "chat.history", map[string]string{"conversation_id": "g"}, &answer)
+	var refused *client.Error
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, refusal.NotAMember, refused.Code)
+	m.owners["chat"].SetAway(true)
+	err = alice.Query(t.Context(), "chat.history", map[string]string{"conversation_id": "g"}, &answer)
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, refusal.Unavailable, refused.Code)
+}
+
+// call posts to the HTTP API.
+func call(t *testing.T, address, path, body string, headers ...string) (int, map[string]any, http.Header) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+path, strings.NewReader(body))
+	require.NoError(t, err)
+	for n := 0; n < len(headers); n += 2 {
+		r.Header.Set(headers[n], headers[n+1])
+	}
+	response, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	var answer map[string]any
+	require.NoError(t, json.Unmarshal(text, &answer), string(text))
+	return response.StatusCode, answer, response.Header
+}
+
+func TestGateway_HTTPTakesTheSameCommandsAndQueries(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	m.onCommand(m.commits)
+	m.start(`["alice"]`)
+	m.owners["chat"].OnQuery(func(_ string, q fake.Question) (string, error) {
+		return fmt.Sprintf(`{"messages":[{"body":%q}]}`, q.Actor), nil
+	})
+	address, _ := m.gateway(settings{})
+	alice := []string{"Authorization", "Bearer " + token(t, "alice", "")}
+	service := []string{"Authorization", "Bearer " + token(t, "library", "service"), "On-Behalf-Of", "bob"}
+	with := func(base []string, more ...string) []string { return append(append([]string(nil), base...), more...) }
+	const send, history = "/api/chat.send_message", "/api/edumatrix.chat.v1.ChatService/History"
+
+	status, answer, _ := call(t, address, send, `{"conversation_id":"g","body":"hi"}`, with(alice, "Command-Id", "c1")...)
+	require.Equal(t, http.StatusOK, status, answer)
+	require.Equal(t, map[string]any{"ok": true, "outcome": "committed", "command_id": "c1", "stream": "conversation:g",
+		"version": 2.0}, answer)
+
+	for _, path := range []string{"/api/chat.history", history} {
+		status, answer, _ = call(t, address, path, `{"conversation_id":"g"}`, with(service, "Content-Type", "application/json")...)
+		require.Equal(t, http.StatusOK, status, answer)
+		require.Equal(t, "bob", answer["messages"].([]any)[0].(map[string]any)["body"], "who it acts for")
+	}
+
+	for _, c := range []struct {
+		path, body string
+		headers    []string
+		status     int
+		code       string
+	}{
+		{send, `{"conversation_id":"g","body":"hi"}`, nil, 401, refusal.Unauthorized},
+		{send, `{"conversation_id":"g","body":"hi"}`, []string{"Authorization", "Bearer forged"}, 401, refusal.Unauthorized},
+		{send, `{"conversation_id":"g","body":"hi"}`, with(alice, "On-Behalf-Of", "bob"), 401, refusal.Unauthorized},
+		{send, `{`, alice, 400, refusal.InvalidField},
+		{send, `{"conversation_id":"g","colour":"red"}`, alice, 400, refusal.InvalidField},
+		{send, strings.Repeat("x", 1<<17), alice, 413, "too_large"},
+		{"/api/chat.send_mesage", `{}`, alice, 404, refusal.UnknownType},
+		{history, `{"conversation_id":""}`, with(alice, "Content-Type", "application/json"), 400, refusal.InvalidField},
+		{history, `{}`, with(alice, "Content-Type", "text/plain"), 400, refusal.Malformed},
+		{"/api/edumatrix.mesh.v1.OwnerService/ReadLog", `{}`, alice, 404, refusal.UnknownType},
+		{"/api/edumatrix.mesh.v1.ConnectionService/Report", `{}`, alice, 404, refusal.UnknownType},
+		{"/api/edumatrix.chat.v1.ChatService/Nothing", `{}`, alice, 404, refusal.UnknownType},
+		{send, `{}`, with(alice, "Origin", "https://evil.example"), 403, refusal.Unauthorized},
+	} {
+		status, answer, _ = call(t, address, c.path, c.body, c.headers...)
+		require.Equal(t, c.status, status, "%s %s: %v", c.path, c.headers, answer)
+		require.Equal(t, c.code, answer["error"].(map[string]any)["code"], "%s: %v", c.path, answer)
+	}
+	_, _, header := call(t, address, send, `{}`, with(alice, "Origin", "https://school.example")...)
+	require.Equal(t, "https://school.example", header.Get("Access-Control-Allow-Origin"))
+}
+
+func TestGateway_HealthTellsWhatItReaches(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	address, _ := m.gateway(settings{})
+	health := func() (int, string) {
+		response, err := http.Get("http://" + address + "/health")
+		require.NoError(t, err)
+		defer func() { _ = response.Body.Close() }()
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		return response.StatusCode, string(bytes.TrimSpace(body))
+	}
+	require.Eventually(t, func() bool {
+		status, body := health()
+		return status == 200 && body ==
+			`{"status":"healthy","services":{"redis":true,"kafka":true,"postgres":true,"socketio":true}}`
+	}, 10*time.Second, 20*time.Millisecond)
+	response, err := http.Get("http://" + address + "/metrics")
+	require.NoError(t, err)
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.Contains(t, string(body), "gateway_partition_position")
+	require.NoError(t, m.stores.Redis.Close())
+	require.Eventually(t, func() bool {
+		status, body := health()
+		return status == 503 && strings.Contains(body, `"redis":false`)
+	}, 10*time.Second, 20*time.Millisecond)
+}
+
+func TestGateway_StopsGracefully(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	m.start(`["alice"]`)
+	taken := make(chan envelope.Command, 1)
+	m.onCommand(func(c envelope.Command) { taken <- c })
+	address, stop := m.gateway(settings{})
+	alice := connect(t, address, "alice")
+	outcome := make(chan error, 1)
+	go func() {
+		_, err := alice.Command(context.Background(), "chat.send_message", hello)
+		outcome <- err
+	}()
+	c := <-taken
+	stopped := make(chan struct{})
+	go func() { stop(); close(stopped) }()
+	require.Eventually(t, func() bool {
+		r, err := http.Get("http://" + address + "/readyz")
+		if err != nil {
+			return true
+		}
+		_ = r.Body.Close()
+		return r.StatusCode == http.StatusServiceUnavailable
+	}, 10*time.Second, time.Millisecond)
+	m.commits(c)
+	require.NoError(t, <-outcome, "what is in flight is answered")
+	<-alice.Done()
+	require.ErrorContains(t, alice.Err(), "3000")
+	<-stopped
+	reports := m.owners["presence"].Reports()
+	require.True(t, reports[len(reports)-1].Ends)
+}
