@@ -76,7 +76,7 @@ func Load(service string, getenv func(string) string) (Config, error) {
 	c.DataDir = r.text("DATA_DIR", ".data")
 	c.AllowedOrigins = r.origins("ALLOWED_ORIGINS")
 	c.AnyLocalOrigin = service == AllInOne
-	c.OTLPEndpoint = r.httpURL("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+	c.OTLPEndpoint = r.collector("OTEL_EXPORTER_OTLP_ENDPOINT")
 	c.PostgresBin = r.text("EDUMATRIX_POSTGRES_BIN", "")
 	c.Notices = r.notices
 	if len(r.problems) > 0 {

@@ -84,6 +84,8 @@ func TestLoad_ReadsEveryVariable(t *testing.T) {
 			func(c config.Config) any { return c.AllowedOrigins }},
 		{[]string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4317"}, "http://jaeger:4317",
 			func(c config.Config) any { return c.OTLPEndpoint }},
+		{[]string{"OTEL_EXPORTER_OTLP_ENDPOINT=jaeger:4317"}, "http://jaeger:4317",
+			func(c config.Config) any { return c.OTLPEndpoint }},
 		{[]string{"KAFKA_ENABLED= TRUE "}, true, func(c config.Config) any { return c.KafkaEnabled }},
 		{[]string{"DATABASE_URL=postgres://h/d", "REDIS_HOST=h", "KAFKA_BROKERS=h:1"},
 			map[string]bool{"postgres": true, "redis": true, "kafka": true},
@@ -123,7 +125,7 @@ func TestLoad_StopsAtWhatCannotBeMeant(t *testing.T) {
 		"ALLOWED_ORIGINS=*":                       `ALLOWED_ORIGINS names "*"`,
 		"CHAT_URL=chat:3003":                      "CHAT_URL has to look like http://host:port",
 		"JWKS_URL=ftp://u:hidden@x":               "JWKS_URL has to look like",
-		"OTEL_EXPORTER_OTLP_ENDPOINT=x:1":         "OTEL_EXPORTER_OTLP_ENDPOINT has to look like",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=udp://x":     "OTEL_EXPORTER_OTLP_ENDPOINT has to look like",
 		"JWT_SECRET=":                             "JWT_SECRET is not set, nor is JWKS_URL",
 	} {
 		t.Run(set, func(t *testing.T) {

@@ -157,11 +157,10 @@ func TestKafka_RemembersARetentionThatIsSetLater(t *testing.T) {
 	require.NoError(t, admin.AlterConfig(sarama.TopicResource, "changed", map[string]*string{"retention.ms": &ms}, false))
 	declare(t, k, "changed", hours)
 
-	settings, err := admin.DescribeConfig(sarama.ConfigResource{Type: sarama.TopicResource, Name: "changed",
-		ConfigNames: []string{"retention.ms"}})
+	described, err := admin.DescribeConfigs([]*sarama.ConfigResource{{Type: sarama.TopicResource, Name: "changed",
+		ConfigNames: []string{"retention.ms"}}}, sarama.DescribeConfigsOptions{})
 	require.NoError(t, err)
-	require.Len(t, settings, 1)
-	require.Equal(t, "-1", settings[0].Value)
+	require.Equal(t, "-1", described[0].Configs[0].Value)
 }
 
 func TestKafka_RefusesASecondStartOnItsDataAndAPortInUse(t *testing.T) {

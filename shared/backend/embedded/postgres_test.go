@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -186,10 +185,18 @@ func TestPostgres_SaysWhatIsWrongWithItsPrograms(t *testing.T) {
 	require.NoDirExists(t, filepath.Join(o.Dir, "cluster"))
 }
 
-func TestPostgres_EndsInOrderWhenItsServerDies(t *testing.T) {
+func signalTo(pid int, s os.Signal) error {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	return p.Signal(s)
+}
+
+func TestPostgres_SaysWhenItsServerHasEnded(t *testing.T) {
 	t.Parallel()
 	p := startPostgres(t, postgresOptions(t))
-	require.NoError(t, syscall.Kill(p.PID(), syscall.SIGQUIT))
+	require.NoError(t, signalTo(p.PID(), os.Kill))
 	<-p.Done()
 	require.NoError(t, p.Stop())
 }
