@@ -1,0 +1,62 @@
+package rpc
+
+import (
+	"errors"
+
+	"connectrpc.com/connect"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
+)
+
+// Error is how an error leaves a service: a refusal with its code and text; anything else as "internal", without what
+// it says, which is for the service's own log.
+func Error(err error) error {
+	if err == nil {
+		return nil
+	}
+	var already *connect.Error
+	if errors.As(err, &already) {
+		return already
+	}
+	refused, ok := refusal.Of(err)
+	if !ok {
+		refused = refusal.New(refusal.Internal, "something went wrong; it was logged")
+	}
+	e := connect.NewError(statusOf(refused.Code), errors.New(refused.Text))
+	e.Meta().Set(headerCode, refused.Code)
+	return e
+}
+
+func statusOf(code string) connect.Code {
+	switch code {
+	case refusal.Internal, refusal.Failed:
+		return connect.CodeInternal
+	case refusal.Unavailable, refusal.Queued:
+		return connect.CodeUnavailable
+	case refusal.NotFound:
+		return connect.CodeNotFound
+	case refusal.NotAMember:
+		return connect.CodePermissionDenied
+	case refusal.Unauthorized:
+		return connect.CodeUnauthenticated
+	case refusal.InvalidField, refusal.Malformed:
+		return connect.CodeInvalidArgument
+	case refusal.TooManyWaiting:
+		return connect.CodeResourceExhausted
+	default:
+		return connect.CodeFailedPrecondition
+	}
+}
+
+// Refusal finds in the error of a call what the service refused it with.
+func Refusal(err error) (*refusal.Error, bool) {
+	var e *connect.Error
+	if !errors.As(err, &e) {
+		return refusal.Of(err)
+	}
+	code := e.Meta().Get(headerCode)
+	if code == "" {
+		return nil, false
+	}
+	return &refusal.Error{Code: code, Text: e.Message()}, true
+}
