@@ -1,0 +1,201 @@
+// Package health says how a process is: whether it lives, whether it takes work, and which of the stores it reaches.
+package health
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+const (
+	askEvery = time.Second
+	askFor   = 1500 * time.Millisecond
+	// Beyond this age an answer is no answer: whoever asks may hang.
+	oldest = 4 * time.Second
+)
+
+// keys of /health, in the order in which existing installations have them.
+var keys = []string{"redis", "kafka", "postgres", "socketio"}
+
+// Check asks one of redis, kafka, postgres and socketio whether it does its work.
+type Check struct {
+	Name  string
+	Check func(context.Context) error
+}
+
+// Health keeps the answers. It is safe for concurrent use.
+type Health struct {
+	checks   []Check
+	log      *slog.Logger
+	registry *prometheus.Registry
+	up       *prometheus.GaugeVec
+
+	mu      sync.Mutex
+	answers map[string]answer
+	waiting map[string]error
+	ready   bool
+}
+
+type answer struct {
+	err error
+	at  time.Time
+}
+
+// New makes the health of a process. What has no check, the process has no need of: it counts as true.
+func New(checks []Check, log *slog.Logger) *Health {
+	h := &Health{checks: checks, log: log, registry: prometheus.NewRegistry(), answers: map[string]answer{},
+		waiting: map[string]error{}, up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "edumatrix_up",
+			Help: "Whether a dependency does its work, as this process sees it."}, []string{"dependency"})}
+	h.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), h.up)
+	return h
+}
+
+// Registry takes the process's own metrics.
+func (h *Health) Registry() *prometheus.Registry { return h.registry }
+
+// SetReady says whether the process takes work.
+func (h *Health) SetReady(ready bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ready = ready
+}
+
+// Waiting says that work waits for a dependency which is away, and with nil that it goes on.
+func (h *Health) Waiting(dependency string, err error) {
+	h.mu.Lock()
+	before := h.waiting[dependency]
+	if err == nil {
+		delete(h.waiting, dependency)
+	} else {
+		h.waiting[dependency] = err
+	}
+	h.mu.Unlock()
+	switch {
+	case before == nil && err != nil:
+		h.log.Warn("work waits for a dependency", "dependency", dependency, "error", err)
+	case before != nil && err == nil:
+		h.log.Info("work goes on", "dependency", dependency)
+	}
+}
+
+// Run asks every check each second, until ctx ends.
+func (h *Health) Run(ctx context.Context) error {
+	var asking sync.WaitGroup
+	for _, c := range h.checks {
+		asking.Go(func() {
+			ticker := time.NewTicker(askEvery)
+			defer ticker.Stop()
+			for {
+				h.ask(ctx, c)
+				select {
+				case <-ctx.Done():
+					return
+				case <-ticker.C:
+				}
+			}
+		})
+	}
+	asking.Wait()
+	return nil
+}
+
+func (h *Health) ask(ctx context.Context, c Check) {
+	asked, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	err := c.Check(asked)
+	if ctx.Err() != nil {
+		return
+	}
+	h.mu.Lock()
+	before, known := h.answers[c.Name]
+	h.answers[c.Name] = answer{err, time.Now()}
+	h.mu.Unlock()
+	if err == nil {
+		h.up.WithLabelValues(c.Name).Set(1)
+	} else {
+		h.up.WithLabelValues(c.Name).Set(0)
+	}
+	switch {
+	case err != nil && (!known || before.err == nil):
+		h.log.Warn("a dependency is away", "dependency", c.Name, "error", err)
+	case err == nil && known && before.err != nil:
+		h.log.Info("a dependency is back", "dependency", c.Name)
+	}
+}
+
+// services says what is true now, by key.
+func (h *Health) services() (all map[string]bool, healthy bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all, healthy = map[string]bool{}, true
+	for _, key := range keys {
+		all[key] = h.waiting[key] == nil
+	}
+	for _, c := range h.checks {
+		a, known := h.answers[c.Name]
+		if !known || a.err != nil || time.Since(a.at) > oldest {
+			all[c.Name] = false
+		}
+	}
+	for _, ok := range all {
+		healthy = healthy && ok
+	}
+	// A dependency of another name that work waits for (a service) is none of the keys, but no health either.
+	for dependency := range h.waiting {
+		healthy = healthy && slices.Contains(keys, dependency) && all[dependency]
+	}
+	return all, healthy
+}
+
+// Handler answers /health, /livez, /readyz and /metrics.
+func (h *Health) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/health", h.serveHealth)
+	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("alive\n")) })
+	mux.HandleFunc("/readyz", h.serveReady)
+	mux.Handle("/metrics", promhttp.HandlerFor(h.registry, promhttp.HandlerOpts{}))
+	return mux
+}
+
+func (h *Health) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	all, healthy := h.services()
+	status, word := http.StatusOK, "healthy"
+	if !healthy {
+		status, word = http.StatusServiceUnavailable, "unhealthy"
+	}
+	// Written by hand: scripts of existing installations compare the text.
+	body := `{"status":"` + word + `","services":{`
+	for i, key := range keys {
+		if i > 0 {
+			body += ","
+		}
+		body += `"` + key + `":`
+		if all[key] {
+			body += "true"
+		} else {
+			body += "false"
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(body + "}}"))
+}
+
+func (h *Health) serveReady(w http.ResponseWriter, _ *http.Request) {
+	h.mu.Lock()
+	ready := h.ready
+	h.mu.Unlock()
+	if !ready {
+		http.Error(w, "not ready", http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = w.Write([]byte("ready\n"))
+}
