@@ -293,7 +293,8 @@ func TestGateway_ACommandsEventReachesEveryConnectionOfEveryMemberOnEveryGateway
 	m.start(`["alice","bob"]`)
 	one, _ := m.gateway(settings{})
 	two, _ := m.gateway(settings{})
-	alice, bob, bobToo, eve := connect(t, one, "alice"), connect(t, one, "bob"), connect(t, two, "bob"), connect(t, two, "eve")
+	alice, bob := connect(t, one, "alice"), connect(t, one, "bob")
+	bobToo, eve := connect(t, two, "bob"), connect(t, two, "eve")
 	o, err := alice.Command(t.Context(), "chat.send_message", hello)
 	require.NoError(t, err)
 	require.Equal(t, "committed", o.Kind)
@@ -472,7 +473,8 @@ func TestGateway_HTTPTakesTheSameCommandsAndQueries(t *testing.T) {
 		"version": 2.0}, answer)
 
 	for _, path := range []string{"/api/chat.history", history} {
-		status, answer, _ = call(t, address, path, `{"conversation_id":"g"}`, with(service, "Content-Type", "application/json")...)
+		status, answer, _ = call(t, address, path, `{"conversation_id":"g"}`,
+			with(service, "Content-Type", "application/json")...)
 		require.Equal(t, http.StatusOK, status, answer)
 		require.Equal(t, "bob", answer["messages"].([]any)[0].(map[string]any)["body"], "who it acts for")
 	}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
@@ -67,28 +68,28 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		return fmt.Errorf("gateway: %w", err)
 	}
 	client := rpc.NewClient(rpc.Credential(config.ServiceSecret), tracer)
+	quiet := rpc.NewClient(rpc.Credential(config.ServiceSecret), noop.Tracer{}) // for what goes on by the second
 	owners := map[string]meshv1connect.OwnerServiceClient{}
-	for _, owner := range env.Catalog.Logs() {
+	for _, owner := range env.Catalog.Owners() {
 		owners[owner] = meshv1connect.NewOwnerServiceClient(client, config.Peers[owner])
 	}
-	keeper := env.Catalog.Connections()
-	owners[keeper] = meshv1connect.NewOwnerServiceClient(client, config.Peers[keeper])
 
 	// What it is made of.
 	var fan *fanout.Fanout
-	watch := newWatch(env, client, func() error { return fan.Reading() })
+	watch := newWatch(env, quiet, func() error { return fan.Reading() })
 	metrics := watch.health.Registry()
 	connections := hub.New(hub.Options{Catalog: env.Catalog, Limits: set.limits, PerUser: set.perUser,
 		Ready: []byte(`{"ready":true}`), Metrics: hub.NewMetrics(metrics)})
 	commands := intake.New(intake.Options{Catalog: env.Catalog, Publisher: publisher, Patience: set.patience,
-		Ready: func(owner string) bool { return fan.Ready(owner) }, Tracer: tracer, Metrics: intake.NewMetrics(metrics), Log: log})
+		Ready: func(owner string) bool { return fan.Ready(owner) }, Tracer: tracer, Log: log,
+		Metrics: intake.NewMetrics(metrics)})
 	fan = fanout.New(fanout.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Resolve: commands.Resolve,
 		Tracer: tracer, Metrics: fanout.NewMetrics(metrics), Log: log})
 	fan.Handle(router, reader)
 	members := rooms.New(rooms.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Known: fan.Known, Log: log})
 	queries := query.New(env.Catalog, config.Peers, client, tracer)
 	report := lease.New(lease.Options{Log: log,
-		Keeper: meshv1connect.NewConnectionServiceClient(client, config.Peers[keeper])})
+		Keeper: meshv1connect.NewConnectionServiceClient(quiet, config.Peers[env.Catalog.Connections()])})
 
 	// How clients come in.
 	door := &access.Access{Verifier: verifier, Origins: config.AllowedOrigins, AnyLocal: config.AnyLocalOrigin, Log: log}

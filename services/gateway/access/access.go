@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/auth"
 )
@@ -43,7 +42,8 @@ func (a *Access) Origin(r *http.Request) bool {
 			return true
 		}
 	}
-	if slices.ContainsFunc(a.Origins, func(o string) bool { return strings.EqualFold(strings.TrimSuffix(o, "/"), origin) }) {
+	named := func(o string) bool { return strings.EqualFold(strings.TrimSuffix(o, "/"), origin) }
+	if slices.ContainsFunc(a.Origins, named) {
 		return true
 	}
 	a.Log.Warn("access: a page of another origin was refused; ALLOWED_ORIGINS can name it", "origin", origin,
@@ -66,26 +66,7 @@ func Token(r *http.Request) string {
 
 // User tells who a token names. The error is a refusal, unless nobody can say now.
 func (a *Access) User(ctx context.Context, token string) (auth.User, error) {
-	if token == "" {
-		return auth.User{}, refusal.New(refusal.Unauthorized, "no token: send Authorization: Bearer <token>")
-	}
 	return a.Verifier.Verify(ctx, token)
-}
-
-// RoleService is the role of the school's other programs, which may act for their users.
-const RoleService = "service"
-
-// Acting tells as whom a user acts: as itself, or, a program of the school, on behalf of another.
-func Acting(u auth.User, behalf string) (string, error) {
-	switch {
-	case behalf == "":
-		return u.ID, nil
-	case u.Role != RoleService:
-		return "", refusal.New(refusal.Unauthorized, "only a token of role %q acts on behalf of others", RoleService)
-	case !catalog.ValidID(behalf):
-		return "", refusal.New(refusal.InvalidField, "On-Behalf-Of has to be an id: 1 to 128 of A-Z a-z 0-9 . _ @ -")
-	}
-	return behalf, nil
 }
 
 // Refusal is what a client is told of an error: the refusal in it, or that it is ours.

@@ -19,6 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/access"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/services/gateway/query"
+	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
 // Headers of a request.
@@ -58,7 +59,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		failWith(w, http.StatusMethodNotAllowed, refusal.New(refusal.Malformed, "POST is the method for everything here"))
 		return
 	}
-	ctx, span := s.Tracer.Start(r.Context(), "receive "+name, trace.WithSpanKind(trace.SpanKindServer),
+	ctx := telemetry.Continue(r.Context(), r.Header.Get("Traceparent"))
+	ctx, span := s.Tracer.Start(ctx, "receive "+name, trace.WithSpanKind(trace.SpanKindServer),
 		trace.WithAttributes(attribute.String("http.request.method", r.Method), attribute.String("url.path", r.URL.Path)))
 	defer span.End()
 	if err := s.serve(w, r.WithContext(ctx), name); err != nil {
@@ -80,7 +82,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, name string) erro
 	if err != nil {
 		return err
 	}
-	actor, err := access.Acting(user, r.Header.Get(HeaderOnBehalfOf))
+	actor, err := user.ActingFor(r.Header.Get(HeaderOnBehalfOf))
 	if err != nil {
 		return err
 	}

@@ -72,8 +72,8 @@ func (l *line) run(ctx context.Context) error {
 	}
 }
 
-// publish brings a batch to Kafka, however often it takes; later ones wait, so the order stays. A part may arrive twice,
-// which its command id makes good. What nobody waits for any more was answered "unavailable" and is not sent.
+// publish brings a batch to Kafka, however often it takes; later ones wait, so the order stays. A part may arrive
+// twice, which its command id makes good. What nobody waits for any more was answered "unavailable" and is not sent.
 func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 	const shortest, longest = 50 * time.Millisecond, time.Second
 	for pause := shortest; ; pause = min(2*pause, longest) {

@@ -99,8 +99,8 @@ func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, acto
 }
 
 func refused(q *catalog.Query, err error) error {
-	if r, ok := rpc.Refusal(err); ok {
-		return r
+	if r, ok := rpc.Refusal(err); ok && r.Code != refusal.Unauthorized {
+		return r // who may not ask the owner at all is this gateway, never its client
 	}
 	switch connect.CodeOf(err) {
 	case connect.CodeUnavailable, connect.CodeDeadlineExceeded, connect.CodeCanceled, connect.CodeUnknown:

@@ -1,5 +1,5 @@
-// Package fake stands in for an owner in the gateway's tests: a log in memory with the rooms that follow from it, served
-// as owners serve theirs.
+// Package fake stands in for an owner in the gateway's tests: a log in memory with the rooms that follow from it,
+// served as owners serve theirs.
 package fake
 
 import (
