@@ -32,15 +32,25 @@ func verifyKafka(ctx context.Context, k Kafka, topics []catalog.Topic) []Result 
 	})
 }
 
-// guessVersion tells a broker's version by what it speaks; it does not say it itself.
+// guessVersion tells a broker's version by what it speaks; it does not say it itself. What is not Kafka matches none:
+// then there is still what 4.0 has dropped (KIP-896: the first three versions of Produce).
 func guessVersion(r *sarama.ApiVersionsResponse) string {
-	response := kmsg.NewApiVersionsResponse()
+	response, modern := kmsg.NewApiVersionsResponse(), false
 	for _, k := range r.ApiKeys {
 		key := kmsg.NewApiVersionsResponseApiKey()
 		key.ApiKey, key.MinVersion, key.MaxVersion = k.ApiKey, k.MinVersion, k.MaxVersion
 		response.ApiKeys = append(response.ApiKeys, key)
+		modern = modern || key.ApiKey == int16(kmsg.Produce) && key.MinVersion >= 3
 	}
-	return kversion.FromApiVersionsResponse(&response).VersionGuess()
+	guess := kversion.FromApiVersionsResponse(&response).VersionGuess()
+	switch {
+	case strings.HasPrefix(guess, "v") || strings.HasPrefix(guess, "at least v"):
+		return guess
+	case modern:
+		return "v4.0 or later"
+	default:
+		return "earlier than v4.0"
+	}
 }
 
 func (k Kafka) compareTopics(ctx context.Context, topics []catalog.Topic) (_ finding, err error) {
