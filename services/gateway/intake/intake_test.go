@@ -298,7 +298,7 @@ func TestRead_RefusesWhatIsNotAsDeclared(t *testing.T) {
 	s := begin(t, intake.Options{})
 	declared, _ := s.catalog.Command("chat.send_message")
 	for name, data := range map[string]string{
-		"no JSON": `{`, "unknown field": `{"conversation_id":"g","body":"x","colour":"red"}`,
+		"unknown field": `{"conversation_id":"g","body":"x","colour":"red"}`,
 		"wrong type": `{"conversation_id":7,"body":"x"}`, "missing": `{"conversation_id":"g"}`,
 		"no id": `{"conversation_id":"a b","body":"x"}`, "nothing": ``,
 		"NUL": `{"conversation_id":"g","body":"a\u0000b"}`,
@@ -308,7 +308,9 @@ func TestRead_RefusesWhatIsNotAsDeclared(t *testing.T) {
 		require.True(t, ok, "%s: %v", name, err)
 		require.Equal(t, refusal.InvalidField, r.Code, name)
 	}
-	_, err := intake.Read(declared, "alice", "not an id", []byte(`{"conversation_id":"g","body":"x"}`))
+	_, err := intake.Read(declared, "alice", "", []byte(`{`))
+	require.ErrorContains(t, err, refusal.Malformed)
+	_, err = intake.Read(declared, "alice", "not an id", []byte(`{"conversation_id":"g","body":"x"}`))
 	require.ErrorContains(t, err, "command_id")
 	made, err := intake.Read(declared, "alice", "", []byte(`{"conversation_id":"g","body":"x"}`))
 	require.NoError(t, err)

@@ -264,7 +264,7 @@ func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {
 		{`{"id":"x","type":"zzzzzzzz","data":{}}`, "x", refusal.UnknownType, "zzzzzzzz"},
 		{`{"id":"x","type":"chat.send_message"}`, "x", refusal.InvalidField, "conversation_id"},
 		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"g"}}`, "x", refusal.InvalidField, "body"},
-		{`{"id":"x","type":"chat.send_message","data":[1]}`, "x", refusal.InvalidField, ""},
+		{`{"id":"x","type":"chat.send_message","data":[1]}`, "x", refusal.Malformed, ""},
 		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"g","body":7}}`, "x", refusal.InvalidField, "body"},
 		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"g","body":"b","bodi":"b"}}`, "x",
 			refusal.InvalidField, "bodi"},
