@@ -47,7 +47,7 @@ func database(t testing.TB) string {
 	}
 	defer conn.Close(context.Background())
 	name := fmt.Sprintf("eventlog_%d", databases.Add(1))
-	if _, err := conn.Exec(t.Context(), "CREATE DATABASE "+name+" STRATEGY file_copy"); err != nil {
+	if _, err := conn.Exec(t.Context(), "CREATE DATABASE "+name+""); err != nil {
 		t.Fatal(err)
 	}
 	return strings.Replace(s.URL(), "/edu_matrix_db", "/"+name, 1)

@@ -7,12 +7,12 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
 // sealedPlainly is the first byte of personal fields that are kept as they are.
@@ -119,11 +119,11 @@ func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
 
 // begin starts the span of an entry, within the trace of its command, and makes it the one that is kept with the events.
 func (l *Log) begin(ctx context.Context, e *entry) {
-	ctx = continueTrace(ctx, e.traceParent)
+	ctx = telemetry.Continue(ctx, e.traceParent)
 	ctx, e.span = l.o.Tracer.Start(ctx, "append "+l.o.Owner, trace.WithAttributes(
 		attribute.String("db.system.name", "postgresql"), attribute.String("edumatrix.stream", e.stream),
 		attribute.String("edumatrix.command.type", e.commandType), attribute.Int("edumatrix.events", len(e.drafts))))
-	if t := traceParent(ctx); t != "" {
+	if t := telemetry.TraceParent(ctx); t != "" {
 		e.traceParent = t
 	}
 }
@@ -140,17 +140,4 @@ func (p *prepared) end(err error) {
 		}
 		e.span.End()
 	}
-}
-
-func continueTrace(ctx context.Context, parent string) context.Context {
-	if parent == "" {
-		return ctx
-	}
-	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{envelope.HeaderTraceParent: parent})
-}
-
-func traceParent(ctx context.Context) string {
-	c := propagation.MapCarrier{}
-	propagation.TraceContext{}.Inject(ctx, c)
-	return c[envelope.HeaderTraceParent]
 }

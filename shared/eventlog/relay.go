@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
 // Publisher is what a Relay needs of bus.Publisher: it keeps the order of messages with one key, and puts those whose
@@ -260,7 +261,7 @@ func (r *Relay) begin(ctx context.Context, events int) *sending {
 
 // event starts the span of an event, which is what its record continues.
 func (x *sending) event(e *logged, to place) {
-	ctx, span := x.relay.log.o.Tracer.Start(continueTrace(context.Background(), e.TraceParent), "send "+to.topic,
+	ctx, span := x.relay.log.o.Tracer.Start(telemetry.Continue(context.Background(), e.TraceParent), "send "+to.topic,
 		trace.WithSpanKind(trace.SpanKindProducer), trace.WithLinks(trace.Link{SpanContext: x.batch.SpanContext()}),
 		trace.WithAttributes(
 			attribute.String("messaging.system", "kafka"),
@@ -270,7 +271,7 @@ func (x *sending) event(e *logged, to place) {
 			attribute.String("messaging.destination.partition.id", strconv.FormatInt(int64(to.partition), 10)),
 			attribute.String("messaging.message.id", e.ID),
 			attribute.String("messaging.kafka.message.key", e.Stream)))
-	if t := traceParent(ctx); t != "" {
+	if t := telemetry.TraceParent(ctx); t != "" {
 		e.TraceParent = t
 	}
 	x.spans = append(x.spans, span)

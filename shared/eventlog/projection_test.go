@@ -1,0 +1,199 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// counts is a projection that shows what was applied twice or not at all.
+type counts struct {
+	fail    func(events []envelope.Event) error // after its rows are written
+	applied atomic.Int64
+}
+
+func (*counts) Name() string { return "counts" }
+
+func (c *counts) Apply(ctx context.Context, tx pgx.Tx, events []envelope.Event) error {
+	for _, e := range events {
+		_, err := tx.Exec(ctx, `INSERT INTO counts (stream, applied, last) VALUES ($1, 1, $2)
+ON CONFLICT (stream) DO UPDATE SET applied = counts.applied + 1, last = $2 WHERE counts.last < $2`, e.Stream, e.Version)
+		if err != nil {
+			return err
+		}
+	}
+	if c.fail != nil {
+		if err := c.fail(events); err != nil {
+			return err
+		}
+	}
+	c.applied.Add(int64(len(events)))
+	return nil
+}
+
+func counting(o *Options) {
+	o.Migrations = fstest.MapFS{"00001_counts.sql": {Data: []byte(`-- +goose Up
+CREATE TABLE counts (stream text PRIMARY KEY, applied bigint NOT NULL, last bigint NOT NULL);`)}}
+}
+
+// checkCounts asserts that all of n events were applied once.
+func checkCounts(t *testing.T, l *Log, n int64) {
+	t.Helper()
+	var applied, last int64
+	err := l.o.Pool.QueryRow(t.Context(), "SELECT sum(applied), sum(last) FROM chat.counts").Scan(&applied, &last)
+	if err != nil || applied != n || last != n {
+		t.Errorf("%d applied, last versions add up to %d, want %d, %v", applied, last, n, err)
+	}
+}
+
+func TestFollow_AppliesEachEventOnceWhateverFails(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l := running(t, url, counting)
+	for i := range 40 {
+		commit(t, l, said(fmt.Sprint(i%3), fmt.Sprint(i)))
+	}
+	var tries atomic.Int64
+	p := &counts{fail: func([]envelope.Event) error {
+		switch tries.Add(1) {
+		case 1:
+			return errors.New("mine")
+		case 2:
+			panic("not reached by a batch that was applied")
+		}
+		return nil
+	}}
+	func() {
+		defer func() { _ = recover() }()
+		for range 2 {
+			if _, err := l.applyNext(t.Context(), p); err == nil || errors.Is(err, ErrAway) {
+				t.Errorf("got %v", err)
+			}
+		}
+	}()
+	other := running(t, url, counting)
+	during(t, func(ctx context.Context) error { return l.Follow(ctx, p) })
+	during(t, func(ctx context.Context) error { return other.Follow(ctx, p) })
+	for i := 40; i < 80; i++ {
+		c := commit(t, l, said(fmt.Sprint(i%3), fmt.Sprint(i)))
+		if err := other.WaitFor(t.Context(), "counts", c.Position); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkCounts(t, l, 80)
+}
+
+func TestFollow_WakesAtOnce(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l, other := running(t, url, counting), running(t, url, counting)
+	during(t, func(ctx context.Context) error { return other.Follow(ctx, &counts{}) })
+	var all time.Duration
+	for i := range 20 {
+		c := commit(t, l, said("1", fmt.Sprint(i)))
+		begun := time.Now()
+		if err := other.WaitFor(t.Context(), "counts", c.Position); err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 { // it may not listen yet at first
+			all += time.Since(begun)
+		}
+	}
+	t.Logf("applied after %v on average, by another instance", all/19)
+	if all/19 > 200*time.Millisecond {
+		t.Error("it does not wake")
+	}
+}
+
+func TestFollow_GoesOnWhenTheOneWhoAppliesFreezes(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l, frozen := running(t, url, counting), instance(t, url, counting)
+	commit(t, l, said("1", "a"))
+	thaw := make(chan struct{})
+	var entered sync.WaitGroup
+	entered.Add(1)
+	var freezing sync.WaitGroup
+	freezing.Go(func() {
+		_, err := frozen.applyNext(t.Context(), &counts{fail: func([]envelope.Event) error {
+			entered.Done()
+			<-thaw
+			return nil
+		}})
+		if err == nil {
+			t.Error("the frozen one could still commit")
+		}
+	})
+	entered.Wait()
+	during(t, func(ctx context.Context) error { return l.Follow(ctx, &counts{}) })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := l.WaitFor(ctx, "counts", 1); err != nil {
+		t.Error(err)
+	}
+	close(thaw)
+	freezing.Wait()
+	checkCounts(t, l, 1)
+}
+
+func TestReset_AppliesFromTheBeginning(t *testing.T) {
+	t.Parallel()
+	l := running(t, database(t), counting)
+	for i := range 30 {
+		commit(t, l, said(fmt.Sprint(i%3), fmt.Sprint(i)))
+	}
+	p := &counts{}
+	during(t, func(ctx context.Context) error { return l.Follow(ctx, p) })
+	for range 2 {
+		if err := l.WaitFor(t.Context(), "counts", 30); err != nil {
+			t.Fatal(err)
+		}
+		checkCounts(t, l, 30)
+		err := l.Reset(t.Context(), "counts", func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "TRUNCATE counts")
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestWaitFor_EndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	l := running(t, database(t), counting)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := l.WaitFor(ctx, "counts", 1); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestOpen_ManyAtOnce(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			c, err := loaded()
+			if err == nil {
+				o := Options{Owner: "chat", Pool: pool(t, url), Catalog: c}
+				counting(&o)
+				_, err = Open(t.Context(), o)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+}

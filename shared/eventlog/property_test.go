@@ -1,0 +1,241 @@
+package eventlog
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// Whatever members come, in whatever order: positions and versions are dense, who is taken out leaves no trace, and each
+// command has one outcome.
+func TestLedger_AdmitsWithoutGaps(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		first := rapid.Int64Range(0, 5).Draw(t, "position")
+		g := &ledger{owner: "chat", position: first, versions: map[string]int64{}, outcomes: map[commandKey]envelope.Result{},
+			readings: map[readingKey]int64{}}
+		versions, outcomes, readings := map[string]int64{}, map[commandKey]envelope.Result{}, map[string]int64{}
+		position := first
+		for range rapid.IntRange(0, 30).Draw(t, "members") {
+			p := drawMember(t)
+			repeated := false
+			for _, e := range p.entries {
+				_, has := outcomes[commandKey{e.actor, e.cause}]
+				repeated = repeated || e.command && has
+			}
+			c, err := g.admit(p)
+			var conflict *ConflictError
+			var again *RepeatedError
+			var stale *StaleReadingError
+			switch {
+			case repeated:
+				if !errors.As(err, &again) {
+					t.Fatalf("a repeated command: %v", err)
+				}
+				for i, r := range again.Outcomes {
+					e := p.entries[i]
+					if first := outcomes[commandKey{e.actor, e.cause}]; r.Code == "" && r != first {
+						t.Fatalf("%+v, first %+v", r, first)
+					}
+				}
+				continue
+			case p.reading != nil && readings[p.reading.Stream] != p.reading.Previous:
+				if !errors.As(err, &stale) || stale.Have != readings[p.reading.Stream] {
+					t.Fatalf("a stale reading: %v", err)
+				}
+				continue
+			case p.expected != AnyVersion && p.expected != versions[p.stream]:
+				if !errors.As(err, &conflict) || conflict.Actual != versions[p.stream] {
+					t.Fatalf("a conflict: %v", err)
+				}
+				continue
+			case err != nil:
+				t.Fatal(err)
+			}
+			results := c.Results
+			for _, e := range p.entries {
+				position += int64(len(e.drafts))
+				versions[e.stream] += int64(len(e.drafts))
+				if r := results[0]; r.Version != versions[e.stream] || r.Position != position {
+					t.Fatalf("%+v, want version %d position %d", r, versions[e.stream], position)
+				}
+				outcomes[commandKey{e.actor, e.cause}] = results[0]
+				results = results[1:]
+			}
+			if p.reading != nil {
+				readings[p.reading.Stream] = p.reading.Version
+			}
+		}
+		seen := map[string]int64{}
+		for i, stream := range g.rows.streams {
+			seen[stream]++
+			if g.rows.positions[i] != first+int64(i+1) || g.rows.versions[i] != seen[stream] {
+				t.Fatalf("row %d: position %d, %s version %d", i, g.rows.positions[i], stream, g.rows.versions[i])
+			}
+		}
+		if len(g.rows.outcomes) != len(outcomes) || int64(len(g.rows.streams)) != position-first {
+			t.Fatalf("%d outcomes, %d events", len(g.rows.outcomes), len(g.rows.streams))
+		}
+	})
+}
+
+func drawMember(t *rapid.T) *prepared {
+	stream := fmt.Sprint("s", rapid.IntRange(0, 2).Draw(t, "stream"))
+	p := &prepared{stream: stream, expected: rapid.Int64Range(-1, 6).Draw(t, "expected")}
+	seen := map[string]bool{}
+	for range rapid.IntRange(1, 3).Draw(t, "commands") {
+		id := fmt.Sprint(rapid.IntRange(0, 15).Draw(t, "id"))
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		e := &entry{stream: stream, expected: AnyVersion, actor: "a", cause: id, commandType: "t", command: true,
+			kind: envelope.Unchanged}
+		for range rapid.IntRange(0, 2).Draw(t, "events") {
+			e.kind = envelope.Committed
+			e.drafts = append(e.drafts, draft{declared: &catalog.Event{}, place: catalog.Place{Stream: stream}})
+		}
+		p.entries = append(p.entries, e)
+	}
+	if rapid.Bool().Draw(t, "reads") {
+		p.reading = &Reading{Source: "feed", Stream: stream, Previous: rapid.Int64Range(0, 2).Draw(t, "previous")}
+		p.reading.Version = p.reading.Previous + 1
+	}
+	return p
+}
+
+// Events, confirmations, crashes, positions told, in any order: a reader who keeps one number per partition sees every
+// event once and no hole.
+func TestSequence_AReaderSeesNoHole(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		places := []place{{"a", 0}, {"a", 1}, {"b", 0}}
+		var log []place // of the event at position i+1
+		records := map[place][]envelope.Event{}
+		var saved, s sequence
+		now := time.Unix(0, 0)
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 800).Draw(t, "ms")) * time.Millisecond)
+			switch rapid.SampledFrom([]string{"append", "append", "publish", "crash", "tell"}).Draw(t, "step") {
+			case "append":
+				log = append(log, rapid.SampledFrom(places).Draw(t, "place"))
+			case "publish":
+				until := min(int(s.Position)+rapid.IntRange(1, 5).Draw(t, "batch"), len(log))
+				for position := s.Position + 1; position <= int64(until); position++ {
+					p := log[position-1]
+					e := envelope.Event{Type: "event", Position: position, Before: s.append(p, position, now)}
+					records[p] = append(records[p], e)
+				}
+				s.Position = max(s.Position, int64(until))
+				if rapid.Bool().Draw(t, "saved") {
+					saved = sequence{Position: s.Position, Last: map[string]map[int32]int64{}}
+					for topic, last := range s.Last {
+						saved.Last[topic] = maps.Clone(last)
+					}
+				}
+			case "crash":
+				s = sequence{Position: saved.Position, Last: map[string]map[int32]int64{}}
+				for topic, last := range saved.Last {
+					s.Last[topic] = maps.Clone(last)
+				}
+			case "tell":
+				for _, p := range places {
+					if !s.due(p, time.Second, 30*time.Second).After(now) {
+						position, before := s.tell(p, now)
+						records[p] = append(records[p], envelope.Position("chat", position, before))
+					}
+				}
+			}
+		}
+		for _, p := range places {
+			inLog := map[int64]bool{}
+			for i, of := range log {
+				if of == p && int64(i+1) <= s.Position {
+					inLog[int64(i+1)] = true
+				}
+			}
+			r := &reader{}
+			for _, e := range records[p] {
+				// What was confirmed by a relay that crashed may be above what this one has confirmed.
+				if e.Position > s.Position && !e.IsPosition() {
+					inLog[e.Position] = true
+				}
+			}
+			for _, e := range records[p] {
+				if err := r.take(e, inLog); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if want := slices.Sorted(maps.Keys(inLog)); r.holes > 0 || !slices.Equal(r.seen, want) {
+				t.Fatalf("%v: saw %v with %d holes, want %v", p, r.seen, r.holes, want)
+			}
+		}
+	})
+}
+
+// The rounds, one after the other, come to the same as each turn after the other.
+func TestTurns_KeepTheOrderOfEachMember(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var all turns
+		wanted := map[turnKey][]int64{} // positions at which it really changed
+		open := map[turnKey]bool{}
+		turn := func(m catalog.Membership, opens bool, position int64) {
+			for _, user := range m.Users {
+				if k := (turnKey{m.Room, user}); open[k] != opens {
+					open[k] = opens
+					wanted[k] = append(wanted[k], position)
+				}
+			}
+		}
+		for position := range rapid.Int64Range(1, 30).Draw(t, "events") {
+			draw := func(what string) (list []catalog.Membership) {
+				if rapid.Bool().Draw(t, what) {
+					list = append(list, catalog.Membership{Room: rapid.SampledFrom([]string{"r", "s"}).Draw(t, "room"),
+						Users: rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c"}), 1, 2).Draw(t, "users")})
+				}
+				return list
+			}
+			p := catalog.Place{Opens: draw("opens"), Closes: draw("closes")}
+			all.add(p, position, position)
+			for _, m := range p.Opens {
+				turn(m, true, position)
+			}
+			for _, m := range p.Closes {
+				turn(m, false, position)
+			}
+		}
+		got := map[turnKey][]int64{}
+		now := map[turnKey]bool{}
+		for _, r := range all.rounds {
+			seen := map[turnKey]bool{}
+			for _, side := range []struct {
+				list  memberships
+				opens bool
+			}{{r.opens, true}, {r.closes, false}} {
+				for i, room := range side.list.rooms {
+					k := turnKey{room, side.list.members[i]}
+					if seen[k] {
+						t.Fatalf("%v has two turns in one round", k)
+					}
+					seen[k] = true
+					if now[k] != side.opens {
+						now[k] = side.opens
+						got[k] = append(got[k], side.list.positions[i])
+					}
+				}
+			}
+		}
+		if !maps.EqualFunc(got, wanted, slices.Equal[[]int64]) {
+			t.Fatalf("got %v, want %v", got, wanted)
+		}
+	})
+}

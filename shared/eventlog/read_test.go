@@ -1,0 +1,229 @@
+package eventlog
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// on is a command on a conversation, whatever it holds.
+func on(conversation, commandID string, events ...proto.Message) Write {
+	return Write{Stream: "conversation:" + conversation, Expected: AnyVersion, Commands: []Decided{{
+		Actor: "alice", CommandID: commandID, Type: "chat.any", Correlation: "x", Events: events,
+		TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}}
+}
+
+func positions(events []envelope.Event) (all []int64) {
+	for _, e := range events {
+		all = append(all, e.Position)
+	}
+	return all
+}
+
+func TestRead_GivesEventsAsTheyWereWritten(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC)
+	l := running(t, database(t), func(o *Options) { o.Now = func() time.Time { return now } })
+	m := &chatv1.ConversationStarted{ConversationId: "1", Kind: chatv1.Kind_KIND_GROUP, Title: "secret",
+		UserIds: []string{"alice", "bob"}}
+	commit(t, l, on("1", "c1", m))
+	page, err := l.Read(t.Context(), Query{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := page.Events[0]
+	var read chatv1.ConversationStarted
+	if err := proto.Unmarshal(got.Body, &read); err != nil || !proto.Equal(&read, m) {
+		t.Errorf("body %v %v", &read, err)
+	}
+	got.Body = nil
+	want := envelope.Event{ID: eventID("chat", "conversation:1", 1).String(), Type: "chat.conversation_started",
+		Source: "chat", Stream: "conversation:1", Version: 1, Position: 1, Time: now.Truncate(time.Microsecond),
+		Actor: "alice", Cause: "c1", Correlation: "x", Class: routingv1.Class_CLASS_DURABLE,
+		Rooms: []string{"conversation:1"}, Answers: true,
+		Opens:       []catalog.Membership{{Room: "conversation:1", Users: []string{"alice", "bob"}}},
+		TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	record := page.Records()[0]
+	again, err := envelope.ReadRecord(record)
+	if err != nil || record.GetTopic() != "chat-events" || !reflect.DeepEqual(again, page.Events[0]) {
+		t.Errorf("%+v %v", again, err)
+	}
+}
+
+func TestRead_InPages(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	for i := range 10 {
+		commit(t, l, said(fmt.Sprint(i%2), fmt.Sprint(i)))
+	}
+	for name, test := range map[string]struct {
+		q        Query
+		want     []int64
+		complete int64
+	}{
+		"all":                {Query{}, []int64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, 10},
+		"a page":             {Query{After: 2, Limit: 3}, []int64{3, 4, 5}, 5},
+		"until":              {Query{After: 2, Until: 4}, []int64{3, 4}, 4},
+		"until after head":   {Query{After: 8, Until: 40}, []int64{9, 10}, 10},
+		"after head":         {Query{After: 12}, nil, 12},
+		"a stream":           {Query{Stream: "conversation:1"}, []int64{2, 4, 6, 8, 10}, 10},
+		"a stream's page":    {Query{Stream: "conversation:1", After: 3, Limit: 2}, []int64{4, 6}, 6},
+		"a stream until":     {Query{Stream: "conversation:0", After: 3, Until: 8}, []int64{5, 7}, 8},
+		"a topic":            {Query{Topic: "chat-events", Limit: 2}, []int64{1, 2}, 2},
+		"another topic":      {Query{Topic: "file-events"}, nil, 10},
+		"a room":             {Query{Rooms: []string{"conversation:1"}, After: 2}, []int64{4, 6, 8, 10}, 10},
+		"rooms, a page":      {Query{Rooms: []string{"conversation:0", "conversation:1"}, Limit: 3}, []int64{1, 2, 3}, 3},
+		"a room of a stream": {Query{Rooms: []string{"conversation:1"}, Stream: "conversation:0"}, nil, 10},
+		"no such room":       {Query{Rooms: []string{"conversation:7"}}, nil, 10},
+	} {
+		page, err := l.Read(t.Context(), test.q)
+		if err != nil || !slices.Equal(positions(page.Events), test.want) || page.Complete != test.complete || page.Head != 10 {
+			t.Errorf("%s: %v complete %d head %d %v", name, positions(page.Events), page.Complete, page.Head, err)
+		}
+	}
+}
+
+func TestLoad_WhatDecidingNeeds(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	commit(t, l, on("1", "c", started("1", "alice"), sent("1", "a", "x"), &chatv1.MemberAdded{ConversationId: "1", UserId: "bob"},
+		sent("1", "b", "x"), &chatv1.MessageEdited{ConversationId: "1", MessageId: "a", Body: "y"}, sent("1", "c", "x")))
+	commit(t, l, said("2", "other"))
+	for name, test := range map[string]struct {
+		s        Selection
+		versions []int64
+		version  int64
+	}{
+		"the stream itself":  {Selection{Stream: "conversation:1"}, []int64{1, 3}, 6},
+		"and subjects":       {Selection{Stream: "conversation:1", Subjects: []string{"a", "z"}}, []int64{1, 2, 3, 5}, 6},
+		"what came after":    {Selection{Stream: "conversation:1", After: 1, Subjects: []string{"a"}}, []int64{2, 3, 5}, 6},
+		"nothing new":        {Selection{Stream: "conversation:1", After: 6}, nil, 6},
+		"the newest":         {Selection{Stream: "conversation:1", After: 6, Subjects: []string{"c"}}, []int64{6}, 6},
+		"no subject is none": {Selection{Stream: "conversation:1", After: 6, Subjects: []string{""}}, nil, 6},
+		"no such stream":     {Selection{Stream: "conversation:3"}, nil, 0},
+	} {
+		got, err := l.Load(t.Context(), test.s)
+		var versions []int64
+		for _, e := range got.Events {
+			versions = append(versions, e.Version)
+		}
+		if err != nil || !slices.Equal(versions, test.versions) || got.Version != test.version {
+			t.Errorf("%s: %v at %d, %v", name, versions, got.Version, err)
+		}
+	}
+	got, _ := l.Load(t.Context(), Selection{Stream: "conversation:1"})
+	var m chatv1.ConversationStarted
+	if err := proto.Unmarshal(got.Events[0].Body, &m); err != nil || m.Title != "" || len(m.UserIds) != 1 {
+		t.Errorf("decisions see %v, %v", &m, err)
+	}
+}
+
+func TestCommit_RedactsWhatWasSaidBefore(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	commit(t, l, on("1", "c1", sent("1", "a", "secret"), sent("1", "b", "stays")))
+	commit(t, l, on("2", "c2", sent("2", "a", "stays")))
+	commit(t, l, on("1", "c3", &chatv1.MessageEdited{ConversationId: "1", MessageId: "a", Body: "secret"},
+		&chatv1.MessageDeleted{ConversationId: "1", MessageId: "a"}, sent("1", "a", "later")))
+	page, err := l.Read(t.Context(), Query{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range page.Events {
+		m, ok := l.o.Catalog.Event(e.Type)
+		body := m.Type.New().Interface()
+		if err := proto.Unmarshal(e.Body, body); err != nil || !ok {
+			t.Fatal(err)
+		}
+		f := body.ProtoReflect().Descriptor().Fields().ByName("body")
+		text := "-"
+		if f != nil {
+			text = body.ProtoReflect().Get(f).String()
+		}
+		got = append(got, fmt.Sprint(e.Stream, e.Version, text, e.Redacted))
+	}
+	want := []string{"conversation:11true", "conversation:12staysfalse", "conversation:21staysfalse", "conversation:13true",
+		"conversation:14-false", "conversation:15laterfalse"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+	var left int
+	err = l.o.Pool.QueryRow(t.Context(), `SELECT count(*) FROM chat.events
+WHERE personal LIKE '%secret%' OR body LIKE '%secret%'`).Scan(&left)
+	if err != nil || left != 0 {
+		t.Errorf("%d rows still hold it, %v", left, err)
+	}
+}
+
+func TestStretches_FromTheOpeningToTheClosingEvent(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	added := func(user string) proto.Message { return &chatv1.MemberAdded{ConversationId: "1", UserId: user} }
+	left := func(user string) proto.Message { return &chatv1.MemberLeft{ConversationId: "1", UserId: user} }
+	commit(t, l, on("2", "c0", started("2", "bob")))
+	commit(t, l, on("1", "c1", started("1", "alice", "bob"), sent("1", "m", "x")))
+	commit(t, l, on("1", "c2", left("bob"), added("bob"), added("bob"), left("bob"), left("bob"), added("bob")))
+	commit(t, l, on("1", "c3", left("alice")))
+	for user, want := range map[string][]Stretch{
+		"alice": {{1, 2, 9, 10}},
+		"bob":   {{1, 2, 3, 4}, {4, 5, 6, 7}, {8, 9, 0, 0}},
+		"carol": nil,
+	} {
+		got, err := l.Stretches(t.Context(), "conversation:1", user)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %v %v", user, got, err)
+		}
+	}
+	rooms, position, err := l.Rooms(t.Context(), []string{"alice", "bob", "carol"})
+	want := map[string][]string{"bob": {"conversation:1", "conversation:2"}}
+	if err != nil || position != 10 || !reflect.DeepEqual(rooms, want) {
+		t.Errorf("%v at %d, %v", rooms, position, err)
+	}
+}
+
+// While members come and go, the rooms told are those as of the position told.
+func TestRooms_AreAsOfTheirPosition(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	commit(t, l, on("1", "start", started("1", "alice")))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 60 {
+			m := proto.Message(&chatv1.MemberAdded{ConversationId: "1", UserId: "bob"})
+			if i%2 == 1 {
+				m = &chatv1.MemberLeft{ConversationId: "1", UserId: "bob"}
+			}
+			if _, err := l.Commit(t.Context(), on("1", fmt.Sprint(i), m)); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for going := true; going; {
+		select {
+		case <-done:
+			going = false
+		default:
+		}
+		rooms, position, err := l.Rooms(t.Context(), []string{"bob"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if in := position > 1 && position%2 == 0; in != (len(rooms["bob"]) == 1) {
+			t.Fatalf("at %d: %v", position, rooms)
+		}
+	}
+}

@@ -1,0 +1,470 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// broker is a publisher that keeps what it gets, or fails as a test wants.
+type broker struct {
+	// fault decides for each call which of its messages arrive, and what the caller hears. Nil: all is well.
+	fault func(topic string, messages int) (arrives func(i int) bool, err error)
+
+	mu      sync.Mutex
+	records map[place][]envelope.Event
+	arrived map[int64]time.Time // events, by position
+}
+
+func newBroker() *broker {
+	return &broker{records: map[place][]envelope.Event{}, arrived: map[int64]time.Time{}}
+}
+
+func (b *broker) Publish(topic string, messages ...*message.Message) error {
+	arrives, err := func(int) bool { return true }, error(nil)
+	if b.fault != nil {
+		arrives, err = b.fault(topic, len(messages))
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, m := range messages {
+		if !arrives(i) {
+			continue
+		}
+		e, problem := envelope.ReadEvent(m)
+		if problem != nil {
+			return problem
+		}
+		to := place{topic, 0}
+		if p, ok := m.Metadata[metadataPartition]; ok {
+			n, _ := strconv.Atoi(p)
+			to.partition = int32(n)
+		} else {
+			to.partition = partitionOf(m.Metadata[envelope.MetadataKey], 3)
+		}
+		b.records[to] = append(b.records[to], e)
+		if _, before := b.arrived[e.Position]; !before && !e.IsPosition() {
+			b.arrived[e.Position] = time.Now()
+		}
+	}
+	return err
+}
+
+func (b *broker) of(p place) []envelope.Event {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.records[p])
+}
+
+// events counts those that arrived, repeats apart.
+func (b *broker) events() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.arrived)
+}
+
+// reader keeps one number for a partition, as gateways do.
+type reader struct {
+	number int64
+	seen   []int64
+	holes  int
+}
+
+func (r *reader) take(e envelope.Event, log map[int64]bool) error {
+	if e.Position <= r.number {
+		return nil
+	}
+	if e.Before > r.number {
+		r.holes++
+		r.fill(e.Before, log)
+	}
+	if !e.IsPosition() {
+		r.seen = append(r.seen, e.Position)
+	}
+	r.number = e.Position
+	// What it knows to be complete has to be.
+	for position := range log {
+		if position <= r.number && !slices.Contains(r.seen, position) {
+			return fmt.Errorf("at %d it has not seen %d", r.number, position)
+		}
+	}
+	return nil
+}
+
+// fill reads from the owner's log what is missing up to a position.
+func (r *reader) fill(until int64, log map[int64]bool) {
+	for _, position := range slices.Sorted(maps.Keys(log)) {
+		if position > r.number && position <= until {
+			r.seen = append(r.seen, position)
+		}
+	}
+}
+
+// checkRead reads all partitions, asserts that each event is seen once and in order, and counts the holes.
+func checkRead(t *testing.T, l *Log, b *broker) (holes int) {
+	t.Helper()
+	logs := map[place]map[int64]bool{}
+	for after, more := int64(0), true; more; {
+		page, err := l.Read(t.Context(), Query{After: after, Limit: 1000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, e := range page.Events {
+			p := place{page.topics[i], partitionOf(e.Stream, 3)}
+			if logs[p] == nil {
+				logs[p] = map[int64]bool{}
+			}
+			logs[p][e.Position] = true
+		}
+		after, more = page.Complete, page.Complete < page.Head
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for p, records := range b.records {
+		r := &reader{}
+		for _, e := range records {
+			if err := r.take(e, logs[p]); err != nil {
+				t.Fatalf("%v: %v", p, err)
+			}
+		}
+		if want := slices.Sorted(maps.Keys(logs[p])); !slices.Equal(r.seen, want) {
+			t.Errorf("%v: saw %v, want %v", p, r.seen, want)
+		}
+		holes += r.holes
+	}
+	return holes
+}
+
+func relaying(t *testing.T, l *Log, b *broker, change ...func(*Relay)) *Relay {
+	t.Helper()
+	r := NewRelay(l, RelayOptions{Publisher: b, PositionEvery: 50 * time.Millisecond})
+	for _, f := range change {
+		f(r)
+	}
+	during(t, r.Run)
+	return r
+}
+
+// killLeader ends the session that holds the relay's lease, as a crash does: nothing more is saved.
+func killLeader(ctx context.Context, l *Log) error {
+	key := uint64(lockKey(l.o.Owner, "relay"))
+	_, err := l.o.Pool.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND classid = $1 AND objid = $2`,
+		uint32(key>>32), uint32(key))
+	return err
+}
+
+func TestRelay_PublishesInOrderAndNamesWhatCameBefore(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	b := newBroker()
+	relaying(t, l, b)
+	for i := range 60 {
+		commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
+	}
+	eventually(t, 5*time.Second, "all is published", func() bool { return b.events() == 60 })
+	if holes := checkRead(t, l, b); holes != 0 {
+		t.Errorf("%d holes", holes)
+	}
+}
+
+// The broker fails at random: nothing arrives, a part, all of it but nobody is told; and the relay crashes now and then
+// between publishing and saving. A reader sees all of it once, without a hole.
+func TestRelay_WhateverFailsAReaderSeesAllOnce(t *testing.T) {
+	t.Parallel()
+	for name, arrival := range map[string]func(n int) func(int) bool{
+		"from the front": func(n int) func(int) bool { k := rand.N(n + 1); return func(i int) bool { return i < k } },
+		"any":            func(int) func(int) bool { return func(int) bool { return rand.N(2) == 0 } },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := database(t)
+			l, other := running(t, url), running(t, url)
+			b := newBroker()
+			var calls, crashes atomic.Int64
+			b.fault = func(_ string, messages int) (func(int) bool, error) {
+				switch n := calls.Add(1); {
+				case n%7 == 3:
+					return arrival(messages), errors.New("the broker is away")
+				case n%7 == 5 && crashes.Load() < 12:
+					crashes.Add(1)
+					if err := killLeader(context.Background(), l); err != nil {
+						t.Error(err)
+					}
+				}
+				return func(int) bool { return true }, nil
+			}
+			relaying(t, l, b)
+			relaying(t, other, b)
+			for i := range 300 {
+				commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
+				if i%10 == 0 {
+					sleep(t.Context(), rand.N(20*time.Millisecond))
+				}
+			}
+			eventually(t, 20*time.Second, "all is published", func() bool { return b.events() == 300 })
+			holes := checkRead(t, l, b)
+			t.Logf("%d calls, %d crashes, %d holes", calls.Load(), crashes.Load(), holes)
+			if crashes.Load() == 0 || name == "from the front" && holes > 0 {
+				t.Errorf("%d crashes, %d holes", crashes.Load(), holes)
+			}
+		})
+	}
+}
+
+// One of two freezes while it publishes, and does not know that it lost its lease. The other goes on within 3 s; what
+// the first does later is repeats.
+func TestRelay_GoesOnWhenTheOneThatLeadsFreezes(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l, other := running(t, url), running(t, url)
+	b := newBroker()
+	frozen, thaw, thawed := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var freeze atomic.Bool
+	cold := newBroker()
+	cold.fault = func(string, int) (func(int) bool, error) {
+		if freeze.CompareAndSwap(true, false) {
+			close(frozen)
+			<-thaw
+			defer close(thawed)
+		}
+		return func(int) bool { return true }, nil
+	}
+	cold.records, cold.arrived = b.records, b.arrived // the same topics
+	first := NewRelay(l, RelayOptions{Publisher: shared{cold, b}, PositionEvery: 50 * time.Millisecond})
+	first.renewal = time.Hour
+	during(t, first.Run)
+	commit(t, l, said("1", "a"))
+	eventually(t, 2*time.Second, "the first leads", func() bool { return b.events() == 1 })
+	relaying(t, other, b)
+	freeze.Store(true)
+	commit(t, l, said("1", "b"))
+	<-frozen
+	begun := time.Now()
+	for i := range 20 {
+		commit(t, l, said(fmt.Sprint(i%5), fmt.Sprint("later", i)))
+	}
+	eventually(t, 10*time.Second, "the other publishes", func() bool { return b.events() == 22 })
+	took := time.Since(begun)
+	t.Logf("the other goes on after %v", took)
+	if took > 3*time.Second+500*time.Millisecond {
+		t.Errorf("the other goes on after %v", took)
+	}
+	close(thaw)
+	<-thawed
+	for i := range 20 {
+		commit(t, l, said(fmt.Sprint(i%5), fmt.Sprint("thawed", i)))
+	}
+	eventually(t, 5*time.Second, "all is published", func() bool { return b.events() == 42 })
+	if holes := checkRead(t, l, b); holes != 0 {
+		t.Errorf("%d holes", holes)
+	}
+}
+
+// shared publishes to the topics of one broker with the faults of another.
+type shared struct{ faulty, topics *broker }
+
+func (s shared) Publish(topic string, messages ...*message.Message) error {
+	if _, err := s.faulty.fault(topic, len(messages)); err != nil {
+		return err
+	}
+	return s.topics.Publish(topic, messages...)
+}
+
+func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	b := newBroker()
+	const often = 200 * time.Millisecond
+	relaying(t, l, b, func(r *Relay) { r.o.PositionEvery, r.o.SignOfLife = often, time.Hour })
+	var places []place
+	for _, topic := range l.o.Catalog.LoggedTopics("chat") {
+		for p := range topic.Partitions {
+			places = append(places, place{topic.Name, p})
+		}
+	}
+	eventually(t, 2*time.Second, "every partition is told at the start", func() bool {
+		return !slices.ContainsFunc(places, func(p place) bool { return len(b.of(p)) != 1 })
+	})
+	begun := time.Now()
+	for i := range 50 {
+		commit(t, l, said("1", fmt.Sprint(i)))
+		sleep(t.Context(), 10*time.Millisecond)
+	}
+	eventually(t, 2*time.Second, "every partition knows the newest position", func() bool {
+		return !slices.ContainsFunc(places, func(p place) bool { r := b.of(p); return r[len(r)-1].Position != 50 })
+	})
+	most := int(time.Since(begun)/often) + 2
+	carrying := place{"chat-events", partitionOf("conversation:1", 3)}
+	for _, p := range places {
+		records := b.of(p)
+		told := len(slices.DeleteFunc(slices.Clone(records), func(e envelope.Event) bool { return !e.IsPosition() }))
+		if told > most || p == carrying && told > 1+1 {
+			t.Errorf("%v was told %d times", p, told)
+		}
+		for i, e := range records {
+			if i > 0 && (e.Before != records[i-1].Position || e.Position <= e.Before) {
+				t.Errorf("%v: %d names %d as before, it is %d", p, e.Position, e.Before, records[i-1].Position)
+			}
+		}
+	}
+	quiet := len(b.of(carrying))
+	sleep(t.Context(), 3*often)
+	if got := len(b.of(carrying)); got != quiet {
+		t.Errorf("the log does not move, but %d records came", got-quiet)
+	}
+	checkRead(t, l, b)
+}
+
+func TestRelay_GivesASignOfLife(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	b := newBroker()
+	relaying(t, l, b, func(r *Relay) { r.o.SignOfLife = 100 * time.Millisecond })
+	commit(t, l, said("1", "a"))
+	eventually(t, 5*time.Second, "signs of life in every partition", func() bool {
+		for p := range int32(3) {
+			if r := b.of(place{"chat-events", p}); len(r) < 6 || r[len(r)-1].Position != 1 {
+				return false
+			}
+		}
+		return true
+	})
+	checkRead(t, l, b)
+}
+
+// Commits of any instance are published at once, not by polling.
+func TestRelay_WakesAtOnce(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l, other := running(t, url), running(t, url)
+	b := newBroker()
+	relaying(t, l, b)
+	commit(t, other, said("1", "first"))
+	eventually(t, 3*time.Second, "it leads", func() bool { return b.events() == 1 })
+	for who, instance := range map[string]*Log{"its own": l, "another's": other} {
+		var delays []time.Duration
+		for i := range 20 {
+			c := commit(t, instance, said("1", fmt.Sprint(who, i)))
+			begun := time.Now()
+			var at time.Time
+			eventually(t, 3*time.Second, "it is published", func() bool {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				var ok bool
+				at, ok = b.arrived[c.Position]
+				return ok
+			})
+			delays = append(delays, at.Sub(begun))
+		}
+		slices.Sort(delays)
+		t.Logf("commits of %s instance are published after %v, at most %v", who, delays[10], delays[19])
+		if delays[10] > 200*time.Millisecond {
+			t.Errorf("commits of %s instance wait", who)
+		}
+	}
+}
+
+func TestRelay_WaitsForTheBrokerAndSaysSo(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var told []string
+	l := running(t, database(t), func(o *Options) {
+		o.Waiting = func(dependency string, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, fmt.Sprint(dependency, " ", err != nil))
+		}
+	})
+	b := newBroker()
+	var away atomic.Bool
+	away.Store(true)
+	b.fault = func(string, int) (func(int) bool, error) {
+		if away.Load() {
+			return func(int) bool { return false }, errors.New("away")
+		}
+		return func(int) bool { return true }, nil
+	}
+	relaying(t, l, b)
+	commit(t, l, said("1", "a"))
+	said := func(n int) func() bool {
+		return func() bool { mu.Lock(); defer mu.Unlock(); return len(told) == n }
+	}
+	eventually(t, 5*time.Second, "it says that it waits", said(1))
+	away.Store(false)
+	eventually(t, 5*time.Second, "it goes on", func() bool { return b.events() == 1 })
+	eventually(t, 5*time.Second, "it says so", said(2))
+	if want := []string{"kafka true", "kafka false"}; !slices.Equal(told, want) {
+		t.Errorf("told %q", told)
+	}
+}
+
+// One trace from the command to the record; the transaction and the batch are linked, and no parents.
+func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
+	t.Parallel()
+	spans := tracetest.NewInMemoryExporter()
+	tracer := trace.NewTracerProvider(trace.WithSyncer(spans)).Tracer("test")
+	l := running(t, database(t), func(o *Options) { o.Tracer = tracer })
+	b := newBroker()
+	relaying(t, l, b)
+	commit(t, l, on("1", "c", sent("1", "m", "x")))
+	eventually(t, 5*time.Second, "it is published", func() bool { return b.events() == 1 })
+	find := func(name string) (s tracetest.SpanStub) {
+		eventually(t, 5*time.Second, "span "+name, func() bool {
+			for _, s = range spans.GetSpans() {
+				if s.Name == name {
+					return true
+				}
+			}
+			return false
+		})
+		return s
+	}
+	appended, committed, send, relayed := find("append chat"), find("commit chat"), find("send chat-events"), find("relay chat")
+	if got := appended.Parent.SpanID().String(); got != "b7ad6b7169203331" {
+		t.Errorf("append is a child of %s", got)
+	}
+	if send.Parent.SpanID() != appended.SpanContext.SpanID() || send.SpanContext.TraceID() != appended.SpanContext.TraceID() {
+		t.Error("send is no child of append")
+	}
+	if committed.Parent.IsValid() || relayed.Parent.IsValid() {
+		t.Error("what is shared has a parent")
+	}
+	for _, s := range []struct{ from, to tracetest.SpanStub }{{appended, committed}, {committed, appended}, {send, relayed}} {
+		if len(s.from.Links) != 1 || s.from.Links[0].SpanContext.SpanID() != s.to.SpanContext.SpanID() {
+			t.Errorf("%s is not linked with %s", s.from.Name, s.to.Name)
+		}
+	}
+	p := place{"chat-events", partitionOf("conversation:1", 3)}
+	records := b.of(p)
+	i := slices.IndexFunc(records, func(e envelope.Event) bool { return !e.IsPosition() })
+	want := fmt.Sprintf("00-%s-%s-01", send.SpanContext.TraceID(), send.SpanContext.SpanID())
+	if records[i].TraceParent != want {
+		t.Errorf("the record continues %s, not %s", records[i].TraceParent, want)
+	}
+}
+
+func TestNewRelay_KnowsTheTopicsOfItsLog(t *testing.T) {
+	t.Parallel()
+	l := instance(t, database(t))
+	r := NewRelay(l, RelayOptions{Publisher: newBroker(), Partitions: func(string) int32 { return 5 }})
+	var want []catalog.Topic = l.o.Catalog.LoggedTopics("chat")
+	if len(r.places()) != 5*len(want) {
+		t.Errorf("%v", r.places())
+	}
+}
