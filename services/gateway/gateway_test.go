@@ -37,6 +37,7 @@ const secret = "a secret of this test, long enough"
 // mesh is one gateway with a broker and owners that decide what a test says.
 type mesh struct {
 	t         *testing.T
+	broker    *embedded.Kafka
 	catalog   *catalog.Catalog
 	kafka     backend.Kafka
 	publisher *bus.Publisher
@@ -62,7 +63,7 @@ func begin(t *testing.T) *mesh {
 	store, err := embedded.StartRedis(embedded.RedisOptions{Log: log})
 	require.NoError(t, err)
 	t.Cleanup(store.Stop)
-	m := &mesh{t: t, catalog: c, owners: map[string]*fake.Owner{},
+	m := &mesh{t: t, broker: broker, catalog: c, owners: map[string]*fake.Owner{},
 		kafka: backend.Kafka{Brokers: broker.Brokers(), ClientID: "test"}}
 	_, err = m.kafka.EnsureTopics(t.Context(), c.Topics(""))
 	require.NoError(t, err)
@@ -392,6 +393,20 @@ func TestGateway_QueuedThenTheOutcomeFollows(t *testing.T) {
 		defer alice.mu.Unlock()
 		return len(alice.outcomes) == 1 && alice.outcomes[0].CommandID == "c1" && alice.outcomes[0].Kind == "committed"
 	}, 10*time.Second, time.Millisecond)
+}
+
+func TestGateway_UnavailableWhileKafkaIsAway(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	address, _ := m.gateway(settings{patience: 200 * time.Millisecond})
+	alice := connect(t, address, "alice")
+	m.broker.Stop()
+	_, err := alice.Command(t.Context(), "chat.send_message", hello)
+	var refused *client.Error
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, refusal.Unavailable, refused.Code)
+	_, err = alice.Request(t.Context(), map[string]any{"type": "ping"})
+	require.NoError(t, err)
 }
 
 func TestGateway_QueriesSeeOnesOwnWrites(t *testing.T) {

@@ -50,6 +50,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	config, log, tracer := env.Config, env.Log, env.Telemetry.Tracer()
 
 	// What it talks to.
+	var watch *watch
 	verifier, err := auth.NewVerifier(ctx, config.JWTSecret, config.JWKSURL)
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
@@ -63,7 +64,8 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
-	router, err := bus.NewRouter(bus.RouterOptions{Service: "gateway", Publisher: publisher, Tracer: tracer, Log: log})
+	router, err := bus.NewRouter(bus.RouterOptions{Service: "gateway", Publisher: publisher, Tracer: tracer, Log: log,
+		Waiting: func(dependency string, err error) { watch.health.Waiting(dependency, err) }})
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
@@ -76,12 +78,12 @@ func run(ctx context.Context, env process.Env, set settings) error {
 
 	// What it is made of.
 	var fan *fanout.Fanout
-	watch := newWatch(env, quiet, func() error { return fan.Reading() })
+	watch = newWatch(env, quiet, func() error { return fan.Reading() })
 	metrics := watch.health.Registry()
 	connections := hub.New(hub.Options{Catalog: env.Catalog, Limits: set.limits, PerUser: set.perUser,
 		Ready: []byte(`{"ready":true}`), Metrics: hub.NewMetrics(metrics)})
 	commands := intake.New(intake.Options{Catalog: env.Catalog, Publisher: publisher, Patience: set.patience,
-		Ready: func(owner string) bool { return fan.Ready(owner) }, Tracer: tracer, Log: log,
+		Ready: func(owner string) bool { return fan.Ready(owner) }, Log: log,
 		Metrics: intake.NewMetrics(metrics)})
 	fan = fanout.New(fanout.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Resolve: commands.Resolve,
 		Tracer: tracer, Metrics: fanout.NewMetrics(metrics), Log: log})
@@ -101,7 +103,8 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	mux.Handle("/api/", &httpapi.Server{Access: door, Catalog: env.Catalog, Intake: commands, Queries: queries,
 		MaxBody: 64 << 10, Tracer: tracer, Log: log})
 	watch.mount(mux)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 32 << 10}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 32 << 10}
 	listener := set.listener
 	if listener == nil {
 		address := net.JoinHostPort(config.Host, strconv.Itoa(config.Port))

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -86,6 +87,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, name string) erro
 	if err != nil {
 		return err
 	}
+	// A body that trickles in must not hold a connection for ever.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * time.Second))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.MaxBody))
 	if err != nil {
 		var large *http.MaxBytesError

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -30,7 +29,6 @@ type Options struct {
 	MaxWaiting, MaxBytes int
 	// The same of one sender; 512 and 4 MiB when 0.
 	SenderWaiting, SenderBytes int
-	Tracer                     trace.Tracer
 	Metrics                    *Metrics
 	Log                        *slog.Logger
 }

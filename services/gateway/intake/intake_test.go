@@ -13,7 +13,6 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
@@ -74,7 +73,7 @@ func begin(t *testing.T, o intake.Options) *setup {
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	s := &setup{catalog: c, broker: &broker{}}
-	o.Catalog, o.Publisher, o.Log, o.Tracer = c, s.broker, slog.New(slog.DiscardHandler), noop.Tracer{}
+	o.Catalog, o.Publisher, o.Log = c, s.broker, slog.New(slog.DiscardHandler)
 	if o.Ready == nil {
 		o.Ready = func(string) bool { return true }
 	}
@@ -299,7 +298,7 @@ func TestRead_RefusesWhatIsNotAsDeclared(t *testing.T) {
 	declared, _ := s.catalog.Command("chat.send_message")
 	for name, data := range map[string]string{
 		"unknown field": `{"conversation_id":"g","body":"x","colour":"red"}`,
-		"wrong type": `{"conversation_id":7,"body":"x"}`, "missing": `{"conversation_id":"g"}`,
+		"wrong type":    `{"conversation_id":7,"body":"x"}`, "missing": `{"conversation_id":"g"}`,
 		"no id": `{"conversation_id":"a b","body":"x"}`, "nothing": ``,
 		"NUL": `{"conversation_id":"g","body":"a\u0000b"}`,
 	} {

@@ -65,7 +65,6 @@ func (l *line) run(ctx context.Context) error {
 				return nil
 			}
 			for _, w := range waiters {
-				w.span.End()
 				l.done(w.size)
 			}
 		}
@@ -106,8 +105,11 @@ func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 	}
 }
 
+// message is the command as the publisher takes it, which continues the trace of its context.
 func (w *waiter) message() *message.Message {
 	c := w.command
-	return envelope.Command{ID: c.ID, Type: c.Declared.Name, Stream: c.Stream, Actor: c.Actor, Time: time.Now(),
-		Expires: c.Expires, Correlation: c.ID, TraceParent: w.traceParent, Body: c.Body}.Message()
+	m := envelope.Command{ID: c.ID, Type: c.Declared.Name, Stream: c.Stream, Actor: c.Actor, Time: time.Now(),
+		Expires: c.Expires, Correlation: c.ID, Body: c.Body}.Message()
+	m.SetContext(w.ctx)
+	return m
 }

@@ -8,12 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/trace"
-
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
 // Sender is one connection (or one HTTP request) that sends commands. It remembers up to which position of each
@@ -35,6 +31,7 @@ func (i *Intake) NewSender() *Sender {
 // waiter waits for the outcome of one command for one sender.
 type waiter struct {
 	key     key
+	ctx     context.Context // of its trace; what was sent is done also when the connection has ended
 	command Command
 	size    int
 	sender  *Sender
@@ -42,9 +39,7 @@ type waiter struct {
 	timer   *time.Timer
 	born    time.Time
 
-	span        trace.Span // until Kafka has it
-	traceParent string
-	taken       atomic.Bool // Kafka has it
+	taken atomic.Bool // Kafka has it
 
 	// Guarded by the intake.
 	waits bool // is in the table
@@ -56,12 +51,11 @@ type waiter struct {
 // after the patience, "queued", and then once more when the outcome is known. The call must not wait.
 func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
 	w := &waiter{key: key{c.Declared.Owner, c.Actor, c.ID}, command: c, size: c.size(), sender: s, answer: answer,
-		born: time.Now()}
+		born: time.Now(), ctx: context.WithoutCancel(ctx)}
 	if problem := s.intake.add(w); problem != nil {
 		answer(Answer{CommandID: c.ID, Stream: c.Stream, Refusal: problem})
 		return
 	}
-	w.trace(ctx, s.intake.options.Tracer)
 	w.arm(s.intake.options.Patience)
 	s.intake.lines[c.Declared.Topic].put(w)
 }
@@ -110,18 +104,6 @@ func (s *Sender) release(w *waiter) {
 		delete(s.waiters, w)
 		s.bytes -= w.size
 	}
-}
-
-func (w *waiter) trace(ctx context.Context, tracer trace.Tracer) {
-	c := w.command
-	ctx, w.span = tracer.Start(ctx, "send "+c.Declared.Topic, trace.WithSpanKind(trace.SpanKindProducer),
-		trace.WithAttributes(
-			attribute.String("messaging.system", "kafka"),
-			attribute.String("messaging.operation.type", "send"),
-			attribute.String("messaging.destination.name", c.Declared.Topic),
-			attribute.String("messaging.message.id", c.ID),
-			attribute.String("messaging.kafka.message.key", c.Stream)))
-	w.traceParent = telemetry.TraceParent(ctx)
 }
 
 func (w *waiter) arm(patience time.Duration) {

@@ -120,8 +120,7 @@ func begin(t *testing.T, o ws.Options, h hub.Options) *mesh {
 	}
 	h.Catalog, h.Ready = c, []byte(`{"ready":true}`)
 	m.hub = hub.New(h)
-	m.intake = intake.New(intake.Options{Catalog: c, Publisher: m, Ready: func(string) bool { return true },
-		Tracer: tracer, Log: log})
+	m.intake = intake.New(intake.Options{Catalog: c, Publisher: m, Ready: func(string) bool { return true }, Log: log})
 	known := make(chan struct{})
 	close(known)
 	members := rooms.New(rooms.Options{Catalog: c, Hub: m.hub, Owners: owners, Log: log,
