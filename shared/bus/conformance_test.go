@@ -1,0 +1,81 @@
+package bus_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/pubsub/tests"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/bus"
+)
+
+// Watermill's published Pub/Sub suite, on Apache Kafka and on the embedded broker. Left out of it are:
+//   - TestReconnect, which restarts the broker by a shell command: TestReader_SurvivesARestartOfTheBroker and
+//     TestSubscriber_SurvivesARestartOfTheBroker do that with the embedded broker, in this process.
+//   - for the Reader TestConsumerGroups, as it has none, and for the Subscriber TestNewSubscriberReceivesOldMessages,
+//     as of a group every message goes to one member (the Reader passes it).
+//   - what the suite itself leaves out where ExactlyOnceDelivery is not promised, which Kafka does not: the check at the
+//     end of TestNoAck that nothing comes twice.
+//
+// The suite's messages have no keys, while order is promised per key. Their key is what the suite sorts them by when
+// it compares their order: the payload.
+
+func TestConformance_Subscriber(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, k backend.Kafka) {
+		group := func(t *testing.T, group string) (message.Publisher, message.Subscriber) {
+			// Short pauses: the suite refuses hundreds of messages, and leaves some unsettled when it closes.
+			s, err := bus.NewSubscriber(k, bus.SubscriberOptions{Group: group, Drain: 100 * time.Millisecond,
+				Backoff: time.Millisecond})
+			require.NoError(t, err)
+			return byPayload{publisher(t, k)}, initialized{t, k, s}
+		}
+		tests.TestPubSub(t, tests.Features{ConsumerGroups: true, GuaranteedOrder: true, Persistent: true,
+			ForceShort: testing.Short()},
+			func(t *testing.T) (message.Publisher, message.Subscriber) { return group(t, "conformance") }, group)
+	})
+}
+
+func TestConformance_Reader(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, k backend.Kafka) {
+		tests.TestPubSub(t, tests.Features{GuaranteedOrder: true, GuaranteedOrderWithSingleSubscriber: true,
+			Persistent: true, NewSubscriberReceivesOldMessages: true, ForceShort: testing.Short()},
+			func(t *testing.T) (message.Publisher, message.Subscriber) {
+				r, err := bus.NewReader(k, bus.ReaderOptions{Drain: 100 * time.Millisecond, Backoff: time.Millisecond,
+					From: func(_ string, _ int32, oldest, _ int64) int64 { return oldest }})
+				require.NoError(t, err)
+				return byPayload{publisher(t, k)}, initialized{t, k, r}
+			}, nil)
+	})
+}
+
+// byPayload gives messages without a key their payload as key.
+type byPayload struct{ message.Publisher }
+
+func (p byPayload) Publish(topic string, messages ...*message.Message) error {
+	for _, m := range messages {
+		m.Metadata.Set(bus.MetadataKey, string(m.Payload))
+	}
+	return p.Publisher.Publish(topic, messages...)
+}
+
+// initialized creates topics, which nothing in the mesh does by itself.
+type initialized struct {
+	t *testing.T
+	k backend.Kafka
+	message.Subscriber
+}
+
+func (s initialized) SubscribeInitialize(topic string) error {
+	createTopic(s.t, s.k, topic, 3)
+	return nil
+}
+
+func (s initialized) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	return s.Subscriber.Subscribe(ctx, topic)
+}

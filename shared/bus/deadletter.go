@@ -1,0 +1,165 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Headers that a dead letter has besides its own, which stay as they were, as do its payload and its key.
+const (
+	DeadLetterTopic     = "dead_letter_topic" // where it came from, without the installation's prefix
+	DeadLetterPartition = "dead_letter_partition"
+	DeadLetterOffset    = "dead_letter_offset"
+	DeadLetterKey       = "dead_letter_key"
+	DeadLetterError     = "dead_letter_error"
+	DeadLetterTime      = "dead_letter_time" // RFC 3339
+	DeadLetterHandler   = "dead_letter_handler"
+	DeadLetterService   = "dead_letter_service"
+	// DeadLetterPayload says that the payload was left out, because with these headers the record would have been larger
+	// than the topic takes.
+	DeadLetterPayload = "dead_letter_payload"
+
+	longestReason = 1024 // bytes of an error's text
+)
+
+// DeadLetter sends messages whose handler fails to the dead-letter topic, and is done with them: the next ones follow.
+// Before it calls OnDeadLetter. While either cannot be done because a dependency is away it waits, so that nothing is
+// lost. A message whose handler had no time to end, or waits for a dependency, is no dead letter; it comes again.
+func DeadLetter(o RouterOptions) message.HandlerMiddleware {
+	o.setDefaults()
+	return func(h message.HandlerFunc) message.HandlerFunc {
+		return func(m *message.Message) ([]*message.Message, error) {
+			produced, err := h(m)
+			if err == nil || blameless(err) {
+				return produced, err
+			}
+			o.report(m, err)
+			return nil, o.bury(m, err)
+		}
+	}
+}
+
+// report logs a dead letter, and tells its trace.
+func (o *RouterOptions) report(m *message.Message, cause error) {
+	topic, partition, offset := origin(m)
+	attributes := []any{"topic", topic, "partition", partition, "offset", offset, "message", m.UUID, "error", cause}
+	var panicked *PanicError
+	if errors.As(cause, &panicked) {
+		attributes = append(attributes, "stack", string(panicked.Stack))
+	}
+	what := "message goes to the dead letters"
+	if o.DeadLetterTopic == "" {
+		what = "message is left out"
+	}
+	o.Log.Error(what, attributes...)
+
+	span := trace.SpanFromContext(m.Context())
+	span.RecordError(cause)
+	span.SetStatus(codes.Error, cause.Error())
+	span.SetAttributes(attribute.Bool("mesh.dead_letter", true))
+}
+
+// bury is done when the letter is on its topic.
+func (o *RouterOptions) bury(m *message.Message, cause error) error {
+	patience := o.patience(m)
+	defer patience.leave()
+	for failures := 0; ; {
+		err := o.hook(m, cause)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, ErrAway) {
+			if !patience.wait(err) {
+				return stopping(err)
+			}
+			continue
+		}
+		if patience.stopped() {
+			return stopping(err)
+		}
+		patience.back()
+		if failures++; failures > o.Retries {
+			o.Log.Error("a dead letter is kept, but its outcome could not be recorded", "message", m.UUID, "error", err)
+			break
+		}
+		if !sleep(pause(o.Backoff, failures), patience.over, patience.ended) {
+			return stopping(err)
+		}
+	}
+	patience.back()
+	if o.DeadLetterTopic == "" {
+		return nil
+	}
+	letter := o.letter(m, cause)
+	for {
+		err := o.Publisher.Publish(o.DeadLetterTopic, letter)
+		if err == nil {
+			patience.back()
+			return nil
+		}
+		if tooLarge(err) && len(letter.Payload) > 0 {
+			letter.Metadata.Set(DeadLetterPayload, fmt.Sprintf("left out, %d bytes", len(letter.Payload)))
+			letter.Payload = nil
+			continue
+		}
+		if !errors.Is(err, ErrAway) {
+			err = Away(kafkaName, err) // whatever it is: lost it must not be
+		}
+		if !patience.wait(err) {
+			return stopping(err)
+		}
+	}
+}
+
+// hook calls OnDeadLetter; its panic counts as an error.
+func (o *RouterOptions) hook(m *message.Message, cause error) error {
+	_, err := Recover(func(m *message.Message) ([]*message.Message, error) {
+		return nil, o.OnDeadLetter(m.Context(), m, cause)
+	})(m)
+	return err
+}
+
+func (o *RouterOptions) letter(m *message.Message, cause error) *message.Message {
+	letter := m.Copy()
+	letter.SetContext(context.WithoutCancel(m.Context()))
+	topic, partition, offset := origin(m)
+	reason := strings.ToValidUTF8(cause.Error(), "?")
+	if len(reason) > longestReason {
+		reason = strings.ToValidUTF8(reason[:longestReason], "") + "…"
+	}
+	for name, value := range map[string]string{
+		DeadLetterTopic: topic, DeadLetterPartition: strconv.Itoa(int(partition)),
+		DeadLetterOffset: strconv.FormatInt(offset, 10), DeadLetterKey: m.Metadata.Get(MetadataKey),
+		DeadLetterError: reason, DeadLetterTime: time.Now().UTC().Format(time.RFC3339Nano),
+		DeadLetterHandler: message.HandlerNameFromCtx(m.Context()), DeadLetterService: o.Service,
+	} {
+		if value != "" {
+			letter.Metadata.Set(name, value)
+		}
+	}
+	delete(letter.Metadata, MetadataPartition) // somebody's header; here it would choose the partition
+	return letter
+}
+
+func origin(m *message.Message) (topic string, partition int32, offset int64) {
+	d, ok := deliveryOf(m.Context())
+	if !ok {
+		return message.SubscribeTopicFromCtx(m.Context()), -1, -1
+	}
+	return d.topic, d.record.Partition, d.record.Offset
+}
+
+func tooLarge(err error) bool {
+	var configuration sarama.ConfigurationError
+	return errors.Is(err, sarama.ErrMessageSizeTooLarge) || errors.As(err, &configuration)
+}

@@ -1,0 +1,34 @@
+package bus
+
+import (
+	"fmt"
+	"runtime/debug"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// PanicError is a handler's panic.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// Unwrap gives an error that was the panic's value.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// Recover makes a handler's panic an error. It belongs next to the handler.
+func Recover(h message.HandlerFunc) message.HandlerFunc {
+	return func(m *message.Message) (produced []*message.Message, err error) {
+		defer func() {
+			if v := recover(); v != nil {
+				produced, err = nil, &PanicError{v, debug.Stack()}
+			}
+		}()
+		return h(m)
+	}
+}

@@ -1,0 +1,77 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+)
+
+// RouterOptions of a Router. Zero values are the defaults.
+type RouterOptions struct {
+	Service   string            // named in the dead letters
+	Publisher message.Publisher // of the dead letters; the router does not close it
+	// DeadLetterTopic takes the messages that fail by themselves. Without one they are logged and left out.
+	DeadLetterTopic string
+	// OnDeadLetter is called before a message goes to the dead letters, and again after each failure: it has to take
+	// repeats. As long as its error wraps ErrAway it is waited for.
+	OnDeadLetter func(ctx context.Context, m *message.Message, cause error) error
+	Retries      int           // of a handler that fails; 3, negative: none
+	Backoff      time.Duration // the pause before the first retry; 100 ms. It doubles up to 50 times that.
+	// Waiting is told that messages wait for a dependency, and with nil that it is back.
+	Waiting func(dependency string, err error)
+	// CloseTimeout is how long handlers in flight are waited for at the end; 30 s.
+	CloseTimeout time.Duration
+	Tracer       trace.Tracer
+	Log          *slog.Logger
+
+	outages *outages
+}
+
+func (o *RouterOptions) setDefaults() {
+	if o.OnDeadLetter == nil {
+		o.OnDeadLetter = func(context.Context, *message.Message, error) error { return nil }
+	}
+	if o.Waiting == nil {
+		o.Waiting = func(string, error) {}
+	}
+	if o.Retries == 0 {
+		o.Retries = 3
+	}
+	if o.Backoff == 0 {
+		o.Backoff = firstPause
+	}
+	if o.CloseTimeout == 0 {
+		o.CloseTimeout = 30 * time.Second
+	}
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider().Tracer("")
+	}
+	o.Log = logger(o.Log)
+	if o.outages == nil {
+		o.outages = &outages{byName: map[string]*outage{}, waiting: o.Waiting, log: o.Log}
+	}
+}
+
+// NewRouter makes a Watermill router with the mesh's middleware. Of what deals with failures the dead letters are
+// outermost, then come the retries, and recovery is next to the handler: any other order loses dead letters, or retries
+// without end. Around them is only what observes, so that a trace shows the retries and the dead letter.
+func NewRouter(o RouterOptions) (*message.Router, error) {
+	o.setDefaults()
+	if o.DeadLetterTopic != "" && o.Publisher == nil {
+		return nil, fmt.Errorf("router of %s: dead letters have no publisher", o.Service)
+	}
+	// Watermill tells at Info what is of interest to those who look for errors in it.
+	log := watermill.NewSlogLoggerWithLevelMapping(o.Log, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug})
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: o.CloseTimeout}, log)
+	if err != nil {
+		return nil, fmt.Errorf("router of %s: %w", o.Service, err)
+	}
+	router.AddMiddleware(Tracing(o.Tracer), Correlation, DeadLetter(o), Retry(o), Recover)
+	return router, nil
+}

@@ -1,0 +1,50 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+var errSubscriberClosed = errors.New("subscriber is closed")
+
+// subscriptions are what a Subscriber or a Reader has under way.
+type subscriptions struct {
+	closing context.Context
+	close   context.CancelFunc
+
+	mu      *sync.Mutex // guards the count against Close
+	running *sync.WaitGroup
+}
+
+func newSubscriptions() subscriptions {
+	ctx, cancel := context.WithCancel(context.Background())
+	return subscriptions{closing: ctx, close: cancel, mu: &sync.Mutex{}, running: &sync.WaitGroup{}}
+}
+
+// begin runs a subscription until ctx ends or Close is called.
+func (s subscriptions) begin(ctx context.Context, run func(context.Context)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Err() != nil {
+		return errSubscriberClosed
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	unhook := context.AfterFunc(s.closing, cancel)
+	s.running.Go(func() {
+		defer cancel()
+		defer unhook()
+		run(ctx)
+	})
+	return nil
+}
+
+// Close ends all subscriptions and waits for them: for what is in flight, for so long as that may take, and until the
+// offsets are committed. It may be called again.
+func (s subscriptions) Close() error {
+	s.mu.Lock()
+	s.close()
+	s.mu.Unlock()
+	s.running.Wait()
+	return nil
+}

@@ -1,0 +1,118 @@
+package bus
+
+import (
+	"errors"
+	"strconv"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Spans have the names and attributes of OpenTelemetry's semantic conventions for messaging.
+const scope = "github.com/edumatrix/interlinked/shared/bus"
+
+// Tracing has a message handled within a span "process <topic>", which continues the trace that the message's headers
+// name. The span is in the message's context.
+func Tracing(tracer trace.Tracer) message.HandlerMiddleware {
+	return func(h message.HandlerFunc) message.HandlerFunc {
+		return func(m *message.Message) ([]*message.Message, error) {
+			ctx := propagation.TraceContext{}.Extract(m.Context(), propagation.MapCarrier(m.Metadata))
+			topic := message.SubscribeTopicFromCtx(ctx)
+			attributes := append(describe("process", topic, m.UUID),
+				attribute.Int("messaging.message.body.size", len(m.Payload)))
+			if d, ok := deliveryOf(ctx); ok {
+				topic = d.topic
+				attributes = append(describe("process", topic, m.UUID),
+					attribute.Int("messaging.message.body.size", len(m.Payload)),
+					attribute.String("messaging.destination.partition.id", strconv.Itoa(int(d.record.Partition))),
+					attribute.Int64("messaging.kafka.offset", d.record.Offset))
+				if d.group != "" {
+					attributes = append(attributes, attribute.String("messaging.consumer.group.name", d.group))
+				}
+				if len(d.record.Key) > 0 {
+					attributes = append(attributes, attribute.String("messaging.kafka.message.key", string(d.record.Key)))
+				}
+			}
+			ctx, span := tracer.Start(ctx, "process "+topic, trace.WithSpanKind(trace.SpanKindConsumer),
+				trace.WithAttributes(attributes...))
+			defer span.End()
+			m.SetContext(ctx)
+			produced, err := h(m)
+			if err != nil {
+				span.RecordError(err)
+				span.SetStatus(codes.Error, err.Error())
+			}
+			for _, p := range produced {
+				if !trace.SpanContextFromContext(p.Context()).IsValid() {
+					p.SetContext(trace.ContextWithSpan(p.Context(), span))
+				}
+			}
+			return produced, err
+		}
+	}
+}
+
+func describe(operation, topic, id string) []attribute.KeyValue {
+	return []attribute.KeyValue{
+		attribute.String("messaging.system", "kafka"),
+		attribute.String("messaging.destination.name", topic),
+		attribute.String("messaging.operation.type", operation),
+		attribute.String("messaging.operation.name", operation),
+		attribute.String("messaging.message.id", id),
+	}
+}
+
+// startSend begins the span of a message on its way out, below the span in its context and by that one's provider, so
+// that it bears the name of the service. The record then carries it. Without a span in the context there is none.
+func startSend(topic string, m *message.Message, r *sarama.ProducerMessage) trace.Span {
+	parent := trace.SpanFromContext(m.Context())
+	if !parent.SpanContext().IsValid() {
+		return nil
+	}
+	attributes := describe("send", topic, m.UUID)
+	if to, _ := r.Metadata.(address); to.key != "" {
+		attributes = append(attributes, attribute.String("messaging.kafka.message.key", to.key))
+	}
+	ctx, span := parent.TracerProvider().Tracer(scope).Start(m.Context(), "send "+topic,
+		trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(attributes...))
+	carried := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carried)
+	for name, value := range carried {
+		setHeader(r, name, value)
+	}
+	return span
+}
+
+// endSends ends the spans of a batch, with the partition and offset that each message got, or its error.
+func endSends(spans []trace.Span, records []*sarama.ProducerMessage, messages []*message.Message, err error) {
+	failed := map[*message.Message]error{}
+	var some *PublishError
+	if errors.As(err, &some) {
+		for _, f := range some.Failed {
+			failed[f.Message] = f.Err
+		}
+		err = nil
+	}
+	for i, span := range spans {
+		if span == nil {
+			continue
+		}
+		own := err
+		if own == nil {
+			own = failed[messages[i]]
+		}
+		if own != nil {
+			span.RecordError(own)
+			span.SetStatus(codes.Error, own.Error())
+		} else {
+			span.SetAttributes(
+				attribute.String("messaging.destination.partition.id", strconv.Itoa(int(records[i].Partition))),
+				attribute.Int64("messaging.kafka.offset", records[i].Offset))
+		}
+		span.End()
+	}
+}
