@@ -60,12 +60,8 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		return fmt.Errorf("gateway: %w", err)
 	}
 	defer func() { _ = publisher.Close() }()
-	reader, err := bus.NewReader(env.Stores.Kafka, bus.ReaderOptions{Log: log})
-	if err != nil {
-		return fmt.Errorf("gateway: %w", err)
-	}
-	router, err := bus.NewRouter(bus.RouterOptions{Service: "gateway", Publisher: publisher, Tracer: tracer, Log: log,
-		Waiting: func(dependency string, err error) { watch.health.Waiting(dependency, err) }})
+	router, err := bus.NewRouter(bus.RouterOptions{Service: "gateway", Publisher: publisher, Log: log,
+		Tracer: fanout.Continued(tracer), Waiting: func(dependency string, err error) { watch.health.Waiting(dependency, err) }})
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
@@ -86,7 +82,11 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		Ready: func(owner string) bool { return fan.Ready(owner) }, Log: log,
 		Metrics: intake.NewMetrics(metrics)})
 	fan = fanout.New(fanout.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Resolve: commands.Resolve,
-		Tracer: tracer, Metrics: fanout.NewMetrics(metrics), Log: log})
+		Tracer: fanout.Continued(tracer), Metrics: fanout.NewMetrics(metrics), Log: log})
+	reader, err := bus.NewReader(env.Stores.Kafka, bus.ReaderOptions{From: fan.From, Log: log})
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
 	fan.Handle(router, reader)
 	members := rooms.New(rooms.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Known: fan.Known, Log: log})
 	queries := query.New(env.Catalog, config.Peers, client, tracer)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +47,10 @@ func TestTrace_GoesFromTheFrameToTheLastFanOut(t *testing.T) {
 	require.Equal(t, trace.SpanKindProducer, sent.SpanKind)
 	require.Equal(t, received.SpanContext.SpanID(), sent.Parent.SpanID())
 	require.Equal(t, received.SpanContext.TraceID(), out.SpanContext.TraceID())
+	require.Equal(t, find("process chat-events").SpanContext.SpanID(), out.Parent.SpanID())
+	for _, s := range spans.GetSpans() {
+		require.False(t, strings.HasPrefix(s.Name, "process") && !s.Parent.IsValid(), "%s begins a trace", s.Name)
+	}
 	for _, a := range out.Attributes {
 		if a.Key == "mesh.connections" {
 			require.EqualValues(t, 2, a.Value.AsInt64())

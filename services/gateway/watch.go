@@ -94,7 +94,7 @@ func (w *watch) run(ctx context.Context, fan *fanout.Fanout, ready func()) error
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.health.Run(ctx) })
 	g.Go(func() error {
-		for _, owner := range w.env.Catalog.Logs() {
+		for _, owner := range w.env.Catalog.Owners() {
 			select {
 			case <-fan.Known(owner):
 			case <-ctx.Done():

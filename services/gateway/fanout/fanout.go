@@ -41,6 +41,9 @@ type Fanout struct {
 	owners     map[string]string   // of each topic
 	logs       map[string]*reading // by owner
 	partitions map[place]*partition
+
+	mu       sync.Mutex
+	outcomes map[place]int64 // where the partitions of results topics were begun
 }
 
 // place is one partition of one topic.
@@ -49,10 +52,10 @@ type place struct {
 	number int32
 }
 
-// reading is how far the log of one owner is known.
+// reading is how far what one owner tells is known.
 type reading struct {
 	mu      sync.Mutex
-	unknown int           // partitions whose number is not known yet
+	unknown int           // partitions whose number is not known yet, and those of results that are not read yet
 	known   chan struct{} // closed when there are none left
 }
 
@@ -61,13 +64,19 @@ func New(o Options) *Fanout {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
-	f := &Fanout{options: o, owners: map[string]string{}, logs: map[string]*reading{}, partitions: map[place]*partition{}}
+	f := &Fanout{options: o, owners: map[string]string{}, logs: map[string]*reading{},
+		partitions: map[place]*partition{}, outcomes: map[place]int64{}}
 	for _, t := range o.Catalog.Topics("") {
 		f.owners[t.Name] = t.Owner
 	}
-	for _, owner := range o.Catalog.Logs() {
+	for _, owner := range o.Catalog.Owners() {
 		r := &reading{known: make(chan struct{})}
 		f.logs[owner] = r
+		for _, t := range o.Catalog.Topics(owner) {
+			if t.Name == catalog.ResultTopic(owner) {
+				r.unknown += int(t.Partitions)
+			}
+		}
 		for _, t := range o.Catalog.LoggedTopics(owner) {
 			r.unknown += int(t.Partitions)
 			for n := range t.Partitions {
@@ -107,18 +116,28 @@ func (f *Fanout) handler(topic string) message.NoPublishHandlerFunc {
 	return func(m *message.Message) error { return f.event(topic, m) }
 }
 
-// Known is closed once the number of every partition of an owner's log is known: from then on the hub gets all that
-// the owner appends.
-func (f *Fanout) Known(owner string) <-chan struct{} {
-	if r := f.logs[owner]; r != nil {
-		return r.known
+// From says where to begin with a partition (bus.ReaderOptions): at its last record, which tells its number; of
+// outcomes at its end, since whoever waits for one here has not sent the command yet.
+func (f *Fanout) From(topic string, partition int32, _, end int64) int64 {
+	if topic != catalog.ResultTopic(f.owners[topic]) {
+		return end - 1
 	}
-	done := make(chan struct{})
-	close(done)
-	return done
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at := place{topic, partition}
+	if begun, again := f.outcomes[at]; again {
+		return begun // what came since is waited for here already
+	}
+	f.outcomes[at] = end
+	f.logs[f.owners[topic]].partitionKnown()
+	return end
 }
 
-// Ready says whether every partition of an owner's log is known.
+// Known is closed once the number of every partition of an owner's log is known, and its outcomes are read: from then
+// on the hub gets all that the owner appends, and the intake all outcomes.
+func (f *Fanout) Known(owner string) <-chan struct{} { return f.logs[owner].known }
+
+// Ready says whether all that an owner tells is read.
 func (f *Fanout) Ready(owner string) bool {
 	select {
 	case <-f.Known(owner):
@@ -128,7 +147,7 @@ func (f *Fanout) Ready(owner string) bool {
 	}
 }
 
-// Missing lists the owners whose logs are not known in every partition yet.
+// Missing lists the owners of whom not everything is read yet.
 func (f *Fanout) Missing() []string {
 	var owners []string
 	for owner := range f.logs {

@@ -13,6 +13,7 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
 // partition is how far one partition of a logged topic is complete. First appearances ascend by position, and each
@@ -33,11 +34,16 @@ func (p *partition) take(ctx context.Context, f *Fanout, e envelope.Event) error
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.known {
-		p.known, p.position = true, e.Before
+		p.known = true
+		p.moveTo(f, e.Before)
 		defer p.log.partitionKnown()
 	}
 	if e.Position <= p.position {
-		f.options.Metrics.Repeats.Inc()
+		if e.IsPosition() {
+			f.options.Metrics.behind(p.topic.Name, p.number, time.Since(e.Time))
+		} else {
+			f.options.Metrics.Repeats.Inc()
+		}
 		return nil
 	}
 	if e.Before > p.position {
@@ -82,7 +88,7 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 				return err
 			}
 			if e.Position > p.position {
-				f.deliver(ctx, p.topic.Owner, e)
+				f.deliver(telemetry.Continue(ctx, e.TraceParent), p.topic.Owner, e)
 				p.moveTo(f, e.Position)
 			}
 		}

@@ -159,6 +159,12 @@ func TestKnown_OnceEveryPartitionOfTheLogHasANumber(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	logged := w.fan.options.Catalog.LoggedTopics("chat")
+	for n := range int32(3) {
+		require.False(t, w.fan.Ready("chat"))
+		require.EqualValues(t, 7, w.fan.From("chat-results", n, 2, 7))
+		require.EqualValues(t, 7, w.fan.From("chat-results", n, 2, 9), "asked again it begins where it began")
+		require.EqualValues(t, 6, w.fan.From("chat-events", n, 2, 7))
+	}
 	for _, topic := range logged {
 		for n := range topic.Partitions {
 			require.False(t, w.fan.Ready("chat"))
