@@ -27,9 +27,9 @@ func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
 	return l.wait(ctx, &member{ctx: ctx, prepared: p, answered: make(chan answer, 1)})
 }
 
-// CommitDeciding loads a stream and decides inside the next transaction, under the log's lock, where no version race can
-// be lost. The Write's Stream and Expected are set from what was loaded. Decide must be quick, and may be called again.
-// An error of its own is returned as it is.
+// CommitDeciding loads a stream and decides inside the next transaction, under the log's lock, where no version race
+// can be lost. The Write's Stream and Expected are set from what was loaded. Decide must be quick, and may be called
+// again. An error of its own is returned as it is.
 func (l *Log) CommitDeciding(ctx context.Context, s Selection,
 	decide func(context.Context, Loaded) (Write, error)) (Committed, error) {
 	return l.wait(ctx, &member{ctx: ctx, selection: s, decide: decide, answered: make(chan answer, 1)})

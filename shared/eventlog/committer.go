@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -43,7 +44,7 @@ func (l *Log) commit(ctx context.Context, members []*member) {
 	case err == nil:
 	case !ofData(err):
 		for _, m := range members {
-			m.answer(Committed{}, away("postgres", fmt.Errorf("append to the log of %s: %w", l.o.Owner, err)))
+			m.answer(Committed{}, bus.Away("postgres", fmt.Errorf("append to the log of %s: %w", l.o.Owner, err)))
 		}
 	case len(members) == 1:
 		m := members[0]

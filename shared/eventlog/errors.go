@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -79,5 +80,5 @@ func dependency(err error) error {
 	if err == nil || ofData(err) {
 		return err
 	}
-	return away("postgres", err)
+	return bus.Away("postgres", err)
 }

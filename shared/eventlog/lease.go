@@ -10,9 +10,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// lease is the right to relay a log, which one instance has at a time: a session's lock. A holder that dies loses it with
-// its connection, one that freezes or is cut off once the server has not heard of it for leaseSilence; and what it would
-// save after that goes nowhere, as it is saved by the same session.
+// lease is the right to relay a log, which one instance has at a time: a session's lock. A holder that dies loses it
+// with its connection, one that freezes or is cut off once the server has not heard of it for leaseSilence; and what it
+// would save after that goes nowhere, as it is saved by the same session.
 type lease struct {
 	mu   sync.Mutex
 	conn *pgx.Conn
@@ -34,8 +34,8 @@ func (l *Log) takeLease(ctx context.Context, renewal time.Duration) (*lease, con
 	}
 	x := &lease{conn: conn}
 	// What the relay saves may be lost by a crash of the server: it is then relayed again.
-	_, err = conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false), set_config('synchronous_commit', 'off', false)`,
-		milliseconds(leaseSilence))
+	_, err = conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
+  set_config('synchronous_commit', 'off', false)`, milliseconds(leaseSilence))
 	if err == nil {
 		_, err = conn.Exec(ctx, "SELECT pg_advisory_lock($1)", lockKey(l.o.Owner, "relay"))
 	}
@@ -68,7 +68,7 @@ func (x *lease) use(ctx context.Context, f func(context.Context, *pgx.Conn) erro
 	return err
 }
 
-// give up the lease; another instance has it at once.
+// giveUp ends the lease; another instance has it at once.
 func (x *lease) giveUp(ctx context.Context) {
 	x.lost(errors.New("the relay ends"))
 	x.kept.Wait()

@@ -2,10 +2,10 @@
 // ascending position, the outcome of every command, who is in which room, and what was read of other owners' logs. Each
 // owner has a schema of its own name.
 //
-// Writers meet in a group commit: one goroutine per Log takes all who wait into one transaction under the log's advisory
-// lock, so position order is commit order for any number of instances, and a reader of "position > last" skips nothing.
-// Nobody is answered before the commit. Readers load single streams (Load), read pages (Read), follow by position in
-// transactions of their own (Follow), or relay the log to its topics (Relay).
+// Writers meet in a group commit: one goroutine per Log takes all who wait into one transaction under the log's
+// advisory lock, so position order is commit order for any number of instances, and a reader of "position > last" skips
+// nothing. Nobody is answered before the commit. Readers load single streams (Load), read pages (Read), follow by
+// position in transactions of their own (Follow), or relay the log to its topics (Relay).
 package eventlog
 
 import (

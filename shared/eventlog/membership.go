@@ -21,7 +21,7 @@ func (l *Log) Rooms(ctx context.Context, users []string) (rooms map[string][]str
 	fail := func(err error) (map[string][]string, int64, error) {
 		return nil, 0, fmt.Errorf("read the rooms of %d users: %w", len(users), dependency(err))
 	}
-	found, err := l.o.Pool.Query(ctx, l.sql.rooms, users)
+	found, err := l.o.Pool.Query(ctx, l.sql.rooms, planned, users)
 	if err != nil {
 		return fail(err)
 	}
@@ -42,7 +42,7 @@ func (l *Log) Rooms(ctx context.Context, users []string) (rooms map[string][]str
 
 // Stretches lists when a user was in a room, ascending.
 func (l *Log) Stretches(ctx context.Context, room, user string) ([]Stretch, error) {
-	found, err := l.o.Pool.Query(ctx, l.sql.stretches, room, user)
+	found, err := l.o.Pool.Query(ctx, l.sql.stretches, planned, room, user)
 	if err == nil {
 		var all []Stretch
 		if all, err = pgx.CollectRows(found, pgx.RowToStructByPos[Stretch]); err == nil {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
@@ -117,7 +118,8 @@ func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
 	return nil
 }
 
-// begin starts the span of an entry, within the trace of its command, and makes it the one that is kept with the events.
+// begin starts the span of an entry, within the trace of its command, and makes it the one that is kept with the
+// events.
 func (l *Log) begin(ctx context.Context, e *entry) {
 	ctx = telemetry.Continue(ctx, e.traceParent)
 	ctx, e.span = l.o.Tracer.Start(ctx, "append "+l.o.Owner, trace.WithAttributes(
@@ -132,7 +134,7 @@ func (l *Log) begin(ctx context.Context, e *entry) {
 func (p *prepared) end(err error) {
 	for _, e := range p.entries {
 		var member *MemberError
-		if errors.Is(err, ErrAway) || errors.As(err, &member) {
+		if errors.Is(err, bus.ErrAway) || errors.As(err, &member) {
 			e.span.RecordError(err)
 			e.span.SetStatus(codes.Error, "not appended")
 		} else if err != nil {

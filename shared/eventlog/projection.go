@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -33,7 +34,7 @@ func (l *Log) Follow(ctx context.Context, p Projection) error {
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
-			if errors.Is(err, ErrAway) {
+			if errors.Is(err, bus.ErrAway) {
 				l.waiting.set("projection "+p.Name(), "postgres", err)
 			}
 			l.o.Log.WarnContext(ctx, "projection does not go on, trying again", "projection", p.Name(), "error", err)
@@ -104,7 +105,8 @@ func (l *Log) applyNext(ctx context.Context, p Projection) (applied int, err err
 	return applied, nil
 }
 
-// enter prepares a transaction for a projection's own statements. A process that freezes in it does not hold it for long.
+// enter prepares a transaction for a projection's own statements. A process that freezes in it does not hold it for
+// long.
 func (l *Log) enter(ctx context.Context, tx pgx.Tx) error {
 	_, err := tx.Exec(ctx, `SELECT set_config('search_path', $1, true),
   set_config('idle_in_transaction_session_timeout', '5s', true)`, pgx.Identifier{l.o.Owner}.Sanitize())

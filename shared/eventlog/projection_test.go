@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -75,7 +76,7 @@ func TestFollow_AppliesEachEventOnceWhateverFails(t *testing.T) {
 	func() {
 		defer func() { _ = recover() }()
 		for range 2 {
-			if _, err := l.applyNext(t.Context(), p); err == nil || errors.Is(err, ErrAway) {
+			if _, err := l.applyNext(t.Context(), p); err == nil || errors.Is(err, bus.ErrAway) {
 				t.Errorf("got %v", err)
 			}
 		}

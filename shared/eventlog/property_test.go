@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Whatever members come, in whatever order: positions and versions are dense, who is taken out leaves no trace, and each
-// command has one outcome.
+// Whatever members come, in whatever order: positions and versions are dense, who is taken out leaves no trace, and
+// each command has one outcome.
 func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -3,6 +3,8 @@ package eventlog
 import (
 	"errors"
 	"sync"
+
+	"github.com/edumatrix/interlinked/shared/bus"
 )
 
 // What one transaction takes at most.
@@ -26,7 +28,7 @@ func newQueue() *queue {
 	return &queue{filled: make(chan struct{}, 1), suspects: suspects{keys: map[any]bool{}}}
 }
 
-var errStopped = away("event log", errors.New("it is stopping"))
+var errStopped = bus.Away("event log", errors.New("it is stopping"))
 
 func (q *queue) put(m *member) error {
 	q.mu.Lock()

@@ -10,6 +10,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
+// planned makes the server plan a statement for what it is asked, each time. A kept plan would be one for any values,
+// and for tables as small as they were when it was made.
+const planned = pgx.QueryExecModeCacheDescribe
+
 // Query says what to read of the log. Empty fields ask for everything.
 type Query struct {
 	After  int64    // events above this position
@@ -52,11 +56,11 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 	var found pgx.Rows
 	switch {
 	case len(q.Rooms) > 0:
-		found, err = l.o.Pool.Query(ctx, l.sql.readRooms, q.After, until, limit, q.Topic, q.Rooms, q.Stream)
+		found, err = l.o.Pool.Query(ctx, l.sql.readRooms, planned, q.After, until, limit, q.Topic, q.Rooms, q.Stream)
 	case q.Stream != "":
-		found, err = l.o.Pool.Query(ctx, l.sql.readStream, q.After, until, limit, q.Topic, q.Stream)
+		found, err = l.o.Pool.Query(ctx, l.sql.readStream, planned, q.After, until, limit, q.Topic, q.Stream)
 	default:
-		found, err = l.o.Pool.Query(ctx, l.sql.read, q.After, until, limit, q.Topic)
+		found, err = l.o.Pool.Query(ctx, l.sql.read, planned, q.After, until, limit, q.Topic)
 	}
 	var all []logged
 	if err == nil {

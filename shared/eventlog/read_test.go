@@ -89,8 +89,9 @@ func TestRead_InPages(t *testing.T) {
 		"no such room":       {Query{Rooms: []string{"conversation:7"}}, nil, 10},
 	} {
 		page, err := l.Read(t.Context(), test.q)
-		if err != nil || !slices.Equal(positions(page.Events), test.want) || page.Complete != test.complete || page.Head != 10 {
-			t.Errorf("%s: %v complete %d head %d %v", name, positions(page.Events), page.Complete, page.Head, err)
+		got := positions(page.Events)
+		if err != nil || !slices.Equal(got, test.want) || page.Complete != test.complete || page.Head != 10 {
+			t.Errorf("%s: %v complete %d head %d %v", name, got, page.Complete, page.Head, err)
 		}
 	}
 }
@@ -98,7 +99,8 @@ func TestRead_InPages(t *testing.T) {
 func TestLoad_WhatDecidingNeeds(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
-	commit(t, l, on("1", "c", started("1", "alice"), sent("1", "a", "x"), &chatv1.MemberAdded{ConversationId: "1", UserId: "bob"},
+	commit(t, l, on("1", "c", started("1", "alice"), sent("1", "a", "x"),
+		&chatv1.MemberAdded{ConversationId: "1", UserId: "bob"},
 		sent("1", "b", "x"), &chatv1.MessageEdited{ConversationId: "1", MessageId: "a", Body: "y"}, sent("1", "c", "x")))
 	commit(t, l, said("2", "other"))
 	for name, test := range map[string]struct {
@@ -155,8 +157,8 @@ func TestCommit_RedactsWhatWasSaidBefore(t *testing.T) {
 		}
 		got = append(got, fmt.Sprint(e.Stream, e.Version, text, e.Redacted))
 	}
-	want := []string{"conversation:11true", "conversation:12staysfalse", "conversation:21staysfalse", "conversation:13true",
-		"conversation:14-false", "conversation:15laterfalse"}
+	want := []string{"conversation:11true", "conversation:12staysfalse", "conversation:21staysfalse",
+		"conversation:13true", "conversation:14-false", "conversation:15laterfalse"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
 	}

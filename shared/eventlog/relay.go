@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
@@ -154,7 +155,7 @@ func (r *Relay) relayNext(ctx context.Context, lease *lease, s *sequence) (int, 
 				"position", e.Position)
 			continue
 		}
-		to := place{e.topic, partitionOf(e.Stream, partitions)}
+		to := place{e.topic, bus.Partition(e.Stream, partitions)}
 		e.Before = s.append(to, e.Position, now)
 		sending.event(&e, to)
 		messages[e.topic] = append(messages[e.topic], e.Message())
@@ -220,7 +221,7 @@ func (r *Relay) tell(ctx context.Context, s *sequence) error {
 		}
 		position, before := s.tell(p, now)
 		m := envelope.Position(r.log.o.Owner, position, before).Message()
-		m.Metadata.Set(metadataPartition, strconv.FormatInt(int64(p.partition), 10))
+		m.Metadata.Set(bus.MetadataPartition, strconv.FormatInt(int64(p.partition), 10))
 		messages[p.topic] = append(messages[p.topic], m)
 	}
 	return r.publish(ctx, messages)

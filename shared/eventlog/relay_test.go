@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -51,11 +52,11 @@ func (b *broker) Publish(topic string, messages ...*message.Message) error {
 			return problem
 		}
 		to := place{topic, 0}
-		if p, ok := m.Metadata[metadataPartition]; ok {
+		if p, ok := m.Metadata[bus.MetadataPartition]; ok {
 			n, _ := strconv.Atoi(p)
 			to.partition = int32(n)
 		} else {
-			to.partition = partitionOf(m.Metadata[envelope.MetadataKey], 3)
+			to.partition = bus.Partition(m.Metadata[envelope.MetadataKey], 3)
 		}
 		b.records[to] = append(b.records[to], e)
 		if _, before := b.arrived[e.Position]; !before && !e.IsPosition() {
@@ -125,7 +126,7 @@ func checkRead(t *testing.T, l *Log, b *broker) (holes int) {
 			t.Fatal(err)
 		}
 		for i, e := range page.Events {
-			p := place{page.topics[i], partitionOf(e.Stream, 3)}
+			p := place{page.topics[i], bus.Partition(e.Stream, 3)}
 			if logs[p] == nil {
 				logs[p] = map[int64]bool{}
 			}
@@ -196,10 +197,10 @@ func TestRelay_WhateverFailsAReaderSeesAllOnce(t *testing.T) {
 			url := database(t)
 			l, other := running(t, url), running(t, url)
 			b := newBroker()
-			var calls, crashes atomic.Int64
+			var calls, crashes, large atomic.Int64
 			b.fault = func(_ string, messages int) (func(int) bool, error) {
 				switch n := calls.Add(1); {
-				case n%7 == 3:
+				case messages > 100 && large.Add(1) <= 3 || n%7 == 3:
 					return arrival(messages), errors.New("the broker is away")
 				case n%7 == 5 && crashes.Load() < 12:
 					crashes.Add(1)
@@ -209,11 +210,14 @@ func TestRelay_WhateverFailsAReaderSeesAllOnce(t *testing.T) {
 				}
 				return func(int) bool { return true }, nil
 			}
-			relaying(t, l, b)
-			relaying(t, other, b)
 			for i := range 300 {
+				if i == 150 { // a backlog first, then as it comes
+					relaying(t, l, b)
+					relaying(t, other, b)
+					eventually(t, 20*time.Second, "the backlog is published", func() bool { return b.events() == 150 })
+				}
 				commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
-				if i%10 == 0 {
+				if i > 150 && i%3 == 0 {
 					sleep(t.Context(), rand.N(20*time.Millisecond))
 				}
 			}
@@ -310,7 +314,7 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 		return !slices.ContainsFunc(places, func(p place) bool { r := b.of(p); return r[len(r)-1].Position != 50 })
 	})
 	most := int(time.Since(begun)/often) + 2
-	carrying := place{"chat-events", partitionOf("conversation:1", 3)}
+	carrying := place{"chat-events", bus.Partition("conversation:1", 3)}
 	for _, p := range places {
 		records := b.of(p)
 		told := len(slices.DeleteFunc(slices.Clone(records), func(e envelope.Event) bool { return !e.IsPosition() }))
@@ -435,22 +439,26 @@ func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
 		})
 		return s
 	}
-	appended, committed, send, relayed := find("append chat"), find("commit chat"), find("send chat-events"), find("relay chat")
+	appended, committed := find("append chat"), find("commit chat")
+	send, relayed := find("send chat-events"), find("relay chat")
 	if got := appended.Parent.SpanID().String(); got != "b7ad6b7169203331" {
 		t.Errorf("append is a child of %s", got)
 	}
-	if send.Parent.SpanID() != appended.SpanContext.SpanID() || send.SpanContext.TraceID() != appended.SpanContext.TraceID() {
+	if parent := appended.SpanContext; send.Parent.SpanID() != parent.SpanID() ||
+		send.SpanContext.TraceID() != parent.TraceID() {
 		t.Error("send is no child of append")
 	}
 	if committed.Parent.IsValid() || relayed.Parent.IsValid() {
 		t.Error("what is shared has a parent")
 	}
-	for _, s := range []struct{ from, to tracetest.SpanStub }{{appended, committed}, {committed, appended}, {send, relayed}} {
+	for _, s := range []struct{ from, to tracetest.SpanStub }{
+		{appended, committed}, {committed, appended}, {send, relayed},
+	} {
 		if len(s.from.Links) != 1 || s.from.Links[0].SpanContext.SpanID() != s.to.SpanContext.SpanID() {
 			t.Errorf("%s is not linked with %s", s.from.Name, s.to.Name)
 		}
 	}
-	p := place{"chat-events", partitionOf("conversation:1", 3)}
+	p := place{"chat-events", bus.Partition("conversation:1", 3)}
 	records := b.of(p)
 	i := slices.IndexFunc(records, func(e envelope.Event) bool { return !e.IsPosition() })
 	want := fmt.Sprintf("00-%s-%s-01", send.SpanContext.TraceID(), send.SpanContext.SpanID())

@@ -11,8 +11,8 @@ const (
 	sqlHead = `SELECT coalesce(max(position), 0) FROM owner.events`
 
 	// The lock is a statement of its own, so that whatever follows sees all that was committed before it was got; from
-	// then on the server lets nobody hold it for long. Plans are made for tables of any size: they are kept while tables
-	// grow, and one that was made for an empty table would read the whole of a large one.
+	// then on the server lets nobody hold it for long. Plans are kept while tables grow, so they have to be those for
+	// large tables from the beginning: a lookup by index for each row that is asked for (also by LATERAL, below).
 	sqlGuard = `SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true),
   set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
   set_config('enable_mergejoin', 'off', true)`
@@ -21,14 +21,16 @@ SELECT set_config('transaction_timeout', $2, true) FROM locked`
 
 	// What members of a commit are held against, in one read.
 	sqlCheck = `SELECT 1 AS what, o.actor, o.command_id, o.type, o.stream, o.kind, o.version, o.position, o.code, o.text
-FROM unnest($1::text[], $2::text[]) AS k (actor, command_id) JOIN owner.outcomes o USING (actor, command_id)
+FROM unnest($1::text[], $2::text[]) AS k (actor, command_id),
+LATERAL (SELECT * FROM owner.outcomes o WHERE o.actor = k.actor AND o.command_id = k.command_id LIMIT 1) o
 UNION ALL
 SELECT 2, '', '', '', s.stream, '', h.version, 0, '', ''
 FROM unnest($3::text[]) AS s (stream),
 LATERAL (SELECT version FROM owner.events e WHERE e.stream = s.stream ORDER BY version DESC LIMIT 1) h
 UNION ALL
-SELECT 3, r.source, '', '', r.stream, '', r.version, 0, '', ''
-FROM unnest($4::text[], $5::text[]) AS k (source, stream) JOIN owner.readings r USING (source, stream)
+SELECT 3, k.source, '', '', k.stream, '', r.version, 0, '', ''
+FROM unnest($4::text[], $5::text[]) AS k (source, stream),
+LATERAL (SELECT version FROM owner.readings r WHERE r.source = k.source AND r.stream = k.stream LIMIT 1) r
 UNION ALL
 SELECT 4, '', '', '', '', '', 0, coalesce(max(position), 0), '', '' FROM owner.events`
 
@@ -49,10 +51,12 @@ SELECT n.*, $10::timestamptz FROM unnest($1::text[], $2::text[], $3::text[], $4:
   $7::bigint[], $8::text[], $9::text[]) AS n`
 	sqlOpenRooms = `INSERT INTO owner.memberships (room, member, opened_version, opened_position)
 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
-ON CONFLICT (room, member) WHERE closed_position IS NULL DO NOTHING`
+ON CONFLICT (member, room) WHERE closed_position IS NULL DO NOTHING`
 	sqlCloseRooms = `UPDATE owner.memberships m SET closed_version = n.version, closed_position = n.position
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS n (room, member, version, position)
-WHERE m.room = n.room AND m.member = n.member AND m.closed_position IS NULL`
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS n (room, member, version, position),
+LATERAL (SELECT o.ctid FROM owner.memberships o
+  WHERE o.room = n.room AND o.member = n.member AND o.closed_position IS NULL LIMIT 1) o
+WHERE m.ctid = o.ctid`
 	sqlSaveReadings = `INSERT INTO owner.readings (source, stream, version)
 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
 ON CONFLICT (source, stream) DO UPDATE SET version = excluded.version`

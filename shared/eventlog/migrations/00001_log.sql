@@ -58,8 +58,7 @@ CREATE TABLE memberships (
     closed_position bigint,
     PRIMARY KEY (room, member, opened_position)
 );
-CREATE UNIQUE INDEX memberships_open ON memberships (room, member) WHERE closed_position IS NULL;
-CREATE INDEX memberships_by_member ON memberships (member, room) WHERE closed_position IS NULL;
+CREATE UNIQUE INDEX memberships_open ON memberships (member, room) WHERE closed_position IS NULL;
 
 -- How far other owners' streams were read.
 CREATE TABLE readings (

@@ -1,0 +1,223 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// An instance that stands still while it holds the lock is ended by the server, and the others go on.
+func TestCommit_GoesOnWhenTheHolderOfTheLockFreezes(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l, frozen := running(t, url), instance(t, url)
+	commit(t, l, said("1", "before"))
+	tx := &transaction{log: frozen}
+	var err error
+	if tx.conn, err = frozen.o.Pool.Acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer tx.conn.Release()
+	if err := tx.send(t.Context(), tx.guard()); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	commit(t, l, said("1", "after"))
+	took := time.Since(begun)
+	t.Logf("went on after %v", took)
+	if took < time.Second || took > 3*time.Second {
+		t.Errorf("went on after %v, want about 2 s", took)
+	}
+	if _, err := tx.conn.Exec(t.Context(), "COMMIT"); err == nil {
+		t.Error("the frozen transaction could still commit")
+	}
+}
+
+// The same, when the holder's connection is busy rather than idle.
+func TestCommit_GoesOnWhenTheHolderOfTheLockIsSlow(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l, slow := running(t, url), instance(t, url)
+	tx := &transaction{log: slow}
+	var err error
+	if tx.conn, err = slow.o.Pool.Acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer tx.conn.Release()
+	b := tx.guard()
+	b.Queue("SELECT pg_sleep(20)")
+	ended := make(chan error, 1)
+	go func() { ended <- tx.send(context.Background(), b) }()
+	eventually(t, time.Second, "it holds the lock", func() bool {
+		var held bool
+		err := l.o.Pool.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory')").Scan(&held)
+		return err == nil && held
+	})
+	begun := time.Now()
+	commit(t, l, said("1", "after"))
+	if took := time.Since(begun); took > 3*time.Second {
+		t.Errorf("went on after %v", took)
+	}
+	if err := <-ended; err == nil || ofData(err) {
+		t.Errorf("the slow transaction: %v", err)
+	}
+}
+
+func TestCommit_ADatabaseThatIsAwayIsNoFaultOfTheWrite(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l := running(t, url)
+	commit(t, l, said("before", "c1"))
+	killer := pool(t, url)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	var all sync.WaitGroup
+	var away, done atomic.Int64
+	for w := range 8 {
+		all.Go(func() {
+			for i := range 100 {
+				for tries := 0; ; tries++ {
+					c, err := l.Commit(t.Context(), said(fmt.Sprint(w), fmt.Sprint(w, "-", i)))
+					var repeated *RepeatedError
+					if errors.As(err, &repeated) && tries > 0 {
+						c.Results = slices.Collect(maps.Values(repeated.Outcomes))
+					} else if errors.Is(err, bus.ErrAway) {
+						away.Add(1)
+						continue
+					} else if err != nil {
+						t.Error(err)
+						return
+					}
+					if r := c.Results[0]; r.Kind != envelope.Committed || r.Version != int64(i+1) {
+						t.Errorf("%+v", r)
+					}
+					done.Add(1)
+					break
+				}
+			}
+		})
+	}
+	all.Go(func() {
+		for done.Load() < 800 && ctx.Err() == nil {
+			_, _ = killer.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+			sleep(ctx, 20*time.Millisecond)
+		}
+	})
+	all.Wait()
+	t.Logf("%d times away", away.Load())
+	if away.Load() == 0 {
+		t.Error("it was never away")
+	}
+	eventually(t, 5*time.Second, "all is written once", func() bool {
+		head, err := l.Head(t.Context())
+		return head == 801 && err == nil
+	})
+}
+
+// cutting loses a connection's answers, after what was asked has arrived.
+type cutting struct {
+	net.Conn
+	cut *atomic.Bool
+}
+
+func (c cutting) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.cut.CompareAndSwap(true, false) {
+		_ = c.Conn.Close()
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+// The connection is lost while the server commits: nobody knows whether it did, and the same writes again are answered
+// with what it did.
+func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cut atomic.Bool
+	dial := config.ConnConfig.DialFunc
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		return cutting{c, &cut}, err
+	}
+	lossy, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(lossy.Close)
+	var armed atomic.Bool
+	l := instance(t, url, func(o *Options) {
+		o.Pool = lossy
+		o.Now = func() time.Time { // asked just before the last round trip of a transaction
+			if armed.CompareAndSwap(true, false) {
+				cut.Store(true)
+			}
+			return time.Now()
+		}
+	})
+	// Nobody else's answers may be lost.
+	during(t, func(ctx context.Context) error { l.commitAll(ctx); return nil })
+	reading := func(stream string) *Reading { return &Reading{Source: "feed", Stream: stream, Version: 1} }
+	command := said("1", "c")
+	reaction := Write{Expected: AnyVersion, Reading: reading("post:1"), Appends: []Append{{Stream: "conversation:2",
+		Expected: AnyVersion, Events: []proto.Message{sent("2", "m", "x")}}}}
+	for i, w := range []Write{command, reaction} {
+		// At first a connection's statements are prepared.
+		commit(t, l, said("before", fmt.Sprint("before", i)))
+		commit(t, l, Write{Expected: AnyVersion, Reading: reading(fmt.Sprint("before", i))})
+		armed.Store(true)
+		if _, err := l.Commit(t.Context(), w); !errors.Is(err, bus.ErrAway) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	eventually(t, 5*time.Second, "both are committed", func() bool {
+		head, err := l.Head(t.Context())
+		return err == nil && head == 4
+	})
+	_, err = l.Commit(t.Context(), command)
+	r := failsAs[*RepeatedError](t, err).Outcomes[0]
+	if r.Kind != envelope.Committed || r.Version != 1 || r.Position != 2 {
+		t.Errorf("%+v", r)
+	}
+	_, err = l.Commit(t.Context(), reaction)
+	if e := failsAs[*StaleReadingError](t, err); e.Have != 1 {
+		t.Errorf("%+v", e)
+	}
+	if head, err := l.Head(t.Context()); head != 4 || err != nil {
+		t.Errorf("head %d %v", head, err)
+	}
+}
+
+func TestRun_WhatWaitsAtTheEndIsAnswered(t *testing.T) {
+	t.Parallel()
+	l := instance(t, database(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- l.Run(ctx) }()
+	commit(t, l, said("1", "c1"))
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Commit(t.Context(), said("1", "c2")); !errors.Is(err, bus.ErrAway) {
+		t.Fatalf("got %v", err)
+	}
+}

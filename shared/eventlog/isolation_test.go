@@ -1,0 +1,130 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// A write that fails by its data, a hundred times a second: it is isolated, and the others do not notice.
+func TestCommit_WhatFailsByItselfIsIsolated(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	var all sync.WaitGroup
+	var bad atomic.Int64
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	all.Go(func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			<-tick.C
+			all.Go(func() {
+				w := said("bad", fmt.Sprint("bad", n%50)) // retried by their ids
+				w.Commands[0].Correlation = "\x00"
+				var own *MemberError
+				if _, err := l.Commit(t.Context(), w); !errors.As(err, &own) || errors.Is(err, bus.ErrAway) {
+					t.Error(err)
+				}
+				bad.Add(1)
+			})
+		}
+	})
+	var longest [8]time.Duration
+	var good atomic.Int64
+	for w := range longest {
+		all.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				begun := time.Now()
+				if _, err := l.Commit(t.Context(), said(fmt.Sprint(w), fmt.Sprint(w, "-", i))); err != nil {
+					t.Error(err)
+				}
+				longest[w] = max(longest[w], time.Since(begun))
+				good.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%d failed, %d went on, the slowest in %v", bad.Load(), good.Load(), slices.Max(longest[:]))
+	if bad.Load() < 100 || good.Load() < 200 || slices.Max(longest[:]) > time.Second {
+		t.Error("the others were held up")
+	}
+	if head, err := l.Head(t.Context()); err != nil || head != good.Load() {
+		t.Errorf("head %d %v, %d were committed", head, err, good.Load())
+	}
+}
+
+func TestCommit_OfManyTheOneThatFailsIsFound(t *testing.T) {
+	t.Parallel()
+	var writes []Write
+	for i := range 20 {
+		w := said(fmt.Sprint(i), "c"+fmt.Sprint(i))
+		if i == 7 || i == 13 {
+			w.Commands[0].Correlation = "\x00"
+		}
+		writes = append(writes, w)
+	}
+	url := database(t)
+	_, errs := together(t, url, writes...)
+	for i, err := range errs {
+		if bad := i == 7 || i == 13; bad != (err != nil) {
+			t.Errorf("member %d: %v", i, err)
+		} else if bad {
+			failsAs[*MemberError](t, err)
+		}
+	}
+	if head, _ := instance(t, url).Head(t.Context()); head != 18 {
+		t.Errorf("head %d", head)
+	}
+}
+
+func TestQueue_WhatFailedOnceGoesAlone(t *testing.T) {
+	t.Parallel()
+	q := newQueue()
+	prepared := func(id string) *prepared {
+		return &prepared{entries: []*entry{{command: true, actor: "alice", cause: id}}}
+	}
+	q.suspect(prepared("bad"))
+	for _, id := range []string{"a", "bad", "b"} {
+		if err := q.put(&member{ctx: t.Context(), prepared: prepared(id)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	together, alone := q.take()
+	if len(together) != 2 || alone == nil || alone.prepared.entries[0].cause != "bad" {
+		t.Fatalf("%d together, alone %+v", len(together), alone)
+	}
+}
+
+func TestCommit_RefusesWhatIsNoEventOfTheStream(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	for name, w := range map[string]Write{
+		"another stream": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c",
+			Events: []proto.Message{sent("2", "m", "x")}}}},
+		"a command": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c",
+			Events: []proto.Message{&chatv1.SendMessage{ConversationId: "1"}}}}},
+		"text that is none": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c",
+			Events: []proto.Message{sent("1", "m", "\xff")}}}},
+		"twice the same": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c"}, {CommandID: "c"}}},
+		"refused with events": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c", Kind: envelope.Refused,
+			Events: []proto.Message{sent("1", "m", "x")}}}},
+	} {
+		if _, err := l.Commit(t.Context(), w); err == nil {
+			t.Errorf("%s was taken", name)
+		} else {
+			failsAs[*MemberError](t, err)
+		}
+	}
+}
