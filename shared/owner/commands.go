@@ -1,0 +1,87 @@
+package owner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+// commands takes the messages of the command topic: each is queued for its stream in the order of its lane, decided
+// there, and acknowledged when its outcome is in the log and on its way to whoever waits for it.
+type commands struct {
+	service   string
+	catalog   *catalog.Catalog
+	decider   *decider
+	publisher message.Publisher
+}
+
+func (c *commands) handle(m *message.Message) error {
+	a, err := c.read(m)
+	if err != nil {
+		return bus.Permanent(err) // the same bytes will not get better
+	}
+	c.decider.ask(a)
+	bus.Release(m) // its place among the commands of its stream is settled
+	got := <-a.answer
+	if got.err != nil {
+		return got.err
+	}
+	if got.told {
+		return nil
+	}
+	return c.publish(m.Context(), got.result)
+}
+
+func (c *commands) read(m *message.Message) (*asked, error) {
+	command, err := envelope.ReadCommand(m)
+	if err != nil {
+		return nil, err
+	}
+	declared, ok := c.catalog.Command(command.Type)
+	if !ok || declared.Owner != c.service {
+		return nil, fmt.Errorf("command %q is none of %s's", command.Type, c.service)
+	}
+	body := declared.Type.New().Interface()
+	if err := proto.Unmarshal(command.Body, body); err != nil {
+		return nil, fmt.Errorf("command %s: %w", command.Type, err)
+	}
+	a := &asked{command: command, declared: declared, message: body, trace: m.Context(), answer: make(chan answer, 1)}
+	if stream := declared.Stream(body, a.origin()); stream != command.Stream {
+		return nil, fmt.Errorf("command %s is addressed to %q, but asks to change %q", command.Type, command.Stream, stream)
+	}
+	return a, nil
+}
+
+// publish tells an outcome that no event tells, before the command is acknowledged.
+func (c *commands) publish(ctx context.Context, r envelope.Result) error {
+	m := r.Message()
+	m.SetContext(ctx)
+	if err := c.publisher.Publish(catalog.ResultTopic(c.service), m); err != nil {
+		return fmt.Errorf("tell the outcome of %s: %w", r.CommandID, err)
+	}
+	return nil
+}
+
+// dead gives a command that goes to the dead letters its final outcome. One that does not even say whose it is has none.
+func (c *commands) dead(ctx context.Context, m *message.Message, _ error) error {
+	command, err := envelope.ReadCommand(m)
+	if err != nil {
+		return nil //nolint:nilerr // nobody can be told
+	}
+	result, err := c.decider.failed(ctx, command)
+	var own *eventlog.MemberError
+	if errors.As(err, &own) {
+		return nil // what it says of itself cannot be stored either
+	} else if err != nil {
+		return err
+	}
+	return c.publish(ctx, result)
+}

@@ -1,0 +1,471 @@
+//go:build integration
+
+package owner_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	notificationv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/notification/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/config"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/owner"
+	"github.com/edumatrix/interlinked/shared/process"
+	"github.com/edumatrix/interlinked/shared/rpc"
+	"github.com/edumatrix/interlinked/shared/telemetry"
+)
+
+// room is an aggregate for these tests: whoever is not "stranger" may say something, and some texts do harm.
+type room struct{ id string }
+
+func newRoom(stream string) owner.State { return &room{strings.TrimPrefix(stream, "conversation:")} }
+
+func (r *room) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
+	said, ok := command.(*chatv1.SendMessage)
+	if !ok {
+		return nil, nil
+	}
+	sent := &chatv1.MessageSent{ConversationId: r.id, MessageId: by.NewID(), Body: said.Body}
+	switch {
+	case by.Actor == "stranger":
+		return nil, refusal.New(refusal.NotAMember, "no")
+	case said.Body == "panic":
+		panic("as asked")
+	case said.Body == "unstorable":
+		sent.MessageId = "a\x00b" // no text of Postgres: the transaction that it is in fails
+	}
+	return []proto.Message{sent}, nil
+}
+
+func (*room) Evolve(string, proto.Message) {}
+
+func (*room) Forget() {}
+
+// world is a database, a broker, and a service "chat" that can be started again.
+type world struct {
+	t         *testing.T
+	env       process.Env
+	catalog   *catalog.Catalog
+	publisher *bus.Publisher
+
+	mu      sync.Mutex
+	results map[string][]envelope.Result // by command id
+	dead    []*message.Message
+	events  []envelope.Event
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	declared, err := catalog.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kafka := meshtest.EmbeddedKafka(t)
+	if _, err := kafka.EnsureTopics(t.Context(), declared.Topics("")); err != nil {
+		t.Fatal(err)
+	}
+	pool, err := backend.Postgres{URL: meshtest.Postgres(t)}.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	w := &world{t: t, catalog: declared, results: map[string][]envelope.Result{}}
+	w.env = w.environment("chat", &backend.Stores{Postgres: pool, Kafka: kafka})
+	if w.publisher, err = bus.NewPublisher(kafka, nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.publisher.Close() })
+	w.listen()
+	return w
+}
+
+func (w *world) environment(service string, stores *backend.Stores) process.Env {
+	w.t.Helper()
+	traces, err := telemetry.Start(w.t.Context(), telemetry.Options{Service: service})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return process.Env{Stores: stores, Catalog: w.catalog, Telemetry: traces, Log: slog.New(slog.DiscardHandler),
+		Config: config.Config{Service: service, Host: "127.0.0.1", Port: meshtest.FreePort(w.t), ServiceSecret: "of this test",
+			Peers: map[string]string{}}}
+}
+
+// listen collects what the service says: outcomes, dead letters and events.
+func (w *world) listen() {
+	w.t.Helper()
+	reader, err := bus.NewReader(w.env.Stores.Kafka, bus.ReaderOptions{
+		From: func(_ string, _ int32, oldest, _ int64) int64 { return oldest }})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var reading sync.WaitGroup
+	for topic, take := range map[string]func(*message.Message){
+		catalog.ResultTopic("chat"): func(m *message.Message) {
+			if r, err := envelope.ReadResult(m); err == nil {
+				w.results[r.CommandID] = append(w.results[r.CommandID], r)
+			}
+		},
+		catalog.DeadLetterTopic("chat"): func(m *message.Message) { w.dead = append(w.dead, m) },
+		"chat-events": func(m *message.Message) {
+			e, err := envelope.ReadEvent(m)
+			if err != nil || e.IsPosition() {
+				return
+			}
+			w.events = append(w.events, e)
+			if e.Answers {
+				w.results[e.Cause] = append(w.results[e.Cause], e.Result(""))
+			}
+		},
+	} {
+		messages, err := reader.Subscribe(ctx, topic)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		reading.Go(func() {
+			for m := range messages {
+				w.mu.Lock()
+				take(m)
+				w.mu.Unlock()
+				m.Ack()
+			}
+		})
+	}
+	w.t.Cleanup(func() {
+		stop()
+		_ = reader.Close()
+		reading.Wait()
+	})
+}
+
+// start runs the service until the returned function is called.
+func (w *world) start(prepare func(*owner.Service)) (stop func()) {
+	w.t.Helper()
+	return w.startIn(w.env, prepare)
+}
+
+func (w *world) startIn(env process.Env, prepare func(*owner.Service)) (stop func()) {
+	w.t.Helper()
+	ready := make(chan struct{})
+	env.Ready = func() { close(ready) }
+	s, err := owner.Open(w.t.Context(), env, fs.FS(nil))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	prepare(s)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	select {
+	case <-ready:
+	case err := <-ended:
+		w.t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			w.t.Error(err)
+		}
+	})
+	w.t.Cleanup(stop)
+	return stop
+}
+
+func rooms(s *owner.Service) { s.Decide("conversation", newRoom) }
+
+func say(actor, id, conversation, body string) envelope.Command {
+	raw, _ := proto.Marshal(&chatv1.SendMessage{ConversationId: conversation, Body: body})
+	return envelope.Command{ID: id, Type: "chat.send_message", Stream: "conversation:" + conversation, Actor: actor,
+		Time: time.Now(), Body: raw}
+}
+
+func (w *world) send(commands ...envelope.Command) {
+	w.t.Helper()
+	var all []*message.Message
+	for _, c := range commands {
+		all = append(all, c.Message())
+	}
+	if err := w.publisher.Publish(catalog.CommandTopic("chat"), all...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// outcome waits for the n-th outcome that is told of a command.
+func (w *world) outcome(id string, n int) envelope.Result {
+	w.t.Helper()
+	var r envelope.Result
+	w.eventually(fmt.Sprintf("outcome %d of %s", n, id), func() bool {
+		if len(w.results[id]) < n {
+			return false
+		}
+		r = w.results[id][n-1]
+		return true
+	})
+	return r
+}
+
+func (w *world) eventually(what string, is func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		w.mu.Lock()
+		ok := is()
+		w.mu.Unlock()
+		if ok {
+			return
+		}
+	}
+	w.t.Fatalf("not in time: %s", what)
+}
+
+func TestCommand_HasOneOutcomeHoweverOftenItComes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	stop := w.start(rooms)
+	a, refused := say("alice", uuid.NewString(), "7", "hi"), say("stranger", uuid.NewString(), "7", "hi")
+	w.send(a, a, refused)
+	first := w.outcome(a.ID, 1)
+	if first.Kind != envelope.Committed || first.Version != 1 {
+		t.Fatalf("%+v", first)
+	}
+	if again := w.outcome(a.ID, 2); again.Kind != envelope.Committed || again.Version != 1 || again.Position != first.Position {
+		t.Fatalf("again: %+v, first %+v", again, first)
+	}
+	if r := w.outcome(refused.ID, 1); r.Kind != envelope.Refused || r.Code != refusal.NotAMember {
+		t.Fatalf("%+v", r)
+	}
+	stop() // and after a restart, what is in memory is gone
+	w.start(rooms)
+	w.send(refused, a)
+	if r := w.outcome(refused.ID, 2); r.Kind != envelope.Refused || r.Code != refusal.NotAMember {
+		t.Fatalf("%+v", r)
+	}
+	if r := w.outcome(a.ID, 3); r.Version != 1 {
+		t.Fatalf("%+v", r)
+	}
+	elsewhere := a
+	elsewhere.Stream = "conversation:8"
+	elsewhere.Body, _ = proto.Marshal(&chatv1.SendMessage{ConversationId: "8", Body: "hi"})
+	w.send(elsewhere)
+	if r := w.outcome(a.ID, 4); r.Kind != envelope.Refused || r.Code != refusal.IDReused || r.Stream != "conversation:8" {
+		t.Fatalf("the id for another conversation: %+v", r)
+	}
+	other := say("bob", a.ID, "7", "hi")
+	w.send(other)
+	if r := w.outcome(a.ID, 5); r.Kind != envelope.Committed || r.Actor != "bob" || r.Version != 2 {
+		t.Fatalf("another user's: %+v", r)
+	}
+}
+
+// A crash between the decision and its answer: the outcome is in the log, the command's offset is not committed.
+func TestCommand_ARefusalStaysWhenTheAnswerWasLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := say("stranger", uuid.NewString(), "7", "hi")
+	log, err := eventlog.Open(t.Context(), eventlog.Options{Owner: "chat", Pool: w.env.Stores.Postgres, Catalog: w.catalog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- log.Run(ctx) }()
+	if _, err := log.Commit(t.Context(), eventlog.Write{Stream: c.Stream, Commands: []eventlog.Decided{{Actor: c.Actor,
+		CommandID: c.ID, Type: c.Type, Kind: envelope.Refused, Code: "as_it_was_then", Text: "then"}}}); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	w.start(rooms)
+	w.send(c)
+	if r := w.outcome(c.ID, 1); r.Code != "as_it_was_then" {
+		t.Fatalf("%+v", r)
+	}
+}
+
+func TestCommand_ThatIsLateIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start(rooms)
+	late, intime := say("alice", uuid.NewString(), "7", "late"), say("alice", uuid.NewString(), "7", "in time")
+	late.Time, late.Expires = time.Now().Add(-time.Hour), time.Now().Add(-time.Hour+30*time.Second)
+	intime.Expires = time.Now().Add(time.Hour)
+	w.send(late, intime)
+	if r := w.outcome(late.ID, 1); r.Kind != envelope.Refused || r.Code != refusal.Expired {
+		t.Fatalf("%+v", r)
+	}
+	if r := w.outcome(intime.ID, 1); r.Kind != envelope.Committed || r.Version != 1 {
+		t.Fatalf("%+v", r)
+	}
+}
+
+// Commands that fail by themselves, a hundred a second among others of the same and of other streams: they get the
+// outcome "failed" and become dead letters, the others are committed in order.
+func TestCommand_ThatFailsByItselfCostsOnlyItself(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start(rooms)
+	var bad, good []envelope.Command
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for i := range 100 {
+		kind := "unstorable"
+		if i%2 == 0 {
+			kind = "panic"
+		}
+		b := say("mallory", uuid.NewString(), fmt.Sprint("room", i%5), kind)
+		bad = append(bad, b)
+		batch := []envelope.Command{b}
+		for j := range 5 {
+			g := say("alice", uuid.NewString(), fmt.Sprint("room", j), "fine")
+			good, batch = append(good, g), append(batch, g)
+		}
+		w.send(batch...)
+		<-tick.C
+	}
+	versions := map[string]int64{}
+	for _, g := range good {
+		r := w.outcome(g.ID, 1)
+		if r.Kind != envelope.Committed || r.Version != versions[g.Stream]+1 {
+			t.Fatalf("%+v after version %d", r, versions[g.Stream])
+		}
+		versions[g.Stream] = r.Version
+	}
+	for _, b := range bad {
+		if r := w.outcome(b.ID, 1); r.Kind != envelope.Failed || r.Code != refusal.Failed {
+			t.Fatalf("%+v", r)
+		}
+	}
+	w.eventually("100 dead letters", func() bool { return len(w.dead) == 100 })
+	w.send(bad[0])
+	if r := w.outcome(bad[0].ID, 2); r.Kind != envelope.Failed {
+		t.Fatalf("a failed command again: %+v", r)
+	}
+}
+
+func TestCommand_WhatCannotBeDecodedBecomesADeadLetter(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start(rooms)
+	noise := message.NewMessage("noise", []byte{0xff, 0xfe})
+	noise.Metadata.Set(envelope.MetadataKey, "conversation:7")
+	torn, unknown := say("alice", uuid.NewString(), "7", "x"), say("alice", uuid.NewString(), "7", "x")
+	torn.Body = []byte{0xff, 0xff, 0xff}
+	unknown.Type = "chat.no_such"
+	if err := w.publisher.Publish(catalog.CommandTopic("chat"), noise); err != nil {
+		t.Fatal(err)
+	}
+	fine := say("alice", uuid.NewString(), "7", "x")
+	w.send(torn, unknown, fine)
+	if r := w.outcome(fine.ID, 1); r.Kind != envelope.Committed {
+		t.Fatalf("%+v", r)
+	}
+	for _, c := range []envelope.Command{torn, unknown} {
+		if r := w.outcome(c.ID, 1); r.Kind != envelope.Failed {
+			t.Fatalf("%+v", r)
+		}
+	}
+	w.eventually("three dead letters", func() bool { return len(w.dead) == 3 })
+}
+
+// greet raises a notification for each message.
+func greet(e envelope.Event, _ proto.Message) []eventlog.Append {
+	return []eventlog.Append{{Stream: "notifications:bob", Actor: e.Actor, Events: []proto.Message{&notificationv1.Raised{
+		NotificationId: e.ID, RecipientId: "bob", By: e.Actor, AboutStream: e.Stream, AboutVersion: e.Version}}}}
+}
+
+// What a service makes of another's events, it makes of each once and in order: repeats are dropped, and what is missing
+// in the topic is read from the owner's log.
+func TestReaction_EachEventOnceAndInOrder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start(rooms)
+	const n = 30
+	for i := range n {
+		w.send(say("alice", uuid.NewString(), "7", fmt.Sprint(i)))
+	}
+	w.eventually("the events", func() bool { return len(w.events) >= n })
+	w.mu.Lock()
+	events := w.events[:n:n]
+	w.mu.Unlock()
+
+	// Another topic carries what the listener makes of them: some are missing there, some come twice, some late.
+	env := w.environment("notification", w.env.Stores)
+	env.Config.Peers["chat"] = "http://" + net.JoinHostPort("127.0.0.1", fmt.Sprint(w.env.Config.Port))
+	w.startIn(env, func(s *owner.Service) { s.React("chat", "study-group-events", greet) })
+	publish := func(from, to int) {
+		t.Helper()
+		var all []*message.Message
+		for _, e := range events[from:to] {
+			all = append(all, e.Message())
+		}
+		if err := w.publisher.Publish("study-group-events", all...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(3, 5)
+	publish(3, 5)
+	publish(0, 2)
+	publish(20, n)
+	publish(10, 21)
+
+	tracer := w.env.Telemetry.Tracer()
+	client := meshv1connect.NewOwnerServiceClient(rpc.NewClient("of this test", tracer),
+		fmt.Sprintf("http://127.0.0.1:%d", env.Config.Port))
+	var raised []int64
+	w.eventually("a notification for each", func() bool {
+		answer, err := client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{Stream: "notifications:bob"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		raised = nil
+		for _, r := range answer.Msg.GetRecords() {
+			m := &notificationv1.Raised{}
+			if err := proto.Unmarshal(r.GetBody(), m); err != nil {
+				t.Fatal(err)
+			}
+			raised = append(raised, m.AboutVersion)
+		}
+		return len(raised) >= n
+	})
+	for i, v := range raised {
+		if v != int64(i)+1 || len(raised) != n {
+			t.Fatalf("raised about versions %v", raised)
+		}
+	}
+}
+
+func TestOwner_IsAskedWithTheCredentialOnly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start(rooms)
+	url := fmt.Sprintf("http://127.0.0.1:%d", w.env.Config.Port)
+	c := meshv1connect.NewOwnerServiceClient(rpc.NewClient("another", w.env.Telemetry.Tracer()), url)
+	var refused *connect.Error
+	if _, err := c.Rooms(t.Context(), connect.NewRequest(&meshv1.RoomsRequest{Users: []string{"bob"}})); !errors.As(err, &refused) ||
+		refused.Code() != connect.CodeUnauthenticated {
+		t.Fatalf("got %v", err)
+	}
+}

@@ -1,0 +1,62 @@
+package owner
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+// Look decides whether somebody may look at a room, for a minute, and gives the newest value of what it shows where that
+// is wanted.
+type Look func(ctx context.Context, user, room string, snapshot bool) (*meshv1.Looked, error)
+
+// server is what other services ask of a log's owner. It stands on the inner listener alone.
+type server struct {
+	log  *eventlog.Log
+	look Look // nil: nothing may be looked at
+}
+
+// ReadLog serves the log in pages.
+func (s *server) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogRequest]) (*connect.Response[meshv1.ReadLogResponse], error) {
+	page, err := s.log.Read(ctx, eventlog.Query{After: r.Msg.GetAfter(), Until: r.Msg.GetUntil(),
+		Limit: int(r.Msg.GetLimit()), Topic: r.Msg.GetTopic(), Stream: r.Msg.GetStream()})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&meshv1.ReadLogResponse{Records: page.Records(), Complete: page.Complete, Head: page.Head}), nil
+}
+
+// Rooms says which rooms users are in, as of one position.
+func (s *server) Rooms(ctx context.Context, r *connect.Request[meshv1.RoomsRequest]) (*connect.Response[meshv1.RoomsResponse], error) {
+	rooms, position, err := s.log.Rooms(ctx, r.Msg.GetUsers())
+	if err != nil {
+		return nil, err
+	}
+	answer := &meshv1.RoomsResponse{Position: position}
+	for _, user := range r.Msg.GetUsers() {
+		answer.Users = append(answer.Users, &meshv1.UserRooms{User: user, Rooms: rooms[user]})
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// Look says whether users may look at rooms. The position is read first: what is newer than it comes by the topic.
+func (s *server) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
+	head, err := s.log.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	answer := &meshv1.LookResponse{Position: head}
+	for _, l := range r.Msg.GetLookers() {
+		looked := &meshv1.Looked{}
+		if s.look != nil {
+			if looked, err = s.look(ctx, l.GetUser(), l.GetRoom(), l.GetSnapshot()); err != nil {
+				return nil, err
+			}
+		}
+		answer.Looked = append(answer.Looked, looked)
+	}
+	return connect.NewResponse(answer), nil
+}

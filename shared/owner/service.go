@@ -1,0 +1,201 @@
+// Package owner is what services that own a log do alike: they decide commands on their aggregates, keep the outcomes,
+// relay what happened, follow their log with projections, react to what other owners tell, and answer other services. A
+// service says what is its own (aggregates, projections, reactions, queries) and this package runs it.
+package owner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/health"
+	"github.com/edumatrix/interlinked/shared/process"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// stopWithin is how long what is under way may take when the service stops.
+const stopWithin = 10 * time.Second
+
+// Service is one owner of a log, put together by its Run function. Fields and methods are for that time; nothing may be
+// added once it runs.
+type Service struct {
+	Log *eventlog.Log
+
+	name        string
+	env         process.Env
+	publisher   *bus.Publisher
+	health      *health.Health
+	server      *rpc.Server
+	aggregates  map[string]NewState
+	projections []eventlog.Projection
+	reactions   []reaction
+	look        Look
+}
+
+type reaction struct {
+	from, topic string
+	react       Reaction
+}
+
+// Open opens the service's log, with the migrations of its projections (nil: none), and its listener.
+func Open(ctx context.Context, env process.Env, migrations fs.FS) (*Service, error) {
+	name := env.Config.Service
+	s := &Service{name: name, env: env, aggregates: map[string]NewState{}}
+	s.health = health.New(health.OfStores(env.Stores), env.Log)
+	var err error
+	s.Log, err = eventlog.Open(ctx, eventlog.Options{Owner: name, Pool: env.Stores.Postgres, Catalog: env.Catalog,
+		Migrations: migrations, Waiting: s.health.Waiting, Tracer: env.Telemetry.Tracer(), Log: env.Log})
+	if err != nil {
+		return nil, err
+	}
+	if s.publisher, err = bus.NewPublisher(env.Stores.Kafka, env.Log); err != nil {
+		return nil, err
+	}
+	s.server, err = rpc.NewServer(rpc.ServerOptions{Addr: net.JoinHostPort(env.Config.Host, strconv.Itoa(env.Config.Port)),
+		Credential: rpc.Credential(env.Config.ServiceSecret), Health: s.health.Handler(), Log: env.Log, Tracer: env.Telemetry.Tracer()})
+	if err != nil {
+		return nil, errors.Join(err, s.publisher.Close())
+	}
+	return s, nil
+}
+
+// Decide has the commands for streams of a kind ("conversation") decided by an aggregate.
+func (s *Service) Decide(kind string, aggregate NewState) { s.aggregates[kind] = aggregate }
+
+// Project follows the log with projections.
+func (s *Service) Project(p ...eventlog.Projection) { s.projections = append(s.projections, p...) }
+
+// Look answers who may look at rooms.
+func (s *Service) Look(look Look) { s.look = look }
+
+// React answers the events of a topic, which another service owns.
+func (s *Service) React(from, topic string, react Reaction) {
+	s.reactions = append(s.reactions, reaction{from, topic, react})
+}
+
+// Serve answers the queries of a Connect service on the inner listener.
+func (s *Service) Serve(path string, handler http.Handler) { s.server.Handle(path, handler) }
+
+// Connect are the options that a Connect handler of this service takes.
+func (s *Service) Connect() connect.Option {
+	return rpc.Interceptors(s.env.Log, s.env.Telemetry.Tracer())
+}
+
+// Run serves until ctx ends: then intake ends first, what is under way is finished, and the log's relay and listener end
+// last.
+func (s *Service) Run(ctx context.Context) error {
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	s.Serve(meshv1connect.NewOwnerServiceHandler(&server{s.Log, s.look}, s.Connect()))
+
+	router, waits, err := s.router(work)
+	if err != nil {
+		return err
+	}
+	running, failed := errgroup.WithContext(work)
+	background := func(what string, run func(context.Context) error) {
+		running.Go(func() error {
+			if err := run(failed); err != nil && failed.Err() == nil {
+				return fmt.Errorf("%s: %s: %w", s.name, what, err)
+			}
+			return nil
+		})
+	}
+	background("event log", s.Log.Run)
+	relay := eventlog.NewRelay(s.Log, eventlog.RelayOptions{Publisher: s.publisher})
+	background("relay", relay.Run)
+	for _, p := range s.projections {
+		background("projection "+p.Name(), func(ctx context.Context) error { return s.Log.Follow(ctx, p) })
+	}
+	background("health", s.health.Run)
+	background("listener", s.server.Run)
+	background("router", router.Run)
+	select {
+	case <-router.Running():
+		s.health.SetReady(true)
+		if s.env.Ready != nil {
+			s.env.Ready()
+		}
+		select {
+		case <-ctx.Done():
+		case <-failed.Done():
+		}
+	case <-ctx.Done():
+	case <-failed.Done():
+	}
+
+	s.health.SetReady(false)
+	timeout := time.AfterFunc(stopWithin, stopWork) // a dependency that is away now will not hold up the end
+	err = router.Close()
+	for _, wait := range waits {
+		wait()
+	}
+	timeout.Stop()
+	stopWork()
+	return errors.Join(running.Wait(), err, s.publisher.Close())
+}
+
+// router is all that the service consumes.
+func (s *Service) router(work context.Context) (*message.Router, []func(), error) {
+	d, err := newDecider(work, decider{log: s.Log, catalog: s.env.Catalog, aggregates: s.aggregates,
+		tracer: s.env.Telemetry.Tracer(), logger: s.env.Log, waiting: s.health.Waiting, now: time.Now})
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &commands{service: s.name, catalog: s.env.Catalog, decider: d, publisher: s.publisher}
+	router, err := bus.NewRouter(bus.RouterOptions{Service: s.name, Publisher: s.publisher,
+		DeadLetterTopic: catalog.DeadLetterTopic(s.name), OnDeadLetter: s.dead(c), Waiting: s.health.Waiting,
+		Tracer: s.env.Telemetry.Tracer(), Log: s.env.Log})
+	if err != nil {
+		return nil, nil, err
+	}
+	waits := []func(){d.boxes.wait}
+	consume := func(topic string, handle message.NoPublishHandlerFunc) error {
+		subscriber, err := bus.NewSubscriber(s.env.Stores.Kafka, bus.SubscriberOptions{Group: s.name, Log: s.env.Log})
+		if err != nil {
+			return err
+		}
+		router.AddNoPublisherHandler(s.name+" "+topic, topic, subscriber, handle)
+		return nil
+	}
+	if len(s.aggregates) > 0 {
+		if err := consume(catalog.CommandTopic(s.name), c.handle); err != nil {
+			return nil, nil, err
+		}
+	}
+	client := rpc.NewClient(rpc.Credential(s.env.Config.ServiceSecret), s.env.Telemetry.Tracer())
+	for _, r := range s.reactions {
+		reactor := newReactor(work, reactor{from: r.from, react: r.react, log: s.Log, catalog: s.env.Catalog,
+			owner:  meshv1connect.NewOwnerServiceClient(client, s.env.Config.Peers[r.from]),
+			logger: s.env.Log, waiting: s.health.Waiting})
+		waits = append(waits, reactor.boxes.wait)
+		if err := consume(r.topic, reactor.handle); err != nil {
+			return nil, nil, err
+		}
+	}
+	return router, waits, nil
+}
+
+// dead gives commands that become dead letters their outcome; an event of another owner has none.
+func (s *Service) dead(c *commands) func(context.Context, *message.Message, error) error {
+	return func(ctx context.Context, m *message.Message, err error) error {
+		if topic, _ := bus.TopicOf(m.Context()); strings.HasSuffix(topic, catalog.CommandTopic(s.name)) {
+			return c.dead(ctx, m, err)
+		}
+		return nil
+	}
+}
