@@ -21,27 +21,45 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 )
 
-var server = sync.OnceValues(func() (*embedded.Postgres, error) {
-	dir, err := os.MkdirTemp("/tmp", "eventlog-test-")
-	if err != nil {
-		return nil, err
+// server is one PostgreSQL for all tests of the package.
+var server struct {
+	sync.Once
+	dir string
+	pg  *embedded.Postgres
+	err error
+}
+
+func startServer() error {
+	server.Do(func() {
+		if server.dir, server.err = os.MkdirTemp("", "eventlog-test-"); server.err != nil {
+			return
+		}
+		// It may run under another uid.
+		if server.err = os.Chmod(server.dir, 0o755); server.err == nil {
+			server.pg, server.err = embedded.StartPostgres(context.Background(), embedded.PostgresOptions{Dir: server.dir})
+		}
+	})
+	return server.err
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if server.pg != nil {
+		_ = server.pg.Stop()
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return nil, err
-	}
-	return embedded.StartPostgres(context.Background(), embedded.PostgresOptions{Dir: dir})
-})
+	_ = os.RemoveAll(server.dir)
+	os.Exit(code)
+}
 
 var databases atomic.Int64
 
 // database makes a fresh one.
 func database(t testing.TB) string {
 	t.Helper()
-	s, err := server()
-	if err != nil {
+	if err := startServer(); err != nil {
 		t.Fatal(err)
 	}
-	conn, err := pgx.Connect(t.Context(), s.URL())
+	conn, err := pgx.Connect(t.Context(), server.pg.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,15 +68,7 @@ func database(t testing.TB) string {
 	if _, err := conn.Exec(t.Context(), "CREATE DATABASE "+name+""); err != nil {
 		t.Fatal(err)
 	}
-	return strings.Replace(s.URL(), "/edu_matrix_db", "/"+name, 1)
-}
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if s, err := server(); err == nil {
-		_ = s.Stop()
-	}
-	os.Exit(code)
+	return strings.Replace(server.pg.URL(), "/edu_matrix_db", "/"+name, 1)
 }
 
 var loaded = sync.OnceValues(catalog.Load)

@@ -29,7 +29,7 @@ type Publisher interface {
 // RelayOptions say where a log is published.
 type RelayOptions struct {
 	Publisher Publisher
-	// Partitions of a topic; nil: as the catalog declares.
+	// Partitions of a topic; nil, or 0 of one: as the catalog declares.
 	Partitions func(topic string) int32
 	// PositionEvery is how often, at most, the log's position is written into a partition that lags; 0: a second.
 	PositionEvery time.Duration
@@ -59,8 +59,11 @@ func NewRelay(l *Log, o RelayOptions) *Relay {
 	r := &Relay{log: l, o: o, topics: map[string]int32{}, renewal: leaseRenewal}
 	for _, t := range l.o.Catalog.LoggedTopics(l.o.Owner) {
 		r.topics[t.Name] = t.Partitions
-		if o.Partitions != nil {
-			r.topics[t.Name] = o.Partitions(t.Name)
+		if o.Partitions == nil {
+			continue
+		}
+		if n := o.Partitions(t.Name); n > 0 {
+			r.topics[t.Name] = n
 		}
 	}
 	return r
