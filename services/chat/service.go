@@ -1,0 +1,28 @@
+// Package chat is the service that owns conversations: who is in them and what is said.
+package chat
+
+import (
+	"context"
+
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1/chatv1connect"
+	"github.com/edumatrix/interlinked/services/chat/conversation"
+	"github.com/edumatrix/interlinked/services/chat/query"
+	"github.com/edumatrix/interlinked/services/chat/store"
+	"github.com/edumatrix/interlinked/shared/owner"
+	"github.com/edumatrix/interlinked/shared/process"
+)
+
+// Needs are the stores that chat works with.
+var Needs = process.Needs{Postgres: true, Kafka: true}
+
+// Run serves until ctx ends.
+func Run(ctx context.Context, env process.Env) error {
+	s, err := owner.Open(ctx, env, store.Migrations())
+	if err != nil {
+		return err
+	}
+	s.Decide("conversation", func(stream string) owner.State { return conversation.New(stream) })
+	s.Project(store.NewConversations(env.Catalog))
+	s.Serve(chatv1connect.NewChatServiceHandler(query.New(s.Log, store.New(env.Stores.Postgres)), s.Connect()))
+	return s.Run(ctx)
+}

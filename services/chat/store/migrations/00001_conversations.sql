@@ -1,0 +1,34 @@
+-- +goose Up
+CREATE TABLE conversations (
+    conversation_id text PRIMARY KEY,
+    kind            integer NOT NULL,
+    title           text NOT NULL,
+    members         text[] NOT NULL,
+    history_from_joining boolean NOT NULL,
+    version         bigint NOT NULL,
+    position        bigint NOT NULL,
+    changed_at      timestamptz NOT NULL
+);
+
+-- Where a user's list of conversations is read from, newest first.
+CREATE TABLE conversation_members (
+    member          text NOT NULL,
+    conversation_id text NOT NULL REFERENCES conversations,
+    PRIMARY KEY (member, conversation_id)
+);
+
+CREATE TABLE messages (
+    conversation_id text NOT NULL,
+    version         bigint NOT NULL,
+    message_id      text NOT NULL,
+    author          text NOT NULL,
+    body            text NOT NULL,
+    sent_at         timestamptz NOT NULL,
+    edited_at       timestamptz,
+    deleted         boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (conversation_id, version)
+);
+CREATE UNIQUE INDEX messages_id ON messages (conversation_id, message_id);
+
+-- +goose Down
+DROP TABLE messages, conversation_members, conversations;
