@@ -1,0 +1,43 @@
+// Package post decides about one post. It is pure.
+package post
+
+import (
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	feedv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/feed/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+)
+
+// State is what deciding needs to know of a post.
+type State struct {
+	id     string
+	exists bool
+}
+
+// New makes the state of a stream ("post:7") without events.
+func New(stream string) *State { return &State{id: strings.TrimPrefix(stream, "post:")} }
+
+// Decide says what a command leads to.
+func (s *State) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
+	c, ok := command.(*feedv1.CreatePost)
+	if !ok {
+		return nil, refusal.New(refusal.UnknownType, "%s asks nothing of a post", command.ProtoReflect().Descriptor().Name())
+	}
+	if s.exists {
+		return nil, nil
+	}
+	return []proto.Message{&feedv1.PostCreated{PostId: s.id, AuthorId: by.Actor, Body: c.Body}}, nil
+}
+
+// Evolve applies one event.
+func (s *State) Evolve(_ string, event proto.Message) {
+	if _, ok := event.(*feedv1.PostCreated); ok {
+		s.exists = true
+	}
+}
+
+// Forget has nothing to drop: all events are about the post itself.
+func (s *State) Forget() {}

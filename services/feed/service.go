@@ -1,0 +1,31 @@
+// Package feed is the service that owns posts and what hangs on them.
+package feed
+
+import (
+	"context"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/services/feed/post"
+	"github.com/edumatrix/interlinked/shared/owner"
+	"github.com/edumatrix/interlinked/shared/process"
+)
+
+// Needs are the stores that feed works with.
+var Needs = process.Needs{Postgres: true, Kafka: true}
+
+// Run serves until ctx ends.
+func Run(ctx context.Context, env process.Env) error {
+	s, err := owner.Open(ctx, env, nil)
+	if err != nil {
+		return err
+	}
+	s.Decide("post", func(stream string) owner.State { return post.New(stream) })
+	s.Look(look)
+	return s.Run(ctx)
+}
+
+// look lets everybody of the community look at every author and post: posts have no narrower audience. There is nothing
+// to show at once; new posts come as events.
+func look(context.Context, string, string, bool) (*meshv1.Looked, error) {
+	return &meshv1.Looked{Allowed: true}, nil
+}

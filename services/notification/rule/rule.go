@@ -1,0 +1,43 @@
+// Package rule says which events of others raise which notifications. It is pure; the ids that it makes follow from the
+// event, so that the same event raises the same ones.
+package rule
+
+import (
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	notificationv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/notification/v1"
+)
+
+// About is the event that a notification may be raised on.
+type About struct {
+	ID      string
+	Stream  string
+	Version int64
+	Actor   string
+	Event   proto.Message
+}
+
+var made = uuid.MustParse("b0c3cf60-8a2e-5b43-9d0c-6d5a1c2e7f10")
+
+// Raise gives the notifications that an event raises: whoever was added to a conversation by somebody else hears of it.
+func Raise(a About) (raised []*notificationv1.Raised) {
+	var added []string
+	switch e := a.Event.(type) {
+	case *chatv1.ConversationStarted:
+		added = e.UserIds
+	case *chatv1.MemberAdded:
+		added = []string{e.UserId}
+	}
+	for _, user := range added {
+		if user == a.Actor {
+			continue
+		}
+		raised = append(raised, &notificationv1.Raised{
+			NotificationId: uuid.NewSHA1(made, []byte(a.ID+"\x00"+user)).String(), RecipientId: user,
+			Reason: notificationv1.Reason_REASON_ADDED_TO_CONVERSATION, By: a.Actor, AboutStream: a.Stream,
+			AboutVersion: a.Version})
+	}
+	return raised
+}
