@@ -1,0 +1,87 @@
+package deployments_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, path))
+	require.NoError(t, err)
+	return string(text)
+}
+
+// found lists what the pattern's group matches in the files of a glob, which has to be something.
+func found(t *testing.T, glob, pattern string) (all []string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, glob))
+	require.NoError(t, err)
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(string(text), -1) {
+			all = append(all, match[1])
+		}
+	}
+	require.NotEmpty(t, all, "%s in %s", pattern, glob)
+	return all
+}
+
+func TestDocs_LinkToWhatIsThere(t *testing.T) {
+	t.Parallel()
+	var pages []string
+	for _, glob := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
+		matched, err := filepath.Glob(filepath.Join(root, glob))
+		require.NoError(t, err)
+		pages = append(pages, matched...)
+	}
+	require.NotEmpty(t, pages)
+	link := regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`)
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, match := range link.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(match[1], "://") {
+				continue
+			}
+			_, err := os.Stat(filepath.Join(filepath.Dir(page), match[1]))
+			require.NoError(t, err, "%s links to %s", page, match[1])
+		}
+	}
+}
+
+func TestDocs_TellEveryVariable(t *testing.T) {
+	t.Parallel()
+	page := read(t, "docs/configuration.md")
+	for _, name := range found(t, "shared/config/*.go", `r\.\w+\("([A-Z][A-Z_]+)"`) {
+		require.Contains(t, page, "`"+name+"`")
+	}
+}
+
+func TestDocs_TellEveryCodeAndReason(t *testing.T) {
+	t.Parallel()
+	page := read(t, "docs/protocol.md")
+	for _, code := range found(t, "proto/refusal/*.go", `(?m)^\t\w+ += "(\w+)"`) {
+		require.Contains(t, page, "| `"+code+"` |")
+	}
+	for _, code := range found(t, "services/gateway/hub/reason.go", `= Reason\{(\d+),`) {
+		require.Contains(t, page, "| "+code+" |")
+	}
+}
+
+func TestDocs_TellEveryNameOfTheProtocol(t *testing.T) {
+	t.Parallel()
+	page := read(t, "docs/protocol.md")
+	for _, name := range found(t, "proto/edumatrix/*/v1/*.proto", `(?m)^ +name: "(\w+\.\w+)"`) {
+		require.Contains(t, page, "`"+name+"`")
+	}
+}
