@@ -73,6 +73,9 @@ func TestDocs_TellEveryCodeAndReason(t *testing.T) {
 	for _, code := range found(t, "proto/refusal/*.go", `(?m)^\t\w+ += "(\w+)"`) {
 		require.Contains(t, page, "| `"+code+"` |")
 	}
+	for _, code := range found(t, "services/*/*/*.go", `(?m)^\tcode\w+ += "(\w+)"`) {
+		require.Contains(t, page, "| `"+code+"` |")
+	}
 	for _, code := range found(t, "services/gateway/hub/reason.go", `= Reason\{(\d+),`) {
 		require.Contains(t, page, "| "+code+" |")
 	}
