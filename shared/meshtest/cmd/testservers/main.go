@@ -1,0 +1,112 @@
+// Testservers starts the real servers that integration tests share, runs a command that uses them, and stops them again
+// however it ends:
+//
+//	testservers -install -- go test -tags integration ./...
+//
+// The command finds them by the variables MESHTEST_…; a server that KAFKA_BROKERS, REDIS_URL or DATABASE_URL names is
+// used instead of one of its own. With -hold it runs no command: it prints the variables and goes on until its input
+// ends, which is how a test process that was started by hand has servers.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
+)
+
+type options struct {
+	stores  []string
+	install bool
+	hold    bool
+	command []string
+}
+
+func main() {
+	var o options
+	stores := flag.String("stores", strings.Join(server.All, ","), "which to start")
+	flag.BoolVar(&o.install, "install", false, "as root, have the package manager install what is missing")
+	flag.BoolVar(&o.hold, "hold", false, "run no command, print the variables, stop at the end of the input")
+	flag.Parse()
+	o.stores, o.command = strings.Split(*stores, ","), flag.Args()
+	status, err := run(o)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "testservers:", err)
+		status = max(status, 1)
+	}
+	os.Exit(status)
+}
+
+func run(o options) (status int, err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if !o.hold && len(o.command) == 0 {
+		return 2, errors.New("there is no command to run")
+	}
+	if o.install {
+		if err := server.Install(ctx, o.stores, log); err != nil {
+			return 1, err
+		}
+	}
+	servers, err := server.StartSet(ctx, o.stores, log)
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, servers.Remove()) }()
+	if o.hold {
+		return 0, hold(ctx, servers)
+	}
+	fmt.Println("integration tests against", servers)
+	return command(ctx, o.command, servers.Environment())
+}
+
+// hold prints the variables, then an empty line, and waits for the end of the input or a signal.
+func hold(ctx context.Context, servers *server.Set) error {
+	out := bufio.NewWriter(os.Stdout)
+	for _, variable := range servers.Variables() {
+		_, _ = fmt.Fprintln(out, variable) // Flush has the error
+	}
+	_, _ = fmt.Fprintln(out)
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, os.Stdin) // either way there is no more to come
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// command runs what was asked for and gives its exit status. A signal to us is passed on; it has a minute to end.
+func command(ctx context.Context, args, env []string) (int, error) {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, os.Stdin, os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = time.Minute
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return 130, nil
+	}
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
+		return failed.ExitCode(), nil
+	}
+	return 0, err
+}

@@ -1,0 +1,70 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// stopTime is what a server has for ending in order.
+const stopTime = 20 * time.Second
+
+// child is a process that ends when ours does.
+type child struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+	err  error         // how, once done
+}
+
+// startChild starts a process from an operating system thread of its own: Linux signals it when that thread ends,
+// which is when ours does, while an ordinary thread may end earlier.
+func startChild(cmd *exec.Cmd) (*child, error) {
+	cmd.SysProcAttr = endsWithUs()
+	c := &child{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer close(c.done)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			c.err = cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	return c, nil
+}
+
+func (c *child) running() bool {
+	select {
+	case <-c.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// stop asks the process to end, insists when it does not, and waits for it.
+func (c *child) stop() error {
+	if !c.running() {
+		return nil
+	}
+	// One that is frozen hears nothing.
+	_ = errors.Join(c.cmd.Process.Signal(syscall.SIGTERM), c.cmd.Process.Signal(syscall.SIGCONT)) // it may have ended
+	select {
+	case <-c.done:
+		return nil
+	case <-time.After(stopTime):
+	}
+	if err := c.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	<-c.done
+	return fmt.Errorf("%s did not stop in %v, and was killed", c.cmd.Path, stopTime)
+}

@@ -1,0 +1,148 @@
+package server
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/IBM/sarama"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+)
+
+const kafkaImage = "apache/kafka:" + KafkaVersion
+
+// Kafka is a real broker, one node in KRaft mode.
+type Kafka struct {
+	daemon
+	settings backend.Kafka
+}
+
+// StartKafka starts a broker on empty data.
+func StartKafka(ctx context.Context, log *slog.Logger) (*Kafka, error) {
+	dir, err := NewDir("kafka")
+	if err != nil {
+		return nil, err
+	}
+	k := &Kafka{daemon: daemon{name: "Kafka", dir: dir}}
+	if err := k.start(ctx, log); err != nil {
+		return nil, errors.Join(err, k.Remove())
+	}
+	return k, nil
+}
+
+func (k *Kafka) start(ctx context.Context, log *slog.Logger) error {
+	port, err := FreePort()
+	if err != nil {
+		return err
+	}
+	controller, err := FreePort()
+	if err != nil {
+		return err
+	}
+	k.settings = backend.Kafka{Brokers: []string{fmt.Sprintf("127.0.0.1:%d", port)}, ClientID: "meshtest"}
+	k.answers = func(context.Context) error { return serves(k.settings) }
+	switch {
+	case installed("java") && installed("mvn"):
+		err = k.onJava(ctx, log, port, controller)
+	case engineAnswers():
+		options := []string{}
+		for _, setting := range append(kafkaSettings(port, controller), "listeners="+
+			fmt.Sprintf("PLAINTEXT://:%d,CONTROLLER://127.0.0.1:%d", port, controller)) {
+			name, value, _ := strings.Cut(setting, "=")
+			name = "KAFKA_" + strings.ToUpper(strings.ReplaceAll(name, ".", "_"))
+			options = append(options, "--env", name+"="+value)
+		}
+		err = k.contain(ctx, kafkaImage, port, options, nil)
+	default:
+		err = errNoKafka
+	}
+	if err != nil {
+		return err
+	}
+	return k.Start(ctx)
+}
+
+var errNoKafka = errors.New("there is no real Kafka: install Java 17 or later and Maven, or start Docker, or set " +
+	"KAFKA_BROKERS; as root, make test installs them where there is apt-get")
+
+func installed(program string) bool {
+	_, err := exec.LookPath(program)
+	return err == nil
+}
+
+// onJava lays out the broker's data and says how to run it on the machine's Java.
+func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller int) error {
+	jars, err := kafkaJars(ctx, log)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(k.dir, "server.properties")
+	settings := append(kafkaSettings(port, controller),
+		fmt.Sprintf("listeners=PLAINTEXT://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d", port, controller),
+		"log.dirs="+filepath.Join(k.dir, "data"))
+	if err := os.WriteFile(file, []byte(strings.Join(settings, "\n")+"\n"), 0o644); err != nil {
+		return err
+	}
+	classes := filepath.Join(jars, "*")
+	const clusterID = "5L6g3nShT-eMCtK--X86sw"
+	out, err := exec.CommandContext(ctx, "java", "-cp", classes, "kafka.tools.StorageTool", "format",
+		"--cluster-id", clusterID, "--config", file).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("lay out Kafka's data (it needs Java 17 or later): %w:\n%s", err, out)
+	}
+	k.command = func() *exec.Cmd {
+		return exec.Command("java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classes,
+			"kafka.Kafka", file)
+	}
+	return nil
+}
+
+// kafkaSettings are those of a node that is broker and controller in one. The second half keeps many short tests on one
+// broker cheap: topics go at once, and their indexes and the broker's own topics are small.
+func kafkaSettings(port, controller int) []string {
+	return []string{
+		"process.roles=broker,controller",
+		"node.id=1",
+		fmt.Sprintf("controller.quorum.voters=1@127.0.0.1:%d", controller),
+		fmt.Sprintf("advertised.listeners=PLAINTEXT://127.0.0.1:%d", port),
+		"controller.listener.names=CONTROLLER",
+		"listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+		"inter.broker.listener.name=PLAINTEXT",
+		"auto.create.topics.enable=false",
+		"group.initial.rebalance.delay.ms=0",
+		"offsets.topic.replication.factor=1",
+		"transaction.state.log.replication.factor=1",
+		"transaction.state.log.min.isr=1",
+
+		"offsets.topic.num.partitions=10",
+		"transaction.state.log.num.partitions=1",
+		"log.segment.delete.delay.ms=1000",
+		"log.index.size.max.bytes=1048576",
+	}
+}
+
+// serves asks a broker for the brokers and the controller: it answers earlier than it is ready to serve.
+func serves(k backend.Kafka) (err error) {
+	config := k.SaramaConfig()
+	config.Metadata.Retry.Max = 0
+	client, err := sarama.NewClient(k.Brokers, config)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	if len(client.Brokers()) == 0 {
+		return errors.New("it names no broker")
+	}
+	_, err = client.Controller()
+	return err
+}
+
+// Settings say how the broker is reached.
+func (k *Kafka) Settings() backend.Kafka { return k.settings }

@@ -1,0 +1,138 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/edumatrix/interlinked/shared/backend/embedded"
+)
+
+// Postgres is a real server, PostgreSQL 17 or later, whose every commit is on its disk.
+type Postgres struct {
+	options embedded.PostgresOptions
+	running *embedded.Postgres
+	url     string
+	frozen  []int
+}
+
+// StartPostgres starts a server on empty data.
+func StartPostgres(ctx context.Context, log *slog.Logger) (*Postgres, error) {
+	dir, err := NewDir("postgres")
+	if err != nil {
+		return nil, err
+	}
+	p := &Postgres{options: embedded.PostgresOptions{Dir: dir, Password: "meshtest", Log: log,
+		Binaries: os.Getenv(embedded.BinariesVariable)}}
+	if p.options.Port, err = FreePort(); err == nil {
+		err = p.Start(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.Remove())
+	}
+	return p, nil
+}
+
+// Start starts the server again on its data and port.
+func (p *Postgres) Start(ctx context.Context) (err error) {
+	if p.running, err = embedded.StartPostgres(ctx, p.options); err != nil {
+		return err
+	}
+	p.url = p.running.URL()
+	return nil
+}
+
+// URL is where the server's own database is reached, by its superuser.
+func (p *Postgres) URL() string { return p.url }
+
+// PID is the server's main process.
+func (p *Postgres) PID() int { return p.running.PID() }
+
+// Version is what the server's programs call themselves.
+func (p *Postgres) Version() string { return p.running.Version() }
+
+// Stop ends the server in order; its data stays.
+func (p *Postgres) Stop() error {
+	if p.running == nil {
+		return nil
+	}
+	return errors.Join(p.Thaw(), p.running.Stop())
+}
+
+// Kill ends all of the server's processes without a warning.
+func (p *Postgres) Kill() error {
+	pids, err := family(p.PID())
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("kill PostgreSQL: %w", err)
+		}
+	}
+	<-p.running.Done()
+	return p.running.Stop() // lets go of the folder
+}
+
+// Freeze keeps all of the server's processes from doing anything, with its connections open.
+func (p *Postgres) Freeze() error {
+	pids, err := family(p.PID())
+	if err != nil {
+		return err
+	}
+	p.frozen = pids
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("freeze PostgreSQL: %w", err)
+		}
+	}
+	return nil
+}
+
+// Thaw ends Freeze.
+func (p *Postgres) Thaw() error {
+	for _, pid := range p.frozen {
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("thaw PostgreSQL: %w", err)
+		}
+	}
+	p.frozen = nil
+	return nil
+}
+
+// Remove stops the server and deletes its data.
+func (p *Postgres) Remove() error { return errors.Join(p.Stop(), os.RemoveAll(p.options.Dir)) }
+
+// family is a process, first, and its children. Each of PostgreSQL's connections is a child in a session of its own, so
+// that no signal to a group reaches them all.
+func family(parent int) ([]int, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, errors.New("find PostgreSQL's processes: there is no /proc")
+	}
+	pids := []int{parent}
+	for _, file := range files {
+		stat, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		pid, rest, _ := strings.Cut(string(stat), " ")
+		// The program's name stands in brackets and may hold anything; then come the state and the parent.
+		fields := strings.Fields(rest[strings.LastIndex(rest, ")")+1:])
+		if len(fields) > 1 && fields[1] == strconv.Itoa(parent) {
+			if n, err := strconv.Atoi(pid); err == nil {
+				pids = append(pids, n)
+			}
+		}
+	}
+	return pids, nil
+}

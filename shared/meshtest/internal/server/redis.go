@@ -1,0 +1,96 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os/exec"
+	"regexp"
+	"strconv"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+)
+
+const redisImage = "redis:7.4-alpine"
+
+// Redis is a real server that writes every command to its disk before it answers, so that a restart keeps all.
+type Redis struct {
+	daemon
+	settings backend.Redis
+}
+
+// StartRedis starts a server on empty data.
+func StartRedis(ctx context.Context) (*Redis, error) {
+	dir, err := NewDir("redis")
+	if err != nil {
+		return nil, err
+	}
+	r := &Redis{daemon: daemon{name: "Redis", dir: dir}}
+	if err := r.start(ctx); err != nil {
+		return nil, errors.Join(err, r.Remove())
+	}
+	return r, nil
+}
+
+func (r *Redis) start(ctx context.Context) error {
+	port, err := FreePort()
+	if err != nil {
+		return err
+	}
+	r.settings = backend.Redis{Host: "127.0.0.1", Port: port, Password: rand.Text()}
+	r.answers = func(ctx context.Context) error {
+		if conn, err := net.Dial("tcp4", r.settings.Where()); err != nil {
+			return err // the client would write a line about each attempt
+		} else if err := conn.Close(); err != nil {
+			return err
+		}
+		client, err := r.settings.Open(ctx)
+		if err != nil {
+			return err
+		}
+		return client.Close()
+	}
+	settings := []string{"--port", strconv.Itoa(port), "--requirepass", r.settings.Password, "--save", "",
+		"--appendonly", "yes", "--appendfsync", "always"}
+	program, err := exec.LookPath("redis-server")
+	switch {
+	case err == nil:
+		r.command = func() *exec.Cmd {
+			return exec.Command(program, append(settings, "--bind", "127.0.0.1", "--dir", r.dir)...)
+		}
+	case engineAnswers():
+		if err := r.contain(ctx, redisImage, port, nil, append([]string{"redis-server"}, settings...)); err != nil {
+			return err
+		}
+	default:
+		return errNoRedis
+	}
+	return r.Start(ctx)
+}
+
+var errNoRedis = errors.New("there is no real Redis: install redis-server with the package manager, or start Docker, " +
+	"or set REDIS_URL; as root, make test installs it where there is apt-get")
+
+// Settings say how the server is reached.
+func (r *Redis) Settings() backend.Redis { return r.settings }
+
+var redisVersion = regexp.MustCompile(`redis_version:(\S+)`)
+
+// RedisVersion asks a server for its version.
+func RedisVersion(ctx context.Context, r backend.Redis) (string, error) {
+	client, err := r.Open(ctx)
+	if err != nil {
+		return "", err
+	}
+	info, err := client.Info(ctx, "server").Result()
+	if err = errors.Join(err, client.Close()); err != nil {
+		return "", err
+	}
+	found := redisVersion.FindStringSubmatch(info)
+	if found == nil {
+		return "", fmt.Errorf("Redis at %s does not tell its version", r.Where())
+	}
+	return found[1], nil
+}

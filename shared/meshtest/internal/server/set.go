@@ -1,0 +1,164 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+)
+
+// The variables that tell tests which servers they share. Where a developer names a server by the plain name, as the
+// mesh itself is told, tests use that.
+const (
+	KafkaVariable    = "MESHTEST_KAFKA_BROKERS"
+	RedisVariable    = "MESHTEST_REDIS_URL"
+	PostgresVariable = "MESHTEST_POSTGRES_URL"
+)
+
+var plainNames = map[string]string{
+	KafkaVariable: "KAFKA_BROKERS", RedisVariable: "REDIS_URL", PostgresVariable: "DATABASE_URL",
+}
+
+// Named is the server that the environment names for one of the variables above, "" for none.
+func Named(variable string) string {
+	if value := os.Getenv(variable); value != "" {
+		return value
+	}
+	return os.Getenv(plainNames[variable])
+}
+
+// All are the stores that a Set may hold.
+var All = []string{"kafka", "redis", "postgres"}
+
+// Set is what tests of many processes share: the servers that the environment named, and started ones for the others.
+// Redis is not among these: it starts within milliseconds, so that each test has its own.
+type Set struct {
+	named    map[string]string // variable -> address
+	kafka    *Kafka
+	postgres *Postgres
+	versions []string
+}
+
+// StartSet finds or starts the named stores, all at once.
+func StartSet(ctx context.Context, stores []string, log *slog.Logger) (*Set, error) {
+	s := &Set{named: map[string]string{}, versions: make([]string, len(All))}
+	var group errgroup.Group
+	starts := []func() (string, string, error){
+		func() (string, string, error) { return s.startKafka(ctx, log) },
+		func() (string, string, error) { return s.startRedis(ctx) },
+		func() (string, string, error) { return s.startPostgres(ctx, log) },
+	}
+	addresses := make([]string, len(All))
+	for i, start := range starts {
+		if slices.Contains(stores, All[i]) {
+			group.Go(func() (err error) {
+				addresses[i], s.versions[i], err = start()
+				return err
+			})
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return nil, errors.Join(err, s.Remove())
+	}
+	for i, variable := range []string{KafkaVariable, RedisVariable, PostgresVariable} {
+		if addresses[i] != "" {
+			s.named[variable] = addresses[i]
+		}
+	}
+	return s, nil
+}
+
+func (s *Set) startKafka(ctx context.Context, log *slog.Logger) (address, version string, err error) {
+	if address = Named(KafkaVariable); address != "" {
+		version = "Kafka at " + address
+		return address, version, backend.Kafka{Brokers: strings.Split(address, ",")}.Check(ctx)
+	}
+	if s.kafka, err = StartKafka(ctx, log); err != nil {
+		return "", "", err
+	}
+	return s.kafka.settings.Brokers[0], "Apache Kafka " + KafkaVersion, nil
+}
+
+func (s *Set) startRedis(ctx context.Context) (address, version string, err error) {
+	if address = Named(RedisVariable); address != "" {
+		version, err = RedisVersion(ctx, backend.Redis{URL: address})
+		return address, "Redis " + version, err
+	}
+	r, err := StartRedis(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	version, err = RedisVersion(ctx, r.Settings())
+	return "", "Redis " + version, errors.Join(err, r.Remove())
+}
+
+func (s *Set) startPostgres(ctx context.Context, log *slog.Logger) (address, version string, err error) {
+	if address = Named(PostgresVariable); address == "" {
+		if s.postgres, err = StartPostgres(ctx, log); err != nil {
+			return "", "", err
+		}
+		address = s.postgres.URL()
+	}
+	pool, err := backend.Postgres{URL: address, PoolMax: 1}.Open(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	defer pool.Close()
+	rows, err := pool.Query(ctx, "SHOW server_version")
+	if err != nil {
+		return "", "", err
+	}
+	version, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[string])
+	return address, "PostgreSQL " + version, err
+}
+
+// String says what the servers are.
+func (s *Set) String() string {
+	return strings.Join(slices.DeleteFunc(slices.Clone(s.versions), func(v string) bool { return v == "" }), ", ")
+}
+
+// Variables are the settings that lead tests to the servers.
+func (s *Set) Variables() (all []string) {
+	for variable, address := range s.named {
+		all = append(all, variable+"="+address)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Environment is this process' environment with Variables. The plain names are taken out: a test that starts the mesh
+// says itself which servers the mesh uses.
+func (s *Set) Environment() []string {
+	env := slices.DeleteFunc(os.Environ(), func(setting string) bool {
+		for variable, plain := range plainNames {
+			if strings.HasPrefix(setting, variable+"=") || strings.HasPrefix(setting, plain+"=") {
+				return true
+			}
+		}
+		return false
+	})
+	return append(env, s.Variables()...)
+}
+
+// Remove stops what was started and deletes its data.
+func (s *Set) Remove() error {
+	var problems []error
+	if s.kafka != nil {
+		problems = append(problems, s.kafka.Remove())
+	}
+	if s.postgres != nil {
+		problems = append(problems, s.postgres.Remove())
+	}
+	if err := errors.Join(problems...); err != nil {
+		return fmt.Errorf("stop the servers for tests: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+// Package meshtest gives tests their servers: real ones (Apache Kafka, Redis, PostgreSQL, Jaeger) and the embedded ones
+// that the single process uses. Tests that need real ones carry the build tag integration.
+//
+// Kafka and PostgreSQL are shared: `make test` starts one of each for the whole run, and a test process that was started
+// without it has its own, started when first asked for. Every call has a topic prefix, a database, a Redis of its own, so
+// that tests run in parallel. What is shared must not be stopped: a test that takes a store away starts its own with
+// NewKafkaServer, NewRedisServer or NewPostgresServer.
+//
+// KAFKA_BROKERS, REDIS_URL and DATABASE_URL name servers to use instead. A server that cannot be had fails the test.
+package meshtest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/backend/embedded"
+	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
+)
+
+// cleanupTime is what tidying up after a test may take.
+const cleanupTime = 30 * time.Second
+
+// FreePort is a port of loopback on which nobody listens.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	port, err := server.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// unique is a name that no other test of any process has.
+func unique() string { return "t" + strings.ToLower(rand.Text())[:12] }
+
+// Kafka is a real broker, with a topic prefix of the test's own. Topics under it are deleted after the test.
+func Kafka(t testing.TB) backend.Kafka {
+	t.Helper()
+	k := backend.Kafka{Brokers: strings.Split(sharedServer(t, "kafka", server.KafkaVariable), ","),
+		ClientID: "meshtest", TopicPrefix: unique() + "."}
+	t.Cleanup(func() {
+		if err := deleteTopics(k); err != nil {
+			t.Errorf("delete the test's topics: %v", err)
+		}
+	})
+	return k
+}
+
+// deleteTopics deletes those under the prefix: the broker has files open for every partition.
+func deleteTopics(k backend.Kafka) (err error) {
+	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, admin.Close()) }()
+	topics, err := admin.ListTopics()
+	if err != nil {
+		return err
+	}
+	for name := range topics {
+		if !strings.HasPrefix(name, k.TopicPrefix) {
+			continue
+		}
+		if err := admin.DeleteTopic(name); err != nil && !errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Redis is a real server of the test's own, or, where REDIS_URL names one, a database of it.
+func Redis(t testing.TB) backend.Redis {
+	t.Helper()
+	if named := server.Named(server.RedisVariable); named != "" {
+		return redisDatabase(t, named)
+	}
+	return NewRedisServer(t).Settings()
+}
+
+// Postgres is the URL of a fresh database on a real server.
+func Postgres(t testing.TB) string {
+	t.Helper()
+	admin := sharedServer(t, "postgres", server.PostgresVariable)
+	database := unique()
+	inPostgres(t, admin, "CREATE DATABASE "+database)
+	t.Cleanup(func() { inPostgres(t, admin, "DROP DATABASE "+database+" WITH (FORCE)") })
+	u, err := url.Parse(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" + database
+	return u.String()
+}
+
+func inPostgres(t testing.TB, address, statement string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), cleanupTime)
+	defer cancel()
+	pool, err := backend.Postgres{URL: address, PoolMax: 1}.Open(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if _, err := pool.Exec(ctx, statement, pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// EmbeddedKafka is a broker in this process, in memory.
+func EmbeddedKafka(t testing.TB) backend.Kafka {
+	t.Helper()
+	k, err := embedded.StartKafka(embedded.KafkaOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Stop)
+	return backend.Kafka{Brokers: k.Brokers(), ClientID: "meshtest", TopicPrefix: unique() + "."}
+}
+
+// EmbeddedRedis is a server in this process.
+func EmbeddedRedis(t testing.TB) backend.Redis {
+	t.Helper()
+	r, err := embedded.StartRedis(embedded.RedisOptions{Password: rand.Text()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Stop)
+	return backend.Redis{URL: r.URL()}
+}

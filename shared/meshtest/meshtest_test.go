@@ -1,0 +1,119 @@
+//go:build integration
+
+package meshtest_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+func brief(t *testing.T, within time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func createTopic(t *testing.T, k backend.Kafka, name string) {
+	t.Helper()
+	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
+	require.NoError(t, err)
+	require.NoError(t, admin.CreateTopic(k.Topic(name), &sarama.TopicDetail{NumPartitions: 1, ReplicationFactor: 1}, false))
+	require.NoError(t, admin.Close())
+}
+
+func topics(t *testing.T, k backend.Kafka) map[string]sarama.TopicDetail {
+	t.Helper()
+	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
+	require.NoError(t, err)
+	all, err := admin.ListTopics()
+	require.NoError(t, err)
+	require.NoError(t, admin.Close())
+	return all
+}
+
+func TestKafka_TidiesUpItsOwnTopicsAlone(t *testing.T) {
+	t.Parallel()
+	for _, kafka := range []func(testing.TB) backend.Kafka{meshtest.Kafka, meshtest.EmbeddedKafka} {
+		mine := kafka(t)
+		createTopic(t, mine, "mine")
+		require.Contains(t, topics(t, mine), mine.TopicPrefix+"mine")
+	}
+	mine := meshtest.Kafka(t)
+	createTopic(t, mine, "mine")
+	var theirs backend.Kafka
+	t.Run("another test", func(t *testing.T) {
+		theirs = meshtest.Kafka(t)
+		require.NotEqual(t, mine.TopicPrefix, theirs.TopicPrefix)
+		createTopic(t, theirs, "theirs")
+	})
+	left := topics(t, mine)
+	require.Contains(t, left, mine.TopicPrefix+"mine")
+	require.NotContains(t, left, theirs.TopicPrefix+"theirs")
+}
+
+func TestPostgres_IsAFreshDatabaseForEachTest(t *testing.T) {
+	t.Parallel()
+	var gone string
+	for range 2 {
+		t.Run("a test", func(t *testing.T) {
+			gone = meshtest.Postgres(t)
+			pool, err := backend.Postgres{URL: gone}.Open(t.Context())
+			require.NoError(t, err)
+			_, err = pool.Exec(t.Context(), "CREATE TABLE things (id int)")
+			require.NoError(t, err)
+			var synced string
+			require.NoError(t, pool.QueryRow(t.Context(), "SHOW fsync").Scan(&synced))
+			require.Equal(t, "on", synced)
+			// The pool stays open: the database goes all the same.
+			t.Cleanup(pool.Close)
+		})
+	}
+	_, err := backend.Postgres{URL: gone}.Open(brief(t, 5*time.Second))
+	require.ErrorContains(t, err, "does not exist")
+}
+
+func TestRedis_IsEmptyForEachTest(t *testing.T) {
+	t.Parallel()
+	for _, redis := range []func(testing.TB) backend.Redis{meshtest.Redis, meshtest.EmbeddedRedis} {
+		for range 2 {
+			client, err := redis(t).Open(t.Context())
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, client.Close()) })
+			set, err := client.SetNX(t.Context(), "things", 1, 0).Result()
+			require.NoError(t, err)
+			require.True(t, set)
+		}
+	}
+}
+
+// TestRedis_LeasesADatabaseOfANamedServer is not parallel: it changes the environment.
+func TestRedis_LeasesADatabaseOfANamedServer(t *testing.T) {
+	own := meshtest.NewRedisServer(t).Settings()
+	named := "redis://:" + own.Password + "@" + own.Where() + "/0"
+	t.Setenv("MESHTEST_REDIS_URL", "")
+	t.Setenv("REDIS_URL", named)
+	leased := map[string]bool{}
+	t.Run("together", func(t *testing.T) {
+		for range 15 {
+			r := meshtest.Redis(t)
+			require.False(t, leased[r.URL], "two tests have %s", r)
+			leased[r.URL] = true
+			client, err := r.Open(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, client.Set(t.Context(), "things", 1, 0).Err())
+			require.NoError(t, client.Close())
+		}
+	})
+	client, err := meshtest.Redis(t).Open(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, client.Exists(t.Context(), "things").Val(), "what the test before has left")
+	require.NoError(t, client.Close())
+}

@@ -1,0 +1,147 @@
+package meshtest
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
+)
+
+// lifecycle is what a test can do to a server of its own. All of it is done from the test's own goroutine, and what does
+// not succeed ends the test.
+type lifecycle struct {
+	t   testing.TB
+	own interface {
+		Start(ctx context.Context) error
+		Stop() error
+		Kill() error
+		Freeze() error
+		Thaw() error
+		PID() int
+	}
+}
+
+func (l lifecycle) must(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// Start starts the server again, on the same data and port, and returns once it answers.
+func (l lifecycle) Start() {
+	l.t.Helper()
+	l.must(l.own.Start(context.Background()))
+}
+
+// Stop ends the server in order; its data stays.
+func (l lifecycle) Stop() {
+	l.t.Helper()
+	l.must(l.own.Stop())
+}
+
+// Kill ends the server without a warning (SIGKILL); its data stays.
+func (l lifecycle) Kill() {
+	l.t.Helper()
+	l.must(l.own.Kill())
+}
+
+// Freeze keeps the server from doing anything (SIGSTOP), with its connections open.
+func (l lifecycle) Freeze() {
+	l.t.Helper()
+	l.must(l.own.Freeze())
+}
+
+// Thaw ends Freeze.
+func (l lifecycle) Thaw() {
+	l.t.Helper()
+	l.must(l.own.Thaw())
+}
+
+// PID is the server's process.
+func (l lifecycle) PID() int { return l.own.PID() }
+
+// removable is a server whose data can be deleted.
+type removable interface{ Remove() error }
+
+func removeAfter(t testing.TB, r removable) {
+	t.Cleanup(func() {
+		if err := r.Remove(); err != nil {
+			t.Errorf("stop a server of the test: %v", err)
+		}
+	})
+}
+
+// log tells a test what takes long.
+func log(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
+
+// KafkaServer is a real broker of the test's own.
+type KafkaServer struct {
+	lifecycle
+	kafka *server.Kafka
+}
+
+// NewKafkaServer starts a broker on empty data; it takes some seconds.
+func NewKafkaServer(t testing.TB) *KafkaServer {
+	t.Helper()
+	k, err := server.StartKafka(t.Context(), log(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	removeAfter(t, k)
+	return &KafkaServer{lifecycle{t, k}, k}
+}
+
+// Settings say how the broker is reached.
+func (k *KafkaServer) Settings() backend.Kafka { return k.kafka.Settings() }
+
+// Addr is the broker's host and port.
+func (k *KafkaServer) Addr() string { return k.kafka.Settings().Brokers[0] }
+
+// RedisServer is a real Redis of the test's own. It keeps over a restart whatever it has answered.
+type RedisServer struct {
+	lifecycle
+	redis *server.Redis
+}
+
+// NewRedisServer starts a server on empty data.
+func NewRedisServer(t testing.TB) *RedisServer {
+	t.Helper()
+	r, err := server.StartRedis(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	removeAfter(t, r)
+	return &RedisServer{lifecycle{t, r}, r}
+}
+
+// Settings say how the server is reached.
+func (r *RedisServer) Settings() backend.Redis { return r.redis.Settings() }
+
+// Addr is the server's host and port.
+func (r *RedisServer) Addr() string { return r.redis.Settings().Where() }
+
+// PostgresServer is a real PostgreSQL of the test's own. Freeze and Kill are for all of its processes.
+type PostgresServer struct {
+	lifecycle
+	postgres *server.Postgres
+}
+
+// NewPostgresServer starts a server on empty data.
+func NewPostgresServer(t testing.TB) *PostgresServer {
+	t.Helper()
+	p, err := server.StartPostgres(t.Context(), log(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	removeAfter(t, p)
+	return &PostgresServer{lifecycle{t, p}, p}
+}
+
+// URL is where the server's database is reached.
+func (p *PostgresServer) URL() string { return p.postgres.URL() }
+
+// Addr is the server's host and port.
+func (p *PostgresServer) Addr() string { return backend.Postgres{URL: p.postgres.URL()}.Where() }
