@@ -32,7 +32,7 @@ type Lease struct {
 
 	mu      sync.Mutex
 	users   map[string]string // connection → user
-	digest  uint64
+	digest  uint32
 	changed map[string]*meshv1.ConnectionChange // since the last report that arrived
 	number  int64
 	all     bool
@@ -72,7 +72,11 @@ func (l *Lease) Gone(connection string) {
 }
 
 func (l *Lease) change(c *meshv1.ConnectionChange) {
-	l.digest ^= Hash(c.Connection, c.User)
+	if c.GetGone() {
+		l.digest -= Hash(c.GetConnection(), c.GetUser())
+	} else {
+		l.digest += Hash(c.GetConnection(), c.GetUser())
+	}
 	l.changed[c.Connection] = c
 	select {
 	case l.wake <- struct{}{}:
@@ -81,10 +85,10 @@ func (l *Lease) change(c *meshv1.ConnectionChange) {
 }
 
 // Hash is what one connection adds to a report's digest.
-func Hash(connection, user string) uint64 {
-	h := fnv.New64a()
+func Hash(connection, user string) uint32 {
+	h := fnv.New32a()
 	_, _ = h.Write([]byte(connection + " " + user))
-	return h.Sum64()
+	return h.Sum32()
 }
 
 // Run reports until the context ends, and then that all connections are gone.

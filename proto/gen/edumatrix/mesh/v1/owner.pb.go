@@ -714,9 +714,10 @@ type ReportRequest struct {
 	Changes []*ConnectionChange `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
 	// These are all connections, not only those that changed.
 	All bool `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
-	// Connections there are, after these changes, and the XOR of the FNV-1a hashes of "connection user".
+	// Connections there are, after these changes, and the sum, modulo 2^32, of the FNV-1a (32 bit) hashes of
+	// "connection user".
 	Count  int64  `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
-	Digest uint64 `protobuf:"fixed64,6,opt,name=digest,proto3" json:"digest,omitempty"`
+	Digest uint32 `protobuf:"varint,6,opt,name=digest,proto3" json:"digest,omitempty"`
 	// The gateway ends: all its connections are gone.
 	Ends          bool `protobuf:"varint,7,opt,name=ends,proto3" json:"ends,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -788,7 +789,7 @@ func (x *ReportRequest) GetCount() int64 {
 	return 0
 }
 
-func (x *ReportRequest) GetDigest() uint64 {
+func (x *ReportRequest) GetDigest() uint32 {
 	if x != nil {
 		return x.Digest
 	}
@@ -902,7 +903,7 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\achanges\x18\x03 \x03(\v2#.edumatrix.mesh.v1.ConnectionChangeR\achanges\x12\x10\n" +
 	"\x03all\x18\x04 \x01(\bR\x03all\x12\x14\n" +
 	"\x05count\x18\x05 \x01(\x03R\x05count\x12\x16\n" +
-	"\x06digest\x18\x06 \x01(\x06R\x06digest\x12\x12\n" +
+	"\x06digest\x18\x06 \x01(\rR\x06digest\x12\x12\n" +
 	"\x04ends\x18\a \x01(\bR\x04ends\"&\n" +
 	"\x0eReportResponse\x12\x14\n" +
 	"\x05again\x18\x01 \x01(\bR\x05again2\xfb\x01\n" +
