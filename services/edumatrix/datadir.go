@@ -1,0 +1,143 @@
+package edumatrix
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/edumatrix/interlinked/shared/auth"
+)
+
+// dataDir is where `edumatrix up` keeps what has to survive a restart. One process at a time has it.
+type dataDir struct {
+	path string
+	lock *os.File
+}
+
+// openDataDir makes the folder where it is missing and takes it for this process until close.
+func openDataDir(path string) (*dataDir, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return nil, fmt.Errorf("data directory (set DATA_DIR to another): %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("data directory (set DATA_DIR to another): %w", err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("the data directory %s is in use by another edumatrix: stop that one, or set DATA_DIR "+
+			"to another folder", path)
+	}
+	return &dataDir{path, lock}, nil
+}
+
+func (d *dataDir) close() {
+	_ = os.Remove(filepath.Join(d.path, meshFile))
+	_ = d.lock.Close()
+}
+
+func (d *dataDir) sub(name string) string { return filepath.Join(d.path, name) }
+
+// secrets are made up at the first start and kept, readable by their owner alone.
+type secrets struct {
+	JWTSecret        string `json:"jwt_secret"`
+	PostgresPassword string `json:"postgres_password"`
+	RedisPassword    string `json:"redis_password"`
+}
+
+func (d *dataDir) secrets() (secrets, error) {
+	var s secrets
+	path := d.sub("secrets.json")
+	if err := readJSON(path, &s); err == nil {
+		return s, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return s, fmt.Errorf("secrets of the data directory: %w", err)
+	}
+	s = secrets{JWTSecret: rand.Text() + rand.Text(), PostgresPassword: rand.Text(), RedisPassword: rand.Text()}
+	if err := writeJSON(path, s); err != nil {
+		return s, fmt.Errorf("secrets of the data directory: %w", err)
+	}
+	return s, nil
+}
+
+const meshFile = "mesh.json"
+
+// runningMesh is what `edumatrix up` leaves in its data directory for the other subcommands.
+type runningMesh struct {
+	Gateway     string   `json:"gateway"`
+	Socket      string   `json:"socket"`
+	DatabaseURL string   `json:"database_url"`
+	RedisURL    string   `json:"redis_url"`
+	Brokers     []string `json:"kafka_brokers"`
+	TopicPrefix string   `json:"topic_prefix"`
+	JWTSecret   string   `json:"jwt_secret"`
+	PID         int      `json:"pid"`
+}
+
+func (d *dataDir) announce(m runningMesh) error {
+	if err := writeJSON(d.sub(meshFile), m); err != nil {
+		return fmt.Errorf("tell other commands where the mesh is: %w", err)
+	}
+	return nil
+}
+
+// findMesh reads what a running mesh left; JWT_SECRET in the environment wins over the one it made up.
+func findMesh(getenv func(string) string) (runningMesh, error) {
+	var m runningMesh
+	dir := dataDirOf(getenv)
+	err := readJSON(filepath.Join(dir, meshFile), &m)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, fmt.Errorf("no mesh runs in the data directory %s: start one with `edumatrix up`, or set DATA_DIR to its folder", dir)
+	} else if err != nil {
+		return m, fmt.Errorf("find the running mesh: %w", err)
+	}
+	return m, nil
+}
+
+func dataDirOf(getenv func(string) string) string {
+	if dir := getenv("DATA_DIR"); dir != "" {
+		return dir
+	}
+	return ".data"
+}
+
+func (m runningMesh) mint(user, role string, life time.Duration) (string, error) {
+	if m.JWTSecret == "" {
+		return "", errors.New("tokens of this mesh come from its JWKS_URL; it has no secret to mint one with")
+	}
+	return auth.Mint(m.JWTSecret, auth.User{ID: user, Name: user, Role: role}, life)
+}
+
+func readJSON(path string, v any) error {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// writeJSON replaces a file in one step, readable by its owner alone.
+func writeJSON(path string, v any) error {
+	raw, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	next := path + ".next"
+	if err := os.WriteFile(next, append(raw, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}

@@ -1,0 +1,339 @@
+//go:build integration
+
+// Package e2e runs the mesh as its users do, in processes of its own, and looks at it from outside: through sockets,
+// HTTP and exit statuses. The same suite holds for `edumatrix up` with its embedded stores and for separate services
+// with two gateways on real Kafka, Redis and PostgreSQL.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/edumatrix/interlinked/shared/auth"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+const secret = "a secret that only tests know, long enough"
+
+var binaries string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "edumatrix-e2e-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err == nil {
+		err = build(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	binaries = dir
+	status := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(status)
+}
+
+func build(dir string) error {
+	args := []string{"build", "-o", dir + "/"}
+	if raceDetector {
+		args = append(args, "-race")
+	}
+	for _, service := range []string{"edumatrix", "gateway", "presence", "chat", "feed", "notification"} {
+		args = append(args, "github.com/edumatrix/interlinked/services/"+service+"/cmd/"+service)
+	}
+	out, err := exec.Command("go", args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("build the services: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// process is one running program of the mesh.
+type process struct {
+	name string
+	env  []string
+	args []string
+
+	cmd    *exec.Cmd
+	output *output
+	done   chan struct{}
+}
+
+// output keeps what a program printed, for when a test fails and for tests about what it prints.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+func (p *process) start(t testing.TB) {
+	t.Helper()
+	p.cmd = exec.Command(filepath.Join(binaries, p.name), p.args...)
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, p.env...)
+	if cache := os.Getenv("XDG_CACHE_HOME"); cache != "" {
+		p.cmd.Env = append(p.cmd.Env, "XDG_CACHE_HOME="+cache)
+	}
+	if p.output == nil {
+		p.output = &output{}
+	}
+	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done, cmd := make(chan struct{}), p.cmd
+	go func() {
+		_ = cmd.Wait()
+		close(done)
+	}()
+	p.done = done
+}
+
+func (p *process) signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
+
+func (p *process) wait(t testing.TB) int {
+	t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(40 * time.Second):
+		p.signal(syscall.SIGQUIT)
+		<-p.done
+		t.Errorf("%s did not end:\n%s", p.name, tail(p.output.String()))
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+func (p *process) stop(t testing.TB) {
+	t.Helper()
+	p.signal(syscall.SIGTERM)
+	if status := p.wait(t); status != 0 {
+		t.Errorf("%s ended with status %d:\n%s", p.name, status, tail(p.output.String()))
+	}
+}
+
+func (p *process) kill() {
+	p.signal(syscall.SIGKILL)
+	<-p.done
+}
+
+func tail(s string) string {
+	lines := strings.Split(s, "\n")
+	return strings.Join(lines[max(0, len(lines)-60):], "\n")
+}
+
+// mesh is a running installation.
+type mesh struct {
+	gateways  []string // base URLs
+	processes []*process
+	database  string
+}
+
+// embedded is `edumatrix up` with nothing set but ports and secrets.
+func embedded(t testing.TB, extra ...string) *mesh {
+	t.Helper()
+	port := meshtest.FreePort(t)
+	up := &process{name: "edumatrix", args: []string{"up"}, env: append([]string{
+		"DATA_DIR=" + dataDir(t), "JWT_SECRET=" + secret, "PORT=" + strconv.Itoa(port),
+	}, append(peers(t), extra...)...)}
+	m := &mesh{gateways: []string{fmt.Sprintf("http://127.0.0.1:%d", port)}, processes: []*process{up}}
+	m.run(t)
+	return m
+}
+
+// dataDir is a folder that an unprivileged database server can reach, also when the test runs as root.
+func dataDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "edumatrix-data-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func peers(t testing.TB) (env []string) {
+	t.Helper()
+	for _, owner := range []string{"PRESENCE", "CHAT", "FEED", "NOTIFICATION"} {
+		env = append(env, fmt.Sprintf("%s_URL=http://127.0.0.1:%d", owner, meshtest.FreePort(t)))
+	}
+	return env
+}
+
+// separate is a process for each service and two gateways on real stores.
+func separate(t testing.TB, extra ...string) *mesh {
+	t.Helper()
+	kafka, redis := meshtest.Kafka(t), meshtest.Redis(t)
+	return separateOn(t, meshtest.Postgres(t), redisURL(redis.Host, redis.Port, redis.Password, redis.URL),
+		strings.Join(kafka.Brokers, ","), append(extra, "TOPIC_PREFIX="+kafka.TopicPrefix)...)
+}
+
+func redisURL(host string, port int, password, url string) string {
+	if url != "" {
+		return url
+	}
+	if password != "" {
+		password = ":" + password + "@"
+	}
+	return fmt.Sprintf("redis://%s%s:%d/0", password, host, port)
+}
+
+func separateOn(t testing.TB, database, redis, brokers string, extra ...string) *mesh {
+	t.Helper()
+	addresses := peers(t)
+	env := append([]string{"DATABASE_URL=" + database, "REDIS_URL=" + redis, "KAFKA_BROKERS=" + brokers,
+		"JWT_SECRET=" + secret, "POSTGRES_POOL_MAX=10"}, append(addresses, extra...)...)
+	m := &mesh{database: database}
+	for _, address := range addresses {
+		name, url, _ := strings.Cut(address, "_URL=")
+		m.processes = append(m.processes, &process{name: strings.ToLower(name),
+			env: append(slices.Clone(env), "PORT="+url[strings.LastIndex(url, ":")+1:])})
+	}
+	for range 2 {
+		port := strconv.Itoa(meshtest.FreePort(t))
+		m.gateways = append(m.gateways, "http://127.0.0.1:"+port)
+		m.processes = append(m.processes, &process{name: "gateway", env: append(slices.Clone(env), "PORT="+port)})
+	}
+	m.run(t)
+	return m
+}
+
+func (m *mesh) run(t testing.TB) {
+	t.Helper()
+	for _, p := range m.processes {
+		p.start(t)
+	}
+	t.Cleanup(func() {
+		for _, p := range slices.Backward(m.processes) {
+			select {
+			case <-p.done:
+			default:
+				p.stop(t)
+			}
+			if t.Failed() {
+				t.Logf("%s printed:\n%s", p.name, tail(p.output.String()))
+			}
+		}
+	})
+	m.ready(t)
+}
+
+// ready waits until every gateway takes clients; it fails as soon as a process has ended.
+func (m *mesh) ready(t testing.TB) {
+	t.Helper()
+	deadline := time.Now().Add(120 * time.Second)
+	for _, gateway := range m.gateways {
+		for {
+			if r, err := http.Get(gateway + "/readyz"); err == nil {
+				_ = r.Body.Close()
+				if r.StatusCode == http.StatusOK {
+					break
+				}
+			}
+			for _, p := range m.processes {
+				select {
+				case <-p.done:
+					t.Fatalf("%s ended:\n%s", p.name, tail(p.output.String()))
+				default:
+				}
+			}
+			if time.Now().After(deadline) {
+				for _, p := range m.processes {
+					t.Logf("%s printed:\n%s", p.name, tail(p.output.String()))
+				}
+				t.Fatalf("%s is not ready", gateway)
+			}
+			time.Sleep(20 * time.Millisecond) // between two looks; the condition decides
+		}
+	}
+}
+
+func (m *mesh) named(name string) *process {
+	for _, p := range m.processes {
+		if p.name == name {
+			return p
+		}
+	}
+	return nil
+}
+
+func (m *mesh) socket(gateway int) string {
+	return "ws" + strings.TrimPrefix(m.gateways[gateway%len(m.gateways)], "http") + "/ws"
+}
+
+func mint(t testing.TB, user string, life time.Duration) string {
+	t.Helper()
+	token, err := auth.Mint(secret, auth.User{ID: user, Name: user}, life)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// post calls the HTTP API and gives status and body.
+func (m *mesh) post(t testing.TB, user, path string, body any) (int, map[string]any) {
+	t.Helper()
+	encoded, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, m.gateways[0]+path, bytes.NewReader(encoded))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	if user != "" {
+		r.Header.Set("Authorization", "Bearer "+mint(t, user, time.Hour))
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	raw, _ := io.ReadAll(response.Body)
+	answer := map[string]any{}
+	_ = json.Unmarshal(raw, &answer)
+	return response.StatusCode, answer
+}
+
+func get(t testing.TB, url string) string {
+	t.Helper()
+	r, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	body, _ := io.ReadAll(r.Body)
+	return string(body)
+}

@@ -1,0 +1,232 @@
+//go:build integration
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edumatrix/interlinked/shared/client"
+)
+
+const patience = 20 * time.Second
+
+// person is one connection of a user, with all that it saw.
+type person struct {
+	*client.Client
+	t  testing.TB
+	id string
+
+	mu       sync.Mutex
+	seen     []client.Event
+	outcomes []client.Outcome
+	news     chan struct{}
+}
+
+// someone makes a user id that no other test uses.
+func someone(name string) string { return name + "-" + uuid.NewString()[:8] }
+
+func (m *mesh) connect(t testing.TB, user string, gateway int) *person {
+	t.Helper()
+	p := &person{t: t, id: user, news: make(chan struct{}, 1)}
+	wake := func() {
+		select {
+		case p.news <- struct{}{}:
+		default:
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := client.Dial(ctx, client.Options{
+		URL: m.socket(gateway), Token: mint(t, user, time.Hour),
+		OnEvent: func(e client.Event) {
+			p.mu.Lock()
+			p.seen = append(p.seen, e)
+			p.mu.Unlock()
+			wake()
+		},
+		OnOutcome: func(o client.Outcome) {
+			p.mu.Lock()
+			p.outcomes = append(p.outcomes, o)
+			p.mu.Unlock()
+			wake()
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Client = c
+	t.Cleanup(c.Close)
+	return p
+}
+
+// do sends a command that has to be committed or unchanged.
+func (p *person) do(name string, data any) client.Outcome {
+	p.t.Helper()
+	o, err := p.try(uuid.NewString(), name, data)
+	if err != nil {
+		p.t.Fatalf("%s of %s: %v", name, p.id, err)
+	}
+	return o
+}
+
+func (p *person) try(id, name string, data any) (client.Outcome, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return p.CommandAs(ctx, id, name, data)
+}
+
+// refused sends a command that has to be refused with a code.
+func (p *person) refused(code, name string, data any) {
+	p.t.Helper()
+	_, err := p.try(uuid.NewString(), name, data)
+	if got := codeOf(err); got != code {
+		p.t.Fatalf("%s of %s: got %v, want the refusal %s", name, p.id, err, code)
+	}
+}
+
+func codeOf(err error) string {
+	var refused *client.Error
+	if errors.As(err, &refused) {
+		return refused.Code
+	}
+	return ""
+}
+
+func (p *person) ask(name string, data, answer any) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return p.Query(ctx, name, data, answer)
+}
+
+// await returns the first event, from the start of the connection, for which is holds.
+func (p *person) await(what string, is func(client.Event) bool) client.Event {
+	p.t.Helper()
+	deadline := time.After(patience)
+	for {
+		p.mu.Lock()
+		i := slices.IndexFunc(p.seen, is)
+		var e client.Event
+		if i >= 0 {
+			e = p.seen[i]
+		}
+		p.mu.Unlock()
+		if i >= 0 {
+			return e
+		}
+		select {
+		case <-p.news:
+		case <-p.Done():
+			p.t.Fatalf("%s did not see %s: %v", p.id, what, p.Err())
+		case <-deadline:
+			p.t.Fatalf("%s did not see %s; it saw %s", p.id, what, p.summary())
+		}
+	}
+}
+
+func (p *person) awaitVersion(stream string, version int64) client.Event {
+	p.t.Helper()
+	return p.await(stream+" at its version", func(e client.Event) bool { return e.Stream == stream && e.Version == version })
+}
+
+func (p *person) summary() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []string
+	for _, e := range p.seen {
+		all = append(all, e.Type+" "+e.Stream)
+	}
+	return "[" + strings.Join(all, ", ") + "]"
+}
+
+// versions lists what was seen of a stream, in the order of arrival.
+func (p *person) versions(stream string) (all []int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.seen {
+		if e.Stream == stream {
+			all = append(all, e.Version)
+		}
+	}
+	return all
+}
+
+// dense fails unless a stream was seen from one version to another, each once and in order.
+func (p *person) dense(stream string, from, to int64) {
+	p.t.Helper()
+	got := p.versions(stream)
+	if int64(len(got)) != to-from+1 {
+		p.t.Fatalf("%s saw %d events of %s, want versions %d to %d once each: %v", p.id, len(got), stream, from, to, got)
+	}
+	for i, v := range got {
+		if v != from+int64(i) {
+			p.t.Fatalf("%s saw %s out of order: %v", p.id, stream, got)
+		}
+	}
+}
+
+func field(e client.Event, name string) string {
+	var data map[string]any
+	if json.Unmarshal(e.Data, &data) != nil {
+		return ""
+	}
+	s, _ := data[name].(string)
+	return s
+}
+
+func conversationOf(o client.Outcome) string { return strings.TrimPrefix(o.Stream, "conversation:") }
+
+type history struct {
+	Messages []struct {
+		MessageID string `json:"message_id"`
+		Version   int64  `json:"version"`
+		Author    string `json:"author"`
+		Body      string `json:"body"`
+		Deleted   bool   `json:"deleted"`
+	} `json:"messages"`
+	More    bool  `json:"more"`
+	Version int64 `json:"version"`
+}
+
+// all reads a whole conversation, page by page.
+func (p *person) all(conversation string) (bodies []string) {
+	p.t.Helper()
+	for after := int64(0); ; {
+		var page history
+		q := map[string]any{"conversation_id": conversation, "limit": 200}
+		if after == 0 {
+			q["after"] = 1 // the start is version 1, and no message
+		} else {
+			q["after"] = after
+		}
+		if err := p.ask("chat.history", q, &page); err != nil {
+			p.t.Fatalf("history of %s: %v", conversation, err)
+		}
+		for _, m := range page.Messages {
+			bodies = append(bodies, m.Body)
+			after = m.Version
+		}
+		if !page.More {
+			return bodies
+		}
+	}
+}
+
+func timeout() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), patience)
+}
+
+// look joins a room by looking.
+func (p *person) look(room string) (client.Reply, error) {
+	ctx, cancel := timeout()
+	defer cancel()
+	return p.Request(ctx, map[string]any{"type": "look", "data": map[string]any{"rooms": []string{room}}})
+}

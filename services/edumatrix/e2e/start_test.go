@@ -1,0 +1,168 @@
+//go:build integration
+
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+// run starts a program that is expected to end by itself, and gives its exit status and what it printed.
+func run(t *testing.T, name string, args []string, env ...string) (int, string) {
+	t.Helper()
+	p := &process{name: name, args: args, env: env}
+	p.start(t)
+	return p.wait(t), p.output.String()
+}
+
+func TestStart_TwoOnOneDataDirectory(t *testing.T) {
+	t.Parallel()
+	m := embedded(t)
+	var dir string
+	for _, v := range m.processes[0].env {
+		if d, ok := strings.CutPrefix(v, "DATA_DIR="); ok {
+			dir = d
+		}
+	}
+	status, said := run(t, "edumatrix", []string{"up"}, append(peers(t), "DATA_DIR="+dir,
+		fmt.Sprintf("PORT=%d", meshtest.FreePort(t)))...)
+	if status != 1 || !strings.Contains(said, "data directory") || !strings.Contains(said, "in use") {
+		t.Fatalf("status %d: %s", status, said)
+	}
+	// The first one is not disturbed.
+	testTwoPeopleTalk(t, m)
+}
+
+func TestStart_PortInUse(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	port := taken.Addr().(*net.TCPAddr).Port
+	status, said := run(t, "edumatrix", []string{"up"}, append(peers(t), "DATA_DIR="+dataDir(t), fmt.Sprintf("PORT=%d", port))...)
+	if status != 1 || !strings.Contains(said, strconv.Itoa(port)) || !strings.Contains(said, "PORT") {
+		t.Fatalf("status %d: %s", status, said)
+	}
+}
+
+func TestStart_NamesWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	nowhere := meshtest.FreePort(t)
+	redis := meshtest.Redis(t)
+	stores := []string{"JWT_SECRET=" + secret, "DATABASE_URL=" + meshtest.Postgres(t),
+		"REDIS_URL=" + redisURL(redis.Host, redis.Port, redis.Password, redis.URL), "KAFKA_BROKERS=127.0.0.1:" + strconv.Itoa(nowhere)}
+	for _, test := range []struct {
+		name, program string
+		args, env     []string
+		says          []string
+	}{
+		{"no secret", "chat", nil, nil, []string{"JWT_SECRET", "JWKS_URL"}},
+		{"no secret at the gateway", "gateway", nil, nil, []string{"JWT_SECRET"}},
+		{"malformed port", "gateway", nil, []string{"PORT=many", "JWT_SECRET=" + secret}, []string{"PORT"}},
+		{"malformed database", "chat", nil, []string{"DATABASE_URL=mysql://x", "JWT_SECRET=" + secret}, []string{"DATABASE_URL"}},
+		{"malformed switch", "edumatrix", []string{"up"}, []string{"KAFKA_ENABLED=perhaps"}, []string{"KAFKA_ENABLED"}},
+		{"Kafka switched off", "chat", nil, []string{"KAFKA_ENABLED=false", "JWT_SECRET=" + secret}, []string{"KAFKA_ENABLED"}},
+		{"Postgres away", "chat", nil, []string{"JWT_SECRET=" + secret,
+			fmt.Sprintf("DATABASE_URL=postgres://u:verysecret@127.0.0.1:%d/d", nowhere)}, []string{"Postgres", strconv.Itoa(nowhere)}},
+		{"Redis away", "presence", nil, []string{"JWT_SECRET=" + secret,
+			fmt.Sprintf("REDIS_URL=redis://:verysecret@127.0.0.1:%d/0", nowhere)}, []string{"Redis", strconv.Itoa(nowhere)}},
+		{"Kafka away", "chat", nil, stores, []string{"Kafka", strconv.Itoa(nowhere)}},
+		{"subcommand", "edumatrix", []string{"upp"}, nil, []string{"upp", "usage"}},
+		{"token for nobody", "edumatrix", []string{"token"}, nil, []string{"--user"}},
+		{"chat without a mesh", "edumatrix", []string{"chat", "--user", "a", "--to", "b"}, nil, []string{"edumatrix up"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			status, said := run(t, test.program, test.args, append([]string{"DATA_DIR=" + dataDir(t)}, test.env...)...)
+			if status == 0 {
+				t.Errorf("it ended well: %s", said)
+			}
+			for _, want := range test.says {
+				if !strings.Contains(said, want) {
+					t.Errorf("%q is not in: %s", want, said)
+				}
+			}
+			for _, never := range []string{"verysecret", secret, "panic", "goroutine"} {
+				if strings.Contains(said, never) {
+					t.Errorf("%q is in: %s", never, said)
+				}
+			}
+		})
+	}
+}
+
+// Two people in two terminals, as the README shows.
+func TestTerminal_TwoPeopleTalk(t *testing.T) {
+	t.Parallel()
+	m := embedded(t)
+	env := m.processes[0].env
+	alice, bob := startTerminal(t, env, "alice", "bob"), startTerminal(t, env, "bob", "alice")
+	alice.until("type a line")
+	bob.until("type a line")
+	alice.type_("hello bob")
+	bob.until("alice: hello bob")
+	bob.type_("hello \x1b[31malice")
+	alice.until("bob: hello ·[31malice") // nobody steers another's terminal
+	status, said := run(t, "edumatrix", []string{"verify"}, env...)
+	if status != 0 || !strings.Contains(said, "chat-events") && !strings.Contains(strings.ToLower(said), "topics") {
+		t.Errorf("verify: status %d\n%s", status, said)
+	}
+	status, said = run(t, "edumatrix", []string{"health"}, env...)
+	if status != 0 || !strings.Contains(said, `"status":"healthy"`) {
+		t.Errorf("health: status %d\n%s", status, said)
+	}
+	status, said = run(t, "edumatrix", []string{"token", "--user", "carol"}, env...)
+	if status != 0 || strings.Count(said, ".") != 2 {
+		t.Errorf("token: status %d\n%s", status, said)
+	}
+	status, said = run(t, "edumatrix", []string{"verify"}, "DATA_DIR="+dataDir(t),
+		fmt.Sprintf("DATABASE_URL=postgres://u:p@127.0.0.1:%d/d", meshtest.FreePort(t)),
+		fmt.Sprintf("REDIS_URL=redis://127.0.0.1:%d/0", meshtest.FreePort(t)),
+		fmt.Sprintf("KAFKA_BROKERS=127.0.0.1:%d", meshtest.FreePort(t)))
+	if status == 0 || !strings.Contains(said, "failed") {
+		t.Errorf("verify of nothing: status %d\n%s", status, said)
+	}
+}
+
+type terminal struct {
+	t      *testing.T
+	in     interface{ Write([]byte) (int, error) }
+	output *output
+}
+
+func startTerminal(t *testing.T, env []string, user, to string) *terminal {
+	t.Helper()
+	cmd := exec.Command(binaries+"/edumatrix", "chat", "--user", user, "--to", to)
+	cmd.Env = env
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := &output{}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close() // Ctrl-D ends it
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the terminal of %s: %v\n%s", user, err, out)
+		}
+	})
+	return &terminal{t, in, out}
+}
+
+func (s *terminal) type_(line string) { _, _ = s.in.Write([]byte(line + "\n")) }
+
+func (s *terminal) until(text string) {
+	s.t.Helper()
+	eventually(s.t, "the terminal shows "+text, func() bool { return strings.Contains(s.output.String(), text) })
+}

@@ -1,0 +1,108 @@
+// Package edumatrix is the mesh as one program: `edumatrix up` runs all five services in one process with embedded
+// stores, and the other subcommands talk to a running mesh, which they find in its data directory.
+package edumatrix
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+
+	"github.com/edumatrix/interlinked/shared/process"
+)
+
+// Terminal is what a subcommand has of the world.
+type Terminal struct {
+	In     io.Reader
+	Out    io.Writer
+	Err    io.Writer
+	Getenv func(string) string
+}
+
+// subcommand is one thing that the program does.
+type subcommand struct {
+	name  string
+	says  string // one line for the usage
+	run   func(ctx context.Context, t Terminal, args []string) error
+	usage string
+}
+
+func subcommands() []subcommand {
+	return []subcommand{
+		{"up", "run the whole mesh in this process, with embedded stores unless others are set", up, ""},
+		{"token", "mint a development token for a user", token, "--user NAME"},
+		{"chat", "talk in this terminal", talk, "--user NAME (--to USER | --conversation ID)"},
+		{"verify", "check every connection, one by one", verify, ""},
+		{"health", "ask a running process for /health (exit status 1 when unhealthy)", askHealth, "[--url URL]"},
+	}
+}
+
+// errUsage says that the arguments were wrong and that this has been told already.
+var errUsage = errors.New("usage")
+
+// Main runs one subcommand and returns the exit status: 0, 1 for what failed, 2 for wrong usage. SIGINT and SIGTERM
+// end it in order; a second one ends it at once.
+func Main(args []string, t Terminal) int {
+	ctx, release := process.UntilSignal(context.Background(), process.NewLog(t.Err))
+	defer release()
+
+	if len(args) > 0 {
+		for _, s := range subcommands() {
+			if s.name != args[0] {
+				continue
+			}
+			err := s.run(ctx, t, args[1:])
+			switch {
+			case err == nil:
+				return 0
+			case errors.Is(err, flag.ErrHelp):
+				return 0
+			case errors.Is(err, errUsage):
+				return 2
+			default:
+				process.Fail(t.Err, "edumatrix "+s.name, err)
+				return 1
+			}
+		}
+	}
+	known := len(args) == 1 && (args[0] == "help" || args[0] == "-h" || args[0] == "--help")
+	out := t.Err
+	if known {
+		out = t.Out
+	} else if len(args) > 0 {
+		fmt.Fprintf(t.Err, "edumatrix: there is no subcommand %q\n", args[0])
+	}
+	fmt.Fprintln(out, "usage: edumatrix SUBCOMMAND [flags]")
+	for _, s := range subcommands() {
+		fmt.Fprintf(out, "  %-8s %s\n", s.name, s.says)
+		if s.usage != "" {
+			fmt.Fprintf(out, "           edumatrix %s %s\n", s.name, s.usage)
+		}
+	}
+	if known {
+		return 0
+	}
+	return 2
+}
+
+// flags makes the flag set of a subcommand; its complaints go to the terminal.
+func flags(name string, t Terminal) *flag.FlagSet {
+	f := flag.NewFlagSet("edumatrix "+name, flag.ContinueOnError)
+	f.SetOutput(t.Err)
+	return f
+}
+
+// parse reads the flags, which have to be all there is.
+func parse(f *flag.FlagSet, args []string) error {
+	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return err
+	} else if err != nil {
+		return errUsage
+	}
+	if f.NArg() > 0 {
+		fmt.Fprintf(f.Output(), "%s takes no argument %q\n", f.Name(), f.Arg(0))
+		return errUsage
+	}
+	return nil
+}

@@ -1,0 +1,92 @@
+package edumatrix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/backend/embedded"
+	"github.com/edumatrix/interlinked/shared/config"
+)
+
+// embeddedStores are those that run with this process.
+type embeddedStores struct {
+	lost  chan error // one that ended by itself
+	stops []func() error
+}
+
+// stop stops them, last started first.
+func (e *embeddedStores) stop() error {
+	var all []error
+	for _, stop := range slices.Backward(e.stops) {
+		all = append(all, stop())
+	}
+	return errors.Join(all...)
+}
+
+// startStores starts what is not given by hand, in the order Postgres, Redis, Kafka, and puts where it is into c.
+func startStores(ctx context.Context, c *config.Config, dir *dataDir, made secrets, log *slog.Logger) (_ *embeddedStores, err error) {
+	e := &embeddedStores{lost: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.stop())
+		}
+	}()
+	if !c.Given["postgres"] {
+		if err := e.startPostgres(ctx, c, dir, made, log); err != nil {
+			return nil, err
+		}
+	}
+	if !c.Given["redis"] {
+		password := or(c.Redis.Password, made.RedisPassword)
+		redis, err := embedded.StartRedis(embedded.RedisOptions{Password: password, Log: log})
+		if err != nil {
+			return nil, err
+		}
+		e.stops = append(e.stops, func() error { redis.Stop(); return nil })
+		c.Redis = backend.Redis{URL: redis.URL()}
+	}
+	if !c.Given["kafka"] || !c.KafkaEnabled {
+		kafka, err := embedded.StartKafka(embedded.KafkaOptions{Dir: dir.sub("kafka"), Log: log})
+		if err != nil {
+			return nil, fmt.Errorf("embedded Kafka: %w", err)
+		}
+		e.stops = append(e.stops, func() error { kafka.Stop(); return nil })
+		c.Kafka.Brokers = kafka.Brokers()
+	}
+	return e, nil
+}
+
+func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, dir *dataDir, made secrets, log *slog.Logger) error {
+	postgres, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: dir.sub("postgres"), User: c.PostgresUser,
+		Password: or(c.PostgresPassword, made.PostgresPassword), Database: c.PostgresDB, Binaries: c.PostgresBin, Log: log})
+	if err != nil {
+		return err
+	}
+	c.Postgres.URL = postgres.URL()
+	stopping, watched := make(chan struct{}), make(chan struct{})
+	e.stops = append(e.stops, func() error {
+		close(stopping)
+		<-watched
+		return postgres.Stop()
+	})
+	go func() {
+		defer close(watched)
+		select {
+		case <-stopping:
+		case <-postgres.Done():
+			e.lost <- errors.New("the embedded PostgreSQL ended by itself; its log is in " + dir.sub("postgres"))
+		}
+	}()
+	return nil
+}
+
+func or(value, otherwise string) string {
+	if value != "" {
+		return value
+	}
+	return otherwise
+}

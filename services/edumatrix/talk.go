@@ -1,0 +1,224 @@
+package edumatrix
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/edumatrix/interlinked/shared/client"
+)
+
+// talk is the terminal client: what is typed is sent, what others send is shown.
+func talk(ctx context.Context, t Terminal, args []string) error {
+	f := flags("chat", t)
+	user := f.String("user", "", "who talks")
+	to := f.String("to", "", "whom to: begins the conversation of the two, or finds it")
+	conversation := f.String("conversation", "", "id of a conversation to talk in")
+	url := f.String("url", "", "socket of the gateway (default: the mesh that runs in the data directory)")
+	bearer := f.String("token", "", "token to connect with (default: one is minted for --user)")
+	if err := parse(f, args); err != nil {
+		return err
+	}
+	if *user == "" && *bearer == "" || (*to == "") == (*conversation == "") {
+		fmt.Fprintln(t.Err, "edumatrix chat needs --user, and either --to or --conversation")
+		return errUsage
+	}
+	mesh, err := findMesh(t.Getenv)
+	if err != nil && (*url == "" || *bearer == "") {
+		return err
+	}
+	if *url == "" {
+		*url = mesh.Socket
+	}
+	if *bearer == "" {
+		if *bearer, err = mesh.mint(*user, "", 24*time.Hour); err != nil {
+			return err
+		}
+	}
+	return (&conversationOnTerminal{Terminal: t, url: *url, token: *bearer, user: *user, to: *to,
+		conversation: *conversation}).run(ctx)
+}
+
+// conversationOnTerminal connects again when the connection is lost, and fills what was missed from the history.
+type conversationOnTerminal struct {
+	Terminal
+	url, token, user, to string
+	conversation         string
+	shown                int64 // version up to which messages were shown
+	events               chan client.Event
+}
+
+func (c *conversationOnTerminal) run(ctx context.Context) error {
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		for in := bufio.NewScanner(c.In); in.Scan(); {
+			select {
+			case lines <- in.Text():
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	for first := true; ; first = false {
+		c.events = make(chan client.Event, 1024)
+		conn, err := c.connect(ctx)
+		if err != nil {
+			if first || ctx.Err() != nil {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(time.Second):
+				continue
+			}
+		}
+		err = c.converse(ctx, conn, lines)
+		conn.Close()
+		if !errors.Is(err, client.ErrClosed) {
+			return err
+		}
+		fmt.Fprintln(c.Err, "connection lost, connecting again")
+	}
+}
+
+func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	events := c.events
+	conn, err := client.Dial(ctx, client.Options{URL: c.url, Token: c.token, OnEvent: func(e client.Event) {
+		select {
+		case events <- e:
+		default: // the terminal is not read; the history has it
+		}
+	}})
+	if err != nil {
+		return nil, err
+	}
+	if c.conversation == "" {
+		o, err := conn.Command(ctx, "chat.start_direct", map[string]string{"user_id": c.to})
+		if err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("begin a conversation with %s: %w", c.to, err)
+		}
+		c.conversation = strings.TrimPrefix(o.Stream, "conversation:")
+	}
+	if err := c.catchUp(ctx, conn); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// catchUp shows the newest messages, or after a lost connection those that were missed.
+func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Client) error {
+	for {
+		var page struct {
+			Messages []struct {
+				Version int64     `json:"version"`
+				Author  string    `json:"author"`
+				Body    string    `json:"body"`
+				SentAt  time.Time `json:"sent_at"`
+				Deleted bool      `json:"deleted"`
+			} `json:"messages"`
+			More bool `json:"more"`
+		}
+		first := c.shown == 0
+		err := conn.Query(ctx, "chat.history", map[string]any{"conversation_id": c.conversation, "after": c.shown}, &page)
+		if err != nil {
+			return fmt.Errorf("history: %w", err)
+		}
+		if first {
+			fmt.Fprintf(c.Out, "conversation %s — type a line to send it, Ctrl-D ends\n", c.conversation)
+		}
+		for _, m := range page.Messages {
+			if !m.Deleted {
+				c.show(m.SentAt, m.Author, m.Body)
+			}
+			c.shown = m.Version
+		}
+		if first || !page.More || len(page.Messages) == 0 {
+			return nil
+		}
+	}
+}
+
+func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Client, lines <-chan string) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-conn.Done():
+			return conn.Err()
+		case e := <-c.events:
+			c.showEvent(e)
+		case line, open := <-lines:
+			if !open {
+				return nil
+			}
+			if strings.TrimSpace(line) == "" {
+				continue
+			}
+			if err := c.send(ctx, conn, line); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (c *conversationOnTerminal) send(ctx context.Context, conn *client.Client, line string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	_, err := conn.Command(ctx, "chat.send_message", map[string]string{"conversation_id": c.conversation, "body": line})
+	var refused *client.Error
+	if errors.As(err, &refused) {
+		fmt.Fprintf(c.Err, "not sent: %v\n", refused)
+		return nil
+	}
+	return err
+}
+
+func (c *conversationOnTerminal) showEvent(e client.Event) {
+	if e.Stream != "conversation:"+c.conversation || e.Version <= c.shown {
+		return
+	}
+	c.shown = e.Version
+	var data struct {
+		Body   string `json:"body"`
+		UserID string `json:"user_id"`
+	}
+	if json.Unmarshal(e.Data, &data) != nil {
+		return
+	}
+	switch e.Type {
+	case "chat.message_sent":
+		c.show(e.Time, e.Actor, data.Body)
+	case "chat.message_edited":
+		c.show(e.Time, e.Actor, "(edited) "+data.Body)
+	case "chat.message_deleted":
+		c.show(e.Time, e.Actor, "(deleted a message)")
+	case "chat.member_added":
+		c.show(e.Time, data.UserID, "(was added)")
+	case "chat.member_left":
+		c.show(e.Time, data.UserID, "(left)")
+	}
+}
+
+func (c *conversationOnTerminal) show(at time.Time, who, text string) {
+	fmt.Fprintf(c.Out, "%s %s: %s\n", at.Local().Format("15:04"), who, printable(text))
+}
+
+// printable keeps what others wrote from steering the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '·'
+		}
+		return r
+	}, s)
+}

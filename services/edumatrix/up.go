@@ -1,0 +1,227 @@
+package edumatrix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strconv"
+	"time"
+
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/services/chat"
+	"github.com/edumatrix/interlinked/services/feed"
+	"github.com/edumatrix/interlinked/services/gateway"
+	"github.com/edumatrix/interlinked/services/notification"
+	"github.com/edumatrix/interlinked/services/presence"
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/config"
+	"github.com/edumatrix/interlinked/shared/process"
+	"github.com/edumatrix/interlinked/shared/telemetry"
+)
+
+// service is one of the five that run together.
+type service struct {
+	name string
+	run  func(context.Context, process.Env) error
+}
+
+// services in the order in which they start: owners before the gateway that asks them.
+func services() []service {
+	return []service{
+		{"presence", presence.Run}, {"chat", chat.Run}, {"feed", feed.Run}, {"notification", notification.Run},
+		{"gateway", gateway.Run},
+	}
+}
+
+// up runs the mesh until ctx ends.
+func up(ctx context.Context, t Terminal, args []string) (err error) {
+	if err := parse(flags("up", t), args); err != nil {
+		return err
+	}
+	begun, log := time.Now(), process.NewLog(t.Err)
+	c, err := config.Load(config.AllInOne, t.Getenv)
+	if err != nil {
+		return err
+	}
+	for _, notice := range c.Notices {
+		log.Info(notice)
+	}
+	dir, err := openDataDir(dataDirOf(t.Getenv))
+	if err != nil {
+		return err
+	}
+	defer dir.close()
+	made, err := dir.secrets()
+	if err != nil {
+		return err
+	}
+	useSecrets(&c, made)
+	declared, err := catalog.Load()
+	if err != nil {
+		return err
+	}
+	embeddedOnes, err := startStores(ctx, &c, dir, made, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, embeddedOnes.stop()) }()
+	stores, err := process.Open(ctx, c, process.Needs{Postgres: true, Redis: true, Kafka: true}, declared, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stores.Close()) }()
+
+	ready := func() error {
+		here := fmt.Sprintf("localhost:%d", c.Port)
+		fmt.Fprintf(t.Out, "EDU Matrix Interlinked is ready after %.1f s: WebSocket ws://%s/ws, API http://%s/api/, "+
+			"health http://%s/health, data in %s (Ctrl-C stops it)\n", time.Since(begun).Seconds(), here, here, here, dir.path)
+		return dir.announce(runningMesh{Gateway: "http://" + here, Socket: "ws://" + here + "/ws",
+			DatabaseURL: c.Postgres.URL, RedisURL: redisURL(c.Redis), Brokers: c.Kafka.Brokers,
+			TopicPrefix: c.Kafka.TopicPrefix, JWTSecret: c.JWTSecret, PID: os.Getpid()})
+	}
+	return together{configs: configs(c), stores: stores, declared: declared, log: log, lost: embeddedOnes.lost,
+		ready: ready}.run(ctx)
+}
+
+// useSecrets has what `edumatrix up` made up stand in where nothing is set.
+func useSecrets(c *config.Config, made secrets) {
+	if c.JWTSecret == "" && c.JWKSURL == "" {
+		c.JWTSecret = made.JWTSecret
+	}
+	if c.ServiceSecret == "" {
+		c.ServiceSecret = config.DeriveServiceSecret(made.JWTSecret)
+	}
+	c.AnyLocalOrigin = true
+}
+
+// configs gives each service its own: the gateway listens on PORT, the others on loopback where their URLs say.
+func configs(c config.Config) map[string]config.Config {
+	all := map[string]config.Config{}
+	for _, s := range services() {
+		own := c
+		own.Service = s.name
+		if s.name != "gateway" {
+			own.Host = "127.0.0.1"
+			own.Port = portOf(c.Peers[s.name])
+		}
+		all[s.name] = own
+	}
+	return all
+}
+
+// together is all five services in one process.
+type together struct {
+	configs  map[string]config.Config
+	stores   *backend.Stores
+	declared *catalog.Catalog
+	log      *slog.Logger
+	lost     <-chan error // an embedded store that ended
+	ready    func() error
+	exporter sdktrace.SpanExporter // of all their spans, in tests; nil: as configured
+}
+
+// run serves until ctx ends or a service fails, which ends the others. The gateway ends first: it has clients to tell,
+// and what they sent is still answered.
+func (t together) run(ctx context.Context) error {
+	owners, stopOwners := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopOwners()
+	all, failed := errgroup.WithContext(owners)
+	front, stopFront := context.WithCancel(ctx)
+	defer stopFront()
+	context.AfterFunc(failed, stopFront)
+
+	readiness := make(chan string, len(services()))
+	gatewayEnded := make(chan struct{})
+	for _, s := range services() {
+		env, stopTraces, err := t.env(ctx, s.name, func() { readiness <- s.name })
+		if err != nil {
+			stopOwners()
+			return errors.Join(err, all.Wait())
+		}
+		all.Go(func() error {
+			defer stopTraces()
+			runFor := failed
+			if s.name == "gateway" {
+				runFor = front
+				defer close(gatewayEnded)
+			}
+			if err := s.run(runFor, env); err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+			return nil
+		})
+	}
+	all.Go(func() error {
+		for range services() {
+			select {
+			case <-readiness:
+			case <-failed.Done():
+				return nil
+			case <-gatewayEnded:
+				return nil
+			}
+		}
+		return t.ready()
+	})
+	all.Go(func() error {
+		select {
+		case err := <-t.lost:
+			return err
+		case <-gatewayEnded:
+			stopOwners()
+			return nil
+		case <-failed.Done():
+			return nil
+		}
+	})
+	err := all.Wait()
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// env is what one of the services runs with: all is shared but its configuration, its traces and its log's name.
+func (t together) env(ctx context.Context, service string, ready func()) (_ process.Env, stopTraces func(), _ error) {
+	log := t.log.With("service", service)
+	traces, err := telemetry.Start(ctx, telemetry.Options{Service: service, Endpoint: t.configs[service].OTLPEndpoint,
+		Exporter: t.exporter, Log: log})
+	if err != nil {
+		return process.Env{}, nil, fmt.Errorf("%s: traces: %w", service, err)
+	}
+	stopTraces = func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		if err := traces.Stop(last); err != nil {
+			log.Warn("the last traces were not exported", "error", err)
+		}
+	}
+	return process.Env{Config: t.configs[service], Stores: t.stores, Catalog: t.declared, Telemetry: traces, Log: log,
+		Ready: ready}, stopTraces, nil
+}
+
+func portOf(address string) int {
+	u, err := url.Parse(address)
+	if err != nil {
+		return 0
+	}
+	port, _ := strconv.Atoi(u.Port())
+	return port
+}
+
+func redisURL(r backend.Redis) string {
+	if r.URL != "" {
+		return r.URL
+	}
+	u := url.URL{Scheme: "redis", Host: fmt.Sprintf("%s:%d", r.Host, r.Port), Path: "/0"}
+	if r.Password != "" {
+		u.User = url.UserPassword("", r.Password)
+	}
+	return u.String()
+}

@@ -1,0 +1,116 @@
+package presence
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	presencev1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1"
+	"github.com/edumatrix/interlinked/services/presence/store"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+const (
+	lookEvery   = 250 * time.Millisecond // for what other instances changed
+	longestWait = 2 * time.Second
+)
+
+// publisher tells what changed: first on the topic, then that it is told. A crash in between repeats it.
+type publisher struct {
+	store   *store.Store
+	catalog *catalog.Catalog
+	bus     message.Publisher
+	log     *slog.Logger
+	waiting func(dependency string, err error)
+	wake    chan struct{}
+}
+
+// run ends leases that have run out, and publishes changes at once, until ctx ends.
+func (p *publisher) run(ctx context.Context) error {
+	pause := lookEvery
+	for {
+		err := p.round(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			p.log.Warn("presence does not go on, trying again", "error", err)
+			pause = min(2*pause, longestWait)
+		} else {
+			pause = lookEvery
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-p.wake:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// soon has the next round begin now.
+func (p *publisher) soon() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *publisher) round(ctx context.Context) error {
+	_, err := p.store.Expire(ctx)
+	p.waiting("redis", err)
+	if err != nil {
+		return err
+	}
+	for {
+		states, err := p.store.Dirty(ctx)
+		if err != nil || len(states) == 0 {
+			return err
+		}
+		messages := make([]*message.Message, 0, len(states))
+		topic := ""
+		for _, s := range states {
+			e, declared, err := event(p.catalog, s)
+			if err != nil {
+				return err
+			}
+			topic = declared.Topic
+			messages = append(messages, e.Message())
+		}
+		err = p.bus.Publish(topic, messages...)
+		p.waiting("kafka", err)
+		if err != nil {
+			return fmt.Errorf("publish presence: %w", err)
+		}
+		if err := p.store.Published(ctx, states); err != nil {
+			return err
+		}
+	}
+}
+
+// event is a user's state as its topic carries it.
+func event(c *catalog.Catalog, s store.State) (envelope.Event, *catalog.Event, error) {
+	var m proto.Message = &presencev1.WentOffline{UserId: s.User}
+	if s.Online {
+		m = &presencev1.CameOnline{UserId: s.User}
+	}
+	declared, ok := c.EventOf(m)
+	if !ok {
+		return envelope.Event{}, nil, fmt.Errorf("%s is not declared", m.ProtoReflect().Descriptor().FullName())
+	}
+	body, err := proto.Marshal(m)
+	if err != nil {
+		return envelope.Event{}, nil, err
+	}
+	place := declared.Place(m, catalog.Origin{Actor: s.User})
+	return envelope.Event{ID: place.Stream + ":" + strconv.FormatInt(s.Number, 10), Type: declared.Name,
+		Source: declared.Owner, Stream: place.Stream, Version: s.Number, Position: s.Number, Time: time.UnixMicro(s.Number).UTC(),
+		Actor: s.User, Class: declared.Class, Rooms: place.Rooms, Body: body}, declared, nil
+}

@@ -1,0 +1,87 @@
+package presence
+
+import (
+	"context"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/presence/store"
+)
+
+// connections takes the reports of gateways.
+type connections struct {
+	store   *store.Store
+	changed func()
+}
+
+// Report renews a gateway's lease and applies what it tells.
+func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.ReportRequest]) (
+	*connect.Response[meshv1.ReportResponse], error) {
+	if !catalog.ValidID(r.Msg.GetGateway()) {
+		return nil, refusal.New(refusal.InvalidField, "gateway has to be an id")
+	}
+	for _, change := range r.Msg.GetChanges() {
+		if !catalog.ValidID(change.GetConnection()) || !catalog.ValidID(change.GetUser()) {
+			return nil, refusal.New(refusal.InvalidField, "changes name connections and users by their ids")
+		}
+	}
+	answer, err := c.store.Report(ctx, r.Msg)
+	if err != nil {
+		return nil, err
+	}
+	if answer == store.Old {
+		return nil, refusal.New("old_report", "a newer report of this gateway was seen")
+	}
+	c.changed()
+	return connect.NewResponse(&meshv1.ReportResponse{Again: answer == store.Again}), nil
+}
+
+// owner answers for the rooms that show presence. There is no log behind them.
+type owner struct {
+	store   *store.Store
+	catalog *catalog.Catalog
+}
+
+// ReadLog has nothing to give: presence is state.
+func (*owner) ReadLog(context.Context, *connect.Request[meshv1.ReadLogRequest]) (*connect.Response[meshv1.ReadLogResponse], error) {
+	return connect.NewResponse(&meshv1.ReadLogResponse{}), nil
+}
+
+// Rooms has none: presence is looked at.
+func (*owner) Rooms(_ context.Context, r *connect.Request[meshv1.RoomsRequest]) (*connect.Response[meshv1.RoomsResponse], error) {
+	answer := &meshv1.RoomsResponse{}
+	for _, user := range r.Msg.GetUsers() {
+		answer.Users = append(answer.Users, &meshv1.UserRooms{User: user})
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// Look lets everybody of the community see who is here, and says how somebody is now.
+func (o *owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
+	answer := &meshv1.LookResponse{}
+	var users []string
+	for _, l := range r.Msg.GetLookers() {
+		user, ok := strings.CutPrefix(l.GetRoom(), "presence:")
+		answer.Looked = append(answer.Looked, &meshv1.Looked{Allowed: ok && catalog.ValidID(user)})
+		users = append(users, user)
+	}
+	states, err := o.store.States(ctx, users)
+	if err != nil {
+		return nil, err
+	}
+	for i, l := range r.Msg.GetLookers() {
+		if !answer.Looked[i].Allowed || !l.GetSnapshot() {
+			continue
+		}
+		e, declared, err := event(o.catalog, states[i])
+		if err != nil {
+			return nil, err
+		}
+		answer.Looked[i].Snapshot = []*meshv1.Record{e.Record(declared.Topic)}
+	}
+	return connect.NewResponse(answer), nil
+}

@@ -1,0 +1,59 @@
+// Package presence is the service that knows who is here, now. What it knows is state, in Redis, leased: gateways report
+// their connections, and one that is not heard of for a few seconds is gone with all of them.
+package presence
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/services/presence/store"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/health"
+	"github.com/edumatrix/interlinked/shared/process"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// Needs are the stores that presence works with.
+var Needs = process.Needs{Redis: true, Kafka: true}
+
+// lease is how long a gateway is taken for alive without a report; they come every second.
+const lease = 5 * time.Second
+
+// Run serves until ctx ends.
+func Run(ctx context.Context, env process.Env) (err error) {
+	tracer := env.Telemetry.Tracer()
+	status := health.New(health.OfStores(env.Stores), env.Log)
+	server, err := rpc.NewServer(rpc.ServerOptions{Addr: net.JoinHostPort(env.Config.Host, strconv.Itoa(env.Config.Port)),
+		Credential: rpc.Credential(env.Config.ServiceSecret), Health: status.Handler(), Log: env.Log, Tracer: tracer})
+	if err != nil {
+		return err
+	}
+	producer, err := bus.NewPublisher(env.Stores.Kafka, env.Log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, producer.Close()) }()
+
+	s := store.New(env.Stores.Redis, env.Config.Kafka.TopicPrefix, lease)
+	p := &publisher{store: s, catalog: env.Catalog, bus: producer, log: env.Log, waiting: status.Waiting,
+		wake: make(chan struct{}, 1)}
+	options := rpc.Interceptors(env.Log, tracer)
+	server.Handle(meshv1connect.NewConnectionServiceHandler(&connections{s, p.soon}, options))
+	server.Handle(meshv1connect.NewOwnerServiceHandler(&owner{s, env.Catalog}, options))
+
+	all, running := errgroup.WithContext(ctx)
+	all.Go(func() error { return status.Run(running) })
+	all.Go(func() error { return server.Run(running) })
+	all.Go(func() error { return p.run(running) })
+	status.SetReady(true)
+	if env.Ready != nil {
+		env.Ready()
+	}
+	return all.Wait()
+}

@@ -1,0 +1,157 @@
+// Package store keeps in Redis who is connected where, and so who is online. Each change is one script: it counts, gives
+// the change its number, and marks it as not published yet, all at one moment of Redis' clock.
+//
+// All keys of an installation carry one hash tag, so that a script's keys lie on one node of a Redis Cluster.
+package store
+
+import (
+	"context"
+	_ "embed" // the scripts
+	"fmt"
+	"hash/fnv"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+)
+
+//go:embed report.lua
+var reportSource string
+
+//go:embed expire.lua
+var expireSource string
+
+//go:embed published.lua
+var publishedSource string
+
+// Store reads and changes presence.
+type Store struct {
+	redis                      *redis.Client
+	prefix                     string
+	lease                      time.Duration
+	report, expire, publishing *redis.Script
+}
+
+// New keeps presence under an installation's prefix. A gateway that is not heard of for the lease is gone.
+func New(r *redis.Client, prefix string, lease time.Duration) *Store {
+	return &Store{redis: r, prefix: "{" + prefix + "presence}:", lease: lease, report: redis.NewScript(reportSource),
+		expire: redis.NewScript(expireSource), publishing: redis.NewScript(publishedSource)}
+}
+
+func (s *Store) keys(gateway string) []string {
+	return []string{s.prefix + "leases", s.prefix + "gateway:" + gateway, s.prefix + "numbers", s.prefix + "digests",
+		s.prefix + "online", s.prefix + "state", s.prefix + "dirty"}
+}
+
+// Answer is what came of a report.
+type Answer string
+
+// The answers that a report can get.
+const (
+	OK    Answer = "ok"
+	Again Answer = "again" // what is known of the gateway differs from what it says: all is to be told again
+	Old   Answer = "old"   // a newer report of the gateway was seen
+)
+
+// Report applies what a gateway tells of its connections.
+func (s *Store) Report(ctx context.Context, r *meshv1.ReportRequest) (Answer, error) {
+	args := make([]any, 0, 7+4*len(r.GetChanges()))
+	args = append(args, r.GetGateway(), r.GetNumber(), s.lease.Milliseconds(), r.GetAll(), r.GetEnds(), r.GetCount(), r.GetDigest())
+	for _, c := range r.GetChanges() {
+		args = append(args, c.GetConnection(), c.GetUser(), c.GetGone(), Hash(c.GetConnection(), c.GetUser()))
+	}
+	answer, err := s.report.Run(ctx, s.redis, s.keys(r.GetGateway()), args...).Text()
+	if err != nil {
+		return "", fmt.Errorf("report of gateway %s: %w", r.GetGateway(), err)
+	}
+	return Answer(answer), nil
+}
+
+// Hash is what one connection adds to a report's digest: FNV-1a (32 bit) over "connection user".
+func Hash(connection, user string) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(connection + " " + user))
+	return h.Sum32()
+}
+
+// Expire ends the gateways whose lease has run out, and says how many.
+func (s *Store) Expire(ctx context.Context) (ended int, err error) {
+	now, err := s.redis.Time(ctx).Result()
+	if err != nil {
+		return 0, fmt.Errorf("read the time of Redis: %w", err)
+	}
+	late, err := s.redis.ZRangeByScore(ctx, s.prefix+"leases", &redis.ZRangeBy{Min: "-inf",
+		Max: strconv.FormatInt(now.UnixMicro(), 10), Count: 100}).Result()
+	if err != nil {
+		return 0, fmt.Errorf("look for leases that have run out: %w", err)
+	}
+	for _, gateway := range late {
+		n, err := s.expire.Run(ctx, s.redis, s.keys(gateway), gateway).Int()
+		if err != nil {
+			return ended, fmt.Errorf("end gateway %s: %w", gateway, err)
+		}
+		ended += n
+	}
+	return ended, nil
+}
+
+// State is whether a user is online, since a change with a number. The newest number wins.
+type State struct {
+	User   string
+	Number int64
+	Online bool
+}
+
+// Dirty gives changes that are not published yet, some hundred at a time.
+func (s *Store) Dirty(ctx context.Context) ([]State, error) {
+	// A scan gives each field at least once; what it misses because it is new, the next one gives.
+	found, _, err := s.redis.HScan(ctx, s.prefix+"dirty", 0, "", 500).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read what is not published: %w", err)
+	}
+	var users []string
+	for i := 0; i+1 < len(found); i += 2 {
+		users = append(users, found[i])
+	}
+	return s.States(ctx, users)
+}
+
+// Published notes that changes are published.
+func (s *Store) Published(ctx context.Context, states []State) error {
+	args := make([]any, 0, 2*len(states))
+	for _, state := range states {
+		args = append(args, state.User, state.Number)
+	}
+	if err := s.publishing.Run(ctx, s.redis, []string{s.prefix + "dirty"}, args...).Err(); err != nil {
+		return fmt.Errorf("note what is published: %w", err)
+	}
+	return nil
+}
+
+// States says how users are. One of whom nothing is known is offline, with a number below all others.
+func (s *Store) States(ctx context.Context, users []string) ([]State, error) {
+	if len(users) == 0 {
+		return nil, nil
+	}
+	values, err := s.redis.HMGet(ctx, s.prefix+"state", users...).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read how users are: %w", err)
+	}
+	states := make([]State, len(users))
+	for i, user := range users {
+		states[i] = State{User: user, Number: 1}
+		text, known := values[i].(string)
+		if !known {
+			continue
+		}
+		number, online, _ := strings.Cut(text, ":")
+		if states[i].Number, err = strconv.ParseInt(number, 10, 64); err != nil {
+			return nil, fmt.Errorf("state of %s: %w", user, err)
+		}
+		states[i].Online = online == "1"
+	}
+	return states, nil
+}
