@@ -82,6 +82,6 @@ func (c *claims) begin(session sarama.ConsumerGroupSession, claim sarama.Consume
 		return
 	}
 	session.ResetOffset(claim.Topic(), claim.Partition(), first, "")
-	c.log.Info("the group has no offset here that the topic reaches: begins with the oldest record",
+	c.log.Debug("the group has no offset here that the topic reaches: begins with the oldest record",
 		"partition", claim.Partition(), "offset", first)
 }

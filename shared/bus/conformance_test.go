@@ -18,8 +18,8 @@ import (
 //     TestSubscriber_SurvivesARestartOfTheBroker do that with the embedded broker, in this process.
 //   - for the Reader TestConsumerGroups, as it has none, and for the Subscriber TestNewSubscriberReceivesOldMessages,
 //     as of a group every message goes to one member (the Reader passes it).
-//   - what the suite itself leaves out where ExactlyOnceDelivery is not promised, which Kafka does not: the check at the
-//     end of TestNoAck that nothing comes twice.
+//   - what the suite itself leaves out where ExactlyOnceDelivery is not promised, which Kafka does not: the check at
+//     the end of TestNoAck that nothing comes twice.
 //
 // The suite's messages have no keys, while order is promised per key. Their key is what the suite sorts them by when
 // it compares their order: the payload.
@@ -30,7 +30,7 @@ func TestConformance_Subscriber(t *testing.T) {
 		group := func(t *testing.T, group string) (message.Publisher, message.Subscriber) {
 			// Short pauses: the suite refuses hundreds of messages, and leaves some unsettled when it closes.
 			s, err := bus.NewSubscriber(k, bus.SubscriberOptions{Group: group, Drain: 100 * time.Millisecond,
-				Backoff: time.Millisecond})
+				Backoff: 100 * time.Microsecond})
 			require.NoError(t, err)
 			return byPayload{publisher(t, k)}, initialized{t, k, s}
 		}
@@ -44,9 +44,10 @@ func TestConformance_Reader(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		tests.TestPubSub(t, tests.Features{GuaranteedOrder: true, GuaranteedOrderWithSingleSubscriber: true,
-			Persistent: true, NewSubscriberReceivesOldMessages: true, ForceShort: testing.Short()},
+			Persistent: true, NewSubscriberReceivesOldMessages: true,
+			ForceShort: true}, // fifty readers of five thousand messages each take their time, and show nothing more
 			func(t *testing.T) (message.Publisher, message.Subscriber) {
-				r, err := bus.NewReader(k, bus.ReaderOptions{Drain: 100 * time.Millisecond, Backoff: time.Millisecond,
+				r, err := bus.NewReader(k, bus.ReaderOptions{Drain: 100 * time.Millisecond, Backoff: 100 * time.Microsecond,
 					From: func(_ string, _ int32, oldest, _ int64) int64 { return oldest }})
 				require.NoError(t, err)
 				return byPayload{publisher(t, k)}, initialized{t, k, r}

@@ -224,7 +224,8 @@ func (l *lanes) advance() {
 	}
 }
 
-// stop hands out nothing more, waits so long for what is in flight, and gives up the rest. After it no offset is marked.
+// stop hands out nothing more, waits so long for what is in flight, and gives up the rest. After it no offset is
+// marked.
 func (l *lanes) stop(patience time.Duration) {
 	l.mu.Lock()
 	l.stopped = true

@@ -62,8 +62,8 @@ func NewReader(k backend.Kafka, o ReaderOptions) (*Reader, error) {
 		subscriptions: newSubscriptions()}, nil
 }
 
-// Subscribe reads a topic until ctx ends or the Reader is closed. Messages' contexts have the values of ctx, but outlast
-// it: first what is in flight is waited for.
+// Subscribe reads a topic until ctx ends or the Reader is closed. Messages' contexts have the values of ctx, but
+// outlast it: first what is in flight is waited for.
 func (r *Reader) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	out := make(chan *message.Message)
 	err := r.begin(ctx, func(ctx context.Context) {

@@ -6,9 +6,9 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Retry calls a handler that failed again, so often and after such pauses as the options say. While a dependency is away
-// (ErrAway) it does so for as long as the message's subscriber has it, and reports that. An error of Permanent ends it
-// at once.
+// Retry calls a handler that failed again, so often and after such pauses as the options say. While a dependency is
+// away (ErrAway) it does so for as long as the message's subscriber has it, and reports that. An error of Permanent
+// ends it at once.
 //
 // Errors that it gives back either are the message's own or say that there was no time to find out.
 func Retry(o RouterOptions) message.HandlerMiddleware {

@@ -1,47 +1,32 @@
 package bus_test
 
 import (
-	"fmt"
-	"os"
-	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/shared/backend"
-	"github.com/edumatrix/interlinked/shared/backend/embedded"
 	"github.com/edumatrix/interlinked/shared/bus"
 )
 
-var prefixes atomic.Int64
-
-// onBoth runs a test on Apache Kafka and on the embedded broker.
+// onBoth runs a test on the embedded broker, and on Apache Kafka where integration tests run.
 func onBoth(t *testing.T, test func(t *testing.T, k backend.Kafka)) {
 	t.Helper()
-	t.Run("kafka", func(t *testing.T) {
-		t.Parallel()
-		test(t, realKafka(t))
-	})
-	t.Run("embedded", func(t *testing.T) {
-		t.Parallel()
-		test(t, embeddedKafka(t))
-	})
+	for name, start := range brokers() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, start(t))
+		})
+	}
 }
 
-func realKafka(t testing.TB) backend.Kafka {
-	return backend.Kafka{Brokers: strings.Split(os.Getenv("KAFKA_BROKERS"), ","), ClientID: "bus-test", TopicPrefix: fmt.Sprintf("t%d-%d.", time.Now().UnixNano(), prefixes.Add(1))}
-}
-
-func embeddedKafka(t testing.TB) backend.Kafka {
-	t.Helper()
-	k, err := embedded.StartKafka(embedded.KafkaOptions{})
-	require.NoError(t, err)
-	t.Cleanup(k.Stop)
-	return backend.Kafka{Brokers: k.Brokers(), ClientID: "bus-test", TopicPrefix: "t."}
+func benchBoth(b *testing.B, bench func(b *testing.B, k backend.Kafka)) {
+	b.Helper()
+	for name, start := range brokers() {
+		b.Run(name, func(b *testing.B) { bench(b, start(b)) })
+	}
 }
 
 // createTopic makes a topic unless it exists.

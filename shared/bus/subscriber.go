@@ -72,17 +72,24 @@ func NewSubscriber(k backend.Kafka, o SubscriberOptions) (*Subscriber, error) {
 		return nil, fmt.Errorf("subscriber of group %s: window, drain or back-off is out of range", o.Group)
 	}
 	c := consumerConfig(k)
-	c.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategyCooperativeSticky()}
 	c.Consumer.Group.Rebalance.Timeout = rebalanceTimeout
 	c.Consumer.Group.Rebalance.Retry.Max = 30
 	c.Consumer.Group.Rebalance.Retry.Backoff = 100 * time.Millisecond
 	c.Consumer.Group.Session.Timeout = o.SessionTimeout
 	c.Consumer.Group.Heartbeat.Interval = min(time.Second, o.SessionTimeout/6)
 	c.Consumer.Group.InstanceId = o.InstanceID
-	if err := c.Validate(); err != nil {
+	s := &Subscriber{kafka: k, options: o, config: c, subscriptions: newSubscriptions()}
+	if err := s.memberConfig().Validate(); err != nil {
 		return nil, fmt.Errorf("subscriber of group %s: %w", o.Group, err)
 	}
-	return &Subscriber{kafka: k, options: o, config: c, subscriptions: newSubscriptions()}, nil
+	return s, nil
+}
+
+// memberConfig is that of one member of one group. The strategy is its own: sarama's remembers plans, unguarded.
+func (s *Subscriber) memberConfig() *sarama.Config {
+	c := *s.config
+	c.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategyCooperativeSticky()}
+	return &c
 }
 
 // consumerConfig is what Subscriber and Reader have in common.
@@ -136,7 +143,7 @@ func (s *Subscriber) run(ctx context.Context, topic string, out chan<- *message.
 
 // join is a member until it is thrown out, something fails or ctx ends.
 func (s *Subscriber) join(ctx context.Context, group string, c *claims) error {
-	member, err := sarama.NewConsumerGroup(s.kafka.Brokers, group, s.config)
+	member, err := sarama.NewConsumerGroup(s.kafka.Brokers, group, s.memberConfig())
 	if err != nil {
 		return err
 	}

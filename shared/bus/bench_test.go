@@ -1,0 +1,119 @@
+package bus_test
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/bus"
+)
+
+var body300 = string(make([]byte, 300))
+
+// BenchmarkPublish compares a caller that publishes one by one, as the stock publisher does whatever it is given, with
+// one that has batches of 500.
+func BenchmarkPublish(b *testing.B) {
+	benchBoth(b, func(b *testing.B, k backend.Kafka) {
+		createTopic(b, k, "topic", 3)
+		p := publisher(b, k)
+		var single float64
+		for _, size := range []int{1, 500} {
+			b.Run("batch="+strconv.Itoa(size), func(b *testing.B) {
+				batch := make([]*message.Message, size)
+				for i := range batch {
+					batch[i] = keyed("key"+strconv.Itoa(i%97), body300)
+				}
+				for sent := 0; sent < b.N; sent += size {
+					require.NoError(b, p.Publish("topic", batch[:min(size, b.N-sent)]...))
+				}
+				rate := float64(b.N) / b.Elapsed().Seconds()
+				b.ReportMetric(rate, "messages/s")
+				if size == 1 {
+					single = rate
+				} else if single > 0 {
+					b.ReportMetric(rate/single, "x-single")
+				}
+			})
+		}
+	})
+}
+
+// BenchmarkSubscribe compares the lanes with the stock subscriber: three partitions, a thousand keys, and a handler
+// that waits a millisecond, as for a commit.
+func BenchmarkSubscribe(b *testing.B) {
+	benchBoth(b, func(b *testing.B, k backend.Kafka) {
+		var stock float64
+		for _, kind := range []string{"stock", "lanes"} {
+			b.Run(kind, func(b *testing.B) {
+				topic := kind + strconv.Itoa(b.N)
+				createTopic(b, k, topic, 3)
+				p := publisher(b, k)
+				for sent := 0; sent < b.N; {
+					var batch []*message.Message
+					for ; len(batch) < 500 && sent < b.N; sent++ {
+						batch = append(batch, keyed("key"+strconv.Itoa(sent%1000), body300))
+					}
+					require.NoError(b, p.Publish(topic, batch...))
+				}
+				var s message.Subscriber = subscriber(b, k, bus.SubscriberOptions{})
+				if kind == "stock" {
+					s = stockSubscriber(b, k, topic)
+				}
+				b.ResetTimer()
+				messages := subscribe(b, s, topic)
+				var handled atomic.Int64
+				done := make(chan struct{})
+				var handling sync.WaitGroup
+				handling.Go(func() {
+					for m := range messages {
+						handling.Go(func() {
+							time.Sleep(time.Millisecond)
+							m.Ack()
+							if handled.Add(1) == int64(b.N) {
+								close(done)
+							}
+						})
+					}
+				})
+				<-done
+				b.StopTimer()
+				rate := float64(b.N) / b.Elapsed().Seconds()
+				b.ReportMetric(rate, "messages/s")
+				if kind == "stock" {
+					stock = rate
+				} else if stock > 0 {
+					b.ReportMetric(rate/stock, "x-stock")
+				}
+				require.NoError(b, s.Close())
+				handling.Wait()
+			})
+		}
+	})
+}
+
+func stockSubscriber(b *testing.B, k backend.Kafka, topic string) message.Subscriber {
+	b.Helper()
+	s, err := kafka.NewSubscriber(kafka.SubscriberConfig{Brokers: k.Brokers, ConsumerGroup: k.Topic("bench." + topic),
+		Unmarshaler: kafka.DefaultMarshaler{}, OverwriteSaramaConfig: k.SaramaConfig()}, watermill.NopLogger{})
+	require.NoError(b, err)
+	return prefixed{s, k}
+}
+
+// prefixed names topics as they are on the broker.
+type prefixed struct {
+	message.Subscriber
+	k backend.Kafka
+}
+
+func (p prefixed) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	return p.Subscriber.Subscribe(ctx, p.k.Topic(topic))
+}

@@ -1,0 +1,70 @@
+package bus_test
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/backend/embedded"
+	"github.com/edumatrix/interlinked/shared/bus"
+)
+
+// A service handles a topic: in order for each key, and what fails by itself goes to its dead letters.
+func Example() {
+	broker, err := embedded.StartKafka(embedded.KafkaOptions{})
+	if err != nil {
+		panic(err)
+	}
+	defer broker.Stop()
+	k := backend.Kafka{Brokers: broker.Brokers(), ClientID: "example"}
+	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
+	if err != nil {
+		panic(err)
+	}
+	for _, topic := range []string{"greetings", "greeter.dead-letter"} {
+		if err := admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: 3, ReplicationFactor: 1}, false); err != nil {
+			panic(err)
+		}
+	}
+	_ = admin.Close()
+
+	publisher, err := bus.NewPublisher(k, nil)
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = publisher.Close() }()
+	router, err := bus.NewRouter(bus.RouterOptions{Service: "greeter", Publisher: publisher,
+		DeadLetterTopic: "greeter.dead-letter"})
+	if err != nil {
+		panic(err)
+	}
+	subscriber, err := bus.NewSubscriber(k, bus.SubscriberOptions{Group: "greeter"})
+	if err != nil {
+		panic(err)
+	}
+	handled := make(chan string)
+	router.AddConsumerHandler("greet", "greetings", subscriber, func(m *message.Message) error {
+		handled <- m.Metadata.Get(bus.MetadataKey) + ": " + string(m.Payload)
+		return nil
+	})
+	ended := make(chan error)
+	go func() { ended <- router.Run(context.Background()) }()
+
+	one := message.NewMessage("1", []byte("hello"))
+	one.Metadata.Set(bus.MetadataKey, "alice")
+	two := message.NewMessage("2", []byte("goodbye"))
+	two.Metadata.Set(bus.MetadataKey, "alice")
+	if err := publisher.Publish("greetings", one, two); err != nil {
+		panic(err)
+	}
+	fmt.Println(<-handled)
+	fmt.Println(<-handled)
+	_ = router.Close()
+	<-ended
+	// Output:
+	// alice: hello
+	// alice: goodbye
+}

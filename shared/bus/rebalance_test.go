@@ -1,0 +1,220 @@
+package bus_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+// While members join and leave, each key's messages are first delivered in order, none is missing, and no two of a key
+// are in hand at once, whoever has them.
+func TestSubscriber_KeepsTheOrderOfKeysWhileMembersComeAndGo(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, k backend.Kafka) {
+		const partitions, keys, changesAtMost = 6, 50, 10
+		perKey, changes := 200, 8
+		if testing.Short() {
+			perKey, changes = 60, 4
+		}
+		createTopic(t, k, "topic", partitions)
+		recorded := newRecorder()
+
+		var members sync.WaitGroup
+		var took [changesAtMost]atomic.Int64 // by member
+		joined := 0
+		join := func() (leave func()) {
+			mine := &took[joined]
+			joined++
+			s := subscriber(t, k, bus.SubscriberOptions{Window: 64, Drain: 5 * time.Second})
+			messages := subscribe(t, s, "topic")
+			members.Go(func() {
+				for m := range messages {
+					mine.Add(1)
+					members.Go(func() { // as Watermill's router does
+						recorded.begin(m)
+						time.Sleep(rand.N(4 * time.Millisecond))
+						recorded.end(m)
+						m.Ack()
+					})
+				}
+			})
+			return func() { _ = s.Close() }
+		}
+
+		publishing := make(chan error, 1)
+		p := publisher(t, k)
+		go func() {
+			for n := range perKey {
+				var batch []*message.Message
+				for key := range keys {
+					batch = append(batch, keyed("k"+strconv.Itoa(key), strconv.Itoa(n)))
+				}
+				if err := p.Publish("topic", batch...); err != nil {
+					publishing <- err
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			publishing <- nil
+		}()
+
+		leaves := []func(){join()}
+		for change := range changes {
+			time.Sleep(300 * time.Millisecond)
+			if change%3 < 2 {
+				leaves = append(leaves, join())
+			} else {
+				leaves[0]()
+				leaves = leaves[1:]
+			}
+		}
+		require.NoError(t, <-publishing)
+		eventually(t, "all are acknowledged", func() bool { return recorded.total() == keys*perKey })
+		for _, leave := range leaves {
+			leave()
+		}
+		members.Wait()
+
+		require.Empty(t, recorded.violations)
+		for n := range joined {
+			require.Positive(t, took[n].Load(), "member %d had its share", n)
+		}
+		t.Logf("%d messages, %d came again", keys*perKey, recorded.repeats)
+		var sum int64
+		for partition := range partitions {
+			sum += max(0, committed(t, k, "topic", int32(partition)))
+		}
+		require.EqualValues(t, keys*perKey, sum, "all is committed")
+	})
+}
+
+// memberEnv makes this test binary a member of a group that is killed.
+const memberEnv = "BUS_TEST_MEMBER"
+
+// TestMain runs the tests, or the member.
+func TestMain(m *testing.M) {
+	if settings := os.Getenv(memberEnv); settings != "" {
+		brokers, prefix, _ := strings.Cut(settings, " ")
+		err := member(backend.Kafka{Brokers: []string{brokers}, ClientID: "member", TopicPrefix: prefix})
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// member acknowledges all but the key "stuck", says what it gets, and goes on until it is killed.
+func member(k backend.Kafka) error {
+	s, err := bus.NewSubscriber(k, bus.SubscriberOptions{Group: "test", InstanceID: "member"})
+	if err != nil {
+		return err
+	}
+	messages, err := s.Subscribe(context.Background(), "topic")
+	if err != nil {
+		return err
+	}
+	for m := range messages {
+		if m.Metadata.Get(bus.MetadataKey) != "stuck" {
+			m.Ack()
+		}
+		fmt.Println(m.UUID)
+	}
+	return s.Close()
+}
+
+func TestSubscriber_KilledWithWorkInFlightSkipsNoneOfIt(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, k backend.Kafka) {
+		const before, after = 20, 40
+		createTopic(t, k, "topic", 1)
+		var batch []*message.Message
+		for n := range before {
+			batch = append(batch, keyed("quick", strconv.Itoa(n)))
+		}
+		batch = append(batch, keyed("stuck", "0"), keyed("stuck", "1"))
+		for n := range after {
+			batch = append(batch, keyed("quick", strconv.Itoa(before+n)))
+		}
+		publish(t, publisher(t, k), "topic", batch...)
+
+		executable, err := os.Executable()
+		require.NoError(t, err)
+		process := exec.Command(executable)
+		process.Env = append(os.Environ(), memberEnv+"="+k.Brokers[0]+" "+k.TopicPrefix)
+		process.Stderr = os.Stderr
+		out, err := process.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, process.Start())
+		t.Cleanup(func() { _ = process.Process.Kill() })
+		lines := bufio.NewScanner(out)
+		for range before + 1 + after {
+			require.True(t, lines.Scan())
+		}
+		eventually(t, "what is done is committed", func() bool { return committed(t, k, "topic", 0) == before })
+		time.Sleep(1500 * time.Millisecond) // at least one further commit, which must not go further
+		require.EqualValues(t, before, committed(t, k, "topic", 0))
+		require.NoError(t, process.Process.Kill())
+		_ = process.Wait()
+
+		// It is a static member, so it needs no waiting for its session to end.
+		begun := time.Now()
+		messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{InstanceID: "member"}), "topic")
+		got := map[string]bool{}
+		for len(got) < 2+after {
+			m := receive(t, messages)
+			if !got["stuck/0"] {
+				require.NotEqual(t, "stuck/1", m.UUID)
+			}
+			got[m.UUID] = true
+			m.Ack()
+		}
+		require.Less(t, time.Since(begun), 5*time.Second)
+		require.True(t, got["stuck/0"] && got["stuck/1"])
+		require.True(t, got["quick/"+strconv.Itoa(before)])
+		require.False(t, got["quick/"+strconv.Itoa(before-1)], "what was committed does not come again")
+		eventually(t, "all is committed", func() bool { return committed(t, k, "topic", 0) == before+2+after })
+	})
+}
+
+// A partition that is let go while a window is full and nothing in it moves has to be let go all the same.
+func TestSubscriber_LetsAPartitionGoThatStandsStill(t *testing.T) {
+	t.Parallel()
+	k := meshtest.EmbeddedKafka(t)
+	createTopic(t, k, "topic", 2)
+	p := publisher(t, k)
+	for partition := range int32(2) {
+		for n := range 300 {
+			m := keyed(fmt.Sprintf("p%d", partition), strconv.Itoa(n))
+			require.NoError(t, p.PublishTo("topic", partition, m))
+		}
+	}
+	first := subscribe(t, subscriber(t, k, bus.SubscriberOptions{Window: 4}), "topic")
+	mine := []*message.Message{receive(t, first), receive(t, first)}
+	time.Sleep(500 * time.Millisecond) // both windows are full, and stay so
+
+	second := subscribe(t, subscriber(t, k, bus.SubscriberOptions{Window: 4}), "topic")
+	moved := receive(t, second)
+	require.Equal(t, "0", string(moved.Payload))
+	still := 0
+	for _, m := range mine {
+		if m.Context().Err() == nil {
+			still++
+		}
+	}
+	require.Equal(t, 1, still, "one partition stays where it was, and so does its message")
+}

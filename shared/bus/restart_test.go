@@ -1,0 +1,160 @@
+package bus_test
+
+import (
+	"errors"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/backend/embedded"
+	"github.com/edumatrix/interlinked/shared/bus"
+)
+
+// restartable is an embedded broker with its data on disk, under an address that lasts.
+type restartable struct {
+	backend.Kafka
+	t       testing.TB
+	options embedded.KafkaOptions
+	running *embedded.Kafka
+}
+
+func startRestartable(t testing.TB) *restartable {
+	t.Helper()
+	r := &restartable{t: t, options: embedded.KafkaOptions{Dir: t.TempDir()}}
+	r.start()
+	_, port, err := net.SplitHostPort(r.running.Brokers()[0])
+	require.NoError(t, err)
+	r.options.Port, err = strconv.Atoi(port)
+	require.NoError(t, err)
+	r.Kafka = backend.Kafka{Brokers: r.running.Brokers(), ClientID: "bus-test", TopicPrefix: "t."}
+	t.Cleanup(func() { r.running.Stop() })
+	return r
+}
+
+func (r *restartable) start() {
+	r.t.Helper()
+	require.Eventually(r.t, func() (ok bool) {
+		var err error
+		r.running, err = embedded.StartKafka(r.options)
+		return err == nil
+	}, patience, 50*time.Millisecond)
+}
+
+// publishAll publishes messages one after another, each as often as it takes.
+func publishAll(t testing.TB, p message.Publisher, messages []*message.Message) {
+	for _, m := range messages {
+		for {
+			err := p.Publish("topic", m)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, bus.ErrAway) {
+				t.Errorf("publish: %v", err)
+				return
+			}
+		}
+	}
+}
+
+func numbered(key string, from, to int) (all []*message.Message) {
+	for n := from; n < to; n++ {
+		all = append(all, keyed(key, strconv.Itoa(n)))
+	}
+	return all
+}
+
+func TestSubscriber_SurvivesARestartOfTheBroker(t *testing.T) {
+	t.Parallel()
+	k := startRestartable(t)
+	createTopic(t, k.Kafka, "topic", 3)
+	recorded := newRecorder()
+	s := subscriber(t, k.Kafka, bus.SubscriberOptions{Drain: 2 * time.Second})
+	messages := subscribe(t, s, "topic")
+	var handling sync.WaitGroup
+	handling.Go(func() {
+		for m := range messages {
+			handling.Go(func() {
+				recorded.begin(m)
+				recorded.end(m)
+				m.Ack()
+			})
+		}
+	})
+	p := publisher(t, k.Kafka)
+	const keys, each = 4, 150
+	var publishing sync.WaitGroup
+	for key := range keys {
+		publishing.Go(func() { publishAll(t, p, numbered("k"+strconv.Itoa(key), 0, each)) })
+	}
+	for n, down := range []time.Duration{0, time.Second} {
+		eventually(t, "some came", func() bool { return recorded.total() > (n+1)*keys*each/4 })
+		k.running.Stop()
+		time.Sleep(down)
+		k.start()
+	}
+	publishing.Wait()
+	eventually(t, "all came", func() bool { return recorded.total() == keys*each })
+	require.NoError(t, s.Close())
+	handling.Wait()
+	require.Empty(t, recorded.violations)
+	t.Logf("%d came again", recorded.repeats)
+}
+
+// It is not parallel because it looks at what the process uses.
+func TestReader_SurvivesARestartOfTheBroker(t *testing.T) {
+	k := startRestartable(t)
+	createTopic(t, k.Kafka, "topic", 1)
+	p := publisher(t, k.Kafka)
+	publishAll(t, p, numbered("a", 0, 10))
+	messages := subscribe(t, reader(t, k.Kafka, bus.ReaderOptions{From: fromOldest}), "topic")
+	next := 0
+	expect := func(to int) {
+		for ; next < to; next++ {
+			m := receive(t, messages)
+			require.Equal(t, "a/"+strconv.Itoa(next), m.UUID, "no repeat and no hole")
+			m.Ack()
+		}
+	}
+	expect(5)
+	k.running.Stop()
+	before := processTime(t)
+	time.Sleep(2 * time.Second)
+	require.Less(t, processTime(t)-before, 500*time.Millisecond, "it waits without being busy")
+	k.start()
+	var publishing sync.WaitGroup
+	publishing.Go(func() { publishAll(t, p, numbered("a", 10, 20)) })
+	publishing.Wait()
+	expect(10) // what was fetched, and the rest from the broker
+	last := receive(t, messages)
+	require.Equal(t, "a/10", last.UUID)
+	last.Ack()
+	for m := last; m.UUID != "a/19"; { // the publisher may have repeated some
+		m = receive(t, messages)
+		m.Ack()
+	}
+}
+
+func TestPublisher_SaysThatTheBrokerIsAway(t *testing.T) {
+	t.Parallel()
+	k := startRestartable(t)
+	createTopic(t, k.Kafka, "topic", 1)
+	p := publisher(t, k.Kafka)
+	publish(t, p, "topic", keyed("a", "0"))
+	k.running.Stop()
+	err := p.Publish("topic", keyed("a", "1"), keyed("a", "2"))
+	require.ErrorIs(t, err, bus.ErrAway)
+	var failed *bus.PublishError
+	require.ErrorAs(t, err, &failed)
+	require.Len(t, failed.Failed, 2)
+	k.start()
+	eventually(t, "it publishes again", func() bool { return p.Publish("topic", keyed("a", "3")) == nil })
+
+	_, err = bus.NewPublisher(backend.Kafka{Brokers: []string{"127.0.0.1:1"}, ClientID: "t"}, nil)
+	require.ErrorIs(t, err, bus.ErrAway)
+}

@@ -1,0 +1,330 @@
+package bus_test
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+func publish(t testing.TB, p message.Publisher, topic string, messages ...*message.Message) {
+	t.Helper()
+	require.NoError(t, p.Publish(topic, messages...))
+}
+
+func TestSubscriber_HoldsBackTheNextOfAKeyAndOfNoOther(t *testing.T) {
+	t.Parallel()
+	k := meshtest.EmbeddedKafka(t)
+	createTopic(t, k, "topic", 1)
+	publish(t, publisher(t, k), "topic", keyed("a", "0"), keyed("a", "1"), keyed("b", "0"))
+	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{}), "topic")
+
+	first := map[string]*message.Message{}
+	for range 2 {
+		m := receive(t, messages)
+		first[m.Metadata.Get(bus.MetadataKey)] = m
+	}
+	require.Equal(t, "0", string(first["a"].Payload))
+	require.Equal(t, "0", string(first["b"].Payload))
+	nothing(t, messages)
+	first["a"].Ack()
+	second := receive(t, messages)
+	require.Equal(t, "a", second.Metadata.Get(bus.MetadataKey))
+	require.Equal(t, "1", string(second.Payload))
+}
+
+func TestSubscriber_KeepsTheOrderOfWhatHasNoKey(t *testing.T) {
+	t.Parallel()
+	k := meshtest.EmbeddedKafka(t)
+	createTopic(t, k, "topic", 1)
+	publish(t, publisher(t, k), "topic", message.NewMessage("1", nil), message.NewMessage("2", nil))
+	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{}), "topic")
+	m := receive(t, messages)
+	require.Equal(t, "1", m.UUID)
+	nothing(t, messages)
+	m.Ack()
+	require.Equal(t, "2", receive(t, messages).UUID)
+}
+
+func TestSubscriber_TellsWhereAMessageWas(t *testing.T) {
+	t.Parallel()
+	k := meshtest.EmbeddedKafka(t)
+	createTopic(t, k, "topic", 3)
+	p := publisher(t, k)
+	require.NoError(t, p.PublishTo("topic", 2, keyed("a", "0"), keyed("b", "0")))
+	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{}), "topic")
+	for range 2 {
+		ctx := receive(t, messages).Context()
+		topic, _ := bus.TopicOf(ctx)
+		partition, _ := bus.PartitionOf(ctx)
+		offset, _ := bus.OffsetOf(ctx)
+		key, _ := bus.KeyOf(ctx)
+		at, _ := bus.TimeOf(ctx)
+		require.Equal(t, "topic", topic)
+		require.EqualValues(t, 2, partition)
+		require.Equal(t, map[string]int64{"a": 0, "b": 1}[string(key)], offset)
+		require.WithinDuration(t, time.Now(), at, time.Minute)
+	}
+	_, ok := bus.OffsetOf(context.Background())
+	require.False(t, ok)
+}
+
+func TestRelease_HandsOverTheNextOfItsKey(t *testing.T) {
+	t.Parallel()
+	k := meshtest.EmbeddedKafka(t)
+	createTopic(t, k, "topic", 1)
+	publish(t, publisher(t, k), "topic", keyed("a", "0"), keyed("a", "1"), keyed("a", "2"))
+	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{}), "topic")
+
+	first := receive(t, messages)
+	nothing(t, messages)
+	bus.Release(first)
+	second := receive(t, messages)
+	require.Equal(t, "1", string(second.Payload))
+	bus.Release(first) // it was released before: that is no leave for the third
+	first.Ack()        // and neither is this
+	nothing(t, messages)
+	eventually(t, "the first one is done", func() bool { return committed(t, k, "topic", 0) == 1 })
+	second.Ack()
+	third := receive(t, messages)
+	require.Equal(t, "2", string(third.Payload))
+
+	bus.Release(message.NewMessage("foreign", nil))
+}
+
+func TestRelease_OfARefusedMessageKeepsTheOrder(t *testing.T) {
+	t.Parallel()
+	k := meshtest.EmbeddedKafka(t)
+	createTopic(t, k, "topic", 1)
+	publish(t, publisher(t, k), "topic", keyed("a", "0"), keyed("a", "1"), keyed("a", "2"))
+	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{Backoff: time.Millisecond}), "topic")
+
+	first := receive(t, messages)
+	bus.Release(first)
+	second := receive(t, messages)
+	first.Nack()
+	nothing(t, messages) // the second one is in hand and holds the lane
+	bus.Release(second)
+	again := receive(t, messages)
+	require.Equal(t, "0", string(again.Payload), "before the third one")
+	nothing(t, messages)
+	again.Ack()
+	require.Equal(t, "2", string(receive(t, messages).Payload))
+}
+
+func TestSubscriber_BringsARefusedMessageBackBeforeItsLaneGoesOn(t *testing.T) {
+	t.Parallel()
+	k := meshtest.EmbeddedKafka(t)
+	createTopic(t, k, "topic", 1)
+	publish(t, publisher(t, k), "topic", keyed("a", "0"), keyed("a", "1"), keyed("b", "0"))
+	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{Backoff: 20 * time.Millisecond}), "topic")
+	begun := time.Now()
+	refused := 0
+	for {
+		m := receive(t, messages)
+		switch {
+		case m.Metadata.Get(bus.MetadataKey) == "b":
+			m.Ack()
+		case string(m.Payload) == "1":
+			require.Equal(t, 4, refused)
+			require.Greater(t, time.Since(begun), 3*20*time.Millisecond, "the pauses grow")
+			return
+		case refused < 4:
+			refused++
+			m.Nack()
+		default:
+			m.Ack()
+		}
+	}
+}
+
+func TestSubscriber_RunsAheadOfItsWatermarkByTheWindow(t *testing.T) {
+	t.Parallel()
+	const window, all = 8, 2000
+	k := meshtest.EmbeddedKafka(t)
+	createTopic(t, k, "topic", 1)
+	batch := []*message.Message{keyed("stuck", "0")}
+	for n := range all {
+		batch = append(batch, keyed(strconv.Itoa(n), "0"))
+	}
+	publish(t, publisher(t, k), "topic", batch...)
+	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{Window: window}), "topic")
+
+	var stuck *message.Message
+	for range window {
+		if m := receive(t, messages); m.Metadata.Get(bus.MetadataKey) == "stuck" {
+			stuck = m
+		} else {
+			m.Ack()
+		}
+	}
+	nothing(t, messages)
+	time.Sleep(500 * time.Millisecond) // long enough for the partition to be paused
+	nothing(t, messages)
+	require.LessOrEqual(t, committed(t, k, "topic", 0), int64(0), "nothing is committed past what is in flight")
+	stuck.Ack()
+	for n := window - 1; n < all; n++ {
+		receive(t, messages).Ack()
+	}
+	eventually(t, "all is committed", func() bool { return committed(t, k, "topic", 0) == all+1 })
+}
+
+// committed is the offset of the group "test", -1 if there is none.
+func committed(t testing.TB, k backend.Kafka, topic string, partition int32) int64 {
+	t.Helper()
+	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, admin.Close()) }()
+	got, err := admin.ListConsumerGroupOffsets(k.Topic("test."+topic),
+		map[string][]int32{k.Topic(topic): {partition}})
+	require.NoError(t, err)
+	return got.GetBlock(k.Topic(topic), partition).Offset
+}
+
+func TestSubscriber_WaitsForWhatIsInFlightWhenItCloses(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, k backend.Kafka) {
+		createTopic(t, k, "topic", 1)
+		publish(t, publisher(t, k), "topic", keyed("a", "0"), keyed("a", "1"), keyed("b", "0"))
+		s := subscriber(t, k, bus.SubscriberOptions{Drain: patience / 2})
+		messages := subscribe(t, s, "topic")
+		one, other := receive(t, messages), receive(t, messages)
+		closed := make(chan struct{})
+		go func() { defer close(closed); _ = s.Close() }()
+		select {
+		case <-closed:
+			require.Fail(t, "did not wait")
+		case <-time.After(200 * time.Millisecond):
+		}
+		require.NoError(t, one.Context().Err(), "work goes on")
+		one.Ack()
+		other.Ack()
+		<-closed
+		_, open := <-messages
+		require.False(t, open)
+		require.Error(t, one.Context().Err())
+		require.EqualValues(t, 1, committed(t, k, "topic", 0), "a/1 was not handed out any more")
+		_, err := s.Subscribe(context.Background(), "topic")
+		require.Error(t, err)
+	})
+}
+
+func TestSubscriber_GivesUpWhatIsInFlightAfterAWhile(t *testing.T) {
+	t.Parallel()
+	k := meshtest.EmbeddedKafka(t)
+	createTopic(t, k, "topic", 1)
+	publish(t, publisher(t, k), "topic", keyed("a", "0"))
+	s := subscriber(t, k, bus.SubscriberOptions{Drain: 50 * time.Millisecond})
+	m := receive(t, subscribe(t, s, "topic"))
+	require.NoError(t, s.Close())
+	require.Error(t, m.Context().Err())
+	m.Ack() // too late
+	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{}), "topic")
+	require.Equal(t, "a/0", receive(t, messages).UUID)
+}
+
+func TestSubscriber_DeliversBytesOfAnyKind(t *testing.T) {
+	t.Parallel()
+	k := meshtest.EmbeddedKafka(t)
+	createTopic(t, k, "topic", 1)
+	producer, err := sarama.NewSyncProducer(k.Brokers, k.SaramaConfig())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, producer.Close()) }()
+	_, _, err = producer.SendMessage(&sarama.ProducerMessage{Topic: k.Topic("topic"),
+		Key: sarama.ByteEncoder("\xff\x00"), Value: sarama.ByteEncoder("\x00\xfe\xff"),
+		Headers: []sarama.RecordHeader{{Key: []byte("h\xff"), Value: []byte{0, 0xff}}, {Key: []byte("empty")}}})
+	require.NoError(t, err)
+	_, _, err = producer.SendMessage(&sarama.ProducerMessage{Topic: k.Topic("topic")}) // not even a value
+	require.NoError(t, err)
+	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{}), "topic")
+	got := map[string]*message.Message{}
+	for range 2 {
+		m := receive(t, messages)
+		got[m.UUID] = m
+	}
+	require.Equal(t, "\x00\xfe\xff", string(got["topic/0/0"].Payload))
+	require.Equal(t, "\x00\xff", got["topic/0/0"].Metadata.Get("h\xff"))
+	require.Equal(t, "\xff\x00", got["topic/0/0"].Metadata.Get(bus.MetadataKey))
+	require.Empty(t, got["topic/0/1"].Payload)
+}
+
+func TestSubscriber_BeginsAgainWhereTheTopicDoes(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, k backend.Kafka) {
+		createTopic(t, k, "topic", 1)
+		p := publisher(t, k)
+		for n := range 10 {
+			publish(t, p, "topic", keyed("a", strconv.Itoa(n)))
+		}
+		s := subscriber(t, k, bus.SubscriberOptions{})
+		messages := subscribe(t, s, "topic")
+		for range 10 {
+			receive(t, messages).Ack()
+		}
+		require.NoError(t, s.Close())
+		require.EqualValues(t, 10, committed(t, k, "topic", 0))
+
+		// The broker lost all: the group's offset is now past the end.
+		admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
+		require.NoError(t, err)
+		require.NoError(t, admin.DeleteTopic(k.Topic("topic")))
+		eventually(t, "the topic is gone", func() bool {
+			topics, err := admin.ListTopics()
+			require.NoError(t, err)
+			_, there := topics[k.Topic("topic")]
+			return !there
+		})
+		require.NoError(t, admin.Close())
+		createTopic(t, k, "topic", 1)
+		fresh := publisher(t, k)
+		publish(t, fresh, "topic", keyed("a", "new 0"), keyed("a", "new 1"))
+		s = subscriber(t, k, bus.SubscriberOptions{})
+		messages = subscribe(t, s, "topic")
+		m := receive(t, messages)
+		require.Equal(t, "new 0", string(m.Payload))
+		m.Ack()
+		require.NoError(t, s.Close())
+		require.EqualValues(t, 1, committed(t, k, "topic", 0), "the old offset is forgotten")
+	})
+}
+
+func TestNewSubscriber_RefusesWhatCannotWork(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]bus.SubscriberOptions{
+		"no group":         {},
+		"negative window":  {Group: "g", Window: -1},
+		"endless patience": {Group: "g", Drain: time.Hour},
+		"instance id":      {Group: "g", InstanceID: strings.Repeat("x", 300)},
+	} {
+		_, err := bus.NewSubscriber(backend.Kafka{Brokers: []string{"127.0.0.1:1"}, ClientID: "test"}, o)
+		require.Error(t, err, name)
+	}
+}
+
+func TestSubscriber_CancelledSubscriptionEndsAlone(t *testing.T) {
+	t.Parallel()
+	k := meshtest.EmbeddedKafka(t)
+	for n := range 2 {
+		createTopic(t, k, fmt.Sprint("topic", n), 1)
+	}
+	s := subscriber(t, k, bus.SubscriberOptions{})
+	ctx, cancel := context.WithCancel(context.Background())
+	ending, err := s.Subscribe(ctx, "topic0")
+	require.NoError(t, err)
+	lasting := subscribe(t, s, "topic1")
+	cancel()
+	_, open := <-ending
+	require.False(t, open)
+	publish(t, publisher(t, k), "topic1", keyed("a", "0"))
+	require.Equal(t, "a/0", receive(t, lasting).UUID)
+}
