@@ -65,7 +65,7 @@ func (p *publisher) soon() {
 
 func (p *publisher) round(ctx context.Context) error {
 	_, err := p.store.Expire(ctx)
-	p.waiting("redis", err)
+	p.tell(ctx, "redis", err)
 	if err != nil {
 		return err
 	}
@@ -85,13 +85,20 @@ func (p *publisher) round(ctx context.Context) error {
 			messages = append(messages, e.Message())
 		}
 		err = p.bus.Publish(topic, messages...)
-		p.waiting("kafka", err)
+		p.tell(ctx, "kafka", err)
 		if err != nil {
 			return fmt.Errorf("publish presence: %w", err)
 		}
 		if err := p.store.Published(ctx, states); err != nil {
 			return err
 		}
+	}
+}
+
+// tell says whether a dependency holds this up. The end of the service is nobody's fault.
+func (p *publisher) tell(ctx context.Context, dependency string, err error) {
+	if ctx.Err() == nil {
+		p.waiting(dependency, err)
 	}
 }
 

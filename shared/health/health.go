@@ -17,6 +17,8 @@ import (
 const (
 	askEvery = time.Second
 	askFor   = 1500 * time.Millisecond
+	// The log tells of a dependency that fails a second time: at the start of a process not all are there at once.
+	tellAfter = 2
 	// Beyond this age an answer is no answer: whoever asks may hang.
 	oldest = 4 * time.Second
 )
@@ -44,8 +46,9 @@ type Health struct {
 }
 
 type answer struct {
-	err error
-	at  time.Time
+	err  error
+	at   time.Time
+	fell int // answers in a row that were errors
 }
 
 // New makes the health of a process. What has no check, the process has no need of: it counts as true.
@@ -114,8 +117,12 @@ func (h *Health) ask(ctx context.Context, c Check) {
 		return
 	}
 	h.mu.Lock()
-	before, known := h.answers[c.Name]
-	h.answers[c.Name] = answer{err, time.Now()}
+	before := h.answers[c.Name]
+	now := answer{err: err, at: time.Now()}
+	if err != nil {
+		now.fell = before.fell + 1
+	}
+	h.answers[c.Name] = now
 	h.mu.Unlock()
 	if err == nil {
 		h.up.WithLabelValues(c.Name).Set(1)
@@ -123,9 +130,9 @@ func (h *Health) ask(ctx context.Context, c Check) {
 		h.up.WithLabelValues(c.Name).Set(0)
 	}
 	switch {
-	case err != nil && (!known || before.err == nil):
+	case now.fell == tellAfter:
 		h.log.Warn("a dependency is away", "dependency", c.Name, "error", err)
-	case err == nil && known && before.err != nil:
+	case before.fell >= tellAfter && err == nil:
 		h.log.Info("a dependency is back", "dependency", c.Name)
 	}
 }

@@ -29,6 +29,7 @@ type seat struct {
 	floor    int64
 	rooms    map[string]*membership
 	last     *Event // applied last: an event in two rooms of a connection is given once
+	seen     int64  // the highest position given
 }
 
 // membership is one connection in one room.
@@ -101,8 +102,21 @@ func (v *View) apply(e *Event, s *seat) int {
 	if !given {
 		return 0
 	}
+	if !e.state() {
+		s.seen = max(s.seen, e.Position)
+	}
 	s.conn.give(e)
 	return 1
+}
+
+// Seen is the highest position of the log that a connection was given: whoever asks next has to find that there.
+func (v *View) Seen(c *Conn) int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if s := v.seats[c]; s != nil {
+		return s.seen
+	}
+	return 0
 }
 
 // takes says whether an event is new to the one in the room.

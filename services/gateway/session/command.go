@@ -49,7 +49,8 @@ func (s *Session) query(ctx context.Context, f Frame, declared *catalog.Query) {
 		return
 	}
 	// Taken now, so that the answer has what this connection was told before it asked.
-	position := s.sender.Position(declared.Owner)
+	// One reads one's own writes, and what one has been shown.
+	position := max(s.sender.Position(declared.Owner), s.mesh.Hub.View(declared.Owner).Seen(s.conn))
 	s.queries.Go(func() {
 		defer func() { <-s.asking }()
 		ctx, span := s.mesh.Tracer.Start(ctx, "receive "+f.Type, trace.WithSpanKind(trace.SpanKindServer))

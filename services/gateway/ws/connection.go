@@ -53,7 +53,7 @@ func (c *connection) authenticate(ctx context.Context) *auth.User {
 		var data struct {
 			Token string `json:"token"`
 		}
-		if json.Unmarshal(f.Data, &data) != nil || data.Token == "" {
+		if json.Unmarshal(f.Data, &data) != nil {
 			c.write(session.Failed(f.ID, refusal.New(refusal.InvalidField, `data has to be {"token":"…"}`)))
 			continue
 		}
