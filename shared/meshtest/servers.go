@@ -2,6 +2,7 @@ package meshtest
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"testing"
 
@@ -144,4 +145,15 @@ func NewPostgresServer(t testing.TB) *PostgresServer {
 func (p *PostgresServer) URL() string { return p.postgres.URL() }
 
 // Addr is the server's host and port.
-func (p *PostgresServer) Addr() string { return backend.Postgres{URL: p.postgres.URL()}.Where() }
+func (p *PostgresServer) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.postgres.Port()) }
+
+// Jaeger is a real one of the test's own, without traces. It is built when it is first asked for, which takes minutes.
+func Jaeger(t testing.TB) (otlpEndpoint, queryURL string) {
+	t.Helper()
+	j, err := server.StartJaeger(t.Context(), log(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	removeAfter(t, j)
+	return j.OTLP(), j.Query()
+}

@@ -14,8 +14,6 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
 )
 
-const sharedModule = "github.com/edumatrix/interlinked/shared"
-
 // sharedServer is the address of a server that tests share: the one that the environment names, else one that this
 // process starts when first asked.
 func sharedServer(t testing.TB, store, variable string) string {
@@ -54,7 +52,7 @@ func (h *holder) get() (string, error) {
 // start starts testservers. Its input is a pipe of ours, which ends when this process does, however it does: then the
 // server is stopped and its data deleted.
 func (h *holder) start() (address string, err error) {
-	dir, err := moduleDir()
+	dir, err := server.ModuleDir()
 	if err != nil {
 		return "", err
 	}
@@ -85,13 +83,4 @@ func (h *holder) start() (address string, err error) {
 	problem := cmd.Wait()
 	why, err := os.ReadFile(log.Name())
 	return "", errors.Join(fmt.Errorf("start %s for the tests: %w\n%s", h.store, problem, why), err)
-}
-
-// moduleDir is the folder of the module that this package is in. Tests run in the folders of their own packages.
-func moduleDir() (string, error) {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", sharedModule).Output()
-	if err != nil {
-		return "", fmt.Errorf("find the module %s: %w", sharedModule, err)
-	}
-	return strings.TrimSpace(string(out)), nil
 }

@@ -29,6 +29,7 @@ import (
 type options struct {
 	stores  []string
 	install bool
+	jaeger  bool
 	hold    bool
 	command []string
 }
@@ -37,6 +38,7 @@ func main() {
 	var o options
 	stores := flag.String("stores", strings.Join(server.All, ","), "which to start")
 	flag.BoolVar(&o.install, "install", false, "as root, have the package manager install what is missing")
+	flag.BoolVar(&o.jaeger, "jaeger", false, "build Jaeger while the command runs, for the tests that will ask for it")
 	flag.BoolVar(&o.hold, "hold", false, "run no command, print the variables, stop at the end of the input")
 	flag.Parse()
 	o.stores, o.command = strings.Split(*stores, ","), flag.Args()
@@ -68,8 +70,28 @@ func run(o options) (status int, err error) {
 	if o.hold {
 		return 0, hold(ctx, servers)
 	}
+	if o.jaeger {
+		stopBuild := buildJaeger(ctx, log)
+		defer stopBuild()
+	}
 	fmt.Println("integration tests against", servers)
 	return command(ctx, o.command, servers.Environment())
+}
+
+// buildJaeger builds it in the background. A test that needs it waits for it, and meets the same error, if any.
+func buildJaeger(ctx context.Context, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if _, err := server.BuildJaeger(ctx, log); err != nil && ctx.Err() == nil {
+			log.Error("Jaeger is not there for the tests", "error", err)
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
 }
 
 // hold prints the variables, then an empty line, and waits for the end of the input or a signal.

@@ -72,11 +72,13 @@ func (d *daemon) said() string {
 	if err != nil {
 		return err.Error()
 	}
+	return tail(text)
+}
+
+// tail is the end of what a program has written, where it says why it gave up.
+func tail(text []byte) string {
 	const most = 4000
-	if len(text) > most {
-		text = text[len(text)-most:]
-	}
-	return strings.TrimSpace(string(text))
+	return strings.TrimSpace(string(text[max(0, len(text)-most):]))
 }
 
 // Stop ends the server in order; its data stays.

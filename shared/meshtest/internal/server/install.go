@@ -35,7 +35,7 @@ func Install(ctx context.Context, stores []string, log *slog.Logger) error {
 		cmd := exec.CommandContext(ctx, "apt-get", args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("apt-get %s: %w:\n%s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+			return fmt.Errorf("apt-get %s: %w:\n%s", strings.Join(args, " "), err, tail(out))
 		}
 	}
 	return nil

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 )
 
 // KafkaVersion is what pom.xml and the image say.
@@ -52,7 +51,7 @@ func kafkaJars(ctx context.Context, log *slog.Logger) (string, error) {
 	out, err := exec.CommandContext(ctx, "mvn", "--batch-mode", "--quiet", "--strict-checksums", "--file", file,
 		"dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+fetched).CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("fetch Apache Kafka with Maven: %w:\n%s", err, strings.TrimSpace(string(out)))
+		return "", fmt.Errorf("fetch Apache Kafka with Maven: %w:\n%s", err, tail(out))
 	}
 	// Under its final name it is whole. Another process may have been faster.
 	if err := os.Rename(fetched, jars); err != nil && !errors.Is(err, os.ErrExist) {

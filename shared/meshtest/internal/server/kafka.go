@@ -95,7 +95,7 @@ func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller i
 	out, err := exec.CommandContext(ctx, "java", "-cp", classes, "kafka.tools.StorageTool", "format",
 		"--cluster-id", clusterID, "--config", file).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("lay out Kafka's data (it needs Java 17 or later): %w:\n%s", err, out)
+		return fmt.Errorf("lay out Kafka's data (it needs Java 17 or later): %w:\n%s", err, tail(out))
 	}
 	k.command = func() *exec.Cmd {
 		return exec.Command("java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classes,
@@ -104,7 +104,8 @@ func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller i
 	return nil
 }
 
-// kafkaSettings are those of a node that is broker and controller in one. The second half keeps many short tests on one
+// kafkaSettings are those of a node that is broker and controller in one. Then come those that make a restart short: the
+// controller takes a broker back only when the session it had before has run out. The last keep many short tests on one
 // broker cheap: topics go at once, and their indexes and the broker's own topics are small.
 func kafkaSettings(port, controller int) []string {
 	return []string{
@@ -120,6 +121,9 @@ func kafkaSettings(port, controller int) []string {
 		"offsets.topic.replication.factor=1",
 		"transaction.state.log.replication.factor=1",
 		"transaction.state.log.min.isr=1",
+
+		"broker.session.timeout.ms=3000",
+		"broker.heartbeat.interval.ms=500",
 
 		"offsets.topic.num.partitions=10",
 		"transaction.state.log.num.partitions=1",

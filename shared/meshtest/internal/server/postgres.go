@@ -51,6 +51,9 @@ func (p *Postgres) Start(ctx context.Context) (err error) {
 // URL is where the server's own database is reached, by its superuser.
 func (p *Postgres) URL() string { return p.url }
 
+// Port is where it listens on loopback.
+func (p *Postgres) Port() int { return p.options.Port }
+
 // PID is the server's main process.
 func (p *Postgres) PID() int { return p.running.PID() }
 

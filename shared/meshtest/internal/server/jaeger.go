@@ -1,0 +1,163 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	sharedModule  = "github.com/edumatrix/interlinked/shared"
+	jaegerProgram = "github.com/jaegertracing/jaeger/cmd/all-in-one"
+)
+
+// ModuleDir is the folder of the module that this package is in. Tests run in the folders of their own packages.
+func ModuleDir() (string, error) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", sharedModule).Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module %s: %w", sharedModule, err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// BuildJaeger gives Jaeger's program, which it builds unless an earlier run, or another process just now, has. That is
+// three minutes of a processor, of which it takes what nobody else wants.
+func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
+	shared, err := ModuleDir()
+	if err != nil {
+		return "", err
+	}
+	module := filepath.Join(shared, "meshtest", "jaeger")
+	sum, err := os.ReadFile(filepath.Join(module, "go.sum")) // names the version and all that it is built of
+	if err != nil {
+		return "", err
+	}
+	cache, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	hash := sha256.Sum256(sum)
+	program := filepath.Join(cache, "jaeger-"+hex.EncodeToString(hash[:6]))
+	unlock, err := lock(ctx, program+".lock")
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if _, err := os.Stat(program); err == nil {
+		return program, nil
+	}
+	log.Info("building Jaeger, once: it takes minutes", "into", program)
+	begun := time.Now()
+	build := []string{"go", "build", "-ldflags=-s -w", "-o", program + ".new", jaegerProgram}
+	if installed("nice") {
+		build = append([]string{"nice", "-n", "19"}, build...)
+	}
+	cmd := exec.CommandContext(ctx, build[0], build[1:]...)
+	cmd.Dir = module
+	cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0", "GOFLAGS=")
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", errors.Join(context.Cause(ctx), fmt.Errorf("build Jaeger: %w:\n%s", err, tail(out)))
+	}
+	log.Info("built Jaeger", "took", time.Since(begun).Round(time.Second))
+	return program, os.Rename(program+".new", program)
+}
+
+// lock waits until no other process holds the file's lock.
+func lock(ctx context.Context, name string) (unlock func(), err error) {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { _ = file.Close() }, nil // ends the lock
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), file.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), file.Close())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// Jaeger takes traces by OTLP, keeps them in memory and gives them back.
+type Jaeger struct {
+	daemon
+	otlp, query string
+}
+
+// StartJaeger starts a server that has no traces.
+func StartJaeger(ctx context.Context, log *slog.Logger) (*Jaeger, error) {
+	program, err := BuildJaeger(ctx, log)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := NewDir("jaeger")
+	if err != nil {
+		return nil, err
+	}
+	j := &Jaeger{daemon: daemon{name: "Jaeger", dir: dir}}
+	if err := j.start(ctx, program); err != nil {
+		return nil, errors.Join(err, j.Remove())
+	}
+	return j, nil
+}
+
+// start gives every listener a port of its own: the default ones may be somebody's.
+func (j *Jaeger) start(ctx context.Context, program string) error {
+	var args []string
+	for _, listener := range []string{"collector.otlp.grpc", "query.http-server", "collector.otlp.http",
+		"query.grpc-server", "collector.grpc-server", "collector.http-server", "admin.http"} {
+		port, err := FreePort()
+		if err != nil {
+			return err
+		}
+		address := fmt.Sprintf("127.0.0.1:%d", port)
+		args = append(args, "--"+listener+".host-port="+address)
+		switch listener {
+		case "collector.otlp.grpc":
+			j.otlp = "http://" + address
+		case "query.http-server":
+			j.query = "http://" + address
+		}
+	}
+	j.command = func() *exec.Cmd { return exec.Command(program, args...) }
+	j.answers = func(ctx context.Context) error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, j.query+"/api/services", nil)
+		if err != nil {
+			return err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, response.Body)
+		if err = errors.Join(err, response.Body.Close()); err == nil && response.StatusCode != http.StatusOK {
+			err = errors.New(response.Status)
+		}
+		return err
+	}
+	return j.Start(ctx)
+}
+
+// OTLP is where spans are sent, by gRPC.
+func (j *Jaeger) OTLP() string { return j.otlp }
+
+// Query is where the query API is.
+func (j *Jaeger) Query() string { return j.query }

@@ -1,0 +1,185 @@
+//go:build integration
+
+package meshtest_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+// ownServer is a server of the test's own, with one number in it.
+type ownServer struct {
+	own interface {
+		Start()
+		Stop()
+		Kill()
+		Freeze()
+		Thaw()
+		PID() int
+		Addr() string
+	}
+	write func(ctx context.Context, n int) error
+	read  func(ctx context.Context) (n int, err error)
+}
+
+// TestOwnServers_ComeBackWithTheirData does to each kind of server what a fault test may do.
+func TestOwnServers_ComeBackWithTheirData(t *testing.T) {
+	t.Parallel()
+	for name, start := range map[string]func(t *testing.T) ownServer{
+		"kafka": ownKafka, "redis": ownRedis, "postgres": ownPostgres} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			holds := func(n int) {
+				t.Helper()
+				got, err := s.read(brief(t, 20*time.Second))
+				require.NoError(t, err)
+				require.Equal(t, n, got)
+			}
+			address, first := s.own.Addr(), s.own.PID()
+			require.NoError(t, s.write(brief(t, 20*time.Second), 1))
+			for n, end := range []func(){s.own.Stop, s.own.Kill} {
+				end()
+				_, err := net.Dial("tcp4", address)
+				require.ErrorContains(t, err, "refused")
+				s.own.Start()
+				require.Equal(t, address, s.own.Addr())
+				require.NotEqual(t, first, s.own.PID())
+				holds(n + 1)
+				require.NoError(t, s.write(brief(t, 20*time.Second), n+2))
+			}
+
+			s.own.Freeze()
+			require.Error(t, s.write(brief(t, time.Second), 4))
+			s.own.Thaw()
+			require.Eventually(t, func() bool {
+				n, err := s.read(brief(t, 20*time.Second))
+				return err == nil && n >= 3 // the write that was not answered may have been done
+			}, 20*time.Second, 50*time.Millisecond)
+
+			s.own.Freeze() // and is stopped all the same
+		})
+	}
+}
+
+func ownKafka(t *testing.T) ownServer {
+	own := meshtest.NewKafkaServer(t)
+	k := own.Settings()
+	createTopic(t, k, "numbers")
+	config := func(ctx context.Context) *sarama.Config {
+		c := k.SaramaConfig()
+		deadline, _ := ctx.Deadline()
+		left := max(time.Until(deadline), time.Millisecond)
+		c.Net.DialTimeout, c.Net.ReadTimeout, c.Net.WriteTimeout = left, left, left
+		c.Producer.Retry.Max, c.Metadata.Retry.Max = 0, 0
+		c.Producer.Idempotent = false
+		return c
+	}
+	return ownServer{own,
+		func(ctx context.Context, n int) error {
+			producer, err := sarama.NewSyncProducer(k.Brokers, config(ctx))
+			if err != nil {
+				return err
+			}
+			defer producer.Close()
+			_, _, err = producer.SendMessage(&sarama.ProducerMessage{Topic: "numbers", Value: sarama.StringEncoder(fmt.Sprint(n))})
+			return err
+		},
+		func(ctx context.Context) (n int, err error) {
+			consumer, err := sarama.NewConsumer(k.Brokers, config(ctx))
+			if err != nil {
+				return 0, err
+			}
+			defer consumer.Close()
+			partition, err := consumer.ConsumePartition("numbers", 0, sarama.OffsetOldest)
+			if err != nil {
+				return 0, err
+			}
+			defer partition.Close()
+			for {
+				select {
+				case message := <-partition.Messages():
+					if _, err := fmt.Sscan(string(message.Value), &n); err != nil {
+						return 0, err
+					}
+					if message.Offset == partition.HighWaterMarkOffset()-1 {
+						return n, nil
+					}
+				case <-ctx.Done():
+					return 0, ctx.Err()
+				}
+			}
+		},
+	}
+}
+
+func ownRedis(t *testing.T) ownServer {
+	own := meshtest.NewRedisServer(t)
+	return ownServer{own,
+		func(ctx context.Context, n int) error {
+			client, err := own.Settings().Open(ctx)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			return client.Set(ctx, "number", n, 0).Err()
+		},
+		func(ctx context.Context) (int, error) {
+			client, err := own.Settings().Open(ctx)
+			if err != nil {
+				return 0, err
+			}
+			defer client.Close()
+			return client.Get(ctx, "number").Int()
+		},
+	}
+}
+
+func ownPostgres(t *testing.T) ownServer {
+	own := meshtest.NewPostgresServer(t)
+	in := func(ctx context.Context, use func(*pgx.Conn) error) error {
+		conn, err := pgx.Connect(ctx, own.URL())
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		return use(conn)
+	}
+	require.NoError(t, in(t.Context(), func(c *pgx.Conn) error {
+		_, err := c.Exec(t.Context(), "CREATE TABLE numbers (n int)")
+		return err
+	}))
+	return ownServer{own,
+		func(ctx context.Context, n int) error {
+			return in(ctx, func(c *pgx.Conn) error {
+				_, err := c.Exec(ctx, "INSERT INTO numbers VALUES ($1)", n)
+				return err
+			})
+		},
+		func(ctx context.Context) (n int, err error) {
+			err = in(ctx, func(c *pgx.Conn) error {
+				return c.QueryRow(ctx, "SELECT max(n) FROM numbers").Scan(&n)
+			})
+			return n, err
+		},
+	}
+}
+
+func TestJaeger_AnswersOnItsQueryAPI(t *testing.T) {
+	t.Parallel()
+	_, query := meshtest.Jaeger(t)
+	response, err := http.Get(query + "/api/services")
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, http.StatusOK, response.StatusCode)
+}
