@@ -1,0 +1,199 @@
+package meshtest_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
+)
+
+const project = "github.com/edumatrix/interlinked/"
+
+// listedPackage is what `go list` tells of one.
+type listedPackage struct {
+	ImportPath   string
+	Imports      []string
+	TestImports  []string
+	XTestImports []string
+}
+
+// TestWalls_StandBetweenModules holds every package of the workspace to who may know whom.
+func TestWalls_StandBetweenModules(t *testing.T) {
+	t.Parallel()
+	shared, err := server.ModuleDir()
+	require.NoError(t, err)
+	root := filepath.Dir(shared)
+	cmd := exec.Command("go", "list", "-tags", "integration", "-json=ImportPath,Imports,TestImports,XTestImports", "work")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "GOWORK="+filepath.Join(root, "go.work"))
+	var problems bytes.Buffer
+	cmd.Stderr = &problems
+	out, err := cmd.Output()
+	require.NoError(t, err, problems.String())
+	seen := 0
+	for packages := json.NewDecoder(bytes.NewReader(out)); ; seen++ {
+		var p listedPackage
+		if err := packages.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		for _, broken := range brokenWalls(p) {
+			t.Error(broken)
+		}
+	}
+	require.Greater(t, seen, 30, "packages of the workspace")
+}
+
+// brokenWalls names the imports that a package must not have. The rules go by where a package is, so that a new one is
+// held to them as well.
+func brokenWalls(p listedPackage) (broken []string) {
+	own, ours := strings.CutPrefix(p.ImportPath, project)
+	if !ours {
+		return nil
+	}
+	object := func(imported, why string) {
+		broken = append(broken, fmt.Sprintf("%s imports %s: %s", own, strings.TrimPrefix(imported, project), why))
+	}
+	for _, imported := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
+		if why := brokenWall(own, imported); why != "" {
+			object(imported, why)
+		}
+	}
+	// What follows is the product's alone: tests may look into the database, and play an owner.
+	service, inside := within(own)
+	for _, imported := range p.Imports {
+		target, _ := strings.CutPrefix(imported, project)
+		switch {
+		case service == "gateway" && isOwnersMessages(target):
+			object(imported, "the gateway reads declarations and knows no message by name")
+		case service != "" && inside != "" && inside != "store" && strings.HasPrefix(imported, "github.com/jackc/pgx"):
+			object(imported, "SQL has its place in a store")
+		case inside == "rule" && imported == "github.com/google/uuid":
+			// A rule derives the ids of what it raises from the event that it reads.
+		case isAggregate(service, inside) && !isPure(imported):
+			object(imported, "an aggregate knows proto and the standard library alone")
+		}
+	}
+	return broken
+}
+
+// brokenWall says why a package of the project, tests included, must not import another, "" when it may.
+func brokenWall(own, imported string) string {
+	target, ours := strings.CutPrefix(imported, project)
+	if !ours {
+		return ""
+	}
+	module, _, _ := strings.Cut(own, "/")
+	service, _ := within(own)
+	other, inside := within(target)
+	switch {
+	case module == "proto" && !strings.HasPrefix(target, "proto/"):
+		return "proto knows nobody"
+	case module == "shared" && other != "":
+		return "shared serves every service and knows none"
+	case module == "deployments":
+		return "deployments are checked from outside"
+	case service == "" || other == "" || service == other:
+		return ""
+	case service != "edumatrix":
+		return "services meet in proto, never in one another"
+	case inside != "":
+		return "the single process knows of a service its root package"
+	}
+	return ""
+}
+
+// within splits services/chat/store into chat and store; both are "" outside of services.
+func within(own string) (service, inside string) {
+	rest, ok := strings.CutPrefix(own, "services/")
+	if !ok {
+		return "", ""
+	}
+	service, inside, _ = strings.Cut(rest, "/")
+	return service, inside
+}
+
+// isAggregate: of an owner's packages, all are aggregates or rules but those that are known to be something else.
+func isAggregate(service, inside string) bool {
+	first, _, _ := strings.Cut(inside, "/")
+	switch service {
+	case "", "gateway", "edumatrix":
+		return false
+	}
+	return !slices.Contains([]string{"", "cmd", "store", "query"}, first)
+}
+
+func isOwnersMessages(target string) bool {
+	for _, owner := range []string{"chat", "feed", "notification", "presence"} {
+		if strings.HasPrefix(target, "proto/gen/edumatrix/"+owner+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+func isPure(imported string) bool {
+	host, _, _ := strings.Cut(imported, "/")
+	standard := !strings.Contains(host, ".")
+	return standard || strings.HasPrefix(imported, project+"proto/") ||
+		strings.HasPrefix(imported, "google.golang.org/protobuf/")
+}
+
+func TestWalls_AreSeenWhenTheyBreak(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		own, imported string
+		broken        bool
+	}{
+		{"services/chat", "services/feed", true},
+		{"services/chat/store", "services/feed/post", true},
+		{"services/chat", "services/chat/store", false},
+		{"services/edumatrix", "services/chat", false},
+		{"services/edumatrix/cmd/edumatrix", "services/chat/store", true},
+		{"services/gateway", "services/edumatrix", true},
+		{"shared/owner", "services/chat", true},
+		{"shared/owner", "proto/catalog", false},
+		{"proto/catalog", "shared/envelope", true},
+		{"proto/catalog", "proto/gen/edumatrix/chat/v1", false},
+		{"deployments", "services/chat", true},
+		{"services/gateway/new", "proto/gen/edumatrix/chat/v1", true},
+		{"services/gateway", "proto/gen/edumatrix/feed/v1/feedv1connect", true},
+		{"services/gateway", "proto/gen/edumatrix/mesh/v1", false},
+		{"services/chat/conversation", "shared/eventlog", true},
+		{"services/chat/conversation", "github.com/google/uuid", true},
+		{"services/chat/conversation", "google.golang.org/protobuf/proto", false},
+		{"services/chat/conversation", "slices", false},
+		{"services/chat/newaggregate", "shared/envelope", true},
+		{"services/notification/rule", "github.com/google/uuid", false},
+		{"services/notification/rule", "shared/bus", true},
+		{"services/chat/query", "github.com/jackc/pgx/v5", true},
+		{"services/chat/store", "github.com/jackc/pgx/v5", false},
+		{"services/chat", "github.com/jackc/pgx/v5/pgxpool", false},
+		{"services/gateway/hub", "github.com/jackc/pgx/v5", true},
+		{"services/notification/cmd/notification", "shared/process", false},
+	} {
+		imported := c.imported
+		for _, module := range []string{"services/", "shared/", "proto/"} {
+			if strings.HasPrefix(imported, module) {
+				imported = project + imported
+				break
+			}
+		}
+		broken := brokenWalls(listedPackage{ImportPath: project + c.own, Imports: []string{imported}})
+		require.Equal(t, c.broken, len(broken) > 0, "%s imports %s: %v", c.own, c.imported, broken)
+	}
+	tests := listedPackage{ImportPath: project + "services/chat", XTestImports: []string{project + "services/feed"}}
+	require.Len(t, brokenWalls(tests), 1, "tests are held to it as well")
+}
