@@ -24,11 +24,11 @@ const (
 	codeFull       = "conversation_full"
 )
 
-// State is what deciding needs to know of a conversation. The zero-member state is one that does not exist.
+// State is what deciding needs to know of a conversation.
 type State struct {
 	id       string
-	kind     chatv1.Kind
-	members  []string // in the order in which they joined; the first is the owner of a group
+	kind     chatv1.Kind // unspecified: it was never begun
+	members  []string    // in the order in which they joined; the first is the owner of a group
 	messages map[string]*message
 }
 
@@ -41,6 +41,9 @@ type message struct {
 func New(stream string) *State {
 	return &State{id: strings.TrimPrefix(stream, "conversation:"), messages: map[string]*message{}}
 }
+
+// begun stays true also when everybody has left.
+func (s *State) begun() bool { return s.kind != chatv1.Kind_KIND_UNSPECIFIED }
 
 func (s *State) has(user string) bool { return slices.Contains(s.members, user) }
 
@@ -86,7 +89,7 @@ func (s *State) startDirect(by catalog.Origin, c *chatv1.StartDirect) ([]proto.M
 	if c.UserId == by.Actor {
 		return nil, refusal.New(refusal.InvalidField, "user_id names yourself: a direct conversation is with somebody else")
 	}
-	if len(s.members) > 0 {
+	if s.begun() {
 		return nil, nil
 	}
 	return one(&chatv1.ConversationStarted{ConversationId: s.id, Kind: chatv1.Kind_KIND_DIRECT,
@@ -94,7 +97,7 @@ func (s *State) startDirect(by catalog.Origin, c *chatv1.StartDirect) ([]proto.M
 }
 
 func (s *State) startGroup(by catalog.Origin, c *chatv1.StartGroup) ([]proto.Message, error) {
-	if len(s.members) > 0 {
+	if s.begun() {
 		return nil, nil
 	}
 	users := []string{by.Actor}

@@ -1,0 +1,167 @@
+package conversation_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/services/chat/conversation"
+)
+
+// record is an event as the log gives it to those who decide: without personal fields.
+type record struct {
+	actor, subject string
+	event          proto.Message
+}
+
+// history is a stream in the log.
+type history struct {
+	t        *rapid.T
+	catalog  *catalog.Catalog
+	records  []record
+	messages []string
+}
+
+func (h *history) append(actor string, m proto.Message) {
+	declared, ok := h.catalog.EventOf(m)
+	if !ok {
+		h.t.Fatalf("%T is not declared", m)
+	}
+	plain, _ := declared.Split(m)
+	h.records = append(h.records, record{actor, declared.Place(m, catalog.Origin{Actor: actor}).Subject, plain})
+	if s, ok := m.(*chatv1.MessageSent); ok {
+		h.messages = append(h.messages, s.GetMessageId())
+	}
+}
+
+// load folds what is about the stream itself, and what is about some subjects; with all, everything.
+func (h *history) load(all bool, subjects ...string) *conversation.State {
+	s := conversation.New("conversation:" + id)
+	h.into(s, 0, all, subjects...)
+	return s
+}
+
+// into folds what is about the stream above a version, and all that is about some subjects.
+func (h *history) into(s *conversation.State, after int, all bool, subjects ...string) {
+	for i, r := range h.records {
+		if all || r.subject == "" && i >= after || slices.Contains(subjects, r.subject) {
+			s.Evolve(r.actor, r.event)
+		}
+	}
+}
+
+// rules keeps, in the simplest way, what must hold of who is in a conversation.
+type rules struct {
+	kind    chatv1.Kind
+	members []string
+}
+
+func (r *rules) check(t *rapid.T, actor string, m proto.Message) {
+	fail := func() { t.Fatalf("%s must not cause %T %v in %+v", actor, m, m, r) }
+	is := func(user string) bool { return slices.Contains(r.members, user) }
+	if _, start := m.(*chatv1.ConversationStarted); !start && !is(actor) {
+		fail()
+	}
+	switch e := m.(type) {
+	case *chatv1.ConversationStarted:
+		if r.kind != chatv1.Kind_KIND_UNSPECIFIED || !slices.Contains(e.UserIds, actor) {
+			fail()
+		}
+		if e.Kind == chatv1.Kind_KIND_DIRECT && len(e.UserIds) != 2 {
+			fail()
+		}
+		r.kind, r.members = e.Kind, slices.Clone(e.UserIds)
+	case *chatv1.MemberAdded:
+		if r.kind != chatv1.Kind_KIND_GROUP || is(e.UserId) {
+			fail()
+		}
+		r.members = append(r.members, e.UserId)
+	case *chatv1.MemberLeft:
+		if r.kind != chatv1.Kind_KIND_GROUP || !is(e.UserId) || e.UserId != actor && actor != r.members[0] {
+			fail()
+		}
+		r.members = slices.DeleteFunc(r.members, func(u string) bool { return u == e.UserId })
+	}
+	if sorted := slices.Sorted(slices.Values(r.members)); len(slices.Compact(sorted)) != len(r.members) {
+		t.Fatalf("somebody is in it twice: %v", r.members)
+	}
+}
+
+var people = []string{"ann", "bob", "cid", "dan"}
+
+func command(t *rapid.T, h *history) proto.Message {
+	user := rapid.SampledFrom(people).Draw(t, "user")
+	message := rapid.SampledFrom(append([]string{"none"}, h.messages...)).Draw(t, "message")
+	return rapid.SampledFrom([]proto.Message{
+		&chatv1.StartDirect{UserId: user},
+		&chatv1.StartGroup{Title: "t", UserIds: rapid.SliceOfN(rapid.SampledFrom(people), 0, 4).Draw(t, "users")},
+		&chatv1.AddMember{ConversationId: id, UserId: user}, &chatv1.AddMember{ConversationId: id, UserId: user},
+		&chatv1.RemoveMember{ConversationId: id, UserId: user},
+		&chatv1.Leave{ConversationId: id},
+		&chatv1.SendMessage{ConversationId: id, Body: "text"}, &chatv1.SendMessage{ConversationId: id, Body: "text"},
+		&chatv1.EditMessage{ConversationId: id, MessageId: message, Body: "other"},
+		&chatv1.DeleteMessage{ConversationId: id, MessageId: message},
+	}).Draw(t, "command")
+}
+
+// Whatever is asked for in whatever order: no event breaks a rule, deciding changes nothing, and it comes to the same on
+// a state that was kept from command to command (as the service keeps it), on one that was loaded anew with what the
+// command is about, and on one folded from the whole stream.
+func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
+	t.Parallel()
+	declared, err := catalog.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		h := &history{t: t, catalog: declared}
+		r := &rules{}
+		kept, version := conversation.New("conversation:"+id), 0
+		for n := range rapid.IntRange(1, 60).Draw(t, "commands") {
+			c := command(t, h)
+			o := catalog.Origin{Actor: rapid.SampledFrom(people).Draw(t, "actor"), CommandID: fmt.Sprint(n)}
+			d, ok := declared.CommandOf(c)
+			if !ok {
+				t.Fatalf("%T is not declared", c)
+			}
+			var subjects []string
+			if s := d.Subject(c, o); s != "" {
+				subjects = append(subjects, s)
+				h.into(kept, version, false, subjects...)
+			}
+			got := decide(t, kept, o, c)
+			for name, state := range map[string]*conversation.State{
+				"once more": kept, "loaded": h.load(false, subjects...), "folded from all": h.load(true)} {
+				if again := decide(t, state, o, c); again.code != got.code || !proto.Equal(again.event, got.event) {
+					t.Fatalf("%T: %+v; %s: %+v", c, got, name, again)
+				}
+			}
+			if got.event != nil {
+				r.check(t, o.Actor, got.event)
+				kept.Evolve(o.Actor, got.event) // whole, as decided
+				h.append(o.Actor, got.event)    // without texts, as loaded
+			}
+			version = len(h.records)
+			if rapid.Bool().Draw(t, "the run ends") {
+				kept.Forget()
+			}
+		}
+	})
+}
+
+// Whoever begins a direct conversation addresses the same stream.
+func TestStartDirect_BothAddressOneConversation(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		user := rapid.StringMatching(`[A-Za-z0-9._@-]{1,12}`)
+		a, b := user.Draw(t, "a"), user.Draw(t, "b")
+		if catalog.PairID(a, b) != catalog.PairID(b, a) {
+			t.Fatalf("%s and %s address two", a, b)
+		}
+	})
+}
