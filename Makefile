@@ -1,44 +1,84 @@
-# Tools are pinned here and installed into .bin on demand, so that a fresh machine needs the Go toolchain alone.
+# Everything that is needed is fetched by the targets themselves: a fresh machine has the Go toolchain and make.
+# Tools are pinned here and built into .bin.
 BIN := $(CURDIR)/.bin
 BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.12
 CONNECT_VERSION := v1.21.1
 STATICCHECK_VERSION := v0.8.2
-# Modules that hold Go code.
-MODULES = $(shell for dir in $$(go list -m -f '{{.Dir}}'); do test -z "$$(find $$dir -name '*.go' | head -1)" || echo $$dir; done)
-# The race detector needs a C compiler.
-RACE := $(if $(shell command -v gcc),-race,)
 
-.PHONY: help test lint build generate
+# "work" is every package of every module of go.work.
+MODULES = $(shell go list -m -f '{{.Dir}}')
+# Packages whose tests run at once. Several start a whole mesh.
+TEST_PACKAGES ?= 2
+EDUMATRIX := bin/edumatrix
+TESTSERVERS := bin/testservers
+
+.PHONY: help run test test-fast bench build lint generate env verify-connections $(EDUMATRIX) $(TESTSERVERS)
+
 help: ## Print what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 24
+	@echo
+	@echo "  Tests come in two layers. Fast tests need nothing but Go. Integration tests are the files with the build tag"
+	@echo "  integration; they need Kafka, Redis and PostgreSQL, which make test installs or starts, or takes from"
+	@echo "  KAFKA_BROKERS, REDIS_URL and DATABASE_URL. See CONTRIBUTING.md."
 
-test: ## Run all tests
-	@echo "fast tests (race detector: $(if $(RACE),on,off: no C compiler))"
-	go test $(RACE) $(MODULES:%=%/...)
+run: $(EDUMATRIX) ## Start the whole mesh in one process; Ctrl-C stops it
+	@exec $(EDUMATRIX) up
+
+test: $(TESTSERVERS) ## Run all tests, fast and integration, with the race detector
+	@$(TESTSERVERS) -install
+	@race=$$(command -v gcc >/dev/null && echo -race); \
+	  echo "fast tests and integration tests (race detector: $${race:-off, there is no C compiler})"; \
+	  exec $(TESTSERVERS) -jaeger -- go test $$race -p $(TEST_PACKAGES) -tags integration work
+
+test-fast: ## Run the tests that need no server
+	@echo "fast tests alone; make test runs the integration tests as well"
+	go test work
+
+bench: $(TESTSERVERS) ## Measure latency and throughput, on embedded and on real stores
+	@$(TESTSERVERS) -install
+	go test -tags integration -run '^$$' -bench Mesh -benchtime 1x -timeout 30m ./services/edumatrix/e2e
 
 build: ## Build and vet every module, in the workspace and on its own
-	go build $(MODULES:%=%/...)
-	go vet $(MODULES:%=%/...)
+	go build work
+	go vet -tags integration work
 	@set -e; for dir in $(MODULES); do echo "alone: $${dir#$(CURDIR)/}"; \
-	  (cd $$dir && GOWORK=off go build ./... && GOWORK=off go vet ./...); done
+	  (cd $$dir && GOWORK=off go build ./... && GOWORK=off go vet -tags integration ./...); done
 
-lint: build $(BIN)/buf $(BIN)/staticcheck $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Run linters, check formatting and generated code
-	@unformatted=$$(gofmt -l proto shared services); test -z "$$unformatted" || { echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; }
-	@set -e; for dir in $(MODULES); do (cd $$dir && $(BIN)/staticcheck ./...); done
+lint: build $(BIN)/buf $(BIN)/staticcheck $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Run linters, check formatting, generated code and walls
+	@unformatted=$$(gofmt -l proto shared services deployments); \
+	  test -z "$$unformatted" || { echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+	$(BIN)/staticcheck -tags integration work
+	go test -count=1 -run '^TestWalls_' ./shared/meshtest
 	cd proto && $(BIN)/buf lint && $(BIN)/buf format --diff --exit-code
-	@fresh=$$(mktemp -d); trap 'rm -rf $$fresh' EXIT; \
+	@set -e; fresh=$$(mktemp -d); trap 'rm -rf $$fresh' EXIT; \
 	  cp -R proto/. $$fresh/ && (cd $$fresh && PATH=$(BIN):$$PATH buf generate) && \
 	  diff -r proto/gen $$fresh/gen || { echo "generated code is not up to date: make generate"; exit 1; }
+	@set -e; base=$$(git rev-parse -q --verify origin/main || git rev-parse -q --verify main || true); \
+	  if [ -z "$$base" ]; then echo "no main to compare proto with"; exit; fi; \
+	  old=$$(mktemp -d); trap 'rm -rf $$old' EXIT; git archive $$base proto | tar -x -C $$old; \
+	  echo "buf breaking against main ($$(git rev-parse --short $$base))"; cd proto && $(BIN)/buf breaking --against $$old/proto
 
 generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Generate Go from proto/
 	cd proto && PATH=$(BIN):$$PATH buf generate
 
-$(BIN)/buf:
-	GOBIN=$(BIN) GOWORK=off go install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
-$(BIN)/staticcheck:
-	GOBIN=$(BIN) GOWORK=off go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION)
-$(BIN)/protoc-gen-go:
-	GOBIN=$(BIN) GOWORK=off go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
-$(BIN)/protoc-gen-connect-go:
-	GOBIN=$(BIN) GOWORK=off go install connectrpc.com/connect/cmd/protoc-gen-connect-go@$(CONNECT_VERSION)
+env: ## Write .env for docker compose, with random secrets, where it is missing
+	@sh deployments/env.sh
+
+verify-connections: $(EDUMATRIX) ## Check every connection to Postgres, Redis and Kafka, one by one
+	@$(EDUMATRIX) verify
+
+$(EDUMATRIX):
+	@go build -o $@ ./services/edumatrix/cmd/edumatrix
+
+$(TESTSERVERS):
+	@go build -o $@ ./shared/meshtest/cmd/testservers
+
+# A changed version is a changed Makefile.
+$(BIN)/%: Makefile
+	GOBIN=$(BIN) GOWORK=off go install $($(notdir $@)_module)
+
+buf_module := github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+staticcheck_module := honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION)
+protoc-gen-go_module := google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+protoc-gen-connect-go_module := connectrpc.com/connect/cmd/protoc-gen-connect-go@$(CONNECT_VERSION)

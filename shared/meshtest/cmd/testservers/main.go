@@ -1,9 +1,10 @@
 // Testservers starts the real servers that integration tests share, runs a command that uses them, and stops them again
 // however it ends:
 //
-//	testservers -install -- go test -tags integration ./...
+//	testservers -- go test -tags integration ./...
 //
-// The command finds them by the variables MESHTEST_…; a server that KAFKA_BROKERS, REDIS_URL or DATABASE_URL names is
+// With -install, as root, it first has the package manager install what is missing; that may be all that it does. The
+// command finds them by the variables MESHTEST_…; a server that KAFKA_BROKERS, REDIS_URL or DATABASE_URL names is
 // used instead of one of its own. With -hold it runs no command: it prints the variables and goes on until its input
 // ends, which is how a test process that was started by hand has servers.
 package main
@@ -54,12 +55,15 @@ func run(o options) (status int, err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	if !o.hold && len(o.command) == 0 {
+	if !o.hold && !o.install && len(o.command) == 0 {
 		return 2, errors.New("there is no command to run")
 	}
 	if o.install {
 		if err := server.Install(ctx, o.stores, log); err != nil {
 			return 1, err
+		}
+		if !o.hold && len(o.command) == 0 {
+			return 0, nil
 		}
 	}
 	servers, err := server.StartSet(ctx, o.stores, log)
@@ -74,8 +78,11 @@ func run(o options) (status int, err error) {
 		stopBuild := buildJaeger(ctx, log)
 		defer stopBuild()
 	}
-	fmt.Println("integration tests against", servers)
-	return command(ctx, o.command, servers.Environment())
+	fmt.Println("integration tests run against", servers)
+	if status, err = command(ctx, o.command, servers.Environment()); status == 0 && err == nil {
+		fmt.Println("passed: fast tests, and integration tests against", servers)
+	}
+	return status, err
 }
 
 // buildJaeger builds it in the background. A test that needs it waits for it, and meets the same error, if any.

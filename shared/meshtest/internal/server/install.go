@@ -11,7 +11,8 @@ import (
 )
 
 // Install has the package manager install what the named stores need and neither the environment, this machine nor
-// Docker has. It does nothing where that is not possible: then starting the store says what is missing.
+// Docker has, and a C compiler, which the race detector needs. It does nothing where that is not possible: then starting
+// the store says what is missing.
 func Install(ctx context.Context, stores []string, log *slog.Logger) error {
 	var packages []string
 	if slices.Contains(stores, "redis") && Named(RedisVariable) == "" && !installed("redis-server") {
@@ -25,7 +26,13 @@ func Install(ctx context.Context, stores []string, log *slog.Logger) error {
 			packages = append(packages, "maven")
 		}
 	}
-	if len(packages) == 0 || os.Geteuid() != 0 || !installed("apt-get") || engineAnswers() {
+	if len(packages) > 0 && engineAnswers() {
+		packages = nil
+	}
+	if !installed("gcc") {
+		packages = append(packages, "gcc", "libc6-dev")
+	}
+	if len(packages) == 0 || os.Geteuid() != 0 || !installed("apt-get") {
 		return nil
 	}
 	log.Info("installing what the integration tests need", "packages", strings.Join(packages, " "))
