@@ -1,0 +1,196 @@
+//go:build integration
+
+package deployments_test
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/moby/patternmatcher"
+	"github.com/stretchr/testify/require"
+)
+
+// image does what an engine does with a stage, in a folder instead of a container.
+type image struct {
+	dir     string // stands for /
+	workdir string
+	args    map[string]string
+	env     []string
+	ignored *patternmatcher.PatternMatcher
+}
+
+func (i *image) run(t *testing.T, s stage) {
+	t.Helper()
+	for _, in := range s.instructions {
+		rest := os.Expand(in.rest, func(name string) string {
+			value, ok := i.args[name]
+			require.True(t, ok, "%s %s: no ARG %s", in.word, in.rest, name)
+			return value
+		})
+		switch in.word {
+		case "ARG": // given
+		case "ENV":
+			i.env = append(i.env, strings.Fields(rest)...)
+		case "WORKDIR":
+			i.workdir = rest
+			require.NoError(t, os.MkdirAll(i.at("."), 0o755))
+		case "COPY":
+			sources := strings.Fields(rest)
+			target := sources[len(sources)-1]
+			require.True(t, strings.HasSuffix(target, "/"), "COPY %s: to a folder", rest)
+			for _, source := range sources[:len(sources)-1] {
+				i.copy(t, source, i.at(target))
+			}
+		case "RUN":
+			command := strings.Fields(rest)
+			command = slices.DeleteFunc(command, func(word string) bool { return strings.HasPrefix(word, "--mount=") })
+			i.sh(t, strings.Join(command, " "))
+		default:
+			t.Fatalf("the test does not know what %s does", in.word)
+		}
+	}
+}
+
+func (i *image) at(name string) string {
+	if !path.IsAbs(name) {
+		name = path.Join(i.workdir, name)
+	}
+	return filepath.Join(i.dir, name)
+}
+
+// copy takes a file, or what is in a folder, from the build context, without what .dockerignore leaves out.
+func (i *image) copy(t *testing.T, source, target string) {
+	t.Helper()
+	from := filepath.Join(root, source)
+	info, err := os.Stat(from)
+	require.NoError(t, err, "COPY %s", source)
+	if !info.IsDir() {
+		require.False(t, ignored(t, i.ignored, path.Clean(source)), "COPY %s: it is in .dockerignore", source)
+		require.NoError(t, copyFile(from, filepath.Join(target, path.Base(source))))
+		return
+	}
+	require.NoError(t, filepath.WalkDir(from, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		inside, err := filepath.Rel(from, name)
+		if err != nil || entry.IsDir() || ignored(t, i.ignored, path.Join(source, filepath.ToSlash(inside))) {
+			return err
+		}
+		return copyFile(name, filepath.Join(target, inside))
+	}))
+}
+
+func copyFile(from, to string) error {
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, text, 0o644)
+}
+
+// sh runs a command as the container's shell does. The folders that keep modules and builds are this machine's.
+func (i *image) sh(t *testing.T, command string) {
+	t.Helper()
+	require.NotRegexp(t, `(^|[\s=])/(src|out|go|root)\b`, command, "a path outside the build's own folder")
+	c := exec.CommandContext(t.Context(), "sh", "-ec", command)
+	c.Dir, c.Env = i.at("."), append(os.Environ(), i.env...)
+	out, err := c.CombinedOutput()
+	require.NoError(t, err, "%s\n%s", command, out)
+}
+
+func TestDockerfile_BuildsEveryService(t *testing.T) {
+	t.Parallel()
+	stages := readDockerfile(t)
+	require.Len(t, stages, 2)
+	require.Equal(t, "build", stages[0].name)
+	// One after another: they share the cache, and the machine.
+	for _, service := range []string{"chat", "feed", "gateway", "notification", "presence"} {
+		t.Run(service, func(t *testing.T) {
+			i := &image{dir: t.TempDir(), workdir: "/", args: map[string]string{"SERVICE": service},
+				ignored: dockerignore(t)}
+			i.run(t, stages[0])
+
+			built := ""
+			for _, in := range stages[1].instructions {
+				if source, ok := strings.CutPrefix(in.rest, "--from=build "); ok && in.word == "COPY" {
+					built = strings.Fields(source)[0]
+				}
+			}
+			require.NotEmpty(t, built, "the image takes nothing from the build stage")
+			requireStatic(t, i.at(built))
+			requireService(t, i.at(built), service)
+		})
+	}
+}
+
+// requireStatic: the image has no C library of the kind that the build stage has.
+func requireStatic(t *testing.T, binary string) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		return // built for this machine, not for the image
+	}
+	file, err := elf.Open(binary)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, file.Close()) }()
+	for _, p := range file.Progs {
+		require.NotEqual(t, elf.PT_INTERP, p.Type, "%s is linked dynamically", binary)
+	}
+}
+
+// requireService: it is the service that was asked for. Without its secret it refuses to start; what compose tells it
+// leads it to its first store, which is not there.
+func requireService(t *testing.T, binary, service string) {
+	t.Helper()
+	said := start(t, binary)
+	require.Contains(t, said, service)
+	require.Contains(t, said, "JWT_SECRET is not set")
+
+	name := service
+	if service == "gateway" {
+		name = "socketio"
+	}
+	var env []string
+	nowhere := strings.NewReplacer("postgres:5432", "127.0.0.1:1", "kafka:9092", "127.0.0.1:1")
+	for variableName, value := range loaded(t).Services[name].Environment {
+		switch variableName {
+		case "REDIS_HOST":
+			*value = "127.0.0.1"
+		case "REDIS_PORT":
+			*value = "1"
+		}
+		env = append(env, variableName+"="+nowhere.Replace(*value))
+	}
+	said = start(t, binary, env...)
+	require.Regexp(t, `(Postgres|Redis) at 127\.0\.0\.1:1\b.*connection refused`, said)
+	for _, secret := range secrets {
+		_, value, _ := strings.Cut(secret, "=")
+		require.NotContains(t, said, value)
+	}
+}
+
+// start runs a service that cannot start, and gives what it says.
+func start(t *testing.T, binary string, env ...string) string {
+	t.Helper()
+	var said bytes.Buffer
+	c := exec.CommandContext(t.Context(), binary)
+	c.Env, c.Stderr = append([]string{}, env...), &said
+	err := c.Run()
+	var exit *exec.ExitError
+	require.True(t, errors.As(err, &exit), "%v", err)
+	require.Equal(t, 1, exit.ExitCode(), said.String())
+	return said.String()
+}
