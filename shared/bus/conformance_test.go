@@ -1,7 +1,6 @@
 package bus_test
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -75,8 +74,4 @@ type initialized struct {
 func (s initialized) SubscribeInitialize(topic string) error {
 	createTopic(s.t, s.k, topic, 3)
 	return nil
-}
-
-func (s initialized) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
-	return s.Subscriber.Subscribe(ctx, topic)
 }

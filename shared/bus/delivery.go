@@ -15,7 +15,6 @@ type delivery struct {
 	topic  string // without the installation's prefix
 	group  string // on the broker; empty for a Reader
 	record *sarama.ConsumerMessage
-	tries  int             // how often it was handed out before
 	over   <-chan struct{} // closed when no time is left for what can as well be done after a restart
 
 	lanes *lanes // whence it comes; nil for a Reader

@@ -102,7 +102,7 @@ func (f *follower) handOut(ctx context.Context, r *sarama.ConsumerMessage) bool 
 		if f.reader.options.Hold(ctx, f.topic, f.partition); ctx.Err() != nil {
 			return false
 		}
-		d := &delivery{topic: f.topic, record: r, tries: tries, over: ctx.Done()}
+		d := &delivery{topic: f.topic, record: r, over: ctx.Done()}
 		if done, acked := f.await(ctx, d); done {
 			return acked
 		}

@@ -135,7 +135,7 @@ func (l *lanes) handOut(h *held) *held {
 	if h.tries > 0 && !sleep(pause(l.pause, h.tries), l.stopping, nil) {
 		return nil
 	}
-	d := &delivery{topic: l.topic, group: l.group, record: h.record, tries: h.tries, over: l.stopping, lanes: l, held: h}
+	d := &delivery{topic: l.topic, group: l.group, record: h.record, over: l.stopping, lanes: l, held: h}
 	ctx, cancel := context.WithCancel(l.base)
 	defer cancel()
 	m := d.message(ctx)

@@ -140,6 +140,23 @@ func TestReader_SurvivesARestartOfTheBroker(t *testing.T) {
 	}
 }
 
+func TestSubscriber_ClosesWhileTheBrokerIsAway(t *testing.T) {
+	t.Parallel()
+	k := startRestartable(t)
+	createTopic(t, k.Kafka, "topic", 3)
+	publish(t, publisher(t, k.Kafka), "topic", keyed("a", "0"))
+	s := subscriber(t, k.Kafka, bus.SubscriberOptions{})
+	receive(t, subscribe(t, s, "topic"))
+	r := reader(t, k.Kafka, bus.ReaderOptions{})
+	receive(t, subscribe(t, r, "topic"))
+	k.running.Stop()
+	begun := time.Now()
+	require.NoError(t, s.Close())
+	require.NoError(t, r.Close())
+	require.Less(t, time.Since(begun), 15*time.Second)
+	t.Logf("closed after %v", time.Since(begun))
+}
+
 func TestPublisher_SaysThatTheBrokerIsAway(t *testing.T) {
 	t.Parallel()
 	k := startRestartable(t)

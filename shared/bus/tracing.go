@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"context"
 	"errors"
 	"strconv"
 
@@ -21,22 +22,7 @@ func Tracing(tracer trace.Tracer) message.HandlerMiddleware {
 	return func(h message.HandlerFunc) message.HandlerFunc {
 		return func(m *message.Message) ([]*message.Message, error) {
 			ctx := propagation.TraceContext{}.Extract(m.Context(), propagation.MapCarrier(m.Metadata))
-			topic := message.SubscribeTopicFromCtx(ctx)
-			attributes := append(describe("process", topic, m.UUID),
-				attribute.Int("messaging.message.body.size", len(m.Payload)))
-			if d, ok := deliveryOf(ctx); ok {
-				topic = d.topic
-				attributes = append(describe("process", topic, m.UUID),
-					attribute.Int("messaging.message.body.size", len(m.Payload)),
-					attribute.String("messaging.destination.partition.id", strconv.Itoa(int(d.record.Partition))),
-					attribute.Int64("messaging.kafka.offset", d.record.Offset))
-				if d.group != "" {
-					attributes = append(attributes, attribute.String("messaging.consumer.group.name", d.group))
-				}
-				if len(d.record.Key) > 0 {
-					attributes = append(attributes, attribute.String("messaging.kafka.message.key", string(d.record.Key)))
-				}
-			}
+			topic, attributes := received(ctx, m)
 			ctx, span := tracer.Start(ctx, "process "+topic, trace.WithSpanKind(trace.SpanKindConsumer),
 				trace.WithAttributes(attributes...))
 			defer span.End()
@@ -54,6 +40,26 @@ func Tracing(tracer trace.Tracer) message.HandlerMiddleware {
 			return produced, err
 		}
 	}
+}
+
+// received describes a consumed message.
+func received(ctx context.Context, m *message.Message) (topic string, attributes []attribute.KeyValue) {
+	size := attribute.Int("messaging.message.body.size", len(m.Payload))
+	d, ok := deliveryOf(ctx)
+	if !ok {
+		topic = message.SubscribeTopicFromCtx(ctx)
+		return topic, append(describe("process", topic, m.UUID), size)
+	}
+	attributes = append(describe("process", d.topic, m.UUID), size,
+		attribute.String("messaging.destination.partition.id", strconv.Itoa(int(d.record.Partition))),
+		attribute.Int64("messaging.kafka.offset", d.record.Offset))
+	if d.group != "" {
+		attributes = append(attributes, attribute.String("messaging.consumer.group.name", d.group))
+	}
+	if len(d.record.Key) > 0 {
+		attributes = append(attributes, attribute.String("messaging.kafka.message.key", string(d.record.Key)))
+	}
+	return d.topic, attributes
 }
 
 func describe(operation, topic, id string) []attribute.KeyValue {
