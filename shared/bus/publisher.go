@@ -19,7 +19,6 @@ import (
 // that of the calls, and within a call that of its messages.
 type Publisher struct {
 	kafka backend.Kafka
-	log   *slog.Logger
 
 	mu       sync.RWMutex // held for reading while messages are on their way
 	producer sarama.SyncProducer
@@ -36,7 +35,8 @@ func NewPublisher(k backend.Kafka, log *slog.Logger) (*Publisher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("publisher: %w", Away(kafkaName, err))
 	}
-	return &Publisher{kafka: k, log: logger(log), producer: producer}, nil
+	logger(log).Debug("publisher is connected", "brokers", k.Where())
+	return &Publisher{kafka: k, producer: producer}, nil
 }
 
 // Publish sends messages in one batch and returns when all of them are on every in-sync replica. Their key is the
