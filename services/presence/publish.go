@@ -28,11 +28,15 @@ type publisher struct {
 	bus     message.Publisher
 	log     *slog.Logger
 	waiting func(dependency string, err error)
+	lease   time.Duration
 	wake    chan struct{}
+
+	heard time.Time // gateways could be heard at least since then
 }
 
 // run ends leases that have run out, and publishes changes at once, until ctx ends.
 func (p *publisher) run(ctx context.Context) error {
+	p.heard = time.Now()
 	pause := lookEvery
 	for {
 		err := p.round(ctx)
@@ -64,35 +68,54 @@ func (p *publisher) soon() {
 }
 
 func (p *publisher) round(ctx context.Context) error {
-	_, err := p.store.Expire(ctx)
-	p.tell(ctx, "redis", err)
-	if err != nil {
-		return err
+	// Who could not be heard is not gone: after a start, and after Redis was away, gateways first get the time of a lease
+	// to report again, or everybody would be offline for a moment.
+	if time.Since(p.heard) > p.lease {
+		if _, err := p.store.Expire(ctx); err != nil {
+			return p.redisAway(ctx, err)
+		}
 	}
 	for {
 		states, err := p.store.Dirty(ctx)
-		if err != nil || len(states) == 0 {
-			return err
-		}
-		messages := make([]*message.Message, 0, len(states))
-		topic := ""
-		for _, s := range states {
-			e, declared, err := event(p.catalog, s)
-			if err != nil {
-				return err
-			}
-			topic = declared.Topic
-			messages = append(messages, e.Message())
-		}
-		err = p.bus.Publish(topic, messages...)
-		p.tell(ctx, "kafka", err)
 		if err != nil {
-			return fmt.Errorf("publish presence: %w", err)
+			return p.redisAway(ctx, err)
+		}
+		p.tell(ctx, "redis", nil)
+		if len(states) == 0 {
+			return nil
+		}
+		if err := p.publish(ctx, states); err != nil {
+			return err
 		}
 		if err := p.store.Published(ctx, states); err != nil {
-			return err
+			return p.redisAway(ctx, err)
 		}
 	}
+}
+
+func (p *publisher) redisAway(ctx context.Context, err error) error {
+	p.heard = time.Now()
+	p.tell(ctx, "redis", err)
+	return err
+}
+
+func (p *publisher) publish(ctx context.Context, states []store.State) error {
+	messages := make([]*message.Message, 0, len(states))
+	topic := ""
+	for _, s := range states {
+		e, declared, err := event(p.catalog, s)
+		if err != nil {
+			return err
+		}
+		topic = declared.Topic
+		messages = append(messages, e.Message())
+	}
+	err := p.bus.Publish(topic, messages...)
+	p.tell(ctx, "kafka", err)
+	if err != nil {
+		return fmt.Errorf("publish presence: %w", err)
+	}
+	return nil
 }
 
 // tell says whether a dependency holds this up. The end of the service is nobody's fault.

@@ -42,7 +42,7 @@ func Run(ctx context.Context, env process.Env) (err error) {
 
 	s := store.New(env.Stores.Redis, env.Config.Kafka.TopicPrefix, lease)
 	p := &publisher{store: s, catalog: env.Catalog, bus: producer, log: env.Log, waiting: status.Waiting,
-		wake: make(chan struct{}, 1)}
+		lease: lease, wake: make(chan struct{}, 1)}
 	options := rpc.Interceptors(env.Log, tracer)
 	server.Handle(meshv1connect.NewConnectionServiceHandler(&connections{s, p.soon}, options))
 	server.Handle(meshv1connect.NewOwnerServiceHandler(&owner{s, env.Catalog}, options))

@@ -1,8 +1,8 @@
 -- Ends one gateway whose lease has run out, by Redis' own clock.
--- KEYS: leases, gateway's connections, numbers, digests, online, state, dirty
+-- KEYS: leases, gateway's connections, gateway's number, digests, online, state, dirty
 -- ARGV: gateway
 -- Answers 1 when it was ended.
-local leases, connections, numbers, digests = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local leases, connections, digests = KEYS[1], KEYS[2], KEYS[4]
 local online, state, dirty = KEYS[5], KEYS[6], KEYS[7]
 local gateway = ARGV[1]
 local time = redis.call('TIME')
@@ -24,6 +24,5 @@ for i = 1, #kept, 2 do
 end
 redis.call('DEL', connections)
 redis.call('ZREM', leases, gateway)
-redis.call('HDEL', numbers, gateway)
 redis.call('HDEL', digests, gateway)
 return 1

@@ -1,9 +1,9 @@
 -- Applies one report of a gateway. Everything that it changes, and the numbers that it gives, are of one moment.
--- KEYS: leases, gateway's connections, numbers, digests, online, state, dirty
+-- KEYS: leases, gateway's connections, gateway's number, digests, online, state, dirty
 -- ARGV: gateway, number, lease in ms, all, ends, count, digest,
 --       then per change: connection, user, gone, hash
 -- Answers "ok", "again" (what is known differs), or "old" (a newer report was seen).
-local leases, connections, numbers, digests = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local leases, connections, newest, digests = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local online, state, dirty = KEYS[5], KEYS[6], KEYS[7]
 local gateway, number, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local all, ends = ARGV[4] == '1', ARGV[5] == '1'
@@ -46,19 +46,29 @@ local function drop(connection, kept)
   leave(user)
 end
 
-if number <= tonumber(redis.call('HGET', numbers, gateway) or '0') then return 'old' end
+if number <= tonumber(redis.call('GET', newest) or '0') then return 'old' end
+-- Longer than a report can be on its way, so that one which is late does not bring back a gateway that has ended.
+local function heard() redis.call('SET', newest, ARGV[2], 'PX', string.format('%.0f', lease * 20)) end
 
 if ends then
   local kept = redis.call('HGETALL', connections)
   for i = 1, #kept, 2 do drop(kept[i], kept[i + 1]) end
   redis.call('ZREM', leases, gateway)
-  redis.call('HDEL', numbers, gateway)
   redis.call('HDEL', digests, gateway)
+  heard()
   return 'ok'
 end
 
-if not all and not redis.call('ZSCORE', leases, gateway) then return 'again' end
-redis.call('HSET', numbers, gateway, number)
+if not all and not redis.call('ZSCORE', leases, gateway) then
+  -- The gateway tells all of its connections next, but those that are gone never again. Where nothing is known of a
+  -- user (Redis was emptied) somebody may still be shown that they are here.
+  for i = 8, #ARGV, 4 do
+    local user = ARGV[i + 1]
+    if ARGV[i + 2] == '1' and redis.call('HEXISTS', state, user) == 0 then change(user, 0) end
+  end
+  return 'again'
+end
+heard()
 redis.call('ZADD', leases, string.format('%.0f', now + lease * 1000), gateway)
 
 local told = {}
@@ -69,6 +79,10 @@ for i = 8, #ARGV, 4 do
     if kept then drop(connection, kept) end
   else
     told[connection] = true
+    if kept and kept ~= user .. ' ' .. ARGV[i + 3] then
+      drop(connection, kept)
+      kept = false
+    end
     if not kept then add(connection, user, ARGV[i + 3]) end
   end
 end

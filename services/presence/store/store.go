@@ -42,8 +42,8 @@ func New(r *redis.Client, prefix string, lease time.Duration) *Store {
 }
 
 func (s *Store) keys(gateway string) []string {
-	return []string{s.prefix + "leases", s.prefix + "gateway:" + gateway, s.prefix + "numbers", s.prefix + "digests",
-		s.prefix + "online", s.prefix + "state", s.prefix + "dirty"}
+	return []string{s.prefix + "leases", s.prefix + "gateway:" + gateway, s.prefix + "number:" + gateway,
+		s.prefix + "digests", s.prefix + "online", s.prefix + "state", s.prefix + "dirty"}
 }
 
 // Answer is what came of a report.
@@ -105,18 +105,33 @@ type State struct {
 	Online bool
 }
 
-// Dirty gives changes that are not published yet, some hundred at a time.
+// Dirty gives changes that are not published yet, some hundred at a time; none only when there are none.
 func (s *Store) Dirty(ctx context.Context) ([]State, error) {
-	// A scan gives each field at least once; what it misses because it is new, the next one gives.
-	found, _, err := s.redis.HScan(ctx, s.prefix+"dirty", 0, "", 500).Result()
-	if err != nil {
-		return nil, fmt.Errorf("read what is not published: %w", err)
+	// A scan gives each field at least once; what it misses because it is new, the next one gives. A step of it may be
+	// empty when the table was larger before.
+	for cursor := uint64(0); ; {
+		found, next, err := s.redis.HScan(ctx, s.prefix+"dirty", cursor, "", 500).Result()
+		if err != nil {
+			return nil, fmt.Errorf("read what is not published: %w", err)
+		}
+		var users []string
+		for i := 0; i+1 < len(found); i += 2 {
+			users = append(users, found[i])
+		}
+		_, known, err := s.read(ctx, users)
+		if err != nil {
+			return nil, err
+		}
+		var states []State
+		for _, user := range users {
+			if state, ok := known[user]; ok { // else Redis was emptied in between
+				states = append(states, state)
+			}
+		}
+		if cursor = next; len(states) > 0 || cursor == 0 {
+			return states, nil
+		}
 	}
-	var users []string
-	for i := 0; i+1 < len(found); i += 2 {
-		users = append(users, found[i])
-	}
-	return s.States(ctx, users)
 }
 
 // Published notes that changes are published.
@@ -131,27 +146,46 @@ func (s *Store) Published(ctx context.Context, states []State) error {
 	return nil
 }
 
-// States says how users are. One of whom nothing is known is offline, with a number below all others.
+// States says how users are. One of whom nothing is known is offline as of now: what was known of them once, before
+// Redis was emptied, has a lower number, and whatever happens to them next a higher one.
 func (s *Store) States(ctx context.Context, users []string) ([]State, error) {
-	if len(users) == 0 {
-		return nil, nil
-	}
-	values, err := s.redis.HMGet(ctx, s.prefix+"state", users...).Result()
+	now, known, err := s.read(ctx, users)
 	if err != nil {
-		return nil, fmt.Errorf("read how users are: %w", err)
+		return nil, err
 	}
 	states := make([]State, len(users))
 	for i, user := range users {
-		states[i] = State{User: user, Number: 1}
-		text, known := values[i].(string)
-		if !known {
+		state, ok := known[user]
+		if !ok {
+			state = State{User: user, Number: now - 1}
+		}
+		states[i] = state
+	}
+	return states, nil
+}
+
+// read gives the states of those of whom one is known, and Redis' time in µs from just before they were read.
+func (s *Store) read(ctx context.Context, users []string) (now int64, known map[string]State, err error) {
+	if len(users) == 0 {
+		return 0, nil, nil
+	}
+	both := s.redis.Pipeline()
+	moment, values := both.Time(ctx), both.HMGet(ctx, s.prefix+"state", users...)
+	if _, err := both.Exec(ctx); err != nil {
+		return 0, nil, fmt.Errorf("read how users are: %w", err)
+	}
+	known = make(map[string]State, len(users))
+	for i, value := range values.Val() {
+		text, ok := value.(string)
+		if !ok {
 			continue
 		}
 		number, online, _ := strings.Cut(text, ":")
-		if states[i].Number, err = strconv.ParseInt(number, 10, 64); err != nil {
-			return nil, fmt.Errorf("state of %s: %w", user, err)
+		n, err := strconv.ParseInt(number, 10, 64)
+		if err != nil {
+			return 0, nil, fmt.Errorf("state of %s: %w", users[i], err)
 		}
-		states[i].Online = online == "1"
+		known[users[i]] = State{users[i], n, online == "1"}
 	}
-	return states, nil
+	return moment.Val().UnixMicro(), known, nil
 }

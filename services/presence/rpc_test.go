@@ -1,0 +1,106 @@
+//go:build integration
+
+package presence
+
+import (
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/redis/go-redis/v9"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/presence/store"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+func TestReport_SaysWhatIsWrongWithIt(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		changed := 0
+		c := &connections{store.New(r, "t.", time.Minute), func() { changed++ }}
+		report := func(m *meshv1.ReportRequest) (again bool, code string) {
+			t.Helper()
+			answer, err := c.Report(t.Context(), connect.NewRequest(m))
+			if refused, ok := refusal.Of(err); ok {
+				return false, refused.Code
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			return answer.Msg.GetAgain(), ""
+		}
+		change := func(connection, user string) []*meshv1.ConnectionChange {
+			return []*meshv1.ConnectionChange{{Connection: connection, User: user}}
+		}
+		for name, m := range map[string]*meshv1.ReportRequest{
+			"no gateway":            {Number: 1, All: true},
+			"a gateway of no shape": {Gateway: "a b", Number: 1, All: true},
+			"a connection without":  {Gateway: "g", Number: 1, All: true, Changes: change("", "bob")},
+			"a user of no shape":    {Gateway: "g", Number: 1, All: true, Changes: change("c", "bob smith")},
+		} {
+			if _, code := report(m); code != refusal.InvalidField {
+				t.Errorf("%s: %q", name, code)
+			}
+		}
+		if again, code := report(&meshv1.ReportRequest{Gateway: "g", Number: 5}); !again || code != "" {
+			t.Errorf("a gateway that is not known: %v %q", again, code)
+		}
+		if again, code := report(&meshv1.ReportRequest{Gateway: "g", Number: 6, All: true}); again || code != "" {
+			t.Errorf("all: %v %q", again, code)
+		}
+		if _, code := report(&meshv1.ReportRequest{Gateway: "g", Number: 6}); code != "old_report" {
+			t.Errorf("an old one: %q", code)
+		}
+		if changed != 2 {
+			t.Errorf("%d reports were taken", changed)
+		}
+	})
+}
+
+func TestOwner_ShowsPresenceToEverybodyAndNothingElse(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", time.Minute)
+		o := &owner{s, declared(t)}
+		connected(t, s, "g", 1, "bob", "dan")
+		connected(t, s, "g", 2, "bob")
+		looks := []*meshv1.Looker{
+			{User: "alice", Room: "presence:bob", Snapshot: true}, {User: "alice", Room: "presence:dan", Snapshot: true},
+			{User: "alice", Room: "presence:nobody", Snapshot: true}, {User: "alice", Room: "presence:bob"},
+			{User: "alice", Room: "presence:", Snapshot: true}, {User: "alice", Room: "presence:a b", Snapshot: true},
+			{User: "alice", Room: "user:bob", Snapshot: true}, {User: "alice", Room: "conversation:7", Snapshot: true},
+		}
+		answer, err := o.Look(t.Context(), connect.NewRequest(&meshv1.LookRequest{Lookers: looks}))
+		if err != nil || len(answer.Msg.GetLooked()) != len(looks) || answer.Msg.GetPosition() != 0 {
+			t.Fatalf("%v %v", answer, err)
+		}
+		for i, want := range []struct {
+			allowed bool
+			shown   string
+		}{{true, "presence.came_online"}, {true, "presence.went_offline"}, {true, "presence.went_offline"}, {true, ""},
+			{false, ""}, {false, ""}, {false, ""}, {false, ""}} {
+			got := answer.Msg.GetLooked()[i]
+			shown := ""
+			for _, record := range got.GetSnapshot() {
+				e, err := envelope.ReadRecord(record)
+				if err != nil || record.GetTopic() != "user-actions" || e.Stream != looks[i].GetRoom() || e.Version == 0 {
+					t.Errorf("%s is shown %+v %v", looks[i].GetRoom(), e, err)
+				}
+				shown += e.Type
+			}
+			if got.GetAllowed() != want.allowed || shown != want.shown {
+				t.Errorf("%s: %v %q", looks[i].GetRoom(), got.GetAllowed(), shown)
+			}
+		}
+		rooms, err := o.Rooms(t.Context(), connect.NewRequest(&meshv1.RoomsRequest{Users: []string{"bob", "dan"}}))
+		if err != nil || rooms.Msg.GetPosition() != 0 || len(rooms.Msg.GetUsers()) != 2 ||
+			rooms.Msg.GetUsers()[0].GetUser() != "bob" || len(rooms.Msg.GetUsers()[0].GetRooms()) != 0 {
+			t.Errorf("rooms: %v %v", rooms, err)
+		}
+		log, err := o.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{}))
+		if err != nil || len(log.Msg.GetRecords()) != 0 || log.Msg.GetHead() != 0 {
+			t.Errorf("log: %v %v", log, err)
+		}
+	})
+}
