@@ -41,6 +41,7 @@ bench: $(TESTSERVERS) ## Measure latency and throughput, on embedded and on real
 
 build: ## Build and vet every module, in the workspace and on its own
 	go build work
+	go vet work
 	go vet -tags integration work
 	@set -e; for dir in $(MODULES); do echo "alone: $${dir#$(CURDIR)/}"; \
 	  (cd $$dir && GOWORK=off go build ./... && GOWORK=off go vet -tags integration ./...); done
@@ -48,6 +49,7 @@ build: ## Build and vet every module, in the workspace and on its own
 lint: build $(BIN)/buf $(BIN)/staticcheck $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Run linters, check formatting, generated code and walls
 	@unformatted=$$(gofmt -l proto shared services deployments); \
 	  test -z "$$unformatted" || { echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+	$(BIN)/staticcheck work
 	$(BIN)/staticcheck -tags integration work
 	go test -count=1 -run '^TestWalls_' ./shared/meshtest
 	cd proto && $(BIN)/buf lint && $(BIN)/buf format --diff --exit-code
