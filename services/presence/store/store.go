@@ -83,8 +83,8 @@ func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("read the time of Redis: %w", err)
 	}
-	late, err := s.redis.ZRangeByScore(ctx, s.prefix+"leases", &redis.ZRangeBy{Min: "-inf",
-		Max: strconv.FormatInt(now.UnixMicro(), 10), Count: 100}).Result()
+	late, err := s.redis.ZRangeArgs(ctx, redis.ZRangeArgs{Key: s.prefix + "leases", ByScore: true,
+		Start: "-inf", Stop: strconv.FormatInt(now.UnixMicro(), 10), Count: 100}).Result()
 	if err != nil {
 		return 0, fmt.Errorf("look for leases that have run out: %w", err)
 	}
