@@ -159,12 +159,12 @@ func (p *pairs) load(b *testing.B, rate int, lasting time.Duration) measured {
 func (m *mesh) cpu(stores string) map[string]time.Duration {
 	all := map[string]time.Duration{"clients": cpuOf(os.Getpid())}
 	for i, p := range m.processes {
-		name := p.name
+		name := p.Name
 		if _, twice := all[name]; twice {
 			name += "-" + strconv.Itoa(i)
 		}
-		all[name] = cpuOf(p.cmd.Process.Pid)
-		for child, d := range children(p.cmd.Process.Pid) {
+		all[name] = cpuOf(p.PID())
+		for child, d := range children(p.PID()) {
 			all[child] += d
 		}
 	}

@@ -36,8 +36,8 @@ func TestKill_EmbeddedKeepsWhatItAcknowledged(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
 	testKilled(t, m, func() {
-		m.processes[0].kill()
-		m.processes[0].start(t)
+		m.processes[0].Kill()
+		m.processes[0].Start(t)
 		m.ready(t)
 	})
 }
@@ -48,8 +48,8 @@ func TestKill_SeparateKeepWhatTheyAcknowledged(t *testing.T) {
 	m := separate(t)
 	testKilled(t, m, func() {
 		for _, p := range m.processes {
-			p.kill()
-			p.start(t)
+			p.Kill()
+			p.Start(t)
 		}
 		m.ready(t)
 	})
@@ -207,10 +207,8 @@ func TestAway_StoresComeBackWithoutARestart(t *testing.T) {
 	}
 	bob.dense(started.Stream, 1, version)
 	for _, p := range m.processes {
-		select {
-		case <-p.done:
-			t.Errorf("%s ended", p.name)
-		default:
+		if !p.Running() {
+			t.Errorf("%s ended", p.Name)
 		}
 	}
 }

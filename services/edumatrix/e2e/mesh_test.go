@@ -13,145 +13,36 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/edumatrix/interlinked/services/edumatrix/internal/meshrun"
 	"github.com/edumatrix/interlinked/shared/auth"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 const secret = "a secret that only tests know, long enough"
 
-var binaries string
+var binaries meshrun.Binaries
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "edumatrix-e2e-")
-	if err == nil {
-		err = os.Chmod(dir, 0o755)
-	}
-	if err == nil {
-		err = build(dir)
-	}
-	if err != nil {
+	var err error
+	if binaries, err = meshrun.Build(meshrun.Programs); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	binaries = dir
 	status := m.Run()
-	_ = os.RemoveAll(dir)
+	binaries.Remove()
 	os.Exit(status)
-}
-
-func build(dir string) error {
-	args := []string{"build", "-o", dir + "/"}
-	if raceDetector {
-		args = append(args, "-race")
-	}
-	for _, service := range []string{"edumatrix", "gateway", "presence", "chat", "feed", "notification"} {
-		args = append(args, "github.com/edumatrix/interlinked/services/"+service+"/cmd/"+service)
-	}
-	out, err := exec.Command("go", args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("build the services: %w\n%s", err, out)
-	}
-	return nil
-}
-
-// process is one running program of the mesh.
-type process struct {
-	name string
-	env  []string
-	args []string
-
-	cmd    *exec.Cmd
-	output *output
-	done   chan struct{}
-}
-
-// output keeps what a program printed, for when a test fails and for tests about what it prints.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
-
-func (p *process) start(t testing.TB) {
-	t.Helper()
-	p.cmd = exec.Command(filepath.Join(binaries, p.name), p.args...)
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, p.env...)
-	if cache := os.Getenv("XDG_CACHE_HOME"); cache != "" {
-		p.cmd.Env = append(p.cmd.Env, "XDG_CACHE_HOME="+cache)
-	}
-	if p.output == nil {
-		p.output = &output{}
-	}
-	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done, cmd := make(chan struct{}), p.cmd
-	go func() {
-		_ = cmd.Wait()
-		close(done)
-	}()
-	p.done = done
-}
-
-func (p *process) signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
-
-func (p *process) wait(t testing.TB) int {
-	t.Helper()
-	select {
-	case <-p.done:
-	case <-time.After(40 * time.Second):
-		p.signal(syscall.SIGQUIT)
-		<-p.done
-		t.Errorf("%s did not end:\n%s", p.name, tail(p.output.String()))
-	}
-	return p.cmd.ProcessState.ExitCode()
-}
-
-func (p *process) stop(t testing.TB) {
-	t.Helper()
-	p.signal(syscall.SIGTERM)
-	if status := p.wait(t); status != 0 {
-		t.Errorf("%s ended with status %d:\n%s", p.name, status, tail(p.output.String()))
-	}
-}
-
-func (p *process) kill() {
-	p.signal(syscall.SIGKILL)
-	<-p.done
-}
-
-func tail(s string) string {
-	lines := strings.Split(s, "\n")
-	return strings.Join(lines[max(0, len(lines)-60):], "\n")
 }
 
 // mesh is a running installation.
 type mesh struct {
 	gateways  []string // base URLs
-	processes []*process
+	processes []*meshrun.Process
 	database  string
 }
 
@@ -159,10 +50,10 @@ type mesh struct {
 func embedded(t testing.TB, extra ...string) *mesh {
 	t.Helper()
 	port := meshtest.FreePort(t)
-	up := &process{name: "edumatrix", args: []string{"up"}, env: append([]string{
+	up := binaries.Process("edumatrix", []string{"up"}, append([]string{
 		"DATA_DIR=" + dataDir(t), "JWT_SECRET=" + secret, "PORT=" + strconv.Itoa(port),
-	}, append(peers(t), extra...)...)}
-	m := &mesh{gateways: []string{fmt.Sprintf("http://127.0.0.1:%d", port)}, processes: []*process{up}}
+	}, append(peers(t), extra...)...))
+	m := &mesh{gateways: []string{fmt.Sprintf("http://127.0.0.1:%d", port)}, processes: []*meshrun.Process{up}}
 	m.run(t)
 	return m
 }
@@ -215,13 +106,13 @@ func separateOn(t testing.TB, database, redis, brokers string, extra ...string) 
 	m := &mesh{database: database}
 	for _, address := range addresses {
 		name, url, _ := strings.Cut(address, "_URL=")
-		m.processes = append(m.processes, &process{name: strings.ToLower(name),
-			env: append(slices.Clone(env), "PORT="+url[strings.LastIndex(url, ":")+1:])})
+		m.processes = append(m.processes, binaries.Process(strings.ToLower(name), nil,
+			append(slices.Clone(env), "PORT="+url[strings.LastIndex(url, ":")+1:])))
 	}
 	for range 2 {
 		port := strconv.Itoa(meshtest.FreePort(t))
 		m.gateways = append(m.gateways, "http://127.0.0.1:"+port)
-		m.processes = append(m.processes, &process{name: "gateway", env: append(slices.Clone(env), "PORT="+port)})
+		m.processes = append(m.processes, binaries.Process("gateway", nil, append(slices.Clone(env), "PORT="+port)))
 	}
 	m.run(t)
 	return m
@@ -230,17 +121,15 @@ func separateOn(t testing.TB, database, redis, brokers string, extra ...string) 
 func (m *mesh) run(t testing.TB) {
 	t.Helper()
 	for _, p := range m.processes {
-		p.start(t)
+		p.Start(t)
 	}
 	t.Cleanup(func() {
 		for _, p := range slices.Backward(m.processes) {
-			select {
-			case <-p.done:
-			default:
-				p.stop(t)
+			if p.Running() {
+				p.Stop(t)
 			}
 			if t.Failed() {
-				t.Logf("%s printed:\n%s", p.name, tail(p.output.String()))
+				t.Logf("%s printed:\n%s", p.Name, p.Tail())
 			}
 		}
 	})
@@ -260,15 +149,13 @@ func (m *mesh) ready(t testing.TB) {
 				}
 			}
 			for _, p := range m.processes {
-				select {
-				case <-p.done:
-					t.Fatalf("%s ended:\n%s", p.name, tail(p.output.String()))
-				default:
+				if !p.Running() {
+					t.Fatalf("%s ended:\n%s", p.Name, p.Tail())
 				}
 			}
 			if time.Now().After(deadline) {
 				for _, p := range m.processes {
-					t.Logf("%s printed:\n%s", p.name, tail(p.output.String()))
+					t.Logf("%s printed:\n%s", p.Name, p.Tail())
 				}
 				t.Fatalf("%s is not ready", gateway)
 			}
@@ -277,9 +164,9 @@ func (m *mesh) ready(t testing.TB) {
 	}
 }
 
-func (m *mesh) named(name string) *process {
+func (m *mesh) named(name string) *meshrun.Process {
 	for _, p := range m.processes {
-		if p.name == name {
+		if p.Name == name {
 			return p
 		}
 	}

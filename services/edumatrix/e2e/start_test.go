@@ -10,22 +10,23 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/edumatrix/interlinked/services/edumatrix/internal/meshrun"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 // run starts a program that is expected to end by itself, and gives its exit status and what it printed.
 func run(t *testing.T, name string, args []string, env ...string) (int, string) {
 	t.Helper()
-	p := &process{name: name, args: args, env: env}
-	p.start(t)
-	return p.wait(t), p.output.String()
+	p := binaries.Process(name, args, env)
+	p.Start(t)
+	return p.Wait(t), p.Output()
 }
 
 func TestStart_TwoOnOneDataDirectory(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
 	var dir string
-	for _, v := range m.processes[0].env {
+	for _, v := range m.processes[0].Env {
 		if d, ok := strings.CutPrefix(v, "DATA_DIR="); ok {
 			dir = d
 		}
@@ -103,7 +104,7 @@ func TestStart_NamesWhatIsWrong(t *testing.T) {
 func TestTerminal_TwoPeopleTalk(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
-	env := m.processes[0].env
+	env := m.processes[0].Env
 	alice, bob := startTerminal(t, env, "alice", "bob"), startTerminal(t, env, "bob", "alice")
 	alice.until("type a line")
 	bob.until("type a line")
@@ -135,18 +136,18 @@ func TestTerminal_TwoPeopleTalk(t *testing.T) {
 type terminal struct {
 	t      *testing.T
 	in     interface{ Write([]byte) (int, error) }
-	output *output
+	output *meshrun.Printed
 }
 
 func startTerminal(t *testing.T, env []string, user, to string) *terminal {
 	t.Helper()
-	cmd := exec.Command(binaries+"/edumatrix", "chat", "--user", user, "--to", to)
+	cmd := exec.Command(string(binaries)+"/edumatrix", "chat", "--user", user, "--to", to)
 	cmd.Env = env
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := &output{}
+	out := &meshrun.Printed{}
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -464,7 +464,7 @@ func testNothingUndeclaredIsReachable(t *testing.T, m *mesh) {
 	}
 	// The inner listeners ask for the installation's credential; a user's token is none.
 	for _, p := range m.processes {
-		for _, variable := range p.env {
+		for _, variable := range p.Env {
 			_, url, inner := strings.Cut(variable, "_URL=http://127.0.0.1")
 			if !inner || strings.HasPrefix(variable, "DATABASE") {
 				continue

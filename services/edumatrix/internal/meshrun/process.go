@@ -1,0 +1,143 @@
+// Package meshrun builds the mesh's programs and runs them as processes of their own, for tests that look at the mesh
+// from outside.
+package meshrun
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// endTime is what a program has for ending once it was told to.
+const endTime = 40 * time.Second
+
+// Process is one program of the mesh, running or not. It is for one goroutine, output aside.
+type Process struct {
+	Name    string // of the program
+	Program string // its file
+	Args    []string
+	Env     []string // nothing else is inherited but PATH, HOME and XDG_CACHE_HOME
+
+	cmd    *exec.Cmd
+	output Printed
+	done   chan struct{}
+}
+
+// Start starts the program, for the first time or again. It ends when this process does.
+func (p *Process) Start(t testing.TB) {
+	t.Helper()
+	cmd, done, started := exec.Command(p.Program, p.Args...), make(chan struct{}), make(chan error, 1)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, p.Env...)
+	if cache := os.Getenv("XDG_CACHE_HOME"); cache != "" {
+		cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+cache)
+	}
+	cmd.Stdout, cmd.Stderr = &p.output, &p.output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	go func() {
+		runtime.LockOSThread() // the signal comes when the thread ends that started it
+		defer runtime.UnlockOSThread()
+		defer close(done)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // ProcessState says how it ended
+		}
+	}()
+	if err := <-started; err != nil {
+		t.Fatalf("start %s: %v", p.Name, err)
+	}
+	p.cmd, p.done = cmd, done
+}
+
+// PID is the process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Done is closed when the program has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Running says whether it was started and has not ended.
+func (p *Process) Running() bool {
+	if p.cmd == nil {
+		return false
+	}
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Signal sends a signal; a program that has ended does not get it.
+func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
+
+// Wait waits for the end of the program and gives its exit status. One that does not end fails the test.
+func (p *Process) Wait(t testing.TB) int {
+	t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(endTime):
+		p.Signal(syscall.SIGQUIT)
+		<-p.done
+		t.Errorf("%s did not end:\n%s", p.Name, p.Tail())
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// Stop has the program end in order. Another exit status than 0 fails the test.
+func (p *Process) Stop(t testing.TB) {
+	t.Helper()
+	p.Signal(syscall.SIGTERM)
+	if status := p.Wait(t); status != 0 {
+		t.Errorf("%s ended with status %d:\n%s", p.Name, status, p.Tail())
+	}
+}
+
+// Kill ends the program without a warning, frozen or not.
+func (p *Process) Kill() {
+	p.Signal(syscall.SIGKILL)
+	<-p.done
+}
+
+// Output is what the program printed, over all its starts.
+func (p *Process) Output() string { return p.output.String() }
+
+// Tail is the end of Output.
+func (p *Process) Tail() string {
+	const most = 60
+	lines := strings.Split(p.Output(), "\n")
+	return strings.Join(lines[max(0, len(lines)-most):], "\n")
+}
+
+// Printed keeps what a program printed, for when a test fails and for tests about what it prints.
+type Printed struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *Printed) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *Printed) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// Binaries is a folder with the mesh's programs.
+type Binaries string
+
+// Process is one of its programs, not started yet.
+func (b Binaries) Process(name string, args, env []string) *Process {
+	return &Process{Name: name, Program: filepath.Join(string(b), name), Args: args, Env: env}
+}

@@ -1,0 +1,5 @@
+//go:build race
+
+package meshrun
+
+const raceDetector = true
