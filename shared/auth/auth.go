@@ -6,10 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/MicahParks/jwkset"
-	"github.com/MicahParks/keyfunc/v3"
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -57,35 +57,40 @@ type claims struct {
 // Verifier checks tokens. It is safe for concurrent use.
 type Verifier struct {
 	parser *jwt.Parser
-	key    jwt.Keyfunc
+	key    func(context.Context) jwt.Keyfunc
 }
 
 // NewVerifier checks tokens against a secret, or, where that is empty, against the keys at a JWKS URL, which are fetched
-// again every hour and when a token names an unknown one, until ctx ends. Keys that cannot be had yet are no error here:
-// tokens are refused until they are there.
+// in the background until ctx ends: every hour, and when a token names an unknown one, at most every 10 s. Keys that
+// cannot be had yet are no error here: tokens are refused until they are there.
 func NewVerifier(ctx context.Context, secret, jwksURL string) (*Verifier, error) {
-	options := []jwt.ParserOption{jwt.WithExpirationRequired(), jwt.WithLeeway(leeway)}
 	switch {
 	case secret != "":
-		return &Verifier{jwt.NewParser(append(options, jwt.WithValidMethods([]string{"HS256"}))...),
-			func(*jwt.Token) (any, error) { return []byte(secret), nil }}, nil
+		key := func(*jwt.Token) (any, error) { return []byte(secret), nil }
+		return &Verifier{parser("HS256"), func(context.Context) jwt.Keyfunc { return key }}, nil
 	case jwksURL != "":
-		keys, err := keyfunc.NewDefaultOverrideCtx(ctx, []string{jwksURL}, keyfunc.Override{
-			RefreshInterval: time.Hour, HTTPTimeout: 5 * time.Second,
-			RefreshErrorHandlerFunc: func(string) func(context.Context, error) { return func(context.Context, error) {} },
-		})
+		keys, err := newKeySet(ctx, jwksURL, pace{usual: time.Hour, retry: time.Second, slowest: 30 * time.Second,
+			unknown: 10 * time.Second})
 		if err != nil {
-			return nil, fmt.Errorf("keys from JWKS_URL: %w", err)
+			return nil, err
 		}
-		return &Verifier{jwt.NewParser(append(options, jwt.WithValidMethods(
-			[]string{"RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "EdDSA"}))...), keys.Keyfunc}, nil
+		return ofKeys(keys), nil
 	default:
 		return nil, errors.New("set JWT_SECRET or JWKS_URL: without one no token can be checked")
 	}
 }
 
+// ofKeys takes no method that signs with a shared secret: a public key, which everybody knows, would pass for one.
+func ofKeys(keys *keySet) *Verifier {
+	return &Verifier{parser("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "EdDSA"), keys.key}
+}
+
+func parser(methods ...string) *jwt.Parser {
+	return jwt.NewParser(jwt.WithExpirationRequired(), jwt.WithLeeway(leeway), jwt.WithValidMethods(methods))
+}
+
 // Verify says who a token names. Its error is a refusal that says what is wrong with the token, and nothing of it.
-func (v *Verifier) Verify(_ context.Context, token string) (User, error) {
+func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 	if token == "" {
 		return User{}, refusal.New(refusal.Unauthorized, "a token is missing: Authorization: Bearer <token>, or a first frame of type auth")
 	}
@@ -93,7 +98,7 @@ func (v *Verifier) Verify(_ context.Context, token string) (User, error) {
 		return User{}, refusal.New(refusal.Unauthorized, "the token is longer than %d bytes", longestToken)
 	}
 	var c claims
-	if _, err := v.parser.ParseWithClaims(token, &c, v.key); err != nil {
+	if _, err := v.parser.ParseWithClaims(token, &c, v.key(ctx)); err != nil {
 		return User{}, refusal.New(refusal.Unauthorized, "%s", reason(err))
 	}
 	if !catalog.ValidID(c.Subject) {
@@ -102,11 +107,16 @@ func (v *Verifier) Verify(_ context.Context, token string) (User, error) {
 	if len(c.Name) > longestName || len(c.Picture) > 2048 || len(c.Role) > 64 {
 		return User{}, refusal.New(refusal.Unauthorized, "a claim of the token is too long: name, picture or role")
 	}
+	if strings.ContainsRune(c.Name+c.Picture+c.Role, 0) {
+		return User{}, refusal.New(refusal.Unauthorized, "a claim of the token holds the character U+0000, which cannot be stored")
+	}
 	return User{ID: c.Subject, Name: c.Name, Picture: c.Picture, Role: c.Role, Expires: c.ExpiresAt.Time}, nil
 }
 
 func reason(err error) string {
 	switch {
+	case errors.Is(err, errNoKeys):
+		return "the keys that sign tokens are not there yet, try again"
 	case errors.Is(err, jwt.ErrTokenExpired):
 		return "the token has expired"
 	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
@@ -118,7 +128,7 @@ func reason(err error) string {
 	case errors.Is(err, jwt.ErrTokenMalformed):
 		return "this is no JSON Web Token"
 	case errors.Is(err, jwkset.ErrKeyNotFound), errors.Is(err, jwt.ErrTokenUnverifiable):
-		return "the key that signed the token is not known here (yet)"
+		return "the key that signed the token is not known here"
 	default:
 		return "the token does not hold"
 	}
