@@ -83,7 +83,8 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 			"health http://%s/health, data in %s (Ctrl-C stops it)\n", time.Since(begun).Seconds(), here, here, here, dir.path)
 		return dir.announce(runningMesh{Gateway: "http://" + here, Socket: "ws://" + here + "/ws",
 			DatabaseURL: c.Postgres.URL, RedisURL: redisURL(c.Redis), Brokers: c.Kafka.Brokers,
-			TopicPrefix: c.Kafka.TopicPrefix, JWTSecret: c.JWTSecret, PID: os.Getpid()})
+			TopicPrefix: c.Kafka.TopicPrefix, JWTSecret: c.JWTSecret, PID: os.Getpid(),
+			Services: c.Peers, ServiceSecret: c.ServiceSecret})
 	}
 	return together{configs: configs(c), stores: stores, declared: declared, log: log, lost: embeddedOnes.lost,
 		ready: ready}.run(ctx)
@@ -203,7 +204,7 @@ func (t together) env(ctx context.Context, service string, ready func()) (_ proc
 		}
 	}
 	return process.Env{Config: t.configs[service], Stores: t.stores, Catalog: t.declared, Telemetry: traces, Log: log,
-		Ready: ready}, stopTraces, nil
+		Ready: ready, Instance: "edumatrix-up"}, stopTraces, nil
 }
 
 func portOf(address string) int {

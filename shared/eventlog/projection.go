@@ -21,6 +21,9 @@ type Projection interface {
 	Apply(ctx context.Context, tx pgx.Tx, events []envelope.Event) error
 }
 
+// breath is how long a projection lets commits gather; a query that waits for its own write waits that much longer.
+const breath = 10 * time.Millisecond
+
 // batch is how many events a projection or a relay takes at a time.
 const batch = 500
 
@@ -44,6 +47,8 @@ func (l *Log) Follow(ctx context.Context, p Projection) error {
 			l.waiting.set("projection "+p.Name(), "postgres", nil)
 			if applied < batch {
 				await(ctx, moved, poll)
+				// What is committed within the next moment goes into the same transaction.
+				await(ctx, nil, breath)
 			}
 		}
 	}

@@ -129,7 +129,7 @@ func (d *decider) fail(run []*asked, err error) {
 
 // together decides a run and commits it, waiting for as long as the database is away. What it returns was not answered.
 func (d *decider) together(stream string, run []*asked) ([]*asked, error) {
-	pause, conflicts, away := firstPause, 0, false
+	wait, conflicts, away := firstPause, 0, false
 	for len(run) > 0 {
 		var err error
 		if conflicts < 2 {
@@ -149,12 +149,10 @@ func (d *decider) together(stream string, run []*asked) ([]*asked, error) {
 		case errors.Is(err, bus.ErrAway):
 			away = true
 			d.waiting("postgres", err)
-			select {
-			case <-d.ctx.Done():
+			if pause(d.ctx, wait); d.ctx.Err() != nil {
 				return run, fmt.Errorf("decide %s: %w", stream, err)
-			case <-time.After(pause):
-				pause = min(2*pause, longestWait)
 			}
+			wait = min(2*wait, longestWait)
 		default:
 			return run, err
 		}

@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/ThreeDotsLabs/watermill/message"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -38,7 +39,12 @@ type reactor struct {
 
 	ctx   context.Context // ends when nothing may be committed any more
 	boxes *mailboxes[*told]
+	read  *lru.Cache[string, int64] // how far streams were read, as far as this instance knows
 }
+
+// gather is how long what leads to nothing may wait for its like: nobody waits for it, and all streams' readings of that
+// time are saved in one transaction.
+const gather = 100 * time.Millisecond
 
 // told is an event that waits to be applied.
 type told struct {
@@ -47,10 +53,14 @@ type told struct {
 	answer chan error // takes one
 }
 
-func newReactor(ctx context.Context, r reactor) *reactor {
+func newReactor(ctx context.Context, r reactor) (*reactor, error) {
+	var err error
+	if r.read, err = lru.New[string, int64](statesKept); err != nil {
+		return nil, err
+	}
 	r.ctx = ctx
 	r.boxes = newMailboxes(longestRun, r.run)
-	return &r
+	return &r, nil
 }
 
 func (r *reactor) handle(m *message.Message) error {
@@ -83,7 +93,7 @@ func (r *reactor) run(stream string, run []*told) {
 
 // patiently waits for as long as Postgres or the owner is away.
 func (r *reactor) patiently(stream string, run []*told) error {
-	for pause, away := firstPause, ""; ; {
+	for wait, away := firstPause, ""; ; {
 		err := r.apply(stream, run)
 		var stale *eventlog.StaleReadingError
 		var elsewhere *awayError
@@ -94,6 +104,7 @@ func (r *reactor) patiently(stream string, run []*told) error {
 			}
 			return nil
 		case errors.As(err, &stale):
+			r.read.Add(stream, stale.Have)
 			continue // another instance applied some of them meanwhile
 		case errors.As(err, &elsewhere), errors.Is(err, bus.ErrAway):
 			away = "postgres"
@@ -101,12 +112,10 @@ func (r *reactor) patiently(stream string, run []*told) error {
 				away = elsewhere.service
 			}
 			r.waiting(away, err)
-			select {
-			case <-r.ctx.Done():
+			if pause(r.ctx, wait); r.ctx.Err() != nil {
 				return err
-			case <-time.After(pause):
-				pause = min(2*pause, longestWait)
 			}
+			wait = min(2*wait, longestWait)
 		default:
 			return err
 		}
@@ -114,9 +123,12 @@ func (r *reactor) patiently(stream string, run []*told) error {
 }
 
 func (r *reactor) apply(stream string, run []*told) error {
-	have, err := r.log.ReadingOf(r.ctx, r.from, stream)
-	if err != nil {
-		return err
+	have, known := r.read.Get(stream)
+	if !known {
+		var err error
+		if have, err = r.log.ReadingOf(r.ctx, r.from, stream); err != nil {
+			return err
+		}
 	}
 	write := eventlog.Write{Reading: &eventlog.Reading{Source: r.from, Stream: stream, Version: have, Previous: have}}
 	take := func(e envelope.Event, parent context.Context) error {
@@ -150,8 +162,25 @@ func (r *reactor) apply(stream string, run []*told) error {
 	if write.Reading.Version == have {
 		return nil
 	}
-	_, err = r.log.Commit(r.ctx, write)
-	return err
+	if len(write.Appends) == 0 {
+		now := time.Now()
+		pause(r.ctx, now.Truncate(gather).Add(gather).Sub(now)) // all wake at once
+	}
+	if _, err := r.log.Commit(r.ctx, write); err != nil {
+		return err
+	}
+	r.read.Add(stream, write.Reading.Version)
+	return nil
+}
+
+// pause waits for a time, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }
 
 // missing takes the versions between two from the owner's log.

@@ -165,7 +165,8 @@ func (s *Service) router(work context.Context) (*message.Router, []func(), error
 	}
 	waits := []func(){d.boxes.wait}
 	consume := func(topic string, handle message.NoPublishHandlerFunc) error {
-		subscriber, err := bus.NewSubscriber(s.env.Stores.Kafka, bus.SubscriberOptions{Group: s.name, Log: s.env.Log})
+		subscriber, err := bus.NewSubscriber(s.env.Stores.Kafka, bus.SubscriberOptions{Group: s.name,
+			InstanceID: s.env.Instance, Log: s.env.Log})
 		if err != nil {
 			return err
 		}
@@ -179,9 +180,12 @@ func (s *Service) router(work context.Context) (*message.Router, []func(), error
 	}
 	client := rpc.NewClient(rpc.Credential(s.env.Config.ServiceSecret), s.env.Telemetry.Tracer())
 	for _, r := range s.reactions {
-		reactor := newReactor(work, reactor{from: r.from, react: r.react, log: s.Log, catalog: s.env.Catalog,
+		reactor, err := newReactor(work, reactor{from: r.from, react: r.react, log: s.Log, catalog: s.env.Catalog,
 			owner:  meshv1connect.NewOwnerServiceClient(client, s.env.Config.Peers[r.from]),
 			logger: s.env.Log, waiting: s.health.Waiting})
+		if err != nil {
+			return nil, nil, err
+		}
 		waits = append(waits, reactor.boxes.wait)
 		if err := consume(r.topic, reactor.handle); err != nil {
 			return nil, nil, err

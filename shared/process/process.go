@@ -35,6 +35,10 @@ type Env struct {
 	Log       *slog.Logger
 	Telemetry *telemetry.Telemetry
 	Ready     func() // called once, when it serves; may be nil
+
+	// Instance names the process among those of its service, where it has the same name after a restart: its share of
+	// the work is then kept for it for some seconds. Empty: whoever is there shares at once.
+	Instance string
 }
 
 // Needs are the stores that a service works with.
