@@ -48,13 +48,13 @@ func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.Co
 	if err := s.wait(ctx, rpc.Position(ctx)); err != nil {
 		return nil, err
 	}
-	all, position, err := s.store.Conversations(ctx, rpc.Actor(ctx), below, limit)
+	all, next, err := s.store.Conversations(ctx, rpc.Actor(ctx), below, limit)
 	if err != nil {
 		return nil, err
 	}
 	answer := &chatv1.ConversationsResponse{Conversations: all}
-	if len(all) == limit {
-		answer.Next = cursor(position)
+	if next > 0 {
+		answer.Next = cursor(next)
 	}
 	return connect.NewResponse(answer), nil
 }
@@ -74,31 +74,16 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 		before = math.MaxInt64
 	}
 	id := r.Msg.GetConversationId()
-	stretches, err := s.log.Stretches(ctx, "conversation:"+id, rpc.Actor(ctx))
-	if err != nil {
-		return nil, err
-	}
-	if len(stretches) == 0 {
-		return nil, refusal.New(refusal.NotAMember, "you are no member of this conversation")
-	}
-	// What the log knows of the membership, the projection has to know as well.
-	last := stretches[len(stretches)-1]
-	if err := s.wait(ctx, max(rpc.Position(ctx), last.OpenedPosition, last.ClosedPosition)); err != nil {
-		return nil, err
-	}
-	version, fromJoining, err := s.store.Conversation(ctx, id)
+	a, err := s.access(ctx, id, rpc.Actor(ctx))
 	if err != nil {
 		return nil, err
 	}
 	// One more than asked for tells whether there are more.
-	messages, err := s.store.Messages(ctx, id, after, before, readable(stretches, fromJoining), after > 0, limit+1)
+	messages, err := s.store.Messages(ctx, id, after, before, a.ranges, after > 0, limit+1)
 	if err != nil {
 		return nil, err
 	}
-	answer := &chatv1.HistoryResponse{Version: version}
-	if last.ClosedVersion > 0 {
-		answer.Version = min(version, last.ClosedVersion)
-	}
+	answer := &chatv1.HistoryResponse{Version: a.version}
 	if answer.More = len(messages) > limit; answer.More {
 		if after > 0 {
 			messages = messages[:limit]
@@ -110,30 +95,63 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 	return connect.NewResponse(answer), nil
 }
 
-// readable is what somebody may read who was in a conversation at these times: all up to when they left, or, where the
-// conversation says so, only what was said while they were in it.
-func readable(stretches []eventlog.Stretch, fromJoining bool) (all []store.Range) {
-	for _, s := range stretches {
-		r := store.Range{From: s.OpenedVersion, To: math.MaxInt64}
-		if s.ClosedVersion > 0 {
-			r.To = s.ClosedVersion
+// access is what somebody may read of a conversation, as of a version of it.
+type access struct {
+	version int64
+	ranges  []store.Range
+}
+
+// access asks first how far the projection is, and then the log when the user was in the conversation. So of everything
+// up to that version it is known whether they were there, also while they are being removed.
+func (s *Server) access(ctx context.Context, id, user string) (access, error) {
+	for position := rpc.Position(ctx); ; {
+		if err := s.wait(ctx, position); err != nil {
+			return access{}, err
 		}
-		all = append(all, r)
+		version, fromJoining, err := s.store.Conversation(ctx, id)
+		if err != nil {
+			return access{}, err
+		}
+		stretches, err := s.log.Stretches(ctx, "conversation:"+id, user)
+		if err != nil {
+			return access{}, err
+		}
+		if len(stretches) == 0 {
+			return access{}, refusal.New(refusal.NotAMember, "you are no member of this conversation")
+		}
+		last := stretches[len(stretches)-1]
+		if last.OpenedVersion <= version {
+			return readable(stretches, fromJoining, version), nil
+		}
+		position = last.OpenedPosition // what the log knows of the membership, the projection has to know as well
+	}
+}
+
+// readable is what somebody may read, up to a version, who was in a conversation at these times: all up to when they
+// left, or, where the conversation says so, only what was said while they were in it.
+func readable(stretches []eventlog.Stretch, fromJoining bool, version int64) access {
+	var a access
+	for _, s := range stretches {
+		r := store.Range{From: s.OpenedVersion, To: version}
+		if s.ClosedVersion > 0 {
+			r.To = min(version, s.ClosedVersion)
+		}
+		a.ranges, a.version = append(a.ranges, r), r.To
 	}
 	if !fromJoining {
-		return []store.Range{{From: 1, To: all[len(all)-1].To}}
+		a.ranges = []store.Range{{From: 1, To: a.version}}
 	}
-	return all
+	return a
 }
 
 func (s *Server) wait(ctx context.Context, position int64) error {
 	if position == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := s.log.WaitFor(ctx, store.ProjectionName, position); err != nil {
-		if ctx.Err() != nil {
+	if err := s.log.WaitFor(patient, store.ProjectionName, position); err != nil {
+		if patient.Err() != nil && ctx.Err() == nil {
 			return refusal.New(refusal.Unavailable, "what was written last cannot be read yet, ask again")
 		}
 		return err

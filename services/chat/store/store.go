@@ -61,9 +61,11 @@ const (
 		UPDATE conversations SET members = array_remove(members, $2) WHERE conversation_id = $1`
 	sqlSent = `INSERT INTO messages (conversation_id, version, message_id, author, body, sent_at)
 		VALUES ($1, $2, $3, $4, $5, $6)`
-	sqlEdited  = `UPDATE messages SET body = $3, edited_at = $4 WHERE conversation_id = $1 AND message_id = $2`
-	sqlDeleted = `UPDATE messages SET body = '', deleted = true WHERE conversation_id = $1 AND message_id = $2`
-	sqlMoved   = `UPDATE conversations SET version = $2, position = $3, changed_at = $4 WHERE conversation_id = $1`
+	sqlEdited  = `INSERT INTO edits (conversation_id, message_id, version, body, edited_at) VALUES ($1, $2, $3, $4, $5)`
+	sqlDeleted = `WITH forgotten AS (
+			DELETE FROM edits WHERE conversation_id = $1 AND message_id = $2)
+		UPDATE messages SET body = '', deleted = true WHERE conversation_id = $1 AND message_id = $2`
+	sqlMoved = `UPDATE conversations SET version = $2, position = $3, changed_at = $4 WHERE conversation_id = $1`
 )
 
 // Apply writes what follows from events.
@@ -104,7 +106,7 @@ func queue(b *pgx.Batch, id string, e envelope.Event, event proto.Message) {
 	case *chatv1.MessageSent:
 		b.Queue(sqlSent, id, e.Version, m.MessageId, e.Actor, storable(m.Body), e.Time)
 	case *chatv1.MessageEdited:
-		b.Queue(sqlEdited, id, m.MessageId, storable(m.Body), e.Time)
+		b.Queue(sqlEdited, id, m.MessageId, e.Version, storable(m.Body), e.Time)
 	case *chatv1.MessageDeleted:
 		b.Queue(sqlDeleted, id, m.MessageId)
 	}
@@ -125,26 +127,32 @@ const sqlConversations = `SELECT c.conversation_id, c.kind, c.title, c.members, 
 	WHERE m.member = $1 AND ($2 = 0 OR c.position < $2)
 	ORDER BY c.position DESC LIMIT $3`
 
-// Conversations lists those that a user is in, newest first, below a position (0: from the newest). The position given
-// back is that of the last one.
+// Conversations lists those that a user is in, newest first, below a position (0: from the newest). The next page is
+// what is below the position given back; 0: there is none.
 func (s *Store) Conversations(ctx context.Context, user string, below int64, limit int) (
-	all []*chatv1.Conversation, position int64, err error) {
-	rows, err := s.pool.Query(ctx, sqlConversations, user, below, limit)
+	all []*chatv1.Conversation, next int64, err error) {
+	rows, err := s.pool.Query(ctx, sqlConversations, user, below, limit+1)
 	if err != nil {
 		return nil, 0, fmt.Errorf("list conversations of %s: %w", user, err)
 	}
+	var positions []int64
 	all, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*chatv1.Conversation, error) {
 		c := &chatv1.Conversation{}
 		var kind int32
+		var position int64
 		var changed time.Time
 		err := row.Scan(&c.ConversationId, &kind, &c.Title, &c.UserIds, &c.Version, &position, &changed)
 		c.Kind, c.ChangedAt = chatv1.Kind(kind), timestamppb.New(changed)
+		positions = append(positions, position)
 		return c, err
 	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("list conversations of %s: %w", user, err)
 	}
-	return all, position, nil
+	if len(all) > limit {
+		return all[:limit], positions[limit-1], nil
+	}
+	return all, 0, nil
 }
 
 // Range is versions from one to another, both included.
@@ -161,16 +169,25 @@ func (s *Store) Conversation(ctx context.Context, id string) (version int64, fro
 	return version, fromJoining, nil
 }
 
+// A message is there, and a text of it, where its version is in one of the ranges.
 const (
-	sqlMessages = `SELECT message_id, version, author, body, sent_at, edited_at, deleted FROM chat.messages
-		WHERE conversation_id = $1 AND version > $2 AND version < $3
-		AND EXISTS (SELECT FROM unnest($4::bigint[], $5::bigint[]) open(since, until) WHERE version BETWEEN since AND until)`
-	sqlOldest = sqlMessages + ` ORDER BY version LIMIT $6`
-	sqlNewest = sqlMessages + ` ORDER BY version DESC LIMIT $6`
+	sqlMessages = `SELECT m.message_id, m.version, m.author, coalesce(e.body, m.body), m.sent_at, e.edited_at, m.deleted
+		FROM chat.messages m LEFT JOIN LATERAL (
+			SELECT body, edited_at FROM chat.edits e
+			WHERE e.conversation_id = m.conversation_id AND e.message_id = m.message_id AND e.version > m.version
+			AND EXISTS (SELECT FROM unnest($4::bigint[], $5::bigint[]) open(since, until)
+				WHERE e.version BETWEEN since AND until)
+			ORDER BY e.version DESC LIMIT 1) e ON NOT m.deleted
+		WHERE m.conversation_id = $1 AND m.version > $2 AND m.version < $3
+		AND EXISTS (SELECT FROM unnest($4::bigint[], $5::bigint[]) open(since, until)
+			WHERE m.version BETWEEN since AND until)`
+	sqlOldest = sqlMessages + ` ORDER BY m.version LIMIT $6`
+	sqlNewest = sqlMessages + ` ORDER BY m.version DESC LIMIT $6`
 )
 
 // Messages reads messages with versions between two, both left out, within ranges, oldest first: those nearest to after
-// when up is set, else those nearest to before.
+// when up is set, else those nearest to before. Of each it gives the newest text within the ranges; of one that was
+// deleted, whenever that was, none.
 func (s *Store) Messages(ctx context.Context, id string, after, before int64, ranges []Range, up bool, limit int) (
 	[]*chatv1.Message, error) {
 	var since, until []int64

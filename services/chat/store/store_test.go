@@ -71,7 +71,7 @@ func (f *fixture) happens(actor, stream string, events ...proto.Message) {
 // rows are all rows of the projection, as text.
 func (f *fixture) rows() (all []string) {
 	f.t.Helper()
-	for _, table := range []string{"conversations", "conversation_members", "messages"} {
+	for _, table := range []string{"conversations", "conversation_members", "messages", "edits"} {
 		rows, err := f.pool.Query(f.t.Context(), "SELECT '"+table+"' || t::text FROM chat."+table+" t ORDER BY 1")
 		if err != nil {
 			f.t.Fatal(err)
@@ -106,7 +106,7 @@ func TestConversations_RebuiltTheyAreEqualRowForRow(t *testing.T) {
 	f := newFixture(t)
 	f.example()
 	live := f.rows()
-	if len(live) != 3+6+15 {
+	if len(live) != 3+6+15+3 {
 		t.Fatalf("%d rows: %v", len(live), live)
 	}
 	head, err := f.log.Head(t.Context())
@@ -114,7 +114,7 @@ func TestConversations_RebuiltTheyAreEqualRowForRow(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = f.log.Reset(t.Context(), store.ProjectionName, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, "TRUNCATE messages, conversation_members, conversations")
+		_, err := tx.Exec(ctx, "TRUNCATE edits, messages, conversation_members, conversations")
 		return err
 	})
 	if err != nil {

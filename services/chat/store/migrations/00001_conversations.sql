@@ -24,11 +24,21 @@ CREATE TABLE messages (
     author          text NOT NULL,
     body            text NOT NULL,
     sent_at         timestamptz NOT NULL,
-    edited_at       timestamptz,
     deleted         boolean NOT NULL DEFAULT false,
     PRIMARY KEY (conversation_id, version)
 );
-CREATE UNIQUE INDEX messages_id ON messages (conversation_id, message_id);
+-- Not unique: a command that comes again when its outcome is forgotten makes the same id again.
+CREATE INDEX messages_by_id ON messages (conversation_id, message_id);
+
+-- What messages became. Each is kept, since who has left reads what was there then, and not what came later.
+CREATE TABLE edits (
+    conversation_id text NOT NULL,
+    message_id      text NOT NULL,
+    version         bigint NOT NULL,
+    body            text NOT NULL,
+    edited_at       timestamptz NOT NULL,
+    PRIMARY KEY (conversation_id, message_id, version)
+);
 
 -- +goose Down
-DROP TABLE messages, conversation_members, conversations;
+DROP TABLE edits, messages, conversation_members, conversations;

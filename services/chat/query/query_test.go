@@ -1,0 +1,540 @@
+//go:build integration
+
+package query_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/chat/query"
+	"github.com/edumatrix/interlinked/services/chat/store"
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// fixture is chat's log with its projection, and the queries over them.
+type fixture struct {
+	t      *testing.T
+	log    *eventlog.Log
+	server *query.Server
+	follow func()
+
+	mu       sync.Mutex
+	position int64 // of what was written last
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	c, err := catalog.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool, err := backend.Postgres{URL: meshtest.Postgres(t)}.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := eventlog.Open(t.Context(), eventlog.Options{Owner: "chat", Pool: pool, Catalog: c,
+		Migrations: store.Migrations(), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = log.Run(ctx) })
+	t.Cleanup(func() {
+		stop()
+		running.Wait()
+		pool.Close()
+	})
+	return &fixture{t: t, log: log, server: query.New(log, store.New(pool)),
+		follow: func() { running.Go(func() { _ = log.Follow(ctx, store.NewConversations(c)) }) }}
+}
+
+// happened is an event that somebody caused.
+type happened struct {
+	actor string
+	event proto.Message
+}
+
+func (f *fixture) happens(id string, all ...happened) {
+	f.t.Helper()
+	var w eventlog.Write
+	for _, h := range all {
+		w.Appends = append(w.Appends, eventlog.Append{Stream: "conversation:" + id, Expected: eventlog.AnyVersion,
+			Actor: h.actor, Events: []proto.Message{h.event}})
+	}
+	c, err := f.log.Commit(f.t.Context(), w)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.position = c.Position
+}
+
+// as asks for a user, who wants to see all that was written.
+func (f *fixture) as(user string) context.Context {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return rpc.WithPosition(rpc.WithActor(f.t.Context(), user), f.position)
+}
+
+func (f *fixture) history(user string, r *chatv1.HistoryRequest) (*chatv1.HistoryResponse, error) {
+	return patiently(f.as(user), f.server.History, r)
+}
+
+// patiently asks again as long as the answer is that what was written last cannot be read yet: the machine may be busy.
+func patiently[Q, A any](ctx context.Context, ask func(context.Context, *connect.Request[Q]) (*connect.Response[A], error),
+	r *Q) (*A, error) {
+	for end := time.Now().Add(30 * time.Second); ; {
+		answer, err := ask(ctx, connect.NewRequest(r))
+		if err == nil {
+			return answer.Msg, nil
+		}
+		if codeOf(err) != refusal.Unavailable || time.Now().After(end) {
+			return nil, err
+		}
+	}
+}
+
+func (f *fixture) conversations(user, after string, limit int32) (ids []string, next string) {
+	f.t.Helper()
+	answer, err := patiently(f.as(user), f.server.Conversations,
+		&chatv1.ConversationsRequest{After: after, Limit: limit})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, c := range answer.GetConversations() {
+		ids = append(ids, c.GetConversationId())
+	}
+	return ids, answer.GetNext()
+}
+
+func started(id string, fromJoining bool, users ...string) happened {
+	return happened{users[0], &chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: users,
+		HistoryFromJoining: fromJoining}}
+}
+
+func added(id, user string) happened {
+	return happened{"ann", &chatv1.MemberAdded{ConversationId: id, UserId: user}}
+}
+
+func left(id, user string) happened {
+	return happened{user, &chatv1.MemberLeft{ConversationId: id, UserId: user}}
+}
+
+func sent(id, author, message, body string) happened {
+	return happened{author, &chatv1.MessageSent{ConversationId: id, MessageId: message, Body: body}}
+}
+
+func edited(id, author, message, body string) happened {
+	return happened{author, &chatv1.MessageEdited{ConversationId: id, MessageId: message, Body: body}}
+}
+
+func deleted(id, actor, message string) happened {
+	return happened{actor, &chatv1.MessageDeleted{ConversationId: id, MessageId: message}}
+}
+
+func bodies(all []*chatv1.Message) (list []string) {
+	for _, m := range all {
+		list = append(list, m.GetBody())
+	}
+	return list
+}
+
+func codeOf(err error) string {
+	refused, ok := refusal.Of(err)
+	if !ok {
+		return fmt.Sprint(err)
+	}
+	return refused.Code
+}
+
+func TestHistory_WhoReadsWhat(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.follow()
+	for _, fromJoining := range []bool{false, true} {
+		id := fmt.Sprint("c-", fromJoining)
+		f.happens(id, started(id, fromJoining, "ann", "bob"), // 1
+			sent(id, "ann", "m1", "one"), sent(id, "ann", "m2", "two"), // 2 and 3
+			added(id, "cid"), left(id, "bob"), // 4 and 5
+			sent(id, "ann", "m3", "three"), edited(id, "ann", "m1", "ONE"), // 6 and 7
+			sent(id, "ann", "m4", "four"), deleted(id, "ann", "m2"), // 8 and 9
+			left(id, "cid"), sent(id, "ann", "m5", "five"), edited(id, "ann", "m3", "THREE"), // 10 to 12
+			added(id, "cid"), sent(id, "ann", "m6", "six")) // 13 and 14
+	}
+	for _, test := range []struct {
+		user    string
+		id      string
+		version int64
+		want    []string
+	}{
+		{"ann", "c-false", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
+		{"ann", "c-true", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
+		// What was edited after bob left he reads as it was; what was deleted nobody reads.
+		{"bob", "c-false", 5, []string{"one", ""}},
+		{"bob", "c-true", 5, []string{"one", ""}},
+		{"cid", "c-false", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
+		{"cid", "c-true", 14, []string{"three", "four", "six"}}, // nothing of the times between
+	} {
+		got, err := f.history(test.user, &chatv1.HistoryRequest{ConversationId: test.id})
+		if err != nil || got.GetVersion() != test.version || got.GetMore() ||
+			!slices.Equal(bodies(got.GetMessages()), test.want) {
+			t.Errorf("%s reads %q of %s at version %d, %v; want %q at %d", test.user, bodies(got.GetMessages()), test.id,
+				got.GetVersion(), err, test.want, test.version)
+		}
+	}
+	got, err := f.history("ann", &chatv1.HistoryRequest{ConversationId: "c-true"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, m := range got.GetMessages() {
+		if m.GetAuthor() != "ann" || m.GetMessageId() != fmt.Sprint("m", i+1) || m.GetDeleted() != (i == 1) ||
+			time.Since(m.GetSentAt().AsTime()).Abs() > time.Minute || (m.GetEditedAt() != nil) != (i == 0 || i == 2) {
+			t.Errorf("message %d: %v", i, m)
+		}
+	}
+	// Strangers are told the same of what is there and of what is not.
+	_, known := f.history("eve", &chatv1.HistoryRequest{ConversationId: "c-true"})
+	_, unknown := f.history("eve", &chatv1.HistoryRequest{ConversationId: "c-none"})
+	if codeOf(known) != refusal.NotAMember || known.Error() != unknown.Error() {
+		t.Errorf("a stranger hears %v, and %v of one that does not exist", known, unknown)
+	}
+}
+
+func TestHistory_Pages(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.follow()
+	all := []happened{started("c", false, "ann", "bob")}
+	for i := range 250 {
+		all = append(all, sent("c", "bob", fmt.Sprint("m", i), fmt.Sprint(i+2)))
+	}
+	f.happens("c", all...)
+	for _, test := range []struct {
+		before, after int64
+		limit         int32
+		first, last   string // bodies are versions
+		more          bool
+	}{
+		{0, 0, 0, "202", "251", true}, {0, 0, 200, "52", "251", true}, {0, 0, 1, "251", "251", true},
+		{52, 0, 50, "2", "51", false}, {53, 0, 50, "3", "52", true}, {3, 0, 50, "2", "2", false},
+		{0, 1, 50, "2", "51", true}, {0, 201, 50, "202", "251", false}, {0, 200, 50, "201", "250", true},
+		{1000, 0, 2, "250", "251", true},
+	} {
+		r := &chatv1.HistoryRequest{ConversationId: "c", Before: test.before, After: test.after, Limit: test.limit}
+		got, err := f.history("ann", r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := bodies(got.GetMessages())
+		ascending := slices.IsSortedFunc(got.GetMessages(),
+			func(a, b *chatv1.Message) int { return int(a.GetVersion() - b.GetVersion()) })
+		if list[0] != test.first || list[len(list)-1] != test.last || got.GetMore() != test.more ||
+			got.GetVersion() != 251 || !ascending {
+			t.Errorf("%+v: %s to %s, more %v", test, list[0], list[len(list)-1], got.GetMore())
+		}
+	}
+	if got, err := f.history("ann", &chatv1.HistoryRequest{ConversationId: "c", After: 251}); err != nil ||
+		len(got.GetMessages()) != 0 || got.GetMore() {
+		t.Errorf("after the newest: %v %v", got, err)
+	}
+	for name, r := range map[string]*chatv1.HistoryRequest{
+		"too many": {Limit: 201}, "less than none": {Limit: -1}, "both ways": {Before: 5, After: 2},
+		"a negative before": {Before: -1}, "a negative after": {After: -1},
+	} {
+		r.ConversationId = "c"
+		if _, err := f.history("ann", r); codeOf(err) != refusal.InvalidField {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestConversations_Pages(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.follow()
+	for i := range 6 {
+		id := fmt.Sprint("c", i)
+		f.happens(id, started(id, false, "ann", "bob"))
+	}
+	f.happens("c1", sent("c1", "ann", "m", "the newest"))
+	f.happens("c3", left("c3", "bob"))
+	for user, want := range map[string][]string{
+		"ann": {"c3", "c1", "c5", "c4", "c2", "c0"}, "bob": {"c1", "c5", "c4", "c2", "c0"}} {
+		for _, limit := range []int32{1, 2, 3, 4, 5, 6, 0} {
+			got, next := f.conversations(user, "", limit)
+			for next != "" {
+				var page []string
+				page, next = f.conversations(user, next, limit)
+				if len(page) == 0 {
+					t.Errorf("%s, %d a page: an empty page follows", user, limit)
+				}
+				got = append(got, page...)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s, %d a page: %v, want %v", user, limit, got, want)
+			}
+		}
+	}
+	if got, _ := f.conversations("eve", "", 0); len(got) != 0 {
+		t.Errorf("a stranger lists %v", got)
+	}
+	for name, r := range map[string]*chatv1.ConversationsRequest{"too many": {Limit: 201}, "less than none": {Limit: -1},
+		"no mark": {After: "c!"}, "no mark either": {After: "LTE"}} {
+		if _, err := f.server.Conversations(f.as("ann"), connect.NewRequest(r)); codeOf(err) != refusal.InvalidField {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// One reads one's own writes: an answer waits until the projection has them, and says so when that takes too long.
+func TestQuery_WaitsForWhatWasWritten(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.happens("c", started("c", false, "ann", "bob"), sent("c", "ann", "m", "hi"))
+	early := connect.NewRequest(&chatv1.HistoryRequest{ConversationId: "c"})
+	if _, err := f.server.History(f.as("ann"), early); codeOf(err) != refusal.Unavailable {
+		t.Fatalf("nothing is projected: %v", err)
+	}
+	answered := make(chan error, 2)
+	go func() {
+		got, err := f.history("ann", &chatv1.HistoryRequest{ConversationId: "c"})
+		if err == nil && len(got.GetMessages()) != 1 {
+			err = fmt.Errorf("the history has %d messages", len(got.GetMessages()))
+		}
+		answered <- err
+	}()
+	go func() {
+		got, err := patiently(f.as("ann"), f.server.Conversations, &chatv1.ConversationsRequest{})
+		if err == nil && len(got.GetConversations()) != 1 {
+			err = fmt.Errorf("the list has %d conversations", len(got.GetConversations()))
+		}
+		answered <- err
+	}()
+	f.follow()
+	for range 2 {
+		if err := <-answered; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// model says in the simplest way what a user may read: each text says the version at which it was written.
+func model(all []happened, fromJoining bool, user string) (want []string, member, ever bool) {
+	in := make([]bool, len(all)+1) // by version; what opens and what closes is included
+	for i, h := range all {
+		version := i + 1
+		switch e := h.event.(type) {
+		case *chatv1.ConversationStarted:
+			member = slices.Contains(e.UserIds, user)
+		case *chatv1.MemberAdded:
+			member = member || e.UserId == user
+		}
+		in[version] = member
+		if e, ok := h.event.(*chatv1.MemberLeft); ok && e.UserId == user {
+			member = false
+		}
+		ever = ever || in[version]
+	}
+	if !fromJoining {
+		last := len(in) - 1
+		for last > 0 && !in[last] {
+			last--
+		}
+		for v := range last {
+			in[v] = true
+		}
+	}
+	order, texts, gone := []string{}, map[string]string{}, map[string]bool{}
+	for i, h := range all {
+		switch e := h.event.(type) {
+		case *chatv1.MessageSent:
+			if in[i+1] {
+				order = append(order, e.MessageId)
+				texts[e.MessageId] = e.Body
+			}
+		case *chatv1.MessageEdited:
+			if _, there := texts[e.MessageId]; in[i+1] && there {
+				texts[e.MessageId] = e.Body
+			}
+		case *chatv1.MessageDeleted:
+			gone[e.MessageId] = true
+		}
+	}
+	for _, m := range order {
+		if gone[m] {
+			texts[m] = ""
+		}
+		want = append(want, texts[m])
+	}
+	return want, member, ever
+}
+
+var people = []string{"ann", "bob", "cid", "dan"}
+
+// made is a conversation in which anything may have happened, in an order that its rules allow.
+func made(r *rand.Rand, id string, fromJoining bool, n int) []happened {
+	all := []happened{started(id, fromJoining, "ann", "bob")}
+	members, messages, gone := []string{"ann", "bob"}, []string{}, map[string]bool{}
+	for len(all) < n {
+		user, text := people[r.IntN(len(people))], strconv.Itoa(len(all)+1)
+		is := slices.Contains(members, user)
+		message := ""
+		if len(messages) > 0 {
+			message = messages[r.IntN(len(messages))]
+		}
+		switch what := r.IntN(8); {
+		case what < 2 && !is:
+			all, members = append(all, added(id, user)), append(members, user)
+		case what == 2 && is && len(members) > 1:
+			all = append(all, left(id, user))
+			members = slices.DeleteFunc(members, func(u string) bool { return u == user })
+		case what > 2 && what < 6:
+			messages = append(messages, fmt.Sprint("m", len(messages)))
+			all = append(all, sent(id, members[0], messages[len(messages)-1], text))
+		case what == 6 && message != "" && !gone[message]:
+			all = append(all, edited(id, members[0], message, text))
+		case what == 7 && message != "" && !gone[message] && r.IntN(3) == 0:
+			gone[message] = true
+			all = append(all, deleted(id, members[0], message))
+		}
+	}
+	return all
+}
+
+func TestQuery_AnswersAsTheLogSays(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.follow()
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	for c := range 15 {
+		id, fromJoining := fmt.Sprint("c", c), c%2 == 0
+		all := made(r, id, fromJoining, 10+r.IntN(60))
+		f.happens(id, all...)
+		for _, user := range people {
+			want, member, ever := model(all, fromJoining, user)
+			limit := int32(1 + r.IntN(20))
+			var up, down []string
+			for after := int64(0); ; {
+				page, err := f.history(user, &chatv1.HistoryRequest{ConversationId: id, After: max(after, 1), Limit: limit})
+				if ever != (err == nil) || err != nil && codeOf(err) != refusal.NotAMember {
+					t.Fatalf("seed %d: %s in %s: %v", seed, user, id, err)
+				}
+				up = append(up, bodies(page.GetMessages())...)
+				if !page.GetMore() {
+					break
+				}
+				after = page.GetMessages()[len(page.GetMessages())-1].GetVersion()
+			}
+			for before := int64(0); ever; {
+				page, err := f.history(user, &chatv1.HistoryRequest{ConversationId: id, Before: before, Limit: limit})
+				if err != nil {
+					t.Fatal(err)
+				}
+				down = append(bodies(page.GetMessages()), down...)
+				if !page.GetMore() {
+					break
+				}
+				before = page.GetMessages()[0].GetVersion()
+			}
+			if !slices.Equal(up, want) || !slices.Equal(down, want) {
+				t.Fatalf("seed %d: %s reads in %s\n upwards   %q\n downwards %q\n want      %q", seed, user, id, up, down, want)
+			}
+			if ids, _ := f.conversations(user, "", 200); slices.Contains(ids, id) != member {
+				t.Fatalf("seed %d: %s lists %v; is in %s: %v", seed, user, ids, id, member)
+			}
+		}
+	}
+}
+
+// Somebody reads without pause while they are removed and added again: they see nothing of the times between, also not
+// while the projection and the log are not equally far.
+func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.follow()
+	id := uuid.NewString()
+	all := []happened{started(id, true, "ann", "bob"), sent(id, "ann", "m", "2")}
+	f.happens(id, all...)
+	done := make(chan struct{})
+	var reads sync.WaitGroup
+	seen := make([]map[string]int64, 2) // by text, the version that it was read at
+	for i := range seen {
+		seen[i] = map[string]int64{}
+		reads.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				// Without a position: as the projection happens to be.
+				ctx := rpc.WithActor(f.t.Context(), "bob")
+				got, err := f.server.History(ctx, connect.NewRequest(&chatv1.HistoryRequest{ConversationId: id}))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, m := range got.Msg.GetMessages() {
+					seen[i][m.GetBody()] = got.Msg.GetVersion()
+				}
+			}
+		})
+	}
+	write := func(h happened) {
+		all = append(all, h)
+		f.happens(id, h)
+	}
+	next := func() string { return strconv.Itoa(len(all) + 1) }
+	for n := range 25 {
+		write(left(id, "bob"))
+		write(sent(id, "ann", fmt.Sprint("out", n), next()))
+		write(edited(id, "ann", "m", next()))
+		write(added(id, "bob"))
+		write(sent(id, "ann", fmt.Sprint("in", n), next()))
+	}
+	close(done)
+	reads.Wait()
+	in := map[int]bool{}
+	member := true
+	for i, h := range all {
+		if _, back := h.event.(*chatv1.MemberAdded); back {
+			member = true
+		}
+		in[i+1] = member
+		if _, gone := h.event.(*chatv1.MemberLeft); gone {
+			member = false
+		}
+	}
+	count := 0
+	for _, texts := range seen {
+		count += len(texts)
+		for text, at := range texts {
+			if version, err := strconv.Atoi(text); err != nil || !in[version] || int64(version) > at {
+				t.Errorf("bob read %q, at version %d", text, at)
+			}
+		}
+	}
+	if count == 0 {
+		t.Error("nothing was read")
+	}
+}
