@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"errors"
 
 	"connectrpc.com/connect"
@@ -8,8 +9,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// Error is how an error leaves a service: a refusal with its code and text; anything else as "internal", without what
-// it says, which is for the service's own log.
+// Error is how an error leaves a service: a refusal with its code and text; the end of a call's time, or of its
+// caller's interest, as that; anything else as "internal", without what it says, which is for the service's own log.
 func Error(err error) error {
 	if err == nil {
 		return nil
@@ -19,12 +20,22 @@ func Error(err error) error {
 		return already
 	}
 	refused, ok := refusal.Of(err)
-	if !ok {
-		refused = refusal.New(refusal.Internal, "something went wrong; it was logged")
+	switch {
+	case ok:
+	case errors.Is(err, context.DeadlineExceeded):
+		return connect.NewError(connect.CodeDeadlineExceeded, errors.New("it took too long"))
+	case errors.Is(err, context.Canceled):
+		return connect.NewError(connect.CodeCanceled, errors.New("it is no longer wanted"))
+	default:
+		refused = internal()
 	}
 	e := connect.NewError(statusOf(refused.Code), errors.New(refused.Text))
 	e.Meta().Set(headerCode, refused.Code)
 	return e
+}
+
+func internal() *refusal.Error {
+	return refusal.New(refusal.Internal, "something went wrong; it was logged")
 }
 
 func statusOf(code string) connect.Code {

@@ -3,11 +3,15 @@ package rpc_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -24,7 +28,8 @@ type owner struct {
 	readLog func(context.Context) error
 }
 
-func (o owner) ReadLog(ctx context.Context, _ *connect.Request[meshv1.ReadLogRequest]) (*connect.Response[meshv1.ReadLogResponse], error) {
+func (o owner) ReadLog(ctx context.Context, _ *connect.Request[meshv1.ReadLogRequest]) (
+	*connect.Response[meshv1.ReadLogResponse], error) {
 	if err := o.readLog(ctx); err != nil {
 		return nil, err
 	}
@@ -34,6 +39,8 @@ func (o owner) ReadLog(ctx context.Context, _ *connect.Request[meshv1.ReadLogReq
 type fixture struct {
 	url    string
 	client meshv1connect.OwnerServiceClient
+	http   *http.Client
+	stop   func()
 	spans  *tracetest.InMemoryExporter
 }
 
@@ -49,12 +56,14 @@ func serve(t *testing.T, credential rpc.Credential, readLog func(context.Context
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	s, err := rpc.NewServer(rpc.ServerOptions{Listener: listener, Credential: "the right one", Log: log, Tracer: tel.Tracer(),
+	s, err := rpc.NewServer(rpc.ServerOptions{Listener: listener, Credential: "the right one", Log: log,
+		Tracer: tel.Tracer(),
 		Health: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "fine") })})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Handle(meshv1connect.NewOwnerServiceHandler(owner{readLog: readLog}, rpc.Interceptors(log, tel.Tracer())))
+	s.Handle("/plain", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") }))
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
@@ -65,7 +74,8 @@ func serve(t *testing.T, credential rpc.Credential, readLog func(context.Context
 		}
 	})
 	url := "http://" + s.Addr().String()
-	return fixture{url, meshv1connect.NewOwnerServiceClient(rpc.NewClient(credential, tel.Tracer()), url), spans}
+	client := rpc.NewClient(credential, tel.Tracer())
+	return fixture{url, meshv1connect.NewOwnerServiceClient(client, url), client, stop, spans}
 }
 
 func TestCall_CarriesWhoItIsForAndItsTrace(t *testing.T) {
@@ -113,7 +123,7 @@ func TestCall_RefusalsComeBackAsTheyWere_OtherErrorsWithoutDetail(t *testing.T) 
 		fails error
 		want  refusal.Error
 	}{
-		{refusal.New("not_a_member", "you are no member of it"), refusal.Error{Code: "not_a_member", Text: "you are no member of it"}},
+		{refusal.New("not_a_member", "you are no member"), refusal.Error{Code: "not_a_member", Text: "you are no member"}},
 		{refusal.New("direct_conversation", "no"), refusal.Error{Code: "direct_conversation", Text: "no"}},
 		{errors.New("password=secret"), refusal.Error{Code: refusal.Internal, Text: "something went wrong; it was logged"}},
 	} {
@@ -121,6 +131,11 @@ func TestCall_RefusalsComeBackAsTheyWere_OtherErrorsWithoutDetail(t *testing.T) 
 		_, err := f.client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{}))
 		if got, ok := rpc.Refusal(err); !ok || *got != test.want {
 			t.Errorf("%v came back as %v", test.fails, err)
+		}
+		for _, span := range f.spans.GetSpans() {
+			if strings.Contains(fmt.Sprintf("%+v", span), "secret") {
+				t.Errorf("the span %s tells what is for the log alone", span.Name)
+			}
 		}
 	}
 }
@@ -135,9 +150,15 @@ func TestCall_APanicCostsOneCall(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := f.client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{})); connect.CodeOf(err) != connect.CodeInternal {
+	_, err := f.client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{}))
+	if connect.CodeOf(err) != connect.CodeInternal {
 		t.Fatal(err)
 	}
+	response, err := f.http.Get(f.url + "/plain")
+	if err != nil || response.StatusCode != http.StatusInternalServerError {
+		t.Fatalf("%v %v", response, err)
+	}
+	_ = response.Body.Close()
 	if _, err := f.client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{})); err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +168,156 @@ func TestClient_TellsThatNobodyAnswers(t *testing.T) {
 	t.Parallel()
 	tel, _ := telemetry.Start(t.Context(), telemetry.Options{Service: "x"})
 	c := meshv1connect.NewOwnerServiceClient(rpc.NewClient("c", tel.Tracer()), "http://127.0.0.1:1")
-	if _, err := c.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{})); !errors.Is(err, rpc.ErrUnreachable) {
+	_, err := c.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{}))
+	if !errors.Is(err, rpc.ErrUnreachable) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestServer_AllButItsHealthNeedsTheCredential(t *testing.T) {
+	t.Parallel()
+	f := serve(t, "the right one", func(context.Context) error { t.Error("it was let through"); return nil })
+	for path, want := range map[string]int{
+		"/health": 200, "/livez": 200, "/readyz": 200, "/metrics": 200,
+		"/": 401, "/health/": 401, "/healthz": 401, "//health": 401, "/metrics/more": 401, "/HEALTH": 401, "/plain": 401,
+		"/health/../plain": 401, meshv1connect.OwnerServiceReadLogProcedure: 401, "/what/there/is/not": 401,
+	} {
+		for _, header := range []string{"", "Bearer", "Bearer ", "Basic the right one", "the right one",
+			"Bearer the right on", "Bearer the right one too"} {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.url+path, strings.NewReader("{}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Content-Type", "application/json")
+			if header != "" {
+				r.Header.Set("Authorization", header)
+			}
+			response, err := http.DefaultTransport.RoundTrip(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = response.Body.Close()
+			if response.StatusCode != want {
+				t.Errorf("%s with %q: status %d, want %d", path, header, response.StatusCode, want)
+			}
+		}
+	}
+	response, err := f.http.Get(f.url + "/what/there/is/not")
+	if err != nil || response.StatusCode != http.StatusNotFound {
+		t.Fatalf("with the credential: %v %v", response, err)
+	}
+	_ = response.Body.Close()
+}
+
+func TestServer_BoundsWhatItReads(t *testing.T) {
+	t.Parallel()
+	f := serve(t, "the right one", func(context.Context) error { t.Error("it was read"); return nil })
+	tel, err := telemetry.Start(t.Context(), telemetry.Options{Service: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := connect.NewRequest(&meshv1.ReadLogRequest{Stream: strings.Repeat("s", 17<<20)})
+	if _, err := f.client.ReadLog(t.Context(), large); connect.CodeOf(err) != connect.CodeResourceExhausted {
+		t.Errorf("as it is: %v", connect.CodeOf(err))
+	}
+	// 17 MiB of one letter are a few KiB on the way.
+	compressing := meshv1connect.NewOwnerServiceClient(rpc.NewClient("the right one", tel.Tracer()), f.url,
+		connect.WithSendGzip())
+	if _, err := compressing.ReadLog(t.Context(), large); connect.CodeOf(err) != connect.CodeResourceExhausted {
+		t.Errorf("compressed: %v", connect.CodeOf(err))
+	}
+}
+
+func TestCall_HasADeadline(t *testing.T) {
+	t.Parallel()
+	f := serve(t, "the right one", func(ctx context.Context) error {
+		deadline, ok := ctx.Deadline()
+		if !ok || time.Until(deadline) > time.Minute {
+			t.Errorf("deadline %v %v", deadline, ok)
+		}
+		if rpc.Actor(ctx) == "waits" {
+			<-ctx.Done()
+			return fmt.Errorf("read: %w", ctx.Err())
+		}
+		return nil
+	})
+	if _, err := f.client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{})); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(rpc.WithActor(t.Context(), "waits"), 100*time.Millisecond)
+	defer cancel()
+	_, err := f.client.ReadLog(ctx, connect.NewRequest(&meshv1.ReadLogRequest{}))
+	if connect.CodeOf(err) != connect.CodeDeadlineExceeded {
+		t.Errorf("got %v", err)
+	}
+	if r, ok := rpc.Refusal(err); ok {
+		t.Errorf("it is no refusal: %v", r)
+	}
+}
+
+func TestError_TellsTheEndOfTimeFromAFailure(t *testing.T) {
+	t.Parallel()
+	for want, err := range map[connect.Code]error{
+		connect.CodeDeadlineExceeded: fmt.Errorf("read: %w", context.DeadlineExceeded),
+		connect.CodeCanceled:         fmt.Errorf("read: %w", context.Canceled),
+		connect.CodeInternal:         errors.New("read: broken"),
+		connect.CodePermissionDenied: fmt.Errorf("read: %w", refusal.New(refusal.NotAMember, "no")),
+	} {
+		if got := connect.CodeOf(rpc.Error(err)); got != want {
+			t.Errorf("%v: %v, want %v", err, got, want)
+		}
+	}
+}
+
+func TestClient_GivesTheCredentialToNobodyElse(t *testing.T) {
+	t.Parallel()
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("it was followed, with %q", r.Header.Get("Authorization"))
+	}))
+	defer elsewhere.Close()
+	peer := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
+	defer peer.Close()
+	tel, err := telemetry.Start(t.Context(), telemetry.Options{Service: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := meshv1connect.NewOwnerServiceClient(rpc.NewClient("c", tel.Tracer()), peer.URL)
+	if _, err := c.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{})); err == nil {
+		t.Error("an answer from nowhere was taken")
+	}
+}
+
+func TestClient_AGivenUpCallSaysNothingOfThePeer(t *testing.T) {
+	t.Parallel()
+	f := serve(t, "the right one", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	_, err := f.client.ReadLog(ctx, connect.NewRequest(&meshv1.ReadLogRequest{}))
+	if errors.Is(err, rpc.ErrUnreachable) || connect.CodeOf(err) != connect.CodeCanceled {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestServer_FinishesWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	begun, finish := make(chan struct{}), make(chan struct{})
+	f := serve(t, "the right one", func(context.Context) error { close(begun); <-finish; return nil })
+	answered := make(chan error, 1)
+	go func() {
+		_, err := f.client.ReadLog(context.Background(), connect.NewRequest(&meshv1.ReadLogRequest{}))
+		answered <- err
+	}()
+	<-begun
+	f.stop()
+	for {
+		c, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
+		if err != nil {
+			break // it takes no more
+		}
+		_ = c.Close()
+	}
+	close(finish)
+	if err := <-answered; err != nil {
+		t.Error(err)
 	}
 }

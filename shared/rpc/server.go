@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,8 +24,9 @@ import (
 )
 
 const (
-	largestBody = 16 << 20
+	largestBody = 16 << 20 // also when it was compressed
 	stopWithin  = 5 * time.Second
+	callWithin  = 30 * time.Second // for callers that set no deadline of their own
 )
 
 // ServerOptions say where a service listens and whom it answers.
@@ -48,7 +50,8 @@ type Server struct {
 // NewServer listens; it answers once it runs.
 func NewServer(o ServerOptions) (*Server, error) {
 	if o.Credential == "" {
-		return nil, errors.New("inner listener: no service credential is set (SERVICE_SECRET, or JWT_SECRET of which one is made)")
+		return nil, errors.New("inner listener: no service credential is set " +
+			"(SERVICE_SECRET, or JWT_SECRET of which one is made)")
 	}
 	s := &Server{o: o, listener: o.Listener, mux: http.NewServeMux()}
 	if s.listener == nil {
@@ -57,24 +60,58 @@ func NewServer(o ServerOptions) (*Server, error) {
 			return nil, fmt.Errorf("listen on %s (set the port with PORT): %w", o.Addr, err)
 		}
 	}
-	if o.Health != nil {
-		for _, path := range []string{"/health", "/livez", "/readyz", "/metrics"} {
-			s.mux.Handle(path, o.Health)
-		}
-	}
 	return s, nil
 }
 
 // Handle serves a path, such as a Connect service's, to callers that have the credential.
-func (s *Server) Handle(path string, h http.Handler) { s.mux.Handle(path, s.o.Credential.require(h)) }
+func (s *Server) Handle(path string, h http.Handler) { s.mux.Handle(path, h) }
+
+// handler lets everybody ask how the process is, at these very paths. All else, also what there is not, is for callers
+// with the credential.
+func (s *Server) handler() http.Handler {
+	inner := s.o.Credential.require(s.survive(http.MaxBytesHandler(s.mux, largestBody)))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/health", "/livez", "/readyz", "/metrics":
+			if s.o.Health != nil {
+				s.o.Health.ServeHTTP(w, r)
+				return
+			}
+		}
+		inner.ServeHTTP(w, r)
+	})
+}
+
+// survive has a panic of a handler that is not Connect's cost one call.
+func (s *Server) survive(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if p := recover(); p != nil {
+				_ = panicked(s.o.Log, r.URL.Path, p)
+				answer(w, http.StatusInternalServerError, connect.CodeInternal, internal())
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// panicked logs where a panic came from, unless it is the one by which handlers end a call in silence.
+func panicked(log *slog.Logger, procedure string, p any) error {
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	log.Error("a call panicked", "procedure", procedure, "panic", p, "stack", string(debug.Stack()))
+	return fmt.Errorf("panic: %v", p)
+}
 
 // Addr is where it listens.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Run answers until ctx ends, and then finishes what is under way, for up to 5 s.
 func (s *Server) Run(ctx context.Context) error {
-	server := &http.Server{Handler: http.MaxBytesHandler(s.mux, largestBody), ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelWarn)}
+	// It keeps connections longer than clients do, so that it never closes one that a client is about to use.
+	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: callWithin,
+		IdleTimeout: 2 * clientIdle, ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelWarn)}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(s.listener) }()
 	select {
@@ -99,46 +136,79 @@ func (c Credential) require(next http.Handler) http.Handler {
 		given, found := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		got := sha256.Sum256([]byte(given))
 		if !found || subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
-			w.Header().Set("Content-Type", "application/json")
-			w.Header().Set(headerCode, refusal.Unauthorized)
-			w.WriteHeader(http.StatusUnauthorized)
-			_, _ = w.Write([]byte(`{"code":"unauthenticated","message":"this listener asks for the installation's service credential"}`))
+			answer(w, http.StatusUnauthorized, connect.CodeUnauthenticated,
+				refusal.New(refusal.Unauthorized, "this listener asks for the installation's service credential"))
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
+// answer writes a refusal as Connect has it.
+func answer(w http.ResponseWriter, status int, code connect.Code, r *refusal.Error) {
+	body, _ := json.Marshal(map[string]string{"code": code.String(), "message": r.Text}) // two texts: it cannot fail
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set(headerCode, r.Code)
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
+
 // Interceptors are what every Connect handler of the mesh does around its methods: it continues the caller's trace,
-// learns for whom the call is made, survives panics, and lets errors out by Error.
+// learns for whom the call is made, gives it a deadline, survives panics, and lets errors out by Error.
 func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.Option {
-	return connect.WithInterceptors(connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
-		return func(ctx context.Context, r connect.AnyRequest) (answer connect.AnyResponse, err error) {
-			service, method := names(r.Spec().Procedure)
-			ctx, span := tracer.Start(telemetry.Continue(carried(ctx, r.Header()), r.Header().Get("Traceparent")),
-				service+"/"+method, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
-					attribute.String("rpc.system", "connect_rpc"), attribute.String("rpc.service", service),
-					attribute.String("rpc.method", method)))
-			defer span.End()
-			defer func() {
-				if p := recover(); p != nil {
-					log.Error("a call panicked", "procedure", r.Spec().Procedure, "panic", p, "stack", string(debug.Stack()))
-					answer, err = nil, Error(fmt.Errorf("panic: %v", p))
+	return connect.WithOptions(connect.WithReadMaxBytes(largestBody),
+		connect.WithInterceptors(connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
+			return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+				ctx, span := tracer.Start(
+					telemetry.Continue(carried(ctx, r.Header()), r.Header().Get("Traceparent")),
+					spanName(r.Spec().Procedure), trace.WithSpanKind(trace.SpanKindServer),
+					trace.WithAttributes(rpcAttributes(r.Spec().Procedure)...))
+				defer span.End()
+				if _, limited := ctx.Deadline(); !limited {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, callWithin)
+					defer cancel()
 				}
-			}()
-			if answer, err = next(ctx, r); err == nil {
-				return answer, nil
+				given, err := survived(ctx, r, next, log)
+				if err == nil {
+					return given, nil
+				}
+				_, refused := refusal.Of(err)
+				if !refused && ctx.Err() != nil {
+					err = ctx.Err() // whatever came of it
+				}
+				out := Error(err)
+				span.SetAttributes(attribute.String("rpc.connect_rpc.error_code", connect.CodeOf(out).String()))
+				if !refused && connect.CodeOf(out) == connect.CodeInternal {
+					// Without its text: that may hold what is nobody's business, and is in the log.
+					span.SetStatus(codes.Error, "")
+					log.Error("a call failed", "procedure", r.Spec().Procedure, "error", err,
+						"trace", span.SpanContext().TraceID().String())
+				}
+				return nil, out
 			}
-			if _, refused := refusal.Of(err); !refused && ctx.Err() == nil {
-				span.SetStatus(codes.Error, err.Error())
-				log.Error("a call failed", "procedure", r.Spec().Procedure, "error", err)
-			}
-			return nil, Error(err)
+		})))
+}
+
+func survived(ctx context.Context, r connect.AnyRequest, next connect.UnaryFunc, log *slog.Logger) (
+	given connect.AnyResponse, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			given, err = nil, panicked(log, r.Spec().Procedure, p)
 		}
-	}))
+	}()
+	return next(ctx, r)
 }
 
 func names(procedure string) (service, method string) {
 	service, method, _ = strings.Cut(strings.TrimPrefix(procedure, "/"), "/")
 	return service, method
+}
+
+func spanName(procedure string) string { return strings.TrimPrefix(procedure, "/") }
+
+func rpcAttributes(procedure string) []attribute.KeyValue {
+	service, method := names(procedure)
+	return []attribute.KeyValue{attribute.String("rpc.system", "connect_rpc"),
+		attribute.String("rpc.service", service), attribute.String("rpc.method", method)}
 }
