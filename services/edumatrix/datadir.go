@@ -82,6 +82,9 @@ type runningMesh struct {
 	TopicPrefix string   `json:"topic_prefix"`
 	JWTSecret   string   `json:"jwt_secret"`
 	PID         int      `json:"pid"`
+
+	Services      map[string]string `json:"services"` // their inner listeners
+	ServiceSecret string            `json:"service_secret"`
 }
 
 func (d *dataDir) announce(m runningMesh) error {

@@ -35,6 +35,8 @@ func subcommands() []subcommand {
 		{"chat", "talk in this terminal", talk, "--user NAME (--to USER | --conversation ID)"},
 		{"verify", "check every connection, one by one", verify, ""},
 		{"health", "ask a running process for /health (exit status 1 when unhealthy)", askHealth, "[--url URL]"},
+		{"log", "show the events of a stream, from its owner's log", showLog, "show STREAM [--owner SERVICE] [--json]"},
+		{"events", "follow event topics", tailEvents, "tail [TOPIC...] [--from-start] [--all] [--json]"},
 	}
 }
 
@@ -75,9 +77,9 @@ func Main(args []string, t Terminal) int {
 	}
 	fmt.Fprintln(out, "usage: edumatrix SUBCOMMAND [flags]")
 	for _, s := range subcommands() {
-		fmt.Fprintf(out, "  %-8s %s\n", s.name, s.says)
+		fmt.Fprintf(out, "  %-13s %s\n", s.name, s.says)
 		if s.usage != "" {
-			fmt.Fprintf(out, "           edumatrix %s %s\n", s.name, s.usage)
+			fmt.Fprintf(out, "                edumatrix %s %s\n", s.name, s.usage)
 		}
 	}
 	if known {

@@ -1,0 +1,128 @@
+package edumatrix
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"connectrpc.com/connect"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/config"
+	"github.com/edumatrix/interlinked/shared/process"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// installation is what an operator's subcommand reaches of a mesh: its brokers, and its services by their inner
+// listeners.
+type installation struct {
+	declared   *catalog.Catalog
+	kafka      backend.Kafka
+	peers      map[string]string
+	credential rpc.Credential
+	client     *http.Client
+}
+
+// findInstallation takes what the environment says, and the rest from the mesh that runs in the data directory.
+func findInstallation(t Terminal) (*installation, error) {
+	_ = process.NewLog(t.Err) // libraries are quiet
+	c, err := config.Load(config.AllInOne, t.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	mesh, missing := findMesh(t.Getenv)
+	i := &installation{kafka: c.Kafka, peers: c.Peers, credential: rpc.Credential(c.ServiceSecret)}
+	if missing == nil {
+		if !c.Given["kafka"] {
+			i.kafka.Brokers, i.kafka.TopicPrefix = mesh.Brokers, mesh.TopicPrefix
+		}
+		for owner, url := range mesh.Services {
+			if t.Getenv(strings.ToUpper(owner)+"_URL") == "" {
+				i.peers[owner] = url
+			}
+		}
+		if i.credential == "" {
+			i.credential = rpc.Credential(mesh.ServiceSecret)
+		}
+	} else if i.credential == "" {
+		return nil, fmt.Errorf("%w; for a mesh of separate services set SERVICE_SECRET, or the JWT_SECRET that it is "+
+			"made of, KAFKA_BROKERS and the services' URLs as they have them", missing)
+	}
+	if i.declared, err = catalog.Load(); err != nil {
+		return nil, err
+	}
+	i.client = rpc.NewClient(i.credential, noop.NewTracerProvider().Tracer(""))
+	return i, nil
+}
+
+// log gives the service that owns a log.
+func (i *installation) log(owner string) (meshv1connect.OwnerServiceClient, error) {
+	if err := i.known(owner); err != nil {
+		return nil, err
+	}
+	return meshv1connect.NewOwnerServiceClient(i.client, i.peers[owner]), nil
+}
+
+// operator gives a service that owns a log, for what only an operator asks.
+func (i *installation) operator(owner string) (meshv1connect.OperatorServiceClient, error) {
+	if err := i.known(owner); err != nil {
+		return nil, err
+	}
+	return meshv1connect.NewOperatorServiceClient(i.client, i.peers[owner]), nil
+}
+
+func (i *installation) known(owner string) error {
+	if logs := i.declared.Logs(); !slices.Contains(logs, owner) {
+		return fmt.Errorf("%q owns no log; %s do", owner, strings.Join(logs, ", "))
+	}
+	return nil
+}
+
+// answered says what an operator can do about a call that failed.
+func (i *installation) answered(owner string, err error) error {
+	if err == nil {
+		return nil
+	}
+	variable := strings.ToUpper(owner) + "_URL"
+	if connect.CodeOf(err) == connect.CodeUnauthenticated {
+		return fmt.Errorf("%s does not take this credential: set SERVICE_SECRET, or the JWT_SECRET that it is made of", owner)
+	}
+	if refused, ok := rpc.Refusal(err); ok {
+		return fmt.Errorf("%s: %s", owner, refused.Text)
+	}
+	if errors.Is(err, rpc.ErrUnreachable) || connect.CodeOf(err) == connect.CodeUnavailable {
+		return fmt.Errorf("%s does not answer at %s: does it run, and is %s right? (%w)", owner, i.peers[owner], variable, err)
+	}
+	return fmt.Errorf("%s: %w", owner, err)
+}
+
+// reachesKafka fails with what to try.
+func (i *installation) reachesKafka(ctx context.Context) error { return i.kafka.Check(ctx) }
+
+// arguments reads flags and arguments in any order, and gives the arguments.
+func arguments(f *flag.FlagSet, args []string) (rest []string, err error) {
+	for {
+		if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+			return nil, err
+		} else if err != nil {
+			return nil, errUsage
+		}
+		if f.NArg() == 0 {
+			return rest, nil
+		}
+		rest, args = append(rest, f.Arg(0)), f.Args()[1:]
+	}
+}
+
+// wrongly says what is wrong with the arguments.
+func (t Terminal) wrongly(format string, args ...any) error {
+	fmt.Fprintf(t.Err, format+"\n", args...)
+	return errUsage
+}

@@ -1,0 +1,88 @@
+package edumatrix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"connectrpc.com/connect"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// showLog shows the events of a stream, as they are in the log of its owner now.
+func showLog(ctx context.Context, t Terminal, args []string) error {
+	f := flags("log", t)
+	owner := f.String("owner", "", "service whose log it is (default: all are asked)")
+	asJSON := f.Bool("json", false, "one JSON object per line")
+	rest, err := arguments(f, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) != 2 || rest[0] != "show" {
+		return t.wrongly("edumatrix log needs: show STREAM, such as conversation:7")
+	}
+	i, err := findInstallation(t)
+	if err != nil {
+		return err
+	}
+	owners := i.declared.Logs()
+	if *owner != "" {
+		owners = []string{*owner}
+	}
+	s := &shower{out: t.Out, ink: t.ink(), json: *asJSON, declared: i.declared}
+	var away []error
+	for _, owner := range owners {
+		found := 0
+		err := i.read(ctx, owner, &meshv1.ReadLogRequest{Stream: rest[1]}, func(e envelope.Event, _ *meshv1.Record) error {
+			found++
+			return s.event(e, nil)
+		}, nil)
+		switch {
+		case found > 0:
+			return err
+		case err != nil:
+			away = append(away, err)
+		}
+	}
+	if len(away) > 0 {
+		return errors.Join(away...)
+	}
+	return fmt.Errorf("no log has events of %q", rest[1])
+}
+
+// read gives the events of a log in order. Progress, if any, is told how far it is, and where the log ended when it
+// began; what comes later is not read.
+func (i *installation) read(ctx context.Context, owner string, ask *meshv1.ReadLogRequest,
+	take func(envelope.Event, *meshv1.Record) error, progress func(position, head int64)) error {
+	log, err := i.log(owner)
+	if err != nil {
+		return err
+	}
+	for {
+		page, err := log.ReadLog(ctx, connect.NewRequest(ask))
+		if err != nil {
+			return i.answered(owner, err)
+		}
+		if ask.Until == 0 {
+			ask.Until = page.Msg.GetHead()
+		}
+		for _, record := range page.Msg.GetRecords() {
+			e, err := envelope.ReadRecord(record)
+			if err != nil {
+				return fmt.Errorf("log of %s: %w", owner, err)
+			}
+			if err := take(e, record); err != nil {
+				return err
+			}
+		}
+		ask.After = page.Msg.GetComplete()
+		if progress != nil {
+			progress(ask.After, ask.Until)
+		}
+		if ask.After >= ask.Until {
+			return nil
+		}
+	}
+}

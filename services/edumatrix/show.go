@@ -1,0 +1,175 @@
+package edumatrix
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/wirejson"
+)
+
+// Colours of a terminal.
+const (
+	plain  = ""
+	faint  = "2"
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+	cyan   = "36"
+)
+
+// isTerminal says whether a person reads this.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// ink colours text for a terminal, and leaves it as it is for everything else.
+type ink bool
+
+func (t Terminal) ink() ink {
+	return ink(isTerminal(t.Out) && t.Getenv("NO_COLOR") == "" && t.Getenv("TERM") != "dumb")
+}
+
+func (i ink) paint(colour, text string) string {
+	if !i || colour == plain || text == "" {
+		return text
+	}
+	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+}
+
+// where an event was found besides in its stream.
+type where struct {
+	topic     string
+	partition int32
+	offset    int64
+}
+
+// shower writes events, one to a line, and is safe for concurrent use.
+type shower struct {
+	out      io.Writer
+	ink      ink
+	json     bool
+	declared *catalog.Catalog
+
+	mu sync.Mutex
+}
+
+// shown is an event as --json has it.
+type shown struct {
+	Topic       string          `json:"topic,omitempty"`
+	Partition   *int32          `json:"partition,omitempty"`
+	Offset      *int64          `json:"offset,omitempty"`
+	Owner       string          `json:"owner"`
+	Position    int64           `json:"position"`
+	Stream      string          `json:"stream,omitempty"`
+	Version     int64           `json:"version,omitempty"`
+	ID          string          `json:"id"`
+	Type        string          `json:"type"`
+	Time        time.Time       `json:"time"`
+	Actor       string          `json:"actor,omitempty"`
+	Cause       string          `json:"cause,omitempty"`
+	Correlation string          `json:"correlation,omitempty"`
+	Rooms       []string        `json:"rooms,omitempty"`
+	Redacted    bool            `json:"redacted,omitempty"`
+	Data        json.RawMessage `json:"data,omitempty"`
+	Problem     string          `json:"problem,omitempty"` // why data is missing
+}
+
+// event writes one event; at says where it was found, nil: in its log.
+func (s *shower) event(e envelope.Event, at *where) error {
+	line := s.line(e, at)
+	if s.json {
+		return s.object(s.shown(e, at))
+	}
+	return s.write(line)
+}
+
+func (s *shower) shown(e envelope.Event, at *where) shown {
+	o := shown{Owner: e.Source, Position: e.Position, Stream: e.Stream, Version: e.Version, ID: e.ID, Type: e.Type,
+		Time: e.Time.UTC(), Actor: e.Actor, Cause: e.Cause, Correlation: e.Correlation, Rooms: e.Rooms, Redacted: e.Redacted}
+	if at != nil {
+		o.Topic, o.Partition, o.Offset = at.topic, &at.partition, &at.offset
+	}
+	if e.IsPosition() {
+		return o
+	}
+	data, err := eventData(s.declared, e)
+	if err != nil {
+		o.Problem = err.Error()
+	} else {
+		o.Data = data
+	}
+	return o
+}
+
+func (s *shower) line(e envelope.Event, at *where) string {
+	var b strings.Builder
+	add := func(colour, text string) {
+		if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(s.ink.paint(colour, text))
+	}
+	add(faint, e.Time.UTC().Format("2006-01-02T15:04:05.000Z"))
+	if at != nil {
+		add(faint, fmt.Sprintf("%s/%d", at.topic, at.partition))
+	}
+	if e.IsPosition() {
+		add(faint, fmt.Sprintf("%s is complete up to position %d here", printable(e.Source), e.Position))
+		return b.String()
+	}
+	if at != nil {
+		add(plain, printable(e.Stream))
+	}
+	add(yellow, strconv.FormatInt(e.Version, 10))
+	add(cyan, printable(e.Type))
+	if e.Actor != "" {
+		add(green, printable(e.Actor))
+	}
+	if e.Redacted {
+		add(red, "(redacted)")
+	}
+	if data, err := eventData(s.declared, e); err != nil {
+		add(red, "("+printable(err.Error())+")")
+	} else {
+		add(plain, printable(string(data)))
+	}
+	return b.String()
+}
+
+// object writes a value as JSON on a line of its own.
+func (s *shower) object(v any) error {
+	line, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return s.write(string(line))
+}
+
+func (s *shower) write(line string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err := fmt.Fprintln(s.out, line)
+	return err
+}
+
+// eventData is the body of an event in the JSON of all surfaces.
+func eventData(declared *catalog.Catalog, e envelope.Event) ([]byte, error) {
+	m, err := declared.Decode(e.Type, e.Body)
+	if err != nil {
+		return nil, err
+	}
+	return wirejson.Marshal(m)
+}
