@@ -171,7 +171,7 @@ func (m *mesh) commits(c envelope.Command) {
 	}
 	said, _ := json.Marshal(field(body, "body"))
 	conversation := strings.TrimPrefix(c.Stream, "conversation:")
-	e := m.owners["chat"].Answer(c.Actor, c.ID, "chat.message_sent",
+	e := m.owners["chat"].Answer(c.Actor, c.ID, c.Type, "chat.message_sent",
 		fmt.Sprintf(`{"conversation_id":%q,"message_id":%q,"body":%s}`, conversation, c.ID, said))
 	e.TraceParent = c.TraceParent
 	m.publish(e)

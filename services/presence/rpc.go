@@ -60,6 +60,15 @@ func (*owner) Rooms(_ context.Context, r *connect.Request[meshv1.RoomsRequest]) 
 	return connect.NewResponse(answer), nil
 }
 
+// Resume has nothing to give either: who looks again is shown what is true now.
+func (*owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeRequest]) (*connect.Response[meshv1.ResumeResponse], error) {
+	answer := &meshv1.ResumeResponse{}
+	for range r.Msg.GetResumers() {
+		answer.Resumed = append(answer.Resumed, &meshv1.Resumed{})
+	}
+	return connect.NewResponse(answer), nil
+}
+
 // Look lets everybody of the community see who is here, and says how somebody is now.
 func (o *owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
 	answer := &meshv1.LookResponse{}

@@ -20,8 +20,8 @@ func TestEvent_ComesBackAsItWent(t *testing.T) {
 		Class: routingv1.Class_CLASS_DURABLE, Rooms: []string{"conversation:7", "user:bob"},
 		Opens:   []catalog.Membership{{Room: "conversation:7", Users: []string{"bob", "carol"}}},
 		Closes:  []catalog.Membership{{Room: "conversation:8", Users: []string{"dan"}}},
-		Subject: "m1", Answers: true, Redacted: true, TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-		Body: []byte{1, 2},
+		Subject: "m1", Answers: true, CommandType: "chat.add_member", Redacted: true,
+		TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", Body: []byte{1, 2},
 	}
 	got, err := envelope.ReadEvent(e.Message())
 	if err != nil {

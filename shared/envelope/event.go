@@ -35,6 +35,7 @@ const (
 	headerCloses      = "ce_closes"
 	headerClass       = "ce_class"
 	headerAnswers     = "ce_answers"
+	headerCommandType = "ce_commandtype"
 	headerRedacted    = "ce_redacted"
 	headerExpires     = "ce_expires"
 	headerAbout       = "ce_about"
@@ -69,6 +70,7 @@ type Event struct {
 	Closes      []catalog.Membership
 	Subject     string // what within the stream it is about
 	Answers     bool   // the last event of its command: its headers are the outcome "committed"
+	CommandType string // of that command, with Answers
 	Redacted    bool
 	TraceParent string
 	Body        []byte
@@ -113,6 +115,7 @@ func (e Event) Message() *message.Message {
 	set(headerAbout, e.Subject)
 	if e.Answers {
 		set(headerAnswers, "1")
+		set(headerCommandType, e.CommandType)
 	}
 	if e.Redacted {
 		set(headerRedacted, "1")
@@ -134,6 +137,7 @@ func ReadEvent(m *message.Message) (Event, error) {
 		Rooms: split(m.Metadata.Get(headerRooms), ","),
 		Opens: splitMemberships(m.Metadata.Get(headerOpens)), Closes: splitMemberships(m.Metadata.Get(headerCloses)),
 		Answers: m.Metadata.Get(headerAnswers) == "1", Redacted: m.Metadata.Get(headerRedacted) == "1",
+		CommandType: m.Metadata.Get(headerCommandType),
 		TraceParent: m.Metadata.Get(HeaderTraceParent), Body: m.Payload,
 	}
 	if !e.IsPosition() {

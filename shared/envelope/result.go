@@ -82,7 +82,7 @@ func ReadResult(m *message.Message) (Result, error) {
 }
 
 // Result is the outcome that an event's own headers tell, for events with Answers set.
-func (e Event) Result(commandType string) Result {
-	return Result{Actor: e.Actor, CommandID: e.Cause, Type: commandType, Source: e.Source, Stream: e.Stream,
+func (e Event) Result() Result {
+	return Result{Actor: e.Actor, CommandID: e.Cause, Type: e.CommandType, Source: e.Source, Stream: e.Stream,
 		Kind: Committed, Version: e.Version, Position: e.Position, TraceParent: e.TraceParent}
 }

@@ -48,6 +48,9 @@ func (l *Log) scan(found pgx.Rows, into ...any) (logged, error) {
 	if e.Closes, err = decodeMemberships(closes); err != nil {
 		return e, &ownFault{fmt.Errorf("event %d: %w", e.Position, err)}
 	}
+	if e.Answers {
+		e.CommandType = commandType
+	}
 	e.Body = e.plain
 	if len(personal) > 0 {
 		if personal[0] != sealedPlainly {

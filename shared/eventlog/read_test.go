@@ -49,7 +49,7 @@ func TestRead_GivesEventsAsTheyWereWritten(t *testing.T) {
 	want := envelope.Event{ID: eventID("chat", "conversation:1", 1).String(), Type: "chat.conversation_started",
 		Source: "chat", Stream: "conversation:1", Version: 1, Position: 1, Time: now.Truncate(time.Microsecond),
 		Actor: "alice", Cause: "c1", Correlation: "x", Class: routingv1.Class_CLASS_DURABLE,
-		Rooms: []string{"conversation:1"}, Answers: true,
+		Rooms: []string{"conversation:1"}, Answers: true, CommandType: "chat.any",
 		Opens:       []catalog.Membership{{Room: "conversation:1", Users: []string{"alice", "bob"}}},
 		TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 	if !reflect.DeepEqual(got, want) {

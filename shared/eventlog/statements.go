@@ -102,6 +102,26 @@ ORDER BY 1, 2`
 	sqlStretches = `SELECT opened_version, opened_position, coalesce(closed_version, 0), coalesce(closed_position, 0)
 FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
 
+	// One statement, hence one state of the log. Two reads, each by an index of its own.
+	sqlStays = `SELECT u.index, m.room, m.opened_position, coalesce(m.closed_position, 0), 0 AS head
+FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (member, after, index), LATERAL (
+  SELECT o.room, o.opened_position, o.closed_position FROM owner.memberships o
+  WHERE o.member = u.member AND o.closed_position IS NULL
+  UNION ALL SELECT c.room, c.opened_position, c.closed_position FROM owner.memberships c
+  WHERE c.member = u.member AND c.closed_position > u.after) m
+UNION ALL SELECT 0, '', 0, 0, coalesce(max(position), 0) FROM owner.events
+ORDER BY 1, 2, 3`
+	sqlCountGaps = `SELECT g.index, c.events
+FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index), LATERAL (
+  SELECT count(*) AS events FROM (SELECT 1 FROM owner.event_rooms r
+    WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until LIMIT $4) few) c`
+	sqlReadGaps = `SELECT ` + columns + ` FROM owner.events WHERE position IN (
+  SELECT r.position FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS g (room, after, until), LATERAL (
+    SELECT position FROM owner.event_rooms r
+    WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until) r
+  UNION SELECT * FROM unnest($4::bigint[]))
+ORDER BY position`
+
 	sqlAddProjection  = `INSERT INTO owner.projections (name, position) VALUES ($1, 0) ON CONFLICT DO NOTHING`
 	sqlTakeProjection = `SELECT position FROM owner.projections WHERE name = $1 FOR UPDATE SKIP LOCKED`
 	sqlProjection     = `SELECT coalesce((SELECT position FROM owner.projections WHERE name = $1), 0)`
@@ -116,6 +136,7 @@ FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
 type statements struct {
 	head, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, saveReadings, redact string
 	outcome, pruneOutcomes, reading, load, read, readStream, readRooms, rooms, stretches                string
+	stays, countGaps, readGaps                                                                          string
 	addProjection, takeProjection, projection, saveProjection, dropProjection, relayState, saveRelay    string
 }
 
@@ -128,6 +149,7 @@ func newStatements(owner string) statements {
 		saveReadings: in(sqlSaveReadings), redact: in(sqlRedact),
 		outcome: in(sqlOutcome), pruneOutcomes: in(sqlPruneOutcomes), reading: in(sqlReading), load: in(sqlLoad),
 		read: in(sqlRead), readStream: in(sqlReadStream), readRooms: in(sqlReadRooms), rooms: in(sqlRooms),
+		stays: in(sqlStays), countGaps: in(sqlCountGaps), readGaps: in(sqlReadGaps),
 		stretches: in(sqlStretches), addProjection: in(sqlAddProjection), takeProjection: in(sqlTakeProjection),
 		projection: in(sqlProjection), saveProjection: in(sqlSaveProjection), dropProjection: in(sqlDropProjection),
 		relayState: in(sqlRelayState), saveRelay: in(sqlSaveRelay),

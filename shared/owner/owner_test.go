@@ -136,7 +136,7 @@ func (w *world) listen() {
 			}
 			w.events = append(w.events, e)
 			if e.Answers {
-				w.results[e.Cause] = append(w.results[e.Cause], e.Result(""))
+				w.results[e.Cause] = append(w.results[e.Cause], e.Result())
 			}
 		},
 	} {

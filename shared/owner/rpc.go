@@ -42,6 +42,19 @@ func (s *server) Rooms(ctx context.Context, r *connect.Request[meshv1.RoomsReque
 	return connect.NewResponse(answer), nil
 }
 
+// Resume says where users were since a position, and what was logged there.
+func (s *server) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (*connect.Response[meshv1.ResumeResponse], error) {
+	resumers := make([]eventlog.Resumer, len(r.Msg.GetResumers()))
+	for i, one := range r.Msg.GetResumers() {
+		resumers[i] = eventlog.Resumer{User: one.GetUser(), After: one.GetAfter(), EventsAfter: one.GetEventsAfter()}
+	}
+	missed, err := s.log.Resume(ctx, resumers, int(r.Msg.GetLimit()))
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(missed.Message()), nil
+}
+
 // Look says whether users may look at rooms. The position is read first: what is newer than it comes by the topic.
 func (s *server) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
 	head, err := s.log.Head(ctx)

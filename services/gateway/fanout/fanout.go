@@ -217,7 +217,7 @@ func (f *Fanout) deliver(ctx context.Context, owner string, e envelope.Event) {
 	span.SetAttributes(attribute.Int("mesh.connections", n))
 	span.End()
 	if e.Answers {
-		f.options.Resolve(e.Result(""))
+		f.options.Resolve(e.Result())
 	}
 }
 

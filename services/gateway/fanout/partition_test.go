@@ -181,12 +181,14 @@ func TestKnown_OnceEveryPartitionOfTheLogHasANumber(t *testing.T) {
 func TestAnswers_ResolveWhateverRoomsAreHeld(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
-	e := w.chat.Answer("carol", "c1", "chat.conversation_started", `{"conversation_id":"h","user_ids":["carol"]}`)
+	e := w.chat.Answer("carol", "c1", "chat.start_group", "chat.conversation_started",
+		`{"conversation_id":"h","user_ids":["carol"]}`)
 	w.take(t, w.chat.Partition(e), e)
 	require.Empty(t, w.seen(t))
 	require.Len(t, w.results, 1)
 	require.Equal(t, "carol", w.results[0].Actor)
 	require.Equal(t, "c1", w.results[0].CommandID)
+	require.Equal(t, "chat.start_group", w.results[0].Type)
 	require.Equal(t, envelope.Committed, w.results[0].Kind)
 
 	refused := envelope.Result{Actor: "carol", CommandID: "c2", Type: "chat.leave", Source: "chat",

@@ -117,13 +117,13 @@ func (i *Intake) endIfIdle() {
 	}
 }
 
-// Resolve brings an outcome to those who wait for it here; nobody may. An event with Answers tells no command type: it
-// answers whoever waits for that command on that stream.
+// Resolve brings an outcome to those who wait for it here; nobody may. Who waits under the same id for another command,
+// or on another stream, is refused in a result of its own.
 func (i *Intake) Resolve(r envelope.Result) {
 	k := key{r.Source, r.Actor, r.CommandID}
 	i.mu.Lock()
 	e := i.waiting[k]
-	if e == nil || e.stream != r.Stream || r.Type != "" && r.Type != e.name {
+	if e == nil || e.stream != r.Stream || e.name != r.Type {
 		i.mu.Unlock()
 		return
 	}

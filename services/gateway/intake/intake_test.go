@@ -101,8 +101,8 @@ func (s *setup) send(sender *intake.Sender, c intake.Command) chan intake.Answer
 }
 
 func (s *setup) committed(actor, id string, version int64) envelope.Result {
-	return envelope.Result{Actor: actor, CommandID: id, Source: "chat", Stream: "conversation:g",
-		Kind: envelope.Committed, Version: version, Position: 10 * version}
+	return envelope.Result{Actor: actor, CommandID: id, Type: "chat.send_message", Source: "chat",
+		Stream: "conversation:g", Kind: envelope.Committed, Version: version, Position: 10 * version}
 }
 
 func next(t *testing.T, answers chan intake.Answer) intake.Answer {
@@ -129,6 +129,9 @@ func TestSend_IsAnsweredByTheOutcome(t *testing.T) {
 	require.Equal(t, "alice", got.Actor)
 
 	s.intake.Resolve(s.committed("bob", "c1", 3)) // of somebody else
+	other := s.committed("alice", "c1", 3)        // under the same id, sent through another gateway
+	other.Type = "chat.leave"
+	s.intake.Resolve(other)
 	s.intake.Resolve(s.committed("alice", "c1", 7))
 	a := next(t, answers)
 	require.Nil(t, a.Refusal)

@@ -38,6 +38,7 @@ type Owner struct {
 	looked    map[string]bool            // "user room" that may be looked at
 	snapshots map[string][]envelope.Event
 	asked     int
+	resumed   int
 	reports   []*meshv1.ReportRequest
 	again     bool
 	answer    func(name string, q Question) (string, error)
@@ -88,18 +89,18 @@ func (o *Owner) Event(actor, name, data string) envelope.Event {
 
 // Append makes an event the next one of the log, and moves the rooms.
 func (o *Owner) Append(actor, name, data string) envelope.Event {
-	return o.Answer(actor, "", name, data)
+	return o.Answer(actor, "", "", name, data)
 }
 
 // Answer appends the event that a command came to.
-func (o *Owner) Answer(actor, commandID, name, data string) envelope.Event {
+func (o *Owner) Answer(actor, commandID, command, name, data string) envelope.Event {
 	e := o.Event(actor, name, data)
 	declared, _ := o.Catalog.Event(name)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.versions[e.Stream]++
 	e.Version, e.Position = o.versions[e.Stream], int64(len(o.log))+1
-	e.Cause, e.Answers = commandID, commandID != ""
+	e.Cause, e.Answers, e.CommandType = commandID, commandID != "", command
 	at := place{declared.Topic, o.partition(declared.Topic, e.Stream)}
 	e.Before = o.before[at]
 	o.before[at] = e.Position
@@ -161,6 +162,13 @@ func (o *Owner) Asked() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.asked
+}
+
+// Resumed counts the calls of Resume.
+func (o *Owner) Resumed() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.resumed
 }
 
 // Refused counts the calls while it was away.

@@ -436,6 +436,301 @@ func (x *RoomsResponse) GetPosition() int64 {
 	return 0
 }
 
+type Resumer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// It has everything up to this position.
+	After int64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
+	// Events are wanted above this position, which is not below after: the asker has those before.
+	EventsAfter   int64 `protobuf:"varint,3,opt,name=events_after,json=eventsAfter,proto3" json:"events_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resumer) Reset() {
+	*x = Resumer{}
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resumer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resumer) ProtoMessage() {}
+
+func (x *Resumer) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resumer.ProtoReflect.Descriptor instead.
+func (*Resumer) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Resumer) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Resumer) GetAfter() int64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *Resumer) GetEventsAfter() int64 {
+	if x != nil {
+		return x.EventsAfter
+	}
+	return 0
+}
+
+type ResumeRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Resumers []*Resumer             `protobuf:"bytes,1,rep,name=resumers,proto3" json:"resumers,omitempty"`
+	// A room with more events than so many, for one of them, is too far; 0: 1,000.
+	Limit         int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeRequest) Reset() {
+	*x = ResumeRequest{}
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeRequest) ProtoMessage() {}
+
+func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
+func (*ResumeRequest) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ResumeRequest) GetResumers() []*Resumer {
+	if x != nil {
+		return x.Resumers
+	}
+	return nil
+}
+
+func (x *ResumeRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// Stay is a time in a room, from the event that opened it to the one that closed it, both included.
+type Stay struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Room   string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
+	Opened int64                  `protobuf:"varint,2,opt,name=opened,proto3" json:"opened,omitempty"`
+	// 0: the room is open.
+	Closed        int64 `protobuf:"varint,3,opt,name=closed,proto3" json:"closed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stay) Reset() {
+	*x = Stay{}
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stay) ProtoMessage() {}
+
+func (x *Stay) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stay.ProtoReflect.Descriptor instead.
+func (*Stay) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Stay) GetRoom() string {
+	if x != nil {
+		return x.Room
+	}
+	return ""
+}
+
+func (x *Stay) GetOpened() int64 {
+	if x != nil {
+		return x.Opened
+	}
+	return 0
+}
+
+func (x *Stay) GetClosed() int64 {
+	if x != nil {
+		return x.Closed
+	}
+	return 0
+}
+
+type Resumed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that reach above after. Everybody is in their own user room besides.
+	Stays []*Stay `protobuf:"bytes,1,rep,name=stays,proto3" json:"stays,omitempty"`
+	// Rooms of whose events some are left out, because there are too many.
+	TooFar        []string `protobuf:"bytes,2,rep,name=too_far,json=tooFar,proto3" json:"too_far,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resumed) Reset() {
+	*x = Resumed{}
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resumed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resumed) ProtoMessage() {}
+
+func (x *Resumed) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resumed.ProtoReflect.Descriptor instead.
+func (*Resumed) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Resumed) GetStays() []*Stay {
+	if x != nil {
+		return x.Stays
+	}
+	return nil
+}
+
+func (x *Resumed) GetTooFar() []string {
+	if x != nil {
+		return x.TooFar
+	}
+	return nil
+}
+
+type ResumeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the request. When the answer would get too large they are fewer, at least one: ask again for the
+	// others.
+	Resumed []*Resumed `protobuf:"bytes,1,rep,name=resumed,proto3" json:"resumed,omitempty"`
+	// What happened during the stays, each event once, ascending by position.
+	Records []*Record `protobuf:"bytes,2,rep,name=records,proto3" json:"records,omitempty"`
+	// Position of the log as of which this was read.
+	Position      int64 `protobuf:"varint,3,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeResponse) Reset() {
+	*x = ResumeResponse{}
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeResponse) ProtoMessage() {}
+
+func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
+func (*ResumeResponse) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ResumeResponse) GetResumed() []*Resumed {
+	if x != nil {
+		return x.Resumed
+	}
+	return nil
+}
+
+func (x *ResumeResponse) GetRecords() []*Record {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *ResumeResponse) GetPosition() int64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
 type Looker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
@@ -448,7 +743,7 @@ type Looker struct {
 
 func (x *Looker) Reset() {
 	*x = Looker{}
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[7]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -460,7 +755,7 @@ func (x *Looker) String() string {
 func (*Looker) ProtoMessage() {}
 
 func (x *Looker) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[7]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -473,7 +768,7 @@ func (x *Looker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Looker.ProtoReflect.Descriptor instead.
 func (*Looker) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{7}
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Looker) GetUser() string {
@@ -506,7 +801,7 @@ type LookRequest struct {
 
 func (x *LookRequest) Reset() {
 	*x = LookRequest{}
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[8]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +813,7 @@ func (x *LookRequest) String() string {
 func (*LookRequest) ProtoMessage() {}
 
 func (x *LookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[8]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +826,7 @@ func (x *LookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookRequest.ProtoReflect.Descriptor instead.
 func (*LookRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{8}
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LookRequest) GetLookers() []*Looker {
@@ -551,7 +846,7 @@ type Looked struct {
 
 func (x *Looked) Reset() {
 	*x = Looked{}
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[9]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +858,7 @@ func (x *Looked) String() string {
 func (*Looked) ProtoMessage() {}
 
 func (x *Looked) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[9]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +871,7 @@ func (x *Looked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Looked.ProtoReflect.Descriptor instead.
 func (*Looked) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{9}
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Looked) GetAllowed() bool {
@@ -604,7 +899,7 @@ type LookResponse struct {
 
 func (x *LookResponse) Reset() {
 	*x = LookResponse{}
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[10]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +911,7 @@ func (x *LookResponse) String() string {
 func (*LookResponse) ProtoMessage() {}
 
 func (x *LookResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[10]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +924,7 @@ func (x *LookResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookResponse.ProtoReflect.Descriptor instead.
 func (*LookResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{10}
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LookResponse) GetLooked() []*Looked {
@@ -657,7 +952,7 @@ type ConnectionChange struct {
 
 func (x *ConnectionChange) Reset() {
 	*x = ConnectionChange{}
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[11]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -669,7 +964,7 @@ func (x *ConnectionChange) String() string {
 func (*ConnectionChange) ProtoMessage() {}
 
 func (x *ConnectionChange) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[11]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -682,7 +977,7 @@ func (x *ConnectionChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionChange.ProtoReflect.Descriptor instead.
 func (*ConnectionChange) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{11}
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConnectionChange) GetConnection() string {
@@ -726,7 +1021,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[12]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +1033,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[12]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +1046,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{12}
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReportRequest) GetGateway() string {
@@ -813,7 +1108,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[13]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +1120,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[13]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +1133,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{13}
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReportResponse) GetAgain() bool {
@@ -878,7 +1173,25 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\x05rooms\x18\x02 \x03(\tR\x05rooms\"_\n" +
 	"\rRoomsResponse\x122\n" +
 	"\x05users\x18\x01 \x03(\v2\x1c.edumatrix.mesh.v1.UserRoomsR\x05users\x12\x1a\n" +
-	"\bposition\x18\x02 \x01(\x03R\bposition\"L\n" +
+	"\bposition\x18\x02 \x01(\x03R\bposition\"V\n" +
+	"\aResumer\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x03R\x05after\x12!\n" +
+	"\fevents_after\x18\x03 \x01(\x03R\veventsAfter\"]\n" +
+	"\rResumeRequest\x126\n" +
+	"\bresumers\x18\x01 \x03(\v2\x1a.edumatrix.mesh.v1.ResumerR\bresumers\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x05R\x05limit\"J\n" +
+	"\x04Stay\x12\x12\n" +
+	"\x04room\x18\x01 \x01(\tR\x04room\x12\x16\n" +
+	"\x06opened\x18\x02 \x01(\x03R\x06opened\x12\x16\n" +
+	"\x06closed\x18\x03 \x01(\x03R\x06closed\"Q\n" +
+	"\aResumed\x12-\n" +
+	"\x05stays\x18\x01 \x03(\v2\x17.edumatrix.mesh.v1.StayR\x05stays\x12\x17\n" +
+	"\atoo_far\x18\x02 \x03(\tR\x06tooFar\"\x97\x01\n" +
+	"\x0eResumeResponse\x124\n" +
+	"\aresumed\x18\x01 \x03(\v2\x1a.edumatrix.mesh.v1.ResumedR\aresumed\x123\n" +
+	"\arecords\x18\x02 \x03(\v2\x19.edumatrix.mesh.v1.RecordR\arecords\x12\x1a\n" +
+	"\bposition\x18\x03 \x01(\x03R\bposition\"L\n" +
 	"\x06Looker\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
 	"\x04room\x18\x02 \x01(\tR\x04room\x12\x1a\n" +
@@ -906,10 +1219,11 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\x06digest\x18\x06 \x01(\rR\x06digest\x12\x12\n" +
 	"\x04ends\x18\a \x01(\bR\x04ends\"&\n" +
 	"\x0eReportResponse\x12\x14\n" +
-	"\x05again\x18\x01 \x01(\bR\x05again2\xfb\x01\n" +
+	"\x05again\x18\x01 \x01(\bR\x05again2\xcc\x02\n" +
 	"\fOwnerService\x12R\n" +
 	"\aReadLog\x12!.edumatrix.mesh.v1.ReadLogRequest\x1a\".edumatrix.mesh.v1.ReadLogResponse\"\x00\x12L\n" +
-	"\x05Rooms\x12\x1f.edumatrix.mesh.v1.RoomsRequest\x1a .edumatrix.mesh.v1.RoomsResponse\"\x00\x12I\n" +
+	"\x05Rooms\x12\x1f.edumatrix.mesh.v1.RoomsRequest\x1a .edumatrix.mesh.v1.RoomsResponse\"\x00\x12O\n" +
+	"\x06Resume\x12 .edumatrix.mesh.v1.ResumeRequest\x1a!.edumatrix.mesh.v1.ResumeResponse\"\x00\x12I\n" +
 	"\x04Look\x12\x1e.edumatrix.mesh.v1.LookRequest\x1a\x1f.edumatrix.mesh.v1.LookResponse\"\x002d\n" +
 	"\x11ConnectionService\x12O\n" +
 	"\x06Report\x12 .edumatrix.mesh.v1.ReportRequest\x1a!.edumatrix.mesh.v1.ReportResponse\"\x00BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1;meshv1b\x06proto3"
@@ -926,7 +1240,7 @@ func file_edumatrix_mesh_v1_owner_proto_rawDescGZIP() []byte {
 	return file_edumatrix_mesh_v1_owner_proto_rawDescData
 }
 
-var file_edumatrix_mesh_v1_owner_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_edumatrix_mesh_v1_owner_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_edumatrix_mesh_v1_owner_proto_goTypes = []any{
 	(*Header)(nil),           // 0: edumatrix.mesh.v1.Header
 	(*Record)(nil),           // 1: edumatrix.mesh.v1.Record
@@ -935,35 +1249,46 @@ var file_edumatrix_mesh_v1_owner_proto_goTypes = []any{
 	(*RoomsRequest)(nil),     // 4: edumatrix.mesh.v1.RoomsRequest
 	(*UserRooms)(nil),        // 5: edumatrix.mesh.v1.UserRooms
 	(*RoomsResponse)(nil),    // 6: edumatrix.mesh.v1.RoomsResponse
-	(*Looker)(nil),           // 7: edumatrix.mesh.v1.Looker
-	(*LookRequest)(nil),      // 8: edumatrix.mesh.v1.LookRequest
-	(*Looked)(nil),           // 9: edumatrix.mesh.v1.Looked
-	(*LookResponse)(nil),     // 10: edumatrix.mesh.v1.LookResponse
-	(*ConnectionChange)(nil), // 11: edumatrix.mesh.v1.ConnectionChange
-	(*ReportRequest)(nil),    // 12: edumatrix.mesh.v1.ReportRequest
-	(*ReportResponse)(nil),   // 13: edumatrix.mesh.v1.ReportResponse
+	(*Resumer)(nil),          // 7: edumatrix.mesh.v1.Resumer
+	(*ResumeRequest)(nil),    // 8: edumatrix.mesh.v1.ResumeRequest
+	(*Stay)(nil),             // 9: edumatrix.mesh.v1.Stay
+	(*Resumed)(nil),          // 10: edumatrix.mesh.v1.Resumed
+	(*ResumeResponse)(nil),   // 11: edumatrix.mesh.v1.ResumeResponse
+	(*Looker)(nil),           // 12: edumatrix.mesh.v1.Looker
+	(*LookRequest)(nil),      // 13: edumatrix.mesh.v1.LookRequest
+	(*Looked)(nil),           // 14: edumatrix.mesh.v1.Looked
+	(*LookResponse)(nil),     // 15: edumatrix.mesh.v1.LookResponse
+	(*ConnectionChange)(nil), // 16: edumatrix.mesh.v1.ConnectionChange
+	(*ReportRequest)(nil),    // 17: edumatrix.mesh.v1.ReportRequest
+	(*ReportResponse)(nil),   // 18: edumatrix.mesh.v1.ReportResponse
 }
 var file_edumatrix_mesh_v1_owner_proto_depIdxs = []int32{
 	0,  // 0: edumatrix.mesh.v1.Record.headers:type_name -> edumatrix.mesh.v1.Header
 	1,  // 1: edumatrix.mesh.v1.ReadLogResponse.records:type_name -> edumatrix.mesh.v1.Record
 	5,  // 2: edumatrix.mesh.v1.RoomsResponse.users:type_name -> edumatrix.mesh.v1.UserRooms
-	7,  // 3: edumatrix.mesh.v1.LookRequest.lookers:type_name -> edumatrix.mesh.v1.Looker
-	1,  // 4: edumatrix.mesh.v1.Looked.snapshot:type_name -> edumatrix.mesh.v1.Record
-	9,  // 5: edumatrix.mesh.v1.LookResponse.looked:type_name -> edumatrix.mesh.v1.Looked
-	11, // 6: edumatrix.mesh.v1.ReportRequest.changes:type_name -> edumatrix.mesh.v1.ConnectionChange
-	2,  // 7: edumatrix.mesh.v1.OwnerService.ReadLog:input_type -> edumatrix.mesh.v1.ReadLogRequest
-	4,  // 8: edumatrix.mesh.v1.OwnerService.Rooms:input_type -> edumatrix.mesh.v1.RoomsRequest
-	8,  // 9: edumatrix.mesh.v1.OwnerService.Look:input_type -> edumatrix.mesh.v1.LookRequest
-	12, // 10: edumatrix.mesh.v1.ConnectionService.Report:input_type -> edumatrix.mesh.v1.ReportRequest
-	3,  // 11: edumatrix.mesh.v1.OwnerService.ReadLog:output_type -> edumatrix.mesh.v1.ReadLogResponse
-	6,  // 12: edumatrix.mesh.v1.OwnerService.Rooms:output_type -> edumatrix.mesh.v1.RoomsResponse
-	10, // 13: edumatrix.mesh.v1.OwnerService.Look:output_type -> edumatrix.mesh.v1.LookResponse
-	13, // 14: edumatrix.mesh.v1.ConnectionService.Report:output_type -> edumatrix.mesh.v1.ReportResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	7,  // 3: edumatrix.mesh.v1.ResumeRequest.resumers:type_name -> edumatrix.mesh.v1.Resumer
+	9,  // 4: edumatrix.mesh.v1.Resumed.stays:type_name -> edumatrix.mesh.v1.Stay
+	10, // 5: edumatrix.mesh.v1.ResumeResponse.resumed:type_name -> edumatrix.mesh.v1.Resumed
+	1,  // 6: edumatrix.mesh.v1.ResumeResponse.records:type_name -> edumatrix.mesh.v1.Record
+	12, // 7: edumatrix.mesh.v1.LookRequest.lookers:type_name -> edumatrix.mesh.v1.Looker
+	1,  // 8: edumatrix.mesh.v1.Looked.snapshot:type_name -> edumatrix.mesh.v1.Record
+	14, // 9: edumatrix.mesh.v1.LookResponse.looked:type_name -> edumatrix.mesh.v1.Looked
+	16, // 10: edumatrix.mesh.v1.ReportRequest.changes:type_name -> edumatrix.mesh.v1.ConnectionChange
+	2,  // 11: edumatrix.mesh.v1.OwnerService.ReadLog:input_type -> edumatrix.mesh.v1.ReadLogRequest
+	4,  // 12: edumatrix.mesh.v1.OwnerService.Rooms:input_type -> edumatrix.mesh.v1.RoomsRequest
+	8,  // 13: edumatrix.mesh.v1.OwnerService.Resume:input_type -> edumatrix.mesh.v1.ResumeRequest
+	13, // 14: edumatrix.mesh.v1.OwnerService.Look:input_type -> edumatrix.mesh.v1.LookRequest
+	17, // 15: edumatrix.mesh.v1.ConnectionService.Report:input_type -> edumatrix.mesh.v1.ReportRequest
+	3,  // 16: edumatrix.mesh.v1.OwnerService.ReadLog:output_type -> edumatrix.mesh.v1.ReadLogResponse
+	6,  // 17: edumatrix.mesh.v1.OwnerService.Rooms:output_type -> edumatrix.mesh.v1.RoomsResponse
+	11, // 18: edumatrix.mesh.v1.OwnerService.Resume:output_type -> edumatrix.mesh.v1.ResumeResponse
+	15, // 19: edumatrix.mesh.v1.OwnerService.Look:output_type -> edumatrix.mesh.v1.LookResponse
+	18, // 20: edumatrix.mesh.v1.ConnectionService.Report:output_type -> edumatrix.mesh.v1.ReportResponse
+	16, // [16:21] is the sub-list for method output_type
+	11, // [11:16] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_edumatrix_mesh_v1_owner_proto_init() }
@@ -977,7 +1302,7 @@ func file_edumatrix_mesh_v1_owner_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_mesh_v1_owner_proto_rawDesc), len(file_edumatrix_mesh_v1_owner_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

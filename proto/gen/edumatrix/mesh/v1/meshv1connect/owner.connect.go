@@ -40,6 +40,8 @@ const (
 	OwnerServiceReadLogProcedure = "/edumatrix.mesh.v1.OwnerService/ReadLog"
 	// OwnerServiceRoomsProcedure is the fully-qualified name of the OwnerService's Rooms RPC.
 	OwnerServiceRoomsProcedure = "/edumatrix.mesh.v1.OwnerService/Rooms"
+	// OwnerServiceResumeProcedure is the fully-qualified name of the OwnerService's Resume RPC.
+	OwnerServiceResumeProcedure = "/edumatrix.mesh.v1.OwnerService/Resume"
 	// OwnerServiceLookProcedure is the fully-qualified name of the OwnerService's Look RPC.
 	OwnerServiceLookProcedure = "/edumatrix.mesh.v1.OwnerService/Look"
 	// ConnectionServiceReportProcedure is the fully-qualified name of the ConnectionService's Report
@@ -53,6 +55,8 @@ type OwnerServiceClient interface {
 	ReadLog(context.Context, *connect.Request[v1.ReadLogRequest]) (*connect.Response[v1.ReadLogResponse], error)
 	// The rooms that users are in, as of one position of the log.
 	Rooms(context.Context, *connect.Request[v1.RoomsRequest]) (*connect.Response[v1.RoomsResponse], error)
+	// Where users were since a position, and what was logged there: what those who come back have missed.
+	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
 	// Whether users may look at rooms, for a minute.
 	Look(context.Context, *connect.Request[v1.LookRequest]) (*connect.Response[v1.LookResponse], error)
 }
@@ -80,6 +84,12 @@ func NewOwnerServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(ownerServiceMethods.ByName("Rooms")),
 			connect.WithClientOptions(opts...),
 		),
+		resume: connect.NewClient[v1.ResumeRequest, v1.ResumeResponse](
+			httpClient,
+			baseURL+OwnerServiceResumeProcedure,
+			connect.WithSchema(ownerServiceMethods.ByName("Resume")),
+			connect.WithClientOptions(opts...),
+		),
 		look: connect.NewClient[v1.LookRequest, v1.LookResponse](
 			httpClient,
 			baseURL+OwnerServiceLookProcedure,
@@ -93,6 +103,7 @@ func NewOwnerServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 type ownerServiceClient struct {
 	readLog *connect.Client[v1.ReadLogRequest, v1.ReadLogResponse]
 	rooms   *connect.Client[v1.RoomsRequest, v1.RoomsResponse]
+	resume  *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
 	look    *connect.Client[v1.LookRequest, v1.LookResponse]
 }
 
@@ -106,6 +117,11 @@ func (c *ownerServiceClient) Rooms(ctx context.Context, req *connect.Request[v1.
 	return c.rooms.CallUnary(ctx, req)
 }
 
+// Resume calls edumatrix.mesh.v1.OwnerService.Resume.
+func (c *ownerServiceClient) Resume(ctx context.Context, req *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error) {
+	return c.resume.CallUnary(ctx, req)
+}
+
 // Look calls edumatrix.mesh.v1.OwnerService.Look.
 func (c *ownerServiceClient) Look(ctx context.Context, req *connect.Request[v1.LookRequest]) (*connect.Response[v1.LookResponse], error) {
 	return c.look.CallUnary(ctx, req)
@@ -117,6 +133,8 @@ type OwnerServiceHandler interface {
 	ReadLog(context.Context, *connect.Request[v1.ReadLogRequest]) (*connect.Response[v1.ReadLogResponse], error)
 	// The rooms that users are in, as of one position of the log.
 	Rooms(context.Context, *connect.Request[v1.RoomsRequest]) (*connect.Response[v1.RoomsResponse], error)
+	// Where users were since a position, and what was logged there: what those who come back have missed.
+	Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error)
 	// Whether users may look at rooms, for a minute.
 	Look(context.Context, *connect.Request[v1.LookRequest]) (*connect.Response[v1.LookResponse], error)
 }
@@ -140,6 +158,12 @@ func NewOwnerServiceHandler(svc OwnerServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(ownerServiceMethods.ByName("Rooms")),
 		connect.WithHandlerOptions(opts...),
 	)
+	ownerServiceResumeHandler := connect.NewUnaryHandler(
+		OwnerServiceResumeProcedure,
+		svc.Resume,
+		connect.WithSchema(ownerServiceMethods.ByName("Resume")),
+		connect.WithHandlerOptions(opts...),
+	)
 	ownerServiceLookHandler := connect.NewUnaryHandler(
 		OwnerServiceLookProcedure,
 		svc.Look,
@@ -152,6 +176,8 @@ func NewOwnerServiceHandler(svc OwnerServiceHandler, opts ...connect.HandlerOpti
 			ownerServiceReadLogHandler.ServeHTTP(w, r)
 		case OwnerServiceRoomsProcedure:
 			ownerServiceRoomsHandler.ServeHTTP(w, r)
+		case OwnerServiceResumeProcedure:
+			ownerServiceResumeHandler.ServeHTTP(w, r)
 		case OwnerServiceLookProcedure:
 			ownerServiceLookHandler.ServeHTTP(w, r)
 		default:
@@ -169,6 +195,10 @@ func (UnimplementedOwnerServiceHandler) ReadLog(context.Context, *connect.Reques
 
 func (UnimplementedOwnerServiceHandler) Rooms(context.Context, *connect.Request[v1.RoomsRequest]) (*connect.Response[v1.RoomsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OwnerService.Rooms is not implemented"))
+}
+
+func (UnimplementedOwnerServiceHandler) Resume(context.Context, *connect.Request[v1.ResumeRequest]) (*connect.Response[v1.ResumeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OwnerService.Resume is not implemented"))
 }
 
 func (UnimplementedOwnerServiceHandler) Look(context.Context, *connect.Request[v1.LookRequest]) (*connect.Response[v1.LookResponse], error) {

@@ -1,0 +1,93 @@
+package fake
+
+import (
+	"context"
+	"slices"
+
+	"connectrpc.com/connect"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// Resume tells what users have missed. What has been deleted since comes as it was: gateways redact what they kept.
+func (o *Owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeRequest]) (
+	*connect.Response[meshv1.ResumeResponse], error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.here(); err != nil {
+		return nil, err
+	}
+	o.resumed++
+	answer := &meshv1.ResumeResponse{Position: int64(len(o.log))}
+	wanted := map[int64]bool{}
+	for _, one := range r.Msg.Resumers {
+		told := &meshv1.Resumed{}
+		for _, s := range o.stays(one.User) {
+			if s.Closed == 0 || s.Closed > one.After {
+				told.Stays = append(told.Stays, s)
+			}
+		}
+		counts := map[string]int32{}
+		for _, e := range o.log[min(one.EventsAfter, int64(len(o.log))):] {
+			for _, room := range e.Rooms {
+				if within(told.Stays, one.User, room, e.Position) {
+					wanted[e.Position] = true
+					counts[room]++
+				}
+			}
+		}
+		for room, n := range counts {
+			if n > r.Msg.Limit {
+				told.TooFar = append(told.TooFar, room)
+			}
+		}
+		answer.Resumed = append(answer.Resumed, told)
+	}
+	for _, e := range o.log {
+		if declared, _ := o.Catalog.Event(e.Type); wanted[e.Position] {
+			answer.Records = append(answer.Records, e.Record(declared.Topic))
+		}
+	}
+	return connect.NewResponse(answer), nil
+}
+
+func within(stays []*meshv1.Stay, user, room string, position int64) bool {
+	return room == "user:"+user || slices.ContainsFunc(stays, func(s *meshv1.Stay) bool {
+		return s.Room == room && s.Opened <= position && (s.Closed == 0 || position <= s.Closed)
+	})
+}
+
+// stays are all that a user ever had.
+func (o *Owner) stays(user string) (stays []*meshv1.Stay) {
+	open := map[string]*meshv1.Stay{}
+	in := func(m catalog.Membership) bool { return slices.Contains(m.Users, user) }
+	for _, e := range o.log {
+		o.turn(e, in, func(room string) {
+			if open[room] == nil {
+				open[room] = &meshv1.Stay{Room: room, Opened: e.Position}
+				stays = append(stays, open[room])
+			}
+		}, func(room string) {
+			if open[room] != nil {
+				open[room].Closed = e.Position
+				delete(open, room)
+			}
+		})
+	}
+	return stays
+}
+
+func (o *Owner) turn(e envelope.Event, in func(catalog.Membership) bool, opens, closes func(room string)) {
+	for _, m := range e.Opens {
+		if in(m) {
+			opens(m.Room)
+		}
+	}
+	for _, m := range e.Closes {
+		if in(m) {
+			closes(m.Room)
+		}
+	}
+}

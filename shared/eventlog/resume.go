@@ -1,0 +1,270 @@
+package eventlog
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+)
+
+// Resumer is somebody who comes back.
+type Resumer struct {
+	User string
+	// After is the position up to which they have everything.
+	After int64
+	// EventsAfter, not below After, is the position above which events are wanted.
+	EventsAfter int64
+}
+
+// Stay is a time in a room, in positions, from the event that opened it to the one that closed it, both included.
+// Closed is 0 while it is open.
+type Stay struct {
+	Room           string
+	Opened, Closed int64
+}
+
+// Resumed is what one Resumer is told.
+type Resumed struct {
+	Stays []Stay // that reach above After; everybody is in their own user room besides
+	// TooFar are rooms with more events than the limit; some of those are left out.
+	TooFar []string
+}
+
+// Missed is what Resumers have missed.
+type Missed struct {
+	// Resumed are in the order in which they were asked for. When the answer would get too large there are fewer.
+	Resumed []Resumed
+	// Page holds the events during the stays, each once; its Head is the position as of which all was read.
+	Page
+}
+
+// mostMissed is about how many events one answer holds.
+const mostMissed = 10_000
+
+// Resume reads what many have missed: which rooms they were in when, and what was logged there. It takes three
+// statements, however many they are.
+func (l *Log) Resume(ctx context.Context, resumers []Resumer, limit int) (Missed, error) {
+	if limit <= 0 {
+		limit = 1000
+	}
+	m, err := l.resume(ctx, resumers, limit)
+	if err != nil {
+		return Missed{}, fmt.Errorf("read what %d users missed of the log of %s: %w", len(resumers), l.o.Owner,
+			dependency(err))
+	}
+	return m, nil
+}
+
+func (l *Log) resume(ctx context.Context, resumers []Resumer, limit int) (Missed, error) {
+	stays, head, err := l.stays(ctx, resumers)
+	if err != nil {
+		return Missed{}, err
+	}
+	// What is committed up to the head stays as it is, so other statements may read it.
+	g := newGaps(resumers, stays, head)
+	if err := l.count(ctx, g, limit); err != nil {
+		return Missed{}, err
+	}
+	missed := Missed{Resumed: g.choose(limit), Page: Page{Head: head, Complete: head}}
+	if len(g.chosen) == 0 && len(g.turns) == 0 {
+		return missed, nil
+	}
+	rooms, after, until := columnsOf(g.chosen)
+	found, err := l.o.Pool.Query(ctx, l.sql.readGaps, planned, rooms, after, until, g.turns)
+	if err != nil {
+		return Missed{}, err
+	}
+	all, err := l.scanAll(found)
+	if err != nil {
+		return Missed{}, err
+	}
+	missed.Events = eventsOf(all)
+	for _, e := range all {
+		missed.topics = append(missed.topics, e.topic)
+	}
+	return missed, nil
+}
+
+// stays are those of each resumer, and the log's head, as of one state of the log.
+func (l *Log) stays(ctx context.Context, resumers []Resumer) ([][]Stay, int64, error) {
+	users, after := make([]string, len(resumers)), make([]int64, len(resumers))
+	for i, r := range resumers {
+		users[i], after[i] = r.User, r.After
+	}
+	found, err := l.o.Pool.Query(ctx, l.sql.stays, planned, users, after)
+	if err != nil {
+		return nil, 0, err
+	}
+	all := make([][]Stay, len(resumers))
+	var index, head, position int64
+	var s Stay
+	_, err = pgx.ForEachRow(found, []any{&index, &s.Room, &s.Opened, &s.Closed, &position}, func() error {
+		if head = max(head, position); index > 0 {
+			all[index-1] = append(all[index-1], s)
+		}
+		return nil
+	})
+	return all, head, err
+}
+
+// count finds how many events each gap has, as far as that matters.
+func (l *Log) count(ctx context.Context, g *gaps, limit int) error {
+	if len(g.all) == 0 {
+		return nil
+	}
+	rooms, after, until := columnsOf(g.all)
+	found, err := l.o.Pool.Query(ctx, l.sql.countGaps, planned, rooms, after, until, limit+1)
+	if err != nil {
+		return err
+	}
+	var index, events int64
+	_, err = pgx.ForEachRow(found, []any{&index, &events}, func() error {
+		g.events[g.all[index-1]] = int(events)
+		return nil
+	})
+	return err
+}
+
+// gap is a part of a room's events, above one position up to another.
+type gap struct {
+	room         string
+	after, until int64
+}
+
+func columnsOf(all []gap) (rooms []string, after, until []int64) {
+	for _, g := range all {
+		rooms, after, until = append(rooms, g.room), append(after, g.after), append(until, g.until)
+	}
+	return rooms, after, until
+}
+
+// gaps are those of all resumers. Who came from the same place shares them.
+type gaps struct {
+	resumers []Resumer
+	stays    [][]Stay
+	head     int64
+	of       [][]gap // by resumer
+	all      []gap   // each once
+	events   map[gap]int
+
+	chosen []gap   // to be read
+	turns  []int64 // positions of what opened and closed rooms
+}
+
+func newGaps(resumers []Resumer, stays [][]Stay, head int64) *gaps {
+	g := &gaps{resumers: resumers, stays: stays, head: head, of: make([][]gap, len(resumers)), events: map[gap]int{}}
+	for i, r := range resumers {
+		g.add(i, gap{"user:" + r.User, r.EventsAfter, head})
+		for _, s := range stays[i] {
+			until := s.Closed
+			if until == 0 {
+				until = head
+			}
+			g.add(i, gap{s.Room, max(r.EventsAfter, s.Opened-1), until})
+		}
+	}
+	return g
+}
+
+func (g *gaps) add(resumer int, n gap) {
+	if n.after >= n.until {
+		return
+	}
+	if _, again := g.events[n]; !again {
+		g.events[n] = 0
+		g.all = append(g.all, n)
+	}
+	g.of[resumer] = append(g.of[resumer], n)
+}
+
+// choose answers resumers, in order, for as long as the events are not too many for one answer.
+func (g *gaps) choose(limit int) []Resumed {
+	var answers []Resumed
+	most := map[string]int{} // events of a room that are read anyway, about
+	total := 0
+	for i := range g.resumers {
+		rooms := map[string]int{}
+		for _, n := range g.of[i] {
+			rooms[n.room] += g.events[n]
+		}
+		var names []string
+		for room := range rooms {
+			names = append(names, room)
+		}
+		slices.SortFunc(names, func(a, b string) int {
+			return cmp.Or(cmp.Compare(rooms[a], rooms[b]), cmp.Compare(a, b))
+		})
+		r := Resumed{Stays: g.stays[i]}
+		near := map[string]bool{}
+		more := 0
+		for _, room := range names {
+			add := max(0, rooms[room]-most[room])
+			if rooms[room] > limit || i == 0 && more+add > mostMissed {
+				r.TooFar = append(r.TooFar, room)
+				continue
+			}
+			near[room] = true
+			more += add
+		}
+		if i > 0 && total+more > mostMissed {
+			break
+		}
+		total += more
+		for room := range near {
+			most[room] = max(most[room], rooms[room])
+		}
+		g.read(i, near)
+		answers = append(answers, r)
+	}
+	g.chosen = compact(g.chosen)
+	return answers
+}
+
+// read chooses the gaps of one resumer in some rooms, with the turns there: those need not have gone to their room.
+func (g *gaps) read(resumer int, rooms map[string]bool) {
+	for _, n := range g.of[resumer] {
+		if rooms[n.room] {
+			g.chosen = append(g.chosen, n)
+		}
+	}
+	for _, s := range g.stays[resumer] {
+		for _, position := range []int64{s.Opened, s.Closed} {
+			if rooms[s.Room] && position > g.resumers[resumer].EventsAfter {
+				g.turns = append(g.turns, position)
+			}
+		}
+	}
+}
+
+// compact joins gaps that overlap.
+func compact(all []gap) []gap {
+	slices.SortFunc(all, func(a, b gap) int {
+		return cmp.Or(cmp.Compare(a.room, b.room), cmp.Compare(a.after, b.after))
+	})
+	var joined []gap
+	for _, n := range all {
+		if last := len(joined) - 1; last >= 0 && joined[last].room == n.room && n.after <= joined[last].until {
+			joined[last].until = max(joined[last].until, n.until)
+			continue
+		}
+		joined = append(joined, n)
+	}
+	return joined
+}
+
+// Message is the answer as owners give it.
+func (m Missed) Message() *meshv1.ResumeResponse {
+	answer := &meshv1.ResumeResponse{Records: m.Records(), Position: m.Head}
+	for _, r := range m.Resumed {
+		told := &meshv1.Resumed{TooFar: r.TooFar}
+		for _, s := range r.Stays {
+			told.Stays = append(told.Stays, &meshv1.Stay{Room: s.Room, Opened: s.Opened, Closed: s.Closed})
+		}
+		answer.Resumed = append(answer.Resumed, told)
+	}
+	return answer
+}

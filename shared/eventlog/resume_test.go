@@ -1,0 +1,131 @@
+package eventlog
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+)
+
+func joined(conversation, user string) proto.Message {
+	return &chatv1.MemberAdded{ConversationId: conversation, UserId: user}
+}
+
+func parted(conversation, user string) proto.Message {
+	return &chatv1.MemberLeft{ConversationId: conversation, UserId: user}
+}
+
+// comings is a log in which bob comes and goes.
+//
+//	1 begun  2 a  3 bob comes  4 b  5 bob goes  6 c  7 bob comes  8 d   conversation 1
+//	9 begun with bob  10 e  11 bob goes  12 f                           conversation 2
+func comings(t *testing.T) *Log {
+	t.Helper()
+	l := fresh(t)
+	commit(t, l, on("1", "c1", started("1", "alice"), sent("1", "a", "a"), joined("1", "bob"), sent("1", "b", "b"),
+		parted("1", "bob"), sent("1", "c", "c"), joined("1", "bob"), sent("1", "d", "d")))
+	commit(t, l, on("2", "c2", started("2", "alice", "bob"), sent("2", "e", "e"), parted("2", "bob"), sent("2", "f", "f")))
+	return l
+}
+
+func TestResume_TellsStaysAndWhatHappenedInThem(t *testing.T) {
+	t.Parallel()
+	l := comings(t)
+	one, two := "conversation:1", "conversation:2"
+	for name, test := range map[string]struct {
+		resumers []Resumer
+		stays    [][]Stay
+		want     []int64
+	}{
+		"from the beginning": {[]Resumer{{"bob", 0, 0}},
+			[][]Stay{{{one, 3, 5}, {one, 7, 0}, {two, 9, 11}}}, []int64{3, 4, 5, 7, 8, 9, 10, 11}},
+		"within a stay": {[]Resumer{{"bob", 3, 3}}, [][]Stay{{{one, 3, 5}, {one, 7, 0}, {two, 9, 11}}},
+			[]int64{4, 5, 7, 8, 9, 10, 11}},
+		"at its end":      {[]Resumer{{"bob", 5, 5}}, [][]Stay{{{one, 7, 0}, {two, 9, 11}}}, []int64{7, 8, 9, 10, 11}},
+		"newer ones only": {[]Resumer{{"bob", 4, 9}}, [][]Stay{{{one, 3, 5}, {one, 7, 0}, {two, 9, 11}}}, []int64{10, 11}},
+		"at the head":     {[]Resumer{{"bob", 12, 12}}, [][]Stay{{{one, 7, 0}}}, nil},
+		"beyond it":       {[]Resumer{{"bob", 99, 99}}, [][]Stay{{{one, 7, 0}}}, nil},
+		"a stranger":      {[]Resumer{{"eve", 0, 0}}, [][]Stay{nil}, nil},
+		"several, with events that they share": {[]Resumer{{"eve", 0, 0}, {"bob", 9, 9}, {"alice", 10, 10}},
+			[][]Stay{nil, {{one, 7, 0}, {two, 9, 11}}, {{one, 1, 0}, {two, 9, 0}}}, []int64{10, 11, 12}},
+	} {
+		got, err := l.Resume(t.Context(), test.resumers, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stays [][]Stay
+		for _, r := range got.Resumed {
+			stays = append(stays, r.Stays)
+			if r.TooFar != nil {
+				t.Errorf("%s: too far %v", name, r.TooFar)
+			}
+		}
+		if !reflect.DeepEqual(stays, test.stays) || !slices.Equal(positions(got.Events), test.want) || got.Head != 12 {
+			t.Errorf("%s: %v %v head %d", name, stays, positions(got.Events), got.Head)
+		}
+	}
+}
+
+func TestResume_LeavesOutRoomsThatAreTooFarAndNoOthers(t *testing.T) {
+	t.Parallel()
+	l := comings(t)
+	got, err := l.Resume(t.Context(), []Resumer{{"bob", 0, 0}, {"bob", 5, 5}, {"alice", 10, 10}}, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range [][]string{{"conversation:1"}, nil, nil} {
+		if !slices.Equal(got.Resumed[i].TooFar, want) {
+			t.Errorf("%d: %v, want %v", i, got.Resumed[i].TooFar, want)
+		}
+	}
+	if want := []int64{7, 8, 9, 10, 11, 12}; !slices.Equal(positions(got.Events), want) {
+		t.Errorf("%v, want %v", positions(got.Events), want)
+	}
+	message := got.Message()
+	if len(message.GetRecords()) != 6 || message.GetPosition() != 12 || message.GetResumed()[0].GetTooFar()[0] != "conversation:1" {
+		t.Errorf("%v", message)
+	}
+}
+
+func TestResume_ComesRedacted(t *testing.T) {
+	t.Parallel()
+	l := comings(t)
+	commit(t, l, on("1", "c3", &chatv1.MessageDeleted{ConversationId: "1", MessageId: "d"}))
+	got, err := l.Resume(t.Context(), []Resumer{{"bob", 7, 7}}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m chatv1.MessageSent
+	if err := proto.Unmarshal(got.Events[0].Body, &m); err != nil || m.GetBody() != "" || !got.Events[0].Redacted {
+		t.Errorf("%+v %v %v", got.Events[0], &m, err)
+	}
+}
+
+func TestResume_AnswersFewerWhenThatGetsTooLarge(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	const rooms, events = 12, 1000
+	var resumers []Resumer
+	for i := range rooms {
+		id := fmt.Sprint(i)
+		all := []proto.Message{started(id, "u"+id, "everywhere")}
+		for n := range events - 1 {
+			all = append(all, sent(id, fmt.Sprint(n), "x"))
+		}
+		commit(t, l, on(id, id, all...))
+		resumers = append(resumers, Resumer{User: "u" + id})
+	}
+	got, err := l.Resume(t.Context(), resumers, 0)
+	if err != nil || len(got.Resumed) != 10 || len(got.Events) != 10*events {
+		t.Fatalf("%d users, %d events, %v", len(got.Resumed), len(got.Events), err)
+	}
+	// Who alone would be too much hears which rooms are too far.
+	got, err = l.Resume(t.Context(), append([]Resumer{{User: "everywhere"}}, resumers[:3]...), 0)
+	if err != nil || len(got.Resumed) != 4 || len(got.Resumed[0].TooFar) != 2 || len(got.Events) != 10*events {
+		t.Fatalf("%d users, %v too far, %d events, %v", len(got.Resumed), got.Resumed[0].TooFar, len(got.Events), err)
+	}
+}
