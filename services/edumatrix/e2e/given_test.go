@@ -1,0 +1,57 @@
+//go:build integration
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+// A store that is named takes the place of the one that comes along, each by itself and all together.
+func TestUp_TakesTheStoresThatAreNamed(t *testing.T) {
+	t.Parallel()
+	for _, named := range []string{"postgres", "redis", "kafka", "postgres redis kafka"} {
+		t.Run(named, func(t *testing.T) {
+			t.Parallel()
+			var env []string
+			if strings.Contains(named, "postgres") {
+				env = append(env, "DATABASE_URL="+meshtest.Postgres(t)+"&schema=public")
+			}
+			if strings.Contains(named, "redis") {
+				r := meshtest.Redis(t)
+				env = append(env, "REDIS_URL="+redisURL(r.Host, r.Port, r.Password, r.URL))
+			}
+			if strings.Contains(named, "kafka") {
+				k := meshtest.Kafka(t)
+				env = append(env, "KAFKA_BROKERS="+strings.Join(k.Brokers, ","), "TOPIC_PREFIX="+k.TopicPrefix)
+			}
+			m := embedded(t, env...)
+			testTwoPeopleTalk(t, m)
+			testPresence(t, m)
+		})
+	}
+}
+
+// Stopped in order and started again, the mesh has every message, in order, and goes on.
+func TestUp_StoppedAndStartedAgainHasEveryMessage(t *testing.T) {
+	t.Parallel()
+	m := embedded(t)
+	alice, bob := someone("alice"), someone("bob")
+	p := m.connect(t, alice, 0)
+	conversation := conversationOf(p.do("chat.start_direct", map[string]any{"user_id": bob}))
+	for _, body := range []string{"one", "two"} {
+		p.do("chat.send_message", map[string]any{"conversation_id": conversation, "body": body})
+	}
+	m.processes[0].Stop(t)
+	m.processes[0].Start(t)
+	m.ready(t)
+	p = m.connect(t, bob, 0)
+	if o := p.do("chat.send_message", map[string]any{"conversation_id": conversation, "body": "three"}); o.Version != 4 {
+		t.Errorf("version %d", o.Version)
+	}
+	if got := strings.Join(p.all(conversation), " "); got != "one two three" {
+		t.Errorf("history: %s", got)
+	}
+}
