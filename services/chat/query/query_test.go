@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -472,7 +471,7 @@ func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.follow()
-	id := uuid.NewString()
+	const id = "c"
 	all := []happened{started(id, true, "ann", "bob"), sent(id, "ann", "m", "2")}
 	f.happens(id, all...)
 	done := make(chan struct{})

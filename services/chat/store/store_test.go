@@ -128,6 +128,22 @@ func TestConversations_RebuiltTheyAreEqualRowForRow(t *testing.T) {
 	}
 }
 
+// A command that comes again when its outcome is forgotten makes the id of its message again. That must not hold up the
+// projection of everybody, and rebuilds to the same.
+func TestConversations_AMessageIDThatComesAgainStopsNothing(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	sent := &chatv1.MessageSent{ConversationId: "c", MessageId: "m", Body: "again"}
+	f.happens("alice", "conversation:c", &chatv1.ConversationStarted{ConversationId: "c", Kind: chatv1.Kind_KIND_DIRECT,
+		UserIds: []string{"alice", "bob"}}, sent, &chatv1.MessageEdited{ConversationId: "c", MessageId: "m", Body: "edited"})
+	f.happens("alice", "conversation:c", &chatv1.MessageDeleted{ConversationId: "c", MessageId: "m"})
+	f.happens("alice", "conversation:c", sent)
+	got, err := store.New(f.pool).Messages(t.Context(), "c", 0, 99, []store.Range{{From: 1, To: 99}}, true, 9)
+	if err != nil || len(got) != 2 || !got[0].GetDeleted() || got[0].GetBody() != "" || got[1].GetBody() != "again" {
+		t.Fatalf("%v %v", got, err)
+	}
+}
+
 func TestStore_ListsAndPages(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
