@@ -7,6 +7,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	feedv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/feed/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/feed/post"
 )
 
@@ -22,5 +23,14 @@ func TestCreate_OnceAndByItsAuthor(t *testing.T) {
 	s.Evolve("alice", events[0])
 	if again, err := s.Decide(by, &feedv1.CreatePost{Body: "hello"}); err != nil || len(again) != 0 {
 		t.Fatalf("created again: %v %v", again, err)
+	}
+}
+
+func TestDecide_RefusesWhatIsNoCommandOfAPost(t *testing.T) {
+	t.Parallel()
+	by := catalog.Origin{Actor: "alice", CommandID: "1"}
+	events, err := post.New("post:7").Decide(by, &feedv1.PostCreated{})
+	if refused, ok := refusal.Of(err); !ok || refused.Code != refusal.UnknownType || len(events) != 0 {
+		t.Fatalf("%v %v", events, err)
 	}
 }
