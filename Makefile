@@ -27,8 +27,8 @@ run: $(EDUMATRIX) ## Start the whole mesh in one process; Ctrl-C stops it
 
 test: $(TESTSERVERS) ## Run all tests, fast and integration, with the race detector
 	@$(TESTSERVERS) -install
-	@race=$$(command -v gcc >/dev/null && echo -race); \
-	  echo "fast tests and integration tests (race detector: $${race:-off, there is no C compiler})"; \
+	@if command -v gcc >/dev/null; then race=-race; else race=; echo "there is no gcc: no race detector"; fi; \
+	  echo "fast tests and integration tests$${race:+, with the race detector}"; \
 	  exec $(TESTSERVERS) -jaeger -- go test $$race -p $(TEST_PACKAGES) -tags integration work
 
 test-fast: ## Run the tests that need no server

@@ -85,9 +85,13 @@ type KafkaServer struct {
 }
 
 // NewKafkaServer starts a broker on empty data; it takes some seconds.
-func NewKafkaServer(t testing.TB) *KafkaServer {
+func NewKafkaServer(t testing.TB) *KafkaServer { return NewKafkaServerBehind(t, 0) }
+
+// NewKafkaServerBehind starts a broker that tells its clients to connect to another port of loopback, where a proxy of
+// the test's stands before it. Settings and Addr are the broker's own.
+func NewKafkaServerBehind(t testing.TB, proxy int) *KafkaServer {
 	t.Helper()
-	k, err := server.StartKafka(t.Context(), log(t))
+	k, err := server.StartKafka(t.Context(), log(t), proxy)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,7 +94,7 @@ func TestStart_SaysWhatIsMissing(t *testing.T) {
 	t.Cleanup(func() { engineAnswers = before })
 	_, err := StartRedis(t.Context())
 	require.ErrorIs(t, err, errNoRedis)
-	_, err = StartKafka(t.Context(), nil)
+	_, err = StartKafka(t.Context(), nil, 0)
 	require.ErrorIs(t, err, errNoKafka)
 }
 

@@ -24,23 +24,27 @@ type Kafka struct {
 	settings backend.Kafka
 }
 
-// StartKafka starts a broker on empty data.
-func StartKafka(ctx context.Context, log *slog.Logger) (*Kafka, error) {
+// StartKafka starts a broker on empty data. It tells clients to connect to another port than its own where one is named:
+// that of a proxy before it.
+func StartKafka(ctx context.Context, log *slog.Logger, advertised int) (*Kafka, error) {
 	dir, err := NewDir("kafka")
 	if err != nil {
 		return nil, err
 	}
 	k := &Kafka{daemon: daemon{name: "Kafka", dir: dir}}
-	if err := k.start(ctx, log); err != nil {
+	if err := k.start(ctx, log, advertised); err != nil {
 		return nil, errors.Join(err, k.Remove())
 	}
 	return k, nil
 }
 
-func (k *Kafka) start(ctx context.Context, log *slog.Logger) error {
+func (k *Kafka) start(ctx context.Context, log *slog.Logger, advertised int) error {
 	port, err := FreePort()
 	if err != nil {
 		return err
+	}
+	if advertised == 0 {
+		advertised = port
 	}
 	controller, err := FreePort()
 	if err != nil {
@@ -50,10 +54,10 @@ func (k *Kafka) start(ctx context.Context, log *slog.Logger) error {
 	k.answers = func(context.Context) error { return serves(k.settings) }
 	switch {
 	case installed("java") && installed("mvn"):
-		err = k.onJava(ctx, log, port, controller)
+		err = k.onJava(ctx, log, port, controller, advertised)
 	case engineAnswers():
 		options := []string{}
-		for _, setting := range append(kafkaSettings(port, controller), "listeners="+
+		for _, setting := range append(kafkaSettings(advertised, controller), "listeners="+
 			fmt.Sprintf("PLAINTEXT://:%d,CONTROLLER://127.0.0.1:%d", port, controller)) {
 			name, value, _ := strings.Cut(setting, "=")
 			name = "KAFKA_" + strings.ToUpper(strings.ReplaceAll(name, ".", "_"))
@@ -78,13 +82,13 @@ func installed(program string) bool {
 }
 
 // onJava lays out the broker's data and says how to run it on the machine's Java.
-func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller int) error {
+func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller, advertised int) error {
 	jars, err := kafkaJars(ctx, log)
 	if err != nil {
 		return err
 	}
 	file := filepath.Join(k.dir, "server.properties")
-	settings := append(kafkaSettings(port, controller),
+	settings := append(kafkaSettings(advertised, controller),
 		fmt.Sprintf("listeners=PLAINTEXT://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d", port, controller),
 		"log.dirs="+filepath.Join(k.dir, "data"))
 	if err := os.WriteFile(file, []byte(strings.Join(settings, "\n")+"\n"), 0o644); err != nil {
@@ -107,12 +111,12 @@ func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller i
 // kafkaSettings are those of a node that is broker and controller in one. Then come those that make a restart short: the
 // controller takes a broker back only when the session it had before has run out. The last keep many short tests on one
 // broker cheap: topics go at once, and their indexes and the broker's own topics are small.
-func kafkaSettings(port, controller int) []string {
+func kafkaSettings(advertised, controller int) []string {
 	return []string{
 		"process.roles=broker,controller",
 		"node.id=1",
 		fmt.Sprintf("controller.quorum.voters=1@127.0.0.1:%d", controller),
-		fmt.Sprintf("advertised.listeners=PLAINTEXT://127.0.0.1:%d", port),
+		fmt.Sprintf("advertised.listeners=PLAINTEXT://127.0.0.1:%d", advertised),
 		"controller.listener.names=CONTROLLER",
 		"listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
 		"inter.broker.listener.name=PLAINTEXT",

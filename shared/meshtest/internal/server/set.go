@@ -81,7 +81,7 @@ func (s *Set) startKafka(ctx context.Context, log *slog.Logger) (address, versio
 		version = "Kafka at " + address
 		return address, version, backend.Kafka{Brokers: strings.Split(address, ",")}.Check(ctx)
 	}
-	if s.kafka, err = StartKafka(ctx, log); err != nil {
+	if s.kafka, err = StartKafka(ctx, log, 0); err != nil {
 		return "", "", err
 	}
 	return s.kafka.settings.Brokers[0], "Apache Kafka " + KafkaVersion, nil
