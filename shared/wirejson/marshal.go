@@ -1,14 +1,18 @@
-// Package wirejson is the one JSON of all surfaces: names as proto has them (snake_case), whole numbers as numbers, times
-// as RFC 3339, enums as short lower-case words ("direct" for KIND_DIRECT), bytes as base64.
+// Package wirejson is the one JSON of all surfaces: names as proto has them (snake_case), whole numbers as numbers,
+// times as RFC 3339 in UTC, durations as seconds, enums as short lower-case words ("direct" for KIND_DIRECT), bytes as
+// base64.
 //
 // Written are all scalars and all lists, also empty ones, so that a client need not ask whether a field is there; left
-// out are messages and times that are not set, and enums without a value.
+// out are messages and times that are not set, enums without a value, and what is declared optional or in a oneof and
+// is not set.
 package wirejson
 
 import (
+	"bytes"
 	"encoding/base64"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,27 +20,43 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
+
+type form int
 
 const (
-	timestamp = protoreflect.FullName("google.protobuf.Timestamp")
-	duration  = protoreflect.FullName("google.protobuf.Duration")
+	object form = iota
+	timestamp
+	duration
 )
 
-// Marshal writes a message.
+// shape says how a message is written.
+func shape(d protoreflect.MessageDescriptor) form {
+	switch d.FullName() {
+	case "google.protobuf.Timestamp":
+		return timestamp
+	case "google.protobuf.Duration":
+		return duration
+	default:
+		return object
+	}
+}
+
+// longestDuration is what google.protobuf.Duration may hold, in seconds.
+const longestDuration = 315_576_000_000
+
+// Marshal writes a message. It fails for what has no form in JSON: text that is no UTF-8, times outside the years 1 to
+// 9999, numbers that are none.
 func Marshal(m proto.Message) ([]byte, error) {
 	return appendMessage(make([]byte, 0, 256), m.ProtoReflect())
 }
 
 func appendMessage(b []byte, m protoreflect.Message) ([]byte, error) {
-	switch m.Descriptor().FullName() {
+	switch shape(m.Descriptor()) {
 	case timestamp:
 		return appendTime(b, m)
 	case duration:
-		d := m.Interface().(*durationpb.Duration)
-		return strconv.AppendFloat(b, d.AsDuration().Seconds(), 'f', -1, 64), nil
+		return appendDuration(b, m)
 	}
 	b = append(b, '{')
 	first := true
@@ -69,14 +89,40 @@ func absent(m protoreflect.Message, f protoreflect.FieldDescriptor) bool {
 	return f.HasPresence() && !m.Has(f)
 }
 
+// pair is what a Timestamp or Duration holds, whatever Go type the message has.
+func pair(m protoreflect.Message) (seconds, nanos int64) {
+	fields := m.Descriptor().Fields()
+	return m.Get(fields.ByNumber(1)).Int(), m.Get(fields.ByNumber(2)).Int()
+}
+
 func appendTime(b []byte, m protoreflect.Message) ([]byte, error) {
-	ts := m.Interface().(*timestamppb.Timestamp)
-	if err := ts.CheckValid(); err != nil {
-		return nil, err
+	seconds, nanos := pair(m)
+	at := time.Unix(seconds, nanos).UTC()
+	if nanos < 0 || nanos > 999_999_999 || at.Year() < 1 || at.Year() > 9999 {
+		return nil, fmt.Errorf("%d s and %d ns are no time in the years 1 to 9999", seconds, nanos)
 	}
 	b = append(b, '"')
-	b = ts.AsTime().AppendFormat(b, time.RFC3339Nano)
+	b = at.AppendFormat(b, time.RFC3339Nano)
 	return append(b, '"'), nil
+}
+
+func appendDuration(b []byte, m protoreflect.Message) ([]byte, error) {
+	seconds, nanos := pair(m)
+	if max(seconds, -seconds) > longestDuration || max(nanos, -nanos) > 999_999_999 ||
+		seconds > 0 && nanos < 0 || seconds < 0 && nanos > 0 {
+		return nil, fmt.Errorf("%d s and %d ns are no duration", seconds, nanos)
+	}
+	if seconds < 0 || nanos < 0 {
+		b, seconds, nanos = append(b, '-'), -seconds, -nanos
+	}
+	b = strconv.AppendInt(b, seconds, 10)
+	if nanos == 0 {
+		return b, nil
+	}
+	from := len(b)
+	b = strconv.AppendInt(b, 1_000_000_000+nanos, 10)
+	b[from] = '.'
+	return bytes.TrimRight(b, "0"), nil
 }
 
 func appendField(b []byte, f protoreflect.FieldDescriptor, v protoreflect.Value) (_ []byte, err error) {
@@ -99,22 +145,25 @@ func appendField(b []byte, f protoreflect.FieldDescriptor, v protoreflect.Value)
 	}
 }
 
+// appendMap writes the keys in order, so that the same message is always the same text.
 func appendMap(b []byte, f protoreflect.FieldDescriptor, m protoreflect.Map) (_ []byte, err error) {
+	keys := make([]protoreflect.MapKey, 0, m.Len())
+	m.Range(func(k protoreflect.MapKey, _ protoreflect.Value) bool {
+		keys = append(keys, k)
+		return true
+	})
+	slices.SortFunc(keys, func(x, y protoreflect.MapKey) int { return strings.Compare(x.String(), y.String()) })
 	b = append(b, '{')
-	first := true
-	m.Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
-		if !first {
+	for i, k := range keys {
+		if i > 0 {
 			b = append(b, ',')
 		}
-		first = false
 		if b, err = appendString(b, k.String()); err != nil {
-			return false
+			return nil, err
 		}
-		b, err = appendValue(append(b, ':'), f.MapValue(), v)
-		return err == nil
-	})
-	if err != nil {
-		return nil, err
+		if b, err = appendValue(append(b, ':'), f.MapValue(), m.Get(k)); err != nil {
+			return nil, err
+		}
 	}
 	return append(b, '}'), nil
 }
@@ -126,7 +175,7 @@ func appendValue(b []byte, f protoreflect.FieldDescriptor, v protoreflect.Value)
 	case protoreflect.BoolKind:
 		return strconv.AppendBool(b, v.Bool()), nil
 	case protoreflect.EnumKind:
-		return appendString(b, enumWord(f.Enum(), v.Enum()))
+		return appendEnum(b, f.Enum(), v.Enum()), nil
 	case protoreflect.MessageKind, protoreflect.GroupKind:
 		return appendMessage(b, v.Message())
 	case protoreflect.BytesKind:
@@ -137,7 +186,11 @@ func appendValue(b []byte, f protoreflect.FieldDescriptor, v protoreflect.Value)
 		if math.IsNaN(v.Float()) || math.IsInf(v.Float(), 0) {
 			return nil, fmt.Errorf("%v has no form in JSON", v.Float())
 		}
-		return strconv.AppendFloat(b, v.Float(), 'g', -1, 64), nil
+		bits := 64
+		if f.Kind() == protoreflect.FloatKind {
+			bits = 32
+		}
+		return strconv.AppendFloat(b, v.Float(), 'g', -1, bits), nil
 	case protoreflect.Uint32Kind, protoreflect.Uint64Kind, protoreflect.Fixed32Kind, protoreflect.Fixed64Kind:
 		return strconv.AppendUint(b, v.Uint(), 10), nil
 	default:
@@ -176,17 +229,35 @@ func appendString(b []byte, s string) ([]byte, error) {
 	return append(append(b, s[from:]...), '"'), nil
 }
 
-// enumWord is an enum's value without the prefix that all of its values have: "direct" for KIND_DIRECT.
-func enumWord(d protoreflect.EnumDescriptor, n protoreflect.EnumNumber) string {
-	v := d.Values().ByNumber(n)
-	if v == nil {
-		return strconv.Itoa(int(n)) // of a later release
+// appendEnum writes an enum's value without the prefix that all of its values have: "direct" for KIND_DIRECT.
+func appendEnum(b []byte, e protoreflect.EnumDescriptor, n protoreflect.EnumNumber) []byte {
+	b = append(b, '"')
+	if v := e.Values().ByNumber(n); v != nil {
+		b = appendWord(b, v, enumPrefix(e))
+	} else {
+		b = strconv.AppendInt(b, int64(n), 10) // of a later release
 	}
-	return strings.ToLower(strings.TrimPrefix(string(v.Name()), enumPrefix(d)))
+	return append(b, '"')
 }
 
-func enumPrefix(d protoreflect.EnumDescriptor) string {
-	if zero := d.Values().ByNumber(0); zero != nil {
+func appendWord(b []byte, v protoreflect.EnumValueDescriptor, prefix string) []byte {
+	name := strings.TrimPrefix(string(v.Name()), prefix)
+	for i := range len(name) {
+		b = append(b, lower(name[i]))
+	}
+	return b
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		c += 'a' - 'A'
+	}
+	return c
+}
+
+// enumPrefix is "KIND_" where the value without meaning is KIND_UNSPECIFIED.
+func enumPrefix(e protoreflect.EnumDescriptor) string {
+	if zero := e.Values().ByNumber(0); zero != nil {
 		if prefix, ok := strings.CutSuffix(string(zero.Name()), "UNSPECIFIED"); ok {
 			return prefix
 		}

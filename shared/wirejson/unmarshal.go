@@ -3,10 +3,6 @@ package wirejson
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"math"
 	"strconv"
 	"strings"
@@ -15,8 +11,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
@@ -24,332 +18,400 @@ import (
 // deepest is how far values may be nested.
 const deepest = 32
 
-// Unmarshal reads one JSON object into an empty message, and takes nothing that the message does not declare. Null is a
-// field that is not set. Its errors are refusals: "malformed" for what is no JSON object, "invalid_field" with the name
-// of the field for all else. Text with U+0000 is refused, because it cannot be stored.
+// Unmarshal reads one JSON object into an empty message, and takes nothing that the message does not declare: no
+// unknown field, none twice, no number for a text or text for a number, no word that the enum does not have. Null is a
+// field that is not set. A whole number may be written 5.0, but not 5.5 nor "5". Text with U+0000 is refused, because
+// it cannot be stored.
+//
+// Its errors are refusals: "malformed" for what is no JSON object, "invalid_field" with the path of the field for all
+// else. The message is then of no use.
 func Unmarshal(data []byte, m proto.Message) error {
 	if !utf8.Valid(data) {
 		return refusal.New(refusal.Malformed, "the data is no UTF-8")
 	}
-	d := decoder{json.NewDecoder(bytes.NewReader(data))}
-	d.UseNumber()
-	if err := d.object(m.ProtoReflect(), "", 0); err != nil {
-		if r, ok := refusal.Of(err); ok {
-			return r
+	d := decoder{scanner{data: data}}
+	if d.next() != '{' && shape(m.ProtoReflect().Descriptor()) == object {
+		if kind := d.kind(); kind != "" {
+			return refusal.New(refusal.Malformed, "the data is no JSON object, but %s", kind)
 		}
-		return refusal.New(refusal.Malformed, "the data is no JSON object: %s", plain(err))
+		return refused(d.unexpected())
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+	if err := d.message(m.ProtoReflect(), 0); err != nil {
+		return refused(err)
+	}
+	if d.next() != 0 || d.at < len(d.data) {
 		return refusal.New(refusal.Malformed, "something follows the JSON object")
 	}
 	return nil
 }
 
-func plain(err error) string {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return "it ends too early"
-	}
-	return err.Error()
-}
+type decoder struct{ scanner }
 
-type decoder struct{ *json.Decoder }
-
-func invalid(path, format string, args ...any) error {
-	return refusal.New(refusal.InvalidField, "%s %s", path, fmt.Sprintf(format, args...))
-}
-
-func within(path, name string) string {
-	if path == "" {
-		return name
-	}
-	return path + "." + name
-}
-
-// object reads a message, whose opening brace has not been read.
-func (d decoder) object(m protoreflect.Message, path string, depth int) error {
-	token, err := d.Token()
-	if err != nil {
-		return err
-	}
-	return d.message(m, token, path, depth)
-}
-
-func (d decoder) message(m protoreflect.Message, token json.Token, path string, depth int) error {
-	switch m.Descriptor().FullName() {
+func (d *decoder) message(m protoreflect.Message, depth int) error {
+	switch shape(m.Descriptor()) {
 	case timestamp:
-		return readTime(m, token, path)
+		return d.time(m)
 	case duration:
-		return readDuration(m, token, path)
-	}
-	if token != json.Delim('{') {
-		if path == "" {
-			return refusal.New(refusal.Malformed, "the data is no JSON object, but %s", kindOf(token))
-		}
-		return invalid(path, "has to be an object, not %s", kindOf(token))
+		return d.duration(m)
 	}
 	if depth > deepest {
-		return invalid(path, "is nested deeper than %d", deepest)
+		return invalid("is nested deeper than %d", deepest)
 	}
-	seen := map[protoreflect.FieldNumber]bool{}
+	if err := d.wants('{', "an object"); err != nil {
+		return err
+	}
 	fields := m.Descriptor().Fields()
-	for {
-		key, err := d.Token()
+	var few [64]bool
+	seen := few[:]
+	if fields.Len() > len(few) {
+		seen = make([]bool, fields.Len())
+	}
+	d.at++
+	for i := -1; ; {
+		more, err := d.more(i < 0, '}')
+		if !more || err != nil {
+			return err
+		}
+		name, err := d.text()
 		if err != nil {
 			return err
 		}
-		if key == json.Delim('}') {
-			return nil
+		if i = find(fields, name, i+1); i < 0 {
+			return in(quoted(string(name)), invalid("is unknown here%s", meant(fields, string(name))))
 		}
-		name, _ := key.(string)
-		f := fields.ByName(protoreflect.Name(name))
-		if f == nil {
-			return invalid(within(path, name), "is unknown here%s", nearest(fields, name))
+		f := fields.Get(i)
+		if seen[i] {
+			return in(string(f.Name()), invalid("is there twice"))
 		}
-		if seen[f.Number()] {
-			return invalid(within(path, name), "is there twice")
-		}
-		seen[f.Number()] = true
-		if err := d.field(m, f, within(path, name), depth+1); err != nil {
+		seen[i] = true
+		if err := d.take(':'); err != nil {
 			return err
 		}
-	}
-}
-
-func nearest(fields protoreflect.FieldDescriptors, name string) string {
-	var names []string
-	for i := range fields.Len() {
-		known := string(fields.Get(i).Name())
-		if strings.EqualFold(strings.ReplaceAll(name, "_", ""), strings.ReplaceAll(known, "_", "")) {
-			return fmt.Sprintf("; meant is %q", known)
+		if err := d.field(m, f, depth+1); err != nil {
+			return in(string(f.Name()), err)
 		}
-		names = append(names, known)
 	}
-	if len(names) == 0 {
-		return ": there are no fields"
-	}
-	return "; known are " + strings.Join(names, ", ")
 }
 
-func (d decoder) field(m protoreflect.Message, f protoreflect.FieldDescriptor, path string, depth int) error {
-	token, err := d.Token()
-	if err != nil {
-		return err
+// find looks for a field, first where it is when clients write fields in the order of their declaration.
+func find(fields protoreflect.FieldDescriptors, name []byte, likely int) int {
+	n := fields.Len()
+	for i := range n {
+		if at := (likely + i) % n; string(name) == string(fields.Get(at).Name()) {
+			return at
+		}
 	}
-	if token == nil {
+	return -1
+}
+
+// wants refuses what does not begin as it has to.
+func (d *decoder) wants(c byte, what string) error {
+	if d.next() == c {
 		return nil
+	}
+	kind := d.kind()
+	if kind == "" {
+		return d.unexpected()
+	}
+	return invalid("has to be %s, not %s", what, kind)
+}
+
+func (d *decoder) field(m protoreflect.Message, f protoreflect.FieldDescriptor, depth int) error {
+	if d.next() == 'n' {
+		return d.word("null")
+	}
+	if o := f.ContainingOneof(); o != nil && !o.IsSynthetic() {
+		if other := m.WhichOneof(o); other != nil {
+			return invalid("and %s exclude each other", other.Name())
+		}
 	}
 	switch {
 	case f.IsMap():
-		return d.mapping(m.Mutable(f).Map(), f, token, path, depth)
+		return d.mapping(m.Mutable(f).Map(), f, depth)
 	case f.IsList():
-		return d.list(m.Mutable(f).List(), f, token, path, depth)
+		return d.list(m.Mutable(f).List(), f, depth)
 	case f.Message() != nil:
-		return d.message(m.Mutable(f).Message(), token, path, depth)
+		return d.message(m.Mutable(f).Message(), depth)
 	default:
-		v, err := scalar(f, token, path)
-		if err != nil {
-			return err
+		v, err := d.scalar(f)
+		if err == nil {
+			m.Set(f, v)
 		}
-		m.Set(f, v)
-		return nil
+		return err
 	}
 }
 
-func (d decoder) list(l protoreflect.List, f protoreflect.FieldDescriptor, token json.Token, path string, depth int) error {
-	if token != json.Delim('[') {
-		return invalid(path, "has to be a list, not %s", kindOf(token))
+func (d *decoder) list(l protoreflect.List, f protoreflect.FieldDescriptor, depth int) error {
+	if err := d.wants('[', "a list"); err != nil {
+		return err
 	}
+	d.at++
 	for i := 0; ; i++ {
-		token, err := d.Token()
-		if err != nil {
+		more, err := d.more(i == 0, ']')
+		if !more || err != nil {
 			return err
 		}
-		if token == json.Delim(']') {
-			return nil
-		}
-		at := path + "[" + strconv.Itoa(i) + "]"
 		if f.Message() != nil {
-			if err := d.message(l.AppendMutable().Message(), token, at, depth+1); err != nil {
-				return err
+			err = d.message(l.AppendMutable().Message(), depth+1)
+		} else {
+			var v protoreflect.Value
+			if v, err = d.scalar(f); err == nil {
+				l.Append(v)
 			}
-			continue
 		}
-		v, err := scalar(f, token, at)
 		if err != nil {
-			return err
+			return inList(i, err)
 		}
-		l.Append(v)
 	}
 }
 
-func (d decoder) mapping(all protoreflect.Map, f protoreflect.FieldDescriptor, token json.Token, path string, depth int) error {
-	if token != json.Delim('{') {
-		return invalid(path, "has to be an object, not %s", kindOf(token))
+func (d *decoder) mapping(all protoreflect.Map, f protoreflect.FieldDescriptor, depth int) error {
+	if err := d.wants('{', "an object"); err != nil {
+		return err
 	}
-	for {
-		key, err := d.Token()
+	d.at++
+	for first := true; ; first = false {
+		more, err := d.more(first, '}')
+		if !more || err != nil {
+			return err
+		}
+		name, err := d.text()
 		if err != nil {
 			return err
 		}
-		if key == json.Delim('}') {
-			return nil
-		}
-		name, _ := key.(string)
-		at := within(path, name)
-		var k json.Token = name
-		if kind := f.MapKey().Kind(); kind != protoreflect.StringKind {
-			k = json.Number(name)
-			if kind == protoreflect.BoolKind {
-				k = name == "true"
-			}
-		}
-		mapKey, err := scalar(f.MapKey(), k, at)
+		key, err := mapKey(f.MapKey(), name)
 		if err != nil {
-			return err
+			return in(quoted(string(name)), err)
 		}
-		if token, err = d.Token(); err != nil {
+		if all.Has(key) {
+			return in(quoted(string(name)), invalid("is there twice"))
+		}
+		if err := d.take(':'); err != nil {
 			return err
 		}
 		v := all.NewValue()
 		if f.MapValue().Message() != nil {
-			err = d.message(v.Message(), token, at, depth+1)
+			err = d.message(v.Message(), depth+1)
 		} else {
-			v, err = scalar(f.MapValue(), token, at)
+			v, err = d.scalar(f.MapValue())
 		}
 		if err != nil {
-			return err
+			return in(quoted(string(name)), err)
 		}
-		all.Set(mapKey.MapKey(), v)
+		all.Set(key, v)
 	}
 }
 
-func scalar(f protoreflect.FieldDescriptor, token json.Token, path string) (protoreflect.Value, error) {
+// mapKey reads a key, which JSON has as text.
+func mapKey(f protoreflect.FieldDescriptor, name []byte) (protoreflect.MapKey, error) {
+	var v protoreflect.Value
+	var err error
+	switch f.Kind() {
+	case protoreflect.StringKind:
+		v, err = text(name)
+	case protoreflect.BoolKind:
+		if v = protoreflect.ValueOfBool(string(name) == "true"); !v.Bool() && string(name) != "false" {
+			err = invalid(`has to be "true" or "false"`)
+		}
+	default:
+		v, err = number(f.Kind(), name)
+	}
+	if err != nil {
+		return protoreflect.MapKey{}, err
+	}
+	return v.MapKey(), nil
+}
+
+func text(s []byte) (protoreflect.Value, error) {
+	if bytes.IndexByte(s, 0) >= 0 {
+		return protoreflect.Value{}, invalid("holds the character U+0000, which cannot be stored")
+	}
+	return protoreflect.ValueOfString(string(s)), nil
+}
+
+func (d *decoder) scalar(f protoreflect.FieldDescriptor) (protoreflect.Value, error) {
 	var none protoreflect.Value
 	switch f.Kind() {
 	case protoreflect.StringKind:
-		s, ok := token.(string)
-		if !ok {
-			return none, invalid(path, "has to be text, not %s", kindOf(token))
+		s, err := d.quotedText("text")
+		if err != nil {
+			return none, err
 		}
-		if strings.ContainsRune(s, 0) {
-			return none, invalid(path, "holds the character U+0000, which cannot be stored")
-		}
-		return protoreflect.ValueOfString(s), nil
+		return text(s)
 	case protoreflect.BoolKind:
-		b, ok := token.(bool)
-		if !ok {
-			return none, invalid(path, "has to be true or false, not %s", kindOf(token))
+		switch d.next() {
+		case 't':
+			return protoreflect.ValueOfBool(true), d.word("true")
+		case 'f':
+			return protoreflect.ValueOfBool(false), d.word("false")
 		}
-		return protoreflect.ValueOfBool(b), nil
+		return none, d.wants('t', "true or false")
 	case protoreflect.BytesKind:
-		s, ok := token.(string)
-		raw, err := base64.StdEncoding.DecodeString(s)
-		if !ok || err != nil {
-			return none, invalid(path, "has to be base64")
+		s, err := d.quotedText("base64")
+		if err != nil {
+			return none, err
+		}
+		raw, err := base64.StdEncoding.Strict().AppendDecode(nil, s)
+		if err != nil {
+			return none, invalid("has to be base64")
 		}
 		return protoreflect.ValueOfBytes(raw), nil
 	case protoreflect.EnumKind:
-		return enum(f.Enum(), token, path)
+		return d.enum(f.Enum())
 	default:
-		return number(f.Kind(), token, path)
+		if c := d.next(); c != '-' && c-'0' > 9 {
+			return none, d.wants('0', "a number")
+		}
+		n, err := d.number()
+		if err != nil {
+			return none, err
+		}
+		return number(f.Kind(), n)
 	}
 }
 
-func number(kind protoreflect.Kind, token json.Token, path string) (protoreflect.Value, error) {
-	var none protoreflect.Value
-	n, ok := token.(json.Number)
-	if !ok {
-		return none, invalid(path, "has to be a number, not %s", kindOf(token))
+func (d *decoder) quotedText(what string) ([]byte, error) {
+	if err := d.wants('"', what); err != nil {
+		return nil, err
 	}
-	var v protoreflect.Value
-	var err error
+	return d.scanner.text()
+}
+
+func number(kind protoreflect.Kind, n []byte) (protoreflect.Value, error) {
 	switch kind {
 	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:
-		var i int64
-		i, err = strconv.ParseInt(n.String(), 10, 32)
-		v = protoreflect.ValueOfInt32(int32(i))
+		i, err := integer(n, math.MinInt32, math.MaxInt32)
+		return protoreflect.ValueOfInt32(int32(i)), err
 	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind:
-		var i int64
-		i, err = strconv.ParseInt(n.String(), 10, 64)
-		v = protoreflect.ValueOfInt64(i)
+		i, err := integer(n, math.MinInt64, math.MaxInt64)
+		return protoreflect.ValueOfInt64(i), err
 	case protoreflect.Uint32Kind, protoreflect.Fixed32Kind:
-		var u uint64
-		u, err = strconv.ParseUint(n.String(), 10, 32)
-		v = protoreflect.ValueOfUint32(uint32(u))
+		i, err := integer(n, 0, math.MaxUint32)
+		return protoreflect.ValueOfUint32(uint32(i)), err
 	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
-		var u uint64
-		u, err = strconv.ParseUint(n.String(), 10, 64)
-		v = protoreflect.ValueOfUint64(u)
+		u, err := strconv.ParseUint(string(n), 10, 64)
+		if err != nil {
+			var i int64
+			if i, err = integer(n, 0, math.MaxInt64); err != nil {
+				err = outside(n, "0", strconv.FormatUint(math.MaxUint64, 10))
+			}
+			u = uint64(i)
+		}
+		return protoreflect.ValueOfUint64(u), err
 	case protoreflect.FloatKind:
-		var x float64
-		x, err = strconv.ParseFloat(n.String(), 32)
-		v = protoreflect.ValueOfFloat32(float32(x))
+		x, err := strconv.ParseFloat(string(n), 32)
+		if err != nil {
+			err = invalid("cannot be %s", quoted(string(n)))
+		}
+		return protoreflect.ValueOfFloat32(float32(x)), err
 	default:
-		var x float64
-		x, err = strconv.ParseFloat(n.String(), 64)
-		v = protoreflect.ValueOfFloat64(x)
+		x, err := strconv.ParseFloat(string(n), 64)
+		if err != nil {
+			err = invalid("cannot be %s", quoted(string(n)))
+		}
+		return protoreflect.ValueOfFloat64(x), err
 	}
-	if err != nil {
-		return none, invalid(path, "cannot be %s: a %s is wanted", n, kind)
-	}
-	return v, nil
 }
 
-func enum(d protoreflect.EnumDescriptor, token json.Token, path string) (protoreflect.Value, error) {
-	word, ok := token.(string)
+func integer(n []byte, least, most int64) (int64, error) {
+	i, err := strconv.ParseInt(string(n), 10, 64)
+	if err != nil && bytes.ContainsAny(n, ".eE") {
+		// Some languages write every number so. Above 2^53 it would no longer be what was meant.
+		var x float64
+		if x, err = strconv.ParseFloat(string(n), 64); x != math.Trunc(x) || math.Abs(x) > 1<<53 {
+			err = strconv.ErrSyntax
+		}
+		i = int64(x)
+	}
+	if err != nil || i < least || i > most {
+		return 0, outside(n, strconv.FormatInt(least, 10), strconv.FormatInt(most, 10))
+	}
+	return i, nil
+}
+
+func outside(n []byte, least, most string) error {
+	return invalid("cannot be %s: a whole number from %s to %s is wanted", clipped(string(n)), least, most)
+}
+
+func (d *decoder) enum(e protoreflect.EnumDescriptor) (protoreflect.Value, error) {
+	prefix, values := enumPrefix(e), e.Values()
+	if d.next() == '"' {
+		word, err := d.scanner.text()
+		if err != nil {
+			return protoreflect.Value{}, err
+		}
+		for i := range values.Len() {
+			if v := values.Get(i); v.Number() != 0 && isWord(word, v, prefix) {
+				return protoreflect.ValueOfEnum(v.Number()), nil
+			}
+		}
+	}
 	var words []string
-	for i := range d.Values().Len() {
-		n := d.Values().Get(i).Number()
-		if n == 0 {
-			continue
+	for i := range values.Len() {
+		if v := values.Get(i); v.Number() != 0 {
+			words = append(words, string(appendWord(nil, v, prefix)))
 		}
-		known := enumWord(d, n)
-		if ok && word == known {
-			return protoreflect.ValueOfEnum(n), nil
-		}
-		words = append(words, known)
 	}
-	return protoreflect.Value{}, invalid(path, "has to be one of %s", strings.Join(words, ", "))
+	return protoreflect.Value{}, invalid("has to be one of %s", strings.Join(words, ", "))
 }
 
-func readTime(m protoreflect.Message, token json.Token, path string) error {
-	s, ok := token.(string)
-	at, err := time.Parse(time.RFC3339Nano, s)
-	if !ok || err != nil {
-		return invalid(path, "has to be an RFC 3339 time, such as 2026-01-02T15:04:05Z")
+func isWord(word []byte, v protoreflect.EnumValueDescriptor, prefix string) bool {
+	name := strings.TrimPrefix(string(v.Name()), prefix)
+	if len(name) != len(word) {
+		return false
 	}
-	value := timestamppb.New(at)
-	if value.CheckValid() != nil {
-		return invalid(path, "is outside the years 1 to 9999")
+	for i := range word {
+		if word[i] != lower(name[i]) {
+			return false
+		}
 	}
-	proto.Merge(m.Interface(), value)
+	return true
+}
+
+func (d *decoder) time(m protoreflect.Message) error {
+	s, err := d.quotedText("an RFC 3339 time, such as 2026-01-02T15:04:05Z")
+	if err != nil {
+		return err
+	}
+	at, err := time.Parse(time.RFC3339Nano, string(s))
+	if err != nil {
+		return invalid("has to be an RFC 3339 time, such as 2026-01-02T15:04:05Z")
+	}
+	if at = at.UTC(); at.Year() < 1 || at.Year() > 9999 {
+		return invalid("is outside the years 1 to 9999")
+	}
+	setPair(m, at.Unix(), int32(at.Nanosecond()))
 	return nil
 }
 
-func readDuration(m protoreflect.Message, token json.Token, path string) error {
-	n, ok := token.(json.Number)
-	seconds, err := strconv.ParseFloat(n.String(), 64)
-	if !ok || err != nil || math.Abs(seconds) > 1e9 {
-		return invalid(path, "has to be a number of seconds")
+// duration reads seconds with up to nine decimals, to the nanosecond.
+func (d *decoder) duration(m protoreflect.Message) error {
+	if c := d.next(); c != '-' && c-'0' > 9 {
+		return d.wants('0', "a number of seconds")
 	}
-	proto.Merge(m.Interface(), durationpb.New(time.Duration(math.Round(seconds*1e9))))
+	n, err := d.number()
+	if err != nil {
+		return err
+	}
+	whole, decimals, _ := strings.Cut(string(n), ".")
+	seconds, err := strconv.ParseInt(whole, 10, 64)
+	if err != nil || len(decimals) > 9 || seconds > longestDuration || seconds < -longestDuration {
+		return invalid("has to be a number of seconds with at most nine decimals, not %s", clipped(string(n)))
+	}
+	nanos, err := strconv.ParseInt((decimals + "000000000")[:9], 10, 32)
+	if err != nil {
+		return invalid("has to be a number of seconds with at most nine decimals, not %s", clipped(string(n)))
+	}
+	if n[0] == '-' {
+		nanos = -nanos
+	}
+	setPair(m, seconds, int32(nanos))
 	return nil
 }
 
-func kindOf(token json.Token) string {
-	switch t := token.(type) {
-	case json.Delim:
-		if t == '{' {
-			return "an object"
-		}
-		return "a list"
-	case string:
-		return "text"
-	case json.Number:
-		return "a number"
-	case bool:
-		return "true or false"
-	default:
-		return "null"
-	}
+// setPair fills a Timestamp or Duration, which have the same fields, whatever Go type the message has.
+func setPair(m protoreflect.Message, seconds int64, nanos int32) {
+	fields := m.Descriptor().Fields()
+	m.Set(fields.ByNumber(1), protoreflect.ValueOfInt64(seconds))
+	m.Set(fields.ByNumber(2), protoreflect.ValueOfInt32(nanos))
 }

@@ -1,0 +1,123 @@
+package wirejson
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
+)
+
+// longestQuoted is how much of a name or value that a client made up is told back.
+const longestQuoted = 64
+
+// problem is a refusal on its way up to the whole message, where the path of its field is known.
+type problem struct {
+	code string
+	path string
+	text string
+}
+
+func (p *problem) Error() string { return p.path + " " + p.text }
+
+func malformed(format string, args ...any) error {
+	return &problem{code: refusal.Malformed, text: fmt.Sprintf(format, args...)}
+}
+
+func invalid(format string, args ...any) error {
+	return &problem{code: refusal.InvalidField, text: fmt.Sprintf(format, args...)}
+}
+
+// in says in which field, or at which place of a list, a problem is.
+func in(name string, err error) error {
+	if p := (*problem)(nil); errors.As(err, &p) {
+		if p.path != "" && p.path[0] != '[' {
+			name += "."
+		}
+		p.path = name + p.path
+	}
+	return err
+}
+
+func inList(i int, err error) error { return in("["+strconv.Itoa(i)+"]", err) }
+
+// refused is a problem as clients are told it.
+func refused(err error) error {
+	p := (*problem)(nil)
+	if !errors.As(err, &p) {
+		return err
+	}
+	if p.code == refusal.Malformed {
+		return refusal.New(p.code, "the data is no JSON object: %s", p.text)
+	}
+	path := p.path
+	if path == "" {
+		path = "the data"
+	}
+	return refusal.New(p.code, "%s %s", path, p.text)
+}
+
+// quoted is a client's name for something: as it is where it looks like a name.
+func quoted(name string) string {
+	plain := name != "" && strings.IndexFunc(name, func(r rune) bool {
+		return r != '_' && r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	}) < 0
+	if name = clipped(name); plain {
+		return name
+	}
+	return strconv.Quote(name)
+}
+
+func clipped(s string) string {
+	if len(s) <= longestQuoted {
+		return s
+	}
+	return strings.ToValidUTF8(s[:longestQuoted], "") + "…"
+}
+
+// meant names the field that is nearest to a name that is none, or all when none is near.
+func meant(fields protoreflect.FieldDescriptors, name string) string {
+	if fields.Len() == 0 {
+		return ": there are no fields"
+	}
+	best, distance := "", len(name)/2+1
+	all := make([]string, fields.Len())
+	for i := range fields.Len() {
+		all[i] = string(fields.Get(i).Name())
+		if len(name) > longestQuoted {
+			continue
+		}
+		if d := edits(strings.ToLower(name), all[i]); d < distance {
+			best, distance = all[i], d
+		}
+	}
+	if best != "" {
+		return fmt.Sprintf("; meant is %q?", best)
+	}
+	return "; known are " + strings.Join(all, ", ")
+}
+
+// edits is the Levenshtein distance, to which underscores count nothing.
+func edits(a, b string) int {
+	a, b = strings.ReplaceAll(a, "_", ""), strings.ReplaceAll(b, "_", "")
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
