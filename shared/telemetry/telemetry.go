@@ -7,13 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -24,6 +21,8 @@ import (
 type Options struct {
 	// Service is the service.name.
 	Service string
+	// Version is the service.version; empty: that of the program, where its build knows it.
+	Version string
 	// Endpoint is a collector's OTLP address, as OTEL_EXPORTER_OTLP_ENDPOINT has it; empty: spans are made, so that
 	// trace ids are passed on, but exported nowhere. The protocol is gRPC, or http/protobuf where
 	// OTEL_EXPORTER_OTLP_PROTOCOL says so. OTEL_TRACES_SAMPLER and its argument are respected.
@@ -40,36 +39,43 @@ type Telemetry struct {
 }
 
 // Start begins to trace. A collector that is away costs traces and nothing else.
-func Start(ctx context.Context, o Options) (*Telemetry, error) {
-	options := []sdktrace.TracerProviderOption{
-		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", o.Service),
-			attribute.String("service.namespace", "edu-matrix-interlinked"))),
+func Start(ctx context.Context, o Options) (*Telemetry, error) { return start(ctx, o, os.Getenv) }
+
+func start(ctx context.Context, o Options, getenv func(string) string) (*Telemetry, error) {
+	sampled, err := sampler(getenv)
+	if err != nil {
+		return nil, err
 	}
+	about := []attribute.KeyValue{attribute.String("service.name", o.Service),
+		attribute.String("service.namespace", "edu-matrix-interlinked")}
+	if o.Version == "" {
+		o.Version = version()
+	}
+	if o.Version != "" {
+		about = append(about, attribute.String("service.version", o.Version))
+	}
+	options := []sdktrace.TracerProviderOption{sdktrace.WithSampler(sampled),
+		sdktrace.WithResource(resource.NewSchemaless(about...))}
 	switch {
 	case o.Exporter != nil:
 		options = append(options, sdktrace.WithSyncer(o.Exporter))
 	case o.Endpoint != "":
-		exporter, err := export(ctx, o.Endpoint)
+		to, err := collector(o.Endpoint)
 		if err != nil {
-			return nil, fmt.Errorf("export traces to %s: %w", o.Endpoint, err)
+			return nil, err
+		}
+		exports, err := exporter(ctx, to, getenv)
+		if err != nil {
+			return nil, fmt.Errorf("export traces to %s: %w", to.Redacted(), err)
 		}
 		if o.Log == nil {
 			o.Log = slog.Default()
 		}
-		options = append(options, sdktrace.WithBatcher(&quiet{SpanExporter: exporter, log: o.Log, endpoint: o.Endpoint}))
+		// A full queue drops spans; who ends one never waits.
+		options = append(options, sdktrace.WithBatcher(&quiet{SpanExporter: exports, log: o.Log, endpoint: to.Redacted()}))
 	}
 	provider := sdktrace.NewTracerProvider(options...)
 	return &Telemetry{provider, provider.Tracer("github.com/edumatrix/interlinked")}, nil
-}
-
-func export(ctx context.Context, endpoint string) (sdktrace.SpanExporter, error) {
-	if !strings.Contains(endpoint, "://") {
-		endpoint = "http://" + endpoint
-	}
-	if strings.HasPrefix(os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), "http/") {
-		return otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(strings.TrimSuffix(endpoint, "/")+"/v1/traces"))
-	}
-	return otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(endpoint))
 }
 
 // Tracer makes the service's spans.
