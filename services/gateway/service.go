@@ -44,6 +44,9 @@ type settings struct {
 	ping      time.Duration
 	limits    hub.Limits
 	perUser   int
+	mark      time.Duration // between marks
+	recent    int           // bytes of recent events
+	missed    hub.Bounds
 }
 
 func run(ctx context.Context, env process.Env, set settings) error {
@@ -77,7 +80,8 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	watch = newWatch(env, quiet, func() error { return fan.Reading() })
 	metrics := watch.health.Registry()
 	connections := hub.New(hub.Options{Catalog: env.Catalog, Limits: set.limits, PerUser: set.perUser,
-		Ready: []byte(`{"ready":true}`), Metrics: hub.NewMetrics(metrics)})
+		Complete: func(owner string) int64 { return fan.Complete(owner) },
+		MarkEvery: set.mark, Recent: set.recent, Metrics: hub.NewMetrics(metrics)})
 	commands := intake.New(intake.Options{Catalog: env.Catalog, Publisher: publisher, Patience: set.patience,
 		Ready: func(owner string) bool { return fan.Ready(owner) }, Log: log,
 		Metrics: intake.NewMetrics(metrics)})
@@ -88,7 +92,8 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		return fmt.Errorf("gateway: %w", err)
 	}
 	fan.Handle(router, reader)
-	members := rooms.New(rooms.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Known: fan.Known, Log: log})
+	members := rooms.New(rooms.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Known: fan.Known,
+		Complete: fan.Complete, Missed: set.missed, Metrics: rooms.NewMetrics(metrics), Log: log})
 	queries := query.New(env.Catalog, config.Peers, client, tracer)
 	report := lease.New(lease.Options{Log: log,
 		Keeper: meshv1connect.NewConnectionServiceClient(quiet, config.Peers[env.Catalog.Connections()])})
@@ -121,6 +126,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	g.Go(func() error { return router.Run(work) })
 	g.Go(func() error { return commands.Run(work) })
 	g.Go(func() error { return members.Run(work) })
+	g.Go(func() error { return connections.Run(work) })
 	g.Go(func() error { return report.Run(work) })
 	g.Go(func() error { return watch.run(work, fan, env.Ready) })
 	g.Go(func() error {

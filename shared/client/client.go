@@ -24,6 +24,13 @@ type Options struct {
 	Token string
 	// FirstFrame sends the token as browsers have to: in the first frame instead of the Authorization header.
 	FirstFrame bool
+	// Resume is the mark of an earlier connection, see Mark: what was missed since comes first. Events that came after the
+	// mark come again, and have to be told by their versions; Redial does that.
+	Resume string
+	// Rooms, with Resume, are looked at again.
+	Rooms []string
+	// OnMark is called with each mark, after the events up to it, as OnEvent is.
+	OnMark func(string)
 	// OnEvent is called with each event, in order, on the goroutine that reads: it must not wait for this client.
 	OnEvent func(Event)
 	// OnOutcome is called with outcomes that come after "queued".
@@ -88,13 +95,30 @@ type Client struct {
 	next    int
 	waiting map[string]chan Reply
 
+	// Of the goroutine that reads, and of everybody once it has ended.
+	seen   map[string]int64 // newest version of each stream
+	before map[string]int64 // the same of the connection that this one follows
+
+	mark    string
+	resumed *Resumed
+
 	ready chan struct{}
 	done  chan struct{}
 	err   error
 }
 
-// Dial connects, proves who connects, and returns when the mesh has opened all the user's rooms.
+// Dial connects, proves who connects, and returns when the mesh has opened all the user's rooms. With Resume, what was
+// missed has come before.
 func Dial(ctx context.Context, o Options) (*Client, error) {
+	c, err := dial(ctx, o, nil)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// dial gives, with an error, a connection that has ended, if there was one.
+func dial(ctx context.Context, o Options, before map[string]int64) (*Client, error) {
 	header := o.Header.Clone()
 	if header == nil {
 		header = http.Header{}
@@ -102,30 +126,40 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	if o.Token != "" && !o.FirstFrame {
 		header.Set("Authorization", "Bearer "+o.Token)
 	}
-	conn, response, err := websocket.DefaultDialer.DialContext(ctx, o.URL, header)
+	address := o.URL
+	if o.Resume != "" {
+		address += "?resume=true"
+	}
+	conn, response, err := websocket.DefaultDialer.DialContext(ctx, address, header)
 	if err != nil {
 		if response != nil {
 			return nil, fmt.Errorf("connect to %s: %s: %w", o.URL, response.Status, refusal(response, err))
 		}
 		return nil, fmt.Errorf("connect to %s: %w", o.URL, err)
 	}
-	c := &Client{conn: conn, options: o, waiting: map[string]chan Reply{},
-		ready: make(chan struct{}), done: make(chan struct{})}
+	c := &Client{conn: conn, options: o, waiting: map[string]chan Reply{}, mark: o.Resume,
+		seen: map[string]int64{}, before: before, ready: make(chan struct{}), done: make(chan struct{})}
 	go c.read()
 	if o.FirstFrame {
 		if _, err := c.Request(ctx, map[string]any{"type": "auth", "data": map[string]string{"token": o.Token}}); err != nil {
 			c.Close()
-			return nil, fmt.Errorf("authenticate at %s: %w", o.URL, err)
+			return c, fmt.Errorf("authenticate at %s: %w", o.URL, err)
+		}
+	}
+	if o.Resume != "" {
+		if err := c.resume(ctx); err != nil {
+			c.Close()
+			return c, fmt.Errorf("resume at %s: %w", o.URL, err)
 		}
 	}
 	select {
 	case <-c.ready:
 		return c, nil
 	case <-c.done:
-		return nil, fmt.Errorf("connect to %s: %w", o.URL, c.Err())
+		return c, fmt.Errorf("connect to %s: %w", o.URL, c.Err())
 	case <-ctx.Done():
 		c.Close()
-		return nil, fmt.Errorf("connect to %s: rooms were not opened: %w", o.URL, ctx.Err())
+		return c, fmt.Errorf("connect to %s: rooms were not opened: %w", o.URL, ctx.Err())
 	}
 }
 
@@ -258,11 +292,15 @@ func (c *Client) take(bytes []byte) {
 	var kind struct {
 		Re      *string         `json:"re"`
 		Event   string          `json:"event"`
+		At      string          `json:"at"`
 		Ready   bool            `json:"ready"`
 		Outcome json.RawMessage `json:"outcome"`
 	}
 	if json.Unmarshal(bytes, &kind) != nil {
 		return
+	}
+	if kind.At != "" {
+		c.marked(kind.At)
 	}
 	switch {
 	case kind.Re != nil:
@@ -281,8 +319,8 @@ func (c *Client) take(bytes []byte) {
 		}
 	case kind.Event != "":
 		var e Event
-		if c.options.OnEvent != nil && json.Unmarshal(bytes, &e) == nil {
-			c.options.OnEvent(e)
+		if json.Unmarshal(bytes, &e) == nil {
+			c.event(e)
 		}
 	case kind.Ready:
 		select {

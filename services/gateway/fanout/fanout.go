@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -54,6 +55,8 @@ type place struct {
 
 // reading is how far what one owner tells is known.
 type reading struct {
+	partitions []*partition // of its log
+
 	mu      sync.Mutex
 	unknown int           // partitions whose number is not known yet, and those of results that are not read yet
 	known   chan struct{} // closed when there are none left
@@ -80,7 +83,9 @@ func New(o Options) *Fanout {
 		for _, t := range o.Catalog.LoggedTopics(owner) {
 			r.unknown += int(t.Partitions)
 			for n := range t.Partitions {
-				f.partitions[place{t.Name, n}] = &partition{topic: t, number: n, log: r}
+				p := &partition{topic: t, number: n, log: r}
+				f.partitions[place{t.Name, n}] = p
+				r.partitions = append(r.partitions, p)
 			}
 		}
 	}
@@ -131,6 +136,15 @@ func (f *Fanout) From(topic string, partition int32, _, end int64) int64 {
 	f.outcomes[at] = end
 	f.logs[f.owners[topic]].partitionKnown()
 	return end
+}
+
+// Complete is the position up to which all of an owner's log was delivered, or lay before this gateway began.
+func (f *Fanout) Complete(owner string) int64 {
+	complete := int64(math.MaxInt64)
+	for _, p := range f.logs[owner].partitions {
+		complete = min(complete, p.complete.Load())
+	}
+	return complete
 }
 
 // Known is closed once the number of every partition of an owner's log is known, and its outcomes are read: from then

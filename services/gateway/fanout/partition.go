@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -25,7 +26,8 @@ type partition struct {
 
 	mu       sync.Mutex
 	known    bool
-	position int64 // everything up to here was delivered, or lay before this gateway began
+	position int64        // everything up to here was delivered, or lay before this gateway began
+	complete atomic.Int64 // the same, for those who must not wait
 }
 
 // take goes on to a record: a repeat is dropped, what is missing before it comes from the owner's log. An owner that is
@@ -35,6 +37,7 @@ func (p *partition) take(ctx context.Context, f *Fanout, e envelope.Event) error
 	defer p.mu.Unlock()
 	if !p.known {
 		p.known = true
+		f.options.Hub.View(p.topic.Owner).Begin(e.Before)
 		p.moveTo(f, e.Before)
 		defer p.log.partitionKnown()
 	}
@@ -62,6 +65,7 @@ func (p *partition) take(ctx context.Context, f *Fanout, e envelope.Event) error
 
 func (p *partition) moveTo(f *Fanout, position int64) {
 	p.position = position
+	p.complete.Store(position)
 	f.options.Metrics.Position.WithLabelValues(p.topic.Name, strconv.Itoa(int(p.number))).Set(float64(position))
 }
 

@@ -36,7 +36,7 @@ func begin(t *testing.T) *world {
 	w := &world{chat: fake.NewOwner(c, "chat")}
 	server := httptest.NewServer(w.chat.Handler())
 	t.Cleanup(server.Close)
-	h := hub.New(hub.Options{Catalog: c, Ready: []byte(`{"ready":true}`)})
+	h := hub.New(hub.Options{Catalog: c})
 	w.fan = New(Options{Catalog: c, Hub: h, Tracer: noop.Tracer{}, Log: slog.New(slog.DiscardHandler),
 		Owners: map[string]meshv1connect.OwnerServiceClient{
 			"chat": meshv1connect.NewOwnerServiceClient(server.Client(), server.URL)},

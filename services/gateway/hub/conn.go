@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"slices"
 	"sync"
 )
 
@@ -26,18 +27,23 @@ type Conn struct {
 	ID   string
 	User string
 
+	hub     *Hub
 	limits  Limits
 	metrics *Metrics
 
 	mu     sync.Mutex
 	queue  []item
 	bytes  int
+	missed missed
 	first  int            // number of queue[0]; items are numbered in the order in which they came
 	newest map[string]int // stream → number of the item that may be replaced by a newer one
 	reason *Reason
 
-	missing int // logs whose rooms are not known yet
-	onReady []byte
+	missing int                          // logs whose rooms are not known yet
+	greet   func(tooFar []string) []byte // tells one who came back where it stands
+	tooFar  []string
+	// By log: up to where it is complete without the fan-out, the highest position given, and what its mark says.
+	floors, given, marked []int64
 
 	wake chan struct{}
 	done chan struct{}
@@ -49,20 +55,45 @@ type item struct {
 	stream  string
 	version int64
 	spare   bool // dropped first under load
+	missed  bool // not counted against the limits
 }
 
-func newConn(id, user string, limits Limits, m *Metrics) *Conn {
-	return &Conn{ID: id, User: user, limits: limits.orDefault(), metrics: m, newest: map[string]int{},
+// missed is what of the queue is no fault of a client that does not keep up: it was given all at once, bounded before.
+type missed struct{ frames, bytes int }
+
+func newConn(id, user string, h *Hub) *Conn {
+	return &Conn{ID: id, User: user, hub: h, limits: h.options.Limits.orDefault(), metrics: h.options.Metrics,
+		newest: map[string]int{}, missing: len(h.logs), floors: make([]int64, len(h.logs)),
+		given: make([]int64, len(h.logs)), marked: make([]int64, len(h.logs)),
 		wake: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
 // Send queues a frame of this connection alone (a reply, an outcome).
-func (c *Conn) Send(frame []byte) { c.push(item{frame: frame}) }
+func (c *Conn) Send(frame []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.push(item{frame: frame})
+}
+
+// Greet sets the frame that tells a client that came back where it stands. It follows what was missed. To be set before
+// the connection is attached.
+func (c *Conn) Greet(frame func(tooFar []string) []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.greet = frame
+}
 
 // Close ends the connection for a reason; the first one counts. What was queued before is still written.
 func (c *Conn) Close(r Reason) {
+	var positions []int64
+	if r == Shutdown || r == TokenExpired {
+		positions = c.hub.complete()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if positions != nil {
+		c.mark(positions, true)
+	}
 	c.close(r)
 }
 
@@ -104,6 +135,10 @@ func (c *Conn) Take(most int) [][]byte {
 		it := &c.queue[i]
 		frames[i] = it.frame
 		c.bytes -= len(it.frame)
+		if it.missed {
+			c.missed.frames--
+			c.missed.bytes -= len(it.frame)
+		}
 		if it.stream != "" && c.newest[it.stream] == c.first+i {
 			delete(c.newest, it.stream)
 		}
@@ -118,23 +153,56 @@ func (c *Conn) Take(most int) [][]byte {
 	return frames
 }
 
-// give queues an event. Only its newest value is kept of what is no durable event.
-func (c *Conn) give(e *Event) {
+// give queues an event of a log; -1 is no log. Only its newest value is kept of what is no durable event.
+func (c *Conn) give(e *Event, log int) {
+	it, ok := itemOf(e)
+	if !ok {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if log >= 0 && !e.state() {
+		c.given[log] = max(c.given[log], e.Position)
+	}
+	c.push(it)
+}
+
+// catchUp queues what was missed of a log.
+func (c *Conn) catchUp(events []*Event, log int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reason != nil {
+		return
+	}
+	for _, e := range events {
+		it, ok := itemOf(e)
+		if !ok {
+			continue
+		}
+		it.missed, it.stream = true, "" // what follows may be newer, and comes in its place
+		c.given[log] = max(c.given[log], e.Position)
+		c.missed.frames++
+		c.missed.bytes += len(it.frame)
+		c.bytes += len(it.frame)
+		c.queue = append(c.queue, it)
+	}
+	c.ring()
+}
+
+func itemOf(e *Event) (item, bool) {
 	frame, err := e.Frame()
 	if err != nil {
 		// A body that cannot be decoded is the same for everybody: the fan-out reports it once.
-		return
+		return item{}, false
 	}
 	it := item{frame: frame, version: e.Version, spare: e.state()}
 	if mergeable(e.Class) {
 		it.stream = e.Stream
 	}
-	c.push(it)
+	return it, true
 }
 
 func (c *Conn) push(it item) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.reason != nil {
 		return
 	}
@@ -167,7 +235,8 @@ func (c *Conn) push(it item) {
 }
 
 func (c *Conn) full(more int) bool {
-	return len(c.queue) >= c.limits.Frames || len(c.queue) > 0 && c.bytes+more > c.limits.Bytes
+	frames, bytes := len(c.queue)-c.missed.frames, c.bytes-c.missed.bytes
+	return frames >= c.limits.Frames || frames > 0 && bytes+more > c.limits.Bytes
 }
 
 // dropSpare makes room by what is worth least: what is true only now.
@@ -196,13 +265,50 @@ func (c *Conn) ring() {
 	}
 }
 
-// attached counts a log whose rooms are known now; after the last one the client is told that it misses nothing.
-func (c *Conn) attached() {
+// attached notes that the rooms of a log are known, as of its floor. After the last log the client is told where it
+// stands, if it came back, and that it misses nothing, with its first mark.
+func (c *Conn) attached(log int, floor int64, tooFar []string) {
+	positions := c.hub.complete()
 	c.mu.Lock()
-	c.missing--
-	ready := c.missing == 0
-	c.mu.Unlock()
-	if ready {
-		c.Send(c.onReady)
+	defer c.mu.Unlock()
+	c.floors[log] = floor
+	c.tooFar = append(c.tooFar, tooFar...)
+	if c.missing--; c.missing > 0 {
+		return
 	}
+	if c.greet != nil {
+		slices.Sort(c.tooFar)
+		c.push(item{frame: c.greet(slices.Compact(c.tooFar))})
+	}
+	m := c.standing(positions)
+	copy(c.marked, m)
+	c.push(item{frame: c.hub.mark(m).frame(true)})
+}
+
+// mark queues a mark when it is newer than the last one, and something was given that the last one does not cover;
+// anyway: when it is newer.
+func (c *Conn) mark(positions []int64, anyway bool) {
+	if c.missing > 0 || c.reason != nil {
+		return
+	}
+	m := c.standing(positions)
+	newer, wanted := false, anyway
+	for log, at := range m {
+		newer = newer || at > c.marked[log]
+		wanted = wanted || c.given[log] > c.marked[log]
+	}
+	if newer && wanted {
+		copy(c.marked, m)
+		c.push(item{frame: c.hub.mark(m).frame(false), spare: true})
+	}
+}
+
+// standing says, for each log, up to where everything is in this queue or was written. Positions say up to where the
+// fan-out was complete a moment ago.
+func (c *Conn) standing(positions []int64) []int64 {
+	at := make([]int64, len(positions))
+	for log := range at {
+		at[log] = max(c.floors[log], positions[log], c.marked[log])
+	}
+	return at
 }

@@ -4,8 +4,10 @@
 package hub
 
 import (
+	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -21,15 +23,17 @@ type Options struct {
 	Limits Limits
 	// PerUser is how many connections one user may have on this gateway; 64 when 0.
 	PerUser int
-	// Ready is the frame that tells a client that all its rooms are open.
-	Ready   []byte
-	Metrics *Metrics
+	// Complete says up to which position all events of an owner's log were delivered here; nil: none are known to be.
+	Complete func(owner string) int64
+	// MarkEvery is how often connections that were given something get a mark; 5 s when 0.
+	MarkEvery time.Duration
+	Metrics   *Metrics
 }
 
 // Hub holds the connections and one view per owner.
 type Hub struct {
 	options Options
-	logs    int
+	logs    []string // owners that have one
 	views   map[string]*View
 
 	mu     sync.Mutex
@@ -45,17 +49,24 @@ func New(o Options) *Hub {
 	if o.PerUser == 0 {
 		o.PerUser = 64
 	}
+	if o.Complete == nil {
+		o.Complete = func(string) int64 { return 0 }
+	}
+	if o.MarkEvery == 0 {
+		o.MarkEvery = 5 * time.Second
+	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
 	h := &Hub{options: o, views: map[string]*View{}, users: map[string]map[*Conn]bool{}}
 	owners := o.Catalog.Owners()
 	for _, owner := range owners {
-		logged := len(o.Catalog.LoggedTopics(owner)) > 0
-		if logged {
-			h.logs++
+		log := -1
+		if len(o.Catalog.LoggedTopics(owner)) > 0 {
+			log = len(h.logs)
+			h.logs = append(h.logs, owner)
 		}
-		h.views[owner] = newView(owner, logged, o.Recent/len(owners), o.Metrics)
+		h.views[owner] = newView(owner, log, o.Recent/len(owners), o.Metrics)
 	}
 	return h
 }
@@ -71,8 +82,7 @@ var ErrTooMany = errors.New("too many connections of one user")
 
 // Add makes a connection of a user, in no room yet.
 func (h *Hub) Add(user string) (*Conn, error) {
-	c := newConn(uuid.NewString(), user, h.options.Limits, h.options.Metrics)
-	c.missing, c.onReady = h.logs, h.options.Ready
+	c := newConn(uuid.NewString(), user, h)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed != nil {
@@ -108,6 +118,59 @@ func (h *Hub) Remove(c *Conn) {
 		v.exit(c)
 	}
 	h.options.Metrics.Connections.Dec()
+}
+
+// idle is how many marks one may miss that was given nothing: an old mark is dear to come back with.
+const idle = 12
+
+// Run gives marks until the context ends.
+func (h *Hub) Run(ctx context.Context) error {
+	tick := time.NewTicker(h.options.MarkEvery)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-tick.C:
+			h.Mark(n%idle == 0)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Mark gives a mark to all connections that were given something since their last one; anyway: to all.
+func (h *Hub) Mark(anyway bool) {
+	var all []*Conn
+	h.mu.Lock()
+	for _, connections := range h.users {
+		for c := range connections {
+			all = append(all, c)
+		}
+	}
+	h.mu.Unlock()
+	positions := h.complete()
+	for _, c := range all {
+		c.mu.Lock()
+		c.mark(positions, anyway)
+		c.mu.Unlock()
+	}
+}
+
+// complete says, for each log, up to which position all its events were delivered.
+func (h *Hub) complete() []int64 {
+	positions := make([]int64, len(h.logs))
+	for i, owner := range h.logs {
+		positions[i] = h.options.Complete(owner)
+	}
+	return positions
+}
+
+// mark names the logs of positions.
+func (h *Hub) mark(positions []int64) Mark {
+	m := Mark{}
+	for log, owner := range h.logs {
+		m[owner] = positions[log]
+	}
+	return m
 }
 
 // Close ends all connections for a reason, and takes no more.

@@ -26,7 +26,7 @@ func newWorld(t testing.TB, o hub.Options) *world {
 	t.Helper()
 	c, err := catalog.Load()
 	require.NoError(t, err)
-	o.Catalog, o.Ready = c, []byte(`{"ready":true}`)
+	o.Catalog = c
 	h := hub.New(o)
 	return &world{hub: h, chat: fake.NewOwner(c, "chat"), view: h.View("chat")}
 }
@@ -195,7 +195,7 @@ func TestReady_IsToldAfterTheLastLogAndAfterWhatWasMissed(t *testing.T) {
 	}
 	frames := c.Take(10)
 	require.Len(t, frames, 2)
-	require.Equal(t, `{"ready":true}`, string(frames[1]))
+	require.Contains(t, string(frames[1]), `{"ready":true,"at":"`)
 }
 
 func TestSlowConnection_IsClosedWithAReasonAndOthersGetEverything(t *testing.T) {

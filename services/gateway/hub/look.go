@@ -38,7 +38,7 @@ func (v *View) Look(c *Conn, l Looked) bool {
 	_, inside := s.rooms[l.Room]
 	states, whole := v.recent.since(uint64(l.Asked))
 	events, reaches := v.recent.after(l.Position)
-	if !inside && (!whole || v.logged && !reaches) {
+	if !inside && (!whole || v.log >= 0 && !reaches) {
 		return false
 	}
 	m := v.join(s, l.Room, l.Position)
@@ -47,14 +47,14 @@ func (v *View) Look(c *Conn, l Looked) bool {
 		if e.state() {
 			m.note(e)
 		}
-		c.give(e)
+		c.give(e, -1)
 	}
 	if inside {
 		return true
 	}
 	for _, e := range slices.Concat(states, events) {
 		if slices.Contains(e.Rooms, l.Room) && !v.elsewhere(s, e, l.Room) && m.takes(e) {
-			c.give(e)
+			c.give(e, v.log)
 		}
 	}
 	return true

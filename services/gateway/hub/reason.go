@@ -21,7 +21,7 @@ var (
 	TokenExpired = Reason{3003, "token expired, connect again with a new one"}
 	Lost         = Reason{3004, "connection lost"}
 
-	HandshakeTimeout   = Reason{3500, "no token within the time for it"}
+	HandshakeTimeout   = Reason{3500, "no token, or no resume frame, within the time for it"}
 	Unauthorized       = Reason{3501, "token does not hold"}
 	TooManyConnections = Reason{3502, "too many connections of one user"}
 )

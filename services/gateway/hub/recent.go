@@ -6,7 +6,7 @@ type recent struct {
 	size    int
 	entries []kept
 	first   uint64 // number of entries[0]; entries are numbered as they come
-	gone    int64  // highest position that is no longer kept
+	gone    int64  // highest position that is no longer kept, or lay before the first
 }
 
 type kept struct {

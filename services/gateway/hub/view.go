@@ -13,7 +13,7 @@ import (
 // started with, or is given to it afterwards, once.
 type View struct {
 	owner   string
-	logged  bool
+	log     int // its number; -1: the owner has none
 	metrics *Metrics
 
 	mu     sync.Mutex
@@ -40,8 +40,8 @@ type membership struct {
 	newest map[string]int64 // of state: the newest version given, per stream
 }
 
-func newView(owner string, logged bool, bound int, m *Metrics) *View {
-	return &View{owner: owner, logged: logged, metrics: m, seats: map[*Conn]*seat{},
+func newView(owner string, log, bound int, m *Metrics) *View {
+	return &View{owner: owner, log: log, metrics: m, seats: map[*Conn]*seat{},
 		rooms: map[string]map[*seat]*membership{}, recent: recent{bound: bound}}
 }
 
@@ -105,7 +105,7 @@ func (v *View) apply(e *Event, s *seat) int {
 	if !e.state() {
 		s.seen = max(s.seen, e.Position)
 	}
-	s.conn.give(e)
+	s.conn.give(e, v.log)
 	return 1
 }
 
@@ -141,26 +141,65 @@ func (m *membership) note(e *Event) {
 // Attach puts a connection into the rooms of its user as the owner told them as of a position, gives it what was read
 // above that, and goes on from there. It says false when this gateway no longer keeps all of that: ask again.
 func (v *View) Attach(c *Conn, rooms []string, position int64) bool {
+	return v.Resume(c, Return{Rooms: rooms, Position: position})
+}
+
+// Return is what a connection comes back to.
+type Return struct {
+	Rooms    []string // that are open as of the position
+	Position int64
+	Missed   []*Event // up to the position, in order
+	TooFar   []string // rooms of which it was not given what it missed
+}
+
+// Resume is Attach for a connection that was away: it is given what it missed first.
+func (v *View) Resume(c *Conn, r Return) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	s := v.seats[c]
 	if s == nil || s.attached {
 		return true
 	}
-	missed, whole := v.recent.after(position)
+	newer, whole := v.recent.after(r.Position)
 	if !whole {
 		return false
 	}
-	s.attached, s.floor = true, position
-	v.join(s, "user:"+c.User, position).opened = true
-	for _, room := range rooms {
-		v.join(s, room, position).opened = true
+	s.attached, s.floor = true, r.Position
+	v.join(s, "user:"+c.User, r.Position).opened = true
+	for _, room := range r.Rooms {
+		v.join(s, room, r.Position).opened = true
 	}
-	for _, e := range missed {
+	if n := len(r.Missed); n > 0 {
+		c.catchUp(r.Missed, v.log)
+		s.seen = r.Missed[n-1].Position
+		v.metrics.Deliveries.Add(float64(n))
+	}
+	for _, e := range newer {
 		v.apply(e, s)
 	}
-	c.attached()
+	c.attached(v.log, r.Position, r.TooFar)
 	return true
+}
+
+// Begin notes that the fan-out begins above a position: nothing up to there is delivered.
+func (v *View) Begin(position int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.recent.gone = max(v.recent.gone, position)
+}
+
+// Reach is the position above which all that was delivered is kept.
+func (v *View) Reach() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.recent.gone
+}
+
+// Recent lists what was delivered of the log above a position, as far as it is kept; it says false when that is not all.
+func (v *View) Recent(after int64) ([]*Event, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.recent.after(after)
 }
 
 // join keeps the floor of one who is in already.
@@ -188,7 +227,7 @@ func (v *View) leave(s *seat, room string) {
 func (v *View) enter(c *Conn) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.seats[c] = &seat{conn: c, attached: !v.logged, rooms: map[string]*membership{}}
+	v.seats[c] = &seat{conn: c, attached: v.log < 0, rooms: map[string]*membership{}}
 }
 
 func (v *View) exit(c *Conn) {

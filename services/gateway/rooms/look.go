@@ -117,7 +117,7 @@ func (a *asker) renew(ctx context.Context) error {
 			all = all[n:]
 		}
 		for _, l := range a.view.Expire(time.Now()) {
-			l.Conn.Send(unlooked(l.Room, refusal.Unavailable, "nobody answers for this room, look again"))
+			l.Conn.Send(Unlooked(l.Room, refusal.Unavailable, "nobody answers for this room, look again"))
 		}
 	}
 	return nil
@@ -139,13 +139,13 @@ func (a *asker) renewAll(ctx context.Context, lookers []hub.Looker) error {
 			continue
 		}
 		a.view.Unlook(l.Conn, l.Room)
-		l.Conn.Send(unlooked(l.Room, refusal.NotAMember, "you may not look at this any more"))
+		l.Conn.Send(Unlooked(l.Room, refusal.NotAMember, "you may not look at this any more"))
 	}
 	return nil
 }
 
-// unlooked is the frame that tells a client that it looks at a room no longer.
-func unlooked(room, code, text string) []byte {
+// Unlooked is the frame that tells a client that it looks at a room no longer.
+func Unlooked(room, code, text string) []byte {
 	type problem struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`

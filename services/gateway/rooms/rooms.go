@@ -26,11 +26,17 @@ type Options struct {
 	// Known is closed once the fan-out knows where it is in every partition of an owner's log. Only from then on does
 	// it have all that comes after an answer.
 	Known func(owner string) <-chan struct{}
+	// Complete says up to which position all events of an owner's log are among the hub's recent ones, as far as those
+	// reach back.
+	Complete func(owner string) int64
+	// Missed bounds what one who comes back is given: 1,000 events of a room and 4 MiB of each owner's log when 0.
+	Missed hub.Bounds
 	// Lease is how long looking lasts unless renewed, which is done at half of it; a minute when 0.
 	Lease time.Duration
 	// Gather is how long to wait for others who want to ask the same; 2 ms when 0.
-	Gather time.Duration
-	Log    *slog.Logger
+	Gather  time.Duration
+	Metrics *Metrics
+	Log     *slog.Logger
 }
 
 // Rooms asks on behalf of all connections.
@@ -46,6 +52,18 @@ func New(o Options) *Rooms {
 	}
 	if o.Gather == 0 {
 		o.Gather = 2 * time.Millisecond
+	}
+	if o.Complete == nil {
+		o.Complete = func(string) int64 { return 0 }
+	}
+	if o.Missed.Events == 0 {
+		o.Missed.Events = 1000
+	}
+	if o.Missed.Bytes == 0 {
+		o.Missed.Bytes = 4 << 20
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
 	}
 	r := &Rooms{options: o, asks: map[string]*asker{}}
 	for _, owner := range o.Catalog.Owners() {
@@ -66,11 +84,18 @@ func (r *Rooms) Run(ctx context.Context) error {
 }
 
 // Attach asks all owners for the rooms of a connection's user. The client is told when all have answered.
-func (r *Rooms) Attach(c *hub.Conn) {
+func (r *Rooms) Attach(c *hub.Conn) { r.attach(newcomer{conn: c}, nil) }
+
+// Resume is Attach for a client that was away, and has everything up to a mark: it gets first what it missed.
+func (r *Rooms) Resume(c *hub.Conn, mark hub.Mark) { r.attach(newcomer{conn: c, returns: true}, mark) }
+
+func (r *Rooms) attach(n newcomer, mark hub.Mark) {
 	for _, a := range r.asks {
-		if a.logged {
-			a.want(func() { a.attaching = append(a.attaching, c) })
+		if !a.logged {
+			continue
 		}
+		n.after, n.marked = mark[a.owner]
+		a.want(func() { a.attaching = append(a.attaching, n) })
 	}
 }
 
@@ -118,8 +143,10 @@ type asker struct {
 	view    *hub.View
 	logged  bool
 
+	crowd bool // several attached in the last round
+
 	mu        sync.Mutex
-	attaching []*hub.Conn
+	attaching []newcomer
 	looking   []look
 	wake      chan struct{}
 }
@@ -156,7 +183,8 @@ func (a *asker) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if !sleep(ctx, a.options.Gather) {
+		// Where many came a moment ago more will follow; they are worth a longer wait.
+		if gather := a.options.Gather; !sleep(ctx, gather) || a.crowd && !sleep(ctx, 9*gather) {
 			return nil
 		}
 		err := a.attach(ctx)

@@ -32,7 +32,7 @@ func begin(t *testing.T, lease time.Duration) *world {
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	w := &world{catalog: c, owners: map[string]*fake.Owner{}, known: make(chan struct{})}
-	w.hub = hub.New(hub.Options{Catalog: c, Ready: []byte(`{"ready":true}`)})
+	w.hub = hub.New(hub.Options{Catalog: c})
 	clients := map[string]meshv1connect.OwnerServiceClient{}
 	for _, name := range c.Owners() {
 		w.owners[name] = fake.NewOwner(c, name)

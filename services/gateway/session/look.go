@@ -62,19 +62,24 @@ func (s *Session) look(f Frame) {
 		return
 	}
 	all := &looked{missing: len(rooms), done: func(l *looked) { s.conn.Send(l.reply(f.ID)) }}
+	s.lookAt(rooms, all.answer)
+}
+
+// lookAt asks for leave to look at rooms. Each is answered by itself, by a refusal or nil.
+func (s *Session) lookAt(rooms []string, answer func(room string, refused *refusal.Error)) {
 	s.looks.Add(int64(len(rooms)))
 	for _, room := range rooms {
 		known := s.mesh.Rooms.Look(s.conn, room, func(refused bool) {
 			s.looks.Add(-1)
 			if refused {
-				all.answer(room, refusal.New(refusal.NotAMember, "you may not look at %s", room))
+				answer(room, refusal.New(refusal.NotAMember, "you may not look at %s", room))
 				return
 			}
-			all.answer(room, nil)
+			answer(room, nil)
 		})
 		if !known {
 			s.looks.Add(-1)
-			all.answer(room, refusal.New(refusal.NotFound, "there is no %s to look at", room))
+			answer(room, refusal.New(refusal.NotFound, "there is no %s to look at", room))
 		}
 	}
 }

@@ -51,10 +51,21 @@ type Session struct {
 	queries sync.WaitGroup
 	asking  chan struct{}
 	looks   atomic.Int64 // rooms asked for and not answered yet
+
+	resuming atomic.Bool // its first frame will say what it has
+	patience *time.Timer // for that
+}
+
+// Opening says how a session begins.
+type Opening struct {
+	// Resume: the client was here before, and says in its first frame what it has.
+	Resume bool
+	// Patience is how long that frame may take.
+	Patience time.Duration
 }
 
 // Open begins a session: the user's rooms are asked for, and the client hears when it misses nothing any more.
-func (m *Mesh) Open(user auth.User) (*Session, error) {
+func (m *Mesh) Open(user auth.User, o Opening) (*Session, error) {
 	conn, err := m.Hub.Add(user.ID)
 	if err != nil {
 		return nil, err
@@ -64,6 +75,15 @@ func (m *Mesh) Open(user auth.User) (*Session, error) {
 		s.expiry = time.AfterFunc(time.Until(user.Expires), func() { conn.Close(hub.TokenExpired) })
 	}
 	m.Lease.Open(conn.ID, user.ID)
+	if o.Resume {
+		s.resuming.Store(true)
+		s.patience = time.AfterFunc(o.Patience, func() {
+			if s.resuming.Load() {
+				conn.Close(hub.HandshakeTimeout)
+			}
+		})
+		return s, nil
+	}
 	m.Rooms.Attach(conn)
 	return s, nil
 }
@@ -75,6 +95,9 @@ func (s *Session) Conn() *hub.Conn { return s.conn }
 func (s *Session) Close() {
 	if s.expiry != nil {
 		s.expiry.Stop()
+	}
+	if s.patience != nil {
+		s.patience.Stop()
 	}
 	s.mesh.Hub.Remove(s.conn)
 	s.mesh.Lease.Gone(s.conn.ID)
@@ -89,9 +112,17 @@ func (s *Session) Handle(ctx context.Context, text []byte) {
 		s.conn.Send(Failed(f.ID, access.Refusal(err)))
 		return
 	}
-	switch f.Type {
-	case "ping":
+	if f.Type == "ping" {
 		s.conn.Send(Done(f.ID))
+		return
+	}
+	if s.resuming.Load() != (f.Type == "resume") {
+		s.conn.Send(Failed(f.ID, resumeFirst))
+		return
+	}
+	switch f.Type {
+	case "resume":
+		s.resume(f)
 		return
 	case "look":
 		s.look(f)

@@ -25,8 +25,9 @@ type connection struct {
 
 var errTooLarge = errors.New("frame too large")
 
-// authenticate waits for the first frame, which says who this is; what else comes is refused until then.
-func (c *connection) authenticate(ctx context.Context) *auth.User {
+// authenticate waits for the first frame, which says who this is, and whether it comes back; what else comes is refused
+// until then.
+func (c *connection) authenticate(ctx context.Context) (user *auth.User, resume bool) {
 	_ = c.socket.SetReadDeadline(time.Now().Add(c.server.options.Handshake))
 	const tries = 8
 	for range tries {
@@ -34,13 +35,13 @@ func (c *connection) authenticate(ctx context.Context) *auth.User {
 		if errors.Is(err, errTooLarge) {
 			c.end(hub.TooLarge)
 			c.drain()
-			return nil
+			return nil, false
 		}
 		if err != nil {
 			if timeout(err) {
 				c.end(hub.HandshakeTimeout)
 			}
-			return nil
+			return nil, false
 		}
 		f, err := session.ReadFrame(text)
 		if err == nil && f.Type != "auth" {
@@ -51,7 +52,8 @@ func (c *connection) authenticate(ctx context.Context) *auth.User {
 			continue
 		}
 		var data struct {
-			Token string `json:"token"`
+			Token  string `json:"token"`
+			Resume bool   `json:"resume"`
 		}
 		if json.Unmarshal(f.Data, &data) != nil {
 			c.write(session.Failed(f.ID, refusal.New(refusal.InvalidField, `data has to be {"token":"…"}`)))
@@ -62,18 +64,18 @@ func (c *connection) authenticate(ctx context.Context) *auth.User {
 			c.write(session.Failed(f.ID, access.Refusal(err)))
 			c.end(hub.Unauthorized)
 			c.drain()
-			return nil
+			return nil, false
 		}
 		c.write(session.Done(f.ID))
-		return &u
+		return &u, data.Resume
 	}
 	c.end(hub.Unauthorized)
-	return nil
+	return nil, false
 }
 
 // run is the session of a user, until the client goes or the hub ends it.
-func (c *connection) run(ctx context.Context, user auth.User) {
-	s, err := c.server.options.Mesh.Open(user)
+func (c *connection) run(ctx context.Context, user auth.User, o session.Opening) {
+	s, err := c.server.options.Mesh.Open(user, o)
 	if err != nil {
 		c.end(reasonOf(err))
 		c.drain()

@@ -23,7 +23,7 @@ import (
 type Options struct {
 	Access *access.Access
 	Mesh   *session.Mesh
-	// Handshake is how long a client may take to prove who it is; 10 s when 0.
+	// Handshake is how long a client may take to prove who it is, and one that comes back to say what it has; 10 s when 0.
 	Handshake time.Duration
 	// Ping is how often a client is asked whether it is there, 25 s when 0; one that answers nothing for as long
 	// again is gone.
@@ -127,12 +127,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() { _ = socket.Close() }()
 	// The request's context lives on after the upgrade only until this returns, which is just right.
 	ctx := r.Context()
+	resume := r.URL.Query().Get("resume") == "true"
 	if user == nil {
-		if user = c.authenticate(ctx); user == nil {
+		var resumes bool
+		if user, resumes = c.authenticate(ctx); user == nil {
 			return
 		}
+		resume = resume || resumes
 	}
-	c.run(ctx, *user)
+	c.run(ctx, *user, session.Opening{Resume: resume, Patience: s.options.Handshake})
 }
 
 // refuse answers a handshake that does not come to be a connection.

@@ -118,7 +118,7 @@ func begin(t *testing.T, o ws.Options, h hub.Options) *mesh {
 		t.Cleanup(server.Close)
 		owners[name], peers[name] = meshv1connect.NewOwnerServiceClient(server.Client(), server.URL), server.URL
 	}
-	h.Catalog, h.Ready = c, []byte(`{"ready":true}`)
+	h.Catalog = c
 	m.hub = hub.New(h)
 	m.intake = intake.New(intake.Options{Catalog: c, Publisher: m, Ready: func(string) bool { return true }, Log: log})
 	known := make(chan struct{})

@@ -1,0 +1,212 @@
+package hub_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+var wide = hub.Bounds{Events: 1000, Bytes: 1 << 20}
+
+// past makes one of events that two sources have: each has some, both have others.
+func (w *world) past(events ...envelope.Event) *hub.Past {
+	var one, two []*hub.Event
+	for i, e := range events {
+		if i%3 != 0 {
+			one = append(one, w.event(e))
+		}
+		if i%3 != 1 {
+			two = append(two, w.event(e))
+		}
+	}
+	slices.Reverse(one) // partitions are read side by side
+	return hub.NewPast(one, two)
+}
+
+func at(events []*hub.Event) (positions []int64) {
+	for _, e := range events {
+		positions = append(positions, e.Position)
+	}
+	return positions
+}
+
+func TestMissed_IsWhatHappenedDuringTheStaysAndNothingBetween(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	p := w.past(w.began(`["alice"]`), w.said("2"), w.member("chat.member_added", "bob"), w.said("4"),
+		w.member("chat.member_left", "bob"), w.said("6"), w.member("chat.member_added", "bob"), w.said("8"), w.said("9"))
+	const room = "conversation:g"
+	first, second := hub.Stay{Room: room, Opened: 3, Closed: 5}, hub.Stay{Room: room, Opened: 7}
+	for name, c := range map[string]struct {
+		after, until int64
+		stays        []hub.Stay
+		want         []int64
+	}{
+		"both":                      {0, 9, []hub.Stay{first, second}, []int64{3, 4, 5, 7, 8, 9}},
+		"within the first":          {3, 9, []hub.Stay{first, second}, []int64{4, 5, 7, 8, 9}},
+		"between":                   {5, 9, []hub.Stay{second}, []int64{7, 8, 9}},
+		"within the second":         {8, 9, []hub.Stay{second}, []int64{9}},
+		"up to a position":          {0, 8, []hub.Stay{first, second}, []int64{3, 4, 5, 7, 8}},
+		"the first, closed later":   {0, 4, []hub.Stay{{Room: room, Opened: 3}}, []int64{3, 4}},
+		"nothing was missed":        {9, 9, []hub.Stay{second}, nil},
+		"never there":               {0, 9, nil, nil},
+		"in a room of another name": {0, 9, []hub.Stay{{Room: "conversation:h", Opened: 1}}, nil},
+	} {
+		got, tooFar := p.Missed("bob", c.after, c.until, c.stays, nil, wide)
+		require.Equal(t, c.want, at(got), name)
+		require.Empty(t, tooFar, name)
+	}
+}
+
+func TestMissed_ComesRedactedWhereverTheDeletionWasRead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	kept := []envelope.Event{w.began(`["bob"]`), w.said("secret")}
+	deleted := w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`)
+	p := hub.NewPast([]*hub.Event{w.event(kept[0]), w.event(kept[1])}, []*hub.Event{w.event(deleted)})
+	// As of before the deletion, which is known all the same.
+	got, _ := p.Missed("bob", 0, 2, []hub.Stay{{Room: "conversation:g", Opened: 1}}, nil, wide)
+	require.Equal(t, []int64{1, 2}, at(got))
+	require.True(t, got[1].Redacted)
+	frame, err := got[1].Frame()
+	require.NoError(t, err)
+	require.NotContains(t, string(frame), `"secret"`)
+}
+
+func TestMissed_IsTooFarForOneRoomAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	events := []envelope.Event{w.began(`["bob"]`)}
+	for n := range 9 {
+		events = append(events, w.said(fmt.Sprint(n)))
+	}
+	events = append(events, w.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"h","user_ids":["bob"]}`))
+	p := w.past(events...)
+	stays := []hub.Stay{{Room: "conversation:g", Opened: 1}, {Room: "conversation:h", Opened: 11}}
+
+	got, tooFar := p.Missed("bob", 0, 11, stays, nil, hub.Bounds{Events: 9, Bytes: 1 << 20})
+	require.Equal(t, []int64{11}, at(got))
+	require.Equal(t, []string{"conversation:g"}, tooFar)
+	got, tooFar = p.Missed("bob", 1, 11, stays, nil, hub.Bounds{Events: 9, Bytes: 1 << 20})
+	require.Len(t, got, 10)
+	require.Empty(t, tooFar)
+	got, tooFar = p.Missed("bob", 0, 11, stays, nil, hub.Bounds{Events: 100, Bytes: 1000})
+	require.Equal(t, []int64{11}, at(got), "the largest one, where all is too much")
+	require.Equal(t, []string{"conversation:g"}, tooFar)
+	got, tooFar = p.Missed("bob", 0, 11, stays, []string{"conversation:h"}, wide)
+	require.Len(t, got, 10)
+	require.Equal(t, []string{"conversation:h"}, tooFar, "the owner knows of more")
+}
+
+// Whoever drops and comes back, however often, sees what they would have seen without.
+func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		w := newWorld(t, hub.Options{})
+		var log []envelope.Event
+		log = append(log, w.began(`["alice"]`))
+		inside := false
+		var stays []hub.Stay
+		for len(log) < 60 {
+			if r.IntN(5) > 0 {
+				log = append(log, w.said(fmt.Sprint(len(log))))
+				continue
+			}
+			if inside = !inside; inside {
+				log = append(log, w.member("chat.member_added", "bob"))
+				stays = append(stays, hub.Stay{Room: "conversation:g", Opened: int64(len(log))})
+			} else {
+				log = append(log, w.member("chat.member_left", "bob"))
+				stays[len(stays)-1].Closed = int64(len(log))
+			}
+		}
+		steady := w.connect(t, "bob", nil, 0)
+		var want, got []string
+		c, after := w.connect(t, "bob", nil, 0), int64(0)
+		for read := 0; read < len(log); {
+			n := min(1+r.IntN(12), len(log)-read)
+			w.deliver(log[read : read+n]...)
+			read += n
+			want = append(want, seen(t, steady)...)
+			got = append(got, seen(t, c)...)
+			after = max(after, int64(read)) // as its mark would say
+			if r.IntN(2) == 0 {
+				continue
+			}
+			// Away while some is read; then the owner, who is ahead of that, tells what there is.
+			w.hub.Remove(c)
+			n = min(r.IntN(12), len(log)-read)
+			w.deliver(log[read : read+n]...)
+			read += n
+			want = append(want, seen(t, steady)...)
+			position := max(after, min(int64(read+r.IntN(6)), int64(len(log))))
+			recent, whole := w.view.Recent(after)
+			require.True(t, whole)
+			var told []*hub.Event
+			for _, e := range log[read:position] {
+				told = append(told, w.event(e))
+			}
+			back := hub.Return{Position: position}
+			known := asOf(stays, after, position)
+			for _, s := range known {
+				if s.Closed == 0 {
+					back.Rooms = append(back.Rooms, s.Room)
+				}
+			}
+			back.Missed, back.TooFar = hub.NewPast(recent, told).Missed("bob", after, position, known, nil, wide)
+			require.Empty(t, back.TooFar)
+			var err error
+			c, err = w.hub.Add("bob")
+			require.NoError(t, err)
+			require.True(t, w.view.Resume(c, back))
+			after = position
+		}
+		want, got = append(want, seen(t, steady)...), append(got, seen(t, c)...)
+		require.Equal(t, want, got, "seed %d", seed)
+	}
+}
+
+// asOf are the stays that reach above a position, as known at another.
+func asOf(stays []hub.Stay, after, position int64) (known []hub.Stay) {
+	for _, s := range stays {
+		if s.Closed > position {
+			s.Closed = 0
+		}
+		if s.Opened <= position && (s.Closed == 0 || s.Closed > after) {
+			known = append(known, s)
+		}
+	}
+	return known
+}
+
+func TestResume_WhatWasMissedDoesNotCountAsBeingSlow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 10}})
+	log := []envelope.Event{w.began(`["bob"]`)}
+	for n := range 100 {
+		log = append(log, w.said(fmt.Sprint(n)))
+	}
+	missed, _ := w.past(log...).Missed("bob", 0, 101, []hub.Stay{{Room: "conversation:g", Opened: 1}}, nil, wide)
+	c, err := w.hub.Add("bob")
+	require.NoError(t, err)
+	require.True(t, w.view.Resume(c, hub.Return{Rooms: []string{"conversation:g"}, Position: 101, Missed: missed}))
+	for range 10 {
+		w.deliver(w.said("live"))
+	}
+	_, ended := c.Reason()
+	require.False(t, ended)
+	c.Take(101)
+	require.Equal(t, slices.Repeat([]string{"live"}, 10), seen(t, c))
+	for range 11 {
+		w.deliver(w.said("more"))
+	}
+	_, ended = c.Reason()
+	require.True(t, ended, "the bound holds for what follows")
+}

@@ -1,0 +1,103 @@
+package rooms
+
+import (
+	"context"
+	"fmt"
+
+	"connectrpc.com/connect"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+)
+
+// mostResumed is how many who come back are asked for in one call.
+const mostResumed = 200
+
+// resume attaches those who come back. The owner tells when they were in which rooms; what happened there comes from the
+// recent events where they reach back to the mark, and beyond those from the owner, in the same call.
+func (a *asker) resume(ctx context.Context, batch []newcomer) (again []newcomer, err error) {
+	for len(batch) > 0 {
+		n := min(mostResumed, len(batch))
+		answered, late, err := a.resumeSome(ctx, batch[:n])
+		again = append(again, late...)
+		if err != nil {
+			return append(again, batch...), err
+		}
+		batch = batch[answered:]
+	}
+	return again, nil
+}
+
+// resumeSome says how many of a batch were answered, and who of those has to be asked for again.
+func (a *asker) resumeSome(ctx context.Context, batch []newcomer) (answered int, again []newcomer, err error) {
+	// First the number, then the events: all up to it are among them.
+	complete := a.options.Complete(a.owner)
+	reach := a.view.Reach()
+	recent, whole := a.recent(batch, reach)
+	request := &meshv1.ResumeRequest{Limit: int32(a.options.Missed.Events)}
+	for _, n := range batch {
+		r := &meshv1.Resumer{User: n.conn.User, After: n.after, EventsAfter: n.after}
+		if whole && n.after >= reach {
+			r.EventsAfter = max(n.after, complete)
+		}
+		request.Resumers = append(request.Resumers, r)
+	}
+	ctx, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
+	a.options.Metrics.Calls.WithLabelValues(a.owner, "resume").Inc()
+	response, err := a.client.Resume(ctx, connect.NewRequest(request))
+	if err != nil {
+		return 0, nil, fmt.Errorf("ask %s what %d connections missed: %w", a.owner, len(batch), err)
+	}
+	answers, position := response.Msg.Resumed, response.Msg.Position
+	if len(answers) == 0 || len(answers) > len(batch) {
+		return 0, nil, fmt.Errorf("ask %s what %d connections missed: %d answers", a.owner, len(batch), len(answers))
+	}
+	past := hub.NewPast(recent, a.events(response.Msg.Records))
+	for i, answer := range answers {
+		n := batch[i]
+		if !a.view.Resume(n.conn, a.back(n, answer, position, past)) {
+			again = append(again, n)
+			continue
+		}
+		from := "log"
+		if whole && n.after >= reach {
+			from = "recent"
+		}
+		a.options.Metrics.Resumed.WithLabelValues(a.owner, from).Inc()
+	}
+	return len(answers), again, nil
+}
+
+// recent lists the recent events that those need to whose mark they reach back to.
+func (a *asker) recent(batch []newcomer, reach int64) ([]*hub.Event, bool) {
+	after := int64(-1)
+	for _, n := range batch {
+		if n.after >= reach && (after < 0 || n.after < after) {
+			after = n.after
+		}
+	}
+	if after < 0 {
+		return nil, false
+	}
+	return a.view.Recent(after)
+}
+
+// back is what one connection comes back to.
+func (a *asker) back(n newcomer, answer *meshv1.Resumed, position int64, past *hub.Past) hub.Return {
+	r := hub.Return{Position: position}
+	var stays []hub.Stay
+	for _, s := range answer.Stays {
+		stays = append(stays, hub.Stay{Room: s.Room, Opened: s.Opened, Closed: s.Closed})
+		if s.Closed == 0 {
+			r.Rooms = append(r.Rooms, s.Room)
+		}
+	}
+	if n.after > position {
+		// The log has lost what this client has: it is not the one that the mark was made of.
+		r.TooFar = everything(n.conn.User, r.Rooms)
+		return r
+	}
+	r.Missed, r.TooFar = past.Missed(n.conn.User, n.after, position, stays, answer.TooFar, a.options.Missed)
+	return r
+}

@@ -1,0 +1,74 @@
+package session
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/rooms"
+)
+
+// ResumeFirst is the code for a resume frame that nobody waits for, and for others where one is waited for.
+const ResumeFirst = "resume_first"
+
+var resumeFirst = refusal.New(ResumeFirst,
+	"resume is the first frame, and only of a connection that has said that it resumes: /ws?resume=true")
+
+// comeback is what a resume frame says.
+type comeback struct {
+	At    string   `json:"at"`    // the mark; empty: the client has nothing
+	Rooms []string `json:"rooms"` // that it looks at
+}
+
+func readComeback(data []byte) (comeback, hub.Mark, *refusal.Error) {
+	var c comeback
+	if len(data) > 0 {
+		d := json.NewDecoder(bytes.NewReader(data))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&c); err != nil {
+			return c, nil, refusal.New(refusal.InvalidField, `data has to be {"at":"…","rooms":["presence:bob",…]}`)
+		}
+	}
+	slices.Sort(c.Rooms)
+	c.Rooms = slices.Compact(c.Rooms)
+	if len(c.Rooms) > mostLooked {
+		return c, nil, refusal.New(refusal.TooManyWaiting, "a connection looks at %d rooms at most", mostLooked)
+	}
+	if c.At == "" {
+		return c, nil, nil
+	}
+	mark, err := hub.ParseMark(c.At)
+	if err != nil {
+		return c, nil, refusal.New(refusal.InvalidField, "at is %v", err)
+	}
+	return c, mark, nil
+}
+
+// resume attaches the session: it gets what it missed, then the reply.
+func (s *Session) resume(f Frame) {
+	c, mark, problem := readComeback(f.Data)
+	if problem != nil {
+		s.conn.Send(Failed(f.ID, problem)) // the client may try again, without a mark
+		return
+	}
+	s.resuming.Store(false)
+	s.patience.Stop()
+	s.conn.Greet(func(tooFar []string) []byte {
+		return answered(f.ID, encode(struct {
+			Resumed bool     `json:"resumed"`
+			TooFar  []string `json:"too_far"`
+		}{mark != nil, append([]string{}, tooFar...)}))
+	})
+	if mark == nil {
+		s.mesh.Rooms.Attach(s.conn)
+	} else {
+		s.mesh.Rooms.Resume(s.conn, mark)
+	}
+	s.lookAt(c.Rooms, func(room string, refused *refusal.Error) {
+		if refused != nil {
+			s.conn.Send(rooms.Unlooked(room, refused.Code, refused.Text))
+		}
+	})
+}
