@@ -1,0 +1,90 @@
+package eventlog
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// TableDifference is what a rebuild changed in a table.
+type TableDifference struct {
+	Table            string
+	OldRows, NewRows int64
+	Differ           int64
+	Rows             []RowDifference // the first of them
+}
+
+// RowDifference is a row, as JSON, before and after; empty where there was none.
+type RowDifference struct{ Old, New string }
+
+// rowsShown is how many differing rows of a table are given.
+const rowsShown = 50
+
+const (
+	sqlPrimaryKey = `SELECT a.attname FROM pg_index i
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+WHERE i.indrelid = $1::regclass AND i.indisprimary ORDER BY array_position(i.indkey::int[], a.attnum::int)`
+	// By their keys the rows of two tables are told apart from each other: it shows what became of each.
+	sqlCompareKeyed = `SELECT coalesce(to_jsonb(o)::text, ''), coalesce(to_jsonb(n)::text, ''), count(*) OVER ()
+FROM %[1]s o FULL JOIN %[2]s n ON %[3]s
+WHERE o::text IS DISTINCT FROM n::text ORDER BY %[4]s LIMIT %[5]d`
+	sqlCompare = `SELECT old, new, count(*) OVER () FROM (
+  (SELECT to_jsonb(t)::text AS old, '' AS new FROM %[1]s t EXCEPT ALL SELECT to_jsonb(t)::text, '' FROM %[2]s t)
+  UNION ALL
+  (SELECT '', to_jsonb(t)::text FROM %[2]s t EXCEPT ALL SELECT '', to_jsonb(t)::text FROM %[1]s t)) d
+ORDER BY old || new LIMIT %[3]d`
+)
+
+// compare holds the tables that were replaced against those that took over, as of one snapshot.
+func (s *shadow) compare(ctx context.Context, snapshot pgx.Tx) (all []TableDifference, err error) {
+	for _, table := range s.tables {
+		d := TableDifference{Table: table}
+		old, now := qualified(s.old, table), qualified(s.log.o.Owner, table)
+		err := snapshot.QueryRow(ctx, "SELECT (SELECT count(*) FROM "+old+"), (SELECT count(*) FROM "+now+")").
+			Scan(&d.OldRows, &d.NewRows)
+		if err != nil {
+			return nil, fmt.Errorf("count %s: %w", table, err)
+		}
+		statement, err := comparison(ctx, snapshot, old, now)
+		if err != nil {
+			return nil, fmt.Errorf("compare %s: %w", table, err)
+		}
+		found, err := snapshot.Query(ctx, statement)
+		if err != nil {
+			return nil, fmt.Errorf("compare %s: %w", table, err)
+		}
+		var row RowDifference
+		_, err = pgx.ForEachRow(found, []any{&row.Old, &row.New, &d.Differ}, func() error {
+			d.Rows = append(d.Rows, row)
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("compare %s: %w", table, err)
+		}
+		all = append(all, d)
+	}
+	return all, nil
+}
+
+func comparison(ctx context.Context, tx pgx.Tx, old, now string) (string, error) {
+	found, err := tx.Query(ctx, sqlPrimaryKey, now)
+	if err != nil {
+		return "", err
+	}
+	key, err := pgx.CollectRows(found, pgx.RowTo[string])
+	if err != nil {
+		return "", err
+	}
+	if len(key) == 0 {
+		return fmt.Sprintf(sqlCompare, old, now, rowsShown), nil
+	}
+	var equal, order []string
+	for _, column := range key {
+		c := pgx.Identifier{column}.Sanitize()
+		equal = append(equal, "o."+c+" = n."+c)
+		order = append(order, "coalesce(o."+c+", n."+c+")")
+	}
+	return fmt.Sprintf(sqlCompareKeyed, old, now, strings.Join(equal, " AND "), strings.Join(order, ", "), rowsShown), nil
+}

@@ -1,0 +1,469 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+// Rebuild says which projections to make anew.
+type Rebuild struct {
+	Projections []Projection
+	// Tables are those of the projections. Nil: all that the owner's migrations make.
+	Tables []string
+	// Progress is told how far it is. Nil: nobody is.
+	Progress func(RebuildProgress)
+}
+
+// RebuildProgress is how far a rebuild is.
+type RebuildProgress struct {
+	Step     string // "build", "swap" or "compare"
+	Position int64
+	Head     int64 // of the log
+}
+
+// Rebuilt is what came of a rebuild.
+type Rebuilt struct {
+	Projections []string
+	Position    int64         // as of which old and new rows were compared, and the new ones took over
+	Behind      int64         // where the old rows stood, if that was below Position: they could not be brought further
+	Held        time.Duration // for how long nothing could be appended to the log
+	Tables      []TableDifference
+	Left        string // what could not be tidied up, and why
+}
+
+// Differ counts the rows that differ.
+func (r Rebuilt) Differ() (rows int64) {
+	for _, t := range r.Tables {
+		rows += t.Differ
+	}
+	return rows
+}
+
+const (
+	swapTries  = 20
+	mostUnder  = 2 * batch // events that are left for the time under the log's lock
+	liveWithin = 10 * time.Second
+)
+
+// Rebuild makes projections anew while they are read and followed: a shadow schema is migrated and follows the log; then,
+// under the log's lock, it gets the rest and its tables take the place of the live ones. Old and new rows are compared as
+// they were at that moment, after the log has gone on. The migrations have to name their tables without a schema, and
+// make nothing but tables with their indexes and sequences.
+//
+// What was granted on the old tables is not granted on the new ones. One rebuild of an owner runs at a time.
+func (l *Log) Rebuild(ctx context.Context, r Rebuild) (Rebuilt, error) {
+	s := &shadow{log: l, rebuild: r, schema: l.o.Owner + "_shadow", old: l.o.Owner + "_replaced"}
+	if s.rebuild.Progress == nil {
+		s.rebuild.Progress = func(RebuildProgress) {}
+	}
+	for _, p := range r.Projections {
+		s.names = append(s.names, p.Name())
+	}
+	slices.Sort(s.names)
+	rebuilt, err := s.run(ctx)
+	if err != nil {
+		return Rebuilt{}, fmt.Errorf("rebuild %s of %s: %w", strings.Join(s.names, ", "), l.o.Owner, dependency(err))
+	}
+	return rebuilt, nil
+}
+
+// shadow is a rebuild under way.
+type shadow struct {
+	log     *Log
+	rebuild Rebuild
+	names   []string // of the projections
+	schema  string
+	old     string // where the tables go that were replaced
+	keeper  *pgx.Conn
+	tables  []string
+
+	position int64 // up to which the shadow is built
+}
+
+func (s *shadow) run(ctx context.Context) (_ Rebuilt, err error) {
+	if len(s.rebuild.Projections) == 0 || s.log.o.Migrations == nil {
+		return Rebuilt{}, &ownFault{errors.New("there is no projection with tables")}
+	}
+	if s.keeper, err = pgx.ConnectConfig(ctx, s.log.o.Pool.Config().ConnConfig); err != nil {
+		return Rebuilt{}, err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = s.keeper.Close(ctx) // its locks go with it
+	}()
+	var alone bool
+	err = s.keeper.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", lockKey(s.log.o.Owner, "rebuild")).Scan(&alone)
+	if err == nil && !alone {
+		err = &ownFault{errors.New("another rebuild is under way")}
+	}
+	if err != nil {
+		return Rebuilt{}, err
+	}
+	if err := s.prepare(ctx); err != nil {
+		return Rebuilt{}, errors.Join(err, s.dropShadow(ctx))
+	}
+	rebuilt, err := s.build(ctx)
+	if err != nil {
+		return Rebuilt{}, errors.Join(err, s.dropShadow(ctx))
+	}
+	if err := errors.Join(s.dropOld(context.WithoutCancel(ctx)), s.dropShadow(ctx)); err != nil {
+		rebuilt.Left = err.Error()
+	}
+	return rebuilt, nil
+}
+
+// build follows the log until it is near its end, swaps, and compares.
+func (s *shadow) build(ctx context.Context) (Rebuilt, error) {
+	compare, err := s.log.o.Pool.Acquire(ctx)
+	if err != nil {
+		return Rebuilt{}, err
+	}
+	defer compare.Release()
+	if err := s.follow(ctx); err != nil {
+		return Rebuilt{}, err
+	}
+	for _, table := range s.tables {
+		if _, err := s.keeper.Exec(ctx, "ANALYZE "+qualified(s.schema, table)); err != nil {
+			return Rebuilt{}, err
+		}
+	}
+	if err := s.awaitLive(ctx, s.position, liveWithin); err != nil {
+		return Rebuilt{}, err
+	}
+	var again backoff
+	for try := 1; ; try++ {
+		if err := s.follow(ctx); err != nil {
+			return Rebuilt{}, err
+		}
+		s.tell("swap")
+		rebuilt, snapshot, err := s.swap(ctx, compare)
+		if err == nil {
+			s.tell("compare")
+			rebuilt.Tables, err = s.compare(ctx, snapshot)
+			return rebuilt, errors.Join(err, snapshot.Rollback(context.WithoutCancel(ctx)))
+		}
+		if !passing(err) || try == swapTries || s.keeper.IsClosed() || !again.wait(ctx) {
+			return Rebuilt{}, fmt.Errorf("swap: %w", err)
+		}
+		s.log.o.Log.InfoContext(ctx, "the rebuilt tables cannot take over at the moment, trying again", "error", err)
+	}
+}
+
+func (s *shadow) tell(step string) {
+	head, _ := s.log.head.now()
+	s.rebuild.Progress(RebuildProgress{Step: step, Position: s.position, Head: max(head, s.position)})
+}
+
+// errBusy says that the log has moved on by more than there is time for under its lock.
+var errBusy = errors.New("the log is busy")
+
+// passing says that the swap may succeed later: somebody had a table, or a deadlock was ended at our cost.
+func passing(err error) bool {
+	var pg *pgconn.PgError
+	return errors.Is(err, errBusy) || errors.As(err, &pg) && slices.Contains([]string{"55P03", "40P01"}, pg.Code)
+}
+
+// prepare makes the shadow schema and learns which tables are in it.
+func (s *shadow) prepare(ctx context.Context) error {
+	if err := errors.Join(s.dropShadow(ctx), s.dropOld(ctx)); err != nil {
+		return fmt.Errorf("tidy up after an earlier rebuild: %w", err)
+	}
+	if _, err := s.keeper.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{s.schema}.Sanitize()); err != nil {
+		return err
+	}
+	c := s.log.o.Pool.Config().ConnConfig
+	c.RuntimeParams["search_path"] = pgx.Identifier{s.schema}.Sanitize()
+	db := stdlib.OpenDB(*c)
+	defer db.Close()
+	if err := migrateUp(ctx, db, s.log.o.Migrations, s.schema+".owner_migrations", s.log.o.Log); err != nil {
+		return fmt.Errorf("migrate the shadow: %w", err)
+	}
+	return s.survey(ctx)
+}
+
+const (
+	// What a schema holds that is not a table, nor goes with one.
+	sqlOthers = `SELECT c.relname FROM pg_class c WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('v', 'm', 'f')
+UNION ALL SELECT p.proname FROM pg_proc p WHERE p.pronamespace = $1::regnamespace
+UNION ALL SELECT t.typname FROM pg_type t WHERE t.typnamespace = $1::regnamespace AND t.typtype IN ('e', 'd')`
+	sqlTables = `SELECT c.relname FROM pg_class c WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('r', 'p')
+  AND c.relname <> 'owner_migrations' ORDER BY 1`
+	// References between a projection's tables and others, which would go on pointing at what was replaced.
+	sqlCrossing = `SELECT c.conname FROM pg_constraint c JOIN pg_class a ON a.oid = c.conrelid JOIN pg_class b ON b.oid = c.confrelid
+WHERE c.contype = 'f' AND a.relnamespace = $1::regnamespace
+  AND (b.relnamespace <> a.relnamespace OR (a.relname = ANY ($2)) <> (b.relname = ANY ($2)))`
+)
+
+// survey holds the shadow to what can be swapped.
+func (s *shadow) survey(ctx context.Context) error {
+	schema := pgx.Identifier{s.schema}.Sanitize()
+	others, err := s.texts(ctx, sqlOthers, schema)
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		return &ownFault{fmt.Errorf("the migrations make more than tables, which cannot take the place of what is there: %s",
+			strings.Join(others, ", "))}
+	}
+	all, err := s.texts(ctx, sqlTables, schema)
+	if err != nil {
+		return err
+	}
+	if s.tables = s.rebuild.Tables; s.tables == nil {
+		s.tables = all
+	}
+	for _, table := range s.tables {
+		if !slices.Contains(all, table) {
+			return &ownFault{fmt.Errorf("the migrations make no table %s", table)}
+		}
+	}
+	crossing, err := s.texts(ctx, sqlCrossing, schema, s.tables)
+	if err == nil && len(crossing) > 0 {
+		err = &ownFault{fmt.Errorf("tables of these projections and others refer to each other: %s",
+			strings.Join(crossing, ", "))}
+	}
+	return err
+}
+
+func (s *shadow) texts(ctx context.Context, statement string, args ...any) ([]string, error) {
+	found, err := s.keeper.Query(ctx, statement, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(found, pgx.RowTo[string])
+}
+
+// follow applies the log to the shadow until nothing is left.
+func (s *shadow) follow(ctx context.Context) error {
+	for {
+		applied, err := s.applyNext(ctx)
+		if err != nil {
+			return err
+		}
+		s.tell("build")
+		if applied < batch {
+			return nil
+		}
+	}
+}
+
+// applyNext applies the next batch to the shadow. Should the server crash, the rebuild begins anew, so nothing of it is
+// waited for.
+func (s *shadow) applyNext(ctx context.Context) (applied int, err error) {
+	var last int64
+	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `SELECT set_config('search_path', $1, true), set_config('synchronous_commit', 'off', true),
+  set_config('idle_in_transaction_session_timeout', '5s', true)`, pgx.Identifier{s.schema}.Sanitize())
+		if err != nil {
+			return err
+		}
+		found, err := tx.Query(ctx, s.log.sql.read, s.position, int64(1<<62), batch, "")
+		if err != nil {
+			return err
+		}
+		events, err := s.log.scanAll(found)
+		if applied = len(events); err != nil || applied == 0 {
+			return err
+		}
+		last = events[applied-1].Position
+		for _, p := range s.rebuild.Projections {
+			if err := p.Apply(ctx, tx, eventsOf(events)); err != nil {
+				return fmt.Errorf("apply %d to %d to %s: %w", events[0].Position, last, p.Name(), err)
+			}
+		}
+		return nil
+	})
+	if err == nil && applied > 0 {
+		s.position = last
+	}
+	return applied, err
+}
+
+// awaitLive waits a while for the live rows to be as far as a position, by whatever instance follows the log.
+func (s *shadow) awaitLive(ctx context.Context, position int64, most time.Duration) error {
+	for end := time.Now().Add(most); ; {
+		at, err := s.live(ctx)
+		if err != nil || at >= position || time.Now().After(end) {
+			return err
+		}
+		if !sleep(ctx, 2*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+}
+
+// live is where the live rows are.
+func (s *shadow) live(ctx context.Context) (position int64, err error) {
+	err = s.keeper.QueryRow(ctx, s.log.in(`SELECT coalesce(min(coalesce(p.position, 0)), 0)
+FROM unnest($1::text[]) AS n (name) LEFT JOIN owner.projections p USING (name)`), s.names).Scan(&position)
+	return position, err
+}
+
+// swap holds the log's lock, so that neither the log moves nor, once they have caught up, do the rows; brings the shadow
+// to the log's end; and has its tables take over. The snapshot that it gives sees old and new rows as of that position.
+func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Rebuilt, snapshot pgx.Tx, err error) {
+	// Once it has begun it is finished; the bounds are short.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.log.times.lock+s.log.times.hold)
+	defer cancel()
+	hold := milliseconds(s.log.times.hold)
+	if _, err := s.keeper.Exec(ctx, `SELECT set_config('lock_timeout', $1, false)`, milliseconds(s.log.times.lock)); err != nil {
+		return r, nil, err
+	}
+	if _, err := s.keeper.Exec(ctx, "SELECT pg_advisory_lock($1)", lockKey(s.log.o.Owner, "append")); err != nil {
+		return r, nil, err
+	}
+	begun := time.Now()
+	ctx, cancelHold := context.WithTimeout(ctx, s.log.times.hold)
+	defer cancelHold()
+	defer func() {
+		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_, undone := s.keeper.Exec(release, `SELECT pg_advisory_unlock($1), set_config('idle_session_timeout', '0', false),
+  set_config('transaction_timeout', '0', false)`, lockKey(s.log.o.Owner, "append"))
+		if undone != nil {
+			_ = s.keeper.Close(release) // which lets the lock go
+		}
+		r.Held = time.Since(begun)
+		if err != nil && snapshot != nil {
+			_ = snapshot.Rollback(release)
+		}
+	}()
+	// Should this process freeze, or a statement take long, the server ends the session, and the lock with it. Tables are
+	// not waited for so long that somebody who waits for us is taken for a deadlock.
+	if _, err := s.keeper.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
+  set_config('transaction_timeout', $1, false), set_config('lock_timeout', '500ms', false)`, hold); err != nil {
+		return r, nil, err
+	}
+	if err := s.finish(ctx); err != nil {
+		return r, nil, err
+	}
+	if err := s.awaitLive(ctx, s.position, s.log.times.hold/4); err != nil {
+		return r, nil, err
+	}
+	live, err := s.live(ctx)
+	if err != nil {
+		return r, nil, err
+	}
+	if snapshot, err = compare.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}); err != nil {
+		return r, nil, err
+	}
+	if _, err := snapshot.Exec(ctx, "SELECT 1"); err != nil { // now it sees what it will see
+		return r, snapshot, err
+	}
+	if err := s.takeOver(ctx); err != nil {
+		return r, snapshot, err
+	}
+	for _, name := range s.names {
+		s.log.applied.of(name).reach(s.position)
+	}
+	r.Projections, r.Position = s.names, s.position
+	if live < s.position {
+		r.Behind = live
+	}
+	return r, snapshot, nil
+}
+
+// finish applies what is left of a log that does not move any more.
+func (s *shadow) finish(ctx context.Context) error {
+	var head int64
+	if err := s.keeper.QueryRow(ctx, s.log.sql.head).Scan(&head); err != nil {
+		return err
+	}
+	for done := 0; s.position < head; {
+		if done > mostUnder {
+			return errBusy
+		}
+		applied, err := s.applyNext(ctx)
+		if err != nil {
+			return err
+		}
+		done += applied
+	}
+	return nil
+}
+
+// takeOver has the shadow's tables take the place of the live ones.
+func (s *shadow) takeOver(ctx context.Context) error {
+	return pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
+		// Whoever follows the log with these projections has ended its batch, and waits until this is done.
+		if _, err := tx.Exec(ctx, s.log.in(`INSERT INTO owner.projections (name, position)
+SELECT name, 0 FROM unnest($1::text[]) AS n (name) ORDER BY 1 ON CONFLICT DO NOTHING`), s.names); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, s.log.in(`SELECT FROM owner.projections WHERE name = ANY ($1) ORDER BY name FOR UPDATE`),
+			s.names); err != nil {
+			return err
+		}
+		var same bool
+		err := tx.QueryRow(ctx, s.log.in(`SELECT (SELECT max(version_id) FROM owner.owner_migrations) = `)+
+			`(SELECT max(version_id) FROM `+qualified(s.schema, "owner_migrations")+`)`).Scan(&same)
+		if err != nil {
+			return err
+		}
+		if !same {
+			return &ownFault{errors.New("the tables were migrated by another release meanwhile; let that one rebuild them")}
+		}
+		if _, err := tx.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{s.old}.Sanitize()); err != nil {
+			return err
+		}
+		for _, table := range s.tables {
+			if err := move(ctx, tx, s.log.o.Owner, table, s.old); err != nil {
+				return err
+			}
+		}
+		for _, table := range s.tables {
+			if err := move(ctx, tx, s.schema, table, s.log.o.Owner); err != nil {
+				return err
+			}
+		}
+		_, err = tx.Exec(ctx, s.log.in(`UPDATE owner.projections SET position = $2 WHERE name = ANY ($1)`), s.names, s.position)
+		return err
+	})
+}
+
+func move(ctx context.Context, tx pgx.Tx, schema, table, to string) error {
+	_, err := tx.Exec(ctx, "ALTER TABLE "+qualified(schema, table)+" SET SCHEMA "+pgx.Identifier{to}.Sanitize())
+	return err
+}
+
+func qualified(schema, table string) string { return pgx.Identifier{schema, table}.Sanitize() }
+
+func (s *shadow) dropShadow(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	_, err := s.log.o.Pool.Exec(ctx, "DROP SCHEMA IF EXISTS "+pgx.Identifier{s.schema}.Sanitize()+" CASCADE")
+	return err
+}
+
+// dropOld drops what was replaced, unless something of somebody else's hangs on it, such as a view.
+func (s *shadow) dropOld(ctx context.Context) error {
+	found, err := s.log.o.Pool.Query(ctx, `SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')`, s.old)
+	if err != nil {
+		return err
+	}
+	tables, err := pgx.CollectRows(found, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for i, table := range tables {
+		tables[i] = qualified(s.old, table)
+	}
+	if len(tables) > 0 {
+		if _, err := s.log.o.Pool.Exec(ctx, "DROP TABLE "+strings.Join(tables, ", ")); err != nil {
+			return fmt.Errorf("the replaced tables stay in the schema %s: %w", s.old, err)
+		}
+	}
+	_, err = s.log.o.Pool.Exec(ctx, "DROP SCHEMA IF EXISTS "+pgx.Identifier{s.old}.Sanitize())
+	return err
+}
