@@ -19,8 +19,8 @@ const (
 	askFor   = 1500 * time.Millisecond
 	// The log tells of a dependency that fails a second time: at the start of a process not all are there at once.
 	tellAfter = 2
-	// Beyond this age an answer is no answer: whoever asks may hang.
-	oldest = 4 * time.Second
+	// Beyond this age an answer is no answer: what is told is at most so old, also while a check hangs.
+	oldest = 2 * time.Second
 )
 
 // keys of /health, in the order in which existing installations have them.
@@ -40,7 +40,7 @@ type Health struct {
 	up       *prometheus.GaugeVec
 
 	mu      sync.Mutex
-	answers map[string]answer
+	answers []answer // by check
 	waiting map[string]error
 	ready   bool
 }
@@ -53,10 +53,11 @@ type answer struct {
 
 // New makes the health of a process. What has no check, the process has no need of: it counts as true.
 func New(checks []Check, log *slog.Logger) *Health {
-	h := &Health{checks: checks, log: log, registry: prometheus.NewRegistry(), answers: map[string]answer{},
+	h := &Health{checks: checks, log: log, registry: prometheus.NewRegistry(), answers: make([]answer, len(checks)),
 		waiting: map[string]error{}, up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "edumatrix_up",
 			Help: "Whether a dependency does its work, as this process sees it."}, []string{"dependency"})}
-	h.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), h.up)
+	h.registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), h.up)
 	return h
 }
 
@@ -91,12 +92,12 @@ func (h *Health) Waiting(dependency string, err error) {
 // Run asks every check each second, until ctx ends.
 func (h *Health) Run(ctx context.Context) error {
 	var asking sync.WaitGroup
-	for _, c := range h.checks {
+	for i := range h.checks {
 		asking.Go(func() {
 			ticker := time.NewTicker(askEvery)
 			defer ticker.Stop()
 			for {
-				h.ask(ctx, c)
+				h.ask(ctx, i)
 				select {
 				case <-ctx.Done():
 					return
@@ -109,7 +110,8 @@ func (h *Health) Run(ctx context.Context) error {
 	return nil
 }
 
-func (h *Health) ask(ctx context.Context, c Check) {
+func (h *Health) ask(ctx context.Context, i int) {
+	c := h.checks[i]
 	asked, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
 	err := c.Check(asked)
@@ -117,12 +119,12 @@ func (h *Health) ask(ctx context.Context, c Check) {
 		return
 	}
 	h.mu.Lock()
-	before := h.answers[c.Name]
+	before := h.answers[i]
 	now := answer{err: err, at: time.Now()}
 	if err != nil {
 		now.fell = before.fell + 1
 	}
-	h.answers[c.Name] = now
+	h.answers[i] = now
 	h.mu.Unlock()
 	if err == nil {
 		h.up.WithLabelValues(c.Name).Set(1)
@@ -145,10 +147,9 @@ func (h *Health) services() (all map[string]bool, healthy bool) {
 	for _, key := range keys {
 		all[key] = h.waiting[key] == nil
 	}
-	for _, c := range h.checks {
-		a, known := h.answers[c.Name]
-		if !known || a.err != nil || time.Since(a.at) > oldest {
-			all[c.Name] = false
+	for i, a := range h.answers {
+		if a.err != nil || time.Since(a.at) > oldest {
+			all[h.checks[i].Name] = false
 		}
 	}
 	for _, ok := range all {

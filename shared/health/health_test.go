@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/edumatrix/interlinked/shared/health"
@@ -68,6 +69,77 @@ func TestHealth_ACheckThatHangsIsNoAnswer(t *testing.T) {
 	t.Parallel()
 	h := run(t, health.Check{Name: "redis", Check: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
 	eventually(t, h, 503, `{"status":"unhealthy","services":{"redis":false,"kafka":true,"postgres":true,"socketio":true}}`)
+}
+
+func TestHealth_NothingIsToldThatIsOlderThanTwoSeconds(t *testing.T) {
+	t.Parallel()
+	const without = `{"status":"unhealthy","services":{"redis":false,"kafka":true,"postgres":true,"socketio":true}}`
+	for name, hang := range map[string]func(ctx context.Context, end <-chan struct{}){
+		"a check that minds its deadline": func(ctx context.Context, _ <-chan struct{}) { <-ctx.Done() },
+		"one that does not":               func(_ context.Context, end <-chan struct{}) { <-end },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var away atomic.Bool
+				end := make(chan struct{})
+				h := run(t, health.Check{Name: "redis", Check: func(ctx context.Context) error {
+					if away.Load() {
+						hang(ctx, end)
+						return ctx.Err()
+					}
+					return nil
+				}})
+				synctest.Wait()
+				if _, body := get(t, h, "/health"); body != healthy {
+					t.Fatal(body)
+				}
+				time.Sleep(10*time.Second + 10*time.Millisecond)
+				away.Store(true) // just after it was asked
+				time.Sleep(2*time.Second + time.Millisecond)
+				if status, body := get(t, h, "/health"); status != 503 || body != without {
+					t.Errorf("%d %s", status, body)
+				}
+				away.Store(false)
+				close(end)
+				time.Sleep(2 * time.Second)
+				if _, body := get(t, h, "/health"); body != healthy {
+					t.Errorf("it is back, and told is %s", body)
+				}
+			})
+		})
+	}
+}
+
+func TestHealth_SlowButFineStaysFine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := run(t, health.Check{Name: "kafka", Check: func(context.Context) error {
+			time.Sleep(900 * time.Millisecond)
+			return nil
+		}})
+		time.Sleep(time.Second)
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			if _, body := get(t, h, "/health"); body != healthy {
+				t.Fatal(body)
+			}
+		}
+	})
+}
+
+func TestHealth_TwoChecksOfOneStoreBothHaveToHold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := run(t, health.Check{Name: "kafka", Check: func(context.Context) error { return errors.New("away") }},
+			health.Check{Name: "kafka", Check: func(context.Context) error { return nil }})
+		for range 50 {
+			time.Sleep(100 * time.Millisecond)
+			if status, body := get(t, h, "/health"); status != 503 {
+				t.Fatal(body)
+			}
+		}
+	})
 }
 
 func TestHealth_WorkThatWaitsIsNotHealthy(t *testing.T) {
