@@ -60,9 +60,9 @@ type Verifier struct {
 	key    func(context.Context) jwt.Keyfunc
 }
 
-// NewVerifier checks tokens against a secret, or, where that is empty, against the keys at a JWKS URL, which are fetched
-// in the background until ctx ends: every hour, and when a token names an unknown one, at most every 10 s. Keys that
-// cannot be had yet are no error here: tokens are refused until they are there.
+// NewVerifier checks tokens against a secret, or, where that is empty, against the keys at a JWKS URL, which are
+// fetched in the background until ctx ends: every hour, and when a token names an unknown one, at most every 10 s. Keys
+// that cannot be had yet are no error here: tokens are refused until they are there.
 func NewVerifier(ctx context.Context, secret, jwksURL string) (*Verifier, error) {
 	switch {
 	case secret != "":
@@ -92,7 +92,8 @@ func parser(methods ...string) *jwt.Parser {
 // Verify says who a token names. Its error is a refusal that says what is wrong with the token, and nothing of it.
 func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 	if token == "" {
-		return User{}, refusal.New(refusal.Unauthorized, "a token is missing: Authorization: Bearer <token>, or a first frame of type auth")
+		return User{}, refusal.New(refusal.Unauthorized,
+			"a token is missing: Authorization: Bearer <token>, or a first frame of type auth")
 	}
 	if len(token) > longestToken {
 		return User{}, refusal.New(refusal.Unauthorized, "the token is longer than %d bytes", longestToken)
@@ -108,7 +109,8 @@ func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 		return User{}, refusal.New(refusal.Unauthorized, "a claim of the token is too long: name, picture or role")
 	}
 	if strings.ContainsRune(c.Name+c.Picture+c.Role, 0) {
-		return User{}, refusal.New(refusal.Unauthorized, "a claim of the token holds the character U+0000, which cannot be stored")
+		return User{}, refusal.New(refusal.Unauthorized,
+			"a claim of the token holds the character U+0000, which cannot be stored")
 	}
 	return User{ID: c.Subject, Name: c.Name, Picture: c.Picture, Role: c.Role, Expires: c.ExpiresAt.Time}, nil
 }

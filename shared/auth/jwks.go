@@ -32,8 +32,8 @@ const (
 
 var errNoKeys = errors.New("no keys have been fetched yet")
 
-// keySet is the keys at a JWKS URL. One goroutine fetches them: until they are there, then by the hour, and at once when
-// a token names a key that is not among them, because it may be new.
+// keySet is the keys at a JWKS URL. One goroutine fetches them: until they are there, then by the hour, and at once
+// when a token names a key that is not among them, because it may be new.
 type keySet struct {
 	url    string
 	pace   pace
