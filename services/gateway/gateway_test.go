@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
@@ -243,13 +244,12 @@ type inbox struct {
 	outcomes []client.Outcome
 }
 
-func connect(t *testing.T, address, user string) *inbox {
+func connect(t *testing.T, address, user string, change ...func(*client.Options)) *inbox {
 	t.Helper()
 	in := &inbox{}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	var err error
-	in.Client, err = client.Dial(ctx, client.Options{URL: "ws://" + address + "/ws", Token: token(t, user, ""),
+	o := client.Options{URL: "ws://" + address + "/ws", Token: token(t, user, ""),
 		OnEvent: func(e client.Event) {
 			var data struct {
 				Body string
@@ -266,10 +266,36 @@ func connect(t *testing.T, address, user string) *inbox {
 			defer in.mu.Unlock()
 			in.events = append(in.events, what)
 		},
-		OnOutcome: func(o client.Outcome) { in.mu.Lock(); defer in.mu.Unlock(); in.outcomes = append(in.outcomes, o) }})
+		OnOutcome: func(o client.Outcome) { in.mu.Lock(); defer in.mu.Unlock(); in.outcomes = append(in.outcomes, o) }}
+	for _, f := range change {
+		f(&o)
+	}
+	var err error
+	in.Client, err = client.Dial(ctx, o)
 	require.NoError(t, err)
 	t.Cleanup(in.Close)
 	return in
+}
+
+// raw is a socket that says it resumes: it sends a frame, unless that is empty, and gives the next that comes.
+func raw(t *testing.T, address, user string) func(frame string) string {
+	t.Helper()
+	socket, r, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+address+"/ws?resume=true",
+		http.Header{"Authorization": {"Bearer " + token(t, user, "")}})
+	require.NoError(t, err)
+	_ = r.Body.Close()
+	t.Cleanup(func() { _ = socket.Close() })
+	return func(frame string) string {
+		if frame != "" {
+			require.NoError(t, socket.WriteMessage(websocket.TextMessage, []byte(frame)))
+		}
+		require.NoError(t, socket.SetReadDeadline(time.Now().Add(10*time.Second)))
+		_, text, err := socket.ReadMessage()
+		if err != nil {
+			return err.Error()
+		}
+		return string(text)
+	}
 }
 
 func (in *inbox) seen() []string {

@@ -80,7 +80,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	watch = newWatch(env, quiet, func() error { return fan.Reading() })
 	metrics := watch.health.Registry()
 	connections := hub.New(hub.Options{Catalog: env.Catalog, Limits: set.limits, PerUser: set.perUser,
-		Complete: func(owner string) int64 { return fan.Complete(owner) },
+		Complete:  func(owner string) int64 { return fan.Complete(owner) },
 		MarkEvery: set.mark, Recent: set.recent, Metrics: hub.NewMetrics(metrics)})
 	commands := intake.New(intake.Options{Catalog: env.Catalog, Publisher: publisher, Patience: set.patience,
 		Ready: func(owner string) bool { return fan.Ready(owner) }, Log: log,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,14 +26,18 @@ type world struct {
 	rooms   *rooms.Rooms
 	owners  map[string]*fake.Owner
 	known   chan struct{}
+	metrics *rooms.Metrics
+
+	complete atomic.Int64 // position up to which all of the chat's log was delivered
 }
 
-func begin(t *testing.T, lease time.Duration) *world {
+func begin(t *testing.T, lease time.Duration, missed ...hub.Bounds) *world {
 	t.Helper()
 	c, err := catalog.Load()
 	require.NoError(t, err)
-	w := &world{catalog: c, owners: map[string]*fake.Owner{}, known: make(chan struct{})}
-	w.hub = hub.New(hub.Options{Catalog: c})
+	w := &world{catalog: c, owners: map[string]*fake.Owner{}, known: make(chan struct{}),
+		metrics: rooms.NewMetrics(nil)}
+	w.hub = hub.New(hub.Options{Catalog: c, PerUser: 1000})
 	clients := map[string]meshv1connect.OwnerServiceClient{}
 	for _, name := range c.Owners() {
 		w.owners[name] = fake.NewOwner(c, name)
@@ -40,7 +45,13 @@ func begin(t *testing.T, lease time.Duration) *world {
 		t.Cleanup(server.Close)
 		clients[name] = meshv1connect.NewOwnerServiceClient(server.Client(), server.URL)
 	}
-	w.rooms = rooms.New(rooms.Options{Catalog: c, Hub: w.hub, Owners: clients, Lease: lease,
+	w.rooms = rooms.New(rooms.Options{Catalog: c, Hub: w.hub, Owners: clients, Lease: lease, Metrics: w.metrics,
+		Missed: append(missed, hub.Bounds{})[0], Complete: func(owner string) int64 {
+			if owner == "chat" {
+				return w.complete.Load()
+			}
+			return 0
+		},
 		Known: func(string) <-chan struct{} { return w.known }, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

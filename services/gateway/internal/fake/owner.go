@@ -164,6 +164,13 @@ func (o *Owner) Asked() int {
 	return o.asked
 }
 
+// Log is all that was appended.
+func (o *Owner) Log() []envelope.Event {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.log)
+}
+
 // Resumed counts the calls of Resume.
 func (o *Owner) Resumed() int {
 	o.mu.Lock()

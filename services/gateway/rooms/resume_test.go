@@ -1,0 +1,163 @@
+package rooms_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+)
+
+// back connects a user who has everything of the chat's log up to a position, and the whole of the others.
+func (w *world) back(t *testing.T, user string, after int64) *hub.Conn {
+	t.Helper()
+	c, err := w.hub.Add(user)
+	require.NoError(t, err)
+	c.Greet(func(tooFar []string) []byte { return fmt.Appendf(nil, `{"re":"r","too_far":"%v"}`, tooFar) })
+	mark := hub.Mark{}
+	for _, owner := range w.catalog.Logs() {
+		mark[owner] = 0
+	}
+	mark["chat"] = after
+	w.rooms.Resume(c, mark)
+	return c
+}
+
+// told takes frames until the client is told where it stands, which is last.
+func told(t *testing.T, c *hub.Conn) (all []string, tooFar string) {
+	t.Helper()
+	for {
+		f := await(t, c)
+		if f["re"] != nil {
+			return all, f["too_far"].(string)
+		}
+		body, _ := f["data"].(map[string]any)["body"].(string)
+		all = append(all, f["event"].(string)[len("chat."):]+" "+body)
+	}
+}
+
+func (w *world) chatted(t *testing.T) {
+	t.Helper()
+	chat := w.owners["chat"]
+	chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
+	w.said("2")
+	chat.Append("bob", "chat.member_left", `{"conversation_id":"g","user_id":"bob"}`)
+	w.said("4")
+	chat.Append("alice", "chat.member_added", `{"conversation_id":"g","user_id":"bob"}`)
+	w.said("6")
+}
+
+func (w *world) said(body string) {
+	w.owners["chat"].Append("alice", "chat.message_sent",
+		fmt.Sprintf(`{"conversation_id":"g","message_id":%q,"body":%q}`, body, body))
+}
+
+var sixthAndBefore = []string{"message_sent 2", "member_left ", "member_added ", "message_sent 6"}
+
+func TestResume_FillsTheGapFromTheLogWhereNothingIsKept(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	w.chatted(t)
+	w.hub.View("chat").Begin(6) // this gateway began after all that
+	close(w.known)
+	c := w.back(t, "bob", 1)
+	all, tooFar := told(t, c)
+	require.Equal(t, sixthAndBefore, all)
+	require.Equal(t, "[]", tooFar)
+	require.Equal(t, true, await(t, c)["ready"])
+	require.EqualValues(t, 1, testutil.ToFloat64(w.metrics.Resumed.WithLabelValues("chat", "log")))
+
+	all, _ = told(t, w.back(t, "bob", 6))
+	require.Empty(t, all)
+	all, _ = told(t, w.back(t, "eve", 0))
+	require.Empty(t, all, "a mark grants nothing")
+	_, tooFar = told(t, w.back(t, "bob", 100))
+	require.Equal(t, "[conversation:g user:bob]", tooFar, "the log has lost what the client has")
+}
+
+func TestResume_FillsTheGapFromTheRecentEvents(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	w.chatted(t)
+	for _, e := range w.owners["chat"].Log()[:5] {
+		w.deliver(e) // the sixth is on its way
+	}
+	w.complete.Store(4)
+	close(w.known)
+	all, _ := told(t, w.back(t, "bob", 1))
+	require.Equal(t, sixthAndBefore, all)
+	require.EqualValues(t, 1, testutil.ToFloat64(w.metrics.Resumed.WithLabelValues("chat", "recent")))
+}
+
+func TestResume_OfALogThatTheMarkDoesNotKnowEverythingIsTooFar(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	w.chatted(t)
+	close(w.known)
+	c, err := w.hub.Add("bob")
+	require.NoError(t, err)
+	c.Greet(func(tooFar []string) []byte { return fmt.Appendf(nil, `{"re":"r","too_far":"%v"}`, tooFar) })
+	w.rooms.Resume(c, hub.Mark{"feed": 0, "notification": 0})
+	all, tooFar := told(t, c)
+	require.Empty(t, all)
+	require.Equal(t, "[conversation:g user:bob]", tooFar)
+}
+
+func TestResume_ARoomWithMoreThanTheBoundIsTooFarAlone(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0, hub.Bounds{Events: 20})
+	w.chatted(t)
+	for n := range 20 {
+		w.said(fmt.Sprint(n))
+	}
+	w.owners["chat"].Append("alice", "chat.conversation_started", `{"conversation_id":"h","user_ids":["bob"]}`)
+	w.hub.View("chat").Begin(3)
+	close(w.known)
+	all, tooFar := told(t, w.back(t, "bob", 1))
+	require.Equal(t, []string{"conversation_started "}, all)
+	require.Equal(t, "[conversation:g]", tooFar)
+	for _, e := range w.owners["chat"].Log() {
+		w.deliver(e)
+	}
+	w.complete.Store(27)
+	all, tooFar = told(t, w.back(t, "bob", 5))
+	require.Equal(t, []string{"conversation_started "}, all)
+	require.Equal(t, "[conversation:g]", tooFar, "also of the recent ones")
+	all, tooFar = told(t, w.back(t, "bob", 6))
+	require.Len(t, all, 21)
+	require.Equal(t, "[]", tooFar)
+}
+
+func TestResume_AStormIsAFewCalls(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	w.chatted(t)
+	w.hub.View("chat").Begin(6)
+	var all []*hub.Conn
+	for n := range 600 {
+		all = append(all, w.back(t, []string{"bob", "alice", fmt.Sprint("u", n)}[n%3], 1))
+	}
+	close(w.known)
+	for n, c := range all {
+		events, _ := told(t, c)
+		require.Len(t, events, []int{4, 5, 0}[n%3])
+	}
+	require.LessOrEqual(t, w.owners["chat"].Resumed(), 4)
+	require.Zero(t, w.owners["chat"].Asked())
+}
+
+func TestResume_WaitsForAnOwnerThatIsAway(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	w.chatted(t)
+	close(w.known)
+	w.owners["chat"].SetAway(true)
+	c := w.back(t, "bob", 1)
+	require.Eventually(t, func() bool { return w.owners["chat"].Refused() > 1 }, 5*time.Second, time.Millisecond)
+	w.owners["chat"].SetAway(false)
+	all, _ := told(t, c)
+	require.Equal(t, sixthAndBefore, all)
+}
