@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"time"
 
 	"connectrpc.com/connect"
@@ -27,9 +28,10 @@ type Reaction func(e envelope.Event, event proto.Message) []eventlog.Append
 
 // reactor applies another owner's events to this service's log: of each stream each version once, in order. How far a
 // stream was read is saved with what followed from it; what is newer than the next version waits until the missing ones
-// were fetched from their owner.
+// were fetched from their owner. What fails by itself is parked, and what follows in its stream with it (park.go).
 type reactor struct {
 	from    string // the owner whose events these are
+	topic   string // on which they come
 	react   Reaction
 	log     *eventlog.Log
 	catalog *catalog.Catalog
@@ -79,30 +81,29 @@ func (r *reactor) handle(m *message.Message) error {
 
 // run applies what waited for one stream in one commit, and one by one if that cannot be.
 func (r *reactor) run(stream string, run []*told) {
-	err := r.patiently(stream, run)
-	if err == nil || len(run) == 1 {
-		for _, t := range run {
+	err := r.patiently(stream, func() error {
+		have, err := r.position(stream)
+		if err != nil {
+			return err
+		}
+		return r.apply(stream, run, have)
+	})
+	for _, t := range run {
+		if err != nil && r.ctx.Err() == nil {
+			t.answer <- r.carefully(stream, t)
+		} else {
 			t.answer <- err
 		}
-		return
-	}
-	for _, t := range run {
-		t.answer <- r.patiently(stream, []*told{t})
 	}
 }
 
-// patiently waits for as long as Postgres or the owner is away.
-func (r *reactor) patiently(stream string, run []*told) error {
+// patiently tries for as long as Postgres or the owner is away, or another instance is faster.
+func (r *reactor) patiently(stream string, try func() error) error {
 	for wait, away := firstPause, ""; ; {
-		err := r.apply(stream, run)
+		err := try()
 		var stale *eventlog.StaleReadingError
 		var elsewhere *awayError
 		switch {
-		case err == nil:
-			if away != "" {
-				r.waiting(away, nil)
-			}
-			return nil
 		case errors.As(err, &stale):
 			r.read.Add(stream, stale.Have)
 			continue // another instance applied some of them meanwhile
@@ -117,26 +118,35 @@ func (r *reactor) patiently(stream string, run []*told) error {
 			}
 			wait = min(2*wait, longestWait)
 		default:
+			if away != "" {
+				r.waiting(away, nil)
+			}
 			return err
 		}
 	}
 }
 
-func (r *reactor) apply(stream string, run []*told) error {
-	have, known := r.read.Get(stream)
-	if !known {
-		var err error
-		if have, err = r.log.ReadingOf(r.ctx, r.from, stream); err != nil {
-			return err
-		}
+// position is how far a stream was read. A stream with something parked has to be looked at with care.
+func (r *reactor) position(stream string) (int64, error) {
+	if have, known := r.read.Get(stream); known {
+		return have, nil
 	}
+	have, parked, err := r.log.Parking(r.ctx, r.from, stream)
+	if err == nil && parked > 0 {
+		err = errParked
+	}
+	return have, err
+}
+
+// apply takes a run of events, and what is missing before and between them, in one commit.
+func (r *reactor) apply(stream string, run []*told, have int64) error {
 	write := eventlog.Write{Reading: &eventlog.Reading{Source: r.from, Stream: stream, Version: have, Previous: have}}
 	take := func(e envelope.Event, parent context.Context) error {
-		m, err := r.catalog.Decode(e.Type, e.Body)
+		appends, err := r.follows(e)
 		if err != nil {
-			return bus.Permanent(err)
+			return &faultError{fmt.Errorf("%s at version %d: %w", stream, e.Version, err)}
 		}
-		for _, a := range r.react(e, m) {
+		for _, a := range appends {
 			a.Expected, a.Cause, a.Correlation = eventlog.AnyVersion, e.ID, e.Correlation
 			if a.TraceParent = telemetry.TraceParent(parent); a.TraceParent == "" {
 				a.TraceParent = e.TraceParent
@@ -156,7 +166,7 @@ func (r *reactor) apply(stream string, run []*told) error {
 			}
 		}
 		if err := take(t.event, t.trace); err != nil {
-			return fmt.Errorf("%s at version %d: %w", stream, t.event.Version, err)
+			return err
 		}
 	}
 	if write.Reading.Version == have {
@@ -171,6 +181,21 @@ func (r *reactor) apply(stream string, run []*told) error {
 	}
 	r.read.Add(stream, write.Reading.Version)
 	return nil
+}
+
+// follows asks the reaction; its panic costs the event, not the service.
+func (r *reactor) follows(e envelope.Event) (appends []eventlog.Append, err error) {
+	m, err := r.catalog.Decode(e.Type, e.Body)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			r.logger.Error("a reaction panicked", "event", e.ID, "type", e.Type, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return r.react(e, m), nil
 }
 
 // pause waits for a time, or until ctx ends.
@@ -195,13 +220,13 @@ func (r *reactor) missing(stream string, after, before int64, take func(envelope
 		for _, record := range page.Msg.GetRecords() {
 			e, err := envelope.ReadRecord(record)
 			if err != nil {
-				return bus.Permanent(err)
+				return &faultError{err}
 			}
 			if e.Version <= after || e.Version >= before {
 				continue
 			}
 			if e.Version != after+1 {
-				return bus.Permanent(fmt.Errorf("%s of %s has no version %d", stream, r.from, after+1))
+				return r.lacks(stream, after+1)
 			}
 			if err := take(e, context.Background()); err != nil {
 				return err
@@ -212,10 +237,21 @@ func (r *reactor) missing(stream string, after, before int64, take func(envelope
 			return nil
 		}
 		if position = page.Msg.GetComplete(); position >= page.Msg.GetHead() {
-			return bus.Permanent(fmt.Errorf("%s of %s has no version %d", stream, r.from, after+1))
+			return r.lacks(stream, after+1)
 		}
 	}
 }
+
+func (r *reactor) lacks(stream string, version int64) error {
+	return &faultError{fmt.Errorf("the log of %s has no version %d of %s", r.from, version, stream)}
+}
+
+// faultError says that no retry helps: the event, or what is missing before it, is not as it has to be.
+type faultError struct{ err error }
+
+func (e *faultError) Error() string { return e.err.Error() }
+
+func (e *faultError) Unwrap() error { return e.err }
 
 // awayError says that another service does not answer.
 type awayError struct {

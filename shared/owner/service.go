@@ -102,7 +102,13 @@ func (s *Service) Run(ctx context.Context) error {
 	defer stopWork()
 	s.Serve(meshv1connect.NewOwnerServiceHandler(&server{s.Log, s.look}, s.Connect()))
 
-	router, waits, err := s.router(work)
+	reactors, err := s.reactors(ctx, work)
+	if err != nil {
+		return err
+	}
+	s.Serve(unhurried(meshv1connect.NewOperatorServiceHandler(&operator{name: s.name, log: s.Log,
+		projections: s.projections, reactors: reactors, work: work}, s.Connect())))
+	router, waits, err := s.router(work, reactors)
 	if err != nil {
 		return err
 	}
@@ -149,8 +155,29 @@ func (s *Service) Run(ctx context.Context) error {
 	return errors.Join(running.Wait(), err, s.publisher.Close())
 }
 
+// reactors are what the service consumes of other owners; then it has a topic for replays as well.
+func (s *Service) reactors(ctx, work context.Context) (all []*reactor, err error) {
+	if len(s.reactions) == 0 {
+		return nil, nil
+	}
+	if _, err := s.env.Stores.Kafka.EnsureTopics(ctx, []catalog.Topic{ReplayTopic(s.name)}); err != nil {
+		return nil, err
+	}
+	client := rpc.NewClient(rpc.Credential(s.env.Config.ServiceSecret), s.env.Telemetry.Tracer())
+	for _, r := range s.reactions {
+		reactor, err := newReactor(work, reactor{from: r.from, topic: r.topic, react: r.react, log: s.Log,
+			catalog: s.env.Catalog, owner: meshv1connect.NewOwnerServiceClient(client, s.env.Config.Peers[r.from]),
+			logger: s.env.Log, waiting: s.health.Waiting})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, reactor)
+	}
+	return all, nil
+}
+
 // router is all that the service consumes.
-func (s *Service) router(work context.Context) (*message.Router, []func(), error) {
+func (s *Service) router(work context.Context, reactors []*reactor) (*message.Router, []func(), error) {
 	d, err := newDecider(work, decider{log: s.Log, catalog: s.env.Catalog, aggregates: s.aggregates,
 		tracer: s.env.Telemetry.Tracer(), logger: s.env.Log, waiting: s.health.Waiting, now: time.Now})
 	if err != nil {
@@ -170,7 +197,7 @@ func (s *Service) router(work context.Context) (*message.Router, []func(), error
 		if err != nil {
 			return err
 		}
-		router.AddNoPublisherHandler(s.name+" "+topic, topic, subscriber, handle)
+		router.AddConsumerHandler(s.name+" "+topic, topic, subscriber, handle)
 		return nil
 	}
 	if len(s.aggregates) > 0 {
@@ -178,16 +205,14 @@ func (s *Service) router(work context.Context) (*message.Router, []func(), error
 			return nil, nil, err
 		}
 	}
-	client := rpc.NewClient(rpc.Credential(s.env.Config.ServiceSecret), s.env.Telemetry.Tracer())
-	for _, r := range s.reactions {
-		reactor, err := newReactor(work, reactor{from: r.from, react: r.react, log: s.Log, catalog: s.env.Catalog,
-			owner:  meshv1connect.NewOwnerServiceClient(client, s.env.Config.Peers[r.from]),
-			logger: s.env.Log, waiting: s.health.Waiting})
-		if err != nil {
+	for _, r := range reactors {
+		waits = append(waits, r.boxes.wait)
+		if err := consume(r.topic, r.handle); err != nil {
 			return nil, nil, err
 		}
-		waits = append(waits, reactor.boxes.wait)
-		if err := consume(r.topic, reactor.handle); err != nil {
+	}
+	if len(reactors) > 0 {
+		if err := consume(ReplayTopic(s.name).Name, (&replays{s.env.Catalog, reactors}).handle); err != nil {
 			return nil, nil, err
 		}
 	}

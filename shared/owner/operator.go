@@ -1,0 +1,174 @@
+package owner
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// operator is what whoever runs the mesh asks of a service. It stands on the inner listener alone.
+type operator struct {
+	name        string
+	log         *eventlog.Log
+	projections []eventlog.Projection
+	reactors    []*reactor
+	work        context.Context // ends when the service does
+}
+
+// unhurried lets calls take longer than a request may take to come in: net/http ends a call's context at that time.
+func unhurried(path string, h http.Handler) (string, http.Handler) {
+	return path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // without it, long calls end early
+		h.ServeHTTP(w, r)
+	})
+}
+
+// Describe says what the service projects and consumes.
+func (o *operator) Describe(context.Context, *connect.Request[meshv1.DescribeRequest]) (*connect.Response[meshv1.DescribeResponse], error) {
+	answer := &meshv1.DescribeResponse{}
+	for _, p := range o.projections {
+		answer.Projections = append(answer.Projections, p.Name())
+	}
+	slices.Sort(answer.Projections)
+	for _, r := range o.reactors {
+		answer.Consumes = append(answer.Consumes, &meshv1.Consumed{Owner: r.from, Topic: r.topic})
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// Rebuild makes one projection anew, or all.
+func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.RebuildRequest],
+	out *connect.ServerStream[meshv1.RebuildResponse]) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(o.work, cancel)()
+	rebuild, err := o.rebuild(r.Msg.GetProjection())
+	if err != nil {
+		return rpc.Error(err)
+	}
+	rebuild.Progress = func(p eventlog.RebuildProgress) {
+		// Where nobody hears it any more, ctx ends.
+		_ = out.Send(&meshv1.RebuildResponse{Step: p.Step, Position: p.Position, Head: p.Head})
+	}
+	rebuilt, err := o.log.Rebuild(ctx, rebuild)
+	if err != nil {
+		return connect.NewError(connect.CodeInternal, err) // an operator is told what it is
+	}
+	return out.Send(&meshv1.RebuildResponse{Step: "done", Position: rebuilt.Position, Head: rebuilt.Position,
+		Rebuilt: rebuiltMessage(rebuilt)})
+}
+
+// rebuild says what to make anew. One of several projections has to say which tables are its own.
+func (o *operator) rebuild(name string) (eventlog.Rebuild, error) {
+	var names []string
+	for _, p := range o.projections {
+		names = append(names, p.Name())
+	}
+	switch i := slices.Index(names, name); {
+	case len(names) == 0:
+		return eventlog.Rebuild{}, refusal.New(refusal.NotFound, "%s projects nothing: there is nothing to rebuild", o.name)
+	case name == "" || len(names) == 1 && i == 0:
+		return eventlog.Rebuild{Projections: o.projections}, nil
+	case i < 0:
+		return eventlog.Rebuild{}, refusal.New(refusal.NotFound, "%s has no projection %q; it has %s", o.name, name,
+			strings.Join(names, ", "))
+	default:
+		own, ok := o.projections[i].(interface{ Tables() []string })
+		if !ok {
+			return eventlog.Rebuild{}, refusal.New(refusal.NotFound,
+				"projection %s does not say which tables are its own: rebuild all of %s", name, o.name)
+		}
+		return eventlog.Rebuild{Projections: o.projections[i : i+1], Tables: own.Tables()}, nil
+	}
+}
+
+func rebuiltMessage(r eventlog.Rebuilt) *meshv1.Rebuilt {
+	m := &meshv1.Rebuilt{Projections: r.Projections, Position: r.Position, Behind: r.Behind,
+		HeldMicroseconds: r.Held.Microseconds(), Left: r.Left}
+	for _, t := range r.Tables {
+		d := &meshv1.TableDifference{Table: t.Table, OldRows: t.OldRows, NewRows: t.NewRows, Differ: t.Differ}
+		for _, row := range t.Rows {
+			d.Rows = append(d.Rows, &meshv1.RowDifference{Old: row.Old, New: row.New})
+		}
+		m.Tables = append(m.Tables, d)
+	}
+	return m
+}
+
+// ListParked lists events that could not be taken, and what waits behind them.
+func (o *operator) ListParked(ctx context.Context, _ *connect.Request[meshv1.ListParkedRequest]) (*connect.Response[meshv1.ListParkedResponse], error) {
+	all, err := o.log.ListParked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	answer := &meshv1.ListParkedResponse{}
+	for _, p := range all {
+		answer.Parked = append(answer.Parked, &meshv1.Parked{Source: p.Source, Stream: p.Stream, Version: p.Version,
+			Record: p.Record, Error: p.Error, At: timestamppb.New(p.At)})
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// ResolveParked applies the first parked event of a stream, or leaves it out, and those behind it.
+func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.ResolveParkedRequest]) (*connect.Response[meshv1.ResolveParkedResponse], error) {
+	reactor, err := o.reactor(ctx, r.Msg.GetSource(), r.Msg.GetStream(), r.Msg.GetVersion())
+	if err != nil {
+		return nil, err
+	}
+	done, err := reactor.resolve(ctx, r.Msg.GetStream(), r.Msg.GetVersion(), r.Msg.GetDrop())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&meshv1.ResolveParkedResponse{Applied: done.applied, Left: done.left, Error: done.problem}), nil
+}
+
+// reactor finds the one that parked an event.
+func (o *operator) reactor(ctx context.Context, source, stream string, version int64) (*reactor, error) {
+	found, err := o.log.ParkedOf(ctx, source, stream, version, version)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, refusal.New(refusal.NotFound, "version %d of %s of %s is not parked at %s", version, stream, source, o.name)
+	}
+	for _, r := range o.reactors {
+		if r.from == source && r.topic == found[0].Record.GetTopic() {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("%s does not react to %s of %s any more", o.name, found[0].Record.GetTopic(), source)
+}
+
+// ListDropped lists dead letters that were dealt with.
+func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.ListDroppedRequest]) (*connect.Response[meshv1.ListDroppedResponse], error) {
+	all, err := o.log.DroppedLetters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	answer := &meshv1.ListDroppedResponse{}
+	for _, l := range all {
+		answer.Letters = append(answer.Letters, &meshv1.Letter{Partition: l.Partition, Offset: l.Offset, Id: l.ID})
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// DropLetter has a dead letter not shown any more.
+func (o *operator) DropLetter(ctx context.Context, r *connect.Request[meshv1.DropLetterRequest]) (*connect.Response[meshv1.DropLetterResponse], error) {
+	l := r.Msg.GetLetter()
+	err := o.log.DropLetter(ctx, eventlog.Letter{Partition: l.GetPartition(), Offset: l.GetOffset(), ID: l.GetId()})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&meshv1.DropLetterResponse{}), nil
+}
