@@ -13,7 +13,7 @@ TEST_PACKAGES ?= 2
 EDUMATRIX := bin/edumatrix
 TESTSERVERS := bin/testservers
 
-.PHONY: help run test test-fast bench build lint generate env verify-connections $(EDUMATRIX) $(TESTSERVERS)
+.PHONY: help run test test-fast bench faults build lint generate env verify-connections $(EDUMATRIX) $(TESTSERVERS)
 
 help: ## Print what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 24
@@ -38,6 +38,12 @@ test-fast: ## Run the tests that need no server
 bench: $(TESTSERVERS) ## Measure latency and throughput, on embedded and on real stores
 	@$(TESTSERVERS) -install
 	go test -tags integration -run '^$$' -bench Mesh -benchtime 1x -timeout 30m ./services/edumatrix/e2e
+
+SEEDS ?= 10
+faults: $(TESTSERVERS) ## Try to break what is promised: SEEDS=n random runs, or SEED=x again, or EACH=1: every fault alone
+	@$(TESTSERVERS) -install
+	FAULTS_SEEDS=$(SEEDS) FAULTS_SEED=$(SEED) FAULTS_EACH=$(EACH) FAULTS_LIST=$(CURDIR)/docs/faults.tsv \
+	  go test -v -count=1 -timeout 24h -tags integration -run '^TestFaults_' ./services/edumatrix/faults
 
 build: ## Build and vet every module, in the workspace and on its own
 	go build work

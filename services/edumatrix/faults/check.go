@@ -1,0 +1,349 @@
+package faults
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Violation is a promise that was broken. The numbers are those of docs/guarantees.md.
+type Violation struct {
+	Promise string
+	What    string
+}
+
+func (v Violation) String() string { return v.Promise + ": " + v.What }
+
+// The promises that Check looks at.
+const (
+	kept       = "1 acknowledged is kept"
+	oneOutcome = "2 one effect, one outcome"
+	dense      = "3 streams are dense and in order"
+	topicsHave = "3 topics carry every event"
+	clientsSee = "4 clients see each event once, in order"
+	rebuild    = "5 projections equal a rebuild"
+	access     = "6 nobody sees what they are no member of"
+	deadAlone  = "8 only what fails by itself is a dead letter"
+	survives   = "9 what goes away and comes back is survived"
+)
+
+// most violations of one promise that are told one by one.
+const most = 12
+
+// judge gathers violations.
+type judge struct {
+	h     *History
+	s     *Stored
+	found []Violation
+	count map[string]int
+}
+
+// Poison is a payload that was put where nobody can read it.
+type Poison struct {
+	Payload string
+	Dead    bool // it has to be a dead letter; else it may be one
+}
+
+// Check judges a history against what the stores hold. What was poisoned, and that alone, is to be a dead letter.
+func Check(h *History, s *Stored, poisoned []Poison) []Violation {
+	j := &judge{h: h, s: s, count: map[string]int{}}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range s.Logs {
+		j.log(&s.Logs[i])
+	}
+	j.commands()
+	j.order()
+	j.topics()
+	j.sessions()
+	j.notifications()
+	for _, d := range s.Differences {
+		j.broken(rebuild, "%s", d)
+	}
+	j.dead(poisoned)
+	for _, promise := range slices.Sorted(maps.Keys(j.count)) {
+		if n := j.count[promise]; n > most {
+			j.found = append(j.found, Violation{promise, fmt.Sprintf("and %d more", n-most)})
+		}
+	}
+	return j.found
+}
+
+func (j *judge) broken(promise, format string, args ...any) {
+	if j.count[promise]++; j.count[promise] <= most {
+		j.found = append(j.found, Violation{promise, fmt.Sprintf(format, args...)})
+	}
+}
+
+// log holds one log to itself: versions dense, positions and times ascending, memberships those that its events make.
+func (j *judge) log(l *Log) {
+	versions, ids := map[string]int64{}, map[string]bool{}
+	var position int64
+	for _, e := range l.Events {
+		if e.Position <= position {
+			j.broken(dense, "%s: position %d comes after %d", l.Owner, e.Position, position)
+		}
+		position = e.Position
+		if e.Version != versions[e.Stream]+1 {
+			j.broken(dense, "%s: %s has version %d after %d", l.Owner, e.Stream, e.Version, versions[e.Stream])
+		}
+		versions[e.Stream] = e.Version
+		if ids[e.ID] {
+			j.broken(oneOutcome, "%s: two events have the id %s", l.Owner, e.ID)
+		}
+		ids[e.ID] = true
+	}
+	if l.Relayed < position {
+		j.broken(survives, "%s: the relay stands at %d, the log at %d", l.Owner, l.Relayed, position)
+	}
+	folded := l.stretches()
+	kept := map[string]map[string][]stretch{}
+	for _, m := range l.Memberships {
+		if kept[m.Room] == nil {
+			kept[m.Room] = map[string][]stretch{}
+		}
+		to := m.Closed
+		if to == 0 {
+			to = always
+		}
+		kept[m.Room][m.Member] = append(kept[m.Room][m.Member], stretch{m.Opened, to})
+	}
+	for room, members := range folded {
+		for user, want := range members {
+			if got := kept[room][user]; !slices.Equal(got, want) {
+				j.broken(access, "%s: memberships of %s in %s are %v, its events make them %v", l.Owner, user, room, got, want)
+			}
+			delete(kept[room], user)
+		}
+	}
+	for room, members := range kept {
+		for user := range members {
+			j.broken(access, "%s: %s is in %s by no event", l.Owner, user, room)
+		}
+	}
+}
+
+type commandKey struct{ actor, id string }
+
+// commands holds what clients were told to outcomes and events.
+func (j *judge) commands() {
+	events, outcomes := map[string]map[commandKey][]Event{}, map[string]map[commandKey]Outcome{}
+	for _, l := range j.s.Logs {
+		events[l.Owner], outcomes[l.Owner] = map[commandKey][]Event{}, map[commandKey]Outcome{}
+		for _, e := range l.Events {
+			k := commandKey{e.Actor, e.Cause}
+			events[l.Owner][k] = append(events[l.Owner][k], e)
+		}
+		for _, o := range l.Outcomes {
+			outcomes[l.Owner][commandKey{o.Actor, o.CommandID}] = o
+		}
+	}
+	sent := map[string]map[commandKey]bool{}
+	for _, c := range j.h.commands {
+		k := commandKey{c.Actor, c.ID}
+		if sent[c.Owner] == nil {
+			sent[c.Owner] = map[commandKey]bool{}
+		}
+		sent[c.Owner][k] = true
+		told, known := c.Outcome()
+		o, stored := outcomes[c.Owner][k]
+		caused := events[c.Owner][k]
+		switch {
+		case !known && !stored:
+			j.broken(kept, "%s has no outcome, sent %d times since %s, told %v", c, c.Sends, c.Sent.Format(clock), c.kinds())
+			continue
+		case !known:
+			j.broken(survives, "%s was never told its outcome %s, sent %d times, told %v", c, o.Kind, c.Sends, c.kinds())
+		case !stored:
+			j.broken(kept, "%s was told %s, of which nothing is stored", c, told.Kind)
+			continue
+		}
+		for _, a := range c.Answers {
+			if a.Final() && !a.same(told) {
+				j.broken(oneOutcome, "%s was told %v, then %v", c, told, a)
+			}
+		}
+		stored1 := Answer{Kind: o.Kind, Code: o.Code, Stream: o.Stream, Version: o.Version}
+		if known && !told.same(stored1) {
+			j.broken(oneOutcome, "%s was told %v, stored is %v", c, told, stored1)
+		}
+		if o.Kind == Failed {
+			j.broken(deadAlone, "%s failed (%s), and nothing was wrong with it", c, o.Code)
+		}
+		j.effect(c, o, caused)
+	}
+	for owner, all := range events {
+		for k, caused := range all {
+			if owner != "notification" && !sent[owner][k] {
+				j.broken(oneOutcome, "%s at version %d follows from a command that nobody sent (%s of %s)", caused[0].Stream,
+					caused[0].Version, k.id, k.actor)
+			}
+		}
+	}
+}
+
+// effect holds a command's events to its outcome.
+func (j *judge) effect(c *Command, o Outcome, caused []Event) {
+	switch {
+	case o.Kind != Committed && len(caused) > 0:
+		j.broken(oneOutcome, "%s is %s, and has %d events", c, o.Kind, len(caused))
+	case o.Kind == Committed && len(caused) == 0:
+		j.broken(kept, "%s is committed, and its event is not in the log", c)
+	case o.Kind == Committed && len(caused) > 1:
+		j.broken(oneOutcome, "%s has %d events", c, len(caused))
+	case o.Kind == Committed:
+		e := caused[0]
+		if e.Stream != o.Stream || e.Version != o.Version || e.Position != o.Position {
+			j.broken(oneOutcome, "%s: outcome at %s %d (%d), event at %s %d (%d)", c, o.Stream, o.Version, o.Position, e.Stream,
+				e.Version, e.Position)
+		}
+		if c.Text != "" && !e.Redacted && e.Text != c.Text {
+			j.broken(kept, "%s: the log says %q, sent was %q", c, e.Text, c.Text)
+		}
+	}
+}
+
+func (c *Command) String() string { return fmt.Sprintf("%s %s of %s", c.Type, c.ID, c.Actor) }
+
+const clock = "15:04:05.000"
+
+func (c *Command) kinds() (all []string) {
+	for _, a := range c.Answers {
+		all = append(all, a.Kind)
+	}
+	return all
+}
+
+// order holds versions to real time: what was sent after another's outcome was heard comes after it in the stream.
+func (j *judge) order() {
+	type span struct {
+		sent, told time.Time
+		version    int64
+		command    *Command
+	}
+	streams := map[string][]span{}
+	for _, c := range j.h.commands {
+		if a, ok := c.Outcome(); ok && a.Kind == Committed {
+			streams[a.Stream] = append(streams[a.Stream], span{c.Sent, a.At, a.Version, c})
+		}
+	}
+	for stream, all := range streams {
+		slices.SortFunc(all, func(a, b span) int { return int(a.version - b.version) })
+		// Going up by versions, nobody may have been told before somebody lower was sent.
+		var latest span
+		for _, s := range all {
+			if s.told.Before(latest.sent) {
+				j.broken(dense, "%s: %s got version %d and was told so before %s was sent, which got %d", stream, s.command,
+					s.version, latest.command, latest.version)
+			}
+			if s.sent.After(latest.sent) {
+				latest = s
+			}
+		}
+	}
+}
+
+// topics holds each partition to the rule by which it is read, and to the log.
+func (j *judge) topics() {
+	type place struct {
+		topic     string
+		partition int32
+	}
+	last := map[place]int64{}
+	relayed := map[string]map[string]map[int64]bool{} // topic → stream → version
+	for _, r := range j.s.Records {
+		p := place{r.Topic, r.Partition}
+		if r.Stream != "" {
+			if relayed[r.Topic] == nil {
+				relayed[r.Topic] = map[string]map[int64]bool{}
+			}
+			if relayed[r.Topic][r.Stream] == nil {
+				relayed[r.Topic][r.Stream] = map[int64]bool{}
+			}
+			relayed[r.Topic][r.Stream][r.Version] = true
+		}
+		switch {
+		case r.Position <= last[p]:
+		case r.Before > last[p]:
+			j.broken(topicsHave, "%s/%d at offset %d: position %d follows %d, but %d came last: a hole", r.Topic, r.Partition,
+				r.Offset, r.Position, r.Before, last[p])
+			last[p] = r.Position
+		default:
+			last[p] = r.Position
+		}
+	}
+	for _, l := range j.s.Logs {
+		for _, e := range l.Events {
+			if !relayed[e.Topic][e.Stream][e.Version] {
+				j.broken(topicsHave, "%s at version %d, position %d of %s, is not on %s", e.Stream, e.Version, e.Position, l.Owner,
+					e.Topic)
+			}
+		}
+	}
+}
+
+// notifications holds the consumer of another's log to once and in order: who was added by somebody else hears of it.
+func (j *judge) notifications() {
+	chat, own := j.s.log("chat"), j.s.log("notification")
+	type raised struct {
+		user, stream string
+		version      int64
+	}
+	got := map[raised]int{}
+	last := map[string]map[string]int64{} // user → stream → version
+	for _, e := range own.Events {
+		user, ok := strings.CutPrefix(e.Stream, "notifications:")
+		if !ok {
+			continue
+		}
+		got[raised{user, e.About, e.AboutAt}]++
+		if last[user] == nil {
+			last[user] = map[string]int64{}
+		}
+		if e.AboutAt <= last[user][e.About] {
+			j.broken(oneOutcome, "notification: %s was told of %s version %d after %d", user, e.About, e.AboutAt,
+				last[user][e.About])
+		}
+		last[user][e.About] = e.AboutAt
+	}
+	for _, e := range chat.Events {
+		for _, o := range e.Opens {
+			for _, user := range o.Users {
+				if user == e.Actor {
+					continue
+				}
+				k := raised{user, e.Stream, e.Version}
+				if n := got[k]; n != 1 {
+					j.broken(oneOutcome, "notification: of %s version %d %s was told %d times", e.Stream, e.Version, user, n)
+				}
+				delete(got, k)
+			}
+		}
+	}
+	for k := range got {
+		j.broken(oneOutcome, "notification: of %s version %d %s was told without a reason", k.stream, k.version, k.user)
+	}
+	for stream, version := range chat.heads() {
+		if have := own.Readings[stream]; have != version {
+			j.broken(survives, "notification read %s up to %d, it is at %d", stream, have, version)
+		}
+	}
+}
+
+// dead holds dead letters to what was poisoned. After a crash one may be there twice.
+func (j *judge) dead(poisoned []Poison) {
+	found := map[string]bool{}
+	for _, d := range j.s.Dead {
+		found[d.Payload] = true
+		if !slices.ContainsFunc(poisoned, func(p Poison) bool { return p.Payload == d.Payload }) {
+			j.broken(deadAlone, "a dead letter of %s in %s that nobody poisoned: %s", d.Original, d.Topic, d.Error)
+		}
+	}
+	for _, p := range poisoned {
+		if p.Dead && !found[p.Payload] {
+			j.broken(deadAlone, "%q is in no dead letter", p.Payload)
+		}
+	}
+}

@@ -1,0 +1,243 @@
+package faults
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// told is a history that keeps all promises: alice begins a conversation with bob and carol, talks, removes carol and
+// takes her back. Tests spoil a copy of it.
+type told struct {
+	h        *History
+	s        *Stored
+	poisoned []Poison
+	bob      *Session
+	carol    *Session
+}
+
+var begun = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+const room = "conversation:g"
+
+func tell() *told {
+	x := &told{h: NewHistory()}
+	chat := Log{Owner: "chat", Relayed: 7, Memberships: []Membership{{room, "alice", 1, 0}, {room, "bob", 1, 0},
+		{room, "carol", 1, 4}, {room, "carol", 6, 0}}}
+	opens := func(users ...string) []Change { return []Change{{Room: room, Users: users}} }
+	for i, e := range []Event{
+		{Type: "chat.conversation_started", Opens: opens("alice", "bob", "carol")},
+		{Type: "chat.message_sent", Text: "one"},
+		{Type: "chat.message_sent", Text: "two"},
+		{Type: "chat.member_left", Closes: opens("carol")},
+		{Type: "chat.message_sent", Text: "three"},
+		{Type: "chat.member_added", Opens: opens("carol")},
+		{Type: "chat.message_sent", Text: "four"},
+	} {
+		n := int64(i + 1)
+		e.Position, e.Version, e.Stream, e.Topic, e.Actor = n, n, room, "chat-events", "alice"
+		e.ID, e.Cause, e.Time = fmt.Sprint("e", n), fmt.Sprint("c", n), begun.Add(time.Duration(n)*time.Second)
+		chat.Events = append(chat.Events, e)
+		o := Outcome{Actor: "alice", CommandID: e.Cause, Type: "t", Stream: room, Kind: Committed, Version: n, Position: n}
+		chat.Outcomes = append(chat.Outcomes, o)
+		x.h.commands = append(x.h.commands, &Command{Actor: "alice", ID: e.Cause, Owner: "chat", Type: "t", Text: e.Text,
+			Sends: 1, Sent: e.Time.Add(-time.Millisecond), Answers: []Answer{{Kind: Queued},
+				{At: e.Time.Add(time.Millisecond), Kind: Committed, Stream: room, Version: n}}})
+	}
+	notification := Log{Owner: "notification", Readings: map[string]int64{room: 7}, Relayed: 3}
+	for i, e := range []Event{
+		{Stream: "notifications:bob", Version: 1, AboutAt: 1},
+		{Stream: "notifications:carol", Version: 1, AboutAt: 1},
+		{Stream: "notifications:carol", Version: 2, AboutAt: 6},
+	} {
+		e.Position, e.ID, e.Topic, e.About = int64(i+1), fmt.Sprint("n", i+1), "notification-events", room
+		notification.Events = append(notification.Events, e)
+	}
+	x.s = &Stored{Logs: []Log{chat, notification}}
+	for _, l := range x.s.Logs {
+		before := int64(0)
+		for _, e := range l.Events {
+			x.s.Records = append(x.s.Records, Record{Owner: l.Owner, Topic: e.Topic, Offset: e.Position, Position: e.Position,
+				Before: before, Stream: e.Stream, Version: e.Version})
+			before = e.Position
+		}
+	}
+	x.bob, x.carol = x.session("bob", 1, 2, 3, 4, 5, 6, 7), x.session("carol", 1, 2, 3, 4, 6, 7)
+	return x
+}
+
+// session is a connection from the beginning on, that saw versions of the conversation.
+func (x *told) session(user string, versions ...int64) *Session {
+	s := &Session{User: user, Device: "device of " + user, Dialed: begun.Add(-time.Second), Ready: begun}
+	for _, v := range versions {
+		s.Events = append(s.Events, x.seen(v))
+	}
+	for _, e := range x.s.log("notification").Events {
+		if e.Stream == "notifications:"+user {
+			s.Events = append(s.Events, Seen{Type: "notification.raised", Stream: e.Stream, Version: e.Version, ID: e.ID})
+			x.s.log("notification").Events[e.Position-1].Type = "notification.raised"
+		}
+	}
+	x.h.sessions = append(x.h.sessions, s)
+	return s
+}
+
+func (x *told) seen(version int64) Seen {
+	e := x.s.Logs[0].Events[version-1]
+	return Seen{Type: e.Type, Stream: e.Stream, Version: e.Version, ID: e.ID, Actor: e.Actor, Text: e.Text}
+}
+
+func (x *told) saw(s *Session, versions ...int64) {
+	s.Events = slices.DeleteFunc(s.Events, func(e Seen) bool { return e.Stream == room })
+	for _, v := range versions {
+		s.Events = append(s.Events, x.seen(v))
+	}
+}
+
+// outcome gives a command another one.
+func (x *told) outcome(command int, kind string) {
+	x.s.Logs[0].Outcomes[command].Kind, x.h.commands[command].Answers[1].Kind = kind, kind
+}
+
+// came has a session begin later.
+func (x *told) came(s *Session, late time.Duration) {
+	s.Dialed, s.Ready = begun.Add(late), begun.Add(late)
+}
+
+func TestCheck_FindsNothingWhereAllWasKept(t *testing.T) {
+	t.Parallel()
+	x := tell()
+	require.Empty(t, Check(x.h, x.s, nil))
+}
+
+func TestCheck_FindsWhatWasBroken(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		promise string
+		spoil   func(x *told)
+	}{
+		"a command without outcome": {kept, func(x *told) {
+			x.h.commands = append(x.h.commands, &Command{Actor: "bob", ID: "lost", Owner: "chat", Sends: 3})
+		}},
+		"an acknowledged event that is gone": {kept, func(x *told) {
+			l := &x.s.Logs[0]
+			l.Events, l.Relayed, x.s.Records = l.Events[:6], 6, slices.Delete(x.s.Records, 6, 7)
+			x.saw(x.bob, 1, 2, 3, 4, 5, 6)
+			x.saw(x.carol, 1, 2, 3, 4, 6)
+			x.s.Logs[1].Readings[room] = 6
+		}},
+		"an outcome that is gone":    {kept, func(x *told) { x.s.Logs[0].Outcomes = x.s.Logs[0].Outcomes[1:] }},
+		"another text":               {kept, func(x *told) { x.h.commands[1].Text = "won" }},
+		"an outcome nobody was told": {survives, func(x *told) { x.h.commands[1].Answers = nil }},
+		"two outcomes": {oneOutcome, func(x *told) {
+			c := x.h.commands[1]
+			c.Answers = append(c.Answers, Answer{Kind: Committed, Stream: room, Version: 3})
+		}},
+		"an event of nobody's command": {oneOutcome, func(x *told) {
+			x.s.Logs[0].Events[4].Cause = "nobody's"
+			x.s.Logs[0].Outcomes[4].Kind = Unchanged
+			x.h.commands[4].Answers[1].Kind = Unchanged
+		}},
+		"two events of one command":    {oneOutcome, func(x *told) { x.s.Logs[0].Events[2].Cause = "c2" }},
+		"an event of what was refused": {oneOutcome, func(x *told) { x.outcome(4, Refused) }},
+		"a failed command":             {deadAlone, func(x *told) { x.outcome(1, Failed) }},
+		"a version that is missing":    {dense, func(x *told) { x.s.Logs[0].Events[4].Version = 9 }},
+		"positions out of order":       {dense, func(x *told) { x.s.Logs[0].Events[4].Position = 2 }},
+		"an effect before its cause": {dense, func(x *told) {
+			x.h.commands[1].Sent = begun.Add(time.Minute)
+		}},
+		"a relay that is behind":    {survives, func(x *told) { x.s.Logs[0].Relayed = 6 }},
+		"an event not on its topic": {topicsHave, func(x *told) { x.s.Records = slices.Delete(x.s.Records, 2, 3) }},
+		"a hole in a topic":         {topicsHave, func(x *told) { x.s.Records = append(x.s.Records[1:], x.s.Records[0]) }},
+		"a membership without event": {access, func(x *told) {
+			x.s.Logs[0].Memberships = append(x.s.Logs[0].Memberships, Membership{room, "eve", 2, 0})
+		}},
+		"a membership kept open":   {access, func(x *told) { x.s.Logs[0].Memberships[2].Closed = 0 }},
+		"an event seen twice":      {clientsSee, func(x *told) { x.saw(x.bob, 1, 2, 2, 3, 4, 5, 6, 7) }},
+		"events seen out of order": {clientsSee, func(x *told) { x.saw(x.bob, 1, 3, 2, 4, 5, 6, 7) }},
+		"an event not seen":        {clientsSee, func(x *told) { x.saw(x.bob, 1, 2, 4, 5, 6, 7) }},
+		"the first event not seen": {clientsSee, func(x *told) { x.saw(x.bob, 2, 3, 4, 5, 6, 7) }},
+		"the last event not seen":  {clientsSee, func(x *told) { x.saw(x.bob, 1, 2, 3, 4, 5, 6) }},
+		"nothing seen":             {clientsSee, func(x *told) { x.saw(x.bob) }},
+		"an event from before":     {clientsSee, func(x *told) { x.came(x.bob, 5*time.Second) }},
+		"another event seen":       {clientsSee, func(x *told) { x.bob.Events[1].ID = "e3" }},
+		"another text seen":        {clientsSee, func(x *told) { x.bob.Events[1].Text = "won" }},
+		"a stranger":               {access, func(x *told) { x.session("eve", 1) }},
+		"between two memberships":  {access, func(x *told) { x.saw(x.carol, 1, 2, 3, 4, 5, 6, 7) }},
+		"a stranger's notification": {access, func(x *told) {
+			x.bob.Events = append(x.bob.Events, slices.DeleteFunc(slices.Clone(x.carol.Events), func(e Seen) bool {
+				return e.Stream == room
+			})...)
+		}},
+		"a notification twice":   {oneOutcome, func(x *told) { x.s.Logs[1].Events[2].AboutAt = 1 }},
+		"a notification missing": {oneOutcome, func(x *told) { x.s.Logs[1].Events = x.s.Logs[1].Events[:2] }},
+		"a reading behind":       {survives, func(x *told) { x.s.Logs[1].Readings[room] = 6 }},
+		"a projection":           {rebuild, func(x *told) { x.s.Differences = []string{"a row"} }},
+		"a dead letter":          {deadAlone, func(x *told) { x.s.Dead = []Dead{{Payload: "fine"}} }},
+		"poison that is gone":    {deadAlone, func(x *told) { x.poisoned = []Poison{{"bad", true}} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			x := tell()
+			c.spoil(x)
+			found := Check(x.h, x.s, x.poisoned)
+			require.True(t, slices.ContainsFunc(found, func(v Violation) bool { return v.Promise == c.promise }), "%v", found)
+		})
+	}
+}
+
+func TestCheck_AllowsWhatMayBe(t *testing.T) {
+	t.Parallel()
+	for name, allow := range map[string]func(x *told){
+		"a session that was lost": func(x *told) { x.saw(x.bob, 1, 2); x.bob.Ended = begun.Add(time.Minute) },
+		"a session that came late": func(x *told) {
+			x.saw(x.bob, 6, 7)
+			x.bob.Events = x.bob.Events[len(x.bob.Events)-2:]
+			x.came(x.bob, 5100*time.Millisecond)
+		},
+		"records that come again": func(x *told) { x.s.Records = append(x.s.Records, x.s.Records[:3]...) },
+		"poison, twice": func(x *told) {
+			x.poisoned = []Poison{{"bad", true}, {"maybe", false}}
+			x.s.Dead = []Dead{{Payload: "bad"}, {Payload: "bad"}}
+		},
+		"a text that was redacted": func(x *told) {
+			x.s.Logs[0].Events[1].Redacted, x.s.Logs[0].Events[1].Text = true, ""
+			x.carol.Events[1].Redacted, x.carol.Events[1].Text = true, ""
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			x := tell()
+			allow(x)
+			require.Empty(t, Check(x.h, x.s, x.poisoned))
+		})
+	}
+}
+
+func TestPlan_FollowsFromItsSeed(t *testing.T) {
+	t.Parallel()
+	kinds := map[string]bool{}
+	for seed := range uint64(300) {
+		p := NewPlan(seed, 3, 3000)
+		require.Equal(t, p, NewPlan(seed, 3, 3000))
+		require.Len(t, p.Faults, 3)
+		for _, f := range p.Faults {
+			kinds[f.Kind] = true
+			require.GreaterOrEqual(t, f.After, 300)
+			require.Less(t, f.After, 2100)
+		}
+	}
+	for _, k := range kindsOfFaults() {
+		require.True(t, kinds[k], "no seed of 300 has %q", k)
+	}
+}
+
+func kindsOfFaults() (all []string) {
+	for _, p := range Each(1000) {
+		all = append(all, p.Faults[0].Kind)
+	}
+	return all
+}

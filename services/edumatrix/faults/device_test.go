@@ -1,0 +1,175 @@
+//go:build integration
+
+package faults
+
+import (
+	"context"
+	"encoding/json"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/edumatrix/interlinked/shared/client"
+)
+
+// device is a user's program: it stays connected, to this gateway or that, and records what it sees.
+type device struct {
+	p       *population
+	user    string
+	name    string
+	gateway int
+
+	mu       sync.Mutex
+	random   *rand.Rand
+	current  *connection
+	waiting  map[string][]chan Answer // command id → who waits for an outcome after "queued"
+	messages []sentMessage            // own ones, the newest
+	slow     time.Time                // reads nothing until then
+}
+
+type sentMessage struct{ conversation, id string }
+
+// connection is one that is ready.
+type connection struct {
+	*client.Client
+	session *Session
+}
+
+// stay connects, and connects again, to the end.
+func (d *device) stay() {
+	for d.p.ctx.Err() == nil {
+		d.connect()
+		d.mu.Lock()
+		pause := time.Duration(50+d.random.IntN(250)) * time.Millisecond
+		d.mu.Unlock()
+		sleep(d.p.ctx, pause)
+		d.gateway++ // the other one
+	}
+}
+
+func (d *device) connect() {
+	ctx, cancel := context.WithTimeout(d.p.ctx, 8*time.Second)
+	defer cancel()
+	s := &Session{User: d.user, Device: d.name, Gateway: d.gateway % len(d.p.sockets), Dialed: time.Now()}
+	c, err := client.Dial(ctx, client.Options{URL: d.p.sockets[s.Gateway], Token: d.p.tokens[d.user],
+		OnEvent:   func(e client.Event) { d.see(s, e) },
+		OnOutcome: func(o client.Outcome) { d.tell(o) }})
+	if err != nil {
+		return
+	}
+	s.Ready = time.Now()
+	d.p.h.Begin(s)
+	d.mu.Lock()
+	d.current = &connection{c, s}
+	d.mu.Unlock()
+	select {
+	case <-c.Done():
+		d.p.h.End(s, c.Err().Error())
+	case <-d.p.ctx.Done():
+	}
+	d.mu.Lock()
+	d.current = nil
+	d.mu.Unlock()
+	c.Close()
+}
+
+// session is the connection, if there is one.
+func (d *device) session() *connection {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.current
+}
+
+// await gives a connection, nil when all ends.
+func (d *device) await(ctx context.Context) *connection {
+	for ctx.Err() == nil {
+		if c := d.session(); c != nil {
+			select {
+			case <-c.Done():
+			default:
+				return c
+			}
+		}
+		sleep(ctx, 10*time.Millisecond)
+	}
+	return nil
+}
+
+// see records an event. A slow device takes its time before it does.
+func (d *device) see(s *Session, e client.Event) {
+	d.mu.Lock()
+	until := d.slow
+	d.mu.Unlock()
+	sleep(d.p.ctx, time.Until(until))
+	var data struct {
+		Body           string `json:"body"`
+		Title          string `json:"title"`
+		ConversationID string `json:"conversation_id"`
+		MessageID      string `json:"message_id"`
+	}
+	_ = json.Unmarshal(e.Data, &data) // what is not in it is empty, and is compared with what was written
+	text := data.Body
+	if text == "" {
+		text = data.Title
+	}
+	d.p.h.See(s, Seen{Type: e.Type, Stream: e.Stream, Version: e.Version, ID: e.ID, Actor: e.Actor, Redacted: e.Redacted,
+		Text: text})
+	if e.Type == "chat.message_sent" && e.Actor == d.user {
+		d.mu.Lock()
+		d.messages = append(d.messages[max(0, len(d.messages)-30):], sentMessage{data.ConversationID, data.MessageID})
+		d.mu.Unlock()
+	}
+}
+
+// slowDown makes the device read nothing for a while.
+func (d *device) slowDown(while time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.slow = time.Now().Add(while)
+}
+
+// own gives one of the user's messages.
+func (d *device) own(r *rand.Rand) (sentMessage, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.messages) == 0 {
+		return sentMessage{}, false
+	}
+	return d.messages[r.IntN(len(d.messages))], true
+}
+
+// tell brings an outcome that comes after "queued" to who waits for it.
+func (d *device) tell(o client.Outcome) {
+	a := Answer{Kind: o.Kind, Stream: o.Stream, Version: o.Version}
+	if o.Error != nil {
+		a.Code = o.Error.Code
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, w := range d.waiting[o.CommandID] {
+		select {
+		case w <- a:
+		default: // it has one
+		}
+	}
+}
+
+// expect has the outcome of a command brought here until forget is called.
+func (d *device) expect(id string) (outcome chan Answer, forget func()) {
+	outcome = make(chan Answer, 1)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.waiting[id] = append(d.waiting[id], outcome)
+	return outcome, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		left := slices.DeleteFunc(d.waiting[id], func(c chan Answer) bool { return c == outcome })
+		if d.waiting[id] = left; len(left) == 0 {
+			delete(d.waiting, id)
+		}
+	}
+}
+
+func conversationOf(stream string) string { return strings.TrimPrefix(stream, "conversation:") }

@@ -1,0 +1,237 @@
+package faults
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// Link is a way that connections take, and on which something can happen to them. It is a proxy of this package's own,
+// because what stands on the way has to be done to connections that live: a connection made anew after each change
+// would never be the one that hangs.
+type Link struct {
+	addr, to string
+	done     chan struct{} // closed by Close
+
+	mu       sync.Mutex
+	listener net.Listener // nil while cut
+	ways     map[*way]bool
+	weather  Weather
+	changed  chan struct{} // closed when the weather is another one
+	running  sync.WaitGroup
+}
+
+// Weather is what goes on on a link.
+type Weather struct {
+	Silent bool          // nothing gets through, and nobody is told so
+	Reset  bool          // whoever connects is reset
+	Delay  time.Duration // of every byte
+	Rate   int           // bytes a second and direction; 0: as many as may be
+}
+
+// way is one connection over a link.
+type way struct{ near, far net.Conn }
+
+// NewLink opens a way from an address to another.
+func NewLink(addr, to string) (*Link, error) {
+	l := &Link{addr: addr, to: to, done: make(chan struct{}), ways: map[*way]bool{}, changed: make(chan struct{})}
+	if err := l.Mend(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// Addr is where the link begins.
+func (l *Link) Addr() string { return l.addr }
+
+// Cut ends all connections, and refuses new ones until Mend.
+func (l *Link) Cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.listener != nil {
+		_ = l.listener.Close()
+		l.listener = nil
+	}
+	l.end(false)
+}
+
+// Change changes the weather, for connections that stand as well.
+func (l *Link) Change(w Weather) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.change(w)
+	if w.Reset {
+		l.end(true)
+	}
+}
+
+// Mend brings fair weather, and takes connections again.
+func (l *Link) Mend() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.change(Weather{})
+	if l.listener != nil {
+		return nil
+	}
+	listener, err := net.Listen("tcp4", l.addr)
+	if err != nil {
+		return fmt.Errorf("open the link to %s: %w", l.to, err)
+	}
+	l.listener = listener
+	l.running.Go(func() { l.accept(listener) })
+	return nil
+}
+
+// Close ends the link and all of its goroutines.
+func (l *Link) Close() {
+	l.Cut()
+	close(l.done)
+	l.running.Wait()
+}
+
+func (l *Link) change(w Weather) {
+	l.weather = w
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+func (l *Link) now() (Weather, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.weather, l.changed
+}
+
+// end closes all connections.
+func (l *Link) end(reset bool) {
+	for w := range l.ways {
+		w.end(reset)
+	}
+}
+
+func (w *way) end(reset bool) {
+	for _, c := range []net.Conn{w.near, w.far} {
+		if tcp, ok := c.(*net.TCPConn); ok && reset {
+			_ = tcp.SetLinger(0)
+		}
+		_ = c.Close()
+	}
+}
+
+func (l *Link) accept(listener net.Listener) {
+	for {
+		near, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		l.running.Go(func() { l.carry(listener, near) })
+	}
+}
+
+// carry is one connection from its beginning to its end.
+func (l *Link) carry(listener net.Listener, near net.Conn) {
+	w := &way{near: near}
+	if weather, _ := l.now(); weather.Reset {
+		w.far = near
+		w.end(true)
+		return
+	}
+	far, err := net.DialTimeout("tcp4", l.to, 5*time.Second)
+	if err != nil {
+		_ = near.Close()
+		return
+	}
+	w.far = far
+	l.mu.Lock()
+	standing := l.listener == listener
+	if standing {
+		l.ways[w] = true
+	}
+	l.mu.Unlock()
+	if !standing { // it was cut meanwhile
+		w.end(false)
+		return
+	}
+	var both sync.WaitGroup
+	both.Go(func() { l.pipe(near, far) })
+	both.Go(func() { l.pipe(far, near) })
+	both.Wait()
+	l.mu.Lock()
+	delete(l.ways, w)
+	l.mu.Unlock()
+	w.end(false)
+}
+
+// chunk is what was read at once.
+type chunk struct {
+	at    time.Time
+	bytes []byte
+}
+
+// pipe carries one direction. What it has read it holds for as long as the weather says, the end as well.
+func (l *Link) pipe(from, to net.Conn) {
+	chunks := make(chan chunk, 64)
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		defer close(chunks)
+		for {
+			buf := make([]byte, 16<<10)
+			n, err := from.Read(buf)
+			if n > 0 {
+				chunks <- chunk{time.Now(), buf[:n]}
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	broken := false
+	for c := range chunks {
+		if !broken && (!l.hold(c) || !write(to, c.bytes)) {
+			broken = true
+			_ = from.Close() // so that reading ends
+		}
+	}
+	reading.Wait()
+	l.hold(chunk{at: time.Now()})
+	if tcp, ok := to.(*net.TCPConn); ok {
+		_ = tcp.CloseWrite()
+	}
+	_ = from.Close()
+}
+
+func write(to io.Writer, b []byte) bool {
+	_, err := to.Write(b)
+	return err == nil
+}
+
+// hold returns when a chunk may go on, and says false when the link ends before.
+func (l *Link) hold(c chunk) bool {
+	var spent time.Time // until when it occupies the line
+	for {
+		weather, changed := l.now()
+		if weather.Rate > 0 && spent.IsZero() {
+			spent = time.Now().Add(time.Duration(len(c.bytes)) * time.Second / time.Duration(weather.Rate))
+		}
+		wait := time.Until(c.at.Add(weather.Delay))
+		if weather.Rate > 0 {
+			wait = max(wait, time.Until(spent))
+		}
+		if !weather.Silent && wait <= 0 {
+			return true
+		}
+		if weather.Silent {
+			wait = time.Hour
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-changed:
+		case <-l.done:
+			timer.Stop()
+			return false
+		}
+		timer.Stop()
+	}
+}

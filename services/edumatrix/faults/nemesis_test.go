@@ -1,0 +1,321 @@
+//go:build integration
+
+package faults
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+)
+
+// nemesis does to a mesh what a plan says, and makes it good again. It is for the test's own goroutine.
+type nemesis struct {
+	t        testing.TB
+	m        *mesh
+	p        *population
+	random   *rand.Rand
+	actions  []action
+	poisoned []Poison
+	hits     []hit
+}
+
+// action is something to do at a time.
+type action struct {
+	at time.Time
+	do func()
+}
+
+// hit is how a fault began.
+type hit struct {
+	Fault
+	sent, open int // commands sent, and those without an outcome
+}
+
+func newNemesis(t testing.TB, m *mesh, p *population) *nemesis {
+	return &nemesis{t: t, m: m, p: p, random: p.random(1)}
+}
+
+// run carries out the plan, and returns when so many commands have been sent and all faults are over.
+func (n *nemesis) run(plan Plan, commands int) {
+	pending := slices.Clone(plan.Faults)
+	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); {
+		sent, open, more := n.p.h.Sent()
+		if len(pending) > 0 && sent >= pending[0].After && open > 0 {
+			f := pending[0]
+			pending = pending[1:]
+			n.hits = append(n.hits, hit{f, sent, open})
+			n.begin(f)
+		}
+		n.due()
+		if sent >= commands && len(pending)+len(n.actions) == 0 {
+			break
+		}
+		n.m.watch()
+		wait := time.NewTimer(20 * time.Millisecond)
+		select {
+		case <-more:
+		case <-wait.C:
+		}
+		wait.Stop()
+	}
+	n.heal()
+}
+
+func (n *nemesis) after(d time.Duration, do func()) {
+	n.actions = append(n.actions, action{time.Now().Add(d), do})
+}
+
+func (n *nemesis) due() {
+	for {
+		now := time.Now()
+		i := slices.IndexFunc(n.actions, func(a action) bool { return !a.at.After(now) })
+		if i < 0 {
+			return
+		}
+		a := n.actions[i]
+		n.actions = slices.Delete(n.actions, i, i+1)
+		a.do()
+	}
+}
+
+// heal brings all back, whatever is still away.
+func (n *nemesis) heal() {
+	for len(n.actions) > 0 {
+		a := n.actions[0]
+		n.actions = n.actions[1:]
+		a.do()
+	}
+	for _, l := range n.m.links {
+		n.mend(l)
+	}
+	n.m.awaitReady(2 * time.Minute)
+}
+
+func (n *nemesis) mend(l *Link) {
+	if err := l.Mend(); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// begin starts a fault and plans its end.
+func (n *nemesis) begin(f Fault) {
+	n.t.Logf("%s: %v, for %v", time.Now().Format(clock), f, f.For)
+	switch {
+	case slices.Contains(stores, f.On) && slices.Contains([]string{"kill", "freeze", "freeze, then kill", "empty"}, f.Kind):
+		n.store(f)
+	case slices.Contains([]string{"cut", "reset", "silence", "delay", "throttle"}, f.Kind):
+		n.link(f)
+	case f.Kind == "kill all services":
+		n.killAll(f)
+	case f.Kind == "hold a transaction open":
+		n.hold(f, `SELECT count(*), pg_current_xact_id() FROM chat.events`)
+	case f.Kind == "hold the append lock":
+		n.hold(f, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", appendLock(f.On)))
+	case f.Kind == "poison":
+		n.poison()
+	case f.Kind == "slow client":
+		n.p.devices[n.random.IntN(len(n.p.devices))].slowDown(f.For)
+		n.after(f.For, func() {})
+	default:
+		n.service(f)
+	}
+}
+
+func (n *nemesis) service(f Fault) {
+	x := n.m.service(f.On)
+	start := func() {
+		if !x.wanted {
+			n.m.start(x)
+		}
+	}
+	switch f.Kind {
+	case "kill":
+		each := f.For / time.Duration(f.Times)
+		for i := range f.Times {
+			n.after(time.Duration(i)*(each+700*time.Millisecond), func() {
+				n.m.kill(x)
+				n.after(each/2, start)
+			})
+		}
+		n.due()
+	case "stop long":
+		n.m.kill(x)
+		n.after(f.For, start)
+	case "freeze", "freeze long":
+		if !x.Running() {
+			return
+		}
+		n.m.freeze(x)
+		n.after(f.For, func() { n.m.thaw(x) })
+	default:
+		n.t.Fatalf("nobody knows how to %s %s", f.Kind, f.On)
+	}
+}
+
+func (n *nemesis) killAll(f Fault) {
+	for _, x := range n.m.services {
+		n.m.kill(x)
+	}
+	n.after(f.For, func() {
+		for _, x := range n.m.services {
+			if !x.wanted {
+				n.m.start(x)
+			}
+		}
+	})
+}
+
+// store takes a store away. One that is away already stays so.
+func (n *nemesis) store(f Fault) {
+	s := n.m.stand.store(f.On)
+	switch f.Kind {
+	case "empty":
+		n.m.stand.emptyRedis(n.t)
+		return
+	case "kill":
+		if n.away(f.On) {
+			return
+		}
+		s.Kill()
+		n.after(f.For, n.back(f.On, s.Start))
+	case "freeze":
+		if n.away(f.On) {
+			return
+		}
+		s.Freeze()
+		n.after(f.For, n.back(f.On, s.Thaw))
+	case "freeze, then kill":
+		if n.away(f.On) {
+			return
+		}
+		s.Freeze()
+		n.after(f.For, func() {
+			s.Kill()
+			n.after(2*time.Second, n.back(f.On, s.Start))
+		})
+	}
+}
+
+// away notes that a store is taken away, and says whether it was before.
+func (n *nemesis) away(store string) bool {
+	if slices.Contains(n.m.away, store) {
+		return true
+	}
+	n.m.away = append(n.m.away, store)
+	return false
+}
+
+func (n *nemesis) back(store string, start func()) func() {
+	return func() {
+		start()
+		n.m.away = slices.DeleteFunc(n.m.away, func(s string) bool { return s == store })
+	}
+}
+
+func (n *nemesis) link(f Fault) {
+	l := n.m.links[f.On]
+	if l == nil {
+		n.t.Fatalf("there is no link %q", f.On)
+	}
+	bad := Weather{}
+	switch f.Kind {
+	case "cut":
+		each := f.For / time.Duration(f.Times)
+		for i := range f.Times {
+			n.after(time.Duration(i)*(each+200*time.Millisecond), func() {
+				l.Cut()
+				n.after(each, func() { n.mend(l) })
+			})
+		}
+		n.due()
+		return
+	case "reset":
+		bad.Reset = true
+	case "silence":
+		bad.Silent = true
+	case "delay":
+		bad.Delay = time.Duration(50+n.random.IntN(350)) * time.Millisecond
+	case "throttle":
+		bad.Rate = 10_000 + n.random.IntN(90_000)
+	}
+	l.Change(bad)
+	n.after(f.For, func() { n.mend(l) })
+}
+
+// appendLock is the key of the lock under which a log is appended to.
+func appendLock(owner string) int64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte("eventlog/" + owner + "/append"))
+	return int64(h.Sum64())
+}
+
+// hold keeps a transaction open in which something was done.
+func (n *nemesis) hold(f Fault, statement string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, n.m.stand.database(n.m.database, n.m.stand.postgres.Addr()))
+	if err != nil {
+		n.t.Logf("%v: the database is away: %v", f, err)
+		return
+	}
+	if _, err = conn.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ"); err == nil {
+		_, err = conn.Exec(ctx, statement)
+	}
+	if err != nil {
+		n.t.Logf("%v: %v", f, err)
+	}
+	n.after(f.For, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		_ = conn.Close(ctx) // it may have gone with the server
+	})
+}
+
+// consumed are the topics with a consumer that has dead letters.
+var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed"), "chat-events"}
+
+// poison puts what cannot be read into the topics of commands and of events. Gateways, which read all of these but the
+// commands, are to pass over it.
+func (n *nemesis) poison() {
+	k := n.m.stand.brokers(n.m.prefix + ".")
+	c := k.SaramaConfig()
+	c.Net.DialTimeout, c.Net.ReadTimeout, c.Producer.Retry.Max = time.Second, 3*time.Second, 2
+	producer, err := sarama.NewSyncProducer(k.Brokers, c)
+	if err != nil {
+		n.t.Logf("poison: Kafka is away: %v", err)
+		return
+	}
+	defer func() { _ = producer.Close() }()
+	topics := slices.Clone(consumed)
+	for _, t := range slices.Concat(n.m.catalog.LoggedTopics(""), n.m.catalog.StateTopics()) {
+		if !slices.Contains(topics, t.Name) {
+			topics = append(topics, t.Name)
+		}
+	}
+	for _, topic := range topics {
+		for _, headers := range [][]sarama.RecordHeader{nil, {header("ce_type", "chat.send_message")}, {
+			header("ce_specversion", "1.0"), header("ce_id", fmt.Sprintf("poison-%d", len(n.poisoned))),
+			header("ce_type", "chat.unheard_of"), header("ce_source", "/gateway"),
+			header("ce_subject", "conversation:poison"), header("ce_actor", "poisoner"),
+			header("ce_time", time.Now().UTC().Format(time.RFC3339Nano))}} {
+			p := Poison{Payload: fmt.Sprintf("poison %d for %s \xff\x00", len(n.poisoned), topic)}
+			_, _, err := producer.SendMessage(&sarama.ProducerMessage{Topic: k.Topic(topic), Headers: headers,
+				Value: sarama.StringEncoder(p.Payload), Key: sarama.StringEncoder("conversation:poison")})
+			p.Dead = err == nil && slices.Contains(consumed, topic) // else nobody knows whether it got there
+			n.poisoned = append(n.poisoned, p)
+		}
+	}
+}
+
+func header(key, value string) sarama.RecordHeader {
+	return sarama.RecordHeader{Key: []byte(key), Value: []byte(value)}
+}

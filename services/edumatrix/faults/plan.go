@@ -1,0 +1,137 @@
+package faults
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Fault is something that is done to the mesh for a while.
+type Fault struct {
+	// Kind is what is done, On what it is done to: a process, a store or a link.
+	Kind, On string
+	// After is how many commands have been sent when it begins, and For how long it lasts.
+	After int
+	For   time.Duration
+	// Times is how often it is done in that time; once when 0.
+	Times int
+}
+
+func (f Fault) String() string {
+	s := f.Kind
+	if f.On != "" {
+		s += " " + f.On
+	}
+	if f.Times > 1 {
+		s += fmt.Sprintf(" ×%d", f.Times)
+	}
+	return s
+}
+
+// What faults are done to. Links lead from one process to a store or to another process; gateway links are those of
+// clients.
+var (
+	services = []string{"chat-1", "chat-2", "gateway-1", "gateway-2", "notification", "feed", "presence"}
+	stores   = []string{"kafka", "redis", "postgres"}
+	links    = []string{"kafka", "redis", "postgres of chat-1", "postgres of chat-2", "postgres of notification",
+		"postgres of feed", "chat-1", "chat-2", "presence", "gateway-1", "gateway-2"}
+)
+
+// kind is a sort of fault: on what, and how long.
+type kind struct {
+	name              string
+	on                []string
+	shortest, longest time.Duration
+	times             int // at most
+	weight            int
+}
+
+var kinds = []kind{
+	{"kill", services, 0, 3 * time.Second, 4, 8},
+	{"kill", stores, time.Second, 4 * time.Second, 1, 6},
+	{"kill all services", nil, 0, 2 * time.Second, 1, 2},
+	{"freeze", services, time.Second, 4 * time.Second, 1, 4},
+	{"freeze", stores, time.Second, 4 * time.Second, 1, 4},
+	{"freeze, then kill", []string{"kafka", "postgres"}, time.Second, 2 * time.Second, 1, 2},
+	// Longer than a group's session time-out, 6 s: another instance takes over, and the first one wakes up to it.
+	{"freeze long", []string{"chat-1", "chat-2", "notification"}, 8 * time.Second, 10 * time.Second, 1, 2},
+	{"stop long", []string{"chat-1", "notification", "gateway-1", "feed"}, 8 * time.Second, 10 * time.Second, 1, 2},
+	{"empty", []string{"redis"}, 0, 0, 1, 1},
+	{"cut", links, 300 * time.Millisecond, 3 * time.Second, 3, 6},
+	{"reset", links, 300 * time.Millisecond, 2 * time.Second, 1, 2},
+	{"silence", links, time.Second, 5 * time.Second, 1, 4},
+	{"delay", links, 2 * time.Second, 6 * time.Second, 1, 3},
+	{"throttle", links, 2 * time.Second, 6 * time.Second, 1, 3},
+	{"hold a transaction open", nil, 3 * time.Second, 8 * time.Second, 1, 2},
+	{"hold the append lock", []string{"chat", "notification", "feed"}, time.Second, 6 * time.Second, 1, 3},
+	{"poison", nil, 0, 0, 1, 2},
+	{"slow client", nil, 3 * time.Second, 8 * time.Second, 1, 2},
+}
+
+// Plan is what a seed means.
+type Plan struct {
+	Seed   uint64
+	Faults []Fault
+}
+
+func (p Plan) String() string {
+	var all []string
+	for _, f := range p.Faults {
+		all = append(all, f.String())
+	}
+	return strings.Join(all, ", ")
+}
+
+// NewPlan draws a number of faults from a seed, to begin while a number of commands is sent.
+func NewPlan(seed uint64, faults, commands int) Plan {
+	p := Plan{Seed: seed}
+	r := rand.New(rand.NewPCG(seed, 1))
+	weights := 0
+	for _, k := range kinds {
+		weights += k.weight
+	}
+	for range faults {
+		n := r.IntN(weights)
+		i := slices.IndexFunc(kinds, func(k kind) bool { n -= k.weight; return n < 0 })
+		p.Faults = append(p.Faults, kinds[i].draw(r, commands))
+	}
+	slices.SortStableFunc(p.Faults, func(a, b Fault) int { return a.After - b.After })
+	return p
+}
+
+// draw makes a fault that begins after a tenth to seven tenths of the commands.
+func (k kind) draw(r *rand.Rand, commands int) Fault {
+	f := Fault{Kind: k.name, After: commands/10 + r.IntN(max(1, commands*6/10)), Times: 1, For: k.shortest}
+	if len(k.on) > 0 {
+		f.On = k.on[r.IntN(len(k.on))]
+	}
+	if k.longest > k.shortest {
+		f.For += time.Duration(r.Int64N(int64(k.longest - k.shortest))).Round(10 * time.Millisecond)
+	}
+	if k.times > 1 {
+		f.Times += r.IntN(k.times)
+	}
+	return f
+}
+
+// Each lists every fault that there is, alone, in plans of one.
+func Each(commands int) (all []Plan) {
+	for _, k := range kinds {
+		on := k.on
+		if len(on) == 0 {
+			on = []string{""}
+		}
+		for _, target := range on {
+			single := k
+			if target != "" {
+				single.on = []string{target}
+			}
+			seed := uint64(len(all) + 1)
+			f := single.draw(rand.New(rand.NewPCG(seed, 2)), commands/2)
+			all = append(all, Plan{Seed: seed, Faults: []Fault{f}})
+		}
+	}
+	return all
+}

@@ -1,0 +1,247 @@
+//go:build integration
+
+package faults
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/edumatrix/interlinked/shared/auth"
+)
+
+// population is everybody who uses the mesh in a run. Users have one device, some two; conversations have people on both
+// gateways.
+type population struct {
+	h        *History
+	seed     uint64
+	sockets  []string
+	tokens   map[string]string
+	users    []string
+	devices  []*device
+	talk     directory
+	rate     float64 // commands a second, of all
+	stopping atomic.Bool
+	ctx      context.Context
+	cancel   context.CancelFunc
+	running  sync.WaitGroup
+	sending  sync.WaitGroup // all that send
+}
+
+// size is how large a run is.
+type size struct {
+	clients  int
+	commands int // at least
+	faults   int
+	rate     float64
+}
+
+func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &population{h: NewHistory(), seed: seed, rate: s.rate, ctx: ctx, cancel: cancel, tokens: map[string]string{}}
+	t.Cleanup(p.end)
+	for _, gateway := range []string{"gateway-1", "gateway-2"} {
+		p.sockets = append(p.sockets, "ws://"+m.links[gateway].Addr()+"/ws")
+	}
+	for n := range s.clients {
+		// One in five is another device of somebody who has one.
+		user := fmt.Sprintf("user-%d", n)
+		if n%5 == 4 {
+			user = p.users[len(p.users)-1]
+		} else {
+			p.users = append(p.users, user)
+		}
+		if p.tokens[user] == "" {
+			token, err := auth.Mint(secret, auth.User{ID: user, Name: user}, 2*time.Hour)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.tokens[user] = token
+		}
+		d := &device{p: p, user: user, name: fmt.Sprintf("device-%d of %s", n, user), gateway: n % len(p.sockets),
+			waiting: map[string][]chan Answer{}, random: p.random(1000 + n)}
+		p.devices = append(p.devices, d)
+		p.running.Go(d.stay)
+	}
+	return p
+}
+
+// random is a source of its own for each who draws: what is drawn does not depend on who is faster.
+func (p *population) random(who int) *rand.Rand { return rand.New(rand.NewPCG(p.seed, uint64(who))) }
+
+// begin has conversations started: groups of several people and pairs, so that each event has many to see it.
+func (p *population) begin(t testing.TB) {
+	r := p.random(0)
+	var starting sync.WaitGroup
+	groups := max(3, len(p.devices)/3)
+	for n := range groups + groups/2 {
+		d := p.devices[n%len(p.devices)]
+		members := p.some(r, 4+r.IntN(5))
+		w := &worker{device: d, random: p.random(2000 + n)}
+		starting.Go(func() {
+			if n < groups {
+				w.startGroup(members)
+			} else {
+				w.startDirect(members[0])
+			}
+		})
+	}
+	starting.Wait()
+	if p.talk.count() < groups {
+		t.Fatalf("%d of %d conversations were started", p.talk.count(), groups)
+	}
+}
+
+func (p *population) some(r *rand.Rand, n int) (users []string) {
+	for _, i := range r.Perm(len(p.users))[:min(n, len(p.users))] {
+		users = append(users, p.users[i])
+	}
+	return users
+}
+
+// workersEach is how many commands a device may have under way.
+const workersEach = 5
+
+// send has all devices send commands until stop.
+func (p *population) send() {
+	for n := range len(p.devices) * workersEach {
+		w := &worker{device: p.devices[n/workersEach], random: p.random(10_000 + n)}
+		pause := time.Duration(float64(time.Second) * float64(len(p.devices)*workersEach) / p.rate)
+		p.sending.Go(func() {
+			for !p.stopping.Load() && p.ctx.Err() == nil {
+				if sleep(p.ctx, time.Duration(w.random.Float64()*2*float64(pause))); !p.stopping.Load() {
+					w.something()
+				}
+			}
+		})
+	}
+}
+
+// settle ends sending, and waits until every command has its outcome, or for so long.
+func (p *population) settle(within time.Duration) {
+	p.stopping.Store(true)
+	done := make(chan struct{})
+	p.running.Go(func() {
+		p.sending.Wait()
+		close(done)
+	})
+	select {
+	case <-done:
+	case <-time.After(within):
+	}
+}
+
+// end closes all connections, and waits for everybody.
+func (p *population) end() {
+	p.cancel()
+	p.running.Wait()
+}
+
+// connected waits until every device is connected and ready.
+func (p *population) connected(within time.Duration) bool {
+	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		all := true
+		for _, d := range p.devices {
+			all = all && d.session() != nil
+		}
+		if all {
+			return true
+		}
+	}
+	return false
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// directory is what the population knows of its conversations; it may be behind.
+type directory struct {
+	mu    sync.Mutex
+	all   []*talk
+	known map[string]*talk
+}
+
+type talk struct {
+	id      string
+	owner   string
+	direct  bool
+	members []string
+}
+
+func (d *directory) add(t *talk) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.known == nil {
+		d.known = map[string]*talk{}
+	}
+	if d.known[t.id] == nil {
+		d.known[t.id] = t
+		d.all = append(d.all, t)
+	}
+}
+
+func (d *directory) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.all)
+}
+
+// pick gives a conversation that a user is in, as far as is known, and now and then any.
+func (d *directory) pick(r *rand.Rand, user string) (t talk, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var mine []*talk
+	anything := r.IntN(20) == 0
+	for _, t := range d.all {
+		if anything || contains(t.members, user) {
+			mine = append(mine, t)
+		}
+	}
+	if len(mine) == 0 {
+		return talk{}, false
+	}
+	t = *mine[r.IntN(len(mine))]
+	t.members = append([]string(nil), t.members...)
+	return t, true
+}
+
+func (d *directory) joined(id, user string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if t := d.known[id]; t != nil && !contains(t.members, user) {
+		t.members = append(t.members, user)
+	}
+}
+
+func (d *directory) left(id, user string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if t := d.known[id]; t != nil {
+		for i, m := range t.members {
+			if m == user {
+				t.members = append(t.members[:i], t.members[i+1:]...)
+				return
+			}
+		}
+	}
+}
+
+func contains(all []string, one string) bool {
+	for _, s := range all {
+		if s == one {
+			return true
+		}
+	}
+	return false
+}

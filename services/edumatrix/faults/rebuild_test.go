@@ -1,0 +1,118 @@
+//go:build integration
+
+package faults
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+// logTables are the log's own, in each owner's schema. All others are projections.
+var logTables = []string{"events", "event_rooms", "outcomes", "memberships", "readings", "projections", "relay",
+	"log_migrations", "owner_migrations"}
+
+// rebuild has a running owner apply its log to emptied projections, and tells what is not as it was.
+func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (differences []string, err error) {
+	tables, err := column(ctx, conn, `SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename <> ALL ($2)`, owner, logTables)
+	if err != nil || len(tables) == 0 {
+		return nil, err
+	}
+	before, err := dump(ctx, conn, owner, tables)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := backend.Postgres{URL: m.stand.database(m.database, m.stand.postgres.Addr()), PoolMax: 2}.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer pool.Close()
+	l, err := eventlog.Open(ctx, eventlog.Options{Owner: owner, Pool: pool, Catalog: m.catalog})
+	if err != nil {
+		return nil, err
+	}
+	names, err := column(ctx, conn, "SELECT name FROM "+owner+".projections")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		err := l.Reset(ctx, name, func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "TRUNCATE "+strings.Join(tables, ", "))
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err := m.applied(ctx, conn, owner); err != nil {
+		return nil, err
+	}
+	after, err := dump(ctx, conn, owner, tables)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range before {
+		if _, found := slices.BinarySearch(after, row); !found {
+			differences = append(differences, "after a rebuild there is no "+row)
+		}
+	}
+	for _, row := range after {
+		if _, found := slices.BinarySearch(before, row); !found {
+			differences = append(differences, "only a rebuild makes "+row)
+		}
+	}
+	return differences, nil
+}
+
+// applied waits until every projection of an owner has the whole log.
+func (m *mesh) applied(ctx context.Context, conn *pgx.Conn, owner string) error {
+	return poll(ctx, "projections of "+owner, func() (string, error) {
+		behind, err := column(ctx, conn, strings.ReplaceAll(`SELECT format('%s is at %s of %s', name, position, head) FROM owner.projections,
+			(SELECT coalesce(max(position), 0) AS head FROM owner.events) h WHERE position < head
+			UNION ALL SELECT 'none has begun' WHERE NOT EXISTS (SELECT FROM owner.projections)`, "owner", owner))
+		return strings.Join(behind, ", "), err
+	})
+}
+
+// poll waits until nothing is missing any more.
+func poll(ctx context.Context, what string, missing func() (string, error)) error {
+	for {
+		left, err := missing()
+		if err != nil || left == "" {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %s: %w", what, left, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// dump is all rows of tables as text, sorted.
+func dump(ctx context.Context, conn *pgx.Conn, schema string, tables []string) (rows []string, err error) {
+	for _, table := range tables {
+		some, err := column(ctx, conn, fmt.Sprintf("SELECT '%s ' || t::text FROM %s.%s t", table, schema, table))
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, some...)
+	}
+	slices.Sort(rows)
+	return rows, nil
+}
+
+func column(ctx context.Context, conn *pgx.Conn, query string, args ...any) ([]string, error) {
+	rows, err := conn.Query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}

@@ -1,0 +1,163 @@
+package faults
+
+import (
+	"strings"
+	"time"
+)
+
+// sessions holds what each client saw to the log: every event of the rooms that it was in, once and in order, from the
+// first that had to come, and nothing else.
+func (j *judge) sessions() {
+	logs := map[string]*seenLog{}
+	for i := range j.s.Logs {
+		l := &j.s.Logs[i]
+		logs[l.Owner] = newSeenLog(l)
+	}
+	acked := map[string]map[int64]time.Time{} // stream → version → first told
+	for _, c := range j.h.commands {
+		if a, ok := c.Outcome(); ok && a.Kind == Committed {
+			if acked[a.Stream] == nil {
+				acked[a.Stream] = map[int64]time.Time{}
+			}
+			if t, ok := acked[a.Stream][a.Version]; !ok || a.At.Before(t) {
+				acked[a.Stream][a.Version] = a.At
+			}
+		}
+	}
+	for _, s := range j.h.sessions {
+		v := &viewer{judge: j, session: s, acked: acked, last: map[string]int64{}}
+		for _, e := range s.Events {
+			owner, _, _ := strings.Cut(e.Type, ".")
+			if l := logs[owner]; l != nil {
+				v.see(l, e)
+			}
+		}
+		for _, l := range logs {
+			v.missed(l)
+		}
+	}
+}
+
+// seenLog is a log as clients are held to it.
+type seenLog struct {
+	*Log
+	members  map[string]map[string][]stretch // room → user
+	versions map[string][]Event              // by version, from 1
+}
+
+func newSeenLog(l *Log) *seenLog {
+	s := &seenLog{Log: l, members: l.stretches(), versions: map[string][]Event{}}
+	for _, e := range l.Events {
+		s.versions[e.Stream] = append(s.versions[e.Stream], e)
+	}
+	return s
+}
+
+// open is when a user was in the room of a stream. A user's own streams are always open; all others are looked at.
+func (l *seenLog) open(stream, user string) ([]stretch, bool) {
+	if room := l.members[stream]; room != nil {
+		return room[user], true
+	}
+	if strings.HasSuffix(stream, ":"+user) {
+		return []stretch{{1, always}}, true
+	}
+	return nil, strings.HasPrefix(stream, "conversation:") || strings.HasPrefix(stream, "notifications:")
+}
+
+// viewer follows what one session saw.
+type viewer struct {
+	judge   *judge
+	session *Session
+	acked   map[string]map[int64]time.Time
+	last    map[string]int64 // by stream
+}
+
+func (v *viewer) broken(promise, format string, args ...any) {
+	s := v.session
+	at := s.Device + " (connected " + s.Dialed.Format(clock) + ", ready " + s.Ready.Format(clock) + "): "
+	v.judge.broken(promise, at+format, args...)
+}
+
+func (v *viewer) see(l *seenLog, e Seen) {
+	user := v.session.User
+	open, judged := l.open(e.Stream, user)
+	if !judged {
+		return
+	}
+	if e.Version < 1 || e.Version > int64(len(l.versions[e.Stream])) {
+		v.broken(clientsSee, "saw %s at version %d, which is not in the log", e.Stream, e.Version)
+		return
+	}
+	v.same(l.versions[e.Stream][e.Version-1], e)
+	if !within(open, e.Version) {
+		v.broken(access, "saw %s at version %d, was in it %v", e.Stream, e.Version, open)
+		return
+	}
+	last, ever := v.last[e.Stream]
+	switch {
+	case !ever:
+		// Floors: what was committed before this session came is not given again.
+		if t, ok := v.acked[e.Stream][e.Version]; ok && t.Before(v.session.Dialed) {
+			v.broken(clientsSee, "saw %s at version %d, acknowledged before it connected", e.Stream, e.Version)
+		}
+		if missed := v.due(l, e.Stream, open, e.Version); missed > 0 {
+			v.broken(clientsSee, "saw %s from version %d on, but version %d came after it was ready", e.Stream, e.Version, missed)
+		}
+	case e.Version <= last:
+		v.broken(clientsSee, "saw %s at version %d after %d", e.Stream, e.Version, last)
+		return
+	case e.Version != after(open, last):
+		v.broken(clientsSee, "saw %s at version %d after %d: a gap", e.Stream, e.Version, last)
+	}
+	v.last[e.Stream] = e.Version
+}
+
+// due is the first version before another that was written after the session was ready, 0 for none: the owner's answer,
+// as of which the session knows its rooms, was read before that.
+func (v *viewer) due(l *seenLog, stream string, open []stretch, before int64) int64 {
+	for _, e := range l.versions[stream] {
+		if e.Version >= before {
+			break
+		}
+		if e.Time.After(v.session.Ready) && within(open, e.Version) {
+			return e.Version
+		}
+	}
+	return 0
+}
+
+// same holds what was seen to what was written.
+func (v *viewer) same(written Event, e Seen) {
+	switch {
+	case written.ID != e.ID || written.Type != e.Type || written.Actor != e.Actor:
+		v.broken(clientsSee, "saw %s at version %d as %s %s by %s, written is %s %s by %s", e.Stream, e.Version, e.Type, e.ID,
+			e.Actor, written.Type, written.ID, written.Actor)
+	case e.Redacted && !written.Redacted:
+		v.broken(clientsSee, "saw %s at version %d redacted, which it is not", e.Stream, e.Version)
+	case !e.Redacted && !written.Redacted && e.Text != written.Text:
+		v.broken(clientsSee, "saw %s at version %d say %q, written is %q", e.Stream, e.Version, e.Text, written.Text)
+	}
+}
+
+// missed holds a session that lived to the end to the newest event of each of its rooms.
+func (v *viewer) missed(l *seenLog) {
+	if !v.session.Ended.IsZero() {
+		return
+	}
+	for stream, all := range l.versions {
+		open, judged := l.open(stream, v.session.User)
+		if !judged {
+			continue
+		}
+		last, ever := v.last[stream]
+		if !ever {
+			if missed := v.due(l, stream, open, always); missed > 0 {
+				v.broken(clientsSee, "saw nothing of %s, version %d came after it was ready", stream, missed)
+			}
+			continue
+		}
+		if next := after(open, last); next > 0 && next <= int64(len(all)) {
+			v.broken(clientsSee, "saw %s up to version %d, it is at %d, and version %d was for it", stream, last, len(all), next)
+		}
+	}
+}

@@ -1,0 +1,137 @@
+//go:build integration
+
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+// stand is what runs share: stores of their own, which a run may take away as long as it brings them back. All
+// connections to them lead over links.
+type stand struct {
+	t        testing.TB
+	kafka    *meshtest.KafkaServer
+	redis    *meshtest.RedisServer
+	postgres *meshtest.PostgresServer
+	broker   *Link // clients of Kafka connect to where the broker says it is, so all runs share this one
+}
+
+func newStand(t testing.TB) *stand {
+	t.Helper()
+	s := &stand{t: t}
+	front := meshtest.FreePort(t)
+	s.kafka, s.redis, s.postgres = meshtest.NewKafkaServerBehind(t, front), meshtest.NewRedisServer(t), meshtest.NewPostgresServer(t)
+	s.broker = openLink(t, fmt.Sprintf("127.0.0.1:%d", front), s.kafka.Addr())
+	return s
+}
+
+// openLink opens a link that is closed after the test.
+func openLink(t testing.TB, addr, to string) *Link {
+	t.Helper()
+	l, err := NewLink(addr, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.Close)
+	return l
+}
+
+// store is one of the three.
+type store interface {
+	Start()
+	Stop()
+	Kill()
+	Freeze()
+	Thaw()
+}
+
+func (s *stand) store(name string) store {
+	switch name {
+	case "kafka":
+		return s.kafka
+	case "redis":
+		return s.redis
+	}
+	return s.postgres
+}
+
+// database is the URL of a database, at the server or where a link to it begins.
+func (s *stand) database(name, addr string) string {
+	u, err := url.Parse(s.postgres.URL())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	u.Host, u.Path = addr, "/"+name
+	return u.String()
+}
+
+func (s *stand) redisAt(addr string) string {
+	return fmt.Sprintf("redis://:%s@%s/0", url.QueryEscape(s.redis.Settings().Password), addr)
+}
+
+func (s *stand) exec(t testing.TB, statement string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.postgres.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+func (s *stand) emptyRedis(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := s.redis.Settings().Open(ctx)
+	if err == nil {
+		err = errors.Join(client.FlushAll(ctx).Err(), client.Close())
+	}
+	if err != nil {
+		t.Fatalf("empty Redis: %v", err)
+	}
+}
+
+// brokers is Kafka as a run uses it.
+func (s *stand) brokers(prefix string) backend.Kafka {
+	return backend.Kafka{Brokers: []string{s.broker.Addr()}, ClientID: "faults", TopicPrefix: prefix}
+}
+
+// forget deletes the topics of a run: the broker has files open for every partition.
+func (s *stand) forget(t testing.TB, prefix string) {
+	t.Helper()
+	k := s.brokers(prefix)
+	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
+	if err != nil {
+		t.Errorf("delete the run's topics: %v", err)
+		return
+	}
+	defer func() { _ = admin.Close() }()
+	topics, err := admin.ListTopics()
+	if err != nil {
+		t.Errorf("delete the run's topics: %v", err)
+	}
+	for name := range topics {
+		if strings.HasPrefix(name, prefix) {
+			if err := admin.DeleteTopic(name); err != nil {
+				t.Errorf("delete %s: %v", name, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package faults
+
+import (
+	"slices"
+	"time"
+)
+
+// Stored is what the stores hold when all is quiet.
+type Stored struct {
+	Logs    []Log
+	Records []Record // of all topics of the logs, in the order of each partition
+	Dead    []Dead
+	// Differences between projections as they were and as they are after a rebuild.
+	Differences []string
+}
+
+// Log is one owner's.
+type Log struct {
+	Owner       string
+	Events      []Event // by position
+	Outcomes    []Outcome
+	Memberships []Membership
+	Readings    map[string]int64 // stream of another owner → version
+	Relayed     int64            // position up to which the topics are confirmed
+}
+
+// Event is a row of a log.
+type Event struct {
+	Position int64
+	Stream   string
+	Version  int64
+	ID       string
+	Type     string
+	Topic    string
+	Actor    string
+	Cause    string
+	Time     time.Time
+	Redacted bool
+	Text     string
+	Opens    []Change
+	Closes   []Change
+	About    string // of a notification: the stream and version of the event it was raised on
+	AboutAt  int64
+}
+
+// Change opens or closes a room.
+type Change struct {
+	Room  string
+	Users []string
+}
+
+// Outcome is a row of a log's outcomes.
+type Outcome struct {
+	Actor, CommandID, Type, Stream, Kind, Code string
+	Version, Position                          int64
+}
+
+// Membership is a row of a log's memberships; Closed is 0 while it is open.
+type Membership struct {
+	Room, Member   string
+	Opened, Closed int64
+}
+
+// Record is an event, or a position, on its topic.
+type Record struct {
+	Owner     string
+	Topic     string
+	Partition int32
+	Offset    int64
+	Position  int64
+	Before    int64
+	Stream    string // empty: a position
+	Version   int64
+	Type      string
+}
+
+// Dead is a dead letter.
+type Dead struct {
+	Topic    string // where it was put
+	Original string
+	Error    string
+	Payload  string
+}
+
+func (s *Stored) log(owner string) *Log {
+	for i := range s.Logs {
+		if s.Logs[i].Owner == owner {
+			return &s.Logs[i]
+		}
+	}
+	return &Log{Owner: owner}
+}
+
+// stretch is a membership: versions of the room's stream from one to another, both included.
+type stretch struct{ from, to int64 }
+
+// always is a stretch without an end.
+const always = int64(1) << 62
+
+// stretches folds who was in which room when, from the events themselves.
+func (l *Log) stretches() map[string]map[string][]stretch {
+	rooms := map[string]map[string][]stretch{}
+	for _, e := range l.Events {
+		for _, o := range e.Opens {
+			if rooms[o.Room] == nil {
+				rooms[o.Room] = map[string][]stretch{}
+			}
+			for _, user := range o.Users {
+				all := rooms[o.Room][user]
+				if n := len(all); n == 0 || all[n-1].to != always {
+					rooms[o.Room][user] = append(all, stretch{e.Version, always})
+				}
+			}
+		}
+		for _, c := range e.Closes {
+			for _, user := range c.Users {
+				if all := rooms[c.Room][user]; len(all) > 0 && all[len(all)-1].to == always {
+					all[len(all)-1].to = e.Version
+				}
+			}
+		}
+	}
+	return rooms
+}
+
+// within says whether a version lies in one of the stretches.
+func within(all []stretch, version int64) bool {
+	return slices.ContainsFunc(all, func(s stretch) bool { return s.from <= version && version <= s.to })
+}
+
+// after is the version that follows another within stretches, 0 for none.
+func after(all []stretch, version int64) int64 {
+	for _, s := range all {
+		if version < s.from {
+			return s.from
+		}
+		if version < s.to {
+			return version + 1
+		}
+	}
+	return 0
+}
+
+// heads is the newest version of each stream.
+func (l *Log) heads() map[string]int64 {
+	heads := map[string]int64{}
+	for _, e := range l.Events {
+		heads[e.Stream] = max(heads[e.Stream], e.Version)
+	}
+	return heads
+}

@@ -1,0 +1,202 @@
+//go:build integration
+
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edumatrix/interlinked/shared/client"
+)
+
+// worker sends one command after the other from a device, each until it knows the outcome.
+type worker struct {
+	device *device
+	random *rand.Rand
+	sent   int
+}
+
+// something sends a command, drawn at random.
+func (w *worker) something() {
+	d, talk := w.device, &w.device.p.talk
+	t, ok := talk.pick(w.random, d.user)
+	if !ok {
+		w.startGroup(d.p.some(w.random, 4))
+		return
+	}
+	in := map[string]any{"conversation_id": t.id}
+	switch n := w.random.IntN(100); {
+	case n < 64:
+		w.say(t.id)
+	case n < 72:
+		w.change("chat.edit_message")
+	case n < 77:
+		w.change("chat.delete_message")
+	case n < 85:
+		user := d.p.some(w.random, 1)[0]
+		in["user_id"] = user
+		if a := w.do("chat", "chat.add_member", "", in); a.Kind == Committed {
+			talk.joined(t.id, user)
+		}
+	case n < 89 && len(t.members) > 0:
+		user := t.members[w.random.IntN(len(t.members))]
+		in["user_id"] = user
+		if a := w.do("chat", "chat.remove_member", "", in); a.Kind == Committed {
+			talk.left(t.id, user)
+		}
+	case n < 91:
+		if a := w.do("chat", "chat.leave", "", in); a.Kind == Committed {
+			talk.left(t.id, d.user)
+		}
+	case n < 94:
+		w.startGroup(d.p.some(w.random, 3+w.random.IntN(4)))
+	case n < 97:
+		w.startDirect(d.p.some(w.random, 1)[0])
+	default:
+		text := w.text()
+		w.do("feed", "feed.create_post", text, map[string]any{"body": text})
+	}
+}
+
+func (w *worker) say(conversation string) Answer {
+	text := w.text()
+	return w.do("chat", "chat.send_message", text, map[string]any{"conversation_id": conversation, "body": text})
+}
+
+func (w *worker) change(how string) {
+	m, ok := w.device.own(w.random)
+	if !ok {
+		return
+	}
+	data := map[string]any{"conversation_id": m.conversation, "message_id": m.id}
+	text := ""
+	if how == "chat.edit_message" {
+		text = w.text()
+		data["body"] = text
+	}
+	w.do("chat", how, text, data)
+}
+
+func (w *worker) startGroup(users []string) {
+	title := w.text()
+	title = title[:min(len(title), 100)]
+	a := w.do("chat", "chat.start_group", title, map[string]any{"title": title, "user_ids": users})
+	if a.Kind == Committed {
+		w.device.p.talk.add(&talk{id: conversationOf(a.Stream), owner: w.device.user, members: append(users, w.device.user)})
+	}
+}
+
+func (w *worker) startDirect(user string) {
+	if user == w.device.user {
+		return
+	}
+	a := w.do("chat", "chat.start_direct", "", map[string]any{"user_id": user})
+	if a.Kind == Committed {
+		w.device.p.talk.add(&talk{id: conversationOf(a.Stream), direct: true, members: []string{user, w.device.user}})
+	}
+}
+
+func (w *worker) text() string {
+	w.sent++
+	return fmt.Sprintf("%s %d %s", w.device.name, w.sent, strings.Repeat("x", w.random.IntN(200)))
+}
+
+// do sends a command until its outcome is known. Some are sent twice at once, from another device where there is one,
+// and some once more when all is said.
+func (w *worker) do(owner, name, text string, data map[string]any) Answer {
+	d := w.device
+	id := uuid.Must(uuid.NewRandomFromReader(seeded{w.random})).String()
+	c := &Command{Actor: d.user, ID: id, Owner: owner, Type: name, Text: text}
+	var twice sync.WaitGroup
+	if w.random.IntN(25) == 0 {
+		other := d.p.sibling(d, w.random)
+		twice.Go(func() { other.deliver(c, data) })
+	}
+	a := d.deliver(c, data)
+	twice.Wait()
+	if w.random.IntN(30) == 0 && a.Final() {
+		a = d.p.sibling(d, w.random).deliver(c, data)
+	}
+	return a
+}
+
+// seeded gives ids that follow from the seed.
+type seeded struct{ *rand.Rand }
+
+func (s seeded) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = byte(s.Uint32())
+	}
+	return len(p), nil
+}
+
+// sibling is any device of the same user.
+func (p *population) sibling(d *device, r *rand.Rand) *device {
+	var all []*device
+	for _, other := range p.devices {
+		if other.user == d.user {
+			all = append(all, other)
+		}
+	}
+	return all[r.IntN(len(all))]
+}
+
+// deliver sends a command, and again what has no outcome, and gives the outcome; an empty answer when all ends before.
+func (d *device) deliver(c *Command, data map[string]any) Answer {
+	for d.p.ctx.Err() == nil {
+		at := d.await(d.p.ctx)
+		if at == nil {
+			break
+		}
+		later, forget := d.expect(c.ID) // before it is sent: the outcome may be quick
+		d.p.h.Send(c)
+		a := d.once(at, c, data)
+		if a.Kind == Queued {
+			d.p.h.Tell(c, a)
+			select {
+			case a = <-later:
+			case <-at.Done():
+			case <-d.p.ctx.Done():
+			}
+		}
+		forget()
+		if a.Kind != "" && a.Kind != Queued {
+			d.p.h.Tell(c, a)
+		}
+		if a.Final() {
+			return a
+		}
+		sleep(d.p.ctx, 100*time.Millisecond)
+	}
+	return Answer{}
+}
+
+// once sends a command on a connection and gives what is answered; nothing when the connection is lost.
+func (d *device) once(at *connection, c *Command, data map[string]any) Answer {
+	ctx, cancel := context.WithTimeout(d.p.ctx, 20*time.Second)
+	defer cancel()
+	o, err := at.CommandAs(ctx, c.ID, c.Type, data)
+	var refused *client.Error
+	switch {
+	case err == nil:
+		return Answer{Kind: o.Kind, Stream: o.Stream, Version: o.Version}
+	case !errors.As(err, &refused):
+		return Answer{}
+	}
+	switch refused.Code {
+	case "queued":
+		return Answer{Kind: Queued}
+	case "unavailable", "too_many_waiting":
+		return Answer{Kind: Unavailable, Code: refused.Code}
+	case "failed":
+		return Answer{Kind: Failed, Code: refused.Code}
+	}
+	return Answer{Kind: Refused, Code: refused.Code}
+}
