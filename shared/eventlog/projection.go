@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -37,9 +36,7 @@ func (l *Log) Follow(ctx context.Context, p Projection) error {
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
-			if errors.Is(err, bus.ErrAway) {
-				l.waiting.set("projection "+p.Name(), "postgres", err)
-			}
+			l.waiting.set("projection "+p.Name(), "postgres", err) // one that cannot go on is no health, whatever it is
 			l.o.Log.WarnContext(ctx, "projection does not go on, trying again", "projection", p.Name(), "error", err)
 			again.wait(ctx)
 		default:

@@ -152,12 +152,14 @@ func (h *Health) services() (all map[string]bool, healthy bool) {
 			all[h.checks[i].Name] = false
 		}
 	}
+	// What waits for another service holds up what clients get to see.
+	for dependency := range h.waiting {
+		if !slices.Contains(keys, dependency) {
+			all["socketio"] = false
+		}
+	}
 	for _, ok := range all {
 		healthy = healthy && ok
-	}
-	// A dependency of another name that work waits for (a service) is none of the keys, but no health either.
-	for dependency := range h.waiting {
-		healthy = healthy && slices.Contains(keys, dependency) && all[dependency]
 	}
 	return all, healthy
 }

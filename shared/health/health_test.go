@@ -150,7 +150,7 @@ func TestHealth_WorkThatWaitsIsNotHealthy(t *testing.T) {
 	eventually(t, h, 503, `{"status":"unhealthy","services":{"redis":true,"kafka":false,"postgres":true,"socketio":true}}`)
 	h.Waiting("kafka", nil)
 	h.Waiting("chat", errors.New("away"))
-	eventually(t, h, 503, `{"status":"unhealthy","services":{"redis":true,"kafka":true,"postgres":true,"socketio":true}}`)
+	eventually(t, h, 503, `{"status":"unhealthy","services":{"redis":true,"kafka":true,"postgres":true,"socketio":false}}`)
 	h.Waiting("chat", nil)
 	eventually(t, h, 200, healthy)
 }

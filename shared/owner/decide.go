@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	longestRun  = 256    // commands decided on one loaded state
-	statesKept  = 20_000 // streams whose state is kept between runs
+	longestRun  = 256   // commands decided on one loaded state
+	statesKept  = 5_000 // streams whose state is kept between runs
 	firstPause  = 50 * time.Millisecond
 	longestWait = 5 * time.Second
 )
@@ -130,6 +130,11 @@ func (d *decider) fail(run []*asked, err error) {
 // together decides a run and commits it, waiting for as long as the database is away. What it returns was not answered.
 func (d *decider) together(stream string, run []*asked) ([]*asked, error) {
 	wait, conflicts, away := firstPause, 0, false
+	defer func() {
+		if away && d.ctx.Err() == nil {
+			d.waiting("postgres", nil)
+		}
+	}()
 	for len(run) > 0 {
 		var err error
 		if conflicts < 2 {
@@ -140,10 +145,6 @@ func (d *decider) together(stream string, run []*asked) ([]*asked, error) {
 		var conflict *eventlog.ConflictError
 		switch {
 		case err == nil:
-			if away {
-				d.waiting("postgres", nil)
-				away = false
-			}
 		case errors.As(err, &conflict):
 			conflicts++
 		case errors.Is(err, bus.ErrAway):
@@ -162,7 +163,13 @@ func (d *decider) together(stream string, run []*asked) ([]*asked, error) {
 
 // attempt decides on what is known of the stream and commits under the version that this was. It returns what has no
 // answer yet: those who are to be decided again.
-func (d *decider) attempt(stream string, run []*asked) ([]*asked, error) {
+func (d *decider) attempt(stream string, run []*asked) (rest []*asked, err error) {
+	defer func() {
+		if p := recover(); p != nil { // folding what is stored, which must not take the process with it
+			d.logger.Error("loading panicked", "stream", stream, "panic", p, "stack", string(debug.Stack()))
+			rest, err = run, fmt.Errorf("load %s: panic: %v", stream, p)
+		}
+	}()
 	h, err := d.load(stream, run)
 	if err != nil {
 		return run, err

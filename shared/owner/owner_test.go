@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
@@ -454,6 +455,79 @@ func TestReaction_EachEventOnceAndInOrder(t *testing.T) {
 		if v != int64(i)+1 || len(raised) != n {
 			t.Fatalf("raised about versions %v", raised)
 		}
+	}
+}
+
+// A service that was away for longer than its topic remembers reads what it missed from the owner's log.
+func TestReaction_CatchesUpOnWhatTheTopicForgot(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start(rooms)
+	const n = 25
+	for i := range n {
+		w.send(say("alice", uuid.NewString(), fmt.Sprint("quiet", i), "hi"))
+	}
+	w.eventually("the events", func() bool { return len(w.events) >= n })
+	admin, err := sarama.NewClusterAdmin(w.env.Stores.Kafka.Brokers, w.env.Stores.Kafka.SaramaConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	for partition := range int32(3) {
+		if err := admin.DeleteRecords(w.env.Stores.Kafka.Topic("chat-events"), map[int32]int64{partition: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := w.environment("notification", w.env.Stores)
+	env.Config.Peers["chat"] = "http://" + net.JoinHostPort("127.0.0.1", fmt.Sprint(w.env.Config.Port))
+	stop := w.startIn(env, func(s *owner.Service) { s.React("chat", "chat-events", greet) })
+	raised := func() int {
+		client := meshv1connect.NewOwnerServiceClient(rpc.NewClient("of this test", w.env.Telemetry.Tracer()),
+			fmt.Sprintf("http://127.0.0.1:%d", env.Config.Port))
+		answer, err := client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{Stream: "notifications:bob"}))
+		if err != nil {
+			return 0
+		}
+		return len(answer.Msg.GetRecords())
+	}
+	w.eventually("a notification for each", func() bool { return raised() == n })
+	stop()
+	env.Config.Port = meshtest.FreePort(t)
+	w.startIn(env, func(s *owner.Service) { s.React("chat", "chat-events", greet) })
+	w.send(say("alice", uuid.NewString(), "quiet1", "hi again"))
+	w.eventually("one more", func() bool { return raised() == n+1 })
+}
+
+// What cannot be folded costs the commands of its stream, not the process.
+func TestCommand_AStreamThatCannotBeFoldedCostsOnlyItself(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	stop := w.start(rooms)
+	poison := say("alice", uuid.NewString(), "7", "x")
+	w.send(poison)
+	w.outcome(poison.ID, 1)
+	stop()
+	w.start(func(s *owner.Service) {
+		s.Decide("conversation", func(stream string) owner.State {
+			return &fragile{room{strings.TrimPrefix(stream, "conversation:")}}
+		})
+	})
+	bad, good := say("alice", uuid.NewString(), "7", "x"), say("alice", uuid.NewString(), "8", "x")
+	w.send(bad, good)
+	if r := w.outcome(good.ID, 1); r.Kind != envelope.Committed {
+		t.Fatalf("%+v", r)
+	}
+	if r := w.outcome(bad.ID, 1); r.Kind != envelope.Failed {
+		t.Fatalf("%+v", r)
+	}
+}
+
+// fragile panics on what is stored.
+type fragile struct{ room }
+
+func (f *fragile) Evolve(string, proto.Message) {
+	if f.id == "7" {
+		panic("as asked")
 	}
 }
 

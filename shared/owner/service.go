@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -130,6 +131,12 @@ func (s *Service) Run(ctx context.Context) error {
 	background("health", s.health.Run)
 	background("listener", s.server.Run)
 	background("router", router.Run)
+	reading, stopReading := context.WithCancel(failed)
+	defer stopReading()
+	var catchUps sync.WaitGroup
+	for _, r := range reactors {
+		catchUps.Go(func() { r.catchUp(reading) })
+	}
 	select {
 	case <-router.Running():
 		s.health.SetReady(true)
@@ -147,6 +154,8 @@ func (s *Service) Run(ctx context.Context) error {
 	s.health.SetReady(false)
 	timeout := time.AfterFunc(stopWithin, stopWork) // a dependency that is away now will not hold up the end
 	err = router.Close()
+	stopReading()
+	catchUps.Wait()
 	for _, wait := range waits {
 		wait()
 	}
