@@ -17,7 +17,7 @@ TESTSERVERS := bin/testservers
 build lint $(EDUMATRIX) $(TESTSERVERS): export CGO_ENABLED := 0
 build lint $(EDUMATRIX) $(TESTSERVERS): export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
-.PHONY: help run test test-fast bench faults build lint generate env verify-connections $(EDUMATRIX) $(TESTSERVERS)
+.PHONY: help run test test-fast bench faults faults-broken build lint generate env verify-connections $(EDUMATRIX) $(TESTSERVERS)
 
 help: ## Print what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 24
@@ -48,6 +48,10 @@ faults: $(TESTSERVERS) ## Try to break what is promised: SEEDS=n random runs, or
 	@$(TESTSERVERS) -install
 	FAULTS_SEEDS=$(SEEDS) FAULTS_SEED=$(SEED) FAULTS_EACH=$(EACH) FAULTS_LIST=$(CURDIR)/docs/faults.tsv \
 	  go test -v -count=1 -timeout 24h -tags integration -run '^TestFaults_' ./services/edumatrix/faults
+
+faults-broken: $(TESTSERVERS) ## Break the mesh on purpose, in three ways, and see that the faults show it
+	@$(TESTSERVERS) -install
+	FAULTS_BROKEN=1 go test -v -count=1 -timeout 1h -tags integration -run '^TestBroken_' ./services/edumatrix/faults
 
 build: ## Build and vet every module, in the workspace and on its own
 	go build work

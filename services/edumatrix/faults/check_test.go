@@ -198,6 +198,11 @@ func TestCheck_AllowsWhatMayBe(t *testing.T) {
 			x.bob.Events = x.bob.Events[len(x.bob.Events)-2:]
 			x.came(x.bob, 5100*time.Millisecond)
 		},
+		"a session that came back, and was too far": func(x *told) {
+			x.saw(x.bob, 1, 2, 6, 7)
+			at := slices.IndexFunc(x.bob.Events, func(e Seen) bool { return e.Version == 6 })
+			x.bob.Events = slices.Insert(x.bob.Events, at, Seen{Type: TooFar, Stream: room})
+		},
 		"records that come again": func(x *told) { x.s.Records = append(x.s.Records, x.s.Records[:3]...) },
 		"poison, twice": func(x *told) {
 			x.poisoned = []Poison{{"bad", true}, {"maybe", false}}

@@ -37,42 +37,86 @@ type connection struct {
 	session *Session
 }
 
-// stay connects, and connects again, to the end.
+// stay connects, and connects again, to the end. Now and then it does not resume, as a program that was started anew.
 func (d *device) stay() {
+	var last *connection
 	for d.p.ctx.Err() == nil {
-		d.connect()
-		d.mu.Lock()
-		pause := time.Duration(50+d.random.IntN(250)) * time.Millisecond
-		d.mu.Unlock()
-		sleep(d.p.ctx, pause)
+		var c *connection
+		if last != nil && d.draw(8) > 0 {
+			c = d.resume(last)
+		} else {
+			last = nil
+			c = d.dial()
+		}
+		if c != nil {
+			last = c
+			d.live(c)
+		}
+		sleep(d.p.ctx, time.Duration(50+d.draw(250))*time.Millisecond)
 		d.gateway++ // the other one
+	}
+	if last != nil {
+		last.Close()
 	}
 }
 
-func (d *device) connect() {
-	ctx, cancel := context.WithTimeout(d.p.ctx, 8*time.Second)
+func (d *device) draw(n int) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.random.IntN(n)
+}
+
+const dialTime = 8 * time.Second
+
+func (d *device) url() string { return d.p.sockets[d.gateway%len(d.p.sockets)] }
+
+// dial begins a session; nil when there is no connection to be had.
+func (d *device) dial() *connection {
+	ctx, cancel := context.WithTimeout(d.p.ctx, dialTime)
 	defer cancel()
-	s := &Session{User: d.user, Device: d.name, Gateway: d.gateway % len(d.p.sockets), Dialed: time.Now()}
-	c, err := client.Dial(ctx, client.Options{URL: d.p.sockets[s.Gateway], Token: d.p.tokens[d.user],
+	s := &Session{User: d.user, Device: d.name, Dialed: time.Now()}
+	c, err := client.Dial(ctx, client.Options{URL: d.url(), Token: d.p.tokens[d.user],
 		OnEvent:   func(e client.Event) { d.see(s, e) },
 		OnOutcome: func(o client.Outcome) { d.tell(o) }})
 	if err != nil {
-		return
+		return nil
 	}
 	s.Ready = time.Now()
 	d.p.h.Begin(s)
+	return &connection{c, s}
+}
+
+// resume goes on with a session, nil when there is no connection to be had.
+func (d *device) resume(last *connection) *connection {
+	ctx, cancel := context.WithTimeout(d.p.ctx, dialTime)
+	defer cancel()
+	c, err := last.Redial(ctx, d.url())
+	if err != nil {
+		return nil
+	}
+	stands, _ := c.Resumed()
+	if !stands.Resumed { // a connection that was ready has a mark
+		d.p.h.End(last.session, "not resumed")
+		c.Close()
+		return nil
+	}
+	d.p.h.Resume(last.session, stands.TooFar)
+	return &connection{c, last.session}
+}
+
+// live is a connection until it ends.
+func (d *device) live(c *connection) {
 	d.mu.Lock()
-	d.current = &connection{c, s}
+	d.current = c
 	d.mu.Unlock()
 	select {
 	case <-c.Done():
-		d.p.h.End(s, c.Err().Error())
+		d.p.h.End(c.session, c.Err().Error())
 	case <-d.p.ctx.Done():
 	}
 	d.mu.Lock()
 	d.current = nil
 	d.mu.Unlock()
-	c.Close()
 }
 
 // session is the connection, if there is one.

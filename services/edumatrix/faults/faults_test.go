@@ -94,6 +94,7 @@ type result struct {
 	plan       Plan
 	commands   int
 	sessions   int
+	resumed    int
 	seen       int
 	hits       []hit
 	took       time.Duration
@@ -126,7 +127,7 @@ func run(t *testing.T, s *stand, programs meshrun.Binaries, plan Plan, size size
 		r.violations = append(r.violations, Violation{survives, ended})
 	}
 	r.commands, _, _ = p.h.Sent()
-	r.sessions, r.seen = p.h.Counts()
+	r.sessions, r.resumed, r.seen = p.h.Counts()
 	return r
 }
 
@@ -239,8 +240,9 @@ func (r *result) report(t *testing.T) {
 	if len(r.violations) > 0 || t.Failed() {
 		verdict = "broken"
 	}
-	fmt.Printf("seed %d: %s; %d commands, %d of %d faults hit with commands in flight (%v), %d connections saw %d events, %v\n",
-		r.plan.Seed, verdict, r.commands, inFlight, len(r.plan.Faults), r.plan, r.sessions, r.seen, r.took.Round(time.Second))
+	fmt.Printf("seed %d: %s; %d commands, %d of %d faults hit with commands in flight (%v), "+
+		"%d sessions came back %d times and saw %d events, %v\n", r.plan.Seed, verdict, r.commands, inFlight,
+		len(r.plan.Faults), r.plan, r.sessions, r.resumed, r.seen, r.took.Round(time.Second))
 	for _, v := range r.violations {
 		t.Error(v)
 	}

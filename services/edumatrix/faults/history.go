@@ -80,19 +80,21 @@ type Seen struct {
 	Text     string
 }
 
-// Session is one connection of a device, or several that were joined by resuming.
+// Session is what a device saw from a connection that began afresh, over all that resumed it.
 type Session struct {
-	User    string
-	Device  string
-	Gateway int
-	Dialed  time.Time
-	Ready   time.Time
-	Ended   time.Time // zero: it lived to the end of the run
-	Why     string    // it ended
-	Events  []Seen
-	// Parts are the places in Events at which the connection was a new one and resumed.
-	Parts []int
+	User   string
+	Device string
+	Dialed time.Time // the first connection
+	Ready  time.Time
+	Ended  time.Time // zero: it lived to the end of the run
+	Why    string    // it ended
+	Events []Seen
+	// Resumed is how often it came back.
+	Resumed int
 }
+
+// TooFar is the type under which a session notes that it came back, and that of a room too much was missed.
+const TooFar = "too far"
 
 // History is what all clients recorded. It is safe for concurrent use.
 type History struct {
@@ -137,11 +139,22 @@ func (h *History) Sent() (sent, open int, more <-chan struct{}) {
 	return len(h.commands), h.open, h.news
 }
 
-// Begin records a connection that is ready.
+// Begin records a session whose first connection is ready.
 func (h *History) Begin(s *Session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sessions = append(h.sessions, s)
+}
+
+// Resume records that a session has come back, and of which rooms it was not given what it missed.
+func (h *History) Resume(s *Session, tooFar []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.Ended, s.Why = time.Time{}, ""
+	s.Resumed++
+	for _, room := range tooFar {
+		s.Events = append(s.Events, Seen{At: time.Now(), Type: TooFar, Stream: room})
+	}
 }
 
 // See records an event.
@@ -171,19 +184,13 @@ func (h *History) Saw(s *Session, stream string) (version int64) {
 	return 0
 }
 
-// Lives says whether a session has not ended.
-func (h *History) Lives(s *Session) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return s.Ended.IsZero()
-}
-
-// Counts tells how many connections there were, and how many events they saw.
-func (h *History) Counts() (sessions, events int) {
+// Counts tells how many sessions there were, how often they came back, and how many events they saw.
+func (h *History) Counts() (sessions, resumed, events int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, s := range h.sessions {
 		events += len(s.Events)
+		resumed += s.Resumed
 	}
-	return len(h.sessions), events
+	return len(h.sessions), resumed, events
 }

@@ -1,12 +1,13 @@
 package faults
 
 import (
+	"fmt"
 	"strings"
 	"time"
 )
 
-// sessions holds what each client saw to the log: every event of the rooms that it was in, once and in order, from the
-// first that had to come, and nothing else.
+// sessions holds what each client saw to the log, however often it came back: every event of the rooms that it was in,
+// once and in order, from the first that had to come, and nothing else.
 func (j *judge) sessions() {
 	logs := map[string]*seenLog{}
 	for i := range j.s.Logs {
@@ -25,8 +26,12 @@ func (j *judge) sessions() {
 		}
 	}
 	for _, s := range j.h.sessions {
-		v := &viewer{judge: j, session: s, acked: acked, last: map[string]int64{}}
+		v := &viewer{judge: j, session: s, acked: acked, last: map[string]int64{}, jumps: map[string]bool{}}
 		for _, e := range s.Events {
+			if e.Type == TooFar {
+				v.jumps[e.Stream] = true
+				continue
+			}
 			owner, _, _ := strings.Cut(e.Type, ".")
 			if l := logs[owner]; l != nil {
 				v.see(l, e)
@@ -70,12 +75,13 @@ type viewer struct {
 	session *Session
 	acked   map[string]map[int64]time.Time
 	last    map[string]int64 // by stream
+	jumps   map[string]bool  // streams of which some were not given, and that was said
 }
 
 func (v *viewer) broken(promise, format string, args ...any) {
 	s := v.session
-	at := s.Device + " (connected " + s.Dialed.Format(clock) + ", ready " + s.Ready.Format(clock) + "): "
-	v.judge.broken(promise, at+format, args...)
+	who := fmt.Sprintf("%s (ready %s, came back %d times)", s.Device, s.Ready.Format(clock), s.Resumed)
+	v.judge.broken(promise, "%s "+format, append([]any{who}, args...)...)
 }
 
 func (v *viewer) see(l *seenLog, e Seen) {
@@ -94,7 +100,10 @@ func (v *viewer) see(l *seenLog, e Seen) {
 		return
 	}
 	last, ever := v.last[e.Stream]
+	jumps := v.jumps[e.Stream]
+	delete(v.jumps, e.Stream)
 	switch {
+	case !ever && jumps:
 	case !ever:
 		// Floors: what was committed before this session came is not given again.
 		if t, ok := v.acked[e.Stream][e.Version]; ok && t.Before(v.session.Dialed) {
@@ -106,7 +115,7 @@ func (v *viewer) see(l *seenLog, e Seen) {
 	case e.Version <= last:
 		v.broken(clientsSee, "saw %s at version %d after %d", e.Stream, e.Version, last)
 		return
-	case e.Version != after(open, last):
+	case e.Version != after(open, last) && !jumps:
 		v.broken(clientsSee, "saw %s at version %d after %d: a gap", e.Stream, e.Version, last)
 	}
 	v.last[e.Stream] = e.Version
@@ -146,7 +155,7 @@ func (v *viewer) missed(l *seenLog) {
 	}
 	for stream, all := range l.versions {
 		open, judged := l.open(stream, v.session.User)
-		if !judged {
+		if !judged || v.jumps[stream] {
 			continue
 		}
 		last, ever := v.last[stream]

@@ -1,0 +1,165 @@
+//go:build integration
+
+package faults
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/services/edumatrix/internal/meshrun"
+)
+
+// variableBroken has broken builds made and run; without it, it is only seen to that they still can be made.
+const variableBroken = "FAULTS_BROKEN"
+
+// mistake is a change to the mesh's sources that breaks a promise. It is made in copies, which the build takes instead.
+type mistake struct {
+	name    string
+	changes []change
+	faults  []Fault // under which it shows
+	breaks  []string
+}
+
+// change replaces a text that stands in a file once.
+type change struct{ file, old, new string }
+
+var mistakes = []mistake{
+	{
+		name: "acks off",
+		changes: []change{{"shared/backend/kafka.go", `	c.Producer.RequiredAcks = sarama.WaitForAll
+	c.Producer.Idempotent = true
+`, `	c.Producer.RequiredAcks = sarama.NoResponse
+`}},
+		faults: []Fault{
+			{Kind: "freeze, then kill", On: "kafka", After: 400, For: 2 * time.Second, Times: 1},
+			{Kind: "freeze, then kill", On: "kafka", After: 900, For: 2 * time.Second, Times: 1},
+			{Kind: "kill", On: "kafka", After: 1300, For: time.Second, Times: 1},
+		},
+		breaks: []string{topicsHave, kept},
+	},
+	{
+		name: "version saved outside the transaction",
+		changes: []change{{"shared/owner/react.go", `	_, err = r.log.Commit(r.ctx, write)
+	return err
+`, `	reading := write.Reading
+	if write.Reading = nil; len(write.Appends) > 0 {
+		if _, err := r.log.Commit(r.ctx, write); err != nil {
+			return err
+		}
+	}
+	_, err = r.log.Commit(r.ctx, eventlog.Write{Reading: reading})
+	return err
+`}},
+		faults: []Fault{
+			{Kind: "kill", On: "notification", After: 200, For: 2 * time.Second, Times: 5},
+			{Kind: "kill", On: "notification", After: 900, For: 2 * time.Second, Times: 5},
+			{Kind: "kill", On: "notification", After: 1600, For: 2 * time.Second, Times: 5},
+		},
+		breaks: []string{oneOutcome},
+	},
+	{
+		name: "positions drawn before the lock",
+		changes: []change{
+			{"shared/eventlog/log.go", `	if _, err := l.Head(ctx); err != nil {
+		return nil, err
+	}
+	return l, nil
+`, `	if _, err := l.Head(ctx); err != nil {
+		return nil, err
+	}
+	_, err := o.Pool.Exec(ctx, "CREATE SEQUENCE IF NOT EXISTS "+o.Owner+".drawn INCREMENT 5000")
+	return l, err
+`},
+			{"shared/eventlog/committer.go", `	b := t.guard()
+	deciding := t.queueLoads(b)
+`, `	var drawn int64
+	if err := t.conn.QueryRow(ctx, "SELECT nextval('"+t.log.o.Owner+".drawn')").Scan(&drawn); err != nil {
+		return nil, err
+	}
+	b := t.guard()
+	deciding := t.queueLoads(b)
+`},
+			{"shared/eventlog/committer.go", `	t.ledger.owner, t.ledger.at = `, `	t.ledger.position = drawn
+	t.ledger.owner, t.ledger.at = `},
+		},
+		faults: []Fault{
+			{Kind: "delay", On: "postgres of chat-1", After: 300, For: 3 * time.Second, Times: 1},
+			{Kind: "delay", On: "postgres of chat-2", After: 900, For: 3 * time.Second, Times: 1},
+			{Kind: "freeze", On: "chat-1", After: 1300, For: 2 * time.Second, Times: 1},
+		},
+		breaks: []string{topicsHave, clientsSee},
+	},
+}
+
+// TestBroken_IsCaught makes each mistake, and sees to it that the suite finds it.
+func TestBroken_IsCaught(t *testing.T) {
+	var s *stand
+	for _, m := range mistakes {
+		t.Run(m.name, func(t *testing.T) {
+			overlay := m.overlay(t)
+			if os.Getenv(variableBroken) == "" {
+				return // it can still be made, which is all that is asked for
+			}
+			broken, err := meshrun.Build([]string{"gateway", "presence", "chat", "feed", "notification"}, "-overlay="+overlay)
+			require.NoError(t, err)
+			t.Cleanup(broken.Remove)
+			if s == nil {
+				s = newStand(t)
+			}
+			m.caught(t, s, broken)
+		})
+	}
+}
+
+// caught runs the faults under which a mistake shows until the judge finds it, a few times at most.
+func (m mistake) caught(t *testing.T, s *stand, broken meshrun.Binaries) {
+	const tries = 3
+	size := size{clients: 20, commands: 2200, faults: len(m.faults), rate: 220}
+	for seed := uint64(1); seed <= tries; seed++ {
+		r := run(t, s, broken, Plan{Seed: seed, Faults: m.faults}, size)
+		for _, v := range r.violations {
+			for _, promise := range m.breaks {
+				if v.Promise == promise {
+					fmt.Printf("%s: caught at seed %d (%v), %d violations, the first of that promise:\n\t%v\n", m.name, seed, r.plan,
+						len(r.violations), v)
+					return
+				}
+			}
+		}
+		t.Logf("seed %d: not caught; found was %v", seed, r.violations)
+	}
+	t.Errorf("%s was not caught in %d runs", m.name, tries)
+}
+
+// overlay makes the changes in copies, and the file that tells the build of them.
+func (m mistake) overlay(t *testing.T) string {
+	t.Helper()
+	root, err := filepath.Abs("../../..")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	replaced := map[string]string{}
+	for i, c := range m.changes {
+		from := filepath.Join(root, c.file)
+		if copied, ok := replaced[from]; ok {
+			from = copied
+		}
+		source, err := os.ReadFile(from)
+		require.NoError(t, err)
+		require.Equal(t, 1, strings.Count(string(source), c.old), "%s has to hold once:\n%s", c.file, c.old)
+		to := filepath.Join(dir, fmt.Sprintf("%d-%s", i, filepath.Base(c.file)))
+		require.NoError(t, os.WriteFile(to, []byte(strings.Replace(string(source), c.old, c.new, 1)), 0o600))
+		replaced[filepath.Join(root, c.file)] = to
+	}
+	list, err := json.Marshal(map[string]any{"Replace": replaced})
+	require.NoError(t, err)
+	file := filepath.Join(dir, "overlay.json")
+	require.NoError(t, os.WriteFile(file, list, 0o600))
+	return file
+}
