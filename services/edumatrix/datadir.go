@@ -29,7 +29,7 @@ func openDataDir(path string) (*dataDir, error) {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("data directory (set DATA_DIR to another): %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("data directory (set DATA_DIR to another): %w", err)
 	}
@@ -70,7 +70,10 @@ func (d *dataDir) secrets() (secrets, error) {
 	return s, nil
 }
 
-const meshFile = "mesh.json"
+const (
+	meshFile = "mesh.json"
+	lockFile = "lock"
+)
 
 // runningMesh is what `edumatrix up` leaves in its data directory for the other subcommands.
 type runningMesh struct {
@@ -94,17 +97,30 @@ func (d *dataDir) announce(m runningMesh) error {
 	return nil
 }
 
-// findMesh reads what a running mesh left; JWT_SECRET in the environment wins over the one it made up.
+// findMesh reads what a running mesh left. What one left that was killed is not believed: its lock is free.
 func findMesh(getenv func(string) string) (runningMesh, error) {
 	var m runningMesh
 	dir := dataDirOf(getenv)
 	err := readJSON(filepath.Join(dir, meshFile), &m)
+	if err == nil && !locked(filepath.Join(dir, lockFile)) {
+		err = fs.ErrNotExist
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, fmt.Errorf("no mesh runs in the data directory %s: start one with `edumatrix up`, or set DATA_DIR to its folder", dir)
 	} else if err != nil {
 		return m, fmt.Errorf("find the running mesh: %w", err)
 	}
 	return m, nil
+}
+
+// locked says whether a process has the lock.
+func locked(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // which gives the lock back, if it was got
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) != nil
 }
 
 func dataDirOf(getenv func(string) string) string {

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
@@ -49,6 +52,7 @@ type conversationOnTerminal struct {
 	url, token, user, to string
 	conversation         string
 	shown                int64 // version up to which messages were shown
+	unsent               []unsent
 	events               chan client.Event
 }
 
@@ -148,7 +152,12 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 	}
 }
 
+// tryAgain is the pause before a line without an outcome is sent again.
+const tryAgain = 2 * time.Second
+
 func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Client, lines <-chan string) error {
+	again := time.NewTimer(0) // what an earlier connection left
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -157,30 +166,53 @@ func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Clie
 			return conn.Err()
 		case e := <-c.events:
 			c.showEvent(e)
+		case <-again.C:
+			if !c.sendAll(ctx, conn) {
+				again.Reset(tryAgain)
+			}
 		case line, open := <-lines:
 			if !open {
+				if len(c.unsent) > 0 && !c.sendAll(ctx, conn) {
+					fmt.Fprintf(c.Err, "%d lines are not known to be sent\n", len(c.unsent))
+				}
 				return nil
 			}
 			if strings.TrimSpace(line) == "" {
 				continue
 			}
-			if err := c.send(ctx, conn, line); err != nil {
-				return err
+			c.unsent = append(c.unsent, unsent{uuid.NewString(), line})
+			if !c.sendAll(ctx, conn) {
+				again.Reset(tryAgain)
 			}
 		}
 	}
 }
 
-func (c *conversationOnTerminal) send(ctx context.Context, conn *client.Client, line string) error {
+// unsent is a line without an outcome. It is sent under one id, however often, and so said once.
+type unsent struct{ id, line string }
+
+// sendAll sends what has no outcome, in order, and says whether all have one now.
+func (c *conversationOnTerminal) sendAll(ctx context.Context, conn *client.Client) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	_, err := conn.Command(ctx, "chat.send_message", map[string]string{"conversation_id": c.conversation, "body": line})
-	var refused *client.Error
-	if errors.As(err, &refused) {
-		fmt.Fprintf(c.Err, "not sent: %v\n", refused)
-		return nil
+	for len(c.unsent) > 0 {
+		next := c.unsent[0]
+		_, err := conn.CommandAs(ctx, next.id, "chat.send_message",
+			map[string]string{"conversation_id": c.conversation, "body": next.line})
+		var refused *client.Error
+		switch {
+		case err == nil:
+		case !errors.As(err, &refused) || refused.Code == refusal.Unavailable:
+			fmt.Fprintln(c.Err, "not sent yet, it is tried again")
+			return false
+		case refused.Code == refusal.Queued:
+			fmt.Fprintln(c.Err, "taken, and said as soon as it can be")
+		default:
+			fmt.Fprintf(c.Err, "not sent: %s\n", printable(refused.Error()))
+		}
+		c.unsent = c.unsent[1:]
 	}
-	return err
+	return true
 }
 
 func (c *conversationOnTerminal) showEvent(e client.Event) {

@@ -103,10 +103,16 @@ func TestTrace_FromTheFrameToTheLastFanOut(t *testing.T) {
 		"conversation_id": strings.TrimPrefix(started.Stream, "conversation:"), "body": "traced"}); err != nil {
 		t.Fatal(err)
 	}
-	for e := range seen {
-		if e.Type == "chat.message_sent" {
-			break
+	for late := time.After(20 * time.Second); ; {
+		select {
+		case e := <-seen:
+			if e.Type != "chat.message_sent" {
+				continue
+			}
+		case <-late:
+			t.Fatal("the message was not seen")
 		}
+		break
 	}
 	want := []struct{ service, name string }{
 		{"gateway", "receive chat.send_message"}, {"gateway", "send chat-commands"}, {"chat", "process chat-commands"},

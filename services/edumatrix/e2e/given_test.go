@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/edumatrix/interlinked/shared/meshtest"
@@ -44,7 +45,10 @@ func TestUp_StoppedAndStartedAgainHasEveryMessage(t *testing.T) {
 	for _, body := range []string{"one", "two"} {
 		p.do("chat.send_message", map[string]any{"conversation_id": conversation, "body": body})
 	}
-	m.processes[0].Stop(t)
+	m.processes[0].Signal(syscall.SIGINT) // Ctrl-C
+	if status := m.processes[0].Wait(t); status != 0 {
+		t.Errorf("it ended with status %d:\n%s", status, m.processes[0].Tail())
+	}
 	m.processes[0].Start(t)
 	m.ready(t)
 	p = m.connect(t, bob, 0)
@@ -53,5 +57,23 @@ func TestUp_StoppedAndStartedAgainHasEveryMessage(t *testing.T) {
 	}
 	if got := strings.Join(p.all(conversation), " "); got != "one two three" {
 		t.Errorf("history: %s", got)
+	}
+}
+
+// One line says that it is ready, and where; what takes long is told while it takes.
+func TestUp_SaysWhenItIsReadyAndWhere(t *testing.T) {
+	t.Parallel()
+	m := embedded(t)
+	eventually(t, "the ready line", func() bool { return strings.Contains(m.processes[0].Output(), "is ready after") })
+	said := m.processes[0].Output()
+	port := m.gateways[0][strings.LastIndex(m.gateways[0], ":")+1:]
+	for _, want := range []string{"ws://localhost:" + port + "/ws", "http://localhost:" + port + "/health",
+		"making PostgreSQL's data folder"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("%q is not in:\n%s", want, said)
+		}
+	}
+	if n := strings.Count(said, "is ready after"); n != 1 {
+		t.Errorf("%d lines say that it is ready", n)
 	}
 }

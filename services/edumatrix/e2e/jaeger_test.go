@@ -4,11 +4,9 @@ package e2e
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/edumatrix/interlinked/shared/meshtest"
@@ -25,41 +23,40 @@ func TestTrace_IsReadBackFromJaeger(t *testing.T) {
 	bob.awaitVersion(started.Stream, 2)
 
 	want := []string{"gateway/receive chat.send_message", "gateway/send chat-commands", "chat/process chat-commands",
-		"chat/decide chat.send_message", "chat/send chat-events", "gateway/process chat-events",
+		"chat/decide chat.send_message", "chat/append chat", "chat/send chat-events", "gateway/process chat-events",
 		"gateway/fan-out chat.message_sent"}
-	var got []string
-	eventually(t, "the trace is in Jaeger", func() bool {
-		got = jaegerTrace(t, query, "receive chat.send_message")
-		for _, span := range want {
-			if !slices.Contains(got, span) {
-				return false
+	eventually(t, "the whole tree is in Jaeger, with a fan-out of each gateway", func() bool {
+		chains := 0
+		for _, chain := range jaegerChains(t, query, "receive chat.send_message", want[len(want)-1]) {
+			if slices.Equal(chain, want) {
+				chains++
 			}
 		}
-		// Both gateways fan it out.
-		n := 0
-		for _, span := range got {
-			if span == "gateway/fan-out chat.message_sent" {
-				n++
-			}
-		}
-		return n == 2
+		return chains == 2
 	})
 }
 
-// jaegerTrace lists the spans of the newest trace with an operation of the gateway, as service/operation.
-func jaegerTrace(t *testing.T, query, operation string) (spans []string) {
+// jaegerChains gives, of the newest trace with an operation of the gateway, each way from its root to a span of the name
+// given, as service/operation.
+func jaegerChains(t *testing.T, query, operation, last string) (chains [][]string) {
 	t.Helper()
 	r, err := http.Get(query + "/api/traces?" + url.Values{"service": {"gateway"}, "operation": {operation}, "limit": {"1"}}.Encode())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Body.Close()
+	type span struct {
+		SpanID        string `json:"spanID"`
+		OperationName string `json:"operationName"`
+		ProcessID     string `json:"processID"`
+		References    []struct {
+			RefType string `json:"refType"`
+			SpanID  string `json:"spanID"`
+		} `json:"references"`
+	}
 	var answer struct {
 		Data []struct {
-			Spans []struct {
-				OperationName string `json:"operationName"`
-				ProcessID     string `json:"processID"`
-			} `json:"spans"`
+			Spans     []span `json:"spans"`
 			Processes map[string]struct {
 				ServiceName string `json:"serviceName"`
 			} `json:"processes"`
@@ -69,9 +66,28 @@ func jaegerTrace(t *testing.T, query, operation string) (spans []string) {
 		t.Fatal(err)
 	}
 	for _, trace := range answer.Data {
+		byID := map[string]span{}
 		for _, s := range trace.Spans {
-			spans = append(spans, fmt.Sprint(trace.Processes[s.ProcessID].ServiceName, "/", strings.TrimSpace(s.OperationName)))
+			byID[s.SpanID] = s
+		}
+		name := func(s span) string { return trace.Processes[s.ProcessID].ServiceName + "/" + s.OperationName }
+		for _, s := range trace.Spans {
+			if name(s) != last {
+				continue
+			}
+			var chain []string
+			for at, ok := s, true; ok; {
+				chain = append(chain, name(at))
+				ok = false
+				for _, r := range at.References {
+					if r.RefType == "CHILD_OF" {
+						at, ok = byID[r.SpanID]
+					}
+				}
+			}
+			slices.Reverse(chain)
+			chains = append(chains, chain)
 		}
 	}
-	return spans
+	return chains
 }

@@ -12,7 +12,14 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
+	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	"github.com/edumatrix/interlinked/shared/auth"
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
@@ -416,9 +423,13 @@ func testBadFrames(t *testing.T, m *mesh) {
 }
 
 func testTokens(t *testing.T, m *mesh) {
+	forged, err := auth.Mint("another secret", auth.User{ID: "eve"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, token := range map[string]string{
 		"missing": "", "garbage": "x.y.z", "expired": mint(t, "eve", -time.Minute),
-		"forged": mint(t, "eve", time.Hour)[:20] + "AAAA" + mint(t, "eve", time.Hour)[24:],
+		"forged": forged,
 	} {
 		ctx, cancel := timeout()
 		_, err := client.Dial(ctx, client.Options{URL: m.socket(0), Token: token})
@@ -445,10 +456,11 @@ func testTokens(t *testing.T, m *mesh) {
 
 func testNothingUndeclaredIsReachable(t *testing.T, m *mesh) {
 	eve := someone("eve")
-	for _, path := range []string{
-		"/edumatrix.mesh.v1.OwnerService/ReadLog", "/edumatrix.mesh.v1.OwnerService/Rooms",
-		"/edumatrix.mesh.v1.OwnerService/Look", "/edumatrix.mesh.v1.ConnectionService/Report",
-	} {
+	procedures := innerProcedures()
+	if len(procedures) < 4 {
+		t.Fatalf("the mesh's own methods: %v", procedures)
+	}
+	for _, path := range procedures {
 		for _, prefix := range []string{"", "/api"} {
 			if status, answer := m.post(t, eve, prefix+path, map[string]any{}); status < 400 || status >= 500 {
 				t.Errorf("%s: %d %v", prefix+path, status, answer)
@@ -470,11 +482,33 @@ func testNothingUndeclaredIsReachable(t *testing.T, m *mesh) {
 				continue
 			}
 			at := &mesh{gateways: []string{"http://127.0.0.1" + url}}
-			if status, answer := at.post(t, eve, "/edumatrix.mesh.v1.OwnerService/ReadLog", map[string]any{}); status != http.StatusUnauthorized {
-				t.Errorf("%s: %d %v", variable, status, answer)
+			for _, path := range append(procedures, "/edumatrix.chat.v1.ChatService/History") {
+				if status, answer := at.post(t, eve, path, map[string]any{}); status != http.StatusUnauthorized {
+					t.Errorf("%s%s: %d %v", variable, path, status, answer)
+				}
 			}
 		}
 	}
+}
+
+// innerProcedures are all methods that proto/ declares and does not declare public.
+func innerProcedures() (all []string) {
+	protoregistry.GlobalFiles.RangeFiles(func(f protoreflect.FileDescriptor) bool {
+		if !strings.HasPrefix(string(f.Package()), "edumatrix.") {
+			return true
+		}
+		for i := range f.Services().Len() {
+			methods := f.Services().Get(i).Methods()
+			for j := range methods.Len() {
+				m := methods.Get(j)
+				if o, _ := proto.GetExtension(m.Options(), routingv1.E_Query).(*routingv1.Query); !o.GetPublic() {
+					all = append(all, "/"+string(m.Parent().FullName())+"/"+string(m.Name()))
+				}
+			}
+		}
+		return true
+	})
+	return all
 }
 
 func testHTTP(t *testing.T, m *mesh) {
