@@ -30,14 +30,18 @@ func (c *commands) handle(m *message.Message) error {
 	}
 	c.decider.ask(a)
 	bus.Release(m) // its place among the commands of its stream is settled
-	got := <-a.answer
+	return c.tell(m.Context(), <-a.answer)
+}
+
+// tell has the outcome on its way when it returns nothing; only then is the command acknowledged.
+func (c *commands) tell(ctx context.Context, got answer) error {
 	if got.err != nil {
 		return got.err
 	}
 	if got.told {
 		return nil
 	}
-	return c.publish(m.Context(), got.result)
+	return c.publish(ctx, got.result)
 }
 
 func (c *commands) read(m *message.Message) (*asked, error) {

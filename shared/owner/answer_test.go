@@ -1,0 +1,49 @@
+package owner
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// failing publishes nothing as long as it is away.
+type failing struct {
+	away      bool
+	published []*message.Message
+}
+
+func (f *failing) Publish(_ string, messages ...*message.Message) error {
+	if f.away {
+		return errors.New("away")
+	}
+	f.published = append(f.published, messages...)
+	return nil
+}
+
+func (f *failing) Close() error { return nil }
+
+// A command must not be acknowledged before its outcome is on its way, or a crash in between would lose the answer.
+func TestPublish_ACommandIsNotDoneBeforeItsOutcomeIsTold(t *testing.T) {
+	t.Parallel()
+	p := &failing{away: true}
+	c := &commands{service: "chat", publisher: p}
+	refused := answer{result: envelope.Result{Actor: "alice", CommandID: "1", Type: "chat.leave", Source: "chat",
+		Stream: "conversation:7", Kind: envelope.Refused, Code: "not_a_member"}}
+	if err := c.tell(t.Context(), refused); err == nil {
+		t.Fatal("it was done without its outcome")
+	}
+	p.away = false
+	if err := c.tell(t.Context(), refused); err != nil || len(p.published) != 1 {
+		t.Fatalf("%v, %d published", err, len(p.published))
+	}
+	told := answer{result: envelope.Result{Kind: envelope.Committed}, told: true}
+	if err := c.tell(t.Context(), told); err != nil || len(p.published) != 1 {
+		t.Fatalf("the log tells what is committed: %v, %d published", err, len(p.published))
+	}
+	if err := c.tell(t.Context(), answer{err: errors.New("not decided")}); err == nil {
+		t.Fatal("it was done without being decided")
+	}
+}
