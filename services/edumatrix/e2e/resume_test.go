@@ -1,0 +1,462 @@
+//go:build integration
+
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edumatrix/interlinked/services/edumatrix/internal/meshrun"
+	"github.com/edumatrix/interlinked/shared/client"
+)
+
+func TestResume_Embedded(t *testing.T) {
+	t.Parallel()
+	resumeSuite(t, embedded(t))
+}
+
+func TestResume_Separate(t *testing.T) {
+	t.Parallel()
+	m := separate(t)
+	resumeSuite(t, m)
+	testStorm(t, m)
+}
+
+// resumeSuite is what a client that comes back relies on. The tests share one mesh and no users.
+func resumeSuite(t *testing.T, m *mesh) {
+	t.Run("group", func(t *testing.T) { // so that the mesh outlives the parallel tests
+		for name, test := range map[string]func(*testing.T, *mesh){
+			"WhatWasSaidMeanwhile":          testSaidMeanwhile,
+			"NothingOfTheTimesBetween":      testNothingBetween,
+			"DeletedComesRedacted":          testDeletedMeanwhile,
+			"TooFarForOneRoomAlone":         testTooFar,
+			"AMarkGrantsNothing":            testMarkGrantsNothing,
+			"PresenceIsLookedAtAgain":       testLookedAtAgain,
+			"AnyNumberOfAbsencesIsNoMatter": testAbsences,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(t, m)
+			})
+		}
+	})
+}
+
+// leaves drops the connection without a word.
+func (p *person) leaves() { p.Abort() }
+
+// comesBack goes on where the person was, at some gateway, and keeps what it saw.
+func (p *person) comesBack(m *mesh, gateway int) (client.Resumed, error) {
+	ctx, cancel := timeout()
+	defer cancel()
+	next, err := p.Redial(ctx, m.socket(gateway))
+	if err != nil {
+		return client.Resumed{}, fmt.Errorf("%s comes back: %w", p.id, err)
+	}
+	p.Client = next
+	p.t.Cleanup(next.Close)
+	stands, _ := next.Resumed()
+	if !stands.Resumed {
+		return stands, fmt.Errorf("%s has not resumed", p.id)
+	}
+	return stands, nil
+}
+
+func (p *person) returns(m *mesh, gateway int) client.Resumed {
+	p.t.Helper()
+	stands, err := p.comesBack(m, gateway)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return stands
+}
+
+// say sends a message and gives its version.
+func (p *person) say(stream, body string) int64 {
+	p.t.Helper()
+	return p.do("chat.send_message", message(stream, body)).Version
+}
+
+func message(stream, body string) map[string]any {
+	return map[string]any{"conversation_id": strings.TrimPrefix(stream, "conversation:"), "body": body}
+}
+
+func (p *person) group(t *testing.T, users ...string) string {
+	t.Helper()
+	return p.do("chat.start_group", map[string]any{"title": "a group", "user_ids": append([]string{}, users...)}).Stream
+}
+
+func (p *person) member(command, stream, user string) int64 {
+	p.t.Helper()
+	return p.do("chat."+command, map[string]any{"conversation_id": strings.TrimPrefix(stream, "conversation:"),
+		"user_id": user}).Version
+}
+
+func testSaidMeanwhile(t *testing.T, m *mesh) {
+	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
+	stream := alice.do("chat.start_direct", map[string]any{"user_id": bob.id}).Stream
+	bob.awaitVersion(stream, alice.say(stream, "seen"))
+	for round := range 3 {
+		bob.leaves()
+		last := int64(0)
+		for n := range 5 {
+			last = alice.say(stream, fmt.Sprint("missed ", round, n))
+		}
+		begun := alice.group(t, bob.id)
+		alice.say(begun, "in a new one")
+		stands := bob.returns(m, round)
+		// No waiting: what was missed comes before the connection is ready.
+		if got := bob.versions(begun); !slices.Equal(got, []int64{1, 2}) || len(stands.TooFar) > 0 {
+			t.Fatalf("of a conversation begun meanwhile bob saw %v, too far: %v", got, stands.TooFar)
+		}
+		bob.dense(stream, 1, last)
+		bob.awaitVersion(stream, alice.say(stream, "live"))
+	}
+	raised := func(e client.Event) bool { return e.Type == "notification.raised" && e.Actor != bob.id }
+	bob.await("a notification that was raised while away", raised)
+}
+
+func testNothingBetween(t *testing.T, m *mesh) {
+	owner, guest := m.connect(t, someone("owner"), 0), m.connect(t, someone("guest"), 1)
+	stream := owner.group(t)
+	owner.say(stream, "2")
+	guest.leaves()
+	owner.say(stream, "3")
+	owner.member("add_member", stream, guest.id) // 4
+	owner.say(stream, "5")
+	owner.member("remove_member", stream, guest.id) // 6
+	owner.say(stream, "7")
+	owner.member("add_member", stream, guest.id) // 8
+	owner.say(stream, "9")
+	guest.returns(m, 0)
+	want := []int64{4, 5, 6, 8, 9}
+	if got := guest.versions(stream); !slices.Equal(got, want) {
+		t.Fatalf("the guest saw %v, want %v", got, want)
+	}
+	guest.leaves()
+	owner.say(stream, "10")
+	owner.member("remove_member", stream, guest.id) // 11
+	owner.say(stream, "12")
+	guest.returns(m, 1)
+	want = append(want, 10, 11)
+	if got := guest.versions(stream); !slices.Equal(got, want) {
+		t.Fatalf("after it was removed the guest saw %v, want %v", got, want)
+	}
+	owner.awaitVersion(stream, owner.say(stream, "13"))
+	guest.leaves()
+	guest.returns(m, 0)
+	if got := guest.versions(stream); !slices.Equal(got, want) {
+		t.Fatalf("as no member the guest saw %v, want %v", got, want)
+	}
+}
+
+func testDeletedMeanwhile(t *testing.T, m *mesh) {
+	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
+	stream := alice.do("chat.start_direct", map[string]any{"user_id": bob.id}).Stream
+	bob.awaitVersion(stream, 1)
+	bob.leaves()
+	sent := alice.say(stream, "the secret")
+	message := field(alice.awaitVersion(stream, sent), "message_id")
+	alice.do("chat.delete_message", map[string]any{"conversation_id": strings.TrimPrefix(stream, "conversation:"),
+		"message_id": message})
+	bob.returns(m, 0)
+	if got := bob.awaitVersion(stream, sent); !got.Redacted || field(got, "body") != "" {
+		t.Fatalf("bob saw %+v", got)
+	}
+	bob.dense(stream, 1, sent+1)
+}
+
+func testTooFar(t *testing.T, m *mesh) {
+	owner, guest := m.connect(t, someone("owner"), 0), m.connect(t, someone("guest"), 1)
+	loud, quiet := owner.group(t, guest.id), owner.group(t, guest.id)
+	guest.awaitVersion(loud, 1)
+	guest.awaitVersion(quiet, 1)
+	guest.leaves()
+	var wait sync.WaitGroup
+	const messages = 1100
+	for range 10 {
+		wait.Go(func() {
+			for range messages / 10 {
+				if _, err := owner.try(uuid.NewString(), "chat.send_message", message(loud, "x")); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	owner.say(quiet, "y")
+	stands := guest.returns(m, 0)
+	if !slices.Equal(stands.TooFar, []string{loud}) {
+		t.Fatalf("too far: %v, want %s", stands.TooFar, loud)
+	}
+	if got := guest.versions(loud); !slices.Equal(got, []int64{1}) {
+		t.Fatalf("of the room that is too far the guest saw %d events", len(got))
+	}
+	guest.dense(quiet, 1, 2)
+	if all := guest.all(strings.TrimPrefix(loud, "conversation:")); len(all) != messages {
+		t.Fatalf("the history has %d messages", len(all))
+	}
+	guest.awaitVersion(loud, owner.say(loud, "live"))
+}
+
+func testMarkGrantsNothing(t *testing.T, m *mesh) {
+	alice, bob, eve := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 0), m.connect(t, someone("eve"), 1)
+	stream := alice.do("chat.start_direct", map[string]any{"user_id": bob.id}).Stream
+	mark := bob.Mark() // of before the conversation
+	bob.awaitVersion(stream, alice.say(stream, "between us"))
+	dial := func(user, mark string) (*client.Client, []client.Event, error) {
+		ctx, cancel := timeout()
+		defer cancel()
+		var events []client.Event
+		c, err := client.Dial(ctx, client.Options{URL: m.socket(1), Token: mint(t, user, time.Hour), Resume: mark,
+			OnEvent: func(e client.Event) { events = append(events, e) }})
+		if err == nil {
+			t.Cleanup(c.Close)
+		}
+		return c, events, err
+	}
+	_, events, err := dial(eve.id, mark)
+	if err != nil || len(events) > 0 {
+		t.Fatalf("with the mark of somebody else eve saw %v %v", events, err)
+	}
+	if _, _, err := dial(bob.id, mark[:10]+"AAAA"+mark[14:]); codeOf(err) != "invalid_field" {
+		t.Fatalf("a mangled mark: %v", err)
+	}
+	if _, err := bob.Request(t.Context(), map[string]any{"type": "resume", "data": map[string]any{"at": mark}}); codeOf(err) != "resume_first" {
+		t.Fatalf("resume in the middle: %v", err)
+	}
+}
+
+func testLookedAtAgain(t *testing.T, m *mesh) {
+	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
+	mark := bob.Mark()
+	bob.leaves()
+	ctx, cancel := timeout()
+	defer cancel()
+	online := make(chan client.Event, 10)
+	c, err := client.Dial(ctx, client.Options{URL: m.socket(0), Token: mint(t, bob.id, time.Hour), Resume: mark,
+		Rooms: []string{"presence:" + alice.id}, OnEvent: func(e client.Event) { online <- e }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for {
+		select {
+		case e := <-online: // what she was shown as when bob asked, and then what she is
+			if e.Stream != "presence:"+alice.id {
+				t.Fatalf("bob saw %+v", e)
+			}
+			if e.Type == "presence.came_online" {
+				return
+			}
+		case <-ctx.Done():
+			t.Fatal("what is looked at shows nothing")
+		}
+	}
+}
+
+// Whoever drops and comes back, however often and wherever, sees each event of its memberships once, in order.
+func testAbsences(t *testing.T, m *mesh) {
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("RESUME_SEED"); s != "" {
+		seed, _ = strconv.ParseUint(s, 10, 64)
+	}
+	t.Logf("RESUME_SEED=%d replays who does what", seed)
+	const people, rooms, steps = 24, 4, 12
+	owner := m.connect(t, someone("owner"), 0)
+	var all []*person
+	for i := range people {
+		all = append(all, m.connect(t, someone("member"), i))
+	}
+	streams := make([]string, rooms)
+	for i := range streams {
+		streams[i] = owner.group(t)
+	}
+	var stop atomic.Bool
+	var wait sync.WaitGroup
+	for i, stream := range streams {
+		r := rand.New(rand.NewPCG(seed, uint64(i)))
+		wait.Go(func() { // lets people in and out, and talks
+			in := map[int]bool{}
+			for n := 0; !stop.Load(); n++ {
+				command, data := "chat.send_message", message(stream, fmt.Sprint(n))
+				if who := r.IntN(people); r.IntN(4) == 0 {
+					if command = "chat.add_member"; in[who] {
+						command = "chat.remove_member"
+					}
+					in[who] = !in[who]
+					data = map[string]any{"conversation_id": data["conversation_id"], "user_id": all[who].id}
+				}
+				if _, err := owner.try(uuid.NewString(), command, data); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	var dropping sync.WaitGroup
+	for i, p := range all {
+		r := rand.New(rand.NewPCG(seed, uint64(1000+i)))
+		dropping.Go(func() {
+			for range steps {
+				time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond) // how long somebody stays
+				p.leaves()
+				time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond) // and is away
+				if stands, err := p.comesBack(m, r.IntN(2)); err != nil || len(stands.TooFar) > 0 {
+					t.Errorf("too far %v: %v", stands.TooFar, err)
+					return
+				}
+			}
+		})
+	}
+	dropping.Wait()
+	stop.Store(true)
+	wait.Wait()
+	for _, stream := range streams {
+		last := owner.say(stream, "the last one")
+		owner.awaitVersion(stream, last)
+		owner.dense(stream, 1, last)
+		log := owner.of(stream)
+		for _, p := range all {
+			want := within(log, p.id)
+			eventually(t, p.id+" sees all of its memberships", func() bool { return len(p.versions(stream)) >= len(want) })
+			if got := p.versions(stream); !slices.Equal(got, want) {
+				t.Errorf("%s saw of %s\n     %v\nwant %v", p.id, stream, got, want)
+			}
+		}
+	}
+}
+
+func (p *person) of(stream string) (events []client.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.seen {
+		if e.Stream == stream {
+			events = append(events, e)
+		}
+	}
+	return events
+}
+
+// within are the versions of a conversation that a user is to see: those of the stays, openings and closings included.
+func within(log []client.Event, user string) (versions []int64) {
+	in := false
+	for _, e := range log {
+		about := field(e, "user_id") == user
+		if in = in || about && e.Type == "chat.member_added"; in {
+			versions = append(versions, e.Version)
+		}
+		in = in && !(about && e.Type == "chat.member_left")
+	}
+	return versions
+}
+
+// testStorm kills a gateway with 200 clients. They come back to the other one, which has what they missed at hand, and
+// when that is killed too to the first one, which has nothing: a few calls to the owners for all of them, each time.
+func testStorm(t *testing.T, m *mesh) {
+	const clients = 200
+	var gateways []*meshrun.Process
+	for _, p := range m.processes {
+		if p.Name == "gateway" {
+			gateways = append(gateways, p)
+		}
+	}
+	owner := m.connect(t, someone("owner"), 1)
+	all := make([]*person, clients)
+	users := make([]string, clients)
+	for i := range users {
+		users[i] = someone("pupil")
+	}
+	stream := owner.group(t, users...)
+	for i := range users {
+		all[i] = m.connect(t, users[i], 0)
+	}
+	last := owner.say(stream, "before")
+	for _, p := range all {
+		p.awaitVersion(stream, last)
+	}
+
+	storm := func(to int, from string) {
+		t.Helper()
+		begun := time.Now()
+		calls := m.counter(t, to, `gateway_room_calls_total{call="resume",owner="chat"}`)
+		resumed := m.counter(t, to, fmt.Sprintf(`gateway_resumed_total{from=%q,owner="chat"}`, from))
+		var wait sync.WaitGroup
+		for _, p := range all {
+			wait.Go(func() {
+				if _, err := p.comesBack(m, to); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wait.Wait()
+		took := time.Since(begun)
+		for _, p := range all {
+			p.dense(stream, 2, last) // they connected after the first
+		}
+		calls = m.counter(t, to, `gateway_room_calls_total{call="resume",owner="chat"}`) - calls
+		resumed = m.counter(t, to, fmt.Sprintf(`gateway_resumed_total{from=%q,owner="chat"}`, from)) - resumed
+		t.Logf("%d clients came back within %v, %v of them from %s, by %v calls", clients, took, resumed, from, calls)
+		if resumed != clients {
+			t.Errorf("%v clients were given what they missed from %s", resumed, from)
+		}
+		if calls > clients/4 {
+			t.Errorf("%v calls to the owner for %d clients", calls, clients)
+		}
+	}
+	gateways[0].Kill()
+	last = owner.say(stream, "missed")
+	storm(1, "recent")
+
+	// Then both begin anew, after what was missed: it is nowhere but in the log.
+	for _, p := range gateways {
+		p.Kill()
+	}
+	gateways[1].Start(t)
+	m.takesClients(t, 1)
+	owner = m.connect(t, owner.id, 1)
+	for range 3 {
+		last = owner.say(stream, "missed again")
+	}
+	gateways[0].Start(t)
+	m.takesClients(t, 0)
+	storm(0, "log")
+}
+
+// takesClients waits for one gateway alone.
+func (m *mesh) takesClients(t *testing.T, gateway int) {
+	t.Helper()
+	eventually(t, "the gateway is ready", func() bool {
+		r, err := http.Get(m.gateways[gateway] + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = r.Body.Close()
+		return r.StatusCode == http.StatusOK
+	})
+}
+
+// counter reads one line of a gateway's metrics; 0 when it is not there.
+func (m *mesh) counter(t *testing.T, gateway int, name string) float64 {
+	t.Helper()
+	for line := range strings.Lines(get(t, m.gateways[gateway]+"/metrics")) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	return 0
+}
