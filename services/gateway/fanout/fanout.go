@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"go.opentelemetry.io/otel/attribute"
@@ -173,10 +174,18 @@ func (f *Fanout) Missing() []string {
 	return owners
 }
 
+// silence is how long nothing may be read of a partition: its owner gives a sign of life every 30 s.
+const silence = 75 * time.Second
+
 // Reading says what keeps the fan-out from reading every partition.
 func (f *Fanout) Reading() error {
 	if missing := f.Missing(); len(missing) > 0 {
 		return fmt.Errorf("where the topics of %s stand is not known yet", strings.Join(missing, ", "))
+	}
+	for at, p := range f.partitions {
+		if d := time.Since(p.heard()); d > silence {
+			return fmt.Errorf("nothing was read of %s/%d for %s", at.topic, at.number, d.Round(time.Second))
+		}
 	}
 	return nil
 }

@@ -28,7 +28,11 @@ type partition struct {
 	known    bool
 	position int64        // everything up to here was delivered, or lay before this gateway began
 	complete atomic.Int64 // the same, for those who must not wait
+	last     atomic.Int64 // when a record was taken last, in ns since 1970
 }
+
+// heard is when a record was taken last.
+func (p *partition) heard() time.Time { return time.Unix(0, p.last.Load()) }
 
 // take goes on to a record: a repeat is dropped, what is missing before it comes from the owner's log. An owner that is
 // away is no fault of the record: the partition waits.
@@ -42,6 +46,7 @@ func (p *partition) take(ctx context.Context, f *Fanout, e envelope.Event) error
 		defer p.log.partitionKnown()
 	}
 	if e.Position <= p.position {
+		p.last.Store(time.Now().UnixNano())
 		if e.IsPosition() {
 			f.options.Metrics.behind(p.topic.Name, p.number, time.Since(e.Time))
 		} else {
@@ -66,6 +71,7 @@ func (p *partition) take(ctx context.Context, f *Fanout, e envelope.Event) error
 func (p *partition) moveTo(f *Fanout, position int64) {
 	p.position = position
 	p.complete.Store(position)
+	p.last.Store(time.Now().UnixNano())
 	f.options.Metrics.Position.WithLabelValues(p.topic.Name, strconv.Itoa(int(p.number))).Set(float64(position))
 }
 

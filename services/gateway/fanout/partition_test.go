@@ -221,3 +221,22 @@ func TestFill_GivesUpWithItsContext(t *testing.T) {
 	defer cancel()
 	require.Error(t, w.fan.partitions[place{"chat-events", p}].take(ctx, w.fan, w.said("g", "new")))
 }
+
+func TestReading_APartitionThatIsNotHeardOfIsNotRead(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	for owner := range w.fan.logs { // as if all were known
+		close(w.fan.logs[owner].known)
+	}
+	for _, p := range w.fan.partitions {
+		p.last.Store(time.Now().UnixNano())
+	}
+	require.NoError(t, w.fan.Reading())
+	quiet := w.fan.partitions[place{"chat-events", 1}]
+	quiet.last.Store(time.Now().Add(-silence - time.Second).UnixNano())
+	require.ErrorContains(t, w.fan.Reading(), "chat-events/1")
+	position := w.chat.Position("chat-events", 1)
+	require.NoError(t, quiet.take(t.Context(), w.fan, position))
+	require.NoError(t, quiet.take(t.Context(), w.fan, position), "the same sign of life again")
+	require.NoError(t, w.fan.Reading())
+}

@@ -318,3 +318,22 @@ func TestRead_RefusesWhatIsNotAsDeclared(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, catalog.ValidID(made.ID))
 }
+
+func TestSend_WhatIsWorthDoingForAWhileSaysUntilWhen(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{})
+	sender := s.intake.NewSender()
+	defer sender.Close()
+	declared, _ := s.catalog.Command("chat.send_message")
+	short := *declared
+	short.Worth = 30 * time.Second
+	before := time.Now()
+	c, err := intake.Read(&short, "alice", "c1", []byte(`{"conversation_id":"g","body":"ring"}`))
+	require.NoError(t, err)
+	s.send(sender, c)
+	s.send(sender, s.command(t, "alice", "c2", "for ever"))
+	require.Eventually(t, func() bool { return len(s.broker.commands()) == 2 }, 5*time.Second, time.Millisecond)
+	got := s.broker.commands()
+	require.WithinRange(t, got[0].Expires, before.Add(30*time.Second), time.Now().Add(30*time.Second))
+	require.Zero(t, got[1].Expires)
+}
