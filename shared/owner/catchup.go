@@ -67,7 +67,8 @@ func (r *reactor) readOn(ctx context.Context) error {
 	}
 }
 
-// applyAll has a page's events applied, each in its place among those that the topic brings meanwhile.
+// applyAll has a page's events applied, each in its place among those that the topic brings meanwhile. What is parked is
+// dealt with: it waits for somebody, and nothing waits for it here.
 func (r *reactor) applyAll(ctx context.Context, records []*meshv1.Record) error {
 	var waiting []*told
 	for _, record := range records {
@@ -80,7 +81,8 @@ func (r *reactor) applyAll(ctx context.Context, records []*meshv1.Record) error 
 		r.boxes.put(e.Stream, t)
 	}
 	for _, t := range waiting {
-		if err := <-t.answer; err != nil {
+		var parked *parkedError
+		if err := <-t.answer; err != nil && !errors.As(err, &parked) {
 			return fmt.Errorf("apply %s at version %d: %w", t.event.Stream, t.event.Version, err)
 		}
 	}

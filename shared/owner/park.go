@@ -107,7 +107,7 @@ func (r *reactor) behind(stream string, e envelope.Event) (waits bool, err error
 		return err
 	})
 	if err == nil && len(own) == 1 && own[0].Error != "" {
-		err = bus.Permanent(errors.New(own[0].Error))
+		err = bus.Permanent(&parkedError{errors.New(own[0].Error)})
 	}
 	return waits, err
 }

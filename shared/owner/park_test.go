@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
@@ -279,6 +280,37 @@ func TestParked_WhatTheTopicLacksOrTheLogDoes(t *testing.T) {
 	}
 	l.awaitRaised("7", 1, 2, 3, 4, 5)
 	l.awaitParked()
+}
+
+// What a topic forgot is read from the owner's log, past what is parked of it.
+func TestParked_CatchingUpGoesOnPastIt(t *testing.T) {
+	t.Parallel()
+	l := newListener(t, "chat-events")
+	l.say("7", "fine", "choke", "fine")
+	l.say("8", "fine")
+	l.eventually("the events", func() bool { return len(l.events) >= 4 })
+	admin, err := sarama.NewClusterAdmin(l.env.Stores.Kafka.Brokers, l.env.Stores.Kafka.SaramaConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	for partition := range int32(3) {
+		if err := admin.DeleteRecords(l.env.Stores.Kafka.Topic(l.topic), map[int32]int64{partition: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.listens()
+	l.awaitParked("7 2!", "7 3")
+	l.awaitRaised("8", 1)
+	l.eventually("the log is read to its end", func() bool {
+		var read int64
+		err := l.env.Stores.Postgres.QueryRow(t.Context(),
+			"SELECT version FROM notification.readings WHERE source = 'chat' AND stream = 'topic chat-events'").Scan(&read)
+		return err == nil && read >= 4
+	})
+	l.chokes.Store(false)
+	l.resolves("7", 2, false, 2, 0)
+	l.awaitRaised("7", 1, 2, 3)
 }
 
 func TestReplay_ChangesNothingThatWasTaken(t *testing.T) {
