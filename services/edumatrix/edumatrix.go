@@ -37,14 +37,30 @@ func subcommands() []subcommand {
 		{"health", "ask a running process for /health (exit status 1 when unhealthy)", askHealth, "[--url URL]"},
 		{"log", "show the events of a stream, from its owner's log", showLog, "show STREAM [--owner SERVICE] [--json]"},
 		{"events", "follow event topics", tailEvents, "tail [TOPIC...] [--from-start] [--all] [--json]"},
+		{"dead-letters", "list and deal with what services could not take", deadLetters,
+			"(list [--all] | show ID | retry ID | drop ID) [--service SERVICE] [--json]"},
+		{"rebuild", "make projections anew from the log while the service runs (exit status 3 when rows differed)", rebuild,
+			"SERVICE [PROJECTION]"},
+		{"replay", "send a part of a log to one consumer once more", replay,
+			"--owner SERVICE [--topic T] [--stream S] [--since T] [--until T] --to SERVICE"},
 	}
 }
+
+// statusError has the program end with a status of its own.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (e *statusError) Error() string { return e.err.Error() }
+
+func (e *statusError) Unwrap() error { return e.err }
 
 // errUsage says that the arguments were wrong and that this has been told already.
 var errUsage = errors.New("usage")
 
-// Main runs one subcommand and returns the exit status: 0, 1 for what failed, 2 for wrong usage. SIGINT and SIGTERM
-// end it in order; a second one ends it at once.
+// Main runs one subcommand and returns the exit status: 0, 1 for what failed, 2 for wrong usage, or what the subcommand
+// says. SIGINT and SIGTERM end it in order; a second one ends it at once.
 func Main(args []string, t Terminal) int {
 	ctx, release := process.UntilSignal(context.Background(), process.NewLog(t.Err))
 	defer release()
@@ -55,6 +71,7 @@ func Main(args []string, t Terminal) int {
 				continue
 			}
 			err := s.run(ctx, t, args[1:])
+			var own *statusError
 			switch {
 			case err == nil:
 				return 0
@@ -64,6 +81,9 @@ func Main(args []string, t Terminal) int {
 				return 2
 			default:
 				process.Fail(t.Err, "edumatrix "+s.name, err)
+				if errors.As(err, &own) {
+					return own.status
+				}
 				return 1
 			}
 		}

@@ -1,0 +1,452 @@
+package edumatrix
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/wirejson"
+)
+
+// What a dead letter waits for.
+const (
+	stateFailed     = "failed"     // a command: its outcome is final
+	stateParked     = "parked"     // an event: the later ones of its stream wait for it
+	stateUnreadable = "unreadable" // nobody can tell what it was
+	stateDone       = "done"       // dropped, or taken meanwhile
+)
+
+// resolveWithin is how long what waits behind an event may take to be applied.
+const resolveWithin = 10 * time.Minute
+
+// letter is something that a service could not take.
+type letter struct {
+	ID        string            `json:"id"` // SERVICE/PARTITION/OFFSET of the dead letter, or else the message's
+	Message   string            `json:"message"`
+	Service   string            `json:"service"`
+	State     string            `json:"state"`
+	Topic     string            `json:"topic"` // where it came from
+	Partition int32             `json:"partition"`
+	Offset    int64             `json:"offset"`
+	Key       string            `json:"key"`
+	Error     string            `json:"error"`
+	Time      time.Time         `json:"time"`
+	Handler   string            `json:"handler,omitempty"`
+	Type      string            `json:"type,omitempty"`
+	Stream    string            `json:"stream,omitempty"`
+	Version   int64             `json:"version,omitempty"`
+	Actor     string            `json:"actor,omitempty"`
+	Waiting   int               `json:"waiting,omitempty"` // events behind it
+	Headers   map[string]string `json:"headers,omitempty"`
+	Data      json.RawMessage   `json:"data,omitempty"`
+	Problem   string            `json:"problem,omitempty"` // why data is missing
+
+	source string         // of an event
+	at     *meshv1.Letter // nil: it is parked, and no letter tells of it
+}
+
+// deadLetters lists and deals with what services could not take.
+func deadLetters(ctx context.Context, t Terminal, args []string) error {
+	f := flags("dead-letters", t)
+	service := f.String("service", "", "only this service's")
+	all := f.Bool("all", false, "list also what was dealt with")
+	asJSON := f.Bool("json", false, "one JSON object per line")
+	rest, err := arguments(f, args)
+	if err != nil {
+		return err
+	}
+	verb := strings.Join(rest[:min(1, len(rest))], "")
+	if !slices.Contains([]string{"list", "show", "retry", "drop"}, verb) || (len(rest) == 1) != (verb == "list") || len(rest) > 2 {
+		return t.wrongly("edumatrix dead-letters needs one of: list, show ID, retry ID, drop ID")
+	}
+	i, err := findInstallation(t)
+	if err != nil {
+		return err
+	}
+	services := i.declared.Owners()
+	if *service != "" {
+		if !slices.Contains(services, *service) {
+			return fmt.Errorf("there is no service %q with dead letters; there are %s", *service, strings.Join(services, ", "))
+		}
+		services = []string{*service}
+	}
+	var letters []letter
+	var problems []error
+	for _, s := range services {
+		own, err := i.letters(ctx, s)
+		letters, problems = append(letters, own...), append(problems, err)
+	}
+	if verb == "list" {
+		if !*all {
+			letters = slices.DeleteFunc(letters, func(l letter) bool { return l.State == stateDone })
+		}
+		return errors.Join(append(problems, listLetters(t, letters, *asJSON))...)
+	}
+	found, err := findLetter(letters, rest[1])
+	if err != nil {
+		return errors.Join(append(problems, err)...)
+	}
+	switch verb {
+	case "show":
+		return showLetter(t, found, *asJSON)
+	case "retry":
+		return i.retry(ctx, t, found)
+	default:
+		return i.drop(ctx, t, found)
+	}
+}
+
+// letters are a service's, by when they were written, with what is known of each.
+func (i *installation) letters(ctx context.Context, service string) ([]letter, error) {
+	read, err := bus.DeadLetters(ctx, i.kafka, catalog.DeadLetterTopic(service))
+	if err != nil {
+		return nil, err
+	}
+	var parked []*meshv1.Parked
+	dropped := map[string]bool{}
+	if slices.Contains(i.declared.Logs(), service) {
+		operator, err := i.operator(service)
+		if err != nil {
+			return nil, err
+		}
+		p, err := operator.ListParked(ctx, connect.NewRequest(&meshv1.ListParkedRequest{}))
+		if err != nil {
+			return nil, i.answered(service, err)
+		}
+		d, err := operator.ListDropped(ctx, connect.NewRequest(&meshv1.ListDroppedRequest{}))
+		if err != nil {
+			return nil, i.answered(service, err)
+		}
+		parked = p.Msg.GetParked()
+		for _, l := range d.Msg.GetLetters() {
+			dropped[letterKey(l)] = true
+		}
+	}
+	return i.merge(service, read, parked, dropped), nil
+}
+
+func letterKey(l *meshv1.Letter) string {
+	return fmt.Sprintf("%d/%d/%s", l.GetPartition(), l.GetOffset(), l.GetId())
+}
+
+// merge puts together what the topic, and what the service says. A record that was handed out twice is told once.
+func (i *installation) merge(service string, read []bus.Letter, parked []*meshv1.Parked, dropped map[string]bool) (all []letter) {
+	type origin struct {
+		topic     string
+		partition int32
+		offset    int64
+	}
+	told, seen := map[*meshv1.Parked]bool{}, map[origin]bool{}
+	for _, r := range read {
+		from := origin{r.Topic, r.FromPartition, r.FromOffset}
+		if seen[from] && r.FromOffset >= 0 {
+			continue
+		}
+		seen[from] = true
+		l := i.letter(service, r)
+		p := l.findParked(parked)
+		if told[p] {
+			continue
+		}
+		if p != nil {
+			told[p], l.State, l.Waiting = true, stateParked, behind(parked, p)
+			l.Error = p.GetError() // the newest
+		} else if l.State == stateParked || dropped[letterKey(l.at)] {
+			l.State = stateDone
+		}
+		all = append(all, l)
+	}
+	for _, p := range parked {
+		if p.GetError() != "" && !told[p] {
+			all = append(all, parkedLetter(service, p, behind(parked, p)))
+		}
+	}
+	return all
+}
+
+// letter reads what a dead letter is about.
+func (i *installation) letter(service string, r bus.Letter) letter {
+	l := letter{ID: fmt.Sprintf("%s/%d/%d", service, r.Partition, r.Offset), Message: r.ID, Service: service,
+		State: stateUnreadable, Topic: r.Topic, Partition: r.FromPartition, Offset: r.FromOffset, Key: r.Key, Error: r.Error,
+		Time: r.Time, Handler: r.Handler, Headers: map[string]string{},
+		at: &meshv1.Letter{Partition: r.Partition, Offset: r.Offset, Id: r.ID}}
+	maps.Copy(l.Headers, r.Message.Metadata)
+	delete(l.Headers, envelope.MetadataKey)
+	problem := func(err error) letter {
+		l.Problem = fmt.Sprintf("%v; payload of %d bytes %.120x", err, len(r.Message.Payload), []byte(r.Message.Payload))
+		if r.Left != "" {
+			l.Problem = "payload " + r.Left
+		}
+		return l
+	}
+	if r.Topic == catalog.CommandTopic(service) {
+		l.State = stateFailed
+		c, err := envelope.ReadCommand(r.Message)
+		if err != nil {
+			return problem(err)
+		}
+		l.Type, l.Stream, l.Actor = c.Type, c.Stream, c.Actor
+		if l.Data, err = commandData(i.declared, c); err != nil {
+			return problem(err)
+		}
+		return l
+	}
+	e, err := envelope.ReadEvent(r.Message)
+	if err != nil {
+		return problem(err)
+	}
+	l.State, l.source = stateParked, e.Source
+	l.Type, l.Stream, l.Version, l.Actor = e.Type, e.Stream, e.Version, e.Actor
+	if l.Data, err = eventData(i.declared, e); err != nil {
+		return problem(err)
+	}
+	return l
+}
+
+// commandData is the body of a command in the JSON of all surfaces.
+func commandData(declared *catalog.Catalog, c envelope.Command) ([]byte, error) {
+	command, ok := declared.Command(c.Type)
+	if !ok {
+		return nil, fmt.Errorf("command %q is not declared", c.Type)
+	}
+	m := command.Type.New().Interface()
+	if err := proto.Unmarshal(c.Body, m); err != nil {
+		return nil, fmt.Errorf("command %s: %w", c.Type, err)
+	}
+	return wirejson.Marshal(m)
+}
+
+func (l letter) findParked(parked []*meshv1.Parked) *meshv1.Parked {
+	i := slices.IndexFunc(parked, func(p *meshv1.Parked) bool {
+		return l.source != "" && p.GetSource() == l.source && p.GetStream() == l.Stream && p.GetVersion() == l.Version
+	})
+	if i < 0 {
+		return nil
+	}
+	return parked[i]
+}
+
+// behind counts the events that wait for one, up to the next that failed.
+func behind(parked []*meshv1.Parked, first *meshv1.Parked) (n int) {
+	for _, p := range parked {
+		if p.GetSource() == first.GetSource() && p.GetStream() == first.GetStream() && p.GetVersion() > first.GetVersion() {
+			n++
+		}
+	}
+	return n
+}
+
+// parkedLetter is an event that failed without a letter: it was missing from the topic, and read from the log.
+func parkedLetter(service string, p *meshv1.Parked, waiting int) letter {
+	l := letter{Service: service, State: stateParked, Topic: p.GetRecord().GetTopic(), Partition: -1, Offset: -1,
+		Key: p.GetStream(), Error: p.GetError(), Time: p.GetAt().AsTime(), Stream: p.GetStream(), Version: p.GetVersion(),
+		Waiting: waiting, Problem: "edumatrix log show " + p.GetStream() + " has what it says", source: p.GetSource()}
+	if e, err := envelope.ReadRecord(p.GetRecord()); err == nil {
+		l.ID, l.Message, l.Type, l.Actor = e.ID, e.ID, e.Type, e.Actor
+	}
+	return l
+}
+
+// findLetter finds the one that is meant: by SERVICE/PARTITION/OFFSET, by PARTITION/OFFSET, or by the message's id.
+func findLetter(letters []letter, id string) (letter, error) {
+	var found []letter
+	for _, l := range letters {
+		_, short, _ := strings.Cut(l.ID, "/")
+		if l.ID == id || l.Message == id || l.at != nil && short == id {
+			found = append(found, l)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return letter{}, fmt.Errorf("there is no dead letter %s", id)
+	case 1:
+		return found[0], nil
+	}
+	var ids []string
+	for _, l := range found {
+		ids = append(ids, l.ID)
+	}
+	return letter{}, fmt.Errorf("%s is one of %s: say which", id, strings.Join(ids, ", "))
+}
+
+func listLetters(t Terminal, letters []letter, asJSON bool) error {
+	if asJSON {
+		for _, l := range letters {
+			if err := writeLine(t.Out, l); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(letters) == 0 {
+		fmt.Fprintln(t.Out, "no dead letters")
+		return nil
+	}
+	table := tabwriter.NewWriter(t.Out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "ID\tTIME\tSTATE\tFROM\tKEY\tWHAT\tERROR")
+	for _, l := range letters {
+		state := l.State
+		if l.Waiting > 0 {
+			state = fmt.Sprintf("%s, %d wait", state, l.Waiting)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.ID, l.Time.UTC().Format(time.RFC3339), state, l.from(),
+			printable(l.Key), printable(l.what()), printable(shortened(l.Error, 100)))
+	}
+	return table.Flush()
+}
+
+func (l letter) from() string {
+	if l.Offset < 0 {
+		return l.Topic
+	}
+	return fmt.Sprintf("%s/%d/%d", l.Topic, l.Partition, l.Offset)
+}
+
+func (l letter) what() string {
+	what := l.Type
+	if what == "" {
+		return "?"
+	}
+	if l.Version > 0 {
+		what += fmt.Sprintf(" v%d", l.Version)
+	}
+	if l.Actor != "" {
+		what += " by " + l.Actor
+	}
+	return what
+}
+
+func shortened(s string, most int) string {
+	if r := []rune(s); len(r) > most {
+		return string(r[:most]) + "…"
+	}
+	return s
+}
+
+func writeLine(out io.Writer, v any) error {
+	line, err := json.Marshal(v)
+	if err == nil {
+		_, err = fmt.Fprintln(out, string(line))
+	}
+	return err
+}
+
+func showLetter(t Terminal, l letter, asJSON bool) error {
+	if asJSON {
+		return writeLine(t.Out, l)
+	}
+	state := map[string]string{
+		stateFailed: "failed: a command's outcome is final; drop it once it is understood",
+		stateParked: fmt.Sprintf("parked: %d later events of its stream wait until it is retried or dropped", l.Waiting),
+		stateDone:   "done: it was dropped, or taken meanwhile", stateUnreadable: "unreadable: it can only be dropped",
+	}[l.State]
+	table := tabwriter.NewWriter(t.Out, 0, 0, 2, ' ', 0)
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(table, "%s\t%s\n", name, printable(value))
+		}
+	}
+	line("id", l.ID)
+	line("message", l.Message)
+	line("service", l.Service)
+	line("state", state)
+	line("from", l.from())
+	line("key", l.Key)
+	line("handler", l.Handler)
+	line("time", l.Time.UTC().Format(time.RFC3339Nano))
+	line("error", l.Error)
+	line("what", l.what())
+	if l.Stream != l.Key {
+		line("stream", l.Stream)
+	}
+	line("data", string(l.Data))
+	line("no data", l.Problem)
+	for _, name := range slices.Sorted(maps.Keys(l.Headers)) {
+		line("  "+name, l.Headers[name])
+	}
+	return table.Flush()
+}
+
+// retry has a parked event applied, and those that wait for it.
+func (i *installation) retry(ctx context.Context, t Terminal, l letter) error {
+	switch l.State {
+	case stateFailed:
+		return fmt.Errorf("%s is a command, whose outcome is final: whoever sent it was told that it failed; it can only be dropped", l.ID)
+	case stateUnreadable:
+		return fmt.Errorf("%s cannot be read, so it cannot be retried: drop it; what it should have been comes from its owner's log "+
+			"with the next event of its stream", l.ID)
+	case stateDone:
+		return fmt.Errorf("%s was dealt with already", l.ID)
+	}
+	return i.resolve(ctx, t, l, false)
+}
+
+// drop leaves a parked event out, and has any other dead letter not shown any more.
+func (i *installation) drop(ctx context.Context, t Terminal, l letter) error {
+	if l.State == stateDone {
+		return fmt.Errorf("%s was dealt with already", l.ID)
+	}
+	if l.State == stateParked {
+		if err := i.resolve(ctx, t, l, true); err != nil {
+			return err
+		}
+	}
+	if l.at == nil {
+		return nil
+	}
+	if !slices.Contains(i.declared.Logs(), l.Service) {
+		return fmt.Errorf("%s keeps no record of what was dropped: its topic forgets it after its retention", l.Service)
+	}
+	operator, err := i.operator(l.Service)
+	if err != nil {
+		return err
+	}
+	if _, err := operator.DropLetter(ctx, connect.NewRequest(&meshv1.DropLetterRequest{Letter: l.at})); err != nil {
+		return i.answered(l.Service, err)
+	}
+	if l.State != stateParked {
+		fmt.Fprintf(t.Out, "%s is dropped\n", l.ID)
+	}
+	return nil
+}
+
+func (i *installation) resolve(ctx context.Context, t Terminal, l letter, drop bool) error {
+	operator, err := i.operator(l.Service)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveWithin)
+	defer cancel()
+	done, err := operator.ResolveParked(ctx, connect.NewRequest(&meshv1.ResolveParkedRequest{Source: l.source,
+		Stream: l.Stream, Version: l.Version, Drop: drop}))
+	if err != nil {
+		return i.answered(l.Service, err)
+	}
+	if drop {
+		fmt.Fprintf(t.Out, "version %d of %s is left out; ", l.Version, printable(l.Stream))
+	}
+	fmt.Fprintf(t.Out, "%d events of %s applied\n", done.Msg.GetApplied(), printable(l.Stream))
+	if done.Msg.GetError() == "" {
+		return nil
+	}
+	err = fmt.Errorf("%d events are parked still, behind one that fails: %s", done.Msg.GetLeft(), printable(done.Msg.GetError()))
+	if drop {
+		fmt.Fprintln(t.Out, err) // what was asked for is done
+		return nil
+	}
+	return err
+}

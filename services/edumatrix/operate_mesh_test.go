@@ -1,0 +1,348 @@
+//go:build integration
+
+package edumatrix
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/config"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/owner"
+)
+
+func inDatabase(t *testing.T, c config.Config, statement string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), c.Postgres.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if done, err := conn.Exec(t.Context(), statement); err != nil || done.RowsAffected() == 0 {
+		t.Fatalf("%s: %v %v", statement, done, err)
+	}
+}
+
+func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
+	t.Parallel()
+	c, _ := startTogether(t)
+	o := operatorOf(t, c)
+	stop := make(chan struct{})
+	var wait sync.WaitGroup
+	said := make([]int, 3)
+	talkers := make([]*talks, len(said))
+	for i := range said {
+		talkers[i] = talking(t, c)
+		wait.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				_, err := talkers[i].alice.Command(context.Background(), "chat.send_message", map[string]string{
+					"conversation_id": talkers[i].conversation(), "body": fmt.Sprint("message ", said[i])})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				said[i]++
+			}
+		})
+	}
+	for range 3 {
+		if out := o.does("rebuild", "chat", "conversations"); !strings.Contains(out, "equal, row for row") ||
+			!strings.Contains(out, "messages") {
+			t.Errorf("%s", out)
+		}
+	}
+	close(stop)
+	wait.Wait()
+	// What was said meanwhile is read from the tables that took over, and so is what is said from now on.
+	for _, x := range talkers {
+		x.says("after")
+		var page struct {
+			Messages []struct {
+				Body string `json:"body"`
+			} `json:"messages"`
+		}
+		if err := x.alice.Query(t.Context(), "chat.history", map[string]any{"conversation_id": x.conversation(), "limit": 1}, &page); err != nil {
+			t.Fatal(err)
+		}
+		if len(page.Messages) != 1 || page.Messages[0].Body != "after" {
+			t.Errorf("%+v", page)
+		}
+	}
+
+	inDatabase(t, c, "UPDATE chat.messages SET body = 'damaged' WHERE conversation_id = '"+talkers[0].conversation()+"' AND version = 2")
+	status, out, complaints := o.run("rebuild", "chat")
+	if status != statusDiffers || !strings.Contains(complaints, "1 rows were not as the log has them") {
+		t.Errorf("status %d\n%s%s", status, out, complaints)
+	}
+	for _, want := range []string{"--- messages, as it was", `"body": "damaged"`, `"body": "message 0"`} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+	if !strings.Contains(complaints, "build: ") || !strings.Contains(complaints, "swap: ") {
+		t.Errorf("no progress: %s", complaints)
+	}
+	o.does("rebuild", "chat")
+	for _, test := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{"rebuild"}, 2, "SERVICE"},
+		{[]string{"rebuild", "gateway"}, 1, "owns no log"},
+		{[]string{"rebuild", "chat", "nothing"}, 1, "it has conversations"},
+		{[]string{"rebuild", "feed"}, 1, "nothing to rebuild"},
+	} {
+		if status, _, complaints := o.run(test.args...); status != test.status || !strings.Contains(complaints, test.says) {
+			t.Errorf("%v: status %d, %s", test.args, status, complaints)
+		}
+	}
+}
+
+// letters are what dead-letters list --json shows.
+func (o operator) letters(flags ...string) (all []letter) {
+	o.t.Helper()
+	for _, line := range strings.Split(strings.TrimSpace(o.does(append([]string{"dead-letters", "list", "--json"}, flags...)...)), "\n") {
+		if line == "" {
+			continue
+		}
+		var l letter
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			o.t.Fatalf("%s: %v", line, err)
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+func (o operator) fails(says string, args ...string) {
+	o.t.Helper()
+	if status, out, complaints := o.run(args...); status != 1 || !strings.Contains(complaints, says) {
+		o.t.Errorf("%v: status %d, want 1 and %q\n%s%s", args, status, says, out, complaints)
+	}
+}
+
+func TestDeadLetters_OfACommandAreShownAndDropped(t *testing.T) {
+	t.Parallel()
+	c, _ := startTogether(t)
+	o, x := operatorOf(t, c), talking(t, c)
+	if out := o.does("dead-letters", "list"); !strings.Contains(out, "no dead letters") {
+		t.Errorf("%s", out)
+	}
+	publisher, err := bus.NewPublisher(c.Kafka, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer publisher.Close()
+	torn := envelope.Command{ID: uuid.NewString(), Type: "chat.send_message", Stream: x.stream, Actor: "mallory", Time: time.Now(),
+		Body: []byte{0xff, 0xff}}
+	if err := publisher.Publish(catalog.CommandTopic("chat"), torn.Message()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a dead letter", func() bool { return len(o.letters()) == 1 })
+	l := o.letters("--service", "chat")[0]
+	if l.State != stateFailed || l.Message != torn.ID || l.Key != x.stream || l.Topic != "chat-commands" || l.Error == "" ||
+		l.Problem == "" || time.Since(l.Time) > time.Minute {
+		t.Errorf("%+v", l)
+	}
+	if out := o.does("dead-letters", "show", torn.ID); !strings.Contains(out, l.ID) || !strings.Contains(out, "final") || !strings.Contains(out, "ffff") {
+		t.Errorf("%s", out)
+	}
+	o.fails("is final", "dead-letters", "retry", l.ID)
+	o.does("dead-letters", "drop", l.ID)
+	if left := o.letters(); len(left) > 0 {
+		t.Errorf("%+v", left)
+	}
+	if all := o.letters("--all"); len(all) != 1 || all[0].State != stateDone {
+		t.Errorf("%+v", all)
+	}
+	o.fails("dealt with", "dead-letters", "drop", l.ID)
+	o.fails("no dead letter", "dead-letters", "show", "chat/0/99")
+}
+
+// A consumer meets an event that it cannot take. The later ones of its stream wait, other streams go on; retry takes it
+// from the log, where it is whole, and those that waited.
+func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
+	t.Parallel()
+	c, _ := startTogether(t)
+	o := operatorOf(t, c)
+	publisher, err := bus.NewPublisher(c.Kafka, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer publisher.Close()
+	// The conversation of two is known before it begins: its first event comes torn.
+	alice, bob := "alice-"+uuid.NewString()[:8], "bob-"+uuid.NewString()[:8]
+	poison := func(stream string) {
+		t.Helper()
+		m := envelope.Event{ID: uuid.NewString(), Type: "chat.conversation_started", Source: "chat", Stream: stream, Version: 1,
+			Time: time.Now(), Class: 1, Body: []byte{0xff}}.Message()
+		if err := publisher.Publish("chat-events", m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stream, other := "conversation:"+catalog.PairID(alice, bob), "conversation:"+uuid.NewString()
+	poison(stream)
+	eventually(t, "it is parked", func() bool { all := o.letters(); return len(all) == 1 && all[0].State == stateParked })
+	connection := dial(t, c, alice, nil)
+	if _, err := connection.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": bob}); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := connection.Command(t.Context(), "chat.send_message", map[string]string{
+			"conversation_id": strings.TrimPrefix(stream, "conversation:"), "body": "waits"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "three wait", func() bool { all := o.letters(); return len(all) == 1 && all[0].Waiting == 3 })
+	l := o.letters()[0]
+	if l.Service != "notification" || l.Stream != stream || l.Version != 1 || l.Topic != "chat-events" {
+		t.Errorf("%+v", l)
+	}
+	if out := o.does("dead-letters", "list"); !strings.Contains(out, "parked, 3 wait") {
+		t.Errorf("%s", out)
+	}
+	// Another conversation is not held up.
+	carol := "carol-" + uuid.NewString()[:8]
+	if _, err := connection.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": carol}); err != nil {
+		t.Fatal(err)
+	}
+	raised := func(user string) int {
+		_, out, _ := o.run("log", "show", "notifications:"+user, "--json")
+		return strings.Count(out, `"notification.raised"`)
+	}
+	eventually(t, "carol hears of it", func() bool { return raised(carol) == 1 })
+	if n := raised(bob); n != 0 {
+		t.Fatalf("bob heard of it %d times", n)
+	}
+	if out := o.does("dead-letters", "retry", l.ID); !strings.Contains(out, "4 events of "+stream+" applied") {
+		t.Errorf("%s", out)
+	}
+	eventually(t, "bob hears of it", func() bool { return raised(bob) == 1 })
+	if left := o.letters(); len(left) > 0 {
+		t.Errorf("%+v", left)
+	}
+
+	poison(other)
+	eventually(t, "another is parked", func() bool { return len(o.letters()) == 1 })
+	l = o.letters()[0]
+	o.fails("no version 1", "dead-letters", "retry", l.ID)
+	if out := o.does("dead-letters", "drop", l.Message); !strings.Contains(out, "left out") {
+		t.Errorf("%s", out)
+	}
+	if left := o.letters(); len(left) > 0 {
+		t.Errorf("%+v", left)
+	}
+	o.fails("dealt with", "dead-letters", "retry", l.ID)
+}
+
+// consumed says how many records of a topic a group has taken, and how many there are.
+func consumed(t *testing.T, c config.Config, service, topic string) (taken, there int64) {
+	t.Helper()
+	client, err := sarama.NewClient(c.Kafka.Brokers, c.Kafka.SaramaConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	admin, err := sarama.NewClusterAdminFromClient(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := c.Kafka.Topic(topic)
+	partitions, err := client.Partitions(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	offsets, err := admin.ListConsumerGroupOffsets(c.Kafka.Topic(service+"."+topic), map[string][]int32{name: partitions})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range partitions {
+		end, err := client.GetOffset(name, p, sarama.OffsetNewest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		there += end
+		if at := offsets.GetBlock(name, p); at != nil && at.Offset > 0 {
+			taken += at.Offset
+		}
+	}
+	return taken, there
+}
+
+func TestReplay_ReachesOneConsumerAndChangesNothing(t *testing.T) {
+	t.Parallel()
+	c, _ := startTogether(t)
+	o := operatorOf(t, c)
+	var users, before []string
+	x := talking(t, c)
+	show := func(user string) string { return o.does("log", "show", "notifications:"+user) }
+	for range 5 {
+		user := "user-" + uuid.NewString()[:8]
+		users = append(users, user)
+		if _, err := x.alice.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": user}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.says("one")
+	for _, user := range users {
+		eventually(t, user+" hears of it", func() bool { status, _, _ := o.run("log", "show", "notifications:"+user); return status == 0 })
+		before = append(before, show(user))
+	}
+	topic := owner.ReplayTopic("notification").Name
+	replayed := func(want int64, args ...string) {
+		t.Helper()
+		_, had := consumed(t, c, "notification", topic)
+		out := o.does(append([]string{"replay", "--owner", "chat", "--to", "notification"}, args...)...)
+		if !strings.HasPrefix(out, fmt.Sprintf("%d events of chat sent to notification", want)) {
+			t.Errorf("%v: %s", args, out)
+		}
+		eventually(t, "all is consumed", func() bool {
+			taken, there := consumed(t, c, "notification", topic)
+			return there == had+want && taken == there
+		})
+	}
+	replayed(7)
+	replayed(7, "--topic", "chat-events", "--since", "1h")
+	replayed(2, "--stream", x.stream)
+	replayed(0, "--until", "1h")
+	for i, user := range users {
+		if after := show(user); after != before[i] {
+			t.Errorf("%s: before\n%s\nafter\n%s", user, before[i], after)
+		}
+	}
+	if left := o.letters(); len(left) > 0 {
+		t.Errorf("%+v", left)
+	}
+	// No gateway knows the topic.
+	declared, err := catalog.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.ContainsFunc(declared.Topics(""), func(d catalog.Topic) bool { return d.Name == topic }) {
+		t.Errorf("%s is a topic of the catalog", topic)
+	}
+	o.fails("consumes no events of others", "replay", "--owner", "chat", "--to", "feed")
+	o.fails("consumes chat-events of chat", "replay", "--owner", "chat", "--topic", "file-events", "--to", "notification")
+	o.fails("owns no log", "replay", "--owner", "presence", "--to", "notification")
+	if status, _, complaints := o.run("replay", "--owner", "chat", "--to", "notification", "--since", "yesterday"); status != 2 {
+		t.Errorf("status %d: %s", status, complaints)
+	}
+}

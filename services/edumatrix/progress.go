@@ -1,0 +1,63 @@
+package edumatrix
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+const (
+	barWidth  = 30
+	barEvery  = 50 * time.Millisecond
+	lineEvery = 2 * time.Second
+)
+
+// progress shows how far something is: as a bar on a terminal, else as a line now and then.
+type progress struct {
+	out      io.Writer
+	terminal bool
+	now      func() time.Time
+
+	step  string
+	shown time.Time
+	drawn bool
+}
+
+func newProgress(t Terminal) *progress {
+	return &progress{out: t.Err, terminal: isTerminal(t.Err) && t.Getenv("TERM") != "dumb", now: time.Now}
+}
+
+// at shows a position on the way to an end.
+func (p *progress) at(step string, position, end int64) {
+	now, every := p.now(), lineEvery
+	if p.terminal {
+		every = barEvery
+	}
+	if step == p.step && now.Sub(p.shown) < every && position < end {
+		return
+	}
+	if step == p.step && !p.terminal && position >= end && now.Sub(p.shown) < every {
+		return
+	}
+	p.step, p.shown = step, now
+	percent := int64(100)
+	if end > 0 {
+		percent = 100 * min(position, end) / end
+	}
+	if !p.terminal {
+		fmt.Fprintf(p.out, "%s: %d of %d (%d%%)\n", step, position, end, percent)
+		return
+	}
+	full := int(percent) * barWidth / 100
+	fmt.Fprintf(p.out, "\r\x1b[K%-8s [%s%s] %3d%%  %d of %d", step, strings.Repeat("#", full),
+		strings.Repeat(".", barWidth-full), percent, position, end)
+	p.drawn = true
+}
+
+// end leaves the terminal for what follows.
+func (p *progress) end() {
+	if p.drawn {
+		fmt.Fprintln(p.out)
+	}
+}

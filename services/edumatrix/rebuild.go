@@ -1,0 +1,125 @@
+package edumatrix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"connectrpc.com/connect"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+)
+
+// statusDiffers is the exit status of a rebuild that found other rows than there were.
+const statusDiffers = 3
+
+// rebuild has a service make projections anew, and shows in what the new rows differ.
+func rebuild(ctx context.Context, t Terminal, args []string) error {
+	f := flags("rebuild", t)
+	rest, err := arguments(f, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) < 1 || len(rest) > 2 {
+		return t.wrongly("edumatrix rebuild needs SERVICE [PROJECTION]")
+	}
+	i, err := findInstallation(t)
+	if err != nil {
+		return err
+	}
+	service, projection := rest[0], strings.Join(rest[1:], "")
+	operator, err := i.operator(service)
+	if err != nil {
+		return err
+	}
+	steps, err := operator.Rebuild(ctx, connect.NewRequest(&meshv1.RebuildRequest{Projection: projection}))
+	if err != nil {
+		return i.answered(service, err)
+	}
+	rebuilt, err := i.awaitRebuilt(service, steps, newProgress(t))
+	if ctx.Err() != nil {
+		return errors.New("given up: the rows are as they were, unless the last step had begun")
+	}
+	if err != nil {
+		return err
+	}
+	printRebuilt(t.Out, t.ink(), service, rebuilt)
+	if differ := differing(rebuilt); differ > 0 {
+		return &statusError{statusDiffers, fmt.Errorf("%d rows were not as the log has them; they are now", differ)}
+	}
+	return nil
+}
+
+// awaitRebuilt follows a rebuild to its end.
+func (i *installation) awaitRebuilt(service string, steps *connect.ServerStreamForClient[meshv1.RebuildResponse], p *progress) (
+	rebuilt *meshv1.Rebuilt, err error) {
+	for steps.Receive() {
+		s := steps.Msg()
+		if s.GetRebuilt() != nil {
+			rebuilt = s.GetRebuilt()
+			continue
+		}
+		p.at(s.GetStep(), s.GetPosition(), s.GetHead())
+	}
+	p.end()
+	err = i.answered(service, steps.Err())
+	if err == nil && rebuilt == nil {
+		err = fmt.Errorf("%s ended before the rebuild did", service)
+	}
+	return rebuilt, errors.Join(err, steps.Close())
+}
+
+func differing(r *meshv1.Rebuilt) (rows int64) {
+	for _, t := range r.GetTables() {
+		rows += t.GetDiffer()
+	}
+	return rows
+}
+
+func printRebuilt(out io.Writer, ink ink, service string, r *meshv1.Rebuilt) {
+	held := time.Duration(r.GetHeldMicroseconds()) * time.Microsecond
+	fmt.Fprintf(out, "%s of %s rebuilt as of position %d; the log was held for %v\n\n",
+		strings.Join(r.GetProjections(), ", "), service, r.GetPosition(), held.Round(100*time.Microsecond))
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "TABLE\tOLD ROWS\tNEW ROWS\tDIFFER")
+	for _, t := range r.GetTables() {
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\n", t.GetTable(), t.GetOldRows(), t.GetNewRows(), t.GetDiffer())
+	}
+	_ = table.Flush() // where out fails, the rest fails as well
+	fmt.Fprintln(out)
+	for _, t := range r.GetTables() {
+		printRows(out, ink, t)
+	}
+	if differing(r) == 0 {
+		fmt.Fprintln(out, "equal, row for row")
+	}
+	if r.GetBehind() > 0 {
+		fmt.Fprintf(out, "the old rows stood at position %d and did not go on; the service's log says why\n", r.GetBehind())
+	}
+	if r.GetLeft() != "" {
+		fmt.Fprintf(out, "not tidied up: %s\n", printable(r.GetLeft()))
+	}
+}
+
+func printRows(out io.Writer, ink ink, t *meshv1.TableDifference) {
+	if t.GetDiffer() == 0 {
+		return
+	}
+	fmt.Fprintf(out, "--- %s, as it was\n+++ %s, from the log\n", t.GetTable(), t.GetTable())
+	for _, row := range t.GetRows() {
+		if row.GetOld() != "" {
+			fmt.Fprintln(out, ink.paint(red, "- "+printable(row.GetOld())))
+		}
+		if row.GetNew() != "" {
+			fmt.Fprintln(out, ink.paint(green, "+ "+printable(row.GetNew())))
+		}
+	}
+	if more := t.GetDiffer() - int64(len(t.GetRows())); more > 0 {
+		fmt.Fprintf(out, "… and %d more rows\n", more)
+	}
+	fmt.Fprintln(out)
+}
