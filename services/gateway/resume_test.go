@@ -184,6 +184,24 @@ func TestResume_LooksAgainAtWhatWasLookedAt(t *testing.T) {
 	require.Contains(t, all, `{"unlooked":"nothing:x","error":{"code":"not_found"`)
 }
 
+func TestResume_TheBoundIsASetting(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	m.config.ResumeEvents = 2
+	m.start(`["alice","bob"]`)
+	address, _ := m.gateway(often)
+	bob := connect(t, address, "bob")
+	mark := m.settled(bob)
+	m.said("1")
+	m.said("2")
+	require.Equal(t, []string{"1", "2"}, m.returns(address, "bob", mark).seen())
+	m.said("3")
+	back := m.returns(address, "bob", mark)
+	require.Empty(t, back.seen())
+	stands, _ := back.Resumed()
+	require.Equal(t, client.Resumed{Resumed: true, TooFar: []string{"conversation:g"}}, stands)
+}
+
 func TestShutdown_LeavesAMarkBehind(t *testing.T) {
 	t.Parallel()
 	m := begin(t)

@@ -56,7 +56,7 @@ func (c *Client) resume(ctx context.Context) error {
 	return nil
 }
 
-// Mark is the newest mark: up to it this connection, and those it follows, were given everything. Empty: there was none.
+// Mark is the newest mark: up to it this connection, and those it follows, were given everything. Empty: there is none.
 func (c *Client) Mark() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -43,6 +43,8 @@ type Config struct {
 
 	Peers map[string]string // owner -> base URL of its inner listener
 
+	ResumeEvents int // how many events of one room a client that comes back is given
+
 	DataDir        string
 	AllowedOrigins []string
 	AnyLocalOrigin bool
@@ -73,6 +75,7 @@ func Load(service string, getenv func(string) string) (Config, error) {
 	for _, owner := range []string{"presence", "chat", "feed", "notification"} {
 		c.Peers[owner] = r.httpURL(strings.ToUpper(owner)+"_URL", fmt.Sprintf("http://localhost:%d", ports[owner]))
 	}
+	c.ResumeEvents = r.number("RESUME_EVENTS", 1000, 1, 10_000)
 	c.DataDir = r.text("DATA_DIR", ".data")
 	c.AllowedOrigins = r.origins("ALLOWED_ORIGINS")
 	c.AnyLocalOrigin = service == AllInOne

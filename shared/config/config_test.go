@@ -37,6 +37,7 @@ func TestLoad_HasTheDefaultsOfExistingInstallations(t *testing.T) {
 	require.Equal(t, map[string]string{"presence": "http://localhost:3002", "chat": "http://localhost:3003",
 		"feed": "http://localhost:3004", "notification": "http://localhost:3005"}, c.Peers)
 	require.Equal(t, map[string]bool{"postgres": false, "redis": false, "kafka": false}, c.Given)
+	require.Equal(t, 1000, c.ResumeEvents)
 	require.Equal(t, ".data", c.DataDir)
 	require.Empty(t, c.AllowedOrigins)
 	require.False(t, c.AnyLocalOrigin)
@@ -63,6 +64,7 @@ func TestLoad_ReadsEveryVariable(t *testing.T) {
 		{[]string{"DATABASE_URL=postgres://u:p@h:1/d?schema=public"}, "postgres://u:p@h:1/d?schema=public",
 			func(c config.Config) any { return c.Postgres.URL }},
 		{[]string{"POSTGRES_POOL_MAX=7"}, int32(7), func(c config.Config) any { return c.Postgres.PoolMax }},
+		{[]string{"RESUME_EVENTS=50"}, 50, func(c config.Config) any { return c.ResumeEvents }},
 		{[]string{"REDIS_HOST=h", "REDIS_PORT=1", "REDIS_PASSWORD=p"}, backend.Redis{Host: "h", Port: 1, Password: "p"},
 			func(c config.Config) any { return c.Redis }},
 		{[]string{"REDIS_URL=redis://:p@h:1/0"}, "h:1", func(c config.Config) any { return c.Redis.Where() }},
@@ -108,6 +110,7 @@ func TestLoad_StopsAtWhatCannotBeMeant(t *testing.T) {
 		"PORT=70000":                              `PORT is "70000"`,
 		"REDIS_PORT=0":                            `REDIS_PORT is "0"`,
 		"POSTGRES_POOL_MAX=many":                  `POSTGRES_POOL_MAX is "many": it has to be a number from 1 to 10000`,
+		"RESUME_EVENTS=0":                         `RESUME_EVENTS is "0": it has to be a number from 1 to 10000`,
 		"KAFKA_ENABLED=maybe":                     `KAFKA_ENABLED is "maybe": it has to be true or false`,
 		"KAFKA_ENABLED=false":                     "KAFKA_ENABLED is false, but a service of its own cannot do without Kafka",
 		"KAFKA_BROKERS=localhost":                 `KAFKA_BROKERS names "localhost": each broker has to be host:port`,

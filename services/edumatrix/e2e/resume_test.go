@@ -233,7 +233,8 @@ func testMarkGrantsNothing(t *testing.T, m *mesh) {
 	if _, _, err := dial(bob.id, mark[:10]+"AAAA"+mark[14:]); codeOf(err) != "invalid_field" {
 		t.Fatalf("a mangled mark: %v", err)
 	}
-	if _, err := bob.Request(t.Context(), map[string]any{"type": "resume", "data": map[string]any{"at": mark}}); codeOf(err) != "resume_first" {
+	again := map[string]any{"type": "resume", "data": map[string]any{"at": mark}}
+	if _, err := bob.Request(t.Context(), again); codeOf(err) != "resume_first" {
 		t.Fatalf("resume in the middle: %v", err)
 	}
 }

@@ -101,7 +101,8 @@ func TestMark_SaysWhatIsInTheQueueBeforeIt(t *testing.T) {
 func TestMark_IsDroppedRatherThanAConnection(t *testing.T) {
 	t.Parallel()
 	complete := int64(0)
-	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 3}, Complete: func(string) int64 { complete++; return complete }})
+	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 3},
+		Complete: func(string) int64 { complete++; return complete }})
 	c := w.connect(t, "bob", nil, 0)
 	for _, owner := range w.chat.Catalog.Logs() {
 		require.True(t, w.hub.View(owner).Attach(c, nil, 0))

@@ -93,7 +93,9 @@ func (p *Past) Missed(user string, after, until int64, stays []Stay, known []str
 		}
 		shares = append(shares, s)
 	}
-	slices.SortFunc(shares, func(a, b share) int { return cmp.Or(cmp.Compare(a.bytes, b.bytes), cmp.Compare(a.room, b.room)) })
+	slices.SortFunc(shares, func(a, b share) int {
+		return cmp.Or(cmp.Compare(a.bytes, b.bytes), cmp.Compare(a.room, b.room))
+	})
 	tooFar = slices.Clone(known)
 	var all []int
 	bytes := 0

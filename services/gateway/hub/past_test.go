@@ -86,7 +86,8 @@ func TestMissed_IsTooFarForOneRoomAlone(t *testing.T) {
 	for n := range 9 {
 		events = append(events, w.said(fmt.Sprint(n)))
 	}
-	events = append(events, w.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"h","user_ids":["bob"]}`))
+	events = append(events, w.chat.Append("alice", "chat.conversation_started",
+		`{"conversation_id":"h","user_ids":["bob"]}`))
 	p := w.past(events...)
 	stays := []hub.Stay{{Room: "conversation:g", Opened: 1}, {Room: "conversation:h", Opened: 11}}
 

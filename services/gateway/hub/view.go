@@ -195,7 +195,7 @@ func (v *View) Reach() int64 {
 	return v.recent.gone
 }
 
-// Recent lists what was delivered of the log above a position, as far as it is kept; it says false when that is not all.
+// Recent lists what was delivered of the log above a position; it says false when not all of that is kept.
 func (v *View) Recent(after int64) ([]*Event, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -13,8 +13,8 @@ import (
 // mostResumed is how many who come back are asked for in one call.
 const mostResumed = 200
 
-// resume attaches those who come back. The owner tells when they were in which rooms; what happened there comes from the
-// recent events where they reach back to the mark, and beyond those from the owner, in the same call.
+// resume attaches those who come back. The owner tells when they were in which rooms. What happened there comes from the
+// recent events where they reach back to the mark, and what those lack from the owner, in the same call.
 func (a *asker) resume(ctx context.Context, batch []newcomer) (again []newcomer, err error) {
 	for len(batch) > 0 {
 		n := min(mostResumed, len(batch))

@@ -62,6 +62,7 @@ func TestResume_FillsTheGapFromTheLogWhereNothingIsKept(t *testing.T) {
 	w := begin(t, 0)
 	w.chatted(t)
 	w.hub.View("chat").Begin(6) // this gateway began after all that
+	w.complete.Store(6)
 	close(w.known)
 	c := w.back(t, "bob", 1)
 	all, tooFar := told(t, c)

@@ -383,7 +383,7 @@ func TestConnections_OfOneUserAreBounded(t *testing.T) {
 
 func TestPing_AClientThatDoesNotAnswerIsGone(t *testing.T) {
 	t.Parallel()
-	m := begin(t, ws.Options{Ping: 50 * time.Millisecond}, hub.Options{})
+	m := begin(t, ws.Options{Ping: 300 * time.Millisecond}, hub.Options{})
 	silent := m.raw(t, "alice")
 	silent.SetPingHandler(func(string) error { return nil })
 	require.Equal(t, hub.NoPong.Code, closed(t, silent))
@@ -392,7 +392,7 @@ func TestPing_AClientThatDoesNotAnswerIsGone(t *testing.T) {
 	select {
 	case <-there.Done():
 		t.Fatal(there.Err())
-	case <-time.After(250 * time.Millisecond):
+	case <-time.After(time.Second):
 	}
 }
 
