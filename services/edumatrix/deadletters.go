@@ -70,7 +70,8 @@ func deadLetters(ctx context.Context, t Terminal, args []string) error {
 		return err
 	}
 	verb := strings.Join(rest[:min(1, len(rest))], "")
-	if !slices.Contains([]string{"list", "show", "retry", "drop"}, verb) || (len(rest) == 1) != (verb == "list") || len(rest) > 2 {
+	known := slices.Contains([]string{"list", "show", "retry", "drop"}, verb)
+	if !known || (len(rest) == 1) != (verb == "list") || len(rest) > 2 {
 		return t.wrongly("edumatrix dead-letters needs one of: list, show ID, retry ID, drop ID")
 	}
 	i, err := findInstallation(t)
@@ -80,7 +81,8 @@ func deadLetters(ctx context.Context, t Terminal, args []string) error {
 	services := i.declared.Owners()
 	if *service != "" {
 		if !slices.Contains(services, *service) {
-			return fmt.Errorf("there is no service %q with dead letters; there are %s", *service, strings.Join(services, ", "))
+			return fmt.Errorf("there is no service %q with dead letters; there are %s", *service,
+				strings.Join(services, ", "))
 		}
 		services = []string{*service}
 	}
@@ -144,7 +146,8 @@ func letterKey(l *meshv1.Letter) string {
 }
 
 // merge puts together what the topic, and what the service says. A record that was handed out twice is told once.
-func (i *installation) merge(service string, read []bus.Letter, parked []*meshv1.Parked, dropped map[string]bool) (all []letter) {
+func (i *installation) merge(service string, read []bus.Letter, parked []*meshv1.Parked, dropped map[string]bool) (
+	all []letter) {
 	type origin struct {
 		topic     string
 		partition int32
@@ -243,7 +246,8 @@ func (l letter) findParked(parked []*meshv1.Parked) *meshv1.Parked {
 // behind counts the events that wait for one, up to the next that failed.
 func behind(parked []*meshv1.Parked, first *meshv1.Parked) (n int) {
 	for _, p := range parked {
-		if p.GetSource() == first.GetSource() && p.GetStream() == first.GetStream() && p.GetVersion() > first.GetVersion() {
+		same := p.GetSource() == first.GetSource() && p.GetStream() == first.GetStream()
+		if same && p.GetVersion() > first.GetVersion() {
 			n++
 		}
 	}
@@ -385,10 +389,11 @@ func showLetter(t Terminal, l letter, asJSON bool) error {
 func (i *installation) retry(ctx context.Context, t Terminal, l letter) error {
 	switch l.State {
 	case stateFailed:
-		return fmt.Errorf("%s is a command, whose outcome is final: whoever sent it was told that it failed; it can only be dropped", l.ID)
+		return fmt.Errorf("%s is a command, whose outcome is final: whoever sent it was told that it failed; it can "+
+			"only be dropped", l.ID)
 	case stateUnreadable:
-		return fmt.Errorf("%s cannot be read, so it cannot be retried: drop it; what it should have been comes from its owner's log "+
-			"with the next event of its stream", l.ID)
+		return fmt.Errorf("%s cannot be read, so it cannot be retried: drop it; what it should have been is read from "+
+			"its owner's log", l.ID)
 	case stateDone:
 		return fmt.Errorf("%s was dealt with already", l.ID)
 	}
@@ -443,7 +448,8 @@ func (i *installation) resolve(ctx context.Context, t Terminal, l letter, drop b
 	if done.Msg.GetError() == "" {
 		return nil
 	}
-	err = fmt.Errorf("%d events are parked still, behind one that fails: %s", done.Msg.GetLeft(), printable(done.Msg.GetError()))
+	err = fmt.Errorf("%d events are parked still, the first of which fails: %s", done.Msg.GetLeft(),
+		printable(done.Msg.GetError()))
 	if drop {
 		fmt.Fprintln(t.Out, err) // what was asked for is done
 		return nil

@@ -92,13 +92,15 @@ func (i *installation) answered(owner string, err error) error {
 	}
 	variable := strings.ToUpper(owner) + "_URL"
 	if connect.CodeOf(err) == connect.CodeUnauthenticated {
-		return fmt.Errorf("%s does not take this credential: set SERVICE_SECRET, or the JWT_SECRET that it is made of", owner)
+		return fmt.Errorf("%s does not take this credential: set SERVICE_SECRET, or the JWT_SECRET that it is made of",
+			owner)
 	}
 	if refused, ok := rpc.Refusal(err); ok {
 		return fmt.Errorf("%s: %s", owner, refused.Text)
 	}
 	if errors.Is(err, rpc.ErrUnreachable) || connect.CodeOf(err) == connect.CodeUnavailable {
-		return fmt.Errorf("%s does not answer at %s: does it run, and is %s right? (%w)", owner, i.peers[owner], variable, err)
+		return fmt.Errorf("%s does not answer at %s: does it run, and is %s right? (%w)", owner, i.peers[owner],
+			variable, err)
 	}
 	return fmt.Errorf("%s: %w", owner, err)
 }

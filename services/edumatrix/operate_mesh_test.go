@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/auth"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/config"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -112,6 +114,42 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	} {
 		if status, _, complaints := o.run(test.args...); status != test.status || !strings.Contains(complaints, test.says) {
 			t.Errorf("%v: status %d, %s", test.args, status, complaints)
+		}
+	}
+}
+
+// What operators ask of services is for those alone who have the installation's credential.
+func TestOperator_IsNotReachableFromOutside(t *testing.T) {
+	t.Parallel()
+	c, _ := startTogether(t)
+	token, err := auth.Mint(c.JWTSecret, auth.User{ID: "eve"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := func(url string) int {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Authorization", "Bearer "+token)
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		return answer.StatusCode
+	}
+	for _, method := range []string{"Rebuild", "ResolveParked", "DropLetter", "ListParked", "ListDropped", "Describe"} {
+		path := "/edumatrix.mesh.v1.OperatorService/" + method
+		if got := status(c.Peers["chat"] + path); got != http.StatusUnauthorized {
+			t.Errorf("%s at the inner listener, with a user's token: %d", method, got)
+		}
+		for _, prefix := range []string{"", "/api"} {
+			if got := status(fmt.Sprintf("http://127.0.0.1:%d%s%s", c.Port, prefix, path)); got < 400 || got >= 500 {
+				t.Errorf("%s%s at the gateway: %d", prefix, path, got)
+			}
 		}
 	}
 }

@@ -55,8 +55,8 @@ func rebuild(ctx context.Context, t Terminal, args []string) error {
 }
 
 // awaitRebuilt follows a rebuild to its end.
-func (i *installation) awaitRebuilt(service string, steps *connect.ServerStreamForClient[meshv1.RebuildResponse], p *progress) (
-	rebuilt *meshv1.Rebuilt, err error) {
+func (i *installation) awaitRebuilt(service string, steps *connect.ServerStreamForClient[meshv1.RebuildResponse],
+	p *progress) (rebuilt *meshv1.Rebuilt, err error) {
 	for steps.Receive() {
 		s := steps.Msg()
 		if s.GetRebuilt() != nil {

@@ -35,7 +35,8 @@ func replay(ctx context.Context, t Terminal, args []string) error {
 	f.StringVar(&s.owner, "owner", "", "service whose log it is")
 	f.StringVar(&s.topic, "topic", "", "only events of this topic")
 	f.StringVar(&s.stream, "stream", "", "only events of this stream")
-	since := f.String("since", "", "only events from this time on: 2026-03-04, 2026-03-04T05:06:07Z, or 24h for as long ago")
+	since := f.String("since", "",
+		"only events from this time on: 2026-03-04, 2026-03-04T05:06:07Z, or 24h for as long ago")
 	until := f.String("until", "", "only events before this time")
 	to := f.String("to", "", "service that the events are sent to")
 	if err := parse(f, args); err != nil {
@@ -101,7 +102,8 @@ func (i *installation) consumed(ctx context.Context, consumer string, s selected
 }
 
 // send reads the log and publishes what is selected.
-func (i *installation) send(ctx context.Context, s selected, topics []string, to catalog.Topic, p *progress) (sent int, err error) {
+func (i *installation) send(ctx context.Context, s selected, topics []string, to catalog.Topic, p *progress) (
+	sent int, err error) {
 	if _, err := i.kafka.EnsureTopics(ctx, []catalog.Topic{to}); err != nil {
 		return 0, err
 	}
@@ -145,7 +147,8 @@ func moment(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateTime, time.DateOnly} {
+	layouts := []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateTime, time.DateOnly}
+	for _, layout := range layouts {
 		if at, err := time.ParseInLocation(layout, text, time.UTC); err == nil {
 			return at, nil
 		}
@@ -153,5 +156,6 @@ func moment(text string, now time.Time) (time.Time, error) {
 	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
 		return now.Add(-ago), nil
 	}
-	return time.Time{}, fmt.Errorf("%q is no time: 2026-03-04, 2026-03-04T05:06:07Z (UTC unless it says otherwise), or 24h", text)
+	return time.Time{}, fmt.Errorf("%q is no time: 2026-03-04, 2026-03-04T05:06:07Z (UTC unless it says otherwise), "+
+		"or 24h", text)
 }

@@ -98,7 +98,8 @@ func (s *shower) event(e envelope.Event, at *where) error {
 
 func (s *shower) shown(e envelope.Event, at *where) shown {
 	o := shown{Owner: e.Source, Position: e.Position, Stream: e.Stream, Version: e.Version, ID: e.ID, Type: e.Type,
-		Time: e.Time.UTC(), Actor: e.Actor, Cause: e.Cause, Correlation: e.Correlation, Rooms: e.Rooms, Redacted: e.Redacted}
+		Time: e.Time.UTC(), Actor: e.Actor, Cause: e.Cause, Correlation: e.Correlation, Rooms: e.Rooms,
+		Redacted: e.Redacted}
 	if at != nil {
 		o.Topic, o.Partition, o.Offset = at.topic, &at.partition, &at.offset
 	}

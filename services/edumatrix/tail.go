@@ -111,7 +111,8 @@ func (s *tail) show(m *message.Message) error {
 	e, err := envelope.ReadEvent(m)
 	switch {
 	case err != nil && s.json:
-		return s.object(shown{Topic: at.topic, Partition: &at.partition, Offset: &at.offset, ID: m.UUID, Problem: err.Error()})
+		return s.object(shown{Topic: at.topic, Partition: &at.partition, Offset: &at.offset, ID: m.UUID,
+			Problem: err.Error()})
 	case err != nil:
 		return s.write(s.ink.paint(red, at.topic+": "+printable(err.Error())))
 	case e.IsPosition() && !s.positions:

@@ -98,7 +98,8 @@ func letterOf(ctx context.Context, r *sarama.ConsumerMessage) Letter {
 	}
 	l := Letter{Partition: r.Partition, Offset: r.Offset, ID: m.UUID, Message: m, Service: take(DeadLetterService),
 		Topic: take(DeadLetterTopic), Key: take(DeadLetterKey), Error: take(DeadLetterError),
-		Handler: take(DeadLetterHandler), Left: take(DeadLetterPayload), FromPartition: -1, FromOffset: -1, Time: r.Timestamp}
+		Handler: take(DeadLetterHandler), Left: take(DeadLetterPayload), FromPartition: -1, FromOffset: -1,
+		Time: r.Timestamp}
 	if p, err := strconv.ParseInt(take(DeadLetterPartition), 10, 32); err == nil {
 		l.FromPartition = int32(p)
 	}

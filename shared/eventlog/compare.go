@@ -86,5 +86,6 @@ func comparison(ctx context.Context, tx pgx.Tx, old, now string) (string, error)
 		equal = append(equal, "o."+c+" = n."+c)
 		order = append(order, "coalesce(o."+c+", n."+c+")")
 	}
-	return fmt.Sprintf(sqlCompareKeyed, old, now, strings.Join(equal, " AND "), strings.Join(order, ", "), rowsShown), nil
+	return fmt.Sprintf(sqlCompareKeyed, old, now, strings.Join(equal, " AND "), strings.Join(order, ", "),
+		rowsShown), nil
 }

@@ -72,7 +72,8 @@ func (l *Log) Park(ctx context.Context, p Parked) (parked bool, err error) {
 		return false, fmt.Errorf("park %s of %s at version %d: %w", p.Stream, p.Source, p.Version, err)
 	}
 	err = l.parking(ctx, p.Source, p.Stream, func(tx pgx.Tx) error {
-		done, err := tx.Exec(ctx, l.in(sqlPark), p.Source, p.Stream, p.Version, record, storable(p.Error), l.o.Now().UTC())
+		done, err := tx.Exec(ctx, l.in(sqlPark), p.Source, p.Stream, p.Version, record, storable(p.Error),
+			l.o.Now().UTC())
 		parked = err == nil && done.RowsAffected() > 0
 		return err
 	})

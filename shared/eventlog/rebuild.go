@@ -73,6 +73,8 @@ func (l *Log) Rebuild(ctx context.Context, r Rebuild) (Rebuilt, error) {
 	if err != nil {
 		return Rebuilt{}, fmt.Errorf("rebuild %s of %s: %w", strings.Join(s.names, ", "), l.o.Owner, dependency(err))
 	}
+	l.o.Log.InfoContext(ctx, "projections rebuilt", "projections", s.names, "position", rebuilt.Position,
+		"held", rebuilt.Held, "differ", rebuilt.Differ(), "left", rebuilt.Left)
 	return rebuilt, nil
 }
 
@@ -193,13 +195,15 @@ func (s *shadow) prepare(ctx context.Context) error {
 
 const (
 	// What a schema holds that is not a table, nor goes with one.
-	sqlOthers = `SELECT c.relname FROM pg_class c WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('v', 'm', 'f')
+	sqlOthers = `SELECT c.relname FROM pg_class c
+WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('v', 'm', 'f')
 UNION ALL SELECT p.proname FROM pg_proc p WHERE p.pronamespace = $1::regnamespace
 UNION ALL SELECT t.typname FROM pg_type t WHERE t.typnamespace = $1::regnamespace AND t.typtype IN ('e', 'd')`
 	sqlTables = `SELECT c.relname FROM pg_class c WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('r', 'p')
   AND c.relname <> 'owner_migrations' ORDER BY 1`
 	// References between a projection's tables and others, which would go on pointing at what was replaced.
-	sqlCrossing = `SELECT c.conname FROM pg_constraint c JOIN pg_class a ON a.oid = c.conrelid JOIN pg_class b ON b.oid = c.confrelid
+	sqlCrossing = `SELECT c.conname
+FROM pg_constraint c JOIN pg_class a ON a.oid = c.conrelid JOIN pg_class b ON b.oid = c.confrelid
 WHERE c.contype = 'f' AND a.relnamespace = $1::regnamespace
   AND (b.relnamespace <> a.relnamespace OR (a.relname = ANY ($2)) <> (b.relname = ANY ($2)))`
 )
@@ -212,8 +216,8 @@ func (s *shadow) survey(ctx context.Context) error {
 		return err
 	}
 	if len(others) > 0 {
-		return &ownFault{fmt.Errorf("the migrations make more than tables, which cannot take the place of what is there: %s",
-			strings.Join(others, ", "))}
+		return &ownFault{fmt.Errorf("the migrations make more than tables, and that cannot take the place of what is "+
+			"there: %s", strings.Join(others, ", "))}
 	}
 	all, err := s.texts(ctx, sqlTables, schema)
 	if err != nil {
@@ -316,7 +320,8 @@ func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Rebuilt, sn
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.log.times.lock+s.log.times.hold)
 	defer cancel()
 	hold := milliseconds(s.log.times.hold)
-	if _, err := s.keeper.Exec(ctx, `SELECT set_config('lock_timeout', $1, false)`, milliseconds(s.log.times.lock)); err != nil {
+	_, err = s.keeper.Exec(ctx, `SELECT set_config('lock_timeout', $1, false)`, milliseconds(s.log.times.lock))
+	if err != nil {
 		return r, nil, err
 	}
 	if _, err := s.keeper.Exec(ctx, "SELECT pg_advisory_lock($1)", lockKey(s.log.o.Owner, "append")); err != nil {
@@ -354,7 +359,8 @@ func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Rebuilt, sn
 	if err != nil {
 		return r, nil, err
 	}
-	if snapshot, err = compare.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}); err != nil {
+	snapshot, err = compare.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
 		return r, nil, err
 	}
 	if _, err := snapshot.Exec(ctx, "SELECT 1"); err != nil { // now it sees what it will see
@@ -400,8 +406,8 @@ func (s *shadow) takeOver(ctx context.Context) error {
 SELECT name, 0 FROM unnest($1::text[]) AS n (name) ORDER BY 1 ON CONFLICT DO NOTHING`), s.names); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, s.log.in(`SELECT FROM owner.projections WHERE name = ANY ($1) ORDER BY name FOR UPDATE`),
-			s.names); err != nil {
+		if _, err := tx.Exec(ctx, s.log.in(`SELECT FROM owner.projections
+WHERE name = ANY ($1) ORDER BY name FOR UPDATE`), s.names); err != nil {
 			return err
 		}
 		var same bool
@@ -426,7 +432,8 @@ SELECT name, 0 FROM unnest($1::text[]) AS n (name) ORDER BY 1 ON CONFLICT DO NOT
 				return err
 			}
 		}
-		_, err = tx.Exec(ctx, s.log.in(`UPDATE owner.projections SET position = $2 WHERE name = ANY ($1)`), s.names, s.position)
+		_, err = tx.Exec(ctx, s.log.in(`UPDATE owner.projections SET position = $2 WHERE name = ANY ($1)`), s.names,
+			s.position)
 		return err
 	})
 }

@@ -35,7 +35,8 @@ func unhurried(path string, h http.Handler) (string, http.Handler) {
 }
 
 // Describe says what the service projects and consumes.
-func (o *operator) Describe(context.Context, *connect.Request[meshv1.DescribeRequest]) (*connect.Response[meshv1.DescribeResponse], error) {
+func (o *operator) Describe(context.Context, *connect.Request[meshv1.DescribeRequest]) (
+	*connect.Response[meshv1.DescribeResponse], error) {
 	answer := &meshv1.DescribeResponse{}
 	for _, p := range o.projections {
 		answer.Projections = append(answer.Projections, p.Name())
@@ -107,7 +108,8 @@ func rebuiltMessage(r eventlog.Rebuilt) *meshv1.Rebuilt {
 }
 
 // ListParked lists events that could not be taken, and what waits behind them.
-func (o *operator) ListParked(ctx context.Context, _ *connect.Request[meshv1.ListParkedRequest]) (*connect.Response[meshv1.ListParkedResponse], error) {
+func (o *operator) ListParked(ctx context.Context, _ *connect.Request[meshv1.ListParkedRequest]) (
+	*connect.Response[meshv1.ListParkedResponse], error) {
 	all, err := o.log.ListParked(ctx)
 	if err != nil {
 		return nil, err
@@ -121,7 +123,8 @@ func (o *operator) ListParked(ctx context.Context, _ *connect.Request[meshv1.Lis
 }
 
 // ResolveParked applies the first parked event of a stream, or leaves it out, and those behind it.
-func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.ResolveParkedRequest]) (*connect.Response[meshv1.ResolveParkedResponse], error) {
+func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.ResolveParkedRequest]) (
+	*connect.Response[meshv1.ResolveParkedResponse], error) {
 	reactor, err := o.reactor(ctx, r.Msg.GetSource(), r.Msg.GetStream(), r.Msg.GetVersion())
 	if err != nil {
 		return nil, err
@@ -130,7 +133,8 @@ func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&meshv1.ResolveParkedResponse{Applied: done.applied, Left: done.left, Error: done.problem}), nil
+	return connect.NewResponse(&meshv1.ResolveParkedResponse{Applied: done.applied, Left: done.left,
+		Error: done.problem}), nil
 }
 
 // reactor finds the one that parked an event.
@@ -140,7 +144,8 @@ func (o *operator) reactor(ctx context.Context, source, stream string, version i
 		return nil, err
 	}
 	if len(found) == 0 {
-		return nil, refusal.New(refusal.NotFound, "version %d of %s of %s is not parked at %s", version, stream, source, o.name)
+		return nil, refusal.New(refusal.NotFound, "version %d of %s of %s is not parked at %s", version, stream, source,
+			o.name)
 	}
 	for _, r := range o.reactors {
 		if r.from == source && r.topic == found[0].Record.GetTopic() {
@@ -151,7 +156,8 @@ func (o *operator) reactor(ctx context.Context, source, stream string, version i
 }
 
 // ListDropped lists dead letters that were dealt with.
-func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.ListDroppedRequest]) (*connect.Response[meshv1.ListDroppedResponse], error) {
+func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.ListDroppedRequest]) (
+	*connect.Response[meshv1.ListDroppedResponse], error) {
 	all, err := o.log.DroppedLetters(ctx)
 	if err != nil {
 		return nil, err
@@ -164,7 +170,8 @@ func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.Li
 }
 
 // DropLetter has a dead letter not shown any more.
-func (o *operator) DropLetter(ctx context.Context, r *connect.Request[meshv1.DropLetterRequest]) (*connect.Response[meshv1.DropLetterResponse], error) {
+func (o *operator) DropLetter(ctx context.Context, r *connect.Request[meshv1.DropLetterRequest]) (
+	*connect.Response[meshv1.DropLetterResponse], error) {
 	l := r.Msg.GetLetter()
 	err := o.log.DropLetter(ctx, eventlog.Letter{Partition: l.GetPartition(), Offset: l.GetOffset(), ID: l.GetId()})
 	if err != nil {

@@ -147,7 +147,11 @@ type resolved struct {
 // resolve applies the first event that is parked of a stream, or leaves it out, and those behind it, in order, until one
 // fails.
 func (r *reactor) resolve(ctx context.Context, stream string, version int64, drop bool) (done resolved, err error) {
-	defer r.read.Remove(stream)
+	defer func() {
+		r.read.Remove(stream)
+		r.logger.Info("a parked stream was dealt with", "stream", stream, "version", version, "drop", drop,
+			"applied", done.applied, "left", done.left, "problem", done.problem, "error", err)
+	}()
 	have, parked, err := r.log.Parking(ctx, r.from, stream)
 	if err != nil {
 		return done, err
@@ -216,10 +220,11 @@ func (r *reactor) drain(ctx context.Context, stream string, have int64, waiting 
 			return have, nil, ctx.Err()
 		}
 		var run []*told
-		lacking := r.missing(stream, have, min(last, have+longestRun)+1, func(e envelope.Event, trace context.Context) error {
+		collect := func(e envelope.Event, trace context.Context) error {
 			run = append(run, &told{event: e, trace: trace})
 			return nil
-		})
+		}
+		lacking := r.missing(stream, have, min(last, have+longestRun)+1, collect)
 		if len(run) == 0 {
 			if !hopeless(lacking) {
 				return have, nil, lacking
