@@ -17,7 +17,8 @@ TESTSERVERS := bin/testservers
 build lint $(EDUMATRIX) $(TESTSERVERS): export CGO_ENABLED := 0
 build lint $(EDUMATRIX) $(TESTSERVERS): export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
-.PHONY: help run test test-fast bench faults faults-broken build lint generate env verify-connections $(EDUMATRIX) $(TESTSERVERS)
+.PHONY: help run test test-fast bench faults faults-broken build lint generate env verify-connections
+.PHONY: $(EDUMATRIX) $(TESTSERVERS)
 
 help: ## Print what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 24
@@ -33,7 +34,7 @@ test: $(TESTSERVERS) ## Run all tests, fast and integration, with the race detec
 	@$(TESTSERVERS) -install
 	@if command -v gcc >/dev/null; then race=-race; else race=; echo "there is no gcc: no race detector"; fi; \
 	  echo "fast tests and integration tests$${race:+, with the race detector}"; \
-	  exec $(TESTSERVERS) -jaeger -- go test $$race -p $(TEST_PACKAGES) -tags integration work
+	  exec $(TESTSERVERS) -jaeger -- go test $$race -p $(TEST_PACKAGES) -timeout 20m -tags integration work
 
 test-fast: ## Run the tests that need no server
 	@echo "fast tests alone; make test runs the integration tests as well"

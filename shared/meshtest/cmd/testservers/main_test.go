@@ -42,7 +42,7 @@ func without(t *testing.T) (env []string) {
 // postgres is the process of a server that testservers has started, by the URL that it hands out.
 func postgres(t *testing.T, dir string) int {
 	t.Helper()
-	found, err := filepath.Glob(filepath.Join(dir, "edumatrix-postgres-*", "*", "postmaster.pid"))
+	found, err := filepath.Glob(filepath.Join(dir, "edumatrix-test-*", "*", "postmaster.pid"))
 	require.NoError(t, err)
 	require.Len(t, found, 1)
 	text, err := os.ReadFile(found[0])

@@ -32,7 +32,7 @@ func ModuleDir() (string, error) {
 }
 
 // BuildJaeger gives Jaeger's program, which it builds unless an earlier run, or another process just now, has. That is
-// three minutes of a processor, of which it takes what nobody else wants.
+// four minutes of a processor, for which others go first.
 func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	shared, err := ModuleDir()
 	if err != nil {
@@ -61,7 +61,7 @@ func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	begun := time.Now()
 	build := []string{"go", "build", "-ldflags=-s -w", "-o", program + ".new", jaegerProgram}
 	if installed("nice") {
-		build = append([]string{"nice", "-n", "19"}, build...)
+		build = append([]string{"nice", "-n", "10"}, build...)
 	}
 	cmd := exec.CommandContext(ctx, build[0], build[1:]...)
 	cmd.Dir = module

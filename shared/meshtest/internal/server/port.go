@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"os"
 	"sync"
 )
 
@@ -38,13 +37,4 @@ func FreePort() (int, error) {
 		return port, l.Close()
 	}
 	return 0, errors.Join(errors.New("find a free port"), problem)
-}
-
-// NewDir is a folder for a server's data, which other accounts can enter: PostgreSQL does not run as root.
-func NewDir(name string) (string, error) {
-	dir, err := os.MkdirTemp("", "edumatrix-"+name+"-")
-	if err != nil {
-		return "", err
-	}
-	return dir, os.Chmod(dir, 0o755)
 }

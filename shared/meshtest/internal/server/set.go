@@ -49,6 +49,9 @@ type Set struct {
 
 // StartSet finds or starts the named stores, all at once.
 func StartSet(ctx context.Context, stores []string, log *slog.Logger) (*Set, error) {
+	if err := removeStale(); err != nil {
+		return nil, err
+	}
 	s := &Set{named: map[string]string{}, versions: make([]string, len(All))}
 	var group errgroup.Group
 	starts := []func() (string, string, error){
