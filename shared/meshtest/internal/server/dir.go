@@ -1,0 +1,49 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const dirPrefix = "edumatrix-test-"
+
+// NewDir is a folder for a server's data, which other accounts can enter: PostgreSQL does not run as root. Its name
+// says whose it is.
+func NewDir(name string) (string, error) {
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-%s-", dirPrefix, os.Getpid(), name))
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o755)
+}
+
+// staleAfter spares what is young: a process of another container has a number that says nothing here.
+const staleAfter = time.Hour
+
+// removeStale deletes folders of processes that came to no end in which they could have: a panic, a time-out of go test.
+func removeStale() error {
+	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), dirPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		number, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), dirPrefix), "-")
+		pid, err := strconv.Atoi(number)
+		if err != nil || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			continue
+		}
+		if info, err := os.Stat(dir); err != nil || time.Since(info.ModTime()) < staleAfter {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil && !errors.Is(err, os.ErrPermission) { // another user's
+			return fmt.Errorf("delete what an earlier test run has left: %w", err)
+		}
+	}
+	return nil
+}
