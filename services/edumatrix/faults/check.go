@@ -98,6 +98,9 @@ func (j *judge) log(l *Log) {
 	if l.Relayed < position {
 		j.broken(survives, "%s: the relay stands at %d, the log at %d", l.Owner, l.Relayed, position)
 	}
+	if l.Parked > 0 {
+		j.broken(deadAlone, "%s has %d events of others parked, of which none was poisoned", l.Owner, l.Parked)
+	}
 	folded := l.stretches()
 	kept := map[string]map[string][]stretch{}
 	for _, m := range l.Memberships {

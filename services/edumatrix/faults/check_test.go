@@ -172,12 +172,13 @@ func TestCheck_FindsWhatWasBroken(t *testing.T) {
 				return e.Stream == room
 			})...)
 		}},
-		"a notification twice":   {oneOutcome, func(x *told) { x.s.Logs[1].Events[2].AboutAt = 1 }},
-		"a notification missing": {oneOutcome, func(x *told) { x.s.Logs[1].Events = x.s.Logs[1].Events[:2] }},
-		"a reading behind":       {survives, func(x *told) { x.s.Logs[1].Readings[room] = 6 }},
-		"a projection":           {rebuild, func(x *told) { x.s.Differences = []string{"a row"} }},
-		"a dead letter":          {deadAlone, func(x *told) { x.s.Dead = []Dead{{Payload: "fine"}} }},
-		"poison that is gone":    {deadAlone, func(x *told) { x.poisoned = []Poison{{"bad", true}} }},
+		"a notification twice":    {oneOutcome, func(x *told) { x.s.Logs[1].Events[2].AboutAt = 1 }},
+		"a notification missing":  {oneOutcome, func(x *told) { x.s.Logs[1].Events = x.s.Logs[1].Events[:2] }},
+		"a reading behind":        {survives, func(x *told) { x.s.Logs[1].Readings[room] = 6 }},
+		"a projection":            {rebuild, func(x *told) { x.s.Differences = []string{"a row"} }},
+		"a dead letter":           {deadAlone, func(x *told) { x.s.Dead = []Dead{{Payload: "fine"}} }},
+		"an event that is parked": {deadAlone, func(x *told) { x.s.Logs[1].Parked = 1 }},
+		"poison that is gone":     {deadAlone, func(x *told) { x.poisoned = []Poison{{"bad", true}} }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -114,17 +114,17 @@ func run(t *testing.T, s *stand, programs meshrun.Binaries, plan Plan, size size
 	n.run(plan, size.commands)
 	p.settle(90 * time.Second)
 	if !p.connected(60 * time.Second) {
-		t.Error("not every client is connected")
+		m.broken("not every client is connected")
 	}
 	stored, err := m.quiet(p)
 	if err != nil {
-		t.Errorf("afterwards: %v", err)
+		m.broken("afterwards: %v", err)
 	}
 	p.end()
 	m.stop()
 	r := &result{plan: plan, hits: n.hits, violations: Check(p.h, stored, n.poisoned), took: time.Since(begun)}
-	for _, ended := range m.ended {
-		r.violations = append(r.violations, Violation{survives, ended})
+	for _, problem := range m.problems {
+		r.violations = append(r.violations, Violation{survives, problem})
 	}
 	r.commands, _, _ = p.h.Sent()
 	r.sessions, r.resumed, r.seen = p.h.Counts()

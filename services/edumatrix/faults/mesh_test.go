@@ -30,7 +30,7 @@ type mesh struct {
 	database string
 	links    map[string]*Link
 	services []*service
-	ended    []string // processes that ended by themselves
+	problems []string // what was not survived
 	away     []string // stores that are taken away
 }
 
@@ -137,7 +137,7 @@ func (m *mesh) watch() (ready bool) {
 			if x.ends.IsZero() {
 				x.ends = time.Now()
 				if x.ready {
-					m.ended = append(m.ended, fmt.Sprintf("%s ended by itself:\n%s", x.name, x.Tail()))
+					m.broken("%s ended by itself:\n%s", x.name, x.Tail())
 				}
 			}
 			if time.Since(x.ends) > 300*time.Millisecond {
@@ -152,6 +152,9 @@ func (m *mesh) watch() (ready bool) {
 	}
 	return ready
 }
+
+// broken notes what was not survived.
+func (m *mesh) broken(format string, args ...any) { m.problems = append(m.problems, fmt.Sprintf(format, args...)) }
 
 // asks a service whether it is ready.
 func (m *mesh) asks(x *service) bool {
@@ -191,7 +194,7 @@ func (m *mesh) stop() {
 	}
 	for _, x := range m.services {
 		if status := x.Wait(m.t); status != 0 {
-			m.ended = append(m.ended, fmt.Sprintf("%s was told to stop and ended with status %d:\n%s", x.name, status, x.Tail()))
+			m.broken("%s was told to stop and ended with status %d:\n%s", x.name, status, x.Tail())
 		}
 	}
 }

@@ -47,8 +47,12 @@ func newNemesis(t testing.TB, m *mesh, p *population) *nemesis {
 // run carries out the plan, and returns when so many commands have been sent and all faults are over.
 func (n *nemesis) run(plan Plan, commands int) {
 	pending := slices.Clone(plan.Faults)
-	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); {
+	for end := time.Now().Add(4 * time.Minute); ; {
 		sent, open, more := n.p.h.Sent()
+		if time.Now().After(end) {
+			n.m.broken("after 4 minutes %d of %d commands were sent, and %d faults are still to come", sent, commands, len(pending))
+			break
+		}
 		if len(pending) > 0 && sent >= pending[0].After && open > 0 {
 			f := pending[0]
 			pending = pending[1:]

@@ -85,7 +85,8 @@ func readLog(ctx context.Context, conn *pgx.Conn, c *catalog.Catalog, owner stri
 	}); err != nil {
 		return l, fmt.Errorf("readings of %s: %w", owner, err)
 	}
-	err = conn.QueryRow(ctx, in(`SELECT position FROM owner.relay`)).Scan(&l.Relayed)
+	err = conn.QueryRow(ctx, in(`SELECT position, (SELECT count(*) FROM owner.parked) FROM owner.relay`)).
+		Scan(&l.Relayed, &l.Parked)
 	return l, err
 }
 

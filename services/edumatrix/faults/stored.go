@@ -22,6 +22,7 @@ type Log struct {
 	Memberships []Membership
 	Readings    map[string]int64 // stream of another owner → version
 	Relayed     int64            // position up to which the topics are confirmed
+	Parked      int              // events of others that wait for an operator
 }
 
 // Event is a row of a log.

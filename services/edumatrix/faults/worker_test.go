@@ -148,6 +148,9 @@ func (p *population) sibling(d *device, r *rand.Rand) *device {
 	return all[r.IntN(len(all))]
 }
 
+// queuedTime is how long an outcome may take on a connection that was told "queued": longer than any fault.
+const queuedTime = 45 * time.Second
+
 // deliver sends a command, and again what has no outcome, and gives the outcome; an empty answer when all ends before.
 func (d *device) deliver(c *Command, data map[string]any) Answer {
 	for d.p.ctx.Err() == nil {
@@ -164,6 +167,9 @@ func (d *device) deliver(c *Command, data map[string]any) Answer {
 			case a = <-later:
 			case <-at.Done():
 			case <-d.p.ctx.Done():
+			case <-time.After(queuedTime):
+				forget()
+				return Answer{} // it is not sent again: whoever said "queued" has it, or has lost it
 			}
 		}
 		forget()
