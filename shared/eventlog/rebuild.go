@@ -101,7 +101,9 @@ func (s *shadow) run(ctx context.Context) (_ Rebuilt, err error) {
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		_ = s.keeper.Close(ctx) // its locks go with it
+		// The server notices a closed connection in its own time, and whoever rebuilds next would be refused until then.
+		_, _ = s.keeper.Exec(ctx, "SELECT pg_advisory_unlock_all()")
+		_ = s.keeper.Close(ctx)
 	}()
 	var alone bool
 	err = s.keeper.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", lockKey(s.log.o.Owner, "rebuild")).Scan(&alone)

@@ -164,15 +164,6 @@ func (m *mesh) ready(t testing.TB) {
 	}
 }
 
-func (m *mesh) named(name string) *meshrun.Process {
-	for _, p := range m.processes {
-		if p.Name == name {
-			return p
-		}
-	}
-	return nil
-}
-
 func (m *mesh) socket(gateway int) string {
 	return "ws" + strings.TrimPrefix(m.gateways[gateway%len(m.gateways)], "http") + "/ws"
 }
