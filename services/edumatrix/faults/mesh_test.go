@@ -154,7 +154,9 @@ func (m *mesh) watch() (ready bool) {
 }
 
 // broken notes what was not survived.
-func (m *mesh) broken(format string, args ...any) { m.problems = append(m.problems, fmt.Sprintf(format, args...)) }
+func (m *mesh) broken(format string, args ...any) {
+	m.problems = append(m.problems, fmt.Sprintf(format, args...))
+}
 
 // asks a service whether it is ready.
 func (m *mesh) asks(x *service) bool {
