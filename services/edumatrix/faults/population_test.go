@@ -66,6 +66,8 @@ func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
 		d := &device{p: p, user: user, name: fmt.Sprintf("device-%d of %s", n, user), gateway: n % len(p.sockets),
 			waiting: map[string][]chan Answer{}, random: p.random(1000 + n)}
 		p.devices = append(p.devices, d)
+	}
+	for _, d := range p.devices { // once all that they share is there
 		p.running.Go(d.stay)
 	}
 	return p
