@@ -60,15 +60,14 @@ func TestUp_StoppedAndStartedAgainHasEveryMessage(t *testing.T) {
 	}
 }
 
-// One line says that it is ready, and where; what takes long is told while it takes.
+// One line says that it is ready, and where.
 func TestUp_SaysWhenItIsReadyAndWhere(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
 	eventually(t, "the ready line", func() bool { return strings.Contains(m.processes[0].Output(), "is ready after") })
 	said := m.processes[0].Output()
 	port := m.gateways[0][strings.LastIndex(m.gateways[0], ":")+1:]
-	for _, want := range []string{"ws://localhost:" + port + "/ws", "http://localhost:" + port + "/health",
-		"making PostgreSQL's data folder"} {
+	for _, want := range []string{"ws://localhost:" + port + "/ws", "http://localhost:" + port + "/health"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("%q is not in:\n%s", want, said)
 		}

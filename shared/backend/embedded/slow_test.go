@@ -1,0 +1,29 @@
+package embedded
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// What takes more than a second is told while it takes; what does not is not.
+func TestSlow_TellsWhatTakesLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said bytes.Buffer
+		log := slog.New(slog.NewTextHandler(&said, nil))
+		over := slow(log, "a quick one")
+		time.Sleep(900 * time.Millisecond)
+		over()
+		over = slow(log, "making PostgreSQL's data folder", "dir", "data")
+		time.Sleep(1100 * time.Millisecond)
+		synctest.Wait()
+		if got := said.String(); !strings.Contains(got, "making PostgreSQL's data folder") || !strings.Contains(got, "dir=data") ||
+			strings.Contains(got, "quick") {
+			t.Errorf("it said: %s", got)
+		}
+		over()
+	})
+}
