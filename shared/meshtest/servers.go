@@ -128,6 +128,18 @@ func (r *RedisServer) Settings() backend.Redis { return r.redis.Settings() }
 // Addr is the server's host and port.
 func (r *RedisServer) Addr() string { return r.redis.Settings().Where() }
 
+// Snapshot copies what the running server holds, for Rewind.
+func (r *RedisServer) Snapshot() {
+	r.t.Helper()
+	r.must(r.redis.Snapshot())
+}
+
+// Rewind puts the server, which has to be stopped, back to its snapshot.
+func (r *RedisServer) Rewind() {
+	r.t.Helper()
+	r.must(r.redis.Rewind())
+}
+
 // PostgresServer is a real PostgreSQL of the test's own. Freeze and Kill are for all of its processes.
 type PostgresServer struct {
 	lifecycle

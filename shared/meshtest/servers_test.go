@@ -145,6 +145,23 @@ func ownRedis(t *testing.T) ownServer {
 	}
 }
 
+func TestRedisServer_GoesBackToASnapshot(t *testing.T) {
+	t.Parallel()
+	own := meshtest.NewRedisServer(t)
+	client, err := own.Settings().Open(t.Context())
+	require.NoError(t, err)
+	defer client.Close()
+	require.NoError(t, client.Set(t.Context(), "number", 1, 0).Err())
+	own.Snapshot()
+	require.NoError(t, client.Set(t.Context(), "number", 2, 0).Err())
+	own.Kill()
+	own.Rewind()
+	own.Start()
+	n, err := client.Get(t.Context(), "number").Int()
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+}
+
 func ownPostgres(t *testing.T) ownServer {
 	own := meshtest.NewPostgresServer(t)
 	in := func(ctx context.Context, use func(*pgx.Conn) error) error {

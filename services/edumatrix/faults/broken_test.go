@@ -3,11 +3,9 @@
 package faults
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,9 +24,6 @@ type mistake struct {
 	faults  []Fault // under which it shows
 	breaks  []string
 }
-
-// change replaces a text that stands in a file once.
-type change struct{ file, old, new string }
 
 var mistakes = []mistake{
 	{
@@ -110,11 +105,12 @@ func TestBroken_IsCaught(t *testing.T) {
 	}
 	for _, m := range mistakes {
 		t.Run(m.name, func(t *testing.T) {
-			overlay := m.overlay(t)
+			overlay, err := overlay(t.TempDir(), append(slices.Clone(clocks), m.changes...))
+			require.NoError(t, err)
 			if s == nil {
 				return // it can still be made, which is all that is asked for
 			}
-			broken, err := meshrun.Build([]string{"gateway", "presence", "chat", "feed", "notification"}, "-overlay="+overlay)
+			broken, err := meshrun.Build(separate, overlay)
 			require.NoError(t, err)
 			t.Cleanup(broken.Remove)
 			m.caught(t, s, broken)
@@ -140,30 +136,4 @@ func (m mistake) caught(t *testing.T, s *stand, broken meshrun.Binaries) {
 		t.Logf("seed %d: not caught; found was %v", seed, r.violations)
 	}
 	t.Errorf("%s was not caught in %d runs", m.name, tries)
-}
-
-// overlay makes the changes in copies, and the file that tells the build of them.
-func (m mistake) overlay(t *testing.T) string {
-	t.Helper()
-	root, err := filepath.Abs("../../..")
-	require.NoError(t, err)
-	dir := t.TempDir()
-	replaced := map[string]string{}
-	for i, c := range m.changes {
-		from := filepath.Join(root, c.file)
-		if copied, ok := replaced[from]; ok {
-			from = copied
-		}
-		source, err := os.ReadFile(from)
-		require.NoError(t, err)
-		require.Equal(t, 1, strings.Count(string(source), c.old), "%s has to hold once:\n%s", c.file, c.old)
-		to := filepath.Join(dir, fmt.Sprintf("%d-%s", i, filepath.Base(c.file)))
-		require.NoError(t, os.WriteFile(to, []byte(strings.Replace(string(source), c.old, c.new, 1)), 0o600))
-		replaced[filepath.Join(root, c.file)] = to
-	}
-	list, err := json.Marshal(map[string]any{"Replace": replaced})
-	require.NoError(t, err)
-	file := filepath.Join(dir, "overlay.json")
-	require.NoError(t, os.WriteFile(file, list, 0o600))
-	return file
 }

@@ -150,6 +150,9 @@ func (j *judge) commands() {
 			sent[c.Owner] = map[commandKey]bool{}
 		}
 		sent[c.Owner][k] = true
+		if slices.ContainsFunc(c.Answers, func(a Answer) bool { return a.Kind == Nothing }) {
+			j.broken(survives, "%s was answered nothing, not even that it waits, on a connection that lived", c)
+		}
 		told, known := c.Outcome()
 		o, stored := outcomes[c.Owner][k]
 		caused := events[c.Owner][k]
@@ -248,13 +251,15 @@ func (j *judge) order() {
 	}
 }
 
-// topics holds each partition to the rule by which it is read, and to the log.
+// topics holds each partition to the rule by which it is read, and to the log. A reader takes what names as before it
+// what the reader took last, drops what is not newer, and stops at a hole: it is to find everything in order further on.
+// (Of a batch that was interrupted, a later record may be there before an earlier one; then both come again.)
 func (j *judge) topics() {
 	type place struct {
 		topic     string
 		partition int32
 	}
-	last := map[place]int64{}
+	taken, highest := map[place]int64{}, map[place]int64{}
 	relayed := map[string]map[string]map[int64]bool{} // topic → stream → version
 	for _, r := range j.s.Records {
 		p := place{r.Topic, r.Partition}
@@ -267,19 +272,19 @@ func (j *judge) topics() {
 			}
 			relayed[r.Topic][r.Stream][r.Version] = true
 		}
-		switch {
-		case r.Position <= last[p]:
-		case r.Before > last[p]:
-			j.broken(topicsHave, "%s/%d at offset %d: position %d follows %d, but %d came last: a hole", r.Topic, r.Partition,
-				r.Offset, r.Position, r.Before, last[p])
-			last[p] = r.Position
-		default:
-			last[p] = r.Position
+		highest[p] = max(highest[p], r.Position)
+		if r.Before <= taken[p] {
+			taken[p] = max(taken[p], r.Position)
+		}
+	}
+	for p, position := range highest {
+		if taken[p] < position && !j.s.Torn[p.topic] {
+			j.broken(topicsHave, "%s/%d goes up to position %d, and has a hole after %d", p.topic, p.partition, position, taken[p])
 		}
 	}
 	for _, l := range j.s.Logs {
 		for _, e := range l.Events {
-			if !relayed[e.Topic][e.Stream][e.Version] {
+			if !relayed[e.Topic][e.Stream][e.Version] && !j.s.Torn[e.Topic] {
 				j.broken(topicsHave, "%s at version %d, position %d of %s, is not on %s", e.Stream, e.Version, e.Position, l.Owner,
 					e.Topic)
 			}

@@ -132,6 +132,7 @@ func TestCheck_FindsWhatWasBroken(t *testing.T) {
 		"an outcome that is gone":    {kept, func(x *told) { x.s.Logs[0].Outcomes = x.s.Logs[0].Outcomes[1:] }},
 		"another text":               {kept, func(x *told) { x.h.commands[1].Text = "won" }},
 		"an outcome nobody was told": {survives, func(x *told) { x.h.commands[1].Answers = nil }},
+		"no answer":                  {survives, func(x *told) { x.h.commands[1].Answers[0].Kind = Nothing }},
 		"two outcomes": {oneOutcome, func(x *told) {
 			c := x.h.commands[1]
 			c.Answers = append(c.Answers, Answer{Kind: Committed, Stream: room, Version: 3})
@@ -203,6 +204,9 @@ func TestCheck_AllowsWhatMayBe(t *testing.T) {
 			x.saw(x.bob, 1, 2, 6, 7)
 			at := slices.IndexFunc(x.bob.Events, func(e Seen) bool { return e.Version == 6 })
 			x.bob.Events = slices.Insert(x.bob.Events, at, Seen{Type: TooFar, Stream: room})
+		},
+		"a batch that was interrupted": func(x *told) {
+			x.s.Records = append([]Record{x.s.Records[1]}, x.s.Records...)
 		},
 		"records that come again": func(x *told) { x.s.Records = append(x.s.Records, x.s.Records[:3]...) },
 		"poison, twice": func(x *told) {

@@ -21,6 +21,8 @@ const (
 	Failed      = "failed"
 	Queued      = "queued"
 	Unavailable = "unavailable"
+	// Nothing is what a client notes that waited in vain, far longer than an answer may take.
+	Nothing = "nothing"
 )
 
 // Answer is what a client was told about a command, once.

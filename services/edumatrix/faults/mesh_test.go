@@ -30,8 +30,11 @@ type mesh struct {
 	database string
 	links    map[string]*Link
 	services []*service
-	problems []string // what was not survived
-	away     []string // stores that are taken away
+	kept     []Record        // of what the topics forgot
+	torn     map[string]bool // topics that lost what was confirmed
+	skew     time.Duration   // of clocks, at most
+	problems []string        // what was not survived
+	away     []string        // stores that are taken away
 }
 
 // service is one process of it.
@@ -45,13 +48,14 @@ type service struct {
 	ends   time.Time // when it was found to have ended
 }
 
-func newMesh(t testing.TB, s *stand, programs meshrun.Binaries) *mesh {
+func newMesh(t testing.TB, s *stand, programs meshrun.Binaries, plan Plan) *mesh {
 	t.Helper()
 	declared, err := catalog.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &mesh{t: t, stand: s, catalog: declared, prefix: "f" + strings.ToLower(rand.Text())[:10], links: map[string]*Link{"kafka": s.broker}}
+	m := &mesh{t: t, stand: s, catalog: declared, skew: plan.Skew,
+		prefix: "f" + strings.ToLower(rand.Text())[:10], torn: map[string]bool{}, links: map[string]*Link{"kafka": s.broker}}
 	m.database = m.prefix
 	s.exec(t, "CREATE DATABASE "+m.database)
 	s.emptyRedis(t)
@@ -69,6 +73,9 @@ func newMesh(t testing.TB, s *stand, programs meshrun.Binaries) *mesh {
 		if program != "gateway" && program != "presence" {
 			m.link("postgres of "+name, s.postgres.Addr())
 			env = append(env, "DATABASE_URL="+s.database(m.database, m.links["postgres of "+name].Addr()))
+		}
+		if off := plan.Skew * time.Duration(len(m.services)%3-1); off != 0 { // chat-1 one way, feed the other
+			env = append(env, variableClock+"="+off.String())
 		}
 		for _, peer := range []string{"chat", "feed", "notification", "presence"} {
 			at := peer

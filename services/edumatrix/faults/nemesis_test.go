@@ -50,7 +50,8 @@ func (n *nemesis) run(plan Plan, commands int) {
 	for end := time.Now().Add(4 * time.Minute); ; {
 		sent, open, more := n.p.h.Sent()
 		if time.Now().After(end) {
-			n.m.broken("after 4 minutes %d of %d commands were sent, and %d faults are still to come", sent, commands, len(pending))
+			n.m.broken("after 4 minutes %d of %d commands were sent, and %d faults are still to come", sent, commands,
+				len(pending))
 			break
 		}
 		if len(pending) > 0 && sent >= pending[0].After && open > 0 {
@@ -112,9 +113,11 @@ func (n *nemesis) mend(l *Link) {
 
 // begin starts a fault and plans its end.
 func (n *nemesis) begin(f Fault) {
+	f.Times = max(1, f.Times)
 	n.t.Logf("%s: %v, for %v", time.Now().Format(clock), f, f.For)
 	switch {
-	case slices.Contains(stores, f.On) && slices.Contains([]string{"kill", "freeze", "freeze, then kill", "empty"}, f.Kind):
+	case slices.Contains(stores, f.On) && slices.Contains([]string{"kill", "freeze", "freeze, then kill", "empty",
+		"rewind", "forget", "lose the tail"}, f.Kind):
 		n.store(f)
 	case slices.Contains([]string{"cut", "reset", "silence", "delay", "throttle"}, f.Kind):
 		n.link(f)
@@ -154,6 +157,12 @@ func (n *nemesis) service(f Fault) {
 	case "stop long":
 		n.m.kill(x)
 		n.after(f.For, start)
+	case "stop until forgotten":
+		n.m.kill(x)
+		n.after(f.For, func() {
+			n.forget()
+			start()
+		})
 	case "freeze", "freeze long":
 		if !x.Running() {
 			return
@@ -184,7 +193,26 @@ func (n *nemesis) store(f Fault) {
 	switch f.Kind {
 	case "empty":
 		n.m.stand.emptyRedis(n.t)
-		return
+	case "rewind": // to what it was when the fault began
+		if n.away(f.On) {
+			return
+		}
+		n.m.stand.redis.Snapshot()
+		n.after(f.For, func() {
+			s.Kill()
+			n.m.stand.redis.Rewind()
+			n.back(f.On, s.Start)()
+		})
+	case "forget":
+		n.forget()
+	case "lose the tail":
+		if n.away(f.On) {
+			return
+		}
+		data := n.m.stand.kafkaData()
+		s.Kill()
+		n.tear(data, "chat-events")
+		n.after(f.For, n.back(f.On, s.Start))
 	case "kill":
 		if n.away(f.On) {
 			return
@@ -287,8 +315,8 @@ func (n *nemesis) hold(f Fault, statement string) {
 // consumed are the topics with a consumer that has dead letters.
 var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed"), "chat-events"}
 
-// poison puts what cannot be read into the topics of commands and of events. Gateways, which read all of these but the
-// commands, are to pass over it.
+// poison puts what cannot be read into each topic. Gateways, which read those of events and of results, are to pass
+// over it.
 func (n *nemesis) poison() {
 	k := n.m.stand.brokers(n.m.prefix + ".")
 	c := k.SaramaConfig()
@@ -300,8 +328,8 @@ func (n *nemesis) poison() {
 	}
 	defer func() { _ = producer.Close() }()
 	topics := slices.Clone(consumed)
-	for _, t := range slices.Concat(n.m.catalog.LoggedTopics(""), n.m.catalog.StateTopics()) {
-		if !slices.Contains(topics, t.Name) {
+	for _, t := range n.m.catalog.Topics("") {
+		if !slices.Contains(topics, t.Name) && t.Name != catalog.DeadLetterTopic(t.Owner) {
 			topics = append(topics, t.Name)
 		}
 	}

@@ -58,7 +58,11 @@ var kinds = []kind{
 	// Longer than a group's session time-out, 6 s: another instance takes over, and the first one wakes up to it.
 	{"freeze long", []string{"chat-1", "chat-2", "notification"}, 8 * time.Second, 10 * time.Second, 1, 2},
 	{"stop long", []string{"chat-1", "notification", "gateway-1", "feed"}, 8 * time.Second, 10 * time.Second, 1, 2},
+	{"stop until forgotten", []string{"notification", "gateway-1"}, 2 * time.Second, 5 * time.Second, 1, 3},
+	{"forget", []string{"kafka"}, 0, 0, 1, 1},
+	{"lose the tail", []string{"kafka"}, time.Second, 2 * time.Second, 1, 2},
 	{"empty", []string{"redis"}, 0, 0, 1, 1},
+	{"rewind", []string{"redis"}, time.Second, 4 * time.Second, 1, 2},
 	{"cut", links, 300 * time.Millisecond, 3 * time.Second, 3, 6},
 	{"reset", links, 300 * time.Millisecond, 2 * time.Second, 1, 2},
 	{"silence", links, time.Second, 5 * time.Second, 1, 4},
@@ -74,12 +78,17 @@ var kinds = []kind{
 type Plan struct {
 	Seed   uint64
 	Faults []Fault
+	// Skew is how far clocks of services are off, one way and the other.
+	Skew time.Duration
 }
 
 func (p Plan) String() string {
 	var all []string
 	for _, f := range p.Faults {
 		all = append(all, f.String())
+	}
+	if p.Skew > 0 {
+		all = append(all, fmt.Sprintf("clocks off by %v", p.Skew))
 	}
 	return strings.Join(all, ", ")
 }
@@ -98,6 +107,9 @@ func NewPlan(seed uint64, faults, commands int) Plan {
 		p.Faults = append(p.Faults, kinds[i].draw(r, commands))
 	}
 	slices.SortStableFunc(p.Faults, func(a, b Fault) int { return a.After - b.After })
+	if r.IntN(4) == 0 {
+		p.Skew = time.Duration(1+r.IntN(600)) * time.Second
+	}
 	return p
 }
 

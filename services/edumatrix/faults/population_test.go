@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// population is everybody who uses the mesh in a run. Users have one device, some two; conversations have people on both
-// gateways.
+// population is everybody who uses the mesh in a run. Users have one device, some two; conversations have people on
+// both gateways.
 type population struct {
 	h        *History
 	seed     uint64

@@ -58,7 +58,8 @@ func readLog(ctx context.Context, conn *pgx.Conn, c *catalog.Catalog, owner stri
 	if err != nil {
 		return l, fmt.Errorf("events of %s: %w", owner, err)
 	}
-	rows, err = conn.Query(ctx, in(`SELECT actor, command_id, type, stream, kind, code, version, position FROM owner.outcomes`))
+	rows, err = conn.Query(ctx, in(`SELECT actor, command_id, type, stream, kind, code, version, position
+		FROM owner.outcomes`))
 	if err == nil {
 		l.Outcomes, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Outcome])
 	}

@@ -21,7 +21,8 @@ var logTables = []string{"events", "event_rooms", "outcomes", "memberships", "re
 
 // rebuild has a running owner apply its log to emptied projections, and tells what is not as it was.
 func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (differences []string, err error) {
-	tables, err := column(ctx, conn, `SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename <> ALL ($2)`, owner, logTables)
+	tables, err := column(ctx, conn, `SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename <> ALL ($2)`,
+		owner, logTables)
 	if err != nil || len(tables) == 0 {
 		return nil, err
 	}
@@ -74,7 +75,8 @@ func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (diffe
 // applied waits until every projection of an owner has the whole log.
 func (m *mesh) applied(ctx context.Context, conn *pgx.Conn, owner string) error {
 	return poll(ctx, "projections of "+owner, func() (string, error) {
-		behind, err := column(ctx, conn, strings.ReplaceAll(`SELECT format('%s is at %s of %s', name, position, head) FROM owner.projections,
+		behind, err := column(ctx, conn, strings.ReplaceAll(`
+			SELECT format('%s is at %s of %s', name, position, head) FROM owner.projections,
 			(SELECT coalesce(max(position), 0) AS head FROM owner.events) h WHERE position < head
 			UNION ALL SELECT 'none has begun' WHERE NOT EXISTS (SELECT FROM owner.projections)`, "owner", owner))
 		return strings.Join(behind, ", "), err

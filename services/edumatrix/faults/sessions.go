@@ -110,7 +110,8 @@ func (v *viewer) see(l *seenLog, e Seen) {
 			v.broken(clientsSee, "saw %s at version %d, acknowledged before it connected", e.Stream, e.Version)
 		}
 		if missed := v.due(l, e.Stream, open, e.Version); missed > 0 {
-			v.broken(clientsSee, "saw %s from version %d on, but version %d came after it was ready", e.Stream, e.Version, missed)
+			v.broken(clientsSee, "saw %s from version %d on, but version %d came after it was ready", e.Stream, e.Version,
+				missed)
 		}
 	case e.Version <= last:
 		v.broken(clientsSee, "saw %s at version %d after %d", e.Stream, e.Version, last)
@@ -128,7 +129,7 @@ func (v *viewer) due(l *seenLog, stream string, open []stretch, before int64) in
 		if e.Version >= before {
 			break
 		}
-		if e.Time.After(v.session.Ready) && within(open, e.Version) {
+		if e.Time.After(v.session.Ready.Add(v.judge.s.Skew)) && within(open, e.Version) {
 			return e.Version
 		}
 	}

@@ -32,7 +32,8 @@ func newStand(t testing.TB) *stand {
 	t.Helper()
 	s := &stand{t: t}
 	front := meshtest.FreePort(t)
-	s.kafka, s.redis, s.postgres = meshtest.NewKafkaServerBehind(t, front), meshtest.NewRedisServer(t), meshtest.NewPostgresServer(t)
+	s.kafka = meshtest.NewKafkaServerBehind(t, front)
+	s.redis, s.postgres = meshtest.NewRedisServer(t), meshtest.NewPostgresServer(t)
 	s.broker = openLink(t, fmt.Sprintf("127.0.0.1:%d", front), s.kafka.Addr())
 	return s
 }

@@ -8,8 +8,11 @@ import (
 // Stored is what the stores hold when all is quiet.
 type Stored struct {
 	Logs    []Log
-	Records []Record // of all topics of the logs, in the order of each partition
+	Records []Record        // of all topics of the logs, in the order of each partition
+	Torn    map[string]bool // topics that lost what was confirmed
 	Dead    []Dead
+	// Skew is how far the clocks that events have their times from may be off.
+	Skew time.Duration
 	// Differences between projections as they were and as they are after a rebuild.
 	Differences []string
 }

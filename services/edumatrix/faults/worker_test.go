@@ -148,6 +148,9 @@ func (p *population) sibling(d *device, r *rand.Rand) *device {
 	return all[r.IntN(len(all))]
 }
 
+// answerTime is how long a connection may say nothing to a command: 5 s, and the longest that a fault keeps it silent.
+const answerTime = 25 * time.Second
+
 // queuedTime is how long an outcome may take on a connection that was told "queued": longer than any fault.
 const queuedTime = 45 * time.Second
 
@@ -186,13 +189,15 @@ func (d *device) deliver(c *Command, data map[string]any) Answer {
 
 // once sends a command on a connection and gives what is answered; nothing when the connection is lost.
 func (d *device) once(at *connection, c *Command, data map[string]any) Answer {
-	ctx, cancel := context.WithTimeout(d.p.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(d.p.ctx, answerTime)
 	defer cancel()
 	o, err := at.CommandAs(ctx, c.ID, c.Type, data)
 	var refused *client.Error
 	switch {
 	case err == nil:
 		return Answer{Kind: o.Kind, Stream: o.Stream, Version: o.Version}
+	case errors.Is(err, context.DeadlineExceeded):
+		return Answer{Kind: Nothing}
 	case !errors.As(err, &refused):
 		return Answer{}
 	}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 
@@ -72,6 +74,30 @@ func (r *Redis) start(ctx context.Context) error {
 
 var errNoRedis = errors.New("there is no real Redis: install redis-server with the package manager, or start Docker, " +
 	"or set REDIS_URL; as root, make test installs it where there is apt-get")
+
+// Snapshot copies what the running server has on its disk, for Rewind.
+func (r *Redis) Snapshot() error { return r.copyData(redisData, redisSnapshot) }
+
+// Rewind puts a server that was stopped back to its snapshot.
+func (r *Redis) Rewind() error { return r.copyData(redisSnapshot, redisData) }
+
+// What every command is written to before it is answered, and a copy of that. A copy of a file that is only appended to
+// is what it was at some moment; the server cuts off a last command that is not whole.
+const (
+	redisData     = "appendonlydir"
+	redisSnapshot = "snapshot"
+)
+
+func (r *Redis) copyData(from, to string) error {
+	if r.container != "" {
+		return errors.New("snapshots of a Redis in a container are not supported: install redis-server")
+	}
+	to = filepath.Join(r.dir, to)
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	return os.CopyFS(to, os.DirFS(filepath.Join(r.dir, from)))
+}
 
 // Settings say how the server is reached.
 func (r *Redis) Settings() backend.Redis { return r.settings }

@@ -1,0 +1,115 @@
+//go:build integration
+
+package faults
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// quiet waits until everything that was sent has come everywhere, and reads what the stores hold.
+func (m *mesh) quiet(p *population) (*Stored, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, m.stand.database(m.database, m.stand.postgres.Addr()))
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx)
+	stored := &Stored{Skew: m.skew}
+	if err := m.mark(ctx, conn, p); err != nil {
+		return stored, err
+	}
+	var late []error // what is not there in the end the judge tells better
+	waits, stop := context.WithTimeout(ctx, 45*time.Second)
+	defer stop()
+	for _, owner := range owners {
+		late = append(late, poll(waits, "relay of "+owner, func() (string, error) {
+			behind, err := column(ctx, conn, strings.ReplaceAll(`SELECT position::text FROM owner.relay
+				WHERE position < (SELECT coalesce(max(position), 0) FROM owner.events)`, "owner", owner))
+			return strings.Join(behind, ""), err
+		}))
+	}
+	late = append(late, m.applied(waits, conn, "chat"), poll(waits, "readings", func() (string, error) {
+		behind, err := column(ctx, conn, `SELECT stream
+			FROM (SELECT stream, max(version) AS head FROM chat.events GROUP BY 1) c
+			LEFT JOIN notification.readings r USING (stream) WHERE r.version IS DISTINCT FROM c.head`)
+		return strings.Join(behind, " "), err
+	}), p.seenAll(waits, ctx, conn, m))
+	for _, err := range late {
+		if err != nil {
+			m.t.Log(err)
+		}
+	}
+	for _, owner := range owners {
+		l, err := readLog(ctx, conn, m.catalog, owner)
+		if err != nil {
+			return stored, err
+		}
+		stored.Logs = append(stored.Logs, l)
+	}
+	if stored.Records, stored.Dead, err = m.readTopics(ctx); err != nil {
+		return stored, err
+	}
+	stored.Records, stored.Torn = m.withKept(stored.Records), m.torn
+	stored.Differences, err = m.rebuild(ctx, conn, "chat")
+	return stored, err
+}
+
+// mark has a message sent into every conversation, so that everybody in it has something to see that was said when they
+// were there for sure.
+func (m *mesh) mark(ctx context.Context, conn *pgx.Conn, p *population) error {
+	rows, err := conn.Query(ctx, `SELECT room, min(member) FROM chat.memberships
+		WHERE closed_position IS NULL GROUP BY room`)
+	if err != nil {
+		return err
+	}
+	var room, member string
+	marks := map[string]string{}
+	if _, err := pgx.ForEachRow(rows, []any{&room, &member}, func() error {
+		marks[room] = member
+		return nil
+	}); err != nil {
+		return err
+	}
+	n := 0
+	for room, member := range marks {
+		for _, d := range p.devices {
+			if d.user == member {
+				n++
+				w := &worker{device: d, random: p.random(50_000 + n)}
+				p.sending.Go(func() { w.say(conversationOf(room)) })
+				break
+			}
+		}
+	}
+	p.settle(60 * time.Second)
+	return nil
+}
+
+// seenAll waits until every session that lives has seen the newest event of every room of its user.
+func (p *population) seenAll(waits, ctx context.Context, conn *pgx.Conn, m *mesh) error {
+	l, err := readLog(ctx, conn, m.catalog, "chat")
+	if err != nil {
+		return err
+	}
+	members, heads := l.stretches(), l.heads()
+	return poll(waits, "clients", func() (string, error) {
+		for _, d := range p.devices {
+			c := d.session()
+			if c == nil {
+				return d.name + " is not connected", nil
+			}
+			for stream, head := range heads {
+				if within(members[stream][d.user], head) && p.h.Saw(c.session, stream) < head {
+					return fmt.Sprintf("%s has seen %s up to %d of %d", d.name, stream, p.h.Saw(c.session, stream), head), nil
+				}
+			}
+		}
+		return "", nil
+	})
+}

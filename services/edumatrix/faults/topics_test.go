@@ -1,0 +1,113 @@
+//go:build integration
+
+package faults
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/IBM/sarama"
+)
+
+// forget deletes all that the topics of events hold, as their retention would. What the judge wants to know of it is
+// kept.
+func (n *nemesis) forget() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := n.m.forget(ctx); err != nil {
+		n.t.Logf("forget: Kafka is away: %v", err) // what was deleted before it went is among what was kept
+	}
+}
+
+func (m *mesh) forget(ctx context.Context) error {
+	k := m.stand.brokers(m.prefix + ".")
+	c := k.SaramaConfig()
+	c.Net.DialTimeout, c.Net.ReadTimeout, c.Metadata.Retry.Max, c.Admin.Retry.Max = time.Second, 3*time.Second, 2, 2
+	client, err := sarama.NewClient(k.Brokers, c)
+	if err != nil {
+		return err
+	}
+	admin, err := sarama.NewClusterAdminFromClient(client)
+	if err != nil {
+		_ = client.Close()
+		return err
+	}
+	defer func() { _ = admin.Close() }()
+	ends := map[string]map[int32]int64{}
+	for _, owner := range owners {
+		for _, t := range m.catalog.LoggedTopics(owner) {
+			ends[t.Name] = map[int32]int64{}
+			for n := range t.Partitions {
+				if ends[t.Name][n], err = client.GetOffset(k.Topic(t.Name), n, sarama.OffsetNewest); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	records, _, err := m.readTopics(ctx)
+	if err != nil {
+		return err
+	}
+	m.kept = append(m.kept, records...)
+	for topic, offsets := range ends {
+		if err := admin.DeleteRecords(k.Topic(topic), offsets); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// withKept adds what the topics forgot, each record once, in the order of each partition.
+func (m *mesh) withKept(records []Record) []Record {
+	all := slices.Concat(m.kept, records)
+	slices.SortStableFunc(all, func(a, b Record) int {
+		return cmp.Or(strings.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition),
+			cmp.Compare(a.Offset, b.Offset))
+	})
+	return slices.CompactFunc(all, func(a, b Record) bool {
+		return a.Topic == b.Topic && a.Partition == b.Partition && a.Offset == b.Offset
+	})
+}
+
+// kafkaData is the folder where the broker, which has to run, keeps its partitions.
+func (s *stand) kafkaData() string {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", s.kafka.PID()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, argument := range strings.Split(string(line), "\x00") {
+		if strings.HasSuffix(argument, "server.properties") {
+			return filepath.Join(filepath.Dir(argument), "data")
+		}
+	}
+	s.t.Fatalf("Kafka was not started with a file of settings: %q", line)
+	return ""
+}
+
+// tear takes the end off one partition of a topic while the broker is away, as the loss of a machine does with one that
+// has no replica.
+func (n *nemesis) tear(data, topic string) {
+	partitions, err := filepath.Glob(filepath.Join(data, n.m.prefix+"."+topic+"-*"))
+	if err != nil || len(partitions) == 0 {
+		n.t.Fatalf("there are no partitions of %s in %s: %v", topic, data, err)
+	}
+	segments, err := filepath.Glob(filepath.Join(partitions[n.random.IntN(len(partitions))], "*.log"))
+	if err != nil || len(segments) == 0 {
+		n.t.Fatalf("there are no segments of %s in %s: %v", topic, data, err)
+	}
+	last := segments[len(segments)-1]
+	file, err := os.Stat(last)
+	if err == nil {
+		err = os.Truncate(last, max(0, file.Size()-int64(500+n.random.IntN(8000))))
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.m.torn[topic] = true
+}
