@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/gorilla/websocket"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/client"
@@ -84,18 +86,26 @@ func (c *conversationOnTerminal) run(ctx context.Context) error {
 		}
 		err = c.converse(ctx, conn, lines)
 		conn.Close()
+		var told *websocket.CloseError
 		if !errors.Is(err, client.ErrClosed) {
 			return err
+		} else if errors.As(err, &told) && told.Code >= lasting {
+			return fmt.Errorf("the gateway has ended this: %s", told.Text)
 		}
 		fmt.Fprintln(c.Err, "connection lost, connecting again")
 	}
 }
 
+// lasting is the lowest close code of what would happen again (docs/protocol.md).
+const lasting = 3500
+
 func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	events := c.events
-	conn, err := client.Dial(ctx, client.Options{URL: c.url, Token: c.token, OnEvent: func(e client.Event) {
+	host, _ := os.Hostname() // without one it is a terminal all the same
+	device := strings.TrimSpace("terminal " + host)
+	conn, err := client.Dial(ctx, client.Options{URL: c.url, Token: c.token, Device: device, OnEvent: func(e client.Event) {
 		select {
 		case events <- e:
 		default: // the terminal is not read; the history has it

@@ -156,7 +156,7 @@ func connected(t *testing.T, s *store.Store, gateway string, number int64, users
 		r.Digest += store.Hash(connection, user)
 		r.Changes = append(r.Changes, &meshv1.ConnectionChange{Connection: connection, User: user})
 	}
-	if answer, err := s.Report(t.Context(), r); err != nil || answer != store.OK {
+	if answer, _, err := s.Report(t.Context(), r); err != nil || answer != store.OK {
 		t.Errorf("%s reports %v: %s %v", gateway, users, answer, err)
 	}
 }

@@ -25,11 +25,13 @@ func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.Repo
 		return nil, refusal.New(refusal.InvalidField, "gateway has to be an id")
 	}
 	for _, change := range r.Msg.GetChanges() {
-		if !catalog.ValidID(change.GetConnection()) || !catalog.ValidID(change.GetUser()) {
-			return nil, refusal.New(refusal.InvalidField, "changes name connections and users by their ids")
+		session := change.GetSession()
+		if !catalog.ValidID(change.GetConnection()) || !catalog.ValidID(change.GetUser()) ||
+			session != "" && !catalog.ValidID(session) || strings.ContainsAny(change.GetMark(), " \n") {
+			return nil, refusal.New(refusal.InvalidField, "changes name connections, users and sessions by their ids")
 		}
 	}
-	answer, err := c.store.Report(ctx, r.Msg)
+	answer, ended, err := c.store.Report(ctx, r.Msg)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +39,7 @@ func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.Repo
 		return nil, refusal.New("old_report", "a newer report of this gateway was seen")
 	}
 	c.changed()
-	return connect.NewResponse(&meshv1.ReportResponse{Again: answer == store.Again}), nil
+	return connect.NewResponse(&meshv1.ReportResponse{Again: answer == store.Again, Ended: ended}), nil
 }
 
 // owner answers for the rooms that show presence. There is no log behind them.

@@ -38,6 +38,10 @@ func TestReport_SaysWhatIsWrongWithIt(t *testing.T) {
 			"a gateway of no shape": {Gateway: "a b", Number: 1, All: true},
 			"a connection without":  {Gateway: "g", Number: 1, All: true, Changes: change("", "bob")},
 			"a user of no shape":    {Gateway: "g", Number: 1, All: true, Changes: change("c", "bob smith")},
+			"a session of no shape": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
+				{Connection: "c", User: "bob", Session: "a b"}}},
+			"a mark of no shape": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
+				{Connection: "c", User: "bob", Session: "s", Mark: "a b"}}},
 		} {
 			if _, code := report(m); code != refusal.InvalidField {
 				t.Errorf("%s: %q", name, code)
@@ -49,10 +53,13 @@ func TestReport_SaysWhatIsWrongWithIt(t *testing.T) {
 		if again, code := report(&meshv1.ReportRequest{Gateway: "g", Number: 6, All: true}); again || code != "" {
 			t.Errorf("all: %v %q", again, code)
 		}
-		if _, code := report(&meshv1.ReportRequest{Gateway: "g", Number: 6}); code != "old_report" {
+		if again, code := report(&meshv1.ReportRequest{Gateway: "g", Number: 6, All: true}); again || code != "" {
+			t.Errorf("the same, because the answer was lost: %v %q", again, code)
+		}
+		if _, code := report(&meshv1.ReportRequest{Gateway: "g", Number: 5}); code != "old_report" {
 			t.Errorf("an old one: %q", code)
 		}
-		if changed != 2 {
+		if changed != 3 {
 			t.Errorf("%d reports were taken", changed)
 		}
 	})

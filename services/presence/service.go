@@ -1,5 +1,5 @@
-// Package presence is the service that knows who is here, now. What it knows is state, in Redis, leased: gateways report
-// their connections, and one that is not heard of for a few seconds is gone with all of them.
+// Package presence is the service that knows who is here, now, and on which devices. What it knows is state, in Redis,
+// leased: gateways report their connections, and one that is not heard of for a few seconds is gone with all of them.
 package presence
 
 import (
@@ -11,7 +11,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1/presencev1connect"
 	"github.com/edumatrix/interlinked/services/presence/store"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/health"
@@ -21,6 +23,9 @@ import (
 
 // Needs are the stores that presence works with.
 var Needs = process.Needs{Redis: true, Kafka: true}
+
+// stopWithin is how long commands that are under way may take when the service stops.
+const stopWithin = 10 * time.Second
 
 // lease is how long a gateway is taken for alive without a report; they come every second.
 const lease = 5 * time.Second
@@ -40,20 +45,41 @@ func Run(ctx context.Context, env process.Env) (err error) {
 	}
 	defer func() { err = errors.Join(err, producer.Close()) }()
 
+	subscriber, err := bus.NewSubscriber(env.Stores.Kafka, bus.SubscriberOptions{Group: env.Config.Service,
+		InstanceID: env.Instance, Log: env.Log})
+	if err != nil {
+		return err
+	}
+
 	s := store.New(env.Stores.Redis, env.Config.Kafka.TopicPrefix, lease)
 	p := &publisher{store: s, catalog: env.Catalog, bus: producer, log: env.Log, waiting: status.Waiting,
 		lease: lease, wake: make(chan struct{}, 1)}
 	options := rpc.Interceptors(env.Log, tracer)
 	server.Handle(meshv1connect.NewConnectionServiceHandler(&connections{s, p.soon}, options))
 	server.Handle(meshv1connect.NewOwnerServiceHandler(&owner{s, env.Catalog}, options))
+	server.Handle(presencev1connect.NewPresenceServiceHandler(&queries{s}, options))
+	asked := &commands{store: s, catalog: env.Catalog, publisher: producer}
+	router, err := bus.NewRouter(bus.RouterOptions{Service: env.Config.Service, Publisher: producer,
+		DeadLetterTopic: catalog.DeadLetterTopic(env.Config.Service), OnDeadLetter: asked.dead, Waiting: status.Waiting,
+		CloseTimeout: stopWithin, Tracer: tracer, Log: env.Log})
+	if err != nil {
+		return err
+	}
+	topic := catalog.CommandTopic(env.Config.Service)
+	router.AddConsumerHandler("presence "+topic, topic, subscriber, asked.handle)
 
 	all, running := errgroup.WithContext(ctx)
 	all.Go(func() error { return status.Run(running) })
 	all.Go(func() error { return server.Run(running) })
 	all.Go(func() error { return p.run(running) })
-	status.SetReady(true)
-	if env.Ready != nil {
-		env.Ready()
+	all.Go(func() error { return router.Run(running) })
+	select {
+	case <-router.Running():
+		status.SetReady(true)
+		if env.Ready != nil {
+			env.Ready()
+		}
+	case <-running.Done():
 	}
 	return all.Wait()
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -29,6 +30,10 @@ type Options struct {
 	Resume string
 	// Rooms, with Resume, are looked at again.
 	Rooms []string
+	// Session, with Resume, is that of the earlier connection, see Session.
+	Session string
+	// Device is what the user is to know this client by, among their sessions.
+	Device string
 	// OnMark is called with each mark, after the events up to it, as OnEvent is.
 	OnMark func(string)
 	// OnEvent is called with each event, in order, on the goroutine that reads: it must not wait for this client.
@@ -100,6 +105,7 @@ type Client struct {
 	before map[string]int64 // the same of the connection that this one follows
 
 	mark    string
+	session string
 	resumed *Resumed
 
 	ready chan struct{}
@@ -126,9 +132,16 @@ func dial(ctx context.Context, o Options, before map[string]int64) (*Client, err
 	if o.Token != "" && !o.FirstFrame {
 		header.Set("Authorization", "Bearer "+o.Token)
 	}
-	address := o.URL
+	query := url.Values{}
 	if o.Resume != "" {
-		address += "?resume=true"
+		query.Set("resume", "true")
+	}
+	if o.Device != "" {
+		query.Set("device", o.Device)
+	}
+	address := o.URL
+	if len(query) > 0 {
+		address += "?" + query.Encode()
 	}
 	conn, response, err := websocket.DefaultDialer.DialContext(ctx, address, header)
 	if err != nil {
@@ -294,6 +307,7 @@ func (c *Client) take(bytes []byte) {
 		Event   string          `json:"event"`
 		At      string          `json:"at"`
 		Ready   bool            `json:"ready"`
+		Session string          `json:"session"`
 		Outcome json.RawMessage `json:"outcome"`
 	}
 	if json.Unmarshal(bytes, &kind) != nil {
@@ -323,6 +337,9 @@ func (c *Client) take(bytes []byte) {
 			c.event(e)
 		}
 	case kind.Ready:
+		c.mu.Lock()
+		c.session = kind.Session
+		c.mu.Unlock()
 		select {
 		case <-c.ready:
 		default:

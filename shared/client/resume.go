@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,7 +21,7 @@ type Resumed struct {
 func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	c.Close()
 	o := c.options
-	if o.Resume = c.Mark(); url != "" {
+	if o.Resume, o.Session = c.Mark(), cmp.Or(c.Session(), o.Session); url != "" {
 		o.URL = url
 	}
 	next, err := dial(ctx, o, c.had())
@@ -44,7 +45,7 @@ func (c *Client) had() map[string]int64 {
 // resume says what this connection follows, and returns when what was missed has come.
 func (c *Client) resume(ctx context.Context) error {
 	r, err := c.Request(ctx, map[string]any{"type": "resume",
-		"data": map[string]any{"at": c.options.Resume, "rooms": c.options.Rooms}})
+		"data": map[string]any{"at": c.options.Resume, "session": c.options.Session, "rooms": c.options.Rooms}})
 	if err != nil {
 		return err
 	}
@@ -61,6 +62,13 @@ func (c *Client) Mark() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.mark
+}
+
+// Session is what the connection, and those that it follows and that follow it, are known as to their user.
+func (c *Client) Session() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.session
 }
 
 func (c *Client) marked(mark string) {

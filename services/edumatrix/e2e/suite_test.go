@@ -50,6 +50,7 @@ func suite(t *testing.T, m *mesh) {
 			"PostReachesWhoLooksAtItsAuthor":  testPostReachesLookers,
 			"BeingAddedRaisesANotification":   testNotification,
 			"PresenceComesAndGoes":            testPresence,
+			"SessionsAreTheirUsers":           testSessions,
 			"BadFramesAreAnswered":            testBadFrames,
 			"TokensAreChecked":                testTokens,
 			"NothingUndeclaredIsReachable":    testNothingUndeclaredIsReachable,

@@ -313,7 +313,8 @@ func (n *nemesis) hold(f Fault, statement string) {
 }
 
 // consumed are the topics with a consumer that has dead letters.
-var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed"), "chat-events"}
+var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed"), catalog.CommandTopic("presence"),
+	"chat-events"}
 
 // poison puts what cannot be read into each topic. Gateways, which read those of events and of results, are to pass
 // over it.

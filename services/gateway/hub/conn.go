@@ -41,6 +41,8 @@ type Conn struct {
 
 	missing int                          // logs whose rooms are not known yet
 	greet   func(tooFar []string) []byte // tells one who came back where it stands
+	session string                       // which the connection is of
+	written string                       // the last mark that was taken from the queue
 	tooFar  []string
 	// By log: up to where it is complete without the fan-out, the highest position given, and what its mark says.
 	floors, given, marked []int64
@@ -56,6 +58,7 @@ type item struct {
 	version int64
 	spare   bool // dropped first under load
 	missed  bool // not counted against the limits
+	mark    string
 }
 
 // missed is what of the queue is no fault of a client that does not keep up: it was given all at once, bounded before.
@@ -81,6 +84,20 @@ func (c *Conn) Greet(frame func(tooFar []string) []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.greet = frame
+}
+
+// Begin sets the session that the client is told to come back to. To be called before the connection is attached.
+func (c *Conn) Begin(session string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.session = session
+}
+
+// Written is the last mark that went out to the client; it may not have read it.
+func (c *Conn) Written() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.written
 }
 
 // Close ends the connection for a reason; the first one counts. What was queued before is still written.
@@ -134,6 +151,9 @@ func (c *Conn) Take(most int) [][]byte {
 	for i := range n {
 		it := &c.queue[i]
 		frames[i] = it.frame
+		if it.mark != "" {
+			c.written = it.mark
+		}
 		c.bytes -= len(it.frame)
 		if it.missed {
 			c.missed.frames--
@@ -282,7 +302,8 @@ func (c *Conn) attached(log int, floor int64, tooFar []string) {
 	}
 	m := c.standing(positions)
 	copy(c.marked, m)
-	c.push(item{frame: c.hub.mark(m).frame(true)})
+	first := c.hub.mark(m)
+	c.push(item{frame: first.ready(c.session), mark: first.String()})
 }
 
 // mark queues a mark when it is newer than the last one, and something was given that the last one does not cover;
@@ -299,7 +320,8 @@ func (c *Conn) mark(positions []int64, anyway bool) {
 	}
 	if newer && wanted {
 		copy(c.marked, m)
-		c.push(item{frame: c.hub.mark(m).frame(false), spare: true})
+		newest := c.hub.mark(m)
+		c.push(item{frame: newest.frame(), mark: newest.String(), spare: true})
 	}
 }
 

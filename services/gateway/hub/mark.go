@@ -64,11 +64,20 @@ func ParseMark(text string) (Mark, error) {
 	return m, nil
 }
 
-// frame tells the client its mark, and when it is the first, that all its rooms are open.
-func (m Mark) frame(ready bool) []byte {
+// frame tells the client its mark.
+func (m Mark) frame() []byte {
 	frame, _ := json.Marshal(struct {
-		Ready bool   `json:"ready,omitempty"`
-		At    string `json:"at"`
-	}{ready, m.String()})
+		At string `json:"at"`
+	}{m.String()})
+	return frame
+}
+
+// ready tells the client its first mark, that all its rooms are open, and which session it comes back to.
+func (m Mark) ready(session string) []byte {
+	frame, _ := json.Marshal(struct {
+		Ready   bool   `json:"ready"`
+		At      string `json:"at"`
+		Session string `json:"session"`
+	}{true, m.String(), session})
 	return frame
 }

@@ -24,4 +24,5 @@ var (
 	HandshakeTimeout   = Reason{3500, "no token, or no resume frame, within the time for it"}
 	Unauthorized       = Reason{3501, "token does not hold"}
 	TooManyConnections = Reason{3502, "too many connections of one user"}
+	SessionEnded       = Reason{3503, "session ended by its user"}
 )

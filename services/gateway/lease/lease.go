@@ -1,5 +1,5 @@
-// Package lease tells the service that keeps who is connected where which connections this gateway has. The service
-// takes all of them for gone when it hears nothing for a few seconds.
+// Package lease tells the service that keeps who is connected where which connections this gateway has, and ends those
+// that it names. The service takes all of them for gone when it hears nothing for a few seconds.
 package lease
 
 import (
@@ -11,6 +11,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
@@ -20,9 +21,9 @@ import (
 type Options struct {
 	Keeper meshv1connect.ConnectionServiceClient
 	// Every is how often to report when nothing changes, a second when 0; Gather how long to gather what changed,
-	// 50 ms when 0.
-	Every, Gather time.Duration
-	Log           *slog.Logger
+	// 50 ms when 0; Marks how often to tell marks that are newer, 15 s when 0.
+	Every, Gather, Marks time.Duration
+	Log                  *slog.Logger
 }
 
 // Lease reports the connections of one gateway.
@@ -31,12 +32,26 @@ type Lease struct {
 	gateway string
 
 	mu      sync.Mutex
-	users   map[string]string // connection → user
+	open    map[string]*Connection
 	digest  uint32
 	changed map[string]*meshv1.ConnectionChange // since the last report that arrived
+	marks   map[string]string                   // as they were told, by connection
+	marked  time.Time                           // when marks were told
 	number  int64
 	all     bool
 	wake    chan struct{}
+}
+
+// Connection is one that is reported.
+type Connection struct {
+	ID, User string
+	// Session is the stay of one device, over all its connections; Device what the client says of itself.
+	Session, Device string
+	Since           time.Time
+	// Mark gives the last mark that the client was sent.
+	Mark func() string
+	// End ends the connection, because its user has ended the session. It may be called again until it is gone.
+	End func()
 }
 
 // New makes a Lease for a gateway that begins now.
@@ -47,36 +62,48 @@ func New(o Options) *Lease {
 	if o.Gather == 0 {
 		o.Gather = 50 * time.Millisecond
 	}
-	return &Lease{options: o, gateway: uuid.NewString(), users: map[string]string{}, all: true,
-		changed: map[string]*meshv1.ConnectionChange{}, wake: make(chan struct{}, 1)}
+	if o.Marks == 0 {
+		o.Marks = 15 * time.Second
+	}
+	return &Lease{options: o, gateway: uuid.NewString(), open: map[string]*Connection{}, all: true,
+		changed: map[string]*meshv1.ConnectionChange{}, marks: map[string]string{}, marked: time.Now(),
+		wake: make(chan struct{}, 1)}
 }
 
 // Open notes a connection.
-func (l *Lease) Open(connection, user string) {
+func (l *Lease) Open(c Connection) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.users[connection] = user
-	l.change(&meshv1.ConnectionChange{Connection: connection, User: user})
+	l.open[c.ID] = &c
+	l.digest += Hash(c.ID, c.User)
+	l.change(l.describe(&c))
 }
 
 // Gone notes that a connection has ended.
 func (l *Lease) Gone(connection string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	user, open := l.users[connection]
+	c, open := l.open[connection]
 	if !open {
 		return
 	}
-	delete(l.users, connection)
-	l.change(&meshv1.ConnectionChange{Connection: connection, User: user, Gone: true})
+	gone := l.describe(c)
+	gone.Gone = true
+	delete(l.open, connection)
+	delete(l.marks, connection)
+	l.digest -= Hash(c.ID, c.User)
+	l.change(gone)
+}
+
+// describe is a connection with its newest mark, which counts as told.
+func (l *Lease) describe(c *Connection) *meshv1.ConnectionChange {
+	mark := c.Mark()
+	l.marks[c.ID] = mark
+	return &meshv1.ConnectionChange{Connection: c.ID, User: c.User, Session: c.Session, Device: c.Device,
+		ConnectedAt: timestamppb.New(c.Since), Mark: mark}
 }
 
 func (l *Lease) change(c *meshv1.ConnectionChange) {
-	if c.GetGone() {
-		l.digest -= Hash(c.GetConnection(), c.GetUser())
-	} else {
-		l.digest += Hash(c.GetConnection(), c.GetUser())
-	}
 	l.changed[c.Connection] = c
 	select {
 	case l.wake <- struct{}{}:
@@ -145,7 +172,16 @@ func (l *Lease) report(ctx context.Context) error {
 			return err
 		}
 		l.all = response.Msg.Again
+		var ended []*Connection
+		for _, connection := range response.Msg.Ended {
+			if c := l.open[connection]; c != nil {
+				ended = append(ended, c)
+			}
+		}
 		l.mu.Unlock()
+		for _, c := range ended {
+			c.End()
+		}
 		if !response.Msg.Again {
 			return nil
 		}
@@ -157,15 +193,23 @@ func (l *Lease) next() (*meshv1.ReportRequest, map[string]*meshv1.ConnectionChan
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.number++
-	r := &meshv1.ReportRequest{Gateway: l.gateway, Number: l.number, All: l.all, Count: int64(len(l.users)),
+	r := &meshv1.ReportRequest{Gateway: l.gateway, Number: l.number, All: l.all, Count: int64(len(l.open)),
 		Digest: l.digest}
 	sent := l.changed
 	l.changed = map[string]*meshv1.ConnectionChange{}
 	if l.all {
-		for connection, user := range l.users {
-			r.Changes = append(r.Changes, &meshv1.ConnectionChange{Connection: connection, User: user})
+		for _, c := range l.open {
+			r.Changes = append(r.Changes, l.describe(c))
 		}
 		return r, sent
+	}
+	if time.Since(l.marked) >= l.options.Marks {
+		l.marked = time.Now()
+		for id, c := range l.open {
+			if sent[id] == nil && c.Mark() != l.marks[id] {
+				sent[id] = l.describe(c)
+			}
+		}
 	}
 	for _, c := range sent {
 		r.Changes = append(r.Changes, c)

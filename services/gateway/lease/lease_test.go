@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,13 +25,18 @@ func begin(t *testing.T) (*lease.Lease, *fake.Owner, func()) {
 	server := httptest.NewServer(keeper.Handler())
 	t.Cleanup(server.Close)
 	l := lease.New(lease.Options{Keeper: meshv1connect.NewConnectionServiceClient(server.Client(), server.URL),
-		Every: 20 * time.Millisecond, Gather: time.Millisecond, Log: slog.New(slog.DiscardHandler)})
+		Every: 20 * time.Millisecond, Gather: time.Millisecond, Marks: 30 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = l.Run(ctx) }()
 	end := func() { cancel(); <-done }
 	t.Cleanup(end)
 	return l, keeper, end
+}
+
+// open notes a connection that tells nothing of its session.
+func open(l *lease.Lease, connection, user string) {
+	l.Open(lease.Connection{ID: connection, User: user, Mark: func() string { return "" }, End: func() {}})
 }
 
 // known is what a keeper knows of a gateway after its reports.
@@ -52,8 +58,8 @@ func known(reports []*meshv1.ReportRequest) (users map[string]string, last *mesh
 func TestReport_TellsChangesWithCountAndDigest(t *testing.T) {
 	t.Parallel()
 	l, keeper, end := begin(t)
-	l.Open("c1", "alice")
-	l.Open("c2", "bob")
+	open(l, "c1", "alice")
+	open(l, "c2", "bob")
 	l.Gone("c1")
 	l.Gone("never")
 	require.Eventually(t, func() bool {
@@ -73,7 +79,7 @@ func TestReport_TellsChangesWithCountAndDigest(t *testing.T) {
 func TestReport_TellsAllWhenAskedTo(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
-	l.Open("c1", "alice")
+	open(l, "c1", "alice")
 	require.Eventually(t, func() bool { users, _ := known(keeper.Reports()); return len(users) == 1 },
 		5*time.Second, time.Millisecond)
 	before := len(keeper.Reports())
@@ -92,8 +98,8 @@ func TestReport_WhatAnAbsentKeeperMissedIsToldWhenItIsBack(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
 	keeper.SetAway(true)
-	l.Open("c1", "alice")
-	l.Open("c2", "bob")
+	open(l, "c1", "alice")
+	open(l, "c2", "bob")
 	require.Eventually(t, func() bool { return keeper.Refused() > 1 }, 5*time.Second, time.Millisecond)
 	l.Gone("c1")
 	keeper.SetAway(false)
@@ -101,4 +107,54 @@ func TestReport_WhatAnAbsentKeeperMissedIsToldWhenItIsBack(t *testing.T) {
 		users, last := known(keeper.Reports())
 		return len(users) == 1 && last.Digest == lease.Hash("c2", "bob")
 	}, 5*time.Second, time.Millisecond)
+}
+
+func TestReport_TellsSessionsWithTheirMarks(t *testing.T) {
+	t.Parallel()
+	l, keeper, _ := begin(t)
+	var mark atomic.Value
+	mark.Store("m1")
+	since := time.UnixMicro(1e9)
+	l.Open(lease.Connection{ID: "c1", User: "alice", Session: "s", Device: "phone", Since: since,
+		Mark: func() string { return mark.Load().(string) }, End: func() {}})
+	told := func(mark string, gone bool) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			for _, r := range keeper.Reports() {
+				for _, c := range r.Changes {
+					if c.Mark == mark && c.Gone == gone && c.Connection == "c1" && c.User == "alice" && c.Session == "s" &&
+						c.Device == "phone" && c.ConnectedAt.AsTime().Equal(since) {
+						return true
+					}
+				}
+			}
+			return false
+		}, 5*time.Second, time.Millisecond, "mark %s, gone %v", mark, gone)
+	}
+	told("m1", false)
+	mark.Store("m2")
+	told("m2", false)
+	mark.Store("m3")
+	l.Gone("c1")
+	told("m3", true)
+	_, last := known(keeper.Reports())
+	require.Zero(t, last.Digest)
+}
+
+func TestReport_EndsWhatTheKeeperNames(t *testing.T) {
+	t.Parallel()
+	l, keeper, _ := begin(t)
+	ended := make(chan struct{}, 100)
+	l.Open(lease.Connection{ID: "c1", User: "alice", Session: "s", Mark: func() string { return "" },
+		End: func() { l.Gone("c1"); ended <- struct{}{} }})
+	l.Open(lease.Connection{ID: "c2", User: "alice", Session: "s2", Mark: func() string { return "" },
+		End: func() { t.Error("another one was ended") }})
+	keeper.EndSessions("c1", "never")
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Fatal("it was not ended")
+	}
+	require.Eventually(t, func() bool { users, _ := known(keeper.Reports()); return len(users) == 1 },
+		5*time.Second, time.Millisecond)
 }

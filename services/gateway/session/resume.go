@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/google/uuid"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/rooms"
@@ -18,8 +21,9 @@ var resumeFirst = refusal.New(ResumeFirst,
 
 // comeback is what a resume frame says.
 type comeback struct {
-	At    string   `json:"at"`    // the mark; empty: the client has nothing
-	Rooms []string `json:"rooms"` // that it looks at
+	At      string   `json:"at"`      // the mark; empty: the client has nothing
+	Rooms   []string `json:"rooms"`   // that it looks at
+	Session string   `json:"session"` // that it goes on with; empty: another one
 }
 
 func readComeback(data []byte) (comeback, hub.Mark, *refusal.Error) {
@@ -28,13 +32,16 @@ func readComeback(data []byte) (comeback, hub.Mark, *refusal.Error) {
 		d := json.NewDecoder(bytes.NewReader(data))
 		d.DisallowUnknownFields()
 		if err := d.Decode(&c); err != nil {
-			return c, nil, refusal.New(refusal.InvalidField, `data has to be {"at":"…","rooms":["presence:bob",…]}`)
+			return c, nil, refusal.New(refusal.InvalidField, `data has to be {"at":"…","session":"…","rooms":["presence:bob",…]}`)
 		}
 	}
 	slices.Sort(c.Rooms)
 	c.Rooms = slices.Compact(c.Rooms)
 	if len(c.Rooms) > mostLooked {
 		return c, nil, refusal.New(refusal.TooManyWaiting, "a connection looks at %d rooms at most", mostLooked)
+	}
+	if c.Session != "" && !catalog.ValidID(c.Session) {
+		return c, nil, refusal.New(refusal.InvalidField, "session is none that a gateway gave")
 	}
 	if c.At == "" {
 		return c, nil, nil
@@ -55,6 +62,10 @@ func (s *Session) resume(f Frame) {
 	}
 	s.resuming.Store(false)
 	s.patience.Stop()
+	if c.Session == "" {
+		c.Session = uuid.NewString()
+	}
+	s.begin(c.Session)
 	s.conn.Greet(func(tooFar []string) []byte {
 		return answered(f.ID, encode(struct {
 			Resumed bool     `json:"resumed"`

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -44,6 +45,7 @@ const (
 type Session struct {
 	mesh   *Mesh
 	user   auth.User
+	device string
 	conn   *hub.Conn
 	sender *intake.Sender
 	expiry *time.Timer
@@ -62,6 +64,8 @@ type Opening struct {
 	Resume bool
 	// Patience is how long that frame may take.
 	Patience time.Duration
+	// Device is what the client says of itself.
+	Device string
 }
 
 // Open begins a session: the user's rooms are asked for, and the client hears when it misses nothing any more.
@@ -70,11 +74,10 @@ func (m *Mesh) Open(user auth.User, o Opening) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{mesh: m, user: user, conn: conn, sender: m.Intake.NewSender(), asking: make(chan struct{}, mostQueries)}
+	s := &Session{mesh: m, user: user, device: o.Device, conn: conn, sender: m.Intake.NewSender(), asking: make(chan struct{}, mostQueries)}
 	if !user.Expires.IsZero() {
 		s.expiry = time.AfterFunc(time.Until(user.Expires), func() { conn.Close(hub.TokenExpired) })
 	}
-	m.Lease.Open(conn.ID, user.ID)
 	if o.Resume {
 		s.resuming.Store(true)
 		s.patience = time.AfterFunc(o.Patience, func() {
@@ -84,8 +87,16 @@ func (m *Mesh) Open(user auth.User, o Opening) (*Session, error) {
 		})
 		return s, nil
 	}
+	s.begin(uuid.NewString())
 	m.Rooms.Attach(conn)
 	return s, nil
+}
+
+// begin has the session known to its user, by an id that is the same on all connections that resume it.
+func (s *Session) begin(id string) {
+	s.conn.Begin(id)
+	s.mesh.Lease.Open(lease.Connection{ID: s.conn.ID, User: s.user.ID, Session: id, Device: s.device, Since: time.Now(),
+		Mark: s.conn.Written, End: func() { s.conn.Close(hub.SessionEnded) }})
 }
 
 // Conn is where the frames to the client wait.

@@ -25,9 +25,18 @@ type connection struct {
 
 var errTooLarge = errors.New("frame too large")
 
+// introduction is what a client says in its first frame.
+type introduction struct {
+	Token  string `json:"token"`
+	Resume bool   `json:"resume"`
+	Device string `json:"device"`
+
+	user auth.User // whose token it is
+}
+
 // authenticate waits for the first frame, which says who this is, and whether it comes back; what else comes is refused
 // until then.
-func (c *connection) authenticate(ctx context.Context) (user *auth.User, resume bool) {
+func (c *connection) authenticate(ctx context.Context) (said introduction, ok bool) {
 	_ = c.socket.SetReadDeadline(time.Now().Add(c.server.options.Handshake))
 	const tries = 8
 	for range tries {
@@ -35,13 +44,13 @@ func (c *connection) authenticate(ctx context.Context) (user *auth.User, resume 
 		if errors.Is(err, errTooLarge) {
 			c.end(hub.TooLarge)
 			c.drain()
-			return nil, false
+			return said, false
 		}
 		if err != nil {
 			if timeout(err) {
 				c.end(hub.HandshakeTimeout)
 			}
-			return nil, false
+			return said, false
 		}
 		f, err := session.ReadFrame(text)
 		if err == nil && f.Type != "auth" {
@@ -51,26 +60,21 @@ func (c *connection) authenticate(ctx context.Context) (user *auth.User, resume 
 			c.write(session.Failed(f.ID, access.Refusal(err)))
 			continue
 		}
-		var data struct {
-			Token  string `json:"token"`
-			Resume bool   `json:"resume"`
-		}
-		if json.Unmarshal(f.Data, &data) != nil {
+		if said = (introduction{}); json.Unmarshal(f.Data, &said) != nil {
 			c.write(session.Failed(f.ID, refusal.New(refusal.InvalidField, `data has to be {"token":"…"}`)))
 			continue
 		}
-		u, err := c.server.options.Access.User(ctx, data.Token)
-		if err != nil {
+		if said.user, err = c.server.options.Access.User(ctx, said.Token); err != nil {
 			c.write(session.Failed(f.ID, access.Refusal(err)))
 			c.end(hub.Unauthorized)
 			c.drain()
-			return nil, false
+			return said, false
 		}
 		c.write(session.Done(f.ID))
-		return &u, data.Resume
+		return said, true
 	}
 	c.end(hub.Unauthorized)
-	return nil, false
+	return said, false
 }
 
 // run is the session of a user, until the client goes or the hub ends it.

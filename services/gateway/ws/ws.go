@@ -2,13 +2,16 @@
 package ws
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/gorilla/websocket"
 
@@ -127,15 +130,35 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() { _ = socket.Close() }()
 	// The request's context lives on after the upgrade only until this returns, which is just right.
 	ctx := r.Context()
-	resume := r.URL.Query().Get("resume") == "true"
+	opening := session.Opening{Resume: r.URL.Query().Get("resume") == "true", Device: r.URL.Query().Get("device"),
+		Patience: s.options.Handshake}
 	if user == nil {
-		var resumes bool
-		if user, resumes = c.authenticate(ctx); user == nil {
+		said, ok := c.authenticate(ctx)
+		if !ok {
 			return
 		}
-		resume = resume || resumes
+		user, opening.Resume = &said.user, opening.Resume || said.Resume
+		opening.Device = cmp.Or(said.Device, opening.Device)
 	}
-	c.run(ctx, *user, session.Opening{Resume: resume, Patience: s.options.Handshake})
+	opening.Device = deviceName(cmp.Or(opening.Device, r.UserAgent()))
+	c.run(ctx, *user, opening)
+}
+
+// mostDevice is how long the name of a device may be, in characters.
+const mostDevice = 64
+
+// deviceName is what of a client's own words its user is shown.
+func deviceName(said string) string {
+	var name []rune
+	for _, r := range said {
+		if len(name) == mostDevice {
+			break
+		}
+		if unicode.IsPrint(r) {
+			name = append(name, r)
+		}
+	}
+	return strings.TrimSpace(string(name))
 }
 
 // refuse answers a handshake that does not come to be a connection.

@@ -1,97 +1,90 @@
 -- Applies one report of a gateway. Everything that it changes, and the numbers that it gives, are of one moment.
--- KEYS: leases, gateway's connections, gateway's number, digests, online, state, dirty
 -- ARGV: gateway, number, lease in ms, all, ends, count, digest,
---       then per change: connection, user, gone, hash
--- Answers "ok", "again" (what is known differs), or "old" (a newer report was seen).
-local leases, connections, newest, digests = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local online, state, dirty = KEYS[5], KEYS[6], KEYS[7]
-local gateway, number, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+--       then per change: connection, user, gone, hash, session, since in µs, mark, device
+-- Answers "ok", "again" (what is known differs), or "old" (a newer report was seen), then the connections to end.
+local number, lease = tonumber(ARGV[2]), tonumber(ARGV[3])
 local all, ends = ARGV[4] == '1', ARGV[5] == '1'
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
+local first, each = 8, 8
 
-local function change(user, is)
-  local before = redis.call('HGET', state, user)
-  local last = before and tonumber(string.match(before, '^(%d+)')) or 0
-  local n = string.format('%.0f', math.max(last + 1, now))
-  redis.call('HSET', state, user, n .. ':' .. is)
-  redis.call('HSET', dirty, user, n)
-end
-
-local function join(user)
-  if redis.call('HINCRBY', online, user, 1) == 1 then change(user, 1) end
-end
-
-local function leave(user)
-  if redis.call('HINCRBY', online, user, -1) <= 0 then
-    redis.call('HDEL', online, user)
-    change(user, 0)
-  end
-end
-
--- What is kept per connection is "user hash"; count and digest of all of them are kept beside, in "count:digest".
+-- Count and digest of all connections are kept in "count:digest".
 local count, digest = string.match(redis.call('HGET', digests, gateway) or '0:0', '^(%d+):(%d+)$')
 count, digest = tonumber(count), tonumber(digest)
 
-local function add(connection, user, hash)
-  redis.call('HSET', connections, connection, user .. ' ' .. hash)
+local function answer(said)
+  local told = redis.call('SMEMBERS', ended)
+  table.insert(told, 1, said)
+  return told
+end
+
+local function compared()
+  if count ~= tonumber(ARGV[6]) or digest ~= tonumber(ARGV[7]) then return answer('again') end
+  return answer('ok')
+end
+
+local function add(connection, user, hash, id)
+  redis.call('HSET', connections, connection, user .. ' ' .. hash .. ' ' .. id)
   count, digest = count + 1, (digest + hash) % 4294967296
   join(user)
 end
 
-local function drop(connection, kept)
-  local user, hash = string.match(kept, '^(%S+) (%d+)$')
+local function drop(connection, kept, mark)
+  local user, hash, id = parts(kept)
   redis.call('HDEL', connections, connection)
   count, digest = count - 1, (digest - hash) % 4294967296
   leave(user)
+  over(user, id, connection, mark)
 end
 
-if number <= tonumber(redis.call('GET', newest) or '0') then return 'old' end
+local last = tonumber(redis.call('GET', newest) or '0')
+if number < last then return {'old'} end
+if number == last and not ends then return compared() end -- the answer was lost
 -- Longer than a report can be on its way, so that one which is late does not bring back a gateway that has ended.
-local function heard() redis.call('SET', newest, ARGV[2], 'PX', string.format('%.0f', lease * 20)) end
+local function heard() redis.call('SET', newest, ARGV[2], 'PX', whole(lease * 20)) end
 
 if ends then
   local kept = redis.call('HGETALL', connections)
-  for i = 1, #kept, 2 do drop(kept[i], kept[i + 1]) end
+  for i = 1, #kept, 2 do drop(kept[i], kept[i + 1], '') end
   redis.call('ZREM', leases, gateway)
   redis.call('HDEL', digests, gateway)
+  redis.call('DEL', ended)
   heard()
-  return 'ok'
+  return {'ok'}
 end
 
 if not all and not redis.call('ZSCORE', leases, gateway) then
   -- The gateway tells all of its connections next, but those that are gone never again. Where nothing is known of a
   -- user (Redis was emptied) somebody may still be shown that they are here.
-  for i = 8, #ARGV, 4 do
+  for i = first, #ARGV, each do
     local user = ARGV[i + 1]
     if ARGV[i + 2] == '1' and redis.call('HEXISTS', state, user) == 0 then change(user, 0) end
   end
-  return 'again'
+  return {'again'}
 end
 heard()
-redis.call('ZADD', leases, string.format('%.0f', now + lease * 1000), gateway)
+redis.call('ZADD', leases, whole(now + lease * 1000), gateway)
 
 local told = {}
-for i = 8, #ARGV, 4 do
-  local connection, user, gone = ARGV[i], ARGV[i + 1], ARGV[i + 2] == '1'
+for i = first, #ARGV, each do
+  local connection, user, gone, hash, id = ARGV[i], ARGV[i + 1], ARGV[i + 2] == '1', ARGV[i + 3], ARGV[i + 4]
+  local since, mark, device = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]
   local kept = redis.call('HGET', connections, connection)
   if gone then
-    if kept then drop(connection, kept) end
+    if kept then drop(connection, kept, mark) end
   else
     told[connection] = true
-    if kept and kept ~= user .. ' ' .. ARGV[i + 3] then
-      drop(connection, kept)
+    if kept and kept ~= user .. ' ' .. hash .. ' ' .. id then
+      drop(connection, kept, '')
       kept = false
     end
-    if not kept then add(connection, user, ARGV[i + 3]) end
+    if not kept then add(connection, user, hash, id) end
+    if id ~= '' then begin(user, id, connection, since, mark, device) end
   end
 end
 if all then
   local kept = redis.call('HGETALL', connections)
   for i = 1, #kept, 2 do
-    if not told[kept[i]] then drop(kept[i], kept[i + 1]) end
+    if not told[kept[i]] then drop(kept[i], kept[i + 1], '') end
   end
 end
-redis.call('HSET', digests, gateway, string.format('%.0f:%.0f', count, digest))
-if count ~= tonumber(ARGV[6]) or digest ~= tonumber(ARGV[7]) then return 'again' end
-return 'ok'
+redis.call('HSET', digests, gateway, whole(count) .. ':' .. whole(digest))
+return compared()

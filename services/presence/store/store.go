@@ -1,5 +1,6 @@
-// Package store keeps in Redis who is connected where, and so who is online. Each change is one script: it counts, gives
-// the change its number, and marks it as not published yet, all at one moment of Redis' clock.
+// Package store keeps in Redis who is connected where, and so who is online and which sessions a user has. Each change
+// is one script: it counts, gives the change its number, and marks it as not published yet, all at one moment of Redis'
+// clock.
 //
 // All keys of an installation carry one hash tag, so that a script's keys lie on one node of a Redis Cluster.
 package store
@@ -18,32 +19,40 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
+//go:embed state.lua
+var stateSource string
+
 //go:embed report.lua
 var reportSource string
 
 //go:embed expire.lua
 var expireSource string
 
+//go:embed end.lua
+var endSource string
+
 //go:embed published.lua
 var publishedSource string
 
 // Store reads and changes presence.
 type Store struct {
-	redis                      *redis.Client
-	prefix                     string
-	lease                      time.Duration
-	report, expire, publishing *redis.Script
+	redis                           *redis.Client
+	prefix                          string
+	lease                           time.Duration
+	report, expire, end, publishing *redis.Script
 }
 
 // New keeps presence under an installation's prefix. A gateway that is not heard of for the lease is gone.
 func New(r *redis.Client, prefix string, lease time.Duration) *Store {
-	return &Store{redis: r, prefix: "{" + prefix + "presence}:", lease: lease, report: redis.NewScript(reportSource),
-		expire: redis.NewScript(expireSource), publishing: redis.NewScript(publishedSource)}
+	return &Store{redis: r, prefix: "{" + prefix + "presence}:", lease: lease,
+		report: redis.NewScript(stateSource + reportSource), expire: redis.NewScript(stateSource + expireSource),
+		end: redis.NewScript(endSource), publishing: redis.NewScript(publishedSource)}
 }
 
 func (s *Store) keys(gateway string) []string {
 	return []string{s.prefix + "leases", s.prefix + "gateway:" + gateway, s.prefix + "number:" + gateway,
-		s.prefix + "digests", s.prefix + "online", s.prefix + "state", s.prefix + "dirty"}
+		s.prefix + "digests", s.prefix + "online", s.prefix + "state", s.prefix + "dirty",
+		s.prefix + "ended:" + gateway, s.prefix + "sessions:"}
 }
 
 // Answer is what came of a report.
@@ -56,18 +65,20 @@ const (
 	Old   Answer = "old"   // a newer report of the gateway was seen
 )
 
-// Report applies what a gateway tells of its connections.
-func (s *Store) Report(ctx context.Context, r *meshv1.ReportRequest) (Answer, error) {
-	args := make([]any, 0, 7+4*len(r.GetChanges()))
-	args = append(args, r.GetGateway(), r.GetNumber(), s.lease.Milliseconds(), r.GetAll(), r.GetEnds(), r.GetCount(), r.GetDigest())
+// Report applies what a gateway tells of its connections, and gives those that it is to end.
+func (s *Store) Report(ctx context.Context, r *meshv1.ReportRequest) (answer Answer, ended []string, err error) {
+	args := make([]any, 0, 7+8*len(r.GetChanges()))
+	args = append(args, r.GetGateway(), r.GetNumber(), s.lease.Milliseconds(), r.GetAll(), r.GetEnds(), r.GetCount(),
+		r.GetDigest())
 	for _, c := range r.GetChanges() {
-		args = append(args, c.GetConnection(), c.GetUser(), c.GetGone(), Hash(c.GetConnection(), c.GetUser()))
+		args = append(args, c.GetConnection(), c.GetUser(), c.GetGone(), Hash(c.GetConnection(), c.GetUser()),
+			c.GetSession(), c.GetConnectedAt().AsTime().UnixMicro(), c.GetMark(), c.GetDevice())
 	}
-	answer, err := s.report.Run(ctx, s.redis, s.keys(r.GetGateway()), args...).Text()
+	said, err := s.report.Run(ctx, s.redis, s.keys(r.GetGateway()), args...).StringSlice()
 	if err != nil {
-		return "", fmt.Errorf("report of gateway %s: %w", r.GetGateway(), err)
+		return "", nil, fmt.Errorf("report of gateway %s: %w", r.GetGateway(), err)
 	}
-	return Answer(answer), nil
+	return Answer(said[0]), said[1:], nil
 }
 
 // Hash is what one connection adds to a report's digest: FNV-1a (32 bit) over "connection user".

@@ -39,6 +39,7 @@ type gateway struct {
 	name   string
 	number int64
 	users  map[string]string
+	ended  []string // what the last report was answered with
 }
 
 func newGateway(t *testing.T, s *store.Store, name string) *gateway {
@@ -56,10 +57,11 @@ func (g *gateway) report(all bool, changes ...*meshv1.ConnectionChange) store.An
 			r.Changes = append(r.Changes, &meshv1.ConnectionChange{Connection: c, User: u})
 		}
 	}
-	answer, err := g.s.Report(g.t.Context(), r)
+	answer, ended, err := g.s.Report(g.t.Context(), r)
 	if err != nil {
 		g.t.Error(err) // not Fatal: gateways also report from goroutines of their own
 	}
+	g.ended = ended
 	return answer
 }
 
@@ -120,7 +122,7 @@ func TestReport_OnlineWhileAnyConnectionIsThere(t *testing.T) {
 		b.open("4", "carol")
 		b.number++
 		ends := &meshv1.ReportRequest{Gateway: "b", Number: b.number, Ends: true}
-		if answer, err := s.Report(t.Context(), ends); err != nil || answer != store.OK {
+		if answer, _, err := s.Report(t.Context(), ends); err != nil || answer != store.OK {
 			t.Fatal(answer, err)
 		}
 		want(t, s, "carol", false)
@@ -317,7 +319,7 @@ func TestReport_FromManyAtOnce(t *testing.T) {
 		all.Wait()
 		s := store.New(r, "t.", time.Minute)
 		first := want(t, s, "bob", true) // by the one connection that stayed
-		if answer, err := s.Report(t.Context(), &meshv1.ReportRequest{Gateway: "g0", Number: 1000, Ends: true}); err != nil ||
+		if answer, _, err := s.Report(t.Context(), &meshv1.ReportRequest{Gateway: "g0", Number: 1000, Ends: true}); err != nil ||
 			answer != store.OK {
 			t.Fatal(answer, err)
 		}

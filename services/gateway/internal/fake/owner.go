@@ -41,6 +41,7 @@ type Owner struct {
 	resumed   int
 	reports   []*meshv1.ReportRequest
 	again     bool
+	ended     []string
 	answer    func(name string, q Question) (string, error)
 }
 
@@ -279,6 +280,13 @@ func (o *Owner) Look(_ context.Context, r *connect.Request[meshv1.LookRequest]) 
 	return connect.NewResponse(answer), nil
 }
 
+// EndSessions has reports answered with connections whose sessions are ended.
+func (o *Owner) EndSessions(connections ...string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = connections
+}
+
 // Report takes what a gateway reports.
 func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportRequest]) (
 	*connect.Response[meshv1.ReportResponse], error) {
@@ -290,5 +298,5 @@ func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportReques
 	o.reports = append(o.reports, r.Msg)
 	again := o.again
 	o.again = false
-	return connect.NewResponse(&meshv1.ReportResponse{Again: again}), nil
+	return connect.NewResponse(&meshv1.ReportResponse{Again: again, Ended: o.ended}), nil
 }

@@ -11,6 +11,7 @@ package meshv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -941,11 +942,19 @@ func (x *LookResponse) GetPosition() int64 {
 	return 0
 }
 
+// ConnectionChange is a connection that has begun or ended, or whose session has a newer mark.
 type ConnectionChange struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Connection    string                 `protobuf:"bytes,1,opt,name=connection,proto3" json:"connection,omitempty"`
-	User          string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
-	Gone          bool                   `protobuf:"varint,3,opt,name=gone,proto3" json:"gone,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Connection string                 `protobuf:"bytes,1,opt,name=connection,proto3" json:"connection,omitempty"`
+	User       string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	Gone       bool                   `protobuf:"varint,3,opt,name=gone,proto3" json:"gone,omitempty"`
+	// The stay of one device, over all its connections that resumed.
+	Session string `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
+	// What the client says of itself.
+	Device      string                 `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
+	ConnectedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
+	// The last mark that the client was sent.
+	Mark          string `protobuf:"bytes,7,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -999,6 +1008,34 @@ func (x *ConnectionChange) GetGone() bool {
 		return x.Gone
 	}
 	return false
+}
+
+func (x *ConnectionChange) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *ConnectionChange) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *ConnectionChange) GetConnectedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ConnectedAt
+	}
+	return nil
+}
+
+func (x *ConnectionChange) GetMark() string {
+	if x != nil {
+		return x.Mark
+	}
+	return ""
 }
 
 type ReportRequest struct {
@@ -1101,7 +1138,9 @@ func (x *ReportRequest) GetEnds() bool {
 type ReportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What the service knows differs: report all connections.
-	Again         bool `protobuf:"varint,1,opt,name=again,proto3" json:"again,omitempty"`
+	Again bool `protobuf:"varint,1,opt,name=again,proto3" json:"again,omitempty"`
+	// Connections of sessions that their user has ended, until they are gone.
+	Ended         []string `protobuf:"bytes,2,rep,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1143,11 +1182,18 @@ func (x *ReportResponse) GetAgain() bool {
 	return false
 }
 
+func (x *ReportResponse) GetEnded() []string {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
 var File_edumatrix_mesh_v1_owner_proto protoreflect.FileDescriptor
 
 const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\n" +
-	"\x1dedumatrix/mesh/v1/owner.proto\x12\x11edumatrix.mesh.v1\"0\n" +
+	"\x1dedumatrix/mesh/v1/owner.proto\x12\x11edumatrix.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"0\n" +
 	"\x06Header\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"y\n" +
@@ -1203,13 +1249,17 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\bsnapshot\x18\x02 \x03(\v2\x19.edumatrix.mesh.v1.RecordR\bsnapshot\"]\n" +
 	"\fLookResponse\x121\n" +
 	"\x06looked\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.LookedR\x06looked\x12\x1a\n" +
-	"\bposition\x18\x02 \x01(\x03R\bposition\"Z\n" +
+	"\bposition\x18\x02 \x01(\x03R\bposition\"\xdf\x01\n" +
 	"\x10ConnectionChange\x12\x1e\n" +
 	"\n" +
 	"connection\x18\x01 \x01(\tR\n" +
 	"connection\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x12\n" +
-	"\x04gone\x18\x03 \x01(\bR\x04gone\"\xd4\x01\n" +
+	"\x04gone\x18\x03 \x01(\bR\x04gone\x12\x18\n" +
+	"\asession\x18\x04 \x01(\tR\asession\x12\x16\n" +
+	"\x06device\x18\x05 \x01(\tR\x06device\x12=\n" +
+	"\fconnected_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\x12\x12\n" +
+	"\x04mark\x18\a \x01(\tR\x04mark\"\xd4\x01\n" +
 	"\rReportRequest\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x03R\x06number\x12=\n" +
@@ -1217,9 +1267,10 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\x03all\x18\x04 \x01(\bR\x03all\x12\x14\n" +
 	"\x05count\x18\x05 \x01(\x03R\x05count\x12\x16\n" +
 	"\x06digest\x18\x06 \x01(\rR\x06digest\x12\x12\n" +
-	"\x04ends\x18\a \x01(\bR\x04ends\"&\n" +
+	"\x04ends\x18\a \x01(\bR\x04ends\"<\n" +
 	"\x0eReportResponse\x12\x14\n" +
-	"\x05again\x18\x01 \x01(\bR\x05again2\xcc\x02\n" +
+	"\x05again\x18\x01 \x01(\bR\x05again\x12\x14\n" +
+	"\x05ended\x18\x02 \x03(\tR\x05ended2\xcc\x02\n" +
 	"\fOwnerService\x12R\n" +
 	"\aReadLog\x12!.edumatrix.mesh.v1.ReadLogRequest\x1a\".edumatrix.mesh.v1.ReadLogResponse\"\x00\x12L\n" +
 	"\x05Rooms\x12\x1f.edumatrix.mesh.v1.RoomsRequest\x1a .edumatrix.mesh.v1.RoomsResponse\"\x00\x12O\n" +
@@ -1242,25 +1293,26 @@ func file_edumatrix_mesh_v1_owner_proto_rawDescGZIP() []byte {
 
 var file_edumatrix_mesh_v1_owner_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_edumatrix_mesh_v1_owner_proto_goTypes = []any{
-	(*Header)(nil),           // 0: edumatrix.mesh.v1.Header
-	(*Record)(nil),           // 1: edumatrix.mesh.v1.Record
-	(*ReadLogRequest)(nil),   // 2: edumatrix.mesh.v1.ReadLogRequest
-	(*ReadLogResponse)(nil),  // 3: edumatrix.mesh.v1.ReadLogResponse
-	(*RoomsRequest)(nil),     // 4: edumatrix.mesh.v1.RoomsRequest
-	(*UserRooms)(nil),        // 5: edumatrix.mesh.v1.UserRooms
-	(*RoomsResponse)(nil),    // 6: edumatrix.mesh.v1.RoomsResponse
-	(*Resumer)(nil),          // 7: edumatrix.mesh.v1.Resumer
-	(*ResumeRequest)(nil),    // 8: edumatrix.mesh.v1.ResumeRequest
-	(*Stay)(nil),             // 9: edumatrix.mesh.v1.Stay
-	(*Resumed)(nil),          // 10: edumatrix.mesh.v1.Resumed
-	(*ResumeResponse)(nil),   // 11: edumatrix.mesh.v1.ResumeResponse
-	(*Looker)(nil),           // 12: edumatrix.mesh.v1.Looker
-	(*LookRequest)(nil),      // 13: edumatrix.mesh.v1.LookRequest
-	(*Looked)(nil),           // 14: edumatrix.mesh.v1.Looked
-	(*LookResponse)(nil),     // 15: edumatrix.mesh.v1.LookResponse
-	(*ConnectionChange)(nil), // 16: edumatrix.mesh.v1.ConnectionChange
-	(*ReportRequest)(nil),    // 17: edumatrix.mesh.v1.ReportRequest
-	(*ReportResponse)(nil),   // 18: edumatrix.mesh.v1.ReportResponse
+	(*Header)(nil),                // 0: edumatrix.mesh.v1.Header
+	(*Record)(nil),                // 1: edumatrix.mesh.v1.Record
+	(*ReadLogRequest)(nil),        // 2: edumatrix.mesh.v1.ReadLogRequest
+	(*ReadLogResponse)(nil),       // 3: edumatrix.mesh.v1.ReadLogResponse
+	(*RoomsRequest)(nil),          // 4: edumatrix.mesh.v1.RoomsRequest
+	(*UserRooms)(nil),             // 5: edumatrix.mesh.v1.UserRooms
+	(*RoomsResponse)(nil),         // 6: edumatrix.mesh.v1.RoomsResponse
+	(*Resumer)(nil),               // 7: edumatrix.mesh.v1.Resumer
+	(*ResumeRequest)(nil),         // 8: edumatrix.mesh.v1.ResumeRequest
+	(*Stay)(nil),                  // 9: edumatrix.mesh.v1.Stay
+	(*Resumed)(nil),               // 10: edumatrix.mesh.v1.Resumed
+	(*ResumeResponse)(nil),        // 11: edumatrix.mesh.v1.ResumeResponse
+	(*Looker)(nil),                // 12: edumatrix.mesh.v1.Looker
+	(*LookRequest)(nil),           // 13: edumatrix.mesh.v1.LookRequest
+	(*Looked)(nil),                // 14: edumatrix.mesh.v1.Looked
+	(*LookResponse)(nil),          // 15: edumatrix.mesh.v1.LookResponse
+	(*ConnectionChange)(nil),      // 16: edumatrix.mesh.v1.ConnectionChange
+	(*ReportRequest)(nil),         // 17: edumatrix.mesh.v1.ReportRequest
+	(*ReportResponse)(nil),        // 18: edumatrix.mesh.v1.ReportResponse
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
 }
 var file_edumatrix_mesh_v1_owner_proto_depIdxs = []int32{
 	0,  // 0: edumatrix.mesh.v1.Record.headers:type_name -> edumatrix.mesh.v1.Header
@@ -1273,22 +1325,23 @@ var file_edumatrix_mesh_v1_owner_proto_depIdxs = []int32{
 	12, // 7: edumatrix.mesh.v1.LookRequest.lookers:type_name -> edumatrix.mesh.v1.Looker
 	1,  // 8: edumatrix.mesh.v1.Looked.snapshot:type_name -> edumatrix.mesh.v1.Record
 	14, // 9: edumatrix.mesh.v1.LookResponse.looked:type_name -> edumatrix.mesh.v1.Looked
-	16, // 10: edumatrix.mesh.v1.ReportRequest.changes:type_name -> edumatrix.mesh.v1.ConnectionChange
-	2,  // 11: edumatrix.mesh.v1.OwnerService.ReadLog:input_type -> edumatrix.mesh.v1.ReadLogRequest
-	4,  // 12: edumatrix.mesh.v1.OwnerService.Rooms:input_type -> edumatrix.mesh.v1.RoomsRequest
-	8,  // 13: edumatrix.mesh.v1.OwnerService.Resume:input_type -> edumatrix.mesh.v1.ResumeRequest
-	13, // 14: edumatrix.mesh.v1.OwnerService.Look:input_type -> edumatrix.mesh.v1.LookRequest
-	17, // 15: edumatrix.mesh.v1.ConnectionService.Report:input_type -> edumatrix.mesh.v1.ReportRequest
-	3,  // 16: edumatrix.mesh.v1.OwnerService.ReadLog:output_type -> edumatrix.mesh.v1.ReadLogResponse
-	6,  // 17: edumatrix.mesh.v1.OwnerService.Rooms:output_type -> edumatrix.mesh.v1.RoomsResponse
-	11, // 18: edumatrix.mesh.v1.OwnerService.Resume:output_type -> edumatrix.mesh.v1.ResumeResponse
-	15, // 19: edumatrix.mesh.v1.OwnerService.Look:output_type -> edumatrix.mesh.v1.LookResponse
-	18, // 20: edumatrix.mesh.v1.ConnectionService.Report:output_type -> edumatrix.mesh.v1.ReportResponse
-	16, // [16:21] is the sub-list for method output_type
-	11, // [11:16] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	19, // 10: edumatrix.mesh.v1.ConnectionChange.connected_at:type_name -> google.protobuf.Timestamp
+	16, // 11: edumatrix.mesh.v1.ReportRequest.changes:type_name -> edumatrix.mesh.v1.ConnectionChange
+	2,  // 12: edumatrix.mesh.v1.OwnerService.ReadLog:input_type -> edumatrix.mesh.v1.ReadLogRequest
+	4,  // 13: edumatrix.mesh.v1.OwnerService.Rooms:input_type -> edumatrix.mesh.v1.RoomsRequest
+	8,  // 14: edumatrix.mesh.v1.OwnerService.Resume:input_type -> edumatrix.mesh.v1.ResumeRequest
+	13, // 15: edumatrix.mesh.v1.OwnerService.Look:input_type -> edumatrix.mesh.v1.LookRequest
+	17, // 16: edumatrix.mesh.v1.ConnectionService.Report:input_type -> edumatrix.mesh.v1.ReportRequest
+	3,  // 17: edumatrix.mesh.v1.OwnerService.ReadLog:output_type -> edumatrix.mesh.v1.ReadLogResponse
+	6,  // 18: edumatrix.mesh.v1.OwnerService.Rooms:output_type -> edumatrix.mesh.v1.RoomsResponse
+	11, // 19: edumatrix.mesh.v1.OwnerService.Resume:output_type -> edumatrix.mesh.v1.ResumeResponse
+	15, // 20: edumatrix.mesh.v1.OwnerService.Look:output_type -> edumatrix.mesh.v1.LookResponse
+	18, // 21: edumatrix.mesh.v1.ConnectionService.Report:output_type -> edumatrix.mesh.v1.ReportResponse
+	17, // [17:22] is the sub-list for method output_type
+	12, // [12:17] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_edumatrix_mesh_v1_owner_proto_init() }

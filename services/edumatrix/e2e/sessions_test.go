@@ -1,0 +1,112 @@
+//go:build integration
+
+package e2e
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/edumatrix/interlinked/shared/client"
+)
+
+type sessionsPage struct {
+	Sessions []struct {
+		SessionID string    `json:"session_id"`
+		Device    string    `json:"device"`
+		Gateway   string    `json:"gateway"`
+		Since     time.Time `json:"since"`
+		Connected bool      `json:"connected"`
+	} `json:"sessions"`
+}
+
+// listed are a user's own sessions, by device, as soon as it is those.
+func (p *person) listed(devices ...string) (page sessionsPage) {
+	p.t.Helper()
+	slices.Sort(devices)
+	eventually(p.t, "sessions", func() bool {
+		page = sessionsPage{}
+		if err := p.ask("presence.sessions", map[string]any{}, &page); err != nil {
+			p.t.Fatal(err)
+		}
+		var got []string
+		for _, s := range page.Sessions {
+			if s.Connected {
+				got = append(got, s.Device)
+			}
+		}
+		slices.Sort(got)
+		return slices.Equal(got, devices)
+	})
+	return page
+}
+
+func (m *mesh) device(t *testing.T, user, name string, gateway int) *client.Client {
+	t.Helper()
+	ctx, cancel := timeout()
+	defer cancel()
+	c, err := client.Dial(ctx, client.Options{URL: m.socket(gateway), Token: mint(t, user, time.Hour), Device: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// sessionEnded waits until a connection is told that its session was ended.
+func sessionEnded(t *testing.T, c *client.Client) {
+	t.Helper()
+	select {
+	case <-c.Done():
+	case <-time.After(patience):
+		t.Fatal("the connection goes on")
+	}
+	var told *websocket.CloseError
+	if !errors.As(c.Err(), &told) || told.Code != 3503 {
+		t.Fatalf("it ended with %v", c.Err())
+	}
+}
+
+// A user sees the sessions of their devices, which go on over connections and gateways, and ends them; nobody else does.
+func testSessions(t *testing.T, m *mesh) {
+	bob, stranger := m.connect(t, someone("bob"), 1), m.connect(t, someone("mallory"), 0)
+	phone := m.device(t, bob.id, "phone, \"blue\"", 0)
+	page := bob.listed("Go-http-client/1.1", "phone, \"blue\"")
+	if page.Sessions[0].SessionID != phone.Session() || phone.Session() == bob.Session() {
+		t.Fatalf("%+v, of the phone %s", page, phone.Session())
+	}
+	stranger.listed("Go-http-client/1.1")
+	stranger.refused("not_found", "presence.end_session", map[string]any{"session_id": phone.Session()})
+
+	ctx, cancel := timeout()
+	defer cancel()
+	resumed, err := phone.Redial(ctx, m.socket(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(resumed.Close)
+	if resumed.Session() != phone.Session() {
+		t.Fatalf("it came back as %s, was %s", resumed.Session(), phone.Session())
+	}
+	again := bob.listed("Go-http-client/1.1", "phone, \"blue\"")
+	if !again.Sessions[0].Since.Equal(page.Sessions[0].Since) || len(again.Sessions) != 2 {
+		t.Fatalf("%+v, before it came back %+v", again, page)
+	}
+
+	ended := bob.do("presence.end_session", map[string]any{"session_id": phone.Session()})
+	sessionEnded(t, resumed)
+	if same := bob.do("presence.end_session", map[string]any{"session_id": phone.Session()}); ended.Stream != "sessions:"+bob.id ||
+		same.Version != ended.Version || same.Kind != ended.Kind {
+		t.Errorf("ended: %+v, again: %+v", ended, same)
+	}
+	if back, err := resumed.Redial(ctx, m.socket(0)); err == nil { // it is told once it is known
+		t.Cleanup(back.Close)
+		sessionEnded(t, back)
+	}
+	m.device(t, bob.id, "phone, anew", 0)
+	bob.listed("Go-http-client/1.1", "phone, anew")
+	bob.refused("invalid_field", "presence.end_session", map[string]any{"session_id": "no such"})
+}

@@ -1,0 +1,126 @@
+//go:build integration
+
+package presence
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	presencev1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/presence/store"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// results is the topic of outcomes.
+type results struct {
+	mu  sync.Mutex
+	all []envelope.Result
+}
+
+func (r *results) Publish(topic string, messages ...*message.Message) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range messages {
+		result, err := envelope.ReadResult(m)
+		if err != nil || topic != catalog.ResultTopic("presence") {
+			return errors.Join(err, errors.New("an outcome on "+topic))
+		}
+		r.all = append(r.all, result)
+	}
+	return nil
+}
+
+func (*results) Close() error { return nil }
+
+func (r *results) last() envelope.Result {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.all) == 0 {
+		return envelope.Result{}
+	}
+	return r.all[len(r.all)-1]
+}
+
+func endSession(t *testing.T, actor, session string, expires time.Time) *message.Message {
+	t.Helper()
+	body, err := proto.Marshal(&presencev1.EndSession{SessionId: session})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := envelope.Command{ID: "c1", Type: "presence.end_session", Stream: "sessions:" + actor, Actor: actor,
+		Time: time.Now(), Expires: expires, Body: body}.Message()
+	m.SetContext(t.Context())
+	return m
+}
+
+func TestCommand_OnASessionIsAnsweredAlikeHoweverOftenItComes(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s, told := store.New(r, "t.", time.Minute), &results{}
+		c := &commands{store: s, catalog: declared(t), publisher: told}
+		if _, _, err := s.Report(t.Context(), &meshv1.ReportRequest{Gateway: "g", Number: 1, All: true, Count: 1,
+			Digest: store.Hash("1", "bob"), Changes: []*meshv1.ConnectionChange{
+				{Connection: "1", User: "bob", Session: "s1", Device: "phone"}}}); err != nil {
+			t.Fatal(err)
+		}
+		handle := func(m *message.Message) envelope.Result {
+			t.Helper()
+			if err := c.handle(m); err != nil {
+				t.Fatal(err)
+			}
+			return told.last()
+		}
+		if got := handle(endSession(t, "bob", "s1", time.Now().Add(-time.Hour))); got.Code != refusal.Expired {
+			t.Errorf("one that came too late: %+v", got)
+		}
+		if got := handle(endSession(t, "bob", "s2", time.Time{})); got.Kind != envelope.Refused || got.Code != refusal.NotFound {
+			t.Errorf("one that is not there: %+v", got)
+		}
+		first := handle(endSession(t, "bob", "s1", time.Time{}))
+		if first.Kind != envelope.Committed || first.Stream != "sessions:bob" || first.Actor != "bob" ||
+			first.CommandID != "c1" || first.Version == 0 || first.Source != "presence" {
+			t.Errorf("%+v", first)
+		}
+		if again := handle(endSession(t, "bob", "s1", time.Time{})); again != first {
+			t.Errorf("first %+v, then %+v", first, again)
+		}
+	})
+}
+
+func TestCommand_WaitsWhileRedisIsAwayAndFailsByItsOwnFaultAlone(t *testing.T) {
+	t.Parallel()
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialTimeout: time.Second})
+	t.Cleanup(func() { _ = client.Close() })
+	told := &results{}
+	c := &commands{store: store.New(client, "t.", time.Minute), catalog: declared(t), publisher: told}
+	if err := c.handle(endSession(t, "bob", "s1", time.Time{})); !errors.Is(err, bus.ErrAway) {
+		t.Errorf("while Redis is away: %v", err)
+	}
+	of := func(kind string, body []byte) *message.Message {
+		return envelope.Command{ID: "c2", Type: kind, Stream: "sessions:bob", Actor: "bob", Time: time.Now(), Body: body}.Message()
+	}
+	for what, m := range map[string]*message.Message{
+		"no command":             message.NewMessage("1", []byte("?")),
+		"one that is not known":  of("presence.unheard_of", nil),
+		"one of another service": of("feed.create_post", nil),
+		"bytes of no message":    of("presence.end_session", []byte("\xff")),
+	} {
+		if err := c.handle(m); err == nil || errors.Is(err, bus.ErrAway) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := c.dead(context.Background(), of("presence.end_session", nil), nil); err != nil || told.last().Kind != envelope.Failed {
+		t.Errorf("a dead letter: %v, %+v", err, told.last())
+	}
+}

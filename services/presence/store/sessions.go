@@ -1,0 +1,78 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Kept is how long a session is known after it was heard of last. A client that is away for longer has given up.
+const Kept = 7 * 24 * time.Hour
+
+// Session is the stay of one of a user's devices, over all its connections that resumed.
+type Session struct {
+	ID        string
+	Device    string
+	Gateway   string // where it is connected, or was last
+	Since     time.Time
+	Seen      time.Time
+	Connected bool
+	Mark      string // the last one that it was sent; empty: none yet
+}
+
+// Sessions lists those of a user that were not ended, the newest first.
+func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
+	kept, err := s.redis.HGetAll(ctx, s.prefix+"sessions:"+user).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read the sessions of %s: %w", user, err)
+	}
+	var all []Session
+	for id, text := range kept {
+		session, ended, err := readSession(id, text)
+		if err != nil {
+			return nil, fmt.Errorf("session %s of %s: %w", id, user, err)
+		}
+		if !ended && (session.Connected || time.Since(session.Seen) < Kept) {
+			all = append(all, session)
+		}
+	}
+	slices.SortFunc(all, func(a, b Session) int {
+		return cmp.Or(b.Since.Compare(a.Since), strings.Compare(a.ID, b.ID))
+	})
+	return all, nil
+}
+
+// readSession reads what state.lua keeps.
+func readSession(id, text string) (session Session, ended bool, err error) {
+	if strings.HasPrefix(text, "ended ") {
+		return session, true, nil
+	}
+	parts := strings.SplitN(text, " ", 7)
+	if len(parts) < 7 {
+		return session, false, fmt.Errorf("%q is not how one is kept", text)
+	}
+	since, err := strconv.ParseInt(parts[2], 10, 64)
+	if err != nil {
+		return session, false, err
+	}
+	seen, err := strconv.ParseInt(parts[3], 10, 64)
+	if err != nil {
+		return session, false, err
+	}
+	return Session{ID: id, Gateway: parts[1], Since: time.UnixMicro(since), Seen: time.UnixMicro(seen),
+		Connected: parts[4] == "1", Mark: parts[5], Device: parts[6]}, false, nil
+}
+
+// EndSession ends a session of a user: its connection is to end, and so is any that resumes it. It says when it was
+// ended, by a number that ascends; 0 when the user has none of that name.
+func (s *Store) EndSession(ctx context.Context, user, id string) (number int64, err error) {
+	number, err = s.end.Run(ctx, s.redis, []string{s.prefix + "sessions:" + user}, id, s.prefix+"ended:").Int64()
+	if err != nil {
+		return 0, fmt.Errorf("end session %s of %s: %w", id, user, err)
+	}
+	return number, nil
+}

@@ -1,0 +1,188 @@
+//go:build integration
+
+package store_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/services/presence/store"
+)
+
+// begin reports a connection of a session.
+func (g *gateway) begin(connection, user, session, device string, since time.Time) {
+	g.t.Helper()
+	g.users[connection] = user
+	g.report(false, &meshv1.ConnectionChange{Connection: connection, User: user, Session: session, Device: device,
+		ConnectedAt: timestamppb.New(since)})
+}
+
+func (g *gateway) marked(connection, session, device, mark string, gone bool) {
+	g.t.Helper()
+	user := g.users[connection]
+	if gone {
+		delete(g.users, connection)
+	}
+	g.report(false, &meshv1.ConnectionChange{Connection: connection, User: user, Session: session, Device: device,
+		Mark: mark, Gone: gone})
+}
+
+func sessions(t *testing.T, s *store.Store, user string) (all []string) {
+	t.Helper()
+	list, err := s.Sessions(t.Context(), user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range list {
+		all = append(all, fmt.Sprintf("%s %q at %s since %d, %v, mark %q", one.ID, one.Device, one.Gateway,
+			one.Since.Unix(), one.Connected, one.Mark))
+		if time.Since(one.Seen).Abs() > time.Minute {
+			t.Errorf("%s was seen at %v", one.ID, one.Seen)
+		}
+	}
+	return all
+}
+
+func wantSessions(t *testing.T, s *store.Store, user string, want ...string) {
+	t.Helper()
+	if got := sessions(t, s, user); !slices.Equal(got, want) {
+		t.Fatalf("the sessions of %s are\n%q, not\n%q", user, got, want)
+	}
+}
+
+func end(t *testing.T, s *store.Store, user, session string) int64 {
+	t.Helper()
+	number, err := s.EndSession(t.Context(), user, session)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return number
+}
+
+func TestSessions_GoOnOverConnections(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", time.Minute)
+		a, b := newGateway(t, s, "a"), newGateway(t, s, "b")
+		a.report(true)
+		b.report(true)
+		wantSessions(t, s, "bob")
+		a.begin("1", "bob", "s1", "a phone, blue", time.Unix(100, 0))
+		a.begin("2", "bob", "s2", "", time.Unix(200, 0))
+		a.begin("3", "carol", "s3", "desk", time.Unix(300, 0))
+		wantSessions(t, s, "bob", `s2 "" at a since 200, true, mark ""`, `s1 "a phone, blue" at a since 100, true, mark ""`)
+		a.marked("1", "s1", "a phone, blue", "m1", false)
+		a.marked("2", "s2", "", "m2", true)
+		wantSessions(t, s, "bob", `s2 "" at a since 200, false, mark "m2"`,
+			`s1 "a phone, blue" at a since 100, true, mark "m1"`)
+
+		// It comes back elsewhere before the first gateway has noticed that it went.
+		b.begin("4", "bob", "s1", "a phone, blue", time.Unix(900, 0))
+		a.marked("1", "s1", "a phone, blue", "m0", true)
+		wantSessions(t, s, "bob", `s2 "" at a since 200, false, mark "m2"`,
+			`s1 "a phone, blue" at b since 100, true, mark "m1"`)
+	})
+}
+
+func TestEndSession_EndsItsConnectionAndThoseThatResumeIt(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", time.Minute)
+		a, b := newGateway(t, s, "a"), newGateway(t, s, "b")
+		a.report(true)
+		b.report(true)
+		a.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
+		a.begin("2", "bob", "s2", "desk", time.Unix(200, 0))
+		if number := end(t, s, "carol", "s1"); number != 0 {
+			t.Errorf("carol ended the session of bob: %d", number)
+		}
+		first := end(t, s, "bob", "s1")
+		if first == 0 {
+			t.Fatal("there is no such session")
+		}
+		if again := end(t, s, "bob", "s1"); again != first {
+			t.Errorf("ended again it has the number %d, first %d", again, first)
+		}
+		wantSessions(t, s, "bob", `s2 "desk" at a since 200, true, mark ""`)
+		for range 2 { // until it is gone
+			if a.report(false); !slices.Equal(a.ended, []string{"1"}) {
+				t.Fatalf("a is to end %q", a.ended)
+			}
+		}
+		a.marked("1", "s1", "phone", "m", true)
+		if len(a.ended) > 0 {
+			t.Errorf("a is to end %q, which has gone", a.ended)
+		}
+		b.begin("3", "bob", "s1", "phone", time.Unix(300, 0))
+		if !slices.Equal(b.ended, []string{"3"}) {
+			t.Errorf("b is to end %q", b.ended)
+		}
+		wantSessions(t, s, "bob", `s2 "desk" at a since 200, true, mark ""`)
+		want(t, s, "bob", true)
+	})
+}
+
+func TestSessions_OfAGatewayThatIsGoneAreNotConnected(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", 50*time.Millisecond)
+		g := newGateway(t, s, "g")
+		g.report(true)
+		g.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
+		for end := time.Now().Add(20 * time.Second); ; {
+			if n, err := s.Expire(t.Context()); err != nil || time.Now().After(end) {
+				t.Fatal("its lease does not run out", err)
+			} else if n == 1 {
+				break
+			}
+		}
+		wantSessions(t, s, "bob", `s1 "phone" at g since 100, false, mark ""`)
+	})
+}
+
+// A client that never resumes does not fill Redis.
+func TestSessions_AreBoundedPerUser(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", time.Minute)
+		g := newGateway(t, s, "g")
+		g.report(true)
+		g.begin("stays", "bob", "stays", "desk", time.Unix(1, 0))
+		for n := range 70 {
+			connection := fmt.Sprint("c", n)
+			g.begin(connection, "bob", fmt.Sprint("s", n), "phone", time.Unix(int64(100+n), 0))
+			g.marked(connection, fmt.Sprint("s", n), "phone", "", true)
+		}
+		all, err := s.Sessions(t.Context(), "bob")
+		if err != nil || len(all) != 50 || all[0].ID != "s69" || all[49].ID != "stays" {
+			t.Fatalf("%d sessions, %v: %+v", len(all), err, all)
+		}
+	})
+}
+
+// Redis emptied: the connected ones are learnt again.
+func TestSessions_AreLearntAgain(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", time.Minute)
+		g := newGateway(t, s, "g")
+		g.report(true)
+		g.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
+		if err := r.FlushDB(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if answer := g.report(false); answer != store.Again {
+			t.Fatalf("a gateway that is not known: %s", answer)
+		}
+		delete(g.users, "1")
+		g.report(true)
+		g.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
+		wantSessions(t, s, "bob", `s1 "phone" at g since 100, true, mark ""`)
+	})
+}
