@@ -18,6 +18,8 @@ type Resumer struct {
 	After int64
 	// EventsAfter, not below After, is the position above which events are wanted.
 	EventsAfter int64
+	// Looks are rooms that they were only looking at, and of which they are to have what happened too.
+	Looks []string
 }
 
 // Stay is a time in a room, in positions, from the event that opened it to the one that closed it, both included.
@@ -159,6 +161,9 @@ func newGaps(resumers []Resumer, stays [][]Stay, head int64) *gaps {
 	g := &gaps{resumers: resumers, stays: stays, head: head, of: make([][]gap, len(resumers)), events: map[gap]int{}}
 	for i, r := range resumers {
 		g.add(i, gap{"user:" + r.User, r.EventsAfter, head})
+		for _, room := range r.Looks {
+			g.add(i, gap{room, r.EventsAfter, head})
+		}
 		for _, s := range stays[i] {
 			until := s.Closed
 			if until == 0 {

@@ -41,16 +41,16 @@ func TestResume_TellsStaysAndWhatHappenedInThem(t *testing.T) {
 		stays    [][]Stay
 		want     []int64
 	}{
-		"from the beginning": {[]Resumer{{"bob", 0, 0}},
+		"from the beginning": {[]Resumer{{"bob", 0, 0, nil}},
 			[][]Stay{{{one, 3, 5}, {one, 7, 0}, {two, 9, 11}}}, []int64{3, 4, 5, 7, 8, 9, 10, 11}},
-		"within a stay": {[]Resumer{{"bob", 3, 3}}, [][]Stay{{{one, 3, 5}, {one, 7, 0}, {two, 9, 11}}},
+		"within a stay": {[]Resumer{{"bob", 3, 3, nil}}, [][]Stay{{{one, 3, 5}, {one, 7, 0}, {two, 9, 11}}},
 			[]int64{4, 5, 7, 8, 9, 10, 11}},
-		"at its end":      {[]Resumer{{"bob", 5, 5}}, [][]Stay{{{one, 7, 0}, {two, 9, 11}}}, []int64{7, 8, 9, 10, 11}},
-		"newer ones only": {[]Resumer{{"bob", 4, 9}}, [][]Stay{{{one, 3, 5}, {one, 7, 0}, {two, 9, 11}}}, []int64{10, 11}},
-		"at the head":     {[]Resumer{{"bob", 12, 12}}, [][]Stay{{{one, 7, 0}}}, nil},
-		"beyond it":       {[]Resumer{{"bob", 99, 99}}, [][]Stay{{{one, 7, 0}}}, nil},
-		"a stranger":      {[]Resumer{{"eve", 0, 0}}, [][]Stay{nil}, nil},
-		"several, with events that they share": {[]Resumer{{"eve", 0, 0}, {"bob", 9, 9}, {"alice", 10, 10}},
+		"at its end":      {[]Resumer{{"bob", 5, 5, nil}}, [][]Stay{{{one, 7, 0}, {two, 9, 11}}}, []int64{7, 8, 9, 10, 11}},
+		"newer ones only": {[]Resumer{{"bob", 4, 9, nil}}, [][]Stay{{{one, 3, 5}, {one, 7, 0}, {two, 9, 11}}}, []int64{10, 11}},
+		"at the head":     {[]Resumer{{"bob", 12, 12, nil}}, [][]Stay{{{one, 7, 0}}}, nil},
+		"beyond it":       {[]Resumer{{"bob", 99, 99, nil}}, [][]Stay{{{one, 7, 0}}}, nil},
+		"a stranger":      {[]Resumer{{"eve", 0, 0, nil}}, [][]Stay{nil}, nil},
+		"several, with events that they share": {[]Resumer{{"eve", 0, 0, nil}, {"bob", 9, 9, nil}, {"alice", 10, 10, nil}},
 			[][]Stay{nil, {{one, 7, 0}, {two, 9, 11}}, {{one, 1, 0}, {two, 9, 0}}}, []int64{10, 11, 12}},
 	} {
 		got, err := l.Resume(t.Context(), test.resumers, 0)
@@ -73,7 +73,7 @@ func TestResume_TellsStaysAndWhatHappenedInThem(t *testing.T) {
 func TestResume_LeavesOutRoomsThatAreTooFarAndNoOthers(t *testing.T) {
 	t.Parallel()
 	l := comings(t)
-	got, err := l.Resume(t.Context(), []Resumer{{"bob", 0, 0}, {"bob", 5, 5}, {"alice", 10, 10}}, 4)
+	got, err := l.Resume(t.Context(), []Resumer{{"bob", 0, 0, nil}, {"bob", 5, 5, nil}, {"alice", 10, 10, nil}}, 4)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestResume_ComesRedacted(t *testing.T) {
 	t.Parallel()
 	l := comings(t)
 	commit(t, l, on("1", "c3", &chatv1.MessageDeleted{ConversationId: "1", MessageId: "d"}))
-	got, err := l.Resume(t.Context(), []Resumer{{"bob", 7, 7}}, 0)
+	got, err := l.Resume(t.Context(), []Resumer{{"bob", 7, 7, nil}}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,12 +47,33 @@ func (s *server) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeReq
 	resumers := make([]eventlog.Resumer, len(r.Msg.GetResumers()))
 	for i, one := range r.Msg.GetResumers() {
 		resumers[i] = eventlog.Resumer{User: one.GetUser(), After: one.GetAfter(), EventsAfter: one.GetEventsAfter()}
+		for _, room := range one.GetLooks() {
+			looked, err := s.leave(ctx, one.GetUser(), room, false)
+			if err != nil {
+				return nil, err
+			}
+			if looked.GetAllowed() {
+				resumers[i].Looks = append(resumers[i].Looks, room)
+			}
+		}
 	}
 	missed, err := s.log.Resume(ctx, resumers, int(r.Msg.GetLimit()))
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(missed.Message()), nil
+	answer := missed.Message()
+	for i, told := range answer.GetResumed() {
+		told.Looked = resumers[i].Looks
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// leave says whether somebody may look at a room.
+func (s *server) leave(ctx context.Context, user, room string, snapshot bool) (*meshv1.Looked, error) {
+	if s.look == nil {
+		return &meshv1.Looked{}, nil
+	}
+	return s.look(ctx, user, room, snapshot)
 }
 
 // Look says whether users may look at rooms. The position is read first: what is newer than it comes by the topic.
@@ -63,11 +84,9 @@ func (s *server) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest
 	}
 	answer := &meshv1.LookResponse{Position: head}
 	for _, l := range r.Msg.GetLookers() {
-		looked := &meshv1.Looked{}
-		if s.look != nil {
-			if looked, err = s.look(ctx, l.GetUser(), l.GetRoom(), l.GetSnapshot()); err != nil {
-				return nil, err
-			}
+		looked, err := s.leave(ctx, l.GetUser(), l.GetRoom(), l.GetSnapshot())
+		if err != nil {
+			return nil, err
 		}
 		answer.Looked = append(answer.Looked, looked)
 	}

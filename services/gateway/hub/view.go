@@ -147,6 +147,8 @@ func (v *View) Attach(c *Conn, rooms []string, position int64) bool {
 // Return is what a connection comes back to.
 type Return struct {
 	Rooms    []string // that are open as of the position
+	Looked   []string // that it may look at, until then
+	Until    time.Time
 	Position int64
 	Missed   []*Event // up to the position, in order
 	TooFar   []string // rooms of which it was not given what it missed
@@ -168,6 +170,9 @@ func (v *View) Resume(c *Conn, r Return) bool {
 	v.join(s, "user:"+c.User, r.Position).opened = true
 	for _, room := range r.Rooms {
 		v.join(s, room, r.Position).opened = true
+	}
+	for _, room := range r.Looked {
+		v.join(s, room, r.Position).until = r.Until
 	}
 	if n := len(r.Missed); n > 0 {
 		c.catchUp(r.Missed, v.log)

@@ -23,6 +23,8 @@ type newcomer struct {
 	returns bool  // was here before
 	marked  bool  // and its mark knows this log:
 	after   int64 // it has everything up to here
+	looks   []string
+	answer  func(room string, refused bool) // of looks
 }
 
 // attach asks for the rooms of everyone who waits. Who could not be attached waits on.
@@ -95,10 +97,14 @@ func (a *asker) begin(ctx context.Context, batch []newcomer) (again []newcomer, 
 		for _, n := range newcomers {
 			r := hub.Return{Rooms: opened[user], Position: response.Msg.Position}
 			if n.returns {
-				r.TooFar = everything(user, r.Rooms)
+				r.TooFar = append(everything(user, r.Rooms), n.looks...)
 			}
 			if !a.view.Resume(n.conn, r) {
 				again = append(again, n)
+				continue
+			}
+			for _, room := range n.looks { // as if it had not looked before
+				a.want(func() { a.looking = append(a.looking, look{n.conn, room, func(no bool) { n.answer(room, no) }}) })
 			}
 		}
 	}

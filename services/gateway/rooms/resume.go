@@ -3,6 +3,8 @@ package rooms
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -36,7 +38,7 @@ func (a *asker) resumeSome(ctx context.Context, batch []newcomer) (answered int,
 	recent, whole := a.recent(batch, reach)
 	request := &meshv1.ResumeRequest{Limit: int32(a.options.Missed.Events)}
 	for _, n := range batch {
-		r := &meshv1.Resumer{User: n.conn.User, After: n.after, EventsAfter: n.after}
+		r := &meshv1.Resumer{User: n.conn.User, After: n.after, EventsAfter: n.after, Looks: n.looks}
 		if whole && n.after >= reach {
 			r.EventsAfter = max(n.after, complete)
 		}
@@ -59,6 +61,9 @@ func (a *asker) resumeSome(ctx context.Context, batch []newcomer) (answered int,
 		if !a.view.Resume(n.conn, a.back(n, answer, position, past)) {
 			again = append(again, n)
 			continue
+		}
+		for _, room := range n.looks {
+			n.answer(room, !slices.Contains(answer.Looked, room))
 		}
 		from := "log"
 		if whole && n.after >= reach {
@@ -85,8 +90,11 @@ func (a *asker) recent(batch []newcomer, reach int64) ([]*hub.Event, bool) {
 
 // back is what one connection comes back to.
 func (a *asker) back(n newcomer, answer *meshv1.Resumed, position int64, past *hub.Past) hub.Return {
-	r := hub.Return{Position: position}
+	r := hub.Return{Position: position, Looked: answer.Looked, Until: time.Now().Add(a.options.Lease)}
 	var stays []hub.Stay
+	for _, room := range answer.Looked {
+		stays = append(stays, hub.Stay{Room: room})
+	}
 	for _, s := range answer.Stays {
 		stays = append(stays, hub.Stay{Room: s.Room, Opened: s.Opened, Closed: s.Closed})
 		if s.Closed == 0 {
@@ -95,7 +103,7 @@ func (a *asker) back(n newcomer, answer *meshv1.Resumed, position int64, past *h
 	}
 	if n.after > position {
 		// The log has lost what this client has: it is not the one that the mark was made of.
-		r.TooFar = everything(n.conn.User, r.Rooms)
+		r.TooFar = append(everything(n.conn.User, r.Rooms), answer.Looked...)
 		return r
 	}
 	r.Missed, r.TooFar = past.Missed(n.conn.User, n.after, position, stays, answer.TooFar, a.options.Missed)

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
 // back connects a user who has everything of the chat's log up to a position, and the whole of the others.
@@ -22,7 +23,7 @@ func (w *world) back(t *testing.T, user string, after int64) *hub.Conn {
 		mark[owner] = 0
 	}
 	mark["chat"] = after
-	w.rooms.Resume(c, mark)
+	w.rooms.Resume(c, mark, nil, nil)
 	return c
 }
 
@@ -101,7 +102,7 @@ func TestResume_OfALogThatTheMarkDoesNotKnowEverythingIsTooFar(t *testing.T) {
 	c, err := w.hub.Add("bob")
 	require.NoError(t, err)
 	c.Greet(func(tooFar []string) []byte { return fmt.Appendf(nil, `{"re":"r","too_far":"%v"}`, tooFar) })
-	w.rooms.Resume(c, hub.Mark{"feed": 0, "notification": 0})
+	w.rooms.Resume(c, hub.Mark{"feed": 0, "notification": 0}, nil, nil)
 	all, tooFar := told(t, c)
 	require.Empty(t, all)
 	require.Equal(t, "[conversation:g user:bob]", tooFar)
@@ -161,4 +162,74 @@ func TestResume_WaitsForAnOwnerThatIsAway(t *testing.T) {
 	w.owners["chat"].SetAway(false)
 	all, _ := told(t, c)
 	require.Equal(t, sixthAndBefore, all)
+}
+
+// posted waits for a post, and says what is in it.
+func posted(t *testing.T, c *hub.Conn) any {
+	t.Helper()
+	f := await(t, c)
+	require.Equal(t, "feed.post_created", f["event"], f)
+	return f["data"].(map[string]any)["body"]
+}
+
+func (w *world) post(author, body string) envelope.Event {
+	return w.owners["feed"].Append(author, "feed.post_created",
+		fmt.Sprintf(`{"post_id":%q,"author_id":%q,"body":%q}`, body, author, body))
+}
+
+func TestResume_GivesWhatHappenedInRoomsThatWereLookedAt(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	feed := w.owners["feed"]
+	feed.Allow("bob", "author:alice", true)
+	feed.Allow("bob", "author:dave", false)
+	for _, body := range []string{"seen", "missed", "missed too"} {
+		w.post("alice", body)
+	}
+	w.post("carol", "of somebody else")
+	w.post("dave", "not for bob")
+	close(w.known)
+	c, err := w.hub.Add("bob")
+	require.NoError(t, err)
+	c.Greet(func(tooFar []string) []byte { return fmt.Appendf(nil, `{"re":"r","too_far":"%v"}`, tooFar) })
+	answers := make(chan string, 10)
+	unknown := w.rooms.Resume(c, hub.Mark{"feed": 1, "chat": 0, "notification": 0},
+		[]string{"author:alice", "author:dave", "nothing:x"},
+		func(room string, refused bool) { answers <- fmt.Sprint(room, " ", refused) })
+	require.Equal(t, []string{"nothing:x"}, unknown)
+	require.Equal(t, "missed", posted(t, c))
+	require.Equal(t, "missed too", posted(t, c))
+	require.Equal(t, "[]", await(t, c)["too_far"])
+	require.Equal(t, true, await(t, c)["ready"])
+	require.ElementsMatch(t, []string{"author:alice false", "author:dave true"}, []string{<-answers, <-answers})
+	require.Equal(t, 1, w.rooms.Looking(c))
+
+	for _, e := range feed.Log() { // the fan-out is behind
+		w.deliver(e)
+	}
+	w.deliver(w.post("dave", "still not"))
+	w.deliver(w.post("alice", "new"))
+	require.Equal(t, "new", posted(t, c))
+	w.rooms.Unlook(c, "author:alice")
+	w.deliver(w.post("alice", "newer"))
+	require.Empty(t, c.Take(10))
+}
+
+func TestResume_OfALogThatTheMarkDoesNotKnowIsLookedAtAnew(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	w.owners["feed"].Allow("bob", "author:alice", true)
+	w.post("alice", "missed")
+	close(w.known)
+	c, err := w.hub.Add("bob")
+	require.NoError(t, err)
+	c.Greet(func(tooFar []string) []byte { return fmt.Appendf(nil, `{"re":"r","too_far":"%v"}`, tooFar) })
+	given := make(chan bool, 1)
+	w.rooms.Resume(c, hub.Mark{"chat": 0, "notification": 0}, []string{"author:alice"},
+		func(_ string, refused bool) { given <- !refused })
+	require.Equal(t, "[author:alice user:bob]", await(t, c)["too_far"])
+	require.Equal(t, true, await(t, c)["ready"])
+	require.True(t, <-given)
+	w.deliver(w.post("alice", "new"))
+	require.Equal(t, "new", posted(t, c))
 }

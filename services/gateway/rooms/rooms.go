@@ -84,17 +84,34 @@ func (r *Rooms) Run(ctx context.Context) error {
 }
 
 // Attach asks all owners for the rooms of a connection's user. The client is told when all have answered.
-func (r *Rooms) Attach(c *hub.Conn) { r.attach(newcomer{conn: c}, nil) }
+func (r *Rooms) Attach(c *hub.Conn) { r.attach(newcomer{conn: c}, nil, nil) }
 
-// Resume is Attach for a client that was away, and has everything up to a mark: it gets first what it missed.
-func (r *Rooms) Resume(c *hub.Conn, mark hub.Mark) { r.attach(newcomer{conn: c, returns: true}, mark) }
+// Resume is Attach for a client that was away, and has everything up to a mark: it gets first what it missed, also of
+// rooms that it looked at and may look at still. These are answered as by Look, but for those that nobody knows.
+func (r *Rooms) Resume(c *hub.Conn, mark hub.Mark, looked []string, answer func(room string, refused bool)) (
+	unknown []string) {
+	looks := map[*asker][]string{}
+	for _, room := range looked {
+		switch a := r.asked(room); {
+		case a == nil:
+			unknown = append(unknown, room)
+		case a.logged:
+			looks[a] = append(looks[a], room)
+		default: // of state there is nothing but what it is now
+			a.want(func() { a.looking = append(a.looking, look{c, room, func(no bool) { answer(room, no) }}) })
+		}
+	}
+	r.attach(newcomer{conn: c, returns: true, answer: answer}, mark, looks)
+	return unknown
+}
 
-func (r *Rooms) attach(n newcomer, mark hub.Mark) {
+func (r *Rooms) attach(n newcomer, mark hub.Mark, looks map[*asker][]string) {
 	for _, a := range r.asks {
 		if !a.logged {
 			continue
 		}
 		n.after, n.marked = mark[a.owner]
+		n.looks = looks[a]
 		a.want(func() { a.attaching = append(a.attaching, n) })
 	}
 }

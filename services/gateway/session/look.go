@@ -68,20 +68,29 @@ func (s *Session) look(f Frame) {
 // lookAt asks for leave to look at rooms. Each is answered by itself, by a refusal or nil.
 func (s *Session) lookAt(rooms []string, answer func(room string, refused *refusal.Error)) {
 	s.looks.Add(int64(len(rooms)))
+	done := s.looked(answer)
 	for _, room := range rooms {
-		known := s.mesh.Rooms.Look(s.conn, room, func(refused bool) {
+		if known := s.mesh.Rooms.Look(s.conn, room, func(refused bool) { done(room, refused) }); !known {
 			s.looks.Add(-1)
-			if refused {
-				answer(room, refusal.New(refusal.NotAMember, "you may not look at %s", room))
-				return
-			}
-			answer(room, nil)
-		})
-		if !known {
-			s.looks.Add(-1)
-			answer(room, refusal.New(refusal.NotFound, "there is no %s to look at", room))
+			answer(room, unknownRoom(room))
 		}
 	}
+}
+
+// looked turns an owner's word into the answer for a room that was counted in s.looks.
+func (s *Session) looked(answer func(room string, refused *refusal.Error)) func(room string, refused bool) {
+	return func(room string, refused bool) {
+		s.looks.Add(-1)
+		if refused {
+			answer(room, refusal.New(refusal.NotAMember, "you may not look at %s", room))
+			return
+		}
+		answer(room, nil)
+	}
+}
+
+func unknownRoom(room string) *refusal.Error {
+	return refusal.New(refusal.NotFound, "there is no %s to look at", room)
 }
 
 func (l *looked) reply(re string) []byte {

@@ -72,14 +72,19 @@ func (s *Session) resume(f Frame) {
 			TooFar  []string `json:"too_far"`
 		}{mark != nil, append([]string{}, tooFar...)}))
 	})
-	if mark == nil {
-		s.mesh.Rooms.Attach(s.conn)
-	} else {
-		s.mesh.Rooms.Resume(s.conn, mark)
-	}
-	s.lookAt(c.Rooms, func(room string, refused *refusal.Error) {
+	answer := func(room string, refused *refusal.Error) {
 		if refused != nil {
 			s.conn.Send(rooms.Unlooked(room, refused.Code, refused.Text))
 		}
-	})
+	}
+	if mark == nil {
+		s.mesh.Rooms.Attach(s.conn)
+		s.lookAt(c.Rooms, answer)
+		return
+	}
+	s.looks.Add(int64(len(c.Rooms)))
+	for _, room := range s.mesh.Rooms.Resume(s.conn, mark, c.Rooms, s.looked(answer)) {
+		s.looks.Add(-1)
+		answer(room, unknownRoom(room))
+	}
 }

@@ -29,10 +29,15 @@ func (o *Owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeReques
 				told.Stays = append(told.Stays, s)
 			}
 		}
+		for _, room := range one.Looks {
+			if o.looked[one.User+" "+room] {
+				told.Looked = append(told.Looked, room)
+			}
+		}
 		counts := map[string]int32{}
 		for _, e := range o.log[min(one.EventsAfter, int64(len(o.log))):] {
 			for _, room := range e.Rooms {
-				if within(told.Stays, one.User, room, e.Position) {
+				if within(told.Stays, one.User, room, e.Position) || slices.Contains(told.Looked, room) {
 					wanted[e.Position] = true
 					counts[room]++
 				}

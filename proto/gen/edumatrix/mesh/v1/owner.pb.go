@@ -443,7 +443,9 @@ type Resumer struct {
 	// It has everything up to this position.
 	After int64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
 	// Events are wanted above this position, which is not below after: the asker has those before.
-	EventsAfter   int64 `protobuf:"varint,3,opt,name=events_after,json=eventsAfter,proto3" json:"events_after,omitempty"`
+	EventsAfter int64 `protobuf:"varint,3,opt,name=events_after,json=eventsAfter,proto3" json:"events_after,omitempty"`
+	// Rooms that it looked at, and wants to look at again, for a minute.
+	Looks         []string `protobuf:"bytes,4,rep,name=looks,proto3" json:"looks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -497,6 +499,13 @@ func (x *Resumer) GetEventsAfter() int64 {
 		return x.EventsAfter
 	}
 	return 0
+}
+
+func (x *Resumer) GetLooks() []string {
+	if x != nil {
+		return x.Looks
+	}
+	return nil
 }
 
 type ResumeRequest struct {
@@ -619,7 +628,9 @@ type Resumed struct {
 	// Those that reach above after. Everybody is in their own user room besides.
 	Stays []*Stay `protobuf:"bytes,1,rep,name=stays,proto3" json:"stays,omitempty"`
 	// Rooms of whose events some are left out, because there are too many.
-	TooFar        []string `protobuf:"bytes,2,rep,name=too_far,json=tooFar,proto3" json:"too_far,omitempty"`
+	TooFar []string `protobuf:"bytes,2,rep,name=too_far,json=tooFar,proto3" json:"too_far,omitempty"`
+	// Rooms that it may look at again; what happened there is among the records too.
+	Looked        []string `protobuf:"bytes,3,rep,name=looked,proto3" json:"looked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -664,6 +675,13 @@ func (x *Resumed) GetStays() []*Stay {
 func (x *Resumed) GetTooFar() []string {
 	if x != nil {
 		return x.TooFar
+	}
+	return nil
+}
+
+func (x *Resumed) GetLooked() []string {
+	if x != nil {
+		return x.Looked
 	}
 	return nil
 }
@@ -1219,21 +1237,23 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\x05rooms\x18\x02 \x03(\tR\x05rooms\"_\n" +
 	"\rRoomsResponse\x122\n" +
 	"\x05users\x18\x01 \x03(\v2\x1c.edumatrix.mesh.v1.UserRoomsR\x05users\x12\x1a\n" +
-	"\bposition\x18\x02 \x01(\x03R\bposition\"V\n" +
+	"\bposition\x18\x02 \x01(\x03R\bposition\"l\n" +
 	"\aResumer\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x03R\x05after\x12!\n" +
-	"\fevents_after\x18\x03 \x01(\x03R\veventsAfter\"]\n" +
+	"\fevents_after\x18\x03 \x01(\x03R\veventsAfter\x12\x14\n" +
+	"\x05looks\x18\x04 \x03(\tR\x05looks\"]\n" +
 	"\rResumeRequest\x126\n" +
 	"\bresumers\x18\x01 \x03(\v2\x1a.edumatrix.mesh.v1.ResumerR\bresumers\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x05R\x05limit\"J\n" +
 	"\x04Stay\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x16\n" +
 	"\x06opened\x18\x02 \x01(\x03R\x06opened\x12\x16\n" +
-	"\x06closed\x18\x03 \x01(\x03R\x06closed\"Q\n" +
+	"\x06closed\x18\x03 \x01(\x03R\x06closed\"i\n" +
 	"\aResumed\x12-\n" +
 	"\x05stays\x18\x01 \x03(\v2\x17.edumatrix.mesh.v1.StayR\x05stays\x12\x17\n" +
-	"\atoo_far\x18\x02 \x03(\tR\x06tooFar\"\x97\x01\n" +
+	"\atoo_far\x18\x02 \x03(\tR\x06tooFar\x12\x16\n" +
+	"\x06looked\x18\x03 \x03(\tR\x06looked\"\x97\x01\n" +
 	"\x0eResumeResponse\x124\n" +
 	"\aresumed\x18\x01 \x03(\v2\x1a.edumatrix.mesh.v1.ResumedR\aresumed\x123\n" +
 	"\arecords\x18\x02 \x03(\v2\x19.edumatrix.mesh.v1.RecordR\arecords\x12\x1a\n" +
