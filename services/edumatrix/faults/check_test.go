@@ -56,7 +56,19 @@ func tell() *told {
 		e.Position, e.ID, e.Topic, e.About = int64(i+1), fmt.Sprint("n", i+1), "notification-events", room
 		notification.Events = append(notification.Events, e)
 	}
-	x.s = &Stored{Logs: []Log{chat, notification}}
+	feed := Log{Owner: "feed", Relayed: 2}
+	for n := int64(1); n <= 2; n++ {
+		e := Event{Type: "feed.post_created", Stream: fmt.Sprint("post:p", n), Version: 1, Position: n, Topic: "post-events",
+			Actor: "alice", ID: fmt.Sprint("f", n), Cause: fmt.Sprint("p", n), Text: fmt.Sprint("post ", n),
+			Time: begun.Add(time.Duration(n) * time.Second)}
+		feed.Events = append(feed.Events, e)
+		feed.Outcomes = append(feed.Outcomes, Outcome{Actor: "alice", CommandID: e.Cause, Type: "t", Stream: e.Stream,
+			Kind: Committed, Version: 1, Position: n})
+		x.h.commands = append(x.h.commands, &Command{Actor: "alice", ID: e.Cause, Owner: "feed", Type: "t", Text: e.Text,
+			Sends: 1, Sent: e.Time.Add(-time.Millisecond), Answers: []Answer{
+				{At: e.Time.Add(time.Millisecond), Kind: Committed, Stream: e.Stream, Version: 1}}})
+	}
+	x.s = &Stored{Logs: []Log{chat, notification, feed}}
 	for _, l := range x.s.Logs {
 		before := int64(0)
 		for _, e := range l.Events {
@@ -66,8 +78,18 @@ func tell() *told {
 		}
 	}
 	x.bob, x.carol = x.session("bob", 1, 2, 3, 4, 5, 6, 7), x.session("carol", 1, 2, 3, 4, 6, 7)
+	x.bob.Looks, x.bob.Looked = []string{"alice"}, begun
+	x.bob.Events = append(x.bob.Events, x.post(1), x.post(2))
 	return x
 }
+
+func (x *told) post(n int64) Seen {
+	e := x.s.log("feed").Events[n-1]
+	return Seen{Type: e.Type, Stream: e.Stream, Version: 1, ID: e.ID, Actor: e.Actor, Text: e.Text}
+}
+
+// unseen has bob not see the last post.
+func (x *told) unseen() { x.bob.Events = x.bob.Events[:len(x.bob.Events)-1] }
 
 // session is a connection from the beginning on, that saw versions of the conversation.
 func (x *told) session(user string, versions ...int64) *Session {
@@ -104,7 +126,7 @@ func (x *told) outcome(command int, kind string) {
 
 // came has a session begin later.
 func (x *told) came(s *Session, late time.Duration) {
-	s.Dialed, s.Ready = begun.Add(late), begun.Add(late)
+	s.Dialed, s.Ready, s.Looked = begun.Add(late), begun.Add(late), begun.Add(late)
 }
 
 func TestCheck_FindsNothingWhereAllWasKept(t *testing.T) {
@@ -119,6 +141,10 @@ func TestCheck_FindsWhatWasBroken(t *testing.T) {
 		promise string
 		spoil   func(x *told)
 	}{
+		"a post that was not seen":     {clientsSee, func(x *told) { x.unseen() }},
+		"a post that was seen twice":   {clientsSee, func(x *told) { x.bob.Events = append(x.bob.Events, x.post(1)) }},
+		"a post that nobody wrote":     {clientsSee, func(x *told) { x.bob.Events[len(x.bob.Events)-1].Stream = "post:x" }},
+		"a post of whom is not looked": {access, func(x *told) { x.carol.Events = append(x.carol.Events, x.post(1)) }},
 		"a command without outcome": {kept, func(x *told) {
 			x.h.commands = append(x.h.commands, &Command{Actor: "bob", ID: "lost", Owner: "chat", Sends: 3})
 		}},
@@ -207,6 +233,14 @@ func TestCheck_AllowsWhatMayBe(t *testing.T) {
 		},
 		"a batch that was interrupted": func(x *told) {
 			x.s.Records = append([]Record{x.s.Records[1]}, x.s.Records...)
+		},
+		"a post from before it looked": func(x *told) {
+			x.unseen()
+			x.bob.Looked = begun.Add(3 * time.Second)
+		},
+		"posts that were too far": func(x *told) {
+			x.unseen()
+			x.bob.Events = append(x.bob.Events, Seen{Type: TooFar, Stream: "author:alice"})
 		},
 		"records that come again": func(x *told) { x.s.Records = append(x.s.Records, x.s.Records[:3]...) },
 		"poison, twice": func(x *told) {

@@ -20,6 +20,7 @@ type device struct {
 	user    string
 	name    string
 	gateway int
+	looks   []string // authors
 
 	mu       sync.Mutex
 	random   *rand.Rand
@@ -74,14 +75,26 @@ func (d *device) url() string { return d.p.sockets[d.gateway%len(d.p.sockets)] }
 func (d *device) dial() *connection {
 	ctx, cancel := context.WithTimeout(d.p.ctx, dialTime)
 	defer cancel()
-	s := &Session{User: d.user, Device: d.name, Dialed: time.Now()}
-	c, err := client.Dial(ctx, client.Options{URL: d.url(), Token: d.p.tokens[d.user],
+	s := &Session{User: d.user, Device: d.name, Dialed: time.Now(), Looks: d.looks}
+	var rooms []string
+	for _, author := range d.looks {
+		rooms = append(rooms, "author:"+author)
+	}
+	c, err := client.Dial(ctx, client.Options{URL: d.url(), Token: d.p.tokens[d.user], Rooms: rooms,
 		OnEvent:   func(e client.Event) { d.see(s, e) },
 		OnOutcome: func(o client.Outcome) { d.tell(o) }})
 	if err != nil {
 		return nil
 	}
 	s.Ready = time.Now()
+	if len(rooms) > 0 {
+		look := map[string]any{"type": "look", "data": map[string]any{"rooms": rooms}}
+		if _, err := c.Request(ctx, look); err != nil {
+			c.Close()
+			return nil
+		}
+		s.Looked = time.Now()
+	}
 	d.p.h.Begin(s)
 	return &connection{c, s}
 }

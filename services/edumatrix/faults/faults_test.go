@@ -127,10 +127,11 @@ func run(t *testing.T, s *stand, programs meshrun.Binaries, plan Plan, size size
 	n := newNemesis(t, m, p)
 	p.send()
 	n.run(plan, size.commands)
-	p.settle(90 * time.Second)
 	if !p.connected(60 * time.Second) {
 		m.broken("not every client is connected")
 	}
+	m.present(p)
+	p.settle(90 * time.Second)
 	stored, err := m.quiet(p)
 	if err != nil {
 		m.broken("afterwards: %v", err)

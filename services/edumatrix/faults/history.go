@@ -93,6 +93,9 @@ type Session struct {
 	Events []Seen
 	// Resumed is how often it came back.
 	Resumed int
+	// Looks are the authors that it looks at, since Looked.
+	Looks  []string
+	Looked time.Time
 }
 
 // TooFar is the type under which a session notes that it came back, and that of a room too much was missed.

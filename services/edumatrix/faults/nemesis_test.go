@@ -47,6 +47,7 @@ func newNemesis(t testing.TB, m *mesh, p *population) *nemesis {
 // run carries out the plan, and returns when so many commands have been sent and all faults are over.
 func (n *nemesis) run(plan Plan, commands int) {
 	pending := slices.Clone(plan.Faults)
+	var again time.Time
 	for end := time.Now().Add(4 * time.Minute); ; {
 		sent, open, more := n.p.h.Sent()
 		if time.Now().After(end) {
@@ -54,11 +55,14 @@ func (n *nemesis) run(plan Plan, commands int) {
 				len(pending))
 			break
 		}
-		if len(pending) > 0 && sent >= pending[0].After && open > 0 {
-			f := pending[0]
-			pending = pending[1:]
-			n.hits = append(n.hits, hit{f, sent, open})
-			n.begin(f)
+		if len(pending) > 0 && sent >= pending[0].After && open > 0 && !time.Now().Before(again) {
+			if f := pending[0]; n.begin(f) {
+				n.t.Logf("%s: %v, for %v", time.Now().Format(clock), f, f.For)
+				n.hits = append(n.hits, hit{f, sent, open})
+				pending = pending[1:]
+			} else { // what it is done to is away by another fault
+				again = time.Now().Add(200 * time.Millisecond)
+			}
 		}
 		n.due()
 		if sent >= commands && len(pending)+len(n.actions) == 0 {
@@ -111,34 +115,37 @@ func (n *nemesis) mend(l *Link) {
 	}
 }
 
-// begin starts a fault and plans its end.
-func (n *nemesis) begin(f Fault) {
+// begin starts a fault and plans its end. It says false when there is nothing now that the fault could be done to.
+func (n *nemesis) begin(f Fault) bool {
 	f.Times = max(1, f.Times)
-	n.t.Logf("%s: %v, for %v", time.Now().Format(clock), f, f.For)
 	switch {
 	case slices.Contains(stores, f.On) && slices.Contains([]string{"kill", "freeze", "freeze, then kill", "empty",
 		"rewind", "forget", "lose the tail"}, f.Kind):
-		n.store(f)
+		return n.store(f)
 	case slices.Contains([]string{"cut", "reset", "silence", "delay", "throttle"}, f.Kind):
 		n.link(f)
 	case f.Kind == "kill all services":
 		n.killAll(f)
 	case f.Kind == "hold a transaction open":
-		n.hold(f, `SELECT count(*), pg_current_xact_id() FROM chat.events`)
+		return n.hold(f, `SELECT count(*), pg_current_xact_id() FROM chat.events`)
 	case f.Kind == "hold the append lock":
-		n.hold(f, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", appendLock(f.On)))
+		return n.hold(f, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", appendLock(f.On)))
 	case f.Kind == "poison":
-		n.poison()
+		return n.poison()
 	case f.Kind == "slow client":
 		n.p.devices[n.random.IntN(len(n.p.devices))].slowDown(f.For)
 		n.after(f.For, func() {})
 	default:
-		n.service(f)
+		return n.service(f)
 	}
+	return true
 }
 
-func (n *nemesis) service(f Fault) {
+func (n *nemesis) service(f Fault) bool {
 	x := n.m.service(f.On)
+	if !x.Running() || x.frozen {
+		return false
+	}
 	start := func() {
 		if !x.wanted {
 			n.m.start(x)
@@ -160,18 +167,18 @@ func (n *nemesis) service(f Fault) {
 	case "stop until forgotten":
 		n.m.kill(x)
 		n.after(f.For, func() {
-			n.forget()
+			if !n.forget() {
+				n.after(time.Second, func() { n.forget() }) // the broker was away
+			}
 			start()
 		})
 	case "freeze", "freeze long":
-		if !x.Running() {
-			return
-		}
 		n.m.freeze(x)
 		n.after(f.For, func() { n.m.thaw(x) })
 	default:
 		n.t.Fatalf("nobody knows how to %s %s", f.Kind, f.On)
 	}
+	return true
 }
 
 func (n *nemesis) killAll(f Fault) {
@@ -187,63 +194,49 @@ func (n *nemesis) killAll(f Fault) {
 	})
 }
 
-// store takes a store away. One that is away already stays so.
-func (n *nemesis) store(f Fault) {
+// store does something to a store that is there, or takes it away.
+func (n *nemesis) store(f Fault) bool {
+	if slices.Contains(n.m.away, f.On) {
+		return false
+	}
 	s := n.m.stand.store(f.On)
+	takeAway := func() { n.m.away = append(n.m.away, f.On) }
 	switch f.Kind {
 	case "empty":
 		n.m.stand.emptyRedis(n.t)
+	case "forget":
+		return n.forget()
 	case "rewind": // to what it was when the fault began
-		if n.away(f.On) {
-			return
-		}
+		takeAway()
 		n.m.stand.redis.Snapshot()
 		n.after(f.For, func() {
 			s.Kill()
 			n.m.stand.redis.Rewind()
 			n.back(f.On, s.Start)()
 		})
-	case "forget":
-		n.forget()
 	case "lose the tail":
-		if n.away(f.On) {
-			return
-		}
+		takeAway()
 		data := n.m.stand.kafkaData()
 		s.Kill()
 		n.tear(data, "chat-events")
 		n.after(f.For, n.back(f.On, s.Start))
 	case "kill":
-		if n.away(f.On) {
-			return
-		}
+		takeAway()
 		s.Kill()
 		n.after(f.For, n.back(f.On, s.Start))
 	case "freeze":
-		if n.away(f.On) {
-			return
-		}
+		takeAway()
 		s.Freeze()
 		n.after(f.For, n.back(f.On, s.Thaw))
 	case "freeze, then kill":
-		if n.away(f.On) {
-			return
-		}
+		takeAway()
 		s.Freeze()
 		n.after(f.For, func() {
 			s.Kill()
 			n.after(2*time.Second, n.back(f.On, s.Start))
 		})
 	}
-}
-
-// away notes that a store is taken away, and says whether it was before.
-func (n *nemesis) away(store string) bool {
-	if slices.Contains(n.m.away, store) {
-		return true
-	}
-	n.m.away = append(n.m.away, store)
-	return false
+	return true
 }
 
 func (n *nemesis) back(store string, start func()) func() {
@@ -290,26 +283,29 @@ func appendLock(owner string) int64 {
 	return int64(h.Sum64())
 }
 
-// hold keeps a transaction open in which something was done.
-func (n *nemesis) hold(f Fault, statement string) {
+// hold keeps a transaction open in which something was done; false when that could not be done.
+func (n *nemesis) hold(f Fault, statement string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, n.m.stand.database(n.m.database, n.m.stand.postgres.Addr()))
 	if err != nil {
 		n.t.Logf("%v: the database is away: %v", f, err)
-		return
+		return false
 	}
 	if _, err = conn.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ"); err == nil {
 		_, err = conn.Exec(ctx, statement)
 	}
 	if err != nil {
 		n.t.Logf("%v: %v", f, err)
+		_ = conn.Close(ctx)
+		return false
 	}
 	n.after(f.For, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		defer cancel()
 		_ = conn.Close(ctx) // it may have gone with the server
 	})
+	return true
 }
 
 // consumed are the topics with a consumer that has dead letters.
@@ -317,17 +313,18 @@ var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed
 	"chat-events"}
 
 // poison puts what cannot be read into each topic. Gateways, which read those of events and of results, are to pass
-// over it.
-func (n *nemesis) poison() {
+// over it. It says false when none got there.
+func (n *nemesis) poison() bool {
 	k := n.m.stand.brokers(n.m.prefix + ".")
 	c := k.SaramaConfig()
 	c.Net.DialTimeout, c.Net.ReadTimeout, c.Producer.Retry.Max = time.Second, 3*time.Second, 2
 	producer, err := sarama.NewSyncProducer(k.Brokers, c)
 	if err != nil {
 		n.t.Logf("poison: Kafka is away: %v", err)
-		return
+		return false
 	}
 	defer func() { _ = producer.Close() }()
+	taken := 0
 	topics := slices.Clone(consumed)
 	for _, t := range n.m.catalog.Topics("") {
 		if !slices.Contains(topics, t.Name) && t.Name != catalog.DeadLetterTopic(t.Owner) {
@@ -344,9 +341,13 @@ func (n *nemesis) poison() {
 			_, _, err := producer.SendMessage(&sarama.ProducerMessage{Topic: k.Topic(topic), Headers: headers,
 				Value: sarama.StringEncoder(p.Payload), Key: sarama.StringEncoder("conversation:poison")})
 			p.Dead = err == nil && slices.Contains(consumed, topic) // else nobody knows whether it got there
+			if err == nil {
+				taken++
+			}
 			n.poisoned = append(n.poisoned, p)
 		}
 	}
+	return taken > 0
 }
 
 func header(key, value string) sarama.RecordHeader {

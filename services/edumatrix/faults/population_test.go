@@ -67,7 +67,11 @@ func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
 			waiting: map[string][]chan Answer{}, random: p.random(1000 + n)}
 		p.devices = append(p.devices, d)
 	}
-	for _, d := range p.devices { // once all that they share is there
+	looks := p.random(3)
+	for n, d := range p.devices { // once all that they share is there
+		if n%lookers == 0 {
+			d.looks = p.some(looks, 5)
+		}
 		p.running.Go(d.stay)
 	}
 	return p
@@ -105,6 +109,9 @@ func (p *population) some(r *rand.Rand, n int) (users []string) {
 	}
 	return users
 }
+
+// lookers: one device in so many looks at some authors.
+const lookers = 4
 
 // workersEach is how many commands a device may have under way.
 const workersEach = 5

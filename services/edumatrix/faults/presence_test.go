@@ -91,9 +91,27 @@ func (w *watcher) await(users []string, kind string) error {
 	}
 }
 
-// leave has everybody shown as here, then ends the population, and has everybody shown as gone.
+// present has everybody shown as here, as soon as all is back and everybody connected.
+func (m *mesh) present(p *population) {
+	m.watched(p, func(w *watcher) {
+		if err := w.await(p.users, "presence.came_online"); err != nil {
+			m.broken("presence: %v", err)
+		}
+	})
+}
+
+// leave ends the population, and has everybody shown as gone.
 func (m *mesh) leave(p *population) {
 	defer p.end()
+	m.watched(p, func(w *watcher) {
+		p.end()
+		if err := w.await(p.users, "presence.went_offline"); err != nil {
+			m.broken("presence, when all have left: %v", err)
+		}
+	})
+}
+
+func (m *mesh) watched(p *population, do func(*watcher)) {
 	ctx, cancel := context.WithTimeout(context.Background(), presenceTime)
 	defer cancel()
 	w, err := m.watchPresence(ctx, p)
@@ -102,11 +120,5 @@ func (m *mesh) leave(p *population) {
 		return
 	}
 	defer w.Close()
-	if err := w.await(p.users, "presence.came_online"); err != nil {
-		m.broken("presence: %v", err)
-	}
-	p.end()
-	if err := w.await(p.users, "presence.went_offline"); err != nil {
-		m.broken("presence, when all have left: %v", err)
-	}
+	do(w)
 }

@@ -39,7 +39,7 @@ func (m *mesh) quiet(p *population) (*Stored, error) {
 			FROM (SELECT stream, max(version) AS head FROM chat.events GROUP BY 1) c
 			LEFT JOIN notification.readings r USING (stream) WHERE r.version IS DISTINCT FROM c.head`)
 		return strings.Join(behind, " "), err
-	}), p.seenAll(waits, ctx, conn, m))
+	}), p.seenAll(waits, ctx, conn, m), p.seenPosts(waits, ctx, conn, m))
 	for _, err := range late {
 		if err != nil {
 			m.t.Log(err)
@@ -107,6 +107,29 @@ func (p *population) seenAll(waits, ctx context.Context, conn *pgx.Conn, m *mesh
 			for stream, head := range heads {
 				if within(members[stream][d.user], head) && p.h.Saw(c.session, stream) < head {
 					return fmt.Sprintf("%s has seen %s up to %d of %d", d.name, stream, p.h.Saw(c.session, stream), head), nil
+				}
+			}
+		}
+		return "", nil
+	})
+}
+
+// seenPosts waits until every session that lives has seen the posts of whom it looks at.
+func (p *population) seenPosts(waits, ctx context.Context, conn *pgx.Conn, m *mesh) error {
+	l, err := readLog(ctx, conn, m.catalog, "feed")
+	if err != nil {
+		return err
+	}
+	j := &judge{s: &Stored{Skew: m.skew}}
+	return poll(waits, "posts", func() (string, error) {
+		for _, d := range p.devices {
+			c := d.session()
+			if c == nil {
+				return d.name + " is not connected", nil
+			}
+			for _, e := range l.Events {
+				if j.due(c.session, e) && p.h.Saw(c.session, e.Stream) < e.Version {
+					return fmt.Sprintf("%s has not seen %s of %s", d.name, e.Stream, e.Actor), nil
 				}
 			}
 		}

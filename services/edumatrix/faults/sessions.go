@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -33,12 +34,17 @@ func (j *judge) sessions() {
 				continue
 			}
 			owner, _, _ := strings.Cut(e.Type, ".")
-			if l := logs[owner]; l != nil {
+			if l := logs[owner]; l != nil && strings.HasPrefix(e.Stream, "post:") {
+				v.seePost(l, e)
+			} else if l != nil {
 				v.see(l, e)
 			}
 		}
 		for _, l := range logs {
 			v.missed(l)
+		}
+		if feed := logs["feed"]; feed != nil {
+			v.missedPosts(feed)
 		}
 	}
 }
@@ -170,4 +176,38 @@ func (v *viewer) missed(l *seenLog) {
 			v.broken(clientsSee, "saw %s up to version %d, it is at %d, and version %d was for it", stream, last, len(all), next)
 		}
 	}
+}
+
+// seePost holds a post to its author being looked at, and to coming once. Posts have no order among each other.
+func (v *viewer) seePost(l *seenLog, e Seen) {
+	written := l.versions[e.Stream]
+	if e.Version < 1 || e.Version > int64(len(written)) {
+		v.broken(clientsSee, "saw %s at version %d, which is not in the log", e.Stream, e.Version)
+		return
+	}
+	v.same(written[e.Version-1], e)
+	if !slices.Contains(v.session.Looks, e.Actor) {
+		v.broken(access, "saw %s of %s, looks at %v", e.Stream, e.Actor, v.session.Looks)
+	}
+	if last := v.last[e.Stream]; e.Version <= last {
+		v.broken(clientsSee, "saw %s at version %d after %d", e.Stream, e.Version, last)
+	}
+	v.last[e.Stream] = e.Version
+}
+
+// missedPosts holds a session that lived to the end to every post of whom it looks at.
+func (v *viewer) missedPosts(feed *seenLog) {
+	if !v.session.Ended.IsZero() {
+		return
+	}
+	for _, e := range feed.Events {
+		if v.judge.due(v.session, e) && !v.jumps["author:"+e.Actor] && v.last[e.Stream] < e.Version {
+			v.broken(clientsSee, "did not see %s at version %d of %s, whom it looks at", e.Stream, e.Version, e.Actor)
+		}
+	}
+}
+
+// due says whether a post was written by somebody after a session looked at them.
+func (j *judge) due(s *Session, e Event) bool {
+	return strings.HasPrefix(e.Stream, "post:") && slices.Contains(s.Looks, e.Actor) && e.Time.After(s.Looked.Add(j.s.Skew))
 }

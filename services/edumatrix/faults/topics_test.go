@@ -16,13 +16,15 @@ import (
 )
 
 // forget deletes all that the topics of events hold, as their retention would. What the judge wants to know of it is
-// kept.
-func (n *nemesis) forget() {
+// kept. It says false when the broker is away, and not all may be deleted.
+func (n *nemesis) forget() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if err := n.m.forget(ctx); err != nil {
+	err := n.m.forget(ctx)
+	if err != nil {
 		n.t.Logf("forget: Kafka is away: %v", err) // what was deleted before it went is among what was kept
 	}
+	return err == nil
 }
 
 func (m *mesh) forget(ctx context.Context) error {
