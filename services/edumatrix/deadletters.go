@@ -118,27 +118,20 @@ func (i *installation) letters(ctx context.Context, service string) ([]letter, e
 	if err != nil {
 		return nil, err
 	}
-	var parked []*meshv1.Parked
-	dropped := map[string]bool{}
-	if slices.Contains(i.declared.Logs(), service) {
-		operator, err := i.operator(service)
-		if err != nil {
-			return nil, err
-		}
-		p, err := operator.ListParked(ctx, connect.NewRequest(&meshv1.ListParkedRequest{}))
-		if err != nil {
-			return nil, i.answered(service, err)
-		}
-		d, err := operator.ListDropped(ctx, connect.NewRequest(&meshv1.ListDroppedRequest{}))
-		if err != nil {
-			return nil, i.answered(service, err)
-		}
-		parked = p.Msg.GetParked()
-		for _, l := range d.Msg.GetLetters() {
-			dropped[letterKey(l)] = true
-		}
+	operator := i.operatorOf(service)
+	parked, err := operator.ListParked(ctx, connect.NewRequest(&meshv1.ListParkedRequest{}))
+	if err != nil {
+		return nil, i.answered(service, err)
 	}
-	return i.merge(service, read, parked, dropped), nil
+	d, err := operator.ListDropped(ctx, connect.NewRequest(&meshv1.ListDroppedRequest{}))
+	if err != nil {
+		return nil, i.answered(service, err)
+	}
+	dropped := map[string]bool{}
+	for _, l := range d.Msg.GetLetters() {
+		dropped[letterKey(l)] = true
+	}
+	return i.merge(service, read, parked.Msg.GetParked(), dropped), nil
 }
 
 func letterKey(l *meshv1.Letter) string {
@@ -152,10 +145,11 @@ func (i *installation) merge(service string, read []bus.Letter, parked []*meshv1
 		topic     string
 		partition int32
 		offset    int64
+		id        string // a topic that was made anew uses its offsets again
 	}
 	told, seen := map[*meshv1.Parked]bool{}, map[origin]bool{}
 	for _, r := range read {
-		from := origin{r.Topic, r.FromPartition, r.FromOffset}
+		from := origin{r.Topic, r.FromPartition, r.FromOffset, r.ID}
 		if seen[from] && r.FromOffset >= 0 {
 			continue
 		}
@@ -413,14 +407,7 @@ func (i *installation) drop(ctx context.Context, t Terminal, l letter) error {
 	if l.at == nil {
 		return nil
 	}
-	if !slices.Contains(i.declared.Logs(), l.Service) {
-		return fmt.Errorf("%s keeps no record of what was dropped: its topic forgets it after its retention", l.Service)
-	}
-	operator, err := i.operator(l.Service)
-	if err != nil {
-		return err
-	}
-	if _, err := operator.DropLetter(ctx, connect.NewRequest(&meshv1.DropLetterRequest{Letter: l.at})); err != nil {
+	if _, err := i.operatorOf(l.Service).DropLetter(ctx, connect.NewRequest(&meshv1.DropLetterRequest{Letter: l.at})); err != nil {
 		return i.answered(l.Service, err)
 	}
 	if l.State != stateParked {

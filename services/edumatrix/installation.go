@@ -75,7 +75,12 @@ func (i *installation) operator(owner string) (meshv1connect.OperatorServiceClie
 	if err := i.known(owner); err != nil {
 		return nil, err
 	}
-	return meshv1connect.NewOperatorServiceClient(i.client, i.peers[owner]), nil
+	return i.operatorOf(owner), nil
+}
+
+// operatorOf is operator for any service: all keep what became of their dead letters.
+func (i *installation) operatorOf(service string) meshv1connect.OperatorServiceClient {
+	return meshv1connect.NewOperatorServiceClient(i.client, i.peers[service])
 }
 
 func (i *installation) known(owner string) error {

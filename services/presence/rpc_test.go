@@ -111,3 +111,20 @@ func TestOwner_ShowsPresenceToEverybodyAndNothingElse(t *testing.T) {
 		}
 	})
 }
+
+func TestDropLetter_IsRemembered(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		o := &operator{store: store.New(r, "t.", time.Minute)}
+		letter := &meshv1.Letter{Partition: 1, Offset: 7, Id: "an id"}
+		for range 2 {
+			if _, err := o.DropLetter(t.Context(), connect.NewRequest(&meshv1.DropLetterRequest{Letter: letter})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		answer, err := o.ListDropped(t.Context(), connect.NewRequest(&meshv1.ListDroppedRequest{}))
+		if err != nil || len(answer.Msg.GetLetters()) != 1 || answer.Msg.GetLetters()[0].String() != letter.String() {
+			t.Fatalf("%v %v", answer, err)
+		}
+	})
+}

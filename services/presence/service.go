@@ -58,6 +58,7 @@ func Run(ctx context.Context, env process.Env) (err error) {
 	server.Handle(meshv1connect.NewConnectionServiceHandler(&connections{s, p.soon}, options))
 	server.Handle(meshv1connect.NewOwnerServiceHandler(&owner{s, env.Catalog}, options))
 	server.Handle(presencev1connect.NewPresenceServiceHandler(&queries{s}, options))
+	server.Handle(meshv1connect.NewOperatorServiceHandler(&operator{store: s}, options))
 	asked := &commands{store: s, catalog: env.Catalog, publisher: producer}
 	router, err := bus.NewRouter(bus.RouterOptions{Service: env.Config.Service, Publisher: producer,
 		DeadLetterTopic: catalog.DeadLetterTopic(env.Config.Service), OnDeadLetter: asked.dead, Waiting: status.Waiting,

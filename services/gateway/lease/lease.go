@@ -6,6 +6,7 @@ import (
 	"context"
 	"hash/fnv"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -154,26 +155,20 @@ func (l *Lease) Run(ctx context.Context) error {
 
 // report sends what changed, or everything where the keeper knows something else.
 func (l *Lease) report(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*l.options.Every)
-	defer cancel()
 	for range 2 {
-		request, sent := l.next()
-		response, err := l.options.Keeper.Report(ctx, connect.NewRequest(request))
-		l.mu.Lock()
-		if err != nil {
-			// It may have arrived or not: the same is told again.
-			for connection, c := range sent {
-				if _, newer := l.changed[connection]; !newer {
-					l.changed[connection] = c
-				}
+		parts, sent := l.next()
+		var answer *meshv1.ReportResponse
+		for _, part := range parts {
+			var err error
+			if answer, err = l.send(ctx, part); err != nil {
+				l.unsent(sent, part.All)
+				return err
 			}
-			l.all = l.all || request.All
-			l.mu.Unlock()
-			return err
 		}
-		l.all = response.Msg.Again
+		l.mu.Lock()
+		l.all = answer.Again
 		var ended []*Connection
-		for _, connection := range response.Msg.Ended {
+		for _, connection := range answer.Ended {
 			if c := l.open[connection]; c != nil {
 				ended = append(ended, c)
 			}
@@ -182,26 +177,70 @@ func (l *Lease) report(ctx context.Context) error {
 		for _, c := range ended {
 			c.End()
 		}
-		if !response.Msg.Again {
+		if !answer.Again {
 			return nil
 		}
 	}
 	return nil
 }
 
-func (l *Lease) next() (*meshv1.ReportRequest, map[string]*meshv1.ConnectionChange) {
+func (l *Lease) send(ctx context.Context, part *meshv1.ReportRequest) (*meshv1.ReportResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*l.options.Every)
+	defer cancel()
+	response, err := l.options.Keeper.Report(ctx, connect.NewRequest(part))
+	if err != nil {
+		return nil, err
+	}
+	return response.Msg, nil
+}
+
+// unsent takes back what may have arrived or not: the same is told again. Where that gets too much, all is told: of those
+// that are gone the keeper finds that they are not among them.
+func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.number++
-	r := &meshv1.ReportRequest{Gateway: l.gateway, Number: l.number, All: l.all, Count: int64(len(l.open)),
-		Digest: l.digest}
-	sent := l.changed
+	for connection, c := range sent {
+		if _, newer := l.changed[connection]; !newer {
+			l.changed[connection] = c
+		}
+	}
+	if l.all = l.all || all || len(l.changed) > mostChanges; len(l.changed) > mostChanges {
+		clear(l.changed)
+	}
+}
+
+// mostChanges are told at once, or wait to be told: the keeper takes requests of some MiB.
+const mostChanges = 5000
+
+// next is what is to be reported, in parts, and what of it is told as a change.
+func (l *Lease) next() (parts []*meshv1.ReportRequest, sent map[string]*meshv1.ConnectionChange) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	changes, sent := l.news()
+	for part := range slices.Chunk(changes, mostChanges) {
+		parts = append(parts, &meshv1.ReportRequest{Changes: part, More: true})
+	}
+	if len(parts) == 0 {
+		parts = append(parts, &meshv1.ReportRequest{})
+	}
+	for n, r := range parts {
+		l.number++
+		r.Gateway, r.Number, r.Part, r.All = l.gateway, l.number, int32(n), l.all
+	}
+	last := parts[len(parts)-1]
+	last.More, last.Count, last.Digest = false, int64(len(l.open)), l.digest
+	return parts, sent
+}
+
+// news are all connections, or what changed.
+func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*meshv1.ConnectionChange) {
+	sent = l.changed
 	l.changed = map[string]*meshv1.ConnectionChange{}
 	if l.all {
 		for _, c := range l.open {
-			r.Changes = append(r.Changes, l.describe(c))
+			changes = append(changes, l.describe(c))
 		}
-		return r, sent
+		return changes, sent
 	}
 	if time.Since(l.marked) >= l.options.Marks {
 		l.marked = time.Now()
@@ -212,9 +251,9 @@ func (l *Lease) next() (*meshv1.ReportRequest, map[string]*meshv1.ConnectionChan
 		}
 	}
 	for _, c := range sent {
-		r.Changes = append(r.Changes, c)
+		changes = append(changes, c)
 	}
-	return r, sent
+	return changes, sent
 }
 
 func (l *Lease) end() {
@@ -223,6 +262,11 @@ func (l *Lease) end() {
 	l.mu.Lock()
 	l.number++
 	r := &meshv1.ReportRequest{Gateway: l.gateway, Number: l.number, Ends: true}
+	for _, c := range l.changed { // with the marks of those that have just gone
+		if c.Gone && len(r.Changes) < mostChanges {
+			r.Changes = append(r.Changes, c)
+		}
+	}
 	l.mu.Unlock()
 	if _, err := l.options.Keeper.Report(ctx, connect.NewRequest(r)); err != nil {
 		l.options.Log.Warn("lease: the end of this gateway is not reported", "error", err)

@@ -2,6 +2,7 @@ package lease_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http/httptest"
 	"sync/atomic"
@@ -25,7 +26,7 @@ func begin(t *testing.T) (*lease.Lease, *fake.Owner, func()) {
 	server := httptest.NewServer(keeper.Handler())
 	t.Cleanup(server.Close)
 	l := lease.New(lease.Options{Keeper: meshv1connect.NewConnectionServiceClient(server.Client(), server.URL),
-		Every: 20 * time.Millisecond, Gather: time.Millisecond, Marks: 30 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
+		Every: 200 * time.Millisecond, Gather: time.Millisecond, Marks: 30 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = l.Run(ctx) }()
@@ -157,4 +158,65 @@ func TestReport_EndsWhatTheKeeperNames(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { users, _ := known(keeper.Reports()); return len(users) == 1 },
 		5*time.Second, time.Millisecond)
+}
+
+func TestReport_ManyAreToldInParts(t *testing.T) {
+	t.Parallel()
+	l, keeper, _ := begin(t)
+	const many = 12_000
+	var digest uint32
+	for n := range many {
+		id := fmt.Sprint("c", n)
+		open(l, id, "alice")
+		digest += lease.Hash(id, "alice")
+	}
+	keeper.AskAgain()
+	require.Eventually(t, func() bool {
+		var parts []*meshv1.ReportRequest
+		for _, r := range keeper.Reports() {
+			if r.All && r.Part == 0 {
+				parts = nil
+			}
+			if r.All {
+				parts = append(parts, r)
+			}
+		}
+		if len(parts) == 0 {
+			return false
+		}
+		told := map[string]bool{}
+		for n, r := range parts {
+			if r.Part != int32(n) || len(r.Changes) > 5000 || r.More != (n < len(parts)-1) {
+				return false
+			}
+			for _, c := range r.Changes {
+				told[c.Connection] = true
+			}
+		}
+		last := parts[len(parts)-1]
+		return len(told) == many && last.Count == many && last.Digest == digest
+	}, 10*time.Second, time.Millisecond)
+}
+
+// A keeper that is away for long is told all when it is back, not everything that came and went.
+func TestReport_WhatComesAndGoesMeanwhileIsNotKept(t *testing.T) {
+	t.Parallel()
+	l, keeper, _ := begin(t)
+	open(l, "stays", "bob")
+	require.Eventually(t, func() bool { users, _ := known(keeper.Reports()); return len(users) == 1 },
+		5*time.Second, time.Millisecond)
+	keeper.SetAway(true)
+	for n := range 20_000 {
+		id := fmt.Sprint("c", n)
+		open(l, id, "alice")
+		l.Gone(id)
+	}
+	refused := keeper.Refused()
+	require.Eventually(t, func() bool { return keeper.Refused() > refused+2 }, 5*time.Second, time.Millisecond)
+	before := len(keeper.Reports())
+	keeper.SetAway(false)
+	require.Eventually(t, func() bool { return len(keeper.Reports()) > before }, 5*time.Second, time.Millisecond)
+	first := keeper.Reports()[before]
+	require.True(t, first.All)
+	require.Len(t, first.Changes, 1)
 }

@@ -6,8 +6,9 @@ local kept = redis.call('HGET', KEYS[1], ARGV[1])
 if not kept then return '0' end
 local before = string.match(kept, '^ended (%d+)$')
 if before then return before end
-local connection, gateway, connected = string.match(kept, '^(%S+) (%S+) %d+ %d+ (%d) ')
-if connected == '1' then redis.call('SADD', ARGV[2] .. gateway, connection) end
+for connection, gateway in string.gmatch(string.match(kept, '^%S+ %d+ %d+ (%S*) '), '([^,/]+)/([^,]+)') do
+  redis.call('SADD', ARGV[2] .. gateway, connection)
+end
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000000 + time[2])
 redis.call('HSET', KEYS[1], ARGV[1], 'ended ' .. now)

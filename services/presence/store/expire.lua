@@ -9,7 +9,7 @@ for i = 1, #kept, 2 do
   leave(user)
   over(user, id, kept[i], '')
 end
-redis.call('DEL', connections, ended)
+redis.call('DEL', connections, ended, telling)
 redis.call('ZREM', leases, gateway)
 redis.call('HDEL', digests, gateway)
 return 1

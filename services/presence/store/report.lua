@@ -1,10 +1,12 @@
 -- Applies one report of a gateway. Everything that it changes, and the numbers that it gives, are of one moment.
--- ARGV: gateway, number, lease in ms, all, ends, count, digest,
+-- A report in parts is told to have more but for its last one; only then is it held against what is known.
+-- ARGV: gateway, number, lease in ms, all, ends, count, digest, part, more,
 --       then per change: connection, user, gone, hash, session, since in µs, mark, device
 -- Answers "ok", "again" (what is known differs), or "old" (a newer report was seen), then the connections to end.
 local number, lease = tonumber(ARGV[2]), tonumber(ARGV[3])
 local all, ends = ARGV[4] == '1', ARGV[5] == '1'
-local first, each = 8, 8
+local part, more = tonumber(ARGV[8]), ARGV[9] == '1'
+local first, each = 10, 8
 
 -- Count and digest of all connections are kept in "count:digest".
 local count, digest = string.match(redis.call('HGET', digests, gateway) or '0:0', '^(%d+):(%d+)$')
@@ -17,6 +19,7 @@ local function answer(said)
 end
 
 local function compared()
+  if more then return answer('ok') end
   if count ~= tonumber(ARGV[6]) or digest ~= tonumber(ARGV[7]) then return answer('again') end
   return answer('ok')
 end
@@ -42,11 +45,15 @@ if number == last and not ends then return compared() end -- the answer was lost
 local function heard() redis.call('SET', newest, ARGV[2], 'PX', whole(lease * 20)) end
 
 if ends then
+  for i = first, #ARGV, each do
+    local kept = redis.call('HGET', connections, ARGV[i])
+    if kept then drop(ARGV[i], kept, ARGV[i + 6]) end
+  end
   local kept = redis.call('HGETALL', connections)
   for i = 1, #kept, 2 do drop(kept[i], kept[i + 1], '') end
   redis.call('ZREM', leases, gateway)
   redis.call('HDEL', digests, gateway)
-  redis.call('DEL', ended)
+  redis.call('DEL', ended, telling)
   heard()
   return {'ok'}
 end
@@ -63,7 +70,7 @@ end
 heard()
 redis.call('ZADD', leases, whole(now + lease * 1000), gateway)
 
-local told = {}
+if all and part == 0 then redis.call('DEL', telling) end
 for i = first, #ARGV, each do
   local connection, user, gone, hash, id = ARGV[i], ARGV[i + 1], ARGV[i + 2] == '1', ARGV[i + 3], ARGV[i + 4]
   local since, mark, device = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]
@@ -71,7 +78,7 @@ for i = first, #ARGV, each do
   if gone then
     if kept then drop(connection, kept, mark) end
   else
-    told[connection] = true
+    if all then redis.call('SADD', telling, connection) end
     if kept and kept ~= user .. ' ' .. hash .. ' ' .. id then
       drop(connection, kept, '')
       kept = false
@@ -80,11 +87,12 @@ for i = first, #ARGV, each do
     if id ~= '' then begin(user, id, connection, since, mark, device) end
   end
 end
-if all then
+if all and not more then
   local kept = redis.call('HGETALL', connections)
   for i = 1, #kept, 2 do
-    if not told[kept[i]] then drop(kept[i], kept[i + 1], '') end
+    if redis.call('SISMEMBER', telling, kept[i]) == 0 then drop(kept[i], kept[i + 1], '') end
   end
+  redis.call('DEL', telling)
 end
 redis.call('HSET', digests, gateway, whole(count) .. ':' .. whole(digest))
 return compared()

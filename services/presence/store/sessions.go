@@ -51,20 +51,20 @@ func readSession(id, text string) (session Session, ended bool, err error) {
 	if strings.HasPrefix(text, "ended ") {
 		return session, true, nil
 	}
-	parts := strings.SplitN(text, " ", 7)
-	if len(parts) < 7 {
+	parts := strings.SplitN(text, " ", 6)
+	if len(parts) < 6 {
 		return session, false, fmt.Errorf("%q is not how one is kept", text)
 	}
-	since, err := strconv.ParseInt(parts[2], 10, 64)
+	since, err := strconv.ParseInt(parts[1], 10, 64)
 	if err != nil {
 		return session, false, err
 	}
-	seen, err := strconv.ParseInt(parts[3], 10, 64)
+	seen, err := strconv.ParseInt(parts[2], 10, 64)
 	if err != nil {
 		return session, false, err
 	}
-	return Session{ID: id, Gateway: parts[1], Since: time.UnixMicro(since), Seen: time.UnixMicro(seen),
-		Connected: parts[4] == "1", Mark: parts[5], Device: parts[6]}, false, nil
+	return Session{ID: id, Gateway: parts[0], Since: time.UnixMicro(since), Seen: time.UnixMicro(seen),
+		Connected: parts[3] != "", Mark: parts[4], Device: parts[5]}, false, nil
 }
 
 // EndSession ends a session of a user: its connection is to end, and so is any that resumes it. It says when it was

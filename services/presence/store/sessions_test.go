@@ -128,6 +128,93 @@ func TestEndSession_EndsItsConnectionAndThoseThatResumeIt(t *testing.T) {
 	})
 }
 
+// A device that changes networks has two connections for a while: the old one must not take the session back.
+func TestSessions_OfADeviceThatChangesNetworks(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", time.Minute)
+		a, b := newGateway(t, s, "a"), newGateway(t, s, "b")
+		a.report(true)
+		b.report(true)
+		a.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
+		b.begin("2", "bob", "s1", "phone", time.Unix(200, 0))
+		b.marked("2", "s1", "phone", "m2", false)
+		a.marked("1", "s1", "phone", "m1", false) // still written to
+		wantSessions(t, s, "bob", `s1 "phone" at b since 100, true, mark "m2"`)
+		a.marked("1", "s1", "phone", "m1", true) // and found to be dead
+		wantSessions(t, s, "bob", `s1 "phone" at b since 100, true, mark "m2"`)
+
+		a.begin("3", "bob", "s1", "phone", time.Unix(300, 0))
+		end(t, s, "bob", "s1")
+		a.report(false)
+		b.report(false)
+		if !slices.Equal(a.ended, []string{"3"}) || !slices.Equal(b.ended, []string{"2"}) {
+			t.Errorf("to end are %q and %q", a.ended, b.ended)
+		}
+	})
+}
+
+// What does not go into one request is told in parts, and nobody is shown as gone in between.
+func TestReport_AllInParts(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", time.Minute)
+		g := newGateway(t, s, "g")
+		g.report(true)
+		for _, name := range []string{"1", "2", "3"} {
+			g.open(name, "user-"+name)
+		}
+		before := want(t, s, "user-2", true)
+		part := func(n int32, more bool, connections ...string) store.Answer {
+			t.Helper()
+			g.number++
+			m := &meshv1.ReportRequest{Gateway: "g", Number: g.number, All: true, Part: n, More: more}
+			for _, c := range connections {
+				m.Changes = append(m.Changes, &meshv1.ConnectionChange{Connection: c, User: "user-" + c})
+			}
+			if !more {
+				m.Count, m.Digest = 2, store.Hash("2", "user-2")+store.Hash("4", "user-4")
+			}
+			answer, _, err := s.Report(t.Context(), m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return answer
+		}
+		if answer := part(0, true, "4"); answer != store.OK {
+			t.Fatalf("the first part: %s", answer)
+		}
+		want(t, s, "user-1", true)
+		if answer := part(1, false, "2"); answer != store.OK {
+			t.Fatalf("the last part: %s", answer)
+		}
+		want(t, s, "user-1", false)
+		want(t, s, "user-3", false)
+		want(t, s, "user-4", true)
+		if got := want(t, s, "user-2", true); got.Number != before.Number {
+			t.Errorf("user-2 changed from %d to %d", before.Number, got.Number)
+		}
+	})
+}
+
+func TestSessions_OfAGatewayThatEndsKeepTheirLastMark(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", time.Minute)
+		g := newGateway(t, s, "g")
+		g.report(true)
+		g.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
+		g.begin("2", "bob", "s2", "desk", time.Unix(200, 0))
+		g.number++
+		if _, _, err := s.Report(t.Context(), &meshv1.ReportRequest{Gateway: "g", Number: g.number, Ends: true,
+			Changes: []*meshv1.ConnectionChange{{Connection: "1", User: "bob", Gone: true, Mark: "last"}}}); err != nil {
+			t.Fatal(err)
+		}
+		wantSessions(t, s, "bob", `s2 "desk" at g since 200, false, mark ""`, `s1 "phone" at g since 100, false, mark "last"`)
+		want(t, s, "bob", false)
+	})
+}
+
 func TestSessions_OfAGatewayThatIsGoneAreNotConnected(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {

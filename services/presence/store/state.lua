@@ -1,9 +1,10 @@
 -- What the scripts share that change who is here; it stands before each of them.
 -- KEYS: leases, gateway's connections, gateway's number, digests, online, state, dirty,
---       connections that the gateway is to end, what the keys of users' sessions begin with
+--       connections that the gateway is to end, those that it tells in parts, what the keys of sessions begin with
 -- ARGV: gateway, …
 local leases, connections, newest, digests = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local online, state, dirty, ended, sessions = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local online, state, dirty = KEYS[5], KEYS[6], KEYS[7]
+local ended, telling, sessions = KEYS[8], KEYS[9], KEYS[10]
 local gateway = ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2] -- µs
@@ -31,20 +32,36 @@ end
 -- Of a connection is kept "user hash session".
 local function parts(kept) return string.match(kept, '^(%S+) (%d+) (%S*)$') end
 
--- A session is "ended µs", or "connection gateway since seen connected mark device", where connected is 1 or 0 and the
--- mark may be empty. All of a user are one hash; a week after it was heard of last, a session is forgotten.
+-- A session is "ended µs", or "gateway since seen connections mark device": connections are "connection/gateway", the
+-- newest last, as a device that changes networks has two for a while; they and the mark may be empty. All sessions of a
+-- user are one hash; a week after it was heard of last, one is forgotten.
 local week = 7 * 24 * 3600 * 1000
 local most = 50
 
-local function session(kept) return string.match(kept, '^(%S+) (%S+) (%d+) (%d+) (%d) (%S*) (.*)$') end
+local function session(kept) return string.match(kept, '^(%S+) (%d+) (%d+) (%S*) (%S*) (.*)$') end
+
+local function keep(key, id, where, since, on, mark, device)
+  redis.call('HSET', key, id, table.concat({where, since, whole(now), table.concat(on, ','), mark, device}, ' '))
+  redis.call('PEXPIRE', key, whole(week))
+end
+
+-- Lists connections without one of them, and says whether that one was the newest.
+local function without(on, one)
+  local others, newest_one = {}, false
+  for at in string.gmatch(on, '[^,]+') do
+    newest_one = at == one
+    if not newest_one then table.insert(others, at) end
+  end
+  return others, newest_one
+end
 
 -- Makes room for one more session of a user: those that are over a week, or else the one that is over longest.
 local function prune(key)
   local all, oldest, left = redis.call('HGETALL', key), nil, 0
   for i = 1, #all, 2 do
-    local _, _, _, seen, connected = session(all[i + 1])
+    local _, _, seen, on = session(all[i + 1])
     seen = tonumber(seen or string.match(all[i + 1], '^ended (%d+)$'))
-    if connected == '1' then
+    if on and on ~= '' then
       left = left + 1
     elseif seen < now - week * 1000 then
       redis.call('HDEL', key, all[i])
@@ -56,33 +73,40 @@ local function prune(key)
   if left >= most and oldest then redis.call('HDEL', key, oldest.id) end
 end
 
--- Notes that a session lives on a connection. When its user has ended it the connection is to end.
+-- Notes that a session lives on a connection, which may be known already; then its mark is of interest if none is newer.
+-- When its user has ended it the connection is to end.
 local function begin(user, id, connection, since, mark, device)
-  local key = sessions .. user
+  local key, one = sessions .. user, connection .. '/' .. gateway
   local kept = redis.call('HGET', key, id)
-  if kept then
-    local at, _, begun, _, _, last = session(kept)
-    if not at then
-      redis.call('SADD', ended, connection)
-      return
-    end
-    since = begun
-    if mark == '' then mark = last end
-  else
+  if not kept then
     prune(key)
+    keep(key, id, gateway, since, {one}, mark, device)
+    return
   end
-  redis.call('HSET', key, id, table.concat({connection, gateway, since, whole(now), '1', mark, device}, ' '))
-  redis.call('PEXPIRE', key, whole(week))
+  local where, begun, _, on, last, before = session(kept)
+  if not where then
+    redis.call('SADD', ended, connection)
+    return
+  end
+  if mark == '' then mark = last end
+  local others, is_newest = without(on, one)
+  if is_newest then
+    table.insert(others, one)
+    keep(key, id, where, begun, others, mark, device)
+  elseif not string.find(',' .. on .. ',', ',' .. one .. ',', 1, true) then
+    table.insert(others, one)
+    keep(key, id, gateway, begun, others, mark, device)
+  end
 end
 
 -- Notes that a connection is over; its session may have gone on to another one.
 local function over(user, id, connection, mark)
   redis.call('SREM', ended, connection)
   if id == '' then return end
-  local key = sessions .. user
-  local kept = redis.call('HGET', key, id)
-  local at, where, since, _, _, last, device = session(kept or '')
-  if at ~= connection then return end
-  if mark == '' then mark = last end
-  redis.call('HSET', key, id, table.concat({at, where, since, whole(now), '0', mark, device}, ' '))
+  local key, one = sessions .. user, connection .. '/' .. gateway
+  local where, since, _, on, last, device = session(redis.call('HGET', key, id) or '')
+  if not where then return end
+  local others, is_newest = without(on, one)
+  if not is_newest or mark == '' then mark = last end
+  keep(key, id, where, since, others, mark, device)
 end

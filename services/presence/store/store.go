@@ -52,7 +52,7 @@ func New(r *redis.Client, prefix string, lease time.Duration) *Store {
 func (s *Store) keys(gateway string) []string {
 	return []string{s.prefix + "leases", s.prefix + "gateway:" + gateway, s.prefix + "number:" + gateway,
 		s.prefix + "digests", s.prefix + "online", s.prefix + "state", s.prefix + "dirty",
-		s.prefix + "ended:" + gateway, s.prefix + "sessions:"}
+		s.prefix + "ended:" + gateway, s.prefix + "telling:" + gateway, s.prefix + "sessions:"}
 }
 
 // Answer is what came of a report.
@@ -67,9 +67,9 @@ const (
 
 // Report applies what a gateway tells of its connections, and gives those that it is to end.
 func (s *Store) Report(ctx context.Context, r *meshv1.ReportRequest) (answer Answer, ended []string, err error) {
-	args := make([]any, 0, 7+8*len(r.GetChanges()))
+	args := make([]any, 0, 9+8*len(r.GetChanges()))
 	args = append(args, r.GetGateway(), r.GetNumber(), s.lease.Milliseconds(), r.GetAll(), r.GetEnds(), r.GetCount(),
-		r.GetDigest())
+		r.GetDigest(), r.GetPart(), r.GetMore())
 	for _, c := range r.GetChanges() {
 		args = append(args, c.GetConnection(), c.GetUser(), c.GetGone(), Hash(c.GetConnection(), c.GetUser()),
 			c.GetSession(), c.GetConnectedAt().AsTime().UnixMicro(), c.GetMark(), c.GetDevice())

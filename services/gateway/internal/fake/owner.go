@@ -296,7 +296,7 @@ func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportReques
 		return nil, err
 	}
 	o.reports = append(o.reports, r.Msg)
-	again := o.again
-	o.again = false
+	again := o.again && !r.Msg.More // as the keeper does, once it has all parts
+	o.again = o.again && r.Msg.More
 	return connect.NewResponse(&meshv1.ReportResponse{Again: again, Ended: o.ended}), nil
 }

@@ -1069,7 +1069,10 @@ type ReportRequest struct {
 	Count  int64  `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
 	Digest uint32 `protobuf:"varint,6,opt,name=digest,proto3" json:"digest,omitempty"`
 	// The gateway ends: all its connections are gone.
-	Ends          bool `protobuf:"varint,7,opt,name=ends,proto3" json:"ends,omitempty"`
+	Ends bool `protobuf:"varint,7,opt,name=ends,proto3" json:"ends,omitempty"`
+	// A report of many changes comes in parts, from 0. While more follow, count and digest are not looked at.
+	Part          int32 `protobuf:"varint,8,opt,name=part,proto3" json:"part,omitempty"`
+	More          bool  `protobuf:"varint,9,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1149,6 +1152,20 @@ func (x *ReportRequest) GetDigest() uint32 {
 func (x *ReportRequest) GetEnds() bool {
 	if x != nil {
 		return x.Ends
+	}
+	return false
+}
+
+func (x *ReportRequest) GetPart() int32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *ReportRequest) GetMore() bool {
+	if x != nil {
+		return x.More
 	}
 	return false
 }
@@ -1279,7 +1296,7 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\asession\x18\x04 \x01(\tR\asession\x12\x16\n" +
 	"\x06device\x18\x05 \x01(\tR\x06device\x12=\n" +
 	"\fconnected_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\x12\x12\n" +
-	"\x04mark\x18\a \x01(\tR\x04mark\"\xd4\x01\n" +
+	"\x04mark\x18\a \x01(\tR\x04mark\"\xfc\x01\n" +
 	"\rReportRequest\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x03R\x06number\x12=\n" +
@@ -1287,7 +1304,9 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\x03all\x18\x04 \x01(\bR\x03all\x12\x14\n" +
 	"\x05count\x18\x05 \x01(\x03R\x05count\x12\x16\n" +
 	"\x06digest\x18\x06 \x01(\rR\x06digest\x12\x12\n" +
-	"\x04ends\x18\a \x01(\bR\x04ends\"<\n" +
+	"\x04ends\x18\a \x01(\bR\x04ends\x12\x12\n" +
+	"\x04part\x18\b \x01(\x05R\x04part\x12\x12\n" +
+	"\x04more\x18\t \x01(\bR\x04more\"<\n" +
 	"\x0eReportResponse\x12\x14\n" +
 	"\x05again\x18\x01 \x01(\bR\x05again\x12\x14\n" +
 	"\x05ended\x18\x02 \x03(\tR\x05ended2\xcc\x02\n" +

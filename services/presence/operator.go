@@ -1,0 +1,43 @@
+package presence
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/services/presence/store"
+)
+
+// operator keeps which dead letters are not to be shown any more. There is nothing else to operate: no log, and nothing
+// that is consumed of others.
+type operator struct {
+	meshv1connect.UnimplementedOperatorServiceHandler
+	store *store.Store
+}
+
+// ListParked has nothing to list.
+func (*operator) ListParked(context.Context, *connect.Request[meshv1.ListParkedRequest]) (
+	*connect.Response[meshv1.ListParkedResponse], error) {
+	return connect.NewResponse(&meshv1.ListParkedResponse{}), nil
+}
+
+// ListDropped lists dead letters that were dealt with.
+func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.ListDroppedRequest]) (
+	*connect.Response[meshv1.ListDroppedResponse], error) {
+	all, err := o.store.DroppedLetters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&meshv1.ListDroppedResponse{Letters: all}), nil
+}
+
+// DropLetter has a dead letter not shown any more.
+func (o *operator) DropLetter(ctx context.Context, r *connect.Request[meshv1.DropLetterRequest]) (
+	*connect.Response[meshv1.DropLetterResponse], error) {
+	if err := o.store.DropLetter(ctx, r.Msg.GetLetter()); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&meshv1.DropLetterResponse{}), nil
+}

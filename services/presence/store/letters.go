@@ -1,0 +1,57 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+)
+
+// lettersKept is longer than the topic of dead letters remembers any.
+const lettersKept = 60 * 24 * time.Hour
+
+// DropLetter notes that a dead letter was dealt with.
+func (s *Store) DropLetter(ctx context.Context, l *meshv1.Letter) error {
+	field := fmt.Sprintf("%d %d %s", l.GetPartition(), l.GetOffset(), l.GetId())
+	if err := s.redis.HSet(ctx, s.prefix+"dropped", field, time.Now().Unix()).Err(); err != nil {
+		return fmt.Errorf("note that a dead letter is dropped: %w", err)
+	}
+	return nil
+}
+
+// DroppedLetters lists dead letters that were dealt with.
+func (s *Store) DroppedLetters(ctx context.Context) ([]*meshv1.Letter, error) {
+	kept, err := s.redis.HGetAll(ctx, s.prefix+"dropped").Result()
+	if err != nil {
+		return nil, fmt.Errorf("read which dead letters are dropped: %w", err)
+	}
+	var all []*meshv1.Letter
+	var old []string
+	for field, at := range kept {
+		if dropped, err := strconv.ParseInt(at, 10, 64); err != nil || time.Since(time.Unix(dropped, 0)) > lettersKept {
+			old = append(old, field)
+			continue
+		}
+		l := &meshv1.Letter{}
+		partition, rest, _ := strings.Cut(field, " ")
+		offset, id, _ := strings.Cut(rest, " ")
+		number, err := strconv.ParseInt(partition, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("dropped letter %q: %w", field, err)
+		}
+		if l.Offset, err = strconv.ParseInt(offset, 10, 64); err != nil {
+			return nil, fmt.Errorf("dropped letter %q: %w", field, err)
+		}
+		l.Partition, l.Id = int32(number), id
+		all = append(all, l)
+	}
+	if len(old) > 0 {
+		if err := s.redis.HDel(ctx, s.prefix+"dropped", old...).Err(); err != nil {
+			return nil, fmt.Errorf("forget old dead letters: %w", err)
+		}
+	}
+	return all, nil
+}
