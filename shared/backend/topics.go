@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,8 +19,11 @@ import (
 // milliseconds: its own retention.ms is always -1, because what deletes there is not the broker.
 const KeptRetention = "edumatrix.retention.ms"
 
+const inSyncReplicas = "min.insync.replicas"
+
 // EnsureTopics creates the topics that are missing. Where one is there but has other partitions or another retention
-// than declared, it says so and alters nothing: that is for whoever runs the brokers to decide.
+// than declared, or fewer replicas than there are brokers for, it says so and alters nothing: that is for whoever runs
+// the brokers to decide.
 func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differences []string, err error) {
 	client, admin, err := k.admin(ctx)
 	if err != nil {
@@ -42,7 +46,7 @@ func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differ
 	}
 	for _, t := range topics {
 		if there, ok := found[t.Name]; ok {
-			differences = append(differences, there.differences(t, k.Topic(t.Name))...)
+			differences = append(differences, there.differences(t, k.Topic(t.Name), len(client.Brokers()))...)
 		}
 	}
 	return differences, nil
@@ -67,9 +71,22 @@ func (k Kafka) admin(ctx context.Context) (sarama.Client, sarama.ClusterAdmin, e
 type found struct {
 	partitions int
 	retention  time.Duration // negative: for ever
+	replicas   int           // of the partition that has fewest
+	inSync     int           // that have to have a record before it is confirmed
 }
 
-func (f found) differences(declared catalog.Topic, name string) (list []string) {
+// replicated is how many brokers of so many have each record; of three, two have to before it is confirmed, so that one
+// may die with its disk.
+const replicated, confirmed = 3, 2
+
+func (f found) differences(declared catalog.Topic, name string, brokers int) (list []string) {
+	if want := min(replicated, brokers); f.replicas < want {
+		list = append(list, fmt.Sprintf("topic %s has %d replicas, %d brokers could have %d", name, f.replicas, brokers, want))
+	}
+	if f.replicas >= replicated && f.inSync < confirmed {
+		list = append(list, fmt.Sprintf("topic %s has min.insync.replicas=%d, with %d replicas it should be %d",
+			name, f.inSync, f.replicas, confirmed))
+	}
 	if f.partitions != int(declared.Partitions) {
 		list = append(list, fmt.Sprintf("topic %s has %d partitions, declared are %d",
 			name, f.partitions, declared.Partitions))
@@ -99,9 +116,13 @@ func (k Kafka) describe(admin sarama.ClusterAdmin, topics []catalog.Topic) (map[
 		case d.Err != sarama.ErrNoError && !errors.Is(d.Err, sarama.ErrLeaderNotAvailable):
 			return nil, fmt.Errorf("describe topic %s: %w", d.Name, d.Err)
 		default:
-			all[strings.TrimPrefix(d.Name, k.TopicPrefix)] = found{partitions: len(d.Partitions)}
+			f := found{partitions: len(d.Partitions), replicas: math.MaxInt}
+			for _, p := range d.Partitions {
+				f.replicas = min(f.replicas, len(p.Replicas))
+			}
+			all[strings.TrimPrefix(d.Name, k.TopicPrefix)] = f
 			resources = append(resources, &sarama.ConfigResource{Type: sarama.TopicResource, Name: d.Name,
-				ConfigNames: []string{"retention.ms", KeptRetention}})
+				ConfigNames: []string{"retention.ms", KeptRetention, inSyncReplicas}})
 		}
 	}
 	if len(resources) == 0 {
@@ -119,6 +140,14 @@ func (k Kafka) describe(admin sarama.ClusterAdmin, topics []catalog.Topic) (map[
 		f := all[name]
 		if f.retention, err = retention(s.Configs); err != nil {
 			return nil, fmt.Errorf("topic %s: %w", s.Name, err)
+		}
+		for _, c := range s.Configs {
+			if c.Name != inSyncReplicas {
+				continue
+			}
+			if f.inSync, err = strconv.Atoi(c.Value); err != nil {
+				return nil, fmt.Errorf("topic %s: %s: %w", s.Name, inSyncReplicas, err)
+			}
 		}
 		all[name] = f
 	}
@@ -147,15 +176,15 @@ func retention(settings []sarama.ConfigEntry) (time.Duration, error) {
 func (k Kafka) create(
 	ctx context.Context, client sarama.Client, admin sarama.ClusterAdmin, topics []catalog.Topic,
 ) error {
-	replicas := int16(min(3, len(client.Brokers())))
+	replicas := int16(min(replicated, len(client.Brokers())))
 	details := map[string]*sarama.TopicDetail{}
 	names := []string{}
 	for _, t := range topics {
-		retention, policy, inSync := strconv.FormatInt(t.Retention.Milliseconds(), 10), "delete", "2"
+		retention, policy, inSync := strconv.FormatInt(t.Retention.Milliseconds(), 10), "delete", strconv.Itoa(confirmed)
 		d := &sarama.TopicDetail{NumPartitions: t.Partitions, ReplicationFactor: replicas,
 			ConfigEntries: map[string]*string{"retention.ms": &retention, "cleanup.policy": &policy}}
-		if replicas == 3 {
-			d.ConfigEntries["min.insync.replicas"] = &inSync // one may die, and what was acknowledged is on another
+		if replicas == replicated {
+			d.ConfigEntries[inSyncReplicas] = &inSync
 		}
 		details[k.Topic(t.Name)] = d
 		names = append(names, k.Topic(t.Name))

@@ -54,7 +54,7 @@ func guessVersion(r *sarama.ApiVersionsResponse) string {
 }
 
 func (k Kafka) compareTopics(ctx context.Context, topics []catalog.Topic) (_ finding, err error) {
-	_, admin, err := k.admin(ctx)
+	client, admin, err := k.admin(ctx)
 	if err != nil {
 		return finding{}, err
 	}
@@ -66,7 +66,7 @@ func (k Kafka) compareTopics(ctx context.Context, topics []catalog.Topic) (_ fin
 	var wrong, missing []string
 	for _, t := range topics {
 		if f, ok := there[t.Name]; ok {
-			wrong = append(wrong, f.differences(t, k.Topic(t.Name))...)
+			wrong = append(wrong, f.differences(t, k.Topic(t.Name), len(client.Brokers()))...)
 		} else {
 			missing = append(missing, k.Topic(t.Name))
 		}
@@ -77,7 +77,7 @@ func (k Kafka) compareTopics(ctx context.Context, topics []catalog.Topic) (_ fin
 	if len(wrong) > 0 {
 		return finding{}, errors.New(strings.Join(wrong, "; "))
 	}
-	return finding{detail: fmt.Sprintf("all %d as declared: partitions, retention", len(topics))}, nil
+	return finding{detail: fmt.Sprintf("all %d as declared: partitions, retention, replicas", len(topics))}, nil
 }
 
 // roundTrip sends a record through a topic of its own.
