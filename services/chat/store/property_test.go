@@ -1,0 +1,167 @@
+//go:build integration
+
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/chat/conversation"
+	"github.com/edumatrix/interlinked/services/chat/store"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+var people = []string{"ann", "bob", "cid", "dan"}
+
+// reading is what of a conversation is to be read, kept in the simplest way.
+type reading struct {
+	members  []string
+	messages []*chatv1.Message
+	version  int64
+}
+
+func (r *reading) apply(actor string, event proto.Message) {
+	r.version++
+	find := func(id string) *chatv1.Message {
+		i := slices.IndexFunc(r.messages, func(m *chatv1.Message) bool { return m.MessageId == id })
+		return r.messages[i]
+	}
+	switch e := event.(type) {
+	case *chatv1.ConversationStarted:
+		r.members = slices.Clone(e.UserIds)
+	case *chatv1.MemberAdded:
+		r.members = append(r.members, e.UserId)
+	case *chatv1.MemberLeft:
+		r.members = slices.DeleteFunc(r.members, func(u string) bool { return u == e.UserId })
+	case *chatv1.MessageSent:
+		r.messages = append(r.messages, &chatv1.Message{MessageId: e.MessageId, Version: r.version, Author: actor, Body: e.Body})
+	case *chatv1.MessageEdited:
+		find(e.MessageId).Body = e.Body
+	case *chatv1.MessageDeleted:
+		find(e.MessageId).Body, find(e.MessageId).Deleted = "", true
+	}
+}
+
+// wish draws a command about a conversation.
+func wish(t *rapid.T, id string, r *reading) proto.Message {
+	user := rapid.SampledFrom(people).Draw(t, "user")
+	text := strings.ReplaceAll(rapid.StringN(0, 8, 64).Draw(t, "text"), "\x00", "") // which is refused before it comes here
+	message := "none"
+	if len(r.messages) > 0 {
+		message = rapid.SampledFrom(r.messages).Draw(t, "message").MessageId
+	}
+	return rapid.SampledFrom([]proto.Message{
+		&chatv1.AddMember{ConversationId: id, UserId: user}, &chatv1.RemoveMember{ConversationId: id, UserId: user},
+		&chatv1.Leave{ConversationId: id},
+		&chatv1.SendMessage{ConversationId: id, Body: text}, &chatv1.SendMessage{ConversationId: id, Body: text},
+		&chatv1.EditMessage{ConversationId: id, MessageId: message, Body: text},
+		&chatv1.DeleteMessage{ConversationId: id, MessageId: message},
+	}).Draw(t, "command")
+}
+
+// Whatever is asked for in whatever order: what is decided, what the log holds and what is read agree, and what is read
+// is the same when it is made anew from the log, in other portions.
+func TestConversations_AnySequenceOfCommandsLeavesLogStateAndRowsInAgreement(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	s := store.New(f.pool)
+	rapid.Check(t, func(t *rapid.T) {
+		id := uuid.NewString()
+		stream, state, want := "conversation:"+id, conversation.New("conversation:"+id), &reading{}
+		happens := func(actor string, events []proto.Message) {
+			for _, e := range events {
+				state.Evolve(actor, e)
+				want.apply(actor, e)
+			}
+			if len(events) > 0 {
+				f.happens(actor, stream, events...)
+			}
+		}
+		origin := catalog.Origin{Actor: people[0], CommandID: uuid.NewString()}
+		begun, err := state.Decide(origin, &chatv1.StartGroup{Title: "t", UserIds: people[:2]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		happens(origin.Actor, begun)
+		for n := range rapid.IntRange(1, 25).Draw(t, "commands") {
+			o := catalog.Origin{Actor: rapid.SampledFrom(people).Draw(t, "actor"), CommandID: fmt.Sprint(id, n)}
+			events, err := state.Decide(o, wish(t, id, want))
+			var refused *refusal.Error
+			if err != nil && !errors.As(err, &refused) {
+				t.Fatal(err)
+			}
+			happens(o.Actor, events)
+		}
+		agree(t, f, s, stream, id, want)
+	})
+	live := f.rows()
+	head, err := f.log.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.log.Reset(t.Context(), store.ProjectionName, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "TRUNCATE edits, messages, conversation_members, conversations")
+		return err
+	})
+	if err == nil {
+		err = f.log.WaitFor(t.Context(), store.ProjectionName, head)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rebuilt := f.rows(); !slices.Equal(rebuilt, live) {
+		t.Fatalf("%d rows were %d", len(rebuilt), len(live))
+	}
+}
+
+func agree(t *rapid.T, f *fixture, s *store.Store, stream, id string, want *reading) {
+	ctx := f.t.Context()
+	loaded, err := f.log.Load(ctx, eventlog.Selection{Stream: stream})
+	if err != nil || loaded.Version != want.version {
+		t.Fatalf("the log is at version %d, %v; decided were %d", loaded.Version, err, want.version)
+	}
+	rooms, _, err := f.log.Rooms(ctx, people)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, user := range people {
+		in := slices.Contains(want.members, user)
+		if slices.Contains(rooms[user], stream) != in {
+			t.Fatalf("%s in the room of the log: %v", user, !in)
+		}
+		all, _, err := s.Conversations(ctx, user, 0, math.MaxInt32-1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(all, func(c *chatv1.Conversation) bool { return c.ConversationId == id })
+		if (i >= 0) != in {
+			t.Fatalf("%s is shown the conversation: %v", user, !in)
+		}
+		if in && (all[i].Version != want.version || !slices.Equal(all[i].UserIds, want.members)) {
+			t.Fatalf("shown is %v, it is %+v", all[i], want)
+		}
+	}
+	messages, err := s.Messages(ctx, id, 0, math.MaxInt64, []store.Range{{From: 1, To: math.MaxInt64}}, true, math.MaxInt32)
+	if err != nil || len(messages) != len(want.messages) {
+		t.Fatalf("%d messages are shown, %v; there are %d", len(messages), err, len(want.messages))
+	}
+	for i, m := range messages {
+		w := want.messages[i]
+		if m.MessageId != w.MessageId || m.Version != w.Version || m.Author != w.Author || m.Body != w.Body || m.Deleted != w.Deleted {
+			t.Fatalf("shown is %v, it is %v", m, w)
+		}
+	}
+}
