@@ -50,7 +50,7 @@ func startTogether(t *testing.T) (config.Config, *tracetest.InMemoryExporter) {
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
 		ended <- together{configs: configs(c), stores: stores, declared: declared, log: log, lost: make(chan error),
-			ready: func() error { close(ready); return nil }, exporter: spans}.run(ctx)
+			ready: func() { close(ready) }, exporter: spans}.run(ctx)
 	}()
 	t.Cleanup(func() {
 		stop()

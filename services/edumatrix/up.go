@@ -77,14 +77,18 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 
-	ready := func() error {
-		here := fmt.Sprintf("localhost:%d", c.Port)
+	// Before anything answers: who sees that the mesh is ready finds it.
+	here := fmt.Sprintf("localhost:%d", c.Port)
+	err = dir.announce(runningMesh{Gateway: "http://" + here, Socket: "ws://" + here + "/ws",
+		DatabaseURL: c.Postgres.URL, RedisURL: redisURL(c.Redis), Brokers: c.Kafka.Brokers,
+		TopicPrefix: c.Kafka.TopicPrefix, JWTSecret: c.JWTSecret, PID: os.Getpid(),
+		Services: c.Peers, ServiceSecret: c.ServiceSecret})
+	if err != nil {
+		return err
+	}
+	ready := func() {
 		fmt.Fprintf(t.Out, "EDU Matrix Interlinked is ready after %.1f s: WebSocket ws://%s/ws, API http://%s/api/, "+
 			"health http://%s/health, data in %s (Ctrl-C stops it)\n", time.Since(begun).Seconds(), here, here, here, dir.path)
-		return dir.announce(runningMesh{Gateway: "http://" + here, Socket: "ws://" + here + "/ws",
-			DatabaseURL: c.Postgres.URL, RedisURL: redisURL(c.Redis), Brokers: c.Kafka.Brokers,
-			TopicPrefix: c.Kafka.TopicPrefix, JWTSecret: c.JWTSecret, PID: os.Getpid(),
-			Services: c.Peers, ServiceSecret: c.ServiceSecret})
 	}
 	return together{configs: configs(c), stores: stores, declared: declared, log: log, lost: embeddedOnes.lost,
 		ready: ready}.run(ctx)
@@ -123,7 +127,7 @@ type together struct {
 	declared *catalog.Catalog
 	log      *slog.Logger
 	lost     <-chan error // an embedded store that ended
-	ready    func() error
+	ready    func()
 	exporter sdktrace.SpanExporter // of all their spans, in tests; nil: as configured
 }
 
@@ -168,7 +172,8 @@ func (t together) run(ctx context.Context) error {
 				return nil
 			}
 		}
-		return t.ready()
+		t.ready()
+		return nil
 	})
 	all.Go(func() error {
 		select {
