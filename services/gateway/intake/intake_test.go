@@ -175,6 +175,59 @@ func TestSend_SaysQueuedWhenKafkaHasItAndTellsTheOutcomeLater(t *testing.T) {
 	require.Equal(t, refusal.NotAMember, later.Refusal.Code)
 }
 
+// The outcome comes while the client is being told "queued", and has all the time to be first.
+func TestSend_TheOutcomeWaitsUntilQueuedIsSaid(t *testing.T) {
+	t.Parallel()
+	s := begin(t, intake.Options{Patience: 10 * time.Millisecond})
+	sender := s.intake.NewSender()
+	defer sender.Close()
+	answers, overtaken := make(chan intake.Answer, 4), make(chan struct{})
+	sender.Send(context.Background(), s.command(t, "alice", "c1", "hi"), func(a intake.Answer) {
+		if a.Late {
+			close(overtaken)
+		} else {
+			go s.intake.Resolve(s.committed("alice", "c1", 1))
+			select {
+			case <-overtaken:
+			case <-time.After(50 * time.Millisecond): // it waits, as it should
+			}
+		}
+		answers <- a
+	})
+	require.False(t, next(t, answers).Late, "the outcome was told before \"queued\"")
+	last := next(t, answers)
+	require.True(t, last.Late)
+	require.Equal(t, envelope.Committed, last.Kind)
+}
+
+// Outcomes come about when the patience ends: whatever a client hears, the outcome is the last of it.
+func TestSend_TheOutcomeIsTheLastWord(t *testing.T) {
+	t.Parallel()
+	const commands, patience = 3000, 2 * time.Millisecond
+	s := begin(t, intake.Options{Patience: patience, SenderWaiting: commands})
+	sender := s.intake.NewSender()
+	defer sender.Close()
+	heard := make([]chan intake.Answer, commands)
+	for n := range commands {
+		c := s.command(t, "alice", fmt.Sprint("c", n), "hi")
+		heard[n] = s.send(sender, c)
+		time.AfterFunc(patience-50*time.Microsecond, func() { s.intake.Resolve(s.committed("alice", c.ID, 1)) })
+	}
+	for n, answers := range heard {
+		first := next(t, answers)
+		if first.Refusal != nil && first.Refusal.Code == refusal.Queued {
+			first = next(t, answers)
+			require.True(t, first.Late, "c%d", n)
+		}
+		if first.Refusal == nil {
+			require.Equal(t, envelope.Committed, first.Kind, "c%d", n)
+		} else {
+			require.Equal(t, refusal.Unavailable, first.Refusal.Code, "c%d", n)
+		}
+		require.Empty(t, answers, "c%d: after its last word", n)
+	}
+}
+
 func TestSend_SaysUnavailableWhenKafkaIsAwayAndForgetsTheCommand(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{Patience: 30 * time.Millisecond})

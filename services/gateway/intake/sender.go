@@ -41,6 +41,10 @@ type waiter struct {
 
 	taken atomic.Bool // Kafka has it
 
+	// Held from the decision to say "queued" until it is said, and while the outcome is said: the client waits for an
+	// outcome after "queued", so that one must not come last. It is taken before the intake's lock, never under it.
+	saying sync.Mutex
+
 	// Guarded by the intake.
 	waits bool // is in the table
 	asks  bool // has had no answer yet
@@ -124,6 +128,8 @@ func (w *waiter) disarm() {
 // client sends it again, with the same id.
 func (w *waiter) tire() {
 	if w.taken.Load() {
+		w.saying.Lock()
+		defer w.saying.Unlock()
 		if w.sender.intake.answered(w) {
 			w.answer(refused(w.command, refusal.Queued, "taken, not decided yet; its outcome follows"))
 		}
@@ -140,6 +146,8 @@ func (w *waiter) finish(a Answer) {
 	w.disarm()
 	w.sender.release(w)
 	a.Late = !w.first
+	w.saying.Lock()
+	defer w.saying.Unlock()
 	w.answer(a)
 }
 
