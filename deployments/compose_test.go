@@ -204,7 +204,7 @@ func TestCompose_NamesUserAndDatabaseOfExistingInstallations(t *testing.T) {
 
 func TestCompose_TellsTheServicesWhereAllIs(t *testing.T) {
 	t.Parallel()
-	services := loaded(t, "ALLOWED_ORIGINS=https://school.example").Services
+	services := loaded(t, "ALLOWED_ORIGINS=https://school.example", "RESUME_EVENTS=50").Services
 	shared := map[string]string{
 		"DATABASE_URL":                "postgresql://edu_matrix_user:pg-secret@postgres:5432/edu_matrix_db?schema=public",
 		"REDIS_HOST":                  "redis",
@@ -237,6 +237,7 @@ func TestCompose_TellsTheServicesWhereAllIs(t *testing.T) {
 	}
 	is("socketio", "gateway", 3001)
 	require.Equal(t, "https://school.example", variable(services["socketio"], "ALLOWED_ORIGINS"))
+	require.Equal(t, "50", variable(services["socketio"], "RESUME_EVENTS"))
 }
 
 func TestCompose_RefusesToStartWithoutItsSecrets(t *testing.T) {
