@@ -18,7 +18,7 @@ build lint $(EDUMATRIX) $(TESTSERVERS): export CGO_ENABLED := 0
 build lint $(EDUMATRIX) $(TESTSERVERS): export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
 .PHONY: help run test test-fast bench faults faults-broken build lint generate env verify-connections
-.PHONY: $(EDUMATRIX) $(TESTSERVERS)
+.PHONY: breaking $(EDUMATRIX) $(TESTSERVERS)
 
 help: ## Print what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 24
@@ -40,9 +40,10 @@ test-fast: ## Run the tests that need no server
 	@echo "fast tests alone; make test runs the integration tests as well"
 	go test work
 
+# Without -v, Go keeps no more than ten lines of what a benchmark says.
 bench: $(TESTSERVERS) ## Measure latency and throughput, on embedded and on real stores
 	@$(TESTSERVERS) -install
-	go test -tags integration -run '^$$' -bench Mesh -benchtime 1x -timeout 30m ./services/edumatrix/e2e
+	go test -v -tags integration -run '^$$' -bench Mesh -benchtime 1x -timeout 30m ./services/edumatrix/e2e
 
 SEEDS ?= 10
 faults: $(TESTSERVERS) ## Try to break what is promised: SEEDS=n random runs, or SEED=x again, or EACH=1: every fault alone
@@ -71,10 +72,24 @@ lint: build $(BIN)/buf $(BIN)/staticcheck $(BIN)/protoc-gen-go $(BIN)/protoc-gen
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf $$fresh' EXIT; \
 	  cp -R proto/. $$fresh/ && (cd $$fresh && PATH=$(BIN):$$PATH buf generate) && \
 	  diff -r proto/gen $$fresh/gen || { echo "generated code is not up to date: make generate"; exit 1; }
+	@$(MAKE) --no-print-directory breaking
+
+# On main itself a change is held against the commit before it. Only a shallow clone may lack what to compare with where
+# CI is set: else a check that compares nothing would go unseen.
+breaking: $(BIN)/buf
 	@set -e; base=$$(git rev-parse -q --verify origin/main || git rev-parse -q --verify main || true); \
-	  if [ -z "$$base" ]; then echo "no main to compare proto with"; exit; fi; \
+	  if [ -n "$$base" ] && [ "$$base" = "$$(git rev-parse HEAD)" ]; then \
+	    base=$$(git rev-parse -q --verify HEAD~1 || true); \
+	  fi; \
+	  if [ -z "$$base" ]; then \
+	    if [ -n "$$CI" ] && [ "$$(git rev-parse --is-shallow-repository)" != true ] && \
+	      [ "$$(git rev-list --count HEAD)" != 1 ]; then \
+	      echo "buf breaking: there is no main to compare proto with: fetch it"; exit 1; fi; \
+	    echo "buf breaking: no history here to compare proto with, nothing is compared"; exit; \
+	  fi; \
 	  old=$$(mktemp -d); trap 'rm -rf $$old' EXIT; git archive $$base proto | tar -x -C $$old; \
-	  echo "buf breaking against main ($$(git rev-parse --short $$base))"; cd proto && $(BIN)/buf breaking --against $$old/proto
+	  echo "buf breaking against $$(git log -1 --format='%h %s' $$base)"; \
+	  cd proto && $(BIN)/buf breaking --against $$old/proto
 
 generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Generate Go from proto/
 	cd proto && PATH=$(BIN):$$PATH buf generate
