@@ -49,7 +49,7 @@ func startStores(ctx context.Context, c *config.Config, dir *dataDir, made secre
 		e.stops = append(e.stops, func() error { redis.Stop(); return nil })
 		c.Redis = backend.Redis{URL: redis.URL()}
 	}
-	if !c.Given["kafka"] || !c.KafkaEnabled {
+	if embedsKafka(*c) {
 		kafka, err := embedded.StartKafka(embedded.KafkaOptions{Dir: dir.sub("kafka"), Log: log})
 		if err != nil {
 			return nil, fmt.Errorf("embedded Kafka: %w", err)
@@ -59,6 +59,8 @@ func startStores(ctx context.Context, c *config.Config, dir *dataDir, made secre
 	}
 	return e, nil
 }
+
+func embedsKafka(c config.Config) bool { return !c.Given["kafka"] || !c.KafkaEnabled }
 
 func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, dir *dataDir, made secrets, log *slog.Logger) error {
 	postgres, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: dir.sub("postgres"), User: c.PostgresUser,

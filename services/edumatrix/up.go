@@ -90,8 +90,18 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 		fmt.Fprintf(t.Out, "EDU Matrix Interlinked is ready after %.1f s: WebSocket ws://%s/ws, API http://%s/api/, "+
 			"health http://%s/health, data in %s (Ctrl-C stops it)\n", time.Since(begun).Seconds(), here, here, here, dir.path)
 	}
-	return together{configs: configs(c), stores: stores, declared: declared, log: log, lost: embeddedOnes.lost,
-		ready: ready}.run(ctx)
+	return together{configs: configs(c), stores: stores, declared: declared, log: log, instance: instanceOf(c),
+		lost: embeddedOnes.lost, ready: ready}.run(ctx)
+}
+
+// instanceOf is the name that its services have in their consumer groups. On a broker of its own this process is alone,
+// and started again it has its work back at once. On brokers that others use as well, two processes of one name would
+// throw each other out for ever, so there it has none.
+func instanceOf(c config.Config) string {
+	if embedsKafka(c) {
+		return "edumatrix-up"
+	}
+	return ""
 }
 
 // useSecrets has what `edumatrix up` made up stand in where nothing is set.
@@ -126,6 +136,7 @@ type together struct {
 	stores   *backend.Stores
 	declared *catalog.Catalog
 	log      *slog.Logger
+	instance string       // see instanceOf
 	lost     <-chan error // an embedded store that ended
 	ready    func()
 	exporter sdktrace.SpanExporter // of all their spans, in tests; nil: as configured
@@ -209,7 +220,7 @@ func (t together) env(ctx context.Context, service string, ready func()) (_ proc
 		}
 	}
 	return process.Env{Config: t.configs[service], Stores: t.stores, Catalog: t.declared, Telemetry: traces, Log: log,
-		Ready: ready, Instance: "edumatrix-up"}, stopTraces, nil
+		Ready: ready, Instance: t.instance}, stopTraces, nil
 }
 
 func portOf(address string) int {

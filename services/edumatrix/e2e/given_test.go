@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,6 +33,24 @@ func TestUp_TakesTheStoresThatAreNamed(t *testing.T) {
 			testTwoPeopleTalk(t, m)
 			testPresence(t, m)
 		})
+	}
+}
+
+// Two such processes on the same stores share the work, as two machines would.
+func TestUp_TwoOnTheSameStores(t *testing.T) {
+	t.Parallel()
+	r, k := meshtest.Redis(t), meshtest.Kafka(t)
+	stores := []string{"DATABASE_URL=" + meshtest.Postgres(t), "REDIS_URL=" + redisURL(r.Host, r.Port, r.Password, r.URL),
+		"KAFKA_BROKERS=" + strings.Join(k.Brokers, ","), "TOPIC_PREFIX=" + k.TopicPrefix, "SERVICE_SECRET=" + secret}
+	first, second := embedded(t, stores...), embedded(t, stores...)
+	both := &mesh{gateways: slices.Concat(first.gateways, second.gateways)}
+	testTwoPeopleTalk(t, both)
+	testOrder(t, both)
+	testPresence(t, both)
+	for _, m := range []*mesh{first, second} {
+		if said := m.processes[0].Output(); strings.Contains(said, "does not consume") {
+			t.Errorf("one keeps the other from its work:\n%s", said)
+		}
 	}
 }
 
