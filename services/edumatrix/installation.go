@@ -44,7 +44,7 @@ func findInstallation(t Terminal) (*installation, error) {
 			i.kafka.Brokers, i.kafka.TopicPrefix = mesh.Brokers, mesh.TopicPrefix
 		}
 		for owner, url := range mesh.Services {
-			if t.Getenv(strings.ToUpper(owner)+"_URL") == "" {
+			if t.Getenv(peerVariable(owner)) == "" {
 				i.peers[owner] = url
 			}
 		}
@@ -95,7 +95,6 @@ func (i *installation) answered(owner string, err error) error {
 	if err == nil {
 		return nil
 	}
-	variable := strings.ToUpper(owner) + "_URL"
 	if connect.CodeOf(err) == connect.CodeUnauthenticated {
 		return fmt.Errorf("%s does not take this credential: set SERVICE_SECRET, or the JWT_SECRET that it is made of",
 			owner)
@@ -105,7 +104,7 @@ func (i *installation) answered(owner string, err error) error {
 	}
 	if errors.Is(err, rpc.ErrUnreachable) || connect.CodeOf(err) == connect.CodeUnavailable {
 		return fmt.Errorf("%s does not answer at %s: does it run, and is %s right? (%w)", owner, i.peers[owner],
-			variable, err)
+			peerVariable(owner), err)
 	}
 	return fmt.Errorf("%s: %w", owner, err)
 }

@@ -40,6 +40,10 @@ func startTogether(t *testing.T) (config.Config, *tracetest.InMemoryExporter) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	listeners, err := innerListeners(c.Peers)
+	if err != nil {
+		t.Fatal(err)
+	}
 	log := slog.New(slog.DiscardHandler)
 	stores, err := process.Open(t.Context(), c, process.Needs{Postgres: true, Redis: true, Kafka: true}, declared, log)
 	if err != nil {
@@ -49,7 +53,7 @@ func startTogether(t *testing.T) (config.Config, *tracetest.InMemoryExporter) {
 	ctx, stop := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- together{configs: configs(c), stores: stores, declared: declared, log: log, lost: make(chan error),
+		ended <- together{configs: configs(c, listeners), stores: stores, declared: declared, log: log, lost: make(chan error),
 			ready: func() { close(ready) }, exporter: spans}.run(ctx)
 	}()
 	t.Cleanup(func() {

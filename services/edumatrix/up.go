@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
-	"strconv"
 	"time"
 
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -46,6 +45,10 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 	}
 	begun, log := time.Now(), process.NewLog(t.Err)
 	c, err := config.Load(config.AllInOne, t.Getenv)
+	if err != nil {
+		return err
+	}
+	listeners, err := innerListeners(c.Peers)
 	if err != nil {
 		return err
 	}
@@ -90,7 +93,7 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 		fmt.Fprintf(t.Out, "EDU Matrix Interlinked is ready after %.1f s: WebSocket ws://%s/ws, API http://%s/api/, "+
 			"health http://%s/health, data in %s (Ctrl-C stops it)\n", time.Since(begun).Seconds(), here, here, here, dir.path)
 	}
-	return together{configs: configs(c), stores: stores, declared: declared, log: log, instance: instanceOf(c),
+	return together{configs: configs(c, listeners), stores: stores, declared: declared, log: log, instance: instanceOf(c),
 		lost: embeddedOnes.lost, ready: ready}.run(ctx)
 }
 
@@ -115,15 +118,15 @@ func useSecrets(c *config.Config, made secrets) {
 	c.AnyLocalOrigin = true
 }
 
-// configs gives each service its own: the gateway listens on PORT, the others on loopback where their URLs say.
-func configs(c config.Config) map[string]config.Config {
+// configs gives each service its own: the gateway listens on PORT, the others where their URLs say.
+func configs(c config.Config, listeners map[string]listener) map[string]config.Config {
 	all := map[string]config.Config{}
 	for _, s := range services() {
 		own := c
 		own.Service = s.name
 		if s.name != "gateway" {
-			own.Host = "127.0.0.1"
-			own.Port = portOf(c.Peers[s.name])
+			own.Host, own.Port = listeners[s.name].host, listeners[s.name].port
+			own.PortVariable = peerVariable(s.name)
 		}
 		all[s.name] = own
 	}
@@ -221,15 +224,6 @@ func (t together) env(ctx context.Context, service string, ready func()) (_ proc
 	}
 	return process.Env{Config: t.configs[service], Stores: t.stores, Catalog: t.declared, Telemetry: traces, Log: log,
 		Ready: ready, Instance: t.instance}, stopTraces, nil
-}
-
-func portOf(address string) int {
-	u, err := url.Parse(address)
-	if err != nil {
-		return 0
-	}
-	port, _ := strconv.Atoi(u.Port())
-	return port
 }
 
 func redisURL(r backend.Redis) string {

@@ -112,8 +112,8 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	if listener == nil {
 		address := net.JoinHostPort(config.Host, strconv.Itoa(config.Port))
 		if listener, err = net.Listen("tcp", address); err != nil {
-			return fmt.Errorf("gateway: serve clients at %s: %w (is another one running? PORT chooses another port)",
-				address, err)
+			return fmt.Errorf("gateway: serve clients at %s: %w (is another one running? %s chooses another port)",
+				address, err, config.PortVariable)
 		}
 	}
 

@@ -29,6 +29,8 @@ type Config struct {
 	Service string
 	Host    string // to listen on; "" is every address, as it always is unless somebody sets it here
 	Port    int
+	// PortVariable is the one that chooses Port, for who has to choose another.
+	PortVariable string
 
 	Postgres     backend.Postgres
 	Redis        backend.Redis
@@ -65,8 +67,8 @@ func Load(service string, getenv func(string) string) (Config, error) {
 			strings.Join(slices.Sorted(maps.Keys(ports)), ", "))
 	}
 	r := &reader{getenv: getenv}
-	c := Config{Service: service, Given: map[string]bool{}}
-	c.Port = r.port("PORT", ports[service])
+	c := Config{Service: service, PortVariable: "PORT", Given: map[string]bool{}}
+	c.Port = r.port(c.PortVariable, ports[service])
 	r.postgres(&c)
 	r.redis(&c)
 	r.kafka(&c)

@@ -31,9 +31,10 @@ const (
 
 // ServerOptions say where a service listens and whom it answers.
 type ServerOptions struct {
-	Addr       string       // host:port
-	Listener   net.Listener // instead of Addr
-	Credential Credential
+	Addr         string       // host:port
+	PortVariable string       // that chooses the port, to be named where it is in use
+	Listener     net.Listener // instead of Addr
+	Credential   Credential
 	// Health answers /health, /livez, /readyz and /metrics, which need no credential.
 	Health http.Handler
 	Log    *slog.Logger
@@ -57,7 +58,8 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if s.listener == nil {
 		var err error
 		if s.listener, err = net.Listen("tcp", o.Addr); err != nil {
-			return nil, fmt.Errorf("listen on %s (set the port with PORT): %w", o.Addr, err)
+			return nil, fmt.Errorf("listen on %s: %w (is another one running? %s chooses another port)",
+				o.Addr, err, o.PortVariable)
 		}
 	}
 	return s, nil

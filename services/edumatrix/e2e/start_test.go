@@ -40,17 +40,37 @@ func TestStart_TwoOnOneDataDirectory(t *testing.T) {
 	testTwoPeopleTalk(t, m)
 }
 
+// A port in use is named, with the variable that chooses another.
 func TestStart_PortInUse(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	t.Cleanup(func() { _ = taken.Close() }) // after the parallel ones below
 	port := taken.Addr().(*net.TCPAddr).Port
-	status, said := run(t, "edumatrix", []string{"up"}, append(peers(t), "DATA_DIR="+dataDir(t), fmt.Sprintf("PORT=%d", port))...)
-	if status != 1 || !strings.Contains(said, strconv.Itoa(port)) || !strings.Contains(said, "PORT") {
-		t.Fatalf("status %d: %s", status, said)
+	ofAll, kafka := fmt.Sprintf("PORT=%d", port), meshtest.Kafka(t)
+	ofChat := fmt.Sprintf("CHAT_URL=http://127.0.0.1:%d", port)
+	for _, test := range []struct {
+		name, program string
+		args, env     []string
+		variable      string
+	}{
+		{"in one process", "edumatrix", []string{"up"}, append(peers(t), ofAll), "PORT"},
+		{"inside of the one process", "edumatrix", []string{"up"},
+			append(peers(t), ofChat, fmt.Sprintf("PORT=%d", meshtest.FreePort(t))), "CHAT_URL"},
+		{"of a service of its own", "chat", nil, []string{ofAll, "JWT_SECRET=" + secret,
+			"DATABASE_URL=" + meshtest.Postgres(t), "KAFKA_BROKERS=" + strings.Join(kafka.Brokers, ","),
+			"TOPIC_PREFIX=" + kafka.TopicPrefix}, "PORT"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			status, said := run(t, test.program, test.args, append(test.env, "DATA_DIR="+dataDir(t))...)
+			if status != 1 || !strings.Contains(said, fmt.Sprintf(":%d: ", port)) ||
+				!strings.Contains(said, "running? "+test.variable+" chooses") {
+				t.Fatalf("status %d: %s", status, said)
+			}
+		})
 	}
 }
 
@@ -70,6 +90,10 @@ func TestStart_NamesWhatIsWrong(t *testing.T) {
 		{"malformed port", "gateway", nil, []string{"PORT=many", "JWT_SECRET=" + secret}, []string{"PORT"}},
 		{"malformed database", "chat", nil, []string{"DATABASE_URL=mysql://x", "JWT_SECRET=" + secret}, []string{"DATABASE_URL"}},
 		{"malformed switch", "edumatrix", []string{"up"}, []string{"KAFKA_ENABLED=perhaps"}, []string{"KAFKA_ENABLED"}},
+		{"a service on another machine in one process", "edumatrix", []string{"up"}, []string{"CHAT_URL=http://chat:3003"},
+			[]string{"CHAT_URL", "http://localhost:"}},
+		{"a service without a port in one process", "edumatrix", []string{"up"}, []string{"FEED_URL=http://localhost"},
+			[]string{"FEED_URL", "http://localhost:"}},
 		{"Kafka switched off", "chat", nil, []string{"KAFKA_ENABLED=false", "JWT_SECRET=" + secret}, []string{"KAFKA_ENABLED"}},
 		{"Postgres away", "chat", nil, []string{"JWT_SECRET=" + secret,
 			fmt.Sprintf("DATABASE_URL=postgres://u:verysecret@127.0.0.1:%d/d", nowhere)}, []string{"Postgres", strconv.Itoa(nowhere)}},

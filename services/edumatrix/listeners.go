@@ -1,0 +1,50 @@
+package edumatrix
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// listener is where a service of the one process listens for the others.
+type listener struct {
+	host string
+	port int
+}
+
+// innerListeners reads them from the services' URLs. One that leads elsewhere, or nowhere, stops the start: nobody would
+// listen there, and the mesh would wait for it in silence.
+func innerListeners(peers map[string]string) (map[string]listener, error) {
+	all := map[string]listener{}
+	for _, owner := range slices.Sorted(maps.Keys(peers)) {
+		l, ok := readListener(peers[owner])
+		if !ok {
+			return nil, fmt.Errorf("%s has to look like http://localhost:port, as all services run in this process and "+
+				"listen on loopback: remove it, or name a port of this machine", peerVariable(owner))
+		}
+		all[owner] = l
+	}
+	return all, nil
+}
+
+// readListener takes what a service can listen on and be reached at: a port of a loopback address, without a path.
+func readListener(address string) (l listener, ok bool) {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
+		return l, false
+	}
+	l.host = u.Hostname()
+	if strings.EqualFold(l.host, "localhost") {
+		l.host = "127.0.0.1"
+	}
+	ip := net.ParseIP(l.host)
+	l.port, err = strconv.Atoi(u.Port())
+	return l, err == nil && l.port > 0 && l.port <= 65535 && ip != nil && ip.IsLoopback()
+}
+
+// peerVariable says where a service is.
+func peerVariable(owner string) string { return strings.ToUpper(owner) + "_URL" }
