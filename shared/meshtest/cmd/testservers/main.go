@@ -3,7 +3,7 @@
 //
 //	testservers -- go test -tags integration ./...
 //
-// With -install, as root, it first has the package manager install what is missing; that may be all that it does. The
+// With -install, as root or with a sudo that asks for no password, it first has the package manager install what is missing; that may be all that it does. The
 // command finds them by the variables MESHTEST_…; a server that KAFKA_BROKERS, REDIS_URL or DATABASE_URL names is
 // used instead of one of its own. With -hold it runs no command: it prints the variables and goes on until its input
 // ends, which is how a test process that was started by hand has servers.
@@ -38,7 +38,7 @@ type options struct {
 func main() {
 	var o options
 	stores := flag.String("stores", strings.Join(server.All, ","), "which to start")
-	flag.BoolVar(&o.install, "install", false, "as root, have the package manager install what is missing")
+	flag.BoolVar(&o.install, "install", false, "as root, or with sudo, have the package manager install what is missing")
 	flag.BoolVar(&o.jaeger, "jaeger", false, "build Jaeger while the command runs, for the tests that will ask for it")
 	flag.BoolVar(&o.hold, "hold", false, "run no command, print the variables, stop at the end of the input")
 	flag.Parse()

@@ -10,40 +10,61 @@ import (
 	"strings"
 )
 
-// Install has the package manager install what the named stores need and neither the environment, this machine nor
-// Docker has, and a C compiler, which the race detector needs. It does nothing where that is not possible: then starting
-// the store says what is missing.
+// Install has the package manager install what the named stores need and neither this machine nor Docker has, and a C
+// compiler, which the race detector needs. It does nothing where that is not possible: then starting the store says what
+// is missing.
 func Install(ctx context.Context, stores []string, log *slog.Logger) error {
-	var packages []string
-	if slices.Contains(stores, "redis") && Named(RedisVariable) == "" && !installed("redis-server") {
-		packages = append(packages, "redis-server")
-	}
-	if slices.Contains(stores, "kafka") && Named(KafkaVariable) == "" {
-		if !installed("java") {
-			packages = append(packages, "default-jre-headless")
-		}
-		if !installed("mvn") {
-			packages = append(packages, "maven")
-		}
-	}
+	packages := missing(ctx, stores)
 	if len(packages) > 0 && engineAnswers() {
 		packages = nil
 	}
 	if !installed("gcc") {
 		packages = append(packages, "gcc", "libc6-dev")
 	}
-	if len(packages) == 0 || os.Geteuid() != 0 || !installed("apt-get") {
+	if len(packages) == 0 || !installed("apt-get") {
+		return nil
+	}
+	asRoot, may := becomeRoot(ctx, os.Geteuid())
+	if !may {
 		return nil
 	}
 	log.Info("installing what the integration tests need", "packages", strings.Join(packages, " "))
 	steps := [][]string{{"update", "-qq"},
 		append([]string{"install", "--yes", "-qq", "--no-install-recommends"}, packages...)}
-	for _, args := range steps {
-		cmd := exec.CommandContext(ctx, "apt-get", args...)
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("apt-get %s: %w:\n%s", strings.Join(args, " "), err, tail(out))
+	for _, step := range steps {
+		args := slices.Concat(asRoot, []string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get"}, step)
+		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("apt-get %s: %w:\n%s", strings.Join(step, " "), err, tail(out))
 		}
 	}
 	return nil
+}
+
+// missing are the packages with what the stores need. A server that the environment names changes nothing: tests that
+// take a store away start one of their own all the same.
+func missing(ctx context.Context, stores []string) (packages []string) {
+	if slices.Contains(stores, "redis") {
+		if _, err := redisProgram(ctx); err != nil {
+			packages = append(packages, "redis-server")
+		}
+	}
+	if slices.Contains(stores, "kafka") {
+		if !hasJava(ctx) {
+			packages = append(packages, "default-jre-headless")
+		}
+		if !installed("mvn") {
+			packages = append(packages, "maven")
+		}
+	}
+	return packages
+}
+
+// becomeRoot is what goes before a command that only root may run: nothing for root, and sudo for those whom it asks for
+// no password.
+func becomeRoot(ctx context.Context, uid int) (before []string, may bool) {
+	if uid == 0 {
+		return nil, true
+	}
+	sudo := []string{"sudo", "-n"}
+	return sudo, exec.CommandContext(ctx, sudo[0], append(sudo[1:], "true")...).Run() == nil
 }

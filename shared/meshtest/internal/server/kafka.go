@@ -53,7 +53,7 @@ func (k *Kafka) start(ctx context.Context, log *slog.Logger, advertised int) err
 	k.settings = backend.Kafka{Brokers: []string{fmt.Sprintf("127.0.0.1:%d", port)}, ClientID: "meshtest"}
 	k.answers = func(context.Context) error { return serves(k.settings) }
 	switch {
-	case installed("java") && installed("mvn"):
+	case hasJava(ctx) && installed("mvn"):
 		err = k.onJava(ctx, log, port, controller, advertised)
 	case engineAnswers():
 		options := []string{}
@@ -74,12 +74,7 @@ func (k *Kafka) start(ctx context.Context, log *slog.Logger, advertised int) err
 }
 
 var errNoKafka = errors.New("there is no real Kafka: install Java 17 or later and Maven, or start Docker, or set " +
-	"KAFKA_BROKERS; as root, make test installs them where there is apt-get")
-
-func installed(program string) bool {
-	_, err := exec.LookPath(program)
-	return err == nil
-}
+	"KAFKA_BROKERS; as root, or with sudo, make test installs them where there is apt-get")
 
 // onJava lays out the broker's data and says how to run it on the machine's Java.
 func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller, advertised int) error {

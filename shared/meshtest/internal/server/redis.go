@@ -56,7 +56,7 @@ func (r *Redis) start(ctx context.Context) error {
 	}
 	settings := []string{"--port", strconv.Itoa(port), "--requirepass", r.settings.Password, "--save", "",
 		"--appendonly", "yes", "--appendfsync", "always"}
-	program, err := exec.LookPath("redis-server")
+	program, err := redisProgram(ctx)
 	switch {
 	case err == nil:
 		r.command = func() *exec.Cmd {
@@ -67,13 +67,13 @@ func (r *Redis) start(ctx context.Context) error {
 			return err
 		}
 	default:
-		return errNoRedis
+		return err
 	}
 	return r.Start(ctx)
 }
 
 var errNoRedis = errors.New("there is no real Redis: install redis-server with the package manager, or start Docker, " +
-	"or set REDIS_URL; as root, make test installs it where there is apt-get")
+	"or set REDIS_URL; as root, or with sudo, make test installs it where there is apt-get")
 
 // Snapshot copies what the running server has on its disk, for Rewind.
 func (r *Redis) Snapshot() error { return r.copyData(redisData, redisSnapshot) }

@@ -1,0 +1,67 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strconv"
+)
+
+// What Kafka 4 runs on, and the oldest Redis that has what presence's scripts use.
+const (
+	oldestJava  = 17
+	oldestRedis = 7
+)
+
+func installed(program string) bool {
+	_, err := exec.LookPath(program)
+	return err == nil
+}
+
+// hasJava says whether Kafka runs on this machine's Java. An older one is as good as none.
+func hasJava(ctx context.Context) bool {
+	said, err := exec.CommandContext(ctx, "java", "-version").CombinedOutput()
+	return err == nil && javaMajor(string(said)) >= oldestJava
+}
+
+var javaVersion = regexp.MustCompile(`version "(?:1\.)?(\d+)`)
+
+// javaMajor reads 17 of 17.0.15, and 8 of 1.8.0_392, as old ones called themselves; 0 of anything else.
+func javaMajor(said string) int {
+	found := javaVersion.FindStringSubmatch(said)
+	if found == nil {
+		return 0
+	}
+	major, _ := strconv.Atoi(found[1])
+	return major
+}
+
+// redisProgram is the machine's redis-server, or why there is none to test with.
+func redisProgram(ctx context.Context) (string, error) {
+	program, err := exec.LookPath("redis-server")
+	if err != nil {
+		return "", errNoRedis
+	}
+	said, err := exec.CommandContext(ctx, program, "--version").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w: %s", program, err, tail(said))
+	}
+	version, major := redisMajor(string(said))
+	if major < oldestRedis {
+		return "", fmt.Errorf("%s is version %s, and the tests need Redis %d.0 or later: install a newer one, or start Docker",
+			program, version, oldestRedis)
+	}
+	return program, nil
+}
+
+var redisServerVersion = regexp.MustCompile(`v=((\d+)\S*)`)
+
+func redisMajor(said string) (version string, major int) {
+	found := redisServerVersion.FindStringSubmatch(said)
+	if found == nil {
+		return "unknown", 0
+	}
+	major, _ = strconv.Atoi(found[2])
+	return found[1], major
+}
