@@ -1,6 +1,7 @@
 package edumatrix
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -8,20 +9,23 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/edumatrix/interlinked/shared/auth"
+	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
 // dataDir is where `edumatrix up` keeps what has to survive a restart. One process at a time has it.
 type dataDir struct {
 	path string
-	lock *os.File
+	lock *filelock.Lock
 }
 
+// lookTime is for subcommands to have looked: they take the lock for a moment, to see whether a mesh runs.
+const lookTime = 500 * time.Millisecond
+
 // openDataDir makes the folder where it is missing and takes it for this process until close.
-func openDataDir(path string) (*dataDir, error) {
+func openDataDir(ctx context.Context, path string) (*dataDir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -29,21 +33,21 @@ func openDataDir(path string) (*dataDir, error) {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("data directory (set DATA_DIR to another): %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("data directory (set DATA_DIR to another): %w", err)
-	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = lock.Close()
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	lock, err := filelock.Await(ctx, filepath.Join(path, lockFile))
+	if errors.Is(err, filelock.ErrHeld) {
 		return nil, fmt.Errorf("the data directory %s is in use by another edumatrix: stop that one, or set DATA_DIR "+
 			"to another folder", path)
+	} else if err != nil {
+		return nil, fmt.Errorf("data directory (set DATA_DIR to another): %w", err)
 	}
 	return &dataDir{path, lock}, nil
 }
 
 func (d *dataDir) close() {
 	_ = os.Remove(filepath.Join(d.path, meshFile))
-	_ = d.lock.Close()
+	d.lock.Release()
 }
 
 func (d *dataDir) sub(name string) string { return filepath.Join(d.path, name) }
@@ -102,7 +106,7 @@ func findMesh(getenv func(string) string) (runningMesh, error) {
 	var m runningMesh
 	dir := dataDirOf(getenv)
 	err := readJSON(filepath.Join(dir, meshFile), &m)
-	if err == nil && !locked(filepath.Join(dir, lockFile)) {
+	if err == nil && !filelock.Held(filepath.Join(dir, lockFile)) {
 		err = fs.ErrNotExist
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -111,16 +115,6 @@ func findMesh(getenv func(string) string) (runningMesh, error) {
 		return m, fmt.Errorf("find the running mesh: %w", err)
 	}
 	return m, nil
-}
-
-// locked says whether a process has the lock.
-func locked(path string) bool {
-	f, err := os.Open(path)
-	if err != nil {
-		return false
-	}
-	defer f.Close() // which gives the lock back, if it was got
-	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) != nil
 }
 
 func dataDirOf(getenv func(string) string) string {

@@ -12,7 +12,7 @@ import (
 func TestInstallation_TheEnvironmentWinsOverTheDataDirectory(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	data, err := openDataDir(dir) // as the running mesh has it
+	data, err := openDataDir(t.Context(), dir) // as the running mesh has it
 	if err != nil {
 		t.Fatal(err)
 	}

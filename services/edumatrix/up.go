@@ -55,7 +55,7 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 	for _, notice := range c.Notices {
 		log.Info(notice)
 	}
-	dir, err := openDataDir(dataDirOf(t.Getenv))
+	dir, err := openDataDir(ctx, dataDirOf(t.Getenv))
 	if err != nil {
 		return err
 	}

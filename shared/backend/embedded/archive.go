@@ -96,7 +96,7 @@ func (a archive) ensure(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer lock.release()
+	defer lock.Release()
 	if _, err := os.Stat(programs); err == nil {
 		return programs, nil
 	}

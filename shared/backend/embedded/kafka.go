@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
 // KafkaOptions says where a broker keeps its records and where it listens.
@@ -34,7 +35,7 @@ type KafkaOptions struct {
 // Kafka is a broker of Kafka's protocol in this process.
 type Kafka struct {
 	cluster *kfake.Cluster
-	lock    *fileLock
+	lock    *filelock.Lock
 	deleter *deleter
 	stop    sync.Once
 	end     context.CancelFunc
@@ -59,7 +60,7 @@ func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 		if err != nil {
 			err = fmt.Errorf("embedded Kafka: %w", err)
 			if k.lock != nil {
-				k.lock.release()
+				k.lock.Release()
 			}
 		}
 	}()
@@ -111,7 +112,7 @@ func (k *Kafka) Stop() {
 		<-k.ended
 		k.cluster.Close()
 		if k.lock != nil {
-			k.lock.release()
+			k.lock.Release()
 		}
 	})
 }

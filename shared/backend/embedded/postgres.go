@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
 // BinariesVariable names the environment variable that says where PostgreSQL's programs are; errors tell people of it.
@@ -42,7 +44,7 @@ type Postgres struct {
 	port    int
 	cluster *cluster
 	server  *child
-	lock    *fileLock
+	lock    *filelock.Lock
 	stop    sync.Once
 	stopErr error
 }
@@ -180,7 +182,7 @@ func (p *Postgres) Stop() error {
 			p.cluster.close()
 		}
 		if p.lock != nil {
-			p.lock.release()
+			p.lock.Release()
 		}
 	})
 	return p.stopErr

@@ -39,7 +39,7 @@ func (p *Process) Start(t testing.TB) {
 		cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+cache)
 	}
 	cmd.Stdout, cmd.Stderr = &p.output, &p.output
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	cmd.SysProcAttr = endsWithUs()
 	go func() {
 		runtime.LockOSThread() // the signal comes when the thread ends that started it
 		defer runtime.UnlockOSThread()

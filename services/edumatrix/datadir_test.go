@@ -1,0 +1,29 @@
+package edumatrix
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/edumatrix/interlinked/shared/filelock"
+)
+
+// A subcommand that looks whether a mesh runs has the lock for a moment; another mesh keeps it.
+func TestDataDir_WaitsForThoseWhoLook(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	looking, err := filelock.Try(filepath.Join(dir, lockFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(lookTime/5, looking.Release)
+	data, err := openDataDir(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.close()
+	if _, err := openDataDir(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "in use by another edumatrix") {
+		t.Errorf("opened twice: %v", err)
+	}
+}
