@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,9 +54,33 @@ type conversationOnTerminal struct {
 	Terminal
 	url, token, user, to string
 	conversation         string
+	greeted              bool
 	shown                int64 // version up to which messages were shown
 	unsent               []unsent
 	events               chan client.Event
+	dropped              dropped
+}
+
+// dropped is the newest version of each stream that found no room among the events to show: a terminal that is not read
+// must not hold up the connection. What was dropped is shown from the history.
+type dropped struct {
+	mu     sync.Mutex
+	newest map[string]int64
+}
+
+func (d *dropped) add(e client.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.newest == nil {
+		d.newest = map[string]int64{}
+	}
+	d.newest[e.Stream] = e.Version
+}
+
+func (d *dropped) of(stream string) int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.newest[stream]
 }
 
 func (c *conversationOnTerminal) run(ctx context.Context) error {
@@ -71,7 +96,7 @@ func (c *conversationOnTerminal) run(ctx context.Context) error {
 		}
 	}()
 	for first := true; ; first = false {
-		c.events = make(chan client.Event, 1024)
+		c.events = make(chan client.Event, unread)
 		conn, err := c.connect(ctx)
 		if err != nil {
 			if first || ctx.Err() != nil {
@@ -99,6 +124,9 @@ func (c *conversationOnTerminal) run(ctx context.Context) error {
 // lasting is the lowest close code of what would happen again (docs/protocol.md).
 const lasting = 3500
 
+// unread is how many events wait for the terminal to be read.
+const unread = 256
+
 func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
@@ -108,7 +136,8 @@ func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, e
 	conn, err := client.Dial(ctx, client.Options{URL: c.url, Token: c.token, Device: device, OnEvent: func(e client.Event) {
 		select {
 		case events <- e:
-		default: // the terminal is not read; the history has it
+		default: // the terminal is not read
+			c.dropped.add(e)
 		}
 	}})
 	if err != nil {
@@ -140,15 +169,17 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 				SentAt  time.Time `json:"sent_at"`
 				Deleted bool      `json:"deleted"`
 			} `json:"messages"`
-			More bool `json:"more"`
+			More    bool  `json:"more"`
+			Version int64 `json:"version"`
 		}
-		first := c.shown == 0
+		first := !c.greeted
 		err := conn.Query(ctx, "chat.history", map[string]any{"conversation_id": c.conversation, "after": c.shown}, &page)
 		if err != nil {
 			return fmt.Errorf("history: %w", err)
 		}
 		if first {
 			fmt.Fprintf(c.Out, "conversation %s — type a line to send it, Ctrl-D ends\n", c.conversation)
+			c.greeted = true
 		}
 		for _, m := range page.Messages {
 			if !m.Deleted {
@@ -157,10 +188,34 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 			c.shown = m.Version
 		}
 		if first || !page.More || len(page.Messages) == 0 {
+			c.shown = max(c.shown, page.Version) // all up to there
 			return nil
 		}
 	}
 }
+
+// catchUpDropped shows what was dropped, before anything newer is shown. The history may be behind what was told live, by
+// moments.
+func (c *conversationOnTerminal) catchUpDropped(ctx context.Context, conn *client.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	for c.dropped.of(c.stream()) > c.shown {
+		if err := c.catchUp(ctx, conn); err != nil {
+			return err
+		}
+		if c.dropped.of(c.stream()) <= c.shown {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("history: %w", context.Cause(ctx))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func (c *conversationOnTerminal) stream() string { return "conversation:" + c.conversation }
 
 // tryAgain is the pause before a line without an outcome is sent again.
 const tryAgain = 2 * time.Second
@@ -175,6 +230,11 @@ func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Clie
 		case <-conn.Done():
 			return conn.Err()
 		case e := <-c.events:
+			if err := c.catchUpDropped(ctx, conn); ctx.Err() != nil {
+				return nil
+			} else if err != nil {
+				return fmt.Errorf("%w: %w", client.ErrClosed, err) // a new connection begins with the history
+			}
 			c.showEvent(e)
 		case <-again.C:
 			if !c.sendAll(ctx, conn) {
@@ -226,7 +286,7 @@ func (c *conversationOnTerminal) sendAll(ctx context.Context, conn *client.Clien
 }
 
 func (c *conversationOnTerminal) showEvent(e client.Event) {
-	if e.Stream != "conversation:"+c.conversation || e.Version <= c.shown {
+	if e.Stream != c.stream() || e.Version <= c.shown {
 		return
 	}
 	c.shown = e.Version

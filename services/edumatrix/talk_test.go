@@ -1,0 +1,100 @@
+//go:build integration
+
+package edumatrix
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/edumatrix/interlinked/shared/auth"
+	"github.com/edumatrix/interlinked/shared/client"
+)
+
+// unreadScreen is a terminal that nobody reads, until it is read.
+type unreadScreen struct {
+	screen
+	read chan struct{}
+}
+
+func (s *unreadScreen) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), "message 0") {
+		<-s.read
+	}
+	return s.screen.Write(p)
+}
+
+// Who stops reading the terminal for a while, as Ctrl-S does, misses nothing.
+func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
+	t.Parallel()
+	c, _ := startTogether(t)
+	token, err := auth.Mint(c.JWTSecret, auth.User{ID: "bob"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, arrived := &unreadScreen{read: make(chan struct{})}, make(chan struct{})
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	in, end := io.Pipe()
+	defer end.Close()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- talk(ctx, Terminal{In: in, Out: out, Err: io.Discard, Getenv: func(string) string { return "" }},
+			[]string{"--url", fmt.Sprintf("ws://127.0.0.1:%d/ws", c.Port), "--token", token, "--to", "alice"})
+	}()
+	await := func(what string, condition func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(10 * time.Millisecond) { // between two looks
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %d lines are shown", what, strings.Count(out.String(), "\n"))
+			}
+		}
+	}
+	await("it begins", func() bool { return strings.Contains(out.String(), "type a line") })
+
+	const messages = 2*unread + 50
+	dial(t, c, "bob", func(e client.Event) {
+		if e.Type == "chat.message_sent" && e.Version == 1+messages {
+			close(arrived)
+		}
+	})
+	alice := dial(t, c, "alice", nil)
+	started, err := alice.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": "bob"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	say := func(body string) {
+		t.Helper()
+		if _, err := alice.Command(t.Context(), "chat.send_message", map[string]string{
+			"conversation_id": strings.TrimPrefix(started.Stream, "conversation:"), "body": body}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range messages {
+		say(fmt.Sprintf("message %d.", n))
+	}
+	<-arrived // at another connection of bob's; this one has had as much time
+	close(out.read)
+	await("what was not read", func() bool { return strings.Contains(out.String(), fmt.Sprintf("message %d.", messages-1)) })
+	say("the last")
+	await("what came after", func() bool { return strings.Contains(out.String(), "the last") })
+	at := 0
+	for n := range messages {
+		body := fmt.Sprintf("message %d.", n)
+		if strings.Count(out.String(), body) != 1 {
+			t.Fatalf("%q is shown %d times", body, strings.Count(out.String(), body))
+		}
+		next := strings.Index(out.String(), body)
+		if next < at {
+			t.Fatalf("%q is shown before what was said before it", body)
+		}
+		at = next
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
