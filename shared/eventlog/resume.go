@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -32,7 +33,7 @@ type Stay struct {
 // Resumed is what one Resumer is told.
 type Resumed struct {
 	Stays []Stay // that reach above After; everybody is in their own user room besides
-	// TooFar are rooms with more events than the limit; some of those are left out.
+	// TooFar are rooms with more than the bounds allow; some of their events are left out.
 	TooFar []string
 }
 
@@ -44,16 +45,25 @@ type Missed struct {
 	Page
 }
 
-// mostMissed is about how many events one answer holds.
-const mostMissed = 10_000
+// Bounds of what one Resumer is given. The largest rooms are too far where it would be more.
+type Bounds struct {
+	Events int // of one room; 0: 1,000
+	Bytes  int // of all rooms; 0: 4 MiB
+}
+
+// mostMissed is about what one answer holds: whoever gives it and whoever takes it have all of it in memory.
+var mostMissed = size{events: 10_000, bytes: 16 << 20}
 
 // Resume reads what many have missed: which rooms they were in when, and what was logged there. It takes three
 // statements, however many they are.
-func (l *Log) Resume(ctx context.Context, resumers []Resumer, limit int) (Missed, error) {
-	if limit <= 0 {
-		limit = 1000
+func (l *Log) Resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed, error) {
+	if b.Events <= 0 {
+		b.Events = 1000
 	}
-	m, err := l.resume(ctx, resumers, limit)
+	if b.Bytes <= 0 {
+		b.Bytes = 4 << 20
+	}
+	m, err := l.resume(ctx, resumers, b)
 	if err != nil {
 		return Missed{}, fmt.Errorf("read what %d users missed of the log of %s: %w", len(resumers), l.o.Owner,
 			dependency(err))
@@ -61,17 +71,17 @@ func (l *Log) Resume(ctx context.Context, resumers []Resumer, limit int) (Missed
 	return m, nil
 }
 
-func (l *Log) resume(ctx context.Context, resumers []Resumer, limit int) (Missed, error) {
+func (l *Log) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed, error) {
 	stays, head, err := l.stays(ctx, resumers)
 	if err != nil {
 		return Missed{}, err
 	}
 	// What is committed up to the head stays as it is, so other statements may read it.
 	g := newGaps(resumers, stays, head)
-	if err := l.count(ctx, g, limit); err != nil {
+	if err := l.count(ctx, g, b.Events); err != nil {
 		return Missed{}, err
 	}
-	missed := Missed{Resumed: g.choose(limit), Page: Page{Head: head, Complete: head}}
+	missed := Missed{Resumed: g.choose(b), Page: Page{Head: head, Complete: head}}
 	if len(g.chosen) == 0 && len(g.turns) == 0 {
 		return missed, nil
 	}
@@ -113,7 +123,7 @@ func (l *Log) stays(ctx context.Context, resumers []Resumer) ([][]Stay, int64, e
 	return all, head, err
 }
 
-// count finds how many events each gap has, as far as that matters.
+// count finds how many events each gap has, and how large they are, as far as that matters.
 func (l *Log) count(ctx context.Context, g *gaps, limit int) error {
 	if len(g.all) == 0 {
 		return nil
@@ -123,9 +133,10 @@ func (l *Log) count(ctx context.Context, g *gaps, limit int) error {
 	if err != nil {
 		return err
 	}
-	var index, events int64
-	_, err = pgx.ForEachRow(found, []any{&index, &events}, func() error {
-		g.events[g.all[index-1]] = int(events)
+	var index int64
+	var of size
+	_, err = pgx.ForEachRow(found, []any{&index, &of.events, &of.bytes}, func() error {
+		g.sizes[g.all[index-1]] = of
 		return nil
 	})
 	return err
@@ -144,6 +155,16 @@ func columnsOf(all []gap) (rooms []string, after, until []int64) {
 	return rooms, after, until
 }
 
+// size is what there is in a gap, a room or an answer.
+type size struct{ events, bytes int }
+
+func (s size) plus(o size) size { return size{s.events + o.events, s.bytes + o.bytes} }
+
+// beyond is what has to be read of a room of which something is read anyway.
+func (s size) beyond(o size) size { return size{max(0, s.events-o.events), max(0, s.bytes-o.bytes)} }
+
+func (s size) over(bound size) bool { return s.events > bound.events || s.bytes > bound.bytes }
+
 // gaps are those of all resumers. Who came from the same place shares them.
 type gaps struct {
 	resumers []Resumer
@@ -151,14 +172,14 @@ type gaps struct {
 	head     int64
 	of       [][]gap // by resumer
 	all      []gap   // each once
-	events   map[gap]int
+	sizes    map[gap]size
 
 	chosen []gap   // to be read
 	turns  []int64 // positions of what opened and closed rooms
 }
 
 func newGaps(resumers []Resumer, stays [][]Stay, head int64) *gaps {
-	g := &gaps{resumers: resumers, stays: stays, head: head, of: make([][]gap, len(resumers)), events: map[gap]int{}}
+	g := &gaps{resumers: resumers, stays: stays, head: head, of: make([][]gap, len(resumers)), sizes: map[gap]size{}}
 	for i, r := range resumers {
 		g.add(i, gap{"user:" + r.User, r.EventsAfter, head})
 		for _, room := range r.Looks {
@@ -179,54 +200,54 @@ func (g *gaps) add(resumer int, n gap) {
 	if n.after >= n.until {
 		return
 	}
-	if _, again := g.events[n]; !again {
-		g.events[n] = 0
+	if _, again := g.sizes[n]; !again {
+		g.sizes[n] = size{}
 		g.all = append(g.all, n)
 	}
 	g.of[resumer] = append(g.of[resumer], n)
 }
 
-// choose answers resumers, in order, for as long as the events are not too many for one answer.
-func (g *gaps) choose(limit int) []Resumed {
+// choose answers resumers, in order, for as long as it is not too much for one answer.
+func (g *gaps) choose(b Bounds) []Resumed {
 	var answers []Resumed
-	most := map[string]int{} // events of a room that are read anyway, about
-	total := 0
+	most := map[string]size{} // of a room that is read anyway, about
+	var total size
 	for i := range g.resumers {
-		rooms := map[string]int{}
+		rooms := map[string]size{}
 		for _, n := range g.of[i] {
-			rooms[n.room] += g.events[n]
+			rooms[n.room] = rooms[n.room].plus(g.sizes[n])
 		}
-		var names []string
-		for room := range rooms {
-			names = append(names, room)
-		}
-		slices.SortFunc(names, func(a, b string) int {
-			return cmp.Or(cmp.Compare(rooms[a], rooms[b]), cmp.Compare(a, b))
-		})
 		r := Resumed{Stays: g.stays[i]}
 		near := map[string]bool{}
-		more := 0
-		for _, room := range names {
-			add := max(0, rooms[room]-most[room])
-			if rooms[room] > limit || i == 0 && more+add > mostMissed {
+		var own, more size
+		for _, room := range smallestFirst(rooms) {
+			with := more.plus(rooms[room].beyond(most[room]))
+			if rooms[room].events > b.Events || own.bytes+rooms[room].bytes > b.Bytes || i == 0 && with.over(mostMissed) {
 				r.TooFar = append(r.TooFar, room)
 				continue
 			}
 			near[room] = true
-			more += add
+			own, more = own.plus(rooms[room]), with
 		}
-		if i > 0 && total+more > mostMissed {
+		if i > 0 && total.plus(more).over(mostMissed) {
 			break
 		}
-		total += more
+		total = total.plus(more)
 		for room := range near {
-			most[room] = max(most[room], rooms[room])
+			most[room] = size{max(most[room].events, rooms[room].events), max(most[room].bytes, rooms[room].bytes)}
 		}
 		g.read(i, near)
 		answers = append(answers, r)
 	}
 	g.chosen = compact(g.chosen)
 	return answers
+}
+
+func smallestFirst(rooms map[string]size) []string {
+	return slices.SortedFunc(maps.Keys(rooms), func(a, b string) int {
+		return cmp.Or(cmp.Compare(rooms[a].bytes, rooms[b].bytes), cmp.Compare(rooms[a].events, rooms[b].events),
+			cmp.Compare(a, b))
+	})
 }
 
 // read chooses the gaps of one resumer in some rooms, with the turns there: those need not have gone to their room.

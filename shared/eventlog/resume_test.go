@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -53,7 +54,7 @@ func TestResume_TellsStaysAndWhatHappenedInThem(t *testing.T) {
 		"several, with events that they share": {[]Resumer{{"eve", 0, 0, nil}, {"bob", 9, 9, nil}, {"alice", 10, 10, nil}},
 			[][]Stay{nil, {{one, 7, 0}, {two, 9, 11}}, {{one, 1, 0}, {two, 9, 0}}}, []int64{10, 11, 12}},
 	} {
-		got, err := l.Resume(t.Context(), test.resumers, 0)
+		got, err := l.Resume(t.Context(), test.resumers, Bounds{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +74,8 @@ func TestResume_TellsStaysAndWhatHappenedInThem(t *testing.T) {
 func TestResume_LeavesOutRoomsThatAreTooFarAndNoOthers(t *testing.T) {
 	t.Parallel()
 	l := comings(t)
-	got, err := l.Resume(t.Context(), []Resumer{{"bob", 0, 0, nil}, {"bob", 5, 5, nil}, {"alice", 10, 10, nil}}, 4)
+	got, err := l.Resume(t.Context(), []Resumer{{"bob", 0, 0, nil}, {"bob", 5, 5, nil}, {"alice", 10, 10, nil}},
+		Bounds{Events: 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +97,7 @@ func TestResume_ComesRedacted(t *testing.T) {
 	t.Parallel()
 	l := comings(t)
 	commit(t, l, on("1", "c3", &chatv1.MessageDeleted{ConversationId: "1", MessageId: "d"}))
-	got, err := l.Resume(t.Context(), []Resumer{{"bob", 7, 7, nil}}, 0)
+	got, err := l.Resume(t.Context(), []Resumer{{"bob", 7, 7, nil}}, Bounds{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,13 +121,71 @@ func TestResume_AnswersFewerWhenThatGetsTooLarge(t *testing.T) {
 		commit(t, l, on(id, id, all...))
 		resumers = append(resumers, Resumer{User: "u" + id})
 	}
-	got, err := l.Resume(t.Context(), resumers, 0)
+	got, err := l.Resume(t.Context(), resumers, Bounds{})
 	if err != nil || len(got.Resumed) != 10 || len(got.Events) != 10*events {
 		t.Fatalf("%d users, %d events, %v", len(got.Resumed), len(got.Events), err)
 	}
 	// Who alone would be too much hears which rooms are too far.
-	got, err = l.Resume(t.Context(), append([]Resumer{{User: "everywhere"}}, resumers[:3]...), 0)
+	got, err = l.Resume(t.Context(), append([]Resumer{{User: "everywhere"}}, resumers[:3]...), Bounds{})
 	if err != nil || len(got.Resumed) != 4 || len(got.Resumed[0].TooFar) != 2 || len(got.Events) != 10*events {
 		t.Fatalf("%d users, %v too far, %d events, %v", len(got.Resumed), got.Resumed[0].TooFar, len(got.Events), err)
+	}
+}
+
+// large is a conversation of alice and others with 32 KB in each message.
+func large(t *testing.T, l *Log, id string, messages int, others ...string) {
+	t.Helper()
+	all := []proto.Message{started(id, append(others, "alice")...)}
+	for n := range messages {
+		all = append(all, sent(id, fmt.Sprint(n), strings.Repeat("x", 32<<10)))
+	}
+	commit(t, l, on(id, id, all...))
+}
+
+func TestResume_LeavesOutTheLargestRoomsWhereAllTogetherAreTooLarge(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	large(t, l, "two", 64, "bob")
+	large(t, l, "one", 32)
+	large(t, l, "half", 16)
+	for name, test := range map[string]struct {
+		user   string
+		after  int64
+		bytes  int
+		tooFar []string
+		events int
+	}{
+		"as much as there is by default":  {"alice", 0, 0, nil, 115},
+		"the largest":                     {"alice", 0, 3 << 20, []string{"conversation:two"}, 50},
+		"all that are larger":             {"alice", 0, 1 << 20, []string{"conversation:one", "conversation:two"}, 17},
+		"another, who is in fewer":        {"bob", 0, 3 << 20, nil, 65},
+		"what happened since counts only": {"alice", 40, 3 << 20, nil, 75},
+	} {
+		got, err := l.Resume(t.Context(), []Resumer{{User: test.user, After: test.after, EventsAfter: test.after}},
+			Bounds{Bytes: test.bytes})
+		if err != nil || !slices.Equal(got.Resumed[0].TooFar, test.tooFar) || len(got.Events) != test.events {
+			t.Errorf("%s: %d events, too far %v, %v", name, len(got.Events), got.Resumed[0].TooFar, err)
+		}
+	}
+}
+
+func TestResume_AnswersFewerWhenTheirEventsAreLarge(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	var resumers []Resumer
+	for i := range 6 { // 3 MiB each
+		id := fmt.Sprint(i)
+		large(t, l, id, 96, "u"+id)
+		resumers = append(resumers, Resumer{User: "u" + id})
+	}
+	for asked, answered := range map[int]int{6: 5, 4: 4} {
+		got, err := l.Resume(t.Context(), resumers[:asked], Bounds{})
+		bytes := 0
+		for _, e := range got.Events {
+			bytes += len(e.Body)
+		}
+		if err != nil || len(got.Resumed) != answered || bytes > 17<<20 {
+			t.Errorf("%d of %d answered, %d bytes, %v", len(got.Resumed), asked, bytes, err)
+		}
 	}
 }

@@ -111,10 +111,14 @@ FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (member, after, index
   WHERE c.member = u.member AND c.closed_position > u.after) m
 UNION ALL SELECT 0, '', 0, 0, coalesce(max(position), 0) FROM owner.events
 ORDER BY 1, 2, 3`
-	sqlCountGaps = `SELECT g.index, c.events
+	// The length of what is stored apart from its row is known without reading it.
+	sqlCountGaps = `SELECT g.index, c.events, c.bytes
 FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index), LATERAL (
-  SELECT count(*) AS events FROM (SELECT 1 FROM owner.event_rooms r
-    WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until LIMIT $4) few) c`
+  SELECT count(*) AS events, coalesce(sum(e.bytes), 0)::bigint AS bytes FROM (
+    SELECT r.position FROM owner.event_rooms r
+    WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until LIMIT $4) few, LATERAL (
+    SELECT octet_length(body) + coalesce(octet_length(personal), 0) AS bytes FROM owner.events e
+    WHERE e.position = few.position LIMIT 1) e) c`
 	sqlReadGaps = `SELECT ` + columns + ` FROM owner.events WHERE position IN (
   SELECT r.position FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS g (room, after, until), LATERAL (
     SELECT position FROM owner.event_rooms r

@@ -57,7 +57,8 @@ func (s *server) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeReq
 			}
 		}
 	}
-	missed, err := s.log.Resume(ctx, resumers, int(r.Msg.GetLimit()))
+	missed, err := s.log.Resume(ctx, resumers,
+		eventlog.Bounds{Events: int(r.Msg.GetLimit()), Bytes: int(r.Msg.GetBytes())})
 	if err != nil {
 		return nil, err
 	}

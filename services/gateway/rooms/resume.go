@@ -36,7 +36,7 @@ func (a *asker) resumeSome(ctx context.Context, batch []newcomer) (answered int,
 	complete := a.options.Complete(a.owner)
 	reach := a.view.Reach()
 	recent, whole := a.recent(batch, reach)
-	request := &meshv1.ResumeRequest{Limit: int32(a.options.Missed.Events)}
+	request := &meshv1.ResumeRequest{Limit: int32(a.options.Missed.Events), Bytes: int64(a.options.Missed.Bytes)}
 	for _, n := range batch {
 		r := &meshv1.Resumer{User: n.conn.User, After: n.after, EventsAfter: n.after, Looks: n.looks}
 		if whole && n.after >= reach {

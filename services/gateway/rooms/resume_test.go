@@ -133,6 +133,15 @@ func TestResume_ARoomWithMoreThanTheBoundIsTooFarAlone(t *testing.T) {
 	require.Equal(t, "[]", tooFar)
 }
 
+func TestResume_AsksForNoMoreThanIsGiven(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0, hub.Bounds{Events: 20, Bytes: 3000})
+	w.chatted(t)
+	close(w.known)
+	told(t, w.back(t, "bob", 1))
+	require.Equal(t, "20 3000", w.owners["chat"].Bounds())
+}
+
 func TestResume_AStormIsAFewCalls(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)

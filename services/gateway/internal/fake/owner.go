@@ -39,6 +39,7 @@ type Owner struct {
 	snapshots map[string][]envelope.Event
 	asked     int
 	resumed   int
+	bounds    string // of the last Resume
 	reports   []*meshv1.ReportRequest
 	again     bool
 	ended     []string
@@ -177,6 +178,13 @@ func (o *Owner) Resumed() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.resumed
+}
+
+// Bounds are those that Resume was asked with last: "events bytes".
+func (o *Owner) Bounds() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.bounds
 }
 
 // Refused counts the calls while it was away.

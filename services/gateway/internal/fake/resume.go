@@ -2,6 +2,7 @@ package fake
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"connectrpc.com/connect"
@@ -20,6 +21,7 @@ func (o *Owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeReques
 		return nil, err
 	}
 	o.resumed++
+	o.bounds = fmt.Sprint(r.Msg.Limit, " ", r.Msg.Bytes)
 	answer := &meshv1.ResumeResponse{Position: int64(len(o.log))}
 	wanted := map[int64]bool{}
 	for _, one := range r.Msg.Resumers {

@@ -512,7 +512,9 @@ type ResumeRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Resumers []*Resumer             `protobuf:"bytes,1,rep,name=resumers,proto3" json:"resumers,omitempty"`
 	// A room with more events than so many, for one of them, is too far; 0: 1,000.
-	Limit         int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Where the rooms of one of them have more bytes together, the largest are too far; 0: 4 MiB.
+	Bytes         int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -557,6 +559,13 @@ func (x *ResumeRequest) GetResumers() []*Resumer {
 func (x *ResumeRequest) GetLimit() int32 {
 	if x != nil {
 		return x.Limit
+	}
+	return 0
+}
+
+func (x *ResumeRequest) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
 	}
 	return 0
 }
@@ -1259,10 +1268,11 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x03R\x05after\x12!\n" +
 	"\fevents_after\x18\x03 \x01(\x03R\veventsAfter\x12\x14\n" +
-	"\x05looks\x18\x04 \x03(\tR\x05looks\"]\n" +
+	"\x05looks\x18\x04 \x03(\tR\x05looks\"s\n" +
 	"\rResumeRequest\x126\n" +
 	"\bresumers\x18\x01 \x03(\v2\x1a.edumatrix.mesh.v1.ResumerR\bresumers\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\x05R\x05limit\"J\n" +
+	"\x05limit\x18\x02 \x01(\x05R\x05limit\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"J\n" +
 	"\x04Stay\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x16\n" +
 	"\x06opened\x18\x02 \x01(\x03R\x06opened\x12\x16\n" +
