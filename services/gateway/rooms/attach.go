@@ -25,6 +25,7 @@ type newcomer struct {
 	after   int64 // it has everything up to here
 	looks   []string
 	answer  func(room string, refused bool) // of looks
+	among   int                             // how many may be asked for with it; 0: as many as there are
 }
 
 // attach asks for the rooms of everyone who waits. Who could not be attached waits on.

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -17,17 +18,40 @@ const mostResumed = 200
 
 // resume attaches those who come back. The owner tells when they were in which rooms. What happened there comes from the
 // recent events where they reach back to the mark, and what those lack from the owner, in the same call.
+//
+// An answer may fail, or take too long, because of one of them. Whoever was in such a call goes behind all others, and
+// is asked for among half as many: what one of them needs costs the rest a few calls, and then nothing.
 func (a *asker) resume(ctx context.Context, batch []newcomer) (again []newcomer, err error) {
+	slices.SortStableFunc(batch, func(a, b newcomer) int { return cmp.Compare(b.most(), a.most()) })
 	for len(batch) > 0 {
-		n := min(mostResumed, len(batch))
+		n := together(batch)
 		answered, late, err := a.resumeSome(ctx, batch[:n])
 		again = append(again, late...)
 		if err != nil {
-			return append(again, batch...), err
+			a.want(func() { a.attaching = append(a.attaching, halved(batch[:n])...) })
+			return append(again, batch[n:]...), err
 		}
 		batch = batch[answered:]
 	}
 	return again, nil
+}
+
+func (n newcomer) most() int { return cmp.Or(n.among, mostResumed) }
+
+// together is how many of a batch, from its beginning, are asked for in one call.
+func together(batch []newcomer) (n int) {
+	for n < len(batch) && n < batch[n].most() {
+		n++
+	}
+	return n
+}
+
+func halved(batch []newcomer) []newcomer {
+	batch = slices.Clone(batch)
+	for i := range batch {
+		batch[i].among = max(1, len(batch)/2)
+	}
+	return batch
 }
 
 // resumeSome says how many of a batch were answered, and who of those has to be asked for again.

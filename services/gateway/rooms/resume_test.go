@@ -173,6 +173,40 @@ func TestResume_WaitsForAnOwnerThatIsAway(t *testing.T) {
 	require.Equal(t, sixthAndBefore, all)
 }
 
+func TestResume_OneWhoseAnswerFailsDoesNotHoldUpOthers(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	feed := w.owners["feed"]
+	feed.Allow("bob", "author:alice", true)
+	feed.FailFor("eve")
+	eve := w.back(t, "eve", 0)
+	var others []*hub.Conn
+	for n := range 15 {
+		others = append(others, w.back(t, fmt.Sprint("u", n), 0))
+	}
+	close(w.known)
+	for _, c := range others {
+		told(t, c)
+	}
+	bob := w.back(t, "bob", 0)
+	told(t, bob)
+	asked := feed.Resumed()
+	require.True(t, <-w.look(bob, "author:alice"))
+	require.Empty(t, eve.Take(10))
+
+	// Once she is known, a crowd is a few calls again, and she has one of her own.
+	others = nil
+	for n := range 100 {
+		others = append(others, w.back(t, fmt.Sprint("v", n), 0))
+	}
+	for _, c := range others {
+		told(t, c)
+	}
+	require.LessOrEqual(t, feed.Resumed(), asked+10)
+	feed.FailFor("")
+	told(t, eve)
+}
+
 // posted waits for a post, and says what is in it.
 func posted(t *testing.T, c *hub.Conn) any {
 	t.Helper()

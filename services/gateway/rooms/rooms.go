@@ -5,6 +5,7 @@ package rooms
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -205,9 +206,7 @@ func (a *asker) run(ctx context.Context) error {
 			return nil
 		}
 		err := a.attach(ctx)
-		if err == nil {
-			err = a.look(ctx)
-		}
+		err = errors.Join(err, a.look(ctx)) // who is attached need not wait for who cannot be
 		if err == nil {
 			pause = shortest
 			continue

@@ -39,6 +39,7 @@ type Owner struct {
 	snapshots map[string][]envelope.Event
 	asked     int
 	resumed   int
+	failing   string // no Resume that this user is in succeeds
 	bounds    string // of the last Resume
 	reports   []*meshv1.ReportRequest
 	again     bool
@@ -185,6 +186,13 @@ func (o *Owner) Bounds() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.bounds
+}
+
+// FailFor lets every call of Resume fail that one user is in.
+func (o *Owner) FailFor(user string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.failing = user
 }
 
 // Refused counts the calls while it was away.

@@ -2,6 +2,7 @@ package fake
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -25,6 +26,9 @@ func (o *Owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeReques
 	answer := &meshv1.ResumeResponse{Position: int64(len(o.log))}
 	wanted := map[int64]bool{}
 	for _, one := range r.Msg.Resumers {
+		if one.User == o.failing {
+			return nil, connect.NewError(connect.CodeDeadlineExceeded, errors.New("it took too long"))
+		}
 		told := &meshv1.Resumed{}
 		for _, s := range o.stays(one.User) {
 			if s.Closed == 0 || s.Closed > one.After {
