@@ -22,6 +22,8 @@ type Query struct {
 	Topic  string   // only of this topic
 	Stream string   // only of this stream
 	Rooms  []string // only those that went to one of these rooms
+
+	AfterVersion int64 // with Stream alone: events above this version of it
 }
 
 // Page is a part of the log, ascending by position. Bodies are whole, except for what is redacted.
@@ -58,7 +60,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 	case len(q.Rooms) > 0:
 		found, err = l.o.Pool.Query(ctx, l.sql.readRooms, planned, q.After, until, limit, q.Topic, q.Rooms, q.Stream)
 	case q.Stream != "":
-		found, err = l.o.Pool.Query(ctx, l.sql.readStream, planned, q.After, until, limit, q.Topic, q.Stream)
+		found, err = l.o.Pool.Query(ctx, l.sql.readStream, planned, q.After, until, limit, q.Topic, q.Stream, q.AfterVersion)
 	default:
 		found, err = l.o.Pool.Query(ctx, l.sql.read, planned, q.After, until, limit, q.Topic)
 	}

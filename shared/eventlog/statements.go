@@ -86,7 +86,8 @@ ORDER BY version, wanted`
 WHERE position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER BY position LIMIT $3`
 	// Within a stream, versions ascend as positions do.
 	sqlReadStream = `SELECT ` + columns + ` FROM owner.events
-WHERE stream = $5 AND position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER BY version LIMIT $3`
+WHERE stream = $5 AND version > $6 AND position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4)
+ORDER BY version LIMIT $3`
 	sqlReadRooms = `SELECT ` + columns + ` FROM owner.events WHERE position IN (
   SELECT r.position FROM owner.event_rooms r JOIN owner.events e USING (position)
   WHERE r.room = ANY ($5::text[]) AND r.position > $1 AND r.position <= $2 AND ($4::text = '' OR e.topic = $4)

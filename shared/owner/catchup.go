@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"connectrpc.com/connect"
-
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
@@ -38,15 +36,14 @@ func (r *reactor) readOn(ctx context.Context) error {
 		return err
 	}
 	for {
-		page, err := r.owner.ReadLog(ctx, connect.NewRequest(&meshv1.ReadLogRequest{After: position, Topic: r.topic,
-			Limit: 1000}))
+		page, err := r.page(ctx, &meshv1.ReadLogRequest{After: position, Topic: r.topic, Limit: 1000})
 		if err != nil {
-			return &awayError{r.from, err}
-		}
-		if err := r.applyAll(ctx, page.Msg.GetRecords()); err != nil {
 			return err
 		}
-		complete := page.Msg.GetComplete()
+		if err := r.applyAll(ctx, page.GetRecords()); err != nil {
+			return err
+		}
+		complete := page.GetComplete()
 		if complete <= position {
 			return nil
 		}
@@ -61,7 +58,7 @@ func (r *reactor) readOn(ctx context.Context) error {
 		default:
 			position = complete
 		}
-		if position >= page.Msg.GetHead() {
+		if position >= page.GetHead() {
 			return nil
 		}
 	}

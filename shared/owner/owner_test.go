@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -455,6 +456,35 @@ func TestReaction_EachEventOnceAndInOrder(t *testing.T) {
 		if v != int64(i)+1 || len(raised) != n {
 			t.Fatalf("raised about versions %v", raised)
 		}
+	}
+}
+
+// Whoever lacks some versions of a stream asks for those alone.
+func TestOwner_ReadsAStreamFromAVersionOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start(rooms)
+	for i := range 5 {
+		w.send(say("alice", uuid.NewString(), "7", fmt.Sprint(i)))
+	}
+	w.eventually("the events", func() bool { return len(w.events) >= 5 })
+	client := meshv1connect.NewOwnerServiceClient(rpc.NewClient("of this test", w.env.Telemetry.Tracer()),
+		fmt.Sprintf("http://127.0.0.1:%d", w.env.Config.Port))
+	answer, err := client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{Stream: "conversation:7",
+		AfterVersion: 2, Limit: 2}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var versions []int64
+	for _, r := range answer.Msg.GetRecords() {
+		e, err := envelope.ReadRecord(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		versions = append(versions, e.Version)
+	}
+	if !slices.Equal(versions, []int64{3, 4}) {
+		t.Errorf("versions %v", versions)
 	}
 }
 

@@ -213,11 +213,12 @@ func (r *reactor) missing(stream string, after, before int64, take func(envelope
 	r.logger.Info("events are missing from the topic, reading them from their owner's log",
 		"stream", stream, "after", after, "before", before)
 	for position := int64(0); ; {
-		page, err := r.owner.ReadLog(r.ctx, connect.NewRequest(&meshv1.ReadLogRequest{After: position, Stream: stream}))
+		page, err := r.page(r.ctx, &meshv1.ReadLogRequest{After: position, Stream: stream, AfterVersion: after,
+			Limit: int32(min(before-after-1, 500))})
 		if err != nil {
-			return &awayError{r.from, err}
+			return err
 		}
-		for _, record := range page.Msg.GetRecords() {
+		for _, record := range page.GetRecords() {
 			e, err := envelope.ReadRecord(record)
 			if err != nil {
 				return &faultError{err}
@@ -236,10 +237,23 @@ func (r *reactor) missing(stream string, after, before int64, take func(envelope
 		if after == before-1 {
 			return nil
 		}
-		if position = page.Msg.GetComplete(); position >= page.Msg.GetHead() {
+		if position = page.GetComplete(); position >= page.GetHead() {
 			return r.lacks(stream, after+1)
 		}
 	}
+}
+
+// pageWithin is how long the owner may take for a page of its log.
+const pageWithin = 10 * time.Second
+
+func (r *reactor) page(ctx context.Context, request *meshv1.ReadLogRequest) (*meshv1.ReadLogResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, pageWithin)
+	defer cancel()
+	page, err := r.owner.ReadLog(ctx, connect.NewRequest(request))
+	if err != nil {
+		return nil, &awayError{r.from, err}
+	}
+	return page.Msg, nil
 }
 
 func (r *reactor) lacks(stream string, version int64) error {

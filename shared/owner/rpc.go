@@ -22,7 +22,8 @@ type server struct {
 // ReadLog serves the log in pages.
 func (s *server) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogRequest]) (*connect.Response[meshv1.ReadLogResponse], error) {
 	page, err := s.log.Read(ctx, eventlog.Query{After: r.Msg.GetAfter(), Until: r.Msg.GetUntil(),
-		Limit: int(r.Msg.GetLimit()), Topic: r.Msg.GetTopic(), Stream: r.Msg.GetStream()})
+		Limit: int(r.Msg.GetLimit()), Topic: r.Msg.GetTopic(), Stream: r.Msg.GetStream(),
+		AfterVersion: r.Msg.GetAfterVersion()})
 	if err != nil {
 		return nil, err
 	}

@@ -156,7 +156,9 @@ type ReadLogRequest struct {
 	// Only events of this topic; empty: all.
 	Topic string `protobuf:"bytes,4,opt,name=topic,proto3" json:"topic,omitempty"`
 	// Only events of this stream; empty: all.
-	Stream        string `protobuf:"bytes,5,opt,name=stream,proto3" json:"stream,omitempty"`
+	Stream string `protobuf:"bytes,5,opt,name=stream,proto3" json:"stream,omitempty"`
+	// With a stream only: events above this version of it.
+	AfterVersion  int64 `protobuf:"varint,6,opt,name=after_version,json=afterVersion,proto3" json:"after_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -224,6 +226,13 @@ func (x *ReadLogRequest) GetStream() string {
 		return x.Stream
 	}
 	return ""
+}
+
+func (x *ReadLogRequest) GetAfterVersion() int64 {
+	if x != nil {
+		return x.AfterVersion
+	}
+	return 0
 }
 
 type ReadLogResponse struct {
@@ -1245,13 +1254,14 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x123\n" +
 	"\aheaders\x18\x03 \x03(\v2\x19.edumatrix.mesh.v1.HeaderR\aheaders\x12\x12\n" +
-	"\x04body\x18\x04 \x01(\fR\x04body\"\x80\x01\n" +
+	"\x04body\x18\x04 \x01(\fR\x04body\"\xa5\x01\n" +
 	"\x0eReadLogRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x03R\x05after\x12\x14\n" +
 	"\x05until\x18\x02 \x01(\x03R\x05until\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x05R\x05limit\x12\x14\n" +
 	"\x05topic\x18\x04 \x01(\tR\x05topic\x12\x16\n" +
-	"\x06stream\x18\x05 \x01(\tR\x06stream\"v\n" +
+	"\x06stream\x18\x05 \x01(\tR\x06stream\x12#\n" +
+	"\rafter_version\x18\x06 \x01(\x03R\fafterVersion\"v\n" +
 	"\x0fReadLogResponse\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.RecordR\arecords\x12\x1a\n" +
 	"\bcomplete\x18\x02 \x01(\x03R\bcomplete\x12\x12\n" +
