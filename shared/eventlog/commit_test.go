@@ -152,7 +152,11 @@ func TestRead_SkipsNothingWhileTransactionsAreOpen(t *testing.T) {
 // together hands writes in so that one transaction takes them all, in this order.
 func together(t *testing.T, url string, writes ...Write) (committed []Committed, errs []error) {
 	t.Helper()
-	l := instance(t, url)
+	return togetherIn(t, instance(t, url), writes...)
+}
+
+func togetherIn(t *testing.T, l *Log, writes ...Write) (committed []Committed, errs []error) {
+	t.Helper()
 	committed, errs = make([]Committed, len(writes)), make([]error, len(writes))
 	var all sync.WaitGroup
 	for i, w := range writes {

@@ -36,27 +36,53 @@ func (l *Log) commitAll(ctx context.Context) {
 	}
 }
 
-// commit answers all members. Where their data makes the transaction fail it is halved, until the one that fails by
-// itself stands alone.
+// commit answers all members. Where their data makes the transaction fail, or it takes too long, it is halved, until the
+// one to blame stands alone.
 func (l *Log) commit(ctx context.Context, members []*member) {
-	err := l.transact(ctx, members)
+	(&parts{log: l}).commit(ctx, members)
+}
+
+// parts are the transactions that one became.
+type parts struct {
+	log  *Log
+	slow int // members that took too long by themselves
+}
+
+func (p *parts) commit(ctx context.Context, members []*member) {
+	l, err := p.log, errSlow
+	if p.slow < 2 {
+		err = l.transact(ctx, members)
+	}
 	switch {
 	case err == nil:
-	case !ofData(err):
-		for _, m := range members {
-			m.answer(Committed{}, bus.Away("postgres", fmt.Errorf("append to the log of %s: %w", l.o.Owner, err)))
-		}
-	case len(members) == 1:
+	case len(members) > 1 && (ofData(err) || tooSlow(err)):
+		half := len(members) / 2
+		p.commit(ctx, members[:half])
+		p.commit(ctx, members[half:])
+	case ofData(err):
 		m := members[0]
-		if m.prepared != nil {
-			l.queue.suspect(m.prepared)
-		}
+		l.suspect(m)
 		l.o.Log.WarnContext(m.ctx, "a write fails by itself", "error", err)
 		m.answer(Committed{}, &MemberError{err})
 	default:
-		half := len(members) / 2
-		l.commit(ctx, members[:half])
-		l.commit(ctx, members[half:])
+		if len(members) == 1 && tooSlow(err) {
+			p.slow++
+			l.suspect(members[0])
+		}
+		for _, m := range members {
+			m.answer(Committed{}, bus.Away("postgres", fmt.Errorf("append to the log of %s: %w", l.o.Owner, err)))
+		}
+	}
+}
+
+// errSlow: where a second one takes too long by itself it is the database that is slow, and it is asked for no more of
+// them.
+var errSlow = errors.New("the database is too slow")
+
+// suspect has a member go alone when it is tried again.
+func (l *Log) suspect(m *member) {
+	if m.prepared != nil {
+		l.queue.suspect(m.prepared)
 	}
 }
 

@@ -75,6 +75,12 @@ func ofData(err error) bool {
 	return !strings.Contains(" 08 25 28 3D 3F 40 53 55 57 58 F0 XX ", " "+pg.Code[:2]+" ")
 }
 
+// tooSlow says that the server ended a transaction because it held the log's lock for too long.
+func tooSlow(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "25P04"
+}
+
 // dependency marks errors that are no fault of what was asked for as those of a database that is away.
 func dependency(err error) error {
 	if err == nil || ofData(err) {

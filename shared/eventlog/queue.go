@@ -92,7 +92,7 @@ func (q *queue) take() (together []*member, alone *member) {
 	return together, alone
 }
 
-// suspect remembers that a member failed by itself.
+// suspect remembers that a member failed, or took too long, by itself.
 func (q *queue) suspect(p *prepared) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -116,7 +116,7 @@ func (q *queue) close() {
 	q.joining, q.alone = nil, nil
 }
 
-// suspects are the ids of what failed by itself, the newest ten thousand.
+// suspects are the ids of what failed, or took too long, by itself, the newest ten thousand.
 type suspects struct {
 	keys  map[any]bool
 	order []any

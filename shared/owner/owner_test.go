@@ -459,6 +459,45 @@ func TestReaction_EachEventOnceAndInOrder(t *testing.T) {
 	}
 }
 
+// However much of a stream is missing, no transaction holds the log's lock for all that follows from it.
+func TestReaction_WritesMuchInParts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start(rooms)
+	const n, each = 60, 100
+	for i := range n {
+		w.send(say("alice", uuid.NewString(), "7", fmt.Sprint(i)))
+	}
+	w.eventually("the events", func() bool { return len(w.events) >= n })
+	w.mu.Lock()
+	last := w.events[n-1]
+	w.mu.Unlock()
+	env := w.environment("notification", w.env.Stores)
+	env.Config.Peers["chat"] = "http://" + net.JoinHostPort("127.0.0.1", fmt.Sprint(w.env.Config.Port))
+	w.startIn(env, func(s *owner.Service) {
+		s.React("chat", "study-group-events", func(e envelope.Event, m proto.Message) []eventlog.Append {
+			appends := greet(e, m)
+			appends[0].Events = slices.Repeat(appends[0].Events, each)
+			return appends
+		})
+	})
+	if err := w.publisher.Publish("study-group-events", last.Message()); err != nil {
+		t.Fatal(err)
+	}
+	var all, most int
+	w.eventually("all that follows", func() bool {
+		err := w.env.Stores.Postgres.QueryRow(t.Context(), `SELECT coalesce(sum(n), 0), coalesce(max(n), 0)
+FROM (SELECT count(*) AS n FROM notification.events GROUP BY xmin::text) written`).Scan(&all, &most)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all >= n*each
+	})
+	if all != n*each || most > 4096+each {
+		t.Errorf("%d events, of which one transaction wrote %d", all, most)
+	}
+}
+
 // Whoever lacks some versions of a stream asks for those alone.
 func TestOwner_ReadsAStreamFromAVersionOn(t *testing.T) {
 	t.Parallel()

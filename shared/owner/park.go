@@ -45,7 +45,10 @@ func (r *reactor) carefully(stream string, t *told) error {
 			next, err = r.fetch(stream, have+1)
 		}
 		if err == nil {
-			err = r.patiently(stream, func() error { return unlessStale(r.apply(stream, []*told{next}, have)) })
+			err = r.patiently(stream, func() error {
+				_, err := r.apply(stream, []*told{next}, have)
+				return unlessStale(err)
+			})
 		}
 		switch {
 		case err == nil:
@@ -246,14 +249,14 @@ func (r *reactor) drain(ctx context.Context, stream string, have int64, waiting 
 
 // drainRun applies a run in one commit, and one by one if that cannot be, up to the one that fails.
 func (r *reactor) drainRun(stream string, run []*told, have int64, done *resolved) (read int64, err error) {
-	err = r.apply(stream, run, have)
+	read, err = r.apply(stream, run, have)
+	done.applied += read - have
+	have = read
 	var stale *eventlog.StaleReadingError
 	var elsewhere *awayError
 	switch {
 	case err == nil:
-		read = run[len(run)-1].event.Version
-		done.applied += read - have
-		return read, nil
+		return have, nil
 	case errors.As(err, &stale):
 		return stale.Have, nil // another instance applied some of them
 	case errors.As(err, &elsewhere), errors.Is(err, bus.ErrAway), r.ctx.Err() != nil:

@@ -86,7 +86,8 @@ func (r *reactor) run(stream string, run []*told) {
 		if err != nil {
 			return err
 		}
-		return r.apply(stream, run, have)
+		_, err = r.apply(stream, run, have)
+		return err
 	})
 	for _, t := range run {
 		if err != nil && r.ctx.Err() == nil {
@@ -138,48 +139,74 @@ func (r *reactor) position(stream string) (int64, error) {
 	return have, err
 }
 
-// apply takes a run of events, and what is missing before and between them, in one commit.
-func (r *reactor) apply(stream string, run []*told, have int64) error {
-	write := eventlog.Write{Reading: &eventlog.Reading{Source: r.from, Stream: stream, Version: have, Previous: have}}
-	take := func(e envelope.Event, parent context.Context) error {
-		appends, err := r.follows(e)
-		if err != nil {
-			return &faultError{fmt.Errorf("%s at version %d: %w", stream, e.Version, err)}
-		}
-		for _, a := range appends {
-			a.Expected, a.Cause, a.Correlation = eventlog.AnyVersion, e.ID, e.Correlation
-			if a.TraceParent = telemetry.TraceParent(parent); a.TraceParent == "" {
-				a.TraceParent = e.TraceParent
-			}
-			write.Appends = append(write.Appends, a)
-		}
-		write.Reading.Version = e.Version
-		return nil
-	}
+// mostFollowing is about how many events, of those that follow from what is applied, are written at once.
+const mostFollowing = 4096
+
+// apply takes a run of events, and what is missing before and between them, in one commit, or in several where more
+// follows than one should write. It says how far the stream is read then.
+func (r *reactor) apply(stream string, run []*told, have int64) (read int64, err error) {
+	p := &following{reactor: r, stream: stream, written: have, reached: have}
 	for _, t := range run {
-		if t.event.Version <= write.Reading.Version {
+		if t.event.Version <= p.reached {
 			continue
 		}
-		if t.event.Version > write.Reading.Version+1 {
-			if err := r.missing(stream, write.Reading.Version, t.event.Version, take); err != nil {
-				return err
+		if t.event.Version > p.reached+1 {
+			if err := r.missing(stream, p.reached, t.event.Version, p.take); err != nil {
+				return p.written, err
 			}
 		}
-		if err := take(t.event, t.trace); err != nil {
-			return err
+		if err := p.take(t.event, t.trace); err != nil {
+			return p.written, err
 		}
 	}
-	if write.Reading.Version == have {
-		return nil
-	}
-	if len(write.Appends) == 0 {
+	if p.reached > p.written && len(p.appends) == 0 {
 		now := time.Now()
 		pause(r.ctx, now.Truncate(gather).Add(gather).Sub(now)) // all wake at once
 	}
-	if _, err := r.log.Commit(r.ctx, write); err != nil {
+	err = p.commit()
+	return p.written, err
+}
+
+// following is what follows from events of a stream, on its way into the log.
+type following struct {
+	*reactor
+	stream  string
+	written int64 // up to this version
+	reached int64 // up to this version it is here
+	appends []eventlog.Append
+	events  int // in those
+}
+
+func (p *following) take(e envelope.Event, parent context.Context) error {
+	appends, err := p.follows(e)
+	if err != nil {
+		return &faultError{fmt.Errorf("%s at version %d: %w", p.stream, e.Version, err)}
+	}
+	for _, a := range appends {
+		a.Expected, a.Cause, a.Correlation = eventlog.AnyVersion, e.ID, e.Correlation
+		if a.TraceParent = telemetry.TraceParent(parent); a.TraceParent == "" {
+			a.TraceParent = e.TraceParent
+		}
+		p.appends = append(p.appends, a)
+		p.events += len(a.Events)
+	}
+	if p.reached = e.Version; p.events >= mostFollowing {
+		return p.commit()
+	}
+	return nil
+}
+
+func (p *following) commit() error {
+	if p.reached == p.written {
+		return nil
+	}
+	_, err := p.log.Commit(p.ctx, eventlog.Write{Appends: p.appends, Reading: &eventlog.Reading{Source: p.from,
+		Stream: p.stream, Version: p.reached, Previous: p.written}})
+	if err != nil {
 		return err
 	}
-	r.read.Add(stream, write.Reading.Version)
+	p.read.Add(p.stream, p.reached)
+	p.written, p.appends, p.events = p.reached, nil, 0
 	return nil
 }
 
