@@ -95,7 +95,8 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 			}
 			e, err := envelope.ReadRecord(r)
 			if err != nil {
-				return err
+				p.unreadable(f, r, err) // passed over, as it is on the topic
+				continue
 			}
 			if e.Position > p.position {
 				f.deliver(telemetry.Continue(ctx, e.TraceParent), p.topic.Owner, e)
@@ -109,6 +110,12 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 	}
 	p.moveTo(f, until)
 	return nil
+}
+
+func (p *partition) unreadable(f *Fanout, r *meshv1.Record, err error) {
+	f.options.Log.Error("fan-out: a record of the owner's log cannot be read", "topic", p.topic.Name,
+		"partition", p.number, "stream", r.Key, "after", p.position, "error", err)
+	f.options.Metrics.Unreadable.Inc()
 }
 
 func (p *partition) page(ctx context.Context, owner reader, after, until int64) (*meshv1.ReadLogResponse, error) {

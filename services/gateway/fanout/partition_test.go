@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/trace/noop"
 
@@ -135,6 +136,20 @@ func TestTake_WaitsWithAHoleWhileTheOwnerIsAway(t *testing.T) {
 	w.chat.SetAway(false)
 	w.take(t, p, next)
 	require.Equal(t, []string{"missing", "new"}, w.seen(t))
+}
+
+func TestTake_GoesPastWhatCannotBeReadInTheOwnersLog(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	first, p := w.started("g")
+	w.take(t, p, first)
+	w.said("g", "missing")
+	w.chat.Spoil(w.said("g", "spoiled").Position)
+	w.said("g", "missing too")
+	w.chat.Spoil(w.said("g", "spoiled, before the new one").Position)
+	w.take(t, p, w.said("g", "new"), w.said("g", "newer"))
+	require.Equal(t, []string{"chat.conversation_started", "missing", "missing too", "new", "newer"}, w.seen(t))
+	require.EqualValues(t, 2, testutil.ToFloat64(w.fan.options.Metrics.Unreadable))
 }
 
 func TestTake_PositionRecordsMoveTheNumberAndShowHolesToo(t *testing.T) {

@@ -34,6 +34,7 @@ type Owner struct {
 	log       []envelope.Event
 	versions  map[string]int64
 	before    map[place]int64
+	spoiled   map[int64]bool             // positions
 	rooms     map[string]map[string]bool // user → rooms
 	looked    map[string]bool            // "user room" that may be looked at
 	snapshots map[string][]envelope.Event
@@ -54,7 +55,7 @@ type place struct {
 
 // NewOwner makes one with an empty log.
 func NewOwner(c *catalog.Catalog, name string) *Owner {
-	return &Owner{Name: name, Catalog: c, versions: map[string]int64{}, before: map[place]int64{},
+	return &Owner{Name: name, Catalog: c, versions: map[string]int64{}, before: map[place]int64{}, spoiled: map[int64]bool{},
 		rooms: map[string]map[string]bool{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{}}
 }
 
@@ -188,6 +189,13 @@ func (o *Owner) Bounds() string {
 	return o.bounds
 }
 
+// Spoil lets ReadLog give a record at a position that cannot be read.
+func (o *Owner) Spoil(position int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.spoiled[position] = true
+}
+
 // FailFor lets every call of Resume fail that one user is in.
 func (o *Owner) FailFor(user string) {
 	o.mu.Lock()
@@ -245,7 +253,11 @@ func (o *Owner) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogRequ
 		if len(page.Records) == 3 {
 			break
 		}
-		page.Records = append(page.Records, e.Record(declared.Topic))
+		record := e.Record(declared.Topic)
+		if o.spoiled[e.Position] {
+			record.Headers = nil
+		}
+		page.Records = append(page.Records, record)
 		if page.Complete = until; len(page.Records) == 3 {
 			page.Complete = e.Position
 		}
