@@ -109,10 +109,14 @@ func (r *reactor) patiently(stream string, try func() error) error {
 			r.read.Add(stream, stale.Have)
 			continue // another instance applied some of them meanwhile
 		case errors.As(err, &elsewhere), errors.Is(err, bus.ErrAway):
-			away = "postgres"
+			now := "postgres"
 			if elsewhere != nil {
-				away = elsewhere.service
+				now = elsewhere.service
 			}
+			if away != "" && away != now {
+				r.waiting(away, nil) // it has answered, or the other would not have been asked
+			}
+			away = now
 			r.waiting(away, err)
 			if pause(r.ctx, wait); r.ctx.Err() != nil {
 				return err

@@ -2,6 +2,7 @@ package owner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -70,5 +72,27 @@ func TestMissing_WhatNoLogHas(t *testing.T) {
 	err := r.missing("conversation:7", 8, 20, func(envelope.Event, context.Context) error { taken++; return nil })
 	if !hopeless(err) || taken != 2 {
 		t.Errorf("%d taken, %v", taken, err)
+	}
+}
+
+func TestPatiently_NobodyIsWaitedForOnceItGoesOn(t *testing.T) {
+	t.Parallel()
+	away := map[string]bool{}
+	r := &reactor{ctx: t.Context(), waiting: func(dependency string, err error) {
+		if away[dependency] = err != nil; err == nil {
+			delete(away, dependency)
+		}
+	}}
+	answers := []error{bus.Away("postgres", errors.New("refused")), &awayError{"chat", errors.New("refused")}, nil}
+	tries := 0
+	err := r.patiently("conversation:7", func() error {
+		if len(away) > 1 {
+			t.Errorf("waiting for %v at once", away)
+		}
+		tries++
+		return answers[tries-1]
+	})
+	if err != nil || tries != 3 || len(away) > 0 {
+		t.Errorf("%d tries, %v, still waiting for %v", tries, err, away)
 	}
 }
