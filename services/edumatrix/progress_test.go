@@ -65,6 +65,11 @@ not tidied up: a view hangs on it
 	if !strings.HasSuffix(out.String(), "equal, row for row\n") {
 		t.Errorf("%s", out.String())
 	}
+	out.Reset()
+	printRebuilt(&out, false, "chat", &meshv1.Rebuilt{Projections: []string{"conversations"}, Left: "could not be compared"})
+	if got := out.String(); strings.Contains(got, "equal") || !strings.HasSuffix(got, "\n\ncould not be compared\n") {
+		t.Errorf("%s", got)
+	}
 }
 
 func TestReplay_ReadsTimesAsPeopleWriteThem(t *testing.T) {

@@ -48,6 +48,9 @@ func rebuild(ctx context.Context, t Terminal, args []string) error {
 		return err
 	}
 	printRebuilt(t.Out, t.ink(), service, rebuilt)
+	if len(rebuilt.GetTables()) == 0 {
+		return errors.New("rebuilt, but it is not known what was different before")
+	}
 	if differ := differing(rebuilt); differ > 0 {
 		return &statusError{statusDiffers, fmt.Errorf("%d rows were not as the log has them; they are now", differ)}
 	}
@@ -84,6 +87,10 @@ func printRebuilt(out io.Writer, ink ink, service string, r *meshv1.Rebuilt) {
 	held := time.Duration(r.GetHeldMicroseconds()) * time.Microsecond
 	fmt.Fprintf(out, "%s of %s rebuilt as of position %d; the log was held for %v\n\n",
 		strings.Join(r.GetProjections(), ", "), service, r.GetPosition(), held.Round(100*time.Microsecond))
+	if len(r.GetTables()) == 0 {
+		fmt.Fprintln(out, printable(r.GetLeft()))
+		return
+	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "TABLE\tOLD ROWS\tNEW ROWS\tDIFFER")
 	for _, t := range r.GetTables() {

@@ -37,7 +37,7 @@ type Rebuilt struct {
 	Behind      int64         // where the old rows stood, if that was below Position: they could not be brought further
 	Held        time.Duration // for how long nothing could be appended to the log
 	Tables      []TableDifference
-	Left        string // what could not be tidied up, and why
+	Left        string // what could not be compared or tidied up once the new rows had taken over, and why
 }
 
 // Differ counts the rows that differ.
@@ -121,7 +121,7 @@ func (s *shadow) run(ctx context.Context) (_ Rebuilt, err error) {
 		return Rebuilt{}, errors.Join(err, s.dropShadow(ctx))
 	}
 	if err := errors.Join(s.dropOld(context.WithoutCancel(ctx)), s.dropShadow(ctx)); err != nil {
-		rebuilt.Left = err.Error()
+		rebuilt.Left = strings.TrimPrefix(rebuilt.Left+"; "+err.Error(), "; ")
 	}
 	return rebuilt, nil
 }
@@ -153,8 +153,12 @@ func (s *shadow) build(ctx context.Context) (Rebuilt, error) {
 		rebuilt, snapshot, err := s.swap(ctx, compare)
 		if err == nil {
 			s.tell("compare")
-			rebuilt.Tables, err = s.compare(ctx, snapshot)
-			return rebuilt, errors.Join(err, snapshot.Rollback(context.WithoutCancel(ctx)))
+			if rebuilt.Tables, err = s.compare(ctx, snapshot); err != nil {
+				// As an error it would read as if nothing had changed.
+				rebuilt.Left = fmt.Sprintf("the new rows have taken over, but could not be compared with the old ones: %v", err)
+			}
+			_ = snapshot.Rollback(context.WithoutCancel(ctx)) // it wrote nothing
+			return rebuilt, nil
 		}
 		if !passing(err) || try == swapTries || s.keeper.IsClosed() || !again.wait(ctx) {
 			return Rebuilt{}, fmt.Errorf("swap: %w", err)

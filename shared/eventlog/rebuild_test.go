@@ -282,6 +282,37 @@ func TestRebuild_SaysWhatItCannotTidyUp(t *testing.T) {
 	whole(t, l, 3)
 }
 
+func TestRebuild_SaysThatItIsDoneWhereItCannotCompare(t *testing.T) {
+	t.Parallel()
+	l, _ := tallied(t, 3)
+	for name, spoil := range map[string]func(giveUp func()){
+		"a table is gone": func(func()) {
+			if _, err := l.o.Pool.Exec(t.Context(), "DROP TABLE chat_replaced.lines"); err != nil {
+				t.Error(err)
+			}
+		},
+		"it is given up": func(giveUp func()) { giveUp() },
+	} {
+		ctx, giveUp := context.WithCancel(t.Context())
+		defer giveUp()
+		if _, err := l.o.Pool.Exec(t.Context(), "UPDATE chat.lines SET text = 'damaged'"); err != nil {
+			t.Fatal(err)
+		}
+		r, err := l.Rebuild(ctx, Rebuild{Projections: []Projection{&tally{}}, Progress: func(p RebuildProgress) {
+			if p.Step == "compare" {
+				spoil(giveUp)
+			}
+		}})
+		if err != nil || r.Position != 3 || len(r.Tables) > 0 || !strings.Contains(r.Left, "have taken over") {
+			t.Fatalf("%s: %+v %v", name, r, err)
+		}
+		whole(t, l, 3)
+	}
+	if r := rebuild(t, l); r.Differ() != 0 {
+		t.Errorf("rebuilt again: %+v", r)
+	}
+}
+
 // Whatever takes long under the log's lock loses it.
 func TestRebuild_DoesNotHoldTheLogForLong(t *testing.T) {
 	t.Parallel()

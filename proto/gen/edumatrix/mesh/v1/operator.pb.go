@@ -289,7 +289,7 @@ type Rebuilt struct {
 	// How long the log took no appends.
 	HeldMicroseconds int64              `protobuf:"varint,4,opt,name=held_microseconds,json=heldMicroseconds,proto3" json:"held_microseconds,omitempty"`
 	Tables           []*TableDifference `protobuf:"bytes,5,rep,name=tables,proto3" json:"tables,omitempty"`
-	// What could not be tidied up.
+	// What could not be compared (then there are no tables) or tidied up, once the new rows had taken over.
 	Left          string `protobuf:"bytes,6,opt,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
