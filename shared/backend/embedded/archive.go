@@ -53,7 +53,7 @@ func downloadedBinaries(ctx context.Context, o PostgresOptions, who account) (bi
 		return binaries{}, err
 	}
 	a := archive{dir: dir, sums: archiveSums, log: o.Log,
-		download: func(ctx context.Context, into string) error { return downloadArchive(ctx, into, "") }}
+		download: func(ctx context.Context, into string) error { return who.download(ctx, into, "") }}
 	programs, err := a.ensure(ctx)
 	if err != nil {
 		return binaries{}, err

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 
@@ -15,6 +16,10 @@ func chooseAccount(string) (account, error) { return account{}, nil }
 func (account) barred(string) string        { return "" }
 func (account) own(string) error            { return nil }
 func (account) apply(*exec.Cmd)             {}
+
+func (account) download(ctx context.Context, into, source string) error {
+	return downloadArchive(ctx, into, source)
+}
 
 // signal tells a server to end; here only its own tool can.
 func (c *cluster) signal(_ int, how stopping) error {

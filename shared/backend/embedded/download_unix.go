@@ -1,0 +1,71 @@
+//go:build !windows
+
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// What a child that downloads is told: where to put the archive, and from where to take it.
+const (
+	downloadInto   = "EDUMATRIX_DOWNLOAD_INTO"
+	downloadSource = "EDUMATRIX_DOWNLOAD_SOURCE"
+)
+
+// A program that starts PostgreSQL as root starts itself once more, as the account, for what comes from the network. That
+// has to happen before the program does anything of its own.
+func init() {
+	into := os.Getenv(downloadInto)
+	if into == "" {
+		return
+	}
+	if err := downloadArchive(context.Background(), into, os.Getenv(downloadSource)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// passedOn is what of our environment says how the network is reached. The rest, and with it any secret, is not for a
+// child that others of its account can look into.
+var passedOn = []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "PATH"}
+
+// download is downloadArchive, done by the account.
+func (a account) download(ctx context.Context, into, source string) error {
+	if !a.other {
+		return downloadArchive(ctx, into, source)
+	}
+	self, err := os.Executable()
+	if runtime.GOOS == "linux" {
+		self, err = "/proc/self/exe", nil // the way to the program may lead through a folder that is ours alone
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.own(into); err != nil {
+		return err
+	}
+	cmd := exec.Command(self)
+	cmd.Dir = into
+	cmd.Env = []string{downloadInto + "=" + into, downloadSource + "=" + source, "HOME=" + into, "TMPDIR=" + into}
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); slices.Contains(passedOn, strings.ToUpper(name)) {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	a.apply(cmd)
+	if said, err := run(ctx, cmd); err != nil {
+		if text := bytes.TrimSpace(said); len(text) > 0 {
+			return fmt.Errorf("%s", text)
+		}
+		return fmt.Errorf("download as %s: %w", a, err)
+	}
+	return os.Chown(into, os.Geteuid(), os.Getegid()) // nobody but us changes what is checked now
+}
