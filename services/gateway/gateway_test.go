@@ -343,9 +343,12 @@ func TestGateway_HeldBackItShowsAMemberNothingOfTheTimesBetween(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.start(`["alice","bob"]`)
-	address, _ := m.gateway(settings{})
-	there := connect(t, address, "bob") // all the while
-	m.hold()
+	reader := &gate{open: make(chan struct{})}
+	close(reader.open)
+	address, _ := m.gateway(settings{hold: reader.pass})
+	current, _ := m.gateway(settings{})
+	there, ahead := connect(t, address, "bob"), connect(t, current, "bob") // all the while
+	reader.shut()
 	m.said("within")
 	m.member("chat.member_left", "bob")
 	m.said("between")
@@ -354,11 +357,36 @@ func TestGateway_HeldBackItShowsAMemberNothingOfTheTimesBetween(t *testing.T) {
 	m.member("chat.member_left", "bob")
 	m.said("between again")
 	m.member("chat.member_added", "bob")
+	seen := []string{"within", "member_left bob", "member_added bob", "back", "member_left bob", "member_added bob"}
+	ahead.expect(t, seen...)
+	require.Empty(t, there.seen(), "its gateway is held back")
 	late := connect(t, address, "bob") // told its rooms by an owner that is ahead of what is read here
-	m.letGo()
+	close(reader.open)
 	m.said("live")
-	there.expect(t, "within", "member_left bob", "member_added bob", "back", "member_left bob", "member_added bob", "live")
+	there.expect(t, append(seen, "live")...)
 	late.expect(t, "live")
+}
+
+// gate holds a gateway's reader back.
+type gate struct {
+	mu   sync.Mutex
+	open chan struct{}
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open = make(chan struct{})
+}
+
+func (g *gate) pass(ctx context.Context, _ string, _ int32) {
+	g.mu.Lock()
+	open := g.open
+	g.mu.Unlock()
+	select {
+	case <-open:
+	case <-ctx.Done():
+	}
 }
 
 func TestGateway_AMissingRecordIsFilledFromTheLog(t *testing.T) {

@@ -44,7 +44,8 @@ type settings struct {
 	ping      time.Duration
 	limits    hub.Limits
 	perUser   int
-	mark      time.Duration // between marks
+	mark      time.Duration                                            // between marks
+	hold      func(ctx context.Context, topic string, partition int32) // called before each record is taken
 }
 
 func run(ctx context.Context, env process.Env, set settings) error {
@@ -85,7 +86,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		Metrics: intake.NewMetrics(metrics)})
 	fan = fanout.New(fanout.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Resolve: commands.Resolve,
 		Tracer: fanout.Continued(tracer), Metrics: fanout.NewMetrics(metrics), Log: log})
-	reader, err := bus.NewReader(env.Stores.Kafka, bus.ReaderOptions{From: fan.From, Log: log})
+	reader, err := bus.NewReader(env.Stores.Kafka, bus.ReaderOptions{From: fan.From, Hold: set.hold, Log: log})
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
