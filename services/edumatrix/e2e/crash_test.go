@@ -248,10 +248,15 @@ func TestBusy_OneConversationBesideQuietOnes(t *testing.T) {
 		}
 	}
 	var calmVersion int64
+	var slowest time.Duration
 	for sent.Load() < messages {
+		asked := time.Now()
 		calmVersion = quiet.do("chat.send_message", map[string]any{"conversation_id": conversationOf(calm), "body": "still here"}).Version
+		slowest = max(slowest, time.Since(asked))
 	}
 	wait.Wait()
+	t.Logf("the busy one had %.0f messages a second; of %d in the quiet one the slowest took %v",
+		messages/time.Since(begun).Seconds(), calmVersion-1, slowest)
 	if calmVersion < 10 {
 		t.Errorf("the quiet conversation got to version %d only", calmVersion)
 	}
