@@ -35,6 +35,33 @@ func TestCommit_TellsTheOutcomeAndKeepsIt(t *testing.T) {
 	}
 }
 
+func TestCommit_IsOnDiskAlsoWhereTheDatabaseWouldNotWait(t *testing.T) {
+	t.Parallel()
+	for _, set := range []struct{ database, want string }{{"off", "on"}, {"remote_apply", "remote_apply"}} {
+		url := database(t)
+		p := pool(t, url)
+		for _, statement := range []string{
+			"DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = " + set.database + "', current_database()); END $$",
+			"CREATE TABLE commits (synchronous text)",
+			"CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN " +
+				"INSERT INTO public.commits VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$",
+		} {
+			if _, err := p.Exec(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l := running(t, url) // on connections that have it set
+		if _, err := p.Exec(t.Context(), "CREATE TRIGGER note AFTER INSERT ON chat.events EXECUTE FUNCTION note()"); err != nil {
+			t.Fatal(err)
+		}
+		commit(t, l, said("1", "c1"))
+		var got string
+		if err := p.QueryRow(t.Context(), "SELECT synchronous FROM commits").Scan(&got); err != nil || got != set.want {
+			t.Errorf("where the database says %s it is %q, %v", set.database, got, err)
+		}
+	}
+}
+
 func TestCommit_ARunOfCommandsHasAnOutcomeEach(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -13,7 +13,10 @@ const (
 	// The lock is a statement of its own, so that whatever follows sees all that was committed before it was got; from
 	// then on the server lets nobody hold it for long. Plans are kept while tables grow, so they have to be those for
 	// large tables from the beginning: a lookup by index for each row that is asked for (also by LATERAL, below).
+	// Who is told of a commit finds it again, whatever a database that others use as well was set to.
 	sqlGuard = `SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true),
+  set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
+    ELSE current_setting('synchronous_commit') END, true),
   set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
   set_config('enable_mergejoin', 'off', true)`
 	sqlLock = `WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))
