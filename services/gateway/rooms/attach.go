@@ -105,7 +105,7 @@ func (a *asker) begin(ctx context.Context, batch []newcomer) (again []newcomer, 
 				continue
 			}
 			for _, room := range n.looks { // as if it had not looked before
-				a.want(func() { a.looking = append(a.looking, look{n.conn, room, func(no bool) { n.answer(room, no) }}) })
+				a.lookSoon(n.conn, room, func(no bool) { n.answer(room, no) })
 			}
 		}
 	}

@@ -38,12 +38,13 @@ func (a *asker) look(ctx context.Context) error {
 	}
 }
 
-func (a *asker) lookAll(ctx context.Context, batch []look) (again []look, err error) {
-	var asking []look
+func (a *asker) lookAll(ctx context.Context, batch []*look) (again []*look, err error) {
+	var asking []*look
 	var moments []hub.Moment
 	request := &meshv1.LookRequest{}
 	for _, l := range batch {
 		if ended(l.conn) {
+			a.settled(l)
 			continue
 		}
 		moment, attached := a.view.Now(l.conn)
@@ -63,6 +64,7 @@ func (a *asker) lookAll(ctx context.Context, batch []look) (again []look, err er
 	}
 	for i, l := range asking {
 		if !answer.Looked[i].Allowed {
+			a.settled(l)
 			l.answer(true)
 			continue
 		}
@@ -71,6 +73,9 @@ func (a *asker) lookAll(ctx context.Context, batch []look) (again []look, err er
 		if !a.view.Look(l.conn, looked) {
 			again = append(again, l)
 			continue
+		}
+		if a.settled(l) {
+			a.view.Unlook(l.conn, l.room)
 		}
 		l.answer(false)
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -69,7 +70,7 @@ func New(o Options) *Rooms {
 	r := &Rooms{options: o, asks: map[string]*asker{}}
 	for _, owner := range o.Catalog.Owners() {
 		r.asks[owner] = &asker{owner: owner, options: o, client: o.Owners[owner], view: o.Hub.View(owner),
-			logged: len(o.Catalog.LoggedTopics(owner)) > 0, wake: make(chan struct{}, 1)}
+			logged: len(o.Catalog.LoggedTopics(owner)) > 0, wake: make(chan struct{}, 1), waiting: map[*hub.Conn][]*look{}}
 	}
 	return r
 }
@@ -99,7 +100,7 @@ func (r *Rooms) Resume(c *hub.Conn, mark hub.Mark, looked []string, answer func(
 		case a.logged:
 			looks[a] = append(looks[a], room)
 		default: // of state there is nothing but what it is now
-			a.want(func() { a.looking = append(a.looking, look{c, room, func(no bool) { answer(room, no) }}) })
+			a.lookSoon(c, room, func(no bool) { answer(room, no) })
 		}
 	}
 	r.attach(newcomer{conn: c, returns: true, answer: answer}, mark, looks)
@@ -124,13 +125,18 @@ func (r *Rooms) Look(c *hub.Conn, room string, answer func(refused bool)) (known
 	if a == nil {
 		return false
 	}
-	a.want(func() { a.looking = append(a.looking, look{c, room, answer}) })
+	a.lookSoon(c, room, answer)
 	return true
 }
 
 // Unlook ends looking at a room.
 func (r *Rooms) Unlook(c *hub.Conn, room string) {
 	if a := r.asked(room); a != nil {
+		a.mu.Lock()
+		for _, l := range a.waiting[c] {
+			l.over = l.over || l.room == room
+		}
+		a.mu.Unlock()
 		a.view.Unlook(c, room)
 	}
 }
@@ -165,7 +171,8 @@ type asker struct {
 
 	mu        sync.Mutex
 	attaching []newcomer
-	looking   []look
+	looking   []*look
+	waiting   map[*hub.Conn][]*look // those without an answer
 	wake      chan struct{}
 }
 
@@ -173,6 +180,26 @@ type look struct {
 	conn   *hub.Conn
 	room   string
 	answer func(refused bool)
+	over   bool // ended before it was answered; guarded by the asker
+}
+
+func (a *asker) lookSoon(c *hub.Conn, room string, answer func(refused bool)) {
+	l := &look{conn: c, room: room, answer: answer}
+	a.want(func() {
+		a.looking = append(a.looking, l)
+		a.waiting[c] = append(a.waiting[c], l)
+	})
+}
+
+// settled forgets a look that needs no answer any more, and says whether it was ended meanwhile.
+func (a *asker) settled(l *look) (over bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.waiting[l.conn] = slices.DeleteFunc(a.waiting[l.conn], func(other *look) bool { return other == l })
+	if len(a.waiting[l.conn]) == 0 {
+		delete(a.waiting, l.conn)
+	}
+	return l.over
 }
 
 func (a *asker) want(add func()) {

@@ -139,6 +139,28 @@ func (w *world) look(c *hub.Conn, room string) chan bool {
 	return allowed
 }
 
+// A client may change its mind before it was answered.
+func TestUnlook_BeforeTheAnswerEndsItToo(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	close(w.known)
+	presence := w.owners["presence"]
+	presence.Allow("bob", "presence:alice", true)
+	presence.Allow("bob", "presence:carol", true)
+	c := w.connect(t, "bob")
+	await(t, c)
+	presence.SetAway(true)
+	alice, carol := w.look(c, "presence:alice"), w.look(c, "presence:carol")
+	require.Eventually(t, func() bool { return presence.Refused() > 0 }, 5*time.Second, time.Millisecond)
+	w.rooms.Unlook(c, "presence:alice")
+	presence.SetAway(false)
+	<-alice
+	require.True(t, <-carol)
+	require.Equal(t, 1, w.rooms.Looking(c))
+	require.True(t, <-w.look(c, "presence:alice"), "and then it may look again")
+	require.Equal(t, 2, w.rooms.Looking(c))
+}
+
 func TestLook_GivesWhatTheRoomShowsAndWhatFollows(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
