@@ -79,7 +79,7 @@ func (l *Log) Outcome(ctx context.Context, actor, commandID string) (envelope.Re
 		return envelope.Result{}, false, nil
 	}
 	if err != nil {
-		return envelope.Result{}, false, fmt.Errorf("read the outcome of %s of %s: %w", commandID, actor, dependency(err))
+		return envelope.Result{}, false, fmt.Errorf("read the outcome of %s of %s: %w", commandID, actor, Away(err))
 	}
 	return r, true, nil
 }
@@ -87,7 +87,7 @@ func (l *Log) Outcome(ctx context.Context, actor, commandID string) (envelope.Re
 // ReadingOf says how far a foreign stream was read; 0: not at all.
 func (l *Log) ReadingOf(ctx context.Context, source, stream string) (version int64, err error) {
 	if err := l.o.Pool.QueryRow(ctx, l.sql.reading, source, stream).Scan(&version); err != nil {
-		return 0, fmt.Errorf("read how far %s of %s was read: %w", stream, source, dependency(err))
+		return 0, fmt.Errorf("read how far %s of %s was read: %w", stream, source, Away(err))
 	}
 	return version, nil
 }

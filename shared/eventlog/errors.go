@@ -81,8 +81,9 @@ func tooSlow(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "25P04"
 }
 
-// dependency marks errors that are no fault of what was asked for as those of a database that is away.
-func dependency(err error) error {
+// Away marks errors that are no fault of what was asked for as those of a database that is away (bus.ErrAway). What reads
+// the projections of a log by itself tells so too.
+func Away(err error) error {
 	if err == nil || ofData(err) {
 		return err
 	}

@@ -29,7 +29,7 @@ func (l *Log) Load(ctx context.Context, s Selection) (Loaded, error) {
 	b := &pgx.Batch{}
 	l.queueLoad(b, s, &loaded)
 	if err := l.o.Pool.SendBatch(ctx, b).Close(); err != nil {
-		return Loaded{}, fmt.Errorf("load %s: %w", s.Stream, dependency(err))
+		return Loaded{}, fmt.Errorf("load %s: %w", s.Stream, Away(err))
 	}
 	return loaded, nil
 }

@@ -111,7 +111,7 @@ func (l *Log) Run(ctx context.Context) error {
 // Head is the position of the newest event; 0 in an empty log.
 func (l *Log) Head(ctx context.Context) (position int64, err error) {
 	if err := l.o.Pool.QueryRow(ctx, l.sql.head).Scan(&position); err != nil {
-		return 0, fmt.Errorf("read the head of the log of %s: %w", l.o.Owner, dependency(err))
+		return 0, fmt.Errorf("read the head of the log of %s: %w", l.o.Owner, Away(err))
 	}
 	l.head.reach(position)
 	return position, nil

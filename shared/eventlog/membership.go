@@ -19,7 +19,7 @@ type Stretch struct {
 // Rooms lists the rooms that users are in, and the position of the log as of which that was read.
 func (l *Log) Rooms(ctx context.Context, users []string) (rooms map[string][]string, position int64, err error) {
 	fail := func(err error) (map[string][]string, int64, error) {
-		return nil, 0, fmt.Errorf("read the rooms of %d users: %w", len(users), dependency(err))
+		return nil, 0, fmt.Errorf("read the rooms of %d users: %w", len(users), Away(err))
 	}
 	found, err := l.o.Pool.Query(ctx, l.sql.rooms, planned, users)
 	if err != nil {
@@ -49,5 +49,5 @@ func (l *Log) Stretches(ctx context.Context, room, user string) ([]Stretch, erro
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("read when %s was in %s: %w", user, room, dependency(err))
+	return nil, fmt.Errorf("read when %s was in %s: %w", user, room, Away(err))
 }

@@ -30,11 +30,11 @@ func migrate(ctx context.Context, o Options) (err error) {
 	c := o.Pool.Config().ConnConfig
 	lock, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
-		return fmt.Errorf("connect to migrate: %w", dependency(err))
+		return fmt.Errorf("connect to migrate: %w", Away(err))
 	}
 	defer lock.Close(context.WithoutCancel(ctx))
 	if _, err := lock.Exec(ctx, "SELECT pg_advisory_lock($1)", lockKey(o.Owner, "migrate")); err != nil {
-		return fmt.Errorf("lock to migrate: %w", dependency(err))
+		return fmt.Errorf("lock to migrate: %w", Away(err))
 	}
 	schema := pgx.Identifier{o.Owner}.Sanitize()
 	if _, err := lock.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+schema); err != nil {

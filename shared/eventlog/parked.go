@@ -59,7 +59,7 @@ func (l *Log) in(statement string) string {
 // Parking says how far a foreign stream was read, and the version of the first event above that is parked; 0: none.
 func (l *Log) Parking(ctx context.Context, source, stream string) (read, parked int64, err error) {
 	if err := l.o.Pool.QueryRow(ctx, l.in(sqlParking), source, stream).Scan(&read, &parked); err != nil {
-		return 0, 0, fmt.Errorf("read how far %s of %s was read: %w", stream, source, dependency(err))
+		return 0, 0, fmt.Errorf("read how far %s of %s was read: %w", stream, source, Away(err))
 	}
 	return read, parked, nil
 }
@@ -78,7 +78,7 @@ func (l *Log) Park(ctx context.Context, p Parked) (parked bool, err error) {
 		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("park %s of %s at version %d: %w", p.Stream, p.Source, p.Version, dependency(err))
+		return false, fmt.Errorf("park %s of %s at version %d: %w", p.Stream, p.Source, p.Version, Away(err))
 	}
 	return parked, nil
 }
@@ -92,7 +92,7 @@ func (l *Log) Unpark(ctx context.Context, source, stream string, upTo int64) (le
 		return tx.QueryRow(ctx, l.in(sqlLeftOf), source, stream).Scan(&left)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("unpark %s of %s: %w", stream, source, dependency(err))
+		return 0, fmt.Errorf("unpark %s of %s: %w", stream, source, Away(err))
 	}
 	return left, nil
 }
@@ -135,7 +135,7 @@ func (l *Log) parked(ctx context.Context, statement string, args ...any) ([]Park
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("read what is parked at %s: %w", l.o.Owner, dependency(err))
+	return nil, fmt.Errorf("read what is parked at %s: %w", l.o.Owner, Away(err))
 }
 
 // storable is a text without the one character that Postgres has no place for.
@@ -161,7 +161,7 @@ func (l *Log) DropLetter(ctx context.Context, letter Letter) error {
 	b.Queue(l.in(sqlForgetLetters), now.Add(-lettersKept))
 	b.Queue(l.in(sqlDropLetter), letter.Partition, letter.Offset, storable(letter.ID), now)
 	if err := l.o.Pool.SendBatch(ctx, b).Close(); err != nil {
-		return fmt.Errorf("drop the dead letter %d/%d: %w", letter.Partition, letter.Offset, dependency(err))
+		return fmt.Errorf("drop the dead letter %d/%d: %w", letter.Partition, letter.Offset, Away(err))
 	}
 	return nil
 }
@@ -175,5 +175,5 @@ func (l *Log) DroppedLetters(ctx context.Context) ([]Letter, error) {
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("read the dropped dead letters of %s: %w", l.o.Owner, dependency(err))
+	return nil, fmt.Errorf("read the dropped dead letters of %s: %w", l.o.Owner, Away(err))
 }

@@ -101,7 +101,7 @@ func (l *Log) applyNext(ctx context.Context, p Projection) (applied int, err err
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("projection %s of %s: %w", p.Name(), l.o.Owner, dependency(err))
+		return 0, fmt.Errorf("projection %s of %s: %w", p.Name(), l.o.Owner, Away(err))
 	}
 	l.applied.of(p.Name()).reach(position)
 	return applied, nil
@@ -129,7 +129,7 @@ func (l *Log) Reset(ctx context.Context, projection string, empty func(context.C
 	})
 	l.applied.byName.Delete(projection)
 	if err != nil {
-		return fmt.Errorf("reset projection %s of %s: %w", projection, l.o.Owner, dependency(err))
+		return fmt.Errorf("reset projection %s of %s: %w", projection, l.o.Owner, Away(err))
 	}
 	return nil
 }
@@ -151,7 +151,7 @@ func (l *Log) WaitFor(ctx context.Context, projection string, position int64) er
 		}
 		// Another instance may be the one that applies it.
 		if err := l.o.Pool.QueryRow(ctx, l.sql.projection, projection).Scan(&have); err != nil {
-			return fmt.Errorf("read the position of projection %s: %w", projection, dependency(err))
+			return fmt.Errorf("read the position of projection %s: %w", projection, Away(err))
 		}
 		here.reach(have)
 	}

@@ -15,7 +15,7 @@ func (l *Log) PruneOutcomes(ctx context.Context, olderThan time.Duration) (remov
 	for {
 		done, err := l.o.Pool.Exec(ctx, l.sql.pruneOutcomes, before)
 		if err != nil {
-			return removed, fmt.Errorf("prune the outcomes of %s: %w", l.o.Owner, dependency(err))
+			return removed, fmt.Errorf("prune the outcomes of %s: %w", l.o.Owner, Away(err))
 		}
 		if done.RowsAffected() == 0 {
 			return removed, nil

@@ -69,7 +69,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 		all, err = l.scanAll(found)
 	}
 	if err != nil {
-		return Page{}, fmt.Errorf("read the log of %s after %d: %w", l.o.Owner, q.After, dependency(err))
+		return Page{}, fmt.Errorf("read the log of %s after %d: %w", l.o.Owner, q.After, Away(err))
 	}
 	page.Events = eventsOf(all)
 	for _, e := range all {

@@ -71,7 +71,7 @@ func (l *Log) Rebuild(ctx context.Context, r Rebuild) (Rebuilt, error) {
 	slices.Sort(s.names)
 	rebuilt, err := s.run(ctx)
 	if err != nil {
-		return Rebuilt{}, fmt.Errorf("rebuild %s of %s: %w", strings.Join(s.names, ", "), l.o.Owner, dependency(err))
+		return Rebuilt{}, fmt.Errorf("rebuild %s of %s: %w", strings.Join(s.names, ", "), l.o.Owner, Away(err))
 	}
 	l.o.Log.InfoContext(ctx, "projections rebuilt", "projections", s.names, "position", rebuilt.Position,
 		"held", rebuilt.Held, "differ", rebuilt.Differ(), "left", rebuilt.Left)

@@ -66,7 +66,7 @@ func (l *Log) Resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed,
 	m, err := l.resume(ctx, resumers, b)
 	if err != nil {
 		return Missed{}, fmt.Errorf("read what %d users missed of the log of %s: %w", len(resumers), l.o.Owner,
-			dependency(err))
+			Away(err))
 	}
 	return m, nil
 }

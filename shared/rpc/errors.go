@@ -7,10 +7,11 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/bus"
 )
 
 // Error is how an error leaves a service: a refusal with its code and text; the end of a call's time, or of its
-// caller's interest, as that; anything else as "internal", without what it says, which is for the service's own log.
+// caller's interest, as that; a dependency that is away (bus.ErrAway) as "unavailable"; anything else as "internal", without what it says, which is for the service's own log.
 func Error(err error) error {
 	if err == nil {
 		return nil
@@ -26,6 +27,8 @@ func Error(err error) error {
 		return connect.NewError(connect.CodeDeadlineExceeded, errors.New("it took too long"))
 	case errors.Is(err, context.Canceled):
 		return connect.NewError(connect.CodeCanceled, errors.New("it is no longer wanted"))
+	case errors.Is(err, bus.ErrAway):
+		refused = refusal.New(refusal.Unavailable, "what this needs is away, ask again")
 	default:
 		refused = internal()
 	}

@@ -50,7 +50,7 @@ func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.Co
 	}
 	all, next, err := s.store.Conversations(ctx, rpc.Actor(ctx), below, limit)
 	if err != nil {
-		return nil, err
+		return nil, eventlog.Away(err)
 	}
 	answer := &chatv1.ConversationsResponse{Conversations: all}
 	if next > 0 {
@@ -81,7 +81,7 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 	// One more than asked for tells whether there are more.
 	messages, err := s.store.Messages(ctx, id, after, before, a.ranges, after > 0, limit+1)
 	if err != nil {
-		return nil, err
+		return nil, eventlog.Away(err)
 	}
 	answer := &chatv1.HistoryResponse{Version: a.version}
 	if answer.More = len(messages) > limit; answer.More {
@@ -110,7 +110,7 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 		}
 		version, fromJoining, err := s.store.Conversation(ctx, id)
 		if err != nil {
-			return access{}, err
+			return access{}, eventlog.Away(err)
 		}
 		stretches, err := s.log.Stretches(ctx, "conversation:"+id, user)
 		if err != nil {
