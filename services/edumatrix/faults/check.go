@@ -42,6 +42,7 @@ type judge struct {
 
 // Poison is a payload that was put where nobody can read it.
 type Poison struct {
+	Topic   string
 	Payload string
 	Dead    bool // it has to be a dead letter; else it may be one
 }

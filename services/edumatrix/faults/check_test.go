@@ -205,7 +205,7 @@ func TestCheck_FindsWhatWasBroken(t *testing.T) {
 		"a projection":            {rebuild, func(x *told) { x.s.Differences = []string{"a row"} }},
 		"a dead letter":           {deadAlone, func(x *told) { x.s.Dead = []Dead{{Payload: "fine"}} }},
 		"an event that is parked": {deadAlone, func(x *told) { x.s.Logs[1].Parked = 1 }},
-		"poison that is gone":     {deadAlone, func(x *told) { x.poisoned = []Poison{{"bad", true}} }},
+		"poison that is gone":     {deadAlone, func(x *told) { x.poisoned = []Poison{{Payload: "bad", Dead: true}} }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -244,7 +244,7 @@ func TestCheck_AllowsWhatMayBe(t *testing.T) {
 		},
 		"records that come again": func(x *told) { x.s.Records = append(x.s.Records, x.s.Records[:3]...) },
 		"poison, twice": func(x *told) {
-			x.poisoned = []Poison{{"bad", true}, {"maybe", false}}
+			x.poisoned = []Poison{{Payload: "bad", Dead: true}, {Payload: "maybe"}}
 			x.s.Dead = []Dead{{Payload: "bad"}, {Payload: "bad"}}
 		},
 		"a text that was redacted": func(x *told) {

@@ -337,7 +337,7 @@ func (n *nemesis) poison() bool {
 			header("ce_type", "chat.unheard_of"), header("ce_source", "/gateway"),
 			header("ce_subject", "conversation:poison"), header("ce_actor", "poisoner"),
 			header("ce_time", time.Now().UTC().Format(time.RFC3339Nano))}} {
-			p := Poison{Payload: fmt.Sprintf("poison %d for %s \xff\x00", len(n.poisoned), topic)}
+			p := Poison{Topic: topic, Payload: fmt.Sprintf("poison %d for %s \xff\x00", len(n.poisoned), topic)}
 			_, _, err := producer.SendMessage(&sarama.ProducerMessage{Topic: k.Topic(topic), Headers: headers,
 				Value: sarama.StringEncoder(p.Payload), Key: sarama.StringEncoder("conversation:poison")})
 			p.Dead = err == nil && slices.Contains(consumed, topic) // else nobody knows whether it got there

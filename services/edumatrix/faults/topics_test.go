@@ -24,6 +24,7 @@ func (n *nemesis) forget() bool {
 	if err != nil {
 		n.t.Logf("forget: Kafka is away: %v", err) // what was deleted before it went is among what was kept
 	}
+	n.lost(func(topic string) bool { _, event := n.m.logged(topic); return event })
 	return err == nil
 }
 
@@ -63,6 +64,13 @@ func (m *mesh) forget(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// lost notes that topics have lost something: who has not read their poison yet never will.
+func (n *nemesis) lost(is func(topic string) bool) {
+	for i, p := range n.poisoned {
+		n.poisoned[i].Dead = p.Dead && !is(p.Topic)
+	}
 }
 
 // withKept adds what the topics forgot, each record once, in the order of each partition.
@@ -112,4 +120,5 @@ func (n *nemesis) tear(data, topic string) {
 		n.t.Fatal(err)
 	}
 	n.m.torn[topic] = true
+	n.lost(func(t string) bool { return t == topic })
 }

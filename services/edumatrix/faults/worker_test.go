@@ -151,8 +151,9 @@ func (p *population) sibling(d *device, r *rand.Rand) *device {
 // answerTime is how long a connection may say nothing to a command: 5 s, and the longest that a fault keeps it silent.
 const answerTime = 25 * time.Second
 
-// queuedTime is how long an outcome may take on a connection that was told "queued": longer than any fault.
-const queuedTime = 45 * time.Second
+// queuedTime is how long an outcome may take on a connection that was told "queued": longer than several faults, one after
+// the other, on a machine on which a store takes long to start.
+const queuedTime = 2 * time.Minute
 
 // deliver sends a command, and again what has no outcome, and gives the outcome; an empty answer when all ends before.
 func (d *device) deliver(c *Command, data map[string]any) Answer {
