@@ -9,8 +9,8 @@ import (
 )
 
 // Link is a way that connections take, and on which something can happen to them. It is a proxy of this package's own,
-// because what stands on the way has to be done to connections that live: a connection made anew after each change
-// would never be the one that hangs.
+// because it has to be done to connections that live, and that live on: Toxiproxy drops what its timeout holds back, which
+// TCP never does, and closes the connection when that ends, so that no connection would be the one that hung.
 type Link struct {
 	addr, to string
 	done     chan struct{} // closed by Close
