@@ -52,8 +52,14 @@ func (m *mesh) quiet(p *population) (*Stored, error) {
 		}
 		stored.Logs = append(stored.Logs, l)
 	}
-	if stored.Records, stored.Dead, err = m.readTopics(ctx); err != nil {
-		return stored, err
+	for tries := 0; ; tries++ { // a client may still have connections that a fault has ended
+		if stored.Records, stored.Dead, err = m.readTopics(ctx); err == nil {
+			break
+		}
+		if tries == 5 || ctx.Err() != nil {
+			return stored, err
+		}
+		sleep(ctx, time.Second)
 	}
 	stored.Records, stored.Torn = m.withKept(stored.Records), m.torn
 	stored.Differences, err = m.rebuild(ctx, conn, "chat")
