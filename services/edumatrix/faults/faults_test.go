@@ -132,7 +132,7 @@ func run(t *testing.T, s *stand, programs meshrun.Binaries, plan Plan, size size
 	}
 	m.present(p)
 	p.settle(90 * time.Second)
-	stored, err := m.quiet(p)
+	stored, err := m.quiet(p, n.poisoned)
 	if err != nil {
 		m.broken("afterwards: %v", err)
 	}

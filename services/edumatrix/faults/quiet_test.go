@@ -12,7 +12,7 @@ import (
 )
 
 // quiet waits until everything that was sent has come everywhere, and reads what the stores hold.
-func (m *mesh) quiet(p *population) (*Stored, error) {
+func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, m.stand.database(m.database, m.stand.postgres.Addr()))
@@ -52,11 +52,14 @@ func (m *mesh) quiet(p *population) (*Stored, error) {
 		}
 		stored.Logs = append(stored.Logs, l)
 	}
-	for tries := 0; ; tries++ { // a client may still have connections that a fault has ended
-		if stored.Records, stored.Dead, err = m.readTopics(ctx); err == nil {
+	// A client may still have connections that a fault has ended, and a consumer that was killed reads its poison only when
+	// its group has given it its partitions again.
+	for tries := 0; ; tries++ {
+		stored.Records, stored.Dead, err = m.readTopics(ctx)
+		if err == nil && (stored.buried(poisoned) || tries >= 15) {
 			break
 		}
-		if tries == 5 || ctx.Err() != nil {
+		if tries >= 15 || ctx.Err() != nil {
 			return stored, err
 		}
 		sleep(ctx, time.Second)

@@ -86,6 +86,13 @@ type Dead struct {
 	Payload  string
 }
 
+// buried says whether all that has to be a dead letter is one.
+func (s *Stored) buried(poisoned []Poison) bool {
+	return !slices.ContainsFunc(poisoned, func(p Poison) bool {
+		return p.Dead && !slices.ContainsFunc(s.Dead, func(d Dead) bool { return d.Payload == p.Payload })
+	})
+}
+
 func (s *Stored) log(owner string) *Log {
 	for i := range s.Logs {
 		if s.Logs[i].Owner == owner {
