@@ -35,7 +35,8 @@ func Run(ctx context.Context, env process.Env) (err error) {
 	tracer := env.Telemetry.Tracer()
 	status := health.New(health.OfStores(env.Stores), env.Log)
 	server, err := rpc.NewServer(rpc.ServerOptions{Addr: net.JoinHostPort(env.Config.Host, strconv.Itoa(env.Config.Port)),
-		PortVariable: env.Config.PortVariable, Credential: rpc.Credential(env.Config.ServiceSecret), Health: status.Handler(), Log: env.Log, Tracer: tracer})
+		PortVariable: env.Config.PortVariable, Credential: rpc.Credential(env.Config.ServiceSecret),
+		Health: status.Handler(), Log: env.Log, Tracer: tracer})
 	if err != nil {
 		return err
 	}

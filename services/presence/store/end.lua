@@ -12,5 +12,5 @@ end
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000000 + time[2])
 redis.call('HSET', KEYS[1], ARGV[1], 'ended ' .. now)
-redis.call('PEXPIRE', KEYS[1], string.format('%.0f', 7 * 24 * 3600 * 1000))
+redis.call('PEXPIRE', KEYS[1], string.format('%.0f', keptFor))
 return now

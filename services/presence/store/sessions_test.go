@@ -222,13 +222,7 @@ func TestSessions_OfAGatewayThatIsGoneAreNotConnected(t *testing.T) {
 		g := newGateway(t, s, "g")
 		g.report(true)
 		g.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
-		for end := time.Now().Add(20 * time.Second); ; {
-			if n, err := s.Expire(t.Context()); err != nil || time.Now().After(end) {
-				t.Fatal("its lease does not run out", err)
-			} else if n == 1 {
-				break
-			}
-		}
+		runOut(t, s, func() {})
 		wantSessions(t, s, "bob", `s1 "phone" at g since 100, false, mark ""`)
 	})
 }
@@ -267,9 +261,13 @@ func TestSessions_AreLearntAgain(t *testing.T) {
 		if answer := g.report(false); answer != store.Again {
 			t.Fatalf("a gateway that is not known: %s", answer)
 		}
-		delete(g.users, "1")
-		g.report(true)
-		g.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
+		g.number++
+		all := &meshv1.ReportRequest{Gateway: "g", Number: g.number, All: true, Count: 1, Digest: store.Hash("1", "bob"),
+			Changes: []*meshv1.ConnectionChange{{Connection: "1", User: "bob", Session: "s1", Device: "phone",
+				ConnectedAt: timestamppb.New(time.Unix(100, 0))}}}
+		if answer, _, err := s.Report(t.Context(), all); err != nil || answer != store.OK {
+			t.Fatal(answer, err)
+		}
 		wantSessions(t, s, "bob", `s1 "phone" at g since 100, true, mark ""`)
 	})
 }

@@ -29,20 +29,19 @@ local function leave(user)
   end
 end
 
--- Of a connection is kept "user hash session".
-local function parts(kept) return string.match(kept, '^(%S+) (%d+) (%S*)$') end
+-- Of a connection is kept "user hash session"; an earlier version kept "user hash".
+local function parts(kept) return string.match(kept, '^(%S+) (%d+) ?(%S*)$') end
 
 -- A session is "ended µs", or "gateway since seen connections mark device": connections are "connection/gateway", the
 -- newest last, as a device that changes networks has two for a while; they and the mark may be empty. All sessions of a
--- user are one hash; a week after it was heard of last, one is forgotten.
-local week = 7 * 24 * 3600 * 1000
+-- user are one hash; one is forgotten when it was not heard of for as long as sessions are kept (keptFor, in ms).
 local most = 50
 
 local function session(kept) return string.match(kept, '^(%S+) (%d+) (%d+) (%S*) (%S*) (.*)$') end
 
 local function keep(key, id, where, since, on, mark, device)
   redis.call('HSET', key, id, table.concat({where, since, whole(now), table.concat(on, ','), mark, device}, ' '))
-  redis.call('PEXPIRE', key, whole(week))
+  redis.call('PEXPIRE', key, whole(keptFor))
 end
 
 -- Lists connections without one of them, and says whether that one was the newest.
@@ -55,7 +54,7 @@ local function without(on, one)
   return others, newest_one
 end
 
--- Makes room for one more session of a user: those that are over a week, or else the one that is over longest.
+-- Makes room for one more session of a user: those that are kept no longer, or else the one that is over longest.
 local function prune(key)
   local all, oldest, left = redis.call('HGETALL', key), nil, 0
   for i = 1, #all, 2 do
@@ -63,7 +62,7 @@ local function prune(key)
     seen = tonumber(seen or string.match(all[i + 1], '^ended (%d+)$'))
     if on and on ~= '' then
       left = left + 1
-    elseif seen < now - week * 1000 then
+    elseif seen < now - keptFor * 1000 then
       redis.call('HDEL', key, all[i])
     else
       left = left + 1

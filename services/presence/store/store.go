@@ -44,9 +44,11 @@ type Store struct {
 
 // New keeps presence under an installation's prefix. A gateway that is not heard of for the lease is gone.
 func New(r *redis.Client, prefix string, lease time.Duration) *Store {
+	kept := fmt.Sprintf("local keptFor = %d\n", Kept.Milliseconds())
 	return &Store{redis: r, prefix: "{" + prefix + "presence}:", lease: lease,
-		report: redis.NewScript(stateSource + reportSource), expire: redis.NewScript(stateSource + expireSource),
-		end: redis.NewScript(endSource), publishing: redis.NewScript(publishedSource)}
+		report: redis.NewScript(kept + stateSource + reportSource),
+		expire: redis.NewScript(kept + stateSource + expireSource),
+		end:    redis.NewScript(kept + endSource), publishing: redis.NewScript(publishedSource)}
 }
 
 func (s *Store) keys(gateway string) []string {

@@ -329,6 +329,19 @@ func TestReport_FromManyAtOnce(t *testing.T) {
 	})
 }
 
+// runOut waits until the lease of a gateway has run out.
+func runOut(t *testing.T, s *store.Store, meanwhile func()) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; {
+		meanwhile()
+		if n, err := s.Expire(t.Context()); err != nil || time.Now().After(end) {
+			t.Fatal("no lease runs out", err)
+		} else if n > 0 {
+			return
+		}
+	}
+}
+
 func TestExpire_AGatewayThatIsNotHeardOfIsGone(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -338,14 +351,7 @@ func TestExpire_AGatewayThatIsNotHeardOfIsGone(t *testing.T) {
 		alive.report(true)
 		dead.open("1", "bob")
 		alive.open("2", "carol")
-		for ended := 0; ended == 0; {
-			alive.report(false)
-			n, err := s.Expire(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			ended += n
-		}
+		runOut(t, s, func() { alive.report(false) })
 		want(t, s, "bob", false)
 		want(t, s, "carol", true)
 	})
@@ -372,5 +378,22 @@ func TestDirty_EmptiedOnlyOfWhatIsPublished(t *testing.T) {
 		if err != nil || len(left) != 1 || left[0].User != "user7" || left[0].Online {
 			t.Fatalf("left: %+v, %v", left, err)
 		}
+	})
+}
+
+// What a gateway had told before Redis' rows had sessions in them is ended as well.
+func TestExpire_ConnectionsAsAnEarlierVersionKeptThem(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", 50*time.Millisecond)
+		g := newGateway(t, s, "g")
+		g.report(true)
+		g.open("1", "bob")
+		row := fmt.Sprint("bob ", store.Hash("1", "bob"))
+		if err := r.HSet(t.Context(), "{t.presence}:gateway:g", "1", row).Err(); err != nil {
+			t.Fatal(err)
+		}
+		runOut(t, s, func() {})
+		want(t, s, "bob", false)
 	})
 }
