@@ -407,7 +407,8 @@ func (i *installation) drop(ctx context.Context, t Terminal, l letter) error {
 	if l.at == nil {
 		return nil
 	}
-	if _, err := i.operatorOf(l.Service).DropLetter(ctx, connect.NewRequest(&meshv1.DropLetterRequest{Letter: l.at})); err != nil {
+	request := connect.NewRequest(&meshv1.DropLetterRequest{Letter: l.at})
+	if _, err := i.operatorOf(l.Service).DropLetter(ctx, request); err != nil {
 		return i.answered(l.Service, err)
 	}
 	if l.State != stateParked {

@@ -78,16 +78,8 @@ func TestSubscriber_FollowsAPartitionThatMoves(t *testing.T) {
 	recorded := newRecorder()
 	s := subscriber(t, k, bus.SubscriberOptions{Drain: 2 * time.Second})
 	messages := subscribe(t, s, "topic")
-	var handling, publishing sync.WaitGroup
-	handling.Go(func() {
-		for m := range messages {
-			handling.Go(func() {
-				recorded.begin(m)
-				recorded.end(m)
-				m.Ack()
-			})
-		}
-	})
+	handling := recorded.handle(messages)
+	var publishing sync.WaitGroup
 	const keys, each = 3, 100
 	p := publisher(t, k)
 	for key := range keys {

@@ -81,6 +81,21 @@ func subscriber(t testing.TB, k backend.Kafka, o bus.SubscriberOptions) *bus.Sub
 	return s
 }
 
+// handle takes all messages side by side, until there are no more; wait for that on what it gives.
+func (r *recorder) handle(messages <-chan *message.Message) *sync.WaitGroup {
+	handling := &sync.WaitGroup{}
+	handling.Go(func() {
+		for m := range messages {
+			handling.Go(func() {
+				r.begin(m)
+				r.end(m)
+				m.Ack()
+			})
+		}
+	})
+	return handling
+}
+
 func subscribe(t testing.TB, s message.Subscriber, topic string) <-chan *message.Message {
 	t.Helper()
 	messages, err := s.Subscribe(context.Background(), topic)

@@ -76,16 +76,7 @@ func TestSubscriber_SurvivesARestartOfTheBroker(t *testing.T) {
 	recorded := newRecorder()
 	s := subscriber(t, k.Kafka, bus.SubscriberOptions{Drain: 2 * time.Second})
 	messages := subscribe(t, s, "topic")
-	var handling sync.WaitGroup
-	handling.Go(func() {
-		for m := range messages {
-			handling.Go(func() {
-				recorded.begin(m)
-				recorded.end(m)
-				m.Ack()
-			})
-		}
-	})
+	handling := recorded.handle(messages)
 	p := publisher(t, k.Kafka)
 	const keys, each = 4, 150
 	var publishing sync.WaitGroup

@@ -67,7 +67,8 @@ func Open(ctx context.Context, env process.Env, migrations fs.FS) (*Service, err
 		return nil, err
 	}
 	s.server, err = rpc.NewServer(rpc.ServerOptions{Addr: net.JoinHostPort(env.Config.Host, strconv.Itoa(env.Config.Port)),
-		PortVariable: env.Config.PortVariable, Credential: rpc.Credential(env.Config.ServiceSecret), Health: s.health.Handler(), Log: env.Log, Tracer: env.Telemetry.Tracer()})
+		PortVariable: env.Config.PortVariable, Credential: rpc.Credential(env.Config.ServiceSecret),
+		Health: s.health.Handler(), Log: env.Log, Tracer: env.Telemetry.Tracer()})
 	if err != nil {
 		return nil, errors.Join(err, s.publisher.Close())
 	}

@@ -11,7 +11,8 @@ import (
 )
 
 // Error is how an error leaves a service: a refusal with its code and text; the end of a call's time, or of its
-// caller's interest, as that; a dependency that is away (bus.ErrAway) as "unavailable"; anything else as "internal", without what it says, which is for the service's own log.
+// caller's interest, as that; a dependency that is away (bus.ErrAway) as "unavailable"; anything else as "internal",
+// without what it says, which is for the service's own log.
 func Error(err error) error {
 	if err == nil {
 		return nil

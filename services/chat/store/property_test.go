@@ -3,7 +3,6 @@
 package store_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -12,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
@@ -108,20 +106,7 @@ func TestConversations_AnySequenceOfCommandsLeavesLogStateAndRowsInAgreement(t *
 		agree(t, f, s, stream, id, want)
 	})
 	live := f.rows()
-	head, err := f.log.Head(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = f.log.Reset(t.Context(), store.ProjectionName, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, "TRUNCATE edits, messages, conversation_members, conversations")
-		return err
-	})
-	if err == nil {
-		err = f.log.WaitFor(t.Context(), store.ProjectionName, head)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.rebuild()
 	if rebuilt := f.rows(); !slices.Equal(rebuilt, live) {
 		t.Fatalf("%d rows were %d", len(rebuilt), len(live))
 	}

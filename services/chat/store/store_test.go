@@ -85,6 +85,25 @@ func (f *fixture) rows() (all []string) {
 	return all
 }
 
+// rebuild empties the projection and has it follow the log from the beginning.
+func (f *fixture) rebuild() {
+	f.t.Helper()
+	head, err := f.log.Head(f.t.Context())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	err = f.log.Reset(f.t.Context(), store.ProjectionName, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "TRUNCATE edits, messages, conversation_members, conversations")
+		return err
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if err := f.log.WaitFor(f.t.Context(), store.ProjectionName, head); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 func (f *fixture) example() {
 	for i := range 3 {
 		id := fmt.Sprint("c", i)
@@ -109,20 +128,7 @@ func TestConversations_RebuiltTheyAreEqualRowForRow(t *testing.T) {
 	if len(live) != 3+6+15+3 {
 		t.Fatalf("%d rows: %v", len(live), live)
 	}
-	head, err := f.log.Head(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = f.log.Reset(t.Context(), store.ProjectionName, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, "TRUNCATE edits, messages, conversation_members, conversations")
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.log.WaitFor(t.Context(), store.ProjectionName, head); err != nil {
-		t.Fatal(err)
-	}
+	f.rebuild()
 	if rebuilt := f.rows(); !slices.Equal(rebuilt, live) {
 		t.Fatalf("rebuilt %v\nlive    %v", rebuilt, live)
 	}

@@ -73,9 +73,9 @@ func newMesh(t testing.TB, s *stand, programs meshrun.Binaries, plan Plan) *mesh
 		if program != "gateway" && program != "presence" {
 			m.link("postgres of "+name, s.postgres.Addr())
 			env = append(env, "DATABASE_URL="+s.database(m.database, m.links["postgres of "+name].Addr()))
-		}
-		if off := plan.Skew * time.Duration(len(m.services)%3-1); off != 0 { // chat-1 one way, feed the other
-			env = append(env, variableClock+"="+off.String())
+			if off := plan.Skew * time.Duration(len(m.services)%3-1); off != 0 { // chat-1 one way, feed the other
+				env = append(env, variableClock+"="+off.String())
+			}
 		}
 		for _, peer := range []string{"chat", "feed", "notification", "presence"} {
 			at := peer

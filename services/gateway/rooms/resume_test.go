@@ -12,12 +12,19 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// back connects a user who has everything of the chat's log up to a position, and the whole of the others.
-func (w *world) back(t *testing.T, user string, after int64) *hub.Conn {
+// greeted is a connection that is told where it stands.
+func (w *world) greeted(t *testing.T, user string) *hub.Conn {
 	t.Helper()
 	c, err := w.hub.Add(user)
 	require.NoError(t, err)
 	c.Greet(func(tooFar []string) []byte { return fmt.Appendf(nil, `{"re":"r","too_far":"%v"}`, tooFar) })
+	return c
+}
+
+// back connects a user who has everything of the chat's log up to a position, and the whole of the others.
+func (w *world) back(t *testing.T, user string, after int64) *hub.Conn {
+	t.Helper()
+	c := w.greeted(t, user)
 	mark := hub.Mark{}
 	for _, owner := range w.catalog.Logs() {
 		mark[owner] = 0
@@ -99,9 +106,7 @@ func TestResume_OfALogThatTheMarkDoesNotKnowEverythingIsTooFar(t *testing.T) {
 	w := begin(t, 0)
 	w.chatted(t)
 	close(w.known)
-	c, err := w.hub.Add("bob")
-	require.NoError(t, err)
-	c.Greet(func(tooFar []string) []byte { return fmt.Appendf(nil, `{"re":"r","too_far":"%v"}`, tooFar) })
+	c := w.greeted(t, "bob")
 	w.rooms.Resume(c, hub.Mark{"feed": 0, "notification": 0}, nil, nil)
 	all, tooFar := told(t, c)
 	require.Empty(t, all)
@@ -232,9 +237,7 @@ func TestResume_GivesWhatHappenedInRoomsThatWereLookedAt(t *testing.T) {
 	w.post("carol", "of somebody else")
 	w.post("dave", "not for bob")
 	close(w.known)
-	c, err := w.hub.Add("bob")
-	require.NoError(t, err)
-	c.Greet(func(tooFar []string) []byte { return fmt.Appendf(nil, `{"re":"r","too_far":"%v"}`, tooFar) })
+	c := w.greeted(t, "bob")
 	answers := make(chan string, 10)
 	unknown := w.rooms.Resume(c, hub.Mark{"feed": 1, "chat": 0, "notification": 0},
 		[]string{"author:alice", "author:dave", "nothing:x"},
@@ -264,9 +267,7 @@ func TestResume_OfALogThatTheMarkDoesNotKnowIsLookedAtAnew(t *testing.T) {
 	w.owners["feed"].Allow("bob", "author:alice", true)
 	w.post("alice", "missed")
 	close(w.known)
-	c, err := w.hub.Add("bob")
-	require.NoError(t, err)
-	c.Greet(func(tooFar []string) []byte { return fmt.Appendf(nil, `{"re":"r","too_far":"%v"}`, tooFar) })
+	c := w.greeted(t, "bob")
 	given := make(chan bool, 1)
 	w.rooms.Resume(c, hub.Mark{"chat": 0, "notification": 0}, []string{"author:alice"},
 		func(_ string, refused bool) { given <- !refused })

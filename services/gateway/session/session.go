@@ -74,7 +74,8 @@ func (m *Mesh) Open(user auth.User, o Opening) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{mesh: m, user: user, device: o.Device, conn: conn, sender: m.Intake.NewSender(), asking: make(chan struct{}, mostQueries)}
+	s := &Session{mesh: m, user: user, device: o.Device, conn: conn, sender: m.Intake.NewSender(),
+		asking: make(chan struct{}, mostQueries)}
 	if !user.Expires.IsZero() {
 		s.expiry = time.AfterFunc(time.Until(user.Expires), func() { conn.Close(hub.TokenExpired) })
 	}

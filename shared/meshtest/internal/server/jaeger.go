@@ -13,8 +13,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
 const (
@@ -49,11 +50,11 @@ func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	}
 	hash := sha256.Sum256(sum)
 	program := filepath.Join(cache, "jaeger-"+hex.EncodeToString(hash[:6]))
-	unlock, err := lock(ctx, program+".lock")
+	lock, err := filelock.Await(ctx, program+".lock")
 	if err != nil {
 		return "", err
 	}
-	defer unlock()
+	defer lock.Release()
 	if _, err := os.Stat(program); err == nil {
 		return program, nil
 	}
@@ -73,28 +74,6 @@ func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	}
 	log.Info("built Jaeger", "took", time.Since(begun).Round(time.Second))
 	return program, os.Rename(program+".new", program)
-}
-
-// lock waits until no other process holds the file's lock.
-func lock(ctx context.Context, name string) (unlock func(), err error) {
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { _ = file.Close() }, nil // ends the lock
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), file.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(context.Cause(ctx), file.Close())
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
 }
 
 // Jaeger takes traces by OTLP, keeps them in memory and gives them back.
