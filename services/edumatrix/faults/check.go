@@ -343,16 +343,12 @@ func (j *judge) notifications() {
 
 // dead holds dead letters to what was poisoned. After a crash one may be there twice.
 func (j *judge) dead(poisoned []Poison) {
-	found := map[string]bool{}
 	for _, d := range j.s.Dead {
-		found[d.Payload] = true
 		if !slices.ContainsFunc(poisoned, func(p Poison) bool { return p.Payload == d.Payload }) {
 			j.broken(deadAlone, "a dead letter of %s in %s that nobody poisoned: %s", d.Original, d.Topic, d.Error)
 		}
 	}
-	for _, p := range poisoned {
-		if p.Dead && !found[p.Payload] {
-			j.broken(deadAlone, "%q is in no dead letter", p.Payload)
-		}
+	for _, p := range j.s.unburied(poisoned) {
+		j.broken(deadAlone, "%q is in no dead letter", p.Payload)
 	}
 }

@@ -56,7 +56,7 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	// its group has given it its partitions again.
 	for tries := 0; ; tries++ {
 		stored.Records, stored.Dead, err = m.readTopics(ctx)
-		if err == nil && (stored.buried(poisoned) || tries >= 15) {
+		if err == nil && (len(stored.unburied(poisoned)) == 0 || tries >= 15) {
 			break
 		}
 		if tries >= 15 || ctx.Err() != nil {

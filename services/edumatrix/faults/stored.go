@@ -86,11 +86,14 @@ type Dead struct {
 	Payload  string
 }
 
-// buried says whether all that has to be a dead letter is one.
-func (s *Stored) buried(poisoned []Poison) bool {
-	return !slices.ContainsFunc(poisoned, func(p Poison) bool {
-		return p.Dead && !slices.ContainsFunc(s.Dead, func(d Dead) bool { return d.Payload == p.Payload })
-	})
+// unburied lists what has to be a dead letter and is none.
+func (s *Stored) unburied(poisoned []Poison) (left []Poison) {
+	for _, p := range poisoned {
+		if p.Dead && !slices.ContainsFunc(s.Dead, func(d Dead) bool { return d.Payload == p.Payload }) {
+			left = append(left, p)
+		}
+	}
+	return left
 }
 
 func (s *Stored) log(owner string) *Log {
