@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// stopTime is what a server has for ending in order.
-const stopTime = 20 * time.Second
+// stopTime is what a server has for ending in order, on a machine that is busy.
+const stopTime = 60 * time.Second
 
 // child is a process that ends when ours does.
 type child struct {
