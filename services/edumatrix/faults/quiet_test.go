@@ -56,13 +56,13 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	// its group has given it its partitions again.
 	for tries := 0; ; tries++ {
 		stored.Records, stored.Dead, err = m.readTopics(ctx)
-		if err == nil && (len(stored.unburied(poisoned)) == 0 || tries >= 15) {
+		if (err == nil && len(stored.unburied(poisoned)) == 0) || tries >= 15 || ctx.Err() != nil {
 			break
 		}
-		if tries >= 15 || ctx.Err() != nil {
-			return stored, err
-		}
 		sleep(ctx, time.Second)
+	}
+	if err != nil {
+		return stored, err
 	}
 	stored.Records, stored.Torn = m.withKept(stored.Records), m.torn
 	stored.Differences, err = m.rebuild(ctx, conn, "chat")
