@@ -41,9 +41,9 @@ test-fast: ## Run the tests that need no server
 	go test work
 
 # Without -v, Go keeps no more than ten lines of what a benchmark says.
-bench: $(TESTSERVERS) ## Measure latency and throughput, on embedded and on real stores
+bench: $(TESTSERVERS) ## Measure latency, throughput and cost; BENCH_BEFORE=dir: beside another checkout, in turns
 	@$(TESTSERVERS) -install
-	go test -v -tags integration -run '^$$' -bench Mesh -benchtime 1x -timeout 30m ./services/edumatrix/e2e
+	go test -v -tags integration -run '^$$' -bench Mesh -benchtime 1x -timeout 2h ./services/edumatrix/e2e
 
 SEEDS ?= 10
 faults: $(TESTSERVERS) ## Try to break what is promised: SEEDS=n random runs, or SEED=x again, or EACH=1: every fault alone

@@ -90,7 +90,12 @@ func Redis(t testing.TB) backend.Redis {
 // Postgres is the URL of a fresh database on a real server.
 func Postgres(t testing.TB) string {
 	t.Helper()
-	admin := sharedServer(t, "postgres", server.PostgresVariable)
+	return freshDatabase(t, sharedServer(t, "postgres", server.PostgresVariable))
+}
+
+// freshDatabase makes a database on the server at a URL, for as long as the test runs.
+func freshDatabase(t testing.TB, admin string) string {
+	t.Helper()
 	database := unique()
 	inPostgres(t, admin, "CREATE DATABASE "+database)
 	t.Cleanup(func() { inPostgres(t, admin, "DROP DATABASE "+database+" WITH (FORCE)") })

@@ -160,6 +160,12 @@ func NewPostgresServer(t testing.TB) *PostgresServer {
 // URL is where the server's database is reached.
 func (p *PostgresServer) URL() string { return p.postgres.URL() }
 
+// Database returns the URL of a fresh database on the server, for as long as a test or benchmark runs.
+func (p *PostgresServer) Database(t testing.TB) string {
+	t.Helper()
+	return freshDatabase(t, p.URL())
+}
+
 // Addr is the server's host and port.
 func (p *PostgresServer) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.postgres.Port()) }
 

@@ -3,217 +3,275 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
+	"text/tabwriter"
 	"time"
 
-	"github.com/google/uuid"
-
-	"github.com/edumatrix/interlinked/shared/client"
+	"github.com/edumatrix/interlinked/services/edumatrix/internal/meshrun"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// BenchmarkMesh measures whole meshes in one run: how long a message takes from its sender's socket to another user's at
-// 200 messages a second, and the highest rate of durable messages that was held. Clients and servers share the machine.
+// The workload: 1,000 connections in 500 conversations of two, a third of which send; and the old one, in which the
+// messages go to 40 of these conversations.
+const (
+	benchConversations = 500
+	benchFew           = 40
+)
+
+// BenchmarkMesh measures whole meshes: how long a message takes from its sender's socket to another user's, what it
+// costs by process, and the highest rate of durable messages that is held. Clients and servers share the machine.
+//
+// BENCH_BEFORE names another checkout of the project. It is built as well, and every figure is taken of both in turns:
+// before, after, before, after, for BENCH_ROUNDS rounds, 2 unless it says otherwise (without BENCH_BEFORE: 1).
+// BENCH_SECONDS is how long a rate lasts, 4 unless it says otherwise. BENCH_ONLY=embedded or separate leaves one out.
 func BenchmarkMesh(b *testing.B) {
-	b.Run("embedded", func(b *testing.B) { benchmark(b, embedded(b), "") })
-	b.Run("separate", func(b *testing.B) {
-		kafka, redis, postgres := meshtest.NewKafkaServer(b), meshtest.NewRedisServer(b), meshtest.NewPostgresServer(b)
-		r := redis.Settings()
-		m := separateOn(b, postgres.URL(), redisURL(r.Host, r.Port, r.Password, r.URL),
-			strings.Join(kafka.Settings().Brokers, ","))
-		benchmark(b, m, fmt.Sprintf("kafka=%d redis=%d postgres=%d", kafka.PID(), redis.PID(), postgres.PID()))
-	})
-}
-
-func benchmark(b *testing.B, m *mesh, stores string) {
-	const pairs = 40
-	p := newPairs(b, m, pairs)
-	p.load(b, 200, 3*time.Second) // warm
-	before := m.cpu(stores)
-	quiet := p.load(b, 200, 15*time.Second)
-	b.Logf("200 messages/s: p50 %v, p99 %v, lost %d", quiet.p50, quiet.p99, quiet.sent-quiet.seen)
-	b.Logf("CPU time in these %v: %s", quiet.took.Round(time.Second), spent(before, m.cpu(stores)))
-	b.ReportMetric(float64(quiet.p50.Microseconds())/1000, "p50-ms")
-	b.ReportMetric(float64(quiet.p99.Microseconds())/1000, "p99-ms")
-
-	highest := measured{}
-	for rate := 500; rate <= 32_000; rate = rate * 3 / 2 {
-		before = m.cpu(stores)
-		got := p.load(b, rate, 6*time.Second)
-		held := got.seen == got.sent && got.rate() > 0.95*float64(rate) && got.p99 < time.Second
-		b.Logf("%d messages/s asked: %.0f/s held=%v, p50 %v, p99 %v, lost %d, CPU: %s", rate, got.rate(), held, got.p50,
-			got.p99, got.sent-got.seen, spent(before, m.cpu(stores)))
-		if !held {
-			break
-		}
-		highest = got
-	}
-	b.ReportMetric(highest.rate(), "held-msg/s")
-	b.ReportMetric(0, "ns/op")
-}
-
-// pairs are people who talk two by two, one of each on either gateway.
-type pairs struct {
-	senders       []*client.Client
-	conversations []string
-
-	mu     sync.Mutex
-	begun  map[string]time.Time
-	delays []time.Duration
-	seen   atomic.Int64
-}
-
-func newPairs(b *testing.B, m *mesh, n int) *pairs {
-	p := &pairs{begun: map[string]time.Time{}}
-	for i := range n {
-		sender := m.connect(b, someone("sender"), i)
-		receiver := someone("receiver")
-		started := sender.do("chat.start_direct", map[string]any{"user_id": receiver})
-		p.senders = append(p.senders, sender.Client)
-		p.conversations = append(p.conversations, conversationOf(started))
-		ctx, cancel := timeout()
-		c, err := client.Dial(ctx, client.Options{URL: m.socket(i + 1), Token: mint(b, receiver, time.Hour), OnEvent: p.took})
-		cancel()
+	r := &benchmark{seconds: setting(b, "BENCH_SECONDS", 4), rounds: 1, held: map[string]int{}}
+	r.variants = []variant{{"after", binaries}}
+	if dir := os.Getenv("BENCH_BEFORE"); dir != "" {
+		before, err := meshrun.BuildIn(dir, meshrun.Programs)
 		if err != nil {
 			b.Fatal(err)
 		}
-		b.Cleanup(c.Close)
+		b.Cleanup(before.Remove)
+		r.variants, r.rounds = []variant{{"before", before}, {"after", binaries}}, 2
 	}
-	return p
+	r.rounds = setting(b, "BENCH_ROUNDS", r.rounds)
+	only := os.Getenv("BENCH_ONLY")
+	if only != "separate" {
+		b.Run("embedded", r.embedded)
+	}
+	if only != "embedded" {
+		b.Run("separate", r.separate)
+	}
+	b.Log(r.table())
 }
 
-func (p *pairs) took(e client.Event) {
-	if e.Type != "chat.message_sent" {
-		return
+func setting(b *testing.B, name string, otherwise int) int {
+	b.Helper()
+	given := os.Getenv(name)
+	if given == "" {
+		return otherwise
 	}
-	now, body := time.Now(), field(e, "body")
-	p.mu.Lock()
-	if at, ok := p.begun[body]; ok {
-		p.delays = append(p.delays, now.Sub(at))
-		delete(p.begun, body)
-		p.seen.Add(1)
+	n, err := strconv.Atoi(given)
+	if err != nil || n < 1 {
+		b.Fatalf("%s=%s: it has to be a number from 1", name, given)
 	}
-	p.mu.Unlock()
+	return n
 }
 
-type measured struct {
-	sent, seen int64
-	took       time.Duration
-	p50, p99   time.Duration
+// variant is a build of the mesh that is measured.
+type variant struct {
+	name string
+	bin  meshrun.Binaries
 }
 
-func (m measured) rate() float64 { return float64(m.seen) / m.took.Seconds() }
+type benchmark struct {
+	variants []variant
+	rounds   int
+	seconds  int
+	figures  []figure
+	held     map[string]int // the highest rate of the round before, by variant and workload
+}
 
-// load sends at a steady rate, whatever comes back, and waits up to 5 s for what is under way at the end.
-func (p *pairs) load(b *testing.B, rate int, lasting time.Duration) measured {
-	p.mu.Lock()
-	p.begun, p.delays = map[string]time.Time{}, nil
-	p.mu.Unlock()
-	p.seen.Store(0)
-	ctx, cancel := context.WithTimeout(context.Background(), lasting+10*time.Second)
-	defer cancel()
-	var sent atomic.Int64
-	var wait sync.WaitGroup
-	begin := time.Now()
-	for n := 0; time.Since(begin) < lasting; n++ {
-		if ahead := time.Duration(n)*time.Second/time.Duration(rate) - time.Since(begin); ahead > 0 {
-			time.Sleep(ahead) // the load's own clock
+// inTurns measures each variant in each round.
+func (r *benchmark) inTurns(b *testing.B, measure func(b *testing.B, v variant, first bool)) {
+	for round := range r.rounds {
+		for _, v := range r.variants {
+			b.Run(fmt.Sprintf("round-%d-%s", round+1, v.name), func(b *testing.B) {
+				measure(b, v, round == 0)
+				b.ReportMetric(0, "ns/op")
+			})
 		}
-		i := n % len(p.senders)
-		body := uuid.NewString()
-		p.mu.Lock()
-		p.begun[body] = time.Now()
-		p.mu.Unlock()
-		sent.Add(1)
-		wait.Go(func() {
-			if _, err := p.senders[i].Command(ctx, "chat.send_message",
-				map[string]any{"conversation_id": p.conversations[i], "body": body}); err != nil {
-				sent.Add(-1) // not acknowledged: not counted as held
+	}
+}
+
+func (r *benchmark) embedded(b *testing.B) {
+	r.inTurns(b, func(b *testing.B, v variant, first bool) {
+		m := embeddedOf(b, v.bin)
+		if first {
+			r.idle(b, v, m)
+		}
+		r.measure(b, "embedded", v, m, nil)
+	})
+}
+
+func (r *benchmark) separate(b *testing.B) {
+	kafka, redis, postgres := meshtest.NewKafkaServer(b), meshtest.NewRedisServer(b), meshtest.NewPostgresServer(b)
+	rs := redis.Settings()
+	s := stores{"kafka": kafka.PID(), "redis": redis.PID(), "postgres": postgres.PID()}
+	warm := false
+	r.inTurns(b, func(b *testing.B, v variant, _ bool) {
+		database := postgres.Database(b) // the two need not have the same schema
+		m := separateOf(b, v.bin, database, redisURL(rs.Host, rs.Port, rs.Password, rs.URL),
+			strings.Join(kafka.Settings().Brokers, ","), "TOPIC_PREFIX="+someone(v.name)+".")
+		if !warm { // Kafka's compiler has most of its work in the first half minute under load
+			warm = true
+			c := newCrowd(b, m, benchFew)
+			c.send(b, func() map[string]time.Duration { return nil }, benchFew, 800, 30*time.Second)
+		}
+		r.measure(b, "separate", v, m, s)
+	})
+}
+
+// idle measures what a mesh uses that nobody is connected to.
+func (r *benchmark) idle(b *testing.B, v variant, m *mesh) {
+	const settle, lasting = 5 * time.Second, 30 * time.Second
+	time.Sleep(settle)
+	before := m.cpu(nil)
+	time.Sleep(lasting)
+	used := total(spent(before, m.cpu(nil)))
+	r.add(b, "embedded", v, "idle, % of a core", 100*used.Seconds()/lasting.Seconds())
+}
+
+// measure takes the figures of one mesh.
+func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s stores) {
+	lasting := time.Duration(r.seconds) * time.Second
+	cpu := func() map[string]time.Duration { return m.cpu(s) }
+	c := newCrowd(b, m, benchConversations)
+	send := func(conversations, rate int, lasting time.Duration) measured {
+		got := c.send(b, cpu, conversations, rate, lasting)
+		b.Logf("%s %s, %d conversations: %v", stores, v.name, conversations, got)
+		return got
+	}
+	send(benchConversations, 400, lasting) // warm
+
+	for _, rate := range []int{200, 1000} {
+		// What takes longest at a low rate is seldom: look for twice as long.
+		got := send(benchConversations, rate, 2*lasting)
+		at := fmt.Sprintf("at %d/s", rate)
+		r.add(b, stores, v, at+", p50 ms", milliseconds(got.p50))
+		r.add(b, stores, v, at+", p99 ms", milliseconds(got.p99))
+		r.costs(b, stores, v, at, got)
+	}
+	for _, conversations := range []int{benchConversations, benchFew} {
+		of := fmt.Sprintf("%d conversations", conversations)
+		key := stores + v.name + of
+		start := 1500
+		if known, again := r.held[key]; again {
+			start = known
+		}
+		highest := search(start, func(rate int) measured { return send(conversations, rate, lasting) })
+		r.held[key] = max(100, highest.asked)
+		r.add(b, stores, v, of+", held msg/s", highest.rate)
+		r.add(b, stores, v, of+", p99 ms at that", milliseconds(highest.p99))
+		r.costs(b, stores, v, of+", at that", highest)
+	}
+}
+
+// search finds the highest rate that is held, to about a tenth: up or down by a third until one is held and one is not,
+// and once more between the two.
+func search(start int, try func(rate int) measured) (highest measured) {
+	const step = 4. / 3
+	below, above := 0, 0
+	for rate := start; (below == 0 || above == 0) && rate >= 50 && rate <= 50_000; {
+		if got := try(rate); got.held() {
+			highest, below, rate = got, rate, int(float64(rate)*step)
+		} else {
+			above, rate = rate, int(float64(rate)/step)
+		}
+	}
+	if below > 0 && above > 0 {
+		if got := try(int(float64(below) * 1.15)); got.held() {
+			highest = got
+		}
+	}
+	return highest
+}
+
+// costs adds what a message cost, over all and by process.
+func (r *benchmark) costs(b *testing.B, stores string, v variant, at string, m measured) {
+	r.add(b, stores, v, at+", µs CPU/msg", each(total(m.cpu), m.seen))
+	for _, name := range slices.Sorted(maps.Keys(m.cpu)) {
+		r.add(b, stores, v, at+", µs CPU/msg of "+name, each(m.cpu[name], m.seen))
+	}
+}
+
+// figure is one number of one round.
+type figure struct {
+	stores, variant, name string
+	value                 float64
+}
+
+func (r *benchmark) add(b *testing.B, stores string, v variant, name string, value float64) {
+	r.figures = append(r.figures, figure{stores, v.name, name, value})
+	if !strings.Contains(name, " of ") {
+		b.ReportMetric(value, strings.NewReplacer(", ", "-", " ", "-").Replace(name))
+	}
+}
+
+// table shows the figures of all rounds, and of their medians the ratio.
+func (r *benchmark) table() string {
+	type key struct{ stores, name string }
+	values := map[key]map[string][]float64{}
+	var order []key
+	for _, f := range r.figures {
+		k := key{f.stores, f.name}
+		if values[k] == nil {
+			values[k] = map[string][]float64{}
+			order = append(order, k)
+		}
+		values[k][f.variant] = append(values[k][f.variant], f.value)
+	}
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprint(w, "\nstores\tfigure")
+	for _, v := range r.variants {
+		fmt.Fprintf(w, "\t%s", v.name)
+	}
+	if len(r.variants) == 2 {
+		fmt.Fprint(w, "\tafter/before")
+	}
+	fmt.Fprintln(w)
+	for _, k := range order {
+		fmt.Fprintf(w, "%s\t%s", k.stores, k.name)
+		for _, v := range r.variants {
+			fmt.Fprintf(w, "\t%s", numbers(values[k][v.name]))
+		}
+		if len(r.variants) == 2 {
+			before, after := median(values[k]["before"]), median(values[k]["after"])
+			if before > 0 {
+				fmt.Fprintf(w, "\t%.2f", after/before)
 			}
-		})
+		}
+		fmt.Fprintln(w)
 	}
-	wait.Wait()
-	took := time.Since(begin)
-	for end := time.Now().Add(5 * time.Second); p.seen.Load() < sent.Load() && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	slices.Sort(p.delays)
-	m := measured{sent: sent.Load(), seen: p.seen.Load(), took: took}
-	if n := len(p.delays); n > 0 {
-		m.p50, m.p99 = p.delays[n/2], p.delays[n*99/100]
-	}
-	return m
+	_ = w.Flush() // into memory
+	return text.String()
 }
 
-// cpu is the processor time that each process has used so far.
-func (m *mesh) cpu(stores string) map[string]time.Duration {
-	all := map[string]time.Duration{"clients": cpuOf(os.Getpid())}
-	for i, p := range m.processes {
-		name := p.Name
-		if _, twice := all[name]; twice {
-			name += "-" + strconv.Itoa(i)
-		}
-		all[name] = cpuOf(p.PID())
-		for child, d := range children(p.PID()) {
-			all[child] += d
-		}
+func numbers(all []float64) string {
+	if len(all) == 0 {
+		return "-"
 	}
-	for _, store := range strings.Fields(stores) {
-		name, pid, _ := strings.Cut(store, "=")
-		n, _ := strconv.Atoi(pid)
-		all[name] += cpuOf(n)
-		for _, d := range children(n) {
-			all[name] += d
-		}
+	var texts []string
+	for _, f := range all {
+		texts = append(texts, fmt.Sprintf("%.*f", digits(f), f))
 	}
-	return all
+	if len(all) == 1 {
+		return texts[0]
+	}
+	m := median(all)
+	return fmt.Sprintf("%.*f (%s)", digits(m), m, strings.Join(texts, " "))
 }
 
-func spent(before, after map[string]time.Duration) string {
-	var all []string
-	for name, d := range after {
-		all = append(all, fmt.Sprintf("%s %.1fs", name, (d-before[name]).Seconds()))
+// digits is how many decimals a figure is worth.
+func digits(f float64) int {
+	if f < 100 {
+		return 1
 	}
-	slices.Sort(all)
-	return strings.Join(all, ", ")
+	return 0
 }
 
-// cpuOf reads user and system time of a process from /proc, in ticks of a hundredth of a second.
-func cpuOf(pid int) time.Duration {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
+func median(all []float64) float64 {
+	if len(all) == 0 {
 		return 0
 	}
-	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
-	user, _ := strconv.Atoi(fields[11])
-	system, _ := strconv.Atoi(fields[12])
-	return time.Duration(user+system) * 10 * time.Millisecond
-}
-
-// children gives the time of a process's descendants (the embedded database server), by name.
-func children(pid int) map[string]time.Duration {
-	all := map[string]time.Duration{}
-	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	for _, task := range tasks {
-		raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
-		for _, child := range strings.Fields(string(raw)) {
-			n, _ := strconv.Atoi(child)
-			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", n))
-			all[strings.TrimSpace(string(name))] += cpuOf(n)
-			for grandchild, d := range children(n) {
-				all[grandchild] += d
-			}
-		}
-	}
-	return all
+	sorted := slices.Sorted(slices.Values(all))
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }

@@ -49,8 +49,13 @@ type mesh struct {
 // embedded is `edumatrix up` with nothing set but ports and secrets.
 func embedded(t testing.TB, extra ...string) *mesh {
 	t.Helper()
+	return embeddedOf(t, binaries, extra...)
+}
+
+func embeddedOf(t testing.TB, bin meshrun.Binaries, extra ...string) *mesh {
+	t.Helper()
 	port := meshtest.FreePort(t)
-	up := binaries.Process("edumatrix", []string{"up"}, append([]string{
+	up := bin.Process("edumatrix", []string{"up"}, append([]string{
 		"DATA_DIR=" + dataDir(t), "JWT_SECRET=" + secret, "PORT=" + strconv.Itoa(port),
 	}, append(peers(t), extra...)...))
 	m := &mesh{gateways: []string{fmt.Sprintf("http://127.0.0.1:%d", port)}, processes: []*meshrun.Process{up}}
@@ -100,19 +105,24 @@ func redisURL(host string, port int, password, url string) string {
 
 func separateOn(t testing.TB, database, redis, brokers string, extra ...string) *mesh {
 	t.Helper()
+	return separateOf(t, binaries, database, redis, brokers, extra...)
+}
+
+func separateOf(t testing.TB, bin meshrun.Binaries, database, redis, brokers string, extra ...string) *mesh {
+	t.Helper()
 	addresses := peers(t)
 	env := append([]string{"DATABASE_URL=" + database, "REDIS_URL=" + redis, "KAFKA_BROKERS=" + brokers,
 		"JWT_SECRET=" + secret, "POSTGRES_POOL_MAX=10"}, append(addresses, extra...)...)
 	m := &mesh{database: database}
 	for _, address := range addresses {
 		name, url, _ := strings.Cut(address, "_URL=")
-		m.processes = append(m.processes, binaries.Process(strings.ToLower(name), nil,
+		m.processes = append(m.processes, bin.Process(strings.ToLower(name), nil,
 			append(slices.Clone(env), "PORT="+url[strings.LastIndex(url, ":")+1:])))
 	}
 	for range 2 {
 		port := strconv.Itoa(meshtest.FreePort(t))
 		m.gateways = append(m.gateways, "http://127.0.0.1:"+port)
-		m.processes = append(m.processes, binaries.Process("gateway", nil, append(slices.Clone(env), "PORT="+port)))
+		m.processes = append(m.processes, bin.Process("gateway", nil, append(slices.Clone(env), "PORT="+port)))
 	}
 	m.run(t)
 	return m

@@ -13,6 +13,11 @@ var Programs = []string{"edumatrix", "gateway", "presence", "chat", "feed", "not
 // Build builds programs into a folder of their own, with the race detector where the test has it. Flags go to the build
 // as they are. Whoever calls it removes the folder.
 func Build(programs []string, flags ...string) (Binaries, error) {
+	return BuildIn("", programs, flags...)
+}
+
+// BuildIn is Build of the sources in a checkout of the project; "" is the one that the test is part of.
+func BuildIn(checkout string, programs []string, flags ...string) (Binaries, error) {
 	dir, err := os.MkdirTemp("", "edumatrix-programs-")
 	if err != nil {
 		return "", err
@@ -24,7 +29,9 @@ func Build(programs []string, flags ...string) (Binaries, error) {
 	for _, program := range programs {
 		args = append(args, "github.com/edumatrix/interlinked/services/"+program+"/cmd/"+program)
 	}
-	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+	build := exec.Command("go", args...)
+	build.Dir = checkout
+	if out, err := build.CombinedOutput(); err != nil {
 		_ = os.RemoveAll(dir)
 		return "", fmt.Errorf("build the mesh's programs: %w\n%s", err, out)
 	}

@@ -1,0 +1,117 @@
+//go:build integration
+
+package e2e
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// stores are the processes of stores that a test started, by name.
+type stores map[string]int
+
+// clients is the name of this process among those that spend processor time.
+const clients = "clients"
+
+// cpu returns the processor time that each process has used so far.
+func (m *mesh) cpu(s stores) map[string]time.Duration {
+	all := map[string]time.Duration{clients: times(os.Getpid()).own}
+	gateways := 0
+	for _, p := range m.processes {
+		name := p.Name
+		if name == "gateway" {
+			gateways++
+			name += "-" + strconv.Itoa(gateways)
+		}
+		all[name] = times(p.PID()).own
+		for child, d := range children(p.PID()) {
+			all[child] += d
+		}
+	}
+	for name, pid := range s {
+		t := times(pid)
+		all[name] = t.own + t.waited // a server process that ended counts still
+		for _, d := range children(pid) {
+			all[name] += d
+		}
+	}
+	return all
+}
+
+func spent(before, after map[string]time.Duration) map[string]time.Duration {
+	all := maps.Clone(after)
+	for name, d := range before {
+		all[name] -= d
+	}
+	return all
+}
+
+// total returns what was spent by everything but the clients.
+func total(spent map[string]time.Duration) (sum time.Duration) {
+	for name, d := range spent {
+		if name != clients {
+			sum += d
+		}
+	}
+	return sum
+}
+
+// each returns what was spent for one of so many messages.
+func each(d time.Duration, messages int) float64 {
+	return float64(d.Microseconds()) / float64(max(1, messages))
+}
+
+// perMessage tells what a message cost, by process, the most expensive first.
+func perMessage(spent map[string]time.Duration, messages int) string {
+	names := slices.SortedFunc(maps.Keys(spent), func(a, b string) int { return cmp.Compare(spent[b], spent[a]) })
+	var all []string
+	for _, name := range names {
+		if d := spent[name]; d > 0 {
+			all = append(all, fmt.Sprintf("%s %.0f", name, each(d, messages)))
+		}
+	}
+	return fmt.Sprintf("%.0f µs CPU/msg without clients (%s)", each(total(spent), messages), strings.Join(all, ", "))
+}
+
+// used is the processor time of a process, and of its children that ended.
+type used struct{ own, waited time.Duration }
+
+// times reads user and system time from /proc, in ticks of a hundredth of a second.
+func times(pid int) used {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return used{}
+	}
+	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
+	ticks := func(i int) time.Duration {
+		n, _ := strconv.Atoi(fields[i]) // a number, by proc(5)
+		return time.Duration(n) * 10 * time.Millisecond
+	}
+	return used{ticks(11) + ticks(12), ticks(13) + ticks(14)}
+}
+
+// children returns the time of a process's descendants (the embedded database server), by name.
+func children(pid int) map[string]time.Duration {
+	all := map[string]time.Duration{}
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	for _, task := range tasks {
+		raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
+		for _, child := range strings.Fields(string(raw)) {
+			n, _ := strconv.Atoi(child)
+			raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", n))
+			name := strings.TrimSpace(string(raw))
+			t := times(n)
+			all[name] += t.own + t.waited
+			for grandchild, d := range children(n) {
+				all[grandchild] += d
+			}
+		}
+	}
+	return all
+}

@@ -1,0 +1,269 @@
+//go:build integration
+
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"golang.org/x/sync/errgroup"
+)
+
+// crowd is people who talk two by two, the sender of each conversation on one gateway and the receiver on the other. Its
+// clients share the machine with the mesh, so they look at bytes instead of decoding JSON.
+type crowd struct {
+	pairs []pair
+	load  atomic.Pointer[load] // the one that is under way
+	loads int
+}
+
+type pair struct {
+	sender *websocket.Conn
+	frame  string // how the frame of a message begins
+}
+
+// newCrowd connects two people for each conversation.
+func newCrowd(b *testing.B, m *mesh, conversations int) *crowd {
+	b.Helper()
+	c := &crowd{pairs: make([]pair, conversations)}
+	var mu sync.Mutex
+	var all []*websocket.Conn
+	b.Cleanup(func() {
+		for _, conn := range all {
+			_ = conn.Close() // the measurement is over
+		}
+	})
+	connect := func(user string, gateway int) (*websocket.Conn, error) {
+		header := http.Header{"Authorization": {"Bearer " + mint(b, user, time.Hour)}}
+		conn, _, err := websocket.DefaultDialer.DialContext(b.Context(), m.socket(gateway), header)
+		if err != nil {
+			return nil, err
+		}
+		mu.Lock()
+		all = append(all, conn)
+		mu.Unlock()
+		_, err = awaitFrame(conn, `"ready":true`)
+		return conn, err
+	}
+	var setup errgroup.Group
+	setup.SetLimit(32)
+	for i := range c.pairs {
+		setup.Go(func() error {
+			receiver := someone("receiver")
+			sending, err := connect(someone("sender"), i)
+			if err != nil {
+				return err
+			}
+			receiving, err := connect(receiver, i+1)
+			if err != nil {
+				return err
+			}
+			start := fmt.Sprintf(`{"id":"start","type":"chat.start_direct","command_id":"start","data":{"user_id":%q}}`, receiver)
+			if err := sending.WriteMessage(websocket.TextMessage, []byte(start)); err != nil {
+				return err
+			}
+			reply, err := awaitFrame(sending, `"outcome":"committed"`)
+			if err != nil {
+				return err
+			}
+			_, id, _ := strings.Cut(string(reply), `"stream":"conversation:`)
+			id, _, _ = strings.Cut(id, `"`)
+			c.pairs[i] = pair{sending, fmt.Sprintf(`{"type":"chat.send_message","data":{"conversation_id":%q,"body":"`, id)}
+			go c.read(sending, false)
+			go c.read(receiving, true)
+			return nil
+		})
+	}
+	if err := setup.Wait(); err != nil {
+		b.Fatalf("connect the clients of the benchmark: %v", err)
+	}
+	return c
+}
+
+// awaitFrame reads until a frame contains a text.
+func awaitFrame(conn *websocket.Conn, text string) ([]byte, error) {
+	if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		return nil, err
+	}
+	for {
+		_, frame, err := conn.ReadMessage()
+		if err != nil {
+			return nil, fmt.Errorf("await %s: %w", text, err)
+		}
+		if bytes.Contains(frame, []byte(text)) {
+			return frame, conn.SetReadDeadline(time.Time{})
+		}
+	}
+}
+
+// What a body of the benchmark begins with: "load 3.1042" is message 1042 of load 3.
+var bodyStart = []byte(`"body":"load `)
+
+// read counts what a connection gets until it ends: events of a receiver, refusals of a sender.
+func (c *crowd) read(conn *websocket.Conn, receiver bool) {
+	var frame bytes.Buffer
+	for {
+		_, r, err := conn.NextReader()
+		if err != nil {
+			return
+		}
+		frame.Reset()
+		if _, err := frame.ReadFrom(r); err != nil {
+			return
+		}
+		l := c.load.Load()
+		switch {
+		case l == nil:
+		case !receiver:
+			if bytes.Contains(frame.Bytes(), []byte(`"error":{`)) {
+				l.refuse(frame.String())
+			}
+		default:
+			if _, rest, found := bytes.Cut(frame.Bytes(), bodyStart); found {
+				l.take(rest)
+			}
+		}
+	}
+}
+
+// load is messages that are sent at a steady rate.
+type load struct {
+	name    []byte // what a body of it begins with, "3."
+	rate    int
+	begin   time.Time
+	arrived []atomic.Int64 // since begin, by message; 0: it did not arrive
+
+	seen, twice, refused atomic.Int64
+	mu                   sync.Mutex
+	refusal              string // the first one
+}
+
+// take counts a message whose body goes on with these bytes.
+func (l *load) take(rest []byte) {
+	digits, ours := bytes.CutPrefix(rest, l.name)
+	end := bytes.IndexByte(digits, '"')
+	if !ours || end < 0 {
+		return // one of an earlier load
+	}
+	n, err := strconv.Atoi(string(digits[:end]))
+	if err != nil || n >= len(l.arrived) {
+		return
+	}
+	if l.arrived[n].CompareAndSwap(0, int64(time.Since(l.begin))) {
+		l.seen.Add(1)
+	} else {
+		l.twice.Add(1)
+	}
+}
+
+func (l *load) refuse(frame string) {
+	l.mu.Lock()
+	if l.refusal == "" {
+		l.refusal = frame
+	}
+	l.mu.Unlock()
+	l.refused.Add(1)
+}
+
+// due is when a message is to be sent, since begin.
+func (l *load) due(n int) time.Duration {
+	return time.Duration(n) * time.Second / time.Duration(l.rate)
+}
+
+// measured is what came of a load.
+type measured struct {
+	asked                      int // messages per second
+	sent, seen, twice, refused int
+	refusal                    string
+	p50, p99                   time.Duration
+	rate                       float64 // messages per second that arrived
+	cpu                        map[string]time.Duration
+}
+
+// maxDelay is the 99th percentile up to which a rate counts as held.
+const maxDelay = 250 * time.Millisecond
+
+// held reports whether the mesh kept up: everything arrived, once, and in time.
+func (m measured) held() bool {
+	return m.seen == m.sent && m.twice == 0 && m.refused == 0 && m.p99 <= maxDelay && m.rate > 0.95*float64(m.asked)
+}
+
+func (m measured) String() string {
+	kept := "held"
+	if !m.held() {
+		kept = fmt.Sprintf("not held (%d lost, %d twice, %d refused)", m.sent-m.seen, m.twice, m.refused)
+		if m.refusal != "" {
+			kept += " " + m.refusal
+		}
+	}
+	return fmt.Sprintf("%5d msg/s asked, %5.0f arrived, %s, p50 %.1f ms, p99 %.1f ms, %s", m.asked, m.rate, kept,
+		milliseconds(m.p50), milliseconds(m.p99), perMessage(m.cpu, m.seen))
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// send sends at a rate, whatever comes back, in a third of the first so many conversations, and waits until everything
+// has arrived or nothing more does. A delay counts from when the message was due, not from when its sender got to it.
+func (c *crowd) send(b *testing.B, cpu func() map[string]time.Duration, conversations, rate int, lasting time.Duration) measured {
+	b.Helper()
+	c.loads++
+	count := int(lasting.Seconds() * float64(rate))
+	l := &load{name: fmt.Appendf(nil, "%d.", c.loads), rate: rate, arrived: make([]atomic.Int64, count)}
+	random := rand.New(rand.NewPCG(1, uint64(c.loads))) // the same for every mesh
+	senders := random.Perm(conversations)[:(conversations+2)/3]
+	before := cpu()
+	l.begin = time.Now()
+	c.load.Store(l)
+	sent := 0
+	for sent < count && time.Since(l.begin) < 2*lasting {
+		for now := time.Since(l.begin); sent < count && l.due(sent) <= now; sent++ {
+			p := c.pairs[senders[random.IntN(len(senders))]]
+			id := fmt.Sprintf("%d.%d", c.loads, sent)
+			frame := p.frame + "load " + id + `"},"id":"` + id + `","command_id":"load-` + id + `"}`
+			if err := p.sender.WriteMessage(websocket.TextMessage, []byte(frame)); err != nil {
+				b.Fatalf("send message %s: %v", id, err)
+			}
+		}
+		time.Sleep(500 * time.Microsecond) // the load's own clock
+	}
+	l.settle(sent)
+	m := measured{asked: rate, sent: sent, seen: int(l.seen.Load()), twice: int(l.twice.Load()),
+		refused: int(l.refused.Load()), refusal: l.refusal, cpu: spent(before, cpu())}
+	var delays []time.Duration
+	var last time.Duration
+	for n := range l.arrived {
+		if at := time.Duration(l.arrived[n].Load()); at > 0 {
+			delays, last = append(delays, at-l.due(n)), max(last, at)
+		}
+	}
+	if slices.Sort(delays); len(delays) > 0 {
+		m.p50, m.p99 = delays[len(delays)/2], delays[len(delays)*99/100]
+		m.rate = float64(len(delays)) / last.Seconds()
+	}
+	return m
+}
+
+// settle waits until all messages have arrived, or for as long as something arrives within 5 s.
+func (l *load) settle(sent int) {
+	seen, since := int64(-1), time.Now()
+	for time.Since(since) < 5*time.Second {
+		now := l.seen.Load()
+		if now+l.refused.Load() >= int64(sent) {
+			return
+		}
+		if now != seen {
+			seen, since = now, time.Now()
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
