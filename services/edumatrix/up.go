@@ -55,6 +55,7 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 	for _, notice := range c.Notices {
 		log.Info(notice)
 	}
+	process.TuneMemory(process.WholeMesh, log)
 	dir, err := openDataDir(ctx, dataDirOf(t.Getenv))
 	if err != nil {
 		return err
@@ -210,7 +211,7 @@ func (t together) run(ctx context.Context) error {
 // env is what one of the services runs with: all is shared but its configuration, its traces and its log's name.
 func (t together) env(ctx context.Context, service string, ready func()) (_ process.Env, stopTraces func(), _ error) {
 	log := t.log.With("service", service)
-	traces, err := telemetry.Start(ctx, telemetry.Options{Service: service, Endpoint: t.configs[service].OTLPEndpoint,
+	traces, err := telemetry.Start(ctx, telemetry.Options{Service: service, Settings: t.configs[service].Traces,
 		Exporter: t.exporter, Log: log})
 	if err != nil {
 		return process.Env{}, nil, fmt.Errorf("%s: traces: %w", service, err)

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
 // AllInOne is the service name of the process that runs all of them, `edumatrix up`. It may lack what it makes itself:
@@ -50,7 +51,7 @@ type Config struct {
 	DataDir        string
 	AllowedOrigins []string
 	AnyLocalOrigin bool
-	OTLPEndpoint   string
+	Traces         telemetry.Settings
 	PostgresBin    string
 
 	// Given names the stores whose variables are set: "postgres", "redis", "kafka". AllInOne embeds the others.
@@ -81,7 +82,7 @@ func Load(service string, getenv func(string) string) (Config, error) {
 	c.DataDir = r.text("DATA_DIR", ".data")
 	c.AllowedOrigins = r.origins("ALLOWED_ORIGINS")
 	c.AnyLocalOrigin = service == AllInOne
-	c.OTLPEndpoint = r.collector("OTEL_EXPORTER_OTLP_ENDPOINT")
+	r.traces(&c)
 	c.PostgresBin = r.text("EDUMATRIX_POSTGRES_BIN", "")
 	c.Notices = r.notices
 	if len(r.problems) > 0 {
@@ -121,6 +122,17 @@ func (r *reader) kafka(c *Config) {
 	case c.Given["kafka"]:
 		c.Given["kafka"] = false
 		r.notice("KAFKA_ENABLED=false wins over KAFKA_BROKERS: the embedded broker is used")
+	}
+}
+
+// traces reads the standard variables of OpenTelemetry.
+func (r *reader) traces(c *Config) {
+	var err error
+	if c.Traces, err = telemetry.ReadSettings(r.getenv); err != nil {
+		r.problems = append(r.problems, err)
+	}
+	if c.Service == AllInOne {
+		c.Traces = c.Traces.WithoutServiceName()
 	}
 }
 

@@ -89,19 +89,6 @@ func (r *reader) httpURL(name, otherwise string) string {
 	return strings.TrimSuffix(value, "/")
 }
 
-// collector reads where traces go, with or without the scheme: both are common.
-func (r *reader) collector(name string) string {
-	value := r.text(name, "")
-	if value != "" && !strings.Contains(value, "://") {
-		value = "http://" + value
-	}
-	if u, err := url.Parse(value); err != nil || (value != "" && (u.Host == "" || !strings.HasPrefix(u.Scheme, "http"))) {
-		r.problem(name, "has to look like http://host:4317")
-		return ""
-	}
-	return value
-}
-
 // origins reads what browsers call the pages that may connect.
 func (r *reader) origins(name string) (list []string) {
 	for value := range strings.SplitSeq(r.text(name, ""), ",") {

@@ -93,7 +93,7 @@ func (s *Service) React(from, topic string, react Reaction) {
 func (s *Service) Serve(path string, handler http.Handler) { s.server.Handle(path, handler) }
 
 // Connect are the options that a Connect handler of this service takes.
-func (s *Service) Connect() connect.Option {
+func (s *Service) Connect() connect.HandlerOption {
 	return rpc.Interceptors(s.env.Log, s.env.Telemetry.Tracer())
 }
 

@@ -120,6 +120,7 @@ func serve(
 	for _, notice := range c.Notices {
 		log.Info(notice)
 	}
+	TuneMemory(OneService, log)
 	declared, err := catalog.Load()
 	if err != nil {
 		return err
@@ -129,7 +130,7 @@ func serve(
 		return err
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
-	traces, err := telemetry.Start(ctx, telemetry.Options{Service: service, Endpoint: c.OTLPEndpoint, Log: log})
+	traces, err := telemetry.Start(ctx, telemetry.Options{Service: service, Settings: c.Traces, Log: log})
 	if err != nil {
 		return fmt.Errorf("telemetry: %w", err)
 	}

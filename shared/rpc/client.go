@@ -29,6 +29,7 @@ func NewClient(c Credential, tracer trace.Tracer) *http.Client {
 		Transport: &transport{credential: c, tracer: tracer, next: &http.Transport{
 			DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
 			MaxIdleConnsPerHost: 64, IdleConnTimeout: clientIdle, ResponseHeaderTimeout: callWithin,
+			DisableCompression: true,
 		}},
 	}
 }

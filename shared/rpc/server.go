@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	largestBody = 16 << 20 // also when it was compressed
+	largestBody = 16 << 20
 	stopWithin  = 5 * time.Second
 	callWithin  = 30 * time.Second // for callers that set no deadline of their own
 )
@@ -157,8 +157,10 @@ func answer(w http.ResponseWriter, status int, code connect.Code, r *refusal.Err
 
 // Interceptors are what every Connect handler of the mesh does around its methods: it continues the caller's trace,
 // learns for whom the call is made, gives it a deadline, survives panics, and lets errors out by Error.
-func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.Option {
-	return connect.WithOptions(connect.WithReadMaxBytes(largestBody),
+func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
+	return connect.WithHandlerOptions(connect.WithReadMaxBytes(largestBody),
+		// Services are near each other: compressing an answer costs more than sending it.
+		connect.WithCompression("gzip", nil, nil),
 		connect.WithInterceptors(connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
 			return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
 				ctx, span := tracer.Start(

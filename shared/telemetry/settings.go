@@ -2,75 +2,308 @@ package telemetry
 
 import (
 	"context"
-	"errors"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net/url"
+	"os"
+	"regexp"
 	"runtime/debug"
 	"strconv"
 	"strings"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"google.golang.org/grpc/credentials"
 )
 
-// sampler is what OTEL_TRACES_SAMPLER says. The library would go on with another one where that is misspelt.
-func sampler(getenv func(string) string) (sdktrace.Sampler, error) {
-	name := strings.ToLower(strings.TrimSpace(getenv("OTEL_TRACES_SAMPLER")))
+// Settings are what the standard OTEL_* variables ask for. The zero value exports nothing.
+//
+// The exporters of the OpenTelemetry library read these variables as well, but go on where a value is malformed and write
+// the whole of it to standard error, headers with credentials included. ReadSettings is stricter, so that they find
+// nothing to complain about.
+type Settings struct {
+	endpoint *url.URL // nil: spans are exported nowhere
+	protocol string   // "grpc" or "http/protobuf"
+	headers  map[string]string
+	secure   *tls.Config // nil: the system's certificates
+	sampler  sdktrace.Sampler
+
+	// serviceName and attributes are what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say about the process.
+	serviceName string
+	attributes  []attribute.KeyValue
+}
+
+// Endpoint returns the collector's address without its password; it is empty if nothing is exported.
+func (s Settings) Endpoint() string {
+	if s.endpoint == nil {
+		return ""
+	}
+	return s.endpoint.Redacted()
+}
+
+// WithoutServiceName returns the settings for a process that runs several services, each under its own name.
+func (s Settings) WithoutServiceName() Settings {
+	s.serviceName = ""
+	return s
+}
+
+// String returns where traces go. The headers may hold credentials.
+func (s Settings) String() string { return "traces to " + s.Endpoint() }
+
+// GoString is String.
+func (s Settings) GoString() string { return s.String() }
+
+const (
+	protocolGRPC = "grpc"
+	protocolHTTP = "http/protobuf"
+)
+
+// ReadSettings reads the standard OTEL_* variables. Its errors name the variable and never hold a header's value or a
+// URL's password.
+func ReadSettings(getenv func(string) string) (Settings, error) {
+	r := settingsReader{getenv: getenv}
+	s := r.read()
+	return s, r.err
+}
+
+// settingsReader keeps the first problem that it meets.
+type settingsReader struct {
+	getenv func(string) string
+	err    error
+}
+
+func (r *settingsReader) get(name string) string { return strings.TrimSpace(r.getenv(name)) }
+
+// either returns the variable for traces or, if that is not set, the one for all signals, with the name of the one taken.
+func (r *settingsReader) either(suffix string) (name, value string) {
+	name = "OTEL_EXPORTER_OTLP_TRACES_" + suffix
+	if value = r.get(name); value == "" {
+		name = "OTEL_EXPORTER_OTLP_" + suffix
+		value = r.get(name)
+	}
+	return name, value
+}
+
+func (r *settingsReader) problem(format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf(format, args...)
+	}
+}
+
+func (r *settingsReader) boolean(name string) bool {
+	switch value := strings.ToLower(r.get(name)); value {
+	case "true":
+		return true
+	case "false", "":
+	default:
+		r.problem("%s has to be true or false, not %q", name, value)
+	}
+	return false
+}
+
+func (r *settingsReader) read() Settings {
+	s := Settings{sampler: r.sampler(), serviceName: r.get("OTEL_SERVICE_NAME")}
+	for key, value := range r.pairs("OTEL_RESOURCE_ATTRIBUTES", r.get("OTEL_RESOURCE_ATTRIBUTES"), nil) {
+		if key == "service.name" {
+			if s.serviceName == "" {
+				s.serviceName = value
+			}
+			continue
+		}
+		s.attributes = append(s.attributes, attribute.String(key, value))
+	}
+	r.exporter(&s)
+	if r.boolean("OTEL_SDK_DISABLED") {
+		s.endpoint = nil
+	}
+	return s
+}
+
+// exporter reads where traces go, and how.
+func (r *settingsReader) exporter(s *Settings) {
+	name, value := r.either("PROTOCOL")
+	switch s.protocol = value; value {
+	case "":
+		s.protocol = protocolGRPC
+	case protocolGRPC, protocolHTTP:
+	default:
+		r.problem("%s has to be grpc or http/protobuf, not %q", name, value)
+	}
+	name, value = r.either("HEADERS")
+	s.headers = r.pairs(name, value, headerName)
+	r.numbers("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_BSP_SCHEDULE_DELAY",
+		"OTEL_BSP_EXPORT_TIMEOUT", "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE")
+	if name, value = r.either("COMPRESSION"); value != "" && value != "gzip" && value != "none" {
+		r.problem("%s has to be gzip or none, not %q", name, value)
+	}
+	s.secure = r.certificates()
+
+	asked := strings.ToLower(r.get("OTEL_TRACES_EXPORTER"))
+	if asked != "" && asked != "otlp" && asked != "none" {
+		r.problem("OTEL_TRACES_EXPORTER has to be otlp or none, not %q", asked)
+	}
+	name, value = r.either("ENDPOINT")
+	switch {
+	case value != "":
+		s.endpoint = r.endpoint(name, value)
+	case asked == "otlp" && s.protocol == protocolHTTP: // the standard's defaults
+		s.endpoint = &url.URL{Scheme: "http", Host: "localhost:4318"}
+	case asked == "otlp":
+		s.endpoint = &url.URL{Scheme: "http", Host: "localhost:4317"}
+	}
+	if s.endpoint != nil && s.protocol == protocolHTTP && name != "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" {
+		s.endpoint = s.endpoint.JoinPath("v1", "traces") // the address for traces is taken as it stands
+	}
+	if asked == "none" {
+		s.endpoint = nil
+	}
+}
+
+// endpoint parses a collector's address, with or without the scheme: both are common.
+func (r *settingsReader) endpoint(name, value string) *url.URL {
+	if !strings.Contains(value, "://") {
+		scheme := "http://"
+		if r.get("OTEL_EXPORTER_OTLP_INSECURE") != "" && !r.boolean("OTEL_EXPORTER_OTLP_INSECURE") {
+			scheme = "https://"
+		}
+		value = scheme + value
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		r.problem("%s has to look like http://host:4317", name) // url's own error would show a password
+		return nil
+	}
+	return u
+}
+
+// sampler reads OTEL_TRACES_SAMPLER. The library would go on with another one where that is misspelt.
+func (r *settingsReader) sampler() sdktrace.Sampler {
+	name := strings.ToLower(r.get("OTEL_TRACES_SAMPLER"))
 	ratio := 1.0
-	if arg := strings.TrimSpace(getenv("OTEL_TRACES_SAMPLER_ARG")); arg != "" && strings.HasSuffix(name, "traceidratio") {
+	if arg := r.get("OTEL_TRACES_SAMPLER_ARG"); arg != "" && strings.HasSuffix(name, "traceidratio") {
 		var err error
 		if ratio, err = strconv.ParseFloat(arg, 64); err != nil || !(ratio >= 0 && ratio <= 1) {
-			return nil, fmt.Errorf("OTEL_TRACES_SAMPLER_ARG has to be a number from 0 to 1, not %q", arg)
+			r.problem("OTEL_TRACES_SAMPLER_ARG has to be a number from 0 to 1, not %q", arg)
 		}
 	}
 	switch name {
 	case "", "parentbased_always_on":
-		return sdktrace.ParentBased(sdktrace.AlwaysSample()), nil
+		return sdktrace.ParentBased(sdktrace.AlwaysSample())
 	case "parentbased_always_off":
-		return sdktrace.ParentBased(sdktrace.NeverSample()), nil
+		return sdktrace.ParentBased(sdktrace.NeverSample())
 	case "parentbased_traceidratio":
-		return sdktrace.ParentBased(sdktrace.TraceIDRatioBased(ratio)), nil
+		return sdktrace.ParentBased(sdktrace.TraceIDRatioBased(ratio))
 	case "always_on":
-		return sdktrace.AlwaysSample(), nil
+		return sdktrace.AlwaysSample()
 	case "always_off":
-		return sdktrace.NeverSample(), nil
+		return sdktrace.NeverSample()
 	case "traceidratio":
-		return sdktrace.TraceIDRatioBased(ratio), nil
+		return sdktrace.TraceIDRatioBased(ratio)
 	default:
-		return nil, fmt.Errorf("OTEL_TRACES_SAMPLER has to be parentbased_always_on, parentbased_always_off, "+
+		r.problem("OTEL_TRACES_SAMPLER has to be parentbased_always_on, parentbased_always_off, "+
 			"parentbased_traceidratio, always_on, always_off or traceidratio, not %q", name)
+		return sdktrace.NeverSample()
 	}
 }
 
-// collector is a collector's address; its own error would tell a password in it.
-func collector(endpoint string) (*url.URL, error) {
-	if !strings.Contains(endpoint, "://") {
-		endpoint = "http://" + endpoint
+// headerName matches an HTTP header field name (a token of RFC 9110).
+var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+
+// pairs parses name=value,name=value with percent-encoded values.
+func (r *settingsReader) pairs(variable, text string, names *regexp.Regexp) map[string]string {
+	if text == "" {
+		return nil
 	}
-	u, err := url.Parse(endpoint)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return nil, errors.New("OTEL_EXPORTER_OTLP_ENDPOINT has to look like http://host:4317")
+	all := map[string]string{}
+	for pair := range strings.SplitSeq(text, ",") {
+		if strings.TrimSpace(pair) == "" {
+			continue
+		}
+		name, value, found := strings.Cut(pair, "=")
+		name = strings.TrimSpace(name)
+		value, err := url.PathUnescape(strings.TrimSpace(value))
+		if !found || err != nil || name == "" || (names != nil && !names.MatchString(name)) ||
+			strings.ContainsAny(value, "\r\n\x00") {
+			r.problem("%s has to look like name=value,name=value, with other characters in a value percent-encoded, "+
+				"such as Authorization=Bearer%%20...", variable)
+			return nil
+		}
+		all[name] = value
 	}
-	return u, nil
+	return all
 }
 
-func exporter(ctx context.Context, to *url.URL, getenv func(string) string) (sdktrace.SpanExporter, error) {
-	variable := "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
-	if getenv(variable) == "" {
-		variable = "OTEL_EXPORTER_OTLP_PROTOCOL"
-	}
-	switch protocol := strings.TrimSpace(getenv(variable)); protocol {
-	case "", "grpc":
-		return otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(to.String()))
-	case "http/protobuf":
-		return otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(to.JoinPath("v1", "traces").String()))
-	default:
-		return nil, fmt.Errorf("%s has to be grpc or http/protobuf, not %q", variable, protocol)
+func (r *settingsReader) numbers(variables ...string) {
+	for _, name := range variables {
+		if value := r.get(name); value != "" {
+			if n, err := strconv.Atoi(value); err != nil || n < 0 {
+				r.problem("%s has to be a number, not %q", name, value)
+			}
+		}
 	}
 }
 
-// version is that of the program: its module's, or the commit that it was built from.
+// certificates reads the files that a collector is checked with, and that we show it.
+func (r *settingsReader) certificates() *tls.Config {
+	var config tls.Config
+	read := func(suffix string) (name string, content []byte) {
+		name, path := r.either(suffix)
+		if path == "" {
+			return name, nil
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			r.problem("%s: %w", name, err)
+		}
+		return name, content
+	}
+	authority, pem := read("CERTIFICATE")
+	if pem != nil {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			r.problem("%s names a file without a certificate in PEM format", authority)
+		}
+	}
+	own, certificate := read("CLIENT_CERTIFICATE")
+	_, key := read("CLIENT_KEY")
+	if certificate != nil || key != nil {
+		pair, err := tls.X509KeyPair(certificate, key)
+		if err != nil {
+			r.problem("%s and its key: %w", own, err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	if pem == nil && certificate == nil && key == nil {
+		return nil
+	}
+	return &config
+}
+
+// exporter connects to the collector, or returns nil if nothing is to be exported.
+func (s Settings) exporter(ctx context.Context) (sdktrace.SpanExporter, error) {
+	if s.endpoint == nil {
+		return nil, nil
+	}
+	to := *s.endpoint
+	to.User = nil // no exporter sends it, and errors would show it
+	if s.protocol == protocolHTTP {
+		options := []otlptracehttp.Option{otlptracehttp.WithEndpointURL(to.String()), otlptracehttp.WithHeaders(s.headers)}
+		if s.secure != nil && to.Scheme == "https" {
+			options = append(options, otlptracehttp.WithTLSClientConfig(s.secure))
+		}
+		return otlptracehttp.New(ctx, options...)
+	}
+	options := []otlptracegrpc.Option{otlptracegrpc.WithEndpointURL(to.String()), otlptracegrpc.WithHeaders(s.headers)}
+	if s.secure != nil && to.Scheme == "https" {
+		options = append(options, otlptracegrpc.WithTLSCredentials(credentials.NewTLS(s.secure)))
+	}
+	return otlptracegrpc.New(ctx, options...)
+}
+
+// version returns the program's: its module's, or the commit that it was built from.
 func version() string {
 	build, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -4,15 +4,18 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -22,9 +25,23 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// environment is variables by name.
-func environment(variables map[string]string) func(string) string {
-	return func(name string) string { return variables[name] }
+// environment looks variables up that are given as NAME=value.
+func environment(set ...string) func(string) string {
+	return func(name string) string {
+		for _, pair := range slices.Backward(set) {
+			if value, found := strings.CutPrefix(pair, name+"="); found {
+				return value
+			}
+		}
+		return ""
+	}
+}
+
+func settings(t *testing.T, set ...string) Settings {
+	t.Helper()
+	s, err := ReadSettings(environment(set...))
+	require.NoError(t, err)
+	return s
 }
 
 // taker is a collector that speaks gRPC.
@@ -61,14 +78,16 @@ func TestStart_ExportsByTheProtocolThatIsSet(t *testing.T) {
 	}))
 	defer byHTTP.Close()
 
-	for _, test := range []struct{ endpoint, variable, protocol string }{
-		{"http://" + listener.Addr().String(), "", ""},
-		{listener.Addr().String(), "OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"},
-		{byHTTP.URL, "OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"},
-		{byHTTP.URL + "/", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"},
+	for _, set := range []string{
+		"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + listener.Addr().String(),
+		"OTEL_EXPORTER_OTLP_ENDPOINT=" + listener.Addr().String() + " OTEL_EXPORTER_OTLP_PROTOCOL=grpc OTEL_TRACES_EXPORTER=otlp",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=" + byHTTP.URL + " OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=" + byHTTP.URL + "/ OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf",
+		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=" + byHTTP.URL + "/v1/traces OTEL_EXPORTER_OTLP_ENDPOINT=http://elsewhere:1 " +
+			"OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=http://user:hidden@" + listener.Addr().String(),
 	} {
-		tel, err := start(t.Context(), Options{Service: "chat", Version: "v1.2.3", Endpoint: test.endpoint},
-			environment(map[string]string{test.variable: test.protocol}))
+		tel, err := Start(t.Context(), Options{Service: "chat", Version: "v1.2.3", Settings: settings(t, strings.Fields(set)...)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,31 +104,84 @@ func TestStart_ExportsByTheProtocolThatIsSet(t *testing.T) {
 			said := spans.GetResource().String()
 			if spans.GetScopeSpans()[0].GetSpans()[0].GetName() != "work" || !strings.Contains(said, `"chat"`) ||
 				!strings.Contains(said, `"v1.2.3"`) {
-				t.Errorf("%+v: got %v", test, r)
+				t.Errorf("%s: got %v", set, r)
 			}
 		default:
-			t.Errorf("%+v: nothing came", test)
+			t.Errorf("%s: nothing came", set)
 		}
 	}
 }
 
-func TestStart_RefusesSettingsThatCannotBeMeant(t *testing.T) {
+func TestReadSettings_RefusesWhatCannotBeMeant(t *testing.T) {
 	t.Parallel()
-	for _, test := range []struct{ variable, value, endpoint, says string }{
-		{"OTEL_TRACES_SAMPLER", "sometimes", "", `OTEL_TRACES_SAMPLER has to be`},
-		{"OTEL_TRACES_SAMPLER_ARG", "half", "", `OTEL_TRACES_SAMPLER_ARG has to be a number from 0 to 1, not "half"`},
-		{"OTEL_TRACES_SAMPLER_ARG", "2", "", "OTEL_TRACES_SAMPLER_ARG"},
-		{"OTEL_TRACES_SAMPLER_ARG", "NaN", "", "OTEL_TRACES_SAMPLER_ARG"},
-		{"OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "c:4317", `OTEL_EXPORTER_OTLP_PROTOCOL has to be grpc or http/protobuf`},
-		{"", "", "http://user:secret@[::1", "OTEL_EXPORTER_OTLP_ENDPOINT has to look like"},
-		{"", "", "udp://c", "OTEL_EXPORTER_OTLP_ENDPOINT has to look like"},
-		{"OTEL_EXPORTER_OTLP_PROTOCOL", "x", "http://user:secret@c", "export traces to http://user:xxxxx@c"},
+	for set, says := range map[string]string{
+		"OTEL_TRACES_SAMPLER=sometimes":                           "OTEL_TRACES_SAMPLER has to be",
+		"OTEL_TRACES_SAMPLER_ARG=half":                            `OTEL_TRACES_SAMPLER_ARG has to be a number from 0 to 1, not "half"`,
+		"OTEL_TRACES_SAMPLER_ARG=2":                               "OTEL_TRACES_SAMPLER_ARG",
+		"OTEL_TRACES_SAMPLER_ARG=NaN":                             "OTEL_TRACES_SAMPLER_ARG",
+		"OTEL_EXPORTER_OTLP_PROTOCOL=http/json":                   "OTEL_EXPORTER_OTLP_PROTOCOL has to be grpc or http/protobuf",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=http://user:hidden@[::1":     "OTEL_EXPORTER_OTLP_ENDPOINT has to look like",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=udp://c":                     "OTEL_EXPORTER_OTLP_ENDPOINT has to look like",
+		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://:4317":         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT has to look like",
+		"OTEL_EXPORTER_OTLP_HEADERS=Authorization: Bearer hidden": "OTEL_EXPORTER_OTLP_HEADERS has to look like name=value",
+		"OTEL_EXPORTER_OTLP_HEADERS=Authorization=%zzhidden":      "OTEL_EXPORTER_OTLP_HEADERS has to look like name=value",
+		"OTEL_EXPORTER_OTLP_TRACES_HEADERS=a b=hidden":            "OTEL_EXPORTER_OTLP_TRACES_HEADERS has to look like",
+		"OTEL_EXPORTER_OTLP_HEADERS=a=hidden%0Ab:c":               "OTEL_EXPORTER_OTLP_HEADERS has to look like",
+		"OTEL_EXPORTER_OTLP_TIMEOUT=10s":                          `OTEL_EXPORTER_OTLP_TIMEOUT has to be a number, not "10s"`,
+		"OTEL_EXPORTER_OTLP_COMPRESSION=zip":                      "OTEL_EXPORTER_OTLP_COMPRESSION has to be gzip or none",
+		"OTEL_EXPORTER_OTLP_CERTIFICATE=/no/such/file":            "OTEL_EXPORTER_OTLP_CERTIFICATE: open /no/such/file",
+		"OTEL_TRACES_EXPORTER=zipkin":                             `OTEL_TRACES_EXPORTER has to be otlp or none, not "zipkin"`,
+		"OTEL_SDK_DISABLED=maybe":                                 "OTEL_SDK_DISABLED has to be true or false",
+		"OTEL_RESOURCE_ATTRIBUTES=prod":                           "OTEL_RESOURCE_ATTRIBUTES has to look like",
 	} {
-		variables := map[string]string{"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", test.variable: test.value}
-		_, err := start(t.Context(), Options{Service: "chat", Endpoint: test.endpoint}, environment(variables))
-		if err == nil || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), "secret") {
-			t.Errorf("%+v: got %v", test, err)
+		_, err := ReadSettings(environment("OTEL_TRACES_SAMPLER=parentbased_traceidratio", set))
+		require.ErrorContains(t, err, says, set)
+		require.NotContains(t, err.Error(), "hidden")
+		require.NotContains(t, err.Error(), "\n")
+	}
+}
+
+func TestReadSettings_SaysWhetherAnythingIsExported(t *testing.T) {
+	t.Parallel()
+	for set, want := range map[string]string{
+		"":                                   "",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=c:4317": "http://c:4317",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=https://u:hidden@c:4317":                                     "https://u:xxxxx@c:4317",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=c:4317 OTEL_EXPORTER_OTLP_INSECURE=false":                    "https://c:4317",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=c:4317 OTEL_SDK_DISABLED=TRUE":                               "",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=c:4317 OTEL_SDK_DISABLED=false":                              "http://c:4317",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=c:4317 OTEL_TRACES_EXPORTER=none":                            "",
+		"OTEL_TRACES_EXPORTER=otlp":                                                               "http://localhost:4317",
+		"OTEL_TRACES_EXPORTER=otlp OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf":                     "http://localhost:4318/v1/traces",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=http://[::1]:4318 OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf": "http://[::1]:4318/v1/traces",
+	} {
+		require.Equal(t, want, settings(t, strings.Fields(set)...).Endpoint(), set)
+	}
+	s := settings(t, "OTEL_EXPORTER_OTLP_HEADERS=Authorization=Bearer%20hidden,x=y", "OTEL_SERVICE_NAME=own",
+		"OTEL_RESOURCE_ATTRIBUTES=deployment.environment=prod,service.name=other")
+	require.Equal(t, map[string]string{"Authorization": "Bearer hidden", "x": "y"}, s.headers)
+	require.Equal(t, "own", s.serviceName)
+	require.Equal(t, []attribute.KeyValue{attribute.String("deployment.environment", "prod")}, s.attributes)
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s", s, s, s, s), "hidden")
+}
+
+func TestStart_RecordsNothingWithoutAnExporter(t *testing.T) {
+	t.Parallel()
+	for _, set := range []string{"", "OTEL_TRACES_SAMPLER=always_on",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1 OTEL_SDK_DISABLED=true",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1 OTEL_TRACES_EXPORTER=none"} {
+		tel, err := Start(t.Context(), Options{Service: "chat", Settings: settings(t, strings.Fields(set)...)})
+		require.NoError(t, err)
+		const foreign = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" // asks for recording
+		for _, ctx := range []context.Context{t.Context(), Continue(t.Context(), foreign)} {
+			ctx, span := tel.Tracer().Start(ctx, "work")
+			require.False(t, span.IsRecording(), set)
+			require.True(t, span.SpanContext().IsValid(), "ids are passed on")
+			require.NotEmpty(t, TraceParent(ctx))
 		}
+		_, span := tel.Tracer().Start(Continue(t.Context(), foreign), "work")
+		require.Equal(t, "0af7651916cd43dd8448eb211c80319c", span.SpanContext().TraceID().String(),
+			"a foreign trace goes on through the mesh")
 	}
 }
 
@@ -131,8 +203,8 @@ func TestStart_SamplesAsItIsSet(t *testing.T) {
 		{"always_off", "ignored", false, false},
 		{"always_on", "", true, true},
 	} {
-		tel, err := start(t.Context(), Options{Service: "chat", Exporter: tracetest.NewNoopExporter()},
-			environment(map[string]string{"OTEL_TRACES_SAMPLER": test.sampler, "OTEL_TRACES_SAMPLER_ARG": test.arg}))
+		tel, err := Start(t.Context(), Options{Service: "chat", Exporter: tracetest.NewNoopExporter(),
+			Settings: settings(t, "OTEL_TRACES_SAMPLER="+test.sampler, "OTEL_TRACES_SAMPLER_ARG="+test.arg)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,7 +249,8 @@ func TestStart_WhoEndsASpanNeverWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = listener.Close() }()
-	tel, err := start(t.Context(), Options{Service: "chat", Endpoint: listener.Addr().String()}, environment(nil))
+	tel, err := Start(t.Context(), Options{Service: "chat",
+		Settings: settings(t, "OTEL_EXPORTER_OTLP_ENDPOINT="+listener.Addr().String())})
 	if err != nil {
 		t.Fatal(err)
 	}

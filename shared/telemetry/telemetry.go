@@ -6,7 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,10 +23,8 @@ type Options struct {
 	Service string
 	// Version is the service.version; empty: that of the program, where its build knows it.
 	Version string
-	// Endpoint is a collector's OTLP address, as OTEL_EXPORTER_OTLP_ENDPOINT has it; empty: spans are made, so that
-	// trace ids are passed on, but exported nowhere. The protocol is gRPC, or http/protobuf where
-	// OTEL_EXPORTER_OTLP_PROTOCOL says so. OTEL_TRACES_SAMPLER and its argument are respected.
-	Endpoint string
+	// Settings say where traces go and which ones.
+	Settings Settings
 	// Exporter is used instead, and at once: for tests.
 	Exporter sdktrace.SpanExporter
 	Log      *slog.Logger // nil: slog.Default
@@ -39,42 +37,46 @@ type Telemetry struct {
 }
 
 // Start begins to trace. A collector that is away costs traces and nothing else.
-func Start(ctx context.Context, o Options) (*Telemetry, error) { return start(ctx, o, os.Getenv) }
-
-func start(ctx context.Context, o Options, getenv func(string) string) (*Telemetry, error) {
-	sampled, err := sampler(getenv)
-	if err != nil {
-		return nil, err
+//
+// Without an exporter no span is recorded, whatever the caller of a request asks for: ids are still made and passed on, so
+// that the trace of another program is not broken here, but nothing else is spent on them.
+func Start(ctx context.Context, o Options) (*Telemetry, error) {
+	name := o.Service
+	if o.Settings.serviceName != "" {
+		name = o.Settings.serviceName
 	}
-	about := []attribute.KeyValue{attribute.String("service.name", o.Service),
-		attribute.String("service.namespace", "edu-matrix-interlinked")}
+	about := append(slices.Clone(o.Settings.attributes), attribute.String("service.name", name),
+		attribute.String("service.namespace", "edu-matrix-interlinked"))
 	if o.Version == "" {
 		o.Version = version()
 	}
 	if o.Version != "" {
 		about = append(about, attribute.String("service.version", o.Version))
 	}
-	options := []sdktrace.TracerProviderOption{sdktrace.WithSampler(sampled),
-		sdktrace.WithResource(resource.NewSchemaless(about...))}
-	switch {
-	case o.Exporter != nil:
-		options = append(options, sdktrace.WithSyncer(o.Exporter))
-	case o.Endpoint != "":
-		to, err := collector(o.Endpoint)
-		if err != nil {
-			return nil, err
-		}
-		exports, err := exporter(ctx, to, getenv)
-		if err != nil {
-			return nil, fmt.Errorf("export traces to %s: %w", to.Redacted(), err)
-		}
-		if o.Log == nil {
-			o.Log = slog.Default()
-		}
-		// A full queue drops spans; who ends one never waits.
-		options = append(options, sdktrace.WithBatcher(&quiet{SpanExporter: exports, log: o.Log, endpoint: to.Redacted()}))
+	sampler := o.Settings.sampler
+	if sampler == nil {
+		sampler = sdktrace.ParentBased(sdktrace.AlwaysSample())
 	}
-	provider := sdktrace.NewTracerProvider(options...)
+	options := []sdktrace.TracerProviderOption{sdktrace.WithResource(resource.NewSchemaless(about...))}
+	if o.Exporter != nil {
+		options = append(options, sdktrace.WithSyncer(o.Exporter))
+	} else {
+		exporter, err := o.Settings.exporter(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("export traces to %s: %w", o.Settings.Endpoint(), err)
+		}
+		if exporter == nil {
+			sampler = sdktrace.NeverSample()
+		} else {
+			if o.Log == nil {
+				o.Log = slog.Default()
+			}
+			// A full queue drops spans; who ends one never waits.
+			options = append(options, sdktrace.WithBatcher(
+				&quiet{SpanExporter: exporter, log: o.Log, endpoint: o.Settings.Endpoint()}))
+		}
+	}
+	provider := sdktrace.NewTracerProvider(append(options, sdktrace.WithSampler(sampler))...)
 	return &Telemetry{provider, provider.Tracer("github.com/edumatrix/interlinked")}, nil
 }
 

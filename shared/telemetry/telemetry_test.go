@@ -55,7 +55,13 @@ func TestTraceParent_NothingWithoutASpan(t *testing.T) {
 
 func TestStart_ACollectorThatIsAwayCostsNothing(t *testing.T) {
 	t.Parallel()
-	tel, err := telemetry.Start(t.Context(), telemetry.Options{Service: "chat", Endpoint: "http://127.0.0.1:1"})
+	settings, err := telemetry.ReadSettings(func(name string) string {
+		return map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}[name]
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tel, err := telemetry.Start(t.Context(), telemetry.Options{Service: "chat", Settings: settings})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,109 @@
+package process
+
+import (
+	"io/fs"
+	"log/slog"
+	"os"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"strings"
+)
+
+// MemoryShare is how much memory a process takes before it collects garbage more often.
+type MemoryShare struct {
+	Machine float64 // of the machine's memory, where others run beside it
+	Group   float64 // of the memory of its control group, if that is limited
+}
+
+var (
+	// OneService is for a process that runs one service.
+	OneService = MemoryShare{Machine: 0.25, Group: 0.8}
+	// WholeMesh is for a process that runs all of them and starts a PostgreSQL beside it.
+	WholeMesh = MemoryShare{Machine: 0.5, Group: 0.6}
+)
+
+// garbagePercent is GOGC below the memory limit. A heap here is small and mostly short-lived, so Go's default of 100
+// collects many times a second under load.
+const garbagePercent = 400
+
+// TuneMemory lets the process collect garbage less often for as long as it stays below its share of memory. GOMEMLIMIT and
+// GOGC win where they are set. Where no limit is known, as on systems other than Linux, nothing changes.
+func TuneMemory(share MemoryShare, log *slog.Logger) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		limit := memoryLimit(os.DirFS("/"), share)
+		if limit == 0 {
+			return
+		}
+		debug.SetMemoryLimit(limit)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbagePercent)
+	}
+	log.Debug("garbage collection", "limit_mib", debug.SetMemoryLimit(-1)>>20)
+}
+
+// memoryLimit returns how many bytes the process may use, or 0 if that is not known.
+func memoryLimit(root fs.FS, share MemoryShare) int64 {
+	total := machineMemory(root)
+	group := int64(0)
+	for place := ownGroup(root); ; place = path.Dir(place) { // a group's limit holds for all groups below it
+		for _, file := range []string{
+			path.Join("sys/fs/cgroup", place, "memory.max"),                   // version 2
+			path.Join("sys/fs/cgroup/memory", place, "memory.limit_in_bytes"), // version 1
+		} {
+			text, err := fs.ReadFile(root, file)
+			if err != nil {
+				continue
+			}
+			n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+			if err != nil || n <= 0 || (total > 0 && n >= total) {
+				continue // "max", or more than there is
+			}
+			if group == 0 || n < group {
+				group = n
+			}
+		}
+		if place == "/" || place == "." {
+			break
+		}
+	}
+	if group > 0 {
+		return int64(share.Group * float64(group))
+	}
+	return int64(share.Machine * float64(total))
+}
+
+// ownGroup returns the control group of the process; in a container it is usually "/".
+func ownGroup(root fs.FS) string {
+	text, err := fs.ReadFile(root, "proc/self/cgroup")
+	if err != nil {
+		return "/"
+	}
+	group := "/"
+	for line := range strings.Lines(string(text)) {
+		// hierarchy:controllers:path; version 2 names no controllers.
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) == 3 && (parts[1] == "" || parts[1] == "memory") {
+			if group = path.Clean("/" + parts[2]); parts[1] == "memory" {
+				break
+			}
+		}
+	}
+	return group
+}
+
+// machineMemory returns the machine's memory in bytes.
+func machineMemory(root fs.FS) int64 {
+	text, err := fs.ReadFile(root, "proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "MemTotal:" && fields[2] == "kB" {
+			kilobytes, _ := strconv.ParseInt(fields[1], 10, 64) // 0: not known
+			return kilobytes << 10
+		}
+	}
+	return 0
+}
