@@ -26,7 +26,7 @@ func (m *mesh) settled(in *inbox) string {
 	head := int64(len(m.owners["chat"].Log()))
 	require.Eventually(m.t, func() bool {
 		mark, err := hub.ParseMark(in.Mark())
-		return err == nil && mark["chat"] == head
+		return err == nil && mark["chat"].Position == head
 	}, 10*time.Second, time.Millisecond)
 	return in.Mark()
 }

@@ -79,7 +79,6 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	watch = newWatch(env, quiet, func() error { return fan.Reading() })
 	metrics := watch.health.Registry()
 	connections := hub.New(hub.Options{Catalog: env.Catalog, Limits: set.limits, PerUser: set.perUser,
-		Complete:  func(owner string) int64 { return fan.Complete(owner) },
 		MarkEvery: set.mark, Metrics: hub.NewMetrics(metrics)})
 	commands := intake.New(intake.Options{Catalog: env.Catalog, Publisher: publisher, Patience: set.patience,
 		Ready: func(owner string) bool { return fan.Ready(owner) }, Log: log,
@@ -92,7 +91,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	}
 	fan.Handle(router, reader)
 	members := rooms.New(rooms.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Known: fan.Known,
-		Complete: fan.Complete, Missed: hub.Bounds{Events: config.ResumeEvents}, Metrics: rooms.NewMetrics(metrics), Log: log})
+		Missed: hub.Bounds{Events: config.ResumeEvents}, Metrics: rooms.NewMetrics(metrics), Log: log})
 	queries := query.New(env.Catalog, config.Peers, client, tracer)
 	report := lease.New(lease.Options{Log: log,
 		Keeper: meshv1connect.NewConnectionServiceClient(quiet, config.Peers[env.Catalog.Connections()])})

@@ -3,6 +3,7 @@
 package fanout
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -139,8 +140,8 @@ func (f *Fanout) From(topic string, partition int32, _, end int64) int64 {
 	return end
 }
 
-// Complete is the position up to which all of an owner's log was delivered, or lay before this gateway began.
-func (f *Fanout) Complete(owner string) int64 {
+// complete is the position up to which all of an owner's log was delivered, or lay before this gateway began.
+func (f *Fanout) complete(owner string) int64 {
 	complete := int64(math.MaxInt64)
 	for _, p := range f.logs[owner].partitions {
 		complete = min(complete, p.complete.Load())
@@ -229,6 +230,7 @@ func (f *Fanout) deliver(ctx context.Context, owner string, e envelope.Event) {
 	}
 	_, span := f.options.Tracer.Start(ctx, "fan-out "+e.Type, trace.WithAttributes(
 		attribute.String("mesh.stream", e.Stream), attribute.Int64("mesh.version", e.Version)))
+	e.Body = bytes.Clone(e.Body) // it is a part of everything that was fetched with it, and is kept
 	event := hub.NewEvent(e, declared)
 	n := f.options.Hub.View(owner).Deliver(event)
 	if n > 0 {

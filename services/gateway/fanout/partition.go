@@ -71,6 +71,7 @@ func (p *partition) take(ctx context.Context, f *Fanout, e envelope.Event) error
 func (p *partition) moveTo(f *Fanout, position int64) {
 	p.position = position
 	p.complete.Store(position)
+	f.options.Hub.View(p.topic.Owner).SetComplete(f.complete(p.topic.Owner))
 	p.last.Store(time.Now().UnixNano())
 	f.options.Metrics.Position.WithLabelValues(p.topic.Name, strconv.Itoa(int(p.number))).Set(float64(position))
 }

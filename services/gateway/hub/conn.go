@@ -3,94 +3,126 @@ package hub
 import (
 	"slices"
 	"sync"
+	"time"
 )
 
-// Limits bound what waits for one connection.
-type Limits struct {
-	Frames int // 1,024 when 0
-	Bytes  int // 4 MiB when 0
-}
-
-func (l Limits) orDefault() Limits {
-	if l.Frames == 0 {
-		l.Frames = 1024
-	}
-	if l.Bytes == 0 {
-		l.Bytes = 4 << 20
-	}
-	return l
-}
-
-// Conn is one client's connection as the hub sees it: a queue that its transport writes from. Nothing that puts
-// something in ever waits: a client that does not keep up is closed, and costs nobody else anything.
+// Conn is one client's connection as the hub sees it: a queue that its transport writes from, and up to where the
+// client has everything. Nothing that puts something into the queue ever waits: a client that does not keep up is
+// closed, and costs nobody else anything.
 type Conn struct {
 	ID   string
 	User string
 
-	hub     *Hub
-	limits  Limits
-	metrics *Metrics
+	hub   *Hub
+	seats []seat // one in each view
+	slot  int    // of the marks; see Hub.Run
 
-	mu     sync.Mutex
-	queue  []item
-	bytes  int
-	missed missed
-	first  int            // number of queue[0]; items are numbered in the order in which they came
-	newest map[string]int // stream → number of the item that may be replaced by a newer one
-	reason *Reason
+	mu       sync.Mutex
+	queue    queue
+	reason   *Reason
+	flush    func()
+	flushing bool
+	ended    func(Reason)
 
 	missing int                          // logs whose rooms are not known yet
-	greet   func(tooFar []string) []byte // tells one who came back where it stands
+	greet   func(tooFar []string) []byte // the reply to a client that came back
 	session string                       // which the connection is of
 	written string                       // the last mark that was taken from the queue
 	tooFar  []string
-	// By log: up to where it is complete without the fan-out, the highest position given, and what its mark says.
-	floors, given, marked []int64
+	logs    []standing // by number
+
+	// What a client that came back has taken since its last mark.
+	unmarked   int
+	unmarkedAt time.Time
+
+	left []func() // called once the lock is free: their frames have left the queue
 
 	wake chan struct{}
 	done chan struct{}
 }
 
-// item is a frame that waits. One with a stream may be replaced by a newer one of that stream.
-type item struct {
-	frame   []byte
-	stream  string
-	version int64
-	spare   bool // dropped first under load
-	missed  bool // not counted against the limits
-	mark    string
+// standing is how far one connection has one log.
+type standing struct {
+	floor  int64 // it is complete up to here without the fan-out
+	given  int64 // the highest position queued
+	marked int64 // what its last mark says
+	// had is what the mark of a client that came back says, and then the last missed event taken; known reports whether
+	// that mark knows the log, and partial that some of what was missed up to here is left out, which the client has not
+	// been told yet.
+	had            Point
+	known, partial bool
 }
-
-// missed is what of the queue is no fault of a client that does not keep up: it was given all at once, bounded before.
-type missed struct{ frames, bytes int }
 
 func newConn(id, user string, h *Hub) *Conn {
-	return &Conn{ID: id, User: user, hub: h, limits: h.options.Limits.orDefault(), metrics: h.options.Metrics,
-		newest: map[string]int{}, missing: len(h.logs), floors: make([]int64, len(h.logs)),
-		given: make([]int64, len(h.logs)), marked: make([]int64, len(h.logs)),
-		wake: make(chan struct{}, 1), done: make(chan struct{})}
+	c := &Conn{ID: id, User: user, hub: h, seats: make([]seat, len(h.all)), missing: len(h.logs),
+		logs: make([]standing, len(h.logs)), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	for i, v := range h.all {
+		c.seats[i] = seat{conn: c, attached: v.log < 0}
+	}
+	return c
 }
 
-// Send queues a frame of this connection alone (a reply, an outcome).
-func (c *Conn) Send(frame []byte) {
+// Bind tells the hub how the connection is written. Whenever something waits or the connection is to end, and no flush
+// is running, the hub starts flush in a goroutine of its own, which calls Next until that returns no frames. The
+// function ended is called once, when the connection is to end. It is called under a lock: it must not wait, nor call
+// the hub.
+func (c *Conn) Bind(flush func(), ended func(Reason)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.push(item{frame: frame})
+	c.flush, c.ended = flush, ended
+	if c.reason != nil && ended != nil {
+		ended(*c.reason)
+	}
+	if c.queue.len() > 0 || c.reason != nil {
+		c.ring()
+	}
 }
 
-// Greet sets the frame that tells a client that came back where it stands. It follows what was missed. To be set before
-// the connection is attached.
+// Send queues a frame of this connection alone.
+func (c *Conn) Send(text []byte) {
+	c.mu.Lock()
+	defer c.unlock()
+	c.push(item{own: &frame{text: text}})
+}
+
+// Reply queues an answer that is bounded before it is queued: it does not count against the limits of the queue. The
+// function taken, if any, is called when the frame leaves the queue, also where the connection ends first.
+func (c *Conn) Reply(text []byte, taken func()) {
+	c.mu.Lock()
+	ended := c.reason != nil
+	if !ended {
+		c.push(item{own: &frame{text: text, reply: true, taken: taken}})
+	}
+	c.mu.Unlock()
+	if ended && taken != nil {
+		taken()
+	}
+}
+
+// Greet sets the reply to a client that came back: it follows what was missed. It has to be set before the connection
+// is attached.
 func (c *Conn) Greet(frame func(tooFar []string) []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.greet = frame
 }
 
-// Begin sets the session that the client is told to come back to. To be called before the connection is attached.
+// Begin sets the session that the client is told to come back to. It has to be set before the connection is attached.
 func (c *Conn) Begin(session string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.session = session
+}
+
+// Returns notes what a client that comes back has: the marks that it is given while it gets what it missed go on from
+// there.
+func (c *Conn) Returns(mark Mark) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for log, owner := range c.hub.logs {
+		c.logs[log].had, c.logs[log].known = mark[owner]
+		c.logs[log].partial = mark[owner].Partial
+	}
 }
 
 // Written is the last mark that went out to the client; it may not have read it.
@@ -100,18 +132,29 @@ func (c *Conn) Written() string {
 	return c.written
 }
 
-// Close ends the connection for a reason; the first one counts. What was queued before is still written.
+// Close ends the connection for a reason; the first one counts. What was queued before is still written, unless the
+// client is lost or too slow.
 func (c *Conn) Close(r Reason) {
 	var positions []int64
 	if r == Shutdown || r == TokenExpired {
 		positions = c.hub.complete()
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if positions != nil {
-		c.mark(positions, true)
+		c.mark(c.hub.newMark(positions), true)
 	}
 	c.close(r)
+	c.unlock()
+}
+
+// unlock calls the functions of the frames that have left the queue.
+func (c *Conn) unlock() {
+	left := c.left
+	c.left = nil
+	c.mu.Unlock()
+	for _, f := range left {
+		f()
+	}
 }
 
 func (c *Conn) close(r Reason) {
@@ -120,13 +163,26 @@ func (c *Conn) close(r Reason) {
 	}
 	c.reason = &r
 	close(c.done)
+	if c.ended != nil {
+		c.ended(r)
+	}
+	if r == Slow || r == Lost {
+		c.drop()
+	}
 	c.ring()
+}
+
+// drop forgets what waits.
+func (c *Conn) drop() {
+	missed, taken := c.queue.drain()
+	c.hub.missed.Add(int64(-missed))
+	c.left = append(c.left, taken...)
 }
 
 // Done is closed when the connection is to end.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
-// Reason says why it ends, once it does.
+// Reason is why the connection ends, once it does.
 func (c *Conn) Reason() (Reason, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -136,201 +192,223 @@ func (c *Conn) Reason() (Reason, bool) {
 	return *c.reason, true
 }
 
-// Wake gets a value when Take may have something again.
+// Wake gets a value when something waits again, of a connection that is not bound.
 func (c *Conn) Wake() <-chan struct{} { return c.wake }
 
-// Take gives the frames that wait, at most so many, in order.
-func (c *Conn) Take(most int) [][]byte {
+// Next appends the frames that wait, in order: about maxBytes of them, and at least one. It returns the reason once the
+// connection is to end. Without frames the flush is over: what is queued next starts another one.
+func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := min(most, len(c.queue))
-	if n == 0 {
-		return nil
+	defer c.unlock()
+	before := len(frames)
+	for bytes := 0; c.queue.len() > 0 && bytes < maxBytes; {
+		taken := len(frames)
+		frames = c.take(frames)
+		for _, f := range frames[taken:] {
+			bytes += len(f)
+		}
 	}
-	frames := make([][]byte, n)
-	for i := range n {
-		it := &c.queue[i]
-		frames[i] = it.frame
-		if it.mark != "" {
-			c.written = it.mark
-		}
-		c.bytes -= len(it.frame)
-		if it.missed {
-			c.missed.frames--
-			c.missed.bytes -= len(it.frame)
-		}
-		if it.stream != "" && c.newest[it.stream] == c.first+i {
-			delete(c.newest, it.stream)
-		}
-		*it = item{}
-	}
-	c.first += n
-	if c.queue = c.queue[n:]; len(c.queue) > 0 {
-		c.ring()
+	if len(frames) == before {
+		c.flushing = false
 	} else {
-		c.queue = nil
+		c.queue.took = time.Now()
+	}
+	return frames, c.reason
+}
+
+// Take returns at most so many of the frames that wait, in order.
+func (c *Conn) Take(maxFrames int) (frames [][]byte) {
+	c.mu.Lock()
+	defer c.unlock()
+	for len(frames) < maxFrames && c.queue.len() > 0 {
+		frames = c.take(frames)
+	}
+	if len(frames) > 0 {
+		c.queue.took = time.Now()
+	}
+	if c.queue.len() > 0 {
+		c.ring()
 	}
 	return frames
 }
 
-// give queues an event of a log; -1 is no log. Only its newest value is kept of what is no durable event.
-func (c *Conn) give(e *Event, log int) {
-	it, ok := itemOf(e)
-	if !ok {
-		return
+// take moves the first item from the queue into frames, and a mark behind it where one is due.
+func (c *Conn) take(frames [][]byte) [][]byte {
+	it := c.queue.pop()
+	text := it.text()
+	frames = append(frames, text)
+	switch {
+	case it.missed > 0:
+		c.hub.missed.Add(int64(-len(text)))
+		c.logs[it.missed-1].had.Position = it.event.Position
+		if mark := c.passing(len(text)); mark != nil {
+			frames = append(frames, mark)
+		}
+	case it.own != nil:
+		if it.own.mark != "" {
+			c.written = it.own.mark
+		}
+		if it.own.taken != nil {
+			c.left = append(c.left, it.own.taken)
+		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if log >= 0 && !e.state() {
-		c.given[log] = max(c.given[log], e.Position)
-	}
-	c.push(it)
+	return frames
 }
 
-// catchUp queues what was missed of a log.
-func (c *Conn) catchUp(events []*Event, log int) {
+const (
+	// passingBytes and passingTime are how much of what it missed, and for how long, a client is sent without a mark.
+	// A client on a slow link that is cut off goes on from the last one.
+	passingBytes = 256 << 10
+	passingTime  = 5 * time.Second
+)
+
+// passing returns a mark behind a missed event, where one is due.
+func (c *Conn) passing(more int) []byte {
+	now := time.Now()
+	if c.unmarked == 0 && c.unmarkedAt.IsZero() {
+		c.unmarkedAt = now
+	}
+	if c.unmarked += more; c.unmarked < passingBytes && now.Sub(c.unmarkedAt) < passingTime {
+		return nil
+	}
+	c.unmarked, c.unmarkedAt = 0, now
+	m := Mark{}
+	for log, owner := range c.hub.logs {
+		if s := &c.logs[log]; s.known {
+			point := s.had
+			point.Partial = s.partial
+			m[owner] = point
+		}
+	}
+	c.written = m.String()
+	return markFrame(c.written)
+}
+
+// give queues an event of a log; -1 is no log. Of what is not a durable event only the newest value is kept.
+func (c *Conn) give(e *Event, log int) {
+	if _, err := e.Frame(); err != nil {
+		return // A body that cannot be decoded is the same for everybody: the fan-out reports it once.
+	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
+	if log >= 0 && !e.state() {
+		c.logs[log].given = max(c.logs[log].given, e.Position)
+	}
+	c.push(item{event: e})
+}
+
+// catchUp queues what was missed of a log; partial reports whether some of it is left out.
+func (c *Conn) catchUp(events []*Event, log int, partial bool) {
+	c.mu.Lock()
+	defer c.unlock()
 	if c.reason != nil {
 		return
 	}
+	c.logs[log].partial = c.logs[log].partial || partial
+	before := c.queue.missed
 	for _, e := range events {
-		it, ok := itemOf(e)
-		if !ok {
+		if _, err := e.Frame(); err != nil {
 			continue
 		}
-		it.missed, it.stream = true, "" // what follows may be newer, and comes in its place
-		c.given[log] = max(c.given[log], e.Position)
-		c.missed.frames++
-		c.missed.bytes += len(it.frame)
-		c.bytes += len(it.frame)
-		c.queue = append(c.queue, it)
+		c.logs[log].given = max(c.logs[log].given, e.Position)
+		c.queue.push(item{event: e, missed: int8(log + 1)}, &c.hub.options.Limits)
 	}
+	c.hub.missed.Add(int64(c.queue.missed - before))
 	c.ring()
-}
-
-func itemOf(e *Event) (item, bool) {
-	frame, err := e.Frame()
-	if err != nil {
-		// A body that cannot be decoded is the same for everybody: the fan-out reports it once.
-		return item{}, false
-	}
-	it := item{frame: frame, version: e.Version, spare: e.state()}
-	if mergeable(e.Class) {
-		it.stream = e.Stream
-	}
-	return it, true
 }
 
 func (c *Conn) push(it item) {
 	if c.reason != nil {
 		return
 	}
-	if it.stream != "" {
-		if at, waits := c.newest[it.stream]; waits {
-			if old := &c.queue[at-c.first]; old.version <= it.version {
-				c.bytes += len(it.frame) - len(old.frame)
-				*old = it
-			}
-			return
-		}
+	dropped, ok := c.queue.push(it, &c.hub.options.Limits)
+	if dropped > 0 {
+		c.hub.options.Metrics.Dropped.Add(float64(dropped))
 	}
-	if c.full(len(it.frame)) {
-		if c.dropSpare(); c.full(len(it.frame)) {
-			if it.spare {
-				c.metrics.Dropped.Inc()
-				return
-			}
-			c.metrics.Slow.Inc()
-			c.close(Slow)
-			return
-		}
+	switch {
+	case ok:
+		c.ring()
+	case it.spare():
+		c.hub.options.Metrics.Dropped.Inc()
+	default:
+		c.hub.options.Metrics.Slow.Inc()
+		c.close(Slow)
 	}
-	if it.stream != "" {
-		c.newest[it.stream] = c.first + len(c.queue)
-	}
-	c.queue = append(c.queue, it)
-	c.bytes += len(it.frame)
-	c.ring()
 }
 
-func (c *Conn) full(more int) bool {
-	frames, bytes := len(c.queue)-c.missed.frames, c.bytes-c.missed.bytes
-	return frames >= c.limits.Frames || frames > 0 && bytes+more > c.limits.Bytes
-}
-
-// dropSpare makes room by what is worth least: what is true only now.
-func (c *Conn) dropSpare() {
-	kept := c.queue[:0]
-	clear(c.newest)
-	for _, it := range c.queue {
-		if it.spare {
-			c.bytes -= len(it.frame)
-			c.metrics.Dropped.Inc()
-			continue
-		}
-		if it.stream != "" {
-			c.newest[it.stream] = c.first + len(kept)
-		}
-		kept = append(kept, it)
-	}
-	clear(c.queue[len(kept):])
-	c.queue = kept
-}
-
+// ring has somebody write what waits.
 func (c *Conn) ring() {
+	if c.flush != nil {
+		if !c.flushing {
+			c.flushing = true
+			go c.flush()
+		}
+		return
+	}
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
 }
 
-// attached notes that the rooms of a log are known, as of its floor. After the last log the client is told where it
-// stands, if it came back, and that it misses nothing, with its first mark.
+// attached notes that the rooms of a log are known, as of its floor. After the last log the client gets the reply to
+// its return, if it came back, and its first mark: from then on it misses nothing.
 func (c *Conn) attached(log int, floor int64, tooFar []string) {
 	positions := c.hub.complete()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.floors[log] = floor
+	defer c.unlock()
+	c.logs[log].floor = floor
 	c.tooFar = append(c.tooFar, tooFar...)
 	if c.missing--; c.missing > 0 {
 		return
 	}
 	if c.greet != nil {
 		slices.Sort(c.tooFar)
-		c.push(item{frame: c.greet(slices.Compact(c.tooFar))})
+		c.push(item{own: &frame{text: c.greet(slices.Compact(c.tooFar)), reply: true}})
 	}
-	m := c.standing(positions)
-	copy(c.marked, m)
-	first := c.hub.mark(m)
-	c.push(item{frame: first.ready(c.session), mark: first.String()})
+	c.tooFar, c.greet = nil, nil
+	first := c.hub.newMark(c.standing(c.hub.newMark(positions)))
+	c.setMarked(first)
+	c.push(item{own: &frame{text: readyFrame(first.text(), c.session), mark: first.text()}})
 }
 
 // mark queues a mark when it is newer than the last one, and something was given that the last one does not cover;
-// anyway: when it is newer.
-func (c *Conn) mark(positions []int64, anyway bool) {
+// anyway: when it is newer. Most connections share it with others.
+func (c *Conn) mark(shared *sharedMark, anyway bool) {
 	if c.missing > 0 || c.reason != nil {
 		return
 	}
-	m := c.standing(positions)
-	newer, wanted := false, anyway
-	for log, at := range m {
-		newer = newer || at > c.marked[log]
-		wanted = wanted || c.given[log] > c.marked[log]
+	newer, wanted, same := false, anyway, true
+	for log := range c.logs {
+		s, at := &c.logs[log], shared.positions[log]
+		newer = newer || max(at, s.floor) > s.marked
+		wanted = wanted || s.given > s.marked
+		same = same && at >= max(s.floor, s.marked)
 	}
-	if newer && wanted {
-		copy(c.marked, m)
-		newest := c.hub.mark(m)
-		c.push(item{frame: newest.frame(), mark: newest.String(), spare: true})
+	if !newer || !wanted {
+		return
+	}
+	m := shared
+	if !same {
+		m = c.hub.newMark(c.standing(shared))
+	}
+	c.setMarked(m)
+	c.push(item{own: &frame{text: m.frame(), mark: m.text(), spare: true}})
+}
+
+func (c *Conn) setMarked(m *sharedMark) {
+	for log := range c.logs {
+		c.logs[log].marked = m.positions[log]
 	}
 }
 
-// standing says, for each log, up to where everything is in this queue or was written. Positions say up to where the
-// fan-out was complete a moment ago.
-func (c *Conn) standing(positions []int64) []int64 {
-	at := make([]int64, len(positions))
+// standing is, for each log, the position up to which everything is in this queue or was written. The shared mark
+// says up to where the fan-out was complete a moment ago.
+func (c *Conn) standing(shared *sharedMark) []int64 {
+	at := make([]int64, len(c.logs))
 	for log := range at {
-		at[log] = max(c.floors[log], positions[log], c.marked[log])
+		s := &c.logs[log]
+		at[log] = max(s.floor, shared.positions[log], s.marked)
 	}
 	return at
 }

@@ -3,6 +3,8 @@ package hub
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,7 +32,7 @@ func NewEvent(e envelope.Event, declared *catalog.Event) *Event {
 	return &Event{Event: e, declared: declared}
 }
 
-// state says that the event tells what is true now and has no place in a log.
+// state reports whether the event is what is true now, and has no place in a log.
 func (e *Event) state() bool { return e.Class == routingv1.Class_CLASS_EPHEMERAL }
 
 // Frame is the event as clients get it.
@@ -39,8 +41,9 @@ func (e *Event) Frame() ([]byte, error) {
 	return e.frame, e.err
 }
 
+// encode writes the frame around the body's JSON, which is copied once.
 func (e *Event) encode() ([]byte, error) {
-	data := json.RawMessage("{}")
+	data := []byte("{}")
 	if e.declared != nil {
 		body := e.declared.Type.New().Interface()
 		if err := proto.Unmarshal(e.Body, body); err != nil {
@@ -51,16 +54,42 @@ func (e *Event) encode() ([]byte, error) {
 			return nil, fmt.Errorf("encode %s %s: %w", e.Type, e.ID, err)
 		}
 	}
-	return json.Marshal(struct {
-		Event    string          `json:"event"`
-		Stream   string          `json:"stream"`
-		Version  int64           `json:"version"`
-		ID       string          `json:"id"`
-		Time     time.Time       `json:"time"`
-		Actor    string          `json:"actor,omitempty"`
-		Redacted bool            `json:"redacted,omitempty"`
-		Data     json.RawMessage `json:"data"`
-	}{e.Type, e.Stream, e.Version, e.ID, e.Time, e.Actor, e.Redacted, data})
+	b := make([]byte, 0, len(data)+len(e.Type)+len(e.Stream)+len(e.ID)+len(e.Actor)+160)
+	b = appendText(append(b, `{"event":`...), e.Type)
+	b = appendText(append(b, `,"stream":`...), e.Stream)
+	b = strconv.AppendInt(append(b, `,"version":`...), e.Version, 10)
+	b = appendText(append(b, `,"id":`...), e.ID)
+	b = e.Time.AppendFormat(append(b, `,"time":"`...), time.RFC3339Nano)
+	b = append(b, '"')
+	if e.Actor != "" {
+		b = appendText(append(b, `,"actor":`...), e.Actor)
+	}
+	if e.Redacted {
+		b = append(b, `,"redacted":true`...)
+	}
+	b = append(append(b, `,"data":`...), data...)
+	return append(b, '}'), nil
+}
+
+// appendText appends a JSON string. Names and ids are of plain characters nearly always.
+func appendText(b []byte, text string) []byte {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			quoted, _ := json.Marshal(text)
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), text...), '"')
+}
+
+// names reports whether the event goes to a user's own room.
+func (e *Event) names(user string) bool {
+	for _, room := range e.Rooms {
+		if name, own := strings.CutPrefix(room, "user:"); own && name == user {
+			return true
+		}
+	}
+	return false
 }
 
 // redacted is the event without its personal fields, for those who come after it was deleted.
@@ -84,5 +113,11 @@ func (e *Event) redacted() *Event {
 	return NewEvent(copied, e.declared)
 }
 
-// size is what the event costs while it is kept, roughly.
-func (e *Event) size() int { return 512 + 2*len(e.Body) }
+// size is what the event costs while it is kept, with its frame, roughly.
+func (e *Event) size() int {
+	n := 800 + len(e.Type) + len(e.Stream) + len(e.Subject) + 3*len(e.Body)
+	for _, room := range e.Rooms {
+		n += 16 + len(room)
+	}
+	return n
+}

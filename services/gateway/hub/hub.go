@@ -1,12 +1,14 @@
 // Package hub knows who is connected to this gateway and which rooms each connection is in. An event comes in from the
 // fan-out (View.Deliver) and goes into the queues of the connections that are to get it; each connection's transport
-// writes from its own queue (Conn.Take). Nothing in here waits for a client or for another service.
+// writes from its own queue (Conn.Next). Nothing in here waits for a client or for another service.
 package hub
 
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -14,18 +16,19 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// Options of a Hub.
+// Options of a Hub. Zero values are the defaults.
 type Options struct {
 	Catalog *catalog.Catalog
-	// Recent bounds what the recent events of all owners cost together, in bytes; 64 MiB when 0.
+	// Recent bounds what the recent events of all owners cost together, in bytes; 64 MiB.
 	Recent int
+	// Missed bounds what all connections together have waiting of what they missed while they were away, in bytes;
+	// 256 MiB. Whoever comes back beyond that is told that it is too far.
+	Missed int
 	// Limits bound what waits for one connection.
 	Limits Limits
-	// PerUser is how many connections one user may have on this gateway; 64 when 0.
+	// PerUser is how many connections one user may have on this gateway; 64.
 	PerUser int
-	// Complete says up to which position all events of an owner's log were delivered here; nil: none are known to be.
-	Complete func(owner string) int64
-	// MarkEvery is how often connections that were given something get a mark; 5 s when 0.
+	// MarkEvery is how often connections that were given something get a mark; 5 s.
 	MarkEvery time.Duration
 	Metrics   *Metrics
 }
@@ -35,22 +38,31 @@ type Hub struct {
 	options Options
 	logs    []string // owners that have one
 	views   map[string]*View
+	all     []*View
 
-	mu     sync.Mutex
-	users  map[string]map[*Conn]bool
+	missed atomic.Int64 // bytes of missed events that wait
+
+	mu     sync.RWMutex
+	users  map[string][]*Conn
+	slots  [slots]map[*Conn]bool
+	next   int // slot of the next connection
 	closed *Reason
 }
+
+// slots is how many parts the time between marks has: each connection gets its marks in one of them, so that not all
+// get them in the same instant.
+const slots = 50
 
 // New makes an empty hub with a view for each owner in the catalog.
 func New(o Options) *Hub {
 	if o.Recent == 0 {
 		o.Recent = 64 << 20
 	}
+	if o.Missed == 0 {
+		o.Missed = 256 << 20
+	}
 	if o.PerUser == 0 {
 		o.PerUser = 64
-	}
-	if o.Complete == nil {
-		o.Complete = func(string) int64 { return 0 }
 	}
 	if o.MarkEvery == 0 {
 		o.MarkEvery = 5 * time.Second
@@ -58,15 +70,21 @@ func New(o Options) *Hub {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
-	h := &Hub{options: o, views: map[string]*View{}, users: map[string]map[*Conn]bool{}}
+	o.Limits = o.Limits.orDefault()
+	h := &Hub{options: o, views: map[string]*View{}, users: map[string][]*Conn{}}
+	for i := range h.slots {
+		h.slots[i] = map[*Conn]bool{}
+	}
 	owners := o.Catalog.Owners()
-	for _, owner := range owners {
+	for i, owner := range owners {
 		log := -1
 		if len(o.Catalog.LoggedTopics(owner)) > 0 {
 			log = len(h.logs)
 			h.logs = append(h.logs, owner)
 		}
-		h.views[owner] = newView(owner, log, o.Recent/len(owners), o.Metrics)
+		v := newView(h, owner, i, log, o.Recent/len(owners))
+		h.views[owner] = v
+		h.all = append(h.all, v)
 	}
 	return h
 }
@@ -74,10 +92,10 @@ func New(o Options) *Hub {
 // View is that of one owner; nil when the catalog has none of that name.
 func (h *Hub) View(owner string) *View { return h.views[owner] }
 
-// ErrClosed says that the hub takes no more connections.
+// ErrClosed reports that the hub takes no more connections.
 var ErrClosed = errors.New("the gateway ends")
 
-// ErrTooMany says that a user has as many connections as one may have.
+// ErrTooMany reports that a user has as many connections as one may have.
 var ErrTooMany = errors.New("too many connections of one user")
 
 // Add makes a connection of a user, in no room yet.
@@ -91,13 +109,11 @@ func (h *Hub) Add(user string) (*Conn, error) {
 	if len(h.users[user]) >= h.options.PerUser {
 		return nil, ErrTooMany
 	}
-	if h.users[user] == nil {
-		h.users[user] = map[*Conn]bool{}
-	}
-	h.users[user][c] = true
-	for _, v := range h.views {
-		v.enter(c)
-	}
+	// A copy: the views read the list without the lock.
+	h.users[user] = append(slices.Clip(h.users[user]), c)
+	h.next = (h.next + 1) % slots
+	c.slot = h.next
+	h.slots[c.slot][c] = true
 	h.options.Metrics.Connections.Inc()
 	return c, nil
 }
@@ -106,18 +122,32 @@ func (h *Hub) Add(user string) (*Conn, error) {
 func (h *Hub) Remove(c *Conn) {
 	c.Close(Lost)
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.users[c.User][c] {
+	present := h.slots[c.slot][c]
+	if present {
+		delete(h.slots[c.slot], c)
+		others := slices.DeleteFunc(slices.Clone(h.users[c.User]), func(other *Conn) bool { return other == c })
+		if h.users[c.User] = others; len(others) == 0 {
+			delete(h.users, c.User)
+		}
+		h.options.Metrics.Connections.Dec()
+	}
+	h.mu.Unlock()
+	if !present {
 		return
 	}
-	delete(h.users[c.User], c)
-	if len(h.users[c.User]) == 0 {
-		delete(h.users, c.User)
-	}
-	for _, v := range h.views {
+	for _, v := range h.all {
 		v.exit(c)
 	}
-	h.options.Metrics.Connections.Dec()
+	c.mu.Lock()
+	defer c.unlock()
+	c.drop() // of one that was closed for another reason first
+}
+
+// of lists the connections of a user. The list is not changed any more.
+func (h *Hub) of(user string) []*Conn {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.users[user]
 }
 
 // idle is how many marks one may miss that was given nothing: an old mark is dear to come back with.
@@ -125,12 +155,12 @@ const idle = 12
 
 // Run gives marks until the context ends.
 func (h *Hub) Run(ctx context.Context) error {
-	tick := time.NewTicker(h.options.MarkEvery)
+	tick := time.NewTicker(max(h.options.MarkEvery/slots, time.Millisecond))
 	defer tick.Stop()
-	for n := 1; ; n++ {
+	for n := 0; ; n++ {
 		select {
 		case <-tick.C:
-			h.Mark(n%idle == 0)
+			h.markSlot(n%slots, n/slots%idle == idle-1)
 		case <-ctx.Done():
 			return nil
 		}
@@ -139,48 +169,60 @@ func (h *Hub) Run(ctx context.Context) error {
 
 // Mark gives a mark to all connections that were given something since their last one; anyway: to all.
 func (h *Hub) Mark(anyway bool) {
-	var all []*Conn
-	h.mu.Lock()
-	for _, connections := range h.users {
-		for c := range connections {
-			all = append(all, c)
-		}
-	}
-	h.mu.Unlock()
-	positions := h.complete()
-	for _, c := range all {
-		c.mu.Lock()
-		c.mark(positions, anyway)
-		c.mu.Unlock()
+	for slot := range slots {
+		h.markSlot(slot, anyway)
 	}
 }
 
-// complete says, for each log, up to which position all its events were delivered.
+func (h *Hub) markSlot(slot int, anyway bool) {
+	h.mu.RLock()
+	if len(h.slots[slot]) == 0 {
+		h.mu.RUnlock()
+		return
+	}
+	all := make([]*Conn, 0, len(h.slots[slot]))
+	for c := range h.slots[slot] {
+		all = append(all, c)
+	}
+	h.mu.RUnlock()
+	shared := h.newMark(h.complete())
+	for _, c := range all {
+		c.mu.Lock()
+		c.mark(shared, anyway)
+		c.unlock()
+	}
+}
+
+// complete is, for each log, the position up to which all its events were delivered.
 func (h *Hub) complete() []int64 {
 	positions := make([]int64, len(h.logs))
 	for i, owner := range h.logs {
-		positions[i] = h.options.Complete(owner)
+		positions[i] = h.views[owner].Complete()
 	}
 	return positions
 }
 
-// mark names the logs of positions.
-func (h *Hub) mark(positions []int64) Mark {
-	m := Mark{}
-	for log, owner := range h.logs {
-		m[owner] = positions[log]
+// reserve reports whether so many bytes of missed events may wait beside those that do.
+func (h *Hub) affords(bytes int) bool {
+	return h.missed.Load()+int64(bytes) <= int64(h.options.Missed)
+}
+
+// Connections lists all connections.
+func (h *Hub) connections() (all []*Conn) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, connections := range h.users {
+		all = append(all, connections...)
 	}
-	return m
+	return all
 }
 
 // Close ends all connections for a reason, and takes no more.
 func (h *Hub) Close(r Reason) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.closed = &r
-	for _, connections := range h.users {
-		for c := range connections {
-			c.Close(r)
-		}
+	h.mu.Unlock()
+	for _, c := range h.connections() {
+		c.Close(r)
 	}
 }

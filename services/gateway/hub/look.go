@@ -8,16 +8,16 @@ import (
 // Moment is a place among the events that a view has read, noted before an owner is asked.
 type Moment uint64
 
-// Now notes the present moment. It says false while the connection does not know its rooms of this owner's log:
+// Now notes the present moment. It returns false while the connection does not know its rooms of this owner's log:
 // looking comes after that.
 func (v *View) Now(c *Conn) (Moment, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	s := v.seats[c]
-	return Moment(v.recent.next()), s == nil || s.attached
+	s := &c.seats[v.index]
+	return Moment(v.recent.next()), s.gone || s.attached
 }
 
-// Looked is an owner's leave to look at a room.
+// Looked is an owner's permission to look at a room.
 type Looked struct {
 	Room     string
 	Asked    Moment   // before the owner was asked
@@ -27,25 +27,28 @@ type Looked struct {
 }
 
 // Look puts a connection into a room that it may look at, gives it what the room shows now and what was read since. It
-// says false when not all of that is kept any more: ask again.
+// returns false when not all of that is kept any more: ask again.
 func (v *View) Look(c *Conn, l Looked) bool {
+	for _, e := range l.Snapshot {
+		_, _ = e.Frame() // before the lock
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	s := v.seats[c]
-	if s == nil {
+	s := &c.seats[v.index]
+	if s.gone {
 		return true
 	}
-	_, inside := s.rooms[l.Room]
+	inside := v.in(s, l.Room) != nil
 	states, whole := v.recent.since(uint64(l.Asked))
 	events, reaches := v.recent.after(l.Position)
 	if !inside && (!whole || v.log >= 0 && !reaches) {
 		return false
 	}
 	m := v.join(s, l.Room, l.Position)
-	m.until = l.Until
+	v.lookUntil(m, l.Until)
 	for _, e := range l.Snapshot {
 		if e.state() {
-			m.note(e)
+			note(&m.newest, e)
 		}
 		c.give(e, -1)
 	}
@@ -60,34 +63,52 @@ func (v *View) Look(c *Conn, l Looked) bool {
 	return true
 }
 
-// elsewhere says whether a connection has an event already by another room that it is in.
+// elsewhere reports whether a connection has an event already by another room that it is in.
 func (v *View) elsewhere(s *seat, e *Event, room string) bool {
+	if v.log >= 0 && e.names(s.conn.User) && (e.state() || e.Position > s.floor) {
+		return true
+	}
 	for _, r := range e.Rooms {
-		if m := s.rooms[r]; r != room && m != nil && (e.state() || e.Position > m.floor) {
+		if m := v.in(s, r); r != room && m != nil && (e.state() || e.Position > m.floor) {
 			return true
 		}
 	}
 	return false
 }
 
+// lookUntil lets a connection look at a room until then.
+func (v *View) lookUntil(m *membership, until time.Time) {
+	m.until = until.UnixNano()
+	if !v.looking[m] {
+		v.looking[m] = true
+		m.seat.looking++
+	}
+}
+
 // Unlook ends looking at a room. Who is in it by the log stays.
 func (v *View) Unlook(c *Conn, room string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if s := v.seats[c]; s != nil {
-		v.unlook(s, room)
+	if m := v.in(&c.seats[v.index], room); m != nil {
+		v.unlook(m)
 	}
 }
 
-func (v *View) unlook(s *seat, room string) bool {
-	m := s.rooms[room]
-	if m == nil || m.until.IsZero() {
-		return false
+func (v *View) unlook(m *membership) {
+	if !v.looking[m] {
+		return
 	}
-	if m.until = (time.Time{}); !m.opened {
-		v.leave(s, room)
+	v.looksNoMore(m)
+	if !m.opened {
+		v.leave(m)
 	}
-	return true
+}
+
+func (v *View) looksNoMore(m *membership) {
+	if v.looking[m] {
+		delete(v.looking, m)
+		m.seat.looking--
+	}
 }
 
 // Looker is a connection that looks at a room.
@@ -100,13 +121,9 @@ type Looker struct {
 func (v *View) Lookers() []Looker {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	var all []Looker
-	for c, s := range v.seats {
-		for room, m := range s.rooms {
-			if !m.until.IsZero() {
-				all = append(all, Looker{c, room})
-			}
-		}
+	all := make([]Looker, 0, len(v.looking))
+	for m := range v.looking {
+		all = append(all, Looker{m.seat.conn, m.room.name})
 	}
 	return all
 }
@@ -115,38 +132,26 @@ func (v *View) Lookers() []Looker {
 func (v *View) Looking(c *Conn) int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	n := 0
-	if s := v.seats[c]; s != nil {
-		for _, m := range s.rooms {
-			if !m.until.IsZero() {
-				n++
-			}
-		}
-	}
-	return n
+	return c.seats[v.index].looking
 }
 
 // Renew lets a connection look on.
 func (v *View) Renew(l Looker, until time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if s := v.seats[l.Conn]; s != nil {
-		if m := s.rooms[l.Room]; m != nil && !m.until.IsZero() {
-			m.until = until
-		}
+	if m := v.in(&l.Conn.seats[v.index], l.Room); m != nil && v.looking[m] {
+		m.until = until.UnixNano()
 	}
 }
 
 // Expire ends the looking that was not renewed, and lists whose.
-func (v *View) Expire(now time.Time) []Looker {
+func (v *View) Expire(now time.Time) (ended []Looker) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	var ended []Looker
-	for c, s := range v.seats {
-		for room, m := range s.rooms {
-			if !m.until.IsZero() && m.until.Before(now) && v.unlook(s, room) {
-				ended = append(ended, Looker{c, room})
-			}
+	for m := range v.looking {
+		if m.until < now.UnixNano() {
+			ended = append(ended, Looker{m.seat.conn, m.room.name})
+			v.unlook(m)
 		}
 	}
 	return ended

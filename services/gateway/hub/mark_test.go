@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -12,7 +13,8 @@ import (
 
 func TestMark_ComesBackAsItWentAndNotMangled(t *testing.T) {
 	t.Parallel()
-	m := hub.Mark{"chat": 1 << 60, "feed": 0, "notification": 77}
+	m := hub.Mark{"chat": {Position: 1 << 60, Incarnation: hub.IncarnationOf("a")}, "feed": {},
+		"notification": {Position: 77, Partial: true}}
 	text := m.String()
 	require.Less(t, len(text), 100)
 	got, err := hub.ParseMark(text)
@@ -28,6 +30,9 @@ func TestMark_ComesBackAsItWentAndNotMangled(t *testing.T) {
 		_, err = hub.ParseMark(text[:i])
 		require.Error(t, err, i)
 	}
+	old, err := hub.ParseMark("AQRjaGF0BfKmrcc")
+	require.NoError(t, err, "a mark of the first version")
+	require.Equal(t, hub.Mark{"chat": {Position: 5}}, old)
 	for _, mangled := range []string{"", "A", text + "A", text + text, " " + text, strings.Repeat("A", 5000)} {
 		_, err := hub.ParseMark(mangled)
 		require.Error(t, err, mangled)
@@ -35,7 +40,8 @@ func TestMark_ComesBackAsItWentAndNotMangled(t *testing.T) {
 }
 
 func FuzzParseMark(f *testing.F) {
-	f.Add(hub.Mark{"chat": 5}.String())
+	f.Add(hub.Mark{"chat": {Position: 5}}.String())
+	f.Add("AQRjaGF0BfKmrcc")
 	f.Fuzz(func(t *testing.T, text string) {
 		if m, err := hub.ParseMark(text); err == nil {
 			again, err := hub.ParseMark(m.String())
@@ -54,16 +60,21 @@ func marks(t *testing.T, c *hub.Conn) (positions []int64) {
 		if f.At != "" {
 			m, err := hub.ParseMark(f.At)
 			require.NoError(t, err)
-			positions = append(positions, m["chat"])
+			positions = append(positions, m["chat"].Position)
 		}
 	}
 	return positions
 }
 
+func (w *world) complete(position int64) {
+	for _, owner := range w.chat.Catalog.Logs() {
+		w.hub.View(owner).SetComplete(position)
+	}
+}
+
 func TestMark_SaysWhatIsInTheQueueBeforeIt(t *testing.T) {
 	t.Parallel()
-	complete := int64(0)
-	w := newWorld(t, hub.Options{Complete: func(string) int64 { return complete }})
+	w := newWorld(t, hub.Options{})
 	c, err := w.hub.Add("bob")
 	require.NoError(t, err)
 	w.hub.Mark(true)
@@ -75,7 +86,7 @@ func TestMark_SaysWhatIsInTheQueueBeforeIt(t *testing.T) {
 
 	w.hub.Mark(true)
 	require.Empty(t, marks(t, c), "nothing is newer")
-	complete = 7
+	w.complete(7)
 	w.hub.Mark(false)
 	require.Empty(t, marks(t, c), "nothing was given")
 	w.hub.Mark(true)
@@ -86,30 +97,29 @@ func TestMark_SaysWhatIsInTheQueueBeforeIt(t *testing.T) {
 	w.deliver(e)
 	w.hub.Mark(false)
 	require.Empty(t, marks(t, c), "given at 9, which is not known to be all up to there")
-	complete = 8
+	w.complete(8)
 	w.hub.Mark(false)
-	complete = 12
+	w.complete(12)
 	w.hub.Mark(false)
 	w.hub.Mark(false)
 	require.Equal(t, []int64{8, 12}, marks(t, c), "until one covers what was given")
 
-	complete = 15
+	w.complete(15)
 	w.hub.Close(hub.Shutdown)
 	require.Equal(t, []int64{15}, marks(t, c), "before the end")
 }
 
 func TestMark_IsDroppedRatherThanAConnection(t *testing.T) {
 	t.Parallel()
-	complete := int64(0)
-	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 3},
-		Complete: func(string) int64 { complete++; return complete }})
+	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 3, Stall: time.Nanosecond}})
 	c := w.connect(t, "bob", nil, 0)
 	for _, owner := range w.chat.Catalog.Logs() {
 		require.True(t, w.hub.View(owner).Attach(c, nil, 0))
 	}
 	c.Take(10)
 	w.deliver(w.began(`["bob"]`))
-	for range 10 {
+	for n := range 10 {
+		w.complete(int64(n + 1))
 		w.hub.Mark(true)
 	}
 	w.deliver(w.said("1"), w.said("2"))

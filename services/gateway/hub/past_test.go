@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -189,7 +190,7 @@ func asOf(stays []hub.Stay, after, position int64) (known []hub.Stay) {
 
 func TestResume_WhatWasMissedDoesNotCountAsBeingSlow(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 10}})
+	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 10, Stall: time.Nanosecond}})
 	log := []envelope.Event{w.began(`["bob"]`)}
 	for n := range 100 {
 		log = append(log, w.said(fmt.Sprint(n)))

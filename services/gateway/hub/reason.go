@@ -20,6 +20,8 @@ var (
 	NoPong       = Reason{3002, "no answer to pings"}
 	TokenExpired = Reason{3003, "token expired, connect again with a new one"}
 	Lost         = Reason{3004, "connection lost"}
+	Internal     = Reason{3005, "internal error, connect again"}
+	Restored     = Reason{3006, "a log was restored, connect again"}
 
 	HandshakeTimeout   = Reason{3500, "no token, or no resume frame, within the time for it"}
 	Unauthorized       = Reason{3501, "token does not hold"}

@@ -1,5 +1,7 @@
 package hub
 
+import "slices"
+
 // recent keeps the newest events of one owner, bounded by what they cost, in the order in which they were read.
 type recent struct {
 	bound   int
@@ -55,6 +57,16 @@ func (r *recent) after(position int64) ([]*Event, bool) {
 	return redact(list), true
 }
 
+// clear forgets all, up to a position at least.
+func (r *recent) clear(position int64) {
+	r.gone = max(r.gone, position)
+	if n := len(r.entries); n > 0 {
+		r.gone = max(r.gone, r.entries[n-1].highest)
+	}
+	r.first = r.next()
+	r.entries, r.size = nil, 0
+}
+
 // since lists the state events numbered so or higher.
 func (r *recent) since(number uint64) ([]*Event, bool) {
 	if number < r.first {
@@ -71,6 +83,9 @@ func (r *recent) since(number uint64) ([]*Event, bool) {
 
 // redact empties what a later event of the list redacts.
 func redact(list []*Event) []*Event {
+	if !slices.ContainsFunc(list, func(e *Event) bool { return e.declared != nil && e.declared.Redacts }) {
+		return list
+	}
 	type subject struct{ stream, subject string }
 	emptied := map[subject]bool{}
 	for i := len(list) - 1; i >= 0; i-- {

@@ -2,7 +2,9 @@ package hub
 
 import (
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,82 +12,150 @@ import (
 // connection was told its rooms (its floor), and the recent events.
 //
 // One lock makes attaching and looking atomic against delivery: an event is either in the answer that a connection
-// started with, or is given to it afterwards, once.
+// started with, or is given to it afterwards, once. What takes long for a connection with many rooms is done in slices,
+// between which events are delivered: a seat gets nothing before it is attached.
 type View struct {
-	owner   string
-	log     int // its number; -1: the owner has none
-	metrics *Metrics
+	hub   *Hub
+	owner string
+	index int // of its seat in each connection
+	log   int // its number; -1: the owner has none
 
-	mu     sync.Mutex
-	seats  map[*Conn]*seat
-	rooms  map[string]map[*seat]*membership
-	recent recent
+	complete    atomic.Int64
+	incarnation atomic.Uint32 // of the log, as marks hold it
+
+	mu      sync.Mutex
+	number  uint64 // of deliveries
+	rooms   map[string]*room
+	looking map[*membership]bool
+	recent  recent
+	history string          // incarnation of the log
+	former  map[string]bool // incarnations that it had before
 }
 
-// seat is one connection's place in a view.
-type seat struct {
-	conn     *Conn
-	attached bool
-	floor    int64
-	rooms    map[string]*membership
-	last     *Event // applied last: an event in two rooms of a connection is given once
-	seen     int64  // the highest position given
+func newView(h *Hub, owner string, index, log, bound int) *View {
+	return &View{hub: h, owner: owner, index: index, log: log, rooms: map[string]*room{},
+		looking: map[*membership]bool{}, recent: recent{bound: bound}}
 }
 
-// membership is one connection in one room.
-type membership struct {
-	opened bool      // by the log, else only looked at
-	until  time.Time // when looking ends, unless renewed
-	floor  int64
-	newest map[string]int64 // of state: the newest version given, per stream
+// SetComplete notes that all events up to a position of the log were delivered.
+func (v *View) SetComplete(position int64) {
+	for {
+		old := v.complete.Load()
+		if position <= old || v.complete.CompareAndSwap(old, position) {
+			return
+		}
+	}
 }
 
-func newView(owner string, log, bound int, m *Metrics) *View {
-	return &View{owner: owner, log: log, metrics: m, seats: map[*Conn]*seat{},
-		rooms: map[string]map[*seat]*membership{}, recent: recent{bound: bound}}
+// Complete is the position up to which all events of the log were delivered, or lay before this gateway began.
+func (v *View) Complete() int64 { return v.complete.Load() }
+
+// SetIncarnation notes which incarnation of the log events are read of. When it changes, the log may have lost some that
+// clients were given: what is kept is forgotten, and all clients are told to connect again, with marks that say what
+// they have.
+func (v *View) SetIncarnation(incarnation string, position int64) {
+	v.mu.Lock()
+	if incarnation == "" || incarnation == v.history || v.former[incarnation] {
+		v.mu.Unlock()
+		return
+	}
+	restored := v.history != ""
+	if restored {
+		if v.former == nil {
+			v.former = map[string]bool{}
+		}
+		v.former[v.history] = true
+		v.recent.clear(position)
+	}
+	v.history = incarnation
+	v.mu.Unlock()
+	if restored {
+		for _, c := range v.hub.connections() {
+			c.Close(Restored)
+		}
+	}
+	v.incarnation.Store(IncarnationOf(incarnation))
 }
 
 // Deliver gives an event to every connection that is to get it, moves them in and out of the rooms that it opens and
-// closes, and says how many got it.
+// closes, and returns how many got it.
 func (v *View) Deliver(e *Event) int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.recent.add(e)
+	v.number++
+	var few [4]*room
+	rooms := v.roomsOf(e, few[:0])
 	n := 0
-	apply := func(room string) {
-		for s := range v.rooms[room] {
-			if s.last != e {
-				s.last = e
-				n += v.apply(e, s)
+	// First those whom it moves: nobody else is moved, so that the members stay as they are while they are gone through.
+	for _, m := range e.Opens {
+		n += v.applyTo(e, m.Users, rooms)
+	}
+	for _, m := range e.Closes {
+		n += v.applyTo(e, m.Users, rooms)
+	}
+	own := false
+	for _, name := range e.Rooms {
+		if user, ok := strings.CutPrefix(name, "user:"); ok {
+			own = true
+			for _, c := range v.hub.of(user) {
+				n += v.apply(e, &c.seats[v.index], rooms)
 			}
 		}
 	}
-	for _, m := range e.Opens {
-		for _, user := range m.Users {
-			apply("user:" + user)
+	for _, r := range rooms {
+		single := len(rooms) == 1 && !own
+		for _, m := range r.members {
+			switch s := m.seat; {
+			case !s.attached || s.last == v.number:
+			case single:
+				if m.takes(e) {
+					v.give(e, s)
+					n++
+				}
+			default:
+				n += v.apply(e, s, rooms)
+			}
 		}
 	}
-	for _, m := range e.Closes {
-		for _, user := range m.Users {
-			apply("user:" + user)
-		}
+	if n > 0 {
+		v.hub.options.Metrics.Deliveries.Add(float64(n))
 	}
-	for _, room := range e.Rooms {
-		apply(room)
-	}
-	v.metrics.Deliveries.Add(float64(n))
 	return n
 }
 
-// apply is what an event does to one connection; it says 1 when it was given.
-func (v *View) apply(e *Event, s *seat) int {
-	given := false
-	for _, room := range e.Rooms {
-		if m := s.rooms[room]; m != nil && m.takes(e) {
+// roomsOf lists those of an event's rooms that somebody is in, each once.
+func (v *View) roomsOf(e *Event, rooms []*room) []*room {
+	for _, name := range e.Rooms {
+		if r := v.rooms[name]; r != nil && !slices.Contains(rooms, r) {
+			rooms = append(rooms, r)
+		}
+	}
+	return rooms
+}
+
+func (v *View) applyTo(e *Event, users []string, rooms []*room) (n int) {
+	for _, user := range users {
+		for _, c := range v.hub.of(user) {
+			n += v.apply(e, &c.seats[v.index], rooms)
+		}
+	}
+	return n
+}
+
+// apply does to one connection what an event does, once; it returns 1 when the event was given.
+func (v *View) apply(e *Event, s *seat, rooms []*room) int {
+	if !s.attached || s.last == v.number {
+		return 0
+	}
+	s.last = v.number
+	given := v.log >= 0 && e.names(s.conn.User) && s.takes(e)
+	for _, r := range rooms {
+		if m := s.rooms.get(r); m != nil && m.takes(e) {
 			given = true
 		}
 	}
-	if s.attached && !e.state() && e.Position > s.floor {
+	if !e.state() && e.Position > s.floor {
 		for _, o := range e.Opens {
 			if slices.Contains(o.Users, s.conn.User) {
 				v.join(s, o.Room, e.Position).opened = true
@@ -94,7 +164,9 @@ func (v *View) apply(e *Event, s *seat) int {
 		}
 		for _, c := range e.Closes {
 			if slices.Contains(c.Users, s.conn.User) {
-				v.leave(s, c.Room)
+				if m := v.in(s, c.Room); m != nil {
+					v.leave(m)
+				}
 				given = true
 			}
 		}
@@ -102,44 +174,30 @@ func (v *View) apply(e *Event, s *seat) int {
 	if !given {
 		return 0
 	}
-	if !e.state() {
-		s.seen = max(s.seen, e.Position)
-	}
-	s.conn.give(e, v.log)
+	v.give(e, s)
 	return 1
 }
 
-// Seen is the highest position of the log that a connection was given: whoever asks next has to find that there.
-func (v *View) Seen(c *Conn) int64 {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if s := v.seats[c]; s != nil {
-		return s.seen
+func (v *View) give(e *Event, s *seat) {
+	if !e.state() && e.Position > s.seen.Load() {
+		s.seen.Store(e.Position)
 	}
-	return 0
+	s.conn.give(e, v.log)
 }
 
-// takes says whether an event is new to the one in the room.
-func (m *membership) takes(e *Event) bool {
+// takes reports whether an event in the user's own room is new to the connection.
+func (s *seat) takes(e *Event) bool {
 	if !e.state() {
-		return e.Position > m.floor
+		return e.Position > s.floor
 	}
-	if e.Version <= m.newest[e.Stream] {
-		return false
-	}
-	m.note(e)
-	return true
+	return note(&s.newest, e)
 }
 
-func (m *membership) note(e *Event) {
-	if m.newest == nil {
-		m.newest = map[string]int64{}
-	}
-	m.newest[e.Stream] = max(m.newest[e.Stream], e.Version)
-}
+// Seen is the highest position of the log that a connection was given: whoever asks next has to find that there.
+func (v *View) Seen(c *Conn) int64 { return c.seats[v.index].seen.Load() }
 
-// Attach puts a connection into the rooms of its user as the owner told them as of a position, gives it what was read
-// above that, and goes on from there. It says false when this gateway no longer keeps all of that: ask again.
+// Attach puts a connection into the rooms that the owner answered for its user as of a position, gives it what was read
+// above that, and goes on from there. It returns false when this gateway no longer keeps all of that: ask again.
 func (v *View) Attach(c *Conn, rooms []string, position int64) bool {
 	return v.Resume(c, Return{Rooms: rooms, Position: position})
 }
@@ -154,12 +212,63 @@ type Return struct {
 	TooFar   []string // rooms of which it was not given what it missed
 }
 
+// slice is how many rooms of one connection are joined or left before events are delivered again.
+const slice = 256
+
 // Resume is Attach for a connection that was away: it is given what it missed first.
 func (v *View) Resume(c *Conn, r Return) bool {
+	s := &c.seats[v.index]
+	missed := 0
+	for _, e := range r.Missed {
+		text, _ := e.Frame() // before the lock
+		missed += len(text)
+	}
+	if missed > 0 && !v.hub.affords(missed) {
+		r.Missed, r.TooFar = nil, Everything(c.User, slices.Concat(r.Rooms, r.Looked))
+	}
+	if !v.joinAll(s, r) {
+		return true
+	}
+	if v.attach(s, r) {
+		return true
+	}
+	v.leaveAll(s)
+	return false
+}
+
+// Everything lists all rooms of somebody: of a log of which it is not known what they have, nothing is recovered.
+func Everything(user string, rooms []string) []string {
+	return append([]string{"user:" + user}, rooms...)
+}
+
+// joinAll puts a seat into its rooms before it is attached. It returns false when the seat is attached, or gone.
+func (v *View) joinAll(s *seat, r Return) bool {
+	names := slices.Concat(r.Rooms, r.Looked)
+	for from := 0; ; from += slice {
+		v.mu.Lock()
+		if s.attached || s.gone {
+			v.mu.Unlock()
+			return false
+		}
+		to := min(from+slice, len(names))
+		for i := from; i < to; i++ {
+			if m := v.join(s, names[i], r.Position); i < len(r.Rooms) {
+				m.opened = true
+			} else {
+				v.lookUntil(m, r.Until)
+			}
+		}
+		v.mu.Unlock()
+		if to == len(names) {
+			return true
+		}
+	}
+}
+
+func (v *View) attach(s *seat, r Return) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	s := v.seats[c]
-	if s == nil || s.attached {
+	if s.gone {
 		return true
 	}
 	newer, whole := v.recent.after(r.Position)
@@ -167,23 +276,44 @@ func (v *View) Resume(c *Conn, r Return) bool {
 		return false
 	}
 	s.attached, s.floor = true, r.Position
-	v.join(s, "user:"+c.User, r.Position).opened = true
-	for _, room := range r.Rooms {
-		v.join(s, room, r.Position).opened = true
-	}
-	for _, room := range r.Looked {
-		v.join(s, room, r.Position).until = r.Until
-	}
+	c := s.conn
 	if n := len(r.Missed); n > 0 {
-		c.catchUp(r.Missed, v.log)
-		s.seen = r.Missed[n-1].Position
-		v.metrics.Deliveries.Add(float64(n))
+		c.catchUp(r.Missed, v.log, len(r.TooFar) > 0)
+		s.seen.Store(r.Missed[n-1].Position)
+		v.hub.options.Metrics.Deliveries.Add(float64(n))
 	}
+	var few [4]*room
 	for _, e := range newer {
-		v.apply(e, s)
+		v.number++
+		v.apply(e, s, v.roomsOf(e, few[:0]))
 	}
 	c.attached(v.log, r.Position, r.TooFar)
 	return true
+}
+
+// leaveAll takes a seat out of all rooms.
+func (v *View) leaveAll(s *seat) {
+	for more := true; more; {
+		v.mu.Lock()
+		for range slice {
+			m := s.rooms.any()
+			if m == nil {
+				more = false
+				break
+			}
+			v.leave(m)
+		}
+		v.mu.Unlock()
+	}
+}
+
+// exit takes a connection out of the view.
+func (v *View) exit(c *Conn) {
+	s := &c.seats[v.index]
+	v.mu.Lock()
+	s.attached, s.gone = false, true
+	v.mu.Unlock()
+	v.leaveAll(s)
 }
 
 // Begin notes that the fan-out begins above a position: nothing up to there is delivered.
@@ -200,50 +330,9 @@ func (v *View) Reach() int64 {
 	return v.recent.gone
 }
 
-// Recent lists what was delivered of the log above a position; it says false when not all of that is kept.
+// Recent lists what was delivered of the log above a position; it returns false when not all of that is kept.
 func (v *View) Recent(after int64) ([]*Event, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.recent.after(after)
-}
-
-// join keeps the floor of one who is in already.
-func (v *View) join(s *seat, room string, floor int64) *membership {
-	if m := s.rooms[room]; m != nil {
-		return m
-	}
-	m := &membership{floor: floor}
-	s.rooms[room] = m
-	if v.rooms[room] == nil {
-		v.rooms[room] = map[*seat]*membership{}
-	}
-	v.rooms[room][s] = m
-	return m
-}
-
-func (v *View) leave(s *seat, room string) {
-	delete(s.rooms, room)
-	delete(v.rooms[room], s)
-	if len(v.rooms[room]) == 0 {
-		delete(v.rooms, room)
-	}
-}
-
-func (v *View) enter(c *Conn) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.seats[c] = &seat{conn: c, attached: v.log < 0, rooms: map[string]*membership{}}
-}
-
-func (v *View) exit(c *Conn) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	s := v.seats[c]
-	if s == nil {
-		return
-	}
-	for room := range s.rooms {
-		v.leave(s, room)
-	}
-	delete(v.seats, c)
 }

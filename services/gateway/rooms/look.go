@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,72 +15,73 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// look asks for leave for everyone who wants to look. Who could not be answered waits on.
-func (a *asker) look(ctx context.Context) error {
-	for {
-		a.mu.Lock()
-		n := min(most, len(a.looking))
-		batch := a.looking[:n:n]
-		a.looking = a.looking[n:]
-		a.mu.Unlock()
-		if n == 0 {
-			return nil
-		}
-		again, err := a.lookAll(ctx, batch)
-		if len(again) > 0 {
-			a.want(func() { a.looking = append(again, a.looking...) })
-		}
-		if err != nil {
-			return err
-		}
-		if len(again) > 0 && len(again) == n {
-			return fmt.Errorf("look at rooms of %s: %d connections are not attached yet", a.owner, n)
-		}
-	}
-}
-
-func (a *asker) lookAll(ctx context.Context, batch []*look) (again []*look, err error) {
+// look asks for permission for everyone who wants to look.
+func (a *asker) look(ctx context.Context, batch []*look) (again []*look, err error) {
 	var asking []*look
 	var moments []hub.Moment
 	request := &meshv1.LookRequest{}
 	for _, l := range batch {
-		if ended(l.conn) {
-			a.settled(l)
-			continue
-		}
 		moment, attached := a.view.Now(l.conn)
 		if !attached {
-			again = append(again, l)
+			a.wait(l)
 			continue
 		}
 		asking, moments = append(asking, l), append(moments, moment)
 		request.Lookers = append(request.Lookers, &meshv1.Looker{User: l.conn.User, Room: l.room, Snapshot: true})
 	}
 	if len(asking) == 0 {
-		return again, nil
+		return nil, nil
 	}
 	answer, err := a.ask(ctx, request)
 	if err != nil {
-		return batch, err
+		return nil, err
 	}
 	for i, l := range asking {
-		if !answer.Looked[i].Allowed {
-			a.settled(l)
-			l.answer(true)
-			continue
-		}
-		looked := hub.Looked{Room: l.room, Asked: moments[i], Position: answer.Position,
-			Snapshot: a.events(answer.Looked[i].Snapshot), Until: time.Now().Add(a.options.Lease)}
-		if !a.view.Look(l.conn, looked) {
-			again = append(again, l)
-			continue
-		}
-		if a.settled(l) {
-			a.view.Unlook(l.conn, l.room)
-		}
-		l.answer(false)
+		a.guard(l.conn, func() {
+			if !a.looked(l, moments[i], answer.Looked[i], answer.Position) {
+				again = append(again, l)
+			}
+		})
 	}
 	return again, nil
+}
+
+// looked does what the owner answers to one look. It returns false when the owner has to be asked again.
+func (a *asker) looked(l *look, asked hub.Moment, answer *meshv1.Looked, position int64) bool {
+	if !answer.Allowed {
+		a.settled(l)
+		l.answer(true)
+		return true
+	}
+	if !a.view.Look(l.conn, hub.Looked{Room: l.room, Asked: asked, Position: position,
+		Snapshot: a.events(answer.Snapshot), Until: time.Now().Add(a.options.Lease)}) {
+		return false
+	}
+	if a.settled(l) {
+		a.view.Unlook(l.conn, l.room)
+	}
+	l.answer(false)
+	return true
+}
+
+// lookEnded reports whether a look needs no answer any more.
+func (a *asker) lookEnded(l *look) bool {
+	if !ended(l.conn) {
+		return false
+	}
+	a.settled(l)
+	return true
+}
+
+// lookFailed lets a look that could not be asked for, alone, wait before it is asked for again.
+func (a *asker) lookFailed(l *look, err error) {
+	if errors.Is(err, errPanic) {
+		a.settled(l)
+		l.conn.Close(hub.Internal)
+		return
+	}
+	l.failures++
+	time.AfterFunc(pauseAfter(l.failures), func() { a.looking.add(l) })
 }
 
 func (a *asker) ask(ctx context.Context, request *meshv1.LookRequest) (*meshv1.LookResponse, error) {
@@ -87,10 +89,10 @@ func (a *asker) ask(ctx context.Context, request *meshv1.LookRequest) (*meshv1.L
 	defer cancel()
 	response, err := a.client.Look(ctx, connect.NewRequest(request))
 	if err != nil {
-		return nil, fmt.Errorf("ask %s for leave to look at %d rooms: %w", a.owner, len(request.Lookers), err)
+		return nil, fmt.Errorf("ask %s for permission to look at %d rooms: %w", a.owner, len(request.Lookers), err)
 	}
 	if len(response.Msg.Looked) != len(request.Lookers) {
-		return nil, fmt.Errorf("ask %s for leave to look: %d answers to %d questions", a.owner,
+		return nil, fmt.Errorf("ask %s for permission to look: %d answers to %d questions", a.owner,
 			len(response.Msg.Looked), len(request.Lookers))
 	}
 	return response.Msg, nil
@@ -109,13 +111,14 @@ func (a *asker) events(records []*meshv1.Record) (events []*hub.Event) {
 	return events
 }
 
-// renew asks again, by the half lease, for everyone who looks; who is refused, or not answered in time, looks no more
-// and is told so.
-func (a *asker) renew(ctx context.Context) error {
+// renew asks again, at half of the lease, for everyone who looks. Who is refused, or not answered in time, looks no more,
+// and is sent that.
+func (a *asker) renew(ctx context.Context) {
 	for sleep(ctx, a.options.Lease/2) {
+		a.forget()
 		all := a.view.Lookers()
 		for len(all) > 0 {
-			n := min(most, len(all))
+			n := min(maxCall, len(all))
 			if err := a.renewAll(ctx, all[:n]); err != nil && ctx.Err() == nil {
 				a.options.Log.Warn("rooms: looking is not renewed", "owner", a.owner, "error", err)
 			}
@@ -125,10 +128,14 @@ func (a *asker) renew(ctx context.Context) error {
 			l.Conn.Send(Unlooked(l.Room, refusal.Unavailable, "nobody answers for this room, look again"))
 		}
 	}
-	return nil
 }
 
-func (a *asker) renewAll(ctx context.Context, lookers []hub.Looker) error {
+func (a *asker) renewAll(ctx context.Context, lookers []hub.Looker) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errPanic, p)
+		}
+	}()
 	request := &meshv1.LookRequest{}
 	for _, l := range lookers {
 		request.Lookers = append(request.Lookers, &meshv1.Looker{User: l.Conn.User, Room: l.Room})

@@ -1,8 +1,8 @@
 package rooms
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -13,58 +13,22 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// mostResumed is how many who come back are asked for in one call.
-const mostResumed = 200
+// maxResumed is how many who come back are asked for in one call.
+const maxResumed = 200
 
-// resume attaches those who come back. The owner tells when they were in which rooms. What happened there comes from the
-// recent events where they reach back to the mark, and what those lack from the owner, in the same call.
-//
-// An answer may fail, or take too long, because of one of them. Whoever was in such a call goes behind all others, and
-// is asked for among half as many: what one of them needs costs the rest a few calls, and then nothing.
+// resume attaches those who come back. The owner answers when they were in which rooms. What happened there comes from
+// the recent events where they reach back to the mark, and what those lack from the owner, in the same call.
 func (a *asker) resume(ctx context.Context, batch []newcomer) (again []newcomer, err error) {
-	slices.SortStableFunc(batch, func(a, b newcomer) int { return cmp.Compare(b.most(), a.most()) })
-	for len(batch) > 0 {
-		n := together(batch)
-		answered, late, err := a.resumeSome(ctx, batch[:n])
-		again = append(again, late...)
-		if err != nil {
-			a.want(func() { a.attaching = append(a.attaching, halved(batch[:n])...) })
-			return append(again, batch[n:]...), err
-		}
-		batch = batch[answered:]
-	}
-	return again, nil
-}
-
-func (n newcomer) most() int { return cmp.Or(n.among, mostResumed) }
-
-// together is how many of a batch, from its beginning, are asked for in one call.
-func together(batch []newcomer) (n int) {
-	for n < len(batch) && n < batch[n].most() {
-		n++
-	}
-	return n
-}
-
-func halved(batch []newcomer) []newcomer {
-	batch = slices.Clone(batch)
-	for i := range batch {
-		batch[i].among = max(1, len(batch)/2)
-	}
-	return batch
-}
-
-// resumeSome says how many of a batch were answered, and who of those has to be asked for again.
-func (a *asker) resumeSome(ctx context.Context, batch []newcomer) (answered int, again []newcomer, err error) {
 	// First the number, then the events: all up to it are among them.
-	complete := a.options.Complete(a.owner)
+	complete := a.view.Complete()
 	reach := a.view.Reach()
 	recent, whole := a.recent(batch, reach)
 	request := &meshv1.ResumeRequest{Limit: int32(a.options.Missed.Events), Bytes: int64(a.options.Missed.Bytes)}
 	for _, n := range batch {
-		r := &meshv1.Resumer{User: n.conn.User, After: n.after, EventsAfter: n.after, Looks: n.looks}
-		if whole && n.after >= reach {
-			r.EventsAfter = max(n.after, complete)
+		after := n.had.Position
+		r := &meshv1.Resumer{User: n.conn.User, After: after, EventsAfter: after, Looks: n.looks}
+		if whole && after >= reach {
+			r.EventsAfter = max(after, complete)
 		}
 		request.Resumers = append(request.Resumers, r)
 	}
@@ -73,37 +37,75 @@ func (a *asker) resumeSome(ctx context.Context, batch []newcomer) (answered int,
 	a.options.Metrics.Calls.WithLabelValues(a.owner, "resume").Inc()
 	response, err := a.client.Resume(ctx, connect.NewRequest(request))
 	if err != nil {
-		return 0, nil, fmt.Errorf("ask %s what %d connections missed: %w", a.owner, len(batch), err)
+		return nil, fmt.Errorf("ask %s what %d connections missed: %w", a.owner, len(batch), err)
 	}
-	answers, position := response.Msg.Resumed, response.Msg.Position
+	answers := response.Msg.Resumed
 	if len(answers) == 0 || len(answers) > len(batch) {
-		return 0, nil, fmt.Errorf("ask %s what %d connections missed: %d answers", a.owner, len(batch), len(answers))
+		return nil, fmt.Errorf("ask %s what %d connections missed: %d answers", a.owner, len(batch), len(answers))
 	}
 	past := hub.NewPast(recent, a.events(response.Msg.Records))
 	for i, answer := range answers {
 		n := batch[i]
-		if !a.view.Resume(n.conn, a.back(n, answer, position, past)) {
+		attached := true
+		a.guard(n.conn, func() {
+			if attached = a.view.Resume(n.conn, a.back(n, answer, response.Msg, past)); attached {
+				a.attached(n.conn)
+				for _, room := range n.looks {
+					n.answer(room, !slices.Contains(answer.Looked, room))
+				}
+			}
+		})
+		if !attached {
 			again = append(again, n)
 			continue
 		}
-		for _, room := range n.looks {
-			n.answer(room, !slices.Contains(answer.Looked, room))
-		}
 		from := "log"
-		if whole && n.after >= reach {
+		if whole && n.had.Position >= reach {
 			from = "recent"
 		}
 		a.options.Metrics.Resumed.WithLabelValues(a.owner, from).Inc()
 	}
-	return len(answers), again, nil
+	return append(again, batch[len(answers):]...), nil
+}
+
+// maxFailures is how often one who comes back is asked for alone, before everything is too far for it.
+const maxFailures = 2
+
+// resumeFailed lets one whose return failed, alone, wait before it is asked for once more. After that it begins anew, and
+// fetches what it shows: so it gets on, and its user costs nobody else anything.
+func (a *asker) resumeFailed(n newcomer, err error) {
+	if errors.Is(err, errPanic) {
+		n.conn.Close(hub.Internal)
+		return
+	}
+	if n.failures++; n.failures < maxFailures {
+		time.AfterFunc(pauseAfter(n.failures), func() { a.alone().add(n) })
+		return
+	}
+	a.options.Log.Warn("rooms: what a user has missed cannot be read, everything is too far", "owner", a.owner,
+		"user", n.conn.User, "error", err)
+	a.mu.Lock()
+	a.suspects[n.conn.User] = time.Now().Add(suspectFor)
+	a.mu.Unlock()
+	n.marked, n.failures = false, 0
+	a.beginning.add(n)
+}
+
+// alone is the lane in which those who come back are asked for each alone.
+func (a *asker) alone() *lane[newcomer] {
+	l := a.resuming
+	for l.next != nil {
+		l = l.next
+	}
+	return l
 }
 
 // recent lists the recent events that those need to whose mark they reach back to.
 func (a *asker) recent(batch []newcomer, reach int64) ([]*hub.Event, bool) {
 	after := int64(-1)
 	for _, n := range batch {
-		if n.after >= reach && (after < 0 || n.after < after) {
-			after = n.after
+		if p := n.had.Position; p >= reach && (after < 0 || p < after) {
+			after = p
 		}
 	}
 	if after < 0 {
@@ -113,8 +115,8 @@ func (a *asker) recent(batch []newcomer, reach int64) ([]*hub.Event, bool) {
 }
 
 // back is what one connection comes back to.
-func (a *asker) back(n newcomer, answer *meshv1.Resumed, position int64, past *hub.Past) hub.Return {
-	r := hub.Return{Position: position, Looked: answer.Looked, Until: time.Now().Add(a.options.Lease)}
+func (a *asker) back(n newcomer, answer *meshv1.Resumed, response *meshv1.ResumeResponse, past *hub.Past) hub.Return {
+	r := hub.Return{Position: response.Position, Looked: answer.Looked, Until: time.Now().Add(a.options.Lease)}
 	var stays []hub.Stay
 	for _, room := range answer.Looked {
 		stays = append(stays, hub.Stay{Room: room})
@@ -125,11 +127,17 @@ func (a *asker) back(n newcomer, answer *meshv1.Resumed, position int64, past *h
 			r.Rooms = append(r.Rooms, s.Room)
 		}
 	}
-	if n.after > position {
+	everything := hub.Everything(n.conn.User, slices.Concat(r.Rooms, answer.Looked))
+	if n.had.Position > response.Position {
 		// The log has lost what this client has: it is not the one that the mark was made of.
-		r.TooFar = append(everything(n.conn.User, r.Rooms), answer.Looked...)
+		r.TooFar = everything
 		return r
 	}
-	r.Missed, r.TooFar = past.Missed(n.conn.User, n.after, position, stays, answer.TooFar, a.options.Missed)
+	r.Missed, r.TooFar = past.Missed(n.conn.User, n.had.Position, response.Position, stays, answer.TooFar,
+		a.options.Missed)
+	if n.had.Partial {
+		// Some of what it was told of before is left out as well, and it does not know of which rooms.
+		r.TooFar = everything
+	}
 	return r
 }

@@ -5,7 +5,6 @@ package rooms
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -28,9 +27,6 @@ type Options struct {
 	// Known is closed once the fan-out knows where it is in every partition of an owner's log. Only from then on does
 	// it have all that comes after an answer.
 	Known func(owner string) <-chan struct{}
-	// Complete says up to which position all events of an owner's log are among the hub's recent ones, as far as those
-	// reach back.
-	Complete func(owner string) int64
 	// Missed bounds what one who comes back is given: 1,000 events of a room and 4 MiB of each owner's log when 0.
 	Missed hub.Bounds
 	// Lease is how long looking lasts unless renewed, which is done at half of it; a minute when 0.
@@ -55,9 +51,6 @@ func New(o Options) *Rooms {
 	if o.Gather == 0 {
 		o.Gather = 2 * time.Millisecond
 	}
-	if o.Complete == nil {
-		o.Complete = func(string) int64 { return 0 }
-	}
 	if o.Missed.Events == 0 {
 		o.Missed.Events = 1000
 	}
@@ -69,8 +62,7 @@ func New(o Options) *Rooms {
 	}
 	r := &Rooms{options: o, asks: map[string]*asker{}}
 	for _, owner := range o.Catalog.Owners() {
-		r.asks[owner] = &asker{owner: owner, options: o, client: o.Owners[owner], view: o.Hub.View(owner),
-			logged: len(o.Catalog.LoggedTopics(owner)) > 0, wake: make(chan struct{}, 1), waiting: map[*hub.Conn][]*look{}}
+		r.asks[owner] = newAsker(owner, o)
 	}
 	return r
 }
@@ -80,7 +72,6 @@ func (r *Rooms) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, a := range r.asks {
 		g.Go(func() error { return a.run(ctx) })
-		g.Go(func() error { return a.renew(ctx) })
 	}
 	return g.Wait()
 }
@@ -103,6 +94,7 @@ func (r *Rooms) Resume(c *hub.Conn, mark hub.Mark, looked []string, answer func(
 			a.lookSoon(c, room, func(no bool) { answer(room, no) })
 		}
 	}
+	c.Returns(mark)
 	r.attach(newcomer{conn: c, returns: true, answer: answer}, mark, looks)
 	return unknown
 }
@@ -112,14 +104,14 @@ func (r *Rooms) attach(n newcomer, mark hub.Mark, looks map[*asker][]string) {
 		if !a.logged {
 			continue
 		}
-		n.after, n.marked = mark[a.owner]
+		n.had, n.marked = mark[a.owner]
 		n.looks = looks[a]
-		a.want(func() { a.attaching = append(a.attaching, n) })
+		a.attachSoon(n)
 	}
 }
 
-// Look asks for leave to look at rooms. Each answer is called with the code of a refusal, or nothing, for each room;
-// it must not wait.
+// Look asks whether a connection may look at a room. The answer must not wait. It returns false for a room that
+// nobody answers for.
 func (r *Rooms) Look(c *hub.Conn, room string, answer func(refused bool)) (known bool) {
 	a := r.asked(room)
 	if a == nil {
@@ -150,6 +142,18 @@ func (r *Rooms) Looking(c *hub.Conn) int {
 	return n
 }
 
+// Waiting counts the connections that wait for their rooms of an owner's log.
+func (r *Rooms) Waiting(owner string) (n int) {
+	for _, first := range []*lane[newcomer]{r.asks[owner].beginning, r.asks[owner].resuming} {
+		for l := first; l != nil; l = l.next {
+			l.mu.Lock()
+			n += len(l.waiting)
+			l.mu.Unlock()
+		}
+	}
+	return n
+}
+
 func (r *Rooms) asked(room string) *asker {
 	kind, id, _ := strings.Cut(room, ":")
 	owner, ok := r.options.Catalog.LookedAt(kind)
@@ -159,7 +163,8 @@ func (r *Rooms) asked(room string) *asker {
 	return r.asks[owner]
 }
 
-// asker asks one owner.
+// asker asks one owner. Those who begin, those who come back and those who look wait in lanes of their own, so that none
+// of them keeps the others waiting.
 type asker struct {
 	owner   string
 	options Options
@@ -167,49 +172,38 @@ type asker struct {
 	view    *hub.View
 	logged  bool
 
-	crowd bool // several attached in the last round
+	beginning *lane[newcomer]
+	resuming  *lane[newcomer]
+	looking   *lane[*look]
 
-	mu        sync.Mutex
-	attaching []newcomer
-	looking   []*look
-	waiting   map[*hub.Conn][]*look // those without an answer
-	wake      chan struct{}
+	mu      sync.Mutex
+	waiting map[*hub.Conn][]*look // those without an answer
+	early   map[*hub.Conn][]*look // of those, the ones of connections that do not know their rooms yet
+	// suspects are users whose return failed, alone and twice, until when they are not asked for again: everything is
+	// too far for them at once.
+	suspects map[string]time.Time
 }
 
 type look struct {
-	conn   *hub.Conn
-	room   string
-	answer func(refused bool)
-	over   bool // ended before it was answered; guarded by the asker
+	conn     *hub.Conn
+	room     string
+	answer   func(refused bool)
+	over     bool // ended before it was answered; guarded by the asker
+	failures int
 }
 
-func (a *asker) lookSoon(c *hub.Conn, room string, answer func(refused bool)) {
-	l := &look{conn: c, room: room, answer: answer}
-	a.want(func() {
-		a.looking = append(a.looking, l)
-		a.waiting[c] = append(a.waiting[c], l)
-	})
-}
-
-// settled forgets a look that needs no answer any more, and says whether it was ended meanwhile.
-func (a *asker) settled(l *look) (over bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.waiting[l.conn] = slices.DeleteFunc(a.waiting[l.conn], func(other *look) bool { return other == l })
-	if len(a.waiting[l.conn]) == 0 {
-		delete(a.waiting, l.conn)
-	}
-	return l.over
-}
-
-func (a *asker) want(add func()) {
-	a.mu.Lock()
-	add()
-	a.mu.Unlock()
-	select {
-	case a.wake <- struct{}{}:
-	default:
-	}
+func newAsker(owner string, o Options) *asker {
+	a := &asker{owner: owner, options: o, client: o.Owners[owner], view: o.Hub.View(owner),
+		logged: len(o.Catalog.LoggedTopics(owner)) > 0, waiting: map[*hub.Conn][]*look{},
+		early: map[*hub.Conn][]*look{}, suspects: map[string]time.Time{}}
+	gone := func(n newcomer) bool { return ended(n.conn) }
+	a.beginning = lanes(kind[newcomer]{name: owner + " rooms", calls: 2, ask: a.begin, ended: gone, failed: a.beginFailed,
+		gather: o.Gather, log: o.Log}, maxCall, 20, 1)
+	a.resuming = lanes(kind[newcomer]{name: owner + " resume", calls: 2, ask: a.resume, ended: gone,
+		failed: a.resumeFailed, gather: o.Gather, log: o.Log}, maxResumed, 8, 1)
+	a.looking = lanes(kind[*look]{name: owner + " look", calls: 2, ask: a.look, failed: a.lookFailed, gather: o.Gather,
+		ended: a.lookEnded, log: o.Log}, maxCall, 20, 1)
+	return a
 }
 
 func (a *asker) run(ctx context.Context) error {
@@ -220,45 +214,94 @@ func (a *asker) run(ctx context.Context) error {
 			return nil
 		}
 	}
-	const shortest, longest = 50 * time.Millisecond, 2 * time.Second
-	pause := shortest
-	for {
-		select {
-		case <-a.wake:
-		case <-ctx.Done():
-			return nil
-		}
-		// Where many came a moment ago more will follow; they are worth a longer wait.
-		if gather := a.options.Gather; !sleep(ctx, gather) || a.crowd && !sleep(ctx, 9*gather) {
-			return nil
-		}
-		err := a.attach(ctx)
-		err = errors.Join(err, a.look(ctx)) // who is attached need not wait for who cannot be
-		if err == nil {
-			pause = shortest
-			continue
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if pause == shortest {
-			a.options.Log.Warn("rooms: an owner does not answer, asking again", "owner", a.owner, "error", err)
-		}
-		if !sleep(ctx, pause) {
-			return nil
-		}
-		pause = min(2*pause, longest)
-		a.want(func() {})
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() { a.beginning.run(ctx) })
+	running.Go(func() { a.resuming.run(ctx) })
+	running.Go(func() { a.looking.run(ctx) })
+	a.renew(ctx)
+	return nil
+}
+
+// attachSoon lets a connection wait for its rooms.
+func (a *asker) attachSoon(n newcomer) {
+	if n.marked && a.suspect(n.conn.User) {
+		n.marked = false
+	}
+	if n.marked {
+		a.resuming.add(n)
+	} else {
+		a.beginning.add(n)
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
+// attached has those looks asked for that have waited until their connection knows its rooms.
+func (a *asker) attached(c *hub.Conn) {
+	a.mu.Lock()
+	looks := a.early[c]
+	delete(a.early, c)
+	a.mu.Unlock()
+	if len(looks) > 0 {
+		a.looking.add(looks...)
+	}
+}
+
+// wait keeps a look until its connection knows its rooms.
+func (a *asker) wait(l *look) {
+	a.mu.Lock()
+	a.early[l.conn] = append(a.early[l.conn], l)
+	a.mu.Unlock()
+	if _, attached := a.view.Now(l.conn); attached { // meanwhile
+		a.attached(l.conn)
+	}
+}
+
+// suspectFor is how long everything is too far at once for a user whose return has failed.
+const suspectFor = 5 * time.Minute
+
+func (a *asker) suspect(user string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	until, known := a.suspects[user]
+	if known && time.Now().After(until) {
+		delete(a.suspects, user)
 		return false
+	}
+	return known
+}
+
+func (a *asker) lookSoon(c *hub.Conn, room string, answer func(refused bool)) {
+	l := &look{conn: c, room: room, answer: answer}
+	a.mu.Lock()
+	a.waiting[c] = append(a.waiting[c], l)
+	a.mu.Unlock()
+	a.looking.add(l)
+}
+
+// settled forgets a look that needs no answer any more, and reports whether it was ended meanwhile.
+func (a *asker) settled(l *look) (over bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.waiting[l.conn] = slices.DeleteFunc(a.waiting[l.conn], func(other *look) bool { return other == l })
+	if len(a.waiting[l.conn]) == 0 {
+		delete(a.waiting, l.conn)
+	}
+	return l.over
+}
+
+// forget drops what is kept of connections that have ended, and of users who are no longer suspected.
+func (a *asker) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for c := range a.early {
+		if ended(c) {
+			delete(a.early, c)
+			delete(a.waiting, c)
+		}
+	}
+	for user, until := range a.suspects {
+		if time.Now().After(until) {
+			delete(a.suspects, user)
+		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,8 +26,6 @@ type world struct {
 	owners  map[string]*fake.Owner
 	known   chan struct{}
 	metrics *rooms.Metrics
-
-	complete atomic.Int64 // position up to which all of the chat's log was delivered
 }
 
 func begin(t *testing.T, lease time.Duration, missed ...hub.Bounds) *world {
@@ -46,13 +43,8 @@ func begin(t *testing.T, lease time.Duration, missed ...hub.Bounds) *world {
 		clients[name] = meshv1connect.NewOwnerServiceClient(server.Client(), server.URL)
 	}
 	w.rooms = rooms.New(rooms.Options{Catalog: c, Hub: w.hub, Owners: clients, Lease: lease, Metrics: w.metrics,
-		Missed: append(missed, hub.Bounds{})[0], Complete: func(owner string) int64 {
-			if owner == "chat" {
-				return w.complete.Load()
-			}
-			return 0
-		},
-		Known: func(string) <-chan struct{} { return w.known }, Log: slog.New(slog.DiscardHandler)})
+		Missed: append(missed, hub.Bounds{})[0],
+		Known:  func(string) <-chan struct{} { return w.known }, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = w.rooms.Run(ctx) }()

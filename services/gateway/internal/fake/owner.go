@@ -41,6 +41,10 @@ type Owner struct {
 	asked     int
 	resumed   int
 	failing   string // no Resume that this user is in succeeds
+	slow      time.Duration
+	hanging   string // calls of Resume that this user is in are held
+	held      chan struct{}
+	release   chan struct{}
 	bounds    string // of the last Resume
 	reports   []*meshv1.ReportRequest
 	again     bool
@@ -56,7 +60,8 @@ type place struct {
 // NewOwner makes one with an empty log.
 func NewOwner(c *catalog.Catalog, name string) *Owner {
 	return &Owner{Name: name, Catalog: c, versions: map[string]int64{}, before: map[place]int64{}, spoiled: map[int64]bool{},
-		rooms: map[string]map[string]bool{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{}}
+		rooms: map[string]map[string]bool{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{},
+		held: make(chan struct{}, 100), release: make(chan struct{})}
 }
 
 // Handler serves the log and, for the keeper of connections, takes reports.
@@ -203,6 +208,29 @@ func (o *Owner) FailFor(user string) {
 	o.failing = user
 }
 
+// Slow lets every call of Rooms and Look take so long.
+func (o *Owner) Slow(d time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.slow = d
+}
+
+// HangFor holds every call of Resume that one user is in, until they are released; from then on those fail.
+func (o *Owner) HangFor(user string) (release func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.hanging = user
+	return func() {
+		o.mu.Lock()
+		o.failing, o.hanging = user, ""
+		o.mu.Unlock()
+		close(o.release)
+	}
+}
+
+// Hanging gets a value for each call that is held.
+func (o *Owner) Hanging() <-chan struct{} { return o.held }
+
 // Refused counts the calls while it was away.
 func (o *Owner) Refused() int {
 	o.mu.Lock()
@@ -222,6 +250,13 @@ func (o *Owner) AskAgain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.again = true
+}
+
+func (o *Owner) pause() {
+	o.mu.Lock()
+	d := o.slow
+	o.mu.Unlock()
+	time.Sleep(d)
 }
 
 func (o *Owner) here() error {
@@ -268,6 +303,7 @@ func (o *Owner) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogRequ
 // Rooms tells the rooms of users.
 func (o *Owner) Rooms(_ context.Context, r *connect.Request[meshv1.RoomsRequest]) (
 	*connect.Response[meshv1.RoomsResponse], error) {
+	o.pause()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err := o.here(); err != nil {
@@ -288,6 +324,7 @@ func (o *Owner) Rooms(_ context.Context, r *connect.Request[meshv1.RoomsRequest]
 // Look tells whether users may look at rooms.
 func (o *Owner) Look(_ context.Context, r *connect.Request[meshv1.LookRequest]) (
 	*connect.Response[meshv1.LookResponse], error) {
+	o.pause()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err := o.here(); err != nil {

@@ -14,8 +14,11 @@ import (
 )
 
 // Resume tells what users have missed. What has been deleted since comes as it was: gateways redact what they kept.
-func (o *Owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeRequest]) (
+func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (
 	*connect.Response[meshv1.ResumeResponse], error) {
+	if err := o.hang(ctx, r.Msg); err != nil {
+		return nil, err
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err := o.here(); err != nil {
@@ -62,6 +65,22 @@ func (o *Owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeReques
 		}
 	}
 	return connect.NewResponse(answer), nil
+}
+
+func (o *Owner) hang(ctx context.Context, r *meshv1.ResumeRequest) error {
+	o.mu.Lock()
+	user := o.hanging
+	o.mu.Unlock()
+	if user == "" || !slices.ContainsFunc(r.Resumers, func(one *meshv1.Resumer) bool { return one.User == user }) {
+		return nil
+	}
+	o.held <- struct{}{}
+	select {
+	case <-o.release:
+		return nil
+	case <-ctx.Done():
+		return connect.NewError(connect.CodeDeadlineExceeded, ctx.Err())
+	}
 }
 
 func within(stays []*meshv1.Stay, user, room string, position int64) bool {

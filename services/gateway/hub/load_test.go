@@ -1,0 +1,360 @@
+package hub_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+)
+
+// A user with very many rooms comes and goes while others get their events: no delivery may wait for all of those rooms.
+func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
+	if testing.Short() {
+		t.Skip("100,000 rooms")
+	}
+	w := newWorld(t, hub.Options{})
+	w.deliver(w.began(`["bob"]`))
+	bob := w.connect(t, "bob", []string{"conversation:g"}, 1)
+	rooms := make([]string, 100_000)
+	for n := range rooms {
+		rooms[n] = fmt.Sprint("conversation:", n)
+	}
+	const rounds = 3
+	delivered := 0 // while she comes and goes
+	for range rounds {
+		eve, err := w.hub.Add("eve")
+		require.NoError(t, err)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			w.view.Attach(eve, rooms, 1)
+			w.hub.Remove(eve)
+		}()
+		for busy := true; busy; {
+			select {
+			case <-done:
+				busy = false
+			default:
+				w.deliver(w.said("live"))
+				require.Equal(t, []string{"live"}, seen(t, bob))
+				delivered++
+			}
+		}
+	}
+	require.Greater(t, delivered, 50*rounds, "with one lock for all rooms there would be four or five in a round")
+}
+
+func TestResume_EventsOfTheTimeBetweenTheSlicesAreGivenOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	w.deliver(w.began(`["alice","bob"]`))
+	rooms := []string{"conversation:g"}
+	for n := range 5000 {
+		rooms = append(rooms, fmt.Sprint("conversation:", n))
+	}
+	for range 20 {
+		bob, err := w.hub.Add("bob")
+		require.NoError(t, err)
+		position := int64(len(w.chat.Log()))
+		attached := make(chan bool)
+		go func() { attached <- w.view.Attach(bob, rooms, position) }()
+		var want []string
+		for n := range 50 {
+			want = append(want, fmt.Sprint(n))
+			w.deliver(w.said(fmt.Sprint(n)))
+		}
+		require.True(t, <-attached)
+		require.Equal(t, want, seen(t, bob))
+		w.hub.Remove(bob)
+	}
+}
+
+// sized are missed events of about so many bytes each.
+func (w *world) sized(n, bytes int) []*hub.Event {
+	var events []*hub.Event
+	for i := range n {
+		e := w.chat.Append("alice", "chat.message_sent",
+			fmt.Sprintf(`{"conversation_id":"g","message_id":"m%d","body":%q}`, i, strings.Repeat("x", bytes)))
+		events = append(events, w.event(e))
+	}
+	return events
+}
+
+// comeBack adds a connection of bob that has everything up to a position.
+func (w *world) comeBack(t *testing.T, mark hub.Mark) *hub.Conn {
+	t.Helper()
+	c, err := w.hub.Add("bob")
+	require.NoError(t, err)
+	c.Greet(func(tooFar []string) []byte { return fmt.Appendf(nil, `{"too_far":%q}`, fmt.Sprint(tooFar)) })
+	c.Returns(mark)
+	return c
+}
+
+func TestResume_BeyondTheBudgetOfTheGatewayIsTooFar(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{Missed: 100_000})
+	missed := w.sized(40, 1000)
+	back := hub.Return{Rooms: []string{"conversation:g"}, Position: 40, Missed: missed}
+	first, second := w.comeBack(t, hub.Mark{"chat": {}}), w.comeBack(t, hub.Mark{"chat": {}})
+	third := w.comeBack(t, hub.Mark{"chat": {}})
+	for _, c := range []*hub.Conn{first, second, third} {
+		require.True(t, w.view.Resume(c, back))
+		for _, owner := range w.chat.Catalog.Logs() {
+			require.True(t, w.hub.View(owner).Attach(c, nil, 0))
+		}
+	}
+	require.Len(t, first.Take(100), 42)
+	require.Len(t, second.Take(1), 1)
+	frames := third.Take(100)
+	require.Len(t, frames, 2)
+	require.Contains(t, string(frames[0]), "[conversation:g user:bob]")
+
+	w.hub.Remove(second) // and what it has not taken is free again
+	fourth := w.comeBack(t, hub.Mark{"chat": {}})
+	require.True(t, w.view.Resume(fourth, back))
+	require.Len(t, fourth.Take(100), 40)
+}
+
+// A client on a slow link is cut off again and again before it has everything. Each time it goes on from the last mark.
+func TestResume_ACutOffClientGoesOnFromTheLastMark(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	events := w.sized(900, 4000)
+	mark := hub.Mark{"chat": {}, "feed": {Position: 3}, "notification": {Position: 4}}
+	var got []int64
+	for tries := 0; mark["chat"].Position < 900; tries++ {
+		require.Less(t, tries, 50, "no progress from %v", mark)
+		after := mark["chat"].Position
+		c := w.comeBack(t, mark)
+		require.True(t, w.view.Resume(c, hub.Return{Rooms: []string{"conversation:g"}, Position: 900, Missed: events[after:]}))
+		left := 300 << 10 // that get through before the link is cut
+		var unmarked []int64
+		for left > 0 {
+			frames, _ := c.Next(nil, 16<<10)
+			if len(frames) == 0 {
+				got, unmarked = append(got, unmarked...), nil // all of it, and a mark follows at the end
+				mark["chat"] = hub.Point{Position: 900}
+				break
+			}
+			for _, text := range frames {
+				if left -= len(text); left <= 0 {
+					break
+				}
+				var f struct {
+					At   string
+					Data struct {
+						ID string `json:"message_id"`
+					}
+				}
+				require.NoError(t, json.Unmarshal(text, &f))
+				if f.At == "" {
+					var n int64
+					_, err := fmt.Sscanf(f.Data.ID, "m%d", &n)
+					require.NoError(t, err)
+					unmarked = append(unmarked, n)
+					continue
+				}
+				var err error
+				mark, err = hub.ParseMark(f.At)
+				require.NoError(t, err)
+				require.Equal(t, f.At, c.Written())
+				require.EqualValues(t, 3, mark["feed"].Position, "what it has of the others stays")
+				require.Equal(t, unmarked[len(unmarked)-1]+1, mark["chat"].Position)
+				got, unmarked = append(got, unmarked...), nil
+			}
+		}
+		w.hub.Remove(c)
+	}
+	want := make([]int64, 900)
+	for n := range want {
+		want[n] = int64(n)
+	}
+	require.Equal(t, want, got)
+}
+
+// Who is cut off before the reply does not know yet of which rooms something was left out.
+func TestResume_AMarkSaysThatSomethingWasLeftOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	c := w.comeBack(t, hub.Mark{"chat": {}})
+	require.True(t, w.view.Resume(c, hub.Return{Rooms: []string{"conversation:g", "conversation:h"}, Position: 100,
+		Missed: w.sized(100, 4000), TooFar: []string{"conversation:h"}}))
+	var partial []bool
+	for _, text := range c.Take(1000) {
+		var f struct{ At string }
+		require.NoError(t, json.Unmarshal(text, &f))
+		if f.At != "" {
+			m, err := hub.ParseMark(f.At)
+			require.NoError(t, err)
+			require.NotContains(t, m, "feed", "of which it has nothing")
+			partial = append(partial, m["chat"].Partial)
+		}
+	}
+	require.Equal(t, []bool{true}, partial)
+	for _, owner := range w.chat.Catalog.Logs() {
+		w.hub.View(owner).Attach(c, nil, 0)
+	}
+	frames := c.Take(10)
+	require.Contains(t, string(frames[0]), "[conversation:h]")
+	require.NotContains(t, string(frames[1]), "partial")
+}
+
+func TestReply_DoesNotCountAgainstTheQueue(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{Limits: hub.Limits{Bytes: 5000}})
+	c := w.connect(t, "bob", nil, 0)
+	w.deliver(w.began(`["bob"]`))
+	free := 0
+	for range 5 {
+		c.Reply([]byte(strings.Repeat("x", 4000)), func() { free++ })
+	}
+	w.deliver(w.said("one"))
+	_, ended := c.Reason()
+	require.False(t, ended, "its own answers cut nobody off")
+	require.Zero(t, free)
+	require.Len(t, c.Take(3), 3)
+	require.Equal(t, 2, free, "a slot is free when the answer is written")
+	c.Close(hub.Lost)
+	require.Equal(t, 5, free)
+	c.Reply(nil, func() { free++ })
+	require.Equal(t, 6, free)
+}
+
+func TestQueue_OneThatIsTakenFromMayBeLonger(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 10, Stall: time.Hour}})
+	c := w.connect(t, "bob", nil, 0)
+	w.deliver(w.began(`["bob"]`))
+	require.Len(t, c.Take(1), 1) // a slow link takes some
+	var want []string
+	for n := range 50 {
+		want = append(want, fmt.Sprint(n))
+		w.deliver(w.said(want[n]))
+	}
+	require.Equal(t, want, seen(t, c))
+	for range 100 {
+		w.deliver(w.said("more"))
+	}
+	reason, _ := c.Reason()
+	require.Equal(t, hub.Slow, reason, "within a bound")
+}
+
+// A flush is started when something waits and none runs; it ends when nothing waits.
+func TestBind_FlushesOnDemand(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	c := w.connect(t, "bob", nil, 0)
+	taken, ends := make(chan string, 1000), make(chan hub.Reason, 2)
+	reasons := make(chan *hub.Reason, 2)
+	c.Bind(func() {
+		for {
+			frames, reason := c.Next(nil, 64)
+			if len(frames) == 0 {
+				if reason != nil {
+					reasons <- reason
+				}
+				return
+			}
+			for _, f := range frames {
+				taken <- string(f)
+			}
+		}
+	}, func(r hub.Reason) { ends <- r })
+	for n := range 500 {
+		c.Send(fmt.Append(nil, n))
+		if n%7 == 0 {
+			require.Eventually(t, func() bool { return len(taken) == n+1 }, 5*time.Second, time.Microsecond)
+		}
+	}
+	c.Close(hub.SessionEnded)
+	require.Equal(t, hub.SessionEnded, *<-reasons)
+	require.Equal(t, hub.SessionEnded, <-ends)
+	for n := range 500 {
+		require.Equal(t, fmt.Sprint(n), <-taken)
+	}
+}
+
+func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	w.view.SetIncarnation("one", 0)
+	w.deliver(w.began(`["bob"]`), w.said("lost"))
+	bob := w.connect(t, "bob", []string{"conversation:g"}, 2)
+	w.view.SetIncarnation("", 2)
+	w.view.SetIncarnation("one", 2)
+	_, ended := bob.Reason()
+	require.False(t, ended)
+
+	w.view.SetIncarnation("two", 1000)
+	reason, _ := bob.Reason()
+	require.Equal(t, hub.Restored, reason)
+	require.True(t, reason.Reconnect())
+	_, whole := w.view.Recent(2)
+	require.False(t, whole)
+	back := w.connect(t, "bob", []string{"conversation:g"}, 1000)
+	w.view.SetIncarnation("one", 2) // a partition that lags
+	e := w.said("new")
+	e.Position = 1001
+	w.deliver(e)
+	_, ended = back.Reason()
+	require.False(t, ended)
+	require.Equal(t, []string{"new"}, seen(t, back))
+
+	require.False(t, hub.Point{Incarnation: hub.IncarnationOf("one")}.Holds(hub.IncarnationOf("two")))
+	require.True(t, hub.Point{}.Holds(hub.IncarnationOf("two")))
+}
+
+// Members of a room are gone through while some of them are moved out of it.
+func TestDeliver_ClosingARoomForSomeGoesToAllOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	w.deliver(w.began(`["alice","bob","carol"]`))
+	var all []*hub.Conn
+	for _, user := range []string{"bob", "alice", "bob", "carol", "bob"} {
+		all = append(all, w.connect(t, user, []string{"conversation:g"}, 1))
+	}
+	w.deliver(w.member("chat.member_left", "bob"), w.said("after"))
+	for _, c := range all {
+		want := []string{"member_left bob", "after"}
+		if c.User == "bob" {
+			want = want[:1]
+		}
+		require.Equal(t, want, seen(t, c), c.User)
+	}
+	require.Empty(t, slices.Concat(all[0].Take(1), all[2].Take(1), all[4].Take(1)))
+}
+
+func TestSignal_GoesToThoseWhoAreInTheRoomByTheLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 3, Stall: time.Nanosecond}})
+	w.deliver(w.began(`["alice","bob"]`))
+	const room = "conversation:g"
+	alice, bob := w.connect(t, "alice", []string{room}, 1), w.connect(t, "bob", []string{room}, 1)
+	eve := w.connect(t, "eve", nil, 1)
+	require.True(t, w.view.Look(eve, hub.Looked{Room: room, Position: 1, Until: time.Now().Add(time.Minute)}))
+	require.True(t, w.view.Holds(alice, room))
+	require.False(t, w.view.Holds(eve, room), "looking is not being in it")
+	require.True(t, w.view.Holds(bob, "user:bob"))
+	require.False(t, w.view.Holds(eve, "user:bob"))
+
+	require.Equal(t, 1, w.view.Signal(room, alice.ID, "a", []byte(`{"signal":"1"}`)))
+	require.Equal(t, 1, w.view.Signal(room, alice.ID, "a", []byte(`{"signal":"2"}`)))
+	require.Empty(t, eve.Take(1))
+	require.Empty(t, alice.Take(1))
+	w.deliver(w.said("x"), w.said("y"))
+	require.Equal(t, `{"signal":"2"}`, string(bob.Take(1)[0]), "the newest with its key")
+	w.view.Signal(room, alice.ID, "a", []byte(`{"signal":"3"}`))
+	w.deliver(w.said("z"))
+	require.Equal(t, []string{"x", "y", "z"}, seen(t, bob), "it is dropped first")
+
+	w.deliver(w.member("chat.member_left", "bob"))
+	bob.Take(1)
+	require.False(t, w.view.Holds(bob, room))
+	require.Zero(t, w.view.Signal(room, alice.ID, "a", []byte(`{}`)))
+}

@@ -1,0 +1,214 @@
+package hub
+
+import "time"
+
+// Limits bound what waits for one connection, beside what it missed while it was away and the answers to its queries,
+// which are bounded before they are queued. Zero values are the defaults.
+type Limits struct {
+	// Frames is how many frames may wait for a client that has taken none for a while (see Stall); 1,024. One that
+	// still takes some may have eight times as many.
+	Frames int
+	// Bytes is how many bytes may wait; 4 MiB.
+	Bytes int
+	// Stall is how long a client may take nothing before Frames applies; 5 s.
+	Stall time.Duration
+}
+
+func (l Limits) orDefault() Limits {
+	if l.Frames == 0 {
+		l.Frames = 1024
+	}
+	if l.Bytes == 0 {
+		l.Bytes = 4 << 20
+	}
+	if l.Stall == 0 {
+		l.Stall = 5 * time.Second
+	}
+	return l
+}
+
+// item is one frame that waits: an event, shared with other connections, or a frame of this connection alone.
+type item struct {
+	event *Event
+	own   *frame
+	// missed is the number of the log of an event that the client missed while it was away, plus one; else 0.
+	missed int8
+}
+
+// frame is a frame of one connection.
+type frame struct {
+	text  []byte
+	key   string // a newer frame with the same key replaces it
+	spare bool   // dropped first under load
+	reply bool   // does not count against the limits
+	mark  string // the resume position in it
+	taken func() // called when the frame leaves the queue
+}
+
+func (it *item) text() []byte {
+	if it.event != nil {
+		return it.event.frame
+	}
+	return it.own.text
+}
+
+// key names what a newer item replaces; "" where every item counts. What is sent behind a missed event may be newer, and
+// follows it.
+func (it *item) key() string {
+	switch {
+	case it.event == nil:
+		return it.own.key
+	case it.missed == 0 && mergeable(it.event.Class):
+		return it.event.Stream
+	}
+	return ""
+}
+
+func (it *item) version() int64 {
+	if it.event == nil {
+		return 0
+	}
+	return it.event.Version
+}
+
+// spare reports whether the item is dropped first under load.
+func (it *item) spare() bool {
+	if it.event == nil {
+		return it.own.spare
+	}
+	return it.missed == 0 && it.event.state()
+}
+
+// counts reports whether the item counts against the limits.
+func (it *item) counts() bool { return it.missed == 0 && (it.own == nil || !it.own.reply) }
+
+// queue holds what waits for one connection, in order.
+type queue struct {
+	items  []item         // from head on
+	head   int            // items before it were taken
+	first  int            // number of items[head]; items are numbered in the order in which they came
+	newest map[string]int // key → number of the item that a newer one replaces
+	frames int            // items that count against the limits
+	bytes  int            // of those
+	missed int            // bytes of missed events
+	took   time.Time      // when items were taken last
+}
+
+// smallQueue is the capacity that an empty queue keeps.
+const smallQueue = 16
+
+func (q *queue) len() int { return len(q.items) - q.head }
+
+// push adds an item, or puts it in the place of an older one with its key. It drops spare items where the limits ask
+// for it, and reports how many it dropped, and false where there is no room for the item even so.
+func (q *queue) push(it item, l *Limits) (dropped int, ok bool) {
+	key, size := it.key(), len(it.text())
+	if key != "" {
+		if n, waits := q.newest[key]; waits {
+			if old := &q.items[q.head+n-q.first]; old.version() <= it.version() {
+				q.bytes += size - len(old.text())
+				*old = it
+			}
+			return 0, true
+		}
+	}
+	if it.counts() {
+		if q.full(size, l) {
+			dropped = q.dropSpare()
+			if q.full(size, l) {
+				return dropped, false
+			}
+		}
+		q.frames++
+		q.bytes += size
+	} else if it.missed > 0 {
+		q.missed += size
+	}
+	if key != "" {
+		if q.newest == nil {
+			q.newest = map[string]int{}
+		}
+		q.newest[key] = q.first + q.len()
+	}
+	if q.head > 0 && len(q.items) == cap(q.items) {
+		n := copy(q.items, q.items[q.head:])
+		clear(q.items[n:])
+		q.items, q.head = q.items[:n], 0
+	}
+	q.items = append(q.items, it)
+	return dropped, true
+}
+
+func (q *queue) full(more int, l *Limits) bool {
+	switch {
+	case q.frames == 0:
+		return false
+	case q.bytes+more > l.Bytes || q.frames >= 8*l.Frames:
+		return true
+	}
+	return q.frames >= l.Frames && time.Since(q.took) > l.Stall
+}
+
+// pop takes the first item.
+func (q *queue) pop() item {
+	it := q.items[q.head]
+	q.forget(&it)
+	if key := it.key(); key != "" && q.newest[key] == q.first {
+		delete(q.newest, key)
+	}
+	q.items[q.head] = item{}
+	q.head++
+	q.first++
+	if q.head == len(q.items) {
+		q.head = 0
+		if q.items = q.items[:0]; cap(q.items) > smallQueue {
+			q.items = nil
+		}
+		q.newest = nil
+	}
+	return it
+}
+
+// forget subtracts an item from the sums.
+func (q *queue) forget(it *item) {
+	switch size := len(it.text()); {
+	case it.counts():
+		q.frames--
+		q.bytes -= size
+	case it.missed > 0:
+		q.missed -= size
+	}
+}
+
+// dropSpare makes room by dropping what is worth least: what is true only now.
+func (q *queue) dropSpare() (dropped int) {
+	kept := q.items[:0]
+	clear(q.newest)
+	for _, it := range q.items[q.head:] {
+		if it.spare() {
+			q.forget(&it)
+			dropped++
+			continue
+		}
+		if key := it.key(); key != "" {
+			q.newest[key] = q.first + len(kept)
+		}
+		kept = append(kept, it)
+	}
+	clear(q.items[len(kept):])
+	q.items, q.head = kept, 0
+	return dropped
+}
+
+// drain empties the queue, and returns how many bytes of missed events were in it and what its frames call when they
+// leave it.
+func (q *queue) drain() (missed int, taken []func()) {
+	missed = q.missed
+	for _, it := range q.items[q.head:] {
+		if it.own != nil && it.own.taken != nil {
+			taken = append(taken, it.own.taken)
+		}
+	}
+	*q = queue{first: q.first + q.len(), took: q.took}
+	return missed, taken
+}

@@ -1,0 +1,188 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+)
+
+const (
+	// maxCall is how many are asked for in one call, so that no answer gets too large.
+	maxCall  = 500
+	deadline = 5 * time.Second
+	// minPause and maxPause bound the pause before an owner that does not answer is asked again.
+	minPause, maxPause = 50 * time.Millisecond, 2 * time.Second
+)
+
+// lane holds those who wait for one kind of answer of an owner, and asks for many of them in one call.
+//
+// A call may fail, or take too long, because of one of those it asks for. They all go on in the next lane, which asks
+// for fewer at a time, and the last one for each alone: so one costs the others a few calls, and delays only itself. An
+// owner that is unavailable is no fault of anybody's: those stay where they are.
+type lane[T any] struct {
+	kind[T]
+	max  int      // in one call
+	next *lane[T] // of those whose call failed; nil: failed takes them
+
+	mu      sync.Mutex
+	waiting []T
+	wake    chan struct{}
+}
+
+// kind is what lanes have in common that ask for the same.
+type kind[T any] struct {
+	name  string
+	calls int // under way at a time
+	// ask returns who has to be asked for again. With an error nobody was answered.
+	ask    func(ctx context.Context, batch []T) (again []T, err error)
+	ended  func(T) bool // reports who needs no answer any more
+	failed func(one T, err error)
+	gather time.Duration
+	log    *slog.Logger
+}
+
+// lanes makes a lane and those behind it, which ask for ever fewer at a time.
+func lanes[T any](k kind[T], sizes ...int) (first *lane[T]) {
+	for _, size := range slices.Backward(sizes) {
+		first = &lane[T]{kind: k, max: size, next: first, wake: make(chan struct{}, 1)}
+	}
+	return first
+}
+
+// add lets somebody wait.
+func (l *lane[T]) add(more ...T) {
+	l.mu.Lock()
+	l.waiting = append(l.waiting, more...)
+	l.mu.Unlock()
+	l.ring()
+}
+
+func (l *lane[T]) addFirst(more []T) {
+	if len(more) == 0 {
+		return
+	}
+	l.mu.Lock()
+	l.waiting = slices.Concat(more, l.waiting)
+	l.mu.Unlock()
+	l.ring()
+}
+
+func (l *lane[T]) ring() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take forgets who needs no answer any more, wherever they wait, and takes those for one call.
+func (l *lane[T]) take() []T {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting = slices.DeleteFunc(l.waiting, l.ended)
+	n := min(l.max, len(l.waiting))
+	batch := slices.Clone(l.waiting[:n])
+	clear(l.waiting[:n])
+	if l.waiting = l.waiting[n:]; len(l.waiting) > 0 {
+		l.ring() // another call may be free
+	} else {
+		l.waiting = nil
+	}
+	return batch
+}
+
+// run asks until the context ends.
+func (l *lane[T]) run(ctx context.Context) {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	for one := l; one != nil; one = one.next {
+		for range one.calls {
+			calls.Go(func() { one.work(ctx) })
+		}
+	}
+}
+
+func (l *lane[T]) work(ctx context.Context) {
+	crowd := false
+	for {
+		select {
+		case <-l.wake:
+		case <-ctx.Done():
+			return
+		}
+		// Where many came a moment ago more will follow: they are worth a longer wait.
+		if !sleep(ctx, l.gather) || crowd && !sleep(ctx, 9*l.gather) {
+			return
+		}
+		crowd = false
+		pause := minPause
+		for batch := l.take(); len(batch) > 0; batch = l.take() {
+			crowd = crowd || len(batch) > 2
+			progress, err := l.serve(ctx, batch)
+			switch {
+			case ctx.Err() != nil:
+				return
+			case progress:
+				pause = minPause
+				continue
+			case err != nil && pause == minPause:
+				l.log.Warn("rooms: a call failed, asking again", "call", l.name, "for", len(batch), "error", err)
+			}
+			if !sleep(ctx, pause) {
+				return
+			}
+			pause = min(2*pause, maxPause)
+		}
+	}
+}
+
+// serve asks for a batch, and reports whether somebody got on by it.
+func (l *lane[T]) serve(ctx context.Context, batch []T) (progress bool, err error) {
+	again, err := l.guarded(ctx, batch)
+	switch {
+	case err == nil:
+		l.addFirst(again)
+		return len(again) < len(batch), nil
+	case connect.CodeOf(err) == connect.CodeUnavailable || ctx.Err() != nil:
+		l.addFirst(batch)
+	case l.next != nil:
+		l.next.add(batch...)
+		return true, err
+	default:
+		for _, one := range batch {
+			l.failed(one, err)
+		}
+		return true, err
+	}
+	return false, err
+}
+
+// errPanic reports that asking has panicked.
+var errPanic = errors.New("panic")
+
+func (l *lane[T]) guarded(ctx context.Context, batch []T) (again []T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.log.Error("rooms: panic", "call", l.name, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("%s: %w: %v", l.name, errPanic, p)
+		}
+	}()
+	return l.ask(ctx, batch)
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,103 @@
+package rooms_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+)
+
+// people who scroll must not keep those from coming in who connect: both get on while the other goes on.
+func TestLook_MoreThanTheOwnerAnswersKeepsNobodyFromConnecting(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	close(w.known)
+	feed := w.owners["feed"]
+	feed.Allow("bob", "post:7", true)
+	const call = 10 * time.Millisecond
+	feed.Slow(call)
+	bob := w.connect(t, "bob")
+	require.Equal(t, true, await(t, bob)["ready"])
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var looks atomic.Int64
+	go func() { // twice as many as there are calls, one after the other
+		for tick := time.NewTicker(call / 2); ctx.Err() == nil; <-tick.C {
+			w.rooms.Look(bob, "post:7", func(bool) { looks.Add(1) })
+		}
+	}()
+	for n := range 20 {
+		before := looks.Load()
+		require.Eventually(t, func() bool { return looks.Load() > before }, 5*time.Second, time.Millisecond)
+		began := time.Now()
+		c := w.connect(t, fmt.Sprint("u", n))
+		require.Equal(t, true, await(t, c)["ready"])
+		require.Less(t, time.Since(began), 50*call, "a call or two, on a busy machine")
+	}
+}
+
+func TestResume_ASlowOneHoldsUpNobodyAndGetsOn(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	w.chatted(t)
+	w.hub.View("chat").Begin(6)
+	close(w.known)
+	chat := w.owners["chat"]
+	release := chat.HangFor("eve") // her calls end only when she is released
+	eve := w.back(t, "eve", 0)
+	<-chat.Hanging()
+	for n := range 10 { // while her call is under way
+		c := w.back(t, "bob", 1)
+		all, _ := told(t, c)
+		require.Equal(t, sixthAndBefore, all)
+		require.Equal(t, true, await(t, w.connect(t, fmt.Sprint("u", n)))["ready"])
+	}
+	release()
+	_, tooFar := told(t, eve)
+	require.Equal(t, "[user:eve]", tooFar)
+}
+
+// Those who came and left while an owner is away must cost nothing.
+func TestAttach_WhoHasLeftIsForgottenWhileAnOwnerIsAway(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	close(w.known)
+	chat := w.owners["chat"]
+	chat.SetAway(true)
+	for n := range 2000 {
+		c, err := w.hub.Add(fmt.Sprint("u", n))
+		require.NoError(t, err)
+		if n%2 == 0 {
+			w.rooms.Attach(c)
+		} else {
+			w.rooms.Resume(c, hub.Mark{"chat": {}, "feed": {}, "notification": {}}, nil, nil)
+		}
+		w.hub.Remove(c)
+	}
+	stays := w.connect(t, "bob")
+	require.Eventually(t, func() bool { return w.rooms.Waiting("chat") == 1 }, 10*time.Second, time.Millisecond)
+	chat.SetAway(false)
+	require.Equal(t, true, await(t, stays)["ready"])
+}
+
+// A panic while one is attached costs that one.
+func TestAttach_APanicCostsOneConnection(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	c, err := w.hub.Add("eve")
+	require.NoError(t, err)
+	c.Greet(func([]string) []byte { panic("a fault") })
+	w.rooms.Attach(c)
+	bob := w.connect(t, "bob")
+	close(w.known)
+	require.Equal(t, true, await(t, bob)["ready"])
+	<-c.Done()
+	reason, _ := c.Reason()
+	require.Equal(t, hub.Internal, reason)
+	require.Equal(t, true, await(t, w.connect(t, "carol"))["ready"])
+}
