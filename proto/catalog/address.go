@@ -32,6 +32,42 @@ func PairID(a, b string) string {
 	return uuid.NewSHA1(made, []byte("pair\x00"+a+"\x00"+b)).String()
 }
 
+var (
+	escapeID   = strings.NewReplacer("%", "%25", ":", "%3A")
+	unescapeID = strings.NewReplacer("%25", "%", "%3A", ":")
+)
+
+// EscapeID returns an id as it stands in the address of a stream or a room, where a colon separates: "f:1:ann" becomes
+// "f%3A1%3Aann". Most ids have no colon and stay as they are. No two ids become the same.
+func EscapeID(id string) string {
+	if !strings.ContainsAny(id, ":%") {
+		return id
+	}
+	return escapeID.Replace(id)
+}
+
+// Address returns the address of a stream or a room, such as "presence:ann".
+func Address(kind, id string) string { return kind + ":" + EscapeID(id) }
+
+// UserRoom returns the room of what concerns one user alone.
+func UserRoom(id string) string { return Address("user", id) }
+
+// UserOfRoom returns whose room it is. It reports false for rooms of other kinds.
+func UserOfRoom(room string) (id string, ok bool) {
+	escaped, ok := strings.CutPrefix(room, "user:")
+	if !ok || !strings.Contains(escaped, "%") {
+		return escaped, ok
+	}
+	return unescapeID.Replace(escaped), true
+}
+
+// SplitAddress returns what an address made by Address was made of. It reports false if there is no such address.
+func SplitAddress(address string) (kind, id string, ok bool) {
+	kind, escaped, found := strings.Cut(address, ":")
+	id = unescapeID.Replace(escaped)
+	return kind, id, found && ValidID(id) && EscapeID(id) == escaped
+}
+
 // template is a parsed address such as "conversation:{conversation_id}".
 type template struct {
 	source string
@@ -83,11 +119,19 @@ func parseTemplate(d protoreflect.MessageDescriptor, source string) (template, e
 	return t, nil
 }
 
+// fill returns the template with an id in its hole. A template that is nothing but a hole stands for the id itself.
+func (t template) fill(id string) string {
+	if t.prefix == "" && t.suffix == "" {
+		return id
+	}
+	return t.prefix + EscapeID(id) + t.suffix
+}
+
 // each gives the addresses that a message names: one, or one for each value of a repeated field.
 func (t template) each(m proto.Message, o Origin) []string {
 	switch t.kind {
 	case holeActor:
-		return []string{t.prefix + o.Actor + t.suffix}
+		return []string{t.fill(o.Actor)}
 	case holeNew:
 		return []string{t.prefix + o.NewID() + t.suffix}
 	case holePair:
@@ -95,11 +139,11 @@ func (t template) each(m proto.Message, o Origin) []string {
 	case holeField:
 		v := m.ProtoReflect().Get(t.field)
 		if !t.field.IsList() {
-			return []string{t.prefix + v.String() + t.suffix}
+			return []string{t.fill(v.String())}
 		}
 		var all []string
 		for i := range v.List().Len() {
-			all = append(all, t.prefix+v.List().Get(i).String()+t.suffix)
+			all = append(all, t.fill(v.List().Get(i).String()))
 		}
 		return all
 	default:

@@ -12,17 +12,21 @@ import (
 )
 
 // MaxID is the length of the longest id, in characters.
-const MaxID = 128
+const MaxID = 255
 
-// ValidID says whether s is made as ids are: 1 to 128 of A-Za-z0-9._@-. Addresses on Kafka are written without escapes
-// and rely on it.
+// IDForm says in words what ValidID takes, for errors.
+const IDForm = "1 to 255 of A-Z a-z 0-9 . _ @ - | : +"
+
+// ValidID reports whether s is formed as ids are: 1 to 255 of the characters that the subjects of common identity
+// providers are made of, such as "auth0|5f7c", "f:uuid:name" or "a+b@x.y". Headers of events separate ids by other
+// characters and rely on it.
 func ValidID(s string) bool {
 	if len(s) == 0 || len(s) > MaxID {
 		return false
 	}
 	for i := range len(s) {
 		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("._@-", rune(c)) {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("._@-|:+", c) < 0 {
 			return false
 		}
 	}
@@ -42,7 +46,7 @@ func (e *ShapeError) Error() string { return e.Field + " " + e.Reason }
 func (c *Command) Check(m proto.Message) error {
 	for _, t := range []template{c.stream, c.subject} {
 		if t.field != nil && !ValidID(m.ProtoReflect().Get(t.field).String()) {
-			return &ShapeError{string(t.field.Name()), "has to be an id: 1 to 128 of A-Z a-z 0-9 . _ @ -"}
+			return &ShapeError{string(t.field.Name()), "has to be an id: " + IDForm}
 		}
 	}
 	return checkShape(m)
@@ -97,7 +101,7 @@ func checkText(name, text string, s *routingv1.Shape, required bool) error {
 	case text == "" && required:
 		return &ShapeError{name, "is missing"}
 	case text != "" && s.GetId() && !ValidID(text):
-		return &ShapeError{name, "has to be an id: 1 to 128 of A-Z a-z 0-9 . _ @ -"}
+		return &ShapeError{name, "has to be an id: " + IDForm}
 	case s.GetMaxChars() > 0 && utf8.RuneCountInString(text) > int(s.GetMaxChars()):
 		return &ShapeError{name, fmt.Sprintf("has %d characters, at most %d are taken", utf8.RuneCountInString(text),
 			s.GetMaxChars())}

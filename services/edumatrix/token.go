@@ -18,7 +18,7 @@ func token(_ context.Context, t Terminal, args []string) error {
 		return err
 	}
 	if !catalog.ValidID(*user) {
-		fmt.Fprintln(t.Err, "edumatrix token needs --user NAME: 1 to 128 of A-Z a-z 0-9 . _ @ -")
+		fmt.Fprintln(t.Err, "edumatrix token needs --user NAME: "+catalog.IDForm)
 		return errUsage
 	}
 	mesh := runningMesh{JWTSecret: t.Getenv("JWT_SECRET")}

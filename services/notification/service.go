@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/services/notification/rule"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
@@ -30,7 +31,7 @@ func Run(ctx context.Context, env process.Env) error {
 func raise(e envelope.Event, event proto.Message) (appends []eventlog.Append) {
 	about := rule.About{ID: e.ID, Stream: e.Stream, Version: e.Version, Actor: e.Actor, Event: event}
 	for _, r := range rule.Raise(about) {
-		appends = append(appends, eventlog.Append{Stream: "notifications:" + r.GetRecipientId(), Actor: e.Actor,
+		appends = append(appends, eventlog.Append{Stream: catalog.Address("notifications", r.GetRecipientId()), Actor: e.Actor,
 			Events: []proto.Message{r}})
 	}
 	return appends

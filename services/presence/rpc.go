@@ -76,8 +76,8 @@ func (o *owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]
 	answer := &meshv1.LookResponse{}
 	var users []string
 	for _, l := range r.Msg.GetLookers() {
-		user, ok := strings.CutPrefix(l.GetRoom(), "presence:")
-		answer.Looked = append(answer.Looked, &meshv1.Looked{Allowed: ok && catalog.ValidID(user)})
+		kind, user, ok := catalog.SplitAddress(l.GetRoom())
+		answer.Looked = append(answer.Looked, &meshv1.Looked{Allowed: ok && kind == "presence"})
 		users = append(users, user)
 	}
 	states, err := o.store.States(ctx, users)

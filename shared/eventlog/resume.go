@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
@@ -181,7 +182,7 @@ type gaps struct {
 func newGaps(resumers []Resumer, stays [][]Stay, head int64) *gaps {
 	g := &gaps{resumers: resumers, stays: stays, head: head, of: make([][]gap, len(resumers)), sizes: map[gap]size{}}
 	for i, r := range resumers {
-		g.add(i, gap{"user:" + r.User, r.EventsAfter, head})
+		g.add(i, gap{catalog.UserRoom(r.User), r.EventsAfter, head})
 		for _, room := range r.Looks {
 			g.add(i, gap{room, r.EventsAfter, head})
 		}

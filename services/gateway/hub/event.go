@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -85,7 +84,7 @@ func appendText(b []byte, text string) []byte {
 // names reports whether the event goes to a user's own room.
 func (e *Event) names(user string) bool {
 	for _, room := range e.Rooms {
-		if name, own := strings.CutPrefix(room, "user:"); own && name == user {
+		if name, own := catalog.UserOfRoom(room); own && name == user {
 			return true
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"sort"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // Stay is a time in a room, in positions of the owner's log, from the event that opened it to the one that closed it,
@@ -73,7 +75,7 @@ func (p *Past) Missed(user string, after, until int64, stays []Stay, known []str
 			}
 		}
 	}
-	stay("user:"+user, 0, 0)
+	stay(catalog.UserRoom(user), 0, 0)
 	for _, s := range stays {
 		stay(s.Room, s.Opened, s.Closed)
 	}

@@ -1,13 +1,13 @@
 package hub
 
-import "strings"
+import "github.com/edumatrix/interlinked/proto/catalog"
 
 // Holds reports whether a connection is in a room by the log, and does not only look at it.
 func (v *View) Holds(c *Conn, room string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	s := &c.seats[v.index]
-	if user, own := strings.CutPrefix(room, "user:"); own {
+	if user, own := catalog.UserOfRoom(room); own {
 		return s.attached && user == c.User
 	}
 	m := v.in(s, room)
@@ -29,7 +29,7 @@ func (v *View) Signal(room, except, key string, text []byte) (n int) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if user, own := strings.CutPrefix(room, "user:"); own {
+	if user, own := catalog.UserOfRoom(room); own {
 		for _, c := range v.hub.of(user) {
 			give(&c.seats[v.index])
 		}

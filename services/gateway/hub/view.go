@@ -2,10 +2,11 @@ package hub
 
 import (
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // View is what this gateway knows of one owner: who is in which room, as of which position of the owner's log each
@@ -96,7 +97,7 @@ func (v *View) Deliver(e *Event) int {
 	}
 	own := false
 	for _, name := range e.Rooms {
-		if user, ok := strings.CutPrefix(name, "user:"); ok {
+		if user, ok := catalog.UserOfRoom(name); ok {
 			own = true
 			for _, c := range v.hub.of(user) {
 				n += v.apply(e, &c.seats[v.index], rooms)
@@ -238,7 +239,7 @@ func (v *View) Resume(c *Conn, r Return) bool {
 
 // Everything lists all rooms of somebody: of a log of which it is not known what they have, nothing is recovered.
 func Everything(user string, rooms []string) []string {
-	return append([]string{"user:" + user}, rooms...)
+	return append([]string{catalog.UserRoom(user)}, rooms...)
 }
 
 // joinAll puts a seat into its rooms before it is attached. It returns false when the seat is attached, or gone.

@@ -28,7 +28,7 @@ func Read(declared *catalog.Command, actor, id string, data []byte) (Command, er
 	if id == "" {
 		id = uuid.NewString()
 	} else if !catalog.ValidID(id) {
-		return Command{}, refusal.New(refusal.InvalidField, "command_id has to be an id: 1 to 128 of A-Z a-z 0-9 . _ @ -")
+		return Command{}, refusal.New(refusal.InvalidField, "command_id has to be an id: %s", catalog.IDForm)
 	}
 	c := Command{ID: id, Actor: actor, Declared: declared}
 	m := declared.Type.New().Interface()

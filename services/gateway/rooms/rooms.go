@@ -7,7 +7,6 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -155,9 +154,9 @@ func (r *Rooms) Waiting(owner string) (n int) {
 }
 
 func (r *Rooms) asked(room string) *asker {
-	kind, id, _ := strings.Cut(room, ":")
+	kind, _, wellFormed := catalog.SplitAddress(room)
 	owner, ok := r.options.Catalog.LookedAt(kind)
-	if !ok || !catalog.ValidID(id) {
+	if !ok || !wellFormed {
 		return nil
 	}
 	return r.asks[owner]

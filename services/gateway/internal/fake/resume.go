@@ -84,7 +84,7 @@ func (o *Owner) hang(ctx context.Context, r *meshv1.ResumeRequest) error {
 }
 
 func within(stays []*meshv1.Stay, user, room string, position int64) bool {
-	return room == "user:"+user || slices.ContainsFunc(stays, func(s *meshv1.Stay) bool {
+	return room == catalog.UserRoom(user) || slices.ContainsFunc(stays, func(s *meshv1.Stay) bool {
 		return s.Room == room && s.Opened <= position && (s.Closed == 0 || position <= s.Closed)
 	})
 }

@@ -443,7 +443,7 @@ type Shape struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Not empty.
 	Required bool `protobuf:"varint,1,opt,name=required,proto3" json:"required,omitempty"`
-	// Of the characters that ids are made of: 1 to 128 of A-Za-z0-9._@-, or empty unless required.
+	// Of the characters that ids are made of: 1 to 255 of A-Za-z0-9._@-|:+, or empty unless required.
 	Id bool `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
 	// At most so many characters; 0: no bound beside the frame's.
 	MaxChars uint32 `protobuf:"varint,3,opt,name=max_chars,json=maxChars,proto3" json:"max_chars,omitempty"`
