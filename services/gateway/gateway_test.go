@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -93,7 +94,9 @@ func (m *mesh) positions() {
 	for name, owner := range m.owners {
 		for _, topic := range m.catalog.LoggedTopics(name) {
 			for n := range topic.Partitions {
-				require.NoError(m.t, m.publisher.PublishTo(topic.Name, n, owner.Position(topic.Name, n).Message()))
+				position := owner.Position(topic.Name, n).Message()
+				position.Metadata.Set(bus.MetadataPartition, strconv.Itoa(int(n)))
+				require.NoError(m.t, m.publisher.Publish(topic.Name, position))
 			}
 		}
 	}

@@ -3,8 +3,8 @@ package bus
 import (
 	"context"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // headerCorrelation is the envelope's.
@@ -38,7 +38,7 @@ func CorrelationOf(ctx context.Context) string {
 }
 
 // correlate gives a record the correlation id of its message's context, unless it has one.
-func correlate(m *message.Message, r *sarama.ProducerMessage) {
+func correlate(m *message.Message, r *kgo.Record) {
 	if id := CorrelationOf(m.Context()); id != "" && m.Metadata.Get(headerCorrelation) == "" {
 		setHeader(r, headerCorrelation, id)
 	}

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
@@ -156,10 +156,9 @@ func origin(m *message.Message) (topic string, partition int32, offset int64) {
 	if !ok {
 		return message.SubscribeTopicFromCtx(m.Context()), -1, -1
 	}
-	return d.topic, d.record.Partition, d.record.Offset
+	return d.record.Topic, d.record.Partition, d.record.Offset
 }
 
 func tooLarge(err error) bool {
-	var configuration sarama.ConfigurationError
-	return errors.Is(err, sarama.ErrMessageSizeTooLarge) || errors.As(err, &configuration)
+	return errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge)
 }

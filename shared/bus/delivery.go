@@ -2,19 +2,16 @@ package bus
 
 import (
 	"context"
-	"fmt"
-	"time"
 
-	"github.com/IBM/sarama"
-	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// delivery is one handing out of a record. The context of its message carries it.
+// delivery is one handing out of a record. It is the context of its message.
 type delivery struct {
-	topic  string // without the installation's prefix
+	context.Context // of the partition's messages
+
 	group  string // on the broker; empty for a Reader
-	record *sarama.ConsumerMessage
+	record Record
 	over   <-chan struct{} // closed when no time is left for what can as well be done after a restart
 
 	lanes *lanes // whence it comes; nil for a Reader
@@ -24,37 +21,27 @@ type delivery struct {
 
 type deliveryKey struct{}
 
+func (d *delivery) Value(key any) any {
+	if key == (deliveryKey{}) {
+		return d
+	}
+	return d.Context.Value(key)
+}
+
 func deliveryOf(ctx context.Context) (*delivery, bool) {
 	d, ok := ctx.Value(deliveryKey{}).(*delivery)
 	return d, ok
 }
 
-// message is the delivery as Watermill carries it: payload and headers as they are, whatever bytes they are.
-func (d *delivery) message(ctx context.Context) *message.Message {
-	m, err := kafka.DefaultMarshaler{}.Unmarshal(d.record)
-	if err != nil {
-		// It never fails today. Should it one day, the record must not hold up its partition all the same.
-		m = message.NewMessage("", d.record.Value)
-	}
-	if m.UUID == "" {
-		m.UUID = fmt.Sprintf("%s/%d/%d", d.topic, d.record.Partition, d.record.Offset)
-	}
-	if len(d.record.Key) > 0 {
-		m.Metadata.Set(MetadataKey, string(d.record.Key))
-	}
-	m.SetContext(context.WithValue(ctx, deliveryKey{}, d))
-	return m
-}
-
-// TopicOf tells the topic of a consumed message from its context, without the installation's prefix.
+// TopicOf returns the topic of a consumed message from its context, without the installation's prefix.
 func TopicOf(ctx context.Context) (string, bool) {
 	if d, ok := deliveryOf(ctx); ok {
-		return d.topic, true
+		return d.record.Topic, true
 	}
 	return "", false
 }
 
-// PartitionOf tells the partition of a consumed message from its context.
+// PartitionOf returns the partition of a consumed message from its context.
 func PartitionOf(ctx context.Context) (int32, bool) {
 	if d, ok := deliveryOf(ctx); ok {
 		return d.record.Partition, true
@@ -62,7 +49,7 @@ func PartitionOf(ctx context.Context) (int32, bool) {
 	return 0, false
 }
 
-// OffsetOf tells the offset of a consumed message from its context.
+// OffsetOf returns the offset of a consumed message from its context.
 func OffsetOf(ctx context.Context) (int64, bool) {
 	if d, ok := deliveryOf(ctx); ok {
 		return d.record.Offset, true
@@ -70,21 +57,27 @@ func OffsetOf(ctx context.Context) (int64, bool) {
 	return 0, false
 }
 
-// KeyOf tells the Kafka key of a consumed message from its context.
-func KeyOf(ctx context.Context) ([]byte, bool) {
-	if d, ok := deliveryOf(ctx); ok {
-		return d.record.Key, true
+// ClaimOf returns the assignment by which a Subscriber has a consumed message, from the message's context. It is false
+// for messages of others.
+func ClaimOf(ctx context.Context) (*Claim, bool) {
+	if d, ok := deliveryOf(ctx); ok && d.lanes != nil {
+		return d.lanes.claim, true
 	}
 	return nil, false
 }
 
-// TimeOf tells when a consumed message was produced from its context.
-func TimeOf(ctx context.Context) (time.Time, bool) {
-	if d, ok := deliveryOf(ctx); ok {
-		return d.record.Timestamp, true
-	}
-	return time.Time{}, false
+// Claim is one assignment of a partition to a Subscriber. The same partition assigned again is another Claim, and so is
+// a partition that is read again from its oldest record because it has lost some.
+type Claim struct {
+	Topic     string // without the installation's prefix
+	Partition int32
+
+	done chan struct{}
 }
+
+// Done is closed when the partition goes elsewhere or the Subscriber stops. What is in flight then still has the
+// Subscriber's Drain to be acknowledged.
+func (c *Claim) Done() <-chan struct{} { return c.done }
 
 // overOf is closed when the subscriber of a message lets it go: it stops, or its partition goes elsewhere.
 func overOf(ctx context.Context) <-chan struct{} {

@@ -3,10 +3,11 @@ package bus_test
 import (
 	"context"
 	"fmt"
+	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 	"github.com/edumatrix/interlinked/shared/bus"
@@ -20,16 +21,13 @@ func Example() {
 	}
 	defer broker.Stop()
 	k := backend.Kafka{Brokers: broker.Brokers(), ClientID: "example"}
-	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
+	_, err = k.EnsureTopics(context.Background(), []catalog.Topic{
+		{Name: "greetings", Partitions: 3, Retention: time.Hour},
+		{Name: "greeter.dead-letter", Partitions: 3, Retention: time.Hour},
+	})
 	if err != nil {
 		panic(err)
 	}
-	for _, topic := range []string{"greetings", "greeter.dead-letter"} {
-		if err := admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: 3, ReplicationFactor: 1}, false); err != nil {
-			panic(err)
-		}
-	}
-	_ = admin.Close()
 
 	publisher, err := bus.NewPublisher(k, nil)
 	if err != nil {

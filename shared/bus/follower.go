@@ -2,137 +2,102 @@ package bus
 
 import (
 	"context"
-	"log/slog"
 	"sync"
-	"time"
 
-	"github.com/IBM/sarama"
-	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// follower reads one partition for a Reader.
+const (
+	// A follower that has this many bytes before it gets no more until it has a quarter of them left.
+	maxFollowed  = 8 << 20
+	moreFollowed = maxFollowed / 4
+)
+
+// follower hands out one partition's records in order, one after the other.
 type follower struct {
-	reader    *Reader
-	topic     string
-	partition int32
-	later     bool // the partition came after the Reader had begun
-	out       chan<- *message.Message
-	log       *slog.Logger
+	fetcher *fetcher
+	at      place
+	topic   string // without the installation's prefix
+	handle  func(context.Context, *Record) bool
 
-	begun bool
-	next  int64 // the offset to go on with
+	wake chan struct{} // takes one
+
+	mu    sync.Mutex
+	queue [][]*kgo.Record
+	bytes int
+	full  bool
 }
 
-func (f *follower) run(ctx context.Context) {
-	trouble := newGrumble(f.log)
-	again := backoff{first: firstPause}
-	for ctx.Err() == nil {
-		before := f.next
-		err := f.follow(ctx, trouble)
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			trouble.warn("does not read, trying again", err)
-		}
-		if f.next != before {
-			again.tries = 0
-		}
-		sleep(again.next(), ctx.Done(), nil)
-	}
+func newFollower(f *fetcher, at place, topic string, handle func(context.Context, *Record) bool) *follower {
+	return &follower{fetcher: f, at: at, topic: topic, handle: handle, wake: make(chan struct{}, 1)}
 }
 
-// follow reads from where it stands until sarama gives up, which it does when the topic has no such offset any more.
-func (f *follower) follow(ctx context.Context, trouble *grumble) error {
-	name := f.reader.kafka.Topic(f.topic)
-	oldest, end, err := f.reader.source.reach(name, f.partition)
-	if err != nil {
-		return err
-	}
-	from := f.next
-	switch {
-	case f.begun:
-	case f.later:
-		from = oldest
+func (f *follower) restart() {}
+
+func (f *follower) take(records []*kgo.Record) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.queue = append(f.queue, records)
+	f.bytes += sizeOf(records)
+	f.full = f.bytes > maxFollowed
+	select {
+	case f.wake <- struct{}{}:
 	default:
-		from = f.reader.options.From(f.topic, f.partition, oldest, end)
 	}
-	nearest := min(max(from, oldest), end)
-	if f.begun && nearest != from {
-		f.log.Warn("the topic does not have the offset any more, goes on with the nearest", "offset", from,
-			"oldest", oldest, "end", end)
-	}
-	records, err := f.reader.source.consume(name, f.partition, nearest)
-	if err != nil {
-		return err
-	}
-	f.begun, f.next = true, nearest
-	var reporting sync.WaitGroup
-	reporting.Go(func() {
-		for err := range records.Errors() {
-			trouble.warn("does not read, trying again", err)
-		}
-	})
-	f.handOutAll(ctx, records)
-	records.AsyncClose()
-	reporting.Wait()
-	return nil
+	return f.full
 }
 
-func (f *follower) handOutAll(ctx context.Context, records sarama.PartitionConsumer) {
+func (f *follower) next() (records []*kgo.Record, open bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.queue) == 0 {
+		return nil, false
+	}
+	records = f.queue[0]
+	f.queue[0] = nil
+	f.queue = f.queue[1:]
+	f.bytes -= sizeOf(records)
+	if open = f.full && f.bytes <= moreFollowed; open {
+		f.full = false
+	}
+	return records, open
+}
+
+// run hands out until ctx ends or handle does not want to go on.
+func (f *follower) run(ctx context.Context) {
+	var r Record
 	for {
-		select {
-		case r, ok := <-records.Messages():
-			if !ok || !f.handOut(ctx, r) {
+		records, open := f.next()
+		if open {
+			f.fetcher.open(f.at, f)
+		}
+		if len(records) == 0 {
+			select {
+			case <-f.wake:
+				continue
+			case <-ctx.Done():
 				return
 			}
-			f.next = r.Offset + 1
-		case <-ctx.Done():
-			return
+		}
+		for _, from := range records {
+			if ctx.Err() != nil {
+				return
+			}
+			r = recordOf(f.topic, from)
+			if !f.handle(ctx, &r) {
+				return
+			}
 		}
 	}
 }
 
-// handOut hands out a record until it is acknowledged; false when ctx ended before.
-func (f *follower) handOut(ctx context.Context, r *sarama.ConsumerMessage) bool {
-	for tries := 0; ; tries++ {
-		if tries > 0 && !sleep(pause(f.reader.options.Backoff, tries), ctx.Done(), nil) {
-			return false
-		}
-		if f.reader.options.Hold(ctx, f.topic, f.partition); ctx.Err() != nil {
-			return false
-		}
-		d := &delivery{topic: f.topic, record: r, over: ctx.Done()}
-		if done, acked := f.await(ctx, d); done {
-			return acked
+func sizeOf(records []*kgo.Record) (n int) {
+	const record = 200 // what a record takes beside its bytes
+	for _, r := range records {
+		n += record + len(r.Key) + len(r.Value)
+		for i := range r.Headers {
+			n += len(r.Headers[i].Key) + len(r.Headers[i].Value)
 		}
 	}
-}
-
-// await hands out a delivery and waits until it is settled. It is done when the message was acknowledged, or when there
-// is no more time.
-func (f *follower) await(ctx context.Context, d *delivery) (done, acked bool) {
-	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	m := d.message(own)
-	select {
-	case f.out <- m:
-	case <-ctx.Done():
-		return true, false
-	}
-	select {
-	case <-m.Acked():
-		return true, true
-	case <-m.Nacked():
-		return false, false
-	case <-ctx.Done():
-	}
-	t := time.NewTimer(f.reader.options.Drain)
-	defer t.Stop()
-	select {
-	case <-m.Acked():
-	case <-m.Nacked():
-	case <-t.C:
-	}
-	return true, false
+	return n
 }

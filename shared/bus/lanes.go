@@ -6,30 +6,34 @@ import (
 	"sync"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// lanes hand out the records of one claimed partition: those of a key one after another, those of different keys at the
-// same time. Records without a key share one lane, which keeps the order that they have in the partition.
+// lanes hand out the records of one claim: those of a key one after another, those of different keys at the same time.
+// Records without a key share one lane, which keeps the order that they have in the partition; with InOrder all do.
 //
 // What was read and is not acknowledged is open. All open records are at or above the watermark, which alone is
 // committed; there are never more of them than the window, and what was read beyond waits in the backlog.
 type lanes struct {
-	topic, group string
-	out          chan<- *message.Message
-	base         context.Context // of the messages; ends when what is in flight is given up
-	giveUp       context.CancelFunc
-	window       int
-	pause        time.Duration  // before a message that was not acknowledged comes again
-	mark         func(int64)    // the watermark: the offset to begin with after a restart
-	room         chan struct{}  // takes one: the backlog or the window has shrunk
-	stopping     chan struct{}  // closed: nothing is handed out any more
-	serving      sync.WaitGroup // goroutines that hand out and wait
+	claim    *Claim
+	group    string
+	out      chan<- *message.Message
+	base     context.Context // of the messages; ends when what is in flight is given up
+	giveUp   context.CancelFunc
+	window   int
+	inOrder  bool
+	pause    time.Duration  // before a message that was not acknowledged comes again
+	mark     func(int64)    // the watermark: the offset to begin with after a restart
+	drained  func()         // the backlog has room again
+	stopping chan struct{}  // closed: nothing is handed out any more; the claim's Done
+	serving  sync.WaitGroup // goroutines that hand out and wait
 
 	mu      sync.Mutex
+	waiting bool    // nothing is handed out yet
 	open    []*held // by offset; the first one is not acknowledged
-	backlog []*sarama.ConsumerMessage
+	backlog []*kgo.Record
+	full    bool // the backlog was reported full
 	byKey   map[string]*lane
 	stopped bool
 }
@@ -44,51 +48,60 @@ type lane struct {
 
 // held is an open record.
 type held struct {
-	record *sarama.ConsumerMessage
+	record *kgo.Record
 	lane   *lane
 	tries  int
 	acked  bool
 }
 
-func newLanes(ctx context.Context, topic, group string, o SubscriberOptions, out chan<- *message.Message,
-	mark func(int64)) *lanes {
-	l := &lanes{topic: topic, group: group, out: out, window: o.Window, pause: o.Backoff, mark: mark,
-		room: make(chan struct{}, 1), stopping: make(chan struct{}), byKey: map[string]*lane{}}
+func newLanes(ctx context.Context, claim *Claim, group string, o SubscriberOptions, out chan<- *message.Message,
+	mark func(int64), drained func()) *lanes {
+	l := &lanes{claim: claim, group: group, out: out, window: o.Window, inOrder: o.InOrder, pause: o.Backoff, mark: mark,
+		drained: drained, stopping: claim.done, byKey: map[string]*lane{}}
 	l.base, l.giveUp = context.WithCancel(ctx)
 	return l
 }
 
-// add takes the partition's next record.
-func (l *lanes) add(r *sarama.ConsumerMessage) {
+// backlogWindows is how many windows the backlog may hold before it is full. With half of that it has room again, so
+// that there is work for as long as the next fetch takes.
+const backlogWindows = 4
+
+// take takes the partition's next records, and reports whether the backlog is full.
+func (l *lanes) take(records []*kgo.Record) (full bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.backlog = append(l.backlog, r)
+	if l.stopped {
+		return false
+	}
+	l.backlog = append(l.backlog, records...)
 	l.admit()
+	l.full = len(l.backlog) > backlogWindows*l.window
+	return l.full
 }
 
-// full says that the next record would have to wait in the backlog.
-func (l *lanes) full() bool {
+// begin lets lanes hand out that were made waiting.
+func (l *lanes) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.open) >= l.window
-}
-
-// idle says that nothing waits in the backlog.
-func (l *lanes) idle() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.backlog) == 0
+	l.waiting = false
+	l.admit()
 }
 
 // admit opens records while the window has room.
 func (l *lanes) admit() {
+	if l.stopped || l.waiting {
+		return
+	}
 	for len(l.backlog) > 0 && len(l.open) < l.window {
 		r := l.backlog[0]
 		l.backlog[0] = nil
 		if l.backlog = l.backlog[1:]; len(l.backlog) == 0 {
 			l.backlog = nil
 		}
-		key := string(r.Key)
+		key := ""
+		if !l.inOrder {
+			key = string(r.Key)
+		}
 		to := l.byKey[key]
 		if to == nil {
 			to = &lane{key: key}
@@ -99,6 +112,10 @@ func (l *lanes) admit() {
 		to.open++
 		to.waiting = append(to.waiting, h)
 		l.start(to)
+	}
+	if l.full && len(l.backlog) <= backlogWindows*l.window/2 {
+		l.full = false
+		go l.drained()
 	}
 }
 
@@ -135,10 +152,11 @@ func (l *lanes) handOut(h *held) *held {
 	if h.tries > 0 && !sleep(pause(l.pause, h.tries), l.stopping, nil) {
 		return nil
 	}
-	d := &delivery{topic: l.topic, group: l.group, record: h.record, over: l.stopping, lanes: l, held: h}
 	ctx, cancel := context.WithCancel(l.base)
 	defer cancel()
-	m := d.message(ctx)
+	d := &delivery{Context: ctx, group: l.group, record: recordOf(l.claim.Topic, h.record), over: l.stopping, lanes: l,
+		held: h}
+	m := d.record.Message(d)
 	select {
 	case l.out <- m:
 	case <-l.stopping:
@@ -214,14 +232,14 @@ func (l *lanes) advance() {
 	if l.open = l.open[n:]; len(l.open) == 0 {
 		l.open = nil
 	}
-	if l.stopped {
-		return
-	}
 	l.admit()
-	select {
-	case l.room <- struct{}{}:
-	default:
-	}
+}
+
+// disown keeps the watermark where it is from now on.
+func (l *lanes) disown() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mark = func(int64) {}
 }
 
 // stop hands out nothing more, waits so long for what is in flight, and gives up the rest. After it no offset is

@@ -1,13 +1,13 @@
 package bus
 
 import (
+	"bytes"
+	"cmp"
 	"context"
-	"errors"
-	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/edumatrix/interlinked/shared/backend"
@@ -34,63 +34,20 @@ type Letter struct {
 	Left string
 }
 
-// noNews is how long a broker may take to hand over records that it has.
-const noNews = 15 * time.Second
-
 // DeadLetters reads all that a dead-letter topic has, oldest first in each partition.
-func DeadLetters(ctx context.Context, k backend.Kafka, topic string) (all []Letter, err error) {
-	s := &source{brokers: k.Brokers, config: consumerConfig(k)}
-	s.enter()
-	defer s.leave()
-	partitions, err := s.partitions(k.Topic(topic))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", topic, err)
+func DeadLetters(ctx context.Context, k backend.Kafka, topic string) ([]Letter, error) {
+	var all []Letter
+	whole := func(ranges []Range) []Range { return ranges }
+	if err := readRanges(ctx, k, topic, whole, func(r Record) { all = append(all, letterOf(ctx, r)) }); err != nil {
+		return nil, err
 	}
-	for _, p := range partitions {
-		letters, err := s.letters(ctx, k.Topic(topic), p)
-		if err != nil {
-			return nil, fmt.Errorf("read %s/%d: %w", topic, p, err)
-		}
-		all = append(all, letters...)
-	}
+	slices.SortStableFunc(all, func(a, b Letter) int { return cmp.Compare(a.Partition, b.Partition) })
 	return all, nil
 }
 
-// letters reads a partition up to where it ends now.
-func (s *source) letters(ctx context.Context, topic string, partition int32) (all []Letter, err error) {
-	oldest, end, err := s.reach(topic, partition)
-	if err != nil || oldest >= end {
-		return nil, err
-	}
-	records, err := s.consume(topic, partition, oldest)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, records.Close()) }()
-	patience := time.NewTimer(noNews)
-	defer patience.Stop()
-	for {
-		select {
-		case r, ok := <-records.Messages():
-			if !ok {
-				return nil, errors.New("the broker does not hand over what it has")
-			}
-			all = append(all, letterOf(ctx, r))
-			if r.Offset >= end-1 {
-				return all, nil
-			}
-			patience.Reset(noNews)
-		case <-records.Errors(): // it tries again
-		case <-patience.C:
-			return nil, errors.New("the broker does not hand over what it has")
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
-func letterOf(ctx context.Context, r *sarama.ConsumerMessage) Letter {
-	m := (&delivery{record: r}).message(ctx)
+func letterOf(ctx context.Context, r Record) Letter {
+	r.Value = bytes.Clone(r.Value) // letters are kept
+	m := r.Message(ctx)
 	take := func(name string) string {
 		v := m.Metadata.Get(name)
 		delete(m.Metadata, name)
@@ -99,7 +56,7 @@ func letterOf(ctx context.Context, r *sarama.ConsumerMessage) Letter {
 	l := Letter{Partition: r.Partition, Offset: r.Offset, ID: m.UUID, Message: m, Service: take(DeadLetterService),
 		Topic: take(DeadLetterTopic), Key: take(DeadLetterKey), Error: take(DeadLetterError),
 		Handler: take(DeadLetterHandler), Left: take(DeadLetterPayload), FromPartition: -1, FromOffset: -1,
-		Time: r.Timestamp}
+		Time: r.Time}
 	if p, err := strconv.ParseInt(take(DeadLetterPartition), 10, 32); err == nil {
 		l.FromPartition = int32(p)
 	}

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
@@ -47,17 +46,14 @@ func TestDeadLetters_AreReadUpToTheEnd(t *testing.T) {
 		require.Equal(t, message.Metadata{"own": "kept", bus.MetadataKey: "k"}, all[0].Message.Metadata)
 
 		// What the topic has forgotten is not waited for.
-		admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
-		require.NoError(t, err)
-		defer func() { require.NoError(t, admin.Close()) }()
-		require.NoError(t, admin.DeleteRecords(k.Topic("dead"), map[int32]int64{0: 299}))
+		deleteBefore(t, k, "dead", 0, 299)
 		all = read()
 		require.Len(t, all, 1)
 		require.Equal(t, "k/299", all[0].ID)
-		require.NoError(t, admin.DeleteRecords(k.Topic("dead"), map[int32]int64{0: 300}))
+		deleteBefore(t, k, "dead", 0, 300)
 		require.Empty(t, read())
 
-		_, err = bus.DeadLetters(t.Context(), k, "nowhere")
+		_, err := bus.DeadLetters(t.Context(), k, "nowhere")
 		require.ErrorContains(t, err, "nowhere")
 	})
 }

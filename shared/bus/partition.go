@@ -1,48 +1,50 @@
 package bus
 
 import (
-	"fmt"
-	"hash/fnv"
+	"context"
 	"math/rand/v2"
 
-	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// Partition is where the Publisher puts messages with a key, among so many partitions: that of sarama's hash
-// partitioner, FNV-1a.
-func Partition(key string, partitions int32) int32 {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(key)) // never fails
-	p := int32(h.Sum32()) % partitions
+// Partition returns where the Publisher puts messages with a key, among n partitions. It is FNV-1a as sarama's hash
+// partitioner applies it, and must not change: streams stay where they are.
+func Partition(key string, n int32) int32 { return partition(key, n) }
+
+func partition[K string | []byte](key K, n int32) int32 {
+	const offset, prime = 2166136261, 16777619
+	h := uint32(offset)
+	for i := range len(key) {
+		h = (h ^ uint32(key[i])) * prime
+	}
+	p := int32(h) % n
 	if p < 0 {
 		return -p
 	}
 	return p
 }
 
-// partitioner puts messages where their metadata say, else by key, else anywhere.
-type partitioner struct{}
+// byKey is the partition of a record that goes where its key says.
+const byKey = -1
 
-func newPartitioner(string) sarama.Partitioner { return partitioner{} }
+// beyondLast is the context that the partitioner gives a record whose partition the client does not know.
+var beyondLast = context.WithValue(context.Background(), struct{ beyondLast bool }{}, true)
 
-// address is what a produced message carries for the partitioner.
-type address struct {
-	key       string
-	partition int32 // negative: by key
+// partitioner puts records where they say, else by key, else anywhere. It counts all partitions, also those without a
+// leader at the moment.
+func partitioner() kgo.Partitioner {
+	return kgo.BasicConsistentPartitioner(func(string) func(*kgo.Record, int) int {
+		return func(r *kgo.Record, n int) int {
+			switch {
+			case int(r.Partition) >= n:
+				r.Context = beyondLast
+				return int(r.Partition) // the client refuses the record
+			case r.Partition != byKey:
+				return int(r.Partition)
+			case len(r.Key) == 0:
+				return rand.IntN(n)
+			}
+			return int(partition(r.Key, int32(n)))
+		}
+	})
 }
-
-func (partitioner) Partition(m *sarama.ProducerMessage, partitions int32) (int32, error) {
-	to, _ := m.Metadata.(address)
-	switch {
-	case to.partition >= partitions:
-		return 0, fmt.Errorf("%w: %d of %s, which has %d", sarama.ErrInvalidPartition, to.partition, m.Topic, partitions)
-	case to.partition >= 0:
-		return to.partition, nil
-	case to.key == "":
-		return rand.Int32N(partitions), nil
-	}
-	return Partition(to.key, partitions), nil
-}
-
-// RequiresConsistency makes sarama count all partitions, also those without a leader at the moment.
-func (partitioner) RequiresConsistency() bool { return true }

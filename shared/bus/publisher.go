@@ -1,42 +1,62 @@
 package bus
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"sync"
+	"time"
 
-	"github.com/IBM/sarama"
-	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
 // Publisher is Watermill's Publisher on Kafka. It is safe for concurrent use; the order of messages with one key is
-// that of the calls, and within a call that of its messages.
+// that of the calls, and within a call that of its messages. When a message fails, so do all later ones of its
+// partition in the same call: publishing what failed once more keeps the order.
 type Publisher struct {
-	kafka backend.Kafka
+	kafka  backend.Kafka
+	client *kgo.Client
+	counts counts
 
-	mu       sync.RWMutex // held for reading while messages are on their way
-	producer sarama.SyncProducer
-	closed   bool
+	mu     sync.RWMutex // held for reading while messages are on their way
+	closed bool
 }
 
-var errPublisherClosed = errors.New("publisher is closed")
+var (
+	errPublisherClosed = errors.New("publisher is closed")
+	errNoPartition     = errors.New("the topic does not have the partition")
+)
+
+// connectWithin is how long NewPublisher waits for a broker.
+const connectWithin = 10 * time.Second
 
 // NewPublisher connects to the brokers.
 func NewPublisher(k backend.Kafka, log *slog.Logger) (*Publisher, error) {
-	c := k.SaramaConfig()
-	c.Producer.Partitioner = newPartitioner
-	producer, err := sarama.NewSyncProducer(k.Brokers, c)
+	log = logger(log)
+	client, err := newClient(k, log, kgo.RecordPartitioner(partitioner()))
 	if err != nil {
+		return nil, fmt.Errorf("publisher: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), connectWithin)
+	defer cancel()
+	if err := client.Ping(ctx); err != nil {
+		client.Close()
 		return nil, fmt.Errorf("publisher: %w", Away(kafkaName, err))
 	}
-	logger(log).Debug("publisher is connected", "brokers", k.Where())
-	return &Publisher{kafka: k, producer: producer}, nil
+	log.Debug("publisher is connected", "brokers", k.Where())
+	return &Publisher{kafka: k, client: client, counts: counts{kafka: k, client: client}}, nil
+}
+
+// Partitions returns how many partitions the broker has of a topic. The answer is at most a few seconds old; while the
+// broker is away it is the last one that was given. Messages with a key go to Partition(key, n).
+func (p *Publisher) Partitions(ctx context.Context, topic string) (int32, error) {
+	return p.counts.of(ctx, topic, countAge)
 }
 
 // Publish sends messages in one batch and returns when all of them are on every in-sync replica. Their key is the
@@ -47,7 +67,8 @@ func NewPublisher(k backend.Kafka, log *slog.Logger) (*Publisher, error) {
 // otherwise it keeps the traceparent of its metadata. Likewise a correlation id.
 //
 // When some of them failed the error is a *PublishError. It wraps ErrAway where the broker is away; a message that is
-// published again may then be there twice.
+// published again may then be there twice. Contexts of messages do not end a call: retries do, after about two seconds
+// without a broker.
 func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
 	if len(messages) == 0 {
 		return nil
@@ -57,11 +78,12 @@ func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
 	if p.closed {
 		return fmt.Errorf("publish to %s: %w", topic, errPublisherClosed)
 	}
-	records := make([]*sarama.ProducerMessage, len(messages))
+	name := p.kafka.Topic(topic)
+	records := make([]*kgo.Record, len(messages))
 	spans := make([]trace.Span, len(messages))
 	for i, m := range messages {
 		var err error
-		if records[i], err = p.record(topic, m); err != nil {
+		if records[i], err = produced(name, m); err != nil {
 			return fmt.Errorf("publish to %s: message %s: %w", topic, m.UUID, err)
 		}
 	}
@@ -74,84 +96,83 @@ func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
 	return err
 }
 
-// PublishTo sends messages to one partition, whatever their keys.
-func (p *Publisher) PublishTo(topic string, partition int32, messages ...*message.Message) error {
-	addressed := make([]*message.Message, len(messages))
-	for i, m := range messages {
-		addressed[i] = m.CopyWithContext()
-		addressed[i].Metadata.Set(MetadataPartition, strconv.FormatInt(int64(partition), 10))
+func (p *Publisher) send(topic string, messages []*message.Message, records []*kgo.Record) error {
+	failures := failuresOf(p.client.ProduceSync(context.Background(), records...))
+	if len(failures) > 0 {
+		p.sendToNewPartitions(topic, records, failures)
 	}
-	return p.Publish(topic, addressed...)
-}
-
-// record is a message as Kafka carries it.
-func (p *Publisher) record(topic string, m *message.Message) (*sarama.ProducerMessage, error) {
-	to := address{key: m.Metadata.Get(MetadataKey), partition: -1}
-	if name := m.Metadata.Get(MetadataPartition); name != "" {
-		n, err := strconv.ParseInt(name, 10, 32)
-		if err != nil || n < 0 {
-			return nil, fmt.Errorf("metadata %s is no partition: %q", MetadataPartition, name)
-		}
-		to.partition = int32(n)
-	}
-	record, err := kafka.DefaultMarshaler{}.Marshal(p.kafka.Topic(topic), m)
-	if err != nil {
-		return nil, err
-	}
-	headers := record.Headers[:0]
-	for _, h := range record.Headers {
-		if name := string(h.Key); name != MetadataKey && name != MetadataPartition {
-			headers = append(headers, h)
-		}
-	}
-	record.Headers, record.Metadata = headers, to
-	if to.key != "" {
-		record.Key = sarama.StringEncoder(to.key)
-	}
-	return record, nil
-}
-
-// setHeader replaces a header, or adds it.
-func setHeader(r *sarama.ProducerMessage, name, value string) {
-	for i := range r.Headers {
-		if string(r.Headers[i].Key) == name {
-			r.Headers[i].Value = []byte(value)
-			return
-		}
-	}
-	r.Headers = append(r.Headers, sarama.RecordHeader{Key: []byte(name), Value: []byte(value)})
-}
-
-func (p *Publisher) send(topic string, messages []*message.Message, records []*sarama.ProducerMessage) error {
-	err := p.producer.SendMessages(records)
-	if err == nil {
+	if len(failures) == 0 {
 		return nil
 	}
 	failed := &PublishError{Topic: topic, Messages: len(messages)}
-	var each sarama.ProducerErrors
-	if !errors.As(err, &each) {
-		return fmt.Errorf("publish to %s: %w", topic, blame(err))
-	}
-	at := make(map[*sarama.ProducerMessage]int, len(records))
 	for i, r := range records {
-		at[r] = i
-	}
-	for _, e := range each {
-		failed.Failed = append(failed.Failed, FailedMessage{messages[at[e.Msg]], blame(e.Err)})
+		if err := failures[r]; err != nil {
+			failed.Failed = append(failed.Failed, FailedMessage{messages[i], blame(err)})
+		}
 	}
 	return failed
+}
+
+// sendToNewPartitions sends what the client refused because it did not know the partition yet, if the broker has it.
+func (p *Publisher) sendToNewPartitions(topic string, records []*kgo.Record, failures map[*kgo.Record]error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for pause := 10 * time.Millisecond; ; pause *= 2 {
+		var again []*kgo.Record
+		for _, r := range records {
+			if failures[r] != nil && r.Context == beyondLast {
+				again = append(again, r)
+			}
+		}
+		if len(again) == 0 {
+			return
+		}
+		n, err := p.counts.of(ctx, topic, 0)
+		known := again[:0]
+		for _, r := range again {
+			if err != nil || r.Partition < n {
+				known = append(known, r)
+				continue
+			}
+			failures[r] = fmt.Errorf("%w: %d of %s, which has %d", errNoPartition, r.Partition, r.Topic, n)
+			r.Context = nil
+		}
+		p.client.ForceMetadataRefresh()
+		if err != nil || len(known) == 0 || !sleep(pause, ctx.Done(), nil) {
+			return
+		}
+		for _, r := range known {
+			delete(failures, r)
+			r.Context = nil
+		}
+		for r, err := range failuresOf(p.client.ProduceSync(context.Background(), known...)) {
+			failures[r] = err
+		}
+	}
+}
+
+// failuresOf returns what went wrong, by record.
+func failuresOf(results kgo.ProduceResults) map[*kgo.Record]error {
+	var failures map[*kgo.Record]error
+	for _, r := range results {
+		if r.Err == nil {
+			continue
+		}
+		if failures == nil {
+			failures = map[*kgo.Record]error{}
+		}
+		failures[r.Record] = r.Err
+	}
+	return failures
 }
 
 // Close waits for what is on its way.
 func (p *Publisher) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
-		return nil
-	}
-	p.closed = true
-	if err := p.producer.Close(); err != nil {
-		return fmt.Errorf("close the publisher: %w", err)
+	if !p.closed {
+		p.closed = true
+		p.client.Close()
 	}
 	return nil
 }
@@ -183,18 +204,14 @@ func (e *PublishError) Unwrap() []error {
 	return all
 }
 
-// blame says whether a message or the broker is at fault.
+// blame reports whether a message or the broker is at fault.
 func blame(err error) error {
-	for _, own := range []error{sarama.ErrMessageSizeTooLarge, sarama.ErrMessageTooLarge, sarama.ErrInvalidMessage,
-		sarama.ErrInvalidMessageSize, sarama.ErrInvalidPartition, sarama.ErrInvalidTopic, sarama.ErrInvalidTimestamp,
-		sarama.ErrTopicAuthorizationFailed, sarama.ErrClusterAuthorizationFailed} {
+	for _, own := range []error{errNoPartition, kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord,
+		kerr.CorruptMessage, kerr.InvalidTopicException, kerr.InvalidTimestamp, kerr.TopicAuthorizationFailed,
+		kerr.ClusterAuthorizationFailed} {
 		if errors.Is(err, own) {
 			return err
 		}
-	}
-	var configuration sarama.ConfigurationError
-	if errors.As(err, &configuration) { // also: a message is over Producer.MaxMessageBytes
-		return err
 	}
 	return Away(kafkaName, err)
 }

@@ -2,12 +2,16 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/edumatrix/interlinked/shared/backend"
 )
@@ -28,24 +32,32 @@ type ReaderOptions struct {
 	Log     *slog.Logger
 }
 
-// Reader is Watermill's Subscriber without a consumer group: it reads every partition, each in order, one message at a
-// time. Where it stands it knows itself, over whatever happens to the brokers. An offset that a topic does not have any
-// more gives way to the nearest that exists; what is missing then is found by the positions in the records. A topic is
-// subscribed to once at a time.
+// Reader reads every partition of topics without a consumer group, each partition in order. Where it stands it knows
+// itself, over whatever happens to the brokers. Where a topic has lost an offset, it goes on with the topic's oldest
+// record and logs that; what comes twice then is recognised by the positions in the records, and so is what is missing.
+// A topic is read once at a time. It is Watermill's Subscriber as well.
 type Reader struct {
 	kafka   backend.Kafka
 	options ReaderOptions
-	source  *source
 	subscriptions
+
+	mu      sync.Mutex
+	users   int
+	fetcher *fetcher
+	polling sync.WaitGroup
+	stop    context.CancelFunc
 }
 
-// NewReader makes a Reader. It connects when something is subscribed to.
+// lookAgain is how often a Reader looks for further partitions of its topics.
+const lookAgain = 3 * time.Second
+
+// NewReader makes a Reader. It connects when something is read.
 func NewReader(k backend.Kafka, o ReaderOptions) (*Reader, error) {
+	if len(k.Brokers) == 0 {
+		return nil, errors.New("reader: no broker is named")
+	}
 	if o.From == nil {
 		o.From = func(_ string, _ int32, _, end int64) int64 { return end - 1 }
-	}
-	if o.Hold == nil {
-		o.Hold = func(context.Context, string, int32) {}
 	}
 	if o.Drain == 0 {
 		o.Drain = 10 * time.Second
@@ -54,23 +66,41 @@ func NewReader(k backend.Kafka, o ReaderOptions) (*Reader, error) {
 		o.Backoff = firstPause
 	}
 	o.Log = logger(o.Log)
-	c := consumerConfig(k)
-	if err := c.Validate(); err != nil {
-		return nil, fmt.Errorf("reader: %w", err)
-	}
-	return &Reader{kafka: k, options: o, source: &source{brokers: k.Brokers, config: c},
-		subscriptions: newSubscriptions()}, nil
+	return &Reader{kafka: k, options: o, subscriptions: newSubscriptions()}, nil
 }
 
-// Subscribe reads a topic until ctx ends or the Reader is closed. Messages' contexts have the values of ctx, but
-// outlast it: first what is in flight is waited for.
+// Read calls handle for each record of the topics until ctx ends or the Reader is closed. Records of one partition come
+// one after the other, those of different partitions at the same time. The record is valid during the call, its bytes
+// as long as they are kept (see Record). A handler that waits holds up its partition alone; its context ends with the
+// reading.
+func (r *Reader) Read(ctx context.Context, topics []string, handle func(ctx context.Context, record *Record)) error {
+	done := make(chan struct{})
+	err := r.begin(ctx, func(ctx context.Context) {
+		defer close(done)
+		r.read(ctx, topics, func(ctx context.Context, record *Record) bool {
+			if r.options.Hold != nil {
+				if r.options.Hold(ctx, record.Topic, record.Partition); ctx.Err() != nil {
+					return false
+				}
+			}
+			handle(ctx, record)
+			return true
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("read %v: %w", topics, err)
+	}
+	<-done
+	return nil
+}
+
+// Subscribe reads a topic until ctx ends or the Reader is closed, one message of a partition at a time. Messages'
+// contexts have the values of ctx, but outlast it: first what is in flight is waited for.
 func (r *Reader) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	out := make(chan *message.Message)
 	err := r.begin(ctx, func(ctx context.Context) {
 		defer close(out)
-		r.source.enter()
-		defer r.source.leave()
-		r.run(ctx, topic, out)
+		r.read(ctx, []string{topic}, func(ctx context.Context, record *Record) bool { return r.handOut(ctx, *record, out) })
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", topic, err)
@@ -78,32 +108,176 @@ func (r *Reader) Subscribe(ctx context.Context, topic string) (<-chan *message.M
 	return out, nil
 }
 
-// run reads all partitions of a topic, also those that it is given later.
-func (r *Reader) run(ctx context.Context, topic string, out chan<- *message.Message) {
-	const lookAgain = time.Minute
-	log := r.options.Log.With("topic", topic)
-	trouble := newGrumble(log)
-	again := backoff{first: firstPause}
+// read reads all partitions of topics, also those that they are given later.
+func (r *Reader) read(ctx context.Context, topics []string, handle func(context.Context, *Record) bool) {
+	f, err := r.enter()
+	if err != nil {
+		r.options.Log.Error("does not read", "topics", topics, "error", err)
+		return
+	}
+	defer r.leave()
 	var reading sync.WaitGroup
 	defer reading.Wait()
-	known := map[int32]bool{}
+	followed := map[place]*follower{}
+	defer func() { r.release(f, followed) }()
+
+	admin, trouble, again := kadm.NewClient(f.client), newGrumble(r.options.Log), backoff{first: firstPause}
+	begun := map[string]bool{} // topics of which partitions were found before
 	for ctx.Err() == nil {
-		partitions, err := r.source.partitions(r.kafka.Topic(topic))
-		if err != nil {
-			trouble.warn("does not read, trying again", err)
+		missing := false
+		for _, topic := range topics {
+			found, err := r.look(ctx, admin, f, topic, begun[topic], followed, handle)
+			if err != nil && ctx.Err() == nil {
+				trouble.warn("does not read "+topic+", trying again", err)
+				missing = true
+			}
+			begun[topic] = begun[topic] || err == nil
+			for _, f := range found {
+				reading.Go(func() { f.run(ctx) })
+			}
+		}
+		if missing {
 			sleep(again.next(), ctx.Done(), nil)
 			continue
-		}
-		later := len(known) > 0
-		for _, p := range partitions {
-			if known[p] {
-				continue
-			}
-			known[p] = true
-			f := &follower{reader: r, topic: topic, partition: p, later: later, out: out, log: log.With("partition", p)}
-			reading.Go(func() { f.run(ctx) })
 		}
 		again.tries = 0
 		sleep(lookAgain, ctx.Done(), nil)
 	}
+}
+
+// look begins with those partitions of a topic that are not followed yet.
+func (r *Reader) look(ctx context.Context, admin *kadm.Client, f *fetcher, topic string, later bool,
+	followed map[place]*follower, handle func(context.Context, *Record) bool) (found []*follower, err error) {
+	name := r.kafka.Topic(topic)
+	n, err := partitionsOf(ctx, f.client, name)
+	if err != nil {
+		return nil, err
+	}
+	var fresh []place
+	for p := range n {
+		if at := (place{name, p}); followed[at] == nil {
+			fresh = append(fresh, at)
+		}
+	}
+	if len(fresh) == 0 {
+		return nil, nil
+	}
+	all, err := ranges(ctx, admin, name)
+	if err != nil {
+		return nil, err
+	}
+	offsets := map[int32]kgo.Offset{}
+	for _, at := range fresh {
+		if int(at.partition) >= len(all) {
+			return nil, fmt.Errorf("the broker does not know partition %d of %s yet", at.partition, name)
+		}
+		own := all[at.partition]
+		from := own.Oldest
+		if !later {
+			from = min(max(r.options.From(topic, at.partition, own.Oldest, own.End), own.Oldest), own.End)
+		}
+		offsets[at.partition] = kgo.NewOffset().At(from)
+		one := newFollower(f, at, topic, handle)
+		followed[at] = one
+		found = append(found, one)
+		f.do(func() { f.add(at, one) })
+	}
+	f.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{name: maps.Clone(offsets)})
+	f.do(func() {
+		for p, from := range offsets {
+			f.begin(place{name, p}, from.EpochOffset().Offset)
+		}
+	})
+	return found, nil
+}
+
+// release ends the fetching of partitions.
+func (r *Reader) release(f *fetcher, followed map[place]*follower) {
+	all := map[string][]int32{}
+	f.do(func() {
+		for at := range followed {
+			f.remove(at)
+			all[at.topic] = append(all[at.topic], at.partition)
+		}
+	})
+	f.client.RemoveConsumePartitions(all)
+}
+
+// enter opens the connection for the first user.
+func (r *Reader) enter() (*fetcher, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.users == 0 {
+		client, err := newClient(r.kafka, r.options.Log, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{}),
+			// Partitions are looked for by the Reader itself.
+			kgo.MetadataMaxAge(time.Minute))
+		if err != nil {
+			return nil, err
+		}
+		var ctx context.Context
+		ctx, r.stop = context.WithCancel(context.Background())
+		f := newFetcher(client, r.options.Log)
+		r.fetcher = f
+		r.polling.Go(func() { f.run(ctx) })
+	}
+	r.users++
+	return r.fetcher, nil
+}
+
+// leave closes the connection after the last user.
+func (r *Reader) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.users--; r.users == 0 {
+		r.stop()
+		r.polling.Wait()
+		r.fetcher.client.Close()
+		r.fetcher = nil
+	}
+}
+
+// handOut hands out a record until it is acknowledged; false when ctx ended before.
+func (r *Reader) handOut(ctx context.Context, record Record, out chan<- *message.Message) bool {
+	for tries := 0; ; tries++ {
+		if tries > 0 && !sleep(pause(r.options.Backoff, tries), ctx.Done(), nil) {
+			return false
+		}
+		if r.options.Hold != nil {
+			r.options.Hold(ctx, record.Topic, record.Partition)
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if settled, acked := r.await(ctx, record, out); settled {
+			return acked
+		}
+	}
+}
+
+// await hands out a record once and waits until it is settled: acknowledged, or there is no more time.
+func (r *Reader) await(ctx context.Context, record Record, out chan<- *message.Message) (settled, acked bool) {
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	d := &delivery{Context: own, record: record, over: ctx.Done()}
+	m := record.Message(d)
+	select {
+	case out <- m:
+	case <-ctx.Done():
+		return true, false
+	}
+	select {
+	case <-m.Acked():
+		return true, true
+	case <-m.Nacked():
+		return false, false
+	case <-ctx.Done():
+	}
+	t := time.NewTimer(r.options.Drain)
+	defer t.Stop()
+	select {
+	case <-m.Acked():
+	case <-m.Nacked():
+	case <-t.C:
+	}
+	return true, false
 }

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
@@ -37,7 +36,7 @@ func TestReader_BeginsWithTheLastRecordOfEveryPartition(t *testing.T) {
 		p := publisher(t, k)
 		for partition := range int32(2) { // the third one is empty
 			for n := range 3 {
-				require.NoError(t, p.PublishTo("topic", partition, keyed(fmt.Sprint("p", partition), strconv.Itoa(n))))
+				publishTo(t, p, "topic", partition, keyed(fmt.Sprint("p", partition), strconv.Itoa(n)))
 			}
 		}
 		messages := subscribe(t, reader(t, k, bus.ReaderOptions{}), "topic")
@@ -49,7 +48,7 @@ func TestReader_BeginsWithTheLastRecordOfEveryPartition(t *testing.T) {
 		}
 		require.Equal(t, map[string]bool{"p0/2": true, "p1/2": true}, got)
 		nothing(t, messages)
-		require.NoError(t, p.PublishTo("topic", 2, keyed("p2", "0")))
+		publishTo(t, p, "topic", 2, keyed("p2", "0"))
 		require.Equal(t, "p2/0", receive(t, messages).UUID)
 	})
 }
@@ -60,7 +59,7 @@ func TestReader_HandsOutOneAtATimeOfEachPartition(t *testing.T) {
 	createTopic(t, k, "topic", 2)
 	p := publisher(t, k)
 	for partition := range int32(2) {
-		require.NoError(t, p.PublishTo("topic", partition, keyed("x", "0"), keyed("y", "1")))
+		publishTo(t, p, "topic", partition, keyed("x", "0"), keyed("y", "1"))
 	}
 	messages := subscribe(t, reader(t, k, bus.ReaderOptions{From: fromOldest, Backoff: time.Millisecond}), "topic")
 	one, other := receive(t, messages), receive(t, messages)
@@ -90,7 +89,7 @@ func TestReader_CanBeHeldBack(t *testing.T) {
 		}}), "topic")
 	p := publisher(t, k)
 	for partition := range int32(2) {
-		require.NoError(t, p.PublishTo("topic", partition, keyed(fmt.Sprint("p", partition), "0")))
+		publishTo(t, p, "topic", partition, keyed(fmt.Sprint("p", partition), "0"))
 	}
 	m := receive(t, messages)
 	require.Equal(t, "p1/0", m.UUID)
@@ -108,10 +107,7 @@ func TestReader_GoesToTheNearestOffsetThatExists(t *testing.T) {
 		for n := range 10 {
 			publish(t, p, "topic", keyed("a", strconv.Itoa(n)))
 		}
-		admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
-		require.NoError(t, err)
-		defer func() { require.NoError(t, admin.Close()) }()
-		require.NoError(t, admin.DeleteRecords(k.Topic("topic"), map[int32]int64{0: 4}))
+		deleteBefore(t, k, "topic", 0, 4)
 
 		below := subscribe(t, reader(t, k, bus.ReaderOptions{
 			From: func(string, int32, int64, int64) int64 { return 1 }}), "topic")
@@ -139,10 +135,7 @@ func TestReader_GoesOnWhenRecordsAreDeletedAheadOfIt(t *testing.T) {
 	}
 	messages := subscribe(t, reader(t, k, bus.ReaderOptions{From: fromOldest}), "topic")
 	first := receive(t, messages)
-	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
-	require.NoError(t, err)
-	defer func() { require.NoError(t, admin.Close()) }()
-	require.NoError(t, admin.DeleteRecords(k.Topic("topic"), map[int32]int64{0: 190}))
+	deleteBefore(t, k, "topic", 0, 190)
 	first.Ack()
 	var last int64
 	for last < 199 {
@@ -177,7 +170,7 @@ func TestReader_ReadsManyTopicsAtOnce(t *testing.T) {
 			topic := fmt.Sprint("topic", n)
 			createTopic(t, k, topic, partitions)
 			for partition := range int32(partitions) {
-				require.NoError(t, p.PublishTo(topic, partition, keyed("a", "0")))
+				publishTo(t, p, topic, partition, keyed("a", "0"))
 			}
 		}
 		start := time.Now()

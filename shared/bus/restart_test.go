@@ -155,7 +155,9 @@ func TestPublisher_SaysThatTheBrokerIsAway(t *testing.T) {
 	p := publisher(t, k.Kafka)
 	publish(t, p, "topic", keyed("a", "0"))
 	k.running.Stop()
+	begun := time.Now()
 	err := p.Publish("topic", keyed("a", "1"), keyed("a", "2"))
+	t.Logf("it says so after %v", time.Since(begun))
 	require.ErrorIs(t, err, bus.ErrAway)
 	var failed *bus.PublishError
 	require.ErrorAs(t, err, &failed)

@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -66,13 +66,11 @@ func TestRouter_BytesThatCannotBeDecodedReachTheDeadLetters(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		prepare(t, k)
-		producer, err := sarama.NewSyncProducer(k.Brokers, k.SaramaConfig())
+		sent, err := plain(t, k).ProduceSync(t.Context(), &kgo.Record{Topic: k.Topic("topic"), Key: []byte("k\xff"),
+			Value: []byte("\x00\xfe\xff"), Headers: []kgo.RecordHeader{{Key: "own", Value: []byte{0xff}},
+				{Key: "partition", Value: []byte("77")}}}).First()
 		require.NoError(t, err)
-		partition, offset, err := producer.SendMessage(&sarama.ProducerMessage{Topic: k.Topic("topic"),
-			Key: sarama.ByteEncoder("k\xff"), Value: sarama.ByteEncoder("\x00\xfe\xff"), Headers: []sarama.RecordHeader{
-				{Key: []byte("own"), Value: []byte{0xff}}, {Key: []byte("partition"), Value: []byte("77")}}})
-		require.NoError(t, err)
-		require.NoError(t, producer.Close())
+		partition, offset := sent.Partition, sent.Offset
 		var hooked atomic.Int64
 		route(t, k, bus.RouterOptions{DeadLetterTopic: "dead",
 			OnDeadLetter: func(_ context.Context, m *message.Message, cause error) error {

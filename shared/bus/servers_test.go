@@ -1,11 +1,15 @@
 package bus_test
 
 import (
+	"context"
+	"strconv"
 	"testing"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/bus"
@@ -32,14 +36,51 @@ func benchBoth(b *testing.B, bench func(b *testing.B, k backend.Kafka)) {
 // createTopic makes a topic unless it exists.
 func createTopic(t testing.TB, k backend.Kafka, topic string, partitions int32) {
 	t.Helper()
-	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
-	require.NoError(t, err)
-	defer func() { require.NoError(t, admin.Close()) }()
-	err = admin.CreateTopic(k.Topic(topic), &sarama.TopicDetail{NumPartitions: partitions, ReplicationFactor: 1}, false)
-	if err != nil {
-		require.ErrorIs(t, err, sarama.ErrTopicAlreadyExists)
+	admin := administrator(t, k)
+	if _, err := admin.CreateTopic(t.Context(), partitions, 1, nil, k.Topic(topic)); err != nil {
+		require.ErrorIs(t, err, kerr.TopicAlreadyExists)
 	}
+	eventually(t, "the topic is there", func() bool {
+		found, err := admin.ListEndOffsets(t.Context(), k.Topic(topic))
+		return err == nil && found.Error() == nil && len(found[k.Topic(topic)]) >= int(partitions)
+	})
 }
+
+// plain is a client with nothing of the bus.
+func plain(t testing.TB, k backend.Kafka, more ...kgo.Opt) *kgo.Client {
+	t.Helper()
+	client, err := kgo.NewClient(append(k.Options(), more...)...)
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	return client
+}
+
+func administrator(t testing.TB, k backend.Kafka) *kadm.Client {
+	t.Helper()
+	return kadm.NewClient(plain(t, k))
+}
+
+// deleteBefore deletes the records below an offset.
+func deleteBefore(t testing.TB, k backend.Kafka, topic string, partition int32, offset int64) {
+	t.Helper()
+	offsets := kadm.Offsets{}
+	offsets.AddOffset(k.Topic(topic), partition, offset, -1)
+	deleted, err := administrator(t, k).DeleteRecords(t.Context(), offsets)
+	require.NoError(t, err)
+	require.NoError(t, deleted.Error())
+}
+
+// publishTo publishes messages to one partition, whatever their keys.
+func publishTo(t testing.TB, p message.Publisher, topic string, partition int32, messages ...*message.Message) {
+	t.Helper()
+	for _, m := range messages {
+		m.Metadata.Set(bus.MetadataPartition, strconv.Itoa(int(partition)))
+	}
+	require.NoError(t, p.Publish(topic, messages...))
+}
+
+// background is for what outlasts its test's context.
+var background = context.Background()
 
 func publisher(t testing.TB, k backend.Kafka) *bus.Publisher {
 	t.Helper()

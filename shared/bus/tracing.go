@@ -5,8 +5,8 @@ import (
 	"errors"
 	"strconv"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
@@ -50,7 +50,7 @@ func received(ctx context.Context, m *message.Message) (topic string, attributes
 		topic = message.SubscribeTopicFromCtx(ctx)
 		return topic, append(describe("process", topic, m.UUID), size)
 	}
-	attributes = append(describe("process", d.topic, m.UUID), size,
+	attributes = append(describe("process", d.record.Topic, m.UUID), size,
 		attribute.String("messaging.destination.partition.id", strconv.Itoa(int(d.record.Partition))),
 		attribute.Int64("messaging.kafka.offset", d.record.Offset))
 	if d.group != "" {
@@ -59,7 +59,7 @@ func received(ctx context.Context, m *message.Message) (topic string, attributes
 	if len(d.record.Key) > 0 {
 		attributes = append(attributes, attribute.String("messaging.kafka.message.key", string(d.record.Key)))
 	}
-	return d.topic, attributes
+	return d.record.Topic, attributes
 }
 
 func describe(operation, topic, id string) []attribute.KeyValue {
@@ -74,14 +74,14 @@ func describe(operation, topic, id string) []attribute.KeyValue {
 
 // startSend begins the span of a message on its way out, below the span in its context and by that one's provider, so
 // that it bears the name of the service. The record then carries it. Without a span in the context there is none.
-func startSend(topic string, m *message.Message, r *sarama.ProducerMessage) trace.Span {
+func startSend(topic string, m *message.Message, r *kgo.Record) trace.Span {
 	parent := trace.SpanFromContext(m.Context())
 	if !parent.SpanContext().IsValid() {
 		return nil
 	}
 	attributes := describe("send", topic, m.UUID)
-	if to, _ := r.Metadata.(address); to.key != "" {
-		attributes = append(attributes, attribute.String("messaging.kafka.message.key", to.key))
+	if len(r.Key) > 0 {
+		attributes = append(attributes, attribute.String("messaging.kafka.message.key", string(r.Key)))
 	}
 	ctx, span := parent.TracerProvider().Tracer(scope).Start(m.Context(), "send "+topic,
 		trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(attributes...))
@@ -94,7 +94,7 @@ func startSend(topic string, m *message.Message, r *sarama.ProducerMessage) trac
 }
 
 // endSends ends the spans of a batch, with the partition and offset that each message got, or its error.
-func endSends(spans []trace.Span, records []*sarama.ProducerMessage, messages []*message.Message, err error) {
+func endSends(spans []trace.Span, records []*kgo.Record, messages []*message.Message, err error) {
 	failed := map[*message.Message]error{}
 	var some *PublishError
 	if errors.As(err, &some) {

@@ -1,0 +1,336 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+)
+
+const (
+	// rebalanceTimeout is how long the group waits for a member that lets partitions go.
+	rebalanceTimeout = 25 * time.Second
+	commitEvery      = time.Second
+	commitWithin     = 5 * time.Second // where the broker is away, what was done comes again
+	leaveWithin      = 3 * time.Second
+)
+
+// member is a Subscriber's member of one topic's consumer group. What stays with it over a rebalance goes on; what goes
+// elsewhere is let go once its messages in flight are settled, and its watermark is committed.
+type member struct {
+	topic, group string // the topic without its prefix
+	name         string // of the topic on the broker
+	options      SubscriberOptions
+	out          chan<- *message.Message
+	values       context.Context // of whoever subscribed, without its end
+	log          *slog.Logger
+
+	client  *kgo.Client
+	fetcher *fetcher
+
+	mu       sync.Mutex
+	held     map[int32]*assigned
+	marks    map[int32]int64 // watermarks to commit
+	closed   bool
+	commits  sync.Mutex    // one at a time
+	progress chan struct{} // takes one: there is a mark
+}
+
+// assigned is a partition that the member has.
+type assigned struct {
+	member    *member
+	partition int32
+
+	mu    sync.Mutex
+	lanes *lanes
+	over  bool
+	ended sync.WaitGroup // lanes that were given up before
+}
+
+func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.Context, out chan<- *message.Message) (
+	*member, error) {
+	m := &member{topic: topic, group: k.Topic(o.Group + "." + topic), name: k.Topic(topic), options: o, out: out,
+		values: context.WithoutCancel(ctx), held: map[int32]*assigned{}, marks: map[int32]int64{},
+		progress: make(chan struct{}, 1)}
+	m.log = o.Log.With("topic", topic, "group", m.group)
+	options := []kgo.Opt{
+		kgo.ConsumerGroup(m.group),
+		kgo.ConsumeTopics(m.name),
+		kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.SessionTimeout(o.SessionTimeout),
+		kgo.HeartbeatInterval(min(time.Second, o.SessionTimeout/6)),
+		kgo.RebalanceTimeout(rebalanceTimeout),
+		kgo.DisableAutoCommit(),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, all map[string][]int32) { m.assign(all[m.name]) }),
+		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, all map[string][]int32) { m.letGo(all[m.name], true) }),
+		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, all map[string][]int32) { m.letGo(all[m.name], false) }),
+		kgo.AdjustFetchOffsetsFn(m.begin),
+		kgo.WithHooks(groupTroubles{newGrumble(m.log)}),
+	}
+	if o.InstanceID != "" {
+		options = append(options, kgo.InstanceID(o.InstanceID))
+	}
+	client, err := newClient(k, m.log, options...)
+	if err != nil {
+		return nil, err
+	}
+	m.client, m.fetcher = client, newFetcher(client, m.log)
+	return m, nil
+}
+
+// run consumes until ctx ends. What is in flight then is waited for, and its offsets are committed.
+func (m *member) run(ctx context.Context) {
+	polling, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { m.fetcher.run(polling) })
+	running.Go(func() { m.commitAlways(polling) })
+	<-ctx.Done()
+	m.mu.Lock()
+	m.closed = true
+	m.mu.Unlock()
+	// Nothing is polled from here on, and so nothing waits for the client, which lets nothing be polled while it leaves.
+	stop()
+	running.Wait()
+	m.letGo(nil, true)
+	leaving, cancel := context.WithTimeout(context.Background(), leaveWithin)
+	defer cancel()
+	if err := m.client.LeaveGroupContext(leaving); err != nil {
+		m.log.Debug("left without the broker's answer", "error", err)
+	}
+	m.client.Close()
+}
+
+// assign begins with partitions.
+func (m *member) assign(partitions []int32) {
+	var added []*assigned
+	m.mu.Lock()
+	for _, p := range partitions {
+		if m.closed || m.held[p] != nil {
+			continue
+		}
+		a := &assigned{member: m, partition: p}
+		a.lanes = a.newLanes()
+		m.held[p] = a
+		added = append(added, a)
+	}
+	m.mu.Unlock()
+	m.fetcher.do(func() {
+		for _, a := range added {
+			m.fetcher.add(place{m.name, a.partition}, a)
+		}
+	})
+	if len(added) > 0 {
+		m.log.Debug("partitions are read", "partitions", partitions)
+	}
+}
+
+// begin notes where partitions begin: where the group stands, or with their oldest record.
+func (m *member) begin(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (
+	map[string]map[int32]kgo.Offset, error) {
+	own := offsets[m.name]
+	var oldest kadm.ListedOffsets
+	from := make(map[int32]int64, len(own))
+	for p, o := range own {
+		next := o.EpochOffset().Offset
+		if next < 0 {
+			if oldest == nil {
+				var err error
+				if oldest, err = kadm.NewClient(m.client).ListStartOffsets(ctx, m.name); err != nil {
+					return nil, err // it joins again
+				}
+			}
+			start, ok := oldest.Lookup(m.name, p)
+			if !ok || start.Err != nil {
+				continue
+			}
+			next = start.Offset
+		}
+		own[p] = kgo.NewOffset().At(next)
+		from[p] = next
+	}
+	m.fetcher.do(func() {
+		for p, next := range from {
+			m.fetcher.begin(place{m.name, p}, next)
+		}
+	})
+	return offsets, nil
+}
+
+// letGo gives up partitions, or all: their messages in flight are waited for, and then their watermarks are committed,
+// where that still helps.
+func (m *member) letGo(partitions []int32, commit bool) {
+	m.mu.Lock()
+	if m.closed {
+		partitions = slices.Collect(maps.Keys(m.held))
+	}
+	var going []*assigned
+	for _, p := range partitions {
+		if a := m.held[p]; a != nil {
+			going = append(going, a)
+			delete(m.held, p)
+		}
+	}
+	m.mu.Unlock()
+	if len(going) == 0 {
+		return
+	}
+	m.fetcher.do(func() {
+		for _, a := range going {
+			m.fetcher.remove(place{m.name, a.partition})
+		}
+	})
+	var draining sync.WaitGroup
+	for _, a := range going {
+		draining.Go(a.end)
+	}
+	draining.Wait()
+	if commit {
+		m.commit()
+	}
+	m.mu.Lock()
+	for _, a := range going {
+		delete(m.marks, a.partition)
+	}
+	m.mu.Unlock()
+	m.log.Debug("partitions are let go", "partitions", partitions)
+}
+
+func (m *member) mark(partition int32, next int64) {
+	m.mu.Lock()
+	m.marks[partition] = next
+	m.mu.Unlock()
+	m.progressed()
+}
+
+// progressed says that there is something to commit.
+func (m *member) progressed() {
+	select {
+	case m.progress <- struct{}{}:
+	default:
+	}
+}
+
+// commitAlways commits every second while there is something to commit.
+func (m *member) commitAlways(ctx context.Context) {
+	for {
+		select {
+		case <-m.progress:
+		case <-ctx.Done():
+			return
+		}
+		if !sleep(commitEvery, ctx.Done(), nil) {
+			return
+		}
+		m.commit()
+	}
+}
+
+// commit commits the watermarks. Those that the broker did not take are committed the next time.
+func (m *member) commit() {
+	m.commits.Lock()
+	defer m.commits.Unlock()
+	m.mu.Lock()
+	marks := maps.Clone(m.marks)
+	m.mu.Unlock()
+	if len(marks) == 0 {
+		return
+	}
+	offsets := make(map[int32]kgo.EpochOffset, len(marks))
+	for p, next := range marks {
+		// Without an epoch: by one the broker would send readers of a topic that was made anew to its end.
+		offsets[p] = kgo.EpochOffset{Epoch: -1, Offset: next}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), commitWithin)
+	defer cancel()
+	m.client.CommitOffsetsSync(ctx, map[string]map[int32]kgo.EpochOffset{m.name: offsets},
+		func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, response *kmsg.OffsetCommitResponse, err error) {
+			if err != nil {
+				m.log.Debug("offsets are not committed yet", "error", err)
+				return
+			}
+			m.committed(marks, response)
+		})
+	m.mu.Lock()
+	left := len(m.marks) > 0
+	m.mu.Unlock()
+	if left {
+		m.progressed()
+	}
+}
+
+func (m *member) committed(marks map[int32]int64, response *kmsg.OffsetCommitResponse) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, t := range response.Topics {
+		for _, p := range t.Partitions {
+			switch err := kerr.ErrorForCode(p.ErrorCode); {
+			case err != nil:
+				m.log.Debug("an offset is not committed yet", "partition", p.Partition, "error", err)
+			case m.marks[p.Partition] == marks[p.Partition]:
+				delete(m.marks, p.Partition)
+			}
+		}
+	}
+}
+
+func (a *assigned) newLanes() *lanes {
+	m := a.member
+	claim := &Claim{Topic: m.topic, Partition: a.partition, done: make(chan struct{})}
+	return newLanes(m.values, claim, m.group, m.options, m.out, func(next int64) { m.mark(a.partition, next) },
+		func() { m.fetcher.open(place{m.name, a.partition}, a) })
+}
+
+func (a *assigned) take(records []*kgo.Record) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.lanes.take(records)
+}
+
+// restart begins anew: the topic has lost records, and its offsets mean others now. What is in flight is waited for,
+// without delaying other partitions.
+func (a *assigned) restart() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over {
+		return
+	}
+	before, after := a.lanes, a.newLanes()
+	after.waiting = true
+	before.disown()
+	a.lanes = after
+	a.ended.Go(func() {
+		before.stop(a.member.options.Drain)
+		after.begin()
+	})
+}
+
+// end hands out nothing more and waits for what is in flight.
+func (a *assigned) end() {
+	a.mu.Lock()
+	a.over = true
+	last := a.lanes
+	a.mu.Unlock()
+	a.ended.Go(func() { last.stop(a.member.options.Drain) })
+	a.ended.Wait()
+}
+
+// groupTroubles logs why a member has to join its group again.
+type groupTroubles struct{ trouble *grumble }
+
+// OnGroupManageError is part of kgo's interface.
+func (t groupTroubles) OnGroupManageError(err error) {
+	if !errors.Is(err, context.Canceled) {
+		t.trouble.warn("does not consume, joins again", err)
+	}
+}

@@ -1,0 +1,109 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Header is a header of a Record.
+type Header = kgo.RecordHeader
+
+// Record is a record as Kafka carries it. Its bytes belong to the buffer of a whole fetch: whoever keeps any of them
+// for longer than a moment clones them, or keeps up to a megabyte alive by each.
+type Record struct {
+	Topic     string // without the installation's prefix
+	Partition int32
+	Offset    int64
+	Time      time.Time
+	Key       []byte
+	Value     []byte
+	Headers   []Header
+}
+
+// Header returns the value of the first header with a name; nil where there is none.
+func (r *Record) Header(name string) []byte {
+	for i := range r.Headers {
+		if r.Headers[i].Key == name {
+			return r.Headers[i].Value
+		}
+	}
+	return nil
+}
+
+// ID returns the id of the message that the record carries.
+func (r *Record) ID() string {
+	if id := r.Header(headerID); len(id) > 0 {
+		return string(id)
+	}
+	return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset)
+}
+
+// Message returns the record as Watermill carries it, with the payload and headers unchanged, whatever bytes they are.
+// The payload is the record's own slice; all else is copied.
+func (r *Record) Message(ctx context.Context) *message.Message {
+	m := message.NewMessage(r.ID(), r.Value)
+	for i := range r.Headers {
+		if name := r.Headers[i].Key; name != headerID {
+			m.Metadata[name] = string(r.Headers[i].Value)
+		}
+	}
+	if len(r.Key) > 0 {
+		m.Metadata[MetadataKey] = string(r.Key)
+	}
+	m.SetContext(ctx)
+	return m
+}
+
+// recordOf describes a consumed record.
+func recordOf(topic string, r *kgo.Record) Record {
+	return Record{Topic: topic, Partition: r.Partition, Offset: r.Offset, Time: r.Timestamp, Key: r.Key, Value: r.Value,
+		Headers: r.Headers}
+}
+
+// headerID is the header in which watermill-kafka's marshaler puts a message's UUID. All other metadata are headers
+// under their own names, and the payload is the value.
+const headerID = "_watermill_message_uuid"
+
+// produced is a message as Kafka carries it.
+func produced(topic string, m *message.Message) (*kgo.Record, error) {
+	r := &kgo.Record{Topic: topic, Partition: byKey, Value: m.Payload}
+	r.Headers = append(make([]Header, 0, len(m.Metadata)+3), Header{Key: headerID, Value: []byte(m.UUID)})
+	for name, value := range m.Metadata {
+		switch name {
+		case MetadataKey:
+			if value != "" {
+				r.Key = []byte(value)
+			}
+		case MetadataPartition:
+			if value == "" {
+				continue
+			}
+			n, err := strconv.ParseInt(value, 10, 32)
+			if err != nil || n < 0 {
+				return nil, fmt.Errorf("metadata %s is not a partition: %q", MetadataPartition, value)
+			}
+			r.Partition = int32(n)
+		case headerID:
+			return nil, fmt.Errorf("metadata %s is reserved for the message's id", headerID)
+		default:
+			r.Headers = append(r.Headers, Header{Key: name, Value: []byte(value)})
+		}
+	}
+	return r, nil
+}
+
+// setHeader replaces a header, or adds it.
+func setHeader(r *kgo.Record, name, value string) {
+	for i := range r.Headers {
+		if r.Headers[i].Key == name {
+			r.Headers[i].Value = []byte(value)
+			return
+		}
+	}
+	r.Headers = append(r.Headers, Header{Key: name, Value: []byte(value)})
+}
