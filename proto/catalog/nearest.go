@@ -14,9 +14,16 @@ func (c *Catalog) CommandNames() []string { return slices.Sorted(maps.Keys(c.com
 // QueryNames lists all queries.
 func (c *Catalog) QueryNames() []string { return slices.Sorted(maps.Keys(c.queries)) }
 
+// maxTyped is the longest text that Nearest compares, in bytes. Comparing takes time by the length, and no name is nearly
+// as long.
+const maxTyped = 64
+
 // Nearest names the public command or query whose name is nearest to what somebody typed (by edit distance), or
 // nothing when none is near.
 func (c *Catalog) Nearest(name string) string {
+	if len(name) > maxTyped {
+		return ""
+	}
 	best, distance := "", len(name)/2+1
 	consider := func(known string, public bool) {
 		if d := editDistance(name, known); public && d < distance {

@@ -3,6 +3,7 @@ package catalog
 import (
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
@@ -100,6 +101,8 @@ func checkText(name, text string, s *routingv1.Shape, required bool) error {
 		return &ShapeError{name, "holds the character U+0000, which cannot be stored"}
 	case text == "" && required:
 		return &ShapeError{name, "is missing"}
+	case required && !visible(text):
+		return &ShapeError{name, "is empty: it has no visible character"}
 	case text != "" && s.GetId() && !ValidID(text):
 		return &ShapeError{name, "has to be an id: " + IDForm}
 	case s.GetMaxChars() > 0 && utf8.RuneCountInString(text) > int(s.GetMaxChars()):
@@ -107,4 +110,22 @@ func checkText(name, text string, s *routingv1.Shape, required bool) error {
 			s.GetMaxChars())}
 	}
 	return nil
+}
+
+// visible reports whether a text shows anything: a character that is not a space, a control or format character (such as
+// U+200B, zero width space), or one of those that are letters or symbols by name and are drawn as nothing.
+func visible(text string) bool {
+	return strings.ContainsFunc(text, func(r rune) bool {
+		if unicode.IsSpace(r) || unicode.In(r, unicode.C, unicode.Z, unicode.M) {
+			return false
+		}
+		switch r {
+		case 0x115F, 0x1160, 0x3164, 0xFFA0, // Hangul fillers
+			0x2800,  // Braille pattern blank
+			0x1D159, // musical symbol null notehead
+			0xFFFC:  // object replacement character
+			return false
+		}
+		return true
+	})
 }

@@ -562,7 +562,7 @@ func TestGateway_HTTPTakesTheSameCommandsAndQueries(t *testing.T) {
 		{send, `{"conversation_id":"g","body":"hi"}`, with(alice, "On-Behalf-Of", "bob"), 401, refusal.Unauthorized},
 		{send, `{`, alice, 400, refusal.Malformed},
 		{send, `{"conversation_id":"g","colour":"red"}`, alice, 400, refusal.InvalidField},
-		{send, strings.Repeat("x", 1<<17), alice, 413, "too_large"},
+		{send, strings.Repeat("x", 1<<19), alice, 413, "too_large"},
 		{"/api/chat.send_mesage", `{}`, alice, 404, refusal.UnknownType},
 		{history, `{"conversation_id":""}`, with(alice, "Content-Type", "application/json"), 400, refusal.InvalidField},
 		{history, `{}`, with(alice, "Content-Type", "text/plain"), 400, refusal.Malformed},

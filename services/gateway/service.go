@@ -19,6 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 	"github.com/edumatrix/interlinked/services/gateway/access"
 	"github.com/edumatrix/interlinked/services/gateway/fanout"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/httpapi"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
@@ -97,17 +98,17 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		Keeper: meshv1connect.NewConnectionServiceClient(quiet, config.Peers[env.Catalog.Connections()])})
 
 	// How clients come in.
+	guarded := guard.New(log, metrics)
+	mesh := &session.Mesh{Catalog: env.Catalog, Hub: connections, Rooms: members, Intake: commands, Queries: queries,
+		Lease: report, Guard: guarded, Tracer: tracer, Log: log}
 	door := &access.Access{Verifier: verifier, Origins: config.AllowedOrigins, AnyLocal: config.AnyLocalOrigin, Log: log}
 	sockets := ws.New(ws.Options{Access: door, Handshake: set.handshake, Ping: set.ping, Metrics: ws.NewMetrics(metrics),
-		Log: log, Mesh: &session.Mesh{Catalog: env.Catalog, Hub: connections, Rooms: members, Intake: commands,
-			Queries: queries, Lease: report, Tracer: tracer, Log: log}})
+		Guard: guarded, Log: log, Mesh: mesh})
 	mux := http.NewServeMux()
 	mux.Handle("/ws", sockets)
 	mux.Handle("/api/", &httpapi.Server{Access: door, Catalog: env.Catalog, Intake: commands, Queries: queries,
-		MaxBody: 64 << 10, Tracer: tracer, Log: log})
+		Users: &mesh.Users, Guard: guarded, Tracer: tracer, Log: log})
 	watch.mount(mux)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 32 << 10}
 	listener := set.listener
 	if listener == nil {
 		address := net.JoinHostPort(config.Host, strconv.Itoa(config.Port))
@@ -116,6 +117,10 @@ func run(ctx context.Context, env process.Env, set settings) error {
 				address, err, config.PortVariable)
 		}
 	}
+
+	bounded := &boundedListener{Listener: listener, max: maxConnections()}
+	server := &http.Server{Handler: bounded.full(mux), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
 
 	// Work goes on while it stops, so that what is in flight is answered.
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -128,7 +133,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	g.Go(func() error { return report.Run(work) })
 	g.Go(func() error { return watch.run(work, fan, env.Ready) })
 	g.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(bounded); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve clients at %s: %w", listener.Addr(), err)
 		}
 		return nil

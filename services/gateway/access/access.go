@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/auth"
@@ -28,13 +30,18 @@ type Access struct {
 	// AnyLocal lets pages of this machine in, whatever their port: for development.
 	AnyLocal bool
 	Log      *slog.Logger
+
+	refused refusedOrigins
 }
 
-// Origin says whether the page that asks may. Programs that are no browsers name none.
+// Origin reports whether the page that asks may come in. Programs that are not browsers name none.
 func (a *Access) Origin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
 		return true
+	}
+	if len(r.Header.Values("Origin")) > 1 {
+		return false // browsers send one
 	}
 	u, err := url.Parse(origin)
 	if err == nil && u.Host != "" {
@@ -46,22 +53,77 @@ func (a *Access) Origin(r *http.Request) bool {
 	if slices.ContainsFunc(a.Origins, named) {
 		return true
 	}
-	a.Log.Warn("access: a page of another origin was refused; ALLOWED_ORIGINS can name it", "origin", origin,
-		"path", r.URL.Path)
+	if a.refused.tell(origin, time.Now()) {
+		a.Log.Warn("access: a page of another origin was refused; ALLOWED_ORIGINS can name it", "origin", Clip(origin),
+			"path", Clip(r.URL.Path))
+	}
 	return false
+}
+
+// refusedOrigins are those that were logged within the last minute.
+type refusedOrigins struct {
+	mu    sync.Mutex
+	since time.Time
+	told  map[string]bool
+}
+
+// tell reports whether to log an origin: each once a minute, and at most 16 of them.
+func (o *refusedOrigins) tell(origin string, now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now.Sub(o.since) >= time.Minute {
+		o.since, o.told = now, map[string]bool{}
+	}
+	origin = Clip(origin)
+	if o.told[origin] || len(o.told) >= 16 {
+		return false
+	}
+	o.told[origin] = true
+	return true
+}
+
+// maxClip is how much of a text that anybody may send is logged or sent back, in bytes.
+const maxClip = 256
+
+// Clip shortens a text that anybody may send.
+func Clip(text string) string {
+	if len(text) <= maxClip {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxClip], "") + "…"
 }
 
 func local(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || host == "127.0.0.1" || host == "::1"
 }
 
-// Token is that of the Authorization header; empty when there is none.
-func Token(r *http.Request) string {
-	kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(kind, "Bearer") {
-		return ""
+// Token is the one in the Authorization header; empty when there is none. A header of another scheme is not for us: a
+// proxy may have asked for it. The error is a refusal.
+func Token(r *http.Request) (string, error) {
+	header, err := Single(r, "Authorization")
+	if err != nil {
+		return "", err
 	}
-	return strings.TrimSpace(token)
+	kind, token, _ := strings.Cut(strings.TrimSpace(header), " ")
+	if !strings.EqualFold(kind, "Bearer") {
+		return "", nil
+	}
+	if token = strings.TrimSpace(token); token == "" {
+		return "", refusal.New(refusal.Unauthorized, "the Authorization header has no token after Bearer")
+	}
+	return token, nil
+}
+
+// Single is the value of a header that may be there once; empty when it is not there. The error is a refusal.
+func Single(r *http.Request, name string) (string, error) {
+	values := r.Header.Values(name)
+	switch len(values) {
+	case 0:
+		return "", nil
+	case 1:
+		return values[0], nil
+	}
+	return "", refusal.New(refusal.Malformed, "the header %s is there %d times", name, len(values))
 }
 
 // User tells who a token names. The error is a refusal, unless nobody can say now.

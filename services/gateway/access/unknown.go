@@ -11,7 +11,7 @@ func Unknown(c *catalog.Catalog, name string) *refusal.Error {
 	if near := c.Nearest(name); near != "" {
 		return refusal.New(refusal.UnknownType, "there is no %q; did you mean %q?", name, near)
 	}
-	return refusal.New(refusal.UnknownType, "there is no %q", name)
+	return refusal.New(refusal.UnknownType, "there is no %q", Clip(name))
 }
 
 // Public finds the command or the query that clients may use under a name; both are nil when there is none.

@@ -18,9 +18,9 @@ type outcome struct {
 
 // command takes a command and waits for its outcome. One that comes to no outcome in time is asked after by sending it
 // again with the same id.
-func (s *Server) command(w http.ResponseWriter, r *http.Request, declared *catalog.Command, actor string,
+func (s *Server) command(w http.ResponseWriter, r *http.Request, declared *catalog.Command, actor, id string,
 	body []byte) error {
-	c, err := intake.Read(declared, actor, r.Header.Get(HeaderCommandID), body)
+	c, err := intake.Read(declared, actor, id, body)
 	if err != nil {
 		return err
 	}

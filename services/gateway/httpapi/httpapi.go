@@ -18,8 +18,10 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/services/gateway/query"
+	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
@@ -37,39 +39,44 @@ type Server struct {
 	Catalog *catalog.Catalog
 	Intake  *intake.Intake
 	Queries *query.Asker
-	// MaxBody bounds a request, as frames are bounded.
+	// Users bound what one user may have under way; those of the sessions, so that both count together.
+	Users *quota.Users
+	// MaxBody bounds a request, as frames are bounded; 256 KiB when 0.
 	MaxBody int64
+	Guard   *guard.Guard
 	Tracer  trace.Tracer
 	Log     *slog.Logger
 }
 
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *Server) ServeHTTP(out http.ResponseWriter, r *http.Request) {
+	w := &response{ResponseWriter: out}
+	defer s.Guard.Recover("http", func() {
+		if !w.begun {
+			fail(w, refusal.New(refusal.Internal, "something went wrong here"))
+		}
+	})
 	if !s.Access.Origin(r) {
 		failWith(w, http.StatusForbidden, refusal.New(refusal.Unauthorized, "pages of %s may not ask here",
-			r.Header.Get("Origin")))
+			access.Clip(r.Header.Get("Origin"))))
 		return
 	}
 	allowOrigin(w, r)
 	if r.Method == http.MethodOptions {
+		w.Header().Set("Allow", "POST, OPTIONS")
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	name := strings.TrimPrefix(r.URL.Path, "/api/")
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", "POST, OPTIONS")
 		failWith(w, http.StatusMethodNotAllowed, refusal.New(refusal.Malformed, "POST is the method for everything here"))
 		return
 	}
-	ctx := telemetry.Continue(r.Context(), r.Header.Get("Traceparent"))
-	ctx, span := s.Tracer.Start(ctx, "receive "+name, trace.WithSpanKind(trace.SpanKindServer),
-		trace.WithAttributes(attribute.String("http.request.method", r.Method), attribute.String("url.path", r.URL.Path)))
-	defer span.End()
-	if err := s.serve(w, r.WithContext(ctx), name); err != nil {
+	name := strings.TrimPrefix(r.URL.Path, "/api/")
+	if err := s.serve(w, r, name); err != nil {
 		refused := access.Refusal(err)
 		if refused.Code == refusal.Internal {
-			s.Log.Error("httpapi: a request failed", "path", r.URL.Path, "error", err)
+			s.Log.Error("httpapi: a request failed", "path", access.Clip(r.URL.Path), "error", err)
 		}
-		span.SetStatus(codes.Error, refused.Code)
 		if strings.Contains(name, "/") {
 			failConnect(w, refused)
 			return
@@ -79,35 +86,159 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, name string) error {
-	user, err := s.Access.User(r.Context(), access.Token(r))
+	token, err := access.Token(r)
 	if err != nil {
 		return err
 	}
-	actor, err := user.ActingFor(r.Header.Get(HeaderOnBehalfOf))
+	caller, err := s.Access.User(r.Context(), token)
 	if err != nil {
 		return err
 	}
-	// A body that trickles in must not hold a connection for ever.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * time.Second))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.MaxBody))
+	onBehalfOf, err := header(r, HeaderOnBehalfOf)
 	if err != nil {
-		var large *http.MaxBytesError
-		if errors.As(err, &large) {
-			return refusal.New(tooLarge, "the body is larger than %d bytes", large.Limit)
+		return err
+	}
+	actor, err := caller.ActingFor(onBehalfOf)
+	if err != nil {
+		return err
+	}
+	if s.Users != nil {
+		user := s.Users.Enter(actor)
+		defer user.Leave()
+		if !user.Request() {
+			return refusal.New(refusal.TooManyWaiting, "too many of your requests are under way; wait for their answers")
 		}
-		return refusal.New(refusal.Malformed, "the body ended early")
+		defer user.RequestDone()
+		if wait, ok := user.Frame(int(max(0, min(r.ContentLength, s.maxBody()))), time.Second); !ok {
+			return refusal.New(refusal.TooManyWaiting, "too many requests in a short time; wait a while")
+		} else if wait > 0 {
+			time.Sleep(wait)
+		}
+	}
+	call, err := s.find(r, name)
+	if err != nil {
+		return err
+	}
+	// Named by what is declared, never by what anybody sends. A traceparent of somebody else is linked: as a parent it
+	// could force this mesh to record.
+	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
+		attribute.String("http.request.method", r.Method), attribute.String("url.path", "/api/"+call.name()))}
+	if link, ok := telemetry.Link(r.Header.Get("Traceparent")); ok {
+		options = append(options, trace.WithLinks(link))
+	}
+	ctx, span := s.Tracer.Start(r.Context(), "receive "+call.name(), options...)
+	defer span.End()
+	body, err := s.body(w, r)
+	if err == nil {
+		err = call.answer(w, r.WithContext(ctx), actor, body)
+	}
+	if err != nil {
+		span.SetStatus(codes.Error, access.Refusal(err).Code)
+	}
+	return err
+}
+
+// call is what a request asks for.
+type call struct {
+	command *catalog.Command
+	query   *catalog.Query
+	answer  func(w http.ResponseWriter, r *http.Request, actor string, body []byte) error
+}
+
+func (c call) name() string {
+	if c.command != nil {
+		return c.command.Name
+	}
+	return c.query.Name
+}
+
+// find finds what a request asks for, and checks the headers that say how.
+func (s *Server) find(r *http.Request, name string) (call, error) {
+	if r.URL.RawQuery != "" {
+		return call{}, refusal.New(refusal.InvalidField, "parameters in the URL are not read; the fields belong in the body")
+	}
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return call{}, refusal.New(refusal.Malformed, "bodies in Content-Encoding %q are not understood, send it as it is",
+			access.Clip(encoding))
 	}
 	if strings.Contains(name, "/") {
-		return s.procedure(w, r, "/"+name, actor, body)
+		return s.procedure(r, "/"+name)
 	}
 	command, asked := access.Public(s.Catalog, name)
 	switch {
 	case command != nil:
-		return s.command(w, r, command, actor, body)
+		id, err := header(r, HeaderCommandID)
+		return call{command: command, answer: func(w http.ResponseWriter, r *http.Request, actor string, body []byte) error {
+			return s.command(w, r, command, actor, id, body)
+		}}, err
 	case asked != nil:
-		return s.query(w, r, asked, actor, body)
+		return call{query: asked, answer: func(w http.ResponseWriter, r *http.Request, actor string, body []byte) error {
+			return s.query(w, r, asked, actor, body)
+		}}, nil
 	}
-	return access.Unknown(s.Catalog, name)
+	return call{}, access.Unknown(s.Catalog, name)
+}
+
+// header is the value of a header that may be absent, but not empty: an empty one comes of a variable that is not set,
+// and to go on without it would do something else than was meant.
+func header(r *http.Request, name string) (string, error) {
+	value, err := access.Single(r, name)
+	if err == nil && value == "" && len(r.Header.Values(name)) > 0 {
+		err = refusal.New(refusal.InvalidField, "the header %s is empty", name)
+	}
+	return value, err
+}
+
+func (s *Server) maxBody() int64 {
+	if s.MaxBody == 0 {
+		return 256 << 10
+	}
+	return s.MaxBody
+}
+
+func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	// A body that trickles in must not hold a connection for ever.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * time.Second))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.maxBody()))
+	if err == nil {
+		return body, nil
+	}
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return nil, refusal.New(tooLarge, "the body is larger than %d bytes", large.Limit)
+	}
+	return nil, refusal.New(refusal.Malformed, "the body ended early")
+}
+
+// response bounds how long a client may take to read an answer: each part within writeWait.
+type response struct {
+	http.ResponseWriter
+	begun bool
+}
+
+const (
+	writeWait = 10 * time.Second
+	part      = 16 << 10
+)
+
+// Unwrap is for http.ResponseController.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *response) WriteHeader(status int) {
+	w.begun = true
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *response) Write(b []byte) (n int, err error) {
+	w.begun = true
+	control := http.NewResponseController(w.ResponseWriter)
+	for len(b) > 0 && err == nil {
+		_ = control.SetWriteDeadline(time.Now().Add(writeWait))
+		var wrote int
+		wrote, err = w.ResponseWriter.Write(b[:min(part, len(b))])
+		n, b = n+wrote, b[wrote:]
+	}
+	return n, err
 }
 
 // allowOrigin lets the page that asks read the answer; it was let in before.
@@ -118,6 +249,7 @@ func allowOrigin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Access-Control-Allow-Origin", origin)
+	w.Header().Set("Access-Control-Expose-Headers", "Retry-After")
 	if r.Method == http.MethodOptions {
 		w.Header().Set("Access-Control-Allow-Methods", "POST, OPTIONS")
 		w.Header().Set("Access-Control-Allow-Headers", strings.Join([]string{"Authorization", "Content-Type",
@@ -126,6 +258,7 @@ func allowOrigin(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// tooLarge is a code that there is only over HTTP.
 const tooLarge = "too_large"
 
 // status is what HTTP says of a refusal. A refusal of the domain is none of the client's mistakes in asking: 422.
@@ -170,6 +303,9 @@ func failWith(w http.ResponseWriter, status int, r *refusal.Error) {
 
 func write(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
 	w.WriteHeader(status)
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

@@ -1,9 +1,12 @@
 package httpapi
 
 import (
+	"context"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -33,23 +36,56 @@ func (s *Server) query(w http.ResponseWriter, r *http.Request, q *catalog.Query,
 	return nil
 }
 
-// procedure answers a question by its method, as Connect clients ask: in JSON or in Protobuf.
-func (s *Server) procedure(w http.ResponseWriter, r *http.Request, procedure, actor string, body []byte) error {
+// procedure finds the query that Connect clients ask for by its method, and in which form: JSON or Protobuf.
+func (s *Server) procedure(r *http.Request, procedure string) (call, error) {
 	q := s.public(procedure)
 	if q == nil {
-		return access.Unknown(s.Catalog, procedure)
+		return call{}, access.Unknown(s.Catalog, procedure)
 	}
-	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	switch kind {
-	case "", "application/json":
-		return s.query(w, r, q, actor, body)
-	case "application/proto":
+	if v := r.Header.Get("Connect-Protocol-Version"); v != "" && v != "1" {
+		return call{}, refusal.New(refusal.InvalidField, "Connect-Protocol-Version has to be 1")
+	}
+	timeout, err := connectTimeout(r.Header.Get("Connect-Timeout-Ms"))
+	if err != nil {
+		return call{}, err
+	}
+	kind, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if charset := parameters["charset"]; charset != "" && !strings.EqualFold(charset, "utf-8") {
+		kind = ""
+	}
+	answer := s.proto
+	switch {
+	case r.Header.Get("Content-Type") == "", err == nil && kind == "application/json":
+		answer = s.query
+	case err == nil && kind == "application/proto":
 	default:
-		return refusal.New(refusal.Malformed, "%s is not spoken here, only application/json and application/proto", kind)
+		return call{}, refusal.New(refusal.Malformed, "Content-Type %q is not understood, only application/json (in UTF-8) and application/proto",
+			access.Clip(r.Header.Get("Content-Type")))
 	}
+	return call{query: q, answer: func(w http.ResponseWriter, r *http.Request, actor string, body []byte) error {
+		ctx, cancel := context.WithTimeout(r.Context(), timeout)
+		defer cancel()
+		return answer(w, r.WithContext(ctx), q, actor, body)
+	}}, nil
+}
+
+// connectTimeout reads how long a Connect client waits.
+func connectTimeout(ms string) (time.Duration, error) {
+	if ms == "" {
+		return query.Deadline, nil
+	}
+	n, err := strconv.ParseUint(ms, 10, 64)
+	if err != nil || len(ms) > 10 {
+		return 0, refusal.New(refusal.InvalidField, "Connect-Timeout-Ms has to be a number of up to ten digits")
+	}
+	return min(query.Deadline, time.Duration(n)*time.Millisecond), nil
+}
+
+// proto answers a question in Protobuf.
+func (s *Server) proto(w http.ResponseWriter, r *http.Request, q *catalog.Query, actor string, body []byte) error {
 	question := q.Request.New().Interface()
 	if err := proto.Unmarshal(body, question); err != nil {
-		return refusal.New(refusal.Malformed, "the body is no %s", q.Request.Descriptor().FullName())
+		return refusal.New(refusal.Malformed, "the body is not a %s", q.Request.Descriptor().FullName())
 	}
 	if err := query.Check(q, question); err != nil {
 		return err
@@ -62,7 +98,7 @@ func (s *Server) procedure(w http.ResponseWriter, r *http.Request, procedure, ac
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", kind)
+	w.Header().Set("Content-Type", "application/proto")
 	_, _ = w.Write(encoded)
 	return nil
 }

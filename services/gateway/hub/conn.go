@@ -166,7 +166,7 @@ func (c *Conn) close(r Reason) {
 	if c.ended != nil {
 		c.ended(r)
 	}
-	if r == Slow || r == Lost {
+	if r == Slow || r == Lost || r == Left {
 		c.drop()
 	}
 	c.ring()
@@ -177,6 +177,13 @@ func (c *Conn) drop() {
 	missed, taken := c.queue.drain()
 	c.hub.missed.Add(int64(-missed))
 	c.left = append(c.left, taken...)
+}
+
+// Ended reports whether the connection is to end.
+func (c *Conn) Ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reason != nil
 }
 
 // Done is closed when the connection is to end.
@@ -333,6 +340,15 @@ func (c *Conn) push(it item) {
 	default:
 		c.hub.options.Metrics.Slow.Inc()
 		c.close(Slow)
+	}
+}
+
+// Kick starts the flush although nothing may wait: the transport has something of its own to write.
+func (c *Conn) Kick() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reason == nil {
+		c.ring()
 	}
 }
 

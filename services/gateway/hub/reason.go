@@ -12,6 +12,8 @@ func (r Reason) Reconnect() bool { return r.Code < 3500 && r.Code != TooLarge.Co
 
 // The reasons there are.
 var (
+	// Left is WebSocket's own code for a normal end: the client closed the connection.
+	Left = Reason{1000, "closed by the client"}
 	// TooLarge is WebSocket's own code for a frame above the bound.
 	TooLarge = Reason{1009, "frame too large"}
 
@@ -22,6 +24,8 @@ var (
 	Lost         = Reason{3004, "connection lost"}
 	Internal     = Reason{3005, "internal error, connect again"}
 	Restored     = Reason{3006, "a log was restored, connect again"}
+	Unavailable  = Reason{3007, "the token cannot be checked now, connect again later"}
+	TooFast      = Reason{3008, "too many connections of one user in a short time, connect again later"}
 
 	HandshakeTimeout   = Reason{3500, "no token, or no resume frame, within the time for it"}
 	Unauthorized       = Reason{3501, "token does not hold"}

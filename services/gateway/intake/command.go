@@ -60,4 +60,5 @@ func Read(declared *catalog.Command, actor, id string, data []byte) (Command, er
 	return c, nil
 }
 
-func (c Command) size() int { return len(c.Body) + len(c.Stream) + 256 }
+// size is what a command costs while it waits, roughly: itself, and what is kept for its answer.
+func (c Command) size() int { return len(c.Body) + len(c.Stream) + len(c.ID) + 512 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -25,8 +24,12 @@ type Options struct {
 	Ready func(owner string) bool
 	// Patience is how long a client waits before it hears "queued" or "unavailable"; 5 s when 0.
 	Patience time.Duration
-	// Commands without outcome, and their bytes, of the whole gateway; 20,000 and 64 MiB when 0.
+	// Commands without outcome, and their bytes, of the whole gateway; 20,000 and 64 MiB when 0. When that is reached,
+	// a user who has less than a fair share of it may still send.
 	MaxWaiting, MaxBytes int
+	// The same of one user, over all connections and requests; 1,024 and 8 MiB when 0, or what one
+	// sender may have when that is more.
+	UserWaiting, UserBytes int
 	// The same of one sender; 512 and 4 MiB when 0.
 	SenderWaiting, SenderBytes int
 	Metrics                    *Metrics
@@ -37,16 +40,25 @@ type Options struct {
 type Intake struct {
 	options Options
 	lines   map[string]*line
-	unsent  atomic.Int64 // bytes that Kafka does not have yet, also of senders that are gone
 
 	mu      sync.Mutex
 	closed  bool
 	waiting map[key]*entry
-	count   int // waiters
-	bytes   int
+	users   map[string]*account
+	total   account
 	idle    chan struct{} // closed, once ending, when nobody waits for a first answer
 	asking  int           // waiters without any answer yet
 }
+
+// account is what waits.
+type account struct {
+	count  int // commands without outcome
+	bytes  int // of these
+	unsent int // bytes that Kafka does not have yet, also of senders that are gone
+}
+
+// size is how many bytes wait for one thing or the other.
+func (a *account) size() int { return max(a.bytes, a.unsent) }
 
 // key is one command: its owner keeps one outcome for it.
 type key struct{ owner, actor, id string }
@@ -75,13 +87,20 @@ func New(o Options) *Intake {
 	if o.SenderBytes == 0 {
 		o.SenderBytes = 4 << 20
 	}
+	if o.UserWaiting == 0 {
+		o.UserWaiting = max(1024, o.SenderWaiting)
+	}
+	if o.UserBytes == 0 {
+		o.UserBytes = max(8<<20, o.SenderBytes)
+	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
-	i := &Intake{options: o, lines: map[string]*line{}, waiting: map[key]*entry{}, idle: make(chan struct{})}
+	i := &Intake{options: o, lines: map[string]*line{}, waiting: map[key]*entry{}, users: map[string]*account{},
+		idle: make(chan struct{})}
 	for _, owner := range o.Catalog.Owners() {
 		topic := catalog.CommandTopic(owner)
-		i.lines[topic] = newLine(topic, o.Publisher, o.Log, func(bytes int) { i.unsent.Add(-int64(bytes)) })
+		i.lines[topic] = newLine(topic, o.Publisher, o.Log, i.sent)
 	}
 	return i
 }
@@ -151,8 +170,9 @@ func (i *Intake) add(w *waiter) *refusal.Error {
 		return refusal.New(refusal.Unavailable, "this gateway ends, send it again to another")
 	case !i.options.Ready(w.key.owner):
 		return refusal.New(refusal.Unavailable, "the gateway does not hear outcomes yet, send it again with the same id")
-	case i.count >= i.options.MaxWaiting || max(i.bytes, int(i.unsent.Load()))+w.size > i.options.MaxBytes:
-		return refusal.New(refusal.TooManyWaiting, "too many commands wait for their outcome at this gateway")
+	}
+	if refused := i.room(w); refused != nil {
+		return refused
 	}
 	e := i.waiting[w.key]
 	if e == nil {
@@ -169,12 +189,56 @@ func (i *Intake) add(w *waiter) *refusal.Error {
 	}
 	e.waiters = append(e.waiters, w)
 	w.waits, w.asks = true, true
-	i.unsent.Add(int64(w.size))
-	i.count++
+	user := i.users[w.key.actor]
+	if user == nil {
+		user = &account{}
+		i.users[w.key.actor] = user
+	}
+	for _, a := range []*account{user, &i.total} {
+		a.count++
+		a.bytes += w.size
+		a.unsent += w.size
+	}
 	i.asking++
-	i.bytes += w.size
-	i.options.Metrics.Waiting.Set(float64(i.count))
+	i.options.Metrics.Waiting.Set(float64(i.total.count))
 	return nil
+}
+
+// room refuses a command for which there is no room. A user may have so much; and when the gateway has as much as it
+// takes, a user may have a fair share of it, and in any case one command.
+func (i *Intake) room(w *waiter) *refusal.Error {
+	user := i.users[w.key.actor]
+	if user == nil {
+		return nil
+	}
+	o := i.options
+	switch {
+	case user.count >= o.UserWaiting || user.size()+w.size > o.UserBytes:
+		return refusal.New(refusal.TooManyWaiting, "%d of your commands wait for their outcome; wait for some of them",
+			user.count)
+	case i.total.count >= o.MaxWaiting && user.count >= o.MaxWaiting/len(i.users),
+		i.total.size()+w.size > o.MaxBytes && user.size()+w.size > o.MaxBytes/len(i.users):
+		return refusal.New(refusal.TooManyWaiting, "too many commands wait for their outcome at this gateway")
+	}
+	return nil
+}
+
+// sent notes that a waiter's command need not be sent any more.
+func (i *Intake) sent(w *waiter) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.total.unsent -= w.size
+	if user := i.users[w.key.actor]; user != nil {
+		user.unsent -= w.size
+		i.settle(w.key.actor, user)
+	}
+}
+
+// settle forgets a user for whom nothing waits.
+func (i *Intake) settle(id string, user *account) {
+	if *user == (account{}) {
+		delete(i.users, id)
+	}
 }
 
 // remove takes a waiter out of the table; it says false when it has its outcome already.
@@ -214,13 +278,18 @@ func (i *Intake) answered(w *waiter) bool {
 
 func (i *Intake) forget(w *waiter) {
 	w.waits = false
-	i.count--
-	i.bytes -= w.size
+	i.total.count--
+	i.total.bytes -= w.size
+	if user := i.users[w.key.actor]; user != nil {
+		user.count--
+		user.bytes -= w.size
+		i.settle(w.key.actor, user)
+	}
 	if w.asks {
 		w.asks = false
 		i.asking--
 		w.first = true
 	}
-	i.options.Metrics.Waiting.Set(float64(i.count))
+	i.options.Metrics.Waiting.Set(float64(i.total.count))
 	i.endIfIdle()
 }

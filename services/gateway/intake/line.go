@@ -18,7 +18,7 @@ type line struct {
 	publisher message.Publisher
 	log       *slog.Logger
 
-	done func(bytes int) // with so much of what was put in
+	done func(w *waiter) // with one that was put in
 
 	mu    sync.Mutex
 	queue []*waiter
@@ -28,7 +28,7 @@ type line struct {
 // batch bounds one call of the publisher.
 const batch = 1000
 
-func newLine(topic string, p message.Publisher, log *slog.Logger, done func(bytes int)) *line {
+func newLine(topic string, p message.Publisher, log *slog.Logger, done func(w *waiter)) *line {
 	return &line{topic: topic, publisher: p, log: log, done: done, wake: make(chan struct{}, 1)}
 }
 
@@ -65,7 +65,7 @@ func (l *line) run(ctx context.Context) error {
 				return nil
 			}
 			for _, w := range waiters {
-				l.done(w.size)
+				l.done(w)
 			}
 		}
 	}

@@ -25,7 +25,7 @@ type Sender struct {
 
 // NewSender makes one. Close it.
 func (i *Intake) NewSender() *Sender {
-	return &Sender{intake: i, waiters: map[*waiter]struct{}{}, positions: map[string]int64{}}
+	return &Sender{intake: i}
 }
 
 // waiter waits for the outcome of one command for one sender.
@@ -87,6 +87,9 @@ func (s *Sender) Position(owner string) int64 {
 func (s *Sender) committed(r envelope.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.positions == nil {
+		s.positions = map[string]int64{}
+	}
 	s.positions[r.Source] = max(s.positions[r.Source], r.Position)
 }
 
@@ -95,6 +98,9 @@ func (s *Sender) reserve(w *waiter) *refusal.Error {
 	defer s.mu.Unlock()
 	if len(s.waiters) >= s.intake.options.SenderWaiting || s.bytes+w.size > s.intake.options.SenderBytes {
 		return refusal.New(refusal.TooManyWaiting, "%d commands wait for their outcome on this connection", len(s.waiters))
+	}
+	if s.waiters == nil {
+		s.waiters = map[*waiter]struct{}{}
 	}
 	s.waiters[w] = struct{}{}
 	s.bytes += w.size
@@ -107,6 +113,9 @@ func (s *Sender) release(w *waiter) {
 	if _, ok := s.waiters[w]; ok {
 		delete(s.waiters, w)
 		s.bytes -= w.size
+		if len(s.waiters) == 0 {
+			s.waiters = nil
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/services/gateway/query"
 	"github.com/edumatrix/interlinked/shared/wirejson"
@@ -19,7 +20,7 @@ import (
 func (s *Session) command(ctx context.Context, f Frame, declared *catalog.Command) {
 	ctx, span := s.mesh.Tracer.Start(ctx, "receive "+f.Type, trace.WithSpanKind(trace.SpanKindServer),
 		trace.WithAttributes(attribute.String("mesh.connection", s.conn.ID)))
-	c, err := intake.Read(declared, s.user.ID, f.CommandID, f.Data)
+	c, err := intake.Read(declared, s.user, f.CommandID, f.Data)
 	if err != nil {
 		r := access.Refusal(err)
 		span.SetStatus(codes.Error, r.Code)
@@ -28,6 +29,7 @@ func (s *Session) command(ctx context.Context, f Frame, declared *catalog.Comman
 		return
 	}
 	span.SetAttributes(attribute.String("mesh.stream", c.Stream), attribute.String("mesh.command_id", c.ID))
+	id := f.ID // alone: the text of the frame need not be kept
 	s.sender.Send(ctx, c, func(a intake.Answer) {
 		if !a.Late {
 			if a.Refusal != nil {
@@ -35,38 +37,65 @@ func (s *Session) command(ctx context.Context, f Frame, declared *catalog.Comman
 			}
 			span.End()
 		}
-		s.conn.Send(outcome(f.ID, a))
+		s.conn.Send(outcome(id, a))
 	})
 }
 
-// query asks beside the frames that follow: a slow owner holds up nothing else.
+// query asks beside the frames that follow: a slow owner holds up nothing else. It is under way until its answer is
+// written, so that a client which asks faster than it reads waits for itself.
 func (s *Session) query(ctx context.Context, f Frame, declared *catalog.Query) {
-	select {
-	case s.asking <- struct{}{}:
-	default:
-		s.conn.Send(Failed(f.ID, refusal.New(refusal.TooManyWaiting,
-			"%d queries wait for their answer on this connection", mostQueries)))
+	if refused := s.beginQuery(); refused != nil {
+		s.conn.Send(Failed(f.ID, refused))
 		return
 	}
 	// Taken now, so that the answer has what this connection was told before it asked.
 	// One reads one's own writes, and what one has been shown.
 	position := max(s.sender.Position(declared.Owner), s.mesh.Hub.View(declared.Owner).Seen(s.conn))
 	s.queries.Go(func() {
-		defer func() { <-s.asking }()
+		written := false
+		defer func() {
+			if !written {
+				s.endQuery()
+			}
+		}()
+		defer s.mesh.Guard.Recover("query", func() { s.conn.Close(hub.Internal) })
 		ctx, span := s.mesh.Tracer.Start(ctx, "receive "+f.Type, trace.WithSpanKind(trace.SpanKindServer))
 		defer span.End()
 		data, err := s.ask(ctx, declared, f.Data, position)
-		if err != nil {
-			r := access.Refusal(err)
-			if r.Code == refusal.Internal {
-				s.mesh.Log.Error("session: a query failed", "query", f.Type, "user", s.user.ID, "error", err)
-			}
-			span.SetStatus(codes.Error, r.Code)
-			s.conn.Send(Failed(f.ID, r))
+		if err == nil {
+			written = true
+			s.conn.Reply(answered(f.ID, data), s.endQuery)
 			return
 		}
-		s.conn.Send(answered(f.ID, data))
+		r := access.Refusal(err)
+		if r.Code == refusal.Internal {
+			s.mesh.Log.Error("session: a query failed", "query", f.Type, "user", s.user, "error", err)
+		}
+		span.SetStatus(codes.Error, r.Code)
+		s.conn.Send(Failed(f.ID, r))
 	})
+}
+
+func (s *Session) beginQuery() *refusal.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asking >= maxQueries {
+		return refusal.New(refusal.TooManyWaiting, "%d queries of this connection are under way", s.asking)
+	}
+	if !s.quota.Query() {
+		return refusal.New(refusal.TooManyWaiting, "too many queries of your connections are under way")
+	}
+	s.asking++
+	return nil
+}
+
+func (s *Session) endQuery() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.asking--
+		s.quota.QueriesDone(1)
+	}
 }
 
 func (s *Session) ask(ctx context.Context, declared *catalog.Query, data []byte, position int64) ([]byte, error) {
@@ -74,7 +103,7 @@ func (s *Session) ask(ctx context.Context, declared *catalog.Query, data []byte,
 	if err != nil {
 		return nil, err
 	}
-	answer, err := s.mesh.Queries.Ask(ctx, declared, question, s.user.ID, position)
+	answer, err := s.mesh.Queries.Ask(ctx, declared, question, s.user, position)
 	if err != nil {
 		return nil, err
 	}

@@ -3,59 +3,69 @@ package session
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
+	"github.com/edumatrix/interlinked/shared/wirejson"
 )
+
+// MaxID is how long the id of a frame may be, in characters.
+const MaxID = 64
 
 // Frame is what a client sends.
 type Frame struct {
 	ID        string          `json:"id"`
 	Type      string          `json:"type"`
 	CommandID string          `json:"command_id"`
-	Data      json.RawMessage `json:"data"`
+	Data      json.RawMessage `json:"data"` // a part of the text; nil: there is none
 }
 
 // ReadFrame reads what a client sent. With an error, which is a refusal, the frame holds the id if there was one.
 func ReadFrame(text []byte) (Frame, error) {
 	var f Frame
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	err := d.Decode(&f)
-	if err == nil {
-		if _, more := d.Token(); !errors.Is(more, io.EOF) {
-			err = errors.New("more than one JSON value")
+	err := wirejson.Object(text, wirejson.Text("id", &f.ID), wirejson.Text("type", &f.Type),
+		wirejson.Text("command_id", &f.CommandID), wirejson.Raw("data", (*[]byte)(&f.Data)))
+	if utf8.RuneCountInString(f.ID) > MaxID {
+		return Frame{}, refusal.New(refusal.InvalidField, "id has more than %d characters", MaxID)
+	}
+	if r, ok := refusal.Of(err); ok {
+		if r.Code == refusal.Malformed {
+			return Frame{}, refusal.New(refusal.Malformed, "no frame: %s", strings.TrimPrefix(r.Text, "no frame: "))
 		}
+		return Frame{ID: f.ID}, r
 	}
-	if err == nil && f.Type == "" {
-		return f, refusal.New(refusal.Malformed, `a frame looks like {"id":"1","type":"…","data":{…}}; this one has no type`)
+	if f.Type == "" {
+		return f, refusal.New(refusal.Malformed, `no frame: it has no type; a frame looks like {"id":"1","type":"…","data":{…}}`)
 	}
-	if err == nil {
-		if string(f.Data) == "null" {
-			f.Data = nil
-		}
-		return f, nil
+	return f, nil
+}
+
+// Intro is what a client says in its first frame.
+type Intro struct {
+	Token  string
+	Resume bool
+	Device string
+}
+
+// ReadIntro reads the data of an auth frame.
+func ReadIntro(data []byte) (Intro, error) {
+	var i Intro
+	if len(data) == 0 {
+		data = []byte("{}")
 	}
-	var named struct {
-		ID any `json:"id"`
+	err := wirejson.Object(data, wirejson.Text("token", &i.Token), wirejson.Bool("resume", &i.Resume),
+		wirejson.Text("device", &i.Device))
+	return i, inData(err, `{"token":"…"}`)
+}
+
+// inData is the refusal of what an own frame of the gateway has as its data.
+func inData(err error, example string) error {
+	if r, ok := refusal.Of(err); ok {
+		return refusal.New(refusal.InvalidField, "data: %s; it looks like %s", r.Text, example)
 	}
-	f = Frame{}
-	if json.Unmarshal(text, &named) == nil {
-		f.ID, _ = named.ID.(string)
-	}
-	var wrong *json.UnmarshalTypeError
-	switch unknown, isUnknown := strings.CutPrefix(err.Error(), "json: unknown field "); {
-	case isUnknown:
-		return f, refusal.New(refusal.InvalidField, "a frame has no field %s, only id, type, command_id and data", unknown)
-	case errors.As(err, &wrong) && wrong.Field != "":
-		return f, refusal.New(refusal.InvalidField, "%s has to be a text, not a %s", wrong.Field, wrong.Value)
-	case errors.As(err, &wrong):
-		return f, refusal.New(refusal.Malformed, "a frame is a JSON object, not a %s", wrong.Value)
-	}
-	return f, refusal.New(refusal.Malformed, "no JSON: %s", strings.TrimPrefix(err.Error(), "json: "))
+	return err
 }
 
 type problem struct {

@@ -1,26 +1,28 @@
 package session
 
 import (
-	"bytes"
-	"encoding/json"
 	"slices"
 	"sync"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
 // readRooms reads what look and unlook name.
 func readRooms(data []byte) ([]string, *refusal.Error) {
-	var named struct {
-		Rooms []string `json:"rooms"`
+	const example = `{"rooms":["presence:bob",…]}`
+	var rooms []string
+	if len(data) == 0 {
+		data = []byte("{}")
 	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&named); err != nil || len(named.Rooms) == 0 {
-		return nil, refusal.New(refusal.InvalidField, `data has to be {"rooms":["presence:bob",…]}`)
+	if r, ok := refusal.Of(inData(wirejson.Object(data, wirejson.Texts("rooms", &rooms)), example)); ok {
+		return nil, r
 	}
-	slices.Sort(named.Rooms)
-	return slices.Compact(named.Rooms), nil
+	if len(rooms) == 0 {
+		return nil, refusal.New(refusal.InvalidField, "data: rooms is missing; it looks like %s", example)
+	}
+	slices.Sort(rooms)
+	return slices.Compact(rooms), nil
 }
 
 // looked gathers the answers for all rooms of one frame.
@@ -50,12 +52,17 @@ func (l *looked) answer(room string, refused *refusal.Error) {
 	}
 }
 
+var lookedTooFast = refusal.New(refusal.TooManyWaiting, "too many rooms are looked at in a short time; wait a while")
+
 // look asks for leave to look at rooms. The reply lists those that may be looked at and those that may not; when none
 // may, it is the refusal of the first.
 func (s *Session) look(f Frame) {
 	rooms, problem := readRooms(f.Data)
 	if problem == nil && s.mesh.Rooms.Looking(s.conn)+int(s.looks.Load())+len(rooms) > mostLooked {
 		problem = refusal.New(refusal.TooManyWaiting, "a connection looks at %d rooms at most", mostLooked)
+	}
+	if problem == nil && !s.quota.Look(len(rooms)) {
+		problem = lookedTooFast
 	}
 	if problem != nil {
 		s.conn.Send(Failed(f.ID, problem))

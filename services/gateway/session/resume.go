@@ -1,8 +1,6 @@
 package session
 
 import (
-	"bytes"
-	"encoding/json"
 	"slices"
 
 	"github.com/google/uuid"
@@ -11,6 +9,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/rooms"
+	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
 // ResumeFirst is the code for a resume frame that nobody waits for, and for others where one is waited for.
@@ -21,18 +20,18 @@ var resumeFirst = refusal.New(ResumeFirst,
 
 // comeback is what a resume frame says.
 type comeback struct {
-	At      string   `json:"at"`      // the mark; empty: the client has nothing
-	Rooms   []string `json:"rooms"`   // that it looks at
-	Session string   `json:"session"` // that it goes on with; empty: another one
+	At      string   // the mark; empty: the client has nothing
+	Rooms   []string // that it looks at
+	Session string   // that it goes on with; empty: another one
 }
 
 func readComeback(data []byte) (comeback, hub.Mark, *refusal.Error) {
 	var c comeback
 	if len(data) > 0 {
-		d := json.NewDecoder(bytes.NewReader(data))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&c); err != nil {
-			return c, nil, refusal.New(refusal.InvalidField, `data has to be {"at":"…","session":"…","rooms":["presence:bob",…]}`)
+		err := wirejson.Object(data, wirejson.Text("at", &c.At), wirejson.Texts("rooms", &c.Rooms),
+			wirejson.Text("session", &c.Session))
+		if r, ok := refusal.Of(inData(err, `{"at":"…","session":"…","rooms":["presence:bob",…]}`)); ok {
+			return c, nil, r
 		}
 	}
 	slices.Sort(c.Rooms)
@@ -76,6 +75,12 @@ func (s *Session) resume(f Frame) {
 		if refused != nil {
 			s.conn.Send(rooms.Unlooked(room, refused.Code, refused.Text))
 		}
+	}
+	if len(c.Rooms) > 0 && !s.quota.Look(len(c.Rooms)) {
+		for _, room := range c.Rooms {
+			answer(room, lookedTooFast)
+		}
+		c.Rooms = nil
 	}
 	if mark == nil {
 		s.mesh.Rooms.Attach(s.conn)

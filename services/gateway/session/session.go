@@ -4,6 +4,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -15,10 +16,12 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/services/gateway/lease"
 	"github.com/edumatrix/interlinked/services/gateway/query"
+	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/services/gateway/rooms"
 	"github.com/edumatrix/interlinked/shared/auth"
 )
@@ -31,28 +34,42 @@ type Mesh struct {
 	Intake  *intake.Intake
 	Queries *query.Asker
 	Lease   *lease.Lease
+	Users   quota.Users // what is bounded for each user
+	Guard   *guard.Guard
 	Tracer  trace.Tracer
 	Log     *slog.Logger
 }
 
-// most of what one session may have going on at a time.
+// Bounds of one session.
 const (
-	mostQueries = 16
-	mostLooked  = 500
+	maxQueries = 16
+	mostLooked = 500
+
+	// A client that sends faster is not read for a while, and after that its frames are refused.
+	frameRate, frameBurst = 1000, 2000
+	maxWait               = 2 * time.Second
 )
+
+// ErrTooFast says that a user has opened too many connections in a short time.
+var ErrTooFast = errors.New("too many connections of one user in a short time")
 
 // Session is one client that has proved who it is.
 type Session struct {
 	mesh   *Mesh
-	user   auth.User
+	user   string
 	device string
 	conn   *hub.Conn
 	sender *intake.Sender
+	quota  *quota.User
+	frames quota.Bucket // of the goroutine that reads
 	expiry *time.Timer
 
 	queries sync.WaitGroup
-	asking  chan struct{}
 	looks   atomic.Int64 // rooms asked for and not answered yet
+
+	mu     sync.Mutex
+	asking int // queries under way, and those whose answers are not written yet
+	closed bool
 
 	resuming atomic.Bool // its first frame will say what it has
 	patience *time.Timer // for that
@@ -69,34 +86,53 @@ type Opening struct {
 }
 
 // Open begins a session: the user's rooms are asked for, and the client hears when it misses nothing any more.
-func (m *Mesh) Open(user auth.User, o Opening) (*Session, error) {
-	conn, err := m.Hub.Add(user.ID)
-	if err != nil {
+func (m *Mesh) Open(user auth.User, o Opening) (_ *Session, err error) {
+	s := &Session{mesh: m, user: user.ID, device: o.Device, quota: m.Users.Enter(user.ID),
+		frames: quota.NewBucket(frameRate, frameBurst)}
+	opened := false
+	defer func() {
+		if !opened { // also by a panic
+			s.Close()
+		}
+	}()
+	if !s.quota.Connect() {
+		return nil, ErrTooFast
+	}
+	if s.conn, err = m.Hub.Add(user.ID); err != nil {
 		return nil, err
 	}
-	s := &Session{mesh: m, user: user, device: o.Device, conn: conn, sender: m.Intake.NewSender(),
-		asking: make(chan struct{}, mostQueries)}
+	s.sender = m.Intake.NewSender()
 	if !user.Expires.IsZero() {
-		s.expiry = time.AfterFunc(time.Until(user.Expires), func() { conn.Close(hub.TokenExpired) })
+		// Clocks differ: the token was taken until then, too.
+		s.expiry = s.after(time.Until(user.Expires.Add(auth.Leeway)), func() { s.conn.Close(hub.TokenExpired) })
 	}
 	if o.Resume {
 		s.resuming.Store(true)
-		s.patience = time.AfterFunc(o.Patience, func() {
+		s.patience = s.after(o.Patience, func() {
 			if s.resuming.Load() {
-				conn.Close(hub.HandshakeTimeout)
+				s.conn.Close(hub.HandshakeTimeout)
 			}
 		})
-		return s, nil
+	} else {
+		s.begin(uuid.NewString())
+		m.Rooms.Attach(s.conn)
 	}
-	s.begin(uuid.NewString())
-	m.Rooms.Attach(conn)
+	opened = true
 	return s, nil
+}
+
+// after calls f when the time has come.
+func (s *Session) after(d time.Duration, f func()) *time.Timer {
+	return time.AfterFunc(d, func() {
+		defer s.mesh.Guard.Recover("timer", func() { s.conn.Close(hub.Internal) })
+		f()
+	})
 }
 
 // begin has the session known to its user, by an id that is the same on all connections that resume it.
 func (s *Session) begin(id string) {
 	s.conn.Begin(id)
-	s.mesh.Lease.Open(lease.Connection{ID: s.conn.ID, User: s.user.ID, Session: id, Device: s.device, Since: time.Now(),
+	s.mesh.Lease.Open(lease.Connection{ID: s.conn.ID, User: s.user, Session: id, Device: s.device, Since: time.Now(),
 		Mark: s.conn.Written, End: func() { s.conn.Close(hub.SessionEnded) }})
 }
 
@@ -105,21 +141,40 @@ func (s *Session) Conn() *hub.Conn { return s.conn }
 
 // Close ends the session. What it sent is done all the same.
 func (s *Session) Close() {
+	// Deferred, so that a panic in one of them leaves none of the others out.
+	defer s.quota.Leave()
+	if s.conn == nil {
+		return
+	}
+	defer s.forgetQueries()
+	defer s.sender.Close()
+	defer s.mesh.Lease.Gone(s.conn.ID)
+	defer s.mesh.Hub.Remove(s.conn)
 	if s.expiry != nil {
 		s.expiry.Stop()
 	}
 	if s.patience != nil {
 		s.patience.Stop()
 	}
-	s.mesh.Hub.Remove(s.conn)
-	s.mesh.Lease.Gone(s.conn.ID)
-	s.sender.Close()
-	s.queries.Wait()
 }
 
-// Handle takes one frame. It does not wait for other services, so that a client's frames are taken in order.
+// forgetQueries waits for the queries under way, and forgets those whose answers will not be written.
+func (s *Session) forgetQueries() {
+	s.queries.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.quota.QueriesDone(s.asking)
+}
+
+// Handle takes one frame. It does not wait for other services, so that a client's frames are taken in order; it waits
+// when the client sends too fast.
 func (s *Session) Handle(ctx context.Context, text []byte) {
+	slowEnough := s.admit(len(text))
 	f, err := ReadFrame(text)
+	if err == nil && !slowEnough {
+		err = tooFast
+	}
 	if err != nil {
 		s.conn.Send(Failed(f.ID, access.Refusal(err)))
 		return
@@ -143,7 +198,7 @@ func (s *Session) Handle(ctx context.Context, text []byte) {
 		s.unlook(f)
 		return
 	case "auth":
-		s.conn.Send(Failed(f.ID, refusal.New(refusal.Malformed, "auth comes first, and once")))
+		s.conn.Send(Failed(f.ID, refusal.New(refusal.Malformed, "auth has to be the first frame, and is sent once")))
 		return
 	}
 	command, query := access.Public(s.mesh.Catalog, f.Type)
@@ -155,4 +210,22 @@ func (s *Session) Handle(ctx context.Context, text []byte) {
 	default:
 		s.conn.Send(Failed(f.ID, access.Unknown(s.mesh.Catalog, f.Type)))
 	}
+}
+
+// HandleBinary refuses a binary frame of so many bytes.
+func (s *Session) HandleBinary(bytes int) {
+	s.admit(bytes)
+	s.conn.Send(Failed("", refusal.New(refusal.Malformed, "no frame: it is binary; frames are JSON in text frames")))
+}
+
+var tooFast = refusal.New(refusal.TooManyWaiting, "more frames are sent than %d a second; send fewer", frameRate)
+
+// admit counts a frame, and waits as long as the client is too fast; it reports false when that would be too long.
+func (s *Session) admit(bytes int) bool {
+	wait, ok := s.frames.Reserve(time.Now(), quota.Cost(bytes), maxWait)
+	all, fair := s.quota.Frame(bytes, maxWait)
+	if wait = max(wait, all); wait > 0 {
+		time.Sleep(wait)
+	}
+	return ok && fair
 }

@@ -45,7 +45,7 @@ func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
 		return auth.User{}, refusal.New(refusal.Unauthorized, "the token is expired")
 	}
 	if name, brief := strings.CutPrefix(token, "brief-"); brief {
-		return auth.User{ID: name, Expires: time.Now().Add(100 * time.Millisecond)}, nil
+		return auth.User{ID: name, Expires: time.Now().Add(100*time.Millisecond - auth.Leeway)}, nil
 	}
 	return auth.User{ID: token}, nil
 }
@@ -252,6 +252,15 @@ func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {
 	require.True(t, read(t, socket).Ready)
 	for _, c := range []struct{ text, re, code, says string }{
 		{`{`, "", refusal.Malformed, "no JSON"},
+		{`{"type":"ping","TYPE":"ping"}`, "", refusal.InvalidField, `no field "TYPE"`},
+		{`{"id":"x","type":"look","data":{},"data":{"rooms":["presence:bob"]}}`, "x", refusal.InvalidField, "data is there twice"},
+		{`{"id":"x","id":"y","type":"ping"}`, "x", refusal.InvalidField, "id is there twice"},
+		{"{\"id\":\"x\",\"type\":\"ping\xff\"}", "", refusal.Malformed, "UTF-8"},
+		{`{"id":"` + strings.Repeat("é", 65) + `","type":"ping"}`, "", refusal.InvalidField, "id has more than 64 characters"},
+		{`{"id":"x","type":"` + strings.Repeat("z", 60_000) + `"}`, "x", refusal.UnknownType, "zzz…"},
+		{`{"id":"x","type":"look","data":{"rooms":["presence:bob"],"Rooms":[]}}`, "x", refusal.InvalidField, `"Rooms"`},
+		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"g","body":" \u200b\u2060\n"}}`, "x",
+			refusal.InvalidField, "body is empty"},
 		{`[]`, "", refusal.Malformed, "a JSON object"},
 		{`"hello"`, "", refusal.Malformed, "a JSON object"},
 		{`{"id":"1"} {"id":"2"}`, "", refusal.Malformed, "more than one"},
@@ -303,7 +312,7 @@ func TestFrame_AboveTheBoundIsRefusedAndTheConnectionClosed(t *testing.T) {
 	write(t, socket, strings.Repeat("x", 1<<20))
 	f := read(t, socket)
 	require.Equal(t, refusal.Malformed, f.Error.Code)
-	require.Contains(t, f.Error.Message, "65536 bytes")
+	require.Contains(t, f.Error.Message, "262144 bytes")
 	require.Equal(t, websocket.CloseMessageTooBig, closed(t, socket))
 }
 

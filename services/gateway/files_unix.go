@@ -1,0 +1,14 @@
+//go:build unix
+
+package gateway
+
+import "syscall"
+
+// maxConnections is how many connections of clients there may be: nine tenths of the files that the process may open.
+func maxConnections() int64 {
+	var l syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil || l.Cur > 1<<40 {
+		return 1 << 40
+	}
+	return int64(l.Cur) * 9 / 10
+}

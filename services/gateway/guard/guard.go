@@ -1,0 +1,44 @@
+// Package guard keeps a panic from ending more than the connection, the request or the round of work that it happened
+// in.
+package guard
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Guard logs and counts panics. A nil Guard recovers from them all the same.
+type Guard struct {
+	log    *slog.Logger
+	panics *prometheus.CounterVec
+}
+
+// New makes a Guard. Without a registry its count is not published.
+func New(log *slog.Logger, r prometheus.Registerer) *Guard {
+	g := &Guard{log: log, panics: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "gateway_panics_total", Help: "Panics that were recovered from, by the place they happened in."},
+		[]string{"place"})}
+	if r != nil {
+		r.MustRegister(g.panics)
+	}
+	return g
+}
+
+// Recover is to be deferred at the top of a goroutine, a timer or a handler: defer g.Recover("reader", end). After a
+// panic it logs the stack, counts it, and calls then, which may be nil.
+func (g *Guard) Recover(place string, then func()) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if g != nil {
+		g.panics.WithLabelValues(place).Inc()
+		g.log.Error("gateway: recovered from a panic", "place", place, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	}
+	if then != nil {
+		then()
+	}
+}

@@ -1,0 +1,83 @@
+package gateway
+
+import (
+	"encoding/json"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
+)
+
+// boundedListener counts the connections of clients, with and without a WebSocket, and keeps them below the number of
+// files that this process may open: beyond it, calls to the owners and to Kafka would be the first to fail, for everybody.
+type boundedListener struct {
+	net.Listener
+	max  int64
+	open atomic.Int64
+}
+
+// margin is how many connections above max still get an answer that says so.
+const margin = 64
+
+// Accept waits for the next connection. Those above max and margin are closed at once.
+func (l *boundedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.open.Add(1) > l.max+margin {
+			_ = c.Close()
+			l.open.Add(-1)
+			continue
+		}
+		tcp, ok := c.(*net.TCPConn)
+		if !ok {
+			return &boundedConn{Conn: c, leave: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
+		}
+		return &boundedTCP{TCPConn: tcp, listener: l}, nil
+	}
+}
+
+// full answers requests with 503 while there are too many connections.
+func (l *boundedListener) full(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if l.open.Load() <= l.max {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Connection", "close")
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Retry-After", "5")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]string{"code": refusal.Unavailable,
+			"message": "this gateway has as many connections as it takes, connect again later"}})
+	})
+}
+
+// boundedTCP is a connection that is counted until it is closed.
+type boundedTCP struct {
+	*net.TCPConn
+	listener *boundedListener
+	closed   atomic.Bool
+}
+
+func (c *boundedTCP) Close() error {
+	if !c.closed.Swap(true) {
+		c.listener.open.Add(-1)
+	}
+	return c.TCPConn.Close()
+}
+
+// boundedConn is the same for what is not TCP.
+type boundedConn struct {
+	net.Conn
+	leave func()
+}
+
+func (c *boundedConn) Close() error {
+	c.leave()
+	return c.Conn.Close()
+}

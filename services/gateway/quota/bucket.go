@@ -1,0 +1,45 @@
+package quota
+
+import "time"
+
+// Bucket is a token bucket. It is not safe for concurrent use.
+type Bucket struct {
+	rate, burst float64
+	level       float64 // negative: taken in advance
+	at          time.Time
+}
+
+// NewBucket makes a full one, which gets so many tokens a second, and holds so many.
+func NewBucket(rate, burst int) Bucket {
+	return Bucket{rate: float64(rate), burst: float64(burst), level: float64(burst)}
+}
+
+func (b *Bucket) fill(now time.Time) {
+	if !b.at.IsZero() {
+		b.level = min(b.burst, b.level+b.rate*max(0, now.Sub(b.at).Seconds()))
+	}
+	b.at = now
+}
+
+// Take takes tokens, and reports false when there are not as many.
+func (b *Bucket) Take(now time.Time, n int) bool {
+	if b.fill(now); b.level < float64(n) {
+		return false
+	}
+	b.level -= float64(n)
+	return true
+}
+
+// Reserve takes tokens, in advance if need be, and returns how long to wait until they are there. It takes none, and
+// reports false, when that is longer than max.
+func (b *Bucket) Reserve(now time.Time, n int, max time.Duration) (wait time.Duration, ok bool) {
+	b.fill(now)
+	if after := b.level - float64(n); after < 0 {
+		wait = time.Duration(-after / b.rate * float64(time.Second))
+	}
+	if wait > max {
+		return max, false
+	}
+	b.level -= float64(n)
+	return wait, true
+}

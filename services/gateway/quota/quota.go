@@ -1,0 +1,155 @@
+// Package quota bounds what one user may have under way and how fast, over all of their connections and requests, so
+// that whatever one user does costs nobody else. What waits for outcomes is bounded by intake, what waits to be written by
+// hub.
+package quota
+
+import (
+	"sync"
+	"time"
+)
+
+// Limits of one user. Zero values are the defaults.
+type Limits struct {
+	// Queries is how many may be under way: not answered, or their answers not written; 64 when 0.
+	Queries int
+	// Requests is how many HTTP requests may be under way; 64 when 0.
+	Requests int
+	// Frames and FrameBurst bound frames and requests, a second and at once; 2,000 and 4,000 when 0. A frame counts once,
+	// and once more for every 4 KiB.
+	Frames, FrameBurst int
+	// Rooms and RoomBurst bound the rooms that are looked at; 100 and 1,000 when 0.
+	Rooms, RoomBurst int
+	// Connections and ConnectionBurst bound how often the user connects; 10 and 256 when 0.
+	Connections, ConnectionBurst int
+}
+
+func (l Limits) orDefault() Limits {
+	for _, d := range []struct {
+		limit *int
+		value int
+	}{
+		{&l.Queries, 64}, {&l.Requests, 64}, {&l.Frames, 2000}, {&l.FrameBurst, 4000}, {&l.Rooms, 100},
+		{&l.RoomBurst, 1000}, {&l.Connections, 10}, {&l.ConnectionBurst, 256},
+	} {
+		if *d.limit == 0 {
+			*d.limit = d.value
+		}
+	}
+	return l
+}
+
+// Users are all who have something under way. The zero value has the default limits.
+type Users struct {
+	Limits Limits // not to be changed once it is used
+
+	mu    sync.Mutex
+	users map[string]*User
+	swept time.Time
+}
+
+// User is what one user has under way.
+type User struct {
+	id     string
+	users  *Users
+	limits Limits
+
+	mu          sync.Mutex
+	holders     int // connections and requests
+	left        time.Time
+	queries     int
+	requests    int
+	frames      Bucket
+	rooms       Bucket
+	connections Bucket
+}
+
+// forgetAfter is how long a user without connections and requests is remembered: by then every bucket is full again.
+const forgetAfter = time.Minute
+
+// Enter returns a user, for one connection or request. Call Leave when it ends.
+func (u *Users) Enter(id string) *User {
+	now := time.Now()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.users == nil {
+		u.users = map[string]*User{}
+		u.Limits = u.Limits.orDefault()
+		u.swept = now
+	}
+	if now.Sub(u.swept) > forgetAfter {
+		u.swept = now
+		for id, user := range u.users {
+			if user.holders == 0 && now.Sub(user.left) > forgetAfter {
+				delete(u.users, id)
+			}
+		}
+	}
+	user := u.users[id]
+	if user == nil {
+		l := u.Limits
+		user = &User{id: id, users: u, limits: l, frames: NewBucket(l.Frames, l.FrameBurst),
+			rooms: NewBucket(l.Rooms, l.RoomBurst), connections: NewBucket(l.Connections, l.ConnectionBurst)}
+		u.users[id] = user
+	}
+	user.holders++
+	return user
+}
+
+// Leave ends what Enter began.
+func (u *User) Leave() {
+	u.users.mu.Lock()
+	defer u.users.mu.Unlock()
+	u.holders--
+	u.left = time.Now()
+}
+
+// Connect reports whether the user may open another connection now.
+func (u *User) Connect() bool { return u.take(&u.connections, 1) }
+
+// Look reports whether the user may look at so many rooms more now.
+func (u *User) Look(rooms int) bool { return u.take(&u.rooms, rooms) }
+
+func (u *User) take(b *Bucket, n int) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return b.Take(time.Now(), n)
+}
+
+// Frame counts a frame of so many bytes, and returns how long to wait before it is handled; it reports false when that is
+// longer than max, and the frame is not to be handled.
+func (u *User) Frame(bytes int, max time.Duration) (wait time.Duration, ok bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.frames.Reserve(time.Now(), Cost(bytes), max)
+}
+
+// Cost is how much a frame of so many bytes counts.
+func Cost(bytes int) int { return 1 + bytes>>12 }
+
+// Query reports whether the user may have another query under way. Call QueriesDone when it is over.
+func (u *User) Query() bool { return u.begin(&u.queries, u.limits.Queries) }
+
+// QueriesDone ends queries.
+func (u *User) QueriesDone(n int) { u.end(&u.queries, n) }
+
+// Request reports whether the user may have another HTTP request under way. Call RequestDone when it is over.
+func (u *User) Request() bool { return u.begin(&u.requests, u.limits.Requests) }
+
+// RequestDone ends a request.
+func (u *User) RequestDone() { u.end(&u.requests, 1) }
+
+func (u *User) begin(count *int, limit int) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if *count >= limit {
+		return false
+	}
+	*count++
+	return true
+}
+
+func (u *User) end(count *int, n int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	*count -= n
+}

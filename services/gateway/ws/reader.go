@@ -1,0 +1,95 @@
+package ws
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/session"
+)
+
+var (
+	errTooLarge = errors.New("frame too large")
+	errBinary   = errors.New("binary frame")
+)
+
+// readAll hands the client's frames over one by one, until the connection ends. From then on it reads only for the
+// client's own end, within grace.
+func (c *connection) readAll(ctx context.Context, s *session.Session) {
+	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
+	for !c.conn.Ended() {
+		text, err := c.read()
+		switch {
+		case errors.Is(err, errTooLarge):
+			c.conn.Send(session.Failed("", refusal.New(refusal.Malformed, "the frame is larger than %d bytes",
+				c.server.options.MaxFrame)))
+			c.conn.Close(hub.TooLarge)
+		case errors.Is(err, errBinary):
+			s.HandleBinary(len(text))
+		case errors.As(err, new(*websocket.CloseError)):
+			c.conn.Close(hub.Left)
+			return
+		case err != nil:
+			c.conn.Close(hub.Lost)
+			return
+		default:
+			c.server.options.Metrics.Frames.Inc()
+			s.Handle(ctx, text)
+		}
+	}
+	c.discard()
+}
+
+// read returns one frame. A frame larger than MaxFrame is not read to its end.
+func (c *connection) read() ([]byte, error) {
+	kind, r, err := c.socket.NextReader()
+	if err != nil {
+		return nil, err
+	}
+	text := make([]byte, 0, 512)
+	for {
+		n, err := r.Read(text[len(text):cap(text)])
+		text = text[:len(text)+n]
+		c.alive()
+		switch {
+		case int64(len(text)) > c.server.options.MaxFrame:
+			return nil, errTooLarge
+		case errors.Is(err, io.EOF) && kind != websocket.TextMessage:
+			return text, errBinary
+		case errors.Is(err, io.EOF):
+			return text, nil
+		case err != nil:
+			return nil, err
+		}
+		if len(text) == cap(text) {
+			text = append(text, 0)[:len(text)]
+		}
+	}
+}
+
+// alive notes that the client is there.
+func (c *connection) alive() {
+	c.seen.Store(time.Now().UnixNano())
+	c.unconfirmed.Store(0)
+}
+
+// pinged answers a ping of the client. Of several that wait only the newest is answered.
+func (c *connection) pinged(payload string) error {
+	c.alive()
+	if c.conn == nil {
+		return c.send(appendHeader(nil, opPong, true, len(payload)), []byte(payload))
+	}
+	c.mu.Lock()
+	c.pong = append(c.pong[:0], payload...)
+	if c.pong == nil {
+		c.pong = []byte{}
+	}
+	c.mu.Unlock()
+	c.conn.Kick()
+	return nil
+}

@@ -1,0 +1,82 @@
+package ws
+
+import (
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+)
+
+// slots is how many parts a period between pings is divided into. Each connection is in one of them, by chance: pings are
+// spread over the period even when all clients connected at once.
+const slots = 64
+
+// wheel has every connection pinged once a period, with one goroutine and one timer for all.
+type wheel struct {
+	period time.Duration
+
+	mu      sync.Mutex
+	slots   [slots]map[*connection]struct{}
+	count   int
+	running bool
+}
+
+func (w *wheel) add(c *connection) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c.slot = rand.N(slots)
+	if w.slots[c.slot] == nil {
+		w.slots[c.slot] = map[*connection]struct{}{}
+	}
+	w.slots[c.slot][c] = struct{}{}
+	w.count++
+	if !w.running {
+		w.running = true
+		go w.run()
+	}
+}
+
+func (w *wheel) remove(c *connection) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.slots[c.slot], c)
+	w.count--
+}
+
+// run turns the wheel for as long as there are connections.
+func (w *wheel) run() {
+	tick := time.NewTicker(max(w.period/slots, time.Millisecond))
+	defer tick.Stop()
+	var due []*connection
+	for n := 0; ; n = (n + 1) % slots {
+		<-tick.C
+		w.mu.Lock()
+		if w.count == 0 {
+			w.running = false
+			w.mu.Unlock()
+			return
+		}
+		due = due[:0]
+		for c := range w.slots[n] {
+			due = append(due, c)
+		}
+		w.mu.Unlock()
+		now := time.Now()
+		for _, c := range due {
+			c.ping(now)
+		}
+		clear(due)
+	}
+}
+
+// ping asks the client whether it is there, and gives it up when it has not shown that for two periods.
+func (c *connection) ping(now time.Time) {
+	defer c.server.options.Guard.Recover("ping", func() { c.conn.Close(hub.Internal) })
+	if now.UnixNano()-c.seen.Load() >= int64(2*c.server.options.Ping) {
+		c.conn.Close(hub.NoPong)
+		return
+	}
+	c.pingDue.Store(true)
+	c.conn.Kick()
+}

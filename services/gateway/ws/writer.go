@@ -1,0 +1,217 @@
+package ws
+
+import (
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+)
+
+const (
+	// writeWait is how long a client may take to let at least minProgress bytes through. One that does is not slow.
+	writeWait   = 10 * time.Second
+	minProgress = 4 << 10
+	// chunk is how much is written at once, and how long a fragment of a frame is. Pings go between two chunks.
+	chunk = 16 << 10
+	// maxUnsent is how much the system may hold that is not on its way to the client yet.
+	maxUnsent = 64 << 10
+	// buffered is more than what may be under way without the client having received any of it, see limitUnsent. What
+	// is written beyond that proves that the client is there.
+	buffered = 4 * maxUnsent
+)
+
+// Operation codes of RFC 6455.
+const (
+	opContinuation = 0x0
+	opText         = 0x1
+	opClose        = 0x8
+	opPing         = 0x9
+	opPong         = 0xA
+)
+
+// batch is what a writer needs while it writes.
+type batch struct {
+	frames [][]byte
+	bytes  []byte
+}
+
+var batches = sync.Pool{New: func() any { return &batch{bytes: make([]byte, 0, 2*chunk+64)} }}
+
+// cut cuts a write short that is stuck: everything that is left has to be written within grace.
+func (c *connection) cut() {
+	if c.ending.Swap(true) {
+		return
+	}
+	_ = c.net.SetWriteDeadline(time.Now().Add(grace))
+}
+
+// write writes what waits, until nothing waits or the connection ends.
+func (c *connection) write() {
+	defer c.server.options.Guard.Recover("writer", func() {
+		c.conn.Close(hub.Internal)
+		if c.torn {
+			c.abandon()
+			c.finish(0)
+			return
+		}
+		c.end(hub.Internal)
+		c.finish(grace)
+	})
+	b := batches.Get().(*batch)
+	defer func() {
+		clear(b.frames)
+		batches.Put(b)
+	}()
+	for {
+		var reason *hub.Reason
+		b.frames, reason = c.conn.Next(b.frames[:0], chunk)
+		if err := c.writeBatch(b); err != nil {
+			if timeout(err) && !c.conn.Ended() {
+				c.conn.Close(hub.Slow)
+			}
+			c.conn.Close(hub.Lost)
+			c.abandon()
+			c.finish(0)
+			return
+		}
+		switch {
+		case len(b.frames) > 0:
+		case reason != nil:
+			c.end(*reason)
+			if *reason == hub.Lost || *reason == hub.Slow {
+				c.finish(0)
+			} else {
+				c.finish(grace)
+			}
+			return
+		default: // nothing waits; but what is due may have come to be so since writeBatch
+			if c.controlDue() {
+				c.conn.Kick()
+			}
+			return
+		}
+	}
+}
+
+// finish has the reader end, after so long a time for the client's own end.
+func (c *connection) finish(wait time.Duration) {
+	if !c.finished {
+		c.finished = true
+		_ = c.net.SetReadDeadline(time.Now().Add(wait))
+		c.written.Done()
+	}
+}
+
+// writeBatch writes frames, several in one write. A long one goes in fragments, so that pings need not wait for its end.
+func (c *connection) writeBatch(b *batch) error {
+	out := c.appendControls(b.bytes[:0])
+	for i := range b.frames {
+		text, op := b.frames[i], byte(opText)
+		for {
+			part := text[:min(chunk, len(text))]
+			text = text[len(part):]
+			out = append(appendHeader(out, op, len(text) == 0, len(part)), part...)
+			if len(out) >= chunk {
+				if err := c.send(out); err != nil {
+					return err
+				}
+				out = c.appendControls(out[:0])
+			}
+			if len(text) == 0 {
+				break
+			}
+			op = opContinuation
+		}
+	}
+	b.bytes = out[:0]
+	return c.send(out)
+}
+
+// controlDue reports whether a ping or a pong is due.
+func (c *connection) controlDue() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pong != nil || c.pingDue.Load()
+}
+
+// appendControls appends the ping and the pong that are due.
+func (c *connection) appendControls(b []byte) []byte {
+	if c.pingDue.Load() && c.pingDue.Swap(false) {
+		b = appendHeader(b, opPing, true, 0)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pong != nil {
+		b = append(appendHeader(b, opPong, true, len(c.pong)), c.pong...)
+		c.pong = nil
+	}
+	return b
+}
+
+// appendHeader appends the header of a frame as servers send it, without a mask.
+func appendHeader(b []byte, op byte, final bool, length int) []byte {
+	if final {
+		op |= 0x80
+	}
+	switch {
+	case length < 126:
+		return append(b, op, byte(length))
+	case length <= 0xFFFF:
+		return binary.BigEndian.AppendUint16(append(b, op, 126), uint16(length))
+	default:
+		return binary.BigEndian.AppendUint64(append(b, op, 127), uint64(length))
+	}
+}
+
+// send writes bytes as they are, for as long as the client takes them. The error is a timeout when it does not.
+func (c *connection) send(parts ...[]byte) error {
+	c.torn = true
+	for _, b := range parts {
+		for len(b) > 0 {
+			c.arm()
+			n, err := c.net.Write(b)
+			b = b[n:]
+			if n > 0 && c.unconfirmed.Add(int64(n)) > buffered {
+				c.seen.Store(time.Now().UnixNano())
+			}
+			if err != nil {
+				c.armed = time.Time{}
+				if !timeout(err) || n < minProgress || c.ending.Load() {
+					return err
+				}
+			}
+		}
+	}
+	c.torn = false
+	return nil
+}
+
+// arm sets the write deadline, once a second: setting it for each write costs more than the write of a small frame.
+func (c *connection) arm() {
+	now := time.Now()
+	if c.ending.Load() || now.Sub(c.armed) < time.Second {
+		return
+	}
+	c.armed = now
+	_ = c.net.SetWriteDeadline(now.Add(writeWait))
+	if c.ending.Load() { // cut came between
+		_ = c.net.SetWriteDeadline(now.Add(grace))
+	}
+}
+
+// sendFrame sends a frame before there is a queue.
+func (c *connection) sendFrame(text []byte) {
+	_ = c.send(append(appendHeader(nil, opText, true, len(text)), text...))
+}
+
+// end sends the client the reason, as far as it lets that through.
+func (c *connection) end(r hub.Reason) {
+	c.cut()
+	text := websocket.FormatCloseMessage(r.Code, r.Text)
+	if r == hub.Lost || c.send(append(appendHeader(nil, opClose, true, len(text)), text...)) != nil {
+		c.abandon()
+	}
+}

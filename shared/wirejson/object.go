@@ -1,0 +1,266 @@
+package wirejson
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
+)
+
+// Into says where Object puts a field. Make one by Text, Texts, Bool or Raw.
+type Into struct {
+	name  string
+	text  *string
+	texts *[]string
+	bool  *bool
+	raw   *[]byte
+}
+
+// Text takes a text.
+func Text(name string, into *string) Into { return Into{name: name, text: into} }
+
+// Texts takes a list of texts.
+func Texts(name string, into *[]string) Into { return Into{name: name, texts: into} }
+
+// Bool takes true or false.
+func Bool(name string, into *bool) Into { return Into{name: name, bool: into} }
+
+// Raw takes any value, as it is written: a part of the data, whose texts are not decoded. Null is taken for nothing.
+func Raw(name string, into *[]byte) Into { return Into{name: name, raw: into} }
+
+// Object reads one JSON object as strictly as Unmarshal does, into fields that are not those of a message: none that is
+// not named, none twice, none of another type. Null is a field that is not set.
+//
+// Its errors are refusals, as those of Unmarshal. After "invalid_field" all other fields were read nevertheless, so that
+// the answer can name what it answers.
+func Object(data []byte, fields ...Into) error {
+	if !utf8.Valid(data) {
+		return refusal.New(refusal.Malformed, "no JSON: not UTF-8")
+	}
+	d := decoder{scanner{data: data}}
+	if d.next() != '{' {
+		if kind := d.kind(); kind != "" {
+			return refusal.New(refusal.Malformed, "has to be a JSON object, not %s", kind)
+		}
+		return refused(d.unexpected())
+	}
+	d.at++
+	var seen [16]bool
+	var first error // of the fields that are not as they have to be
+	for begin := true; ; begin = false {
+		more, err := d.more(begin, '}')
+		if err != nil {
+			return refused(err)
+		}
+		if !more {
+			break
+		}
+		name, err := d.text()
+		if err == nil {
+			err = d.take(':')
+		}
+		if err != nil {
+			return refused(err)
+		}
+		i := named(fields, name)
+		switch {
+		case i < 0:
+			err = invalid("there is no field %s, only %s", quotedAlways(string(name)), names(fields))
+		case seen[i]:
+			err = in(fields[i].name, invalid("is there twice"))
+		default:
+			seen[i] = true
+			from := d.at
+			if err = d.into(fields[i]); err != nil {
+				d.at, err = from, in(fields[i].name, err)
+			}
+		}
+		if err != nil {
+			if first == nil {
+				first = err
+			}
+			if err := d.skip(0); err != nil {
+				return refused(err)
+			}
+		}
+	}
+	if d.next() != 0 || d.at < len(d.data) {
+		return refusal.New(refusal.Malformed, "more than one JSON value")
+	}
+	if first != nil {
+		return refusedField(first)
+	}
+	return nil
+}
+
+func named(fields []Into, name []byte) int {
+	for i := range fields {
+		if fields[i].name == string(name) {
+			return i
+		}
+	}
+	return -1
+}
+
+func names(fields []Into) string {
+	all := make([]string, len(fields))
+	for i, f := range fields {
+		all[i] = f.name
+	}
+	return strings.Join(all, ", ")
+}
+
+func quotedAlways(name string) string { return fmt.Sprintf("%q", clipped(name)) }
+
+// refusedField is refused for a problem that may have no path, because its text names the field.
+func refusedField(err error) error {
+	if p, ok := err.(*problem); ok && p.code == refusal.InvalidField && p.path == "" {
+		return refusal.New(p.code, "%s", p.text)
+	}
+	return refused(err)
+}
+
+// into reads one value.
+func (d *decoder) into(f Into) error {
+	if d.next() == 'n' {
+		return d.word("null")
+	}
+	switch {
+	case f.text != nil:
+		s, err := d.plainText()
+		*f.text = s
+		return err
+	case f.bool != nil:
+		switch d.next() {
+		case 't':
+			*f.bool = true
+			return d.word("true")
+		case 'f':
+			*f.bool = false
+			return d.word("false")
+		}
+		return d.wants('t', "true or false")
+	case f.texts != nil:
+		return d.textList(f.texts)
+	}
+	from := d.at
+	if err := d.skip(0); err != nil {
+		return err
+	}
+	*f.raw = d.data[from:d.at:d.at]
+	return nil
+}
+
+func (d *decoder) plainText() (string, error) {
+	s, err := d.quotedText("a text")
+	if err != nil {
+		return "", err
+	}
+	return string(s), nil
+}
+
+func (d *decoder) textList(into *[]string) error {
+	if err := d.wants('[', "a list of texts"); err != nil {
+		return err
+	}
+	d.at++
+	for i := 0; ; i++ {
+		more, err := d.more(i == 0, ']')
+		if !more || err != nil {
+			return err
+		}
+		s, err := d.plainText()
+		if err != nil {
+			return inList(i, err)
+		}
+		*into = append(*into, s)
+	}
+}
+
+// skip reads a value without looking into it.
+func (d *decoder) skip(depth int) error {
+	if depth > 2*deepest {
+		return malformed("it is nested deeper than %d", 2*deepest)
+	}
+	switch c := d.next(); {
+	case c == '"':
+		return d.skipText()
+	case c == '-' || c-'0' <= 9:
+		_, err := d.number()
+		return err
+	case c == 't':
+		return d.word("true")
+	case c == 'f':
+		return d.word("false")
+	case c == 'n':
+		return d.word("null")
+	case c == '[':
+		d.at++
+		for first := true; ; first = false {
+			more, err := d.more(first, ']')
+			if !more || err != nil {
+				return err
+			}
+			if err := d.skip(depth + 1); err != nil {
+				return err
+			}
+		}
+	case c == '{':
+		d.at++
+		for first := true; ; first = false {
+			more, err := d.more(first, '}')
+			if !more || err != nil {
+				return err
+			}
+			if err := d.skipText(); err != nil {
+				return err
+			}
+			if err := d.take(':'); err != nil {
+				return err
+			}
+			if err := d.skip(depth + 1); err != nil {
+				return err
+			}
+		}
+	}
+	return d.unexpected()
+}
+
+// skipText reads a text without decoding its escapes.
+func (d *decoder) skipText() error {
+	if err := d.take('"'); err != nil {
+		return err
+	}
+	for ; d.at < len(d.data); d.at++ {
+		switch c := d.data[d.at]; {
+		case c == '"':
+			d.at++
+			return nil
+		case c == '\\':
+			if err := d.skipEscape(); err != nil {
+				return err
+			}
+		case c < ' ':
+			return d.raw()
+		}
+	}
+	d.at = len(d.data)
+	return d.unexpected()
+}
+
+// skipEscape reads an escape from its backslash to its last byte.
+func (d *decoder) skipEscape() error {
+	if d.at++; d.at >= len(d.data) {
+		return d.unexpected()
+	}
+	switch d.data[d.at] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return nil
+	case 'u':
+		_, err := d.hex()
+		d.at--
+		return err
+	}
+	return d.unexpected()
+}
