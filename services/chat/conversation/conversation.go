@@ -3,7 +3,6 @@
 package conversation
 
 import (
-	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -13,8 +12,9 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// most is how many people a conversation may have.
-const most = 500
+// maxMembers is how many members a conversation may have. One command names at most 500 of them, so that it fits into a
+// frame; the others are added one by one.
+const maxMembers = 2000
 
 // Codes of refusals beside those that are not of one domain.
 const (
@@ -24,11 +24,15 @@ const (
 	codeFull       = "conversation_full"
 )
 
+var errFull = refusal.New(codeFull, "a conversation has at most %d members", maxMembers)
+
 // State is what deciding needs to know of a conversation.
 type State struct {
 	id       string
-	kind     chatv1.Kind // unspecified: it was never begun
-	members  []string    // in the order in which they joined; the first is the owner of a group
+	kind     chatv1.Kind    // unspecified: it was never begun
+	members  map[string]int // each member's place in the order of joining
+	joined   int            // the last place that was given
+	owner    string         // of a group: who joined first of its members; empty: there is none
 	messages map[string]*message
 }
 
@@ -39,20 +43,13 @@ type message struct {
 
 // New makes the state of a stream ("conversation:7") without events.
 func New(stream string) *State {
-	return &State{id: strings.TrimPrefix(stream, "conversation:"), messages: map[string]*message{}}
+	return &State{id: strings.TrimPrefix(stream, "conversation:"), members: map[string]int{}, messages: map[string]*message{}}
 }
 
 // begun stays true also when everybody has left.
 func (s *State) begun() bool { return s.kind != chatv1.Kind_KIND_UNSPECIFIED }
 
-func (s *State) has(user string) bool { return slices.Contains(s.members, user) }
-
-func (s *State) owner() string {
-	if s.kind != chatv1.Kind_KIND_GROUP || len(s.members) == 0 {
-		return ""
-	}
-	return s.members[0]
-}
+func (s *State) has(user string) bool { return s.members[user] > 0 }
 
 // Decide says what a command leads to.
 func (s *State) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
@@ -62,9 +59,9 @@ func (s *State) Decide(by catalog.Origin, command proto.Message) ([]proto.Messag
 	case *chatv1.StartGroup:
 		return s.startGroup(by, c)
 	}
-	// Whether a conversation exists is not told to those who are no member of it.
+	// Whether a conversation exists is not told to those who are not in it.
 	if !s.has(by.Actor) {
-		return nil, refusal.New(refusal.NotAMember, "you are no member of this conversation")
+		return nil, refusal.New(refusal.NotAMember, "you are not a member of this conversation")
 	}
 	switch c := command.(type) {
 	case *chatv1.AddMember:
@@ -80,7 +77,7 @@ func (s *State) Decide(by catalog.Origin, command proto.Message) ([]proto.Messag
 	case *chatv1.DeleteMessage:
 		return s.delete(by, c)
 	}
-	return nil, refusal.New(refusal.UnknownType, "%s asks nothing of a conversation", command.ProtoReflect().Descriptor().Name())
+	return nil, refusal.New(refusal.UnknownType, "a conversation does not handle %s", command.ProtoReflect().Descriptor().Name())
 }
 
 func one(e proto.Message) ([]proto.Message, error) { return []proto.Message{e}, nil }
@@ -100,14 +97,14 @@ func (s *State) startGroup(by catalog.Origin, c *chatv1.StartGroup) ([]proto.Mes
 	if s.begun() {
 		return nil, nil
 	}
-	users := []string{by.Actor}
+	users, named := []string{by.Actor}, map[string]bool{by.Actor: true}
 	for _, u := range c.UserIds {
-		if !slices.Contains(users, u) {
-			users = append(users, u)
+		if !named[u] {
+			users, named[u] = append(users, u), true
 		}
 	}
-	if len(users) > most {
-		return nil, refusal.New(codeFull, "a conversation has %d people at most", most)
+	if len(users) > maxMembers {
+		return nil, errFull
 	}
 	return one(&chatv1.ConversationStarted{ConversationId: s.id, Kind: chatv1.Kind_KIND_GROUP, Title: c.Title,
 		UserIds: users, HistoryFromJoining: c.HistoryFromJoining})
@@ -127,8 +124,8 @@ func (s *State) addMember(c *chatv1.AddMember) ([]proto.Message, error) {
 	if s.has(c.UserId) {
 		return nil, nil
 	}
-	if len(s.members) >= most {
-		return nil, refusal.New(codeFull, "a conversation has %d people at most", most)
+	if len(s.members) >= maxMembers {
+		return nil, errFull
 	}
 	return one(&chatv1.MemberAdded{ConversationId: s.id, UserId: c.UserId})
 }
@@ -138,10 +135,10 @@ func (s *State) removeMember(by catalog.Origin, c *chatv1.RemoveMember) ([]proto
 		return nil, err
 	}
 	switch {
-	case by.Actor != s.owner():
-		return nil, refusal.New(codeNotAllowed, "only who owns the conversation removes others from it")
+	case by.Actor != s.owner:
+		return nil, refusal.New(codeNotAllowed, "only the owner of a group removes others from it")
 	case c.UserId == by.Actor:
-		return nil, refusal.New(codeNotAllowed, "nobody removes themselves: leave instead")
+		return nil, refusal.New(codeNotAllowed, "you cannot remove yourself; use chat.leave")
 	case !s.has(c.UserId):
 		return nil, nil
 	}
@@ -173,7 +170,7 @@ func (s *State) delete(by catalog.Origin, c *chatv1.DeleteMessage) ([]proto.Mess
 	switch {
 	case m == nil:
 		return nil, refusal.New(refusal.NotFound, "there is no such message in this conversation")
-	case m.author != by.Actor && by.Actor != s.owner():
+	case m.author != by.Actor && by.Actor != s.owner:
 		return nil, refusal.New(codeNotAllowed, "only its author, or who owns the group, deletes a message")
 	case m.deleted:
 		return nil, nil
@@ -185,16 +182,44 @@ func (s *State) delete(by catalog.Origin, c *chatv1.DeleteMessage) ([]proto.Mess
 func (s *State) Evolve(actor string, event proto.Message) {
 	switch e := event.(type) {
 	case *chatv1.ConversationStarted:
-		s.kind, s.members = e.Kind, slices.Clone(e.UserIds)
+		s.kind = e.Kind
+		for _, user := range e.UserIds {
+			s.join(user)
+		}
 	case *chatv1.MemberAdded:
-		s.members = append(s.members, e.UserId)
+		s.join(e.UserId)
 	case *chatv1.MemberLeft:
-		s.members = slices.DeleteFunc(s.members, func(u string) bool { return u == e.UserId })
+		s.part(e.UserId)
 	case *chatv1.MessageSent:
 		s.messages[e.MessageId] = &message{author: actor}
 	case *chatv1.MessageDeleted:
 		if m := s.messages[e.MessageId]; m != nil {
 			m.deleted = true
+		}
+	}
+}
+
+func (s *State) join(user string) {
+	if s.has(user) {
+		return
+	}
+	s.joined++
+	s.members[user] = s.joined
+	if s.kind == chatv1.Kind_KIND_GROUP && s.owner == "" {
+		s.owner = user
+	}
+}
+
+// part takes a member out. When that was the owner of a group, who joined next owns it.
+func (s *State) part(user string) {
+	delete(s.members, user)
+	if s.owner != user {
+		return
+	}
+	s.owner = ""
+	for member, place := range s.members {
+		if s.owner == "" || place < s.members[s.owner] {
+			s.owner = member
 		}
 	}
 }

@@ -81,7 +81,7 @@ func TestDecide(t *testing.T) {
 	edited := event(&chatv1.MessageEdited{ConversationId: id, MessageId: "m", Body: "better"})
 	pair, pairSaid, class := direct("ann", "bob"), past{direct("ann", "bob"), sent("ann", "m")}, group("ann", "bob")
 	pairDeleted := append(pairSaid[:2:2], deleted("ann", "m"))
-	full := event(&chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: many(500)})
+	full := event(&chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: many(2000)})
 	dan := event(&chatv1.MemberAdded{ConversationId: id, UserId: "dan"})
 	gone := event(&chatv1.MessageDeleted{ConversationId: id, MessageId: "m"})
 
@@ -105,8 +105,8 @@ func TestDecide(t *testing.T) {
 			Kind: chatv1.Kind_KIND_GROUP, UserIds: []string{"ann"}})},
 		"start group again":             {past{class}, "ann", &chatv1.StartGroup{}, unchanged},
 		"start group that all left":     {past{group("ann"), left("ann")}, "ann", &chatv1.StartGroup{}, unchanged},
-		"start group that is full":      {nil, "user0", &chatv1.StartGroup{UserIds: many(500)}, full},
-		"start group that is too large": {nil, "ann", &chatv1.StartGroup{UserIds: many(500)}, refused("conversation_full")},
+		"start group that is full":      {nil, "user0", &chatv1.StartGroup{UserIds: many(2000)}, full},
+		"start group that is too large": {nil, "ann", &chatv1.StartGroup{UserIds: many(2000)}, refused("conversation_full")},
 
 		"add":                      {past{class}, "bob", addDan, dan},
 		"add a member":             {past{group("ann", "dan")}, "ann", addDan, unchanged},
@@ -115,7 +115,7 @@ func TestDecide(t *testing.T) {
 		"add oneself":              {past{class}, "dan", addDan, refused(refusal.NotAMember)},
 		"add by who left":          {past{class, left("bob")}, "bob", addDan, refused(refusal.NotAMember)},
 		"add to a direct one":      {past{pair}, "ann", addDan, refused("direct_conversation")},
-		"add to a full one":        {past{group(many(500)...)}, "user3", addDan, refused("conversation_full")},
+		"add to a full one":        {past{group(many(2000)...)}, "user3", addDan, refused("conversation_full")},
 		"add to an unknown one":    {nil, "ann", addDan, refused(refusal.NotAMember)},
 		"add to one that all left": {past{group("ann"), left("ann")}, "ann", addDan, refused(refusal.NotAMember)},
 

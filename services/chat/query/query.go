@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -19,8 +20,8 @@ import (
 )
 
 const (
-	usualPage   = 50
-	largestPage = 200
+	usualPage = 50
+	maxPage   = 200
 	// patience is how long an answer waits for the projection to show what was committed before it was asked for.
 	patience = 3 * time.Second
 )
@@ -37,18 +38,18 @@ func New(log *eventlog.Log, s *store.Store) *Server { return &Server{log, s} }
 // Conversations lists those that the asking user is in.
 func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.ConversationsRequest]) (
 	*connect.Response[chatv1.ConversationsResponse], error) {
-	limit, err := pageSize(r.Msg.GetLimit())
+	limit, err := pageSize(r.Msg.Limit)
 	if err != nil {
 		return nil, err
 	}
-	below, err := readCursor(r.Msg.GetAfter())
+	below, err := readCursor(r.Msg.GetAfter(), 1)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.wait(ctx, rpc.Position(ctx)); err != nil {
 		return nil, err
 	}
-	all, next, err := s.store.Conversations(ctx, rpc.Actor(ctx), below, limit)
+	all, next, err := s.store.Conversations(ctx, rpc.Actor(ctx), below[0], limit)
 	if err != nil {
 		return nil, eventlog.Away(err)
 	}
@@ -59,41 +60,76 @@ func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.Co
 	return connect.NewResponse(answer), nil
 }
 
-// History reads a page of one conversation's messages.
-func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryRequest]) (
-	*connect.Response[chatv1.HistoryResponse], error) {
-	limit, err := pageSize(r.Msg.GetLimit())
+// Members lists who is in a conversation, to those who are in it themselves.
+func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersRequest]) (
+	*connect.Response[chatv1.MembersResponse], error) {
+	limit, err := pageSize(r.Msg.Limit)
 	if err != nil {
 		return nil, err
 	}
-	before, after := r.Msg.GetBefore(), r.Msg.GetAfter()
-	if before < 0 || after < 0 || before > 0 && after > 0 {
-		return nil, refusal.New(refusal.InvalidField, "before and after are versions, and only one of them goes with a query")
+	after, err := readCursor(r.Msg.GetAfter(), 2)
+	if err != nil {
+		return nil, err
 	}
-	if before == 0 {
-		before = math.MaxInt64
+	id, user := r.Msg.GetConversationId(), rpc.Actor(ctx)
+	for position := rpc.Position(ctx); ; {
+		if err := s.wait(ctx, position); err != nil {
+			return nil, err
+		}
+		m, err := s.store.Members(ctx, id, store.Seat{Version: after[0], Index: int32(after[1])}, limit)
+		if err != nil {
+			return nil, eventlog.Away(err)
+		}
+		// The log is asked after the rows were read: whoever is a member now may see who was one at that moment.
+		stretches, err := s.log.Stretches(ctx, "conversation:"+id, user)
+		if err != nil {
+			return nil, err
+		}
+		if len(stretches) == 0 || stretches[len(stretches)-1].ClosedVersion > 0 {
+			return nil, errNotAMember
+		}
+		last := stretches[len(stretches)-1]
+		if last.OpenedVersion > m.Version {
+			position = last.OpenedPosition
+			continue
+		}
+		answer := &chatv1.MembersResponse{UserIds: m.Users, MemberCount: m.Count, Version: m.Version}
+		if m.Next != (store.Seat{}) {
+			answer.Next = cursor(m.Next.Version, int64(m.Next.Index))
+		}
+		return connect.NewResponse(answer), nil
+	}
+}
+
+// History reads a page of one conversation's messages.
+func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryRequest]) (
+	*connect.Response[chatv1.HistoryResponse], error) {
+	limit, err := pageSize(r.Msg.Limit)
+	if err != nil {
+		return nil, err
+	}
+	if r.Msg.GetBefore() < 0 || r.Msg.GetAfter() < 0 || r.Msg.Before != nil && r.Msg.After != nil {
+		return nil, refusal.New(refusal.InvalidField, "before and after are versions from 0 on; send only one of them")
+	}
+	page := store.Page{After: r.Msg.GetAfter(), Before: math.MaxInt64, Up: r.Msg.After != nil, Limit: limit}
+	if r.Msg.Before != nil {
+		page.Before = r.Msg.GetBefore()
 	}
 	id := r.Msg.GetConversationId()
 	a, err := s.access(ctx, id, rpc.Actor(ctx))
 	if err != nil {
 		return nil, err
 	}
-	// One more than asked for tells whether there are more.
-	messages, err := s.store.Messages(ctx, id, after, before, a.ranges, after > 0, limit+1)
+	page.Ranges = a.ranges
+	messages, more, err := s.store.Messages(ctx, id, page)
 	if err != nil {
 		return nil, eventlog.Away(err)
 	}
-	answer := &chatv1.HistoryResponse{Version: a.version}
-	if answer.More = len(messages) > limit; answer.More {
-		if after > 0 {
-			messages = messages[:limit]
-		} else {
-			messages = messages[1:]
-		}
-	}
-	answer.Messages = messages
-	return connect.NewResponse(answer), nil
+	return connect.NewResponse(&chatv1.HistoryResponse{Messages: messages, More: more, Version: a.version}), nil
 }
+
+// Whether a conversation exists is not told to those who are not in it.
+var errNotAMember = refusal.New(refusal.NotAMember, "you are not a member of this conversation")
 
 // access is what somebody may read of a conversation, as of a version of it.
 type access struct {
@@ -117,7 +153,7 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 			return access{}, err
 		}
 		if len(stretches) == 0 {
-			return access{}, refusal.New(refusal.NotAMember, "you are no member of this conversation")
+			return access{}, errNotAMember
 		}
 		last := stretches[len(stretches)-1]
 		if last.OpenedVersion <= version {
@@ -159,30 +195,46 @@ func (s *Server) wait(ctx context.Context, position int64) error {
 	return nil
 }
 
-func pageSize(asked int32) (int, error) {
+func pageSize(asked *int32) (int, error) {
 	switch {
-	case asked == 0:
+	case asked == nil:
 		return usualPage, nil
-	case asked < 0 || asked > largestPage:
-		return 0, refusal.New(refusal.InvalidField, "limit is from 1 to %d", largestPage)
+	case *asked < 1 || *asked > maxPage:
+		return 0, refusal.New(refusal.InvalidField, "limit is from 1 to %d", maxPage)
 	}
-	return int(asked), nil
+	return int(*asked), nil
 }
 
-func cursor(position int64) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(position, 36)))
+// cursor makes the mark of a page's end, which readCursor reads.
+func cursor(numbers ...int64) string {
+	texts := make([]string, len(numbers))
+	for i, n := range numbers {
+		texts[i] = strconv.FormatInt(n, 36)
+	}
+	return base64.RawURLEncoding.EncodeToString([]byte(strings.Join(texts, ".")))
 }
 
-func readCursor(s string) (int64, error) {
+// readCursor reads so many numbers; of an empty cursor, which is before the first page, all are 0.
+func readCursor(s string, count int) ([]int64, error) {
+	numbers := make([]int64, count)
 	if s == "" {
-		return 0, nil
+		return numbers, nil
 	}
+	invalid := refusal.New(refusal.InvalidField, "after is not a cursor; send what next of the page before contains")
 	raw, err := base64.RawURLEncoding.DecodeString(s)
-	if err == nil {
-		var position int64
-		if position, err = strconv.ParseInt(string(raw), 36, 64); err == nil && position > 0 {
-			return position, nil
+	texts := strings.Split(string(raw), ".")
+	if err != nil || len(texts) != count {
+		return nil, invalid
+	}
+	for i, text := range texts {
+		// A seat is two numbers, the second of 32 bits; a position is one, and never 0.
+		bits := 64
+		if i > 0 {
+			bits = 32
+		}
+		if numbers[i], err = strconv.ParseInt(text, 36, bits); err != nil || numbers[i] < 0 || numbers[0] == 0 {
+			return nil, invalid
 		}
 	}
-	return 0, refusal.New(refusal.InvalidField, "after is no mark of a page: it is what next said in the page before")
+	return numbers, nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -115,7 +117,7 @@ func patiently[Q, A any](ctx context.Context, ask func(context.Context, *connect
 func (f *fixture) conversations(user, after string, limit int32) (ids []string, next string) {
 	f.t.Helper()
 	answer, err := patiently(f.as(user), f.server.Conversations,
-		&chatv1.ConversationsRequest{After: after, Limit: limit})
+		&chatv1.ConversationsRequest{After: after, Limit: asked(limit)})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -123,6 +125,14 @@ func (f *fixture) conversations(user, after string, limit int32) (ids []string, 
 		ids = append(ids, c.GetConversationId())
 	}
 	return ids, answer.GetNext()
+}
+
+// asked is a limit of a page; 0 leaves it to the server.
+func asked(limit int32) *int32 {
+	if limit == 0 {
+		return nil
+	}
+	return &limit
 }
 
 func started(id string, fromJoining bool, users ...string) happened {
@@ -228,17 +238,21 @@ func TestHistory_Pages(t *testing.T) {
 	}
 	f.happens("c", all...)
 	for _, test := range []struct {
-		before, after int64
+		before, after *int64
 		limit         int32
 		first, last   string // bodies are versions
 		more          bool
 	}{
-		{0, 0, 0, "202", "251", true}, {0, 0, 200, "52", "251", true}, {0, 0, 1, "251", "251", true},
-		{52, 0, 50, "2", "51", false}, {53, 0, 50, "3", "52", true}, {3, 0, 50, "2", "2", false},
-		{0, 1, 50, "2", "51", true}, {0, 201, 50, "202", "251", false}, {0, 200, 50, "201", "250", true},
-		{1000, 0, 2, "250", "251", true},
+		{nil, nil, 0, "202", "251", true}, {nil, nil, 200, "52", "251", true}, {nil, nil, 1, "251", "251", true},
+		{new(int64(52)), nil, 50, "2", "51", false}, {new(int64(53)), nil, 50, "3", "52", true},
+		{new(int64(3)), nil, 50, "2", "2", false}, {new(int64(1000)), nil, 2, "250", "251", true},
+		// Zero is not the same as absent: it asks from the start.
+		{nil, new(int64(0)), 50, "2", "51", true}, {nil, new(int64(1)), 50, "2", "51", true},
+		{nil, new(int64(201)), 50, "202", "251", false}, {nil, new(int64(200)), 50, "201", "250", true},
+		{new(int64(math.MaxInt64)), nil, 1, "251", "251", true},
 	} {
-		r := &chatv1.HistoryRequest{ConversationId: "c", Before: test.before, After: test.after, Limit: test.limit}
+		r := &chatv1.HistoryRequest{ConversationId: "c", Before: test.before, After: test.after,
+			Limit: asked(test.limit)}
 		got, err := f.history("ann", r)
 		if err != nil {
 			t.Fatal(err)
@@ -251,13 +265,20 @@ func TestHistory_Pages(t *testing.T) {
 			t.Errorf("%+v: %s to %s, more %v", test, list[0], list[len(list)-1], got.GetMore())
 		}
 	}
-	if got, err := f.history("ann", &chatv1.HistoryRequest{ConversationId: "c", After: 251}); err != nil ||
-		len(got.GetMessages()) != 0 || got.GetMore() {
-		t.Errorf("after the newest: %v %v", got, err)
+	for name, r := range map[string]*chatv1.HistoryRequest{
+		"after the newest": {After: new(int64(251))}, "after every version": {After: new(int64(math.MaxInt64))},
+		"before the start": {Before: new(int64(0))},
+	} {
+		r.ConversationId = "c"
+		if got, err := f.history("ann", r); err != nil || len(got.GetMessages()) != 0 || got.GetMore() {
+			t.Errorf("%s: %v %v", name, got, err)
+		}
 	}
 	for name, r := range map[string]*chatv1.HistoryRequest{
-		"too many": {Limit: 201}, "less than none": {Limit: -1}, "both ways": {Before: 5, After: 2},
-		"a negative before": {Before: -1}, "a negative after": {After: -1},
+		"too many": {Limit: new(int32(201))}, "less than none": {Limit: new(int32(-1))}, "none": {Limit: new(int32(0))},
+		"both ways": {Before: new(int64(5)), After: new(int64(2))}, "both, of which one is zero": {Before: new(int64(5)),
+			After: new(int64(0))},
+		"a negative before": {Before: new(int64(-1))}, "a negative after": {After: new(int64(-1))},
 	} {
 		r.ConversationId = "c"
 		if _, err := f.history("ann", r); codeOf(err) != refusal.InvalidField {
@@ -296,11 +317,46 @@ func TestConversations_Pages(t *testing.T) {
 	if got, _ := f.conversations("eve", "", 0); len(got) != 0 {
 		t.Errorf("a stranger lists %v", got)
 	}
-	for name, r := range map[string]*chatv1.ConversationsRequest{"too many": {Limit: 201}, "less than none": {Limit: -1},
-		"no mark": {After: "c!"}, "no mark either": {After: "LTE"}} {
+	for name, r := range map[string]*chatv1.ConversationsRequest{"too many": {Limit: new(int32(201))},
+		"none": {Limit: new(int32(0))}, "no cursor": {After: "c!"}, "no cursor either": {After: "LTE"}, "a member's": {After: "MS4w"}} {
 		if _, err := f.server.Conversations(f.as("ann"), connect.NewRequest(r)); codeOf(err) != refusal.InvalidField {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Members are listed in pages, to those who are members at the moment, and to nobody else.
+func TestMembers_PagesForMembersAlone(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.follow()
+	f.happens("c", started("c", false, "ann", "bob", "cid"), added("c", "dan"), left("c", "bob"), added("c", "bob"), left("c", "cid"))
+	ask := func(user, id, after string, limit int32) (*chatv1.MembersResponse, error) {
+		return patiently(f.as(user), f.server.Members, &chatv1.MembersRequest{ConversationId: id, After: after, Limit: asked(limit)})
+	}
+	for _, limit := range []int32{1, 2, 3, 4, 0} {
+		var got []string
+		for next, pages := "", 0; ; pages++ {
+			page, err := ask("dan", "c", next, limit)
+			require.NoError(t, err)
+			require.EqualValues(t, 3, page.GetMemberCount())
+			require.EqualValues(t, 5, page.GetVersion())
+			require.Less(t, pages, 3)
+			if got, next = append(got, page.GetUserIds()...), page.GetNext(); next == "" {
+				break
+			}
+		}
+		require.Equal(t, []string{"ann", "dan", "bob"}, got)
+	}
+	for _, user := range []string{"cid", "eve"} { // one has left, the other was never in it
+		_, err := ask(user, "c", "", 0)
+		require.Equal(t, refusal.NotAMember, codeOf(err))
+	}
+	_, err := ask("ann", "none", "", 0)
+	require.Equal(t, refusal.NotAMember, codeOf(err))
+	for _, cursor := range []string{"c!", "LTE", "MQ", "MS5nZ2dnZ2dnZ2c"} { // the last is beyond 32 bits
+		_, err := ask("ann", "c", cursor, 0)
+		require.Equal(t, refusal.InvalidField, codeOf(err), cursor)
 	}
 }
 
@@ -434,7 +490,7 @@ func TestQuery_AnswersAsTheLogSays(t *testing.T) {
 			limit := int32(1 + r.IntN(20))
 			var up, down []string
 			for after := int64(0); ; {
-				page, err := f.history(user, &chatv1.HistoryRequest{ConversationId: id, After: max(after, 1), Limit: limit})
+				page, err := f.history(user, &chatv1.HistoryRequest{ConversationId: id, After: &after, Limit: &limit})
 				if ever != (err == nil) || err != nil && codeOf(err) != refusal.NotAMember {
 					t.Fatalf("seed %d: %s in %s: %v", seed, user, id, err)
 				}
@@ -444,8 +500,8 @@ func TestQuery_AnswersAsTheLogSays(t *testing.T) {
 				}
 				after = page.GetMessages()[len(page.GetMessages())-1].GetVersion()
 			}
-			for before := int64(0); ever; {
-				page, err := f.history(user, &chatv1.HistoryRequest{ConversationId: id, Before: before, Limit: limit})
+			for before := int64(math.MaxInt64); ever; {
+				page, err := f.history(user, &chatv1.HistoryRequest{ConversationId: id, Before: &before, Limit: &limit})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -127,7 +127,7 @@ func agree(t *rapid.T, f *fixture, s *store.Store, stream, id string, want *read
 		if slices.Contains(rooms[user], stream) != in {
 			t.Fatalf("%s in the room of the log: %v", user, !in)
 		}
-		all, _, err := s.Conversations(ctx, user, 0, math.MaxInt32-1)
+		all, _, err := s.Conversations(ctx, user, 0, 100_000)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -135,11 +135,13 @@ func agree(t *rapid.T, f *fixture, s *store.Store, stream, id string, want *read
 		if (i >= 0) != in {
 			t.Fatalf("%s is shown the conversation: %v", user, !in)
 		}
-		if in && (all[i].Version != want.version || !slices.Equal(all[i].UserIds, want.members)) {
+		if in && (all[i].Version != want.version || !slices.Equal(all[i].UserIds, want.members) ||
+			int(all[i].MemberCount) != len(want.members)) {
 			t.Fatalf("shown is %v, it is %+v", all[i], want)
 		}
 	}
-	messages, err := s.Messages(ctx, id, 0, math.MaxInt64, []store.Range{{From: 1, To: math.MaxInt64}}, true, math.MaxInt32)
+	messages, _, err := s.Messages(ctx, id, store.Page{Before: math.MaxInt64, Ranges: []store.Range{{From: 1, To: math.MaxInt64}},
+		Up: true, Limit: 1000})
 	if err != nil || len(messages) != len(want.messages) {
 		t.Fatalf("%d messages are shown, %v; there are %d", len(messages), err, len(want.messages))
 	}

@@ -8,19 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
+	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
-	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
 //go:embed migrations/*.sql
@@ -35,86 +31,9 @@ func Migrations() fs.FS {
 	return files
 }
 
-// Conversations is the projection.
-type Conversations struct{ catalog *catalog.Catalog }
-
-// NewConversations makes the projection.
-func NewConversations(c *catalog.Catalog) *Conversations { return &Conversations{c} }
-
-// ProjectionName is under which the position of Conversations is kept.
-const ProjectionName = "conversations"
-
-// Name is ProjectionName.
-func (*Conversations) Name() string { return ProjectionName }
-
-const (
-	sqlStarted = `INSERT INTO conversations
-		(conversation_id, kind, title, members, history_from_joining, version, position, changed_at)
-		VALUES ($1, $2, $3, $4, $5, 0, 0, $6)`
-	sqlJoined = `WITH listed AS (
-			INSERT INTO conversation_members (member, conversation_id) VALUES ($2, $1) ON CONFLICT DO NOTHING)
-		UPDATE conversations SET members = array_append(members, $2) WHERE conversation_id = $1`
-	sqlListed = `INSERT INTO conversation_members (member, conversation_id)
-		SELECT member, $1 FROM unnest($2::text[]) member ON CONFLICT DO NOTHING`
-	sqlLeft = `WITH unlisted AS (
-			DELETE FROM conversation_members WHERE member = $2 AND conversation_id = $1)
-		UPDATE conversations SET members = array_remove(members, $2) WHERE conversation_id = $1`
-	sqlSent = `INSERT INTO messages (conversation_id, version, message_id, author, body, sent_at)
-		VALUES ($1, $2, $3, $4, $5, $6)`
-	sqlEdited  = `INSERT INTO edits (conversation_id, message_id, version, body, edited_at) VALUES ($1, $2, $3, $4, $5)`
-	sqlDeleted = `WITH forgotten AS (
-			DELETE FROM edits WHERE conversation_id = $1 AND message_id = $2)
-		UPDATE messages SET body = '', deleted = true WHERE conversation_id = $1 AND message_id = $2`
-	sqlMoved = `UPDATE conversations SET version = $2, position = $3, changed_at = $4 WHERE conversation_id = $1`
-)
-
-// Apply writes what follows from events.
-func (p *Conversations) Apply(ctx context.Context, tx pgx.Tx, events []envelope.Event) error {
-	b := &pgx.Batch{}
-	newest := map[string]envelope.Event{}
-	for _, e := range events {
-		id, ok := strings.CutPrefix(e.Stream, "conversation:")
-		if !ok {
-			continue
-		}
-		m, err := p.catalog.Decode(e.Type, e.Body)
-		if err != nil {
-			return fmt.Errorf("%s at version %d: %w", e.Stream, e.Version, err)
-		}
-		queue(b, id, e, m)
-		newest[id] = e
-	}
-	for _, id := range slices.Sorted(maps.Keys(newest)) {
-		e := newest[id]
-		b.Queue(sqlMoved, id, e.Version, e.Position, e.Time)
-	}
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return fmt.Errorf("project conversations: %w", err)
-	}
-	return nil
-}
-
-func queue(b *pgx.Batch, id string, e envelope.Event, event proto.Message) {
-	switch m := event.(type) {
-	case *chatv1.ConversationStarted:
-		b.Queue(sqlStarted, id, int32(m.Kind), storable(m.Title), m.UserIds, m.HistoryFromJoining, e.Time)
-		b.Queue(sqlListed, id, m.UserIds)
-	case *chatv1.MemberAdded:
-		b.Queue(sqlJoined, id, m.UserId)
-	case *chatv1.MemberLeft:
-		b.Queue(sqlLeft, id, m.UserId)
-	case *chatv1.MessageSent:
-		b.Queue(sqlSent, id, e.Version, m.MessageId, e.Actor, storable(m.Body), e.Time)
-	case *chatv1.MessageEdited:
-		b.Queue(sqlEdited, id, m.MessageId, e.Version, storable(m.Body), e.Time)
-	case *chatv1.MessageDeleted:
-		b.Queue(sqlDeleted, id, m.MessageId)
-	}
-}
-
-// storable takes out the one character that Postgres has no place for. It is refused where commands come in; what is in
-// the log all the same must not stop the projection.
-func storable(s string) string { return strings.ReplaceAll(s, "\x00", "\uFFFD") }
+// MaxPageBytes is about how much text a page holds: a page that is larger is cut, and says that there is more. In JSON
+// it may be several times as much, and still less than a connection has room for.
+const MaxPageBytes = 512 << 10
 
 // Store reads what the projection wrote.
 type Store struct{ pool *pgxpool.Pool }
@@ -122,37 +41,111 @@ type Store struct{ pool *pgxpool.Pool }
 // New reads through a pool.
 func New(pool *pgxpool.Pool) *Store { return &Store{pool} }
 
-const sqlConversations = `SELECT c.conversation_id, c.kind, c.title, c.members, c.version, c.position, c.changed_at
-	FROM chat.conversation_members m JOIN chat.conversations c USING (conversation_id)
-	WHERE m.member = $1 AND ($2 = 0 OR c.position < $2)
-	ORDER BY c.position DESC LIMIT $3`
+// planned makes the server plan a statement for what it is asked, each time. A plan that is kept would be one for any
+// values, and for tables as small as they were when it was made.
+const planned = pgx.QueryExecModeCacheDescribe
+
+// The rows of a user come in the order of their buckets; within one the conversations' own positions decide.
+const sqlConversations = `WITH page AS (
+		(SELECT c.* FROM chat.conversation_members m, LATERAL (
+			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
+		WHERE m.member = $1 AND NOT m.large AND m.bucket <= $2::bigint >> 10 AND c.position < $2
+		ORDER BY m.bucket DESC, c.position DESC LIMIT $3)
+		UNION ALL
+		(SELECT c.* FROM chat.conversation_members m, LATERAL (
+			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
+		WHERE m.member = $1 AND m.large AND m.bucket <= $2::bigint >> 20 AND c.position < $2
+		ORDER BY m.bucket DESC, c.position DESC LIMIT $3))
+	SELECT c.conversation_id, c.kind, c.title, c.member_count, c.version, c.position, c.changed_at, ARRAY(
+		SELECT m.member FROM chat.conversation_members m WHERE m.conversation_id = c.conversation_id
+		ORDER BY m.joined_version, m.joined_index LIMIT 64)
+	FROM page c ORDER BY c.position DESC LIMIT $3`
 
 // Conversations lists those that a user is in, newest first, below a position (0: from the newest). The next page is
 // what is below the position given back; 0: there is none.
 func (s *Store) Conversations(ctx context.Context, user string, below int64, limit int) (
 	all []*chatv1.Conversation, next int64, err error) {
-	rows, err := s.pool.Query(ctx, sqlConversations, user, below, limit+1)
+	if below == 0 {
+		below = math.MaxInt64
+	}
+	rows, err := s.pool.Query(ctx, sqlConversations, planned, user, below, limit+1)
 	if err != nil {
 		return nil, 0, fmt.Errorf("list conversations of %s: %w", user, err)
 	}
 	var positions []int64
+	bytes, fit := 0, 0
 	all, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*chatv1.Conversation, error) {
 		c := &chatv1.Conversation{}
 		var kind int32
 		var position int64
 		var changed time.Time
-		err := row.Scan(&c.ConversationId, &kind, &c.Title, &c.UserIds, &c.Version, &position, &changed)
+		err := row.Scan(&c.ConversationId, &kind, &c.Title, &c.MemberCount, &c.Version, &position, &changed, &c.UserIds)
 		c.Kind, c.ChangedAt = chatv1.Kind(kind), timestamppb.New(changed)
 		positions = append(positions, position)
+		bytes += len(c.ConversationId) + len(c.Title)
+		for _, user := range c.UserIds {
+			bytes += len(user)
+		}
+		if fit == 0 || bytes <= MaxPageBytes {
+			fit++
+		}
 		return c, err
 	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("list conversations of %s: %w", user, err)
 	}
-	if len(all) > limit {
-		return all[:limit], positions[limit-1], nil
+	if fit = min(fit, limit); len(all) > fit {
+		return all[:fit], positions[fit-1], nil
 	}
 	return all, 0, nil
+}
+
+// Seat is the place of a member in the order of joining.
+type Seat struct {
+	Version int64 // at which they joined
+	Index   int32 // among those who joined at that version
+}
+
+const sqlMembers = `SELECT c.version, c.member_count, m.member, m.joined_version, m.joined_index
+	FROM chat.conversations c LEFT JOIN LATERAL (
+		SELECT m.member, m.joined_version, m.joined_index FROM chat.conversation_members m
+		WHERE m.conversation_id = $1 AND (m.joined_version, m.joined_index) > ($2, $3)
+		ORDER BY m.joined_version, m.joined_index LIMIT $4) m ON true
+	WHERE c.conversation_id = $1 ORDER BY m.joined_version, m.joined_index`
+
+// Members are a page of those who are in a conversation.
+type Members struct {
+	Version int64 // of the conversation, as of which this was read; 0: it is not known
+	Count   int32 // of all members
+	Users   []string
+	Next    Seat // the last of this page, when there are more
+}
+
+// Members lists who is in a conversation, in the order of joining, behind a seat.
+func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (Members, error) {
+	var m Members
+	rows, err := s.pool.Query(ctx, sqlMembers, planned, id, after.Version, after.Index, limit+1)
+	if err != nil {
+		return m, fmt.Errorf("list members of %s: %w", id, err)
+	}
+	var user *string
+	var version *int64
+	var index *int32
+	var last Seat
+	_, err = pgx.ForEachRow(rows, []any{&m.Version, &m.Count, &user, &version, &index}, func() error {
+		switch {
+		case user == nil: // there is nobody behind the seat
+		case len(m.Users) == limit:
+			m.Next = last
+		default:
+			m.Users, last = append(m.Users, *user), Seat{*version, *index}
+		}
+		return nil
+	})
+	if err != nil {
+		return m, fmt.Errorf("list members of %s: %w", id, err)
+	}
+	return m, nil
 }
 
 // Range is versions from one to another, both included.
@@ -169,55 +162,108 @@ func (s *Store) Conversation(ctx context.Context, id string) (version int64, fro
 	return version, fromJoining, nil
 }
 
-// A message is there, and a text of it, where its version is in one of the ranges.
+// Of each range ($2, $3) no more rows are read than the page has, and no row outside of them is read. The newest text of
+// a message is looked for in the readable ranges ($4, $5), again by index. The page is cut where its texts get too long;
+// count is how many messages there would have been.
 const (
-	sqlMessages = `SELECT m.message_id, m.version, m.author, coalesce(e.body, m.body), m.sent_at, e.edited_at, m.deleted
-		FROM chat.messages m LEFT JOIN LATERAL (
-			SELECT body, edited_at FROM chat.edits e
-			WHERE e.conversation_id = m.conversation_id AND e.message_id = m.message_id AND e.version > m.version
-			AND EXISTS (SELECT FROM unnest($4::bigint[], $5::bigint[]) open(since, until)
-				WHERE e.version BETWEEN since AND until)
-			ORDER BY e.version DESC LIMIT 1) e ON NOT m.deleted
-		WHERE m.conversation_id = $1 AND m.version > $2 AND m.version < $3
-		AND EXISTS (SELECT FROM unnest($4::bigint[], $5::bigint[]) open(since, until)
-			WHERE m.version BETWEEN since AND until)`
-	sqlOldest = sqlMessages + ` ORDER BY m.version LIMIT $6`
-	sqlNewest = sqlMessages + ` ORDER BY m.version DESC LIMIT $6`
+	sqlMessages = `WITH found AS (
+			SELECT m.* FROM unnest($2::bigint[], $3::bigint[]) AS open (since, until), LATERAL (
+				SELECT * FROM chat.messages m WHERE m.conversation_id = $1 AND m.version >= since AND m.version <= until
+				ORDER BY m.version %[1]s LIMIT $6) m
+			ORDER BY m.version %[1]s LIMIT $6),
+		page AS (
+			SELECT m.message_id, m.version, m.author, coalesce(e.body, m.body) AS body, m.sent_at, e.edited_at, m.deleted
+			FROM found m LEFT JOIN LATERAL (
+				SELECT e.* FROM unnest($4::bigint[], $5::bigint[]) AS open (since, until), LATERAL (
+					SELECT e.version, e.body, e.edited_at FROM chat.edits e
+					WHERE e.conversation_id = $1 AND e.message_id = m.message_id
+						AND e.version >= greatest(since, m.version + 1) AND e.version <= until
+					ORDER BY e.version DESC LIMIT 1) e
+				ORDER BY e.version DESC LIMIT 1) e ON NOT m.deleted),
+		sized AS (
+			SELECT *, count(*) OVER () AS count, sum(octet_length(body)) OVER (
+				ORDER BY version %[1]s ROWS UNBOUNDED PRECEDING) AS bytes, row_number() OVER (ORDER BY version %[1]s) AS row
+			FROM page)
+		SELECT message_id, version, author, body, sent_at, edited_at, deleted, count FROM sized
+		WHERE bytes <= $7 OR row = 1 ORDER BY version %[1]s`
+	// maxRanges is how many ranges a statement reads. Each costs a lookup and at most a page.
+	maxRanges = 16
 )
 
-// Messages reads messages with versions between two, both left out, within ranges, oldest first: those nearest to after
-// when up is set, else those nearest to before. Of each it gives the newest text within the ranges; of one that was
-// deleted, whenever that was, none.
-func (s *Store) Messages(ctx context.Context, id string, after, before int64, ranges []Range, up bool, limit int) (
-	[]*chatv1.Message, error) {
-	var since, until []int64
-	for _, r := range ranges {
-		since, until = append(since, r.From), append(until, r.To)
-	}
-	query := sqlNewest
-	if up {
-		query = sqlOldest
-	}
-	rows, err := s.pool.Query(ctx, query, id, after, before, since, until, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read messages of %s: %w", id, err)
-	}
-	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*chatv1.Message, error) {
-		m := &chatv1.Message{}
-		var sent time.Time
-		var edited *time.Time
-		err := row.Scan(&m.MessageId, &m.Version, &m.Author, &m.Body, &sent, &edited, &m.Deleted)
-		m.SentAt = timestamppb.New(sent)
-		if edited != nil {
-			m.EditedAt = timestamppb.New(*edited)
+var sqlOldest, sqlNewest = fmt.Sprintf(sqlMessages, "ASC"), fmt.Sprintf(sqlMessages, "DESC")
+
+// Page says which messages to read.
+type Page struct {
+	// Versions of messages lie above After and below Before.
+	After, Before int64
+	// Ranges are what may be read, ascending and apart from each other.
+	Ranges []Range
+	// Up reads the messages nearest to After; else those nearest to Before are read.
+	Up    bool
+	Limit int
+}
+
+// clamped returns the ranges that the page's versions lie in, the nearest first.
+func (p Page) clamped() (all []Range) {
+	for _, r := range p.Ranges {
+		if r.To > p.After && r.From < p.Before {
+			all = append(all, Range{max(r.From, p.After+1), min(r.To, p.Before-1)})
 		}
-		return m, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read messages of %s: %w", id, err)
 	}
-	if !up {
+	all = slices.DeleteFunc(all, func(r Range) bool { return r.From > r.To })
+	if !p.Up {
 		slices.Reverse(all)
 	}
-	return all, nil
+	return all
+}
+
+// Messages reads a page, oldest first, and reports whether there are more messages beyond it. Of each message it gives
+// the newest text within the ranges; of one that was deleted, whenever that was, none.
+func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.Message, more bool, err error) {
+	statement := sqlNewest
+	if p.Up {
+		statement = sqlOldest
+	}
+	since, until := columns(p.Ranges)
+	bytes := 0
+	for ranges := range slices.Chunk(p.clamped(), maxRanges) {
+		from, to := columns(ranges)
+		rows, err := s.pool.Query(ctx, statement, planned, id, from, to, since, until, p.Limit+1-len(all), MaxPageBytes-bytes)
+		if err != nil {
+			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
+		}
+		count, had := 0, len(all)
+		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*chatv1.Message, error) {
+			m := &chatv1.Message{}
+			var sent time.Time
+			var edited *time.Time
+			err := row.Scan(&m.MessageId, &m.Version, &m.Author, &m.Body, &sent, &edited, &m.Deleted, &count)
+			if m.SentAt = timestamppb.New(sent); edited != nil {
+				m.EditedAt = timestamppb.New(*edited)
+			}
+			bytes += len(m.Body)
+			return m, err
+		})
+		if err != nil {
+			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
+		}
+		if had > 0 && bytes > MaxPageBytes {
+			found = nil // its first message is given whatever its length, and does not fit any more
+		}
+		if all = append(all, found...); had+count > min(len(all), p.Limit) {
+			all, more = all[:min(len(all), p.Limit)], true
+			break
+		}
+	}
+	if !p.Up {
+		slices.Reverse(all)
+	}
+	return all, more, nil
+}
+
+func columns(all []Range) (since, until []int64) {
+	for _, r := range all {
+		since, until = append(since, r.From), append(until, r.To)
+	}
+	return since, until
 }

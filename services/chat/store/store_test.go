@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -144,7 +146,8 @@ func TestConversations_AMessageIDThatComesAgainStopsNothing(t *testing.T) {
 		UserIds: []string{"alice", "bob"}}, sent, &chatv1.MessageEdited{ConversationId: "c", MessageId: "m", Body: "edited"})
 	f.happens("alice", "conversation:c", &chatv1.MessageDeleted{ConversationId: "c", MessageId: "m"})
 	f.happens("alice", "conversation:c", sent)
-	got, err := store.New(f.pool).Messages(t.Context(), "c", 0, 99, []store.Range{{From: 1, To: 99}}, true, 9)
+	got, _, err := store.New(f.pool).Messages(t.Context(), "c", store.Page{Before: 99, Ranges: []store.Range{{From: 1, To: 99}},
+		Up: true, Limit: 9})
 	if err != nil || len(got) != 2 || !got[0].GetDeleted() || got[0].GetBody() != "" || got[1].GetBody() != "again" {
 		t.Fatalf("%v %v", got, err)
 	}
@@ -170,7 +173,7 @@ func TestStore_ListsAndPages(t *testing.T) {
 	}
 	everything := []store.Range{{From: 1, To: math.MaxInt64}}
 	bodies := func(after, before int64, ranges []store.Range, up bool, limit int) (all []string) {
-		messages, err := s.Messages(t.Context(), "c0", after, before, ranges, up, limit)
+		messages, _, err := s.Messages(t.Context(), "c0", store.Page{After: after, Before: before, Ranges: ranges, Up: up, Limit: limit})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -191,4 +194,132 @@ func TestStore_ListsAndPages(t *testing.T) {
 			t.Errorf("got %q, want %q", test.got, test.want)
 		}
 	}
+}
+
+func group(id string, users ...string) proto.Message {
+	return &chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: users}
+}
+
+func join(id, user string) proto.Message {
+	return &chatv1.MemberAdded{ConversationId: id, UserId: user}
+}
+
+func leave(id, user string) proto.Message {
+	return &chatv1.MemberLeft{ConversationId: id, UserId: user}
+}
+
+// A list stays in order, and members in the order of joining, while conversations become large and small again.
+func TestStore_LargeConversations(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	s := store.New(f.pool)
+	var first []string
+	for n := range 500 {
+		first = append(first, fmt.Sprintf("user%d", n))
+	}
+	f.happens("user0", "conversation:large", group("large", first...))
+	var more []proto.Message
+	for n := 500; n < 2000; n++ {
+		more = append(more, join("large", fmt.Sprintf("user%d", n)))
+	}
+	for batch := range slices.Chunk(more, 500) {
+		f.happens("user0", "conversation:large", batch...)
+	}
+	f.happens("user0", "conversation:small", group("small", "user0", "user1"))
+	list := func() (ids []string) {
+		all, next, err := s.Conversations(t.Context(), "user1", 0, 9)
+		require.NoError(t, err)
+		require.Zero(t, next)
+		for _, c := range all {
+			ids = append(ids, c.ConversationId)
+			want := map[string]int32{"large": 2000, "small": 2}[c.ConversationId]
+			require.Equal(t, want, c.MemberCount)
+			require.Len(t, c.UserIds, min(int(want), store.MaxSmall))
+			require.Equal(t, "user0", c.UserIds[0])
+		}
+		return ids
+	}
+	require.Equal(t, []string{"small", "large"}, list())
+	f.happens("user7", "conversation:large", &chatv1.MessageSent{ConversationId: "large", MessageId: "m", Body: "hi"})
+	require.Equal(t, []string{"large", "small"}, list())
+	var users []string
+	for after, pages := (store.Seat{}), 0; ; pages++ {
+		m := f.members("large", after, 200)
+		require.EqualValues(t, 2000, m.Count)
+		require.EqualValues(t, 1502, m.Version)
+		if users = append(users, m.Users...); m.Next == (store.Seat{}) {
+			require.Equal(t, 9, pages)
+			break
+		}
+		after = m.Next
+	}
+	require.Len(t, users, 2000)
+	for n, user := range users {
+		require.Equal(t, fmt.Sprintf("user%d", n), user)
+	}
+	// It becomes small, and large again, in one batch and in several; each time the rows are those that the log gives anew.
+	var parting []proto.Message
+	for n := 2000; n > store.MaxSmall; n-- {
+		parting = append(parting, leave("large", fmt.Sprintf("user%d", n-1)))
+	}
+	for batch := range slices.Chunk(parting, 900) {
+		f.happens("user0", "conversation:large", batch...)
+	}
+	f.happens("user0", "conversation:large", join("large", "ann"), leave("large", "user5"), join("large", "user5"))
+	f.happens("user0", "conversation:large", leave("large", "ann"))
+	f.happens("user0", "conversation:large", join("large", "ann"))
+	live := f.rows()
+	f.rebuild()
+	require.Equal(t, live, f.rows())
+	require.Equal(t, "ann", f.members("large", store.Seat{}, 200).Users[64])
+}
+
+// A page ends where its texts get too long, and says that there is more; a text alone is given whatever its length.
+func TestStore_PagesAreBoundedByBytes(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	all := []proto.Message{group("c", "ann", "bob")}
+	for n := range 100 {
+		all = append(all, &chatv1.MessageSent{ConversationId: "c", MessageId: fmt.Sprint(n), Body: strings.Repeat("x", 16_000)})
+	}
+	f.happens("ann", "conversation:c", all...)
+	f.happens("ann", "conversation:c", &chatv1.MessageEdited{ConversationId: "c", MessageId: "50", Body: strings.Repeat("x", 600_000)})
+	s := store.New(f.pool)
+	for _, up := range []bool{true, false} {
+		for _, ranges := range [][]store.Range{{{From: 1, To: 200}}, single(200)} {
+			page := store.Page{Before: math.MaxInt64, Ranges: ranges, Up: up, Limit: 60}
+			var versions []int64
+			for pages := 0; ; pages++ {
+				require.Less(t, pages, 7, "a page holds 32 messages")
+				got, more, err := s.Messages(t.Context(), "c", page)
+				require.NoError(t, err)
+				require.NotEmpty(t, got)
+				bytes := 0
+				for _, m := range got {
+					versions, bytes = append(versions, m.Version), bytes+len(m.Body)
+				}
+				require.True(t, bytes <= store.MaxPageBytes || len(got) == 1, "%d bytes", bytes)
+				if !more {
+					break
+				}
+				page.After, page.Before = got[len(got)-1].Version, got[0].Version
+				if up {
+					page.Before = math.MaxInt64
+				} else {
+					page.After = 0
+				}
+			}
+			slices.Sort(versions)
+			require.Len(t, slices.Compact(versions), 100)
+			require.Len(t, versions, 100)
+		}
+	}
+}
+
+// single is each version by itself, as of somebody who came and went all the time.
+func single(to int64) (all []store.Range) {
+	for v := range to {
+		all = append(all, store.Range{From: v + 1, To: v + 1})
+	}
+	return all
 }

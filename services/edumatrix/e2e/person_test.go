@@ -201,12 +201,7 @@ func (p *person) all(conversation string) (bodies []string) {
 	p.t.Helper()
 	for after := int64(0); ; {
 		var page history
-		q := map[string]any{"conversation_id": conversation, "limit": 200}
-		if after == 0 {
-			q["after"] = 1 // the start is version 1, and no message
-		} else {
-			q["after"] = after
-		}
+		q := map[string]any{"conversation_id": conversation, "limit": 200, "after": after} // 0: from the start
 		if err := p.ask("chat.history", q, &page); err != nil {
 			p.t.Fatalf("history of %s: %v", conversation, err)
 		}

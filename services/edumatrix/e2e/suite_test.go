@@ -222,6 +222,13 @@ func testHistoryHasItsBounds(t *testing.T, m *mesh) {
 	}
 	before := page.Messages[0].Version
 	page = history{}
+	if err := owner.ask("chat.history", map[string]any{"conversation_id": id, "limit": 1, "after": 0}, &page); err != nil {
+		t.Fatal(err)
+	}
+	if len(page.Messages) != 1 || page.Messages[0].Body != "one" || !page.More {
+		t.Errorf("from the start: %+v", page)
+	}
+	page = history{}
 	if err := owner.ask("chat.history", map[string]any{"conversation_id": id, "before": before}, &page); err != nil {
 		t.Fatal(err)
 	}

@@ -25,9 +25,9 @@ const (
 
 type ConversationsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 200; 0: 50.
-	Limit int32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Where the page before ended.
+	// 1 to 200; absent: 50.
+	Limit *int32 `protobuf:"varint,1,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	// The next of the page before; empty: from the newest on.
 	After         string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -64,8 +64,8 @@ func (*ConversationsRequest) Descriptor() ([]byte, []int) {
 }
 
 func (x *ConversationsRequest) GetLimit() int32 {
-	if x != nil {
-		return x.Limit
+	if x != nil && x.Limit != nil {
+		return *x.Limit
 	}
 	return 0
 }
@@ -82,10 +82,13 @@ type Conversation struct {
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
 	Kind           Kind                   `protobuf:"varint,2,opt,name=kind,proto3,enum=edumatrix.chat.v1.Kind" json:"kind,omitempty"`
 	Title          string                 `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
-	UserIds        []string               `protobuf:"bytes,4,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
+	// The members who joined first, at most 64, in the order in which they joined. chat.members gives them all.
+	UserIds []string `protobuf:"bytes,4,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
 	// Version of its newest event.
-	Version       int64                  `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
-	ChangedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
+	Version   int64                  `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
+	ChangedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
+	// How many members there are.
+	MemberCount   int32 `protobuf:"varint,7,opt,name=member_count,json=memberCount,proto3" json:"member_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -162,6 +165,13 @@ func (x *Conversation) GetChangedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Conversation) GetMemberCount() int32 {
+	if x != nil {
+		return x.MemberCount
+	}
+	return 0
+}
+
 type ConversationsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Conversations []*Conversation        `protobuf:"bytes,1,rep,name=conversations,proto3" json:"conversations,omitempty"`
@@ -218,12 +228,12 @@ func (x *ConversationsResponse) GetNext() string {
 type HistoryRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
-	// Messages sent before this version; 0: from the newest back.
-	Before int64 `protobuf:"varint,2,opt,name=before,proto3" json:"before,omitempty"`
-	// Messages sent after this version; not together with before.
-	After int64 `protobuf:"varint,3,opt,name=after,proto3" json:"after,omitempty"`
-	// At most 200; 0: 50.
-	Limit         int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Messages sent before this version, the newest of them. With neither before nor after: the newest.
+	Before *int64 `protobuf:"varint,2,opt,name=before,proto3,oneof" json:"before,omitempty"`
+	// Messages sent after this version, the oldest of them; 0: from the start. Not together with before.
+	After *int64 `protobuf:"varint,3,opt,name=after,proto3,oneof" json:"after,omitempty"`
+	// 1 to 200; absent: 50. A page has fewer messages, but at least one, when their texts are over 512 kB together.
+	Limit         *int32 `protobuf:"varint,4,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -266,22 +276,22 @@ func (x *HistoryRequest) GetConversationId() string {
 }
 
 func (x *HistoryRequest) GetBefore() int64 {
-	if x != nil {
-		return x.Before
+	if x != nil && x.Before != nil {
+		return *x.Before
 	}
 	return 0
 }
 
 func (x *HistoryRequest) GetAfter() int64 {
-	if x != nil {
-		return x.After
+	if x != nil && x.After != nil {
+		return *x.After
 	}
 	return 0
 }
 
 func (x *HistoryRequest) GetLimit() int32 {
-	if x != nil {
-		return x.Limit
+	if x != nil && x.Limit != nil {
+		return *x.Limit
 	}
 	return 0
 }
@@ -383,7 +393,8 @@ func (x *Message) GetDeleted() bool {
 type HistoryResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Messages []*Message             `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
-	More     bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	// There are more messages beyond this page, in the direction that was asked for.
+	More bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	// Version of the conversation as of which this was read.
 	Version       int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -441,14 +452,148 @@ func (x *HistoryResponse) GetVersion() int64 {
 	return 0
 }
 
+type MembersRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	// 1 to 200; absent: 50.
+	Limit *int32 `protobuf:"varint,2,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	// The next of the page before; empty: from the first on.
+	After         string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersRequest) Reset() {
+	*x = MembersRequest{}
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersRequest) ProtoMessage() {}
+
+func (x *MembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
+func (*MembersRequest) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *MembersRequest) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *MembersRequest) GetLimit() int32 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+func (x *MembersRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+type MembersResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	UserIds []string               `protobuf:"bytes,1,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
+	// Empty: there are no more.
+	Next string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	// How many members there are.
+	MemberCount int32 `protobuf:"varint,3,opt,name=member_count,json=memberCount,proto3" json:"member_count,omitempty"`
+	// Version of the conversation as of which this was read.
+	Version       int64 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersResponse) Reset() {
+	*x = MembersResponse{}
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersResponse) ProtoMessage() {}
+
+func (x *MembersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_chat_v1_queries_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
+func (*MembersResponse) Descriptor() ([]byte, []int) {
+	return file_edumatrix_chat_v1_queries_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *MembersResponse) GetUserIds() []string {
+	if x != nil {
+		return x.UserIds
+	}
+	return nil
+}
+
+func (x *MembersResponse) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+func (x *MembersResponse) GetMemberCount() int32 {
+	if x != nil {
+		return x.MemberCount
+	}
+	return 0
+}
+
+func (x *MembersResponse) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 var File_edumatrix_chat_v1_queries_proto protoreflect.FileDescriptor
 
 const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\n" +
-	"\x1fedumatrix/chat/v1/queries.proto\x12\x11edumatrix.chat.v1\x1a\x1eedumatrix/chat/v1/events.proto\x1a\"edumatrix/routing/v1/routing.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"B\n" +
-	"\x14ConversationsRequest\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\x05R\x05limit\x12\x14\n" +
-	"\x05after\x18\x02 \x01(\tR\x05after\"\xea\x01\n" +
+	"\x1fedumatrix/chat/v1/queries.proto\x12\x11edumatrix.chat.v1\x1a\x1eedumatrix/chat/v1/events.proto\x1a\"edumatrix/routing/v1/routing.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Q\n" +
+	"\x14ConversationsRequest\x12\x19\n" +
+	"\x05limit\x18\x01 \x01(\x05H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\tR\x05afterB\b\n" +
+	"\x06_limit\"\x8d\x02\n" +
 	"\fConversation\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.edumatrix.chat.v1.KindR\x04kind\x12\x14\n" +
@@ -456,15 +601,19 @@ const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\buser_ids\x18\x04 \x03(\tR\auserIds\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\x03R\aversion\x129\n" +
 	"\n" +
-	"changed_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\"r\n" +
+	"changed_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\x12!\n" +
+	"\fmember_count\x18\a \x01(\x05R\vmemberCount\"r\n" +
 	"\x15ConversationsResponse\x12E\n" +
 	"\rconversations\x18\x01 \x03(\v2\x1f.edumatrix.chat.v1.ConversationR\rconversations\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\tR\x04next\"\x87\x01\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"\xb5\x01\n" +
 	"\x0eHistoryRequest\x121\n" +
-	"\x0fconversation_id\x18\x01 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x0econversationId\x12\x16\n" +
-	"\x06before\x18\x02 \x01(\x03R\x06before\x12\x14\n" +
-	"\x05after\x18\x03 \x01(\x03R\x05after\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\x05R\x05limit\"\xf6\x01\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x0econversationId\x12\x1b\n" +
+	"\x06before\x18\x02 \x01(\x03H\x00R\x06before\x88\x01\x01\x12\x19\n" +
+	"\x05after\x18\x03 \x01(\x03H\x01R\x05after\x88\x01\x01\x12\x19\n" +
+	"\x05limit\x18\x04 \x01(\x05H\x02R\x05limit\x88\x01\x01B\t\n" +
+	"\a_beforeB\b\n" +
+	"\x06_afterB\b\n" +
+	"\x06_limit\"\xf6\x01\n" +
 	"\aMessage\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x18\n" +
@@ -477,12 +626,24 @@ const file_edumatrix_chat_v1_queries_proto_rawDesc = "" +
 	"\x0fHistoryResponse\x126\n" +
 	"\bmessages\x18\x01 \x03(\v2\x1a.edumatrix.chat.v1.MessageR\bmessages\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x03R\aversion2\xf5\x01\n" +
+	"\aversion\x18\x03 \x01(\x03R\aversion\"~\n" +
+	"\x0eMembersRequest\x121\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x0econversationId\x12\x19\n" +
+	"\x05limit\x18\x02 \x01(\x05H\x00R\x05limit\x88\x01\x01\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05afterB\b\n" +
+	"\x06_limit\"}\n" +
+	"\x0fMembersResponse\x12\x19\n" +
+	"\buser_ids\x18\x01 \x03(\tR\auserIds\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\x12!\n" +
+	"\fmember_count\x18\x03 \x01(\x05R\vmemberCount\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x03R\aversion2\xdd\x02\n" +
 	"\vChatService\x12~\n" +
 	"\rConversations\x12'.edumatrix.chat.v1.ConversationsRequest\x1a(.edumatrix.chat.v1.ConversationsResponse\"\x1a\xaa\xbb\x18\x16\n" +
 	"\x12chat.conversations\x10\x01\x12f\n" +
 	"\aHistory\x12!.edumatrix.chat.v1.HistoryRequest\x1a\".edumatrix.chat.v1.HistoryResponse\"\x14\xaa\xbb\x18\x10\n" +
-	"\fchat.history\x10\x01BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
+	"\fchat.history\x10\x01\x12f\n" +
+	"\aMembers\x12!.edumatrix.chat.v1.MembersRequest\x1a\".edumatrix.chat.v1.MembersResponse\"\x14\xaa\xbb\x18\x10\n" +
+	"\fchat.members\x10\x01BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
 
 var (
 	file_edumatrix_chat_v1_queries_proto_rawDescOnce sync.Once
@@ -496,7 +657,7 @@ func file_edumatrix_chat_v1_queries_proto_rawDescGZIP() []byte {
 	return file_edumatrix_chat_v1_queries_proto_rawDescData
 }
 
-var file_edumatrix_chat_v1_queries_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_edumatrix_chat_v1_queries_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_edumatrix_chat_v1_queries_proto_goTypes = []any{
 	(*ConversationsRequest)(nil),  // 0: edumatrix.chat.v1.ConversationsRequest
 	(*Conversation)(nil),          // 1: edumatrix.chat.v1.Conversation
@@ -504,22 +665,26 @@ var file_edumatrix_chat_v1_queries_proto_goTypes = []any{
 	(*HistoryRequest)(nil),        // 3: edumatrix.chat.v1.HistoryRequest
 	(*Message)(nil),               // 4: edumatrix.chat.v1.Message
 	(*HistoryResponse)(nil),       // 5: edumatrix.chat.v1.HistoryResponse
-	(Kind)(0),                     // 6: edumatrix.chat.v1.Kind
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*MembersRequest)(nil),        // 6: edumatrix.chat.v1.MembersRequest
+	(*MembersResponse)(nil),       // 7: edumatrix.chat.v1.MembersResponse
+	(Kind)(0),                     // 8: edumatrix.chat.v1.Kind
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_edumatrix_chat_v1_queries_proto_depIdxs = []int32{
-	6, // 0: edumatrix.chat.v1.Conversation.kind:type_name -> edumatrix.chat.v1.Kind
-	7, // 1: edumatrix.chat.v1.Conversation.changed_at:type_name -> google.protobuf.Timestamp
+	8, // 0: edumatrix.chat.v1.Conversation.kind:type_name -> edumatrix.chat.v1.Kind
+	9, // 1: edumatrix.chat.v1.Conversation.changed_at:type_name -> google.protobuf.Timestamp
 	1, // 2: edumatrix.chat.v1.ConversationsResponse.conversations:type_name -> edumatrix.chat.v1.Conversation
-	7, // 3: edumatrix.chat.v1.Message.sent_at:type_name -> google.protobuf.Timestamp
-	7, // 4: edumatrix.chat.v1.Message.edited_at:type_name -> google.protobuf.Timestamp
+	9, // 3: edumatrix.chat.v1.Message.sent_at:type_name -> google.protobuf.Timestamp
+	9, // 4: edumatrix.chat.v1.Message.edited_at:type_name -> google.protobuf.Timestamp
 	4, // 5: edumatrix.chat.v1.HistoryResponse.messages:type_name -> edumatrix.chat.v1.Message
 	0, // 6: edumatrix.chat.v1.ChatService.Conversations:input_type -> edumatrix.chat.v1.ConversationsRequest
 	3, // 7: edumatrix.chat.v1.ChatService.History:input_type -> edumatrix.chat.v1.HistoryRequest
-	2, // 8: edumatrix.chat.v1.ChatService.Conversations:output_type -> edumatrix.chat.v1.ConversationsResponse
-	5, // 9: edumatrix.chat.v1.ChatService.History:output_type -> edumatrix.chat.v1.HistoryResponse
-	8, // [8:10] is the sub-list for method output_type
-	6, // [6:8] is the sub-list for method input_type
+	6, // 8: edumatrix.chat.v1.ChatService.Members:input_type -> edumatrix.chat.v1.MembersRequest
+	2, // 9: edumatrix.chat.v1.ChatService.Conversations:output_type -> edumatrix.chat.v1.ConversationsResponse
+	5, // 10: edumatrix.chat.v1.ChatService.History:output_type -> edumatrix.chat.v1.HistoryResponse
+	7, // 11: edumatrix.chat.v1.ChatService.Members:output_type -> edumatrix.chat.v1.MembersResponse
+	9, // [9:12] is the sub-list for method output_type
+	6, // [6:9] is the sub-list for method input_type
 	6, // [6:6] is the sub-list for extension type_name
 	6, // [6:6] is the sub-list for extension extendee
 	0, // [0:6] is the sub-list for field type_name
@@ -531,13 +696,16 @@ func file_edumatrix_chat_v1_queries_proto_init() {
 		return
 	}
 	file_edumatrix_chat_v1_events_proto_init()
+	file_edumatrix_chat_v1_queries_proto_msgTypes[0].OneofWrappers = []any{}
+	file_edumatrix_chat_v1_queries_proto_msgTypes[3].OneofWrappers = []any{}
+	file_edumatrix_chat_v1_queries_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_chat_v1_queries_proto_rawDesc), len(file_edumatrix_chat_v1_queries_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -38,6 +38,8 @@ const (
 	ChatServiceConversationsProcedure = "/edumatrix.chat.v1.ChatService/Conversations"
 	// ChatServiceHistoryProcedure is the fully-qualified name of the ChatService's History RPC.
 	ChatServiceHistoryProcedure = "/edumatrix.chat.v1.ChatService/History"
+	// ChatServiceMembersProcedure is the fully-qualified name of the ChatService's Members RPC.
+	ChatServiceMembersProcedure = "/edumatrix.chat.v1.ChatService/Members"
 )
 
 // ChatServiceClient is a client for the edumatrix.chat.v1.ChatService service.
@@ -46,6 +48,8 @@ type ChatServiceClient interface {
 	Conversations(context.Context, *connect.Request[v1.ConversationsRequest]) (*connect.Response[v1.ConversationsResponse], error)
 	// One conversation's messages, a page at a time, oldest first within the page.
 	History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error)
+	// The members of a conversation that the asking user is in, in the order in which they joined.
+	Members(context.Context, *connect.Request[v1.MembersRequest]) (*connect.Response[v1.MembersResponse], error)
 }
 
 // NewChatServiceClient constructs a client for the edumatrix.chat.v1.ChatService service. By
@@ -71,6 +75,12 @@ func NewChatServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(chatServiceMethods.ByName("History")),
 			connect.WithClientOptions(opts...),
 		),
+		members: connect.NewClient[v1.MembersRequest, v1.MembersResponse](
+			httpClient,
+			baseURL+ChatServiceMembersProcedure,
+			connect.WithSchema(chatServiceMethods.ByName("Members")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -78,6 +88,7 @@ func NewChatServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 type chatServiceClient struct {
 	conversations *connect.Client[v1.ConversationsRequest, v1.ConversationsResponse]
 	history       *connect.Client[v1.HistoryRequest, v1.HistoryResponse]
+	members       *connect.Client[v1.MembersRequest, v1.MembersResponse]
 }
 
 // Conversations calls edumatrix.chat.v1.ChatService.Conversations.
@@ -90,12 +101,19 @@ func (c *chatServiceClient) History(ctx context.Context, req *connect.Request[v1
 	return c.history.CallUnary(ctx, req)
 }
 
+// Members calls edumatrix.chat.v1.ChatService.Members.
+func (c *chatServiceClient) Members(ctx context.Context, req *connect.Request[v1.MembersRequest]) (*connect.Response[v1.MembersResponse], error) {
+	return c.members.CallUnary(ctx, req)
+}
+
 // ChatServiceHandler is an implementation of the edumatrix.chat.v1.ChatService service.
 type ChatServiceHandler interface {
 	// The conversations of whoever asks, the one with the newest event first.
 	Conversations(context.Context, *connect.Request[v1.ConversationsRequest]) (*connect.Response[v1.ConversationsResponse], error)
 	// One conversation's messages, a page at a time, oldest first within the page.
 	History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error)
+	// The members of a conversation that the asking user is in, in the order in which they joined.
+	Members(context.Context, *connect.Request[v1.MembersRequest]) (*connect.Response[v1.MembersResponse], error)
 }
 
 // NewChatServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -117,12 +135,20 @@ func NewChatServiceHandler(svc ChatServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(chatServiceMethods.ByName("History")),
 		connect.WithHandlerOptions(opts...),
 	)
+	chatServiceMembersHandler := connect.NewUnaryHandler(
+		ChatServiceMembersProcedure,
+		svc.Members,
+		connect.WithSchema(chatServiceMethods.ByName("Members")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/edumatrix.chat.v1.ChatService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ChatServiceConversationsProcedure:
 			chatServiceConversationsHandler.ServeHTTP(w, r)
 		case ChatServiceHistoryProcedure:
 			chatServiceHistoryHandler.ServeHTTP(w, r)
+		case ChatServiceMembersProcedure:
+			chatServiceMembersHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -138,4 +164,8 @@ func (UnimplementedChatServiceHandler) Conversations(context.Context, *connect.R
 
 func (UnimplementedChatServiceHandler) History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.chat.v1.ChatService.History is not implemented"))
+}
+
+func (UnimplementedChatServiceHandler) Members(context.Context, *connect.Request[v1.MembersRequest]) (*connect.Response[v1.MembersResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.chat.v1.ChatService.Members is not implemented"))
 }

@@ -1,0 +1,148 @@
+//go:build integration
+
+package store_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/services/chat/store"
+)
+
+// node is a step of a plan that was executed.
+type node struct {
+	Type    string  `json:"Node Type"`
+	Table   string  `json:"Relation Name"`
+	Rows    float64 `json:"Actual Rows"`
+	Loops   float64 `json:"Actual Loops"`
+	Removed float64 `json:"Rows Removed by Filter"`
+	Plans   []node
+}
+
+// rowsRead executes a statement, and returns how many rows it read of tables and which of them it read as a whole.
+func rowsRead(t *testing.T, f *fixture, statement string, args ...any) (rows int, scanned []string) {
+	t.Helper()
+	args = append([]any{pgx.QueryExecModeCacheDescribe}, args...)
+	var raw []byte
+	require.NoError(t, f.pool.QueryRow(t.Context(), "EXPLAIN (ANALYZE, FORMAT JSON) "+statement, args...).Scan(&raw))
+	var plans []struct{ Plan node }
+	require.NoError(t, json.Unmarshal(raw, &plans))
+	var visit func(node)
+	visit = func(n node) {
+		if n.Table != "" {
+			rows += int((n.Rows + n.Removed) * n.Loops)
+		}
+		if n.Type == "Seq Scan" {
+			scanned = append(scanned, n.Table)
+		}
+		for _, child := range n.Plans {
+			visit(child)
+		}
+	}
+	visit(plans[0].Plan)
+	return rows, scanned
+}
+
+// What a page costs depends on the page, not on how much there is of what it is a page of.
+func TestPlans_APageReadsAPage(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const messages, conversations, members = 30_000, 3_000, 2_000
+	_, err := f.pool.Exec(t.Context(), fmt.Sprintf(`
+INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at, member_count, large)
+SELECT 'c' || n, 2, '', true, 3, n * 700, now(), 2, n %% 10 = 0 FROM generate_series(1, %[2]d) n;
+INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at, member_count, large)
+VALUES ('busy', 2, '', true, %[1]d + 1, 1, now(), %[3]d, true);
+INSERT INTO chat.conversation_members (member, conversation_id, joined_version, large, bucket)
+SELECT 'ann', 'c' || n, 1, n %% 10 = 0, (n * 700) >> CASE n %% 10 WHEN 0 THEN 20 ELSE 10 END FROM generate_series(1, %[2]d) n;
+INSERT INTO chat.conversation_members (member, conversation_id, joined_version, joined_index, large, bucket)
+SELECT 'member' || n, 'busy', 1, n, true, 0 FROM generate_series(1, %[3]d) n;
+INSERT INTO chat.messages (conversation_id, version, message_id, author, body, sent_at)
+SELECT 'busy', n + 1, 'm' || n, 'ann', 'text', now() FROM generate_series(1, %[1]d) n;
+INSERT INTO chat.edits (conversation_id, message_id, version, body, edited_at)
+SELECT 'busy', 'm5', %[1]d + n, 'edited', now() FROM generate_series(1, %[1]d) n;
+ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits`, messages, conversations, members),
+		pgx.QueryExecModeSimpleProtocol)
+	require.NoError(t, err)
+	one := func(from, to int64) []any { return []any{[]int64{from}, []int64{to}} }
+	history := func(ranges []any, readable []any) []any {
+		return slices.Concat([]any{"busy"}, ranges, readable, []any{201, store.MaxPageBytes})
+	}
+	var often, until []int64 // in and out, with nothing said in between
+	for n := range int64(16) {
+		often, until = append(often, 100_000+10*n), append(until, 100_001+10*n)
+	}
+	for name, test := range map[string]struct {
+		statement string
+		args      []any
+		most      int
+	}{
+		// 201 messages, and for each its newest text.
+		"the newest messages":           {store.SQLNewest, history(one(1, messages+1), one(1, messages+1)), 402},
+		"the oldest messages":           {store.SQLOldest, history(one(1, messages+1), one(1, messages+1)), 402},
+		"messages in the middle":        {store.SQLNewest, history(one(1, messages/2), one(1, messages+1)), 402},
+		"of somebody who left early":    {store.SQLNewest, history(one(1, 1000), one(1, 1000)), 402},
+		"of somebody who came and left": {store.SQLNewest, history([]any{often, until}, []any{often, until}), 402},
+		"before a message edited often": {store.SQLNewest, history(one(1, 10), one(1, 10)), 402},
+		"of somebody who joined late":   {store.SQLOldest, history(one(messages, messages+1), one(messages, messages+1)), 402},
+		"of several times":              {store.SQLNewest, history([]any{[]int64{1, 900}, []int64{500, 2000}}, one(1, messages+1)), 804},
+		// 51 of either kind, and what else is in the same buckets, each with its conversation.
+		"a user's newest conversations":  {store.SQLConversations, []any{"ann", int64(math.MaxInt64), 51}, 800},
+		"a later page of conversations":  {store.SQLConversations, []any{"ann", int64(conversations * 350), 51}, 800},
+		"the first members of 2,000":     {store.SQLMembers, []any{"busy", int64(0), int32(0), 51}, 60},
+		"members in the middle of 2,000": {store.SQLMembers, []any{"busy", int64(1), int32(1000), 51}, 60},
+	} {
+		rows, scanned := rowsRead(t, f, test.statement, test.args...)
+		assert.LessOrEqual(t, rows, test.most, name)
+		assert.Empty(t, scanned, name)
+	}
+}
+
+// members returns a page of members as text.
+func (f *fixture) members(id string, after store.Seat, limit int) store.Members {
+	f.t.Helper()
+	m, err := store.New(f.pool).Members(f.t.Context(), id, after, limit)
+	require.NoError(f.t, err)
+	return m
+}
+
+// The migration of rows that the first release wrote leads to what it writes itself.
+func TestMigration_OfEarlierRowsGivesTheSameAsTheLog(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.example()
+	var many []string
+	for n := range store.MaxSmall + 1 {
+		many = append(many, fmt.Sprint("user", n))
+	}
+	f.happens("user0", "conversation:large", group("large", many...))
+	f.happens("user0", "conversation:large", leave("large", "user3"), join("large", "user3"), leave("large", "user5"), join("large", "zed"))
+	want := f.rows()
+	for _, part := range []string{"Down", "Up"} {
+		_, err := f.pool.Exec(t.Context(), "SET search_path = chat;"+migration(t, "00002_pages.sql", part)+";RESET search_path",
+			pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err, part)
+	}
+	require.Equal(t, want, f.rows())
+	f.rebuild()
+	require.Equal(t, want, f.rows())
+}
+
+// migration returns the statements of one direction.
+func migration(t *testing.T, name, direction string) string {
+	t.Helper()
+	raw, err := store.Migrations().(interface{ ReadFile(string) ([]byte, error) }).ReadFile(name)
+	require.NoError(t, err)
+	_, statements, found := strings.Cut(string(raw), "-- +goose "+direction)
+	require.True(t, found)
+	statements, _, _ = strings.Cut(statements, "-- +goose Down")
+	return statements
+}
