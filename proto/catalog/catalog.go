@@ -60,6 +60,17 @@ type Query struct {
 	Response  protoreflect.MessageType
 }
 
+// Signal is what is declared to be true for a moment only.
+type Signal struct {
+	Name  string
+	Owner string // the service whose log says who is in the room
+	Bytes int    // of data as JSON, at most
+	Rate  int    // a second, of one connection and of one user, at most
+	Type  protoreflect.MessageType
+
+	room template
+}
+
 // Topic is a Kafka topic with the one service that produces it.
 type Topic struct {
 	Name       string
@@ -74,6 +85,7 @@ type Catalog struct {
 	events   map[string]*Event
 	byType   map[protoreflect.FullName]any
 	queries  map[string]*Query
+	signals  map[string]*Signal
 	topics   map[string]Topic
 	looked   map[string]string
 	keeper   string
@@ -84,7 +96,7 @@ type Catalog struct {
 func Load() (*Catalog, error) {
 	c := &Catalog{
 		commands: map[string]*Command{}, events: map[string]*Event{}, byType: map[protoreflect.FullName]any{},
-		queries: map[string]*Query{}, topics: map[string]Topic{}, looked: map[string]string{},
+		queries: map[string]*Query{}, signals: map[string]*Signal{}, topics: map[string]Topic{}, looked: map[string]string{},
 	}
 	var problems []error
 	protoregistry.GlobalFiles.RangeFiles(func(f protoreflect.FileDescriptor) bool {
@@ -156,7 +168,7 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 		return fmt.Errorf("%s: %w", d.FullName(), err)
 	}
 	if o := proto.GetExtension(d.Options(), routingv1.E_Command).(*routingv1.Command); o != nil {
-		if c.commands[o.Name] != nil || c.events[o.Name] != nil {
+		if c.taken(o.Name) {
 			return fmt.Errorf("%s: the name %s is taken", d.FullName(), o.Name)
 		}
 		stream, err := parseTemplate(d, o.Stream)
@@ -172,7 +184,7 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 		c.commands[o.Name], c.byType[d.FullName()] = cmd, cmd
 	}
 	if o := proto.GetExtension(d.Options(), routingv1.E_Event).(*routingv1.Event); o != nil {
-		if c.commands[o.Name] != nil || c.events[o.Name] != nil {
+		if c.taken(o.Name) {
 			return fmt.Errorf("%s: the name %s is taken", d.FullName(), o.Name)
 		}
 		e, err := newEvent(owner, d, o)
@@ -181,6 +193,9 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 		}
 		e.Type = mt
 		c.events[o.Name], c.byType[d.FullName()] = e, e
+	}
+	if o := proto.GetExtension(d.Options(), routingv1.E_Signal).(*routingv1.Signal); o != nil {
+		return c.readSignal(owner, mt, o)
 	}
 	return nil
 }
@@ -205,6 +220,9 @@ func (c *Catalog) readMethod(owner string, m protoreflect.MethodDescriptor) erro
 
 // Command finds a command by its name on the wire.
 func (c *Catalog) Command(name string) (*Command, bool) { v, ok := c.commands[name]; return v, ok }
+
+// Signal finds a signal by its name on the wire.
+func (c *Catalog) Signal(name string) (*Signal, bool) { v, ok := c.signals[name]; return v, ok }
 
 // Event finds an event by its name on the wire.
 func (c *Catalog) Event(name string) (*Event, bool) { v, ok := c.events[name]; return v, ok }

@@ -46,6 +46,7 @@ type mesh struct {
 	owners    map[string]*fake.Owner
 	config    config.Config
 	stores    *backend.Stores
+	redis     *embedded.Redis
 	exporter  sdktrace.SpanExporter
 
 	mu     sync.Mutex
@@ -74,6 +75,7 @@ func begin(t *testing.T) *mesh {
 	t.Cleanup(func() { _ = m.publisher.Close() })
 	redis, err := backend.Redis{URL: store.URL()}.Open(t.Context())
 	require.NoError(t, err)
+	m.redis = store
 	m.stores = &backend.Stores{Redis: redis, Kafka: m.kafka}
 	t.Cleanup(func() { _ = m.stores.Close() })
 	m.config = config.Config{Service: "gateway", JWTSecret: secret, ServiceSecret: "s", Kafka: m.kafka,

@@ -27,6 +27,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/query"
 	"github.com/edumatrix/interlinked/services/gateway/rooms"
 	"github.com/edumatrix/interlinked/services/gateway/session"
+	"github.com/edumatrix/interlinked/services/gateway/signal"
 	"github.com/edumatrix/interlinked/services/gateway/ws"
 	"github.com/edumatrix/interlinked/shared/auth"
 	"github.com/edumatrix/interlinked/shared/bus"
@@ -53,7 +54,6 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	config, log, tracer := env.Config, env.Log, env.Telemetry.Tracer()
 
 	// What it talks to.
-	var watch *watch
 	verifier, err := auth.NewVerifier(ctx, config.JWTSecret, config.JWKSURL)
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
@@ -63,11 +63,6 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		return fmt.Errorf("gateway: %w", err)
 	}
 	defer func() { _ = publisher.Close() }()
-	router, err := bus.NewRouter(bus.RouterOptions{Service: "gateway", Publisher: publisher, Log: log,
-		Tracer: fanout.Continued(tracer), Waiting: func(dependency string, err error) { watch.health.Waiting(dependency, err) }})
-	if err != nil {
-		return fmt.Errorf("gateway: %w", err)
-	}
 	client := rpc.NewClient(rpc.Credential(config.ServiceSecret), tracer)
 	quiet := rpc.NewClient(rpc.Credential(config.ServiceSecret), noop.Tracer{}) // for what goes on by the second
 	owners := map[string]meshv1connect.OwnerServiceClient{}
@@ -76,23 +71,24 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	}
 
 	// What it is made of.
-	var fan *fanout.Fanout
-	watch = newWatch(env, quiet, func() error { return fan.Reading() })
+	watch := newWatch(env, quiet)
 	metrics := watch.health.Registry()
 	connections := hub.New(hub.Options{Catalog: env.Catalog, Limits: set.limits, PerUser: set.perUser,
 		MarkEvery: set.mark, Metrics: hub.NewMetrics(metrics)})
-	commands := intake.New(intake.Options{Catalog: env.Catalog, Publisher: publisher, Patience: set.patience,
-		Ready: func(owner string) bool { return fan.Ready(owner) }, Log: log,
+	commands := intake.New(intake.Options{Catalog: env.Catalog, Publisher: publisher, Patience: set.patience, Log: log,
 		Metrics: intake.NewMetrics(metrics)})
-	fan = fanout.New(fanout.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Resolve: commands.Resolve,
-		Tracer: fanout.Continued(tracer), Metrics: fanout.NewMetrics(metrics), Log: log})
+	fan := fanout.New(fanout.Options{Catalog: env.Catalog, Hub: connections, Owners: owners,
+		Partitions: publisher.Partitions, Resolve: commands.Resolve, Ready: commands.SetReady,
+		Waiting: watch.health.Waiting, Tracer: tracer, Metrics: fanout.NewMetrics(metrics), Log: log})
+	watch.follow(fan)
 	reader, err := bus.NewReader(env.Stores.Kafka, bus.ReaderOptions{From: fan.From, Hold: set.hold, Log: log})
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
-	fan.Handle(router, reader)
 	members := rooms.New(rooms.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Known: fan.Known,
 		Missed: hub.Bounds{Events: config.ResumeEvents}, Metrics: rooms.NewMetrics(metrics), Log: log})
+	signals := signal.New(signal.Options{Catalog: env.Catalog, Hub: connections, Redis: env.Stores.Redis,
+		Prefix: config.Kafka.TopicPrefix, Metrics: signal.NewMetrics(metrics), Log: log})
 	queries := query.New(env.Catalog, config.Peers, client, tracer)
 	report := lease.New(lease.Options{Log: log,
 		Keeper: meshv1connect.NewConnectionServiceClient(quiet, config.Peers[env.Catalog.Connections()])})
@@ -100,7 +96,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	// How clients come in.
 	guarded := guard.New(log, metrics)
 	mesh := &session.Mesh{Catalog: env.Catalog, Hub: connections, Rooms: members, Intake: commands, Queries: queries,
-		Lease: report, Guard: guarded, Tracer: tracer, Log: log}
+		Lease: report, Signals: signals, Guard: guarded, Tracer: tracer, Log: log}
 	door := &access.Access{Verifier: verifier, Origins: config.AllowedOrigins, AnyLocal: config.AnyLocalOrigin, Log: log}
 	sockets := ws.New(ws.Options{Access: door, Handshake: set.handshake, Ping: set.ping, Metrics: ws.NewMetrics(metrics),
 		Guard: guarded, Log: log, Mesh: mesh})
@@ -126,12 +122,13 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	g, work := errgroup.WithContext(work)
-	g.Go(func() error { return router.Run(work) })
+	g.Go(func() error { return fan.Run(work, reader) })
 	g.Go(func() error { return commands.Run(work) })
 	g.Go(func() error { return members.Run(work) })
 	g.Go(func() error { return connections.Run(work) })
 	g.Go(func() error { return report.Run(work) })
-	g.Go(func() error { return watch.run(work, fan, env.Ready) })
+	g.Go(func() error { return signals.Run(work) })
+	g.Go(func() error { return watch.run(work, env.Ready) })
 	g.Go(func() error {
 		if err := server.Serve(bounded); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve clients at %s: %w", listener.Addr(), err)

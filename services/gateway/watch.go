@@ -20,10 +20,11 @@ type watch struct {
 	env    process.Env
 	client *http.Client
 	health *health.Health
+	fan    *fanout.Fanout
 	ending atomic.Bool
 }
 
-func newWatch(env process.Env, client *http.Client, reading func() error) *watch {
+func newWatch(env process.Env, client *http.Client) *watch {
 	w := &watch{env: env, client: client}
 	w.health = health.New([]health.Check{
 		{Name: "redis", Check: func(ctx context.Context) error {
@@ -38,11 +39,14 @@ func newWatch(env process.Env, client *http.Client, reading func() error) *watch
 			if w.ending.Load() {
 				return errors.New("takes no more clients")
 			}
-			return reading()
+			return w.fan.Reading()
 		}},
 	}, env.Log)
 	return w
 }
+
+// follow has the fan-out's state be part of the gateway's. It has to be called before anybody asks.
+func (w *watch) follow(fan *fanout.Fanout) { w.fan = fan }
 
 // owners asks every owner whether it reaches its Postgres: the gateway has none of its own.
 func (w *watch) owners(ctx context.Context) error {
@@ -90,13 +94,13 @@ func (w *watch) mount(mux *http.ServeMux) {
 }
 
 // run checks in the background, and says ready once the fan-out knows where it is in every partition.
-func (w *watch) run(ctx context.Context, fan *fanout.Fanout, ready func()) error {
+func (w *watch) run(ctx context.Context, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.health.Run(ctx) })
 	g.Go(func() error {
 		for _, owner := range w.env.Catalog.Owners() {
 			select {
-			case <-fan.Known(owner):
+			case <-w.fan.Known(owner):
 			case <-ctx.Done():
 				return nil
 			}

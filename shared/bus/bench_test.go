@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
@@ -64,7 +66,7 @@ func BenchmarkSubscribe(b *testing.B) {
 				}
 				var s message.Subscriber = subscriber(b, k, bus.SubscriberOptions{})
 				if kind == "stock" {
-					s = prefixed{stockSubscriber(b, k, "bench."+topic), k}
+					s = stockSubscriber(b, k, topic)
 				}
 				b.ResetTimer()
 				messages := subscribe(b, s, topic)
@@ -96,6 +98,14 @@ func BenchmarkSubscribe(b *testing.B) {
 			})
 		}
 	})
+}
+
+func stockSubscriber(b *testing.B, k backend.Kafka, topic string) message.Subscriber {
+	b.Helper()
+	s, err := kafka.NewSubscriber(kafka.SubscriberConfig{Brokers: k.Brokers, ConsumerGroup: k.Topic("bench." + topic),
+		Unmarshaler: kafka.DefaultMarshaler{}, OverwriteSaramaConfig: k.SaramaConfig()}, watermill.NopLogger{})
+	require.NoError(b, err)
+	return prefixed{s, k}
 }
 
 // prefixed names topics as they are on the broker.

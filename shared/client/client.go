@@ -38,6 +38,8 @@ type Options struct {
 	OnMark func(string)
 	// OnEvent is called with each event, in order, on the goroutine that reads: it must not wait for this client.
 	OnEvent func(Event)
+	// OnSignal is called with each signal, as OnEvent is.
+	OnSignal func(Signal)
 	// OnOutcome is called with outcomes that come after "queued".
 	OnOutcome func(Outcome)
 	// Header is sent with the handshake (Origin and the like).
@@ -54,6 +56,14 @@ type Event struct {
 	Actor    string          `json:"actor"`
 	Redacted bool            `json:"redacted"`
 	Data     json.RawMessage `json:"data"`
+}
+
+// Signal is what is true for a moment only, such as that somebody is typing.
+type Signal struct {
+	Name  string          `json:"signal"`
+	Room  string          `json:"room"`
+	Actor string          `json:"actor"`
+	Data  json.RawMessage `json:"data"`
 }
 
 // Outcome of a command: committed, unchanged, or queued (not known yet).
@@ -200,6 +210,12 @@ func (c *Client) CommandAs(ctx context.Context, id, name string, data any) (Outc
 	return Outcome{CommandID: r.Command, Kind: r.Outcome, Stream: r.Stream, Version: r.Version}, nil
 }
 
+// Signal sends a signal to those who are in its room now. A refusal is an *Error.
+func (c *Client) Signal(ctx context.Context, name string, data any) error {
+	_, err := c.Request(ctx, map[string]any{"type": name, "data": data})
+	return err
+}
+
 // Query asks and reads the answer into what answer points to.
 func (c *Client) Query(ctx context.Context, name string, data, answer any) error {
 	r, err := c.Request(ctx, map[string]any{"type": name, "data": data})
@@ -309,6 +325,7 @@ func (c *Client) take(bytes []byte) {
 		Ready   bool            `json:"ready"`
 		Session string          `json:"session"`
 		Outcome json.RawMessage `json:"outcome"`
+		Signal  string          `json:"signal"`
 	}
 	if json.Unmarshal(bytes, &kind) != nil {
 		return
@@ -335,6 +352,11 @@ func (c *Client) take(bytes []byte) {
 		var e Event
 		if json.Unmarshal(bytes, &e) == nil {
 			c.event(e)
+		}
+	case kind.Signal != "":
+		var g Signal
+		if c.options.OnSignal != nil && json.Unmarshal(bytes, &g) == nil {
+			c.options.OnSignal(g)
 		}
 	case kind.Ready:
 		c.mu.Lock()

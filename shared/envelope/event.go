@@ -39,6 +39,10 @@ const (
 	headerRedacted    = "ce_redacted"
 	headerExpires     = "ce_expires"
 	headerAbout       = "ce_about"
+	headerIncarnation = "ce_incarnation"
+	headerEpoch       = "ce_epoch"
+	headerPartitions  = "ce_partitions"
+	headerFence       = "ce_fence"
 
 	// HeaderTraceParent and HeaderTraceState are those of W3C Trace Context.
 	HeaderTraceParent = "traceparent"
@@ -74,6 +78,20 @@ type Event struct {
 	Redacted    bool
 	TraceParent string
 	Body        []byte
+
+	// Incarnation identifies the history of the owner's log. It changes when the log's database has lost commits (a
+	// restored backup, a failover); positions go on above all that were published before. Empty in records of releases
+	// that had none.
+	Incarnation string
+	// Epoch counts the partition counts of the record's topic, from 1, and Partitions is the count by which its stream
+	// was hashed in this epoch. Both are 0 in records of releases that had none. A record of a lower epoch than the one
+	// that a fence has begun in its partition comes from a relay that had lost its lease: it is ignored.
+	Epoch      int32
+	Partitions int32
+	// Fence marks the position record that begins an epoch. It is written into every partition, old and new, after all
+	// events up to its Position and before any event above it. Its Position may be one that the partition has already
+	// reached, so a reader looks at a fence before it drops repeats. In a partition that is new its Before is 0.
+	Fence bool
 }
 
 // IsPosition says that this is no event but the owner's position, written into a partition that lags.
@@ -120,6 +138,14 @@ func (e Event) Message() *message.Message {
 	if e.Redacted {
 		set(headerRedacted, "1")
 	}
+	set(headerIncarnation, e.Incarnation)
+	if e.Epoch != 0 {
+		set(headerEpoch, strconv.FormatInt(int64(e.Epoch), 10))
+		set(headerPartitions, strconv.FormatInt(int64(e.Partitions), 10))
+	}
+	if e.Fence {
+		set(headerFence, "1")
+	}
 	set(HeaderTraceParent, e.TraceParent)
 	set(MetadataKey, e.Stream)
 	return m
@@ -139,6 +165,8 @@ func ReadEvent(m *message.Message) (Event, error) {
 		Answers: m.Metadata.Get(headerAnswers) == "1", Redacted: m.Metadata.Get(headerRedacted) == "1",
 		CommandType: m.Metadata.Get(headerCommandType),
 		TraceParent: m.Metadata.Get(HeaderTraceParent), Body: m.Payload,
+		Incarnation: m.Metadata.Get(headerIncarnation), Epoch: r.optional(headerEpoch),
+		Partitions: r.optional(headerPartitions), Fence: m.Metadata.Get(headerFence) == "1",
 	}
 	if !e.IsPosition() {
 		e.Version = r.number(headerVersion)
@@ -204,6 +232,19 @@ func (r *reader) number(name string) int64 {
 		r.err = fmt.Errorf("header %s is no number: %q", name, v)
 	}
 	return n
+}
+
+// optional reads a small number that older releases do not write.
+func (r *reader) optional(name string) int32 {
+	v := r.m.Get(name)
+	if v == "" {
+		return 0
+	}
+	n, err := strconv.ParseInt(v, 10, 32)
+	if err != nil && r.err == nil {
+		r.err = fmt.Errorf("header %s is not a number: %q", name, v)
+	}
+	return int32(n)
 }
 
 func (r *reader) time(name string) time.Time {

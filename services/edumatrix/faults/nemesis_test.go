@@ -11,11 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/jackc/pgx/v5"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
-	"github.com/edumatrix/interlinked/shared/backend"
 )
 
 // nemesis does to a mesh what a plan says, and makes it good again. It is for the test's own goroutine.
@@ -317,12 +316,14 @@ var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed
 // over it. It says false when none got there.
 func (n *nemesis) poison() bool {
 	k := n.m.stand.brokers(n.m.prefix + ".")
-	producer, err := impatient(k)
+	c := k.SaramaConfig()
+	c.Net.DialTimeout, c.Net.ReadTimeout, c.Producer.Retry.Max = time.Second, 3*time.Second, 2
+	producer, err := sarama.NewSyncProducer(k.Brokers, c)
 	if err != nil {
-		n.t.Logf("poison: %v", err)
+		n.t.Logf("poison: Kafka is away: %v", err)
 		return false
 	}
-	defer producer.Close()
+	defer func() { _ = producer.Close() }()
 	taken := 0
 	topics := slices.Clone(consumed)
 	for _, t := range n.m.catalog.Topics("") {
@@ -331,18 +332,14 @@ func (n *nemesis) poison() bool {
 		}
 	}
 	for _, topic := range topics {
-		for _, headers := range [][]kgo.RecordHeader{nil, {header("ce_type", "chat.send_message")}, {
+		for _, headers := range [][]sarama.RecordHeader{nil, {header("ce_type", "chat.send_message")}, {
 			header("ce_specversion", "1.0"), header("ce_id", fmt.Sprintf("poison-%d", len(n.poisoned))),
 			header("ce_type", "chat.unheard_of"), header("ce_source", "/gateway"),
 			header("ce_subject", "conversation:poison"), header("ce_actor", "poisoner"),
 			header("ce_time", time.Now().UTC().Format(time.RFC3339Nano))}} {
 			p := Poison{Topic: topic, Payload: fmt.Sprintf("poison %d for %s \xff\x00", len(n.poisoned), topic)}
-			err := producer.ProduceSync(context.Background(), &kgo.Record{Topic: k.Topic(topic), Headers: headers,
-				Value: []byte(p.Payload), Key: []byte("conversation:poison")}).FirstErr()
-			if err != nil && taken == 0 {
-				n.t.Logf("poison: Kafka is away: %v", err)
-				return false
-			}
+			_, _, err := producer.SendMessage(&sarama.ProducerMessage{Topic: k.Topic(topic), Headers: headers,
+				Value: sarama.StringEncoder(p.Payload), Key: sarama.StringEncoder("conversation:poison")})
 			p.Dead = err == nil && slices.Contains(consumed, topic) // else nobody knows whether it got there
 			if err == nil {
 				taken++
@@ -353,13 +350,6 @@ func (n *nemesis) poison() bool {
 	return taken > 0
 }
 
-func header(key, value string) kgo.RecordHeader {
-	return kgo.RecordHeader{Key: key, Value: []byte(value)}
-}
-
-// impatient is a client that soon gives up: a broker that is away stays so for a while.
-func impatient(k backend.Kafka, more ...kgo.Opt) (*kgo.Client, error) {
-	return kgo.NewClient(append(append(k.Options(), kgo.DialTimeout(time.Second),
-		kgo.RequestTimeoutOverhead(3*time.Second), kgo.ProduceRequestTimeout(time.Second), kgo.RequestRetries(2),
-		kgo.RecordRetries(2)), more...)...)
+func header(key, value string) sarama.RecordHeader {
+	return sarama.RecordHeader{Key: []byte(key), Value: []byte(value)}
 }

@@ -3,17 +3,16 @@
 package fanout
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"math"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
@@ -23,6 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
 // Options of a Fanout.
@@ -31,8 +31,14 @@ type Options struct {
 	Hub     *hub.Hub
 	// Owners are the inner listeners of the owners, by name; their logs fill holes.
 	Owners map[string]meshv1connect.OwnerServiceClient
+	// Partitions reads from the broker how many partitions a topic has; 0 where it does not exist.
+	Partitions func(ctx context.Context, topic string) (int32, error)
 	// Resolve takes the outcomes of commands.
 	Resolve func(envelope.Result)
+	// Ready is called once for each owner, when all that it publishes is read; nil: nobody wants to know.
+	Ready func(owner string)
+	// Waiting is told that work waits for a dependency, and with nil that it goes on; nil: nobody wants to know.
+	Waiting func(dependency string, err error)
 	Tracer  trace.Tracer
 	Metrics *Metrics
 	Log     *slog.Logger
@@ -40,216 +46,293 @@ type Options struct {
 
 // Fanout is the way from Kafka to the hub.
 type Fanout struct {
-	options    Options
-	owners     map[string]string   // of each topic
-	logs       map[string]*reading // by owner
-	partitions map[place]*partition
-
-	mu       sync.Mutex
-	outcomes map[place]int64 // where the partitions of results topics were begun
+	options Options
+	topics  map[string]*topic
+	logs    map[string]*reading // by owner
+	unknown sync.Map            // types of events that this gateway does not know, and has reported
 }
 
-// place is one partition of one topic.
-type place struct {
-	topic  string
-	number int32
-}
-
-// reading is how far what one owner tells is known.
+// reading is how far what one owner publishes is known.
 type reading struct {
-	partitions []*partition // of its log
+	owner string
+	view  *hub.View
+	ready func(owner string)
 
 	mu      sync.Mutex
+	topics  []*topic      // of its log
 	unknown int           // partitions whose number is not known yet, and those of results that are not read yet
 	known   chan struct{} // closed when there are none left
 }
 
-// New makes a Fanout for all topics of a catalog.
+// New makes a Fanout for all topics of a catalog. How many partitions they have it learns when it runs.
 func New(o Options) *Fanout {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
-	f := &Fanout{options: o, owners: map[string]string{}, logs: map[string]*reading{},
-		partitions: map[place]*partition{}, outcomes: map[place]int64{}}
-	for _, t := range o.Catalog.Topics("") {
-		f.owners[t.Name] = t.Owner
+	if o.Ready == nil {
+		o.Ready = func(string) {}
 	}
+	if o.Waiting == nil {
+		o.Waiting = func(string, error) {}
+	}
+	f := &Fanout{options: o, topics: map[string]*topic{}, logs: map[string]*reading{}}
 	for _, owner := range o.Catalog.Owners() {
-		r := &reading{known: make(chan struct{})}
-		f.logs[owner] = r
+		log := &reading{owner: owner, view: o.Hub.View(owner), ready: o.Ready, known: make(chan struct{})}
+		f.logs[owner] = log
+		logged := o.Catalog.LoggedTopics(owner)
 		for _, t := range o.Catalog.Topics(owner) {
-			if t.Name == catalog.ResultTopic(owner) {
-				r.unknown += int(t.Partitions)
+			one := &topic{name: t.Name, log: log, begun: make(chan struct{})}
+			switch {
+			case t.Name == catalog.ResultTopic(owner):
+				one.results = true
+			case slices.Contains(logged, t):
+				one.logged = true
+				log.topics = append(log.topics, one)
+			case !slices.Contains(o.Catalog.StateTopics(), t):
+				continue
 			}
-		}
-		for _, t := range o.Catalog.LoggedTopics(owner) {
-			r.unknown += int(t.Partitions)
-			for n := range t.Partitions {
-				p := &partition{topic: t, number: n, log: r}
-				f.partitions[place{t.Name, n}] = p
-				r.partitions = append(r.partitions, p)
-			}
+			f.topics[t.Name] = one
 		}
 	}
 	return f
 }
 
 // Topics lists all topics that are read, by name.
-func (f *Fanout) Topics() []string {
-	var names []string
-	for _, t := range slices.Concat(f.options.Catalog.LoggedTopics(""), f.options.Catalog.StateTopics()) {
-		names = append(names, t.Name)
-	}
-	for _, owner := range f.options.Catalog.Owners() {
-		names = append(names, catalog.ResultTopic(owner))
+func (f *Fanout) Topics() (names []string) {
+	for name := range f.topics {
+		names = append(names, name)
 	}
 	slices.Sort(names)
-	return slices.Compact(names)
+	return names
 }
 
-// Handle puts the handlers of all topics into a router.
-func (f *Fanout) Handle(router *message.Router, reader message.Subscriber) {
-	for _, topic := range f.Topics() {
-		router.AddConsumerHandler("fanout "+topic, topic, reader, f.handler(topic))
+// Run reads until the context ends.
+func (f *Fanout) Run(ctx context.Context, reader *bus.Reader) error {
+	if err := f.count(ctx); err != nil {
+		return nil // the context has ended
 	}
+	return reader.Read(ctx, f.Topics(), f.take)
 }
 
-func (f *Fanout) handler(topic string) message.NoPublishHandlerFunc {
-	for _, owner := range f.options.Catalog.Owners() {
-		if topic == catalog.ResultTopic(owner) {
-			return f.result
+// count learns from the broker how many partitions there are.
+func (f *Fanout) count(ctx context.Context) error {
+	counts := map[string]int32{}
+	for _, name := range f.Topics() {
+		for pause := minPause; ; pause = min(2*pause, maxPause) {
+			n, err := f.options.Partitions(ctx, name)
+			if err == nil && n == 0 {
+				err = fmt.Errorf("topic %s does not exist", name)
+			}
+			if err == nil {
+				counts[name] = n
+				break
+			}
+			f.options.Waiting("kafka", err)
+			if !sleep(ctx, pause) {
+				return ctx.Err()
+			}
 		}
 	}
-	return func(m *message.Message) error { return f.event(topic, m) }
+	f.options.Waiting("kafka", nil)
+	f.begin(counts)
+	return nil
+}
+
+// begin begins with so many partitions of each topic.
+func (f *Fanout) begin(counts map[string]int32) {
+	for _, log := range f.logs {
+		log.mu.Lock()
+		log.unknown = 1 // until all are counted
+		log.mu.Unlock()
+	}
+	for name, t := range f.topics {
+		switch {
+		case t.logged:
+			t.counts = map[int32]int32{0: counts[name]}
+			t.grow(f, counts[name], -1)
+		case t.results:
+			t.log.expect(int(counts[name]))
+		}
+	}
+	for _, log := range f.logs {
+		log.partitionKnown()
+	}
 }
 
 // From says where to begin with a partition (bus.ReaderOptions): at its last record, which tells its number; of
 // outcomes at its end, since whoever waits for one here has not sent the command yet.
-func (f *Fanout) From(topic string, partition int32, _, end int64) int64 {
-	if topic != catalog.ResultTopic(f.owners[topic]) {
+func (f *Fanout) From(topic string, _ int32, _, end int64) int64 {
+	t := f.topics[topic]
+	if t == nil || !t.results {
 		return end - 1
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	at := place{topic, partition}
-	if begun, again := f.outcomes[at]; again {
-		return begun // what came since is waited for here already
-	}
-	f.outcomes[at] = end
-	f.logs[f.owners[topic]].partitionKnown()
+	t.log.partitionKnown()
 	return end
 }
 
 // complete is the position up to which all of an owner's log was delivered, or lay before this gateway began.
-func (f *Fanout) complete(owner string) int64 {
+func (r *reading) complete() int64 {
 	complete := int64(math.MaxInt64)
-	for _, p := range f.logs[owner].partitions {
-		complete = min(complete, p.complete.Load())
+	for _, t := range r.topics {
+		for _, p := range t.all() {
+			complete = min(complete, p.complete.Load())
+		}
 	}
 	return complete
+}
+
+// expect notes that further partitions are not known yet.
+func (r *reading) expect(partitions int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unknown += partitions
+}
+
+func (r *reading) partitionKnown() {
+	r.mu.Lock()
+	r.unknown--
+	done := r.unknown == 0
+	select {
+	case <-r.known: // of partitions that came later
+		done = false
+	default:
+	}
+	if done {
+		close(r.known)
+	}
+	r.mu.Unlock()
+	if done {
+		r.ready(r.owner)
+	}
 }
 
 // Known is closed once the number of every partition of an owner's log is known, and its outcomes are read: from then
 // on the hub gets all that the owner appends, and the intake all outcomes.
 func (f *Fanout) Known(owner string) <-chan struct{} { return f.logs[owner].known }
 
-// Ready says whether all that an owner tells is read.
-func (f *Fanout) Ready(owner string) bool {
+func (r *reading) isKnown() bool {
 	select {
-	case <-f.Known(owner):
+	case <-r.known:
 		return true
 	default:
 		return false
 	}
 }
 
-// Missing lists the owners of whom not everything is read yet.
-func (f *Fanout) Missing() []string {
-	var owners []string
-	for owner := range f.logs {
-		if !f.Ready(owner) {
-			owners = append(owners, owner)
-		}
-	}
-	slices.Sort(owners)
-	return owners
-}
-
 // silence is how long nothing may be read of a partition: its owner gives a sign of life every 30 s.
 const silence = 75 * time.Second
 
-// Reading says what keeps the fan-out from reading every partition.
+// Reading returns what keeps the fan-out from reading every partition.
 func (f *Fanout) Reading() error {
-	if missing := f.Missing(); len(missing) > 0 {
+	var missing []string
+	for owner, log := range f.logs {
+		if !log.isKnown() {
+			missing = append(missing, owner)
+		}
+	}
+	if len(missing) > 0 {
+		slices.Sort(missing)
 		return fmt.Errorf("where the topics of %s stand is not known yet", strings.Join(missing, ", "))
 	}
-	for at, p := range f.partitions {
-		if d := time.Since(p.heard()); d > silence {
-			return fmt.Errorf("nothing was read of %s/%d for %s", at.topic, at.number, d.Round(time.Second))
+	for _, t := range f.topics {
+		for _, p := range t.all() {
+			if d := time.Since(p.heard()); d > silence {
+				return fmt.Errorf("nothing was read of %s/%d for %s", t.name, p.number, d.Round(time.Second))
+			}
 		}
 	}
 	return nil
 }
 
-// result brings an outcome to whoever waits for it.
-func (f *Fanout) result(m *message.Message) error {
-	r, err := envelope.ReadResult(m)
-	if err != nil {
-		f.unreadable(m.Context(), "", err)
-		return nil
+// take takes one record. A panic costs that record, and nothing else.
+func (f *Fanout) take(ctx context.Context, r *bus.Record) {
+	defer func() {
+		if p := recover(); p != nil {
+			f.unreadable(r, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+		}
+	}()
+	t := f.topics[r.Topic]
+	if t.results {
+		result, err := envelope.ReadRawResult(r.Headers)
+		if err != nil {
+			f.unreadable(r, err)
+			return
+		}
+		f.options.Resolve(result)
+		return
 	}
-	f.options.Resolve(r)
-	return nil
-}
-
-// event takes one record of an event topic.
-func (f *Fanout) event(topic string, m *message.Message) error {
-	e, err := envelope.ReadEvent(m)
-	if err != nil {
-		// Nobody is told what it was; where it stood in the log, the next record's "before" shows a hole there.
-		f.unreadable(m.Context(), topic, err)
-		return nil
+	e, err := envelope.ReadRawEvent(r.Headers, r.Value)
+	switch {
+	case err != nil:
+		// Nobody can be told what it was; where it stood in the log, the next record's "before" shows a hole there.
+		f.unreadable(r, err)
+	case !e.IsPosition() && e.Class == routingv1.Class_CLASS_EPHEMERAL:
+		f.deliver(t.log, &e)
+	case !t.logged:
+		f.unreadable(r, fmt.Errorf("%s is on a topic without a log", e.Type))
+	default:
+		t.partition(f, r.Partition).takeAll(ctx, f, &e)
 	}
-	if !e.IsPosition() && e.Class == routingv1.Class_CLASS_EPHEMERAL {
-		f.deliver(m.Context(), f.owners[topic], e)
-		return nil
-	}
-	number, _ := bus.PartitionOf(m.Context())
-	p := f.partitions[place{topic, number}]
-	if p == nil {
-		return fmt.Errorf("%s has a partition %d, which its declaration does not know", topic, number)
-	}
-	return p.take(m.Context(), f, e)
 }
 
 // deliver brings an event to its outcome's waiters and to the connections in its rooms.
-func (f *Fanout) deliver(ctx context.Context, owner string, e envelope.Event) {
+func (f *Fanout) deliver(log *reading, e *envelope.Event) {
 	declared, known := f.options.Catalog.Event(e.Type)
 	if !known {
-		f.options.Log.Warn("fan-out: an event of a type that this gateway does not know", "type", e.Type, "id", e.ID)
+		if _, reported := f.unknown.LoadOrStore(e.Type, true); !reported {
+			f.options.Log.Warn("fan-out: an event of a type that this gateway does not know", "type", e.Type, "id", e.ID)
+		}
 	}
-	_, span := f.options.Tracer.Start(ctx, "fan-out "+e.Type, trace.WithAttributes(
-		attribute.String("mesh.stream", e.Stream), attribute.Int64("mesh.version", e.Version)))
-	e.Body = bytes.Clone(e.Body) // it is a part of everything that was fetched with it, and is kept
-	event := hub.NewEvent(e, declared)
-	n := f.options.Hub.View(owner).Deliver(event)
+	span := f.span(e)
+	event := hub.NewEvent(*e, declared)
+	n := log.view.Deliver(event)
 	if n > 0 {
 		if _, err := event.Frame(); err != nil {
 			f.options.Log.Error("fan-out: an event cannot be shown", "error", err)
 			f.options.Metrics.Unreadable.Inc()
 		}
 	}
-	span.SetAttributes(attribute.Int("mesh.connections", n))
-	span.End()
+	if span != nil {
+		span.SetAttributes(attribute.Int("mesh.connections", n))
+		span.End()
+	}
 	if e.Answers {
 		f.options.Resolve(e.Result())
 	}
 }
 
-func (f *Fanout) unreadable(ctx context.Context, topic string, err error) {
-	partition, _ := bus.PartitionOf(ctx)
-	offset, _ := bus.OffsetOf(ctx)
-	f.options.Log.Error("fan-out: a record cannot be read", "topic", topic, "partition", partition, "offset", offset,
-		"error", err)
+func (f *Fanout) unreadable(r *bus.Record, err error) {
+	f.options.Log.Error("fan-out: a record cannot be read", "topic", r.Topic, "partition", r.Partition,
+		"offset", r.Offset, "error", err)
 	f.options.Metrics.Unreadable.Inc()
+}
+
+// span begins the event's span, if its trace is recorded; else it returns nil.
+func (f *Fanout) span(e *envelope.Event) trace.Span {
+	if e.TraceParent == "" {
+		return nil
+	}
+	ctx := telemetry.Continue(context.Background(), e.TraceParent)
+	if !trace.SpanContextFromContext(ctx).IsSampled() {
+		return nil
+	}
+	_, span := f.options.Tracer.Start(ctx, "fan-out "+e.Type, trace.WithSpanKind(trace.SpanKindConsumer),
+		trace.WithAttributes(attribute.String("mesh.stream", e.Stream), attribute.Int64("mesh.version", e.Version)))
+	return span
+}
+
+const (
+	minPause = 100 * time.Millisecond
+	maxPause = 5 * time.Second
+)
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }

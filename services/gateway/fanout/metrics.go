@@ -1,11 +1,6 @@
 package fanout
 
-import (
-	"strconv"
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // Metrics count what the fan-out does.
 type Metrics struct {
@@ -35,8 +30,4 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		r.MustRegister(m.Repeats, m.Holes, m.Unreadable, m.Position, m.Behind)
 	}
 	return m
-}
-
-func (m *Metrics) behind(topic string, partition int32, age time.Duration) {
-	m.Behind.WithLabelValues(topic, strconv.Itoa(int(partition))).Set(age.Seconds())
 }

@@ -9,89 +9,176 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
 // partition is how far one partition of a logged topic is complete. First appearances ascend by position, and each
 // record names the position before it, so one number says it all.
+//
+// When the topic has grown, the events of a stream may lie in another partition than before. The relay writes a fence
+// into all partitions in between: it begins an epoch. A partition goes on behind its fence when the others have reached
+// theirs, so the events of a stream stay in order.
 type partition struct {
-	topic  catalog.Topic
+	topic  *topic
 	number int32
-	log    *reading
 
-	mu       sync.Mutex
-	known    bool
-	position int64        // everything up to here was delivered, or lay before this gateway began
-	complete atomic.Int64 // the same, for those who must not wait
-	last     atomic.Int64 // when a record was taken last, in ns since 1970
+	positions, behind prometheus.Gauge
+
+	mu          sync.Mutex
+	known       bool
+	position    int64        // everything up to here was delivered, or lay before this gateway began
+	incarnation string       // of the log, when a record was taken last
+	complete    atomic.Int64 // the position, for those who must not wait
+	epoch       atomic.Int32
+	last        atomic.Int64 // when a record was taken last, in ns since 1970
+}
+
+func newPartition(f *Fanout, t *topic, number int32) *partition {
+	n := strconv.Itoa(int(number))
+	return &partition{topic: t, number: number, positions: f.options.Metrics.Position.WithLabelValues(t.name, n),
+		behind: f.options.Metrics.Behind.WithLabelValues(t.name, n)}
 }
 
 // heard is when a record was taken last.
 func (p *partition) heard() time.Time { return time.Unix(0, p.last.Load()) }
 
-// take goes on to a record: a repeat is dropped, what is missing before it comes from the owner's log. An owner that is
-// away is no fault of the record: the partition waits.
-func (p *partition) take(ctx context.Context, f *Fanout, e envelope.Event) error {
+// takeAll takes a record, however long what is missing before it is not to be had.
+func (p *partition) takeAll(ctx context.Context, f *Fanout, e *envelope.Event) {
+	owner := p.topic.log.owner
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		err := p.take(ctx, f, e)
+		if err == nil {
+			if pause > minPause {
+				f.options.Waiting(owner, nil)
+			}
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		f.options.Waiting(owner, err)
+		if !sleep(ctx, pause) {
+			return
+		}
+	}
+}
+
+// take goes on to a record: a repeat is dropped, what is missing before it comes from the owner's log. An error says that
+// the owner cannot be asked; the same record is to be taken again.
+func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if e.Epoch > 0 && e.Epoch < p.epoch.Load() {
+		// Of a relay that had lost its lease and did not know: the epoch that follows has it elsewhere.
+		p.repeat(f)
+		return nil
+	}
+	if e.Incarnation != p.incarnation {
+		p.incarnation = e.Incarnation
+		p.topic.log.view.SetIncarnation(e.Incarnation, e.Before)
+	}
 	if !p.known {
 		p.known = true
-		f.options.Hub.View(p.topic.Owner).Begin(e.Before)
-		p.moveTo(f, e.Before)
-		defer p.log.partitionKnown()
+		p.topic.log.view.Begin(e.Before)
+		p.moveTo(e.Before)
+		defer p.topic.log.partitionKnown()
+	}
+	if e.Epoch > p.epoch.Load() {
+		if err := p.begin(ctx, f, e); err != nil {
+			return err
+		}
 	}
 	if e.Position <= p.position {
-		p.last.Store(time.Now().UnixNano())
 		if e.IsPosition() {
-			f.options.Metrics.behind(p.topic.Name, p.number, time.Since(e.Time))
+			p.last.Store(time.Now().UnixNano())
+			p.behind.Set(time.Since(e.Time).Seconds())
 		} else {
-			f.options.Metrics.Repeats.Inc()
+			p.repeat(f)
 		}
 		return nil
 	}
 	if e.Before > p.position {
 		if err := p.fill(ctx, f, e.Before); err != nil {
-			return bus.Away(p.topic.Owner, fmt.Errorf("fill %s/%d from %d to %d: %w", p.topic.Name, p.number, p.position,
-				e.Before, err))
+			return err
 		}
 	}
 	if !e.IsPosition() {
-		f.deliver(ctx, p.topic.Owner, e)
+		// Also when that panics the next record goes on from here.
+		defer p.moveTo(e.Position)
+		f.deliver(p.topic.log, e)
+	} else {
+		p.moveTo(e.Position)
 	}
-	p.moveTo(f, e.Position)
-	f.options.Metrics.behind(p.topic.Name, p.number, time.Since(e.Time))
+	p.behind.Set(time.Since(e.Time).Seconds())
 	return nil
 }
 
-func (p *partition) moveTo(f *Fanout, position int64) {
+func (p *partition) repeat(f *Fanout) {
+	p.last.Store(time.Now().UnixNano())
+	f.options.Metrics.Repeats.Inc()
+}
+
+// begin begins the epoch of a record, whose partition has delivered what is before it.
+func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) error {
+	switch before := p.epoch.Load(); {
+	case e.Fence:
+		if e.Before > p.position {
+			if err := p.fill(ctx, f, e.Before); err != nil {
+				return err
+			}
+		}
+		p.topic.grow(f, e.Partitions, e.Position)
+		if e.Position > p.position {
+			p.moveTo(e.Position)
+		}
+	case before > 0:
+		// The topic has lost the fence, and with it which events of the hole were in which partition. Clients have what
+		// they were given, and get the rest when they come back.
+		f.options.Log.Error("fan-out: a partition has lost the fence of its epoch; all connections are told to connect again",
+			"topic", p.topic.name, "partition", p.number, "epoch", e.Epoch, "position", p.position, "before", e.Before)
+		p.topic.grow(f, e.Partitions, -1)
+		p.topic.log.view.Skip(e.Before)
+		p.moveTo(max(p.position, e.Before))
+	default: // this gateway has just begun, or the relay is the first one with epochs
+		p.topic.grow(f, e.Partitions, -1)
+	}
+	p.topic.beginEpoch(p, e.Epoch, e.Partitions)
+	if e.Epoch == 1 {
+		return nil
+	}
+	return p.topic.await(ctx, e.Epoch)
+}
+
+func (p *partition) moveTo(position int64) {
 	p.position = position
 	p.complete.Store(position)
-	f.options.Hub.View(p.topic.Owner).SetComplete(f.complete(p.topic.Owner))
+	p.topic.log.view.SetComplete(p.topic.log.complete())
 	p.last.Store(time.Now().UnixNano())
-	f.options.Metrics.Position.WithLabelValues(p.topic.Name, strconv.Itoa(int(p.number))).Set(float64(position))
+	p.positions.Set(float64(position))
 }
 
 // fill delivers what the owner's log has of this partition above its number, up to a position.
 func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
-	owner, ok := f.options.Owners[p.topic.Owner]
+	log := p.topic.log
+	owner, ok := f.options.Owners[log.owner]
 	if !ok {
-		return fmt.Errorf("nobody serves the log of %s", p.topic.Owner)
+		return fmt.Errorf("nobody serves the log of %s", log.owner)
 	}
-	f.options.Log.Warn("fan-out: a hole, filled from the owner's log", "topic", p.topic.Name, "partition", p.number,
+	f.options.Log.Warn("fan-out: a hole, filled from the owner's log", "topic", p.topic.name, "partition", p.number,
 		"after", p.position, "until", until)
 	f.options.Metrics.Holes.Inc()
+	count := p.topic.countOf(p.epoch.Load())
 	for after := p.position; after < until; {
-		page, err := p.page(ctx, owner, after, until)
+		page, err := p.page(ctx, owner, after, until, count)
 		if err != nil {
-			return err
+			return fmt.Errorf("fill %s/%d from %d to %d: %w", p.topic.name, p.number, p.position, until, err)
 		}
 		for _, r := range page.Records {
-			if bus.Partition(r.Key, p.topic.Partitions) != p.number {
+			if bus.Partition(r.Key, count) != p.number {
 				continue
 			}
 			e, err := envelope.ReadRecord(r)
@@ -100,44 +187,37 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 				continue
 			}
 			if e.Position > p.position {
-				f.deliver(telemetry.Continue(ctx, e.TraceParent), p.topic.Owner, e)
-				p.moveTo(f, e.Position)
+				f.deliver(log, &e)
+				p.moveTo(e.Position)
 			}
 		}
 		if page.Complete <= after {
-			return fmt.Errorf("the log of %s is complete up to %d only", p.topic.Owner, page.Complete)
+			return fmt.Errorf("fill %s/%d: the log of %s is complete up to %d only", p.topic.name, p.number, log.owner,
+				page.Complete)
 		}
 		after = page.Complete
 	}
-	p.moveTo(f, until)
+	p.moveTo(until)
 	return nil
 }
 
 func (p *partition) unreadable(f *Fanout, r *meshv1.Record, err error) {
-	f.options.Log.Error("fan-out: a record of the owner's log cannot be read", "topic", p.topic.Name,
+	f.options.Log.Error("fan-out: a record of the owner's log cannot be read", "topic", p.topic.name,
 		"partition", p.number, "stream", r.Key, "after", p.position, "error", err)
 	f.options.Metrics.Unreadable.Inc()
 }
 
-func (p *partition) page(ctx context.Context, owner reader, after, until int64) (*meshv1.ReadLogResponse, error) {
+func (p *partition) page(ctx context.Context, owner reader, after, until int64, count int32) (*meshv1.ReadLogResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	response, err := owner.ReadLog(ctx, connect.NewRequest(&meshv1.ReadLogRequest{After: after, Until: until,
-		Topic: p.topic.Name}))
+		Topic: p.topic.name, Partition: p.number, Partitions: count}))
 	if err != nil {
-		return nil, fmt.Errorf("read the log of %s: %w", p.topic.Owner, err)
+		return nil, fmt.Errorf("read the log of %s: %w", p.topic.log.owner, err)
 	}
 	return response.Msg, nil
 }
 
 type reader interface {
 	ReadLog(context.Context, *connect.Request[meshv1.ReadLogRequest]) (*connect.Response[meshv1.ReadLogResponse], error)
-}
-
-func (r *reading) partitionKnown() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.unknown--; r.unknown == 0 {
-		close(r.known)
-	}
 }

@@ -42,6 +42,11 @@ func begin(t *testing.T) *world {
 		Owners: map[string]meshv1connect.OwnerServiceClient{
 			"chat": meshv1connect.NewOwnerServiceClient(server.Client(), server.URL)},
 		Resolve: func(r envelope.Result) { w.results = append(w.results, r) }})
+	counts := map[string]int32{}
+	for _, topic := range c.Topics("") {
+		counts[topic.Name] = topic.Partitions
+	}
+	w.fan.begin(counts)
 	w.conn, err = h.Add("bob")
 	require.NoError(t, err)
 	require.True(t, h.View("chat").Attach(w.conn, nil, 0))
@@ -63,8 +68,19 @@ func (w *world) said(conversation, body string) envelope.Event {
 func (w *world) take(t *testing.T, partition int32, events ...envelope.Event) {
 	t.Helper()
 	for _, e := range events {
-		require.NoError(t, w.fan.partitions[place{"chat-events", partition}].take(t.Context(), w.fan, e))
+		require.NoError(t, w.partition(partition).take(t.Context(), w.fan, &e))
 	}
+}
+
+func (w *world) partition(n int32) *partition { return w.fan.topics["chat-events"].partition(w.fan, n) }
+
+// record is a message as Kafka carries it.
+func record(topic string, m *message.Message) *bus.Record {
+	r := &bus.Record{Topic: topic, Value: m.Payload}
+	for k, v := range m.Metadata {
+		r.Headers = append(r.Headers, bus.Header{Key: k, Value: []byte(v)})
+	}
+	return r
 }
 
 func (w *world) seen(t *testing.T) (all []string) {
@@ -130,8 +146,7 @@ func TestTake_WaitsWithAHoleWhileTheOwnerIsAway(t *testing.T) {
 	w.said("g", "missing")
 	next := w.said("g", "new")
 	w.chat.SetAway(true)
-	err := w.fan.partitions[place{"chat-events", p}].take(t.Context(), w.fan, next)
-	require.ErrorIs(t, err, bus.ErrAway)
+	require.Error(t, w.partition(p).take(t.Context(), w.fan, &next))
 	require.Equal(t, []string{"chat.conversation_started"}, w.seen(t))
 	w.chat.SetAway(false)
 	w.take(t, p, next)
@@ -175,22 +190,21 @@ func TestKnown_OnceEveryPartitionOfTheLogHasANumber(t *testing.T) {
 	w := begin(t)
 	logged := w.fan.options.Catalog.LoggedTopics("chat")
 	for n := range int32(3) {
-		require.False(t, w.fan.Ready("chat"))
+		require.False(t, w.fan.logs["chat"].isKnown())
 		require.EqualValues(t, 7, w.fan.From("chat-results", n, 2, 7))
-		require.EqualValues(t, 7, w.fan.From("chat-results", n, 2, 9), "asked again it begins where it began")
 		require.EqualValues(t, 6, w.fan.From("chat-events", n, 2, 7))
 	}
 	for _, topic := range logged {
 		for n := range topic.Partitions {
-			require.False(t, w.fan.Ready("chat"))
-			p := w.fan.partitions[place{topic.Name, n}]
-			require.NoError(t, p.take(t.Context(), w.fan, w.chat.Position(topic.Name, n)))
+			require.False(t, w.fan.logs["chat"].isKnown())
+			position := w.chat.Position(topic.Name, n)
+			require.NoError(t, w.fan.topics[topic.Name].partition(w.fan, n).take(t.Context(), w.fan, &position))
 		}
 	}
 	// The owner has no record yet: its log is at 0, which is a position like any other.
-	require.True(t, w.fan.Ready("chat"))
-	require.NotContains(t, w.fan.Missing(), "chat")
+	require.True(t, w.fan.logs["chat"].isKnown())
 	require.ErrorContains(t, w.fan.Reading(), "feed")
+	require.NotContains(t, w.fan.Reading().Error(), "chat")
 }
 
 func TestAnswers_ResolveWhateverRoomsAreHeld(t *testing.T) {
@@ -208,7 +222,7 @@ func TestAnswers_ResolveWhateverRoomsAreHeld(t *testing.T) {
 
 	refused := envelope.Result{Actor: "carol", CommandID: "c2", Type: "chat.leave", Source: "chat",
 		Stream: "conversation:h", Kind: envelope.Refused, Code: "not_a_member", Text: "no"}
-	require.NoError(t, w.fan.handler("chat-results")(refused.Message()))
+	w.fan.take(t.Context(), record("chat-results", refused.Message()))
 	require.Equal(t, refused, w.results[1])
 }
 
@@ -216,8 +230,8 @@ func TestUnreadable_IsPassedOver(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	junk := message.NewMessage("x", []byte("junk"))
-	require.NoError(t, w.fan.handler("chat-events")(junk))
-	require.NoError(t, w.fan.handler("chat-results")(junk))
+	w.fan.take(t.Context(), record("chat-events", junk))
+	w.fan.take(t.Context(), record("chat-results", junk))
 	first, p := w.started("g")
 	w.take(t, p, first)
 	e := w.said("g", "broken")
@@ -234,7 +248,8 @@ func TestFill_GivesUpWithItsContext(t *testing.T) {
 	w.said("g", "missing")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
 	defer cancel()
-	require.Error(t, w.fan.partitions[place{"chat-events", p}].take(ctx, w.fan, w.said("g", "new")))
+	next := w.said("g", "new")
+	require.Error(t, w.partition(p).take(ctx, w.fan, &next))
 }
 
 func TestReading_APartitionThatIsNotHeardOfIsNotRead(t *testing.T) {
@@ -243,15 +258,17 @@ func TestReading_APartitionThatIsNotHeardOfIsNotRead(t *testing.T) {
 	for owner := range w.fan.logs { // as if all were known
 		close(w.fan.logs[owner].known)
 	}
-	for _, p := range w.fan.partitions {
-		p.last.Store(time.Now().UnixNano())
+	for _, topic := range w.fan.topics {
+		for _, p := range topic.all() {
+			p.last.Store(time.Now().UnixNano())
+		}
 	}
 	require.NoError(t, w.fan.Reading())
-	quiet := w.fan.partitions[place{"chat-events", 1}]
+	quiet := w.partition(1)
 	quiet.last.Store(time.Now().Add(-silence - time.Second).UnixNano())
 	require.ErrorContains(t, w.fan.Reading(), "chat-events/1")
 	position := w.chat.Position("chat-events", 1)
-	require.NoError(t, quiet.take(t.Context(), w.fan, position))
-	require.NoError(t, quiet.take(t.Context(), w.fan, position), "the same sign of life again")
+	require.NoError(t, quiet.take(t.Context(), w.fan, &position))
+	require.NoError(t, quiet.take(t.Context(), w.fan, &position), "the same sign of life again")
 	require.NoError(t, w.fan.Reading())
 }

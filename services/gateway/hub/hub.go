@@ -202,19 +202,9 @@ func (h *Hub) complete() []int64 {
 	return positions
 }
 
-// reserve reports whether so many bytes of missed events may wait beside those that do.
+// affords reports whether so many bytes of missed events may wait beside those that do.
 func (h *Hub) affords(bytes int) bool {
 	return h.missed.Load()+int64(bytes) <= int64(h.options.Missed)
-}
-
-// Connections lists all connections.
-func (h *Hub) connections() (all []*Conn) {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	for _, connections := range h.users {
-		all = append(all, connections...)
-	}
-	return all
 }
 
 // Close ends all connections for a reason, and takes no more.
@@ -222,7 +212,17 @@ func (h *Hub) Close(r Reason) {
 	h.mu.Lock()
 	h.closed = &r
 	h.mu.Unlock()
-	for _, c := range h.connections() {
+	h.closeAll(r)
+}
+
+func (h *Hub) closeAll(r Reason) {
+	h.mu.RLock()
+	var all []*Conn
+	for _, connections := range h.users {
+		all = append(all, connections...)
+	}
+	h.mu.RUnlock()
+	for _, c := range all {
 		c.Close(r)
 	}
 }

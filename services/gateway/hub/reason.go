@@ -24,6 +24,7 @@ var (
 	Lost         = Reason{3004, "connection lost"}
 	Internal     = Reason{3005, "internal error, connect again"}
 	Restored     = Reason{3006, "a log was restored, connect again"}
+	Interrupted  = Reason{3009, "events were lost on the way here, connect again"}
 	Unavailable  = Reason{3007, "the token cannot be checked now, connect again later"}
 	TooFast      = Reason{3008, "too many connections of one user in a short time, connect again later"}
 

@@ -71,11 +71,18 @@ func (v *View) SetIncarnation(incarnation string, position int64) {
 	v.history = incarnation
 	v.mu.Unlock()
 	if restored {
-		for _, c := range v.hub.connections() {
-			c.Close(Restored)
-		}
+		v.hub.closeAll(Restored)
 	}
 	v.incarnation.Store(IncarnationOf(incarnation))
+}
+
+// Skip notes that events up to a position are not delivered. What is kept is forgotten, and all clients are told to
+// connect again: they get what they missed when they come back.
+func (v *View) Skip(position int64) {
+	v.mu.Lock()
+	v.recent.clear(position)
+	v.mu.Unlock()
+	v.hub.closeAll(Interrupted)
 }
 
 // Deliver gives an event to every connection that is to get it, moves them in and out of the rooms that it opens and

@@ -20,7 +20,8 @@ import (
 type Options struct {
 	Catalog   *catalog.Catalog
 	Publisher message.Publisher
-	// Ready says whether the outcomes of an owner's commands can be heard; none are taken before.
+	// Ready reports whether the outcomes of an owner's commands are received; none are taken before. By default they are
+	// once SetReady is called.
 	Ready func(owner string) bool
 	// Patience is how long a client waits before it hears "queued" or "unavailable"; 5 s when 0.
 	Patience time.Duration
@@ -42,6 +43,7 @@ type Intake struct {
 	lines   map[string]*line
 
 	mu      sync.Mutex
+	ready   map[string]bool // by owner
 	closed  bool
 	waiting map[key]*entry
 	users   map[string]*account
@@ -97,12 +99,22 @@ func New(o Options) *Intake {
 		o.Metrics = NewMetrics(nil)
 	}
 	i := &Intake{options: o, lines: map[string]*line{}, waiting: map[key]*entry{}, users: map[string]*account{},
-		idle: make(chan struct{})}
+		idle: make(chan struct{}), ready: map[string]bool{}}
+	if o.Ready == nil {
+		i.options.Ready = func(owner string) bool { return i.ready[owner] }
+	}
 	for _, owner := range o.Catalog.Owners() {
 		topic := catalog.CommandTopic(owner)
 		i.lines[topic] = newLine(topic, o.Publisher, o.Log, i.sent)
 	}
 	return i
+}
+
+// SetReady notes that the outcomes of an owner's commands are received from now on.
+func (i *Intake) SetReady(owner string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.ready[owner] = true
 }
 
 // Run publishes until the context ends.

@@ -128,7 +128,7 @@ func (a *asker) back(n newcomer, answer *meshv1.Resumed, response *meshv1.Resume
 		}
 	}
 	everything := hub.Everything(n.conn.User, slices.Concat(r.Rooms, answer.Looked))
-	if n.had.Position > response.Position {
+	if n.had.Position > response.Position || !n.had.Holds(hub.IncarnationOf(response.Incarnation)) {
 		// The log has lost what this client has: it is not the one that the mark was made of.
 		r.TooFar = everything
 		return r

@@ -87,6 +87,34 @@ func TestResume_FillsTheGapFromTheLogWhereNothingIsKept(t *testing.T) {
 	require.Equal(t, "[conversation:g user:bob]", tooFar, "the log has lost what the client has")
 }
 
+func TestResume_OfAnOtherIncarnationEverythingIsTooFar(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	w.owners["chat"].Restore("two")
+	w.chatted(t)
+	close(w.known)
+	for incarnation, want := range map[string]string{"one": "[conversation:g user:bob]", "two": "[]", "": "[]"} {
+		c := w.greeted(t, "bob")
+		w.rooms.Resume(c, hub.Mark{"chat": {Position: 1, Incarnation: hub.IncarnationOf(incarnation)}, "feed": {},
+			"notification": {}}, nil, nil)
+		all, tooFar := told(t, c)
+		require.Equal(t, want, tooFar, incarnation)
+		require.Equal(t, incarnation == "one", len(all) == 0)
+	}
+}
+
+func TestResume_AfterAPartialMarkEverythingIsTooFarAndWhatFollowsComes(t *testing.T) {
+	t.Parallel()
+	w := begin(t, 0)
+	w.chatted(t)
+	close(w.known)
+	c := w.greeted(t, "bob")
+	w.rooms.Resume(c, hub.Mark{"chat": {Position: 4, Partial: true}, "feed": {}, "notification": {}}, nil, nil)
+	all, tooFar := told(t, c)
+	require.Equal(t, []string{"member_added ", "message_sent 6"}, all)
+	require.Equal(t, "[conversation:g user:bob]", tooFar)
+}
+
 func TestResume_FillsTheGapFromTheRecentEvents(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)

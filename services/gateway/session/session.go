@@ -23,6 +23,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/query"
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/services/gateway/rooms"
+	"github.com/edumatrix/interlinked/services/gateway/signal"
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
@@ -34,6 +35,7 @@ type Mesh struct {
 	Intake  *intake.Intake
 	Queries *query.Asker
 	Lease   *lease.Lease
+	Signals *signal.Signals
 	Users   quota.Users // what is bounded for each user
 	Guard   *guard.Guard
 	Tracer  trace.Tracer
@@ -199,6 +201,10 @@ func (s *Session) Handle(ctx context.Context, text []byte) {
 		return
 	case "auth":
 		s.conn.Send(Failed(f.ID, refusal.New(refusal.Malformed, "auth has to be the first frame, and is sent once")))
+		return
+	}
+	if declared, ok := s.mesh.Catalog.Signal(f.Type); ok {
+		s.signal(f, declared)
 		return
 	}
 	command, query := access.Public(s.mesh.Catalog, f.Type)

@@ -34,6 +34,9 @@ type Owner struct {
 	log       []envelope.Event
 	versions  map[string]int64
 	before    map[place]int64
+	counts    map[string]int32 // of partitions, by topic that has grown
+	epochs    map[string]int32
+	history   string                     // incarnation of the log
 	spoiled   map[int64]bool             // positions
 	rooms     map[string]map[string]bool // user → rooms
 	looked    map[string]bool            // "user room" that may be looked at
@@ -59,7 +62,8 @@ type place struct {
 
 // NewOwner makes one with an empty log.
 func NewOwner(c *catalog.Catalog, name string) *Owner {
-	return &Owner{Name: name, Catalog: c, versions: map[string]int64{}, before: map[place]int64{}, spoiled: map[int64]bool{},
+	return &Owner{Name: name, Catalog: c, versions: map[string]int64{}, counts: map[string]int32{},
+		epochs: map[string]int32{}, before: map[place]int64{}, spoiled: map[int64]bool{},
 		rooms: map[string]map[string]bool{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{},
 		held: make(chan struct{}, 100), release: make(chan struct{})}
 }
@@ -113,6 +117,7 @@ func (o *Owner) Answer(actor, commandID, command, name, data string) envelope.Ev
 	at := place{declared.Topic, o.partition(declared.Topic, e.Stream)}
 	e.Before = o.before[at]
 	o.before[at] = e.Position
+	o.stamp(&e, declared.Topic)
 	for _, m := range e.Opens {
 		for _, user := range m.Users {
 			if o.rooms[user] == nil {
@@ -134,13 +139,47 @@ func (o *Owner) Answer(actor, commandID, command, name, data string) envelope.Ev
 func (o *Owner) Position(topic string, partition int32) envelope.Event {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return envelope.Position(o.Name, int64(len(o.log)), o.before[place{topic, partition}])
+	e := envelope.Position(o.Name, int64(len(o.log)), o.before[place{topic, partition}])
+	o.stamp(&e, topic)
+	return e
+}
+
+// stamp writes into a record what the relay does.
+func (o *Owner) stamp(e *envelope.Event, topic string) {
+	e.Incarnation = o.history
+	if e.Epoch = o.epochs[topic]; e.Epoch > 0 {
+		e.Partitions = o.counts[topic]
+	}
+}
+
+// Grow begins an epoch of a topic with so many partitions, and returns the fences, by partition.
+func (o *Owner) Grow(topic string, partitions int32) (fences []envelope.Event) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.counts[topic] = partitions
+	o.epochs[topic] = max(o.epochs[topic], 1) + 1
+	for n := range partitions {
+		at := place{topic, n}
+		e := envelope.Position(o.Name, int64(len(o.log)), o.before[at])
+		o.stamp(&e, topic)
+		e.Fence = true
+		o.before[at] = max(o.before[at], e.Position)
+		fences = append(fences, e)
+	}
+	return fences
+}
+
+// Restore begins an incarnation of the log that has lost its newest events.
+func (o *Owner) Restore(incarnation string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.history = incarnation
 }
 
 func (o *Owner) partition(topic, key string) int32 {
 	for _, t := range o.Catalog.Topics(o.Name) {
 		if t.Name == topic {
-			return bus.Partition(key, t.Partitions)
+			return bus.Partition(key, max(t.Partitions, o.counts[topic]))
 		}
 	}
 	panic("no topic " + topic)
@@ -279,10 +318,13 @@ func (o *Owner) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogRequ
 	if until == 0 || until > int64(len(o.log)) {
 		until = int64(len(o.log))
 	}
-	page := &meshv1.ReadLogResponse{Head: int64(len(o.log)), Complete: until}
+	page := &meshv1.ReadLogResponse{Incarnation: o.history, Head: int64(len(o.log)), Complete: until}
 	for _, e := range o.log[r.Msg.After:until] {
 		declared, _ := o.Catalog.Event(e.Type)
 		if r.Msg.Topic != "" && r.Msg.Topic != declared.Topic {
+			continue
+		}
+		if r.Msg.Partitions > 0 && bus.Partition(e.Stream, r.Msg.Partitions) != r.Msg.Partition {
 			continue
 		}
 		if len(page.Records) == 3 {
@@ -310,7 +352,7 @@ func (o *Owner) Rooms(_ context.Context, r *connect.Request[meshv1.RoomsRequest]
 		return nil, err
 	}
 	o.asked++
-	answer := &meshv1.RoomsResponse{Position: int64(len(o.log))}
+	answer := &meshv1.RoomsResponse{Incarnation: o.history, Position: int64(len(o.log))}
 	for _, user := range r.Msg.Users {
 		u := &meshv1.UserRooms{User: user}
 		for room := range o.rooms[user] {
@@ -331,7 +373,7 @@ func (o *Owner) Look(_ context.Context, r *connect.Request[meshv1.LookRequest]) 
 		return nil, err
 	}
 	o.asked++
-	answer := &meshv1.LookResponse{Position: int64(len(o.log))}
+	answer := &meshv1.LookResponse{Incarnation: o.history, Position: int64(len(o.log))}
 	for _, l := range r.Msg.Lookers {
 		looked := &meshv1.Looked{Allowed: o.looked[l.User+" "+l.Room]}
 		if looked.Allowed && l.Snapshot {

@@ -26,7 +26,7 @@ func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequ
 	}
 	o.resumed++
 	o.bounds = fmt.Sprint(r.Msg.Limit, " ", r.Msg.Bytes)
-	answer := &meshv1.ResumeResponse{Position: int64(len(o.log))}
+	answer := &meshv1.ResumeResponse{Incarnation: o.history, Position: int64(len(o.log))}
 	wanted := map[int64]bool{}
 	for _, one := range r.Msg.Resumers {
 		if one.User == o.failing {

@@ -158,7 +158,11 @@ type ReadLogRequest struct {
 	// Only events of this stream; empty: all.
 	Stream string `protobuf:"bytes,5,opt,name=stream,proto3" json:"stream,omitempty"`
 	// With a stream only: events above this version of it.
-	AfterVersion  int64 `protobuf:"varint,6,opt,name=after_version,json=afterVersion,proto3" json:"after_version,omitempty"`
+	AfterVersion int64 `protobuf:"varint,6,opt,name=after_version,json=afterVersion,proto3" json:"after_version,omitempty"`
+	// With partitions: only events whose stream hashes to this partition of so many (those of a record's ce_partitions).
+	Partition int32 `protobuf:"varint,7,opt,name=partition,proto3" json:"partition,omitempty"`
+	// 0: events of all partitions.
+	Partitions    int32 `protobuf:"varint,8,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -235,13 +239,31 @@ func (x *ReadLogRequest) GetAfterVersion() int64 {
 	return 0
 }
 
+func (x *ReadLogRequest) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *ReadLogRequest) GetPartitions() int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
 type ReadLogResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Records []*Record              `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
-	// Everything that was asked for up to this position is in this page and those before.
+	// Everything that was asked for up to this position is in this page and those before. A page with a filter (topic or
+	// partitions) covers at most 20,000 positions, so it may hold no record and still make progress.
 	Complete int64 `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
-	// Position of the newest event.
-	Head          int64 `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
+	// Position up to which the log exists: that of the newest event, or the floor of a new incarnation.
+	Head int64 `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
+	// Identifies the history of the log. It changes when the database has lost commits that were already published: what
+	// was read under another incarnation may no longer exist.
+	Incarnation   string `protobuf:"bytes,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -295,6 +317,13 @@ func (x *ReadLogResponse) GetHead() int64 {
 		return x.Head
 	}
 	return 0
+}
+
+func (x *ReadLogResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
 }
 
 type RoomsRequest struct {
@@ -397,7 +426,9 @@ type RoomsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Users []*UserRooms           `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
 	// Position of the log as of which this was read.
-	Position      int64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	Position int64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	// Incarnation of the log; see ReadLogResponse.
+	Incarnation   string `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -444,6 +475,13 @@ func (x *RoomsResponse) GetPosition() int64 {
 		return x.Position
 	}
 	return 0
+}
+
+func (x *RoomsResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
 }
 
 type Resumer struct {
@@ -712,7 +750,9 @@ type ResumeResponse struct {
 	// What happened during the stays, each event once, ascending by position.
 	Records []*Record `protobuf:"bytes,2,rep,name=records,proto3" json:"records,omitempty"`
 	// Position of the log as of which this was read.
-	Position      int64 `protobuf:"varint,3,opt,name=position,proto3" json:"position,omitempty"`
+	Position int64 `protobuf:"varint,3,opt,name=position,proto3" json:"position,omitempty"`
+	// Incarnation of the log; see ReadLogResponse.
+	Incarnation   string `protobuf:"bytes,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -766,6 +806,13 @@ func (x *ResumeResponse) GetPosition() int64 {
 		return x.Position
 	}
 	return 0
+}
+
+func (x *ResumeResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
 }
 
 type Looker struct {
@@ -928,8 +975,10 @@ func (x *Looked) GetSnapshot() []*Record {
 type LookResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In the order of the request.
-	Looked        []*Looked `protobuf:"bytes,1,rep,name=looked,proto3" json:"looked,omitempty"`
-	Position      int64     `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	Looked   []*Looked `protobuf:"bytes,1,rep,name=looked,proto3" json:"looked,omitempty"`
+	Position int64     `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	// Incarnation of the log; see ReadLogResponse.
+	Incarnation   string `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -976,6 +1025,13 @@ func (x *LookResponse) GetPosition() int64 {
 		return x.Position
 	}
 	return 0
+}
+
+func (x *LookResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
 }
 
 // ConnectionChange is a connection that has begun or ended, or whose session has a newer mark.
@@ -1254,26 +1310,32 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x123\n" +
 	"\aheaders\x18\x03 \x03(\v2\x19.edumatrix.mesh.v1.HeaderR\aheaders\x12\x12\n" +
-	"\x04body\x18\x04 \x01(\fR\x04body\"\xa5\x01\n" +
+	"\x04body\x18\x04 \x01(\fR\x04body\"\xe3\x01\n" +
 	"\x0eReadLogRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x03R\x05after\x12\x14\n" +
 	"\x05until\x18\x02 \x01(\x03R\x05until\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x05R\x05limit\x12\x14\n" +
 	"\x05topic\x18\x04 \x01(\tR\x05topic\x12\x16\n" +
 	"\x06stream\x18\x05 \x01(\tR\x06stream\x12#\n" +
-	"\rafter_version\x18\x06 \x01(\x03R\fafterVersion\"v\n" +
+	"\rafter_version\x18\x06 \x01(\x03R\fafterVersion\x12\x1c\n" +
+	"\tpartition\x18\a \x01(\x05R\tpartition\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\b \x01(\x05R\n" +
+	"partitions\"\x98\x01\n" +
 	"\x0fReadLogResponse\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.RecordR\arecords\x12\x1a\n" +
 	"\bcomplete\x18\x02 \x01(\x03R\bcomplete\x12\x12\n" +
-	"\x04head\x18\x03 \x01(\x03R\x04head\"$\n" +
+	"\x04head\x18\x03 \x01(\x03R\x04head\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\tR\vincarnation\"$\n" +
 	"\fRoomsRequest\x12\x14\n" +
 	"\x05users\x18\x01 \x03(\tR\x05users\"5\n" +
 	"\tUserRooms\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x14\n" +
-	"\x05rooms\x18\x02 \x03(\tR\x05rooms\"_\n" +
+	"\x05rooms\x18\x02 \x03(\tR\x05rooms\"\x81\x01\n" +
 	"\rRoomsResponse\x122\n" +
 	"\x05users\x18\x01 \x03(\v2\x1c.edumatrix.mesh.v1.UserRoomsR\x05users\x12\x1a\n" +
-	"\bposition\x18\x02 \x01(\x03R\bposition\"l\n" +
+	"\bposition\x18\x02 \x01(\x03R\bposition\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\tR\vincarnation\"l\n" +
 	"\aResumer\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x03R\x05after\x12!\n" +
@@ -1290,11 +1352,12 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\aResumed\x12-\n" +
 	"\x05stays\x18\x01 \x03(\v2\x17.edumatrix.mesh.v1.StayR\x05stays\x12\x17\n" +
 	"\atoo_far\x18\x02 \x03(\tR\x06tooFar\x12\x16\n" +
-	"\x06looked\x18\x03 \x03(\tR\x06looked\"\x97\x01\n" +
+	"\x06looked\x18\x03 \x03(\tR\x06looked\"\xb9\x01\n" +
 	"\x0eResumeResponse\x124\n" +
 	"\aresumed\x18\x01 \x03(\v2\x1a.edumatrix.mesh.v1.ResumedR\aresumed\x123\n" +
 	"\arecords\x18\x02 \x03(\v2\x19.edumatrix.mesh.v1.RecordR\arecords\x12\x1a\n" +
-	"\bposition\x18\x03 \x01(\x03R\bposition\"L\n" +
+	"\bposition\x18\x03 \x01(\x03R\bposition\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\tR\vincarnation\"L\n" +
 	"\x06Looker\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
 	"\x04room\x18\x02 \x01(\tR\x04room\x12\x1a\n" +
@@ -1303,10 +1366,11 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\alookers\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.LookerR\alookers\"Y\n" +
 	"\x06Looked\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x125\n" +
-	"\bsnapshot\x18\x02 \x03(\v2\x19.edumatrix.mesh.v1.RecordR\bsnapshot\"]\n" +
+	"\bsnapshot\x18\x02 \x03(\v2\x19.edumatrix.mesh.v1.RecordR\bsnapshot\"\x7f\n" +
 	"\fLookResponse\x121\n" +
 	"\x06looked\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.LookedR\x06looked\x12\x1a\n" +
-	"\bposition\x18\x02 \x01(\x03R\bposition\"\xdf\x01\n" +
+	"\bposition\x18\x02 \x01(\x03R\bposition\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\tR\vincarnation\"\xdf\x01\n" +
 	"\x10ConnectionChange\x12\x1e\n" +
 	"\n" +
 	"connection\x18\x01 \x01(\tR\n" +

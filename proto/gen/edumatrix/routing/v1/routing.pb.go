@@ -392,6 +392,81 @@ func (x *Query) GetPublic() bool {
 	return false
 }
 
+// Signal declares what is true for a moment only, such as that somebody is typing. Gateways relay it between the
+// connections that are in its room by the log, beside the one that sent it. It is not stored, has no position, and is
+// dropped first under load.
+type Signal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name on the wire, "chat.typing".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Room whose members may send and get it, "conversation:{conversation_id}". It has to be a room of this package's service.
+	Room string `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`
+	// At most so many bytes of data as JSON; 0: 1,024.
+	Bytes uint32 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// At most so many a second, of one connection and of one user, and five times as many at once; 0: 2.
+	Rate          uint32 `protobuf:"varint,4,opt,name=rate,proto3" json:"rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Signal) Reset() {
+	*x = Signal{}
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Signal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Signal) ProtoMessage() {}
+
+func (x *Signal) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Signal.ProtoReflect.Descriptor instead.
+func (*Signal) Descriptor() ([]byte, []int) {
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Signal) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Signal) GetRoom() string {
+	if x != nil {
+		return x.Room
+	}
+	return ""
+}
+
+func (x *Signal) GetBytes() uint32 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Signal) GetRate() uint32 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
 // RoomKind says which service answers for looking at rooms of a kind ("presence", "post").
 type RoomKind struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -402,7 +477,7 @@ type RoomKind struct {
 
 func (x *RoomKind) Reset() {
 	*x = RoomKind{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -414,7 +489,7 @@ func (x *RoomKind) String() string {
 func (*RoomKind) ProtoMessage() {}
 
 func (x *RoomKind) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -427,7 +502,7 @@ func (x *RoomKind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomKind.ProtoReflect.Descriptor instead.
 func (*RoomKind) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{4}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RoomKind) GetKind() string {
@@ -455,7 +530,7 @@ type Shape struct {
 
 func (x *Shape) Reset() {
 	*x = Shape{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +542,7 @@ func (x *Shape) String() string {
 func (*Shape) ProtoMessage() {}
 
 func (x *Shape) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +555,7 @@ func (x *Shape) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shape.ProtoReflect.Descriptor instead.
 func (*Shape) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{5}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Shape) GetRequired() bool {
@@ -523,7 +598,7 @@ type Topic struct {
 
 func (x *Topic) Reset() {
 	*x = Topic{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -535,7 +610,7 @@ func (x *Topic) String() string {
 func (*Topic) ProtoMessage() {}
 
 func (x *Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -548,7 +623,7 @@ func (x *Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topic.ProtoReflect.Descriptor instead.
 func (*Topic) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{6}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Topic) GetName() string {
@@ -614,6 +689,14 @@ var file_edumatrix_routing_v1_routing_proto_extTypes = []protoimpl.ExtensionInfo
 		Filename:      "edumatrix/routing/v1/routing.proto",
 	},
 	{
+		ExtendedType:  (*descriptorpb.MessageOptions)(nil),
+		ExtensionType: (*Signal)(nil),
+		Field:         50103,
+		Name:          "edumatrix.routing.v1.signal",
+		Tag:           "bytes,50103,opt,name=signal",
+		Filename:      "edumatrix/routing/v1/routing.proto",
+	},
+	{
 		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
 		ExtensionType: (*Query)(nil),
 		Field:         50101,
@@ -661,12 +744,14 @@ var (
 	E_Command = &file_edumatrix_routing_v1_routing_proto_extTypes[3]
 	// optional edumatrix.routing.v1.Event event = 50102;
 	E_Event = &file_edumatrix_routing_v1_routing_proto_extTypes[4]
+	// optional edumatrix.routing.v1.Signal signal = 50103;
+	E_Signal = &file_edumatrix_routing_v1_routing_proto_extTypes[5]
 )
 
 // Extension fields to descriptorpb.MethodOptions.
 var (
 	// optional edumatrix.routing.v1.Query query = 50101;
-	E_Query = &file_edumatrix_routing_v1_routing_proto_extTypes[5]
+	E_Query = &file_edumatrix_routing_v1_routing_proto_extTypes[6]
 )
 
 // Extension fields to descriptorpb.FieldOptions.
@@ -674,9 +759,9 @@ var (
 	// A text, a name, a file name: kept apart in the log so that it can be emptied.
 	//
 	// optional bool personal = 50101;
-	E_Personal = &file_edumatrix_routing_v1_routing_proto_extTypes[6]
+	E_Personal = &file_edumatrix_routing_v1_routing_proto_extTypes[7]
 	// optional edumatrix.routing.v1.Shape shape = 50102;
-	E_Shape = &file_edumatrix_routing_v1_routing_proto_extTypes[7]
+	E_Shape = &file_edumatrix_routing_v1_routing_proto_extTypes[8]
 )
 
 var File_edumatrix_routing_v1_routing_proto protoreflect.FileDescriptor
@@ -706,7 +791,12 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\aredacts\x18\t \x01(\bR\aredacts\"3\n" +
 	"\x05Query\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06public\x18\x02 \x01(\bR\x06public\"\x1e\n" +
+	"\x06public\x18\x02 \x01(\bR\x06public\"Z\n" +
+	"\x06Signal\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04room\x18\x02 \x01(\tR\x04room\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\rR\x05bytes\x12\x12\n" +
+	"\x04rate\x18\x04 \x01(\rR\x04rate\"\x1e\n" +
 	"\bRoomKind\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\"m\n" +
 	"\x05Shape\x12\x1a\n" +
@@ -729,7 +819,8 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\tlooked_at\x12\x1c.google.protobuf.FileOptions\x18\xb6\x87\x03 \x03(\v2\x1e.edumatrix.routing.v1.RoomKindR\blookedAt:@\n" +
 	"\vconnections\x12\x1c.google.protobuf.FileOptions\x18\xb7\x87\x03 \x01(\bR\vconnections:Z\n" +
 	"\acommand\x12\x1f.google.protobuf.MessageOptions\x18\xb5\x87\x03 \x01(\v2\x1d.edumatrix.routing.v1.CommandR\acommand:T\n" +
-	"\x05event\x12\x1f.google.protobuf.MessageOptions\x18\xb6\x87\x03 \x01(\v2\x1b.edumatrix.routing.v1.EventR\x05event:S\n" +
+	"\x05event\x12\x1f.google.protobuf.MessageOptions\x18\xb6\x87\x03 \x01(\v2\x1b.edumatrix.routing.v1.EventR\x05event:W\n" +
+	"\x06signal\x12\x1f.google.protobuf.MessageOptions\x18\xb7\x87\x03 \x01(\v2\x1c.edumatrix.routing.v1.SignalR\x06signal:S\n" +
 	"\x05query\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\v2\x1b.edumatrix.routing.v1.QueryR\x05query:;\n" +
 	"\bpersonal\x12\x1d.google.protobuf.FieldOptions\x18\xb5\x87\x03 \x01(\bR\bpersonal:R\n" +
 	"\x05shape\x12\x1d.google.protobuf.FieldOptions\x18\xb6\x87\x03 \x01(\v2\x1b.edumatrix.routing.v1.ShapeR\x05shapeBKZIgithub.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1;routingv1b\x06proto3"
@@ -747,43 +838,46 @@ func file_edumatrix_routing_v1_routing_proto_rawDescGZIP() []byte {
 }
 
 var file_edumatrix_routing_v1_routing_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_edumatrix_routing_v1_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_edumatrix_routing_v1_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_edumatrix_routing_v1_routing_proto_goTypes = []any{
 	(Class)(0),                          // 0: edumatrix.routing.v1.Class
 	(*Command)(nil),                     // 1: edumatrix.routing.v1.Command
 	(*Membership)(nil),                  // 2: edumatrix.routing.v1.Membership
 	(*Event)(nil),                       // 3: edumatrix.routing.v1.Event
 	(*Query)(nil),                       // 4: edumatrix.routing.v1.Query
-	(*RoomKind)(nil),                    // 5: edumatrix.routing.v1.RoomKind
-	(*Shape)(nil),                       // 6: edumatrix.routing.v1.Shape
-	(*Topic)(nil),                       // 7: edumatrix.routing.v1.Topic
-	(*descriptorpb.FileOptions)(nil),    // 8: google.protobuf.FileOptions
-	(*descriptorpb.MessageOptions)(nil), // 9: google.protobuf.MessageOptions
-	(*descriptorpb.MethodOptions)(nil),  // 10: google.protobuf.MethodOptions
-	(*descriptorpb.FieldOptions)(nil),   // 11: google.protobuf.FieldOptions
+	(*Signal)(nil),                      // 5: edumatrix.routing.v1.Signal
+	(*RoomKind)(nil),                    // 6: edumatrix.routing.v1.RoomKind
+	(*Shape)(nil),                       // 7: edumatrix.routing.v1.Shape
+	(*Topic)(nil),                       // 8: edumatrix.routing.v1.Topic
+	(*descriptorpb.FileOptions)(nil),    // 9: google.protobuf.FileOptions
+	(*descriptorpb.MessageOptions)(nil), // 10: google.protobuf.MessageOptions
+	(*descriptorpb.MethodOptions)(nil),  // 11: google.protobuf.MethodOptions
+	(*descriptorpb.FieldOptions)(nil),   // 12: google.protobuf.FieldOptions
 }
 var file_edumatrix_routing_v1_routing_proto_depIdxs = []int32{
 	0,  // 0: edumatrix.routing.v1.Event.class:type_name -> edumatrix.routing.v1.Class
 	2,  // 1: edumatrix.routing.v1.Event.opens:type_name -> edumatrix.routing.v1.Membership
 	2,  // 2: edumatrix.routing.v1.Event.closes:type_name -> edumatrix.routing.v1.Membership
-	8,  // 3: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
-	8,  // 4: edumatrix.routing.v1.looked_at:extendee -> google.protobuf.FileOptions
-	8,  // 5: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
-	9,  // 6: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
-	9,  // 7: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
-	10, // 8: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
-	11, // 9: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
-	11, // 10: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
-	7,  // 11: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
-	5,  // 12: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
-	1,  // 13: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
-	3,  // 14: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
-	4,  // 15: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
-	6,  // 16: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	11, // [11:17] is the sub-list for extension type_name
-	3,  // [3:11] is the sub-list for extension extendee
+	9,  // 3: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
+	9,  // 4: edumatrix.routing.v1.looked_at:extendee -> google.protobuf.FileOptions
+	9,  // 5: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
+	10, // 6: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
+	10, // 7: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
+	10, // 8: edumatrix.routing.v1.signal:extendee -> google.protobuf.MessageOptions
+	11, // 9: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
+	12, // 10: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
+	12, // 11: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
+	8,  // 12: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
+	6,  // 13: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
+	1,  // 14: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
+	3,  // 15: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
+	5,  // 16: edumatrix.routing.v1.signal:type_name -> edumatrix.routing.v1.Signal
+	4,  // 17: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
+	7,  // 18: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	12, // [12:19] is the sub-list for extension type_name
+	3,  // [3:12] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
 }
 
@@ -798,8 +892,8 @@ func file_edumatrix_routing_v1_routing_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_routing_v1_routing_proto_rawDesc), len(file_edumatrix_routing_v1_routing_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
-			NumExtensions: 8,
+			NumMessages:   8,
+			NumExtensions: 9,
 			NumServices:   0,
 		},
 		GoTypes:           file_edumatrix_routing_v1_routing_proto_goTypes,

@@ -1,0 +1,47 @@
+package catalog
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+)
+
+func (c *Catalog) readSignal(owner string, mt protoreflect.MessageType, o *routingv1.Signal) error {
+	d := mt.Descriptor()
+	if c.taken(o.Name) {
+		return fmt.Errorf("%s: the name %s is taken", d.FullName(), o.Name)
+	}
+	if !strings.HasPrefix(o.Name, owner+".") {
+		return fmt.Errorf("%s: the name %q does not begin with %s", d.FullName(), o.Name, owner+".")
+	}
+	room, err := parseTemplate(d, o.Room)
+	if err != nil {
+		return fmt.Errorf("%s: room: %w", d.FullName(), err)
+	}
+	if o.Room == "" {
+		return fmt.Errorf("%s: a signal needs a room", d.FullName())
+	}
+	c.signals[o.Name] = &Signal{Name: o.Name, Owner: owner, Bytes: int(cmp.Or(o.Bytes, 1024)),
+		Rate: int(cmp.Or(o.Rate, 2)), Type: mt, room: room}
+	return nil
+}
+
+// Check holds a signal against the shape that is declared for its fields. The error is a *ShapeError.
+func (s *Signal) Check(m proto.Message) error { return checkShape(m) }
+
+// Room is where a signal goes. It returns false when its fields do not name one.
+func (s *Signal) Room(m proto.Message, actor string) (room string, ok bool) {
+	room = s.room.one(m, Origin{Actor: actor})
+	_, id, _ := strings.Cut(room, ":")
+	return room, ValidID(id)
+}
+
+// taken reports whether a command, an event or a signal has a name.
+func (c *Catalog) taken(name string) bool {
+	return c.commands[name] != nil || c.events[name] != nil || c.signals[name] != nil
+}

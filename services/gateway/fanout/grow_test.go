@@ -1,0 +1,178 @@
+package fanout
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// A topic grows under traffic. Whatever the order in which its partitions are read, every conversation stays in order,
+// and nothing is lost or given twice.
+func TestGrow_EveryStreamStaysInOrderWhicheverPartitionIsReadFirst(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(30) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		w := begin(t)
+		records := map[int32][]envelope.Event{}
+		put := func(e envelope.Event) { n := w.chat.Partition(e); records[n] = append(records[n], e) }
+		for c := range 8 {
+			e, n := w.started(fmt.Sprint("c", c))
+			records[n] = append(records[n], e)
+		}
+		said := map[string]int{}
+		talk := func() {
+			for range 60 {
+				c := fmt.Sprint("c", r.IntN(8))
+				said[c]++
+				put(w.said(c, fmt.Sprint(c, "-", said[c])))
+			}
+		}
+		talk()
+		for count := int32(4); count <= 6; count += 2 {
+			for n, fence := range w.chat.Grow("chat-events", count) {
+				records[int32(n)] = append(records[int32(n)], fence)
+			}
+			talk()
+		}
+		if lost := records[1]; r.IntN(2) == 0 && len(lost) > 10 { // a record is lost, and filled
+			if at := 5; !lost[at].Fence {
+				records[1] = append(lost[:at:at], lost[at+1:]...)
+			}
+		}
+		var reading sync.WaitGroup
+		for n, list := range records {
+			pace := time.Duration(r.IntN(100)) * time.Microsecond
+			reading.Go(func() {
+				for i := range list {
+					time.Sleep(pace)
+					w.partition(n).takeAll(t.Context(), w.fan, &list[i])
+					if i > 0 {
+						w.partition(n).takeAll(t.Context(), w.fan, &list[i-1]) // a repeat
+					}
+				}
+			})
+		}
+		reading.Wait()
+		got := map[string]int{}
+		for _, body := range w.seen(t) {
+			var c string
+			var n int
+			if _, err := fmt.Sscanf(body, "%2s-%d", &c, &n); err != nil {
+				continue // conversation_started
+			}
+			got[c]++
+			require.Equal(t, got[c], n, "seed %d: %s", seed, body)
+		}
+		require.Equal(t, said, got, "seed %d", seed)
+		for _, p := range w.fan.topics["chat-events"].all() {
+			require.EqualValues(t, 3, p.epoch.Load())
+		}
+	}
+}
+
+// The partition that is new is found later than the fence in the others: until it is read, nothing above the fence is
+// complete, or a client that comes back would miss what lies there.
+func TestGrow_NothingIsCompleteThatLiesInAPartitionNotYetRead(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	for n := range int32(3) {
+		w.take(t, n, w.chat.Position("chat-events", n))
+	}
+	fences := w.chat.Grow("chat-events", 4)
+	var inNew string
+	for n := 0; inNew == ""; n++ {
+		e := w.chat.Event("alice", "chat.conversation_started", fmt.Sprintf(`{"conversation_id":"n%d","user_ids":["bob"]}`, n))
+		if w.chat.Partition(e) == 3 {
+			inNew = fmt.Sprint("n", n)
+		}
+	}
+	first, at := w.started(inNew)
+	require.EqualValues(t, 3, at)
+	var reading sync.WaitGroup
+	for n := range int32(3) {
+		reading.Go(func() {
+			w.take(t, n, fences[n])
+			w.take(t, n, w.chat.Position("chat-events", n))
+		})
+	}
+	reading.Wait()
+	complete := func() int64 { return w.fan.logs["chat"].complete() }
+	require.Equal(t, fences[0].Position, complete())
+	w.take(t, 3, fences[3], first)
+	require.Equal(t, first.Position, complete())
+	require.Equal(t, []string{"chat.conversation_started"}, w.seen(t))
+}
+
+// A relay that has lost its lease publishes by the old count: the epoch that follows has the event elsewhere.
+func TestGrow_RecordsOfAnEpochThatIsOverAreRepeats(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	first, p := w.started("g")
+	w.take(t, p, first)
+	late := w.said("g", "one")
+	fences := w.chat.Grow("chat-events", 4)
+	var reading sync.WaitGroup
+	for n := range int32(4) {
+		reading.Go(func() { w.take(t, n, fences[n]) })
+	}
+	reading.Wait()
+	require.Equal(t, []string{"chat.conversation_started", "one"}, w.seen(t), "filled at the fence")
+	late.Epoch, late.Partitions, late.Position, late.Before = 1, 3, late.Position+10, late.Position
+	w.take(t, p, late)
+	require.Empty(t, w.seen(t))
+}
+
+// The broker has deleted records, and the fence with them: nobody can say which events were in which partition.
+func TestGrow_WithoutItsFenceConnectionsComeBack(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	first, p := w.started("g")
+	first.Epoch, first.Partitions = 1, 3
+	for n := range int32(3) {
+		position := w.chat.Position("chat-events", n)
+		position.Epoch, position.Partitions = 1, 3
+		w.take(t, n, position)
+	}
+	fences := w.chat.Grow("chat-events", 4)
+	for n := range int32(4) {
+		if n != p {
+			w.partition(n).epoch.Store(2)
+		}
+	}
+	w.said("g", "lost")
+	e := w.chat.Position("chat-events", p)
+	e.Position, e.Before = fences[0].Position+5, fences[0].Position+1
+	w.take(t, p, e)
+	reason, ended := w.conn.Reason()
+	require.True(t, ended)
+	require.Equal(t, hub.Interrupted, reason)
+	require.True(t, reason.Reconnect())
+}
+
+func TestIncarnation_AChangeHasClientsConnectAgainAndDropsNothing(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	w.chat.Restore("one")
+	first, p := w.started("g")
+	w.take(t, p, first, w.said("g", "lost by the database"))
+	require.Len(t, w.seen(t), 2)
+	w.chat.Restore("two")
+	next := w.said("g", "new")
+	w.take(t, p, next)
+	reason, ended := w.conn.Reason()
+	require.True(t, ended)
+	require.Equal(t, hub.Restored, reason)
+	back, err := w.fan.options.Hub.Add("bob")
+	require.NoError(t, err)
+	w.conn = back
+	require.True(t, w.fan.options.Hub.View("chat").Attach(back, []string{"conversation:g"}, next.Position))
+	w.take(t, p, w.said("g", "newer"))
+	require.Equal(t, []string{"newer"}, w.seen(t))
+}

@@ -1,0 +1,26 @@
+package signal
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Metrics count signals.
+type Metrics struct {
+	Sent      prometheus.Counter
+	Delivered prometheus.Counter
+	Lost      prometheus.Counter
+}
+
+// NewMetrics registers them; without a registry they count for themselves.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		Sent: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gateway_signals_total", Help: "Signals that connections of this gateway have sent."}),
+		Delivered: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gateway_signal_deliveries_total", Help: "Signals queued for a connection."}),
+		Lost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gateway_signal_publish_failures_total", Help: "Batches of signals that did not get to Redis."}),
+	}
+	if r != nil {
+		r.MustRegister(m.Sent, m.Delivered, m.Lost)
+	}
+	return m
+}

@@ -1,0 +1,177 @@
+package signal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"google.golang.org/protobuf/proto"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+)
+
+const (
+	// channels is how many channels there are on Redis. Each gateway is subscribed to all of them: what changes with the
+	// rooms that it has connections in is nothing.
+	channels = 64
+	// gather is how long signals wait for others of their channel.
+	gather = 2 * time.Millisecond
+	// maxPublished is how many signals one message carries.
+	maxPublished = 256
+	// heartbeat is how often Redis is asked for an answer when it has sent nothing.
+	heartbeat = 2 * time.Second
+	// again is the pause before Redis is tried again.
+	again = 200 * time.Millisecond
+)
+
+func channelOf(room string) int {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(room)) // never fails
+	return int(h.Sum32() % channels)
+}
+
+func (s *Signals) channelName(n int) string {
+	return fmt.Sprintf("%sedumatrix:signals:%d", s.options.Prefix, n)
+}
+
+// receive delivers what other gateways publish. Redis counts as available while it answers here.
+func (s *Signals) receive(ctx context.Context) {
+	names := make([]string, channels)
+	for n := range names {
+		names[n] = s.channelName(n)
+	}
+	for ctx.Err() == nil {
+		subscription := s.options.Redis.Subscribe(ctx, names...)
+		err := s.receiveFrom(ctx, subscription)
+		_ = subscription.Close()
+		s.setAvailable(false, err)
+		sleep(ctx, again)
+	}
+}
+
+func (s *Signals) receiveFrom(ctx context.Context, subscription *redis.PubSub) error {
+	subscribed, asked := 0, false
+	for {
+		received, err := subscription.ReceiveTimeout(ctx, heartbeat)
+		var timeout net.Error
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.As(err, &timeout) && timeout.Timeout() && !asked:
+			asked = true
+			if err := subscription.Ping(ctx); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
+			return err
+		}
+		asked = false
+		switch m := received.(type) {
+		case *redis.Subscription:
+			subscribed++
+		case *redis.Message:
+			s.deliverAll(m.Payload)
+		}
+		if subscribed >= channels {
+			s.setAvailable(true, nil)
+		}
+	}
+}
+
+func (s *Signals) setAvailable(available bool, err error) {
+	if was := s.available.Swap(available); was == available {
+		return
+	}
+	if available {
+		s.options.Log.Info("signal: signals are relayed")
+	} else if err != nil && !errors.Is(err, context.Canceled) {
+		s.options.Log.Warn("signal: Redis does not answer, signals are refused until it does", "error", err)
+	}
+}
+
+// deliverAll delivers what another gateway has published.
+func (s *Signals) deliverAll(payload string) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.options.Log.Error("signal: panic", "panic", p)
+		}
+	}()
+	var all meshv1.Signals
+	if err := proto.Unmarshal([]byte(payload), &all); err != nil {
+		s.options.Log.Warn("signal: what was published cannot be read", "error", err)
+		return
+	}
+	if all.Gateway == s.gateway {
+		return
+	}
+	for _, signal := range all.Signals {
+		declared, ok := s.options.Catalog.Signal(signal.Name)
+		if !ok {
+			continue // of a newer release
+		}
+		m := declared.Type.New().Interface()
+		if err := proto.Unmarshal(signal.Body, m); err != nil {
+			s.options.Log.Warn("signal: cannot be read", "signal", signal.Name, "error", err)
+			continue
+		}
+		s.deliver(declared, signal.Room, signal.Actor, "", m)
+	}
+}
+
+// publish sends what waits to the other gateways.
+func (s *Signals) publish(ctx context.Context) {
+	for {
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+			return
+		}
+		if !sleep(ctx, gather) {
+			return
+		}
+		if err := s.publishAll(ctx); err != nil && ctx.Err() == nil {
+			// Those are lost: they were true for a moment only. The next ones are refused until Redis answers again.
+			s.options.Metrics.Lost.Inc()
+			s.options.Log.Debug("signal: signals were lost", "error", err)
+		}
+	}
+}
+
+func (s *Signals) publishAll(ctx context.Context) error {
+	s.mu.Lock()
+	outgoing := s.outgoing
+	s.outgoing, s.waiting = [channels][]*meshv1.Signal{}, 0
+	s.mu.Unlock()
+	pipe := s.options.Redis.Pipeline()
+	for channel, signals := range outgoing {
+		for len(signals) > 0 {
+			n := min(maxPublished, len(signals))
+			payload, err := proto.Marshal(&meshv1.Signals{Gateway: s.gateway, Signals: signals[:n]})
+			if err != nil {
+				return err
+			}
+			pipe.Publish(ctx, s.channelName(channel), payload)
+			signals = signals[n:]
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, heartbeat)
+	defer cancel()
+	_, err := pipe.Exec(ctx)
+	return err
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

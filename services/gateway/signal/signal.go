@@ -1,0 +1,199 @@
+// Package signal relays what is true for a moment only, such as that somebody is typing: between the connections that
+// are in a room by the log, over all gateways, by Redis Pub/Sub. A signal is not stored, is never resumed, and is dropped
+// first. Which signals there are is declared in proto/.
+package signal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/quota"
+	"github.com/edumatrix/interlinked/shared/wirejson"
+)
+
+// Options of Signals.
+type Options struct {
+	Catalog *catalog.Catalog
+	Hub     *hub.Hub
+	// Redis carries signals between gateways. Without it, and while it does not answer, signals are refused.
+	Redis *redis.Client
+	// Prefix goes before the names of channels, so that several installations can share a server.
+	Prefix  string
+	Metrics *Metrics
+	Log     *slog.Logger
+}
+
+// Signals are those of one gateway.
+type Signals struct {
+	options   Options
+	gateway   string
+	available atomic.Bool // Redis has answered
+	wake      chan struct{}
+
+	mu       sync.Mutex
+	buckets  map[bucketOf]*quota.Bucket
+	outgoing [channels][]*meshv1.Signal
+	waiting  int
+}
+
+// bucketOf names what a rate is counted for: a connection, or a user, and a signal.
+type bucketOf struct{ who, signal string }
+
+// burst is how many seconds' worth of signals may come at once.
+const burst = 5
+
+// maxWaiting is how many signals may wait until they are published.
+const maxWaiting = 4096
+
+// New makes the Signals of a gateway. They are refused until Run has reached Redis.
+func New(o Options) *Signals {
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	return &Signals{options: o, gateway: uuid.NewString(), wake: make(chan struct{}, 1),
+		buckets: map[bucketOf]*quota.Bucket{}}
+}
+
+// Send relays a signal of a connection to all who are in its room. The error is a refusal.
+func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data []byte) error {
+	if len(data) == 0 {
+		data = []byte("{}")
+	}
+	if len(data) > declared.Bytes {
+		return refusal.New(refusal.InvalidField, "data of %s has at most %d bytes", declared.Name, declared.Bytes)
+	}
+	m := declared.Type.New().Interface()
+	if err := wirejson.Unmarshal(data, m); err != nil {
+		return err
+	}
+	if err := declared.Check(m); err != nil {
+		var shape *catalog.ShapeError
+		if errors.As(err, &shape) {
+			return refusal.New(refusal.InvalidField, "%s", shape.Error())
+		}
+		return err
+	}
+	room, ok := declared.Room(m, c.User)
+	if !ok {
+		return refusal.New(refusal.InvalidField, "%s: the signal does not name its room", declared.Name)
+	}
+	if !s.options.Hub.View(declared.Owner).Holds(c, room) {
+		return refusal.New(refusal.NotAMember, "you are not a member of %s", room)
+	}
+	if !s.available.Load() {
+		return refusal.New(refusal.Unavailable, "signals are not relayed at the moment")
+	}
+	body, err := proto.Marshal(m)
+	if err != nil {
+		return refusal.New(refusal.InvalidField, "%s: %v", declared.Name, err)
+	}
+	if refused := s.enqueue(c, declared, &meshv1.Signal{Name: declared.Name, Room: room, Actor: c.User, Body: body}); refused != nil {
+		return refused
+	}
+	s.options.Metrics.Sent.Inc()
+	s.deliver(declared, room, c.User, c.ID, m)
+	return nil
+}
+
+// enqueue takes a signal to be published, if the rates allow it.
+func (s *Signals) enqueue(c *hub.Conn, declared *catalog.Signal, signal *meshv1.Signal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.take(c.ID, declared) || !s.take("user:"+c.User, declared) {
+		return refusal.New(refusal.TooManyWaiting, "%s is sent at most %d times a second", declared.Name, declared.Rate)
+	}
+	if s.waiting >= maxWaiting {
+		return refusal.New(refusal.Unavailable, "too many signals wait to be relayed")
+	}
+	channel := channelOf(signal.Room)
+	s.outgoing[channel] = append(s.outgoing[channel], signal)
+	s.waiting++
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (s *Signals) take(who string, declared *catalog.Signal) bool {
+	of := bucketOf{who, declared.Name}
+	b := s.buckets[of]
+	if b == nil {
+		full := quota.NewBucket(declared.Rate, burst*declared.Rate)
+		b = &full
+		s.buckets[of] = b
+	}
+	return b.Take(time.Now(), 1)
+}
+
+// forget drops the buckets now and then: one that is not used is full again after burst seconds.
+func (s *Signals) forget(ctx context.Context) error {
+	tick := time.NewTicker(12 * burst * time.Second)
+	defer tick.Stop()
+	var before map[bucketOf]*quota.Bucket
+	for {
+		select {
+		case <-tick.C:
+			s.mu.Lock()
+			for of := range before {
+				delete(s.buckets, of)
+			}
+			before = make(map[bucketOf]*quota.Bucket, len(s.buckets))
+			for of, b := range s.buckets {
+				before[of] = b
+			}
+			s.mu.Unlock()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// deliver gives a signal to the connections of this gateway that are in its room, but for the one that sent it.
+func (s *Signals) deliver(declared *catalog.Signal, room, actor, except string, m proto.Message) {
+	data, err := wirejson.Marshal(m)
+	if err != nil {
+		s.options.Log.Error("signal: cannot be shown", "signal", declared.Name, "error", err)
+		return
+	}
+	text, err := json.Marshal(struct {
+		Signal string          `json:"signal"`
+		Room   string          `json:"room"`
+		Actor  string          `json:"actor"`
+		Data   json.RawMessage `json:"data"`
+	}{declared.Name, room, actor, data})
+	if err != nil {
+		s.options.Log.Error("signal: cannot be shown", "signal", declared.Name, "error", err)
+		return
+	}
+	key := room + "\x00" + actor + "\x00" + declared.Name // of a client that does not keep up, the newest stands for all
+	n := s.options.Hub.View(declared.Owner).Signal(room, except, key, text)
+	s.options.Metrics.Delivered.Add(float64(n))
+}
+
+// Run relays between gateways until the context ends.
+func (s *Signals) Run(ctx context.Context) error {
+	if s.options.Redis == nil {
+		<-ctx.Done()
+		return nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { s.receive(ctx); return nil })
+	g.Go(func() error { s.publish(ctx); return nil })
+	g.Go(func() error { return s.forget(ctx) })
+	return g.Wait()
+}

@@ -1,0 +1,220 @@
+package envelope
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+)
+
+// Headers of an event that are kept as texts.
+const (
+	textID = iota
+	textType
+	textSource
+	textSubject
+	textActor
+	textCause
+	textCorrelation
+	textAbout
+	textCommandType
+	textTraceParent
+	textIncarnation
+	textRooms
+	textOpens
+	textCloses
+	texts
+)
+
+// ReadRawEvent is ReadEvent for a record as Kafka carries it. It keeps none of the record's own bytes: all texts share
+// one copy, and the body is another.
+func ReadRawEvent(headers []kgo.RecordHeader, body []byte) (Event, error) {
+	r := rawReader{}
+	var found [texts][]byte
+	total := 0
+	e := Event{}
+	var position, before, version, class, at []byte
+	for i := range headers {
+		h := &headers[i]
+		if n := textOf(h.Key); n >= 0 {
+			found[n] = h.Value
+			total += len(h.Value)
+			continue
+		}
+		switch h.Key {
+		case headerPosition:
+			position = h.Value
+		case headerBefore:
+			before = h.Value
+		case headerVersion:
+			version = h.Value
+		case headerClass:
+			class = h.Value
+		case headerTime:
+			at = h.Value
+		case headerAnswers:
+			e.Answers = string(h.Value) == "1"
+		case headerRedacted:
+			e.Redacted = string(h.Value) == "1"
+		case headerFence:
+			e.Fence = string(h.Value) == "1"
+		case headerEpoch:
+			e.Epoch = int32(r.number(h.Key, h.Value, 32))
+		case headerPartitions:
+			e.Partitions = int32(r.number(h.Key, h.Value, 32))
+		}
+	}
+	var all strings.Builder
+	all.Grow(total)
+	for _, v := range found {
+		all.Write(v)
+	}
+	rest := all.String()
+	var text [texts]string
+	for n, v := range found {
+		text[n], rest = rest[:len(v)], rest[len(v):]
+	}
+	e.ID, e.Type, e.Source = text[textID], text[textType], strings.TrimPrefix(text[textSource], "/")
+	e.Stream, e.Actor, e.Cause = text[textSubject], text[textActor], text[textCause]
+	e.Correlation, e.Subject, e.CommandType = text[textCorrelation], text[textAbout], text[textCommandType]
+	e.TraceParent, e.Incarnation = text[textTraceParent], text[textIncarnation]
+	e.Rooms = split(text[textRooms], ",")
+	e.Opens, e.Closes = splitMemberships(text[textOpens]), splitMemberships(text[textCloses])
+	r.required(headerID, e.ID)
+	r.required(headerType, e.Type)
+	r.required(headerSource, text[textSource])
+	e.Position = r.number(headerPosition, position, 64)
+	e.Before = r.number(headerBefore, before, 64)
+	e.Time = r.time(at)
+	if !e.IsPosition() {
+		e.Version = r.number(headerVersion, version, 64)
+		e.Class = rawClass(class)
+		r.required(headerClass, string(class))
+		r.required(headerSubject, e.Stream)
+	}
+	if r.err != nil {
+		return Event{}, fmt.Errorf("event record: %w", r.err)
+	}
+	e.Body = bytes.Clone(body)
+	return e, nil
+}
+
+// ReadRawResult is ReadResult for a record as Kafka carries it.
+func ReadRawResult(headers []kgo.RecordHeader) (Result, error) {
+	r := rawReader{}
+	var res Result
+	var kind, source string
+	for i := range headers {
+		h := &headers[i]
+		switch h.Key {
+		case headerActor:
+			res.Actor = string(h.Value)
+		case headerCause:
+			res.CommandID = string(h.Value)
+		case headerAbout:
+			res.Type = string(h.Value)
+		case headerKind:
+			kind = string(h.Value)
+		case headerVersion:
+			res.Version = r.number(h.Key, h.Value, 64)
+		case headerPosition:
+			res.Position = r.number(h.Key, h.Value, 64)
+		case headerSubject:
+			res.Stream = string(h.Value)
+		case headerCode:
+			res.Code = string(h.Value)
+		case headerText:
+			res.Text = string(h.Value)
+		case HeaderTraceParent:
+			res.TraceParent = string(h.Value)
+		case headerSource:
+			source = string(h.Value)
+		}
+	}
+	res.Kind, res.Source = Kind(kind), strings.TrimPrefix(source, "/")
+	r.required(headerActor, res.Actor)
+	r.required(headerCause, res.CommandID)
+	r.required(headerAbout, res.Type)
+	r.required(headerKind, kind)
+	r.required(headerSource, source)
+	if r.err != nil {
+		return Result{}, fmt.Errorf("result record: %w", r.err)
+	}
+	return res, nil
+}
+
+func textOf(header string) int {
+	switch header {
+	case headerID:
+		return textID
+	case headerType:
+		return textType
+	case headerSource:
+		return textSource
+	case headerSubject:
+		return textSubject
+	case headerActor:
+		return textActor
+	case headerCause:
+		return textCause
+	case headerCorrelation:
+		return textCorrelation
+	case headerAbout:
+		return textAbout
+	case headerCommandType:
+		return textCommandType
+	case HeaderTraceParent:
+		return textTraceParent
+	case headerIncarnation:
+		return textIncarnation
+	case headerRooms:
+		return textRooms
+	case headerOpens:
+		return textOpens
+	case headerCloses:
+		return textCloses
+	}
+	return -1
+}
+
+func rawClass(name []byte) routingv1.Class {
+	switch string(name) {
+	case "durable":
+		return routingv1.Class_CLASS_DURABLE
+	case "counter":
+		return routingv1.Class_CLASS_COUNTER
+	case "ephemeral":
+		return routingv1.Class_CLASS_EPHEMERAL
+	}
+	return classOf(string(name))
+}
+
+// rawReader keeps the first thing that is wrong with a record's headers.
+type rawReader struct{ err error }
+
+func (r *rawReader) required(name, value string) {
+	if value == "" && r.err == nil {
+		r.err = fmt.Errorf("header %s is missing", name)
+	}
+}
+
+func (r *rawReader) number(name string, value []byte, bits int) int64 {
+	n, err := strconv.ParseInt(string(value), 10, bits)
+	if err != nil && r.err == nil {
+		r.err = fmt.Errorf("header %s is not a number: %q", name, value)
+	}
+	return n
+}
+
+func (r *rawReader) time(value []byte) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, string(value))
+	if err != nil && r.err == nil {
+		r.err = fmt.Errorf("header %s is not an RFC 3339 time: %q", headerTime, value)
+	}
+	return t
+}
