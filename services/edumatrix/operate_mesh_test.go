@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/config"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner"
 )
 
@@ -294,32 +294,19 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 // consumed says how many records of a topic a group has taken, and how many there are.
 func consumed(t *testing.T, c config.Config, service, topic string) (taken, there int64) {
 	t.Helper()
-	client, err := sarama.NewClient(c.Kafka.Brokers, c.Kafka.SaramaConfig())
+	admin, name := meshtest.KafkaAdmin(t, c.Kafka), c.Kafka.Topic(topic)
+	offsets, err := admin.FetchOffsets(t.Context(), c.Kafka.Topic(service+"."+topic))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
-	admin, err := sarama.NewClusterAdminFromClient(client)
+	ends, err := admin.ListEndOffsets(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := c.Kafka.Topic(topic)
-	partitions, err := client.Partitions(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	offsets, err := admin.ListConsumerGroupOffsets(c.Kafka.Topic(service+"."+topic), map[string][]int32{name: partitions})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range partitions {
-		end, err := client.GetOffset(name, p, sarama.OffsetNewest)
-		if err != nil {
-			t.Fatal(err)
-		}
-		there += end
-		if at := offsets.GetBlock(name, p); at != nil && at.Offset > 0 {
-			taken += at.Offset
+	for p, end := range ends[name] {
+		there += end.Offset
+		if at, ok := offsets.Lookup(name, p); ok && at.At > 0 {
+			taken += at.At
 		}
 	}
 	return taken, there

@@ -43,7 +43,7 @@ func (k Kafka) Options() []kgo.Opt {
 		// one machine or one network the processor is what is scarce.
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
-		kgo.ProducerBatchMaxBytes(1<<20), // as brokers take it by default
+		kgo.ProducerBatchMaxBytes(1 << 20), // as brokers take it by default
 		kgo.ProducerLinger(0),
 		kgo.ProduceRequestTimeout(produceWait),
 		kgo.RecordRetries(maxRetries),

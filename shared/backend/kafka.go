@@ -2,11 +2,18 @@ package backend
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"strings"
 	"time"
 
-	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 const tryKafka = "is it running, and is KAFKA_BROKERS right (host:port, separated by commas)?"
@@ -35,7 +42,7 @@ func (k Kafka) Check(ctx context.Context) error {
 }
 
 // apiVersions asks the brokers in turn what they speak, until one answers.
-func (k Kafka) apiVersions(ctx context.Context) (*sarama.ApiVersionsResponse, error) {
+func (k Kafka) apiVersions(ctx context.Context) (*kmsg.ApiVersionsResponse, error) {
 	problems := []error{}
 	for _, address := range k.Brokers {
 		response, err := k.askVersions(ctx, address)
@@ -50,71 +57,63 @@ func (k Kafka) apiVersions(ctx context.Context) (*sarama.ApiVersionsResponse, er
 	return nil, unreachable("Kafka", k.Where(), tryKafka, errors.Join(problems...))
 }
 
-func (k Kafka) askVersions(ctx context.Context, address string) (*sarama.ApiVersionsResponse, error) {
-	if err := ctx.Err(); err != nil {
+// askVersions asks one broker over a connection of its own. It is called every second, for which a client of the whole
+// protocol would be too much.
+func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVersionsResponse, err error) {
+	const id, maxAnswer = 1, 1 << 20
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%s: %w", address, err)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	connection, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, "tcp", address)
+	if err != nil {
 		return nil, err
 	}
-	broker := sarama.NewBroker(address)
-	if err := broker.Open(within(ctx, k.SaramaConfig())); err != nil {
-		return nil, err
+	defer func() { _ = connection.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = connection.Close() })()
+
+	request := kmsg.NewApiVersionsRequest()
+	request.Version = 3
+	request.ClientSoftwareName, request.ClientSoftwareVersion = "edumatrix", "1"
+	formatter := kmsg.NewRequestFormatter(kmsg.FormatterClientID(k.ClientID))
+	if _, err := connection.Write(formatter.AppendRequest(nil, &request, id)); err != nil {
+		return nil, errors.Join(ctx.Err(), err)
 	}
-	defer func() { _ = broker.Close() }() // it may not have been opened
-	if _, err := broker.Connected(); err != nil {
-		return nil, err
+	var head [8]byte // how long the answer is, and to which request it belongs
+	if _, err := io.ReadFull(connection, head[:]); err != nil {
+		return nil, errors.Join(ctx.Err(), err)
 	}
-	response, err := broker.ApiVersions(&sarama.ApiVersionsRequest{
-		Version: 3, ClientSoftwareName: "edumatrix", ClientSoftwareVersion: "1"})
-	if err == nil && response.ErrorCode != 0 {
-		err = sarama.KError(response.ErrorCode)
+	size := binary.BigEndian.Uint32(head[:])
+	if size < 4 || size > maxAnswer || binary.BigEndian.Uint32(head[4:]) != id {
+		return nil, errors.New("this is not a Kafka broker")
 	}
-	return response, err
+	body := make([]byte, size-4)
+	if _, err := io.ReadFull(connection, body); err != nil {
+		return nil, errors.Join(ctx.Err(), err)
+	}
+	response := kmsg.NewPtrApiVersionsResponse()
+	response.Version = request.Version
+	if len(body) >= 2 && int16(binary.BigEndian.Uint16(body)) == kerr.UnsupportedVersion.Code {
+		response.Version = 0 // such an answer is always in the first version
+	}
+	if err := response.ReadFrom(body); err != nil {
+		return nil, fmt.Errorf("this is not a Kafka broker: %w", err)
+	}
+	return response, kerr.ErrorForCode(response.ErrorCode)
 }
 
-// within shortens what sarama, which takes no context, waits at most to the time that ctx leaves.
-func within(ctx context.Context, c *sarama.Config) *sarama.Config {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return c
+// admin opens what asks and changes topics. Whoever only asks wants an answer, not eight tries at one: those are for
+// connections that last.
+func (k Kafka) admin() (*kgo.Client, *kadm.Client, error) {
+	if len(k.Brokers) == 0 {
+		return nil, nil, unreachable("Kafka", k.Where(), tryKafka, errors.New("no broker is named"))
 	}
-	left := max(time.Until(deadline), time.Millisecond)
-	c.Net.DialTimeout = min(c.Net.DialTimeout, left)
-	c.Net.ReadTimeout = min(c.Net.ReadTimeout, left)
-	c.Net.WriteTimeout = min(c.Net.WriteTimeout, left)
-	c.Metadata.Timeout = left
-	c.Admin.Timeout = min(c.Admin.Timeout, left)
-	return c
-}
-
-// SaramaConfig returns the settings that every producer, consumer and admin client of the mesh starts from.
-// They are those of existing installations: first retry after 100 ms, 8 retries, connect time-out 3 s, request
-// time-out 30 s. Protocol version 3.6 is spoken by Kafka 4.x and by the embedded broker alike; watermill-kafka's own
-// default (1.0) is refused by Kafka 4.
-func (k Kafka) SaramaConfig() *sarama.Config {
-	c := sarama.NewConfig()
-	c.ClientID = k.ClientID
-	c.Version = sarama.V3_6_0_0
-	c.Net.DialTimeout = 3 * time.Second
-	c.Net.ReadTimeout = 30 * time.Second
-	c.Net.WriteTimeout = 30 * time.Second
-	c.Metadata.Retry.Max = 8
-	c.Metadata.Retry.Backoff = 100 * time.Millisecond
-	c.Metadata.AllowAutoTopicCreation = false
-	c.Admin.Retry.Max = 8
-	c.Admin.Retry.Backoff = 100 * time.Millisecond
-	c.Admin.Timeout = 30 * time.Second
-
-	// An acknowledged record is on every in-sync replica, once, in order.
-	c.Producer.RequiredAcks = sarama.WaitForAll
-	c.Producer.Idempotent = true
-	c.Net.MaxOpenRequests = 1
-	c.Producer.Retry.Max = 8
-	c.Producer.Retry.Backoff = 100 * time.Millisecond
-	c.Producer.Return.Successes = true
-	c.Producer.Return.Errors = true
-
-	c.Consumer.Return.Errors = true
-	c.Consumer.Offsets.Initial = sarama.OffsetOldest
-	c.Consumer.Offsets.AutoCommit.Interval = time.Second
-	c.ApiVersionsRequest = true
-	return c
+	client, err := kgo.NewClient(append(k.Options(), kgo.RequestRetries(2), kgo.RetryTimeout(10*time.Second))...)
+	if err != nil {
+		return nil, nil, unreachable("Kafka", k.Where(), tryKafka, err)
+	}
+	return client, kadm.NewClient(client), nil
 }

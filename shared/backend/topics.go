@@ -10,7 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
@@ -21,17 +24,17 @@ const KeptRetention = "edumatrix.retention.ms"
 
 const inSyncReplicas = "min.insync.replicas"
 
-// EnsureTopics creates the topics that are missing. Where one is there but has other partitions or another retention
-// than declared, or fewer replicas than there are brokers for, it says so and alters nothing: that is for whoever runs
-// the brokers to decide.
+// EnsureTopics creates the topics that are missing, and returns when every broker knows every one of them with a leader
+// for each partition. Where a topic is there but has other partitions or another retention than declared, or fewer
+// replicas than there are brokers for, it says so and alters nothing: that is for whoever runs the brokers to decide.
+// The mesh works by what the broker has.
 func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differences []string, err error) {
-	client, admin, err := k.admin(ctx)
+	client, admin, err := k.admin()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, admin.Close()) }()
-
-	found, err := k.describe(admin, topics)
+	defer client.Close()
+	found, brokers, err := k.describe(ctx, admin, topics)
 	if err != nil {
 		return nil, unreachable("Kafka", k.Where(), tryKafka, err)
 	}
@@ -40,31 +43,16 @@ func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differ
 		return there
 	})
 	if len(missing) > 0 {
-		if err := k.create(ctx, client, admin, missing); err != nil {
+		if err := k.create(ctx, client, missing, brokers); err != nil {
 			return nil, fmt.Errorf("create topics on Kafka at %s: %w", k.Where(), err)
 		}
 	}
 	for _, t := range topics {
 		if there, ok := found[t.Name]; ok {
-			differences = append(differences, there.differences(t, k.Topic(t.Name), len(client.Brokers()))...)
+			differences = append(differences, there.differences(t, k.Topic(t.Name), brokers)...)
 		}
 	}
 	return differences, nil
-}
-
-func (k Kafka) admin(ctx context.Context) (sarama.Client, sarama.ClusterAdmin, error) {
-	// Whoever only asks wants an answer, not eight tries at one: those are for connections that last.
-	config := within(ctx, k.SaramaConfig())
-	config.Metadata.Retry.Max = 2
-	client, err := sarama.NewClient(k.Brokers, config)
-	if err != nil {
-		return nil, nil, unreachable("Kafka", k.Where(), tryKafka, err)
-	}
-	admin, err := sarama.NewClusterAdminFromClient(client)
-	if err != nil {
-		return nil, nil, errors.Join(unreachable("Kafka", k.Where(), tryKafka, err), client.Close())
-	}
-	return client, admin, nil
 }
 
 // found is a topic as the brokers have it.
@@ -98,67 +86,66 @@ func (f found) differences(declared catalog.Topic, name string, brokers int) (li
 	return list
 }
 
-// describe reads those of the topics that are there, by their names in the catalog.
-func (k Kafka) describe(admin sarama.ClusterAdmin, topics []catalog.Topic) (map[string]found, error) {
+// describe reads those of the topics that are there, by their names in the catalog, and counts the brokers.
+func (k Kafka) describe(ctx context.Context, admin *kadm.Client, topics []catalog.Topic) (
+	all map[string]found, brokers int, err error) {
 	var names []string
 	for _, t := range topics {
 		names = append(names, k.Topic(t.Name))
 	}
-	described, err := admin.DescribeTopics(names)
+	described, err := admin.Metadata(ctx, names...)
 	if err != nil {
-		return nil, fmt.Errorf("describe topics: %w", err)
+		return nil, 0, fmt.Errorf("describe topics: %w", err)
 	}
-	all := map[string]found{}
-	var resources []*sarama.ConfigResource
-	for _, d := range described {
+	all, names = map[string]found{}, nil
+	for _, d := range described.Topics {
 		switch {
-		case errors.Is(d.Err, sarama.ErrUnknownTopicOrPartition):
-		case d.Err != sarama.ErrNoError && !errors.Is(d.Err, sarama.ErrLeaderNotAvailable):
-			return nil, fmt.Errorf("describe topic %s: %w", d.Name, d.Err)
+		case errors.Is(d.Err, kerr.UnknownTopicOrPartition):
+		case d.Err != nil && !errors.Is(d.Err, kerr.LeaderNotAvailable):
+			return nil, 0, fmt.Errorf("describe topic %s: %w", d.Topic, d.Err)
 		default:
 			f := found{partitions: len(d.Partitions), replicas: math.MaxInt}
 			for _, p := range d.Partitions {
 				f.replicas = min(f.replicas, len(p.Replicas))
 			}
-			all[strings.TrimPrefix(d.Name, k.TopicPrefix)] = f
-			resources = append(resources, &sarama.ConfigResource{Type: sarama.TopicResource, Name: d.Name,
-				ConfigNames: []string{"retention.ms", KeptRetention, inSyncReplicas}})
+			all[strings.TrimPrefix(d.Topic, k.TopicPrefix)] = f
+			names = append(names, d.Topic)
 		}
 	}
-	if len(resources) == 0 {
-		return all, nil
+	if len(names) == 0 {
+		return all, len(described.Brokers), nil
 	}
-	settings, err := admin.DescribeConfigs(resources, sarama.DescribeConfigsOptions{})
+	settings, err := admin.DescribeTopicConfigs(ctx, names...)
 	if err != nil {
-		return nil, fmt.Errorf("describe the settings of topics: %w", err)
+		return nil, 0, fmt.Errorf("describe the settings of topics: %w", err)
 	}
 	for _, s := range settings {
-		if s.ErrorCode != sarama.ErrNoError {
-			return nil, fmt.Errorf("describe the settings of topic %s: %w", s.Name, s.ErrorCode)
+		if s.Err != nil {
+			return nil, 0, fmt.Errorf("describe the settings of topic %s: %w", s.Name, s.Err)
 		}
 		name := strings.TrimPrefix(s.Name, k.TopicPrefix)
 		f := all[name]
 		if f.retention, err = retention(s.Configs); err != nil {
-			return nil, fmt.Errorf("topic %s: %w", s.Name, err)
+			return nil, 0, fmt.Errorf("topic %s: %w", s.Name, err)
 		}
 		for _, c := range s.Configs {
-			if c.Name != inSyncReplicas {
+			if c.Key != inSyncReplicas {
 				continue
 			}
-			if f.inSync, err = strconv.Atoi(c.Value); err != nil {
-				return nil, fmt.Errorf("topic %s: %s: %w", s.Name, inSyncReplicas, err)
+			if f.inSync, err = strconv.Atoi(c.MaybeValue()); err != nil {
+				return nil, 0, fmt.Errorf("topic %s: %s: %w", s.Name, inSyncReplicas, err)
 			}
 		}
 		all[name] = f
 	}
-	return all, nil
+	return all, len(described.Brokers), nil
 }
 
-func retention(settings []sarama.ConfigEntry) (time.Duration, error) {
+func retention(settings []kadm.Config) (time.Duration, error) {
 	value := ""
 	for _, s := range settings {
-		if s.Name == KeptRetention || (s.Name == "retention.ms" && value == "") {
-			value = s.Value
+		if s.Key == KeptRetention || (s.Key == "retention.ms" && value == "") {
+			value = s.MaybeValue()
 		}
 	}
 	ms, err := strconv.ParseInt(value, 10, 64)
@@ -171,55 +158,104 @@ func retention(settings []sarama.ConfigEntry) (time.Duration, error) {
 	return time.Duration(ms) * time.Millisecond, nil
 }
 
-// create makes topics in one request and waits until each partition has a leader: until then, who produces would have
-// to try again. Another process may create the same at the same time.
-func (k Kafka) create(
-	ctx context.Context, client sarama.Client, admin sarama.ClusterAdmin, topics []catalog.Topic,
-) error {
-	replicas := int16(min(replicated, len(client.Brokers())))
-	details := map[string]*sarama.TopicDetail{}
-	names := []string{}
+// create makes topics in one request and waits until they can be used. Another process may create the same at the same
+// time.
+func (k Kafka) create(ctx context.Context, client *kgo.Client, topics []catalog.Topic, brokers int) error {
+	replicas := int16(min(replicated, brokers))
+	request := kmsg.NewPtrCreateTopicsRequest()
+	request.TimeoutMillis = int32(requestTimeout.Milliseconds())
 	for _, t := range topics {
-		retention, policy, inSync := strconv.FormatInt(t.Retention.Milliseconds(), 10), "delete", strconv.Itoa(confirmed)
-		d := &sarama.TopicDetail{NumPartitions: t.Partitions, ReplicationFactor: replicas,
-			ConfigEntries: map[string]*string{"retention.ms": &retention, "cleanup.policy": &policy}}
+		own := kmsg.NewCreateTopicsRequestTopic()
+		own.Topic, own.NumPartitions, own.ReplicationFactor = k.Topic(t.Name), t.Partitions, replicas
+		set := func(name, value string) {
+			c := kmsg.NewCreateTopicsRequestTopicConfig()
+			c.Name, c.Value = name, &value
+			own.Configs = append(own.Configs, c)
+		}
+		set("retention.ms", strconv.FormatInt(t.Retention.Milliseconds(), 10))
+		set("cleanup.policy", "delete")
 		if replicas == replicated {
-			d.ConfigEntries[inSyncReplicas] = &inSync
+			set(inSyncReplicas, strconv.Itoa(confirmed))
 		}
-		details[k.Topic(t.Name)] = d
-		names = append(names, k.Topic(t.Name))
+		request.Topics = append(request.Topics, own)
 	}
-	controller, err := client.Controller()
+	response, err := request.RequestWith(ctx, client)
 	if err != nil {
 		return err
 	}
-	config := client.Config()
-	response, err := controller.CreateTopics(
-		sarama.NewCreateTopicsRequest(config.Version, details, config.Admin.Timeout, false))
-	if err != nil {
-		return err
-	}
-	for name, e := range response.TopicErrors {
-		if e.Err != sarama.ErrNoError && e.Err != sarama.ErrTopicAlreadyExists {
-			return fmt.Errorf("%s: %w", name, e)
+	for _, t := range response.Topics {
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+			return fmt.Errorf("%s: %w: %s", t.Topic, err, deref(t.ErrorMessage))
 		}
 	}
+	return k.awaitTopics(ctx, client, topics)
+}
+
+func deref(text *string) string {
+	if text == nil {
+		return ""
+	}
+	return *text
+}
+
+// awaitTopics returns when every broker knows the topics with a leader for each partition. The controller confirms a
+// topic before the brokers have heard of it; whoever produces or consumes until then is told that it does not exist.
+func (k Kafka) awaitTopics(ctx context.Context, client *kgo.Client, topics []catalog.Topic) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		described, err := admin.DescribeTopics(names)
-		if err == nil && !slices.ContainsFunc(described, leaderless) {
+		err := k.haveTopics(ctx, client, topics)
+		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the new topics have no leaders yet: %w", context.Cause(ctx))
+			return fmt.Errorf("not every broker knows the new topics yet: %w: %w", context.Cause(ctx), err)
 		case <-tick.C:
 		}
 	}
 }
 
-func leaderless(t *sarama.TopicMetadata) bool {
-	return t.Err != sarama.ErrNoError || len(t.Partitions) == 0 ||
-		slices.ContainsFunc(t.Partitions, func(p *sarama.PartitionMetadata) bool { return p.Leader < 0 })
+// haveTopics asks each broker.
+func (k Kafka) haveTopics(ctx context.Context, client *kgo.Client, topics []catalog.Topic) error {
+	request := kmsg.NewPtrMetadataRequest()
+	for _, t := range topics {
+		own, name := kmsg.NewMetadataRequestTopic(), k.Topic(t.Name)
+		own.Topic = &name
+		request.Topics = append(request.Topics, own)
+	}
+	known, err := request.RequestWith(ctx, client)
+	if err != nil {
+		return err
+	}
+	for _, b := range known.Brokers {
+		answer, err := client.Broker(int(b.NodeID)).RetriableRequest(ctx, request)
+		if err != nil {
+			return fmt.Errorf("broker %d: %w", b.NodeID, err)
+		}
+		for _, t := range answer.(*kmsg.MetadataResponse).Topics {
+			if err := usable(&t); err != nil {
+				return fmt.Errorf("broker %d: topic %s: %w", b.NodeID, deref(t.Topic), err)
+			}
+		}
+	}
+	return nil
+}
+
+func usable(t *kmsg.MetadataResponseTopic) error {
+	if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+		return err
+	}
+	if len(t.Partitions) == 0 {
+		return errors.New("it has no partitions")
+	}
+	for _, p := range t.Partitions {
+		if err := kerr.ErrorForCode(p.ErrorCode); err != nil && !errors.Is(err, kerr.ReplicaNotAvailable) {
+			return fmt.Errorf("partition %d: %w", p.Partition, err)
+		}
+		if p.Leader < 0 {
+			return fmt.Errorf("partition %d has no leader", p.Partition)
+		}
+	}
+	return nil
 }

@@ -7,8 +7,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/google/uuid"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
@@ -34,15 +36,12 @@ func verifyKafka(ctx context.Context, k Kafka, topics []catalog.Topic) []Result 
 
 // guessVersion tells a broker's version by what it speaks; it does not say it itself. What is not Kafka matches none:
 // then there is still what 4.0 has dropped (KIP-896: the first three versions of Produce).
-func guessVersion(r *sarama.ApiVersionsResponse) string {
-	response, modern := kmsg.NewApiVersionsResponse(), false
+func guessVersion(r *kmsg.ApiVersionsResponse) string {
+	modern := false
 	for _, k := range r.ApiKeys {
-		key := kmsg.NewApiVersionsResponseApiKey()
-		key.ApiKey, key.MinVersion, key.MaxVersion = k.ApiKey, k.MinVersion, k.MaxVersion
-		response.ApiKeys = append(response.ApiKeys, key)
-		modern = modern || key.ApiKey == int16(kmsg.Produce) && key.MinVersion >= 3
+		modern = modern || k.ApiKey == int16(kmsg.Produce) && k.MinVersion >= 3
 	}
-	guess := kversion.FromApiVersionsResponse(&response).VersionGuess()
+	guess := kversion.FromApiVersionsResponse(r).VersionGuess()
 	switch {
 	case strings.HasPrefix(guess, "v") || strings.HasPrefix(guess, "at least v"):
 		return guess
@@ -53,20 +52,20 @@ func guessVersion(r *sarama.ApiVersionsResponse) string {
 	}
 }
 
-func (k Kafka) compareTopics(ctx context.Context, topics []catalog.Topic) (_ finding, err error) {
-	client, admin, err := k.admin(ctx)
+func (k Kafka) compareTopics(ctx context.Context, topics []catalog.Topic) (finding, error) {
+	client, admin, err := k.admin()
 	if err != nil {
 		return finding{}, err
 	}
-	defer func() { err = errors.Join(err, admin.Close()) }()
-	there, err := k.describe(admin, topics)
+	defer client.Close()
+	there, brokers, err := k.describe(ctx, admin, topics)
 	if err != nil {
 		return finding{}, err
 	}
 	var wrong, missing []string
 	for _, t := range topics {
 		if f, ok := there[t.Name]; ok {
-			wrong = append(wrong, f.differences(t, k.Topic(t.Name), len(client.Brokers()))...)
+			wrong = append(wrong, f.differences(t, k.Topic(t.Name), brokers)...)
 		} else {
 			missing = append(missing, k.Topic(t.Name))
 		}
@@ -82,51 +81,45 @@ func (k Kafka) compareTopics(ctx context.Context, topics []catalog.Topic) (_ fin
 
 // roundTrip sends a record through a topic of its own.
 func (k Kafka) roundTrip(ctx context.Context) (took time.Duration, err error) {
-	client, admin, err := k.admin(ctx)
+	topic := catalog.Topic{Name: "verify-" + uuid.NewString(), Partitions: 1, Retention: time.Hour}
+	name := k.Topic(topic.Name)
+	client, err := kgo.NewClient(append(k.Options(), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{
+		name: {0: kgo.NewOffset().AtStart()}}))...)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, admin.Close()) }()
-	topic := catalog.Topic{Name: "verify-" + uuid.NewString(), Partitions: 1, Retention: time.Hour}
-	name := k.Topic(topic.Name)
-	if err := k.create(ctx, client, admin, []catalog.Topic{topic}); err != nil {
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	brokers, err := admin.ListBrokers(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := k.create(ctx, client, []catalog.Topic{topic}, len(brokers)); err != nil {
 		return 0, fmt.Errorf("create topic %s: %w", name, err)
 	}
 	defer func() {
-		if e := admin.DeleteTopic(name); e != nil {
+		if _, e := admin.DeleteTopic(ctx, name); e != nil {
 			err = errors.Join(err, fmt.Errorf("delete topic %s: %w", name, e))
 		}
 	}()
-	producer, err := sarama.NewSyncProducerFromClient(client)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, producer.Close()) }()
-	consumer, err := sarama.NewConsumerFromClient(client)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, consumer.Close()) }()
-	partition, err := consumer.ConsumePartition(name, 0, sarama.OffsetOldest)
-	if err != nil {
-		return 0, fmt.Errorf("consume: %w", err)
-	}
-	defer func() { err = errors.Join(err, partition.Close()) }()
-
+	client.ForceMetadataRefresh()
 	begun, sent := time.Now(), uuid.NewString()
-	_, _, err = producer.SendMessage(&sarama.ProducerMessage{Topic: name, Value: sarama.StringEncoder(sent)})
-	if err != nil {
+	if err := client.ProduceSync(ctx, &kgo.Record{Topic: name, Value: []byte(sent)}).FirstErr(); err != nil {
 		return 0, fmt.Errorf("produce: %w", err)
 	}
-	select {
-	case m := <-partition.Messages():
-		if string(m.Value) != sent {
-			return 0, fmt.Errorf("produced %s, consumed %s", sent, m.Value)
+	for {
+		fetches := client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			return 0, errors.New("the record did not come back in time")
 		}
-		return time.Since(begun), nil
-	case e := <-partition.Errors():
-		return 0, fmt.Errorf("consume: %w", e)
-	case <-ctx.Done():
-		return 0, errors.New("the record did not come back in time")
+		for _, r := range fetches.Records() {
+			if string(r.Value) != sent {
+				return 0, fmt.Errorf("produced %s, consumed %s", sent, r.Value)
+			}
+			return time.Since(begun), nil
+		}
+		if err := fetches.Err(); err != nil && !kerr.IsRetriable(err) {
+			return 0, fmt.Errorf("consume: %w", err)
+		}
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
-	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
@@ -66,7 +64,7 @@ func BenchmarkSubscribe(b *testing.B) {
 				}
 				var s message.Subscriber = subscriber(b, k, bus.SubscriberOptions{})
 				if kind == "stock" {
-					s = stockSubscriber(b, k, topic)
+					s = prefixed{stockSubscriber(b, k, "bench."+topic), k}
 				}
 				b.ResetTimer()
 				messages := subscribe(b, s, topic)
@@ -98,14 +96,6 @@ func BenchmarkSubscribe(b *testing.B) {
 			})
 		}
 	})
-}
-
-func stockSubscriber(b *testing.B, k backend.Kafka, topic string) message.Subscriber {
-	b.Helper()
-	s, err := kafka.NewSubscriber(kafka.SubscriberConfig{Brokers: k.Brokers, ConsumerGroup: k.Topic("bench." + topic),
-		Unmarshaler: kafka.DefaultMarshaler{}, OverwriteSaramaConfig: k.SaramaConfig()}, watermill.NopLogger{})
-	require.NoError(b, err)
-	return prefixed{s, k}
 }
 
 // prefixed names topics as they are on the broker.

@@ -19,8 +19,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
@@ -49,30 +51,71 @@ func Kafka(t testing.TB) backend.Kafka {
 	k := backend.Kafka{Brokers: strings.Split(sharedServer(t, "kafka", server.KafkaVariable), ","),
 		ClientID: "meshtest", TopicPrefix: unique() + "."}
 	t.Cleanup(func() {
-		if err := deleteTopics(k); err != nil {
+		if err := DeleteTopics(context.Background(), k); err != nil {
 			t.Errorf("delete the test's topics: %v", err)
 		}
 	})
 	return k
 }
 
-// deleteTopics deletes those under the prefix: the broker has files open for every partition.
-func deleteTopics(k backend.Kafka) (err error) {
-	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
+// KafkaAdmin asks and changes topics and groups as any client would.
+func KafkaAdmin(t testing.TB, k backend.Kafka) *kadm.Client {
+	t.Helper()
+	client, err := kgo.NewClient(k.Options()...)
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
-	defer func() { err = errors.Join(err, admin.Close()) }()
-	topics, err := admin.ListTopics()
-	if err != nil {
-		return err
+	t.Cleanup(client.Close)
+	return kadm.NewClient(client)
+}
+
+// DeleteRecords deletes all records that a topic has, as its retention would.
+func DeleteRecords(t testing.TB, k backend.Kafka, topic string) {
+	t.Helper()
+	admin := KafkaAdmin(t, k)
+	ends, err := admin.ListEndOffsets(t.Context(), k.Topic(topic))
+	if err == nil {
+		err = ends.Error()
 	}
-	for name := range topics {
-		if !strings.HasPrefix(name, k.TopicPrefix) {
-			continue
+	if err == nil {
+		var deleted kadm.DeleteRecordsResponses
+		if deleted, err = admin.DeleteRecords(t.Context(), ends.Offsets()); err == nil {
+			err = deleted.Error()
 		}
-		if err := admin.DeleteTopic(name); err != nil && !errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
-			return fmt.Errorf("%s: %w", name, err)
+	}
+	if err != nil {
+		t.Fatalf("delete the records of %s: %v", topic, err)
+	}
+}
+
+// DeleteTopics deletes the topics under the prefix: the broker has files open for every partition.
+func DeleteTopics(ctx context.Context, k backend.Kafka) error {
+	client, err := kgo.NewClient(k.Options()...)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	topics, err := admin.ListTopics(ctx)
+	if err != nil {
+		return err
+	}
+	var own []string
+	for name := range topics {
+		if strings.HasPrefix(name, k.TopicPrefix) {
+			own = append(own, name)
+		}
+	}
+	if len(own) == 0 {
+		return nil
+	}
+	deleted, err := admin.DeleteTopics(ctx, own...)
+	if err != nil {
+		return err
+	}
+	for _, d := range deleted {
+		if d.Err != nil && !errors.Is(d.Err, kerr.UnknownTopicOrPartition) {
+			return fmt.Errorf("%s: %w", d.Topic, d.Err)
 		}
 	}
 	return nil

@@ -7,9 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
@@ -23,19 +24,14 @@ func brief(t *testing.T, within time.Duration) context.Context {
 
 func createTopic(t *testing.T, k backend.Kafka, name string) {
 	t.Helper()
-	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
+	_, err := k.EnsureTopics(t.Context(), []catalog.Topic{{Name: name, Partitions: 1, Retention: time.Hour}})
 	require.NoError(t, err)
-	require.NoError(t, admin.CreateTopic(k.Topic(name), &sarama.TopicDetail{NumPartitions: 1, ReplicationFactor: 1}, false))
-	require.NoError(t, admin.Close())
 }
 
-func topics(t *testing.T, k backend.Kafka) map[string]sarama.TopicDetail {
+func topics(t *testing.T, k backend.Kafka) kadm.TopicDetails {
 	t.Helper()
-	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
+	all, err := meshtest.KafkaAdmin(t, k).ListTopics(t.Context())
 	require.NoError(t, err)
-	all, err := admin.ListTopics()
-	require.NoError(t, err)
-	require.NoError(t, admin.Close())
 	return all
 }
 

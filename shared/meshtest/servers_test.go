@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
@@ -83,47 +83,50 @@ func ownKafka(t *testing.T) ownServer {
 	own := meshtest.NewKafkaServer(t)
 	k := own.Settings()
 	createTopic(t, k, "numbers")
-	config := func(ctx context.Context) *sarama.Config {
-		c := k.SaramaConfig()
-		deadline, _ := ctx.Deadline()
-		left := max(time.Until(deadline), time.Millisecond)
-		c.Net.DialTimeout, c.Net.ReadTimeout, c.Net.WriteTimeout = left, left, left
-		c.Producer.Retry.Max, c.Metadata.Retry.Max = 0, 0
-		c.Producer.Idempotent = false
-		return c
+	// A client of its own for each: it is to know nothing from before.
+	client := func(more ...kgo.Opt) (*kgo.Client, error) {
+		return kgo.NewClient(append(append(k.Options(), kgo.RecordRetries(0), kgo.RequestRetries(0)), more...)...)
 	}
 	return ownServer{own,
 		func(ctx context.Context, n int) error {
-			producer, err := sarama.NewSyncProducer(k.Brokers, config(ctx))
+			producer, err := client()
 			if err != nil {
 				return err
 			}
 			defer producer.Close()
-			_, _, err = producer.SendMessage(&sarama.ProducerMessage{Topic: "numbers", Value: sarama.StringEncoder(fmt.Sprint(n))})
-			return err
+			done := make(chan error, 1)
+			producer.Produce(ctx, &kgo.Record{Topic: "numbers", Value: []byte(fmt.Sprint(n))},
+				func(_ *kgo.Record, err error) { done <- err })
+			select {
+			case err := <-done:
+				return err
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		},
 		func(ctx context.Context) (n int, err error) {
-			consumer, err := sarama.NewConsumer(k.Brokers, config(ctx))
+			consumer, err := client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{
+				"numbers": {0: kgo.NewOffset().AtStart()}}))
 			if err != nil {
 				return 0, err
 			}
 			defer consumer.Close()
-			partition, err := consumer.ConsumePartition("numbers", 0, sarama.OffsetOldest)
-			if err != nil {
-				return 0, err
-			}
-			defer partition.Close()
 			for {
-				select {
-				case message := <-partition.Messages():
-					if _, err := fmt.Sscan(string(message.Value), &n); err != nil {
-						return 0, err
-					}
-					if message.Offset == partition.HighWaterMarkOffset()-1 {
-						return n, nil
-					}
-				case <-ctx.Done():
+				fetches := consumer.PollFetches(ctx)
+				if ctx.Err() != nil {
 					return 0, ctx.Err()
+				}
+				last := false
+				fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+					for _, r := range p.Records {
+						if _, e := fmt.Sscan(string(r.Value), &n); e != nil {
+							err = e
+						}
+						last = r.Offset == p.HighWatermark-1
+					}
+				})
+				if last || err != nil {
+					return n, err
 				}
 			}
 		},

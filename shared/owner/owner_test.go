@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
@@ -537,16 +536,7 @@ func TestReaction_CatchesUpOnWhatTheTopicForgot(t *testing.T) {
 		w.send(say("alice", uuid.NewString(), fmt.Sprint("quiet", i), "hi"))
 	}
 	w.eventually("the events", func() bool { return len(w.events) >= n })
-	admin, err := sarama.NewClusterAdmin(w.env.Stores.Kafka.Brokers, w.env.Stores.Kafka.SaramaConfig())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close()
-	for partition := range int32(3) {
-		if err := admin.DeleteRecords(w.env.Stores.Kafka.Topic("chat-events"), map[int32]int64{partition: -1}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	meshtest.DeleteRecords(t, w.env.Stores.Kafka, "chat-events")
 	env := w.environment("notification", w.env.Stores)
 	env.Config.Peers["chat"] = "http://" + net.JoinHostPort("127.0.0.1", fmt.Sprint(w.env.Config.Port))
 	stop := w.startIn(env, func(s *owner.Service) { s.React("chat", "chat-events", greet) })

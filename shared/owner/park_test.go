@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
@@ -25,6 +24,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner"
 	"github.com/edumatrix/interlinked/shared/process"
 	"github.com/edumatrix/interlinked/shared/rpc"
@@ -289,16 +289,7 @@ func TestParked_CatchingUpGoesOnPastIt(t *testing.T) {
 	l.say("7", "fine", "choke", "fine")
 	l.say("8", "fine")
 	l.eventually("the events", func() bool { return len(l.events) >= 4 })
-	admin, err := sarama.NewClusterAdmin(l.env.Stores.Kafka.Brokers, l.env.Stores.Kafka.SaramaConfig())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close()
-	for partition := range int32(3) {
-		if err := admin.DeleteRecords(l.env.Stores.Kafka.Topic(l.topic), map[int32]int64{partition: -1}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	meshtest.DeleteRecords(t, l.env.Stores.Kafka, l.topic)
 	l.listens()
 	l.awaitParked("7 2!", "7 3")
 	l.awaitRaised("8", 1)

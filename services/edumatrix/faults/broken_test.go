@@ -31,9 +31,8 @@ type mistake struct {
 var mistakes = []mistake{
 	{
 		name: "acks off",
-		changes: []change{{"shared/backend/kafka.go", `	c.Producer.RequiredAcks = sarama.WaitForAll
-	c.Producer.Idempotent = true
-`, `	c.Producer.RequiredAcks = sarama.NoResponse
+		changes: []change{{"shared/backend/client.go", `		kgo.RequiredAcks(kgo.AllISRAcks()),
+`, `		kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite(),
 `}},
 		faults: []Fault{
 			{Kind: "freeze, then kill", On: "kafka", After: 400, For: 2 * time.Second, Times: 1},

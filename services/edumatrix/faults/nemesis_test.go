@@ -11,10 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/backend"
 )
 
 // nemesis does to a mesh what a plan says, and makes it good again. It is for the test's own goroutine.
@@ -316,14 +317,12 @@ var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed
 // over it. It says false when none got there.
 func (n *nemesis) poison() bool {
 	k := n.m.stand.brokers(n.m.prefix + ".")
-	c := k.SaramaConfig()
-	c.Net.DialTimeout, c.Net.ReadTimeout, c.Producer.Retry.Max = time.Second, 3*time.Second, 2
-	producer, err := sarama.NewSyncProducer(k.Brokers, c)
+	producer, err := impatient(k)
 	if err != nil {
-		n.t.Logf("poison: Kafka is away: %v", err)
+		n.t.Logf("poison: %v", err)
 		return false
 	}
-	defer func() { _ = producer.Close() }()
+	defer producer.Close()
 	taken := 0
 	topics := slices.Clone(consumed)
 	for _, t := range n.m.catalog.Topics("") {
@@ -332,14 +331,18 @@ func (n *nemesis) poison() bool {
 		}
 	}
 	for _, topic := range topics {
-		for _, headers := range [][]sarama.RecordHeader{nil, {header("ce_type", "chat.send_message")}, {
+		for _, headers := range [][]kgo.RecordHeader{nil, {header("ce_type", "chat.send_message")}, {
 			header("ce_specversion", "1.0"), header("ce_id", fmt.Sprintf("poison-%d", len(n.poisoned))),
 			header("ce_type", "chat.unheard_of"), header("ce_source", "/gateway"),
 			header("ce_subject", "conversation:poison"), header("ce_actor", "poisoner"),
 			header("ce_time", time.Now().UTC().Format(time.RFC3339Nano))}} {
 			p := Poison{Topic: topic, Payload: fmt.Sprintf("poison %d for %s \xff\x00", len(n.poisoned), topic)}
-			_, _, err := producer.SendMessage(&sarama.ProducerMessage{Topic: k.Topic(topic), Headers: headers,
-				Value: sarama.StringEncoder(p.Payload), Key: sarama.StringEncoder("conversation:poison")})
+			err := producer.ProduceSync(context.Background(), &kgo.Record{Topic: k.Topic(topic), Headers: headers,
+				Value: []byte(p.Payload), Key: []byte("conversation:poison")}).FirstErr()
+			if err != nil && taken == 0 {
+				n.t.Logf("poison: Kafka is away: %v", err)
+				return false
+			}
 			p.Dead = err == nil && slices.Contains(consumed, topic) // else nobody knows whether it got there
 			if err == nil {
 				taken++
@@ -350,6 +353,13 @@ func (n *nemesis) poison() bool {
 	return taken > 0
 }
 
-func header(key, value string) sarama.RecordHeader {
-	return sarama.RecordHeader{Key: []byte(key), Value: []byte(value)}
+func header(key, value string) kgo.RecordHeader {
+	return kgo.RecordHeader{Key: key, Value: []byte(value)}
+}
+
+// impatient is a client that soon gives up: a broker that is away stays so for a while.
+func impatient(k backend.Kafka, more ...kgo.Opt) (*kgo.Client, error) {
+	return kgo.NewClient(append(append(k.Options(), kgo.DialTimeout(time.Second),
+		kgo.RequestTimeoutOverhead(3*time.Second), kgo.ProduceRequestTimeout(time.Second), kgo.RequestRetries(2),
+		kgo.RecordRetries(2)), more...)...)
 }

@@ -5,18 +5,19 @@ package faults
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
-	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
@@ -115,63 +116,41 @@ func number(m proto.Message, name protoreflect.Name) int64 {
 // readTopics reads the topics of all logs, and the dead letters, from their beginning to their end.
 func (m *mesh) readTopics(ctx context.Context) (records []Record, dead []Dead, err error) {
 	k := m.stand.brokers(m.prefix + ".")
-	c := k.SaramaConfig()
-	c.Consumer.MaxWaitTime = 50 * time.Millisecond
-	client, err := sarama.NewClient(k.Brokers, c)
+	owners := map[string]string{} // by the topic's name on the broker
+	var topics []string
+	for _, t := range m.catalog.Topics("") {
+		letters := strings.HasSuffix(t.Name, ".dead-letter")
+		if _, logged := m.logged(t.Name); logged || letters {
+			owners[k.Topic(t.Name)] = t.Owner
+			topics = append(topics, k.Topic(t.Name))
+		}
+	}
+	found, err := readAll(ctx, k, topics)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() { _ = client.Close() }()
-	type part struct {
-		owner, topic string
-		number       int32
-		found        []*sarama.ConsumerMessage
-	}
-	var parts []*part
-	for _, t := range m.catalog.Topics("") {
-		letters := strings.HasSuffix(t.Name, ".dead-letter")
-		if _, logged := m.logged(t.Name); !logged && !letters {
+	for _, r := range found {
+		topic, carried := strings.TrimPrefix(r.Topic, k.TopicPrefix), asMessage(r)
+		if strings.HasSuffix(topic, ".dead-letter") {
+			dead = append(dead, Dead{Topic: topic, Original: carried.Metadata.Get(bus.DeadLetterTopic),
+				Error: carried.Metadata.Get(bus.DeadLetterError), Payload: string(r.Value)})
 			continue
 		}
-		for n := range t.Partitions {
-			parts = append(parts, &part{owner: t.Owner, topic: t.Name, number: n})
+		e, err := envelope.ReadEvent(carried)
+		if err != nil {
+			continue // poison
 		}
-	}
-	var g errgroup.Group
-	g.SetLimit(8)
-	for _, p := range parts {
-		g.Go(func() (err error) {
-			p.found, err = readPartition(ctx, client, k.Topic(p.topic), p.number)
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, nil, err
-	}
-	for _, p := range parts {
-		for _, r := range p.found {
-			carried := asMessage(r)
-			if strings.HasSuffix(p.topic, ".dead-letter") {
-				dead = append(dead, Dead{Topic: p.topic, Original: carried.Metadata.Get(bus.DeadLetterTopic),
-					Error: carried.Metadata.Get(bus.DeadLetterError), Payload: string(r.Value)})
-				continue
-			}
-			e, err := envelope.ReadEvent(carried)
-			if err != nil {
-				continue // poison
-			}
-			records = append(records, Record{Owner: p.owner, Topic: p.topic, Partition: p.number, Offset: r.Offset,
-				Position: e.Position, Before: e.Before, Stream: e.Stream, Version: e.Version, Type: e.Type})
-		}
+		records = append(records, Record{Owner: owners[r.Topic], Topic: topic, Partition: r.Partition, Offset: r.Offset,
+			Position: e.Position, Before: e.Before, Stream: e.Stream, Version: e.Version, Type: e.Type})
 	}
 	return records, dead, nil
 }
 
 // asMessage gives a record the form in which envelope reads it.
-func asMessage(r *sarama.ConsumerMessage) *message.Message {
+func asMessage(r *kgo.Record) *message.Message {
 	m := message.NewMessage("", r.Value)
 	for _, h := range r.Headers {
-		m.Metadata.Set(string(h.Key), string(h.Value))
+		m.Metadata.Set(h.Key, string(h.Value))
 	}
 	return m
 }
@@ -187,36 +166,54 @@ func (m *mesh) logged(topic string) (owner string, ok bool) {
 	return "", false
 }
 
-func readPartition(ctx context.Context, client sarama.Client, topic string, partition int32) (
-	found []*sarama.ConsumerMessage, err error) {
-	end, err := client.GetOffset(topic, partition, sarama.OffsetNewest)
+// readAll reads what topics have now, each partition in order.
+func readAll(ctx context.Context, k backend.Kafka, topics []string) (found []*kgo.Record, err error) {
+	asking, err := impatient(k)
 	if err != nil {
 		return nil, err
 	}
-	begin, err := client.GetOffset(topic, partition, sarama.OffsetOldest)
-	if err != nil || begin == end {
+	defer asking.Close()
+	admin := kadm.NewClient(asking)
+	ends, err := admin.ListEndOffsets(ctx, topics...)
+	if err = errors.Join(err, ends.Error()); err != nil {
 		return nil, err
 	}
-	consumer, err := sarama.NewConsumerFromClient(client)
-	if err != nil {
+	begins, err := admin.ListStartOffsets(ctx, topics...)
+	if err = errors.Join(err, begins.Error()); err != nil {
 		return nil, err
 	}
-	reading, err := consumer.ConsumePartition(topic, partition, begin)
-	if err != nil {
-		return nil, err
-	}
-	defer reading.AsyncClose()
-	for {
-		select {
-		case r := <-reading.Messages():
-			found = append(found, r)
-			if r.Offset >= end-1 {
-				return found, nil
+	from, left := map[string]map[int32]kgo.Offset{}, 0
+	begins.Each(func(o kadm.ListedOffset) {
+		if end, _ := ends.Lookup(o.Topic, o.Partition); o.Offset < end.Offset {
+			if from[o.Topic] == nil {
+				from[o.Topic] = map[int32]kgo.Offset{}
 			}
-		case err := <-reading.Errors():
-			return nil, err
-		case <-ctx.Done():
-			return nil, fmt.Errorf("read %s/%d up to %d: %w", topic, partition, end, ctx.Err())
+			from[o.Topic][o.Partition] = kgo.NewOffset().At(o.Offset)
+			left++
 		}
+	})
+	if left == 0 {
+		return nil, nil
 	}
+	reading, err := impatient(k, kgo.ConsumePartitions(from))
+	if err != nil {
+		return nil, err
+	}
+	defer reading.Close()
+	for left > 0 {
+		fetches := reading.PollFetches(ctx)
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("%d partitions are not read to their ends: %w", left, err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			end, _ := ends.Lookup(r.Topic, r.Partition)
+			if r.Offset < end.Offset {
+				found = append(found, r)
+			}
+			if r.Offset == end.Offset-1 {
+				left--
+			}
+		})
+	}
+	return found, nil
 }

@@ -7,11 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/shared/backend"
@@ -117,22 +115,7 @@ func (s *stand) brokers(prefix string) backend.Kafka {
 // forget deletes the topics of a run: the broker has files open for every partition.
 func (s *stand) forget(t testing.TB, prefix string) {
 	t.Helper()
-	k := s.brokers(prefix)
-	admin, err := sarama.NewClusterAdmin(k.Brokers, k.SaramaConfig())
-	if err != nil {
+	if err := meshtest.DeleteTopics(context.Background(), s.brokers(prefix)); err != nil {
 		t.Errorf("delete the run's topics: %v", err)
-		return
-	}
-	defer func() { _ = admin.Close() }()
-	topics, err := admin.ListTopics()
-	if err != nil {
-		t.Errorf("delete the run's topics: %v", err)
-	}
-	for name := range topics {
-		if strings.HasPrefix(name, prefix) {
-			if err := admin.DeleteTopic(name); err != nil {
-				t.Errorf("delete %s: %v", name, err)
-			}
-		}
 	}
 }

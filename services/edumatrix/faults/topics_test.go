@@ -5,6 +5,7 @@ package faults
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kadm"
 )
 
 // forget deletes all that the topics of events hold, as their retention would. What the judge wants to know of it is
@@ -30,40 +31,29 @@ func (n *nemesis) forget() bool {
 
 func (m *mesh) forget(ctx context.Context) error {
 	k := m.stand.brokers(m.prefix + ".")
-	c := k.SaramaConfig()
-	c.Net.DialTimeout, c.Net.ReadTimeout, c.Metadata.Retry.Max, c.Admin.Retry.Max = time.Second, 3*time.Second, 2, 2
-	client, err := sarama.NewClient(k.Brokers, c)
+	client, err := impatient(k)
 	if err != nil {
 		return err
 	}
-	admin, err := sarama.NewClusterAdminFromClient(client)
-	if err != nil {
-		_ = client.Close()
-		return err
-	}
-	defer func() { _ = admin.Close() }()
-	ends := map[string]map[int32]int64{}
+	defer client.Close()
+	var topics []string
 	for _, owner := range owners {
 		for _, t := range m.catalog.LoggedTopics(owner) {
-			ends[t.Name] = map[int32]int64{}
-			for n := range t.Partitions {
-				if ends[t.Name][n], err = client.GetOffset(k.Topic(t.Name), n, sarama.OffsetNewest); err != nil {
-					return err
-				}
-			}
+			topics = append(topics, k.Topic(t.Name))
 		}
+	}
+	admin := kadm.NewClient(client)
+	ends, err := admin.ListEndOffsets(ctx, topics...)
+	if err = errors.Join(err, ends.Error()); err != nil {
+		return err
 	}
 	records, _, err := m.readTopics(ctx)
 	if err != nil {
 		return err
 	}
 	m.kept = append(m.kept, records...)
-	for topic, offsets := range ends {
-		if err := admin.DeleteRecords(k.Topic(topic), offsets); err != nil {
-			return err
-		}
-	}
-	return nil
+	deleted, err := admin.DeleteRecords(ctx, ends.Offsets())
+	return errors.Join(err, deleted.Error())
 }
 
 // lost notes that topics have lost something: who has not read their poison yet never will.

@@ -8,92 +8,120 @@ import (
 	"strings"
 	"time"
 
-	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
 // deleter deletes records that are older than their topic keeps them. It asks and deletes as any client would.
 type deleter struct {
-	kafka  backend.Kafka
-	log    *slog.Logger
-	client sarama.Client
-	admin  sarama.ClusterAdmin
+	kafka backend.Kafka
+	log   *slog.Logger
+	admin *kadm.Client
 }
 
 func (d *deleter) run(ctx context.Context, every time.Duration) {
+	client, err := kgo.NewClient(append(d.kafka.Options(), kgo.MetadataMaxAge(time.Hour))...)
+	if err != nil {
+		d.log.Error("records past their retention will not be deleted", "error", err)
+		return
+	}
+	defer client.Close()
+	d.admin = kadm.NewClient(client)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			d.disconnect()
 			return
 		case <-tick.C:
 			if err := d.pass(ctx); err != nil && ctx.Err() == nil {
 				d.log.Warn("records past their retention were not deleted; they will be", "error", err)
-				d.disconnect()
 			}
 		}
-	}
-}
-
-func (d *deleter) connect() (err error) {
-	if d.admin != nil {
-		return nil
-	}
-	if d.client, err = sarama.NewClient(d.kafka.Brokers, d.kafka.SaramaConfig()); err != nil {
-		return err
-	}
-	if d.admin, err = sarama.NewClusterAdminFromClient(d.client); err != nil {
-		return errors.Join(err, d.client.Close())
-	}
-	return nil
-}
-
-func (d *deleter) disconnect() {
-	if d.admin != nil {
-		_ = d.admin.Close() // and the client with it; the next pass connects again
-		d.admin = nil
 	}
 }
 
 // pass looks at every partition once.
 func (d *deleter) pass(ctx context.Context) error {
-	if err := d.connect(); err != nil {
+	kept, err := d.retentions(ctx)
+	if err != nil || len(kept) == 0 {
 		return err
 	}
-	topics, err := d.admin.ListTopics()
-	if err != nil {
-		return fmt.Errorf("list topics: %w", err)
+	var topics []string
+	for name := range kept {
+		topics = append(topics, name)
 	}
 	// Read before anything else: what a group commits meanwhile only goes up.
-	committed, err := d.committed()
+	committed, err := d.committed(ctx)
 	if err != nil {
 		return err
 	}
-	for name, topic := range topics {
-		value := topic.ConfigEntries[backend.KeptRetention]
-		if value == nil || strings.HasPrefix(name, "__") {
-			continue
-		}
-		retention, err := keptRetention(*value)
-		if errors.Is(err, errNoRetention) {
-			continue
-		}
-		if err != nil {
+	oldest, err := listed(d.admin.ListStartOffsets(ctx, topics...))
+	if err != nil {
+		return fmt.Errorf("look for the oldest records: %w", err)
+	}
+	ends, err := listed(d.admin.ListEndOffsets(ctx, topics...))
+	if err != nil {
+		return fmt.Errorf("look for the ends of topics: %w", err)
+	}
+	remove := kadm.Offsets{}
+	for name, retention := range kept {
+		if err := d.expired(ctx, name, retention, oldest[name], ends[name], committed, remove); err != nil {
 			return fmt.Errorf("topic %s: %w", name, err)
 		}
-		for partition := range topic.NumPartitions {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err := d.delete(name, partition, retention, committed); err != nil {
-				return fmt.Errorf("partition %s/%d: %w", name, partition, err)
-			}
+	}
+	if len(remove) == 0 {
+		return nil
+	}
+	deleted, err := d.admin.DeleteRecords(ctx, remove)
+	return errors.Join(err, deleted.Error())
+}
+
+// retentions are how long topics keep their records, where that has an end.
+func (d *deleter) retentions(ctx context.Context) (map[string]time.Duration, error) {
+	topics, err := d.admin.ListTopics(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list topics: %w", err)
+	}
+	var names []string
+	for name := range topics {
+		if !strings.HasPrefix(name, "__") {
+			names = append(names, name)
 		}
 	}
-	return nil
+	if len(names) == 0 {
+		return nil, nil
+	}
+	settings, err := d.admin.DescribeTopicConfigs(ctx, names...)
+	if err != nil {
+		return nil, fmt.Errorf("describe the settings of topics: %w", err)
+	}
+	kept := map[string]time.Duration{}
+	for _, s := range settings {
+		for _, c := range s.Configs {
+			if c.Key != backend.KeptRetention {
+				continue
+			}
+			retention, err := keptRetention(c.MaybeValue())
+			if errors.Is(err, errNoRetention) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("topic %s: %w", s.Name, err)
+			}
+			kept[s.Name] = retention
+		}
+	}
+	return kept, nil
+}
+
+func listed(all kadm.ListedOffsets, err error) (kadm.ListedOffsets, error) {
+	if err == nil {
+		err = all.Error()
+	}
+	return all, err
 }
 
 type place struct {
@@ -102,56 +130,57 @@ type place struct {
 }
 
 // committed is, for each partition, the lowest offset that a group that is known there has still to read.
-func (d *deleter) committed() (map[place]int64, error) {
-	groups, err := d.admin.ListConsumerGroups()
+func (d *deleter) committed(ctx context.Context) (map[place]int64, error) {
+	groups, err := d.admin.ListGroups(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list groups: %w", err)
 	}
 	lowest := map[place]int64{}
-	for group := range groups {
-		offsets, err := d.admin.ListConsumerGroupOffsets(group, nil)
-		if err != nil {
-			return nil, fmt.Errorf("offsets of group %s: %w", group, err)
-		}
-		for topic, partitions := range offsets.Blocks {
-			for partition, block := range partitions {
-				at := place{topic, partition}
-				if known, ok := lowest[at]; block.Offset >= 0 && (!ok || block.Offset < known) {
-					lowest[at] = block.Offset
-				}
+	if len(groups) == 0 {
+		return lowest, nil
+	}
+	all := d.admin.FetchManyOffsets(ctx, groups.Groups()...)
+	if err := all.Error(); err != nil {
+		return nil, fmt.Errorf("offsets of groups: %w", err)
+	}
+	for _, group := range all {
+		group.Fetched.Each(func(o kadm.OffsetResponse) {
+			at := place{o.Topic, o.Partition}
+			if known, ok := lowest[at]; o.At >= 0 && (!ok || o.At < known) {
+				lowest[at] = o.At
 			}
-		}
+		})
 	}
 	return lowest, nil
 }
 
-// delete deletes what is past its time in one partition. The last record stays, so that the offsets go on after a
-// restart; so does what a group has not read.
-func (d *deleter) delete(topic string, partition int32, retention time.Duration, committed map[place]int64) error {
-	oldest, err := d.client.GetOffset(topic, partition, sarama.OffsetOldest)
-	if err != nil {
-		return err
+// expired adds what is past its time in one topic. The last record of a partition stays, so that the offsets go on
+// after a restart; so does what a group has not read.
+func (d *deleter) expired(ctx context.Context, topic string, retention time.Duration,
+	oldest, ends map[int32]kadm.ListedOffset, committed map[place]int64, remove kadm.Offsets) error {
+	some := false
+	for p, end := range ends {
+		some = some || end.Offset-oldest[p].Offset >= 2
 	}
-	end, err := d.client.GetOffset(topic, partition, sarama.OffsetNewest)
-	if err != nil {
-		return err
-	}
-	if end-oldest < 2 {
+	if !some {
 		return nil
 	}
-	// The first record that is young enough; -1 when none is.
-	upTo, err := d.client.GetOffset(topic, partition, time.Now().Add(-retention).UnixMilli())
+	young, err := listed(d.admin.ListOffsetsAfterMilli(ctx, time.Now().Add(-retention).UnixMilli(), topic))
 	if err != nil {
 		return err
 	}
-	if upTo < 0 || upTo > end-1 {
-		upTo = end - 1
+	for p, end := range ends {
+		// The first record that is young enough; the end where none is.
+		upTo := min(young[topic][p].Offset, end.Offset-1)
+		if young[topic][p].Offset < 0 {
+			upTo = end.Offset - 1
+		}
+		if unread, ok := committed[place{topic, p}]; ok {
+			upTo = min(upTo, unread)
+		}
+		if upTo > oldest[p].Offset {
+			remove.AddOffset(topic, p, upTo, -1)
+		}
 	}
-	if unread, ok := committed[place{topic, partition}]; ok && unread < upTo {
-		upTo = unread
-	}
-	if upTo <= oldest {
-		return nil
-	}
-	return d.admin.DeleteRecords(topic, map[int32]int64{partition: upTo})
+	return nil
 }

@@ -10,8 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/backend"
@@ -28,41 +29,45 @@ func startKafka(t *testing.T, o embedded.KafkaOptions) (*embedded.Kafka, backend
 }
 
 // reach opens what a test looks with.
-func reach(t *testing.T, k backend.Kafka) (sarama.Client, sarama.ClusterAdmin) {
+func reach(t *testing.T, k backend.Kafka) (*kgo.Client, *kadm.Client) {
 	t.Helper()
-	client, err := sarama.NewClient(k.Brokers, k.SaramaConfig())
+	client, err := kgo.NewClient(append(k.Options(), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.RecordDeliveryTimeout(0))...) // it counts from the records' own time
 	require.NoError(t, err)
-	admin, err := sarama.NewClusterAdminFromClient(client)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = admin.Close() }) // its broker may be gone by then
-	return client, admin
+	t.Cleanup(client.Close)
+	return client, kadm.NewClient(client)
 }
 
 // produce sends records that were made some time ago, and is told that they were taken.
-func produce(t *testing.T, client sarama.Client, topic string, count int, age time.Duration) {
+func produce(t *testing.T, client *kgo.Client, topic string, count int, age time.Duration) {
 	t.Helper()
-	producer, err := sarama.NewSyncProducerFromClient(client)
-	require.NoError(t, err)
 	for i := range count {
-		_, _, err := producer.SendMessage(&sarama.ProducerMessage{Topic: topic, Partition: 0,
-			Value: sarama.StringEncoder(strconv.Itoa(i)), Timestamp: time.Now().Add(-age)})
-		require.NoError(t, err)
+		require.NoError(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte(strconv.Itoa(i)),
+			Timestamp: time.Now().Add(-age)}).FirstErr())
 	}
-	require.NoError(t, producer.Close())
 }
 
-func offset(t *testing.T, client sarama.Client, topic string, which int64) int64 {
+func oldestOffset(t *testing.T, admin *kadm.Client, topic string) int64 {
 	t.Helper()
-	n, err := client.GetOffset(topic, 0, which)
+	all, err := admin.ListStartOffsets(t.Context(), topic)
 	require.NoError(t, err)
-	return n
+	require.NoError(t, all.Error())
+	return all[topic][0].Offset
 }
 
-func commit(t *testing.T, admin sarama.ClusterAdmin, group, topic string, at int64) {
+func endOffset(t *testing.T, admin *kadm.Client, topic string) int64 {
 	t.Helper()
-	_, err := admin.AlterConsumerGroupOffsets(group,
-		map[string]map[int32]sarama.OffsetAndMetadata{topic: {0: {Offset: at}}}, nil)
+	all, err := admin.ListEndOffsets(t.Context(), topic)
 	require.NoError(t, err)
+	require.NoError(t, all.Error())
+	return all[topic][0].Offset
+}
+
+func commit(t *testing.T, admin *kadm.Client, group, topic string, at int64) {
+	t.Helper()
+	offsets := kadm.Offsets{}
+	offsets.AddOffset(topic, 0, at, -1)
+	require.NoError(t, admin.CommitAllOffsets(t.Context(), group, offsets))
 }
 
 func declare(t *testing.T, k backend.Kafka, name string, retention time.Duration) {
@@ -86,10 +91,12 @@ func TestKafka_KeepsAcknowledgedRecordsOverItsSuddenDeath(t *testing.T) {
 	process.kill(t)
 	_, k = startKafka(t, embedded.KafkaOptions{Dir: dir})
 	client, admin = reach(t, k)
-	require.EqualValues(t, 100, offset(t, client, "kept", sarama.OffsetNewest))
-	offsets, err := admin.ListConsumerGroupOffsets("readers", nil)
+	require.EqualValues(t, 100, endOffset(t, admin, "kept"))
+	offsets, err := admin.FetchOffsets(t.Context(), "readers")
 	require.NoError(t, err)
-	require.EqualValues(t, 40, offsets.GetBlock("kept", 0).Offset)
+	kept, ok := offsets.Lookup("kept", 0)
+	require.True(t, ok)
+	require.EqualValues(t, 40, kept.At)
 	declare(t, k, "kept", time.Hour) // without a difference: what retention was asked for is kept as well
 }
 
@@ -108,24 +115,23 @@ func TestKafka_DeletesWhatIsPastItsRetentionUpToWhatGroupsHaveRead(t *testing.T)
 	commit(t, admin, "slow", "old", 4)
 
 	oldest := func(n int64) func() bool {
-		return func() bool { return offset(t, client, "old", sarama.OffsetOldest) == n }
+		return func() bool { return oldestOffset(t, admin, "old") == n }
 	}
 	require.Eventually(t, oldest(4), 5*time.Second, 10*time.Millisecond, "up to what the slow group has read")
 	commit(t, admin, "slow", "old", 10)
 	require.Eventually(t, oldest(9), 5*time.Second, 10*time.Millisecond, "and up to the last record")
-	require.Zero(t, offset(t, client, "young", sarama.OffsetOldest))
-	require.EqualValues(t, 10, offset(t, client, "old", sarama.OffsetNewest))
+	require.Zero(t, oldestOffset(t, admin, "young"))
+	require.EqualValues(t, 10, endOffset(t, admin, "old"))
 
 	// Offsets go on after a restart, and so does what deletes.
 	running.Stop()
 	_, k = startKafka(t, o)
-	client, _ = reach(t, k)
-	require.EqualValues(t, 10, offset(t, client, "old", sarama.OffsetNewest))
+	client, admin = reach(t, k)
+	require.EqualValues(t, 10, endOffset(t, admin, "old"))
 	produce(t, client, "old", 2, time.Hour)
-	require.EqualValues(t, 12, offset(t, client, "old", sarama.OffsetNewest))
+	require.EqualValues(t, 12, endOffset(t, admin, "old"))
 	// The slow group has read up to 10, so far may it go.
 	require.Eventually(t, oldest(9), 5*time.Second, 10*time.Millisecond)
-	_, admin = reach(t, k)
 	commit(t, admin, "slow", "old", 12)
 	commit(t, admin, "quick", "old", 12)
 	require.Eventually(t, oldest(11), 5*time.Second, 10*time.Millisecond)
@@ -139,7 +145,7 @@ func TestKafka_NeverPassesAGroupThatIsBehind(t *testing.T) {
 	commit(t, admin, "readers", "read", 0)
 	for at := int64(0); at < 60; at += 3 {
 		produce(t, client, "read", 5, time.Hour)
-		require.LessOrEqual(t, offset(t, client, "read", sarama.OffsetOldest), at)
+		require.LessOrEqual(t, oldestOffset(t, admin, "read"), at)
 		commit(t, admin, "readers", "read", at+3)
 	}
 }
@@ -150,17 +156,25 @@ func TestKafka_RemembersARetentionThatIsSetLater(t *testing.T) {
 	declare(t, k, "changed", time.Hour)
 	_, admin := reach(t, k)
 	hours, ms := 48*time.Hour, strconv.FormatInt((48*time.Hour).Milliseconds(), 10)
-	require.NoError(t, admin.IncrementalAlterConfig(sarama.TopicResource, "changed",
-		map[string]sarama.IncrementalAlterConfigsEntry{"retention.ms": {Operation: sarama.IncrementalAlterConfigsOperationSet,
-			Value: &ms}}, false))
+	setting := []kadm.AlterConfig{{Name: "retention.ms", Value: &ms}}
+	altered, err := admin.AlterTopicConfigs(t.Context(), setting, "changed")
+	require.NoError(t, err)
+	require.NoError(t, altered[0].Err)
 	declare(t, k, "changed", hours)
-	require.NoError(t, admin.AlterConfig(sarama.TopicResource, "changed", map[string]*string{"retention.ms": &ms}, false))
+	altered, err = admin.AlterTopicConfigsState(t.Context(), setting, "changed")
+	require.NoError(t, err)
+	require.NoError(t, altered[0].Err)
 	declare(t, k, "changed", hours)
 
-	described, err := admin.DescribeConfigs([]*sarama.ConfigResource{{Type: sarama.TopicResource, Name: "changed",
-		ConfigNames: []string{"retention.ms"}}}, sarama.DescribeConfigsOptions{})
+	described, err := admin.DescribeTopicConfigs(t.Context(), "changed")
 	require.NoError(t, err)
-	require.Equal(t, "-1", described[0].Configs[0].Value)
+	own, err := described.On("changed", nil)
+	require.NoError(t, err)
+	for _, c := range own.Configs {
+		if c.Key == "retention.ms" {
+			require.Equal(t, "-1", c.MaybeValue())
+		}
+	}
 }
 
 func TestKafka_RefusesASecondStartOnItsDataAndAPortInUse(t *testing.T) {

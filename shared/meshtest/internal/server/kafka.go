@@ -10,8 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
-	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/edumatrix/interlinked/shared/backend"
 )
@@ -132,19 +134,24 @@ func kafkaSettings(advertised, controller int) []string {
 }
 
 // serves asks a broker for the brokers and the controller: it answers earlier than it is ready to serve.
-func serves(k backend.Kafka) (err error) {
-	config := k.SaramaConfig()
-	config.Metadata.Retry.Max = 0
-	client, err := sarama.NewClient(k.Brokers, config)
+func serves(k backend.Kafka) error {
+	client, err := kgo.NewClient(append(k.Options(), kgo.RequestRetries(0))...)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, client.Close()) }()
-	if len(client.Brokers()) == 0 {
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	found, err := kadm.NewClient(client).BrokerMetadata(ctx)
+	switch {
+	case err != nil:
+		return err
+	case len(found.Brokers) == 0:
 		return errors.New("it names no broker")
+	case found.Controller < 0:
+		return errors.New("it names no controller")
 	}
-	_, err = client.Controller()
-	return err
+	return nil
 }
 
 // Settings say how the broker is reached.
