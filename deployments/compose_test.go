@@ -22,7 +22,7 @@ const root = ".."
 var owners = map[string]int{"presence": 3002, "chat": 3003, "feed": 3004, "notification": 3005}
 
 // secrets are what an installation cannot do without.
-var secrets = []string{"POSTGRES_PASSWORD=pg-secret", "REDIS_PASSWORD=redis-secret", "JWT_SECRET=jwt-secret"}
+var secrets = []string{"POSTGRES_PASSWORD=pg-secret", "REDIS_PASSWORD=redis-secret", "JWT_SECRET=jwt-secret-of-at-least-32-bytes-length"}
 
 // load reads docker-compose.yml as compose does, with these variables and no others.
 func load(env ...string) (*types.Project, error) {
@@ -212,7 +212,7 @@ func TestCompose_TellsTheServicesWhereAllIs(t *testing.T) {
 		"REDIS_PASSWORD":              "redis-secret",
 		"KAFKA_BROKERS":               "kafka:9092",
 		"KAFKA_CLIENT_ID":             "edu-matrix-interlinked",
-		"JWT_SECRET":                  "jwt-secret",
+		"JWT_SECRET":                  "jwt-secret-of-at-least-32-bytes-length",
 		"PRESENCE_URL":                "http://presence:3002",
 		"CHAT_URL":                    "http://chat:3003",
 		"FEED_URL":                    "http://feed:3004",
@@ -266,7 +266,7 @@ func TestCompose_HoldsNoSecret(t *testing.T) {
 		for variableName := range s.Environment {
 			switch variableName {
 			case "POSTGRES_PASSWORD", "REDIS_PASSWORD", "REDISCLI_AUTH", "JWT_SECRET":
-				require.Contains(t, []string{"pg-secret", "redis-secret", "jwt-secret"}, variable(s, variableName), name)
+				require.Contains(t, []string{"pg-secret", "redis-secret", "jwt-secret-of-at-least-32-bytes-length"}, variable(s, variableName), name)
 			case "SERVICE_SECRET":
 				require.Empty(t, variable(s, variableName), name)
 			}

@@ -30,13 +30,13 @@ func TestInstallation_TheEnvironmentWinsOverTheDataDirectory(t *testing.T) {
 		i.credential != rpc.Credential("of the mesh") {
 		t.Errorf("of the data directory: %+v %v", i, err)
 	}
-	i, err = find(map[string]string{"DATA_DIR": dir, "KAFKA_BROKERS": "mine:1", "CHAT_URL": "http://mine:1", "SERVICE_SECRET": "mine"})
+	i, err = find(map[string]string{"DATA_DIR": dir, "KAFKA_BROKERS": "mine:1", "CHAT_URL": "http://mine:1", "SERVICE_SECRET": "mine, and long enough to be a secret"})
 	if err != nil || i.kafka.Brokers[0] != "mine:1" || i.kafka.TopicPrefix != "" || i.peers["chat"] != "http://mine:1" ||
-		i.peers["feed"] != "http://mesh:3004" || i.credential != "mine" {
+		i.peers["feed"] != "http://mesh:3004" || i.credential != "mine, and long enough to be a secret" {
 		t.Errorf("of the environment: %+v %v", i, err)
 	}
-	i, err = find(map[string]string{"DATA_DIR": t.TempDir(), "JWT_SECRET": "shared by all"})
-	if err != nil || i.credential != rpc.Credential(config.DeriveServiceSecret("shared by all")) {
+	i, err = find(map[string]string{"DATA_DIR": t.TempDir(), "JWT_SECRET": "shared by all and long enough, too"})
+	if err != nil || i.credential != rpc.Credential(config.DeriveServiceSecret("shared by all and long enough, too")) {
 		t.Errorf("of separate services: %+v %v", i, err)
 	}
 	if _, err = find(map[string]string{"DATA_DIR": t.TempDir()}); err == nil || !strings.Contains(err.Error(), "edumatrix up") ||

@@ -161,7 +161,7 @@ func TestLogShow_AStreamAsItIsNow(t *testing.T) {
 			t.Errorf("%v: status %d, %s", test.args, status, complaints)
 		}
 	}
-	o.env["JWT_SECRET"] = "another one"
+	o.env["JWT_SECRET"] = "another one that is long enough too"
 	if status, _, complaints := o.run("log", "show", x.stream); status != 1 || !strings.Contains(complaints, "SERVICE_SECRET") {
 		t.Errorf("with another credential: status %d, %s", status, complaints)
 	}

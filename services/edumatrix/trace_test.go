@@ -25,7 +25,7 @@ import (
 // startTogether runs all five services in this process on embedded stores, with their spans in memory.
 func startTogether(t *testing.T) (config.Config, *tracetest.InMemoryExporter) {
 	t.Helper()
-	environment := map[string]string{"JWT_SECRET": "a secret of this test", "PORT": fmt.Sprint(meshtest.FreePort(t))}
+	environment := map[string]string{"JWT_SECRET": "a secret of this test, long enough", "PORT": fmt.Sprint(meshtest.FreePort(t))}
 	for _, owner := range []string{"PRESENCE", "CHAT", "FEED", "NOTIFICATION"} {
 		environment[owner+"_URL"] = fmt.Sprintf("http://127.0.0.1:%d", meshtest.FreePort(t))
 	}

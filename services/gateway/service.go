@@ -54,7 +54,8 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	config, log, tracer := env.Config, env.Log, env.Telemetry.Tracer()
 
 	// What it talks to.
-	verifier, err := auth.NewVerifier(ctx, config.JWTSecret, config.JWKSURL)
+	verifier, err := auth.NewVerifier(ctx, auth.Options{Secret: config.JWTSecret, JWKSURL: config.JWKSURL,
+		Audience: config.JWTAudience, Issuer: config.JWTIssuer, RoleClaim: config.JWTRoleClaim, Log: log})
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
@@ -128,7 +129,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	g.Go(func() error { return connections.Run(work) })
 	g.Go(func() error { return report.Run(work) })
 	g.Go(func() error { return signals.Run(work) })
-	g.Go(func() error { return watch.run(work, env.Ready) })
+	g.Go(func() error { return watch.run(work, verifier.Ready(), env.Ready) })
 	g.Go(func() error {
 		if err := server.Serve(bounded); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve clients at %s: %w", listener.Addr(), err)

@@ -93,8 +93,9 @@ func (w *watch) mount(mux *http.ServeMux) {
 	}
 }
 
-// run checks in the background, and says ready once the fan-out knows where it is in every partition.
-func (w *watch) run(ctx context.Context, ready func()) error {
+// run checks in the background, and says ready once the fan-out knows where it is in every partition, tokens can be
+// checked, and everything that /health asks has answered.
+func (w *watch) run(ctx context.Context, keys <-chan struct{}, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.health.Run(ctx) })
 	g.Go(func() error {
@@ -105,7 +106,17 @@ func (w *watch) run(ctx context.Context, ready func()) error {
 				return nil
 			}
 		}
+		select {
+		case <-keys: // that tokens are checked with
+		case <-ctx.Done():
+			return nil
+		}
 		w.health.SetReady(!w.ending.Load())
+		select {
+		case <-w.health.Began():
+		case <-ctx.Done():
+			return nil
+		}
 		if ready != nil {
 			ready()
 		}

@@ -78,8 +78,12 @@ func Run(ctx context.Context, env process.Env) (err error) {
 	select {
 	case <-router.Running():
 		status.SetReady(true)
-		if env.Ready != nil {
-			env.Ready()
+		select {
+		case <-status.Began():
+			if env.Ready != nil {
+				env.Ready()
+			}
+		case <-running.Done():
 		}
 	case <-running.Done():
 	}

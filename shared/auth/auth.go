@@ -4,10 +4,16 @@ package auth
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
@@ -19,10 +25,19 @@ import (
 // RoleService is the role of another program of the school, which may act on behalf of users.
 const RoleService = "service"
 
+// MinSecret is the length in bytes of the shortest secret that HS256 is safe with (RFC 7518, 3.2): whoever has a token can
+// try secrets against it for as long as they like.
+const MinSecret = 32
+
 const (
-	longestToken = 8 << 10
-	longestName  = 256
-	leeway       = 30 * time.Second // clocks differ
+	maxToken   = 8 << 10
+	maxName    = 256     // characters; the rest of a longer name is left out
+	maxPicture = 2 << 10 // bytes; a longer one is passed over
+
+	leeway = 30 * time.Second // clocks differ
+
+	// maxSeconds is the year 5138. What is above it was meant as milliseconds.
+	maxSeconds = 100_000_000_000
 )
 
 // User is whoever a valid token names.
@@ -31,7 +46,7 @@ type User struct {
 	Name    string
 	Picture string
 	Role    string
-	Expires time.Time
+	Expires time.Time // when the token is no longer taken: its exp and the leeway for clocks that differ
 }
 
 // ActingFor says as whom the user acts: as themselves, or, in the role "service", as whom they name.
@@ -42,91 +57,256 @@ func (u User) ActingFor(onBehalfOf string) (actor string, err error) {
 	case u.Role != RoleService:
 		return "", refusal.New(refusal.Unauthorized, "only tokens of the role %q act on behalf of others", RoleService)
 	case !catalog.ValidID(onBehalfOf):
-		return "", refusal.New(refusal.InvalidField, "on_behalf_of has to be a user's id")
+		return "", refusal.New(refusal.InvalidField, "on_behalf_of has to be a user's id: %s", catalog.IDForm)
 	}
 	return onBehalfOf, nil
 }
 
-type claims struct {
-	jwt.RegisteredClaims
-	Name    string `json:"name,omitempty"`
-	Picture string `json:"picture,omitempty"`
-	Role    string `json:"role,omitempty"`
+// Options say which tokens hold.
+type Options struct {
+	Secret  string // of at least MinSecret bytes; tokens are signed with it
+	JWKSURL string // where the keys are, if there is no Secret
+
+	// Audience and Issuer are what a token's aud has to hold one of, and its iss has to be; empty: anything. Keys at a
+	// JWKSURL sign tokens for other programs as well, so both are needed with it.
+	Audience []string
+	Issuer   string
+
+	// RoleClaim names the claim that holds the user's role; dots lead into objects ("realm_access.roles"). Empty: nobody
+	// has a role.
+	RoleClaim string
+
+	Log *slog.Logger // default: slog.Default
+
+	transport http.RoundTripper // of tests
 }
 
 // Verifier checks tokens. It is safe for concurrent use.
 type Verifier struct {
-	parser *jwt.Parser
-	key    func(context.Context) jwt.Keyfunc
+	options Options
+	parser  *jwt.Parser
+	secret  []byte
+	keys    *keySet // nil: the secret is used
 }
 
-// NewVerifier checks tokens against a secret, or, where that is empty, against the keys at a JWKS URL, which are
-// fetched in the background until ctx ends: every hour, and when a token names an unknown one, at most every 10 s. Keys
-// that cannot be had yet are no error here: tokens are refused until they are there.
-func NewVerifier(ctx context.Context, secret, jwksURL string) (*Verifier, error) {
+// NewVerifier checks tokens against a secret, or, where that is empty, against the keys at a JWKS URL, which are fetched in
+// the background until ctx ends: every hour, and when a token names an unknown one, at most every 10 s. Keys that cannot be
+// had yet are no error here: whoever shows a token meanwhile is told to try again.
+func NewVerifier(ctx context.Context, o Options) (*Verifier, error) {
+	return newVerifier(ctx, o, pace{usual: time.Hour, retry: time.Second, slowest: 30 * time.Second,
+		unknown: 10 * time.Second, patience: 3 * time.Second})
+}
+
+func newVerifier(ctx context.Context, o Options, p pace) (*Verifier, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	v := &Verifier{options: o}
+	checks := []jwt.ParserOption{jwt.WithExpirationRequired(), jwt.WithLeeway(leeway)}
+	if o.Issuer != "" {
+		checks = append(checks, jwt.WithIssuer(o.Issuer))
+	}
+	if len(o.Audience) > 0 {
+		checks = append(checks, jwt.WithAudience(o.Audience...))
+	}
 	switch {
-	case secret != "":
-		key := func(*jwt.Token) (any, error) { return []byte(secret), nil }
-		return &Verifier{parser("HS256"), func(context.Context) jwt.Keyfunc { return key }}, nil
-	case jwksURL != "":
-		keys, err := newKeySet(ctx, jwksURL, pace{usual: time.Hour, retry: time.Second, slowest: 30 * time.Second,
-			unknown: 10 * time.Second})
-		if err != nil {
+	case o.Secret != "":
+		if len(o.Secret) < MinSecret {
+			return nil, fmt.Errorf("JWT_SECRET has %d bytes: it needs at least %d", len(o.Secret), MinSecret)
+		}
+		v.secret = []byte(o.Secret)
+		checks = append(checks, jwt.WithValidMethods([]string{"HS256"}))
+	case o.JWKSURL != "":
+		if len(o.Audience) == 0 || o.Issuer == "" {
+			return nil, errors.New("JWKS_URL needs JWT_AUDIENCE and JWT_ISSUER beside it")
+		}
+		var err error
+		if v.keys, err = newKeySet(ctx, o, p); err != nil {
 			return nil, err
 		}
-		return ofKeys(keys), nil
+		// No method that signs with a shared secret: a public key, which everybody knows, would pass for one.
+		checks = append(checks, jwt.WithValidMethods([]string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
+			"ES256", "ES384", "ES512", "EdDSA"}))
 	default:
 		return nil, errors.New("set JWT_SECRET or JWKS_URL: without one no token can be checked")
 	}
+	v.parser = jwt.NewParser(checks...)
+	return v, nil
 }
 
-// ofKeys takes no method that signs with a shared secret: a public key, which everybody knows, would pass for one.
-func ofKeys(keys *keySet) *Verifier {
-	return &Verifier{parser("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "EdDSA"), keys.key}
+// Ready is closed once tokens can be checked: at once with a secret, else when the first keys have been fetched.
+func (v *Verifier) Ready() <-chan struct{} {
+	if v.keys == nil {
+		ready := make(chan struct{})
+		close(ready)
+		return ready
+	}
+	return v.keys.first
 }
 
-func parser(methods ...string) *jwt.Parser {
-	return jwt.NewParser(jwt.WithExpirationRequired(), jwt.WithLeeway(leeway), jwt.WithValidMethods(methods))
-}
-
-// Verify says who a token names. Its error is a refusal that says what is wrong with the token, and nothing of it.
+// Verify says who a token names. Its error is a refusal that says what is wrong with the token, and nothing of it. It is
+// refusal.Unavailable if the same token may hold later, because the key that it names cannot be fetched now; else
+// refusal.Unauthorized.
 func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 	if token == "" {
 		return User{}, refusal.New(refusal.Unauthorized,
 			"a token is missing: Authorization: Bearer <token>, or a first frame of type auth")
 	}
-	if len(token) > longestToken {
-		return User{}, refusal.New(refusal.Unauthorized, "the token is longer than %d bytes", longestToken)
+	if len(token) > maxToken {
+		return User{}, refusal.New(refusal.Unauthorized, "the token is longer than %d bytes", maxToken)
 	}
-	var c claims
-	if _, err := v.parser.ParseWithClaims(token, &c, v.key(ctx)); err != nil {
-		return User{}, refusal.New(refusal.Unauthorized, "%s", reason(err))
+	c := jwt.MapClaims{}
+	parsed, err := v.parser.ParseWithClaims(token, c, v.key(ctx))
+	if v.keys != nil && errors.Is(err, jwt.ErrTokenSignatureInvalid) && parsed.Header["kid"] == nil && parsed.Signature != nil {
+		// It names no key, so that a new one can only be told from a forged signature by fetching the keys again.
+		if err = v.keys.renew(ctx, func() bool { return false }); err == nil {
+			_, err = v.parser.ParseWithClaims(token, c, v.key(ctx))
+		}
 	}
-	if !catalog.ValidID(c.Subject) {
-		return User{}, refusal.New(refusal.Unauthorized, "the token's sub is no id: 1 to 128 of A-Z a-z 0-9 . _ @ -")
+	if err != nil {
+		code := refusal.Unauthorized
+		if errors.Is(err, errNoKeys) {
+			code = refusal.Unavailable
+		}
+		return User{}, refusal.New(code, "%s", reason(err, c))
 	}
-	if len(c.Name) > longestName || len(c.Picture) > 2048 || len(c.Role) > 64 {
-		return User{}, refusal.New(refusal.Unauthorized, "a claim of the token is too long: name, picture or role")
-	}
-	if strings.ContainsRune(c.Name+c.Picture+c.Role, 0) {
-		return User{}, refusal.New(refusal.Unauthorized,
-			"a claim of the token holds the character U+0000, which cannot be stored")
-	}
-	return User{ID: c.Subject, Name: c.Name, Picture: c.Picture, Role: c.Role, Expires: c.ExpiresAt.Time}, nil
+	return v.user(c)
 }
 
-func reason(err error) string {
+var errCritical = errors.New("the token's header has crit: it asks for an extension that is not known here")
+
+// key returns the function that finds a token's key.
+func (v *Verifier) key(ctx context.Context) jwt.Keyfunc {
+	return func(token *jwt.Token) (any, error) {
+		if _, found := token.Header["crit"]; found { // RFC 7515, 4.1.11: who knows no extension has to refuse
+			return nil, errCritical
+		}
+		if v.keys == nil {
+			return v.secret, nil
+		}
+		return v.keys.key(ctx, token)
+	}
+}
+
+// user reads the claims of a token that holds. What is not needed to know who somebody is never keeps them out.
+func (v *Verifier) user(c jwt.MapClaims) (User, error) {
+	id, ok := c["sub"].(string)
+	if _, number := c["sub"].(float64); number {
+		return User{}, refusal.New(refusal.Unauthorized, "the token's sub is a number: it has to be a text")
+	}
+	if !ok || !catalog.ValidID(id) {
+		return User{}, refusal.New(refusal.Unauthorized, "the token's sub has to be an id: %s", catalog.IDForm)
+	}
+	expires, err := c.GetExpirationTime()
+	if err != nil || expires == nil {
+		return User{}, refusal.New(refusal.Unauthorized, "the token has no exp: tokens have to end")
+	}
+	if seconds(c["exp"]) >= maxSeconds {
+		return User{}, refusal.New(refusal.Unauthorized, "the token's exp is in milliseconds: it has to be in seconds")
+	}
+	u := User{ID: id, Name: clean(text(c["name"]), maxName), Role: v.role(c), Expires: expires.Add(leeway)}
+	if picture := text(c["picture"]); len(picture) <= maxPicture && clean(picture, maxPicture) == picture {
+		u.Picture = picture
+	}
+	return u, nil
+}
+
+// role reads the claim that RoleClaim names: a text or a list of them. In a list the role "service" counts, else the first.
+func (v *Verifier) role(c jwt.MapClaims) string {
+	if v.options.RoleClaim == "" {
+		return ""
+	}
+	value, found := c[v.options.RoleClaim]
+	if !found {
+		value = map[string]any(c)
+		for name := range strings.SplitSeq(v.options.RoleClaim, ".") {
+			object, _ := value.(map[string]any)
+			value = object[name]
+		}
+	}
+	list, ok := value.([]any)
+	if !ok {
+		return text(value)
+	}
+	first := ""
+	for _, item := range list {
+		if role := text(item); role == RoleService {
+			return role
+		} else if first == "" {
+			first = role
+		}
+	}
+	return first
+}
+
+// text returns a claim that is a text, else nothing.
+func text(claim any) string {
+	s, _ := claim.(string)
+	return s
+}
+
+// seconds returns a claim that is a number, else NaN.
+func seconds(claim any) float64 {
+	switch n := claim.(type) {
+	case float64:
+		return n
+	case json.Number:
+		f, err := n.Float64()
+		if err == nil {
+			return f
+		}
+	}
+	return math.NaN()
+}
+
+// clean leaves out control characters, which cannot be stored or shown, and what is beyond a number of characters.
+func clean(s string, limit int) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+	if utf8.RuneCountInString(s) <= limit {
+		return s
+	}
+	return string([]rune(s)[:limit])
+}
+
+// reason says in words why a token does not hold.
+func reason(err error, c jwt.MapClaims) string {
 	switch {
 	case errors.Is(err, errNoKeys):
-		return "the keys that sign tokens are not there yet, try again"
+		return "the keys that tokens are checked with cannot be fetched now, try again"
+	case errors.Is(err, errCritical):
+		return errCritical.Error()
 	case errors.Is(err, jwt.ErrTokenExpired):
 		return "the token has expired"
 	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
+		if seconds(c["nbf"]) >= maxSeconds {
+			return "the token's nbf is in milliseconds: it has to be in seconds"
+		}
 		return "the token does not hold yet"
+	case errors.Is(err, jwt.ErrTokenInvalidAudience):
+		return "the token is for another program: its aud is not the JWT_AUDIENCE of this mesh"
+	case errors.Is(err, jwt.ErrTokenInvalidIssuer):
+		return "the token is of another issuer: its iss is not the JWT_ISSUER of this mesh"
 	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
+		for _, name := range []string{"aud", "iss"} {
+			if strings.Contains(err.Error(), name+" claim is required") {
+				return "the token has no " + name
+			}
+		}
 		return "the token has no exp: tokens have to end"
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
 		return "the token's signature is not of a key or method that is accepted here"
+	case errors.Is(err, jwt.ErrInvalidType):
+		for _, name := range []string{"exp", "nbf", "iat", "aud", "iss"} {
+			if strings.Contains(err.Error(), name+" is invalid") {
+				return "the token's " + name + " is not of the type that it has to be"
+			}
+		}
+		return "a claim of the token is not of the type that it has to be"
 	case errors.Is(err, jwt.ErrTokenMalformed):
 		return "this is no JSON Web Token"
 	case errors.Is(err, jwkset.ErrKeyNotFound), errors.Is(err, jwt.ErrTokenUnverifiable):
@@ -142,9 +322,13 @@ func Mint(secret string, u User, life time.Duration) (string, error) {
 		return "", errors.New("mint a token: there is no secret to sign it with")
 	}
 	now := time.Now()
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims{Name: u.Name, Picture: u.Picture, Role: u.Role,
-		RegisteredClaims: jwt.RegisteredClaims{Subject: u.ID, IssuedAt: jwt.NewNumericDate(now),
-			ExpiresAt: jwt.NewNumericDate(now.Add(life))}}).SignedString([]byte(secret))
+	c := jwt.MapClaims{"sub": u.ID, "iat": now.Unix(), "exp": now.Add(life).Unix()}
+	for name, value := range map[string]string{"name": u.Name, "picture": u.Picture, "role": u.Role} {
+		if value != "" {
+			c[name] = value
+		}
+	}
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString([]byte(secret))
 	if err != nil {
 		return "", fmt.Errorf("mint a token: %w", err)
 	}

@@ -11,15 +11,21 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
 // signIn is a school's sign-in: it serves a set of keys, or does not.
@@ -45,6 +51,13 @@ func newSignIn(t *testing.T) *signIn {
 	return s
 }
 
+// RoundTrip answers without a network, for tests in a bubble.
+func (s *signIn) RoundTrip(*http.Request) (*http.Response, error) {
+	s.asks.Add(1)
+	set, _ := s.set.Load().(string)
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(set))}, nil
+}
+
 // serve gives the public keys out, by their ids.
 func (s *signIn) serve(t *testing.T, keys map[string]crypto.Signer) {
 	t.Helper()
@@ -68,7 +81,8 @@ func (s *signIn) serve(t *testing.T, keys map[string]crypto.Signer) {
 
 func sign(t *testing.T, method jwt.SigningMethod, id string, key any) string {
 	t.Helper()
-	token := jwt.NewWithClaims(method, jwt.MapClaims{"sub": "bob", "exp": time.Now().Add(time.Hour).Unix()})
+	token := jwt.NewWithClaims(method, jwt.MapClaims{"sub": "bob", "exp": time.Now().Add(time.Hour).Unix(),
+		"iss": "https://sign-in.example/", "aud": []string{"other", "mesh"}, "role": "service"})
 	if id != "" {
 		token.Header["kid"] = id
 	}
@@ -81,20 +95,31 @@ func sign(t *testing.T, method jwt.SigningMethod, id string, key any) string {
 
 func verifier(t *testing.T, s *signIn, p pace) *Verifier {
 	t.Helper()
-	keys, err := newKeySet(t.Context(), s.URL, p)
+	v, err := newVerifier(t.Context(), Options{JWKSURL: s.URL, Issuer: "https://sign-in.example/", Audience: []string{"mesh"},
+		Log: slog.New(slog.DiscardHandler)}, p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ofKeys(keys)
+	return v
 }
 
 // eager is a pace at which nothing is waited for.
-var eager = pace{usual: time.Hour, retry: 10 * time.Millisecond, slowest: 10 * time.Millisecond}
+var eager = pace{usual: time.Hour, retry: 10 * time.Millisecond, slowest: 10 * time.Millisecond, patience: 20 * time.Second}
 
 func refused(t *testing.T, v *Verifier, token, says string) {
 	t.Helper()
-	if _, err := v.Verify(t.Context(), token); err == nil || !strings.Contains(err.Error(), says) {
+	_, err := v.Verify(t.Context(), token)
+	if r, ok := refusal.Of(err); !ok || r.Code != refusal.Unauthorized || !strings.Contains(r.Text, says) {
 		t.Fatalf("got %v, want a refusal with %q", err, says)
+	}
+}
+
+// unavailable is what a token gets that may hold, while nobody knows.
+func unavailable(t *testing.T, v *Verifier, token string) {
+	t.Helper()
+	_, err := v.Verify(t.Context(), token)
+	if r, ok := refusal.Of(err); !ok || r.Code != refusal.Unavailable {
+		t.Fatalf("got %v, want unavailable", err)
 	}
 }
 
@@ -120,47 +145,77 @@ func TestVerify_KeysMayComeLate(t *testing.T) {
 	v := verifier(t, s, eager)
 	key := edKey(t)
 	token := sign(t, jwt.SigningMethodEdDSA, "k1", key)
-	refused(t, v, token, "not there yet")
-	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "", key), "not there yet")
+	unavailable(t, v, token)
+	unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "", key))
+	select {
+	case <-v.Ready():
+		t.Fatal("ready without keys")
+	default:
+	}
 	s.serve(t, map[string]crypto.Signer{"k1": key})
+	select { // they are fetched although nobody asks
+	case <-v.Ready():
+	case <-time.After(time.Minute):
+		t.Fatal("not ready")
+	}
 	taken(t, v, token)
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "", key))
-}
-
-func TestVerify_KeysThatCameLateAreFetchedUnasked(t *testing.T) {
-	t.Parallel()
-	s := newSignIn(t)
-	keys, err := newKeySet(t.Context(), s.URL, eager)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(10 * time.Second); s.asks.Load() == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("nobody asked for them")
-		}
-	}
-	s.serve(t, map[string]crypto.Signer{"k1": edKey(t)})
-	for deadline := time.Now().Add(10 * time.Second); !keys.known(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("they were not fetched")
-		}
-	}
 }
 
 func TestVerify_KeysAreReplaced(t *testing.T) {
 	t.Parallel()
 	s := newSignIn(t)
-	old, young := edKey(t), edKey(t)
+	old, young, next := edKey(t), edKey(t), edKey(t)
 	s.serve(t, map[string]crypto.Signer{"old": old})
 	v := verifier(t, s, eager)
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old))
 	s.serve(t, map[string]crypto.Signer{"young": young})
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young))
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old), "not known here")
-	// A sign-in that is away leaves the keys that are there.
+	// A token may name no key: a new one is found all the same.
+	s.serve(t, map[string]crypto.Signer{"young": young, "next": next})
+	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "", next))
+	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "", old), "signature")
+	// A sign-in that is away leaves the keys that are there, and nobody knows of others.
 	s.set.Store("")
-	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "other", old), "not known here")
+	unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "other", old))
+	unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "", old))
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young))
+}
+
+func TestVerify_ARotatedKeyIsFoundAlthoughOthersInventNames(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &signIn{}
+		old, young := edKey(t), edKey(t)
+		s.serve(t, map[string]crypto.Signer{"old": old})
+		ctx, stop := context.WithCancel(t.Context())
+		defer func() { stop(); synctest.Wait() }()
+		v, err := NewVerifier(ctx, Options{JWKSURL: "http://sign-in.example", Issuer: "https://sign-in.example/",
+			Audience: []string{"mesh"}, Log: slog.New(slog.DiscardHandler), transport: s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old))
+		refused(t, v, sign(t, jwt.SigningMethodEdDSA, "invented", old), "not known here") // a second fetch, at once
+		if asks := s.asks.Load(); asks != 2 {
+			t.Fatalf("asked %d times", asks)
+		}
+
+		s.serve(t, map[string]crypto.Signer{"old": old, "young": young})
+		begun := time.Now()
+		unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young)) // not before 10 s have passed
+		unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "invented", old))
+		taken(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old))
+		if took := time.Since(begun); took != 6*time.Second {
+			t.Errorf("two tokens waited for %s", took)
+		}
+		time.Sleep(4500 * time.Millisecond) // the client's pause
+		taken(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young))
+		if asks := s.asks.Load(); asks != 3 {
+			t.Errorf("asked %d times", asks)
+		}
+	})
 }
 
 func TestVerify_ForgedKeyNamesDoNotAskTheSignInEachTime(t *testing.T) {
@@ -168,13 +223,61 @@ func TestVerify_ForgedKeyNamesDoNotAskTheSignInEachTime(t *testing.T) {
 	s := newSignIn(t)
 	key := edKey(t)
 	s.serve(t, map[string]crypto.Signer{"k1": key})
-	v := verifier(t, s, pace{usual: time.Hour, retry: time.Hour, slowest: time.Hour, unknown: time.Hour})
+	v := verifier(t, s, pace{usual: time.Hour, retry: time.Hour, slowest: time.Hour, unknown: time.Hour, patience: time.Millisecond})
+	<-v.Ready()
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "k1", key))
+	var all sync.WaitGroup
 	for range 100 {
-		refused(t, v, sign(t, jwt.SigningMethodEdDSA, "forged", key), "not known here")
+		all.Go(func() { _, _ = v.Verify(t.Context(), sign(t, jwt.SigningMethodEdDSA, "forged", key)) })
 	}
-	if asks := s.asks.Load(); asks != 1 {
+	all.Wait()
+	for range 100 {
+		unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "forged", key))
+	}
+	if asks := s.asks.Load(); asks > 2 {
 		t.Errorf("asked %d times", asks)
+	}
+	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "k1", key))
+}
+
+func TestVerify_ChecksAudienceAndIssuer(t *testing.T) {
+	t.Parallel()
+	s := newSignIn(t)
+	key := edKey(t)
+	s.serve(t, map[string]crypto.Signer{"k1": key})
+	v := verifier(t, s, eager)
+	for _, test := range []struct {
+		aud, iss any
+		says     string
+	}{
+		{"mesh", "https://sign-in.example/", ""},
+		{[]string{"other"}, "https://sign-in.example/", "aud is not the JWT_AUDIENCE"},
+		{nil, "https://sign-in.example/", "has no aud"},
+		{"mesh", "https://sign-in.example", "iss is not the JWT_ISSUER"}, // the slash counts
+		{"mesh", nil, "iss"},
+		{7, "https://sign-in.example/", "aud"},
+	} {
+		token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.MapClaims{"sub": "bob", "exp": time.Now().Add(time.Hour).Unix(),
+			"aud": test.aud, "iss": test.iss, "role": "service"})
+		token.Header["kid"] = "k1"
+		signed, err := token.SignedString(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.says != "" {
+			refused(t, v, signed, test.says)
+			continue
+		}
+		// A role counts only where JWT_ROLE_CLAIM names its claim.
+		if u, err := v.Verify(t.Context(), signed); err != nil || u.ID != "bob" || u.Role != "" {
+			t.Fatalf("%+v %v", u, err)
+		}
+	}
+	if _, err := NewVerifier(t.Context(), Options{JWKSURL: s.URL, Issuer: "i"}); err == nil {
+		t.Error("keys without an audience")
+	}
+	if _, err := NewVerifier(t.Context(), Options{JWKSURL: s.URL, Audience: []string{"a"}}); err == nil {
+		t.Error("keys without an issuer")
 	}
 }
 
@@ -214,15 +317,12 @@ func TestVerify_WaitsForKeysNoLongerThanItsCaller(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer server.Close()
 	defer close(release)
-	keys, err := newKeySet(t.Context(), server.URL, eager)
-	if err != nil {
-		t.Fatal(err)
-	}
+	v := verifier(t, &signIn{Server: server}, eager)
 	token := sign(t, jwt.SigningMethodEdDSA, "k1", edKey(t))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	begun := time.Now()
-	if _, err := ofKeys(keys).Verify(ctx, token); err == nil || time.Since(begun) > 3*time.Second {
+	if _, err := v.Verify(ctx, token); err == nil || time.Since(begun) > 3*time.Second {
 		t.Errorf("%v after %s", err, time.Since(begun))
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/edumatrix/interlinked/shared/auth"
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
@@ -42,6 +43,9 @@ type Config struct {
 
 	JWTSecret     string
 	JWKSURL       string
+	JWTAudience   []string
+	JWTIssuer     string
+	JWTRoleClaim  string // names the claim that holds a user's role; empty: nobody has one
 	ServiceSecret string // what the services of one installation know each other by
 
 	Peers map[string]string // owner -> base URL of its inner listener
@@ -138,9 +142,27 @@ func (r *reader) traces(c *Config) {
 
 // secrets reads what tokens and calls between services are checked with.
 func (r *reader) secrets(c *Config) {
-	c.JWTSecret = r.text("JWT_SECRET", "")
+	c.JWTSecret = r.secret("JWT_SECRET")
 	c.JWKSURL = r.httpURL("JWKS_URL", "")
-	c.ServiceSecret = r.text("SERVICE_SECRET", "")
+	c.JWTIssuer = r.text("JWT_ISSUER", "")
+	for audience := range strings.SplitSeq(r.text("JWT_AUDIENCE", ""), ",") {
+		if audience = strings.TrimSpace(audience); audience != "" {
+			c.JWTAudience = append(c.JWTAudience, audience)
+		}
+	}
+	role := "role"
+	if c.JWTSecret == "" && c.JWKSURL != "" {
+		// Users of many sign-ins can edit what is told of them: no claim makes a role unless it is named.
+		role = ""
+		if c.Service == "gateway" || c.Service == AllInOne {
+			r.needsBesideKeys("JWT_AUDIENCE", "the aud that the sign-in gives to tokens for this mesh")
+			r.needsBesideKeys("JWT_ISSUER", "the iss of its tokens, to the letter")
+		}
+	} else if c.JWKSURL != "" {
+		r.notice("JWT_SECRET wins over JWKS_URL: tokens have to be signed with it")
+	}
+	c.JWTRoleClaim = r.text("JWT_ROLE_CLAIM", role)
+	c.ServiceSecret = r.secret("SERVICE_SECRET")
 	if c.ServiceSecret == "" && c.JWTSecret != "" {
 		c.ServiceSecret = DeriveServiceSecret(c.JWTSecret)
 	}
@@ -153,6 +175,23 @@ func (r *reader) secrets(c *Config) {
 		r.problem("SERVICE_SECRET", "is not set: with JWKS_URL alone there is nothing to derive it from; "+
 			"set the same secret for all services")
 	}
+}
+
+// needsBesideKeys stops a start without what tells tokens for this mesh from others that the same keys have signed.
+func (r *reader) needsBesideKeys(name, what string) {
+	if r.text(name, "") == "" {
+		r.problem(name, "is not set: JWKS_URL needs it beside it, as the same keys sign tokens for other programs; set it to %s", what)
+	}
+}
+
+// secret reads a secret that can be guessed at leisure, so that a short one is found.
+func (r *reader) secret(name string) string {
+	value := r.text(name, "")
+	if value != "" && len(value) < auth.MinSecret {
+		r.problem(name, "has %d bytes: it needs at least %d, as whoever has one token can try secrets against it; "+
+			"make a good one with: openssl rand -hex 32", len(value), auth.MinSecret)
+	}
+	return value
 }
 
 // DeriveServiceSecret is what services know each other by where only JWT_SECRET is given. It does not tell that one.

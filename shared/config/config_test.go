@@ -13,9 +13,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/config"
 )
 
+const long = "hidden-and-as-long-as-a-secret-has-to-be"
+
 // env is a process' environment; a service of its own has a secret at least.
 func env(pairs ...string) func(string) string {
-	all := map[string]string{"JWT_SECRET": "token-secret"}
+	all := map[string]string{"JWT_SECRET": "a token secret of this test, hidden from all"}
 	for _, pair := range pairs {
 		name, value, _ := strings.Cut(pair, "=")
 		all[name] = value
@@ -71,8 +73,8 @@ func TestLoad_ReadsEveryVariable(t *testing.T) {
 		{[]string{"KAFKA_BROKERS=a:1, b:2", "KAFKA_CLIENT_ID=me", "TOPIC_PREFIX=north."},
 			backend.Kafka{Brokers: []string{"a:1", "b:2"}, ClientID: "me", TopicPrefix: "north."},
 			func(c config.Config) any { return c.Kafka }},
-		{[]string{"JWT_SECRET=", "JWKS_URL=https://id.example/keys", "SERVICE_SECRET=s"},
-			[]string{"", "https://id.example/keys", "s"},
+		{[]string{"JWT_SECRET=", "JWKS_URL=https://id.example/keys", "SERVICE_SECRET=" + long},
+			[]string{"", "https://id.example/keys", long},
 			func(c config.Config) any { return []string{c.JWTSecret, c.JWKSURL, c.ServiceSecret} }},
 		{[]string{"PRESENCE_URL=http://presence:1/", "CHAT_URL=http://chat:1", "FEED_URL=http://feed:1",
 			"NOTIFICATION_URL=http://notification:1"},
@@ -130,6 +132,9 @@ func TestLoad_StopsAtWhatCannotBeMeant(t *testing.T) {
 		"JWKS_URL=ftp://u:hidden@x":               "JWKS_URL has to look like",
 		"OTEL_EXPORTER_OTLP_ENDPOINT=udp://x":     "OTEL_EXPORTER_OTLP_ENDPOINT has to look like",
 		"JWT_SECRET=":                             "JWT_SECRET is not set, nor is JWKS_URL",
+		"JWT_SECRET=hidden": "JWT_SECRET has 6 bytes: it needs at least 32, as whoever has one token can try secrets " +
+			"against it; make a good one with: openssl rand -hex 32",
+		"SERVICE_SECRET=hidden": "SERVICE_SECRET has 6 bytes: it needs at least 32",
 	} {
 		t.Run(set, func(t *testing.T) {
 			t.Parallel()
@@ -191,12 +196,39 @@ func TestLoad_DerivesOneServiceSecretForAllServices(t *testing.T) {
 
 func TestConfig_DoesNotTellItsSecrets(t *testing.T) {
 	t.Parallel()
-	c, err := config.Load("chat", env("JWT_SECRET=hidden", "DATABASE_URL=postgres://u:hidden@h/d",
-		"REDIS_PASSWORD=hidden", "SERVICE_SECRET=hidden", "POSTGRES_PASSWORD=hidden"))
+	c, err := config.Load("chat", env("JWT_SECRET="+long, "DATABASE_URL=postgres://u:hidden@h/d",
+		"REDIS_PASSWORD=hidden", "SERVICE_SECRET="+long, "POSTGRES_PASSWORD=hidden"))
 	require.NoError(t, err)
 	var logged strings.Builder
 	slog.New(slog.NewJSONHandler(&logged, nil)).Info("x", "config", c)
 	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s %v", c, c, c, c, &c)+logged.String(), "hidden")
 	_, err = json.Marshal(c)
 	require.ErrorContains(t, err, "a configuration holds secrets")
+}
+
+func TestLoad_KeysOfASignInNeedAudienceAndIssuer(t *testing.T) {
+	t.Parallel()
+	keys := []string{"JWT_SECRET=", "JWKS_URL=https://id.example/keys", "SERVICE_SECRET=" + long}
+	for _, service := range []string{"gateway", config.AllInOne} {
+		_, err := config.Load(service, env(append(keys, "JWT_ISSUER=i")...))
+		require.ErrorContains(t, err, "JWT_AUDIENCE is not set: JWKS_URL needs it")
+		_, err = config.Load(service, env(append(keys, "JWT_AUDIENCE=a")...))
+		require.ErrorContains(t, err, "JWT_ISSUER is not set: JWKS_URL needs it")
+		c, err := config.Load(service, env(append(keys, "JWT_ISSUER=https://id.example/", "JWT_AUDIENCE= a, b ,")...))
+		require.NoError(t, err)
+		require.Equal(t, []string{"a", "b"}, c.JWTAudience)
+		require.Equal(t, "https://id.example/", c.JWTIssuer)
+		require.Empty(t, c.JWTRoleClaim, "no claim makes a role unless it is named")
+		c, err = config.Load(service, env(append(keys, "JWT_ISSUER=i", "JWT_AUDIENCE=a", "JWT_ROLE_CLAIM=realm_access.roles")...))
+		require.NoError(t, err)
+		require.Equal(t, "realm_access.roles", c.JWTRoleClaim)
+	}
+	_, err := config.Load("chat", env(keys...))
+	require.NoError(t, err, "chat checks no tokens")
+
+	c, err := config.Load("gateway", env("JWT_AUDIENCE=a", "JWT_ISSUER=i", "JWKS_URL=https://id.example/keys"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"a"}, c.JWTAudience, "with JWT_SECRET they are checked if they are set")
+	require.Equal(t, "role", c.JWTRoleClaim)
+	require.Equal(t, []string{"JWT_SECRET wins over JWKS_URL: tokens have to be signed with it"}, c.Notices)
 }

@@ -16,9 +16,10 @@ import (
 
 const (
 	askEvery = time.Second
+	askFirst = 50 * time.Millisecond // until the process has been healthy once
 	askFor   = 1500 * time.Millisecond
-	// The log tells of a dependency that fails a second time: at the start of a process not all are there at once.
-	tellAfter = 2
+	// The log tells of a dependency that has failed for so long: at the start of a process not all are there at once.
+	tellAfter = time.Second
 	// Beyond this age an answer is no answer: what is told is at most so old, also while a check hangs.
 	oldest = 2 * time.Second
 )
@@ -43,23 +44,31 @@ type Health struct {
 	answers []answer // by check
 	waiting map[string]error
 	ready   bool
+	began   chan struct{} // closed when all checks held for the first time
 }
 
 type answer struct {
-	err  error
-	at   time.Time
-	fell int // answers in a row that were errors
+	err    error
+	at     time.Time
+	failed time.Time // since when they are errors
+	told   bool      // the log tells of it
 }
 
 // New makes the health of a process. What has no check, the process has no need of: it counts as true.
 func New(checks []Check, log *slog.Logger) *Health {
 	h := &Health{checks: checks, log: log, registry: prometheus.NewRegistry(), answers: make([]answer, len(checks)),
-		waiting: map[string]error{}, up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "edumatrix_up",
+		waiting: map[string]error{}, began: make(chan struct{}), up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "edumatrix_up",
 			Help: "Whether a dependency does its work, as this process sees it."}, []string{"dependency"})}
 	h.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), h.up)
+	if len(checks) == 0 {
+		close(h.began)
+	}
 	return h
 }
+
+// Began is closed when the process has been healthy once. Until then /readyz says that it takes no work.
+func (h *Health) Began() <-chan struct{} { return h.began }
 
 // Registry takes the process's own metrics.
 func (h *Health) Registry() *prometheus.Registry { return h.registry }
@@ -89,18 +98,27 @@ func (h *Health) Waiting(dependency string, err error) {
 	}
 }
 
-// Run asks every check each second, until ctx ends.
+// Run asks every check each second, until ctx ends; more often until all held once.
 func (h *Health) Run(ctx context.Context) error {
 	var asking sync.WaitGroup
 	for i := range h.checks {
 		asking.Go(func() {
-			ticker := time.NewTicker(askEvery)
+			ticker := time.NewTicker(askFirst)
 			defer ticker.Stop()
+			began := h.began
 			for {
 				h.ask(ctx, i)
 				select {
 				case <-ctx.Done():
 					return
+				case <-began:
+					began = nil
+					ticker.Reset(askEvery)
+					select {
+					case <-ctx.Done():
+						return
+					case <-ticker.C:
+					}
 				case <-ticker.C:
 				}
 			}
@@ -122,9 +140,13 @@ func (h *Health) ask(ctx context.Context, i int) {
 	before := h.answers[i]
 	now := answer{err: err, at: time.Now()}
 	if err != nil {
-		now.fell = before.fell + 1
+		if now.failed = before.failed; before.err == nil {
+			now.failed = now.at
+		}
+		now.told = before.told || now.at.Sub(now.failed) >= tellAfter
 	}
 	h.answers[i] = now
+	h.begin()
 	h.mu.Unlock()
 	if err == nil {
 		h.up.WithLabelValues(c.Name).Set(1)
@@ -132,11 +154,26 @@ func (h *Health) ask(ctx context.Context, i int) {
 		h.up.WithLabelValues(c.Name).Set(0)
 	}
 	switch {
-	case now.fell == tellAfter:
+	case now.told && !before.told:
 		h.log.Warn("a dependency is away", "dependency", c.Name, "error", err)
-	case before.fell >= tellAfter && err == nil:
+	case before.told && err == nil:
 		h.log.Info("a dependency is back", "dependency", c.Name)
 	}
+}
+
+// begin notes that all checks hold. It is called with the lock held.
+func (h *Health) begin() {
+	select {
+	case <-h.began:
+		return
+	default:
+	}
+	for _, a := range h.answers {
+		if a.err != nil || a.at.IsZero() {
+			return
+		}
+	}
+	close(h.began)
 }
 
 // services says what is true now, by key.
@@ -202,6 +239,11 @@ func (h *Health) serveHealth(w http.ResponseWriter, _ *http.Request) {
 func (h *Health) serveReady(w http.ResponseWriter, _ *http.Request) {
 	h.mu.Lock()
 	ready := h.ready
+	select {
+	case <-h.began:
+	default:
+		ready = false
+	}
 	h.mu.Unlock()
 	if !ready {
 		http.Error(w, "not ready", http.StatusServiceUnavailable)

@@ -169,3 +169,37 @@ func TestReady_IsNotAlive(t *testing.T) {
 		t.Errorf("not ready: %d", status)
 	}
 }
+
+func TestReady_IsNotSaidBeforeTheProcessIsHealthy(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var there atomic.Bool
+		h := run(t, health.Check{Name: "postgres", Check: func(context.Context) error {
+			if !there.Load() {
+				return errors.New("not yet")
+			}
+			return nil
+		}})
+		h.SetReady(true)
+		time.Sleep(5 * time.Second)
+		if status, _ := get(t, h, "/readyz"); status != http.StatusServiceUnavailable {
+			t.Errorf("ready while /health says no: %d", status)
+		}
+		there.Store(true)
+		begun := time.Now()
+		<-h.Began()
+		if took := time.Since(begun); took > 100*time.Millisecond {
+			t.Errorf("it was seen after %s", took)
+		}
+		for _, path := range []string{"/readyz", "/health"} {
+			if status, body := get(t, h, path); status != http.StatusOK {
+				t.Errorf("%s: %d %s", path, status, body)
+			}
+		}
+		there.Store(false) // readiness does not go with a dependency that is away later
+		time.Sleep(5 * time.Second)
+		if status, _ := get(t, h, "/readyz"); status != http.StatusOK {
+			t.Errorf("not ready: %d", status)
+		}
+	})
+}

@@ -141,9 +141,16 @@ func (s *Service) Run(ctx context.Context) error {
 	select {
 	case <-router.Running():
 		s.health.SetReady(true)
-		if s.env.Ready != nil {
-			s.env.Ready()
-		}
+		background("readiness", func(ctx context.Context) error {
+			select {
+			case <-s.health.Began():
+				if s.env.Ready != nil {
+					s.env.Ready()
+				}
+			case <-ctx.Done():
+			}
+			return nil
+		})
 		select {
 		case <-ctx.Done():
 		case <-failed.Done():

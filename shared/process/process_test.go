@@ -59,7 +59,7 @@ type service struct {
 func startService(t *testing.T, what string, env ...string) *service {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append([]string{role + "=" + what, "JWT_SECRET=hidden"}, env...)
+	cmd.Env = append([]string{role + "=" + what, "JWT_SECRET=hidden, and long enough to be a secret"}, env...)
 	out, err := cmd.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())

@@ -41,6 +41,9 @@ import (
 type tokens struct{}
 
 func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
+	if token == "unknown" {
+		return auth.User{}, refusal.New(refusal.Unavailable, "the keys cannot be fetched")
+	}
 	if token == "bad" {
 		return auth.User{}, refusal.New(refusal.Unauthorized, "the token is expired")
 	}
@@ -278,7 +281,7 @@ func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {
 			refusal.InvalidField, "bodi"},
 		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"g","body":"a\u0000b"}}`, "x",
 			refusal.InvalidField, "body"},
-		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"a:b","body":"b"}}`, "x", refusal.InvalidField,
+		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"a;b","body":"b"}}`, "x", refusal.InvalidField,
 			"conversation_id"},
 		{`{"id":"x","type":"chat.send_message","command_id":"no id","data":{"conversation_id":"g","body":"b"}}`, "x",
 			refusal.InvalidField, "command_id"},
@@ -331,6 +334,20 @@ func TestHandshake_ATokenThatDoesNotHold(t *testing.T) {
 	require.Equal(t, "0", f.Re)
 	require.Equal(t, refusal.Unauthorized, f.Error.Code)
 	require.Equal(t, hub.Unauthorized.Code, closed(t, socket))
+}
+
+func TestHandshake_ATokenThatCannotBeCheckedNow(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	_, err := client.Dial(t.Context(), client.Options{URL: m.url, Token: "unknown"})
+	require.ErrorContains(t, err, "503")
+
+	socket := m.raw(t, "")
+	write(t, socket, `{"id":"0","type":"auth","data":{"token":"unknown"}}`)
+	require.Equal(t, refusal.Unavailable, read(t, socket).Error.Code)
+	code := closed(t, socket)
+	require.Equal(t, hub.Unavailable.Code, code)
+	require.Less(t, code, 3500, "the client connects again")
 }
 
 func TestHandshake_NothingIsTakenBeforeTheToken(t *testing.T) {
