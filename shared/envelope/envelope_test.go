@@ -22,6 +22,7 @@ func TestEvent_ComesBackAsItWent(t *testing.T) {
 		Closes:  []catalog.Membership{{Room: "conversation:8", Users: []string{"dan"}}},
 		Subject: "m1", Answers: true, CommandType: "chat.add_member", Redacted: true,
 		TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", Body: []byte{1, 2},
+		Incarnation: "3f1c5a0b9d24", Epoch: 2, Partitions: 4,
 	}
 	got, err := envelope.ReadEvent(e.Message())
 	if err != nil {
@@ -48,6 +49,28 @@ func TestPosition_IsRecognised(t *testing.T) {
 	got, err := envelope.ReadEvent(envelope.Position("chat", 9, 4).Message())
 	if err != nil || !got.IsPosition() || got.Position != 9 || got.Before != 4 || got.Source != "chat" {
 		t.Fatalf("%+v %v", got, err)
+	}
+}
+
+func TestFence_ComesBackAsItWent(t *testing.T) {
+	e := envelope.Position("chat", 9, 4)
+	e.Incarnation, e.Epoch, e.Partitions, e.Fence = "3f1c5a0b9d24", 2, 4, true
+	if got, err := envelope.ReadEvent(e.Message()); err != nil || !reflect.DeepEqual(got, e) {
+		t.Fatalf("got  %+v %v\nwant %+v", got, err, e)
+	}
+}
+
+// Records of earlier releases name no incarnation, epoch or count.
+func TestEvent_OfAnEarlierReleaseIsRead(t *testing.T) {
+	m := envelope.Position("chat", 9, 4).Message()
+	got, err := envelope.ReadEvent(m)
+	if err != nil || got.Incarnation != "" || got.Epoch != 0 || got.Partitions != 0 || got.Fence {
+		t.Fatalf("%+v %v", got, err)
+	}
+	for k := range m.Metadata {
+		if strings.Contains(k, "incarnation") || strings.Contains(k, "epoch") || strings.Contains(k, "partitions") {
+			t.Errorf("header %s is written without a value", k)
+		}
 	}
 }
 

@@ -86,7 +86,7 @@ func TestCommit_ARunOfCommandsHasAnOutcomeEach(t *testing.T) {
 	}
 	for i, answers := range []bool{false, true, true} {
 		e := page.Events[i]
-		if e.Answers != answers || e.Version != int64(i+1) || e.ID != eventID("chat", "conversation:1", e.Version).String() {
+		if e.Answers != answers || e.Version != int64(i+1) || e.ID != eventID("chat", incarnation{}, "conversation:1", e.Version).String() {
 			t.Errorf("event %d: %+v", i+1, e)
 		}
 	}

@@ -95,7 +95,11 @@ type transaction struct {
 	loaded  []loading
 	ledger  ledger
 	span    trace.Span
+	known   known // the log's head before the transaction began
 }
+
+// errLost means that the log ends below what this instance has seen of it.
+var errLost = errors.New("the database has lost commits")
 
 // transact answers all members when it returns nil, and none otherwise.
 func (l *Log) transact(ctx context.Context, members []*member) (err error) {
@@ -115,11 +119,24 @@ func (l *Log) transact(ctx context.Context, members []*member) (err error) {
 		return fmt.Errorf("get a connection: %w", err)
 	}
 	defer t.conn.Release()
+	t.known = l.history.now()
 	answers, err := t.run(ctx)
+	if errors.Is(err, errLost) {
+		t.rollback(ctx)
+		_, err = l.reincarnate(ctx, t.conn.Conn(), t.ledger.incarnation.number, t.known.position,
+			fmt.Sprintf("the log ends at %d, and this instance has seen it at %d", t.ledger.position, t.known.position))
+		if err != nil {
+			return err
+		}
+		again := &transaction{log: l, conn: t.conn, members: members, span: t.span, known: l.history.now()}
+		*t = *again
+		answers, err = t.run(ctx)
+	}
 	if err != nil {
 		t.rollback(ctx)
 		return err
 	}
+	l.history.note(t.ledger.incarnation, t.ledger.position)
 	if !t.ledger.rows.empty() {
 		l.head.reach(t.ledger.position)
 	}
@@ -176,6 +193,9 @@ func (t *transaction) run(ctx context.Context) (map[*member]answer, error) {
 		if err := t.send(ctx, b); err != nil {
 			return nil, err
 		}
+	}
+	if t.known.lost(t.ledger.incarnation, t.ledger.position) {
+		return nil, errLost
 	}
 	t.ledger.owner, t.ledger.at = t.log.o.Owner, t.log.o.Now().UTC().Truncate(time.Microsecond)
 	for _, m := range t.members {
@@ -262,6 +282,11 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 				g.readings[readingKey{r.Actor, r.Stream}] = r.Version
 			case 4:
 				g.position = r.Position
+				floor, err := strconv.ParseInt(r.Text, 10, 64)
+				if err != nil {
+					return err
+				}
+				g.incarnation = incarnation{int32(r.Version), r.Code, floor}
 			}
 			return nil
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 type lease struct {
 	mu   sync.Mutex
 	conn *pgx.Conn
+	used time.Time // when the server was last asked something that it answered
 
 	lost context.CancelCauseFunc
 	kept sync.WaitGroup
@@ -37,12 +39,13 @@ func (l *Log) takeLease(ctx context.Context, renewal time.Duration) (*lease, con
 	_, err = conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
   set_config('synchronous_commit', 'off', false)`, milliseconds(leaseSilence))
 	if err == nil {
-		_, err = conn.Exec(ctx, "SELECT pg_advisory_lock($1)", lockKey(l.o.Owner, "relay"))
+		err = awaitLock(ctx, conn, lockKey(l.o.Owner, "relay"))
 	}
 	if err != nil {
 		x.close(ctx)
 		return nil, nil, fmt.Errorf("wait for the relay's lease: %w", err)
 	}
+	x.used = time.Now()
 	ctx, x.lost = context.WithCancelCause(ctx)
 	x.kept.Go(func() { x.keep(ctx, renewal) })
 	return x, ctx, nil
@@ -61,9 +64,12 @@ func (x *lease) use(ctx context.Context, f func(context.Context, *pgx.Conn) erro
 	defer x.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
+	begun := time.Now()
 	err := f(ctx, x.conn)
 	if err != nil {
 		x.lost(fmt.Errorf("the relay's lease is lost: %w", err))
+	} else {
+		x.used = begun
 	}
 	return err
 }
@@ -79,4 +85,21 @@ func (x *lease) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = x.conn.Close(ctx)
+}
+
+// lockPoll is how often a lock is tried that somebody else has.
+const lockPoll = 400 * time.Millisecond
+
+// awaitLock waits for an advisory lock of the session, idle in between. A statement that waits for it would hold a
+// snapshot, and no row version that is younger could be vacuumed in the whole database for as long as it waits.
+func awaitLock(ctx context.Context, conn *pgx.Conn, key int64) error {
+	for {
+		var got bool
+		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", key).Scan(&got); err != nil || got {
+			return err
+		}
+		if !sleep(ctx, lockPoll*3/4+rand.N(lockPoll/2)) {
+			return context.Cause(ctx)
+		}
+	}
 }

@@ -21,9 +21,11 @@ type ledger struct {
 	at       time.Time
 	position int64
 	versions map[string]int64 // of streams; absent: 0
-	outcomes map[commandKey]envelope.Result
-	readings map[readingKey]int64
-	rows     rows
+
+	incarnation incarnation
+	outcomes    map[commandKey]envelope.Result
+	readings    map[readingKey]int64
+	rows        rows
 }
 
 // admit adds a member's rows, or says what takes it out; then nothing of it is added.
@@ -117,7 +119,12 @@ func (g *ledger) add(p *prepared) Committed {
 // eventNames is the name space of event ids.
 var eventNames = uuid.MustParse("0b1c6b60-3f0c-5f0e-8a41-2f6f0d3a9b17")
 
-// eventID is the same whenever it is made.
-func eventID(owner, stream string, version int64) uuid.UUID {
-	return uuid.NewSHA1(eventNames, fmt.Appendf(nil, "%s/%s/%d", owner, stream, version))
+// eventID is the same whenever it is made. Versions of a stream are given again in a new incarnation, so from the second
+// one on the incarnation is part of it.
+func eventID(owner string, i incarnation, stream string, version int64) uuid.UUID {
+	name := fmt.Appendf(nil, "%s/%s/%d", owner, stream, version)
+	if i.number > 1 {
+		name = fmt.Appendf(name, "/%s", i.id)
+	}
+	return uuid.NewSHA1(eventNames, name)
 }

@@ -12,6 +12,9 @@ import (
 // poll is how long anybody trusts in being woken.
 const poll = time.Second
 
+// newIncarnation is notified instead of a position when an incarnation has begun.
+const newIncarnation = "incarnation"
+
 // channel is where commits are told, to all instances.
 func (l *Log) channel() string { return "eventlog_" + l.o.Owner }
 
@@ -38,9 +41,18 @@ func (l *Log) listenOnce(ctx context.Context, again *backoff) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+l.channel()); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	// What was committed before it listened was not told.
-	if _, err := l.Head(ctx); err != nil {
+	// Commits before it listened were not notified. A connection that was lost may have been a failover.
+	before := l.history.now()
+	at, position, err := l.readHead(ctx, conn)
+	if err != nil {
 		return err
+	}
+	if before.lost(at, position) {
+		_, err := l.reincarnate(ctx, conn, at.number, before.position,
+			fmt.Sprintf("the log ends at %d, and this instance has seen it at %d", position, before.position))
+		if err != nil {
+			return err
+		}
 	}
 	l.waiting.set("listener", "postgres", nil)
 	again.reset()
@@ -57,6 +69,10 @@ func (l *Log) hear(ctx context.Context, conn *pgx.Conn) error {
 	defer cancel()
 	n, err := conn.WaitForNotification(waits)
 	if err == nil {
+		if n.Payload == newIncarnation {
+			_, _, err := l.readHead(ctx, conn)
+			return err
+		}
 		if position, err := strconv.ParseInt(n.Payload, 10, 64); err == nil {
 			l.head.reach(position)
 		}

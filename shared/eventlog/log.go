@@ -50,6 +50,7 @@ type Log struct {
 	sql     statements
 	queue   *queue
 	head    *progress // the newest position that is known to be committed
+	history history
 	waiting waiting
 	applied progresses // by projection, as far as this instance knows
 	times   timeouts
@@ -108,11 +109,8 @@ func (l *Log) Run(ctx context.Context) error {
 	return nil
 }
 
-// Head is the position of the newest event; 0 in an empty log.
+// Head is the position of the newest event, or the floor of an incarnation that has none yet; 0 in a new log.
 func (l *Log) Head(ctx context.Context) (position int64, err error) {
-	if err := l.o.Pool.QueryRow(ctx, l.sql.head).Scan(&position); err != nil {
-		return 0, fmt.Errorf("read the head of the log of %s: %w", l.o.Owner, Away(err))
-	}
-	l.head.reach(position)
-	return position, nil
+	p, err := l.Newest(ctx)
+	return p.Position, err
 }

@@ -16,10 +16,10 @@ type Stretch struct {
 	ClosedPosition int64
 }
 
-// Rooms lists the rooms that users are in, and the position of the log as of which that was read.
-func (l *Log) Rooms(ctx context.Context, users []string) (rooms map[string][]string, position int64, err error) {
-	fail := func(err error) (map[string][]string, int64, error) {
-		return nil, 0, fmt.Errorf("read the rooms of %d users: %w", len(users), Away(err))
+// Rooms lists the rooms that users are in, and the head of the log as of which that was read.
+func (l *Log) Rooms(ctx context.Context, users []string) (rooms map[string][]string, asOf Point, err error) {
+	fail := func(err error) (map[string][]string, Point, error) {
+		return nil, Point{}, fmt.Errorf("read the rooms of %d users: %w", len(users), Away(err))
 	}
 	found, err := l.o.Pool.Query(ctx, l.sql.rooms, planned, users)
 	if err != nil {
@@ -27,17 +27,19 @@ func (l *Log) Rooms(ctx context.Context, users []string) (rooms map[string][]str
 	}
 	rooms = map[string][]string{}
 	var member, room string
-	var head int64
-	_, err = pgx.ForEachRow(found, []any{&member, &room, &head}, func() error {
-		if position = max(position, head); member != "" {
+	var head Point
+	_, err = pgx.ForEachRow(found, []any{&member, &room, &head.Position, &head.Incarnation}, func() error {
+		if member != "" {
 			rooms[member] = append(rooms[member], room)
+		} else {
+			asOf = head
 		}
 		return nil
 	})
 	if err != nil {
 		return fail(err)
 	}
-	return rooms, position, nil
+	return rooms, asOf, nil
 }
 
 // Stretches lists when a user was in a room, ascending.

@@ -149,7 +149,7 @@ func TestSequence_AReaderSeesNoHole(t *testing.T) {
 			case "tell":
 				for _, p := range places {
 					if !s.due(p, time.Second, 30*time.Second).After(now) {
-						position, before := s.tell(p, now)
+						position, before := s.announce(p, now)
 						records[p] = append(records[p], envelope.Position("chat", position, before))
 					}
 				}

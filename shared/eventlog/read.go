@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -24,7 +25,14 @@ type Query struct {
 	Rooms  []string // only those that went to one of these rooms
 
 	AfterVersion int64 // with Stream alone: events above this version of it
+
+	// Partition and Partitions select events whose stream hashes to a partition of so many. Partitions 0: all events.
+	Partition, Partitions int32
 }
+
+// maxSpan is how many positions a page covers that is filtered by topic or partition: no index serves such a filter,
+// and each page of a sparse topic has to end.
+const maxSpan = 20_000
 
 // Page is a part of the log, ascending by position. Bodies are whole, except for what is redacted.
 type Page struct {
@@ -32,14 +40,21 @@ type Page struct {
 	Complete int64 // everything asked for up to here is in this page and those before
 	Head     int64 // of the log
 
+	Incarnation string // of the log
+
 	topics []string
 }
 
 // Read reads a page of the log.
 func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
-	head, err := l.Head(ctx)
+	newest, err := l.Newest(ctx)
 	if err != nil {
 		return Page{}, err
+	}
+	head := newest.Position
+	if q.Partitions > 0 && (q.Partition < 0 || q.Partition >= q.Partitions) {
+		return Page{}, &ownFault{fmt.Errorf("read the log of %s: there is no partition %d of %d", l.o.Owner, q.Partition,
+			q.Partitions)}
 	}
 	limit := q.Limit
 	if limit <= 0 {
@@ -51,7 +66,10 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 	if q.Until > 0 {
 		until = min(until, q.Until)
 	}
-	page := Page{Head: head, Complete: max(until, q.After)}
+	if (q.Topic != "" || q.Partitions > 0) && q.Stream == "" && len(q.Rooms) == 0 {
+		until = min(until, q.After+maxSpan)
+	}
+	page := Page{Head: head, Incarnation: newest.Incarnation, Complete: max(until, q.After)}
 	if q.After >= until {
 		return page, nil
 	}
@@ -71,12 +89,16 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 	if err != nil {
 		return Page{}, fmt.Errorf("read the log of %s after %d: %w", l.o.Owner, q.After, Away(err))
 	}
-	page.Events = eventsOf(all)
-	for _, e := range all {
-		page.topics = append(page.topics, e.topic)
-	}
 	if len(all) == limit {
 		page.Complete = all[limit-1].Position
+	}
+	for _, e := range all {
+		if q.Partitions > 0 && bus.Partition(e.Stream, q.Partitions) != q.Partition {
+			continue
+		}
+		e.Incarnation = newest.Incarnation
+		page.Events = append(page.Events, e.Event)
+		page.topics = append(page.topics, e.topic)
 	}
 	return page, nil
 }

@@ -46,12 +46,15 @@ func TestRead_GivesEventsAsTheyWereWritten(t *testing.T) {
 		t.Errorf("body %v %v", &read, err)
 	}
 	got.Body = nil
-	want := envelope.Event{ID: eventID("chat", "conversation:1", 1).String(), Type: "chat.conversation_started",
+	if page.Incarnation == "" || page.Incarnation != l.Incarnation() {
+		t.Errorf("incarnation %q, the log is of %q", page.Incarnation, l.Incarnation())
+	}
+	want := envelope.Event{ID: eventID("chat", incarnation{}, "conversation:1", 1).String(), Type: "chat.conversation_started",
 		Source: "chat", Stream: "conversation:1", Version: 1, Position: 1, Time: now.Truncate(time.Microsecond),
 		Actor: "alice", Cause: "c1", Correlation: "x", Class: routingv1.Class_CLASS_DURABLE,
 		Rooms: []string{"conversation:1"}, Answers: true, CommandType: "chat.any",
 		Opens:       []catalog.Membership{{Room: "conversation:1", Users: []string{"alice", "bob"}}},
-		TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+		TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", Incarnation: page.Incarnation}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -192,10 +195,10 @@ func TestStretches_FromTheOpeningToTheClosingEvent(t *testing.T) {
 			t.Errorf("%s: %v %v", user, got, err)
 		}
 	}
-	rooms, position, err := l.Rooms(t.Context(), []string{"alice", "bob", "carol"})
+	rooms, asOf, err := l.Rooms(t.Context(), []string{"alice", "bob", "carol"})
 	want := map[string][]string{"bob": {"conversation:1", "conversation:2"}}
-	if err != nil || position != 10 || !reflect.DeepEqual(rooms, want) {
-		t.Errorf("%v at %d, %v", rooms, position, err)
+	if err != nil || asOf != (Point{10, l.Incarnation()}) || !reflect.DeepEqual(rooms, want) {
+		t.Errorf("%v at %v, %v", rooms, asOf, err)
 	}
 }
 
@@ -223,10 +226,11 @@ func TestRooms_AreAsOfTheirPosition(t *testing.T) {
 			going = false
 		default:
 		}
-		rooms, position, err := l.Rooms(t.Context(), []string{"bob"})
+		rooms, asOf, err := l.Rooms(t.Context(), []string{"bob"})
 		if err != nil {
 			t.Fatal(err)
 		}
+		position := asOf.Position
 		if in := position > 1 && position%2 == 0; in != (len(rooms["bob"]) == 1) {
 			t.Fatalf("at %d: %v", position, rooms)
 		}

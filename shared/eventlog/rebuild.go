@@ -387,8 +387,8 @@ func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Rebuilt, sn
 
 // finish applies what is left of a log that does not move any more.
 func (s *shadow) finish(ctx context.Context) error {
-	var head int64
-	if err := s.keeper.QueryRow(ctx, s.log.sql.head).Scan(&head); err != nil {
+	_, head, err := s.log.readHead(ctx, s.keeper)
+	if err != nil {
 		return err
 	}
 	for done := 0; s.position < head; {

@@ -7,13 +7,14 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -26,26 +27,38 @@ type Publisher interface {
 	Publish(topic string, messages ...*message.Message) error
 }
 
-// RelayOptions say where a log is published.
+// RelayOptions configure where a log is published.
 type RelayOptions struct {
 	Publisher Publisher
-	// Partitions of a topic; nil, or 0 of one: as the catalog declares.
-	Partitions func(topic string) int32
+	// Partitions reads from the broker how many partitions a topic has. An error that wraps bus.ErrAway means that nobody
+	// knows at the moment; any other error, or 0, that the topic does not exist. Nil: the counts that the catalog declares.
+	Partitions func(ctx context.Context, topic string) (int32, error)
+	// LastRecords reads the newest record of each partition of a topic, so that a database that has lost commits is
+	// recognised. Nil: it is not.
+	LastRecords func(ctx context.Context, topic string) ([]*message.Message, error)
 	// PositionEvery is how often, at most, the log's position is written into a partition that lags; 0: a second.
 	PositionEvery time.Duration
 	// SignOfLife is how often it is written into every partition all the same; 0: 30 s.
 	SignOfLife time.Duration
+	// CountEvery is how often Partitions is asked; 0: 5 s.
+	CountEvery time.Duration
 }
 
 // Relay publishes a log to its topics, in order and at least once. Of all relays of one log, in whatever instance, one
 // works at a time. Nothing new goes to a partition while something older is unconfirmed there; each record names the
-// position before it in its partition; and partitions that lag behind the log are told its position. So a reader who
-// keeps one number per partition sees repeats and holes (design: "Reading").
+// position before it in its partition; and the log's position is written into partitions that lag behind it. So a reader
+// who keeps one number per partition sees repeats and holes (design: "Reading").
+//
+// Which partition an event goes to is decided here, by the count of the topic's current epoch. When a topic has grown, a
+// fence is written into all its partitions before anything is hashed by the new count. A topic that cannot be published
+// to, because it has vanished, shrunk or is forbidden, is paused with an alarm and does not hold up the others; once it
+// can be published to again its readers see a hole, and fill it from the log.
 type Relay struct {
-	log     *Log
-	o       RelayOptions
-	topics  map[string]int32 // partitions of each topic of the log
-	renewal time.Duration
+	log       *Log
+	o         RelayOptions
+	topics    map[string]*topic
+	renewal   time.Duration
+	saveEvery time.Duration
 }
 
 // NewRelay makes the relay of a log.
@@ -56,15 +69,12 @@ func NewRelay(l *Log, o RelayOptions) *Relay {
 	if o.SignOfLife <= 0 {
 		o.SignOfLife = 30 * time.Second
 	}
-	r := &Relay{log: l, o: o, topics: map[string]int32{}, renewal: leaseRenewal}
+	if o.CountEvery <= 0 {
+		o.CountEvery = 5 * time.Second
+	}
+	r := &Relay{log: l, o: o, topics: map[string]*topic{}, renewal: leaseRenewal, saveEvery: 100 * time.Millisecond}
 	for _, t := range l.o.Catalog.LoggedTopics(l.o.Owner) {
-		r.topics[t.Name] = t.Partitions
-		if o.Partitions == nil {
-			continue
-		}
-		if n := o.Partitions(t.Name); n > 0 {
-			r.topics[t.Name] = n
-		}
+		r.topics[t.Name] = &topic{name: t.Name, declared: t.Partitions}
 	}
 	return r
 }
@@ -84,167 +94,267 @@ func (r *Relay) Run(ctx context.Context) error {
 	return nil
 }
 
+// leading is one term of a relay, for as long as its lease holds.
+type leading struct {
+	*Relay
+	lease       *lease
+	incarnation incarnation
+	sequence    *sequence
+	pending     *shipment // published, but not confirmed yet
+	read        time.Time // when the log was read last
+
+	confirmed sequence // what can be saved
+	unsaved   bool
+	saved     time.Time // when it was
+}
+
 // lead relays for as long as the lease holds.
-func (r *Relay) lead(ctx context.Context, again *backoff) error {
+func (r *Relay) lead(ctx context.Context, again *backoff) (err error) {
 	lease, ctx, err := r.log.takeLease(ctx, r.renewal)
 	if err != nil {
 		return err
 	}
 	defer lease.giveUp(ctx)
-	s, err := r.restore(ctx, lease)
+	x := &leading{Relay: r, lease: lease, sequence: &sequence{}}
+	if err := x.restore(ctx); err != nil {
+		return err
+	}
+	stopCounting, err := x.countTopics(ctx)
 	if err != nil {
 		return err
 	}
+	defer stopCounting()
 	again.reset()
 	r.log.waiting.set("relay", "postgres", nil)
-	r.log.o.Log.InfoContext(ctx, "relay leads", "position", s.Position)
-	for {
-		_, moved := r.log.head.now()
-		if err := r.tell(ctx, s); err != nil {
+	r.log.o.Log.InfoContext(ctx, "relay leads", "position", x.sequence.Position, "incarnation", x.incarnation.id)
+	defer func() {
+		// What is on its way still counts, if it arrives; what is not saved is relayed again.
+		if x.settle(ctx) == nil {
+			_ = x.save(ctx, true)
+		}
+	}()
+	for ctx.Err() == nil {
+		if err := x.step(ctx); err != nil {
 			return err
-		}
-		relayed, err := r.relayNext(ctx, lease, s)
-		if err != nil {
-			return err
-		}
-		if relayed < batch {
-			if err := r.tell(ctx, s); err != nil {
-				return err
-			}
-			await(ctx, moved, min(poll, time.Until(r.nextDue(s))))
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
 		}
 	}
+	return context.Cause(ctx)
+}
+
+// step publishes the next batch while the one before it is confirmed, or waits for something to do.
+func (x *leading) step(ctx context.Context) error {
+	if x.log.history.now().incarnation != x.incarnation {
+		return errors.New("a new incarnation of the log has begun")
+	}
+	if x.changing() {
+		if err := x.settle(ctx); err != nil {
+			return err
+		}
+		if err := x.change(ctx); err != nil {
+			return err
+		}
+	}
+	_, moved := x.log.head.now()
+	next, err := x.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	if err := x.settle(ctx); err != nil {
+		return err
+	}
+	if next != nil {
+		x.pending = next
+		next.publish(ctx)
+		return x.save(ctx, false)
+	}
+	if err := x.save(ctx, false); err != nil {
+		return err
+	}
+	await(ctx, moved, x.idle())
+	return nil
+}
+
+// idle is how long there is nothing to do unless the log moves.
+func (x *leading) idle() time.Duration {
+	next := time.Now().Add(min(poll, x.o.CountEvery))
+	for _, p := range x.places() {
+		if due := x.sequence.due(p, x.o.PositionEvery, x.o.SignOfLife); due.Before(next) {
+			next = due
+		}
+	}
+	if due := x.saved.Add(x.saveEvery); x.unsaved && due.Before(next) {
+		next = due
+	}
+	return time.Until(next)
 }
 
 // restore reads how far the relay was; it may have been further.
-func (r *Relay) restore(ctx context.Context, lease *lease) (*sequence, error) {
-	s := &sequence{}
-	err := lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, r.log.sql.relayState).Scan(&s.Position, &s.Last)
+func (x *leading) restore(ctx context.Context) error {
+	if err := x.recogniseLoss(ctx); err != nil {
+		return err
+	}
+	s := x.sequence
+	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+		if x.incarnation, _, err = x.log.readHead(ctx, conn); err != nil {
+			return err
+		}
+		return conn.QueryRow(ctx, x.log.sql.relayState).Scan(&s.Position, &s.Last, &s.Topics)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the relay's state: %w", err)
+		return fmt.Errorf("read the relay's state: %w", err)
 	}
-	return s, nil
+	x.confirmed, x.saved = s.saved(), time.Now()
+	return nil
 }
 
-// relayNext publishes the next batch, waits until it is confirmed and saves that. It says how many events it had.
-func (r *Relay) relayNext(ctx context.Context, lease *lease, s *sequence) (int, error) {
+// shipment is messages that go out together.
+type shipment struct {
+	relay    *leading
+	messages map[string][]*message.Message
+	spans    *sending
+	after    sequence // what can be saved once they are confirmed
+	done     chan error
+
+	mu       sync.Mutex
+	unusable map[*topic]error
+}
+
+func (x *leading) ship() *shipment {
+	return &shipment{relay: x, messages: map[string][]*message.Message{}, unusable: map[*topic]error{},
+		done: make(chan error, 1)}
+}
+
+// prepare takes the next events of the log, with the positions that are due. It returns nil when there is nothing to
+// publish.
+func (x *leading) prepare(ctx context.Context) (*shipment, error) {
+	events, err := x.next(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n := x.ship()
+	s, now := x.sequence, time.Now()
+	if len(events) > 0 {
+		n.spans = x.begin(ctx, len(events))
+		s.Position = events[len(events)-1].Position
+	}
+	for _, e := range events {
+		t, ok := x.topics[e.topic]
+		if !ok {
+			// It was declared once. Nobody reads it any more, and it must not stop the others.
+			x.log.o.Log.WarnContext(ctx, "event is left out: its topic is not in the catalog", "topic", e.topic,
+				"position", e.Position)
+			continue
+		}
+		of := s.Topics[t.name]
+		to := place{e.topic, bus.Partition(e.Stream, of.Count)}
+		e.Before = s.append(to, e.Position, now)
+		if t.paused != nil {
+			continue // its readers will find the hole
+		}
+		e.Incarnation, e.Epoch, e.Partitions = x.incarnation.id, of.Epoch, of.Count
+		n.spans.event(&e, to)
+		n.messages[e.topic] = append(n.messages[e.topic], addressed(e.Event, to.partition))
+	}
+	for _, p := range x.places() {
+		if !s.due(p, x.o.PositionEvery, x.o.SignOfLife).After(now) {
+			n.messages[p.topic] = append(n.messages[p.topic], addressed(x.position(p, now), p.partition))
+		}
+	}
+	if len(events) == 0 && len(n.messages) == 0 {
+		return nil, nil
+	}
+	n.after = s.saved()
+	return n, nil
+}
+
+func addressed(e envelope.Event, partition int32) *message.Message {
+	m := e.Message()
+	m.Metadata.Set(bus.MetadataPartition, strconv.FormatInt(int64(partition), 10))
+	return m
+}
+
+// position makes the record that brings the log's position into a partition.
+func (x *leading) position(p place, now time.Time) envelope.Event {
+	position, before := x.sequence.announce(p, now)
+	e := envelope.Position(x.log.o.Owner, position, before)
+	of := x.sequence.Topics[p.topic]
+	e.Incarnation, e.Epoch, e.Partitions = x.incarnation.id, of.Epoch, of.Count
+	return e
+}
+
+// next reads the events above the relay's position.
+func (x *leading) next(ctx context.Context) ([]logged, error) {
+	s := x.sequence
+	if head, _ := x.log.head.now(); head <= s.Position && time.Since(x.read) < poll {
+		return nil, nil
+	}
+	begun := time.Now()
 	var events []logged
-	err := lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		found, err := conn.Query(ctx, r.log.sql.read, s.Position, int64(1<<62), batch, "")
+	var head int64
+	var at incarnation
+	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		found, err := conn.Query(ctx, x.log.sql.read, s.Position, int64(1<<62), batch, "")
 		if err == nil {
-			events, err = r.log.scanAll(found)
+			events, err = x.log.scanAll(found)
+		}
+		if err == nil && len(events) == 0 {
+			at, head, err = x.log.readHead(ctx, conn)
 		}
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("read the log after %d: %w", s.Position, err)
+		return nil, fmt.Errorf("read the log after %d: %w", s.Position, err)
 	}
-	if len(events) == 0 {
-		return 0, nil
+	if len(events) < batch {
+		x.read = begun
 	}
-	sending := r.begin(ctx, len(events))
-	messages := map[string][]*message.Message{}
-	now := time.Now()
-	for _, e := range events {
-		partitions, ok := r.topics[e.topic]
-		if !ok {
-			// It was declared once. Nobody reads it any more, and it must not stop the others.
-			r.log.o.Log.WarnContext(ctx, "event is left out: its topic is not in the catalog", "topic", e.topic,
-				"position", e.Position)
-			continue
+	if len(events) == 0 && head > s.Position {
+		if at.floor > s.Position {
+			s.Position = at.floor // no event is in between
 		}
-		to := place{e.topic, bus.Partition(e.Stream, partitions)}
-		e.Before = s.append(to, e.Position, now)
-		sending.event(&e, to)
-		messages[e.topic] = append(messages[e.topic], e.Message())
+		x.read = time.Time{} // or events have come since
 	}
-	err = r.publish(ctx, messages)
-	sending.end(err)
-	if err != nil {
-		return 0, err
-	}
-	s.Position = events[len(events)-1].Position
-	if err := r.save(ctx, lease, s); err != nil {
-		return 0, err
-	}
-	return len(events), nil
+	return events, nil
 }
 
-func (r *Relay) save(ctx context.Context, lease *lease, s *sequence) error {
-	err := lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, r.log.sql.saveRelay, s.Position, s.Last)
+// settle waits until the batch on its way is confirmed.
+func (x *leading) settle(ctx context.Context) error {
+	n := x.pending
+	if n == nil {
+		return nil
+	}
+	x.pending = nil
+	if err := n.settled(ctx); err != nil {
+		return err
+	}
+	x.confirmed, x.unsaved = n.after, true
+	return nil
+}
+
+// save stores what is confirmed, at most every so often: a loss only repeats.
+func (x *leading) save(ctx context.Context, now bool) error {
+	if !x.unsaved || !now && time.Since(x.saved) < x.saveEvery {
+		return nil
+	}
+	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, x.log.sql.saveRelay, x.confirmed.Position, x.confirmed.Last, x.confirmed.Topics)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("save the relay's state: %w", err)
 	}
+	x.unsaved, x.saved = false, time.Now()
 	return nil
 }
 
-// publish returns when all is confirmed, however often it takes, or when ctx ends.
-func (r *Relay) publish(ctx context.Context, messages map[string][]*message.Message) error {
-	var topics errgroup.Group
-	for topic, list := range messages {
-		topics.Go(func() error { return r.publishTo(ctx, topic, list) })
-	}
-	return topics.Wait()
-}
-
-func (r *Relay) publishTo(ctx context.Context, topic string, messages []*message.Message) error {
-	var again backoff
-	for {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		err := r.o.Publisher.Publish(topic, messages...)
-		if err == nil {
-			r.log.waiting.set("relay "+topic, "kafka", nil)
-			return nil
-		}
-		if again.tries == 1 {
-			r.log.waiting.set("relay "+topic, "kafka", err)
-			r.log.o.Log.WarnContext(ctx, "relay waits for the broker", "topic", topic, "error", err)
-		}
-		again.wait(ctx)
-	}
-}
-
-// tell writes the log's position into all partitions where that is due.
-func (r *Relay) tell(ctx context.Context, s *sequence) error {
-	now := time.Now()
-	messages := map[string][]*message.Message{}
-	for _, p := range r.places() {
-		if s.due(p, r.o.PositionEvery, r.o.SignOfLife).After(now) {
+// places are all partitions that are published to.
+func (x *leading) places() (all []place) {
+	for _, name := range slices.Sorted(maps.Keys(x.topics)) {
+		if x.topics[name].paused != nil {
 			continue
 		}
-		position, before := s.tell(p, now)
-		m := envelope.Position(r.log.o.Owner, position, before).Message()
-		m.Metadata.Set(bus.MetadataPartition, strconv.FormatInt(int64(p.partition), 10))
-		messages[p.topic] = append(messages[p.topic], m)
-	}
-	return r.publish(ctx, messages)
-}
-
-func (r *Relay) nextDue(s *sequence) time.Time {
-	next := time.Now().Add(r.o.SignOfLife)
-	for _, p := range r.places() {
-		if due := s.due(p, r.o.PositionEvery, r.o.SignOfLife); due.Before(next) {
-			next = due
-		}
-	}
-	return next
-}
-
-// places are all partitions of the log's topics.
-func (r *Relay) places() (all []place) {
-	for _, topic := range slices.Sorted(maps.Keys(r.topics)) {
-		for p := range r.topics[topic] {
-			all = append(all, place{topic, p})
+		for p := range x.sequence.Topics[name].Count {
+			all = append(all, place{name, p})
 		}
 	}
 	return all
@@ -258,13 +368,20 @@ type sending struct {
 }
 
 func (r *Relay) begin(ctx context.Context, events int) *sending {
-	_, span := r.log.o.Tracer.Start(ctx, "relay "+r.log.o.Owner, trace.WithNewRoot(), trace.WithAttributes(
-		attribute.String("messaging.system", "kafka"), attribute.Int("messaging.batch.message_count", events)))
+	_, span := r.log.o.Tracer.Start(ctx, "relay "+r.log.o.Owner, trace.WithNewRoot())
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("messaging.system", "kafka"),
+			attribute.Int("messaging.batch.message_count", events))
+	}
 	return &sending{relay: r, batch: span}
 }
 
-// event starts the span of an event, which is what its record continues.
+// event starts the span of an event, which is what its record continues. Where nothing is recorded the record continues
+// what caused the event.
 func (x *sending) event(e *logged, to place) {
+	if !x.batch.IsRecording() && !sampled(e.TraceParent) {
+		return
+	}
 	ctx, span := x.relay.log.o.Tracer.Start(telemetry.Continue(context.Background(), e.TraceParent), "send "+to.topic,
 		trace.WithSpanKind(trace.SpanKindProducer), trace.WithLinks(trace.Link{SpanContext: x.batch.SpanContext()}),
 		trace.WithAttributes(
@@ -281,7 +398,16 @@ func (x *sending) event(e *logged, to place) {
 	x.spans = append(x.spans, span)
 }
 
+// sampled reports whether a traceparent says that its trace is recorded.
+func sampled(traceparent string) bool {
+	flags := strings.LastIndexByte(traceparent, '-')
+	return flags >= 0 && strings.HasSuffix(traceparent, "1") // its flags have no other bit yet
+}
+
 func (x *sending) end(err error) {
+	if x == nil {
+		return
+	}
 	for _, span := range append(x.spans, x.batch) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			span.RecordError(err)

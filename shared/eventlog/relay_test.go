@@ -17,7 +17,6 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
-	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
@@ -151,7 +150,7 @@ func checkRead(t *testing.T, l *Log, b *broker) (holes int) {
 	return holes
 }
 
-func relaying(t *testing.T, l *Log, b *broker, change ...func(*Relay)) *Relay {
+func relaying(t *testing.T, l *Log, b Publisher, change ...func(*Relay)) *Relay {
 	t.Helper()
 	r := NewRelay(l, RelayOptions{Publisher: b, PositionEvery: 50 * time.Millisecond})
 	for _, f := range change {
@@ -467,12 +466,24 @@ func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
 	}
 }
 
-func TestNewRelay_KnowsTheTopicsOfItsLog(t *testing.T) {
-	t.Parallel()
-	l := instance(t, database(t))
-	r := NewRelay(l, RelayOptions{Publisher: newBroker(), Partitions: func(string) int32 { return 5 }})
-	var want []catalog.Topic = l.o.Catalog.LoggedTopics("chat")
-	if len(r.places()) != 5*len(want) {
-		t.Errorf("%v", r.places())
+// refusing is a broker that will never take the event of one command.
+type refusing struct {
+	*broker
+	cause string
+}
+
+func (r refusing) Publish(topic string, messages ...*message.Message) error {
+	var others []*message.Message
+	failed := &bus.PublishError{Topic: topic, Messages: len(messages)}
+	for _, m := range messages {
+		if e, err := envelope.ReadEvent(m); err == nil && e.Cause == r.cause {
+			failed.Failed = append(failed.Failed, bus.FailedMessage{Message: m, Err: errors.New("too large")})
+			continue
+		}
+		others = append(others, m)
 	}
+	if err := r.broker.Publish(topic, others...); err != nil || len(failed.Failed) == 0 {
+		return err
+	}
+	return failed
 }

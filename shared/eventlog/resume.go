@@ -73,16 +73,18 @@ func (l *Log) Resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed,
 }
 
 func (l *Log) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed, error) {
-	stays, head, err := l.stays(ctx, resumers)
+	stays, asOf, err := l.stays(ctx, resumers)
 	if err != nil {
 		return Missed{}, err
 	}
+	head := asOf.Position
 	// What is committed up to the head stays as it is, so other statements may read it.
 	g := newGaps(resumers, stays, head)
 	if err := l.count(ctx, g, b.Events); err != nil {
 		return Missed{}, err
 	}
-	missed := Missed{Resumed: g.choose(b), Page: Page{Head: head, Complete: head}}
+	missed := Missed{Resumed: g.choose(b), Page: Page{Head: head, Complete: head,
+		Incarnation: asOf.Incarnation}}
 	if len(g.chosen) == 0 && len(g.turns) == 0 {
 		return missed, nil
 	}
@@ -95,29 +97,33 @@ func (l *Log) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed,
 	if err != nil {
 		return Missed{}, err
 	}
-	missed.Events = eventsOf(all)
 	for _, e := range all {
+		e.Incarnation = asOf.Incarnation
+		missed.Events = append(missed.Events, e.Event)
 		missed.topics = append(missed.topics, e.topic)
 	}
 	return missed, nil
 }
 
 // stays are those of each resumer, and the log's head, as of one state of the log.
-func (l *Log) stays(ctx context.Context, resumers []Resumer) ([][]Stay, int64, error) {
+func (l *Log) stays(ctx context.Context, resumers []Resumer) ([][]Stay, Point, error) {
 	users, after := make([]string, len(resumers)), make([]int64, len(resumers))
 	for i, r := range resumers {
 		users[i], after[i] = r.User, r.After
 	}
 	found, err := l.o.Pool.Query(ctx, l.sql.stays, planned, users, after)
 	if err != nil {
-		return nil, 0, err
+		return nil, Point{}, err
 	}
 	all := make([][]Stay, len(resumers))
-	var index, head, position int64
+	var index int64
 	var s Stay
-	_, err = pgx.ForEachRow(found, []any{&index, &s.Room, &s.Opened, &s.Closed, &position}, func() error {
-		if head = max(head, position); index > 0 {
+	var head, at Point
+	_, err = pgx.ForEachRow(found, []any{&index, &s.Room, &s.Opened, &s.Closed, &at.Position, &at.Incarnation}, func() error {
+		if index > 0 {
 			all[index-1] = append(all[index-1], s)
+		} else {
+			head = at
 		}
 		return nil
 	})
@@ -285,7 +291,7 @@ func compact(all []gap) []gap {
 
 // Message is the answer as owners give it.
 func (m Missed) Message() *meshv1.ResumeResponse {
-	answer := &meshv1.ResumeResponse{Records: m.Records(), Position: m.Head}
+	answer := &meshv1.ResumeResponse{Records: m.Records(), Position: m.Head, Incarnation: m.Incarnation}
 	for _, r := range m.Resumed {
 		told := &meshv1.Resumed{TooFar: r.TooFar}
 		for _, s := range r.Stays {

@@ -43,7 +43,7 @@ func (r *rows) event(g *ledger, e *entry, d draft, answers bool) {
 	version := g.versions[e.stream]
 	r.positions = append(r.positions, g.position)
 	r.versions = append(r.versions, version)
-	r.ids = append(r.ids, eventID(g.owner, e.stream, version))
+	r.ids = append(r.ids, eventID(g.owner, g.incarnation, e.stream, version))
 	r.streams = append(r.streams, e.stream)
 	r.types = append(r.types, d.declared.Name)
 	r.topics = append(r.topics, d.declared.Topic)

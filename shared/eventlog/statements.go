@@ -8,7 +8,15 @@ import (
 
 // In all statements "owner" stands for the owner's schema.
 const (
-	sqlHead = `SELECT coalesce(max(position), 0) FROM owner.events`
+	// The head of the log is its newest position, or the floor of a new incarnation in which nothing was written yet.
+	sqlHead = `SELECT greatest(i.floor, (SELECT max(position) FROM owner.events)), i.number, i.id, i.floor
+FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1`
+	// A new incarnation begins above a position that the log has lost, unless another instance has begun one.
+	sqlReincarnate = `INSERT INTO owner.incarnations (number, id, head, floor, since)
+SELECT i.number + 1, left(replace(gen_random_uuid()::text, '-', ''), 12), h.head, greatest(i.floor, h.head, $2) + $3, now()
+FROM (SELECT * FROM owner.incarnations ORDER BY number DESC LIMIT 1) i,
+  (SELECT coalesce(max(position), 0) AS head FROM owner.events) h
+WHERE i.number = $1`
 
 	// The lock is a statement of its own, so that whatever follows sees all that was committed before it was got; from
 	// then on the server lets nobody hold it for long. Plans are kept while tables grow, so they have to be those for
@@ -21,6 +29,8 @@ const (
   set_config('enable_mergejoin', 'off', true)`
 	sqlLock = `WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))
 SELECT set_config('transaction_timeout', $2, true) FROM locked`
+
+	sqlSame = `SELECT EXISTS (SELECT FROM owner.events WHERE position = $1 AND id = $2 AND cause = $3)`
 
 	// What members of a commit are held against, in one read.
 	sqlCheck = `SELECT 1 AS what, o.actor, o.command_id, o.type, o.stream, o.kind, o.version, o.position, o.code, o.text
@@ -35,7 +45,9 @@ SELECT 3, k.source, '', '', k.stream, '', r.version, 0, '', ''
 FROM unnest($4::text[], $5::text[]) AS k (source, stream),
 LATERAL (SELECT version FROM owner.readings r WHERE r.source = k.source AND r.stream = k.stream LIMIT 1) r
 UNION ALL
-SELECT 4, '', '', '', '', '', 0, coalesce(max(position), 0), '', '' FROM owner.events`
+(SELECT 4, '', '', '', '', '', i.number, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id,
+  i.floor::text
+FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
 
 	sqlInsertEvents = `INSERT INTO owner.events (position, stream, version, id, type, topic, actor, cause, command_type,
   correlation, time, class, rooms, opens, closes, subject, answers, traceparent, body, personal)
@@ -99,21 +111,23 @@ ORDER BY version LIMIT $3`
 ORDER BY position`
 
 	// One statement, hence one state of the log.
-	sqlRooms = `SELECT m.member, m.room, 0 AS position FROM owner.memberships m
+	sqlRooms = `SELECT m.member, m.room, 0 AS position, '' AS incarnation FROM owner.memberships m
 WHERE m.member = ANY ($1::text[]) AND m.closed_position IS NULL
-UNION ALL SELECT '', '', coalesce(max(position), 0) FROM owner.events
+UNION ALL (SELECT '', '', greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
+  FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)
 ORDER BY 1, 2`
 	sqlStretches = `SELECT opened_version, opened_position, coalesce(closed_version, 0), coalesce(closed_position, 0)
 FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
 
 	// One statement, hence one state of the log. Two reads, each by an index of its own.
-	sqlStays = `SELECT u.index, m.room, m.opened_position, coalesce(m.closed_position, 0), 0 AS head
+	sqlStays = `SELECT u.index, m.room, m.opened_position, coalesce(m.closed_position, 0), 0 AS head, '' AS incarnation
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (member, after, index), LATERAL (
   SELECT o.room, o.opened_position, o.closed_position FROM owner.memberships o
   WHERE o.member = u.member AND o.closed_position IS NULL
   UNION ALL SELECT c.room, c.opened_position, c.closed_position FROM owner.memberships c
   WHERE c.member = u.member AND c.closed_position > u.after) m
-UNION ALL SELECT 0, '', 0, 0, coalesce(max(position), 0) FROM owner.events
+UNION ALL (SELECT 0, '', 0, 0, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
+  FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)
 ORDER BY 1, 2, 3`
 	// The length of what is stored apart from its row is known without reading it.
 	sqlCountGaps = `SELECT g.index, c.events, c.bytes
@@ -136,23 +150,23 @@ ORDER BY position`
 	sqlSaveProjection = `UPDATE owner.projections SET position = $2 WHERE name = $1`
 	sqlDropProjection = `DELETE FROM owner.projections WHERE name = $1`
 
-	sqlRelayState = `SELECT position, partitions FROM owner.relay`
-	sqlSaveRelay  = `UPDATE owner.relay SET position = $1, partitions = $2`
+	sqlRelayState = `SELECT position, partitions, topics FROM owner.relay WHERE single`
+	sqlSaveRelay  = `UPDATE owner.relay SET position = $1, partitions = $2, topics = $3 WHERE single`
 )
 
 // statements are those above for one schema. Connections are shared with other owners, so each names its schema.
 type statements struct {
-	head, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, saveReadings, redact string
-	outcome, pruneOutcomes, reading, load, read, readStream, readRooms, rooms, stretches                string
-	stays, countGaps, readGaps                                                                          string
-	addProjection, takeProjection, projection, saveProjection, dropProjection, relayState, saveRelay    string
+	head, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, saveReadings, redact string
+	outcome, pruneOutcomes, reading, load, read, readStream, readRooms, rooms, stretches                                   string
+	stays, countGaps, readGaps                                                                                             string
+	addProjection, takeProjection, projection, saveProjection, dropProjection, relayState, saveRelay                       string
 }
 
 func newStatements(owner string) statements {
 	schema := pgx.Identifier{owner}.Sanitize() + "."
 	in := func(s string) string { return strings.ReplaceAll(s, "owner.", schema) }
 	return statements{
-		head: in(sqlHead), check: in(sqlCheck), insertEvents: in(sqlInsertEvents), insertRooms: in(sqlInsertRooms),
+		head: in(sqlHead), reincarnate: in(sqlReincarnate), same: in(sqlSame), check: in(sqlCheck), insertEvents: in(sqlInsertEvents), insertRooms: in(sqlInsertRooms),
 		insertOutcomes: in(sqlInsertOutcomes), openRooms: in(sqlOpenRooms), closeRooms: in(sqlCloseRooms),
 		saveReadings: in(sqlSaveReadings), redact: in(sqlRedact),
 		outcome: in(sqlOutcome), pruneOutcomes: in(sqlPruneOutcomes), reading: in(sqlReading), load: in(sqlLoad),

@@ -23,20 +23,21 @@ type server struct {
 func (s *server) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogRequest]) (*connect.Response[meshv1.ReadLogResponse], error) {
 	page, err := s.log.Read(ctx, eventlog.Query{After: r.Msg.GetAfter(), Until: r.Msg.GetUntil(),
 		Limit: int(r.Msg.GetLimit()), Topic: r.Msg.GetTopic(), Stream: r.Msg.GetStream(),
-		AfterVersion: r.Msg.GetAfterVersion()})
+		AfterVersion: r.Msg.GetAfterVersion(), Partition: r.Msg.GetPartition(), Partitions: r.Msg.GetPartitions()})
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&meshv1.ReadLogResponse{Records: page.Records(), Complete: page.Complete, Head: page.Head}), nil
+	return connect.NewResponse(&meshv1.ReadLogResponse{Records: page.Records(), Complete: page.Complete, Head: page.Head,
+		Incarnation: page.Incarnation}), nil
 }
 
 // Rooms says which rooms users are in, as of one position.
 func (s *server) Rooms(ctx context.Context, r *connect.Request[meshv1.RoomsRequest]) (*connect.Response[meshv1.RoomsResponse], error) {
-	rooms, position, err := s.log.Rooms(ctx, r.Msg.GetUsers())
+	rooms, asOf, err := s.log.Rooms(ctx, r.Msg.GetUsers())
 	if err != nil {
 		return nil, err
 	}
-	answer := &meshv1.RoomsResponse{Position: position}
+	answer := &meshv1.RoomsResponse{Position: asOf.Position, Incarnation: asOf.Incarnation}
 	for _, user := range r.Msg.GetUsers() {
 		answer.Users = append(answer.Users, &meshv1.UserRooms{User: user, Rooms: rooms[user]})
 	}
@@ -80,11 +81,11 @@ func (s *server) leave(ctx context.Context, user, room string, snapshot bool) (*
 
 // Look says whether users may look at rooms. The position is read first: what is newer than it comes by the topic.
 func (s *server) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
-	head, err := s.log.Head(ctx)
+	head, err := s.log.Newest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	answer := &meshv1.LookResponse{Position: head}
+	answer := &meshv1.LookResponse{Position: head.Position, Incarnation: head.Incarnation}
 	for _, l := range r.Msg.GetLookers() {
 		looked, err := s.leave(ctx, l.GetUser(), l.GetRoom(), l.GetSnapshot())
 		if err != nil {

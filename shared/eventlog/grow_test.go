@@ -1,0 +1,290 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// topicCounts answers for a broker how many partitions its topics have.
+type topicCounts struct{ of map[string]*atomic.Int32 }
+
+func newCounts(l *Log) *topicCounts {
+	c := &topicCounts{of: map[string]*atomic.Int32{}}
+	for _, t := range l.o.Catalog.LoggedTopics("chat") {
+		c.of[t.Name] = &atomic.Int32{}
+		c.of[t.Name].Store(t.Partitions)
+	}
+	return c
+}
+
+func (c *topicCounts) ask(_ context.Context, topic string) (int32, error) { return c.of[topic].Load(), nil }
+
+func (c *topicCounts) relay(l *Log) func(*Relay) {
+	return func(r *Relay) { r.o.Partitions, r.o.CountEvery = c.ask, 20*time.Millisecond }
+}
+
+// epochReader reads all partitions of a topic as consumers do: one number for each, repeats dropped, holes filled by the
+// count of the partition's epoch.
+type epochReader struct {
+	t      *testing.T
+	log    map[string]map[int64]string // positions of each topic's events with their streams
+	number map[place]int64
+	epoch  map[place]epoch
+	times  map[int64]int // how often each event was given
+	fences map[place]int
+	early  []string // events above a fence that came before every old partition was stored up to it
+}
+
+func (x *epochReader) give(topic string, partition int32, above, until int64, count int32) {
+	for position, stream := range x.log[topic] {
+		if position > above && position <= until && bus.Partition(stream, count) == partition {
+			x.times[position]++
+		}
+	}
+}
+
+func (x *epochReader) take(p place, e envelope.Event) {
+	of := x.epoch[p]
+	if e.Epoch < of.Epoch {
+		return
+	}
+	if of.Count == 0 {
+		of = epoch{Epoch: e.Epoch, Count: e.Partitions}
+		x.epoch[p] = of
+	}
+	if e.Fence && e.Epoch > of.Epoch || e.Position > x.number[p] {
+		if e.Before > x.number[p] {
+			x.give(p.topic, p.partition, x.number[p], e.Before, of.Count)
+		}
+		if !e.IsPosition() {
+			x.times[e.Position]++
+			assert.Equal(x.t, p.partition, bus.Partition(e.Stream, e.Partitions), "event %d", e.Position)
+		}
+		x.number[p] = max(x.number[p], e.Position)
+	}
+	if e.Fence && e.Epoch > of.Epoch {
+		x.fences[p]++
+		x.epoch[p] = epoch{Epoch: e.Epoch, Count: e.Partitions, From: e.Position}
+	}
+}
+
+// checkEpochs reads what a broker got and asserts that every event of the log is given once.
+func checkEpochs(t *testing.T, l *Log, b *broker) *epochReader {
+	t.Helper()
+	x := &epochReader{t: t, log: map[string]map[int64]string{}, number: map[place]int64{}, epoch: map[place]epoch{},
+		times: map[int64]int{}, fences: map[place]int{}}
+	all := map[int64]int{}
+	for after, more := int64(0), true; more; {
+		page, err := l.Read(t.Context(), Query{After: after, Limit: 1000})
+		require.NoError(t, err)
+		for i, e := range page.Events {
+			if x.log[page.topics[i]] == nil {
+				x.log[page.topics[i]] = map[int64]string{}
+			}
+			x.log[page.topics[i]][e.Position] = e.Stream
+			all[e.Position] = 1
+		}
+		after, more = page.Complete, page.Complete < page.Head
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for p, records := range b.records {
+		for _, e := range records {
+			x.take(p, e)
+		}
+	}
+	assert.Equal(t, all, x.times, "how often each event is given")
+	return x
+}
+
+// Two relays, one of which leads, crash now and then while a topic grows twice under traffic and the broker fails at
+// random. A reader sees each event once.
+func TestRelay_GrowsATopicUnderTraffic(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l, other := running(t, url), running(t, url)
+	b, c := newBroker(), newCounts(l)
+	var calls atomic.Int64
+	var crashing atomic.Bool
+	b.fault = func(string, int) (func(int) bool, error) {
+		n := calls.Add(1)
+		if n%11 == 5 && crashing.Load() {
+			_ = killLeader(context.Background(), l)
+		}
+		if n%7 == 3 {
+			return func(i int) bool { return i%3 != int(n)%3 }, errors.New("the broker is away")
+		}
+		return func(int) bool { return true }, nil
+	}
+	relaying(t, l, b, c.relay(l))
+	relaying(t, other, b, c.relay(other))
+	next := 0
+	write := func(n int) {
+		for range n {
+			commit(t, l, said(fmt.Sprint(next%13), fmt.Sprint(next)))
+			next++
+		}
+	}
+	grown := func(to int32) func() bool {
+		return func() bool { return len(b.of(place{"chat-events", to - 1})) > 0 }
+	}
+	write(60)
+	for _, to := range []int32{4, 6} {
+		crashing.Store(true)
+		c.of["chat-events"].Store(to)
+		write(60)
+		eventually(t, 30*time.Second, "it has grown", grown(to))
+		crashing.Store(false)
+		write(30)
+	}
+	eventually(t, 30*time.Second, "all is published", func() bool { return b.events() == next })
+	x := checkEpochs(t, l, b)
+	for p := range int32(6) {
+		at := place{"chat-events", p}
+		assert.Equal(t, int32(6), x.epoch[at].Count, "%v", at)
+		records := b.of(at)
+		i := slices.IndexFunc(records, func(e envelope.Event) bool { return e.Epoch == 3 })
+		require.GreaterOrEqual(t, i, 0)
+		assert.True(t, records[i].Fence, "the first record of an epoch is its fence: %+v", records[i])
+		// Every partition has the same fence, however often it was sent.
+		for _, e := range records {
+			if e.Fence && e.Epoch == 3 {
+				assert.Equal(t, b.of(place{"chat-events", 5})[0].Position, e.Position)
+			}
+		}
+	}
+}
+
+// A release declares more partitions than the broker has: what counts is what the broker has.
+func TestRelay_GoesByTheBrokersCount(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	b, c := newBroker(), newCounts(l)
+	c.of["chat-events"].Store(2)
+	relaying(t, l, b, c.relay(l))
+	for i := range 40 {
+		commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
+	}
+	eventually(t, 10*time.Second, "all is published", func() bool { return b.events() == 40 })
+	checkEpochs(t, l, b)
+	assert.Empty(t, b.of(place{"chat-events", 2}))
+}
+
+// An earlier release hashed by the declared count, whatever the broker had. Readers are led over by a fence.
+func TestRelay_AfterAReleaseThatHashedByTheDeclaredCount(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	for i := range 20 {
+		commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
+	}
+	_, err := l.o.Pool.Exec(t.Context(), `UPDATE chat.relay SET position = 20,
+partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
+	require.NoError(t, err)
+	b, c := newBroker(), newCounts(l)
+	c.of["chat-events"].Store(4)
+	relaying(t, l, b, c.relay(l))
+	commit(t, l, said("1", "new"))
+	eventually(t, 10*time.Second, "it is published", func() bool { return b.events() == 1 })
+	// What is in the log goes by the old count; then comes the fence.
+	fence := func(p int32) int {
+		return slices.IndexFunc(b.of(place{"chat-events", p}), func(e envelope.Event) bool { return e.Fence })
+	}
+	for p := range int32(4) {
+		eventually(t, 10*time.Second, "the fence", func() bool { return fence(p) >= 0 })
+		records, i := b.of(place{"chat-events", p}), fence(p)
+		before := int64(0)
+		if i > 0 {
+			before = records[i-1].Position
+		}
+		assert.Equal(t, before, records[i].Before, "%d", p)
+		assert.Equal(t, []any{int64(21), int32(2), int32(4)}, []any{records[i].Position, records[i].Epoch, records[i].Partitions})
+	}
+	first := b.of(place{"chat-events", 1})[0]
+	assert.Equal(t, []any{int32(1), int32(3), int64(19)}, []any{first.Epoch, first.Partitions, first.Before})
+}
+
+// A topic shrinks, or vanishes: that is an alarm, the other topics go on, and nothing is lost once it is back.
+func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	for name, broken := range map[string]int32{"shrunk": 2, "vanished": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var waiting atomic.Int32
+			l := running(t, database(t), func(o *Options) {
+				o.Waiting = func(_ string, err error) {
+					if err != nil {
+						waiting.Add(1)
+					} else {
+						waiting.Add(-1)
+					}
+				}
+			})
+			b, c := newBroker(), newCounts(l)
+			c.of["other-events"] = &atomic.Int32{}
+			c.of["other-events"].Store(1)
+			gone := func() bool { return c.of["chat-events"].Load() == broken }
+			b.fault = func(topic string, _ int) (func(int) bool, error) {
+				if topic == "chat-events" && gone() {
+					return func(int) bool { return false }, bus.Away("kafka", errors.New("unknown topic"))
+				}
+				return func(int) bool { return true }, nil
+			}
+			relaying(t, l, b, c.relay(l), func(r *Relay) {
+				r.topics["other-events"] = &topic{name: "other-events", declared: 1}
+			})
+			commit(t, l, said("1", "before"))
+			eventually(t, 10*time.Second, "it is published", func() bool { return b.events() == 1 })
+			c.of["chat-events"].Store(broken)
+			for i := range 30 {
+				commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint("meanwhile", i)))
+			}
+			other := place{"other-events", 0}
+			eventually(t, 10*time.Second, "another topic goes on", func() bool {
+				r := b.of(other)
+				return len(r) > 0 && r[len(r)-1].Position == 31
+			})
+			assert.Equal(t, int32(1), waiting.Load(), "it raises an alarm")
+			c.of["chat-events"].Store(3)
+			eventually(t, 10*time.Second, "its readers learn where the log is", func() bool {
+				for p := range int32(3) {
+					if r := b.of(place{"chat-events", p}); len(r) == 0 || r[len(r)-1].Position < 31 {
+						return false
+					}
+				}
+				return true
+			})
+			eventually(t, 10*time.Second, "the alarm ends", func() bool { return waiting.Load() == 0 })
+			checkEpochs(t, l, b)
+		})
+	}
+}
+
+// An event that the broker will never take does not hold up what follows; its readers take it from the log.
+func TestRelay_PassesAnEventThatTheBrokerRefuses(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	b := newBroker()
+	relaying(t, l, refusing{b, "c3"})
+	for i := range 8 {
+		commit(t, l, said(fmt.Sprint(i%3), fmt.Sprint("c", i)))
+	}
+	eventually(t, 10*time.Second, "all others are published", func() bool { return b.events() == 7 })
+	stream := "conversation:0"
+	eventually(t, 10*time.Second, "a record names it as the one before", func() bool {
+		return slices.ContainsFunc(b.of(place{"chat-events", bus.Partition(stream, 3)}), func(e envelope.Event) bool {
+			return e.IsPosition() && e.Before == 4
+		})
+	})
+	checkEpochs(t, l, b)
+}

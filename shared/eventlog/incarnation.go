@@ -1,0 +1,218 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// Point is a place in one history of a log.
+type Point struct {
+	Position int64
+	// Incarnation identifies the history. It changes when the database has lost commits that others had seen already: a
+	// position that was read under another incarnation may belong to an event that no longer exists.
+	Incarnation string
+}
+
+// incarnation is the history of the log that this instance knows of.
+type incarnation struct {
+	number int32
+	id     string
+	floor  int64 // its positions are above it
+}
+
+// known is a head of the log that was read once.
+type known struct {
+	incarnation
+	position int64
+}
+
+// lost reports whether a head that was read after k was known shows that the database has lost commits.
+func (k known) lost(at incarnation, position int64) bool {
+	return at.number < k.number || at == k.incarnation && position < k.position
+}
+
+// history is the newest head of the log that this instance has seen.
+type history struct {
+	mu sync.Mutex
+	known
+}
+
+// note keeps a head that was read.
+func (h *history) note(at incarnation, position int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case at == h.incarnation:
+		h.position = max(h.position, position)
+	case at.number >= h.number:
+		h.known = known{at, position}
+	}
+}
+
+// replace keeps the head of an incarnation that was just begun.
+func (h *history) replace(at incarnation, position int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.known = known{at, position}
+}
+
+func (h *history) now() known {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.known
+}
+
+// incarnationMargin is how far above the highest position that was seen a new incarnation begins: further than
+// positions may have gone that nobody told of.
+const incarnationMargin = 1_000_000
+
+// Incarnation is the history of the log as far as this instance knows. Positions and what was derived from them should
+// be kept together with the incarnation under which they were read.
+func (l *Log) Incarnation() string { return l.history.now().id }
+
+// Newest reads the head of the log, which is the position of its newest event, or the floor of an incarnation that has
+// none yet.
+func (l *Log) Newest(ctx context.Context) (Point, error) {
+	at, position, err := l.readHead(ctx, l.o.Pool)
+	if err != nil {
+		return Point{}, fmt.Errorf("read the head of the log of %s: %w", l.o.Owner, Away(err))
+	}
+	return Point{position, at.id}, nil
+}
+
+type rowQuerier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func (l *Log) readHead(ctx context.Context, from rowQuerier) (at incarnation, position int64, err error) {
+	if err := from.QueryRow(ctx, l.sql.head).Scan(&position, &at.number, &at.id, &at.floor); err != nil {
+		return at, 0, err
+	}
+	l.history.note(at, position)
+	l.head.reach(position)
+	return at, position, nil
+}
+
+// Reincarnate begins a new incarnation of the log, whose positions are above seen. It is for a database that was restored
+// from a backup, or failed over to a replica that lacked commits, in a way that the log cannot notice by itself. The
+// services may run meanwhile.
+func (l *Log) Reincarnate(ctx context.Context, seen int64) (Point, error) {
+	conn, err := pgx.ConnectConfig(ctx, l.o.Pool.Config().ConnConfig)
+	if err != nil {
+		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Away(err))
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	at, _, err := l.readHead(ctx, conn)
+	if err != nil {
+		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Away(err))
+	}
+	return l.reincarnate(ctx, conn, at.number, seen, "an operator asked for it")
+}
+
+// reincarnate begins a new incarnation above a position, under the log's lock, unless another instance has done so
+// since the incarnation number was read.
+func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, seen int64, why string) (Point, error) {
+	var at incarnation
+	var head int64
+	var begun bool
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		hold := milliseconds(l.times.hold)
+		if _, err := tx.Exec(ctx, sqlGuard, milliseconds(l.times.lock), hold); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, sqlLock, lockKey(l.o.Owner, "append"), hold); err != nil {
+			return err
+		}
+		done, err := tx.Exec(ctx, l.sql.reincarnate, number, seen, int64(incarnationMargin))
+		if err != nil {
+			return err
+		}
+		if begun = done.RowsAffected() == 1; begun {
+			if _, err := tx.Exec(ctx, sqlNotify, l.channel(), newIncarnation); err != nil {
+				return err
+			}
+		}
+		at, head, err = l.readHead(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Away(err))
+	}
+	l.history.replace(at, head)
+	if begun {
+		l.o.Log.ErrorContext(ctx, "the database has lost commits that were already published: a new incarnation of the log "+
+			"begins; clients and consumers keep what they saw of the lost events, so compare them with the log (see "+
+			"docs/operations.md, Restoring a database)", "why", why, "seen", seen, "incarnation", at.id, "positions above", head)
+	}
+	return Point{head, at.id}, nil
+}
+
+// recogniseLoss holds the newest records of the topics against the log. A position above its head, or one that another
+// event has now, was published from commits that the database has lost since.
+func (x *leading) recogniseLoss(ctx context.Context) error {
+	if x.o.LastRecords == nil {
+		return nil
+	}
+	var newest []envelope.Event
+	for _, name := range slices.Sorted(maps.Keys(x.topics)) {
+		bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
+		records, err := x.o.LastRecords(bounded, name)
+		cancel()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			if errors.Is(err, bus.ErrAway) || errors.Is(err, context.DeadlineExceeded) {
+				return fmt.Errorf("read the newest records of %s: %w", name, err)
+			}
+			continue // there is no such topic, and that is told elsewhere
+		}
+		for _, m := range records {
+			if e, err := envelope.ReadEvent(m); err == nil {
+				newest = append(newest, e)
+			}
+		}
+	}
+	var at incarnation
+	var seen int64
+	var why string
+	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+		var head int64
+		if at, head, err = x.log.readHead(ctx, conn); err != nil {
+			return err
+		}
+		for _, e := range newest {
+			seen = max(seen, e.Position)
+			if e.Position > head {
+				why = fmt.Sprintf("a topic has position %d, and the log ends at %d", e.Position, head)
+			} else if !e.IsPosition() && e.Incarnation == at.id {
+				var same bool
+				err := conn.QueryRow(ctx, x.log.sql.same, e.Position, e.ID, e.Cause).Scan(&same)
+				if err != nil {
+					return err
+				}
+				if !same {
+					why = fmt.Sprintf("a topic has another event at position %d than the log", e.Position)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || why == "" {
+		return err
+	}
+	return x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := x.log.reincarnate(ctx, conn, at.number, seen, why)
+		return err
+	})
+}

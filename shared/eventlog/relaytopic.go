@@ -1,0 +1,376 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// topic is one topic of a log, as its relay sees it.
+type topic struct {
+	name     string
+	declared int32 // partitions in the catalog
+	count    count
+
+	paused error     // why nothing is published to it; nil: it is published to
+	retry  time.Time // when that is tried again
+	until  int64     // while it grows: events up to here still go by the old count
+}
+
+// count is how many partitions the broker says that a topic has.
+type count struct {
+	mu      sync.Mutex
+	known   bool
+	n       int32
+	missing error // the topic does not exist
+}
+
+func (c *count) set(n int32, missing error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known, c.n, c.missing = true, n, missing
+}
+
+func (c *count) get() (n int32, known bool, missing error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n, c.known, c.missing
+}
+
+// unusable reports why a topic cannot be published to by the count of its epoch.
+func (t *topic) unusable(of epoch) error {
+	n, known, missing := t.count.get()
+	switch {
+	case !known:
+		return nil
+	case missing != nil:
+		return missing
+	case n < of.Count:
+		return fmt.Errorf("topic %s has shrunk: it has %d partitions, and %d were published to; give it %d again",
+			t.name, n, of.Count, of.Count)
+	}
+	return nil
+}
+
+// countTopics reads how many partitions the topics have, until the context ends or the returned function is called.
+func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
+	var again backoff
+	for {
+		err := x.countOnce(ctx)
+		if missing := x.uncounted(); err == nil || len(missing) == 0 {
+			break
+		}
+		x.log.waiting.set("relay", "kafka", err)
+		if !again.wait(ctx) {
+			return nil, context.Cause(ctx)
+		}
+	}
+	x.log.waiting.set("relay", "kafka", nil)
+	s := x.sequence
+	if s.Topics == nil {
+		s.Topics = map[string]epoch{}
+	}
+	for _, t := range x.topics {
+		t.paused, t.until = nil, 0
+		if _, begun := s.Topics[t.name]; begun {
+			continue
+		}
+		n, known, _ := t.count.get()
+		if !known || n == 0 || len(s.Last[t.name]) > 0 {
+			n = t.declared // by which releases hashed that did not ask the broker
+		}
+		s.Topics[t.name] = epoch{Epoch: 1, Count: n, Fenced: true}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var counting sync.WaitGroup
+	counting.Go(func() {
+		for sleep(ctx, x.o.CountEvery) {
+			_ = x.countOnce(ctx) // a broker that is away changes nothing
+		}
+	})
+	return func() { cancel(); counting.Wait() }, nil
+}
+
+// uncounted lists the topics of which neither the relay's state nor the broker tells a count.
+func (x *leading) uncounted() (names []string) {
+	for _, t := range x.topics {
+		_, begun := x.sequence.Topics[t.name]
+		if _, known, _ := t.count.get(); !known && !begun {
+			names = append(names, t.name)
+		}
+	}
+	return names
+}
+
+func (r *Relay) countOnce(ctx context.Context) (err error) {
+	for _, t := range r.topics {
+		n := t.declared
+		if r.o.Partitions != nil {
+			bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
+			var problem error
+			n, problem = r.o.Partitions(bounded, t.name)
+			cancel()
+			switch {
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
+			case errors.Is(problem, bus.ErrAway), errors.Is(problem, context.DeadlineExceeded):
+				err = problem
+				continue
+			case problem == nil && n == 0:
+				problem = errors.New("the broker does not know it")
+			}
+			if problem != nil {
+				t.count.set(0, fmt.Errorf("topic %s cannot be published to: %w", t.name, problem))
+				continue
+			}
+		}
+		t.count.set(n, nil)
+	}
+	return err
+}
+
+// changing reports whether something has to be done about a topic before anything else is published.
+func (x *leading) changing() bool {
+	for _, t := range x.topics {
+		of := x.sequence.Topics[t.name]
+		if t.paused != nil {
+			if !time.Now().Before(t.retry) {
+				return true
+			}
+			continue
+		}
+		if n, known, _ := t.count.get(); known && n != of.Count || !of.Fenced {
+			return true
+		}
+	}
+	return false
+}
+
+// change pauses topics that cannot be published to, goes on with those that can be again, and begins a new epoch of
+// those that have grown. All that was published is confirmed.
+func (x *leading) change(ctx context.Context) error {
+	s := x.sequence
+	for _, t := range x.topics {
+		of := s.Topics[t.name]
+		if t.paused != nil && time.Now().Before(t.retry) {
+			continue
+		}
+		if err := t.unusable(of); err != nil {
+			x.pause(ctx, t, err)
+			continue
+		}
+		if n, known, _ := t.count.get(); known && n > of.Count {
+			ready, err := x.grow(ctx, t, n)
+			if err != nil {
+				return err
+			}
+			if !ready {
+				continue
+			}
+		}
+		if !s.Topics[t.name].Fenced {
+			if err := x.fence(ctx, t); err != nil {
+				return err
+			}
+		}
+		if t.paused != nil && s.Topics[t.name].Fenced {
+			x.log.o.Log.InfoContext(ctx, "relay publishes to a topic again", "topic", t.name)
+			t.paused = nil
+			for p := range s.Topics[t.name].Count {
+				delete(s.recorded, place{t.name, p}) // so that its readers learn at once what they missed
+			}
+		}
+	}
+	return nil
+}
+
+func (x *leading) pause(ctx context.Context, t *topic, err error) {
+	if t.paused == nil {
+		x.log.o.Log.ErrorContext(ctx, "relay pauses a topic; the others go on, and its readers will fill the hole from the log",
+			"topic", t.name, "error", err)
+	}
+	t.paused, t.retry = err, time.Now().Add(x.o.CountEvery)
+	x.log.waiting.set("relay "+t.name, "kafka", err)
+}
+
+// grow begins an epoch once all events that were committed when the topic was seen to have grown are published. So a
+// relay that has lost its lease, and does not know, has nothing on its way above the fence. It reports whether the epoch
+// has begun.
+func (x *leading) grow(ctx context.Context, t *topic, n int32) (bool, error) {
+	s := x.sequence
+	if t.until == 0 {
+		err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+			_, t.until, err = x.log.readHead(ctx, conn)
+			return err
+		})
+		if err != nil {
+			return false, fmt.Errorf("read the head of the log: %w", err)
+		}
+		x.read = time.Time{}
+	}
+	if s.Position < t.until {
+		return false, nil
+	}
+	t.until = 0
+	of := s.Topics[t.name]
+	x.log.o.Log.InfoContext(ctx, "topic has grown", "topic", t.name, "from", of.Count, "to", n, "epoch", of.Epoch+1,
+		"position", s.Position)
+	s.Topics[t.name] = epoch{Epoch: of.Epoch + 1, Count: n, From: s.Position}
+	// From here on a relay that takes over writes the same fence.
+	x.confirmed, x.unsaved = s.saved(), true
+	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		b := &pgx.Batch{}
+		b.Queue("BEGIN")
+		b.Queue("SET LOCAL synchronous_commit = 'on'")
+		b.Queue(x.log.sql.saveRelay, x.confirmed.Position, x.confirmed.Last, x.confirmed.Topics)
+		b.Queue("COMMIT")
+		return conn.SendBatch(ctx, b).Close()
+	})
+	if err != nil {
+		return false, fmt.Errorf("save that topic %s has grown: %w", t.name, err)
+	}
+	return true, nil
+}
+
+// fence writes the beginning of a topic's epoch into all its partitions.
+func (x *leading) fence(ctx context.Context, t *topic) error {
+	s, of := x.sequence, x.sequence.Topics[t.name]
+	n := x.ship()
+	for p := range of.Count {
+		e := envelope.Position(x.log.o.Owner, of.From, min(s.Last[t.name][p], of.From))
+		e.Incarnation, e.Epoch, e.Partitions, e.Fence = x.incarnation.id, of.Epoch, of.Count, true
+		n.messages[t.name] = append(n.messages[t.name], addressed(e, p))
+	}
+	paused := t.paused
+	t.paused = nil // a topic that is paused is tried again by this
+	n.publish(ctx)
+	if err := n.settled(ctx); err != nil || t.paused != nil {
+		return err
+	}
+	t.paused = paused
+	now := time.Now()
+	for p := range of.Count {
+		s.append(place{t.name, p}, max(s.Last[t.name][p], of.From), now)
+	}
+	of.Fenced = true
+	s.Topics[t.name] = of
+	x.confirmed, x.unsaved = s.saved(), true
+	return nil
+}
+
+// publish sends the messages of all topics that are not paused, each topic by itself, until they are confirmed, however
+// often it takes, or ctx ends. It returns at once; settled waits for the end.
+func (n *shipment) publish(ctx context.Context) {
+	x := n.relay
+	var sends errgroup.Group
+	for name, list := range n.messages {
+		t, of := x.topics[name], x.sequence.Topics[name]
+		if t.paused != nil {
+			continue
+		}
+		sends.Go(func() error {
+			unusable, err := x.publishTo(ctx, t, of, list)
+			if unusable != nil {
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				n.unusable[t] = unusable
+			}
+			return err
+		})
+	}
+	go func() { n.done <- sends.Wait() }()
+}
+
+// settled waits until all is confirmed, and pauses the topics that turned out not to be usable.
+func (n *shipment) settled(ctx context.Context) error {
+	err := <-n.done
+	n.spans.end(err)
+	for t, problem := range n.unusable {
+		n.relay.pause(ctx, t, problem)
+	}
+	return err
+}
+
+// publishTo returns when all is confirmed, when the topic turns out not to be usable, or when ctx ends.
+func (x *leading) publishTo(ctx context.Context, t *topic, of epoch, messages []*message.Message) (unusable, err error) {
+	var again backoff
+	for {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		err := x.o.Publisher.Publish(t.name, messages...)
+		if err == nil {
+			x.log.waiting.set("relay "+t.name, "kafka", nil)
+			return nil, nil
+		}
+		if unusable := t.unusable(of); unusable != nil {
+			return unusable, nil
+		}
+		switch refused, problem := refusedOf(err, messages); {
+		case len(refused) == 0:
+		case slices.ContainsFunc(refused, func(i int) bool { return isPosition(messages[i]) }):
+			return fmt.Errorf("topic %s cannot be published to: %w", t.name, problem), nil
+		default:
+			messages = slices.Clone(messages)
+			for _, i := range refused {
+				if messages[i], err = x.standIn(messages[i]); err != nil {
+					return nil, err
+				}
+				x.log.o.Log.ErrorContext(ctx, "the broker refuses an event, and always will: readers of its topic take it from "+
+					"the log", "topic", t.name, "position", messages[i].Metadata.Get("ce_position"), "error", problem)
+			}
+			continue
+		}
+		if again.tries == 1 {
+			x.log.waiting.set("relay "+t.name, "kafka", err)
+			x.log.o.Log.WarnContext(ctx, "relay waits for the broker", "topic", t.name, "error", err)
+		}
+		again.wait(ctx)
+	}
+}
+
+// refusedOf lists the messages that can never be published, and what is wrong with the first of them.
+func refusedOf(err error, messages []*message.Message) (refused []int, problem error) {
+	var failed *bus.PublishError
+	if !errors.As(err, &failed) {
+		return nil, nil
+	}
+	for _, f := range failed.Failed {
+		if i := slices.Index(messages, f.Message); i >= 0 && !errors.Is(f.Err, bus.ErrAway) {
+			refused = append(refused, i)
+			if problem == nil {
+				problem = f.Err
+			}
+		}
+	}
+	return refused, problem
+}
+
+func isPosition(m *message.Message) bool {
+	e, err := envelope.ReadEvent(m)
+	return err == nil && e.IsPosition()
+}
+
+// standIn makes the position record that takes the place of an event in its partition. It names the event's own position
+// as the one before it, so readers see a hole there and fill it from the log.
+func (x *leading) standIn(m *message.Message) (*message.Message, error) {
+	e, err := envelope.ReadEvent(m)
+	if err != nil {
+		return nil, err
+	}
+	p := envelope.Position(x.log.o.Owner, e.Position, e.Position)
+	p.Incarnation, p.Epoch, p.Partitions = e.Incarnation, e.Epoch, e.Partitions
+	record := p.Message()
+	record.Metadata.Set(bus.MetadataPartition, m.Metadata.Get(bus.MetadataPartition))
+	return record, nil
+}
