@@ -28,7 +28,9 @@ func newCounts(l *Log) *topicCounts {
 	return c
 }
 
-func (c *topicCounts) ask(_ context.Context, topic string) (int32, error) { return c.of[topic].Load(), nil }
+func (c *topicCounts) ask(_ context.Context, topic string) (int32, error) {
+	return c.of[topic].Load(), nil
+}
 
 func (c *topicCounts) relay(l *Log) func(*Relay) {
 	return func(r *Relay) { r.o.Partitions, r.o.CountEvery = c.ask, 20*time.Millisecond }

@@ -2,7 +2,6 @@ package eventlog
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -172,10 +170,10 @@ func (x *leading) recogniseLoss(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		if err != nil {
-			if errors.Is(err, bus.ErrAway) || errors.Is(err, context.DeadlineExceeded) {
+			if x.exists(ctx, name) {
 				return fmt.Errorf("read the newest records of %s: %w", name, err)
 			}
-			continue // there is no such topic, and that is told elsewhere
+			continue // the topic is paused, with an alarm
 		}
 		for _, m := range records {
 			if e, err := envelope.ReadEvent(m); err == nil {

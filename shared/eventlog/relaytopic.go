@@ -139,6 +139,15 @@ func (r *Relay) countOnce(ctx context.Context) (err error) {
 	return err
 }
 
+// exists reports whether a topic is there, or may be.
+func (x *leading) exists(ctx context.Context, name string) bool {
+	if x.o.Partitions == nil {
+		return true
+	}
+	n, err := x.o.Partitions(ctx, name)
+	return errors.Is(err, bus.ErrAway) || err == nil && n > 0
+}
+
 // changing reports whether something has to be done about a topic before anything else is published.
 func (x *leading) changing() bool {
 	for _, t := range x.topics {

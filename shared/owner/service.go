@@ -124,7 +124,8 @@ func (s *Service) Run(ctx context.Context) error {
 		})
 	}
 	background("event log", s.Log.Run)
-	relay := eventlog.NewRelay(s.Log, eventlog.RelayOptions{Publisher: s.publisher})
+	relay := eventlog.NewRelay(s.Log, eventlog.RelayOptions{Publisher: s.publisher, Partitions: s.publisher.Partitions,
+		LastRecords: s.lastRecords})
 	background("relay", relay.Run)
 	for _, p := range s.projections {
 		background("projection "+p.Name(), func(ctx context.Context) error { return s.Log.Follow(ctx, p) })
@@ -170,6 +171,18 @@ func (s *Service) Run(ctx context.Context) error {
 	timeout.Stop()
 	stopWork()
 	return errors.Join(running.Wait(), err, s.publisher.Close())
+}
+
+// lastRecords reads the newest record of each partition of a topic.
+func (s *Service) lastRecords(ctx context.Context, topic string) ([]*message.Message, error) {
+	records, err := bus.LastRecords(ctx, s.env.Stores.Kafka, topic)
+	var messages []*message.Message
+	for _, r := range records {
+		if r != nil {
+			messages = append(messages, r.Message(ctx))
+		}
+	}
+	return messages, err
 }
 
 // reactors are what the service consumes of other owners; then it has a topic for replays as well.

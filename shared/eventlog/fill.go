@@ -1,0 +1,60 @@
+package eventlog
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Fill describes what FillForTest writes.
+type Fill struct {
+	Events  int64 // events of the type chat.message_sent's shape, above the log's head
+	Streams int64 // conversations that they are spread over; 0: one
+	// Prefix of the streams and rooms; "": "conversation:". Conversation n is Prefix + n, from 0.
+	Prefix string
+	// Type and Topic of the events; "": "chat.message_sent" and "chat-events".
+	Type, Topic string
+	// Days before now over which their times are spread; 0: all are of now.
+	Days int
+}
+
+// sqlFill makes the rows that commits would have made for events with one room, their own stream: positions and
+// versions are dense, an id is any.
+const sqlFill = `INSERT INTO owner.events (position, stream, version, id, type, topic, actor, cause, command_type,
+  correlation, time, class, rooms, subject, answers, traceparent, body, personal)
+SELECT h.head + n, $3 || (n % $2), v.have + (n - 1) / $2 + 1, gen_random_uuid(), $4, $5, 'user-' || (n % 97),
+  'fill-' || (h.head + n), 'chat.send_message', '', now() - $6 * interval '1 day' * (1 - n::float8 / $1), 1,
+  ARRAY[$3 || (n % $2)], 'm-' || (h.head + n), true, '', '\x0a01311a0568656c6c6f'::bytea, NULL
+FROM generate_series(1, $1::bigint) n,
+  (SELECT greatest(i.floor, (SELECT max(position) FROM owner.events)) AS head FROM owner.incarnations i
+   ORDER BY i.number DESC LIMIT 1) h,
+  LATERAL (SELECT coalesce((SELECT max(version) FROM owner.events e WHERE e.stream = $3 || (n % $2)), 0) AS have) v`
+
+// FillForTest writes many events at once, for tests and benchmarks at size. It goes past commands and projections.
+func (l *Log) FillForTest(ctx context.Context, f Fill) error {
+	f.Streams = max(f.Streams, 1)
+	if f.Prefix == "" {
+		f.Prefix = "conversation:"
+	}
+	if f.Type == "" {
+		f.Type, f.Topic = "chat.message_sent", "chat-events"
+	}
+	err := pgx.BeginFunc(ctx, l.o.Pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, l.in(sqlFill), f.Events, f.Streams, f.Prefix, f.Type, f.Topic, f.Days)
+		if err == nil {
+			_, err = tx.Exec(ctx, l.in(`INSERT INTO owner.event_rooms (room, position)
+SELECT e.rooms[1], e.position FROM owner.events e
+WHERE e.position > (SELECT max(position) FROM owner.events) - $1::bigint`), f.Events)
+		}
+		return err
+	})
+	if err == nil {
+		_, err = l.o.Pool.Exec(ctx, l.in("ANALYZE owner.events, owner.event_rooms"))
+	}
+	if err != nil {
+		return fmt.Errorf("fill the log of %s: %w", l.o.Owner, err)
+	}
+	_, err = l.Newest(ctx)
+	return err
+}
