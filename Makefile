@@ -17,7 +17,7 @@ TESTSERVERS := bin/testservers
 build lint $(EDUMATRIX) $(TESTSERVERS): export CGO_ENABLED := 0
 build lint $(EDUMATRIX) $(TESTSERVERS): export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
-.PHONY: help run test test-fast bench faults faults-broken build lint generate env verify-connections
+.PHONY: help run test test-fast bench bench-size faults faults-broken build lint generate env verify-connections
 .PHONY: breaking $(EDUMATRIX) $(TESTSERVERS)
 
 help: ## Print what there is to make
@@ -44,6 +44,10 @@ test-fast: ## Run the tests that need no server
 bench: $(TESTSERVERS) ## Measure latency, throughput and cost; BENCH_BEFORE=dir: beside another checkout, in turns
 	@$(TESTSERVERS) -install
 	go test -v -tags integration -run '^$$' -bench Mesh -benchtime 1x -timeout 2h ./services/edumatrix/e2e
+
+bench-size: $(TESTSERVERS) ## Measure what queries cost at 10 million events, beside a hundredth of it; takes minutes
+	@$(TESTSERVERS) -install
+	go test -v -tags integration -run '^$$' -bench Size -benchtime 1x -timeout 2h ./services/chat/query
 
 SEEDS ?= 10
 faults: $(TESTSERVERS) ## Try to break what is promised: SEEDS=n random runs, or SEED=x again, or EACH=1: every fault alone
