@@ -109,6 +109,7 @@ func Load() (*Catalog, error) {
 		problems = append(problems, c.check(e)...)
 	}
 	problems = append(problems, c.checkStreams()...)
+	problems = append(problems, c.checkSubjects()...)
 	if err := errors.Join(problems...); err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
 	}

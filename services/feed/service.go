@@ -3,6 +3,8 @@ package feed
 
 import (
 	"context"
+	"embed"
+	"io/fs"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/services/feed/post"
@@ -10,12 +12,19 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
+//go:embed migrations/*.sql
+var migrations embed.FS
+
 // Needs are the stores that feed works with.
 var Needs = process.Needs{Postgres: true, Kafka: true}
 
 // Run serves until ctx ends.
 func Run(ctx context.Context, env process.Env) error {
-	s, err := owner.Open(ctx, env, nil)
+	changes, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	s, err := owner.Open(ctx, env, changes)
 	if err != nil {
 		return err
 	}

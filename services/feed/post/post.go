@@ -24,7 +24,7 @@ func New(stream string) *State { return &State{id: strings.TrimPrefix(stream, "p
 func (s *State) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
 	c, ok := command.(*feedv1.CreatePost)
 	if !ok {
-		return nil, refusal.New(refusal.UnknownType, "%s asks nothing of a post", command.ProtoReflect().Descriptor().Name())
+		return nil, refusal.New(refusal.UnknownType, "a post does not handle %s", command.ProtoReflect().Descriptor().Name())
 	}
 	if s.exists {
 		return nil, nil
