@@ -75,24 +75,28 @@ func (*owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeRequest]
 func (o *owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
 	answer := &meshv1.LookResponse{}
 	var users []string
+	var shown []*meshv1.Looked // to whom the states of users are to be shown
 	for _, l := range r.Msg.GetLookers() {
 		kind, user, ok := catalog.SplitAddress(l.GetRoom())
-		answer.Looked = append(answer.Looked, &meshv1.Looked{Allowed: ok && kind == "presence"})
-		users = append(users, user)
+		looked := &meshv1.Looked{Allowed: ok && kind == "presence"}
+		answer.Looked = append(answer.Looked, looked)
+		if looked.Allowed && l.GetSnapshot() {
+			users, shown = append(users, user), append(shown, looked)
+		}
+	}
+	if len(users) == 0 {
+		return connect.NewResponse(answer), nil // all of them only renew what they were shown before
 	}
 	states, err := o.store.States(ctx, users)
 	if err != nil {
 		return nil, err
 	}
-	for i, l := range r.Msg.GetLookers() {
-		if !answer.Looked[i].Allowed || !l.GetSnapshot() {
-			continue
-		}
+	for i, looked := range shown {
 		e, declared, err := event(o.catalog, states[i])
 		if err != nil {
 			return nil, err
 		}
-		answer.Looked[i].Snapshot = []*meshv1.Record{e.Record(declared.Topic)}
+		looked.Snapshot = []*meshv1.Record{e.Record(declared.Topic)}
 	}
 	return connect.NewResponse(answer), nil
 }

@@ -9,6 +9,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/presence/store"
@@ -127,4 +128,27 @@ func TestDropLetter_IsRemembered(t *testing.T) {
 			t.Fatalf("%v %v", answer, err)
 		}
 	})
+}
+
+// Whoever only renews a look has been shown the state before: Redis is not asked for it again.
+func TestLook_ARenewalReadsNoStates(t *testing.T) {
+	t.Parallel()
+	c, err := catalog.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
+	t.Cleanup(func() { _ = client.Close() })
+	o := &owner{store: store.New(client, "", time.Minute), catalog: c}
+	look := func(snapshot bool) (*connect.Response[meshv1.LookResponse], error) {
+		return o.Look(t.Context(), connect.NewRequest(&meshv1.LookRequest{Lookers: []*meshv1.Looker{
+			{User: "ann", Room: "presence:bob", Snapshot: snapshot}, {User: "ann", Room: "post:7", Snapshot: true}}}))
+	}
+	answer, err := look(false)
+	if err != nil || !answer.Msg.GetLooked()[0].GetAllowed() || answer.Msg.GetLooked()[1].GetAllowed() {
+		t.Fatalf("%v %v", answer, err)
+	}
+	if _, err := look(true); err == nil {
+		t.Fatal("a state was shown without Redis")
+	}
 }

@@ -209,15 +209,20 @@ func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 	}
 }
 
-// mostChanges are told at once, or wait to be told: the keeper takes requests of some MiB.
-const mostChanges = 5000
+const (
+	// mostChanges may wait to be told; beyond that all is told.
+	mostChanges = 5000
+	// maxPart is how many changes one request tells. The keeper applies them in one call of a script, during which Redis
+	// does nothing else.
+	maxPart = 500
+)
 
 // next is what is to be reported, in parts, and what of it is told as a change.
 func (l *Lease) next() (parts []*meshv1.ReportRequest, sent map[string]*meshv1.ConnectionChange) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	changes, sent := l.news()
-	for part := range slices.Chunk(changes, mostChanges) {
+	for part := range slices.Chunk(changes, maxPart) {
 		parts = append(parts, &meshv1.ReportRequest{Changes: part, More: true})
 	}
 	if len(parts) == 0 {
@@ -263,7 +268,7 @@ func (l *Lease) end() {
 	l.number++
 	r := &meshv1.ReportRequest{Gateway: l.gateway, Number: l.number, Ends: true}
 	for _, c := range l.changed { // with the marks of those that have just gone
-		if c.Gone && len(r.Changes) < mostChanges {
+		if c.Gone && len(r.Changes) < maxPart {
 			r.Changes = append(r.Changes, c)
 		}
 	}

@@ -49,11 +49,9 @@ if ends then
     local kept = redis.call('HGET', connections, ARGV[i])
     if kept then drop(ARGV[i], kept, ARGV[i + 6]) end
   end
-  local kept = redis.call('HGETALL', connections)
-  for i = 1, #kept, 2 do drop(kept[i], kept[i + 1], '') end
-  redis.call('ZREM', leases, gateway)
-  redis.call('HDEL', digests, gateway)
-  redis.call('DEL', ended, telling)
+  redis.call('HSET', digests, gateway, whole(math.max(count, 0)) .. ':' .. whole(digest))
+  -- The lease has run out as of now; expire.lua takes the other connections, some at a time.
+  redis.call('ZADD', leases, 0, gateway)
   heard()
   return {'ok'}
 end
@@ -88,9 +86,17 @@ for i = first, #ARGV, each do
   end
 end
 if all and not more then
-  local kept = redis.call('HGETALL', connections)
-  for i = 1, #kept, 2 do
-    if redis.call('SISMEMBER', telling, kept[i]) == 0 then drop(kept[i], kept[i + 1], '') end
+  -- More than so many are not dropped at a time: then count and digest differ, and the gateway tells all again.
+  local known, dropped = redis.call('HKEYS', connections), 0
+  for i = 1, #known, maxPerCall do
+    local told = redis.call('SMISMEMBER', telling, unpack(known, i, math.min(i + maxPerCall - 1, #known)))
+    for j = 1, #told do
+      if told[j] == 0 and dropped < 4 * maxPerCall then
+        local connection = known[i + j - 1]
+        drop(connection, redis.call('HGET', connections, connection), '')
+        dropped = dropped + 1
+      end
+    end
   end
   redis.call('DEL', telling)
 end

@@ -34,6 +34,10 @@ var endSource string
 //go:embed published.lua
 var publishedSource string
 
+// maxPerCall is how many connections one call of a script ends. Redis does nothing else meanwhile: 500 take some
+// milliseconds, all of a large gateway would take a quarter of a second.
+const maxPerCall = 500
+
 // Store reads and changes presence.
 type Store struct {
 	redis                           *redis.Client
@@ -44,7 +48,7 @@ type Store struct {
 
 // New keeps presence under an installation's prefix. A gateway that is not heard of for the lease is gone.
 func New(r *redis.Client, prefix string, lease time.Duration) *Store {
-	kept := fmt.Sprintf("local keptFor = %d\n", Kept.Milliseconds())
+	kept := fmt.Sprintf("local keptFor, maxPerCall = %d, %d\n", Kept.Milliseconds(), maxPerCall)
 	return &Store{redis: r, prefix: "{" + prefix + "presence}:", lease: lease,
 		report: redis.NewScript(kept + stateSource + reportSource),
 		expire: redis.NewScript(kept + stateSource + expireSource),
@@ -80,6 +84,11 @@ func (s *Store) Report(ctx context.Context, r *meshv1.ReportRequest) (answer Ans
 	if err != nil {
 		return "", nil, fmt.Errorf("report of gateway %s: %w", r.GetGateway(), err)
 	}
+	if r.GetEnds() && Answer(said[0]) == OK {
+		if _, err := s.endGateway(ctx, r.GetGateway()); err != nil {
+			return "", nil, err
+		}
+	}
 	return Answer(said[0]), said[1:], nil
 }
 
@@ -102,13 +111,29 @@ func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 		return 0, fmt.Errorf("look for leases that have run out: %w", err)
 	}
 	for _, gateway := range late {
-		n, err := s.expire.Run(ctx, s.redis, s.keys(gateway), gateway).Int()
+		gone, err := s.endGateway(ctx, gateway)
 		if err != nil {
-			return ended, fmt.Errorf("end gateway %s: %w", gateway, err)
+			return ended, err
 		}
-		ended += n
+		if gone {
+			ended++
+		}
 	}
 	return ended, nil
+}
+
+// endGateway ends a gateway whose lease has run out, and reports whether it did. Another instance may do so at the same
+// time, and the gateway may be heard of in between.
+func (s *Store) endGateway(ctx context.Context, gateway string) (bool, error) {
+	const over, left = 1, 2 // as expire.lua answers
+	for {
+		switch n, err := s.expire.Run(ctx, s.redis, s.keys(gateway), gateway).Int(); {
+		case err != nil:
+			return false, fmt.Errorf("end gateway %s: %w", gateway, err)
+		case n != left:
+			return n == over, nil
+		}
+	}
 }
 
 // State is whether a user is online, since a change with a number. The newest number wins.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/services/presence/store"
@@ -395,5 +396,74 @@ func TestExpire_ConnectionsAsAnEarlierVersionKeptThem(t *testing.T) {
 		}
 		runOut(t, s, func() {})
 		want(t, s, "bob", false)
+	})
+}
+
+// A gateway with many connections ends in several calls, each of which Redis is done with soon, whatever ends it. One
+// that is heard of in between is asked for everything, and is known as it is.
+func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		const many = 1300
+		s := store.New(r, "", 50*time.Millisecond)
+		online := func() (n int64) {
+			n, err := r.HLen(t.Context(), "{presence}:online").Result()
+			require.NoError(t, err)
+			return n
+		}
+		fill := func(name string) *gateway {
+			g := newGateway(t, s, name)
+			for i := range many {
+				g.users[fmt.Sprint(name, i)] = fmt.Sprint("user", i)
+			}
+			require.Equal(t, store.OK, g.report(true))
+			require.EqualValues(t, many, online())
+			return g
+		}
+		expired := func(name string) {
+			require.Eventually(t, func() bool {
+				n, err := s.Expire(t.Context())
+				require.NoError(t, err)
+				return n == 1
+			}, 20*time.Second, 10*time.Millisecond, name)
+			require.Zero(t, online(), name)
+			left, err := r.Keys(t.Context(), "{presence}:gateway:*").Result()
+			require.NoError(t, err)
+			require.Empty(t, left, name)
+		}
+		fill("late")
+		expired("late")
+
+		ending := fill("ending")
+		ending.number++
+		_, _, err := s.Report(t.Context(), &meshv1.ReportRequest{Gateway: "ending", Number: ending.number, Ends: true})
+		require.NoError(t, err)
+		require.Zero(t, online())
+
+		// The first part is ended when the gateway is heard of again.
+		back := fill("back")
+		require.Eventually(t, func() bool {
+			n, err := s.ExpireSome(t.Context(), "back")
+			require.NoError(t, err)
+			return n == 2
+		}, 20*time.Second, 5*time.Millisecond)
+		require.EqualValues(t, many-500, online())
+		require.Equal(t, store.Again, back.report(false))
+		require.Equal(t, store.OK, back.report(true))
+		require.EqualValues(t, many, online())
+		require.Equal(t, store.OK, back.report(false))
+		expired("back")
+
+		// What a gateway does not tell any more is dropped, in several reports when it is much.
+		other := newGateway(t, s, "other")
+		for i := range 2*many + 200 {
+			other.users[fmt.Sprint("c", i)] = fmt.Sprint("user", i)
+		}
+		require.Equal(t, store.OK, other.report(true))
+		clear(other.users)
+		other.users["c0"] = "user0"
+		require.Equal(t, store.Again, other.report(true))
+		require.Equal(t, store.OK, other.report(true))
+		require.EqualValues(t, 1, online())
 	})
 }
