@@ -34,7 +34,7 @@ type person struct {
 // someone makes a user id that no other test uses.
 func someone(name string) string { return name + "-" + uuid.NewString()[:8] }
 
-func (m *mesh) connect(t testing.TB, user string, gateway int) *person {
+func (m *mesh) connect(t testing.TB, user string, gateway int, change ...func(*client.Options)) *person {
 	t.Helper()
 	p := &person{t: t, id: user, news: make(chan struct{}, 1)}
 	wake := func() {
@@ -45,7 +45,7 @@ func (m *mesh) connect(t testing.TB, user string, gateway int) *person {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c, err := client.Dial(ctx, client.Options{
+	o := client.Options{
 		URL: m.socket(gateway), Token: mint(t, user, time.Hour),
 		OnEvent: func(e client.Event) {
 			p.mu.Lock()
@@ -59,7 +59,11 @@ func (m *mesh) connect(t testing.TB, user string, gateway int) *person {
 			p.mu.Unlock()
 			wake()
 		},
-	})
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	c, err := client.Dial(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}

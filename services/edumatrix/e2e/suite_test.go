@@ -63,6 +63,7 @@ func suite(t *testing.T, m *mesh) {
 			"HTTPTakesTheSameCommands":        testHTTP,
 			"HealthTellsTheTruth":             testHealth,
 			"ManyConversationsKeepTheirOrder": testOrder,
+			"TypingGoesToMembersOnly":         testTyping,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

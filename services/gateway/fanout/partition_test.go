@@ -30,7 +30,7 @@ type world struct {
 	results []envelope.Result
 }
 
-func begin(t *testing.T) *world {
+func begin(t testing.TB) *world {
 	t.Helper()
 	c, err := catalog.Load()
 	require.NoError(t, err)
@@ -65,7 +65,7 @@ func (w *world) said(conversation, body string) envelope.Event {
 		fmt.Sprintf(`{"conversation_id":%q,"message_id":"m","body":%q}`, conversation, body))
 }
 
-func (w *world) take(t *testing.T, partition int32, events ...envelope.Event) {
+func (w *world) take(t testing.TB, partition int32, events ...envelope.Event) {
 	t.Helper()
 	for _, e := range events {
 		require.NoError(t, w.partition(partition).take(t.Context(), w.fan, &e))

@@ -44,9 +44,13 @@ func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequ
 			}
 		}
 		counts := map[string]int32{}
+		stays := map[string][]*meshv1.Stay{}
+		for _, s := range told.Stays {
+			stays[s.Room] = append(stays[s.Room], s)
+		}
 		for _, e := range o.log[min(one.EventsAfter, int64(len(o.log))):] {
 			for _, room := range e.Rooms {
-				if within(told.Stays, one.User, room, e.Position) || slices.Contains(told.Looked, room) {
+				if within(stays[room], one.User, room, e.Position) || slices.Contains(told.Looked, room) {
 					wanted[e.Position] = true
 					counts[room]++
 				}

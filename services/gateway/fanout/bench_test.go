@@ -1,0 +1,49 @@
+package fanout
+
+import (
+	"fmt"
+	"strconv"
+	"testing"
+
+	"github.com/edumatrix/interlinked/shared/bus"
+)
+
+// BenchmarkTake is one record of the topic, from the bytes that Kafka carries to the hub, whether nobody is in its room or
+// one connection is.
+func BenchmarkTake(b *testing.B) {
+	for _, conversation := range []string{"nobody", "g"} {
+		b.Run(conversation, func(b *testing.B) {
+			w := begin(b)
+			users := `["bob"]`
+			if conversation == "nobody" {
+				users = `["eve"]`
+			}
+			first := w.chat.Append("alice", "chat.conversation_started",
+				fmt.Sprintf(`{"conversation_id":%q,"user_ids":%s}`, conversation, users))
+			p := w.chat.Partition(first)
+			e := w.said(conversation, "hello, everybody")
+			w.take(b, p, first)
+			r := record("chat-events", e.Message())
+			r.Partition = p
+			var position, before *bus.Header
+			for i := range r.Headers {
+				switch r.Headers[i].Key {
+				case "ce_position":
+					position = &r.Headers[i]
+				case "ce_before":
+					before = &r.Headers[i]
+				}
+			}
+			b.ReportAllocs()
+			n := e.Position
+			for b.Loop() {
+				before.Value = strconv.AppendInt(nil, n-1, 10)
+				position.Value = strconv.AppendInt(nil, n, 10)
+				w.fan.take(b.Context(), r)
+				if n++; n%500 == 0 {
+					w.conn.Take(1000)
+				}
+			}
+		})
+	}
+}
