@@ -16,7 +16,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-const tryKafka = "is it running, and is KAFKA_BROKERS right (host:port, separated by commas)?"
+const (
+	tryKafka        = "is it running, and is KAFKA_BROKERS right (host:port, separated by commas)?"
+	tryKafkaStorage = "is its disk full?"
+
+	// CheckName is the name of the software with which Check asks. The embedded broker answers it with an error while it
+	// cannot keep records.
+	CheckName = "edumatrix-check"
+)
 
 // Kafka says where the brokers are and under which name we appear in their logs.
 type Kafka struct {
@@ -35,7 +42,7 @@ func (k Kafka) Where() string { return strings.Join(k.Brokers, ",") }
 
 func (k Kafka) String() string { return "kafka " + k.Where() }
 
-// Check reaches a broker, any of them, within ctx's time.
+// Check reaches a broker, any of them, within ctx's time. The embedded one also says whether it can keep records.
 func (k Kafka) Check(ctx context.Context) error {
 	_, err := k.apiVersions(ctx)
 	return err
@@ -54,7 +61,11 @@ func (k Kafka) apiVersions(ctx context.Context) (*kmsg.ApiVersionsResponse, erro
 	if len(problems) == 0 {
 		problems = append(problems, errors.New("no broker is named"))
 	}
-	return nil, unreachable("Kafka", k.Where(), tryKafka, errors.Join(problems...))
+	err := errors.Join(problems...)
+	if errors.Is(err, kerr.KafkaStorageError) {
+		return nil, unreachable("Kafka", k.Where(), tryKafkaStorage, err)
+	}
+	return nil, unreachable("Kafka", k.Where(), tryKafka, err)
 }
 
 // askVersions asks one broker over a connection of its own. It is called every second, for which a client of the whole
@@ -77,7 +88,7 @@ func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVers
 
 	request := kmsg.NewApiVersionsRequest()
 	request.Version = 3
-	request.ClientSoftwareName, request.ClientSoftwareVersion = "edumatrix", "1"
+	request.ClientSoftwareName, request.ClientSoftwareVersion = CheckName, "1"
 	formatter := kmsg.NewRequestFormatter(kmsg.FormatterClientID(k.ClientID))
 	if _, err := connection.Write(formatter.AppendRequest(nil, &request, id)); err != nil {
 		return nil, errors.Join(ctx.Err(), err)

@@ -228,6 +228,9 @@ func (k Kafka) haveTopics(ctx context.Context, client *kgo.Client, topics []cata
 	if err != nil {
 		return err
 	}
+	if len(known.Brokers) == 0 {
+		return errors.New("no broker is named")
+	}
 	for _, b := range known.Brokers {
 		answer, err := client.Broker(int(b.NodeID)).RetriableRequest(ctx, request)
 		if err != nil {

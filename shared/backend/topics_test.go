@@ -1,11 +1,18 @@
 package backend
 
 import (
+	"context"
+	"net"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
@@ -30,4 +37,42 @@ func TestDifferences_TellOfReplicasThatAreMissing(t *testing.T) {
 		f := found{partitions: 3, retention: time.Hour, replicas: test.replicas, inSync: test.inSync}
 		require.Equal(t, test.says, strings.Join(f.differences(declared, "p.chat-events", test.brokers), "; "), name)
 	}
+}
+
+// One of three brokers hears of new topics late: until then nobody may be told that they are there.
+func TestEnsureTopics_WaitsUntilEveryBrokerKnowsThem(t *testing.T) {
+	t.Parallel()
+	c, err := kfake.NewCluster(kfake.NumBrokers(3))
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	const late, behind = 2, 5
+	var asked atomic.Int64
+	c.ControlKey(int16(kmsg.Metadata), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		request := r.(*kmsg.MetadataRequest)
+		if c.CurrentNode() != late || len(request.Topics) == 0 || asked.Add(1) > behind {
+			return nil, nil, false
+		}
+		c.KeepControl()
+		answer := request.ResponseKind().(*kmsg.MetadataResponse)
+		for node, address := range c.ListenAddrs() {
+			b := kmsg.NewMetadataResponseBroker()
+			host, port, _ := net.SplitHostPort(address)
+			n, _ := strconv.Atoi(port)
+			b.NodeID, b.Host, b.Port = int32(node), host, int32(n)
+			answer.Brokers = append(answer.Brokers, b)
+		}
+		for _, t := range request.Topics {
+			own := kmsg.NewMetadataResponseTopic()
+			own.Topic, own.ErrorCode = t.Topic, kerr.UnknownTopicOrPartition.Code
+			answer.Topics = append(answer.Topics, own)
+		}
+		return answer, nil, true
+	})
+	k := Kafka{Brokers: c.ListenAddrs()[:1], ClientID: "test"}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	_, err = k.EnsureTopics(ctx, []catalog.Topic{{Name: "one", Partitions: 3, Retention: time.Hour},
+		{Name: "other", Partitions: 2, Retention: time.Hour}})
+	require.NoError(t, err)
+	require.Greater(t, asked.Load(), int64(behind), "it asked until that broker knew them")
 }

@@ -1,13 +1,20 @@
 package bus_test
 
 import (
+	"errors"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/meshtest"
@@ -109,4 +116,95 @@ func TestPublisher_RefusesOnceItIsClosed(t *testing.T) {
 	err := p.Publish("topic", keyed("a", "0"))
 	require.Error(t, err)
 	require.NotErrorIs(t, err, bus.ErrAway)
+}
+
+// The first of several batches of one partition fails for good while the broker takes the others: the order is kept
+// when the caller publishes again what failed.
+func TestPublisher_KeepsTheOrderOfWhatIsPublishedAgain(t *testing.T) {
+	t.Parallel()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1))
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	k := backend.Kafka{Brokers: c.ListenAddrs(), ClientID: "bus-test", TopicPrefix: "t."}
+	createTopic(t, k, "topic", 1)
+	var refused atomic.Int64
+	var healed atomic.Bool
+	c.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		request := r.(*kmsg.ProduceRequest)
+		var batch kmsg.RecordBatch
+		if err := batch.ReadFrom(request.Topics[0].Partitions[0].Records); err != nil || healed.Load() || batch.FirstSequence != 0 {
+			return nil, nil, false
+		}
+		refused.Add(1)
+		answer := request.ResponseKind().(*kmsg.ProduceResponse)
+		for _, asked := range request.Topics {
+			topic := kmsg.NewProduceResponseTopic()
+			topic.Topic, topic.TopicID = asked.Topic, asked.TopicID
+			partition := kmsg.NewProduceResponseTopicPartition()
+			partition.ErrorCode = kerr.NotEnoughReplicas.Code
+			topic.Partitions = append(topic.Partitions, partition)
+			answer.Topics = append(answer.Topics, topic)
+		}
+		return answer, nil, true
+	})
+
+	p := publisher(t, k)
+	var left []*message.Message
+	for n := range 12 { // in at least four batches
+		m := keyed("sender", strconv.Itoa(n))
+		m.Payload = append([]byte(strconv.Itoa(n)+" "), make([]byte, 300_000)...)
+		left = append(left, m)
+	}
+	sent := len(left)
+	for len(left) > 0 {
+		err := p.Publish("topic", left...)
+		healed.Store(true) // the broker is well again as soon as the call has failed
+		left = nil
+		var failed *bus.PublishError
+		if errors.As(err, &failed) {
+			require.ErrorIs(t, err, bus.ErrAway)
+			for _, f := range failed.Failed {
+				left = append(left, f.Message)
+			}
+		}
+	}
+	require.Positive(t, refused.Load())
+	messages := subscribe(t, reader(t, k, bus.ReaderOptions{From: fromOldest}), "topic")
+	for next := 0; next < sent; {
+		m := receive(t, messages)
+		n, err := strconv.Atoi(m.UUID[len("sender/"):])
+		require.NoError(t, err)
+		require.LessOrEqual(t, n, next, "first appearances keep their order")
+		next = max(next, n+1)
+		m.Ack()
+	}
+}
+
+// A release that declares another number of partitions than the broker has works by what the broker has.
+func TestPublisher_WorksByTheBrokersCountWhateverIsDeclared(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, k backend.Kafka) {
+		createTopic(t, k, "topic", 3)
+		for declared, says := range map[int32]string{6: "has 3 partitions, declared are 6", 2: "has 3 partitions, declared are 2"} {
+			differences, err := k.EnsureTopics(t.Context(), []catalog.Topic{{Name: "topic", Partitions: declared,
+				Retention: 7 * 24 * time.Hour}})
+			require.NoError(t, err)
+			require.ErrorContains(t, errors.New(strings.Join(differences, "; ")), says)
+			p := publisher(t, k)
+			n, err := p.Partitions(t.Context(), "topic")
+			require.NoError(t, err)
+			require.EqualValues(t, 3, n)
+			for i := range 20 {
+				publish(t, p, "topic", keyed("key"+strconv.Itoa(i), strconv.Itoa(int(declared))))
+			}
+		}
+		messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{}), "topic")
+		for range 40 {
+			m := receive(t, messages)
+			at, _ := bus.PartitionOf(m.Context())
+			require.Equal(t, bus.Partition(m.Metadata.Get(bus.MetadataKey), 3), at)
+			m.Ack()
+		}
+	})
 }

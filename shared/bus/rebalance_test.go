@@ -116,8 +116,9 @@ const memberEnv = "BUS_TEST_MEMBER"
 // TestMain runs the tests, or the member.
 func TestMain(m *testing.M) {
 	if settings := os.Getenv(memberEnv); settings != "" {
-		brokers, prefix, _ := strings.Cut(settings, " ")
-		err := member(backend.Kafka{Brokers: []string{brokers}, ClientID: "member", TopicPrefix: prefix})
+		brokers, rest, _ := strings.Cut(settings, " ")
+		prefix, instance, _ := strings.Cut(rest, " ")
+		err := member(backend.Kafka{Brokers: []string{brokers}, ClientID: "member", TopicPrefix: prefix}, instance)
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -125,8 +126,8 @@ func TestMain(m *testing.M) {
 }
 
 // member acknowledges all but the key "stuck", says what it gets, and goes on until it is killed.
-func member(k backend.Kafka) error {
-	s, err := bus.NewSubscriber(k, bus.SubscriberOptions{Group: "test", InstanceID: "member"})
+func member(k backend.Kafka, instance string) error {
+	s, err := bus.NewSubscriber(k, bus.SubscriberOptions{Group: "test", InstanceID: instance})
 	if err != nil {
 		return err
 	}
@@ -141,6 +142,113 @@ func member(k backend.Kafka) error {
 		fmt.Println(m.UUID)
 	}
 	return s.Close()
+}
+
+// startMember starts a member as a process of its own, whose lines are the ids of what it gets.
+func startMember(t testing.TB, k backend.Kafka, instance string) (*exec.Cmd, *bufio.Scanner) {
+	t.Helper()
+	executable, err := os.Executable()
+	require.NoError(t, err)
+	process := exec.Command(executable)
+	process.Env = append(os.Environ(), strings.Join([]string{memberEnv + "=" + k.Brokers[0], k.TopicPrefix, instance}, " "))
+	process.Stderr = os.Stderr
+	out, err := process.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, process.Start())
+	t.Cleanup(func() { _ = process.Process.Kill() })
+	return process, bufio.NewScanner(out)
+}
+
+func kill(t testing.TB, process *exec.Cmd) {
+	t.Helper()
+	require.NoError(t, process.Process.Kill())
+	_ = process.Wait() // it was killed
+}
+
+// A member is killed and started again a second later, under another name: the group waits for the dead one until its
+// session has run out. What another member had and keeps goes on all the while.
+func TestSubscriber_GoesOnWhileTheGroupWaitsForADeadMember(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, k backend.Kafka) {
+		const partitions, longest = 4, 2 * time.Second // the session of the dead one lasts 6 s
+		createTopic(t, k, "topic", partitions)
+		process, lines := startMember(t, k, "")
+		var theirs atomic.Int64
+		drain := func(lines *bufio.Scanner) {
+			for lines.Scan() {
+				theirs.Add(1)
+			}
+		}
+		go drain(lines)
+
+		var mu sync.Mutex
+		last, gaps := map[int32]time.Time{}, map[int32]time.Duration{}
+		messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{}), "topic")
+		go func() {
+			for m := range messages {
+				p, _ := bus.PartitionOf(m.Context())
+				mu.Lock()
+				if at, ok := last[p]; ok {
+					gaps[p] = max(gaps[p], time.Since(at))
+				}
+				last[p] = time.Now()
+				mu.Unlock()
+				m.Ack()
+			}
+		}()
+		ctx, stop := context.WithCancel(t.Context())
+		p := publisher(t, k)
+		var publishing sync.WaitGroup
+		defer publishing.Wait()
+		defer stop()
+		publishing.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				var batch []*message.Message
+				for partition := range partitions {
+					m := keyed("k", strconv.Itoa(n))
+					m.Metadata.Set(bus.MetadataPartition, strconv.Itoa(partition))
+					batch = append(batch, m)
+				}
+				if err := p.Publish("topic", batch...); err != nil {
+					t.Errorf("publish: %v", err)
+					return
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+		fresh := func() (mine []int32) {
+			mu.Lock()
+			defer mu.Unlock()
+			for p, at := range last {
+				if time.Since(at) < 200*time.Millisecond {
+					mine = append(mine, p)
+				}
+			}
+			return mine
+		}
+		eventually(t, "each has its share", func() bool {
+			before := theirs.Load()
+			time.Sleep(300 * time.Millisecond)
+			return len(fresh()) == partitions/2 && theirs.Load() > before
+		})
+		mine := fresh()
+		mu.Lock()
+		clear(gaps)
+		mu.Unlock()
+		kill(t, process)
+		killed := time.Now()
+		time.Sleep(time.Second)
+		_, again := startMember(t, k, "")
+		before := theirs.Load()
+		go drain(again)
+		eventually(t, "the new one has its share", func() bool { return theirs.Load() > before })
+		mu.Lock()
+		defer mu.Unlock()
+		for _, p := range mine {
+			require.Less(t, max(gaps[p], time.Since(last[p])), longest, "partition %d stood still", p)
+		}
+		t.Logf("the partitions of the dead one were read again after %v; what stayed had gaps of %v", time.Since(killed), gaps)
+	})
 }
 
 func TestSubscriber_KilledWithWorkInFlightSkipsNoneOfIt(t *testing.T) {
@@ -158,24 +266,14 @@ func TestSubscriber_KilledWithWorkInFlightSkipsNoneOfIt(t *testing.T) {
 		}
 		publish(t, publisher(t, k), "topic", batch...)
 
-		executable, err := os.Executable()
-		require.NoError(t, err)
-		process := exec.Command(executable)
-		process.Env = append(os.Environ(), memberEnv+"="+k.Brokers[0]+" "+k.TopicPrefix)
-		process.Stderr = os.Stderr
-		out, err := process.StdoutPipe()
-		require.NoError(t, err)
-		require.NoError(t, process.Start())
-		t.Cleanup(func() { _ = process.Process.Kill() })
-		lines := bufio.NewScanner(out)
+		process, lines := startMember(t, k, "member")
 		for range before + 1 + after {
 			require.True(t, lines.Scan())
 		}
 		eventually(t, "what is done is committed", func() bool { return committed(t, k, "topic", 0) == before })
 		time.Sleep(1500 * time.Millisecond) // at least one further commit, which must not go further
 		require.EqualValues(t, before, committed(t, k, "topic", 0))
-		require.NoError(t, process.Process.Kill())
-		_ = process.Wait()
+		kill(t, process)
 
 		// It is a static member, so it needs no waiting for its session to end.
 		begun := time.Now()

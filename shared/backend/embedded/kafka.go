@@ -65,7 +65,7 @@ func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 		}
 	}()
 	options := []kfake.Opt{
-		kfake.ListenFn(net.Listen), kfake.Ports(o.Port), kfake.ClusterID("edumatrix-interlinked"),
+		kfake.ListenFn(lasting(o.Log, net.Listen)), kfake.Ports(o.Port), kfake.ClusterID("edumatrix-interlinked"),
 		kfake.WithLogger(kafkaLog{o.Log}), kfake.BrokerConfigs(map[string]string{"log.retention.ms": "-1"}),
 	}
 	if o.Dir != "" {
@@ -91,6 +91,9 @@ func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 		return nil, err
 	}
 	k.keepForEver()
+	if o.Dir != "" {
+		(&storage{path: filepath.Join(o.Dir, "probe"), log: o.Log}).answerChecks(k.cluster)
+	}
 
 	var ctx context.Context
 	ctx, k.end = context.WithCancel(context.Background())

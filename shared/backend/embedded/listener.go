@@ -1,0 +1,56 @@
+package embedded
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// lastingListener goes on after errors of Accept, such as that the process has no file left to open, until it is
+// closed. The broker ends its own at the first error, and would never be reached again.
+type lastingListener struct {
+	net.Listener
+	log *slog.Logger
+
+	closing sync.Once
+	closed  chan struct{}
+}
+
+// lasting wraps what listens.
+func lasting(log *slog.Logger, listen func(network, address string) (net.Listener, error)) func(string, string) (
+	net.Listener, error) {
+	return func(network, address string) (net.Listener, error) {
+		l, err := listen(network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &lastingListener{Listener: l, log: log, closed: make(chan struct{})}, nil
+	}
+}
+
+// Accept waits for the next connection. It returns an error only once the listener is closed.
+func (l *lastingListener) Accept() (net.Conn, error) {
+	const shortest, longest = 5 * time.Millisecond, time.Second
+	for pause := shortest; ; pause = min(2*pause, longest) {
+		connection, err := l.Listener.Accept()
+		if err == nil || errors.Is(err, net.ErrClosed) {
+			return connection, err
+		}
+		if pause == shortest || pause == longest {
+			l.log.Warn("the embedded Kafka cannot take a connection, trying again", "error", err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-l.closed:
+			return nil, net.ErrClosed
+		}
+	}
+}
+
+// Close ends Accept, also while that waits to try again.
+func (l *lastingListener) Close() error {
+	l.closing.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}

@@ -1,0 +1,66 @@
+package embedded
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+)
+
+// storage finds out whether the broker can keep what it is given. With a full disk it refuses every record and answers
+// all else as if nothing had happened; a check has to tell.
+type storage struct {
+	path string // of a file of its own
+	log  *slog.Logger
+
+	mu  sync.Mutex
+	at  time.Time
+	err error
+}
+
+const (
+	storageEvery = 500 * time.Millisecond
+	storageProbe = 64 << 10 // bytes, about what a batch of records takes
+)
+
+// check writes a file, at most twice a second, and returns what became of it.
+func (s *storage) check() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.at) < storageEvery {
+		return s.err
+	}
+	before := s.err
+	// It is made anew each time: a file that keeps its place on the disk would have room on a full one.
+	s.err = errors.Join(os.WriteFile(s.path, make([]byte, storageProbe), 0o600), os.Remove(s.path))
+	s.at = time.Now()
+	switch {
+	case before == nil && s.err != nil:
+		s.log.Error("the embedded Kafka cannot write to its data directory: it takes no records", "error", s.err)
+	case before != nil && s.err == nil:
+		s.log.Info("the embedded Kafka can write to its data directory again")
+	}
+	return s.err
+}
+
+// answerChecks has the broker answer a check (backend.Kafka.Check) with an error while it cannot keep records. Clients,
+// which ask the same when they connect, are not affected.
+func (s *storage) answerChecks(c *kfake.Cluster) {
+	c.ControlKey(int16(kmsg.ApiVersions), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		asked := r.(*kmsg.ApiVersionsRequest)
+		if asked.ClientSoftwareName != backend.CheckName || s.check() == nil {
+			return nil, nil, false
+		}
+		c.KeepControl()
+		answer := asked.ResponseKind().(*kmsg.ApiVersionsResponse)
+		answer.ErrorCode = kerr.KafkaStorageError.Code
+		return answer, nil, true
+	})
+}

@@ -1,0 +1,63 @@
+//go:build linux
+
+package embedded_test
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/edumatrix/interlinked/shared/backend/embedded"
+)
+
+// The disk is full: whoever asks whether Kafka works is told that it does not, until there is room again.
+func TestKafka_ChecksFailWhileTheDiskIsFull(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("no file system of its own can be had: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	_, k := startKafka(t, embedded.KafkaOptions{Dir: filepath.Join(dir, "kafka")})
+	declare(t, k, "topic", time.Hour)
+	client, _ := reach(t, k)
+	produce(t, client, "topic", 1, 0)
+	require.NoError(t, k.Check(t.Context()))
+
+	filler := filepath.Join(dir, "filler")
+	f, err := os.Create(filler)
+	require.NoError(t, err)
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	require.NoError(t, f.Close())
+	require.Error(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: "topic", Value: make([]byte, 8192),
+		Timestamp: time.Now()}).FirstErr())
+	require.Eventually(t, func() bool { err = k.Check(t.Context()); return err != nil }, 10*time.Second, 50*time.Millisecond)
+	require.ErrorIs(t, err, kerr.KafkaStorageError)
+	require.ErrorContains(t, err, "is its disk full?")
+
+	require.NoError(t, os.Remove(filler))
+	require.Eventually(t, func() bool { return k.Check(t.Context()) == nil }, 10*time.Second, 50*time.Millisecond)
+	produce(t, client, "topic", 1, 0)
+}
+
+// The same by a data directory in which nothing can be written, which needs no rights to set up.
+func TestKafka_ChecksFailWhileItCannotWrite(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	_, k := startKafka(t, embedded.KafkaOptions{Dir: dir})
+	require.NoError(t, k.Check(t.Context()))
+	obstacle := filepath.Join(dir, "probe")
+	require.NoError(t, os.Mkdir(obstacle, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(obstacle, "full"), nil, 0o600))
+	require.Eventually(t, func() bool { return k.Check(t.Context()) != nil }, 10*time.Second, 50*time.Millisecond)
+	require.NoError(t, os.RemoveAll(obstacle))
+	require.Eventually(t, func() bool { return k.Check(t.Context()) == nil }, 10*time.Second, 50*time.Millisecond)
+}
