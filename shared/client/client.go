@@ -252,15 +252,26 @@ func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, erro
 	}
 	select {
 	case r := <-answer:
-		if r.Error != nil {
-			return r, r.Error
-		}
-		return r, nil
+		return r.outcome()
 	case <-c.done:
-		return Reply{}, c.Err()
+		err = c.Err()
 	case <-ctx.Done():
-		return Reply{}, fmt.Errorf("%v: no answer: %w", frame["type"], ctx.Err())
+		err = fmt.Errorf("%v: no answer: %w", frame["type"], ctx.Err())
 	}
+	// A reply may be followed at once by the end of the connection, and select prefers neither.
+	select {
+	case r := <-answer:
+		return r.outcome()
+	default:
+		return Reply{}, err
+	}
+}
+
+func (r Reply) outcome() (Reply, error) {
+	if r.Error != nil {
+		return r, r.Error
+	}
+	return r, nil
 }
 
 // Write sends bytes as they are; replies without an id that was asked for are dropped.
