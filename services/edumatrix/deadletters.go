@@ -119,9 +119,9 @@ func (i *installation) letters(ctx context.Context, service string) ([]letter, e
 		return nil, err
 	}
 	operator := i.operatorOf(service)
-	parked, err := operator.ListParked(ctx, connect.NewRequest(&meshv1.ListParkedRequest{}))
+	parked, err := i.parked(ctx, service)
 	if err != nil {
-		return nil, i.answered(service, err)
+		return nil, err
 	}
 	d, err := operator.ListDropped(ctx, connect.NewRequest(&meshv1.ListDroppedRequest{}))
 	if err != nil {
@@ -131,7 +131,21 @@ func (i *installation) letters(ctx context.Context, service string) ([]letter, e
 	for _, l := range d.Msg.GetLetters() {
 		dropped[letterKey(l)] = true
 	}
-	return i.merge(service, read, parked.Msg.GetParked(), dropped), nil
+	return i.merge(service, read, parked, dropped), nil
+}
+
+// parked are the streams that a service has parked.
+func (i *installation) parked(ctx context.Context, service string) (all []*meshv1.Parked, err error) {
+	for token := ""; ; {
+		page, err := i.operatorOf(service).ListParked(ctx, connect.NewRequest(&meshv1.ListParkedRequest{PageToken: token}))
+		if err != nil {
+			return nil, i.answered(service, err)
+		}
+		all = append(all, page.Msg.GetParked()...)
+		if token = page.Msg.GetNextPageToken(); token == "" {
+			return all, nil
+		}
+	}
 }
 
 func letterKey(l *meshv1.Letter) string {
@@ -160,7 +174,7 @@ func (i *installation) merge(service string, read []bus.Letter, parked []*meshv1
 			continue
 		}
 		if p != nil {
-			told[p], l.State, l.Waiting = true, stateParked, behind(parked, p)
+			told[p], l.State, l.Waiting = true, stateParked, int(p.GetWaiting())
 			l.Error = p.GetError() // the newest
 		} else if l.State == stateParked || dropped[letterKey(l.at)] {
 			l.State = stateDone
@@ -168,8 +182,8 @@ func (i *installation) merge(service string, read []bus.Letter, parked []*meshv1
 		all = append(all, l)
 	}
 	for _, p := range parked {
-		if p.GetError() != "" && !told[p] {
-			all = append(all, parkedLetter(service, p, behind(parked, p)))
+		if !told[p] {
+			all = append(all, parkedLetter(service, p))
 		}
 	}
 	return all
@@ -237,22 +251,11 @@ func (l letter) findParked(parked []*meshv1.Parked) *meshv1.Parked {
 	return parked[i]
 }
 
-// behind counts the events that wait for one, up to the next that failed.
-func behind(parked []*meshv1.Parked, first *meshv1.Parked) (n int) {
-	for _, p := range parked {
-		same := p.GetSource() == first.GetSource() && p.GetStream() == first.GetStream()
-		if same && p.GetVersion() > first.GetVersion() {
-			n++
-		}
-	}
-	return n
-}
-
 // parkedLetter is an event that failed without a letter: it was missing from the topic, and read from the log.
-func parkedLetter(service string, p *meshv1.Parked, waiting int) letter {
+func parkedLetter(service string, p *meshv1.Parked) letter {
 	l := letter{Service: service, State: stateParked, Topic: p.GetRecord().GetTopic(), Partition: -1, Offset: -1,
 		Key: p.GetStream(), Error: p.GetError(), Time: p.GetAt().AsTime(), Stream: p.GetStream(), Version: p.GetVersion(),
-		Waiting: waiting, Problem: "edumatrix log show " + p.GetStream() + " has what it says", source: p.GetSource()}
+		Waiting: int(p.GetWaiting()), Problem: "edumatrix log show " + p.GetStream() + " has what it says", source: p.GetSource()}
 	if e, err := envelope.ReadRecord(p.GetRecord()); err == nil {
 		l.ID, l.Message, l.Type, l.Actor = e.ID, e.ID, e.Type, e.Actor
 	}

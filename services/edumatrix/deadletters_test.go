@@ -35,14 +35,14 @@ func lettersOf(t *testing.T) (*installation, []bus.Letter, []*meshv1.Parked) {
 	again.FromOffset--
 	read := []bus.Letter{of(0, "chat-commands", command), of(1, "chat-events", event), again,
 		of(3, "chat-events", taken.Message()), of(4, "chat-events", noise)}
-	parked := func(stream string, version int64, problem string) *meshv1.Parked {
+	parked := func(stream string, version int64, problem string, waiting int64) *meshv1.Parked {
 		e := said(t, "")
 		e.Stream, e.Version, e.ID = stream, version, "id of "+stream
 		return &meshv1.Parked{Source: "chat", Stream: stream, Version: version, Record: e.Record("chat-events"),
-			Error: problem, At: timestamppb.New(time.Unix(7, 0))}
+			Error: problem, Waiting: waiting, At: timestamppb.New(time.Unix(7, 0))}
 	}
-	return &installation{declared: declared(t)}, read, []*meshv1.Parked{parked("conversation:7", 3, "newest error"),
-		parked("conversation:7", 4, ""), parked("conversation:7", 5, ""), parked("conversation:9", 1, "missing")}
+	return &installation{declared: declared(t)}, read, []*meshv1.Parked{parked("conversation:7", 3, "newest error", 2),
+		parked("conversation:9", 1, "missing", 0)}
 }
 
 func TestDeadLetters_AreToldOnceWithWhatTheyWaitFor(t *testing.T) {

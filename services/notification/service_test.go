@@ -6,13 +6,18 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 	notificationv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/notification/v1"
 	"github.com/edumatrix/interlinked/services/notification"
 	"github.com/edumatrix/interlinked/shared/backend"
@@ -55,9 +60,24 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { _ = publisher.Close() })
 	settings := config.Config{Service: "notification", Host: "127.0.0.1", Port: meshtest.FreePort(t),
 		ServiceSecret: "of this test", Peers: map[string]string{}}
+	chat := http.NewServeMux()
+	chat.Handle(meshv1connect.NewOwnerServiceHandler(&emptyLog{}))
+	server := httptest.NewServer(chat)
+	t.Cleanup(server.Close)
+	settings.Peers["chat"] = server.URL
 	return &world{t: t, publisher: publisher,
 		env: process.Env{Config: settings, Stores: &backend.Stores{Postgres: pool, Kafka: kafka}, Catalog: declared,
 			Telemetry: traces, Log: slog.New(slog.DiscardHandler)}}
+}
+
+// emptyLog is chat as it was when notification first asked: nothing had happened there.
+type emptyLog struct {
+	meshv1connect.UnimplementedOwnerServiceHandler
+}
+
+func (*emptyLog) ReadLog(context.Context, *connect.Request[meshv1.ReadLogRequest]) (
+	*connect.Response[meshv1.ReadLogResponse], error) {
+	return connect.NewResponse(&meshv1.ReadLogResponse{}), nil
 }
 
 // run runs the service until the returned function is called.
@@ -137,8 +157,8 @@ func (w *world) read(stream string, version int64) {
 	w.t.Helper()
 	var have int64
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		err := w.env.Stores.Postgres.QueryRow(w.t.Context(), `SELECT coalesce(max(version), 0) FROM notification.readings
-			WHERE source = 'chat' AND stream = $1`, stream).Scan(&have)
+		err := w.env.Stores.Postgres.QueryRow(w.t.Context(), `SELECT coalesce(max(position), 0) FROM notification.checkpoints
+			WHERE source = 'chat'`).Scan(&have)
 		if err != nil {
 			w.t.Fatal(err)
 		}

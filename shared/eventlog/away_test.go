@@ -175,14 +175,23 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 	})
 	// Nobody else's answers may be lost.
 	during(t, func(ctx context.Context) error { l.commitAll(ctx); return nil })
-	reading := func(stream string) *Reading { return &Reading{Source: "feed", Stream: stream, Version: 1} }
+	if _, err := l.BeginConsumer(t.Context(), Consumer{Source: "feed", Topic: "feed-events", Partitions: 3}); err != nil {
+		t.Fatal(err)
+	}
+	advance := func(partition int32) *Advance {
+		of := TopicPartition{"feed", "feed-events", partition}
+		if _, err := l.BeginPartition(t.Context(), of, Checkpoint{}); err != nil {
+			t.Fatal(err)
+		}
+		return &Advance{Of: of, To: Checkpoint{Position: 1}}
+	}
 	command := said("1", "c")
-	reaction := Write{Expected: AnyVersion, Reading: reading("post:1"), Appends: []Append{{Stream: "conversation:2",
+	reaction := Write{Expected: AnyVersion, Advance: advance(2), Appends: []Append{{Stream: "conversation:2",
 		Expected: AnyVersion, Events: []proto.Message{sent("2", "m", "x")}}}}
 	for i, w := range []Write{command, reaction} {
 		// At first a connection's statements are prepared.
 		commit(t, l, said("before", fmt.Sprint("before", i)))
-		commit(t, l, Write{Expected: AnyVersion, Reading: reading(fmt.Sprint("before", i))})
+		commit(t, l, Write{Expected: AnyVersion, Advance: advance(int32(i))})
 		armed.Store(true)
 		if _, err := l.Commit(t.Context(), w); !errors.Is(err, bus.ErrAway) {
 			t.Fatalf("got %v", err)
@@ -198,7 +207,7 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	_, err = l.Commit(t.Context(), reaction)
-	if e := failsAs[*StaleReadingError](t, err); e.Have != 1 {
+	if e := failsAs[*StaleCheckpointError](t, err); e.Have.Position != 1 {
 		t.Errorf("%+v", e)
 	}
 	if head, err := l.Head(t.Context()); head != 4 || err != nil {

@@ -13,10 +13,12 @@ import (
 // Commit writes in the next transaction, with whatever else waits for it. Its errors:
 //   - *ConflictError: the stream has moved on; load and decide again.
 //   - *RepeatedError: some of the commands have outcomes already; leave them out and decide the rest again.
-//   - *StaleReadingError: the foreign event was read already, or one before it is missing.
+//   - *StaleCheckpointError: the checkpoint has been moved by another instance.
+//   - *ParkedChangedError: what is parked of the topic has changed; read it and decide again.
 //   - *MemberError: the write fails by itself and always will.
 //   - an error that wraps bus.ErrAway, or that of ctx: the database is away, or ctx ended first. Whether it was written
-//     may be unknown; the same Write again is answered by its ids (RepeatedError, StaleReadingError) if it was.
+//     may be unknown; the same Write again is answered by its ids (RepeatedError,
+//     StaleCheckpointError, ParkedChangedError) if it was.
 //
 // Nothing of the write was written with any of these but the last.
 func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
@@ -82,12 +84,4 @@ func (l *Log) Outcome(ctx context.Context, actor, commandID string) (envelope.Re
 		return envelope.Result{}, false, fmt.Errorf("read the outcome of %s of %s: %w", commandID, actor, Away(err))
 	}
 	return r, true, nil
-}
-
-// ReadingOf says how far a foreign stream was read; 0: not at all.
-func (l *Log) ReadingOf(ctx context.Context, source, stream string) (version int64, err error) {
-	if err := l.o.Pool.QueryRow(ctx, l.sql.reading, source, stream).Scan(&version); err != nil {
-		return 0, fmt.Errorf("read how far %s of %s was read: %w", stream, source, Away(err))
-	}
-	return version, nil
 }

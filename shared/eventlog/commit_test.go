@@ -283,39 +283,6 @@ func TestCommit_ARefusalStays(t *testing.T) {
 	}
 }
 
-func TestCommit_AReadingGoesOnWhereItWas(t *testing.T) {
-	t.Parallel()
-	url := database(t)
-	reacts := func(conversation, id string) Append {
-		return Append{Stream: "conversation:" + conversation, Expected: AnyVersion, Actor: "feed", Cause: id,
-			Events: []proto.Message{sent(conversation, id, "x")}}
-	}
-	reading := func(version, previous int64, id string) Write {
-		return Write{Expected: AnyVersion, Reading: &Reading{Source: "feed", Stream: "post:1", Version: version,
-			Previous: previous}, Appends: []Append{reacts("1", id), reacts("2", id)}}
-	}
-	committed, errs := together(t, url, reading(1, 0, "a"), reading(2, 1, "b"), reading(2, 1, "b"), reading(5, 4, "gap"))
-	if errs[0] != nil || errs[1] != nil || committed[1].Position != 4 {
-		t.Fatalf("%+v %v", committed, errs)
-	}
-	for _, err := range errs[2:] {
-		if e := failsAs[*StaleReadingError](t, err); e.Have != 2 {
-			t.Errorf("%+v", e)
-		}
-	}
-	l := running(t, url)
-	if have, err := l.ReadingOf(t.Context(), "feed", "post:1"); have != 2 || err != nil {
-		t.Errorf("%d %v", have, err)
-	}
-	if have, err := l.ReadingOf(t.Context(), "feed", "post:2"); have != 0 || err != nil {
-		t.Errorf("%d %v", have, err)
-	}
-	commit(t, l, Write{Expected: AnyVersion, Reading: &Reading{Source: "feed", Stream: "post:1", Version: 9, Previous: 2}})
-	if have, _ := l.ReadingOf(t.Context(), "feed", "post:1"); have != 9 {
-		t.Errorf("%d", have)
-	}
-}
-
 func TestPruneOutcomes_KeepsWhatIsYounger(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

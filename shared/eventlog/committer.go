@@ -206,6 +206,9 @@ func (t *transaction) run(ctx context.Context) (map[*member]answer, error) {
 		}
 	}
 	b = &pgx.Batch{}
+	if err := t.ledger.consumed.queue(b, t.log); err != nil {
+		return nil, err
+	}
 	if !t.ledger.rows.empty() {
 		t.ledger.rows.queue(b, &t.log.sql, t.ledger.at)
 		b.Queue(sqlNotify, t.log.channel(), strconv.FormatInt(t.ledger.position, 10))
@@ -246,7 +249,7 @@ func (t *transaction) rollback(ctx context.Context) {
 
 // queueCheck reads what the members are held against.
 func (t *transaction) queueCheck(b *pgx.Batch) {
-	var actors, ids, streams, sources, sourceStreams []string
+	var actors, ids, streams []string
 	seen := map[string]bool{}
 	for _, m := range t.members {
 		p := m.prepared
@@ -261,14 +264,11 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 				actors, ids = append(actors, e.actor), append(ids, e.cause)
 			}
 		}
-		if r := p.reading; r != nil {
-			sources, sourceStreams = append(sources, r.Source), append(sourceStreams, r.Stream)
-		}
 	}
 	g := &t.ledger
 	g.versions, g.outcomes = make(map[string]int64, len(streams)), map[commandKey]envelope.Result{}
-	g.readings = map[readingKey]int64{}
-	b.Queue(t.log.sql.check, actors, ids, streams, sources, sourceStreams).Query(func(found pgx.Rows) error {
+	t.queueConsumed(b)
+	b.Queue(t.log.sql.check, actors, ids, streams).Query(func(found pgx.Rows) error {
 		var what int
 		r := envelope.Result{Source: t.log.o.Owner}
 		_, err := pgx.ForEachRow(found, []any{&what, &r.Actor, &r.CommandID, &r.Type, &r.Stream, &r.Kind, &r.Version,
@@ -278,8 +278,6 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 				g.outcomes[commandKey{r.Actor, r.CommandID}] = r
 			case 2:
 				g.versions[r.Stream] = r.Version
-			case 3:
-				g.readings[readingKey{r.Actor, r.Stream}] = r.Version
 			case 4:
 				g.position = r.Position
 				floor, err := strconv.ParseInt(r.Text, 10, 64)

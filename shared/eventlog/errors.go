@@ -32,17 +32,6 @@ func (e *RepeatedError) Error() string {
 	return fmt.Sprintf("%d commands have an outcome already", len(e.Outcomes))
 }
 
-// StaleReadingError says that another version of the foreign stream was read last.
-type StaleReadingError struct {
-	Source string
-	Stream string
-	Have   int64
-}
-
-func (e *StaleReadingError) Error() string {
-	return fmt.Sprintf("%s of %s is read up to version %d", e.Stream, e.Source, e.Have)
-}
-
 // MemberError is why a Write fails whenever it is tried.
 type MemberError struct{ Err error }
 

@@ -12,8 +12,6 @@ import (
 
 type commandKey struct{ actor, id string }
 
-type readingKey struct{ source, stream string }
-
 // ledger is what the log holds, as far as the members of one commit touch it: first as it was read under the lock, then
 // with what each admitted member adds. It decides who is taken out.
 type ledger struct {
@@ -24,7 +22,7 @@ type ledger struct {
 
 	incarnation incarnation
 	outcomes    map[commandKey]envelope.Result
-	readings    map[readingKey]int64
+	consumed    consumed
 	rows        rows
 }
 
@@ -33,10 +31,8 @@ func (g *ledger) admit(p *prepared) (Committed, error) {
 	if repeated := g.repeated(p); repeated != nil {
 		return Committed{}, repeated
 	}
-	if r := p.reading; r != nil {
-		if have := g.readings[readingKey{r.Source, r.Stream}]; have != r.Previous {
-			return Committed{}, &StaleReadingError{Source: r.Source, Stream: r.Stream, Have: have}
-		}
+	if err := g.consumed.check(p); err != nil {
+		return Committed{}, err
 	}
 	if err := g.conflict(p.stream, p.expected); err != nil {
 		return Committed{}, err
@@ -108,10 +104,7 @@ func (g *ledger) add(p *prepared) Committed {
 			g.rows.outcomes = append(g.rows.outcomes, r)
 		}
 	}
-	if r := p.reading; r != nil {
-		g.readings[readingKey{r.Source, r.Stream}] = r.Version
-		g.rows.reading(*r)
-	}
+	g.consumed.add(p)
 	c.Version, c.Position = g.versions[p.stream], g.position
 	return c
 }

@@ -12,38 +12,78 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// Parked is an event of another owner that could not be taken, or one that waits behind such a one. It is known by
-// source, stream and version. What is parked lies above what was read of its stream; whatever does not is past.
+// Parked is a stream of another owner of which nothing is applied, from the event that failed on.
 type Parked struct {
-	Source  string
-	Stream  string
-	Version int64
-	Record  *meshv1.Record // without a body: what people wrote is in its owner's log, as far as it is not redacted
-	Error   string         // empty: it waits behind another
-	At      time.Time
+	Source string
+	Topic  string
+	Stream string
+	// Position and Version are those of the event that failed, and Index counts the effects of it that are applied.
+	Position int64
+	Index    int
+	Version  int64
+	// Waiting counts the events behind it that were passed over.
+	Waiting int64
+	// Record is the event that failed, without a body: what people wrote is in its owner's log, as far as it is not
+	// redacted.
+	Record *meshv1.Record
+	Error  string
+	At     time.Time
+	// HeldUntil is the time until which no further event of the stream may be passed over, because a retry is about to
+	// end. Zero: it is not held.
+	HeldUntil time.Time
+}
+
+// Resolution changes what is parked of a stream in the transaction of what followed from its events.
+type Resolution struct {
+	// Of is the stream as it was read. It must not have changed since.
+	Of Parked
+	// Left is what stays parked; nil: nothing does.
+	Left *Parked
+	// HoldUntil, if it is set, is all that changes: until then no further event of the stream may be passed over. Then it
+	// matters only that the stream is parked.
+	HoldUntil time.Time
+}
+
+// ParkedChangedError reports that a write was decided on something else than what is parked now: read it again.
+type ParkedChangedError struct {
+	Source string
+	Topic  string
+}
+
+func (e *ParkedChangedError) Error() string {
+	return fmt.Sprintf("what is parked of %s of %s has changed", e.Topic, e.Source)
 }
 
 const (
-	sqlParking = `SELECT read.version, coalesce((SELECT min(p.version) FROM owner.parked p
-  WHERE p.source = $1 AND p.stream = $2 AND p.version > read.version), 0)
-FROM (SELECT coalesce((SELECT version FROM owner.readings WHERE source = $1 AND stream = $2), 0) AS version) read`
-	// Whoever waits has somebody to wait for, or is not parked: then that one was dealt with meanwhile.
-	sqlPark = `INSERT INTO owner.parked (source, stream, version, record, error, at)
-SELECT $1, $2, $3, $4, $5, $6
-WHERE $3 > coalesce((SELECT version FROM owner.readings WHERE source = $1 AND stream = $2), 0)
-  AND ($5 <> '' OR EXISTS (SELECT FROM owner.parked p WHERE p.source = $1 AND p.stream = $2 AND p.version <= $3
-    AND p.version > coalesce((SELECT version FROM owner.readings WHERE source = $1 AND stream = $2), 0)))
-ON CONFLICT (source, stream, version) DO UPDATE
-  SET error = CASE WHEN excluded.error = '' THEN parked.error ELSE excluded.error END`
-	sqlParkedLive = ` FROM owner.parked p WHERE p.version > coalesce(
-  (SELECT r.version FROM owner.readings r WHERE r.source = p.source AND r.stream = p.stream), 0)`
-	sqlParked   = `SELECT p.source, p.stream, p.version, p.record, p.error, p.at` + sqlParkedLive
-	sqlParkedOf = sqlParked + ` AND p.source = $1 AND p.stream = $2 AND p.version BETWEEN $3 AND $4
-ORDER BY p.version LIMIT 1000`
-	sqlParkedBy = sqlParked + ` ORDER BY p.source, p.stream, p.version`
-	sqlUnpark   = `DELETE FROM owner.parked WHERE source = $1 AND stream = $2 AND version <=
-  greatest($3, coalesce((SELECT version FROM owner.readings WHERE source = $1 AND stream = $2), 0))`
-	sqlLeftOf = `SELECT count(*)` + sqlParkedLive + ` AND p.source = $1 AND p.stream = $2`
+	parkedColumns = `p.source, p.topic, p.stream, p.position, p.index, p.version, p.waiting, p.record, p.error, p.at,
+  p.held_until`
+
+	sqlPark = `INSERT INTO owner.parked_streams (source, topic, stream, position, index, version, waiting, record, error,
+  at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+	sqlPassed = `UPDATE owner.parked_streams SET waiting = waiting + $4
+WHERE source = $1 AND topic = $2 AND stream = $3`
+	sqlResolutions = `SELECT k.source, k.topic, k.stream, p.position, p.index, p.waiting, n.revision
+FROM unnest($1::text[], $2::text[], $3::text[]) AS k (source, topic, stream),
+LATERAL (SELECT * FROM owner.parked_streams p
+  WHERE p.source = k.source AND p.topic = k.topic AND p.stream = k.stream LIMIT 1) p,
+LATERAL (SELECT revision FROM owner.consumers n WHERE n.source = k.source AND n.topic = k.topic LIMIT 1) n`
+	sqlHold       = `UPDATE owner.parked_streams SET held_until = $4 WHERE source = $1 AND topic = $2 AND stream = $3`
+	sqlUnpark     = `DELETE FROM owner.parked_streams WHERE source = $1 AND topic = $2 AND stream = $3`
+	sqlParkedLeft = `UPDATE owner.parked_streams SET position = $4, index = $5, version = $6, waiting = $7, record = $8,
+  error = $9, at = $10, held_until = $11 WHERE source = $1 AND topic = $2 AND stream = $3`
+
+	// One statement, hence one state: the revision is that of these rows.
+	sqlParkedOf = `SELECT n.revision, ` + parkedColumns + ` FROM owner.consumers n
+LEFT JOIN owner.parked_streams p ON p.source = n.source AND p.topic = n.topic WHERE n.source = $1 AND n.topic = $2`
+	sqlListParked = `SELECT ` + parkedColumns + ` FROM owner.parked_streams p
+WHERE (p.source, p.stream, p.topic) > ($1, $2, $3) ORDER BY p.source, p.stream, p.topic LIMIT $4`
+	sqlParkedStream = `SELECT ` + parkedColumns + ` FROM owner.parked_streams p WHERE p.source = $1 AND p.stream = $2`
+
+	// What an earlier release parked: each event by itself. What it had read meanwhile is past.
+	sqlParkedEvents = `SELECT p.stream, p.version, p.record, p.error, p.at FROM owner.parked p WHERE p.source = $1
+  AND p.version > coalesce((SELECT r.version FROM owner.readings r WHERE r.source = p.source AND r.stream = p.stream), 0)
+ORDER BY p.stream, p.version`
+	sqlForgetParkedEvents = `DELETE FROM owner.parked WHERE source = $1`
 
 	sqlDropLetter = `INSERT INTO owner.dropped_letters (partition, "offset", id, at) VALUES ($1, $2, $3, $4)
 ON CONFLICT DO NOTHING`
@@ -56,86 +96,157 @@ func (l *Log) in(statement string) string {
 	return strings.ReplaceAll(statement, "owner.", pgx.Identifier{l.o.Owner}.Sanitize()+".")
 }
 
-// Parking says how far a foreign stream was read, and the version of the first event above that is parked; 0: none.
-func (l *Log) Parking(ctx context.Context, source, stream string) (read, parked int64, err error) {
-	if err := l.o.Pool.QueryRow(ctx, l.in(sqlParking), source, stream).Scan(&read, &parked); err != nil {
-		return 0, 0, fmt.Errorf("read how far %s of %s was read: %w", stream, source, Away(err))
-	}
-	return read, parked, nil
+// nullableParked is a row that may be absent.
+type nullableParked struct {
+	source, topic, stream, problem *string
+	position, version, waiting     *int64
+	index                          *int
+	record                         []byte
+	at, heldUntil                  *time.Time
 }
 
-// Park keeps an event for later. It does not when the event was read already, nor, when it would only wait, if none
-// before it is parked any more: then it can be taken now.
-func (l *Log) Park(ctx context.Context, p Parked) (parked bool, err error) {
-	record, err := proto.Marshal(p.Record)
-	if err != nil {
-		return false, fmt.Errorf("park %s of %s at version %d: %w", p.Stream, p.Source, p.Version, err)
-	}
-	err = l.parking(ctx, p.Source, p.Stream, func(tx pgx.Tx) error {
-		done, err := tx.Exec(ctx, l.in(sqlPark), p.Source, p.Stream, p.Version, record, storable(p.Error),
-			l.o.Now().UTC())
-		parked = err == nil && done.RowsAffected() > 0
-		return err
-	})
-	if err != nil {
-		return false, fmt.Errorf("park %s of %s at version %d: %w", p.Stream, p.Source, p.Version, Away(err))
-	}
-	return parked, nil
+func (n *nullableParked) targets() []any {
+	return []any{&n.source, &n.topic, &n.stream, &n.position, &n.index, &n.version, &n.waiting, &n.record,
+		&n.problem, &n.at, &n.heldUntil}
 }
 
-// Unpark forgets what was read meanwhile, and what is parked up to a version, and says how much is left of the stream.
-func (l *Log) Unpark(ctx context.Context, source, stream string, upTo int64) (left int64, err error) {
-	err = l.parking(ctx, source, stream, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, l.in(sqlUnpark), source, stream, upTo); err != nil {
-			return err
+func (n *nullableParked) parked() (Parked, error) {
+	p := Parked{Source: *n.source, Topic: *n.topic, Stream: *n.stream, Position: *n.position, Index: *n.index,
+		Version: *n.version, Waiting: *n.waiting, Error: *n.problem, At: n.at.UTC(), Record: &meshv1.Record{}}
+	if n.heldUntil != nil {
+		p.HeldUntil = *n.heldUntil
+	}
+	return p, proto.Unmarshal(n.record, p.Record)
+}
+
+// ParkedOf reads the streams that are parked of a topic, and the revision that an Advance has to name.
+func (l *Log) ParkedOf(ctx context.Context, source, topic string) (all []Parked, revision int64, err error) {
+	found, err := l.o.Pool.Query(ctx, l.in(sqlParkedOf), source, topic)
+	if err == nil {
+		for found.Next() && err == nil {
+			var n nullableParked
+			if err = found.Scan(append([]any{&revision}, n.targets()...)...); err != nil || n.stream == nil {
+				continue
+			}
+			var p Parked
+			p, err = n.parked()
+			all = append(all, p)
 		}
-		return tx.QueryRow(ctx, l.in(sqlLeftOf), source, stream).Scan(&left)
-	})
-	if err != nil {
-		return 0, fmt.Errorf("unpark %s of %s: %w", stream, source, Away(err))
-	}
-	return left, nil
-}
-
-// parking runs a transaction that is alone with what is parked of a stream, over all instances: nobody begins to wait
-// behind one that is being dealt with.
-func (l *Log) parking(ctx context.Context, source, stream string, do func(pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, l.o.Pool, func(tx pgx.Tx) error {
-		key := lockKey(l.o.Owner, "parked/"+source+"/"+stream)
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", key); err != nil {
-			return err
+		found.Close()
+		if err == nil {
+			err = found.Err()
 		}
-		return do(tx)
-	})
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("read what is parked of %s of %s: %w", topic, source, Away(err))
+	}
+	return all, revision, nil
 }
 
-// ListParked lists all that is parked, by source, stream and version.
-func (l *Log) ListParked(ctx context.Context) ([]Parked, error) {
-	return l.parked(ctx, l.in(sqlParkedBy))
+// ListParked lists parked streams by source, stream and topic, after one of them (zero: from the first), at most limit.
+func (l *Log) ListParked(ctx context.Context, after Parked, limit int) ([]Parked, error) {
+	return l.parked(ctx, sqlListParked, after.Source, after.Stream, after.Topic, limit)
 }
 
-// ParkedOf lists the first thousand events that are parked of a stream, between two versions, both included.
-func (l *Log) ParkedOf(ctx context.Context, source, stream string, from, to int64) ([]Parked, error) {
-	return l.parked(ctx, l.in(sqlParkedOf), source, stream, from, to)
+// ParkedStream finds what is parked of a stream; events of a stream may go to several topics.
+func (l *Log) ParkedStream(ctx context.Context, source, stream string) ([]Parked, error) {
+	return l.parked(ctx, sqlParkedStream, source, stream)
 }
 
 func (l *Log) parked(ctx context.Context, statement string, args ...any) ([]Parked, error) {
-	found, err := l.o.Pool.Query(ctx, statement, args...)
+	found, err := l.o.Pool.Query(ctx, l.in(statement), args...)
 	if err == nil {
 		var all []Parked
 		all, err = pgx.CollectRows(found, func(row pgx.CollectableRow) (Parked, error) {
-			p := Parked{Record: &meshv1.Record{}}
-			var record []byte
-			if err := row.Scan(&p.Source, &p.Stream, &p.Version, &record, &p.Error, &p.At); err != nil {
-				return p, err
+			var n nullableParked
+			if err := row.Scan(n.targets()...); err != nil {
+				return Parked{}, err
 			}
-			return p, proto.Unmarshal(record, p.Record)
+			return n.parked()
 		})
 		if err == nil {
 			return all, nil
 		}
 	}
 	return nil, fmt.Errorf("read what is parked at %s: %w", l.o.Owner, Away(err))
+}
+
+// ImportParked parks the streams of which an earlier release had parked events. Place returns the position of one, and up
+// to which position all of its topic is passed. It has no effect when it was done before.
+func (l *Log) ImportParked(ctx context.Context, source string,
+	place func(*meshv1.Record) (position, passed int64, err error)) error {
+	err := pgx.BeginFunc(ctx, l.o.Pool, func(tx pgx.Tx) error {
+		found, err := tx.Query(ctx, l.in(sqlParkedEvents), source)
+		if err != nil {
+			return err
+		}
+		streams := map[string]*Parked{}
+		p := Parked{Source: source}
+		var record []byte
+		if _, err := pgx.ForEachRow(found, []any{&p.Stream, &p.Version, &record, &p.Error, &p.At}, func() error {
+			one := p
+			one.Record = &meshv1.Record{}
+			if err := proto.Unmarshal(record, one.Record); err != nil {
+				return err
+			}
+			one.Topic = one.Record.GetTopic()
+			var passed int64
+			if one.Position, passed, err = place(one.Record); err != nil {
+				return err
+			}
+			if first := streams[p.Stream]; first == nil {
+				streams[p.Stream] = &one
+			} else if one.Position <= passed {
+				first.Waiting++
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, p := range streams {
+			if err := l.park(ctx, tx, *p); err != nil {
+				return err
+			}
+		}
+		_, err = tx.Exec(ctx, l.in(sqlForgetParkedEvents), source)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("take over what an earlier release parked of %s: %w", source, Away(err))
+	}
+	return nil
+}
+
+func (l *Log) park(ctx context.Context, tx pgx.Tx, p Parked) error {
+	b := &pgx.Batch{}
+	if err := queuePark(b, l.in(sqlPark), p); err != nil {
+		return err
+	}
+	return tx.SendBatch(ctx, b).Close()
+}
+
+func queuePark(b *pgx.Batch, statement string, p Parked) error {
+	record, err := proto.Marshal(p.Record)
+	if err != nil {
+		return err
+	}
+	b.Queue(statement, p.Source, p.Topic, p.Stream, p.Position, p.Index, p.Version, p.Waiting, record,
+		storable(p.Error), p.At)
+	return nil
+}
+
+func queueParkedLeft(b *pgx.Batch, statement string, p Parked) error {
+	record, err := proto.Marshal(p.Record)
+	if err != nil {
+		return err
+	}
+	var held *time.Time
+	if !p.HeldUntil.IsZero() {
+		held = &p.HeldUntil
+	}
+	b.Queue(statement, p.Source, p.Topic, p.Stream, p.Position, p.Index, p.Version, p.Waiting, record,
+		storable(p.Error), p.At, held)
+	return nil
 }
 
 // storable is a text without the one character that Postgres has no place for.

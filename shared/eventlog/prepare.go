@@ -24,7 +24,8 @@ type prepared struct {
 	stream   string
 	expected int64
 	entries  []*entry
-	reading  *Reading
+	advance  *Advance
+	resolves *Resolution
 	events   int
 	bytes    int
 }
@@ -54,7 +55,7 @@ type draft struct {
 }
 
 func (l *Log) prepare(ctx context.Context, w Write) (*prepared, error) {
-	p := &prepared{stream: w.Stream, expected: w.Expected, reading: w.Reading}
+	p := &prepared{stream: w.Stream, expected: w.Expected, advance: w.Advance, resolves: w.Resolution}
 	seen := map[commandKey]bool{}
 	for _, d := range w.Commands {
 		e := &entry{stream: w.Stream, expected: AnyVersion, actor: d.Actor, cause: d.CommandID, commandType: d.Type,

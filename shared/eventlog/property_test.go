@@ -21,8 +21,11 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		first := rapid.Int64Range(0, 5).Draw(t, "position")
 		g := &ledger{owner: "chat", position: first, versions: map[string]int64{}, outcomes: map[commandKey]envelope.Result{},
-			readings: map[readingKey]int64{}}
-		versions, outcomes, readings := map[string]int64{}, map[commandKey]envelope.Result{}, map[string]int64{}
+			consumed: consumed{checkpoints: map[TopicPartition]Checkpoint{{}: {}}, revisions: map[topicKey]int64{},
+				parked: map[parkedKey]Parked{}}}
+		versions, outcomes := map[string]int64{}, map[commandKey]envelope.Result{}
+		var checkpoint Checkpoint
+		var revision int64
 		position := first
 		for range rapid.IntRange(0, 30).Draw(t, "members") {
 			p := drawMember(t)
@@ -34,7 +37,8 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 			c, err := g.admit(p)
 			var conflict *ConflictError
 			var again *RepeatedError
-			var stale *StaleReadingError
+			var stale *StaleCheckpointError
+			var parked *ParkedChangedError
 			switch {
 			case repeated:
 				if !errors.As(err, &again) {
@@ -47,9 +51,14 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 					}
 				}
 				continue
-			case p.reading != nil && readings[p.reading.Stream] != p.reading.Previous:
-				if !errors.As(err, &stale) || stale.Have != readings[p.reading.Stream] {
-					t.Fatalf("a stale reading: %v", err)
+			case p.advance != nil && p.advance.From != checkpoint:
+				if !errors.As(err, &stale) || stale.Have != checkpoint {
+					t.Fatalf("a stale checkpoint: %v", err)
+				}
+				continue
+			case p.advance != nil && p.advance.Revision != revision:
+				if !errors.As(err, &parked) {
+					t.Fatalf("decided on what was parked before: %v", err)
 				}
 				continue
 			case p.expected != AnyVersion && p.expected != versions[p.stream]:
@@ -70,8 +79,9 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 				outcomes[commandKey{e.actor, e.cause}] = results[0]
 				results = results[1:]
 			}
-			if p.reading != nil {
-				readings[p.reading.Stream] = p.reading.Version
+			if p.advance != nil {
+				checkpoint = p.advance.To
+				revision += int64(len(p.advance.Park))
 			}
 		}
 		seen := map[string]int64{}
@@ -106,8 +116,12 @@ func drawMember(t *rapid.T) *prepared {
 		p.entries = append(p.entries, e)
 	}
 	if rapid.Bool().Draw(t, "reads") {
-		p.reading = &Reading{Source: "feed", Stream: stream, Previous: rapid.Int64Range(0, 2).Draw(t, "previous")}
-		p.reading.Version = p.reading.Previous + 1
+		from := Checkpoint{Position: rapid.Int64Range(0, 2).Draw(t, "from"), Index: rapid.IntRange(0, 1).Draw(t, "index")}
+		p.advance = &Advance{From: from, To: Checkpoint{Position: from.Position + 1}, Revision: rapid.Int64Range(0, 1).Draw(t,
+			"revision")}
+		if rapid.Bool().Draw(t, "parks") {
+			p.advance.Park = []Parked{{Stream: stream}}
+		}
 	}
 	return p
 }

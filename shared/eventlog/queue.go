@@ -155,8 +155,8 @@ func (p *prepared) keys() (keys []any) {
 			keys = append(keys, commandKey{e.actor, e.cause})
 		}
 	}
-	if p.reading != nil {
-		keys = append(keys, *p.reading)
+	if p.advance != nil {
+		keys = append(keys, checkpointKey{p.advance.Of, p.advance.From})
 	}
 	return keys
 }

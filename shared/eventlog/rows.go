@@ -30,7 +30,6 @@ type rows struct {
 
 	turns    turns
 	outcomes []envelope.Result
-	readings []Reading
 	redacted redactions
 }
 
@@ -75,18 +74,7 @@ func (r *rows) event(g *ledger, e *entry, d draft, answers bool) {
 	}
 }
 
-// reading keeps the newest of each foreign stream.
-func (r *rows) reading(n Reading) {
-	for i, o := range r.readings {
-		if o.Source == n.Source && o.Stream == n.Stream {
-			r.readings[i] = n
-			return
-		}
-	}
-	r.readings = append(r.readings, n)
-}
-
-func (r *rows) empty() bool { return len(r.positions)+len(r.outcomes)+len(r.readings) == 0 }
+func (r *rows) empty() bool { return len(r.positions)+len(r.outcomes) == 0 }
 
 // queue puts the statements that write all rows into a batch, in an order in which each finds what it needs.
 func (r *rows) queue(b *pgx.Batch, sql *statements, at time.Time) {
@@ -104,14 +92,6 @@ func (r *rows) queue(b *pgx.Batch, sql *statements, at time.Time) {
 	}
 	if len(r.outcomes) > 0 {
 		r.queueOutcomes(b, sql, at)
-	}
-	if len(r.readings) > 0 {
-		var sources, streams []string
-		var versions []int64
-		for _, n := range r.readings {
-			sources, streams, versions = append(sources, n.Source), append(streams, n.Stream), append(versions, n.Version)
-		}
-		b.Queue(sql.saveReadings, sources, streams, versions)
 	}
 }
 

@@ -41,10 +41,6 @@ SELECT 2, '', '', '', s.stream, '', h.version, 0, '', ''
 FROM unnest($3::text[]) AS s (stream),
 LATERAL (SELECT version FROM owner.events e WHERE e.stream = s.stream ORDER BY version DESC LIMIT 1) h
 UNION ALL
-SELECT 3, k.source, '', '', k.stream, '', r.version, 0, '', ''
-FROM unnest($4::text[], $5::text[]) AS k (source, stream),
-LATERAL (SELECT version FROM owner.readings r WHERE r.source = k.source AND r.stream = k.stream LIMIT 1) r
-UNION ALL
 (SELECT 4, '', '', '', '', '', i.number, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id,
   i.floor::text
 FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
@@ -72,9 +68,6 @@ FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS n (room, memb
 LATERAL (SELECT o.ctid FROM owner.memberships o
   WHERE o.room = n.room AND o.member = n.member AND o.closed_position IS NULL LIMIT 1) o
 WHERE m.ctid = o.ctid`
-	sqlSaveReadings = `INSERT INTO owner.readings (source, stream, version)
-SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
-ON CONFLICT (source, stream) DO UPDATE SET version = excluded.version`
 	sqlRedact = `UPDATE owner.events e SET personal = NULL, redacted = true
 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (stream, subject, version)
 WHERE e.stream = n.stream AND e.subject = n.subject AND e.version < n.version AND e.personal IS NOT NULL`
@@ -84,7 +77,6 @@ WHERE e.stream = n.stream AND e.subject = n.subject AND e.version < n.version AN
 WHERE actor = $1 AND command_id = $2`
 	sqlPruneOutcomes = `DELETE FROM owner.outcomes WHERE ctid = ANY (ARRAY(
   SELECT ctid FROM owner.outcomes WHERE at < $1 LIMIT 5000))`
-	sqlReading = `SELECT coalesce((SELECT version FROM owner.readings WHERE source = $1 AND stream = $2), 0)`
 
 	columns = `position, stream, version, id, type, topic, actor, cause, command_type, correlation, time, class, rooms,
   opens, closes, subject, answers, traceparent, body, personal, redacted`
@@ -156,10 +148,10 @@ ORDER BY position`
 
 // statements are those above for one schema. Connections are shared with other owners, so each names its schema.
 type statements struct {
-	head, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, saveReadings, redact string
-	outcome, pruneOutcomes, reading, load, read, readStream, readRooms, rooms, stretches                                   string
-	stays, countGaps, readGaps                                                                                             string
-	addProjection, takeProjection, projection, saveProjection, dropProjection, relayState, saveRelay                       string
+	head, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
+	outcome, pruneOutcomes, load, read, readStream, readRooms, rooms, stretches                              string
+	stays, countGaps, readGaps                                                                               string
+	addProjection, takeProjection, projection, saveProjection, dropProjection, relayState, saveRelay         string
 }
 
 func newStatements(owner string) statements {
@@ -168,8 +160,8 @@ func newStatements(owner string) statements {
 	return statements{
 		head: in(sqlHead), reincarnate: in(sqlReincarnate), same: in(sqlSame), check: in(sqlCheck), insertEvents: in(sqlInsertEvents), insertRooms: in(sqlInsertRooms),
 		insertOutcomes: in(sqlInsertOutcomes), openRooms: in(sqlOpenRooms), closeRooms: in(sqlCloseRooms),
-		saveReadings: in(sqlSaveReadings), redact: in(sqlRedact),
-		outcome: in(sqlOutcome), pruneOutcomes: in(sqlPruneOutcomes), reading: in(sqlReading), load: in(sqlLoad),
+		redact:  in(sqlRedact),
+		outcome: in(sqlOutcome), pruneOutcomes: in(sqlPruneOutcomes), load: in(sqlLoad),
 		read: in(sqlRead), readStream: in(sqlReadStream), readRooms: in(sqlReadRooms), rooms: in(sqlRooms),
 		stays: in(sqlStays), countGaps: in(sqlCountGaps), readGaps: in(sqlReadGaps),
 		stretches: in(sqlStretches), addProjection: in(sqlAddProjection), takeProjection: in(sqlTakeProjection),

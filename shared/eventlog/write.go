@@ -19,8 +19,10 @@ type Write struct {
 	Commands []Decided
 	// Appends are events without a command's outcome, to any streams.
 	Appends []Append
-	// Reading is what of another owner's log this is the answer to; nil: nothing.
-	Reading *Reading
+	// Advance moves the checkpoint of a partition of another owner's topic; nil: none.
+	Advance *Advance
+	// Resolution changes what is parked of another owner's stream; nil: nothing.
+	Resolution *Resolution
 }
 
 // Decided is one command with what came of it.
@@ -47,15 +49,6 @@ type Append struct {
 	Correlation string
 	TraceParent string // empty: the span in the context
 	Events      []proto.Message
-}
-
-// Reading is how far a stream of another owner's log (or its position, under a stream name of the reader's choice) was
-// read. Version is saved with the Write, if what is saved so far is Previous (0: nothing).
-type Reading struct {
-	Source   string
-	Stream   string
-	Version  int64
-	Previous int64
 }
 
 // Committed is what came of a Write.

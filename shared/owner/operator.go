@@ -2,6 +2,8 @@ package owner
 
 import (
 	"context"
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -14,6 +16,7 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
@@ -22,7 +25,7 @@ type operator struct {
 	name        string
 	log         *eventlog.Log
 	projections []eventlog.Projection
-	reactors    []*reactor
+	consumers   []*consume.Consumer
 	work        context.Context // ends when the service does
 }
 
@@ -42,8 +45,8 @@ func (o *operator) Describe(context.Context, *connect.Request[meshv1.DescribeReq
 		answer.Projections = append(answer.Projections, p.Name())
 	}
 	slices.Sort(answer.Projections)
-	for _, r := range o.reactors {
-		answer.Consumes = append(answer.Consumes, &meshv1.Consumed{Owner: r.from, Topic: r.topic})
+	for _, c := range o.consumers {
+		answer.Consumes = append(answer.Consumes, &meshv1.Consumed{Owner: c.Source(), Topic: c.Topic()})
 	}
 	return connect.NewResponse(answer), nil
 }
@@ -107,52 +110,88 @@ func rebuiltMessage(r eventlog.Rebuilt) *meshv1.Rebuilt {
 	return m
 }
 
-// ListParked lists events that could not be taken, and what waits behind them.
-func (o *operator) ListParked(ctx context.Context, _ *connect.Request[meshv1.ListParkedRequest]) (
+// maxParked streams are in a page.
+const maxParked = 500
+
+// ListParked lists parked streams, in pages.
+func (o *operator) ListParked(ctx context.Context, r *connect.Request[meshv1.ListParkedRequest]) (
 	*connect.Response[meshv1.ListParkedResponse], error) {
-	all, err := o.log.ListParked(ctx)
+	after, err := readPageToken(r.Msg.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	size := int(r.Msg.GetPageSize())
+	if size <= 0 {
+		size = maxParked
+	}
+	size = min(size, maxParked)
+	page, err := o.log.ListParked(ctx, after, size)
 	if err != nil {
 		return nil, err
 	}
 	answer := &meshv1.ListParkedResponse{}
-	for _, p := range all {
+	for _, p := range page {
 		answer.Parked = append(answer.Parked, &meshv1.Parked{Source: p.Source, Stream: p.Stream, Version: p.Version,
-			Record: p.Record, Error: p.Error, At: timestamppb.New(p.At)})
+			Record: p.Record, Error: p.Error, At: timestamppb.New(p.At), Waiting: p.Waiting})
+	}
+	if len(page) == size {
+		answer.NextPageToken = pageToken(page[size-1])
 	}
 	return connect.NewResponse(answer), nil
 }
 
-// ResolveParked applies the first parked event of a stream, or leaves it out, and those behind it.
-func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.ResolveParkedRequest]) (
-	*connect.Response[meshv1.ResolveParkedResponse], error) {
-	reactor, err := o.reactor(ctx, r.Msg.GetSource(), r.Msg.GetStream(), r.Msg.GetVersion())
-	if err != nil {
-		return nil, err
-	}
-	done, err := reactor.resolve(ctx, r.Msg.GetStream(), r.Msg.GetVersion(), r.Msg.GetDrop())
-	if err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&meshv1.ResolveParkedResponse{Applied: done.applied, Left: done.left,
-		Error: done.problem}), nil
+// pageToken stands for what is above a parked stream. None of the names contains a space.
+func pageToken(p eventlog.Parked) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(p.Source + "\n" + p.Topic + "\n" + p.Stream))
 }
 
-// reactor finds the one that parked an event.
-func (o *operator) reactor(ctx context.Context, source, stream string, version int64) (*reactor, error) {
-	found, err := o.log.ParkedOf(ctx, source, stream, version, version)
+func readPageToken(token string) (p eventlog.Parked, err error) {
+	if token == "" {
+		return p, nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(token)
+	parts := strings.SplitN(string(raw), "\n", 3)
+	if err != nil || len(parts) != 3 {
+		return p, connect.NewError(connect.CodeInvalidArgument, errors.New("page_token is not one of a response"))
+	}
+	return eventlog.Parked{Source: parts[0], Topic: parts[1], Stream: parts[2]}, nil
+}
+
+// ResolveParked applies the event that parks a stream, or leaves it out, and those behind it.
+func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.ResolveParkedRequest]) (
+	*connect.Response[meshv1.ResolveParkedResponse], error) {
+	consumer, err := o.consumer(ctx, r.Msg.GetSource(), r.Msg.GetStream(), r.Msg.GetVersion())
 	if err != nil {
 		return nil, err
 	}
-	if len(found) == 0 {
-		return nil, refusal.New(refusal.NotFound, "version %d of %s of %s is not parked at %s", version, stream, source,
-			o.name)
+	done, err := consumer.Resolve(ctx, r.Msg.GetStream(), r.Msg.GetVersion(), r.Msg.GetDrop())
+	if err != nil {
+		return nil, err
 	}
-	for _, r := range o.reactors {
-		if r.from == source && r.topic == found[0].Record.GetTopic() {
-			return r, nil
+	return connect.NewResponse(&meshv1.ResolveParkedResponse{Applied: done.Applied, Left: done.Left,
+		Error: done.Problem}), nil
+}
+
+// consumer finds the one that parked a stream at a version.
+func (o *operator) consumer(ctx context.Context, source, stream string, version int64) (*consume.Consumer, error) {
+	found, err := o.log.ParkedStream(ctx, source, stream)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(found, func(p eventlog.Parked) bool { return p.Version == version })
+	switch {
+	case len(found) == 0:
+		return nil, refusal.New(refusal.NotFound, "nothing of %s of %s is parked at %s", stream, source, o.name)
+	case i < 0:
+		return nil, refusal.New(refusal.NotFound, "%s of %s is parked at %s from version %d on, not from version %d", stream,
+			source, o.name, found[0].Version, version)
+	}
+	for _, c := range o.consumers {
+		if c.Source() == source && c.Topic() == found[i].Topic {
+			return c, nil
 		}
 	}
-	return nil, fmt.Errorf("%s does not react to %s of %s any more", o.name, found[0].Record.GetTopic(), source)
+	return nil, fmt.Errorf("%s does not react to %s of %s any more", o.name, found[i].Topic, source)
 }
 
 // ListDropped lists dead letters that were dealt with.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +32,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner"
+	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/process"
 	"github.com/edumatrix/interlinked/shared/rpc"
 	"github.com/edumatrix/interlinked/shared/telemetry"
@@ -392,109 +392,9 @@ func TestCommand_WhatCannotBeDecodedBecomesADeadLetter(t *testing.T) {
 }
 
 // greet raises a notification for each message.
-func greet(e envelope.Event, _ proto.Message) []eventlog.Append {
-	return []eventlog.Append{{Stream: "notifications:bob", Actor: e.Actor, Events: []proto.Message{&notificationv1.Raised{
+func greet(e envelope.Event, _ proto.Message) []consume.Effect {
+	return []consume.Effect{{Stream: "notifications:bob", Events: []proto.Message{&notificationv1.Raised{
 		NotificationId: e.ID, RecipientId: "bob", By: e.Actor, AboutStream: e.Stream, AboutVersion: e.Version}}}}
-}
-
-// What a service makes of another's events, it makes of each once and in order: repeats are dropped, and what is missing
-// in the topic is read from the owner's log.
-func TestReaction_EachEventOnceAndInOrder(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.start(rooms)
-	const n = 30
-	for i := range n {
-		w.send(say("alice", uuid.NewString(), "7", fmt.Sprint(i)))
-	}
-	w.eventually("the events", func() bool { return len(w.events) >= n })
-	w.mu.Lock()
-	events := w.events[:n:n]
-	w.mu.Unlock()
-
-	// Another topic carries what the listener makes of them: some are missing there, some come twice, some late.
-	env := w.environment("notification", w.env.Stores)
-	env.Config.Peers["chat"] = "http://" + net.JoinHostPort("127.0.0.1", fmt.Sprint(w.env.Config.Port))
-	w.startIn(env, func(s *owner.Service) { s.React("chat", "study-group-events", greet) })
-	publish := func(from, to int) {
-		t.Helper()
-		var all []*message.Message
-		for _, e := range events[from:to] {
-			all = append(all, e.Message())
-		}
-		if err := w.publisher.Publish("study-group-events", all...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	publish(3, 5)
-	publish(3, 5)
-	publish(0, 2)
-	publish(20, n)
-	publish(10, 21)
-
-	tracer := w.env.Telemetry.Tracer()
-	client := meshv1connect.NewOwnerServiceClient(rpc.NewClient("of this test", tracer),
-		fmt.Sprintf("http://127.0.0.1:%d", env.Config.Port))
-	var raised []int64
-	w.eventually("a notification for each", func() bool {
-		answer, err := client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{Stream: "notifications:bob"}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		raised = nil
-		for _, r := range answer.Msg.GetRecords() {
-			m := &notificationv1.Raised{}
-			if err := proto.Unmarshal(r.GetBody(), m); err != nil {
-				t.Fatal(err)
-			}
-			raised = append(raised, m.AboutVersion)
-		}
-		return len(raised) >= n
-	})
-	for i, v := range raised {
-		if v != int64(i)+1 || len(raised) != n {
-			t.Fatalf("raised about versions %v", raised)
-		}
-	}
-}
-
-// However much of a stream is missing, no transaction holds the log's lock for all that follows from it.
-func TestReaction_WritesMuchInParts(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.start(rooms)
-	const n, each = 60, 100
-	for i := range n {
-		w.send(say("alice", uuid.NewString(), "7", fmt.Sprint(i)))
-	}
-	w.eventually("the events", func() bool { return len(w.events) >= n })
-	w.mu.Lock()
-	last := w.events[n-1]
-	w.mu.Unlock()
-	env := w.environment("notification", w.env.Stores)
-	env.Config.Peers["chat"] = "http://" + net.JoinHostPort("127.0.0.1", fmt.Sprint(w.env.Config.Port))
-	w.startIn(env, func(s *owner.Service) {
-		s.React("chat", "study-group-events", func(e envelope.Event, m proto.Message) []eventlog.Append {
-			appends := greet(e, m)
-			appends[0].Events = slices.Repeat(appends[0].Events, each)
-			return appends
-		})
-	})
-	if err := w.publisher.Publish("study-group-events", last.Message()); err != nil {
-		t.Fatal(err)
-	}
-	var all, most int
-	w.eventually("all that follows", func() bool {
-		err := w.env.Stores.Postgres.QueryRow(t.Context(), `SELECT coalesce(sum(n), 0), coalesce(max(n), 0)
-FROM (SELECT count(*) AS n FROM notification.events GROUP BY xmin::text) written`).Scan(&all, &most)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return all >= n*each
-	})
-	if all != n*each || most > 4096+each {
-		t.Errorf("%d events, of which one transaction wrote %d", all, most)
-	}
 }
 
 // Whoever lacks some versions of a stream asks for those alone.
@@ -524,37 +424,6 @@ func TestOwner_ReadsAStreamFromAVersionOn(t *testing.T) {
 	if !slices.Equal(versions, []int64{3, 4}) {
 		t.Errorf("versions %v", versions)
 	}
-}
-
-// A service that was away for longer than its topic remembers reads what it missed from the owner's log.
-func TestReaction_CatchesUpOnWhatTheTopicForgot(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.start(rooms)
-	const n = 25
-	for i := range n {
-		w.send(say("alice", uuid.NewString(), fmt.Sprint("quiet", i), "hi"))
-	}
-	w.eventually("the events", func() bool { return len(w.events) >= n })
-	meshtest.DeleteRecords(t, w.env.Stores.Kafka, "chat-events")
-	env := w.environment("notification", w.env.Stores)
-	env.Config.Peers["chat"] = "http://" + net.JoinHostPort("127.0.0.1", fmt.Sprint(w.env.Config.Port))
-	stop := w.startIn(env, func(s *owner.Service) { s.React("chat", "chat-events", greet) })
-	raised := func() int {
-		client := meshv1connect.NewOwnerServiceClient(rpc.NewClient("of this test", w.env.Telemetry.Tracer()),
-			fmt.Sprintf("http://127.0.0.1:%d", env.Config.Port))
-		answer, err := client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{Stream: "notifications:bob"}))
-		if err != nil {
-			return 0
-		}
-		return len(answer.Msg.GetRecords())
-	}
-	w.eventually("a notification for each", func() bool { return raised() == n })
-	stop()
-	env.Config.Port = meshtest.FreePort(t)
-	w.startIn(env, func(s *owner.Service) { s.React("chat", "chat-events", greet) })
-	w.send(say("alice", uuid.NewString(), "quiet1", "hi again"))
-	w.eventually("one more", func() bool { return raised() == n+1 })
 }
 
 // What cannot be folded costs the commands of its stream, not the process.

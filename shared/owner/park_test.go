@@ -23,9 +23,8 @@ import (
 	notificationv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/notification/v1"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/eventlog"
-	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner"
+	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/process"
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
@@ -55,20 +54,20 @@ func newListener(t *testing.T, topic string) *listener {
 
 func (l *listener) listens() (stop func()) {
 	l.t.Helper()
-	return l.startIn(l.env, func(s *owner.Service) { s.React("chat", l.topic, l.greet) })
+	return l.startIn(l.env, func(s *owner.Service) { s.React("chat", l.topic, consume.FromStart(), l.greet) })
 }
 
-func (l *listener) greet(e envelope.Event, event proto.Message) []eventlog.Append {
-	appends := greet(e, event)
+func (l *listener) greet(e envelope.Event, event proto.Message) []consume.Effect {
+	effects := greet(e, event)
 	switch body := event.(*chatv1.MessageSent).GetBody(); {
 	case !l.chokes.Load():
 	case body == "choke":
 		panic("as asked")
 	case body == "spoil":
-		appends[0].Events[0].(*notificationv1.Raised).By = "b\x00b"
-		appends[0].Actor = "b\x00b"
+		effects[0].Events[0].(*notificationv1.Raised).By = "b\x00b"
+		effects[0].Actor = "b\x00b"
 	}
-	return appends
+	return effects
 }
 
 // say has messages said in a conversation, and waits until they are in the log.
@@ -107,7 +106,7 @@ func (l *listener) awaitRaised(conversation string, want ...int64) {
 	})
 }
 
-// parked lists what is parked: "stream version", with "!" for those with an error of their own.
+// parked lists what is parked: "stream version+waiting".
 func (l *listener) parked() (all []string) {
 	l.t.Helper()
 	answer, err := l.operator.ListParked(l.t.Context(), connect.NewRequest(&meshv1.ListParkedRequest{}))
@@ -115,11 +114,8 @@ func (l *listener) parked() (all []string) {
 		l.t.Fatal(err)
 	}
 	for _, p := range answer.Msg.GetParked() {
-		line := fmt.Sprintf("%s %d", strings.TrimPrefix(p.GetStream(), "conversation:"), p.GetVersion())
-		if p.GetError() != "" {
-			line += "!"
-		}
-		if p.GetSource() != "chat" || len(p.GetRecord().GetBody()) > 0 || p.GetRecord().GetTopic() != l.topic {
+		line := fmt.Sprintf("%s %d+%d", strings.TrimPrefix(p.GetStream(), "conversation:"), p.GetVersion(), p.GetWaiting())
+		if p.GetError() == "" || p.GetSource() != "chat" || len(p.GetRecord().GetBody()) > 0 || p.GetRecord().GetTopic() != l.topic {
 			l.t.Errorf("parked: %v", p)
 		}
 		all = append(all, line)
@@ -166,7 +162,7 @@ func TestParked_LaterOnesWaitUntilRetryAppliesAllInOrder(t *testing.T) {
 	l.say("7", "fine", "spoil", "fine", "choke", "fine")
 	l.say("8", "fine", "fine")
 	l.awaitRaised("8", 1, 2) // other streams go on
-	l.awaitParked("7 2!", "7 3", "7 4", "7 5")
+	l.awaitParked("7 2+3")
 	l.awaitRaised("7", 1)
 	l.eventually("one dead letter", func() bool { return len(l.letters()) == 1 })
 	if letter := l.letters()[0]; letter.Topic != "chat-events" || letter.Key != "conversation:7" || letter.Error == "" {
@@ -177,11 +173,11 @@ func TestParked_LaterOnesWaitUntilRetryAppliesAllInOrder(t *testing.T) {
 	stop()
 	stop = l.listens()
 	l.say("7", "after a restart")
-	l.awaitParked("7 2!", "7 3", "7 4", "7 5", "7 6")
-	if _, err := l.resolve("7", 3, false); err == nil || !strings.Contains(err.Error(), "waits behind version 2") {
+	l.awaitParked("7 2+4")
+	if _, err := l.resolve("7", 3, false); err == nil || !strings.Contains(err.Error(), "is parked at notification from version 2 on") {
 		t.Errorf("one that waits: %v", err)
 	}
-	if _, err := l.resolve("8", 1, false); err == nil || !strings.Contains(err.Error(), "is not parked") {
+	if _, err := l.resolve("8", 1, false); err == nil || !strings.Contains(err.Error(), "nothing of conversation:8 of chat is parked") {
 		t.Errorf("one that is not parked: %v", err)
 	}
 	l.chokes.Store(false)
@@ -198,11 +194,11 @@ func TestParked_DropLeavesOutOneAndStopsAtTheNext(t *testing.T) {
 	l := newListener(t, "chat-events")
 	l.listens()
 	l.say("7", "choke", "fine", "spoil", "fine")
-	l.awaitParked("7 1!", "7 2", "7 3", "7 4")
+	l.awaitParked("7 1+3")
 	l.resolves("7", 1, true, 1, 2) // the first is left out, the second taken, the third fails by itself
-	l.awaitParked("7 3!", "7 4")
+	l.awaitParked("7 3+1")
 	l.say("7", "fine")
-	l.awaitParked("7 3!", "7 4", "7 5")
+	l.awaitParked("7 3+2")
 	l.resolves("7", 3, true, 2, 0)
 	l.say("7", "fine")
 	l.awaitRaised("7", 2, 4, 5, 6)
@@ -215,7 +211,7 @@ func TestParked_NoneIsForgottenWhileItIsResolved(t *testing.T) {
 	l := newListener(t, "chat-events")
 	l.listens()
 	l.say("7", "choke")
-	l.awaitParked("7 1!")
+	l.awaitParked("7 1+0")
 	l.chokes.Store(false)
 	const n = 200
 	var commands []envelope.Command
@@ -223,7 +219,7 @@ func TestParked_NoneIsForgottenWhileItIsResolved(t *testing.T) {
 		commands = append(commands, say("alice", uuid.NewString(), "7", "fine"))
 	}
 	l.send(commands...)
-	l.eventually("some wait", func() bool { return len(l.parked()) > 1 })
+	l.eventually("some wait", func() bool { return !slices.Equal(l.parked(), []string{"7 1+0"}) })
 	if done, err := l.resolve("7", 1, false); err != nil || done.GetLeft() != 0 {
 		t.Fatalf("%v %v", done, err)
 	}
@@ -233,75 +229,6 @@ func TestParked_NoneIsForgottenWhileItIsResolved(t *testing.T) {
 	}
 	l.awaitRaised("7", want...)
 	l.awaitParked()
-}
-
-// What a topic lacks is read from the log, and may fail just the same; what no log has is parked by itself.
-func TestParked_WhatTheTopicLacksOrTheLogDoes(t *testing.T) {
-	t.Parallel()
-	l := newListener(t, "study-group-events")
-	l.say("7", "fine", "choke", "fine")
-	l.eventually("the events", func() bool { return len(l.events) >= 3 })
-	l.mu.Lock()
-	third := l.events[2]
-	l.mu.Unlock()
-	invented := third
-	invented.Version, invented.ID = 999, "invented"
-	torn := third
-	torn.Stream, torn.Version, torn.Body = "conversation:9", 1, []byte{0xff}
-	noise := message.NewMessage("noise", []byte("noise"))
-	if err := l.publisher.Publish(l.topic, third.Message(), invented.Message(), torn.Message(), noise); err != nil {
-		t.Fatal(err)
-	}
-	l.listens()
-	l.awaitParked("7 2!", "7 3", "7 999", "9 1!")
-	l.eventually("dead letters of the torn one and of the noise", func() bool { return len(l.letters()) == 2 })
-	l.chokes.Store(false)
-	l.resolves("7", 2, false, 2, 1)
-	l.awaitParked("7 999!", "9 1!")
-	// What is next in the stream does not wait for what is beyond.
-	l.say("7", "fine")
-	l.eventually("the fourth", func() bool { return len(l.events) >= 4 })
-	l.mu.Lock()
-	fourth := l.events[3]
-	l.mu.Unlock()
-	if err := l.publisher.Publish(l.topic, fourth.Message()); err != nil {
-		t.Fatal(err)
-	}
-	l.awaitRaised("7", 1, 2, 3, 4)
-	l.resolves("7", 999, true, 0, 0) // nothing between is left out with it
-	l.resolves("9", 1, true, 0, 0)
-	l.say("7", "fine")
-	l.eventually("the fifth", func() bool { return len(l.events) >= 5 })
-	l.mu.Lock()
-	fifth := l.events[4]
-	l.mu.Unlock()
-	if err := l.publisher.Publish(l.topic, fifth.Message()); err != nil {
-		t.Fatal(err)
-	}
-	l.awaitRaised("7", 1, 2, 3, 4, 5)
-	l.awaitParked()
-}
-
-// What a topic forgot is read from the owner's log, past what is parked of it.
-func TestParked_CatchingUpGoesOnPastIt(t *testing.T) {
-	t.Parallel()
-	l := newListener(t, "chat-events")
-	l.say("7", "fine", "choke", "fine")
-	l.say("8", "fine")
-	l.eventually("the events", func() bool { return len(l.events) >= 4 })
-	meshtest.DeleteRecords(t, l.env.Stores.Kafka, l.topic)
-	l.listens()
-	l.awaitParked("7 2!", "7 3")
-	l.awaitRaised("8", 1)
-	l.eventually("the log is read to its end", func() bool {
-		var read int64
-		err := l.env.Stores.Postgres.QueryRow(t.Context(),
-			"SELECT version FROM notification.readings WHERE source = 'chat' AND stream = 'topic chat-events'").Scan(&read)
-		return err == nil && read >= 4
-	})
-	l.chokes.Store(false)
-	l.resolves("7", 2, false, 2, 0)
-	l.awaitRaised("7", 1, 2, 3)
 }
 
 func TestReplay_ChangesNothingThatWasTaken(t *testing.T) {

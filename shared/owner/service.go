@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -24,6 +23,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/health"
+	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/process"
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
@@ -49,7 +49,8 @@ type Service struct {
 
 type reaction struct {
 	from, topic string
-	react       Reaction
+	since       consume.Since
+	react       consume.Reaction
 }
 
 // Open opens the service's log, with the migrations of its projections (nil: none), and its listener.
@@ -84,9 +85,10 @@ func (s *Service) Project(p ...eventlog.Projection) { s.projections = append(s.p
 // Look answers who may look at rooms.
 func (s *Service) Look(look Look) { s.look = look }
 
-// React answers the events of a topic, which another service owns.
-func (s *Service) React(from, topic string, react Reaction) {
-	s.reactions = append(s.reactions, reaction{from, topic, react})
+// React applies what follows from the events of a topic, which another service owns. Since is from when on, where the
+// topic was not consumed before.
+func (s *Service) React(from, topic string, since consume.Since, react consume.Reaction) {
+	s.reactions = append(s.reactions, reaction{from, topic, since, react})
 }
 
 // Serve answers the queries of a Connect service on the inner listener.
@@ -104,13 +106,13 @@ func (s *Service) Run(ctx context.Context) error {
 	defer stopWork()
 	s.Serve(meshv1connect.NewOwnerServiceHandler(&server{s.Log, s.look}, s.Connect()))
 
-	reactors, err := s.reactors(ctx, work)
+	consumers, err := s.consumers(ctx, work)
 	if err != nil {
 		return err
 	}
 	s.Serve(unhurried(meshv1connect.NewOperatorServiceHandler(&operator{name: s.name, log: s.Log,
-		projections: s.projections, reactors: reactors, work: work}, s.Connect())))
-	router, waits, err := s.router(work, reactors)
+		projections: s.projections, consumers: consumers, work: work}, s.Connect())))
+	router, waits, err := s.router(work, consumers)
 	if err != nil {
 		return err
 	}
@@ -133,12 +135,6 @@ func (s *Service) Run(ctx context.Context) error {
 	background("health", s.health.Run)
 	background("listener", s.server.Run)
 	background("router", router.Run)
-	reading, stopReading := context.WithCancel(failed)
-	defer stopReading()
-	var catchUps sync.WaitGroup
-	for _, r := range reactors {
-		catchUps.Go(func() { r.catchUp(reading) })
-	}
 	select {
 	case <-router.Running():
 		s.health.SetReady(true)
@@ -163,8 +159,6 @@ func (s *Service) Run(ctx context.Context) error {
 	s.health.SetReady(false)
 	timeout := time.AfterFunc(stopWithin, stopWork) // a dependency that is away now will not hold up the end
 	err = router.Close()
-	stopReading()
-	catchUps.Wait()
 	for _, wait := range waits {
 		wait()
 	}
@@ -185,8 +179,8 @@ func (s *Service) lastRecords(ctx context.Context, topic string) ([]*message.Mes
 	return messages, err
 }
 
-// reactors are what the service consumes of other owners; then it has a topic for replays as well.
-func (s *Service) reactors(ctx, work context.Context) (all []*reactor, err error) {
+// consumers consume topics of other owners; a service that does so has a topic for replays as well.
+func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer, err error) {
 	if len(s.reactions) == 0 {
 		return nil, nil
 	}
@@ -195,19 +189,30 @@ func (s *Service) reactors(ctx, work context.Context) (all []*reactor, err error
 	}
 	client := rpc.NewClient(rpc.Credential(s.env.Config.ServiceSecret), s.env.Telemetry.Tracer())
 	for _, r := range s.reactions {
-		reactor, err := newReactor(work, reactor{from: r.from, topic: r.topic, react: r.react, log: s.Log,
-			catalog: s.env.Catalog, owner: meshv1connect.NewOwnerServiceClient(client, s.env.Config.Peers[r.from]),
-			logger: s.env.Log, waiting: s.health.Waiting})
+		c, err := consume.New(work, consume.Options{Source: r.from, Topic: r.topic, Since: r.since, React: r.react,
+			Partitions: s.partitions(r.from, r.topic), Log: s.Log, Catalog: s.env.Catalog,
+			Owner:   meshv1connect.NewOwnerServiceClient(client, s.env.Config.Peers[r.from]),
+			Waiting: s.health.Waiting, Logger: s.env.Log})
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, reactor)
+		all = append(all, c)
 	}
 	return all, nil
 }
 
+// partitions is the declared count of a topic.
+func (s *Service) partitions(owner, topic string) int32 {
+	for _, t := range s.env.Catalog.Topics(owner) {
+		if t.Name == topic {
+			return t.Partitions
+		}
+	}
+	return 1
+}
+
 // router is all that the service consumes.
-func (s *Service) router(work context.Context, reactors []*reactor) (*message.Router, []func(), error) {
+func (s *Service) router(work context.Context, consumers []*consume.Consumer) (*message.Router, []func(), error) {
 	d, err := newDecider(work, decider{log: s.Log, catalog: s.env.Catalog, aggregates: s.aggregates,
 		tracer: s.env.Telemetry.Tracer(), logger: s.env.Log, waiting: s.health.Waiting, now: time.Now})
 	if err != nil {
@@ -221,9 +226,9 @@ func (s *Service) router(work context.Context, reactors []*reactor) (*message.Ro
 		return nil, nil, err
 	}
 	waits := []func(){d.boxes.wait}
-	consume := func(topic string, handle message.NoPublishHandlerFunc) error {
-		subscriber, err := bus.NewSubscriber(s.env.Stores.Kafka, bus.SubscriberOptions{Group: s.name,
-			InstanceID: s.env.Instance, Log: s.env.Log})
+	subscribe := func(topic string, o bus.SubscriberOptions, handle message.NoPublishHandlerFunc) error {
+		o.Group, o.InstanceID, o.Log = s.name, s.env.Instance, s.env.Log
+		subscriber, err := bus.NewSubscriber(s.env.Stores.Kafka, o)
 		if err != nil {
 			return err
 		}
@@ -231,18 +236,20 @@ func (s *Service) router(work context.Context, reactors []*reactor) (*message.Ro
 		return nil
 	}
 	if len(s.aggregates) > 0 {
-		if err := consume(catalog.CommandTopic(s.name), c.handle); err != nil {
+		if err := subscribe(catalog.CommandTopic(s.name), bus.SubscriberOptions{}, c.handle); err != nil {
 			return nil, nil, err
 		}
 	}
-	for _, r := range reactors {
-		waits = append(waits, r.boxes.wait)
-		if err := consume(r.topic, r.handle); err != nil {
+	for _, r := range consumers {
+		waits = append(waits, r.Wait)
+		o := bus.SubscriberOptions{InOrder: true, Window: consume.Window}
+		if err := subscribe(r.Topic(), o, r.Handle); err != nil {
 			return nil, nil, err
 		}
 	}
-	if len(reactors) > 0 {
-		if err := consume(ReplayTopic(s.name).Name, (&replays{s.env.Catalog, reactors}).handle); err != nil {
+	if len(consumers) > 0 {
+		replays := &replays{s.env.Catalog, consumers}
+		if err := subscribe(ReplayTopic(s.name).Name, bus.SubscriberOptions{}, replays.handle); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -42,17 +42,17 @@ var mistakes = []mistake{
 		breaks: []string{topicsHave, kept},
 	},
 	{
-		name: "version saved outside the transaction",
-		changes: []change{{"shared/owner/react.go", `	_, err := p.log.Commit(p.ctx, eventlog.Write{Appends: p.appends, Reading: &eventlog.Reading{Source: p.from,
-		Stream: p.stream, Version: p.reached, Previous: p.written}})
-`, `	var err error
-	if len(p.appends) > 0 {
-		_, err = p.log.Commit(p.ctx, eventlog.Write{Appends: p.appends})
-	}
-	if err == nil {
-		_, err = p.log.Commit(p.ctx, eventlog.Write{Reading: &eventlog.Reading{Source: p.from,
-			Stream: p.stream, Version: p.reached, Previous: p.written}})
-	}
+		name: "checkpoint saved outside the transaction",
+		changes: []change{{"shared/owner/consume/batch.go", `			_, err := a.o.Log.Commit(a.ctx, w)
+			return err
+`, `			var err error
+			if len(w.Appends) > 0 {
+				_, err = a.o.Log.Commit(a.ctx, eventlog.Write{Expected: eventlog.AnyVersion, Appends: w.Appends})
+			}
+			if err == nil {
+				_, err = a.o.Log.Commit(a.ctx, eventlog.Write{Expected: eventlog.AnyVersion, Advance: w.Advance})
+			}
+			return err
 `}},
 		faults: []Fault{
 			{Kind: "kill", On: "notification", After: 200, For: 2 * time.Second, Times: 5},

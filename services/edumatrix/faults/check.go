@@ -100,7 +100,7 @@ func (j *judge) log(l *Log) {
 		j.broken(survives, "%s: the relay stands at %d, the log at %d", l.Owner, l.Relayed, position)
 	}
 	if l.Parked > 0 {
-		j.broken(deadAlone, "%s has %d events of others parked, of which none was poisoned", l.Owner, l.Parked)
+		j.broken(deadAlone, "%s has %d streams of others parked, of which none was poisoned", l.Owner, l.Parked)
 	}
 	folded := l.stretches()
 	kept := map[string]map[string][]stretch{}
@@ -334,9 +334,13 @@ func (j *judge) notifications() {
 	for k := range got {
 		j.broken(oneOutcome, "notification: of %s version %d %s was told without a reason", k.stream, k.version, k.user)
 	}
-	for stream, version := range chat.heads() {
-		if have := own.Readings[stream]; have != version {
-			j.broken(survives, "notification read %s up to %d, it is at %d", stream, have, version)
+	head := int64(0)
+	for _, e := range chat.Events {
+		head = max(head, e.Position)
+	}
+	for partition, position := range own.Consumed {
+		if position < head {
+			j.broken(survives, "notification consumed partition %d up to %d, the log is at %d", partition, position, head)
 		}
 	}
 }

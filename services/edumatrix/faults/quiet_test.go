@@ -34,10 +34,9 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 			return strings.Join(behind, ""), err
 		}))
 	}
-	late = append(late, m.applied(waits, conn, "chat"), poll(waits, "readings", func() (string, error) {
-		behind, err := column(ctx, conn, `SELECT stream
-			FROM (SELECT stream, max(version) AS head FROM chat.events GROUP BY 1) c
-			LEFT JOIN notification.readings r USING (stream) WHERE r.version IS DISTINCT FROM c.head`)
+	late = append(late, m.applied(waits, conn, "chat"), poll(waits, "checkpoints", func() (string, error) {
+		behind, err := column(ctx, conn, `SELECT partition::text FROM notification.checkpoints
+			WHERE position < (SELECT coalesce(max(position), 0) FROM chat.events)`)
 		return strings.Join(behind, " "), err
 	}), p.seenAll(waits, ctx, conn, m), p.seenPosts(waits, ctx, conn, m))
 	for _, err := range late {

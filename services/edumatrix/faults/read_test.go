@@ -27,7 +27,7 @@ var owners = []string{"chat", "feed", "notification"}
 
 // readLog reads one owner's log as it lies in the database.
 func readLog(ctx context.Context, conn *pgx.Conn, c *catalog.Catalog, owner string) (Log, error) {
-	l := Log{Owner: owner, Readings: map[string]int64{}}
+	l := Log{Owner: owner, Consumed: map[int32]int64{}}
 	in := func(statement string) string { return strings.ReplaceAll(statement, "owner.", owner+".") }
 	rows, err := conn.Query(ctx, in(`SELECT position, stream, version, id::text, type, topic, actor, cause, time, redacted,
 		coalesce(opens, '[]'), coalesce(closes, '[]'), body, personal FROM owner.events ORDER BY position`))
@@ -75,19 +75,19 @@ func readLog(ctx context.Context, conn *pgx.Conn, c *catalog.Catalog, owner stri
 	if err != nil {
 		return l, fmt.Errorf("memberships of %s: %w", owner, err)
 	}
-	rows, err = conn.Query(ctx, in(`SELECT stream, version FROM owner.readings`))
+	rows, err = conn.Query(ctx, in(`SELECT partition, position FROM owner.checkpoints`))
 	if err != nil {
 		return l, err
 	}
-	var stream string
-	var version int64
-	if _, err = pgx.ForEachRow(rows, []any{&stream, &version}, func() error {
-		l.Readings[stream] = version
+	var partition int32
+	var position int64
+	if _, err = pgx.ForEachRow(rows, []any{&partition, &position}, func() error {
+		l.Consumed[partition] = position
 		return nil
 	}); err != nil {
-		return l, fmt.Errorf("readings of %s: %w", owner, err)
+		return l, fmt.Errorf("checkpoints of %s: %w", owner, err)
 	}
-	err = conn.QueryRow(ctx, in(`SELECT position, (SELECT count(*) FROM owner.parked) FROM owner.relay`)).
+	err = conn.QueryRow(ctx, in(`SELECT position, (SELECT count(*) FROM owner.parked_streams) FROM owner.relay`)).
 		Scan(&l.Relayed, &l.Parked)
 	return l, err
 }

@@ -23,9 +23,9 @@ type Log struct {
 	Events      []Event // by position
 	Outcomes    []Outcome
 	Memberships []Membership
-	Readings    map[string]int64 // stream of another owner → version
-	Relayed     int64            // position up to which the topics are confirmed
-	Parked      int              // events of others that wait for an operator
+	Consumed    map[int32]int64 // partition of chat-events → position up to which it is consumed
+	Relayed     int64           // position up to which the topics are confirmed
+	Parked      int             // streams of others that wait for an operator
 }
 
 // Event is a row of a log.

@@ -498,7 +498,11 @@ func (x *RowDifference) GetNew() string {
 }
 
 type ListParkedRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The page_token of the response before; empty: the first page.
+	PageToken string `protobuf:"bytes,1,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Parked streams in a page; 0: 500, at most 500.
+	PageSize      int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -533,16 +537,33 @@ func (*ListParkedRequest) Descriptor() ([]byte, []int) {
 	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{8}
 }
 
+func (x *ListParkedRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListParkedRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+// Parked is a stream of which nothing is applied, from the event that failed on.
 type Parked struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Source  string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	Stream  string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
-	Version int64                  `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
-	// Headers alone: what people wrote is in its owner's log.
-	Record *Record `protobuf:"bytes,4,opt,name=record,proto3" json:"record,omitempty"`
-	// Empty: it waits behind another.
-	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
-	At            *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Stream string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	// Of the event that failed.
+	Version int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	// The event that failed. Headers alone: what people wrote is in its owner's log.
+	Record *Record                `protobuf:"bytes,4,opt,name=record,proto3" json:"record,omitempty"`
+	Error  string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	At     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	// Events of the stream behind it that wait.
+	Waiting       int64 `protobuf:"varint,7,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -619,10 +640,19 @@ func (x *Parked) GetAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Parked) GetWaiting() int64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
 type ListParkedResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// By source, stream and version.
-	Parked        []*Parked `protobuf:"bytes,1,rep,name=parked,proto3" json:"parked,omitempty"`
+	// By source and stream.
+	Parked []*Parked `protobuf:"bytes,1,rep,name=parked,proto3" json:"parked,omitempty"`
+	// Empty: this is the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -664,11 +694,18 @@ func (x *ListParkedResponse) GetParked() []*Parked {
 	return nil
 }
 
+func (x *ListParkedResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 type ResolveParkedRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Source string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
 	Stream string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
-	// The first parked event of the stream.
+	// The event that failed.
 	Version int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	// Leave it out instead of applying it.
 	Drop          bool `protobuf:"varint,4,opt,name=drop,proto3" json:"drop,omitempty"`
@@ -738,7 +775,7 @@ type ResolveParkedResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Events of the stream that were applied.
 	Applied int64 `protobuf:"varint,1,opt,name=applied,proto3" json:"applied,omitempty"`
-	// Those that are parked still, behind the one that stopped it, if any.
+	// Those that are parked still, with the one that stopped it, if any.
 	Left int64 `protobuf:"varint,2,opt,name=left,proto3" json:"left,omitempty"`
 	// Why it stopped there.
 	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
@@ -1054,17 +1091,22 @@ const file_edumatrix_mesh_v1_operator_proto_rawDesc = "" +
 	"\x04rows\x18\x05 \x03(\v2 .edumatrix.mesh.v1.RowDifferenceR\x04rows\"3\n" +
 	"\rRowDifference\x12\x10\n" +
 	"\x03old\x18\x01 \x01(\tR\x03old\x12\x10\n" +
-	"\x03new\x18\x02 \x01(\tR\x03new\"\x13\n" +
-	"\x11ListParkedRequest\"\xc7\x01\n" +
+	"\x03new\x18\x02 \x01(\tR\x03new\"O\n" +
+	"\x11ListParkedRequest\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x01 \x01(\tR\tpageToken\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\"\xe1\x01\n" +
 	"\x06Parked\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x03R\aversion\x121\n" +
 	"\x06record\x18\x04 \x01(\v2\x19.edumatrix.mesh.v1.RecordR\x06record\x12\x14\n" +
 	"\x05error\x18\x05 \x01(\tR\x05error\x12*\n" +
-	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"G\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x18\n" +
+	"\awaiting\x18\a \x01(\x03R\awaiting\"o\n" +
 	"\x12ListParkedResponse\x121\n" +
-	"\x06parked\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.ParkedR\x06parked\"t\n" +
+	"\x06parked\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.ParkedR\x06parked\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"t\n" +
 	"\x14ResolveParkedRequest\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x18\n" +

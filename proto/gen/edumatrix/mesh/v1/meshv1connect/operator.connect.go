@@ -58,7 +58,7 @@ type OperatorServiceClient interface {
 	Describe(context.Context, *connect.Request[v1.DescribeRequest]) (*connect.Response[v1.DescribeResponse], error)
 	// Makes projections anew from the log beside the live ones, and swaps them.
 	Rebuild(context.Context, *connect.Request[v1.RebuildRequest]) (*connect.ServerStreamForClient[v1.RebuildResponse], error)
-	// Events of others that the service could not take, and those of their streams that wait behind them.
+	// Streams of others that are parked: an event of them failed by itself, and those behind it wait.
 	ListParked(context.Context, *connect.Request[v1.ListParkedRequest]) (*connect.Response[v1.ListParkedResponse], error)
 	// Applies a parked event and those behind it, or leaves it out and applies those behind it.
 	ResolveParked(context.Context, *connect.Request[v1.ResolveParkedRequest]) (*connect.Response[v1.ResolveParkedResponse], error)
@@ -164,7 +164,7 @@ type OperatorServiceHandler interface {
 	Describe(context.Context, *connect.Request[v1.DescribeRequest]) (*connect.Response[v1.DescribeResponse], error)
 	// Makes projections anew from the log beside the live ones, and swaps them.
 	Rebuild(context.Context, *connect.Request[v1.RebuildRequest], *connect.ServerStream[v1.RebuildResponse]) error
-	// Events of others that the service could not take, and those of their streams that wait behind them.
+	// Streams of others that are parked: an event of them failed by itself, and those behind it wait.
 	ListParked(context.Context, *connect.Request[v1.ListParkedRequest]) (*connect.Response[v1.ListParkedResponse], error)
 	// Applies a parked event and those behind it, or leaves it out and applies those behind it.
 	ResolveParked(context.Context, *connect.Request[v1.ResolveParkedRequest]) (*connect.Response[v1.ResolveParkedResponse], error)

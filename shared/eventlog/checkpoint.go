@@ -1,0 +1,235 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// TopicPartition is one partition of another owner's topic.
+type TopicPartition struct {
+	Source    string
+	Topic     string
+	Partition int32
+}
+
+// Checkpoint is how far a partition of another owner's topic was consumed.
+type Checkpoint struct {
+	// Position of the source's log: every record of the partition up to here is applied.
+	Position int64
+	// Index counts the effects of the first event above Position that are applied already.
+	Index int
+	// Incarnation of the source's log when this was saved.
+	Incarnation string
+	// Epoch of the topic, and the count of its partitions in that epoch.
+	Epoch      int32
+	Partitions int32
+}
+
+// Advance moves a checkpoint in the transaction of what followed from the records in between.
+type Advance struct {
+	Of       TopicPartition
+	From, To Checkpoint
+	// Revision of what is parked of the topic when the write was decided (Log.ParkedOf).
+	Revision int64
+	// Park are streams of which nothing is applied any more, from their Position on.
+	Park []Parked
+	// Passed are events of parked streams between From and To.
+	Passed []Passed
+}
+
+// Passed are events of a parked stream that were not applied.
+type Passed struct {
+	Stream string
+	Events int64
+}
+
+// Consumer is how the consumption of another owner's topic began.
+type Consumer struct {
+	Source string
+	Topic  string
+	// Start is the position above which events are consumed.
+	Start int64
+	// Since is the time before which events are passed over; zero: none are.
+	Since time.Time
+	// ReadingsEnd is the position up to which an earlier release, which kept a version per stream (ReadingsOf) instead of
+	// checkpoints, may have applied events. 0: there was none.
+	ReadingsEnd int64
+	// Epoch of the topic when its consumption began, and the count of its partitions then.
+	Epoch      int32
+	Partitions int32
+}
+
+// Fence is where the partition count of a topic changed: events above Position are hashed by Partitions.
+type Fence struct {
+	From, To   int32 // epochs
+	Position   int64
+	Partitions int32
+}
+
+// StaleCheckpointError reports that a checkpoint is not where the write assumed: another instance has the partition.
+type StaleCheckpointError struct {
+	Of   TopicPartition
+	Have Checkpoint
+}
+
+func (e *StaleCheckpointError) Error() string {
+	return fmt.Sprintf("partition %d of %s of %s is consumed up to %d already", e.Of.Partition, e.Of.Topic, e.Of.Source,
+		e.Have.Position)
+}
+
+const (
+	sqlAdvances = `SELECT k.source, k.topic, k.partition, c.position, c.index, c.incarnation, c.epoch, c.partitions, n.revision
+FROM unnest($1::text[], $2::text[], $3::integer[]) AS k (source, topic, partition),
+LATERAL (SELECT * FROM owner.checkpoints c
+  WHERE c.source = k.source AND c.topic = k.topic AND c.partition = k.partition LIMIT 1) c,
+LATERAL (SELECT revision FROM owner.consumers n WHERE n.source = k.source AND n.topic = k.topic LIMIT 1) n`
+	sqlAdvance = `UPDATE owner.checkpoints SET position = $4, index = $5, incarnation = $6, epoch = $7, partitions = $8
+WHERE source = $1 AND topic = $2 AND partition = $3`
+	sqlRevise = `UPDATE owner.consumers SET revision = $3 WHERE source = $1 AND topic = $2`
+
+	sqlConsumer = `SELECT source, topic, start, since, readings_end, epoch, partitions FROM owner.consumers
+WHERE source = $1 AND topic = $2`
+	sqlAddConsumer = `INSERT INTO owner.consumers (source, topic, start, since, readings_end, epoch, partitions)
+VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`
+	sqlCheckpoints = `SELECT partition, position, index, incarnation, epoch, partitions FROM owner.checkpoints
+WHERE source = $1 AND topic = $2`
+	sqlAddCheckpoint = `INSERT INTO owner.checkpoints (source, topic, partition, position, index, incarnation, epoch,
+  partitions) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING`
+	sqlFences = `SELECT from_epoch, to_epoch, fence, partitions FROM owner.fences
+WHERE source = $1 AND topic = $2 ORDER BY from_epoch`
+	sqlAddFence = `INSERT INTO owner.fences (source, topic, from_epoch, to_epoch, fence, partitions)
+VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`
+
+	// What an earlier release kept: a version for each stream, and the position up to which it had read all of a topic
+	// under "topic " and its name.
+	sqlReadings     = `SELECT stream, version FROM owner.readings WHERE source = $1 AND stream = ANY ($2::text[])`
+	sqlReadingsMark = `SELECT max(version) FILTER (WHERE stream = 'topic ' || $2),
+  bool_or(stream LIKE 'topic %') FROM owner.readings WHERE source = $1`
+	sqlForgetReadings = `DELETE FROM owner.readings WHERE source = $1`
+)
+
+// Consumer reports how the consumption of a topic began, and whether it did.
+func (l *Log) Consumer(ctx context.Context, source, topic string) (c Consumer, found bool, err error) {
+	var since *time.Time
+	err = l.o.Pool.QueryRow(ctx, l.in(sqlConsumer), source, topic).Scan(&c.Source, &c.Topic, &c.Start, &since,
+		&c.ReadingsEnd, &c.Epoch, &c.Partitions)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Consumer{}, false, nil
+	}
+	if err != nil {
+		return Consumer{}, false, fmt.Errorf("read how the consumption of %s of %s began: %w", topic, source, Away(err))
+	}
+	if since != nil {
+		c.Since = since.UTC()
+	}
+	return c, true, nil
+}
+
+// BeginConsumer saves how the consumption of a topic begins, unless it has begun already. It returns what is saved.
+func (l *Log) BeginConsumer(ctx context.Context, c Consumer) (Consumer, error) {
+	var since *time.Time
+	if !c.Since.IsZero() {
+		since = &c.Since
+	}
+	if _, err := l.o.Pool.Exec(ctx, l.in(sqlAddConsumer), c.Source, c.Topic, c.Start, since, c.ReadingsEnd, c.Epoch,
+		c.Partitions); err != nil {
+		return Consumer{}, fmt.Errorf("save how the consumption of %s of %s begins: %w", c.Topic, c.Source, Away(err))
+	}
+	saved, _, err := l.Consumer(ctx, c.Source, c.Topic)
+	return saved, err
+}
+
+// Checkpoints reads those of a topic, by partition.
+func (l *Log) Checkpoints(ctx context.Context, source, topic string) (map[int32]Checkpoint, error) {
+	all := map[int32]Checkpoint{}
+	found, err := l.o.Pool.Query(ctx, l.in(sqlCheckpoints), source, topic)
+	if err == nil {
+		var n int32
+		var c Checkpoint
+		_, err = pgx.ForEachRow(found, []any{&n, &c.Position, &c.Index, &c.Incarnation, &c.Epoch, &c.Partitions}, func() error {
+			all[n] = c
+			return nil
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read how far %s of %s is consumed: %w", topic, source, Away(err))
+	}
+	return all, nil
+}
+
+// BeginPartition saves the first checkpoint of a partition, unless it has one already. It returns what is saved.
+func (l *Log) BeginPartition(ctx context.Context, of TopicPartition, c Checkpoint) (Checkpoint, error) {
+	if _, err := l.o.Pool.Exec(ctx, l.in(sqlAddCheckpoint), of.Source, of.Topic, of.Partition, c.Position, c.Index,
+		c.Incarnation, c.Epoch, c.Partitions); err != nil {
+		return Checkpoint{}, fmt.Errorf("save where the consumption of %s of %s begins: %w", of.Topic, of.Source, Away(err))
+	}
+	saved, err := l.Checkpoints(ctx, of.Source, of.Topic)
+	return saved[of.Partition], err
+}
+
+// Fences reads where the partition count of a topic changed, in order.
+func (l *Log) Fences(ctx context.Context, source, topic string) ([]Fence, error) {
+	found, err := l.o.Pool.Query(ctx, l.in(sqlFences), source, topic)
+	if err == nil {
+		var all []Fence
+		if all, err = pgx.CollectRows(found, pgx.RowToStructByPos[Fence]); err == nil {
+			return all, nil
+		}
+	}
+	return nil, fmt.Errorf("read where %s of %s was given further partitions: %w", topic, source, Away(err))
+}
+
+// AddFence saves where the partition count changed after an epoch, unless somebody has done so already.
+func (l *Log) AddFence(ctx context.Context, source, topic string, f Fence) error {
+	if _, err := l.o.Pool.Exec(ctx, l.in(sqlAddFence), source, topic, f.From, f.To, f.Position, f.Partitions); err != nil {
+		return fmt.Errorf("save where %s of %s was given further partitions: %w", topic, source, Away(err))
+	}
+	return nil
+}
+
+// ReadingsOf reads which version of each stream an earlier release applied last. Streams of which it applied nothing are
+// absent.
+func (l *Log) ReadingsOf(ctx context.Context, source string, streams []string) (map[string]int64, error) {
+	all := map[string]int64{}
+	found, err := l.o.Pool.Query(ctx, l.in(sqlReadings), source, streams)
+	if err == nil {
+		var stream string
+		var version int64
+		_, err = pgx.ForEachRow(found, []any{&stream, &version}, func() error {
+			all[stream] = version
+			return nil
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what an earlier release applied of %s: %w", source, Away(err))
+	}
+	return all, nil
+}
+
+// ReadingsMark reports whether an earlier release consumed a topic, and up to which position it had applied all of it.
+func (l *Log) ReadingsMark(ctx context.Context, source, topic string) (position int64, found bool, err error) {
+	var mark *int64
+	var marks *bool
+	if err := l.o.Pool.QueryRow(ctx, l.in(sqlReadingsMark), source, topic).Scan(&mark, &marks); err != nil {
+		return 0, false, fmt.Errorf("read what an earlier release applied of %s: %w", source, Away(err))
+	}
+	switch {
+	case mark != nil:
+		return *mark, true, nil
+	case marks != nil && !*marks:
+		return 0, true, nil // it was stopped before it had read any topic to the end
+	}
+	return 0, false, nil
+}
+
+// ForgetReadings removes what an earlier release kept.
+func (l *Log) ForgetReadings(ctx context.Context, source string) error {
+	if _, err := l.o.Pool.Exec(ctx, l.in(sqlForgetReadings), source); err != nil {
+		return fmt.Errorf("remove what an earlier release kept of %s: %w", source, Away(err))
+	}
+	return nil
+}

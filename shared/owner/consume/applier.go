@@ -1,0 +1,323 @@
+package consume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+// delivery is a record that waits until its partition is stored up to it.
+type delivery struct {
+	event envelope.Event
+	trace context.Context
+	done  chan error // takes one
+}
+
+// applier consumes one partition for as long as this instance has it.
+type applier struct {
+	*Consumer
+	of    eventlog.TopicPartition
+	claim *bus.Claim
+
+	mu    sync.Mutex
+	queue []*delivery
+	until int64         // a position that the log is known to have reached; see catchUp
+	wake  chan struct{} // takes one
+	ended bool
+
+	calls context.Context // of calls to the owner: it ends when the partition goes elsewhere
+
+	// What follows belongs to the goroutine of run.
+	consumer    eventlog.Consumer
+	saved       eventlog.Checkpoint
+	savedAt     time.Time
+	at          int64  // everything up to here was considered; from saved.Position on it led to what is in items
+	incarnation string // of the newest record
+	items       []*item
+	size        size                       // of items
+	waiting     []*delivery                // considered, not stored yet
+	parked      map[string]eventlog.Parked // by stream
+	revision    int64                      // of parked
+	readings    map[string]int64           // versions that an earlier release applied, of the streams at hand
+}
+
+func newApplier(c *Consumer, partition int32, claim *bus.Claim) *applier {
+	return &applier{Consumer: c, claim: claim, wake: make(chan struct{}, 1),
+		of: eventlog.TopicPartition{Source: c.o.Source, Topic: c.o.Topic, Partition: partition}}
+}
+
+func (a *applier) put(d *delivery) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		d.done <- errLost
+		return
+	}
+	a.queue = append(a.queue, d)
+	a.signal()
+}
+
+func (a *applier) catchUp(position int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.until = max(a.until, position)
+	a.signal()
+}
+
+func (a *applier) signal() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (a *applier) hasEnded() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ended
+}
+
+// errLost is the fate of records whose partition another instance has: they are not acknowledged here.
+var errLost = bus.Away("partition", errors.New("another instance has it"))
+
+// run ends when the partition goes elsewhere, at the latest when ctx ends.
+func (a *applier) run() {
+	var cancel context.CancelFunc
+	a.calls, cancel = context.WithCancel(a.ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-a.claim.Done():
+			cancel()
+		case <-a.calls.Done():
+		}
+	}()
+	err := a.consume()
+	if err != nil && !errors.Is(err, errOver) {
+		a.logger.Warn("the consumption of a partition ends here", "partition", a.of.Partition, "error", err)
+	}
+	a.mu.Lock()
+	a.ended = true
+	left := append(a.waiting, a.queue...)
+	a.queue = nil
+	a.mu.Unlock()
+	for _, d := range left {
+		d.done <- errLost
+	}
+}
+
+// errOver reports that the partition goes elsewhere.
+var errOver = errors.New("the partition is given up")
+
+func (a *applier) consume() error {
+	begun := false
+	for {
+		records, until := a.next()
+		if len(records) > 0 && !begun {
+			// Until its place is known, the first record cannot be told from a repeat.
+			if err := a.begin(records[0].event); err != nil {
+				a.waiting = append(a.waiting, records...)
+				return err
+			}
+			begun = true
+		}
+		a.waiting = append(a.waiting, records...)
+		err := a.take(records)
+		if err == nil && begun && until > a.at {
+			if err = a.fill(until); err == nil {
+				err = a.save()
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if a.over() {
+			return errOver
+		}
+	}
+}
+
+func (a *applier) over() bool {
+	select {
+	case <-a.claim.Done():
+		return true
+	default:
+		return a.ctx.Err() != nil
+	}
+}
+
+// next waits for records, or until progress has to be stored, or until the partition goes elsewhere.
+func (a *applier) next() (records []*delivery, until int64) {
+	var due <-chan time.Time
+	if a.unsaved() {
+		t := time.NewTimer(time.Until(a.savedAt.Add(saveEvery)))
+		defer t.Stop()
+		due = t.C
+	}
+	select {
+	case <-a.wake:
+	case <-due:
+	case <-a.claim.Done():
+	case <-a.ctx.Done():
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := min(len(a.queue), maxRecords)
+	records, a.queue = a.queue[:n:n], a.queue[n:]
+	if len(a.queue) > 0 {
+		a.signal()
+	} else {
+		a.queue = nil
+	}
+	return records, a.until
+}
+
+// unsaved reports whether the checkpoint is behind what was considered.
+func (a *applier) unsaved() bool {
+	return a.at > a.saved.Position || len(a.items) > 0 || len(a.waiting) > 0
+}
+
+// take considers records, and writes what follows from them.
+func (a *applier) take(records []*delivery) error {
+	events := make([]envelope.Event, len(records))
+	for i, d := range records {
+		events[i] = d.event
+	}
+	if err := a.prepareReadings(events); err != nil {
+		return err
+	}
+	for _, d := range records {
+		if err := a.record(d); err != nil {
+			return err
+		}
+	}
+	return a.save()
+}
+
+// record considers one record of the topic: it fills what is missing before it, and drops repeats.
+func (a *applier) record(d *delivery) error {
+	e := d.event
+	if e.Fence || e.Epoch > a.saved.Epoch {
+		if err := a.cross(e); err != nil {
+			return err
+		}
+	}
+	switch {
+	case e.Position <= a.at:
+		return nil
+	case !a.current(e):
+		return nil // what it is about is found by the next record's "before"
+	case e.Before > a.at:
+		if err := a.fill(e.Before); err != nil {
+			return err
+		}
+	}
+	a.restored(e.Incarnation)
+	if !e.IsPosition() {
+		if err := a.consider(e, d.trace, a.at); err != nil {
+			return err
+		}
+	}
+	a.at = e.Position
+	return nil
+}
+
+// current reports whether a record belongs to the epoch. One of a lower epoch comes from a relay that had lost its lease.
+// Events without an epoch come from a relay of an earlier release: they count where they belong into this partition.
+func (a *applier) current(e envelope.Event) bool {
+	if e.Epoch == 0 && a.saved.Epoch > 0 {
+		return !e.IsPosition() && bus.Partition(e.Stream, a.saved.Partitions) == a.of.Partition
+	}
+	return e.Epoch == a.saved.Epoch
+}
+
+// restored notes the incarnation of the source's log. Positions go on above all that were published before, so what the
+// log still has above the checkpoint, and what is new, is found as in any other hole. What was applied of the commits
+// that the database has lost stays applied.
+func (a *applier) restored(incarnation string) {
+	if incarnation == a.incarnation || incarnation == "" {
+		return
+	}
+	if a.incarnation != "" {
+		a.logger.Warn("the log of the source was restored to an earlier state: what it has lost stays applied here",
+			"partition", a.of.Partition, "position", a.at, "incarnation", incarnation, "before", a.incarnation)
+	}
+	a.incarnation = incarnation
+}
+
+// save writes what is to be written; progress without effect only if it is due.
+func (a *applier) save() error {
+	effective := false
+	for _, i := range a.items {
+		effective = effective || len(i.effects) > 0 || i.problem != nil
+	}
+	a.answer()
+	due := a.over() || len(a.waiting) >= maxUnsaved || time.Since(a.savedAt) >= saveEvery
+	if !effective && (!due || !a.unsaved()) {
+		return nil
+	}
+	return a.write(a.checkpoint(a.at, 0))
+}
+
+// checkpoint is one with what the partition has now beside its position.
+func (a *applier) checkpoint(position int64, index int) eventlog.Checkpoint {
+	return eventlog.Checkpoint{Position: position, Index: index, Incarnation: a.incarnation, Epoch: a.saved.Epoch,
+		Partitions: a.saved.Partitions}
+}
+
+// before is the checkpoint before an event: some of its effects may be stored.
+func (a *applier) before(position int64) eventlog.Checkpoint {
+	if position == a.saved.Position {
+		return a.checkpoint(position, a.saved.Index)
+	}
+	return a.checkpoint(position, 0)
+}
+
+// answer acknowledges the records up to the checkpoint. One that is parked by itself becomes a dead letter.
+func (a *applier) answer() {
+	left := a.waiting[:0]
+	for _, d := range a.waiting {
+		if d.event.Position > a.saved.Position {
+			left = append(left, d)
+			continue
+		}
+		var err error
+		if p, ok := a.parked[d.event.Stream]; ok && !d.event.IsPosition() && p.Position == d.event.Position {
+			err = bus.Permanent(errors.New(p.Error))
+		}
+		d.done <- err
+	}
+	clear(a.waiting[len(left):])
+	a.waiting = left
+}
+
+// stored notes that a write was committed.
+func (a *applier) stored(c eventlog.Checkpoint) {
+	a.saved, a.savedAt = c, time.Now()
+	a.answer()
+}
+
+// reload reads what is parked.
+func (a *applier) reload() error {
+	return a.patiently(a.claim.Done(), func() error {
+		all, revision, err := a.o.Log.ParkedOf(a.ctx, a.of.Source, a.of.Topic)
+		if err != nil {
+			return err
+		}
+		a.parked, a.revision = make(map[string]eventlog.Parked, len(all)), revision
+		for _, p := range all {
+			a.parked[p.Stream] = p
+		}
+		return nil
+	})
+}
+
+func (a *applier) failed(doing string, err error) error {
+	return fmt.Errorf("%s partition %d of %s of %s: %w", doing, a.of.Partition, a.of.Topic, a.of.Source, err)
+}

@@ -1,0 +1,102 @@
+package consume
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+// When a topic is given further partitions, streams move: what is above the fence is hashed by the new count. Nothing
+// above it is applied in any partition before every old one is stored up to it; so a stream's events stay in order.
+
+// awaitEvery is how often the checkpoints of other partitions are looked at.
+const awaitEvery = 100 * time.Millisecond
+
+// cross brings the partition to the epoch of a record, over all fences on the way.
+func (a *applier) cross(e envelope.Event) error {
+	for e.Epoch > a.saved.Epoch {
+		f, err := a.fence(a.saved, e)
+		if err != nil {
+			return a.failed("find the fence of", err)
+		}
+		if f.Position > a.at {
+			if err := a.fill(f.Position); err != nil {
+				return err
+			}
+		}
+		if err := a.write(a.checkpoint(a.at, 0)); err != nil {
+			return err
+		}
+		if err := a.awaitOld(a.saved, f); err != nil {
+			return a.failed("cross the fence of", err)
+		}
+		to := a.checkpoint(a.at, 0)
+		to.Epoch, to.Partitions = f.To, f.Partitions
+		if err := a.write(to); err != nil {
+			return err
+		}
+		a.logger.Info("the topic has another partition count from here on", "partition", a.of.Partition,
+			"position", f.Position, "epoch", f.To, "partitions", f.Partitions)
+	}
+	return nil
+}
+
+// fence finds where the epoch after a checkpoint's begins. All partitions go by what the first one of them has saved:
+// where that one has not seen the fence itself, because the topic has forgotten it, it is the position before the first
+// record of the new epoch, which is not below the fence.
+func (a *applier) fence(c eventlog.Checkpoint, e envelope.Event) (found eventlog.Fence, err error) {
+	own := eventlog.Fence{From: c.Epoch, To: e.Epoch, Position: e.Before, Partitions: e.Partitions}
+	if e.Fence {
+		own.Position = e.Position
+	}
+	err = a.patiently(a.claim.Done(), func() error {
+		if err := a.o.Log.AddFence(a.ctx, a.of.Source, a.of.Topic, own); err != nil {
+			return err
+		}
+		all, err := a.o.Log.Fences(a.ctx, a.of.Source, a.of.Topic)
+		if err != nil {
+			return err
+		}
+		for _, f := range all {
+			if f.From == c.Epoch {
+				found = f
+				return nil
+			}
+		}
+		return fmt.Errorf("the fence after epoch %d is not saved", c.Epoch)
+	})
+	return found, err
+}
+
+// awaitOld waits until every partition of the epoch before a fence is stored up to it.
+func (a *applier) awaitOld(old eventlog.Checkpoint, f eventlog.Fence) error {
+	for {
+		var all map[int32]eventlog.Checkpoint
+		err := a.patiently(a.claim.Done(), func() (err error) {
+			all, err = a.o.Log.Checkpoints(a.ctx, a.of.Source, a.of.Topic)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if passed(all, old.Partitions, f) {
+			return nil
+		}
+		if !pause(a.ctx, a.claim.Done(), awaitEvery) {
+			return errOver
+		}
+	}
+}
+
+// passed reports whether all partitions below a count are stored up to a fence.
+func passed(all map[int32]eventlog.Checkpoint, count int32, f eventlog.Fence) bool {
+	for n := range count {
+		c, ok := all[n]
+		if !ok || c.Position < f.Position && c.Epoch < f.To {
+			return false
+		}
+	}
+	return true
+}

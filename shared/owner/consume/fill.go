@@ -1,0 +1,87 @@
+package consume
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/telemetry"
+)
+
+const (
+	pageWithin = 10 * time.Second // that the owner may take for a page of its log
+	pageLimit  = 500              // events in a page
+)
+
+// fill considers what the owner's log contains of this partition above what was considered, up to a position.
+func (a *applier) fill(until int64) error {
+	a.logger.Info("events are missing from the topic, reading them from their owner's log",
+		"partition", a.of.Partition, "after", a.at, "until", until)
+	for a.at < until {
+		var page *meshv1.ReadLogResponse
+		err := a.patiently(a.claim.Done(), func() (err error) {
+			page, err = a.page(a.calls, &meshv1.ReadLogRequest{After: a.at, Until: until, Topic: a.of.Topic,
+				Partition: a.of.Partition, Partitions: a.saved.Partitions, Limit: pageLimit})
+			if err == nil && page.GetComplete() <= a.at {
+				err = &awayError{a.of.Source, fmt.Errorf("its log is complete up to %d only", page.GetComplete())}
+			}
+			return err
+		})
+		if err != nil {
+			return a.failed("fill a hole of", err)
+		}
+		if err := a.takePage(page); err != nil {
+			return err
+		}
+		if a.over() {
+			return errOver
+		}
+	}
+	return nil
+}
+
+func (a *applier) takePage(page *meshv1.ReadLogResponse) error {
+	var events []envelope.Event
+	for _, r := range page.GetRecords() {
+		if bus.Partition(r.GetKey(), a.saved.Partitions) != a.of.Partition {
+			continue
+		}
+		e, err := envelope.ReadRecord(r)
+		if err != nil {
+			// Nobody can tell what it was, or to which stream it belongs; gateways pass it over as well.
+			a.logger.Error("a record of the owner's log cannot be read", "stream", r.GetKey(), "after", a.at, "error", err)
+			continue
+		}
+		events = append(events, e)
+	}
+	if err := a.prepareReadings(events); err != nil {
+		return err
+	}
+	for _, e := range events {
+		if e.Position <= a.at {
+			continue
+		}
+		if err := a.consider(e, telemetry.Continue(context.Background(), e.TraceParent), a.at); err != nil {
+			return err
+		}
+		a.at = e.Position
+	}
+	a.at = max(a.at, page.GetComplete())
+	return a.save()
+}
+
+// page reads a page of the owner's log.
+func (c *Consumer) page(ctx context.Context, request *meshv1.ReadLogRequest) (*meshv1.ReadLogResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, pageWithin)
+	defer cancel()
+	page, err := c.o.Owner.ReadLog(ctx, connect.NewRequest(request))
+	if err != nil {
+		return nil, &awayError{c.o.Source, err}
+	}
+	return page.Msg, nil
+}

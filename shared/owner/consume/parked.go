@@ -1,0 +1,247 @@
+package consume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+// An event that fails by itself parks its stream: one row, in the transaction of the checkpoint, that contains from which
+// event on nothing of the stream is applied. Then an operator has the event applied (retry) or left out (drop), on
+// whichever instance, and what was passed over behind it is read from the owner's log and follows in order, up to the
+// checkpoint; the row is removed in the transaction of the last of it. From there on the partition's applier goes on.
+
+// Resolved is what came of dealing with a parked stream.
+type Resolved struct {
+	Applied int64  // events
+	Left    int64  // events that are still parked, with the one that failed
+	Problem string // why that one failed
+}
+
+// heldFor is how long a partition waits for a retry that is about to end.
+const heldFor = 10 * time.Second
+
+// Resolve applies the event that parks a stream, or leaves it out, and those behind it, in order, until one fails.
+func (c *Consumer) Resolve(ctx context.Context, stream string, version int64, drop bool) (done Resolved, err error) {
+	defer func() {
+		c.logger.Info("a parked stream was dealt with", "stream", stream, "version", version, "drop", drop,
+			"applied", done.Applied, "left", done.Left, "problem", done.Problem, "error", err)
+	}()
+	p, found, err := c.parkedStream(ctx, stream)
+	switch {
+	case err != nil:
+		return done, err
+	case !found:
+		return done, refusal.New(refusal.NotFound, "nothing of %s is parked", stream)
+	case p.Version != version:
+		return done, refusal.New(refusal.NotFound, "%s is parked from version %d on, not from version %d", stream, p.Version,
+			version)
+	}
+	r := &resolving{Consumer: c, stream: stream, drop: drop}
+	for tries := 0; found; {
+		done.Left = p.Waiting + 1
+		if ctx.Err() != nil {
+			return done, ctx.Err()
+		}
+		left, problem, err := r.step(ctx, p)
+		var changed *eventlog.ParkedChangedError
+		switch {
+		case errors.As(err, &changed):
+			// The partition has passed over further events of the stream meanwhile. It has to wait if that happens again.
+			if tries++; tries > 1 {
+				if err := r.hold(ctx, p); err != nil {
+					return done, err
+				}
+			}
+		case err != nil:
+			return done, err
+		default:
+			done.Applied += r.applied
+			if left == nil {
+				done.Left = 0
+				return done, nil
+			}
+			done.Left = left.Waiting + 1
+			if problem != nil {
+				done.Problem = problem.Error()
+				return done, nil
+			}
+		}
+		if p, found, err = c.parkedStream(ctx, stream); err != nil {
+			return done, err
+		}
+	}
+	return done, nil // another one has dealt with it
+}
+
+func (c *Consumer) parkedStream(ctx context.Context, stream string) (eventlog.Parked, bool, error) {
+	all, err := c.o.Log.ParkedStream(ctx, c.o.Source, stream)
+	if err != nil {
+		return eventlog.Parked{}, false, err
+	}
+	for _, p := range all {
+		if p.Topic == c.o.Topic {
+			return p, true, nil
+		}
+	}
+	return eventlog.Parked{}, false, nil
+}
+
+// resolving is a retry or a drop under way.
+type resolving struct {
+	*Consumer
+	stream  string
+	drop    bool // the first event is still to be left out
+	single  bool // one event at a time, because several together could not be written
+	applied int64
+	reached int64 // position up to which the partition has passed the stream over
+}
+
+// step applies as many events as one transaction takes. It returns what is left parked, and why the next event fails if
+// it does.
+func (r *resolving) step(ctx context.Context, p eventlog.Parked) (left *eventlog.Parked, problem error, err error) {
+	r.applied = 0
+	events, all, err := r.read(ctx, p)
+	if err != nil {
+		return nil, nil, err
+	}
+	w := eventlog.Write{Expected: eventlog.AnyVersion, Resolution: &eventlog.Resolution{Of: p}}
+	if gone := len(events) == 0 || events[0].Position != p.Position; gone && !r.drop && all && p.Position <= r.reached {
+		return nil, nil, refusal.New(refusal.NotFound, "the log of %s has no version %d of %s: it can only be dropped",
+			r.o.Source, p.Version, p.Stream)
+	}
+	var s size
+	taken, dropped := int64(0), false
+	for n, e := range events {
+		if r.drop && e.Position == p.Position {
+			dropped, taken = true, taken+1
+			continue
+		}
+		first := 0
+		if e.Position == p.Position {
+			first = p.Index
+		}
+		if r.single && n > 0 && r.applied > 0 {
+			left = r.left(p, e, first, taken, nil)
+			break
+		}
+		effects, err := r.effects(e)
+		if err != nil {
+			left, problem = r.left(p, e, first, taken, err), err
+			break
+		}
+		fits := min(first, len(effects))
+		for fits < len(effects) && s.fits(effects[fits]) {
+			s.add(effects[fits])
+			fits++
+		}
+		w.Appends = append(w.Appends, appends(e, nil, effects[min(first, len(effects)):fits])...)
+		if fits < len(effects) {
+			left = r.left(p, e, fits, taken, nil)
+			break
+		}
+		taken, r.applied = taken+1, r.applied+1
+	}
+	if left == nil && !all {
+		// The page ends before the checkpoint.
+		last := events[len(events)-1]
+		next := last
+		next.Position, next.Version = last.Position+1, last.Version+1
+		left = r.left(p, next, 0, taken, nil)
+	}
+	w.Resolution.Left = left
+	_, err = r.o.Log.Commit(ctx, w)
+	switch {
+	case err == nil:
+		r.drop = r.drop && !dropped
+		return left, problem, nil
+	case ofItems(err) && (!r.single || r.applied > 1):
+		r.single = true
+		return r.step(ctx, p)
+	case ofItems(err):
+		// It is the first event that is not left out.
+		e := events[0]
+		skipped := int64(0)
+		if dropped {
+			e, skipped = events[1], 1
+		}
+		first := 0
+		if e.Position == p.Position {
+			first = p.Index
+		}
+		r.applied = 0
+		left, problem = r.left(p, e, first, skipped, err), err
+		_, err = r.o.Log.Commit(ctx, eventlog.Write{Expected: eventlog.AnyVersion,
+			Resolution: &eventlog.Resolution{Of: p, Left: left}})
+		r.drop = r.drop && !dropped
+		return left, problem, err
+	}
+	return nil, nil, err
+}
+
+// read reads the events of a stream from the one that parks it up to the checkpoint of its partition, and reports
+// whether these are all.
+func (r *resolving) read(ctx context.Context, p eventlog.Parked) (events []envelope.Event, all bool, err error) {
+	limit, err := r.limit(ctx)
+	r.reached = limit
+	if err != nil || limit < p.Position {
+		return nil, true, err
+	}
+	page, err := r.page(ctx, &meshv1.ReadLogRequest{After: p.Position - 1, Until: limit, Topic: p.Topic, Stream: p.Stream,
+		Limit: maxStreams})
+	if err != nil {
+		return nil, false, bus.Away(r.o.Source, err)
+	}
+	for _, record := range page.GetRecords() {
+		e, err := envelope.ReadRecord(record)
+		if err != nil {
+			return nil, false, fmt.Errorf("the log of %s: %w", r.o.Source, err)
+		}
+		events = append(events, e)
+	}
+	return events, page.GetComplete() >= min(limit, page.GetHead()) || len(events) == 0, nil
+}
+
+// limit is the position up to which the stream's partition has passed it over.
+func (r *resolving) limit(ctx context.Context) (limit int64, err error) {
+	all, err := r.o.Log.Checkpoints(ctx, r.o.Source, r.o.Topic)
+	for n, c := range all {
+		// While a fence is crossed a stream may have been in two partitions; the later one has begun after the earlier one
+		// was stored up to the fence.
+		if c.Partitions > 0 && bus.Partition(r.stream, c.Partitions) == n {
+			limit = max(limit, c.Position)
+		}
+	}
+	return limit, err
+}
+
+// left is what stays parked when so many events have been dealt with: from an event on, of which some effects may be
+// applied.
+func (r *resolving) left(p eventlog.Parked, e envelope.Event, index int, taken int64, problem error) *eventlog.Parked {
+	n := r.parkedBy(e, index, errors.New("a retry was interrupted before this event"))
+	if problem != nil {
+		n.Error = problem.Error()
+	}
+	n.Waiting = max(0, p.Waiting-taken)
+	return n
+}
+
+// hold has the partition wait before the next event of the stream.
+func (r *resolving) hold(ctx context.Context, p eventlog.Parked) error {
+	_, err := r.o.Log.Commit(ctx, eventlog.Write{Expected: eventlog.AnyVersion,
+		Resolution: &eventlog.Resolution{Of: p, HoldUntil: r.now().Add(heldFor)}})
+	var changed *eventlog.ParkedChangedError
+	if errors.As(err, &changed) {
+		return nil // another one has dealt with it
+	}
+	return err
+}
+
+func (c *Consumer) now() time.Time { return time.Now().UTC() }

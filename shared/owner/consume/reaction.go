@@ -1,0 +1,57 @@
+package consume
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// Reaction decides what follows from an event of another owner. It is pure: it has no context to call anybody with, and
+// returns the same effects for the same event, in the same order, because an event with many effects is applied in parts.
+//
+// Events of one stream come in order. Those of different streams do not: partitions have no order among each other, so
+// "read up to message 50" may come before message 50. What an effect leads to may depend only on the state of the stream
+// that it is for, and that state has to be the same whichever came first; see Orders in package consumetest.
+type Reaction func(e envelope.Event, event proto.Message) []Effect
+
+// Effect is what follows for one stream of the service's own log: events that are appended whatever the stream contains,
+// or a command that the stream's aggregate decides.
+type Effect struct {
+	// Stream that Events are appended to. That of a Command is the declared one.
+	Stream string
+	// Actor of the events or the command; empty: that of the event which they follow from.
+	Actor string
+	// Events to append.
+	Events []proto.Message
+	// Command to decide, in the transaction that also stores how far the partition was consumed. Its outcome is kept like
+	// that of any other, also where it changes nothing or is refused: so a repeat has no effect even if the state has
+	// changed meanwhile. Its id follows from the event and the effect's index.
+	Command proto.Message
+}
+
+// Since is from when on a service reacts to a topic that it has not consumed before. It matters once: what is found then
+// is stored, and a later start goes on from there.
+type Since struct {
+	kind sinceKind
+	at   time.Time
+}
+
+type sinceKind int
+
+const (
+	sinceUnset sinceKind = iota
+	sinceStart
+	sinceNow
+	sinceTime
+)
+
+// FromStart has the service react to everything that the log contains.
+func FromStart() Since { return Since{kind: sinceStart} }
+
+// FromNow has the service react to what happens after it is first started.
+func FromNow() Since { return Since{kind: sinceNow} }
+
+// FromTime has the service react to what has happened since a time, by the clock of the owner's log.
+func FromTime(t time.Time) Since { return Since{kind: sinceTime, at: t} }

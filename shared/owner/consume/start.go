@@ -1,0 +1,188 @@
+package consume
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+// beyond is above every position: a page of what is above has the head of the log and no event.
+const beyond = int64(1) << 62
+
+// begin finds where the partition was consumed to. First is the first record that has come of it.
+func (a *applier) begin(first envelope.Event) (err error) {
+	if a.consumer, err = a.beginConsumer(a.calls, a.claim.Done(), first); err != nil {
+		return a.failed("begin with", err)
+	}
+	var checkpoints map[int32]eventlog.Checkpoint
+	err = a.patiently(a.claim.Done(), func() (err error) {
+		checkpoints, err = a.o.Log.Checkpoints(a.ctx, a.of.Source, a.of.Topic)
+		return err
+	})
+	if err != nil {
+		return a.failed("begin with", err)
+	}
+	saved, ok := checkpoints[a.of.Partition]
+	if !ok {
+		if saved, err = a.beginPartition(first); err != nil {
+			return a.failed("begin with", err)
+		}
+	}
+	a.saved, a.at, a.incarnation = saved, saved.Position, saved.Incarnation
+	if err := a.reload(); err != nil {
+		return a.failed("begin with", err)
+	}
+	a.logger.Debug("the consumption of a partition goes on here", "partition", a.of.Partition, "position", a.at)
+	return nil
+}
+
+// beginPartition gives a partition its first checkpoint: where the consumption of the topic began, or at the fence from
+// which on there is such a partition.
+func (a *applier) beginPartition(first envelope.Event) (saved eventlog.Checkpoint, err error) {
+	c := eventlog.Checkpoint{Position: a.consumer.Start, Epoch: a.consumer.Epoch, Partitions: a.consumer.Partitions}
+	for c.Partitions <= a.of.Partition {
+		if first.Epoch <= c.Epoch {
+			return c, fmt.Errorf("the topic has %d partitions", c.Partitions)
+		}
+		f, err := a.fence(c, first)
+		if err != nil {
+			return c, err
+		}
+		if err := a.awaitOld(c, f); err != nil {
+			return c, err
+		}
+		c.Position, c.Epoch, c.Partitions = max(c.Position, f.Position), f.To, f.Partitions
+	}
+	err = a.patiently(a.claim.Done(), func() (err error) {
+		saved, err = a.o.Log.BeginPartition(a.ctx, a.of, c)
+		return err
+	})
+	return saved, err
+}
+
+// beginConsumer finds how the consumption of the topic began, and begins it if it did not.
+func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, first envelope.Event) (eventlog.Consumer, error) {
+	c.mu.Lock()
+	begun := c.begun
+	c.mu.Unlock()
+	if begun != nil {
+		return *begun, nil
+	}
+	var found eventlog.Consumer
+	err := c.patiently(over, func() (err error) {
+		var ok bool
+		if found, ok, err = c.o.Log.Consumer(ctx, c.o.Source, c.o.Topic); err != nil || ok {
+			return err
+		}
+		n := eventlog.Consumer{Source: c.o.Source, Topic: c.o.Topic, Epoch: first.Epoch, Partitions: first.Partitions}
+		if n.Partitions == 0 {
+			n.Partitions = c.o.Partitions
+		}
+		if err := c.findStart(ctx, &n); err != nil {
+			return err
+		}
+		found, err = c.o.Log.BeginConsumer(ctx, n)
+		return err
+	})
+	if err != nil {
+		return found, err
+	}
+	if err := c.patiently(over, func() error { return c.takeOver(ctx, found) }); err != nil {
+		return found, err
+	}
+	c.logger.Info("the topic is consumed", "start", found.Start, "since", found.Since)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.begun = &found
+	return found, nil
+}
+
+// findStart finds where a topic is consumed from: where an earlier release has left it, or what Options.Since stands for.
+func (c *Consumer) findStart(ctx context.Context, n *eventlog.Consumer) error {
+	mark, found, err := c.o.Log.ReadingsMark(ctx, c.o.Source, c.o.Topic)
+	if err != nil {
+		return err
+	}
+	head, err := c.page(ctx, &meshv1.ReadLogRequest{After: beyond, Limit: 1})
+	switch {
+	case err != nil:
+		return err
+	case found:
+		n.Start, n.ReadingsEnd = mark, head.GetHead()
+		return nil
+	}
+	switch c.o.Since.kind {
+	case sinceNow:
+		n.Start = head.GetHead()
+	case sinceTime:
+		n.Since = c.o.Since.at.UTC()
+		n.Start, err = c.lastBefore(ctx, n.Since, head.GetHead())
+	}
+	return err
+}
+
+// lastBefore finds a position such that all events above it are from a time on, or nearly so: clocks that differ are
+// made up for by looking at each event's time as well.
+func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head int64) (int64, error) {
+	low, high := int64(0), head // an event at low is before t, one above high is not
+	for low < high {
+		middle := low + (high-low)/2
+		page, err := c.page(ctx, &meshv1.ReadLogRequest{After: middle, Limit: 1})
+		if err != nil {
+			return 0, err
+		}
+		if len(page.GetRecords()) == 0 {
+			high = middle
+			continue
+		}
+		e, err := envelope.ReadRecord(page.GetRecords()[0])
+		if err != nil {
+			return 0, err
+		}
+		if e.Time.Before(t) {
+			low = e.Position
+		} else {
+			high = middle
+		}
+	}
+	return low, nil
+}
+
+// takeOver parks what an earlier release had parked, and removes what it kept once that is not needed.
+func (c *Consumer) takeOver(ctx context.Context, n eventlog.Consumer) error {
+	if n.ReadingsEnd == 0 {
+		return nil
+	}
+	err := c.o.Log.ImportParked(ctx, c.o.Source, func(r *meshv1.Record) (position, passed int64, err error) {
+		e, err := envelope.ReadRecord(r)
+		return e.Position, n.Start, err
+	})
+	if err != nil {
+		return err
+	}
+	return c.o.Log.ForgetReadings(ctx, c.o.Source)
+}
+
+// prepareReadings reads which versions an earlier release applied of the streams of some events.
+func (a *applier) prepareReadings(events []envelope.Event) error {
+	var streams []string
+	seen := map[string]bool{}
+	for _, e := range events {
+		if e.Position <= a.consumer.ReadingsEnd && !e.IsPosition() && !seen[e.Stream] {
+			seen[e.Stream] = true
+			streams = append(streams, e.Stream)
+		}
+	}
+	if len(streams) == 0 {
+		a.readings = nil
+		return nil
+	}
+	return a.patiently(a.claim.Done(), func() (err error) {
+		a.readings, err = a.o.Log.ReadingsOf(a.ctx, a.of.Source, streams)
+		return err
+	})
+}

@@ -1,0 +1,382 @@
+//go:build integration
+
+package consume_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	notificationv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/notification/v1"
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/owner/consume"
+)
+
+const topic = "chat-events"
+
+// source is the owner "chat": a log in memory, whose records the tests put on the topic as they like.
+type source struct {
+	meshv1connect.OwnerServiceClient
+	w *world
+
+	mu          sync.Mutex
+	log         []envelope.Event // without Before
+	missing     map[int64]bool   // positions that a restored log has lost
+	head        int64
+	versions    map[string]int64
+	chain       map[int32]int64 // position of the newest record of each partition
+	partitions  int32
+	epoch       int32
+	incarnation string
+
+	reads atomic.Int64 // pages that were asked for with a topic or stream
+	hangs atomic.Bool  // whether the owner does not answer
+	delay atomic.Int64 // nanoseconds
+}
+
+// append writes events into the log: one for each body, in "conversation:<conversation>".
+func (s *source) append(conversation string, bodies ...string) (events []envelope.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, body := range bodies {
+		s.head++
+		stream := "conversation:" + conversation
+		s.versions[stream]++
+		raw, _ := proto.Marshal(&chatv1.MessageSent{ConversationId: conversation, MessageId: "m", Body: body})
+		e := envelope.Event{ID: fmt.Sprintf("event-%d-%s", s.head, s.incarnation), Type: "chat.message_sent", Source: "chat",
+			Stream: stream, Version: s.versions[stream], Position: s.head, Time: time.Now().UTC(), Actor: "ann", Body: raw,
+			Class: routingv1.Class_CLASS_DURABLE, Incarnation: s.incarnation}
+		s.log = append(s.log, e)
+		events = append(events, e)
+	}
+	return events
+}
+
+// chained gives events the place in their partitions that the relay would: each names the position before it.
+func (s *source) chained(events ...envelope.Event) []envelope.Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range events {
+		e := &events[i]
+		n := bus.Partition(e.Stream, s.partitions)
+		e.Before, s.chain[n] = s.chain[n], e.Position
+		e.Epoch, e.Partitions = s.epoch, s.partitions
+	}
+	return events
+}
+
+// publish puts records on the topic as they are.
+func (s *source) publish(events ...envelope.Event) {
+	s.w.t.Helper()
+	var all []*message.Message
+	for _, e := range events {
+		count := e.Partitions
+		if count == 0 {
+			count = s.partitions
+		}
+		all = append(all, addressed(e, bus.Partition(e.Stream, count)))
+	}
+	require.NoError(s.w.t, s.w.publisher.Publish(topic, all...))
+}
+
+func addressed(e envelope.Event, partition int32) *message.Message {
+	m := e.Message()
+	m.Metadata.Set(bus.MetadataPartition, strconv.Itoa(int(partition)))
+	return m
+}
+
+// say appends and publishes.
+func (s *source) say(conversation string, bodies ...string) []envelope.Event {
+	s.w.t.Helper()
+	events := s.chained(s.append(conversation, bodies...)...)
+	s.publish(events...)
+	return events
+}
+
+// tell writes the log's position into all partitions.
+func (s *source) tell() {
+	s.w.t.Helper()
+	s.tellWith(func(*envelope.Event) {})
+}
+
+func (s *source) tellWith(change func(*envelope.Event)) {
+	s.w.t.Helper()
+	s.mu.Lock()
+	var all []*message.Message
+	for n := range s.partitions {
+		e := envelope.Position("chat", s.head, s.chain[n])
+		e.Epoch, e.Partitions, e.Incarnation = s.epoch, s.partitions, s.incarnation
+		s.chain[n] = s.head
+		change(&e)
+		all = append(all, addressed(e, n))
+	}
+	s.mu.Unlock()
+	require.NoError(s.w.t, s.w.publisher.Publish(topic, all...))
+}
+
+// grow has the topic have more partitions from here on.
+func (s *source) grow(partitions int32) {
+	s.w.t.Helper()
+	s.mu.Lock()
+	s.partitions, s.epoch = partitions, s.epoch+1
+	s.mu.Unlock()
+	s.tellWith(func(e *envelope.Event) { e.Fence = true })
+}
+
+func (s *source) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogRequest]) (
+	*connect.Response[meshv1.ReadLogResponse], error) {
+	if s.hangs.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	time.Sleep(time.Duration(s.delay.Load()))
+	ask := r.Msg
+	if ask.GetTopic() != "" || ask.GetStream() != "" {
+		s.reads.Add(1)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	page := &meshv1.ReadLogResponse{Head: s.head, Complete: max(s.head, ask.GetAfter()), Incarnation: s.incarnation}
+	if ask.GetUntil() > 0 {
+		page.Complete = max(min(s.head, ask.GetUntil()), ask.GetAfter())
+	}
+	limit := int(ask.GetLimit())
+	if limit == 0 {
+		limit = 500
+	}
+	for _, e := range s.log {
+		switch {
+		case e.Position <= ask.GetAfter() || ask.GetUntil() > 0 && e.Position > ask.GetUntil() || s.missing[e.Position]:
+			continue
+		case ask.GetStream() != "" && e.Stream != ask.GetStream():
+			continue
+		case ask.GetPartitions() > 0 && bus.Partition(e.Stream, ask.GetPartitions()) != ask.GetPartition():
+			continue
+		}
+		page.Records = append(page.Records, e.Record(topic))
+		if len(page.Records) == limit {
+			page.Complete = e.Position
+			break
+		}
+	}
+	return connect.NewResponse(page), nil
+}
+
+// world is a database and a broker with the topic of a source.
+type world struct {
+	t         *testing.T
+	pool      *pgxpool.Pool
+	kafka     backend.Kafka
+	catalog   *catalog.Catalog
+	publisher *bus.Publisher
+	source    *source
+	chokes    atomic.Bool // whether the reaction fails at "choke" and "spoil"
+	reacted   atomic.Int64
+	since     consume.Since
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	declared, err := catalog.Load()
+	require.NoError(t, err)
+	w := &world{t: t, catalog: declared, kafka: meshtest.EmbeddedKafka(t), since: consume.FromStart()}
+	_, err = w.kafka.EnsureTopics(t.Context(), declared.Topics(""))
+	require.NoError(t, err)
+	w.pool, err = backend.Postgres{URL: meshtest.Postgres(t), PoolMax: 5}.Open(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(w.pool.Close)
+	w.publisher, err = bus.NewPublisher(w.kafka, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = w.publisher.Close() })
+	w.source = &source{w: w, versions: map[string]int64{}, chain: map[int32]int64{}, partitions: 3, epoch: 1,
+		incarnation: "first", missing: map[int64]bool{}}
+	w.chokes.Store(true)
+	return w
+}
+
+// react raises a notification for "bob" about each message; for each of n recipients about "many n"; none about "quiet".
+func (w *world) react(e envelope.Event, event proto.Message) (effects []consume.Effect) {
+	w.reacted.Add(1)
+	body := event.(*chatv1.MessageSent).GetBody()
+	recipients := []string{"bob"}
+	switch verb, number, _ := strings.Cut(body, " "); verb {
+	case "quiet":
+		return nil
+	case "many":
+		n, _ := strconv.Atoi(number)
+		recipients = nil
+		for i := range n {
+			recipients = append(recipients, fmt.Sprint("r", i))
+		}
+	case "choke":
+		if w.chokes.Load() {
+			panic("as asked")
+		}
+	}
+	for _, r := range recipients {
+		m := &notificationv1.Raised{NotificationId: e.ID, RecipientId: r, By: e.Actor, AboutStream: e.Stream,
+			AboutVersion: e.Version}
+		f := consume.Effect{Stream: "notifications:" + r, Events: []proto.Message{m}}
+		if body == "spoil" && w.chokes.Load() {
+			m.By, f.Actor = "b\x00b", "b\x00b" // no text of Postgres
+		}
+		effects = append(effects, f)
+	}
+	return effects
+}
+
+// instance is one of possibly many that consume the topic.
+type instance struct {
+	*world
+	log      *eventlog.Log
+	consumer *consume.Consumer
+	waiting  sync.Map    // dependency → error
+	lost     atomic.Bool // whether acknowledgements are lost from now on, as when it is killed after a commit
+	stop     func()
+}
+
+func (w *world) start() *instance {
+	w.t.Helper()
+	return w.startWith(func(*consume.Options) {})
+}
+
+func (w *world) startWith(change func(*consume.Options)) *instance {
+	w.t.Helper()
+	i := &instance{world: w}
+	var err error
+	i.log, err = eventlog.Open(w.t.Context(), eventlog.Options{Owner: "notification", Pool: w.pool, Catalog: w.catalog,
+		Log: slog.New(slog.DiscardHandler)})
+	require.NoError(w.t, err)
+	work, stopWork := context.WithCancel(context.Background())
+	o := consume.Options{Source: "chat", Topic: topic, Since: w.since, React: w.react, Partitions: 3, Log: i.log,
+		Catalog: w.catalog, Owner: w.source, Logger: slog.New(slog.NewTextHandler(w.t.Output(), nil)),
+		Waiting: func(dependency string, err error) { i.waiting.Store(dependency, err) }}
+	change(&o)
+	i.consumer, err = consume.New(work, o)
+	require.NoError(w.t, err)
+	router, err := bus.NewRouter(bus.RouterOptions{Service: "notification", Publisher: w.publisher,
+		DeadLetterTopic: catalog.DeadLetterTopic("notification")})
+	require.NoError(w.t, err)
+	subscriber, err := bus.NewSubscriber(w.kafka, bus.SubscriberOptions{Group: "notification", InOrder: true,
+		Window: consume.Window, Drain: 3 * time.Second})
+	require.NoError(w.t, err)
+	router.AddConsumerHandler("notification", topic, subscriber, func(m *message.Message) error {
+		err := i.consumer.Handle(m)
+		if i.lost.Load() {
+			<-m.Context().Done()
+			return errors.New("killed")
+		}
+		return err
+	})
+	var running sync.WaitGroup
+	running.Go(func() { _ = i.log.Run(work) })
+	running.Go(func() { _ = router.Run(work) })
+	<-router.Running()
+	i.stop = sync.OnceFunc(func() {
+		_ = router.Close()
+		stopWork()
+		i.consumer.Wait()
+		running.Wait()
+	})
+	w.t.Cleanup(i.stop)
+	return i
+}
+
+// raised returns the versions of a conversation that a recipient was notified about, in the order of the log.
+func (w *world) raised(recipient, conversation string) (versions []int64) {
+	w.t.Helper()
+	rows, err := w.pool.Query(w.t.Context(), "SELECT body FROM notification.events WHERE stream = $1 ORDER BY position",
+		"notifications:"+recipient)
+	require.NoError(w.t, err)
+	defer rows.Close()
+	for rows.Next() {
+		var body []byte
+		require.NoError(w.t, rows.Scan(&body))
+		m := &notificationv1.Raised{}
+		require.NoError(w.t, proto.Unmarshal(body, m))
+		if m.AboutStream == "conversation:"+conversation {
+			versions = append(versions, m.AboutVersion)
+		}
+	}
+	require.NoError(w.t, rows.Err())
+	return versions
+}
+
+func (w *world) awaitRaised(conversation string, want ...int64) {
+	w.t.Helper()
+	w.eventually(fmt.Sprintf("notifications about versions %v of %s", want, conversation), func() bool {
+		return slices.Equal(w.raised("bob", conversation), want)
+	})
+}
+
+// stored waits until every partition is stored up to the log's position.
+func (w *world) stored() {
+	w.t.Helper()
+	w.source.tell()
+	w.eventually("every partition is stored", func() bool {
+		return w.number("SELECT count(*) FROM notification.checkpoints WHERE position >= $1 AND index = 0", w.source.head) ==
+			int64(w.source.partitions)
+	})
+}
+
+func (w *world) number(query string, args ...any) (n int64) {
+	w.t.Helper()
+	require.NoError(w.t, w.pool.QueryRow(w.t.Context(), query, args...).Scan(&n))
+	return n
+}
+
+func (w *world) eventually(what string, is func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(60 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+// conversations are so many, of which each partition has some.
+func conversations(n int) (all []string) {
+	for i := range n {
+		all = append(all, fmt.Sprint("c", i))
+	}
+	return all
+}
+
+// upTo are the versions from 1 to n.
+func upTo(n int64) (all []int64) {
+	for v := range n {
+		all = append(all, v+1)
+	}
+	return all
+}
+
+// letters are the dead letters of the consumer.
+func (w *world) letters() []bus.Letter {
+	w.t.Helper()
+	all, err := bus.DeadLetters(w.t.Context(), w.kafka, catalog.DeadLetterTopic("notification"))
+	require.NoError(w.t, err)
+	return all
+}
