@@ -26,7 +26,7 @@ func TestMarshal_IsWhatClientsRead(t *testing.T) {
 		{&chatv1.Conversation{ConversationId: "7", Kind: chatv1.Kind_KIND_DIRECT, UserIds: []string{"a", "b"},
 			Version: 1 << 60, ChangedAt: timestamppb.New(time.Date(2026, 1, 2, 3, 4, 5, 600e6, time.UTC))},
 			`{"conversation_id":"7","kind":"direct","title":"","user_ids":["a","b"],"version":1152921504606846976,` +
-				`"changed_at":"2026-01-02T03:04:05.6Z"}`},
+				`"changed_at":"2026-01-02T03:04:05.6Z","member_count":0}`},
 		{&chatv1.HistoryResponse{}, `{"messages":[],"more":false,"version":0}`},
 		{&chatv1.Message{}, `{"message_id":"","version":0,"author":"","body":"","deleted":false}`},
 		{&meshv1.Record{Body: []byte{1, 2, 3}}, `{"topic":"","key":"","headers":[],"body":"AQID"}`},
