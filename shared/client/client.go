@@ -44,7 +44,13 @@ type Options struct {
 	OnOutcome func(Outcome)
 	// Header is sent with the handshake (Origin and the like).
 	Header http.Header
+	// Silence is how long the mesh may send nothing, not even a ping, before the connection counts as lost; a minute
+	// when 0. The mesh pings every 25 s, and the client pings it twice in that time.
+	Silence time.Duration
 }
+
+// MaxFrame is how long a frame may be that the mesh takes, in bytes.
+const MaxFrame = 256 << 10
 
 // Event is a fact as clients see it.
 type Event struct {
@@ -247,6 +253,9 @@ func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, erro
 	if err != nil {
 		return Reply{}, fmt.Errorf("%v: %w", frame["type"], err)
 	}
+	if len(body) > MaxFrame {
+		return Reply{}, fmt.Errorf("%v: the frame has %d bytes, at most %d are taken", frame["type"], len(body), MaxFrame)
+	}
 	if err := c.Write(body); err != nil {
 		return Reply{}, err
 	}
@@ -317,71 +326,113 @@ func (c *Client) Err() error {
 }
 
 func (c *Client) read() {
-	defer close(c.done)
+	silence := c.options.Silence
+	if silence == 0 {
+		silence = time.Minute
+	}
+	var extended time.Time
+	heard := func() { // once a second: setting a deadline costs more than reading a small frame
+		if now := time.Now(); now.Sub(extended) > min(time.Second, silence/8) {
+			extended = now
+			_ = c.conn.SetReadDeadline(now.Add(silence))
+		}
+	}
+	answer := c.conn.PingHandler()
+	c.conn.SetPingHandler(func(payload string) error { heard(); return answer(payload) })
+	c.conn.SetPongHandler(func(string) error { heard(); return nil })
+	var ping *time.Timer
+	var pinging sync.Mutex // ping is set before it fires
+	pinging.Lock()
+	ping = time.AfterFunc(silence*2/5, func() {
+		_ = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second))
+		pinging.Lock()
+		defer pinging.Unlock()
+		ping.Reset(silence * 2 / 5)
+	})
+	pinging.Unlock()
+	defer func() {
+		close(c.done)
+		pinging.Lock()
+		defer pinging.Unlock()
+		ping.Stop()
+	}()
+	heard()
 	for {
-		_, bytes, err := c.conn.ReadMessage()
+		_, text, err := c.conn.ReadMessage()
 		if err != nil {
 			c.err = err
 			return
 		}
-		c.take(bytes)
+		heard()
+		if err := c.take(text); err != nil {
+			c.err = err
+			_ = c.conn.Close()
+			return
+		}
 	}
 }
 
-func (c *Client) take(bytes []byte) {
-	var kind struct {
-		Re      *string         `json:"re"`
-		Event   string          `json:"event"`
-		At      string          `json:"at"`
-		Ready   bool            `json:"ready"`
-		Session string          `json:"session"`
-		Outcome json.RawMessage `json:"outcome"`
-		Signal  string          `json:"signal"`
+// received is any frame of the mesh: which kind it is shows by the keys that are there.
+type received struct {
+	Reply
+	Re      *string         `json:"re"`
+	Outcome json.RawMessage `json:"outcome"` // a text in a reply, an object in a frame of its own
+	Event   string          `json:"event"`
+	ID      string          `json:"id"`
+	Time    time.Time       `json:"time"`
+	Actor   string          `json:"actor"`
+	Redact  bool            `json:"redacted"`
+	At      string          `json:"at"`
+	Ready   bool            `json:"ready"`
+	Session string          `json:"session"`
+	Signal  string          `json:"signal"`
+	Room    string          `json:"room"`
+}
+
+func (c *Client) take(text []byte) error {
+	var f received
+	if err := json.Unmarshal(text, &f); err != nil {
+		return fmt.Errorf("a frame of the mesh cannot be read: %w", err)
 	}
-	if json.Unmarshal(bytes, &kind) != nil {
-		return
-	}
-	if kind.At != "" {
-		c.marked(kind.At)
+	if f.At != "" {
+		c.marked(f.At)
 	}
 	switch {
-	case kind.Re != nil:
-		var r Reply
-		if json.Unmarshal(bytes, &r) != nil {
-			return
+	case f.Re != nil:
+		f.Reply.Re = *f.Re
+		if n := len(f.Outcome); n > 2 && f.Outcome[0] == '"' {
+			f.Reply.Outcome = string(f.Outcome[1 : n-1]) // a word without escapes
 		}
 		c.mu.Lock()
-		answer := c.waiting[r.Re]
+		answer := c.waiting[f.Reply.Re]
 		c.mu.Unlock()
 		if answer != nil {
 			select {
-			case answer <- r:
+			case answer <- f.Reply:
 			default: // a second answer under one id is not ours to judge
 			}
 		}
-	case kind.Event != "":
-		var e Event
-		if json.Unmarshal(bytes, &e) == nil {
-			c.event(e)
+	case f.Event != "":
+		c.event(Event{Type: f.Event, Stream: f.Stream, Version: f.Version, ID: f.ID, Time: f.Time, Actor: f.Actor,
+			Redacted: f.Redact, Data: f.Data})
+	case f.Signal != "":
+		if c.options.OnSignal != nil {
+			c.options.OnSignal(Signal{Name: f.Signal, Room: f.Room, Actor: f.Actor, Data: f.Data})
 		}
-	case kind.Signal != "":
-		var g Signal
-		if c.options.OnSignal != nil && json.Unmarshal(bytes, &g) == nil {
-			c.options.OnSignal(g)
-		}
-	case kind.Ready:
+	case f.Ready:
 		c.mu.Lock()
-		c.session = kind.Session
+		c.session = f.Session
 		c.mu.Unlock()
 		select {
 		case <-c.ready:
 		default:
 			close(c.ready)
 		}
-	case len(kind.Outcome) > 0:
+	case len(f.Outcome) > 0:
 		var o Outcome
-		if c.options.OnOutcome != nil && json.Unmarshal(kind.Outcome, &o) == nil {
+		if c.options.OnOutcome != nil && json.Unmarshal(f.Outcome, &o) == nil {
 			c.options.OnOutcome(o)
 		}
 	}
+	return nil
 }

@@ -1,0 +1,110 @@
+package client_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/client"
+)
+
+// mesh answers one connection: it is ready at once, and from then on does what a test says.
+func mesh(t *testing.T, then func(socket *websocket.Conn)) string {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		socket, err := new(websocket.Upgrader).Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer func() { _ = socket.Close() }()
+		_ = socket.WriteMessage(websocket.TextMessage, []byte(`{"ready":true,"at":"m1","session":"s1"}`))
+		then(socket)
+	}))
+	t.Cleanup(server.Close)
+	return "ws" + strings.TrimPrefix(server.URL, "http")
+}
+
+func dial(t *testing.T, o client.Options) *client.Client {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := client.Dial(ctx, o)
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	return c
+}
+
+func TestClient_AMeshThatFallsSilentIsNoticed(t *testing.T) {
+	t.Parallel()
+	end := make(chan struct{})
+	defer close(end)
+	url := mesh(t, func(*websocket.Conn) { <-end }) // reads nothing, so that pings are not answered either
+	c := dial(t, client.Options{URL: url, Silence: 200 * time.Millisecond})
+	select {
+	case <-c.Done():
+		require.ErrorIs(t, c.Err(), client.ErrClosed)
+	case <-time.After(10 * time.Second):
+		t.Fatal("a mesh that is silent is believed to be there")
+	}
+}
+
+func TestClient_PingsAMeshThatHasNothingToSend(t *testing.T) {
+	t.Parallel()
+	pings := make(chan struct{}, 100)
+	url := mesh(t, func(socket *websocket.Conn) {
+		answer := socket.PingHandler()
+		socket.SetPingHandler(func(payload string) error { pings <- struct{}{}; return answer(payload) })
+		for {
+			if _, _, err := socket.ReadMessage(); err != nil {
+				return
+			}
+		}
+	})
+	c := dial(t, client.Options{URL: url, Silence: 500 * time.Millisecond})
+	for range 6 { // more than one silence long
+		select {
+		case <-pings:
+		case <-c.Done():
+			t.Fatal(c.Err())
+		}
+	}
+}
+
+func TestClient_AFrameThatIsTooLongIsRefusedBeforeItEndsTheConnection(t *testing.T) {
+	t.Parallel()
+	url := mesh(t, func(socket *websocket.Conn) {
+		for {
+			_, text, err := socket.ReadMessage()
+			if err != nil {
+				return
+			}
+			if strings.Contains(string(text), "short") {
+				_ = socket.WriteMessage(websocket.TextMessage, []byte(`{"re":"c2","ok":true,"outcome":"committed","version":7}`))
+			}
+		}
+	})
+	c := dial(t, client.Options{URL: url})
+	_, err := c.Command(t.Context(), "chat.send_message", strings.Repeat("x", client.MaxFrame))
+	require.ErrorContains(t, err, "at most 262144")
+	o, err := c.Command(t.Context(), "chat.send_message", "short")
+	require.NoError(t, err)
+	require.Equal(t, "committed", o.Kind)
+	require.EqualValues(t, 7, o.Version)
+}
+
+func TestClient_AFrameThatCannotBeReadEndsTheConnection(t *testing.T) {
+	t.Parallel()
+	url := mesh(t, func(socket *websocket.Conn) {
+		_ = socket.WriteMessage(websocket.TextMessage, []byte(`{"event":`))
+		_, _, _ = socket.ReadMessage()
+	})
+	c := dial(t, client.Options{URL: url})
+	<-c.Done()
+	require.ErrorContains(t, c.Err(), "cannot be read")
+}
