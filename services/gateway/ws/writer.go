@@ -11,8 +11,7 @@ import (
 )
 
 const (
-	// writeWait is how long a client may take to let at least minProgress bytes through. One that does is not slow.
-	writeWait   = 10 * time.Second
+	// minProgress is how many bytes a client has to let through within Options.WriteWait.
 	minProgress = 4 << 10
 	// chunk is how much is written at once, and how long a fragment of a frame is. Pings go between two chunks.
 	chunk = 16 << 10
@@ -191,12 +190,12 @@ func (c *connection) send(parts ...[]byte) error {
 
 // arm sets the write deadline, once a second: setting it for each write costs more than the write of a small frame.
 func (c *connection) arm() {
-	now := time.Now()
-	if c.ending.Load() || now.Sub(c.armed) < time.Second {
+	now, wait := time.Now(), c.server.options.WriteWait
+	if c.ending.Load() || now.Sub(c.armed) < min(time.Second, wait/8) {
 		return
 	}
 	c.armed = now
-	_ = c.net.SetWriteDeadline(now.Add(writeWait))
+	_ = c.net.SetWriteDeadline(now.Add(wait))
 	if c.ending.Load() { // cut came between
 		_ = c.net.SetWriteDeadline(now.Add(grace))
 	}

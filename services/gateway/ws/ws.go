@@ -33,6 +33,8 @@ type Options struct {
 	// Ping is how often a client is asked whether it is there, 25 s when 0. One that has not shown that for twice as
 	// long is gone.
 	Ping time.Duration
+	// WriteWait is how long a client may take to let some KiB through; 10 s when 0. One that does is not slow.
+	WriteWait time.Duration
 	// MaxFrame bounds a frame that a client sends, in bytes; MaxFrame (256 KiB) when 0.
 	MaxFrame int64
 	Guard    *guard.Guard
@@ -62,6 +64,9 @@ func New(o Options) *Server {
 	}
 	if o.Ping == 0 {
 		o.Ping = 25 * time.Second
+	}
+	if o.WriteWait == 0 {
+		o.WriteWait = 10 * time.Second
 	}
 	if o.MaxFrame == 0 {
 		o.MaxFrame = MaxFrame

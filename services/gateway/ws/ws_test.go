@@ -18,12 +18,14 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
@@ -44,6 +46,9 @@ func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
 	if token == "unknown" {
 		return auth.User{}, refusal.New(refusal.Unavailable, "the keys cannot be fetched")
 	}
+	if strings.HasPrefix(token, "panic") {
+		panic("injected into the check of a token")
+	}
 	if token == "bad" {
 		return auth.User{}, refusal.New(refusal.Unauthorized, "the token is expired")
 	}
@@ -61,7 +66,9 @@ type mesh struct {
 	sockets *ws.Server
 	log     *syncBuffer
 	chat    *fake.Owner
+	keeper  *fake.Owner // of connections
 	url     string
+	silent  func(envelope.Command) bool // of a command that gets no outcome
 
 	mu      sync.Mutex
 	version int64
@@ -90,6 +97,9 @@ func (m *mesh) Publish(_ string, messages ...*message.Message) error {
 		if err != nil {
 			return err
 		}
+		if m.silent != nil && m.silent(c) {
+			continue
+		}
 		m.mu.Lock()
 		m.version++
 		r := envelope.Result{Actor: c.Actor, CommandID: c.ID, Source: "chat", Type: c.Type, Stream: c.Stream,
@@ -105,17 +115,33 @@ func (m *mesh) Publish(_ string, messages ...*message.Message) error {
 
 func (m *mesh) Close() error { return nil }
 
-func begin(t *testing.T, o ws.Options, h hub.Options) *mesh {
+// setup is what a test sets otherwise.
+type setup struct {
+	mesh     *mesh
+	tracer   trace.Tracer
+	intake   intake.Options
+	listener func(net.Listener) net.Listener
+}
+
+func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *mesh {
 	t.Helper()
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	m := &mesh{catalog: c, log: &syncBuffer{}, chat: fake.NewOwner(c, "chat")}
-	log, tracer := slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug})), noop.Tracer{}
+	log := slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	set := &setup{mesh: m, tracer: noop.Tracer{}, listener: func(l net.Listener) net.Listener { return l }}
+	for _, f := range change {
+		f(set)
+	}
+	tracer := set.tracer
 	owners, peers := map[string]meshv1connect.OwnerServiceClient{}, map[string]string{}
 	for _, name := range c.Owners() {
 		owner := fake.NewOwner(c, name)
 		if name == "chat" {
 			owner = m.chat
+		}
+		if name == c.Connections() {
+			m.keeper = owner
 		}
 		server := httptest.NewServer(owner.Handler())
 		t.Cleanup(server.Close)
@@ -123,7 +149,9 @@ func begin(t *testing.T, o ws.Options, h hub.Options) *mesh {
 	}
 	h.Catalog = c
 	m.hub = hub.New(h)
-	m.intake = intake.New(intake.Options{Catalog: c, Publisher: m, Ready: func(string) bool { return true }, Log: log})
+	set.intake.Catalog, set.intake.Publisher, set.intake.Log = c, m, log
+	set.intake.Ready = func(string) bool { return true }
+	m.intake = intake.New(set.intake)
 	known := make(chan struct{})
 	close(known)
 	members := rooms.New(rooms.Options{Catalog: c, Hub: m.hub, Owners: owners, Log: log,
@@ -131,11 +159,13 @@ func begin(t *testing.T, o ws.Options, h hub.Options) *mesh {
 	report := lease.New(lease.Options{Log: log,
 		Keeper: meshv1connect.NewConnectionServiceClient(http.DefaultClient, peers["presence"])})
 	o.Access = &access.Access{Verifier: tokens{}, Origins: []string{"https://school.example"}, Log: log}
-	o.Log = log
-	o.Mesh = &session.Mesh{Catalog: c, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report,
+	o.Log, o.Guard = log, guard.New(log, nil)
+	o.Mesh = &session.Mesh{Catalog: c, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,
 		Queries: query.New(c, peers, http.DefaultClient, tracer), Tracer: tracer, Log: log}
 	m.sockets = ws.New(o)
-	server := httptest.NewServer(m.sockets)
+	server := httptest.NewUnstartedServer(m.sockets)
+	server.Listener = set.listener(server.Listener)
+	server.Start()
 	m.url = "ws" + strings.TrimPrefix(server.URL, "http") + "/ws"
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -143,6 +173,9 @@ func begin(t *testing.T, o ws.Options, h hub.Options) *mesh {
 	running.Go(func() { _ = members.Run(ctx) })
 	running.Go(func() { _ = report.Run(ctx) })
 	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(m.log.String())
+		}
 		m.hub.Close(hub.Shutdown)
 		m.sockets.Wait(context.Background())
 		server.Close()
@@ -152,7 +185,7 @@ func begin(t *testing.T, o ws.Options, h hub.Options) *mesh {
 	return m
 }
 
-func (m *mesh) dial(t *testing.T, o client.Options) *client.Client {
+func (m *mesh) dial(t testing.TB, o client.Options) *client.Client {
 	t.Helper()
 	if o.URL = m.url; o.Token == "" {
 		o.Token = "alice"
@@ -166,7 +199,7 @@ func (m *mesh) dial(t *testing.T, o client.Options) *client.Client {
 }
 
 // raw is a socket on which a test writes and reads frames itself.
-func (m *mesh) raw(t *testing.T, token string) *websocket.Conn {
+func (m *mesh) raw(t testing.TB, token string) *websocket.Conn {
 	t.Helper()
 	header := http.Header{}
 	if token != "" {
@@ -190,7 +223,7 @@ type frame struct {
 	Data      json.RawMessage
 }
 
-func read(t *testing.T, socket *websocket.Conn) frame {
+func read(t testing.TB, socket *websocket.Conn) frame {
 	t.Helper()
 	_, text, err := socket.ReadMessage()
 	require.NoError(t, err)
@@ -199,13 +232,13 @@ func read(t *testing.T, socket *websocket.Conn) frame {
 	return f
 }
 
-func write(t *testing.T, socket *websocket.Conn, text string) {
+func write(t testing.TB, socket *websocket.Conn, text string) {
 	t.Helper()
 	require.NoError(t, socket.WriteMessage(websocket.TextMessage, []byte(text)))
 }
 
 // closed reads until the socket ends and tells with which code.
-func closed(t *testing.T, socket *websocket.Conn) int {
+func closed(t testing.TB, socket *websocket.Conn) int {
 	t.Helper()
 	for {
 		_, _, err := socket.ReadMessage()

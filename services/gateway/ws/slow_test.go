@@ -1,0 +1,167 @@
+package ws_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
+	"github.com/edumatrix/interlinked/services/gateway/ws"
+)
+
+// slowLink lets so many bytes a second through.
+type slowLink struct {
+	net.Conn
+	rate int
+}
+
+func (c slowLink) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b[:min(len(b), 4096)])
+	time.Sleep(time.Duration(n) * time.Second / time.Duration(c.rate))
+	return n, err
+}
+
+// slow is a socket over a slow link.
+func (m *mesh) slow(t *testing.T, token, query string, rate int) *websocket.Conn {
+	t.Helper()
+	dialer := websocket.Dialer{ReadBufferSize: 4096, NetDialContext: func(ctx context.Context, network, address string) (
+		net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return slowLink{c, rate}, c.(*net.TCPConn).SetReadBuffer(128 << 10)
+	}}
+	socket, _, err := dialer.DialContext(t.Context(), m.url+query, http.Header{"Authorization": {"Bearer " + token}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = socket.Close() })
+	require.NoError(t, socket.SetReadDeadline(time.Now().Add(time.Minute)))
+	return socket
+}
+
+// hurried has a client given up after 3 s of silence, within which these links do not let everything through.
+var hurried = ws.Options{Ping: 1500 * time.Millisecond}
+
+func TestSlowLink_SixteenPagesAtOnceAreAllAnswered(t *testing.T) {
+	t.Parallel()
+	m := begin(t, hurried, hub.Options{})
+	page := history(50, 8000, "x")
+	m.chat.OnQuery(func(string, fake.Question) (string, error) { return page, nil })
+	socket := m.slow(t, "alice", "", 1_200_000)
+	require.True(t, read(t, socket).Ready)
+	for n := range 16 {
+		write(t, socket, fmt.Sprintf(`{"id":"%d","type":"chat.history","data":{"conversation_id":"g"}}`, n))
+	}
+	answered := map[string]bool{}
+	for len(answered) < 16 {
+		f := read(t, socket)
+		require.True(t, f.OK, "%+v", f.Error)
+		answered[f.Re] = true
+	}
+	write(t, socket, `{"id":"again","type":"chat.history","data":{"conversation_id":"g"}}`)
+	require.True(t, read(t, socket).OK, "the slots are free again")
+}
+
+func TestFastLink_PagesOfEmojiDoNotEndTheConnection(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	page := history(200, 8000, "😀")
+	m.chat.OnQuery(func(string, fake.Question) (string, error) { return page, nil })
+	socket := m.raw(t, "alice")
+	require.NoError(t, socket.SetReadDeadline(time.Now().Add(time.Minute)))
+	require.True(t, read(t, socket).Ready)
+	for n := range 4 {
+		write(t, socket, fmt.Sprintf(`{"id":"%d","type":"chat.history","data":{"conversation_id":"g"}}`, n))
+	}
+	for range 4 {
+		require.True(t, read(t, socket).OK)
+	}
+}
+
+func TestSlowLink_AClientComesBackToMegabytes(t *testing.T) {
+	t.Parallel()
+	m := begin(t, hurried, hub.Options{})
+	m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice"]}`)
+	first := m.raw(t, "alice")
+	_, text, err := first.ReadMessage()
+	require.NoError(t, err)
+	var ready struct{ At string }
+	require.NoError(t, json.Unmarshal(text, &ready))
+	_ = first.Close()
+	const missed = 900
+	body := strings.Repeat("x", 4000)
+	for n := range missed {
+		m.chat.Append("alice", "chat.message_sent", fmt.Sprintf(`{"conversation_id":"g","message_id":"m%d","body":%q}`, n, body))
+	}
+	socket := m.slow(t, "alice", "?resume=true", 700_000)
+	pings := 0
+	answer := socket.PingHandler()
+	socket.SetPingHandler(func(payload string) error { pings++; return answer(payload) })
+	write(t, socket, fmt.Sprintf(`{"id":"r","type":"resume","data":{"at":%q}}`, ready.At))
+	events := 0
+	for {
+		f := read(t, socket)
+		if f.Event != "" {
+			events++
+		}
+		if f.Ready {
+			break
+		}
+		require.Nil(t, f.Error)
+	}
+	require.Equal(t, missed, events)
+	require.NotZero(t, pings, "pings do not wait behind what was missed")
+}
+
+func TestSlowLink_OneThatTakesNothingIsEnded(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{WriteWait: 500 * time.Millisecond}, hub.Options{PerUser: 1})
+	page := history(50, 8000, "x")
+	m.chat.OnQuery(func(string, fake.Question) (string, error) { return page, nil })
+	socket := m.slow(t, "alice", "", 1_200_000)
+	require.True(t, read(t, socket).Ready)
+	for n := range 16 {
+		write(t, socket, fmt.Sprintf(`{"id":"%d","type":"chat.history","data":{"conversation_id":"g"}}`, n))
+	}
+	require.Eventually(t, func() bool { return m.gone("alice") }, 10*time.Second, 10*time.Millisecond)
+}
+
+// What limits allow is taken in any legal JSON: 8,000 emoji as \u escapes are 96 kB.
+func TestFrame_ALongMessageOfEscapesIsTaken(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	socket := m.raw(t, "alice")
+	require.True(t, read(t, socket).Ready)
+	for _, c := range []struct {
+		name, field string
+		characters  int
+	}{{"chat.send_message", `"conversation_id":"g",`, 8000}, {"feed.create_post", "", 20_000}} {
+		write(t, socket, fmt.Sprintf(`{"id":"1","type":%q,"data":{%s"body":"%s"}}`, c.name, c.field,
+			strings.Repeat(`\ud83d\ude00`, c.characters+1)))
+		f := read(t, socket)
+		require.NotNil(t, f.Error)
+		require.Contains(t, f.Error.Message, fmt.Sprint(c.characters), "the limit is in characters")
+	}
+	write(t, socket, fmt.Sprintf(`{"id":"1","type":"chat.send_message","data":{"conversation_id":"g","body":"%s"}}`,
+		strings.Repeat(`\ud83d\ude00`, 8000)))
+	require.True(t, read(t, socket).OK)
+}
+
+// history is an answer to chat.history with so many messages of so many characters.
+func history(messages, characters int, character string) string {
+	body := strings.Repeat(character, characters)
+	var all []string
+	for n := range messages {
+		all = append(all, fmt.Sprintf(`{"messageId":"m%d","version":"%d","body":"%s"}`, n, n+1, body))
+	}
+	return `{"messages":[` + strings.Join(all, ",") + `]}`
+}
