@@ -1,0 +1,284 @@
+package ws_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/intake"
+	"github.com/edumatrix/interlinked/services/gateway/ws"
+	"github.com/edumatrix/interlinked/shared/client"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// works is what everybody else must be able to do, whatever one user does: connect, send a command, and get what is said.
+func (m *mesh) works(t testing.TB) {
+	t.Helper()
+	got := make(chan client.Event, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	alice, err := client.Dial(ctx, client.Options{URL: m.url, Token: "alice", OnEvent: func(e client.Event) {
+		select {
+		case got <- e:
+		default:
+		}
+	}})
+	require.NoError(t, err)
+	defer alice.Close()
+	_, err = alice.Command(ctx, "chat.send_message", map[string]string{"conversation_id": "g", "body": "hi"})
+	require.NoError(t, err)
+	e := m.chat.Append("bob", "chat.message_sent", `{"conversation_id":"g","message_id":"m","body":"hi"}`)
+	declared, _ := m.catalog.Event(e.Type)
+	m.hub.View("chat").Deliver(hub.NewEvent(e, declared))
+	select {
+	case <-got:
+	case <-ctx.Done():
+		t.Fatal("nothing is delivered")
+	}
+}
+
+// hostile is a user with so many connections, each of which sends frames, and counts the codes of what is refused.
+type hostile struct {
+	sockets []*websocket.Conn
+	mu      sync.Mutex
+	codes   map[string]int
+	answers atomic.Int64
+}
+
+func (m *mesh) hostile(t testing.TB, connections int) *hostile {
+	t.Helper()
+	h := &hostile{codes: map[string]int{}}
+	for range connections {
+		socket, _, err := websocket.DefaultDialer.Dial(m.url, http.Header{"Authorization": {"Bearer eve"}})
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = socket.Close() })
+		h.sockets = append(h.sockets, socket)
+		go func() {
+			for {
+				_, text, err := socket.ReadMessage()
+				if err != nil {
+					return
+				}
+				var f frame
+				if json.Unmarshal(text, &f) != nil || f.Ready {
+					continue
+				}
+				h.mu.Lock()
+				if f.Error != nil {
+					h.codes[f.Error.Code]++
+				}
+				h.mu.Unlock()
+				h.answers.Add(1)
+			}
+		}()
+	}
+	return h
+}
+
+// send sends frames on all connections at once.
+func (h *hostile) send(each int, frame func(socket, n int) string) {
+	var sending sync.WaitGroup
+	for s, socket := range h.sockets {
+		sending.Go(func() {
+			for n := range each {
+				if socket.WriteMessage(websocket.TextMessage, []byte(frame(s, n))) != nil {
+					return
+				}
+			}
+		})
+	}
+	sending.Wait()
+}
+
+func (h *hostile) refused(code string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.codes[code]
+}
+
+func undecided(c envelope.Command) bool { return c.Actor == "eve" }
+
+func command(s, n int) string {
+	return fmt.Sprintf(`{"id":"%d","type":"chat.send_message","command_id":"%d-%d","data":{"conversation_id":"g","body":"hi"}}`,
+		n, s, n)
+}
+
+func TestHostile_CommandsWithoutOutcomeFillNobodyElsesTable(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]intake.Options{
+		"bounded for the user": {}, "when the gateway has as much as it takes": {MaxWaiting: 600},
+		"in bytes": {MaxBytes: 200_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.intake, s.mesh.silent = o, undecided })
+			m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
+			h := m.hostile(t, 64)
+			h.send(32, command) // 2,048 of which at most 1,024 may wait
+			require.Eventually(t, func() bool { return h.refused(refusal.TooManyWaiting) >= 64*32-1024 }, 20*time.Second,
+				10*time.Millisecond)
+			m.works(t)
+		})
+	}
+}
+
+func TestHostile_LongIDsAreRefusedAndNotKept(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.mesh.silent = undecided })
+	m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
+	h := m.hostile(t, 1)
+	long := strings.Repeat("i", 60_000)
+	h.send(50, func(_, n int) string {
+		return fmt.Sprintf(`{"id":"%s","type":"chat.send_message","command_id":"%d","data":{"conversation_id":"g","body":"hi"}}`, long, n)
+	})
+	require.Eventually(t, func() bool { return h.refused(refusal.InvalidField) == 50 }, 20*time.Second, time.Millisecond)
+	h.send(1, command) // the connection stays, and has nothing waiting
+	m.works(t)
+}
+
+// What a waiting command keeps is its body, and not the frame that it came in: 512 of 60 kB would be 30 MB.
+func TestHostile_WaitingCommandsKeepNoFrames(t *testing.T) {
+	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.mesh.silent = undecided })
+	h := m.hostile(t, 1)
+	const commands = 300
+	before := heap()
+	h.send(commands, func(s, n int) string { return command(s, n) + strings.Repeat(" ", 60_000) })
+	h.send(1, func(int, int) string { return `{"id":"p","type":"ping"}` })
+	require.Eventually(t, func() bool { return h.answers.Load() >= 1 }, 20*time.Second, time.Millisecond)
+	require.Less(t, heap()-before, int64(commands*60_000/3))
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return int64(s.HeapAlloc)
+}
+
+func TestHostile_MalformedFramesAndUnknownTypes(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("z", 64_000)
+	for name, frame := range map[string]string{
+		"malformed": `{"id":`, "unknown": `{"id":"1","type":"` + long + `"}`, "pings": `{"id":"1","type":"ping"}`,
+		"unlook": `{"id":"1","type":"unlook","data":{"rooms":["presence:bob"]}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := begin(t, ws.Options{}, hub.Options{})
+			m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
+			h := m.hostile(t, 4)
+			sent := make(chan struct{})
+			go func() {
+				defer close(sent)
+				h.send(300, func(int, int) string { return frame })
+			}()
+			m.works(t)
+			<-sent
+			m.works(t)
+			require.Eventually(t, func() bool { return h.answers.Load() == 4*300 }, 30*time.Second, 10*time.Millisecond,
+				"each frame is answered, and the connections stay")
+		})
+	}
+}
+
+func TestHostile_SubscriptionsAreBoundedForTheUser(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
+	h := m.hostile(t, 8)
+	h.send(20, func(s, n int) string { // 1,600 rooms at once
+		var rooms []string
+		for i := range 10 {
+			rooms = append(rooms, fmt.Sprintf(`"presence:p%d-%d-%d"`, s, n, i))
+		}
+		return fmt.Sprintf(`{"id":"%d","type":"look","data":{"rooms":[%s]}}`, n, strings.Join(rooms, ","))
+	})
+	require.Eventually(t, func() bool { return h.refused(refusal.TooManyWaiting) > 0 }, 20*time.Second, time.Millisecond)
+	m.works(t)
+}
+
+func TestHostile_ConnectionsAreBoundedInTime(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
+	refused := false
+	for n := 0; n < 1000 && !refused; n++ {
+		socket, _, err := websocket.DefaultDialer.Dial(m.url, http.Header{"Authorization": {"Bearer eve"}})
+		require.NoError(t, err)
+		if n > 250 { // below that none is refused
+			_, _, err = socket.ReadMessage()
+			refused = websocket.IsCloseError(err, hub.TooFast.Code)
+		}
+		_ = socket.Close()
+	}
+	require.True(t, refused)
+	m.works(t)
+}
+
+// BenchmarkHostile compares how long another user takes to connect, send and get an event while nobody does harm, with the
+// same beside each hostile user, in one run: p99 in ms, and as a ratio.
+func BenchmarkHostile(b *testing.B) {
+	long := strings.Repeat("i", 60_000)
+	users := []struct {
+		name        string
+		connections int
+		frame       func(s, n int) string
+	}{
+		{"quiet", 0, nil},
+		{"commands", 64, command},
+		{"ids", 8, func(_, n int) string { return fmt.Sprintf(`{"id":"%s%d","type":"ping"}`, long, n) }},
+		{"malformed", 8, func(int, int) string { return `{"id":` }},
+		{"types", 8, func(int, int) string { return `{"id":"1","type":"` + long + `"}` }},
+	}
+	quiet := 0.0
+	for _, u := range users {
+		b.Run(u.name, func(b *testing.B) {
+			m := begin(b, ws.Options{}, hub.Options{}, func(s *setup) { s.mesh.silent = undecided })
+			m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
+			h := m.hostile(b, u.connections)
+			ctx, cancel := context.WithCancel(context.Background())
+			var sending sync.WaitGroup
+			for s, socket := range h.sockets {
+				sending.Go(func() {
+					for n := 0; ctx.Err() == nil; n++ {
+						if socket.WriteMessage(websocket.TextMessage, []byte(u.frame(s, n))) != nil {
+							return
+						}
+					}
+				})
+			}
+			var took []float64
+			for b.Loop() {
+				at := time.Now()
+				m.works(b)
+				took = append(took, float64(time.Since(at).Microseconds())/1000)
+			}
+			cancel()
+			for _, socket := range h.sockets {
+				_ = socket.Close()
+			}
+			sending.Wait()
+			slices.Sort(took)
+			p99 := took[len(took)*99/100]
+			if u.connections == 0 {
+				quiet = p99
+			}
+			b.ReportMetric(p99, "p99-ms")
+			b.ReportMetric(p99/quiet, "x-quiet")
+		})
+	}
+}
