@@ -105,7 +105,7 @@ func New(o Options) *Intake {
 	}
 	for _, owner := range o.Catalog.Owners() {
 		topic := catalog.CommandTopic(owner)
-		i.lines[topic] = newLine(topic, o.Publisher, o.Log, i.sent)
+		i.lines[topic] = newLine(topic, o.Publisher, o.Log, i.fresh, i.sent)
 	}
 	return i
 }
@@ -235,14 +235,31 @@ func (i *Intake) room(w *waiter) *refusal.Error {
 	return nil
 }
 
-// sent notes that a waiter's command need not be sent any more.
-func (i *Intake) sent(w *waiter) {
+// fresh returns the waiters whose commands have to be sent. The others were answered "unavailable", or who sent them went
+// away and Kafka has not taken them for as long as a client would wait. The lock is taken once for all: a thousand times,
+// beside senders who hold it again and again, would take seconds.
+func (i *Intake) fresh(waiters []*waiter) []*waiter {
+	fresh := make([]*waiter, 0, len(waiters))
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.total.unsent -= w.size
-	if user := i.users[w.key.actor]; user != nil {
-		user.unsent -= w.size
-		i.settle(w.key.actor, user)
+	for _, w := range waiters {
+		if w.waits || time.Since(w.born) < i.options.Patience {
+			fresh = append(fresh, w)
+		}
+	}
+	return fresh
+}
+
+// sent notes that commands need not be sent any more.
+func (i *Intake) sent(waiters []*waiter) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, w := range waiters {
+		i.total.unsent -= w.size
+		if user := i.users[w.key.actor]; user != nil {
+			user.unsent -= w.size
+			i.settle(w.key.actor, user)
+		}
 	}
 }
 

@@ -18,7 +18,8 @@ type line struct {
 	publisher message.Publisher
 	log       *slog.Logger
 
-	done func(w *waiter) // with one that was put in
+	fresh func([]*waiter) []*waiter // those that are still worth sending
+	done  func([]*waiter)           // with some that were put in
 
 	mu    sync.Mutex
 	queue []*waiter
@@ -28,8 +29,9 @@ type line struct {
 // batch bounds one call of the publisher.
 const batch = 1000
 
-func newLine(topic string, p message.Publisher, log *slog.Logger, done func(w *waiter)) *line {
-	return &line{topic: topic, publisher: p, log: log, done: done, wake: make(chan struct{}, 1)}
+func newLine(topic string, p message.Publisher, log *slog.Logger, fresh func([]*waiter) []*waiter,
+	done func([]*waiter)) *line {
+	return &line{topic: topic, publisher: p, log: log, fresh: fresh, done: done, wake: make(chan struct{}, 1)}
 }
 
 func (l *line) put(w *waiter) {
@@ -64,9 +66,7 @@ func (l *line) run(ctx context.Context) error {
 			if !l.publish(ctx, waiters) {
 				return nil
 			}
-			for _, w := range waiters {
-				l.done(w)
-			}
+			l.done(waiters)
 		}
 	}
 }
@@ -76,15 +76,13 @@ func (l *line) run(ctx context.Context) error {
 func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 	const shortest, longest = 50 * time.Millisecond, time.Second
 	for pause := shortest; ; pause = min(2*pause, longest) {
-		var messages []*message.Message
-		var sent []*waiter
-		for _, w := range waiters {
-			if !w.stale() {
-				messages, sent = append(messages, w.message()), append(sent, w)
-			}
-		}
-		if len(messages) == 0 {
+		sent := l.fresh(waiters)
+		if len(sent) == 0 {
 			return true
+		}
+		messages := make([]*message.Message, len(sent))
+		for i, w := range sent {
+			messages[i] = w.message()
 		}
 		err := l.publisher.Publish(l.topic, messages...)
 		if err == nil {

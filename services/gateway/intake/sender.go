@@ -159,12 +159,3 @@ func (w *waiter) finish(a Answer) {
 	defer w.saying.Unlock()
 	w.answer(a)
 }
-
-// stale says that the command need not be sent any more: it was answered "unavailable", or who sent it went away and
-// Kafka has not taken it for as long as a client would wait.
-func (w *waiter) stale() bool {
-	i := w.sender.intake
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return !w.waits && time.Since(w.born) >= i.options.Patience
-}

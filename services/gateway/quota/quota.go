@@ -53,6 +53,8 @@ type User struct {
 	users  *Users
 	limits Limits
 
+	turn sync.Mutex // see Turn
+
 	mu          sync.Mutex
 	holders     int // connections and requests
 	left        time.Time
@@ -93,6 +95,14 @@ func (u *Users) Enter(id string) *User {
 	}
 	user.holders++
 	return user
+}
+
+// Turn runs handle after the user's other frames and commands, on whatever connections: one at a time, so that wherever
+// those of all users meet, each user waits in line once. Handle must not wait for anything else.
+func (u *User) Turn(handle func()) {
+	u.turn.Lock()
+	defer u.turn.Unlock()
+	handle()
 }
 
 // Leave ends what Enter began.

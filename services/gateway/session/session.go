@@ -173,6 +173,10 @@ func (s *Session) forgetQueries() {
 // when the client sends too fast.
 func (s *Session) Handle(ctx context.Context, text []byte) {
 	slowEnough := s.admit(len(text))
+	s.quota.Turn(func() { s.handle(ctx, text, slowEnough) })
+}
+
+func (s *Session) handle(ctx context.Context, text []byte, slowEnough bool) {
 	f, err := ReadFrame(text)
 	if err == nil && !slowEnough {
 		err = tooFast
