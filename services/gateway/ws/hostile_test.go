@@ -19,6 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
+	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/services/gateway/ws"
 	"github.com/edumatrix/interlinked/shared/client"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -255,12 +256,13 @@ func BenchmarkHostile(b *testing.B) {
 			for s, socket := range h.sockets {
 				sending.Go(func() {
 					for n := 0; ctx.Err() == nil; n++ {
-						if socket.WriteMessage(websocket.TextMessage, []byte(u.frame(s, n))) != nil {
+						frame := []byte(u.frame(s, n))
+						if socket.WriteMessage(websocket.TextMessage, frame) != nil {
 							return
 						}
-						// All together send 4,000 frames a second, twice what is taken: the senders are in this
-						// process, too, and are not to be what takes its time.
-						time.Sleep(time.Duration(u.connections) * time.Second / 4000)
+						// All together send twice what is taken: the senders are in this process, too, and are not to
+						// be what takes its time.
+						time.Sleep(time.Duration(u.connections*quota.Cost(len(frame))) * time.Second / 4000)
 					}
 				})
 			}
