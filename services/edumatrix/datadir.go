@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/edumatrix/interlinked/shared/auth"
@@ -118,7 +119,12 @@ func findMesh(getenv func(string) string) (runningMesh, error) {
 }
 
 func dataDirOf(getenv func(string) string) string {
-	if dir := getenv("DATA_DIR"); dir != "" {
+	if dir := strings.TrimSpace(getenv("DATA_DIR")); dir != "" {
+		if rest, ok := strings.CutPrefix(dir, "~/"); ok { // which only a shell expands
+			if home, err := os.UserHomeDir(); err == nil {
+				return filepath.Join(home, rest)
+			}
+		}
 		return dir
 	}
 	return ".data"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
@@ -63,6 +64,7 @@ func startStores(ctx context.Context, c *config.Config, dir *dataDir, made secre
 func embedsKafka(c config.Config) bool { return !c.Given["kafka"] || !c.KafkaEnabled }
 
 func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, dir *dataDir, made secrets, log *slog.Logger) error {
+	backend.IgnoreLibpqVariables() // they are meant for another server
 	postgres, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: dir.sub("postgres"), User: c.PostgresUser,
 		Password: or(c.PostgresPassword, made.PostgresPassword), Database: c.PostgresDB, Binaries: c.PostgresBin, Log: log})
 	if err != nil {
@@ -80,11 +82,22 @@ func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, di
 		select {
 		case <-stopping:
 		case <-postgres.Done():
+			// Who stops a service as a whole, as systemd does, signals PostgreSQL at the same time.
+			select {
+			case <-ctx.Done():
+				return
+			case <-stopping:
+				return
+			case <-time.After(lostAfter):
+			}
 			e.lost <- errors.New("the embedded PostgreSQL ended by itself; its log is in " + dir.sub("postgres"))
 		}
 	}()
 	return nil
 }
+
+// lostAfter is how long our own signal may come after PostgreSQL's end.
+const lostAfter = 2 * time.Second
 
 func or(value, otherwise string) string {
 	if value != "" {

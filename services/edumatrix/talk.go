@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/gorilla/websocket"
@@ -87,13 +89,7 @@ func (c *conversationOnTerminal) run(ctx context.Context) error {
 	lines := make(chan string)
 	go func() {
 		defer close(lines)
-		for in := bufio.NewScanner(c.In); in.Scan(); {
-			select {
-			case lines <- in.Text():
-			case <-ctx.Done():
-				return
-			}
-		}
+		c.read(ctx, lines)
 	}()
 	for first := true; ; first = false {
 		c.events = make(chan client.Event, unread)
@@ -118,6 +114,31 @@ func (c *conversationOnTerminal) run(ctx context.Context) error {
 			return fmt.Errorf("the gateway has ended this: %s", told.Text)
 		}
 		fmt.Fprintln(c.Err, "connection lost, connecting again")
+	}
+}
+
+// maxLine is how many characters a message may have (chat.send_message).
+const maxLine = 8000
+
+// read passes the lines on that are typed. One that is too long to be sent costs only itself.
+func (c *conversationOnTerminal) read(ctx context.Context, lines chan<- string) {
+	for in := bufio.NewReader(c.In); ; {
+		line, err := in.ReadString('\n')
+		if line = strings.TrimRight(line, "\r\n"); utf8.RuneCountInString(line) > maxLine {
+			fmt.Fprintf(c.Err, "not sent: a line of %d characters, at most %d are taken\n",
+				utf8.RuneCountInString(line), maxLine)
+			line = ""
+		}
+		if line != "" {
+			select {
+			case lines <- line:
+			case <-ctx.Done():
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
 	}
 }
 
@@ -312,13 +333,16 @@ func (c *conversationOnTerminal) showEvent(e client.Event) {
 }
 
 func (c *conversationOnTerminal) show(at time.Time, who, text string) {
-	fmt.Fprintf(c.Out, "%s %s: %s\n", at.Local().Format("15:04"), who, printable(text))
+	fmt.Fprintf(c.Out, "%s %s: %s\n", at.Local().Format("15:04"), printable(who), printable(text))
 }
 
-// printable keeps what others wrote from steering the terminal.
+// printable keeps what others wrote from steering the terminal, or from turning around what stands beside it.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		switch {
+		case r == '\t', r == '\u200c', r == '\u200d': // the joiners stand within words and emoji
+			return r
+		case unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp), unicode.Is(unicode.Bidi_Control, r):
 			return '·'
 		}
 		return r

@@ -43,6 +43,11 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 	if err := parse(flags("up", t), args); err != nil {
 		return err
 	}
+	defer func() {
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			err = nil // it was stopped before it was ready
+		}
+	}()
 	begun, log := time.Now(), process.NewLog(t.Err)
 	c, err := config.Load(config.AllInOne, t.Getenv)
 	if err != nil {

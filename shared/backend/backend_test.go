@@ -61,7 +61,7 @@ func declared(t *testing.T) []catalog.Topic {
 func TestPostgres_TakesTheSchemaSuffixAndKeepsTheRest(t *testing.T) {
 	t.Parallel()
 	p := startPostgres(t)
-	pool, err := backend.Postgres{URL: p.URL() + "&application_name=kept&schema=public"}.Open(brief(t))
+	pool, err := backend.Postgres{URL: p.URL() + "&application_name=kept&schema=public&connection_limit=5&pgbouncer=true"}.Open(brief(t))
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	var name, secure string
@@ -106,6 +106,9 @@ func TestPostgres_SaysWhereAndWhatToTry(t *testing.T) {
 	require.ErrorContains(t, err, "DATABASE_URL")
 	require.NotContains(t, err.Error(), "hidden")
 
+	_, err = backend.Postgres{URL: "postgresql://edu:Hunter2@TopSecret@127.0.0.1:5999/db"}.Open(brief(t))
+	require.ErrorContains(t, err, "DATABASE_URL: an @ in its user or password")
+	require.NotContains(t, err.Error(), "TopSecret")
 	_, err = backend.Postgres{URL: "localhost:5432"}.Open(brief(t))
 	require.ErrorContains(t, err, "DATABASE_URL: it has to look like")
 	_, err = backend.Postgres{URL: "postgresql://u:hidden@127.0.0.1/db?sslmode=perhaps"}.Open(brief(t))

@@ -2,11 +2,14 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -37,11 +40,11 @@ func (p Postgres) Open(ctx context.Context) (*pgxpool.Pool, error) {
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
-		return nil, unreachable("Postgres", p.Where(), tryPostgres, err)
+		return nil, unreachable("Postgres", p.Where(), tryPostgres+libpqSet(), err)
 	}
 	if err := pool.Ping(ctx); err != nil {
 		pool.Close()
-		return nil, unreachable("Postgres", p.Where(), tryPostgres, err)
+		return nil, unreachable("Postgres", p.Where(), tryPostgres+libpqSet(), err)
 	}
 	return pool, nil
 }
@@ -54,7 +57,7 @@ func (p Postgres) poolConfig() (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(clean)
 	if err != nil {
 		// pgx hides the password in its errors.
-		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+		return nil, fmt.Errorf("DATABASE_URL: %w%s", err, libpqSet())
 	}
 	if config.MaxConns = p.PoolMax; config.MaxConns <= 0 {
 		config.MaxConns = defaultPoolMax
@@ -77,19 +80,78 @@ func retire(after int) func(*pgx.Conn) bool {
 	}
 }
 
-// withoutSchema strips the parameter that is not the server's.
+// withoutSchema strips parameters that are not the server's.
 func (p Postgres) withoutSchema() (string, error) {
 	u, err := url.Parse(p.URL)
 	if err != nil || u.Host == "" || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
 		return "", fmt.Errorf("DATABASE_URL: it has to look like postgresql://user:password@host:5432/database")
 	}
-	q := u.Query()
-	if !q.Has("schema") {
+	if HasUnescapedAt(p.URL) {
+		return "", errors.New("DATABASE_URL: an @ in its user or password has to be written as %40")
+	}
+	q, changed := u.Query(), false
+	for name := range q {
+		if ForeignParameter(name) {
+			q.Del(name)
+			changed = true
+		}
+	}
+	if !changed {
 		return p.URL, nil
 	}
-	q.Del("schema")
 	u.RawQuery = q.Encode()
 	return u.String(), nil
+}
+
+// ForeignParameter reports whether a parameter of DATABASE_URL is for other clients of the same installation, such as
+// Prisma, and not for the server.
+func ForeignParameter(name string) bool {
+	switch name {
+	case "schema", "connection_limit", "pool_timeout", "socket_timeout", "pgbouncer", "statement_cache_size", "sslaccept",
+		"sslidentity", "sslpassword", "max_idle_connection_lifetime", "max_connection_lifetime", "single_use_connections":
+		return true
+	}
+	return false
+}
+
+// HasUnescapedAt reports whether user or password of a URL hold an @, or an @ stands where their / or ? has cut them off.
+// Then it is not certain which part is the host, and a part of the password would be shown as if it were.
+func HasUnescapedAt(address string) bool {
+	_, rest, _ := strings.Cut(address, "://")
+	authority, path := rest, ""
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority, path = rest[:i], rest[i:]
+	}
+	n := strings.Count(authority, "@")
+	return n > 1 || n == 0 && strings.Contains(path, "@")
+}
+
+// libpqVariables are those by which PostgreSQL's own clients, and pgx, connect otherwise than a URL says.
+var libpqVariables = []string{"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGAPPNAME",
+	"PGCONNECT_TIMEOUT", "PGSSLMODE", "PGSSLKEY", "PGSSLCERT", "PGSSLSNI", "PGSSLROOTCERT", "PGSSLPASSWORD",
+	"PGSSLNEGOTIATION", "PGTARGETSESSIONATTRS", "PGSERVICE", "PGSERVICEFILE", "PGTZ", "PGOPTIONS", "PGMINPROTOCOLVERSION",
+	"PGMAXPROTOCOLVERSION", "PGCHANNELBINDING", "PGREQUIREAUTH"}
+
+// IgnoreLibpqVariables keeps libpq's variables from the connections of this process, for one that has a database of its
+// own.
+func IgnoreLibpqVariables() {
+	for _, name := range libpqVariables {
+		_ = os.Unsetenv(name) // a name like these cannot fail
+	}
+}
+
+// libpqSet names libpq's variables that are set, for errors: they count besides DATABASE_URL.
+func libpqSet() string {
+	var set []string
+	for _, name := range libpqVariables {
+		if os.Getenv(name) != "" {
+			set = append(set, name)
+		}
+	}
+	if len(set) == 0 {
+		return ""
+	}
+	return "; besides, " + strings.Join(set, ", ") + " are set"
 }
 
 // Where names host, port and database.

@@ -232,3 +232,49 @@ func TestLoad_KeysOfASignInNeedAudienceAndIssuer(t *testing.T) {
 	require.Equal(t, "role", c.JWTRoleClaim)
 	require.Equal(t, []string{"JWT_SECRET wins over JWKS_URL: tokens have to be signed with it"}, c.Notices)
 }
+
+func TestLoad_TakesWhatItsUserMeans(t *testing.T) {
+	t.Parallel()
+	origins := func(c config.Config) any { return c.AllowedOrigins }
+	for set, test := range map[string]struct {
+		want any
+		got  func(config.Config) any
+	}{
+		`PORT="3001 "`:      {3001, func(c config.Config) any { return c.Port }},
+		"PORT=3001\r":       {3001, func(c config.Config) any { return c.Port }},
+		"PORT=\ufeff3001":   {3001, func(c config.Config) any { return c.Port }},
+		"PORT=''":           {3003, func(c config.Config) any { return c.Port }},
+		"DATA_DIR= ":        {".data", func(c config.Config) any { return c.DataDir }},
+		`KAFKA_ENABLED='1'`: {true, func(c config.Config) any { return c.KafkaEnabled }},
+		`DATABASE_URL="postgresql://u:p@h/d"`: {"postgresql://u:p@h/d",
+			func(c config.Config) any { return c.Postgres.URL }},
+		`REDIS_PASSWORD="p"`:                         {`"p"`, func(c config.Config) any { return c.Redis.Password }},
+		"REDIS_URL=rediss://u:p%40ss@[::1]:6380/3":   {"[::1]:6380", func(c config.Config) any { return c.Redis.Where() }},
+		"KAFKA_BROKERS=[::1]:9092":                   {[]string{"[::1]:9092"}, func(c config.Config) any { return c.Kafka.Brokers }},
+		"ALLOWED_ORIGINS=https://school.example:443": {[]string{"https://school.example"}, origins},
+		"ALLOWED_ORIGINS=HTTP://A.example:80/,":      {[]string{"http://a.example"}, origins},
+		"ALLOWED_ORIGINS=http://[::1]:5173":          {[]string{"http://[::1]:5173"}, origins},
+		"ALLOWED_ORIGINS=capacitor://localhost, tauri://localhost": {
+			[]string{"capacitor://localhost", "tauri://localhost"}, origins},
+	} {
+		c, err := config.Load("chat", env(set))
+		require.NoError(t, err, "%q", set)
+		require.Equal(t, test.want, test.got(c), "%q", set)
+	}
+	for set, says := range map[string]string{
+		"DATABASE_URL=postgresql://edu:Hunter2@TopSecret@127.0.0.1:5999/db": "DATABASE_URL has an @",
+		"DATABASE_URL=postgresql://edu:12/TopSecret@h/db":                   "DATABASE_URL has an @",
+		"DATABASE_URL=postgresql://edu:12?TopSecret@h/db":                   "DATABASE_URL has an @",
+		"ALLOWED_ORIGINS=https://*.school.example":                          "ALLOWED_ORIGINS names",
+		"ALLOWED_ORIGINS=https://schüle.example":                            "xn--",
+		"ALLOWED_ORIGINS=null":                                              "ALLOWED_ORIGINS names",
+		"\ufeffPORT=1":                                                      "PORT follows a byte order mark",
+	} {
+		_, err := config.Load("chat", env(set))
+		require.ErrorContains(t, err, says, "%q", set)
+		require.NotContains(t, err.Error(), "TopSecret")
+	}
+	c, err := config.Load("chat", env("DATABASE_URL=postgresql://u:p@h/d?schema=public&connection_limit=5&sslmode=disable"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"DATABASE_URL has connection_limit, which is for other clients: it is left out"}, c.Notices)
+}

@@ -2,9 +2,11 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -28,12 +30,27 @@ func (r *reader) notice(format string, args ...any) {
 	r.notices = append(r.notices, fmt.Sprintf(format, args...))
 }
 
+const byteOrderMark = "\ufeff"
+
 // text reads a variable. One that is set to nothing counts as not set, as compose files cannot leave one out.
 func (r *reader) text(name, otherwise string) string {
-	if value := strings.TrimSpace(r.getenv(name)); value != "" {
-		return value
+	value := strings.TrimSpace(strings.TrimPrefix(r.getenv(name), byteOrderMark))
+	if value == "" {
+		if r.getenv(byteOrderMark+name) != "" {
+			r.problem(name, "follows a byte order mark: save the file that sets it without one")
+		}
+		return otherwise
 	}
-	return otherwise
+	// docker --env-file keeps the quotes that a shell and compose leave out. A password may have them for its own.
+	if n := len(value); n >= 2 && (value[0] == '"' || value[0] == '\'') && value[n-1] == value[0] {
+		if strings.HasSuffix(name, "_PASSWORD") || strings.HasSuffix(name, "_SECRET") {
+			return value
+		}
+		if value = strings.TrimSpace(value[1 : n-1]); value == "" {
+			return otherwise
+		}
+	}
+	return value
 }
 
 func (r *reader) number(name string, otherwise, least, most int) int {
@@ -89,6 +106,9 @@ func (r *reader) httpURL(name, otherwise string) string {
 	return strings.TrimSuffix(value, "/")
 }
 
+// originHost matches what stands for the host in the Origin header: browsers write international names as xn--….
+var originHost = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
+
 // origins reads what browsers call the pages that may connect.
 func (r *reader) origins(name string) (list []string) {
 	for value := range strings.SplitSeq(r.text(name, ""), ",") {
@@ -96,12 +116,20 @@ func (r *reader) origins(name string) (list []string) {
 			continue
 		}
 		u, err := url.Parse(value)
-		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.Trim(u.Path, "/") != "" ||
-			u.RawQuery != "" || u.User != nil {
-			r.problem(name, "names %q: each origin has to look like https://school.example, separated by commas", value)
+		if err != nil || !originHost.MatchString(u.Host) || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" ||
+			u.Fragment != "" || u.User != nil {
+			r.problem(name, "names %q: each origin has to look like https://school.example, separated by commas, "+
+				"without wildcards, and international names as browsers send them (xn--...)", value)
 			continue
 		}
-		list = append(list, strings.ToLower(u.Scheme+"://"+u.Host))
+		host := strings.ToLower(u.Host)
+		switch u.Scheme { // browsers leave out the usual port
+		case "https":
+			host = strings.TrimSuffix(host, ":443")
+		case "http":
+			host = strings.TrimSuffix(host, ":80")
+		}
+		list = append(list, strings.ToLower(u.Scheme)+"://"+host)
 	}
 	return list
 }
@@ -144,6 +172,15 @@ func (r *reader) databaseURL(name string, c *Config) string {
 	if err != nil || u.Host == "" || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
 		r.problem(name, "has to look like postgresql://user:password@host:5432/database?schema=public")
 		return ""
+	}
+	if backend.HasUnescapedAt(value) {
+		r.problem(name, "has an @ in its user or password, or a / or ? before it: percent-encode them (@ is %%40)")
+		return ""
+	}
+	for _, parameter := range slices.Sorted(maps.Keys(u.Query())) {
+		if parameter != "schema" && backend.ForeignParameter(parameter) {
+			r.notice("%s has %s, which is for other clients: it is left out", name, parameter)
+		}
 	}
 	if schema := u.Query().Get("schema"); schema != "" && schema != "public" {
 		r.problem(name, "asks for schema=%s: only public can stand there, each service has a schema of its own", schema)

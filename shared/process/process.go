@@ -50,7 +50,11 @@ func Main(service string, needs Needs, run func(context.Context, Env) error) int
 	log := NewLog(os.Stderr).With("service", service)
 	ctx, released := UntilSignal(context.Background(), log)
 	defer released()
-	if err := serve(ctx, service, needs, log, run); err != nil {
+	err := serve(ctx, service, needs, log, run)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // it was stopped before it was ready
+	}
+	if err != nil {
 		Fail(os.Stderr, service, err)
 		return 1
 	}
@@ -78,6 +82,9 @@ func UntilSignal(parent context.Context, log *slog.Logger) (_ context.Context, r
 	ctx, cancel := context.WithCancel(parent)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // as it is under nohup
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	released, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)

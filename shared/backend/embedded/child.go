@@ -87,6 +87,9 @@ func run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 		return out.Bytes(), context.Cause(ctx)
 	case <-c.done:
 	}
+	if !cmd.ProcessState.Success() && ctx.Err() != nil {
+		return out.Bytes(), context.Cause(ctx) // who ended us may have ended the program as well
+	}
 	if !cmd.ProcessState.Success() {
 		return out.Bytes(), c.err
 	}
