@@ -78,7 +78,7 @@ func begin(t *testing.T) *mesh {
 	m.redis = store
 	m.stores = &backend.Stores{Redis: redis, Kafka: m.kafka}
 	t.Cleanup(func() { _ = m.stores.Close() })
-	m.config = config.Config{Service: "gateway", JWTSecret: secret, ServiceSecret: "s", Kafka: m.kafka,
+	m.config = config.Config{Service: "gateway", JWTSecret: secret, JWTRoleClaim: "role", ServiceSecret: "s", Kafka: m.kafka,
 		Peers: map[string]string{}, AllowedOrigins: []string{"https://school.example"}}
 	for _, name := range c.Owners() {
 		m.owners[name] = fake.NewOwner(c, name)
