@@ -17,7 +17,7 @@ TESTSERVERS := bin/testservers
 build lint $(EDUMATRIX) $(TESTSERVERS): export CGO_ENABLED := 0
 build lint $(EDUMATRIX) $(TESTSERVERS): export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
-.PHONY: help run test test-fast bench bench-size faults faults-broken build lint generate env verify-connections
+.PHONY: help run test test-fast bench bench-size tidy fmt faults faults-broken build lint generate env verify-connections
 .PHONY: breaking $(EDUMATRIX) $(TESTSERVERS)
 
 help: ## Print what there is to make
@@ -94,6 +94,13 @@ breaking: $(BIN)/buf
 	  old=$$(mktemp -d); trap 'rm -rf $$old' EXIT; git archive $$base proto | tar -x -C $$old; \
 	  echo "buf breaking against $$(git log -1 --format='%h %s' $$base)"; \
 	  cd proto && $(BIN)/buf breaking --against $$old/proto
+
+tidy: ## Tidy every module, each without the workspace
+	@set -e; for dir in $(MODULES); do echo "tidy: $${dir#$(CURDIR)/}"; (cd $$dir && GOWORK=off go mod tidy); done
+
+fmt: $(BIN)/buf ## Format Go and Protobuf files
+	gofmt -w proto shared services deployments
+	cd proto && $(BIN)/buf format -w
 
 generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Generate Go from proto/
 	cd proto && PATH=$(BIN):$$PATH buf generate
