@@ -1,13 +1,21 @@
 package feed
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+)
 
 func TestLook_EverybodyMayAndNothingIsShownAtOnce(t *testing.T) {
 	t.Parallel()
-	for _, room := range []string{"author:ann", "post:7"} {
-		got, err := look(t.Context(), "bob", room, true)
-		if err != nil || !got.GetAllowed() || len(got.GetSnapshot()) != 0 {
-			t.Errorf("%s: %v %v", room, got, err)
-		}
+	got, err := look(t.Context(), []*meshv1.Looker{{User: "bob", Room: "author:ann", Snapshot: true},
+		{User: "bob", Room: "post:7", Snapshot: true}})
+	require.NoError(t, err)
+	require.Len(t, got, 2)
+	for _, looked := range got {
+		require.True(t, looked.GetAllowed())
+		require.Empty(t, looked.GetSnapshot())
 	}
 }

@@ -2,6 +2,7 @@ package owner
 
 import (
 	"context"
+	"fmt"
 
 	"connectrpc.com/connect"
 
@@ -9,9 +10,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// Look decides whether somebody may look at a room, for a minute, and gives the newest value of what it shows where that
-// is wanted.
-type Look func(ctx context.Context, user, room string, snapshot bool) (*meshv1.Looked, error)
+// Look authorizes lookers to look at rooms, for a minute, and returns the newest value of what a room shows where that is
+// wanted. It is called once for all lookers of a request, so that it needs one query and not one each. Its answers have
+// the order of the lookers.
+type Look func(ctx context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error)
 
 // server is what other services ask of a log's owner. It stands on the inner listener alone.
 type server struct {
@@ -47,16 +49,21 @@ func (s *server) Rooms(ctx context.Context, r *connect.Request[meshv1.RoomsReque
 // Resume says where users were since a position, and what was logged there.
 func (s *server) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (*connect.Response[meshv1.ResumeResponse], error) {
 	resumers := make([]eventlog.Resumer, len(r.Msg.GetResumers()))
+	var lookers []*meshv1.Looker
+	var of []int // the resumer of each
 	for i, one := range r.Msg.GetResumers() {
 		resumers[i] = eventlog.Resumer{User: one.GetUser(), After: one.GetAfter(), EventsAfter: one.GetEventsAfter()}
 		for _, room := range one.GetLooks() {
-			looked, err := s.leave(ctx, one.GetUser(), room, false)
-			if err != nil {
-				return nil, err
-			}
-			if looked.GetAllowed() {
-				resumers[i].Looks = append(resumers[i].Looks, room)
-			}
+			lookers, of = append(lookers, &meshv1.Looker{User: one.GetUser(), Room: room}), append(of, i)
+		}
+	}
+	looked, err := s.authorize(ctx, lookers)
+	if err != nil {
+		return nil, err
+	}
+	for n, l := range looked {
+		if l.GetAllowed() {
+			resumers[of[n]].Looks = append(resumers[of[n]].Looks, lookers[n].GetRoom())
 		}
 	}
 	missed, err := s.log.Resume(ctx, resumers,
@@ -71,12 +78,23 @@ func (s *server) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeReq
 	return connect.NewResponse(answer), nil
 }
 
-// leave says whether somebody may look at a room.
-func (s *server) leave(ctx context.Context, user, room string, snapshot bool) (*meshv1.Looked, error) {
-	if s.look == nil {
-		return &meshv1.Looked{}, nil
+// authorize reports which lookers may look at their rooms, in their order.
+func (s *server) authorize(ctx context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error) {
+	if len(lookers) == 0 {
+		return nil, nil
 	}
-	return s.look(ctx, user, room, snapshot)
+	if s.look == nil {
+		looked := make([]*meshv1.Looked, len(lookers))
+		for i := range looked {
+			looked[i] = &meshv1.Looked{}
+		}
+		return looked, nil
+	}
+	looked, err := s.look(ctx, lookers)
+	if err == nil && len(looked) != len(lookers) {
+		return nil, fmt.Errorf("authorize %d lookers: got %d answers", len(lookers), len(looked))
+	}
+	return looked, err
 }
 
 // Look says whether users may look at rooms. The position is read first: what is newer than it comes by the topic.
@@ -85,13 +103,10 @@ func (s *server) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest
 	if err != nil {
 		return nil, err
 	}
-	answer := &meshv1.LookResponse{Position: head.Position, Incarnation: head.Incarnation}
-	for _, l := range r.Msg.GetLookers() {
-		looked, err := s.leave(ctx, l.GetUser(), l.GetRoom(), l.GetSnapshot())
-		if err != nil {
-			return nil, err
-		}
-		answer.Looked = append(answer.Looked, looked)
+	looked, err := s.authorize(ctx, r.Msg.GetLookers())
+	if err != nil {
+		return nil, err
 	}
-	return connect.NewResponse(answer), nil
+	return connect.NewResponse(&meshv1.LookResponse{Position: head.Position, Incarnation: head.Incarnation,
+		Looked: looked}), nil
 }

@@ -1,0 +1,62 @@
+//go:build integration
+
+package owner_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/stretchr/testify/require"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/shared/owner"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// All lookers of a request are authorized by one call, whether they begin to look or resume.
+func TestLook_AuthorizesAllLookersOfARequestTogether(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var calls atomic.Int64
+	w.start(func(s *owner.Service) {
+		s.Look(func(_ context.Context, lookers []*meshv1.Looker) (looked []*meshv1.Looked, _ error) {
+			calls.Add(1)
+			for _, l := range lookers {
+				looked = append(looked, &meshv1.Looked{Allowed: strings.HasSuffix(l.GetRoom(), l.GetUser())})
+			}
+			return looked, nil
+		})
+	})
+	client := meshv1connect.NewOwnerServiceClient(rpc.NewClient("of this test", w.env.Telemetry.Tracer()),
+		fmt.Sprintf("http://127.0.0.1:%d", w.env.Config.Port))
+	look := &meshv1.LookRequest{}
+	resume := &meshv1.ResumeRequest{}
+	for _, user := range []string{"ann", "bob", "cid"} {
+		look.Lookers = append(look.Lookers, &meshv1.Looker{User: user, Room: "post:ann"},
+			&meshv1.Looker{User: user, Room: "post:bob"})
+		resume.Resumers = append(resume.Resumers, &meshv1.Resumer{User: user, Looks: []string{"post:ann", "post:bob"}})
+	}
+
+	looked, err := client.Look(t.Context(), connect.NewRequest(look))
+	require.NoError(t, err)
+	var allowed []bool
+	for _, l := range looked.Msg.GetLooked() {
+		allowed = append(allowed, l.GetAllowed())
+	}
+	require.Equal(t, []bool{true, false, false, true, false, false}, allowed)
+	require.EqualValues(t, 1, calls.Load())
+
+	resumed, err := client.Resume(t.Context(), connect.NewRequest(resume))
+	require.NoError(t, err)
+	var rooms [][]string
+	for _, r := range resumed.Msg.GetResumed() {
+		rooms = append(rooms, r.GetLooked())
+	}
+	require.Equal(t, [][]string{{"post:ann"}, {"post:bob"}, nil}, rooms)
+	require.EqualValues(t, 2, calls.Load())
+}
