@@ -9,18 +9,18 @@ import (
 // outcomesKept is longer than command topics remember, and than any client sends a command again.
 const outcomesKept = 30 * 24 * time.Hour
 
-// PruneOutcomes removes outcomes older than that, a few thousand at a time, and counts them.
+// PruneOutcomes removes outcomes that are older than a duration, 5,000 at a time, and returns how many it removed.
 func (l *Log) PruneOutcomes(ctx context.Context, olderThan time.Duration) (removed int64, err error) {
 	before := l.o.Now().Add(-olderThan)
-	for {
-		done, err := l.o.Pool.Exec(ctx, l.sql.pruneOutcomes, before)
-		if err != nil {
+	for newest := time.Unix(0, 0); ; {
+		var count int64
+		if err := l.o.Pool.QueryRow(ctx, l.sql.pruneOutcomes, before, newest).Scan(&count, &newest); err != nil {
 			return removed, fmt.Errorf("prune the outcomes of %s: %w", l.o.Owner, Away(err))
 		}
-		if done.RowsAffected() == 0 {
+		if count == 0 {
 			return removed, nil
 		}
-		removed += done.RowsAffected()
+		removed += count
 	}
 }
 

@@ -1,10 +1,8 @@
 package eventlog
 
 import (
-	"context"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -45,36 +43,7 @@ func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 			assert.Equal(t, []int64{7, 100_000, 199_999}, found)
 		}
 	}
-	rows := rowsRead(t, l, l.sql.read, int64(20_000), int64(20_000+maxSpan), 500, "rare-events")
-	assert.LessOrEqual(t, rows, int64(maxSpan), "rows read for a page")
-}
-
-// rowsRead is how many rows of tables and indexes a statement reads, found or filtered away, by its plan.
-func rowsRead(t *testing.T, l *Log, statement string, args ...any) int64 {
-	t.Helper()
-	var plans []struct{ Plan plan }
-	err := pgx.BeginFunc(t.Context(), l.o.Pool, func(tx pgx.Tx) error {
-		return tx.QueryRow(context.Background(), "EXPLAIN (ANALYZE, FORMAT JSON) "+statement,
-			append([]any{pgx.QueryExecModeExec}, args...)...).Scan(&plans)
-	})
-	require.NoError(t, err)
-	return plans[0].Plan.read()
-}
-
-type plan struct {
-	Relation string  `json:"Relation Name"`
-	Rows     float64 `json:"Actual Rows"`
-	Loops    float64 `json:"Actual Loops"`
-	Removed  float64 `json:"Rows Removed by Filter"`
-	Plans    []plan
-}
-
-func (p plan) read() (rows int64) {
-	if p.Relation != "" {
-		rows = int64((p.Rows + p.Removed) * p.Loops)
-	}
-	for _, c := range p.Plans {
-		rows += c.read()
-	}
-	return rows
+	p := explain(t, l, l.sql.read, int64(20_000), int64(20_000+maxSpan), 500, "rare-events")
+	assert.LessOrEqual(t, p.rows(), int64(maxSpan), "rows read for a page")
+	assert.Empty(t, p.scanned())
 }

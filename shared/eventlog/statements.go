@@ -75,18 +75,28 @@ WHERE e.stream = n.stream AND e.subject = n.subject AND e.version < n.version AN
 
 	sqlOutcome = `SELECT type, stream, kind, version, position, code, text FROM owner.outcomes
 WHERE actor = $1 AND command_id = $2`
-	sqlPruneOutcomes = `DELETE FROM owner.outcomes WHERE ctid = ANY (ARRAY(
-  SELECT ctid FROM owner.outcomes WHERE at < $1 LIMIT 5000))`
+	// $2 is the time of the newest outcome that the statement before removed: the index entries of what is gone stay until
+	// the next vacuum, and are not passed again.
+	sqlPruneOutcomes = `WITH gone AS (DELETE FROM owner.outcomes WHERE ctid = ANY (ARRAY(
+  SELECT ctid FROM owner.outcomes WHERE at < $1 AND at >= $2 ORDER BY at LIMIT 5000)) RETURNING at)
+SELECT count(*), coalesce(max(at), $2) FROM gone`
 
-	columns = `position, stream, version, id, type, topic, actor, cause, command_type, correlation, time, class, rooms,
-  opens, closes, subject, answers, traceparent, body, personal, redacted`
+	columns    = beforePersonal + `, personal` + afterPersonal
+	impersonal = beforePersonal + `, NULL::bytea AS personal` + afterPersonal // does not read what people wrote
 
-	// One statement, hence one state of the stream: what deciding needs, and the newest event for its version.
-	sqlLoad = `SELECT true AS wanted, ` + columns + ` FROM owner.events WHERE stream = $1 AND subject = '' AND version > $2
+	beforePersonal = `position, stream, version, id, type, topic, actor, cause, command_type, correlation, time, class, rooms,
+  opens, closes, subject, answers, traceparent, body`
+	afterPersonal = `, redacted`
+
+	// sqlLoad is one statement, hence reads one state of the stream: what deciding needs, and the version of the newest
+	// event, which an index alone gives.
+	sqlLoad = `SELECT true AS wanted, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND subject = '' AND version > $2
 UNION ALL
-SELECT true, ` + columns + ` FROM owner.events WHERE stream = $1 AND subject = ANY ($3::text[]) AND subject <> ''
+SELECT true, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND subject = ANY ($3::text[]) AND subject <> ''
 UNION ALL
-(SELECT false, ` + columns + ` FROM owner.events WHERE stream = $1 ORDER BY version DESC LIMIT 1)
+(SELECT false, position, stream, version, '00000000-0000-0000-0000-000000000000', '', '', '', '', '', '', 'epoch', 0,
+  NULL, NULL, NULL, '', false, '', NULL, NULL, false
+FROM owner.events WHERE stream = $1 ORDER BY version DESC LIMIT 1)
 ORDER BY version, wanted`
 
 	sqlRead = `SELECT ` + columns + ` FROM owner.events
