@@ -266,16 +266,17 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 		}
 	}
 	g := &t.ledger
-	g.versions, g.outcomes = make(map[string]int64, len(streams)), map[commandKey]envelope.Result{}
+	g.versions, g.outcomes = make(map[string]int64, len(streams)), map[commandKey]outcome{}
 	t.queueConsumed(b)
 	b.Queue(t.log.sql.check, actors, ids, streams).Query(func(found pgx.Rows) error {
 		var what int
+		var digest string
 		r := envelope.Result{Source: t.log.o.Owner}
 		_, err := pgx.ForEachRow(found, []any{&what, &r.Actor, &r.CommandID, &r.Type, &r.Stream, &r.Kind, &r.Version,
-			&r.Position, &r.Code, &r.Text}, func() error {
+			&r.Position, &r.Code, &r.Text, &digest}, func() error {
 			switch what {
 			case 1:
-				g.outcomes[commandKey{r.Actor, r.CommandID}] = r
+				g.outcomes[commandKey{r.Actor, r.CommandID}] = outcome{r, digest}
 			case 2:
 				g.versions[r.Stream] = r.Version
 			case 4:

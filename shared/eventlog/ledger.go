@@ -21,7 +21,7 @@ type ledger struct {
 	versions map[string]int64 // of streams; absent: 0
 
 	incarnation incarnation
-	outcomes    map[commandKey]envelope.Result
+	outcomes    map[commandKey]outcome
 	consumed    consumed
 	rows        rows
 }
@@ -73,15 +73,22 @@ func (g *ledger) repeated(p *prepared) error {
 	return &RepeatedError{found}
 }
 
-// again is what a command hears whose id has an outcome already.
-func again(first envelope.Result, e *entry) envelope.Result {
-	if first.Type == e.commandType && first.Stream == e.stream {
+// outcome is what came of a command, with the digest of that command; empty where it is not known.
+type outcome struct {
+	envelope.Result
+	digest string
+}
+
+// again returns the outcome of a command whose id has one already: the first one if it is the same command.
+func again(first outcome, e *entry) envelope.Result {
+	same := first.digest == e.digest || first.digest == "" || e.digest == ""
+	if same && first.Type == e.commandType && first.Stream == e.stream {
 		first.TraceParent = e.traceParent
-		return first
+		return first.Result
 	}
 	return envelope.Result{Actor: e.actor, CommandID: e.cause, Type: e.commandType, Source: first.Source,
 		Stream: e.stream, Kind: envelope.Refused, Code: refusal.IDReused,
-		Text: fmt.Sprintf("this id stands for %s already", first.Type), TraceParent: e.traceParent}
+		Text: fmt.Sprintf("this id stands for another command (%s) already", first.Type), TraceParent: e.traceParent}
 }
 
 func (g *ledger) add(p *prepared) Committed {
@@ -100,8 +107,8 @@ func (g *ledger) add(p *prepared) Committed {
 			TraceParent: e.traceParent}
 		c.Results = append(c.Results, r)
 		if e.cause != "" {
-			g.outcomes[commandKey{e.actor, e.cause}] = r
-			g.rows.outcomes = append(g.rows.outcomes, r)
+			g.outcomes[commandKey{e.actor, e.cause}] = outcome{r, e.digest}
+			g.rows.outcomes = append(g.rows.outcomes, outcome{r, e.digest})
 		}
 	}
 	g.consumed.add(p)

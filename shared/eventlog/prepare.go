@@ -37,6 +37,7 @@ type entry struct {
 	actor       string
 	cause       string
 	commandType string
+	digest      string
 	correlation string
 	traceParent string
 	command     bool // has an outcome
@@ -54,11 +55,31 @@ type draft struct {
 	personal []byte // nil: the event has no personal fields
 }
 
+// maxEvent is how many bytes an event may have on its topic, where brokers take records up to a million.
+const maxEvent = 900_000
+
+// size is about how large the record of an event is.
+func (d *draft) size() int {
+	n := len(d.body) + len(d.personal) + len(d.place.Stream) + len(d.place.Subject)
+	for _, room := range d.place.Rooms {
+		n += len(room) + 1
+	}
+	for _, all := range [][]catalog.Membership{d.place.Opens, d.place.Closes} {
+		for _, m := range all {
+			n += len(m.Room) + 2
+			for _, user := range m.Users {
+				n += len(user) + 1
+			}
+		}
+	}
+	return n
+}
+
 func (l *Log) prepare(ctx context.Context, w Write) (*prepared, error) {
 	p := &prepared{stream: w.Stream, expected: w.Expected, advance: w.Advance, resolves: w.Resolution}
 	seen := map[commandKey]bool{}
 	for _, d := range w.Commands {
-		e := &entry{stream: w.Stream, expected: AnyVersion, actor: d.Actor, cause: d.CommandID, commandType: d.Type,
+		e := &entry{stream: w.Stream, expected: AnyVersion, actor: d.Actor, cause: d.CommandID, commandType: d.Type, digest: d.Digest,
 			correlation: d.Correlation, traceParent: d.TraceParent, command: true, kind: d.Kind, code: d.Code, text: d.Text}
 		if e.kind == "" {
 			e.kind = envelope.Unchanged
@@ -110,6 +131,9 @@ func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
 			if d.personal, err = (proto.MarshalOptions{}).MarshalAppend([]byte{sealedPlainly}, personal); err != nil {
 				return fmt.Errorf("encode the personal fields of %s: %w", declared.Name, err)
 			}
+		}
+		if n := d.size(); n > maxEvent {
+			return fmt.Errorf("%s has %d bytes with its rooms, and an event may have %d", declared.Name, n, maxEvent)
 		}
 		e.drafts = append(e.drafts, d)
 		p.events++

@@ -20,10 +20,10 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		first := rapid.Int64Range(0, 5).Draw(t, "position")
-		g := &ledger{owner: "chat", position: first, versions: map[string]int64{}, outcomes: map[commandKey]envelope.Result{},
+		g := &ledger{owner: "chat", position: first, versions: map[string]int64{}, outcomes: map[commandKey]outcome{},
 			consumed: consumed{checkpoints: map[TopicPartition]Checkpoint{{}: {}}, revisions: map[topicKey]int64{},
 				parked: map[parkedKey]Parked{}}}
-		versions, outcomes := map[string]int64{}, map[commandKey]envelope.Result{}
+		versions, outcomes := map[string]int64{}, map[commandKey]outcome{}
 		var checkpoint Checkpoint
 		var revision int64
 		position := first
@@ -46,7 +46,7 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 				}
 				for i, r := range again.Outcomes {
 					e := p.entries[i]
-					if first := outcomes[commandKey{e.actor, e.cause}]; r.Code == "" && r != first {
+					if first := outcomes[commandKey{e.actor, e.cause}]; r.Code == "" && r != first.Result {
 						t.Fatalf("%+v, first %+v", r, first)
 					}
 				}
@@ -76,7 +76,7 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 				if r := results[0]; r.Version != versions[e.stream] || r.Position != position {
 					t.Fatalf("%+v, want version %d position %d", r, versions[e.stream], position)
 				}
-				outcomes[commandKey{e.actor, e.cause}] = results[0]
+				outcomes[commandKey{e.actor, e.cause}] = outcome{Result: results[0]}
 				results = results[1:]
 			}
 			if p.advance != nil {

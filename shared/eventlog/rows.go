@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
-	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
 // rows is what one commit writes, in columns, as the statements take them.
@@ -29,7 +28,7 @@ type rows struct {
 	inPositions []int64
 
 	turns    turns
-	outcomes []envelope.Result
+	outcomes []outcome
 	redacted redactions
 }
 
@@ -99,13 +98,16 @@ func (r *rows) queueOutcomes(b *pgx.Batch, sql *statements, at time.Time) {
 	n := len(r.outcomes)
 	actors, ids, types, streams := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	kinds, codes, texts := make([]string, n), make([]string, n), make([]string, n)
+	digests := make([]string, n)
 	versions, positions := make([]int64, n), make([]int64, n)
 	for i, o := range r.outcomes {
+		digests[i] = o.digest
 		actors[i], ids[i], types[i], streams[i] = o.Actor, o.CommandID, o.Type, o.Stream
 		kinds[i], codes[i], texts[i] = string(o.Kind), o.Code, o.Text
 		versions[i], positions[i] = o.Version, o.Position
 	}
-	b.Queue(sql.insertOutcomes, actors, ids, types, streams, kinds, versions, positions, codes, texts, at)
+	b.Queue(sql.insertOutcomes, actors, ids, types, streams, kinds, versions, positions, codes, texts, digests,
+		at)
 }
 
 func encodeMemberships(all []catalog.Membership) string {

@@ -33,16 +33,17 @@ SELECT set_config('transaction_timeout', $2, true) FROM locked`
 	sqlSame = `SELECT EXISTS (SELECT FROM owner.events WHERE position = $1 AND id = $2 AND cause = $3)`
 
 	// What members of a commit are held against, in one read.
-	sqlCheck = `SELECT 1 AS what, o.actor, o.command_id, o.type, o.stream, o.kind, o.version, o.position, o.code, o.text
+	sqlCheck = `SELECT 1 AS what, o.actor, o.command_id, o.type, o.stream, o.kind, o.version, o.position, o.code, o.text,
+  o.digest
 FROM unnest($1::text[], $2::text[]) AS k (actor, command_id),
 LATERAL (SELECT * FROM owner.outcomes o WHERE o.actor = k.actor AND o.command_id = k.command_id LIMIT 1) o
 UNION ALL
-SELECT 2, '', '', '', s.stream, '', h.version, 0, '', ''
+SELECT 2, '', '', '', s.stream, '', h.version, 0, '', '', ''
 FROM unnest($3::text[]) AS s (stream),
 LATERAL (SELECT version FROM owner.events e WHERE e.stream = s.stream ORDER BY version DESC LIMIT 1) h
 UNION ALL
 (SELECT 4, '', '', '', '', '', i.number, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id,
-  i.floor::text
+  i.floor::text, ''
 FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
 
 	sqlInsertEvents = `INSERT INTO owner.events (position, stream, version, id, type, topic, actor, cause, command_type,
@@ -57,9 +58,9 @@ AS n (position, stream, version, id, type, topic, actor, cause, command_type, co
   closes, subject, answers, traceparent, body, personal)`
 	sqlInsertRooms    = `INSERT INTO owner.event_rooms (room, position) SELECT * FROM unnest($1::text[], $2::bigint[])`
 	sqlInsertOutcomes = `INSERT INTO owner.outcomes (actor, command_id, type, stream, kind, version, position, code, text,
-  at)
-SELECT n.*, $10::timestamptz FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
-  $7::bigint[], $8::text[], $9::text[]) AS n`
+  digest, at)
+SELECT n.*, $11::timestamptz FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
+  $7::bigint[], $8::text[], $9::text[], $10::text[]) AS n`
 	sqlOpenRooms = `INSERT INTO owner.memberships (room, member, opened_version, opened_position)
 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
 ON CONFLICT (member, room) WHERE closed_position IS NULL DO NOTHING`

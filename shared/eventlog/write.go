@@ -27,9 +27,11 @@ type Write struct {
 
 // Decided is one command with what came of it.
 type Decided struct {
-	Actor       string
-	CommandID   string // empty: no outcome is kept
-	Type        string
+	Actor     string
+	CommandID string // empty: no outcome is kept
+	Type      string
+	// Digest of what the command asks for. The same id with another digest is refused (id_reused). Empty: any matches.
+	Digest      string
 	Correlation string
 	TraceParent string // of the command; empty: the span in the context
 	// Events of the Write's stream. A committed command has some, every other outcome has none.

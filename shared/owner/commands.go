@@ -2,8 +2,11 @@ package owner
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"google.golang.org/protobuf/proto"
@@ -57,11 +60,26 @@ func (c *commands) read(m *message.Message) (*asked, error) {
 	if err := proto.Unmarshal(command.Body, body); err != nil {
 		return nil, fmt.Errorf("command %s: %w", command.Type, err)
 	}
-	a := &asked{command: command, declared: declared, message: body, trace: m.Context(), answer: make(chan answer, 1)}
+	canonical, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("command %s: %w", command.Type, err)
+	}
+	a := &asked{command: command, declared: declared, message: body, digest: digest(command, canonical),
+		trace: m.Context(), answer: make(chan answer, 1)}
 	if stream := declared.Stream(body, a.origin()); stream != command.Stream {
 		return nil, fmt.Errorf("command %s is addressed to %q, but asks to change %q", command.Type, command.Stream, stream)
 	}
 	return a, nil
+}
+
+// digest stands for what a command asks for, to tell its repetition from another command with the same id.
+func digest(c envelope.Command, body []byte) string {
+	h := sha256.New()
+	for _, part := range []string{c.Type, c.Stream} {
+		_, _ = io.WriteString(h, part+"\x00") // never fails
+	}
+	_, _ = h.Write(body)
+	return base64.RawStdEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
 // publish tells an outcome that no event tells, before the command is acknowledged.

@@ -56,6 +56,7 @@ type asked struct {
 	command  envelope.Command
 	declared *catalog.Command
 	message  proto.Message
+	digest   string
 	trace    context.Context // of the span that handles it
 	answer   chan answer     // takes one
 }
@@ -239,7 +240,7 @@ func (d *decider) decideOne(state State, a *asked) (one eventlog.Decided, err er
 			span.SetStatus(codes.Error, err.Error())
 		}
 	}()
-	one = eventlog.Decided{Actor: a.command.Actor, CommandID: a.command.ID, Type: a.command.Type,
+	one = eventlog.Decided{Actor: a.command.Actor, CommandID: a.command.ID, Type: a.command.Type, Digest: a.digest,
 		Correlation: a.command.Correlation, TraceParent: telemetry.TraceParent(ctx)}
 	if !a.command.Expires.IsZero() && d.now().After(a.command.Expires) {
 		one.Kind, one.Code = envelope.Refused, refusal.Expired
@@ -347,7 +348,7 @@ func tell(run []*asked, results []envelope.Result) {
 // failed records that a command could not be decided, so that it stays so, and gives its outcome.
 func (d *decider) failed(ctx context.Context, c envelope.Command) (envelope.Result, error) {
 	committed, err := d.log.Commit(ctx, eventlog.Write{Stream: c.Stream, Expected: eventlog.AnyVersion,
-		Commands: []eventlog.Decided{{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Correlation: c.Correlation,
+		Commands: []eventlog.Decided{{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Digest: digest(c, c.Body), Correlation: c.Correlation,
 			TraceParent: c.TraceParent, Kind: envelope.Failed, Code: refusal.Failed,
 			Text: "it could not be decided; whoever runs the service finds it among the dead letters"}}})
 	var repeated *eventlog.RepeatedError

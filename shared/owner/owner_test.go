@@ -277,6 +277,12 @@ func TestCommand_HasOneOutcomeHoweverOftenItComes(t *testing.T) {
 	if r := w.outcome(a.ID, 5); r.Kind != envelope.Committed || r.Actor != "bob" || r.Version != 2 {
 		t.Fatalf("another user's: %+v", r)
 	}
+	changed := a
+	changed.Body, _ = proto.Marshal(&chatv1.SendMessage{ConversationId: "7", Body: "something else"})
+	w.send(changed)
+	if r := w.outcome(a.ID, 6); r.Kind != envelope.Refused || r.Code != refusal.IDReused {
+		t.Fatalf("the id with other content: %+v", r)
+	}
 }
 
 // A crash between the decision and its answer: the outcome is in the log, the command's offset is not committed.
