@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/services/notification/rule"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/owner"
@@ -36,7 +37,7 @@ const newsWithin = time.Hour
 func raise(e envelope.Event, event proto.Message) (effects []consume.Effect) {
 	about := rule.About{ID: e.ID, Stream: e.Stream, Version: e.Version, Actor: e.Actor, Event: event}
 	for _, r := range rule.Raise(about) {
-		effects = append(effects, consume.Effect{Stream: "notifications:" + r.GetRecipientId(), Events: []proto.Message{r}})
+		effects = append(effects, consume.Effect{Stream: catalog.Address("notifications", r.GetRecipientId()), Events: []proto.Message{r}})
 	}
 	return effects
 }

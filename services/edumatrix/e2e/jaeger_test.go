@@ -23,7 +23,7 @@ func TestTrace_IsReadBackFromJaeger(t *testing.T) {
 	bob.awaitVersion(started.Stream, 2)
 
 	want := []string{"gateway/receive chat.send_message", "gateway/send chat-commands", "chat/process chat-commands",
-		"chat/decide chat.send_message", "chat/append chat", "chat/send chat-events", "gateway/process chat-events",
+		"chat/decide chat.send_message", "chat/append chat", "chat/send chat-events",
 		"gateway/fan-out chat.message_sent"}
 	eventually(t, "the whole tree is in Jaeger, with a fan-out of each gateway", func() bool {
 		chains := 0
