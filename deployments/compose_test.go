@@ -237,6 +237,7 @@ func TestCompose_TellsTheServicesWhereAllIs(t *testing.T) {
 		is(name, name, port)
 	}
 	is("socketio", "gateway", 3001)
+	require.Equal(t, "3011", variable(services["socketio"], "METRICS_PORT"))
 	require.Equal(t, "https://school.example", variable(services["socketio"], "ALLOWED_ORIGINS"))
 	require.Equal(t, "50", variable(services["socketio"], "RESUME_EVENTS"))
 	require.Equal(t, "edu-matrix", variable(services["socketio"], "JWT_AUDIENCE"))

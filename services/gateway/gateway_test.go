@@ -197,6 +197,22 @@ func (m *mesh) said(body string) {
 		fmt.Sprintf(`{"conversation_id":"g","message_id":%q,"body":%q}`, body, body)))
 }
 
+// metricsOf has, for the address of a gateway, the address of its metrics.
+var metricsOf sync.Map
+
+// metrics reads what a gateway counts.
+func metrics(t *testing.T, address string) string {
+	t.Helper()
+	at, _ := metricsOf.Load(address)
+	r, err := http.Get(fmt.Sprintf("http://%s/metrics", at))
+	require.NoError(t, err)
+	defer func() { _ = r.Body.Close() }()
+	require.Equal(t, http.StatusOK, r.StatusCode)
+	body, err := io.ReadAll(r.Body)
+	require.NoError(t, err)
+	return string(body)
+}
+
 // gateway runs one and gives its address, and what stops it.
 func (m *mesh) gateway(set settings) (address string, stop func()) {
 	t := m.t
@@ -204,6 +220,9 @@ func (m *mesh) gateway(set settings) (address string, stop func()) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	set.listener = listener
+	set.metrics, err = net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	metricsOf.Store(listener.Addr().String(), set.metrics.Addr().String())
 	log := slog.New(slog.DiscardHandler)
 	tele, err := telemetry.Start(t.Context(), telemetry.Options{Service: "gateway", Exporter: m.exporter})
 	require.NoError(t, err)
@@ -598,12 +617,20 @@ func TestGateway_HealthTellsWhatItReaches(t *testing.T) {
 		return status == 200 && body ==
 			`{"status":"healthy","services":{"redis":true,"kafka":true,"postgres":true,"socketio":true}}`
 	}, 10*time.Second, 20*time.Millisecond)
-	response, err := http.Get("http://" + address + "/metrics")
-	require.NoError(t, err)
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-	require.Contains(t, string(body), "gateway_partition_position")
+	require.Contains(t, metrics(t, address), "gateway_partition_position")
+	for _, path := range []string{"/metrics", "/metrics/", "//metrics", "/./metrics", "/health/../metrics"} {
+		response, err := http.Get("http://" + address + path)
+		require.NoError(t, err)
+		_ = response.Body.Close()
+		require.Equal(t, http.StatusNotFound, response.StatusCode, "%s among the clients", path)
+	}
+	at, _ := metricsOf.Load(address)
+	for _, path := range []string{"/ws", "/health", "/api/chat.history"} {
+		response, err := http.Get(fmt.Sprintf("http://%s%s", at, path))
+		require.NoError(t, err)
+		_ = response.Body.Close()
+		require.Equal(t, http.StatusNotFound, response.StatusCode, "%s among the metrics", path)
+	}
 	require.NoError(t, m.stores.Redis.Close())
 	require.Eventually(t, func() bool {
 		status, body := health()

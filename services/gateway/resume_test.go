@@ -3,8 +3,6 @@ package gateway
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -39,12 +37,7 @@ func (m *mesh) returns(address, user, mark string, look ...string) *inbox {
 
 func metric(t *testing.T, address, line string) bool {
 	t.Helper()
-	r, err := http.Get("http://" + address + "/metrics")
-	require.NoError(t, err)
-	defer func() { _ = r.Body.Close() }()
-	body, err := io.ReadAll(r.Body)
-	require.NoError(t, err)
-	return strings.Contains(string(body), line+"\n")
+	return strings.Contains(metrics(t, address), line+"\n")
 }
 
 func TestResume_FillsTheGapOnceAndInOrder(t *testing.T) {

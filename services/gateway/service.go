@@ -41,6 +41,7 @@ func Run(ctx context.Context, env process.Env) error { return run(ctx, env, sett
 // settings are what tests set otherwise; zero values are those of production.
 type settings struct {
 	listener  net.Listener
+	metrics   net.Listener
 	patience  time.Duration // of a client that waits for an outcome
 	handshake time.Duration
 	ping      time.Duration
@@ -115,6 +116,16 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		}
 	}
 
+	metricsListener := set.metrics
+	if metricsListener == nil && config.MetricsPort != 0 {
+		address := net.JoinHostPort(config.MetricsHost, strconv.Itoa(config.MetricsPort))
+		if metricsListener, err = net.Listen("tcp", address); err != nil {
+			_ = listener.Close()
+			return fmt.Errorf("gateway: serve metrics at %s: %w (is another one running? METRICS_PORT chooses another port)",
+				address, err)
+		}
+	}
+
 	bounded := &boundedListener{Listener: listener, max: maxConnections()}
 	server := &http.Server{Handler: bounded.full(mux), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
@@ -136,6 +147,10 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		}
 		return nil
 	})
+	if metricsListener != nil {
+		g.Go(func() error { return watch.serveMetrics(work, metricsListener) })
+		log.Info("gateway: serves metrics", "address", metricsListener.Addr().String())
+	}
 	log.Info("gateway: serves clients", "address", listener.Addr().String())
 
 	select {

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -88,9 +90,23 @@ func (w *watch) owner(ctx context.Context, base string) error {
 
 func (w *watch) mount(mux *http.ServeMux) {
 	h := w.health.Handler()
-	for _, path := range []string{"/health", "/livez", "/readyz", "/metrics"} {
+	for _, path := range []string{"/health", "/livez", "/readyz"} {
 		mux.Handle(path, h)
 	}
+}
+
+// serveMetrics serves /metrics, and nothing else, until the context ends. The metrics name topics and say how much is
+// going on, which is not for whoever can reach the port of the clients.
+func (w *watch) serveMetrics(ctx context.Context, listener net.Listener) error {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", w.health.Handler())
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics at %s: %w", listener.Addr(), err)
+	}
+	return nil
 }
 
 // run checks in the background, and says ready once the fan-out knows where it is in every partition, tokens can be

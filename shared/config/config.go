@@ -33,6 +33,10 @@ type Config struct {
 	Port    int
 	// PortVariable is the one that chooses Port, for who has to choose another.
 	PortVariable string
+	// MetricsPort is where the gateway serves its metrics, apart from clients; 0: nowhere. MetricsHost is the address of
+	// this machine that it listens on there; "" is every address.
+	MetricsHost string
+	MetricsPort int
 
 	Postgres     backend.Postgres
 	Redis        backend.Redis
@@ -74,6 +78,13 @@ func Load(service string, getenv func(string) string) (Config, error) {
 	r := &reader{getenv: getenv}
 	c := Config{Service: service, PortVariable: "PORT", Given: map[string]bool{}}
 	c.Port = r.port(c.PortVariable, ports[service])
+	c.MetricsPort = r.number("METRICS_PORT", 0, 1, 65535)
+	if service == AllInOne {
+		c.MetricsHost = "127.0.0.1"
+	}
+	if c.MetricsPort == c.Port {
+		r.problem("METRICS_PORT", "is the same as PORT: clients are served there")
+	}
 	r.postgres(&c)
 	r.redis(&c)
 	r.kafka(&c)

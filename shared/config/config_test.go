@@ -43,6 +43,8 @@ func TestLoad_HasTheDefaultsOfExistingInstallations(t *testing.T) {
 	require.Equal(t, ".data", c.DataDir)
 	require.Empty(t, c.AllowedOrigins)
 	require.False(t, c.AnyLocalOrigin)
+	require.Zero(t, c.MetricsPort)
+	require.Empty(t, c.MetricsHost, "a scraper is on another machine or in another container")
 	require.Empty(t, c.Notices)
 
 	for service, port := range map[string]int{"gateway": 3001, "presence": 3002, "feed": 3004, "notification": 3005,
@@ -61,6 +63,7 @@ func TestLoad_ReadsEveryVariable(t *testing.T) {
 		got  func(config.Config) any
 	}{
 		{[]string{"PORT=8080"}, 8080, func(c config.Config) any { return c.Port }},
+		{[]string{"METRICS_PORT=9100"}, 9100, func(c config.Config) any { return c.MetricsPort }},
 		{[]string{"POSTGRES_USER=u", "POSTGRES_PASSWORD=p/w", "POSTGRES_DB=d"}, "postgresql://u:p%2Fw@localhost:5432/d",
 			func(c config.Config) any { return c.Postgres.URL }},
 		{[]string{"DATABASE_URL=postgres://u:p@h:1/d?schema=public"}, "postgres://u:p@h:1/d?schema=public",
@@ -110,6 +113,7 @@ func TestLoad_StopsAtWhatCannotBeMeant(t *testing.T) {
 	for set, want := range map[string]string{
 		"PORT=http":                               `PORT is "http": it has to be a number from 1 to 65535`,
 		"PORT=70000":                              `PORT is "70000"`,
+		"METRICS_PORT=3003":                       "METRICS_PORT is the same as PORT",
 		"REDIS_PORT=0":                            `REDIS_PORT is "0"`,
 		"POSTGRES_POOL_MAX=many":                  `POSTGRES_POOL_MAX is "many": it has to be a number from 1 to 10000`,
 		"RESUME_EVENTS=0":                         `RESUME_EVENTS is "0": it has to be a number from 1 to 10000`,
@@ -175,6 +179,7 @@ func TestLoad_LetsTheOneProcessMakeWhatItLacks(t *testing.T) {
 	c, err := config.Load(config.AllInOne, env("JWT_SECRET=", "KAFKA_ENABLED=false", "KAFKA_BROKERS=h:1"))
 	require.NoError(t, err)
 	require.True(t, c.AnyLocalOrigin)
+	require.Equal(t, "127.0.0.1", c.MetricsHost)
 	require.False(t, c.KafkaEnabled)
 	require.False(t, c.Given["kafka"])
 	require.Equal(t, []string{"KAFKA_ENABLED=false wins over KAFKA_BROKERS: the embedded broker is used"}, c.Notices)

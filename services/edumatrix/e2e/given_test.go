@@ -43,7 +43,8 @@ func TestUp_TwoOnTheSameStores(t *testing.T) {
 	stores := []string{"DATABASE_URL=" + meshtest.Postgres(t), "REDIS_URL=" + redisURL(r.Host, r.Port, r.Password, r.URL),
 		"KAFKA_BROKERS=" + strings.Join(k.Brokers, ","), "TOPIC_PREFIX=" + k.TopicPrefix, "SERVICE_SECRET=" + secret}
 	first, second := embedded(t, stores...), embedded(t, stores...)
-	both := &mesh{gateways: slices.Concat(first.gateways, second.gateways)}
+	both := &mesh{gateways: slices.Concat(first.gateways, second.gateways),
+		metrics: slices.Concat(first.metrics, second.metrics)}
 	testTwoPeopleTalk(t, both)
 	testOrder(t, both)
 	testPresence(t, both)

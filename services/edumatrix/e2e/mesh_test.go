@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 // mesh is a running installation.
 type mesh struct {
 	gateways  []string // base URLs
+	metrics   []string // of the gateways, in the same order
 	processes []*meshrun.Process
 	database  string
 }
@@ -54,11 +55,13 @@ func embedded(t testing.TB, extra ...string) *mesh {
 
 func embeddedOf(t testing.TB, bin meshrun.Binaries, extra ...string) *mesh {
 	t.Helper()
-	port := meshtest.FreePort(t)
+	port, metrics := meshtest.FreePort(t), strconv.Itoa(meshtest.FreePort(t))
 	up := bin.Process("edumatrix", []string{"up"}, append([]string{
 		"DATA_DIR=" + dataDir(t), "JWT_SECRET=" + secret, "PORT=" + strconv.Itoa(port),
+		"METRICS_PORT=" + metrics,
 	}, append(peers(t), extra...)...))
-	m := &mesh{gateways: []string{fmt.Sprintf("http://127.0.0.1:%d", port)}, processes: []*meshrun.Process{up}}
+	m := &mesh{gateways: []string{fmt.Sprintf("http://127.0.0.1:%d", port)}, processes: []*meshrun.Process{up},
+		metrics: []string{"http://127.0.0.1:" + metrics}}
 	m.run(t)
 	return m
 }
@@ -120,9 +123,10 @@ func separateOf(t testing.TB, bin meshrun.Binaries, database, redis, brokers str
 			append(slices.Clone(env), "PORT="+url[strings.LastIndex(url, ":")+1:])))
 	}
 	for range 2 {
-		port := strconv.Itoa(meshtest.FreePort(t))
+		port, metrics := strconv.Itoa(meshtest.FreePort(t)), strconv.Itoa(meshtest.FreePort(t))
 		m.gateways = append(m.gateways, "http://127.0.0.1:"+port)
-		m.processes = append(m.processes, bin.Process("gateway", nil, append(slices.Clone(env), "PORT="+port)))
+		m.metrics = append(m.metrics, "http://127.0.0.1:"+metrics)
+		m.processes = append(m.processes, bin.Process("gateway", nil, append(slices.Clone(env), "PORT="+port, "METRICS_PORT="+metrics)))
 	}
 	m.run(t)
 	return m

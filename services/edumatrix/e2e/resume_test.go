@@ -495,7 +495,7 @@ func (m *mesh) takesClients(t *testing.T, gateway int) {
 // counter reads one line of a gateway's metrics; 0 when it is not there.
 func (m *mesh) counter(t *testing.T, gateway int, name string) float64 {
 	t.Helper()
-	for line := range strings.Lines(get(t, m.gateways[gateway]+"/metrics")) {
+	for line := range strings.Lines(get(t, m.metrics[gateway]+"/metrics")) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
 			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 			if err != nil {

@@ -577,11 +577,11 @@ func testHTTP(t *testing.T, m *mesh) {
 
 func testHealth(t *testing.T, m *mesh) {
 	const want = `{"status":"healthy","services":{"redis":true,"kafka":true,"postgres":true,"socketio":true}}`
-	for _, gateway := range m.gateways {
+	for i, gateway := range m.gateways {
 		if got := get(t, gateway+"/health"); strings.TrimSpace(got) != want {
 			t.Errorf("health: %s", got)
 		}
-		if metrics := get(t, gateway+"/metrics"); !strings.Contains(metrics, "go_goroutines") {
+		if metrics := get(t, m.metrics[i]+"/metrics"); !strings.Contains(metrics, "go_goroutines") {
 			t.Errorf("metrics: %.200s", metrics)
 		}
 	}
