@@ -64,6 +64,8 @@ func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.C
 		values: context.WithoutCancel(ctx), held: map[int32]*assigned{}, marks: map[int32]int64{},
 		progress: make(chan struct{}, 1)}
 	m.log = o.Log.With("topic", topic, "group", m.group)
+	built := make(chan struct{}) // the client calls back as soon as it is made, before the member has it
+	defer close(built)
 	options := []kgo.Opt{
 		kgo.ConsumerGroup(m.group),
 		kgo.ConsumeTopics(m.name),
@@ -72,7 +74,10 @@ func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.C
 		kgo.HeartbeatInterval(min(time.Second, o.SessionTimeout/6)),
 		kgo.RebalanceTimeout(rebalanceTimeout),
 		kgo.DisableAutoCommit(),
-		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, all map[string][]int32) { m.assign(all[m.name]) }),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, all map[string][]int32) {
+			<-built
+			m.assign(all[m.name])
+		}),
 		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, all map[string][]int32) { m.letGo(all[m.name], true) }),
 		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, all map[string][]int32) { m.letGo(all[m.name], false) }),
 		kgo.AdjustFetchOffsetsFn(m.begin),
