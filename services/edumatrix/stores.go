@@ -64,7 +64,6 @@ func startStores(ctx context.Context, c *config.Config, dir *dataDir, made secre
 func embedsKafka(c config.Config) bool { return !c.Given["kafka"] || !c.KafkaEnabled }
 
 func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, dir *dataDir, made secrets, log *slog.Logger) error {
-	backend.IgnoreLibpqVariables() // they are meant for another server
 	postgres, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: dir.sub("postgres"), User: c.PostgresUser,
 		Password: or(c.PostgresPassword, made.PostgresPassword), Database: c.PostgresDB, Binaries: c.PostgresBin, Log: log})
 	if err != nil {

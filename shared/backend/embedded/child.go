@@ -87,11 +87,25 @@ func run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 		return out.Bytes(), context.Cause(ctx)
 	case <-c.done:
 	}
-	if !cmd.ProcessState.Success() && ctx.Err() != nil {
-		return out.Bytes(), context.Cause(ctx) // who ended us may have ended the program as well
+	if cmd.ProcessState.Success() {
+		return out.Bytes(), nil
 	}
-	if !cmd.ProcessState.Success() {
-		return out.Bytes(), c.err
+	if stopped(ctx) {
+		return out.Bytes(), context.Cause(ctx)
 	}
-	return out.Bytes(), nil
+	return out.Bytes(), c.err
+}
+
+// signalGap is how long our own signal may come after that of a child.
+const signalGap = 500 * time.Millisecond
+
+// stopped reports whether ctx ends within signalGap. A supervisor that stops a service as a whole, such as systemd,
+// signals our children at the same time as us, so a child that failed may only have been stopped.
+func stopped(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return true
+	case <-time.After(signalGap):
+		return false
+	}
 }

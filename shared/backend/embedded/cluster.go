@@ -250,6 +250,9 @@ func (c *cluster) awaitReady(ctx context.Context, server *child) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-server.done:
+			if stopped(ctx) {
+				return context.Cause(ctx)
+			}
 			return fmt.Errorf("the server ended at once (%w)", server.err)
 		case <-tick.C:
 			if pid, status := c.running(); pid == server.pid() && status == "ready" {

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
@@ -52,10 +53,13 @@ type Postgres struct {
 // StartPostgres starts a server on the data of o.Dir, which it makes when there is none, and returns once the database
 // accepts connections. ctx bounds the start, not the server's life. The server ends with this process, however it ends;
 // where one was left over all the same, it is stopped first.
+//
+// It unsets libpq's variables in this process, because pgx would apply them to connections to this server as well.
 func StartPostgres(ctx context.Context, o PostgresOptions) (_ *Postgres, err error) {
 	if err := o.complete(); err != nil {
 		return nil, fmt.Errorf("embedded PostgreSQL: %w", err)
 	}
+	backend.IgnoreLibpqVariables()
 	p := &Postgres{options: o}
 	defer func() {
 		if err != nil {

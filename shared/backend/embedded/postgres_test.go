@@ -53,6 +53,17 @@ func value(t *testing.T, url, sql string) (text string) {
 	return text
 }
 
+// Variables that are meant for another server neither stop the start nor reach connections to this one.
+func TestPostgres_IgnoresLibpqVariables(t *testing.T) {
+	for name, value := range map[string]string{"PGSERVICE": "prod", "PGTZ": "Mars/Phobos", "PGTARGETSESSIONATTRS": "standby",
+		"PGOPTIONS": "-c default_transaction_read_only=on", "PGSSLROOTCERT": "/nonexistent", "PGHOST": "elsewhere"} {
+		t.Setenv(name, value)
+	}
+	p := startPostgres(t, postgresOptions(t))
+	require.Equal(t, "UTC off", value(t, p.URL(),
+		"SELECT current_setting('TimeZone') || ' ' || current_setting('default_transaction_read_only')"))
+}
+
 func TestPostgres_KeepsItsDataOverARestart(t *testing.T) {
 	t.Parallel()
 	o := postgresOptions(t)
