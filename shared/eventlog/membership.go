@@ -3,6 +3,7 @@ package eventlog
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -16,7 +17,7 @@ type Stretch struct {
 	ClosedPosition int64
 }
 
-// Rooms lists the rooms that users are in, and the head of the log as of which that was read.
+// Rooms lists the rooms that users are in, in order, and the head of the log as of which that was read.
 func (l *Log) Rooms(ctx context.Context, users []string) (rooms map[string][]string, asOf Point, err error) {
 	fail := func(err error) (map[string][]string, Point, error) {
 		return nil, Point{}, fmt.Errorf("read the rooms of %d users: %w", len(users), Away(err))
@@ -38,6 +39,9 @@ func (l *Log) Rooms(ctx context.Context, users []string) (rooms map[string][]str
 	})
 	if err != nil {
 		return fail(err)
+	}
+	for _, r := range rooms {
+		slices.Sort(r)
 	}
 	return rooms, asOf, nil
 }

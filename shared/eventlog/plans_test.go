@@ -2,6 +2,7 @@ package eventlog
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -169,4 +170,116 @@ func TestPlans_LoadDoesNotReadWhatPeopleWrote(t *testing.T) {
 	require.NoError(t, tx.QueryRow(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, SERIALIZE BINARY, FORMAT JSON) "+l.sql.load,
 		planned, "conversation:1", int64(0), ids).Scan(&plans))
 	assert.Zero(t, plans[0].Serialization.Hit, "pages of stored texts")
+}
+
+// in makes a user a member of streams that fill wrote, from the beginning.
+func in(t *testing.T, l *Log, user string, from, until int) {
+	t.Helper()
+	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
+SELECT 'conversation:' || n, $1::text, 1, 1 FROM generate_series($2::int, $3::int - 1) n`, user, from, until)
+	require.NoError(t, err)
+}
+
+// What a return costs depends on what it gives, not on how much was missed in how many rooms.
+func TestPlans_ResumeWithManyRoomsIsBounded(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	const rooms, perRoom = 2_000, 20
+	fill(t, l, Fill{Events: perRoom * rooms, Streams: rooms})
+	in(t, l, "heavy", 0, rooms)
+	others(t, l, 30_000)
+	_, err := l.o.Pool.Exec(t.Context(), "VACUUM ANALYZE chat.events, chat.event_rooms, chat.memberships")
+	require.NoError(t, err)
+	all, after, until := make([]string, rooms), make([]int64, rooms), make([]int64, rooms)
+	for n := range rooms {
+		all[n], until[n] = fmt.Sprint("conversation:", n), perRoom*rooms
+	}
+	p := explain(t, l, l.sql.countGaps, all, after, until, 1_001, maxMissed.events)
+	assert.LessOrEqual(t, p.rows(), int64(maxMissed.events))
+	assert.Empty(t, p.heap())
+	p = explain(t, l, l.sql.measureGaps, all[:100], after[:100], until[:100], maxMissed.events)
+	assert.LessOrEqual(t, p.rows(), int64(2*maxMissed.events))
+	assert.Empty(t, p.scanned())
+	p = explain(t, l, l.sql.readGaps, all[:100], after[:100], until[:100], []int64{1})
+	assert.LessOrEqual(t, p.rows(), int64(2*maxMissed.events+1))
+	assert.Empty(t, p.scanned())
+	p = explain(t, l, l.sql.stays, []string{"heavy"}, []int64{0})
+	assert.LessOrEqual(t, p.rows(), int64(rooms+10))
+	assert.Empty(t, p.scanned())
+
+	got, err := l.Resume(t.Context(), []Resumer{{User: "heavy"}}, Bounds{})
+	require.NoError(t, err)
+	assert.Equal(t, maxMissed.events, len(got.Events), "an answer is used up")
+	assert.Equal(t, rooms-maxMissed.events/perRoom, len(got.Resumed[0].TooFar))
+}
+
+// Rooms with few events are given, although many that are too far come before them in the order of rooms.
+func TestResume_GivesSmallRoomsBeforeLargeOnes(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	fill(t, l, Fill{Events: 15 * 1_100, Streams: 15})
+	in(t, l, "heavy", 0, 15)
+	fill(t, l, Fill{Events: 300, Streams: 300, Prefix: "conversation:z"})
+	fill(t, l, Fill{Events: 10 * 350, Streams: 10, Prefix: "conversation:y"})
+	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
+SELECT DISTINCT room, 'heavy', 1, 1 FROM chat.event_rooms WHERE room ~ '[yz]'`)
+	require.NoError(t, err)
+	got, err := l.Resume(t.Context(), []Resumer{{User: "heavy"}}, Bounds{})
+	require.NoError(t, err)
+	assert.Equal(t, 15, len(got.Resumed[0].TooFar))
+	assert.Equal(t, 1+300+10*350, len(got.Events), "and the event that opened all rooms")
+}
+
+// Who is behind somebody with much is answered as if alone, now or when asked for again, and is not told that its rooms
+// are too far.
+func TestResume_NobodyPaysForAnotherOne(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	fill(t, l, Fill{Events: 50 * 900, Streams: 50})
+	in(t, l, "heavy", 0, 50)
+	in(t, l, "light", 48, 50)
+	left := []Resumer{{User: "heavy"}, {User: "light"}, {User: "nobody"}}
+	var answers []Resumed
+	for len(left) > 0 {
+		got, err := l.Resume(t.Context(), left, Bounds{})
+		require.NoError(t, err)
+		require.NotEmpty(t, got.Resumed)
+		assert.LessOrEqual(t, len(got.Events), maxMissed.events)
+		answers, left = append(answers, got.Resumed...), left[len(got.Resumed):]
+	}
+	assert.Equal(t, 50-11, len(answers[0].TooFar))
+	assert.Empty(t, answers[1].TooFar)
+	assert.Len(t, answers[1].Stays, 2)
+	assert.Empty(t, answers[2].TooFar)
+}
+
+// others makes other users members of as many rooms.
+func others(t *testing.T, l *Log, n int) {
+	t.Helper()
+	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
+SELECT 'conversation:other' || n, 'user' || n / 10, 1, n FROM generate_series(1, $1::int) n`, n)
+	require.NoError(t, err)
+}
+
+// Connecting reads the user's rooms, all of them by an index alone.
+func TestPlans_RoomsReadsAnIndex(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	const rooms = 5_000
+	in(t, l, "heavy", 0, rooms)
+	others(t, l, 50_000)
+	_, err := l.o.Pool.Exec(t.Context(), "VACUUM ANALYZE chat.memberships")
+	require.NoError(t, err)
+	for user, count := range map[string]int64{"heavy": rooms, "user7": 10} {
+		p := explain(t, l, l.sql.rooms, []string{user})
+		assert.LessOrEqual(t, p.rows(), count+3, user)
+		assert.NotContains(t, p.heap(), "memberships", user)
+	}
+	steps := 0
+	explain(t, l, l.sql.rooms, []string{"heavy"}).walk(func(p plan) {
+		if p.Type == "Sort" {
+			steps++
+		}
+	})
+	assert.Zero(t, steps, "sorts")
 }

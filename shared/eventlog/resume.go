@@ -52,11 +52,12 @@ type Bounds struct {
 	Bytes  int // of all rooms; 0: 4 MiB
 }
 
-// mostMissed is about what one answer holds: whoever gives it and whoever takes it have all of it in memory.
-var mostMissed = size{events: 10_000, bytes: 16 << 20}
+// maxMissed bounds what one answer contains, and how many events are counted for it at a time: the log and the gateway
+// have all of an answer in memory.
+var maxMissed = size{events: 10_000, bytes: 16 << 20}
 
-// Resume reads what many have missed: which rooms they were in when, and what was logged there. It takes three
-// statements, however many they are.
+// Resume reads what users have missed: which rooms they were in when, and what was logged there. It takes four to six
+// statements, however many users there are, and reads as many rows as there are stays, and a few times maxMissed.
 func (l *Log) Resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed, error) {
 	if b.Events <= 0 {
 		b.Events = 1000
@@ -83,7 +84,11 @@ func (l *Log) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed,
 	if err := l.count(ctx, g, b.Events); err != nil {
 		return Missed{}, err
 	}
-	missed := Missed{Resumed: g.choose(b), Page: Page{Head: head, Complete: head,
+	near := g.choose(b, nil)
+	if err := l.measure(ctx, g, near); err != nil {
+		return Missed{}, err
+	}
+	missed := Missed{Resumed: g.answer(g.choose(b, near)), Page: Page{Head: head, Complete: head,
 		Incarnation: asOf.Incarnation}}
 	if len(g.chosen) == 0 && len(g.turns) == 0 {
 		return missed, nil
@@ -127,23 +132,93 @@ func (l *Log) stays(ctx context.Context, resumers []Resumer) ([][]Stay, Point, e
 		}
 		return nil
 	})
+	for _, s := range all {
+		slices.SortFunc(s, func(a, b Stay) int { return cmp.Or(cmp.Compare(a.Room, b.Room), cmp.Compare(a.Opened, b.Opened)) })
+	}
 	return all, head, err
 }
 
-// count finds how many events each gap has, and how large they are, as far as that matters.
+// count counts the events of the gaps, as far as that matters: a gap with more than limit events has one more than that,
+// and where all of them would be more than an answer can contain, the last gaps stay uncounted.
+//
+// Gaps with few events are counted first, each up to its share of an answer, then of some answers: they fit in before
+// large ones do.
 func (l *Log) count(ctx context.Context, g *gaps, limit int) error {
-	if len(g.all) == 0 {
+	open := g.all
+	for _, answers := range []int{1, 4} {
+		share := min(limit, answers*maxMissed.events/max(1, len(open)))
+		counted, err := l.countUpTo(ctx, open, share+1, (share+1)*len(open))
+		if err != nil {
+			return err
+		}
+		var larger []gap
+		for i, n := range open {
+			if counted[i] > share && share < limit {
+				larger = append(larger, n)
+			} else {
+				g.counts(n, counted[i])
+			}
+		}
+		open = larger
+	}
+	counted, err := l.countUpTo(ctx, open, limit+1, maxMissed.events+limit)
+	for i := range counted {
+		g.counts(open[i], counted[i])
+	}
+	return err
+}
+
+// countUpTo counts at most perGap events of each gap and at most total of all. It returns the numbers of those gaps, the
+// first ones, that were counted before the total was reached.
+func (l *Log) countUpTo(ctx context.Context, all []gap, perGap, total int) ([]int, error) {
+	if len(all) == 0 {
+		return nil, nil
+	}
+	rooms, after, until := columnsOf(all)
+	found, err := l.o.Pool.Query(ctx, l.sql.countGaps, planned, rooms, after, until, perGap, total)
+	if err != nil {
+		return nil, err
+	}
+	numbers := make([]int, len(all))
+	var index, last, number, sum int
+	_, err = pgx.ForEachRow(found, []any{&index, &number}, func() error {
+		numbers[index-1], last, sum = number, index, sum+number
+		return nil
+	})
+	if sum == total {
+		if numbers[last-1] < perGap {
+			last-- // this one may have more
+		}
+		numbers = numbers[:last]
+	}
+	return numbers, err
+}
+
+// measure finds out how large the events are that may be read.
+func (l *Log) measure(ctx context.Context, g *gaps, near []map[string]bool) error {
+	var few []gap
+	seen := map[gap]bool{}
+	for i, rooms := range near {
+		for _, n := range g.of[i] {
+			if rooms[n.room] && !seen[n] && g.sizes[n].events > 0 {
+				seen[n] = true
+				few = append(few, n)
+			}
+		}
+	}
+	if len(few) == 0 {
 		return nil
 	}
-	rooms, after, until := columnsOf(g.all)
-	found, err := l.o.Pool.Query(ctx, l.sql.countGaps, planned, rooms, after, until, limit+1)
+	rooms, after, until := columnsOf(few)
+	found, err := l.o.Pool.Query(ctx, l.sql.measureGaps, planned, rooms, after, until, maxMissed.events)
 	if err != nil {
 		return err
 	}
 	var index int64
-	var of size
-	_, err = pgx.ForEachRow(found, []any{&index, &of.events, &of.bytes}, func() error {
-		g.sizes[g.all[index-1]] = of
+	var bytes int
+	_, err = pgx.ForEachRow(found, []any{&index, &bytes}, func() error {
+		n := few[index-1]
+		g.sizes[n] = size{g.sizes[n].events, bytes}
 		return nil
 	})
 	return err
@@ -179,14 +254,16 @@ type gaps struct {
 	head     int64
 	of       [][]gap // by resumer
 	all      []gap   // each once
-	sizes    map[gap]size
+	seen     map[gap]bool
+	sizes    map[gap]size // of those that were counted; the bytes of those that were measured
 
 	chosen []gap   // to be read
 	turns  []int64 // positions of what opened and closed rooms
 }
 
 func newGaps(resumers []Resumer, stays [][]Stay, head int64) *gaps {
-	g := &gaps{resumers: resumers, stays: stays, head: head, of: make([][]gap, len(resumers)), sizes: map[gap]size{}}
+	g := &gaps{resumers: resumers, stays: stays, head: head, of: make([][]gap, len(resumers)),
+		seen: map[gap]bool{}, sizes: map[gap]size{}}
 	for i, r := range resumers {
 		g.add(i, gap{catalog.UserRoom(r.User), r.EventsAfter, head})
 		for _, room := range r.Looks {
@@ -207,43 +284,79 @@ func (g *gaps) add(resumer int, n gap) {
 	if n.after >= n.until {
 		return
 	}
-	if _, again := g.sizes[n]; !again {
-		g.sizes[n] = size{}
+	if !g.seen[n] {
+		g.seen[n] = true
 		g.all = append(g.all, n)
 	}
 	g.of[resumer] = append(g.of[resumer], n)
 }
 
-// choose answers resumers, in order, for as long as it is not too much for one answer.
-func (g *gaps) choose(b Bounds) []Resumed {
-	var answers []Resumed
-	most := map[string]size{} // of a room that is read anyway, about
+func (g *gaps) counts(n gap, events int) { g.sizes[n] = size{events: events} }
+
+// choose returns which rooms of each resumer are read, of those among the candidates; nil: of all. There are fewer
+// resumers when it would be too much for one answer.
+func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string]bool) {
+	read := map[string]size{} // of rooms that are read already, about
 	var total size
 	for i := range g.resumers {
-		rooms := map[string]size{}
-		for _, n := range g.of[i] {
-			rooms[n.room] = rooms[n.room].plus(g.sizes[n])
+		if candidates != nil && i == len(candidates) {
+			break
 		}
-		r := Resumed{Stays: g.stays[i]}
-		near := map[string]bool{}
+		rooms, counted := g.roomsOf(i)
+		if !counted && i > 0 {
+			break // what came before has used up the answer
+		}
+		chosen := map[string]bool{}
 		var own, more size
 		for _, room := range smallestFirst(rooms) {
-			with := more.plus(rooms[room].beyond(most[room]))
-			if rooms[room].events > b.Events || own.bytes+rooms[room].bytes > b.Bytes || i == 0 && with.over(mostMissed) {
-				r.TooFar = append(r.TooFar, room)
+			with := more.plus(rooms[room].beyond(read[room]))
+			if candidates != nil && !candidates[i][room] || rooms[room].events > b.Events ||
+				own.bytes+rooms[room].bytes > b.Bytes || i == 0 && with.over(maxMissed) {
 				continue
 			}
-			near[room] = true
+			chosen[room] = true
 			own, more = own.plus(rooms[room]), with
 		}
-		if i > 0 && total.plus(more).over(mostMissed) {
+		if i > 0 && total.plus(more).over(maxMissed) {
 			break
 		}
 		total = total.plus(more)
-		for room := range near {
-			most[room] = size{max(most[room].events, rooms[room].events), max(most[room].bytes, rooms[room].bytes)}
+		for room := range chosen {
+			read[room] = size{max(read[room].events, rooms[room].events), max(read[room].bytes, rooms[room].bytes)}
 		}
-		g.read(i, near)
+		near = append(near, chosen)
+	}
+	return near
+}
+
+// roomsOf returns how much there is in the rooms of a resumer of which all gaps were counted, and whether these are all.
+func (g *gaps) roomsOf(resumer int) (rooms map[string]size, all bool) {
+	rooms, all = map[string]size{}, true
+	for _, n := range g.of[resumer] {
+		rooms[n.room] = rooms[n.room].plus(g.sizes[n])
+	}
+	for _, n := range g.of[resumer] {
+		if _, counted := g.sizes[n]; !counted {
+			delete(rooms, n.room)
+			all = false
+		}
+	}
+	return rooms, all
+}
+
+// answer answers the resumers whose rooms were chosen, and notes what is to be read for them.
+func (g *gaps) answer(near []map[string]bool) []Resumed {
+	var answers []Resumed
+	for i, rooms := range near {
+		r := Resumed{Stays: g.stays[i]}
+		for _, n := range g.of[i] {
+			if !rooms[n.room] {
+				r.TooFar = append(r.TooFar, n.room)
+			}
+		}
+		slices.Sort(r.TooFar)
+		r.TooFar = slices.Compact(r.TooFar)
+		g.read(i, rooms)
 		answers = append(answers, r)
 	}
 	g.chosen = compact(g.chosen)

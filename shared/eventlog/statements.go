@@ -113,12 +113,12 @@ ORDER BY version LIMIT $3`
   GROUP BY r.position ORDER BY r.position LIMIT $3)
 ORDER BY position`
 
-	// One statement, hence one state of the log.
+	// sqlRooms is one statement, hence reads one state of the log. Its order is that of the index, as a rule: the server
+	// takes longer to sort thousands of texts than to read them.
 	sqlRooms = `SELECT m.member, m.room, 0 AS position, '' AS incarnation FROM owner.memberships m
 WHERE m.member = ANY ($1::text[]) AND m.closed_position IS NULL
 UNION ALL (SELECT '', '', greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
-  FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)
-ORDER BY 1, 2`
+  FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
 	sqlStretches = `SELECT opened_version, opened_position, coalesce(closed_version, 0), coalesce(closed_position, 0)
 FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
 
@@ -130,16 +130,24 @@ FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (member, after, index
   UNION ALL SELECT c.room, c.opened_position, c.closed_position FROM owner.memberships c
   WHERE c.member = u.member AND c.closed_position > u.after) m
 UNION ALL (SELECT 0, '', 0, 0, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
-  FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)
-ORDER BY 1, 2, 3`
-	// The length of what is stored apart from its row is known without reading it.
-	sqlCountGaps = `SELECT g.index, c.events, c.bytes
-FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index), LATERAL (
-  SELECT count(*) AS events, coalesce(sum(e.bytes), 0)::bigint AS bytes FROM (
-    SELECT r.position FROM owner.event_rooms r
-    WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until LIMIT $4) few, LATERAL (
-    SELECT octet_length(body) + coalesce(octet_length(personal), 0) AS bytes FROM owner.events e
-    WHERE e.position = few.position LIMIT 1) e) c`
+  FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
+	// sqlCountGaps counts, in the order of the gaps and by an index alone, at most $4 events of a gap and $5 of all. The
+	// nested loops of LATERAL go through the gaps in their order, and end with the outer limit.
+	sqlCountGaps = `SELECT few.index, count(*) FROM (
+  SELECT g.index FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index),
+  LATERAL (SELECT FROM owner.event_rooms r
+    WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until LIMIT $4) r
+  LIMIT $5) few
+GROUP BY few.index ORDER BY few.index`
+	// sqlMeasureGaps adds up how large the events of gaps are. The length of what is stored apart from its row is known
+	// without reading it.
+	sqlMeasureGaps = `SELECT g.index, sum(e.bytes)::bigint
+FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index),
+LATERAL (SELECT r.position FROM owner.event_rooms r
+  WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until LIMIT $4) r,
+LATERAL (SELECT octet_length(body) + coalesce(octet_length(personal), 0) AS bytes FROM owner.events e
+  WHERE e.position = r.position LIMIT 1) e
+GROUP BY g.index`
 	sqlReadGaps = `SELECT ` + columns + ` FROM owner.events WHERE position IN (
   SELECT r.position FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS g (room, after, until), LATERAL (
     SELECT position FROM owner.event_rooms r
@@ -161,7 +169,7 @@ ORDER BY position`
 type statements struct {
 	head, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
 	outcome, pruneOutcomes, load, read, readStream, readRooms, rooms, stretches                              string
-	stays, countGaps, readGaps                                                                               string
+	stays, countGaps, measureGaps, readGaps                                                                  string
 	addProjection, takeProjection, projection, saveProjection, dropProjection, relayState, saveRelay         string
 }
 
@@ -174,7 +182,7 @@ func newStatements(owner string) statements {
 		redact:  in(sqlRedact),
 		outcome: in(sqlOutcome), pruneOutcomes: in(sqlPruneOutcomes), load: in(sqlLoad),
 		read: in(sqlRead), readStream: in(sqlReadStream), readRooms: in(sqlReadRooms), rooms: in(sqlRooms),
-		stays: in(sqlStays), countGaps: in(sqlCountGaps), readGaps: in(sqlReadGaps),
+		stays: in(sqlStays), countGaps: in(sqlCountGaps), measureGaps: in(sqlMeasureGaps), readGaps: in(sqlReadGaps),
 		stretches: in(sqlStretches), addProjection: in(sqlAddProjection), takeProjection: in(sqlTakeProjection),
 		projection: in(sqlProjection), saveProjection: in(sqlSaveProjection), dropProjection: in(sqlDropProjection),
 		relayState: in(sqlRelayState), saveRelay: in(sqlSaveRelay),
