@@ -4,12 +4,12 @@ go 1.26.0
 
 require (
 	connectrpc.com/connect v1.21.1
+	github.com/stretchr/testify v1.12.1
 	google.golang.org/protobuf v1.36.12
 )
 
 require (
 	github.com/google/uuid v1.6.0
-	github.com/stretchr/testify v1.12.1
 	pgregory.net/rapid v1.3.0
 )
 

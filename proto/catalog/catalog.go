@@ -32,7 +32,7 @@ type Command struct {
 	Worth  time.Duration
 	Type   protoreflect.MessageType
 
-	stream, subject template
+	stream, subject, memberOf template
 }
 
 // Event is a declared fact.
@@ -48,6 +48,9 @@ type Event struct {
 	rooms           []template
 	opens, closes   []membership
 	personal        []protoreflect.FieldDescriptor
+	expires         protoreflect.FieldDescriptor // nil: it does not expire
+	timers          []timer
+	cancels         []template
 }
 
 // Query is a declared read: a unary method of its owner.
@@ -89,6 +92,7 @@ type Catalog struct {
 	topics   map[string]Topic
 	looked   map[string]string
 	keeper   string
+	classes  map[string]routingv1.Class // by kind of stream
 }
 
 // Load reads the declarations of all linked proto packages and refuses those that contradict each other or the rules
@@ -97,6 +101,7 @@ func Load() (*Catalog, error) {
 	c := &Catalog{
 		commands: map[string]*Command{}, events: map[string]*Event{}, byType: map[protoreflect.FullName]any{},
 		queries: map[string]*Query{}, signals: map[string]*Signal{}, topics: map[string]Topic{}, looked: map[string]string{},
+		classes: map[string]routingv1.Class{},
 	}
 	var problems []error
 	protoregistry.GlobalFiles.RangeFiles(func(f protoreflect.FileDescriptor) bool {
@@ -105,15 +110,24 @@ func Load() (*Catalog, error) {
 		}
 		return true
 	})
-	for _, e := range c.events {
-		problems = append(problems, c.check(e)...)
-	}
-	problems = append(problems, c.checkStreams()...)
-	problems = append(problems, c.checkSubjects()...)
+	problems = append(problems, c.checkAll())
 	if err := errors.Join(problems...); err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
 	}
 	return c, nil
+}
+
+// checkAll names each declaration that contradicts another or the rules of the envelope.
+func (c *Catalog) checkAll() error {
+	var problems []error
+	for _, name := range c.EventNames() {
+		problems = append(problems, c.check(c.events[name])...)
+	}
+	problems = append(problems, c.checkCommands()...)
+	problems = append(problems, c.checkStreams()...)
+	problems = append(problems, c.checkTopics()...)
+	problems = append(problems, c.checkSubjects()...)
+	return errors.Join(problems...)
 }
 
 // ownerOf gives "chat" for edumatrix.chat.v1; the packages that declare rather than say something have no owner.
@@ -180,8 +194,19 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 		if err != nil {
 			return fmt.Errorf("%s: subject: %w", d.FullName(), err)
 		}
+		memberOf, err := parseTemplate(d, o.MemberOf)
+		if err != nil {
+			return fmt.Errorf("%s: member_of: %w", d.FullName(), err)
+		}
+		for _, t := range []template{stream, subject, memberOf} {
+			for _, h := range t.holes {
+				if h.field != nil && h.field.IsList() {
+					return fmt.Errorf("%s: %q names one address, so no field of it may be repeated", d.FullName(), t.source)
+				}
+			}
+		}
 		cmd := &Command{Name: o.Name, Owner: owner, Topic: CommandTopic(owner), Public: o.Public,
-			Worth: time.Duration(o.WorthSeconds) * time.Second, Type: mt, stream: stream, subject: subject}
+			Worth: time.Duration(o.WorthSeconds) * time.Second, Type: mt, stream: stream, subject: subject, memberOf: memberOf}
 		c.commands[o.Name], c.byType[d.FullName()] = cmd, cmd
 	}
 	if o := proto.GetExtension(d.Options(), routingv1.E_Event).(*routingv1.Event); o != nil {
@@ -259,6 +284,19 @@ func (c *Catalog) LoggedTopics(owner string) []Topic {
 func (c *Catalog) StateTopics() []Topic {
 	return slices.DeleteFunc(c.Topics(""), func(t Topic) bool { return !c.carries(t.Name, false) })
 }
+
+// CommandsOf lists the commands that a service decides, by name.
+func (c *Catalog) CommandsOf(owner string) (all []*Command) {
+	for _, name := range c.CommandNames() {
+		if c.commands[name].Owner == owner {
+			all = append(all, c.commands[name])
+		}
+	}
+	return all
+}
+
+// ClassOf returns the class of the events of a kind of stream ("conversation"), or CLASS_UNSPECIFIED if there are none.
+func (c *Catalog) ClassOf(kind string) routingv1.Class { return c.classes[kind] }
 
 func (c *Catalog) carries(topic string, logged bool) bool {
 	for _, e := range c.events {

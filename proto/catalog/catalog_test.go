@@ -119,7 +119,7 @@ func TestCheck_NamesTheFieldThatIsNotAsDeclared(t *testing.T) {
 
 func TestLogs_StateHasNone(t *testing.T) {
 	c := load(t)
-	if got := c.Logs(); !slices.Equal(got, []string{"chat", "feed", "notification"}) {
+	if got := c.Logs(); !slices.Equal(got, []string{"chat", "feed", "notification", "toy"}) {
 		t.Errorf("logs: %v", got)
 	}
 	if got := c.StateTopics(); len(got) != 1 || got[0].Name != "user-actions" {

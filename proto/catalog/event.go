@@ -3,6 +3,7 @@ package catalog
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -30,6 +31,18 @@ func newEvent(owner string, d protoreflect.MessageDescriptor, o *routingv1.Event
 	for _, m := range o.Closes {
 		e.closes = append(e.closes, membership{parse(m.Room), parse(m.User)})
 	}
+	if o.Expires != "" {
+		e.expires = timeField(d, o.Expires)
+		if e.expires == nil && err == nil {
+			err = fmt.Errorf("expires: %s has no field %q that is a Timestamp", d.FullName(), o.Expires)
+		}
+	}
+	for _, x := range o.Timers {
+		e.timers = append(e.timers, timer{parse(x.Key), timeField(d, x.Due), x.Command})
+	}
+	for _, key := range o.Cancels {
+		e.cancels = append(e.cancels, parse(key))
+	}
 	for i := range d.Fields().Len() {
 		f := d.Fields().Get(i)
 		if proto.GetExtension(f.Options(), routingv1.E_Personal).(bool) {
@@ -52,6 +65,7 @@ type Place struct {
 	Rooms   []string
 	Opens   []Membership
 	Closes  []Membership
+	Expires time.Time // from then on nobody is shown it any more; zero: never
 }
 
 // Place resolves the declared addresses against one event.
@@ -65,6 +79,9 @@ func (e *Event) Place(m proto.Message, o Origin) Place {
 	}
 	for _, x := range e.closes {
 		p.Closes = append(p.Closes, Membership{x.room.one(m, o), x.user.each(m, o)})
+	}
+	if e.expires != nil {
+		p.Expires = timeOf(m, e.expires)
 	}
 	return p
 }
@@ -105,6 +122,12 @@ func (c *Command) Stream(m proto.Message, o Origin) string { return c.stream.one
 // Subject is what within its stream a command is about; empty: the stream itself.
 func (c *Command) Subject(m proto.Message, o Origin) string { return c.subject.one(m, o) }
 
+// MemberOf is the room that the actor has to be a member of; empty: none.
+func (c *Command) MemberOf(m proto.Message, o Origin) string { return c.memberOf.one(m, o) }
+
+// Kind is the kind of stream that the command asks to change.
+func (c *Command) Kind() string { return c.stream.kind() }
+
 // check holds one event against the rules of the envelope.
 func (c *Catalog) check(e *Event) (problems []error) {
 	fail := func(format string, args ...any) {
@@ -118,11 +141,18 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	if e.Class == routingv1.Class_CLASS_UNSPECIFIED {
 		fail("has no class")
 	}
-	if e.stream.kind == holeNone {
+	if len(e.stream.holes) == 0 {
 		fail("stream %q names no field", e.stream.source)
 	}
 	if len(e.rooms) == 0 {
 		fail("goes to no room")
+	}
+	for _, t := range []template{e.stream, e.subject} {
+		for _, h := range t.holes {
+			if h.field != nil && h.field.IsList() {
+				fail("%q names one address, so no field of it may be repeated", t.source)
+			}
+		}
 	}
 	if e.Redacts && e.subject.source == "" {
 		fail("redacts, but says nothing of what (subject)")
@@ -133,6 +163,42 @@ func (c *Catalog) check(e *Event) (problems []error) {
 			fail("opens or closes %s from the stream %s", m.room.source, e.stream.source)
 		}
 	}
+	for _, t := range e.timers {
+		c.checkTimer(e, t, fail)
+	}
+	if len(e.timers) > 0 && e.Class == routingv1.Class_CLASS_EPHEMERAL {
+		fail("sets a timer, but is not logged")
+	}
+	return problems
+}
+
+// checkCommands refuses commands whose membership no event of their service decides.
+func (c *Catalog) checkCommands() (problems []error) {
+	for _, name := range c.CommandNames() {
+		cmd := c.commands[name]
+		if cmd.memberOf.source == "" {
+			continue
+		}
+		opened := false
+		for _, e := range c.events {
+			opened = opened || e.Owner == cmd.Owner && slices.ContainsFunc(e.opens, func(m membership) bool {
+				return m.room.kind() == cmd.memberOf.kind()
+			})
+		}
+		if !opened {
+			problems = append(problems, fmt.Errorf("%s: no event of %s opens %s", name, cmd.Owner, cmd.memberOf.source))
+		}
+	}
+	return problems
+}
+
+// checkTopics refuses topics that carry both events of a log, which have positions, and state, which has none.
+func (c *Catalog) checkTopics() (problems []error) {
+	for _, t := range c.Topics("") {
+		if c.carries(t.Name, true) && c.carries(t.Name, false) {
+			problems = append(problems, fmt.Errorf("topic %s carries logged events and state; give each its own topic", t.Name))
+		}
+	}
 	return problems
 }
 
@@ -141,14 +207,15 @@ func (c *Catalog) checkStreams() (problems []error) {
 	first := map[string]*Event{}
 	for _, name := range c.EventNames() {
 		e := c.events[name]
-		f, seen := first[e.stream.prefix]
+		kind := e.stream.kind()
+		f, seen := first[kind]
 		if !seen {
-			first[e.stream.prefix] = e
+			first[kind], c.classes[kind] = e, e.Class
 			continue
 		}
-		if f.Topic != e.Topic || f.Class != e.Class || !slices.EqualFunc(f.rooms, e.rooms, sameSource) {
+		if f.Owner != e.Owner || f.Topic != e.Topic || f.Class != e.Class || !slices.EqualFunc(f.rooms, e.rooms, sameSource) {
 			problems = append(problems, fmt.Errorf(
-				"%s and %s share the stream %s…, but differ in topic, class or rooms", f.Name, e.Name, e.stream.prefix))
+				"%s and %s share streams of kind %s, but differ in service, topic, class or rooms", f.Name, e.Name, kind))
 		}
 	}
 	return problems

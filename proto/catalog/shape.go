@@ -45,9 +45,11 @@ func (e *ShapeError) Error() string { return e.Field + " " + e.Reason }
 // Check holds a command against the shape that is declared for its fields, and against what its address needs. The
 // error is a *ShapeError.
 func (c *Command) Check(m proto.Message) error {
-	for _, t := range []template{c.stream, c.subject} {
-		if t.field != nil && !ValidID(m.ProtoReflect().Get(t.field).String()) {
-			return &ShapeError{string(t.field.Name()), "has to be an id: " + IDForm}
+	for _, t := range []template{c.stream, c.subject, c.memberOf} {
+		for _, h := range t.holes {
+			if h.field != nil && !ValidID(m.ProtoReflect().Get(h.field).String()) {
+				return &ShapeError{string(h.field.Name()), "has to be an id: " + IDForm}
+			}
 		}
 	}
 	return checkShape(m)

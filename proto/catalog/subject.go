@@ -9,14 +9,14 @@ func (c *Catalog) checkSubjects() (problems []error) {
 	named := map[[2]string]bool{}
 	for _, command := range c.commands {
 		if command.subject.source != "" {
-			named[[2]string{command.stream.prefix, command.subject.source}] = true
+			named[[2]string{command.stream.kind(), command.subject.source}] = true
 		}
 	}
 	for _, name := range c.EventNames() {
 		e := c.events[name]
-		if e.subject.source != "" && !named[[2]string{e.stream.prefix, e.subject.source}] {
-			problems = append(problems, fmt.Errorf("%s: no command on the stream %s… has the subject %s, so the event is "+
-				"never loaded to decide; leave the subject out, or name it in a command", name, e.stream.prefix, e.subject.source))
+		if e.subject.source != "" && !named[[2]string{e.stream.kind(), e.subject.source}] {
+			problems = append(problems, fmt.Errorf("%s: no command on streams of kind %s has the subject %s, so the event is "+
+				"never loaded to decide; leave the subject out, or name it in a command", name, e.stream.kind(), e.subject.source))
 		}
 	}
 	return problems

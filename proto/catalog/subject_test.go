@@ -9,7 +9,7 @@ import (
 func TestCheckSubjects_RefusesOneThatNoCommandNames(t *testing.T) {
 	t.Parallel()
 	about := func(prefix, subject string) (stream, of template) {
-		return template{source: prefix + "{id}", prefix: prefix}, template{source: subject}
+		return template{source: prefix + "{id}"}, template{source: subject}
 	}
 	c := &Catalog{commands: map[string]*Command{}, events: map[string]*Event{}}
 	edit, sent, created := &Command{}, &Event{}, &Event{}

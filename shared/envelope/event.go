@@ -76,6 +76,7 @@ type Event struct {
 	Answers     bool   // the last event of its command: its headers are the outcome "committed"
 	CommandType string // of that command, with Answers
 	Redacted    bool
+	Expires     time.Time // from then on nobody is shown it any more; zero: never
 	TraceParent string
 	Body        []byte
 
@@ -146,6 +147,9 @@ func (e Event) Message() *message.Message {
 	if e.Fence {
 		set(headerFence, "1")
 	}
+	if !e.Expires.IsZero() {
+		set(headerExpires, e.Expires.UTC().Format(time.RFC3339Nano))
+	}
 	set(HeaderTraceParent, e.TraceParent)
 	set(MetadataKey, e.Stream)
 	return m
@@ -172,6 +176,9 @@ func ReadEvent(m *message.Message) (Event, error) {
 		e.Version = r.number(headerVersion)
 		e.Class = classOf(r.text(headerClass))
 		r.text(headerSubject)
+		if m.Metadata.Get(headerExpires) != "" {
+			e.Expires = r.time(headerExpires)
+		}
 	}
 	if r.err != nil {
 		return Event{}, fmt.Errorf("event record: %w", r.err)

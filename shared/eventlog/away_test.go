@@ -164,15 +164,12 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 	}
 	t.Cleanup(lossy.Close)
 	var armed atomic.Bool
-	l := instance(t, url, func(o *Options) {
-		o.Pool = lossy
-		o.Now = func() time.Time { // asked just before the last round trip of a transaction
-			if armed.CompareAndSwap(true, false) {
-				cut.Store(true)
-			}
-			return time.Now()
+	l := instance(t, url, func(o *Options) { o.Pool = lossy })
+	l.checked = func() { // just before the last round trip of a transaction
+		if armed.CompareAndSwap(true, false) {
+			cut.Store(true)
 		}
-	})
+	}
 	// Nobody else's answers may be lost.
 	during(t, func(ctx context.Context) error { l.commitAll(ctx); return nil })
 	if _, err := l.BeginConsumer(t.Context(), Consumer{Source: "feed", Topic: "feed-events", Partitions: 3}); err != nil {

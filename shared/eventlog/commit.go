@@ -15,6 +15,8 @@ import (
 //   - *RepeatedError: some of the commands have outcomes already; leave them out and decide the rest again.
 //   - *StaleCheckpointError: the checkpoint has been moved by another instance.
 //   - *ParkedChangedError: what is parked of the topic has changed; read it and decide again.
+//   - *RefusedError: some of the commands are refused by what they rest on; decide the rest again.
+//   - *TimerError: some of the commands come of timers that are gone or not due; leave them out.
 //   - *MemberError: the write fails by itself and always will.
 //   - an error that wraps bus.ErrAway, or that of ctx: the database is away, or ctx ended first. Whether it was written
 //     may be unknown; the same Write again is answered by its ids (RepeatedError,
@@ -34,7 +36,18 @@ func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
 // again. An error of its own is returned as it is.
 func (l *Log) CommitDeciding(ctx context.Context, s Selection,
 	decide func(context.Context, Loaded) (Write, error)) (Committed, error) {
-	return l.wait(ctx, &member{ctx: ctx, selection: s, decide: decide, answered: make(chan answer, 1)})
+	return l.CommitDecidingAll(ctx, []Selection{s}, func(ctx context.Context, all []Loaded) (Write, error) {
+		w, err := decide(ctx, all[0])
+		w.Stream, w.Expected, w.DecidedAt = s.Stream, all[0].Version, all[0].At
+		return w, err
+	})
+}
+
+// CommitDecidingAll does the same for several streams, of which none may be named twice. The Write's commands name their
+// streams and the versions that were loaded.
+func (l *Log) CommitDecidingAll(ctx context.Context, all []Selection,
+	decide func(context.Context, []Loaded) (Write, error)) (Committed, error) {
+	return l.wait(ctx, &member{ctx: ctx, selections: all, decide: decide, answered: make(chan answer, 1)})
 }
 
 func (l *Log) wait(ctx context.Context, m *member) (Committed, error) {
@@ -51,12 +64,12 @@ func (l *Log) wait(ctx context.Context, m *member) (Committed, error) {
 
 // member is one Write on its way into a shared transaction.
 type member struct {
-	ctx       context.Context
-	prepared  *prepared // nil until decided
-	selection Selection
-	decide    func(context.Context, Loaded) (Write, error)
-	alone     bool // never joins others
-	answered  chan answer
+	ctx        context.Context
+	prepared   *prepared // nil until decided
+	selections []Selection
+	decide     func(context.Context, []Loaded) (Write, error)
+	alone      bool // never joins others
+	answered   chan answer
 }
 
 type answer struct {

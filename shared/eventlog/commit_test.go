@@ -285,16 +285,14 @@ func TestCommit_ARefusalStays(t *testing.T) {
 
 func TestPruneOutcomes_KeepsWhatIsYounger(t *testing.T) {
 	t.Parallel()
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	var clock atomic.Pointer[time.Time]
-	clock.Store(&now)
-	l := running(t, database(t), func(o *Options) { o.Now = func() time.Time { return *clock.Load() } })
+	l := fresh(t)
 	commit(t, l, said("1", "old"))
-	later := now.Add(20 * 24 * time.Hour)
-	clock.Store(&later)
 	commit(t, l, said("1", "young"))
-	later = now.Add(31 * 24 * time.Hour)
-	clock.Store(&later)
+	_, err := l.o.Pool.Exec(t.Context(), `UPDATE chat.outcomes
+SET at = at - CASE command_id WHEN 'old' THEN interval '31 days' ELSE interval '11 days' END`)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if removed, err := l.PruneOutcomes(t.Context(), outcomesKept); removed != 1 || err != nil {
 		t.Fatalf("%d %v", removed, err)
 	}

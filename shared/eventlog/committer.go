@@ -93,6 +93,7 @@ type transaction struct {
 	members []*member // still in it
 	later   []*member // to go alone, as it turned out
 	loaded  []loading
+	at      time.Time // the log's clock when it was loaded
 	ledger  ledger
 	span    trace.Span
 	known   known // the log's head before the transaction began
@@ -197,7 +198,10 @@ func (t *transaction) run(ctx context.Context) (map[*member]answer, error) {
 	if t.known.lost(t.ledger.incarnation, t.ledger.position) {
 		return nil, errLost
 	}
-	t.ledger.owner, t.ledger.at = t.log.o.Owner, t.log.o.Now().UTC().Truncate(time.Microsecond)
+	t.ledger.owner = t.log.o.Owner
+	if t.log.checked != nil {
+		t.log.checked()
+	}
 	for _, m := range t.members {
 		c, err := t.ledger.admit(m.prepared)
 		answers[m] = answer{c, err}
@@ -249,7 +253,7 @@ func (t *transaction) rollback(ctx context.Context) {
 
 // queueCheck reads what the members are held against.
 func (t *transaction) queueCheck(b *pgx.Batch) {
-	var actors, ids, streams []string
+	var actors, ids, streams, members, rooms, timerStreams, timerKeys []string
 	seen := map[string]bool{}
 	for _, m := range t.members {
 		p := m.prepared
@@ -263,12 +267,20 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 			if e.command && e.cause != "" {
 				actors, ids = append(actors, e.actor), append(ids, e.cause)
 			}
+			if e.memberOf != "" {
+				members, rooms = append(members, e.actor), append(rooms, e.memberOf)
+			}
+			if e.fired != nil {
+				timerStreams, timerKeys = append(timerStreams, e.fired.Stream), append(timerKeys, e.fired.Key)
+			}
 		}
 	}
 	g := &t.ledger
 	g.versions, g.outcomes = make(map[string]int64, len(streams)), map[commandKey]outcome{}
+	g.members, g.timers = map[membershipKey]bool{}, map[timerKey]*timerRow{}
 	t.queueConsumed(b)
-	b.Queue(t.log.sql.check, actors, ids, streams).Query(func(found pgx.Rows) error {
+	b.Queue(t.log.sql.check, actors, ids, streams, members, rooms, timerStreams,
+		timerKeys).Query(func(found pgx.Rows) error {
 		var what int
 		var digest string
 		r := envelope.Result{Source: t.log.o.Owner}
@@ -279,6 +291,13 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 				g.outcomes[commandKey{r.Actor, r.CommandID}] = outcome{r, digest}
 			case 2:
 				g.versions[r.Stream] = r.Version
+			case 5:
+				g.members[membershipKey{r.Stream, r.Actor}] = true
+			case 6:
+				g.timers[timerKey{r.Stream, r.CommandID}] = &timerRow{generation: r.Version, due: micros(r.Position)}
+			case 7:
+				g.at = micros(r.Position)
+				t.log.clock.set(g.at)
 			case 4:
 				g.position = r.Position
 				floor, err := strconv.ParseInt(r.Text, 10, 64)
@@ -294,7 +313,10 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 }
 
 func (p *prepared) streams() []string {
-	all := []string{p.stream}
+	var all []string
+	if p.stream != "" {
+		all = append(all, p.stream)
+	}
 	for _, e := range p.entries {
 		all = append(all, e.stream)
 	}
@@ -304,7 +326,7 @@ func (p *prepared) streams() []string {
 // loading is what was loaded for one member that decides under the lock.
 type loading struct {
 	member *member
-	loaded Loaded
+	loaded []Loaded
 }
 
 func (t *transaction) queueLoads(b *pgx.Batch) bool {
@@ -312,11 +334,15 @@ func (t *transaction) queueLoads(b *pgx.Batch) bool {
 		if m.decide == nil {
 			continue
 		}
-		t.loaded = append(t.loaded, loading{member: m})
+		t.loaded = append(t.loaded, loading{m, make([]Loaded, len(m.selections))})
 	}
-	for i := range t.loaded {
-		into := &t.loaded[i]
-		t.log.queueLoad(b, into.member.selection, &into.loaded)
+	for _, o := range t.loaded {
+		for i, s := range o.member.selections {
+			t.log.queueLoad(b, s, &o.loaded[i])
+		}
+	}
+	if len(t.loaded) > 0 {
+		t.log.queueClock(b, &t.at)
 	}
 	return len(t.loaded) > 0
 }
@@ -330,9 +356,11 @@ func (t *transaction) decide(answers map[*member]answer) {
 			m.prepared.end(errors.New("decided again"))
 			m.prepared = nil
 		}
+		for i := range o.loaded {
+			o.loaded[i].At = t.at
+		}
 		w, err := decideSafely(m, o.loaded)
 		if err == nil {
-			w.Stream, w.Expected = m.selection.Stream, o.loaded.Version
 			m.prepared, err = t.log.prepare(m.ctx, w)
 		}
 		switch {
@@ -353,7 +381,7 @@ func (t *transaction) decide(answers map[*member]answer) {
 }
 
 // decideSafely turns a panic into the error of this member, which is not the others'.
-func decideSafely(m *member, loaded Loaded) (w Write, err error) {
+func decideSafely(m *member, loaded []Loaded) (w Write, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &MemberError{fmt.Errorf("deciding panicked: %v", p)}

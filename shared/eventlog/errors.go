@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
@@ -30,6 +31,26 @@ type RepeatedError struct {
 
 func (e *RepeatedError) Error() string {
 	return fmt.Sprintf("%d commands have an outcome already", len(e.Outcomes))
+}
+
+// RefusedError contains the commands of a Write, by their index, that are refused by what was read under the log's lock:
+// the membership of their actor, or the version of another stream. Decide the others again without their events.
+type RefusedError struct {
+	Refusals map[int]*refusal.Error
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("%d commands are refused by what they rest on", len(e.Refusals))
+}
+
+// TimerError contains the commands of a Write, by their index, whose timer is not there any more, or is not due. They
+// have no outcome; a timer that is not due yet stays.
+type TimerError struct {
+	Commands map[int]bool
+}
+
+func (e *TimerError) Error() string {
+	return fmt.Sprintf("%d commands come of timers that are gone or not due", len(e.Commands))
 }
 
 // MemberError is why a Write fails whenever it is tried.

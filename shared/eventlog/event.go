@@ -31,10 +31,11 @@ func (l *Log) scan(found pgx.Rows, into ...any) (logged, error) {
 		class         int16
 		opens, closes []byte
 		personal      []byte
+		expires       *time.Time
 	)
 	err := found.Scan(append(into, &e.Position, &e.Stream, &e.Version, &id, &e.Type, &e.topic, &e.Actor, &e.Cause,
 		&commandType, &e.Correlation, &at, &class, &e.Rooms, &opens, &closes, &e.Subject, &e.Answers, &e.TraceParent,
-		&e.plain, &personal, &e.Redacted)...)
+		&e.plain, &personal, &e.Redacted, &expires)...)
 	if err != nil {
 		return e, fmt.Errorf("read an event: %w", err)
 	}
@@ -50,6 +51,9 @@ func (l *Log) scan(found pgx.Rows, into ...any) (logged, error) {
 	}
 	if e.Answers {
 		e.CommandType = commandType
+	}
+	if expires != nil {
+		e.Expires = expires.UTC()
 	}
 	e.Body = e.plain
 	if len(personal) > 0 {

@@ -24,6 +24,9 @@ type ledger struct {
 	outcomes    map[commandKey]outcome
 	consumed    consumed
 	rows        rows
+
+	members map[membershipKey]bool // those that were asked for, and those that changed since
+	timers  map[timerKey]*timerRow // likewise; absent: there is none
 }
 
 // admit adds a member's rows, or says what takes it out; then nothing of it is added.
@@ -37,10 +40,8 @@ func (g *ledger) admit(p *prepared) (Committed, error) {
 	if err := g.conflict(p.stream, p.expected); err != nil {
 		return Committed{}, err
 	}
-	for _, e := range p.entries {
-		if err := g.conflict(e.stream, e.expected); err != nil {
-			return Committed{}, err
-		}
+	if err := g.try(p); err != nil {
+		return Committed{}, err
 	}
 	return g.add(p), nil
 }
@@ -93,11 +94,18 @@ func again(first outcome, e *entry) envelope.Result {
 
 func (g *ledger) add(p *prepared) Committed {
 	var c Committed
+	if p.at.After(g.at) {
+		g.at = p.at
+	}
 	for _, e := range p.entries {
+		if e.fired != nil {
+			g.timer(timerKey{e.fired.Stream, e.fired.Key}, nil)
+		}
 		for i, d := range e.drafts {
 			g.position++
 			g.versions[e.stream]++
 			g.rows.event(g, e, d, e.command && i == len(e.drafts)-1)
+			g.note(e.stream, d)
 		}
 		if !e.command {
 			continue
@@ -112,7 +120,7 @@ func (g *ledger) add(p *prepared) Committed {
 		}
 	}
 	g.consumed.add(p)
-	c.Version, c.Position = g.versions[p.stream], g.position
+	c.Version, c.Position, c.At = g.versions[p.stream], g.position, g.at
 	return c
 }
 

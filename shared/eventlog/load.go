@@ -3,6 +3,7 @@ package eventlog
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,12 +16,17 @@ type Selection struct {
 	Stream   string
 	After    int64
 	Subjects []string
+	// Newest asks for the newest event alone, and those about the subjects: where each event contains the whole value of
+	// its stream.
+	Newest bool
 }
 
 // Loaded is a stream as decisions see it: ascending by version, the bodies without their personal fields.
 type Loaded struct {
 	Events  []envelope.Event
 	Version int64 // of the stream; 0: it does not exist
+	// At is the log's clock. Only what is loaded under the log's lock has it.
+	At time.Time
 }
 
 // Load reads from a stream what deciding needs.
@@ -35,7 +41,11 @@ func (l *Log) Load(ctx context.Context, s Selection) (Loaded, error) {
 }
 
 func (l *Log) queueLoad(b *pgx.Batch, s Selection, into *Loaded) {
-	b.Queue(l.sql.load, s.Stream, s.After, s.Subjects).Query(func(found pgx.Rows) error {
+	statement := l.sql.load
+	if s.Newest {
+		statement = l.in(sqlLoadNewest)
+	}
+	b.Queue(statement, s.Stream, s.After, s.Subjects).Query(func(found pgx.Rows) error {
 		*into = Loaded{}
 		for found.Next() {
 			var wanted bool

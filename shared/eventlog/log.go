@@ -54,6 +54,8 @@ type Log struct {
 	waiting waiting
 	applied progresses // by projection, as far as this instance knows
 	times   timeouts
+	clock   estimate
+	checked func() // for tests: called under the lock, before anything is written
 }
 
 // timeouts bound what a holder of the log's lock can cost the others.
@@ -93,6 +95,9 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 		return nil, fmt.Errorf("event log of %s: %w", o.Owner, err)
 	}
 	if _, err := l.Head(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := l.readClock(ctx); err != nil {
 		return nil, err
 	}
 	return l, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/telemetry"
@@ -23,6 +25,7 @@ const sealedPlainly = 0
 type prepared struct {
 	stream   string
 	expected int64
+	at       time.Time // that the commands were decided at
 	entries  []*entry
 	advance  *Advance
 	resolves *Resolution
@@ -44,6 +47,10 @@ type entry struct {
 	kind        envelope.Kind
 	code, text  string
 	drafts      []draft
+	index       int            // of the command that it belongs to
+	memberOf    string         // room that its actor has to be a member of
+	otherwise   *refusal.Error // of its command, where the stream is not at the expected version
+	fired       *TimerKey
 	span        trace.Span
 }
 
@@ -53,6 +60,8 @@ type draft struct {
 	place    catalog.Place
 	body     []byte
 	personal []byte // nil: the event has no personal fields
+	set      []timerRowOf
+	cancel   []string // keys of timers
 }
 
 // maxEvent is how many bytes an event may have on its topic, where brokers take records up to a million.
@@ -76,11 +85,19 @@ func (d *draft) size() int {
 }
 
 func (l *Log) prepare(ctx context.Context, w Write) (*prepared, error) {
-	p := &prepared{stream: w.Stream, expected: w.Expected, advance: w.Advance, resolves: w.Resolution}
+	p := &prepared{stream: w.Stream, expected: w.Expected, advance: w.Advance, resolves: w.Resolution,
+		at: w.DecidedAt.UTC().Truncate(time.Microsecond)}
 	seen := map[commandKey]bool{}
-	for _, d := range w.Commands {
-		e := &entry{stream: w.Stream, expected: AnyVersion, actor: d.Actor, cause: d.CommandID, commandType: d.Type, digest: d.Digest,
+	for i, d := range w.Commands {
+		if err := l.draftAlso(p, i, d); err != nil {
+			return nil, &MemberError{err}
+		}
+		e := &entry{index: i, memberOf: d.MemberOf, fired: d.Timer, stream: w.Stream, expected: AnyVersion, actor: d.Actor, cause: d.CommandID,
+			commandType: d.Type, digest: d.Digest,
 			correlation: d.Correlation, traceParent: d.TraceParent, command: true, kind: d.Kind, code: d.Code, text: d.Text}
+		if d.Stream != "" {
+			e.stream, e.expected = d.Stream, d.Expected
+		}
 		if e.kind == "" {
 			e.kind = envelope.Unchanged
 			if len(d.Events) > 0 {
@@ -100,7 +117,7 @@ func (l *Log) prepare(ctx context.Context, w Write) (*prepared, error) {
 		}
 	}
 	for _, a := range w.Appends {
-		e := &entry{stream: a.Stream, expected: a.Expected, actor: a.Actor, cause: a.Cause, correlation: a.Correlation,
+		e := &entry{index: -1, stream: a.Stream, expected: a.Expected, actor: a.Actor, cause: a.Cause, correlation: a.Correlation,
 			traceParent: a.TraceParent}
 		if err := l.draft(p, e, a.Events); err != nil {
 			return nil, &MemberError{err}
@@ -124,6 +141,9 @@ func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
 		}
 		plain, personal := declared.Split(m)
 		var err error
+		if d.set, d.cancel, err = l.timersOf(declared, m, e); err != nil {
+			return err
+		}
 		if d.body, err = proto.Marshal(plain); err != nil {
 			return fmt.Errorf("encode %s: %w", declared.Name, err)
 		}

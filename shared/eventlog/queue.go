@@ -2,6 +2,7 @@ package eventlog
 
 import (
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/edumatrix/interlinked/shared/bus"
@@ -70,11 +71,13 @@ func (q *queue) take() (together []*member, alone *member) {
 		}
 		if m.decide != nil {
 			// Two that decide on one stream cannot both see it as they leave it.
-			if deciding[m.selection.Stream] {
+			if slices.ContainsFunc(m.selections, func(s Selection) bool { return deciding[s.Stream] }) {
 				later = append(later, m)
 				continue
 			}
-			deciding[m.selection.Stream] = true
+			for _, s := range m.selections {
+				deciding[s.Stream] = true
+			}
 		} else {
 			events += m.prepared.events
 			bytes += m.prepared.bytes

@@ -89,6 +89,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 	if err != nil {
 		return Page{}, fmt.Errorf("read the log of %s after %d: %w", l.o.Owner, q.After, Away(err))
 	}
+	l.hideExpired(all)
 	if len(all) == limit {
 		page.Complete = all[limit-1].Position
 	}

@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"slices"
 	"testing"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -31,11 +30,10 @@ func positions(events []envelope.Event) (all []int64) {
 
 func TestRead_GivesEventsAsTheyWereWritten(t *testing.T) {
 	t.Parallel()
-	now := time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC)
-	l := running(t, database(t), func(o *Options) { o.Now = func() time.Time { return now } })
+	l := fresh(t)
 	m := &chatv1.ConversationStarted{ConversationId: "1", Kind: chatv1.Kind_KIND_GROUP, Title: "secret",
 		UserIds: []string{"alice", "bob"}}
-	commit(t, l, on("1", "c1", m))
+	now := commit(t, l, on("1", "c1", m)).At
 	page, err := l.Read(t.Context(), Query{})
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +48,7 @@ func TestRead_GivesEventsAsTheyWereWritten(t *testing.T) {
 		t.Errorf("incarnation %q, the log is of %q", page.Incarnation, l.Incarnation())
 	}
 	want := envelope.Event{ID: eventID("chat", incarnation{}, "conversation:1", 1).String(), Type: "chat.conversation_started",
-		Source: "chat", Stream: "conversation:1", Version: 1, Position: 1, Time: now.Truncate(time.Microsecond),
+		Source: "chat", Stream: "conversation:1", Version: 1, Position: 1, Time: now,
 		Actor: "alice", Cause: "c1", Correlation: "x", Class: routingv1.Class_CLASS_DURABLE,
 		Rooms: []string{"conversation:1"}, Answers: true, CommandType: "chat.any",
 		Opens:       []catalog.Membership{{Room: "conversation:1", Users: []string{"alice", "bob"}}},

@@ -102,6 +102,7 @@ func (l *Log) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed,
 	if err != nil {
 		return Missed{}, err
 	}
+	l.hideExpired(all)
 	for _, e := range all {
 		e.Incarnation = asOf.Incarnation
 		missed.Events = append(missed.Events, e.Event)

@@ -23,6 +23,8 @@ type rows struct {
 	rooms, opens, closes, subjects, parents []string
 	answers                                 []bool
 	bodies, personals                       [][]byte
+	expires                                 []*time.Time
+	timers                                  map[timerKey]*timerRow // nil: the timer is gone
 
 	inRooms     []string // one per event and room
 	inPositions []int64
@@ -59,6 +61,7 @@ func (r *rows) event(g *ledger, e *entry, d draft, answers bool) {
 	r.answers = append(r.answers, answers)
 	r.bodies = append(r.bodies, d.body)
 	r.personals = append(r.personals, d.personal)
+	r.expires = append(r.expires, expiresOf(d.place))
 	for i, room := range d.place.Rooms {
 		if !slices.Contains(d.place.Rooms[:i], room) {
 			r.inRooms = append(r.inRooms, room)
@@ -73,14 +76,14 @@ func (r *rows) event(g *ledger, e *entry, d draft, answers bool) {
 	}
 }
 
-func (r *rows) empty() bool { return len(r.positions)+len(r.outcomes) == 0 }
+func (r *rows) empty() bool { return len(r.positions)+len(r.outcomes)+len(r.timers) == 0 }
 
 // queue puts the statements that write all rows into a batch, in an order in which each finds what it needs.
 func (r *rows) queue(b *pgx.Batch, sql *statements, at time.Time) {
 	if len(r.positions) > 0 {
 		b.Queue(sql.insertEvents, r.positions, r.streams, r.versions, r.ids, r.types, r.topics, r.actors, r.causes,
 			r.commandTypes, r.correlations, r.times, r.classes, r.rooms, r.opens, r.closes, r.subjects, r.answers, r.parents,
-			r.bodies, r.personals)
+			r.bodies, r.personals, r.expires)
 	}
 	if len(r.inRooms) > 0 {
 		b.Queue(sql.insertRooms, r.inRooms, r.inPositions)
@@ -88,6 +91,13 @@ func (r *rows) queue(b *pgx.Batch, sql *statements, at time.Time) {
 	r.turns.queue(b, sql)
 	if len(r.redacted.streams) > 0 {
 		b.Queue(sql.redact, r.redacted.streams, r.redacted.subjects, r.redacted.versions)
+	}
+	if len(r.timers) > 0 {
+		var changes timerChanges
+		for k, row := range r.timers {
+			changes.add(k, row)
+		}
+		changes.queue(b, sql.in)
 	}
 	if len(r.outcomes) > 0 {
 		r.queueOutcomes(b, sql, at)

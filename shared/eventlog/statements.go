@@ -42,20 +42,31 @@ SELECT 2, '', '', '', s.stream, '', h.version, 0, '', '', ''
 FROM unnest($3::text[]) AS s (stream),
 LATERAL (SELECT version FROM owner.events e WHERE e.stream = s.stream ORDER BY version DESC LIMIT 1) h
 UNION ALL
+SELECT 5, k.member, '', '', k.room, '', 0, 0, '', '', ''
+FROM unnest($4::text[], $5::text[]) AS k (member, room),
+LATERAL (SELECT FROM owner.memberships m WHERE m.member = k.member AND m.room = k.room AND m.closed_position IS NULL
+  LIMIT 1) m
+UNION ALL
+SELECT 6, '', k.key, '', k.stream, '', t.generation, (extract(epoch FROM t.due) * 1000000)::bigint, '', '', ''
+FROM unnest($6::text[], $7::text[]) AS k (stream, key),
+LATERAL (SELECT * FROM owner.timers t WHERE t.stream = k.stream AND t.key = k.key LIMIT 1) t
+UNION ALL
+SELECT 7, '', '', '', '', '', 0, ` + clock + `, '', '', ''
+UNION ALL
 (SELECT 4, '', '', '', '', '', i.number, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id,
   i.floor::text, ''
 FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
 
 	sqlInsertEvents = `INSERT INTO owner.events (position, stream, version, id, type, topic, actor, cause, command_type,
-  correlation, time, class, rooms, opens, closes, subject, answers, traceparent, body, personal)
+  correlation, time, class, rooms, opens, closes, subject, answers, traceparent, body, personal, expires)
 SELECT position, stream, version, id, type, topic, actor, cause, command_type, correlation, time, class,
   string_to_array(rooms, ','), nullif(opens, '')::jsonb, nullif(closes, '')::jsonb, subject, answers, traceparent, body,
-  personal
+  personal, expires
 FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[],
   $9::text[], $10::text[], $11::timestamptz[], $12::smallint[], $13::text[], $14::text[], $15::text[], $16::text[],
-  $17::boolean[], $18::text[], $19::bytea[], $20::bytea[])
+  $17::boolean[], $18::text[], $19::bytea[], $20::bytea[], $21::timestamptz[])
 AS n (position, stream, version, id, type, topic, actor, cause, command_type, correlation, time, class, rooms, opens,
-  closes, subject, answers, traceparent, body, personal)`
+  closes, subject, answers, traceparent, body, personal, expires)`
 	sqlInsertRooms    = `INSERT INTO owner.event_rooms (room, position) SELECT * FROM unnest($1::text[], $2::bigint[])`
 	sqlInsertOutcomes = `INSERT INTO owner.outcomes (actor, command_id, type, stream, kind, version, position, code, text,
   digest, at)
@@ -87,7 +98,7 @@ SELECT count(*), coalesce(max(at), $2) FROM gone`
 
 	beforePersonal = `position, stream, version, id, type, topic, actor, cause, command_type, correlation, time, class, rooms,
   opens, closes, subject, answers, traceparent, body`
-	afterPersonal = `, redacted`
+	afterPersonal = `, redacted, expires`
 
 	// sqlLoad is one statement, hence reads one state of the stream: what deciding needs, and the version of the newest
 	// event, which an index alone gives.
@@ -96,7 +107,7 @@ UNION ALL
 SELECT true, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND subject = ANY ($3::text[]) AND subject <> ''
 UNION ALL
 (SELECT false, position, stream, version, '00000000-0000-0000-0000-000000000000', '', '', '', '', '', '', 'epoch', 0,
-  NULL, NULL, NULL, '', false, '', NULL, NULL, false
+  NULL, NULL, NULL, '', false, '', NULL, NULL, false, NULL
 FROM owner.events WHERE stream = $1 ORDER BY version DESC LIMIT 1)
 ORDER BY version, wanted`
 
@@ -167,6 +178,8 @@ ORDER BY position`
 
 // statements are those above for one schema. Connections are shared with other owners, so each names its schema.
 type statements struct {
+	in func(string) string // puts the schema into any other statement
+
 	head, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
 	outcome, pruneOutcomes, load, read, readStream, readRooms, rooms, stretches                              string
 	stays, countGaps, measureGaps, readGaps                                                                  string
@@ -176,7 +189,7 @@ type statements struct {
 func newStatements(owner string) statements {
 	schema := pgx.Identifier{owner}.Sanitize() + "."
 	in := func(s string) string { return strings.ReplaceAll(s, "owner.", schema) }
-	return statements{
+	return statements{in: in,
 		head: in(sqlHead), reincarnate: in(sqlReincarnate), same: in(sqlSame), check: in(sqlCheck), insertEvents: in(sqlInsertEvents), insertRooms: in(sqlInsertRooms),
 		insertOutcomes: in(sqlInsertOutcomes), openRooms: in(sqlOpenRooms), closeRooms: in(sqlCloseRooms),
 		redact:  in(sqlRedact),

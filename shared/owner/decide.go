@@ -6,12 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"strings"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 
@@ -20,12 +16,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
-	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
 const (
 	longestRun  = 256   // commands decided on one loaded state
-	statesKept  = 5_000 // streams whose state is kept between runs
+	statesKept  = 5_000 // streams of which a reaction knows how far they were read
 	firstPause  = 50 * time.Millisecond
 	longestWait = 5 * time.Second
 )
@@ -41,14 +36,8 @@ type decider struct {
 	now        func() time.Time
 
 	ctx    context.Context // ends when nothing may be committed any more
-	states *lru.Cache[string, *held]
+	states *states
 	boxes  *mailboxes[*asked]
-}
-
-// held is a state as of a version of its stream.
-type held struct {
-	state   State
-	version int64
 }
 
 // asked is a command that waits for its outcome.
@@ -56,9 +45,14 @@ type asked struct {
 	command  envelope.Command
 	declared *catalog.Command
 	message  proto.Message
-	digest   string
-	trace    context.Context // of the span that handles it
-	answer   chan answer     // takes one
+	digest   string             // of type, stream and body
+	timer    *eventlog.TimerKey // that sent it; nil: none did
+	trace    context.Context    // of the span that handles it
+	answer   chan answer        // takes one
+
+	refused *refusal.Error // by what was read under the log's lock
+	since   time.Time      // when it could not be decided yet for the first time
+	notYet  *refusal.NotYetError
 }
 
 type answer struct {
@@ -72,11 +66,11 @@ func (a *asked) origin() catalog.Origin {
 }
 
 func newDecider(ctx context.Context, d decider) (*decider, error) {
-	states, err := lru.New[string, *held](statesKept)
-	if err != nil {
+	var err error
+	if d.states, err = newStates(maxStates, maxStateBytes); err != nil {
 		return nil, err
 	}
-	d.ctx, d.states = ctx, states
+	d.ctx = ctx
 	d.boxes = newMailboxes(longestRun, d.run)
 	return &d, nil
 }
@@ -84,7 +78,7 @@ func newDecider(ctx context.Context, d decider) (*decider, error) {
 // ask queues a command in its order. Its answer comes on a.answer.
 func (d *decider) ask(a *asked) { d.boxes.put(a.command.Stream, a) }
 
-// run takes what waited for one stream.
+// run decides the commands that waited for one stream.
 func (d *decider) run(stream string, run []*asked) {
 	for len(run) > 0 {
 		n := distinct(run)
@@ -105,7 +99,7 @@ func distinct(run []*asked) int {
 	return len(run)
 }
 
-// runDistinct decides together, and those who cannot be, alone: so one of them costs only itself.
+// runDistinct decides commands together, and those that cannot be, alone: so one of them costs only itself.
 func (d *decider) runDistinct(stream string, run []*asked) {
 	rest, err := d.together(stream, run)
 	if err == nil {
@@ -128,7 +122,8 @@ func (d *decider) fail(run []*asked, err error) {
 	}
 }
 
-// together decides a run and commits it, waiting for as long as the database is away. What it returns was not answered.
+// together decides a run and commits it, waiting for as long as the database is unavailable. The commands that it returns
+// have no answer.
 func (d *decider) together(stream string, run []*asked) ([]*asked, error) {
 	wait, conflicts, away := firstPause, 0, false
 	defer func() {
@@ -162,11 +157,11 @@ func (d *decider) together(stream string, run []*asked) ([]*asked, error) {
 	return nil, nil
 }
 
-// attempt decides on what is known of the stream and commits under the version that this was. It returns what has no
-// answer yet: those who are to be decided again.
+// attempt decides on what is known of the stream and commits under the version that this was. It returns the commands
+// that have no answer yet: those are decided again.
 func (d *decider) attempt(stream string, run []*asked) (rest []*asked, err error) {
 	defer func() {
-		if p := recover(); p != nil { // folding what is stored, which must not take the process with it
+		if p := recover(); p != nil { // folding stored events must not take the process with it
 			d.logger.Error("loading panicked", "stream", stream, "panic", p, "stack", string(debug.Stack()))
 			rest, err = run, fmt.Errorf("load %s: panic: %v", stream, p)
 		}
@@ -175,182 +170,117 @@ func (d *decider) attempt(stream string, run []*asked) (rest []*asked, err error
 	if err != nil {
 		return run, err
 	}
-	write, err := d.decide(h.state, run)
+	r, err := d.decide(h, d.clock(h), run)
 	if err != nil {
 		return run, err
 	}
-	write.Stream, write.Expected = stream, h.version
-	committed, err := d.log.Commit(d.ctx, write)
-	if err != nil {
-		return d.repeated(run, err)
+	if len(r.decided) == 0 {
+		d.keep(stream, h, r.write.DecidedAt, r.write.DecidedAt)
+		return d.end(r, eventlog.Committed{}, nil)
 	}
-	h.version = committed.Version
-	h.state.Forget()
-	d.states.Add(stream, h)
-	tell(run, committed.Results)
-	return nil, nil
+	committed, err := d.log.Commit(d.ctx, r.write)
+	if err == nil {
+		d.keep(stream, h, r.write.DecidedAt, committed.At)
+	}
+	return d.end(r, committed, err)
 }
 
-// insideCommit decides while the log is ours, where nobody can be faster.
+// clock is the time that commands on a state are decided at.
+func (d *decider) clock(h *held) time.Time {
+	if now := d.log.Clock(); now.After(h.at) {
+		return now
+	}
+	return h.at
+}
+
+// insideCommit decides under the log's lock, where nobody else can append to the stream.
 func (d *decider) insideCommit(stream string, run []*asked) ([]*asked, error) {
-	d.states.Remove(stream)
-	committed, err := d.log.CommitDeciding(d.ctx, eventlog.Selection{Stream: stream, Subjects: subjects(run)},
-		func(_ context.Context, l eventlog.Loaded) (eventlog.Write, error) {
+	d.states.take(stream)
+	r := decidedRun{decided: run}
+	committed, err := d.log.CommitDecidingAll(d.ctx, []eventlog.Selection{d.selection(stream, run)},
+		func(_ context.Context, all []eventlog.Loaded) (eventlog.Write, error) {
 			state, err := d.fresh(stream)
 			if err != nil {
 				return eventlog.Write{}, err
 			}
-			if err := d.fold(state, l.Events); err != nil {
+			h := &held{state: state}
+			if err := d.fold(h, all[0]); err != nil {
 				return eventlog.Write{}, err
 			}
-			return d.decide(state, run)
+			r, err = d.decide(h, all[0].At, run)
+			return r.write, err
 		})
-	if err != nil {
-		return d.repeated(run, err)
-	}
-	tell(run, committed.Results)
-	return nil, nil
+	return d.end(r, committed, err)
 }
 
-// decide asks the aggregate about each command in turn; each sees what those before it lead to.
-func (d *decider) decide(state State, run []*asked) (eventlog.Write, error) {
-	var w eventlog.Write
-	for _, a := range run {
-		one, err := d.decideOne(state, a)
-		if err != nil {
-			return eventlog.Write{}, fmt.Errorf("decide %s for %s: %w", a.command.Type, a.command.Stream, err)
-		}
-		w.Commands = append(w.Commands, one)
+// end answers the commands that need not be decided again, and returns the others. err is why the Write that has them all
+// was not committed.
+func (d *decider) end(r decidedRun, committed eventlog.Committed, err error) (rest []*asked, _ error) {
+	if err == nil {
+		d.committed(r, committed.Results)
+	} else if rest, err = d.settled(r.decided, err); err != nil {
+		return append(rest, r.putOff...), err
 	}
-	return w, nil
-}
-
-// decideOne recovers what an aggregate does wrong: it costs the command, not the service.
-func (d *decider) decideOne(state State, a *asked) (one eventlog.Decided, err error) {
-	ctx, span := d.tracer.Start(a.trace, "decide "+a.command.Type,
-		trace.WithAttributes(attribute.String("edumatrix.stream", a.command.Stream)))
-	defer span.End()
-	defer func() {
-		if p := recover(); p != nil {
-			d.logger.Error("deciding panicked", "command", a.command.ID, "type", a.command.Type, "panic", p,
-				"stack", string(debug.Stack()))
-			err = fmt.Errorf("panic: %v", p)
-		}
-		if err != nil {
-			span.SetStatus(codes.Error, err.Error())
-		}
-	}()
-	one = eventlog.Decided{Actor: a.command.Actor, CommandID: a.command.ID, Type: a.command.Type, Digest: a.digest,
-		Correlation: a.command.Correlation, TraceParent: telemetry.TraceParent(ctx)}
-	if !a.command.Expires.IsZero() && d.now().After(a.command.Expires) {
-		one.Kind, one.Code = envelope.Refused, refusal.Expired
-		one.Text = "it came later than it was worth doing"
-		return one, nil
-	}
-	events, err := state.Decide(a.origin(), a.message)
-	refused, isRefusal := refusal.Of(err)
-	switch {
-	case isRefusal:
-		one.Kind, one.Code, one.Text = envelope.Refused, refused.Code, refused.Text
-	case err != nil:
-		return one, err
-	case len(events) == 0:
-		one.Kind = envelope.Unchanged
-	default:
-		one.Kind, one.Events = envelope.Committed, events
-		for _, e := range events {
-			state.Evolve(a.command.Actor, e)
-		}
-	}
-	span.SetAttributes(attribute.String("edumatrix.outcome", string(one.Kind)))
-	return one, nil
-}
-
-// load gives the state of a stream with what the run's commands are about. A stream that was decided about lately costs
-// no read.
-func (d *decider) load(stream string, run []*asked) (*held, error) {
-	named := subjects(run)
-	h, known := d.states.Get(stream)
-	d.states.Remove(stream) // it is put back when what is decided now is committed
-	if known && len(named) == 0 {
-		return h, nil
-	}
-	if !known {
-		state, err := d.fresh(stream)
-		if err != nil {
-			return nil, err
-		}
-		h = &held{state: state}
-	}
-	loaded, err := d.log.Load(d.ctx, eventlog.Selection{Stream: stream, After: h.version, Subjects: named})
-	if err != nil {
-		return nil, err
-	}
-	if err := d.fold(h.state, loaded.Events); err != nil {
-		return nil, err
-	}
-	h.version = loaded.Version
-	return h, nil
-}
-
-func (d *decider) fresh(stream string) (State, error) {
-	kind, _, _ := strings.Cut(stream, ":")
-	newState, ok := d.aggregates[kind]
-	if !ok {
-		return nil, bus.Permanent(fmt.Errorf("no aggregate decides about %s", stream))
-	}
-	return newState(stream), nil
-}
-
-func (d *decider) fold(state State, events []envelope.Event) error {
-	for _, e := range events {
-		m, err := d.catalog.Decode(e.Type, e.Body)
-		if err != nil {
-			return fmt.Errorf("fold %s at version %d: %w", e.Stream, e.Version, err)
-		}
-		state.Evolve(e.Actor, m)
-	}
-	return nil
-}
-
-func subjects(run []*asked) (all []string) {
-	for _, a := range run {
-		if s := a.declared.Subject(a.message, a.origin()); s != "" {
-			all = append(all, s)
-		}
-	}
-	return all
-}
-
-// repeated answers those who have an outcome already; whoever is left is decided again.
-func (d *decider) repeated(run []*asked, err error) ([]*asked, error) {
-	var repeated *eventlog.RepeatedError
-	if !errors.As(err, &repeated) {
-		return run, err
-	}
-	var rest []*asked
-	for i, a := range run {
-		if first, ok := repeated.Outcomes[i]; ok {
-			a.answer <- answer{result: first}
-		} else {
-			rest = append(rest, a)
-		}
+	for _, a := range r.putOff {
+		d.putOff(a)
 	}
 	return rest, nil
 }
 
-func tell(run []*asked, results []envelope.Result) {
-	for i, a := range run {
+// settled answers the commands because of which a Write was not committed, where they need not be decided again, and
+// returns the others. An error that is not about single commands is returned.
+func (d *decider) settled(decided []*asked, err error) ([]*asked, error) {
+	var repeated *eventlog.RepeatedError
+	var refused *eventlog.RefusedError
+	var timer *eventlog.TimerError
+	var rest []*asked
+	switch {
+	case errors.As(err, &repeated):
+		for i, a := range decided {
+			if first, ok := repeated.Outcomes[i]; ok {
+				a.answer <- answer{result: first}
+			} else {
+				rest = append(rest, a)
+			}
+		}
+	case errors.As(err, &refused):
+		for i, r := range refused.Refusals {
+			decided[i].refused = r
+		}
+		rest = decided
+	case errors.As(err, &timer):
+		for i, a := range decided {
+			if timer.Commands[i] {
+				a.answer <- answer{err: errTimer}
+			} else {
+				rest = append(rest, a)
+			}
+		}
+	default:
+		return decided, err
+	}
+	return rest, nil
+}
+
+// errTimer answers the command of a timer that is not there any more, or not due.
+var errTimer = errors.New("the timer is gone or not due")
+
+// committed answers the commands of a Write.
+func (d *decider) committed(r decidedRun, results []envelope.Result) {
+	for i, a := range r.decided {
+		for _, also := range r.write.Commands[i].Also {
+			d.states.take(also.Stream) // it is behind now
+		}
 		a.answer <- answer{result: results[i], told: results[i].Kind == envelope.Committed}
 	}
 }
 
-// failed records that a command could not be decided, so that it stays so, and gives its outcome.
+// failed records that a command could not be decided, as its final outcome.
 func (d *decider) failed(ctx context.Context, c envelope.Command) (envelope.Result, error) {
 	committed, err := d.log.Commit(ctx, eventlog.Write{Stream: c.Stream, Expected: eventlog.AnyVersion,
-		Commands: []eventlog.Decided{{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Digest: digest(c, c.Body), Correlation: c.Correlation,
-			TraceParent: c.TraceParent, Kind: envelope.Failed, Code: refusal.Failed,
-			Text: "it could not be decided; whoever runs the service finds it among the dead letters"}}})
+		Commands: []eventlog.Decided{{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Correlation: c.Correlation,
+			TraceParent: c.TraceParent, Digest: d.digestOf(c), Kind: envelope.Failed, Code: refusal.Failed,
+			Text: "the command could not be decided; the operator finds it among the dead letters"}}})
 	var repeated *eventlog.RepeatedError
 	if errors.As(err, &repeated) {
 		return repeated.Outcomes[0], nil

@@ -60,7 +60,7 @@ func (r *room) Decide(by catalog.Origin, command proto.Message) ([]proto.Message
 	return []proto.Message{sent}, nil
 }
 
-func (*room) Evolve(string, proto.Message) {}
+func (*room) Evolve(catalog.Fact, proto.Message) {}
 
 func (*room) Forget() {}
 
@@ -459,7 +459,7 @@ func TestCommand_AStreamThatCannotBeFoldedCostsOnlyItself(t *testing.T) {
 // fragile panics on what is stored.
 type fragile struct{ room }
 
-func (f *fragile) Evolve(string, proto.Message) {
+func (f *fragile) Evolve(catalog.Fact, proto.Message) {
 	if f.id == "7" {
 		panic("as asked")
 	}

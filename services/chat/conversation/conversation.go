@@ -179,7 +179,7 @@ func (s *State) delete(by catalog.Origin, c *chatv1.DeleteMessage) ([]proto.Mess
 }
 
 // Evolve applies one event.
-func (s *State) Evolve(actor string, event proto.Message) {
+func (s *State) Evolve(f catalog.Fact, event proto.Message) {
 	switch e := event.(type) {
 	case *chatv1.ConversationStarted:
 		s.kind = e.Kind
@@ -191,7 +191,7 @@ func (s *State) Evolve(actor string, event proto.Message) {
 	case *chatv1.MemberLeft:
 		s.part(e.UserId)
 	case *chatv1.MessageSent:
-		s.messages[e.MessageId] = &message{author: actor}
+		s.messages[e.MessageId] = &message{author: f.Actor}
 	case *chatv1.MessageDeleted:
 		if m := s.messages[e.MessageId]; m != nil {
 			m.deleted = true

@@ -173,7 +173,7 @@ func TestDecide(t *testing.T) {
 			t.Parallel()
 			s := conversation.New("conversation:" + id)
 			for _, h := range test.past {
-				s.Evolve(h.actor, h.event)
+				s.Evolve(catalog.Fact{Actor: h.actor}, h.event)
 			}
 			got := decide(t, s, by(test.by), test.command)
 			if got.code != test.want.code || !proto.Equal(got.event, test.want.event) {
@@ -219,7 +219,7 @@ func TestDecide_HidesFromStrangersWhetherAConversationExists(t *testing.T) {
 			{group("ann", "eve"), left("eve")}} {
 			s := conversation.New("conversation:" + id)
 			for _, h := range past {
-				s.Evolve(h.actor, h.event)
+				s.Evolve(catalog.Fact{Actor: h.actor}, h.event)
 			}
 			if _, err := s.Decide(by("eve"), command); err == nil || err.Error() != want.Error() {
 				t.Errorf("%T: %v, of an unknown one %v", command, err, want)
@@ -232,7 +232,7 @@ func TestDecide_HidesFromStrangersWhetherAConversationExists(t *testing.T) {
 func TestDecide_GivesAMessageOneID(t *testing.T) {
 	t.Parallel()
 	s := conversation.New("conversation:" + id)
-	s.Evolve("ann", group("ann", "bob").event)
+	s.Evolve(catalog.Fact{Actor: "ann"}, group("ann", "bob").event)
 	ids := map[string]bool{}
 	for _, o := range []catalog.Origin{{Actor: "ann", CommandID: "1"}, {Actor: "ann", CommandID: "1"},
 		{Actor: "ann", CommandID: "2"}, {Actor: "bob", CommandID: "1"}} {

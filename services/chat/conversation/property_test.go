@@ -50,7 +50,7 @@ func (h *history) load(all bool, subjects ...string) *conversation.State {
 func (h *history) into(s *conversation.State, after int, all bool, subjects ...string) {
 	for i, r := range h.records {
 		if all || r.subject == "" && i >= after || slices.Contains(subjects, r.subject) {
-			s.Evolve(r.actor, r.event)
+			s.Evolve(catalog.Fact{Actor: r.actor}, r.event)
 		}
 	}
 }
@@ -143,7 +143,7 @@ func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 			}
 			if got.event != nil {
 				r.check(t, o.Actor, got.event)
-				kept.Evolve(o.Actor, got.event) // whole, as decided
+				kept.Evolve(catalog.Fact{Actor: o.Actor}, got.event) // whole, as decided
 				h.append(o.Actor, got.event)    // without texts, as loaded
 			}
 			version = len(h.records)

@@ -81,7 +81,7 @@ func TestConversations_AnySequenceOfCommandsLeavesLogStateAndRowsInAgreement(t *
 		stream, state, want := "conversation:"+id, conversation.New("conversation:"+id), &reading{}
 		happens := func(actor string, events []proto.Message) {
 			for _, e := range events {
-				state.Evolve(actor, e)
+				state.Evolve(catalog.Fact{Actor: actor}, e)
 				want.apply(actor, e)
 			}
 			if len(events) > 0 {

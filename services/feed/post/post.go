@@ -33,7 +33,7 @@ func (s *State) Decide(by catalog.Origin, command proto.Message) ([]proto.Messag
 }
 
 // Evolve applies one event.
-func (s *State) Evolve(_ string, event proto.Message) {
+func (s *State) Evolve(_ catalog.Fact, event proto.Message) {
 	if _, ok := event.(*feedv1.PostCreated); ok {
 		s.exists = true
 	}

@@ -20,7 +20,7 @@ func TestCreate_OnceAndByItsAuthor(t *testing.T) {
 	if err != nil || len(events) != 1 || !proto.Equal(events[0], want) {
 		t.Fatalf("%v %v", events, err)
 	}
-	s.Evolve("alice", events[0])
+	s.Evolve(catalog.Fact{Actor: "alice", Version: 1}, events[0])
 	if again, err := s.Decide(by, &feedv1.CreatePost{Body: "hello"}); err != nil || len(again) != 0 {
 		t.Fatalf("created again: %v %v", again, err)
 	}

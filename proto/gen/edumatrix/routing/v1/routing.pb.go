@@ -12,6 +12,7 @@
 //   {$actor}              who sent the command or caused the event
 //   {$new}                an id made from actor and command id, the same however often the command is sent
 //   {$pair:user_id}       an id made from the actor and that user, the same whichever of the two asks
+// An address may have several of them, "marker:{conversation_id}:{user_id}", at most one of a repeated field.
 
 package routingv1
 
@@ -101,7 +102,10 @@ type Command struct {
 	WorthSeconds uint32 `protobuf:"varint,4,opt,name=worth_seconds,json=worthSeconds,proto3" json:"worth_seconds,omitempty"`
 	// What within the stream it is about ("{message_id}"): deciding it reads the earlier events about that, beside those
 	// about the stream itself. Empty: only those.
-	Subject       string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
+	Subject string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Room that the actor has to be a member of when the command is committed, "conversation:{conversation_id}". It is
+	// opened by events of the same service, of any stream. Anybody else is refused as not_a_member.
+	MemberOf      string `protobuf:"bytes,6,opt,name=member_of,json=memberOf,proto3" json:"member_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -171,6 +175,79 @@ func (x *Command) GetSubject() string {
 	return ""
 }
 
+func (x *Command) GetMemberOf() string {
+	if x != nil {
+		return x.MemberOf
+	}
+	return ""
+}
+
+// Timer sends a command to the event's own stream at a time that the event contains. A later event of the stream sets
+// the same key again, which replaces the timer, or cancels it.
+type Timer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Template, unique within the stream: "ring", "reminder:{user_id}".
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Name of the google.protobuf.Timestamp field that says when. Where it is unset the event cancels the key.
+	Due string `protobuf:"bytes,2,opt,name=due,proto3" json:"due,omitempty"`
+	// Name of the command that is sent, "call.ring_out". It is not public, and each of its fields is taken from the field
+	// of the same name of the event.
+	Command       string `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Timer) Reset() {
+	*x = Timer{}
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Timer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Timer) ProtoMessage() {}
+
+func (x *Timer) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Timer.ProtoReflect.Descriptor instead.
+func (*Timer) Descriptor() ([]byte, []int) {
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Timer) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Timer) GetDue() string {
+	if x != nil {
+		return x.Due
+	}
+	return ""
+}
+
+func (x *Timer) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
 // Membership is a change of who is in a room.
 type Membership struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -183,7 +260,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[1]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -195,7 +272,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[1]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -208,7 +285,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{1}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Membership) GetRoom() string {
@@ -241,14 +318,20 @@ type Event struct {
 	// What within the stream it is about ("{message_id}"); redaction goes by it.
 	Subject string `protobuf:"bytes,8,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The personal fields of all earlier events about the same subject are emptied with it.
-	Redacts       bool `protobuf:"varint,9,opt,name=redacts,proto3" json:"redacts,omitempty"`
+	Redacts bool `protobuf:"varint,9,opt,name=redacts,proto3" json:"redacts,omitempty"`
+	// Name of a google.protobuf.Timestamp field: from then on nobody is shown the event any more. Unset: it stays.
+	Expires string `protobuf:"bytes,10,opt,name=expires,proto3" json:"expires,omitempty"`
+	// Timers that it sets.
+	Timers []*Timer `protobuf:"bytes,11,rep,name=timers,proto3" json:"timers,omitempty"`
+	// Keys (templates) of timers of its stream that it cancels.
+	Cancels       []string `protobuf:"bytes,12,rep,name=cancels,proto3" json:"cancels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[2]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -260,7 +343,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[2]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -273,7 +356,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{2}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Event) GetName() string {
@@ -339,6 +422,27 @@ func (x *Event) GetRedacts() bool {
 	return false
 }
 
+func (x *Event) GetExpires() string {
+	if x != nil {
+		return x.Expires
+	}
+	return ""
+}
+
+func (x *Event) GetTimers() []*Timer {
+	if x != nil {
+		return x.Timers
+	}
+	return nil
+}
+
+func (x *Event) GetCancels() []string {
+	if x != nil {
+		return x.Cancels
+	}
+	return nil
+}
+
 // Query declares a read.
 type Query struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -350,7 +454,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[3]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +466,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[3]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +479,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{3}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Query) GetName() string {
@@ -411,7 +515,7 @@ type Signal struct {
 
 func (x *Signal) Reset() {
 	*x = Signal{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +527,7 @@ func (x *Signal) String() string {
 func (*Signal) ProtoMessage() {}
 
 func (x *Signal) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +540,7 @@ func (x *Signal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signal.ProtoReflect.Descriptor instead.
 func (*Signal) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{4}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Signal) GetName() string {
@@ -477,7 +581,7 @@ type RoomKind struct {
 
 func (x *RoomKind) Reset() {
 	*x = RoomKind{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -489,7 +593,7 @@ func (x *RoomKind) String() string {
 func (*RoomKind) ProtoMessage() {}
 
 func (x *RoomKind) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -502,7 +606,7 @@ func (x *RoomKind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomKind.ProtoReflect.Descriptor instead.
 func (*RoomKind) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{5}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RoomKind) GetKind() string {
@@ -530,7 +634,7 @@ type Shape struct {
 
 func (x *Shape) Reset() {
 	*x = Shape{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +646,7 @@ func (x *Shape) String() string {
 func (*Shape) ProtoMessage() {}
 
 func (x *Shape) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +659,7 @@ func (x *Shape) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shape.ProtoReflect.Descriptor instead.
 func (*Shape) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{6}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Shape) GetRequired() bool {
@@ -598,7 +702,7 @@ type Topic struct {
 
 func (x *Topic) Reset() {
 	*x = Topic{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +714,7 @@ func (x *Topic) String() string {
 func (*Topic) ProtoMessage() {}
 
 func (x *Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +727,7 @@ func (x *Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topic.ProtoReflect.Descriptor instead.
 func (*Topic) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{7}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Topic) GetName() string {
@@ -768,17 +872,22 @@ var File_edumatrix_routing_v1_routing_proto protoreflect.FileDescriptor
 
 const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\n" +
-	"\"edumatrix/routing/v1/routing.proto\x12\x14edumatrix.routing.v1\x1a google/protobuf/descriptor.proto\"\x8c\x01\n" +
+	"\"edumatrix/routing/v1/routing.proto\x12\x14edumatrix.routing.v1\x1a google/protobuf/descriptor.proto\"\xa9\x01\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
 	"\x06public\x18\x03 \x01(\bR\x06public\x12#\n" +
 	"\rworth_seconds\x18\x04 \x01(\rR\fworthSeconds\x12\x18\n" +
-	"\asubject\x18\x05 \x01(\tR\asubject\"4\n" +
+	"\asubject\x18\x05 \x01(\tR\asubject\x12\x1b\n" +
+	"\tmember_of\x18\x06 \x01(\tR\bmemberOf\"E\n" +
+	"\x05Timer\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x10\n" +
+	"\x03due\x18\x02 \x01(\tR\x03due\x12\x18\n" +
+	"\acommand\x18\x03 \x01(\tR\acommand\"4\n" +
 	"\n" +
 	"Membership\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x12\n" +
-	"\x04user\x18\x02 \x01(\tR\x04user\"\xb8\x02\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\"\xa1\x03\n" +
 	"\x05Event\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x16\n" +
@@ -788,7 +897,11 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\x05opens\x18\x06 \x03(\v2 .edumatrix.routing.v1.MembershipR\x05opens\x128\n" +
 	"\x06closes\x18\a \x03(\v2 .edumatrix.routing.v1.MembershipR\x06closes\x12\x18\n" +
 	"\asubject\x18\b \x01(\tR\asubject\x12\x18\n" +
-	"\aredacts\x18\t \x01(\bR\aredacts\"3\n" +
+	"\aredacts\x18\t \x01(\bR\aredacts\x12\x18\n" +
+	"\aexpires\x18\n" +
+	" \x01(\tR\aexpires\x123\n" +
+	"\x06timers\x18\v \x03(\v2\x1b.edumatrix.routing.v1.TimerR\x06timers\x12\x18\n" +
+	"\acancels\x18\f \x03(\tR\acancels\"3\n" +
 	"\x05Query\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06public\x18\x02 \x01(\bR\x06public\"Z\n" +
@@ -838,47 +951,49 @@ func file_edumatrix_routing_v1_routing_proto_rawDescGZIP() []byte {
 }
 
 var file_edumatrix_routing_v1_routing_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_edumatrix_routing_v1_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_edumatrix_routing_v1_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_edumatrix_routing_v1_routing_proto_goTypes = []any{
 	(Class)(0),                          // 0: edumatrix.routing.v1.Class
 	(*Command)(nil),                     // 1: edumatrix.routing.v1.Command
-	(*Membership)(nil),                  // 2: edumatrix.routing.v1.Membership
-	(*Event)(nil),                       // 3: edumatrix.routing.v1.Event
-	(*Query)(nil),                       // 4: edumatrix.routing.v1.Query
-	(*Signal)(nil),                      // 5: edumatrix.routing.v1.Signal
-	(*RoomKind)(nil),                    // 6: edumatrix.routing.v1.RoomKind
-	(*Shape)(nil),                       // 7: edumatrix.routing.v1.Shape
-	(*Topic)(nil),                       // 8: edumatrix.routing.v1.Topic
-	(*descriptorpb.FileOptions)(nil),    // 9: google.protobuf.FileOptions
-	(*descriptorpb.MessageOptions)(nil), // 10: google.protobuf.MessageOptions
-	(*descriptorpb.MethodOptions)(nil),  // 11: google.protobuf.MethodOptions
-	(*descriptorpb.FieldOptions)(nil),   // 12: google.protobuf.FieldOptions
+	(*Timer)(nil),                       // 2: edumatrix.routing.v1.Timer
+	(*Membership)(nil),                  // 3: edumatrix.routing.v1.Membership
+	(*Event)(nil),                       // 4: edumatrix.routing.v1.Event
+	(*Query)(nil),                       // 5: edumatrix.routing.v1.Query
+	(*Signal)(nil),                      // 6: edumatrix.routing.v1.Signal
+	(*RoomKind)(nil),                    // 7: edumatrix.routing.v1.RoomKind
+	(*Shape)(nil),                       // 8: edumatrix.routing.v1.Shape
+	(*Topic)(nil),                       // 9: edumatrix.routing.v1.Topic
+	(*descriptorpb.FileOptions)(nil),    // 10: google.protobuf.FileOptions
+	(*descriptorpb.MessageOptions)(nil), // 11: google.protobuf.MessageOptions
+	(*descriptorpb.MethodOptions)(nil),  // 12: google.protobuf.MethodOptions
+	(*descriptorpb.FieldOptions)(nil),   // 13: google.protobuf.FieldOptions
 }
 var file_edumatrix_routing_v1_routing_proto_depIdxs = []int32{
 	0,  // 0: edumatrix.routing.v1.Event.class:type_name -> edumatrix.routing.v1.Class
-	2,  // 1: edumatrix.routing.v1.Event.opens:type_name -> edumatrix.routing.v1.Membership
-	2,  // 2: edumatrix.routing.v1.Event.closes:type_name -> edumatrix.routing.v1.Membership
-	9,  // 3: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
-	9,  // 4: edumatrix.routing.v1.looked_at:extendee -> google.protobuf.FileOptions
-	9,  // 5: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
-	10, // 6: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
-	10, // 7: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
-	10, // 8: edumatrix.routing.v1.signal:extendee -> google.protobuf.MessageOptions
-	11, // 9: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
-	12, // 10: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
-	12, // 11: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
-	8,  // 12: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
-	6,  // 13: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
-	1,  // 14: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
-	3,  // 15: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
-	5,  // 16: edumatrix.routing.v1.signal:type_name -> edumatrix.routing.v1.Signal
-	4,  // 17: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
-	7,  // 18: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	12, // [12:19] is the sub-list for extension type_name
-	3,  // [3:12] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	3,  // 1: edumatrix.routing.v1.Event.opens:type_name -> edumatrix.routing.v1.Membership
+	3,  // 2: edumatrix.routing.v1.Event.closes:type_name -> edumatrix.routing.v1.Membership
+	2,  // 3: edumatrix.routing.v1.Event.timers:type_name -> edumatrix.routing.v1.Timer
+	10, // 4: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
+	10, // 5: edumatrix.routing.v1.looked_at:extendee -> google.protobuf.FileOptions
+	10, // 6: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
+	11, // 7: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
+	11, // 8: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
+	11, // 9: edumatrix.routing.v1.signal:extendee -> google.protobuf.MessageOptions
+	12, // 10: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
+	13, // 11: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
+	13, // 12: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
+	9,  // 13: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
+	7,  // 14: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
+	1,  // 15: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
+	4,  // 16: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
+	6,  // 17: edumatrix.routing.v1.signal:type_name -> edumatrix.routing.v1.Signal
+	5,  // 18: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
+	8,  // 19: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	13, // [13:20] is the sub-list for extension type_name
+	4,  // [4:13] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_edumatrix_routing_v1_routing_proto_init() }
@@ -892,7 +1007,7 @@ func file_edumatrix_routing_v1_routing_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_routing_v1_routing_proto_rawDesc), len(file_edumatrix_routing_v1_routing_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 9,
 			NumServices:   0,
 		},

@@ -1,0 +1,121 @@
+package catalog
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	toyv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/toy/v1"
+)
+
+func load(t *testing.T) *Catalog {
+	t.Helper()
+	c, err := Load()
+	require.NoError(t, err)
+	return c
+}
+
+func TestAddress_HasAsManyHolesAsItNeeds(t *testing.T) {
+	mark, _ := load(t).Command("toy.mark_read")
+	by := Origin{Actor: "alice", CommandID: "1"}
+	m := &toyv1.MarkRead{CircleId: "7"}
+	require.Equal(t, "marker:7:alice", mark.Stream(m, by))
+	require.Equal(t, "circle:7", mark.MemberOf(m, by))
+	require.NoError(t, mark.Check(m))
+	require.ErrorContains(t, mark.Check(&toyv1.MarkRead{CircleId: "7;8"}), "circle_id")
+
+	users, err := parseTemplate((&chatv1.ConversationStarted{}).ProtoReflect().Descriptor(), "seat:{conversation_id}:{user_ids}")
+	require.NoError(t, err)
+	require.Equal(t, []string{"seat:7:a", "seat:7:b"},
+		users.each(&chatv1.ConversationStarted{ConversationId: "7", UserIds: []string{"a", "b"}}, by))
+	for _, wrong := range []string{"seat:{user_ids}:{user_ids}", "seat:{conversation_id", "seat:{conversation_id}{title}", "seat:{nobody}"} {
+		_, err := parseTemplate((&chatv1.ConversationStarted{}).ProtoReflect().Descriptor(), wrong)
+		require.Error(t, err, wrong)
+	}
+}
+
+func TestTimers_AreMadeOfTheEventAlone(t *testing.T) {
+	c := load(t)
+	until := time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC)
+	rang, _ := c.Event("toy.bell_rang")
+	set, cancelled := c.Timers(rang, &toyv1.BellRang{BellId: "7", Until: timestamppb.New(until)}, Origin{})
+	require.Empty(t, cancelled)
+	require.Len(t, set, 1)
+	require.Equal(t, "ring", set[0].Key)
+	require.Equal(t, "toy.silence", set[0].Command)
+	require.Equal(t, until.Truncate(time.Microsecond), set[0].Due)
+	require.True(t, proto.Equal(&toyv1.Silence{BellId: "7"}, set[0].Body))
+
+	set, cancelled = c.Timers(rang, &toyv1.BellRang{BellId: "7"}, Origin{})
+	require.Empty(t, set)
+	require.Equal(t, []string{"ring"}, cancelled, "an event without a time cancels the timer that it declares")
+	answered, _ := c.Event("toy.bell_answered")
+	_, cancelled = c.Timers(answered, &toyv1.BellAnswered{BellId: "7"}, Origin{})
+	require.Equal(t, []string{"ring"}, cancelled)
+}
+
+func TestPlace_SaysWhenAnEventExpires(t *testing.T) {
+	c := load(t)
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	m := &toyv1.StoryShown{StoryId: "7", ExpiresAt: timestamppb.New(at)}
+	e, _ := c.EventOf(m)
+	require.Equal(t, at, e.Place(m, Origin{}).Expires)
+	require.Zero(t, e.Place(&toyv1.StoryShown{StoryId: "7"}, Origin{}).Expires)
+}
+
+// What is declared wrongly stops the start, by name.
+func TestLoad_RefusesWhatContradictsItself(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		damage func(*Catalog)
+		says   string
+	}{
+		{"a topic with a log's events and state", func(c *Catalog) {
+			c.events["toy.note_written"].Class = routingv1.Class_CLASS_EPHEMERAL
+		}, "topic toy-events carries logged events and state"},
+		{"a membership that nobody decides", func(c *Catalog) {
+			c.events["toy.circle_opened"].opens = nil
+		}, "no event of toy opens circle:{circle_id}"},
+		{"a timer that sends a public command", func(c *Catalog) {
+			c.commands["toy.silence"].Public = true
+		}, "is not an internal command of toy"},
+		{"a timer without a time", func(c *Catalog) {
+			c.events["toy.bell_rang"].timers[0].due = nil
+		}, "has no time"},
+		{"streams of one kind by two addresses", func(c *Catalog) {
+			c.events["toy.marked"].stream = c.events["toy.circle_left"].stream
+		}, "share streams of kind circle"},
+		{"an event about something that no command reads", func(c *Catalog) {
+			c.events["toy.note_written"].subject = c.events["toy.note_written"].stream
+		}, "no command on streams of kind diary has the subject"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := load(t)
+			test.damage(c)
+			err := c.checkAll()
+			require.ErrorContains(t, err, test.says)
+		})
+	}
+	require.NoError(t, load(t).checkAll())
+}
+
+func TestFact_NotesThatItsTimeWasRead(t *testing.T) {
+	read := false
+	f := NewFact("alice", 7, time.Unix(1, 0), &read)
+	require.False(t, read)
+	require.Equal(t, time.Unix(1, 0), f.At())
+	require.True(t, read)
+	require.Zero(t, Fact{Actor: "alice"}.At())
+}
+
+func TestKindOf(t *testing.T) {
+	require.Equal(t, "conversation", KindOf("conversation:7"))
+	require.Equal(t, "marker", KindOf("marker:7:alice"))
+	require.False(t, strings.ContainsAny(KindOf("x"), ":"))
+}

@@ -1,0 +1,226 @@
+package eventlog
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
+)
+
+// clock is the log's clock in microseconds: Postgres' own, but never before the newest event, also after a failover to a
+// server whose clock is behind.
+const clock = `(extract(epoch FROM greatest(clock_timestamp(), (SELECT time FROM owner.events ORDER BY position DESC
+  LIMIT 1))) * 1000000)::bigint`
+
+const (
+	sqlClock = `SELECT ` + clock
+
+	// The newest event of a stream, which contains its whole value, and all events about the subjects.
+	sqlLoadNewest = `(SELECT true AS wanted, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND version > $2
+  ORDER BY version DESC LIMIT 1)
+UNION
+(SELECT true, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND subject = ANY ($3::text[]) AND subject <> '')
+UNION ALL
+(SELECT false, ` + impersonal + ` FROM owner.events WHERE stream = $1 ORDER BY version DESC LIMIT 1)
+ORDER BY version, wanted`
+)
+
+type membershipKey struct{ room, member string }
+
+// try compares a Write with what was read under the log's lock and with the members of the transaction that were admitted
+// before it. It changes nothing.
+func (g *ledger) try(p *prepared) error {
+	t := trial{g: g}
+	for _, e := range p.entries {
+		if err := t.take(e); err != nil {
+			return err
+		}
+	}
+	if t.refusals != nil {
+		return &RefusedError{t.refusals}
+	}
+	if t.early != nil {
+		return &TimerError{t.early}
+	}
+	return nil
+}
+
+// trial is the ledger as the entries of one Write would leave it.
+type trial struct {
+	g        *ledger
+	versions map[string]int64
+	members  map[membershipKey]bool
+	timers   map[timerKey]*timerRow // nil: the timer is gone
+	refusals map[int]*refusal.Error
+	early    map[int]bool
+}
+
+func (t *trial) take(e *entry) error {
+	version, changed := t.versions[e.stream]
+	if !changed {
+		version = t.g.versions[e.stream]
+	}
+	if e.memberOf != "" && !t.isMember(membershipKey{e.memberOf, e.actor}) {
+		t.refuse(e.index, refusal.New(refusal.NotAMember, "you are not a member of this %s", catalog.KindOf(e.memberOf)))
+	}
+	if e.expected != AnyVersion && e.expected != version {
+		if e.otherwise == nil {
+			return &ConflictError{Stream: e.stream, Expected: e.expected, Actual: version}
+		}
+		t.refuse(e.index, e.otherwise)
+	}
+	if e.fired != nil && !t.isDue(*e.fired) {
+		if t.early == nil {
+			t.early = map[int]bool{}
+		}
+		t.early[e.index] = true
+	}
+	for i, d := range e.drafts {
+		t.note(e.stream, version+int64(i)+1, d)
+	}
+	if t.versions == nil {
+		t.versions = map[string]int64{}
+	}
+	t.versions[e.stream] = version + int64(len(e.drafts))
+	return nil
+}
+
+func (t *trial) refuse(command int, r *refusal.Error) {
+	if t.refusals == nil {
+		t.refusals = map[int]*refusal.Error{}
+	}
+	if t.refusals[command] == nil {
+		t.refusals[command] = r
+	}
+}
+
+func (t *trial) isMember(k membershipKey) bool {
+	if is, changed := t.members[k]; changed {
+		return is
+	}
+	return t.g.members[k]
+}
+
+func (t *trial) isDue(k TimerKey) bool {
+	key := timerKey{k.Stream, k.Key}
+	have, changed := t.timers[key]
+	if !changed {
+		have = t.g.timers[key]
+	}
+	return have != nil && have.generation == k.Generation && !have.due.After(t.g.at)
+}
+
+func (t *trial) note(stream string, version int64, d draft) {
+	if len(d.place.Opens)+len(d.place.Closes) > 0 && t.members == nil {
+		t.members = map[membershipKey]bool{}
+	}
+	eachMembership(d.place, func(k membershipKey, is bool) { t.members[k] = is })
+	if len(d.set)+len(d.cancel) > 0 && t.timers == nil {
+		t.timers = map[timerKey]*timerRow{}
+	}
+	eachTimer(stream, version, d, func(k timerKey, row *timerRow) { t.timers[k] = row })
+}
+
+// note records what an event changes of what later members of the transaction rest on.
+func (g *ledger) note(stream string, d draft) {
+	eachMembership(d.place, func(k membershipKey, is bool) { g.members[k] = is })
+	eachTimer(stream, g.versions[stream], d, g.timer)
+}
+
+// eachMembership calls f for whoever enters (true) or leaves a room by an event. Entries come first, as they are written.
+func eachMembership(p catalog.Place, f func(k membershipKey, is bool)) {
+	for _, m := range p.Opens {
+		for _, user := range m.Users {
+			f(membershipKey{m.Room, user}, true)
+		}
+	}
+	for _, m := range p.Closes {
+		for _, user := range m.Users {
+			f(membershipKey{m.Room, user}, false)
+		}
+	}
+}
+
+// draftAlso drafts the events of other streams that a command leads to. Each is an entry of its own, before the
+// command's: the command's own last event has the highest position and tells the outcome.
+func (l *Log) draftAlso(p *prepared, index int, d Decided) error {
+	for _, a := range d.Also {
+		e := &entry{index: index, stream: a.Stream, expected: a.Expected, otherwise: a.Otherwise, actor: d.Actor,
+			cause: d.CommandID, commandType: d.Type, correlation: d.Correlation, traceParent: d.TraceParent}
+		if err := l.draft(p, e, []proto.Message{a.Event}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Clock estimates the log's clock without asking Postgres: it goes on from when it was last read, by a clock of this
+// process that cannot be set, and never back.
+func (l *Log) Clock() time.Time { return l.clock.now() }
+
+type estimate struct {
+	mu   sync.Mutex
+	at   time.Time // of the log
+	read time.Time // of this process, with its monotonic reading
+	last time.Time
+}
+
+func (e *estimate) now() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if now := e.at.Add(time.Since(e.read)).Truncate(time.Microsecond); now.After(e.last) {
+		e.last = now
+	}
+	return e.last
+}
+
+func (e *estimate) set(at time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.at, e.read = at, time.Now()
+}
+
+// readClock reads the log's clock.
+func (l *Log) readClock(ctx context.Context) (time.Time, error) {
+	var at int64
+	if err := l.o.Pool.QueryRow(ctx, l.in(sqlClock)).Scan(&at); err != nil {
+		return time.Time{}, fmt.Errorf("read the clock of the log of %s: %w", l.o.Owner, Away(err))
+	}
+	l.clock.set(micros(at))
+	return micros(at), nil
+}
+
+func micros(at int64) time.Time { return time.UnixMicro(at).UTC() }
+
+func (l *Log) queueClock(b *pgx.Batch, into *time.Time) {
+	b.Queue(l.in(sqlClock)).QueryRow(func(row pgx.Row) error {
+		var at int64
+		err := row.Scan(&at)
+		*into = micros(at)
+		return err
+	})
+}
+
+func expiresOf(p catalog.Place) *time.Time {
+	if p.Expires.IsZero() {
+		return nil
+	}
+	return &p.Expires
+}
+
+// hideExpired empties the personal fields of what has expired, as if it were redacted. The events stay, so that versions
+// and positions have no gap.
+func (l *Log) hideExpired(all []logged) {
+	now := l.Clock()
+	for i, e := range all {
+		if !e.Expires.IsZero() && !e.Expires.After(now) {
+			all[i].Body, all[i].Redacted = e.plain, true
+		}
+	}
+}

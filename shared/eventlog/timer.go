@@ -1,0 +1,154 @@
+package eventlog
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+)
+
+type timerKey struct{ stream, key string }
+
+// timerRow is a timer that is set. Its generation is the version of the event that set it.
+type timerRow struct {
+	generation int64
+	due        time.Time
+	command    string
+	body       []byte
+}
+
+// Timer is a timer that is due: a command for its stream.
+type Timer struct {
+	TimerKey
+	Due     time.Time
+	Command string
+	Body    []byte
+}
+
+// timerNames is the name space of the ids of commands that timers send.
+var timerNames = uuid.MustParse("6d0a4f2e-51f4-5b0c-9a3c-0f6f1a7a2c55")
+
+// CommandID is the id of the timer's command. It follows from the timer, so that the command has one outcome however
+// often it is sent.
+func (k TimerKey) CommandID() string {
+	return uuid.NewSHA1(timerNames, fmt.Appendf(nil, "%s\x00%s\x00%d", k.Stream, k.Key, k.Generation)).String()
+}
+
+// timersOf encodes the timers that an event sets, without their generation.
+func (l *Log) timersOf(declared *catalog.Event, m proto.Message, e *entry) (set []timerRowOf, cancelled []string, err error) {
+	if !declared.SetsTimers() {
+		return nil, nil, nil
+	}
+	timers, cancelled := l.o.Catalog.Timers(declared, m, catalog.Origin{Actor: e.actor, CommandID: e.cause})
+	for _, t := range timers {
+		body, err := proto.MarshalOptions{Deterministic: true}.Marshal(t.Body)
+		if err != nil {
+			return nil, nil, fmt.Errorf("encode %s of the timer %s: %w", t.Command, t.Key, err)
+		}
+		set = append(set, timerRowOf{t.Key, timerRow{due: t.Due, command: t.Command, body: body}})
+	}
+	return set, cancelled, nil
+}
+
+// timerRowOf is a timer with its key, as an event sets it.
+type timerRowOf struct {
+	key string
+	timerRow
+}
+
+// eachTimer calls f for each timer that an event sets, or cancels (nil).
+func eachTimer(stream string, version int64, d draft, f func(timerKey, *timerRow)) {
+	for _, key := range d.cancel {
+		f(timerKey{stream, key}, nil)
+	}
+	for _, t := range d.set {
+		row := t.timerRow
+		row.generation = version
+		f(timerKey{stream, t.key}, &row)
+	}
+}
+
+// timer records that a timer is set, or gone (nil).
+func (g *ledger) timer(k timerKey, row *timerRow) {
+	g.timers[k] = row
+	if g.rows.timers == nil {
+		g.rows.timers = map[timerKey]*timerRow{}
+	}
+	g.rows.timers[k] = row
+}
+
+const (
+	sqlSetTimers = `INSERT INTO owner.timers (stream, key, generation, due, command, body)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::bytea[])
+ON CONFLICT (stream, key) DO UPDATE SET generation = excluded.generation, due = excluded.due, command = excluded.command,
+  body = excluded.body`
+	sqlDropTimers = `DELETE FROM owner.timers t USING unnest($1::text[], $2::text[]) AS n (stream, key)
+WHERE t.stream = n.stream AND t.key = n.key`
+
+	sqlNextTimer = `SELECT coalesce((extract(epoch FROM (SELECT due FROM owner.timers ORDER BY due LIMIT 1)) * 1000000)::bigint,
+  0), ` + clock
+	sqlDueTimers = `SELECT stream, key, generation, due, command, body FROM owner.timers
+WHERE due <= to_timestamp($1::bigint / 1000000.0) ORDER BY due LIMIT $2`
+)
+
+// timerChanges are the rows of timers that a commit sets and removes.
+type timerChanges struct {
+	streams, keys, commands []string
+	generations             []int64
+	dues                    []time.Time
+	bodies                  [][]byte
+
+	goneStreams, goneKeys []string
+}
+
+func (c *timerChanges) add(k timerKey, row *timerRow) {
+	if row == nil {
+		c.goneStreams, c.goneKeys = append(c.goneStreams, k.stream), append(c.goneKeys, k.key)
+		return
+	}
+	c.streams, c.keys, c.commands = append(c.streams, k.stream), append(c.keys, k.key), append(c.commands, row.command)
+	c.generations, c.dues = append(c.generations, row.generation), append(c.dues, row.due)
+	c.bodies = append(c.bodies, row.body)
+}
+
+func (c *timerChanges) queue(b *pgx.Batch, in func(string) string) {
+	if len(c.goneStreams) > 0 {
+		b.Queue(in(sqlDropTimers), c.goneStreams, c.goneKeys)
+	}
+	if len(c.streams) > 0 {
+		b.Queue(in(sqlSetTimers), c.streams, c.keys, c.generations, c.dues, c.commands, c.bodies)
+	}
+}
+
+// NextTimer returns when the next timer is due and what the log's clock shows; a zero time: there is no timer.
+func (l *Log) NextTimer(ctx context.Context) (due, now time.Time, err error) {
+	var dueAt, nowAt int64
+	if err := l.o.Pool.QueryRow(ctx, l.in(sqlNextTimer)).Scan(&dueAt, &nowAt); err != nil {
+		return due, now, fmt.Errorf("read the next timer of %s: %w", l.o.Owner, Away(err))
+	}
+	if dueAt != 0 {
+		due = micros(dueAt)
+	}
+	return due, micros(nowAt), nil
+}
+
+// DueTimers reads the timers that are due at a time, the oldest first, at most limit.
+func (l *Log) DueTimers(ctx context.Context, at time.Time, limit int) ([]Timer, error) {
+	found, err := l.o.Pool.Query(ctx, l.in(sqlDueTimers), at.UnixMicro(), limit)
+	if err == nil {
+		var all []Timer
+		all, err = pgx.CollectRows(found, func(row pgx.CollectableRow) (t Timer, err error) {
+			err = row.Scan(&t.Stream, &t.Key, &t.Generation, &t.Due, &t.Command, &t.Body)
+			return t, err
+		})
+		if err == nil {
+			return all, nil
+		}
+	}
+	return nil, fmt.Errorf("read the timers of %s that are due: %w", l.o.Owner, Away(err))
+}
