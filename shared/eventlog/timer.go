@@ -83,10 +83,10 @@ func (g *ledger) timer(k timerKey, row *timerRow) {
 }
 
 const (
-	sqlSetTimers = `INSERT INTO owner.timers (stream, key, generation, due, command, body)
-SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::bytea[])
+	sqlSetTimers = `INSERT INTO owner.timers (stream, key, generation, due, command, body, command_id)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::bytea[], $7::text[])
 ON CONFLICT (stream, key) DO UPDATE SET generation = excluded.generation, due = excluded.due, command = excluded.command,
-  body = excluded.body`
+  body = excluded.body, command_id = excluded.command_id`
 	sqlDropTimers = `DELETE FROM owner.timers t USING unnest($1::text[], $2::text[]) AS n (stream, key)
 WHERE t.stream = n.stream AND t.key = n.key`
 
@@ -99,6 +99,7 @@ WHERE due <= to_timestamp($1::bigint / 1000000.0) ORDER BY due LIMIT $2`
 // timerChanges are the rows of timers that a commit sets and removes.
 type timerChanges struct {
 	streams, keys, commands []string
+	ids                     []string
 	generations             []int64
 	dues                    []time.Time
 	bodies                  [][]byte
@@ -114,6 +115,7 @@ func (c *timerChanges) add(k timerKey, row *timerRow) {
 	c.streams, c.keys, c.commands = append(c.streams, k.stream), append(c.keys, k.key), append(c.commands, row.command)
 	c.generations, c.dues = append(c.generations, row.generation), append(c.dues, row.due)
 	c.bodies = append(c.bodies, row.body)
+	c.ids = append(c.ids, TimerKey{k.stream, k.key, row.generation}.CommandID())
 }
 
 func (c *timerChanges) queue(b *pgx.Batch, in func(string) string) {
@@ -121,12 +123,82 @@ func (c *timerChanges) queue(b *pgx.Batch, in func(string) string) {
 		b.Queue(in(sqlDropTimers), c.goneStreams, c.goneKeys)
 	}
 	if len(c.streams) > 0 {
-		b.Queue(in(sqlSetTimers), c.streams, c.keys, c.generations, c.dues, c.commands, c.bodies)
+		b.Queue(in(sqlSetTimers), c.streams, c.keys, c.generations, c.dues, c.commands, c.bodies, c.ids)
 	}
 }
 
-// NextTimer returns when the next timer is due and what the log's clock shows; a zero time: there is no timer.
-func (l *Log) NextTimer(ctx context.Context) (due, now time.Time, err error) {
+const (
+	sqlDropTimer = `DELETE FROM owner.timers WHERE stream = $1 AND key = $2 AND generation = $3`
+
+	// timerPoll is how soon a timer is noticed that is due before all others, and the least time between two looks.
+	timerPoll = 50 * time.Millisecond
+	// maxTimerTurn is how long nothing may be heard of the instance whose turn it is before another one has it.
+	maxTimerTurn = 10 * time.Second
+)
+
+// AwaitTimer waits until a timer is due, and returns the log's clock then.
+func (l *Log) AwaitTimer(ctx context.Context) (now time.Time, err error) {
+	for ctx.Err() == nil {
+		_, moved := l.head.now()
+		due, now, err := l.nextTimer(ctx)
+		if err != nil {
+			return now, err
+		}
+		left := poll
+		if !due.IsZero() {
+			left = min(left, due.Sub(now))
+		}
+		if left <= 0 {
+			return now, nil
+		}
+		await(ctx, moved, left)
+		await(ctx, nil, timerPoll)
+	}
+	return now, ctx.Err()
+}
+
+// TimerTurn calls f while no other instance sends the commands of timers. It reports false, and does nothing, while
+// another one does. Nothing waits inside a statement, and no transaction is open meanwhile.
+func (l *Log) TimerTurn(ctx context.Context, f func(context.Context) error) (got bool, err error) {
+	return l.timerTurn(ctx, maxTimerTurn, f)
+}
+
+func (l *Log) timerTurn(ctx context.Context, silence time.Duration, f func(context.Context) error) (got bool, err error) {
+	conn, err := l.o.Pool.Acquire(ctx)
+	if err != nil {
+		return false, fmt.Errorf("take the turn of the timers of %s: %w", l.o.Owner, Away(err))
+	}
+	defer conn.Release()
+	key := lockKey(l.o.Owner, "timers")
+	if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", key).Scan(&got); err != nil || !got {
+		return false, Away(err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_, undone := conn.Exec(ctx, "SELECT pg_advisory_unlock($1), set_config('idle_session_timeout', '0', false)", key)
+		if undone != nil {
+			_ = conn.Conn().Close(ctx) // which releases the lock
+		}
+	}()
+	// A process that freezes now loses its turn.
+	_, err = conn.Exec(ctx, "SELECT set_config('idle_session_timeout', $1, false)", milliseconds(silence))
+	if err != nil {
+		return true, Away(err)
+	}
+	return true, f(ctx)
+}
+
+// DropTimer removes a timer whose command has an outcome already.
+func (l *Log) DropTimer(ctx context.Context, k TimerKey) error {
+	if _, err := l.o.Pool.Exec(ctx, l.in(sqlDropTimer), k.Stream, k.Key, k.Generation); err != nil {
+		return fmt.Errorf("drop the timer %s of %s: %w", k.Key, k.Stream, Away(err))
+	}
+	return nil
+}
+
+// nextTimer returns when the next timer is due and what the log's clock shows; a zero time: there is no timer.
+func (l *Log) nextTimer(ctx context.Context) (due, now time.Time, err error) {
 	var dueAt, nowAt int64
 	if err := l.o.Pool.QueryRow(ctx, l.in(sqlNextTimer)).Scan(&dueAt, &nowAt); err != nil {
 		return due, now, fmt.Errorf("read the next timer of %s: %w", l.o.Owner, Away(err))

@@ -98,7 +98,7 @@ func (c *commands) dead(ctx context.Context, m *message.Message, _ error) error 
 	if err != nil {
 		return nil //nolint:nilerr // nobody can be told
 	}
-	result, err := c.decider.failed(ctx, command)
+	result, err := c.decider.failed(ctx, command, nil)
 	var own *eventlog.MemberError
 	if errors.As(err, &own) {
 		return nil // what it says of itself cannot be stored either

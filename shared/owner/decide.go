@@ -19,8 +19,7 @@ import (
 )
 
 const (
-	longestRun  = 256   // commands decided on one loaded state
-	statesKept  = 5_000 // streams of which a reaction knows how far they were read
+	longestRun  = 256 // commands decided on one loaded state
 	firstPause  = 50 * time.Millisecond
 	longestWait = 5 * time.Second
 )
@@ -56,9 +55,10 @@ type asked struct {
 }
 
 type answer struct {
-	result envelope.Result
-	told   bool // the relay tells it, by the headers of the commit's last event
-	err    error
+	result   envelope.Result
+	repeated bool // it is the outcome of an earlier one with the same id
+	told     bool // the relay tells it, by the headers of the commit's last event
+	err      error
 }
 
 func (a *asked) origin() catalog.Origin {
@@ -238,7 +238,7 @@ func (d *decider) settled(decided []*asked, err error) ([]*asked, error) {
 	case errors.As(err, &repeated):
 		for i, a := range decided {
 			if first, ok := repeated.Outcomes[i]; ok {
-				a.answer <- answer{result: first}
+				a.answer <- answer{result: first, repeated: true}
 			} else {
 				rest = append(rest, a)
 			}
@@ -276,10 +276,10 @@ func (d *decider) committed(r decidedRun, results []envelope.Result) {
 }
 
 // failed records that a command could not be decided, as its final outcome.
-func (d *decider) failed(ctx context.Context, c envelope.Command) (envelope.Result, error) {
+func (d *decider) failed(ctx context.Context, c envelope.Command, timer *eventlog.TimerKey) (envelope.Result, error) {
 	committed, err := d.log.Commit(ctx, eventlog.Write{Stream: c.Stream, Expected: eventlog.AnyVersion,
 		Commands: []eventlog.Decided{{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Correlation: c.Correlation,
-			TraceParent: c.TraceParent, Digest: d.digestOf(c), Kind: envelope.Failed, Code: refusal.Failed,
+			TraceParent: c.TraceParent, Digest: d.digestOf(c), Timer: timer, Kind: envelope.Failed, Code: refusal.Failed,
 			Text: "the command could not be decided; the operator finds it among the dead letters"}}})
 	var repeated *eventlog.RepeatedError
 	if errors.As(err, &repeated) {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,6 +46,7 @@ type Service struct {
 	projections []eventlog.Projection
 	reactions   []reaction
 	look        Look
+	decider     *decider // once it runs
 }
 
 type reaction struct {
@@ -104,6 +106,9 @@ func (s *Service) Connect() connect.HandlerOption {
 func (s *Service) Run(ctx context.Context) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
+	if err := s.validate(); err != nil {
+		return err
+	}
 	s.Serve(meshv1connect.NewOwnerServiceHandler(&server{s.Log, s.look}, s.Connect()))
 
 	consumers, err := s.consumers(ctx, work)
@@ -135,6 +140,14 @@ func (s *Service) Run(ctx context.Context) error {
 	background("health", s.health.Run)
 	background("listener", s.server.Run)
 	background("router", router.Run)
+	ticking, stopTicking := context.WithCancel(failed)
+	defer stopTicking()
+	if s.env.Catalog.HasTimers(s.name) {
+		t := &timers{log: s.Log, catalog: s.env.Catalog, decider: s.decider, logger: s.env.Log, waiting: s.health.Waiting}
+		ended := make(chan struct{})
+		go func() { t.run(ticking); close(ended) }()
+		waits = append([]func(){func() { stopTicking(); <-ended }}, waits...)
+	}
 	select {
 	case <-router.Running():
 		s.health.SetReady(true)
@@ -179,6 +192,32 @@ func (s *Service) lastRecords(ctx context.Context, topic string) ([]*message.Mes
 	return messages, err
 }
 
+// validate refuses a service that could not do what is declared, before it takes anything.
+func (s *Service) validate() error {
+	var problems []error
+	for _, c := range s.env.Catalog.CommandsOf(s.name) {
+		if s.aggregates[c.Kind()] == nil {
+			problems = append(problems, fmt.Errorf("command %s: no aggregate decides about streams of kind %q", c.Name, c.Kind()))
+		}
+	}
+	names := map[string]bool{}
+	for _, p := range s.projections {
+		if names[p.Name()] {
+			problems = append(problems, fmt.Errorf("two projections are named %q", p.Name()))
+		}
+		names[p.Name()] = true
+	}
+	for _, r := range s.reactions {
+		if !slices.ContainsFunc(s.env.Catalog.Topics(r.from), func(t catalog.Topic) bool { return t.Name == r.topic }) {
+			problems = append(problems, fmt.Errorf("a reaction to %q: %s has no such topic", r.topic, r.from))
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		return fmt.Errorf("%s cannot start: %w", s.name, err)
+	}
+	return nil
+}
+
 // consumers consume topics of other owners; a service that does so has a topic for replays as well.
 func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer, err error) {
 	if len(s.reactions) == 0 {
@@ -218,6 +257,7 @@ func (s *Service) router(work context.Context, consumers []*consume.Consumer) (*
 	if err != nil {
 		return nil, nil, err
 	}
+	s.decider = d
 	c := &commands{service: s.name, catalog: s.env.Catalog, decider: d, publisher: s.publisher}
 	router, err := bus.NewRouter(bus.RouterOptions{Service: s.name, Publisher: s.publisher,
 		DeadLetterTopic: catalog.DeadLetterTopic(s.name), OnDeadLetter: s.dead(c), Waiting: s.health.Waiting,

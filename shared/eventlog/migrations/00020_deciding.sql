@@ -12,6 +12,7 @@ CREATE TABLE timers (
     due        timestamptz NOT NULL,
     command    text NOT NULL,
     body       bytea NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
     PRIMARY KEY (stream, key)
 );
 CREATE INDEX timers_by_due ON timers (due);

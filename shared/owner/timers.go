@@ -1,0 +1,144 @@
+package owner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+const (
+	timersAtOnce = 500 // read at a time
+	// timerLane is how many commands of timers are decided at once: few enough that a group commit has room for everybody
+	// else's, however many timers are due.
+	timerLane = 32
+)
+
+// timers sends the commands of the timers that are due to the decider of this instance, while no other instance does.
+type timers struct {
+	log     *eventlog.Log
+	catalog *catalog.Catalog
+	decider *decider
+	logger  *slog.Logger
+	waiting func(dependency string, err error)
+}
+
+// run sends commands until ctx ends. Commands that are being decided then are finished.
+func (t *timers) run(ctx context.Context) {
+	away := false
+	for ctx.Err() == nil {
+		err := t.turn(ctx)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			away = true
+			t.waiting("postgres", err)
+			t.logger.WarnContext(ctx, "timers wait", "error", err)
+			pause(ctx, time.Second)
+		case away:
+			away = false
+			t.waiting("postgres", nil)
+		}
+	}
+}
+
+// turn waits until timers are due, and sends their commands unless it is another instance's turn.
+func (t *timers) turn(ctx context.Context) error {
+	now, err := t.log.AwaitTimer(ctx)
+	if err != nil {
+		return err
+	}
+	got, err := t.log.TimerTurn(ctx, func(ctx context.Context) error { return t.send(ctx, now) })
+	if err == nil && !got {
+		pause(ctx, 500*time.Millisecond)
+	}
+	return err
+}
+
+// send sends the commands of one page of timers and waits for their outcomes.
+func (t *timers) send(ctx context.Context, now time.Time) error {
+	due, err := t.log.DueTimers(ctx, now, timersAtOnce)
+	if err != nil {
+		return err
+	}
+	var sending sync.WaitGroup
+	lane := make(chan struct{}, timerLane)
+	var mu sync.Mutex
+	var failed error
+	for _, timer := range due {
+		select {
+		case lane <- struct{}{}:
+		case <-ctx.Done():
+			sending.Wait()
+			return ctx.Err()
+		}
+		sending.Go(func() {
+			defer func() { <-lane }()
+			if err := t.sendOne(ctx, timer); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed = err
+			}
+		})
+	}
+	sending.Wait()
+	return failed
+}
+
+// sendOne sends the command of a timer. The timer is gone with the outcome, in one transaction.
+func (t *timers) sendOne(ctx context.Context, timer eventlog.Timer) error {
+	a, err := t.asked(timer)
+	if err == nil {
+		t.decider.ask(a)
+		got := <-a.answer
+		switch err = got.err; {
+		case errors.Is(err, errTimer), errors.Is(err, bus.ErrAway):
+			// It was replaced or cancelled meanwhile, or is sent again.
+			if errors.Is(err, bus.ErrAway) {
+				return err
+			}
+			return nil
+		case err == nil && got.repeated:
+			return t.log.DropTimer(ctx, timer.TimerKey) // it was sent before, and set again by a rebuild
+		case err == nil:
+			return nil
+		}
+	}
+	t.logger.ErrorContext(ctx, "the command of a timer failed", "stream", timer.Stream, "timer", timer.Key,
+		"command", timer.Command, "error", err)
+	if _, err = t.decider.failed(ctx, timerCommand(timer), &timer.TimerKey); err != nil {
+		var gone *eventlog.TimerError
+		if errors.As(err, &gone) {
+			return nil
+		}
+		return err
+	}
+	return nil
+}
+
+func timerCommand(timer eventlog.Timer) envelope.Command {
+	return envelope.Command{ID: timer.CommandID(), Type: timer.Command, Stream: timer.Stream, Actor: catalog.TimerActor,
+		Time: timer.Due, Body: timer.Body}
+}
+
+func (t *timers) asked(timer eventlog.Timer) (*asked, error) {
+	declared, ok := t.catalog.Command(timer.Command)
+	if !ok {
+		return nil, fmt.Errorf("command %q is not declared", timer.Command)
+	}
+	body := declared.Type.New().Interface()
+	if err := proto.Unmarshal(timer.Body, body); err != nil {
+		return nil, fmt.Errorf("command %s: %w", timer.Command, err)
+	}
+	return &asked{command: timerCommand(timer), declared: declared, message: body, timer: &timer.TimerKey,
+		digest: digestOfMessage(timer.Command, body), trace: context.Background(), answer: make(chan answer, 1)}, nil
+}

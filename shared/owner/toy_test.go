@@ -1,0 +1,525 @@
+//go:build integration
+
+package owner
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/trace/noop"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	toyv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/toy/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+// circle takes a name that no other circle has, and writes into the diary of whoever leaves.
+type circle struct {
+	id      string
+	members map[string]bool
+}
+
+func (c *circle) Decide(_ catalog.Origin, command proto.Message) ([]proto.Message, error) {
+	switch m := command.(type) {
+	case *toyv1.OpenCircle:
+		return []proto.Message{&toyv1.CircleOpened{CircleId: c.id, UserIds: m.UserIds},
+			catalog.Expecting{Message: &toyv1.NameTaken{Name: m.Name, CircleId: c.id},
+				Otherwise: refusal.New("name_taken", "another circle has this name")}}, nil
+	case *toyv1.LeaveCircle:
+		if !c.members[m.UserId] {
+			return nil, nil
+		}
+		return []proto.Message{&toyv1.CircleLeft{CircleId: c.id, UserId: m.UserId},
+			&toyv1.NoteWritten{UserId: m.UserId, Text: "left " + c.id}}, nil
+	}
+	return nil, fmt.Errorf("%T", command)
+}
+
+func (c *circle) Evolve(_ catalog.Fact, event proto.Message) {
+	switch e := event.(type) {
+	case *toyv1.CircleOpened:
+		for _, u := range e.UserIds {
+			c.members[u] = true
+		}
+	case *toyv1.CircleLeft:
+		delete(c.members, e.UserId)
+	}
+}
+
+func (*circle) Forget() {}
+
+// diary numbers its notes.
+type diary struct {
+	user string
+	n    int64
+	wait *atomic.Bool
+}
+
+func (d *diary) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
+	if d.wait.Load() && command.(*toyv1.WriteNote).Text == "wait" {
+		return nil, &refusal.NotYetError{Text: "the diary is not known yet"}
+	}
+	if by.Version != d.n {
+		return nil, fmt.Errorf("decided at version %d with %d notes", by.Version, d.n)
+	}
+	return []proto.Message{&toyv1.NoteWritten{UserId: d.user, Text: command.(*toyv1.WriteNote).Text, Number: d.n + 1}}, nil
+}
+
+func (d *diary) Evolve(f catalog.Fact, _ proto.Message) { d.n = f.Version }
+func (*diary) Forget()                                  {}
+
+type marker struct {
+	circle, user string
+	newest       *toyv1.Marked
+	evolved      *atomic.Int64
+}
+
+func (m *marker) Decide(_ catalog.Origin, command proto.Message) ([]proto.Message, error) {
+	c := command.(*toyv1.MarkRead)
+	if c.UpTo <= m.newest.GetUpTo() {
+		return nil, nil
+	}
+	return []proto.Message{&toyv1.Marked{CircleId: m.circle, UserId: m.user, UpTo: c.UpTo, Moves: m.newest.GetMoves() + 1}}, nil
+}
+
+func (m *marker) Evolve(_ catalog.Fact, event proto.Message) {
+	m.evolved.Add(1)
+	m.newest = event.(*toyv1.Marked)
+}
+func (*marker) Forget() {}
+
+type bell struct {
+	id    string
+	until time.Time // zero: it is silent
+	rang  time.Time // when that was recorded
+	says  func(string, time.Time)
+}
+
+func (b *bell) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
+	switch m := command.(type) {
+	case *toyv1.Ring:
+		return []proto.Message{&toyv1.BellRang{BellId: b.id,
+			Until: timestamppb.New(by.At.Add(time.Duration(m.Milliseconds) * time.Millisecond))}}, nil
+	case *toyv1.Answer:
+		if b.until.IsZero() {
+			return nil, nil
+		}
+		return []proto.Message{&toyv1.BellAnswered{BellId: b.id}}, nil
+	case *toyv1.Silence:
+		if b.says != nil {
+			b.says(b.id, by.At)
+		}
+		if b.until.IsZero() {
+			return nil, nil
+		}
+		return []proto.Message{&toyv1.BellSilenced{BellId: b.id}}, nil
+	}
+	return nil, fmt.Errorf("%T", command)
+}
+
+func (b *bell) Evolve(f catalog.Fact, event proto.Message) {
+	switch e := event.(type) {
+	case *toyv1.BellRang:
+		b.until, b.rang = e.Until.AsTime(), f.At()
+	default:
+		b.until = time.Time{}
+	}
+}
+func (*bell) Forget() {}
+
+type story struct{ id string }
+
+func (s *story) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
+	c := command.(*toyv1.ShowStory)
+	return []proto.Message{&toyv1.StoryShown{StoryId: s.id, AuthorId: by.Actor, Text: c.Text,
+		ExpiresAt: timestamppb.New(by.At.Add(time.Duration(c.Milliseconds) * time.Millisecond))}}, nil
+}
+func (*story) Evolve(catalog.Fact, proto.Message) {}
+func (*story) Forget()                            {}
+
+// toy is an instance of the toy service without Kafka.
+type toy struct {
+	t       *testing.T
+	log     *eventlog.Log
+	pool    *pgxpool.Pool
+	catalog *catalog.Catalog
+	d       *decider
+	wait    atomic.Bool
+	evolved atomic.Int64
+	says    func(string, time.Time)
+}
+
+func newToy(t *testing.T, url string, says func(string, time.Time)) *toy {
+	t.Helper()
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	pool, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	y := &toy{t: t, pool: pool, catalog: c, says: says}
+	y.log, err = eventlog.Open(t.Context(), eventlog.Options{Owner: "toy", Pool: pool, Catalog: c, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- y.log.Run(ctx) }()
+	y.d, err = newDecider(ctx, decider{log: y.log, catalog: c, tracer: noop.NewTracerProvider().Tracer(""),
+		logger: slog.New(slog.DiscardHandler), waiting: func(string, error) {}, now: time.Now,
+		aggregates: map[string]NewState{
+			"circle": func(s string) State { return &circle{id: strings.TrimPrefix(s, "circle:"), members: map[string]bool{}} },
+			"diary":  func(s string) State { return &diary{user: strings.TrimPrefix(s, "diary:"), wait: &y.wait} },
+			"marker": func(s string) State {
+				parts := strings.Split(s, ":")
+				return &marker{circle: parts[1], user: parts[2], evolved: &y.evolved}
+			},
+			"bell":  func(s string) State { return &bell{id: strings.TrimPrefix(s, "bell:"), says: y.says} },
+			"story": func(s string) State { return &story{strings.TrimPrefix(s, "story:")} },
+		}})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		stop()
+		require.NoError(t, <-ended)
+		y.d.boxes.wait()
+	})
+	return y
+}
+
+var ids atomic.Int64
+
+func (y *toy) asked(actor string, m proto.Message) *asked {
+	declared, ok := y.catalog.CommandOf(m)
+	require.True(y.t, ok)
+	id := fmt.Sprint("c", ids.Add(1))
+	return &asked{command: envelope.Command{ID: id, Type: declared.Name, Actor: actor,
+		Stream: declared.Stream(m, catalog.Origin{Actor: actor, CommandID: id})}, declared: declared, message: m,
+		trace: context.Background(), answer: make(chan answer, 1)}
+}
+
+func (y *toy) do(actor string, m proto.Message) envelope.Result {
+	y.t.Helper()
+	a := y.asked(actor, m)
+	y.d.ask(a)
+	got := <-a.answer
+	require.NoError(y.t, got.err)
+	return got.result
+}
+
+func (y *toy) events(stream string) []envelope.Event {
+	y.t.Helper()
+	page, err := y.log.Read(y.t.Context(), eventlog.Query{Stream: stream, Limit: 1000})
+	require.NoError(y.t, err)
+	return page.Events
+}
+
+func (y *toy) count(sql string, args ...any) (n int) {
+	y.t.Helper()
+	require.NoError(y.t, y.pool.QueryRow(y.t.Context(), sql, args...).Scan(&n))
+	return n
+}
+
+func TestDecide_OnlyMembersOfAnotherStreamsRoom(t *testing.T) {
+	t.Parallel()
+	y := newToy(t, meshtest.Postgres(t), nil)
+	y.do("ann", &toyv1.OpenCircle{CircleId: "7", Name: "seven", UserIds: []string{"ann", "bob"}})
+	require.Equal(t, envelope.Committed, y.do("bob", &toyv1.MarkRead{CircleId: "7", UpTo: 1}).Kind)
+	stranger := y.do("eve", &toyv1.MarkRead{CircleId: "7", UpTo: 1})
+	require.Equal(t, envelope.Refused, stranger.Kind)
+	require.Equal(t, refusal.NotAMember, stranger.Code)
+	require.Equal(t, "you are not a member of this circle", stranger.Text)
+	y.do("bob", &toyv1.LeaveCircle{CircleId: "7", UserId: "bob"})
+	require.Equal(t, refusal.NotAMember, y.do("bob", &toyv1.MarkRead{CircleId: "7", UpTo: 2}).Code)
+	require.Len(t, y.events("marker:7:bob"), 1)
+}
+
+// However a removal and commands race, by two instances, no command is committed above the removal.
+func TestDecide_NothingAfterARemovalThatRaces(t *testing.T) {
+	t.Parallel()
+	url := meshtest.Postgres(t)
+	one, two := newToy(t, url, nil), newToy(t, url, nil)
+	for round := range 20 {
+		id := fmt.Sprint(round)
+		one.do("ann", &toyv1.OpenCircle{CircleId: id, Name: "n" + id, UserIds: []string{"ann", "bob"}})
+		var all sync.WaitGroup
+		for i := range 8 {
+			y := []*toy{one, two}[i%2]
+			all.Go(func() { y.do("bob", &toyv1.MarkRead{CircleId: id, UpTo: int64(i) + 1}) })
+		}
+		all.Go(func() { two.do("ann", &toyv1.LeaveCircle{CircleId: id, UserId: "bob"}) })
+		all.Wait()
+	}
+	require.Zero(t, one.count(`SELECT count(*) FROM toy.events m JOIN toy.events l
+ON l.type = 'toy.circle_left' AND l.stream = 'circle:' || split_part(m.stream, ':', 2)
+WHERE m.type = 'toy.marked' AND m.position > l.position`))
+}
+
+func TestDecide_WritesToTwoStreamsAtOnce(t *testing.T) {
+	t.Parallel()
+	y := newToy(t, meshtest.Postgres(t), nil)
+	first := y.do("ann", &toyv1.OpenCircle{CircleId: "1", Name: "same", UserIds: []string{"ann", "bob"}})
+	require.Equal(t, envelope.Committed, first.Kind)
+	require.EqualValues(t, 2, first.Position, "whoever waits for the outcome's position waits for both events")
+	second := y.do("ann", &toyv1.OpenCircle{CircleId: "2", Name: "same", UserIds: []string{"ann"}})
+	require.Equal(t, "name_taken", second.Code)
+	require.Empty(t, y.events("circle:2"))
+	// The diary's state is kept, and falls behind by an event of the circle: it is loaded again.
+	y.do("bob", &toyv1.WriteNote{UserId: "bob", Text: "a"})
+	y.do("bob", &toyv1.LeaveCircle{CircleId: "1", UserId: "bob"})
+	require.EqualValues(t, 3, y.do("bob", &toyv1.WriteNote{UserId: "bob", Text: "b"}).Version)
+	require.Len(t, y.events("diary:bob"), 3)
+}
+
+// A counter of 2,000 events is decided about with one of them.
+func TestDecide_ACounterLoadsItsNewestEventAlone(t *testing.T) {
+	t.Parallel()
+	y := newToy(t, meshtest.Postgres(t), nil)
+	y.do("ann", &toyv1.OpenCircle{CircleId: "7", Name: "seven", UserIds: []string{"ann"}})
+	var all []*asked
+	for i := range 2000 {
+		a := y.asked("ann", &toyv1.MarkRead{CircleId: "7", UpTo: int64(i) + 1})
+		all = append(all, a)
+		y.d.ask(a)
+	}
+	for _, a := range all {
+		require.NoError(t, (<-a.answer).err)
+	}
+	y.d.states.take("marker:7:ann")
+	y.evolved.Store(0)
+	require.EqualValues(t, 2001, y.do("ann", &toyv1.MarkRead{CircleId: "7", UpTo: 5000}).Version)
+	require.EqualValues(t, 2, y.evolved.Load(), "one that was loaded, one that was decided")
+	moves := &toyv1.Marked{}
+	page, err := y.log.Read(t.Context(), eventlog.Query{Stream: "marker:7:ann", AfterVersion: 2000})
+	require.NoError(t, err)
+	require.NoError(t, proto.Unmarshal(page.Events[0].Body, moves))
+	require.EqualValues(t, 2001, moves.Moves)
+}
+
+// The time of events is the log's clock, which never goes back; what was decided lies between what it rests on and what
+// comes of it.
+func TestDecide_ByTheLogsClock(t *testing.T) {
+	t.Parallel()
+	y := newToy(t, meshtest.Postgres(t), nil)
+	y.do("ann", &toyv1.Ring{BellId: "7", Milliseconds: 60_000})
+	_, err := y.pool.Exec(t.Context(), `UPDATE toy.events SET time = time + interval '1 hour'`)
+	require.NoError(t, err)
+	y.do("ann", &toyv1.Ring{BellId: "8", Milliseconds: 60_000})
+	events := append(y.events("bell:7"), y.events("bell:8")...)
+	require.False(t, events[1].Time.Before(events[0].Time), "%v before %v", events[1].Time, events[0].Time)
+	rang := &toyv1.BellRang{}
+	y.d.states.take("bell:7")
+	y.do("ann", &toyv1.Ring{BellId: "7", Milliseconds: 0})
+	events = y.events("bell:7")
+	require.NoError(t, proto.Unmarshal(events[1].Body, rang))
+	require.False(t, rang.Until.AsTime().Before(events[0].Time), "decided before an event of the stream")
+	require.False(t, events[1].Time.Before(rang.Until.AsTime()), "recorded before it was decided")
+	// The state that has read a time as it was decided is the one that a reload gives.
+	y.do("ann", &toyv1.Ring{BellId: "9", Milliseconds: 60_000})
+	if h := y.d.states.take("bell:9"); h != nil {
+		require.Equal(t, y.events("bell:9")[0].Time, h.state.(*bell).rang)
+	}
+}
+
+func TestDecide_WhatIsNotKnownYetHasNoOutcome(t *testing.T) {
+	t.Parallel()
+	y := newToy(t, meshtest.Postgres(t), nil)
+	y.wait.Store(true)
+	late := y.asked("ann", &toyv1.WriteNote{UserId: "ann", Text: "wait"})
+	begun := time.Now()
+	y.d.ask(late)
+	require.Equal(t, envelope.Committed, y.do("ann", &toyv1.WriteNote{UserId: "ann", Text: "x"}).Kind, "others go on")
+	require.Less(t, time.Since(begun), notYetPatience)
+	got := <-late.answer
+	require.Equal(t, refusal.Unavailable, got.result.Code)
+	require.GreaterOrEqual(t, time.Since(begun), notYetPatience)
+	require.Zero(t, y.count(`SELECT count(*) FROM toy.outcomes WHERE command_id = $1`, late.command.ID))
+	y.wait.Store(false)
+	late.since, late.answer = time.Time{}, make(chan answer, 1)
+	y.d.ask(late)
+	require.Equal(t, envelope.Committed, (<-late.answer).result.Kind)
+}
+
+// Commands that a reaction yields are committed with its checkpoint, once.
+func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
+	t.Parallel()
+	url := meshtest.Postgres(t)
+	y, other := newToy(t, url, nil), newToy(t, url, nil)
+	commands := func(id string) (all []Command) {
+		for _, user := range []string{"ann", "bob", "ann"} {
+			all = append(all, Command{Actor: user, ID: fmt.Sprint(id, len(all)), Message: &toyv1.WriteNote{UserId: user, Text: id}})
+		}
+		return all
+	}
+	reading := func(version int64) eventlog.Write {
+		return eventlog.Write{Expected: eventlog.AnyVersion,
+			Reading: &eventlog.Reading{Source: "chat", Stream: "s", Version: version, Previous: version - 1}}
+	}
+	_, err := y.d.commitDeciding(t.Context(), commands("a"), reading(1))
+	require.NoError(t, err)
+	require.Equal(t, 1, y.count(`SELECT count(DISTINCT xmin::text)::int FROM toy.events`))
+	// States that are behind lose a race, and are decided under the lock.
+	other.do("bob", &toyv1.WriteNote{UserId: "bob", Text: "x"})
+	_, err = y.d.commitDeciding(t.Context(), append(commands("b"), commands("a")...), reading(2))
+	require.NoError(t, err)
+	require.Len(t, y.events("diary:ann"), 4)
+	require.Len(t, y.events("diary:bob"), 3)
+	// A checkpoint that another instance has moved takes the commands with it.
+	_, err = y.d.commitDeciding(t.Context(), commands("c"), reading(2))
+	var stale *eventlog.StaleReadingError
+	require.ErrorAs(t, err, &stale)
+	require.Len(t, y.events("diary:ann"), 4)
+	y.wait.Store(true)
+	_, err = y.d.commitDeciding(t.Context(), []Command{commands("d")[0], {Actor: "ann", ID: "w",
+		Message: &toyv1.WriteNote{UserId: "ann", Text: "wait"}}}, reading(3))
+	var one *CommandError
+	require.ErrorAs(t, err, &one)
+	require.Equal(t, 1, one.Index)
+	require.Len(t, y.events("diary:ann"), 4)
+}
+
+func TestRead_HidesWhatHasExpired(t *testing.T) {
+	t.Parallel()
+	y := newToy(t, meshtest.Postgres(t), nil)
+	shown := y.do("ann", &toyv1.ShowStory{Text: "secret", Milliseconds: 3_600_000})
+	gone := y.do("ann", &toyv1.ShowStory{Text: "secret", Milliseconds: -1})
+	require.Contains(t, string(y.events(shown.Stream)[0].Body), "secret")
+	e := y.events(gone.Stream)[0]
+	require.NotContains(t, string(e.Body), "secret")
+	require.True(t, e.Redacted)
+	require.False(t, e.Expires.IsZero())
+}
+
+func (y *toy) timers() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		(&timers{log: y.log, catalog: y.catalog, decider: y.d, logger: slog.New(slog.DiscardHandler),
+			waiting: func(string, error) {}}).run(ctx)
+		close(ended)
+	}()
+	stop = sync.OnceFunc(func() { cancel(); <-ended })
+	y.t.Cleanup(stop)
+	return stop
+}
+
+func TestTimer_FiresOnceWhenItIsDueAndNotWhenItIsCancelled(t *testing.T) {
+	t.Parallel()
+	url := meshtest.Postgres(t)
+	var mu sync.Mutex
+	fired := map[string]int{}
+	says := func(id string, _ time.Time) { mu.Lock(); fired[id]++; mu.Unlock() }
+	one, two := newToy(t, url, says), newToy(t, url, says)
+	stop := one.timers()
+	two.timers()
+	one.do("ann", &toyv1.Ring{BellId: "cancelled", Milliseconds: 300})
+	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 200})
+	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 3_600_000})
+	one.do("ann", &toyv1.Answer{BellId: "cancelled"})
+	one.do("ann", &toyv1.Ring{BellId: "due", Milliseconds: 400})
+	stop() // the other instance goes on
+	require.Eventually(t, func() bool { return len(one.events("bell:due")) == 2 }, 20*time.Second, 10*time.Millisecond)
+	e := one.events("bell:due")
+	require.Equal(t, "toy.bell_silenced", e[1].Type)
+	require.Equal(t, catalog.TimerActor, e[1].Actor)
+	rang := &toyv1.BellRang{}
+	require.NoError(t, proto.Unmarshal(e[0].Body, rang))
+	require.False(t, e[1].Time.Before(rang.Until.AsTime()), "too early")
+	require.Len(t, one.events("bell:cancelled"), 2)
+	require.Len(t, one.events("bell:later"), 2)
+	mu.Lock()
+	require.Zero(t, fired["cancelled"]+fired["later"])
+	mu.Unlock()
+	require.Equal(t, 1, one.count(`SELECT count(*) FROM toy.timers`), "what is set for later stays")
+}
+
+// Cancelling and firing race: one of them is committed, never both.
+func TestTimer_CancelAgainstFire(t *testing.T) {
+	t.Parallel()
+	url := meshtest.Postgres(t)
+	one, two := newToy(t, url, nil), newToy(t, url, nil)
+	one.timers()
+	const n = 60
+	for i := range n {
+		one.do("ann", &toyv1.Ring{BellId: fmt.Sprint(i), Milliseconds: 150})
+	}
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { two.do("ann", &toyv1.Answer{BellId: fmt.Sprint(i)}) })
+	}
+	all.Wait()
+	require.Eventually(t, func() bool { return one.count(`SELECT count(*) FROM toy.timers`) == 0 }, 20*time.Second, 10*time.Millisecond)
+	require.Equal(t, 2*n, one.count(`SELECT count(*) FROM toy.events`))
+}
+
+// Thousands of timers that are due at once hold up nobody else's command.
+func TestTimer_ManyDueAtOnceStarveNobody(t *testing.T) {
+	t.Parallel()
+	y := newToy(t, meshtest.Postgres(t), nil)
+	const n = 10_000
+	_, err := y.pool.Exec(t.Context(), `INSERT INTO toy.timers (stream, key, generation, due, command, body, command_id)
+SELECT 'bell:' || i, 'ring', 1, now() - interval '1 minute', 'toy.silence', convert_to(E'\n' || chr(length(i::text)) || i, 'UTF8'), 'id' || i
+FROM generate_series(1, $1::int) i`, n)
+	require.NoError(t, err)
+	y.timers()
+	var slowest time.Duration
+	var others int
+	require.Eventually(t, func() bool {
+		begun := time.Now()
+		y.do("ann", &toyv1.WriteNote{UserId: fmt.Sprint("u", others%50), Text: "x"})
+		slowest = max(slowest, time.Since(begun))
+		others++
+		return others%20 == 0 && y.count(`SELECT count(*) FROM toy.timers`) == 0
+	}, 2*time.Minute, time.Millisecond)
+	require.Less(t, slowest, 2*time.Second)
+	require.Equal(t, n, y.count(`SELECT count(*) FROM toy.outcomes WHERE actor = '$timer'`))
+	t.Logf("%d commands of others meanwhile, the slowest took %v", others, slowest)
+}
+
+// Timers that are made anew of the log equal those that are there; what was sent is not sent again.
+func TestTimer_ARebuildIsExactAndSendsNothingTwice(t *testing.T) {
+	t.Parallel()
+	var fired atomic.Int64
+	y := newToy(t, meshtest.Postgres(t), func(string, time.Time) { fired.Add(1) })
+	stop := y.timers()
+	for i := range 30 {
+		y.do("ann", &toyv1.Ring{BellId: fmt.Sprint("past", i), Milliseconds: 0})
+		y.do("ann", &toyv1.Ring{BellId: fmt.Sprint("later", i), Milliseconds: 3_600_000})
+	}
+	require.Eventually(t, func() bool { return fired.Load() == 30 && y.count(`SELECT count(*) FROM toy.timers`) == 30 },
+		20*time.Second, 10*time.Millisecond)
+	before := y.count(`SELECT hashtext(string_agg(t::text, ',' ORDER BY stream)) FROM toy.timers t`)
+	_, err := y.pool.Exec(t.Context(), `UPDATE toy.timers SET generation = 99 WHERE stream = 'bell:later1'`)
+	require.NoError(t, err)
+	rebuilt, err := y.log.RebuildTimers(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 30, rebuilt)
+	require.Equal(t, before, y.count(`SELECT hashtext(string_agg(t::text, ',' ORDER BY stream)) FROM toy.timers t`))
+	y.do("ann", &toyv1.Ring{BellId: "after", Milliseconds: 0})
+	require.Eventually(t, func() bool { return fired.Load() == 31 }, 20*time.Second, 10*time.Millisecond)
+	stop()
+	require.EqualValues(t, 31, fired.Load())
+}
+
+func TestStates_AreBoundedByWeight(t *testing.T) {
+	s, err := newStates(100, 1000)
+	require.NoError(t, err)
+	for i := range 10 {
+		s.put(fmt.Sprint(i), &held{bytes: 300})
+	}
+	require.Equal(t, 3, s.lru.Len())
+	require.NotNil(t, s.take("9"))
+	require.Nil(t, s.take("9"))
+	require.EqualValues(t, 600, s.bytes)
+	s.put("large", &held{bytes: 2000})
+	require.Zero(t, s.bytes)
+}
