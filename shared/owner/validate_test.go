@@ -1,0 +1,42 @@
+//go:build integration
+
+package owner
+
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/process"
+)
+
+type named string
+
+func (n named) Name() string { return string(n) }
+
+func (named) Apply(context.Context, pgx.Tx, []envelope.Event) error { return nil }
+
+// A service that could not do what is declared does not start, and says why.
+func TestValidate_RefusesWhatIsNotWired(t *testing.T) {
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	s := &Service{name: "toy", env: process.Env{Catalog: c}, aggregates: map[string]NewState{}}
+	for _, kind := range []string{"circle", "diary", "marker", "bell"} {
+		s.Decide(kind, func(string) State { return nil })
+	}
+	require.EqualError(t, s.validate(),
+		`toy cannot start: command toy.show_story: no aggregate decides about streams of kind "story"`)
+	s.Decide("story", func(string) State { return nil })
+	require.NoError(t, s.validate())
+	s.Project(named("a"), named("a"))
+	require.ErrorContains(t, s.validate(), `two projections are named "a"`)
+	s.projections = nil
+	s.reactions = []reaction{{from: "chat", topic: "chat-evens", react: func(envelope.Event, proto.Message) []eventlog.Append { return nil }}}
+	require.ErrorContains(t, s.validate(), `a reaction to "chat-evens": chat has no such topic`)
+}
