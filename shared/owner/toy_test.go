@@ -360,9 +360,10 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 		}
 		return all
 	}
-	reading := func(version int64) eventlog.Write {
+	reading := func(position int64) eventlog.Write {
 		return eventlog.Write{Expected: eventlog.AnyVersion,
-			Reading: &eventlog.Reading{Source: "chat", Stream: "s", Version: version, Previous: version - 1}}
+			Advance: &eventlog.Advance{Of: eventlog.TopicPartition{Source: "chat", Topic: "chat-events"},
+				From: eventlog.Checkpoint{Position: position - 1}, To: eventlog.Checkpoint{Position: position}}}
 	}
 	_, err := y.d.commitDeciding(t.Context(), commands("a"), reading(1))
 	require.NoError(t, err)
@@ -375,7 +376,7 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	require.Len(t, y.events("diary:bob"), 3)
 	// A checkpoint that another instance has moved takes the commands with it.
 	_, err = y.d.commitDeciding(t.Context(), commands("c"), reading(2))
-	var stale *eventlog.StaleReadingError
+	var stale *eventlog.StaleCheckpointError
 	require.ErrorAs(t, err, &stale)
 	require.Len(t, y.events("diary:ann"), 4)
 	y.wait.Store(true)

@@ -8,11 +8,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
@@ -37,6 +35,6 @@ func TestValidate_RefusesWhatIsNotWired(t *testing.T) {
 	s.Project(named("a"), named("a"))
 	require.ErrorContains(t, s.validate(), `two projections are named "a"`)
 	s.projections = nil
-	s.reactions = []reaction{{from: "chat", topic: "chat-evens", react: func(envelope.Event, proto.Message) []eventlog.Append { return nil }}}
+	s.reactions = []reaction{{from: "chat", topic: "chat-evens"}}
 	require.ErrorContains(t, s.validate(), `a reaction to "chat-evens": chat has no such topic`)
 }

@@ -144,7 +144,7 @@ func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 			if got.event != nil {
 				r.check(t, o.Actor, got.event)
 				kept.Evolve(catalog.Fact{Actor: o.Actor}, got.event) // whole, as decided
-				h.append(o.Actor, got.event)    // without texts, as loaded
+				h.append(o.Actor, got.event)                         // without texts, as loaded
 			}
 			version = len(h.records)
 			if rapid.Bool().Draw(t, "the run ends") {
