@@ -360,12 +360,17 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 		}
 		return all
 	}
+	of := eventlog.TopicPartition{Source: "chat", Topic: "chat-events"}
+	_, err := y.log.BeginConsumer(t.Context(), eventlog.Consumer{Source: of.Source, Topic: of.Topic, Epoch: 1, Partitions: 1})
+	require.NoError(t, err)
+	_, err = y.log.BeginPartition(t.Context(), of, eventlog.Checkpoint{Epoch: 1, Partitions: 1})
+	require.NoError(t, err)
 	reading := func(position int64) eventlog.Write {
-		return eventlog.Write{Expected: eventlog.AnyVersion,
-			Advance: &eventlog.Advance{Of: eventlog.TopicPartition{Source: "chat", Topic: "chat-events"},
-				From: eventlog.Checkpoint{Position: position - 1}, To: eventlog.Checkpoint{Position: position}}}
+		return eventlog.Write{Expected: eventlog.AnyVersion, Advance: &eventlog.Advance{Of: of,
+			From: eventlog.Checkpoint{Position: position - 1, Epoch: 1, Partitions: 1},
+			To:   eventlog.Checkpoint{Position: position, Epoch: 1, Partitions: 1}}}
 	}
-	_, err := y.d.commitDeciding(t.Context(), commands("a"), reading(1))
+	_, err = y.d.commitDeciding(t.Context(), commands("a"), reading(1))
 	require.NoError(t, err)
 	require.Equal(t, 1, y.count(`SELECT count(DISTINCT xmin::text)::int FROM toy.events`))
 	// States that are behind lose a race, and are decided under the lock.
