@@ -24,6 +24,7 @@ func TestLook_AuthorizesAllLookersOfARequestTogether(t *testing.T) {
 	w := newWorld(t)
 	var calls atomic.Int64
 	w.start(func(s *owner.Service) {
+		rooms(s)
 		s.Look(func(_ context.Context, lookers []*meshv1.Looker) (looked []*meshv1.Looked, _ error) {
 			calls.Add(1)
 			for _, l := range lookers {

@@ -139,6 +139,7 @@ func (t *timers) asked(timer eventlog.Timer) (*asked, error) {
 	if err := proto.Unmarshal(timer.Body, body); err != nil {
 		return nil, fmt.Errorf("command %s: %w", timer.Command, err)
 	}
-	return &asked{command: timerCommand(timer), declared: declared, message: body, timer: &timer.TimerKey,
-		digest: digestOfMessage(timer.Command, body), trace: context.Background(), answer: make(chan answer, 1)}, nil
+	c := timerCommand(timer)
+	return &asked{command: c, declared: declared, message: body, timer: &timer.TimerKey,
+		digest: digestOfMessage(c, body), trace: context.Background(), answer: make(chan answer, 1)}, nil
 }
