@@ -17,19 +17,12 @@ import (
 // in many interleavings and compares the states shows it; see notification's.
 type Reaction func(e envelope.Event, event proto.Message) []Effect
 
-// Effect is what follows for one stream of the service's own log: events that are appended whatever the stream contains,
-// or a command that the stream's aggregate decides.
+// Effect is events that follow for one stream of the service's own log. They are appended whatever the stream contains.
 type Effect struct {
-	// Stream that Events are appended to. That of a Command is the declared one.
 	Stream string
-	// Actor of the events or the command; empty: that of the event which they follow from.
-	Actor string
-	// Events to append.
+	// Actor of the events; empty: that of the event which they follow from.
+	Actor  string
 	Events []proto.Message
-	// Command to decide, in the transaction that also stores how far the partition was consumed. Its outcome is kept like
-	// that of any other, also where it changes nothing or is refused: so a repeat has no effect even if the state has
-	// changed meanwhile. Its id follows from the event and the effect's index.
-	Command proto.Message
 }
 
 // Since is from when on a service reacts to a topic that it has not consumed before. It matters once: what is found then
