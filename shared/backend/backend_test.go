@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -130,6 +131,41 @@ func TestRedis_SaysWhereAndWhatToTryAfterThreeRetries(t *testing.T) {
 	_, err = backend.Redis{URL: "http://:hidden@x"}.Open(brief(t))
 	require.ErrorContains(t, err, "REDIS_URL: it has to look like")
 	require.NotContains(t, err.Error(), "hidden")
+}
+
+// answerRedis answers every command at a listener with an error, which only shows that it was reached.
+func answerRedis(t *testing.T, network, address string) string {
+	t.Helper()
+	l, err := net.Listen(network, address)
+	if err != nil && strings.Contains(address, "::1") {
+		t.Skip("this machine has no IPv6")
+	}
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("-ERR reached\r\n-ERR reached\r\n-ERR reached\r\n"))
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestRedis_ReachesASocketAndAnIPv6Address(t *testing.T) {
+	t.Parallel()
+	t.Run("socket", func(t *testing.T) {
+		t.Parallel()
+		_, err := backend.Redis{URL: "unix://" + answerRedis(t, "unix", filepath.Join(t.TempDir(), "s"))}.Open(brief(t))
+		require.ErrorContains(t, err, "ERR reached")
+	})
+	t.Run("IPv6", func(t *testing.T) {
+		t.Parallel()
+		_, err := backend.Redis{URL: "redis://" + answerRedis(t, "tcp6", "[::1]:0") + "/0"}.Open(brief(t))
+		require.ErrorContains(t, err, "ERR reached")
+	})
 }
 
 func TestKafka_SaysWhereAndWhatToTry(t *testing.T) {

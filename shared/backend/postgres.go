@@ -83,7 +83,7 @@ func retire(after int) func(*pgx.Conn) bool {
 // withoutSchema strips parameters that are not the server's.
 func (p Postgres) withoutSchema() (string, error) {
 	u, err := url.Parse(p.URL)
-	if err != nil || u.Host == "" || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
+	if err != nil || (u.Host == "" && u.Query().Get("host") == "") || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
 		return "", fmt.Errorf("DATABASE_URL: it has to look like postgresql://user:password@host:5432/database")
 	}
 	if HasUnescapedAt(p.URL) {
@@ -117,13 +117,23 @@ func ForeignParameter(name string) bool {
 // HasUnescapedAt reports whether user or password of a URL hold an @, or an @ stands where their / or ? has cut them off.
 // Then it is not certain which part is the host, and a part of the password would be shown as if it were.
 func HasUnescapedAt(address string) bool {
-	_, rest, _ := strings.Cut(address, "://")
-	authority, path := rest, ""
+	authority, _ := cutAuthority(address)
+	return strings.Count(authority, "@") > 1 || HasCutOffAt(address)
+}
+
+// HasCutOffAt reports whether a /, ? or # of the password seems to end the authority of a URL, so that the rest of the
+// password, up to the @, would be taken for something else.
+func HasCutOffAt(address string) bool {
+	authority, rest := cutAuthority(address)
+	return !strings.Contains(authority, "@") && strings.Contains(rest, "@")
+}
+
+func cutAuthority(address string) (authority, rest string) {
+	_, rest, _ = strings.Cut(address, "://")
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
-		authority, path = rest[:i], rest[i:]
+		return rest[:i], rest[i:]
 	}
-	n := strings.Count(authority, "@")
-	return n > 1 || n == 0 && strings.Contains(path, "@")
+	return rest, ""
 }
 
 // libpqVariables are those by which PostgreSQL's own clients, and pgx, connect otherwise than a URL says.
@@ -157,8 +167,17 @@ func libpqSet() string {
 // Where names host, port and database.
 func (p Postgres) Where() string {
 	u, err := url.Parse(p.URL)
-	if err != nil || u.Host == "" {
+	if err != nil {
 		return "(no address)"
+	}
+	if socket := u.Query().Get("host"); socket != "" { // it wins over the URL's host
+		return socket + u.Path
+	}
+	if u.Host == "" {
+		return "(no address)"
+	}
+	if strings.Contains(u.Host, ",") { // several servers, tried in turn
+		return u.Host + u.Path
 	}
 	host, port := u.Hostname(), u.Port()
 	if port == "" {

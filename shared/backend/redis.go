@@ -6,6 +6,8 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -44,32 +46,49 @@ func (r Redis) Open(ctx context.Context) (*redis.Client, error) {
 }
 
 func (r Redis) options() (*redis.Options, error) {
-	options := &redis.Options{Addr: r.Where(), Password: r.Password}
+	options, asked := &redis.Options{Addr: r.Where(), Password: r.Password}, url.Values{}
 	if r.URL != "" {
 		var err error
+		if u, err := url.Parse(r.URL); err == nil {
+			asked = u.Query()
+		}
 		if options, err = redis.ParseURL(r.URL); err != nil {
 			// The library's error may repeat the URL, and with it the password.
 			return nil, errors.New("REDIS_URL: it has to look like redis://:password@host:6379/0")
 		}
 	}
-	options.MaxRetries = redisRetries
-	options.MinRetryBackoff, options.MaxRetryBackoff = redisBackoff, redisBackoff
-	options.DialTimeout = redisDial
+	// Parameters of the URL win.
+	if !asked.Has("max_retries") {
+		options.MaxRetries = redisRetries
+	}
+	if !asked.Has("min_retry_backoff") && !asked.Has("max_retry_backoff") {
+		options.MinRetryBackoff, options.MaxRetryBackoff = redisBackoff, redisBackoff
+	}
+	if !asked.Has("dial_timeout") {
+		options.DialTimeout = redisDial
+	}
 	options.DialerRetries = 1 // the command's own retries are enough
-	options.Dialer = dialIPv4(options.TLSConfig)
+	if options.Network != "unix" {
+		options.Dialer = dial(options.TLSConfig, options.DialTimeout)
+	}
 	options.DisableIdentity = true // its version of the client library is nobody's business
 	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return options, nil
 }
 
-// dialIPv4 keeps to IPv4: where "localhost" has both, servers in containers often answer on one alone.
-func dialIPv4(secure *tls.Config) func(context.Context, string, string) (net.Conn, error) {
-	dialer := &net.Dialer{Timeout: redisDial, KeepAlive: 5 * time.Minute}
+// dial resolves names to IPv4 addresses only: where "localhost" has both, servers in containers often answer on one
+// alone. An IPv6 address is dialled as it is.
+func dial(secure *tls.Config, timeout time.Duration) func(context.Context, string, string) (net.Conn, error) {
+	dialer := &net.Dialer{Timeout: timeout, KeepAlive: 5 * time.Minute}
 	return func(ctx context.Context, _, addr string) (net.Conn, error) {
-		if secure != nil {
-			return (&tls.Dialer{NetDialer: dialer, Config: secure}).DialContext(ctx, "tcp4", addr)
+		network := "tcp4"
+		if ip, err := netip.ParseAddrPort(addr); err == nil && ip.Addr().Is6() {
+			network = "tcp6"
 		}
-		return dialer.DialContext(ctx, "tcp4", addr)
+		if secure != nil {
+			return (&tls.Dialer{NetDialer: dialer, Config: secure}).DialContext(ctx, network, addr)
+		}
+		return dialer.DialContext(ctx, network, addr)
 	}
 }
 

@@ -91,7 +91,7 @@ func Load(service string, getenv func(string) string) (Config, error) {
 	r.secrets(&c)
 	c.Peers = map[string]string{}
 	for _, owner := range []string{"presence", "chat", "feed", "notification"} {
-		c.Peers[owner] = r.httpURL(strings.ToUpper(owner)+"_URL", fmt.Sprintf("http://localhost:%d", ports[owner]))
+		c.Peers[owner] = r.baseURL(strings.ToUpper(owner)+"_URL", fmt.Sprintf("http://localhost:%d", ports[owner]))
 	}
 	c.ResumeEvents = r.number("RESUME_EVENTS", 1000, 1, 10_000)
 	c.DataDir = r.text("DATA_DIR", ".data")

@@ -92,7 +92,7 @@ func (r *reader) host(name, otherwise string) string {
 	return value
 }
 
-// httpURL reads a base URL. A user and password in it are not shown, as they are what must not be.
+// httpURL reads a URL. A user and password in it are not shown, as they are what must not be.
 func (r *reader) httpURL(name, otherwise string) string {
 	value := r.text(name, otherwise)
 	if value == "" {
@@ -103,7 +103,21 @@ func (r *reader) httpURL(name, otherwise string) string {
 		r.problem(name, "has to look like http://host:port")
 		return ""
 	}
-	return strings.TrimSuffix(value, "/")
+	if u.Fragment != "" {
+		r.problem(name, "has a # in it: it has to look like http://host:port")
+		return ""
+	}
+	return value
+}
+
+// baseURL reads the URL of a service, to which paths are added.
+func (r *reader) baseURL(name, otherwise string) string {
+	value := strings.TrimRight(r.httpURL(name, otherwise), "/")
+	if u, err := url.Parse(value); err == nil && (u.RawQuery != "" || u.ForceQuery || u.User != nil) {
+		r.problem(name, "has a user or a query in it: it has to look like http://host:port")
+		return ""
+	}
+	return value
 }
 
 // originHost matches what stands for the host in the Origin header: browsers write international names as xn--….
@@ -134,16 +148,25 @@ func (r *reader) origins(name string) (list []string) {
 	return list
 }
 
+// brokers reads a list of addresses. Empty entries, such as after a trailing comma, and repeated ones are left out.
 func (r *reader) brokers(name, otherwise string) (list []string) {
-	for value := range strings.SplitSeq(r.text(name, otherwise), ",") {
-		value = strings.TrimSpace(value)
+	all := r.text(name, otherwise)
+	for value := range strings.SplitSeq(all, ",") {
+		if value = strings.TrimSpace(value); value == "" {
+			continue
+		}
 		host, port, err := net.SplitHostPort(value)
 		n, _ := strconv.Atoi(port) // 0 is no port
 		if err != nil || !hostPattern.MatchString(host) || n < 1 || n > 65535 {
 			r.problem(name, "names %q: each broker has to be host:port, separated by commas", value)
 			continue
 		}
-		list = append(list, value)
+		if !slices.Contains(list, value) {
+			list = append(list, value)
+		}
+	}
+	if strings.Trim(all, ", ") == "" {
+		r.problem(name, "names no broker: it has to be host:port, separated by commas")
 	}
 	return list
 }
@@ -168,8 +191,12 @@ func (r *reader) databaseURL(name string, c *Config) string {
 		}
 		return u.String()
 	}
+	if strings.Contains(strings.ToUpper(value), "@%2F") {
+		r.problem(name, "names a socket as its host: write postgresql://user:password@/database?host=/var/run/postgresql")
+		return ""
+	}
 	u, err := url.Parse(value)
-	if err != nil || u.Host == "" || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
+	if err != nil || (u.Host == "" && u.Query().Get("host") == "") || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
 		r.problem(name, "has to look like postgresql://user:password@host:5432/database?schema=public")
 		return ""
 	}
@@ -198,9 +225,22 @@ func (r *reader) redisURL(name string) string {
 	if value == "" {
 		return ""
 	}
-	if _, err := redis.ParseURL(value); err != nil {
-		// The library's error may repeat the password.
+	if backend.HasCutOffAt(value) {
+		r.problem(name, "has a /, ? or # in its password: percent-encode it (/ is %%2F, ? is %%3F, # is %%23)")
+		return ""
+	}
+	options, err := redis.ParseURL(value)
+	if err != nil {
+		// Other errors of the library may repeat the password.
+		if _, option, ok := strings.Cut(err.Error(), "unexpected option: "); ok {
+			r.problem(name, "has the parameter %q, which is not one of go-redis: remove it", option)
+			return ""
+		}
 		r.problem(name, "has to look like redis://:password@host:6379/0")
+		return ""
+	}
+	if options.DB < 0 {
+		r.problem(name, "names the database %d: it has to be 0 or more", options.DB)
 		return ""
 	}
 	return value
