@@ -55,8 +55,9 @@ func TestKafka_ChecksFailWhileItCannotWrite(t *testing.T) {
 	_, k := startKafka(t, embedded.KafkaOptions{Dir: dir})
 	require.NoError(t, k.Check(t.Context()))
 	obstacle := filepath.Join(dir, "probe")
-	require.NoError(t, os.Mkdir(obstacle, 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(obstacle, "full"), nil, 0o600))
+	full := t.TempDir() // not empty, so that the probe cannot remove it
+	require.NoError(t, os.WriteFile(filepath.Join(full, "file"), nil, 0o600))
+	require.Eventually(t, func() bool { return os.Rename(full, obstacle) == nil }, 5*time.Second, time.Millisecond)
 	require.Eventually(t, func() bool { return k.Check(t.Context()) != nil }, 10*time.Second, 50*time.Millisecond)
 	require.NoError(t, os.RemoveAll(obstacle))
 	require.Eventually(t, func() bool { return k.Check(t.Context()) == nil }, 10*time.Second, 50*time.Millisecond)
