@@ -596,6 +596,48 @@ func TestGateway_HTTPTakesTheSameCommandsAndQueries(t *testing.T) {
 		require.Equal(t, c.status, status, "%s %s: %v", c.path, c.headers, answer)
 		require.Equal(t, c.code, answer["error"].(map[string]any)["code"], "%s: %v", c.path, answer)
 	}
+	// What reaches a server besides what a client library sends.
+	ok := `{"conversation_id":"g","body":"hi"}`
+	for _, c := range []struct {
+		method, path, body string
+		change             func(h http.Header)
+		status             int
+		code               string
+	}{
+		{"POST", send, ok, func(h http.Header) { h["Command-Id"] = []string{""} }, 400, refusal.InvalidField},
+		{"POST", send, ok, func(h http.Header) { h["Command-Id"] = []string{"a", "a"} }, 400, refusal.Malformed},
+		{"POST", send, ok, func(h http.Header) { h["On-Behalf-Of"] = []string{""} }, 400, refusal.InvalidField},
+		{"POST", send, ok, func(h http.Header) { h["On-Behalf-Of"] = []string{"alice", "bob"} }, 400, refusal.Malformed},
+		{"POST", send, ok, func(h http.Header) { h["Authorization"] = append(h["Authorization"], "Bearer x") }, 400, refusal.Malformed},
+		{"POST", send, ok, func(h http.Header) { h["Authorization"] = []string{"Bearer "} }, 401, refusal.Unauthorized},
+		{"POST", send, ok, func(h http.Header) { h["Content-Encoding"] = []string{"gzip"} }, 400, refusal.Malformed},
+		{"POST", send, ok, func(h http.Header) { h["Origin"] = []string{"https://school.example", "https://school.example"} }, 403, refusal.Unauthorized},
+		{"POST", send + "?body=hi", ok, nil, 400, refusal.InvalidField},
+		{"POST", history, `{}`, func(h http.Header) { h["Content-Type"] = []string{"application/json; charset=latin1"} }, 400, refusal.Malformed},
+		{"POST", history, `{"conversation_id":"g"}`, func(h http.Header) { h["Content-Type"] = []string{"application/json; charset=UTF-8"} }, 200, ""},
+		{"POST", history, `{"conversation_id":"g"}`, func(h http.Header) { h["Connect-Timeout-Ms"] = []string{"-1"} }, 400, refusal.InvalidField},
+		{"GET", send, "", nil, 405, refusal.Malformed},
+		{"OPTIONS", send, "", nil, 204, ""},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), c.method, "http://"+address+c.path, strings.NewReader(c.body))
+		require.NoError(t, err)
+		r.Header.Set(alice[0], alice[1])
+		if c.change != nil {
+			c.change(r.Header)
+		}
+		response, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		text, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		_ = response.Body.Close()
+		require.Equal(t, c.status, response.StatusCode, "%s %s %v: %s", c.method, c.path, r.Header, text)
+		if c.code != "" { // Connect clients find it beside their own code
+			require.Contains(t, string(text), c.code, "%s %s %v", c.method, c.path, r.Header)
+		}
+		if c.method != http.MethodPost {
+			require.Equal(t, "POST, OPTIONS", response.Header.Get("Allow"))
+		}
+	}
 	_, _, header := call(t, address, send, `{}`, with(alice, "Origin", "https://school.example")...)
 	require.Equal(t, "https://school.example", header.Get("Access-Control-Allow-Origin"))
 }

@@ -75,28 +75,31 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	// What it is made of.
 	watch := newWatch(env, quiet)
 	metrics := watch.health.Registry()
+	guarded := guard.New(log, metrics)
 	connections := hub.New(hub.Options{Catalog: env.Catalog, Limits: set.limits, PerUser: set.perUser,
 		MarkEvery: set.mark, Metrics: hub.NewMetrics(metrics)})
 	commands := intake.New(intake.Options{Catalog: env.Catalog, Publisher: publisher, Patience: set.patience, Log: log,
-		Metrics: intake.NewMetrics(metrics)})
+		Guard: guarded, Metrics: intake.NewMetrics(metrics)})
 	fan := fanout.New(fanout.Options{Catalog: env.Catalog, Hub: connections, Owners: owners,
 		Partitions: publisher.Partitions, Resolve: commands.Resolve, Ready: commands.SetReady,
-		Waiting: watch.health.Waiting, Tracer: tracer, Metrics: fanout.NewMetrics(metrics), Log: log})
+		Waiting: watch.health.Waiting, Tracer: tracer, Guard: guarded,
+		Metrics: fanout.NewMetrics(metrics), Log: log})
 	watch.follow(fan)
 	reader, err := bus.NewReader(env.Stores.Kafka, bus.ReaderOptions{From: fan.From, Hold: set.hold, Log: log})
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
 	members := rooms.New(rooms.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Known: fan.Known,
-		Missed: hub.Bounds{Events: config.ResumeEvents}, Metrics: rooms.NewMetrics(metrics), Log: log})
+		Missed: hub.Bounds{Events: config.ResumeEvents}, Guard: guarded,
+		Metrics: rooms.NewMetrics(metrics), Log: log})
 	signals := signal.New(signal.Options{Catalog: env.Catalog, Hub: connections, Redis: env.Stores.Redis,
-		Prefix: config.Kafka.TopicPrefix, Metrics: signal.NewMetrics(metrics), Log: log})
+		Prefix: config.Kafka.TopicPrefix, Guard: guarded,
+		Metrics: signal.NewMetrics(metrics), Log: log})
 	queries := query.New(env.Catalog, config.Peers, client, tracer)
 	report := lease.New(lease.Options{Log: log,
 		Keeper: meshv1connect.NewConnectionServiceClient(quiet, config.Peers[env.Catalog.Connections()])})
 
 	// How clients come in.
-	guarded := guard.New(log, metrics)
 	mesh := &session.Mesh{Catalog: env.Catalog, Hub: connections, Rooms: members, Intake: commands, Queries: queries,
 		Lease: report, Signals: signals, Guard: guarded, Tracer: tracer, Log: log}
 	door := &access.Access{Verifier: verifier, Origins: config.AllowedOrigins, AnyLocal: config.AnyLocalOrigin, Log: log}

@@ -4,10 +4,10 @@ package fanout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -41,6 +42,7 @@ type Options struct {
 	Waiting func(dependency string, err error)
 	Tracer  trace.Tracer
 	Metrics *Metrics
+	Guard   *guard.Guard
 	Log     *slog.Logger
 }
 
@@ -246,11 +248,7 @@ func (f *Fanout) Reading() error {
 
 // take takes one record. A panic costs that record, and nothing else.
 func (f *Fanout) take(ctx context.Context, r *bus.Record) {
-	defer func() {
-		if p := recover(); p != nil {
-			f.unreadable(r, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
-		}
-	}()
+	defer f.options.Guard.Recover("fan-out", func() { f.unreadable(r, errors.New("it caused a panic")) })
 	t := f.topics[r.Topic]
 	if t.results {
 		result, err := envelope.ReadRawResult(r.Headers)

@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/shared/bus"
@@ -238,6 +240,29 @@ func TestUnreadable_IsPassedOver(t *testing.T) {
 	e.Body = []byte{0xff}
 	w.take(t, p, e, w.said("g", "good"))
 	require.Equal(t, []string{"chat.conversation_started", "good"}, w.seen(t))
+}
+
+// A panic costs the record that it happened in, is counted, and the next record is taken.
+func TestTake_APanicCostsOneRecord(t *testing.T) {
+	t.Parallel()
+	w := begin(t)
+	counted := prometheus.NewRegistry()
+	w.fan.options.Guard = guard.New(slog.New(slog.DiscardHandler), counted)
+	resolved := 0
+	w.fan.options.Resolve = func(envelope.Result) {
+		if resolved++; resolved == 1 {
+			panic("injected")
+		}
+	}
+	refused := envelope.Result{Source: "chat", Actor: "alice", CommandID: "c1", Stream: "conversation:g",
+		Type: "chat.send_message", Kind: envelope.Refused, Code: "not_a_member"}
+	for range 2 {
+		w.fan.take(t.Context(), record("chat-results", refused.Message()))
+	}
+	require.Equal(t, 2, resolved)
+	n, err := testutil.GatherAndCount(counted, "gateway_panics_total")
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
 }
 
 func TestFill_GivesUpWithItsContext(t *testing.T) {

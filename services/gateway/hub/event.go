@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"sync"
@@ -74,7 +73,7 @@ func (e *Event) encode() ([]byte, error) {
 func appendText(b []byte, text string) []byte {
 	for i := range len(text) {
 		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			quoted, _ := json.Marshal(text)
+			quoted, _ := wirejson.Encode(text)
 			return append(b, quoted...)
 		}
 	}

@@ -327,6 +327,18 @@ func TestEvent_IsShownWithoutDataWhenItsTypeIsNotKnown(t *testing.T) {
 	require.Contains(t, string(frame), `"event":"chat.from_the_future"`)
 }
 
+// Texts are written alike in events, signals and replies: without escapes that only a page of HTML would need.
+func TestEvent_IsNotEscapedForHTML(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	e := w.said("a < b && c > d")
+	e.Actor = "<é>&"
+	frame, err := w.event(e).Frame()
+	require.NoError(t, err)
+	require.Contains(t, string(frame), `"body":"a < b && c > d"`)
+	require.Contains(t, string(frame), `"actor":"<é>&"`)
+}
+
 // BenchmarkDeliver is one event to a room of so many connections, whose queues are emptied as they fill.
 func BenchmarkDeliver(b *testing.B) {
 	for _, members := range []int{1, 100, 10_000} {

@@ -3,13 +3,14 @@ package hub
 import (
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"hash/crc32"
 	"hash/fnv"
 	"maps"
 	"math"
 	"slices"
+
+	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
 // Mark holds, for each owner's log, up to which position a connection was given everything that was for it. It travels
@@ -111,7 +112,7 @@ func ParseMark(text string) (Mark, error) {
 
 // markFrame is the frame that gives a client its mark.
 func markFrame(mark string) []byte {
-	frame, _ := json.Marshal(struct {
+	frame, _ := wirejson.Encode(struct {
 		At string `json:"at"`
 	}{mark})
 	return frame
@@ -119,7 +120,7 @@ func markFrame(mark string) []byte {
 
 // readyFrame gives a client its first mark and says that all its rooms are open, and which session it comes back to.
 func readyFrame(mark, session string) []byte {
-	frame, _ := json.Marshal(struct {
+	frame, _ := wirejson.Encode(struct {
 		Ready   bool   `json:"ready"`
 		At      string `json:"at"`
 		Session string `json:"session"`

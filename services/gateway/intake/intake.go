@@ -13,6 +13,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -34,6 +35,7 @@ type Options struct {
 	// The same of one sender; 512 and 4 MiB when 0.
 	SenderWaiting, SenderBytes int
 	Metrics                    *Metrics
+	Guard                      *guard.Guard
 	Log                        *slog.Logger
 }
 

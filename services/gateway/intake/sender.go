@@ -136,6 +136,7 @@ func (w *waiter) disarm() {
 // tire tells the client what is known when it has waited long enough. What Kafka does not have is forgotten: the
 // client sends it again, with the same id.
 func (w *waiter) tire() {
+	defer w.sender.intake.options.Guard.Recover("outcome", nil)
 	if w.taken.Load() {
 		w.saying.Lock()
 		defer w.saying.Unlock()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"time"
 
 	"connectrpc.com/connect"
@@ -71,13 +70,7 @@ func (a *asker) begin(ctx context.Context, batch []newcomer) (again []newcomer, 
 
 // guard does what concerns one connection alone: a panic costs that connection, and nobody else anything.
 func (a *asker) guard(c *hub.Conn, do func()) {
-	defer func() {
-		if p := recover(); p != nil {
-			a.options.Log.Error("rooms: panic", "owner", a.owner, "connection", c.ID, "user", c.User, "panic", p,
-				"stack", string(debug.Stack()))
-			c.Close(hub.Internal)
-		}
-	}()
+	defer a.options.Guard.Recover("rooms", func() { c.Close(hub.Internal) })
 	do()
 }
 

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
+
+	"github.com/edumatrix/interlinked/services/gateway/guard"
 )
 
 const (
@@ -45,6 +46,7 @@ type kind[T any] struct {
 	ended  func(T) bool // reports who needs no answer any more
 	failed func(one T, err error)
 	gather time.Duration
+	guard  *guard.Guard
 	log    *slog.Logger
 }
 
@@ -167,12 +169,7 @@ func (l *lane[T]) serve(ctx context.Context, batch []T) (progress bool, err erro
 var errPanic = errors.New("panic")
 
 func (l *lane[T]) guarded(ctx context.Context, batch []T) (again []T, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			l.log.Error("rooms: panic", "call", l.name, "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("%s: %w: %v", l.name, errPanic, p)
-		}
-	}()
+	defer l.guard.Recover("rooms", func() { err = fmt.Errorf("%s: %w", l.name, errPanic) })
 	return l.ask(ctx, batch)
 }
 

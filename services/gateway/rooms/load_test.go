@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/services/gateway/hub"
@@ -99,5 +100,8 @@ func TestAttach_APanicCostsOneConnection(t *testing.T) {
 	<-c.Done()
 	reason, _ := c.Reason()
 	require.Equal(t, hub.Internal, reason)
+	n, err := testutil.GatherAndCount(w.counted, "gateway_panics_total")
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
 	require.Equal(t, true, await(t, w.connect(t, "carol"))["ready"])
 }

@@ -2,7 +2,6 @@ package rooms
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
 // look asks for permission for everyone who wants to look.
@@ -131,11 +131,7 @@ func (a *asker) renew(ctx context.Context) {
 }
 
 func (a *asker) renewAll(ctx context.Context, lookers []hub.Looker) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", errPanic, p)
-		}
-	}()
+	defer a.options.Guard.Recover("rooms", func() { err = errPanic })
 	request := &meshv1.LookRequest{}
 	for _, l := range lookers {
 		request.Lookers = append(request.Lookers, &meshv1.Looker{User: l.Conn.User, Room: l.Room})
@@ -162,7 +158,7 @@ func Unlooked(room, code, text string) []byte {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 	}
-	frame, _ := json.Marshal(struct {
+	frame, _ := wirejson.Encode(struct {
 		Unlooked string  `json:"unlooked"`
 		Error    problem `json:"error"`
 	}{room, problem{code, text}})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
@@ -33,6 +34,7 @@ type Options struct {
 	// Gather is how long to wait for others who want to ask the same; 2 ms when 0.
 	Gather  time.Duration
 	Metrics *Metrics
+	Guard   *guard.Guard
 	Log     *slog.Logger
 }
 
@@ -197,11 +199,11 @@ func newAsker(owner string, o Options) *asker {
 		early: map[*hub.Conn][]*look{}, suspects: map[string]time.Time{}}
 	gone := func(n newcomer) bool { return ended(n.conn) }
 	a.beginning = lanes(kind[newcomer]{name: owner + " rooms", calls: 2, ask: a.begin, ended: gone, failed: a.beginFailed,
-		gather: o.Gather, log: o.Log}, maxCall, 20, 1)
+		gather: o.Gather, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
 	a.resuming = lanes(kind[newcomer]{name: owner + " resume", calls: 2, ask: a.resume, ended: gone,
-		failed: a.resumeFailed, gather: o.Gather, log: o.Log}, maxResumed, 8, 1)
+		failed: a.resumeFailed, gather: o.Gather, guard: o.Guard, log: o.Log}, maxResumed, 8, 1)
 	a.looking = lanes(kind[*look]{name: owner + " look", calls: 2, ask: a.look, failed: a.lookFailed, gather: o.Gather,
-		ended: a.lookEnded, log: o.Log}, maxCall, 20, 1)
+		ended: a.lookEnded, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
 	return a
 }
 

@@ -9,10 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/services/gateway/rooms"
@@ -26,6 +28,7 @@ type world struct {
 	owners  map[string]*fake.Owner
 	known   chan struct{}
 	metrics *rooms.Metrics
+	counted *prometheus.Registry
 }
 
 func begin(t *testing.T, lease time.Duration, missed ...hub.Bounds) *world {
@@ -33,7 +36,7 @@ func begin(t *testing.T, lease time.Duration, missed ...hub.Bounds) *world {
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	w := &world{catalog: c, owners: map[string]*fake.Owner{}, known: make(chan struct{}),
-		metrics: rooms.NewMetrics(nil)}
+		metrics: rooms.NewMetrics(nil), counted: prometheus.NewRegistry()}
 	w.hub = hub.New(hub.Options{Catalog: c, PerUser: 1000})
 	clients := map[string]meshv1connect.OwnerServiceClient{}
 	for _, name := range c.Owners() {
@@ -43,8 +46,8 @@ func begin(t *testing.T, lease time.Duration, missed ...hub.Bounds) *world {
 		clients[name] = meshv1connect.NewOwnerServiceClient(server.Client(), server.URL)
 	}
 	w.rooms = rooms.New(rooms.Options{Catalog: c, Hub: w.hub, Owners: clients, Lease: lease, Metrics: w.metrics,
-		Missed: append(missed, hub.Bounds{})[0],
-		Known:  func(string) <-chan struct{} { return w.known }, Log: slog.New(slog.DiscardHandler)})
+		Guard: guard.New(slog.New(slog.DiscardHandler), w.counted), Missed: append(missed, hub.Bounds{})[0],
+		Known: func(string) <-chan struct{} { return w.known }, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = w.rooms.Run(ctx) }()

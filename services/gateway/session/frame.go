@@ -1,7 +1,6 @@
 package session
 
 import (
-	"bytes"
 	"encoding/json"
 	"strings"
 	"unicode/utf8"
@@ -122,9 +121,6 @@ func outcome(re string, a intake.Answer) []byte {
 }
 
 func encode(v any) []byte {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	_ = e.Encode(v) // of plain fields and valid JSON only
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	b, _ := wirejson.Encode(v) // of plain fields and valid JSON only
+	return b
 }

@@ -96,11 +96,7 @@ func (s *Signals) setAvailable(available bool, err error) {
 
 // deliverAll delivers what another gateway has published.
 func (s *Signals) deliverAll(payload string) {
-	defer func() {
-		if p := recover(); p != nil {
-			s.options.Log.Error("signal: panic", "panic", p)
-		}
-	}()
+	defer s.options.Guard.Recover("signals", nil)
 	var all meshv1.Signals
 	if err := proto.Unmarshal([]byte(payload), &all); err != nil {
 		s.options.Log.Warn("signal: what was published cannot be read", "error", err)

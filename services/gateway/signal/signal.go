@@ -20,6 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/shared/wirejson"
@@ -34,6 +35,7 @@ type Options struct {
 	// Prefix goes before the names of channels, so that several installations can share a server.
 	Prefix  string
 	Metrics *Metrics
+	Guard   *guard.Guard
 	Log     *slog.Logger
 }
 
@@ -170,7 +172,7 @@ func (s *Signals) deliver(declared *catalog.Signal, room, actor, except string, 
 		s.options.Log.Error("signal: cannot be shown", "signal", declared.Name, "error", err)
 		return
 	}
-	text, err := json.Marshal(struct {
+	text, err := wirejson.Encode(struct {
 		Signal string          `json:"signal"`
 		Room   string          `json:"room"`
 		Actor  string          `json:"actor"`

@@ -1,0 +1,54 @@
+package gateway
+
+import (
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/require"
+)
+
+// Beyond the bound a client is told so before the upgrade; once others have left, it comes in.
+func TestListener_BeyondItsBoundAnswers503BeforeTheUpgrade(t *testing.T) {
+	t.Parallel()
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	bounded := &boundedListener{Listener: inner, max: 2}
+	upgrader := websocket.Upgrader{}
+	server := httptest.NewUnstartedServer(bounded.full(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		socket, err := upgrader.Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		go func() { _, _, _ = socket.ReadMessage(); _ = socket.Close() }()
+	})))
+	_ = server.Listener.Close()
+	server.Listener = bounded
+	server.Start()
+	t.Cleanup(server.Close)
+	url := "ws://" + inner.Addr().String()
+	var sockets []*websocket.Conn
+	for range 2 {
+		socket, _, err := websocket.DefaultDialer.Dial(url, nil)
+		require.NoError(t, err)
+		sockets = append(sockets, socket)
+	}
+	for range 3 * margin { // those that were refused are not counted any more
+		_, response, err := websocket.DefaultDialer.Dial(url, nil)
+		require.ErrorIs(t, err, websocket.ErrBadHandshake)
+		require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
+		require.Equal(t, "5", response.Header.Get("Retry-After"))
+	}
+	require.NoError(t, sockets[0].Close())
+	require.Eventually(t, func() bool {
+		socket, _, err := websocket.DefaultDialer.Dial(url, nil)
+		if err == nil {
+			_ = socket.Close()
+		}
+		return err == nil
+	}, 10*time.Second, 10*time.Millisecond)
+	require.Positive(t, maxConnections())
+}
