@@ -109,7 +109,6 @@ VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`
 	sqlReadings     = `SELECT stream, version FROM owner.readings WHERE source = $1 AND stream = ANY ($2::text[])`
 	sqlReadingsMark = `SELECT max(version) FILTER (WHERE stream = 'topic ' || $2),
   bool_or(stream LIKE 'topic %') FROM owner.readings WHERE source = $1`
-	sqlForgetReadings = `DELETE FROM owner.readings WHERE source = $1`
 )
 
 // Consumer reports how the consumption of a topic began, and whether it did.
@@ -224,12 +223,4 @@ func (l *Log) ReadingsMark(ctx context.Context, source, topic string) (position 
 		return 0, true, nil // it was stopped before it had read any topic to the end
 	}
 	return 0, false, nil
-}
-
-// ForgetReadings removes what an earlier release kept.
-func (l *Log) ForgetReadings(ctx context.Context, source string) error {
-	if _, err := l.o.Pool.Exec(ctx, l.in(sqlForgetReadings), source); err != nil {
-		return fmt.Errorf("remove what an earlier release kept of %s: %w", source, Away(err))
-	}
-	return nil
 }

@@ -152,19 +152,16 @@ func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head int64) (int
 	return low, nil
 }
 
-// takeOver parks what an earlier release had parked, and removes what it kept once that is not needed.
+// takeOver parks what an earlier release had parked. The versions that it kept stay: partitions need them up to
+// ReadingsEnd, and other topics of the source have yet to begin.
 func (c *Consumer) takeOver(ctx context.Context, n eventlog.Consumer) error {
 	if n.ReadingsEnd == 0 {
 		return nil
 	}
-	err := c.o.Log.ImportParked(ctx, c.o.Source, func(r *meshv1.Record) (position, passed int64, err error) {
+	return c.o.Log.ImportParked(ctx, c.o.Source, func(r *meshv1.Record) (position, passed int64, err error) {
 		e, err := envelope.ReadRecord(r)
 		return e.Position, n.Start, err
 	})
-	if err != nil {
-		return err
-	}
-	return c.o.Log.ForgetReadings(ctx, c.o.Source)
 }
 
 // prepareReadings reads which versions an earlier release applied of the streams of some events.

@@ -1,0 +1,82 @@
+//go:build integration
+
+package consume_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/shared/owner/consume"
+)
+
+// A new service that reacts from now on passes over what was there before.
+func TestConsume_FromNow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.since = consume.FromNow()
+	w.source.say("7", "old", "old")
+	w.start()
+	w.eventually("it has begun", func() bool { return w.number("SELECT count(*) FROM notification.checkpoints") > 0 })
+	w.source.say("7", "new")
+	w.awaitRaised("7", 3)
+}
+
+// A new service that reacts from a time on finds where that is.
+func TestConsume_FromTime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	events := w.source.chained(w.source.append("7", make([]string, 40)...)...)
+	begin := time.Now().Add(-time.Hour)
+	w.source.mu.Lock()
+	for i := range events {
+		events[i].Time = begin.Add(time.Duration(i-25) * time.Minute)
+		w.source.log[i].Time = events[i].Time
+	}
+	w.source.mu.Unlock()
+	w.source.publish(events...)
+	w.since = consume.FromTime(begin)
+	w.start()
+	w.awaitRaised("7", upTo(40)[25:]...)
+}
+
+// The first start after an upgrade: what the earlier release had applied or parked is not applied again, the rest is once.
+func TestConsume_UpgradesFromReadings(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start().stop() // the schema
+	for _, c := range []string{"7", "8", "9"} {
+		w.source.chained(w.source.append(c, "a", "b", "c", "d")...) // positions 1-4, 5-8, 9-12
+	}
+	parked := w.source.log[9] // version 2 of 9
+	record := parked.Record(topic)
+	record.Body = nil
+	raw, err := proto.Marshal(record)
+	require.NoError(t, err)
+	for _, statement := range []string{"ALTER TABLE notification.readings DISABLE TRIGGER readings_are_closed",
+		`INSERT INTO notification.readings (source, stream, version) VALUES ('chat', 'topic chat-events', 2),
+		('chat', 'conversation:7', 3), ('chat', 'conversation:8', 4), ('chat', 'conversation:9', 1)`} {
+		_, err := w.pool.Exec(t.Context(), statement)
+		require.NoError(t, err)
+	}
+	_, err = w.pool.Exec(t.Context(), `INSERT INTO notification.parked (source, stream, version, record, error, at)
+		VALUES ('chat', 'conversation:9', 2, $1, 'as asked', now())`, raw)
+	require.NoError(t, err)
+	w.source.tell()
+	i := w.start()
+	w.stored()
+	require.Equal(t, []int64{4}, w.raised("bob", "7"))
+	require.Empty(t, w.raised("bob", "8"))
+	require.Empty(t, w.raised("bob", "9"))
+	done, err := i.consumer.Resolve(t.Context(), "conversation:9", 2, false)
+	require.NoError(t, err)
+	require.Zero(t, done.Left)
+	require.Equal(t, []int64{2, 3, 4}, w.raised("bob", "9"))
+	require.Zero(t, w.number("SELECT count(*) FROM notification.parked"))
+	i.stop()
+	w.start()
+	w.source.say("7", "more")
+	w.awaitRaised("7", 4, 5)
+}
