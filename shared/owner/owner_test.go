@@ -79,11 +79,15 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOn(t, meshtest.EmbeddedKafka(t))
+}
+
+func newWorldOn(t *testing.T, kafka backend.Kafka) *world {
+	t.Helper()
 	declared, err := catalog.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	kafka := meshtest.EmbeddedKafka(t)
 	if _, err := kafka.EnsureTopics(t.Context(), declared.Topics("")); err != nil {
 		t.Fatal(err)
 	}

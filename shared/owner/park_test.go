@@ -21,8 +21,10 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 	notificationv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/notification/v1"
+	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/process"
@@ -42,7 +44,12 @@ type listener struct {
 
 func newListener(t *testing.T, topic string) *listener {
 	t.Helper()
-	w := newWorld(t)
+	return newListenerOn(t, topic, meshtest.EmbeddedKafka(t))
+}
+
+func newListenerOn(t *testing.T, topic string, kafka backend.Kafka) *listener {
+	t.Helper()
+	w := newWorldOn(t, kafka)
 	w.start(rooms)
 	l := &listener{world: w, env: w.environment("notification", w.env.Stores), topic: topic}
 	l.env.Config.Peers["chat"] = "http://" + net.JoinHostPort("127.0.0.1", fmt.Sprint(w.env.Config.Port))

@@ -1,0 +1,62 @@
+//go:build integration
+
+package owner_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+// On a real broker a topic grows from 3 to 4 partitions under traffic, and the service that consumes it restarts in the
+// middle: each event is applied once, and those of a stream in order.
+func TestConsume_ATopicGrowsOnKafka(t *testing.T) {
+	t.Parallel()
+	l := newListenerOn(t, "chat-events", meshtest.Kafka(t))
+	stop := l.listens()
+	const rounds, rooms = 100, 8
+	var talking sync.WaitGroup
+	talking.Go(func() {
+		for range rounds {
+			var all []envelope.Command
+			for c := range rooms {
+				all = append(all, say("alice", uuid.NewString(), fmt.Sprint(c), "fine"))
+			}
+			l.send(all...)
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+	l.awaitSome("0", 5)
+	grown, err := meshtest.KafkaAdmin(t, l.env.Stores.Kafka).UpdatePartitions(t.Context(), 4,
+		l.env.Stores.Kafka.Topic("chat-events"))
+	require.NoError(t, err)
+	require.NoError(t, grown.Error())
+	stop()
+	l.listens()
+	talking.Wait()
+	var want []int64
+	for v := range int64(rounds) {
+		want = append(want, v+1)
+	}
+	l.eventually("the new partition is consumed", func() bool {
+		var n int
+		require.NoError(t, l.env.Stores.Postgres.QueryRow(t.Context(),
+			"SELECT count(*) FROM notification.checkpoints WHERE partitions = 4").Scan(&n))
+		return n == 4
+	})
+	for c := range rooms {
+		l.awaitRaised(fmt.Sprint(c), want...)
+	}
+}
+
+func (l *listener) awaitSome(conversation string, n int) {
+	l.t.Helper()
+	l.eventually("some greetings", func() bool { return len(l.raised(conversation)) >= n })
+}
