@@ -27,10 +27,10 @@ func TestCommit_GoesOnWhenTheHolderOfTheLockFreezes(t *testing.T) {
 	commit(t, l, said("1", "before"))
 	tx := &transaction{log: frozen}
 	var err error
-	if tx.conn, err = frozen.o.Pool.Acquire(t.Context()); err != nil {
+	if tx.conn, err = frozen.connectToCommit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	defer tx.conn.Release()
+	defer tx.conn.Close(context.Background())
 	if err := tx.send(t.Context(), tx.guard()); err != nil {
 		t.Fatal(err)
 	}
@@ -53,10 +53,10 @@ func TestCommit_GoesOnWhenTheHolderOfTheLockIsSlow(t *testing.T) {
 	l, slow := running(t, url), instance(t, url)
 	tx := &transaction{log: slow}
 	var err error
-	if tx.conn, err = slow.o.Pool.Acquire(t.Context()); err != nil {
+	if tx.conn, err = slow.connectToCommit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	defer tx.conn.Release()
+	defer tx.conn.Close(context.Background())
 	b := tx.guard()
 	b.Queue("SELECT pg_sleep(20)")
 	ended := make(chan error, 1)

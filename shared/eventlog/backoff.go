@@ -10,10 +10,13 @@ import (
 type backoff struct{ tries int }
 
 // wait returns false when ctx ended.
-func (b *backoff) wait(ctx context.Context) bool {
+func (b *backoff) wait(ctx context.Context) bool { return sleep(ctx, b.next()) }
+
+// next returns how long to wait before the next attempt.
+func (b *backoff) next() time.Duration {
 	d := min(100*time.Millisecond<<min(b.tries, 6), 5*time.Second)
 	b.tries++
-	return sleep(ctx, d*3/4+rand.N(d/2))
+	return d*3/4 + rand.N(d/2)
 }
 
 func (b *backoff) reset() { b.tries = 0 }

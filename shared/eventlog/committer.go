@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
@@ -19,6 +18,8 @@ import (
 
 // commitAll is the committer: one transaction after the other, each for all who came while the last was under way.
 func (l *Log) commitAll(ctx context.Context) {
+	defer close(l.notices)
+	defer l.session.close(ctx)
 	defer l.queue.close()
 	for ctx.Err() == nil {
 		select {
@@ -89,7 +90,7 @@ func (l *Log) suspect(m *member) {
 // transaction is one group commit under way.
 type transaction struct {
 	log     *Log
-	conn    *pgxpool.Conn
+	conn    *pgx.Conn
 	members []*member // still in it
 	later   []*member // to go alone, as it turned out
 	loaded  []loading
@@ -116,15 +117,15 @@ func (l *Log) transact(ctx context.Context, members []*member) (err error) {
 		}
 		t.span.End()
 	}()
-	if t.conn, err = l.o.Pool.Acquire(ctx); err != nil {
-		return fmt.Errorf("get a connection: %w", err)
+	if t.conn, err = l.session.get(ctx); err != nil {
+		return err
 	}
-	defer t.conn.Release()
+	defer func() { l.session.used = time.Now() }()
 	t.known = l.history.now()
 	answers, err := t.run(ctx)
 	if errors.Is(err, errLost) {
 		t.rollback(ctx)
-		_, err = l.reincarnate(ctx, t.conn.Conn(), t.ledger.incarnation.number, t.known.position,
+		_, err = l.reincarnate(ctx, t.conn, t.ledger.incarnation.number, t.known.position,
 			fmt.Sprintf("the log ends at %d, and this instance has seen it at %d", t.ledger.position, t.known.position))
 		if err != nil {
 			return err
@@ -138,8 +139,9 @@ func (l *Log) transact(ctx context.Context, members []*member) (err error) {
 		return err
 	}
 	l.history.note(t.ledger.incarnation, t.ledger.position)
-	if !t.ledger.rows.empty() {
+	if len(t.ledger.rows.positions) > 0 {
 		l.head.reach(t.ledger.position)
+		l.notices.add()
 	}
 	for m, a := range answers {
 		m.answer(a.committed, a.err)
@@ -215,13 +217,12 @@ func (t *transaction) run(ctx context.Context) (map[*member]answer, error) {
 	}
 	if !t.ledger.rows.empty() {
 		t.ledger.rows.queue(b, &t.log.sql, t.ledger.at)
-		b.Queue(sqlNotify, t.log.channel(), strconv.FormatInt(t.ledger.position, 10))
 	}
 	b.Queue("COMMIT")
 	if err := t.send(ctx, b); err != nil {
 		return nil, err
 	}
-	if s := t.conn.Conn().PgConn().TxStatus(); s != 'I' {
+	if s := t.conn.PgConn().TxStatus(); s != 'I' {
 		return nil, fmt.Errorf("the transaction did not end: status %c", s)
 	}
 	return answers, nil
@@ -232,7 +233,6 @@ func (t *transaction) guard() *pgx.Batch {
 	b := &pgx.Batch{}
 	hold := milliseconds(t.log.times.hold)
 	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-	b.Queue(sqlGuard, milliseconds(t.log.times.lock), hold)
 	b.Queue(sqlLock, lockKey(t.log.o.Owner, "append"), hold)
 	return b
 }
@@ -245,9 +245,12 @@ func (t *transaction) send(ctx context.Context, b *pgx.Batch) error {
 }
 
 func (t *transaction) rollback(ctx context.Context) {
-	if c := t.conn.Conn().PgConn(); !c.IsClosed() && c.TxStatus() != 'I' {
-		// Where this fails the pool drops the connection, and the server rolls back.
-		_, _ = c.Exec(ctx, "ROLLBACK").ReadAll()
+	c := t.conn.PgConn()
+	if c.IsClosed() || c.TxStatus() == 'I' {
+		return
+	}
+	if _, err := c.Exec(ctx, "ROLLBACK").ReadAll(); err != nil || c.TxStatus() != 'I' {
+		t.log.session.close(ctx) // the server rolls back
 	}
 }
 

@@ -195,8 +195,8 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 	require.NoError(t, err)
 	b, c := newBroker(), newCounts(l)
 	c.of["chat-events"].Store(4)
-	relaying(t, l, b, c.relay(l))
 	commit(t, l, said("1", "new"))
+	relaying(t, l, b, c.relay(l))
 	eventually(t, 10*time.Second, "it is published", func() bool { return b.events() == 1 })
 	// What is in the log goes by the old count; then comes the fence.
 	fence := func(p int32) int {

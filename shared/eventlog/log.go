@@ -30,7 +30,7 @@ type Options struct {
 	// Owner is the service that owns the log, and the name of its schema.
 	Owner string
 	// Pool is shared with whatever else the process does in this database. Beside it a Log holds one connection that
-	// listens, and a Relay one that holds its lease.
+	// commits and one that listens, and a Relay one that holds its lease.
 	Pool    *pgxpool.Pool
 	Catalog *catalog.Catalog
 	// Migrations are those of the owner's own projections (goose files at the root of the file system), run after the
@@ -56,6 +56,8 @@ type Log struct {
 	times   timeouts
 	clock   estimate
 	checked func() // for tests: called under the lock, before anything is written
+	session session
+	notices notices
 }
 
 // timeouts bound what a holder of the log's lock can cost the others.
@@ -91,6 +93,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 		o: o, sql: newStatements(o.Owner), queue: newQueue(), head: newProgress(),
 		waiting: waiting{tell: o.Waiting}, times: timeouts{lock: 10 * time.Second, hold: 2 * time.Second},
 	}
+	l.session.log, l.notices = l, make(notices, 1)
 	if err := migrate(ctx, o); err != nil {
 		return nil, fmt.Errorf("event log of %s: %w", o.Owner, err)
 	}
@@ -108,6 +111,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 func (l *Log) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { l.commitAll(ctx) })
+	running.Go(l.notifyAll)
 	running.Go(func() { l.listen(ctx) })
 	running.Go(func() { l.pruneDaily(ctx) })
 	running.Wait()

@@ -22,11 +22,11 @@ WHERE i.number = $1`
 	// then on the server lets nobody hold it for long. Plans are kept while tables grow, so they have to be those for
 	// large tables from the beginning: a lookup by index for each row that is asked for (also by LATERAL, below).
 	// Who is told of a commit finds it again, whatever a database that others use as well was set to.
-	sqlGuard = `SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true),
+	sqlGuard = `SELECT set_config('lock_timeout', $1, $3), set_config('idle_in_transaction_session_timeout', $2, $3),
   set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
-    ELSE current_setting('synchronous_commit') END, true),
-  set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-  set_config('enable_mergejoin', 'off', true)`
+    ELSE current_setting('synchronous_commit') END, $3),
+  set_config('enable_seqscan', 'off', $3), set_config('enable_hashjoin', 'off', $3),
+  set_config('enable_mergejoin', 'off', $3)`
 	sqlLock = `WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))
 SELECT set_config('transaction_timeout', $2, true) FROM locked`
 

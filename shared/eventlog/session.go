@@ -1,0 +1,103 @@
+package eventlog
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// session is the connection on which a Log commits. Its settings are set once, when it connects. Only the goroutine that
+// commits uses it.
+type session struct {
+	log   *Log
+	conn  *pgx.Conn // nil: not connected
+	used  time.Time // when the last transaction ended
+	again backoff
+	retry time.Time // not to connect before this time
+}
+
+// maxReconnectDelay bounds how long commits wait for the database after it has come back.
+const maxReconnectDelay = time.Second
+
+// get returns the connection, and connects first if it was lost.
+func (s *session) get(ctx context.Context) (*pgx.Conn, error) {
+	if s.conn != nil && !s.conn.IsClosed() && time.Since(s.used) > time.Second {
+		// The server may have closed a connection that was idle: this is noticed here instead of failing a commit.
+		bounded, cancel := context.WithTimeout(ctx, 3*time.Second)
+		err := s.conn.Ping(bounded)
+		cancel()
+		if err != nil {
+			s.close(ctx)
+		}
+	}
+	if s.conn != nil && !s.conn.IsClosed() {
+		return s.conn, nil
+	}
+	if wait := time.Until(s.retry); wait > 0 && !sleep(ctx, wait) {
+		return nil, ctx.Err()
+	}
+	conn, err := s.log.connectToCommit(ctx)
+	if err != nil {
+		s.retry = time.Now().Add(min(s.again.next(), maxReconnectDelay))
+		return nil, err
+	}
+	s.again.reset()
+	s.conn = conn
+	return conn, nil
+}
+
+func (s *session) close(ctx context.Context) {
+	if s.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = s.conn.Close(ctx)
+	s.conn = nil
+}
+
+// connectToCommit opens a connection with the settings under which transactions commit.
+func (l *Log) connectToCommit(ctx context.Context) (*pgx.Conn, error) {
+	bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(bounded, l.o.Pool.Config().ConnConfig)
+	if err != nil {
+		return nil, fmt.Errorf("connect to commit: %w", err)
+	}
+	if _, err := conn.Exec(bounded, sqlGuard, milliseconds(l.times.lock), milliseconds(l.times.hold), false); err != nil {
+		_ = conn.Close(bounded)
+		return nil, fmt.Errorf("prepare a connection to commit: %w", err)
+	}
+	return conn, nil
+}
+
+// notices wakes other instances after commits.
+type notices chan struct{}
+
+// add asks for a notification of the newest position. It never waits.
+func (n notices) add() {
+	select {
+	case n <- struct{}{}:
+	default:
+	}
+}
+
+// notifyAll notifies other instances of commits until l.notices is closed. NOTIFY takes a lock of the whole database
+// cluster that is held until its transaction has ended, fsync included, so it is not part of the commits. One
+// notification at a time is under way; commits made meanwhile share the next one. A notification that fails is not
+// repeated, because nobody relies on being woken for longer than poll.
+func (l *Log) notifyAll() {
+	for range l.notices {
+		position, _ := l.head.now()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		_, err := l.o.Pool.Exec(ctx, sqlNotify, l.channel(), strconv.FormatInt(position, 10))
+		cancel()
+		if err != nil {
+			l.o.Log.DebugContext(ctx, "other instances are not notified of a commit", "error", err)
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+}

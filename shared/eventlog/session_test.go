@@ -1,0 +1,75 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/bus"
+)
+
+// A commit waits for no connection of the pool, which queries may have exhausted.
+func TestCommit_NeedsNoConnectionOfThePool(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	for range l.o.Pool.Config().MaxConns {
+		c, err := l.o.Pool.Acquire(t.Context())
+		require.NoError(t, err)
+		defer c.Release()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for i := range 3 {
+		_, err := l.Commit(ctx, said("1", fmt.Sprint(i)))
+		require.NoError(t, err)
+	}
+}
+
+// Other instances are notified of events, and of nothing else.
+func TestCommit_NotifiesOfEventsOnly(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l := running(t, url)
+	listener, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	defer listener.Close(context.Background())
+	_, err = listener.Exec(t.Context(), "LISTEN "+l.channel())
+	require.NoError(t, err)
+
+	none := said("1", "none")
+	none.Commands[0].Events = nil
+	commit(t, l, none)
+	commit(t, l, said("1", "c1"))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	n, err := listener.WaitForNotification(ctx)
+	require.NoError(t, err)
+	assert.Equal(t, "1", n.Payload)
+}
+
+// A connection that the server has closed while nothing was committed does not fail the next commit.
+func TestCommit_ReconnectsAfterIdleness(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l := running(t, url)
+	commit(t, l, said("1", "c1"))
+	killer := pool(t, url)
+	_, err := killer.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+	require.NoError(t, err)
+	time.Sleep(1100 * time.Millisecond) // longer than a connection is trusted unseen
+	for {
+		_, err := l.Commit(t.Context(), said("1", "c2"))
+		if err == nil {
+			break
+		}
+		require.False(t, errors.Is(err, bus.ErrAway), "%v", err)
+		require.NoError(t, err)
+	}
+}
