@@ -90,7 +90,7 @@ func (l *Log) rebuildTimers(ctx context.Context) (timers int64, err error) {
 	}
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		hold := milliseconds(l.times.hold)
-		if _, err := tx.Exec(ctx, sqlGuard, milliseconds(l.times.lock), hold); err != nil {
+		if _, err := tx.Exec(ctx, sqlGuard, milliseconds(l.times.lock), hold, true); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, sqlLock, lockKey(l.o.Owner, "append"), hold); err != nil {
