@@ -30,13 +30,12 @@ func (*Conversations) Name() string { return ProjectionName }
 
 // A user's conversations are listed in the order of their newest events, by an index over one row for each member. To
 // move these rows with every message would cost one write per member and message, so they hold a bucket only: the
-// position without its lowest bits. Small conversations move at most once in 1,024 positions of the log, large ones,
-// which have up to 2,000 rows to move, at most once in a million. A list sorts within a bucket by the exact position.
-const (
-	smallBucketBits, largeBucketBits = 10, 20
-	// maxSmall is the number of members above which a conversation is large. It is also how many members a list shows.
-	maxSmall = 64
-)
+// position without its lowest bits (10 of a small conversation, 20 of a large one). Small conversations move at most once in
+// 1,024 positions of the log, large ones, which have up to 2,000 rows to move, at most once in a million. A list sorts
+// within a bucket by the exact position.
+
+// maxSmall is the number of members above which a conversation is large. It is also how many members a list shows.
+const maxSmall = 64
 
 // Each statement writes what a whole batch of events leads to. They run in this order.
 const (

@@ -144,3 +144,12 @@ func (p *population) seenPosts(waits, ctx context.Context, conn *pgx.Conn, m *me
 		return "", nil
 	})
 }
+
+// heads is the newest version of each stream.
+func (l *Log) heads() map[string]int64 {
+	heads := map[string]int64{}
+	for _, e := range l.Events {
+		heads[e.Stream] = max(heads[e.Stream], e.Version)
+	}
+	return heads
+}

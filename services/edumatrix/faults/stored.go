@@ -154,12 +154,3 @@ func after(all []stretch, version int64) int64 {
 	}
 	return 0
 }
-
-// heads is the newest version of each stream.
-func (l *Log) heads() map[string]int64 {
-	heads := map[string]int64{}
-	for _, e := range l.Events {
-		heads[e.Stream] = max(heads[e.Stream], e.Version)
-	}
-	return heads
-}
