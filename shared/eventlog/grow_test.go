@@ -45,7 +45,6 @@ type epochReader struct {
 	epoch  map[place]epoch
 	times  map[int64]int // how often each event was given
 	fences map[place]int
-	early  []string // events above a fence that came before every old partition was stored up to it
 }
 
 func (x *epochReader) give(topic string, partition int32, above, until int64, count int32) {

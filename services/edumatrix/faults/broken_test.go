@@ -64,11 +64,11 @@ var mistakes = []mistake{
 	{
 		name: "positions drawn before the lock",
 		changes: []change{
-			{"shared/eventlog/log.go", `	if _, err := l.Head(ctx); err != nil {
+			{"shared/eventlog/log.go", `	if _, err := l.readClock(ctx); err != nil {
 		return nil, err
 	}
 	return l, nil
-`, `	if _, err := l.Head(ctx); err != nil {
+`, `	if _, err := l.readClock(ctx); err != nil {
 		return nil, err
 	}
 	_, err := o.Pool.Exec(ctx, "CREATE SEQUENCE IF NOT EXISTS "+o.Owner+".drawn INCREMENT 5000")
@@ -83,8 +83,8 @@ var mistakes = []mistake{
 	b := t.guard()
 	deciding := t.queueLoads(b)
 `},
-			{"shared/eventlog/committer.go", `	t.ledger.owner, t.ledger.at = `, `	t.ledger.position = drawn
-	t.ledger.owner, t.ledger.at = `},
+			{"shared/eventlog/committer.go", `	t.ledger.owner = `, `	t.ledger.position = drawn
+	t.ledger.owner = `},
 		},
 		faults: []Fault{
 			{Kind: "delay", On: "postgres of chat-1", After: 300, For: 3 * time.Second, Times: 1},

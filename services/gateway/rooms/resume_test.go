@@ -223,7 +223,6 @@ func TestResume_OneWhoseAnswerFailsDoesNotHoldUpOthers(t *testing.T) {
 	}
 	bob := w.back(t, "bob", 0)
 	told(t, bob)
-	asked := feed.Resumed()
 	require.True(t, <-w.look(bob, "author:alice"))
 
 	// Nothing that she missed can be read: everything is too far for her, and she gets on.
@@ -232,7 +231,7 @@ func TestResume_OneWhoseAnswerFailsDoesNotHoldUpOthers(t *testing.T) {
 	require.Equal(t, true, await(t, eve)["ready"])
 
 	// Once she is known, a crowd is a few calls again, and she is asked for no more.
-	asked = feed.Resumed()
+	asked := feed.Resumed()
 	others = nil
 	for n := range 100 {
 		others = append(others, w.back(t, fmt.Sprint("v", n), 0))

@@ -90,7 +90,7 @@ func TestKafka_KeepsAcknowledgedRecordsOverItsSuddenDeath(t *testing.T) {
 
 	process.kill(t)
 	_, k = startKafka(t, embedded.KafkaOptions{Dir: dir})
-	client, admin = reach(t, k)
+	_, admin = reach(t, k)
 	require.EqualValues(t, 100, endOffset(t, admin, "kept"))
 	offsets, err := admin.FetchOffsets(t.Context(), "readers")
 	require.NoError(t, err)

@@ -372,11 +372,3 @@ func upTo(n int64) (all []int64) {
 	}
 	return all
 }
-
-// letters are the dead letters of the consumer.
-func (w *world) letters() []bus.Letter {
-	w.t.Helper()
-	all, err := bus.DeadLetters(w.t.Context(), w.kafka, catalog.DeadLetterTopic("notification"))
-	require.NoError(w.t, err)
-	return all
-}
