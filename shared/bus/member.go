@@ -253,7 +253,7 @@ func (m *member) commit() {
 	}
 	offsets := make(map[int32]kgo.EpochOffset, len(marks))
 	for p, next := range marks {
-		// Without an epoch: by one the broker would send readers of a topic that was made anew to its end.
+		// Without an epoch: with one, the broker would send readers of a topic that was deleted and created again to its end.
 		offsets[p] = kgo.EpochOffset{Epoch: -1, Offset: next}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitWithin)

@@ -18,7 +18,7 @@ type topic struct {
 
 	mu     sync.Mutex
 	counts map[int32]int32 // epoch → partitions by which the streams of its events were hashed; 0: as many as there were
-	begun  chan struct{}   // closed, and made anew, when a partition begins an epoch
+	begun  chan struct{}   // closed and replaced when a partition begins an epoch
 }
 
 func (t *topic) all() []*partition {

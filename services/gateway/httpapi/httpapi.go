@@ -197,7 +197,7 @@ func (s *Server) maxBody() int64 {
 }
 
 func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	// A body that trickles in must not hold a connection for ever.
+	// A body that trickles in must not hold a connection indefinitely.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * time.Second))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.maxBody()))
 	if err == nil {

@@ -204,14 +204,14 @@ func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 			l.changed[connection] = c
 		}
 	}
-	if l.all = l.all || all || len(l.changed) > mostChanges; len(l.changed) > mostChanges {
+	if l.all = l.all || all || len(l.changed) > maxChanges; len(l.changed) > maxChanges {
 		clear(l.changed)
 	}
 }
 
 const (
-	// mostChanges may wait to be told; beyond that all is told.
-	mostChanges = 5000
+	// maxChanges is the number of changes that may wait to be reported; beyond it everything is reported again.
+	maxChanges = 5000
 	// maxPart is how many changes one request tells. The keeper applies them in one call of a script, during which Redis
 	// does nothing else.
 	maxPart = 500

@@ -50,7 +50,7 @@ type kind[T any] struct {
 	log    *slog.Logger
 }
 
-// lanes makes a lane and those behind it, which ask for ever fewer at a time.
+// lanes makes a lane and the lanes behind it, each of which asks for fewer at a time than the one before.
 func lanes[T any](k kind[T], sizes ...int) (first *lane[T]) {
 	for _, size := range slices.Backward(sizes) {
 		first = &lane[T]{kind: k, max: size, next: first, wake: make(chan struct{}, 1)}

@@ -44,7 +44,7 @@ type Rooms struct {
 	asks    map[string]*asker
 }
 
-// New makes a Rooms for every owner in the catalog.
+// New returns a Rooms that asks every owner in the catalog.
 func New(o Options) *Rooms {
 	if o.Lease == 0 {
 		o.Lease = time.Minute

@@ -49,7 +49,7 @@ func FuzzReadComeback(f *testing.F) {
 		if refused != nil {
 			return
 		}
-		if (c.At == "") != (mark == nil) || len(c.Rooms) > mostLooked || c.Session != "" && !catalog.ValidID(c.Session) {
+		if (c.At == "") != (mark == nil) || len(c.Rooms) > maxLooked || c.Session != "" && !catalog.ValidID(c.Session) {
 			t.Fatalf("%q is %+v %v", data, c, mark)
 		}
 	})

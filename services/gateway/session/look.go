@@ -58,8 +58,8 @@ var lookedTooFast = refusal.New(refusal.TooManyWaiting, "too many rooms are look
 // may, it is the refusal of the first.
 func (s *Session) look(f Frame) {
 	rooms, problem := readRooms(f.Data)
-	if problem == nil && s.mesh.Rooms.Looking(s.conn)+int(s.looks.Load())+len(rooms) > mostLooked {
-		problem = refusal.New(refusal.TooManyWaiting, "a connection looks at %d rooms at most", mostLooked)
+	if problem == nil && s.mesh.Rooms.Looking(s.conn)+int(s.looks.Load())+len(rooms) > maxLooked {
+		problem = refusal.New(refusal.TooManyWaiting, "a connection looks at %d rooms at most", maxLooked)
 	}
 	if problem == nil && !s.quota.Look(len(rooms)) {
 		problem = lookedTooFast

@@ -36,8 +36,8 @@ func readComeback(data []byte) (comeback, hub.Mark, *refusal.Error) {
 	}
 	slices.Sort(c.Rooms)
 	c.Rooms = slices.Compact(c.Rooms)
-	if len(c.Rooms) > mostLooked {
-		return c, nil, refusal.New(refusal.TooManyWaiting, "a connection looks at %d rooms at most", mostLooked)
+	if len(c.Rooms) > maxLooked {
+		return c, nil, refusal.New(refusal.TooManyWaiting, "a connection looks at %d rooms at most", maxLooked)
 	}
 	if c.Session != "" && !catalog.ValidID(c.Session) {
 		return c, nil, refusal.New(refusal.InvalidField, "session is none that a gateway gave")

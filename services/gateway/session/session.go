@@ -45,7 +45,7 @@ type Mesh struct {
 // Bounds of one session.
 const (
 	maxQueries = 16
-	mostLooked = 500
+	maxLooked  = 500
 
 	// A client that sends faster is not read for a while, and after that its frames are refused.
 	frameRate, frameBurst = 1000, 2000
