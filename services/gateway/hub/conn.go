@@ -21,7 +21,8 @@ type Conn struct {
 	queue    queue
 	reason   *Reason
 	flush    func()
-	flushing bool
+	flushing bool // from the start of a flush until Next has told it that it is over
+	kicked   bool // the flush that runs has to write what the transport has of its own
 	ended    func(Reason)
 
 	missing int                          // logs whose rooms are not known yet
@@ -203,11 +204,14 @@ func (c *Conn) Reason() (Reason, bool) {
 func (c *Conn) Wake() <-chan struct{} { return c.wake }
 
 // Next appends the frames that wait, in order: about maxBytes of them, and at least one. It returns the reason once the
-// connection is to end. Without frames the flush is over: what is queued next starts another one.
-func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason) {
+// connection is to end. It returns false when the flush is over: the flush must touch nothing of the transport any more,
+// since whatever is queued next starts another one. No flush starts after one that has been told the reason.
+func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, more bool) {
 	c.mu.Lock()
 	defer c.unlock()
 	before := len(frames)
+	kicked := c.kicked
+	c.kicked = false
 	for bytes := 0; c.queue.len() > 0 && bytes < maxBytes; {
 		taken := len(frames)
 		frames = c.take(frames)
@@ -215,12 +219,13 @@ func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason) 
 			bytes += len(f)
 		}
 	}
-	if len(frames) == before {
-		c.flushing = false
-	} else {
+	if len(frames) > before {
 		c.queue.took = time.Now()
+		return frames, c.reason, true
 	}
-	return frames, c.reason
+	more = kicked || c.reason != nil
+	c.flushing = more
+	return frames, c.reason, more
 }
 
 // Take returns at most so many of the frames that wait, in order.
@@ -348,6 +353,7 @@ func (c *Conn) Kick() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.reason == nil {
+		c.kicked = true
 		c.ring()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,7 +137,7 @@ func TestResume_ACutOffClientGoesOnFromTheLastMark(t *testing.T) {
 		left := 300 << 10 // that get through before the link is cut
 		var unmarked []int64
 		for left > 0 {
-			frames, _ := c.Next(nil, 16<<10)
+			frames, _, _ := c.Next(nil, 16<<10)
 			if len(frames) == 0 {
 				got, unmarked = append(got, unmarked...), nil // all of it, and a mark follows at the end
 				mark["chat"] = hub.Point{Position: 900}
@@ -254,11 +255,12 @@ func TestBind_FlushesOnDemand(t *testing.T) {
 	reasons := make(chan *hub.Reason, 2)
 	c.Bind(func() {
 		for {
-			frames, reason := c.Next(nil, 64)
-			if len(frames) == 0 {
-				if reason != nil {
-					reasons <- reason
-				}
+			frames, reason, more := c.Next(nil, 64)
+			if !more {
+				return
+			}
+			if len(frames) == 0 && reason != nil {
+				reasons <- reason
 				return
 			}
 			for _, f := range frames {
@@ -278,6 +280,52 @@ func TestBind_FlushesOnDemand(t *testing.T) {
 	for n := range 500 {
 		require.Equal(t, fmt.Sprint(n), <-taken)
 	}
+}
+
+// A flush that has not been told that it is over is the only one: two that write at once tear frames, and both write the
+// reason of the end.
+func TestBind_RunsOneFlushAtATime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	c := w.connect(t, "bob", nil, 0)
+	var flushes, writing atomic.Int32
+	over, ended := make(chan int, 10), make(chan struct{}, 10)
+	c.Bind(func() {
+		flushes.Add(1)
+		frames := 0
+		for first := true; ; first = false {
+			got, reason, more := c.Next(nil, 64)
+			if !more {
+				over <- frames
+				return
+			}
+			if writing.Add(1) > 1 {
+				t.Error("two flushes write")
+			}
+			frames += len(got)
+			if first { // something comes to wait while the transport writes what it has of its own
+				c.Send([]byte("x"))
+				c.Kick()
+			}
+			writing.Add(-1)
+			if len(got) == 0 && reason != nil {
+				ended <- struct{}{}
+				return
+			}
+		}
+	}, func(hub.Reason) {})
+	c.Kick()
+	require.Equal(t, 1, <-over)
+	c.Kick()
+	require.Equal(t, 1, <-over)
+	require.EqualValues(t, 2, flushes.Load())
+
+	c.Close(hub.SessionEnded)
+	<-ended
+	c.Close(hub.Internal)
+	c.Kick()
+	c.Send([]byte("late"))
+	require.EqualValues(t, 3, flushes.Load(), "none starts after the one that has been told the reason")
 }
 
 func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {

@@ -66,7 +66,11 @@ func (c *connection) write() {
 	}()
 	for {
 		var reason *hub.Reason
-		b.frames, reason = c.conn.Next(b.frames[:0], chunk)
+		var more bool
+		b.frames, reason, more = c.conn.Next(b.frames[:0], chunk)
+		if !more {
+			return
+		}
 		if err := c.writeBatch(b); err != nil {
 			if timeout(err) && !c.conn.Ended() {
 				c.conn.Close(hub.Slow)
@@ -76,19 +80,12 @@ func (c *connection) write() {
 			c.finish(0)
 			return
 		}
-		switch {
-		case len(b.frames) > 0:
-		case reason != nil:
+		if len(b.frames) == 0 && reason != nil {
 			c.end(*reason)
 			if *reason == hub.Lost || *reason == hub.Slow {
 				c.finish(0)
 			} else {
 				c.finish(grace)
-			}
-			return
-		default: // nothing waits; but what is due may have come to be so since writeBatch
-			if c.controlDue() {
-				c.conn.Kick()
 			}
 			return
 		}
@@ -127,13 +124,6 @@ func (c *connection) writeBatch(b *batch) error {
 	}
 	b.bytes = out[:0]
 	return c.send(out)
-}
-
-// controlDue reports whether a ping or a pong is due.
-func (c *connection) controlDue() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.pong != nil || c.pingDue.Load()
 }
 
 // appendControls appends the ping and the pong that are due.
