@@ -38,7 +38,7 @@ const secret = "a secret of this test, long enough"
 
 // mesh is one gateway with a broker and owners that decide what a test says.
 type mesh struct {
-	t         *testing.T
+	t         testing.TB
 	broker    *embedded.Kafka
 	catalog   *catalog.Catalog
 	kafka     backend.Kafka
@@ -55,7 +55,7 @@ type mesh struct {
 	kept   []envelope.Event
 }
 
-func begin(t *testing.T) *mesh {
+func begin(t testing.TB) *mesh {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	c, err := catalog.Load()
@@ -201,7 +201,7 @@ func (m *mesh) said(body string) {
 var metricsOf sync.Map
 
 // metrics reads what a gateway counts.
-func metrics(t *testing.T, address string) string {
+func metrics(t testing.TB, address string) string {
 	t.Helper()
 	at, _ := metricsOf.Load(address)
 	r, err := http.Get(fmt.Sprintf("http://%s/metrics", at))
@@ -253,7 +253,7 @@ func (m *mesh) gateway(set settings) (address string, stop func()) {
 	return listener.Addr().String(), stop
 }
 
-func token(t *testing.T, user, role string) string {
+func token(t testing.TB, user, role string) string {
 	t.Helper()
 	token, err := auth.Mint(secret, auth.User{ID: user, Role: role}, time.Hour)
 	require.NoError(t, err)
@@ -268,7 +268,7 @@ type inbox struct {
 	outcomes []client.Outcome
 }
 
-func connect(t *testing.T, address, user string, change ...func(*client.Options)) *inbox {
+func connect(t testing.TB, address, user string, change ...func(*client.Options)) *inbox {
 	t.Helper()
 	in := &inbox{}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

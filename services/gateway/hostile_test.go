@@ -29,7 +29,7 @@ func percentile(all []time.Duration, percent int) time.Duration {
 }
 
 // ordinary is what users do who are not hostile: one sends, the other gets it; somebody connects.
-func (m *mesh) ordinary(t *testing.T, address string, n int) (l latencies) {
+func (m *mesh) ordinary(t testing.TB, address string, n int) (l latencies) {
 	t.Helper()
 	alice := connect(t, address, "alice")
 	got := make(chan time.Time, n)
@@ -57,9 +57,10 @@ func (m *mesh) ordinary(t *testing.T, address string, n int) (l latencies) {
 	return l
 }
 
-// A user is in 2,000 rooms, comes back again and again after a long time, and subscribes as fast as it may.
-func TestHostile_ManyRoomsReturnsAndSubscriptionsCostOthersLittle(t *testing.T) {
-	m := begin(t)
+// BenchmarkHostile measures others while a user is in 2,000 rooms, comes back again and again after a long time, and
+// subscribes as fast as it may. Quiet and hostile rounds take turns, since the machine may have other things to do.
+func BenchmarkHostile(b *testing.B) {
+	m := begin(b)
 	m.onCommand(m.commits)
 	m.start(`["alice","bob"]`)
 	chat := m.owners["chat"]
@@ -68,28 +69,33 @@ func TestHostile_ManyRoomsReturnsAndSubscriptionsCostOthersLittle(t *testing.T) 
 	}
 	m.owners["feed"].Allow("eve", "post:7", true)
 	address, _ := m.gateway(settings{})
-	m.ordinary(t, address, 20) // warm
-	var quiet, busy latencies
-	for range 4 { // interleaved, since the machine may have other things to do
-		quiet.add(m.ordinary(t, address, 50))
-		stop := beHostile(t, address)
-		busy.add(m.ordinary(t, address, 50))
-		stop()
+	m.ordinary(b, address, 20) // warm
+	var quiet, hostile latencies
+	b.ResetTimer()
+	for range b.N {
+		for range 4 {
+			quiet.add(m.ordinary(b, address, 50))
+			stop := beHostile(b, address)
+			hostile.add(m.ordinary(b, address, 50))
+			stop()
+		}
 	}
-	for what, pair := range map[string][2][]time.Duration{"connect": {quiet.connect, busy.connect},
-		"command": {quiet.command, busy.command}, "delivery": {quiet.deliver, busy.deliver}} {
+	for _, of := range []struct {
+		what           string
+		quiet, hostile []time.Duration
+	}{{"connect", quiet.connect, hostile.connect}, {"command", quiet.command, hostile.command},
+		{"delivery", quiet.deliver, hostile.deliver}} {
 		for _, percent := range []int{50, 99} {
-			q, b := percentile(pair[0], percent), percentile(pair[1], percent)
-			t.Logf("%s: p%d %s quiet, %s beside a hostile user: %.1f x", what, percent, q.Round(10*time.Microsecond),
-				b.Round(10*time.Microsecond), float64(b)/float64(q))
-			// What the machine is busy with besides is in it. Where one user holds up others it is seconds.
-			require.Less(t, b, time.Second, what)
+			before, beside := percentile(of.quiet, percent), percentile(of.hostile, percent)
+			b.Logf("%s: p%d %s quiet, %s beside a hostile user: %.1f x", of.what, percent, before.Round(10*time.Microsecond),
+				beside.Round(10*time.Microsecond), float64(beside)/float64(before))
+			b.ReportMetric(float64(beside)/float64(before), fmt.Sprintf("x-p%d-%s", percent, of.what))
 		}
 	}
 }
 
 // beHostile has eve come back and subscribe until it is stopped.
-func beHostile(t *testing.T, address string) (end func()) {
+func beHostile(t testing.TB, address string) (end func()) {
 	ctx, stop := context.WithCancel(t.Context())
 	var hostile sync.WaitGroup
 	old := hub.Mark{"chat": {}, "feed": {}, "notification": {}}.String()

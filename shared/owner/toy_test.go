@@ -477,18 +477,15 @@ SELECT 'bell:' || i, 'ring', 1, now() - interval '1 minute', 'toy.silence', conv
 FROM generate_series(1, $1::int) i`, n)
 	require.NoError(t, err)
 	y.timers()
-	var slowest time.Duration
 	var others int
 	require.Eventually(t, func() bool {
-		begun := time.Now()
 		y.do("ann", &toyv1.WriteNote{UserId: fmt.Sprint("u", others%50), Text: "x"})
-		slowest = max(slowest, time.Since(begun))
 		others++
-		return others%20 == 0 && y.count(`SELECT count(*) FROM toy.timers`) == 0
+		return y.count(`SELECT count(*) FROM toy.timers`) == 0
 	}, 2*time.Minute, time.Millisecond)
-	require.Less(t, slowest, 2*time.Second)
+	require.Greater(t, others, 20, "a command waits for a batch of timers, not for all of them")
 	require.Equal(t, n, y.count(`SELECT count(*) FROM toy.outcomes WHERE actor = '$timer'`))
-	t.Logf("%d commands of others meanwhile, the slowest took %v", others, slowest)
+	t.Logf("%d commands of others meanwhile", others)
 }
 
 // Timers that are made anew of the log equal those that are there; what was sent is not sent again.
