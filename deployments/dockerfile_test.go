@@ -61,7 +61,7 @@ func dockerignore(t *testing.T) *patternmatcher.PatternMatcher {
 	return matcher
 }
 
-// ignored says whether .dockerignore keeps a path out of the build context.
+// ignored reports whether .dockerignore keeps a path out of the build context.
 func ignored(t *testing.T, patterns *patternmatcher.PatternMatcher, name string) bool {
 	t.Helper()
 	out, err := patterns.MatchesOrParentMatches(name)

@@ -23,7 +23,7 @@ if [ ! -e "$file" ] && ! (set -C; : >"$file") 2>/dev/null && [ ! -e "$file" ]; t
 	exit 1
 fi
 if [ ! -f "$file" ]; then
-	echo "env: $file is no file" >&2
+	echo "env: $file is not a file" >&2
 	exit 1
 fi
 chmod 600 "$file"

@@ -99,7 +99,7 @@ func TestEnv_SaysWhatItCannotDo(t *testing.T) {
 	require.Contains(t, said, "cannot be written")
 	said, err = makeEnv(t, t.TempDir())
 	require.Error(t, err)
-	require.Contains(t, said, "is no file")
+	require.Contains(t, said, "is not a file")
 }
 
 func TestEnv_MakesAllThatComposeAsksFor(t *testing.T) {

@@ -102,7 +102,7 @@ func (d *dataDir) announce(m runningMesh) error {
 	return nil
 }
 
-// findMesh reads what a running mesh left. What one left that was killed is not believed: its lock is free.
+// findMesh reads the file that a running mesh wrote. It ignores the file of a mesh that was killed, whose lock is free.
 func findMesh(getenv func(string) string) (runningMesh, error) {
 	var m runningMesh
 	dir := dataDirOf(getenv)

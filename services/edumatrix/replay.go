@@ -156,6 +156,6 @@ func moment(text string, now time.Time) (time.Time, error) {
 	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
 		return now.Add(-ago), nil
 	}
-	return time.Time{}, fmt.Errorf("%q is no time: 2026-03-04, 2026-03-04T05:06:07Z (UTC unless it says otherwise), "+
+	return time.Time{}, fmt.Errorf("%q is not a time: 2026-03-04, 2026-03-04T05:06:07Z (UTC unless it says otherwise), "+
 		"or 24h", text)
 }

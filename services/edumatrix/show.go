@@ -25,7 +25,7 @@ const (
 	cyan   = "36"
 )
 
-// isTerminal says whether a person reads this.
+// isTerminal reports whether the output goes to a terminal.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {

@@ -64,7 +64,7 @@ type conversationOnTerminal struct {
 }
 
 // dropped is the newest version of each stream that found no room among the events to show: a terminal that is not read
-// must not hold up the connection. What was dropped is shown from the history.
+// must not hold up the connection. The dropped ones are shown from the history.
 type dropped struct {
 	mu     sync.Mutex
 	newest map[string]int64
@@ -282,7 +282,7 @@ func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Clie
 // unsent is a line without an outcome. It is sent under one id, however often, and so said once.
 type unsent struct{ id, line string }
 
-// sendAll sends what has no outcome, in order, and says whether all have one now.
+// sendAll sends the messages without an outcome, in order, and reports whether all have one now.
 func (c *conversationOnTerminal) sendAll(ctx context.Context, conn *client.Client) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

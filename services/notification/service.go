@@ -30,7 +30,7 @@ func Run(ctx context.Context, env process.Env) error {
 
 // newsWithin is how old an event may be about which somebody is notified when this service has not consumed the topic
 // before. It is longer than services of a new installation take to start, one after the other, and short enough that
-// where chat is older nobody is notified about what is no news.
+// where chat is older nobody is notified of events that are old.
 const newsWithin = time.Hour
 
 // raise appends what the rules raise to the recipients' streams.

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	lookEvery   = 250 * time.Millisecond // for what other instances changed
-	longestWait = 2 * time.Second
+	lookEvery = 250 * time.Millisecond // for what other instances changed
+	maxWait   = 2 * time.Second
 )
 
 // publisher tells what changed: first on the topic, then that it is told. A crash in between repeats it.
@@ -45,7 +45,7 @@ func (p *publisher) run(ctx context.Context) error {
 		}
 		if err != nil {
 			p.log.Warn("presence does not go on, trying again", "error", err)
-			pause = min(2*pause, longestWait)
+			pause = min(2*pause, maxWait)
 		} else {
 			pause = lookEvery
 		}
@@ -118,7 +118,7 @@ func (p *publisher) publish(ctx context.Context, states []store.State) error {
 	return nil
 }
 
-// tell says whether a dependency holds this up. The end of the service is nobody's fault.
+// tell records whether a dependency holds the publisher up. The end of the service counts as no such fault.
 func (p *publisher) tell(ctx context.Context, dependency string, err error) {
 	if ctx.Err() == nil {
 		p.waiting(dependency, err)

@@ -1,5 +1,5 @@
-// Package presence is the service that knows who is here, now, and on which devices. What it knows is state, in Redis,
-// leased: gateways report their connections, and one that is not heard of for a few seconds is gone with all of them.
+// Package presence is the service that knows who is online and on which devices. It keeps this as state in Redis, under
+// leases: gateways report their connections, and one that is not heard of for a few seconds is gone with all of them.
 package presence
 
 import (

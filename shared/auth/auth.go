@@ -36,7 +36,7 @@ const (
 
 	leeway = 30 * time.Second // clocks differ
 
-	// maxSeconds is the year 5138. What is above it was meant as milliseconds.
+	// maxSeconds is the year 5138. A larger number was meant as milliseconds.
 	maxSeconds = 100_000_000_000
 )
 
@@ -188,7 +188,7 @@ func (v *Verifier) key(ctx context.Context) jwt.Keyfunc {
 	}
 }
 
-// user reads the claims of a token that holds. What is not needed to know who somebody is never keeps them out.
+// user reads the claims of a token that holds. A malformed claim that is not needed to identify the user is ignored.
 func (v *Verifier) user(c jwt.MapClaims) (User, error) {
 	id, ok := c["sub"].(string)
 	if _, number := c["sub"].(float64); number {
@@ -308,7 +308,7 @@ func reason(err error, c jwt.MapClaims) string {
 		}
 		return "a claim of the token is not of the type that it has to be"
 	case errors.Is(err, jwt.ErrTokenMalformed):
-		return "this is no JSON Web Token"
+		return "this is not a JSON Web Token"
 	case errors.Is(err, jwkset.ErrKeyNotFound), errors.Is(err, jwt.ErrTokenUnverifiable):
 		return "the key that signed the token is not known here"
 	default:

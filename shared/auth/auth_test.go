@@ -48,7 +48,7 @@ func TestVerify_SaysWhoAndWhyNot(t *testing.T) {
 	for name, test := range map[string]struct{ token, says string }{
 		"valid":       {mint(secret, alice, time.Hour), ""},
 		"missing":     {"", "missing"},
-		"no JWT":      {"x.y.z", "no JSON Web Token"},
+		"no JWT":      {"x.y.z", "not a JSON Web Token"},
 		"too long":    {strings.Repeat("x", 9000), "longer"},
 		"expired":     {mint(secret, alice, -time.Hour), "expired"},
 		"forged":      {mint("another secret", alice, time.Hour), "signature"},

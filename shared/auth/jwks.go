@@ -162,7 +162,7 @@ func (k *keySet) fetch(ctx context.Context) error {
 		return fmt.Errorf("fetch keys: read the set: %w", err)
 	}
 	if set.Keys == nil {
-		return errors.New("fetch keys: what is there is no JSON Web Key Set")
+		return errors.New("fetch keys: the response is not a JSON Web Key Set")
 	}
 	usable := make([]jwkset.JWK, 0, len(set.Keys))
 	for _, raw := range set.Keys {

@@ -9,7 +9,7 @@ import (
 
 const (
 	firstRetry     = 100 * time.Millisecond
-	longestRetry   = 250 * time.Millisecond
+	maxRetry       = 250 * time.Millisecond
 	maxRetries     = 8
 	connectTimeout = 3 * time.Second
 	requestTimeout = 30 * time.Second
@@ -61,6 +61,6 @@ func (k Kafka) Options() []kgo.Opt {
 
 // retryPause is the wait before the nth retry in a row: 100 ms, then up to 250 ms, varied by a quarter.
 func retryPause(n int) time.Duration {
-	d := min(firstRetry<<max(0, min(n-1, 8)), longestRetry)
+	d := min(firstRetry<<max(0, min(n-1, 8)), maxRetry)
 	return d*3/4 + rand.N(d/2)
 }

@@ -42,7 +42,7 @@ func (k Kafka) Where() string { return strings.Join(k.Brokers, ",") }
 
 func (k Kafka) String() string { return "kafka " + k.Where() }
 
-// Check reaches a broker, any of them, within ctx's time. The embedded one also says whether it can keep records.
+// Check reaches a broker, any of them, within ctx's time. The embedded one also reports whether it can keep records.
 func (k Kafka) Check(ctx context.Context) error {
 	_, err := k.apiVersions(ctx)
 	return err

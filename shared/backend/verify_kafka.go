@@ -34,8 +34,9 @@ func verifyKafka(ctx context.Context, k Kafka, topics []catalog.Topic) []Result 
 	})
 }
 
-// guessVersion tells a broker's version by what it speaks; it does not say it itself. What is not Kafka matches none:
-// then there is still what 4.0 has dropped (KIP-896: the first three versions of Produce).
+// guessVersion derives a broker's version from the requests it supports, since a broker does not report its version.
+// Brokers that are not Apache Kafka match none: for them the requests count that 4.0 has dropped (KIP-896: the first
+// three versions of Produce).
 func guessVersion(r *kmsg.ApiVersionsResponse) string {
 	modern := false
 	for _, k := range r.ApiKeys {

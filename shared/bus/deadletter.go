@@ -29,12 +29,12 @@ const (
 	// than the topic takes.
 	DeadLetterPayload = "dead_letter_payload"
 
-	longestReason = 1024 // bytes of an error's text
+	maxReason = 1024 // bytes of an error's text
 )
 
 // DeadLetter sends messages whose handler fails to the dead-letter topic, and is done with them: the next ones follow.
 // Before it calls OnDeadLetter. While either cannot be done because a dependency is away it waits, so that nothing is
-// lost. A message whose handler had no time to end, or waits for a dependency, is no dead letter; it comes again.
+// lost. A message whose handler had no time to end, or waits for a dependency, is not a dead letter; it comes again.
 func DeadLetter(o RouterOptions) message.HandlerMiddleware {
 	o.setDefaults()
 	return func(h message.HandlerFunc) message.HandlerFunc {
@@ -134,8 +134,8 @@ func (o *RouterOptions) letter(m *message.Message, cause error) *message.Message
 	letter.SetContext(context.WithoutCancel(m.Context()))
 	topic, partition, offset := origin(m)
 	reason := strings.ToValidUTF8(cause.Error(), "?")
-	if len(reason) > longestReason {
-		reason = strings.ToValidUTF8(reason[:longestReason], "") + "…"
+	if len(reason) > maxReason {
+		reason = strings.ToValidUTF8(reason[:maxReason], "") + "…"
 	}
 	for name, value := range map[string]string{
 		DeadLetterTopic: topic, DeadLetterPartition: strconv.Itoa(int(partition)),

@@ -75,7 +75,7 @@ type Claim struct {
 	done chan struct{}
 }
 
-// Done is closed when the partition goes elsewhere or the Subscriber stops. What is in flight then still has the
+// Done is closed when the partition goes elsewhere or the Subscriber stops. Messages in flight then still have the
 // Subscriber's Drain to be acknowledged.
 func (c *Claim) Done() <-chan struct{} { return c.done }
 

@@ -26,8 +26,8 @@ const (
 	leaveWithin      = 3 * time.Second
 )
 
-// member is a Subscriber's member of one topic's consumer group. What stays with it over a rebalance goes on; what goes
-// elsewhere is let go once its messages in flight are settled, and its watermark is committed.
+// member is a Subscriber's member of one topic's consumer group. A partition that stays with it over a rebalance goes
+// on; one that goes elsewhere is let go once its messages in flight are settled, and its watermark is committed.
 type member struct {
 	topic, group string // the topic without its prefix
 	name         string // of the topic on the broker
@@ -94,7 +94,7 @@ func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.C
 	return m, nil
 }
 
-// run consumes until ctx ends. What is in flight then is waited for, and its offsets are committed.
+// run consumes until ctx ends. It waits for the messages in flight then, and commits their offsets.
 func (m *member) run(ctx context.Context) {
 	polling, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -302,7 +302,7 @@ func (a *assigned) take(records []*kgo.Record) bool {
 	return a.lanes.take(records)
 }
 
-// restart begins anew: the topic has lost records, and its offsets mean others now. What is in flight is waited for,
+// restart begins anew: the topic has lost records, and its offsets mean others now. It waits for messages in flight,
 // without delaying other partitions.
 func (a *assigned) restart() {
 	a.mu.Lock()

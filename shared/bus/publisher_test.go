@@ -58,7 +58,7 @@ func TestPublisher_PutsAMessageWhereItsMetadataSay(t *testing.T) {
 		m := receive(t, messages)
 		partition, _ := bus.PartitionOf(m.Context())
 		require.Equal(t, strconv.Itoa(int(partition)), string(m.Payload))
-		require.Empty(t, m.Metadata.Get(bus.MetadataPartition), "it is no header")
+		require.Empty(t, m.Metadata.Get(bus.MetadataPartition), "it is not a header")
 		m.Ack()
 	}
 	for _, wrong := range []string{"3", "-1", "one"} {

@@ -166,7 +166,7 @@ func kill(t testing.TB, process *exec.Cmd) {
 }
 
 // A member is killed and started again a second later, under another name: the group waits for the dead one until its
-// session has run out. What another member had and keeps goes on all the while.
+// session has run out. The partitions that another member keeps go on all the while.
 func TestSubscriber_GoesOnWhileTheGroupWaitsForADeadMember(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {

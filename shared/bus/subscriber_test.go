@@ -90,7 +90,7 @@ func TestRelease_HandsOverTheNextOfItsKey(t *testing.T) {
 	bus.Release(first)
 	second := receive(t, messages)
 	require.Equal(t, "1", string(second.Payload))
-	bus.Release(first) // it was released before: that is no leave for the third
+	bus.Release(first) // it was released before: that does not allow the third
 	first.Ack()        // and neither is this
 	nothing(t, messages)
 	eventually(t, "the first one is done", func() bool { return committed(t, k, "topic", 0) == 1 })

@@ -156,7 +156,7 @@ func (r *reader) brokers(name, otherwise string) (list []string) {
 			continue
 		}
 		host, port, err := net.SplitHostPort(value)
-		n, _ := strconv.Atoi(port) // 0 is no port
+		n, _ := strconv.Atoi(port) // 0 is not a port
 		if err != nil || !hostPattern.MatchString(host) || n < 1 || n > 65535 {
 			r.problem(name, "names %q: each broker has to be host:port, separated by commas", value)
 			continue

@@ -95,7 +95,7 @@ type Event struct {
 	Fence bool
 }
 
-// IsPosition says that this is no event but the owner's position, written into a partition that lags.
+// IsPosition reports that this is not an event but the owner's position, written into a partition that lags.
 func (e Event) IsPosition() bool { return e.Type == typePosition }
 
 // Position makes the record that tells how far a partition is complete.
@@ -236,7 +236,7 @@ func (r *reader) number(name string) int64 {
 	v := r.text(name)
 	n, err := strconv.ParseInt(v, 10, 64)
 	if err != nil && r.err == nil {
-		r.err = fmt.Errorf("header %s is no number: %q", name, v)
+		r.err = fmt.Errorf("header %s is not a number: %q", name, v)
 	}
 	return n
 }
@@ -258,7 +258,7 @@ func (r *reader) time(name string) time.Time {
 	v := r.text(name)
 	t, err := time.Parse(time.RFC3339Nano, v)
 	if err != nil && r.err == nil {
-		r.err = fmt.Errorf("header %s is no RFC 3339 time: %q", name, v)
+		r.err = fmt.Errorf("header %s is not an RFC 3339 time: %q", name, v)
 	}
 	return t
 }

@@ -67,8 +67,9 @@ func (e *ownFault) Error() string { return e.err.Error() }
 
 func (e *ownFault) Unwrap() error { return e.err }
 
-// ofData says whether an error lies in what was written or read. Everything else is the database's: connections lost or
-// refused, resources, time-outs, a server that shuts down or has become a standby, a schema or rights that are missing.
+// ofData reports whether an error lies in what was written or read. Everything else is the database's: connections lost
+// or refused, resources, time-outs, a server that shuts down or has become a standby, a schema or rights that are
+// missing.
 func ofData(err error) bool {
 	var own *ownFault
 	if errors.As(err, &own) {
@@ -91,8 +92,8 @@ func tooSlow(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "25P04"
 }
 
-// Away marks errors that are no fault of what was asked for as those of a database that is away (bus.ErrAway). What reads
-// the projections of a log by itself tells so too.
+// Away marks errors that are no fault of what was asked for as those of a database that is away (bus.ErrAway). Callers
+// that read the projections of a log by themselves use it as well.
 func Away(err error) error {
 	if err == nil || ofData(err) {
 		return err

@@ -58,7 +58,8 @@ func (x *lease) keep(ctx context.Context, renewal time.Duration) {
 	}
 }
 
-// use lends the lease's session. Where that fails the lease is lost. What is under way when ctx ends is finished.
+// use lends the lease's session. Where that fails the lease is lost. A statement that is under way when ctx ends is
+// finished.
 func (x *lease) use(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -79,7 +79,7 @@ LEFT JOIN owner.parked_streams p ON p.source = n.source AND p.topic = n.topic WH
 WHERE (p.source, p.stream, p.topic) > ($1, $2, $3) ORDER BY p.source, p.stream, p.topic LIMIT $4`
 	sqlParkedStream = `SELECT ` + parkedColumns + ` FROM owner.parked_streams p WHERE p.source = $1 AND p.stream = $2`
 
-	// What an earlier release parked: each event by itself. What it had read meanwhile is past.
+	// Events that an earlier release parked, each by itself, without those that it has read meanwhile.
 	sqlParkedEvents = `SELECT p.stream, p.version, p.record, p.error, p.at FROM owner.parked p WHERE p.source = $1
   AND p.version > coalesce((SELECT r.version FROM owner.readings r WHERE r.source = p.source AND r.stream = p.stream), 0)
 ORDER BY p.stream, p.version`

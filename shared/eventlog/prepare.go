@@ -133,7 +133,7 @@ func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
 	for _, m := range events {
 		declared, ok := l.o.Catalog.EventOf(m)
 		if !ok || declared.Owner != l.o.Owner {
-			return fmt.Errorf("%s is no event of %s", m.ProtoReflect().Descriptor().FullName(), l.o.Owner)
+			return fmt.Errorf("%s is not an event of %s", m.ProtoReflect().Descriptor().FullName(), l.o.Owner)
 		}
 		d := draft{declared: declared, place: declared.Place(m, catalog.Origin{Actor: e.actor, CommandID: e.cause})}
 		if d.place.Stream != e.stream || e.stream == "" {
@@ -175,7 +175,7 @@ func (l *Log) begin(ctx context.Context, e *entry) {
 	}
 }
 
-// end ends the spans. What somebody has to do again is no error.
+// end ends the spans. An append that has to be tried again does not count as an error.
 func (p *prepared) end(err error) {
 	for _, e := range p.entries {
 		var member *MemberError

@@ -48,7 +48,7 @@ type waiting struct {
 	waiters map[string]map[string]bool // dependency -> who waits for it
 }
 
-// set says whether somebody waits (err is why) or goes on (nil).
+// set records that somebody waits, with the reason err, or goes on, if err is nil.
 func (w *waiting) set(who, dependency string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -27,7 +27,7 @@ const breath = 10 * time.Millisecond
 const batch = 500
 
 // Follow applies the log to a projection until ctx ends: in batches, from where it was left, one instance at a time, at
-// once after a commit. What fails is tried again with back-off.
+// once after a commit. A failure is tried again with back-off.
 func (l *Log) Follow(ctx context.Context, p Projection) error {
 	var again backoff
 	for ctx.Err() == nil {
@@ -36,7 +36,7 @@ func (l *Log) Follow(ctx context.Context, p Projection) error {
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
-			l.waiting.set("projection "+p.Name(), "postgres", err) // one that cannot go on is no health, whatever it is
+			l.waiting.set("projection "+p.Name(), "postgres", err) // a projection that cannot go on makes the service unhealthy, whatever the error
 			l.o.Log.WarnContext(ctx, "projection does not go on, trying again", "projection", p.Name(), "error", err)
 			again.wait(ctx)
 		default:

@@ -10,9 +10,9 @@ import (
 
 // What one transaction takes at most.
 const (
-	mostMembers = 512
-	mostEvents  = 4096
-	mostBytes   = 16 << 20
+	maxMembers = 512
+	maxEvents  = 4096
+	maxBytes   = 16 << 20
 )
 
 // queue is who waits for the next transaction.
@@ -61,7 +61,7 @@ func (q *queue) take() (together []*member, alone *member) {
 	deciding := map[string]bool{}
 	var later []*member
 	for i, m := range q.joining {
-		if len(together) == mostMembers || events >= mostEvents || bytes >= mostBytes {
+		if len(together) == maxMembers || events >= maxEvents || bytes >= maxBytes {
 			later = append(later, q.joining[i:]...)
 			break
 		}

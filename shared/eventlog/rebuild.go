@@ -49,9 +49,9 @@ func (r Rebuilt) Differ() (rows int64) {
 }
 
 const (
-	swapTries  = 20
-	mostUnder  = 2 * batch // events that are left for the time under the log's lock
-	liveWithin = 10 * time.Second
+	swapTries    = 20
+	maxUnderLock = 2 * batch // events that are left for the time under the log's lock
+	liveWithin   = 10 * time.Second
 )
 
 // Rebuild makes projections anew while they are read and followed: a shadow schema is migrated and follows the log; then,
@@ -392,7 +392,7 @@ func (s *shadow) finish(ctx context.Context) error {
 		return err
 	}
 	for done := 0; s.position < head; {
-		if done > mostUnder {
+		if done > maxUnderLock {
 			return errBusy
 		}
 		applied, err := s.applyNext(ctx)

@@ -445,7 +445,7 @@ func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
 	}
 	if parent := appended.SpanContext; send.Parent.SpanID() != parent.SpanID() ||
 		send.SpanContext.TraceID() != parent.TraceID() {
-		t.Error("send is no child of append")
+		t.Error("send is not a child of append")
 	}
 	if committed.Parent.IsValid() || relayed.Parent.IsValid() {
 		t.Error("what is shared has a parent")

@@ -248,7 +248,7 @@ func (s size) beyond(o size) size { return size{max(0, s.events-o.events), max(0
 
 func (s size) over(bound size) bool { return s.events > bound.events || s.bytes > bound.bytes }
 
-// gaps are those of all resumers. Who came from the same place shares them.
+// gaps are those of all resumers. Resumers that come from the same position share them.
 type gaps struct {
 	resumers []Resumer
 	stays    [][]Stay

@@ -50,8 +50,8 @@ func Await(ctx context.Context, path string) (*Lock, error) {
 	}
 }
 
-// Held says whether a process has the lock. To look, it takes it for a moment, together with others who look: who tries
-// to take it meanwhile has to try again.
+// Held reports whether a process has the lock. To look, it takes it for a moment, together with others who look: who
+// tries to take it meanwhile has to try again.
 func Held(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {

@@ -20,7 +20,8 @@ const (
 	askFor   = 1500 * time.Millisecond
 	// The log tells of a dependency that has failed for so long: at the start of a process not all are there at once.
 	tellAfter = time.Second
-	// Beyond this age an answer is no answer: what is told is at most so old, also while a check hangs.
+	// An answer older than this does not count, so that the reported health is at most so old, also while a check
+	// hangs.
 	oldest = 2 * time.Second
 )
 
@@ -54,7 +55,7 @@ type answer struct {
 	told   bool      // the log tells of it
 }
 
-// New makes the health of a process. What has no check, the process has no need of: it counts as true.
+// New makes the health of a process. A dependency without a check is one that the process does not need: it is true.
 func New(checks []Check, log *slog.Logger) *Health {
 	h := &Health{checks: checks, log: log, registry: prometheus.NewRegistry(), answers: make([]answer, len(checks)),
 		waiting: map[string]error{}, began: make(chan struct{}), up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "edumatrix_up",
@@ -73,7 +74,7 @@ func (h *Health) Began() <-chan struct{} { return h.began }
 // Registry takes the process's own metrics.
 func (h *Health) Registry() *prometheus.Registry { return h.registry }
 
-// SetReady says whether the process takes work.
+// SetReady sets whether the process accepts work.
 func (h *Health) SetReady(ready bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -1,10 +1,10 @@
 // Package meshtest gives tests their servers: real ones (Apache Kafka, Redis, PostgreSQL, Jaeger) and the embedded ones
 // that the single process uses. Tests that need real ones carry the build tag integration.
 //
-// Kafka and PostgreSQL are shared: `make test` starts one of each for the whole run, and a test process that was started
-// without it has its own, started when first asked for. Every call has a topic prefix, a database, a Redis of its own, so
-// that tests run in parallel. What is shared must not be stopped: a test that takes a store away starts its own with
-// NewKafkaServer, NewRedisServer or NewPostgresServer.
+// Kafka and PostgreSQL are shared: `make test` starts one of each for the whole run, and a test process that was
+// started without it has its own, started when first asked for. Every call has a topic prefix, a database, a Redis of
+// its own, so that tests run in parallel. Shared servers must not be stopped: a test that takes a store away starts its
+// own with NewKafkaServer, NewRedisServer or NewPostgresServer.
 //
 // KAFKA_BROKERS, REDIS_URL and DATABASE_URL name servers to use instead. A server that cannot be had fails the test.
 package meshtest

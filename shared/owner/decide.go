@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	longestRun  = 256 // commands decided on one loaded state
-	firstPause  = 50 * time.Millisecond
-	longestWait = 5 * time.Second
+	maxRun     = 256 // commands decided on one loaded state
+	firstPause = 50 * time.Millisecond
+	maxWait    = 5 * time.Second
 )
 
 // decider decides commands: those that wait for one stream in one run, on one loaded state, in one commit.
@@ -71,7 +71,7 @@ func newDecider(ctx context.Context, d decider) (*decider, error) {
 		return nil, err
 	}
 	d.ctx = ctx
-	d.boxes = newMailboxes(longestRun, d.run)
+	d.boxes = newMailboxes(maxRun, d.run)
 	return &d, nil
 }
 
@@ -149,7 +149,7 @@ func (d *decider) together(stream string, run []*asked) ([]*asked, error) {
 			if pause(d.ctx, wait); d.ctx.Err() != nil {
 				return run, fmt.Errorf("decide %s: %w", stream, err)
 			}
-			wait = min(2*wait, longestWait)
+			wait = min(2*wait, maxWait)
 		default:
 			return run, err
 		}

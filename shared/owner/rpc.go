@@ -97,7 +97,7 @@ func (s *server) authorize(ctx context.Context, lookers []*meshv1.Looker) ([]*me
 	return looked, err
 }
 
-// Look says whether users may look at rooms. The position is read first: what is newer than it comes by the topic.
+// Look reports which users may look at which rooms. It reads the position first, since newer events come by the topic.
 func (s *server) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
 	head, err := s.log.Newest(ctx)
 	if err != nil {

@@ -1,6 +1,6 @@
 // Package process is what every process of the mesh does alike: it reads its settings, opens the stores that it needs
-// in the order Postgres, Redis, Kafka, runs a service until it is told to stop, and closes all in reverse. What keeps
-// it from starting is one line on standard error, and exit status 1.
+// in the order Postgres, Redis, Kafka, runs a service until it is told to stop, and closes all in reverse. If it cannot
+// start, it writes the reason as one line on standard error and exits with status 1.
 package process
 
 import (

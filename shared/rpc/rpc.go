@@ -1,6 +1,6 @@
 // Package rpc is how services of the mesh call each other: Connect on an inner listener that asks for the
-// installation's service credential. Who a call is for, and how much of its own log the caller wants seen, travel
-// beside it.
+// installation's service credential. The user that a call is for, and the position of the log that it has to reflect,
+// travel in headers.
 package rpc
 
 import (

@@ -273,7 +273,7 @@ func TestCall_HasADeadline(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if r, ok := rpc.Refusal(err); ok {
-		t.Errorf("it is no refusal: %v", r)
+		t.Errorf("it is not a refusal: %v", r)
 	}
 }
 

@@ -24,9 +24,9 @@ import (
 )
 
 const (
-	largestBody = 16 << 20
-	stopWithin  = 5 * time.Second
-	callWithin  = 30 * time.Second // for callers that set no deadline of their own
+	maxBody    = 16 << 20
+	stopWithin = 5 * time.Second
+	callWithin = 30 * time.Second // for callers that set no deadline of their own
 )
 
 // ServerOptions say where a service listens and whom it answers.
@@ -71,7 +71,7 @@ func (s *Server) Handle(path string, h http.Handler) { s.mux.Handle(path, h) }
 // handler lets everybody ask how the process is, at these very paths. All else, also what there is not, is for callers
 // with the credential.
 func (s *Server) handler() http.Handler {
-	inner := s.o.Credential.require(s.survive(http.MaxBytesHandler(s.mux, largestBody)))
+	inner := s.o.Credential.require(s.survive(http.MaxBytesHandler(s.mux, maxBody)))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/health", "/livez", "/readyz", "/metrics":
@@ -158,7 +158,7 @@ func answer(w http.ResponseWriter, status int, code connect.Code, r *refusal.Err
 // Interceptors are what every Connect handler of the mesh does around its methods: it continues the caller's trace,
 // learns for whom the call is made, gives it a deadline, survives panics, and lets errors out by Error.
 func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
-	return connect.WithHandlerOptions(connect.WithReadMaxBytes(largestBody),
+	return connect.WithHandlerOptions(connect.WithReadMaxBytes(maxBody),
 		// Services are near each other: compressing an answer costs more than sending it.
 		connect.WithCompression("gzip", nil, nil),
 		connect.WithInterceptors(connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {

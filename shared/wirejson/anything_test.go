@@ -273,7 +273,7 @@ func TestUnmarshal_HoldsToWhatProtoHas(t *testing.T) {
 		{`{"numbers":[null]}`, "numbers[0] has to be a number, not null"},
 		{`{"text":"a` + "\n" + `"}`, "U+000A"},
 		{`{"text":"\x"}`, "out of place"},
-		{`{"text":"\u12"}`, "no escape"},
+		{`{"text":"\u12"}`, "not an escape"},
 		{`{"text":"\ud800"}`, "text holds half of a surrogate pair"},
 		{`{"text":"\ud800\u0041"}`, "text holds half of a surrogate pair"},
 		{`{"text":"\udc00\ud800"}`, "text holds half of a surrogate pair"},

@@ -42,10 +42,10 @@ func shape(d protoreflect.MessageDescriptor) form {
 	}
 }
 
-// longestDuration is what google.protobuf.Duration may hold, in seconds.
-const longestDuration = 315_576_000_000
+// maxDuration is what google.protobuf.Duration may hold, in seconds.
+const maxDuration = 315_576_000_000
 
-// Marshal writes a message. It fails for what has no form in JSON: text that is no UTF-8, times outside the years 1 to
+// Marshal writes a message. It fails for what has no form in JSON: text that is not UTF-8, times outside the years 1 to
 // 9999, numbers that are none.
 func Marshal(m proto.Message) ([]byte, error) {
 	return appendMessage(make([]byte, 0, 256), m.ProtoReflect())
@@ -108,7 +108,7 @@ func appendTime(b []byte, m protoreflect.Message) ([]byte, error) {
 
 func appendDuration(b []byte, m protoreflect.Message) ([]byte, error) {
 	seconds, nanos := pair(m)
-	if max(seconds, -seconds) > longestDuration || max(nanos, -nanos) > 999_999_999 ||
+	if max(seconds, -seconds) > maxDuration || max(nanos, -nanos) > 999_999_999 ||
 		seconds > 0 && nanos < 0 || seconds < 0 && nanos > 0 {
 		return nil, fmt.Errorf("%d s and %d ns are no duration", seconds, nanos)
 	}
@@ -202,7 +202,7 @@ const hex = "0123456789abcdef"
 
 func appendString(b []byte, s string) ([]byte, error) {
 	if !utf8.ValidString(s) {
-		return nil, fmt.Errorf("text is no UTF-8")
+		return nil, fmt.Errorf("text is not UTF-8")
 	}
 	b = append(b, '"')
 	from := 0

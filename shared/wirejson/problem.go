@@ -11,8 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// longestQuoted is how much of a name or value that a client made up is told back.
-const longestQuoted = 64
+// maxQuoted is how much of a name or value that a client made up is told back.
+const maxQuoted = 64
 
 // problem is a refusal on its way up to the whole message, where the path of its field is known.
 type problem struct {
@@ -51,7 +51,7 @@ func refused(err error) error {
 		return err
 	}
 	if p.code == refusal.Malformed {
-		return refusal.New(p.code, "the data is no JSON object: %s", p.text)
+		return refusal.New(p.code, "the data is not a JSON object: %s", p.text)
 	}
 	path := p.path
 	if path == "" {
@@ -72,10 +72,10 @@ func quoted(name string) string {
 }
 
 func clipped(s string) string {
-	if len(s) <= longestQuoted {
+	if len(s) <= maxQuoted {
 		return s
 	}
-	return strings.ToValidUTF8(s[:longestQuoted], "") + "…"
+	return strings.ToValidUTF8(s[:maxQuoted], "") + "…"
 }
 
 // meant names the field that is nearest to a name that is none, or all when none is near.
@@ -87,7 +87,7 @@ func meant(fields protoreflect.FieldDescriptors, name string) string {
 	all := make([]string, fields.Len())
 	for i := range fields.Len() {
 		all[i] = string(fields.Get(i).Name())
-		if len(name) > longestQuoted {
+		if len(name) > maxQuoted {
 			continue
 		}
 		if d := edits(strings.ToLower(name), all[i]); d < distance {

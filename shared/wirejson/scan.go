@@ -193,7 +193,7 @@ func (s *scanner) rune() (rune, error) {
 			return r, nil
 		}
 	}
-	return 0, invalid("holds half of a surrogate pair, which is no text")
+	return 0, invalid("holds half of a surrogate pair, which is not text")
 }
 
 func (s *scanner) hex() (rune, error) {
@@ -203,7 +203,7 @@ func (s *scanner) hex() (rune, error) {
 	}
 	n, err := strconv.ParseUint(string(s.data[s.at+1:s.at+5]), 16, 16)
 	if err != nil {
-		return 0, malformed("\\%s is no escape", s.data[s.at:s.at+5])
+		return 0, malformed("\\%s is not an escape", s.data[s.at:s.at+5])
 	}
 	s.at += 5
 	return rune(n), nil

@@ -23,16 +23,16 @@ const deepest = 32
 // field that is not set. A whole number may be written 5.0, but not 5.5 nor "5". Text with U+0000 is refused, because
 // it cannot be stored.
 //
-// Its errors are refusals: "malformed" for what is no JSON object, "invalid_field" with the path of the field for all
-// else. The message is then of no use.
+// Its errors are refusals: "malformed" for data that is not a JSON object, "invalid_field" with the path of the field
+// for all else. The message is then of no use.
 func Unmarshal(data []byte, m proto.Message) error {
 	if !utf8.Valid(data) {
-		return refusal.New(refusal.Malformed, "the data is no UTF-8")
+		return refusal.New(refusal.Malformed, "the data is not UTF-8")
 	}
 	d := decoder{scanner{data: data}}
 	if d.next() != '{' && shape(m.ProtoReflect().Descriptor()) == object {
 		if kind := d.kind(); kind != "" {
-			return refusal.New(refusal.Malformed, "the data is no JSON object, but %s", kind)
+			return refusal.New(refusal.Malformed, "the data is not a JSON object, but %s", kind)
 		}
 		return refused(d.unexpected())
 	}
@@ -395,7 +395,7 @@ func (d *decoder) duration(m protoreflect.Message) error {
 	}
 	whole, decimals, _ := strings.Cut(string(n), ".")
 	seconds, err := strconv.ParseInt(whole, 10, 64)
-	if err != nil || len(decimals) > 9 || seconds > longestDuration || seconds < -longestDuration {
+	if err != nil || len(decimals) > 9 || seconds > maxDuration || seconds < -maxDuration {
 		return invalid("has to be a number of seconds with at most nine decimals, not %s", clipped(string(n)))
 	}
 	nanos, err := strconv.ParseInt((decimals + "000000000")[:9], 10, 32)

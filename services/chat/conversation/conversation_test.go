@@ -167,7 +167,7 @@ func TestDecide(t *testing.T) {
 		"delete by who left":    {past{class, sent("bob", "m"), left("bob")}, "bob", remove, refused(refusal.NotAMember)},
 		"delete in an unknown":  {nil, "ann", remove, refused(refusal.NotAMember)},
 
-		"what is no command": {past{pair}, "ann", &chatv1.MemberLeft{}, refused(refusal.UnknownType)},
+		"a message that is not a command": {past{pair}, "ann", &chatv1.MemberLeft{}, refused(refusal.UnknownType)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

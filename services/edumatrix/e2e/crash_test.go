@@ -104,8 +104,8 @@ func sentSoFar(t *testing.T, m *mesh, user, conversation string) int64 {
 	return page.Version
 }
 
-// sendUntil sends message after message. What has no outcome it sends again under the same id, on another connection if
-// it must, until it knows.
+// sendUntil sends message after message. It sends one without an outcome again under the same id, on another connection
+// if it must, until it knows the outcome.
 func sendUntil(t *testing.T, m *mesh, user, conversation string, gateway int, stop *atomic.Bool) (acked []string) {
 	var c *client.Client
 	defer func() {

@@ -47,7 +47,7 @@ type Poison struct {
 	Dead    bool // it has to be a dead letter; else it may be one
 }
 
-// Check judges a history against what the stores hold. What was poisoned, and that alone, is to be a dead letter.
+// Check judges a history against what the stores hold. Exactly the poisoned messages must be dead letters.
 func Check(h *History, s *Stored, poisoned []Poison) []Violation {
 	j := &judge{h: h, s: s, count: map[string]int{}}
 	h.mu.Lock()

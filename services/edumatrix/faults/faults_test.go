@@ -183,7 +183,7 @@ func (r *result) report(t *testing.T) {
 	}
 }
 
-// commit is what is being run. The list itself, which grows meanwhile, is no change to that.
+// commit names the commit that is being run. Changes to the list itself, which grows meanwhile, do not count.
 func commit() string {
 	head, err := exec.Command("git", "rev-parse", "--short=10", "HEAD").Output()
 	if err != nil {

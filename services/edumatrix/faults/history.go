@@ -39,7 +39,7 @@ func (a Answer) Final() bool {
 	return a.Kind == Committed || a.Kind == Unchanged || a.Kind == Refused || a.Kind == Failed
 }
 
-// same says whether two outcomes are one. A refusal tells no version.
+// same reports whether two outcomes are equal. A refusal has no version.
 func (a Answer) same(b Answer) bool {
 	if a.Kind != b.Kind || a.Code != b.Code {
 		return false

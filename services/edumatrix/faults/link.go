@@ -169,7 +169,8 @@ type chunk struct {
 	bytes []byte
 }
 
-// pipe carries one direction. What it has read it holds for as long as the weather says, the end as well.
+// pipe carries one direction. It holds all that it reads, the end included, for as long as the weather of the link
+// says.
 func (l *Link) pipe(from, to net.Conn) {
 	chunks := make(chan chunk, 64)
 	var reading sync.WaitGroup

@@ -207,7 +207,7 @@ func (v *viewer) missedPosts(feed *seenLog) {
 	}
 }
 
-// due says whether a post was written by somebody after a session looked at them.
+// due reports whether a post was written after a session began to look at its author.
 func (j *judge) due(s *Session, e Event) bool {
 	return strings.HasPrefix(e.Stream, "post:") && slices.Contains(s.Looks, e.Actor) && e.Time.After(s.Looked.Add(j.s.Skew))
 }

@@ -137,7 +137,7 @@ func (l *Log) stretches() map[string]map[string][]stretch {
 	return rooms
 }
 
-// within says whether a version lies in one of the stretches.
+// within reports whether a version lies in one of the stretches.
 func within(all []stretch, version int64) bool {
 	return slices.ContainsFunc(all, func(s stretch) bool { return s.from <= version && version <= s.to })
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// forget deletes all that the topics of events hold, as their retention would. What the judge wants to know of it is
-// kept. It says false when the broker is away, and not all may be deleted.
+// forget deletes all records of the topics of events, as their retention would. It keeps what the judge needs of them.
+// It returns false when the broker is unavailable, in which case some may be left.
 func (n *nemesis) forget() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()

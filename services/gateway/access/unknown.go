@@ -5,8 +5,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// Unknown refuses a name that no client may use. What is there but not public is refused in the same words, so that
-// nobody learns of it.
+// Unknown refuses a name that no client may use. A name that exists but is not public is refused in the same words, so
+// that nobody learns of it.
 func Unknown(c *catalog.Catalog, name string) *refusal.Error {
 	if near := c.Nearest(name); near != "" {
 		return refusal.New(refusal.UnknownType, "there is no %q; did you mean %q?", name, near)

@@ -133,8 +133,8 @@ func (c *Conn) Written() string {
 	return c.written
 }
 
-// Close ends the connection for a reason; the first one counts. What was queued before is still written, unless the
-// client is lost or too slow.
+// Close ends the connection for a reason; the first one counts. Frames that were queued before are still written,
+// unless the client is lost or too slow.
 func (c *Conn) Close(r Reason) {
 	var positions []int64
 	if r == Shutdown || r == TokenExpired {
@@ -296,7 +296,7 @@ func (c *Conn) passing(more int) []byte {
 	return markFrame(c.written)
 }
 
-// give queues an event of a log; -1 is no log. Of what is not a durable event only the newest value is kept.
+// give queues an event of a log; -1 stands for none. Of an event that is not durable, only the newest value is kept.
 func (c *Conn) give(e *Event, log int) {
 	if _, err := e.Frame(); err != nil {
 		return // A body that cannot be decoded is the same for everybody: the fan-out reports it once.

@@ -85,7 +85,7 @@ func (v *View) lookUntil(m *membership, until time.Time) {
 	}
 }
 
-// Unlook ends looking at a room. Who is in it by the log stays.
+// Unlook ends looking at a room. Members of it, by the log, stay in it.
 func (v *View) Unlook(c *Conn, room string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

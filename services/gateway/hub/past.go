@@ -27,7 +27,7 @@ type Past struct {
 	rooms  map[string][]int // of events
 }
 
-// NewPast joins what was read from here and there. What is deleted in it is redacted.
+// NewPast joins lists of events that were read from several places. It redacts the events that later ones delete.
 func NewPast(lists ...[]*Event) *Past {
 	events := slices.Concat(lists...)
 	slices.SortStableFunc(events, func(a, b *Event) int {
@@ -140,7 +140,7 @@ func (p *Past) newest(indices []int) []*Event {
 	return events
 }
 
-// turns says whether an event opens or closes a room for somebody: it goes to them whatever rooms it names.
+// turns reports whether an event opens or closes a room for a user: it goes to that user whatever rooms it names.
 func (e *Event) turns(user, room string) bool {
 	for _, m := range slices.Concat(e.Opens, e.Closes) {
 		if m.Room == room && slices.Contains(m.Users, user) {

@@ -52,8 +52,8 @@ func (it *item) text() []byte {
 	return it.own.text
 }
 
-// key names what a newer item replaces; "" where every item counts. What is sent behind a missed event may be newer, and
-// follows it.
+// key names what a newer item replaces; "" where every item counts. A frame that is sent behind a missed event may be
+// newer, and follows it.
 func (it *item) key() string {
 	switch {
 	case it.event == nil:

@@ -7,7 +7,7 @@ type Reason struct {
 	Text string
 }
 
-// Reconnect says whether to connect again.
+// Reconnect reports whether the client should connect again.
 func (r Reason) Reconnect() bool { return r.Code < 3500 && r.Code != TooLarge.Code }
 
 // The reasons there are.

@@ -13,8 +13,8 @@ import (
 // connection was told its rooms (its floor), and the recent events.
 //
 // One lock makes attaching and looking atomic against delivery: an event is either in the answer that a connection
-// started with, or is given to it afterwards, once. What takes long for a connection with many rooms is done in slices,
-// between which events are delivered: a seat gets nothing before it is attached.
+// started with, or is given to it afterwards, once. Work that takes long for a connection with many rooms is done in
+// slices, between which events are delivered: a seat gets nothing before it is attached.
 type View struct {
 	hub   *Hub
 	owner string
@@ -76,8 +76,8 @@ func (v *View) SetIncarnation(incarnation string, position int64) {
 	v.incarnation.Store(IncarnationOf(incarnation))
 }
 
-// Skip notes that events up to a position are not delivered. What is kept is forgotten, and all clients are told to
-// connect again: they get what they missed when they come back.
+// Skip notes that events up to a position are not delivered. It forgets the events that it keeps, and tells all clients
+// to connect again: they get what they missed when they come back.
 func (v *View) Skip(position int64) {
 	v.mu.Lock()
 	v.recent.clear(position)

@@ -150,8 +150,8 @@ func (i *Intake) endIfIdle() {
 	}
 }
 
-// Resolve brings an outcome to those who wait for it here; nobody may. Who waits under the same id for another command,
-// or on another stream, is refused in a result of its own.
+// Resolve brings an outcome to those who wait for it here; nobody may. A client that waits under the same id for
+// another command, or on another stream, gets a refusal instead.
 func (i *Intake) Resolve(r envelope.Result) {
 	k := key{r.Source, r.Actor, r.CommandID}
 	i.mu.Lock()
@@ -294,7 +294,7 @@ func (i *Intake) remove(w *waiter) bool {
 	return true
 }
 
-// answered notes that a waiter has had its first answer; it says false when that is no news.
+// answered notes that a waiter has had its first answer; it returns false when that was known.
 func (i *Intake) answered(w *waiter) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()

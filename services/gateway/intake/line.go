@@ -11,8 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// line is the way to one command topic. What waits goes in one batch while the next one gathers, so that commands keep
-// the order in which they came and a busy moment costs one round trip, not one for each.
+// line is the way to one command topic. Commands that wait go in one batch while the next one gathers, so that they
+// keep the order in which they came and a busy moment costs one round trip, not one for each.
 type line struct {
 	topic     string
 	publisher message.Publisher
@@ -72,7 +72,8 @@ func (l *line) run(ctx context.Context) error {
 }
 
 // publish brings a batch to Kafka, however often it takes; later ones wait, so the order stays. A part may arrive
-// twice, which its command id makes good. What nobody waits for any more was answered "unavailable" and is not sent.
+// twice, which its command id makes good. A command that nobody waits for any more was answered "unavailable" and is
+// not sent.
 func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 	const shortest, longest = 50 * time.Millisecond, time.Second
 	for pause := shortest; ; pause = min(2*pause, longest) {

@@ -64,7 +64,7 @@ func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
 	s.intake.lines[c.Declared.Topic].put(w)
 }
 
-// Close forgets what the sender waits for. What was taken is done all the same.
+// Close forgets what the sender waits for. Commands that were accepted are still carried out.
 func (s *Sender) Close() {
 	s.mu.Lock()
 	waiters := slices.Collect(maps.Keys(s.waiters))
@@ -133,8 +133,8 @@ func (w *waiter) disarm() {
 	}
 }
 
-// tire tells the client what is known when it has waited long enough. What Kafka does not have is forgotten: the
-// client sends it again, with the same id.
+// tire tells the client what is known when it has waited long enough. A command that Kafka does not have is forgotten:
+// the client sends it again, with the same id.
 func (w *waiter) tire() {
 	defer w.sender.intake.options.Guard.Recover("outcome", nil)
 	if w.taken.Load() {

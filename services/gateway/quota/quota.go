@@ -1,6 +1,6 @@
 // Package quota bounds what one user may have under way and how fast, over all of their connections and requests, so
-// that whatever one user does costs nobody else. What waits for outcomes is bounded by intake, what waits to be written by
-// hub.
+// that whatever one user does costs nobody else. Commands that wait for outcomes are bounded by intake, frames that
+// wait to be written by hub.
 package quota
 
 import (

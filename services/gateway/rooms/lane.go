@@ -26,7 +26,7 @@ const (
 //
 // A call may fail, or take too long, because of one of those it asks for. They all go on in the next lane, which asks
 // for fewer at a time, and the last one for each alone: so one costs the others a few calls, and delays only itself. An
-// owner that is unavailable is no fault of anybody's: those stay where they are.
+// owner that is unavailable is not the fault of one connection: all stay where they are.
 type lane[T any] struct {
 	kind[T]
 	max  int      // in one call

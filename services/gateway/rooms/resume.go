@@ -16,8 +16,8 @@ import (
 // maxResumed is how many who come back are asked for in one call.
 const maxResumed = 200
 
-// resume attaches those who come back. The owner answers when they were in which rooms. What happened there comes from
-// the recent events where they reach back to the mark, and what those lack from the owner, in the same call.
+// resume attaches those who come back. The owner answers when they were in which rooms. The missed events come from the
+// recent ones where these reach back to the mark, and otherwise from the owner, in the same call.
 func (a *asker) resume(ctx context.Context, batch []newcomer) (again []newcomer, err error) {
 	// First the number, then the events: all up to it are among them.
 	complete := a.view.Complete()

@@ -141,7 +141,7 @@ func (s *Session) begin(id string) {
 // Conn is where the frames to the client wait.
 func (s *Session) Conn() *hub.Conn { return s.conn }
 
-// Close ends the session. What it sent is done all the same.
+// Close ends the session. Commands that it sent are still carried out.
 func (s *Session) Close() {
 	// Deferred, so that a panic in one of them leaves none of the others out.
 	defer s.quota.Leave()

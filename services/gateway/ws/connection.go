@@ -93,8 +93,8 @@ func (c *connection) serve(ctx context.Context, h handshake) {
 	c.written.Wait()
 }
 
-// authenticate waits for the first frame, which proves who connects, and says whether the client resumes. Everything
-// else is refused until then.
+// authenticate waits for the first frame, which holds the token and whether the client resumes. It refuses all other
+// frames until then.
 func (c *connection) authenticate(ctx context.Context, h *handshake) bool {
 	_ = c.net.SetReadDeadline(time.Now().Add(c.server.options.Handshake))
 	const tries = 8

@@ -287,7 +287,7 @@ func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {
 	socket := m.raw(t, "alice")
 	require.True(t, read(t, socket).Ready)
 	for _, c := range []struct{ text, re, code, says string }{
-		{`{`, "", refusal.Malformed, "no JSON"},
+		{`{`, "", refusal.Malformed, "not a JSON"},
 		{`{"type":"ping","TYPE":"ping"}`, "", refusal.InvalidField, `no field "TYPE"`},
 		{`{"id":"x","type":"look","data":{},"data":{"rooms":["presence:bob"]}}`, "x", refusal.InvalidField, "data is there twice"},
 		{`{"id":"x","id":"y","type":"ping"}`, "x", refusal.InvalidField, "id is there twice"},

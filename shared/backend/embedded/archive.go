@@ -82,7 +82,7 @@ func cacheDir(chosen string, who account) (string, error) {
 	return chosen, os.MkdirAll(chosen, 0o755)
 }
 
-// ensure returns the folder of unpacked programs. What is there under its final name was checked before it got it.
+// ensure returns the folder of unpacked programs. A folder gets its final name only after it was checked.
 func (a archive) ensure(ctx context.Context) (string, error) {
 	programs := filepath.Join(a.dir, archiveVersion)
 	if _, err := os.Stat(programs); err == nil {

@@ -75,7 +75,7 @@ func TestPostgres_KeepsItsDataOverARestart(t *testing.T) {
 	require.Equal(t, "off", value(t, p.URL(), "SHOW fsync"))
 	require.Equal(t, "UTF8", value(t, p.URL(), "SHOW server_encoding"))
 	require.NoError(t, p.Stop())
-	require.NoError(t, p.Stop(), "stopping again is no mistake")
+	require.NoError(t, p.Stop(), "stopping again is not an error")
 
 	p = startPostgres(t, o)
 	require.Equal(t, "still here", value(t, p.URL(), "SELECT said FROM kept"))
@@ -142,7 +142,7 @@ func TestPostgres_IsNotMisledByANumberThatIsAnothersNow(t *testing.T) {
 	t.Parallel()
 	o := postgresOptions(t)
 	require.NoError(t, startPostgres(t, o).Stop())
-	// As after a crash and a restart of the machine: the process of that number, ours, is no server.
+	// As after a crash and a restart of the machine: the process of that number, ours, is not a server.
 	stale := fmt.Sprintf("%d\n/nowhere\n1\n1\n\n127.0.0.1\n1 1\nready\n", os.Getpid())
 	require.NoError(t, os.WriteFile(filepath.Join(o.Dir, "cluster", "postmaster.pid"), []byte(stale), 0o600))
 	startPostgres(t, o)

@@ -238,8 +238,8 @@ func (a *applier) current(e envelope.Event) bool {
 }
 
 // restored notes the incarnation of the source's log. Positions go on above all that were published before, so what the
-// log still has above the checkpoint, and what is new, is found as in any other hole. What was applied of the commits
-// that the database has lost stays applied.
+// log still has above the checkpoint, and what is new, is found as in any other hole. Commits that the database has
+// lost stay applied.
 func (a *applier) restored(incarnation string) {
 	if incarnation == a.incarnation || incarnation == "" {
 		return

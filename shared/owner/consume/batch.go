@@ -53,8 +53,8 @@ func (s *size) fits(f Effect) bool {
 	return s.streams[f.Stream] || len(s.streams) < maxStreams
 }
 
-// consider finds what follows from the next event of the partition, and writes whenever a transaction is full. What was
-// considered is in items, or stored.
+// consider finds what follows from the next event of the partition, and writes whenever a transaction is full.
+// Considered events are in items, or stored.
 func (a *applier) consider(e envelope.Event, trace context.Context, before int64) error {
 	if a.past(e) {
 		return nil

@@ -12,9 +12,9 @@ import (
 // returns the same effects for the same event, in the same order, because an event with many effects is applied in parts.
 //
 // Events of one stream come in order. Those of different streams do not: partitions have no order among each other, so
-// "read up to message 50" may come before message 50. What an effect leads to may depend only on the state of the stream
-// that it is for, and that state has to be the same whichever came first. A test that applies the events of a few streams
-// in many interleavings and compares the states shows it; see notification's.
+// "read up to message 50" may come before message 50. The result of an effect may depend only on the state of the
+// stream that it is for, and that state has to be the same whichever came first. A test that applies the events of a
+// few streams in many interleavings and compares the states shows it; see notification's.
 type Reaction func(e envelope.Event, event proto.Message) []Effect
 
 // Effect is events that follow for one stream of the service's own log. They are appended whatever the stream contains.

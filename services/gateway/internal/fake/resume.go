@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Resume tells what users have missed. What has been deleted since comes as it was: gateways redact what they kept.
+// Resume returns what users have missed. Events deleted since come as they were: gateways redact what they kept.
 func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (
 	*connect.Response[meshv1.ResumeResponse], error) {
 	if err := o.hang(ctx, r.Msg); err != nil {

@@ -19,7 +19,7 @@ func installed(program string) bool {
 	return err == nil
 }
 
-// hasJava says whether Kafka runs on this machine's Java. An older one is as good as none.
+// hasJava reports whether the machine has a Java that Kafka runs on. An older one counts as none.
 func hasJava(ctx context.Context) bool {
 	said, err := exec.CommandContext(ctx, "java", "-version").CombinedOutput()
 	return err == nil && javaMajor(string(said)) >= oldestJava
