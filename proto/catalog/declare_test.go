@@ -69,7 +69,7 @@ func TestPlace_SaysWhenAnEventExpires(t *testing.T) {
 	require.Zero(t, e.Place(&toyv1.StoryShown{StoryId: "7"}, Origin{}).Expires)
 }
 
-// What is declared wrongly stops the start, by name.
+// A wrong declaration stops the start with an error that names it.
 func TestLoad_RefusesWhatContradictsItself(t *testing.T) {
 	for _, test := range []struct {
 		name   string

@@ -157,7 +157,7 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	if e.Redacts && e.subject.source == "" {
 		fail("redacts, but says nothing of what (subject)")
 	}
-	// What opens and closes a room lies in the stream that the room carries, so it is ordered with it.
+	// Events that open and close a room lie in the stream of the room, so they are ordered with its other events.
 	for _, m := range slices.Concat(e.opens, e.closes) {
 		if m.room.source != e.stream.source {
 			fail("opens or closes %s from the stream %s", m.room.source, e.stream.source)

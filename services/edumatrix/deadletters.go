@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// What a dead letter waits for.
+// The reasons for which a dead letter waits.
 const (
 	stateFailed     = "failed"     // a command: its outcome is final
 	stateParked     = "parked"     // an event: the later ones of its stream wait for it

@@ -72,7 +72,7 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	}
 	close(stop)
 	wait.Wait()
-	// What was said meanwhile is read from the tables that took over, and so is what is said from now on.
+	// Messages of the time of the rebuild are read from the tables that took over, and so are later ones.
 	for _, x := range talkers {
 		x.says("after")
 		var page struct {
@@ -118,7 +118,7 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	}
 }
 
-// What operators ask of services is for those alone who have the installation's credential.
+// Calls of operators need the installation's credential.
 func TestOperator_IsNotReachableFromOutside(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)

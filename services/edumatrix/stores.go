@@ -81,7 +81,7 @@ func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, di
 		select {
 		case <-stopping:
 		case <-postgres.Done():
-			// Who stops a service as a whole, as systemd does, signals PostgreSQL at the same time.
+			// A supervisor that stops a service as a whole, as systemd does, signals PostgreSQL at the same time.
 			select {
 			case <-ctx.Done():
 				return

@@ -27,7 +27,7 @@ func (s *unreadScreen) Write(p []byte) (int, error) {
 	return s.screen.Write(p)
 }
 
-// Who stops reading the terminal for a while, as Ctrl-S does, misses nothing.
+// A terminal that is not read for a while, as after Ctrl-S, misses nothing.
 func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)

@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// What an earlier release logged of a post is loaded to decide about it, as what is logged now.
+// To decide about a post, the events that an earlier release logged of it are loaded as those of this one are.
 func TestMigration_PostsThatWereLoggedWithASubjectAreLoaded(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

@@ -596,7 +596,7 @@ func TestGateway_HTTPTakesTheSameCommandsAndQueries(t *testing.T) {
 		require.Equal(t, c.status, status, "%s %s: %v", c.path, c.headers, answer)
 		require.Equal(t, c.code, answer["error"].(map[string]any)["code"], "%s: %v", c.path, answer)
 	}
-	// What reaches a server besides what a client library sends.
+	// Requests that reach a server besides those of a client library.
 	ok := `{"conversation_id":"g","body":"hi"}`
 	for _, c := range []struct {
 		method, path, body string

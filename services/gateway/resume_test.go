@@ -143,7 +143,7 @@ func TestResume_IsRefusedWhereItDoesNotBelongAndWithAMarkThatIsNone(t *testing.T
 		require.Equal(t, "invalid_field", refused.Code)
 	}
 
-	// What comes instead of the frame is refused, and what does not come ends the connection.
+	// Another frame is refused, and none at all ends the connection.
 	socket := raw(t, address, "bob")
 	for _, frame := range []string{`{"id":"1","type":"look","data":{"rooms":["presence:bob"]}}`,
 		`{"id":"1","type":"chat.leave","data":{"conversation_id":"g"}}`} {

@@ -54,7 +54,7 @@ type settings struct {
 func run(ctx context.Context, env process.Env, set settings) error {
 	config, log, tracer := env.Config, env.Log, env.Telemetry.Tracer()
 
-	// What it talks to.
+	// The services and stores that it calls.
 	verifier, err := auth.NewVerifier(ctx, auth.Options{Secret: config.JWTSecret, JWKSURL: config.JWKSURL,
 		Audience: config.JWTAudience, Issuer: config.JWTIssuer, RoleClaim: config.JWTRoleClaim, Log: log})
 	if err != nil {
@@ -72,7 +72,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		owners[owner] = meshv1connect.NewOwnerServiceClient(client, config.Peers[owner])
 	}
 
-	// What it is made of.
+	// The parts that it is made of.
 	watch := newWatch(env, quiet)
 	metrics := watch.health.Registry()
 	guarded := guard.New(log, metrics)

@@ -84,7 +84,7 @@ func TestSignal_GoesToTheMembersOnEveryGatewayAndToNobodyElse(t *testing.T) {
 	require.Equal(t, "invalid_field", alice.types(t, "no id"))
 	require.Equal(t, "invalid_field", alice.types(t, string(make([]byte, 300))))
 
-	// Who was removed sends nothing any more, and gets nothing.
+	// A removed member can neither send nor receive any more.
 	m.member("chat.member_left", "carol")
 	carol.expect(t, "member_left carol")
 	before := len(carol.received())

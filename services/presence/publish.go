@@ -68,8 +68,8 @@ func (p *publisher) soon() {
 }
 
 func (p *publisher) round(ctx context.Context) error {
-	// Who could not be heard is not gone: after a start, and after Redis was away, gateways first get the time of a lease
-	// to report again, or everybody would be offline for a moment.
+	// A gateway that could not report is not gone: after a start, and after Redis was away, gateways first get the time
+	// of a lease to report again, or everybody would be offline for a moment.
 	if time.Since(p.heard) > p.lease {
 		if _, err := p.store.Expire(ctx); err != nil {
 			return p.redisAway(ctx, err)

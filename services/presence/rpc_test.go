@@ -130,7 +130,7 @@ func TestDropLetter_IsRemembered(t *testing.T) {
 	})
 }
 
-// Whoever only renews a look has been shown the state before: Redis is not asked for it again.
+// A client that renews a look has been sent the state before: it is not read from Redis again.
 func TestLook_ARenewalReadsNoStates(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

@@ -69,7 +69,7 @@ func (s *signIn) serve(t *testing.T, keys map[string]crypto.Signer) {
 		}
 		all = append(all, jwk.Marshal())
 	}
-	// What is of no use here makes the others no worse: a key for encryption, one of an unknown kind, a shared secret.
+	// Keys of no use here do not affect the others: a key for encryption, one of an unknown kind, a shared secret.
 	all = append(all, map[string]string{"kty": "martian", "kid": "m"},
 		map[string]string{"kty": "oct", "kid": "secret", "k": base64.RawURLEncoding.EncodeToString([]byte("known to all"))})
 	set, err := json.Marshal(map[string]any{"keys": all})

@@ -116,8 +116,8 @@ func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVers
 	return response, kerr.ErrorForCode(response.ErrorCode)
 }
 
-// admin opens what asks and changes topics. Whoever only asks wants an answer, not eight tries at one: those are for
-// connections that last.
+// admin opens a client that reads and changes topics. Its requests are not tried eight times, as those of lasting
+// connections are: its caller waits for the answer.
 func (k Kafka) admin() (*kgo.Client, *kadm.Client, error) {
 	if len(k.Brokers) == 0 {
 		return nil, nil, unreachable("Kafka", k.Where(), tryKafka, errors.New("no broker is named"))

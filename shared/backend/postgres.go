@@ -16,7 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// What existing installations are tuned to.
+// The defaults that existing installations are tuned to.
 const (
 	defaultPoolMax = 20
 	postgresIdle   = 30 * time.Second

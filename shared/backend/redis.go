@@ -15,7 +15,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// What existing installations are tuned to.
+// The defaults that existing installations are tuned to.
 const (
 	redisRetries = 3
 	redisBackoff = 100 * time.Millisecond

@@ -36,7 +36,7 @@ type fetcher struct {
 	calls     []func()
 	interrupt context.CancelFunc // ends the poll under way
 
-	// What follows belongs to run and to the calls that it makes.
+	// The fields below belong to run and to the calls that it makes.
 	taps map[place]*tap
 	late map[place]bool // opened, but nothing came since
 }

@@ -13,8 +13,8 @@ import (
 // lanes hand out the records of one claim: those of a key one after another, those of different keys at the same time.
 // Records without a key share one lane, which keeps the order that they have in the partition; with InOrder all do.
 //
-// What was read and is not acknowledged is open. All open records are at or above the watermark, which alone is
-// committed; there are never more of them than the window, and what was read beyond waits in the backlog.
+// A record that was read and is not acknowledged is open. All open records are at or above the watermark, which alone
+// is committed; there are never more of them than the window, and records that were read beyond it wait in the backlog.
 type lanes struct {
 	claim    *Claim
 	group    string

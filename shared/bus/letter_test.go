@@ -45,7 +45,7 @@ func TestDeadLetters_AreReadUpToTheEnd(t *testing.T) {
 		}
 		require.Equal(t, message.Metadata{"own": "kept", bus.MetadataKey: "k"}, all[0].Message.Metadata)
 
-		// What the topic has forgotten is not waited for.
+		// Records that the topic has deleted are not waited for.
 		deleteBefore(t, k, "dead", 0, 299)
 		all = read()
 		require.Len(t, all, 1)

@@ -120,7 +120,7 @@ func TestReader_GoesToTheNearestOffsetThatExists(t *testing.T) {
 	})
 }
 
-// What a reader has not read when it is deleted is gone; it goes on with what is left.
+// Records that are deleted before a reader has read them are gone; it goes on with the rest.
 func TestReader_GoesOnWhenRecordsAreDeletedAheadOfIt(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)

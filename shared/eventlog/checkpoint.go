@@ -104,8 +104,8 @@ WHERE source = $1 AND topic = $2 ORDER BY from_epoch`
 	sqlAddFence = `INSERT INTO owner.fences (source, topic, from_epoch, to_epoch, fence, partitions)
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`
 
-	// What an earlier release kept: a version for each stream, and the position up to which it had read all of a topic
-	// under "topic " and its name.
+	// The rows that an earlier release kept: a version for each stream, and the position up to which it had read all of
+	// a topic under "topic " and its name.
 	sqlReadings     = `SELECT stream, version FROM owner.readings WHERE source = $1 AND stream = ANY ($2::text[])`
 	sqlReadingsMark = `SELECT max(version) FILTER (WHERE stream = 'topic ' || $2),
   bool_or(stream LIKE 'topic %') FROM owner.readings WHERE source = $1`

@@ -105,7 +105,7 @@ var errLost = errors.New("the database has lost commits")
 
 // transact answers all members when it returns nil, and none otherwise.
 func (l *Log) transact(ctx context.Context, members []*member) (err error) {
-	// What is under way is finished also when ctx ends; the bounds are the server's.
+	// A commit that is under way is finished also when ctx ends; the bounds are the server's.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.lock+2*l.times.hold+time.Second)
 	defer cancel()
 	t := &transaction{log: l, members: members}

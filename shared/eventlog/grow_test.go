@@ -197,7 +197,7 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 	commit(t, l, said("1", "new"))
 	relaying(t, l, b, c.relay(l))
 	eventually(t, 10*time.Second, "it is published", func() bool { return b.events() == 1 })
-	// What is in the log goes by the old count; then comes the fence.
+	// Events in the log go by the old count; then comes the fence.
 	fence := func(p int32) int {
 		return slices.IndexFunc(b.of(place{"chat-events", p}), func(e envelope.Event) bool { return e.Fence })
 	}

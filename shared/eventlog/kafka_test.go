@@ -45,7 +45,7 @@ func publisher(t testing.TB, k backend.Kafka) *bus.Publisher {
 	return p
 }
 
-// What the bus carries is what a reader of one partition needs: events in order, and positions in each partition.
+// The bus carries all that a reader of one partition needs: events in order, and positions in each partition.
 func TestRelay_OnABroker(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -35,7 +35,7 @@ func (l *Log) takeLease(ctx context.Context, renewal time.Duration) (*lease, con
 		return nil, nil, fmt.Errorf("connect for the relay: %w", err)
 	}
 	x := &lease{conn: conn}
-	// What the relay saves may be lost by a crash of the server: it is then relayed again.
+	// A position that the relay saves may be lost by a crash of the server: the events after it are then relayed again.
 	_, err = conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
   set_config('synchronous_commit', 'off', false)`, milliseconds(leaseSilence))
 	if err == nil {

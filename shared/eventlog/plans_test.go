@@ -180,7 +180,7 @@ SELECT 'conversation:' || n, $1::text, 1, 1 FROM generate_series($2::int, $3::in
 	require.NoError(t, err)
 }
 
-// What a return costs depends on what it gives, not on how much was missed in how many rooms.
+// The cost of a return depends on what it returns, not on how much was missed in how many rooms.
 func TestPlans_ResumeWithManyRoomsIsBounded(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -230,8 +230,8 @@ SELECT DISTINCT room, 'heavy', 1, 1 FROM chat.event_rooms WHERE room ~ '[yz]'`)
 	assert.Equal(t, 1+300+10*350, len(got.Events), "and the event that opened all rooms")
 }
 
-// Who is behind somebody with much is answered as if alone, now or when asked for again, and is not told that its rooms
-// are too far.
+// A resumer behind one with much is answered as if alone, at once or when it asks again, and is not told that its gap
+// is too large.
 func TestResume_NobodyPaysForAnotherOne(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

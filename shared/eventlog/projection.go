@@ -44,7 +44,7 @@ func (l *Log) Follow(ctx context.Context, p Projection) error {
 			l.waiting.set("projection "+p.Name(), "postgres", nil)
 			if applied < batch {
 				await(ctx, moved, poll)
-				// What is committed within the next moment goes into the same transaction.
+				// Events that are committed within the next moment go into the same transaction.
 				await(ctx, nil, breath)
 			}
 		}

@@ -178,7 +178,7 @@ func TestSequence_AReaderSeesNoHole(t *testing.T) {
 			}
 			r := &reader{}
 			for _, e := range records[p] {
-				// What was confirmed by a relay that crashed may be above what this one has confirmed.
+				// The confirmed position of a relay that crashed may be above the one of this relay.
 				if e.Position > s.Position && !e.IsPosition() {
 					inLog[e.Position] = true
 				}

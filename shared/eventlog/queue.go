@@ -8,7 +8,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 )
 
-// What one transaction takes at most.
+// The bounds of one transaction.
 const (
 	maxMembers = 512
 	maxEvents  = 4096

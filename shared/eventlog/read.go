@@ -61,7 +61,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 		limit = 500
 	}
 	limit = min(limit, 1000)
-	// What is committed up to the head stays as it is, so a second statement may read it.
+	// Events up to the head do not change, so a second statement may read them.
 	until := head
 	if q.Until > 0 {
 		until = min(until, q.Until)

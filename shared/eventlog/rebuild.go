@@ -59,7 +59,7 @@ const (
 // they were at that moment, after the log has gone on. The migrations have to name their tables without a schema, and
 // make nothing but tables with their indexes and sequences.
 //
-// What was granted on the old tables is not granted on the new ones. One rebuild of an owner runs at a time.
+// Grants on the old tables are lost. One rebuild of an owner runs at a time.
 func (l *Log) Rebuild(ctx context.Context, r Rebuild) (Rebuilt, error) {
 	s := &shadow{log: l, rebuild: r, schema: l.o.Owner + "_shadow", old: l.o.Owner + "_replaced"}
 	if s.rebuild.Progress == nil {
@@ -200,7 +200,7 @@ func (s *shadow) prepare(ctx context.Context) error {
 }
 
 const (
-	// What a schema holds that is not a table, nor goes with one.
+	// Objects of a schema that are not tables and do not belong to one.
 	sqlOthers = `SELECT c.relname FROM pg_class c
 WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('v', 'm', 'f')
 UNION ALL SELECT p.proname FROM pg_proc p WHERE p.pronamespace = $1::regnamespace
@@ -407,7 +407,7 @@ func (s *shadow) finish(ctx context.Context) error {
 // takeOver has the shadow's tables take the place of the live ones.
 func (s *shadow) takeOver(ctx context.Context) error {
 	return pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
-		// Whoever follows the log with these projections has ended its batch, and waits until this is done.
+		// The follower of these projections has ended its batch, and waits until this is done.
 		if _, err := tx.Exec(ctx, s.log.in(`INSERT INTO owner.projections (name, position)
 SELECT name, 0 FROM unnest($1::text[]) AS n (name) ORDER BY 1 ON CONFLICT DO NOTHING`), s.names); err != nil {
 			return err

@@ -128,7 +128,7 @@ func (r *Relay) lead(ctx context.Context, again *backoff) (err error) {
 	r.log.waiting.set("relay", "postgres", nil)
 	r.log.o.Log.InfoContext(ctx, "relay leads", "position", x.sequence.Position, "incarnation", x.incarnation.id)
 	defer func() {
-		// What is on its way still counts, if it arrives; what is not saved is relayed again.
+		// Events on their way still count, if they arrive; those whose position is not saved are relayed again.
 		if x.settle(ctx) == nil {
 			_ = x.save(ctx, true)
 		}

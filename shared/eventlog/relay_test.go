@@ -97,7 +97,7 @@ func (r *reader) take(e envelope.Event, log map[int64]bool) error {
 		r.seen = append(r.seen, e.Position)
 	}
 	r.number = e.Position
-	// What it knows to be complete has to be.
+	// The events up to its complete position have to be there.
 	for position := range log {
 		if position <= r.number && !slices.Contains(r.seen, position) {
 			return fmt.Errorf("at %d it has not seen %d", r.number, position)

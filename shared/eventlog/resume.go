@@ -79,7 +79,7 @@ func (l *Log) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed,
 		return Missed{}, err
 	}
 	head := asOf.Position
-	// What is committed up to the head stays as it is, so other statements may read it.
+	// Events up to the head do not change, so other statements may read them.
 	g := newGaps(resumers, stays, head)
 	if err := l.count(ctx, g, b.Events); err != nil {
 		return Missed{}, err

@@ -125,7 +125,7 @@ func TestResume_AnswersFewerWhenThatGetsTooLarge(t *testing.T) {
 	if err != nil || len(got.Resumed) != 10 || len(got.Events) != 10*events {
 		t.Fatalf("%d users, %d events, %v", len(got.Resumed), len(got.Events), err)
 	}
-	// Who alone would be too much hears which rooms are too far.
+	// A resumer that is too much even alone learns in which rooms its gap is too large.
 	got, err = l.Resume(t.Context(), append([]Resumer{{User: "everywhere"}}, resumers[:3]...), Bounds{})
 	if err != nil || len(got.Resumed) != 4 || len(got.Resumed[0].TooFar) != 2 || len(got.Events) != 10*events {
 		t.Fatalf("%d users, %v too far, %d events, %v", len(got.Resumed), got.Resumed[0].TooFar, len(got.Events), err)

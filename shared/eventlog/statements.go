@@ -20,8 +20,8 @@ WHERE i.number = $1`
 
 	// The lock is a statement of its own, so that whatever follows sees all that was committed before it was got; from
 	// then on the server lets nobody hold it for long. Plans are kept while tables grow, so they have to be those for
-	// large tables from the beginning: a lookup by index for each row that is asked for (also by LATERAL, below).
-	// Who is told of a commit finds it again, whatever a database that others use as well was set to.
+	// large tables from the beginning: a lookup by index for each row that is asked for (also by LATERAL, below). An
+	// acknowledged commit must survive a crash, whatever a database that others use as well was set to.
 	sqlGuard = `SELECT set_config('lock_timeout', $1, $3), set_config('idle_in_transaction_session_timeout', $2, $3),
   set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
     ELSE current_setting('synchronous_commit') END, $3),
@@ -32,7 +32,7 @@ SELECT set_config('transaction_timeout', $2, true) FROM locked`
 
 	sqlSame = `SELECT EXISTS (SELECT FROM owner.events WHERE position = $1 AND id = $2 AND cause = $3)`
 
-	// What members of a commit are held against, in one read.
+	// Everything that the members of a commit are checked against, in one read.
 	sqlCheck = `SELECT 1 AS what, o.actor, o.command_id, o.type, o.stream, o.kind, o.version, o.position, o.code, o.text,
   o.digest
 FROM unnest($1::text[], $2::text[]) AS k (actor, command_id),

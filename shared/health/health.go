@@ -190,7 +190,7 @@ func (h *Health) services() (all map[string]bool, healthy bool) {
 			all[h.checks[i].Name] = false
 		}
 	}
-	// What waits for another service holds up what clients get to see.
+	// A consumer that waits for another service holds up what clients see.
 	for dependency := range h.waiting {
 		if !slices.Contains(keys, dependency) {
 			all["socketio"] = false

@@ -26,6 +26,8 @@ var habits = []habit{
 		"// open says whether it is open.", "// open reports whether it is open."},
 	{regexp.MustCompile(`(?i)(?:^|[^e])\bis no [a-z0-9]`), `write "is not a …"`,
 		`errors.New("header is no number")`, `errors.New("there is no number")`},
+	{regexp.MustCompile(`//(?:.*[.:;])? (?:What|Who|Whoever) [^?]*$`), "begin the sentence with a noun that names its subject",
+		"// Close ends it. What waits is lost.", "// What is it? It is a test."},
 	{regexp.MustCompile(`\b(?:most|longest|largest)[A-Z][A-Za-z]*\s*=`), `begin the name of an upper bound with "max"`,
 		"	mostEvents = 10", "	maxEvents = 10"},
 }

@@ -71,7 +71,7 @@ func brokenWalls(p listedPackage) (broken []string) {
 			object(imported, why)
 		}
 	}
-	// What follows is the product's alone: tests may look into the database, and play an owner.
+	// The rules below are for the product alone: tests may look into the database, and play an owner.
 	service, inside := within(own)
 	for _, imported := range p.Imports {
 		target, _ := strings.CutPrefix(imported, project)

@@ -407,7 +407,7 @@ func greet(e envelope.Event, _ proto.Message) []consume.Effect {
 		NotificationId: e.ID, RecipientId: "bob", By: e.Actor, AboutStream: e.Stream, AboutVersion: e.Version}}}}
 }
 
-// Whoever lacks some versions of a stream asks for those alone.
+// A caller that lacks some versions of a stream reads those alone.
 func TestOwner_ReadsAStreamFromAVersionOn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -436,7 +436,7 @@ func TestOwner_ReadsAStreamFromAVersionOn(t *testing.T) {
 	}
 }
 
-// What cannot be folded costs the commands of its stream, not the process.
+// An event that cannot be folded costs the commands of its stream, not the process.
 func TestCommand_AStreamThatCannotBeFoldedCostsOnlyItself(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -258,7 +258,7 @@ func TestReplay_ChangesNothingThatWasTaken(t *testing.T) {
 		}
 	}
 	replay()
-	// What was said while it was away reaches it by the replay, once.
+	// Events of the time when it was away reach it by the replay, once.
 	stop()
 	l.say("8", "fine", "fine")
 	l.eventually("the events", func() bool { return len(l.events) >= 5 })

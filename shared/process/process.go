@@ -142,7 +142,7 @@ func serve(
 		return fmt.Errorf("telemetry: %w", err)
 	}
 	defer func() {
-		// What the last requests left is sent although ctx is over.
+		// The spans of the last requests are sent although ctx is over.
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if e := traces.Stop(last); e != nil {

@@ -154,7 +154,7 @@ func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 	})
 }
 
-// Whoever begins a direct conversation addresses the same stream.
+// Both users address the same stream when they begin a direct conversation.
 func TestStartDirect_BothAddressOneConversation(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -1,5 +1,5 @@
-// Package query answers what is asked about conversations. Whoever asks sees what they may: their own conversations, and
-// of each the messages of the times when they were in it.
+// Package query answers queries about conversations. Users see what they may: their own conversations, and of each the
+// messages of the times when they were in it.
 package query
 
 import (

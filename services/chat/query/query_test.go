@@ -197,7 +197,7 @@ func TestHistory_WhoReadsWhat(t *testing.T) {
 	}{
 		{"ann", "c-false", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
 		{"ann", "c-true", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
-		// What was edited after bob left he reads as it was; what was deleted nobody reads.
+		// Bob reads a message that was edited after he left as it was before; nobody reads a deleted one.
 		{"bob", "c-false", 5, []string{"one", ""}},
 		{"bob", "c-true", 5, []string{"one", ""}},
 		{"cid", "c-false", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},

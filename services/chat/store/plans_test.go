@@ -51,7 +51,7 @@ func rowsRead(t *testing.T, f *fixture, statement string, args ...any) (rows int
 	return rows, scanned
 }
 
-// What a page costs depends on the page, not on how much there is of what it is a page of.
+// The cost of a page depends on the size of the page, not on the number of rows behind it.
 func TestPlans_APageReadsAPage(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

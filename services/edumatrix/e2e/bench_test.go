@@ -142,7 +142,7 @@ func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s s
 	send(benchConversations, 400, lasting) // warm
 
 	for _, rate := range []int{200, 1000} {
-		// What takes longest at a low rate is seldom: look for twice as long.
+		// The slowest messages are rare at a low rate, so measure for twice as long.
 		got := send(benchConversations, rate, 2*lasting)
 		at := fmt.Sprintf("at %d/s", rate)
 		r.add(b, stores, v, at+", p50 ms", milliseconds(got.p50))

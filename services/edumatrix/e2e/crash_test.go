@@ -184,7 +184,7 @@ func TestAway_StoresComeBackWithoutARestart(t *testing.T) {
 			return strings.Contains(get(t, m.gateways[0]+"/health"), `"`+name+`":false`)
 		})
 		id, body := uuid.NewString(), "while "+name+" is away"
-		// What needs the store says so, and nothing else suffers.
+		// Requests that need the store are answered as unavailable, and no others are.
 		if name == "redis" {
 			say(alice, id, body)
 			bob.awaitVersion(started.Stream, version)

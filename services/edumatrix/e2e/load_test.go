@@ -106,7 +106,7 @@ func awaitFrame(conn *websocket.Conn, text string) ([]byte, error) {
 	}
 }
 
-// What a body of the benchmark begins with: "load 3.1042" is message 1042 of load 3.
+// bodyStart is how a body of the benchmark begins: "load 3.1042" is message 1042 of load 3.
 var bodyStart = []byte(`"body":"load `)
 
 // read counts what a connection gets until it ends: events of a receiver, refusals of a sender.

@@ -268,7 +268,7 @@ func testLookedAtAgain(t *testing.T, m *mesh) {
 	}
 }
 
-// What was posted meanwhile by an author who was looked at comes, once, and what is posted then.
+// Posts of a looked-at author come once: those that were posted meanwhile, and those that are posted afterwards.
 func testLookedAtMissesNothing(t *testing.T, m *mesh) {
 	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
 	room := "author:" + alice.id
@@ -312,7 +312,7 @@ func testLookedAtMissesNothing(t *testing.T, m *mesh) {
 	}
 }
 
-// Whoever drops and comes back, however often and wherever, sees each event of its memberships once, in order.
+// A client that drops and comes back, however often and wherever, sees each event of its memberships once, in order.
 func testAbsences(t *testing.T, m *mesh) {
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("RESUME_SEED"); s != "" {

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/services/edumatrix/internal/meshrun"
 )
 
-// What `make faults` sets.
+// The variables that `make faults` sets.
 const (
 	variableSeeds = "FAULTS_SEEDS" // how many seeds to run
 	variableSeed  = "FAULTS_SEED"  // which one to run (again)

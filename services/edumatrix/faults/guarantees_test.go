@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What docs/guarantees.md names as proof is there.
+// Each test that docs/guarantees.md names as a proof exists.
 func TestGuarantees_AreProvedByTestsThatExist(t *testing.T) {
 	t.Parallel()
 	root := filepath.Join("..", "..", "..")

@@ -30,7 +30,7 @@ func (f Fault) String() string {
 	return s
 }
 
-// What faults are done to. Links lead from one process to a store or to another process; gateway links are those of
+// The targets of faults. Links lead from one process to a store or to another process; gateway links are those of
 // clients.
 var (
 	services = []string{"chat-1", "chat-2", "gateway-1", "gateway-2", "notification", "feed", "presence"}

@@ -32,7 +32,7 @@ type Conn struct {
 	tooFar  []string
 	logs    []standing // by number
 
-	// What a client that came back has taken since its last mark.
+	// The bytes that a client that came back has taken since its last mark, and when the first of them were.
 	unmarked   int
 	unmarkedAt time.Time
 

@@ -21,8 +21,8 @@ type Options struct {
 	Catalog *catalog.Catalog
 	// Recent bounds what the recent events of all owners cost together, in bytes; 64 MiB.
 	Recent int
-	// Missed bounds what all connections together have waiting of what they missed while they were away, in bytes;
-	// 256 MiB. Whoever comes back beyond that is told that it is too far.
+	// Missed bounds what all connections together have waiting of what they missed while they were away, in bytes; 256
+	// MiB. A client that comes back beyond that is told that its gap is too large.
 	Missed int
 	// Limits bound what waits for one connection.
 	Limits Limits

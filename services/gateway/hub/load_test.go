@@ -179,7 +179,7 @@ func TestResume_ACutOffClientGoesOnFromTheLastMark(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
-// Who is cut off before the reply does not know yet of which rooms something was left out.
+// A client that is cut off before the reply does not know yet in which rooms events were left out.
 func TestResume_AMarkSaysThatSomethingWasLeftOut(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})

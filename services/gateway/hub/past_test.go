@@ -106,7 +106,7 @@ func TestMissed_IsTooFarForOneRoomAlone(t *testing.T) {
 	require.Equal(t, []string{"conversation:h"}, tooFar, "the owner knows of more")
 }
 
-// Whoever drops and comes back, however often, sees what they would have seen without.
+// A client that drops and comes back, however often, sees the same events as one that stays.
 func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(200) {

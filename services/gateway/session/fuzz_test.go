@@ -38,7 +38,7 @@ func FuzzReadFrame(f *testing.F) {
 	})
 }
 
-// What is taken of a client that comes back is within its bounds.
+// Whatever a client sends to come back, the accepted values are within their bounds.
 func FuzzReadComeback(f *testing.F) {
 	for _, seed := range []string{"", "null", "{}", `{"at":"AQ"}`, `{"session":"a b"}`, `{"rooms":["x","x"],"session":"s"}`,
 		`{"at":"AQRjaGF0AQAAAAA","rooms":[null]}`, `{"more":1}`} {

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 )
 
-// What another gateway has published ends nothing here, whatever it is.
+// A signal from another gateway ends nothing here, whatever it contains.
 func TestDeliver_APanicCostsWhatWasPublished(t *testing.T) {
 	t.Parallel()
 	declared, err := catalog.Load()

@@ -150,7 +150,7 @@ func TestHostile_LongIDsAreRefusedAndNotKept(t *testing.T) {
 	m.works(t)
 }
 
-// What a waiting command keeps is its body, and not the frame that it came in: 512 of 60 kB would be 30 MB.
+// A waiting command keeps its body, and not the frame that it came in: 512 of 60 kB would be 30 MB.
 func TestHostile_WaitingCommandsKeepNoFrames(t *testing.T) {
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.mesh.silent = undecided })
 	h := m.hostile(t, 1)

@@ -135,7 +135,7 @@ func TestSlowLink_OneThatTakesNothingIsEnded(t *testing.T) {
 	require.Eventually(t, func() bool { return m.gone("alice") }, 10*time.Second, 10*time.Millisecond)
 }
 
-// What limits allow is taken in any legal JSON: 8,000 emoji as \u escapes are 96 kB.
+// A message within the limits is accepted in any legal JSON: 8,000 emoji as \u escapes are 96 kB.
 func TestFrame_ALongMessageOfEscapesIsTaken(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})

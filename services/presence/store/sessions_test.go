@@ -154,7 +154,7 @@ func TestSessions_OfADeviceThatChangesNetworks(t *testing.T) {
 	})
 }
 
-// What does not go into one request is told in parts, and nobody is shown as gone in between.
+// A report that is too large for one request comes in parts, and nobody is shown as gone in between.
 func TestReport_AllInParts(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {

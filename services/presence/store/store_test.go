@@ -382,7 +382,7 @@ func TestDirty_EmptiedOnlyOfWhatIsPublished(t *testing.T) {
 	})
 }
 
-// What a gateway had told before Redis' rows had sessions in them is ended as well.
+// Connections that a gateway reported before the rows in Redis had sessions in them are ended as well.
 func TestExpire_ConnectionsAsAnEarlierVersionKeptThem(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -454,7 +454,7 @@ func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 		require.Equal(t, store.OK, back.report(false))
 		expired("back")
 
-		// What a gateway does not tell any more is dropped, in several reports when it is much.
+		// Connections that a gateway does not report any more are dropped, in several reports when they are many.
 		other := newGateway(t, s, "other")
 		for i := range 2*many + 200 {
 			other.users[fmt.Sprint("c", i)] = fmt.Sprint("user", i)

@@ -20,7 +20,7 @@ import (
 	"github.com/xi2/xz"
 )
 
-// What is downloaded where no PostgreSQL is installed.
+// The PostgreSQL that is downloaded where none is installed.
 const (
 	archiveVersion = "17.11"
 	archiveMajor   = 17

@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// What a child that downloads is told: where to put the archive, and from where to take it.
+// The variables that a child that downloads gets: where to put the archive, and where to download it from.
 const (
 	downloadInto   = "EDUMATRIX_DOWNLOAD_INTO"
 	downloadSource = "EDUMATRIX_DOWNLOAD_SOURCE"

@@ -125,7 +125,8 @@ func (p *Postgres) start(ctx context.Context) (err error) {
 	if !wrongPassword(err) {
 		return err
 	}
-	// The data was made with another user or password. Whoever may start the server may also say who it belongs to.
+	// The data was made with another user or password. A user who may start the server may also change who it belongs
+	// to.
 	if err := p.server.stop(p.cluster); err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// What takes more than a second is told while it takes; what does not is not.
+// A step that takes more than a second is logged while it lasts; a shorter one is not.
 func TestSlow_TellsWhatTakesLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var said bytes.Buffer

@@ -33,7 +33,7 @@ type applier struct {
 
 	calls context.Context // of calls to the owner: it ends when the partition goes elsewhere
 
-	// What follows belongs to the goroutine of run.
+	// The fields below belong to the goroutine of run.
 	consumer    eventlog.Consumer
 	saved       eventlog.Checkpoint
 	savedAt     time.Time

@@ -63,7 +63,8 @@ func TestConsume_SplitsAnEventWithManyRecipients(t *testing.T) {
 	require.Equal(t, []int64{1, 3}, w.raised("bob", "7"))
 }
 
-// What a topic has forgotten before the service first read it is read from the log, up to what the topic still has.
+// Events that a topic has deleted before the service first read it are read from the log, up to those that it still
+// has.
 func TestConsume_ReadsTheLogWhereTheTopicIsAhead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

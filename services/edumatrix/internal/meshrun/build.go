@@ -11,7 +11,7 @@ import (
 var Programs = []string{"edumatrix", "gateway", "presence", "chat", "feed", "notification"}
 
 // Build builds programs into a folder of their own, with the race detector where the test has it. Flags go to the build
-// as they are. Whoever calls it removes the folder.
+// as they are. The caller removes the folder.
 func Build(programs []string, flags ...string) (Binaries, error) {
 	return BuildIn("", programs, flags...)
 }

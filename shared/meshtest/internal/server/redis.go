@@ -81,8 +81,8 @@ func (r *Redis) Snapshot() error { return r.copyData(redisData, redisSnapshot) }
 // Rewind puts a server that was stopped back to its snapshot.
 func (r *Redis) Rewind() error { return r.copyData(redisSnapshot, redisData) }
 
-// What every command is written to before it is answered, and a copy of that. A copy of a file that is only appended to
-// is what it was at some moment; the server cuts off a last command that is not whole.
+// The file that every command is written to before it is answered, and a copy of it. A copy of a file that is only
+// appended to is what it was at some moment; the server cuts off a last command that is not whole.
 const (
 	redisData     = "appendonlydir"
 	redisSnapshot = "snapshot"

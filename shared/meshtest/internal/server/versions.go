@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// What Kafka 4 runs on, and the oldest Redis that has what presence's scripts use.
+// The oldest Java that Kafka 4 runs on, and the oldest Redis that has the commands of presence's scripts.
 const (
 	oldestJava  = 17
 	oldestRedis = 7

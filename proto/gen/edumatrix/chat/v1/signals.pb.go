@@ -22,7 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Typing says that its sender is writing a message. Whoever shows it takes it for over after a few seconds without another.
+// Typing means that its sender is writing a message. A client stops showing it after a few seconds without another one.
 type Typing struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: edumatrix/chat/v1/topics.proto
 
-// What can be said about conversations.
+// The commands, events and signals of conversations.
 
 package chatv1
 

@@ -211,7 +211,7 @@ func (x *RebuildRequest) GetProjection() string {
 // RebuildResponse is how far a rebuild is; the last one has what came of it.
 type RebuildResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What is under way: "build", "swap", "compare".
+	// The step that is under way: "build", "swap", "compare".
 	Step     string `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
 	Position int64  `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
 	// Of the log.
@@ -289,7 +289,8 @@ type Rebuilt struct {
 	// How long the log took no appends.
 	HeldMicroseconds int64              `protobuf:"varint,4,opt,name=held_microseconds,json=heldMicroseconds,proto3" json:"held_microseconds,omitempty"`
 	Tables           []*TableDifference `protobuf:"bytes,5,rep,name=tables,proto3" json:"tables,omitempty"`
-	// What could not be compared (then there are no tables) or tidied up, once the new rows had taken over.
+	// The reason why the tables could not be compared (then there are none) or tidied up once the new rows had taken
+	// over.
 	Left          string `protobuf:"bytes,6,opt,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: edumatrix/mesh/v1/owner.proto
 
-// What services ask of each other, whatever their domain. Never reachable from outside.
+// The calls that services of any domain make to each other. They are never reachable from outside.
 
 package meshv1
 
@@ -747,7 +747,7 @@ type ResumeResponse struct {
 	// In the order of the request. When the answer would get too large they are fewer, at least one: ask again for the
 	// others.
 	Resumed []*Resumed `protobuf:"bytes,1,rep,name=resumed,proto3" json:"resumed,omitempty"`
-	// What happened during the stays, each event once, ascending by position.
+	// The events during the stays, each once, ascending by position.
 	Records []*Record `protobuf:"bytes,2,rep,name=records,proto3" json:"records,omitempty"`
 	// Position of the log as of which this was read.
 	Position int64 `protobuf:"varint,3,opt,name=position,proto3" json:"position,omitempty"`
@@ -1042,7 +1042,7 @@ type ConnectionChange struct {
 	Gone       bool                   `protobuf:"varint,3,opt,name=gone,proto3" json:"gone,omitempty"`
 	// The stay of one device, over all its connections that resumed.
 	Session string `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
-	// What the client says of itself.
+	// The description of the device that the client sent.
 	Device      string                 `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
 	ConnectedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
 	// The last mark that the client was sent.
@@ -1246,7 +1246,7 @@ func (x *ReportRequest) GetMore() bool {
 
 type ReportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What the service knows differs: report all connections.
+	// The service has another state: the gateway has to report all connections.
 	Again bool `protobuf:"varint,1,opt,name=again,proto3" json:"again,omitempty"`
 	// Connections of sessions that their user has ended, until they are gone.
 	Ended         []string `protobuf:"bytes,2,rep,name=ended,proto3" json:"ended,omitempty"`

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: edumatrix/mesh/v1/signal.proto
 
-// What gateways send each other.
+// The signals that gateways send each other.
 
 package meshv1
 
@@ -29,7 +29,7 @@ type Signal struct {
 	// Its declared name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Room string `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`
-	// Who sent it.
+	// The user who sent it.
 	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	// The message that it is declared by.
 	Body          []byte `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`

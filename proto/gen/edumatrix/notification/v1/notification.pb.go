@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: edumatrix/notification/v1/notification.proto
 
-// What a user should know of.
+// Notifications of users.
 
 package notificationv1
 
@@ -76,7 +76,7 @@ type Raised struct {
 	NotificationId string                 `protobuf:"bytes,1,opt,name=notification_id,json=notificationId,proto3" json:"notification_id,omitempty"`
 	RecipientId    string                 `protobuf:"bytes,2,opt,name=recipient_id,json=recipientId,proto3" json:"recipient_id,omitempty"`
 	Reason         Reason                 `protobuf:"varint,3,opt,name=reason,proto3,enum=edumatrix.notification.v1.Reason" json:"reason,omitempty"`
-	// Who did what it tells of.
+	// The user whose action it is about.
 	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
 	// The stream and version of the event that it was raised on.
 	AboutStream   string `protobuf:"bytes,5,opt,name=about_stream,json=aboutStream,proto3" json:"about_stream,omitempty"`

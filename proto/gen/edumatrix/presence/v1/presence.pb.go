@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: edumatrix/presence/v1/presence.proto
 
-// Who is here, now.
+// The presence of users: whether they are online now.
 
 package presencev1
 

@@ -63,7 +63,7 @@ func (*SessionsRequest) Descriptor() ([]byte, []int) {
 type Session struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	SessionId string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// What the client said of itself.
+	// The description of the device that the client sent.
 	Device string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	// Where it is connected, or was last.
 	Gateway   string                 `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`

@@ -100,8 +100,8 @@ type Command struct {
 	Public bool `protobuf:"varint,3,opt,name=public,proto3" json:"public,omitempty"`
 	// How long it is worth doing, in seconds; 0: for ever.
 	WorthSeconds uint32 `protobuf:"varint,4,opt,name=worth_seconds,json=worthSeconds,proto3" json:"worth_seconds,omitempty"`
-	// What within the stream it is about ("{message_id}"): deciding it reads the earlier events about that, beside those
-	// about the stream itself. Empty: only those.
+	// The part of the stream that it is about ("{message_id}"): deciding it reads the earlier events about that, beside
+	// those about the stream itself. Empty: only those.
 	Subject string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
 	// Room that the actor has to be a member of when the command is committed, "conversation:{conversation_id}". It is
 	// opened by events of the same service, of any stream. Anybody else is refused as not_a_member.
@@ -315,7 +315,7 @@ type Event struct {
 	Opens []*Membership `protobuf:"bytes,6,rep,name=opens,proto3" json:"opens,omitempty"`
 	// Rooms that it closes, for whom; they see this event and none after it.
 	Closes []*Membership `protobuf:"bytes,7,rep,name=closes,proto3" json:"closes,omitempty"`
-	// What within the stream it is about ("{message_id}"); redaction goes by it.
+	// The part of the stream that it is about ("{message_id}"); redaction goes by it.
 	Subject string `protobuf:"bytes,8,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The personal fields of all earlier events about the same subject are emptied with it.
 	Redacts bool `protobuf:"varint,9,opt,name=redacts,proto3" json:"redacts,omitempty"`

@@ -54,7 +54,7 @@ const (
 
 // OperatorServiceClient is a client for the edumatrix.mesh.v1.OperatorService service.
 type OperatorServiceClient interface {
-	// What the service projects and consumes.
+	// Describe returns the projections and the consumers of the service.
 	Describe(context.Context, *connect.Request[v1.DescribeRequest]) (*connect.Response[v1.DescribeResponse], error)
 	// Makes projections anew from the log beside the live ones, and swaps them.
 	Rebuild(context.Context, *connect.Request[v1.RebuildRequest]) (*connect.ServerStreamForClient[v1.RebuildResponse], error)
@@ -160,7 +160,7 @@ func (c *operatorServiceClient) DropLetter(ctx context.Context, req *connect.Req
 
 // OperatorServiceHandler is an implementation of the edumatrix.mesh.v1.OperatorService service.
 type OperatorServiceHandler interface {
-	// What the service projects and consumes.
+	// Describe returns the projections and the consumers of the service.
 	Describe(context.Context, *connect.Request[v1.DescribeRequest]) (*connect.Response[v1.DescribeResponse], error)
 	// Makes projections anew from the log beside the live ones, and swaps them.
 	Rebuild(context.Context, *connect.Request[v1.RebuildRequest], *connect.ServerStream[v1.RebuildResponse]) error

@@ -2,7 +2,7 @@
 //
 // Source: edumatrix/mesh/v1/owner.proto
 
-// What services ask of each other, whatever their domain. Never reachable from outside.
+// The calls that services of any domain make to each other. They are never reachable from outside.
 package meshv1connect
 
 import (
