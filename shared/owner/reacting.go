@@ -1,57 +1,41 @@
 package owner
 
-// Only tests call this file so far: reactions still return events alone (see package consume).
-//lint:file-ignore U1000 the tests that use it have the build tag integration
-
 import (
 	"context"
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// Command is a command of this service that one of its own reactions yields. It goes to the stream of its declaration.
-type Command struct {
-	Actor string
-	// ID is made from the event that it follows from, so that a repeat is the same command.
-	ID          string
-	Correlation string
-	TraceParent string
-	Message     proto.Message // declared; clients need not be allowed to send it
-}
-
-// CommandError says which command could not be decided, and why. Nothing was written.
-type CommandError struct {
-	Index int // among those given
-	Err   error
-}
-
-func (e *CommandError) Error() string { return fmt.Sprintf("decide command %d: %v", e.Index, e.Err) }
-
-func (e *CommandError) Unwrap() error { return e.Err }
-
-// commitDeciding decides commands, each on the state of its stream, and commits their outcomes together with w, which has
-// no commands of its own. A command that has an outcome already counts as done; a refusal is an outcome. Other errors are
-// those of Log.Commit for w, or a *CommandError.
+// commitDeciding decides commands that reactions yield, one after the other, each on the state of its stream, and commits
+// their outcomes together with w, which has no commands of its own. The events that w appends lie behind those of the
+// commands. A command that has an outcome already counts as done; a refusal is an outcome. Other errors are those of
+// Log.Commit for w, or a *consume.CommandError.
 //
 // It decides on the states that are known, and once it has lost a race, under the log's lock.
-func (d *decider) commitDeciding(ctx context.Context, commands []Command, w eventlog.Write) (eventlog.Committed, error) {
+func (d *decider) commitDeciding(ctx context.Context, commands []consume.Command, w eventlog.Write) (
+	eventlog.Committed, error) {
 	batch, err := d.batchOf(ctx, commands)
 	if err != nil {
 		return eventlog.Committed{}, err
 	}
 	commit := batch.attempt
 	for {
-		if batch.empty() {
-			return d.log.Commit(ctx, w)
+		if len(batch.commands) == 0 {
+			committed, err := d.log.Commit(ctx, w)
+			if err == nil {
+				batch.forget(w)
+			}
+			return committed, err
 		}
 		committed, err := commit(ctx, w)
 		var conflict *eventlog.ConflictError
@@ -64,7 +48,7 @@ func (d *decider) commitDeciding(ctx context.Context, commands []Command, w even
 			batch.drop(repeated.Outcomes)
 		case errors.As(err, &refused):
 			for i, r := range refused.Refusals {
-				batch.decided[i].refused = r
+				batch.commands[i].refused = r
 			}
 		default:
 			return committed, err
@@ -72,66 +56,70 @@ func (d *decider) commitDeciding(ctx context.Context, commands []Command, w even
 	}
 }
 
-// batch is commands on several streams that are decided and committed together.
+// batch is commands, possibly on several streams, that are decided and committed together.
 type batch struct {
-	decider *decider
-	streams []string            // in the order of their first command
-	runs    map[string][]*asked // by stream, without those that are done
-	index   map[*asked]int      // among those given
-	decided []*asked            // in the order in which the last Write has them
+	decider  *decider
+	commands []*asked       // in their order, without those that are done
+	index    map[*asked]int // among those given
 }
 
-func (d *decider) batchOf(ctx context.Context, commands []Command) (*batch, error) {
-	b := &batch{decider: d, runs: map[string][]*asked{}, index: map[*asked]int{}}
+func (d *decider) batchOf(ctx context.Context, commands []consume.Command) (*batch, error) {
+	b := &batch{decider: d, index: map[*asked]int{}}
 	seen := map[catalog.Origin]bool{}
 	for i, c := range commands {
 		declared, ok := d.catalog.CommandOf(c.Message)
 		if !ok {
-			return nil, &CommandError{i, fmt.Errorf("%s is not a command", c.Message.ProtoReflect().Descriptor().FullName())}
+			return nil, &consume.CommandError{Index: i,
+				Err: fmt.Errorf("%s is not a command", c.Message.ProtoReflect().Descriptor().FullName())}
 		}
 		by := catalog.Origin{Actor: c.Actor, CommandID: c.ID}
 		if seen[by] {
 			continue // a repeat
 		}
 		seen[by] = true
-		stream := declared.Stream(c.Message, by)
-		command := envelope.Command{ID: c.ID, Type: declared.Name, Stream: stream, Actor: c.Actor, Correlation: c.Correlation,
-			TraceParent: c.TraceParent}
+		command := envelope.Command{ID: c.ID, Type: declared.Name, Stream: declared.Stream(c.Message, by), Actor: c.Actor,
+			Correlation: c.Correlation, TraceParent: c.TraceParent}
 		a := &asked{declared: declared, message: c.Message, digest: digestOfMessage(command, c.Message),
 			trace: telemetry.Continue(ctx, c.TraceParent), command: command}
-		if b.runs[stream] == nil {
-			b.streams = append(b.streams, stream)
-		}
-		b.runs[stream], b.index[a] = append(b.runs[stream], a), i
+		b.commands, b.index[a] = append(b.commands, a), i
 	}
 	return b, nil
 }
 
-func (b *batch) empty() bool { return len(b.streams) == 0 }
+func (b *batch) has(stream string) bool {
+	return slices.ContainsFunc(b.commands, func(a *asked) bool { return a.command.Stream == stream })
+}
 
-func (b *batch) has(stream string) bool { return b.runs[stream] != nil }
+// runs are the commands by stream, and the streams in the order of their first commands.
+func (b *batch) runs() (streams []string, runs map[string][]*asked) {
+	runs = map[string][]*asked{}
+	for _, a := range b.commands {
+		stream := a.command.Stream
+		if runs[stream] == nil {
+			streams = append(streams, stream)
+		}
+		runs[stream] = append(runs[stream], a)
+	}
+	return streams, runs
+}
 
-// drop leaves out the commands that have an outcome, by their index in the last Write.
+// drop leaves out the commands that have an outcome.
 func (b *batch) drop(outcomes map[int]envelope.Result) {
-	streams, rest := b.streams, map[string][]*asked{}
-	for i, a := range b.decided {
+	var rest []*asked
+	for i, a := range b.commands {
 		if _, done := outcomes[i]; !done {
-			rest[a.command.Stream] = append(rest[a.command.Stream], a)
+			rest = append(rest, a)
 		}
 	}
-	b.runs, b.streams = rest, nil
-	for _, stream := range streams {
-		if rest[stream] != nil {
-			b.streams = append(b.streams, stream)
-		}
-	}
+	b.commands = rest
 }
 
 // attempt decides on what is known of the streams.
 func (b *batch) attempt(ctx context.Context, w eventlog.Write) (committed eventlog.Committed, err error) {
-	states := make([]*held, len(b.streams))
-	for i, stream := range b.streams {
-		if states[i], err = b.load(stream); err != nil {
+	streams, runs := b.runs()
+	states := make(map[string]*held, len(streams))
+	for _, stream := range streams {
+		if states[stream], err = b.load(stream, runs[stream]); err != nil {
 			return committed, err
 		}
 	}
@@ -142,14 +130,14 @@ func (b *batch) attempt(ctx context.Context, w eventlog.Write) (committed eventl
 	if committed, err = b.decider.log.Commit(ctx, w); err != nil {
 		return committed, err
 	}
-	for i, stream := range b.streams {
-		b.decider.keep(stream, states[i], at, committed.At)
+	for stream, h := range states {
+		b.decider.keep(stream, h, at, committed.At)
 	}
 	b.forget(w)
 	return committed, nil
 }
 
-// forget drops the states of streams that a Write has changed without deciding about them.
+// forget drops the states of streams that a Write has changed without deciding about them, or beside that.
 func (b *batch) forget(w eventlog.Write) {
 	for _, a := range w.Appends {
 		b.decider.states.take(a.Stream)
@@ -161,20 +149,27 @@ func (b *batch) forget(w eventlog.Write) {
 	}
 }
 
-func (b *batch) load(stream string) (h *held, err error) {
+func (b *batch) load(stream string, run []*asked) (h *held, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			b.decider.logger.Error("loading panicked", "stream", stream, "panic", p, "stack", string(debug.Stack()))
-			err = b.error(b.runs[stream][0], fmt.Errorf("load %s: panic: %v", stream, p))
+			err = fmt.Errorf("load %s: panic: %v", stream, p)
 		}
+		err = b.failed(run[0], err)
 	}()
-	return b.decider.load(stream, b.runs[stream])
+	return b.decider.load(stream, run)
 }
 
-func (b *batch) error(a *asked, err error) error { return &CommandError{b.index[a], err} }
+// failed is the error of a command, unless the database is away, which is no command's fault.
+func (b *batch) failed(a *asked, err error) error {
+	if err == nil || errors.Is(err, bus.ErrAway) {
+		return err
+	}
+	return &consume.CommandError{Index: b.index[a], Err: err}
+}
 
 // clock is the time that all commands are decided at.
-func (b *batch) clock(states []*held) time.Time {
+func (b *batch) clock(states map[string]*held) time.Time {
 	at := b.decider.log.Clock()
 	for _, h := range states {
 		if h.at.After(at) {
@@ -186,23 +181,19 @@ func (b *batch) clock(states []*held) time.Time {
 
 // insideCommit decides under the log's lock.
 func (b *batch) insideCommit(ctx context.Context, w eventlog.Write) (eventlog.Committed, error) {
-	selections := make([]eventlog.Selection, len(b.streams))
-	for i, stream := range b.streams {
+	streams, runs := b.runs()
+	selections := make([]eventlog.Selection, len(streams))
+	for i, stream := range streams {
 		b.decider.states.take(stream)
-		selections[i] = b.decider.selection(stream, b.runs[stream])
+		selections[i] = b.decider.selection(stream, runs[stream])
 	}
 	var written eventlog.Write
 	committed, err := b.decider.log.CommitDecidingAll(ctx, selections,
 		func(_ context.Context, loaded []eventlog.Loaded) (_ eventlog.Write, err error) {
-			states := make([]*held, len(b.streams))
-			for i, stream := range b.streams {
-				state, err := b.decider.fresh(stream)
-				if err != nil {
-					return w, err
-				}
-				states[i] = &held{state: state}
-				if err := b.decider.fold(states[i], loaded[i]); err != nil {
-					return w, b.error(b.runs[stream][0], err)
+			states := make(map[string]*held, len(streams))
+			for i, stream := range streams {
+				if states[stream], err = b.folded(stream, loaded[i]); err != nil {
+					return w, b.failed(runs[stream][0], err)
 				}
 			}
 			written, err = b.decide(states, loaded[0].At, w)
@@ -214,17 +205,52 @@ func (b *batch) insideCommit(ctx context.Context, w eventlog.Write) (eventlog.Co
 	return committed, err
 }
 
-func (b *batch) decide(states []*held, at time.Time, w eventlog.Write) (eventlog.Write, error) {
-	w.DecidedAt, w.Commands, b.decided = at, nil, nil
-	w.Expected = eventlog.AnyVersion
-	for i, stream := range b.streams {
-		for _, a := range b.runs[stream] {
-			one, err := b.decider.decideOne(states[i], at, a)
-			if err != nil {
-				return w, b.error(a, err)
-			}
-			w.Commands, b.decided = append(w.Commands, one), append(b.decided, a)
+func (b *batch) folded(stream string, loaded eventlog.Loaded) (h *held, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			b.decider.logger.Error("loading panicked", "stream", stream, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("load %s: panic: %v", stream, p)
 		}
+	}()
+	state, err := b.decider.fresh(stream)
+	if err != nil {
+		return nil, err
+	}
+	h = &held{state: state}
+	return h, b.decider.fold(h, loaded)
+}
+
+// decide decides the commands in their order, whichever streams they are for: what one leads to in another stream, or
+// whom it lets into a room, later ones have to see.
+func (b *batch) decide(states map[string]*held, at time.Time, w eventlog.Write) (eventlog.Write, error) {
+	w.Expected, w.DecidedAt, w.Commands = eventlog.AnyVersion, at, nil
+	for _, a := range b.commands {
+		one, err := b.decider.decideOne(states[a.command.Stream], at, a)
+		if err == nil {
+			err = b.evolveAlso(states, at, one)
+		}
+		if err != nil {
+			return w, b.failed(a, fmt.Errorf("decide %s for %s: %w", a.command.Type, a.command.Stream, err))
+		}
+		w.Commands = append(w.Commands, one)
 	}
 	return w, nil
+}
+
+// evolveAlso applies the events that a command leads to in streams which later commands are decided about.
+func (b *batch) evolveAlso(states map[string]*held, at time.Time, one eventlog.Decided) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	for _, also := range one.Also {
+		h := states[also.Stream]
+		if h == nil {
+			continue
+		}
+		h.version++
+		h.state.Evolve(catalog.NewFact(one.Actor, h.version, at, &h.timeRead), also.Event)
+	}
+	return nil
 }

@@ -87,8 +87,8 @@ func (s *Service) Project(p ...eventlog.Projection) { s.projections = append(s.p
 // Look answers who may look at rooms.
 func (s *Service) Look(look Look) { s.look = look }
 
-// React applies what follows from the events of a topic, which another service owns. Since is from when on, where the
-// topic was not consumed before.
+// React applies what follows from the events of a topic, which another service owns: events, and commands that the
+// service's aggregates decide. Since is from when on, where the topic was not consumed before. A topic has one reaction.
 func (s *Service) React(from, topic string, since consume.Since, react consume.Reaction) {
 	s.reactions = append(s.reactions, reaction{from, topic, since, react})
 }
@@ -207,7 +207,12 @@ func (s *Service) validate() error {
 		}
 		names[p.Name()] = true
 	}
+	topics := map[string]bool{}
 	for _, r := range s.reactions {
+		if topics[r.topic] {
+			problems = append(problems, fmt.Errorf("two reactions to %q: they would share its checkpoints", r.topic))
+		}
+		topics[r.topic] = true
 		if !slices.ContainsFunc(s.env.Catalog.Topics(r.from), func(t catalog.Topic) bool { return t.Name == r.topic }) {
 			problems = append(problems, fmt.Errorf("a reaction to %q: %s has no such topic", r.topic, r.from))
 		}
@@ -229,7 +234,7 @@ func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer,
 	client := rpc.NewClient(rpc.Credential(s.env.Config.ServiceSecret), s.env.Telemetry.Tracer())
 	for _, r := range s.reactions {
 		c, err := consume.New(work, consume.Options{Source: r.from, Topic: r.topic, Since: r.since, React: r.react,
-			Partitions: s.partitions(r.from, r.topic), Log: s.Log, Catalog: s.env.Catalog,
+			Partitions: s.partitions(r.from, r.topic), Log: s.Log, Commit: s.commitDeciding, Catalog: s.env.Catalog,
 			Owner:   meshv1connect.NewOwnerServiceClient(client, s.env.Config.Peers[r.from]),
 			Waiting: s.health.Waiting, Logger: s.env.Log})
 		if err != nil {
@@ -238,6 +243,12 @@ func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer,
 		all = append(all, c)
 	}
 	return all, nil
+}
+
+// commitDeciding decides the commands of reactions; no event comes before there is a decider.
+func (s *Service) commitDeciding(ctx context.Context, commands []consume.Command, w eventlog.Write) (
+	eventlog.Committed, error) {
+	return s.decider.commitDeciding(ctx, commands, w)
 }
 
 // partitions is the declared count of a topic.

@@ -4,6 +4,7 @@ package owner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -24,6 +25,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
 // circle takes a name that no other circle has, and writes into the diary of whoever leaves.
@@ -69,8 +71,16 @@ type diary struct {
 }
 
 func (d *diary) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
-	if d.wait.Load() && command.(*toyv1.WriteNote).Text == "wait" {
+	switch text := command.(*toyv1.WriteNote).Text; {
+	case d.wait.Load() && text == "wait":
 		return nil, &refusal.NotYetError{Text: "the diary is not known yet"}
+	case d.wait.Load() && text == "wait once":
+		d.wait.Store(false)
+		return nil, &refusal.NotYetError{Text: "the diary is not known yet"}
+	case d.wait.Load() && text == "fail":
+		return nil, errors.New("as asked")
+	case d.wait.Load() && text == "panic":
+		panic("as asked")
 	}
 	if by.Version != d.n {
 		return nil, fmt.Errorf("decided at version %d with %d notes", by.Version, d.n)
@@ -354,9 +364,9 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
 	y, other := newToy(t, url, nil), newToy(t, url, nil)
-	commands := func(id string) (all []Command) {
+	commands := func(id string) (all []consume.Command) {
 		for _, user := range []string{"ann", "bob", "ann"} {
-			all = append(all, Command{Actor: user, ID: fmt.Sprint(id, len(all)), Message: &toyv1.WriteNote{UserId: user, Text: id}})
+			all = append(all, consume.Command{Actor: user, ID: fmt.Sprint(id, len(all)), Message: &toyv1.WriteNote{UserId: user, Text: id}})
 		}
 		return all
 	}
@@ -385,9 +395,9 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	require.ErrorAs(t, err, &stale)
 	require.Len(t, y.events("diary:ann"), 4)
 	y.wait.Store(true)
-	_, err = y.d.commitDeciding(t.Context(), []Command{commands("d")[0], {Actor: "ann", ID: "w",
+	_, err = y.d.commitDeciding(t.Context(), []consume.Command{commands("d")[0], {Actor: "ann", ID: "w",
 		Message: &toyv1.WriteNote{UserId: "ann", Text: "wait"}}}, reading(3))
-	var one *CommandError
+	var one *consume.CommandError
 	require.ErrorAs(t, err, &one)
 	require.Equal(t, 1, one.Index)
 	require.Len(t, y.events("diary:ann"), 4)

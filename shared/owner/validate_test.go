@@ -37,4 +37,6 @@ func TestValidate_RefusesWhatIsNotWired(t *testing.T) {
 	s.projections = nil
 	s.reactions = []reaction{{from: "chat", topic: "chat-evens"}}
 	require.ErrorContains(t, s.validate(), `a reaction to "chat-evens": chat has no such topic`)
+	s.reactions = []reaction{{from: "chat", topic: "chat-events"}, {from: "chat", topic: "chat-events"}}
+	require.ErrorContains(t, s.validate(), `two reactions to "chat-events": they would share its checkpoints`)
 }

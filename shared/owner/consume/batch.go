@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -29,6 +30,7 @@ type size struct {
 	streams map[string]bool
 	events  int
 	bytes   int
+	appends bool // whether there are events that no command leads to
 }
 
 func (s *size) add(f Effect) {
@@ -40,6 +42,12 @@ func (s *size) add(f Effect) {
 	for _, m := range f.Events {
 		s.bytes += proto.Size(m)
 	}
+	if f.Command == nil {
+		s.appends = true
+		return
+	}
+	s.events++ // about
+	s.bytes += proto.Size(f.Command)
 }
 
 // fits reports whether an effect may be added within the bounds of one transaction. One always does.
@@ -49,6 +57,9 @@ func (s *size) fits(f Effect) bool {
 	}
 	if s.events+len(f.Events) > maxEvents || s.bytes >= maxBytes {
 		return false
+	}
+	if f.Command != nil && s.appends {
+		return false // a write has its commands first
 	}
 	return s.streams[f.Stream] || len(s.streams) < maxStreams
 }
@@ -130,7 +141,13 @@ func (c *Consumer) effects(e envelope.Event) (effects []Effect, err error) {
 			err = fmt.Errorf("%s at version %d: panic: %v", e.Stream, e.Version, p)
 		}
 	}()
-	return c.o.React(e, m), nil
+	effects = slices.Clone(c.o.React(e, m))
+	for n := range effects {
+		if err := c.check(e, n, &effects[n]); err != nil {
+			return nil, fmt.Errorf("%s at version %d: effect %d: %w", e.Stream, e.Version, n, err)
+		}
+	}
+	return effects, nil
 }
 
 // write stores all items and moves the checkpoint.
@@ -166,10 +183,11 @@ func (a *applier) commit(items []*item, to eventlog.Checkpoint) error {
 		a.savedAt = time.Now()
 		return nil
 	}
+	var since time.Time // when a command could not be decided yet for the first time
 	for {
-		w, parks := a.compose(items, to)
+		commands, w, parks := a.compose(items, to)
 		err := a.patiently(a.claim.Done(), func() error {
-			_, err := a.o.Log.Commit(a.ctx, w)
+			_, err := a.o.Commit(a.ctx, commands, w)
 			return err
 		})
 		var stale *eventlog.StaleCheckpointError
@@ -200,6 +218,14 @@ func (a *applier) commit(items []*item, to eventlog.Checkpoint) error {
 				return err
 			}
 			items = items[half:]
+			since = time.Time{}
+		case notYet(err) && (since.IsZero() || time.Since(since) < notYetPatience):
+			if since.IsZero() {
+				since = time.Now()
+			}
+			if !pause(a.ctx, a.claim.Done(), firstPause) {
+				return errOver
+			}
 		default:
 			e := items[0].event
 			if items[0].problem != nil {
@@ -217,13 +243,14 @@ func (a *applier) commit(items []*item, to eventlog.Checkpoint) error {
 // ofItems reports whether a write fails because of what is in it.
 func ofItems(err error) bool {
 	var member *eventlog.MemberError
-	return errors.As(err, &member)
+	var command *CommandError
+	return errors.As(err, &member) || errors.As(err, &command)
 }
 
-// compose makes the write of items. Those of parked streams are passed over.
-func (a *applier) compose(items []*item, to eventlog.Checkpoint) (eventlog.Write, []eventlog.Parked) {
+// compose makes the write of items, and the commands that are decided with it. Items of parked streams are passed over.
+func (a *applier) compose(items []*item, to eventlog.Checkpoint) ([]Command, eventlog.Write, []eventlog.Parked) {
 	advance := &eventlog.Advance{Of: a.of, From: a.saved, To: to, Revision: a.revision}
-	w := eventlog.Write{Expected: eventlog.AnyVersion, Advance: advance}
+	c := composed{w: eventlog.Write{Expected: eventlog.AnyVersion, Advance: advance}}
 	parks, passed := map[string]*eventlog.Parked{}, map[string]int64{}
 	var order []string
 	for _, i := range items {
@@ -243,7 +270,7 @@ func (a *applier) compose(items []*item, to eventlog.Checkpoint) (eventlog.Write
 			order = append(order, stream)
 			continue
 		}
-		w.Appends = append(w.Appends, appends(i.event, i.trace, i.effects)...)
+		c.add(a.Consumer, i.event, i.trace, i.first, i.effects)
 	}
 	for stream, n := range passed {
 		advance.Passed = append(advance.Passed, eventlog.Passed{Stream: stream, Events: n})
@@ -251,11 +278,17 @@ func (a *applier) compose(items []*item, to eventlog.Checkpoint) (eventlog.Write
 	for _, stream := range order {
 		advance.Park = append(advance.Park, *parks[stream])
 	}
-	return w, advance.Park
+	return c.commands, c.w, advance.Park
 }
 
-// appends are the effects of an event as the log takes them.
-func appends(e envelope.Event, trace context.Context, effects []Effect) (all []eventlog.Append) {
+// composed is a write, and the commands that are decided with it.
+type composed struct {
+	commands []Command
+	w        eventlog.Write
+}
+
+// add adds effects of an event, of which the first has an index.
+func (c *composed) add(of *Consumer, e envelope.Event, trace context.Context, first int, effects []Effect) {
 	parent := ""
 	if trace != nil {
 		parent = telemetry.TraceParent(trace)
@@ -263,15 +296,15 @@ func appends(e envelope.Event, trace context.Context, effects []Effect) (all []e
 	if parent == "" {
 		parent = e.TraceParent
 	}
-	for _, f := range effects {
-		actor := f.Actor
-		if actor == "" {
-			actor = e.Actor
+	for n, f := range effects {
+		if f.Command != nil {
+			c.commands = append(c.commands, Command{ID: of.commandID(e, first+n), Actor: f.Actor,
+				Correlation: e.Correlation, TraceParent: parent, Message: f.Command})
+			continue
 		}
-		all = append(all, eventlog.Append{Stream: f.Stream, Expected: eventlog.AnyVersion, Actor: actor, Cause: e.ID,
-			Correlation: e.Correlation, TraceParent: parent, Events: f.Events})
+		c.w.Appends = append(c.w.Appends, eventlog.Append{Stream: f.Stream, Expected: eventlog.AnyVersion, Actor: f.Actor,
+			Cause: e.ID, Correlation: e.Correlation, TraceParent: parent, Events: f.Events})
 	}
-	return all
 }
 
 // parkedBy is a stream that an event parks.

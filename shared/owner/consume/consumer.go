@@ -56,8 +56,10 @@ type Options struct {
 	React      Reaction
 	Partitions int32 // of the topic in releases whose records did not contain the count
 	Log        *eventlog.Log
-	Catalog    *catalog.Catalog
-	Owner      meshv1connect.OwnerServiceClient // of the source
+	// Commit decides the commands that effects contain. Nil: the service decides none, and an event with one is parked.
+	Commit  Commit
+	Catalog *catalog.Catalog
+	Owner   meshv1connect.OwnerServiceClient // of the source
 	// Waiting is told when something cannot go on because a dependency does not answer, and with nil when it goes on.
 	Waiting func(dependency string, err error)
 	Logger  *slog.Logger
@@ -82,6 +84,9 @@ func New(ctx context.Context, o Options) (*Consumer, error) {
 	}
 	if o.Waiting == nil {
 		o.Waiting = func(string, error) {}
+	}
+	if o.Commit == nil {
+		o.Commit = commitPlainly(o.Log)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()

@@ -112,7 +112,7 @@ func (r *resolving) step(ctx context.Context, p eventlog.Parked) (left *eventlog
 	if err != nil {
 		return nil, nil, err
 	}
-	w := eventlog.Write{Expected: eventlog.AnyVersion, Resolution: &eventlog.Resolution{Of: p}}
+	c := composed{w: eventlog.Write{Expected: eventlog.AnyVersion, Resolution: &eventlog.Resolution{Of: p}}}
 	if gone := len(events) == 0 || events[0].Position != p.Position; gone && !r.drop && all && p.Position <= r.reached {
 		return nil, nil, refusal.New(refusal.NotFound, "the log of %s has no version %d of %s: it can only be dropped",
 			r.o.Source, p.Version, p.Stream)
@@ -137,12 +137,13 @@ func (r *resolving) step(ctx context.Context, p eventlog.Parked) (left *eventlog
 			left, problem = r.left(p, e, first, taken, err), err
 			break
 		}
-		fits := min(first, len(effects))
+		first = min(first, len(effects))
+		fits := first
 		for fits < len(effects) && s.fits(effects[fits]) {
 			s.add(effects[fits])
 			fits++
 		}
-		w.Appends = append(w.Appends, appends(e, nil, effects[min(first, len(effects)):fits])...)
+		c.add(r.Consumer, e, nil, first, effects[first:fits])
 		if fits < len(effects) {
 			left = r.left(p, e, fits, taken, nil)
 			break
@@ -156,8 +157,8 @@ func (r *resolving) step(ctx context.Context, p eventlog.Parked) (left *eventlog
 		next.Position, next.Version = last.Position+1, last.Version+1
 		left = r.left(p, next, 0, taken, nil)
 	}
-	w.Resolution.Left = left
-	_, err = r.o.Log.Commit(ctx, w)
+	c.w.Resolution.Left = left
+	_, err = r.o.Commit(ctx, c.commands, c.w)
 	switch {
 	case err == nil:
 		r.drop = r.drop && !dropped

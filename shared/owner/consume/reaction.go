@@ -17,12 +17,22 @@ import (
 // few streams in many interleavings and compares the states shows it; see notification's.
 type Reaction func(e envelope.Event, event proto.Message) []Effect
 
-// Effect is events that follow for one stream of the service's own log. They are appended whatever the stream contains.
+// Effect is what follows for one stream of the service's own log: either events, which are appended whatever the stream
+// contains, or a command, which the stream's aggregate decides.
 type Effect struct {
+	// Stream of the events. A command has none here: its declaration names it.
 	Stream string
-	// Actor of the events; empty: that of the event which they follow from.
+	// Actor of the events or of the command; empty: that of the event which they follow from.
 	Actor  string
 	Events []proto.Message
+	// Command of the service itself; clients need not be allowed to send it. Its outcome is kept as that of any other: that
+	// nothing followed, because of the state that the stream was in or because it was refused, stays so when the event comes
+	// again. Its decision has to be possible when the event comes: an event whose command cannot be decided is parked, after
+	// two seconds if only a fact is not known yet (refusal.NotYetError).
+	//
+	// A transaction decides its commands before it appends events. So a command that follows events begins another one: a
+	// reaction that yields both in turns costs more transactions.
+	Command proto.Message
 }
 
 // Since is from when on a service reacts to a topic that it has not consumed before. It matters once: what is found then

@@ -1,0 +1,91 @@
+package consume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+// Command is a command of the service itself that its reaction yields.
+type Command struct {
+	// ID is made of the event that it follows from, the reaction and the index of the effect, so that a repeat is the same
+	// command.
+	ID          string
+	Actor       string
+	Correlation string
+	TraceParent string
+	Message     proto.Message // declared; clients need not be allowed to send it
+}
+
+// Commit decides commands, one after the other, each on the state of its stream, and commits their outcomes together with
+// a write, whose events lie behind theirs. A command that has an outcome already counts as done; a refusal is an outcome.
+// Other errors are those of eventlog.Log.Commit for the write, or a *CommandError.
+type Commit func(ctx context.Context, commands []Command, w eventlog.Write) (eventlog.Committed, error)
+
+// CommandError reports which command could not be decided, and why. Nothing of its write was written.
+type CommandError struct {
+	Index int // among those given
+	Err   error
+}
+
+func (e *CommandError) Error() string { return fmt.Sprintf("command %d: %v", e.Index, e.Err) }
+
+func (e *CommandError) Unwrap() error { return e.Err }
+
+// commandNames is the name space of the ids of commands.
+var commandNames = uuid.MustParse("5d6a2a0e-93c5-5f5b-9f0b-6d4b0a5e2c31")
+
+// commandID is that of the command which an effect of an event is. The topic is the name of the reaction: a service has
+// one to each topic.
+func (c *Consumer) commandID(e envelope.Event, index int) string {
+	return uuid.NewSHA1(commandNames, []byte(e.ID+"\x00"+c.o.Source+"/"+c.o.Topic+"\x00"+strconv.Itoa(index))).String()
+}
+
+// check completes an effect of an event, and reports why it is none.
+func (c *Consumer) check(e envelope.Event, index int, f *Effect) error {
+	if f.Actor == "" {
+		f.Actor = e.Actor
+	}
+	switch {
+	case f.Command == nil:
+		return nil
+	case len(f.Events) > 0 || f.Stream != "":
+		return errors.New("an effect is either events for a stream, or a command")
+	}
+	declared, ok := c.o.Catalog.CommandOf(f.Command)
+	if !ok {
+		return fmt.Errorf("%s is not a command", f.Command.ProtoReflect().Descriptor().FullName())
+	}
+	f.Stream = declared.Stream(f.Command, catalog.Origin{Actor: f.Actor, CommandID: c.commandID(e, index)})
+	return nil
+}
+
+// commitPlainly commits the writes of a service that decides no commands.
+func commitPlainly(log *eventlog.Log) Commit {
+	return func(ctx context.Context, commands []Command, w eventlog.Write) (eventlog.Committed, error) {
+		if len(commands) > 0 {
+			return eventlog.Committed{}, &CommandError{Err: errors.New("this service decides no commands")}
+		}
+		return log.Commit(ctx, w)
+	}
+}
+
+// notYetPatience is for how long a partition waits for a command that rests on something not known yet. It is that of
+// commands of clients.
+const notYetPatience = 2 * time.Second
+
+// notYet reports whether a command cannot be decided because a fact has not arrived yet.
+func notYet(err error) bool {
+	_, is := refusal.IsNotYet(err)
+	return is
+}
