@@ -21,7 +21,10 @@ type Fill struct {
 
 // sqlFill makes the rows that commits would have made for events with one room, their own stream: positions and
 // versions are dense, an id is any.
-const sqlFill = `INSERT INTO owner.events (position, stream, version, id, type, topic, actor, cause, command_type,
+const sqlFill = `WITH heads AS MATERIALIZED (
+  SELECT s, coalesce((SELECT max(version) FROM owner.events e WHERE e.stream = $3 || s), 0) AS have
+  FROM generate_series(0, $2::bigint - 1) s)
+INSERT INTO owner.events (position, stream, version, id, type, topic, actor, cause, command_type,
   correlation, time, class, rooms, subject, answers, traceparent, body, personal)
 SELECT h.head + n, $3 || (n % $2), v.have + (n - 1) / $2 + 1, gen_random_uuid(), $4, $5, 'user-' || (n % 97),
   'fill-' || (h.head + n), 'chat.send_message', '', now() - $6 * interval '1 day' * (1 - n::float8 / $1), 1,
@@ -29,7 +32,7 @@ SELECT h.head + n, $3 || (n % $2), v.have + (n - 1) / $2 + 1, gen_random_uuid(),
 FROM generate_series(1, $1::bigint) n,
   (SELECT greatest(i.floor, (SELECT max(position) FROM owner.events)) AS head FROM owner.incarnations i
    ORDER BY i.number DESC LIMIT 1) h,
-  LATERAL (SELECT coalesce((SELECT max(version) FROM owner.events e WHERE e.stream = $3 || (n % $2)), 0) AS have) v`
+  heads v WHERE v.s = n % $2`
 
 // FillForTest writes many events at once, for tests and benchmarks at size. It goes past commands and projections.
 func (l *Log) FillForTest(ctx context.Context, f Fill) error {

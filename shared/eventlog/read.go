@@ -17,12 +17,11 @@ const planned = pgx.QueryExecModeCacheDescribe
 
 // Query says what to read of the log. Empty fields ask for everything.
 type Query struct {
-	After  int64    // events above this position
-	Until  int64    // up to this one; 0: to the head
-	Limit  int      // events in a page; 0: 500, at most 1,000
-	Topic  string   // only of this topic
-	Stream string   // only of this stream
-	Rooms  []string // only those that went to one of these rooms
+	After  int64  // events above this position
+	Until  int64  // up to this one; 0: to the head
+	Limit  int    // events in a page; 0: 500, at most 1,000
+	Topic  string // only of this topic
+	Stream string // only of this stream
 
 	AfterVersion int64 // with Stream alone: events above this version of it
 
@@ -66,7 +65,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 	if q.Until > 0 {
 		until = min(until, q.Until)
 	}
-	if (q.Topic != "" || q.Partitions > 0) && q.Stream == "" && len(q.Rooms) == 0 {
+	if (q.Topic != "" || q.Partitions > 0) && q.Stream == "" {
 		until = min(until, q.After+maxSpan)
 	}
 	page := Page{Head: head, Incarnation: newest.Incarnation, Complete: max(until, q.After)}
@@ -74,12 +73,9 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 		return page, nil
 	}
 	var found pgx.Rows
-	switch {
-	case len(q.Rooms) > 0:
-		found, err = l.o.Pool.Query(ctx, l.sql.readRooms, planned, q.After, until, limit, q.Topic, q.Rooms, q.Stream)
-	case q.Stream != "":
+	if q.Stream != "" {
 		found, err = l.o.Pool.Query(ctx, l.sql.readStream, planned, q.After, until, limit, q.Topic, q.Stream, q.AfterVersion)
-	default:
+	} else {
 		found, err = l.o.Pool.Query(ctx, l.sql.read, planned, q.After, until, limit, q.Topic)
 	}
 	var all []logged

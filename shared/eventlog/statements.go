@@ -117,12 +117,6 @@ WHERE position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER B
 	sqlReadStream = `SELECT ` + columns + ` FROM owner.events
 WHERE stream = $5 AND version > $6 AND position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4)
 ORDER BY version LIMIT $3`
-	sqlReadRooms = `SELECT ` + columns + ` FROM owner.events WHERE position IN (
-  SELECT r.position FROM owner.event_rooms r JOIN owner.events e USING (position)
-  WHERE r.room = ANY ($5::text[]) AND r.position > $1 AND r.position <= $2 AND ($4::text = '' OR e.topic = $4)
-    AND ($6::text = '' OR e.stream = $6)
-  GROUP BY r.position ORDER BY r.position LIMIT $3)
-ORDER BY position`
 
 	// sqlRooms is one statement, hence reads one state of the log. Its order is that of the index, as a rule: the server
 	// takes longer to sort thousands of texts than to read them.
@@ -181,7 +175,7 @@ type statements struct {
 	in func(string) string // puts the schema into any other statement
 
 	head, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
-	outcome, pruneOutcomes, load, read, readStream, readRooms, rooms, stretches                              string
+	outcome, pruneOutcomes, load, read, readStream, rooms, stretches                                         string
 	stays, countGaps, measureGaps, readGaps                                                                  string
 	addProjection, takeProjection, projection, saveProjection, dropProjection, relayState, saveRelay         string
 }
@@ -194,7 +188,7 @@ func newStatements(owner string) statements {
 		insertOutcomes: in(sqlInsertOutcomes), openRooms: in(sqlOpenRooms), closeRooms: in(sqlCloseRooms),
 		redact:  in(sqlRedact),
 		outcome: in(sqlOutcome), pruneOutcomes: in(sqlPruneOutcomes), load: in(sqlLoad),
-		read: in(sqlRead), readStream: in(sqlReadStream), readRooms: in(sqlReadRooms), rooms: in(sqlRooms),
+		read: in(sqlRead), readStream: in(sqlReadStream), rooms: in(sqlRooms),
 		stays: in(sqlStays), countGaps: in(sqlCountGaps), measureGaps: in(sqlMeasureGaps), readGaps: in(sqlReadGaps),
 		stretches: in(sqlStretches), addProjection: in(sqlAddProjection), takeProjection: in(sqlTakeProjection),
 		projection: in(sqlProjection), saveProjection: in(sqlSaveProjection), dropProjection: in(sqlDropProjection),

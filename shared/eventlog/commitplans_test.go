@@ -1,0 +1,186 @@
+package eventlog
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// committing returns a connection with the settings of the one that commits, on which statements have kept plans, and
+// what undoes all that is done on it.
+func committing(t *testing.T, l *Log) pgx.Tx {
+	t.Helper()
+	conn, err := l.connectToCommit(t.Context())
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), "SET plan_cache_mode = force_generic_plan")
+	require.NoError(t, err)
+	tx, err := conn.Begin(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		assert.NoError(t, tx.Rollback(context.Background()))
+		assert.NoError(t, conn.Close(context.Background()))
+	})
+	return tx
+}
+
+// explainKept executes a statement by the plan that is kept for it, which is one for any values, and returns that plan.
+func explainKept(t *testing.T, tx pgx.Tx, statement string, args ...any) plan {
+	t.Helper()
+	_, err := tx.Exec(t.Context(), "DEALLOCATE ALL")
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "PREPARE kept AS "+statement)
+	require.NoError(t, err)
+	execute := "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE kept("
+	for i := range args {
+		if i > 0 {
+			execute += ", "
+		}
+		execute += fmt.Sprintf("$%d", i+1)
+	}
+	var plans []struct{ Plan plan }
+	require.NoError(t, tx.QueryRow(t.Context(), execute+")",
+		append([]any{pgx.QueryExecModeSimpleProtocol}, args...)...).Scan(&plans))
+	return plans[0].Plan
+}
+
+// A commit is compared with one row for each thing that it rests on, however much there is in the log, and writes
+// without reading. The plans are those that are kept for any values.
+func TestPlans_CommittingReadsOneRowForEachThing(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	const events, streams, members = 40_000, 400, 16
+	fill(t, l, Fill{Events: events, Streams: streams})
+	outcomes(t, l, 1, 30_000)
+	in(t, l, "ann", 0, streams)
+	others(t, l, 30_000)
+	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.timers (stream, key, generation, due, command, body, command_id)
+SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n FROM generate_series(0, 20000) n`)
+	require.NoError(t, err)
+	_, err = l.o.Pool.Exec(t.Context(), "VACUUM ANALYZE")
+	require.NoError(t, err)
+	tx := committing(t, l)
+
+	texts := func(format string) []string {
+		all := make([]string, members)
+		for n := range all {
+			all[n] = fmt.Sprintf(format, n)
+		}
+		return all
+	}
+	repeated := func(s string) []string {
+		all := make([]string, members)
+		for n := range all {
+			all[n] = s
+		}
+		return all
+	}
+	numbers := make([]int64, members) // above all that there are
+	for n := range numbers {
+		numbers[n] = int64(1_000_000 + n)
+	}
+
+	actors, ids := texts("user%d"), make([]string, members)
+	for n := range ids {
+		ids[n] = fmt.Sprintf("c1-%d", n+97) // which user n has sent
+	}
+	p := explainKept(t, tx, l.sql.check, actors, ids, texts("conversation:%d"), repeated("ann"), texts("conversation:%d"),
+		texts("conversation:%d"), repeated("k"))
+	// Outcomes, heads, memberships and timers; the clock, the head of the log and its incarnation.
+	assert.LessOrEqual(t, p.rows(), int64(4*members+6))
+	assert.Empty(t, p.scanned())
+	assert.LessOrEqual(t, p.pages(), int64(4*members*4+40), "an index of three levels and a page each")
+
+	now := make([]time.Time, members)
+	expires := make([]*time.Time, members)
+	for n := range now {
+		now[n] = time.Now()
+	}
+	unique := make([]string, members)
+	for n := range unique {
+		unique[n] = uuid.NewString()
+	}
+	bodies := make([][]byte, members)
+	for n := range bodies {
+		bodies[n] = []byte("body")
+	}
+	classes, answers := make([]int16, members), make([]bool, members)
+	for name, test := range map[string]struct {
+		statement string
+		args      []any
+		rows      int64
+	}{
+		"events": {l.sql.insertEvents, []any{numbers, texts("conversation:%d"), numbers, unique, repeated("t"), repeated("t"),
+			repeated("a"), repeated("c"), repeated("c"), repeated(""), now, classes, texts("conversation:%d"), repeated(""), repeated(""),
+			texts("m%d"), answers, repeated(""), bodies, bodies, expires}, 0},
+		"rooms": {l.sql.insertRooms, []any{texts("conversation:%d"), numbers}, 0},
+		"outcomes": {l.sql.insertOutcomes, []any{texts("user%d"), texts("new%d"), repeated("t"), repeated("s"), repeated("k"), numbers,
+			numbers, repeated(""), repeated(""), repeated(""), time.Now()}, 0},
+		"rooms that open":  {l.sql.openRooms, []any{texts("conversation:%d"), repeated("new"), numbers, numbers}, 0},
+		"rooms that close": {l.sql.closeRooms, []any{texts("conversation:%d"), repeated("ann"), numbers, numbers}, 2 * members},
+		"redactions":       {l.sql.redact, []any{texts("conversation:%d"), texts("m-%d"), numbers}, 2 * members},
+		"timers that end":  {l.in(sqlDropTimers), []any{texts("conversation:%d"), repeated("k")}, 2 * members},
+	} {
+		p := explainKept(t, tx, test.statement, test.args...)
+		// What is written counts as a row too, in the step that writes it, and is not read.
+		assert.LessOrEqual(t, p.rows(), test.rows, name)
+		assert.Empty(t, p.scanned(), name)
+		// Three levels of up to five indexes and the table, for each row; catalogs besides.
+		assert.LessOrEqual(t, p.pages(), int64(members*6*6+200), name)
+	}
+}
+
+// A page of a stream costs a page, wherever in the stream it lies and however long that is.
+func TestPlans_ReadingAStreamReadsAPage(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	const events, page = 40_000, 500
+	fill(t, l, Fill{Events: events})
+	fill(t, l, Fill{Events: events, Streams: 100, Prefix: "conversation:other"})
+	_, err := l.o.Pool.Exec(t.Context(), "VACUUM ANALYZE chat.events")
+	require.NoError(t, err)
+	for _, after := range []int64{0, events / 2, events - page} {
+		p := explain(t, l, l.sql.readStream, int64(0), int64(2*events), page, "", "conversation:0", after)
+		assert.LessOrEqual(t, p.rows(), int64(page), "after version %d", after)
+		assert.Empty(t, p.scanned(), "after version %d", after)
+	}
+	p := explain(t, l, l.sql.read, int64(events/2), int64(2*events), page, "")
+	assert.LessOrEqual(t, p.rows(), int64(page), "the whole log")
+	assert.Empty(t, p.scanned(), "the whole log")
+	p = explain(t, l, l.sql.read, int64(0), int64(maxSpan), page, "file-events")
+	assert.LessOrEqual(t, p.rows(), int64(maxSpan), "a topic without events")
+	assert.Empty(t, p.scanned(), "a topic without events")
+}
+
+// Deciding about a stream whose newest event contains its whole value reads that event, and those about the subjects.
+func TestPlans_LoadingTheNewestReadsOneEvent(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	fill(t, l, Fill{Events: 40_000})
+	fill(t, l, Fill{Events: 10_000, Streams: 100, Prefix: "conversation:other"})
+	_, err := l.o.Pool.Exec(t.Context(), "VACUUM ANALYZE chat.events")
+	require.NoError(t, err)
+	tx := committing(t, l) // deciding under the lock loads by plans that are kept
+	for what, test := range map[string]struct {
+		subjects []string
+		rows     int64
+	}{
+		"the newest":              {[]string{}, 2},
+		"the newest and a few":    {[]string{"m-3", "m-70", "m-12000"}, 5},
+		"a subject without event": {[]string{"m-none"}, 2},
+	} {
+		p := explain(t, l, l.in(sqlLoadNewest), "conversation:0", int64(0), test.subjects)
+		assert.LessOrEqual(t, p.rows(), test.rows, what)
+		assert.Empty(t, p.scanned(), what)
+		p = explainKept(t, tx, l.in(sqlLoadNewest), "conversation:0", int64(0), test.subjects)
+		assert.LessOrEqual(t, p.rows(), test.rows, "%s, by a kept plan", what)
+		assert.Empty(t, p.scanned(), "%s, by a kept plan", what)
+		p = explainKept(t, tx, l.sql.load, "conversation:0", int64(0), test.subjects)
+		assert.LessOrEqual(t, p.rows(), test.rows, "%s, of all events, by a kept plan", what)
+	}
+}
