@@ -40,37 +40,44 @@ func rebuild(ctx context.Context, t Terminal, args []string) error {
 	if err != nil {
 		return i.answered(service, err)
 	}
-	rebuilt, err := i.awaitRebuilt(service, steps, newProgress(t))
-	if ctx.Err() != nil {
+	all, err := i.awaitRebuilt(service, steps, newProgress(t))
+	var differ int64
+	unknown := false
+	for n, rebuilt := range all {
+		if n > 0 {
+			fmt.Fprintln(t.Out)
+		}
+		printRebuilt(t.Out, t.ink(), service, rebuilt)
+		unknown = unknown || len(rebuilt.GetTables()) == 0
+		differ += differing(rebuilt)
+	}
+	switch {
+	case ctx.Err() != nil:
 		return errors.New("given up: the rows are as they were, unless the last step had begun")
-	}
-	if err != nil {
+	case err != nil:
 		return err
-	}
-	printRebuilt(t.Out, t.ink(), service, rebuilt)
-	if len(rebuilt.GetTables()) == 0 {
+	case unknown:
 		return errors.New("rebuilt, but it is not known what was different before")
-	}
-	if differ := differing(rebuilt); differ > 0 {
+	case differ > 0:
 		return &statusError{statusDiffers, fmt.Errorf("%d rows were not as the log has them; they are now", differ)}
 	}
 	return nil
 }
 
-// awaitRebuilt follows a rebuild to its end.
+// awaitRebuilt follows a rebuild to its end. It returns what was made anew, also when it fails later.
 func (i *installation) awaitRebuilt(service string, steps *connect.ServerStreamForClient[meshv1.RebuildResponse],
-	p *progress) (rebuilt *meshv1.Rebuilt, err error) {
+	p *progress) (rebuilt []*meshv1.Rebuilt, err error) {
 	for steps.Receive() {
 		s := steps.Msg()
 		if s.GetRebuilt() != nil {
-			rebuilt = s.GetRebuilt()
+			rebuilt = append(rebuilt, s.GetRebuilt())
 			continue
 		}
 		p.at(s.GetStep(), s.GetPosition(), s.GetHead())
 	}
 	p.end()
 	err = i.answered(service, steps.Err())
-	if err == nil && rebuilt == nil {
+	if err == nil && len(rebuilt) == 0 {
 		err = fmt.Errorf("%s ended before the rebuild did", service)
 	}
 	return rebuilt, errors.Join(err, steps.Close())

@@ -69,7 +69,7 @@ func (l *Log) Rebuild(ctx context.Context, r Rebuild) (Rebuilt, error) {
 		s.names = append(s.names, p.Name())
 	}
 	slices.Sort(s.names)
-	rebuilt, err := s.run(ctx)
+	rebuilt, err := s.alone(ctx, s.run)
 	if err != nil {
 		return Rebuilt{}, fmt.Errorf("rebuild %s of %s: %w", strings.Join(s.names, ", "), l.o.Owner, Away(err))
 	}
@@ -91,10 +91,8 @@ type shadow struct {
 	position int64 // up to which the shadow is built
 }
 
-func (s *shadow) run(ctx context.Context) (_ Rebuilt, err error) {
-	if len(s.rebuild.Projections) == 0 || s.log.o.Migrations == nil {
-		return Rebuilt{}, &ownFault{errors.New("there is no projection with tables")}
-	}
+// alone calls f while no other rebuild of the owner runs, and tidies up behind it.
+func (s *shadow) alone(ctx context.Context, f func(context.Context) (Rebuilt, error)) (_ Rebuilt, err error) {
 	if s.keeper, err = pgx.ConnectConfig(ctx, s.log.o.Pool.Config().ConnConfig); err != nil {
 		return Rebuilt{}, err
 	}
@@ -113,10 +111,7 @@ func (s *shadow) run(ctx context.Context) (_ Rebuilt, err error) {
 	if err != nil {
 		return Rebuilt{}, err
 	}
-	if err := s.prepare(ctx); err != nil {
-		return Rebuilt{}, errors.Join(err, s.dropShadow(ctx))
-	}
-	rebuilt, err := s.build(ctx)
+	rebuilt, err := f(ctx)
 	if err != nil {
 		return Rebuilt{}, errors.Join(err, s.dropShadow(ctx))
 	}
@@ -124,6 +119,16 @@ func (s *shadow) run(ctx context.Context) (_ Rebuilt, err error) {
 		rebuilt.Left = strings.TrimPrefix(rebuilt.Left+"; "+err.Error(), "; ")
 	}
 	return rebuilt, nil
+}
+
+func (s *shadow) run(ctx context.Context) (Rebuilt, error) {
+	if len(s.rebuild.Projections) == 0 || s.log.o.Migrations == nil {
+		return Rebuilt{}, &ownFault{errors.New("there is no projection with tables")}
+	}
+	if err := s.prepare(ctx); err != nil {
+		return Rebuilt{}, err
+	}
+	return s.build(ctx)
 }
 
 // build follows the log until it is near its end, swaps, and compares.
@@ -144,13 +149,20 @@ func (s *shadow) build(ctx context.Context) (Rebuilt, error) {
 	if err := s.awaitLive(ctx, s.position, liveWithin); err != nil {
 		return Rebuilt{}, err
 	}
-	var again backoff
-	for try := 1; ; try++ {
+	return s.swapped(ctx, func(ctx context.Context) (Rebuilt, pgx.Tx, error) {
 		if err := s.follow(ctx); err != nil {
-			return Rebuilt{}, err
+			return Rebuilt{}, nil, err
 		}
 		s.tell("swap")
-		rebuilt, snapshot, err := s.swap(ctx, compare)
+		return s.swap(ctx, compare)
+	})
+}
+
+// swapped tries to swap until it succeeds, and compares.
+func (s *shadow) swapped(ctx context.Context, swap func(context.Context) (Rebuilt, pgx.Tx, error)) (Rebuilt, error) {
+	var again backoff
+	for try := 1; ; try++ {
+		rebuilt, snapshot, err := swap(ctx)
 		if err == nil {
 			s.tell("compare")
 			if rebuilt.Tables, err = s.compare(ctx, snapshot); err != nil {
@@ -159,6 +171,9 @@ func (s *shadow) build(ctx context.Context) (Rebuilt, error) {
 			}
 			_ = snapshot.Rollback(context.WithoutCancel(ctx)) // it wrote nothing
 			return rebuilt, nil
+		}
+		if snapshot != nil {
+			_ = snapshot.Rollback(context.WithoutCancel(ctx))
 		}
 		if !passing(err) || try == swapTries || s.keeper.IsClosed() || !again.wait(ctx) {
 			return Rebuilt{}, fmt.Errorf("swap: %w", err)
@@ -181,12 +196,18 @@ func passing(err error) bool {
 	return errors.Is(err, errBusy) || errors.As(err, &pg) && slices.Contains([]string{"55P03", "40P01"}, pg.Code)
 }
 
-// prepare makes the shadow schema and learns which tables are in it.
-func (s *shadow) prepare(ctx context.Context) error {
+// emptySchema makes the shadow schema.
+func (s *shadow) emptySchema(ctx context.Context) error {
 	if err := errors.Join(s.dropShadow(ctx), s.dropOld(ctx)); err != nil {
 		return fmt.Errorf("tidy up after an earlier rebuild: %w", err)
 	}
-	if _, err := s.keeper.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{s.schema}.Sanitize()); err != nil {
+	_, err := s.keeper.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{s.schema}.Sanitize())
+	return err
+}
+
+// prepare makes the shadow schema and learns which tables are in it.
+func (s *shadow) prepare(ctx context.Context) error {
+	if err := s.emptySchema(ctx); err != nil {
 		return err
 	}
 	c := s.log.o.Pool.Config().ConnConfig
@@ -322,16 +343,47 @@ FROM unnest($1::text[]) AS n (name) LEFT JOIN owner.projections p USING (name)`)
 // swap holds the log's lock, so that neither the log moves nor, once they have caught up, do the rows; brings the shadow
 // to the log's end; and has its tables take over. The snapshot that it gives sees old and new rows as of that position.
 func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Rebuilt, snapshot pgx.Tx, err error) {
+	var live int64
+	r.Held, err = s.underLock(ctx, func(ctx context.Context) error {
+		if err := s.finish(ctx); err != nil {
+			return err
+		}
+		if err := s.awaitLive(ctx, s.position, s.log.times.hold/4); err != nil {
+			return err
+		}
+		if live, err = s.live(ctx); err != nil {
+			return err
+		}
+		if snapshot, err = snapshotOf(ctx, compare); err != nil {
+			return err
+		}
+		return s.takeOver(ctx)
+	})
+	if err != nil {
+		return r, snapshot, err
+	}
+	for _, name := range s.names {
+		s.log.applied.of(name).reach(s.position)
+	}
+	r.Projections, r.Position = s.names, s.position
+	if live < s.position {
+		r.Behind = live
+	}
+	return r, snapshot, nil
+}
+
+// underLock calls f under the log's lock, for no longer than the lock may be held, and returns how long it was.
+func (s *shadow) underLock(ctx context.Context, f func(context.Context) error) (held time.Duration, err error) {
 	// Once it has begun it is finished; the bounds are short.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.log.times.lock+s.log.times.hold)
 	defer cancel()
 	hold := milliseconds(s.log.times.hold)
 	_, err = s.keeper.Exec(ctx, `SELECT set_config('lock_timeout', $1, false)`, milliseconds(s.log.times.lock))
 	if err != nil {
-		return r, nil, err
+		return 0, err
 	}
 	if _, err := s.keeper.Exec(ctx, "SELECT pg_advisory_lock($1)", lockKey(s.log.o.Owner, "append")); err != nil {
-		return r, nil, err
+		return 0, err
 	}
 	begun := time.Now()
 	ctx, cancelHold := context.WithTimeout(ctx, s.log.times.hold)
@@ -344,45 +396,25 @@ func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Rebuilt, sn
 		if undone != nil {
 			_ = s.keeper.Close(release) // which lets the lock go
 		}
-		r.Held = time.Since(begun)
-		if err != nil && snapshot != nil {
-			_ = snapshot.Rollback(release)
-		}
+		held = time.Since(begun)
 	}()
 	// Should this process freeze, or a statement take long, the server ends the session, and the lock with it. Tables are
 	// not waited for so long that somebody who waits for us is taken for a deadlock.
 	if _, err := s.keeper.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
   set_config('transaction_timeout', $1, false), set_config('lock_timeout', '500ms', false)`, hold); err != nil {
-		return r, nil, err
+		return 0, err
 	}
-	if err := s.finish(ctx); err != nil {
-		return r, nil, err
-	}
-	if err := s.awaitLive(ctx, s.position, s.log.times.hold/4); err != nil {
-		return r, nil, err
-	}
-	live, err := s.live(ctx)
+	return 0, f(ctx)
+}
+
+// snapshotOf begins a transaction that sees what is committed now.
+func snapshotOf(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
+	snapshot, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
-		return r, nil, err
+		return nil, err
 	}
-	snapshot, err = compare.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
-	if err != nil {
-		return r, nil, err
-	}
-	if _, err := snapshot.Exec(ctx, "SELECT 1"); err != nil { // now it sees what it will see
-		return r, snapshot, err
-	}
-	if err := s.takeOver(ctx); err != nil {
-		return r, snapshot, err
-	}
-	for _, name := range s.names {
-		s.log.applied.of(name).reach(s.position)
-	}
-	r.Projections, r.Position = s.names, s.position
-	if live < s.position {
-		r.Behind = live
-	}
-	return r, snapshot, nil
+	_, err = snapshot.Exec(ctx, "SELECT 1")
+	return snapshot, err
 }
 
 // finish applies what is left of a log that does not move any more.
@@ -425,23 +457,31 @@ WHERE name = ANY ($1) ORDER BY name FOR UPDATE`), s.names); err != nil {
 		if !same {
 			return &ownFault{errors.New("the tables were migrated by another release meanwhile; let that one rebuild them")}
 		}
-		if _, err := tx.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{s.old}.Sanitize()); err != nil {
+		if err := s.replaceTables(ctx, tx); err != nil {
 			return err
-		}
-		for _, table := range s.tables {
-			if err := move(ctx, tx, s.log.o.Owner, table, s.old); err != nil {
-				return err
-			}
-		}
-		for _, table := range s.tables {
-			if err := move(ctx, tx, s.schema, table, s.log.o.Owner); err != nil {
-				return err
-			}
 		}
 		_, err = tx.Exec(ctx, s.log.in(`UPDATE owner.projections SET position = $2 WHERE name = ANY ($1)`), s.names,
 			s.position)
 		return err
 	})
+}
+
+// replaceTables moves the live tables to a schema for what was replaced, and those of the shadow to their place.
+func (s *shadow) replaceTables(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{s.old}.Sanitize()); err != nil {
+		return err
+	}
+	for _, table := range s.tables {
+		if err := move(ctx, tx, s.log.o.Owner, table, s.old); err != nil {
+			return err
+		}
+	}
+	for _, table := range s.tables {
+		if err := move(ctx, tx, s.schema, table, s.log.o.Owner); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func move(ctx context.Context, tx pgx.Tx, schema, table, to string) error {

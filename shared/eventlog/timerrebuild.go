@@ -3,6 +3,7 @@ package eventlog
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,113 +12,182 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
+// TimersName names the timers of a log among the projections that can be rebuilt.
+const TimersName = "timers"
+
 const (
-	sqlNewTimers = `DROP TABLE IF EXISTS owner.timers_rebuilt;
-CREATE TABLE owner.timers_rebuilt (LIKE owner.timers INCLUDING ALL)`
-	// A timer whose command has an outcome has been sent. Outcomes are pruned, so one that was due before those is taken
-	// as sent as well.
-	sqlSentTimers = `DELETE FROM owner.timers_rebuilt t USING owner.outcomes o
-WHERE o.actor = $1 AND o.command_id = t.command_id`
-	sqlOldTimers  = `DELETE FROM owner.timers_rebuilt WHERE due < to_timestamp($1::bigint / 1000000.0)`
-	sqlSwapTimers = `DROP TABLE owner.timers; ALTER TABLE owner.timers_rebuilt RENAME TO timers;
-ALTER INDEX owner.timers_rebuilt_pkey RENAME TO timers_pkey;
-ALTER INDEX owner.timers_rebuilt_due_idx RENAME TO timers_by_due`
+	sqlNewTimers = `CREATE TABLE shadow.timers (LIKE owner.timers INCLUDING ALL);
+ALTER INDEX shadow.timers_due_idx RENAME TO timers_by_due`
+	// sqlTimerSpan returns the position at which a span of so many events ends; null: there are none.
+	sqlTimerSpan = `SELECT max(position) FROM
+  (SELECT position FROM owner.events WHERE position > $1 ORDER BY position LIMIT $2) s`
+	// sqlTimerEvents reads the events of a span that set or cancel timers.
+	sqlTimerEvents = `SELECT ` + impersonal + ` FROM owner.events
+WHERE position > $1 AND position <= $2 AND type = ANY ($3::text[]) ORDER BY position LIMIT $4`
+	sqlClearTimers = `DELETE FROM shadow.timers t USING unnest($1::text[], $2::text[]) AS n (stream, key)
+WHERE t.stream = n.stream AND t.key = n.key`
+	// A timer whose command has an outcome has been sent. Outcomes are pruned, so one that was due before the oldest of
+	// them is taken as sent as well.
+	sqlFillTimers = `INSERT INTO shadow.timers (stream, key, generation, due, command, body, command_id)
+SELECT n.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::bytea[], $7::text[])
+  AS n (stream, key, generation, due, command, body, command_id)
+WHERE n.due >= $8 AND NOT EXISTS
+  (SELECT FROM owner.outcomes o WHERE o.actor = $9 AND o.command_id = n.command_id)`
 )
 
-// RebuildTimers makes the timers anew of the log and its outcomes, and returns how many there are. Nothing is sent
-// meanwhile. The log is read without its lock, which is held only for what was appended since and for the swap.
-func (l *Log) RebuildTimers(ctx context.Context) (timers int64, err error) {
-	for {
-		got, err := l.timerTurn(ctx, 0, func(ctx context.Context) error {
-			timers, err = l.rebuildTimers(ctx)
+const (
+	// timerSpan is how many events a rebuild of the timers passes in a statement, and timerPage how many of them that
+	// set or cancel timers it has in memory.
+	timerSpan = 20_000
+	timerPage = 500
+)
+
+// HasTimers reports whether events of the log set timers.
+func (l *Log) HasTimers() bool { return l.o.Catalog.HasTimers(l.o.Owner) }
+
+// RebuildTimers makes the timers anew of the log and its outcomes, beside those that are there, and compares both. No
+// timer fires meanwhile. The log is read without its lock, which is held only for what was appended since and for the
+// swap. Progress is told how far it is; nil: nobody is. It excludes, and is excluded by, Rebuild.
+func (l *Log) RebuildTimers(ctx context.Context, progress func(RebuildProgress)) (rebuilt Rebuilt, err error) {
+	if progress == nil {
+		progress = func(RebuildProgress) {}
+	}
+	s := &timerShadow{shadow: shadow{log: l, rebuild: Rebuild{Progress: progress}, schema: l.o.Owner + "_shadow",
+		old: l.o.Owner + "_replaced", names: []string{TimersName}, tables: []string{"timers"}}}
+	for _, name := range l.o.Catalog.EventNames() {
+		if e, ok := l.o.Catalog.Event(name); ok && e.Owner == l.o.Owner && e.SetsTimers() {
+			s.types = append(s.types, name)
+		}
+	}
+	for got := false; !got && err == nil; {
+		got, err = l.timerTurn(ctx, 0, func(ctx context.Context) (err error) {
+			rebuilt, err = s.alone(ctx, s.run)
 			return err
 		})
-		if err != nil {
-			return 0, fmt.Errorf("rebuild the timers of %s: %w", l.o.Owner, Away(err))
-		}
-		if got {
-			return timers, nil
-		}
-		if !sleep(ctx, timerPoll) {
-			return 0, ctx.Err()
+		if err == nil && !got && !sleep(ctx, timerPoll) {
+			err = ctx.Err()
 		}
 	}
+	if err != nil {
+		return Rebuilt{}, fmt.Errorf("rebuild the timers of %s: %w", l.o.Owner, Away(err))
+	}
+	l.o.Log.InfoContext(ctx, "timers rebuilt", "position", rebuilt.Position, "held", rebuilt.Held, "differ", rebuilt.Differ(),
+		"left", rebuilt.Left)
+	return rebuilt, nil
 }
 
-func (l *Log) rebuildTimers(ctx context.Context) (timers int64, err error) {
-	in := func(s string) string { return l.in(strings.ReplaceAll(s, "owner.timers ", "owner.timers_rebuilt ")) }
-	conn, err := l.o.Pool.Acquire(ctx)
+// timerShadow is a rebuild of the timers under way.
+type timerShadow struct {
+	shadow
+	types  []string  // of the events that set or cancel timers
+	oldest time.Time // timers that were due before are taken as sent
+}
+
+func (s *timerShadow) in(statement string) string {
+	return s.log.in(strings.ReplaceAll(statement, "shadow.", pgx.Identifier{s.schema}.Sanitize()+"."))
+}
+
+func (s *timerShadow) run(ctx context.Context) (Rebuilt, error) {
+	if err := s.emptySchema(ctx); err != nil {
+		return Rebuilt{}, err
+	}
+	if _, err := s.keeper.Exec(ctx, s.in(sqlNewTimers), pgx.QueryExecModeSimpleProtocol); err != nil {
+		return Rebuilt{}, err
+	}
+	s.oldest = s.log.Clock().Add(-outcomesKept + 24*time.Hour)
+	if err := s.follow(ctx, 0); err != nil {
+		return Rebuilt{}, err
+	}
+	if _, err := s.keeper.Exec(ctx, "ANALYZE "+qualified(s.schema, "timers")); err != nil {
+		return Rebuilt{}, err
+	}
+	compare, err := s.log.o.Pool.Acquire(ctx)
 	if err != nil {
-		return 0, err
+		return Rebuilt{}, err
 	}
-	defer conn.Release()
-	if _, err := conn.Exec(ctx, l.in(sqlNewTimers), pgx.QueryExecModeSimpleProtocol); err != nil {
-		return 0, err
-	}
-	position := int64(0)
-	// follow applies the log up to its end.
-	follow := func(q interface {
-		SendBatch(context.Context, *pgx.Batch) pgx.BatchResults
-	}) error {
-		for {
-			all, err := l.timerEvents(ctx, position)
-			if err != nil || len(all) == 0 {
+	defer compare.Release()
+	return s.swapped(ctx, func(ctx context.Context) (r Rebuilt, snapshot pgx.Tx, err error) {
+		if err := s.follow(ctx, 0); err != nil {
+			return r, nil, err
+		}
+		s.tell("swap")
+		r.Held, err = s.underLock(ctx, func(ctx context.Context) error {
+			if err := s.follow(ctx, maxUnderLock); err != nil {
 				return err
 			}
-			position = all[len(all)-1].Position
-			changes, err := l.timerChanges(all)
+			if snapshot, err = snapshotOf(ctx, compare); err != nil {
+				return err
+			}
+			return pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error { return s.replaceTables(ctx, tx) })
+		})
+		r.Projections, r.Position = s.names, s.position
+		return r, snapshot, err
+	})
+}
+
+// follow applies the log up to its end, and gives up (errBusy) after so many events where a bound is given.
+func (s *timerShadow) follow(ctx context.Context, bound int) error {
+	for passed := 0; ; {
+		var end *int64
+		if err := s.keeper.QueryRow(ctx, s.in(sqlTimerSpan), s.position, timerSpan).Scan(&end); err != nil {
+			return err
+		}
+		if end == nil {
+			return nil
+		}
+		for s.position < *end {
+			if bound > 0 && passed > bound {
+				return errBusy
+			}
+			applied, err := s.applyPage(ctx, *end)
 			if err != nil {
 				return err
 			}
-			b := &pgx.Batch{}
-			if changes.queue(b, in); b.Len() == 0 {
-				continue
-			}
-			if err := q.SendBatch(ctx, b).Close(); err != nil {
-				return err
-			}
+			passed += applied
+			s.tell("build")
 		}
 	}
-	if err := follow(conn); err != nil {
-		return 0, err
-	}
-	if _, err := conn.Exec(ctx, l.in(sqlSentTimers), catalog.TimerActor); err != nil {
-		return 0, err
-	}
-	old := l.Clock().Add(-outcomesKept + 24*time.Hour).UnixMicro()
-	if _, err := conn.Exec(ctx, l.in(sqlOldTimers), old); err != nil {
-		return 0, err
-	}
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		hold := milliseconds(l.times.hold)
-		if _, err := tx.Exec(ctx, sqlGuard, milliseconds(l.times.lock), hold, true); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, sqlLock, lockKey(l.o.Owner, "append"), hold); err != nil {
-			return err
-		}
-		if err := follow(tx); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, l.in(sqlSwapTimers), pgx.QueryExecModeSimpleProtocol)
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	return timers, conn.QueryRow(ctx, l.in(`SELECT count(*) FROM owner.timers`)).Scan(&timers)
 }
 
-// timerBatch is how many events a rebuild of the timers reads at a time.
-const timerBatch = 5_000
-
-func (l *Log) timerEvents(ctx context.Context, after int64) ([]logged, error) {
-	found, err := l.o.Pool.Query(ctx, l.in(`SELECT `+columns+` FROM owner.events WHERE position > $1 ORDER BY position
-LIMIT $2`), after, timerBatch)
-	if err != nil {
-		return nil, err
+// applyPage applies a page of a span that ends at a position. Should the server crash, the rebuild begins anew, so
+// nothing of it is waited for.
+func (s *timerShadow) applyPage(ctx context.Context, end int64) (applied int, err error) {
+	position := end
+	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
+		// Plans are those for large tables, as when events are committed.
+		_, err := tx.Exec(ctx, `SELECT set_config('synchronous_commit', 'off', true), set_config('enable_seqscan', 'off', true),
+  set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+  set_config('idle_in_transaction_session_timeout', '5s', true)`)
+		if err != nil {
+			return err
+		}
+		found, err := tx.Query(ctx, s.in(sqlTimerEvents), planned, s.position, end, s.types, timerPage)
+		if err != nil {
+			return err
+		}
+		events, err := s.log.scanAll(found)
+		if applied = len(events); err != nil || applied == 0 {
+			return err
+		}
+		if applied == timerPage {
+			position = events[applied-1].Position
+		}
+		c, err := s.log.timerChanges(events)
+		if err != nil {
+			return err
+		}
+		b := &pgx.Batch{}
+		b.Queue(s.in(sqlClearTimers), slices.Concat(c.streams, c.goneStreams), slices.Concat(c.keys, c.goneKeys))
+		if len(c.streams) > 0 {
+			b.Queue(s.in(sqlFillTimers), c.streams, c.keys, c.generations, c.dues, c.commands, c.bodies, c.ids, s.oldest,
+				catalog.TimerActor)
+		}
+		return tx.SendBatch(ctx, b).Close()
+	})
+	if err == nil {
+		s.position = position
 	}
-	return l.scanAll(found)
+	return applied, err
 }
 
 // timerChanges is what events change of the timers in the end.

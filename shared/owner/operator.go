@@ -40,61 +40,83 @@ func unhurried(path string, h http.Handler) (string, http.Handler) {
 // Describe says what the service projects and consumes.
 func (o *operator) Describe(context.Context, *connect.Request[meshv1.DescribeRequest]) (
 	*connect.Response[meshv1.DescribeResponse], error) {
-	answer := &meshv1.DescribeResponse{}
-	for _, p := range o.projections {
-		answer.Projections = append(answer.Projections, p.Name())
-	}
-	slices.Sort(answer.Projections)
+	answer := &meshv1.DescribeResponse{Projections: o.rebuildable()}
 	for _, c := range o.consumers {
 		answer.Consumes = append(answer.Consumes, &meshv1.Consumed{Owner: c.Source(), Topic: c.Topic()})
 	}
 	return connect.NewResponse(answer), nil
 }
 
-// Rebuild makes one projection anew, or all.
+// Rebuild makes one projection anew, or all, the timers among them.
 func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.RebuildRequest],
 	out *connect.ServerStream[meshv1.RebuildResponse]) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(o.work, cancel)()
-	rebuild, err := o.rebuild(r.Msg.GetProjection())
-	if err != nil {
-		return rpc.Error(err)
-	}
-	rebuild.Progress = func(p eventlog.RebuildProgress) {
+	progress := func(p eventlog.RebuildProgress) {
 		// Where nobody hears it any more, ctx ends.
 		_ = out.Send(&meshv1.RebuildResponse{Step: p.Step, Position: p.Position, Head: p.Head})
 	}
-	rebuilt, err := o.log.Rebuild(ctx, rebuild)
+	rebuilds, err := o.rebuilds(r.Msg.GetProjection(), progress)
 	if err != nil {
-		return connect.NewError(connect.CodeInternal, err) // an operator is told what it is
+		return rpc.Error(err)
 	}
-	return out.Send(&meshv1.RebuildResponse{Step: "done", Position: rebuilt.Position, Head: rebuilt.Position,
-		Rebuilt: rebuiltMessage(rebuilt)})
+	for _, rebuild := range rebuilds {
+		rebuilt, err := rebuild(ctx)
+		if err != nil {
+			return connect.NewError(connect.CodeInternal, err) // an operator is told what it is
+		}
+		err = out.Send(&meshv1.RebuildResponse{Step: "done", Position: rebuilt.Position, Head: rebuilt.Position,
+			Rebuilt: rebuiltMessage(rebuilt)})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// rebuild says what to make anew. One of several projections has to say which tables are its own.
-func (o *operator) rebuild(name string) (eventlog.Rebuild, error) {
-	var names []string
+// rebuildable returns the names of the projections, sorted, with that of the timers where the service has some.
+func (o *operator) rebuildable() (names []string) {
 	for _, p := range o.projections {
 		names = append(names, p.Name())
 	}
-	switch i := slices.Index(names, name); {
+	if o.log.HasTimers() {
+		names = append(names, eventlog.TimersName)
+	}
+	slices.Sort(names)
+	return names
+}
+
+type rebuild func(context.Context) (eventlog.Rebuilt, error)
+
+// rebuilds returns what to make anew, one after the other. Projections are made anew together; one of several has to say
+// which tables are its own.
+func (o *operator) rebuilds(name string, progress func(eventlog.RebuildProgress)) (all []rebuild, err error) {
+	names := o.rebuildable()
+	switch {
 	case len(names) == 0:
-		return eventlog.Rebuild{}, refusal.New(refusal.NotFound, "%s projects nothing: there is nothing to rebuild", o.name)
-	case name == "" || len(names) == 1 && i == 0:
-		return eventlog.Rebuild{Projections: o.projections}, nil
-	case i < 0:
-		return eventlog.Rebuild{}, refusal.New(refusal.NotFound, "%s has no projection %q; it has %s", o.name, name,
+		return nil, refusal.New(refusal.NotFound, "%s projects nothing: there is nothing to rebuild", o.name)
+	case name != "" && !slices.Contains(names, name):
+		return nil, refusal.New(refusal.NotFound, "%s has no projection %q; it has %s", o.name, name,
 			strings.Join(names, ", "))
-	default:
-		own, ok := o.projections[i].(interface{ Tables() []string })
+	}
+	projections := eventlog.Rebuild{Projections: o.projections, Progress: progress}
+	if name != "" && name != eventlog.TimersName && len(o.projections) > 1 {
+		one := o.projections[slices.IndexFunc(o.projections, func(p eventlog.Projection) bool { return p.Name() == name })]
+		own, ok := one.(interface{ Tables() []string })
 		if !ok {
-			return eventlog.Rebuild{}, refusal.New(refusal.NotFound,
+			return nil, refusal.New(refusal.NotFound,
 				"projection %s does not say which tables are its own: rebuild all of %s", name, o.name)
 		}
-		return eventlog.Rebuild{Projections: o.projections[i : i+1], Tables: own.Tables()}, nil
+		projections.Projections, projections.Tables = []eventlog.Projection{one}, own.Tables()
 	}
+	if name != eventlog.TimersName && len(o.projections) > 0 {
+		all = append(all, func(ctx context.Context) (eventlog.Rebuilt, error) { return o.log.Rebuild(ctx, projections) })
+	}
+	if o.log.HasTimers() && (name == "" || name == eventlog.TimersName) {
+		all = append(all, func(ctx context.Context) (eventlog.Rebuilt, error) { return o.log.RebuildTimers(ctx, progress) })
+	}
+	return all, nil
 }
 
 func rebuiltMessage(r eventlog.Rebuilt) *meshv1.Rebuilt {

@@ -200,7 +200,7 @@ func (s *Service) validate() error {
 			problems = append(problems, fmt.Errorf("command %s: no aggregate decides about streams of kind %q", c.Name, c.Kind()))
 		}
 	}
-	names := map[string]bool{}
+	names := map[string]bool{eventlog.TimersName: true} // which can be rebuilt as a projection can
 	for _, p := range s.projections {
 		if names[p.Name()] {
 			problems = append(problems, fmt.Errorf("two projections are named %q", p.Name()))

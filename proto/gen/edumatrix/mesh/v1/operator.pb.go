@@ -165,7 +165,7 @@ func (x *DescribeResponse) GetConsumes() []*Consumed {
 
 type RebuildRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Empty: all of the service.
+	// "timers" stands for the timers. Empty: all of the service.
 	Projection    string `protobuf:"bytes,1,opt,name=projection,proto3" json:"projection,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -208,7 +208,7 @@ func (x *RebuildRequest) GetProjection() string {
 	return ""
 }
 
-// RebuildResponse is how far a rebuild is; the last one has what came of it.
+// RebuildResponse is how far a rebuild is. Those with "rebuilt" end the rebuild of the projections, or of the timers.
 type RebuildResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The step that is under way: "build", "swap", "compare".
