@@ -3,6 +3,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -43,17 +44,20 @@ type Server struct {
 	Users *quota.Users
 	// MaxBody bounds a request, as frames are bounded; 256 KiB when 0.
 	MaxBody int64
-	Guard   *guard.Guard
-	Tracer  trace.Tracer
-	Log     *slog.Logger
+	// WriteWait is how long a client may take to let 16 KiB of an answer through; 10 s when 0.
+	WriteWait time.Duration
+	Guard     *guard.Guard
+	Tracer    trace.Tracer
+	Log       *slog.Logger
 }
 
 func (s *Server) ServeHTTP(out http.ResponseWriter, r *http.Request) {
-	w := &response{ResponseWriter: out}
+	w := &response{ResponseWriter: out, wait: cmp.Or(s.WriteWait, 10*time.Second)}
 	defer s.Guard.Recover("http", func() {
-		if !w.begun {
-			fail(w, refusal.New(refusal.Internal, "something went wrong here"))
+		if w.begun {
+			panic(http.ErrAbortHandler) // the client is not to take the part that it has for the whole
 		}
+		fail(w, refusal.New(refusal.Internal, "something went wrong here"))
 	})
 	if !s.Access.Origin(r) {
 		failWith(w, http.StatusForbidden, refusal.New(refusal.Unauthorized, "pages of %s may not ask here",
@@ -71,7 +75,7 @@ func (s *Server) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 		failWith(w, http.StatusMethodNotAllowed, refusal.New(refusal.Malformed, "POST is the method for everything here"))
 		return
 	}
-	name := strings.TrimPrefix(r.URL.Path, "/api/")
+	name := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/api"), "/")
 	if err := s.serve(w, r, name); err != nil {
 		refused := access.Refusal(err)
 		if refused.Code == refusal.Internal {
@@ -210,16 +214,15 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return nil, refusal.New(refusal.Malformed, "the body ended early")
 }
 
-// response bounds how long a client may take to read an answer: each part within writeWait.
+// response bounds how long a client may take to read an answer: each part within wait.
 type response struct {
 	http.ResponseWriter
+	wait  time.Duration
 	begun bool
 }
 
-const (
-	writeWait = 10 * time.Second
-	part      = 16 << 10
-)
+// part is how much of an answer has to get through within one wait, in bytes.
+const part = 16 << 10
 
 // Unwrap is for http.ResponseController.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
@@ -233,7 +236,7 @@ func (w *response) Write(b []byte) (n int, err error) {
 	w.begun = true
 	control := http.NewResponseController(w.ResponseWriter)
 	for len(b) > 0 && err == nil {
-		_ = control.SetWriteDeadline(time.Now().Add(writeWait))
+		_ = control.SetWriteDeadline(time.Now().Add(w.wait))
 		var wrote int
 		wrote, err = w.ResponseWriter.Write(b[:min(part, len(b))])
 		n, b = n+wrote, b[wrote:]

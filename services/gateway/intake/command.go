@@ -52,7 +52,7 @@ func Read(declared *catalog.Command, actor, id string, data []byte) (Command, er
 	if declared.Worth > 0 {
 		c.Expires = time.Now().Add(declared.Worth)
 	}
-	body, err := proto.Marshal(m)
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
 		return c, refusal.New(refusal.InvalidField, "%s: %v", declared.Name, err)
 	}

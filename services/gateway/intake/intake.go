@@ -3,6 +3,7 @@
 package intake
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"sync"
@@ -71,6 +72,7 @@ type key struct{ owner, actor, id string }
 type entry struct {
 	stream  string
 	name    string
+	body    []byte
 	waiters []*waiter
 }
 
@@ -190,10 +192,13 @@ func (i *Intake) add(w *waiter) *refusal.Error {
 	}
 	e := i.waiting[w.key]
 	if e == nil {
-		e = &entry{stream: w.command.Stream, name: w.command.Declared.Name}
+		e = &entry{stream: w.command.Stream, name: w.command.Declared.Name, body: w.command.Body}
 		i.waiting[w.key] = e
 	} else if e.stream != w.command.Stream || e.name != w.command.Declared.Name {
 		return refusal.New(refusal.IDReused, "the command id stands for %s on %s", e.name, e.stream)
+	} else if !bytes.Equal(e.body, w.command.Body) {
+		// The outcome of the first one would be told to both.
+		return refusal.New(refusal.IDReused, "the command id stands for another %s on %s", e.name, e.stream)
 	}
 	if refused := w.sender.reserve(w); refused != nil {
 		if len(e.waiters) == 0 {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
@@ -284,6 +285,41 @@ func TestSend_AnIDInUseForAnotherCommandIsRefused(t *testing.T) {
 	c, err := intake.Read(declared, "alice", "c1", []byte(`{"conversation_id":"g"}`))
 	require.NoError(t, err)
 	require.Equal(t, refusal.IDReused, next(t, s.send(sender, c)).Refusal.Code)
+	other := s.send(s.intake.NewSender(), s.command(t, "alice", "c1", "something else"))
+	require.Equal(t, refusal.IDReused, next(t, other).Refusal.Code, "the same kind of command, but not the same")
+}
+
+// A panic while a client is told its outcome, or that it has to wait, costs that client its answer, and nobody else
+// anything: neither others who wait for the same outcome, nor what comes after it.
+func TestSend_APanicInAnAnswerCostsThatAnswer(t *testing.T) {
+	t.Parallel()
+	for name, patience := range map[string]time.Duration{"the outcome": time.Minute, "the timer": time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := begin(t, intake.Options{Patience: patience, Guard: guard.New(slog.New(slog.DiscardHandler), nil)})
+			eve, alice := s.intake.NewSender(), s.intake.NewSender()
+			panicked := make(chan bool, 8)
+			eve.Send(t.Context(), s.command(t, "u", "c1", "hi"), func(intake.Answer) {
+				panicked <- true
+				panic("injected into an answer")
+			})
+			second := s.send(alice, s.command(t, "u", "c1", "hi"))
+			if name == "the outcome" {
+				s.intake.Resolve(s.committed("u", "c1", 1))
+			}
+			<-panicked
+			a := next(t, second)
+			if name == "the timer" {
+				require.Contains(t, []string{refusal.Queued, refusal.Unavailable}, a.Refusal.Code)
+			} else {
+				require.EqualValues(t, 1, a.Version)
+			}
+			eve.Close()
+			third := s.send(alice, s.command(t, "u", "c2", "hi"))
+			s.intake.Resolve(s.committed("u", "c2", 2))
+			next(t, third)
+		})
+	}
 }
 
 func TestSend_IsBoundedByCountAndBytes(t *testing.T) {

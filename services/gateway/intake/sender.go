@@ -156,6 +156,7 @@ func (w *waiter) finish(a Answer) {
 	w.disarm()
 	w.sender.release(w)
 	a.Late = !w.first
+	defer w.sender.intake.options.Guard.Recover("outcome", nil)
 	w.saying.Lock()
 	defer w.saying.Unlock()
 	w.answer(a)

@@ -1,0 +1,412 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
+	"github.com/edumatrix/interlinked/services/gateway/httpapi"
+	"github.com/edumatrix/interlinked/services/gateway/intake"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
+	"github.com/edumatrix/interlinked/services/gateway/query"
+	"github.com/edumatrix/interlinked/services/gateway/quota"
+	"github.com/edumatrix/interlinked/shared/auth"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// tokens are names of users. Whether "unknown" holds cannot be found out.
+type tokens struct{}
+
+func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
+	if token == "unknown" {
+		return auth.User{}, refusal.New(refusal.Unavailable, "the keys cannot be fetched")
+	}
+	return auth.User{ID: token}, nil
+}
+
+// api is the HTTP API, with one owner behind it that decides commands as a test says.
+type api struct {
+	*httpapi.Server
+	url    string
+	chat   *fake.Owner
+	decide func(c envelope.Command) envelope.Result
+}
+
+func (a *api) Publish(_ string, messages ...*message.Message) error {
+	for _, m := range messages {
+		c, err := envelope.ReadCommand(m)
+		if err != nil {
+			return err
+		}
+		a.Intake.Resolve(a.decide(c))
+	}
+	return nil
+}
+
+func (a *api) Close() error { return nil }
+
+func commit(c envelope.Command) envelope.Result {
+	return envelope.Result{Actor: c.Actor, CommandID: c.ID, Source: "chat", Type: c.Type, Stream: c.Stream,
+		Kind: envelope.Committed, Version: 7}
+}
+
+func begin(t *testing.T, change ...func(*api)) *api {
+	t.Helper()
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	log := slog.New(slog.DiscardHandler)
+	a := &api{chat: fake.NewOwner(c, "chat"), decide: commit}
+	owner := httptest.NewServer(a.chat.Handler())
+	t.Cleanup(owner.Close)
+	tracer := noop.Tracer{}
+	peers := map[string]string{}
+	for _, name := range c.Owners() {
+		peers[name] = owner.URL
+	}
+	a.Server = &httpapi.Server{Catalog: c, Access: &access.Access{Verifier: tokens{}, Log: log}, Users: &quota.Users{},
+		Queries: query.New(c, peers, rpc.NewClient(rpc.Credential("s"), tracer), tracer), Guard: guard.New(log, nil), Tracer: tracer, Log: log}
+	for _, f := range change {
+		f(a)
+	}
+	a.Intake = intake.New(intake.Options{Catalog: c, Publisher: a, Ready: func(string) bool { return true },
+		Guard: a.Guard, Log: log})
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = a.Intake.Run(ctx) })
+	server := httptest.NewUnstartedServer(a.Server)
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	server.Start()
+	a.url = server.URL
+	t.Cleanup(func() { server.CloseClientConnections(); server.Close(); cancel(); running.Wait() })
+	return a
+}
+
+const (
+	send    = "chat.send_message"
+	history = "chat.history"
+	asked   = `{"conversation_id":"g"}`
+)
+
+func said(body string) string { return fmt.Sprintf(`{"conversation_id":"g","body":%q}`, body) }
+
+// answer is what a request came to.
+type answer struct {
+	status int
+	header http.Header
+	text   string
+	err    error
+}
+
+func (a answer) code() string {
+	var body struct{ Error struct{ Code string } }
+	_ = json.Unmarshal([]byte(a.text), &body)
+	return body.Error.Code
+}
+
+func (a *api) post(name, user, body string, headers ...string) (got answer) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, a.url+"/api/"+name, strings.NewReader(body))
+	if err != nil {
+		return answer{err: err}
+	}
+	r.Header.Set("Authorization", "Bearer "+user)
+	for n := 0; n < len(headers); n += 2 {
+		r.Header.Set(headers[n], headers[n+1])
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return answer{err: err}
+	}
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	return answer{response.StatusCode, response.Header, string(text), err}
+}
+
+// One user's requests under way are bounded; further ones of theirs are refused, and those of others are not.
+func TestServer_BoundsTheRequestsOfAUserThatAreUnderWay(t *testing.T) {
+	t.Parallel()
+	a := begin(t, func(a *api) { a.Users.Limits.Requests = 3 })
+	under, release := make(chan bool), make(chan bool)
+	a.chat.OnQuery(func(_ string, q fake.Question) (string, error) {
+		if q.Actor == "eve" {
+			under <- true
+			<-release
+		}
+		return `{}`, nil
+	})
+	var asking sync.WaitGroup
+	answers := make(chan answer, 3)
+	for range 3 {
+		asking.Go(func() { answers <- a.post(history, "eve", asked) })
+	}
+	for range 3 {
+		<-under
+	}
+	refused := a.post(history, "eve", asked)
+	require.Equal(t, http.StatusTooManyRequests, refused.status, refused)
+	require.Equal(t, refusal.TooManyWaiting, refused.code())
+	require.NotEmpty(t, refused.header.Get("Retry-After"))
+	other := a.post(history, "bob", asked)
+	require.Equal(t, http.StatusOK, other.status, other)
+	close(release)
+	for range 3 {
+		got := <-answers
+		require.Equal(t, http.StatusOK, got.status, got)
+	}
+	asking.Wait()
+	go func() { <-under }()
+	require.Equal(t, http.StatusOK, a.post(history, "eve", asked).status, "what is answered does not count any more")
+}
+
+// Programs that are told to come back are told when.
+func TestServer_SaysWhenToTryAgain(t *testing.T) {
+	t.Parallel()
+	a := begin(t, func(a *api) { a.Users.Limits.FrameBurst, a.Users.Limits.Frames = 1, 1 })
+	a.chat.OnQuery(func(string, fake.Question) (string, error) { return `{}`, nil })
+	for name, ask := range map[string]func() answer{
+		"the sign-in's keys are away": func() answer { return a.post(history, "unknown", asked) },
+		"an owner is away":            func() answer { a.chat.SetAway(true); return a.post(history, "bob", asked) },
+	} {
+		got := ask()
+		require.Equal(t, http.StatusServiceUnavailable, got.status, "%s: %v", name, got)
+		require.Equal(t, refusal.Unavailable, got.code(), name)
+		require.NotEmpty(t, got.header.Get("Retry-After"), name)
+	}
+	var got answer
+	for range 20 { // more than one a second
+		if got = a.post(history, "eve", asked+strings.Repeat(" ", 16<<10)); got.status == http.StatusTooManyRequests {
+			break
+		}
+	}
+	require.Equal(t, http.StatusTooManyRequests, got.status)
+	require.NotEmpty(t, got.header.Get("Retry-After"))
+}
+
+// The same id for another command is refused, whether the first one is decided or not.
+func TestServer_AnIDThatStandsForAnotherCommandIsAConflict(t *testing.T) {
+	t.Parallel()
+	t.Run("decided", func(t *testing.T) {
+		t.Parallel()
+		first := map[string]string{}
+		a := begin(t, func(a *api) {
+			a.decide = func(c envelope.Command) envelope.Result { // as owners do
+				r := commit(c)
+				if body, known := first[c.ID]; known && body != string(c.Body) {
+					r.Kind, r.Code, r.Text = envelope.Refused, refusal.IDReused, "the id stands for another command"
+				}
+				first[c.ID] = string(c.Body)
+				return r
+			}
+		})
+		require.Equal(t, http.StatusOK, a.post(send, "alice", said("first"), "Command-Id", "1").status)
+		got := a.post(send, "alice", said("second"), "Command-Id", "1")
+		require.Equal(t, http.StatusConflict, got.status, got)
+		require.Equal(t, refusal.IDReused, got.code())
+	})
+	t.Run("under way", func(t *testing.T) {
+		t.Parallel()
+		taken, release := make(chan bool, 8), make(chan bool)
+		letGo := sync.OnceFunc(func() { close(release) })
+		defer letGo()
+		a := begin(t, func(a *api) {
+			a.decide = func(c envelope.Command) envelope.Result {
+				taken <- true
+				<-release
+				return commit(c)
+			}
+		})
+		first := make(chan answer, 1)
+		go func() { first <- a.post(send, "alice", said("first"), "Command-Id", "1") }()
+		<-taken
+		got := a.post(send, "alice", said("second"), "Command-Id", "1")
+		require.Equal(t, http.StatusConflict, got.status, got)
+		require.Equal(t, refusal.IDReused, got.code())
+		letGo()
+		require.Equal(t, http.StatusOK, (<-first).status)
+	})
+}
+
+// A span is named by what is declared, and nobody else's trace context decides what this mesh records.
+func TestServer_NamesSpansByDeclarationsAndLinksForeignTraces(t *testing.T) {
+	t.Parallel()
+	spans := tracetest.NewInMemoryExporter()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	a := begin(t, func(a *api) { a.Tracer = provider.Tracer("test") })
+	const foreign = "4bf92f3577b34da6a3ce929d0e0e4736"
+	traceparent := []string{"Traceparent", "00-" + foreign + "-00f067aa0ba902b7-01"}
+	require.Equal(t, http.StatusOK, a.post(send, "alice", said("hi"), traceparent...).status)
+	a.chat.OnQuery(func(string, fake.Question) (string, error) { return `{}`, nil })
+	const procedure = "edumatrix.chat.v1.ChatService/History"
+	require.Equal(t, http.StatusOK, a.post(procedure, "alice", asked, "Content-Type", "application/json").status)
+	require.Equal(t, http.StatusNotFound, a.post("chat."+strings.Repeat("x", 1000), "alice", `{}`, traceparent...).status)
+	var received []tracetest.SpanStub
+	require.Eventually(t, func() bool {
+		received = received[:0]
+		for _, s := range spans.GetSpans() {
+			require.NotContains(t, s.Name, "xxx")
+			if s.SpanKind == trace.SpanKindServer {
+				received = append(received, s)
+			}
+		}
+		return len(received) == 2
+	}, 10*time.Second, time.Millisecond)
+	require.Equal(t, "receive chat.history", received[1].Name, "not by the path")
+	span := received[0]
+	require.Equal(t, "receive chat.send_message", span.Name)
+	require.False(t, span.Parent.IsValid(), "a foreign trace is no parent")
+	require.NotEqual(t, foreign, span.SpanContext.TraceID().String())
+	require.Len(t, span.Links, 1)
+	require.Equal(t, foreign, span.Links[0].SpanContext.TraceID().String())
+}
+
+// panicking panics where a span of its name begins.
+type panicking struct {
+	noop.Tracer
+	name string
+}
+
+func (p panicking) Start(ctx context.Context, name string, o ...trace.SpanStartOption) (context.Context, trace.Span) {
+	if name == p.name {
+		panic("injected into " + name)
+	}
+	return p.Tracer.Start(ctx, name, o...)
+}
+
+func TestServer_APanicCostsOneRequest(t *testing.T) {
+	t.Parallel()
+	a := begin(t, func(a *api) {
+		a.Tracer = panicking{name: "receive " + send}
+		a.Users.Limits.Requests = 1
+	})
+	a.chat.OnQuery(func(string, fake.Question) (string, error) { return `{}`, nil })
+	for range 3 { // what it held is free again: one request at a time
+		got := a.post(send, "alice", said("hi"))
+		require.Equal(t, http.StatusInternalServerError, got.status, got)
+		require.Equal(t, refusal.Internal, got.code())
+	}
+	require.Equal(t, http.StatusOK, a.post(history, "alice", asked).status)
+}
+
+// breaking panics when so many bytes of an answer were written.
+type breaking struct {
+	http.ResponseWriter
+	left int
+}
+
+func (b *breaking) Write(p []byte) (int, error) {
+	if b.left -= len(p); b.left < 0 {
+		panic("injected into an answer")
+	}
+	return b.ResponseWriter.Write(p)
+}
+
+// After a panic in the middle of an answer, the client does not take the part that it has for the whole.
+func TestServer_APanicInTheMiddleOfAnAnswerCutsIt(t *testing.T) {
+	t.Parallel()
+	a := begin(t)
+	a.chat.OnQuery(func(string, fake.Question) (string, error) {
+		return fmt.Sprintf(`{"messages":[{"body":%q}]}`, strings.Repeat("x", 100_000)), nil
+	})
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.ServeHTTP(&breaking{w, 40_000}, r)
+	}))
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	server.Start()
+	t.Cleanup(server.Close)
+	a.url = server.URL
+	got := a.post(history, "alice", asked)
+	require.Error(t, got.err)
+}
+
+// recorder records in which parts an answer was written, and before which of them the deadline was set anew.
+type recorder struct {
+	*httptest.ResponseRecorder
+	armed bool
+	parts []int
+	late  int // parts that had no deadline of their own
+}
+
+func (r *recorder) SetWriteDeadline(time.Time) error { r.armed = true; return nil }
+
+func (r *recorder) Write(b []byte) (int, error) {
+	r.parts = append(r.parts, len(b))
+	if !r.armed {
+		r.late++
+	}
+	r.armed = false
+	return r.ResponseRecorder.Write(b)
+}
+
+// A long answer takes as long as the client's link needs: each part of it has a deadline of its own.
+func TestServer_EachPartOfAnAnswerHasADeadlineOfItsOwn(t *testing.T) {
+	t.Parallel()
+	a := begin(t)
+	long := strings.Repeat("x", 300_000)
+	a.chat.OnQuery(func(string, fake.Question) (string, error) {
+		return fmt.Sprintf(`{"messages":[{"body":%q}]}`, long), nil
+	})
+	request := httptest.NewRequest(http.MethodPost, "/api/"+history, strings.NewReader(asked))
+	request.Header.Set("Authorization", "Bearer alice")
+	w := &recorder{ResponseRecorder: httptest.NewRecorder()}
+	a.ServeHTTP(w, request)
+	require.Contains(t, w.Body.String(), long)
+	require.Zero(t, w.late)
+	for _, n := range w.parts {
+		require.LessOrEqual(t, n, 16<<10)
+	}
+}
+
+// A client that does not read its answer is given up, and its user may ask again.
+func TestServer_AClientThatDoesNotReadIsGivenUp(t *testing.T) {
+	t.Parallel()
+	a := begin(t, func(a *api) {
+		a.WriteWait = 100 * time.Millisecond
+		a.Users.Limits.Requests = 1
+	})
+	page := fmt.Sprintf(`{"messages":[{"body":%q}]}`, strings.Repeat("x", 24<<20)) // more than sockets hold
+	a.chat.OnQuery(func(_ string, q fake.Question) (string, error) {
+		if strings.Contains(q.Data, "long") {
+			return page, nil
+		}
+		return `{}`, nil
+	})
+	socket, err := net.Dial("tcp", strings.TrimPrefix(a.url, "http://"))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = socket.Close() })
+	const body = `{"conversation_id":"long"}`
+	_, err = fmt.Fprintf(socket, "POST /api/%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer eve\r\nContent-Length: %d\r\n\r\n%s",
+		history, len(body), body)
+	require.NoError(t, err)
+	first := make([]byte, 1) // the answer has begun
+	_, err = io.ReadFull(socket, first)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return a.post(history, "eve", asked).status == http.StatusOK }, 20*time.Second,
+		10*time.Millisecond, "her request is under way for ever")
+	require.NoError(t, socket.SetReadDeadline(time.Now().Add(10*time.Second)))
+	rest, _ := io.ReadAll(socket)
+	require.Less(t, len(rest), len(page))
+	require.False(t, bytes.HasSuffix(rest, []byte("0\r\n\r\n")), "the answer looks complete")
+}
