@@ -1,13 +1,13 @@
 package gateway
 
 import (
-	"encoding/json"
 	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
 // boundedListener counts the connections of clients, with and without a WebSocket, and keeps them below the number of
@@ -52,8 +52,9 @@ func (l *boundedListener) full(next http.Handler) http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Retry-After", "5")
 		w.WriteHeader(http.StatusServiceUnavailable)
-		_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]string{"code": refusal.Unavailable,
+		body, _ := wirejson.Encode(map[string]any{"error": map[string]string{"code": refusal.Unavailable,
 			"message": "this gateway has as many connections as it takes, connect again later"}})
+		_, _ = w.Write(body)
 	})
 }
 

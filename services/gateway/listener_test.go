@@ -52,3 +52,30 @@ func TestListener_BeyondItsBoundAnswers503BeforeTheUpgrade(t *testing.T) {
 	}, 10*time.Second, 10*time.Millisecond)
 	require.Positive(t, maxConnections())
 }
+
+// Every spelling of a path under /api is answered as it came: a redirect would make many clients send a GET instead.
+func TestRoute_RedirectsNothingUnderAPI(t *testing.T) {
+	t.Parallel()
+	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Method", r.Method)
+		w.WriteHeader(http.StatusTeapot)
+	})
+	others := http.NewServeMux()
+	others.HandleFunc("/health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	handler := route(api, others)
+	for path, status := range map[string]int{
+		"/api": http.StatusTeapot, "/api/": http.StatusTeapot, "/api/chat.send_message": http.StatusTeapot,
+		"/api//chat.send_message": http.StatusTeapot, "//api/chat.send_message": http.StatusTeapot,
+		"/api/../api/chat.send_message": http.StatusTeapot, "/api/./chat.send_message": http.StatusTeapot,
+		"/health": http.StatusNoContent, "/apis": http.StatusNotFound,
+	} {
+		request := httptest.NewRequest(http.MethodPost, "http://gateway", nil)
+		request.URL.Path = path
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, request)
+		require.Equal(t, status, w.Code, path)
+		if status == http.StatusTeapot {
+			require.Equal(t, http.MethodPost, w.Header().Get("Method"), path)
+		}
+	}
+}

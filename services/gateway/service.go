@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"path"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/trace/noop"
@@ -107,8 +109,8 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		Guard: guarded, Log: log, Mesh: mesh})
 	mux := http.NewServeMux()
 	mux.Handle("/ws", sockets)
-	mux.Handle("/api/", &httpapi.Server{Access: door, Catalog: env.Catalog, Intake: commands, Queries: queries,
-		Users: &mesh.Users, Guard: guarded, Tracer: tracer, Log: log})
+	api := &httpapi.Server{Access: door, Catalog: env.Catalog, Intake: commands, Queries: queries,
+		Users: &mesh.Users, Guard: guarded, Tracer: tracer, Log: log}
 	watch.mount(mux)
 	listener := set.listener
 	if listener == nil {
@@ -130,7 +132,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	}
 
 	bounded := &boundedListener{Listener: listener, max: maxConnections()}
-	server := &http.Server{Handler: bounded.full(mux), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute,
+	server := &http.Server{Handler: bounded.full(route(api, mux)), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
 
 	// Work goes on while it stops, so that what is in flight is answered.
@@ -174,4 +176,16 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		return fmt.Errorf("gateway: %w", err)
 	}
 	return nil
+}
+
+// route gives the API its requests as they came. A ServeMux would answer those with another spelling of a path by a
+// redirect, after which many clients send a GET without the body.
+func route(api, others http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if at := path.Clean(r.URL.Path); at == "/api" || strings.HasPrefix(at, "/api/") {
+			api.ServeHTTP(w, r)
+			return
+		}
+		others.ServeHTTP(w, r)
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
@@ -72,8 +73,8 @@ func (e *ownFault) Unwrap() error { return e.err }
 // missing.
 func ofData(err error) bool {
 	var own *ownFault
-	if errors.As(err, &own) {
-		return true
+	if errors.As(err, &own) || errors.As(err, new(pgx.ScanArgError)) {
+		return true // a row that this program cannot read stays as it is, however often it is read
 	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) || len(pg.Code) != 5 {

@@ -81,7 +81,12 @@ func (a *asker) beginFailed(n newcomer, err error) {
 		return
 	}
 	n.failures++
-	time.AfterFunc(pauseAfter(n.failures), func() { a.beginning.add(n) })
+	a.later(n.failures, n.conn, func() { a.beginning.add(n) })
+}
+
+// later does what concerns one connection alone after the pause for so many failures.
+func (a *asker) later(failures int, c *hub.Conn, do func()) {
+	time.AfterFunc(pauseAfter(failures), func() { a.guard(c, do) })
 }
 
 // pauseAfter is the pause after so many failures of one alone.

@@ -95,7 +95,11 @@ func TestAttach_APanicCostsOneConnection(t *testing.T) {
 	bob := w.connect(t, "bob")
 	close(w.known)
 	require.Equal(t, true, await(t, bob)["ready"])
-	<-c.Done()
+	select {
+	case <-c.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the connection stays")
+	}
 	reason, _ := c.Reason()
 	require.Equal(t, hub.Internal, reason)
 	n, err := testutil.GatherAndCount(w.counted, "gateway_panics_total")

@@ -81,7 +81,7 @@ func (a *asker) lookFailed(l *look, err error) {
 		return
 	}
 	l.failures++
-	time.AfterFunc(pauseAfter(l.failures), func() { a.looking.add(l) })
+	a.later(l.failures, l.conn, func() { a.looking.add(l) })
 }
 
 func (a *asker) ask(ctx context.Context, request *meshv1.LookRequest) (*meshv1.LookResponse, error) {

@@ -79,7 +79,7 @@ func (a *asker) resumeFailed(n newcomer, err error) {
 		return
 	}
 	if n.failures++; n.failures < maxFailures {
-		time.AfterFunc(pauseAfter(n.failures), func() { a.alone().add(n) })
+		a.later(n.failures, n.conn, func() { a.alone().add(n) })
 		return
 	}
 	a.options.Log.Warn("rooms: what a user has missed cannot be read, everything is too far", "owner", a.owner,

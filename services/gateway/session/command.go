@@ -31,6 +31,7 @@ func (s *Session) command(ctx context.Context, f Frame, declared *catalog.Comman
 	span.SetAttributes(attribute.String("mesh.stream", c.Stream), attribute.String("mesh.command_id", c.ID))
 	id := f.ID // alone: the text of the frame need not be kept
 	s.sender.Send(ctx, c, func(a intake.Answer) {
+		defer s.mesh.Guard.Recover("outcome", func() { s.conn.Close(hub.Internal) })
 		if !a.Late {
 			if a.Refusal != nil {
 				span.SetAttributes(attribute.String("mesh.refused", a.Refusal.Code))

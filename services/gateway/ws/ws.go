@@ -5,7 +5,6 @@ package ws
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -21,6 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/session"
+	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
 // Options of a Server.
@@ -202,7 +202,8 @@ func refuse(w http.ResponseWriter, status int, r *refusal.Error) {
 		w.Header().Set("Retry-After", "1")
 	}
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]string{"code": r.Code, "message": r.Text}})
+	body, _ := wirejson.Encode(map[string]any{"error": map[string]string{"code": r.Code, "message": r.Text}})
+	_, _ = w.Write(body)
 }
 
 // reasonOf is why a session could not begin.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -279,6 +280,44 @@ func TestCommand_WithoutAnIDIsToldTheOneItGot(t *testing.T) {
 	f := read(t, socket)
 	require.True(t, f.OK)
 	require.True(t, catalog.ValidID(f.CommandID))
+}
+
+// What a client says in its first frame is read as strictly as what follows.
+func TestAuth_ItsDataIsReadStrictly(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	socket := m.raw(t, "")
+	for data, says := range map[string]string{
+		`{"token":"alice","token":"bob"}`:  "token is there twice",
+		`{"token":"alice","Token":"bob"}`:  `no field "Token"`,
+		`{"token":"alice","colour":"red"}`: `no field "colour"`,
+		`{"token":"alice","resume":"yes"}`: "resume has to be true or false",
+		`{"token":["alice"]}`:              "token has to be a text",
+		`["alice"]`:                        "a JSON object",
+	} {
+		write(t, socket, `{"id":"0","type":"auth","data":`+data+`}`)
+		f := read(t, socket)
+		require.Equal(t, "0", f.Re, data)
+		require.NotNil(t, f.Error, data)
+		require.Equal(t, refusal.InvalidField, f.Error.Code, data)
+		require.Contains(t, f.Error.Message, says, data)
+	}
+	write(t, socket, `{"id":"1","type":"auth","data":{"token":"alice"}}`)
+	require.True(t, read(t, socket).OK)
+	require.True(t, read(t, socket).Ready)
+}
+
+// A refusal before the upgrade has its texts as every other answer has them.
+func TestRefuse_TextsAreNotEscapedForHTML(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	response, err := http.Get("http" + strings.TrimPrefix(m.url, "ws") + "?resume=%3Cyes%26no%3E")
+	require.NoError(t, err)
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusBadRequest, response.StatusCode)
+	require.Contains(t, string(body), "<yes&no>")
 }
 
 func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {

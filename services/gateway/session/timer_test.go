@@ -1,0 +1,36 @@
+package session
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/services/gateway/guard"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+)
+
+// A panic in a timer of a session, such as that of its token, costs that session's connection, and not the process.
+func TestTimer_APanicCostsOneConnection(t *testing.T) {
+	t.Parallel()
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	connections := hub.New(hub.Options{Catalog: c})
+	mesh := &Mesh{Guard: guard.New(slog.New(slog.DiscardHandler), nil)}
+	eve, err := connections.Add("eve")
+	require.NoError(t, err)
+	bob, err := connections.Add("bob")
+	require.NoError(t, err)
+	s := &Session{mesh: mesh, conn: eve}
+	s.after(0, func() { panic("injected into a timer") })
+	select {
+	case <-eve.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the connection stays")
+	}
+	reason, _ := eve.Reason()
+	require.Equal(t, hub.Internal, reason)
+	require.False(t, bob.Ended())
+}
