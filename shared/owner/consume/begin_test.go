@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
@@ -79,4 +80,45 @@ func TestConsume_UpgradesFromReadings(t *testing.T) {
 	w.start()
 	w.source.say("7", "more")
 	w.awaitRaised("7", 4, 5)
+}
+
+// A release that declares more partitions than the broker has goes by what the records name: also what is read from the
+// owner's log, at the start and in a hole, belongs to the partitions that there are. Later the topic is given the others.
+func TestConsume_ABrokerHasFewerPartitionsThanDeclared(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	names := conversations(20)
+	for _, c := range names {
+		w.source.chained(w.source.append(c, "before the topic's oldest record")...)
+	}
+	start := func() *instance { return w.startWith(func(o *consume.Options) { o.Partitions = 6 }) }
+	first := start()
+	for _, c := range names {
+		w.source.say(c, "x")
+		w.source.chained(w.source.append(c, "missing")...)
+		w.source.say(c, "x")
+	}
+	w.stored()
+	first.stop()
+	start()
+	for _, c := range names {
+		w.source.say(c, "x")
+	}
+	w.stored()
+	for _, c := range names {
+		require.Equal(t, upTo(5), w.raised("bob", c), "conversation %s", c)
+	}
+	require.EqualValues(t, 3, w.number("SELECT count(*) FROM notification.checkpoints WHERE partitions = 3"))
+	require.EqualValues(t, 3, w.number("SELECT count(*) FROM notification.checkpoints"))
+	grown, err := meshtest.KafkaAdmin(t, w.kafka).UpdatePartitions(t.Context(), 6, w.kafka.Topic(topic))
+	require.NoError(t, err)
+	require.NoError(t, grown.Error())
+	w.source.grow(6)
+	for _, c := range names {
+		w.source.say(c, "x")
+	}
+	w.stored()
+	for _, c := range names {
+		require.Equal(t, upTo(6), w.raised("bob", c), "conversation %s", c)
+	}
 }

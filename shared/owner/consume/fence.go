@@ -72,7 +72,7 @@ func (a *applier) fence(c eventlog.Checkpoint, e envelope.Event) (found eventlog
 
 // awaitOld waits until every partition of the epoch before a fence is stored up to it.
 func (a *applier) awaitOld(old eventlog.Checkpoint, f eventlog.Fence) error {
-	for {
+	for n := 0; ; n++ {
 		var all map[int32]eventlog.Checkpoint
 		err := a.patiently(a.claim.Done(), func() (err error) {
 			all, err = a.o.Log.Checkpoints(a.ctx, a.of.Source, a.of.Topic)
@@ -83,6 +83,10 @@ func (a *applier) awaitOld(old eventlog.Checkpoint, f eventlog.Fence) error {
 		}
 		if passed(all, old.Partitions, f) {
 			return nil
+		}
+		if n == 0 {
+			a.logger.Info("the partition waits until the others are stored up to where their count changed",
+				"partition", a.of.Partition, "position", f.Position)
 		}
 		if !pause(a.ctx, a.claim.Done(), awaitEvery) {
 			return errOver

@@ -3,11 +3,17 @@
 package consume_test
 
 import (
+	"context"
+	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
 // A stream is retried on another instance while its partition goes on: each event is applied once and in order.
@@ -77,4 +83,69 @@ func TestConsume_ASourceThatHangsStopsOnlyWhatNeedsIt(t *testing.T) {
 	for _, c := range conversations(30) {
 		require.Equal(t, upTo(1), w.raised("bob", c))
 	}
+}
+
+// While one source does not answer, and all partitions of its topic have a hole, the topic of another source is consumed
+// as ever. Both share a pool of 5 connections.
+func TestConsume_AnotherSourceGoesOnBesideOneThatHangs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start()
+	feed := w.another("feed", "post-events")
+	w.startWith(func(o *consume.Options) { o.Source, o.Topic, o.Owner = "feed", "post-events", feed })
+	for _, c := range conversations(20) {
+		w.source.say(c, "x")
+	}
+	w.stored()
+	w.source.hangs.Store(true)
+	for _, c := range conversations(20) {
+		w.source.chained(w.source.append(c, "missing")...)
+		w.source.say(c, "behind it")
+	}
+	w.eventually("all partitions wait for chat", func() bool { return w.source.asked.Load() >= 3 })
+	for range 10 {
+		for _, c := range conversations(20) {
+			feed.say(c, "x")
+		}
+	}
+	feed.awaitStored()
+	require.EqualValues(t, 200, w.number("SELECT count(*) FROM notification.events WHERE cause LIKE 'feed-%'"))
+	require.EqualValues(t, 20, w.number("SELECT count(*) FROM notification.events WHERE cause LIKE 'chat-%'"))
+	w.source.hangs.Store(false)
+	w.stored()
+	require.EqualValues(t, 60, w.number("SELECT count(*) FROM notification.events WHERE cause LIKE 'chat-%'"))
+}
+
+// Another instance, which has the same partition as it believes, has applied a part of a batch meanwhile: the batch is not
+// committed, this instance gives the partition up, and who takes it next goes on where the other one was.
+func TestConsume_GivesUpAPartitionThatAnotherInstanceHasMoved(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var i *instance
+	var moved, stale atomic.Int64
+	i = w.startWith(func(o *consume.Options) {
+		o.Commit = func(ctx context.Context, _ []consume.Command, write eventlog.Write) (eventlog.Committed, error) {
+			if len(write.Appends) > 1 && moved.Add(1) == 1 {
+				other := write
+				advance := *write.Advance
+				advance.To.Position = advance.From.Position + 1
+				other.Appends, other.Advance = write.Appends[:1], &advance
+				if _, err := i.log.Commit(ctx, other); err != nil {
+					t.Error(err)
+				}
+			}
+			committed, err := i.log.Commit(ctx, write)
+			var lost *eventlog.StaleCheckpointError
+			if errors.As(err, &lost) {
+				stale.Add(1)
+			}
+			return committed, err
+		}
+	})
+	w.source.say("7", make([]string, 200)...)
+	w.awaitRaised("7", upTo(200)...)
+	w.source.say("7", "more")
+	w.stored()
+	require.Equal(t, upTo(201), w.raised("bob", "7"))
+	require.EqualValues(t, 1, stale.Load(), "batches that were refused")
 }

@@ -17,6 +17,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -37,10 +38,11 @@ import (
 
 const topic = "chat-events"
 
-// source is the owner "chat": a log in memory, whose records the tests put on the topic as they like.
+// source is an owner, "chat": a log in memory, whose records the tests put on its topic as they like.
 type source struct {
 	meshv1connect.OwnerServiceClient
-	w *world
+	w           *world
+	name, topic string
 
 	mu          sync.Mutex
 	log         []envelope.Event // without Before
@@ -53,8 +55,8 @@ type source struct {
 	incarnation string
 
 	reads atomic.Int64 // pages that were asked for with a topic or stream
+	asked atomic.Int64 // pages that were asked for while the owner hangs
 	hangs atomic.Bool  // whether the owner does not answer
-	delay atomic.Int64 // nanoseconds
 }
 
 // append writes events into the log: one for each body, in "conversation:<conversation>".
@@ -66,7 +68,7 @@ func (s *source) append(conversation string, bodies ...string) (events []envelop
 		stream := "conversation:" + conversation
 		s.versions[stream]++
 		raw, _ := proto.Marshal(&chatv1.MessageSent{ConversationId: conversation, MessageId: "m", Body: body})
-		e := envelope.Event{ID: fmt.Sprintf("event-%d-%s", s.head, s.incarnation), Type: "chat.message_sent", Source: "chat",
+		e := envelope.Event{ID: fmt.Sprintf("%s-%d-%s", s.name, s.head, s.incarnation), Type: "chat.message_sent", Source: s.name,
 			Stream: stream, Version: s.versions[stream], Position: s.head, Time: time.Now().UTC(), Actor: "ann", Body: raw,
 			Class: routingv1.Class_CLASS_DURABLE, Incarnation: s.incarnation}
 		s.log = append(s.log, e)
@@ -99,7 +101,7 @@ func (s *source) publish(events ...envelope.Event) {
 		}
 		all = append(all, addressed(e, bus.Partition(e.Stream, count)))
 	}
-	require.NoError(s.w.t, s.w.publisher.Publish(topic, all...))
+	require.NoError(s.w.t, s.w.publisher.Publish(s.topic, all...))
 }
 
 func addressed(e envelope.Event, partition int32) *message.Message {
@@ -127,14 +129,14 @@ func (s *source) tellWith(change func(*envelope.Event)) {
 	s.mu.Lock()
 	var all []*message.Message
 	for n := range s.partitions {
-		e := envelope.Position("chat", s.head, s.chain[n])
+		e := envelope.Position(s.name, s.head, s.chain[n])
 		e.Epoch, e.Partitions, e.Incarnation = s.epoch, s.partitions, s.incarnation
 		s.chain[n] = s.head
 		change(&e)
 		all = append(all, addressed(e, n))
 	}
 	s.mu.Unlock()
-	require.NoError(s.w.t, s.w.publisher.Publish(topic, all...))
+	require.NoError(s.w.t, s.w.publisher.Publish(s.topic, all...))
 }
 
 // grow has the topic have more partitions from here on.
@@ -149,10 +151,10 @@ func (s *source) grow(partitions int32) {
 func (s *source) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogRequest]) (
 	*connect.Response[meshv1.ReadLogResponse], error) {
 	if s.hangs.Load() {
+		s.asked.Add(1)
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	time.Sleep(time.Duration(s.delay.Load()))
 	ask := r.Msg
 	if ask.GetTopic() != "" || ask.GetStream() != "" {
 		s.reads.Add(1)
@@ -176,7 +178,7 @@ func (s *source) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogR
 		case ask.GetPartitions() > 0 && bus.Partition(e.Stream, ask.GetPartitions()) != ask.GetPartition():
 			continue
 		}
-		page.Records = append(page.Records, e.Record(topic))
+		page.Records = append(page.Records, e.Record(s.topic))
 		if len(page.Records) == limit {
 			page.Complete = e.Position
 			break
@@ -188,7 +190,9 @@ func (s *source) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogR
 // world is a database and a broker with the topic of a source.
 type world struct {
 	t         *testing.T
-	pool      *pgxpool.Pool
+	pool      *pgxpool.Pool // of the tests
+	services  *pgxpool.Pool // of the instances
+	sent      statements    // by the instances
 	kafka     backend.Kafka
 	catalog   *catalog.Catalog
 	publisher *bus.Publisher
@@ -208,13 +212,51 @@ func newWorld(t *testing.T) *world {
 	w.pool, err = backend.Postgres{URL: meshtest.Postgres(t), PoolMax: 5}.Open(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(w.pool.Close)
+	traced := w.pool.Config()
+	traced.ConnConfig.Tracer = &w.sent
+	w.services, err = pgxpool.NewWithConfig(t.Context(), traced)
+	require.NoError(t, err)
+	t.Cleanup(w.services.Close)
 	w.publisher, err = bus.NewPublisher(w.kafka, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = w.publisher.Close() })
-	w.source = &source{w: w, versions: map[string]int64{}, chain: map[int32]int64{}, partitions: 3, epoch: 1,
-		incarnation: "first", missing: map[int64]bool{}}
+	w.source = w.another("chat", topic)
 	w.chokes.Store(true)
 	return w
+}
+
+// another makes a source.
+func (w *world) another(name, topic string) *source {
+	return &source{w: w, name: name, topic: topic, versions: map[string]int64{}, chain: map[int32]int64{}, partitions: 3,
+		epoch: 1, incarnation: "first", missing: map[int64]bool{}}
+}
+
+// statements counts what is sent to Postgres.
+type statements struct{ transactions, others atomic.Int64 }
+
+func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	s.count(d.SQL)
+	return ctx
+}
+
+func (*statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func (*statements) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	return ctx
+}
+
+func (s *statements) TraceBatchQuery(_ context.Context, _ *pgx.Conn, d pgx.TraceBatchQueryData) {
+	s.count(d.SQL)
+}
+
+func (*statements) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
+
+func (s *statements) count(sql string) {
+	if strings.HasPrefix(strings.ToUpper(sql), "BEGIN") {
+		s.transactions.Add(1)
+	} else {
+		s.others.Add(1)
+	}
 }
 
 // react raises a notification for "bob" about each message; for each of n recipients about "many n"; none about "quiet".
@@ -256,6 +298,7 @@ type instance struct {
 	waiting  sync.Map    // dependency → error
 	lost     atomic.Bool // whether acknowledgements are lost from now on, as when it is killed after a commit
 	stop     func()
+	kill     func() // ends it without committing what is under way
 }
 
 func (w *world) start() *instance {
@@ -267,7 +310,7 @@ func (w *world) startWith(change func(*consume.Options)) *instance {
 	w.t.Helper()
 	i := &instance{world: w}
 	var err error
-	i.log, err = eventlog.Open(w.t.Context(), eventlog.Options{Owner: "notification", Pool: w.pool, Catalog: w.catalog,
+	i.log, err = eventlog.Open(w.t.Context(), eventlog.Options{Owner: "notification", Pool: w.services, Catalog: w.catalog,
 		Log: slog.New(slog.DiscardHandler)})
 	require.NoError(w.t, err)
 	work, stopWork := context.WithCancel(context.Background())
@@ -283,7 +326,7 @@ func (w *world) startWith(change func(*consume.Options)) *instance {
 	subscriber, err := bus.NewSubscriber(w.kafka, bus.SubscriberOptions{Group: "notification", InOrder: true,
 		Window: consume.Window, Drain: 3 * time.Second})
 	require.NoError(w.t, err)
-	router.AddConsumerHandler("notification", topic, subscriber, func(m *message.Message) error {
+	router.AddConsumerHandler("notification", o.Topic, subscriber, func(m *message.Message) error {
 		err := i.consumer.Handle(m)
 		if i.lost.Load() {
 			<-m.Context().Done()
@@ -301,6 +344,10 @@ func (w *world) startWith(change func(*consume.Options)) *instance {
 		i.consumer.Wait()
 		running.Wait()
 	})
+	i.kill = func() {
+		stopWork()
+		i.stop()
+	}
 	w.t.Cleanup(i.stop)
 	return i
 }
@@ -335,10 +382,15 @@ func (w *world) awaitRaised(conversation string, want ...int64) {
 // stored waits until every partition is stored up to the log's position.
 func (w *world) stored() {
 	w.t.Helper()
-	w.source.tell()
-	w.eventually("every partition is stored", func() bool {
-		return w.number("SELECT count(*) FROM notification.checkpoints WHERE position >= $1 AND index = 0", w.source.head) ==
-			int64(w.source.partitions)
+	w.source.awaitStored()
+}
+
+func (s *source) awaitStored() {
+	s.w.t.Helper()
+	s.tell()
+	s.w.eventually("every partition is stored", func() bool {
+		return s.w.number(`SELECT count(*) FROM notification.checkpoints
+			WHERE source = $1 AND position >= $2 AND index = 0`, s.name, s.head) == int64(s.partitions)
 	})
 }
 

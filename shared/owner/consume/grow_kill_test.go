@@ -1,0 +1,162 @@
+//go:build integration
+
+package consume_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/owner/consume"
+)
+
+// killer kills instances around the commits by which the partitions of a topic that grows go on: once while an old
+// partition is behind the fence and the new one waits for it, once as each old one crosses it, and once as the new one
+// begins.
+type killer struct {
+	*world
+	after  bool // the commit, not before it
+	waits  chan struct{}
+	killed chan struct{}
+
+	mu      sync.Mutex
+	growing bool
+	used    map[string]bool
+}
+
+// start runs an instance that commits nothing else from its moment on.
+func (k *killer) start() *instance {
+	k.t.Helper()
+	dead := false
+	return k.startWith(func(o *consume.Options) {
+		log := o.Log
+		o.Logger = slog.New(&watch{o.Logger.Handler(), k.waits})
+		o.Commit = func(ctx context.Context, _ []consume.Command, w eventlog.Write) (eventlog.Committed, error) {
+			k.mu.Lock()
+			name, first := k.moment(w.Advance, len(w.Appends), dead)
+			was := dead
+			dead = dead || first
+			k.mu.Unlock()
+			if name == "begin" && len(w.Appends) > 0 && k.number(`SELECT count(*) FROM notification.checkpoints
+				WHERE partition < 3 AND epoch = 1 AND position < (SELECT fence FROM notification.fences)`) > 0 {
+				k.t.Error("an event above the fence is applied before an old partition is stored up to it")
+			}
+			if !was && !first {
+				return log.Commit(ctx, w)
+			}
+			if first && name == "behind" {
+				select {
+				case <-k.waits:
+				case <-ctx.Done():
+				}
+			}
+			if first && k.after {
+				if _, err := log.Commit(ctx, w); err != nil {
+					k.t.Error(err)
+				}
+			}
+			if first {
+				k.killed <- struct{}{}
+			}
+			<-ctx.Done()
+			return eventlog.Committed{}, bus.Away("postgres", ctx.Err())
+		}
+	})
+}
+
+// moment returns the name of the step that a commit is, and whether the instance is to be killed at it.
+func (k *killer) moment(a *eventlog.Advance, effects int, dead bool) (name string, first bool) {
+	switch {
+	case a.To.Epoch == 1 && a.Of.Partition == 0 && effects > 0:
+		name = "behind"
+	case a.From.Epoch < a.To.Epoch:
+		name = fmt.Sprint("cross ", a.Of.Partition)
+	case a.Of.Partition == 3:
+		name = "begin"
+	}
+	first = k.growing && !dead && name != "" && !k.used[name]
+	if first {
+		k.used[name] = true
+	}
+	return name, first
+}
+
+// watch is a handler that notes when the new partition waits for the old ones.
+type watch struct {
+	slog.Handler
+	waits chan struct{}
+}
+
+func (h *watch) Handle(ctx context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if strings.HasPrefix(r.Message, "the partition waits until the others") && a.Key == "partition" && a.Value.Int64() == 3 {
+			select {
+			case h.waits <- struct{}{}:
+			default:
+			}
+		}
+		return true
+	})
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h *watch) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &watch{h.Handler.WithAttrs(attrs), h.waits}
+}
+
+// A topic grows from 3 to 4 partitions under traffic, and the instance is killed at every step of that: each event is
+// applied once, those of a stream in order, and none above the fence before all old partitions are stored up to it.
+func TestConsume_KilledAtEveryStepWhileATopicGrows(t *testing.T) {
+	t.Parallel()
+	for _, after := range []bool{false, true} {
+		t.Run(map[bool]string{false: "before the commit", true: "after the commit"}[after], func(t *testing.T) {
+			t.Parallel()
+			k := &killer{world: newWorld(t), after: after, waits: make(chan struct{}, 1), killed: make(chan struct{}, 5),
+				used: map[string]bool{}}
+			names := conversations(20)
+			round := func() {
+				for _, c := range names {
+					k.source.say(c, "hello")
+				}
+			}
+			i := k.start()
+			round()
+			k.stored()
+			k.mu.Lock()
+			k.growing = true
+			k.mu.Unlock()
+			round()
+			grown, err := meshtest.KafkaAdmin(t, k.kafka).UpdatePartitions(t.Context(), 4, k.kafka.Topic(topic))
+			require.NoError(t, err)
+			require.NoError(t, grown.Error())
+			k.source.grow(4)
+			for range 5 {
+				round()
+				select {
+				case <-k.killed:
+				case <-time.After(2 * time.Minute):
+					t.Fatal("not in time: the next step")
+				}
+				i.kill()
+				i = k.start()
+			}
+			k.stored()
+			for _, c := range names {
+				require.Equal(t, upTo(7), k.raised("bob", c), "conversation %s", c)
+			}
+			require.EqualValues(t, 4, k.number("SELECT count(*) FROM notification.checkpoints WHERE partitions = 4 AND epoch = 2"))
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			require.Len(t, k.used, 5)
+		})
+	}
+}
