@@ -60,3 +60,38 @@ func (l *listener) awaitSome(conversation string, n int) {
 	l.t.Helper()
 	l.eventually("some greetings", func() bool { return len(l.raised(conversation)) >= n })
 }
+
+// A release declares 3 partitions where the broker has one: chat relays and the service consumes by what there is, and
+// both go on when the topic is given the others.
+func TestConsume_ABrokerWithFewerPartitionsThanDeclared(t *testing.T) {
+	t.Parallel()
+	kafka := meshtest.EmbeddedKafka(t)
+	admin := meshtest.KafkaAdmin(t, kafka)
+	_, err := admin.CreateTopic(t.Context(), 1, 1, nil, kafka.Topic("chat-events"))
+	require.NoError(t, err)
+	l := newListenerOn(t, "chat-events", kafka)
+	l.listens()
+	const rooms = 8
+	for c := range rooms {
+		l.say(fmt.Sprint(c), "fine", "fine")
+	}
+	for c := range rooms {
+		l.awaitRaised(fmt.Sprint(c), 1, 2)
+	}
+	partitions := func() (n int) {
+		require.NoError(t, l.env.Stores.Postgres.QueryRow(t.Context(),
+			"SELECT count(*) FROM notification.checkpoints WHERE partitions = (SELECT count(*) FROM notification.checkpoints)").Scan(&n))
+		return n
+	}
+	require.Equal(t, 1, partitions())
+	grown, err := admin.UpdatePartitions(t.Context(), 3, kafka.Topic("chat-events"))
+	require.NoError(t, err)
+	require.NoError(t, grown.Error())
+	l.eventually("all partitions are consumed", func() bool { return partitions() == 3 })
+	for c := range rooms {
+		l.say(fmt.Sprint(c), "fine")
+	}
+	for c := range rooms {
+		l.awaitRaised(fmt.Sprint(c), 1, 2, 3)
+	}
+}

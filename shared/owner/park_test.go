@@ -3,6 +3,7 @@
 package owner_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -276,5 +277,71 @@ func TestReplay_ChangesNothingThatWasTaken(t *testing.T) {
 	l.awaitParked()
 	if letters := l.letters(); len(letters) > 0 {
 		t.Errorf("dead letters of a replay: %+v", letters)
+	}
+}
+
+// More streams are parked than a page takes: the pages contain each of them once, in one order, also while some are
+// resolved.
+func TestParked_AreListedInPages(t *testing.T) {
+	t.Parallel()
+	l := newListener(t, "chat-events")
+	l.listens()
+	const all = 1203
+	_, err := l.env.Stores.Postgres.Exec(t.Context(), `INSERT INTO notification.parked_streams
+		(source, topic, stream, position, index, version, waiting, record, error, at)
+		SELECT CASE WHEN i % 3 = 0 THEN 'feed' ELSE 'chat' END, CASE WHEN i % 2 = 0 THEN 'a' ELSE 'b' END,
+			'conversation:' || i / 2, i, 0, i, 0, '', 'as asked', now() FROM generate_series(1, $1::int) i`, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := func(size int32, between func(page int)) (keys []string, pages int) {
+		t.Helper()
+		for token := ""; ; {
+			answer, err := l.operator.ListParked(t.Context(), connect.NewRequest(&meshv1.ListParkedRequest{PageSize: size,
+				PageToken: token}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range answer.Msg.GetParked() {
+				keys = append(keys, fmt.Sprint(p.GetSource(), " ", p.GetStream(), " ", p.GetVersion()))
+			}
+			pages++
+			if token = answer.Msg.GetNextPageToken(); token == "" {
+				return keys, pages
+			}
+			between(pages)
+		}
+	}
+	keys, pages := list(0, func(int) {})
+	if len(keys) != all || pages != 3 {
+		t.Fatalf("%d of %d in %d pages", len(keys), all, pages)
+	}
+	if distinct := len(slices.Compact(slices.Sorted(slices.Values(keys)))); distinct != all {
+		t.Errorf("%d distinct ones", distinct)
+	}
+	if small, n := list(100, func(int) {}); !slices.Equal(small, keys) || n != 13 {
+		t.Errorf("%d in %d pages of 100", len(small), n)
+	}
+	if most, n := list(100_000, func(int) {}); !slices.Equal(most, keys) || n != 3 {
+		t.Errorf("%d in %d pages where more are asked for than a page takes", len(most), n)
+	}
+	// The last one of the first page is resolved before the second is asked for: none behind it is left out.
+	rest, _ := list(500, func(page int) {
+		if page > 1 {
+			return
+		}
+		version := keys[499][strings.LastIndex(keys[499], " ")+1:]
+		if _, err := l.env.Stores.Postgres.Exec(t.Context(),
+			"DELETE FROM notification.parked_streams WHERE version = $1::text::bigint", version); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if !slices.Equal(rest, keys) {
+		t.Errorf("%d of %d while one is resolved", len(rest), all)
+	}
+	var refused *connect.Error
+	if _, err := l.operator.ListParked(t.Context(), connect.NewRequest(&meshv1.ListParkedRequest{PageToken: "x"})); !errors.As(err, &refused) ||
+		refused.Code() != connect.CodeInvalidArgument {
+		t.Errorf("a token of nobody's: %v", err)
 	}
 }

@@ -4,8 +4,10 @@ package owner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"sync"
@@ -64,8 +66,13 @@ const talkPartitions = 3
 // say logs messages of ann in a conversation and publishes them.
 func (k *talk) say(conversation string, bodies ...string) {
 	k.t.Helper()
+	k.publish(k.write(conversation, bodies...)...)
+}
+
+// write logs messages and publishes none.
+func (k *talk) write(conversation string, bodies ...string) (said []envelope.Event) {
 	k.mu.Lock()
-	var said []envelope.Event
+	defer k.mu.Unlock()
 	for _, body := range bodies {
 		stream := "conversation:" + conversation
 		k.versions[stream]++
@@ -77,8 +84,7 @@ func (k *talk) say(conversation string, bodies ...string) {
 		k.chain[n] = position
 		k.log, said = append(k.log, e), append(said, e)
 	}
-	k.mu.Unlock()
-	k.publish(said...)
+	return said
 }
 
 func (k *talk) publish(events ...envelope.Event) {
@@ -449,17 +455,29 @@ func TestReaction_WaitsForAFactThatIsLate(t *testing.T) {
 	k := newTalk(t)
 	r := k.start(nil)
 	r.wait.Store(true)
-	k.say("7", "note ann a; note ann wait once", "note ann b")
+	k.say("7", "note ann a; note ann wait once")
+	r.consumed(k)
+	k.say("7", "note ann b")
 	r.consumed(k)
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 	require.Equal(t, []string{"a 1", "wait once 2", "b 3"}, r.notes("ann"))
 }
 
-// Reactions and other commands change one stream at the same time, in two instances: each is decided on what was there.
+// Reactions and other commands change one stream at the same time, in two instances: each is decided on what was there,
+// and a race that is lost costs no more than another decision.
 func TestReaction_RacesWithOtherCommands(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
-	r := k.start(nil)
+	r := k.start(func(commit consume.Commit) consume.Commit {
+		return func(ctx context.Context, commands []consume.Command, w eventlog.Write) (eventlog.Committed, error) {
+			committed, err := commit(ctx, commands, w)
+			var conflict *eventlog.ConflictError
+			if errors.As(err, &conflict) {
+				t.Error(err)
+			}
+			return committed, err
+		}
+	})
 	other := newToy(t, k.url, nil)
 	const n = 40
 	// The state that the reaction's instance keeps is behind.
@@ -494,4 +512,66 @@ func TestReaction_RacesWithOtherCommands(t *testing.T) {
 	}
 	require.Equal(t, n, next)
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
+}
+
+// Partitions have no order among each other, and what a topic lacks is read from the owner's log: however live and filled
+// records, repeats and restarts interleave, what is stored in the end is the same. Markers hold the highest position;
+// the notes of a conversation are in its order.
+func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			random := rand.New(rand.NewPCG(seed, 7))
+			k := newTalk(t)
+			r := k.start(nil)
+			r.do("ann", &toyv1.OpenCircle{CircleId: "1", Name: "one", UserIds: []string{"ann"}})
+			const conversations, each = 6, 30
+			for i := range each {
+				for c := range conversations {
+					n := (i*37 + c*11) % (conversations * each) // not in order
+					k.write(fmt.Sprint(c), fmt.Sprintf("append c%d %d; note c%d %d; mark 1 %d", c, i, c, i, n))
+				}
+			}
+			// The records of each partition in their order, some missing, the partitions in any order.
+			var partitions [talkPartitions][]envelope.Event
+			for _, e := range k.log {
+				n := bus.Partition(e.Stream, talkPartitions)
+				partitions[n] = append(partitions[n], e)
+			}
+			for left := len(k.log); left > 0; {
+				n := random.IntN(talkPartitions)
+				if len(partitions[n]) == 0 {
+					continue
+				}
+				e := partitions[n][0]
+				partitions[n], left = partitions[n][1:], left-1
+				switch dice := random.IntN(10); {
+				case dice < 4: // it is missing
+				case dice == 4: // it comes again, and an older one too
+					k.publish(e, k.log[random.IntN(int(e.Position))], e)
+				default:
+					k.publish(e)
+				}
+				if random.IntN(conversations*each/2) == 0 {
+					r.stop()
+					r = k.start(nil)
+				}
+			}
+			r.consumed(k)
+			var want []string
+			for i := range each {
+				want = append(want, fmt.Sprint(i, " 0"), fmt.Sprint(i, " ", 2*i+2))
+			}
+			for c := range conversations {
+				require.Equal(t, want, r.notes(fmt.Sprint("c", c)))
+			}
+			marked := &toyv1.Marked{}
+			all := r.events("marker:1:ann")
+			require.NoError(t, proto.Unmarshal(all[len(all)-1].Body, marked))
+			require.EqualValues(t, conversations*each-1, marked.UpTo)
+			require.Len(t, r.outcomes("toy.mark_read"), conversations*each)
+			require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
+		})
+	}
 }
