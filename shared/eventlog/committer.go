@@ -123,6 +123,11 @@ func (l *Log) transact(ctx context.Context, members []*member) (err error) {
 	defer func() { l.session.used = time.Now() }()
 	t.known = l.history.now()
 	answers, err := t.run(ctx)
+	for end := time.Now().Add(l.times.lock); lockTaken(err) && time.Now().Before(end); {
+		t.rollback(ctx)
+		t.anew()
+		answers, err = t.run(ctx)
+	}
 	if errors.Is(err, errLost) {
 		t.rollback(ctx)
 		_, err = l.reincarnate(ctx, t.conn, t.ledger.incarnation.number, t.known.position,
@@ -130,8 +135,8 @@ func (l *Log) transact(ctx context.Context, members []*member) (err error) {
 		if err != nil {
 			return err
 		}
-		again := &transaction{log: l, conn: t.conn, members: members, span: t.span, known: l.history.now()}
-		*t = *again
+		t.members = members
+		t.anew()
 		answers, err = t.run(ctx)
 	}
 	if err != nil {
@@ -153,6 +158,11 @@ func (l *Log) transact(ctx context.Context, members []*member) (err error) {
 		}
 	}
 	return nil
+}
+
+// anew forgets what the transaction has read, after it was rolled back.
+func (t *transaction) anew() {
+	*t = transaction{log: t.log, conn: t.conn, members: t.members, span: t.span, known: t.log.history.now()}
 }
 
 // begin starts the transaction's span. It belongs to no member's trace; both sides are linked.

@@ -123,14 +123,7 @@ func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, see
 	var at incarnation
 	var head int64
 	var begun bool
-	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		hold := milliseconds(l.times.hold)
-		if _, err := tx.Exec(ctx, sqlGuard, milliseconds(l.times.lock), hold, true); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, sqlLock, lockKey(l.o.Owner, "append"), hold); err != nil {
-			return err
-		}
+	err := l.underLock(ctx, conn, func(tx pgx.Tx) error {
 		done, err := tx.Exec(ctx, l.sql.reincarnate, number, seen, int64(incarnationMargin))
 		if err != nil {
 			return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -86,21 +85,4 @@ func (x *lease) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = x.conn.Close(ctx)
-}
-
-// lockPoll is how often a lock is tried that somebody else has.
-const lockPoll = 400 * time.Millisecond
-
-// awaitLock waits for an advisory lock of the session, idle in between. A statement that waits for it would hold a
-// snapshot, and no row version that is younger could be vacuumed in the whole database for as long as it waits.
-func awaitLock(ctx context.Context, conn *pgx.Conn, key int64) error {
-	for {
-		var got bool
-		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", key).Scan(&got); err != nil || got {
-			return err
-		}
-		if !sleep(ctx, lockPoll*3/4+rand.N(lockPoll/2)) {
-			return context.Cause(ctx)
-		}
-	}
 }

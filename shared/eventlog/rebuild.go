@@ -378,11 +378,7 @@ func (s *shadow) underLock(ctx context.Context, f func(context.Context) error) (
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.log.times.lock+s.log.times.hold)
 	defer cancel()
 	hold := milliseconds(s.log.times.hold)
-	_, err = s.keeper.Exec(ctx, `SELECT set_config('lock_timeout', $1, false)`, milliseconds(s.log.times.lock))
-	if err != nil {
-		return 0, err
-	}
-	if _, err := s.keeper.Exec(ctx, "SELECT pg_advisory_lock($1)", lockKey(s.log.o.Owner, "append")); err != nil {
+	if err := s.lockLog(ctx); err != nil {
 		return 0, err
 	}
 	begun := time.Now()
@@ -405,6 +401,20 @@ func (s *shadow) underLock(ctx context.Context, f func(context.Context) error) (
 		return 0, err
 	}
 	return 0, f(ctx)
+}
+
+// lockLog gets the log's lock for the keeper's session. It waits in pieces, as commits do.
+func (s *shadow) lockLog(ctx context.Context) error {
+	_, err := s.keeper.Exec(ctx, "SELECT set_config('lock_timeout', $1, false)", milliseconds(lockPiece))
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(s.log.times.lock); ; {
+		_, err := s.keeper.Exec(ctx, "SELECT pg_advisory_lock($1)", lockKey(s.log.o.Owner, "append"))
+		if !lockTaken(err) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // snapshotOf begins a transaction that sees what is committed now.

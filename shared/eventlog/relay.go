@@ -59,6 +59,7 @@ type Relay struct {
 	topics    map[string]*topic
 	renewal   time.Duration
 	saveEvery time.Duration
+	batch     int // events at a time
 }
 
 // NewRelay makes the relay of a log.
@@ -72,7 +73,8 @@ func NewRelay(l *Log, o RelayOptions) *Relay {
 	if o.CountEvery <= 0 {
 		o.CountEvery = 5 * time.Second
 	}
-	r := &Relay{log: l, o: o, topics: map[string]*topic{}, renewal: leaseRenewal, saveEvery: 100 * time.Millisecond}
+	r := &Relay{log: l, o: o, topics: map[string]*topic{}, renewal: leaseRenewal, saveEvery: 100 * time.Millisecond,
+		batch: batch}
 	for _, t := range l.o.Catalog.LoggedTopics(l.o.Owner) {
 		r.topics[t.Name] = &topic{name: t.Name, declared: t.Partitions}
 	}
@@ -293,7 +295,7 @@ func (x *leading) next(ctx context.Context) ([]logged, error) {
 	var head int64
 	var at incarnation
 	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		found, err := conn.Query(ctx, x.log.sql.read, s.Position, int64(1<<62), batch, "")
+		found, err := conn.Query(ctx, x.log.sql.read, s.Position, int64(1<<62), x.batch, "")
 		if err == nil {
 			events, err = x.log.scanAll(found)
 		}
@@ -305,7 +307,7 @@ func (x *leading) next(ctx context.Context) ([]logged, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the log after %d: %w", s.Position, err)
 	}
-	if len(events) < batch {
+	if len(events) < x.batch {
 		x.read = begun
 	}
 	if len(events) == 0 && head > s.Position {

@@ -150,7 +150,7 @@ func checkRead(t *testing.T, l *Log, b *broker) (holes int) {
 	return holes
 }
 
-func relaying(t *testing.T, l *Log, b Publisher, change ...func(*Relay)) *Relay {
+func relaying(t testing.TB, l *Log, b Publisher, change ...func(*Relay)) *Relay {
 	t.Helper()
 	r := NewRelay(l, RelayOptions{Publisher: b, PositionEvery: 50 * time.Millisecond})
 	for _, f := range change {

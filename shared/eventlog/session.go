@@ -67,7 +67,7 @@ func (l *Log) connectToCommit(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to commit: %w", err)
 	}
-	if _, err := conn.Exec(bounded, sqlGuard, milliseconds(l.times.lock), milliseconds(l.times.hold), false); err != nil {
+	if _, err := conn.Exec(bounded, sqlGuard, milliseconds(lockPiece), milliseconds(l.times.hold), false); err != nil {
 		_ = conn.Close(bounded)
 		return nil, fmt.Errorf("prepare a connection to commit: %w", err)
 	}

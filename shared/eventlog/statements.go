@@ -19,16 +19,17 @@ FROM (SELECT * FROM owner.incarnations ORDER BY number DESC LIMIT 1) i,
 WHERE i.number = $1`
 
 	// The lock is a statement of its own, so that whatever follows sees all that was committed before it was got; from
-	// then on the server lets nobody hold it for long. Plans are kept while tables grow, so they have to be those for
-	// large tables from the beginning: a lookup by index for each row that is asked for (also by LATERAL, below). An
-	// acknowledged commit must survive a crash, whatever a database that others use as well was set to.
+	// then on the server lets nobody hold it for long. It is waited for in pieces (see lockPiece). Plans are kept while
+	// tables grow, so they have to be those for large tables from the beginning: a lookup by index for each row that is
+	// asked for (also by LATERAL, below). An acknowledged commit must survive a crash, whatever a database that others use
+	// as well was set to.
 	sqlGuard = `SELECT set_config('lock_timeout', $1, $3), set_config('idle_in_transaction_session_timeout', $2, $3),
   set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
     ELSE current_setting('synchronous_commit') END, $3),
   set_config('enable_seqscan', 'off', $3), set_config('enable_hashjoin', 'off', $3),
   set_config('enable_mergejoin', 'off', $3)`
 	sqlLock = `WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))
-SELECT set_config('transaction_timeout', $2, true) FROM locked`
+SELECT set_config('transaction_timeout', $2, true), set_config('lock_timeout', $2, true) FROM locked`
 
 	sqlSame = `SELECT EXISTS (SELECT FROM owner.events WHERE position = $1 AND id = $2 AND cause = $3)`
 

@@ -1,0 +1,157 @@
+package eventlog
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/backend/embedded"
+)
+
+// acknowledging is a publisher that has published everything at once.
+type acknowledging struct{}
+
+func (acknowledging) Publish(string, ...*message.Message) error { return nil }
+
+// ownServer starts a server for one test, in which no transaction of another test keeps old row versions.
+func ownServer(t testing.TB) (url string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "eventlog-test-")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	require.NoError(t, os.Chmod(dir, 0o755)) // it may run under another uid
+	pg, err := embedded.StartPostgres(t.Context(), embedded.PostgresOptions{Dir: dir})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = pg.Stop() })
+	return pg.URL()
+}
+
+// leader takes the lease of a log's relay that publishes one event at a time, and saves after each.
+func leader(t testing.TB, l *Log) *leading {
+	t.Helper()
+	r := NewRelay(l, RelayOptions{Publisher: acknowledging{}, PositionEvery: time.Hour, SignOfLife: time.Hour})
+	r.saveEvery, r.batch = 0, 1
+	lease, ctx, err := l.takeLease(t.Context(), r.renewal)
+	require.NoError(t, err)
+	// It does not lose its lease because the machine is busy.
+	_, err = lease.conn.Exec(ctx, "SELECT set_config('idle_session_timeout', '0', false)")
+	require.NoError(t, err)
+	x := &leading{Relay: r, lease: lease, sequence: &sequence{}}
+	require.NoError(t, x.restore(ctx))
+	stop, err := x.countTopics(ctx)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		stop()
+		lease.giveUp(context.Background())
+	})
+	return x
+}
+
+// saving is what it costs to save the relay's state once.
+type saving struct {
+	buffers int64 // pages looked at
+	size    int64 // of the table, in bytes
+}
+
+func measureSaving(t testing.TB, p *pgxpool.Pool) (s saving) {
+	t.Helper()
+	tx, err := p.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	var encoded []byte
+	err = tx.QueryRow(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) UPDATE chat.relay
+SET position = position WHERE single`).Scan(&encoded)
+	require.NoError(t, err)
+	var plans []struct {
+		Plan struct {
+			Hit  int64 `json:"Shared Hit Blocks"`
+			Read int64 `json:"Shared Read Blocks"`
+		}
+	}
+	require.NoError(t, json.Unmarshal(encoded, &plans))
+	s.buffers = plans[0].Plan.Hit + plans[0].Plan.Read
+	require.NoError(t, tx.QueryRow(t.Context(), "SELECT pg_relation_size('chat.relay')").Scan(&s.size))
+	return s
+}
+
+// A leader relays 100,000 batches while other instances stand by with all that they run. What it costs to save the
+// relay's state does not rise: no session keeps the row versions that the updates leave behind.
+func TestRelay_SavingDoesNotGetDearerWhileOthersStandBy(t *testing.T) {
+	t.Parallel()
+	batches := 100_000
+	if testing.Short() || raceDetector {
+		batches = 10_000 // which take as long
+	}
+	const samples = 100
+	url := ownServer(t)
+	l := instance(t, url, counting)
+	fill(t, l, Fill{Events: int64(batches), Streams: 100})
+	// Nor does the server itself keep a snapshot for long.
+	_, err := l.o.Pool.Exec(t.Context(), `ALTER TABLE chat.events SET (autovacuum_enabled = off);
+ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
+	require.NoError(t, err)
+	x := leader(t, l)
+	standby := running(t, named(t, url, "standby"), counting)
+	relaying(t, standby, acknowledging{})
+
+	other := pool(t, url)
+	var savings []saving
+	var now, oldest []int64
+	for batch := range batches {
+		require.NoError(t, x.step(t.Context()))
+		if (batch+1)%(batches/samples) == 0 {
+			savings = append(savings, measureSaving(t, other))
+			now, oldest = append(now, transactionID(t, other)), append(oldest, horizon(t, other, "standby"))
+		}
+	}
+	require.Equal(t, int64(batches), x.sequence.Position)
+
+	usual := func(of []saving) int64 { // what most updates look at
+		slices.SortFunc(of, func(a, b saving) int { return cmp.Compare(a.buffers, b.buffers) })
+		return of[len(of)/2].buffers
+	}
+	size := savings[samples-1].size
+	first, last := usual(savings[:samples/10]), usual(savings[samples*9/10:])
+	t.Logf("an update looks at %d pages in the first tenth, at %d in the last; the table has %d bytes", first, last, size)
+	assert.LessOrEqual(t, last, 2*first, "pages that an update looks at")
+	// If all row versions were kept, each would take more than 100 bytes.
+	assert.Less(t, size, int64(10*batches), "bytes of the table")
+	for i, xmin := range oldest[samples/10:] {
+		// This is as of the sample with the number i + 10.
+		if xmin != 0 {
+			assert.Greater(t, xmin, now[i], "the standby keeps a snapshot of a tenth of the batches ago")
+		}
+	}
+	assert.Greater(t, now[samples-1]-now[0], int64(batches/2), "each batch is a transaction of its own")
+}
+
+// BenchmarkRelayDrift is how much longer a batch takes after many: run it with -benchtime 100000x.
+func BenchmarkRelayDrift(b *testing.B) {
+	url := ownServer(b)
+	l := instance(b, url)
+	fill(b, l, Fill{Events: int64(b.N), Streams: 100})
+	x := leader(b, l)
+	standby := running(b, url)
+	relaying(b, standby, acknowledging{})
+	var last time.Time
+	var tenths [10]time.Duration
+	b.ResetTimer()
+	for i := range b.N {
+		last = time.Now()
+		if err := x.step(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		tenths[i*10/b.N] += time.Since(last)
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(tenths[9])/float64(tenths[0]), "last/first-tenth")
+}

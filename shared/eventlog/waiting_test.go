@@ -1,0 +1,143 @@
+package eventlog
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/bus"
+)
+
+// named gives the sessions of an instance a name in pg_stat_activity.
+func named(t *testing.T, database, name string) string {
+	t.Helper()
+	u, err := url.Parse(database)
+	require.NoError(t, err)
+	q := u.Query()
+	q.Set("application_name", name)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// horizon is the oldest transaction whose row versions the sessions of a name keep from being vacuumed; 0: they keep none.
+func horizon(t *testing.T, p *pgxpool.Pool, name string) (xmin int64) {
+	t.Helper()
+	require.NoError(t, p.QueryRow(t.Context(), `SELECT coalesce(min(least(backend_xmin::text::bigint,
+  backend_xid::text::bigint)), 0) FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()`,
+		name).Scan(&xmin))
+	return xmin
+}
+
+func transactionID(t *testing.T, p *pgxpool.Pool) (xid int64) {
+	t.Helper()
+	require.NoError(t, p.QueryRow(t.Context(), "SELECT pg_current_xact_id()::text::bigint").Scan(&xid))
+	return xid
+}
+
+// Whoever waits until another instance is done keeps no old snapshot: what the database deletes and updates meanwhile can
+// be vacuumed.
+func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		purpose string // of the lock that somebody else has
+		wait    func(context.Context, *Log) error
+	}{
+		"relay": {"relay", func(ctx context.Context, l *Log) error {
+			return NewRelay(l, RelayOptions{Publisher: newBroker()}).Run(ctx)
+		}},
+		"migration": {"migrate", func(ctx context.Context, l *Log) error {
+			return migrate(ctx, l.o)
+		}},
+		"commit": {"append", func(ctx context.Context, l *Log) error {
+			_, err := l.Commit(ctx, said("1", "c"))
+			return err
+		}},
+		"rebuild": {"append", func(ctx context.Context, l *Log) error {
+			_, err := l.Rebuild(ctx, Rebuild{Projections: []Projection{&counts{}}})
+			return err
+		}},
+		"rebuild of timers": {"append", func(ctx context.Context, l *Log) error {
+			_, err := l.RebuildTimers(ctx, nil)
+			return err
+		}},
+		"new incarnation": {"append", func(ctx context.Context, l *Log) error {
+			_, err := l.Reincarnate(ctx, 1)
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := database(t)
+			other := pool(t, url)
+			// It waits for as long as the test takes, however slow the machine is.
+			waiter := instance(t, named(t, url, "waiter"), counting)
+			waiter.times.lock = time.Hour
+			running := make(chan error, 1)
+			ctx, stop := context.WithCancel(context.Background())
+			go func() { running <- waiter.Run(ctx) }()
+			holder, err := pgx.Connect(t.Context(), url)
+			require.NoError(t, err)
+			defer holder.Close(context.Background())
+			_, err = holder.Exec(t.Context(), "SELECT pg_advisory_lock($1)", lockKey("chat", c.purpose))
+			require.NoError(t, err)
+			ended := make(chan error, 1)
+			go func() { ended <- c.wait(ctx, waiter) }()
+			t.Cleanup(func() {
+				stop()
+				<-running
+			})
+			eventually(t, time.Minute, "it waits for the lock", func() bool {
+				var waits bool
+				require.NoError(t, other.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
+WHERE application_name = 'waiter' AND datname = current_database()
+  AND (wait_event = 'advisory' OR $1 AND query LIKE '%advisory_lock(%'))`, c.purpose != "append").Scan(&waits))
+				return waits
+			})
+			for range 3 {
+				now := transactionID(t, other)
+				eventually(t, time.Minute, "it keeps nothing that is older than now", func() bool {
+					transactionID(t, other) // time goes by for the database
+					xmin := horizon(t, other, "waiter")
+					return xmin == 0 || xmin > now
+				})
+			}
+			select {
+			case err := <-ended:
+				t.Fatalf("it did not wait: %v", err)
+			default:
+			}
+			require.NoError(t, holder.Close(t.Context()))
+			if c.purpose == "relay" {
+				stop() // it never ends by itself
+			}
+			assert.NoError(t, <-ended)
+		})
+	}
+}
+
+// Commits that wait for the log's lock for longer than they may are told that the database is away, as ever.
+func TestCommit_WaitsForTheLockOnlySoLong(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l := instance(t, url)
+	l.times.lock = 2 * lockPiece
+	during(t, l.Run)
+	holder, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	defer holder.Close(context.Background())
+	_, err = holder.Exec(t.Context(), "SELECT pg_advisory_lock($1)", lockKey("chat", "append"))
+	require.NoError(t, err)
+	_, err = l.Commit(t.Context(), said("1", "c"))
+	require.ErrorIs(t, err, bus.ErrAway)
+	require.NoError(t, holder.Close(t.Context()))
+	for i := range 3 {
+		commit(t, l, said("1", fmt.Sprint(i)))
+	}
+}
