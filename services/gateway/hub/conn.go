@@ -13,12 +13,17 @@ type Conn struct {
 	ID   string
 	User string
 
-	hub   *Hub
-	seats []seat // one in each view
-	slot  int    // of the marks; see Hub.Run
+	hub     *Hub
+	account *account // of the user
+	seats   []seat   // one in each view
+	slot    int      // of the marks; see Hub.Run
 
 	mu       sync.Mutex
 	queue    queue
+	writing  int // bytes that the flush has taken last
+	expected int // bytes of missed events that are about to be queued
+	held     int // what of this the account counts
+	pending  int // missed events in it
 	reason   *Reason
 	flush    func()
 	flushing bool // from the start of a flush until Next has told it that it is over
@@ -86,18 +91,23 @@ func (c *Conn) Send(text []byte) {
 	c.push(item{own: &frame{text: text}})
 }
 
-// Reply queues an answer that is bounded before it is queued: it does not count against the limits of the queue. The
-// function taken, if any, is called when the frame leaves the queue, also where the connection ends first.
-func (c *Conn) Reply(text []byte, taken func()) {
+// Reply queues an answer to a query. It does not count against the limits of the queue, since how many there are is
+// bounded before they are asked for; it returns false where the user's connections hold too much to queue it. The function
+// taken, if any, is called when the frame leaves the queue, also where the connection ends first.
+func (c *Conn) Reply(text []byte, taken func()) bool {
 	c.mu.Lock()
-	ended := c.reason != nil
-	if !ended {
-		c.push(item{own: &frame{text: text, reply: true, taken: taken}})
+	defer c.unlock()
+	if c.reason != nil {
+		if taken != nil {
+			c.left = append(c.left, taken)
+		}
+		return true
 	}
-	c.mu.Unlock()
-	if ended && taken != nil {
-		taken()
+	if !c.reserve(len(text)) {
+		return false
 	}
+	c.push(item{own: &frame{text: text, reply: true, taken: taken}})
+	return true
 }
 
 // Greet sets the reply to a client that came back: it follows what was missed. It has to be set before the connection
@@ -148,8 +158,9 @@ func (c *Conn) Close(r Reason) {
 	c.unlock()
 }
 
-// unlock calls the functions of the frames that have left the queue.
+// unlock counts what the connection holds now, and calls the functions of the frames that have left the queue.
 func (c *Conn) unlock() {
+	c.settle()
 	left := c.left
 	c.left = nil
 	c.mu.Unlock()
@@ -175,9 +186,7 @@ func (c *Conn) close(r Reason) {
 
 // drop forgets what waits.
 func (c *Conn) drop() {
-	missed, taken := c.queue.drain()
-	c.hub.missed.Add(int64(-missed))
-	c.left = append(c.left, taken...)
+	c.left = append(c.left, c.queue.drain()...)
 }
 
 // Ended reports whether the connection is to end.
@@ -210,6 +219,7 @@ func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, 
 	c.mu.Lock()
 	defer c.unlock()
 	before := len(frames)
+	c.writing = 0
 	kicked := c.kicked
 	c.kicked = false
 	for bytes := 0; c.queue.len() > 0 && bytes < maxBytes; {
@@ -218,6 +228,7 @@ func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, 
 		for _, f := range frames[taken:] {
 			bytes += len(f)
 		}
+		c.writing = bytes
 	}
 	if len(frames) > before {
 		c.queue.took = time.Now()
@@ -251,7 +262,6 @@ func (c *Conn) take(frames [][]byte) [][]byte {
 	frames = append(frames, text)
 	switch {
 	case it.missed > 0:
-		c.hub.missed.Add(int64(-len(text)))
 		c.logs[it.missed-1].had.Position = it.event.Position
 		if mark := c.passing(len(text)); mark != nil {
 			frames = append(frames, mark)
@@ -317,15 +327,13 @@ func (c *Conn) catchUp(events []*Event, log int, partial bool) {
 		return
 	}
 	c.logs[log].partial = c.logs[log].partial || partial
-	before := c.queue.missed
 	for _, e := range events {
 		if _, err := e.Frame(); err != nil {
 			continue
 		}
 		c.logs[log].given = max(c.logs[log].given, e.Position)
-		c.queue.push(item{event: e, missed: int8(log + 1)}, &c.hub.options.Limits)
+		c.queue.push(item{event: e, missed: int8(log + 1)}, &c.hub.options.Limits, true)
 	}
-	c.hub.missed.Add(int64(c.queue.missed - before))
 	c.ring()
 }
 
@@ -333,7 +341,7 @@ func (c *Conn) push(it item) {
 	if c.reason != nil {
 		return
 	}
-	dropped, ok := c.queue.push(it, &c.hub.options.Limits)
+	dropped, ok := c.queue.push(it, &c.hub.options.Limits, c.mayHold(len(it.text())))
 	if dropped > 0 {
 		c.hub.options.Metrics.Dropped.Add(float64(dropped))
 	}

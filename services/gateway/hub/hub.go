@@ -109,6 +109,11 @@ func (h *Hub) Add(user string) (*Conn, error) {
 	if len(h.users[user]) >= h.options.PerUser {
 		return nil, ErrTooMany
 	}
+	c.account = &account{}
+	if others := h.users[user]; len(others) > 0 {
+		c.account = others[0].account
+	}
+	c.account.connections.Add(1)
 	// A copy: the views read the list without the lock.
 	h.users[user] = append(slices.Clip(h.users[user]), c)
 	h.next = (h.next + 1) % slots
@@ -130,6 +135,7 @@ func (h *Hub) Remove(c *Conn) {
 			delete(h.users, c.User)
 		}
 		h.options.Metrics.Connections.Dec()
+		c.account.connections.Add(-1)
 	}
 	h.mu.Unlock()
 	if !present {
@@ -140,6 +146,7 @@ func (h *Hub) Remove(c *Conn) {
 	}
 	c.mu.Lock()
 	defer c.unlock()
+	c.writing = 0
 	c.drop() // of one that was closed for another reason first
 }
 
@@ -200,11 +207,6 @@ func (h *Hub) complete() []int64 {
 		positions[i] = h.views[owner].Complete()
 	}
 	return positions
-}
-
-// affords reports whether so many bytes of missed events may wait beside those that do.
-func (h *Hub) affords(bytes int) bool {
-	return h.missed.Load()+int64(bytes) <= int64(h.options.Missed)
 }
 
 // Close ends all connections for a reason, and takes no more.

@@ -3,13 +3,17 @@ package hub
 import "time"
 
 // Limits bound what waits for one connection, beside what it missed while it was away and the answers to its queries,
-// which are bounded before they are queued. Zero values are the defaults.
+// which are bounded before they are queued, and what waits for all connections of one user. Zero values are the defaults.
 type Limits struct {
 	// Frames is how many frames may wait for a client that has taken none for a while (see Stall); 1,024. One that
 	// still takes some may have eight times as many.
 	Frames int
 	// Bytes is how many bytes may wait; 4 MiB.
 	Bytes int
+	// UserBytes is how many bytes may wait for all connections of one user together: frames, answers, and what was missed;
+	// 32 MiB. Beyond it each connection may hold an equal share, and is closed, refused an answer, or not given what it
+	// missed, where that is more.
+	UserBytes int
 	// Stall is how long a client may take nothing before Frames applies; 5 s.
 	Stall time.Duration
 }
@@ -20,6 +24,9 @@ func (l Limits) orDefault() Limits {
 	}
 	if l.Bytes == 0 {
 		l.Bytes = 4 << 20
+	}
+	if l.UserBytes == 0 {
+		l.UserBytes = 32 << 20
 	}
 	if l.Stall == 0 {
 		l.Stall = 5 * time.Second
@@ -91,6 +98,7 @@ type queue struct {
 	frames int            // items that count against the limits
 	bytes  int            // of those
 	missed int            // bytes of missed events
+	others int            // bytes of all the rest: answers
 	took   time.Time      // when items were taken last
 }
 
@@ -100,8 +108,9 @@ const smallQueue = 16
 func (q *queue) len() int { return len(q.items) - q.head }
 
 // push adds an item, or puts it in the place of an older one with its key. It drops spare items where the limits ask
-// for it, and reports how many it dropped, and false where there is no room for the item even so.
-func (q *queue) push(it item, l *Limits) (dropped int, ok bool) {
+// for it, and reports how many it dropped, and false where there is no room for the item even so. Afforded reports whether
+// the connection may hold more, with what its user's other connections hold.
+func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	key, size := it.key(), len(it.text())
 	if key != "" {
 		if n, waits := q.newest[key]; waits {
@@ -113,9 +122,9 @@ func (q *queue) push(it item, l *Limits) (dropped int, ok bool) {
 		}
 	}
 	if it.counts() {
-		if q.full(size, l) {
+		if q.full(size, l, afforded) {
 			dropped = q.dropSpare()
-			if q.full(size, l) {
+			if q.full(size, l, afforded) {
 				return dropped, false
 			}
 		}
@@ -123,6 +132,8 @@ func (q *queue) push(it item, l *Limits) (dropped int, ok bool) {
 		q.bytes += size
 	} else if it.missed > 0 {
 		q.missed += size
+	} else {
+		q.others += size
 	}
 	if key != "" {
 		if q.newest == nil {
@@ -139,11 +150,11 @@ func (q *queue) push(it item, l *Limits) (dropped int, ok bool) {
 	return dropped, true
 }
 
-func (q *queue) full(more int, l *Limits) bool {
+func (q *queue) full(more int, l *Limits, afforded bool) bool {
 	switch {
 	case q.frames == 0:
 		return false
-	case q.bytes+more > l.Bytes || q.frames >= 8*l.Frames:
+	case !afforded, q.bytes+more > l.Bytes || q.frames >= 8*l.Frames:
 		return true
 	}
 	return q.frames >= l.Frames && time.Since(q.took) > l.Stall
@@ -177,6 +188,8 @@ func (q *queue) forget(it *item) {
 		q.bytes -= size
 	case it.missed > 0:
 		q.missed -= size
+	default:
+		q.others -= size
 	}
 }
 
@@ -200,15 +213,13 @@ func (q *queue) dropSpare() (dropped int) {
 	return dropped
 }
 
-// drain empties the queue, and returns how many bytes of missed events were in it and what its frames call when they
-// leave it.
-func (q *queue) drain() (missed int, taken []func()) {
-	missed = q.missed
+// drain empties the queue, and returns what its frames call when they leave it.
+func (q *queue) drain() (taken []func()) {
 	for _, it := range q.items[q.head:] {
 		if it.own != nil && it.own.taken != nil {
 			taken = append(taken, it.own.taken)
 		}
 	}
 	*q = queue{first: q.first + q.len(), took: q.took}
-	return missed, taken
+	return taken
 }

@@ -231,7 +231,9 @@ func (v *View) Resume(c *Conn, r Return) bool {
 		text, _ := e.Frame() // before the lock
 		missed += len(text)
 	}
-	if missed > 0 && !v.hub.affords(missed) {
+	if missed > 0 && c.expect(missed) {
+		defer c.expectNoMore(missed)
+	} else if missed > 0 {
 		r.Missed, r.TooFar = nil, Everything(c.User, slices.Concat(r.Rooms, r.Looked))
 	}
 	if !v.joinAll(s, r) {

@@ -64,9 +64,10 @@ func (s *Session) query(ctx context.Context, f Frame, declared *catalog.Query) {
 		defer span.End()
 		data, err := s.ask(ctx, declared, f.Data, position)
 		if err == nil {
-			written = true
-			s.conn.Reply(answered(f.ID, data), s.endQuery)
-			return
+			if written = s.conn.Reply(answered(f.ID, data), s.endQuery); written {
+				return
+			}
+			err = refusal.New(refusal.TooManyWaiting, "too many answers to your connections wait to be read")
 		}
 		r := access.Refusal(err)
 		if r.Code == refusal.Internal {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"runtime"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/services/gateway/ws"
 	"github.com/edumatrix/interlinked/shared/client"
@@ -210,6 +212,43 @@ func TestHostile_SubscriptionsAreBoundedForTheUser(t *testing.T) {
 	})
 	require.Eventually(t, func() bool { return h.refused(refusal.TooManyWaiting) > 0 }, 20*time.Second, time.Millisecond)
 	m.works(t)
+}
+
+// A user has answers asked for on many connections and reads none of them. Once what one user may have waiting is
+// reached, further answers are refused, on connections that are read as well, and others get theirs.
+func TestHostile_AnswersThatAreNotReadAreBounded(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{Limits: hub.Limits{UserBytes: 2 << 20}})
+	page := fmt.Sprintf(`{"messages":[{"body":%q}]}`, strings.Repeat("x", 300_000))
+	m.chat.OnQuery(func(string, fake.Question) (string, error) { return page, nil })
+	const ask = `{"id":"q","type":"chat.history","data":{"conversation_id":"g"}}`
+	reads := m.raw(t, "eve")
+	require.True(t, read(t, reads).Ready)
+	var stuck []*websocket.Conn
+	for range 4 {
+		socket := m.raw(t, "eve")
+		require.NoError(t, socket.NetConn().(*net.TCPConn).SetReadBuffer(4<<10))
+		stuck = append(stuck, socket)
+		for range 8 { // 9.6 MB in all
+			write(t, socket, ask)
+		}
+	}
+	require.Eventually(t, func() bool {
+		write(t, reads, ask)
+		f := read(t, reads)
+		return f.Error != nil && f.Error.Code == refusal.TooManyWaiting
+	}, 20*time.Second, time.Millisecond)
+	alice := m.dial(t, client.Options{})
+	var answer struct{ Messages []struct{ Body string } }
+	require.NoError(t, alice.Query(t.Context(), "chat.history", map[string]string{"conversation_id": "g"}, &answer))
+	require.Len(t, answer.Messages[0].Body, 300_000)
+	for _, socket := range stuck {
+		_ = socket.Close()
+	}
+	require.Eventually(t, func() bool {
+		write(t, reads, ask)
+		return read(t, reads).OK
+	}, 20*time.Second, time.Millisecond, "what nobody will read is free again")
 }
 
 func TestHostile_ConnectionsAreBoundedInTime(t *testing.T) {

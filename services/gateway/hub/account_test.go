@@ -1,0 +1,175 @@
+package hub_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+)
+
+// waiting counts the bytes that wait for connections, and takes them.
+func waiting(all ...*hub.Conn) (bytes int) {
+	for _, c := range all {
+		for _, frame := range c.Take(100_000) {
+			bytes += len(frame)
+		}
+	}
+	return bytes
+}
+
+func (w *world) connections(t *testing.T, n int, user string, rooms []string, position int64) (all []*hub.Conn) {
+	for range n {
+		all = append(all, w.connect(t, user, rooms, position))
+	}
+	return all
+}
+
+func (w *world) long(n, bytes int) *hub.Event {
+	return w.event(w.chat.Append("alice", "chat.message_sent",
+		fmt.Sprintf(`{"conversation_id":"g","message_id":"%d","body":%q}`, n, strings.Repeat("x", bytes))))
+}
+
+// Many connections of one user that are not read hold what one user may, and not that for each connection. Only they
+// are closed.
+func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
+	t.Parallel()
+	const bound = 200_000
+	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: bound}})
+	w.deliver(w.began(`["eve","bob"]`))
+	stuck := w.connections(t, 60, "eve", []string{"conversation:g"}, 1)
+	bob := w.connect(t, "bob", []string{"conversation:g"}, 1)
+	const events = 50
+	got := 0
+	for n := range events { // 1,000 bytes for each connection: 3 MB in all
+		w.view.Deliver(w.long(n, 1000))
+		got += len(seen(t, bob))
+	}
+	require.Equal(t, events, got, "bob gets everything")
+	require.False(t, bob.Ended())
+	for _, c := range stuck {
+		if reason, ended := c.Reason(); ended {
+			require.Equal(t, hub.Slow, reason)
+		}
+	}
+	require.LessOrEqual(t, waiting(stuck...), 2*bound)
+	for _, c := range stuck {
+		w.hub.Remove(c)
+	}
+	// What they held is free again: one connection may hold all of it.
+	again := w.connect(t, "eve", []string{"conversation:g"}, w.view.Reach()+1+events)
+	for n := range 150 {
+		w.view.Deliver(w.long(events+n, 1000))
+	}
+	require.False(t, again.Ended())
+}
+
+// Connections that are not read, and hold all that their user may, cost one that is read nothing.
+func TestAccount_AConnectionThatIsReadGoesOnBesideOthersThatAreNot(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: 100_000, Bytes: 60_000}})
+	w.deliver(w.began(`["eve"]`))
+	stuck := w.connections(t, 3, "eve", []string{"conversation:g"}, 1)
+	healthy := w.connect(t, "eve", []string{"conversation:g"}, 1)
+	got := 0
+	for n := range 200 {
+		w.view.Deliver(w.long(n, 2000))
+		if n%3 == 2 {
+			got += len(seen(t, healthy))
+		}
+	}
+	got += len(seen(t, healthy))
+	require.Equal(t, 200, got)
+	require.False(t, healthy.Ended())
+	for _, c := range stuck {
+		reason, _ := c.Reason()
+		require.Equal(t, hub.Slow, reason)
+	}
+}
+
+// Answers that are not read are bounded in bytes: further ones are refused. Those of others are not.
+func TestAccount_AnswersThatAreNotReadAreBounded(t *testing.T) {
+	t.Parallel()
+	const bound, size = 100_000, 9000
+	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: bound}})
+	eve := w.connections(t, 8, "eve", nil, 0)
+	bob := w.connect(t, "bob", nil, 0)
+	answer := []byte(strings.Repeat("x", size))
+	free, queued := 0, 0
+	for range 8 {
+		for _, c := range eve {
+			if c.Reply(answer, func() { free++ }) {
+				queued++
+			}
+		}
+	}
+	require.GreaterOrEqual(t, queued, bound/(size+500))
+	require.LessOrEqual(t, queued, 2*bound/size)
+	require.Zero(t, free, "an answer that is refused is not taken")
+	for _, c := range eve {
+		require.False(t, c.Ended())
+	}
+	require.True(t, bob.Reply(answer, nil))
+	require.LessOrEqual(t, waiting(eve...), 2*bound)
+	require.Equal(t, queued, free)
+	require.True(t, eve[0].Reply(answer, nil), "once they are read, others may wait")
+	for _, c := range eve {
+		w.hub.Remove(c)
+	}
+	require.True(t, w.connect(t, "eve", nil, 0).Reply([]byte(strings.Repeat("x", bound-1000)), nil))
+}
+
+// What was missed is bounded for all connections of a user: on those beyond it, it is too far.
+func TestAccount_WhatWasMissedIsBoundedForAUser(t *testing.T) {
+	t.Parallel()
+	const bound = 100_000
+	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: bound}})
+	missed := w.sized(10, 3000)
+	back := func(user string) (c *hub.Conn, tooFar bool) {
+		c, err := w.hub.Add(user)
+		require.NoError(t, err)
+		c.Greet(func(rooms []string) []byte { tooFar = len(rooms) > 0; return []byte(`{}`) })
+		require.True(t, w.view.Resume(c, hub.Return{Rooms: []string{"conversation:g"}, Position: 11, Missed: missed}))
+		for _, owner := range w.chat.Catalog.Logs() {
+			w.hub.View(owner).Attach(c, nil, 0)
+		}
+		return c, tooFar
+	}
+	var eve []*hub.Conn
+	far := 0
+	for range 20 { // 30,000 bytes each
+		c, tooFar := back("eve")
+		if eve = append(eve, c); tooFar {
+			far++
+		}
+	}
+	require.Equal(t, 17, far)
+	bob, tooFar := back("bob")
+	require.False(t, tooFar)
+	require.Greater(t, waiting(bob), 30_000)
+	require.LessOrEqual(t, waiting(eve...), 2*bound)
+	_, tooFar = back("eve")
+	require.False(t, tooFar, "what was read is free again")
+}
+
+// What the writer has taken and not written yet is still held.
+func TestAccount_CountsWhatIsBeingWritten(t *testing.T) {
+	t.Parallel()
+	const bound = 50_000
+	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: bound}})
+	eve := w.connections(t, 2, "eve", nil, 0)
+	answer := []byte(strings.Repeat("x", 40_000))
+	require.True(t, eve[0].Reply(answer, nil))
+	_, _, more := eve[0].Next(nil, bound)
+	require.True(t, more)
+	require.False(t, eve[1].Reply(answer, nil), "the writer of the other connection holds as much")
+	_, _, more = eve[0].Next(nil, bound)
+	require.False(t, more)
+	require.True(t, eve[1].Reply(answer, nil))
+	_, _, _ = eve[1].Next(nil, bound)
+	w.hub.Remove(eve[1])
+	w.connect(t, "eve", nil, 0) // so that a share is half of the bound
+	require.True(t, eve[0].Reply(answer, nil), "a connection that is gone writes nothing")
+}
