@@ -13,7 +13,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/services/chat/store"
 )
 
@@ -61,9 +63,13 @@ INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joini
 SELECT 'c' || n, 2, '', true, 3, n * 700, now(), 2, n %% 10 = 0 FROM generate_series(1, %[2]d) n;
 INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at, member_count, large)
 VALUES ('busy', 2, '', true, %[1]d + 1, 1, now(), %[3]d, true);
-INSERT INTO chat.conversation_members (member, conversation_id, joined_version, large, bucket)
-SELECT 'ann', 'c' || n, 1, n %% 10 = 0, (n * 700) >> CASE n %% 10 WHEN 0 THEN 20 ELSE 10 END FROM generate_series(1, %[2]d) n;
-INSERT INTO chat.conversation_members (member, conversation_id, joined_version, joined_index, large, bucket)
+INSERT INTO chat.conversation_members (member, conversation_id, joined_version, large, period)
+SELECT 'ann', 'c' || n, 1, n %% 10 = 0, (n * 700) >> CASE n %% 10 WHEN 0 THEN 20 ELSE 8 END FROM generate_series(1, %[2]d) n;
+INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at, member_count, large)
+SELECT 'z' || n, 2, '', true, 3, 3000000 + n, now(), 2, false FROM generate_series(1, %[2]d) n;
+INSERT INTO chat.conversation_members (member, conversation_id, joined_version, large, period)
+SELECT 'zoe', 'z' || n, 1, false, (3000000 + n) >> 8 FROM generate_series(1, %[2]d) n;
+INSERT INTO chat.conversation_members (member, conversation_id, joined_version, joined_index, large, period)
 SELECT 'member' || n, 'busy', 1, n, true, 0 FROM generate_series(1, %[3]d) n;
 INSERT INTO chat.messages (conversation_id, version, message_id, author, body, sent_at)
 SELECT 'busy', n + 1, 'm' || n, 'ann', 'text', now() FROM generate_series(1, %[1]d) n;
@@ -94,15 +100,31 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 		"before a message edited often": {store.SQLNewest, history(one(1, 10), one(1, 10)), 402},
 		"of somebody who joined late":   {store.SQLOldest, history(one(messages, messages+1), one(messages, messages+1)), 402},
 		"of several times":              {store.SQLNewest, history([]any{[]int64{1, 900}, []int64{500, 2000}}, one(1, messages+1)), 804},
-		// 51 of either kind, and what else is in the same buckets, each with its conversation.
-		"a user's newest conversations":  {store.SQLConversations, []any{"ann", int64(math.MaxInt64), 51}, 800},
-		"a later page of conversations":  {store.SQLConversations, []any{"ann", int64(conversations * 350), 51}, 800},
-		"the first members of 2,000":     {store.SQLMembers, []any{"busy", int64(0), int32(0), 51}, 60},
-		"members in the middle of 2,000": {store.SQLMembers, []any{"busy", int64(1), int32(1000), 51}, 60},
+		// 51 of either kind, and what else is in the same periods, each with its conversation.
+		"a user's newest conversations":       {store.SQLConversations, []any{"ann", int64(math.MaxInt64), 51}, 800},
+		"a later page of conversations":       {store.SQLConversations, []any{"ann", int64(conversations * 350), 51}, 800},
+		"of a user of whom all are active":    {store.SQLConversations, []any{"zoe", int64(math.MaxInt64), 51}, 2 * (2*256 + 51)},
+		"a later page of all that are active": {store.SQLConversations, []any{"zoe", int64(3_000_000 + conversations/2), 51}, 2 * (2*256 + 51)},
+		"the first members of 2,000":          {store.SQLMembers, []any{"busy", int64(0), int32(0), 51}, 60},
+		"members in the middle of 2,000":      {store.SQLMembers, []any{"busy", int64(1), int32(1000), 51}, 60},
 	} {
 		rows, scanned := rowsRead(t, f, test.statement, test.args...)
 		assert.LessOrEqual(t, rows, test.most, name)
 		assert.Empty(t, scanned, name)
+	}
+	// All pages together are the whole list, newest first.
+	for user, newest := range map[string]int64{"ann": conversations * 700, "zoe": 3_000_000 + conversations} {
+		count, last := 0, newest+1
+		for below, more := int64(0), true; more; more = below != 0 {
+			page, next, err := store.New(f.pool).Conversations(t.Context(), user, below, 200)
+			require.NoError(t, err)
+			count, below = count+len(page), next
+			if next != 0 {
+				require.Less(t, next, last, user)
+				last = next
+			}
+		}
+		assert.Equal(t, conversations, count, user)
 	}
 }
 
@@ -124,12 +146,20 @@ func TestMigration_OfEarlierRowsGivesTheSameAsTheLog(t *testing.T) {
 		many = append(many, fmt.Sprint("user", n))
 	}
 	f.happens("user0", "conversation:large", group("large", many...))
+	// Periods are told apart only beyond the first ones.
+	f.happens("user0", "conversation:talk", group("talk", "user0", "user1"))
+	for range 5 {
+		f.happens("user0", "conversation:talk", slices.Repeat([]proto.Message{&chatv1.MessageSent{ConversationId: "talk",
+			MessageId: "m", Body: "text"}}, 250)...)
+	}
+	f.happens("user0", "conversation:late", group("late", "user0", "user2"))
 	f.happens("user0", "conversation:large", leave("large", "user3"), join("large", "user3"), leave("large", "user5"), join("large", "zed"))
 	want := f.rows()
-	for _, part := range []string{"Down", "Up"} {
-		_, err := f.pool.Exec(t.Context(), "SET search_path = chat;"+migration(t, "00002_pages.sql", part)+";RESET search_path",
+	for _, step := range []struct{ name, part string }{{"00003_periods.sql", "Down"}, {"00002_pages.sql", "Down"},
+		{"00002_pages.sql", "Up"}, {"00003_periods.sql", "Up"}} {
+		_, err := f.pool.Exec(t.Context(), "SET search_path = chat;"+migration(t, step.name, step.part)+";RESET search_path",
 			pgx.QueryExecModeSimpleProtocol)
-		require.NoError(t, err, part)
+		require.NoError(t, err, step)
 	}
 	require.Equal(t, want, f.rows())
 	f.rebuild()

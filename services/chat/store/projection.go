@@ -29,10 +29,11 @@ const ProjectionName = "conversations"
 func (*Conversations) Name() string { return ProjectionName }
 
 // A user's conversations are listed in the order of their newest events, by an index over one row for each member. To
-// move these rows with every message would cost one write per member and message, so they hold a bucket only: the
-// position without its lowest bits (10 of a small conversation, 20 of a large one). Small conversations move at most once in
-// 1,024 positions of the log, large ones, which have up to 2,000 rows to move, at most once in a million. A list sorts
-// within a bucket by the exact position.
+// move these rows with every message would cost one write per member and message, so they contain a period only: the
+// position without its lowest bits (8 of a small conversation, 20 of a large one). Small conversations move at most once
+// in 256 positions of the log, large ones, which have up to 2,000 rows to move, at most once in a million. A list sorts
+// within a period by the exact position, so a page reads all of a user's conversations of its first and last period: of
+// small ones at most 256 each.
 
 // maxSmall is the number of members above which a conversation is large. It is also how many members a list shows.
 const maxSmall = 64
@@ -48,11 +49,11 @@ const (
 		AS n (id, kind, title, from_joining, at)`
 	sqlLeave = `DELETE FROM conversation_members m USING unnest($1::text[], $2::text[]) AS n (id, member)
 		WHERE m.conversation_id = n.id AND m.member = n.member`
-	sqlJoin = `INSERT INTO conversation_members (member, conversation_id, joined_version, joined_index, bucket)
-		SELECT member, id, version, index, position >> 10
+	sqlJoin = `INSERT INTO conversation_members (member, conversation_id, joined_version, joined_index, period)
+		SELECT member, id, version, index, position >> 8
 		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::bigint[])
 		AS n (id, member, version, index, position) ON CONFLICT DO NOTHING`
-	// The rows of members move when they come into another bucket, or when members of the conversation changed.
+	// The rows of members move when they come into another period, or when members of the conversation changed.
 	sqlMove = `WITH moved AS (
 			UPDATE conversations c SET version = n.version, position = n.position, changed_at = n.at,
 				member_count = CASE WHEN n.changed THEN n.members ELSE c.member_count END,
@@ -64,11 +65,11 @@ const (
 					AS u (id, version, position, at, changed),
 				LATERAL (SELECT position AS was FROM conversations o WHERE o.conversation_id = u.id LIMIT 1) o) n
 			WHERE c.conversation_id = n.id
-			RETURNING c.conversation_id AS id, c.large, n.changed, n.was >> (CASE WHEN c.large THEN 20 ELSE 10 END) AS was,
-				c.position >> (CASE WHEN c.large THEN 20 ELSE 10 END) AS bucket)
-		UPDATE conversation_members m SET large = moved.large, bucket = moved.bucket FROM moved
-		WHERE m.conversation_id = moved.id AND (moved.changed OR moved.bucket <> moved.was)
-			AND (m.large <> moved.large OR m.bucket <> moved.bucket)`
+			RETURNING c.conversation_id AS id, c.large, n.changed, n.was >> (CASE WHEN c.large THEN 20 ELSE 8 END) AS was,
+				c.position >> (CASE WHEN c.large THEN 20 ELSE 8 END) AS period)
+		UPDATE conversation_members m SET large = moved.large, period = moved.period FROM moved
+		WHERE m.conversation_id = moved.id AND (moved.changed OR moved.period <> moved.was)
+			AND (m.large <> moved.large OR m.period <> moved.period)`
 	sqlSend = `INSERT INTO messages (conversation_id, version, message_id, author, body, sent_at)
 		SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])`
 	sqlEdit = `INSERT INTO edits (conversation_id, message_id, version, body, edited_at)

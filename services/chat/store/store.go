@@ -45,17 +45,17 @@ func New(pool *pgxpool.Pool) *Store { return &Store{pool} }
 // values, and for tables as small as they were when it was made.
 const planned = pgx.QueryExecModeCacheDescribe
 
-// The rows of a user come in the order of their buckets; within one the conversations' own positions decide.
+// The rows of a user come in the order of their periods; within one the conversations' own positions decide.
 const sqlConversations = `WITH page AS (
 		(SELECT c.* FROM chat.conversation_members m, LATERAL (
 			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
-		WHERE m.member = $1 AND NOT m.large AND m.bucket <= $2::bigint >> 10 AND c.position < $2
-		ORDER BY m.bucket DESC, c.position DESC LIMIT $3)
+		WHERE m.member = $1 AND NOT m.large AND m.period <= $2::bigint >> 8 AND c.position < $2
+		ORDER BY m.period DESC, c.position DESC LIMIT $3)
 		UNION ALL
 		(SELECT c.* FROM chat.conversation_members m, LATERAL (
 			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
-		WHERE m.member = $1 AND m.large AND m.bucket <= $2::bigint >> 20 AND c.position < $2
-		ORDER BY m.bucket DESC, c.position DESC LIMIT $3))
+		WHERE m.member = $1 AND m.large AND m.period <= $2::bigint >> 20 AND c.position < $2
+		ORDER BY m.period DESC, c.position DESC LIMIT $3))
 	SELECT c.conversation_id, c.kind, c.title, c.member_count, c.version, c.position, c.changed_at, ARRAY(
 		SELECT m.member FROM chat.conversation_members m WHERE m.conversation_id = c.conversation_id
 		ORDER BY m.joined_version, m.joined_index LIMIT 64)
