@@ -11,6 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 	"github.com/edumatrix/interlinked/shared/config"
+	"github.com/edumatrix/interlinked/shared/process"
 )
 
 // embeddedStores are those that run with this process.
@@ -65,7 +66,8 @@ func embedsKafka(c config.Config) bool { return !c.Given["kafka"] || !c.KafkaEna
 
 func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, dir *dataDir, made secrets, log *slog.Logger) error {
 	postgres, err := embedded.StartPostgres(ctx, embedded.PostgresOptions{Dir: dir.sub("postgres"), User: c.PostgresUser,
-		Password: or(c.PostgresPassword, made.PostgresPassword), Database: c.PostgresDB, Binaries: c.PostgresBin, Log: log})
+		Password: or(c.PostgresPassword, made.PostgresPassword), Database: c.PostgresDB, Binaries: c.PostgresBin,
+		Cache: process.Memory(process.DatabaseCache), Log: log})
 	if err != nil {
 		return err
 	}

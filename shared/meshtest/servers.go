@@ -149,7 +149,14 @@ type PostgresServer struct {
 // NewPostgresServer starts a server on empty data.
 func NewPostgresServer(t testing.TB) *PostgresServer {
 	t.Helper()
-	p, err := server.StartPostgres(t.Context(), log(t))
+	return NewPostgresServerWith(t, 0, nil)
+}
+
+// NewPostgresServerWith starts a server on empty data, with so many bytes for its cache (0: the default) and with settings
+// of PostgreSQL.
+func NewPostgresServerWith(t testing.TB, cache int64, settings map[string]string) *PostgresServer {
+	t.Helper()
+	p, err := server.StartPostgresWith(t.Context(), cache, settings, log(t))
 	if err != nil {
 		t.Fatal(err)
 	}

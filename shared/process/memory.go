@@ -21,7 +21,12 @@ var (
 	OneService = MemoryShare{Machine: 0.25, Group: 0.8}
 	// WholeMesh is for a process that runs all of them and starts a PostgreSQL beside it.
 	WholeMesh = MemoryShare{Machine: 0.5, Group: 0.6}
+	// DatabaseCache is for the cache of that PostgreSQL. Its connections need memory too, and the system caches files.
+	DatabaseCache = MemoryShare{Machine: 0.125, Group: 0.15}
 )
+
+// Memory returns how many bytes a share is on this machine and in this control group, or 0 if that is not known.
+func Memory(share MemoryShare) int64 { return memoryLimit(os.DirFS("/"), share) }
 
 // garbagePercent is GOGC below the memory limit. A heap here is small and mostly short-lived, so Go's default of 100
 // collects many times a second under load.
@@ -31,7 +36,7 @@ const garbagePercent = 400
 // GOGC win where they are set. Where no limit is known, as on systems other than Linux, nothing changes.
 func TuneMemory(share MemoryShare, log *slog.Logger) {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		limit := memoryLimit(os.DirFS("/"), share)
+		limit := Memory(share)
 		if limit == 0 {
 			return
 		}

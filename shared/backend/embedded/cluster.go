@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -234,9 +235,8 @@ func (c *cluster) settings(port int) map[string]string {
 		"log_timezone":            "UTC",
 		"log_checkpoints":         "off",
 	}
-	for name, value := range c.options.Settings {
-		settings[name] = value
-	}
+	maps.Copy(settings, sized(c.options.Cache))
+	maps.Copy(settings, c.options.Settings)
 	return settings
 }
 

@@ -35,7 +35,8 @@ type PostgresOptions struct {
 
 	Binaries string            // a folder of PostgreSQL's programs, 17 or later; default: installed, else downloaded
 	CacheDir string            // keeps downloaded programs; default: a folder of the user's (root's: the machine's) cache
-	Settings map[string]string // further server settings, such as fsync=off in tests
+	Cache    int64             // bytes of memory for the cache of pages, from 128 MiB (default) to 2 GiB
+	Settings map[string]string // further server settings, such as fsync=off in tests; they win
 	Log      *slog.Logger      // told what takes over a second; default: nowhere
 }
 

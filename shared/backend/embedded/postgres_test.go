@@ -3,6 +3,7 @@ package embedded_test
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -82,6 +83,35 @@ func TestPostgres_KeepsItsDataOverARestart(t *testing.T) {
 	o.Password = "wrong"
 	_, err := pgx.Connect(t.Context(), strings.Replace(p.URL(), "it%27s", "its", 1))
 	require.ErrorContains(t, err, "password authentication failed")
+}
+
+// How much the server caches and logs between checkpoints goes by the memory that it is given, within bounds.
+func TestPostgres_TakesTheMemoryThatItIsGiven(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		cache int64
+		want  string
+	}{
+		"nothing":             {0, "128MB 1GB 15min"},
+		"less than is useful": {1 << 20, "128MB 1GB 15min"},
+		"much":                {512 << 20, "512MB 2GB 15min"},
+		"more than is useful": {64 << 30, "2GB 4GB 15min"},
+		"set expressly":       {-1, "192MB 1GB 15min"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := postgresOptions(t)
+			o.Cache = test.cache
+			if test.cache < 0 { // what is set expressly wins
+				o.Cache, o.Settings = 512<<20, maps.Clone(quick)
+				o.Settings["shared_buffers"], o.Settings["max_wal_size"] = "192MB", "1GB"
+			}
+			p := startPostgres(t, o)
+			require.Equal(t, test.want, value(t, p.URL(), "SELECT current_setting('shared_buffers') || ' ' || "+
+				"current_setting('max_wal_size') || ' ' || current_setting('checkpoint_timeout')"))
+			require.Equal(t, "off", value(t, p.URL(), "SHOW wal_compression"))
+		})
+	}
 }
 
 func TestPostgres_RunsWhereEveryoneMayEnter(t *testing.T) {

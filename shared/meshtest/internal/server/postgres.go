@@ -24,12 +24,17 @@ type Postgres struct {
 
 // StartPostgres starts a server on empty data.
 func StartPostgres(ctx context.Context, log *slog.Logger) (*Postgres, error) {
+	return StartPostgresWith(ctx, 0, nil, log)
+}
+
+// StartPostgresWith starts a server on empty data, with a size of its cache and with settings.
+func StartPostgresWith(ctx context.Context, cache int64, settings map[string]string, log *slog.Logger) (*Postgres, error) {
 	dir, err := NewDir("postgres")
 	if err != nil {
 		return nil, err
 	}
 	p := &Postgres{options: embedded.PostgresOptions{Dir: dir, Password: "meshtest", Log: log,
-		Binaries: os.Getenv(embedded.BinariesVariable)}}
+		Cache: cache, Settings: settings, Binaries: os.Getenv(embedded.BinariesVariable)}}
 	if p.options.Port, err = FreePort(); err == nil {
 		err = p.Start(ctx)
 	}
