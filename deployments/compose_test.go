@@ -204,7 +204,7 @@ func TestCompose_NamesUserAndDatabaseOfExistingInstallations(t *testing.T) {
 
 func TestCompose_TellsTheServicesWhereAllIs(t *testing.T) {
 	t.Parallel()
-	services := loaded(t, "ALLOWED_ORIGINS=https://school.example", "RESUME_EVENTS=50", "JWT_AUDIENCE=edu-matrix",
+	services := loaded(t, "ALLOWED_ORIGINS=https://school.example", "RESUME_EVENTS=50", "MAX_CONVERSATIONS=70", "JWT_AUDIENCE=edu-matrix",
 		"JWT_ISSUER=https://sign-in.school.example/", "JWT_ROLE_CLAIM=realm_access.roles").Services
 	shared := map[string]string{
 		"DATABASE_URL":                "postgresql://edu_matrix_user:pg-secret@postgres:5432/edu_matrix_db?schema=public",
@@ -240,6 +240,7 @@ func TestCompose_TellsTheServicesWhereAllIs(t *testing.T) {
 	require.Equal(t, "3011", variable(services["socketio"], "METRICS_PORT"))
 	require.Equal(t, "https://school.example", variable(services["socketio"], "ALLOWED_ORIGINS"))
 	require.Equal(t, "50", variable(services["socketio"], "RESUME_EVENTS"))
+	require.Equal(t, "70", variable(services["chat"], "MAX_CONVERSATIONS"))
 	require.Equal(t, "edu-matrix", variable(services["socketio"], "JWT_AUDIENCE"))
 	require.Equal(t, "https://sign-in.school.example/", variable(services["socketio"], "JWT_ISSUER"))
 	require.Equal(t, "realm_access.roles", variable(services["socketio"], "JWT_ROLE_CLAIM"))

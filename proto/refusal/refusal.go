@@ -29,6 +29,7 @@ const (
 	InvalidField   = "invalid_field"    // a field that is unknown, of the wrong type, or out of its bounds
 	Unauthorized   = "unauthorized"     // no token, or one that does not hold
 	TooManyWaiting = "too_many_waiting" // more commands without outcome than a connection may have
+	TooMany        = "too_many"         // more of something than one may have
 	NotAMember     = "not_a_member"
 	NotFound       = "not_found"
 	Internal       = "internal"

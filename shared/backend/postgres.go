@@ -110,8 +110,10 @@ func ForeignParameter(name string) bool {
 	case "schema", "connection_limit", "pool_timeout", "socket_timeout", "pgbouncer", "statement_cache_size", "sslaccept",
 		"sslidentity", "sslpassword", "max_idle_connection_lifetime", "max_connection_lifetime", "single_use_connections":
 		return true
+	case "default_query_exec_mode", "statement_cache_capacity", "description_cache_capacity":
+		return true // of pgx: the mesh chooses for each statement how it is prepared
 	}
-	return false
+	return strings.HasPrefix(name, "pool_") // of pgx: POSTGRES_POOL_MAX and what is fixed hold
 }
 
 // HasUnescapedAt reports whether user or password of a URL hold an @, or an @ stands where their / or ? has cut them off.

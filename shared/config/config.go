@@ -54,7 +54,8 @@ type Config struct {
 
 	Peers map[string]string // owner -> base URL of its inner listener
 
-	ResumeEvents int // how many events of one room a client that comes back is given
+	ResumeEvents     int // how many events of one room a client that comes back is given
+	MaxConversations int // in how many conversations a user may be
 
 	DataDir        string
 	AllowedOrigins []string
@@ -94,11 +95,12 @@ func Load(service string, getenv func(string) string) (Config, error) {
 		c.Peers[owner] = r.baseURL(strings.ToUpper(owner)+"_URL", fmt.Sprintf("http://localhost:%d", ports[owner]))
 	}
 	c.ResumeEvents = r.number("RESUME_EVENTS", 1000, 1, 10_000)
-	c.DataDir = r.text("DATA_DIR", ".data")
+	c.MaxConversations = r.number("MAX_CONVERSATIONS", 10_000, 1, 100_000)
+	c.DataDir = r.path("DATA_DIR", ".data")
 	c.AllowedOrigins = r.origins("ALLOWED_ORIGINS")
 	c.AnyLocalOrigin = service == AllInOne
 	r.traces(&c)
-	c.PostgresBin = r.text("EDUMATRIX_POSTGRES_BIN", "")
+	c.PostgresBin = r.path("EDUMATRIX_POSTGRES_BIN", "")
 	c.Notices = r.notices
 	if len(r.problems) > 0 {
 		return Config{}, r.problems[0] // one line; the next start tells the next
@@ -107,8 +109,9 @@ func Load(service string, getenv func(string) string) (Config, error) {
 }
 
 func (r *reader) postgres(c *Config) {
-	c.PostgresUser = r.text("POSTGRES_USER", "edu_matrix_user")
-	c.PostgresDB = r.text("POSTGRES_DB", "edu_matrix_db")
+	const longest = 63 // PostgreSQL cuts off the rest of a name, and then does not find it
+	c.PostgresUser = r.name("POSTGRES_USER", "edu_matrix_user", longest)
+	c.PostgresDB = r.name("POSTGRES_DB", "edu_matrix_db", longest)
 	c.PostgresPassword = r.text("POSTGRES_PASSWORD", "")
 	c.Postgres.PoolMax = int32(r.number("POSTGRES_POOL_MAX", 20, 1, 10_000))
 	c.Postgres.URL = r.databaseURL("DATABASE_URL", c)
@@ -126,7 +129,7 @@ func (r *reader) redis(c *Config) {
 
 func (r *reader) kafka(c *Config) {
 	c.Kafka = backend.Kafka{Brokers: r.brokers("KAFKA_BROKERS", "localhost:9092"),
-		ClientID: r.text("KAFKA_CLIENT_ID", "edu-matrix-interlinked"), TopicPrefix: r.prefix("TOPIC_PREFIX")}
+		ClientID: r.name("KAFKA_CLIENT_ID", "edu-matrix-interlinked", 255), TopicPrefix: r.prefix("TOPIC_PREFIX")}
 	c.Given["kafka"] = r.text("KAFKA_BROKERS", "") != ""
 	c.KafkaEnabled = r.boolean("KAFKA_ENABLED", true)
 	switch {
@@ -160,6 +163,9 @@ func (r *reader) secrets(c *Config) {
 		if audience = strings.TrimSpace(audience); audience != "" {
 			c.JWTAudience = append(c.JWTAudience, audience)
 		}
+	}
+	if c.JWTAudience == nil && r.text("JWT_AUDIENCE", "") != "" {
+		r.problem("JWT_AUDIENCE", "names nothing, so tokens for any program would hold")
 	}
 	role := "role"
 	if c.JWTSecret == "" && c.JWKSURL != "" {

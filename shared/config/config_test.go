@@ -40,6 +40,7 @@ func TestLoad_HasTheDefaultsOfExistingInstallations(t *testing.T) {
 		"feed": "http://localhost:3004", "notification": "http://localhost:3005"}, c.Peers)
 	require.Equal(t, map[string]bool{"postgres": false, "redis": false, "kafka": false}, c.Given)
 	require.Equal(t, 1000, c.ResumeEvents)
+	require.Equal(t, 10_000, c.MaxConversations)
 	require.Equal(t, ".data", c.DataDir)
 	require.Empty(t, c.AllowedOrigins)
 	require.False(t, c.AnyLocalOrigin)
@@ -70,6 +71,7 @@ func TestLoad_ReadsEveryVariable(t *testing.T) {
 			func(c config.Config) any { return c.Postgres.URL }},
 		{[]string{"POSTGRES_POOL_MAX=7"}, int32(7), func(c config.Config) any { return c.Postgres.PoolMax }},
 		{[]string{"RESUME_EVENTS=50"}, 50, func(c config.Config) any { return c.ResumeEvents }},
+		{[]string{"MAX_CONVERSATIONS=50"}, 50, func(c config.Config) any { return c.MaxConversations }},
 		{[]string{"REDIS_HOST=h", "REDIS_PORT=1", "REDIS_PASSWORD=p"}, backend.Redis{Host: "h", Port: 1, Password: "p"},
 			func(c config.Config) any { return c.Redis }},
 		{[]string{"REDIS_URL=redis://:p@h:1/0"}, "h:1", func(c config.Config) any { return c.Redis.Where() }},
@@ -116,6 +118,7 @@ func TestLoad_StopsAtWhatCannotBeMeant(t *testing.T) {
 		"METRICS_PORT=3003":                   "METRICS_PORT is the same as PORT",
 		"REDIS_PORT=0":                        `REDIS_PORT is "0"`,
 		"POSTGRES_POOL_MAX=many":              `POSTGRES_POOL_MAX is "many": it has to be a number from 1 to 10000`,
+		"MAX_CONVERSATIONS=100001":            `MAX_CONVERSATIONS is "100001": it has to be a number from 1 to 100000`,
 		"RESUME_EVENTS=0":                     `RESUME_EVENTS is "0": it has to be a number from 1 to 10000`,
 		"KAFKA_ENABLED=maybe":                 `KAFKA_ENABLED is "maybe": it has to be true or false`,
 		"KAFKA_ENABLED=false":                 "KAFKA_ENABLED is false, but a service of its own cannot do without Kafka",
@@ -150,7 +153,37 @@ func TestLoad_StopsAtWhatCannotBeMeant(t *testing.T) {
 		"JWT_SECRET=":                             "JWT_SECRET is not set, nor is JWKS_URL",
 		"JWT_SECRET=hidden": "JWT_SECRET has 6 bytes: it needs at least 32, as whoever has one token can try secrets " +
 			"against it; make a good one with: openssl rand -hex 32",
-		"SERVICE_SECRET=hidden": "SERVICE_SECRET has 6 bytes: it needs at least 32",
+		"SERVICE_SECRET=hidden":             "SERVICE_SECRET has 6 bytes: it needs at least 32",
+		"REDIS_HOST=h:6379":                 `REDIS_HOST is "h:6379": it has to be the name or the address of a machine, without a port`,
+		"REDIS_HOST=-":                      `REDIS_HOST is "-"`,
+		"REDIS_URL=redis://:hidden@h:99999": "REDIS_URL has a port that is not from 1 to 65535",
+		"REDIS_URL=redis://:hidden@h:1/0#x": "REDIS_URL has a # in it",
+		"KAFKA_BROKERS=[a:b]:9092":          `KAFKA_BROKERS names "[a:b]:9092"`,
+		"KAFKA_BROKERS=a:+1":                `KAFKA_BROKERS names "a:+1"`,
+		"KAFKA_CLIENT_ID=a\nb":              "KAFKA_CLIENT_ID has a control character in it",
+		"KAFKA_CLIENT_ID=\xff":              "KAFKA_CLIENT_ID has a control character in it, or is not UTF-8",
+		"KAFKA_CLIENT_ID=" + long + long + long + long + long + long + long + long: "KAFKA_CLIENT_ID has",
+		"POSTGRES_USER=" + strings.Repeat("u", 64):                                 "POSTGRES_USER has 64 bytes: it may have 63",
+		"POSTGRES_DB=" + strings.Repeat("d", 64):                                   "POSTGRES_DB has 64 bytes: it may have 63",
+		"POSTGRES_USER=a\x01b":                                                     "POSTGRES_USER has a control character in it",
+		"CHAT_URL=http://localhost:0":                                              "CHAT_URL has no host, or a port that is not from 1 to 65535",
+		"CHAT_URL=http://localhost:99999":                                          "CHAT_URL has no host, or a port",
+		"CHAT_URL=http://localhost:":                                               "CHAT_URL has no host, or a port",
+		"CHAT_URL=http://:3003":                                                    "CHAT_URL has no host, or a port",
+		"JWKS_URL=https://u:hidden@h:0/keys":                                       "JWKS_URL has no host, or a port",
+		"JWT_AUDIENCE= , ":                                                         "JWT_AUDIENCE names nothing",
+		"ALLOWED_ORIGINS=https://a.example:99999":                                  `ALLOWED_ORIGINS names "https://a.example:99999", whose port`,
+		"ALLOWED_ORIGINS=https://a.example:0":                                      "whose port is not from 1 to 65535",
+		"ALLOWED_ORIGINS=http://[1:2]":                                             `ALLOWED_ORIGINS names "http://[1:2]"`,
+		"ALLOWED_ORIGINS= , ":                                                      "ALLOWED_ORIGINS names no origin",
+		"DATA_DIR=~/mesh":                                                          `DATA_DIR is "~/mesh": only a shell expands ~ and $; write the whole path`,
+		"DATA_DIR=$HOME/mesh":                                                      "only a shell expands",
+		"DATA_DIR=a\nb":                                                            "DATA_DIR is \"a\\nb\": it has a control character in it",
+		"EDUMATRIX_POSTGRES_BIN=~/pg/bin":                                          `EDUMATRIX_POSTGRES_BIN is "~/pg/bin"`,
+		"DATABASE_URL=postgresql://u:hidden@h:99999/d":                             "DATABASE_URL has a port that is not from 1 to 65535",
+		"DATABASE_URL=postgresql://u:hidden@h:1,i:0/d":                             "DATABASE_URL has a port that is not from 1 to 65535",
+		"DATABASE_URL=postgresql://u:hidden@h/d?sslmode=required":                  "DATABASE_URL has sslmode=required: it is one of disable, allow",
+		"DATABASE_URL=postgresql://u:hidden@h/d#e":                                 "DATABASE_URL has a # in it",
 	} {
 		t.Run(set, func(t *testing.T) {
 			t.Parallel()
@@ -280,6 +313,9 @@ func TestLoad_TakesWhatItsUserMeans(t *testing.T) {
 		"ALLOWED_ORIGINS=https://school.example:443":     {[]string{"https://school.example"}, origins},
 		"ALLOWED_ORIGINS=HTTP://A.example:80/,":          {[]string{"http://a.example"}, origins},
 		"ALLOWED_ORIGINS=http://[::1]:5173":              {[]string{"http://[::1]:5173"}, origins},
+		"ALLOWED_ORIGINS=http://[0:0:0:0:0:0:0:1]:05173": {[]string{"http://[::1]:5173"}, origins},
+		"ALLOWED_ORIGINS=https://a.example:0443":         {[]string{"https://a.example"}, origins},
+		"REDIS_HOST=::1":                                 {"[::1]:6379", func(c config.Config) any { return c.Redis.Where() }},
 		"ALLOWED_ORIGINS=capacitor://localhost, tauri://localhost": {
 			[]string{"capacitor://localhost", "tauri://localhost"}, origins},
 	} {
@@ -303,4 +339,8 @@ func TestLoad_TakesWhatItsUserMeans(t *testing.T) {
 	c, err := config.Load("chat", env("DATABASE_URL=postgresql://u:p@h/d?schema=public&connection_limit=5&sslmode=disable"))
 	require.NoError(t, err)
 	require.Equal(t, []string{"DATABASE_URL has connection_limit, which is for other clients: it is left out"}, c.Notices)
+	c, err = config.Load("chat", env("DATABASE_URL=postgresql://u:p@h/d?default_query_exec_mode=simple_protocol&pool_min_conns=99"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"DATABASE_URL has default_query_exec_mode, which is for other clients: it is left out",
+		"DATABASE_URL has pool_min_conns, which is for other clients: it is left out"}, c.Notices)
 }

@@ -4,11 +4,14 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/redis/go-redis/v9"
 
@@ -82,12 +85,51 @@ func (r *reader) boolean(name string, otherwise bool) bool {
 	}
 }
 
-var hostPattern = regexp.MustCompile(`^[A-Za-z0-9._:-]+$`)
+var hostPattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?$`)
 
 func (r *reader) host(name, otherwise string) string {
 	value := r.text(name, otherwise)
-	if !hostPattern.MatchString(value) {
-		r.problem(name, "is %q: it has to be the name or the address of a machine", value)
+	if !validHost(value) {
+		r.problem(name, "is %q: it has to be the name or the address of a machine, without a port", value)
+	}
+	return value
+}
+
+// validHost reports whether a host is a name or an address. Only addresses have colons.
+func validHost(host string) bool {
+	if strings.Contains(host, ":") {
+		_, err := netip.ParseAddr(host)
+		return err == nil
+	}
+	return hostPattern.MatchString(host)
+}
+
+// validPort reports whether a port is a number that can be connected to, written as others write it.
+func validPort(port string) bool {
+	n, err := strconv.Atoi(port)
+	return err == nil && n >= 1 && n <= 65535 && strconv.Itoa(n) == port
+}
+
+// name reads what a server calls a user, a database or a client: at most so many bytes, none of them a control character.
+func (r *reader) name(variable, otherwise string, most int) string {
+	value := r.text(variable, otherwise)
+	switch {
+	case len(value) > most:
+		r.problem(variable, "has %d bytes: it may have %d", len(value), most)
+	case !utf8.ValidString(value) || strings.ContainsFunc(value, unicode.IsControl):
+		r.problem(variable, "has a control character in it, or is not UTF-8")
+	}
+	return value
+}
+
+// path reads the name of a folder or file. A text that only a shell expands would name another one.
+func (r *reader) path(name, otherwise string) string {
+	value := r.text(name, otherwise)
+	switch {
+	case strings.HasPrefix(value, "~") || strings.HasPrefix(value, "$"):
+		r.problem(name, "is %q: only a shell expands ~ and $; write the whole path", value)
+	case strings.ContainsFunc(value, unicode.IsControl):
+		r.problem(name, "is %q: it has a control character in it", value)
 	}
 	return value
 }
@@ -103,8 +145,12 @@ func (r *reader) httpURL(name, otherwise string) string {
 		r.problem(name, "has to look like http://host:port")
 		return ""
 	}
-	if u.Fragment != "" {
+	if strings.Contains(value, "#") {
 		r.problem(name, "has a # in it: it has to look like http://host:port")
+		return ""
+	}
+	if strings.HasSuffix(u.Host, ":") || u.Port() != "" && !validPort(u.Port()) || u.Hostname() == "" {
+		r.problem(name, "has no host, or a port that is not from 1 to 65535: it has to look like http://host:port")
 		return ""
 	}
 	return value
@@ -136,7 +182,11 @@ func (r *reader) origins(name string) (list []string) {
 				"without wildcards, and international names as browsers send them (xn--...)", value)
 			continue
 		}
-		host := strings.ToLower(u.Host)
+		host, ok := originAuthority(u)
+		if !ok {
+			r.problem(name, "names %q, whose port is not from 1 to 65535", value)
+			continue
+		}
 		switch u.Scheme { // browsers leave out the usual port
 		case "https":
 			host = strings.TrimSuffix(host, ":443")
@@ -145,7 +195,31 @@ func (r *reader) origins(name string) (list []string) {
 		}
 		list = append(list, strings.ToLower(u.Scheme)+"://"+host)
 	}
+	if r.text(name, "") != "" && list == nil && len(r.problems) == 0 {
+		r.problem(name, "names no origin: they have to look like https://school.example, separated by commas")
+	}
 	return list
+}
+
+// originAuthority returns host and port as browsers write them: in small letters, addresses in their shortest form, and
+// the port without zeros before it.
+func originAuthority(u *url.URL) (string, bool) {
+	host, port := strings.ToLower(u.Hostname()), u.Port()
+	if strings.HasPrefix(u.Host, "[") {
+		address, err := netip.ParseAddr(host)
+		if err != nil {
+			return "", false
+		}
+		host = "[" + address.String() + "]"
+	}
+	if port == "" {
+		return host, true
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil || n < 1 || n > 65535 {
+		return "", false
+	}
+	return host + ":" + strconv.Itoa(n), true
 }
 
 // brokers reads a list of addresses. Empty entries, such as after a trailing comma, and repeated ones are left out.
@@ -156,8 +230,7 @@ func (r *reader) brokers(name, otherwise string) (list []string) {
 			continue
 		}
 		host, port, err := net.SplitHostPort(value)
-		n, _ := strconv.Atoi(port) // 0 is not a port
-		if err != nil || !hostPattern.MatchString(host) || n < 1 || n > 65535 {
+		if err != nil || !validHost(host) || !validPort(port) {
 			r.problem(name, "names %q: each broker has to be host:port, separated by commas", value)
 			continue
 		}
@@ -181,6 +254,8 @@ func (r *reader) prefix(name string) string {
 	return value
 }
 
+var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
+
 // databaseURL reads the URL, or makes it of the parts. Where both are there and differ, the URL wins, and it is said.
 func (r *reader) databaseURL(name string, c *Config) string {
 	value := r.text(name, "")
@@ -202,6 +277,20 @@ func (r *reader) databaseURL(name string, c *Config) string {
 	}
 	if backend.HasUnescapedAt(value) {
 		r.problem(name, "has an @ in its user or password, or a / or ? before it: percent-encode them (@ is %%40)")
+		return ""
+	}
+	if u.Fragment != "" {
+		r.problem(name, "has a # in it: percent-encode it in a password (%%23), or remove what follows it")
+		return ""
+	}
+	for host := range strings.SplitSeq(u.Host, ",") {
+		if i := strings.LastIndex(host, ":"); i >= 0 && !strings.HasSuffix(host, "]") && !validPort(host[i+1:]) {
+			r.problem(name, "has a port that is not from 1 to 65535")
+			return ""
+		}
+	}
+	if mode := u.Query().Get("sslmode"); mode != "" && !slices.Contains(sslModes, mode) {
+		r.problem(name, "has sslmode=%s: it is one of %s", mode, strings.Join(sslModes, ", "))
 		return ""
 	}
 	for _, parameter := range slices.Sorted(maps.Keys(u.Query())) {
@@ -241,6 +330,14 @@ func (r *reader) redisURL(name string) string {
 	}
 	if options.DB < 0 {
 		r.problem(name, "names the database %d: it has to be 0 or more", options.DB)
+		return ""
+	}
+	if strings.Contains(value, "#") {
+		r.problem(name, "has a # in it: percent-encode it in a password (%%23), or remove what follows it")
+		return ""
+	}
+	if _, port, err := net.SplitHostPort(options.Addr); options.Network == "tcp" && (err != nil || !validPort(port)) {
+		r.problem(name, "has a port that is not from 1 to 65535")
 		return ""
 	}
 	return value

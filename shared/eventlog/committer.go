@@ -291,9 +291,11 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 	g := &t.ledger
 	g.versions, g.outcomes = make(map[string]int64, len(streams)), map[commandKey]outcome{}
 	g.members, g.timers = map[membershipKey]bool{}, map[timerKey]*timerRow{}
+	g.maxRooms, g.rooms = t.log.maxRooms, map[roomsKey]int{}
+	entering, kinds := t.counted()
 	t.queueConsumed(b)
 	b.Queue(t.log.sql.check, actors, ids, streams, members, rooms, timerStreams,
-		timerKeys).Query(func(found pgx.Rows) error {
+		timerKeys, entering, kinds).Query(func(found pgx.Rows) error {
 		var what int
 		var digest string
 		r := envelope.Result{Source: t.log.o.Owner}
@@ -308,6 +310,8 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 				g.members[membershipKey{r.Stream, r.Actor}] = true
 			case 6:
 				g.timers[timerKey{r.Stream, r.CommandID}] = &timerRow{generation: r.Version, due: micros(r.Position)}
+			case 8:
+				g.rooms[roomsKey{r.Actor, r.Stream}] = int(r.Version)
 			case 7:
 				g.at = micros(r.Position)
 				t.log.clock.set(g.at)

@@ -57,6 +57,7 @@ type trial struct {
 	versions map[string]int64
 	members  map[membershipKey]bool
 	timers   map[timerKey]*timerRow // nil: the timer is gone
+	rooms    map[roomsKey]int       // how many more
 	refusals map[int]*refusal.Error
 	early    map[int]bool
 }
@@ -82,6 +83,7 @@ func (t *trial) take(e *entry) error {
 		t.early[e.index] = true
 	}
 	for i, d := range e.drafts {
+		t.enter(e, d)
 		t.note(e.stream, version+int64(i)+1, d)
 	}
 	if t.versions == nil {
@@ -130,6 +132,7 @@ func (t *trial) note(stream string, version int64, d draft) {
 // note records what an event changes of what later members of the transaction rest on.
 func (g *ledger) note(stream string, d draft) {
 	eachMembership(d.place, func(k membershipKey, is bool) { g.members[k] = is })
+	eachCounted(g.maxRooms, d.place, func(k roomsKey, change int) { g.rooms[k] += change })
 	eachTimer(stream, g.versions[stream], d, g.timer)
 }
 

@@ -27,6 +27,9 @@ type ledger struct {
 
 	members map[membershipKey]bool // those that were asked for, and those that changed since
 	timers  map[timerKey]*timerRow // likewise; absent: there is none
+
+	maxRooms map[string]int   // the log's
+	rooms    map[roomsKey]int // in how many rooms those are who enter bounded ones
 }
 
 // admit adds a member's rows, or says what takes it out; then nothing of it is added.

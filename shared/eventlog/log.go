@@ -58,6 +58,8 @@ type Log struct {
 	checked func() // for tests: called under the lock, before anything is written
 	session session
 	notices notices
+
+	maxRooms map[string]int // by kind: in how many rooms one may be
 }
 
 // timeouts bound what a holder of the log's lock can cost the others.

@@ -52,6 +52,10 @@ SELECT 6, '', k.key, '', k.stream, '', t.generation, (extract(epoch FROM t.due) 
 FROM unnest($6::text[], $7::text[]) AS k (stream, key),
 LATERAL (SELECT * FROM owner.timers t WHERE t.stream = k.stream AND t.key = k.key LIMIT 1) t
 UNION ALL
+SELECT 8, k.member, '', '', k.kind, '', m.rooms, 0, '', '', ''
+FROM unnest($8::text[], $9::text[]) AS k (member, kind),
+LATERAL (SELECT rooms FROM owner.member_rooms m WHERE m.member = k.member AND m.kind = k.kind LIMIT 1) m
+UNION ALL
 SELECT 7, '', '', '', '', '', 0, ` + clock + `, '', '', ''
 UNION ALL
 (SELECT 4, '', '', '', '', '', i.number, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id,

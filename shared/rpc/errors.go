@@ -56,7 +56,7 @@ func statusOf(code string) connect.Code {
 		return connect.CodeUnauthenticated
 	case refusal.InvalidField, refusal.Malformed:
 		return connect.CodeInvalidArgument
-	case refusal.TooManyWaiting:
+	case refusal.TooManyWaiting, refusal.TooMany:
 		return connect.CodeResourceExhausted
 	default:
 		return connect.CodeFailedPrecondition

@@ -281,7 +281,7 @@ func status(code string) int {
 		return http.StatusConflict
 	case refusal.Expired:
 		return http.StatusGone
-	case refusal.TooManyWaiting:
+	case refusal.TooManyWaiting, refusal.TooMany:
 		return http.StatusTooManyRequests
 	case refusal.Unavailable:
 		return http.StatusServiceUnavailable

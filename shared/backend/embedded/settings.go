@@ -15,7 +15,7 @@ const (
 //     in the cache is read, and written again, for one entry.
 //   - max_wal_size is how much is logged between checkpoints under load. After each checkpoint the first change of a page
 //     logs the whole page, so there are to be few of them: four times the cache, which a checkpoint writes at most once.
-//   - checkpoint_timeout does the same for a server with little to do. What a crash costs is bounded by max_wal_size.
+//   - checkpoint_timeout does the same for a server with little to do. The start after a crash reads no more than max_wal_size.
 //
 // wal_compression stays off: it trades processor time, which is short where all services share a machine, for disk.
 func sized(cache int64) map[string]string {

@@ -1,0 +1,47 @@
+-- +goose Up
+
+-- In how many rooms of a kind ("conversation") somebody is: what a bound is compared with under the log's lock, where
+-- counting thousands of rows would keep all others waiting. It follows memberships, whichever release writes them.
+CREATE TABLE member_rooms (
+    member text COLLATE "C" NOT NULL,
+    kind   text COLLATE "C" NOT NULL,
+    rooms  integer NOT NULL,
+    PRIMARY KEY (member, kind)
+);
+
+-- +goose StatementBegin
+CREATE FUNCTION rooms_are_opened() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO member_rooms AS m (member, kind, rooms)
+    SELECT member, split_part(room, ':', 1), count(*) FROM opened WHERE closed_position IS NULL GROUP BY 1, 2
+    ORDER BY 1, 2
+    ON CONFLICT (member, kind) DO UPDATE SET rooms = m.rooms + excluded.rooms;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE FUNCTION rooms_are_closed() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO member_rooms AS m (member, kind, rooms)
+    SELECT member, split_part(room, ':', 1), sum(n) FROM (
+        SELECT member, room, -1 AS n FROM was WHERE closed_position IS NULL
+        UNION ALL SELECT member, room, 1 FROM is_now WHERE closed_position IS NULL) c
+    GROUP BY 1, 2 HAVING sum(n) <> 0 ORDER BY 1, 2
+    ON CONFLICT (member, kind) DO UPDATE SET rooms = m.rooms + excluded.rooms;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER rooms_are_opened AFTER INSERT ON memberships REFERENCING NEW TABLE AS opened
+    FOR EACH STATEMENT EXECUTE FUNCTION rooms_are_opened();
+CREATE TRIGGER rooms_are_closed AFTER UPDATE ON memberships REFERENCING OLD TABLE AS was NEW TABLE AS is_now
+    FOR EACH STATEMENT EXECUTE FUNCTION rooms_are_closed();
+
+-- The triggers' locks keep commits away until this is done.
+INSERT INTO member_rooms (member, kind, rooms)
+SELECT member, split_part(room, ':', 1), count(*) FROM memberships WHERE closed_position IS NULL GROUP BY 1, 2;
+
+-- +goose Down
+DROP TRIGGER rooms_are_opened ON memberships;
+DROP TRIGGER rooms_are_closed ON memberships;
+DROP FUNCTION rooms_are_opened, rooms_are_closed;
+DROP TABLE member_rooms;
