@@ -399,16 +399,17 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 		text         string
 		break_, mend func(*reactor)
 		problem      string
+		applied      []string // of the event that is parked
 	}{
-		"an error": {"fail", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) }, "as asked"},
-		"a panic":  {"panic", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) }, "as asked"},
+		"an error": {"fail", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) }, "as asked", []string{"p 0"}},
+		"a panic":  {"panic", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) }, "as asked", []string{"p 0"}},
 		"a fact that stays unknown": {"wait", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) },
-			"the diary is not known yet"},
+			"the diary is not known yet", []string{"p 0"}},
 		"a state that cannot be loaded": {"x", spoil("\x07"), func(r *reactor) {
 			_, err := r.pool.Exec(r.t.Context(), `UPDATE toy.events SET body = substr(body, 2) WHERE stream = 'diary:eve'`)
 			require.NoError(r.t, err)
-		}, "fold diary:eve"},
-		"two effects for one stream": {"x; both", func(*reactor) {}, nil, "either events for a stream, or a command"},
+		}, "fold diary:eve", []string{"p 0"}},
+		"two effects for one stream": {"x; both", func(*reactor) {}, nil, "either events for a stream, or a command", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -416,7 +417,8 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 			r := k.start(nil)
 			r.do("eve", &toyv1.WriteNote{UserId: "eve", Text: "first"})
 			c.break_(r)
-			k.say("7", "note ann a", "note ann b; note eve "+c.text, "note ann c")
+			// The events of the second one are appended before its commands are decided.
+			k.say("7", "note ann a", "append pat p; note ann b; note eve "+c.text, "note ann c")
 			k.say("8", "note bob a", "note bob b")
 			r.consumed(k)
 			require.Equal(t, []string{"a 1"}, r.notes("ann"))
@@ -426,6 +428,8 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 			require.Len(t, parked, 1)
 			require.EqualValues(t, 2, parked[0].Version)
 			require.EqualValues(t, 1, parked[0].Waiting)
+			require.Equal(t, c.applied, r.notes("pat"))
+			require.Equal(t, len(c.applied), parked[0].Index)
 			require.Contains(t, parked[0].Error, c.problem)
 			done, err := r.consumer.Resolve(t.Context(), "conversation:7", 2, false)
 			require.NoError(t, err)
@@ -444,7 +448,15 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 			k.say("7", "note ann d")
 			r.consumed(k)
 			require.Equal(t, []string{"a 1", "b 2", "c 3", "d 4"}, r.notes("ann"))
+			require.Equal(t, []string{"p 0"}, r.notes("pat"))
 			require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
+			// What a retry decided is the same command as that which the topic brings.
+			r.stop()
+			r.forget()
+			r = k.start(nil)
+			k.publish(k.log...)
+			r.consumed(k)
+			require.Equal(t, []string{"a 1", "b 2", "c 3", "d 4"}, r.notes("ann"))
 		})
 	}
 }
