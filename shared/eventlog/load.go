@@ -31,13 +31,28 @@ type Loaded struct {
 
 // Load reads from a stream what deciding needs.
 func (l *Log) Load(ctx context.Context, s Selection) (Loaded, error) {
-	var loaded Loaded
-	b := &pgx.Batch{}
-	l.queueLoad(b, s, &loaded)
-	if err := l.o.Pool.SendBatch(ctx, b).Close(); err != nil {
-		return Loaded{}, fmt.Errorf("load %s: %w", s.Stream, Away(err))
+	all, err := l.LoadAll(ctx, []Selection{s})
+	if err != nil {
+		return Loaded{}, fmt.Errorf("load %s: %w", s.Stream, err)
 	}
-	return loaded, nil
+	return all[0], nil
+}
+
+// LoadAll reads from several streams in one round trip, each as of a moment of its own. The answers have the order of the
+// selections. An error that is not about the database may be about any of them.
+func (l *Log) LoadAll(ctx context.Context, selections []Selection) ([]Loaded, error) {
+	all := make([]Loaded, len(selections))
+	if len(all) == 0 {
+		return all, nil
+	}
+	b := &pgx.Batch{}
+	for i, s := range selections {
+		l.queueLoad(b, s, &all[i])
+	}
+	if err := l.o.Pool.SendBatch(ctx, b).Close(); err != nil {
+		return nil, Away(err)
+	}
+	return all, nil
 }
 
 func (l *Log) queueLoad(b *pgx.Batch, s Selection, into *Loaded) {

@@ -33,6 +33,7 @@ type decider struct {
 	logger     *slog.Logger
 	waiting    func(dependency string, err error)
 	now        func() time.Time
+	patience   time.Duration // with commands that cannot be decided yet; 0: notYetPatience
 
 	ctx    context.Context // ends when nothing may be committed any more
 	states *states
@@ -69,6 +70,9 @@ func newDecider(ctx context.Context, d decider) (*decider, error) {
 	var err error
 	if d.states, err = newStates(maxStates, maxStateBytes); err != nil {
 		return nil, err
+	}
+	if d.patience == 0 {
+		d.patience = notYetPatience
 	}
 	d.ctx = ctx
 	d.boxes = newMailboxes(maxRun, d.run)

@@ -134,7 +134,7 @@ func (d *decider) putOff(a *asked) {
 	if a.since.IsZero() {
 		a.since = now
 	}
-	if now.Sub(a.since) >= notYetPatience || d.ctx.Err() != nil {
+	if now.Sub(a.since) >= d.patience || d.ctx.Err() != nil {
 		a.answer <- answer{result: envelope.Result{Actor: a.command.Actor, CommandID: a.command.ID, Type: a.command.Type,
 			Source: a.declared.Owner, Stream: a.command.Stream, Kind: envelope.Refused, Code: refusal.Unavailable,
 			Text: a.notYet.Text + "; send the command again with the same id", TraceParent: a.command.TraceParent}}

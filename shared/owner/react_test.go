@@ -148,6 +148,11 @@ func reactTo(_ envelope.Event, event proto.Message) (effects []consume.Effect) {
 			n, _ := strconv.ParseInt(words[2], 10, 64)
 			f.Command = &toyv1.MarkRead{CircleId: words[1], UpTo: n}
 			effects = append(effects, f)
+		case "many": // users
+			n, _ := strconv.Atoi(words[1])
+			for i := range n {
+				effects = append(effects, consume.Effect{Command: &toyv1.WriteNote{UserId: fmt.Sprint("many", i), Text: "x"}})
+			}
 		case "both":
 			effects = append(effects, consume.Effect{Stream: "diary:ann", Command: &toyv1.WriteNote{UserId: "ann"}})
 		}
@@ -459,6 +464,25 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 			require.Equal(t, []string{"a 1", "b 2", "c 3", "d 4"}, r.notes("ann"))
 		})
 	}
+}
+
+// An event with commands for more streams than a transaction takes is decided in parts, each with its place in the
+// checkpoint, on streams that are not kept in memory.
+func TestReaction_DecidesForManyStreams(t *testing.T) {
+	t.Parallel()
+	k := newTalk(t)
+	r := k.start(nil)
+	k.say("7", "many 600")
+	r.consumed(k)
+	r.stop()
+	r = k.start(nil)
+	k.say("7", "many 600")
+	r.consumed(k)
+	require.Equal(t, 600, r.count(`SELECT count(DISTINCT stream) FROM toy.events`))
+	require.Equal(t, 1200, r.count(`SELECT count(*) FROM toy.events`))
+	require.LessOrEqual(t, r.count(`SELECT max(n) FROM (SELECT count(DISTINCT stream) AS n FROM toy.events
+		GROUP BY xmin::text) written`), 256)
+	require.Equal(t, []string{"x 1", "x 2"}, r.notes("many599"))
 }
 
 // A command that rests on a fact which arrives late is decided when that is known.

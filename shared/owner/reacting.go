@@ -116,12 +116,9 @@ func (b *batch) drop(outcomes map[int]envelope.Result) {
 
 // attempt decides on what is known of the streams.
 func (b *batch) attempt(ctx context.Context, w eventlog.Write) (committed eventlog.Committed, err error) {
-	streams, runs := b.runs()
-	states := make(map[string]*held, len(streams))
-	for _, stream := range streams {
-		if states[stream], err = b.load(stream, runs[stream]); err != nil {
-			return committed, err
-		}
+	states, err := b.load(ctx)
+	if err != nil {
+		return committed, err
 	}
 	at := b.clock(states)
 	if w, err = b.decide(states, at, w); err != nil {
@@ -149,15 +146,53 @@ func (b *batch) forget(w eventlog.Write) {
 	}
 }
 
-func (b *batch) load(stream string, run []*asked) (h *held, err error) {
+// load returns the states of all streams. What is not kept of them is read in one round trip.
+func (b *batch) load(ctx context.Context) (map[string]*held, error) {
+	streams, runs := b.runs()
+	states := make(map[string]*held, len(streams))
+	var missing []eventlog.Selection
+	for _, stream := range streams {
+		err := b.guarded(stream, func() error {
+			h, selection, complete, err := b.decider.known(stream, runs[stream])
+			if states[stream] = h; err == nil && !complete {
+				missing = append(missing, selection)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, b.failed(runs[stream][0], err)
+		}
+	}
+	loaded, err := b.decider.log.LoadAll(ctx, missing)
+	if err != nil && (errors.Is(err, bus.ErrAway) || ctx.Err() != nil) {
+		return nil, err
+	}
+	for i, s := range missing {
+		if err := b.guarded(s.Stream, func() error {
+			one := eventlog.Loaded{}
+			var failed error
+			if err == nil {
+				one = loaded[i]
+			} else if one, failed = b.decider.log.Load(ctx, s); failed != nil { // whichever it was that failed
+				return failed
+			}
+			return b.decider.fold(states[s.Stream], one)
+		}); err != nil {
+			return nil, b.failed(runs[s.Stream][0], err)
+		}
+	}
+	return states, nil
+}
+
+// guarded turns a panic of an aggregate that is made of stored events into an error.
+func (b *batch) guarded(stream string, do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			b.decider.logger.Error("loading panicked", "stream", stream, "panic", p, "stack", string(debug.Stack()))
 			err = fmt.Errorf("load %s: panic: %v", stream, p)
 		}
-		err = b.failed(run[0], err)
 	}()
-	return b.decider.load(stream, run)
+	return do()
 }
 
 // failed is the error of a command, unless the database is away, which is no command's fault.
@@ -206,18 +241,15 @@ func (b *batch) insideCommit(ctx context.Context, w eventlog.Write) (eventlog.Co
 }
 
 func (b *batch) folded(stream string, loaded eventlog.Loaded) (h *held, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			b.decider.logger.Error("loading panicked", "stream", stream, "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("load %s: panic: %v", stream, p)
+	err = b.guarded(stream, func() error {
+		state, err := b.decider.fresh(stream)
+		if err != nil {
+			return err
 		}
-	}()
-	state, err := b.decider.fresh(stream)
-	if err != nil {
-		return nil, err
-	}
-	h = &held{state: state}
-	return h, b.decider.fold(h, loaded)
+		h = &held{state: state}
+		return b.decider.fold(h, loaded)
+	})
+	return h, err
 }
 
 // decide decides the commands in their order, whichever streams they are for: what one leads to in another stream, or

@@ -80,24 +80,33 @@ func (d *decider) keep(stream string, h *held, decided, recorded time.Time) {
 // load returns the state of a stream with what the commands are about. A stream that was decided about lately costs no
 // read, unless a command names a subject.
 func (d *decider) load(stream string, run []*asked) (*held, error) {
-	selection := d.selection(stream, run)
-	h := d.states.take(stream) // it is put back when what is decided now is committed
-	if h != nil && len(selection.Subjects) == 0 {
-		return h, nil
+	h, selection, complete, err := d.known(stream, run)
+	if err != nil || complete {
+		return h, err
 	}
-	if h == nil {
-		state, err := d.fresh(stream)
-		if err != nil {
-			return nil, err
-		}
-		h = &held{state: state, bytes: stateBytes + int64(len(stream))}
-	}
-	selection.After = h.version
 	loaded, err := d.log.Load(d.ctx, selection)
 	if err != nil {
 		return nil, err
 	}
 	return h, d.fold(h, loaded)
+}
+
+// known returns the state of a stream as far as it is kept, and what has to be loaded besides, unless it is complete.
+func (d *decider) known(stream string, run []*asked) (h *held, missing eventlog.Selection, complete bool, err error) {
+	missing = d.selection(stream, run)
+	h = d.states.take(stream) // it is put back when what is decided now is committed
+	if h != nil && len(missing.Subjects) == 0 {
+		return h, missing, true, nil
+	}
+	if h == nil {
+		state, err := d.fresh(stream)
+		if err != nil {
+			return nil, missing, false, err
+		}
+		h = &held{state: state, bytes: stateBytes + int64(len(stream))}
+	}
+	missing.After = h.version
+	return h, missing, false, nil
 }
 
 // selection is what deciding commands about a stream needs of it.

@@ -46,7 +46,7 @@ func (k *killer) start() *instance {
 			was := dead
 			dead = dead || first
 			k.mu.Unlock()
-			if name == "begin" && len(w.Appends) > 0 && k.number(`SELECT count(*) FROM notification.checkpoints
+			if w.Advance.From.Epoch == 2 && len(w.Appends) > 0 && k.number(`SELECT count(*) FROM notification.checkpoints
 				WHERE partition < 3 AND epoch = 1 AND position < (SELECT fence FROM notification.fences)`) > 0 {
 				k.t.Error("an event above the fence is applied before an old partition is stored up to it")
 			}
