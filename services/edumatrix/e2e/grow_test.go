@@ -1,0 +1,179 @@
+//go:build integration
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/client"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+// A topic of a running mesh is given a fourth partition while people talk: on connections that live through it, and on
+// ones that come back after it, everything is there once and in order, and so are the notifications that follow from it.
+func TestGrow_ATopicIsGivenAPartitionUnderTraffic(t *testing.T) {
+	t.Parallel()
+	kafka := meshtest.Kafka(t)
+	m := separateOnKafka(t, kafka)
+	g := m.gathering(t)
+	g.goesOn("before the topic grows", 10)
+	away := g.pairs[0].receiver
+	away.leaves()
+	grow(t, kafka, "chat-events", 4)
+	m.reads(t, "chat-events", 4)
+	g.goesOn("on four partitions", 10)
+	away.returns(m, 1)
+	g.ends()
+}
+
+// A release that declares more partitions than the broker has works with those, and goes on with the rest of them when the
+// topics are given these while it runs.
+func TestGrow_AReleaseDeclaresMorePartitionsThanTheBrokerHas(t *testing.T) {
+	t.Parallel()
+	kafka := meshtest.Kafka(t)
+	few := []string{"chat-events", "chat-commands", "chat-results", "notification-events"}
+	for _, topic := range few {
+		if _, err := meshtest.KafkaAdmin(t, kafka).CreateTopic(t.Context(), 1, 1, nil, kafka.Topic(topic)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := separateOnKafka(t, kafka)
+	m.reads(t, "chat-events", 1)
+	g := m.gathering(t)
+	g.goesOn("on one partition", 10)
+	for _, topic := range []string{"chat-events", "notification-events"} {
+		grow(t, kafka, topic, 3)
+	}
+	m.reads(t, "chat-events", 3)
+	m.reads(t, "notification-events", 3)
+	g.goesOn("on three partitions", 10)
+	g.ends()
+}
+
+func separateOnKafka(t *testing.T, kafka backend.Kafka) *mesh {
+	t.Helper()
+	redis := meshtest.Redis(t)
+	return separateOn(t, meshtest.Postgres(t), redisURL(redis.Host, redis.Port, redis.Password, redis.URL),
+		strings.Join(kafka.Brokers, ","), "TOPIC_PREFIX="+kafka.TopicPrefix)
+}
+
+func grow(t *testing.T, kafka backend.Kafka, topic string, partitions int) {
+	t.Helper()
+	grown, err := meshtest.KafkaAdmin(t, kafka).UpdatePartitions(t.Context(), partitions, kafka.Topic(topic))
+	if err == nil {
+		err = grown.Error()
+	}
+	if err != nil {
+		t.Fatalf("give %s %d partitions: %v", topic, partitions, err)
+	}
+}
+
+// reads waits until every gateway reads so many partitions of a topic.
+func (m *mesh) reads(t *testing.T, topic string, partitions int) {
+	t.Helper()
+	for i := range m.gateways {
+		eventually(t, fmt.Sprintf("a gateway reads %d partitions of %s", partitions, topic), func() bool {
+			return strings.Count(get(t, m.metrics[i]+"/metrics"),
+				fmt.Sprintf(`topic=%q} `, topic)) >= 2*partitions // position and age of each
+		})
+	}
+}
+
+// gathering is people who talk for as long as a test lasts: pairs in conversations of their own, of whom one is given
+// groups by somebody else besides.
+type gathering struct {
+	t     *testing.T
+	m     *mesh
+	pairs []*talk
+	stop  atomic.Bool
+	wait  sync.WaitGroup
+}
+
+type talk struct {
+	sender, conversation, stream string
+	receiver                     *person
+	sent                         atomic.Int64
+	acked                        []string
+	groups                       []string // streams of those that were begun for the receiver
+}
+
+func (m *mesh) gathering(t *testing.T) *gathering {
+	g := &gathering{t: t, m: m}
+	for i := range 8 {
+		p := &talk{sender: someone("sender"), receiver: m.connect(t, someone("receiver"), i+1)}
+		sender := m.connect(t, p.sender, i)
+		o := sender.do("chat.start_direct", map[string]any{"user_id": p.receiver.id})
+		p.conversation, p.stream = conversationOf(o), o.Stream
+		g.pairs = append(g.pairs, p)
+		g.wait.Go(func() { p.acked = sendUntil(t, m, p.sender, p.conversation, i, &g.stop) })
+		g.wait.Go(func() {
+			for !g.stop.Load() {
+				begun := g.beginGroup(sender, p.receiver.id)
+				if begun == "" {
+					return
+				}
+				p.groups = append(p.groups, begun)
+				p.sent.Add(1)
+			}
+		})
+	}
+	return g
+}
+
+// beginGroup begins a group with somebody, as often as it takes.
+func (g *gathering) beginGroup(by *person, with string) (stream string) {
+	id := uuid.NewString()
+	for range 50 {
+		var o client.Outcome
+		o, err := by.try(id, "chat.start_group", map[string]any{"title": "group", "user_ids": []string{with}})
+		if err == nil {
+			return o.Stream
+		}
+		if code := codeOf(err); code != "queued" && code != "unavailable" {
+			g.t.Errorf("begin a group: %v", err)
+			return ""
+		}
+	}
+	g.t.Error("a group comes to no outcome")
+	return ""
+}
+
+// goesOn waits until every pair has begun so many groups more.
+func (g *gathering) goesOn(what string, more int64) {
+	g.t.Helper()
+	for _, p := range g.pairs {
+		until := p.sent.Load() + more
+		eventually(g.t, what, func() bool { return p.sent.Load() >= until })
+	}
+}
+
+// ends stops the talk, and checks that every receiver saw all of it once and in order.
+func (g *gathering) ends() {
+	g.t.Helper()
+	g.stop.Store(true)
+	g.wait.Wait()
+	for _, p := range g.pairs {
+		r := p.receiver
+		last := int64(len(p.acked)) + 1
+		r.awaitVersion(p.stream, last)
+		r.dense(p.stream, 1, last)
+		for _, group := range p.groups {
+			r.awaitVersion(group, 1)
+			r.dense(group, 1, 1)
+		}
+		raised := int64(len(p.groups)) + 1
+		stream := "notifications:" + r.id
+		r.awaitVersion(stream, raised)
+		r.dense(stream, 1, raised)
+		if got := r.all(p.conversation); len(got) != len(p.acked) || strings.Join(got, "\n") != strings.Join(p.acked, "\n") {
+			g.t.Errorf("the history of %s has %d messages, %d were acknowledged", p.conversation, len(got), len(p.acked))
+		}
+	}
+}
