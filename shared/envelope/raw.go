@@ -38,7 +38,7 @@ func ReadRawEvent(headers []kgo.RecordHeader, body []byte) (Event, error) {
 	var found [texts][]byte
 	total := 0
 	e := Event{}
-	var position, before, version, class, at []byte
+	var position, before, version, class, at, expires []byte
 	for i := range headers {
 		h := &headers[i]
 		if n := textOf(h.Key); n >= 0 {
@@ -57,6 +57,8 @@ func ReadRawEvent(headers []kgo.RecordHeader, body []byte) (Event, error) {
 			class = h.Value
 		case headerTime:
 			at = h.Value
+		case headerExpires:
+			expires = h.Value
 		case headerAnswers:
 			e.Answers = string(h.Value) == "1"
 		case headerRedacted:
@@ -90,7 +92,10 @@ func ReadRawEvent(headers []kgo.RecordHeader, body []byte) (Event, error) {
 	r.required(headerSource, text[textSource])
 	e.Position = r.number(headerPosition, position, 64)
 	e.Before = r.number(headerBefore, before, 64)
-	e.Time = r.time(at)
+	e.Time = r.time(headerTime, at)
+	if len(expires) > 0 {
+		e.Expires = r.time(headerExpires, expires)
+	}
 	if !e.IsPosition() {
 		e.Version = r.number(headerVersion, version, 64)
 		e.Class = rawClass(class)
@@ -211,10 +216,10 @@ func (r *rawReader) number(name string, value []byte, bits int) int64 {
 	return n
 }
 
-func (r *rawReader) time(value []byte) time.Time {
+func (r *rawReader) time(name string, value []byte) time.Time {
 	t, err := time.Parse(time.RFC3339Nano, string(value))
 	if err != nil && r.err == nil {
-		r.err = fmt.Errorf("header %s is not an RFC 3339 time: %q", headerTime, value)
+		r.err = fmt.Errorf("header %s is not an RFC 3339 time: %q", name, value)
 	}
 	return t
 }

@@ -29,7 +29,7 @@ var full = envelope.Event{ID: "i", Type: "chat.message_sent", Source: "chat", St
 	Opens:   []catalog.Membership{{Room: "conversation:g", Users: []string{"bob", "eve"}}},
 	Closes:  []catalog.Membership{{Room: "conversation:h", Users: []string{"bob"}}},
 	Subject: "m", Answers: true, CommandType: "chat.send_message", Redacted: true, TraceParent: "00-x-y-01",
-	Body: []byte("body"), Incarnation: "one", Epoch: 2, Partitions: 4}
+	Body: []byte("body"), Incarnation: "one", Epoch: 2, Partitions: 4, Expires: time.Unix(2, 3).UTC()}
 
 func TestReadRawEvent_IsReadEvent(t *testing.T) {
 	t.Parallel()

@@ -259,6 +259,9 @@ func (c *Conn) Take(maxFrames int) (frames [][]byte) {
 func (c *Conn) take(frames [][]byte) [][]byte {
 	it := c.queue.pop()
 	text := it.text()
+	if it.event != nil {
+		text = it.event.shown(c.hub.options.Now()) // however long it has waited, here or among the recent events
+	}
 	frames = append(frames, text)
 	switch {
 	case it.missed > 0:

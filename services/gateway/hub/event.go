@@ -22,6 +22,9 @@ type Event struct {
 	once  sync.Once
 	frame []byte
 	err   error
+
+	hide   sync.Once
+	hidden []byte // the frame once the event has expired
 }
 
 // NewEvent takes an event as its topic carried it. Declared is nil for one that this gateway is too old to know: it
@@ -37,6 +40,28 @@ func (e *Event) state() bool { return e.Class == routingv1.Class_CLASS_EPHEMERAL
 func (e *Event) Frame() ([]byte, error) {
 	e.once.Do(func() { e.frame, e.err = e.encode() })
 	return e.frame, e.err
+}
+
+// shown is the frame that clients get at a time: once the event has expired, without its personal fields, as its owner
+// shows it from then on. It stays in its place, so that versions have no gap.
+func (e *Event) shown(now time.Time) []byte {
+	if e.Expires.IsZero() || e.Expires.After(now) {
+		return e.frame
+	}
+	e.hide.Do(func() {
+		if e.hidden = e.frame; e.declared == nil || e.Redacted {
+			return
+		}
+		copied := e.Event
+		copied.Redacted, copied.Body = true, nil // of a body that cannot be read, nothing
+		body := e.declared.Type.New().Interface()
+		if proto.Unmarshal(e.Body, body) == nil {
+			plain, _ := e.declared.Split(body)
+			copied.Body, _ = proto.Marshal(plain)
+		}
+		e.hidden, _ = NewEvent(copied, e.declared).Frame()
+	})
+	return e.hidden
 }
 
 // encode writes the frame around the body's JSON, which is copied once.

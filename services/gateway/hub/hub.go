@@ -30,7 +30,9 @@ type Options struct {
 	PerUser int
 	// MarkEvery is how often connections that were given something get a mark; 5 s.
 	MarkEvery time.Duration
-	Metrics   *Metrics
+	// Now is the clock by which events expire; time.Now when nil.
+	Now     func() time.Time
+	Metrics *Metrics
 }
 
 // Hub holds the connections and one view per owner.
@@ -66,6 +68,9 @@ func New(o Options) *Hub {
 	}
 	if o.MarkEvery == 0 {
 		o.MarkEvery = 5 * time.Second
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)

@@ -1,0 +1,86 @@
+package hub_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// An event that has expired is shown without its personal fields from then on, wherever it waited meanwhile; it stays in
+// its place. Until then it is shown as it is.
+func TestExpiry_HidesWhatHasExpiredWhereverItWaited(t *testing.T) {
+	t.Parallel()
+	for name, wait := range map[string]func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn{
+		"on its way here": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
+			bob := w.connect(t, "bob", []string{"conversation:g"}, 1)
+			pass()
+			w.deliver(story)
+			return bob
+		},
+		"in a connection's queue": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
+			bob := w.connect(t, "bob", []string{"conversation:g"}, 1)
+			w.deliver(story)
+			pass()
+			return bob
+		},
+		"among the recent events": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
+			w.deliver(story)
+			early := w.connect(t, "bob", []string{"conversation:g"}, 1)
+			require.Contains(t, join(early.Take(10)), "a secret")
+			pass()
+			return w.connect(t, "bob", []string{"conversation:g"}, 1)
+		},
+		"among what was missed": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
+			missed, tooFar := hub.NewPast([]*hub.Event{w.event(story)}).Missed("bob", 1, 2,
+				[]hub.Stay{{Room: "conversation:g", Opened: 1}}, nil, hub.Bounds{Events: 10, Bytes: 1 << 20})
+			require.Empty(t, tooFar)
+			bob, err := w.hub.Add("bob")
+			require.NoError(t, err)
+			require.True(t, w.view.Resume(bob, hub.Return{Rooms: []string{"conversation:g"}, Position: 2, Missed: missed}))
+			pass()
+			return bob
+		},
+		"in what a room shows now": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
+			bob := w.connect(t, "bob", nil, 1)
+			asked, _ := w.view.Now(bob)
+			require.True(t, w.view.Look(bob, hub.Looked{Room: "conversation:g", Asked: asked, Position: 2,
+				Snapshot: []*hub.Event{w.event(story)}, Until: time.Now().Add(time.Hour)}))
+			pass()
+			return bob
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, expired := range []bool{false, true} {
+				now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+				w := newWorld(t, hub.Options{Now: func() time.Time { return now }})
+				w.deliver(w.began(`["bob"]`))
+				story := w.said("a secret")
+				story.Expires = now.Add(time.Minute)
+				pass := func() {
+					if now = story.Expires.Add(-time.Nanosecond); expired {
+						now = story.Expires
+					}
+				}
+				shown := join(wait(t, w, pass, story).Take(10))
+				require.Equal(t, !expired, strings.Contains(shown, `"body":"a secret"`), shown)
+				require.Equal(t, expired, strings.Contains(shown, `"redacted":true`), shown)
+				require.Contains(t, shown, `"version":2`, "versions have no gap")
+				require.Contains(t, shown, `"conversation_id":"g"`)
+			}
+		})
+	}
+}
+
+func join(frames [][]byte) string {
+	var all []string
+	for _, f := range frames {
+		all = append(all, string(f))
+	}
+	return strings.Join(all, "\n")
+}
