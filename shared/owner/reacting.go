@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
@@ -107,8 +108,12 @@ func (b *batch) runs() (streams []string, runs map[string][]*asked) {
 func (b *batch) drop(outcomes map[int]envelope.Result) {
 	var rest []*asked
 	for i, a := range b.commands {
-		if _, done := outcomes[i]; !done {
+		first, done := outcomes[i]
+		if !done {
 			rest = append(rest, a)
+		} else if first.Code == refusal.IDReused {
+			b.decider.logger.Warn("a reaction yields another command than when the event came before; that one counts",
+				"command", a.command.ID, "type", a.command.Type, "stream", a.command.Stream)
 		}
 	}
 	b.commands = rest
