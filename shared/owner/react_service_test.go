@@ -42,8 +42,8 @@ func (d *diary) Evolve(f catalog.Fact, _ proto.Message) { d.n = f.Version }
 
 func (*diary) Forget() {}
 
-// A service notes each message of another one in a diary that its own aggregate decides about. What it cannot decide is
-// parked, other streams go on, and an operator has it decided again.
+// A service notes each message of another one in a diary that its own aggregate decides about. An event whose command it
+// cannot decide is parked, other streams go on, and an operator has the command decided again.
 func TestReact_CommandsAreDecidedByTheServicesOwnAggregates(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -455,7 +455,7 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 			require.Equal(t, []string{"a 1", "b 2", "c 3", "d 4"}, r.notes("ann"))
 			require.Equal(t, []string{"p 0"}, r.notes("pat"))
 			require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
-			// What a retry decided is the same command as that which the topic brings.
+			// A retry has decided the same command as that which the topic brings.
 			r.stop()
 			r.forget()
 			r = k.start(nil)

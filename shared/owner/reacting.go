@@ -151,7 +151,7 @@ func (b *batch) forget(w eventlog.Write) {
 	}
 }
 
-// load returns the states of all streams. What is not kept of them is read in one round trip.
+// load returns the states of all streams. It reads those that are not kept in one round trip.
 func (b *batch) load(ctx context.Context) (map[string]*held, error) {
 	streams, runs := b.runs()
 	states := make(map[string]*held, len(streams))
@@ -200,7 +200,7 @@ func (b *batch) guarded(stream string, do func() error) (err error) {
 	return do()
 }
 
-// failed is the error of a command, unless the database is away, which is no command's fault.
+// failed returns the error of a command, or err as it is where the database is away: then the command is not to blame.
 func (b *batch) failed(a *asked, err error) error {
 	if err == nil || errors.Is(err, bus.ErrAway) {
 		return err

@@ -8,9 +8,9 @@
 //
 // One goroutine per partition, the applier, takes the records that have come in, fills holes from the owner's log, asks
 // the reaction what follows, writes that in as few transactions as the bounds allow, and acknowledges the records. Where
-// commands follow, the service's aggregates decide them in that transaction (Options.Commit). What leads to nothing costs
-// no transaction: progress is stored once a second. An event that fails by itself parks its stream; the other streams go
-// on.
+// commands follow, the service's aggregates decide them in that transaction (Options.Commit). An event that leads to
+// nothing costs no transaction: progress is stored once a second. An event that fails by itself parks its stream; the
+// other streams go on.
 package consume
 
 import (
