@@ -140,6 +140,7 @@ func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, see
 		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Away(err))
 	}
 	l.history.replace(at, head)
+	l.applied.forget()
 	if begun {
 		l.o.Log.ErrorContext(ctx, "the database has lost commits that were already published: a new incarnation of the log "+
 			"begins; clients and consumers keep what they saw of the lost events, so compare them with the log (see "+

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// lease is the right to relay a log, which one instance has at a time: a session's lock. A holder that dies loses it
+// lease is the right to relay a log, or to apply it to a projection, which one instance has at a time: a session's lock. A holder that dies loses it
 // with its connection, one that freezes or is cut off once the server has not heard of it for leaseSilence; and what it
 // would save after that goes nowhere, as it is saved by the same session.
 type lease struct {
@@ -27,22 +27,26 @@ const (
 	leaseRenewal = 600 * time.Millisecond
 )
 
-// takeLease waits until no other instance has the lease. The context returned ends when it is lost.
-func (l *Log) takeLease(ctx context.Context, renewal time.Duration) (*lease, context.Context, error) {
+// takeLease waits until no other instance has the lease for a purpose, which it tries to get every so often, and calls
+// standby once it is known that the server answers. The context returned ends when the lease is lost.
+func (l *Log) takeLease(ctx context.Context, purpose string, renewal, every time.Duration, standby func()) (*lease,
+	context.Context, error) {
 	conn, err := pgx.ConnectConfig(ctx, l.o.Pool.Config().ConnConfig)
 	if err != nil {
-		return nil, nil, fmt.Errorf("connect for the relay: %w", err)
+		return nil, nil, fmt.Errorf("connect for the %s: %w", purpose, err)
 	}
 	x := &lease{conn: conn}
-	// A position that the relay saves may be lost by a crash of the server: the events after it are then relayed again.
+	// Whatever is written under a lease may be lost by a crash of the server: it is then done again.
 	_, err = conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
-  set_config('synchronous_commit', 'off', false)`, milliseconds(leaseSilence))
+  set_config('synchronous_commit', 'off', false), set_config('idle_in_transaction_session_timeout', '5s', false),
+  set_config('search_path', $2, false)`, milliseconds(leaseSilence), pgx.Identifier{l.o.Owner}.Sanitize())
 	if err == nil {
-		err = awaitLock(ctx, conn, lockKey(l.o.Owner, "relay"))
+		standby()
+		err = awaitLock(ctx, conn, lockKey(l.o.Owner, purpose), every)
 	}
 	if err != nil {
 		x.close(ctx)
-		return nil, nil, fmt.Errorf("wait for the relay's lease: %w", err)
+		return nil, nil, fmt.Errorf("wait for the lease of the %s: %w", purpose, err)
 	}
 	x.used = time.Now()
 	ctx, x.lost = context.WithCancelCause(ctx)
@@ -57,17 +61,21 @@ func (x *lease) keep(ctx context.Context, renewal time.Duration) {
 	}
 }
 
-// use lends the lease's session. Where that fails the lease is lost. A statement that is under way when ctx ends is
-// finished.
+// use lends the lease's session for something short, which is finished also when ctx ends.
 func (x *lease) use(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
+	return x.lend(ctx, f)
+}
+
+// lend lends the lease's session. Where that fails the lease is lost.
+func (x *lease) lend(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	begun := time.Now()
 	err := f(ctx, x.conn)
 	if err != nil {
-		x.lost(fmt.Errorf("the relay's lease is lost: %w", err))
+		x.lost(fmt.Errorf("the lease is lost: %w", err))
 	} else {
 		x.used = begun
 	}
@@ -76,7 +84,7 @@ func (x *lease) use(ctx context.Context, f func(context.Context, *pgx.Conn) erro
 
 // giveUp ends the lease; another instance has it at once.
 func (x *lease) giveUp(ctx context.Context) {
-	x.lost(errors.New("the relay ends"))
+	x.lost(errors.New("it is given up"))
 	x.kept.Wait()
 	x.close(ctx)
 }

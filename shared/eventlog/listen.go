@@ -26,6 +26,8 @@ func (l *Log) listen(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		// A server that has crashed may have lost the last transactions of projections.
+		l.applied.forget()
 		l.waiting.set("listener", "postgres", err)
 		l.o.Log.WarnContext(ctx, "listening to the log ended, trying again", "error", err)
 		again.wait(ctx)
@@ -41,6 +43,7 @@ func (l *Log) listenOnce(ctx context.Context, again *backoff) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+l.channel()); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
+	l.applied.forget() // also what was read while the connection was lost
 	// Commits before it listened were not notified. A connection that was lost may have been a failover.
 	before := l.history.now()
 	at, position, err := l.readHead(ctx, conn)
@@ -70,6 +73,7 @@ func (l *Log) hear(ctx context.Context, conn *pgx.Conn) error {
 	n, err := conn.WaitForNotification(waits)
 	if err == nil {
 		if n.Payload == newIncarnation {
+			l.applied.forget()
 			_, _, err := l.readHead(ctx, conn)
 			return err
 		}

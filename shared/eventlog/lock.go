@@ -14,17 +14,17 @@ import (
 // whole database for as long as it waits. So nobody waits in one for long: who may have to wait for days is idle in
 // between (awaitLock), and who waits for the log's own lock, which is held for milliseconds, begins anew after lockPiece.
 
-// lockPoll is how often a lock is tried that somebody else has.
+// lockPoll is how often a relay or a migration tries to get a lock that another instance has.
 const lockPoll = 400 * time.Millisecond
 
-// awaitLock waits for an advisory lock of the session.
-func awaitLock(ctx context.Context, conn *pgx.Conn, key int64) error {
+// awaitLock waits for an advisory lock of the session, which it tries to get every so often.
+func awaitLock(ctx context.Context, conn *pgx.Conn, key int64, every time.Duration) error {
 	for {
 		var got bool
 		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", key).Scan(&got); err != nil || got {
 			return err
 		}
-		if !sleep(ctx, lockPoll*3/4+rand.N(lockPoll/2)) {
+		if !sleep(ctx, every*3/4+rand.N(every/2)) {
 			return context.Cause(ctx)
 		}
 	}

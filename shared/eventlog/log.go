@@ -30,7 +30,7 @@ type Options struct {
 	// Owner is the service that owns the log, and the name of its schema.
 	Owner string
 	// Pool is shared with whatever else the process does in this database. Beside it a Log holds one connection that
-	// commits and one that listens, and a Relay one that holds its lease.
+	// commits and one that listens, and a Relay and each projection that is followed one that holds a lease.
 	Pool    *pgxpool.Pool
 	Catalog *catalog.Catalog
 	// Migrations are those of the owner's own projections (goose files at the root of the file system), run after the

@@ -33,7 +33,7 @@ func migrate(ctx context.Context, o Options) (err error) {
 		return fmt.Errorf("connect to migrate: %w", Away(err))
 	}
 	defer lock.Close(context.WithoutCancel(ctx))
-	if err := awaitLock(ctx, lock, lockKey(o.Owner, "migrate")); err != nil {
+	if err := awaitLock(ctx, lock, lockKey(o.Owner, "migrate"), lockPoll); err != nil {
 		return fmt.Errorf("lock to migrate: %w", Away(err))
 	}
 	schema := pgx.Identifier{o.Owner}.Sanitize()

@@ -21,7 +21,7 @@ type tally struct{ broken bool }
 
 func (*tally) Name() string { return "tally" }
 
-func (p *tally) Apply(ctx context.Context, tx pgx.Tx, events []envelope.Event) error {
+func (p *tally) Apply(ctx context.Context, tx Tx, events []envelope.Event) error {
 	if p.broken {
 		return errors.New("a damaged row is in the way")
 	}
@@ -340,7 +340,7 @@ type slow struct {
 	after int64
 }
 
-func (p *slow) Apply(ctx context.Context, tx pgx.Tx, events []envelope.Event) error {
+func (p *slow) Apply(ctx context.Context, tx Tx, events []envelope.Event) error {
 	if events[0].Position > p.after {
 		_, err := tx.Exec(ctx, "SELECT pg_sleep(20)")
 		return err

@@ -112,7 +112,9 @@ type leading struct {
 
 // lead relays for as long as the lease holds.
 func (r *Relay) lead(ctx context.Context, again *backoff) (err error) {
-	lease, ctx, err := r.log.takeLease(ctx, r.renewal)
+	lease, ctx, err := r.log.takeLease(ctx, "relay", r.renewal, lockPoll, func() {
+		r.log.waiting.set("relay", "postgres", nil) // also where another instance goes on relaying
+	})
 	if err != nil {
 		return err
 	}

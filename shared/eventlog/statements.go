@@ -166,7 +166,7 @@ GROUP BY g.index`
 ORDER BY position`
 
 	sqlAddProjection  = `INSERT INTO owner.projections (name, position) VALUES ($1, 0) ON CONFLICT DO NOTHING`
-	sqlTakeProjection = `SELECT position FROM owner.projections WHERE name = $1 FOR UPDATE SKIP LOCKED`
+	sqlTakeProjection = `SELECT position FROM owner.projections WHERE name = $1 FOR UPDATE`
 	sqlProjection     = `SELECT coalesce((SELECT position FROM owner.projections WHERE name = $1), 0)`
 	sqlSaveProjection = `UPDATE owner.projections SET position = $2 WHERE name = $1`
 	sqlDropProjection = `DELETE FROM owner.projections WHERE name = $1`

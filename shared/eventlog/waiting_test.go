@@ -41,7 +41,7 @@ func transactionID(t *testing.T, p *pgxpool.Pool) (xid int64) {
 	return xid
 }
 
-// Whoever waits until another instance is done keeps no old snapshot: what the database deletes and updates meanwhile can
+// A session that waits until another instance is done keeps no old snapshot: what the database deletes and updates meanwhile can
 // be vacuumed.
 func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 	t.Parallel()
@@ -51,6 +51,9 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 	}{
 		"relay": {"relay", func(ctx context.Context, l *Log) error {
 			return NewRelay(l, RelayOptions{Publisher: newBroker()}).Run(ctx)
+		}},
+		"projection": {"projection counts", func(ctx context.Context, l *Log) error {
+			return l.Follow(ctx, &counts{})
 		}},
 		"migration": {"migrate", func(ctx context.Context, l *Log) error {
 			return migrate(ctx, l.o)
@@ -114,7 +117,7 @@ WHERE application_name = 'waiter' AND datname = current_database()
 			default:
 			}
 			require.NoError(t, holder.Close(t.Context()))
-			if c.purpose == "relay" {
+			if name == "relay" || name == "projection" {
 				stop() // it never ends by itself
 			}
 			assert.NoError(t, <-ended)

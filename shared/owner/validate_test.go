@@ -18,7 +18,7 @@ type named string
 
 func (n named) Name() string { return string(n) }
 
-func (named) Apply(context.Context, pgx.Tx, []envelope.Event) error { return nil }
+func (named) Apply(context.Context, eventlog.Tx, []envelope.Event) error { return nil }
 
 // A service that could not do what is declared does not start, and says why.
 func TestValidate_RefusesWhatIsNotWired(t *testing.T) {

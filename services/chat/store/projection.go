@@ -14,6 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
 // Conversations is the projection.
@@ -83,7 +84,7 @@ const (
 )
 
 // Apply writes what follows from events, in a few statements for all of them.
-func (p *Conversations) Apply(ctx context.Context, tx pgx.Tx, events []envelope.Event) error {
+func (p *Conversations) Apply(ctx context.Context, tx eventlog.Tx, events []envelope.Event) error {
 	c := changes{touched: map[string]*touched{}, members: map[member]*turn{}}
 	for _, e := range events {
 		id, ok := strings.CutPrefix(e.Stream, "conversation:")

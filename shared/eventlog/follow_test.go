@@ -1,0 +1,295 @@
+package eventlog
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// asked counts how often a server was asked: each request of pgx is one write, or more where it is large.
+type asked struct {
+	net.Conn
+	times *atomic.Int64
+}
+
+func (c asked) Write(b []byte) (int, error) {
+	c.times.Add(1)
+	return c.Conn.Write(b)
+}
+
+// heard records the statements of an instance.
+type heard struct {
+	mu         sync.Mutex
+	statements []string
+}
+
+func (h *heard) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	h.add(d.SQL)
+	return ctx
+}
+
+func (h *heard) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func (h *heard) TraceBatchStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceBatchStartData) context.Context {
+	for _, q := range d.Batch.QueuedQueries {
+		h.add(q.SQL)
+	}
+	return ctx
+}
+
+func (h *heard) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+func (h *heard) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
+
+func (h *heard) add(statement string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.statements = append(h.statements, statement)
+}
+
+// take returns the statements since the last call.
+func (h *heard) take() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := h.statements
+	h.statements = nil
+	return all
+}
+
+// configured changes how an instance connects.
+func configured(t testing.TB, change func(*pgxpool.Config)) func(*Options) {
+	return func(o *Options) {
+		config := o.Pool.Config()
+		change(config)
+		p, err := pgxpool.NewWithConfig(t.Context(), config)
+		require.NoError(t, err)
+		t.Cleanup(p.Close)
+		o.Pool = p
+	}
+}
+
+// A batch is one round trip to begin and read, one for the statement of Apply, and one to save and commit.
+func TestFollow_AppliesABatchInThreeRoundTrips(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l := running(t, url, counting)
+	var times atomic.Int64
+	follows := instance(t, url, counting, configured(t, func(c *pgxpool.Config) {
+		dial := c.ConnConfig.DialFunc
+		c.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			return asked{conn, &times}, err
+		}
+	}))
+	f := following(t, follows, &counts{})
+	for i := range 3 {
+		follows.head.reach(commit(t, l, said("1", fmt.Sprint(i))).Position)
+		before := times.Load()
+		applied, err := f.applyNext(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 1, applied)
+		if i > 0 { // at first statements are prepared
+			assert.Equal(t, int64(3), times.Load()-before)
+		}
+	}
+	before := times.Load()
+	f.checked = time.Now()
+	applied, err := f.applyNext(t.Context())
+	require.NoError(t, err)
+	assert.Zero(t, applied)
+	assert.Zero(t, times.Load()-before, "nothing is asked when nothing is committed")
+	checkCounts(t, l, 3)
+	var mode string
+	require.NoError(t, f.lease.conn.QueryRow(t.Context(), "SHOW synchronous_commit").Scan(&mode))
+	assert.Equal(t, "off", mode, "a projection can be applied again, so no disk is waited for")
+}
+
+// An instance that does not apply a projection asks for its lease now and then, and for nothing else, however much is
+// committed.
+func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l := running(t, url, counting)
+	during(t, func(ctx context.Context) error { return l.Follow(ctx, &counts{}) })
+	require.NoError(t, l.WaitFor(t.Context(), "counts", commit(t, l, said("1", "first")).Position))
+	var h heard
+	standby := instance(t, url, counting, configured(t, func(c *pgxpool.Config) { c.ConnConfig.Tracer = &h }))
+	h.take() // of migrations
+	during(t, func(ctx context.Context) error { return standby.Follow(ctx, &counts{}) })
+	eventually(t, time.Minute, "it stands by", func() bool {
+		for _, s := range h.take() {
+			if strings.Contains(s, "pg_try_advisory_lock") {
+				return true
+			}
+		}
+		return false
+	})
+	for i := range 20 {
+		c := commit(t, l, said("1", fmt.Sprint(i)))
+		standby.head.reach(c.Position) // as its listener does
+		require.NoError(t, l.WaitFor(t.Context(), "counts", c.Position))
+	}
+	var since []string
+	eventually(t, time.Minute, "it asks for the lease once more", func() bool {
+		since = append(since, h.take()...)
+		return len(since) > 0
+	})
+	for _, s := range since {
+		assert.Contains(t, s, "pg_try_advisory_lock")
+	}
+}
+
+// Another instance goes on with the projection of one that ends.
+func TestFollow_AnotherInstanceTakesOver(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l, other := running(t, url, counting), running(t, url, counting)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- l.Follow(ctx, &counts{}) }()
+	require.NoError(t, l.WaitFor(t.Context(), "counts", commit(t, l, said("1", "a")).Position))
+	during(t, func(ctx context.Context) error { return other.Follow(ctx, &counts{}) })
+	cancel()
+	require.NoError(t, <-ended)
+	require.NoError(t, l.WaitFor(t.Context(), "counts", commit(t, l, said("1", "b")).Position))
+	checkCounts(t, l, 2)
+}
+
+// A query does not take rows for current that a crash of the server has taken back, wherever they were applied.
+func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l, other := running(t, url, counting), running(t, url, counting)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- l.Follow(ctx, &counts{}) }()
+	for i := range 10 {
+		commit(t, l, said(fmt.Sprint(i%3), fmt.Sprint(i)))
+	}
+	for _, each := range []*Log{l, other} {
+		require.NoError(t, each.WaitFor(t.Context(), "counts", 10))
+	}
+	crash := func() {
+		p := pool(t, url)
+		err := pgx.BeginFunc(t.Context(), p, func(tx pgx.Tx) error {
+			// As the last thing in the transaction, so that nobody sees the rows of before once their sessions have ended.
+			_, err := tx.Exec(t.Context(), `LOCK chat.projections; TRUNCATE chat.counts;
+UPDATE chat.projections SET position = 0; SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()`, pgx.QueryExecModeSimpleProtocol)
+			return err
+		})
+		require.NoError(t, err)
+	}
+	crash()
+	// The one that applies begins again where the server is.
+	eventually(t, time.Minute, "all is applied again", func() bool {
+		var n int64
+		err := pool(t, url).QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0) FROM chat.counts").Scan(&n)
+		return err == nil && n == 10
+	})
+	for _, each := range []*Log{l, other} {
+		eventually(t, time.Minute, "it is known to be applied", func() bool {
+			return each.WaitFor(t.Context(), "counts", 10) == nil
+		})
+	}
+	cancel()
+	require.NoError(t, <-ended)
+	crash()
+	for name, each := range map[string]*Log{"that applied": l, "other": other} {
+		eventually(t, time.Minute, "the instance "+name+" notices that its connections are lost", func() bool {
+			position, _ := each.applied.of("counts").now()
+			return position == 0
+		})
+		eventually(t, time.Minute, "it waits", func() bool {
+			impatient, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer stop()
+			err := each.WaitFor(impatient, "counts", 10)
+			require.Error(t, err, "nothing is applied at the moment")
+			return impatient.Err() != nil
+		})
+	}
+	during(t, func(ctx context.Context) error { return other.Follow(ctx, &counts{}) })
+	eventually(t, time.Minute, "it is applied by another instance", func() bool {
+		return l.WaitFor(t.Context(), "counts", 10) == nil
+	})
+	checkCounts(t, l, 10)
+}
+
+// The server crashes now and then, and what it had not written of a projection yet is applied again.
+func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
+	t.Parallel()
+	url := ownServer(t)
+	l := running(t, url, counting)
+	_, err := l.o.Pool.Exec(t.Context(), "ALTER SYSTEM SET wal_writer_delay = '10s'")
+	require.NoError(t, err)
+	_, err = l.o.Pool.Exec(t.Context(), "SELECT pg_reload_conf()")
+	require.NoError(t, err)
+	during(t, func(ctx context.Context) error { return l.Follow(ctx, &counts{}) })
+	var events int64
+	for round := range 3 {
+		for i := range 20 {
+			w := said(fmt.Sprint(i%3), fmt.Sprint(round, "-", i))
+			eventually(t, time.Minute, "it is committed", func() bool {
+				_, err := l.Commit(t.Context(), w)
+				return err == nil
+			})
+			events++
+		}
+		eventually(t, time.Minute, "all is applied", func() bool {
+			return l.WaitFor(t.Context(), "counts", events) == nil
+		})
+		var pid int
+		require.NoError(t, l.o.Pool.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&pid))
+		process, err := os.FindProcess(pid)
+		require.NoError(t, err)
+		require.NoError(t, process.Kill()) // the server ends all sessions and recovers
+		eventually(t, time.Minute, "all is applied again", func() bool {
+			var applied, last int64
+			err := l.o.Pool.QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0), coalesce(sum(last), 0) FROM chat.counts").
+				Scan(&applied, &last)
+			return err == nil && applied == events && last == events
+		})
+	}
+}
+
+// A relay or a projection that stands by is healthy again once the database has come back, though another instance goes
+// on with the work.
+func TestWaiting_StandingByIsHealthy(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	leads := running(t, url, counting)
+	b := newBroker()
+	relaying(t, leads, b)
+	following(t, leads, &counts{})
+	commit(t, leads, said("1", "a"))
+	eventually(t, time.Minute, "it leads", func() bool { return b.events() == 1 })
+	var away, back atomic.Int64
+	standby := instance(t, named(t, url, "standby"), counting, func(o *Options) {
+		o.Waiting = func(_ string, err error) {
+			if err != nil {
+				away.Add(1)
+			} else {
+				back.Add(1)
+			}
+		}
+	})
+	relaying(t, standby, b)
+	during(t, func(ctx context.Context) error { return standby.Follow(ctx, &counts{}) })
+	eventually(t, time.Minute, "its sessions are ended", func() bool {
+		_, err := leads.o.Pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = 'standby' AND datname = current_database() AND query LIKE '%pg_try_advisory_lock%'`)
+		return err == nil && away.Load() > 0
+	})
+	eventually(t, time.Minute, "it reports that it goes on", func() bool { return back.Load() == away.Load() })
+}
