@@ -1,0 +1,408 @@
+//go:build integration
+
+package jobs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+type letter struct {
+	To string `json:"to"`
+}
+
+func (letter) Kind() string { return "letter" }
+
+type parcel struct{}
+
+func (parcel) Kind() string { return "parcel" }
+
+// bench is one instance with a queue.
+type bench struct {
+	t    *testing.T
+	pool *pgxpool.Pool
+	q    *Queue
+	log  *lines
+}
+
+// lines are what was logged.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func newBench(t *testing.T, url string, w *Workers, change ...func(*Options)) *bench {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	_, err = pool.Exec(t.Context(), `CREATE SCHEMA IF NOT EXISTS toy; CREATE SCHEMA IF NOT EXISTS other`)
+	require.NoError(t, err)
+	b := &bench{t: t, pool: pool, log: &lines{}}
+	o := Options{Owner: "toy", Pool: pool, Workers: w, Log: slog.New(slog.NewTextHandler(b.log, nil))}
+	for _, f := range change {
+		f(&o)
+	}
+	b.q, err = Open(t.Context(), o)
+	require.NoError(t, err)
+	return b
+}
+
+// runs does jobs until the test or stop ends it.
+func (b *bench) runs() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- b.q.Run(ctx) }()
+	stop = sync.OnceFunc(func() { cancel(); require.NoError(b.t, <-ended) })
+	b.t.Cleanup(stop)
+	return stop
+}
+
+func (b *bench) insert(all ...Job) {
+	b.t.Helper()
+	require.NoError(b.t, pgx.BeginFunc(b.t.Context(), b.pool, func(tx pgx.Tx) error {
+		return b.q.Insert(b.t.Context(), tx, all...)
+	}))
+}
+
+func (b *bench) count(where string) (n int) {
+	b.t.Helper()
+	require.NoError(b.t, b.pool.QueryRow(b.t.Context(), "SELECT count(*) FROM toy.river_job WHERE "+where).Scan(&n))
+	return n
+}
+
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	require.Eventually(t, holds, 2*time.Minute, 20*time.Millisecond, what)
+}
+
+// doing is a worker for letters.
+func doing(do func(context.Context, Attempt[letter]) error) *Workers {
+	w := &Workers{}
+	Add(w, Work[letter]{Do: do})
+	return w
+}
+
+func TestInsert_IsPartOfTheTransaction(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var done []string
+	b := newBench(t, meshtest.Postgres(t), doing(func(_ context.Context, j Attempt[letter]) error {
+		mu.Lock()
+		defer mu.Unlock()
+		done = append(done, j.Args.To)
+		return nil
+	}))
+	b.runs()
+	tx, err := b.pool.Begin(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, b.q.Insert(t.Context(), tx, Job{Args: letter{"nobody"}}))
+	require.NoError(t, tx.Rollback(t.Context()))
+	b.insert(Job{Args: letter{"ann"}}, Job{Args: letter{"bob"}})
+	eventually(t, "both are done", func() bool { return b.count("state = 'completed'") == 2 })
+	mu.Lock()
+	defer mu.Unlock()
+	require.ElementsMatch(t, []string{"ann", "bob"}, done)
+	require.Equal(t, 2, b.count("true"))
+}
+
+// A key stands for one job of its kind, also within one insert, and among transactions that race.
+func TestInsert_AKeyStandsForOneJob(t *testing.T) {
+	t.Parallel()
+	w := doing(func(context.Context, Attempt[letter]) error { return nil })
+	Add(w, Work[parcel]{Do: func(context.Context, Attempt[parcel]) error { return nil }})
+	b := newBench(t, meshtest.Postgres(t), w)
+	b.insert(Job{Args: letter{"ann"}, Key: "1"}, Job{Args: letter{"bob"}, Key: "1"}, Job{Args: parcel{}, Key: "1"})
+	var racing sync.WaitGroup
+	for range 8 {
+		racing.Go(func() { b.insert(Job{Args: letter{"carol"}, Key: "1"}, Job{Args: letter{"carol"}, Key: "2"}) })
+	}
+	racing.Wait()
+	require.Equal(t, 2, b.count("kind = 'letter'"))
+	require.Equal(t, 1, b.count("kind = 'parcel'"))
+	b.insert(Job{Args: letter{"ann"}}, Job{Args: letter{"ann"}})
+	require.Equal(t, 4, b.count("kind = 'letter'"), "without a key, every one is a job")
+	b.runs()
+	eventually(t, "all are done", func() bool { return b.count("state = 'completed'") == 5 })
+	b.insert(Job{Args: letter{"ann"}, Key: "1"})
+	require.Equal(t, 4, b.count("kind = 'letter'"), "what was done is not done again")
+}
+
+func TestInsert_RefusesWhatNobodyCouldDo(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, meshtest.Postgres(t), doing(func(context.Context, Attempt[letter]) error { return nil }))
+	require.ErrorContains(t, b.q.Check(Job{Args: parcel{}}), `no worker does jobs of the kind "parcel"`)
+}
+
+func TestQueue_OfEachOwnerIsItsOwn(t *testing.T) {
+	t.Parallel()
+	url := meshtest.Postgres(t)
+	var mine, others atomic.Int64
+	one := newBench(t, url, doing(func(context.Context, Attempt[letter]) error { mine.Add(1); return nil }))
+	other := newBench(t, url, doing(func(context.Context, Attempt[letter]) error { others.Add(1); return nil }),
+		func(o *Options) { o.Owner = "other" })
+	one.runs()
+	other.runs()
+	one.insert(Job{Args: letter{"ann"}, Key: "1"})
+	other.insert(Job{Args: letter{"ann"}, Key: "1"})
+	eventually(t, "both are done", func() bool { return mine.Load() == 1 && others.Load() == 1 })
+	// No instance listens: it polls.
+	require.Zero(t, func() (n int) {
+		require.NoError(t, one.pool.QueryRow(t.Context(),
+			`SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'LISTEN%' AND datname = current_database()`).Scan(&n))
+		return n
+	}())
+}
+
+// Instances that start at once migrate one after the other.
+func TestOpen_SeveralAtOnce(t *testing.T) {
+	t.Parallel()
+	url := meshtest.Postgres(t)
+	pool, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	defer pool.Close()
+	_, err = pool.Exec(t.Context(), "CREATE SCHEMA toy")
+	require.NoError(t, err)
+	var opening sync.WaitGroup
+	for range 4 {
+		opening.Go(func() {
+			_, err := Open(t.Context(), Options{Owner: "toy", Pool: pool,
+				Workers: doing(func(context.Context, Attempt[letter]) error { return nil })})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	opening.Wait()
+}
+
+// A job that fails is tried again, and is kept for an operator once it has failed for good. Neither the log nor what is
+// kept contains the secrets of its errors.
+func TestFailed_IsListedRetriedAndDropped(t *testing.T) {
+	t.Parallel()
+	var mended atomic.Bool
+	w := &Workers{}
+	Add(w, Work[letter]{Attempts: 2, Do: func(_ context.Context, j Attempt[letter]) error {
+		if mended.Load() {
+			return nil
+		}
+		return fmt.Errorf("Post \"https://user:pw@push.example/secret-path?sig=abc\" of %d: Bearer abc.def \x00gone", j.Number)
+	}})
+	Add(w, Work[parcel]{Do: func(context.Context, Attempt[parcel]) error { return Final(errors.New("no such address")) }})
+	b := newBench(t, meshtest.Postgres(t), w)
+	b.runs()
+	b.insert(Job{Args: letter{"ann"}, Key: "to ann"}, Job{Args: parcel{}})
+	var failed []Failed
+	eventually(t, "both have failed for good", func() bool {
+		var err error
+		failed, err = b.q.ListFailed(t.Context(), 0, 10)
+		require.NoError(t, err)
+		return len(failed) == 2
+	})
+	l, p := failed[0], failed[1]
+	require.Equal(t, "letter", l.Kind)
+	require.Equal(t, "to ann", l.Key)
+	require.Equal(t, 2, l.Attempts)
+	require.Equal(t, `Post "https://push.example" of 2: Bearer [credential] gone`, l.Error)
+	require.Equal(t, "no such address", p.Error)
+	require.Equal(t, 1, p.Attempts, "a final error is not tried again")
+	for _, secret := range []string{"secret-path", "pw@", "sig=", "abc.def"} {
+		require.NotContains(t, b.log.String(), secret)
+		require.Zero(t, b.count("errors::text LIKE '%"+secret+"%'"))
+	}
+	require.Equal(t, 2, strings.Count(b.log.String(), "a job has failed for good"))
+
+	require.NoError(t, b.q.Drop(t.Context(), p.ID))
+	mended.Store(true)
+	require.NoError(t, b.q.Retry(t.Context(), l.ID))
+	eventually(t, "it is done", func() bool { return b.count("state = 'completed'") == 1 })
+	require.ErrorContains(t, b.q.Retry(t.Context(), l.ID), "has not failed for good: it is completed")
+	require.ErrorContains(t, b.q.Drop(t.Context(), p.ID), "no job")
+	failed, err := b.q.ListFailed(t.Context(), 0, 10)
+	require.NoError(t, err)
+	require.Empty(t, failed)
+}
+
+// While another job has taken over its key, a failed one cannot be retried, and the operator hears why.
+func TestFailed_ItsKeyIsTaken(t *testing.T) {
+	t.Parallel()
+	var mended atomic.Bool
+	b := newBench(t, meshtest.Postgres(t), doing(func(context.Context, Attempt[letter]) error {
+		if mended.Load() {
+			return nil
+		}
+		return Final(errors.New("no"))
+	}))
+	b.runs()
+	b.insert(Job{Args: letter{"ann"}, Key: "1"})
+	eventually(t, "it has failed", func() bool { return b.count("state = 'cancelled'") == 1 })
+	mended.Store(true)
+	b.insert(Job{Args: letter{"ann"}, Key: "1"})
+	eventually(t, "the other one is done", func() bool { return b.count("state = 'completed'") == 1 })
+	failed, err := b.q.ListFailed(t.Context(), 0, 10)
+	require.NoError(t, err)
+	require.ErrorContains(t, b.q.Retry(t.Context(), failed[0].ID), "another job with the key")
+}
+
+func TestWorker_APanicCostsThatJobOnly(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, meshtest.Postgres(t), doing(func(_ context.Context, j Attempt[letter]) error {
+		if j.Args.To == "bad" && j.Number == 1 {
+			panic("at https://push.example/secret-path")
+		}
+		return nil
+	}))
+	b.runs()
+	b.insert(Job{Args: letter{"bad"}}, Job{Args: letter{"good"}})
+	eventually(t, "the bad one is done by its second attempt", func() bool { return b.count("state = 'completed'") == 2 })
+	require.Equal(t, 1, b.count("attempt = 2 AND errors::text LIKE '%panic: at https://push.example%'"))
+	require.NotContains(t, b.log.String(), "secret-path")
+}
+
+func TestWorker_TimesOut(t *testing.T) {
+	t.Parallel()
+	w := &Workers{}
+	Add(w, Work[letter]{Timeout: 100 * time.Millisecond, Do: func(ctx context.Context, j Attempt[letter]) error {
+		if j.Number > 1 {
+			return nil
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}})
+	b := newBench(t, meshtest.Postgres(t), w)
+	b.runs()
+	b.insert(Job{Args: letter{"ann"}})
+	eventually(t, "its second attempt is done", func() bool { return b.count("state = 'completed' AND attempt = 2") == 1 })
+}
+
+func TestJob_WaitsForItsTime(t *testing.T) {
+	t.Parallel()
+	var early atomic.Bool
+	due := time.Now().Add(2 * time.Second)
+	b := newBench(t, meshtest.Postgres(t), doing(func(context.Context, Attempt[letter]) error {
+		if time.Now().Before(due) {
+			early.Store(true)
+		}
+		return nil
+	}))
+	b.runs()
+	b.insert(Job{Args: letter{"ann"}, After: due})
+	eventually(t, "it is done", func() bool { return b.count("state = 'completed'") == 1 })
+	require.False(t, early.Load())
+}
+
+// A stop waits for running jobs, and starts none.
+func TestRun_StopsGracefully(t *testing.T) {
+	t.Parallel()
+	begun, end := make(chan struct{}, 10), make(chan struct{})
+	b := newBench(t, meshtest.Postgres(t), doing(func(context.Context, Attempt[letter]) error {
+		begun <- struct{}{}
+		<-end
+		return nil
+	}), func(o *Options) { o.Grace = time.Hour })
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- b.q.Run(ctx) }()
+	b.insert(Job{Args: letter{"ann"}})
+	<-begun
+	cancel()
+	b.insert(Job{Args: letter{"bob"}})
+	select {
+	case <-ended:
+		t.Fatal("it ended before the job did")
+	case <-time.After(100 * time.Millisecond): // a bound for what must not happen
+	}
+	close(end)
+	require.NoError(t, <-ended)
+	require.Equal(t, 1, b.count("state = 'completed'"))
+	require.Equal(t, 1, b.count("state = 'available' AND attempt = 0"))
+}
+
+// Once the grace is over, jobs are interrupted; another instance has them at once, and the attempt does not count.
+func TestRun_InterruptsWhatOutlivesTheGrace(t *testing.T) {
+	t.Parallel()
+	url := meshtest.Postgres(t)
+	var again atomic.Bool
+	begun := make(chan struct{}, 10)
+	do := func(ctx context.Context, j Attempt[letter]) error {
+		if again.Load() {
+			return nil
+		}
+		begun <- struct{}{}
+		<-ctx.Done()
+		return fmt.Errorf("interrupted: %w", ctx.Err())
+	}
+	b := newBench(t, url, doing(do), func(o *Options) { o.Grace = 50 * time.Millisecond })
+	stop := b.runs()
+	b.insert(Job{Args: letter{"ann"}})
+	<-begun
+	stop()
+	require.Equal(t, 1, b.count("state = 'available' AND attempt = 0 AND errors IS NULL"))
+	again.Store(true)
+	newBench(t, url, doing(do)).runs()
+	eventually(t, "it is done", func() bool { return b.count("state = 'completed' AND attempt = 1") == 1 })
+}
+
+// killable is the environment variable by which a test process becomes an instance that is killed.
+const killable = "JOBS_TEST_KILLABLE"
+
+// A process that is killed while it does a job leaves it to another one.
+func TestRun_KilledInTheMiddleOfAJob(t *testing.T) {
+	t.Parallel()
+	url, killed := os.Getenv(killable), true
+	if url == "" {
+		url, killed = meshtest.Postgres(t), false
+	}
+	w := &Workers{}
+	Add(w, Work[letter]{Timeout: 2 * time.Second, Do: func(ctx context.Context, j Attempt[letter]) error {
+		if killed {
+			fmt.Println("begun")
+			select {}
+		}
+		return nil
+	}})
+	b := newBench(t, url, w, func(o *Options) { o.Rescue = time.Second })
+	if killed {
+		_ = b.q.Run(context.Background())
+	}
+	b.insert(Job{Args: letter{"ann"}})
+	child := exec.Command(os.Args[0], "-test.run=^TestRun_KilledInTheMiddleOfAJob$", "-test.v")
+	child.Env = append(os.Environ(), killable+"="+url)
+	var said lines
+	child.Stdout, child.Stderr = &said, &said
+	require.NoError(t, child.Start())
+	eventually(t, "the child has begun", func() bool { return strings.Contains(said.String(), "begun") })
+	require.NoError(t, child.Process.Kill())
+	_ = child.Wait() // it was killed
+	require.Equal(t, 1, b.count("state = 'running'"))
+	b.runs()
+	eventually(t, "it is done", func() bool { return b.count("state = 'completed' AND attempt = 2") == 1 })
+}

@@ -1,0 +1,167 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"regexp"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+)
+
+// Work is how jobs of a kind are done.
+type Work[T Args] struct {
+	// Do does one job. Its error is a failed attempt, which is repeated after about 1, 16, 81, 256 … seconds; one that
+	// Final returned ends the job. The context ends after Timeout, and when the process stops.
+	Do func(ctx context.Context, job Attempt[T]) error
+	// Timeout of an attempt; 0: 30 s.
+	Timeout time.Duration
+	// Attempts after which a job has failed for good; 0: 10, within about four hours.
+	Attempts int
+}
+
+// Attempt is a job that is being done.
+type Attempt[T Args] struct {
+	Args   T
+	ID     int64
+	Key    string
+	Number int // of the attempt, from 1 on
+}
+
+// Workers are how jobs of several kinds are done. The zero value has none.
+type Workers struct{ kinds map[string]kind }
+
+type kind struct {
+	timeout  time.Duration
+	attempts int
+	add      func(*river.Workers, *slog.Logger) error
+}
+
+// Empty reports whether there is no worker.
+func (w *Workers) Empty() bool { return w == nil || len(w.kinds) == 0 }
+
+// Add has the jobs of a kind done. It panics when the kind has a worker already.
+func Add[T Args](w *Workers, work Work[T]) {
+	var args T
+	name := args.Kind()
+	if _, ok := w.kinds[name]; ok || work.Do == nil {
+		panic(fmt.Sprintf("jobs: the kind %q has another worker, or this one does nothing", name))
+	}
+	if work.Timeout <= 0 {
+		work.Timeout = 30 * time.Second
+	}
+	if work.Attempts <= 0 {
+		work.Attempts = 10
+	}
+	if w.kinds == nil {
+		w.kinds = map[string]kind{}
+	}
+	w.kinds[name] = kind{timeout: work.Timeout, attempts: work.Attempts, add: func(all *river.Workers, log *slog.Logger) error {
+		return river.AddWorkerSafely(all, &worker[T]{work: work, log: log})
+	}}
+}
+
+// Final marks an error that no further attempt would mend.
+func Final(err error) error { return &finalError{err} }
+
+type finalError struct{ err error }
+
+func (e *finalError) Error() string { return e.err.Error() }
+func (e *finalError) Unwrap() error { return e.err }
+
+// kept is stored with typed arguments.
+type kept[T Args] struct {
+	Key  string `json:"key"`
+	Args T      `json:"args"`
+}
+
+func (k kept[T]) Kind() string { return k.Args.Kind() }
+
+type worker[T Args] struct {
+	river.WorkerDefaults[kept[T]]
+	work Work[T]
+	log  *slog.Logger
+}
+
+func (w *worker[T]) Timeout(*river.Job[kept[T]]) time.Duration { return w.work.Timeout }
+
+// Work does a job. Its error is kept with the job and logged, so it contains no secret.
+func (w *worker[T]) Work(ctx context.Context, j *river.Job[kept[T]]) error {
+	err := w.attempt(ctx, j)
+	if err == nil {
+		return nil
+	}
+	logged := w.log.With("kind", j.Kind, "id", j.ID, "attempt", j.Attempt, "error", clean(err.Error()))
+	var final *finalError
+	switch {
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		logged.InfoContext(ctx, "a job was interrupted, and begins again")
+	case errors.As(err, &final):
+		logged.ErrorContext(ctx, "a job has failed for good")
+		return river.JobCancel(&cleanError{err})
+	case j.Attempt >= j.MaxAttempts:
+		logged.ErrorContext(ctx, "a job has failed for good")
+	default:
+		logged.WarnContext(ctx, "a job has failed, and is tried again")
+	}
+	return &cleanError{err}
+}
+
+// attempt turns a panic into an error.
+func (w *worker[T]) attempt(ctx context.Context, j *river.Job[kept[T]]) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// The stack names functions, not values.
+			w.log.ErrorContext(ctx, "a worker panicked", "kind", j.Kind, "id", j.ID, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return w.work.Do(ctx, Attempt[T]{Args: j.Args.Args, ID: j.ID, Key: j.Args.Key, Number: j.Attempt})
+}
+
+// cleanError is an error whose text is clean.
+type cleanError struct{ err error }
+
+func (e *cleanError) Error() string { return clean(e.err.Error()) }
+func (e *cleanError) Unwrap() error { return e.err }
+
+// maxText is how many bytes of an error are kept.
+const maxText = 1000
+
+var (
+	addresses   = regexp.MustCompile(`[a-zA-Z][a-zA-Z0-9+.-]*://[^\s"'<>]+`)
+	credentials = regexp.MustCompile(`(?i)\b(bearer|basic|vapid)\s+[^\s"']+`)
+)
+
+// clean returns a text without what errors of clients often contain: of addresses only scheme and host stay, because the
+// path of a push endpoint or a signed link is a secret; credentials of an Authorization header go. Postgres could not
+// keep a NUL.
+func clean(text string) string {
+	text = addresses.ReplaceAllStringFunc(text, func(address string) string {
+		u, err := url.Parse(address)
+		if err != nil || u.Host == "" {
+			return "[address]"
+		}
+		return u.Scheme + "://" + u.Host
+	})
+	text = credentials.ReplaceAllString(text, "$1 [credential]")
+	text = strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", ""), "")
+	if len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText], "") + "…"
+	}
+	return text
+}
+
+// keyOf returns the key of a job as it is kept.
+func keyOf(row *rivertype.JobRow) string {
+	var s stored
+	_ = json.Unmarshal(row.EncodedArgs, &s) // a job of another program has none
+	return s.Key
+}
