@@ -27,6 +27,7 @@ const (
 	stateFailed     = "failed"     // a command: its outcome is final
 	stateParked     = "parked"     // an event: the later ones of its stream wait for it
 	stateUnreadable = "unreadable" // nobody can tell what it was
+	stateJob        = "job"        // an effect outside the log: it has failed for good
 	stateDone       = "done"       // dropped, or taken meanwhile
 )
 
@@ -35,7 +36,7 @@ const resolveWithin = 10 * time.Minute
 
 // letter is something that a service could not take.
 type letter struct {
-	ID        string            `json:"id"` // SERVICE/PARTITION/OFFSET of the dead letter, or else the message's
+	ID        string            `json:"id"` // SERVICE/PARTITION/OFFSET of the dead letter, SERVICE/job/ID, or the message's
 	Message   string            `json:"message"`
 	Service   string            `json:"service"`
 	State     string            `json:"state"`
@@ -50,13 +51,15 @@ type letter struct {
 	Stream    string            `json:"stream,omitempty"`
 	Version   int64             `json:"version,omitempty"`
 	Actor     string            `json:"actor,omitempty"`
-	Waiting   int               `json:"waiting,omitempty"` // events behind it
+	Waiting   int               `json:"waiting,omitempty"`  // events behind it
+	Attempts  int               `json:"attempts,omitempty"` // of a job
 	Headers   map[string]string `json:"headers,omitempty"`
 	Data      json.RawMessage   `json:"data,omitempty"`
 	Problem   string            `json:"problem,omitempty"` // why data is missing
 
 	source string         // of an event
 	at     *meshv1.Letter // nil: it is parked, and no letter tells of it
+	job    int64          // of a job
 }
 
 // deadLetters lists and deals with what services could not take.
@@ -131,7 +134,31 @@ func (i *installation) letters(ctx context.Context, service string) ([]letter, e
 	for _, l := range d.Msg.GetLetters() {
 		dropped[letterKey(l)] = true
 	}
-	return i.merge(service, read, parked, dropped), nil
+	failed, err := i.failedJobs(ctx, service)
+	return append(i.merge(service, read, parked, dropped), failed...), err
+}
+
+// failedJobs are the jobs of a service that have failed for good.
+func (i *installation) failedJobs(ctx context.Context, service string) (all []letter, err error) {
+	for after := int64(0); ; {
+		page, err := i.operatorOf(service).ListFailedJobs(ctx,
+			connect.NewRequest(&meshv1.ListFailedJobsRequest{AfterId: after}))
+		if connect.CodeOf(err) == connect.CodeUnimplemented {
+			return nil, nil // it never has any
+		}
+		if err != nil {
+			return all, i.answered(service, err)
+		}
+		if len(page.Msg.GetJobs()) == 0 {
+			return all, nil
+		}
+		for _, j := range page.Msg.GetJobs() {
+			after = j.GetId()
+			all = append(all, letter{ID: fmt.Sprintf("%s/job/%d", service, after), Service: service, State: stateJob,
+				Topic: "jobs of " + service, Partition: -1, Offset: -1, Key: j.GetKey(), Type: j.GetKind(),
+				Error: j.GetError(), Time: j.GetAt().AsTime(), Attempts: int(j.GetAttempts()), job: after})
+		}
+	}
 }
 
 // parked are the streams that a service has parked.
@@ -262,7 +289,8 @@ func parkedLetter(service string, p *meshv1.Parked) letter {
 	return l
 }
 
-// findLetter finds the one that is meant: by SERVICE/PARTITION/OFFSET, by PARTITION/OFFSET, or by the message's id.
+// findLetter finds the one that is meant: by SERVICE/PARTITION/OFFSET, by PARTITION/OFFSET, by SERVICE/job/ID, or by
+// the message's id.
 func findLetter(letters []letter, id string) (letter, error) {
 	var found []letter
 	for _, l := range letters {
@@ -353,7 +381,9 @@ func showLetter(t Terminal, l letter, asJSON bool) error {
 	state := map[string]string{
 		stateFailed: "failed: a command's outcome is final; drop it once it is understood",
 		stateParked: fmt.Sprintf("parked: %d later events of its stream wait until it is retried or dropped", l.Waiting),
-		stateDone:   "done: it was dropped, or taken meanwhile", stateUnreadable: "unreadable: it can only be dropped",
+		stateJob: fmt.Sprintf("job: it has failed %d times and is tried no more, unless it is retried; it may have been done in part",
+			l.Attempts),
+		stateDone: "done: it was dropped, or taken meanwhile", stateUnreadable: "unreadable: it can only be dropped",
 	}[l.State]
 	table := tabwriter.NewWriter(t.Out, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
@@ -393,14 +423,33 @@ func (i *installation) retry(ctx context.Context, t Terminal, l letter) error {
 			"its owner's log", l.ID)
 	case stateDone:
 		return fmt.Errorf("%s was dealt with already", l.ID)
+	case stateJob:
+		return i.resolveJob(ctx, t, l, false)
 	}
 	return i.resolve(ctx, t, l, false)
+}
+
+// resolveJob has a failed job tried once more, or deletes it.
+func (i *installation) resolveJob(ctx context.Context, t Terminal, l letter, drop bool) error {
+	request := connect.NewRequest(&meshv1.ResolveJobRequest{Id: l.job, Drop: drop})
+	if _, err := i.operatorOf(l.Service).ResolveJob(ctx, request); err != nil {
+		return i.answered(l.Service, err)
+	}
+	if drop {
+		fmt.Fprintf(t.Out, "%s is deleted\n", l.ID)
+	} else {
+		fmt.Fprintf(t.Out, "%s is tried once more; when that fails it is listed again\n", l.ID)
+	}
+	return nil
 }
 
 // drop leaves a parked event out, and has any other dead letter not shown any more.
 func (i *installation) drop(ctx context.Context, t Terminal, l letter) error {
 	if l.State == stateDone {
 		return fmt.Errorf("%s was dealt with already", l.ID)
+	}
+	if l.State == stateJob {
+		return i.resolveJob(ctx, t, l, true)
 	}
 	if l.State == stateParked {
 		if err := i.resolve(ctx, t, l, true); err != nil {

@@ -221,6 +221,9 @@ func (t *transaction) run(ctx context.Context) (map[*member]answer, error) {
 			e.span.AddLink(trace.Link{SpanContext: t.span.SpanContext()})
 		}
 	}
+	if err := t.log.effects.insert(ctx, t.conn, t.ledger.rows.caused); err != nil {
+		return nil, err
+	}
 	b = &pgx.Batch{}
 	if err := t.ledger.consumed.queue(b, t.log); err != nil {
 		return nil, err

@@ -58,6 +58,7 @@ type Log struct {
 	checked func() // for tests: called under the lock, before anything is written
 	session session
 	notices notices
+	effects effects
 
 	maxRooms map[string]int // by kind: in how many rooms one may be
 }

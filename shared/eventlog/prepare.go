@@ -62,6 +62,8 @@ type draft struct {
 	personal []byte // nil: the event has no personal fields
 	set      []timerRowOf
 	cancel   []string // keys of timers
+	effect   Effect   // nil: no jobs follow from it
+	message  proto.Message
 }
 
 // maxEvent is how many bytes an event may have on its topic, where brokers take records up to a million.
@@ -154,6 +156,9 @@ func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
 		}
 		if n := d.size(); n > maxEvent {
 			return fmt.Errorf("%s has %d bytes with its rooms, and an event may have %d", declared.Name, n, maxEvent)
+		}
+		if d.effect = l.effects.of[declared.Name]; d.effect != nil {
+			d.message = m
 		}
 		e.drafts = append(e.drafts, d)
 		p.events++

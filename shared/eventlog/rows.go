@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
 // rows is what one commit writes, in columns, as the statements take them.
@@ -32,6 +33,7 @@ type rows struct {
 	turns    turns
 	outcomes []outcome
 	redacted redactions
+	caused   []caused
 }
 
 type redactions struct {
@@ -41,9 +43,10 @@ type redactions struct {
 
 func (r *rows) event(g *ledger, e *entry, d draft, answers bool) {
 	version := g.versions[e.stream]
+	id := eventID(g.owner, g.incarnation, e.stream, version)
 	r.positions = append(r.positions, g.position)
 	r.versions = append(r.versions, version)
-	r.ids = append(r.ids, eventID(g.owner, g.incarnation, e.stream, version))
+	r.ids = append(r.ids, id)
 	r.streams = append(r.streams, e.stream)
 	r.types = append(r.types, d.declared.Name)
 	r.topics = append(r.topics, d.declared.Topic)
@@ -69,6 +72,12 @@ func (r *rows) event(g *ledger, e *entry, d draft, answers bool) {
 		}
 	}
 	r.turns.add(d.place, version, g.position)
+	if d.effect != nil {
+		r.caused = append(r.caused, caused{envelope.Event{ID: id.String(), Type: d.declared.Name, Source: g.owner,
+			Stream: e.stream, Version: version, Position: g.position, Actor: e.actor, Cause: e.cause,
+			Correlation: e.correlation, Time: g.at, Class: d.declared.Class, Subject: d.place.Subject,
+			TraceParent: e.traceParent}, d.message, d.effect})
+	}
 	if d.declared.Redacts {
 		r.redacted.streams = append(r.redacted.streams, e.stream)
 		r.redacted.subjects = append(r.redacted.subjects, d.place.Subject)

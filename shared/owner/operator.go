@@ -16,6 +16,7 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/jobs"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
@@ -26,6 +27,7 @@ type operator struct {
 	log         *eventlog.Log
 	projections []eventlog.Projection
 	consumers   []*consume.Consumer
+	jobs        *jobs.Queue     // nil: the service has none
 	work        context.Context // ends when the service does
 }
 
@@ -214,6 +216,40 @@ func (o *operator) consumer(ctx context.Context, source, stream string, version 
 		}
 	}
 	return nil, fmt.Errorf("%s does not react to %s of %s any more", o.name, found[i].Topic, source)
+}
+
+// ListFailedJobs lists jobs that have failed for good, in pages.
+func (o *operator) ListFailedJobs(ctx context.Context, r *connect.Request[meshv1.ListFailedJobsRequest]) (
+	*connect.Response[meshv1.ListFailedJobsResponse], error) {
+	answer := &meshv1.ListFailedJobsResponse{}
+	if o.jobs == nil {
+		return connect.NewResponse(answer), nil
+	}
+	page, err := o.jobs.ListFailed(ctx, r.Msg.GetAfterId(), maxParked)
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range page {
+		answer.Jobs = append(answer.Jobs, &meshv1.FailedJob{Id: j.ID, Kind: j.Kind, Key: j.Key,
+			Attempts: int32(j.Attempts), Error: j.Error, At: timestamppb.New(j.At)})
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// ResolveJob has a failed job tried once more, or deletes it.
+func (o *operator) ResolveJob(ctx context.Context, r *connect.Request[meshv1.ResolveJobRequest]) (
+	*connect.Response[meshv1.ResolveJobResponse], error) {
+	if o.jobs == nil {
+		return nil, refusal.New(refusal.NotFound, "%s has no jobs", o.name)
+	}
+	resolve := o.jobs.Retry
+	if r.Msg.GetDrop() {
+		resolve = o.jobs.Drop
+	}
+	if err := resolve(ctx, r.Msg.GetId()); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&meshv1.ResolveJobResponse{}), nil
 }
 
 // ListDropped lists dead letters that were dealt with.

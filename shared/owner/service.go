@@ -24,6 +24,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/health"
+	"github.com/edumatrix/interlinked/shared/jobs"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/process"
 	"github.com/edumatrix/interlinked/shared/rpc"
@@ -46,7 +47,9 @@ type Service struct {
 	projections []eventlog.Projection
 	reactions   []reaction
 	look        Look
-	decider     *decider // once it runs
+	workers     jobs.Workers
+	effects     map[string]eventlog.Effect // by the event's type
+	decider     *decider                   // once it runs
 }
 
 type reaction struct {
@@ -58,7 +61,7 @@ type reaction struct {
 // Open opens the service's log, with the migrations of its projections (nil: none), and its listener.
 func Open(ctx context.Context, env process.Env, migrations fs.FS) (*Service, error) {
 	name := env.Config.Service
-	s := &Service{name: name, env: env, aggregates: map[string]NewState{}}
+	s := &Service{name: name, env: env, aggregates: map[string]NewState{}, effects: map[string]eventlog.Effect{}}
 	s.health = health.New(health.OfStores(env.Stores), env.Log)
 	var err error
 	s.Log, err = eventlog.Open(ctx, eventlog.Options{Owner: name, Pool: env.Stores.Postgres, Catalog: env.Catalog,
@@ -83,6 +86,12 @@ func (s *Service) Decide(kind string, aggregate NewState) { s.aggregates[kind] =
 
 // Project follows the log with projections.
 func (s *Service) Project(p ...eventlog.Projection) { s.projections = append(s.projections, p...) }
+
+// Workers are given the workers of the service's jobs, by jobs.Add. A service without any has no queue.
+func (s *Service) Workers() *jobs.Workers { return &s.workers }
+
+// Effect has jobs inserted with each event of a type ("chat.message_sent"), in the transaction that commits it.
+func (s *Service) Effect(event string, effect eventlog.Effect) { s.effects[event] = effect }
 
 // Look answers who may look at rooms.
 func (s *Service) Look(look Look) { s.look = look }
@@ -111,12 +120,16 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	s.Serve(meshv1connect.NewOwnerServiceHandler(&server{s.Log, s.look}, s.Connect()))
 
+	queue, err := s.queue(ctx)
+	if err != nil {
+		return err
+	}
 	consumers, err := s.consumers(ctx, work)
 	if err != nil {
 		return err
 	}
 	s.Serve(unhurried(meshv1connect.NewOperatorServiceHandler(&operator{name: s.name, log: s.Log,
-		projections: s.projections, consumers: consumers, work: work}, s.Connect())))
+		projections: s.projections, consumers: consumers, jobs: queue, work: work}, s.Connect())))
 	router, waits, err := s.router(work, consumers)
 	if err != nil {
 		return err
@@ -148,6 +161,13 @@ func (s *Service) Run(ctx context.Context) error {
 		go func() { t.run(ticking); close(ended) }()
 		waits = append([]func(){func() { stopTicking(); <-ended }}, waits...)
 	}
+	working, stopWorking := context.WithCancel(failed)
+	defer stopWorking()
+	if queue != nil {
+		ended := make(chan struct{})
+		background("jobs", func(context.Context) error { defer close(ended); return queue.Run(working) })
+		waits = append(waits, func() { <-ended })
+	}
 	select {
 	case <-router.Running():
 		s.health.SetReady(true)
@@ -170,6 +190,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 
 	s.health.SetReady(false)
+	stopWorking()                                   // running jobs end while intake does
 	timeout := time.AfterFunc(stopWithin, stopWork) // a dependency that is away now will not hold up the end
 	err = router.Close()
 	for _, wait := range waits {
@@ -178,6 +199,19 @@ func (s *Service) Run(ctx context.Context) error {
 	timeout.Stop()
 	stopWork()
 	return errors.Join(running.Wait(), err, s.publisher.Close())
+}
+
+// queue opens the queue of the service's jobs; nil: it has no workers.
+func (s *Service) queue(ctx context.Context) (*jobs.Queue, error) {
+	if s.workers.Empty() {
+		return nil, nil
+	}
+	queue, err := jobs.Open(ctx, jobs.Options{Owner: s.name, Pool: s.env.Stores.Postgres, Workers: &s.workers,
+		Log: s.env.Log})
+	if err == nil {
+		s.Log.Effects(queue, s.effects)
+	}
+	return queue, err
 }
 
 // lastRecords reads the newest record of each partition of a topic.
@@ -216,6 +250,14 @@ func (s *Service) validate() error {
 		if !slices.ContainsFunc(s.env.Catalog.Topics(r.from), func(t catalog.Topic) bool { return t.Name == r.topic }) {
 			problems = append(problems, fmt.Errorf("a reaction to %q: %s has no such topic", r.topic, r.from))
 		}
+	}
+	for event := range s.effects {
+		if e, ok := s.env.Catalog.Event(event); !ok || e.Owner != s.name {
+			problems = append(problems, fmt.Errorf("an effect of %q: %s has no such event", event, s.name))
+		}
+	}
+	if len(s.effects) > 0 && s.workers.Empty() {
+		problems = append(problems, errors.New("events have effects, but there is no worker"))
 	}
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("%s cannot start: %w", s.name, err)

@@ -835,6 +835,270 @@ func (x *ResolveParkedResponse) GetError() string {
 	return ""
 }
 
+type ListFailedJobsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the last job of the page before; 0: the first page. A page has at most 500 jobs, by id.
+	AfterId       int64 `protobuf:"varint,1,opt,name=after_id,json=afterId,proto3" json:"after_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFailedJobsRequest) Reset() {
+	*x = ListFailedJobsRequest{}
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFailedJobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFailedJobsRequest) ProtoMessage() {}
+
+func (x *ListFailedJobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFailedJobsRequest.ProtoReflect.Descriptor instead.
+func (*ListFailedJobsRequest) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListFailedJobsRequest) GetAfterId() int64 {
+	if x != nil {
+		return x.AfterId
+	}
+	return 0
+}
+
+type FailedJob struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Kind  string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Empty: it has none.
+	Key      string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	Attempts int32  `protobuf:"varint,4,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// Of the last attempt.
+	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailedJob) Reset() {
+	*x = FailedJob{}
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailedJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailedJob) ProtoMessage() {}
+
+func (x *FailedJob) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailedJob.ProtoReflect.Descriptor instead.
+func (*FailedJob) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *FailedJob) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *FailedJob) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *FailedJob) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *FailedJob) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *FailedJob) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *FailedJob) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+type ListFailedJobsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Jobs          []*FailedJob           `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFailedJobsResponse) Reset() {
+	*x = ListFailedJobsResponse{}
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFailedJobsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFailedJobsResponse) ProtoMessage() {}
+
+func (x *ListFailedJobsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFailedJobsResponse.ProtoReflect.Descriptor instead.
+func (*ListFailedJobsResponse) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListFailedJobsResponse) GetJobs() []*FailedJob {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+type ResolveJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Delete it instead of trying it once more.
+	Drop          bool `protobuf:"varint,2,opt,name=drop,proto3" json:"drop,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveJobRequest) Reset() {
+	*x = ResolveJobRequest{}
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveJobRequest) ProtoMessage() {}
+
+func (x *ResolveJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveJobRequest.ProtoReflect.Descriptor instead.
+func (*ResolveJobRequest) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ResolveJobRequest) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ResolveJobRequest) GetDrop() bool {
+	if x != nil {
+		return x.Drop
+	}
+	return false
+}
+
+type ResolveJobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveJobResponse) Reset() {
+	*x = ResolveJobResponse{}
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveJobResponse) ProtoMessage() {}
+
+func (x *ResolveJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveJobResponse.ProtoReflect.Descriptor instead.
+func (*ResolveJobResponse) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{17}
+}
+
 type Letter struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Partition int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
@@ -847,7 +1111,7 @@ type Letter struct {
 
 func (x *Letter) Reset() {
 	*x = Letter{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[13]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +1123,7 @@ func (x *Letter) String() string {
 func (*Letter) ProtoMessage() {}
 
 func (x *Letter) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[13]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +1136,7 @@ func (x *Letter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Letter.ProtoReflect.Descriptor instead.
 func (*Letter) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{13}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Letter) GetPartition() int32 {
@@ -904,7 +1168,7 @@ type ListDroppedRequest struct {
 
 func (x *ListDroppedRequest) Reset() {
 	*x = ListDroppedRequest{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[14]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +1180,7 @@ func (x *ListDroppedRequest) String() string {
 func (*ListDroppedRequest) ProtoMessage() {}
 
 func (x *ListDroppedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[14]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +1193,7 @@ func (x *ListDroppedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDroppedRequest.ProtoReflect.Descriptor instead.
 func (*ListDroppedRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{14}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{19}
 }
 
 type ListDroppedResponse struct {
@@ -941,7 +1205,7 @@ type ListDroppedResponse struct {
 
 func (x *ListDroppedResponse) Reset() {
 	*x = ListDroppedResponse{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[15]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1217,7 @@ func (x *ListDroppedResponse) String() string {
 func (*ListDroppedResponse) ProtoMessage() {}
 
 func (x *ListDroppedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[15]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1230,7 @@ func (x *ListDroppedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDroppedResponse.ProtoReflect.Descriptor instead.
 func (*ListDroppedResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{15}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListDroppedResponse) GetLetters() []*Letter {
@@ -985,7 +1249,7 @@ type DropLetterRequest struct {
 
 func (x *DropLetterRequest) Reset() {
 	*x = DropLetterRequest{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[16]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1261,7 @@ func (x *DropLetterRequest) String() string {
 func (*DropLetterRequest) ProtoMessage() {}
 
 func (x *DropLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[16]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1274,7 @@ func (x *DropLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropLetterRequest.ProtoReflect.Descriptor instead.
 func (*DropLetterRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{16}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DropLetterRequest) GetLetter() *Letter {
@@ -1028,7 +1292,7 @@ type DropLetterResponse struct {
 
 func (x *DropLetterResponse) Reset() {
 	*x = DropLetterResponse{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[17]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1304,7 @@ func (x *DropLetterResponse) String() string {
 func (*DropLetterResponse) ProtoMessage() {}
 
 func (x *DropLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[17]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1317,7 @@ func (x *DropLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropLetterResponse.ProtoReflect.Descriptor instead.
 func (*DropLetterResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{17}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
 var File_edumatrix_mesh_v1_operator_proto protoreflect.FileDescriptor
@@ -1116,7 +1380,22 @@ const file_edumatrix_mesh_v1_operator_proto_rawDesc = "" +
 	"\x15ResolveParkedResponse\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x03R\aapplied\x12\x12\n" +
 	"\x04left\x18\x02 \x01(\x03R\x04left\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"N\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"2\n" +
+	"\x15ListFailedJobsRequest\x12\x19\n" +
+	"\bafter_id\x18\x01 \x01(\x03R\aafterId\"\x9f\x01\n" +
+	"\tFailedJob\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x12\x1a\n" +
+	"\battempts\x18\x04 \x01(\x05R\battempts\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12*\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"J\n" +
+	"\x16ListFailedJobsResponse\x120\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x1c.edumatrix.mesh.v1.FailedJobR\x04jobs\"7\n" +
+	"\x11ResolveJobRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
+	"\x04drop\x18\x02 \x01(\bR\x04drop\"\x14\n" +
+	"\x12ResolveJobResponse\"N\n" +
 	"\x06Letter\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x0e\n" +
@@ -1126,13 +1405,16 @@ const file_edumatrix_mesh_v1_operator_proto_rawDesc = "" +
 	"\aletters\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.LetterR\aletters\"F\n" +
 	"\x11DropLetterRequest\x121\n" +
 	"\x06letter\x18\x01 \x01(\v2\x19.edumatrix.mesh.v1.LetterR\x06letter\"\x14\n" +
-	"\x12DropLetterResponse2\xbe\x04\n" +
+	"\x12DropLetterResponse2\x84\x06\n" +
 	"\x0fOperatorService\x12U\n" +
 	"\bDescribe\x12\".edumatrix.mesh.v1.DescribeRequest\x1a#.edumatrix.mesh.v1.DescribeResponse\"\x00\x12T\n" +
 	"\aRebuild\x12!.edumatrix.mesh.v1.RebuildRequest\x1a\".edumatrix.mesh.v1.RebuildResponse\"\x000\x01\x12[\n" +
 	"\n" +
 	"ListParked\x12$.edumatrix.mesh.v1.ListParkedRequest\x1a%.edumatrix.mesh.v1.ListParkedResponse\"\x00\x12d\n" +
-	"\rResolveParked\x12'.edumatrix.mesh.v1.ResolveParkedRequest\x1a(.edumatrix.mesh.v1.ResolveParkedResponse\"\x00\x12^\n" +
+	"\rResolveParked\x12'.edumatrix.mesh.v1.ResolveParkedRequest\x1a(.edumatrix.mesh.v1.ResolveParkedResponse\"\x00\x12g\n" +
+	"\x0eListFailedJobs\x12(.edumatrix.mesh.v1.ListFailedJobsRequest\x1a).edumatrix.mesh.v1.ListFailedJobsResponse\"\x00\x12[\n" +
+	"\n" +
+	"ResolveJob\x12$.edumatrix.mesh.v1.ResolveJobRequest\x1a%.edumatrix.mesh.v1.ResolveJobResponse\"\x00\x12^\n" +
 	"\vListDropped\x12%.edumatrix.mesh.v1.ListDroppedRequest\x1a&.edumatrix.mesh.v1.ListDroppedResponse\"\x00\x12[\n" +
 	"\n" +
 	"DropLetter\x12$.edumatrix.mesh.v1.DropLetterRequest\x1a%.edumatrix.mesh.v1.DropLetterResponse\"\x00BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1;meshv1b\x06proto3"
@@ -1149,56 +1431,67 @@ func file_edumatrix_mesh_v1_operator_proto_rawDescGZIP() []byte {
 	return file_edumatrix_mesh_v1_operator_proto_rawDescData
 }
 
-var file_edumatrix_mesh_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_edumatrix_mesh_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_edumatrix_mesh_v1_operator_proto_goTypes = []any{
-	(*DescribeRequest)(nil),       // 0: edumatrix.mesh.v1.DescribeRequest
-	(*Consumed)(nil),              // 1: edumatrix.mesh.v1.Consumed
-	(*DescribeResponse)(nil),      // 2: edumatrix.mesh.v1.DescribeResponse
-	(*RebuildRequest)(nil),        // 3: edumatrix.mesh.v1.RebuildRequest
-	(*RebuildResponse)(nil),       // 4: edumatrix.mesh.v1.RebuildResponse
-	(*Rebuilt)(nil),               // 5: edumatrix.mesh.v1.Rebuilt
-	(*TableDifference)(nil),       // 6: edumatrix.mesh.v1.TableDifference
-	(*RowDifference)(nil),         // 7: edumatrix.mesh.v1.RowDifference
-	(*ListParkedRequest)(nil),     // 8: edumatrix.mesh.v1.ListParkedRequest
-	(*Parked)(nil),                // 9: edumatrix.mesh.v1.Parked
-	(*ListParkedResponse)(nil),    // 10: edumatrix.mesh.v1.ListParkedResponse
-	(*ResolveParkedRequest)(nil),  // 11: edumatrix.mesh.v1.ResolveParkedRequest
-	(*ResolveParkedResponse)(nil), // 12: edumatrix.mesh.v1.ResolveParkedResponse
-	(*Letter)(nil),                // 13: edumatrix.mesh.v1.Letter
-	(*ListDroppedRequest)(nil),    // 14: edumatrix.mesh.v1.ListDroppedRequest
-	(*ListDroppedResponse)(nil),   // 15: edumatrix.mesh.v1.ListDroppedResponse
-	(*DropLetterRequest)(nil),     // 16: edumatrix.mesh.v1.DropLetterRequest
-	(*DropLetterResponse)(nil),    // 17: edumatrix.mesh.v1.DropLetterResponse
-	(*Record)(nil),                // 18: edumatrix.mesh.v1.Record
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*DescribeRequest)(nil),        // 0: edumatrix.mesh.v1.DescribeRequest
+	(*Consumed)(nil),               // 1: edumatrix.mesh.v1.Consumed
+	(*DescribeResponse)(nil),       // 2: edumatrix.mesh.v1.DescribeResponse
+	(*RebuildRequest)(nil),         // 3: edumatrix.mesh.v1.RebuildRequest
+	(*RebuildResponse)(nil),        // 4: edumatrix.mesh.v1.RebuildResponse
+	(*Rebuilt)(nil),                // 5: edumatrix.mesh.v1.Rebuilt
+	(*TableDifference)(nil),        // 6: edumatrix.mesh.v1.TableDifference
+	(*RowDifference)(nil),          // 7: edumatrix.mesh.v1.RowDifference
+	(*ListParkedRequest)(nil),      // 8: edumatrix.mesh.v1.ListParkedRequest
+	(*Parked)(nil),                 // 9: edumatrix.mesh.v1.Parked
+	(*ListParkedResponse)(nil),     // 10: edumatrix.mesh.v1.ListParkedResponse
+	(*ResolveParkedRequest)(nil),   // 11: edumatrix.mesh.v1.ResolveParkedRequest
+	(*ResolveParkedResponse)(nil),  // 12: edumatrix.mesh.v1.ResolveParkedResponse
+	(*ListFailedJobsRequest)(nil),  // 13: edumatrix.mesh.v1.ListFailedJobsRequest
+	(*FailedJob)(nil),              // 14: edumatrix.mesh.v1.FailedJob
+	(*ListFailedJobsResponse)(nil), // 15: edumatrix.mesh.v1.ListFailedJobsResponse
+	(*ResolveJobRequest)(nil),      // 16: edumatrix.mesh.v1.ResolveJobRequest
+	(*ResolveJobResponse)(nil),     // 17: edumatrix.mesh.v1.ResolveJobResponse
+	(*Letter)(nil),                 // 18: edumatrix.mesh.v1.Letter
+	(*ListDroppedRequest)(nil),     // 19: edumatrix.mesh.v1.ListDroppedRequest
+	(*ListDroppedResponse)(nil),    // 20: edumatrix.mesh.v1.ListDroppedResponse
+	(*DropLetterRequest)(nil),      // 21: edumatrix.mesh.v1.DropLetterRequest
+	(*DropLetterResponse)(nil),     // 22: edumatrix.mesh.v1.DropLetterResponse
+	(*Record)(nil),                 // 23: edumatrix.mesh.v1.Record
+	(*timestamppb.Timestamp)(nil),  // 24: google.protobuf.Timestamp
 }
 var file_edumatrix_mesh_v1_operator_proto_depIdxs = []int32{
 	1,  // 0: edumatrix.mesh.v1.DescribeResponse.consumes:type_name -> edumatrix.mesh.v1.Consumed
 	5,  // 1: edumatrix.mesh.v1.RebuildResponse.rebuilt:type_name -> edumatrix.mesh.v1.Rebuilt
 	6,  // 2: edumatrix.mesh.v1.Rebuilt.tables:type_name -> edumatrix.mesh.v1.TableDifference
 	7,  // 3: edumatrix.mesh.v1.TableDifference.rows:type_name -> edumatrix.mesh.v1.RowDifference
-	18, // 4: edumatrix.mesh.v1.Parked.record:type_name -> edumatrix.mesh.v1.Record
-	19, // 5: edumatrix.mesh.v1.Parked.at:type_name -> google.protobuf.Timestamp
+	23, // 4: edumatrix.mesh.v1.Parked.record:type_name -> edumatrix.mesh.v1.Record
+	24, // 5: edumatrix.mesh.v1.Parked.at:type_name -> google.protobuf.Timestamp
 	9,  // 6: edumatrix.mesh.v1.ListParkedResponse.parked:type_name -> edumatrix.mesh.v1.Parked
-	13, // 7: edumatrix.mesh.v1.ListDroppedResponse.letters:type_name -> edumatrix.mesh.v1.Letter
-	13, // 8: edumatrix.mesh.v1.DropLetterRequest.letter:type_name -> edumatrix.mesh.v1.Letter
-	0,  // 9: edumatrix.mesh.v1.OperatorService.Describe:input_type -> edumatrix.mesh.v1.DescribeRequest
-	3,  // 10: edumatrix.mesh.v1.OperatorService.Rebuild:input_type -> edumatrix.mesh.v1.RebuildRequest
-	8,  // 11: edumatrix.mesh.v1.OperatorService.ListParked:input_type -> edumatrix.mesh.v1.ListParkedRequest
-	11, // 12: edumatrix.mesh.v1.OperatorService.ResolveParked:input_type -> edumatrix.mesh.v1.ResolveParkedRequest
-	14, // 13: edumatrix.mesh.v1.OperatorService.ListDropped:input_type -> edumatrix.mesh.v1.ListDroppedRequest
-	16, // 14: edumatrix.mesh.v1.OperatorService.DropLetter:input_type -> edumatrix.mesh.v1.DropLetterRequest
-	2,  // 15: edumatrix.mesh.v1.OperatorService.Describe:output_type -> edumatrix.mesh.v1.DescribeResponse
-	4,  // 16: edumatrix.mesh.v1.OperatorService.Rebuild:output_type -> edumatrix.mesh.v1.RebuildResponse
-	10, // 17: edumatrix.mesh.v1.OperatorService.ListParked:output_type -> edumatrix.mesh.v1.ListParkedResponse
-	12, // 18: edumatrix.mesh.v1.OperatorService.ResolveParked:output_type -> edumatrix.mesh.v1.ResolveParkedResponse
-	15, // 19: edumatrix.mesh.v1.OperatorService.ListDropped:output_type -> edumatrix.mesh.v1.ListDroppedResponse
-	17, // 20: edumatrix.mesh.v1.OperatorService.DropLetter:output_type -> edumatrix.mesh.v1.DropLetterResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	24, // 7: edumatrix.mesh.v1.FailedJob.at:type_name -> google.protobuf.Timestamp
+	14, // 8: edumatrix.mesh.v1.ListFailedJobsResponse.jobs:type_name -> edumatrix.mesh.v1.FailedJob
+	18, // 9: edumatrix.mesh.v1.ListDroppedResponse.letters:type_name -> edumatrix.mesh.v1.Letter
+	18, // 10: edumatrix.mesh.v1.DropLetterRequest.letter:type_name -> edumatrix.mesh.v1.Letter
+	0,  // 11: edumatrix.mesh.v1.OperatorService.Describe:input_type -> edumatrix.mesh.v1.DescribeRequest
+	3,  // 12: edumatrix.mesh.v1.OperatorService.Rebuild:input_type -> edumatrix.mesh.v1.RebuildRequest
+	8,  // 13: edumatrix.mesh.v1.OperatorService.ListParked:input_type -> edumatrix.mesh.v1.ListParkedRequest
+	11, // 14: edumatrix.mesh.v1.OperatorService.ResolveParked:input_type -> edumatrix.mesh.v1.ResolveParkedRequest
+	13, // 15: edumatrix.mesh.v1.OperatorService.ListFailedJobs:input_type -> edumatrix.mesh.v1.ListFailedJobsRequest
+	16, // 16: edumatrix.mesh.v1.OperatorService.ResolveJob:input_type -> edumatrix.mesh.v1.ResolveJobRequest
+	19, // 17: edumatrix.mesh.v1.OperatorService.ListDropped:input_type -> edumatrix.mesh.v1.ListDroppedRequest
+	21, // 18: edumatrix.mesh.v1.OperatorService.DropLetter:input_type -> edumatrix.mesh.v1.DropLetterRequest
+	2,  // 19: edumatrix.mesh.v1.OperatorService.Describe:output_type -> edumatrix.mesh.v1.DescribeResponse
+	4,  // 20: edumatrix.mesh.v1.OperatorService.Rebuild:output_type -> edumatrix.mesh.v1.RebuildResponse
+	10, // 21: edumatrix.mesh.v1.OperatorService.ListParked:output_type -> edumatrix.mesh.v1.ListParkedResponse
+	12, // 22: edumatrix.mesh.v1.OperatorService.ResolveParked:output_type -> edumatrix.mesh.v1.ResolveParkedResponse
+	15, // 23: edumatrix.mesh.v1.OperatorService.ListFailedJobs:output_type -> edumatrix.mesh.v1.ListFailedJobsResponse
+	17, // 24: edumatrix.mesh.v1.OperatorService.ResolveJob:output_type -> edumatrix.mesh.v1.ResolveJobResponse
+	20, // 25: edumatrix.mesh.v1.OperatorService.ListDropped:output_type -> edumatrix.mesh.v1.ListDroppedResponse
+	22, // 26: edumatrix.mesh.v1.OperatorService.DropLetter:output_type -> edumatrix.mesh.v1.DropLetterResponse
+	19, // [19:27] is the sub-list for method output_type
+	11, // [11:19] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_edumatrix_mesh_v1_operator_proto_init() }
@@ -1213,7 +1506,7 @@ func file_edumatrix_mesh_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_mesh_v1_operator_proto_rawDesc), len(file_edumatrix_mesh_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,6 +44,12 @@ const (
 	// OperatorServiceResolveParkedProcedure is the fully-qualified name of the OperatorService's
 	// ResolveParked RPC.
 	OperatorServiceResolveParkedProcedure = "/edumatrix.mesh.v1.OperatorService/ResolveParked"
+	// OperatorServiceListFailedJobsProcedure is the fully-qualified name of the OperatorService's
+	// ListFailedJobs RPC.
+	OperatorServiceListFailedJobsProcedure = "/edumatrix.mesh.v1.OperatorService/ListFailedJobs"
+	// OperatorServiceResolveJobProcedure is the fully-qualified name of the OperatorService's
+	// ResolveJob RPC.
+	OperatorServiceResolveJobProcedure = "/edumatrix.mesh.v1.OperatorService/ResolveJob"
 	// OperatorServiceListDroppedProcedure is the fully-qualified name of the OperatorService's
 	// ListDropped RPC.
 	OperatorServiceListDroppedProcedure = "/edumatrix.mesh.v1.OperatorService/ListDropped"
@@ -62,6 +68,10 @@ type OperatorServiceClient interface {
 	ListParked(context.Context, *connect.Request[v1.ListParkedRequest]) (*connect.Response[v1.ListParkedResponse], error)
 	// Applies a parked event and those behind it, or leaves it out and applies those behind it.
 	ResolveParked(context.Context, *connect.Request[v1.ResolveParkedRequest]) (*connect.Response[v1.ResolveParkedResponse], error)
+	// Jobs that have failed for good.
+	ListFailedJobs(context.Context, *connect.Request[v1.ListFailedJobsRequest]) (*connect.Response[v1.ListFailedJobsResponse], error)
+	// Has a failed job tried once more, or deletes it.
+	ResolveJob(context.Context, *connect.Request[v1.ResolveJobRequest]) (*connect.Response[v1.ResolveJobResponse], error)
 	// Dead letters that are not to be shown any more.
 	ListDropped(context.Context, *connect.Request[v1.ListDroppedRequest]) (*connect.Response[v1.ListDroppedResponse], error)
 	// Has a dead letter not shown any more.
@@ -103,6 +113,18 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("ResolveParked")),
 			connect.WithClientOptions(opts...),
 		),
+		listFailedJobs: connect.NewClient[v1.ListFailedJobsRequest, v1.ListFailedJobsResponse](
+			httpClient,
+			baseURL+OperatorServiceListFailedJobsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListFailedJobs")),
+			connect.WithClientOptions(opts...),
+		),
+		resolveJob: connect.NewClient[v1.ResolveJobRequest, v1.ResolveJobResponse](
+			httpClient,
+			baseURL+OperatorServiceResolveJobProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ResolveJob")),
+			connect.WithClientOptions(opts...),
+		),
 		listDropped: connect.NewClient[v1.ListDroppedRequest, v1.ListDroppedResponse](
 			httpClient,
 			baseURL+OperatorServiceListDroppedProcedure,
@@ -120,12 +142,14 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 
 // operatorServiceClient implements OperatorServiceClient.
 type operatorServiceClient struct {
-	describe      *connect.Client[v1.DescribeRequest, v1.DescribeResponse]
-	rebuild       *connect.Client[v1.RebuildRequest, v1.RebuildResponse]
-	listParked    *connect.Client[v1.ListParkedRequest, v1.ListParkedResponse]
-	resolveParked *connect.Client[v1.ResolveParkedRequest, v1.ResolveParkedResponse]
-	listDropped   *connect.Client[v1.ListDroppedRequest, v1.ListDroppedResponse]
-	dropLetter    *connect.Client[v1.DropLetterRequest, v1.DropLetterResponse]
+	describe       *connect.Client[v1.DescribeRequest, v1.DescribeResponse]
+	rebuild        *connect.Client[v1.RebuildRequest, v1.RebuildResponse]
+	listParked     *connect.Client[v1.ListParkedRequest, v1.ListParkedResponse]
+	resolveParked  *connect.Client[v1.ResolveParkedRequest, v1.ResolveParkedResponse]
+	listFailedJobs *connect.Client[v1.ListFailedJobsRequest, v1.ListFailedJobsResponse]
+	resolveJob     *connect.Client[v1.ResolveJobRequest, v1.ResolveJobResponse]
+	listDropped    *connect.Client[v1.ListDroppedRequest, v1.ListDroppedResponse]
+	dropLetter     *connect.Client[v1.DropLetterRequest, v1.DropLetterResponse]
 }
 
 // Describe calls edumatrix.mesh.v1.OperatorService.Describe.
@@ -148,6 +172,16 @@ func (c *operatorServiceClient) ResolveParked(ctx context.Context, req *connect.
 	return c.resolveParked.CallUnary(ctx, req)
 }
 
+// ListFailedJobs calls edumatrix.mesh.v1.OperatorService.ListFailedJobs.
+func (c *operatorServiceClient) ListFailedJobs(ctx context.Context, req *connect.Request[v1.ListFailedJobsRequest]) (*connect.Response[v1.ListFailedJobsResponse], error) {
+	return c.listFailedJobs.CallUnary(ctx, req)
+}
+
+// ResolveJob calls edumatrix.mesh.v1.OperatorService.ResolveJob.
+func (c *operatorServiceClient) ResolveJob(ctx context.Context, req *connect.Request[v1.ResolveJobRequest]) (*connect.Response[v1.ResolveJobResponse], error) {
+	return c.resolveJob.CallUnary(ctx, req)
+}
+
 // ListDropped calls edumatrix.mesh.v1.OperatorService.ListDropped.
 func (c *operatorServiceClient) ListDropped(ctx context.Context, req *connect.Request[v1.ListDroppedRequest]) (*connect.Response[v1.ListDroppedResponse], error) {
 	return c.listDropped.CallUnary(ctx, req)
@@ -168,6 +202,10 @@ type OperatorServiceHandler interface {
 	ListParked(context.Context, *connect.Request[v1.ListParkedRequest]) (*connect.Response[v1.ListParkedResponse], error)
 	// Applies a parked event and those behind it, or leaves it out and applies those behind it.
 	ResolveParked(context.Context, *connect.Request[v1.ResolveParkedRequest]) (*connect.Response[v1.ResolveParkedResponse], error)
+	// Jobs that have failed for good.
+	ListFailedJobs(context.Context, *connect.Request[v1.ListFailedJobsRequest]) (*connect.Response[v1.ListFailedJobsResponse], error)
+	// Has a failed job tried once more, or deletes it.
+	ResolveJob(context.Context, *connect.Request[v1.ResolveJobRequest]) (*connect.Response[v1.ResolveJobResponse], error)
 	// Dead letters that are not to be shown any more.
 	ListDropped(context.Context, *connect.Request[v1.ListDroppedRequest]) (*connect.Response[v1.ListDroppedResponse], error)
 	// Has a dead letter not shown any more.
@@ -205,6 +243,18 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("ResolveParked")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceListFailedJobsHandler := connect.NewUnaryHandler(
+		OperatorServiceListFailedJobsProcedure,
+		svc.ListFailedJobs,
+		connect.WithSchema(operatorServiceMethods.ByName("ListFailedJobs")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceResolveJobHandler := connect.NewUnaryHandler(
+		OperatorServiceResolveJobProcedure,
+		svc.ResolveJob,
+		connect.WithSchema(operatorServiceMethods.ByName("ResolveJob")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceListDroppedHandler := connect.NewUnaryHandler(
 		OperatorServiceListDroppedProcedure,
 		svc.ListDropped,
@@ -227,6 +277,10 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceListParkedHandler.ServeHTTP(w, r)
 		case OperatorServiceResolveParkedProcedure:
 			operatorServiceResolveParkedHandler.ServeHTTP(w, r)
+		case OperatorServiceListFailedJobsProcedure:
+			operatorServiceListFailedJobsHandler.ServeHTTP(w, r)
+		case OperatorServiceResolveJobProcedure:
+			operatorServiceResolveJobHandler.ServeHTTP(w, r)
 		case OperatorServiceListDroppedProcedure:
 			operatorServiceListDroppedHandler.ServeHTTP(w, r)
 		case OperatorServiceDropLetterProcedure:
@@ -254,6 +308,14 @@ func (UnimplementedOperatorServiceHandler) ListParked(context.Context, *connect.
 
 func (UnimplementedOperatorServiceHandler) ResolveParked(context.Context, *connect.Request[v1.ResolveParkedRequest]) (*connect.Response[v1.ResolveParkedResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OperatorService.ResolveParked is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListFailedJobs(context.Context, *connect.Request[v1.ListFailedJobsRequest]) (*connect.Response[v1.ListFailedJobsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OperatorService.ListFailedJobs is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ResolveJob(context.Context, *connect.Request[v1.ResolveJobRequest]) (*connect.Response[v1.ResolveJobResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OperatorService.ResolveJob is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) ListDropped(context.Context, *connect.Request[v1.ListDroppedRequest]) (*connect.Response[v1.ListDroppedResponse], error) {

@@ -1,0 +1,103 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/jobs"
+)
+
+// Effect returns the jobs that follow from an event which is about to be committed. The event has everything but a body,
+// and m all of its fields, personal ones included: those do not belong into a job, which is not redacted. It runs under
+// the log's lock, so it does no more than to name what is to be done.
+type Effect func(e envelope.Event, m proto.Message) []jobs.Job
+
+// effects are the jobs that follow from events.
+type effects struct {
+	queue *jobs.Queue
+	of    map[string]Effect // by the event's type
+}
+
+// Effects has jobs inserted in the transactions that commit the events which they follow from, by the event's type. It
+// is called before Run.
+func (l *Log) Effects(queue *jobs.Queue, of map[string]Effect) { l.effects = effects{queue, of} }
+
+// caused is an event with an effect.
+type caused struct {
+	event   envelope.Event
+	message proto.Message
+	effect  Effect
+}
+
+// insert inserts the jobs that follow from the events of a transaction.
+func (x effects) insert(ctx context.Context, conn *pgx.Conn, all []caused) error {
+	var due []jobs.Job
+	for _, c := range all {
+		following, err := c.jobs()
+		if err == nil {
+			err = x.queue.Check(following...)
+		}
+		if err != nil {
+			return &ownFault{fmt.Errorf("effects of %s: %w", c.event.Type, err)}
+		}
+		due = append(due, following...)
+	}
+	if len(due) == 0 {
+		return nil
+	}
+	return x.queue.Insert(ctx, openTx{conn}, due...)
+}
+
+// jobs turns a panic into an error of the member that commits the event.
+func (c caused) jobs() (all []jobs.Job, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panicked: %v", p)
+		}
+	}()
+	return c.effect(c.event, c.message), nil
+}
+
+// openTx is the transaction that is open on a connection, for those who write in it and do not end it.
+type openTx struct{ conn *pgx.Conn }
+
+var (
+	_           pgx.Tx = openTx{}
+	errNotYours        = errors.New("the transaction is ended by whoever began it")
+)
+
+func (t openTx) Begin(context.Context) (pgx.Tx, error) { return nil, errNotYours }
+func (t openTx) Commit(context.Context) error          { return errNotYours }
+func (t openTx) Rollback(context.Context) error        { return errNotYours }
+func (t openTx) LargeObjects() pgx.LargeObjects        { return pgx.LargeObjects{} }
+func (t openTx) Conn() *pgx.Conn                       { return t.conn }
+
+func (t openTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, from pgx.CopyFromSource) (int64, error) {
+	return t.conn.CopyFrom(ctx, table, columns, from)
+}
+
+func (t openTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	return t.conn.SendBatch(ctx, b)
+}
+
+func (t openTx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
+	return t.conn.Prepare(ctx, name, sql)
+}
+
+func (t openTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return t.conn.Exec(ctx, sql, args...)
+}
+
+func (t openTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return t.conn.Query(ctx, sql, args...)
+}
+
+func (t openTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return t.conn.QueryRow(ctx, sql, args...)
+}
