@@ -47,7 +47,7 @@ bench: $(TESTSERVERS) ## Measure latency, throughput and cost; BENCH_BEFORE=dir:
 
 bench-size: $(TESTSERVERS) ## Measure what queries cost at 10 million events, beside a hundredth of it; takes minutes
 	@$(TESTSERVERS) -install
-	go test -v -tags integration -run '^$$' -bench Size -benchtime 1x -timeout 2h ./services/chat/query
+	go test -v -tags integration -run '^$$' -bench Size -benchtime 1x -timeout 2h ./services/chat/query ./services/presence/store
 
 SEEDS ?= 10
 faults: $(TESTSERVERS) ## Try to break what is promised: SEEDS=n random runs, or SEED=x again, or EACH=1: every fault alone

@@ -9,12 +9,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"connectrpc.com/connect"
@@ -47,16 +44,7 @@ func BenchmarkSize(b *testing.B) {
 	server := meshtest.NewPostgresServerWith(b, 1<<30, map[string]string{"wal_level": "minimal", "max_wal_senders": "0"})
 	small := newSized(b, server.Database(b), sizeOf(events/100, events)).measure(b)
 	large := newSized(b, server.Database(b), sizeOf(events, events)).measure(b)
-	var text strings.Builder
-	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "\n\tp50 µs of %d\tof %d\tratio\tp99 µs\t\tratio\trows given\t\t\n", events/100, events)
-	for i, l := range large {
-		s := small[i]
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.1f\t%.0f\t%.0f\t%.1f\t%d\t%d\t\n", l.name, s.p50, l.p50, l.p50/s.p50, s.p99, l.p99,
-			l.p99/s.p99, s.rows, l.rows)
-	}
-	_ = w.Flush() // into memory
-	b.Log(text.String())
+	meshtest.LogSizes(b, events/100, events, small, large)
 	b.ReportMetric(0, "ns/op")
 }
 
@@ -137,31 +125,13 @@ func must(b *testing.B, err error) {
 	}
 }
 
-// duration is how long something took, in microseconds, and how many rows it gave the last time.
-type duration struct {
-	name     string
-	p50, p99 float64
-	rows     int
-}
-
 // measure does each thing over and over, with other values each time.
-func (s *sized) measure(b *testing.B) (all []duration) {
+func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	b.Helper()
 	r := rand.New(rand.NewPCG(1, 2))
 	repeat := func(name string, do func(ctx context.Context) (rows int, err error)) {
 		b.Helper()
-		var took []float64
-		rows := 0
-		for begin := time.Now(); len(took) < 20 || len(took) < 300 && time.Since(begin) < 4*time.Second; {
-			before := time.Now()
-			n, err := do(b.Context())
-			if err != nil {
-				b.Fatalf("%s: %v", name, err)
-			}
-			took, rows = append(took, float64(time.Since(before).Nanoseconds())/1000), n
-		}
-		slices.Sort(took)
-		all = append(all, duration{name, took[len(took)/2], took[len(took)*99/100], rows})
+		all = append(all, meshtest.Measure(b, name, do))
 	}
 	history := func(user string, page func(*chatv1.HistoryRequest)) func(context.Context) (int, error) {
 		return func(ctx context.Context) (int, error) {

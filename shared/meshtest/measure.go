@@ -1,0 +1,50 @@
+package meshtest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+)
+
+// Measured is how long something took, in microseconds, and how many rows its answer had the last time.
+type Measured struct {
+	Name     string
+	P50, P99 float64
+	Rows     int
+}
+
+// Measure does something up to 300 times within about 4 s, and at least 20 times.
+func Measure(b testing.TB, name string, do func(ctx context.Context) (rows int, err error)) Measured {
+	b.Helper()
+	var took []float64
+	rows := 0
+	for begin := time.Now(); len(took) < 20 || len(took) < 300 && time.Since(begin) < 4*time.Second; {
+		before := time.Now()
+		n, err := do(b.Context())
+		if err != nil {
+			b.Fatalf("%s: %v", name, err)
+		}
+		took, rows = append(took, float64(time.Since(before).Nanoseconds())/1000), n
+	}
+	slices.Sort(took)
+	return Measured{name, took[len(took)/2], took[len(took)*99/100], rows}
+}
+
+// LogSizes prints what was measured at two sizes, side by side.
+func LogSizes(b testing.TB, smallSize, largeSize int, small, large []Measured) {
+	b.Helper()
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprintf(w, "\n\tp50 µs of %d\tof %d\tratio\tp99 µs\t\tratio\trows given\t\t\n", smallSize, largeSize)
+	for i, l := range large {
+		s := small[i]
+		_, _ = fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.1f\t%.0f\t%.0f\t%.1f\t%d\t%d\t\n", l.Name, s.P50, l.P50, l.P50/s.P50,
+			s.P99, l.P99, l.P99/s.P99, s.Rows, l.Rows)
+	}
+	_ = w.Flush() // into memory
+	b.Log(text.String())
+}
