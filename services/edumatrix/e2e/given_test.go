@@ -96,3 +96,25 @@ func TestUp_SaysWhenItIsReadyAndWhere(t *testing.T) {
 		t.Errorf("%d lines say that it is ready", n)
 	}
 }
+
+// The settings of bounds reach the services, and the smallest pool of connections is enough for all five.
+func TestUp_HoldsTheBoundsThatAreSet(t *testing.T) {
+	t.Parallel()
+	m := embedded(t, "MAX_CONVERSATIONS=2", "POSTGRES_POOL_MAX=1")
+	alice, bob := someone("alice"), someone("bob")
+	a, b := m.connect(t, alice, 0), m.connect(t, bob, 0)
+	first := conversationOf(a.do("chat.start_group", map[string]any{"title": "one", "user_ids": []string{bob}}))
+	a.do("chat.start_direct", map[string]any{"user_id": bob})
+	a.refused("too_many", "chat.start_group", map[string]any{"title": "three"})
+	hers := conversationOf(m.connect(t, someone("carol"), 0).do("chat.start_group", map[string]any{"title": "hers"}))
+	b.refused("too_many", "chat.start_group", map[string]any{"title": "three"})
+	b.refused("not_a_member", "chat.add_member", map[string]any{"conversation_id": hers, "user_id": alice})
+	b.do("chat.leave", map[string]any{"conversation_id": first})
+	b.do("chat.start_group", map[string]any{"title": "three"})
+	var list struct {
+		Conversations []struct{} `json:"conversations"`
+	}
+	if err := b.ask("chat.conversations", map[string]any{}, &list); err != nil || len(list.Conversations) != 2 {
+		t.Errorf("bob is in %d conversations, %v", len(list.Conversations), err)
+	}
+}
