@@ -1,5 +1,9 @@
 // Package filelock has one process at a time work on a folder: a lock on a file, which the system lets go when the
 // process ends, however it does.
+//
+// github.com/gofrs/flock makes the same two system calls, and has nothing in addition that is needed here: files are opened
+// for writing, which is what it tries again for on NFS. ErrHeld, Held without making the file, and waiting with the cause
+// of a context's end would stay in a wrapper of about this package's length, with one more dependency for each module.
 package filelock
 
 import (
