@@ -21,7 +21,7 @@ func TestAway_IsADatabaseThatCannotBeReached(t *testing.T) {
 	}{
 		"a connection that is lost":      {io.ErrUnexpectedEOF, true},
 		"a server that stops":            {&pgconn.PgError{Code: "57P01"}, true},
-		"a value that is no text":        {&pgconn.PgError{Code: "22021"}, false},
+		"a value that is not text":       {&pgconn.PgError{Code: "22021"}, false},
 		"a column that cannot be read":   {pgx.ScanArgError{ColumnIndex: 1, Err: errors.New("cannot scan NULL")}, false},
 		"such a column in another error": {fmt.Errorf("load: %w", pgx.ScanArgError{Err: errors.New("no time")}), false},
 	} {

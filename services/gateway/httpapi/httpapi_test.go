@@ -276,7 +276,7 @@ func TestServer_NamesSpansByDeclarationsAndLinksForeignTraces(t *testing.T) {
 	require.Equal(t, "receive chat.history", received[1].Name, "not by the path")
 	span := received[0]
 	require.Equal(t, "receive chat.send_message", span.Name)
-	require.False(t, span.Parent.IsValid(), "a foreign trace is no parent")
+	require.False(t, span.Parent.IsValid(), "a foreign trace is not a parent")
 	require.NotEqual(t, foreign, span.SpanContext.TraceID().String())
 	require.Len(t, span.Links, 1)
 	require.Equal(t, foreign, span.Links[0].SpanContext.TraceID().String())

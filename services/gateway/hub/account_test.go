@@ -58,7 +58,7 @@ func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
 	for _, c := range stuck {
 		w.hub.Remove(c)
 	}
-	// What they held is free again: one connection may hold all of it.
+	// Their bytes are free again: one connection may hold all of it.
 	again := w.connect(t, "eve", []string{"conversation:g"}, w.view.Reach()+1+events)
 	for n := range 150 {
 		w.view.Deliver(w.long(events+n, 1000))
@@ -121,7 +121,7 @@ func TestAccount_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	require.True(t, w.connect(t, "eve", nil, 0).Reply([]byte(strings.Repeat("x", bound-1000)), nil))
 }
 
-// What was missed is bounded for all connections of a user: on those beyond it, it is too far.
+// Missed events are bounded for all connections of a user: beyond that, the gap of a connection is too large.
 func TestAccount_WhatWasMissedIsBoundedForAUser(t *testing.T) {
 	t.Parallel()
 	const bound = 100_000
@@ -154,7 +154,7 @@ func TestAccount_WhatWasMissedIsBoundedForAUser(t *testing.T) {
 	require.False(t, tooFar, "what was read is free again")
 }
 
-// What the writer has taken and not written yet is still held.
+// Frames that the writer has taken and not written yet still count.
 func TestAccount_CountsWhatIsBeingWritten(t *testing.T) {
 	t.Parallel()
 	const bound = 50_000

@@ -282,7 +282,7 @@ func TestCommand_WithoutAnIDIsToldTheOneItGot(t *testing.T) {
 	require.True(t, catalog.ValidID(f.CommandID))
 }
 
-// What a client says in its first frame is read as strictly as what follows.
+// The first frame of a client is read as strictly as the ones after it.
 func TestAuth_ItsDataIsReadStrictly(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
