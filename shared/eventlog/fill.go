@@ -32,7 +32,7 @@ SELECT h.head + n, $3 || (n % $2), v.have + (n - 1) / $2 + 1, gen_random_uuid(),
 FROM generate_series(1, $1::bigint) n,
   (SELECT greatest(i.floor, (SELECT max(position) FROM owner.events)) AS head FROM owner.incarnations i
    ORDER BY i.number DESC LIMIT 1) h,
-  heads v WHERE v.s = n % $2`
+  heads v WHERE v.s = n % $2 ORDER BY n`
 
 // FillForTest writes many events at once, for tests and benchmarks at size. It goes past commands and projections.
 func (l *Log) FillForTest(ctx context.Context, f Fill) error {
