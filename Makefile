@@ -17,7 +17,7 @@ TESTSERVERS := bin/testservers
 build lint $(EDUMATRIX) $(TESTSERVERS): export CGO_ENABLED := 0
 build lint $(EDUMATRIX) $(TESTSERVERS): export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
-.PHONY: help run test test-fast bench bench-size tidy fmt faults faults-broken build lint generate env verify-connections
+.PHONY: help run test test-fast bench bench-size bench-hostile tidy fmt faults faults-broken build lint generate env verify-connections
 .PHONY: breaking $(EDUMATRIX) $(TESTSERVERS)
 
 help: ## Print what there is to make
@@ -48,6 +48,9 @@ bench: $(TESTSERVERS) ## Measure latency, throughput and cost; BENCH_BEFORE=dir:
 bench-size: $(TESTSERVERS) ## Measure what queries cost at 10 million events, beside a hundredth of it; takes minutes
 	@$(TESTSERVERS) -install
 	go test -v -tags integration -run '^$$' -bench Size -benchtime 1x -timeout 2h ./services/chat/query ./services/presence/store
+
+bench-hostile: ## Measure other users of a gateway beside each hostile one; quiet and hostile rounds take turns
+	go test -v -run '^$$' -bench '^BenchmarkHostile$$' -benchtime 1x -timeout 30m ./services/gateway ./services/gateway/ws
 
 SEEDS ?= 10
 faults: $(TESTSERVERS) ## Try to break what is promised: SEEDS=n random runs, or SEED=x again, or EACH=1: every fault alone

@@ -1,17 +1,27 @@
 package gateway
 
 import (
-	"context"
+	"bytes"
 	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/shared/client"
+	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
 // latencies are those of one user's connects, commands and deliveries.
@@ -57,11 +67,125 @@ func (m *mesh) ordinary(t testing.TB, address string, n int) (l latencies) {
 	return l
 }
 
-// BenchmarkHostile measures others while a user is in 2,000 rooms, comes back again and again after a long time, and
-// subscribes as fast as it may. Quiet and hostile rounds take turns, since the machine may have other things to do.
+// hostilities are what one user does, without end, from a process of its own: so what it costs to be hostile is not taken
+// for what it costs the gateway. Each goes on as fast as the gateway admits one user's frames and connections.
+var hostilities = map[string]func(address, token string){
+	// Comes back after three weeks, in 2,000 rooms, ten times a second.
+	"returns": func(address, token string) {
+		old := hub.Mark{"chat": {}, "feed": {}, "notification": {}}.String()
+		for tick := time.NewTicker(time.Second / 10); ; <-tick.C {
+			socket := hostileSocket(address, "?resume=true", token)
+			_ = socket.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"id":"r","type":"resume","data":{"at":%q}}`, old))
+			for {
+				_, text, err := socket.ReadMessage()
+				if err != nil || bytes.Contains(text, []byte(`"ready":true`)) {
+					break
+				}
+			}
+			_ = socket.Close()
+		}
+	},
+	// 64 connections send commands that nobody decides, so that each has as many waiting as it may.
+	"commands": func(address, token string) {
+		hostileFrames(address, token, 64, 2000, func(s, n int) string {
+			return fmt.Sprintf(`{"id":"%d","type":"chat.send_message","command_id":"%d-%d","data":{"conversation_id":"e1","body":"hi"}}`,
+				n, s, n)
+		})
+	},
+	"ids": func(address, token string) {
+		long := strings.Repeat("i", 60_000)
+		hostileFrames(address, token, 8, 2000/quota.Cost(60_000), func(_, n int) string {
+			return fmt.Sprintf(`{"id":"%s%d","type":"ping"}`, long, n)
+		})
+	},
+	"subscriptions": func(address, token string) {
+		hostileFrames(address, token, 1, 1000, func(int, int) string {
+			return `{"id":"l","type":"look","data":{"rooms":["post:7"]}}`
+		})
+	},
+}
+
+func hostileSocket(address, query, token string) *websocket.Conn {
+	for {
+		socket, _, err := websocket.DefaultDialer.Dial("ws://"+address+"/ws"+query,
+			http.Header{"Authorization": {"Bearer " + token}})
+		if err == nil {
+			return socket
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// hostileFrames sends so many frames a second over so many connections, and reads whatever comes back.
+func hostileFrames(address, token string, connections, rate int, frame func(s, n int) string) {
+	var sending sync.WaitGroup
+	for s := range connections {
+		socket := hostileSocket(address, "", token)
+		go func() {
+			for {
+				_, r, err := socket.NextReader()
+				if err != nil {
+					return
+				}
+				_, _ = io.Copy(io.Discard, r)
+			}
+		}()
+		sending.Go(func() {
+			tick := time.NewTicker(time.Duration(connections) * time.Second / time.Duration(rate))
+			for n := 0; socket.WriteMessage(websocket.TextMessage, []byte(frame(s, n))) == nil; n++ {
+				<-tick.C
+			}
+		})
+	}
+	sending.Wait()
+}
+
+// TestMain makes a process of this program a hostile user, where the environment asks for it.
+func TestMain(m *testing.M) {
+	if hostile := hostilities[os.Getenv("GATEWAY_HOSTILE")]; hostile != nil {
+		hostile(os.Getenv("GATEWAY_HOSTILE_ADDRESS"), os.Getenv("GATEWAY_HOSTILE_TOKEN"))
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// beHostile starts a hostile user. The function that it returns ends it, and returns the CPU time that it used itself.
+func beHostile(t testing.TB, name, address string) (end func() time.Duration) {
+	t.Helper()
+	c := exec.Command(os.Args[0])
+	c.Env = append(os.Environ(), "GATEWAY_HOSTILE="+name, "GATEWAY_HOSTILE_ADDRESS="+address,
+		"GATEWAY_HOSTILE_TOKEN="+token(t, "eve", ""))
+	require.NoError(t, c.Start())
+	return func() time.Duration {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+		return c.ProcessState.UserTime() + c.ProcessState.SystemTime()
+	}
+}
+
+// cpu is the CPU time that this process has used: the gateway, its broker and owners, and the users who are measured.
+func cpu(t testing.TB) time.Duration {
+	var used syscall.Rusage
+	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &used))
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}
+
+// BenchmarkHostile measures other users beside each hostile one. Quiet and hostile rounds take turns in one run, since the
+// machine may have other things to do. The hostile user has the same cores, so its own share of them is printed as well:
+// what it takes there, others wait for, whatever the gateway does.
 func BenchmarkHostile(b *testing.B) {
+	for _, name := range slices.Sorted(maps.Keys(hostilities)) {
+		b.Run(name, func(b *testing.B) { benchmarkHostile(b, name) })
+	}
+}
+
+func benchmarkHostile(b *testing.B, name string) {
 	m := begin(b)
-	m.onCommand(m.commits)
+	m.onCommand(func(c envelope.Command) {
+		if c.Actor != "eve" {
+			m.commits(c)
+		}
+	})
 	m.start(`["alice","bob"]`)
 	chat := m.owners["chat"]
 	for n := range 2000 {
@@ -69,54 +193,39 @@ func BenchmarkHostile(b *testing.B) {
 	}
 	m.owners["feed"].Allow("eve", "post:7", true)
 	address, _ := m.gateway(settings{})
-	m.ordinary(b, address, 20) // warm
-	var quiet, hostile latencies
+	m.ordinary(b, address, 50) // warm
+	var quiet, beside latencies
+	var quietTime, besideTime, quietCPU, besideCPU, own time.Duration
+	measure := func(into *latencies, took, used *time.Duration) {
+		began, before := time.Now(), cpu(b)
+		into.add(m.ordinary(b, address, 100))
+		*took, *used = *took+time.Since(began), *used+cpu(b)-before
+	}
 	b.ResetTimer()
 	for range b.N {
-		for range 4 {
-			quiet.add(m.ordinary(b, address, 50))
-			stop := beHostile(b, address)
-			hostile.add(m.ordinary(b, address, 50))
-			stop()
+		for range 6 {
+			measure(&quiet, &quietTime, &quietCPU)
+			end := beHostile(b, name, address)
+			time.Sleep(500 * time.Millisecond) // until it has connected
+			measure(&beside, &besideTime, &besideCPU)
+			own += end()
+			time.Sleep(200 * time.Millisecond) // until it is gone
 		}
 	}
 	for _, of := range []struct {
-		what           string
-		quiet, hostile []time.Duration
-	}{{"connect", quiet.connect, hostile.connect}, {"command", quiet.command, hostile.command},
-		{"delivery", quiet.deliver, hostile.deliver}} {
+		what          string
+		quiet, beside []time.Duration
+	}{{"connect", quiet.connect, beside.connect}, {"command", quiet.command, beside.command},
+		{"delivery", quiet.deliver, beside.deliver}} {
+		line := of.what
 		for _, percent := range []int{50, 99} {
-			before, beside := percentile(of.quiet, percent), percentile(of.hostile, percent)
-			b.Logf("%s: p%d %s quiet, %s beside a hostile user: %.1f x", of.what, percent, before.Round(10*time.Microsecond),
-				beside.Round(10*time.Microsecond), float64(beside)/float64(before))
-			b.ReportMetric(float64(beside)/float64(before), fmt.Sprintf("x-p%d-%s", percent, of.what))
+			before, after := percentile(of.quiet, percent), percentile(of.beside, percent)
+			line += fmt.Sprintf("  p%d %s quiet, %s beside: %.1f x", percent, before.Round(10*time.Microsecond),
+				after.Round(10*time.Microsecond), float64(after)/float64(before))
+			b.ReportMetric(float64(after)/float64(before), fmt.Sprintf("x-p%d-%s", percent, of.what))
 		}
+		b.Log(line)
 	}
-}
-
-// beHostile has eve come back and subscribe until it is stopped.
-func beHostile(t testing.TB, address string) (end func()) {
-	ctx, stop := context.WithCancel(t.Context())
-	var hostile sync.WaitGroup
-	old := hub.Mark{"chat": {}, "feed": {}, "notification": {}}.String()
-	hostile.Go(func() {
-		for ctx.Err() == nil {
-			c, err := client.Dial(ctx, client.Options{URL: "ws://" + address + "/ws", Token: token(t, "eve", ""), Resume: old})
-			if err == nil {
-				c.Close()
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-	})
-	hostile.Go(func() {
-		c, err := client.Dial(ctx, client.Options{URL: "ws://" + address + "/ws", Token: token(t, "eve", "")})
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		for tick := time.NewTicker(time.Millisecond); ctx.Err() == nil; <-tick.C {
-			_ = c.Write([]byte(`{"id":"l","type":"look","data":{"rooms":["post:7"]}}`))
-		}
-	})
-	return func() { stop(); hostile.Wait() }
+	b.Logf("CPU: %.2f of a core quiet, %.2f beside the hostile user, which itself uses %.2f (while it starts, too)",
+		quietCPU.Seconds()/quietTime.Seconds(), besideCPU.Seconds()/besideTime.Seconds(), own.Seconds()/besideTime.Seconds())
 }

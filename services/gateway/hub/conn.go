@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -322,21 +323,38 @@ func (c *Conn) give(e *Event, log int) {
 	c.push(item{event: e})
 }
 
+// missed is what one connection missed of a log, ready to be queued.
+type missed struct {
+	items []item
+	bytes int
+	last  int64 // position
+}
+
+// missedOf makes ready what was missed, which takes a while where that is much.
+func missedOf(events []*Event, log int) (m missed) {
+	for i, e := range events {
+		if i%64 == 63 {
+			runtime.Gosched() // others' frames are due meanwhile
+		}
+		if text, err := e.Frame(); err == nil {
+			m.items = append(m.items, item{event: e, missed: int8(log + 1)})
+			m.bytes += len(text)
+			m.last = max(m.last, e.Position)
+		}
+	}
+	return m
+}
+
 // catchUp queues what was missed of a log; partial reports whether some of it is left out.
-func (c *Conn) catchUp(events []*Event, log int, partial bool) {
+func (c *Conn) catchUp(m missed, log int, partial bool) {
 	c.mu.Lock()
 	defer c.unlock()
 	if c.reason != nil {
 		return
 	}
 	c.logs[log].partial = c.logs[log].partial || partial
-	for _, e := range events {
-		if _, err := e.Frame(); err != nil {
-			continue
-		}
-		c.logs[log].given = max(c.logs[log].given, e.Position)
-		c.queue.push(item{event: e, missed: int8(log + 1)}, &c.hub.options.Limits, true)
-	}
+	c.logs[log].given = max(c.logs[log].given, m.last)
+	c.queue.pushMissed(m)
 	c.ring()
 }
 

@@ -130,8 +130,6 @@ func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 		}
 		q.frames++
 		q.bytes += size
-	} else if it.missed > 0 {
-		q.missed += size
 	} else {
 		q.others += size
 	}
@@ -148,6 +146,12 @@ func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	}
 	q.items = append(q.items, it)
 	return dropped, true
+}
+
+// pushMissed adds what was missed. None of it replaces anything, nor counts against the limits.
+func (q *queue) pushMissed(m missed) {
+	q.items = append(q.items, m.items...)
+	q.missed += m.bytes
 }
 
 func (q *queue) full(more int, l *Limits, afforded bool) bool {

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -226,20 +227,17 @@ const slice = 256
 // Resume is Attach for a connection that was away: it is given what it missed first.
 func (v *View) Resume(c *Conn, r Return) bool {
 	s := &c.seats[v.index]
-	missed := 0
-	for _, e := range r.Missed {
-		text, _ := e.Frame() // before the lock
-		missed += len(text)
-	}
-	if missed > 0 && c.expect(missed) {
-		defer c.expectNoMore(missed)
-	} else if missed > 0 {
+	missed := missedOf(r.Missed, v.log) // before the lock
+	if missed.bytes > 0 && c.expect(missed.bytes) {
+		defer c.expectNoMore(missed.bytes)
+	} else if missed.bytes > 0 {
+		missed.items, missed.bytes = nil, 0
 		r.Missed, r.TooFar = nil, Everything(c.User, slices.Concat(r.Rooms, r.Looked))
 	}
 	if !v.joinAll(s, r) {
 		return true
 	}
-	if v.attach(s, r) {
+	if v.attach(s, r, missed) {
 		return true
 	}
 	v.leaveAll(s)
@@ -272,10 +270,11 @@ func (v *View) joinAll(s *seat, r Return) bool {
 		if to == len(names) {
 			return true
 		}
+		runtime.Gosched()
 	}
 }
 
-func (v *View) attach(s *seat, r Return) bool {
+func (v *View) attach(s *seat, r Return, missed missed) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if s.gone {
@@ -288,7 +287,7 @@ func (v *View) attach(s *seat, r Return) bool {
 	s.attached, s.floor = true, r.Position
 	c := s.conn
 	if n := len(r.Missed); n > 0 {
-		c.catchUp(r.Missed, v.log, len(r.TooFar) > 0)
+		c.catchUp(missed, v.log, len(r.TooFar) > 0)
 		s.seen.Store(r.Missed[n-1].Position)
 		v.hub.options.Metrics.Deliveries.Add(float64(n))
 	}
@@ -314,6 +313,9 @@ func (v *View) leaveAll(s *seat) {
 			v.leave(m)
 		}
 		v.mu.Unlock()
+		if more {
+			runtime.Gosched()
+		}
 	}
 }
 

@@ -27,6 +27,9 @@ const (
 // A call may fail, or take too long, because of one of those it asks for. They all go on in the next lane, which asks
 // for fewer at a time, and the last one for each alone: so one costs the others a few calls, and delays only itself. An
 // owner that is unavailable is not the fault of one connection: all stay where they are.
+//
+// A call asks for only so many of one user. Those who come behind the many connections of somebody else are asked for
+// before most of these.
 type lane[T any] struct {
 	kind[T]
 	max  int      // in one call
@@ -44,6 +47,8 @@ type kind[T any] struct {
 	// ask returns who has to be asked for again. With an error nobody was answered.
 	ask    func(ctx context.Context, batch []T) (again []T, err error)
 	ended  func(T) bool // reports who needs no answer any more
+	user   func(T) string
+	each   int // of one user, in one call
 	failed func(one T, err error)
 	gather time.Duration
 	guard  *guard.Guard
@@ -83,15 +88,28 @@ func (l *lane[T]) ring() {
 	}
 }
 
-// take forgets who needs no answer any more, wherever they wait, and takes those for one call.
-func (l *lane[T]) take() []T {
+// take forgets those who need no answer any more, wherever they wait, and takes some for one call: in order, but for those
+// whose users have as many in it as one user may.
+func (l *lane[T]) take() (batch []T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.waiting = slices.DeleteFunc(l.waiting, l.ended)
-	n := min(l.max, len(l.waiting))
-	batch := slices.Clone(l.waiting[:n])
-	clear(l.waiting[:n])
-	if l.waiting = l.waiting[n:]; len(l.waiting) > 0 {
+	taken := map[string]int{}
+	left := l.waiting[:0]
+	for i, one := range l.waiting {
+		if len(batch) == l.max {
+			left = append(left, l.waiting[i:]...)
+			break
+		}
+		if user := l.user(one); taken[user] < l.each {
+			taken[user]++
+			batch = append(batch, one)
+			continue
+		}
+		left = append(left, one)
+	}
+	clear(l.waiting[len(left):])
+	if l.waiting = left; len(left) > 0 {
 		l.ring() // another call may be free
 	} else {
 		l.waiting = nil

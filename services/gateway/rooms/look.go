@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"connectrpc.com/connect"
@@ -99,7 +100,10 @@ func (a *asker) ask(ctx context.Context, request *meshv1.LookRequest) (*meshv1.L
 }
 
 func (a *asker) events(records []*meshv1.Record) (events []*hub.Event) {
-	for _, r := range records {
+	for i, r := range records {
+		if i%64 == 63 {
+			runtime.Gosched() // others' frames are due meanwhile
+		}
 		e, err := envelope.ReadRecord(r)
 		if err != nil {
 			a.options.Log.Error("rooms: a snapshot cannot be read", "owner", a.owner, "error", err)

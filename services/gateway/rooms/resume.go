@@ -48,7 +48,9 @@ func (a *asker) resume(ctx context.Context, batch []newcomer) (again []newcomer,
 		n := batch[i]
 		attached := true
 		a.guard(n.conn, func() {
-			if attached = a.view.Resume(n.conn, a.back(n, answer, response.Msg, past)); attached {
+			back := a.back(n, answer, response.Msg, past)
+			a.pace.gave(n.conn.User, len(back.Missed), time.Now())
+			if attached = a.view.Resume(n.conn, back); attached {
 				a.attached(n.conn)
 				for _, room := range n.looks {
 					n.answer(room, !slices.Contains(answer.Looked, room))

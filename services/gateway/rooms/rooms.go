@@ -177,6 +177,8 @@ type asker struct {
 	resuming  *lane[newcomer]
 	looking   *lane[*look]
 
+	pace pace // of those who come back
+
 	mu      sync.Mutex
 	waiting map[*hub.Conn][]*look // those without an answer
 	early   map[*hub.Conn][]*look // of those, the ones of connections that do not know their rooms yet
@@ -198,12 +200,13 @@ func newAsker(owner string, o Options) *asker {
 		logged: len(o.Catalog.LoggedTopics(owner)) > 0, waiting: map[*hub.Conn][]*look{},
 		early: map[*hub.Conn][]*look{}, suspects: map[string]time.Time{}}
 	gone := func(n newcomer) bool { return ended(n.conn) }
-	a.beginning = lanes(kind[newcomer]{name: owner + " rooms", calls: 2, ask: a.begin, ended: gone, failed: a.beginFailed,
+	who := func(n newcomer) string { return n.conn.User }
+	a.beginning = lanes(kind[newcomer]{name: owner + " rooms", calls: 2, ask: a.begin, ended: gone, user: who, each: 4, failed: a.beginFailed,
 		gather: o.Gather, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
-	a.resuming = lanes(kind[newcomer]{name: owner + " resume", calls: 2, ask: a.resume, ended: gone,
+	a.resuming = lanes(kind[newcomer]{name: owner + " resume", calls: 2, ask: a.resume, ended: gone, user: who, each: 1,
 		failed: a.resumeFailed, gather: o.Gather, guard: o.Guard, log: o.Log}, maxResumed, 8, 1)
 	a.looking = lanes(kind[*look]{name: owner + " look", calls: 2, ask: a.look, failed: a.lookFailed, gather: o.Gather,
-		ended: a.lookEnded, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
+		ended: a.lookEnded, user: func(l *look) string { return l.conn.User }, each: 50, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
 	return a
 }
 
@@ -230,6 +233,10 @@ func (a *asker) attachSoon(n newcomer) {
 		n.marked = false
 	}
 	if n.marked {
+		if wait := a.pace.wait(n.conn.User, time.Now()); wait > 0 {
+			time.AfterFunc(wait, func() { a.guard(n.conn, func() { a.resuming.add(n) }) })
+			return
+		}
 		a.resuming.add(n)
 	} else {
 		a.beginning.add(n)

@@ -71,7 +71,7 @@ func NewOwner(c *catalog.Catalog, name string) *Owner {
 // Handler serves the log and, for the keeper of connections, takes reports.
 func (o *Owner) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(meshv1connect.NewOwnerServiceHandler(o))
+	mux.Handle(meshv1connect.NewOwnerServiceHandler(o, connect.WithCompression("gzip", nil, nil))) // as owners do
 	mux.Handle(meshv1connect.NewConnectionServiceHandler(o))
 	o.mountQueries(mux)
 	mux.HandleFunc("/health", func(w http.ResponseWriter, _ *http.Request) {

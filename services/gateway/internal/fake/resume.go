@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"connectrpc.com/connect"
@@ -20,37 +21,41 @@ func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequ
 		return nil, err
 	}
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	if err := o.here(); err != nil {
+		o.mu.Unlock()
 		return nil, err
 	}
 	o.resumed++
 	o.bounds = fmt.Sprint(r.Msg.Limit, " ", r.Msg.Bytes)
-	answer := &meshv1.ResumeResponse{Incarnation: o.history, Position: int64(len(o.log))}
+	// The rest takes a while where somebody has many rooms, during which a database would answer others: events are only
+	// ever appended.
+	log, history, failing, looked := o.log, o.history, o.failing, maps.Clone(o.looked)
+	o.mu.Unlock()
+	answer := &meshv1.ResumeResponse{Incarnation: history, Position: int64(len(log))}
 	wanted := map[int64]bool{}
 	for _, one := range r.Msg.Resumers {
-		if one.User == o.failing {
+		if one.User == failing {
 			return nil, connect.NewError(connect.CodeDeadlineExceeded, errors.New("it took too long"))
 		}
 		told := &meshv1.Resumed{}
-		for _, s := range o.stays(one.User) {
+		for _, s := range stays(log, one.User) {
 			if s.Closed == 0 || s.Closed > one.After {
 				told.Stays = append(told.Stays, s)
 			}
 		}
 		for _, room := range one.Looks {
-			if o.looked[one.User+" "+room] {
+			if looked[one.User+" "+room] {
 				told.Looked = append(told.Looked, room)
 			}
 		}
 		counts := map[string]int32{}
-		stays := map[string][]*meshv1.Stay{}
+		known := map[string][]*meshv1.Stay{}
 		for _, s := range told.Stays {
-			stays[s.Room] = append(stays[s.Room], s)
+			known[s.Room] = append(known[s.Room], s)
 		}
-		for _, e := range o.log[min(one.EventsAfter, int64(len(o.log))):] {
+		for _, e := range log[min(one.EventsAfter, int64(len(log))):] {
 			for _, room := range e.Rooms {
-				if within(stays[room], one.User, room, e.Position) || slices.Contains(told.Looked, room) {
+				if within(known[room], one.User, room, e.Position) || slices.Contains(told.Looked, room) {
 					wanted[e.Position] = true
 					counts[room]++
 				}
@@ -63,7 +68,7 @@ func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequ
 		}
 		answer.Resumed = append(answer.Resumed, told)
 	}
-	for _, e := range o.log {
+	for _, e := range log {
 		if declared, _ := o.Catalog.Event(e.Type); wanted[e.Position] {
 			answer.Records = append(answer.Records, e.Record(declared.Topic))
 		}
@@ -94,14 +99,14 @@ func within(stays []*meshv1.Stay, user, room string, position int64) bool {
 }
 
 // stays are all that a user ever had.
-func (o *Owner) stays(user string) (stays []*meshv1.Stay) {
+func stays(log []envelope.Event, user string) (all []*meshv1.Stay) {
 	open := map[string]*meshv1.Stay{}
 	in := func(m catalog.Membership) bool { return slices.Contains(m.Users, user) }
-	for _, e := range o.log {
-		o.turn(e, in, func(room string) {
+	for _, e := range log {
+		turn(e, in, func(room string) {
 			if open[room] == nil {
 				open[room] = &meshv1.Stay{Room: room, Opened: e.Position}
-				stays = append(stays, open[room])
+				all = append(all, open[room])
 			}
 		}, func(room string) {
 			if open[room] != nil {
@@ -110,10 +115,10 @@ func (o *Owner) stays(user string) (stays []*meshv1.Stay) {
 			}
 		})
 	}
-	return stays
+	return all
 }
 
-func (o *Owner) turn(e envelope.Event, in func(catalog.Membership) bool, opens, closes func(room string)) {
+func turn(e envelope.Event, in func(catalog.Membership) bool, opens, closes func(room string)) {
 	for _, m := range e.Opens {
 		if in(m) {
 			opens(m.Room)

@@ -1,0 +1,53 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Those who come behind the many connections of somebody else are asked for in the next call, and the others get on as
+// well, in order.
+func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
+	t.Parallel()
+	batches := make(chan []string, 100)
+	l := lanes(kind[string]{name: "test", calls: 1, each: 2, log: slog.New(slog.DiscardHandler),
+		ask: func(_ context.Context, batch []string) ([]string, error) {
+			batches <- batch
+			if len(batch) > 1 && batch[0] == "eve 2" {
+				return nil, errors.New("this call fails, and each of them is asked for alone")
+			}
+			return nil, nil
+		},
+		ended:  func(one string) bool { return one == "eve 5" },
+		user:   func(one string) string { user, _, _ := strings.Cut(one, " "); return user },
+		failed: func(string, error) {},
+	}, 10, 1)
+	for n := range 8 {
+		l.add(fmt.Sprint("eve ", n))
+	}
+	l.add("bob 0", "ann 0", "bob 1")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go l.run(ctx)
+	var got []string
+	for range 6 {
+		select {
+		case batch := <-batches:
+			got = append(got, strings.Join(batch, ","))
+		case <-time.After(10 * time.Second):
+			t.Fatal("nobody is asked for")
+		}
+	}
+	require.Equal(t, "eve 0,eve 1,bob 0,ann 0,bob 1", got[0])
+	require.ElementsMatch(t, []string{"eve 2,eve 3", "eve 4,eve 6", "eve 7", "eve 2", "eve 3"}, got[1:])
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	require.Empty(t, l.waiting)
+}
