@@ -126,14 +126,14 @@ func (t *trial) note(stream string, version int64, d draft) {
 	if len(d.set)+len(d.cancel) > 0 && t.timers == nil {
 		t.timers = map[timerKey]*timerRow{}
 	}
-	eachTimer(stream, version, d, func(k timerKey, row *timerRow) { t.timers[k] = row })
+	eachTimer(stream, version, t.g.at, d, func(k timerKey, row *timerRow) { t.timers[k] = row })
 }
 
 // note records what an event changes of what later members of the transaction rest on.
 func (g *ledger) note(stream string, d draft) {
 	eachMembership(d.place, func(k membershipKey, is bool) { g.members[k] = is })
 	eachCounted(g.maxRooms, d.place, func(k roomsKey, change int) { g.rooms[k] += change })
-	eachTimer(stream, g.versions[stream], d, g.timer)
+	eachTimer(stream, g.versions[stream], g.at, d, g.timer)
 }
 
 // eachMembership calls f for whoever enters (true) or leaves a room by an event. Entries come first, as they are written.

@@ -61,14 +61,19 @@ type timerRowOf struct {
 	timerRow
 }
 
-// eachTimer calls f for each timer that an event sets, or cancels (nil).
-func eachTimer(stream string, version int64, d draft, f func(timerKey, *timerRow)) {
+// eachTimer calls f for each timer that an event sets, or cancels (nil). A timer for a time before the event is due at
+// the event's time. Timers are taken in the order in which they are due, so one that is set again and again for the past
+// takes its turn behind those of others.
+func eachTimer(stream string, version int64, at time.Time, d draft, f func(timerKey, *timerRow)) {
 	for _, key := range d.cancel {
 		f(timerKey{stream, key}, nil)
 	}
 	for _, t := range d.set {
 		row := t.timerRow
 		row.generation = version
+		if row.due.Before(at) {
+			row.due = at
+		}
 		f(timerKey{stream, t.key}, &row)
 	}
 }

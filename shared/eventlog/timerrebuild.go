@@ -207,7 +207,7 @@ func (l *Log) timerChanges(all []logged) (*timerChanges, error) {
 		if err != nil {
 			return nil, &ownFault{err}
 		}
-		eachTimer(e.Stream, e.Version, d, func(k timerKey, row *timerRow) { last[k] = row })
+		eachTimer(e.Stream, e.Version, e.Time, d, func(k timerKey, row *timerRow) { last[k] = row })
 	}
 	c := &timerChanges{}
 	for k, row := range last {

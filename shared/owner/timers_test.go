@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
@@ -204,4 +205,79 @@ func TestTimer_ARebuildUnderTrafficLosesNone(t *testing.T) {
 	writing.Wait()
 	require.Equal(t, y.count(`SELECT count(*) FROM toy.events WHERE type = 'toy.bell_rang'`)-
 		y.count(`SELECT count(*) FROM toy.events WHERE type = 'toy.bell_answered'`), y.count(`SELECT count(*) FROM toy.timers`))
+}
+
+// The clocks of the instances are wrong by five seconds. No timer fires before it is due by the log's clock, and each
+// fires once.
+func TestTimer_WrongClocksOfInstancesDoNotMatter(t *testing.T) {
+	t.Parallel()
+	url := meshtest.Postgres(t)
+	var all []*toy
+	for _, off := range []time.Duration{5 * time.Second, -5 * time.Second, 0} {
+		y := newToyAt(t, url, nil, func() time.Time { return time.Now().Add(off) })
+		y.timers()
+		all = append(all, y)
+	}
+	const n = 30
+	for i := range n {
+		all[i%3].do("ann", &toyv1.Ring{BellId: fmt.Sprint(i), Milliseconds: int64(500 + 50*i)})
+	}
+	require.Eventually(t, func() bool { return all[0].count(`SELECT count(*) FROM toy.timers`) == 0 }, time.Minute, 10*time.Millisecond)
+	for i := range n {
+		events := all[2].events(fmt.Sprint("bell:", i))
+		require.Len(t, events, 2, "bell %d", i)
+		rang := &toyv1.BellRang{}
+		require.NoError(t, proto.Unmarshal(events[0].Body, rang))
+		require.WithinRange(t, rang.Until.AsTime(), events[0].Time.Add(-time.Minute), events[1].Time, "bell %d is too early", i)
+		require.False(t, rang.Until.AsTime().Before(events[0].Time.Add(-time.Second)), "the time was made by another clock")
+	}
+	require.Equal(t, n, all[0].count(`SELECT count(*) FROM toy.outcomes WHERE actor = '$timer'`))
+}
+
+// An instance loses all its connections while it sends the commands of timers, and comes back to life later. Another one
+// goes on meanwhile, and each timer fires once.
+func TestTimer_TheRunnerIsKilledWhileItFires(t *testing.T) {
+	t.Parallel()
+	url := meshtest.Postgres(t)
+	firing, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	victim := newToy(t, url, func(string, time.Time) { once.Do(func() { close(firing); <-release }) })
+	const n = 40
+	for i := range n {
+		victim.do("ann", &toyv1.Ring{BellId: fmt.Sprint(i), Milliseconds: 0})
+	}
+	stop := victim.timers()
+	<-firing
+	other, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	defer other.Close(context.Background())
+	_, err = other.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+	require.NoError(t, err)
+	heir := newToy(t, url, nil)
+	heir.timers()
+	require.Eventually(t, func() bool { return heir.count(`SELECT count(*) FROM toy.timers`) == 0 }, time.Minute, 10*time.Millisecond)
+	close(release)
+	stop()
+	require.Equal(t, 2*n, heir.count(`SELECT count(*) FROM toy.events`))
+	require.Equal(t, n, heir.count(`SELECT count(*) FROM toy.outcomes WHERE actor = '$timer'`))
+}
+
+// More streams than a page holds have timers that are always due, longer ago than those of others. The others fire.
+func TestTimer_EndlessTimersHoldUpNoOthers(t *testing.T) {
+	t.Parallel()
+	y := newToy(t, meshtest.Postgres(t), nil)
+	var asking sync.WaitGroup
+	for i := range timersAtOnce + 100 {
+		asking.Go(func() { y.do("ann", &toyv1.Ring{BellId: fmt.Sprint("endless", i), Milliseconds: -3_600_000}) })
+	}
+	asking.Wait()
+	y.timers()
+	for i := range 20 {
+		y.do("ann", &toyv1.Ring{BellId: fmt.Sprint(i), Milliseconds: 0})
+	}
+	require.Eventually(t, func() bool {
+		return y.count(`SELECT count(*) FROM toy.events WHERE type = 'toy.bell_silenced'`) == 20
+	}, 30*time.Second, 10*time.Millisecond)
+	require.Greater(t, y.count(`SELECT count(*) FROM toy.timers`), timersAtOnce, "the endless ones go on")
 }

@@ -135,6 +135,9 @@ func (b *bell) Decide(by catalog.Origin, command proto.Message) ([]proto.Message
 		if b.until.IsZero() {
 			return nil, nil
 		}
+		if strings.HasPrefix(b.id, "endless") {
+			return []proto.Message{&toyv1.BellRang{BellId: b.id, Until: timestamppb.New(by.At.Add(-time.Hour))}}, nil
+		}
 		return []proto.Message{&toyv1.BellSilenced{BellId: b.id}}, nil
 	}
 	return nil, fmt.Errorf("%T", command)
@@ -174,19 +177,26 @@ type toy struct {
 
 func newToy(t *testing.T, url string, says func(string, time.Time)) *toy {
 	t.Helper()
+	return newToyAt(t, url, says, time.Now)
+}
+
+// newToyAt is newToy with another clock of the process.
+func newToyAt(t *testing.T, url string, says func(string, time.Time), now func() time.Time) *toy {
+	t.Helper()
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	pool, err := pgxpool.New(t.Context(), url)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	y := &toy{t: t, pool: pool, catalog: c, says: says}
-	y.log, err = eventlog.Open(t.Context(), eventlog.Options{Owner: "toy", Pool: pool, Catalog: c, Log: slog.New(slog.DiscardHandler)})
+	y.log, err = eventlog.Open(t.Context(), eventlog.Options{Owner: "toy", Pool: pool, Catalog: c, Now: now,
+		Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- y.log.Run(ctx) }()
 	y.d, err = newDecider(ctx, decider{log: y.log, catalog: c, tracer: noop.NewTracerProvider().Tracer(""),
-		logger: slog.New(slog.DiscardHandler), waiting: func(string, error) {}, now: time.Now,
+		logger: slog.New(slog.DiscardHandler), waiting: func(string, error) {}, now: now,
 		aggregates: map[string]NewState{
 			"circle": func(s string) State { return &circle{id: strings.TrimPrefix(s, "circle:"), members: map[string]bool{}} },
 			"diary":  func(s string) State { return &diary{user: strings.TrimPrefix(s, "diary:"), wait: &y.wait} },
