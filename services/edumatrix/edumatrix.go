@@ -41,6 +41,8 @@ func subcommands() []subcommand {
 			"(list [--all] | show ID | retry ID | drop ID) [--service SERVICE] [--json]"},
 		{"rebuild", "make projections anew from the log while the service runs (exit status 3 when rows differed)", rebuild,
 			"SERVICE [PROJECTION]"},
+		{"restored", "begin a new history of a log, after its database was restored to an earlier state", restored,
+			"SERVICE [--seen POSITION]"},
 		{"replay", "send a part of a log to one consumer once more", replay,
 			"--owner SERVICE [--topic T] [--stream S] [--since T] [--until T] --to SERVICE"},
 	}

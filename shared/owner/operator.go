@@ -77,6 +77,24 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 	return nil
 }
 
+// BeginIncarnation begins a new incarnation of the log.
+func (o *operator) BeginIncarnation(ctx context.Context, r *connect.Request[meshv1.BeginIncarnationRequest]) (
+	*connect.Response[meshv1.BeginIncarnationResponse], error) {
+	before, err := o.log.Newest(ctx)
+	if err != nil {
+		return nil, rpc.Error(err)
+	}
+	if r.Msg.GetSeen() < 0 {
+		return nil, rpc.Error(refusal.New(refusal.InvalidField, "a position is not negative"))
+	}
+	begun, err := o.log.Reincarnate(ctx, r.Msg.GetSeen())
+	if err != nil {
+		return nil, rpc.Error(err)
+	}
+	return connect.NewResponse(&meshv1.BeginIncarnationResponse{Before: before.Incarnation, Incarnation: begun.Incarnation,
+		Head: before.Position, Floor: begun.Position}), nil
+}
+
 // rebuildable returns the names of the projections, sorted, with that of the timers where the service has some.
 func (o *operator) rebuildable() (names []string) {
 	for _, p := range o.projections {

@@ -27,6 +27,8 @@ type held struct {
 	bytes   int64
 	// timeRead reports whether the state has read the time of an event that was only just decided.
 	timeRead bool
+	// incarnation is that of the log when the first of its events was read.
+	incarnation string
 }
 
 // states keeps the states of the streams that were decided about last, by their number and by their weight.
@@ -95,6 +97,10 @@ func (d *decider) load(stream string, run []*asked) (*held, error) {
 func (d *decider) known(stream string, run []*asked) (h *held, missing eventlog.Selection, complete bool, err error) {
 	missing = d.selection(stream, run)
 	h = d.states.take(stream) // it is put back when what is decided now is committed
+	incarnation := d.log.Incarnation()
+	if h != nil && h.incarnation != incarnation {
+		h = nil // the log may have lost events that it was made of
+	}
 	if h != nil && len(missing.Subjects) == 0 {
 		return h, missing, true, nil
 	}
@@ -103,7 +109,7 @@ func (d *decider) known(stream string, run []*asked) (h *held, missing eventlog.
 		if err != nil {
 			return nil, missing, false, err
 		}
-		h = &held{state: state, bytes: stateBytes + int64(len(stream))}
+		h = &held{state: state, bytes: stateBytes + int64(len(stream)), incarnation: incarnation}
 	}
 	missing.After = h.version
 	return h, missing, false, nil

@@ -22,6 +22,121 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type BeginIncarnationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The highest position that anybody may have seen of what was lost. 0: not known, at most a million above the head.
+	Seen          int64 `protobuf:"varint,1,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginIncarnationRequest) Reset() {
+	*x = BeginIncarnationRequest{}
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginIncarnationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginIncarnationRequest) ProtoMessage() {}
+
+func (x *BeginIncarnationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginIncarnationRequest.ProtoReflect.Descriptor instead.
+func (*BeginIncarnationRequest) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *BeginIncarnationRequest) GetSeen() int64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
+}
+
+type BeginIncarnationResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Before      string                 `protobuf:"bytes,1,opt,name=before,proto3" json:"before,omitempty"`
+	Incarnation string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// The newest event that the log has.
+	Head int64 `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`
+	// Positions of the new incarnation are above it.
+	Floor         int64 `protobuf:"varint,4,opt,name=floor,proto3" json:"floor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginIncarnationResponse) Reset() {
+	*x = BeginIncarnationResponse{}
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginIncarnationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginIncarnationResponse) ProtoMessage() {}
+
+func (x *BeginIncarnationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginIncarnationResponse.ProtoReflect.Descriptor instead.
+func (*BeginIncarnationResponse) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *BeginIncarnationResponse) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *BeginIncarnationResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *BeginIncarnationResponse) GetHead() int64 {
+	if x != nil {
+		return x.Head
+	}
+	return 0
+}
+
+func (x *BeginIncarnationResponse) GetFloor() int64 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
 type DescribeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -30,7 +145,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[0]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -42,7 +157,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[0]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -55,7 +170,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{0}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{2}
 }
 
 // Consumed is a topic of another owner whose events the service reacts to.
@@ -69,7 +184,7 @@ type Consumed struct {
 
 func (x *Consumed) Reset() {
 	*x = Consumed{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[1]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -81,7 +196,7 @@ func (x *Consumed) String() string {
 func (*Consumed) ProtoMessage() {}
 
 func (x *Consumed) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[1]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -94,7 +209,7 @@ func (x *Consumed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Consumed.ProtoReflect.Descriptor instead.
 func (*Consumed) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{1}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Consumed) GetOwner() string {
@@ -121,7 +236,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[2]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -133,7 +248,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[2]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -146,7 +261,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{2}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DescribeResponse) GetProjections() []string {
@@ -173,7 +288,7 @@ type RebuildRequest struct {
 
 func (x *RebuildRequest) Reset() {
 	*x = RebuildRequest{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[3]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -185,7 +300,7 @@ func (x *RebuildRequest) String() string {
 func (*RebuildRequest) ProtoMessage() {}
 
 func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[3]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -198,7 +313,7 @@ func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildRequest.ProtoReflect.Descriptor instead.
 func (*RebuildRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{3}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RebuildRequest) GetProjection() string {
@@ -223,7 +338,7 @@ type RebuildResponse struct {
 
 func (x *RebuildResponse) Reset() {
 	*x = RebuildResponse{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[4]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -235,7 +350,7 @@ func (x *RebuildResponse) String() string {
 func (*RebuildResponse) ProtoMessage() {}
 
 func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[4]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -248,7 +363,7 @@ func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildResponse.ProtoReflect.Descriptor instead.
 func (*RebuildResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{4}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RebuildResponse) GetStep() string {
@@ -298,7 +413,7 @@ type Rebuilt struct {
 
 func (x *Rebuilt) Reset() {
 	*x = Rebuilt{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[5]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +425,7 @@ func (x *Rebuilt) String() string {
 func (*Rebuilt) ProtoMessage() {}
 
 func (x *Rebuilt) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[5]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +438,7 @@ func (x *Rebuilt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rebuilt.ProtoReflect.Descriptor instead.
 func (*Rebuilt) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{5}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rebuilt) GetProjections() []string {
@@ -382,7 +497,7 @@ type TableDifference struct {
 
 func (x *TableDifference) Reset() {
 	*x = TableDifference{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[6]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +509,7 @@ func (x *TableDifference) String() string {
 func (*TableDifference) ProtoMessage() {}
 
 func (x *TableDifference) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[6]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -407,7 +522,7 @@ func (x *TableDifference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableDifference.ProtoReflect.Descriptor instead.
 func (*TableDifference) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{6}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TableDifference) GetTable() string {
@@ -456,7 +571,7 @@ type RowDifference struct {
 
 func (x *RowDifference) Reset() {
 	*x = RowDifference{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[7]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -468,7 +583,7 @@ func (x *RowDifference) String() string {
 func (*RowDifference) ProtoMessage() {}
 
 func (x *RowDifference) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[7]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -481,7 +596,7 @@ func (x *RowDifference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RowDifference.ProtoReflect.Descriptor instead.
 func (*RowDifference) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{7}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RowDifference) GetOld() string {
@@ -510,7 +625,7 @@ type ListParkedRequest struct {
 
 func (x *ListParkedRequest) Reset() {
 	*x = ListParkedRequest{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[8]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +637,7 @@ func (x *ListParkedRequest) String() string {
 func (*ListParkedRequest) ProtoMessage() {}
 
 func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[8]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +650,7 @@ func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedRequest.ProtoReflect.Descriptor instead.
 func (*ListParkedRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{8}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListParkedRequest) GetPageToken() string {
@@ -571,7 +686,7 @@ type Parked struct {
 
 func (x *Parked) Reset() {
 	*x = Parked{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[9]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +698,7 @@ func (x *Parked) String() string {
 func (*Parked) ProtoMessage() {}
 
 func (x *Parked) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[9]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +711,7 @@ func (x *Parked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parked.ProtoReflect.Descriptor instead.
 func (*Parked) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{9}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Parked) GetSource() string {
@@ -660,7 +775,7 @@ type ListParkedResponse struct {
 
 func (x *ListParkedResponse) Reset() {
 	*x = ListParkedResponse{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[10]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +787,7 @@ func (x *ListParkedResponse) String() string {
 func (*ListParkedResponse) ProtoMessage() {}
 
 func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[10]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +800,7 @@ func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedResponse.ProtoReflect.Descriptor instead.
 func (*ListParkedResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{10}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListParkedResponse) GetParked() []*Parked {
@@ -716,7 +831,7 @@ type ResolveParkedRequest struct {
 
 func (x *ResolveParkedRequest) Reset() {
 	*x = ResolveParkedRequest{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[11]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +843,7 @@ func (x *ResolveParkedRequest) String() string {
 func (*ResolveParkedRequest) ProtoMessage() {}
 
 func (x *ResolveParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[11]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +856,7 @@ func (x *ResolveParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveParkedRequest.ProtoReflect.Descriptor instead.
 func (*ResolveParkedRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{11}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResolveParkedRequest) GetSource() string {
@@ -786,7 +901,7 @@ type ResolveParkedResponse struct {
 
 func (x *ResolveParkedResponse) Reset() {
 	*x = ResolveParkedResponse{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[12]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +913,7 @@ func (x *ResolveParkedResponse) String() string {
 func (*ResolveParkedResponse) ProtoMessage() {}
 
 func (x *ResolveParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[12]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +926,7 @@ func (x *ResolveParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveParkedResponse.ProtoReflect.Descriptor instead.
 func (*ResolveParkedResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{12}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResolveParkedResponse) GetApplied() int64 {
@@ -845,7 +960,7 @@ type ListFailedJobsRequest struct {
 
 func (x *ListFailedJobsRequest) Reset() {
 	*x = ListFailedJobsRequest{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[13]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +972,7 @@ func (x *ListFailedJobsRequest) String() string {
 func (*ListFailedJobsRequest) ProtoMessage() {}
 
 func (x *ListFailedJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[13]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +985,7 @@ func (x *ListFailedJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailedJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListFailedJobsRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{13}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListFailedJobsRequest) GetAfterId() int64 {
@@ -896,7 +1011,7 @@ type FailedJob struct {
 
 func (x *FailedJob) Reset() {
 	*x = FailedJob{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[14]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +1023,7 @@ func (x *FailedJob) String() string {
 func (*FailedJob) ProtoMessage() {}
 
 func (x *FailedJob) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[14]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +1036,7 @@ func (x *FailedJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedJob.ProtoReflect.Descriptor instead.
 func (*FailedJob) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{14}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FailedJob) GetId() int64 {
@@ -975,7 +1090,7 @@ type ListFailedJobsResponse struct {
 
 func (x *ListFailedJobsResponse) Reset() {
 	*x = ListFailedJobsResponse{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[15]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1102,7 @@ func (x *ListFailedJobsResponse) String() string {
 func (*ListFailedJobsResponse) ProtoMessage() {}
 
 func (x *ListFailedJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[15]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1115,7 @@ func (x *ListFailedJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFailedJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListFailedJobsResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{15}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListFailedJobsResponse) GetJobs() []*FailedJob {
@@ -1021,7 +1136,7 @@ type ResolveJobRequest struct {
 
 func (x *ResolveJobRequest) Reset() {
 	*x = ResolveJobRequest{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[16]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1148,7 @@ func (x *ResolveJobRequest) String() string {
 func (*ResolveJobRequest) ProtoMessage() {}
 
 func (x *ResolveJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[16]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1161,7 @@ func (x *ResolveJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveJobRequest.ProtoReflect.Descriptor instead.
 func (*ResolveJobRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{16}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResolveJobRequest) GetId() int64 {
@@ -1071,7 +1186,7 @@ type ResolveJobResponse struct {
 
 func (x *ResolveJobResponse) Reset() {
 	*x = ResolveJobResponse{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[17]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1198,7 @@ func (x *ResolveJobResponse) String() string {
 func (*ResolveJobResponse) ProtoMessage() {}
 
 func (x *ResolveJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[17]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1211,7 @@ func (x *ResolveJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveJobResponse.ProtoReflect.Descriptor instead.
 func (*ResolveJobResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{17}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{19}
 }
 
 type Letter struct {
@@ -1111,7 +1226,7 @@ type Letter struct {
 
 func (x *Letter) Reset() {
 	*x = Letter{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[18]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1238,7 @@ func (x *Letter) String() string {
 func (*Letter) ProtoMessage() {}
 
 func (x *Letter) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[18]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1251,7 @@ func (x *Letter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Letter.ProtoReflect.Descriptor instead.
 func (*Letter) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{18}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Letter) GetPartition() int32 {
@@ -1168,7 +1283,7 @@ type ListDroppedRequest struct {
 
 func (x *ListDroppedRequest) Reset() {
 	*x = ListDroppedRequest{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[19]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +1295,7 @@ func (x *ListDroppedRequest) String() string {
 func (*ListDroppedRequest) ProtoMessage() {}
 
 func (x *ListDroppedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[19]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1308,7 @@ func (x *ListDroppedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDroppedRequest.ProtoReflect.Descriptor instead.
 func (*ListDroppedRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{19}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{21}
 }
 
 type ListDroppedResponse struct {
@@ -1205,7 +1320,7 @@ type ListDroppedResponse struct {
 
 func (x *ListDroppedResponse) Reset() {
 	*x = ListDroppedResponse{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[20]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1332,7 @@ func (x *ListDroppedResponse) String() string {
 func (*ListDroppedResponse) ProtoMessage() {}
 
 func (x *ListDroppedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[20]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1345,7 @@ func (x *ListDroppedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDroppedResponse.ProtoReflect.Descriptor instead.
 func (*ListDroppedResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{20}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListDroppedResponse) GetLetters() []*Letter {
@@ -1249,7 +1364,7 @@ type DropLetterRequest struct {
 
 func (x *DropLetterRequest) Reset() {
 	*x = DropLetterRequest{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[21]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1376,7 @@ func (x *DropLetterRequest) String() string {
 func (*DropLetterRequest) ProtoMessage() {}
 
 func (x *DropLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[21]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1389,7 @@ func (x *DropLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropLetterRequest.ProtoReflect.Descriptor instead.
 func (*DropLetterRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DropLetterRequest) GetLetter() *Letter {
@@ -1292,7 +1407,7 @@ type DropLetterResponse struct {
 
 func (x *DropLetterResponse) Reset() {
 	*x = DropLetterResponse{}
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[22]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1419,7 @@ func (x *DropLetterResponse) String() string {
 func (*DropLetterResponse) ProtoMessage() {}
 
 func (x *DropLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[22]
+	mi := &file_edumatrix_mesh_v1_operator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,14 +1432,21 @@ func (x *DropLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropLetterResponse.ProtoReflect.Descriptor instead.
 func (*DropLetterResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_edumatrix_mesh_v1_operator_proto_rawDescGZIP(), []int{24}
 }
 
 var File_edumatrix_mesh_v1_operator_proto protoreflect.FileDescriptor
 
 const file_edumatrix_mesh_v1_operator_proto_rawDesc = "" +
 	"\n" +
-	" edumatrix/mesh/v1/operator.proto\x12\x11edumatrix.mesh.v1\x1a\x1dedumatrix/mesh/v1/owner.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n" +
+	" edumatrix/mesh/v1/operator.proto\x12\x11edumatrix.mesh.v1\x1a\x1dedumatrix/mesh/v1/owner.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"-\n" +
+	"\x17BeginIncarnationRequest\x12\x12\n" +
+	"\x04seen\x18\x01 \x01(\x03R\x04seen\"~\n" +
+	"\x18BeginIncarnationResponse\x12\x16\n" +
+	"\x06before\x18\x01 \x01(\tR\x06before\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x12\n" +
+	"\x04head\x18\x03 \x01(\x03R\x04head\x12\x14\n" +
+	"\x05floor\x18\x04 \x01(\x03R\x05floor\"\x11\n" +
 	"\x0fDescribeRequest\"6\n" +
 	"\bConsumed\x12\x14\n" +
 	"\x05owner\x18\x01 \x01(\tR\x05owner\x12\x14\n" +
@@ -1405,7 +1527,7 @@ const file_edumatrix_mesh_v1_operator_proto_rawDesc = "" +
 	"\aletters\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.LetterR\aletters\"F\n" +
 	"\x11DropLetterRequest\x121\n" +
 	"\x06letter\x18\x01 \x01(\v2\x19.edumatrix.mesh.v1.LetterR\x06letter\"\x14\n" +
-	"\x12DropLetterResponse2\x84\x06\n" +
+	"\x12DropLetterResponse2\xf3\x06\n" +
 	"\x0fOperatorService\x12U\n" +
 	"\bDescribe\x12\".edumatrix.mesh.v1.DescribeRequest\x1a#.edumatrix.mesh.v1.DescribeResponse\"\x00\x12T\n" +
 	"\aRebuild\x12!.edumatrix.mesh.v1.RebuildRequest\x1a\".edumatrix.mesh.v1.RebuildResponse\"\x000\x01\x12[\n" +
@@ -1417,7 +1539,8 @@ const file_edumatrix_mesh_v1_operator_proto_rawDesc = "" +
 	"ResolveJob\x12$.edumatrix.mesh.v1.ResolveJobRequest\x1a%.edumatrix.mesh.v1.ResolveJobResponse\"\x00\x12^\n" +
 	"\vListDropped\x12%.edumatrix.mesh.v1.ListDroppedRequest\x1a&.edumatrix.mesh.v1.ListDroppedResponse\"\x00\x12[\n" +
 	"\n" +
-	"DropLetter\x12$.edumatrix.mesh.v1.DropLetterRequest\x1a%.edumatrix.mesh.v1.DropLetterResponse\"\x00BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1;meshv1b\x06proto3"
+	"DropLetter\x12$.edumatrix.mesh.v1.DropLetterRequest\x1a%.edumatrix.mesh.v1.DropLetterResponse\"\x00\x12m\n" +
+	"\x10BeginIncarnation\x12*.edumatrix.mesh.v1.BeginIncarnationRequest\x1a+.edumatrix.mesh.v1.BeginIncarnationResponse\"\x00BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1;meshv1b\x06proto3"
 
 var (
 	file_edumatrix_mesh_v1_operator_proto_rawDescOnce sync.Once
@@ -1431,64 +1554,68 @@ func file_edumatrix_mesh_v1_operator_proto_rawDescGZIP() []byte {
 	return file_edumatrix_mesh_v1_operator_proto_rawDescData
 }
 
-var file_edumatrix_mesh_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_edumatrix_mesh_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_edumatrix_mesh_v1_operator_proto_goTypes = []any{
-	(*DescribeRequest)(nil),        // 0: edumatrix.mesh.v1.DescribeRequest
-	(*Consumed)(nil),               // 1: edumatrix.mesh.v1.Consumed
-	(*DescribeResponse)(nil),       // 2: edumatrix.mesh.v1.DescribeResponse
-	(*RebuildRequest)(nil),         // 3: edumatrix.mesh.v1.RebuildRequest
-	(*RebuildResponse)(nil),        // 4: edumatrix.mesh.v1.RebuildResponse
-	(*Rebuilt)(nil),                // 5: edumatrix.mesh.v1.Rebuilt
-	(*TableDifference)(nil),        // 6: edumatrix.mesh.v1.TableDifference
-	(*RowDifference)(nil),          // 7: edumatrix.mesh.v1.RowDifference
-	(*ListParkedRequest)(nil),      // 8: edumatrix.mesh.v1.ListParkedRequest
-	(*Parked)(nil),                 // 9: edumatrix.mesh.v1.Parked
-	(*ListParkedResponse)(nil),     // 10: edumatrix.mesh.v1.ListParkedResponse
-	(*ResolveParkedRequest)(nil),   // 11: edumatrix.mesh.v1.ResolveParkedRequest
-	(*ResolveParkedResponse)(nil),  // 12: edumatrix.mesh.v1.ResolveParkedResponse
-	(*ListFailedJobsRequest)(nil),  // 13: edumatrix.mesh.v1.ListFailedJobsRequest
-	(*FailedJob)(nil),              // 14: edumatrix.mesh.v1.FailedJob
-	(*ListFailedJobsResponse)(nil), // 15: edumatrix.mesh.v1.ListFailedJobsResponse
-	(*ResolveJobRequest)(nil),      // 16: edumatrix.mesh.v1.ResolveJobRequest
-	(*ResolveJobResponse)(nil),     // 17: edumatrix.mesh.v1.ResolveJobResponse
-	(*Letter)(nil),                 // 18: edumatrix.mesh.v1.Letter
-	(*ListDroppedRequest)(nil),     // 19: edumatrix.mesh.v1.ListDroppedRequest
-	(*ListDroppedResponse)(nil),    // 20: edumatrix.mesh.v1.ListDroppedResponse
-	(*DropLetterRequest)(nil),      // 21: edumatrix.mesh.v1.DropLetterRequest
-	(*DropLetterResponse)(nil),     // 22: edumatrix.mesh.v1.DropLetterResponse
-	(*Record)(nil),                 // 23: edumatrix.mesh.v1.Record
-	(*timestamppb.Timestamp)(nil),  // 24: google.protobuf.Timestamp
+	(*BeginIncarnationRequest)(nil),  // 0: edumatrix.mesh.v1.BeginIncarnationRequest
+	(*BeginIncarnationResponse)(nil), // 1: edumatrix.mesh.v1.BeginIncarnationResponse
+	(*DescribeRequest)(nil),          // 2: edumatrix.mesh.v1.DescribeRequest
+	(*Consumed)(nil),                 // 3: edumatrix.mesh.v1.Consumed
+	(*DescribeResponse)(nil),         // 4: edumatrix.mesh.v1.DescribeResponse
+	(*RebuildRequest)(nil),           // 5: edumatrix.mesh.v1.RebuildRequest
+	(*RebuildResponse)(nil),          // 6: edumatrix.mesh.v1.RebuildResponse
+	(*Rebuilt)(nil),                  // 7: edumatrix.mesh.v1.Rebuilt
+	(*TableDifference)(nil),          // 8: edumatrix.mesh.v1.TableDifference
+	(*RowDifference)(nil),            // 9: edumatrix.mesh.v1.RowDifference
+	(*ListParkedRequest)(nil),        // 10: edumatrix.mesh.v1.ListParkedRequest
+	(*Parked)(nil),                   // 11: edumatrix.mesh.v1.Parked
+	(*ListParkedResponse)(nil),       // 12: edumatrix.mesh.v1.ListParkedResponse
+	(*ResolveParkedRequest)(nil),     // 13: edumatrix.mesh.v1.ResolveParkedRequest
+	(*ResolveParkedResponse)(nil),    // 14: edumatrix.mesh.v1.ResolveParkedResponse
+	(*ListFailedJobsRequest)(nil),    // 15: edumatrix.mesh.v1.ListFailedJobsRequest
+	(*FailedJob)(nil),                // 16: edumatrix.mesh.v1.FailedJob
+	(*ListFailedJobsResponse)(nil),   // 17: edumatrix.mesh.v1.ListFailedJobsResponse
+	(*ResolveJobRequest)(nil),        // 18: edumatrix.mesh.v1.ResolveJobRequest
+	(*ResolveJobResponse)(nil),       // 19: edumatrix.mesh.v1.ResolveJobResponse
+	(*Letter)(nil),                   // 20: edumatrix.mesh.v1.Letter
+	(*ListDroppedRequest)(nil),       // 21: edumatrix.mesh.v1.ListDroppedRequest
+	(*ListDroppedResponse)(nil),      // 22: edumatrix.mesh.v1.ListDroppedResponse
+	(*DropLetterRequest)(nil),        // 23: edumatrix.mesh.v1.DropLetterRequest
+	(*DropLetterResponse)(nil),       // 24: edumatrix.mesh.v1.DropLetterResponse
+	(*Record)(nil),                   // 25: edumatrix.mesh.v1.Record
+	(*timestamppb.Timestamp)(nil),    // 26: google.protobuf.Timestamp
 }
 var file_edumatrix_mesh_v1_operator_proto_depIdxs = []int32{
-	1,  // 0: edumatrix.mesh.v1.DescribeResponse.consumes:type_name -> edumatrix.mesh.v1.Consumed
-	5,  // 1: edumatrix.mesh.v1.RebuildResponse.rebuilt:type_name -> edumatrix.mesh.v1.Rebuilt
-	6,  // 2: edumatrix.mesh.v1.Rebuilt.tables:type_name -> edumatrix.mesh.v1.TableDifference
-	7,  // 3: edumatrix.mesh.v1.TableDifference.rows:type_name -> edumatrix.mesh.v1.RowDifference
-	23, // 4: edumatrix.mesh.v1.Parked.record:type_name -> edumatrix.mesh.v1.Record
-	24, // 5: edumatrix.mesh.v1.Parked.at:type_name -> google.protobuf.Timestamp
-	9,  // 6: edumatrix.mesh.v1.ListParkedResponse.parked:type_name -> edumatrix.mesh.v1.Parked
-	24, // 7: edumatrix.mesh.v1.FailedJob.at:type_name -> google.protobuf.Timestamp
-	14, // 8: edumatrix.mesh.v1.ListFailedJobsResponse.jobs:type_name -> edumatrix.mesh.v1.FailedJob
-	18, // 9: edumatrix.mesh.v1.ListDroppedResponse.letters:type_name -> edumatrix.mesh.v1.Letter
-	18, // 10: edumatrix.mesh.v1.DropLetterRequest.letter:type_name -> edumatrix.mesh.v1.Letter
-	0,  // 11: edumatrix.mesh.v1.OperatorService.Describe:input_type -> edumatrix.mesh.v1.DescribeRequest
-	3,  // 12: edumatrix.mesh.v1.OperatorService.Rebuild:input_type -> edumatrix.mesh.v1.RebuildRequest
-	8,  // 13: edumatrix.mesh.v1.OperatorService.ListParked:input_type -> edumatrix.mesh.v1.ListParkedRequest
-	11, // 14: edumatrix.mesh.v1.OperatorService.ResolveParked:input_type -> edumatrix.mesh.v1.ResolveParkedRequest
-	13, // 15: edumatrix.mesh.v1.OperatorService.ListFailedJobs:input_type -> edumatrix.mesh.v1.ListFailedJobsRequest
-	16, // 16: edumatrix.mesh.v1.OperatorService.ResolveJob:input_type -> edumatrix.mesh.v1.ResolveJobRequest
-	19, // 17: edumatrix.mesh.v1.OperatorService.ListDropped:input_type -> edumatrix.mesh.v1.ListDroppedRequest
-	21, // 18: edumatrix.mesh.v1.OperatorService.DropLetter:input_type -> edumatrix.mesh.v1.DropLetterRequest
-	2,  // 19: edumatrix.mesh.v1.OperatorService.Describe:output_type -> edumatrix.mesh.v1.DescribeResponse
-	4,  // 20: edumatrix.mesh.v1.OperatorService.Rebuild:output_type -> edumatrix.mesh.v1.RebuildResponse
-	10, // 21: edumatrix.mesh.v1.OperatorService.ListParked:output_type -> edumatrix.mesh.v1.ListParkedResponse
-	12, // 22: edumatrix.mesh.v1.OperatorService.ResolveParked:output_type -> edumatrix.mesh.v1.ResolveParkedResponse
-	15, // 23: edumatrix.mesh.v1.OperatorService.ListFailedJobs:output_type -> edumatrix.mesh.v1.ListFailedJobsResponse
-	17, // 24: edumatrix.mesh.v1.OperatorService.ResolveJob:output_type -> edumatrix.mesh.v1.ResolveJobResponse
-	20, // 25: edumatrix.mesh.v1.OperatorService.ListDropped:output_type -> edumatrix.mesh.v1.ListDroppedResponse
-	22, // 26: edumatrix.mesh.v1.OperatorService.DropLetter:output_type -> edumatrix.mesh.v1.DropLetterResponse
-	19, // [19:27] is the sub-list for method output_type
-	11, // [11:19] is the sub-list for method input_type
+	3,  // 0: edumatrix.mesh.v1.DescribeResponse.consumes:type_name -> edumatrix.mesh.v1.Consumed
+	7,  // 1: edumatrix.mesh.v1.RebuildResponse.rebuilt:type_name -> edumatrix.mesh.v1.Rebuilt
+	8,  // 2: edumatrix.mesh.v1.Rebuilt.tables:type_name -> edumatrix.mesh.v1.TableDifference
+	9,  // 3: edumatrix.mesh.v1.TableDifference.rows:type_name -> edumatrix.mesh.v1.RowDifference
+	25, // 4: edumatrix.mesh.v1.Parked.record:type_name -> edumatrix.mesh.v1.Record
+	26, // 5: edumatrix.mesh.v1.Parked.at:type_name -> google.protobuf.Timestamp
+	11, // 6: edumatrix.mesh.v1.ListParkedResponse.parked:type_name -> edumatrix.mesh.v1.Parked
+	26, // 7: edumatrix.mesh.v1.FailedJob.at:type_name -> google.protobuf.Timestamp
+	16, // 8: edumatrix.mesh.v1.ListFailedJobsResponse.jobs:type_name -> edumatrix.mesh.v1.FailedJob
+	20, // 9: edumatrix.mesh.v1.ListDroppedResponse.letters:type_name -> edumatrix.mesh.v1.Letter
+	20, // 10: edumatrix.mesh.v1.DropLetterRequest.letter:type_name -> edumatrix.mesh.v1.Letter
+	2,  // 11: edumatrix.mesh.v1.OperatorService.Describe:input_type -> edumatrix.mesh.v1.DescribeRequest
+	5,  // 12: edumatrix.mesh.v1.OperatorService.Rebuild:input_type -> edumatrix.mesh.v1.RebuildRequest
+	10, // 13: edumatrix.mesh.v1.OperatorService.ListParked:input_type -> edumatrix.mesh.v1.ListParkedRequest
+	13, // 14: edumatrix.mesh.v1.OperatorService.ResolveParked:input_type -> edumatrix.mesh.v1.ResolveParkedRequest
+	15, // 15: edumatrix.mesh.v1.OperatorService.ListFailedJobs:input_type -> edumatrix.mesh.v1.ListFailedJobsRequest
+	18, // 16: edumatrix.mesh.v1.OperatorService.ResolveJob:input_type -> edumatrix.mesh.v1.ResolveJobRequest
+	21, // 17: edumatrix.mesh.v1.OperatorService.ListDropped:input_type -> edumatrix.mesh.v1.ListDroppedRequest
+	23, // 18: edumatrix.mesh.v1.OperatorService.DropLetter:input_type -> edumatrix.mesh.v1.DropLetterRequest
+	0,  // 19: edumatrix.mesh.v1.OperatorService.BeginIncarnation:input_type -> edumatrix.mesh.v1.BeginIncarnationRequest
+	4,  // 20: edumatrix.mesh.v1.OperatorService.Describe:output_type -> edumatrix.mesh.v1.DescribeResponse
+	6,  // 21: edumatrix.mesh.v1.OperatorService.Rebuild:output_type -> edumatrix.mesh.v1.RebuildResponse
+	12, // 22: edumatrix.mesh.v1.OperatorService.ListParked:output_type -> edumatrix.mesh.v1.ListParkedResponse
+	14, // 23: edumatrix.mesh.v1.OperatorService.ResolveParked:output_type -> edumatrix.mesh.v1.ResolveParkedResponse
+	17, // 24: edumatrix.mesh.v1.OperatorService.ListFailedJobs:output_type -> edumatrix.mesh.v1.ListFailedJobsResponse
+	19, // 25: edumatrix.mesh.v1.OperatorService.ResolveJob:output_type -> edumatrix.mesh.v1.ResolveJobResponse
+	22, // 26: edumatrix.mesh.v1.OperatorService.ListDropped:output_type -> edumatrix.mesh.v1.ListDroppedResponse
+	24, // 27: edumatrix.mesh.v1.OperatorService.DropLetter:output_type -> edumatrix.mesh.v1.DropLetterResponse
+	1,  // 28: edumatrix.mesh.v1.OperatorService.BeginIncarnation:output_type -> edumatrix.mesh.v1.BeginIncarnationResponse
+	20, // [20:29] is the sub-list for method output_type
+	11, // [11:20] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -1506,7 +1633,7 @@ func file_edumatrix_mesh_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_mesh_v1_operator_proto_rawDesc), len(file_edumatrix_mesh_v1_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -56,6 +56,9 @@ const (
 	// OperatorServiceDropLetterProcedure is the fully-qualified name of the OperatorService's
 	// DropLetter RPC.
 	OperatorServiceDropLetterProcedure = "/edumatrix.mesh.v1.OperatorService/DropLetter"
+	// OperatorServiceBeginIncarnationProcedure is the fully-qualified name of the OperatorService's
+	// BeginIncarnation RPC.
+	OperatorServiceBeginIncarnationProcedure = "/edumatrix.mesh.v1.OperatorService/BeginIncarnation"
 )
 
 // OperatorServiceClient is a client for the edumatrix.mesh.v1.OperatorService service.
@@ -76,6 +79,8 @@ type OperatorServiceClient interface {
 	ListDropped(context.Context, *connect.Request[v1.ListDroppedRequest]) (*connect.Response[v1.ListDroppedResponse], error)
 	// Has a dead letter not shown any more.
 	DropLetter(context.Context, *connect.Request[v1.DropLetterRequest]) (*connect.Response[v1.DropLetterResponse], error)
+	// Begins a new incarnation of the log, after its database was restored to an earlier state.
+	BeginIncarnation(context.Context, *connect.Request[v1.BeginIncarnationRequest]) (*connect.Response[v1.BeginIncarnationResponse], error)
 }
 
 // NewOperatorServiceClient constructs a client for the edumatrix.mesh.v1.OperatorService service.
@@ -137,19 +142,26 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("DropLetter")),
 			connect.WithClientOptions(opts...),
 		),
+		beginIncarnation: connect.NewClient[v1.BeginIncarnationRequest, v1.BeginIncarnationResponse](
+			httpClient,
+			baseURL+OperatorServiceBeginIncarnationProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("BeginIncarnation")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // operatorServiceClient implements OperatorServiceClient.
 type operatorServiceClient struct {
-	describe       *connect.Client[v1.DescribeRequest, v1.DescribeResponse]
-	rebuild        *connect.Client[v1.RebuildRequest, v1.RebuildResponse]
-	listParked     *connect.Client[v1.ListParkedRequest, v1.ListParkedResponse]
-	resolveParked  *connect.Client[v1.ResolveParkedRequest, v1.ResolveParkedResponse]
-	listFailedJobs *connect.Client[v1.ListFailedJobsRequest, v1.ListFailedJobsResponse]
-	resolveJob     *connect.Client[v1.ResolveJobRequest, v1.ResolveJobResponse]
-	listDropped    *connect.Client[v1.ListDroppedRequest, v1.ListDroppedResponse]
-	dropLetter     *connect.Client[v1.DropLetterRequest, v1.DropLetterResponse]
+	describe         *connect.Client[v1.DescribeRequest, v1.DescribeResponse]
+	rebuild          *connect.Client[v1.RebuildRequest, v1.RebuildResponse]
+	listParked       *connect.Client[v1.ListParkedRequest, v1.ListParkedResponse]
+	resolveParked    *connect.Client[v1.ResolveParkedRequest, v1.ResolveParkedResponse]
+	listFailedJobs   *connect.Client[v1.ListFailedJobsRequest, v1.ListFailedJobsResponse]
+	resolveJob       *connect.Client[v1.ResolveJobRequest, v1.ResolveJobResponse]
+	listDropped      *connect.Client[v1.ListDroppedRequest, v1.ListDroppedResponse]
+	dropLetter       *connect.Client[v1.DropLetterRequest, v1.DropLetterResponse]
+	beginIncarnation *connect.Client[v1.BeginIncarnationRequest, v1.BeginIncarnationResponse]
 }
 
 // Describe calls edumatrix.mesh.v1.OperatorService.Describe.
@@ -192,6 +204,11 @@ func (c *operatorServiceClient) DropLetter(ctx context.Context, req *connect.Req
 	return c.dropLetter.CallUnary(ctx, req)
 }
 
+// BeginIncarnation calls edumatrix.mesh.v1.OperatorService.BeginIncarnation.
+func (c *operatorServiceClient) BeginIncarnation(ctx context.Context, req *connect.Request[v1.BeginIncarnationRequest]) (*connect.Response[v1.BeginIncarnationResponse], error) {
+	return c.beginIncarnation.CallUnary(ctx, req)
+}
+
 // OperatorServiceHandler is an implementation of the edumatrix.mesh.v1.OperatorService service.
 type OperatorServiceHandler interface {
 	// Describe returns the projections and the consumers of the service.
@@ -210,6 +227,8 @@ type OperatorServiceHandler interface {
 	ListDropped(context.Context, *connect.Request[v1.ListDroppedRequest]) (*connect.Response[v1.ListDroppedResponse], error)
 	// Has a dead letter not shown any more.
 	DropLetter(context.Context, *connect.Request[v1.DropLetterRequest]) (*connect.Response[v1.DropLetterResponse], error)
+	// Begins a new incarnation of the log, after its database was restored to an earlier state.
+	BeginIncarnation(context.Context, *connect.Request[v1.BeginIncarnationRequest]) (*connect.Response[v1.BeginIncarnationResponse], error)
 }
 
 // NewOperatorServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -267,6 +286,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("DropLetter")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceBeginIncarnationHandler := connect.NewUnaryHandler(
+		OperatorServiceBeginIncarnationProcedure,
+		svc.BeginIncarnation,
+		connect.WithSchema(operatorServiceMethods.ByName("BeginIncarnation")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/edumatrix.mesh.v1.OperatorService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case OperatorServiceDescribeProcedure:
@@ -285,6 +310,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceListDroppedHandler.ServeHTTP(w, r)
 		case OperatorServiceDropLetterProcedure:
 			operatorServiceDropLetterHandler.ServeHTTP(w, r)
+		case OperatorServiceBeginIncarnationProcedure:
+			operatorServiceBeginIncarnationHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -324,4 +351,8 @@ func (UnimplementedOperatorServiceHandler) ListDropped(context.Context, *connect
 
 func (UnimplementedOperatorServiceHandler) DropLetter(context.Context, *connect.Request[v1.DropLetterRequest]) (*connect.Response[v1.DropLetterResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OperatorService.DropLetter is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) BeginIncarnation(context.Context, *connect.Request[v1.BeginIncarnationRequest]) (*connect.Response[v1.BeginIncarnationResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.OperatorService.BeginIncarnation is not implemented"))
 }

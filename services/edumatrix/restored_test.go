@@ -1,0 +1,41 @@
+//go:build integration
+
+package edumatrix
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+)
+
+// An operator has a new history of chat's log begin while people talk. They connect again and go on talking.
+func TestRestored_TheMeshGoesOn(t *testing.T) {
+	t.Parallel()
+	c, _ := startTogether(t)
+	o, alice := operatorOf(t, c), "alice-"+uuid.NewString()[:8]
+	connection := dial(t, c, alice, nil)
+	before, err := connection.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": "bob"})
+	require.NoError(t, err)
+	out := o.does("restored", "chat", "--seen", "2000000")
+	require.Contains(t, out, "chat has begun the incarnation")
+	require.Contains(t, out, "goes on above 3000000.")
+	say := map[string]string{"conversation_id": strings.TrimPrefix(before.Stream, "conversation:"), "body": "after"}
+	eventually(t, "clients are told to connect again", func() bool {
+		_, err := connection.Command(t.Context(), "chat.send_message", say)
+		return err != nil // closed with 3006
+	})
+	after, err := dial(t, c, alice, nil).Command(t.Context(), "chat.send_message", say)
+	require.NoError(t, err)
+	require.Greater(t, after.Version, before.Version)
+	require.Contains(t, o.does("log", "show", before.Stream), "after")
+
+	for _, wrong := range [][]string{{"restored"}, {"restored", "chat", "feed"}, {"restored", "chat", "--seen", "-1"}} {
+		status, _, _ := o.run(wrong...)
+		require.Equal(t, 2, status, "%q", wrong)
+	}
+	status, _, complaints := o.run("restored", "presence")
+	require.Equal(t, 1, status)
+	require.Contains(t, complaints, "owns no log")
+}

@@ -1,0 +1,57 @@
+//go:build integration
+
+package owner
+
+import (
+	"net/http/httptest"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/stretchr/testify/require"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	toyv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/toy/v1"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+// A database is restored to a state in which bob has not left yet, while the service runs. An operator has a new history
+// begin; what the service decides from then on rests on the log alone, and not on states that it has in memory.
+func TestRestored_DecidesOnWhatTheLogStillHas(t *testing.T) {
+	t.Parallel()
+	y := newToy(t, meshtest.Postgres(t), nil)
+	kept := y.do("ann", &toyv1.OpenCircle{CircleId: "7", Name: "seven", UserIds: []string{"ann", "bob"}}).Position
+	lost := y.do("ann", &toyv1.LeaveCircle{CircleId: "7", UserId: "bob"})
+	require.Equal(t, envelope.Committed, lost.Kind)
+	require.Equal(t, envelope.Unchanged, y.do("ann", &toyv1.LeaveCircle{CircleId: "7", UserId: "bob"}).Kind)
+	for _, statement := range []string{
+		"DELETE FROM toy.events WHERE position > $1",
+		"DELETE FROM toy.event_rooms WHERE position > $1",
+		"DELETE FROM toy.outcomes WHERE position > $1",
+		"UPDATE toy.memberships SET closed_version = NULL, closed_position = NULL WHERE closed_position > $1",
+	} {
+		_, err := y.pool.Exec(t.Context(), statement, kept)
+		require.NoError(t, err)
+	}
+
+	server := httptest.NewServer(second(meshv1connect.NewOperatorServiceHandler(&operator{name: "toy", log: y.log})))
+	defer server.Close()
+	operator := meshv1connect.NewOperatorServiceClient(server.Client(), server.URL)
+	before := y.log.Incarnation()
+	begun, err := operator.BeginIncarnation(t.Context(), connect.NewRequest(&meshv1.BeginIncarnationRequest{Seen: 5_000_000}))
+	require.NoError(t, err)
+	require.Equal(t, before, begun.Msg.GetBefore())
+	require.Equal(t, y.log.Incarnation(), begun.Msg.GetIncarnation())
+	require.NotEqual(t, before, begun.Msg.GetIncarnation())
+	require.Equal(t, kept, begun.Msg.GetHead())
+	require.Greater(t, begun.Msg.GetFloor(), int64(5_000_000))
+
+	again := y.do("ann", &toyv1.LeaveCircle{CircleId: "7", UserId: "bob"})
+	require.Equal(t, envelope.Committed, again.Kind)
+	require.Equal(t, lost.Version, again.Version)
+	require.Greater(t, again.Position, begun.Msg.GetFloor())
+
+	_, err = operator.BeginIncarnation(t.Context(), connect.NewRequest(&meshv1.BeginIncarnationRequest{Seen: -1}))
+	require.Error(t, err)
+}
