@@ -5,6 +5,7 @@ package owner
 import (
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
@@ -20,7 +21,8 @@ import (
 // begin; what the service decides from then on rests on the log alone, and not on states that it has in memory.
 func TestRestored_DecidesOnWhatTheLogStillHas(t *testing.T) {
 	t.Parallel()
-	y := newToy(t, meshtest.Postgres(t), nil)
+	url := meshtest.Postgres(t)
+	y, other := newToy(t, url, nil), newToy(t, url, nil)
 	kept := y.do("ann", &toyv1.OpenCircle{CircleId: "7", Name: "seven", UserIds: []string{"ann", "bob"}}).Position
 	lost := y.do("ann", &toyv1.LeaveCircle{CircleId: "7", UserId: "bob"})
 	require.Equal(t, envelope.Committed, lost.Kind)
@@ -47,9 +49,12 @@ func TestRestored_DecidesOnWhatTheLogStillHas(t *testing.T) {
 	require.Equal(t, kept, begun.Msg.GetHead())
 	require.Greater(t, begun.Msg.GetFloor(), int64(5_000_000))
 
+	// Another instance brings the stream to the version that it had.
+	require.Eventually(t, func() bool { return other.log.Incarnation() == y.log.Incarnation() }, time.Minute, time.Millisecond)
+	require.Equal(t, lost.Version, other.do("ann", &toyv1.LeaveCircle{CircleId: "7", UserId: "ann"}).Version)
 	again := y.do("ann", &toyv1.LeaveCircle{CircleId: "7", UserId: "bob"})
 	require.Equal(t, envelope.Committed, again.Kind)
-	require.Equal(t, lost.Version, again.Version)
+	require.Equal(t, lost.Version+1, again.Version)
 	require.Greater(t, again.Position, begun.Msg.GetFloor())
 
 	_, err = operator.BeginIncarnation(t.Context(), connect.NewRequest(&meshv1.BeginIncarnationRequest{Seen: -1}))
