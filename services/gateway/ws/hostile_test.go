@@ -218,11 +218,12 @@ func TestHostile_SubscriptionsAreBoundedForTheUser(t *testing.T) {
 // reached, further answers are refused, on connections that are read as well, and others get theirs.
 func TestHostile_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	t.Parallel()
-	m := begin(t, ws.Options{}, hub.Options{Limits: hub.Limits{UserBytes: 2 << 20}})
+	m := begin(t, ws.Options{WriteWait: time.Minute}, hub.Options{Limits: hub.Limits{UserBytes: 2 << 20}})
 	page := fmt.Sprintf(`{"messages":[{"body":%q}]}`, strings.Repeat("x", 300_000))
 	m.chat.OnQuery(func(string, fake.Question) (string, error) { return page, nil })
 	const ask = `{"id":"q","type":"chat.history","data":{"conversation_id":"g"}}`
 	reads := m.raw(t, "eve")
+	require.NoError(t, reads.SetReadDeadline(time.Now().Add(time.Minute)))
 	require.True(t, read(t, reads).Ready)
 	var stuck []*websocket.Conn
 	for range 4 {
