@@ -43,11 +43,11 @@ var mistakes = []mistake{
 	},
 	{
 		name: "checkpoint saved outside the transaction",
-		changes: []change{{"shared/owner/consume/batch.go", `			_, err := a.o.Log.Commit(a.ctx, w)
+		changes: []change{{"shared/owner/consume/batch.go", `			_, err := a.o.Commit(a.ctx, commands, w)
 			return err
 `, `			var err error
-			if len(w.Appends) > 0 {
-				_, err = a.o.Log.Commit(a.ctx, eventlog.Write{Expected: eventlog.AnyVersion, Appends: w.Appends})
+			if len(commands) > 0 || len(w.Appends) > 0 {
+				_, err = a.o.Commit(a.ctx, commands, eventlog.Write{Expected: eventlog.AnyVersion, Appends: w.Appends})
 			}
 			if err == nil {
 				_, err = a.o.Log.Commit(a.ctx, eventlog.Write{Expected: eventlog.AnyVersion, Advance: w.Advance})

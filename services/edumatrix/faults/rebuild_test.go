@@ -18,7 +18,7 @@ import (
 // logTables are the log's own, in each owner's schema. All others are projections.
 var logTables = []string{"events", "event_rooms", "outcomes", "memberships", "readings", "projections", "relay",
 	"parked", "dropped_letters", "incarnations", "timers", "consumers", "checkpoints", "fences", "parked_streams",
-	"log_migrations", "owner_migrations"}
+	"log_migrations", "owner_migrations", "member_rooms"}
 
 // rebuild has a running owner apply its log to emptied projections, and tells what is not as it was.
 func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (differences []string, err error) {

@@ -47,6 +47,14 @@ func told(t *testing.T, c *hub.Conn) (all []string, tooFar string) {
 	}
 }
 
+// resumed waits until one return is counted, which is after the client has its events.
+func (w *world) resumed(t *testing.T, from string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return testutil.ToFloat64(w.metrics.Resumed.WithLabelValues("chat", from)) == 1
+	}, 5*time.Second, time.Millisecond)
+}
+
 func (w *world) chatted(t *testing.T) {
 	t.Helper()
 	chat := w.owners["chat"]
@@ -77,7 +85,7 @@ func TestResume_FillsTheGapFromTheLogWhereNothingIsKept(t *testing.T) {
 	require.Equal(t, sixthAndBefore, all)
 	require.Equal(t, "[]", tooFar)
 	require.Equal(t, true, await(t, c)["ready"])
-	require.EqualValues(t, 1, testutil.ToFloat64(w.metrics.Resumed.WithLabelValues("chat", "log")))
+	w.resumed(t, "log")
 
 	all, _ = told(t, w.back(t, "bob", 6))
 	require.Empty(t, all)
@@ -126,7 +134,7 @@ func TestResume_FillsTheGapFromTheRecentEvents(t *testing.T) {
 	close(w.known)
 	all, _ := told(t, w.back(t, "bob", 1))
 	require.Equal(t, sixthAndBefore, all)
-	require.EqualValues(t, 1, testutil.ToFloat64(w.metrics.Resumed.WithLabelValues("chat", "recent")))
+	w.resumed(t, "recent")
 }
 
 func TestResume_OfALogThatTheMarkDoesNotKnowEverythingIsTooFar(t *testing.T) {

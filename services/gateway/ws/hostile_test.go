@@ -219,7 +219,8 @@ func TestHostile_SubscriptionsAreBoundedForTheUser(t *testing.T) {
 func TestHostile_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{WriteWait: time.Minute}, hub.Options{Limits: hub.Limits{UserBytes: 2 << 20}})
-	page := fmt.Sprintf(`{"messages":[{"body":%q}]}`, strings.Repeat("x", 300_000))
+	const size = 500_000 // more than an equal share, which each connection may hold whatever the others do
+	page := fmt.Sprintf(`{"messages":[{"body":%q}]}`, strings.Repeat("x", size))
 	m.chat.OnQuery(func(string, fake.Question) (string, error) { return page, nil })
 	const ask = `{"id":"q","type":"chat.history","data":{"conversation_id":"g"}}`
 	reads := m.raw(t, "eve")
@@ -230,7 +231,7 @@ func TestHostile_AnswersThatAreNotReadAreBounded(t *testing.T) {
 		socket := m.raw(t, "eve")
 		require.NoError(t, socket.NetConn().(*net.TCPConn).SetReadBuffer(4<<10))
 		stuck = append(stuck, socket)
-		for range 8 { // 9.6 MB in all
+		for range 8 { // 16 MB in all
 			write(t, socket, ask)
 		}
 	}
@@ -242,7 +243,7 @@ func TestHostile_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	alice := m.dial(t, client.Options{})
 	var answer struct{ Messages []struct{ Body string } }
 	require.NoError(t, alice.Query(t.Context(), "chat.history", map[string]string{"conversation_id": "g"}, &answer))
-	require.Len(t, answer.Messages[0].Body, 300_000)
+	require.Len(t, answer.Messages[0].Body, size)
 	for _, socket := range stuck {
 		_ = socket.Close()
 	}
