@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -68,10 +69,26 @@ func NewRouter(o RouterOptions) (*message.Router, error) {
 	}
 	// Watermill tells at Info what is of interest to those who look for errors in it.
 	log := watermill.NewSlogLoggerWithLevelMapping(o.Log, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug})
-	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: o.CloseTimeout}, log)
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: o.CloseTimeout}, routerLog{log})
 	if err != nil {
 		return nil, fmt.Errorf("router of %s: %w", o.Service, err)
 	}
 	router.AddMiddleware(Tracing(o.Tracer), Correlation, DeadLetter(o), Retry(o), Recover)
 	return router, nil
+}
+
+// routerLog is the log of a Watermill router. An orderly end is not an error: a handler that it interrupts is logged at
+// debug level, since its message comes again.
+type routerLog struct{ watermill.LoggerAdapter }
+
+func (l routerLog) Error(text string, err error, fields watermill.LogFields) {
+	if errors.Is(err, errStopping) {
+		l.LoggerAdapter.Debug(text, fields.Add(watermill.LogFields{"error": err.Error()}))
+		return
+	}
+	l.LoggerAdapter.Error(text, err, fields)
+}
+
+func (l routerLog) With(fields watermill.LogFields) watermill.LoggerAdapter {
+	return routerLog{l.LoggerAdapter.With(fields)}
 }

@@ -1,9 +1,11 @@
 package bus_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"sync"
@@ -188,7 +190,9 @@ func TestRouter_StopsWhileItsMessagesWait(t *testing.T) {
 	publish(t, publisher(t, k), "topic", keyed("a", "0"))
 	var tries atomic.Int64
 	var waiting sync.Map
+	var logged bytes.Buffer // the handler of the log locks it
 	stop := route(t, k, bus.RouterOptions{DeadLetterTopic: "dead", Backoff: 10 * time.Second,
+		Log:     slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Waiting: func(dependency string, err error) { waiting.Store(dependency, err != nil) }},
 		func(*message.Message) error {
 			tries.Add(1)
@@ -200,6 +204,8 @@ func TestRouter_StopsWhileItsMessagesWait(t *testing.T) {
 	require.Less(t, time.Since(begun), 5*time.Second)
 	still, _ := waiting.Load("postgres")
 	require.Equal(t, false, still, "nothing waits any more")
+	require.Contains(t, logged.String(), "the message will come again")
+	require.NotContains(t, logged.String(), "level=ERROR", "an orderly end is not an error")
 	// It comes again.
 	handled := make(chan string, 1)
 	route(t, k, bus.RouterOptions{DeadLetterTopic: "dead"}, func(m *message.Message) error {
