@@ -5,7 +5,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
+	"strconv"
 	"sync"
+
+	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
 // Ports below those that the kernel gives to outgoing connections: none of these can take one before its server does.
@@ -16,24 +21,34 @@ const (
 
 var ports = struct {
 	sync.Mutex
-	given map[int]bool
-}{given: map[int]bool{}}
+	given map[int]*filelock.Lock
+}{given: map[int]*filelock.Lock{}}
 
-// FreePort is a port of loopback on which nobody listens, and which this process has not been given before.
+// FreePort returns a port of loopback on which nobody listens. It is given once: until this process ends no other one of
+// the same account gets it, so that a server may be stopped and started again while other tests run.
 func FreePort() (int, error) {
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("edumatrix-ports-%d", os.Getuid()))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
 	ports.Lock()
 	defer ports.Unlock()
 	var problem error
 	for range 1000 {
 		port := firstPort + rand.IntN(lastPort-firstPort)
-		if ports.given[port] {
+		if ports.given[port] != nil {
+			continue // on some systems a process gets a lock again that it has
+		}
+		var lock *filelock.Lock
+		if lock, problem = filelock.Try(filepath.Join(dir, strconv.Itoa(port))); problem != nil {
 			continue
 		}
 		var l net.Listener
 		if l, problem = net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port)); problem != nil {
+			lock.Release()
 			continue
 		}
-		ports.given[port] = true
+		ports.given[port] = lock
 		return port, l.Close()
 	}
 	return 0, errors.Join(errors.New("find a free port"), problem)

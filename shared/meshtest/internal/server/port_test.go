@@ -1,0 +1,47 @@
+package server
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A port whose server is stopped for a while is not given to another process meanwhile.
+func TestFreePort_IsNotGivenToAnotherProcess(t *testing.T) {
+	const tries = 500 // of 20,000 ports: some would be given twice
+	if os.Getenv("FREE_PORT_CHILD") != "" {
+		for range tries {
+			port, err := FreePort()
+			require.NoError(t, err)
+			fmt.Println("port", port)
+		}
+		return
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	mine := map[int]bool{}
+	for range tries {
+		port, err := FreePort()
+		require.NoError(t, err)
+		require.False(t, mine[port])
+		mine[port] = true
+	}
+	child := exec.Command(os.Args[0], "-test.run=^TestFreePort_IsNotGivenToAnotherProcess$", "-test.v")
+	child.Env = append(os.Environ(), "FREE_PORT_CHILD=1")
+	out, err := child.CombinedOutput()
+	require.NoError(t, err, string(out))
+	theirs := 0
+	for line := range strings.Lines(string(out)) {
+		if number, is := strings.CutPrefix(strings.TrimSpace(line), "port "); is {
+			port, err := strconv.Atoi(number)
+			require.NoError(t, err)
+			require.False(t, mine[port], "%d is given twice", port)
+			theirs++
+		}
+	}
+	require.Equal(t, tries, theirs)
+}
