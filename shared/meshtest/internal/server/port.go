@@ -27,7 +27,11 @@ var ports = struct {
 // FreePort returns a port of loopback on which nobody listens. It is given once: until this process ends no other one of
 // the same account gets it, so that a server may be stopped and started again while other tests run.
 func FreePort() (int, error) {
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("edumatrix-ports-%d", os.Getuid()))
+	cache, err := cacheDir()
+	if err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	dir := filepath.Join(cache, "ports")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}

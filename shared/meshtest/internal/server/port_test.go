@@ -22,7 +22,7 @@ func TestFreePort_IsNotGivenToAnotherProcess(t *testing.T) {
 		}
 		return
 	}
-	t.Setenv("TMPDIR", t.TempDir())
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	mine := map[int]bool{}
 	for range tries {
 		port, err := FreePort()
