@@ -17,6 +17,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 // An instance that stands still while it holds the lock is ended by the server, and the others go on.
@@ -114,7 +115,7 @@ func TestCommit_ADatabaseThatIsAwayIsNoFaultOfTheWrite(t *testing.T) {
 		for done.Load() < 800 && ctx.Err() == nil {
 			_, _ = killer.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()`)
-			sleep(ctx, 20*time.Millisecond)
+			sleep.For(ctx, 20*time.Millisecond)
 		}
 	})
 	all.Wait()

@@ -4,13 +4,15 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 // backoff is how long to wait before trying again: from 100 ms, doubling, up to 5 s, a little at random.
 type backoff struct{ tries int }
 
 // wait returns false when ctx ended.
-func (b *backoff) wait(ctx context.Context) bool { return sleep(ctx, b.next()) }
+func (b *backoff) wait(ctx context.Context) bool { return sleep.For(ctx, b.next()) }
 
 // next returns how long to wait before the next attempt.
 func (b *backoff) next() time.Duration {
@@ -20,14 +22,3 @@ func (b *backoff) next() time.Duration {
 }
 
 func (b *backoff) reset() { b.tries = 0 }
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 // lease is the right to relay a log, or to apply it to a projection, which one instance has at a time: a session's lock. A holder that dies loses it
@@ -56,7 +58,7 @@ func (l *Log) takeLease(ctx context.Context, purpose string, renewal, every time
 
 // keep makes the server hear of us.
 func (x *lease) keep(ctx context.Context, renewal time.Duration) {
-	for sleep(ctx, renewal) {
+	for sleep.For(ctx, renewal) {
 		_ = x.use(ctx, func(ctx context.Context, conn *pgx.Conn) error { return conn.Ping(ctx) })
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 // A statement that waits for an advisory lock holds a snapshot, and no row version that is younger can be vacuumed in the
@@ -24,7 +26,7 @@ func awaitLock(ctx context.Context, conn *pgx.Conn, key int64, every time.Durati
 		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", key).Scan(&got); err != nil || got {
 			return err
 		}
-		if !sleep(ctx, every*3/4+rand.N(every/2)) {
+		if !sleep.For(ctx, every*3/4+rand.N(every/2)) {
 			return context.Cause(ctx)
 		}
 	}

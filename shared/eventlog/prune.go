@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 // outcomesKept is longer than command topics remember, and than any client sends a command again.
@@ -35,7 +37,7 @@ func (l *Log) pruneDaily(ctx context.Context) {
 		case removed > 0:
 			l.o.Log.InfoContext(ctx, "old outcomes removed", "count", removed)
 		}
-		if !sleep(ctx, 24*time.Hour) {
+		if !sleep.For(ctx, 24*time.Hour) {
 			return
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 // Rebuild says which projections to make anew.
@@ -327,7 +329,7 @@ func (s *shadow) awaitLive(ctx context.Context, position int64, most time.Durati
 		if err != nil || at >= position || time.Now().After(end) {
 			return err
 		}
-		if !sleep(ctx, 2*time.Millisecond) {
+		if !sleep.For(ctx, 2*time.Millisecond) {
 			return ctx.Err()
 		}
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 // broker is a publisher that keeps what it gets, or fails as a test wants.
@@ -217,7 +218,7 @@ func TestRelay_WhateverFailsAReaderSeesAllOnce(t *testing.T) {
 				}
 				commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
 				if i > 150 && i%3 == 0 {
-					sleep(t.Context(), rand.N(20*time.Millisecond))
+					sleep.For(t.Context(), rand.N(20*time.Millisecond))
 				}
 			}
 			eventually(t, 20*time.Second, "all is published", func() bool { return b.events() == 300 })
@@ -307,7 +308,7 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 	begun := time.Now()
 	for i := range 50 {
 		commit(t, l, said("1", fmt.Sprint(i)))
-		sleep(t.Context(), 10*time.Millisecond)
+		sleep.For(t.Context(), 10*time.Millisecond)
 	}
 	eventually(t, 2*time.Second, "every partition knows the newest position", func() bool {
 		return !slices.ContainsFunc(places, func(p place) bool { r := b.of(p); return r[len(r)-1].Position != 50 })
@@ -327,7 +328,7 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 		}
 	}
 	quiet := len(b.of(carrying))
-	sleep(t.Context(), 3*often)
+	sleep.For(t.Context(), 3*often)
 	if got := len(b.of(carrying)); got != quiet {
 		t.Errorf("the log does not move, but %d records came", got-quiet)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 // topic is one topic of a log, as its relay sees it.
@@ -94,7 +95,7 @@ func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var counting sync.WaitGroup
 	counting.Go(func() {
-		for sleep(ctx, x.o.CountEvery) {
+		for sleep.For(ctx, x.o.CountEvery) {
 			_ = x.countOnce(ctx) // a broker that is away changes nothing
 		}
 	})

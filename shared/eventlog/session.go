@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 // session is the connection on which a Log commits. Its settings are set once, when it connects. Only the goroutine that
@@ -36,7 +38,7 @@ func (s *session) get(ctx context.Context) (*pgx.Conn, error) {
 	if s.conn != nil && !s.conn.IsClosed() {
 		return s.conn, nil
 	}
-	if wait := time.Until(s.retry); wait > 0 && !sleep(ctx, wait) {
+	if wait := time.Until(s.retry); wait > 0 && !sleep.For(ctx, wait) {
 		return nil, ctx.Err()
 	}
 	conn, err := s.log.connectToCommit(ctx)

@@ -24,6 +24,8 @@ import (
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivermigrate"
+
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 // Args are what a job is about, encoded as JSON. They name things by their ids: they are neither redacted nor rebuilt
@@ -156,7 +158,7 @@ func migrate(ctx context.Context, o Options) error {
 		if got {
 			break
 		}
-		if !pause(ctx, 300*time.Millisecond) {
+		if !sleep.For(ctx, 300*time.Millisecond) {
 			return context.Cause(ctx)
 		}
 	}
@@ -230,7 +232,7 @@ func (q *Queue) Run(ctx context.Context) error {
 			break
 		}
 		q.o.Log.WarnContext(ctx, "jobs wait", "error", clean(err.Error()))
-		if !pause(ctx, time.Second) {
+		if !sleep.For(ctx, time.Second) {
 			return nil
 		}
 	}
@@ -242,15 +244,4 @@ func (q *Queue) Run(ctx context.Context) error {
 		q.o.Log.WarnContext(ctx, "jobs do not end, although their contexts have")
 	}
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 const (
@@ -150,7 +151,7 @@ func (d *decider) together(stream string, run []*asked) ([]*asked, error) {
 		case errors.Is(err, bus.ErrAway):
 			away = true
 			d.waiting("postgres", err)
-			if pause(d.ctx, wait); d.ctx.Err() != nil {
+			if sleep.For(d.ctx, wait); d.ctx.Err() != nil {
 				return run, fmt.Errorf("decide %s: %w", stream, err)
 			}
 			wait = min(2*wait, maxWait)

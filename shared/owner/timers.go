@@ -14,6 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 const (
@@ -43,7 +44,7 @@ func (t *timers) run(ctx context.Context) {
 			away = true
 			t.waiting("postgres", err)
 			t.logger.WarnContext(ctx, "timers wait", "error", err)
-			pause(ctx, time.Second)
+			sleep.For(ctx, time.Second)
 		case away:
 			away = false
 			t.waiting("postgres", nil)
@@ -59,7 +60,7 @@ func (t *timers) turn(ctx context.Context) error {
 	}
 	got, err := t.log.TimerTurn(ctx, func(ctx context.Context) error { return t.send(ctx, now) })
 	if err == nil && !got {
-		pause(ctx, 500*time.Millisecond)
+		sleep.For(ctx, 500*time.Millisecond)
 	}
 	return err
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/sleep"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
@@ -130,7 +131,7 @@ func (f *Fanout) count(ctx context.Context) error {
 				break
 			}
 			f.options.Waiting("kafka", err)
-			if !sleep(ctx, pause) {
+			if !sleep.For(ctx, pause) {
 				return ctx.Err()
 			}
 		}
@@ -323,14 +324,3 @@ const (
 	minPause = 100 * time.Millisecond
 	maxPause = 5 * time.Second
 )
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}

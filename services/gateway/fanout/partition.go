@@ -14,6 +14,7 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 // partition is how far one partition of a logged topic is complete. First appearances ascend by position, and each
@@ -61,7 +62,7 @@ func (p *partition) takeAll(ctx context.Context, f *Fanout, e *envelope.Event) {
 			return
 		}
 		f.options.Waiting(owner, err)
-		if !sleep(ctx, pause) {
+		if !sleep.For(ctx, pause) {
 			return
 		}
 	}

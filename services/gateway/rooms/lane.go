@@ -12,6 +12,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/edumatrix/interlinked/services/gateway/guard"
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 const (
@@ -137,7 +138,7 @@ func (l *lane[T]) work(ctx context.Context) {
 			return
 		}
 		// Where many came a moment ago more will follow: they are worth a longer wait.
-		if !sleep(ctx, l.gather) || crowd && !sleep(ctx, 9*l.gather) {
+		if !sleep.For(ctx, l.gather) || crowd && !sleep.For(ctx, 9*l.gather) {
 			return
 		}
 		crowd = false
@@ -154,7 +155,7 @@ func (l *lane[T]) work(ctx context.Context) {
 			case err != nil && pause == minPause:
 				l.log.Warn("rooms: a call failed, asking again", "call", l.name, "for", len(batch), "error", err)
 			}
-			if !sleep(ctx, pause) {
+			if !sleep.For(ctx, pause) {
 				return
 			}
 			pause = min(2*pause, maxPause)
@@ -189,15 +190,4 @@ var errPanic = errors.New("panic")
 func (l *lane[T]) guarded(ctx context.Context, batch []T) (again []T, err error) {
 	defer l.guard.Recover("rooms", func() { err = fmt.Errorf("%s: %w", l.name, errPanic) })
 	return l.ask(ctx, batch)
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

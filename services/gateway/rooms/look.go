@@ -13,6 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/sleep"
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
@@ -118,7 +119,7 @@ func (a *asker) events(records []*meshv1.Record) (events []*hub.Event) {
 // renew asks again, at half of the lease, for everyone who looks. A client that is refused, or not answered in time,
 // looks no more, and is sent that.
 func (a *asker) renew(ctx context.Context) {
-	for sleep(ctx, a.options.Lease/2) {
+	for sleep.For(ctx, a.options.Lease/2) {
 		a.forget()
 		all := a.view.Lookers()
 		for len(all) > 0 {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
 const (
@@ -49,7 +50,7 @@ func (s *Signals) receive(ctx context.Context) {
 		err := s.receiveFrom(ctx, subscription)
 		_ = subscription.Close()
 		s.setAvailable(false, err)
-		sleep(ctx, again)
+		sleep.For(ctx, again)
 	}
 }
 
@@ -127,7 +128,7 @@ func (s *Signals) publish(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if !sleep(ctx, gather) {
+		if !sleep.For(ctx, gather) {
 			return
 		}
 		if err := s.publishAll(ctx); err != nil && ctx.Err() == nil {
@@ -159,15 +160,4 @@ func (s *Signals) publishAll(ctx context.Context) error {
 	defer cancel()
 	_, err := pipe.Exec(ctx)
 	return err
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
