@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
@@ -44,7 +45,7 @@ func (l *Log) takeLease(ctx context.Context, purpose string, renewal, every time
   set_config('search_path', $2, false)`, milliseconds(leaseSilence), pgx.Identifier{l.o.Owner}.Sanitize())
 	if err == nil {
 		standby()
-		err = awaitLock(ctx, conn, lockKey(l.o.Owner, purpose), every)
+		err = advisory.Await(ctx, conn, lockKey(l.o.Owner, purpose), every)
 	}
 	if err != nil {
 		x.close(ctx)

@@ -3,37 +3,18 @@ package eventlog
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
-// A statement that waits for an advisory lock holds a snapshot, and no row version that is younger can be vacuumed in the
-// whole database for as long as it waits. So nobody waits in one for long: who may have to wait for days is idle in
-// between (awaitLock), and who waits for the log's own lock, which is held for milliseconds, begins anew after lockPiece.
-
-// lockPoll is how often a relay or a migration tries to get a lock that another instance has.
+// lockPoll is how often a relay or a migration tries to get a lock that another instance may have for days.
 const lockPoll = 400 * time.Millisecond
 
-// awaitLock waits for an advisory lock of the session, which it tries to get every so often.
-func awaitLock(ctx context.Context, conn *pgx.Conn, key int64, every time.Duration) error {
-	for {
-		var got bool
-		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", key).Scan(&got); err != nil || got {
-			return err
-		}
-		if !sleep.For(ctx, every*3/4+rand.N(every/2)) {
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// lockPiece is for how long a statement waits for the log's lock. Waiting in the server's queue, rather than trying now
-// and then, keeps instances that commit all the time from shutting each other out.
+// lockPiece is for how long one statement waits for the log's own lock, which is held for milliseconds; then another
+// statement waits, with a new snapshot. Waiting in the server's queue, rather than trying now and then (advisory.Await),
+// keeps instances that commit all the time from shutting each other out.
 const lockPiece = 250 * time.Millisecond
 
 // lockTaken reports whether a statement waited for a lock as long as it may.

@@ -5,13 +5,14 @@ import (
 	"database/sql"
 	"embed"
 	"fmt"
-	"hash/fnv"
 	"io/fs"
 	"log/slog"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
+
+	"github.com/edumatrix/interlinked/shared/advisory"
 )
 
 //go:embed migrations/*.sql
@@ -19,9 +20,7 @@ var migrations embed.FS
 
 // lockKey is the advisory lock for one purpose of one owner. Databases keep theirs apart.
 func lockKey(owner, purpose string) int64 {
-	h := fnv.New64a()
-	h.Write([]byte("eventlog/" + owner + "/" + purpose))
-	return int64(h.Sum64())
+	return advisory.Key("eventlog/" + owner + "/" + purpose)
 }
 
 // migrate brings the schema up to date, one instance at a time, by connections of its own: the search_path that goose
@@ -33,7 +32,7 @@ func migrate(ctx context.Context, o Options) (err error) {
 		return fmt.Errorf("connect to migrate: %w", Away(err))
 	}
 	defer lock.Close(context.WithoutCancel(ctx))
-	if err := awaitLock(ctx, lock, lockKey(o.Owner, "migrate"), lockPoll); err != nil {
+	if err := advisory.Await(ctx, lock, lockKey(o.Owner, "migrate"), lockPoll); err != nil {
 		return fmt.Errorf("lock to migrate: %w", Away(err))
 	}
 	schema := pgx.Identifier{o.Owner}.Sanitize()

@@ -14,7 +14,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"time"
 
@@ -25,6 +24,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivermigrate"
 
+	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
@@ -142,25 +142,13 @@ func (p problems) WithAttrs(attrs []slog.Attr) slog.Handler {
 func (p problems) WithGroup(name string) slog.Handler { return problems{p.Handler.WithGroup(name)} }
 
 func migrate(ctx context.Context, o Options) error {
-	h := fnv.New64a()
-	h.Write([]byte("jobs/" + o.Owner + "/migrate"))
-	key := int64(h.Sum64())
 	lock, err := pgx.ConnectConfig(ctx, o.Pool.Config().ConnConfig)
 	if err != nil {
 		return err
 	}
 	defer lock.Close(context.WithoutCancel(ctx)) // which releases the lock
-	for got := false; ; {
-		// A statement that waited for the lock would hold a snapshot, and with it back the vacuum of the whole database.
-		if err := lock.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", key).Scan(&got); err != nil {
-			return err
-		}
-		if got {
-			break
-		}
-		if !sleep.For(ctx, 300*time.Millisecond) {
-			return context.Cause(ctx)
-		}
+	if err := advisory.Await(ctx, lock, advisory.Key("jobs/"+o.Owner+"/migrate"), 300*time.Millisecond); err != nil {
+		return err
 	}
 	m, err := rivermigrate.New(riverpgxv5.New(o.Pool), &rivermigrate.Config{Schema: o.Owner,
 		Logger: slog.New(problems{o.Log.Handler()})})

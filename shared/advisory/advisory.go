@@ -1,0 +1,35 @@
+// Package advisory takes advisory locks of PostgreSQL without waiting in a statement: a statement that waits holds a
+// snapshot, and no row version that is younger can be vacuumed in the whole database for as long as it waits.
+package advisory
+
+import (
+	"context"
+	"hash/fnv"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/sleep"
+)
+
+// Key returns the key of the lock with a name, which is unique in a database up to the chance of a 64-bit hash.
+func Key(name string) int64 {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return int64(h.Sum64())
+}
+
+// Await takes a lock for the session of a connection, which loses it when it is closed. It tries about every so often, a
+// little at random, and returns the cause when ctx ends before.
+func Await(ctx context.Context, conn *pgx.Conn, key int64, every time.Duration) error {
+	for {
+		var got bool
+		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", key).Scan(&got); err != nil || got {
+			return err
+		}
+		if !sleep.For(ctx, every*3/4+rand.N(every/2)) {
+			return context.Cause(ctx)
+		}
+	}
+}
