@@ -64,7 +64,7 @@ func rebuild(ctx context.Context, t Terminal, args []string) error {
 	return nil
 }
 
-// awaitRebuilt follows a rebuild to its end. It returns what was made anew, also when it fails later.
+// awaitRebuilt follows a rebuild to its end. It returns what was rebuilt, also when it fails later.
 func (i *installation) awaitRebuilt(service string, steps *connect.ServerStreamForClient[meshv1.RebuildResponse],
 	p *progress) (rebuilt []*meshv1.Rebuilt, err error) {
 	for steps.Receive() {

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 )
 
-// rebuilding is a service that makes its projections anew, and then its timers.
+// rebuilding is a service that rebuilds its projections, and then its timers.
 type rebuilding struct {
 	meshv1connect.UnimplementedOperatorServiceHandler
 	asked  []string

@@ -109,9 +109,9 @@ func Load(service string, getenv func(string) string) (Config, error) {
 }
 
 func (r *reader) postgres(c *Config) {
-	const longest = 63 // PostgreSQL cuts off the rest of a name, and then does not find it
-	c.PostgresUser = r.name("POSTGRES_USER", "edu_matrix_user", longest)
-	c.PostgresDB = r.name("POSTGRES_DB", "edu_matrix_db", longest)
+	const maxName = 63 // PostgreSQL cuts off the rest of a name, and then does not find it
+	c.PostgresUser = r.name("POSTGRES_USER", "edu_matrix_user", maxName)
+	c.PostgresDB = r.name("POSTGRES_DB", "edu_matrix_db", maxName)
 	c.PostgresPassword = r.text("POSTGRES_PASSWORD", "")
 	c.Postgres.PoolMax = int32(r.number("POSTGRES_POOL_MAX", 20, 1, 10_000))
 	c.Postgres.URL = r.databaseURL("DATABASE_URL", c)

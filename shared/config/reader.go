@@ -110,12 +110,12 @@ func validPort(port string) bool {
 	return err == nil && n >= 1 && n <= 65535 && strconv.Itoa(n) == port
 }
 
-// name reads what a server calls a user, a database or a client: at most so many bytes, none of them a control character.
-func (r *reader) name(variable, otherwise string, most int) string {
+// name reads what a server calls a user, a database or a client: at most maxBytes, and no control character.
+func (r *reader) name(variable, otherwise string, maxBytes int) string {
 	value := r.text(variable, otherwise)
 	switch {
-	case len(value) > most:
-		r.problem(variable, "has %d bytes: it may have %d", len(value), most)
+	case len(value) > maxBytes:
+		r.problem(variable, "has %d bytes: it may have %d", len(value), maxBytes)
 	case !utf8.ValidString(value) || strings.ContainsFunc(value, unicode.IsControl):
 		r.problem(variable, "has a control character in it, or is not UTF-8")
 	}

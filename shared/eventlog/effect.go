@@ -64,12 +64,12 @@ func (c caused) jobs() (all []jobs.Job, err error) {
 	return c.effect(c.event, c.message), nil
 }
 
-// openTx is the transaction that is open on a connection, for those who write in it and do not end it.
+// openTx is the transaction that is open on a connection, for functions that write in it and do not end it.
 type openTx struct{ conn *pgx.Conn }
 
 var (
 	_           pgx.Tx = openTx{}
-	errNotYours        = errors.New("the transaction is ended by whoever began it")
+	errNotYours        = errors.New("the caller that began the transaction ends it")
 )
 
 func (t openTx) Begin(context.Context) (pgx.Tx, error) { return nil, errNotYours }

@@ -40,7 +40,7 @@ func (p *progress) raise(position int64) {
 	}
 }
 
-// forget has the position read anew, because the database may have lost what it was known of.
+// forget has the position read again, because the database may have lost the transaction that it is known from.
 func (p *progress) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -102,7 +102,7 @@ func (p *progresses) of(name string) *progress {
 	return v.(*progress)
 }
 
-// forget has all of them read anew.
+// forget has all of them read again.
 func (p *progresses) forget() {
 	p.byName.Range(func(_, v any) bool {
 		v.(*progress).forget()

@@ -218,7 +218,7 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 	return len(events), nil
 }
 
-// added has a projection begin anew whose row was removed by a reset.
+// added has a projection begin at the beginning after a reset has removed its row.
 func (f *follower) added(ctx context.Context, conn *pgx.Conn) error {
 	b := &pgx.Batch{}
 	b.Queue(f.log.sql.addProjection, f.p.Name())
@@ -228,8 +228,8 @@ func (f *follower) added(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // await returns when something moved, after a while, or when ctx ends.
-func await(ctx context.Context, moved <-chan struct{}, most time.Duration) {
-	t := time.NewTimer(most)
+func await(ctx context.Context, moved <-chan struct{}, patience time.Duration) {
+	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

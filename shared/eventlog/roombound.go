@@ -27,14 +27,14 @@ func (l *Log) BoundRooms(kind string, rooms int) {
 // roomsKey is somebody in rooms of a kind.
 type roomsKey struct{ member, kind string }
 
-// eachCounted calls f for whoever enters (1) or leaves (-1) a room that is bounded.
-func eachCounted(max map[string]int, p catalog.Place, f func(k roomsKey, change int)) {
-	if len(max) == 0 || len(p.Opens)+len(p.Closes) == 0 {
+// eachCounted calls f for each user who enters (1) or leaves (-1) a bounded room.
+func eachCounted(bounds map[string]int, p catalog.Place, f func(k roomsKey, change int)) {
+	if len(bounds) == 0 || len(p.Opens)+len(p.Closes) == 0 {
 		return
 	}
 	eachMembership(p, func(k membershipKey, is bool) {
 		kind := catalog.KindOf(k.room)
-		if _, bounded := max[kind]; !bounded {
+		if _, bounded := bounds[kind]; !bounded {
 			return
 		}
 		if is {
@@ -71,13 +71,13 @@ func (t *trial) enter(e *entry, d draft) {
 			t.rooms = map[roomsKey]int{}
 		}
 		t.rooms[k] += change
-		if most := t.g.maxRooms[k.kind]; change > 0 && e.index >= 0 && t.g.rooms[k]+t.rooms[k] > most {
+		if rooms := t.g.maxRooms[k.kind]; change > 0 && e.index >= 0 && t.g.rooms[k]+t.rooms[k] > rooms {
 			who := "somebody who is named here is"
 			if k.member == e.actor {
 				who = "you are"
 			}
 			t.refuse(e.index, refusal.New(refusal.TooMany, "%s in %d %ss already, which is as many as one may be in", who,
-				most, k.kind))
+				rooms, k.kind))
 		}
 	})
 }

@@ -46,9 +46,9 @@ const (
 // HasTimers reports whether events of the log set timers.
 func (l *Log) HasTimers() bool { return l.o.Catalog.HasTimers(l.o.Owner) }
 
-// RebuildTimers makes the timers anew of the log and its outcomes, beside those that are there, and compares both. No
-// timer fires meanwhile. The log is read without its lock, which is held only for what was appended since and for the
-// swap. Progress is told how far it is; nil: nobody is. It excludes, and is excluded by, Rebuild.
+// RebuildTimers rebuilds the timers from the log and its outcomes, beside the live ones, and compares both. No timer
+// fires meanwhile. The log is read without its lock, which is held only for what was appended since and for the swap.
+// Progress is called with how far it is; it may be nil. It does not run beside Rebuild.
 func (l *Log) RebuildTimers(ctx context.Context, progress func(RebuildProgress)) (rebuilt Rebuilt, err error) {
 	if progress == nil {
 		progress = func(RebuildProgress) {}
@@ -150,8 +150,8 @@ func (s *timerShadow) follow(ctx context.Context, bound int) error {
 	}
 }
 
-// applyPage applies a page of a span that ends at a position. Should the server crash, the rebuild begins anew, so
-// nothing of it is waited for.
+// applyPage applies a page of a span that ends at a position. It does not wait for the disk, because a rebuild starts
+// over after a crash of the server.
 func (s *timerShadow) applyPage(ctx context.Context, end int64) (applied int, err error) {
 	position := end
 	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {

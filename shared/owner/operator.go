@@ -49,7 +49,7 @@ func (o *operator) Describe(context.Context, *connect.Request[meshv1.DescribeReq
 	return connect.NewResponse(answer), nil
 }
 
-// Rebuild makes one projection anew, or all, the timers among them.
+// Rebuild rebuilds one projection, or all of them and the timers.
 func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.RebuildRequest],
 	out *connect.ServerStream[meshv1.RebuildResponse]) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -109,8 +109,8 @@ func (o *operator) rebuildable() (names []string) {
 
 type rebuild func(context.Context) (eventlog.Rebuilt, error)
 
-// rebuilds returns what to make anew, one after the other. Projections are made anew together; one of several has to say
-// which tables are its own.
+// rebuilds returns the rebuilds to run, one after the other. All projections are rebuilt together; to be rebuilt alone,
+// one of several has to name its tables.
 func (o *operator) rebuilds(name string, progress func(eventlog.RebuildProgress)) (all []rebuild, err error) {
 	names := o.rebuildable()
 	switch {

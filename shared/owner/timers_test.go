@@ -107,7 +107,7 @@ FROM generate_series(1, $1::int) i`, n)
 	t.Logf("%d commands of others meanwhile", others)
 }
 
-// rebuild has the service make something anew, as the operator's command does.
+// rebuild has the service rebuild something, as the operator's command does.
 func (y *toy) rebuild(name string) []*meshv1.Rebuilt {
 	y.t.Helper()
 	server := httptest.NewServer(second(meshv1connect.NewOperatorServiceHandler(&operator{name: "toy", log: y.log,
@@ -129,8 +129,8 @@ func (y *toy) rebuild(name string) []*meshv1.Rebuilt {
 
 func second[A, B any](_ A, b B) B { return b }
 
-// Timers that an operator has made anew of the log equal those that are there, what differs is shown, and what was sent
-// is not sent again.
+// Timers that an operator has rebuilt from the log equal the live ones, differences are shown, and a timer that was
+// sent is not sent again.
 func TestTimer_ARebuildIsExactAndSendsNothingTwice(t *testing.T) {
 	t.Parallel()
 	var fired atomic.Int64
@@ -172,7 +172,7 @@ DELETE FROM toy.timers WHERE stream = 'bell:later2'`)
 	require.Equal(t, 2, y.count(`SELECT count(*) FROM pg_indexes WHERE schemaname = 'toy' AND indexname IN ('timers_pkey', 'timers_by_due')`))
 }
 
-// Timers that are set and cancelled while they are made anew are in the new table.
+// Timers that are set and cancelled during a rebuild are in the new table.
 func TestTimer_ARebuildUnderTrafficLosesNone(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)

@@ -341,7 +341,7 @@ func TestServer_APanicInTheMiddleOfAnAnswerCutsIt(t *testing.T) {
 	require.Error(t, got.err)
 }
 
-// recorder records in which parts an answer was written, and before which of them the deadline was set anew.
+// recorder records in which parts an answer was written, and before which of them the deadline was set again.
 type recorder struct {
 	*httptest.ResponseRecorder
 	armed bool
@@ -404,7 +404,7 @@ func TestServer_AClientThatDoesNotReadIsGivenUp(t *testing.T) {
 	_, err = io.ReadFull(socket, first)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return a.post(history, "eve", asked).status == http.StatusOK }, 20*time.Second,
-		10*time.Millisecond, "her request is under way for ever")
+		10*time.Millisecond, "her request never ends")
 	require.NoError(t, socket.SetReadDeadline(time.Now().Add(10*time.Second)))
 	rest, _ := io.ReadAll(socket)
 	require.Less(t, len(rest), len(page))

@@ -116,8 +116,8 @@ func (a *asker) events(records []*meshv1.Record) (events []*hub.Event) {
 	return events
 }
 
-// renew asks again, at half of the lease, for everyone who looks. A client that is refused, or not answered in time,
-// looks no more, and is sent that.
+// renew asks the owner again, at half of the lease, for every connection that looks. A client that is refused, or not
+// answered in time, looks no more, and is sent that.
 func (a *asker) renew(ctx context.Context) {
 	for sleep.For(ctx, a.options.Lease/2) {
 		a.forget()

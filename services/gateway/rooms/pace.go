@@ -7,10 +7,10 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 )
 
-// pace spreads over time what one user is given who comes back again and again: reading and encoding missed events takes
-// the cores that others need. A user is given maxMissed events at once and missedRate a second on average, over all
-// connections; who has had more waits before the next return, for at most maxPace. Twenty devices with 1,000 missed
-// events each come back at once.
+// pace limits the rate of missed events that one user is given, because reading and encoding them takes processor time
+// that others need. A user gets maxMissed events at once and missedRate a second on average, over all connections. A
+// user who has had more waits before the next resume, for at most maxPace. The bound lets twenty devices with 1,000
+// missed events each resume at once.
 type pace struct {
 	mu    sync.Mutex
 	users map[string]*quota.Bucket

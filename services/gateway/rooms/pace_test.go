@@ -12,8 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// A user who comes back again and again is given so many missed events a second. Nobody else waits, nor does one who has
-// been away for a while.
+// A user who resumes again and again gets missed events at a limited rate. Nobody else waits, nor does one who has been
+// away for a while.
 func TestPace_SpreadsTheReturnsOfOneUser(t *testing.T) {
 	t.Parallel()
 	var p pace
@@ -35,7 +35,7 @@ func TestPace_SpreadsTheReturnsOfOneUser(t *testing.T) {
 	now = now.Add(time.Hour)
 	require.Zero(t, p.wait("eve", now))
 	p.gave("bob", 1, now)
-	require.Len(t, p.users, 1, "nobody is kept for ever")
+	require.Len(t, p.users, 1, "a user who is not limited any more is forgotten")
 }
 
 // One who was given more than that does not wait among those who come back, and so delays none of them.
