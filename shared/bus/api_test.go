@@ -42,14 +42,6 @@ func TestPartition_DoesNotChange(t *testing.T) {
 	}
 }
 
-// grow gives a topic more partitions.
-func grow(t testing.TB, k backend.Kafka, topic string, partitions int) {
-	t.Helper()
-	grown, err := administrator(t, k).UpdatePartitions(t.Context(), partitions, k.Topic(topic))
-	require.NoError(t, err)
-	require.NoError(t, grown.Error())
-}
-
 func TestPublisher_CountsPartitionsAsTheBrokerDoes(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
@@ -60,7 +52,7 @@ func TestPublisher_CountsPartitionsAsTheBrokerDoes(t *testing.T) {
 		require.EqualValues(t, 3, n)
 		publish(t, p, "topic", keyed("a", "0"))
 
-		grow(t, k, "topic", 5)
+		meshtest.GrowTopic(t, k, "topic", 5)
 		eventually(t, "it is noticed", func() bool {
 			n, err := p.Partitions(t.Context(), "topic")
 			return err == nil && n == 5
@@ -87,7 +79,7 @@ func TestPublisher_SendsToAPartitionThatItDoesNotKnowYet(t *testing.T) {
 	createTopic(t, k, "topic", 3)
 	p := publisher(t, k)
 	publish(t, p, "topic", keyed("a", "0"))
-	grow(t, k, "topic", 4)
+	meshtest.GrowTopic(t, k, "topic", 4)
 	m := keyed("a", "1")
 	m.Metadata.Set(bus.MetadataPartition, "3")
 	publish(t, p, "topic", m)
@@ -179,7 +171,7 @@ func TestRead_GivesEachPartitionInOrderAndNoticesNewOnes(t *testing.T) {
 		require.Equal(t, []int64{1, 2, 3}, got.of("one/0"))
 
 		// Of a partition that comes later, the first record counts.
-		grow(t, k, "other", 3)
+		meshtest.GrowTopic(t, k, "other", 3)
 		begun := time.Now()
 		publishTo(t, p, "other", 2, keyed("c", "0"), keyed("c", "1"))
 		eventually(t, "the new partition is read", func() bool { return len(got.of("other/2")) == 2 })

@@ -69,6 +69,28 @@ func KafkaAdmin(t testing.TB, k backend.Kafka) *kadm.Client {
 	return kadm.NewClient(client)
 }
 
+// GrowTopic gives a topic more partitions, and waits until the broker knows those that its controller has made.
+func GrowTopic(t testing.TB, k backend.Kafka, topic string, partitions int) {
+	t.Helper()
+	admin, name := KafkaAdmin(t, k), k.Topic(topic)
+	grown, err := admin.UpdatePartitions(t.Context(), partitions, name)
+	if err == nil {
+		err = grown.Error()
+	}
+	if err != nil {
+		t.Fatalf("give %s %d partitions: %v", name, partitions, err)
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		found, err := admin.ListEndOffsets(t.Context(), name)
+		if err == nil && found.Error() == nil && len(found[name]) == partitions {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s does not get its %d partitions: it has %d, %v", name, partitions, len(found[name]), err)
+		}
+	}
+}
+
 // DeleteRecords deletes all records that a topic has, as its retention would.
 func DeleteRecords(t testing.TB, k backend.Kafka, topic string) {
 	t.Helper()

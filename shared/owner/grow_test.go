@@ -34,10 +34,7 @@ func TestConsume_ATopicGrowsOnKafka(t *testing.T) {
 		}
 	})
 	l.awaitSome("0", 5)
-	grown, err := meshtest.KafkaAdmin(t, l.env.Stores.Kafka).UpdatePartitions(t.Context(), 4,
-		l.env.Stores.Kafka.Topic("chat-events"))
-	require.NoError(t, err)
-	require.NoError(t, grown.Error())
+	meshtest.GrowTopic(t, l.env.Stores.Kafka, "chat-events", 4)
 	stop()
 	l.listens()
 	talking.Wait()
@@ -84,9 +81,7 @@ func TestConsume_ABrokerWithFewerPartitionsThanDeclared(t *testing.T) {
 		return n
 	}
 	require.Equal(t, 1, partitions())
-	grown, err := admin.UpdatePartitions(t.Context(), 3, kafka.Topic("chat-events"))
-	require.NoError(t, err)
-	require.NoError(t, grown.Error())
+	meshtest.GrowTopic(t, kafka, "chat-events", 3)
 	l.eventually("all partitions are consumed", func() bool { return partitions() == 3 })
 	for c := range rooms {
 		l.say(fmt.Sprint(c), "fine")

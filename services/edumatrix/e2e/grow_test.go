@@ -26,7 +26,7 @@ func TestGrow_ATopicIsGivenAPartitionUnderTraffic(t *testing.T) {
 	g.goesOn("before the topic grows", 10)
 	away := g.pairs[0].receiver
 	away.leaves()
-	grow(t, kafka, "chat-events", 4)
+	meshtest.GrowTopic(t, kafka, "chat-events", 4)
 	m.reads(t, "chat-events", 4)
 	g.goesOn("on four partitions", 10)
 	away.returns(m, 1)
@@ -49,7 +49,7 @@ func TestGrow_AReleaseDeclaresMorePartitionsThanTheBrokerHas(t *testing.T) {
 	g := m.gathering(t)
 	g.goesOn("on one partition", 10)
 	for _, topic := range []string{"chat-events", "notification-events"} {
-		grow(t, kafka, topic, 3)
+		meshtest.GrowTopic(t, kafka, topic, 3)
 	}
 	m.reads(t, "chat-events", 3)
 	m.reads(t, "notification-events", 3)
@@ -62,17 +62,6 @@ func separateOnKafka(t *testing.T, kafka backend.Kafka) *mesh {
 	redis := meshtest.Redis(t)
 	return separateOn(t, meshtest.Postgres(t), redisURL(redis.Host, redis.Port, redis.Password, redis.URL),
 		strings.Join(kafka.Brokers, ","), "TOPIC_PREFIX="+kafka.TopicPrefix)
-}
-
-func grow(t *testing.T, kafka backend.Kafka, topic string, partitions int) {
-	t.Helper()
-	grown, err := meshtest.KafkaAdmin(t, kafka).UpdatePartitions(t.Context(), partitions, kafka.Topic(topic))
-	if err == nil {
-		err = grown.Error()
-	}
-	if err != nil {
-		t.Fatalf("give %s %d partitions: %v", topic, partitions, err)
-	}
 }
 
 // reads waits until every gateway reads so many partitions of a topic.

@@ -110,9 +110,7 @@ func TestConsume_ABrokerHasFewerPartitionsThanDeclared(t *testing.T) {
 	}
 	require.EqualValues(t, 3, w.number("SELECT count(*) FROM notification.checkpoints WHERE partitions = 3"))
 	require.EqualValues(t, 3, w.number("SELECT count(*) FROM notification.checkpoints"))
-	grown, err := meshtest.KafkaAdmin(t, w.kafka).UpdatePartitions(t.Context(), 6, w.kafka.Topic(topic))
-	require.NoError(t, err)
-	require.NoError(t, grown.Error())
+	meshtest.GrowTopic(t, w.kafka, topic, 6)
 	w.source.grow(6)
 	for _, c := range names {
 		w.source.say(c, "x")

@@ -141,9 +141,7 @@ func TestConsume_KilledAtEveryStepWhileATopicGrows(t *testing.T) {
 			k.growing = true
 			k.mu.Unlock()
 			round()
-			grown, err := meshtest.KafkaAdmin(t, k.kafka).UpdatePartitions(t.Context(), 4, k.kafka.Topic(topic))
-			require.NoError(t, err)
-			require.NoError(t, grown.Error())
+			meshtest.GrowTopic(t, k.kafka, topic, 4)
 			k.source.grow(4)
 			for range 5 {
 				round()
