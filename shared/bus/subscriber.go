@@ -91,16 +91,19 @@ var instanceIDs = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,249}$`)
 // Messages' contexts have the values of ctx, but outlast it: first what is in flight is waited for.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	out := make(chan *message.Message)
-	m, err := newMember(s.kafka, topic, s.options, ctx, out)
-	if err != nil {
-		return nil, fmt.Errorf("subscribe to %s: %w", topic, err)
-	}
-	err = s.begin(ctx, func(ctx context.Context) {
+	made := make(chan error, 1)
+	// The member is made where it is run: one that is made joins the group, and waits for its partitions to be taken.
+	err := s.begin(ctx, func(ctx context.Context) {
 		defer close(out)
-		m.run(ctx)
+		m, err := newMember(s.kafka, topic, s.options, ctx, out)
+		if made <- err; err == nil {
+			m.run(ctx)
+		}
 	})
+	if err == nil {
+		err = <-made
+	}
 	if err != nil {
-		m.client.Close()
 		return nil, fmt.Errorf("subscribe to %s: %w", topic, err)
 	}
 	return out, nil

@@ -3,8 +3,10 @@ package bus_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -219,6 +221,36 @@ func TestSubscriber_WaitsForWhatIsInFlightWhenItCloses(t *testing.T) {
 		_, err := s.Subscribe(context.Background(), "topic")
 		require.Error(t, err)
 	})
+}
+
+// A member of a group that nobody runs would wait for ever for somebody to take the partitions that it is assigned, so a
+// closed Subscriber does not even connect.
+func TestSubscriber_ConnectsToNothingOnceItIsClosed(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var connected atomic.Int32
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			connected.Add(1)
+			_ = conn.Close()
+		}
+	}()
+	s := subscriber(t, backend.Kafka{Brokers: []string{listener.Addr().String()}}, bus.SubscriberOptions{})
+	require.NoError(t, s.Close())
+	for range 200 {
+		_, err := s.Subscribe(context.Background(), "topic")
+		require.Error(t, err)
+	}
+	require.NoError(t, listener.Close())
+	<-ended
+	require.Zero(t, connected.Load())
 }
 
 func TestSubscriber_GivesUpWhatIsInFlightAfterAWhile(t *testing.T) {
