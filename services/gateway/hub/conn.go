@@ -333,8 +333,8 @@ type missed struct {
 // missedOf makes ready what was missed, which takes a while where that is much.
 func missedOf(events []*Event, log int) (m missed) {
 	for i, e := range events {
-		if i%64 == 63 {
-			runtime.Gosched() // others' frames are due meanwhile
+		if (i+1)%encodedAtOnce == 0 {
+			runtime.Gosched()
 		}
 		if text, err := e.Frame(); err == nil {
 			m.items = append(m.items, item{event: e, missed: int8(log + 1)})

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"cmp"
+	"runtime"
 	"slices"
 	"sort"
 
@@ -14,6 +15,9 @@ type Stay struct {
 	Room           string
 	Opened, Closed int64
 }
+
+// encodedAtOnce is how many events are encoded before others get on, whose frames are due meanwhile.
+const encodedAtOnce = 32
 
 // Bounds of what one connection is given of what it missed.
 type Bounds struct {
@@ -60,7 +64,7 @@ func compareBool(a, b bool) int {
 // together are more bytes than may be. Others know of more that are too far.
 func (p *Past) Missed(user string, after, until int64, stays []Stay, known []string, b Bounds) (
 	events []*Event, tooFar []string) {
-	rooms := map[string][]int{}
+	rooms := make(map[string][]int, len(stays)+1)
 	stay := func(room string, opened, closed int64) {
 		if closed == 0 || closed > until {
 			closed = until
@@ -84,12 +88,16 @@ func (p *Past) Missed(user string, after, until int64, stays []Stay, known []str
 		room  string
 		bytes int
 	}
-	var shares []share
+	shares := make([]share, 0, len(rooms))
+	encoded := 0
 	for room, list := range rooms {
 		slices.Sort(list)
 		rooms[room] = slices.Compact(list)
 		s := share{room: room}
 		for _, i := range rooms[room] {
+			if encoded++; encoded%encodedAtOnce == 0 {
+				runtime.Gosched()
+			}
 			frame, _ := p.events[i].Frame()
 			s.bytes += len(frame)
 		}
@@ -99,11 +107,15 @@ func (p *Past) Missed(user string, after, until int64, stays []Stay, known []str
 		return cmp.Or(cmp.Compare(a.bytes, b.bytes), cmp.Compare(a.room, b.room))
 	})
 	tooFar = slices.Clone(known)
+	told := make(map[string]bool, len(known))
+	for _, room := range known {
+		told[room] = true
+	}
 	var all []int
 	bytes := 0
 	for _, s := range shares {
 		switch {
-		case slices.Contains(known, s.room):
+		case told[s.room]:
 		case len(rooms[s.room]) > b.Events || bytes+s.bytes > b.Bytes:
 			tooFar = append(tooFar, s.room)
 		default:
@@ -142,10 +154,6 @@ func (p *Past) newest(indices []int) []*Event {
 
 // turns reports whether an event opens or closes a room for a user: it goes to that user whatever rooms it names.
 func (e *Event) turns(user, room string) bool {
-	for _, m := range slices.Concat(e.Opens, e.Closes) {
-		if m.Room == room && slices.Contains(m.Users, user) {
-			return true
-		}
-	}
-	return false
+	of := func(m catalog.Membership) bool { return m.Room == room && slices.Contains(m.Users, user) }
+	return slices.ContainsFunc(e.Opens, of) || slices.ContainsFunc(e.Closes, of)
 }

@@ -8,6 +8,7 @@ import (
 type room struct {
 	name    string
 	members []*membership
+	first   [1]*membership // most rooms have one connection on this gateway
 }
 
 // membership is one connection in one room.
@@ -61,12 +62,21 @@ func (s *roomSet) add(m *membership) {
 	case len(s.few) < maxFew:
 		s.few = append(s.few, m)
 	default:
-		s.many = map[*room]*membership{m.room: m}
-		for _, other := range s.few {
-			s.many[other.room] = other
-		}
-		s.few = nil
+		s.expect(1)
+		s.many[m.room] = m
 	}
+}
+
+// expect prepares for so many rooms more.
+func (s *roomSet) expect(more int) {
+	if s.many != nil || len(s.few)+more <= maxFew {
+		return
+	}
+	s.many = make(map[*room]*membership, len(s.few)+more)
+	for _, m := range s.few {
+		s.many[m.room] = m
+	}
+	s.few = nil
 }
 
 func (s *roomSet) remove(m *membership) {
@@ -84,15 +94,16 @@ func (s *roomSet) remove(m *membership) {
 	}
 }
 
-// any returns one of them; nil when there is none.
-func (s *roomSet) any() *membership {
+// some returns at most n of them, and all where there are fewer.
+func (s *roomSet) some(n int) []*membership {
+	list := make([]*membership, 0, min(n, len(s.few)+len(s.many)))
 	for _, m := range s.many {
-		return m
+		if len(list) == n {
+			return list
+		}
+		list = append(list, m)
 	}
-	if n := len(s.few); n > 0 {
-		return s.few[n-1]
-	}
-	return nil
+	return append(list, s.few[:min(n-len(list), len(s.few))]...)
 }
 
 // takes reports whether an event is new to the connection in the room.
@@ -117,14 +128,20 @@ func note(newest *map[string]int64, e *Event) bool {
 
 // join puts a seat into a room; it keeps the floor of one that is in already.
 func (v *View) join(s *seat, name string, floor int64) *membership {
+	return v.joinAs(new(membership), s, name, floor)
+}
+
+// joinAs is join with the memory for the membership, which it uses where the seat is not in the room yet.
+func (v *View) joinAs(m *membership, s *seat, name string, floor int64) *membership {
 	r := v.rooms[name]
 	if r == nil {
 		r = &room{name: name}
+		r.members = r.first[:0]
 		v.rooms[name] = r
 	} else if m := s.rooms.get(r); m != nil {
 		return m
 	}
-	m := &membership{room: r, seat: s, floor: floor, index: len(r.members)}
+	*m = membership{room: r, seat: s, floor: floor, index: len(r.members)}
 	r.members = append(r.members, m)
 	s.rooms.add(m)
 	return m

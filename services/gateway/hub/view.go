@@ -222,7 +222,7 @@ type Return struct {
 }
 
 // slice is how many rooms of one connection are joined or left before events are delivered again.
-const slice = 256
+const slice = 128
 
 // Resume is Attach for a connection that was away: it is given what it missed first.
 func (v *View) Resume(c *Conn, r Return) bool {
@@ -252,15 +252,19 @@ func Everything(user string, rooms []string) []string {
 // joinAll puts a seat into its rooms before it is attached. It returns false when the seat is attached, or gone.
 func (v *View) joinAll(s *seat, r Return) bool {
 	names := slices.Concat(r.Rooms, r.Looked)
+	joined := make([]membership, len(names))
 	for from := 0; ; from += slice {
 		v.mu.Lock()
 		if s.attached || s.gone {
 			v.mu.Unlock()
 			return false
 		}
+		if from == 0 {
+			s.rooms.expect(len(names))
+		}
 		to := min(from+slice, len(names))
 		for i := from; i < to; i++ {
-			if m := v.join(s, names[i], r.Position); i < len(r.Rooms) {
+			if m := v.joinAs(&joined[i], s, names[i], r.Position); i < len(r.Rooms) {
 				m.opened = true
 			} else {
 				v.lookUntil(m, r.Until)
@@ -304,14 +308,11 @@ func (v *View) attach(s *seat, r Return, missed missed) bool {
 func (v *View) leaveAll(s *seat) {
 	for more := true; more; {
 		v.mu.Lock()
-		for range slice {
-			m := s.rooms.any()
-			if m == nil {
-				more = false
-				break
-			}
+		some := s.rooms.some(slice)
+		for _, m := range some {
 			v.leave(m)
 		}
+		more = len(some) == slice
 		v.mu.Unlock()
 		if more {
 			runtime.Gosched()

@@ -20,6 +20,7 @@ type newcomer struct {
 	had      hub.Point
 	looks    []string
 	answer   func(room string, refused bool) // of looks
+	since    time.Time                       // it waits
 	failures int                             // calls for it alone that failed
 }
 
@@ -53,6 +54,7 @@ func (a *asker) begin(ctx context.Context, batch []newcomer) (again []newcomer, 
 			}
 			attached := true
 			a.guard(n.conn, func() {
+				a.pace.gave(user, 0, len(r.Rooms), a.now())
 				if attached = a.view.Resume(n.conn, r); attached {
 					a.attached(n.conn)
 					for _, room := range n.looks { // as if it had not looked before

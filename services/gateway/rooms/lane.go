@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -29,8 +30,8 @@ const (
 // for fewer at a time, and the last one for each alone: so one costs the others a few calls, and delays only itself. An
 // owner that is unavailable is not the fault of one connection: all stay where they are.
 //
-// A call asks for only so many of one user. Those who come behind the many connections of somebody else are asked for
-// before most of these.
+// A call asks for only so many of one user, and for none who is to wait. Those who come behind the many connections of
+// somebody else are asked for before most of these.
 type lane[T any] struct {
 	kind[T]
 	max  int      // in one call
@@ -39,6 +40,7 @@ type lane[T any] struct {
 	mu      sync.Mutex
 	waiting []T
 	wake    chan struct{}
+	timer   *time.Timer // for those who are to wait
 }
 
 // kind is what lanes have in common that ask for the same.
@@ -49,7 +51,8 @@ type kind[T any] struct {
 	ask    func(ctx context.Context, batch []T) (again []T, err error)
 	ended  func(T) bool // reports who needs no answer any more
 	user   func(T) string
-	each   int // of one user, in one call
+	each   int                   // of one user, in one call
+	wait   func(T) time.Duration // how long somebody is not asked for yet; nil: nobody waits
 	failed func(one T, err error)
 	gather time.Duration
 	guard  *guard.Guard
@@ -90,19 +93,31 @@ func (l *lane[T]) ring() {
 }
 
 // take forgets those who need no answer any more, wherever they wait, and takes some for one call: in order, but for those
-// whose users have as many in it as one user may.
+// who are to wait, and those whose users have as many in it as one user may.
 func (l *lane[T]) take() (batch []T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.waiting = slices.DeleteFunc(l.waiting, l.ended)
 	taken := map[string]int{}
 	left := l.waiting[:0]
+	more := false // to be asked for now, by another call
+	soonest := time.Duration(math.MaxInt64)
 	for i, one := range l.waiting {
 		if len(batch) == l.max {
 			left = append(left, l.waiting[i:]...)
+			more = true
 			break
 		}
-		if user := l.user(one); taken[user] < l.each {
+		var wait time.Duration
+		if l.wait != nil {
+			wait = l.wait(one)
+		}
+		switch user := l.user(one); {
+		case wait > 0:
+			soonest = min(soonest, wait)
+		case taken[user] == l.each:
+			more = true
+		default:
 			taken[user]++
 			batch = append(batch, one)
 			continue
@@ -110,10 +125,18 @@ func (l *lane[T]) take() (batch []T) {
 		left = append(left, one)
 	}
 	clear(l.waiting[len(left):])
-	if l.waiting = left; len(left) > 0 {
-		l.ring() // another call may be free
-	} else {
+	if l.waiting = left; len(left) == 0 {
 		l.waiting = nil
+	}
+	if more {
+		l.ring()
+	}
+	if soonest < math.MaxInt64 {
+		if l.timer == nil {
+			l.timer = time.AfterFunc(soonest, l.ring)
+		} else {
+			l.timer.Reset(soonest)
+		}
 	}
 	return batch
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,4 +51,34 @@ func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	require.Empty(t, l.waiting)
+}
+
+// Somebody who is to wait is asked for when the time has come, although nobody else comes then.
+func TestLane_AsksForThoseWhoWaitWhenTheTimeHasCome(t *testing.T) {
+	t.Parallel()
+	var looked atomic.Int64
+	batches := make(chan []string, 100)
+	l := lanes(kind[string]{name: "test", calls: 1, each: 2, log: slog.New(slog.DiscardHandler),
+		ask:   func(_ context.Context, batch []string) ([]string, error) { batches <- batch; return nil, nil },
+		ended: func(string) bool { return false },
+		user:  func(one string) string { return one },
+		wait: func(one string) time.Duration {
+			if one == "eve" && looked.Add(1) <= 2 { // not yet in the call for bob, nor right after it
+				return time.Millisecond
+			}
+			return 0
+		},
+	}, 10)
+	l.add("eve", "bob")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go l.run(ctx)
+	for _, want := range []string{"bob", "eve"} {
+		select {
+		case batch := <-batches:
+			require.Equal(t, []string{want}, batch)
+		case <-time.After(10 * time.Second):
+			t.Fatal("nobody is asked for")
+		}
+	}
 }

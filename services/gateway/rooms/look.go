@@ -102,7 +102,7 @@ func (a *asker) ask(ctx context.Context, request *meshv1.LookRequest) (*meshv1.L
 
 func (a *asker) events(records []*meshv1.Record) (events []*hub.Event) {
 	for i, r := range records {
-		if i%64 == 63 {
+		if i%32 == 31 {
 			runtime.Gosched() // others' frames are due meanwhile
 		}
 		e, err := envelope.ReadRecord(r)

@@ -7,10 +7,13 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 )
 
-// pace limits the rate of missed events that one user is given, because reading and encoding them takes processor time
-// that others need. A user gets maxMissed events at once and missedRate a second on average, over all connections. A
-// user who has had more waits before the next resume, for at most maxPace. The bound lets twenty devices with 1,000
-// missed events each resume at once.
+// pace limits the rate at which the connections of one user are attached, by what that costs: reading and encoding missed
+// events, and joining and leaving rooms, take processor time that others need. The unit is one missed event. A user gets
+// maxPaced units at once and pacedRate a second on average, over all connections. A user who has had more waits before
+// the next connection is attached, for at most maxPace.
+//
+// The bound lets ten devices of a user with 2,000 rooms come back at once after an outage in which each has missed 1,500
+// events.
 type pace struct {
 	mu    sync.Mutex
 	users map[string]*quota.Bucket
@@ -18,12 +21,20 @@ type pace struct {
 }
 
 const (
-	missedRate, maxMissed = 4000, 20_000
-	maxPace               = 10 * time.Second
+	pacedRate, maxPaced = 4000, 20_000
+	// roomsPerUnit is how many rooms cost as much as one missed event, as measured.
+	roomsPerUnit = 4
+	// maxPace is how long 64 connections, as many as a user may have, with 2,000 rooms and 2,000 missed events each take
+	// at pacedRate.
+	maxPace = 40 * time.Second
 )
 
-// gave notes that a user was given so many missed events.
-func (p *pace) gave(user string, events int, now time.Time) {
+// gave notes that a user was given so many missed events and rooms.
+func (p *pace) gave(user string, events, rooms int, now time.Time) {
+	cost := events + rooms/roomsPerUnit
+	if cost == 0 {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.users == nil {
@@ -32,21 +43,21 @@ func (p *pace) gave(user string, events int, now time.Time) {
 	if now.Sub(p.swept) > time.Minute {
 		p.swept = now
 		for user, b := range p.users {
-			if b.Take(now, maxMissed) { // full again: as if it were new
+			if b.Take(now, maxPaced) { // full again: as if it were new
 				delete(p.users, user)
 			}
 		}
 	}
 	b := p.users[user]
 	if b == nil {
-		made := quota.NewBucket(missedRate, maxMissed)
+		made := quota.NewBucket(pacedRate, maxPaced)
 		b = &made
 		p.users[user] = b
 	}
-	b.Reserve(now, events, time.Hour)
+	b.Reserve(now, cost, time.Hour)
 }
 
-// wait is how long the next return of a user has to wait.
+// wait is how long the next connection of a user has to wait.
 func (p *pace) wait(user string, now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()

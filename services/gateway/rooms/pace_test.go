@@ -3,13 +3,16 @@ package rooms
 import (
 	"fmt"
 	"log/slog"
+	"net/http/httptest"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
 
 // A user who resumes again and again gets missed events at a limited rate. Nobody else waits, nor does one who has been
@@ -21,36 +24,125 @@ func TestPace_SpreadsTheReturnsOfOneUser(t *testing.T) {
 	now, given := begun, 0
 	for now.Sub(begun) < time.Minute {
 		now = now.Add(p.wait("eve", now))
-		p.gave("eve", 2000, now)
-		given += 2000
+		p.gave("eve", 1500, 2000, now)
+		given += 1500 + 2000/roomsPerUnit
 		require.Zero(t, p.wait("bob", now))
 		now = now.Add(time.Millisecond)
 	}
-	require.InDelta(t, maxMissed+60*missedRate, given, 2*2000+1)
-	p.gave("eve", 1_000_000, now)
+	require.InDelta(t, maxPaced+60*pacedRate, given, 2*2000+1)
+	p.gave("eve", 1_000_000, 0, now)
 	require.Equal(t, maxPace, p.wait("eve", now), "whatever was given, one comes back")
 	for n := range 100 {
-		p.gave(fmt.Sprint("u", n), 1000, now)
+		p.gave(fmt.Sprint("u", n), 1000, 0, now)
 	}
 	now = now.Add(time.Hour)
 	require.Zero(t, p.wait("eve", now))
-	p.gave("bob", 1, now)
+	p.gave("bob", 1, 0, now)
 	require.Len(t, p.users, 1, "a user who is not limited any more is forgotten")
 }
 
-// One who was given more than that does not wait among those who come back, and so delays none of them.
-func TestResume_OneWhoWasGivenTooMuchWaitsElsewhere(t *testing.T) {
+// After an outage of the network all devices of a user with very many rooms come back at once, and none of them waits. A
+// minute later they do so again.
+func TestPace_TenDevicesWithTwoThousandRoomsDoNotWait(t *testing.T) {
+	t.Parallel()
+	var p pace
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for range 3 {
+		for range 10 {
+			require.Zero(t, p.wait("ann", now))
+			p.gave("ann", 1500, 2000, now)
+		}
+		now = now.Add(time.Minute)
+	}
+	for range 30 { // the ten after a new release of the app, three times without a mark
+		require.Zero(t, p.wait("ann", now))
+		p.gave("ann", 0, 2000, now)
+	}
+}
+
+// One who was given more than that is not asked for yet, whether with a mark or without, and delays nobody else.
+func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
 	require.NoError(t, err)
-	connections := hub.New(hub.Options{Catalog: c})
-	r := New(Options{Catalog: c, Hub: connections, Log: slog.New(slog.DiscardHandler)}) // it does not run
-	r.asks["chat"].pace.gave("eve", 10*maxMissed, time.Now())
-	for user, waiting := range map[string]int{"eve": 0, "bob": 1} {
-		conn, err := connections.Add(user)
-		require.NoError(t, err)
-		before := r.Waiting("chat")
-		r.Resume(conn, hub.Mark{"chat": {}}, nil, nil)
-		require.Equal(t, waiting, r.Waiting("chat")-before, user)
+	for name, lane := range map[string]func(a *asker) *lane[newcomer]{
+		"with a mark":    func(a *asker) *lane[newcomer] { return a.resuming },
+		"without a mark": func(a *asker) *lane[newcomer] { return a.beginning },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			connections := hub.New(hub.Options{Catalog: c})
+			r := New(Options{Catalog: c, Hub: connections, Log: slog.New(slog.DiscardHandler)}) // it does not run
+			a := r.asks["chat"]
+			now := time.Now()
+			a.now = func() time.Time { return now }
+			taken := func() (users []string) {
+				for _, n := range lane(a).take() {
+					users = append(users, n.conn.User)
+				}
+				return users
+			}
+			come := func(user string) {
+				conn, err := connections.Add(user)
+				require.NoError(t, err)
+				if name == "with a mark" {
+					r.Resume(conn, hub.Mark{"chat": {}}, nil, nil)
+				} else {
+					r.Attach(conn)
+				}
+			}
+			come("eve")
+			require.Equal(t, []string{"eve"}, taken())
+			a.pace.gave("eve", 0, roomsPerUnit*(maxPaced+10*pacedRate), now)
+			come("eve")
+			come("bob")
+			require.Equal(t, []string{"bob"}, taken())
+			now = now.Add(9 * time.Second)
+			require.Empty(t, taken())
+			now = now.Add(time.Second)
+			require.Equal(t, []string{"eve"}, taken())
+			a.pace.gave("eve", 1_000_000, 0, now)
+			come("eve")
+			now = now.Add(maxPace - 1)
+			require.Empty(t, taken())
+			now = now.Add(1)
+			require.Equal(t, []string{"eve"}, taken(), "whatever was given, one comes back")
+		})
 	}
+}
+
+// Missed events and rooms that a connection is given count, with a mark and without.
+func TestPace_CountsEventsAndRooms(t *testing.T) {
+	t.Parallel()
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	chat := fake.NewOwner(c, "chat")
+	server := httptest.NewServer(chat.Handler())
+	t.Cleanup(server.Close)
+	const rooms = 400
+	for n := range rooms {
+		chat.Append("eve", "chat.conversation_started", fmt.Sprintf(`{"conversation_id":"e%d","user_ids":["eve"]}`, n))
+	}
+	connections := hub.New(hub.Options{Catalog: c})
+	r := New(Options{Catalog: c, Hub: connections, Log: slog.New(slog.DiscardHandler), Owners: map[string]meshv1connect.OwnerServiceClient{
+		"chat": meshv1connect.NewOwnerServiceClient(server.Client(), server.URL)}})
+	a, now := r.asks["chat"], time.Now()
+	a.now = func() time.Time { return now }
+	left := func(units int) {
+		t.Helper()
+		b := *a.pace.users["eve"]
+		require.True(t, b.Take(now, units))
+		b = *a.pace.users["eve"]
+		require.False(t, b.Take(now, units+1))
+	}
+	conn, err := connections.Add("eve")
+	require.NoError(t, err)
+	_, err = a.begin(t.Context(), []newcomer{{conn: conn}})
+	require.NoError(t, err)
+	left(maxPaced - rooms/roomsPerUnit)
+	conn, err = connections.Add("eve")
+	require.NoError(t, err)
+	_, err = a.resume(t.Context(), []newcomer{{conn: conn, marked: true}})
+	require.NoError(t, err)
+	left(maxPaced - 2*rooms/roomsPerUnit - rooms)
 }

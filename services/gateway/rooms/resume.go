@@ -49,7 +49,7 @@ func (a *asker) resume(ctx context.Context, batch []newcomer) (again []newcomer,
 		attached := true
 		a.guard(n.conn, func() {
 			back := a.back(n, answer, response.Msg, past)
-			a.pace.gave(n.conn.User, len(back.Missed), time.Now())
+			a.pace.gave(n.conn.User, len(back.Missed), len(back.Rooms), a.now())
 			if attached = a.view.Resume(n.conn, back); attached {
 				a.attached(n.conn)
 				for _, room := range n.looks {

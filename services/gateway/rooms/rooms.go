@@ -106,7 +106,7 @@ func (r *Rooms) attach(n newcomer, mark hub.Mark, looks map[*asker][]string) {
 			continue
 		}
 		n.had, n.marked = mark[a.owner]
-		n.looks = looks[a]
+		n.looks, n.since = looks[a], a.now()
 		a.attachSoon(n)
 	}
 }
@@ -177,7 +177,8 @@ type asker struct {
 	resuming  *lane[newcomer]
 	looking   *lane[*look]
 
-	pace pace // of those who come back
+	pace pace // of those who connect
+	now  func() time.Time
 
 	mu      sync.Mutex
 	waiting map[*hub.Conn][]*look // those without an answer
@@ -198,13 +199,13 @@ type look struct {
 func newAsker(owner string, o Options) *asker {
 	a := &asker{owner: owner, options: o, client: o.Owners[owner], view: o.Hub.View(owner),
 		logged: len(o.Catalog.LoggedTopics(owner)) > 0, waiting: map[*hub.Conn][]*look{},
-		early: map[*hub.Conn][]*look{}, suspects: map[string]time.Time{}}
+		early: map[*hub.Conn][]*look{}, suspects: map[string]time.Time{}, now: time.Now}
 	gone := func(n newcomer) bool { return ended(n.conn) }
 	who := func(n newcomer) string { return n.conn.User }
-	a.beginning = lanes(kind[newcomer]{name: owner + " rooms", calls: 2, ask: a.begin, ended: gone, user: who, each: 4, failed: a.beginFailed,
-		gather: o.Gather, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
+	a.beginning = lanes(kind[newcomer]{name: owner + " rooms", calls: 2, ask: a.begin, ended: gone, user: who, each: 4,
+		wait: a.paced, failed: a.beginFailed, gather: o.Gather, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
 	a.resuming = lanes(kind[newcomer]{name: owner + " resume", calls: 2, ask: a.resume, ended: gone, user: who, each: 1,
-		failed: a.resumeFailed, gather: o.Gather, guard: o.Guard, log: o.Log}, maxResumed, 8, 1)
+		wait: a.paced, failed: a.resumeFailed, gather: o.Gather, guard: o.Guard, log: o.Log}, maxResumed, 8, 1)
 	a.looking = lanes(kind[*look]{name: owner + " look", calls: 2, ask: a.look, failed: a.lookFailed, gather: o.Gather,
 		ended: a.lookEnded, user: func(l *look) string { return l.conn.User }, each: 50, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
 	return a
@@ -233,14 +234,16 @@ func (a *asker) attachSoon(n newcomer) {
 		n.marked = false
 	}
 	if n.marked {
-		if wait := a.pace.wait(n.conn.User, time.Now()); wait > 0 {
-			time.AfterFunc(wait, func() { a.guard(n.conn, func() { a.resuming.add(n) }) })
-			return
-		}
 		a.resuming.add(n)
 	} else {
 		a.beginning.add(n)
 	}
+}
+
+// paced is how long a connection is not asked for because its user was given much a moment ago.
+func (a *asker) paced(n newcomer) time.Duration {
+	now := a.now()
+	return min(a.pace.wait(n.conn.User, now), n.since.Add(maxPace).Sub(now))
 }
 
 // attached has those looks asked for that have waited until their connection knows its rooms.

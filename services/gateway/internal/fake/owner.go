@@ -39,6 +39,10 @@ type Owner struct {
 	history   string                     // incarnation of the log
 	spoiled   map[int64]bool             // positions
 	rooms     map[string]map[string]bool // user → rooms
+	stays     map[string][]*meshv1.Stay  // all that each user ever had
+	open      map[string]*meshv1.Stay    // of those, the last one of each "user room" that is open
+	inRoom    map[string][]int64         // positions, ascending
+	records   map[int64]*meshv1.Record   // by position: encoding them again and again is not what a test measures
 	looked    map[string]bool            // "user room" that may be looked at
 	snapshots map[string][]envelope.Event
 	asked     int
@@ -64,7 +68,8 @@ type place struct {
 func NewOwner(c *catalog.Catalog, name string) *Owner {
 	return &Owner{Name: name, Catalog: c, versions: map[string]int64{}, counts: map[string]int32{},
 		epochs: map[string]int32{}, before: map[place]int64{}, spoiled: map[int64]bool{},
-		rooms: map[string]map[string]bool{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{},
+		rooms: map[string]map[string]bool{}, stays: map[string][]*meshv1.Stay{}, open: map[string]*meshv1.Stay{},
+		inRoom: map[string][]int64{}, records: map[int64]*meshv1.Record{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{},
 		held: make(chan struct{}, 100), release: make(chan struct{})}
 }
 
@@ -132,6 +137,7 @@ func (o *Owner) Answer(actor, commandID, command, name, data string) envelope.Ev
 		}
 	}
 	o.log = append(o.log, e)
+	o.index(e)
 	return e
 }
 

@@ -21,59 +21,99 @@ func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequ
 		return nil, err
 	}
 	o.mu.Lock()
+	defer o.mu.Unlock()
 	if err := o.here(); err != nil {
-		o.mu.Unlock()
 		return nil, err
 	}
 	o.resumed++
 	o.bounds = fmt.Sprint(r.Msg.Limit, " ", r.Msg.Bytes)
-	// The rest takes a while where somebody has many rooms, during which a database would answer others: events are only
-	// ever appended.
-	log, history, failing, looked := o.log, o.history, o.failing, maps.Clone(o.looked)
-	o.mu.Unlock()
-	answer := &meshv1.ResumeResponse{Incarnation: history, Position: int64(len(log))}
+	answer := &meshv1.ResumeResponse{Incarnation: o.history, Position: int64(len(o.log))}
 	wanted := map[int64]bool{}
 	for _, one := range r.Msg.Resumers {
-		if one.User == failing {
+		if one.User == o.failing {
 			return nil, connect.NewError(connect.CodeDeadlineExceeded, errors.New("it took too long"))
 		}
-		told := &meshv1.Resumed{}
-		for _, s := range stays(log, one.User) {
-			if s.Closed == 0 || s.Closed > one.After {
-				told.Stays = append(told.Stays, s)
-			}
-		}
-		for _, room := range one.Looks {
-			if looked[one.User+" "+room] {
-				told.Looked = append(told.Looked, room)
-			}
-		}
-		counts := map[string]int32{}
-		known := map[string][]*meshv1.Stay{}
-		for _, s := range told.Stays {
-			known[s.Room] = append(known[s.Room], s)
-		}
-		for _, e := range log[min(one.EventsAfter, int64(len(log))):] {
-			for _, room := range e.Rooms {
-				if within(known[room], one.User, room, e.Position) || slices.Contains(told.Looked, room) {
-					wanted[e.Position] = true
-					counts[room]++
-				}
-			}
-		}
-		for room, n := range counts {
-			if n > r.Msg.Limit {
-				told.TooFar = append(told.TooFar, room)
-			}
-		}
-		answer.Resumed = append(answer.Resumed, told)
+		answer.Resumed = append(answer.Resumed, o.missed(one, r.Msg.Limit, wanted))
 	}
-	for _, e := range log {
-		if declared, _ := o.Catalog.Event(e.Type); wanted[e.Position] {
-			answer.Records = append(answer.Records, e.Record(declared.Topic))
-		}
+	for _, position := range slices.Sorted(maps.Keys(wanted)) {
+		answer.Records = append(answer.Records, o.record(position))
 	}
 	return connect.NewResponse(answer), nil
+}
+
+// missed answers one of those who come back, and adds the positions that they are to be given.
+func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[int64]bool) *meshv1.Resumed {
+	told := &meshv1.Resumed{}
+	during := map[string][]*meshv1.Stay{catalog.UserRoom(one.User): {{}}}
+	for _, s := range o.stays[one.User] {
+		if s.Closed == 0 || s.Closed > one.After {
+			s := &meshv1.Stay{Room: s.Room, Opened: s.Opened, Closed: s.Closed}
+			told.Stays = append(told.Stays, s)
+			during[s.Room] = append(during[s.Room], s)
+		}
+	}
+	for _, room := range one.Looks {
+		if o.looked[one.User+" "+room] {
+			told.Looked = append(told.Looked, room)
+			during[room] = []*meshv1.Stay{{}}
+		}
+	}
+	for room, stays := range during {
+		n := int32(0)
+		for _, s := range stays {
+			all := o.inRoom[room]
+			from, _ := slices.BinarySearch(all, max(one.EventsAfter+1, s.Opened))
+			for _, position := range all[from:] {
+				if s.Closed > 0 && position > s.Closed {
+					break
+				}
+				wanted[position] = true
+				n++
+			}
+		}
+		if n > limit {
+			told.TooFar = append(told.TooFar, room)
+		}
+	}
+	return told
+}
+
+// record is the event at a position, as its topic carries it.
+func (o *Owner) record(position int64) *meshv1.Record {
+	r := o.records[position]
+	if r == nil {
+		e := o.log[position-1]
+		declared, _ := o.Catalog.Event(e.Type)
+		r = e.Record(declared.Topic)
+		o.records[position] = r
+	}
+	return r
+}
+
+// index notes a new event for those who come back.
+func (o *Owner) index(e envelope.Event) {
+	rooms := slices.Clone(e.Rooms)
+	slices.Sort(rooms)
+	for _, room := range slices.Compact(rooms) {
+		o.inRoom[room] = append(o.inRoom[room], e.Position)
+	}
+	for _, m := range e.Opens {
+		for _, user := range m.Users {
+			if o.open[user+" "+m.Room] == nil {
+				s := &meshv1.Stay{Room: m.Room, Opened: e.Position}
+				o.open[user+" "+m.Room] = s
+				o.stays[user] = append(o.stays[user], s)
+			}
+		}
+	}
+	for _, m := range e.Closes {
+		for _, user := range m.Users {
+			if s := o.open[user+" "+m.Room]; s != nil {
+				s.Closed = e.Position
+				delete(o.open, user+" "+m.Room)
+			}
+		}
+	}
 }
 
 func (o *Owner) hang(ctx context.Context, r *meshv1.ResumeRequest) error {
@@ -89,44 +129,5 @@ func (o *Owner) hang(ctx context.Context, r *meshv1.ResumeRequest) error {
 		return nil
 	case <-ctx.Done():
 		return connect.NewError(connect.CodeDeadlineExceeded, ctx.Err())
-	}
-}
-
-func within(stays []*meshv1.Stay, user, room string, position int64) bool {
-	return room == catalog.UserRoom(user) || slices.ContainsFunc(stays, func(s *meshv1.Stay) bool {
-		return s.Room == room && s.Opened <= position && (s.Closed == 0 || position <= s.Closed)
-	})
-}
-
-// stays are all that a user ever had.
-func stays(log []envelope.Event, user string) (all []*meshv1.Stay) {
-	open := map[string]*meshv1.Stay{}
-	in := func(m catalog.Membership) bool { return slices.Contains(m.Users, user) }
-	for _, e := range log {
-		turn(e, in, func(room string) {
-			if open[room] == nil {
-				open[room] = &meshv1.Stay{Room: room, Opened: e.Position}
-				all = append(all, open[room])
-			}
-		}, func(room string) {
-			if open[room] != nil {
-				open[room].Closed = e.Position
-				delete(open, room)
-			}
-		})
-	}
-	return all
-}
-
-func turn(e envelope.Event, in func(catalog.Membership) bool, opens, closes func(room string)) {
-	for _, m := range e.Opens {
-		if in(m) {
-			opens(m.Room)
-		}
-	}
-	for _, m := range e.Closes {
-		if in(m) {
-			closes(m.Room)
-		}
 	}
 }
