@@ -104,13 +104,14 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	// How clients come in.
 	mesh := &session.Mesh{Catalog: env.Catalog, Hub: connections, Rooms: members, Intake: commands, Queries: queries,
 		Lease: report, Signals: signals, Guard: guarded, Tracer: tracer, Log: log}
+	queries.Users = &mesh.Users
 	door := &access.Access{Verifier: verifier, Origins: config.AllowedOrigins, AnyLocal: config.AnyLocalOrigin, Log: log}
 	sockets := ws.New(ws.Options{Access: door, Handshake: set.handshake, Ping: set.ping, Metrics: ws.NewMetrics(metrics),
 		Guard: guarded, Log: log, Mesh: mesh})
 	mux := http.NewServeMux()
 	mux.Handle("/ws", sockets)
 	api := &httpapi.Server{Access: door, Catalog: env.Catalog, Intake: commands, Queries: queries,
-		Users: &mesh.Users, Guard: guarded, Tracer: tracer, Log: log}
+		Users: &mesh.Users, Hub: connections, Guard: guarded, Tracer: tracer, Log: log}
 	watch.mount(mux)
 	listener := set.listener
 	if listener == nil {

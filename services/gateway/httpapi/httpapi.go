@@ -20,6 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/services/gateway/query"
 	"github.com/edumatrix/interlinked/services/gateway/quota"
@@ -42,6 +43,8 @@ type Server struct {
 	Queries *query.Asker
 	// Users bound what one user may have under way; those of the sessions, so that both count together.
 	Users *quota.Users
+	// Hub counts the answers that clients have not read yet, with what waits for the connections of the same user.
+	Hub *hub.Hub
 	// MaxBody bounds a request, as frames are bounded; 256 KiB when 0.
 	MaxBody int64
 	// WriteWait is how long a client may take to let 16 KiB of an answer through; 10 s when 0.

@@ -27,6 +27,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/access"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/httpapi"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/services/gateway/query"
@@ -86,6 +87,7 @@ func begin(t *testing.T, change ...func(*api)) *api {
 		peers[name] = owner.URL
 	}
 	a.Server = &httpapi.Server{Catalog: c, Access: &access.Access{Verifier: tokens{}, Log: log}, Users: &quota.Users{},
+		Hub:     hub.New(hub.Options{Catalog: c}),
 		Queries: query.New(c, peers, rpc.NewClient(rpc.Credential("s"), tracer), tracer), Guard: guard.New(log, nil), Tracer: tracer, Log: log}
 	for _, f := range change {
 		f(a)
@@ -409,4 +411,90 @@ func TestServer_AClientThatDoesNotReadIsGivenUp(t *testing.T) {
 	rest, _ := io.ReadAll(socket)
 	require.Less(t, len(rest), len(page))
 	require.False(t, bytes.HasSuffix(rest, []byte("0\r\n\r\n")), "the answer looks complete")
+}
+
+// Owners have few queries of one user at a time, however many requests there are, and answer others meanwhile.
+func TestQueries_OfOneUserTakeTurns(t *testing.T) {
+	t.Parallel()
+	a := begin(t)
+	arrived, release := make(chan struct{}, 100), make(chan struct{})
+	var mu sync.Mutex
+	under, most := 0, 0
+	a.chat.OnQuery(func(_ string, q fake.Question) (string, error) {
+		if q.Actor == "bob" {
+			return `{}`, nil
+		}
+		mu.Lock()
+		under++
+		most = max(most, under)
+		mu.Unlock()
+		arrived <- struct{}{}
+		<-release
+		mu.Lock()
+		under--
+		mu.Unlock()
+		return `{}`, nil
+	})
+	answers := make(chan answer, 100)
+	for range 20 {
+		go func() { answers <- a.post(history, "eve", asked) }()
+	}
+	for range 4 {
+		<-arrived
+	}
+	for range 20 {
+		require.Equal(t, http.StatusOK, a.post(history, "bob", asked).status)
+	}
+	for range 20 {
+		release <- struct{}{}
+		got := <-answers
+		require.Equal(t, http.StatusOK, got.status, got.text)
+	}
+	require.Equal(t, 4, most)
+}
+
+// unread is a client that reads nothing until it is told to.
+type unread struct {
+	*httptest.ResponseRecorder
+	writes chan struct{}
+	read   chan struct{}
+}
+
+func (w *unread) Write(b []byte) (int, error) {
+	select {
+	case w.writes <- struct{}{}:
+	default:
+	}
+	<-w.read
+	return w.ResponseRecorder.Write(b)
+}
+
+// Answers that a user does not read are bounded in bytes, together with what waits for the user's connections.
+func TestAnswers_OneUserHoldsOnlySoMuch(t *testing.T) {
+	t.Parallel()
+	const bound = 100_000
+	a := begin(t, func(a *api) {
+		a.Hub = hub.New(hub.Options{Catalog: a.Catalog, Limits: hub.Limits{UserBytes: bound}})
+	})
+	a.chat.OnQuery(func(string, fake.Question) (string, error) {
+		return fmt.Sprintf(`{"messages":[{"body":%q}]}`, strings.Repeat("x", bound*6/10)), nil
+	})
+	first := &unread{httptest.NewRecorder(), make(chan struct{}, 1), make(chan struct{})}
+	r := httptest.NewRequest(http.MethodPost, "/api/"+history, strings.NewReader(asked))
+	r.Header.Set("Authorization", "Bearer eve")
+	var serving sync.WaitGroup
+	serving.Go(func() { a.ServeHTTP(first, r) })
+	<-first.writes
+	second := a.post(history, "eve", asked)
+	require.Equal(t, http.StatusTooManyRequests, second.status)
+	require.Equal(t, refusal.TooManyWaiting, second.code())
+	require.Equal(t, http.StatusOK, a.post(history, "bob", asked).status)
+	conn, err := a.Hub.Add("eve")
+	require.NoError(t, err)
+	require.False(t, conn.Reply(make([]byte, bound*6/10), nil), "the connections of the user count as well")
+	close(first.read)
+	serving.Wait()
+	require.Equal(t, http.StatusOK, first.Code)
+	require.Equal(t, http.StatusOK, a.post(history, "eve", asked).status)
+	require.True(t, conn.Reply(make([]byte, bound*6/10), nil))
 }

@@ -31,8 +31,18 @@ func (s *Server) query(w http.ResponseWriter, r *http.Request, q *catalog.Query,
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(text)
+	return s.write(w, actor, "application/json", text)
+}
+
+// write sends an answer. It refuses one where too much waits for the user already.
+func (s *Server) write(w http.ResponseWriter, actor, contentType string, answer []byte) error {
+	release, ok := s.Hub.Hold(actor, len(answer))
+	if !ok {
+		return refusal.New(refusal.TooManyWaiting, "too many answers to you wait to be read")
+	}
+	defer release()
+	w.Header().Set("Content-Type", contentType)
+	_, _ = w.Write(answer)
 	return nil
 }
 
@@ -98,9 +108,7 @@ func (s *Server) proto(w http.ResponseWriter, r *http.Request, q *catalog.Query,
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", "application/proto")
-	_, _ = w.Write(encoded)
-	return nil
+	return s.write(w, actor, "application/proto", encoded)
 }
 
 func (s *Server) public(procedure string) *catalog.Query {

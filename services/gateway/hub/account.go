@@ -2,11 +2,51 @@ package hub
 
 import "sync/atomic"
 
-// account counts what all connections of one user hold together, so that many connections do not multiply what one user
-// may have waiting.
+// account counts what all connections and requests of one user hold together, so that many connections do not multiply
+// what one user may have waiting.
 type account struct {
 	held        atomic.Int64 // bytes that wait to be written, or are written at the moment
 	connections atomic.Int64
+	holders     int // connections, and answers that Hold counts; guarded by the hub
+}
+
+// open returns the account of a user, for one connection or answer; the caller has the hub's lock. Call shut when it ends.
+func (h *Hub) open(user string) *account {
+	a := h.accounts[user]
+	if a == nil {
+		a = &account{}
+		h.accounts[user] = a
+	}
+	a.holders++
+	return a
+}
+
+func (h *Hub) shut(user string) {
+	a := h.accounts[user]
+	if a.holders--; a.holders == 0 {
+		delete(h.accounts, user)
+	}
+}
+
+// Hold counts bytes of an answer that waits for a user outside of any connection, until release is called. It reports
+// false, and counts nothing, where what waits for the user would be more than one user may have.
+func (h *Hub) Hold(user string, bytes int) (release func(), ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := h.open(user)
+	if a.held.Add(int64(bytes)) > int64(h.options.Limits.UserBytes) {
+		a.held.Add(int64(-bytes))
+		h.shut(user)
+		return nil, false
+	}
+	a.connections.Add(1) // it takes a share, as a connection does
+	return func() {
+		a.held.Add(int64(-bytes))
+		a.connections.Add(-1)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.shut(user)
+	}, true
 }
 
 // frameCost is what a frame costs beside its text while it waits, roughly, in bytes.

@@ -44,11 +44,12 @@ type Hub struct {
 
 	missed atomic.Int64 // bytes of missed events that wait
 
-	mu     sync.RWMutex
-	users  map[string][]*Conn
-	slots  [slots]map[*Conn]bool
-	next   int // slot of the next connection
-	closed *Reason
+	mu       sync.RWMutex
+	users    map[string][]*Conn
+	accounts map[string]*account // by user
+	slots    [slots]map[*Conn]bool
+	next     int // slot of the next connection
+	closed   *Reason
 }
 
 // slots is how many parts the time between marks has: each connection gets its marks in one of them, so that not all
@@ -76,7 +77,8 @@ func New(o Options) *Hub {
 		o.Metrics = NewMetrics(nil)
 	}
 	o.Limits = o.Limits.orDefault()
-	h := &Hub{options: o, views: map[string]*View{}, users: map[string][]*Conn{}}
+	h := &Hub{options: o, views: map[string]*View{}, users: map[string][]*Conn{},
+		accounts: map[string]*account{}}
 	for i := range h.slots {
 		h.slots[i] = map[*Conn]bool{}
 	}
@@ -114,10 +116,7 @@ func (h *Hub) Add(user string) (*Conn, error) {
 	if len(h.users[user]) >= h.options.PerUser {
 		return nil, ErrTooMany
 	}
-	c.account = &account{}
-	if others := h.users[user]; len(others) > 0 {
-		c.account = others[0].account
-	}
+	c.account = h.open(user)
 	c.account.connections.Add(1)
 	// A copy: the views read the list without the lock.
 	h.users[user] = append(slices.Clip(h.users[user]), c)
@@ -141,6 +140,7 @@ func (h *Hub) Remove(c *Conn) {
 		}
 		h.options.Metrics.Connections.Dec()
 		c.account.connections.Add(-1)
+		h.shut(c.User)
 	}
 	h.mu.Unlock()
 	if !present {

@@ -16,12 +16,16 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/shared/rpc"
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
 // Asker asks the owners. It is safe for concurrent use.
 type Asker struct {
+	// Users bound what one user asks, over all connections and requests. It is not to be changed once the Asker is used.
+	Users *quota.Users
+
 	tracer  trace.Tracer
 	clients map[string]*connect.Client[[]byte, []byte] // by query name
 }
@@ -29,9 +33,10 @@ type Asker struct {
 // Deadline is how long an owner may take to answer.
 const Deadline = 5 * time.Second
 
-// New makes an Asker for all queries of a catalog. Peers are the base URLs of the owners' inner listeners.
+// New makes an Asker for all queries of a catalog, with default limits of its users. Peers are the base URLs of the
+// owners' inner listeners.
 func New(c *catalog.Catalog, peers map[string]string, http connect.HTTPClient, tracer trace.Tracer) *Asker {
-	a := &Asker{tracer: tracer, clients: map[string]*connect.Client[[]byte, []byte]{}}
+	a := &Asker{Users: &quota.Users{}, tracer: tracer, clients: map[string]*connect.Client[[]byte, []byte]{}}
 	for _, name := range c.QueryNames() {
 		q, _ := c.Query(name)
 		a.clients[name] = connect.NewClient[[]byte, []byte](http, peers[q.Owner]+q.Procedure, connect.WithCodec(asItIs{}))
@@ -61,27 +66,38 @@ func Check(q *catalog.Query, m proto.Message) error {
 	return err
 }
 
-// Ask asks as a user. The owner answers with what it had at the position, or later. The error is a refusal where the
-// owner refused, and where it is away.
+// Ask asks as a user, once the user's other queries let it. The owner answers with what it had at the position, or later.
+// The error is a refusal where the owner refused, where it is away, and where the user asks too much.
 func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position int64) (
-	proto.Message, error) {
+	answer proto.Message, err error) {
+	user := a.Users.Enter(actor)
+	defer user.Leave()
+	done, err := user.Ask(ctx)
+	if errors.Is(err, quota.ErrAsksTooMuch) {
+		return nil, refusal.New(refusal.TooManyWaiting, "too much is asked for in a short time; wait a while")
+	} else if err != nil {
+		return nil, errors.Join(refusal.New(refusal.Unavailable, "the query was given up before it was asked"), err)
+	}
+	size := 0
+	defer func() { done(size) }()
 	ctx, cancel := context.WithTimeout(ctx, Deadline)
 	defer cancel()
 	ctx, span := a.tracer.Start(ctx, "ask "+q.Name, trace.WithSpanKind(trace.SpanKindInternal),
 		trace.WithAttributes(attribute.String("peer.service", q.Owner)))
 	defer span.End()
-	answer, err := a.ask(ctx, q, m, actor, position)
+	answer, size, err = a.ask(ctx, q, m, actor, position)
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())
 	}
 	return answer, err
 }
 
+// ask returns the size of the answer as well, in bytes.
 func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position int64) (
-	proto.Message, error) {
+	proto.Message, int, error) {
 	body, err := proto.Marshal(m)
 	if err != nil {
-		return nil, fmt.Errorf("%s: encode: %w", q.Name, err)
+		return nil, 0, fmt.Errorf("%s: encode: %w", q.Name, err)
 	}
 	ctx = rpc.WithActor(ctx, actor)
 	if position > 0 {
@@ -89,13 +105,14 @@ func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, acto
 	}
 	response, err := a.clients[q.Name].CallUnary(ctx, connect.NewRequest(&body))
 	if err != nil {
-		return nil, refused(q, err)
+		return nil, 0, refused(q, err)
 	}
+	size := len(*response.Msg)
 	answer := q.Response.New().Interface()
 	if err := proto.Unmarshal(*response.Msg, answer); err != nil {
-		return nil, fmt.Errorf("%s: decode the answer of %s: %w", q.Name, q.Owner, err)
+		return nil, size, fmt.Errorf("%s: decode the answer of %s: %w", q.Name, q.Owner, err)
 	}
-	return answer, nil
+	return answer, size, nil
 }
 
 func refused(q *catalog.Query, err error) error {

@@ -12,6 +12,11 @@ import (
 type Limits struct {
 	// Queries is how many may be under way: not answered, or their answers not written; 64 when 0.
 	Queries int
+	// Asked is how many of them owners are asked at a time; 4 when 0. The others wait.
+	Asked int
+	// Answers and AnswerBurst bound queries, a second and at once, where each counts once and once more for every 4 KiB of
+	// its answer; 200 and 2,000 when 0. Queries beyond that wait.
+	Answers, AnswerBurst int
 	// Requests is how many HTTP requests may be under way; 64 when 0.
 	Requests int
 	// Frames and FrameBurst bound frames and requests, a second and at once; 2,000 and 4,000 when 0. A frame counts once,
@@ -28,7 +33,7 @@ func (l Limits) orDefault() Limits {
 		limit *int
 		value int
 	}{
-		{&l.Queries, 64}, {&l.Requests, 64}, {&l.Frames, 2000}, {&l.FrameBurst, 4000}, {&l.Rooms, 100},
+		{&l.Queries, 64}, {&l.Asked, 4}, {&l.Answers, 200}, {&l.AnswerBurst, 2000}, {&l.Requests, 64}, {&l.Frames, 2000}, {&l.FrameBurst, 4000}, {&l.Rooms, 100},
 		{&l.RoomBurst, 1000}, {&l.Connections, 10}, {&l.ConnectionBurst, 256},
 	} {
 		if *d.limit == 0 {
@@ -53,7 +58,8 @@ type User struct {
 	users  *Users
 	limits Limits
 
-	turn sync.Mutex // see Turn
+	turn sync.Mutex    // see Turn
+	asks chan struct{} // see Ask
 
 	mu          sync.Mutex
 	holders     int // connections and requests
@@ -63,6 +69,7 @@ type User struct {
 	frames      Bucket
 	rooms       Bucket
 	connections Bucket
+	answers     Bucket
 }
 
 // forgetAfter is how long a user without connections and requests is remembered: by then every bucket is full again.
@@ -90,7 +97,8 @@ func (u *Users) Enter(id string) *User {
 	if user == nil {
 		l := u.Limits
 		user = &User{id: id, users: u, limits: l, frames: NewBucket(l.Frames, l.FrameBurst),
-			rooms: NewBucket(l.Rooms, l.RoomBurst), connections: NewBucket(l.Connections, l.ConnectionBurst)}
+			rooms: NewBucket(l.Rooms, l.RoomBurst), connections: NewBucket(l.Connections, l.ConnectionBurst),
+			answers: NewBucket(l.Answers, l.AnswerBurst), asks: make(chan struct{}, l.Asked)}
 		u.users[id] = user
 	}
 	user.holders++
