@@ -49,8 +49,10 @@ bench-size: $(TESTSERVERS) ## Measure what queries cost at 10 million events, be
 	@$(TESTSERVERS) -install
 	go test -v -tags integration -run '^$$' -bench Size -benchtime 1x -timeout 2h ./services/chat/query ./services/presence/store
 
-bench-hostile: ## Measure other users of a gateway beside each hostile one; quiet and hostile rounds take turns
-	go test -v -run '^$$' -bench '^BenchmarkHostile$$' -benchtime 1x -timeout 30m ./services/gateway
+bench-hostile: $(TESTSERVERS) ## Measure other users beside each hostile one; quiet and hostile rounds take turns
+	@$(TESTSERVERS) -install
+	go test -v -tags integration -run '^$$' -bench '^BenchmarkHostile$$' -benchtime 1x -timeout 30m ./services/gateway \
+	  ./services/edumatrix/e2e
 
 SEEDS ?= 10
 faults: $(TESTSERVERS) ## Try to break what is promised: SEEDS=n random runs, or SEED=x again, or EACH=1: every fault alone

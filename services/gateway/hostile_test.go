@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -24,24 +25,12 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/shared/client"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// latencies are those of one user's connects, commands and deliveries.
-type latencies struct{ connect, command, deliver []time.Duration }
-
-func (l *latencies) add(more latencies) {
-	l.connect = append(l.connect, more.connect...)
-	l.command = append(l.command, more.command...)
-	l.deliver = append(l.deliver, more.deliver...)
-}
-
-func percentile(all []time.Duration, percent int) time.Duration {
-	slices.Sort(all)
-	return all[len(all)*percent/100]
-}
-
 // ordinary is what users do who are not hostile: one sends, the other gets it; somebody connects.
-func (m *mesh) ordinary(t testing.TB, address string, n int) (l latencies) {
+func (m *mesh) ordinary(t testing.TB, address string, n int) (l meshtest.Latencies) {
 	t.Helper()
 	alice := connect(t, address, "alice")
 	got := make(chan time.Time, n)
@@ -52,17 +41,17 @@ func (m *mesh) ordinary(t testing.TB, address string, n int) (l latencies) {
 		began := time.Now()
 		_, err := alice.Command(t.Context(), "chat.send_message", hello)
 		require.NoError(t, err)
-		l.command = append(l.command, time.Since(began))
+		l.Command = append(l.Command, time.Since(began))
 		select {
 		case at := <-got:
-			l.deliver = append(l.deliver, at.Sub(began))
+			l.Deliver = append(l.Deliver, at.Sub(began))
 		case <-time.After(10 * time.Second):
 			t.Fatal("bob gets nothing")
 		}
 		if i%2 == 0 {
 			began = time.Now()
 			c := connect(t, address, fmt.Sprint("u", i))
-			l.connect = append(l.connect, time.Since(began))
+			l.Connect = append(l.Connect, time.Since(began))
 			c.Close()
 		}
 	}
@@ -182,6 +171,7 @@ func BenchmarkHostile(b *testing.B) {
 }
 
 func benchmarkHostile(b *testing.B, name string) {
+	process.TuneMemory(process.OneService, slog.New(slog.DiscardHandler)) // as a gateway does when it starts
 	m := begin(b)
 	m.onCommand(func(c envelope.Command) {
 		if c.Actor != "eve" {
@@ -196,11 +186,11 @@ func benchmarkHostile(b *testing.B, name string) {
 	m.owners["feed"].Allow("eve", "post:7", true)
 	address, _ := m.gateway(settings{})
 	m.ordinary(b, address, 50) // warm
-	var quiet, beside latencies
+	var quiet, beside meshtest.Latencies
 	var quietTime, besideTime, quietCPU, besideCPU, own time.Duration
-	measure := func(into *latencies, took, used *time.Duration) {
+	measure := func(into *meshtest.Latencies, took, used *time.Duration) {
 		began, before := time.Now(), cpu(b)
-		into.add(m.ordinary(b, address, 100))
+		into.Add(m.ordinary(b, address, 100))
 		*took, *used = *took+time.Since(began), *used+cpu(b)-before
 	}
 	b.ResetTimer()
@@ -214,20 +204,7 @@ func benchmarkHostile(b *testing.B, name string) {
 			time.Sleep(200 * time.Millisecond) // until it is gone
 		}
 	}
-	for _, of := range []struct {
-		what          string
-		quiet, beside []time.Duration
-	}{{"connect", quiet.connect, beside.connect}, {"command", quiet.command, beside.command},
-		{"delivery", quiet.deliver, beside.deliver}} {
-		line := of.what
-		for _, percent := range []int{50, 99} {
-			before, after := percentile(of.quiet, percent), percentile(of.beside, percent)
-			line += fmt.Sprintf("  p%d %s quiet, %s beside: %.1f x", percent, before.Round(10*time.Microsecond),
-				after.Round(10*time.Microsecond), float64(after)/float64(before))
-			b.ReportMetric(float64(after)/float64(before), fmt.Sprintf("x-p%d-%s", percent, of.what))
-		}
-		b.Log(line)
-	}
+	meshtest.ReportBeside(b, quiet, beside)
 	b.Logf("CPU: %.2f of a core quiet, %.2f beside the hostile user, which itself uses %.2f (while it starts, too)",
 		quietCPU.Seconds()/quietTime.Seconds(), besideCPU.Seconds()/besideTime.Seconds(), own.Seconds()/besideTime.Seconds())
 }
