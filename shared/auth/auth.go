@@ -10,12 +10,12 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -84,6 +84,7 @@ type Options struct {
 // Verifier checks tokens. It is safe for concurrent use.
 type Verifier struct {
 	options Options
+	methods []string // that tokens may be signed by
 	parser  *jwt.Parser
 	secret  []byte
 	keys    *keySet // nil: the secret is used
@@ -102,7 +103,7 @@ func newVerifier(ctx context.Context, o Options, p pace) (*Verifier, error) {
 		o.Log = slog.Default()
 	}
 	v := &Verifier{options: o}
-	checks := []jwt.ParserOption{jwt.WithExpirationRequired(), jwt.WithLeeway(leeway)}
+	checks := []jwt.ParserOption{jwt.WithExpirationRequired(), jwt.WithLeeway(leeway), jwt.WithJSONNumber()}
 	if o.Issuer != "" {
 		checks = append(checks, jwt.WithIssuer(o.Issuer))
 	}
@@ -114,8 +115,7 @@ func newVerifier(ctx context.Context, o Options, p pace) (*Verifier, error) {
 		if len(o.Secret) < MinSecret {
 			return nil, fmt.Errorf("JWT_SECRET has %d bytes: it needs at least %d", len(o.Secret), MinSecret)
 		}
-		v.secret = []byte(o.Secret)
-		checks = append(checks, jwt.WithValidMethods([]string{"HS256"}))
+		v.secret, v.methods = []byte(o.Secret), []string{"HS256"}
 	case o.JWKSURL != "":
 		if len(o.Audience) == 0 || o.Issuer == "" {
 			return nil, errors.New("JWKS_URL needs JWT_AUDIENCE and JWT_ISSUER beside it")
@@ -125,12 +125,11 @@ func newVerifier(ctx context.Context, o Options, p pace) (*Verifier, error) {
 			return nil, err
 		}
 		// No method that signs with a shared secret: a public key, which everybody knows, would pass for one.
-		checks = append(checks, jwt.WithValidMethods([]string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
-			"ES256", "ES384", "ES512", "EdDSA"}))
+		v.methods = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 	default:
 		return nil, errors.New("set JWT_SECRET or JWKS_URL: without one no token can be checked")
 	}
-	v.parser = jwt.NewParser(checks...)
+	v.parser = jwt.NewParser(append(checks, jwt.WithValidMethods(v.methods))...)
 	return v, nil
 }
 
@@ -148,19 +147,23 @@ func (v *Verifier) Ready() <-chan struct{} {
 // refusal.Unavailable if the same token may hold later, because the key that it names cannot be fetched now; else
 // refusal.Unauthorized.
 func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
-	if token == "" {
+	if token = strings.TrimSpace(token); token == "" {
 		return User{}, refusal.New(refusal.Unauthorized,
 			"a token is missing: Authorization: Bearer <token>, or a first frame of type auth")
 	}
 	if len(token) > maxToken {
 		return User{}, refusal.New(refusal.Unauthorized, "the token is longer than %d bytes", maxToken)
 	}
-	c := jwt.MapClaims{}
-	parsed, err := v.parser.ParseWithClaims(token, c, v.key(ctx))
+	if strings.ContainsFunc(token, unicode.IsSpace) {
+		return User{}, refusal.New(refusal.Unauthorized, "the token has a space in it: send the token alone, without "+
+			"another word such as Bearer before it")
+	}
+	c := claims{}
+	parsed, err := v.parser.ParseWithClaims(token, &c, v.key(ctx))
 	if v.keys != nil && errors.Is(err, jwt.ErrTokenSignatureInvalid) && parsed.Header["kid"] == nil && parsed.Signature != nil {
 		// It names no key, so that a new one can only be told from a forged signature by fetching the keys again.
 		if err = v.keys.renew(ctx, func() bool { return false }); err == nil {
-			_, err = v.parser.ParseWithClaims(token, c, v.key(ctx))
+			_, err = v.parser.ParseWithClaims(token, &c, v.key(ctx))
 		}
 	}
 	if err != nil {
@@ -168,9 +171,44 @@ func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 		if errors.Is(err, errNoKeys) {
 			code = refusal.Unavailable
 		}
-		return User{}, refusal.New(code, "%s", reason(err, c))
+		return User{}, refusal.New(code, "%s", v.reason(err, parsed, c))
 	}
 	return v.user(c)
+}
+
+// claims are those of a token. Numbers are json.Number, so that one that nobody needs may be of any size.
+type claims map[string]any
+
+// GetExpirationTime returns exp; nil: there is none.
+func (c claims) GetExpirationTime() (*jwt.NumericDate, error) { return c.date("exp") }
+
+// GetNotBefore returns nbf; nil: there is none.
+func (c claims) GetNotBefore() (*jwt.NumericDate, error) { return c.date("nbf") }
+
+// GetIssuedAt returns iat; nil: there is none.
+func (c claims) GetIssuedAt() (*jwt.NumericDate, error) { return c.date("iat") }
+
+// GetAudience returns aud, which is a text or a list of texts.
+func (c claims) GetAudience() (jwt.ClaimStrings, error) { return jwt.MapClaims(c).GetAudience() }
+
+// GetIssuer returns iss.
+func (c claims) GetIssuer() (string, error) { return jwt.MapClaims(c).GetIssuer() }
+
+// GetSubject returns sub.
+func (c claims) GetSubject() (string, error) { return jwt.MapClaims(c).GetSubject() }
+
+// date reads a claim that is a number of seconds since 1970. Those of jwt.MapClaims overflow: an nbf of 1e19 would have
+// passed long ago on some processors.
+func (c claims) date(name string) (*jwt.NumericDate, error) {
+	value, found := c[name]
+	if !found {
+		return nil, nil
+	}
+	n := seconds(value)
+	if math.IsNaN(n) {
+		return nil, fmt.Errorf("%s is invalid: %w", name, jwt.ErrInvalidType)
+	}
+	return jwt.NewNumericDate(time.Unix(int64(max(-maxSeconds, min(n, maxSeconds))), 0)), nil
 }
 
 var errCritical = errors.New("the token's header has crit: it asks for an extension that is not known here")
@@ -189,9 +227,9 @@ func (v *Verifier) key(ctx context.Context) jwt.Keyfunc {
 }
 
 // user reads the claims of a token that holds. A malformed claim that is not needed to identify the user is ignored.
-func (v *Verifier) user(c jwt.MapClaims) (User, error) {
+func (v *Verifier) user(c claims) (User, error) {
 	id, ok := c["sub"].(string)
-	if _, number := c["sub"].(float64); number {
+	if _, number := c["sub"].(json.Number); number {
 		return User{}, refusal.New(refusal.Unauthorized, "the token's sub is a number: it has to be a text")
 	}
 	if !ok || !catalog.ValidID(id) {
@@ -202,7 +240,7 @@ func (v *Verifier) user(c jwt.MapClaims) (User, error) {
 		return User{}, refusal.New(refusal.Unauthorized, "the token has no exp: tokens have to end")
 	}
 	if seconds(c["exp"]) >= maxSeconds {
-		return User{}, refusal.New(refusal.Unauthorized, "the token's exp is in milliseconds: it has to be in seconds")
+		return User{}, refusal.New(refusal.Unauthorized, "the token's exp %s", inMilliseconds)
 	}
 	u := User{ID: id, Name: clean(text(c["name"]), maxName), Role: v.role(c), Expires: expires.Add(leeway)}
 	if picture := text(c["picture"]); len(picture) <= maxPicture && clean(picture, maxPicture) == picture {
@@ -212,7 +250,7 @@ func (v *Verifier) user(c jwt.MapClaims) (User, error) {
 }
 
 // role reads the claim that RoleClaim names: a text or a list of them. In a list the role "service" counts, else the first.
-func (v *Verifier) role(c jwt.MapClaims) string {
+func (v *Verifier) role(c claims) string {
 	if v.options.RoleClaim == "" {
 		return ""
 	}
@@ -245,18 +283,14 @@ func text(claim any) string {
 	return s
 }
 
-// seconds returns a claim that is a number, else NaN.
+// seconds returns a claim that is a number, infinite where it is too large for a float64; else NaN.
 func seconds(claim any) float64 {
-	switch n := claim.(type) {
-	case float64:
-		return n
-	case json.Number:
-		f, err := n.Float64()
-		if err == nil {
-			return f
-		}
+	n, is := claim.(json.Number)
+	if !is {
+		return math.NaN()
 	}
-	return math.NaN()
+	f, _ := n.Float64() // an error says that it is too large
+	return f
 }
 
 // clean leaves out control characters, which cannot be stored or shown, and what is beyond a number of characters.
@@ -273,18 +307,29 @@ func clean(s string, limit int) string {
 	return string([]rune(s)[:limit])
 }
 
-// reason says in words why a token does not hold.
-func reason(err error, c jwt.MapClaims) string {
+const inMilliseconds = "is in milliseconds, or far beyond any calendar: it has to be in seconds since 1970"
+
+// reason says in words why a token does not hold. parsed is nil where not even its parts were found.
+func (v *Verifier) reason(err error, parsed *jwt.Token, c claims) string {
+	if parsed != nil && !errors.Is(err, jwt.ErrTokenMalformed) &&
+		(parsed.Method == nil || !slices.Contains(v.methods, parsed.Method.Alg())) {
+		return "the token's signature is of a method (alg in its header) that is not accepted here: sign it by " +
+			strings.Join(v.methods, ", ")
+	}
 	switch {
 	case errors.Is(err, errNoKeys):
 		return "the keys that tokens are checked with cannot be fetched now, try again"
 	case errors.Is(err, errCritical):
 		return errCritical.Error()
+	case errors.Is(err, errKeyID):
+		return errKeyID.Error()
+	case errors.Is(err, errKeyMethod):
+		return errKeyMethod.Error()
 	case errors.Is(err, jwt.ErrTokenExpired):
 		return "the token has expired"
 	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
 		if seconds(c["nbf"]) >= maxSeconds {
-			return "the token's nbf is in milliseconds: it has to be in seconds"
+			return "the token's nbf " + inMilliseconds
 		}
 		return "the token does not hold yet"
 	case errors.Is(err, jwt.ErrTokenInvalidAudience):
@@ -299,7 +344,7 @@ func reason(err error, c jwt.MapClaims) string {
 		}
 		return "the token has no exp: tokens have to end"
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
-		return "the token's signature is not of a key or method that is accepted here"
+		return "the token's signature is not of a key that is accepted here"
 	case errors.Is(err, jwt.ErrInvalidType):
 		for _, name := range []string{"exp", "nbf", "iat", "aud", "iss"} {
 			if strings.Contains(err.Error(), name+" is invalid") {
@@ -309,7 +354,7 @@ func reason(err error, c jwt.MapClaims) string {
 		return "a claim of the token is not of the type that it has to be"
 	case errors.Is(err, jwt.ErrTokenMalformed):
 		return "this is not a JSON Web Token"
-	case errors.Is(err, jwkset.ErrKeyNotFound), errors.Is(err, jwt.ErrTokenUnverifiable):
+	case errors.Is(err, jwt.ErrTokenUnverifiable):
 		return "the key that signed the token is not known here"
 	default:
 		return "the token does not hold"

@@ -3,6 +3,7 @@ package auth_test
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -65,8 +66,42 @@ func TestVerify_SaysWhoAndWhyNot(t *testing.T) {
 			"exp": time.Now().Add(time.Hour).UnixMilli()}), "exp is in milliseconds"},
 		"nbf in ms": {signed(jwt.SigningMethodHS256, []byte(secret), claims(jwt.MapClaims{"nbf": time.Now().UnixMilli()})),
 			"nbf is in milliseconds"},
-		"text exp":   {signed(jwt.SigningMethodHS256, []byte(secret), jwt.MapClaims{"sub": "alice", "exp": "soon"}), "exp is not of the type"},
-		"number sub": {signed(jwt.SigningMethodHS256, []byte(secret), jwt.MapClaims{"sub": 7, "exp": later}), "sub is a number"},
+		"nbf beyond int64": {raw(t, `{"alg":"HS256"}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`,"nbf":1e19}`),
+			"nbf is in milliseconds, or far"},
+		"nbf beyond float64": {raw(t, `{"alg":"HS256"}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`,"nbf":1e400}`),
+			"nbf is in milliseconds, or far"},
+		"exp beyond int64":   {raw(t, `{"alg":"HS256"}`, `{"sub":"alice","exp":1e19}`), "exp is in milliseconds, or far"},
+		"exp beyond float64": {raw(t, `{"alg":"HS256"}`, `{"sub":"alice","exp":1e400}`), "exp is in milliseconds, or far"},
+		"zero exp":           {raw(t, `{"alg":"HS256"}`, `{"sub":"alice","exp":0}`), "has expired"},
+		"negative exp":       {raw(t, `{"alg":"HS256"}`, `{"sub":"alice","exp":-1e300}`), "has expired"},
+		"null exp":           {raw(t, `{"alg":"HS256"}`, `{"sub":"alice","exp":null}`), "exp is not of the type"},
+		"list exp":           {raw(t, `{"alg":"HS256"}`, `{"sub":"alice","exp":[1]}`), "exp is not of the type"},
+		"text nbf":           {raw(t, `{"alg":"HS256"}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`,"nbf":"1"}`), "nbf is not of the type"},
+		"huge number sub":    {raw(t, `{"alg":"HS256"}`, `{"sub":1e400,"exp":`+fmt.Sprint(later)+`}`), "sub is a number"},
+		"empty sub":          {raw(t, `{"alg":"HS256"}`, `{"sub":"","exp":`+fmt.Sprint(later)+`}`), "sub has to be an id"},
+		"blank sub":          {raw(t, `{"alg":"HS256"}`, `{"sub":"  ","exp":`+fmt.Sprint(later)+`}`), "sub has to be an id"},
+		"NUL in sub":         {raw(t, `{"alg":"HS256"}`, `{"sub":"a\u0000b","exp":`+fmt.Sprint(later)+`}`), "sub has to be an id"},
+		"bytes in sub":       {raw(t, `{"alg":"HS256"}`, "{\"sub\":\"a\xff\",\"exp\":"+fmt.Sprint(later)+`}`), "sub has to be an id"},
+		"surrogate in sub":   {raw(t, `{"alg":"HS256"}`, `{"sub":"a\ud800","exp":`+fmt.Sprint(later)+`}`), "sub has to be an id"},
+		"bidi in sub":        {raw(t, `{"alg":"HS256"}`, `{"sub":"a\u202eb","exp":`+fmt.Sprint(later)+`}`), "sub has to be an id"},
+		"long sub":           {raw(t, `{"alg":"HS256"}`, `{"sub":"`+strings.Repeat("s", 256)+`","exp":`+fmt.Sprint(later)+`}`), "sub has to be an id"},
+		"null sub":           {raw(t, `{"alg":"HS256"}`, `{"sub":null,"exp":`+fmt.Sprint(later)+`}`), "sub has to be an id"},
+		"no claims":          {raw(t, `{"alg":"HS256"}`, `null`), "exp"},
+		"list of claims":     {raw(t, `{"alg":"HS256"}`, `[]`), "not a JSON Web Token"},
+		"lower-case alg":     {raw(t, `{"alg":"hs256"}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`}`), "method (alg in its header) that is not accepted here: sign it by HS256"},
+		"no alg":             {raw(t, `{"typ":"JWT"}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`}`), "(alg in its header)"},
+		"number alg":         {raw(t, `{"alg":256}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`}`), "(alg in its header)"},
+		"unheard-of alg":     {raw(t, `{"alg":"ES256K"}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`}`), "(alg in its header)"},
+		"empty crit":         {raw(t, `{"alg":"HS256","crit":[]}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`}`), "crit"},
+		"null header":        {raw(t, `null`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`}`), "(alg in its header)"},
+		"padded":             {mint(secret, alice, time.Hour) + "=", "not a JSON Web Token"},
+		"four parts":         {mint(secret, alice, time.Hour) + ".x", "not a JSON Web Token"},
+		"Bearer before it":   {"Bearer " + mint(secret, alice, time.Hour), "without another word such as Bearer"},
+		"spaces only":        {" \n", "missing"},
+		"space around it":    {"\t" + mint(secret, alice, time.Hour) + " \r\n", ""},
+		"1 MB":               {strings.Repeat("x.", 500_000), "longer than 8192 bytes"},
+		"text exp":           {signed(jwt.SigningMethodHS256, []byte(secret), jwt.MapClaims{"sub": "alice", "exp": "soon"}), "exp is not of the type"},
+		"number sub":         {signed(jwt.SigningMethodHS256, []byte(secret), jwt.MapClaims{"sub": 7, "exp": later}), "sub is a number"},
 	} {
 		u, err := v.Verify(t.Context(), test.token)
 		if test.says == "" {
@@ -78,6 +113,36 @@ func TestVerify_SaysWhoAndWhyNot(t *testing.T) {
 		if r, ok := refusal.Of(err); !ok || r.Code != refusal.Unauthorized || !strings.Contains(r.Text, test.says) {
 			t.Errorf("%s: got %v, want a text with %q", name, err, test.says)
 		}
+	}
+}
+
+// raw signs a header and claims as they are written.
+func raw(t testing.TB, header, claims string) string {
+	t.Helper()
+	signing := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + base64.RawURLEncoding.EncodeToString([]byte(claims))
+	signature, err := jwt.SigningMethodHS256.Sign(signing, []byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signing + "." + base64.RawURLEncoding.EncodeToString(signature)
+}
+
+// Numbers that nobody needs may be of any size, and of a claim that is there twice the last one holds (RFC 7519, 4).
+func TestVerify_TakesAnyLegalJSON(t *testing.T) {
+	t.Parallel()
+	v, err := auth.NewVerifier(t.Context(), auth.Options{Secret: secret, RoleClaim: "role"})
+	require.NoError(t, err)
+	exp := fmt.Sprint(time.Now().Add(time.Hour).Unix())
+	for _, claims := range []string{
+		`{"sub":"alice","exp":` + exp + `,"score":1e400,"iat":-1e400,"deep":` + strings.Repeat("[", 500) + strings.Repeat("]", 500) + `}`,
+		`{"sub":"mallory","sub":"alice","exp":1,"exp":` + exp + `}`,
+		` {"exp" : ` + exp + `.75 , "\u0073ub" : "alice", "nbf": -0 } `,
+		`{"sub":"alice","exp":` + exp + `,"nbf":-1e300,"name":"\ud800","picture":null,"role":null,"aud":[null],"iss":7}`,
+	} {
+		u, err := v.Verify(t.Context(), raw(t, `{"alg":"HS256","kid":7,"typ":null}`, claims))
+		require.NoError(t, err, claims)
+		require.Equal(t, "alice", u.ID, claims)
+		require.Greater(t, time.Until(u.Expires), time.Minute, claims)
 	}
 }
 
@@ -168,13 +233,7 @@ func FuzzVerify(f *testing.F) {
 	f.Add("claims:" + `{"sub":["a"],"exp":"x","nbf":-1e300}`)
 	f.Fuzz(func(t *testing.T, token string) {
 		if claims, ok := strings.CutPrefix(token, "claims:"); ok {
-			signing := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." +
-				base64.RawURLEncoding.EncodeToString([]byte(claims))
-			signature, err := jwt.SigningMethodHS256.Sign(signing, []byte(secret))
-			if err != nil {
-				t.Fatal(err)
-			}
-			token = signing + "." + base64.RawURLEncoding.EncodeToString(signature)
+			token = raw(t, `{"alg":"HS256","typ":"JWT"}`, claims)
 		}
 		u, err := v.Verify(t.Context(), token)
 		if err == nil {

@@ -1,7 +1,11 @@
 package auth
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +17,6 @@ import (
 	"time"
 
 	"github.com/MicahParks/jwkset"
-	"github.com/MicahParks/keyfunc/v3"
 	"github.com/golang-jwt/jwt/v5"
 )
 
@@ -27,8 +30,9 @@ type pace struct {
 }
 
 const (
-	fetchWithin = 5 * time.Second
-	maxSet      = 1 << 20
+	fetchWithin  = 5 * time.Second
+	maxSet       = 1 << 20 // bytes
+	maxRedirects = 5
 )
 
 // errNoKeys says that the keys could not be fetched since the token came, so that nobody knows whether it holds.
@@ -40,14 +44,14 @@ type keySet struct {
 	url    string
 	pace   pace
 	client *http.Client
-	stored jwkset.Storage
-	keys   keyfunc.Keyfunc
 	log    *slog.Logger
+	warned bool // of a key that everybody can sign with; of run alone
 	ended  <-chan struct{}
 	wake   chan struct{} // somebody wants a fetch
 	first  chan struct{} // closed when keys were fetched for the first time
 
 	mu      sync.Mutex
+	keys    []publicKey
 	begun   int           // fetches that have begun
 	done    int           // and ended: as many, or one less
 	failed  error         // how the last one ended
@@ -61,14 +65,23 @@ func newKeySet(ctx context.Context, o Options, p pace) (*keySet, error) {
 	if err != nil || parsed.Host == "" || (parsed.Scheme != "http" && parsed.Scheme != "https") {
 		return nil, errors.New("JWKS_URL has to look like https://school.example/.well-known/jwks.json")
 	}
-	k := &keySet{url: o.JWKSURL, pace: p, stored: jwkset.NewMemoryStorage(), log: o.Log,
-		client: &http.Client{Timeout: fetchWithin, Transport: o.transport}, ended: ctx.Done(), wake: make(chan struct{}, 1), first: make(chan struct{}), changed: make(chan struct{}),
-		begun: 1}
-	if k.keys, err = keyfunc.New(keyfunc.Options{Ctx: ctx, Storage: k.stored}); err != nil {
-		return nil, fmt.Errorf("keys of JWKS_URL: %w", err)
-	}
+	k := &keySet{url: o.JWKSURL, pace: p, log: o.Log, ended: ctx.Done(), wake: make(chan struct{}, 1),
+		client: &http.Client{Timeout: fetchWithin, Transport: o.transport, CheckRedirect: redirect},
+		first:  make(chan struct{}), changed: make(chan struct{}), begun: 1}
 	go k.run(ctx)
 	return k, nil
+}
+
+// redirect follows a set of keys to another place, but not from https to a place where anybody on the way could put keys
+// of their own.
+func redirect(r *http.Request, via []*http.Request) error {
+	switch {
+	case via[0].URL.Scheme == "https" && r.URL.Scheme != "https":
+		return fmt.Errorf("it redirects to %s://%s, which is not https", r.URL.Scheme, r.URL.Host)
+	case len(via) >= maxRedirects:
+		return fmt.Errorf("it redirects more than %d times", maxRedirects)
+	}
+	return nil
 }
 
 func (k *keySet) run(ctx context.Context) {
@@ -137,7 +150,8 @@ func (k *keySet) sleep(ctx context.Context, next time.Time) bool {
 }
 
 // fetch replaces the keys by those at the URL, so that a key that was taken back no longer holds. Keys that are of no
-// use here are passed over, as sets hold them for others.
+// use here are passed over, as sets hold them for others; a set without any other is an error, because nobody could come
+// in with it.
 func (k *keySet) fetch(ctx context.Context) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, k.url, nil)
 	if err != nil {
@@ -155,43 +169,140 @@ func (k *keySet) fetch(ctx context.Context) error {
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("fetch keys: status %s", response.Status)
 	}
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxSet+1))
+	if err != nil {
+		return fmt.Errorf("fetch keys: read the set: %w", err)
+	}
+	if len(text) > maxSet {
+		return fmt.Errorf("fetch keys: the set is larger than %d bytes", maxSet)
+	}
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	if err := json.NewDecoder(io.LimitReader(response.Body, maxSet)).Decode(&set); err != nil {
+	if err := json.Unmarshal(bytes.TrimPrefix(text, []byte("\ufeff")), &set); err != nil {
 		return fmt.Errorf("fetch keys: read the set: %w", err)
 	}
 	if set.Keys == nil {
 		return errors.New("fetch keys: the response is not a JSON Web Key Set")
 	}
-	usable := make([]jwkset.JWK, 0, len(set.Keys))
+	usable := make([]publicKey, 0, len(set.Keys))
+	var problem error
 	for _, raw := range set.Keys {
-		key, err := jwkset.NewJWKFromRawJSON(raw, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
+		key, err := readKey(raw)
 		if err != nil {
+			if problem = err; errors.Is(err, errNotPublic) && !k.warned {
+				k.warned = true
+				k.log.Warn("a key in the set of JWKS_URL is passed over", "error", err)
+			}
 			continue
 		}
-		// A shared secret in a public set would let everybody sign.
-		if m := key.Marshal(); m.KTY != jwkset.KtyOct && (m.USE == "" || m.USE == jwkset.UseSig) {
-			usable = append(usable, key)
-		}
+		usable = append(usable, key)
 	}
-	return k.stored.KeyReplaceAll(ctx, usable)
+	k.mu.Lock()
+	k.keys = usable
+	k.mu.Unlock()
+	switch {
+	case len(set.Keys) == 0:
+		return errors.New("fetch keys: the set is empty")
+	case len(usable) == 0:
+		return fmt.Errorf("fetch keys: none of the %d keys in the set can check a token: %w", len(set.Keys), problem)
+	}
+	return nil
 }
 
-// key finds the key of a token. A token of an unknown key is refused only after a fetch that began after the token came and
-// succeeded; if there is none in time the error is errNoKeys.
-func (k *keySet) key(ctx context.Context, token *jwt.Token) (key any, err error) {
-	find := k.keys.KeyfuncCtx(ctx)
-	if key, err = find(token); !unknown(key, err) {
-		return key, err
+// publicKey is a key that tokens may be signed by.
+type publicKey struct {
+	id     string
+	method jwkset.ALG // that it is for; empty: each that it suits
+	key    any
+}
+
+// errNotPublic is about a shared secret or a private key: whoever reads the set could sign with it.
+var errNotPublic = errors.New("a key is not a public one: whoever reads the set could sign with it")
+
+// readKey reads a key of a set. Its error says why the key is of no use here.
+func readKey(raw json.RawMessage) (publicKey, error) {
+	var m jwkset.JWKMarshal
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return publicKey{}, fmt.Errorf("a key cannot be read: %w", err)
 	}
-	if err := k.renew(ctx, func() bool {
-		key, err = find(token)
-		return !unknown(key, err)
-	}); err != nil {
-		return nil, err
+	switch {
+	case m.KTY == jwkset.KtyOct || m.D != "":
+		return publicKey{}, errNotPublic
+	case m.USE != "" && m.USE != jwkset.UseSig:
+		return publicKey{}, fmt.Errorf("a key is for the use %q", m.USE)
 	}
-	return key, err
+	// The key itself is what counts. Some sign-ins write the fingerprints of its certificate in a form of their own.
+	m.X5C, m.X5T, m.X5TS256, m.X5U = nil, "", "", ""
+	key, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
+	if err != nil {
+		return publicKey{}, fmt.Errorf("a key cannot be read: %w", err)
+	}
+	return publicKey{id: m.KID, method: m.ALG, key: key.Key()}, nil
+}
+
+// suits reports whether tokens may be signed with the key by a method.
+func (k publicKey) suits(method jwt.SigningMethod) bool {
+	if k.method != "" && k.method.String() != method.Alg() {
+		return false
+	}
+	switch key := k.key.(type) {
+	case *rsa.PublicKey:
+		_, rsa := method.(*jwt.SigningMethodRSA)
+		_, pss := method.(*jwt.SigningMethodRSAPSS)
+		return rsa || pss
+	case *ecdsa.PublicKey:
+		m, is := method.(*jwt.SigningMethodECDSA)
+		return is && key.Curve.Params().BitSize == m.CurveBits
+	case ed25519.PublicKey:
+		_, is := method.(*jwt.SigningMethodEd25519)
+		return is
+	}
+	return false
+}
+
+var (
+	errKeyID     = errors.New("the token's kid has to be a text")
+	errKeyMethod = errors.New("the key that the token's kid names is not for the method (alg) that the token names")
+)
+
+// key finds the keys that a token may be signed with. A token of an unknown key is refused only after a fetch that began
+// after the token came and succeeded; if there is none in time the error is errNoKeys.
+func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
+	id, named := token.Header["kid"].(string)
+	if !named && token.Header["kid"] != nil {
+		return nil, errKeyID
+	}
+	found, other := k.find(token.Method, id, named)
+	if len(found.Keys) == 0 && !other {
+		if err := k.renew(ctx, func() bool {
+			found, other = k.find(token.Method, id, named)
+			return len(found.Keys) > 0 || other
+		}); err != nil {
+			return nil, err
+		}
+	}
+	if len(found.Keys) == 0 && other {
+		return nil, errKeyMethod
+	}
+	return found, nil
+}
+
+// find returns the keys that a token of a method may be signed with: those of its kid, which several may have (RFC 7517,
+// 4.5), or all where it names none. It reports whether there are keys of its kid that are for other methods.
+func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jwt.VerificationKeySet, other bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, key := range k.keys {
+		switch {
+		case named && key.id != id:
+		case key.suits(method):
+			found.Keys = append(found.Keys, key.key)
+		case named:
+			other = true
+		}
+	}
+	return found, other
 }
 
 // renew waits until the keys have been fetched by a fetch that begins after the call, or until those of an earlier one are
@@ -222,11 +333,6 @@ func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 			return errNoKeys
 		}
 	}
-}
-
-func unknown(key any, err error) bool {
-	all, set := key.(jwt.VerificationKeySet) // of a token that names no key
-	return errors.Is(err, jwkset.ErrKeyNotFound) || set && len(all.Keys) == 0
 }
 
 // want asks for a fetch, as soon as one is allowed, and returns its number.

@@ -13,6 +13,8 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -256,6 +258,13 @@ func TestVerify_ChecksAudienceAndIssuer(t *testing.T) {
 		{"mesh", "https://sign-in.example", "iss is not the JWT_ISSUER"}, // the slash counts
 		{"mesh", nil, "iss"},
 		{7, "https://sign-in.example/", "aud"},
+		{[]any{"mesh", nil}, "https://sign-in.example/", "aud is not of the type"},
+		{[]any{[]string{"mesh"}}, "https://sign-in.example/", "aud is not of the type"},
+		{[]string{}, "https://sign-in.example/", "has no aud"},
+		{"", "https://sign-in.example/", "has no aud"},
+		{"Mesh", "https://sign-in.example/", "aud is not the JWT_AUDIENCE"},
+		{"mesh", []string{"https://sign-in.example/"}, "iss is not of the type"},
+		{"mesh", "HTTPS://sign-in.example/", "iss is not the JWT_ISSUER"},
 	} {
 		token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.MapClaims{"sub": "bob", "exp": time.Now().Add(time.Hour).Unix(),
 			"aud": test.aud, "iss": test.iss, "role": "service"})
@@ -303,12 +312,194 @@ func TestVerify_MethodsOfPublicKeysOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	refused(t, v, sign(t, jwt.SigningMethodRS256, "ec", rsaKey), "kid names is not for the method")
 	refused(t, v, sign(t, jwt.SigningMethodHS256, "rsa", public), "signature")
 	refused(t, v, sign(t, jwt.SigningMethodHS256, "ed", []byte(ed.Public().(ed25519.PublicKey))), "signature")
 	refused(t, v, sign(t, jwt.SigningMethodHS256, "secret", []byte("known to all")), "signature")
 	refused(t, v, sign(t, jwt.SigningMethodNone, "rsa", jwt.UnsafeAllowNoneSignatureType), "signature")
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "ed", edKey(t)), "signature")
-	refused(t, v, sign(t, jwt.SigningMethodRS256, "ec", rsaKey), "token")
+}
+
+// jwk is a public key as a sign-in writes it, with other members.
+func jwk(t *testing.T, key any, members map[string]any) map[string]any {
+	t.Helper()
+	made, err := jwkset.NewJWKFromKey(key, jwkset.JWKOptions{Marshal: jwkset.JWKMarshalOptions{Private: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(made.Marshal())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]any{}
+	if err := json.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	maps.Copy(all, members)
+	return all
+}
+
+func (s *signIn) write(t *testing.T, before string, keys ...any) {
+	t.Helper()
+	text, err := json.Marshal(map[string]any{"keys": keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.set.Store(before + string(text))
+}
+
+// Sets are as sign-ins write them: with several keys under one name, with fingerprints of certificates in forms of their
+// own, with a byte order mark. Keys that everybody can sign with are never used.
+func TestVerify_SetsOfSignInsAsTheyAre(t *testing.T) {
+	t.Parallel()
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ecKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, rsaKey.Public(), rsaKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSignIn(t)
+	s.write(t, "\ufeff\n",
+		jwk(t, ecKey.Public(), map[string]any{"kid": "1", "use": "enc"}),
+		jwk(t, other.Public(), map[string]any{"kid": "1"}), jwk(t, other.Public(), map[string]any{"kid": "p384"}),
+		jwk(t, old.Public(), map[string]any{"kid": "1"}), jwk(t, old.Public(), map[string]any{"kid": "pss", "alg": "PS256"}),
+		jwk(t, rsaKey.Public(), map[string]any{"kid": "1", "x5c": []any{base64.StdEncoding.EncodeToString(certificate)},
+			"x5t": base64.RawURLEncoding.EncodeToString([]byte("65AF0909B1B0758E06C6E048C46002B5C695E36B"))}),
+		jwk(t, ecKey.Public(), map[string]any{"kid": "1", "alg": "ES256", "ext": true, "use": "sig"}),
+		jwk(t, ecKey, map[string]any{"kid": "private"}), nil, map[string]any{"kty": "RSA", "kid": "1", "n": "", "e": "AQAB"})
+	v := verifier(t, s, eager)
+	for _, id := range []string{"1", ""} { // also without a name
+		taken(t, v, sign(t, jwt.SigningMethodRS256, id, rsaKey))
+		taken(t, v, sign(t, jwt.SigningMethodRS256, id, old))
+		taken(t, v, sign(t, jwt.SigningMethodES256, id, ecKey))
+		taken(t, v, sign(t, jwt.SigningMethodES384, id, other))
+	}
+	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "1", edKey(t)), "kid names is not for the method")
+	taken(t, v, sign(t, jwt.SigningMethodPS256, "pss", old))
+	refused(t, v, sign(t, jwt.SigningMethodRS256, "pss", old), "kid names is not for the method")
+	refused(t, v, sign(t, jwt.SigningMethodES256, "p384", ecKey), "kid names is not for the method")
+	refused(t, v, sign(t, jwt.SigningMethodES256, "private", ecKey), "not known here")
+	for _, id := range []any{7, []string{"1"}, true} {
+		token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"sub": "bob"})
+		token.Header["kid"] = id
+		signed, err := token.SignedString(ecKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused(t, v, signed, "kid has to be a text")
+	}
+}
+
+// A set with which nobody could come in is a fault of the sign-in, not of everybody's token.
+func TestVerify_ASetOfNoUseIsNotASetOfKeys(t *testing.T) {
+	t.Parallel()
+	key := edKey(t)
+	token := sign(t, jwt.SigningMethodEdDSA, "k1", key)
+	for name, test := range map[string]struct{ set, says string }{
+		"empty":        {`{"keys":[]}`, "the set is empty"},
+		"null":         {`{"keys":null}`, "not a JSON Web Key Set"},
+		"no set":       {`{"error":"x"}`, "not a JSON Web Key Set"},
+		"an object":    {`{"keys":{}}`, "read the set"},
+		"a page":       {`<html>sign in</html>`, "read the set"},
+		"two":          {`{"keys":[]}{"keys":[]}`, "read the set"},
+		"too large":    {`{"keys":[]}` + strings.Repeat(" ", 1<<20), "larger than 1048576 bytes"},
+		"others' keys": {`{"keys":[{"kty":"martian"},{"kty":"oct","k":"AAAA"}]}`, "none of the 2 keys"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSignIn(t)
+			s.set.Store(test.set)
+			log := &lines{}
+			v, err := newVerifier(t.Context(), Options{JWKSURL: s.URL, Issuer: "https://sign-in.example/",
+				Audience: []string{"mesh"}, Log: slog.New(slog.NewTextHandler(log, nil))}, eager)
+			if err != nil {
+				t.Fatal(err)
+			}
+			unavailable(t, v, token)
+			select {
+			case <-v.Ready():
+				t.Fatal("ready without keys")
+			default:
+			}
+			log.await(t, test.says)
+			s.serve(t, map[string]crypto.Signer{"k1": key})
+			<-v.Ready()
+			taken(t, v, token)
+		})
+	}
+}
+
+// lines is a log that a test reads.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// await waits until the log has a text.
+func (l *lines) await(t *testing.T, text string) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		l.mu.Lock()
+		got := l.text.String()
+		l.mu.Unlock()
+		if strings.Contains(got, text) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the log has no %q: %s", text, got)
+		}
+	}
+}
+
+// A set of keys is followed to another place, but not out of https: anybody on the way could put keys of their own there.
+func TestVerify_FollowsASetOfKeysNotOutOfHTTPS(t *testing.T) {
+	t.Parallel()
+	s := newSignIn(t)
+	key := edKey(t)
+	s.serve(t, map[string]crypto.Signer{"k1": key})
+	elsewhere := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, s.URL, http.StatusFound) })
+	plain, secure := httptest.NewServer(elsewhere), httptest.NewTLSServer(elsewhere)
+	t.Cleanup(plain.Close)
+	t.Cleanup(secure.Close)
+	loop := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/", http.StatusFound) }))
+	t.Cleanup(loop.Close)
+	for address, says := range map[string]string{plain.URL: "", secure.URL: "which is not https",
+		loop.URL: "redirects more than 5 times"} {
+		log := &lines{}
+		v, err := newVerifier(t.Context(), Options{JWKSURL: address, Issuer: "https://sign-in.example/", Audience: []string{"mesh"},
+			Log: slog.New(slog.NewTextHandler(log, nil)), transport: secure.Client().Transport}, eager)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := sign(t, jwt.SigningMethodEdDSA, "k1", key)
+		if says == "" {
+			taken(t, v, token)
+			continue
+		}
+		unavailable(t, v, token)
+		log.await(t, says)
+	}
 }
 
 func TestVerify_WaitsForKeysNoLongerThanItsCaller(t *testing.T) {
