@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
 // MaxID is the length of the longest id, in characters.
@@ -41,6 +42,27 @@ type ShapeError struct {
 }
 
 func (e *ShapeError) Error() string { return e.Field + " " + e.Reason }
+
+// As finds the error as a refusal, with the code "invalid_field".
+func (e *ShapeError) As(target any) bool {
+	r, ok := target.(**refusal.Error)
+	if ok {
+		*r = refusal.New(refusal.InvalidField, "%s", e.Error())
+	}
+	return ok
+}
+
+// CheckStorable refuses a text that PostgreSQL cannot store: one with U+0000, or that is not UTF-8. The error is a
+// *ShapeError.
+func CheckStorable(field, text string) error {
+	switch {
+	case strings.ContainsRune(text, 0):
+		return &ShapeError{field, "holds the character U+0000, which cannot be stored"}
+	case !utf8.ValidString(text):
+		return &ShapeError{field, "is not UTF-8"}
+	}
+	return nil
+}
 
 // Check holds a command against the shape that is declared for its fields, and against what its address needs. The
 // error is a *ShapeError.
@@ -98,9 +120,10 @@ func checkField(f protoreflect.FieldDescriptor, v protoreflect.Value, s *routing
 }
 
 func checkText(name, text string, s *routingv1.Shape, required bool) error {
+	if err := CheckStorable(name, text); err != nil {
+		return err
+	}
 	switch {
-	case strings.ContainsRune(text, 0):
-		return &ShapeError{name, "holds the character U+0000, which cannot be stored"}
 	case text == "" && required:
 		return &ShapeError{name, "is missing"}
 	case required && !visible(text):

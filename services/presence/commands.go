@@ -59,6 +59,9 @@ func (c *commands) do(ctx context.Context, command envelope.Command) (number int
 	if err := proto.Unmarshal(command.Body, body); err != nil {
 		return 0, bus.Permanent(fmt.Errorf("command %s: %w", command.Type, err))
 	}
+	if err := declared.Check(body); err != nil {
+		return 0, err // gateways refuse it too, but may be of another release
+	}
 	switch wish := body.(type) {
 	case *presencev1.EndSession:
 		number, err = c.store.EndSession(ctx, command.Actor, wish.GetSessionId())

@@ -5,6 +5,7 @@ package presence
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -86,6 +87,12 @@ func TestCommand_OnASessionIsAnsweredAlikeHoweverOftenItComes(t *testing.T) {
 		}
 		if got := handle(endSession(t, "bob", "s2", time.Time{})); got.Kind != envelope.Refused || got.Code != refusal.NotFound {
 			t.Errorf("one that is not there: %+v", got)
+		}
+		for _, session := range []string{"", "a b", "s\x00", strings.Repeat("s", 60_000)} {
+			if got := handle(endSession(t, "bob", session, time.Time{})); got.Kind != envelope.Refused ||
+				got.Code != refusal.InvalidField || !strings.HasPrefix(got.Text, "session_id ") {
+				t.Errorf("one that is not an id: %+v", got)
+			}
 		}
 		first := handle(endSession(t, "bob", "s1", time.Time{}))
 		if first.Kind != envelope.Committed || first.Stream != "sessions:bob" || first.Actor != "bob" ||

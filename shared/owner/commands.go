@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
@@ -28,6 +29,12 @@ type commands struct {
 
 func (c *commands) handle(m *message.Message) error {
 	a, err := c.read(m)
+	if refused, is := refusal.Of(err); is {
+		// It is not kept: the same command is refused alike each time, and a text in it may be the one that cannot be stored.
+		return c.publish(m.Context(), envelope.Result{Actor: a.command.Actor, CommandID: a.command.ID, Type: a.command.Type,
+			Source: c.service, Stream: a.command.Stream, Kind: envelope.Refused, Code: refused.Code, Text: refused.Text,
+			TraceParent: a.command.TraceParent})
+	}
 	if err != nil {
 		return bus.Permanent(err) // the same bytes will not get better
 	}
@@ -47,10 +54,18 @@ func (c *commands) tell(ctx context.Context, got answer) error {
 	return c.publish(ctx, got.result)
 }
 
+// read reads a command. Gateways refuse a command that is not as it is declared, but other programs may send some too, and
+// gateways of another release; so its error may be a refusal, and the command is returned beside that.
 func (c *commands) read(m *message.Message) (*asked, error) {
 	command, err := envelope.ReadCommand(m)
 	if err != nil {
 		return nil, err
+	}
+	for _, own := range [...]struct{ name, text string }{{"command_id", command.ID}, {"actor", command.Actor},
+		{"stream", command.Stream}, {"correlation", command.Correlation}, {"traceparent", command.TraceParent}} {
+		if err := catalog.CheckStorable(own.name, own.text); err != nil {
+			return &asked{command: command}, err
+		}
 	}
 	declared, ok := c.catalog.Command(command.Type)
 	if !ok || declared.Owner != c.service {
@@ -59,6 +74,9 @@ func (c *commands) read(m *message.Message) (*asked, error) {
 	body := declared.Type.New().Interface()
 	if err := proto.Unmarshal(command.Body, body); err != nil {
 		return nil, fmt.Errorf("command %s: %w", command.Type, err)
+	}
+	if err := declared.Check(body); err != nil {
+		return &asked{command: command}, err
 	}
 	canonical, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
 	if err != nil {

@@ -3,7 +3,6 @@ package owner
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/eventlog"
@@ -193,8 +193,8 @@ func readPageToken(token string) (p eventlog.Parked, err error) {
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(token)
 	parts := strings.SplitN(string(raw), "\n", 3)
-	if err != nil || len(parts) != 3 {
-		return p, connect.NewError(connect.CodeInvalidArgument, errors.New("page_token is not one of a response"))
+	if err != nil || len(parts) != 3 || catalog.CheckStorable("page_token", string(raw)) != nil {
+		return p, refusal.New(refusal.InvalidField, "page_token is not one of a response")
 	}
 	return eventlog.Parked{Source: parts[0], Topic: parts[1], Stream: parts[2]}, nil
 }

@@ -401,6 +401,50 @@ func TestCommand_WhatCannotBeDecodedBecomesADeadLetter(t *testing.T) {
 	w.eventually("three dead letters", func() bool { return len(w.dead) == 3 })
 }
 
+// Gateways refuse commands that are not as they are declared. One that reaches the owner all the same is refused by it, with
+// the name of the field, and leaves nothing behind.
+func TestCommand_ThatIsNotAsDeclaredIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start(rooms)
+	correlated, traced := say("alice", "correlated", "7", "x"), say("alice", "traced", "7", "x")
+	correlated.Correlation, traced.TraceParent = "a\x00b", "00-\xff"
+	for _, test := range []struct {
+		command envelope.Command
+		text    string
+	}{
+		{say("alice", "id", "a\x00b", "x"), "stream holds the character U+0000"},
+		{say("alice", "c\x00d", "7", "x"), "command_id holds the character U+0000"},
+		{say("al\x00ice", "actor", "7", "x"), "actor holds the character U+0000"},
+		{say("al\xffice", "bytes", "7", "x"), "actor is not UTF-8"},
+		{correlated, "correlation holds the character U+0000"},
+		{traced, "traceparent is not UTF-8"},
+		{say("alice", "body", "7", "a\x00b"), "body holds the character U+0000"},
+		{say("alice", "empty", "7", ""), "body is missing"},
+		{say("alice", "space", "a b", "x"), "conversation_id has to be an id"},
+		{say("alice", "long", "7", strings.Repeat("x", 8001)), "body has 8001 characters"},
+	} {
+		w.send(test.command, test.command)
+		for n := range 2 {
+			r := w.outcome(test.command.ID, n+1)
+			if r.Kind != envelope.Refused || r.Code != refusal.InvalidField || !strings.Contains(r.Text, test.text) ||
+				r.Actor != test.command.Actor || r.Stream != test.command.Stream {
+				t.Errorf("%q: %+v", test.text, r)
+			}
+		}
+	}
+	fine := say("alice", uuid.NewString(), "7", "x")
+	w.send(fine)
+	if r := w.outcome(fine.ID, 1); r.Kind != envelope.Committed || r.Version != 1 {
+		t.Errorf("%+v", r)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.dead) > 0 {
+		t.Errorf("%d dead letters", len(w.dead))
+	}
+}
+
 // greet raises a notification for each message.
 func greet(e envelope.Event, _ proto.Message) []consume.Effect {
 	return []consume.Effect{{Stream: "notifications:bob", Events: []proto.Message{&notificationv1.Raised{

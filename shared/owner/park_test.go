@@ -3,6 +3,7 @@
 package owner_test
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -339,9 +340,12 @@ func TestParked_AreListedInPages(t *testing.T) {
 	if !slices.Equal(rest, keys) {
 		t.Errorf("%d of %d while one is resolved", len(rest), all)
 	}
-	var refused *connect.Error
-	if _, err := l.operator.ListParked(t.Context(), connect.NewRequest(&meshv1.ListParkedRequest{PageToken: "x"})); !errors.As(err, &refused) ||
-		refused.Code() != connect.CodeInvalidArgument {
-		t.Errorf("a token of nobody's: %v", err)
+	for _, token := range []string{"x", "Y2hhdAph", "!", base64.RawURLEncoding.EncodeToString([]byte("chat\na\nconversation:\x00")),
+		base64.RawURLEncoding.EncodeToString([]byte("chat\na\n\xff")), strings.Repeat("A", 1<<20)} {
+		var refused *connect.Error
+		if _, err := l.operator.ListParked(t.Context(), connect.NewRequest(&meshv1.ListParkedRequest{PageToken: token})); !errors.As(err, &refused) ||
+			refused.Code() != connect.CodeInvalidArgument || !strings.Contains(refused.Message(), "page_token") {
+			t.Errorf("a token of nobody's: %v", err)
+		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/telemetry"
@@ -156,7 +157,8 @@ func answer(w http.ResponseWriter, status int, code connect.Code, r *refusal.Err
 }
 
 // Interceptors are what every Connect handler of the mesh does around its methods: it continues the caller's trace,
-// learns for whom the call is made, gives it a deadline, survives panics, and lets errors out by Error.
+// learns for whom the call is made, gives it a deadline, refuses texts that no store takes, survives panics, and lets
+// errors out by Error.
 func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 	return connect.WithHandlerOptions(connect.WithReadMaxBytes(maxBody),
 		// Services are near each other: compressing an answer costs more than sending it.
@@ -201,6 +203,11 @@ func survived(ctx context.Context, r connect.AnyRequest, next connect.UnaryFunc,
 			given, err = nil, panicked(log, r.Spec().Procedure, p)
 		}
 	}()
+	if m, is := r.Any().(proto.Message); is {
+		if err := checkTexts(m.ProtoReflect(), ""); err != nil {
+			return nil, err
+		}
+	}
 	return next(ctx, r)
 }
 

@@ -97,7 +97,7 @@ func (s *Server) proto(w http.ResponseWriter, r *http.Request, q *catalog.Query,
 	if err := proto.Unmarshal(body, question); err != nil {
 		return refusal.New(refusal.Malformed, "the body is not a %s", q.Request.Descriptor().FullName())
 	}
-	if err := query.Check(q, question); err != nil {
+	if err := q.Check(question); err != nil {
 		return err
 	}
 	answer, err := s.Queries.Ask(r.Context(), q, question, actor, 0)

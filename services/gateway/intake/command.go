@@ -1,7 +1,6 @@
 package intake
 
 import (
-	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -39,10 +38,6 @@ func Read(declared *catalog.Command, actor, id string, data []byte) (Command, er
 		return c, err
 	}
 	if err := declared.Check(m); err != nil {
-		var shape *catalog.ShapeError
-		if errors.As(err, &shape) {
-			return c, refusal.New(refusal.InvalidField, "%s", shape.Error())
-		}
 		return c, err
 	}
 	c.Stream = declared.Stream(m, catalog.Origin{Actor: actor, CommandID: id})

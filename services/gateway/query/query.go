@@ -53,17 +53,7 @@ func Read(q *catalog.Query, data []byte) (proto.Message, error) {
 	if err := wirejson.Unmarshal(data, m); err != nil {
 		return nil, err
 	}
-	return m, Check(q, m)
-}
-
-// Check holds a question against the shape that is declared for it. The error is a refusal.
-func Check(q *catalog.Query, m proto.Message) error {
-	err := q.Check(m)
-	var shape *catalog.ShapeError
-	if errors.As(err, &shape) {
-		return refusal.New(refusal.InvalidField, "%s", shape.Error())
-	}
-	return err
+	return m, q.Check(m)
 }
 
 // Ask asks as a user, once the user's other queries let it. The owner answers with what it had at the position, or later.

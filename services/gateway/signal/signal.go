@@ -6,7 +6,6 @@ package signal
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -83,10 +82,6 @@ func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data []byte) error
 		return err
 	}
 	if err := declared.Check(m); err != nil {
-		var shape *catalog.ShapeError
-		if errors.As(err, &shape) {
-			return refusal.New(refusal.InvalidField, "%s", shape.Error())
-		}
 		return err
 	}
 	room, ok := declared.Room(m, c.User)
