@@ -104,11 +104,14 @@ func Token(r *http.Request) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	kind, token, _ := strings.Cut(strings.TrimSpace(header), " ")
+	kind, token := strings.TrimSpace(header), ""
+	if end := strings.IndexAny(kind, " \t"); end >= 0 {
+		kind, token = kind[:end], strings.TrimSpace(kind[end:])
+	}
 	if !strings.EqualFold(kind, "Bearer") {
 		return "", nil
 	}
-	if token = strings.TrimSpace(token); token == "" {
+	if token == "" {
 		return "", refusal.New(refusal.Unauthorized, "the Authorization header has no token after Bearer")
 	}
 	return token, nil

@@ -14,6 +14,26 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func TestToken_IsReadAsClientsWriteIt(t *testing.T) {
+	t.Parallel()
+	for header, want := range map[string]string{
+		"": "", "Bearer t": "t", "bearer t": "t", "BEARER  t  ": "t", "Bearer\tt": "t", " Bearer t": "t", "Bearer t u": "t u",
+		"Basic dXNlcjpwdw==": "", "Bearertoken": "", "Negotiate": "", "Bearer Bearer t": "Bearer t",
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/ws", nil)
+		r.Header.Set("Authorization", header)
+		token, err := Token(r)
+		require.NoError(t, err, header)
+		require.Equal(t, want, token, header)
+	}
+	for _, headers := range [][]string{{"Bearer"}, {"bearer \t "}, {"Bearer t", "Bearer t"}, {"", ""}} {
+		r := httptest.NewRequest(http.MethodGet, "/ws", nil)
+		r.Header["Authorization"] = headers
+		_, err := Token(r)
+		require.ErrorContains(t, err, "Authorization", headers)
+	}
+}
+
 func TestOrigin_OfOthersIsLoggedOnceAMinuteAndClipped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -279,7 +279,7 @@ func (f *Fanout) deliver(log *reading, e *envelope.Event) {
 	declared, known := f.options.Catalog.Event(e.Type)
 	if !known {
 		if _, reported := f.unknown.LoadOrStore(e.Type, true); !reported {
-			f.options.Log.Warn("fan-out: an event of a type that this gateway does not know", "type", e.Type, "id", e.ID)
+			f.options.Log.Warn("fan-out: an event has a type that this gateway does not know", "type", e.Type, "id", e.ID)
 		}
 	}
 	span := f.span(e)

@@ -169,7 +169,7 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 	if !ok {
 		return fmt.Errorf("nobody serves the log of %s", log.owner)
 	}
-	f.options.Log.Warn("fan-out: a hole, filled from the owner's log", "topic", p.topic.name, "partition", p.number,
+	f.options.Log.Warn("fan-out: a hole is filled from the owner's log", "topic", p.topic.name, "partition", p.number,
 		"after", p.position, "until", until)
 	f.options.Metrics.Holes.Inc()
 	count := p.topic.countOf(p.epoch.Load())

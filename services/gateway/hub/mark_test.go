@@ -1,7 +1,10 @@
 package hub_test
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
+	"hash/crc32"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +39,41 @@ func TestMark_ComesBackAsItWentAndNotMangled(t *testing.T) {
 	for _, mangled := range []string{"", "A", text + "A", text + text, " " + text, strings.Repeat("A", 5000)} {
 		_, err := hub.ParseMark(mangled)
 		require.Error(t, err, mangled)
+	}
+}
+
+// A mark may be edited by whoever computes its checksum as well. It grants nothing, but has to be one.
+func TestMark_ThatWasMadeByOthers(t *testing.T) {
+	t.Parallel()
+	sealed := func(b ...byte) string {
+		return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b)))
+	}
+	const incarnation = "\x00\x00\x00\x07"
+	owned := func(position string, partial byte) []byte {
+		return append([]byte("\x02\x04chat"+position+incarnation), partial)
+	}
+	m, err := hub.ParseMark(sealed(owned("\x05", 1)...))
+	require.NoError(t, err)
+	require.Equal(t, hub.Mark{"chat": {Position: 5, Incarnation: 7, Partial: true}}, m)
+	for name, b := range map[string][]byte{
+		"of a release to come":       append([]byte{3}, owned("\x05", 0)[1:]...),
+		"of version 0":               append([]byte{0}, owned("\x05", 0)[1:]...),
+		"cut in the owner":           []byte("\x02\x04cha"),
+		"cut in the position":        []byte("\x02\x04chat\x80"),
+		"cut in the incarnation":     []byte("\x02\x04chat\x05\x00\x00"),
+		"without partial":            []byte("\x02\x04chat\x05" + incarnation),
+		"of an odd partial":          owned("\x05", 2),
+		"with an owner that is long": []byte("\x02\xffchat\x05" + incarnation + "\x00"),
+		"beyond int64":               owned("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 0),
+		"beyond uint64":              owned("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 0),
+	} {
+		_, err := hub.ParseMark(sealed(b...))
+		require.Error(t, err, name)
+	}
+	for _, text := range []string{strings.Repeat("A", 1<<20), "AQRjaGF0BfKmrcc=", "AQRjaGF0BfKmrcd",
+		"\x00", "\ufeffAQRjaGF0BfKmrcc"} {
+		_, err := hub.ParseMark(text)
+		require.Error(t, err)
 	}
 }
 

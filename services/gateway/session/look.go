@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/access"
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
@@ -89,7 +90,7 @@ func (s *Session) looked(answer func(room string, refused *refusal.Error)) func(
 	return func(room string, refused bool) {
 		s.looks.Add(-1)
 		if refused {
-			answer(room, refusal.New(refusal.NotAMember, "you may not look at %s", room))
+			answer(room, refusal.New(refusal.NotAMember, "you may not look at %s", access.Clip(room)))
 			return
 		}
 		answer(room, nil)
@@ -97,7 +98,7 @@ func (s *Session) looked(answer func(room string, refused *refusal.Error)) func(
 }
 
 func unknownRoom(room string) *refusal.Error {
-	return refusal.New(refusal.NotFound, "there is no %s to look at", room)
+	return refusal.New(refusal.NotFound, "there is no %s to look at", access.Clip(room))
 }
 
 func (l *looked) reply(re string) []byte {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -147,14 +148,28 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*connection, h
 	}
 	if err != nil {
 		refused := access.Refusal(err)
-		status := http.StatusUnauthorized
-		if refused.Code != refusal.Unauthorized {
-			status = http.StatusServiceUnavailable
+		status := http.StatusServiceUnavailable
+		switch refused.Code {
+		case refusal.Unauthorized:
+			status = http.StatusUnauthorized
+		case refusal.Malformed:
+			status = http.StatusBadRequest
 		}
 		refuse(w, status, refused)
 		return nil, h
 	}
-	query := r.URL.Query()
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, refusal.New(refusal.InvalidField, "the parameters of the URL cannot be read (%s): "+
+			"write other characters than letters and digits as %%XX", access.Clip(err.Error())))
+		return nil, h
+	}
+	for _, name := range []string{"resume", "device"} {
+		if n := len(query[name]); n > 1 {
+			refuse(w, http.StatusBadRequest, refusal.New(refusal.InvalidField, "%s is there %d times in the URL", name, n))
+			return nil, h
+		}
+	}
 	switch resume := query.Get("resume"); resume {
 	case "", "false":
 	case "true":

@@ -307,6 +307,44 @@ func TestAuth_ItsDataIsReadStrictly(t *testing.T) {
 	require.True(t, read(t, socket).Ready)
 }
 
+// A handshake that is not as it has to be is refused in a way that tells a client not to try it again.
+func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	for _, test := range []struct {
+		query  string
+		header http.Header
+		status int
+		code   string
+		says   string
+	}{
+		{"", http.Header{"Authorization": {"Bearer alice", "Bearer alice"}}, 400, refusal.Malformed, "Authorization is there 2 times"},
+		{"", http.Header{"Authorization": {"Bearer"}}, 401, refusal.Unauthorized, "no token after Bearer"},
+		{"?resume=TRUE", nil, 400, refusal.InvalidField, "resume has to be true or false"},
+		{"?resume=true&resume=false", nil, 400, refusal.InvalidField, "resume is there 2 times"},
+		{"?device=a&device=b", nil, 400, refusal.InvalidField, "device is there 2 times"},
+		{"?resume=true;device=x", nil, 400, refusal.InvalidField, "parameters of the URL cannot be read"},
+		{"?resume=%zz", nil, 400, refusal.InvalidField, "parameters of the URL cannot be read"},
+		{"?resume=%00", nil, 400, refusal.InvalidField, "resume has to be true or false"},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http"+strings.TrimPrefix(m.url, "ws")+test.query, nil)
+		require.NoError(t, err)
+		if test.header != nil {
+			r.Header = test.header
+		}
+		response, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		_ = response.Body.Close()
+		require.Equal(t, test.status, response.StatusCode, "%s %s", test.query, body)
+		var f frame
+		require.NoError(t, json.Unmarshal(body, &f))
+		require.Equal(t, test.code, f.Error.Code, test.query)
+		require.Contains(t, f.Error.Message, test.says, test.query)
+	}
+}
+
 // A refusal before the upgrade has its texts as every other answer has them.
 func TestRefuse_TextsAreNotEscapedForHTML(t *testing.T) {
 	t.Parallel()
@@ -362,6 +400,16 @@ func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {
 		{`{"id":"x","type":"look"}`, "x", refusal.InvalidField, "rooms"},
 		{`{"id":"x","type":"look","data":{"rooms":["conversation:g"]}}`, "x", refusal.NotFound, "conversation:g"},
 		{`{"id":"x","type":"look","data":{"rooms":["presence:bob"]}}`, "x", refusal.NotAMember, "presence:bob"},
+		{`{"id":"x","type":"look","data":{"rooms":["post:` + strings.Repeat("z", 60_000) + `"]}}`, "x", refusal.NotFound, "zzz… to look at"},
+		{`{"id":"x","type":"look","data":{"rooms":["post:a\u0000b"]}}`, "x", refusal.NotFound, "to look at"},
+		{`{"id":"x","type":"look","data":{"rooms":["presence:a:b"]}}`, "x", refusal.NotFound, "to look at"},
+		{`{"id":"x","type":"chat.history","data":{"conversation_id":"g","limit":1e400}}`, "x", refusal.InvalidField, "limit"},
+		{`{"id":"x","type":"chat.history","data":{"conversation_id":"g","before":9223372036854775808}}`, "x", refusal.InvalidField, "before"},
+		{`{"id":"x","type":"chat.history","data":{"conversation_id":"g","after":"5"}}`, "x", refusal.InvalidField, "after"},
+		{`{"id":"x","type":"chat.history","data":{"conversation_id":"` + strings.Repeat("z", 256) + `"}}`, "x", refusal.InvalidField, "conversation_id"},
+		{`{"id":"x","type":"chat.history","data":{"conversation_id":"\ud800"}}`, "x", refusal.InvalidField, "conversation_id holds half"},
+		{`{"id":"x","type":"chat.conversations","data":` + strings.Repeat(`{"a":`, 100) + `1` + strings.Repeat("}", 100) + `}`, "", refusal.Malformed, "nested deeper"},
+		{"\ufeff{\"id\":\"x\",\"type\":\"ping\"}", "", refusal.Malformed, "out of place at byte 0"},
 		{`{"id":"x","type":"auth","data":{"token":"bob"}}`, "x", refusal.Malformed, "first"},
 	} {
 		write(t, socket, c.text)
