@@ -37,13 +37,13 @@ func subcommands() []subcommand {
 		{"health", "ask a running process for /health (exit status 1 when unhealthy)", askHealth, "[--url URL]"},
 		{"log", "show the events of a stream, from its owner's log", showLog, "show STREAM [--owner SERVICE] [--json]"},
 		{"events", "follow event topics", tailEvents, "tail [TOPIC...] [--from-start] [--all] [--json]"},
-		{"dead-letters", "list and deal with what services could not take", deadLetters,
+		{"dead-letters", "list, show, retry or drop the messages that services could not process", deadLetters,
 			"(list [--all] | show ID | retry ID | drop ID) [--service SERVICE] [--json]"},
-		{"rebuild", "make projections anew from the log while the service runs (exit status 3 when rows differed)", rebuild,
+		{"rebuild", "rebuild projections from the log while the service runs (exit status 3 when rows differed)", rebuild,
 			"SERVICE [PROJECTION]"},
 		{"restored", "begin a new history of a log, after its database was restored to an earlier state", restored,
 			"SERVICE [--seen POSITION]"},
-		{"replay", "send a part of a log to one consumer once more", replay,
+		{"replay", "send a part of a log to one consumer again", replay,
 			"--owner SERVICE [--topic T] [--stream S] [--since T] [--until T] --to SERVICE"},
 	}
 }
@@ -61,8 +61,8 @@ func (e *statusError) Unwrap() error { return e.err }
 // errUsage says that the arguments were wrong and that this has been told already.
 var errUsage = errors.New("usage")
 
-// Main runs one subcommand and returns the exit status: 0, 1 for what failed, 2 for wrong usage, or what the subcommand
-// says. SIGINT and SIGTERM end it in order; a second one ends it at once.
+// Main runs one subcommand and returns the exit status: 0, 1 for what failed, 2 for wrong usage, or the status that the
+// subcommand returns. SIGINT and SIGTERM end it in order; a second one ends it at once.
 func Main(args []string, t Terminal) int {
 	ctx, release := process.UntilSignal(context.Background(), process.NewLog(t.Err))
 	defer release()

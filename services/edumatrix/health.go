@@ -39,7 +39,7 @@ func askHealth(ctx context.Context, t Terminal, args []string) error {
 	}
 	fmt.Fprintln(t.Out)
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s says %s", *url, response.Status)
+		return fmt.Errorf("%s answers %s", *url, response.Status)
 	}
 	return nil
 }

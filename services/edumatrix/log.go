@@ -14,7 +14,7 @@ import (
 // showLog shows the events of a stream, as they are in the log of its owner now.
 func showLog(ctx context.Context, t Terminal, args []string) error {
 	f := flags("log", t)
-	owner := f.String("owner", "", "service whose log it is (default: all are asked)")
+	owner := f.String("owner", "", "service whose log has the stream (default: all services are asked)")
 	asJSON := f.Bool("json", false, "one JSON object per line")
 	rest, err := arguments(f, args)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 // statusDiffers is the exit status of a rebuild that found other rows than there were.
 const statusDiffers = 3
 
-// rebuild has a service make projections anew, and shows in what the new rows differ.
+// rebuild has a service rebuild projections, and shows in what the new rows differ.
 func rebuild(ctx context.Context, t Terminal, args []string) error {
 	f := flags("rebuild", t)
 	rest, err := arguments(f, args)

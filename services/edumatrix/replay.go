@@ -28,11 +28,11 @@ type selected struct {
 	since, until         time.Time
 }
 
-// replay sends a part of a log to one consumer once more.
+// replay sends a part of a log to one consumer again.
 func replay(ctx context.Context, t Terminal, args []string) error {
 	f := flags("replay", t)
 	s := selected{}
-	f.StringVar(&s.owner, "owner", "", "service whose log it is")
+	f.StringVar(&s.owner, "owner", "", "service whose log is sent")
 	f.StringVar(&s.topic, "topic", "", "only events of this topic")
 	f.StringVar(&s.stream, "stream", "", "only events of this stream")
 	since := f.String("since", "",
@@ -156,6 +156,6 @@ func moment(text string, now time.Time) (time.Time, error) {
 	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
 		return now.Add(-ago), nil
 	}
-	return time.Time{}, fmt.Errorf("%q is not a time: 2026-03-04, 2026-03-04T05:06:07Z (UTC unless it says otherwise), "+
+	return time.Time{}, fmt.Errorf("%q is not a time: 2026-03-04, 2026-03-04T05:06:07Z (UTC where it has no other zone), "+
 		"or 24h", text)
 }

@@ -18,8 +18,11 @@ func restored(ctx context.Context, t Terminal, args []string) error {
 	if err != nil {
 		return err
 	}
-	if len(rest) != 1 || *seen < 0 {
-		return t.wrongly("edumatrix restored needs SERVICE, and a position is not negative")
+	if len(rest) != 1 {
+		return t.wrongly("edumatrix restored needs SERVICE")
+	}
+	if *seen < 0 {
+		return t.wrongly("--seen has to be a position, which is not negative")
 	}
 	i, err := findInstallation(t)
 	if err != nil {

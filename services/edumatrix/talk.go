@@ -23,8 +23,8 @@ import (
 // talk is the terminal client: what is typed is sent, what others send is shown.
 func talk(ctx context.Context, t Terminal, args []string) error {
 	f := flags("chat", t)
-	user := f.String("user", "", "who talks")
-	to := f.String("to", "", "whom to: begins the conversation of the two, or finds it")
+	user := f.String("user", "", "id of the user who talks")
+	to := f.String("to", "", "id of the user to talk to; their conversation is begun where there is none")
 	conversation := f.String("conversation", "", "id of a conversation to talk in")
 	url := f.String("url", "", "socket of the gateway (default: the mesh that runs in the data directory)")
 	bearer := f.String("token", "", "token to connect with (default: one is minted for --user)")
@@ -294,10 +294,10 @@ func (c *conversationOnTerminal) sendAll(ctx context.Context, conn *client.Clien
 		switch {
 		case err == nil:
 		case !errors.As(err, &refused) || refused.Code == refusal.Unavailable:
-			fmt.Fprintln(c.Err, "not sent yet, it is tried again")
+			fmt.Fprintln(c.Err, "not sent yet; it is tried again")
 			return false
 		case refused.Code == refusal.Queued:
-			fmt.Fprintln(c.Err, "taken, and said as soon as it can be")
+			fmt.Fprintln(c.Err, "taken; it is sent as soon as it can be")
 		default:
 			fmt.Fprintf(c.Err, "not sent: %s\n", printable(refused.Error()))
 		}

@@ -11,15 +11,18 @@ import (
 // token mints a development token: signed with JWT_SECRET where it is set, else with the secret that `edumatrix up` made.
 func token(_ context.Context, t Terminal, args []string) error {
 	f := flags("token", t)
-	user := f.String("user", "", "who the token names")
+	user := f.String("user", "", "id of the user whom the token names")
 	role := f.String("role", "", "role claim, such as service")
-	life := f.Duration("for", 24*time.Hour, "how long it holds")
+	life := f.Duration("for", 24*time.Hour, "for how long the token is valid")
 	if err := parse(f, args); err != nil {
 		return err
 	}
 	if !catalog.ValidID(*user) {
 		fmt.Fprintln(t.Err, "edumatrix token needs --user NAME: "+catalog.IDForm)
 		return errUsage
+	}
+	if *life <= 0 {
+		return t.wrongly("--for has to be longer than 0, such as 24h")
 	}
 	mesh := runningMesh{JWTSecret: t.Getenv("JWT_SECRET")}
 	if mesh.JWTSecret == "" {

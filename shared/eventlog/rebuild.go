@@ -16,7 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
-// Rebuild says which projections to make anew.
+// Rebuild names the projections to rebuild.
 type Rebuild struct {
 	Projections []Projection
 	// Tables are those of the projections. Nil: all that the owner's migrations make.
@@ -56,7 +56,7 @@ const (
 	liveWithin   = 10 * time.Second
 )
 
-// Rebuild makes projections anew while they are read and followed: a shadow schema is migrated and follows the log; then,
+// Rebuild rebuilds projections while they are read and followed: a shadow schema is migrated and follows the log; then,
 // under the log's lock, it gets the rest and its tables take the place of the live ones. Old and new rows are compared as
 // they were at that moment, after the log has gone on. The migrations have to name their tables without a schema, and
 // make nothing but tables with their indexes and sequences.

@@ -65,7 +65,7 @@ const (
 type OperatorServiceClient interface {
 	// Describe returns the projections and the consumers of the service.
 	Describe(context.Context, *connect.Request[v1.DescribeRequest]) (*connect.Response[v1.DescribeResponse], error)
-	// Makes projections anew from the log beside the live ones, and swaps them.
+	// Rebuilds projections from the log beside the live ones, and swaps them.
 	Rebuild(context.Context, *connect.Request[v1.RebuildRequest]) (*connect.ServerStreamForClient[v1.RebuildResponse], error)
 	// Streams of others that are parked: an event of them failed by itself, and those behind it wait.
 	ListParked(context.Context, *connect.Request[v1.ListParkedRequest]) (*connect.Response[v1.ListParkedResponse], error)
@@ -213,7 +213,7 @@ func (c *operatorServiceClient) BeginIncarnation(ctx context.Context, req *conne
 type OperatorServiceHandler interface {
 	// Describe returns the projections and the consumers of the service.
 	Describe(context.Context, *connect.Request[v1.DescribeRequest]) (*connect.Response[v1.DescribeResponse], error)
-	// Makes projections anew from the log beside the live ones, and swaps them.
+	// Rebuilds projections from the log beside the live ones, and swaps them.
 	Rebuild(context.Context, *connect.Request[v1.RebuildRequest], *connect.ServerStream[v1.RebuildResponse]) error
 	// Streams of others that are parked: an event of them failed by itself, and those behind it wait.
 	ListParked(context.Context, *connect.Request[v1.ListParkedRequest]) (*connect.Response[v1.ListParkedResponse], error)
