@@ -150,11 +150,13 @@ func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
 	}
 }
 
-// Another instance goes on with the projection of one that ends.
+// Another instance goes on with the projection of one that ends, and need not wait until the server has missed that for long.
 func TestFollow_AnotherInstanceTakesOver(t *testing.T) {
 	t.Parallel()
 	url := database(t)
-	l, other := running(t, url, counting), running(t, url, counting)
+	l, other := instance(t, url, counting), running(t, url, counting)
+	l.times.silence = time.Hour
+	during(t, l.Run)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- l.Follow(ctx, &counts{}) }()
@@ -162,7 +164,9 @@ func TestFollow_AnotherInstanceTakesOver(t *testing.T) {
 	during(t, func(ctx context.Context) error { return other.Follow(ctx, &counts{}) })
 	cancel()
 	require.NoError(t, <-ended)
-	require.NoError(t, l.WaitFor(t.Context(), "counts", commit(t, l, said("1", "b")).Position))
+	patient, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	require.NoError(t, l.WaitFor(patient, "counts", commit(t, l, said("1", "b")).Position), "nobody follows")
 	checkCounts(t, l, 2)
 }
 

@@ -42,7 +42,7 @@ func (l *Log) takeLease(ctx context.Context, purpose string, renewal, every time
 	// Whatever is written under a lease may be lost by a crash of the server: it is then done again.
 	_, err = conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
   set_config('synchronous_commit', 'off', false), set_config('idle_in_transaction_session_timeout', '5s', false),
-  set_config('search_path', $2, false)`, milliseconds(leaseSilence), pgx.Identifier{l.o.Owner}.Sanitize())
+  set_config('search_path', $2, false)`, milliseconds(l.times.silence), pgx.Identifier{l.o.Owner}.Sanitize())
 	if err == nil {
 		standby()
 		err = advisory.Await(ctx, conn, lockKey(l.o.Owner, purpose), every)

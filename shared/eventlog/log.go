@@ -67,6 +67,8 @@ type Log struct {
 type timeouts struct {
 	lock time.Duration // how long to wait for the lock
 	hold time.Duration // how long to hold it, and how long to stand still while holding it
+	// silence is for how long the holder of a lease may not be heard of; leaseSilence, but in tests.
+	silence time.Duration
 }
 
 var schemaName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}$`)
@@ -94,7 +96,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	o.Log = o.Log.With("log", o.Owner)
 	l := &Log{
 		o: o, sql: newStatements(o.Owner), queue: newQueue(), head: newProgress(),
-		waiting: waiting{tell: o.Waiting}, times: timeouts{lock: 10 * time.Second, hold: 2 * time.Second},
+		waiting: waiting{tell: o.Waiting}, times: timeouts{lock: 10 * time.Second, hold: 2 * time.Second, silence: leaseSilence},
 	}
 	l.session.log, l.notices = l, make(notices, 1)
 	if err := migrate(ctx, o); err != nil {

@@ -139,6 +139,7 @@ func TestCommit_WaitsForTheLockOnlySoLong(t *testing.T) {
 	require.NoError(t, err)
 	_, err = l.Commit(t.Context(), said("1", "c"))
 	require.ErrorIs(t, err, bus.ErrAway)
+	require.ErrorContains(t, err, "lock timeout", "it is the lock that it waited for, and not the end of its own time")
 	require.NoError(t, holder.Close(t.Context()))
 	for i := range 3 {
 		commit(t, l, said("1", fmt.Sprint(i)))
