@@ -160,7 +160,8 @@ func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
 	return applied, nil
 }
 
-// transact takes a round trip to begin and read, those of Apply, and one to save and commit.
+// transact takes a round trip to begin and read, those of Apply, and one to save and commit; one more where it finds no
+// event.
 func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, err error) {
 	l, era := f.log, f.here.current()
 	var events []logged
@@ -194,6 +195,20 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 		}
 	}
 	position := f.position
+	if len(events) == 0 {
+		// The log may have begun another incarnation, whose floor no event has. The floor is read first: every event below it
+		// is then found by the read that follows.
+		var floor int64
+		b = &pgx.Batch{}
+		b.Queue(l.sql.floor).QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
+		b.Queue(l.sql.read, f.position, int64(1<<62), batch, "").Query(read)
+		if err := conn.SendBatch(ctx, b).Close(); err != nil {
+			return 0, err
+		}
+		if len(events) == 0 {
+			position = max(position, floor)
+		}
+	}
 	b = &pgx.Batch{}
 	if len(events) > 0 {
 		position = events[len(events)-1].Position
@@ -204,6 +219,8 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 			}
 			return 0, &ownFault{err}
 		}
+	}
+	if position > f.position {
 		b.Queue(l.sql.saveProjection, f.p.Name(), position)
 	}
 	b.Queue("COMMIT")

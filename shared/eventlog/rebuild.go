@@ -443,6 +443,9 @@ func (s *shadow) finish(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if applied == 0 {
+			s.position = head // the floor of an incarnation that has no event yet
+		}
 		done += applied
 	}
 	return nil

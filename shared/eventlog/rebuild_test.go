@@ -91,6 +91,24 @@ func whole(t *testing.T, l *Log, n int64) {
 	}
 }
 
+// A rebuild ends at the floor of an incarnation that has no event yet, and not only at an event.
+func TestRebuild_AfterANewIncarnationWithoutEvents(t *testing.T) {
+	t.Parallel()
+	l, _ := tallied(t, 20)
+	at, err := l.Reincarnate(t.Context(), 500)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := rebuild(t, l); r.Position != at.Position {
+		t.Errorf("rebuilt up to %d, the log's head is %d", r.Position, at.Position)
+	}
+	whole(t, l, 20)
+	commit(t, l, said("1", "after"))
+	if err := l.WaitFor(t.Context(), "tally", at.Position+1); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestRebuild_UnderTrafficEqualsTheLiveRows(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 700)

@@ -296,15 +296,21 @@ func (x *leading) next(ctx context.Context) ([]logged, error) {
 	var events []logged
 	var head int64
 	var at incarnation
-	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		found, err := conn.Query(ctx, x.log.sql.read, s.Position, int64(1<<62), x.batch, "")
-		if err == nil {
-			events, err = x.log.scanAll(found)
+	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+		read := func() error {
+			found, err := conn.Query(ctx, x.log.sql.read, s.Position, int64(1<<62), x.batch, "")
+			if err == nil {
+				events, err = x.log.scanAll(found)
+			}
+			return err
 		}
-		if err == nil && len(events) == 0 {
-			at, head, err = x.log.readHead(ctx, conn)
+		if err := read(); err != nil || len(events) > 0 {
+			return err
 		}
-		return err
+		if at, head, err = x.log.readHead(ctx, conn); err != nil || at.floor <= s.Position {
+			return err
+		}
+		return read() // events may have been committed below the floor since
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the log after %d: %w", s.Position, err)

@@ -11,6 +11,7 @@ const (
 	// The head of the log is its newest position, or the floor of a new incarnation in which nothing was written yet.
 	sqlHead = `SELECT greatest(i.floor, (SELECT max(position) FROM owner.events)), i.number, i.id, i.floor
 FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1`
+	sqlFloor = `SELECT floor FROM owner.incarnations ORDER BY number DESC LIMIT 1`
 	// A new incarnation begins above a position that the log has lost, unless another instance has begun one.
 	sqlReincarnate = `INSERT INTO owner.incarnations (number, id, head, floor, since)
 SELECT i.number + 1, left(replace(gen_random_uuid()::text, '-', ''), 12), h.head, greatest(i.floor, h.head, $2) + $3, now()
@@ -179,17 +180,18 @@ ORDER BY position`
 type statements struct {
 	in func(string) string // puts the schema into any other statement
 
-	head, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
-	outcome, pruneOutcomes, load, read, readStream, rooms, stretches                                         string
-	stays, countGaps, measureGaps, readGaps                                                                  string
-	addProjection, takeProjection, projection, saveProjection, dropProjection, relayState, saveRelay         string
+	head, floor, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
+	outcome, pruneOutcomes, load, read, readStream, rooms, stretches                                                string
+	stays, countGaps, measureGaps, readGaps                                                                         string
+	addProjection, takeProjection, projection, saveProjection, dropProjection, relayState, saveRelay                string
 }
 
 func newStatements(owner string) statements {
 	schema := pgx.Identifier{owner}.Sanitize() + "."
 	in := func(s string) string { return strings.ReplaceAll(s, "owner.", schema) }
 	return statements{in: in,
-		head: in(sqlHead), reincarnate: in(sqlReincarnate), same: in(sqlSame), check: in(sqlCheck), insertEvents: in(sqlInsertEvents), insertRooms: in(sqlInsertRooms),
+		head: in(sqlHead), floor: in(sqlFloor), reincarnate: in(sqlReincarnate), same: in(sqlSame), check: in(sqlCheck),
+		insertEvents: in(sqlInsertEvents), insertRooms: in(sqlInsertRooms),
 		insertOutcomes: in(sqlInsertOutcomes), openRooms: in(sqlOpenRooms), closeRooms: in(sqlCloseRooms),
 		redact:  in(sqlRedact),
 		outcome: in(sqlOutcome), pruneOutcomes: in(sqlPruneOutcomes), load: in(sqlLoad),
