@@ -304,7 +304,13 @@ func connect(t testing.TB, address, user string, change ...func(*client.Options)
 // raw is a socket that says it resumes: it sends a frame, unless that is empty, and gives the next that comes.
 func raw(t *testing.T, address, user string) func(frame string) string {
 	t.Helper()
-	socket, r, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+address+"/ws?resume=true",
+	return rawOf(t, "ws://"+address+"/ws?resume=true", user)
+}
+
+// rawOf is such a socket of any URL.
+func rawOf(t *testing.T, url, user string) func(frame string) string {
+	t.Helper()
+	socket, r, err := websocket.DefaultDialer.DialContext(t.Context(), url,
 		http.Header{"Authorization": {"Bearer " + token(t, user, "")}})
 	require.NoError(t, err)
 	_ = r.Body.Close()
@@ -526,6 +532,49 @@ func TestGateway_QueriesSeeOnesOwnWrites(t *testing.T) {
 	err = alice.Query(t.Context(), "chat.history", map[string]string{"conversation_id": "g"}, &answer)
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, refusal.Unavailable, refused.Code)
+}
+
+// The rows of an owner may be behind its log, and then show no more than is asked for. Still, an answer contains everything
+// that was committed before its connection was opened, or before its request was sent over HTTP.
+func TestGateway_QueriesSeeWhatWasCommittedBeforeTheConnection(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	m.onCommand(m.commits)
+	m.start(`["alice"]`)
+	chat := m.owners["chat"]
+	chat.OnQuery(func(_ string, q fake.Question) (string, error) {
+		var messages []string
+		for _, e := range chat.Log() {
+			if e.Position <= q.Position && e.Type == "chat.message_sent" {
+				messages = append(messages, fmt.Sprintf(`{"message_id":%q,"body":"hello"}`, e.Cause))
+			}
+		}
+		return `{"messages":[` + strings.Join(messages, ",") + `]}`, nil
+	})
+	address, _ := m.gateway(settings{})
+	_, err := connect(t, address, "alice").Command(t.Context(), "chat.send_message", hello)
+	require.NoError(t, err)
+	const asked = `{"conversation_id":"g"}`
+
+	var answer struct{ Messages []struct{ Body string } }
+	require.NoError(t, connect(t, address, "alice").Query(t.Context(), "chat.history", json.RawMessage(asked), &answer))
+	require.Len(t, answer.Messages, 1, "on another connection")
+
+	for _, path := range []string{"/api/chat.history", "/api/edumatrix.chat.v1.ChatService/History"} {
+		status, answer, _ := call(t, address, path, asked, "Authorization", "Bearer "+token(t, "alice", ""))
+		require.Equal(t, http.StatusOK, status, answer)
+		require.Len(t, answer["messages"], 1, path)
+	}
+
+	release := chat.HoldRooms()
+	defer release()
+	early := rawOf(t, "ws://"+address+"/ws", "alice")
+	reply := early(`{"id":"1","type":"chat.history","data":` + asked + `}`)
+	for !strings.Contains(reply, `"re":"1"`) {
+		require.NotContains(t, reply, `"ready"`)
+		reply = early("")
+	}
+	require.Contains(t, reply, `"body":"hello"`, "asked before the rooms are known")
 }
 
 // call posts to the HTTP API.

@@ -5,6 +5,7 @@ package rpc
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"strconv"
 )
@@ -35,6 +36,12 @@ func Actor(ctx context.Context) string {
 	return user
 }
 
+// Now is a position that has a query see everything that is committed when its owner is asked.
+const Now int64 = math.MaxInt64
+
+// now is how Now is written in a header.
+const now = "now"
+
 // WithPosition has a query see the owner's log at least up to a position, so that one reads one's own writes.
 func WithPosition(ctx context.Context, position int64) context.Context {
 	return context.WithValue(ctx, positionKey{}, position)
@@ -50,7 +57,10 @@ func carry(ctx context.Context, h http.Header) {
 	if user := Actor(ctx); user != "" {
 		h.Set(headerActor, user)
 	}
-	if position := Position(ctx); position > 0 {
+	switch position := Position(ctx); {
+	case position == Now:
+		h.Set(headerPosition, now)
+	case position > 0:
 		h.Set(headerPosition, strconv.FormatInt(position, 10))
 	}
 }
@@ -59,7 +69,9 @@ func carried(ctx context.Context, h http.Header) context.Context {
 	if user := h.Get(headerActor); user != "" {
 		ctx = WithActor(ctx, user)
 	}
-	if position, err := strconv.ParseInt(h.Get(headerPosition), 10, 64); err == nil {
+	if text := h.Get(headerPosition); text == now {
+		ctx = WithPosition(ctx, Now)
+	} else if position, err := strconv.ParseInt(text, 10, 64); err == nil {
 		ctx = WithPosition(ctx, position)
 	}
 	return ctx

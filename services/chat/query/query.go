@@ -180,13 +180,17 @@ func readable(stretches []eventlog.Stretch, fromJoining bool, version int64) acc
 	return a
 }
 
-func (s *Server) wait(ctx context.Context, position int64) error {
-	if position == 0 {
-		return nil
-	}
+// wait returns when the projection shows everything up to a position of the log; rpc.Now is the newest one.
+func (s *Server) wait(ctx context.Context, position int64) (err error) {
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := s.log.WaitFor(patient, store.ProjectionName, position); err != nil {
+	if position == rpc.Now {
+		position, err = s.log.Head(patient)
+	}
+	if err == nil {
+		err = s.log.WaitFor(patient, store.ProjectionName, position)
+	}
+	if err != nil {
 		if patient.Err() != nil && ctx.Err() == nil {
 			return refusal.New(refusal.Unavailable, "what was written last cannot be read yet, ask again")
 		}

@@ -369,6 +369,11 @@ func TestQuery_WaitsForWhatWasWritten(t *testing.T) {
 	if _, err := f.server.History(f.as("ann"), early); codeOf(err) != refusal.Unavailable {
 		t.Fatalf("nothing is projected: %v", err)
 	}
+	now := rpc.WithPosition(rpc.WithActor(t.Context(), "ann"), rpc.Now)
+	list := &chatv1.ConversationsRequest{}
+	if _, err := f.server.Conversations(now, connect.NewRequest(list)); codeOf(err) != refusal.Unavailable {
+		t.Fatalf("nothing is projected, and everything that is committed was asked for: %v", err)
+	}
 	answered := make(chan error, 2)
 	go func() {
 		got, err := f.history("ann", &chatv1.HistoryRequest{ConversationId: "c"})
@@ -389,6 +394,9 @@ func TestQuery_WaitsForWhatWasWritten(t *testing.T) {
 		if err := <-answered; err != nil {
 			t.Error(err)
 		}
+	}
+	if got, err := patiently(now, f.server.Conversations, list); err != nil || len(got.GetConversations()) != 1 {
+		t.Errorf("everything that is committed: %v %v", got, err)
 	}
 }
 

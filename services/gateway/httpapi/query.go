@@ -14,6 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
 	"github.com/edumatrix/interlinked/services/gateway/query"
+	"github.com/edumatrix/interlinked/shared/rpc"
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
@@ -23,7 +24,7 @@ func (s *Server) query(w http.ResponseWriter, r *http.Request, q *catalog.Query,
 	if err != nil {
 		return err
 	}
-	answer, err := s.Queries.Ask(r.Context(), q, question, actor, 0)
+	answer, err := s.Queries.Ask(r.Context(), q, question, actor, rpc.Now)
 	if err != nil {
 		return err
 	}
@@ -100,7 +101,7 @@ func (s *Server) proto(w http.ResponseWriter, r *http.Request, q *catalog.Query,
 	if err := q.Check(question); err != nil {
 		return err
 	}
-	answer, err := s.Queries.Ask(r.Context(), q, question, actor, 0)
+	answer, err := s.Queries.Ask(r.Context(), q, question, actor, rpc.Now)
 	if err != nil {
 		return err
 	}

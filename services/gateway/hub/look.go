@@ -45,6 +45,9 @@ func (v *View) Look(c *Conn, l Looked) bool {
 		return false
 	}
 	m := v.join(s, l.Room, l.Position)
+	if v.log >= 0 {
+		s.know(l.Position)
+	}
 	v.lookUntil(m, l.Until)
 	for _, e := range l.Snapshot {
 		if e.state() {
@@ -57,7 +60,7 @@ func (v *View) Look(c *Conn, l Looked) bool {
 	}
 	for _, e := range slices.Concat(states, events) {
 		if slices.Contains(e.Rooms, l.Room) && !v.elsewhere(s, e, l.Room) && m.takes(e) {
-			c.give(e, v.log)
+			v.give(e, s)
 		}
 	}
 	return true

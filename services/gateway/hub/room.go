@@ -28,7 +28,7 @@ type seat struct {
 	attached bool
 	gone     bool
 	floor    int64
-	seen     atomic.Int64 // the highest position given
+	asOf     atomic.Int64 // of the rooms, or of what was given since; 0 before it is attached
 	last     uint64       // number of the delivery that was applied last: an event in two rooms of a connection is given once
 	rooms    roomSet
 	looking  int              // rooms that it looks at

@@ -188,8 +188,8 @@ func (v *View) apply(e *Event, s *seat, rooms []*room) int {
 }
 
 func (v *View) give(e *Event, s *seat) {
-	if !e.state() && e.Position > s.seen.Load() {
-		s.seen.Store(e.Position)
+	if !e.state() {
+		s.know(e.Position)
 	}
 	s.conn.give(e, v.log)
 }
@@ -202,8 +202,17 @@ func (s *seat) takes(e *Event) bool {
 	return note(&s.newest, e)
 }
 
-// Seen is the highest position of the log that a connection was given: whoever asks next has to find that there.
-func (v *View) Seen(c *Conn) int64 { return c.seats[v.index].seen.Load() }
+// AsOf is the position of the log as of which a connection knows it: that of its rooms, or the highest one that it was
+// given since. The answer to whatever it asks next has to contain everything up to there. It is 0 while the connection
+// does not know its rooms, and where the log was empty then.
+func (v *View) AsOf(c *Conn) int64 { return c.seats[v.index].asOf.Load() }
+
+// know raises the position as of which the connection knows the log. It is called under the view's lock.
+func (s *seat) know(position int64) {
+	if position > s.asOf.Load() {
+		s.asOf.Store(position)
+	}
+}
 
 // Attach puts a connection into the rooms that the owner answered for its user as of a position, gives it what was read
 // above that, and goes on from there. It returns false when this gateway no longer keeps all of that: ask again.
@@ -289,10 +298,10 @@ func (v *View) attach(s *seat, r Return, missed missed) bool {
 		return false
 	}
 	s.attached, s.floor = true, r.Position
+	s.know(r.Position)
 	c := s.conn
 	if n := len(r.Missed); n > 0 {
 		c.catchUp(missed, v.log, len(r.TooFar) > 0)
-		s.seen.Store(r.Missed[n-1].Position)
 		v.hub.options.Metrics.Deliveries.Add(float64(n))
 	}
 	var few [4]*room

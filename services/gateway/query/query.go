@@ -56,8 +56,9 @@ func Read(q *catalog.Query, data []byte) (proto.Message, error) {
 	return m, q.Check(m)
 }
 
-// Ask asks as a user, once the user's other queries let it. The owner answers with what it had at the position, or later.
-// The error is a refusal where the owner refused, where it is away, and where the user asks too much.
+// Ask asks as a user, once the user's other queries let it. The owner answers with what it had at the position, or later;
+// rpc.Now is the newest position when the owner is asked. The error is a refusal where the owner refused, where it is away,
+// and where the user asks too much.
 func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position int64) (
 	answer proto.Message, err error) {
 	user := a.Users.Enter(actor)

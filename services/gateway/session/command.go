@@ -13,6 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/services/gateway/query"
+	"github.com/edumatrix/interlinked/shared/rpc"
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
@@ -49,9 +50,7 @@ func (s *Session) query(ctx context.Context, f Frame, declared *catalog.Query) {
 		s.conn.Send(Failed(f.ID, refused))
 		return
 	}
-	// Taken now, so that the answer has what this connection was told before it asked.
-	// One reads one's own writes, and what one has been shown.
-	position := max(s.sender.Position(declared.Owner), s.mesh.Hub.View(declared.Owner).Seen(s.conn))
+	position := s.asOf(declared.Owner) // before the frames that follow
 	s.queries.Go(func() {
 		written := false
 		defer func() {
@@ -76,6 +75,17 @@ func (s *Session) query(ctx context.Context, f Frame, declared *catalog.Query) {
 		span.SetStatus(codes.Error, r.Code)
 		s.conn.Send(Failed(f.ID, r))
 	})
+}
+
+// asOf is the position of an owner's log that an answer has to contain: users read their own writes, whichever of their
+// connections sent them, and what they have been shown.
+func (s *Session) asOf(owner string) int64 {
+	// The rooms were read after the connection was opened, hence after everything that was acknowledged before that.
+	position := s.mesh.Hub.View(owner).AsOf(s.conn)
+	if position == 0 {
+		return rpc.Now
+	}
+	return max(position, s.sender.Position(owner))
 }
 
 func (s *Session) beginQuery() *refusal.Error {

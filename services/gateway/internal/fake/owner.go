@@ -49,7 +49,8 @@ type Owner struct {
 	resumed   int
 	failing   string // no Resume that this user is in succeeds
 	slow      time.Duration
-	hanging   string // calls of Resume that this user is in are held
+	hanging   string        // calls of Resume that this user is in are held
+	holding   chan struct{} // calls of Rooms are held until this is closed; nil: they are not
 	held      chan struct{}
 	release   chan struct{}
 	bounds    string // of the last Resume
@@ -273,6 +274,20 @@ func (o *Owner) HangFor(user string) (release func()) {
 	}
 }
 
+// HoldRooms holds the calls of Rooms until they are released.
+func (o *Owner) HoldRooms() (release func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	holding := make(chan struct{})
+	o.holding = holding
+	return sync.OnceFunc(func() {
+		o.mu.Lock()
+		o.holding = nil
+		o.mu.Unlock()
+		close(holding)
+	})
+}
+
 // Hanging gets a value for each call that is held.
 func (o *Owner) Hanging() <-chan struct{} { return o.held }
 
@@ -349,11 +364,19 @@ func (o *Owner) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogRequ
 }
 
 // Rooms tells the rooms of users.
-func (o *Owner) Rooms(_ context.Context, r *connect.Request[meshv1.RoomsRequest]) (
+func (o *Owner) Rooms(ctx context.Context, r *connect.Request[meshv1.RoomsRequest]) (
 	*connect.Response[meshv1.RoomsResponse], error) {
 	o.pause()
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if holding := o.holding; holding != nil {
+		o.mu.Unlock()
+		select {
+		case <-holding:
+		case <-ctx.Done():
+		}
+		o.mu.Lock()
+	}
 	if err := o.here(); err != nil {
 		return nil, err
 	}

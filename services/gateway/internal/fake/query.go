@@ -16,7 +16,7 @@ import (
 // Question is what an owner is asked.
 type Question struct {
 	Actor    string
-	Position int64
+	Position int64  // rpc.Now where everything that is committed was asked for
 	Data     string // JSON
 }
 
@@ -59,6 +59,9 @@ func (o *Owner) query(q *catalog.Query, r *http.Request) ([]byte, error) {
 		return nil, err
 	}
 	position, _ := strconv.ParseInt(r.Header.Get("Edumatrix-Position"), 10, 64)
+	if r.Header.Get("Edumatrix-Position") == "now" {
+		position = rpc.Now
+	}
 	said, err := answer(q.Name, Question{Actor: r.Header.Get("Edumatrix-Actor"), Position: position,
 		Data: protojson.MarshalOptions{UseProtoNames: true}.Format(question)})
 	if err != nil {
