@@ -170,6 +170,19 @@ func TestFollow_AnotherInstanceTakesOver(t *testing.T) {
 	checkCounts(t, l, 2)
 }
 
+// loseApplied takes back what was applied to counts and ends all sessions, as a crash of the server does.
+func loseApplied(t *testing.T, url string) {
+	t.Helper()
+	err := pgx.BeginFunc(t.Context(), pool(t, url), func(tx pgx.Tx) error {
+		// As the last thing in the transaction, so that nobody sees the rows of before once their sessions have ended.
+		_, err := tx.Exec(t.Context(), `LOCK chat.projections; TRUNCATE chat.counts;
+UPDATE chat.projections SET position = 0; SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()`, pgx.QueryExecModeSimpleProtocol)
+		return err
+	})
+	require.NoError(t, err)
+}
+
 // A query does not take rows for current that a crash of the server has taken back, wherever they were applied.
 func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	t.Parallel()
@@ -184,18 +197,7 @@ func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	for _, each := range []*Log{l, other} {
 		require.NoError(t, each.WaitFor(t.Context(), "counts", 10))
 	}
-	crash := func() {
-		p := pool(t, url)
-		err := pgx.BeginFunc(t.Context(), p, func(tx pgx.Tx) error {
-			// As the last thing in the transaction, so that nobody sees the rows of before once their sessions have ended.
-			_, err := tx.Exec(t.Context(), `LOCK chat.projections; TRUNCATE chat.counts;
-UPDATE chat.projections SET position = 0; SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()`, pgx.QueryExecModeSimpleProtocol)
-			return err
-		})
-		require.NoError(t, err)
-	}
-	crash()
+	loseApplied(t, url)
 	// The one that applies begins again where the server is.
 	eventually(t, time.Minute, "all is applied again", func() bool {
 		var n int64
@@ -209,7 +211,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`, pgx.QueryExecMo
 	}
 	cancel()
 	require.NoError(t, <-ended)
-	crash()
+	loseApplied(t, url)
 	for name, each := range map[string]*Log{"that applied": l, "other": other} {
 		eventually(t, time.Minute, "the instance "+name+" notices that its connections are lost", func() bool {
 			position, _ := each.applied.of("counts").now()
@@ -228,6 +230,69 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`, pgx.QueryExecMo
 		return l.WaitFor(t.Context(), "counts", 10) == nil
 	})
 	checkCounts(t, l, 10)
+}
+
+// The server has crashed, and the process has not noticed: it knows only that the projection was further once. Rows that it
+// reads in a session of after the crash are read again once the projection is as far.
+func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
+	t.Parallel()
+	for _, when := range []string{"before the query", "between the wait and the read"} {
+		t.Run(when, func(t *testing.T) {
+			t.Parallel()
+			url := database(t)
+			writes := running(t, url, counting)
+			for i := range 10 {
+				commit(t, writes, said(fmt.Sprint(i%3), fmt.Sprint(i)))
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- writes.Follow(ctx, &counts{}) }()
+			l := instance(t, url, counting) // it does not run, and so does not notice that sessions end
+			query := func(between func()) (applied int64, err error) {
+				return applied, l.Reading(t.Context(), func() error {
+					if err := l.WaitFor(t.Context(), "counts", 10); err != nil {
+						return err
+					}
+					between()
+					return l.o.Pool.QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0) FROM chat.counts").Scan(&applied)
+				})
+			}
+			applied, err := query(func() {})
+			require.NoError(t, err)
+			require.EqualValues(t, 10, applied)
+			cancel()
+			require.NoError(t, <-ended)
+
+			crash := sync.OnceFunc(func() {
+				loseApplied(t, url)
+				l.o.Pool.Reset()
+			})
+			if when == "before the query" {
+				crash()
+				require.NoError(t, l.o.Pool.Ping(t.Context())) // for somebody else
+			}
+			answered := make(chan struct{})
+			go func() {
+				defer close(answered)
+				applied, err = query(crash)
+			}()
+			eventually(t, time.Minute, "it waits, or has answered", func() bool {
+				here := l.applied.of("counts")
+				here.mu.Lock()
+				defer here.mu.Unlock()
+				select {
+				case <-answered:
+					return true
+				default:
+					return here.waiters > 0
+				}
+			})
+			during(t, func(ctx context.Context) error { return writes.Follow(ctx, &counts{}) })
+			<-answered
+			require.NoError(t, err)
+			require.EqualValues(t, 10, applied)
+		})
+	}
 }
 
 // The server crashes now and then, and what it had not written of a projection yet is applied again.

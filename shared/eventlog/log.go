@@ -46,19 +46,20 @@ type Options struct {
 
 // Log is one owner's log. It is safe for concurrent use.
 type Log struct {
-	o       Options
-	sql     statements
-	queue   *queue
-	head    *progress // the newest position that is known to be committed
-	history history
-	waiting waiting
-	applied progresses // by projection, as far as this instance knows
-	times   timeouts
-	clock   estimate
-	checked func() // for tests: called under the lock, before anything is written
-	session session
-	notices notices
-	effects effects
+	o        Options
+	sql      statements
+	queue    *queue
+	head     *progress // the newest position that is known to be committed
+	history  history
+	waiting  waiting
+	applied  progresses // by projection, as far as this instance knows
+	sessions sessions
+	times    timeouts
+	clock    estimate
+	checked  func() // for tests: called under the lock, before anything is written
+	session  session
+	notices  notices
+	effects  effects
 
 	maxRooms map[string]int // by kind: in how many rooms one may be
 }

@@ -282,7 +282,8 @@ func (l *Log) Reset(ctx context.Context, projection string, empty func(context.C
 	return nil
 }
 
-// WaitFor returns when a projection has applied the log up to a position, in whatever instance.
+// WaitFor returns when a projection has applied the log up to a position, in whatever instance. The rows are
+// then read within the same call of Reading.
 func (l *Log) WaitFor(ctx context.Context, projection string, position int64) error {
 	here := l.applied.of(projection)
 	if have, _ := here.now(); have >= position {

@@ -18,6 +18,33 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
+// A query is asked again where it may have read rows in a session that is younger than what it has waited for.
+func TestConnect_AsksAQueryAgainThatReadInANewSession(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var calls atomic.Int64
+	const procedure = "/toy.Queries/Ask"
+	w.start(func(s *owner.Service) {
+		rooms(s)
+		pool := w.env.Stores.Postgres
+		s.Serve(procedure, connect.NewUnaryHandler(procedure, func(ctx context.Context, _ *connect.Request[meshv1.ReadLogRequest]) (
+			*connect.Response[meshv1.ReadLogResponse], error) {
+			call := calls.Add(1)
+			if call == 1 {
+				pool.Reset()
+			}
+			return connect.NewResponse(&meshv1.ReadLogResponse{Head: call}), pool.Ping(ctx)
+		}, s.Connect()))
+	})
+	client := connect.NewClient[meshv1.ReadLogRequest, meshv1.ReadLogResponse](
+		rpc.NewClient("of this test", w.env.Telemetry.Tracer()),
+		fmt.Sprintf("http://127.0.0.1:%d%s", w.env.Config.Port, procedure))
+	answer, err := client.CallUnary(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{}))
+	require.NoError(t, err)
+	require.Greater(t, answer.Msg.GetHead(), int64(1))
+	require.Equal(t, calls.Load(), answer.Msg.GetHead(), "the last answer is given")
+}
+
 // All lookers of a request are authorized by one call, whether they begin to look or resume.
 func TestLook_AuthorizesAllLookersOfARequestTogether(t *testing.T) {
 	t.Parallel()

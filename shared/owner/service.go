@@ -105,8 +105,25 @@ func (s *Service) React(from, topic string, since consume.Since, react consume.R
 // Serve answers the queries of a Connect service on the inner listener.
 func (s *Service) Serve(path string, handler http.Handler) { s.server.Handle(path, handler) }
 
-// Connect are the options that a Connect handler of this service takes.
+// Connect are the options that the Connect handler of this service's queries takes. A query is asked again where what it
+// has read may be older than what it has waited for (see eventlog.Log.Reading).
 func (s *Service) Connect() connect.HandlerOption {
+	return connect.WithHandlerOptions(s.interceptors(), connect.WithInterceptors(
+		connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
+			return func(ctx context.Context, r connect.AnyRequest) (answer connect.AnyResponse, err error) {
+				err = s.Log.Reading(ctx, func() (err error) {
+					answer, err = next(ctx, r)
+					return err
+				})
+				if err != nil {
+					return nil, err
+				}
+				return answer, nil
+			}
+		})))
+}
+
+func (s *Service) interceptors() connect.HandlerOption {
 	return rpc.Interceptors(s.env.Log, s.env.Telemetry.Tracer())
 }
 
@@ -118,7 +135,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := s.validate(); err != nil {
 		return err
 	}
-	s.Serve(meshv1connect.NewOwnerServiceHandler(&server{s.Log, s.look}, s.Connect()))
+	s.Serve(meshv1connect.NewOwnerServiceHandler(&server{s.Log, s.look}, s.interceptors()))
 
 	queue, err := s.queue(ctx)
 	if err != nil {
@@ -129,7 +146,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return err
 	}
 	s.Serve(unhurried(meshv1connect.NewOperatorServiceHandler(&operator{name: s.name, log: s.Log,
-		projections: s.projections, consumers: consumers, jobs: queue, work: work}, s.Connect())))
+		projections: s.projections, consumers: consumers, jobs: queue, work: work}, s.interceptors())))
 	router, waits, err := s.router(work, consumers)
 	if err != nil {
 		return err
