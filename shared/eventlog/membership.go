@@ -27,11 +27,13 @@ func (l *Log) Rooms(ctx context.Context, users []string) (rooms map[string][]str
 		return fail(err)
 	}
 	rooms = map[string][]string{}
-	var member, room string
+	var member string
+	var of []string
 	var head Point
-	_, err = pgx.ForEachRow(found, []any{&member, &room, &head.Position, &head.Incarnation}, func() error {
+	_, err = pgx.ForEachRow(found, []any{&member, &of, &head.Position, &head.Incarnation}, func() error {
 		if member != "" {
-			rooms[member] = append(rooms[member], room)
+			slices.Sort(of)
+			rooms[member] = of
 		} else {
 			asOf = head
 		}
@@ -39,9 +41,6 @@ func (l *Log) Rooms(ctx context.Context, users []string) (rooms map[string][]str
 	})
 	if err != nil {
 		return fail(err)
-	}
-	for _, r := range rooms {
-		slices.Sort(r)
 	}
 	return rooms, asOf, nil
 }

@@ -16,7 +16,7 @@ func (l *Log) PruneOutcomes(ctx context.Context, olderThan time.Duration) (remov
 	before := l.o.Now().Add(-olderThan)
 	for newest := time.Unix(0, 0); ; {
 		var count int64
-		if err := l.o.Pool.QueryRow(ctx, l.sql.pruneOutcomes, before, newest).Scan(&count, &newest); err != nil {
+		if err := l.o.Pool.QueryRow(ctx, l.sql.pruneOutcomes, planned, before, newest).Scan(&count, &newest); err != nil {
 			return removed, fmt.Errorf("prune the outcomes of %s: %w", l.o.Owner, Away(err))
 		}
 		if count == 0 {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
 // Resumer is somebody who comes back.
@@ -103,6 +104,7 @@ func (l *Log) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed,
 		return Missed{}, err
 	}
 	l.hideExpired(all)
+	missed.Events, missed.topics = make([]envelope.Event, 0, len(all)), make([]string, 0, len(all))
 	for _, e := range all {
 		e.Incarnation = asOf.Incarnation
 		missed.Events = append(missed.Events, e.Event)

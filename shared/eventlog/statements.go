@@ -124,11 +124,12 @@ WHERE position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER B
 WHERE stream = $5 AND version > $6 AND position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4)
 ORDER BY version LIMIT $3`
 
-	// sqlRooms is one statement, hence reads one state of the log. Its order is that of the index, as a rule: the server
-	// takes longer to sort thousands of texts than to read them.
-	sqlRooms = `SELECT m.member, m.room, 0 AS position, '' AS incarnation FROM owner.memberships m
-WHERE m.member = ANY ($1::text[]) AND m.closed_position IS NULL
-UNION ALL (SELECT '', '', greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
+	// sqlRooms is one statement, hence reads one state of the log. A row for each user takes a third of the time that
+	// a row for each of thousands of rooms takes. The order of the rooms is that of the index, as a rule: the server takes
+	// longer to sort thousands of texts than to read them.
+	sqlRooms = `SELECT m.member, array_agg(m.room), 0 AS position, '' AS incarnation FROM owner.memberships m
+WHERE m.member = ANY ($1::text[]) AND m.closed_position IS NULL GROUP BY m.member
+UNION ALL (SELECT '', NULL, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
   FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
 	sqlStretches = `SELECT opened_version, opened_position, coalesce(closed_version, 0), coalesce(closed_position, 0)
 FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
