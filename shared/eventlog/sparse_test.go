@@ -47,3 +47,21 @@ func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 	assert.LessOrEqual(t, p.rows(), int64(maxSpan), "rows read for a page")
 	assert.Empty(t, p.scanned())
 }
+
+// A page of a sparse topic reads as much of a log of 200,000 events as of one of 40,000, wherever it is.
+func TestPlans_APageOfASparseTopicCostsTheSameInALargerLog(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	pages := func(after int64) int64 {
+		t.Helper()
+		p := explain(t, l, l.sql.read, after, after+maxSpan, 500, "rare-events")
+		assert.Empty(t, p.scanned())
+		return p.pages()
+	}
+	fill(t, l, Fill{Events: 40_000, Streams: 1000})
+	small := pages(10_000)
+	fill(t, l, Fill{Events: 160_000, Streams: 1000})
+	for _, after := range []int64{10_000, 100_000, 180_000} {
+		assert.InEpsilon(t, small, pages(after), 0.1, "pages read after %d", after)
+	}
+}

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// Measured is how long something took, in microseconds, and how many rows its answer had the last time.
+// Measured is how long something took, in microseconds, and how many rows its answer had on average.
 type Measured struct {
 	Name     string
 	P50, P99 float64
-	Rows     int
+	Rows     float64
 }
 
 // Measure does something up to 300 times within about 4 s, and at least 20 times.
@@ -28,22 +28,32 @@ func Measure(b testing.TB, name string, do func(ctx context.Context) (rows int, 
 		if err != nil {
 			b.Fatalf("%s: %v", name, err)
 		}
-		took, rows = append(took, float64(time.Since(before).Nanoseconds())/1000), n
+		took, rows = append(took, float64(time.Since(before).Nanoseconds())/1000), rows+n
 	}
 	slices.Sort(took)
-	return Measured{name, took[len(took)/2], took[len(took)*99/100], rows}
+	return Measured{name, took[len(took)/2], took[len(took)*99/100], float64(rows) / float64(len(took))}
 }
 
-// LogSizes prints what was measured at two sizes, side by side.
+// perRow is how long one row of the answer took, in microseconds, where there are rows.
+func (m Measured) perRow() float64 { return m.P50 / max(m.Rows, 1) }
+
+// LogSizes prints what was measured at two sizes, side by side. Where the answers have different numbers of rows, because
+// an answer is as large as what somebody has, it prints the time per row as well: their times cannot be compared.
 func LogSizes(b testing.TB, smallSize, largeSize int, small, large []Measured) {
 	b.Helper()
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintf(w, "\n\tp50 µs of %d\tof %d\tratio\tp99 µs\t\tratio\trows given\t\t\n", smallSize, largeSize)
+	_, _ = fmt.Fprintf(w, "\n\tp50 µs of %d\tof %d\tratio\tp99 µs\t\tratio\trows\t\tp50 µs per row\t\tratio\t\n", smallSize,
+		largeSize)
 	for i, l := range large {
 		s := small[i]
-		_, _ = fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.1f\t%.0f\t%.0f\t%.1f\t%d\t%d\t\n", l.Name, s.P50, l.P50, l.P50/s.P50,
+		_, _ = fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.1f\t%.0f\t%.0f\t%.1f\t%.0f\t%.0f\t", l.Name, s.P50, l.P50, l.P50/s.P50,
 			s.P99, l.P99, l.P99/s.P99, s.Rows, l.Rows)
+		if few, many := min(s.Rows, l.Rows), max(s.Rows, l.Rows); many > 1.2*few+1 {
+			_, _ = fmt.Fprintf(w, "%.2f\t%.2f\t%.1f\t\n", s.perRow(), l.perRow(), l.perRow()/s.perRow())
+		} else {
+			_, _ = fmt.Fprint(w, "\t\t\t\n")
+		}
 	}
 	_ = w.Flush() // into memory
 	b.Log(text.String())

@@ -58,7 +58,7 @@ class, rooms, subject, answers, traceparent, body, personal`, func(w *copier) {
 			if version == 1 {
 				kind, subject = "chat.conversation_started", ""
 			}
-			if p%(s.events/100) == 0 {
+			if p%5_000 == 0 {
 				topic = "file-events"
 			}
 			w.row(18)

@@ -55,12 +55,18 @@ type size struct {
 	users         int
 	ann, heavy    int // how many conversations they have: the first ones, which are active one after the other
 	members       int // of the big conversation
-	span          int // positions of a page that is filtered: in the small log and in the large one the same
+	recent        int // positions at the end of the log that are read over and over, at both sizes the same
+	span          int // positions of a page that is filtered, at both sizes the same
 }
 
+// sizeOf has what there is grow with the number of events. Whatever a page is read of has more rows than two pages in the
+// small log as well, so that a page is the same work at both sizes.
 func sizeOf(events, large int) size {
-	return size{events: events, conversations: events / 100, users: events / 200, ann: events / 1000,
-		heavy: min(max(events/5000, 200), events/400), members: events / 5000, span: min(20_000, large/200)}
+	const twoPages = 110
+	conversations := max(events/100, 10*twoPages)
+	return size{events: events, conversations: conversations, users: conversations / 2, ann: conversations / 10,
+		heavy: max(conversations/50, 200), members: max(events/5000, twoPages), recent: large / 100,
+		span: min(20_000, large/200)}
 }
 
 // place is the conversation of a position, and its version there.
@@ -79,7 +85,7 @@ func (s size) second(c int) string {
 		return "ann"
 	case c < s.ann+s.heavy:
 		return "heavy"
-	case c%9 == 0:
+	case c%6 == 0:
 		return "spread" // whose conversations are active now and then
 	}
 	return "guest" + strconv.Itoa(c%s.users)
@@ -196,7 +202,10 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	resume := func(user string, after int) (int, error) {
 		got, err := s.log.Resume(b.Context(), []eventlog.Resumer{{User: user, After: int64(after), EventsAfter: int64(after)}},
 			eventlog.Bounds{})
-		return len(got.Events), err
+		if err != nil {
+			return 0, err
+		}
+		return len(got.Resumed[0].Stays) + len(got.Events), nil
 	}
 	repeat("resume of an ordinary user", func(context.Context) (int, error) {
 		return resume(member(), s.events-1-r.IntN(2000))
@@ -204,16 +213,25 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	repeat("resume of a user with many rooms, after weeks", func(context.Context) (int, error) {
 		return resume("heavy", s.events/10)
 	})
-	read := func(topic string, span int) func(context.Context) (int, error) {
+	// A reader that is behind reads what came last, which the server has in memory. Pages from anywhere come from outside
+	// its cache where the log is larger than that, hence those of the large log alone.
+	for after := s.events - s.recent; after < s.events; after += 1_000 {
+		_, err := s.log.Read(b.Context(), eventlog.Query{After: int64(after), Limit: 1_000})
+		must(b, err)
+	}
+	read := func(topic string, span, among int) func(context.Context) (int, error) {
 		return func(ctx context.Context) (int, error) {
-			after := r.IntN(s.events - span)
+			after := s.events - among + r.IntN(among-span)
 			got, err := s.log.Read(ctx, eventlog.Query{After: int64(after), Until: int64(after + span), Topic: topic})
 			return len(got.Events), err
 		}
 	}
-	repeat("read the log, a page", read("", 2_000))
-	repeat("read the log, a page of a dense topic", read("chat-events", 2_000))
-	repeat(fmt.Sprintf("read the log, a page of a sparse topic (%d positions)", s.span), read("file-events", s.span))
+	sparse := fmt.Sprintf("read the log, a page of a sparse topic (%d positions)", s.span)
+	repeat("read the log, a page", read("", 2_000, s.recent))
+	repeat("read the log, a page of a dense topic", read("chat-events", 2_000, s.recent))
+	repeat(sparse, read("file-events", s.span, s.recent))
+	repeat("read the log, a page from anywhere", read("", 2_000, s.events))
+	repeat(sparse+" from anywhere", read("file-events", s.span, s.events))
 	repeat("load a large stream for a message of it", func(ctx context.Context) (int, error) {
 		got, err := s.log.Load(ctx, eventlog.Selection{Stream: "conversation:big",
 			Subjects: []string{fmt.Sprint("m", 2+r.IntN(s.events/10-2))}})
