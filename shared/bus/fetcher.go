@@ -46,6 +46,9 @@ type tap struct {
 	to   receiver
 	next int64 // the offset that should come next; negative while it is not known
 
+	full    bool // paused until the receiver opens it
+	resting bool // paused after an error
+
 	hurries int32
 }
 
@@ -94,6 +97,7 @@ func (f *fetcher) hand(fetches kgo.Fetches, trouble *grumble) {
 		at := place{p.Topic, p.Partition}
 		if p.Err != nil && !errors.Is(p.Err, context.Canceled) && !errors.Is(p.Err, kgo.ErrClientClosed) {
 			trouble.warn("records are not read as they should be", p.Err)
+			f.rest(at)
 		}
 		t := f.taps[at]
 		if t == nil || len(p.Records) == 0 {
@@ -112,6 +116,7 @@ func (f *fetcher) hand(fetches kgo.Fetches, trouble *grumble) {
 		}
 		t.next = p.Records[len(p.Records)-1].Offset + 1
 		if t.to.take(p.Records) {
+			t.full = true
 			f.client.PauseFetchPartitions(map[string][]int32{at.topic: {at.partition}})
 		}
 	})
@@ -142,10 +147,40 @@ func (f *fetcher) remove(at place) {
 func (f *fetcher) open(at place, to receiver) {
 	f.do(func() {
 		if t := f.taps[at]; t != nil && t.to == to {
-			f.client.ResumeFetchPartitions(map[string][]int32{at.topic: {at.partition}})
-			f.expect(at)
+			t.full = false
+			f.resume(at, t)
 		}
 	})
+}
+
+// restFor is how long a partition is not fetched after an error: the broker answers such a fetch at once, and would be
+// asked again at once, for as long as a topic that was deleted is subscribed to.
+const restFor = 500 * time.Millisecond
+
+// rest has a partition fetched again only after a moment.
+func (f *fetcher) rest(at place) {
+	t := f.taps[at]
+	if t == nil || t.resting {
+		return
+	}
+	t.resting = true
+	f.client.PauseFetchPartitions(map[string][]int32{at.topic: {at.partition}})
+	time.AfterFunc(restFor, func() {
+		f.do(func() {
+			t.resting = false
+			if f.taps[at] == t {
+				f.resume(at, t)
+			}
+		})
+	})
+}
+
+// resume has a partition fetched again, unless something else keeps it paused.
+func (f *fetcher) resume(at place, t *tap) {
+	if !t.full && !t.resting {
+		f.client.ResumeFetchPartitions(map[string][]int32{at.topic: {at.partition}})
+		f.expect(at)
+	}
 }
 
 // expect sees to it that a partition is fetched soon. A fetch that is under way does not ask for it, and may wait for

@@ -1,0 +1,66 @@
+package bus
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// hoarder is full after the first records.
+type hoarder struct{}
+
+func (hoarder) take([]*kgo.Record) bool { return true }
+
+func (hoarder) restart() {}
+
+// A partition of a topic that was deleted is answered at once with an error, again and again. It is fetched once in a
+// while, and not as fast as the broker answers. Other partitions are not held up, and one that is full stays paused.
+func TestFetcher_RestsAfterAnError(t *testing.T) {
+	t.Parallel()
+	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	f := newFetcher(client, slog.New(slog.DiscardHandler))
+	fails, works := place{"topic", 0}, place{"topic", 1}
+	for _, at := range []place{fails, works} {
+		f.add(at, hoarder{})
+	}
+	paused := func() (all []int32) {
+		all = client.PauseFetchPartitions(nil)["topic"]
+		slices.Sort(all)
+		return all
+	}
+	trouble := newGrumble(f.log)
+	failed := []kgo.FetchPartition{{Partition: 0, Err: kerr.UnknownTopicID}, {Partition: 1}}
+	for range 3 {
+		f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: failed}}}}, trouble)
+		require.Equal(t, []int32{0}, paused())
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { f.run(ctx) })
+	defer running.Wait()
+	defer cancel()
+	rested := func() bool { return len(paused()) == 0 }
+	require.Eventually(t, rested, time.Minute, time.Millisecond, "it is fetched again")
+
+	f.do(func() {
+		full := []kgo.FetchPartition{{Partition: 0, Records: []*kgo.Record{{Topic: "topic"}}, Err: kerr.UnknownTopicID}}
+		f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: full}}}}, trouble)
+	})
+	require.Eventually(t, func() (over bool) {
+		f.do(func() { over = !f.taps[fails].resting })
+		return over
+	}, time.Minute, time.Millisecond, "it has rested")
+	require.Equal(t, []int32{0}, paused(), "it is full")
+	f.open(fails, hoarder{})
+	require.Empty(t, paused())
+}
