@@ -77,6 +77,10 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 	return nil
 }
 
+// maxSeen is above every position that a log can have reached. The positions of an incarnation that begins above a larger
+// number would soon come to an end.
+const maxSeen = 1 << 53
+
 // BeginIncarnation begins a new incarnation of the log.
 func (o *operator) BeginIncarnation(ctx context.Context, r *connect.Request[meshv1.BeginIncarnationRequest]) (
 	*connect.Response[meshv1.BeginIncarnationResponse], error) {
@@ -84,8 +88,8 @@ func (o *operator) BeginIncarnation(ctx context.Context, r *connect.Request[mesh
 	if err != nil {
 		return nil, rpc.Error(err)
 	}
-	if r.Msg.GetSeen() < 0 {
-		return nil, rpc.Error(refusal.New(refusal.InvalidField, "a position is not negative"))
+	if seen := r.Msg.GetSeen(); seen < 0 || seen > maxSeen {
+		return nil, rpc.Error(refusal.New(refusal.InvalidField, "seen has to be a position, from 0 to %d", int64(maxSeen)))
 	}
 	begun, err := o.log.Reincarnate(ctx, r.Msg.GetSeen())
 	if err != nil {

@@ -3,6 +3,7 @@
 package owner
 
 import (
+	"math"
 	"net/http/httptest"
 	"testing"
 	"time"
@@ -13,8 +14,10 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 	toyv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/toy/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
 // A database is restored to a state in which bob has not left yet, while the service runs. An operator has a new history
@@ -57,6 +60,12 @@ func TestRestored_DecidesOnWhatTheLogStillHas(t *testing.T) {
 	require.Equal(t, lost.Version+1, again.Version)
 	require.Greater(t, again.Position, begun.Msg.GetFloor())
 
-	_, err = operator.BeginIncarnation(t.Context(), connect.NewRequest(&meshv1.BeginIncarnationRequest{Seen: -1}))
-	require.Error(t, err)
+	for _, seen := range []int64{-1, 1<<53 + 1, math.MaxInt64} {
+		_, err = operator.BeginIncarnation(t.Context(), connect.NewRequest(&meshv1.BeginIncarnationRequest{Seen: seen}))
+		refused, ok := rpc.Refusal(err)
+		require.True(t, ok, "%d: %v", seen, err)
+		require.Equal(t, refusal.InvalidField, refused.Code)
+		require.Contains(t, refused.Text, "seen has to be a position")
+	}
+	require.Equal(t, begun.Msg.GetIncarnation(), y.log.Incarnation())
 }
