@@ -24,8 +24,10 @@ func TestRestored_TheMeshGoesOn(t *testing.T) {
 	say := map[string]string{"conversation_id": strings.TrimPrefix(before.Stream, "conversation:"), "body": "after"}
 	eventually(t, "clients are told to connect again", func() bool {
 		_, err := connection.Command(t.Context(), "chat.send_message", say)
-		return err != nil // closed with 3006
+		return err != nil
 	})
+	<-connection.Done()
+	require.ErrorContains(t, connection.Err(), "3006", "a code after which clients connect again")
 	after, err := dial(t, c, alice, nil).Command(t.Context(), "chat.send_message", say)
 	require.NoError(t, err)
 	require.Greater(t, after.Version, before.Version)

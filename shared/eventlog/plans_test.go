@@ -62,6 +62,16 @@ func (p plan) scanned() (tables []string) {
 	return tables
 }
 
+// read returns the tables that were looked into, also where nothing was found.
+func (p plan) read() (tables []string) {
+	p.walk(func(p plan) {
+		if p.Relation != "" && p.Type != "ModifyTable" {
+			tables = append(tables, p.Relation)
+		}
+	})
+	return tables
+}
+
 // heap returns the tables of which rows were read, not only an index.
 func (p plan) heap() (tables []string) {
 	p.walk(func(p plan) {
