@@ -31,7 +31,8 @@ const (
 // owner that is unavailable is not the fault of one connection: all stay where they are.
 //
 // A call asks for only so many of one user, and for none who is to wait. Those who come behind the many connections of
-// somebody else are asked for before most of these.
+// somebody else are asked for before most of these. Where a user is to be in one call at a time, the others go on in the
+// calls beside it.
 type lane[T any] struct {
 	kind[T]
 	max  int      // in one call
@@ -40,7 +41,8 @@ type lane[T any] struct {
 	mu      sync.Mutex
 	waiting []T
 	wake    chan struct{}
-	timer   *time.Timer // for those who are to wait
+	timer   *time.Timer     // for those who are to wait
+	asked   map[string]bool // users in calls under way, where alone
 }
 
 // kind is what lanes have in common that ask for the same.
@@ -52,6 +54,7 @@ type kind[T any] struct {
 	ended  func(T) bool // reports who needs no answer any more
 	user   func(T) string
 	each   int                   // of one user, in one call
+	alone  bool                  // only one call under way in a lane contains any of one user
 	wait   func(T) time.Duration // how long somebody is not asked for yet; nil: nobody waits
 	failed func(one T, err error)
 	gather time.Duration
@@ -62,7 +65,7 @@ type kind[T any] struct {
 // lanes makes a lane and the lanes behind it, each of which asks for fewer at a time than the one before.
 func lanes[T any](k kind[T], sizes ...int) (first *lane[T]) {
 	for _, size := range slices.Backward(sizes) {
-		first = &lane[T]{kind: k, max: size, next: first, wake: make(chan struct{}, 1)}
+		first = &lane[T]{kind: k, max: size, next: first, wake: make(chan struct{}, 1), asked: map[string]bool{}}
 	}
 	return first
 }
@@ -115,6 +118,7 @@ func (l *lane[T]) take() (batch []T) {
 		switch user := l.user(one); {
 		case wait > 0:
 			soonest = min(soonest, wait)
+		case l.asked[user] && taken[user] == 0: // until that call is over
 		case taken[user] == l.each:
 			more = true
 		default:
@@ -127,6 +131,11 @@ func (l *lane[T]) take() (batch []T) {
 	clear(l.waiting[len(left):])
 	if l.waiting = left; len(left) == 0 {
 		l.waiting = nil
+	}
+	if l.alone {
+		for user := range taken {
+			l.asked[user] = true
+		}
 	}
 	if more {
 		l.ring()
@@ -169,6 +178,7 @@ func (l *lane[T]) work(ctx context.Context) {
 		for batch := l.take(); len(batch) > 0; batch = l.take() {
 			crowd = crowd || len(batch) > 2
 			progress, err := l.serve(ctx, batch)
+			l.over(batch)
 			switch {
 			case ctx.Err() != nil:
 				return
@@ -205,6 +215,18 @@ func (l *lane[T]) serve(ctx context.Context, batch []T) (progress bool, err erro
 		return true, err
 	}
 	return false, err
+}
+
+// over notes that the call for a batch is over. The worker that has made it takes the next batch, so nobody need be woken.
+func (l *lane[T]) over(batch []T) {
+	if !l.alone {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, one := range batch {
+		delete(l.asked, l.user(one))
+	}
 }
 
 // errPanic reports that asking has panicked.

@@ -82,3 +82,41 @@ func TestLane_AsksForThoseWhoWaitWhenTheTimeHasCome(t *testing.T) {
 		}
 	}
 }
+
+// A user who is in a call is in no other one until it is over, however many calls there may be. Others go on meanwhile.
+func TestLane_AsksForOneUserInOneCallAtATime(t *testing.T) {
+	t.Parallel()
+	batches, release := make(chan string, 100), make(chan struct{})
+	l := lanes(kind[string]{name: "test", calls: 3, each: 1, alone: true, log: slog.New(slog.DiscardHandler),
+		ask: func(_ context.Context, batch []string) ([]string, error) {
+			batches <- strings.Join(batch, ",")
+			if strings.HasPrefix(batch[0], "eve") {
+				<-release
+			}
+			return nil, nil
+		},
+		ended: func(string) bool { return false },
+		user:  func(one string) string { user, _, _ := strings.Cut(one, " "); return user },
+	}, 1)
+	next := func() string {
+		select {
+		case batch := <-batches:
+			return batch
+		case <-time.After(10 * time.Second):
+			t.Fatal("nobody is asked for")
+			return ""
+		}
+	}
+	l.add("eve 0", "eve 1", "eve 2")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go l.run(ctx)
+	for n := range 3 {
+		require.Equal(t, fmt.Sprint("eve ", n), next())
+		for m := range 20 {
+			l.add(fmt.Sprint("bob ", m))
+			require.Equal(t, fmt.Sprint("bob ", m), next())
+		}
+		release <- struct{}{}
+	}
+}

@@ -77,9 +77,11 @@ func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 			now := time.Now()
 			a.now = func() time.Time { return now }
 			taken := func() (users []string) {
-				for _, n := range lane(a).take() {
+				batch := lane(a).take()
+				for _, n := range batch {
 					users = append(users, n.conn.User)
 				}
+				lane(a).over(batch)
 				return users
 			}
 			come := func(user string) {
