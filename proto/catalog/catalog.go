@@ -92,6 +92,7 @@ type Catalog struct {
 	topics   map[string]Topic
 	looked   map[string]string
 	keeper   string
+	dense    []string                   // kinds of streams
 	classes  map[string]routingv1.Class // by kind of stream
 }
 
@@ -125,15 +126,24 @@ func (c *Catalog) checkAll() error {
 	}
 	problems = append(problems, c.checkCommands()...)
 	problems = append(problems, c.checkStreams()...)
+	for _, kind := range c.dense {
+		if c.classes[kind] != routingv1.Class_CLASS_DURABLE {
+			problems = append(problems, fmt.Errorf("streams %s: are declared dense, but have no durable events", kind))
+		}
+	}
 	problems = append(problems, c.checkTopics()...)
 	problems = append(problems, c.checkSubjects()...)
 	return errors.Join(problems...)
 }
 
-// ownerOf gives "chat" for edumatrix.chat.v1; the packages that declare rather than say something have no owner.
+// notServices are the packages of proto/ that declare nothing that a service owns: the options, and what gateways and
+// services send each other and clients.
+var notServices = []string{"routing", "mesh", "gateway"}
+
+// ownerOf gives "chat" for edumatrix.chat.v1, and false for a package that no service owns.
 func ownerOf(pkg protoreflect.FullName) (string, bool) {
 	parts := strings.Split(string(pkg), ".")
-	if len(parts) != 3 || parts[0] != "edumatrix" || parts[1] == "routing" || parts[1] == "mesh" {
+	if len(parts) != 3 || parts[0] != "edumatrix" || slices.Contains(notServices, parts[1]) {
 		return "", false
 	}
 	return parts[1], true
@@ -150,6 +160,7 @@ func (c *Catalog) readFile(owner string, f protoreflect.FileDescriptor) (problem
 	for _, k := range proto.GetExtension(options, routingv1.E_LookedAt).([]*routingv1.RoomKind) {
 		c.looked[k.Kind] = owner
 	}
+	c.dense = append(c.dense, proto.GetExtension(options, routingv1.E_DenseStreams).([]string)...)
 	if proto.GetExtension(options, routingv1.E_Connections).(bool) {
 		c.keeper = owner
 	}
@@ -273,6 +284,9 @@ func (c *Catalog) LookedAt(kind string) (owner string, ok bool) { owner, ok = c.
 
 // Connections names the service that keeps who is connected where.
 func (c *Catalog) Connections() string { return c.keeper }
+
+// DenseStreams lists the kinds of streams whose versions clients see without gaps, sorted.
+func (c *Catalog) DenseStreams() []string { return slices.Sorted(slices.Values(c.dense)) }
 
 // LoggedTopics lists the topics that carry events of an owner's log (or of all logs when owner is empty), by name: those
 // with an event that is more than ephemeral. Their records have positions.

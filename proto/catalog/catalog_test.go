@@ -1,7 +1,6 @@
 package catalog_test
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
 func load(t *testing.T) *catalog.Catalog {
@@ -110,8 +110,8 @@ func TestCheck_NamesTheFieldThatIsNotAsDeclared(t *testing.T) {
 	} {
 		cmd, _ := c.Command(test.name)
 		err := cmd.Check(test.m)
-		var shape *catalog.ShapeError
-		if test.field == "" && err != nil || test.field != "" && (!errors.As(err, &shape) || shape.Field != test.field) {
+		refused, _ := refusal.Of(err)
+		if test.field == "" && err != nil || test.field != "" && (refused == nil || refused.Field != test.field) {
 			t.Errorf("%s %v: got %v, want a complaint about %q", test.name, test.m, err, test.field)
 		}
 	}

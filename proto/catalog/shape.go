@@ -1,7 +1,6 @@
 package catalog
 
 import (
-	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -35,49 +34,31 @@ func ValidID(s string) bool {
 	return true
 }
 
-// ShapeError names the field of a command or query that is not as declared.
-type ShapeError struct {
-	Field  string
-	Reason string
-}
-
-func (e *ShapeError) Error() string { return e.Field + " " + e.Reason }
-
-// As finds the error as a refusal, with the code "invalid_field".
-func (e *ShapeError) As(target any) bool {
-	r, ok := target.(**refusal.Error)
-	if ok {
-		*r = refusal.New(refusal.InvalidField, "%s", e.Error())
-	}
-	return ok
-}
-
-// CheckStorable refuses a text that PostgreSQL cannot store: one with U+0000, or that is not UTF-8. The error is a
-// *ShapeError.
+// CheckStorable refuses a text that PostgreSQL cannot store: one with U+0000, or that is not UTF-8.
 func CheckStorable(field, text string) error {
 	switch {
 	case strings.ContainsRune(text, 0):
-		return &ShapeError{field, "holds the character U+0000, which cannot be stored"}
+		return refusal.NewField(field, "holds the character U+0000, which cannot be stored")
 	case !utf8.ValidString(text):
-		return &ShapeError{field, "is not UTF-8"}
+		return refusal.NewField(field, "is not UTF-8")
 	}
 	return nil
 }
 
 // Check holds a command against the shape that is declared for its fields, and against what its address needs. The
-// error is a *ShapeError.
+// error is a refusal.
 func (c *Command) Check(m proto.Message) error {
 	for _, t := range []template{c.stream, c.subject, c.memberOf} {
 		for _, h := range t.holes {
 			if h.field != nil && !ValidID(m.ProtoReflect().Get(h.field).String()) {
-				return &ShapeError{string(h.field.Name()), "has to be an id: " + IDForm}
+				return refusal.NewField(string(h.field.Name()), "has to be an id: %s", IDForm)
 			}
 		}
 	}
 	return checkShape(m)
 }
 
-// Check holds a query against the shape that is declared for its fields. The error is a *ShapeError.
+// Check holds a query against the shape that is declared for its fields. The error is a refusal.
 func (q *Query) Check(m proto.Message) error { return checkShape(m) }
 
 func checkShape(m proto.Message) error {
@@ -99,9 +80,9 @@ func checkField(f protoreflect.FieldDescriptor, v protoreflect.Value, s *routing
 	name := string(f.Name())
 	if f.IsList() {
 		if n := v.List().Len(); s.GetMaxItems() > 0 && n > int(s.GetMaxItems()) {
-			return &ShapeError{name, fmt.Sprintf("has %d values, at most %d are taken", n, s.GetMaxItems())}
+			return refusal.NewField(name, "has %d values, at most %d are taken", n, s.GetMaxItems())
 		} else if n == 0 && s.GetRequired() {
-			return &ShapeError{name, "is missing"}
+			return refusal.NewField(name, "is missing")
 		}
 		for i := range v.List().Len() {
 			if f.Kind() != protoreflect.StringKind {
@@ -125,14 +106,14 @@ func checkText(name, text string, s *routingv1.Shape, required bool) error {
 	}
 	switch {
 	case text == "" && required:
-		return &ShapeError{name, "is missing"}
+		return refusal.NewField(name, "is missing")
 	case required && !visible(text):
-		return &ShapeError{name, "is empty: it has no visible character"}
+		return refusal.NewField(name, "is empty: it has no visible character")
 	case text != "" && s.GetId() && !ValidID(text):
-		return &ShapeError{name, "has to be an id: " + IDForm}
+		return refusal.NewField(name, "has to be an id: %s", IDForm)
 	case s.GetMaxChars() > 0 && utf8.RuneCountInString(text) > int(s.GetMaxChars()):
-		return &ShapeError{name, fmt.Sprintf("has %d characters, at most %d are taken", utf8.RuneCountInString(text),
-			s.GetMaxChars())}
+		return refusal.NewField(name, "has %d characters, at most %d are taken", utf8.RuneCountInString(text),
+			s.GetMaxChars())
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func (c *Catalog) readSignal(owner string, mt protoreflect.MessageType, o *routi
 	return nil
 }
 
-// Check holds a signal against the shape that is declared for its fields. The error is a *ShapeError.
+// Check holds a signal against the shape that is declared for its fields. The error is a refusal.
 func (s *Signal) Check(m proto.Message) error { return checkShape(m) }
 
 // Room is where a signal goes. It returns false when its fields do not name one.

@@ -301,16 +301,11 @@ func connect(t testing.TB, address, user string, change ...func(*client.Options)
 	return in
 }
 
-// raw is a socket that says it resumes: it sends a frame, unless that is empty, and gives the next that comes.
+// raw is a socket of a user, over which nothing was sent: it sends a frame, unless that is empty, and returns the next that
+// is not a heartbeat, or why the connection has ended.
 func raw(t *testing.T, address, user string) func(frame string) string {
 	t.Helper()
-	return rawOf(t, "ws://"+address+"/ws?resume=true", user)
-}
-
-// rawOf is such a socket of any URL.
-func rawOf(t *testing.T, url, user string) func(frame string) string {
-	t.Helper()
-	socket, r, err := websocket.DefaultDialer.DialContext(t.Context(), url,
+	socket, r, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+address+"/ws",
 		http.Header{"Authorization": {"Bearer " + token(t, user, "")}})
 	require.NoError(t, err)
 	_ = r.Body.Close()
@@ -319,12 +314,16 @@ func rawOf(t *testing.T, url, user string) func(frame string) string {
 		if frame != "" {
 			require.NoError(t, socket.WriteMessage(websocket.TextMessage, []byte(frame)))
 		}
-		require.NoError(t, socket.SetReadDeadline(time.Now().Add(10*time.Second)))
-		_, text, err := socket.ReadMessage()
-		if err != nil {
-			return err.Error()
+		for {
+			require.NoError(t, socket.SetReadDeadline(time.Now().Add(10*time.Second)))
+			_, text, err := socket.ReadMessage()
+			if err != nil {
+				return err.Error()
+			}
+			if !strings.HasPrefix(string(text), `{"type":"heartbeat"`) {
+				return string(text)
+			}
 		}
-		return string(text)
 	}
 }
 
@@ -568,10 +567,10 @@ func TestGateway_QueriesSeeWhatWasCommittedBeforeTheConnection(t *testing.T) {
 
 	release := chat.HoldRooms()
 	defer release()
-	early := rawOf(t, "ws://"+address+"/ws", "alice")
-	reply := early(`{"id":"1","type":"chat.history","data":` + asked + `}`)
-	for !strings.Contains(reply, `"re":"1"`) {
-		require.NotContains(t, reply, `"ready"`)
+	early := raw(t, address, "alice")
+	reply := early(`{"id":"0","type":"connect"}` + "\n" + `{"id":"1","type":"chat.history","data":` + asked + `}`)
+	for !strings.Contains(reply, `"reply_to":"1"`) {
+		require.NotContains(t, reply, `"reply_to":"0"`)
 		reply = early("")
 	}
 	require.Contains(t, reply, `"body":"hello"`, "asked before the rooms are known")
@@ -611,8 +610,8 @@ func TestGateway_HTTPTakesTheSameCommandsAndQueries(t *testing.T) {
 
 	status, answer, _ := call(t, address, send, `{"conversation_id":"g","body":"hi"}`, with(alice, "Command-Id", "c1")...)
 	require.Equal(t, http.StatusOK, status, answer)
-	require.Equal(t, map[string]any{"ok": true, "outcome": "committed", "command_id": "c1", "stream": "conversation:g",
-		"version": 2.0}, answer)
+	require.Equal(t, map[string]any{"ok": true, "outcome": map[string]any{"kind": "committed", "command_id": "c1",
+		"stream": "conversation:g", "version": 2.0}}, answer)
 
 	for _, path := range []string{"/api/chat.history", history} {
 		status, answer, _ = call(t, address, path, `{"conversation_id":"g"}`,
@@ -756,7 +755,7 @@ func TestGateway_StopsGracefully(t *testing.T) {
 	m.commits(c)
 	require.NoError(t, <-outcome, "what is in flight is answered")
 	<-alice.Done()
-	require.ErrorContains(t, alice.Err(), "3000")
+	require.ErrorContains(t, alice.Err(), "4000")
 	<-stopped
 	reports := m.owners["presence"].Reports()
 	require.True(t, reports[len(reports)-1].Ends)

@@ -63,13 +63,12 @@ func (m *mesh) ordinary(t testing.TB, address string, n int) (l meshtest.Latenci
 var hostilities = map[string]func(address, token string){
 	// Comes back after three weeks, in 2,000 rooms, ten times a second.
 	"returns": func(address, token string) {
-		old := hub.Mark{"chat": {}, "feed": {}, "notification": {}}.String()
+		old := os.Getenv("GATEWAY_HOSTILE_RESUME_TOKEN")
 		for tick := time.NewTicker(time.Second / 10); ; <-tick.C {
-			socket := hostileSocket(address, "?resume=true", token)
-			_ = socket.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, `{"id":"r","type":"resume","data":{"at":%q}}`, old))
+			socket := hostileSocket(address, fmt.Sprintf(`{"id":"c","type":"connect","data":{"resume_token":%q}}`, old), token)
 			for {
 				_, text, err := socket.ReadMessage()
-				if err != nil || bytes.Contains(text, []byte(`"ready":true`)) {
+				if err != nil || bytes.HasPrefix(text, []byte(`{"type":"reply"`)) {
 					break
 				}
 			}
@@ -91,16 +90,15 @@ var hostilities = map[string]func(address, token string){
 	},
 	"subscriptions": func(address, token string) {
 		hostileFrames(address, token, 1, 1000, func(int, int) string {
-			return `{"id":"l","type":"look","data":{"rooms":["post:7"]}}`
+			return `{"id":"l","type":"subscribe","data":{"rooms":["post:7"]}}`
 		})
 	},
 }
 
-func hostileSocket(address, query, token string) *websocket.Conn {
+func hostileSocket(address, connect, token string) *websocket.Conn {
 	for {
-		socket, _, err := websocket.DefaultDialer.Dial("ws://"+address+"/ws"+query,
-			http.Header{"Authorization": {"Bearer " + token}})
-		if err == nil {
+		socket, _, err := websocket.DefaultDialer.Dial("ws://"+address+"/ws", http.Header{"Authorization": {"Bearer " + token}})
+		if err == nil && socket.WriteMessage(websocket.TextMessage, []byte(connect)) == nil {
 			return socket
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -111,7 +109,7 @@ func hostileSocket(address, query, token string) *websocket.Conn {
 func hostileFrames(address, token string, connections, rate int, frame func(s, n int) string) {
 	var sending sync.WaitGroup
 	for s := range connections {
-		socket := hostileSocket(address, "", token)
+		socket := hostileSocket(address, `{"id":"c","type":"connect"}`, token)
 		go func() {
 			for {
 				_, r, err := socket.NextReader()
@@ -141,11 +139,12 @@ func TestMain(m *testing.M) {
 }
 
 // beHostile starts a hostile user. The function that it returns ends it, and returns the CPU time that it used itself.
-func beHostile(t testing.TB, name, address string) (end func() time.Duration) {
+func (m *mesh) beHostile(t testing.TB, name, address string) (end func() time.Duration) {
 	t.Helper()
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), "GATEWAY_HOSTILE="+name, "GATEWAY_HOSTILE_ADDRESS="+address,
-		"GATEWAY_HOSTILE_TOKEN="+token(t, "eve", ""))
+		"GATEWAY_HOSTILE_TOKEN="+token(t, "eve", ""), "GATEWAY_HOSTILE_RESUME_TOKEN="+
+			m.reader().ResumeToken("eve", hub.Progress{"chat": {}, "feed": {}, "notification": {}}))
 	require.NoError(t, c.Start())
 	return func() time.Duration {
 		_ = c.Process.Kill()
@@ -197,7 +196,7 @@ func benchmarkHostile(b *testing.B, name string) {
 	for range b.N {
 		for range 6 {
 			measure(&quiet, &quietTime, &quietCPU)
-			end := beHostile(b, name, address)
+			end := m.beHostile(b, name, address)
 			time.Sleep(500 * time.Millisecond) // until it has connected
 			measure(&beside, &besideTime, &besideCPU)
 			own += end()

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -10,29 +9,35 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/services/gateway/hub"
-	"github.com/edumatrix/interlinked/services/gateway/session"
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// often is settings with marks that a test need not wait for.
-var often = settings{mark: 20 * time.Millisecond}
+// often is settings with resume tokens that a test need not wait for.
+var often = settings{cover: 20 * time.Millisecond}
 
-// settled waits for a mark that covers all there is.
+// settled waits for a resume token that covers all there is.
 func (m *mesh) settled(in *inbox) string {
 	m.t.Helper()
 	m.positions() // as relays write them
 	head := int64(len(m.owners["chat"].Log()))
 	require.Eventually(m.t, func() bool {
-		mark, err := hub.ParseMark(in.Mark())
-		return err == nil && mark["chat"].Position == head
+		p, known := m.reader().ReadResumeToken(in.Connected().UserID, in.ResumeToken())
+		return known && p["chat"].Position == head
 	}, 10*time.Second, time.Millisecond)
-	return in.Mark()
+	return in.ResumeToken()
 }
 
-// returns connects with a mark, as one who knows nothing else of the time before.
-func (m *mesh) returns(address, user, mark string, look ...string) *inbox {
+// reader reads the resume tokens of the mesh's gateways.
+func (m *mesh) reader() *hub.Hub {
+	key, err := resumeTokenKey(m.config.ServiceSecret)
+	require.NoError(m.t, err)
+	return hub.New(hub.Options{Catalog: m.catalog, TokenKey: key})
+}
+
+// returns connects with a resume token, as one who knows nothing else of the time before.
+func (m *mesh) returns(address, user, token string, rooms ...string) *inbox {
 	m.t.Helper()
-	return connect(m.t, address, user, func(o *client.Options) { o.Resume, o.Rooms = mark, look })
+	return connect(m.t, address, user, func(o *client.Options) { o.ResumeToken, o.Rooms = token, rooms })
 }
 
 func metric(t *testing.T, address, line string) bool {
@@ -59,9 +64,8 @@ func TestResume_FillsTheGapOnceAndInOrder(t *testing.T) {
 	want := []string{"missed", "member_left bob", "member_added bob", "back", "live"}
 
 	same, other := m.returns(one, "bob", mark), m.returns(two, "bob", mark)
-	stands, ok := same.Resumed()
-	require.True(t, ok)
-	require.Equal(t, client.Resumed{Resumed: true, TooFar: []string{}}, stands)
+	require.True(t, same.Connected().Resumed)
+	require.Empty(t, same.Connected().NotRecovered)
 	require.Equal(t, want[:4], same.seen(), "before the connection is ready")
 	require.Equal(t, want[:4], other.seen())
 	third, _ := m.gateway(often) // began after all that
@@ -73,7 +77,9 @@ func TestResume_FillsTheGapOnceAndInOrder(t *testing.T) {
 	require.True(t, metric(t, one, `gateway_resumed_total{from="recent",owner="chat"} 1`))
 	require.True(t, metric(t, third, `gateway_resumed_total{from="log",owner="chat"} 1`))
 
-	require.Empty(t, m.returns(two, "eve", mark).seen(), "the mark of somebody else grants nothing")
+	eve := m.returns(two, "eve", mark)
+	require.Empty(t, eve.seen(), "the token of somebody else grants nothing")
+	require.False(t, eve.Connected().Resumed)
 	require.Empty(t, m.returns(two, "bob", m.settled(restarted)).seen(), "nothing was missed")
 }
 
@@ -97,13 +103,13 @@ func TestResume_GivesWhatAGatewayThatLagsHasNotReadYet(t *testing.T) {
 	back.expect(t, "read", "held", "member_left bob", "member_added bob")
 }
 
-func TestRedial_DropsWhatCameAfterTheMark(t *testing.T) {
+func TestRedial_DropsWhatCameAfterTheToken(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.start(`["alice","bob"]`)
 	one, _ := m.gateway(settings{})
 	two, _ := m.gateway(settings{})
-	bob := connect(t, one, "bob") // its only mark is the first
+	bob := connect(t, one, "bob") // its only token is the first
 	m.said("1")
 	m.said("2")
 	bob.expect(t, "1", "2")
@@ -121,60 +127,50 @@ func TestRedial_DropsWhatCameAfterTheMark(t *testing.T) {
 	bob.expect(t, "1", "2", "3", "4")
 }
 
-func TestResume_IsRefusedWhereItDoesNotBelongAndWithAMarkThatIsNone(t *testing.T) {
+// A token that is not this user's, or that is damaged, begins afresh, and is never an error: a client that keeps one would
+// never get in again.
+func TestResume_ATokenThatIsNoneBeginsAfresh(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.start(`["alice","bob"]`)
-	address, _ := m.gateway(settings{mark: often.mark, handshake: time.Second})
+	address, _ := m.gateway(often)
 	bob := connect(t, address, "bob")
-	mark := m.settled(bob)
-	_, err := bob.Request(t.Context(), map[string]any{"type": "resume", "data": map[string]any{"at": mark}})
+	token := m.settled(bob)
+	m.said("missed")
+	for _, mangled := range []string{"nonsense", token[:len(token)-1], token + "A", strings.Repeat("A", 4000)} {
+		back := m.returns(address, "bob", mangled)
+		require.False(t, back.Connected().Resumed, mangled)
+		require.Empty(t, back.Connected().NotRecovered)
+		require.Empty(t, back.seen())
+	}
+	_, err := bob.Request(t.Context(), map[string]any{"type": "connect", "data": map[string]any{"resume_token": token}})
 	var refused *client.Error
 	require.ErrorAs(t, err, &refused)
-	require.Equal(t, session.ResumeFirst, refused.Code)
-
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	o := client.Options{URL: "ws://" + address + "/ws", Token: token(t, "bob", "")}
-	for _, mangled := range []string{"nonsense", mark[:len(mark)-1], mark + "A", strings.Repeat("A", 40_000)} {
-		o.Resume = mangled
-		_, err = client.Dial(ctx, o)
-		require.ErrorAs(t, err, &refused)
-		require.Equal(t, "invalid_field", refused.Code)
-	}
-
-	// Another frame is refused, and none at all ends the connection.
-	socket := raw(t, address, "bob")
-	for _, frame := range []string{`{"id":"1","type":"look","data":{"rooms":["presence:bob"]}}`,
-		`{"id":"1","type":"chat.leave","data":{"conversation_id":"g"}}`} {
-		require.Contains(t, socket(frame), `"code":"resume_first"`)
-	}
-	require.Contains(t, socket(`{"id":"1","type":"ping"}`), `"ok":true`)
-	require.Contains(t, socket(`{"id":"1","type":"resume","data":{"at":1}}`), `"code":"invalid_field"`)
-	require.Equal(t, `{"re":"1","ok":true,"data":{"resumed":false,"too_far":[]}}`, socket(`{"id":"1","type":"resume"}`),
-		"without a mark it is a beginning")
-	require.Contains(t, socket(""), `{"ready":true,"at":"`)
-	silent := raw(t, address, "bob")
-	require.Contains(t, silent(""), "3500")
+	require.Equal(t, "malformed", refused.Code)
 }
 
-func TestResume_LooksAgainAtWhatWasLookedAt(t *testing.T) {
+func TestConnect_SubscribesToRoomsAndSaysWhichItMayNot(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	address, _ := m.gateway(often)
 	bob := connect(t, address, "bob")
-	mark := m.settled(bob)
+	token := m.settled(bob)
 	bob.Abort()
 	online := m.owners["presence"].Event("alice", "presence.came_online", `{"user_id":"alice"}`)
 	online.Version = 5
 	m.owners["presence"].Allow("bob", "presence:alice", true, online)
-	m.returns(address, "bob", mark, "presence:alice").expect(t, "presence.came_online alice")
-
-	socket := raw(t, address, "bob")
-	first := socket(`{"id":"1","type":"resume","data":{"rooms":["presence:eve","nothing:x"]}}`)
-	all := first + socket("") + socket("") + socket("")
-	require.Contains(t, all, `{"unlooked":"presence:eve","error":{"code":"not_a_member"`)
-	require.Contains(t, all, `{"unlooked":"nothing:x","error":{"code":"not_found"`)
+	for _, had := range []string{token, ""} {
+		back := m.returns(address, "bob", had, "presence:alice", "presence:eve", "nothing:x")
+		require.Equal(t, []string{"presence.came_online alice"}, back.seen(), "before the reply")
+		connected := back.Connected()
+		require.Equal(t, had != "", connected.Resumed)
+		require.Equal(t, []string{"presence:alice"}, connected.Rooms)
+		refused := map[string]string{}
+		for _, r := range connected.Refused {
+			refused[r.Room] = r.Error.Code
+		}
+		require.Equal(t, map[string]string{"presence:eve": "not_a_member", "nothing:x": "not_found"}, refused)
+	}
 }
 
 func TestResume_TheBoundIsASetting(t *testing.T) {
@@ -191,18 +187,18 @@ func TestResume_TheBoundIsASetting(t *testing.T) {
 	m.said("3")
 	back := m.returns(address, "bob", mark)
 	require.Empty(t, back.seen())
-	stands, _ := back.Resumed()
-	require.Equal(t, client.Resumed{Resumed: true, TooFar: []string{"conversation:g"}}, stands)
+	require.True(t, back.Connected().Resumed)
+	require.Equal(t, []string{"conversation:g"}, back.Connected().NotRecovered)
 }
 
-func TestShutdown_LeavesAMarkBehind(t *testing.T) {
+func TestShutdown_LeavesAResumeTokenBehind(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.start(`["alice","bob"]`)
-	one, stop := m.gateway(settings{mark: time.Hour})
+	one, stop := m.gateway(settings{cover: time.Hour})
 	two, _ := m.gateway(settings{})
 	bob := connect(t, one, "bob")
-	first := bob.Mark()
+	first := bob.ResumeToken()
 	m.said("seen")
 	bob.expect(t, "seen")
 	m.positions()
@@ -213,7 +209,7 @@ func TestShutdown_LeavesAMarkBehind(t *testing.T) {
 	}
 	stop()
 	<-bob.Done()
-	require.NotEqual(t, first, bob.Mark())
+	require.NotEqual(t, first, bob.ResumeToken())
 	m.said("missed")
-	m.returns(two, "bob", bob.Mark()).expect(t, "missed")
+	m.returns(two, "bob", bob.ResumeToken()).expect(t, "missed")
 }

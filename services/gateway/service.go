@@ -6,6 +6,8 @@ package gateway
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -46,10 +48,11 @@ type settings struct {
 	metrics   net.Listener
 	patience  time.Duration // of a client that waits for an outcome
 	handshake time.Duration
+	connect   time.Duration // how long the reply to connect may take
 	ping      time.Duration
 	limits    hub.Limits
 	perUser   int
-	mark      time.Duration                                            // between marks
+	cover     time.Duration                                            // between resume tokens
 	hold      func(ctx context.Context, topic string, partition int32) // called before each record is taken
 }
 
@@ -74,12 +77,17 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		owners[owner] = meshv1connect.NewOwnerServiceClient(client, config.Peers[owner])
 	}
 
+	key, err := resumeTokenKey(config.ServiceSecret)
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+
 	// The parts that it is made of.
 	watch := newWatch(env, quiet)
 	metrics := watch.health.Registry()
 	guarded := guard.New(log, metrics)
 	connections := hub.New(hub.Options{Catalog: env.Catalog, Limits: set.limits, PerUser: set.perUser,
-		MarkEvery: set.mark, Metrics: hub.NewMetrics(metrics)})
+		CoverEvery: set.cover, TokenKey: key, Metrics: hub.NewMetrics(metrics)})
 	commands := intake.New(intake.Options{Catalog: env.Catalog, Publisher: publisher, Patience: set.patience, Log: log,
 		Guard: guarded, Metrics: intake.NewMetrics(metrics)})
 	fan := fanout.New(fanout.Options{Catalog: env.Catalog, Hub: connections, Owners: owners,
@@ -102,10 +110,11 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		Keeper: meshv1connect.NewConnectionServiceClient(quiet, config.Peers[env.Catalog.Connections()])})
 
 	// How clients come in.
-	mesh := &session.Mesh{Catalog: env.Catalog, Hub: connections, Rooms: members, Intake: commands, Queries: queries,
-		Lease: report, Signals: signals, Guard: guarded, Tracer: tracer, Log: log}
-	queries.Users = &mesh.Users
 	door := &access.Access{Verifier: verifier, Origins: config.AllowedOrigins, AnyLocal: config.AnyLocalOrigin, Log: log}
+	mesh := &session.Mesh{Catalog: env.Catalog, Access: door, Hub: connections, Rooms: members, Intake: commands,
+		Queries: queries, Lease: report, Signals: signals, Guard: guarded, Tracer: tracer, MaxFrame: ws.MaxFrame,
+		ConnectWithin: set.connect, Log: log}
+	queries.Users = &mesh.Users
 	sockets := ws.New(ws.Options{Access: door, Handshake: set.handshake, Ping: set.ping, Metrics: ws.NewMetrics(metrics),
 		Guard: guarded, Log: log, Mesh: mesh})
 	mux := http.NewServeMux()
@@ -177,6 +186,11 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		return fmt.Errorf("gateway: %w", err)
 	}
 	return nil
+}
+
+// resumeTokenKey is what all gateways of an installation authenticate resume tokens with. It tells nothing of the secret.
+func resumeTokenKey(serviceSecret string) ([]byte, error) {
+	return hkdf.Key(sha256.New, []byte(serviceSecret), nil, "edumatrix resume tokens", sha256.Size)
 }
 
 // route gives the API its requests as they came. A ServeMux would answer those with another spelling of a path by a

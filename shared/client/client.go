@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -23,29 +22,37 @@ type Options struct {
 	URL string
 	// Token proves who connects.
 	Token string
-	// FirstFrame sends the token as browsers have to: in the first frame instead of the Authorization header.
-	FirstFrame bool
-	// Resume is the mark of an earlier connection, see Mark: what was missed since comes first. Events that came after the
-	// mark come again, and have to be told by their versions; Redial does that.
-	Resume string
-	// Rooms, with Resume, are looked at again.
+	// TokenInFrame sends the token as browsers have to: in the connect frame instead of the Authorization header.
+	TokenInFrame bool
+	// Protobuf speaks the subprotocol edumatrix.v1.proto. What callers see is the same: data is JSON.
+	Protobuf bool
+	// ResumeToken is that of an earlier connection, see Client.ResumeToken: what was missed since comes first. Events that
+	// came after the token come again, and have to be told by their versions; Redial does that.
+	ResumeToken string
+	// Rooms are subscribed to.
 	Rooms []string
-	// Session, with Resume, is that of the earlier connection, see Session.
-	Session string
+	// SessionID is that of the earlier connection, see Client.SessionID.
+	SessionID string
 	// Device is what the user is to know this client by, among their sessions.
 	Device string
-	// OnMark is called with each mark, after the events up to it, as OnEvent is.
-	OnMark func(string)
+	// OnResumeToken is called with each resume token, after the events up to it, as OnEvent is.
+	OnResumeToken func(string)
 	// OnEvent is called with each event, in order, on the goroutine that reads: it must not wait for this client.
 	OnEvent func(Event)
 	// OnSignal is called with each signal, as OnEvent is.
 	OnSignal func(Signal)
 	// OnOutcome is called with outcomes that come after "queued".
 	OnOutcome func(Outcome)
+	// OnNotRecovered is called with each room of which the client is not given what it missed, as OnEvent is.
+	OnNotRecovered func(room string)
+	// OnUnsubscribed is called when the gateway ends the subscription to a room, as OnEvent is.
+	OnUnsubscribed func(room string, why Error)
+	// OnTokenExpiring is called when the token has so long left; Authenticate renews it.
+	OnTokenExpiring func(left time.Duration)
 	// Header is sent with the handshake (Origin and the like).
 	Header http.Header
 	// Silence is how long the mesh may send nothing, not even a ping, before the connection counts as lost; a minute
-	// when 0. The mesh pings every 25 s, and the client pings it twice in that time.
+	// when 0. The mesh sends a ping and a heartbeat every 25 s, and the client pings it twice in that time.
 	Silence time.Duration
 }
 
@@ -54,14 +61,16 @@ const MaxFrame = 256 << 10
 
 // Event is a fact as clients see it.
 type Event struct {
-	Type     string          `json:"event"`
-	Stream   string          `json:"stream"`
-	Version  int64           `json:"version"`
-	ID       string          `json:"id"`
-	Time     time.Time       `json:"time"`
-	Actor    string          `json:"actor"`
-	Redacted bool            `json:"redacted"`
-	Data     json.RawMessage `json:"data"`
+	Type    string    `json:"event"`
+	Stream  string    `json:"stream"`
+	Version int64     `json:"version"`
+	ID      string    `json:"id"`
+	Time    time.Time `json:"time"`
+	Actor   string    `json:"actor"`
+	// CommandID is of the command that caused the event, where it was one of this user's.
+	CommandID string          `json:"command_id"`
+	Redacted  bool            `json:"redacted"`
+	Data      json.RawMessage `json:"data"`
 }
 
 // Signal is what is true for a moment only, such as that somebody is typing.
@@ -72,22 +81,32 @@ type Signal struct {
 	Data  json.RawMessage `json:"data"`
 }
 
-// Outcome of a command: committed, unchanged, or queued (not known yet).
+// Outcome of a command: committed, unchanged, queued (not known yet), refused or failed.
 type Outcome struct {
 	CommandID string `json:"command_id"`
-	Kind      string `json:"outcome"`
+	Kind      string `json:"kind"`
 	Stream    string `json:"stream"`
 	Version   int64  `json:"version"`
 	Error     *Error `json:"error"`
 }
 
-// Error is what the mesh answers to a wish it does not grant. Code is stable.
+// Error is what the mesh answers to what it does not do. Code is stable.
 type Error struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
+	// Field is the path of the field that was wrong; empty where it is not about one.
+	Field string `json:"field"`
+	// RetryAfterMS is how long to wait before the same is sent again; 0 where waiting does not help.
+	RetryAfterMS int64 `json:"retry_after_ms"`
+	// TraceID names the trace, where it is recorded.
+	TraceID string `json:"trace_id"`
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+// Queued is the code of the error that Command returns when the mesh has received a command and not decided it: the outcome
+// follows, see Options.OnOutcome.
+const Queued = "queued"
 
 // ErrClosed says that the connection ended before the answer came; what was sent may have been done. Send it again
 // with the same command id.
@@ -95,38 +114,41 @@ var ErrClosed = errors.New("connection closed")
 
 // Reply is the frame that answers a request.
 type Reply struct {
-	Re      string          `json:"re"`
+	ReplyTo string          `json:"reply_to"`
 	OK      bool            `json:"ok"`
-	Error   *Error          `json:"error"`
 	Data    json.RawMessage `json:"data"`
-	Outcome string          `json:"outcome"`
-	Command string          `json:"command_id"`
-	Stream  string          `json:"stream"`
-	Version int64           `json:"version"`
+	Outcome *Outcome        `json:"outcome"`
+	Error   *Error          `json:"error"`
 }
 
 // Client is one connection. It is safe for concurrent use.
 type Client struct {
 	conn    *websocket.Conn
+	codec   codec
 	options Options
 
 	write sync.Mutex
 
 	mu      sync.Mutex
 	next    int
-	waiting map[string]chan Reply
+	waiting map[string]call
 
 	// Of the goroutine that reads, and of everybody once it has ended.
 	seen   map[string]int64 // newest version of each stream
 	before map[string]int64 // the same of the connection that this one follows
 
-	mark    string
-	session string
-	resumed *Resumed
+	token     string
+	connected Connected
+	closing   *Error // that the mesh sent before it closed the connection
 
-	ready chan struct{}
-	done  chan struct{}
-	err   error
+	done chan struct{}
+	err  error
+}
+
+// call is a request that waits for its reply.
+type call struct {
+	kind  string // the type of the frame
+	reply chan Reply
 }
 
 // Dial connects, proves who connects, and returns when the mesh has opened all the user's rooms. With Resume, what was
@@ -145,51 +167,30 @@ func dial(ctx context.Context, o Options, before map[string]int64) (*Client, err
 	if header == nil {
 		header = http.Header{}
 	}
-	if o.Token != "" && !o.FirstFrame {
+	if o.Token != "" && !o.TokenInFrame {
 		header.Set("Authorization", "Bearer "+o.Token)
 	}
-	query := url.Values{}
-	if o.Resume != "" {
-		query.Set("resume", "true")
+	dialer := *websocket.DefaultDialer
+	codec, err := newCodec(o.Protobuf)
+	if err != nil {
+		return nil, err
 	}
-	if o.Device != "" {
-		query.Set("device", o.Device)
-	}
-	address := o.URL
-	if len(query) > 0 {
-		address += "?" + query.Encode()
-	}
-	conn, response, err := websocket.DefaultDialer.DialContext(ctx, address, header)
+	dialer.Subprotocols = []string{codec.subprotocol()}
+	conn, response, err := dialer.DialContext(ctx, o.URL, header)
 	if err != nil {
 		if response != nil {
 			return nil, fmt.Errorf("connect to %s: %s: %w", o.URL, response.Status, refusal(response, err))
 		}
 		return nil, fmt.Errorf("connect to %s: %w", o.URL, err)
 	}
-	c := &Client{conn: conn, options: o, waiting: map[string]chan Reply{}, mark: o.Resume,
-		seen: map[string]int64{}, before: before, ready: make(chan struct{}), done: make(chan struct{})}
+	c := &Client{conn: conn, codec: codec, options: o, waiting: map[string]call{}, token: o.ResumeToken,
+		seen: map[string]int64{}, before: before, done: make(chan struct{})}
 	go c.read()
-	if o.FirstFrame {
-		if _, err := c.Request(ctx, map[string]any{"type": "auth", "data": map[string]string{"token": o.Token}}); err != nil {
-			c.Close()
-			return c, fmt.Errorf("authenticate at %s: %w", o.URL, err)
-		}
-	}
-	if o.Resume != "" {
-		if err := c.resume(ctx); err != nil {
-			c.Close()
-			return c, fmt.Errorf("resume at %s: %w", o.URL, err)
-		}
-	}
-	select {
-	case <-c.ready:
-		return c, nil
-	case <-c.done:
-		return c, fmt.Errorf("connect to %s: %w", o.URL, c.Err())
-	case <-ctx.Done():
+	if err := c.connect(ctx); err != nil {
 		c.Close()
-		return c, fmt.Errorf("connect to %s: rooms were not opened: %w", o.URL, ctx.Err())
+		return c, fmt.Errorf("connect to %s: %w", o.URL, err)
 	}
+	return c, nil
 }
 
 // refusal finds the mesh's own error in the answer to a refused handshake.
@@ -202,18 +203,50 @@ func refusal(r *http.Response, err error) error {
 	return err
 }
 
-// Command sends a wish under a new command id and waits for its outcome. A refusal is an *Error.
+// Command sends a command under a new id and waits for its outcome. A refusal is an *Error.
 func (c *Client) Command(ctx context.Context, name string, data any) (Outcome, error) {
 	return c.CommandAs(ctx, uuid.NewString(), name, data)
 }
 
-// CommandAs sends a wish under the id given: the same id again gets the first outcome again.
+// CommandAs sends a command under the id given: the same id again gets the first outcome again.
 func (c *Client) CommandAs(ctx context.Context, id, name string, data any) (Outcome, error) {
 	r, err := c.Request(ctx, map[string]any{"type": name, "data": data, "command_id": id})
-	if err != nil {
+	switch {
+	case r.Outcome == nil && err == nil:
+		err = fmt.Errorf("%s: the reply has no outcome", name)
+		fallthrough
+	case r.Outcome == nil:
 		return Outcome{CommandID: id}, err
+	case err == nil && r.Outcome.Kind == Queued:
+		err = &Error{Code: Queued, Message: "the command was received and is not decided yet; its outcome follows"}
 	}
-	return Outcome{CommandID: r.Command, Kind: r.Outcome, Stream: r.Stream, Version: r.Version}, nil
+	return *r.Outcome, err
+}
+
+// Authenticate renews the token of the connection, for the same user. A refusal is an *Error; the old token then goes on.
+func (c *Client) Authenticate(ctx context.Context, token string) error {
+	_, err := c.Request(ctx, map[string]any{"type": "authenticate", "data": map[string]string{"token": token}})
+	return err
+}
+
+// Subscribe subscribes to rooms. What they show now has come as events when it returns. A refusal of all of them is an
+// *Error.
+func (c *Client) Subscribe(ctx context.Context, rooms ...string) (Subscribed, error) {
+	r, err := c.Request(ctx, map[string]any{"type": "subscribe", "data": map[string][]string{"rooms": rooms}})
+	var s Subscribed
+	if err == nil {
+		err = json.Unmarshal(r.Data, &s)
+	}
+	return s, err
+}
+
+// Subscribed are the rooms that a client is subscribed to, and those that it may not subscribe to.
+type Subscribed struct {
+	Rooms   []string `json:"rooms"`
+	Refused []struct {
+		Room  string `json:"room"`
+		Error Error  `json:"error"`
+	} `json:"refused"`
 }
 
 // Signal sends a signal to those who are in its room now. A refusal is an *Error.
@@ -236,11 +269,12 @@ func (c *Client) Query(ctx context.Context, name string, data, answer any) error
 
 // Request sends any frame under an id of its own and waits for the frame that answers it.
 func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, error) {
+	kind := fmt.Sprint(frame["type"])
 	answer := make(chan Reply, 1)
 	c.mu.Lock()
 	c.next++
 	id := "c" + strconv.Itoa(c.next)
-	c.waiting[id] = answer
+	c.waiting[id] = call{kind, answer}
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
@@ -249,12 +283,12 @@ func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, erro
 	}()
 
 	frame["id"] = id
-	body, err := json.Marshal(frame)
+	body, err := c.codec.encode(frame)
 	if err != nil {
-		return Reply{}, fmt.Errorf("%v: %w", frame["type"], err)
+		return Reply{}, fmt.Errorf("%s: %w", kind, err)
 	}
 	if len(body) > MaxFrame {
-		return Reply{}, fmt.Errorf("%v: the frame has %d bytes, at most %d are taken", frame["type"], len(body), MaxFrame)
+		return Reply{}, fmt.Errorf("%s: the frame has %d bytes, at most %d are taken", kind, len(body), MaxFrame)
 	}
 	if err := c.Write(body); err != nil {
 		return Reply{}, err
@@ -265,7 +299,7 @@ func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, erro
 	case <-c.done:
 		err = c.Err()
 	case <-ctx.Done():
-		err = fmt.Errorf("%v: no answer: %w", frame["type"], ctx.Err())
+		err = fmt.Errorf("%s: no answer: %w", kind, ctx.Err())
 	}
 	// A reply may be followed at once by the end of the connection, and select prefers neither.
 	select {
@@ -277,8 +311,11 @@ func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, erro
 }
 
 func (r Reply) outcome() (Reply, error) {
-	if r.Error != nil {
+	switch {
+	case r.Error != nil:
 		return r, r.Error
+	case r.Outcome != nil && r.Outcome.Error != nil:
+		return r, r.Outcome.Error
 	}
 	return r, nil
 }
@@ -290,7 +327,7 @@ func (c *Client) Write(frame []byte) error {
 	if err := c.conn.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
-	if err := c.conn.WriteMessage(websocket.TextMessage, frame); err != nil {
+	if err := c.conn.WriteMessage(c.codec.messageKind(), frame); err != nil {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	return nil
@@ -315,10 +352,14 @@ func (c *Client) Abort() {
 // Done is closed when the connection has ended; Err then says why.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err says why the connection ended; it wraps ErrClosed and the *websocket.CloseError, if the mesh sent one.
+// Err says why the connection ended; it wraps ErrClosed, the *websocket.CloseError, if the mesh sent one, and the *Error
+// of its closing frame.
 func (c *Client) Err() error {
 	select {
 	case <-c.done:
+		if c.closing != nil {
+			return fmt.Errorf("%w: %w: %w", ErrClosed, c.err, c.closing)
+		}
 		return fmt.Errorf("%w: %w", ErrClosed, c.err)
 	default:
 		return nil
@@ -372,67 +413,105 @@ func (c *Client) read() {
 	}
 }
 
-// received is any frame of the mesh: which kind it is shows by the keys that are there.
+// received is any frame of the mesh. Type says which of the fields are there.
 type received struct {
-	Reply
-	Re      *string         `json:"re"`
-	Outcome json.RawMessage `json:"outcome"` // a text in a reply, an object in a frame of its own
-	Event   string          `json:"event"`
-	ID      string          `json:"id"`
-	Time    time.Time       `json:"time"`
-	Actor   string          `json:"actor"`
-	Redact  bool            `json:"redacted"`
-	At      string          `json:"at"`
-	Ready   bool            `json:"ready"`
-	Session string          `json:"session"`
-	Signal  string          `json:"signal"`
-	Room    string          `json:"room"`
+	Type string `json:"type"`
+
+	ReplyTo string          `json:"reply_to"`
+	OK      bool            `json:"ok"`
+	Data    json.RawMessage `json:"data"`
+	Outcome *Outcome        `json:"outcome"`
+	Error   *Error          `json:"error"`
+
+	Event     string    `json:"event"`
+	Stream    string    `json:"stream"`
+	Version   int64     `json:"version"`
+	ID        string    `json:"id"`
+	Time      time.Time `json:"time"`
+	Actor     string    `json:"actor"`
+	CommandID string    `json:"command_id"`
+	Redacted  bool      `json:"redacted"`
+
+	Signal      string `json:"signal"`
+	Room        string `json:"room"`
+	ResumeToken string `json:"resume_token"`
+	ExpiresInMS int64  `json:"expires_in_ms"`
 }
 
-func (c *Client) take(text []byte) error {
-	var f received
-	if err := json.Unmarshal(text, &f); err != nil {
+// take takes the frames of one message.
+func (c *Client) take(message []byte) error {
+	err := c.codec.decode(message, c.kindOf, c.takeFrame)
+	if err != nil {
 		return fmt.Errorf("a frame of the mesh cannot be read: %w", err)
 	}
-	if f.At != "" {
-		c.marked(f.At)
-	}
-	switch {
-	case f.Re != nil:
-		f.Reply.Re = *f.Re
-		if n := len(f.Outcome); n > 2 && f.Outcome[0] == '"' {
-			f.Reply.Outcome = string(f.Outcome[1 : n-1]) // a word without escapes
-		}
-		c.mu.Lock()
-		answer := c.waiting[f.Reply.Re]
-		c.mu.Unlock()
-		if answer != nil {
-			select {
-			case answer <- f.Reply:
-			default: // a second answer under one id is not ours to judge
-			}
-		}
-	case f.Event != "":
+	return nil
+}
+
+// kindOf is the type of the request that a reply answers; empty: nobody waits for it.
+func (c *Client) kindOf(replyTo string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waiting[replyTo].kind
+}
+
+// takeFrame takes one frame. Those of a type that it does not know are ignored, as the protocol wants it.
+func (c *Client) takeFrame(f *received) error {
+	switch f.Type {
+	case "reply":
+		return c.takeReply(f)
+	case "event":
 		c.event(Event{Type: f.Event, Stream: f.Stream, Version: f.Version, ID: f.ID, Time: f.Time, Actor: f.Actor,
-			Redacted: f.Redact, Data: f.Data})
-	case f.Signal != "":
+			CommandID: f.CommandID, Redacted: f.Redacted, Data: f.Data})
+	case "signal":
 		if c.options.OnSignal != nil {
 			c.options.OnSignal(Signal{Name: f.Signal, Room: f.Room, Actor: f.Actor, Data: f.Data})
 		}
-	case f.Ready:
+	case "outcome":
+		if c.options.OnOutcome != nil && f.Outcome != nil {
+			c.options.OnOutcome(*f.Outcome)
+		}
+	case "heartbeat":
+		if f.ResumeToken != "" {
+			c.resumable(f.ResumeToken)
+		}
+	case "not_recovered":
+		if c.options.OnNotRecovered != nil {
+			c.options.OnNotRecovered(f.Room)
+		}
+	case "unsubscribed":
+		if c.options.OnUnsubscribed != nil && f.Error != nil {
+			c.options.OnUnsubscribed(f.Room, *f.Error)
+		}
+	case "token_expiring":
+		if c.options.OnTokenExpiring != nil {
+			c.options.OnTokenExpiring(time.Duration(f.ExpiresInMS) * time.Millisecond)
+		}
+	case "closing":
+		c.closing = f.Error
+	}
+	return nil
+}
+
+func (c *Client) takeReply(f *received) error {
+	c.mu.Lock()
+	of, waits := c.waiting[f.ReplyTo]
+	c.mu.Unlock()
+	if !waits {
+		return nil
+	}
+	if of.kind == "connect" && f.OK { // here, so that its resume token comes in its place among the events
+		var connected Connected
+		if err := json.Unmarshal(f.Data, &connected); err != nil {
+			return err
+		}
 		c.mu.Lock()
-		c.session = f.Session
+		c.connected = connected
 		c.mu.Unlock()
-		select {
-		case <-c.ready:
-		default:
-			close(c.ready)
-		}
-	case len(f.Outcome) > 0:
-		var o Outcome
-		if c.options.OnOutcome != nil && json.Unmarshal(f.Outcome, &o) == nil {
-			c.options.OnOutcome(o)
-		}
+		c.resumable(connected.ResumeToken)
+	}
+	select {
+	case of.reply <- Reply{ReplyTo: f.ReplyTo, OK: f.OK, Data: f.Data, Outcome: f.Outcome, Error: f.Error}:
+	default: // a second answer under one id is not ours to judge
 	}
 	return nil
 }

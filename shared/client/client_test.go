@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// mesh answers one connection: it is ready at once, and from then on does what a test says.
+// mesh answers one connection: it replies to connect at once, and from then on does what a test says.
 func mesh(t *testing.T, then func(socket *websocket.Conn)) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -23,7 +23,11 @@ func mesh(t *testing.T, then func(socket *websocket.Conn)) string {
 			return
 		}
 		defer func() { _ = socket.Close() }()
-		_ = socket.WriteMessage(websocket.TextMessage, []byte(`{"ready":true,"at":"m1","session":"s1"}`))
+		if _, _, err := socket.ReadMessage(); err != nil {
+			return
+		}
+		_ = socket.WriteMessage(websocket.TextMessage,
+			[]byte(`{"type":"reply","reply_to":"c1","ok":true,"data":{"resume_token":"t1","session_id":"s1"}}`))
 		then(socket)
 	}))
 	t.Cleanup(server.Close)
@@ -85,7 +89,7 @@ func TestClient_AFrameThatIsTooLongIsRefusedBeforeItEndsTheConnection(t *testing
 				return
 			}
 			if strings.Contains(string(text), "short") {
-				_ = socket.WriteMessage(websocket.TextMessage, []byte(`{"re":"c2","ok":true,"outcome":"committed","version":7}`))
+				_ = socket.WriteMessage(websocket.TextMessage, []byte(`{"type":"reply","reply_to":"c3","ok":true,"outcome":{"kind":"committed","version":7}}`))
 			}
 		}
 	})
@@ -101,7 +105,7 @@ func TestClient_AFrameThatIsTooLongIsRefusedBeforeItEndsTheConnection(t *testing
 func TestClient_AFrameThatCannotBeReadEndsTheConnection(t *testing.T) {
 	t.Parallel()
 	url := mesh(t, func(socket *websocket.Conn) {
-		_ = socket.WriteMessage(websocket.TextMessage, []byte(`{"event":`))
+		_ = socket.WriteMessage(websocket.TextMessage, []byte(`{"type":"event","event":`))
 		_, _, _ = socket.ReadMessage()
 	})
 	c := dial(t, client.Options{URL: url})

@@ -21,7 +21,7 @@ func TestRequest_AReplyBeforeTheEndIsNotLost(t *testing.T) {
 		}
 		defer conn.Close()
 		if _, _, err := conn.ReadMessage(); err == nil {
-			_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"re":"c1","error":{"code":"unauthorized","message":"no"}}`))
+			_ = conn.WriteMessage(websocket.TextMessage, []byte(`{"type":"reply","reply_to":"c1","error":{"code":"unauthorized","message":"no"}}`))
 		}
 	}))
 	t.Cleanup(server.Close)
@@ -30,11 +30,10 @@ func TestRequest_AReplyBeforeTheEndIsNotLost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &Client{conn: conn, waiting: map[string]chan Reply{}, done: make(chan struct{}), ready: make(chan struct{}),
-			seen: map[string]int64{}}
+		c := &Client{conn: conn, codec: jsonCodec{}, waiting: map[string]call{}, done: make(chan struct{}), seen: map[string]int64{}}
 		go c.read()
 		var refused *Error
-		if _, err := c.Request(t.Context(), map[string]any{"type": "auth"}); !errors.As(err, &refused) {
+		if _, err := c.Request(t.Context(), map[string]any{"type": "authenticate"}); !errors.As(err, &refused) {
 			t.Fatalf("the reply was lost: %v", err)
 		}
 		_ = conn.Close()

@@ -3,25 +3,37 @@ package client
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"fmt"
 	"maps"
+	"time"
 )
 
-// Resumed is where a connection stands that came back.
-type Resumed struct {
-	// Resumed: what was missed was given, but for the rooms that are TooFar; there, load the history.
-	Resumed bool     `json:"resumed"`
-	TooFar  []string `json:"too_far"`
+// Connected is the mesh's reply to the connect frame: from then on the client misses nothing.
+type Connected struct {
+	UserID      string `json:"user_id"`
+	SessionID   string `json:"session_id"`
+	ResumeToken string `json:"resume_token"`
+	// Resumed reports whether what was missed was given, but for the rooms that were not recovered: there, load the history.
+	Resumed      bool     `json:"resumed"`
+	NotRecovered []string `json:"not_recovered"`
+	Subscribed
+	Protocol     int       `json:"protocol"`
+	Features     []string  `json:"features"`
+	HeartbeatMS  int64     `json:"heartbeat_ms"`
+	DenseStreams []string  `json:"dense_streams"`
+	ServerTime   time.Time `json:"server_time"`
+	Limits       struct {
+		FrameBytes      int64 `json:"frame_bytes"`
+		PendingCommands int64 `json:"pending_commands"`
+	} `json:"limits"`
 }
 
 // Redial ends a connection, if it has not ended yet, and makes another that goes on where it was, at this or another
 // gateway (url; empty: the same). It may be called again when it fails. Each event comes once: what came already is
-// dropped. Where there was no mark to go on from, Resumed of the new one says false.
+// dropped.
 func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	c.Close()
 	o := c.options
-	if o.Resume, o.Session = c.Mark(), cmp.Or(c.Session(), o.Session); url != "" {
+	if o.ResumeToken, o.SessionID = c.ResumeToken(), cmp.Or(c.Connected().SessionID, o.SessionID); url != "" {
 		o.URL = url
 	}
 	next, err := dial(ctx, o, c.had())
@@ -42,50 +54,48 @@ func (c *Client) had() map[string]int64 {
 	return all
 }
 
-// resume says what this connection follows, and returns when what was missed has come.
-func (c *Client) resume(ctx context.Context) error {
-	r, err := c.Request(ctx, map[string]any{"type": "resume",
-		"data": map[string]any{"at": c.options.Resume, "session": c.options.Session, "rooms": c.options.Rooms}})
-	if err != nil {
-		return err
+// connect sends the first frame, and returns when the mesh has opened all the user's rooms. What was missed has come before.
+func (c *Client) connect(ctx context.Context) error {
+	data := map[string]any{}
+	for name, text := range map[string]string{"resume_token": c.options.ResumeToken, "session_id": c.options.SessionID,
+		"device": c.options.Device} {
+		if text != "" {
+			data[name] = text
+		}
 	}
-	var stands Resumed
-	if err := json.Unmarshal(r.Data, &stands); err != nil {
-		return fmt.Errorf("where it stands: %w", err)
+	if c.options.TokenInFrame {
+		data["token"] = c.options.Token
 	}
-	c.resumed = &stands
-	return nil
+	if len(c.options.Rooms) > 0 {
+		data["rooms"] = c.options.Rooms
+	}
+	_, err := c.Request(ctx, map[string]any{"type": "connect", "data": data})
+	return err
 }
 
-// Mark is the newest mark: up to it this connection, and those it follows, were given everything. Empty: there is none.
-func (c *Client) Mark() string {
+// Connected is the mesh's reply to the connect frame.
+func (c *Client) Connected() Connected {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.mark
+	return c.connected
 }
 
-// Session is what the connection, and those that it follows and that follow it, are known as to their user.
-func (c *Client) Session() string {
+// ResumeToken is the newest one: up to it this connection, and those it follows, were given everything. Empty: there is
+// none.
+func (c *Client) ResumeToken() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.session
+	return c.token
 }
 
-func (c *Client) marked(mark string) {
+// resumable notes a resume token.
+func (c *Client) resumable(token string) {
 	c.mu.Lock()
-	c.mark = mark
+	c.token = token
 	c.mu.Unlock()
-	if c.options.OnMark != nil {
-		c.options.OnMark(mark)
+	if c.options.OnResumeToken != nil {
+		c.options.OnResumeToken(token)
 	}
-}
-
-// Resumed says where a connection stands that was made with a mark; false for others.
-func (c *Client) Resumed() (Resumed, bool) {
-	if c.resumed == nil {
-		return Resumed{}, false
-	}
-	return *c.resumed, true
 }
 
 // event hands an event on, unless the connection that this one follows had it.

@@ -1,20 +1,24 @@
 package wirejson
 
 import (
+	"bytes"
 	"fmt"
+	"iter"
+	"math"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// Into says where Object puts a field. Make one by Text, Texts, Bool or Raw.
+// Into says where Object puts a field. Make one by Text, Texts, Bool, Integer or Raw.
 type Into struct {
 	name  string
 	text  *string
 	texts *[]string
 	bool  *bool
 	raw   *[]byte
+	whole *int64
 }
 
 // Text takes a text.
@@ -25,6 +29,9 @@ func Texts(name string, into *[]string) Into { return Into{name: name, texts: in
 
 // Bool takes true or false.
 func Bool(name string, into *bool) Into { return Into{name: name, bool: into} }
+
+// Integer takes a whole number.
+func Integer(name string, into *int64) Into { return Into{name: name, whole: into} }
 
 // Raw takes any value, as it is written: a part of the data, whose texts are not decoded. Null is taken for nothing.
 func Raw(name string, into *[]byte) Into { return Into{name: name, raw: into} }
@@ -38,7 +45,7 @@ func Object(data []byte, fields ...Into) error {
 	if !utf8.Valid(data) {
 		return refusal.New(refusal.Malformed, "no JSON: not UTF-8")
 	}
-	d := decoder{scanner{data: data}}
+	d := decoder{scanner: scanner{data: data}}
 	if d.next() != '{' {
 		if kind := d.kind(); kind != "" {
 			return refusal.New(refusal.Malformed, "has to be a JSON object, not %s", kind)
@@ -143,6 +150,10 @@ func (d *decoder) into(f Into) error {
 		return d.wants('t', "true or false")
 	case f.texts != nil:
 		return d.textList(f.texts)
+	case f.whole != nil:
+		v, err := d.number64()
+		*f.whole = v
+		return err
 	}
 	from := d.at
 	if err := d.skip(0); err != nil {
@@ -150,6 +161,18 @@ func (d *decoder) into(f Into) error {
 	}
 	*f.raw = d.data[from:d.at:d.at]
 	return nil
+}
+
+// number64 reads a whole number.
+func (d *decoder) number64() (int64, error) {
+	if c := d.next(); c != '-' && c-'0' > 9 {
+		return 0, d.wants('0', "a number")
+	}
+	n, err := d.number()
+	if err != nil {
+		return 0, err
+	}
+	return integer(n, math.MinInt64, math.MaxInt64)
 }
 
 func (d *decoder) plainText() (string, error) {
@@ -263,4 +286,29 @@ func (d *decoder) skipEscape() error {
 		return err
 	}
 	return d.unexpected()
+}
+
+// Values splits a text into the JSON values in it, each of which begins on a line of its own. What cannot be read as a
+// value, or has another one behind it on its line, is one value with all that follows, so that reading it fails. An empty
+// text is one empty value.
+func Values(text []byte) iter.Seq[[]byte] {
+	const space = " \t\r\n"
+	return func(yield func([]byte) bool) {
+		for first := true; first || len(text) > 0; first = false {
+			d := decoder{scanner: scanner{data: text}}
+			if bytes.IndexByte(text, '\n') < 0 || d.skip(0) != nil {
+				yield(text)
+				return
+			}
+			rest := bytes.TrimLeft(text[d.at:], space[:3])
+			if len(rest) > 0 && rest[0] != '\n' {
+				yield(text)
+				return
+			}
+			if !yield(text[:d.at:d.at]) {
+				return
+			}
+			text = bytes.TrimLeft(rest, space)
+		}
+	}
 }

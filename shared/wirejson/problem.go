@@ -53,11 +53,10 @@ func refused(err error) error {
 	if p.code == refusal.Malformed {
 		return refusal.New(p.code, "the data is not a JSON object: %s", p.text)
 	}
-	path := p.path
-	if path == "" {
-		path = "the data"
+	if p.path == "" {
+		return refusal.New(p.code, "the data %s", p.text)
 	}
-	return refusal.New(p.code, "%s %s", path, p.text)
+	return refusal.NewField(p.path, "%s", p.text)
 }
 
 // quoted is a client's name for something: as it is where it looks like a name.

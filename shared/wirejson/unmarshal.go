@@ -25,11 +25,16 @@ const deepest = 32
 //
 // Its errors are refusals: "malformed" for data that is not a JSON object, "invalid_field" with the path of the field
 // for all else. The message is then of no use.
-func Unmarshal(data []byte, m proto.Message) error {
+func Unmarshal(data []byte, m proto.Message) error { return unmarshal(data, m, false) }
+
+// UnmarshalKnown is Unmarshal, but ignores the fields that the message does not declare.
+func UnmarshalKnown(data []byte, m proto.Message) error { return unmarshal(data, m, true) }
+
+func unmarshal(data []byte, m proto.Message, known bool) error {
 	if !utf8.Valid(data) {
 		return refusal.New(refusal.Malformed, "the data is not UTF-8")
 	}
-	d := decoder{scanner{data: data}}
+	d := decoder{scanner{data: data}, known}
 	if d.next() != '{' && shape(m.ProtoReflect().Descriptor()) == object {
 		if kind := d.kind(); kind != "" {
 			return refusal.New(refusal.Malformed, "the data is not a JSON object, but %s", kind)
@@ -45,7 +50,10 @@ func Unmarshal(data []byte, m proto.Message) error {
 	return nil
 }
 
-type decoder struct{ scanner }
+type decoder struct {
+	scanner
+	known bool // fields that are not declared are ignored
+}
 
 func (d *decoder) message(m protoreflect.Message, depth int) error {
 	switch shape(m.Descriptor()) {
@@ -76,7 +84,18 @@ func (d *decoder) message(m protoreflect.Message, depth int) error {
 		if err != nil {
 			return err
 		}
-		if i = find(fields, name, i+1); i < 0 {
+		at := find(fields, name, i+1)
+		if at < 0 && d.known {
+			if err = d.take(':'); err == nil {
+				err = d.skip(depth)
+			}
+			if err != nil {
+				return err
+			}
+			i = max(i, 0)
+			continue
+		}
+		if i = at; i < 0 {
 			return in(quoted(string(name)), invalid("is unknown here%s", meant(fields, string(name))))
 		}
 		f := fields.Get(i)

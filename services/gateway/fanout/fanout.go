@@ -286,7 +286,7 @@ func (f *Fanout) deliver(log *reading, e *envelope.Event) {
 	event := hub.NewEvent(*e, declared)
 	n := log.view.Deliver(event)
 	if n > 0 {
-		if _, err := event.Frame(); err != nil {
+		if err := event.Err(); err != nil {
 			f.options.Log.Error("fan-out: an event cannot be shown", "error", err)
 			f.options.Metrics.Unreadable.Inc()
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
@@ -153,7 +154,7 @@ func TestGrow_WithoutItsFenceConnectionsComeBack(t *testing.T) {
 	reason, ended := w.conn.Reason()
 	require.True(t, ended)
 	require.Equal(t, hub.Interrupted, reason)
-	require.True(t, reason.Reconnect())
+	require.True(t, reason.Reconnect)
 }
 
 func TestIncarnation_AChangeHasClientsConnectAgainAndDropsNothing(t *testing.T) {
@@ -169,7 +170,7 @@ func TestIncarnation_AChangeHasClientsConnectAgainAndDropsNothing(t *testing.T) 
 	reason, ended := w.conn.Reason()
 	require.True(t, ended)
 	require.Equal(t, hub.Restored, reason)
-	back, err := w.fan.options.Hub.Add("bob")
+	back, err := w.fan.options.Hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	w.conn = back
 	require.True(t, w.fan.options.Hub.View("chat").Attach(back, []string{"conversation:g"}, next.Position))

@@ -17,6 +17,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
@@ -49,7 +50,7 @@ func begin(t testing.TB) *world {
 		counts[topic.Name] = topic.Partitions
 	}
 	w.fan.begin(counts)
-	w.conn, err = h.Add("bob")
+	w.conn, err = h.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	require.True(t, h.View("chat").Attach(w.conn, nil, 0))
 	return w
@@ -177,7 +178,7 @@ func TestTake_PositionRecordsMoveTheNumberAndShowHolesToo(t *testing.T) {
 	w.take(t, p, position)
 	require.Empty(t, w.seen(t), "what lay before this gateway began is not given")
 	var err error
-	w.conn, err = w.fan.options.Hub.Add("bob")
+	w.conn, err = w.fan.options.Hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	require.True(t, w.fan.options.Hub.View("chat").Attach(w.conn, []string{"conversation:g"}, 1))
 	w.said("g", "missing")

@@ -1,26 +1,26 @@
 package httpapi
 
 import (
+	"encoding/json"
 	"net/http"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
+	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
+// outcome is the answer to a command: the reply of the client protocol, without what a request has no need of.
 type outcome struct {
-	OK      bool     `json:"ok"`
-	Outcome string   `json:"outcome,omitempty"`
-	Command string   `json:"command_id"`
-	Stream  string   `json:"stream,omitempty"`
-	Version int64    `json:"version,omitempty"`
-	Error   *problem `json:"error,omitempty"`
+	OK      bool            `json:"ok"`
+	Outcome json.RawMessage `json:"outcome"`
 }
 
 // command takes a command and waits for its outcome. One that comes to no outcome in time is asked after by sending it
 // again with the same id.
 func (s *Server) command(w http.ResponseWriter, r *http.Request, declared *catalog.Command, actor, id string,
 	body []byte) error {
-	c, err := intake.Read(declared, actor, id, body)
+	c, err := intake.Read(declared, actor, id, frame.Data{Bytes: body}, 0)
 	if err != nil {
 		return err
 	}
@@ -35,14 +35,16 @@ func (s *Server) command(w http.ResponseWriter, r *http.Request, declared *catal
 	})
 	select {
 	case a := <-first:
-		answer := outcome{OK: a.Refusal == nil, Outcome: string(a.Kind), Command: a.CommandID, Stream: a.Stream,
-			Version: a.Version}
-		if a.Refusal != nil {
-			answer.Error = &problem{a.Refusal.Code, a.Refusal.Text}
-			write(w, status(a.Refusal.Code), answer)
-			return nil
+		o := a.Outcome()
+		text, err := wirejson.Marshal(o)
+		if err != nil {
+			return err
 		}
-		write(w, http.StatusOK, answer)
+		answered := http.StatusOK
+		if a.Refusal != nil {
+			answered = status(a.Refusal.Code)
+		}
+		write(w, answered, outcome{OK: frame.OK(o), Outcome: text})
 		return nil
 	case <-r.Context().Done():
 		return r.Context().Err()

@@ -19,12 +19,14 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/services/gateway/query"
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/shared/telemetry"
+	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
 // Headers of a request.
@@ -296,15 +298,16 @@ func status(code string) int {
 	return http.StatusUnprocessableEntity
 }
 
-type problem struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
+// shown is a refusal as clients see it on every surface.
+func shown(r *refusal.Error) json.RawMessage {
+	text, _ := wirejson.Marshal(frame.ErrorOf(r)) // of plain texts and numbers
+	return text
 }
 
 func fail(w http.ResponseWriter, r *refusal.Error) { failWith(w, status(r.Code), r) }
 
 func failWith(w http.ResponseWriter, status int, r *refusal.Error) {
-	write(w, status, map[string]any{"error": problem{r.Code, r.Text}})
+	write(w, status, map[string]any{"error": shown(r)})
 }
 
 func write(w http.ResponseWriter, status int, v any) {

@@ -25,6 +25,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/httpapi"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
@@ -122,9 +123,12 @@ type answer struct {
 }
 
 func (a answer) code() string {
-	var body struct{ Error struct{ Code string } }
+	var body struct {
+		Error   struct{ Code string }
+		Outcome struct{ Error struct{ Code string } }
+	}
 	_ = json.Unmarshal([]byte(a.text), &body)
-	return body.Error.Code
+	return body.Error.Code + body.Outcome.Error.Code
 }
 
 func (a *api) post(name, user, body string, headers ...string) (got answer) {
@@ -489,7 +493,7 @@ func TestAnswers_OneUserHoldsOnlySoMuch(t *testing.T) {
 	require.Equal(t, http.StatusTooManyRequests, second.status)
 	require.Equal(t, refusal.TooManyWaiting, second.code())
 	require.Equal(t, http.StatusOK, a.post(history, "bob", asked).status)
-	conn, err := a.Hub.Add("eve")
+	conn, err := a.Hub.Add("eve", frame.JSON)
 	require.NoError(t, err)
 	require.False(t, conn.Reply(make([]byte, bound*6/10), nil), "the connections of the user count as well")
 	close(first.read)

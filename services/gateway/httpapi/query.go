@@ -13,6 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/query"
 	"github.com/edumatrix/interlinked/shared/rpc"
 	"github.com/edumatrix/interlinked/shared/wirejson"
@@ -20,7 +21,7 @@ import (
 
 // query answers a question by its name.
 func (s *Server) query(w http.ResponseWriter, r *http.Request, q *catalog.Query, actor string, body []byte) error {
-	question, err := query.Read(q, body)
+	question, err := query.Read(q, frame.Data{Bytes: body})
 	if err != nil {
 		return err
 	}
@@ -94,11 +95,8 @@ func connectTimeout(ms string) (time.Duration, error) {
 
 // proto answers a question in Protobuf.
 func (s *Server) proto(w http.ResponseWriter, r *http.Request, q *catalog.Query, actor string, body []byte) error {
-	question := q.Request.New().Interface()
-	if err := proto.Unmarshal(body, question); err != nil {
-		return refusal.New(refusal.Malformed, "the body is not a %s", q.Request.Descriptor().FullName())
-	}
-	if err := q.Check(question); err != nil {
+	question, err := query.Read(q, frame.Data{Encoding: frame.Protobuf, Bytes: body})
+	if err != nil {
 		return err
 	}
 	answer, err := s.Queries.Ask(r.Context(), q, question, actor, rpc.Now)
@@ -137,5 +135,5 @@ func failConnect(w http.ResponseWriter, r *refusal.Error) {
 		code = "unimplemented"
 	}
 	write(w, status(r.Code), map[string]any{"code": code, "message": strings.TrimSpace(r.Text),
-		"error": problem{r.Code, r.Text}})
+		"error": shown(r)})
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
@@ -128,9 +129,9 @@ func TestAccount_WhatWasMissedIsBoundedForAUser(t *testing.T) {
 	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: bound}})
 	missed := w.sized(10, 3000)
 	back := func(user string) (c *hub.Conn, tooFar bool) {
-		c, err := w.hub.Add(user)
+		c, err := w.hub.Add(user, frame.JSON)
 		require.NoError(t, err)
-		c.Greet(func(rooms []string) []byte { tooFar = len(rooms) > 0; return []byte(`{}`) })
+		c.Greet(func(g hub.Greeting) frame.Frame { tooFar = len(g.NotRecovered) > 0; return greeting(g) })
 		require.True(t, w.view.Resume(c, hub.Return{Rooms: []string{"conversation:g"}, Position: 11, Missed: missed}))
 		for _, owner := range w.chat.Catalog.Logs() {
 			w.hub.View(owner).Attach(c, nil, 0)

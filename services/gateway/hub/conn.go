@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
 // Conn is one client's connection as the hub sees it: a queue that its transport writes from, and up to where the
@@ -14,10 +16,11 @@ type Conn struct {
 	ID   string
 	User string
 
-	hub     *Hub
-	account *account // of the user
-	seats   []seat   // one in each view
-	slot    int      // of the marks; see Hub.Run
+	hub      *Hub
+	encoding frame.Encoding
+	account  *account // of the user
+	seats    []seat   // one in each view
+	slot     int      // of the heartbeats; see Hub.Run
 
 	mu       sync.Mutex
 	queue    queue
@@ -31,16 +34,15 @@ type Conn struct {
 	kicked   bool // the flush that runs has to write what the transport has of its own
 	ended    func(Reason)
 
-	missing int                          // logs whose rooms are not known yet
-	greet   func(tooFar []string) []byte // the reply to a client that came back
-	session string                       // which the connection is of
-	written string                       // the last mark that was taken from the queue
-	tooFar  []string
+	missing int // logs whose rooms are not known yet, and what else the greeting waits for, see Hold
+	greet   func(Greeting) frame.Frame
+	written string     // the last resume token that was taken from the queue
+	tooFar  []string   // rooms that are not recovered
 	logs    []standing // by number
 
-	// The bytes that a client that came back has taken since its last mark, and when the first of them were.
-	unmarked   int
-	unmarkedAt time.Time
+	// The bytes that a client that resumes has taken since its last resume token, and when the first of them were.
+	uncovered   int
+	uncoveredAt time.Time
 
 	left []func() // called once the lock is free: their frames have left the queue
 
@@ -50,18 +52,17 @@ type Conn struct {
 
 // standing is how far one connection has one log.
 type standing struct {
-	floor  int64 // it is complete up to here without the fan-out
-	given  int64 // the highest position queued
-	marked int64 // what its last mark says
-	// had is what the mark of a client that came back says, and then the last missed event taken; known reports whether
-	// that mark knows the log, and partial that some of what was missed up to here is left out, which the client has not
-	// been told yet.
-	had            Point
-	known, partial bool
+	floor   int64 // it is complete up to here without the fan-out
+	given   int64 // the highest position queued
+	covered int64 // what its last resume token says
+	// had is what the resume token of a client that came back says, and then the last missed event taken; known reports
+	// whether that token knows the log.
+	had   Point
+	known bool
 }
 
-func newConn(id, user string, h *Hub) *Conn {
-	c := &Conn{ID: id, User: user, hub: h, seats: make([]seat, len(h.all)), missing: len(h.logs),
+func newConn(id, user string, e frame.Encoding, h *Hub) *Conn {
+	c := &Conn{ID: id, User: user, encoding: e, hub: h, seats: make([]seat, len(h.all)), missing: len(h.logs),
 		logs: make([]standing, len(h.logs)), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	for i, v := range h.all {
 		c.seats[i] = seat{conn: c, attached: v.log < 0}
@@ -85,16 +86,26 @@ func (c *Conn) Bind(flush func(), ended func(Reason)) {
 	}
 }
 
-// Send queues a frame of this connection alone.
-func (c *Conn) Send(text []byte) {
-	c.mu.Lock()
-	defer c.unlock()
-	c.push(item{own: &frame{text: text}})
+// Encoding is how the connection's frames are written.
+func (c *Conn) Encoding() frame.Encoding { return c.encoding }
+
+// encode writes a frame of the gateway's own, which always has a form.
+func (c *Conn) encode(f frame.Frame) []byte {
+	text, _ := f.Encode(c.encoding)
+	return text
 }
 
-// Reply queues an answer to a query. It does not count against the limits of the queue, since how many there are is
-// bounded before they are asked for; it returns false where the user's connections hold too much to queue it. The function
-// taken, if any, is called when the frame leaves the queue, also where the connection ends first.
+// Send queues a frame of this connection alone. It must not hold anything that may have no form in the encoding.
+func (c *Conn) Send(f frame.Frame) {
+	text := c.encode(f)
+	c.mu.Lock()
+	defer c.unlock()
+	c.push(item{own: &queued{text: text}})
+}
+
+// Reply queues an answer to a query, encoded as the connection is. It does not count against the limits of the queue, since
+// how many there are is bounded before they are asked for; it returns false where the user's connections hold too much to
+// queue it. The function taken, if any, is called when the frame leaves the queue, also where the connection ends first.
 func (c *Conn) Reply(text []byte, taken func()) bool {
 	c.mu.Lock()
 	defer c.unlock()
@@ -107,37 +118,52 @@ func (c *Conn) Reply(text []byte, taken func()) bool {
 	if !c.reserve(len(text)) {
 		return false
 	}
-	c.push(item{own: &frame{text: text, reply: true, taken: taken}})
+	c.push(item{own: &queued{text: text, reply: true, taken: taken}})
 	return true
 }
 
-// Greet sets the reply to a client that came back: it follows what was missed. It has to be set before the connection
-// is attached.
-func (c *Conn) Greet(frame func(tooFar []string) []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.greet = frame
+// Greeting is where a connection stands when all rooms of its user are open.
+type Greeting struct {
+	ResumeToken string
+	// NotRecovered lists the rooms of which it was not given what it missed, sorted.
+	NotRecovered []string
 }
 
-// Begin sets the session that the client is told to come back to. It has to be set before the connection is attached.
-func (c *Conn) Begin(session string) {
+// Greet sets the frame that is queued when all rooms of the user are open, behind what was missed; from then on the client
+// misses nothing. It has to be set before the connection is attached. The function is called under a lock: it must not
+// wait, nor call the hub.
+func (c *Conn) Greet(greet func(Greeting) frame.Frame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.session = session
+	c.greet = greet
 }
 
-// Returns notes what a client that comes back has: the marks that it is given while it gets what it missed go on from
-// there.
-func (c *Conn) Returns(mark Mark) {
+// Hold has the greeting wait for as many calls of Release more. It has to be called before the connection is attached.
+func (c *Conn) Hold(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.missing += n
+}
+
+// Release ends what Hold began.
+func (c *Conn) Release() {
+	positions := c.hub.complete()
+	c.mu.Lock()
+	defer c.unlock()
+	c.found(positions)
+}
+
+// Returns notes what a client that comes back has: the resume tokens that it is given while it gets what it missed go on
+// from there.
+func (c *Conn) Returns(p Progress) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for log, owner := range c.hub.logs {
-		c.logs[log].had, c.logs[log].known = mark[owner]
-		c.logs[log].partial = mark[owner].Partial
+		c.logs[log].had, c.logs[log].known = p[owner]
 	}
 }
 
-// Written is the last mark that went out to the client; it may not have read it.
+// Written is the last resume token that went out to the client; it may not have read it.
 func (c *Conn) Written() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -153,7 +179,7 @@ func (c *Conn) Close(r Reason) {
 	}
 	c.mu.Lock()
 	if positions != nil {
-		c.mark(c.hub.newMark(positions), true)
+		c.beatLast(c.hub.newProgress(positions))
 	}
 	c.close(r)
 	c.unlock()
@@ -174,13 +200,16 @@ func (c *Conn) close(r Reason) {
 	if c.reason != nil {
 		return
 	}
+	if r == Slow || r == Lost || r == Left {
+		c.drop()
+	}
+	if f, ok := r.Frame(); ok {
+		_, _ = c.queue.push(item{own: &queued{text: c.encode(f), reply: true}}, &c.hub.options.Limits, true)
+	}
 	c.reason = &r
 	close(c.done)
 	if c.ended != nil {
 		c.ended(r)
-	}
-	if r == Slow || r == Lost || r == Left {
-		c.drop()
 	}
 	c.ring()
 }
@@ -256,23 +285,24 @@ func (c *Conn) Take(maxFrames int) (frames [][]byte) {
 	return frames
 }
 
-// take moves the first item from the queue into frames, and a mark behind it where one is due.
+// take moves the first item from the queue into frames, and a heartbeat behind it where one is due.
 func (c *Conn) take(frames [][]byte) [][]byte {
 	it := c.queue.pop()
 	text := it.text()
 	if it.event != nil {
-		text = it.event.shown(c.hub.options.Now()) // however long it has waited, here or among the recent events
+		// However long it has waited, here or among the recent events.
+		text = it.event.shown(it.variant, c.hub.options.Now())
 	}
 	frames = append(frames, text)
 	switch {
 	case it.missed > 0:
 		c.logs[it.missed-1].had.Position = it.event.Position
-		if mark := c.passing(len(text)); mark != nil {
-			frames = append(frames, mark)
+		if beat := c.passing(len(text)); beat != nil {
+			frames = append(frames, beat)
 		}
 	case it.own != nil:
-		if it.own.mark != "" {
-			c.written = it.own.mark
+		if it.own.token != "" {
+			c.written = it.own.token
 		}
 		if it.own.taken != nil {
 			c.left = append(c.left, it.own.taken)
@@ -282,37 +312,44 @@ func (c *Conn) take(frames [][]byte) [][]byte {
 }
 
 const (
-	// passingBytes and passingTime are how much of what it missed, and for how long, a client is sent without a mark.
-	// A client on a slow link that is cut off goes on from the last one.
+	// passingBytes and passingTime are how much of what it missed, and for how long, a client is sent without a resume
+	// token. A client on a slow link that is cut off goes on from the last one.
 	passingBytes = 256 << 10
 	passingTime  = 5 * time.Second
 )
 
-// passing returns a mark behind a missed event, where one is due.
+// passing returns a heartbeat behind a missed event, where one is due.
 func (c *Conn) passing(more int) []byte {
 	now := time.Now()
-	if c.unmarked == 0 && c.unmarkedAt.IsZero() {
-		c.unmarkedAt = now
+	if c.uncovered == 0 && c.uncoveredAt.IsZero() {
+		c.uncoveredAt = now
 	}
-	if c.unmarked += more; c.unmarked < passingBytes && now.Sub(c.unmarkedAt) < passingTime {
+	if c.uncovered += more; c.uncovered < passingBytes && now.Sub(c.uncoveredAt) < passingTime {
 		return nil
 	}
-	c.unmarked, c.unmarkedAt = 0, now
-	m := Mark{}
+	c.uncovered, c.uncoveredAt = 0, now
+	c.written = c.passed()
+	return c.encode(frame.Heartbeat(c.written))
+}
+
+// passed is the resume token of a client that is not greeted yet; empty where it brought none.
+func (c *Conn) passed() string {
+	p := Progress{}
 	for log, owner := range c.hub.logs {
 		if s := &c.logs[log]; s.known {
-			point := s.had
-			point.Partial = s.partial
-			m[owner] = point
+			p[owner] = s.had
 		}
 	}
-	c.written = m.String()
-	return markFrame(c.written)
+	if len(p) == 0 {
+		return ""
+	}
+	return c.hub.ResumeToken(c.User, p)
 }
 
 // give queues an event of a log; -1 stands for none. Of an event that is not durable, only the newest value is kept.
 func (c *Conn) give(e *Event, log int) {
-	if _, err := e.Frame(); err != nil {
+	v := c.variant(e)
+	if _, err := e.Frame(v); err != nil {
 		return // A body that cannot be decoded is the same for everybody: the fan-out reports it once.
 	}
 	c.mu.Lock()
@@ -320,7 +357,7 @@ func (c *Conn) give(e *Event, log int) {
 	if log >= 0 && !e.state() {
 		c.logs[log].given = max(c.logs[log].given, e.Position)
 	}
-	c.push(item{event: e})
+	c.push(item{event: e, variant: v})
 }
 
 // missed is what one connection missed of a log, ready to be queued.
@@ -331,13 +368,14 @@ type missed struct {
 }
 
 // missedOf makes ready what was missed, which takes a while where that is much.
-func missedOf(events []*Event, log int) (m missed) {
+func (c *Conn) missedOf(events []*Event, log int) (m missed) {
 	for i, e := range events {
 		if (i+1)%encodedAtOnce == 0 {
 			runtime.Gosched()
 		}
-		if text, err := e.Frame(); err == nil {
-			m.items = append(m.items, item{event: e, missed: int8(log + 1)})
+		v := c.variant(e)
+		if text, err := e.Frame(v); err == nil {
+			m.items = append(m.items, item{event: e, variant: v, missed: int8(log + 1)})
 			m.bytes += len(text)
 			m.last = max(m.last, e.Position)
 		}
@@ -345,14 +383,29 @@ func missedOf(events []*Event, log int) (m missed) {
 	return m
 }
 
-// catchUp queues what was missed of a log; partial reports whether some of it is left out.
-func (c *Conn) catchUp(m missed, log int, partial bool) {
+// notRecovered is one frame for each room, joined.
+func (c *Conn) notRecovered(rooms []string) []byte {
+	if len(rooms) == 0 {
+		return nil
+	}
+	frames := make([][]byte, len(rooms))
+	for i, room := range rooms {
+		frames[i] = c.encode(frame.NotRecovered(room))
+	}
+	return frame.Join(c.encoding, frames)
+}
+
+// catchUp queues what was missed of a log. The rooms that are not recovered come first, so that no resume token passes
+// them before the client knows.
+func (c *Conn) catchUp(m missed, log int, notRecovered []byte) {
 	c.mu.Lock()
 	defer c.unlock()
 	if c.reason != nil {
 		return
 	}
-	c.logs[log].partial = c.logs[log].partial || partial
+	if len(notRecovered) > 0 {
+		c.push(item{own: &queued{text: notRecovered, reply: true}})
+	}
 	c.logs[log].given = max(c.logs[log].given, m.last)
 	c.queue.pushMissed(m)
 	c.ring()
@@ -402,64 +455,96 @@ func (c *Conn) ring() {
 	}
 }
 
-// attached notes that the rooms of a log are known, as of its floor. After the last log the client gets the reply to
-// its return, if it came back, and its first mark: from then on it misses nothing.
+// attached notes that the rooms of a log are known, as of its floor.
 func (c *Conn) attached(log int, floor int64, tooFar []string) {
 	positions := c.hub.complete()
 	c.mu.Lock()
 	defer c.unlock()
 	c.logs[log].floor = floor
 	c.tooFar = append(c.tooFar, tooFar...)
+	c.found(positions)
+}
+
+// found counts one of the things that the greeting waits for. After the last one the client is greeted.
+func (c *Conn) found(positions []int64) {
 	if c.missing--; c.missing > 0 {
 		return
 	}
+	first := c.hub.newProgress(c.standing(c.hub.newProgress(positions)))
+	c.setCovered(first)
 	if c.greet != nil {
 		slices.Sort(c.tooFar)
-		c.push(item{own: &frame{text: c.greet(slices.Compact(c.tooFar)), reply: true}})
+		token := first.token(c.User)
+		text := c.encode(c.greet(Greeting{ResumeToken: token, NotRecovered: slices.Compact(c.tooFar)}))
+		c.push(item{own: &queued{text: text, reply: true, token: token}})
 	}
 	c.tooFar, c.greet = nil, nil
-	first := c.hub.newMark(c.standing(c.hub.newMark(positions)))
-	c.setMarked(first)
-	c.push(item{own: &frame{text: readyFrame(first.text(), c.session), mark: first.text()}})
 }
 
-// mark queues a mark when it is newer than the last one, and something was given that the last one does not cover;
-// anyway: when it is newer. Most connections share it with others.
-func (c *Conn) mark(shared *sharedMark, anyway bool) {
-	if c.missing > 0 || c.reason != nil {
+// beat queues a heartbeat that is due, or that covers more of what was given than the last resume token.
+func (c *Conn) beat(shared *sharedProgress, due bool) {
+	if c.missing > 0 {
+		if due && c.reason == nil {
+			c.push(item{own: c.heartbeat(c.passed())})
+		}
 		return
 	}
-	newer, wanted, same := false, anyway, true
+	given := false
 	for log := range c.logs {
-		s, at := &c.logs[log], shared.positions[log]
-		newer = newer || max(at, s.floor) > s.marked
-		wanted = wanted || s.given > s.marked
-		same = same && at >= max(s.floor, s.marked)
+		given = given || c.logs[log].given > c.logs[log].covered
 	}
-	if !newer || !wanted {
+	if due || given && c.newer(shared) {
+		c.cover(shared)
+	}
+}
+
+// beatLast queues a heartbeat before the end, unless it says what the last one says.
+func (c *Conn) beatLast(shared *sharedProgress) {
+	if c.missing == 0 && c.newer(shared) {
+		c.cover(shared)
+	}
+}
+
+// newer reports whether some log has come further than the last resume token.
+func (c *Conn) newer(shared *sharedProgress) bool {
+	for log := range c.logs {
+		if s := &c.logs[log]; max(shared.positions[log], s.floor) > s.covered {
+			return true
+		}
+	}
+	return false
+}
+
+// cover queues a heartbeat whose resume token covers everything that was queued before. Most connections share its
+// progress with others.
+func (c *Conn) cover(shared *sharedProgress) {
+	if c.reason != nil {
 		return
 	}
-	m := shared
-	if !same {
-		m = c.hub.newMark(c.standing(shared))
-	}
-	c.setMarked(m)
-	c.push(item{own: &frame{text: m.frame(), mark: m.text(), spare: true}})
-}
-
-func (c *Conn) setMarked(m *sharedMark) {
+	p := shared
 	for log := range c.logs {
-		c.logs[log].marked = m.positions[log]
+		if s := &c.logs[log]; shared.positions[log] < max(s.floor, s.covered) {
+			p = c.hub.newProgress(c.standing(shared))
+			break
+		}
+	}
+	c.setCovered(p)
+	c.push(item{own: c.heartbeat(p.token(c.User))})
+}
+
+func (c *Conn) setCovered(p *sharedProgress) {
+	for log := range c.logs {
+		c.logs[log].covered = p.positions[log]
 	}
 }
 
-// standing is, for each log, the position up to which everything is in this queue or was written. The shared mark
-// says up to where the fan-out was complete a moment ago.
-func (c *Conn) standing(shared *sharedMark) []int64 {
+// standing is, for each log, the position up to which everything is in this queue or was written. The shared progress is
+// where the fan-out was complete a moment ago.
+func (c *Conn) standing(shared *sharedProgress) []int64 {
 	at := make([]int64, len(c.logs))
 	for log := range at {
 		s := &c.logs[log]
-		at[log] = max(s.floor, shared.positions[log], s.marked)
+		at[log] = max(s.floor, shared.positions[log], s.covered)
 	}
 	return at
 }

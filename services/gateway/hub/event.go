@@ -1,8 +1,6 @@
 package hub
 
 import (
-	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -10,21 +8,39 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// Event is a fact on its way to clients. Its frame is made once, when the first of them is to get it.
+// Event is a fact on its way to clients. Each variant of its frame is made once, when the first connection is to get it.
 type Event struct {
 	envelope.Event
 	declared *catalog.Event
 
-	once  sync.Once
-	frame []byte
-	err   error
+	mu      sync.Mutex
+	encoded [variants][]byte
+	failed  error  // of a body that cannot be shown
+	hidden  *Event // the event without its personal fields, once it has expired
+}
 
-	hide   sync.Once
-	hidden []byte // the frame once the event has expired
+// variant says which form of an event's frame a connection gets: it depends on the encoding, and on whether the
+// connection's user caused the event, and so gets the id of the command.
+type variant int8
+
+const variants = 2 * frame.Encodings
+
+func (v variant) encoding() frame.Encoding { return frame.Encoding(v / 2) }
+
+// causer reports whether the frame has the id of the command.
+func (v variant) causer() bool { return v%2 == 1 }
+
+// variant is the form of an event's frame that the connection gets.
+func (c *Conn) variant(e *Event) variant {
+	v := variant(2 * c.encoding)
+	if e.Cause != "" && e.Actor == c.User {
+		v++
+	}
+	return v
 }
 
 // NewEvent takes an event as its topic carried it. Declared is nil for one that this gateway is too old to know: it
@@ -36,22 +52,34 @@ func NewEvent(e envelope.Event, declared *catalog.Event) *Event {
 // state reports whether the event is what is true now, and has no place in a log.
 func (e *Event) state() bool { return e.Class == routingv1.Class_CLASS_EPHEMERAL }
 
-// Frame is the event as clients get it.
-func (e *Event) Frame() ([]byte, error) {
-	e.once.Do(func() { e.frame, e.err = e.encode() })
-	return e.frame, e.err
+// Frame is the event as a connection gets it.
+func (e *Event) Frame(v variant) ([]byte, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.encoded[v] == nil && e.failed == nil {
+		e.encoded[v], e.failed = e.encode(v)
+	}
+	return e.encoded[v], e.failed
 }
+
+// Err returns why the event cannot be shown, once a connection was to get it.
+func (e *Event) Err() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.failed
+}
+
+// frame is the event's frame after Frame has made it.
+func (e *Event) frame(v variant) []byte { return e.encoded[v] }
 
 // shown is the frame that clients get at a time: once the event has expired, without its personal fields, as its owner
 // shows it from then on. It stays in its place, so that versions have no gap.
-func (e *Event) shown(now time.Time) []byte {
-	if e.Expires.IsZero() || e.Expires.After(now) {
-		return e.frame
+func (e *Event) shown(v variant, now time.Time) []byte {
+	if e.Expires.IsZero() || e.Expires.After(now) || e.declared == nil || e.Redacted {
+		return e.frame(v)
 	}
-	e.hide.Do(func() {
-		if e.hidden = e.frame; e.declared == nil || e.Redacted {
-			return
-		}
+	e.mu.Lock()
+	if e.hidden == nil {
 		copied := e.Event
 		copied.Redacted, copied.Body = true, nil // of a body that cannot be read, nothing
 		body := e.declared.Type.New().Interface()
@@ -59,50 +87,25 @@ func (e *Event) shown(now time.Time) []byte {
 			plain, _ := e.declared.Split(body)
 			copied.Body, _ = proto.Marshal(plain)
 		}
-		e.hidden, _ = NewEvent(copied, e.declared).Frame()
-	})
-	return e.hidden
+		e.hidden = NewEvent(copied, e.declared)
+	}
+	hidden := e.hidden
+	e.mu.Unlock()
+	text, _ := hidden.Frame(v)
+	return text
 }
 
-// encode writes the frame around the body's JSON, which is copied once.
-func (e *Event) encode() ([]byte, error) {
-	data := []byte("{}")
+func (e *Event) encode(v variant) ([]byte, error) {
+	shown := frame.Event{Name: e.Type, Stream: e.Stream, Version: e.Version, ID: e.ID, Time: e.Time, Actor: e.Actor,
+		Redacted: e.Redacted}
+	if v.causer() {
+		shown.CommandID = e.Cause
+	}
+	var typed proto.Message
 	if e.declared != nil {
-		body := e.declared.Type.New().Interface()
-		if err := proto.Unmarshal(e.Body, body); err != nil {
-			return nil, fmt.Errorf("decode %s %s: %w", e.Type, e.ID, err)
-		}
-		var err error
-		if data, err = wirejson.Marshal(body); err != nil {
-			return nil, fmt.Errorf("encode %s %s: %w", e.Type, e.ID, err)
-		}
+		typed = e.declared.Type.New().Interface()
 	}
-	b := make([]byte, 0, len(data)+len(e.Type)+len(e.Stream)+len(e.ID)+len(e.Actor)+160)
-	b = appendText(append(b, `{"event":`...), e.Type)
-	b = appendText(append(b, `,"stream":`...), e.Stream)
-	b = strconv.AppendInt(append(b, `,"version":`...), e.Version, 10)
-	b = appendText(append(b, `,"id":`...), e.ID)
-	b = e.Time.AppendFormat(append(b, `,"time":"`...), time.RFC3339Nano)
-	b = append(b, '"')
-	if e.Actor != "" {
-		b = appendText(append(b, `,"actor":`...), e.Actor)
-	}
-	if e.Redacted {
-		b = append(b, `,"redacted":true`...)
-	}
-	b = append(append(b, `,"data":`...), data...)
-	return append(b, '}'), nil
-}
-
-// appendText appends a JSON string. Names and ids are of plain characters nearly always.
-func appendText(b []byte, text string) []byte {
-	for i := range len(text) {
-		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			quoted, _ := wirejson.Encode(text)
-			return append(b, quoted...)
-		}
-	}
-	return append(append(append(b, '"'), text...), '"')
+	return shown.Encode(v.encoding(), e.Body, typed)
 }
 
 // names reports whether the event goes to a user's own room.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
@@ -36,10 +37,10 @@ func TestExpiry_HidesWhatHasExpiredWhereverItWaited(t *testing.T) {
 			return w.connect(t, "bob", []string{"conversation:g"}, 1)
 		},
 		"among what was missed": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
-			missed, tooFar := hub.NewPast([]*hub.Event{w.event(story)}).Missed("bob", 1, 2,
+			missed, tooFar := hub.NewPast([]*hub.Event{w.event(story)}).Missed("bob", frame.JSON, 1, 2,
 				[]hub.Stay{{Room: "conversation:g", Opened: 1}}, nil, hub.Bounds{Events: 10, Bytes: 1 << 20})
 			require.Empty(t, tooFar)
-			bob, err := w.hub.Add("bob")
+			bob, err := w.hub.Add("bob", frame.JSON)
 			require.NoError(t, err)
 			require.True(t, w.view.Resume(bob, hub.Return{Rooms: []string{"conversation:g"}, Position: 2, Missed: missed}))
 			pass()

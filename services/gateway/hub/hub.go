@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
 // Options of a Hub. Zero values are the defaults.
@@ -28,8 +29,11 @@ type Options struct {
 	Limits Limits
 	// PerUser is how many connections one user may have on this gateway; 64.
 	PerUser int
-	// MarkEvery is how often connections that were given something get a mark; 5 s.
-	MarkEvery time.Duration
+	// CoverEvery is how often connections that were given something get a heartbeat whose resume token covers it; 5 s. All
+	// connections get one in every fifth of these times, see HeartbeatEvery.
+	CoverEvery time.Duration
+	// TokenKey authenticates resume tokens. All gateways of an installation have the same.
+	TokenKey []byte
 	// Now is the clock by which events expire; time.Now when nil.
 	Now     func() time.Time
 	Metrics *Metrics
@@ -52,8 +56,8 @@ type Hub struct {
 	closed   *Reason
 }
 
-// slots is how many parts the time between marks has: each connection gets its marks in one of them, so that not all
-// get them in the same instant.
+// slots is how many parts the time between heartbeats has: each connection gets its heartbeats in one of them, so that not
+// all get them in the same instant.
 const slots = 50
 
 // New makes an empty hub with a view for each owner in the catalog.
@@ -67,8 +71,8 @@ func New(o Options) *Hub {
 	if o.PerUser == 0 {
 		o.PerUser = 64
 	}
-	if o.MarkEvery == 0 {
-		o.MarkEvery = 5 * time.Second
+	if o.CoverEvery == 0 {
+		o.CoverEvery = 5 * time.Second
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -105,9 +109,9 @@ var ErrClosed = errors.New("the gateway ends")
 // ErrTooMany reports that a user has as many connections as one may have.
 var ErrTooMany = errors.New("too many connections of one user")
 
-// Add makes a connection of a user, in no room yet.
-func (h *Hub) Add(user string) (*Conn, error) {
-	c := newConn(uuid.NewString(), user, h)
+// Add makes a connection of a user, whose frames are written in an encoding. It is in no room yet.
+func (h *Hub) Add(user string, e frame.Encoding) (*Conn, error) {
+	c := newConn(uuid.NewString(), user, e, h)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed != nil {
@@ -162,31 +166,34 @@ func (h *Hub) of(user string) []*Conn {
 	return h.users[user]
 }
 
-// idle is how many marks one may miss that was given nothing: an old mark is dear to come back with.
-const idle = 12
+// perHeartbeat is how many times CoverEvery a heartbeat is due after.
+const perHeartbeat = 5
 
-// Run gives marks until the context ends.
+// HeartbeatEvery is how often every connection gets a heartbeat.
+func (h *Hub) HeartbeatEvery() time.Duration { return perHeartbeat * h.options.CoverEvery }
+
+// Run sends heartbeats until the context ends.
 func (h *Hub) Run(ctx context.Context) error {
-	tick := time.NewTicker(max(h.options.MarkEvery/slots, time.Millisecond))
+	tick := time.NewTicker(max(h.options.CoverEvery/slots, time.Millisecond))
 	defer tick.Stop()
 	for n := 0; ; n++ {
 		select {
 		case <-tick.C:
-			h.markSlot(n%slots, n/slots%idle == idle-1)
+			h.beatSlot(n%slots, n/slots%perHeartbeat == perHeartbeat-1)
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// Mark gives a mark to all connections that were given something since their last one; anyway: to all.
-func (h *Hub) Mark(anyway bool) {
+// Beat sends a heartbeat to all connections that were given something since their last one; with due, to all.
+func (h *Hub) Beat(due bool) {
 	for slot := range slots {
-		h.markSlot(slot, anyway)
+		h.beatSlot(slot, due)
 	}
 }
 
-func (h *Hub) markSlot(slot int, anyway bool) {
+func (h *Hub) beatSlot(slot int, due bool) {
 	h.mu.RLock()
 	if len(h.slots[slot]) == 0 {
 		h.mu.RUnlock()
@@ -197,10 +204,10 @@ func (h *Hub) markSlot(slot int, anyway bool) {
 		all = append(all, c)
 	}
 	h.mu.RUnlock()
-	shared := h.newMark(h.complete())
+	shared := h.newProgress(h.complete())
 	for _, c := range all {
 		c.mu.Lock()
-		c.mark(shared, anyway)
+		c.beat(shared, due)
 		c.unlock()
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -60,7 +62,7 @@ func (w *world) deliver(events ...envelope.Event) {
 // connect adds a connection and attaches it as of now, as the owner would answer.
 func (w *world) connect(t testing.TB, user string, rooms []string, position int64) *hub.Conn {
 	t.Helper()
-	c, err := w.hub.Add(user)
+	c, err := w.hub.Add(user, frame.JSON)
 	require.NoError(t, err)
 	require.True(t, w.view.Attach(c, rooms, position))
 	return c
@@ -141,7 +143,7 @@ func TestAttach_AnAnswerOlderThanWhatWasReadIsMadeGoodFromTheRecentEvents(t *tes
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	w.deliver(w.began(`["alice","bob"]`), w.said("known"))
-	c, err := w.hub.Add("bob")
+	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	// Between the owner's answer, at 2, and its arrival, this was read:
 	w.deliver(w.said("under way"), w.member("chat.member_left", "bob"), w.said("gone"),
@@ -158,7 +160,7 @@ func TestAttach_WhatWasDeletedMeanwhileComesRedacted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	w.deliver(w.began(`["alice","bob"]`))
-	c, err := w.hub.Add("bob")
+	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	w.deliver(w.said("secret"), w.said("other"),
 		w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`))
@@ -172,7 +174,7 @@ func TestAttach_AsksAgainWhenTheRecentEventsDoNotReachBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Recent: 5 * 3000}) // 3,000 bytes for each owner
 	w.deliver(w.began(`["alice","bob"]`))
-	c, err := w.hub.Add("bob")
+	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	for n := range 10 {
 		w.deliver(w.said(fmt.Sprint(n)))
@@ -183,19 +185,28 @@ func TestAttach_AsksAgainWhenTheRecentEventsDoNotReachBack(t *testing.T) {
 	require.Equal(t, []string{"9"}, seen(t, c))
 }
 
-func TestReady_IsToldAfterTheLastLogAndAfterWhatWasMissed(t *testing.T) {
+// greeting is the reply to connect, as far as it is the hub's.
+func greeting(g hub.Greeting) frame.Frame {
+	return frame.Answer("connect", &gatewayv1.Connected{ResumeToken: g.ResumeToken, NotRecovered: g.NotRecovered})
+}
+
+func TestGreeting_FollowsTheLastLogAndWhatWasMissed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
-	c, err := w.hub.Add("bob")
+	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
+	c.Greet(greeting)
+	c.Hold(1)
 	w.deliver(w.began(`["bob"]`))
 	logs := w.chat.Catalog.Logs()
 	for _, owner := range logs {
 		require.True(t, w.hub.View(owner).Attach(c, nil, 0))
 	}
+	require.Len(t, c.Take(10), 1, "it waits for what is held")
+	c.Release()
 	frames := c.Take(10)
-	require.Len(t, frames, 2)
-	require.Contains(t, string(frames[1]), `{"ready":true,"at":"`)
+	require.Len(t, frames, 1)
+	require.Contains(t, string(frames[0]), `{"type":"reply","reply_to":"connect","ok":true,"data":{`)
 }
 
 func TestSlowConnection_IsClosedWithAReasonAndOthersGetEverything(t *testing.T) {
@@ -212,7 +223,7 @@ func TestSlowConnection_IsClosedWithAReasonAndOthersGetEverything(t *testing.T) 
 	reason, ended := slow.Reason()
 	require.True(t, ended)
 	require.Equal(t, hub.Slow, reason)
-	require.True(t, reason.Reconnect())
+	require.True(t, reason.Reconnect)
 }
 
 func TestQueue_IsBoundedInBytes(t *testing.T) {
@@ -303,7 +314,7 @@ func TestHub_BoundsTheConnectionsOfOneUserAndEndsAll(t *testing.T) {
 	w := newWorld(t, hub.Options{PerUser: 2})
 	first := w.connect(t, "bob", nil, 0)
 	w.connect(t, "bob", nil, 0)
-	_, err := w.hub.Add("bob")
+	_, err := w.hub.Add("bob", frame.JSON)
 	require.ErrorIs(t, err, hub.ErrTooMany)
 	w.hub.Remove(first)
 	w.connect(t, "bob", nil, 0)
@@ -313,7 +324,7 @@ func TestHub_BoundsTheConnectionsOfOneUserAndEndsAll(t *testing.T) {
 	reason, ended := last.Reason()
 	require.True(t, ended)
 	require.Equal(t, hub.Shutdown, reason)
-	_, err = w.hub.Add("dan")
+	_, err = w.hub.Add("dan", frame.JSON)
 	require.ErrorIs(t, err, hub.ErrClosed)
 }
 
@@ -322,9 +333,9 @@ func TestEvent_IsShownWithoutDataWhenItsTypeIsNotKnown(t *testing.T) {
 	w := newWorld(t, hub.Options{})
 	e := w.began(`["bob"]`)
 	e.Type = "chat.from_the_future"
-	frame, err := hub.NewEvent(e, nil).Frame()
+	text, err := hub.NewEvent(e, nil).Frame(0)
 	require.NoError(t, err)
-	require.Contains(t, string(frame), `"event":"chat.from_the_future"`)
+	require.Contains(t, string(text), `{"type":"event","event":"chat.from_the_future"`)
 }
 
 // Texts are written alike in events, signals and replies: without escapes that only a page of HTML would need.
@@ -333,10 +344,10 @@ func TestEvent_IsNotEscapedForHTML(t *testing.T) {
 	w := newWorld(t, hub.Options{})
 	e := w.said("a < b && c > d")
 	e.Actor = "<é>&"
-	frame, err := w.event(e).Frame()
+	text, err := w.event(e).Frame(0)
 	require.NoError(t, err)
-	require.Contains(t, string(frame), `"body":"a < b && c > d"`)
-	require.Contains(t, string(frame), `"actor":"<é>&"`)
+	require.Contains(t, string(text), `"body":"a < b && c > d"`)
+	require.Contains(t, string(text), `"actor":"<é>&"`)
 }
 
 // BenchmarkDeliver is one event to a room of so many connections, whose queues are emptied as they fill.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
@@ -29,7 +30,7 @@ func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 	const rounds = 3
 	delivered := 0 // while she comes and goes
 	for range rounds {
-		eve, err := w.hub.Add("eve")
+		eve, err := w.hub.Add("eve", frame.JSON)
 		require.NoError(t, err)
 		done := make(chan struct{})
 		go func() {
@@ -60,7 +61,7 @@ func TestResume_EventsOfTheTimeBetweenTheSlicesAreGivenOnce(t *testing.T) {
 		rooms = append(rooms, fmt.Sprint("conversation:", n))
 	}
 	for range 20 {
-		bob, err := w.hub.Add("bob")
+		bob, err := w.hub.Add("bob", frame.JSON)
 		require.NoError(t, err)
 		position := int64(len(w.chat.Log()))
 		attached := make(chan bool)
@@ -87,13 +88,17 @@ func (w *world) sized(n, bytes int) []*hub.Event {
 	return events
 }
 
+func typing(actor string) *frame.Shared {
+	return &frame.Shared{Frame: frame.Signal("chat.typing", "conversation:g", actor, nil)}
+}
+
 // comeBack adds a connection of bob that has everything up to a position.
-func (w *world) comeBack(t *testing.T, mark hub.Mark) *hub.Conn {
+func (w *world) comeBack(t *testing.T, had hub.Progress) *hub.Conn {
 	t.Helper()
-	c, err := w.hub.Add("bob")
+	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	c.Greet(func(tooFar []string) []byte { return fmt.Appendf(nil, `{"too_far":%q}`, fmt.Sprint(tooFar)) })
-	c.Returns(mark)
+	c.Greet(greeting)
+	c.Returns(had)
 	return c
 }
 
@@ -102,45 +107,47 @@ func TestResume_BeyondTheBudgetOfTheGatewayIsTooFar(t *testing.T) {
 	w := newWorld(t, hub.Options{Missed: 100_000})
 	missed := w.sized(40, 1000)
 	back := hub.Return{Rooms: []string{"conversation:g"}, Position: 40, Missed: missed}
-	first, second := w.comeBack(t, hub.Mark{"chat": {}}), w.comeBack(t, hub.Mark{"chat": {}})
-	third := w.comeBack(t, hub.Mark{"chat": {}})
+	first, second := w.comeBack(t, hub.Progress{"chat": {}}), w.comeBack(t, hub.Progress{"chat": {}})
+	third := w.comeBack(t, hub.Progress{"chat": {}})
 	for _, c := range []*hub.Conn{first, second, third} {
 		require.True(t, w.view.Resume(c, back))
 		for _, owner := range w.chat.Catalog.Logs() {
 			require.True(t, w.hub.View(owner).Attach(c, nil, 0))
 		}
 	}
-	require.Len(t, first.Take(100), 42)
+	require.Len(t, first.Take(100), 41)
 	require.Len(t, second.Take(1), 1)
 	frames := third.Take(100)
-	require.Len(t, frames, 2)
-	require.Contains(t, string(frames[0]), "[conversation:g user:bob]")
+	require.Len(t, frames, 2, "the rooms that are not recovered, and the greeting")
+	require.Contains(t, string(frames[0]), `{"type":"not_recovered","room":"user:bob"}`)
+	require.Contains(t, string(frames[0]), `{"type":"not_recovered","room":"conversation:g"}`)
+	require.Contains(t, string(frames[1]), `"not_recovered":["conversation:g","user:bob"]`)
 
 	w.hub.Remove(second) // and what it has not taken is free again
-	fourth := w.comeBack(t, hub.Mark{"chat": {}})
+	fourth := w.comeBack(t, hub.Progress{"chat": {}})
 	require.True(t, w.view.Resume(fourth, back))
 	require.Len(t, fourth.Take(100), 40)
 }
 
-// A client on a slow link is cut off again and again before it has everything. Each time it goes on from the last mark.
-func TestResume_ACutOffClientGoesOnFromTheLastMark(t *testing.T) {
+// A client on a slow link is cut off again and again before it has everything. Each time it goes on from the last resume token.
+func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	events := w.sized(900, 4000)
-	mark := hub.Mark{"chat": {}, "feed": {Position: 3}, "notification": {Position: 4}}
+	had := hub.Progress{"chat": {}, "feed": {Position: 3}, "notification": {Position: 4}}
 	var got []int64
-	for tries := 0; mark["chat"].Position < 900; tries++ {
-		require.Less(t, tries, 50, "no progress from %v", mark)
-		after := mark["chat"].Position
-		c := w.comeBack(t, mark)
+	for tries := 0; had["chat"].Position < 900; tries++ {
+		require.Less(t, tries, 50, "no progress from %v", had)
+		after := had["chat"].Position
+		c := w.comeBack(t, had)
 		require.True(t, w.view.Resume(c, hub.Return{Rooms: []string{"conversation:g"}, Position: 900, Missed: events[after:]}))
 		left := 300 << 10 // that get through before the link is cut
-		var unmarked []int64
+		var uncovered []int64
 		for left > 0 {
 			frames, _, _ := c.Next(nil, 16<<10)
 			if len(frames) == 0 {
-				got, unmarked = append(got, unmarked...), nil // all of it, and a mark follows at the end
-				mark["chat"] = hub.Point{Position: 900}
+				got, uncovered = append(got, uncovered...), nil // all of it, and a heartbeat follows at the end
+				had["chat"] = hub.Point{Position: 900}
 				break
 			}
 			for _, text := range frames {
@@ -148,26 +155,26 @@ func TestResume_ACutOffClientGoesOnFromTheLastMark(t *testing.T) {
 					break
 				}
 				var f struct {
-					At   string
-					Data struct {
+					Token string `json:"resume_token"`
+					Data  struct {
 						ID string `json:"message_id"`
 					}
 				}
 				require.NoError(t, json.Unmarshal(text, &f))
-				if f.At == "" {
+				if f.Token == "" {
 					var n int64
 					_, err := fmt.Sscanf(f.Data.ID, "m%d", &n)
 					require.NoError(t, err)
-					unmarked = append(unmarked, n)
+					uncovered = append(uncovered, n)
 					continue
 				}
-				var err error
-				mark, err = hub.ParseMark(f.At)
-				require.NoError(t, err)
-				require.Equal(t, f.At, c.Written())
-				require.EqualValues(t, 3, mark["feed"].Position, "what it has of the others stays")
-				require.Equal(t, unmarked[len(unmarked)-1]+1, mark["chat"].Position)
-				got, unmarked = append(got, unmarked...), nil
+				var known bool
+				had, known = w.hub.ReadResumeToken("bob", f.Token)
+				require.True(t, known)
+				require.Equal(t, f.Token, c.Written())
+				require.EqualValues(t, 3, had["feed"].Position, "what it has of the others stays")
+				require.Equal(t, uncovered[len(uncovered)-1]+1, had["chat"].Position)
+				got, uncovered = append(got, uncovered...), nil
 			}
 		}
 		w.hub.Remove(c)
@@ -179,31 +186,35 @@ func TestResume_ACutOffClientGoesOnFromTheLastMark(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
-// A client that is cut off before the reply does not know yet in which rooms events were left out.
-func TestResume_AMarkSaysThatSomethingWasLeftOut(t *testing.T) {
+// A client that is cut off while it resumes knows in which rooms events were left out before it has a token that passes
+// them.
+func TestResume_WhatIsNotRecoveredIsSaidBeforeAnyTokenThatPassesIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
-	c := w.comeBack(t, hub.Mark{"chat": {}})
+	c := w.comeBack(t, hub.Progress{"chat": {}})
 	require.True(t, w.view.Resume(c, hub.Return{Rooms: []string{"conversation:g", "conversation:h"}, Position: 100,
 		Missed: w.sized(100, 4000), TooFar: []string{"conversation:h"}}))
-	var partial []bool
+	var types []string
 	for _, text := range c.Take(1000) {
-		var f struct{ At string }
+		var f struct {
+			Type, Room string
+			Token      string `json:"resume_token"`
+		}
 		require.NoError(t, json.Unmarshal(text, &f))
-		if f.At != "" {
-			m, err := hub.ParseMark(f.At)
-			require.NoError(t, err)
-			require.NotContains(t, m, "feed", "of which it has nothing")
-			partial = append(partial, m["chat"].Partial)
+		if f.Type == "heartbeat" {
+			p, known := w.hub.ReadResumeToken("bob", f.Token)
+			require.True(t, known)
+			require.NotContains(t, p, "feed", "of which it has nothing")
+		}
+		if n := len(types); n == 0 || types[n-1] != f.Type+f.Room {
+			types = append(types, f.Type+f.Room)
 		}
 	}
-	require.Equal(t, []bool{true}, partial)
+	require.Equal(t, []string{"not_recoveredconversation:h", "event", "heartbeat", "event"}, types)
 	for _, owner := range w.chat.Catalog.Logs() {
 		w.hub.View(owner).Attach(c, nil, 0)
 	}
-	frames := c.Take(10)
-	require.Contains(t, string(frames[0]), "[conversation:h]")
-	require.NotContains(t, string(frames[1]), "partial")
+	require.Contains(t, string(c.Take(10)[0]), `"not_recovered":["conversation:h"]`)
 }
 
 func TestReply_DoesNotCountAgainstTheQueue(t *testing.T) {
@@ -269,7 +280,7 @@ func TestBind_FlushesOnDemand(t *testing.T) {
 		}
 	}, func(r hub.Reason) { ends <- r })
 	for n := range 500 {
-		c.Send(fmt.Append(nil, n))
+		c.Send(frame.Done(fmt.Sprint(n)))
 		if n%7 == 0 {
 			require.Eventually(t, func() bool { return len(taken) == n+1 }, 5*time.Second, time.Microsecond)
 		}
@@ -278,8 +289,9 @@ func TestBind_FlushesOnDemand(t *testing.T) {
 	require.Equal(t, hub.SessionEnded, *<-reasons)
 	require.Equal(t, hub.SessionEnded, <-ends)
 	for n := range 500 {
-		require.Equal(t, fmt.Sprint(n), <-taken)
+		require.Equal(t, fmt.Sprintf(`{"type":"reply","reply_to":"%d","ok":true}`, n), <-taken)
 	}
+	require.Contains(t, <-taken, `"type":"closing"`)
 }
 
 // A flush that has not been told that it is over is the only one: two that write at once tear frames, and both write the
@@ -304,7 +316,7 @@ func TestBind_RunsOneFlushAtATime(t *testing.T) {
 			}
 			frames += len(got)
 			if first { // something comes to wait while the transport writes what it has of its own
-				c.Send([]byte("x"))
+				c.Send(frame.Done("x"))
 				c.Kick()
 			}
 			writing.Add(-1)
@@ -324,7 +336,7 @@ func TestBind_RunsOneFlushAtATime(t *testing.T) {
 	<-ended
 	c.Close(hub.Internal)
 	c.Kick()
-	c.Send([]byte("late"))
+	c.Send(frame.Done("late"))
 	require.EqualValues(t, 3, flushes.Load(), "none starts after the one that has been told the reason")
 }
 
@@ -342,7 +354,7 @@ func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
 	w.view.SetIncarnation("two", 1000)
 	reason, _ := bob.Reason()
 	require.Equal(t, hub.Restored, reason)
-	require.True(t, reason.Reconnect())
+	require.True(t, reason.Reconnect)
 	_, whole := w.view.Recent(2)
 	require.False(t, whole)
 	back := w.connect(t, "bob", []string{"conversation:g"}, 1000)
@@ -391,18 +403,18 @@ func TestSignal_GoesToThoseWhoAreInTheRoomByTheLog(t *testing.T) {
 	require.True(t, w.view.Holds(bob, "user:bob"))
 	require.False(t, w.view.Holds(eve, "user:bob"))
 
-	require.Equal(t, 1, w.view.Signal(room, alice.ID, "a", []byte(`{"signal":"1"}`)))
-	require.Equal(t, 1, w.view.Signal(room, alice.ID, "a", []byte(`{"signal":"2"}`)))
+	require.Equal(t, 1, w.view.Signal(room, alice.ID, "a", typing("1")))
+	require.Equal(t, 1, w.view.Signal(room, alice.ID, "a", typing("2")))
 	require.Empty(t, eve.Take(1))
 	require.Empty(t, alice.Take(1))
 	w.deliver(w.said("x"), w.said("y"))
-	require.Equal(t, `{"signal":"2"}`, string(bob.Take(1)[0]), "the newest with its key")
-	w.view.Signal(room, alice.ID, "a", []byte(`{"signal":"3"}`))
+	require.Contains(t, string(bob.Take(1)[0]), `"actor":"2"`, "the newest with its key")
+	w.view.Signal(room, alice.ID, "a", typing("3"))
 	w.deliver(w.said("z"))
 	require.Equal(t, []string{"x", "y", "z"}, seen(t, bob), "it is dropped first")
 
 	w.deliver(w.member("chat.member_left", "bob"))
 	bob.Take(1)
 	require.False(t, w.view.Holds(bob, room))
-	require.Zero(t, w.view.Signal(room, alice.ID, "a", []byte(`{}`)))
+	require.Zero(t, w.view.Signal(room, alice.ID, "a", typing("")))
 }

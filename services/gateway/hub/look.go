@@ -30,7 +30,7 @@ type Looked struct {
 // returns false when not all of that is kept any more: ask again.
 func (v *View) Look(c *Conn, l Looked) bool {
 	for _, e := range l.Snapshot {
-		_, _ = e.Frame() // before the lock
+		_, _ = e.Frame(c.variant(e)) // before the lock
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"sort"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
 // Stay is a time in a room, in positions of the owner's log, from the event that opened it to the one that closed it,
@@ -62,7 +63,7 @@ func compareBool(a, b bool) int {
 // Missed lists what somebody missed above one position, up to another: what was logged during their stays, in order. A
 // room with more events than the bound is too far, and nothing of it is given; so are the largest ones when all
 // together are more bytes than may be. Others know of more that are too far.
-func (p *Past) Missed(user string, after, until int64, stays []Stay, known []string, b Bounds) (
+func (p *Past) Missed(user string, encoding frame.Encoding, after, until int64, stays []Stay, known []string, b Bounds) (
 	events []*Event, tooFar []string) {
 	rooms := make(map[string][]int, len(stays)+1)
 	stay := func(room string, opened, closed int64) {
@@ -98,8 +99,8 @@ func (p *Past) Missed(user string, after, until int64, stays []Stay, known []str
 			if encoded++; encoded%encodedAtOnce == 0 {
 				runtime.Gosched()
 			}
-			frame, _ := p.events[i].Frame()
-			s.bytes += len(frame)
+			text, _ := p.events[i].Frame(variant(2 * encoding))
+			s.bytes += len(text)
 		}
 		shares = append(shares, s)
 	}

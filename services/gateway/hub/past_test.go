@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
@@ -59,7 +60,7 @@ func TestMissed_IsWhatHappenedDuringTheStaysAndNothingBetween(t *testing.T) {
 		"never there":               {0, 9, nil, nil},
 		"in a room of another name": {0, 9, []hub.Stay{{Room: "conversation:h", Opened: 1}}, nil},
 	} {
-		got, tooFar := p.Missed("bob", c.after, c.until, c.stays, nil, wide)
+		got, tooFar := p.Missed("bob", frame.JSON, c.after, c.until, c.stays, nil, wide)
 		require.Equal(t, c.want, at(got), name)
 		require.Empty(t, tooFar, name)
 	}
@@ -72,12 +73,12 @@ func TestMissed_ComesRedactedWhereverTheDeletionWasRead(t *testing.T) {
 	deleted := w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`)
 	p := hub.NewPast([]*hub.Event{w.event(kept[0]), w.event(kept[1])}, []*hub.Event{w.event(deleted)})
 	// As of before the deletion, which is known all the same.
-	got, _ := p.Missed("bob", 0, 2, []hub.Stay{{Room: "conversation:g", Opened: 1}}, nil, wide)
+	got, _ := p.Missed("bob", frame.JSON, 0, 2, []hub.Stay{{Room: "conversation:g", Opened: 1}}, nil, wide)
 	require.Equal(t, []int64{1, 2}, at(got))
 	require.True(t, got[1].Redacted)
-	frame, err := got[1].Frame()
+	text, err := got[1].Frame(0)
 	require.NoError(t, err)
-	require.NotContains(t, string(frame), `"secret"`)
+	require.NotContains(t, string(text), `"secret"`)
 }
 
 func TestMissed_IsTooFarForOneRoomAlone(t *testing.T) {
@@ -92,16 +93,16 @@ func TestMissed_IsTooFarForOneRoomAlone(t *testing.T) {
 	p := w.past(events...)
 	stays := []hub.Stay{{Room: "conversation:g", Opened: 1}, {Room: "conversation:h", Opened: 11}}
 
-	got, tooFar := p.Missed("bob", 0, 11, stays, nil, hub.Bounds{Events: 9, Bytes: 1 << 20})
+	got, tooFar := p.Missed("bob", frame.JSON, 0, 11, stays, nil, hub.Bounds{Events: 9, Bytes: 1 << 20})
 	require.Equal(t, []int64{11}, at(got))
 	require.Equal(t, []string{"conversation:g"}, tooFar)
-	got, tooFar = p.Missed("bob", 1, 11, stays, nil, hub.Bounds{Events: 9, Bytes: 1 << 20})
+	got, tooFar = p.Missed("bob", frame.JSON, 1, 11, stays, nil, hub.Bounds{Events: 9, Bytes: 1 << 20})
 	require.Len(t, got, 10)
 	require.Empty(t, tooFar)
-	got, tooFar = p.Missed("bob", 0, 11, stays, nil, hub.Bounds{Events: 100, Bytes: 1000})
+	got, tooFar = p.Missed("bob", frame.JSON, 0, 11, stays, nil, hub.Bounds{Events: 100, Bytes: 1000})
 	require.Equal(t, []int64{11}, at(got), "the largest one, where all is too much")
 	require.Equal(t, []string{"conversation:g"}, tooFar)
-	got, tooFar = p.Missed("bob", 0, 11, stays, []string{"conversation:h"}, wide)
+	got, tooFar = p.Missed("bob", frame.JSON, 0, 11, stays, []string{"conversation:h"}, wide)
 	require.Len(t, got, 10)
 	require.Equal(t, []string{"conversation:h"}, tooFar, "the owner knows of more")
 }
@@ -138,7 +139,7 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 			read += n
 			want = append(want, seen(t, steady)...)
 			got = append(got, seen(t, c)...)
-			after = max(after, int64(read)) // as its mark would say
+			after = max(after, int64(read)) // as its resume token would say
 			if r.IntN(2) == 0 {
 				continue
 			}
@@ -162,10 +163,10 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 					back.Rooms = append(back.Rooms, s.Room)
 				}
 			}
-			back.Missed, back.TooFar = hub.NewPast(recent, told).Missed("bob", after, position, known, nil, wide)
+			back.Missed, back.TooFar = hub.NewPast(recent, told).Missed("bob", frame.JSON, after, position, known, nil, wide)
 			require.Empty(t, back.TooFar)
 			var err error
-			c, err = w.hub.Add("bob")
+			c, err = w.hub.Add("bob", frame.JSON)
 			require.NoError(t, err)
 			require.True(t, w.view.Resume(c, back))
 			after = position
@@ -195,8 +196,8 @@ func TestResume_WhatWasMissedDoesNotCountAsBeingSlow(t *testing.T) {
 	for n := range 100 {
 		log = append(log, w.said(fmt.Sprint(n)))
 	}
-	missed, _ := w.past(log...).Missed("bob", 0, 101, []hub.Stay{{Room: "conversation:g", Opened: 1}}, nil, wide)
-	c, err := w.hub.Add("bob")
+	missed, _ := w.past(log...).Missed("bob", frame.JSON, 0, 101, []hub.Stay{{Room: "conversation:g", Opened: 1}}, nil, wide)
+	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	require.True(t, w.view.Resume(c, hub.Return{Rooms: []string{"conversation:g"}, Position: 101, Missed: missed}))
 	for range 10 {

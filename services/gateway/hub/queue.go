@@ -36,25 +36,26 @@ func (l Limits) orDefault() Limits {
 
 // item is one frame that waits: an event, shared with other connections, or a frame of this connection alone.
 type item struct {
-	event *Event
-	own   *frame
+	event   *Event
+	own     *queued
+	variant variant // of the event's frame
 	// missed is the number of the log of an event that the client missed while it was away, plus one; else 0.
 	missed int8
 }
 
-// frame is a frame of one connection.
-type frame struct {
+// queued is a frame of one connection.
+type queued struct {
 	text  []byte
 	key   string // a newer frame with the same key replaces it
 	spare bool   // dropped first under load
 	reply bool   // does not count against the limits
-	mark  string // the resume position in it
+	token string // the resume token in it
 	taken func() // called when the frame leaves the queue
 }
 
 func (it *item) text() []byte {
 	if it.event != nil {
-		return it.event.frame
+		return it.event.frame(it.variant)
 	}
 	return it.own.text
 }

@@ -1,35 +1,72 @@
 package hub
 
-// Reason says why the gateway ends a connection: a WebSocket close code with a text. Below 3500 a client does well to
-// connect again, after a while chosen at random; from 3500 on the same would happen again.
+import (
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
+)
+
+// Reason is why the gateway ends a connection: one of the close codes that are declared in proto/.
 type Reason struct {
-	Code int
-	Text string
+	Code      int    // the WebSocket close code
+	Name      string // "token_expired"
+	Text      string
+	Reconnect bool // the client should connect again
 }
 
-// Reconnect reports whether the client should connect again.
-func (r Reason) Reconnect() bool { return r.Code < 3500 && r.Code != TooLarge.Code }
-
-// The reasons there are.
+// The reasons that this gateway has.
 var (
 	// Left is WebSocket's own code for a normal end: the client closed the connection.
-	Left = Reason{1000, "closed by the client"}
-	// TooLarge is WebSocket's own code for a frame above the bound.
-	TooLarge = Reason{1009, "frame too large"}
+	Left = reason(gatewayv1.CloseCode_CLOSE_CODE_NORMAL)
+	// Lost is never sent: nothing reaches the client any more.
+	Lost = reason(gatewayv1.CloseCode_CLOSE_CODE_ABNORMAL)
+	// TooLarge is WebSocket's own code for a message above the bound.
+	TooLarge = reason(gatewayv1.CloseCode_CLOSE_CODE_TOO_LARGE)
 
-	Shutdown     = Reason{3000, "this gateway ends, connect again"}
-	Slow         = Reason{3001, "too slow: more is waiting than is kept for one connection"}
-	NoPong       = Reason{3002, "no answer to pings"}
-	TokenExpired = Reason{3003, "token expired, connect again with a new one"}
-	Lost         = Reason{3004, "connection lost"}
-	Internal     = Reason{3005, "internal error, connect again"}
-	Restored     = Reason{3006, "a log was restored, connect again"}
-	Interrupted  = Reason{3009, "events were lost on the way here, connect again"}
-	Unavailable  = Reason{3007, "the token cannot be checked now, connect again later"}
-	TooFast      = Reason{3008, "too many connections of one user in a short time, connect again later"}
+	Shutdown           = reason(gatewayv1.CloseCode_CLOSE_CODE_STOPPING)
+	Slow               = reason(gatewayv1.CloseCode_CLOSE_CODE_TOO_SLOW)
+	NoPong             = reason(gatewayv1.CloseCode_CLOSE_CODE_NO_PONG)
+	TokenExpired       = reason(gatewayv1.CloseCode_CLOSE_CODE_TOKEN_EXPIRED)
+	Internal           = reason(gatewayv1.CloseCode_CLOSE_CODE_INTERNAL)
+	Restored           = reason(gatewayv1.CloseCode_CLOSE_CODE_RESTORED)
+	Interrupted        = reason(gatewayv1.CloseCode_CLOSE_CODE_INTERRUPTED)
+	Unavailable        = reason(gatewayv1.CloseCode_CLOSE_CODE_UNAVAILABLE)
+	TooFast            = reason(gatewayv1.CloseCode_CLOSE_CODE_TOO_FAST)
+	TooManyConnections = reason(gatewayv1.CloseCode_CLOSE_CODE_TOO_MANY_CONNECTIONS)
+	ConnectTimeout     = reason(gatewayv1.CloseCode_CLOSE_CODE_CONNECT_TIMEOUT)
 
-	HandshakeTimeout   = Reason{3500, "no token, or no resume frame, within the time for it"}
-	Unauthorized       = Reason{3501, "token does not hold"}
-	TooManyConnections = Reason{3502, "too many connections of one user"}
-	SessionEnded       = Reason{3503, "session ended by its user"}
+	Unauthorized  = reason(gatewayv1.CloseCode_CLOSE_CODE_UNAUTHORIZED)
+	SessionEnded  = reason(gatewayv1.CloseCode_CLOSE_CODE_SESSION_ENDED)
+	ProtocolError = reason(gatewayv1.CloseCode_CLOSE_CODE_PROTOCOL_ERROR)
 )
+
+// reason reads what is declared of a close code.
+func reason(code gatewayv1.CloseCode) Reason {
+	value := code.Descriptor().Values().ByNumber(protoreflect.EnumNumber(code))
+	declared := proto.GetExtension(value.Options(), gatewayv1.E_Close).(*gatewayv1.Close)
+	return Reason{Code: int(code), Name: strings.ToLower(strings.TrimPrefix(string(value.Name()), "CLOSE_CODE_")),
+		Text: declared.Message, Reconnect: declared.Reconnect}
+}
+
+// reconnectAfter is the least time that a client waits before it reconnects. Clients add a random part, see
+// docs/protocol.md.
+const reconnectAfter = 500 * time.Millisecond
+
+// Frame is the frame that is sent before the close frame; it returns false where nothing would reach the client, or the
+// client has closed the connection itself.
+func (r Reason) Frame() (frame.Frame, bool) {
+	if r == Left || r == Lost {
+		return frame.Frame{}, false
+	}
+	e := refusal.New(r.Name, "%s", r.Text)
+	if r.Reconnect {
+		e.RetryAfter = reconnectAfter
+	}
+	return frame.Closing(r.Code, e), true
+}

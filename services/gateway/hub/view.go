@@ -23,7 +23,7 @@ type View struct {
 	log   int // its number; -1: the owner has none
 
 	complete    atomic.Int64
-	incarnation atomic.Uint32 // of the log, as marks hold it
+	incarnation atomic.Uint32 // of the log, as resume tokens hold it
 
 	mu      sync.Mutex
 	number  uint64 // of deliveries
@@ -53,7 +53,7 @@ func (v *View) SetComplete(position int64) {
 func (v *View) Complete() int64 { return v.complete.Load() }
 
 // SetIncarnation notes which incarnation of the log events are read of. When it changes, the log may have lost some that
-// clients were given: what is kept is forgotten, and all clients are told to connect again, with marks that say what
+// clients were given: what is kept is forgotten, and all clients are told to connect again, with resume tokens that say what
 // they have.
 func (v *View) SetIncarnation(incarnation string, position int64) {
 	v.mu.Lock()
@@ -236,7 +236,7 @@ const slice = 128
 // Resume is Attach for a connection that was away: it is given what it missed first.
 func (v *View) Resume(c *Conn, r Return) bool {
 	s := &c.seats[v.index]
-	missed := missedOf(r.Missed, v.log) // before the lock
+	missed := c.missedOf(r.Missed, v.log) // before the lock
 	if missed.bytes > 0 && c.expect(missed.bytes) {
 		defer c.expectNoMore(missed.bytes)
 	} else if missed.bytes > 0 {
@@ -246,7 +246,7 @@ func (v *View) Resume(c *Conn, r Return) bool {
 	if !v.joinAll(s, r) {
 		return true
 	}
-	if v.attach(s, r, missed) {
+	if v.attach(s, r, missed, c.notRecovered(r.TooFar)) {
 		return true
 	}
 	v.leaveAll(s)
@@ -287,7 +287,7 @@ func (v *View) joinAll(s *seat, r Return) bool {
 	}
 }
 
-func (v *View) attach(s *seat, r Return, missed missed) bool {
+func (v *View) attach(s *seat, r Return, missed missed, notRecovered []byte) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if s.gone {
@@ -300,8 +300,8 @@ func (v *View) attach(s *seat, r Return, missed missed) bool {
 	s.attached, s.floor = true, r.Position
 	s.know(r.Position)
 	c := s.conn
+	c.catchUp(missed, v.log, notRecovered)
 	if n := len(r.Missed); n > 0 {
-		c.catchUp(missed, v.log, len(r.TooFar) > 0)
 		v.hub.options.Metrics.Deliveries.Add(float64(n))
 	}
 	var few [4]*room

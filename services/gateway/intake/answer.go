@@ -1,7 +1,9 @@
 package intake
 
 import (
+	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -14,6 +16,29 @@ type Answer struct {
 	Refusal   *refusal.Error // refused, failed, queued, unavailable and the like
 	// Late says that the client was told "queued" before.
 	Late bool
+}
+
+// Outcome is the answer as clients see it.
+func (a Answer) Outcome() *gatewayv1.Outcome {
+	o := &gatewayv1.Outcome{CommandId: a.CommandID, Kind: gatewayv1.OutcomeKind_OUTCOME_KIND_COMMITTED}
+	if a.Stream != "" {
+		o.Stream = &a.Stream
+	}
+	if a.Version > 0 {
+		o.Version = &a.Version
+	}
+	switch {
+	case a.Refusal == nil && a.Kind == envelope.Unchanged:
+		o.Kind = gatewayv1.OutcomeKind_OUTCOME_KIND_UNCHANGED
+	case a.Refusal == nil:
+	case a.Refusal.Code == refusal.Queued:
+		o.Kind = gatewayv1.OutcomeKind_OUTCOME_KIND_QUEUED
+	case a.Kind == envelope.Failed:
+		o.Kind, o.Error = gatewayv1.OutcomeKind_OUTCOME_KIND_FAILED, frame.ErrorOf(a.Refusal)
+	default:
+		o.Kind, o.Error = gatewayv1.OutcomeKind_OUTCOME_KIND_REFUSED, frame.ErrorOf(a.Refusal)
+	}
+	return o
 }
 
 func answerOf(r envelope.Result) Answer {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
-	"github.com/edumatrix/interlinked/shared/wirejson"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
 // Command is a wish as a client stated it, found to be well-formed.
@@ -22,19 +22,16 @@ type Command struct {
 }
 
 // Read checks what a client wishes against the declaration, and addresses it. It makes the command id where the client
-// gave none. The error is a refusal.
-func Read(declared *catalog.Command, actor, id string, data []byte) (Command, error) {
+// gave none. Worth is for how long the client wants it done; 0: as long as is declared. The error is a refusal.
+func Read(declared *catalog.Command, actor, id string, data frame.Data, worth time.Duration) (Command, error) {
 	if id == "" {
 		id = uuid.NewString()
 	} else if !catalog.ValidID(id) {
-		return Command{}, refusal.New(refusal.InvalidField, "command_id has to be an id: %s", catalog.IDForm)
+		return Command{}, refusal.NewField("command_id", "has to be an id: %s", catalog.IDForm)
 	}
 	c := Command{ID: id, Actor: actor, Declared: declared}
 	m := declared.Type.New().Interface()
-	if len(data) == 0 {
-		data = []byte("{}")
-	}
-	if err := wirejson.Unmarshal(data, m); err != nil {
+	if err := data.Read(m); err != nil {
 		return c, err
 	}
 	if err := declared.Check(m); err != nil {
@@ -44,8 +41,11 @@ func Read(declared *catalog.Command, actor, id string, data []byte) (Command, er
 	if c.Stream == "" {
 		return c, refusal.New(refusal.InvalidField, "%s: the command does not say what it is about", declared.Name)
 	}
-	if declared.Worth > 0 {
-		c.Expires = time.Now().Add(declared.Worth)
+	if declared.Worth > 0 && (worth == 0 || worth > declared.Worth) {
+		worth = declared.Worth
+	}
+	if worth > 0 {
+		c.Expires = time.Now().Add(worth)
 	}
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {

@@ -18,6 +18,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
+// MaxWaiting is how many commands of one sender may wait for their outcomes, unless Options has another bound.
+const MaxWaiting = 512
+
 // Options of an Intake.
 type Options struct {
 	Catalog   *catalog.Catalog
@@ -33,7 +36,7 @@ type Options struct {
 	// The same of one user, over all connections and requests; 1,024 and 8 MiB when 0, or what one
 	// sender may have when that is more.
 	UserWaiting, UserBytes int
-	// The same of one sender; 512 and 4 MiB when 0.
+	// The same of one sender; MaxWaiting and 4 MiB when 0.
 	SenderWaiting, SenderBytes int
 	Metrics                    *Metrics
 	Guard                      *guard.Guard
@@ -88,7 +91,7 @@ func New(o Options) *Intake {
 		o.MaxBytes = 64 << 20
 	}
 	if o.SenderWaiting == 0 {
-		o.SenderWaiting = 512
+		o.SenderWaiting = MaxWaiting
 	}
 	if o.SenderBytes == 0 {
 		o.SenderBytes = 4 << 20

@@ -16,6 +16,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -89,7 +90,7 @@ func begin(t *testing.T, o intake.Options) *setup {
 func (s *setup) command(t *testing.T, actor, id, body string) intake.Command {
 	t.Helper()
 	declared, _ := s.catalog.Command("chat.send_message")
-	c, err := intake.Read(declared, actor, id, fmt.Appendf(nil, `{"conversation_id":"g","body":%q}`, body))
+	c, err := intake.Read(declared, actor, id, frame.Data{Bytes: fmt.Appendf(nil, `{"conversation_id":"g","body":%q}`, body)}, 0)
 	require.NoError(t, err)
 	return c
 }
@@ -288,7 +289,7 @@ func TestSend_AnIDInUseForAnotherCommandIsRefused(t *testing.T) {
 	defer sender.Close()
 	s.send(sender, s.command(t, "alice", "c1", "hi"))
 	declared, _ := s.catalog.Command("chat.leave")
-	c, err := intake.Read(declared, "alice", "c1", []byte(`{"conversation_id":"g"}`))
+	c, err := intake.Read(declared, "alice", "c1", frame.Data{Bytes: []byte(`{"conversation_id":"g"}`)}, 0)
 	require.NoError(t, err)
 	require.Equal(t, refusal.IDReused, next(t, s.send(sender, c)).Refusal.Code)
 	other := s.send(s.intake.NewSender(), s.command(t, "alice", "c1", "something else"))
@@ -400,16 +401,16 @@ func TestRead_RefusesWhatIsNotAsDeclared(t *testing.T) {
 		"no id": `{"conversation_id":"a b","body":"x"}`, "nothing": ``,
 		"NUL": `{"conversation_id":"g","body":"a\u0000b"}`,
 	} {
-		_, err := intake.Read(declared, "alice", "", []byte(data))
+		_, err := intake.Read(declared, "alice", "", frame.Data{Bytes: []byte(data)}, 0)
 		r, ok := refusal.Of(err)
 		require.True(t, ok, "%s: %v", name, err)
 		require.Equal(t, refusal.InvalidField, r.Code, name)
 	}
-	_, err := intake.Read(declared, "alice", "", []byte(`{`))
+	_, err := intake.Read(declared, "alice", "", frame.Data{Bytes: []byte(`{`)}, 0)
 	require.ErrorContains(t, err, refusal.Malformed)
-	_, err = intake.Read(declared, "alice", "not an id", []byte(`{"conversation_id":"g","body":"x"}`))
+	_, err = intake.Read(declared, "alice", "not an id", frame.Data{Bytes: []byte(`{"conversation_id":"g","body":"x"}`)}, 0)
 	require.ErrorContains(t, err, "command_id")
-	made, err := intake.Read(declared, "alice", "", []byte(`{"conversation_id":"g","body":"x"}`))
+	made, err := intake.Read(declared, "alice", "", frame.Data{Bytes: []byte(`{"conversation_id":"g","body":"x"}`)}, 0)
 	require.NoError(t, err)
 	require.True(t, catalog.ValidID(made.ID))
 }
@@ -423,7 +424,7 @@ func TestSend_WhatIsWorthDoingForAWhileSaysUntilWhen(t *testing.T) {
 	short := *declared
 	short.Worth = 30 * time.Second
 	before := time.Now()
-	c, err := intake.Read(&short, "alice", "c1", []byte(`{"conversation_id":"g","body":"ring"}`))
+	c, err := intake.Read(&short, "alice", "c1", frame.Data{Bytes: []byte(`{"conversation_id":"g","body":"ring"}`)}, 0)
 	require.NoError(t, err)
 	s.send(sender, c)
 	s.send(sender, s.command(t, "alice", "c2", "for ever"))

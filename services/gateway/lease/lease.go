@@ -22,9 +22,9 @@ import (
 type Options struct {
 	Keeper meshv1connect.ConnectionServiceClient
 	// Every is how often to report when nothing changes, a second when 0; Gather how long to gather what changed,
-	// 50 ms when 0; Marks how often to tell marks that are newer, 15 s when 0.
-	Every, Gather, Marks time.Duration
-	Log                  *slog.Logger
+	// 50 ms when 0; Tokens how often to report resume tokens that are newer, 15 s when 0.
+	Every, Gather, Tokens time.Duration
+	Log                   *slog.Logger
 }
 
 // Lease reports the connections of one gateway.
@@ -36,8 +36,8 @@ type Lease struct {
 	open    map[string]*Connection
 	digest  uint32
 	changed map[string]*meshv1.ConnectionChange // since the last report that arrived
-	marks   map[string]string                   // as they were told, by connection
-	marked  time.Time                           // when marks were told
+	tokens  map[string]string                   // as they were reported, by connection
+	covered time.Time                           // when resume tokens were reported
 	number  int64
 	all     bool
 	wake    chan struct{}
@@ -49,8 +49,8 @@ type Connection struct {
 	// Session is the stay of one device, over all its connections; Device what the client says of itself.
 	Session, Device string
 	Since           time.Time
-	// Mark gives the last mark that the client was sent.
-	Mark func() string
+	// Token returns the last resume token that the client was sent.
+	Token func() string
 	// End ends the connection, because its user has ended the session. It may be called again until it is gone.
 	End func()
 }
@@ -63,11 +63,11 @@ func New(o Options) *Lease {
 	if o.Gather == 0 {
 		o.Gather = 50 * time.Millisecond
 	}
-	if o.Marks == 0 {
-		o.Marks = 15 * time.Second
+	if o.Tokens == 0 {
+		o.Tokens = 15 * time.Second
 	}
 	return &Lease{options: o, gateway: uuid.NewString(), open: map[string]*Connection{}, all: true,
-		changed: map[string]*meshv1.ConnectionChange{}, marks: map[string]string{}, marked: time.Now(),
+		changed: map[string]*meshv1.ConnectionChange{}, tokens: map[string]string{}, covered: time.Now(),
 		wake: make(chan struct{}, 1)}
 }
 
@@ -91,17 +91,17 @@ func (l *Lease) Gone(connection string) {
 	gone := l.describe(c)
 	gone.Gone = true
 	delete(l.open, connection)
-	delete(l.marks, connection)
+	delete(l.tokens, connection)
 	l.digest -= Hash(c.ID, c.User)
 	l.change(gone)
 }
 
-// describe is a connection with its newest mark, which counts as told.
+// describe is a connection with its newest resume token, which counts as reported.
 func (l *Lease) describe(c *Connection) *meshv1.ConnectionChange {
-	mark := c.Mark()
-	l.marks[c.ID] = mark
+	token := c.Token()
+	l.tokens[c.ID] = token
 	return &meshv1.ConnectionChange{Connection: c.ID, User: c.User, Session: c.Session, Device: c.Device,
-		ConnectedAt: timestamppb.New(c.Since), Mark: mark}
+		ConnectedAt: timestamppb.New(c.Since), Mark: token}
 }
 
 func (l *Lease) change(c *meshv1.ConnectionChange) {
@@ -247,10 +247,10 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 		}
 		return changes, sent
 	}
-	if time.Since(l.marked) >= l.options.Marks {
-		l.marked = time.Now()
+	if time.Since(l.covered) >= l.options.Tokens {
+		l.covered = time.Now()
 		for id, c := range l.open {
-			if sent[id] == nil && c.Mark() != l.marks[id] {
+			if sent[id] == nil && c.Token() != l.tokens[id] {
 				sent[id] = l.describe(c)
 			}
 		}
@@ -267,7 +267,7 @@ func (l *Lease) end() {
 	l.mu.Lock()
 	l.number++
 	r := &meshv1.ReportRequest{Gateway: l.gateway, Number: l.number, Ends: true}
-	for _, c := range l.changed { // with the marks of those that have just gone
+	for _, c := range l.changed { // with the resume tokens of those that have just gone
 		if c.Gone && len(r.Changes) < maxPart {
 			r.Changes = append(r.Changes, c)
 		}

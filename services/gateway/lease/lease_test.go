@@ -26,7 +26,7 @@ func begin(t *testing.T) (*lease.Lease, *fake.Owner, func()) {
 	server := httptest.NewServer(keeper.Handler())
 	t.Cleanup(server.Close)
 	l := lease.New(lease.Options{Keeper: meshv1connect.NewConnectionServiceClient(server.Client(), server.URL),
-		Every: 200 * time.Millisecond, Gather: time.Millisecond, Marks: 30 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
+		Every: 200 * time.Millisecond, Gather: time.Millisecond, Tokens: 30 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = l.Run(ctx) }()
@@ -37,7 +37,7 @@ func begin(t *testing.T) (*lease.Lease, *fake.Owner, func()) {
 
 // open notes a connection that tells nothing of its session.
 func open(l *lease.Lease, connection, user string) {
-	l.Open(lease.Connection{ID: connection, User: user, Mark: func() string { return "" }, End: func() {}})
+	l.Open(lease.Connection{ID: connection, User: user, Token: func() string { return "" }, End: func() {}})
 }
 
 // known is what a keeper knows of a gateway after its reports.
@@ -117,7 +117,7 @@ func TestReport_TellsSessionsWithTheirMarks(t *testing.T) {
 	mark.Store("m1")
 	since := time.UnixMicro(1e9)
 	l.Open(lease.Connection{ID: "c1", User: "alice", Session: "s", Device: "phone", Since: since,
-		Mark: func() string { return mark.Load().(string) }, End: func() {}})
+		Token: func() string { return mark.Load().(string) }, End: func() {}})
 	told := func(mark string, gone bool) {
 		t.Helper()
 		require.Eventually(t, func() bool {
@@ -146,9 +146,9 @@ func TestReport_EndsWhatTheKeeperNames(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
 	ended := make(chan struct{}, 100)
-	l.Open(lease.Connection{ID: "c1", User: "alice", Session: "s", Mark: func() string { return "" },
+	l.Open(lease.Connection{ID: "c1", User: "alice", Session: "s", Token: func() string { return "" },
 		End: func() { l.Gone("c1"); ended <- struct{}{} }})
-	l.Open(lease.Connection{ID: "c2", User: "alice", Session: "s2", Mark: func() string { return "" },
+	l.Open(lease.Connection{ID: "c2", User: "alice", Session: "s2", Token: func() string { return "" },
 		End: func() { t.Error("another one was ended") }})
 	keeper.EndSessions("c1", "never")
 	select {

@@ -16,9 +16,9 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/shared/rpc"
-	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
 // Asker asks the owners. It is safe for concurrent use.
@@ -45,12 +45,9 @@ func New(c *catalog.Catalog, peers map[string]string, http connect.HTTPClient, t
 }
 
 // Read checks what a client asks against the declaration. The error is a refusal.
-func Read(q *catalog.Query, data []byte) (proto.Message, error) {
+func Read(q *catalog.Query, data frame.Data) (proto.Message, error) {
 	m := q.Request.New().Interface()
-	if len(data) == 0 {
-		data = []byte("{}")
-	}
-	if err := wirejson.Unmarshal(data, m); err != nil {
+	if err := data.Read(m); err != nil {
 		return nil, err
 	}
 	return m, q.Check(m)

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
@@ -23,7 +24,7 @@ func TestLook_MoreThanTheOwnerAnswersKeepsNobodyFromConnecting(t *testing.T) {
 	const call = 50 * time.Millisecond
 	feed.Slow(call)
 	bob := w.connect(t, "bob")
-	require.Equal(t, true, await(t, bob)["ready"])
+	require.Equal(t, "connect", await(t, bob)["reply_to"])
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var looks atomic.Int64
@@ -36,7 +37,7 @@ func TestLook_MoreThanTheOwnerAnswersKeepsNobodyFromConnecting(t *testing.T) {
 		before := looks.Load()
 		require.Eventually(t, func() bool { return looks.Load() > before }, 5*time.Second, time.Millisecond)
 		c := w.connect(t, fmt.Sprint("u", n))
-		require.Equal(t, true, await(t, c)["ready"])
+		require.Equal(t, "connect", await(t, c)["reply_to"])
 	}
 }
 
@@ -54,7 +55,7 @@ func TestResume_ASlowOneHoldsUpNobodyAndGetsOn(t *testing.T) {
 		c := w.back(t, "bob", 1)
 		all, _ := told(t, c)
 		require.Equal(t, sixthAndBefore, all)
-		require.Equal(t, true, await(t, w.connect(t, fmt.Sprint("u", n)))["ready"])
+		require.Equal(t, "connect", await(t, w.connect(t, fmt.Sprint("u", n)))["reply_to"])
 	}
 	release()
 	_, tooFar := told(t, eve)
@@ -69,32 +70,32 @@ func TestAttach_WhoHasLeftIsForgottenWhileAnOwnerIsAway(t *testing.T) {
 	chat := w.owners["chat"]
 	chat.SetAway(true)
 	for n := range 2000 {
-		c, err := w.hub.Add(fmt.Sprint("u", n))
+		c, err := w.hub.Add(fmt.Sprint("u", n), frame.JSON)
 		require.NoError(t, err)
 		if n%2 == 0 {
 			w.rooms.Attach(c)
 		} else {
-			w.rooms.Resume(c, hub.Mark{"chat": {}, "feed": {}, "notification": {}}, nil, nil)
+			w.rooms.Resume(c, hub.Progress{"chat": {}, "feed": {}, "notification": {}}, nil, nil)
 		}
 		w.hub.Remove(c)
 	}
 	stays := w.connect(t, "bob")
 	require.Eventually(t, func() bool { return w.rooms.Waiting("chat") == 1 }, 10*time.Second, time.Millisecond)
 	chat.SetAway(false)
-	require.Equal(t, true, await(t, stays)["ready"])
+	require.Equal(t, "connect", await(t, stays)["reply_to"])
 }
 
 // A panic while one is attached costs that one.
 func TestAttach_APanicCostsOneConnection(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
-	c, err := w.hub.Add("eve")
+	c, err := w.hub.Add("eve", frame.JSON)
 	require.NoError(t, err)
-	c.Greet(func([]string) []byte { panic("a fault") })
+	c.Greet(func(hub.Greeting) frame.Frame { panic("a fault") })
 	w.rooms.Attach(c)
 	bob := w.connect(t, "bob")
 	close(w.known)
-	require.Equal(t, true, await(t, bob)["ready"])
+	require.Equal(t, "connect", await(t, bob)["reply_to"])
 	select {
 	case <-c.Done():
 	case <-time.After(10 * time.Second):
@@ -105,5 +106,5 @@ func TestAttach_APanicCostsOneConnection(t *testing.T) {
 	n, err := testutil.GatherAndCount(w.counted, "gateway_panics_total")
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
-	require.Equal(t, true, await(t, w.connect(t, "carol"))["ready"])
+	require.Equal(t, "connect", await(t, w.connect(t, "carol"))["reply_to"])
 }

@@ -11,10 +11,10 @@ import (
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/sleep"
-	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
 // look asks for permission for everyone who wants to look.
@@ -130,7 +130,8 @@ func (a *asker) renew(ctx context.Context) {
 			all = all[n:]
 		}
 		for _, l := range a.view.Expire(time.Now()) {
-			l.Conn.Send(Unlooked(l.Room, refusal.Unavailable, "nobody answers for this room, look again"))
+			l.Conn.Send(frame.Unsubscribed(l.Room, refusal.New(refusal.Unavailable,
+				"the service of this room does not answer; subscribe again")))
 		}
 	}
 }
@@ -152,20 +153,8 @@ func (a *asker) renewAll(ctx context.Context, lookers []hub.Looker) (err error) 
 			continue
 		}
 		a.view.Unlook(l.Conn, l.Room)
-		l.Conn.Send(Unlooked(l.Room, refusal.NotAMember, "you may not look at this any more"))
+		l.Conn.Send(frame.Unsubscribed(l.Room, refusal.New(refusal.NotAMember,
+			"you may not subscribe to this room any more")))
 	}
 	return nil
-}
-
-// Unlooked is the frame that tells a client that it looks at a room no longer.
-func Unlooked(room, code, text string) []byte {
-	type problem struct {
-		Code    string `json:"code"`
-		Message string `json:"message"`
-	}
-	frame, _ := wirejson.Encode(struct {
-		Unlooked string  `json:"unlooked"`
-		Error    problem `json:"error"`
-	}{room, problem{code, text}})
-	return frame
 }

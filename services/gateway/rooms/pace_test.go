@@ -11,6 +11,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
@@ -54,20 +55,20 @@ func TestPace_TenDevicesWithTwoThousandRoomsDoNotWait(t *testing.T) {
 		}
 		now = now.Add(time.Minute)
 	}
-	for range 30 { // the ten after a new release of the app, three times without a mark
+	for range 30 { // the ten after a new release of the app, three times without a token
 		require.Zero(t, p.wait("ann", now))
 		p.gave("ann", 0, 2000, now)
 	}
 }
 
-// One who was given more than that is not asked for yet, whether with a mark or without, and delays nobody else.
+// One who was given more than that is not asked for yet, whether with a token or without, and delays nobody else.
 func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	for name, lane := range map[string]func(a *asker) *lane[newcomer]{
-		"with a mark":    func(a *asker) *lane[newcomer] { return a.resuming },
-		"without a mark": func(a *asker) *lane[newcomer] { return a.beginning },
+		"with a token":    func(a *asker) *lane[newcomer] { return a.resuming },
+		"without a token": func(a *asker) *lane[newcomer] { return a.beginning },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -85,10 +86,10 @@ func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 				return users
 			}
 			come := func(user string) {
-				conn, err := connections.Add(user)
+				conn, err := connections.Add(user, frame.JSON)
 				require.NoError(t, err)
-				if name == "with a mark" {
-					r.Resume(conn, hub.Mark{"chat": {}}, nil, nil)
+				if name == "with a token" {
+					r.Resume(conn, hub.Progress{"chat": {}}, nil, nil)
 				} else {
 					r.Attach(conn)
 				}
@@ -113,7 +114,7 @@ func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 	}
 }
 
-// Missed events and rooms that a connection is given count, with a mark and without.
+// Missed events and rooms that a connection is given count, with a token and without.
 func TestPace_CountsEventsAndRooms(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
@@ -137,12 +138,12 @@ func TestPace_CountsEventsAndRooms(t *testing.T) {
 		b = *a.pace.users["eve"]
 		require.False(t, b.Take(now, units+1))
 	}
-	conn, err := connections.Add("eve")
+	conn, err := connections.Add("eve", frame.JSON)
 	require.NoError(t, err)
 	_, err = a.begin(t.Context(), []newcomer{{conn: conn}})
 	require.NoError(t, err)
 	left(maxPaced - rooms/roomsPerUnit)
-	conn, err = connections.Add("eve")
+	conn, err = connections.Add("eve", frame.JSON)
 	require.NoError(t, err)
 	_, err = a.resume(t.Context(), []newcomer{{conn: conn, marked: true}})
 	require.NoError(t, err)

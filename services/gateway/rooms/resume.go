@@ -135,11 +135,7 @@ func (a *asker) back(n newcomer, answer *meshv1.Resumed, response *meshv1.Resume
 		r.TooFar = everything
 		return r
 	}
-	r.Missed, r.TooFar = past.Missed(n.conn.User, n.had.Position, response.Position, stays, answer.TooFar,
+	r.Missed, r.TooFar = past.Missed(n.conn.User, n.conn.Encoding(), n.had.Position, response.Position, stays, answer.TooFar,
 		a.options.Missed)
-	if n.had.Partial {
-		// Some of what it was told of before is left out as well, and it does not know of which rooms.
-		r.TooFar = everything
-	}
 	return r
 }

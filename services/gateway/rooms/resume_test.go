@@ -8,6 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
+	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
@@ -15,22 +17,35 @@ import (
 // greeted is a connection that is told where it stands.
 func (w *world) greeted(t *testing.T, user string) *hub.Conn {
 	t.Helper()
-	c, err := w.hub.Add(user)
+	c, err := w.hub.Add(user, frame.JSON)
 	require.NoError(t, err)
-	c.Greet(func(tooFar []string) []byte { return fmt.Appendf(nil, `{"re":"r","too_far":"%v"}`, tooFar) })
+	c.Greet(greeting)
 	return c
+}
+
+// greeting is the reply to connect, as far as it is the hub's.
+func greeting(g hub.Greeting) frame.Frame {
+	return frame.Answer("connect", &gatewayv1.Connected{ResumeToken: g.ResumeToken, NotRecovered: g.NotRecovered})
+}
+
+// notRecovered reports whether a frame is the reply to connect, and which rooms are not recovered.
+func notRecovered(f map[string]any) (rooms string, greeted bool) {
+	if f["reply_to"] != "connect" {
+		return "", false
+	}
+	return fmt.Sprint(f["data"].(map[string]any)["not_recovered"]), true
 }
 
 // back connects a user who has everything of the chat's log up to a position, and the whole of the others.
 func (w *world) back(t *testing.T, user string, after int64) *hub.Conn {
 	t.Helper()
 	c := w.greeted(t, user)
-	mark := hub.Mark{}
+	had := hub.Progress{}
 	for _, owner := range w.catalog.Logs() {
-		mark[owner] = hub.Point{}
+		had[owner] = hub.Point{}
 	}
-	mark["chat"] = hub.Point{Position: after}
-	w.rooms.Resume(c, mark, nil, nil)
+	had["chat"] = hub.Point{Position: after}
+	w.rooms.Resume(c, had, nil, nil)
 	return c
 }
 
@@ -39,8 +54,8 @@ func told(t *testing.T, c *hub.Conn) (all []string, tooFar string) {
 	t.Helper()
 	for {
 		f := await(t, c)
-		if f["re"] != nil {
-			return all, f["too_far"].(string)
+		if rooms, greeted := notRecovered(f); greeted {
+			return all, rooms
 		}
 		body, _ := f["data"].(map[string]any)["body"].(string)
 		all = append(all, f["event"].(string)[len("chat."):]+" "+body)
@@ -84,13 +99,12 @@ func TestResume_FillsTheGapFromTheLogWhereNothingIsKept(t *testing.T) {
 	all, tooFar := told(t, c)
 	require.Equal(t, sixthAndBefore, all)
 	require.Equal(t, "[]", tooFar)
-	require.Equal(t, true, await(t, c)["ready"])
 	w.resumed(t, "log")
 
 	all, _ = told(t, w.back(t, "bob", 6))
 	require.Empty(t, all)
 	all, _ = told(t, w.back(t, "eve", 0))
-	require.Empty(t, all, "a mark grants nothing")
+	require.Empty(t, all, "a resume token grants nothing")
 	_, tooFar = told(t, w.back(t, "bob", 100))
 	require.Equal(t, "[conversation:g user:bob]", tooFar, "the log has lost what the client has")
 }
@@ -103,24 +117,12 @@ func TestResume_OfAnOtherIncarnationEverythingIsTooFar(t *testing.T) {
 	close(w.known)
 	for incarnation, want := range map[string]string{"one": "[conversation:g user:bob]", "two": "[]", "": "[]"} {
 		c := w.greeted(t, "bob")
-		w.rooms.Resume(c, hub.Mark{"chat": {Position: 1, Incarnation: hub.IncarnationOf(incarnation)}, "feed": {},
+		w.rooms.Resume(c, hub.Progress{"chat": {Position: 1, Incarnation: hub.IncarnationOf(incarnation)}, "feed": {},
 			"notification": {}}, nil, nil)
 		all, tooFar := told(t, c)
 		require.Equal(t, want, tooFar, incarnation)
 		require.Equal(t, incarnation == "one", len(all) == 0)
 	}
-}
-
-func TestResume_AfterAPartialMarkEverythingIsTooFarAndWhatFollowsComes(t *testing.T) {
-	t.Parallel()
-	w := begin(t, 0)
-	w.chatted(t)
-	close(w.known)
-	c := w.greeted(t, "bob")
-	w.rooms.Resume(c, hub.Mark{"chat": {Position: 4, Partial: true}, "feed": {}, "notification": {}}, nil, nil)
-	all, tooFar := told(t, c)
-	require.Equal(t, []string{"member_added ", "message_sent 6"}, all)
-	require.Equal(t, "[conversation:g user:bob]", tooFar)
 }
 
 func TestResume_FillsTheGapFromTheRecentEvents(t *testing.T) {
@@ -137,13 +139,13 @@ func TestResume_FillsTheGapFromTheRecentEvents(t *testing.T) {
 	w.resumed(t, "recent")
 }
 
-func TestResume_OfALogThatTheMarkDoesNotKnowEverythingIsTooFar(t *testing.T) {
+func TestResume_OfALogThatTheTokenDoesNotKnowEverythingIsTooFar(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	w.chatted(t)
 	close(w.known)
 	c := w.greeted(t, "bob")
-	w.rooms.Resume(c, hub.Mark{"feed": {}, "notification": {}}, nil, nil)
+	w.rooms.Resume(c, hub.Progress{"feed": {}, "notification": {}}, nil, nil)
 	all, tooFar := told(t, c)
 	require.Empty(t, all)
 	require.Equal(t, "[conversation:g user:bob]", tooFar)
@@ -240,7 +242,6 @@ func TestResume_OneWhoseAnswerFailsDoesNotHoldUpOthers(t *testing.T) {
 	// Nothing that she missed can be read: everything is too far for her, and she gets on.
 	_, tooFar := told(t, eve)
 	require.Equal(t, "[user:eve]", tooFar)
-	require.Equal(t, true, await(t, eve)["ready"])
 
 	// Once she is known, a crowd is a few calls again, and she is asked for no more.
 	asked := feed.Resumed()
@@ -282,14 +283,14 @@ func TestResume_GivesWhatHappenedInRoomsThatWereLookedAt(t *testing.T) {
 	close(w.known)
 	c := w.greeted(t, "bob")
 	answers := make(chan string, 10)
-	unknown := w.rooms.Resume(c, hub.Mark{"feed": {Position: 1}, "chat": {}, "notification": {}},
+	unknown := w.rooms.Resume(c, hub.Progress{"feed": {Position: 1}, "chat": {}, "notification": {}},
 		[]string{"author:alice", "author:dave", "nothing:x"},
 		func(room string, refused bool) { answers <- fmt.Sprint(room, " ", refused) })
 	require.Equal(t, []string{"nothing:x"}, unknown)
 	require.Equal(t, "missed", posted(t, c))
 	require.Equal(t, "missed too", posted(t, c))
-	require.Equal(t, "[]", await(t, c)["too_far"])
-	require.Equal(t, true, await(t, c)["ready"])
+	_, rooms := told(t, c)
+	require.Equal(t, "[]", rooms)
 	require.ElementsMatch(t, []string{"author:alice false", "author:dave true"}, []string{<-answers, <-answers})
 	require.Equal(t, 1, w.rooms.Looking(c))
 
@@ -304,7 +305,7 @@ func TestResume_GivesWhatHappenedInRoomsThatWereLookedAt(t *testing.T) {
 	require.Empty(t, c.Take(10))
 }
 
-func TestResume_OfALogThatTheMarkDoesNotKnowIsLookedAtAnew(t *testing.T) {
+func TestResume_OfALogThatTheTokenDoesNotKnowIsLookedAtAgain(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	w.owners["feed"].Allow("bob", "author:alice", true)
@@ -312,10 +313,10 @@ func TestResume_OfALogThatTheMarkDoesNotKnowIsLookedAtAnew(t *testing.T) {
 	close(w.known)
 	c := w.greeted(t, "bob")
 	given := make(chan bool, 1)
-	w.rooms.Resume(c, hub.Mark{"chat": {}, "notification": {}}, []string{"author:alice"},
+	w.rooms.Resume(c, hub.Progress{"chat": {}, "notification": {}}, []string{"author:alice"},
 		func(_ string, refused bool) { given <- !refused })
-	require.Equal(t, "[author:alice user:bob]", await(t, c)["too_far"])
-	require.Equal(t, true, await(t, c)["ready"])
+	_, rooms := told(t, c)
+	require.Equal(t, "[author:alice user:bob]", rooms)
 	require.True(t, <-given)
 	w.deliver(w.post("alice", "new"))
 	require.Equal(t, "new", posted(t, c))

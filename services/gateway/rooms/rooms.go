@@ -80,9 +80,9 @@ func (r *Rooms) Run(ctx context.Context) error {
 // Attach asks all owners for the rooms of a connection's user. The client is told when all have answered.
 func (r *Rooms) Attach(c *hub.Conn) { r.attach(newcomer{conn: c}, nil, nil) }
 
-// Resume is Attach for a client that was away, and has everything up to a mark: it gets first what it missed, also of
-// rooms that it looked at and may look at still. These are answered as by Look, but for those that nobody knows.
-func (r *Rooms) Resume(c *hub.Conn, mark hub.Mark, looked []string, answer func(room string, refused bool)) (
+// Resume is Attach for a client that was away, and has everything up to its progress: it gets first what it missed, also
+// of rooms that it looked at and may look at still. These are answered as by Look, but for those that nobody knows.
+func (r *Rooms) Resume(c *hub.Conn, had hub.Progress, looked []string, answer func(room string, refused bool)) (
 	unknown []string) {
 	looks := map[*asker][]string{}
 	for _, room := range looked {
@@ -95,17 +95,17 @@ func (r *Rooms) Resume(c *hub.Conn, mark hub.Mark, looked []string, answer func(
 			a.lookSoon(c, room, func(no bool) { answer(room, no) })
 		}
 	}
-	c.Returns(mark)
-	r.attach(newcomer{conn: c, returns: true, answer: answer}, mark, looks)
+	c.Returns(had)
+	r.attach(newcomer{conn: c, returns: true, answer: answer}, had, looks)
 	return unknown
 }
 
-func (r *Rooms) attach(n newcomer, mark hub.Mark, looks map[*asker][]string) {
+func (r *Rooms) attach(n newcomer, had hub.Progress, looks map[*asker][]string) {
 	for _, a := range r.asks {
 		if !a.logged {
 			continue
 		}
-		n.had, n.marked = mark[a.owner]
+		n.had, n.marked = had[a.owner]
 		n.looks, n.since = looks[a], a.now()
 		a.attachSoon(n)
 	}

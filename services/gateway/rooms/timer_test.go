@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
@@ -20,9 +21,9 @@ func TestLater_APanicCostsOneConnection(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	connections := hub.New(hub.Options{Catalog: c})
 	r := New(Options{Catalog: c, Hub: connections, Guard: guard.New(log, nil), Log: log})
-	eve, err := connections.Add("eve")
+	eve, err := connections.Add("eve", frame.JSON)
 	require.NoError(t, err)
-	bob, err := connections.Add("bob")
+	bob, err := connections.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	r.asks["chat"].later(1, eve, func() { panic("injected into a timer") })
 	select {

@@ -10,48 +10,61 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/services/gateway/query"
 	"github.com/edumatrix/interlinked/shared/rpc"
-	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
 // command sends a command on its way. Its span ends with the first answer.
-func (s *Session) command(ctx context.Context, f Frame, declared *catalog.Command) {
-	ctx, span := s.mesh.Tracer.Start(ctx, "receive "+f.Type, trace.WithSpanKind(trace.SpanKindServer),
+func (s *Session) command(ctx context.Context, r frame.Request, declared *catalog.Command) {
+	ctx, span := s.mesh.Tracer.Start(ctx, "receive "+r.Type, trace.WithSpanKind(trace.SpanKindServer),
 		trace.WithAttributes(attribute.String("mesh.connection", s.conn.ID)))
-	c, err := intake.Read(declared, s.user, f.CommandID, f.Data)
+	c, err := intake.Read(declared, s.user, r.CommandID, r.Data, r.ExpiresIn)
 	if err != nil {
-		r := access.Refusal(err)
-		span.SetStatus(codes.Error, r.Code)
+		refused := traced(access.Refusal(err), span)
+		span.SetStatus(codes.Error, refused.Code)
 		span.End()
-		s.conn.Send(outcome(f.ID, intake.Answer{CommandID: c.ID, Refusal: r}))
+		s.conn.Send(frame.Outcome(r.ID, intake.Answer{CommandID: c.ID, Refusal: refused}.Outcome()))
 		return
 	}
 	span.SetAttributes(attribute.String("mesh.stream", c.Stream), attribute.String("mesh.command_id", c.ID))
-	id := f.ID // alone: the text of the frame need not be kept
+	id := r.ID // alone: the data of the frame need not be kept
 	s.sender.Send(ctx, c, func(a intake.Answer) {
 		defer s.mesh.Guard.Recover("outcome", func() { s.conn.Close(hub.Internal) })
-		if !a.Late {
-			if a.Refusal != nil {
-				span.SetAttributes(attribute.String("mesh.refused", a.Refusal.Code))
-			}
-			span.End()
+		if a.Late {
+			s.conn.Send(frame.LateOutcome(a.Outcome()))
+			return
 		}
-		s.conn.Send(outcome(id, a))
+		if a.Refusal != nil {
+			span.SetAttributes(attribute.String("mesh.refused", a.Refusal.Code))
+			a.Refusal = traced(a.Refusal, span)
+		}
+		span.End()
+		s.conn.Send(frame.Outcome(id, a.Outcome()))
 	})
+}
+
+// traced is a refusal with the trace in which it happened, where that is recorded.
+func traced(r *refusal.Error, span trace.Span) *refusal.Error {
+	if c := span.SpanContext(); c.IsSampled() && span.IsRecording() {
+		with := *r
+		with.TraceID = c.TraceID().String()
+		return &with
+	}
+	return r
 }
 
 // query asks beside the frames that follow: a slow owner holds up nothing else. It is under way until its answer is
 // written, so that a client which asks faster than it reads waits for itself.
-func (s *Session) query(ctx context.Context, f Frame, declared *catalog.Query) {
+func (s *Session) query(ctx context.Context, r frame.Request, declared *catalog.Query) {
 	if refused := s.beginQuery(); refused != nil {
-		s.conn.Send(Failed(f.ID, refused))
+		s.conn.Send(frame.Refused(r.ID, refused))
 		return
 	}
 	position := s.asOf(declared.Owner) // before the frames that follow
-	s.queries.Go(func() {
+	s.work.Go(func() {
 		written := false
 		defer func() {
 			if !written {
@@ -59,21 +72,21 @@ func (s *Session) query(ctx context.Context, f Frame, declared *catalog.Query) {
 			}
 		}()
 		defer s.mesh.Guard.Recover("query", func() { s.conn.Close(hub.Internal) })
-		ctx, span := s.mesh.Tracer.Start(ctx, "receive "+f.Type, trace.WithSpanKind(trace.SpanKindServer))
+		ctx, span := s.mesh.Tracer.Start(ctx, "receive "+r.Type, trace.WithSpanKind(trace.SpanKindServer))
 		defer span.End()
-		data, err := s.ask(ctx, declared, f.Data, position)
+		text, err := s.ask(ctx, declared, r, position)
 		if err == nil {
-			if written = s.conn.Reply(answered(f.ID, data), s.endQuery); written {
+			if written = s.conn.Reply(text, s.endQuery); written {
 				return
 			}
 			err = refusal.New(refusal.TooManyWaiting, "too many answers to your connections wait to be read")
 		}
-		r := access.Refusal(err)
-		if r.Code == refusal.Internal {
-			s.mesh.Log.Error("session: a query failed", "query", f.Type, "user", s.user, "error", err)
+		refused := traced(access.Refusal(err), span)
+		if refused.Code == refusal.Internal {
+			s.mesh.Log.Error("session: a query failed", "query", r.Type, "user", s.user, "error", err)
 		}
-		span.SetStatus(codes.Error, r.Code)
-		s.conn.Send(Failed(f.ID, r))
+		span.SetStatus(codes.Error, refused.Code)
+		s.conn.Send(frame.Refused(r.ID, refused))
 	})
 }
 
@@ -110,8 +123,9 @@ func (s *Session) endQuery() {
 	}
 }
 
-func (s *Session) ask(ctx context.Context, declared *catalog.Query, data []byte, position int64) ([]byte, error) {
-	question, err := query.Read(declared, data)
+// ask returns the encoded reply to a query.
+func (s *Session) ask(ctx context.Context, declared *catalog.Query, r frame.Request, position int64) ([]byte, error) {
+	question, err := query.Read(declared, r.Data)
 	if err != nil {
 		return nil, err
 	}
@@ -119,5 +133,5 @@ func (s *Session) ask(ctx context.Context, declared *catalog.Query, data []byte,
 	if err != nil {
 		return nil, err
 	}
-	return wirejson.Marshal(answer)
+	return frame.Answer(r.ID, answer).Encode(s.conn.Encoding())
 }

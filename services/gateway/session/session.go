@@ -1,5 +1,5 @@
-// Package session is the conversation with one client, whatever carries its frames: each frame is a command, a query,
-// or one of the few that the gateway answers itself, and gets one reply.
+// Package session is the conversation with one client, whatever carries its frames and however they are encoded: each
+// frame is a command, a query, a signal, or one of the few that the gateway answers itself, and gets one reply.
 package session
 
 import (
@@ -10,12 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
@@ -24,12 +24,12 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/services/gateway/rooms"
 	"github.com/edumatrix/interlinked/services/gateway/signal"
-	"github.com/edumatrix/interlinked/shared/auth"
 )
 
 // Mesh is what sessions talk to.
 type Mesh struct {
 	Catalog *catalog.Catalog
+	Access  *access.Access
 	Hub     *hub.Hub
 	Rooms   *rooms.Rooms
 	Intake  *intake.Intake
@@ -40,88 +40,45 @@ type Mesh struct {
 	Guard   *guard.Guard
 	Tracer  trace.Tracer
 	Log     *slog.Logger
+	// MaxFrame bounds what a client sends at once, in bytes: clients are told.
+	MaxFrame int64
+	// ConnectWithin is how long the reply to connect may take; 30 s when 0.
+	ConnectWithin time.Duration
 }
 
 // Bounds of one session.
 const (
-	maxQueries = 16
-	maxLooked  = 500
+	maxQueries       = 16
+	maxSubscriptions = 500
 
 	// A client that sends faster is not read for a while, and after that its frames are refused.
 	frameRate, frameBurst = 1000, 2000
 	maxWait               = 2 * time.Second
 )
 
-// ErrTooFast says that a user has opened too many connections in a short time.
-var ErrTooFast = errors.New("too many connections of one user in a short time")
-
 // Session is one client that has proved who it is.
 type Session struct {
 	mesh   *Mesh
 	user   string
-	device string
 	conn   *hub.Conn
 	sender *intake.Sender
 	quota  *quota.User
 	frames quota.Bucket // of the goroutine that reads
-	expiry *time.Timer
 
-	queries sync.WaitGroup
-	looks   atomic.Int64 // rooms asked for and not answered yet
+	token    token
+	connect  *connecting
+	controls controls
+
+	work    sync.WaitGroup // queries and renewals of the token under way
+	pending atomic.Int64   // rooms asked for and not answered yet
 
 	mu     sync.Mutex
 	asking int // queries under way, and those whose answers are not written yet
 	closed bool
-
-	resuming atomic.Bool // its first frame will say what it has
-	patience *time.Timer // for that
 }
 
-// Opening says how a session begins.
-type Opening struct {
-	// Resume: the client was here before, and says in its first frame what it has.
-	Resume bool
-	// Patience is how long that frame may take.
-	Patience time.Duration
-	// Device is what the client says of itself.
-	Device string
-}
-
-// Open begins a session: the user's rooms are asked for, and the client hears when it misses nothing any more.
-func (m *Mesh) Open(user auth.User, o Opening) (_ *Session, err error) {
-	s := &Session{mesh: m, user: user.ID, device: o.Device, quota: m.Users.Enter(user.ID),
-		frames: quota.NewBucket(frameRate, frameBurst)}
-	opened := false
-	defer func() {
-		if !opened { // also by a panic
-			s.Close()
-		}
-	}()
-	if !s.quota.Connect() {
-		return nil, ErrTooFast
-	}
-	if s.conn, err = m.Hub.Add(user.ID); err != nil {
-		return nil, err
-	}
-	s.sender = m.Intake.NewSender()
-	if !user.Expires.IsZero() {
-		// Clocks differ: the token was taken until then, too.
-		s.expiry = s.after(time.Until(user.Expires.Add(auth.Leeway)), func() { s.conn.Close(hub.TokenExpired) })
-	}
-	if o.Resume {
-		s.resuming.Store(true)
-		s.patience = s.after(o.Patience, func() {
-			if s.resuming.Load() {
-				s.conn.Close(hub.HandshakeTimeout)
-			}
-		})
-	} else {
-		s.begin(uuid.NewString())
-		m.Rooms.Attach(s.conn)
-	}
-	opened = true
-	return s, nil
-}
+// Conn is where the frames to the client wait.
+func (s *Session) Conn() *hub.Conn { return s.conn }
 
 // after calls f when the time has come.
 func (s *Session) after(d time.Duration, f func()) *time.Timer {
@@ -131,16 +88,6 @@ func (s *Session) after(d time.Duration, f func()) *time.Timer {
 	})
 }
 
-// begin has the session known to its user, by an id that is the same on all connections that resume it.
-func (s *Session) begin(id string) {
-	s.conn.Begin(id)
-	s.mesh.Lease.Open(lease.Connection{ID: s.conn.ID, User: s.user, Session: id, Device: s.device, Since: time.Now(),
-		Mark: s.conn.Written, End: func() { s.conn.Close(hub.SessionEnded) }})
-}
-
-// Conn is where the frames to the client wait.
-func (s *Session) Conn() *hub.Conn { return s.conn }
-
 // Close ends the session. Commands that it sent are still carried out.
 func (s *Session) Close() {
 	// Deferred, so that a panic in one of them leaves none of the others out.
@@ -148,84 +95,93 @@ func (s *Session) Close() {
 	if s.conn == nil {
 		return
 	}
-	defer s.forgetQueries()
+	defer s.finishWork()
 	defer s.sender.Close()
 	defer s.mesh.Lease.Gone(s.conn.ID)
 	defer s.mesh.Hub.Remove(s.conn)
-	if s.expiry != nil {
-		s.expiry.Stop()
-	}
-	if s.patience != nil {
-		s.patience.Stop()
-	}
+	s.token.stop()
+	s.connect.stop()
 }
 
-// forgetQueries waits for the queries under way, and forgets those whose answers will not be written.
-func (s *Session) forgetQueries() {
-	s.queries.Wait()
+// finishWork waits for the queries under way, and forgets those whose answers will not be written.
+func (s *Session) finishWork() {
+	s.work.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
 	s.quota.QueriesDone(s.asking)
 }
 
-// Handle takes one frame. It does not wait for other services, so that a client's frames are taken in order; it waits
-// when the client sends too fast.
-func (s *Session) Handle(ctx context.Context, text []byte) {
-	slowEnough := s.admit(len(text))
-	s.quota.Turn(func() { s.handle(ctx, text, slowEnough) })
+// Handle takes what a client sent at once: one or more frames. It does not wait for other services, so that a client's
+// frames are taken in order; it waits when the client sends too fast.
+func (s *Session) Handle(ctx context.Context, message []byte) {
+	for r, err := range frame.Decode(s.conn.Encoding(), message) {
+		s.HandleRequest(ctx, r, err)
+	}
 }
 
-func (s *Session) handle(ctx context.Context, text []byte, slowEnough bool) {
-	f, err := ReadFrame(text)
+// HandleRequest takes one frame, with what was wrong with it.
+func (s *Session) HandleRequest(ctx context.Context, r frame.Request, err error) {
+	slowEnough := s.admit(len(r.Data.Bytes))
 	if err == nil && !slowEnough {
 		err = tooFast
 	}
-	if err != nil {
-		s.conn.Send(Failed(f.ID, access.Refusal(err)))
+	s.quota.Turn(func() {
+		if err != nil {
+			s.conn.Send(frame.Refused(r.ID, access.Refusal(err)))
+			return
+		}
+		s.handle(ctx, r)
+	})
+}
+
+func (s *Session) handle(ctx context.Context, r frame.Request) {
+	switch r.Type {
+	case "ping":
+		s.controls.begin(s.conn)(frame.Done(r.ID))
+		return
+	case "subscribe":
+		s.subscribe(r)
+		return
+	case "unsubscribe":
+		s.unsubscribe(r)
+		return
+	case "authenticate":
+		s.authenticate(ctx, r)
+		return
+	case "connect":
+		s.conn.Send(frame.Refused(r.ID, refusal.New(refusal.Malformed,
+			"connect is sent once, as the first frame; use authenticate to renew the token")))
 		return
 	}
-	if f.Type == "ping" {
-		s.conn.Send(Done(f.ID))
+	if declared, ok := s.mesh.Catalog.Signal(r.Type); ok {
+		s.signal(r, declared)
 		return
 	}
-	if s.resuming.Load() != (f.Type == "resume") {
-		s.conn.Send(Failed(f.ID, resumeFirst))
-		return
-	}
-	switch f.Type {
-	case "resume":
-		s.resume(f)
-		return
-	case "look":
-		s.look(f)
-		return
-	case "unlook":
-		s.unlook(f)
-		return
-	case "auth":
-		s.conn.Send(Failed(f.ID, refusal.New(refusal.Malformed, "auth has to be the first frame, and is sent once")))
-		return
-	}
-	if declared, ok := s.mesh.Catalog.Signal(f.Type); ok {
-		s.signal(f, declared)
-		return
-	}
-	command, query := access.Public(s.mesh.Catalog, f.Type)
+	command, query := access.Public(s.mesh.Catalog, r.Type)
 	switch {
 	case command != nil:
-		s.command(ctx, f, command)
+		s.command(ctx, r, command)
 	case query != nil:
-		s.query(ctx, f, query)
+		s.query(ctx, r, query)
 	default:
-		s.conn.Send(Failed(f.ID, access.Unknown(s.mesh.Catalog, f.Type)))
+		s.conn.Send(frame.Refused(r.ID, access.Unknown(s.mesh.Catalog, r.Type)))
 	}
 }
 
-// HandleBinary refuses a binary frame of so many bytes.
-func (s *Session) HandleBinary(bytes int) {
+// HandleOther refuses a WebSocket message of the kind that the connection's encoding does not have.
+func (s *Session) HandleOther(bytes int) {
 	s.admit(bytes)
-	s.conn.Send(Failed("", refusal.New(refusal.Malformed, "no frame: it is binary; frames are JSON in text frames")))
+	s.conn.Send(frame.Refused("", WrongKind(s.conn.Encoding())))
+}
+
+// WrongKind is the refusal of a WebSocket message that is binary where frames are text, or the other way round.
+func WrongKind(e frame.Encoding) *refusal.Error {
+	if e == frame.JSON {
+		return refusal.New(refusal.Malformed, "the message is binary; this connection speaks %s, in text messages; "+
+			"to speak %s, ask for that subprotocol", e.Subprotocol(), frame.Protobuf.Subprotocol())
+	}
+	return refusal.New(refusal.Malformed, "the message is text; this connection speaks %s, in binary messages", e.Subprotocol())
 }
 
 var tooFast = refusal.New(refusal.TooManyWaiting, "more frames are sent than %d a second; send fewer", frameRate)
@@ -238,4 +194,15 @@ func (s *Session) admit(bytes int) bool {
 		time.Sleep(wait)
 	}
 	return ok && fair
+}
+
+// reasonOf is why a session could not begin.
+func reasonOf(err error) hub.Reason {
+	switch {
+	case errors.Is(err, hub.ErrTooMany):
+		return hub.TooManyConnections
+	case errors.Is(err, hub.ErrClosed):
+		return hub.Shutdown
+	}
+	return hub.Internal
 }

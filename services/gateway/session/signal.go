@@ -3,13 +3,14 @@ package session
 import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
 // signal relays a signal to those who are in its room.
-func (s *Session) signal(f Frame, declared *catalog.Signal) {
-	if err := s.mesh.Signals.Send(s.conn, declared, f.Data); err != nil {
-		s.conn.Send(Failed(f.ID, access.Refusal(err)))
+func (s *Session) signal(r frame.Request, declared *catalog.Signal) {
+	if err := s.mesh.Signals.Send(s.conn, declared, r.Data); err != nil {
+		s.conn.Send(frame.Refused(r.ID, access.Refusal(err)))
 		return
 	}
-	s.conn.Send(Done(f.ID))
+	s.conn.Send(frame.Done(r.ID))
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
@@ -19,9 +20,9 @@ func TestTimer_APanicCostsOneConnection(t *testing.T) {
 	require.NoError(t, err)
 	connections := hub.New(hub.Options{Catalog: c})
 	mesh := &Mesh{Guard: guard.New(slog.New(slog.DiscardHandler), nil)}
-	eve, err := connections.Add("eve")
+	eve, err := connections.Add("eve", frame.JSON)
 	require.NoError(t, err)
-	bob, err := connections.Add("bob")
+	bob, err := connections.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	s := &Session{mesh: mesh, conn: eve}
 	s.after(0, func() { panic("injected into a timer") })

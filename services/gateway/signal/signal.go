@@ -5,7 +5,6 @@ package signal
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -19,10 +18,10 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/quota"
-	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
 // Options of Signals.
@@ -70,15 +69,12 @@ func New(o Options) *Signals {
 }
 
 // Send relays a signal of a connection to all who are in its room. The error is a refusal.
-func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data []byte) error {
-	if len(data) == 0 {
-		data = []byte("{}")
-	}
-	if len(data) > declared.Bytes {
+func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data frame.Data) error {
+	if len(data.Bytes) > declared.Bytes {
 		return refusal.New(refusal.InvalidField, "data of %s has at most %d bytes", declared.Name, declared.Bytes)
 	}
 	m := declared.Type.New().Interface()
-	if err := wirejson.Unmarshal(data, m); err != nil {
+	if err := data.Read(m); err != nil {
 		return err
 	}
 	if err := declared.Check(m); err != nil {
@@ -162,23 +158,13 @@ func (s *Signals) forget(ctx context.Context) error {
 
 // deliver gives a signal to the connections of this gateway that are in its room, but for the one that sent it.
 func (s *Signals) deliver(declared *catalog.Signal, room, actor, except string, m proto.Message) {
-	data, err := wirejson.Marshal(m)
-	if err != nil {
-		s.options.Log.Error("signal: cannot be shown", "signal", declared.Name, "error", err)
-		return
-	}
-	text, err := wirejson.Encode(struct {
-		Signal string          `json:"signal"`
-		Room   string          `json:"room"`
-		Actor  string          `json:"actor"`
-		Data   json.RawMessage `json:"data"`
-	}{declared.Name, room, actor, data})
-	if err != nil {
+	shared := &frame.Shared{Frame: frame.Signal(declared.Name, room, actor, m)}
+	if _, err := shared.Encode(frame.JSON); err != nil {
 		s.options.Log.Error("signal: cannot be shown", "signal", declared.Name, "error", err)
 		return
 	}
 	key := room + "\x00" + actor + "\x00" + declared.Name // of a client that does not keep up, the newest stands for all
-	n := s.options.Hub.View(declared.Owner).Signal(room, except, key, text)
+	n := s.options.Hub.View(declared.Owner).Signal(room, except, key, shared)
 	s.options.Metrics.Delivered.Add(float64(n))
 }
 

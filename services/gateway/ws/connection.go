@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"iter"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -11,8 +12,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/edumatrix/interlinked/proto/refusal"
-	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/session"
 	"github.com/edumatrix/interlinked/shared/auth"
@@ -25,10 +25,11 @@ const grace = 5 * time.Second
 // connection is one socket. Its reader (reader.go) has a goroutine for as long as it lives, its writer (writer.go) only
 // while something waits to be written.
 type connection struct {
-	server *Server
-	socket *websocket.Conn // only reads: whatever is written goes through send
-	net    net.Conn
-	conn   *hub.Conn
+	server   *Server
+	socket   *websocket.Conn // only reads: whatever is written goes through send
+	net      net.Conn
+	encoding frame.Encoding
+	conn     *hub.Conn
 
 	seen        atomic.Int64 // when the client last showed that it is there, in nanoseconds since 1970
 	unconfirmed atomic.Int64 // bytes written since then
@@ -47,11 +48,10 @@ type connection struct {
 	written sync.WaitGroup // done when the writer has written the reason of the end
 }
 
-// handshake is what a client says before it has a session.
+// handshake is what the request of a connection says.
 type handshake struct {
-	user    auth.User
-	proved  bool // by a header; otherwise the first frame has to
-	opening session.Opening
+	user   *auth.User // by the header Authorization; nil: there was none
+	device string
 }
 
 // serve is the life of a connection after its upgrade.
@@ -66,85 +66,86 @@ func (c *connection) serve(ctx context.Context, h handshake) {
 			c.conn.Close(hub.Internal)
 		}
 	})
-	if !h.proved && !c.authenticate(ctx, &h) {
+	message, err, ok := c.first()
+	if !ok {
 		return
 	}
-	s, err := o.Mesh.Open(h.user, h.opening)
+	next, stop := iter.Pull2(frame.Decode(c.encoding, message))
+	defer stop()
+	request := frame.Request{}
+	if err == nil {
+		request, err, _ = next()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s, err := o.Mesh.Open(ctx, session.Opening{User: h.user, Device: h.device, Encoding: c.encoding, Request: request, Err: err})
 	if err != nil {
-		c.end(reasonOf(err))
-		c.drain()
+		cancel()
+		var rejected *session.RejectedError
+		if !errors.As(err, &rejected) {
+			rejected = &session.RejectedError{Reason: hub.Internal}
+		}
+		c.reject(request.ID, rejected)
 		return
 	}
 	c.conn = s.Conn()
-	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		reason, _ := c.conn.Reason()
-		o.Metrics.Closed.WithLabelValues(reason.Text).Inc()
-		o.Log.Debug("ws: a connection has ended", "user", c.conn.User, "connection", c.conn.ID, "reason", reason.Text)
+		o.Metrics.Closed.WithLabelValues(reason.Name).Inc()
+		o.Log.Debug("ws: a connection has ended", "user", c.conn.User, "connection", c.conn.ID, "reason", reason.Name)
 	}()
 	defer s.Close()
 	defer cancel()
+	_ = c.net.SetReadDeadline(time.Time{})
 	c.alive()
 	c.written.Add(1)
 	c.conn.Bind(c.write, func(hub.Reason) { c.cut() })
 	c.server.wheel.add(c)
 	defer c.server.wheel.remove(c)
+	c.behind(ctx, s, next)
 	c.readAll(ctx, s)
 	c.written.Wait()
 }
 
-// authenticate waits for the first frame, which holds the token and whether the client resumes. It refuses all other
-// frames until then.
-func (c *connection) authenticate(ctx context.Context, h *handshake) bool {
+// first waits for the first message of the client. The error is a refusal of it; it returns false where there was none,
+// and the connection is to end.
+func (c *connection) first() (message []byte, refused error, ok bool) {
 	_ = c.net.SetReadDeadline(time.Now().Add(c.server.options.Handshake))
-	const tries = 8
-	for range tries {
-		text, err := c.read()
-		if errors.Is(err, errTooLarge) {
-			c.end(hub.TooLarge)
-			c.drain()
-			return false
-		}
-		if err != nil && !errors.Is(err, errBinary) {
-			if timeout(err) {
-				c.end(hub.HandshakeTimeout) // a late frame gets a reset, for want of a reader
-			}
-			return false
-		}
-		var intro session.Intro
-		f, err := session.ReadFrame(text)
-		if err == nil && f.Type != "auth" {
-			err = refusal.New(refusal.Unauthorized, `the first frame has to be {"id":"0","type":"auth","data":{"token":"…"}}`)
-		}
-		if err == nil {
-			intro, err = session.ReadIntro(f.Data)
-		}
-		if err != nil {
-			c.sendFrame(session.Failed(f.ID, access.Refusal(err)))
-			continue
-		}
-		if h.user, err = c.server.options.Access.User(ctx, intro.Token); err != nil {
-			refused := access.Refusal(err)
-			c.sendFrame(session.Failed(f.ID, refused))
-			reason := hub.Unauthorized
-			if refused.Code != refusal.Unauthorized {
-				reason = hub.Unavailable
-			}
-			c.end(reason)
-			c.drain()
-			return false
-		}
-		c.sendFrame(session.Done(f.ID))
-		_ = c.net.SetReadDeadline(time.Time{})
-		h.opening.Resume = h.opening.Resume || intro.Resume
-		if intro.Device != "" {
-			h.opening.Device = deviceName(intro.Device)
-		}
-		return true
+	message, err := c.read()
+	switch {
+	case err == nil:
+		return message, nil, true
+	case errors.Is(err, errTooLarge):
+		c.reject("", &session.RejectedError{Reason: hub.TooLarge})
+	case errors.Is(err, errOther):
+		return nil, session.WrongKind(c.encoding), true
+	case timeout(err):
+		// The deadline has passed for good, so nothing more is read: a late frame gets a reset.
+		c.sendClosing(hub.ConnectTimeout)
+		c.end(hub.ConnectTimeout)
 	}
-	c.end(hub.Unauthorized)
+	return nil, nil, false
+}
+
+// behind takes the frames that came in one message with connect.
+func (c *connection) behind(ctx context.Context, s *session.Session, next func() (frame.Request, error, bool)) {
+	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
+	for !c.conn.Ended() {
+		r, err, ok := next()
+		if !ok {
+			return
+		}
+		s.HandleRequest(ctx, r, err)
+	}
+}
+
+// reject tells the client why there is no session, and ends the connection.
+func (c *connection) reject(replyTo string, rejected *session.RejectedError) {
+	if rejected.Refusal != nil {
+		c.sendFrame(frame.Refused(replyTo, rejected.Refusal))
+	}
+	c.sendClosing(rejected.Reason)
+	c.end(rejected.Reason)
 	c.drain()
-	return false
 }
 
 // drain reads what the client still sends, until it closes: a socket that is closed with something unread in it takes

@@ -68,6 +68,7 @@ func (m *mesh) hostile(t testing.TB, connections int) *hostile {
 		socket, _, err := websocket.DefaultDialer.Dial(m.url, http.Header{"Authorization": {"Bearer eve"}})
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = socket.Close() })
+		write(t, socket, connectFrame)
 		h.sockets = append(h.sockets, socket)
 		go func() {
 			for {
@@ -75,13 +76,13 @@ func (m *mesh) hostile(t testing.TB, connections int) *hostile {
 				if err != nil {
 					return
 				}
-				var f frame
-				if json.Unmarshal(text, &f) != nil || f.Ready {
+				var f received
+				if json.Unmarshal(text, &f) != nil || f.ReplyTo == "connect" || f.Type == "heartbeat" {
 					continue
 				}
 				h.mu.Lock()
-				if f.Error != nil {
-					h.codes[f.Error.Code]++
+				if refused := f.refused(); refused != nil {
+					h.codes[refused.Code]++
 				}
 				h.mu.Unlock()
 				h.answers.Add(1)
@@ -177,7 +178,7 @@ func TestHostile_MalformedFramesAndUnknownTypes(t *testing.T) {
 	long := strings.Repeat("z", 64_000)
 	for name, frame := range map[string]string{
 		"malformed": `{"id":`, "unknown": `{"id":"1","type":"` + long + `"}`, "pings": `{"id":"1","type":"ping"}`,
-		"unlook": `{"id":"1","type":"unlook","data":{"rooms":["presence:bob"]}}`,
+		"unsubscribe": `{"id":"1","type":"unsubscribe","data":{"rooms":["presence:bob"]}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -208,7 +209,7 @@ func TestHostile_SubscriptionsAreBoundedForTheUser(t *testing.T) {
 		for i := range 10 {
 			rooms = append(rooms, fmt.Sprintf(`"presence:p%d-%d-%d"`, s, n, i))
 		}
-		return fmt.Sprintf(`{"id":"%d","type":"look","data":{"rooms":[%s]}}`, n, strings.Join(rooms, ","))
+		return fmt.Sprintf(`{"id":"%d","type":"subscribe","data":{"rooms":[%s]}}`, n, strings.Join(rooms, ","))
 	})
 	require.Eventually(t, func() bool { return h.refused(refusal.TooManyWaiting) > 0 }, 20*time.Second, time.Millisecond)
 	m.works(t)
@@ -225,7 +226,7 @@ func TestHostile_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	const ask = `{"id":"q","type":"chat.history","data":{"conversation_id":"g"}}`
 	reads := m.raw(t, "eve")
 	require.NoError(t, reads.SetReadDeadline(time.Now().Add(time.Minute)))
-	require.True(t, read(t, reads).Ready)
+	ready(t, reads)
 	var stuck []*websocket.Conn
 	for range 4 {
 		socket := m.raw(t, "eve")
@@ -261,9 +262,11 @@ func TestHostile_ConnectionsAreBoundedInTime(t *testing.T) {
 	for n := 0; n < 1000 && !refused; n++ {
 		socket, _, err := websocket.DefaultDialer.Dial(m.url, http.Header{"Authorization": {"Bearer eve"}})
 		require.NoError(t, err)
+		write(t, socket, connectFrame)
 		if n > 250 { // below that none is refused
-			_, _, err = socket.ReadMessage()
-			refused = websocket.IsCloseError(err, hub.TooFast.Code)
+			refused = read(t, socket).Code == hub.TooFast.Code
+		} else {
+			ready(t, socket)
 		}
 		_ = socket.Close()
 	}

@@ -71,7 +71,7 @@ func TestPanic_CostsOneConnection(t *testing.T) {
 			m.chat.OnQuery(func(string, fake.Question) (string, error) { return `{}`, nil })
 			alice := m.dial(t, client.Options{})
 			eve := m.raw(t, "eve")
-			require.True(t, read(t, eve).Ready)
+			ready(t, eve)
 			write(t, eve, frame)
 			if place == "writer" { // in the middle of a frame nothing can be said any more
 				_, _, err := eve.ReadMessage()
@@ -98,7 +98,7 @@ func TestPanic_InAHandshakeCostsThatHandshake(t *testing.T) {
 	require.Error(t, err)
 	require.Equal(t, http.StatusInternalServerError, response.StatusCode)
 	eve := m.raw(t, "")
-	write(t, eve, `{"id":"0","type":"auth","data":{"token":"panic"}}`)
+	write(t, eve, `{"id":"0","type":"connect","data":{"token":"panic"}}`)
 	require.Equal(t, hub.Internal.Code, closed(t, eve))
 	m.dial(t, client.Options{})
 	require.Equal(t, 2, strings.Count(m.log.String(), "recovered from a panic"))

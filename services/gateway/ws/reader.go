@@ -9,16 +9,20 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/session"
 )
 
 var (
 	errTooLarge = errors.New("frame too large")
-	errBinary   = errors.New("binary frame")
+	errOther    = errors.New("a message of the other kind")
 )
 
-// readAll hands the client's frames over one by one, until the connection ends. From then on it reads only for the
+// messageKind is the kind of WebSocket message that has the frames of an encoding.
+var messageKind = [frame.Encodings]int{frame.JSON: websocket.TextMessage, frame.Protobuf: websocket.BinaryMessage}
+
+// readAll hands the client's messages over one by one, until the connection ends. From then on it reads only for the
 // client's own end, within grace.
 func (c *connection) readAll(ctx context.Context, s *session.Session) {
 	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
@@ -26,11 +30,11 @@ func (c *connection) readAll(ctx context.Context, s *session.Session) {
 		text, err := c.read()
 		switch {
 		case errors.Is(err, errTooLarge):
-			c.conn.Send(session.Failed("", refusal.New(refusal.Malformed, "the frame is larger than %d bytes",
+			c.conn.Send(frame.Refused("", refusal.New(refusal.Malformed, "the message is larger than %d bytes",
 				c.server.options.MaxFrame)))
 			c.conn.Close(hub.TooLarge)
-		case errors.Is(err, errBinary):
-			s.HandleBinary(len(text))
+		case errors.Is(err, errOther):
+			s.HandleOther(len(text))
 		case errors.As(err, new(*websocket.CloseError)):
 			c.conn.Close(hub.Left)
 			return
@@ -45,7 +49,7 @@ func (c *connection) readAll(ctx context.Context, s *session.Session) {
 	c.discard()
 }
 
-// read returns one frame. A frame larger than MaxFrame is not read to its end.
+// read returns one message. A message larger than MaxFrame is not read to its end.
 func (c *connection) read() ([]byte, error) {
 	kind, r, err := c.socket.NextReader()
 	if err != nil {
@@ -59,8 +63,8 @@ func (c *connection) read() ([]byte, error) {
 		switch {
 		case int64(len(text)) > c.server.options.MaxFrame:
 			return nil, errTooLarge
-		case errors.Is(err, io.EOF) && kind != websocket.TextMessage:
-			return text, errBinary
+		case errors.Is(err, io.EOF) && kind != messageKind[c.encoding]:
+			return text, errOther
 		case errors.Is(err, io.EOF):
 			return text, nil
 		case err != nil:

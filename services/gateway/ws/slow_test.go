@@ -2,7 +2,6 @@ package ws_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -31,7 +30,7 @@ func (c slowLink) Read(b []byte) (int, error) {
 }
 
 // slow is a socket over a slow link.
-func (m *mesh) slow(t *testing.T, token, query string, rate int) *websocket.Conn {
+func (m *mesh) slow(t *testing.T, token, connect string, rate int) *websocket.Conn {
 	t.Helper()
 	dialer := websocket.Dialer{ReadBufferSize: 4096, NetDialContext: func(ctx context.Context, network, address string) (
 		net.Conn, error) {
@@ -41,10 +40,11 @@ func (m *mesh) slow(t *testing.T, token, query string, rate int) *websocket.Conn
 		}
 		return slowLink{c, rate}, c.(*net.TCPConn).SetReadBuffer(128 << 10)
 	}}
-	socket, _, err := dialer.DialContext(t.Context(), m.url+query, http.Header{"Authorization": {"Bearer " + token}})
+	socket, _, err := dialer.DialContext(t.Context(), m.url, http.Header{"Authorization": {"Bearer " + token}})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = socket.Close() })
 	require.NoError(t, socket.SetReadDeadline(time.Now().Add(time.Minute)))
+	write(t, socket, connect)
 	return socket
 }
 
@@ -56,8 +56,8 @@ func TestSlowLink_SixteenPagesAtOnceAreAllAnswered(t *testing.T) {
 	m := begin(t, hurried, hub.Options{})
 	page := history(50, 8000, "x")
 	m.chat.OnQuery(func(string, fake.Question) (string, error) { return page, nil })
-	socket := m.slow(t, "alice", "", 1_200_000)
-	require.True(t, read(t, socket).Ready)
+	socket := m.slow(t, "alice", connectFrame, 1_200_000)
+	ready(t, socket)
 	for n := range 16 {
 		write(t, socket, fmt.Sprintf(`{"id":"%d","type":"chat.history","data":{"conversation_id":"g"}}`, n))
 	}
@@ -65,7 +65,7 @@ func TestSlowLink_SixteenPagesAtOnceAreAllAnswered(t *testing.T) {
 	for len(answered) < 16 {
 		f := read(t, socket)
 		require.True(t, f.OK, "%+v", f.Error)
-		answered[f.Re] = true
+		answered[f.ReplyTo] = true
 	}
 	write(t, socket, `{"id":"again","type":"chat.history","data":{"conversation_id":"g"}}`)
 	require.True(t, read(t, socket).OK, "the slots are free again")
@@ -78,7 +78,7 @@ func TestFastLink_PagesOfEmojiDoNotEndTheConnection(t *testing.T) {
 	m.chat.OnQuery(func(string, fake.Question) (string, error) { return page, nil })
 	socket := m.raw(t, "alice")
 	require.NoError(t, socket.SetReadDeadline(time.Now().Add(time.Minute)))
-	require.True(t, read(t, socket).Ready)
+	ready(t, socket)
 	for n := range 4 {
 		write(t, socket, fmt.Sprintf(`{"id":"%d","type":"chat.history","data":{"conversation_id":"g"}}`, n))
 	}
@@ -92,28 +92,24 @@ func TestSlowLink_AClientComesBackToMegabytes(t *testing.T) {
 	m := begin(t, hurried, hub.Options{})
 	m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice"]}`)
 	first := m.raw(t, "alice")
-	_, text, err := first.ReadMessage()
-	require.NoError(t, err)
-	var ready struct{ At string }
-	require.NoError(t, json.Unmarshal(text, &ready))
+	token := ready(t, first).ResumeToken
 	_ = first.Close()
 	const missed = 900
 	body := strings.Repeat("x", 4000)
 	for n := range missed {
 		m.chat.Append("alice", "chat.message_sent", fmt.Sprintf(`{"conversation_id":"g","message_id":"m%d","body":%q}`, n, body))
 	}
-	socket := m.slow(t, "alice", "?resume=true", 700_000)
+	socket := m.slow(t, "alice", fmt.Sprintf(`{"id":"connect","type":"connect","data":{"resume_token":%q}}`, token), 700_000)
 	pings := 0
 	answer := socket.PingHandler()
 	socket.SetPingHandler(func(payload string) error { pings++; return answer(payload) })
-	write(t, socket, fmt.Sprintf(`{"id":"r","type":"resume","data":{"at":%q}}`, ready.At))
 	events := 0
 	for {
 		f := read(t, socket)
 		if f.Event != "" {
 			events++
 		}
-		if f.Ready {
+		if f.ReplyTo == "connect" {
 			break
 		}
 		require.Nil(t, f.Error)
@@ -127,8 +123,8 @@ func TestSlowLink_OneThatTakesNothingIsEnded(t *testing.T) {
 	m := begin(t, ws.Options{WriteWait: 500 * time.Millisecond}, hub.Options{PerUser: 1})
 	page := history(50, 8000, "x")
 	m.chat.OnQuery(func(string, fake.Question) (string, error) { return page, nil })
-	socket := m.slow(t, "alice", "", 1_200_000)
-	require.True(t, read(t, socket).Ready)
+	socket := m.slow(t, "alice", connectFrame, 1_200_000)
+	ready(t, socket)
 	for n := range 16 {
 		write(t, socket, fmt.Sprintf(`{"id":"%d","type":"chat.history","data":{"conversation_id":"g"}}`, n))
 	}
@@ -140,7 +136,7 @@ func TestFrame_ALongMessageOfEscapesIsTaken(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	socket := m.raw(t, "alice")
-	require.True(t, read(t, socket).Ready)
+	ready(t, socket)
 	for _, c := range []struct {
 		name, field string
 		characters  int
@@ -148,8 +144,8 @@ func TestFrame_ALongMessageOfEscapesIsTaken(t *testing.T) {
 		write(t, socket, fmt.Sprintf(`{"id":"1","type":%q,"data":{%s"body":"%s"}}`, c.name, c.field,
 			strings.Repeat(`\ud83d\ude00`, c.characters+1)))
 		f := read(t, socket)
-		require.NotNil(t, f.Error)
-		require.Contains(t, f.Error.Message, fmt.Sprint(c.characters), "the limit is in characters")
+		require.NotNil(t, f.refused())
+		require.Contains(t, f.refused().Message, fmt.Sprint(c.characters), "the limit is in characters")
 	}
 	write(t, socket, fmt.Sprintf(`{"id":"1","type":"chat.send_message","data":{"conversation_id":"g","body":"%s"}}`,
 		strings.Repeat(`\ud83d\ude00`, 8000)))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
@@ -26,10 +27,14 @@ const (
 const (
 	opContinuation = 0x0
 	opText         = 0x1
+	opBinary       = 0x2
 	opClose        = 0x8
 	opPing         = 0x9
 	opPong         = 0xA
 )
+
+// operation is the code of the messages that have the frames of an encoding.
+var operation = [frame.Encodings]byte{frame.JSON: opText, frame.Protobuf: opBinary}
 
 // batch is what a writer needs while it writes.
 type batch struct {
@@ -105,7 +110,7 @@ func (c *connection) finish(wait time.Duration) {
 func (c *connection) writeBatch(b *batch) error {
 	out := c.appendControls(b.bytes[:0])
 	for i := range b.frames {
-		text, op := b.frames[i], byte(opText)
+		text, op := b.frames[i], operation[c.encoding]
 		for {
 			part := text[:min(chunk, len(text))]
 			text = text[len(part):]
@@ -192,8 +197,16 @@ func (c *connection) arm() {
 }
 
 // sendFrame sends a frame before there is a queue.
-func (c *connection) sendFrame(text []byte) {
-	_ = c.send(append(appendHeader(nil, opText, true, len(text)), text...))
+func (c *connection) sendFrame(f frame.Frame) {
+	text, _ := f.Encode(c.encoding) // of the gateway's own, which always has a form
+	_ = c.send(append(appendHeader(nil, operation[c.encoding], true, len(text)), text...))
+}
+
+// sendClosing sends why the connection ends before there is a queue.
+func (c *connection) sendClosing(r hub.Reason) {
+	if f, ok := r.Frame(); ok {
+		c.sendFrame(f)
+	}
 }
 
 // end sends the client the reason, as far as it lets that through.

@@ -3,24 +3,22 @@
 package ws
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
-	"net/url"
-	"strings"
+	"slices"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/gorilla/websocket"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/session"
+	"github.com/edumatrix/interlinked/shared/auth"
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
@@ -28,8 +26,7 @@ import (
 type Options struct {
 	Access *access.Access
 	Mesh   *session.Mesh
-	// Handshake is how long a client may take to prove who it is, and one that resumes to send its resume frame; 10 s
-	// when 0.
+	// Handshake is how long a client may take to send its connect frame; 10 s when 0.
 	Handshake time.Duration
 	// Ping is how often a client is asked whether it is there, 25 s when 0. One that has not shown that for twice as
 	// long is gone.
@@ -118,7 +115,13 @@ func (s *Server) leave() { s.open.Done() }
 // ServeHTTP upgrades a request to a connection, which then lives on without the request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !s.enter() {
-		refuse(w, http.StatusServiceUnavailable, refusal.New(refusal.Unavailable, "this gateway is stopping, connect again"))
+		stopping := &session.RejectedError{Reason: hub.Shutdown,
+			Refusal: refusal.New(refusal.Unavailable, "this gateway is stopping, connect again")}
+		if browser(r) {
+			s.tell(w, r, stopping)
+			return
+		}
+		refuse(w, http.StatusServiceUnavailable, stopping.Refusal)
 		return
 	}
 	c, h := s.upgrade(w, r)
@@ -130,84 +133,89 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	go c.serve(context.Background(), h)
 }
 
+// browser reports whether a web page connects: it cannot see the answer to a handshake that is refused.
+func browser(r *http.Request) bool { return r.Header.Get("Origin") != "" }
+
 // upgrade checks a request and answers it. Without a connection it was refused.
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*connection, handshake) {
 	defer s.options.Guard.Recover("upgrade", func() {
 		refuse(w, http.StatusInternalServerError, refusal.New(refusal.Internal, "something went wrong here"))
 	})
-	var h handshake
+	h := handshake{device: r.UserAgent()}
 	if !s.options.Access.Origin(r) {
 		refuse(w, http.StatusForbidden, refusal.New(refusal.Unauthorized, "pages of %s may not connect here",
 			access.Clip(r.Header.Get("Origin"))))
 		return nil, h
 	}
+	encoding, known := frame.Choose(websocket.Subprotocols(r))
+	if !known {
+		refuse(w, http.StatusBadRequest, refusal.New(refusal.Malformed,
+			"none of the subprotocols in Sec-WebSocket-Protocol is known here; there are %s and %s",
+			frame.JSON.Subprotocol(), frame.Protobuf.Subprotocol()))
+		return nil, h
+	}
 	token, err := access.Token(r)
 	if err == nil && token != "" {
-		h.user, err = s.options.Access.User(r.Context(), token)
-		h.proved = true
-	}
-	if err != nil {
-		refused := access.Refusal(err)
-		status := http.StatusServiceUnavailable
-		switch refused.Code {
-		case refusal.Unauthorized:
-			status = http.StatusUnauthorized
-		case refusal.Malformed:
-			status = http.StatusBadRequest
+		var user auth.User
+		if user, err = s.options.Access.User(r.Context(), token); err == nil {
+			h.user = &user
 		}
-		refuse(w, status, refused)
-		return nil, h
 	}
-	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		refuse(w, http.StatusBadRequest, refusal.New(refusal.InvalidField, "the parameters of the URL cannot be read (%s): "+
-			"write other characters than letters and digits as %%XX", access.Clip(err.Error())))
-		return nil, h
-	}
-	for _, name := range []string{"resume", "device"} {
-		if n := len(query[name]); n > 1 {
-			refuse(w, http.StatusBadRequest, refusal.New(refusal.InvalidField, "%s is there %d times in the URL", name, n))
+		rejected, status := rejection(err)
+		if browser(r) {
+			s.tell(w, r, rejected)
 			return nil, h
 		}
-	}
-	switch resume := query.Get("resume"); resume {
-	case "", "false":
-	case "true":
-		h.opening.Resume = true
-	default:
-		refuse(w, http.StatusBadRequest, refusal.New(refusal.InvalidField, "resume has to be true or false, not %q",
-			access.Clip(resume)))
+		refuse(w, status, rejected.Refusal)
 		return nil, h
 	}
-	h.opening.Device = deviceName(cmp.Or(query.Get("device"), r.UserAgent()))
-	h.opening.Patience = s.options.Handshake
-	socket, err := s.upgrader.Upgrade(w, r, nil)
-	if err != nil {
-		return nil, h // the upgrader has answered
+	c := s.accept(w, r, encoding)
+	return c, h
+}
+
+// rejection is why a request is rejected whose token could not be read or checked, and the HTTP status for that.
+func rejection(err error) (*session.RejectedError, int) {
+	r := access.Refusal(err)
+	switch r.Code {
+	case refusal.Unauthorized:
+		return &session.RejectedError{Reason: hub.Unauthorized, Refusal: r}, http.StatusUnauthorized
+	case refusal.Malformed:
+		return &session.RejectedError{Reason: hub.ProtocolError, Refusal: r}, http.StatusBadRequest
 	}
-	c := &connection{server: s, socket: socket, net: socket.NetConn()}
+	return &session.RejectedError{Reason: hub.Unavailable, Refusal: r}, http.StatusServiceUnavailable
+}
+
+// accept upgrades a request; it returns nil where that fails, and the request was answered.
+func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding) *connection {
+	var header http.Header
+	if len(websocket.Subprotocols(r)) > 0 {
+		header = http.Header{"Sec-Websocket-Protocol": {e.Subprotocol()}}
+	}
+	socket, err := s.upgrader.Upgrade(w, r, header)
+	if err != nil {
+		return nil // the upgrader has answered
+	}
+	c := &connection{server: s, socket: socket, net: socket.NetConn(), encoding: e}
 	limitUnsent(c.net)
 	socket.SetPingHandler(c.pinged)
 	socket.SetPongHandler(func(string) error { c.alive(); return nil })
 	socket.SetCloseHandler(func(int, string) error { return nil }) // the connection ends with its own reason
-	return c, h
+	return c
 }
 
-// maxDevice is how long the name of a device may be, in characters.
-const maxDevice = 64
-
-// deviceName is what a user is shown of a client's own words.
-func deviceName(said string) string {
-	var name []rune
-	for _, r := range said {
-		if len(name) == maxDevice {
-			break
-		}
-		if unicode.IsPrint(r) {
-			name = append(name, r)
-		}
+// tell upgrades the request of a web page only to say why it is refused.
+func (s *Server) tell(w http.ResponseWriter, r *http.Request, rejected *session.RejectedError) {
+	encoding, _ := frame.Choose(websocket.Subprotocols(r))
+	c := s.accept(w, r, encoding)
+	if c == nil {
+		return
 	}
-	return strings.TrimSpace(string(name))
+	go func() {
+		defer s.options.Guard.Recover("connection", nil)
+		defer func() { _ = c.net.Close() }()
+		c.reject("", rejected)
+	}()
 }
 
 // refuse answers a handshake that does not become a connection.
@@ -217,19 +225,6 @@ func refuse(w http.ResponseWriter, status int, r *refusal.Error) {
 		w.Header().Set("Retry-After", "1")
 	}
 	w.WriteHeader(status)
-	body, _ := wirejson.Encode(map[string]any{"error": map[string]string{"code": r.Code, "message": r.Text}})
-	_, _ = w.Write(body)
-}
-
-// reasonOf is why a session could not begin.
-func reasonOf(err error) hub.Reason {
-	switch {
-	case errors.Is(err, hub.ErrTooMany):
-		return hub.TooManyConnections
-	case errors.Is(err, session.ErrTooFast):
-		return hub.TooFast
-	case errors.Is(err, hub.ErrClosed):
-		return hub.Shutdown
-	}
-	return hub.Internal
+	text, _ := wirejson.Marshal(frame.ErrorOf(r)) // of plain texts and numbers
+	_, _ = w.Write(slices.Concat([]byte(`{"error":`), text, []byte(`}`)))
 }

@@ -161,7 +161,7 @@ func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *m
 		Keeper: meshv1connect.NewConnectionServiceClient(http.DefaultClient, peers["presence"])})
 	o.Access = &access.Access{Verifier: tokens{}, Origins: []string{"https://school.example"}, Log: log}
 	o.Log, o.Guard = log, guard.New(log, nil)
-	o.Mesh = &session.Mesh{Catalog: c, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,
+	o.Mesh = &session.Mesh{Catalog: c, Access: o.Access, MaxFrame: ws.MaxFrame, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,
 		Queries: query.New(c, peers, http.DefaultClient, tracer), Tracer: tracer, Log: log}
 	m.sockets = ws.New(o)
 	server := httptest.NewUnstartedServer(m.sockets)
@@ -199,7 +199,7 @@ func (m *mesh) dial(t testing.TB, o client.Options) *client.Client {
 	return c
 }
 
-// raw is a socket on which a test writes and reads frames itself.
+// raw is a socket on which a test writes and reads frames itself. With a token, it has sent connect.
 func (m *mesh) raw(t testing.TB, token string) *websocket.Conn {
 	t.Helper()
 	header := http.Header{}
@@ -210,27 +210,58 @@ func (m *mesh) raw(t testing.TB, token string) *websocket.Conn {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = socket.Close() })
 	require.NoError(t, socket.SetReadDeadline(time.Now().Add(5*time.Second)))
+	if token != "" {
+		write(t, socket, connectFrame)
+	}
 	return socket
 }
 
-type frame struct {
-	Re        string
-	OK        bool
-	Ready     bool
-	Event     string
-	Error     *client.Error
-	Outcome   json.RawMessage
-	CommandID string `json:"command_id"`
-	Data      json.RawMessage
+const connectFrame = `{"id":"connect","type":"connect"}`
+
+// received is a frame of the gateway.
+type received struct {
+	Type        string
+	ReplyTo     string `json:"reply_to"`
+	OK          bool
+	Event       string
+	Error       *client.Error
+	Outcome     *client.Outcome
+	Data        json.RawMessage
+	Room        string
+	Code        int
+	ResumeToken string `json:"resume_token"`
 }
 
-func read(t testing.TB, socket *websocket.Conn) frame {
+// refused is why a request was refused; nil: it was not.
+func (f received) refused() *client.Error {
+	if f.Outcome != nil {
+		return f.Outcome.Error
+	}
+	return f.Error
+}
+
+// read returns the next frame that is not a heartbeat.
+func read(t testing.TB, socket *websocket.Conn) received {
 	t.Helper()
-	_, text, err := socket.ReadMessage()
-	require.NoError(t, err)
-	var f frame
-	require.NoError(t, json.Unmarshal(text, &f))
-	return f
+	for {
+		_, text, err := socket.ReadMessage()
+		require.NoError(t, err)
+		var f received
+		require.NoError(t, json.Unmarshal(text, &f), "%s", text)
+		if f.Type != "heartbeat" {
+			return f
+		}
+	}
+}
+
+// ready reads the reply to connect.
+func ready(t testing.TB, socket *websocket.Conn) (c client.Connected) {
+	t.Helper()
+	f := read(t, socket)
+	require.Equal(t, "connect", f.ReplyTo, "%+v", f)
+	require.True(t, f.OK, "%+v", f.Error)
+	require.NoError(t, json.Unmarshal(f.Data, &c))
+	return c
 }
 
 func write(t testing.TB, socket *websocket.Conn, text string) {
@@ -257,7 +288,7 @@ func TestCommand_IsAnsweredByItsOutcome(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	for _, first := range []bool{false, true} {
-		c := m.dial(t, client.Options{FirstFrame: first})
+		c := m.dial(t, client.Options{TokenInFrame: first})
 		o, err := c.Command(t.Context(), "chat.send_message", map[string]string{"conversation_id": "g", "body": "hi"})
 		require.NoError(t, err)
 		require.Equal(t, "committed", o.Kind)
@@ -275,36 +306,47 @@ func TestCommand_WithoutAnIDIsToldTheOneItGot(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	socket := m.raw(t, "alice")
-	require.True(t, read(t, socket).Ready)
+	ready(t, socket)
 	write(t, socket, send)
 	f := read(t, socket)
 	require.True(t, f.OK)
-	require.True(t, catalog.ValidID(f.CommandID))
+	require.True(t, catalog.ValidID(f.Outcome.CommandID))
 }
 
-// The first frame of a client is read as strictly as the ones after it.
-func TestAuth_ItsDataIsReadStrictly(t *testing.T) {
+// The first frame of a client is read as strictly as the ones after it, but for fields that are not known: a newer client
+// may send them.
+func TestConnect_ItsDataIsReadStrictly(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
-	socket := m.raw(t, "")
-	for data, says := range map[string]string{
-		`{"token":"alice","token":"bob"}`:  "token is there twice",
-		`{"token":"alice","Token":"bob"}`:  `no field "Token"`,
-		`{"token":"alice","colour":"red"}`: `no field "colour"`,
-		`{"token":"alice","resume":"yes"}`: "resume has to be true or false",
-		`{"token":["alice"]}`:              "token has to be a text",
-		`["alice"]`:                        "a JSON object",
+	for data, wrong := range map[string]struct{ field, text string }{
+		`{"token":"alice","token":"bob"}`:            {"token", "is there twice"},
+		`{"token":"alice","rooms":"presence:bob"}`:   {"rooms", "has to be a list"},
+		`{"token":["alice"]}`:                        {"token", "has to be text"},
+		`{"token":"alice","resume_token":7}`:         {"resume_token", "has to be text"},
+		`{"token":"alice","rooms":["x"],"rooms":[]}`: {"rooms", "is there twice"},
+		`["alice"]`: {"", "not a JSON object"},
+		`{"token":"alice","rooms":[` + manyRooms(501) + `]}`: {"rooms", "at most 500"},
 	} {
-		write(t, socket, `{"id":"0","type":"auth","data":`+data+`}`)
+		socket := m.raw(t, "")
+		write(t, socket, `{"id":"connect","type":"connect","data":`+data+`}`)
 		f := read(t, socket)
-		require.Equal(t, "0", f.Re, data)
+		require.Equal(t, "connect", f.ReplyTo, data)
 		require.NotNil(t, f.Error, data)
-		require.Equal(t, refusal.InvalidField, f.Error.Code, data)
-		require.Contains(t, f.Error.Message, says, data)
+		require.Equal(t, wrong.field, f.Error.Field, data)
+		require.Contains(t, f.Error.Message, wrong.text, data)
+		require.Equal(t, hub.ProtocolError.Code, closed(t, socket))
 	}
-	write(t, socket, `{"id":"1","type":"auth","data":{"token":"alice"}}`)
-	require.True(t, read(t, socket).OK)
-	require.True(t, read(t, socket).Ready)
+	socket := m.raw(t, "")
+	write(t, socket, `{"id":"connect","type":"connect","data":{"token":"alice","color":{"a":[1,{"b":null}]},"Token":7}}`)
+	ready(t, socket)
+}
+
+func manyRooms(n int) string {
+	var all []string
+	for i := range n {
+		all = append(all, fmt.Sprintf("%q", fmt.Sprint("presence:", i)))
+	}
+	return strings.Join(all, ",")
 }
 
 // A handshake that is not as it has to be is refused in a way that tells a client not to try it again.
@@ -320,12 +362,6 @@ func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 	}{
 		{"", http.Header{"Authorization": {"Bearer alice", "Bearer alice"}}, 400, refusal.Malformed, "Authorization is there 2 times"},
 		{"", http.Header{"Authorization": {"Bearer"}}, 401, refusal.Unauthorized, "no token after Bearer"},
-		{"?resume=TRUE", nil, 400, refusal.InvalidField, "resume has to be true or false"},
-		{"?resume=true&resume=false", nil, 400, refusal.InvalidField, "resume is there 2 times"},
-		{"?device=a&device=b", nil, 400, refusal.InvalidField, "device is there 2 times"},
-		{"?resume=true;device=x", nil, 400, refusal.InvalidField, "parameters of the URL cannot be read"},
-		{"?resume=%zz", nil, 400, refusal.InvalidField, "parameters of the URL cannot be read"},
-		{"?resume=%00", nil, 400, refusal.InvalidField, "resume has to be true or false"},
 	} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http"+strings.TrimPrefix(m.url, "ws")+test.query, nil)
 		require.NoError(t, err)
@@ -338,7 +374,7 @@ func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 		require.NoError(t, err)
 		_ = response.Body.Close()
 		require.Equal(t, test.status, response.StatusCode, "%s %s", test.query, body)
-		var f frame
+		var f received
 		require.NoError(t, json.Unmarshal(body, &f))
 		require.Equal(t, test.code, f.Error.Code, test.query)
 		require.Contains(t, f.Error.Message, test.says, test.query)
@@ -349,12 +385,15 @@ func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 func TestRefuse_TextsAreNotEscapedForHTML(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
-	response, err := http.Get("http" + strings.TrimPrefix(m.url, "ws") + "?resume=%3Cyes%26no%3E")
+	request, err := http.NewRequest(http.MethodGet, "http"+strings.TrimPrefix(m.url, "ws"), nil)
+	require.NoError(t, err)
+	request.Header.Set("Origin", "https://<yes&no>")
+	response, err := http.DefaultClient.Do(request)
 	require.NoError(t, err)
 	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(response.Body)
 	require.NoError(t, err)
-	require.Equal(t, http.StatusBadRequest, response.StatusCode)
+	require.Equal(t, http.StatusForbidden, response.StatusCode)
 	require.Contains(t, string(body), "<yes&no>")
 }
 
@@ -362,16 +401,16 @@ func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	socket := m.raw(t, "alice")
-	require.True(t, read(t, socket).Ready)
-	for _, c := range []struct{ text, re, code, says string }{
+	ready(t, socket)
+	for _, c := range []struct{ text, replyTo, code, says string }{
 		{`{`, "", refusal.Malformed, "not a JSON"},
 		{`{"type":"ping","TYPE":"ping"}`, "", refusal.InvalidField, `no field "TYPE"`},
-		{`{"id":"x","type":"look","data":{},"data":{"rooms":["presence:bob"]}}`, "x", refusal.InvalidField, "data is there twice"},
+		{`{"id":"x","type":"subscribe","data":{},"data":{"rooms":["presence:bob"]}}`, "x", refusal.InvalidField, "data is there twice"},
 		{`{"id":"x","id":"y","type":"ping"}`, "x", refusal.InvalidField, "id is there twice"},
 		{"{\"id\":\"x\",\"type\":\"ping\xff\"}", "", refusal.Malformed, "UTF-8"},
 		{`{"id":"` + strings.Repeat("é", 65) + `","type":"ping"}`, "", refusal.InvalidField, "id has more than 64 characters"},
 		{`{"id":"x","type":"` + strings.Repeat("z", 60_000) + `"}`, "x", refusal.UnknownType, "zzz…"},
-		{`{"id":"x","type":"look","data":{"rooms":["presence:bob"],"Rooms":[]}}`, "x", refusal.InvalidField, `"Rooms"`},
+		{`{"id":"x","type":"subscribe","data":{"rooms":["presence:bob"],"Rooms":[]}}`, "x", refusal.InvalidField, "Rooms is unknown"},
 		{`{"id":"x","type":"chat.send_message","data":{"conversation_id":"g","body":" \u200b\u2060\n"}}`, "x",
 			refusal.InvalidField, "body is empty"},
 		{`[]`, "", refusal.Malformed, "a JSON object"},
@@ -396,13 +435,13 @@ func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {
 		{`{"id":"x","type":"chat.send_message","command_id":"no id","data":{"conversation_id":"g","body":"b"}}`, "x",
 			refusal.InvalidField, "command_id"},
 		{`{"id":"x","type":"chat.history","data":{"conversation_id":""}}`, "x", refusal.InvalidField, "conversation_id"},
-		{`{"id":"x","type":"look","data":{"rooms":"presence:bob"}}`, "x", refusal.InvalidField, "rooms"},
-		{`{"id":"x","type":"look"}`, "x", refusal.InvalidField, "rooms"},
-		{`{"id":"x","type":"look","data":{"rooms":["conversation:g"]}}`, "x", refusal.NotFound, "conversation:g"},
-		{`{"id":"x","type":"look","data":{"rooms":["presence:bob"]}}`, "x", refusal.NotAMember, "presence:bob"},
-		{`{"id":"x","type":"look","data":{"rooms":["post:` + strings.Repeat("z", 60_000) + `"]}}`, "x", refusal.NotFound, "zzz… to look at"},
-		{`{"id":"x","type":"look","data":{"rooms":["post:a\u0000b"]}}`, "x", refusal.NotFound, "to look at"},
-		{`{"id":"x","type":"look","data":{"rooms":["presence:a:b"]}}`, "x", refusal.NotFound, "to look at"},
+		{`{"id":"x","type":"subscribe","data":{"rooms":"presence:bob"}}`, "x", refusal.InvalidField, "rooms"},
+		{`{"id":"x","type":"subscribe"}`, "x", refusal.InvalidField, "rooms"},
+		{`{"id":"x","type":"subscribe","data":{"rooms":["conversation:g"]}}`, "x", refusal.NotFound, "conversation:g"},
+		{`{"id":"x","type":"subscribe","data":{"rooms":["presence:bob"]}}`, "x", refusal.NotAMember, "presence:bob"},
+		{`{"id":"x","type":"subscribe","data":{"rooms":["post:` + strings.Repeat("z", 60_000) + `"]}}`, "x", refusal.NotFound, "zzz… to subscribe to"},
+		{`{"id":"x","type":"subscribe","data":{"rooms":["post:a\u0000b"]}}`, "x", refusal.NotFound, "to subscribe to"},
+		{`{"id":"x","type":"subscribe","data":{"rooms":["presence:a:b"]}}`, "x", refusal.NotFound, "to subscribe to"},
 		{`{"id":"x","type":"chat.history","data":{"conversation_id":"g","limit":1e400}}`, "x", refusal.InvalidField, "limit"},
 		{`{"id":"x","type":"chat.history","data":{"conversation_id":"g","before":9223372036854775808}}`, "x", refusal.InvalidField, "before"},
 		{`{"id":"x","type":"chat.history","data":{"conversation_id":"g","after":"5"}}`, "x", refusal.InvalidField, "after"},
@@ -410,14 +449,16 @@ func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {
 		{`{"id":"x","type":"chat.history","data":{"conversation_id":"\ud800"}}`, "x", refusal.InvalidField, "conversation_id holds half"},
 		{`{"id":"x","type":"chat.conversations","data":` + strings.Repeat(`{"a":`, 100) + `1` + strings.Repeat("}", 100) + `}`, "", refusal.Malformed, "nested deeper"},
 		{"\ufeff{\"id\":\"x\",\"type\":\"ping\"}", "", refusal.Malformed, "out of place at byte 0"},
-		{`{"id":"x","type":"auth","data":{"token":"bob"}}`, "x", refusal.Malformed, "first"},
+		{`{"id":"x","type":"connect","data":{"token":"bob"}}`, "x", refusal.Malformed, "first"},
+		{`{"id":"x","type":"chat.send_message","expires_in_ms":-1,"data":{}}`, "x", refusal.InvalidField, "expires_in_ms"},
 	} {
 		write(t, socket, c.text)
 		f := read(t, socket)
-		require.NotNil(t, f.Error, c.text)
-		require.Equal(t, c.code, f.Error.Code, c.text)
-		require.Equal(t, c.re, f.Re, c.text)
-		require.Contains(t, f.Error.Message, c.says, c.text)
+		require.NotNil(t, f.refused(), c.text)
+		require.Equal(t, c.code, f.refused().Code, c.text)
+		require.Equal(t, c.replyTo, f.ReplyTo, c.text)
+		require.Equal(t, c.replyTo == "", f.Type == "error", c.text)
+		require.Contains(t, f.refused().Message, c.says, c.text)
 	}
 	require.NoError(t, socket.WriteMessage(websocket.BinaryMessage, []byte{1, 2, 3}))
 	require.Equal(t, refusal.Malformed, read(t, socket).Error.Code)
@@ -431,7 +472,7 @@ func TestFrame_AboveTheBoundIsRefusedAndTheConnectionClosed(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	socket := m.raw(t, "alice")
-	require.True(t, read(t, socket).Ready)
+	ready(t, socket)
 	write(t, socket, strings.Repeat("x", 1<<20))
 	f := read(t, socket)
 	require.Equal(t, refusal.Malformed, f.Error.Code)
@@ -449,9 +490,9 @@ func TestHandshake_ATokenThatDoesNotHold(t *testing.T) {
 	require.ErrorContains(t, err, "401")
 
 	socket := m.raw(t, "")
-	write(t, socket, `{"id":"0","type":"auth","data":{"token":"bad"}}`)
+	write(t, socket, `{"id":"0","type":"connect","data":{"token":"bad"}}`)
 	f := read(t, socket)
-	require.Equal(t, "0", f.Re)
+	require.Equal(t, "0", f.ReplyTo)
 	require.Equal(t, refusal.Unauthorized, f.Error.Code)
 	require.Equal(t, hub.Unauthorized.Code, closed(t, socket))
 }
@@ -463,30 +504,41 @@ func TestHandshake_ATokenThatCannotBeCheckedNow(t *testing.T) {
 	require.ErrorContains(t, err, "503")
 
 	socket := m.raw(t, "")
-	write(t, socket, `{"id":"0","type":"auth","data":{"token":"unknown"}}`)
+	write(t, socket, `{"id":"0","type":"connect","data":{"token":"unknown"}}`)
 	require.Equal(t, refusal.Unavailable, read(t, socket).Error.Code)
 	code := closed(t, socket)
 	require.Equal(t, hub.Unavailable.Code, code)
-	require.Less(t, code, 3500, "the client connects again")
+	require.Less(t, code, 4500, "the client connects again")
 }
 
 func TestHandshake_NothingIsTakenBeforeTheToken(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
-	socket := m.raw(t, "")
-	write(t, socket, send)
-	require.Equal(t, refusal.Unauthorized, read(t, socket).Error.Code)
-	write(t, socket, `{`)
-	require.Equal(t, refusal.Malformed, read(t, socket).Error.Code)
-	write(t, socket, `{"id":"0","type":"auth","data":{"token":"alice"}}`)
-	require.True(t, read(t, socket).OK)
-	require.True(t, read(t, socket).Ready)
+	for first, code := range map[string]int{
+		send: hub.ProtocolError.Code, `{`: hub.ProtocolError.Code, "": hub.ProtocolError.Code,
+		`{"id":"0","type":"connect"}`:                          hub.Unauthorized.Code,
+		`{"id":"0","type":"connect","data":{"token":""}}`:      hub.Unauthorized.Code,
+		`{"id":"0","type":"ping"}` + "\n" + connectFrame:       hub.ProtocolError.Code,
+		`{"id":"0","type":"authenticate","data":{"token":""}}`: hub.ProtocolError.Code,
+	} {
+		socket := m.raw(t, "")
+		write(t, socket, first)
+		f := read(t, socket)
+		require.NotNil(t, f.Error, first)
+		closing := read(t, socket)
+		require.Equal(t, "closing", closing.Type, first)
+		require.Equal(t, code, closing.Code, first)
+		require.NotEmpty(t, closing.Error.Message, first)
+		require.Equal(t, code, closed(t, socket), first)
+	}
 }
 
-func TestHandshake_EndsWhenNoTokenComes(t *testing.T) {
+func TestHandshake_EndsWhenNoConnectFrameComes(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{Handshake: 50 * time.Millisecond}, hub.Options{})
-	require.Equal(t, hub.HandshakeTimeout.Code, closed(t, m.raw(t, "")))
+	code := closed(t, m.raw(t, ""))
+	require.Equal(t, hub.ConnectTimeout.Code, code)
+	require.Less(t, code, 4500, "a late frame is not final")
 }
 
 func TestToken_EndsItsConnectionWhenItExpires(t *testing.T) {
@@ -546,7 +598,7 @@ func TestShutdown_TellsClientsToConnectElsewhere(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
 	socket := m.raw(t, "alice")
-	require.True(t, read(t, socket).Ready)
+	ready(t, socket)
 	m.sockets.Stop()
 	m.hub.Close(hub.Shutdown)
 	require.Equal(t, hub.Shutdown.Code, closed(t, socket))
@@ -561,7 +613,7 @@ func TestSlowClient_CostsOnlyItself(t *testing.T) {
 	m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
 	slow := m.raw(t, "bob")
 	require.NoError(t, slow.NetConn().(*net.TCPConn).SetReadBuffer(4096))
-	require.True(t, read(t, slow).Ready)
+	ready(t, slow)
 	var mu sync.Mutex
 	var got []int64
 	m.dial(t, client.Options{OnEvent: func(e client.Event) { mu.Lock(); got = append(got, e.Version); mu.Unlock() }})
@@ -583,7 +635,7 @@ func TestSlowClient_CostsOnlyItself(t *testing.T) {
 	for n, v := range got {
 		require.EqualValues(t, n+2, v)
 	}
-	require.Eventually(t, func() bool { return strings.Contains(m.log.String(), hub.Slow.Text) }, 5*time.Second,
+	require.Eventually(t, func() bool { return strings.Contains(m.log.String(), hub.Slow.Name) }, 5*time.Second,
 		time.Millisecond)
 	for { // what was on its way, and then the end
 		if _, _, err := slow.ReadMessage(); err != nil {

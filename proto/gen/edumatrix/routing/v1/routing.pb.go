@@ -777,6 +777,14 @@ var file_edumatrix_routing_v1_routing_proto_extTypes = []protoimpl.ExtensionInfo
 		Filename:      "edumatrix/routing/v1/routing.proto",
 	},
 	{
+		ExtendedType:  (*descriptorpb.FileOptions)(nil),
+		ExtensionType: ([]string)(nil),
+		Field:         50104,
+		Name:          "edumatrix.routing.v1.dense_streams",
+		Tag:           "bytes,50104,rep,name=dense_streams",
+		Filename:      "edumatrix/routing/v1/routing.proto",
+	},
+	{
 		ExtendedType:  (*descriptorpb.MessageOptions)(nil),
 		ExtensionType: (*Command)(nil),
 		Field:         50101,
@@ -840,22 +848,27 @@ var (
 	//
 	// optional bool connections = 50103;
 	E_Connections = &file_edumatrix_routing_v1_routing_proto_extTypes[2]
+	// Kinds of streams ("conversation") whose versions clients see without gaps: a version that is missing means a missed
+	// event.
+	//
+	// repeated string dense_streams = 50104;
+	E_DenseStreams = &file_edumatrix_routing_v1_routing_proto_extTypes[3]
 )
 
 // Extension fields to descriptorpb.MessageOptions.
 var (
 	// optional edumatrix.routing.v1.Command command = 50101;
-	E_Command = &file_edumatrix_routing_v1_routing_proto_extTypes[3]
+	E_Command = &file_edumatrix_routing_v1_routing_proto_extTypes[4]
 	// optional edumatrix.routing.v1.Event event = 50102;
-	E_Event = &file_edumatrix_routing_v1_routing_proto_extTypes[4]
+	E_Event = &file_edumatrix_routing_v1_routing_proto_extTypes[5]
 	// optional edumatrix.routing.v1.Signal signal = 50103;
-	E_Signal = &file_edumatrix_routing_v1_routing_proto_extTypes[5]
+	E_Signal = &file_edumatrix_routing_v1_routing_proto_extTypes[6]
 )
 
 // Extension fields to descriptorpb.MethodOptions.
 var (
 	// optional edumatrix.routing.v1.Query query = 50101;
-	E_Query = &file_edumatrix_routing_v1_routing_proto_extTypes[6]
+	E_Query = &file_edumatrix_routing_v1_routing_proto_extTypes[7]
 )
 
 // Extension fields to descriptorpb.FieldOptions.
@@ -863,9 +876,9 @@ var (
 	// A text, a name, a file name: kept apart in the log so that it can be emptied.
 	//
 	// optional bool personal = 50101;
-	E_Personal = &file_edumatrix_routing_v1_routing_proto_extTypes[7]
+	E_Personal = &file_edumatrix_routing_v1_routing_proto_extTypes[8]
 	// optional edumatrix.routing.v1.Shape shape = 50102;
-	E_Shape = &file_edumatrix_routing_v1_routing_proto_extTypes[8]
+	E_Shape = &file_edumatrix_routing_v1_routing_proto_extTypes[9]
 )
 
 var File_edumatrix_routing_v1_routing_proto protoreflect.FileDescriptor
@@ -930,7 +943,8 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\x0fCLASS_EPHEMERAL\x10\x03:S\n" +
 	"\x06topics\x12\x1c.google.protobuf.FileOptions\x18\xb5\x87\x03 \x03(\v2\x1b.edumatrix.routing.v1.TopicR\x06topics:[\n" +
 	"\tlooked_at\x12\x1c.google.protobuf.FileOptions\x18\xb6\x87\x03 \x03(\v2\x1e.edumatrix.routing.v1.RoomKindR\blookedAt:@\n" +
-	"\vconnections\x12\x1c.google.protobuf.FileOptions\x18\xb7\x87\x03 \x01(\bR\vconnections:Z\n" +
+	"\vconnections\x12\x1c.google.protobuf.FileOptions\x18\xb7\x87\x03 \x01(\bR\vconnections:C\n" +
+	"\rdense_streams\x12\x1c.google.protobuf.FileOptions\x18\xb8\x87\x03 \x03(\tR\fdenseStreams:Z\n" +
 	"\acommand\x12\x1f.google.protobuf.MessageOptions\x18\xb5\x87\x03 \x01(\v2\x1d.edumatrix.routing.v1.CommandR\acommand:T\n" +
 	"\x05event\x12\x1f.google.protobuf.MessageOptions\x18\xb6\x87\x03 \x01(\v2\x1b.edumatrix.routing.v1.EventR\x05event:W\n" +
 	"\x06signal\x12\x1f.google.protobuf.MessageOptions\x18\xb7\x87\x03 \x01(\v2\x1c.edumatrix.routing.v1.SignalR\x06signal:S\n" +
@@ -976,23 +990,24 @@ var file_edumatrix_routing_v1_routing_proto_depIdxs = []int32{
 	10, // 4: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
 	10, // 5: edumatrix.routing.v1.looked_at:extendee -> google.protobuf.FileOptions
 	10, // 6: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
-	11, // 7: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
-	11, // 8: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
-	11, // 9: edumatrix.routing.v1.signal:extendee -> google.protobuf.MessageOptions
-	12, // 10: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
-	13, // 11: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
-	13, // 12: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
-	9,  // 13: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
-	7,  // 14: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
-	1,  // 15: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
-	4,  // 16: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
-	6,  // 17: edumatrix.routing.v1.signal:type_name -> edumatrix.routing.v1.Signal
-	5,  // 18: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
-	8,  // 19: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	13, // [13:20] is the sub-list for extension type_name
-	4,  // [4:13] is the sub-list for extension extendee
+	10, // 7: edumatrix.routing.v1.dense_streams:extendee -> google.protobuf.FileOptions
+	11, // 8: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
+	11, // 9: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
+	11, // 10: edumatrix.routing.v1.signal:extendee -> google.protobuf.MessageOptions
+	12, // 11: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
+	13, // 12: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
+	13, // 13: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
+	9,  // 14: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
+	7,  // 15: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
+	1,  // 16: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
+	4,  // 17: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
+	6,  // 18: edumatrix.routing.v1.signal:type_name -> edumatrix.routing.v1.Signal
+	5,  // 19: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
+	8,  // 20: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	14, // [14:21] is the sub-list for extension type_name
+	4,  // [4:14] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
 }
 
@@ -1008,7 +1023,7 @@ func file_edumatrix_routing_v1_routing_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_routing_v1_routing_proto_rawDesc), len(file_edumatrix_routing_v1_routing_proto_rawDesc)),
 			NumEnums:      1,
 			NumMessages:   9,
-			NumExtensions: 9,
+			NumExtensions: 10,
 			NumServices:   0,
 		},
 		GoTypes:           file_edumatrix_routing_v1_routing_proto_goTypes,

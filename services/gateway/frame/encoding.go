@@ -1,0 +1,37 @@
+// Package frame encodes the frames that the gateway sends, and decodes those that clients send, in every encoding that
+// the client protocol has. The frames are declared in proto/edumatrix/gateway/v1.
+package frame
+
+import "slices"
+
+// Encoding is how the frames of one connection are written.
+type Encoding int
+
+const (
+	// JSON is the subprotocol edumatrix.v1.json, and what is spoken where a client offers no subprotocol.
+	JSON Encoding = iota
+	// Protobuf is the subprotocol edumatrix.v1.proto.
+	Protobuf
+)
+
+// Encodings is the number of encodings.
+const Encodings = 2
+
+// Protocol is the version of the client protocol.
+const Protocol = 1
+
+var subprotocols = [Encodings]string{JSON: "edumatrix.v1.json", Protobuf: "edumatrix.v1.proto"}
+
+// Subprotocol is the name under which WebSocket clients ask for an encoding.
+func (e Encoding) Subprotocol() string { return subprotocols[e] }
+
+// Choose returns the encoding of the first subprotocol that a client offers and this gateway knows. It returns false
+// when the client offers subprotocols, but none of these.
+func Choose(offered []string) (Encoding, bool) {
+	for _, name := range offered {
+		if i := slices.Index(subprotocols[:], name); i >= 0 {
+			return Encoding(i), true
+		}
+	}
+	return JSON, len(offered) == 0
+}

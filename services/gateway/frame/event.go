@@ -1,0 +1,92 @@
+package frame
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
+	"github.com/edumatrix/interlinked/shared/wirejson"
+)
+
+// Event is what an event frame has beside its data.
+type Event struct {
+	Name      string
+	Stream    string
+	Version   int64
+	ID        string
+	Time      time.Time
+	Actor     string
+	CommandID string // empty: it is not shown
+	Redacted  bool
+}
+
+// Encode writes an event frame. Body is the encoded message of the event, and typed an empty message of its type, or nil
+// where this gateway does not know it: JSON shows no data of it then.
+//
+// Events are most of what a gateway sends, so their JSON is written by hand, around the data, which is copied once.
+func (v *Event) Encode(e Encoding, body []byte, typed proto.Message) ([]byte, error) {
+	if e == Protobuf {
+		return v.protobuf(body)
+	}
+	data := []byte("{}")
+	if typed != nil {
+		if err := proto.Unmarshal(body, typed); err != nil {
+			return nil, fmt.Errorf("decode %s %s: %w", v.Name, v.ID, err)
+		}
+		var err error
+		if data, err = wirejson.Marshal(typed); err != nil {
+			return nil, fmt.Errorf("encode %s %s: %w", v.Name, v.ID, err)
+		}
+	}
+	b := make([]byte, 0, len(data)+len(v.Name)+len(v.Stream)+len(v.ID)+len(v.Actor)+len(v.CommandID)+192)
+	b = appendText(append(b, `{"type":"event","event":`...), v.Name)
+	b = appendText(append(b, `,"stream":`...), v.Stream)
+	b = strconv.AppendInt(append(b, `,"version":`...), v.Version, 10)
+	b = appendText(append(b, `,"id":`...), v.ID)
+	b = v.Time.UTC().AppendFormat(append(b, `,"time":"`...), time.RFC3339Nano)
+	b = append(b, '"')
+	if v.Actor != "" {
+		b = appendText(append(b, `,"actor":`...), v.Actor)
+	}
+	if v.CommandID != "" {
+		b = appendText(append(b, `,"command_id":`...), v.CommandID)
+	}
+	if v.Redacted {
+		b = append(b, `,"redacted":true`...)
+	}
+	b = append(append(b, `,"data":`...), data...)
+	return append(b, '}'), nil
+}
+
+func (v *Event) protobuf(body []byte) ([]byte, error) {
+	m := &gatewayv1.Event{Event: v.Name, Stream: v.Stream, Version: v.Version, Id: v.ID, Time: timestamppb.New(v.Time),
+		Data: body}
+	if body == nil {
+		m.Data = []byte{}
+	}
+	if v.Actor != "" {
+		m.Actor = &v.Actor
+	}
+	if v.CommandID != "" {
+		m.CommandId = &v.CommandID
+	}
+	if v.Redacted {
+		m.Redacted = &v.Redacted
+	}
+	return encodeProtobuf("event", m)
+}
+
+// appendText appends a JSON string. Names and ids are of plain characters nearly always.
+func appendText(b []byte, text string) []byte {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			quoted, _ := wirejson.Encode(text)
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), text...), '"')
+}

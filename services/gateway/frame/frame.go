@@ -1,0 +1,215 @@
+package frame
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/wirejson"
+)
+
+// Frame is a frame that the gateway sends.
+type Frame struct {
+	kind string        // the field of ServerFrame
+	body proto.Message // the value of that field, without data
+	data proto.Message // nil: there is none
+}
+
+// Done is the reply to a request that asked for no data.
+func Done(replyTo string) Frame { return Answer(replyTo, nil) }
+
+// Answer is the reply to a query or a control frame.
+func Answer(replyTo string, data proto.Message) Frame {
+	return Frame{"reply", &gatewayv1.Reply{ReplyTo: replyTo, Ok: true}, data}
+}
+
+// Refused is the reply to a request that is refused; to one that has no id, it is the frame "error".
+func Refused(replyTo string, r *refusal.Error) Frame {
+	if replyTo == "" {
+		return Frame{"error", &gatewayv1.Failure{Error: ErrorOf(r)}, nil}
+	}
+	return Frame{"reply", &gatewayv1.Reply{ReplyTo: replyTo, Error: ErrorOf(r)}, nil}
+}
+
+// Outcome is the reply to a command.
+func Outcome(replyTo string, o *gatewayv1.Outcome) Frame {
+	return Frame{"reply", &gatewayv1.Reply{ReplyTo: replyTo, Ok: OK(o), Outcome: o}, nil}
+}
+
+// OK reports whether a reply with an outcome is "ok": the command is done, or will be decided.
+func OK(o *gatewayv1.Outcome) bool {
+	switch o.Kind {
+	case gatewayv1.OutcomeKind_OUTCOME_KIND_COMMITTED, gatewayv1.OutcomeKind_OUTCOME_KIND_UNCHANGED,
+		gatewayv1.OutcomeKind_OUTCOME_KIND_QUEUED:
+		return true
+	}
+	return false
+}
+
+// LateOutcome is the outcome of a command that was answered as queued before.
+func LateOutcome(o *gatewayv1.Outcome) Frame {
+	return Frame{"outcome", &gatewayv1.LateOutcome{Outcome: o}, nil}
+}
+
+// Signal is a signal of a user to a room.
+func Signal(name, room, actor string, data proto.Message) Frame {
+	return Frame{"signal", &gatewayv1.Signal{Signal: name, Room: room, Actor: actor}, data}
+}
+
+// NotRecovered says that the client is not given what it missed of a room.
+func NotRecovered(room string) Frame {
+	return Frame{"not_recovered", &gatewayv1.NotRecovered{Room: room}, nil}
+}
+
+// Unsubscribed says that the gateway has ended the subscription to a room.
+func Unsubscribed(room string, r *refusal.Error) Frame {
+	return Frame{"unsubscribed", &gatewayv1.Unsubscribed{Room: room, Error: ErrorOf(r)}, nil}
+}
+
+// Heartbeat is a sign of life with the newest resume token; empty: there is none.
+func Heartbeat(resumeToken string) Frame {
+	h := &gatewayv1.Heartbeat{}
+	if resumeToken != "" {
+		h.ResumeToken = &resumeToken
+	}
+	return Frame{"heartbeat", h, nil}
+}
+
+// TokenExpiring says how long the token of the connection still holds.
+func TokenExpiring(in time.Duration) Frame {
+	return Frame{"token_expiring", &gatewayv1.TokenExpiring{ExpiresInMs: in.Milliseconds()}, nil}
+}
+
+// Closing says why the gateway closes the connection next, by the code of the close frame.
+func Closing(code int, r *refusal.Error) Frame {
+	return Frame{"closing", &gatewayv1.Closing{Code: int32(code), Error: ErrorOf(r)}, nil}
+}
+
+// ErrorOf is a refusal as clients see it.
+func ErrorOf(r *refusal.Error) *gatewayv1.Error {
+	e := &gatewayv1.Error{Code: r.Code, Message: r.Text}
+	if r.Field != "" {
+		e.Field = &r.Field
+	}
+	if wait := RetryAfter(r); wait > 0 {
+		e.RetryAfterMs = proto.Int64(wait.Milliseconds())
+	}
+	if r.TraceID != "" {
+		e.TraceId = &r.TraceID
+	}
+	return e
+}
+
+// retryAfter is the wait before what was refused for lack of something is sent again, where nobody knows better.
+const retryAfter = time.Second
+
+// RetryAfter is how long a client waits before it sends the same again; 0 where waiting does not help.
+func RetryAfter(r *refusal.Error) time.Duration {
+	switch {
+	case r.RetryAfter > 0:
+		return r.RetryAfter
+	case r.Code == refusal.Unavailable || r.Code == refusal.TooManyWaiting:
+		return retryAfter
+	}
+	return 0
+}
+
+// Encode writes the frame as it stands in a WebSocket message. It fails where data has no form in JSON, such as a time
+// outside the years 1 to 9999.
+func (f Frame) Encode(e Encoding) ([]byte, error) {
+	if e == JSON {
+		return f.json()
+	}
+	body := f.body
+	if f.data != nil {
+		encoded, err := proto.Marshal(f.data)
+		if err != nil {
+			return nil, fmt.Errorf("frame: encode the data of %s: %w", f.kind, err)
+		}
+		r := body.ProtoReflect()
+		r.Set(r.Descriptor().Fields().ByName("data"), protoreflect.ValueOfBytes(encoded))
+	}
+	return encodeProtobuf(f.kind, body)
+}
+
+var serverFrame = (&gatewayv1.ServerFrame{}).ProtoReflect().Descriptor().Fields()
+
+// encodeProtobuf writes a ServerFrame that has one field, with its length before it.
+func encodeProtobuf(kind string, body proto.Message) ([]byte, error) {
+	field := serverFrame.ByName(protoreflect.Name(kind)).Number()
+	size := proto.Size(body)
+	inner := protowire.SizeTag(field) + protowire.SizeBytes(size)
+	b := make([]byte, 0, protowire.SizeVarint(uint64(inner))+inner)
+	b = protowire.AppendVarint(b, uint64(inner))
+	b = protowire.AppendTag(b, field, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(size))
+	b, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(b, body)
+	if err != nil {
+		return nil, fmt.Errorf("frame: encode %s: %w", kind, err)
+	}
+	return b, nil
+}
+
+// json writes the fields of the body behind the type, and data as an object behind them.
+func (f Frame) json() ([]byte, error) {
+	body, err := wirejson.Marshal(f.body)
+	if err != nil {
+		return nil, fmt.Errorf("frame: encode %s: %w", f.kind, err)
+	}
+	var data []byte
+	if f.data != nil {
+		if data, err = wirejson.Marshal(f.data); err != nil {
+			return nil, fmt.Errorf("frame: encode the data of %s: %w", f.kind, err)
+		}
+	}
+	b := make([]byte, 0, len(body)+len(data)+len(f.kind)+20)
+	b = append(append(append(b, `{"type":"`...), f.kind...), '"')
+	if len(body) > len("{}") {
+		b = append(append(b, ','), body[1:len(body)-1]...)
+	}
+	if data != nil {
+		b = append(append(b, `,"data":`...), data...)
+	}
+	return append(b, '}'), nil
+}
+
+// Join writes several encoded frames into one, as they stand together in a WebSocket message.
+func Join(e Encoding, frames [][]byte) []byte {
+	n := len(frames)
+	for _, f := range frames {
+		n += len(f)
+	}
+	b := make([]byte, 0, n)
+	for i, f := range frames {
+		if e == JSON && i > 0 {
+			b = append(b, '\n')
+		}
+		b = append(b, f...)
+	}
+	return b
+}
+
+// Shared is a frame that many connections get: it is encoded once in each encoding that one of them has. It is safe for
+// concurrent use.
+type Shared struct {
+	Frame Frame
+
+	encodings [Encodings]struct {
+		once    sync.Once
+		encoded []byte
+		err     error
+	}
+}
+
+// Encode is Frame.Encode.
+func (s *Shared) Encode(e Encoding) ([]byte, error) {
+	of := &s.encodings[e]
+	of.once.Do(func() { of.encoded, of.err = s.Frame.Encode(e) })
+	return of.encoded, of.err
+}

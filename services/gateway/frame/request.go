@@ -1,0 +1,155 @@
+package frame
+
+import (
+	"errors"
+	"iter"
+	"math"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/wirejson"
+)
+
+// MaxID is how long the id of a frame may be, in characters.
+const MaxID = 64
+
+// Request is a frame that a client sent.
+type Request struct {
+	ID        string
+	Type      string
+	CommandID string
+	ExpiresIn time.Duration // 0: the client did not limit it
+	Data      Data
+}
+
+// Data is the data of a request, which is decoded once it is known which message it is.
+type Data struct {
+	Encoding Encoding
+	Bytes    []byte // empty: there is none
+}
+
+// Read decodes the data into an empty message, and refuses what the message does not declare. The error is a refusal.
+func (d Data) Read(m proto.Message) error { return d.read(m, wirejson.Unmarshal) }
+
+// ReadKnown is Read, but ignores the fields that the message does not declare.
+func (d Data) ReadKnown(m proto.Message) error { return d.read(m, wirejson.UnmarshalKnown) }
+
+func (d Data) read(m proto.Message, fromJSON func([]byte, proto.Message) error) error {
+	if d.Encoding == JSON {
+		if len(d.Bytes) == 0 {
+			return nil
+		}
+		return fromJSON(d.Bytes, m)
+	}
+	if err := proto.Unmarshal(d.Bytes, m); err != nil {
+		return refusal.New(refusal.InvalidField, "data is not an encoded %s", m.ProtoReflect().Descriptor().FullName())
+	}
+	return check(m.ProtoReflect())
+}
+
+// check refuses what JSON refuses in any message: text that cannot be stored.
+func check(m protoreflect.Message) (err error) {
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		each := func(v protoreflect.Value) {
+			switch {
+			case f.Kind() == protoreflect.StringKind && strings.ContainsRune(v.String(), 0):
+				err = refusal.NewField(string(f.Name()), "holds the character U+0000, which cannot be stored")
+			case f.Message() != nil && !f.IsMap():
+				err = check(v.Message())
+			}
+		}
+		if f.IsList() {
+			for i := 0; i < v.List().Len() && err == nil; i++ {
+				each(v.List().Get(i))
+			}
+		} else {
+			each(v)
+		}
+		return err == nil
+	})
+	return err
+}
+
+// Decode decodes the frames of one WebSocket message, in order. Each comes with nil or with a refusal, and then has the id
+// that the client gave it, if that can be read. After a frame whose end cannot be found there are no more.
+func Decode(e Encoding, message []byte) iter.Seq2[Request, error] {
+	return func(yield func(Request, error) bool) {
+		if e == JSON {
+			for text := range wirejson.Values(message) {
+				if !yield(decodeJSON(text)) {
+					return
+				}
+			}
+			return
+		}
+		for first := true; first || len(message) > 0; first = false {
+			one, n := protowire.ConsumeBytes(message)
+			if n < 0 {
+				yield(Request{}, refusal.New(refusal.Malformed,
+					"the message is not one or more frames, each with its length as a varint before it"))
+				return
+			}
+			message = message[n:]
+			if !yield(decodeProtobuf(one)) {
+				return
+			}
+		}
+	}
+}
+
+func decodeJSON(text []byte) (Request, error) {
+	var r Request
+	var expires int64
+	err := wirejson.Object(text, wirejson.Text("id", &r.ID), wirejson.Text("type", &r.Type),
+		wirejson.Text("command_id", &r.CommandID), wirejson.Integer("expires_in_ms", &expires),
+		wirejson.Raw("data", &r.Data.Bytes))
+	if err == nil {
+		err = r.setExpiry(expires)
+	}
+	return r.checked(err, `a frame looks like {"id":"1","type":"…","data":{…}}`)
+}
+
+func decodeProtobuf(encoded []byte) (Request, error) {
+	var f gatewayv1.ClientFrame
+	if proto.Unmarshal(encoded, &f) != nil || len(f.ProtoReflect().GetUnknown()) > 0 {
+		return Request{}, refusal.New(refusal.Malformed, "the frame is not an encoded %s",
+			f.ProtoReflect().Descriptor().FullName())
+	}
+	r := Request{ID: f.Id, Type: f.Type, CommandID: f.CommandId, Data: Data{Protobuf, f.Data}}
+	return r.checked(r.setExpiry(f.ExpiresInMs), "type has the number 2")
+}
+
+func (r *Request) setExpiry(ms int64) error {
+	if ms < 0 {
+		return refusal.NewField("expires_in_ms", "has to be 1 or more, not %d", ms)
+	}
+	r.ExpiresIn = time.Duration(min(ms, math.MaxInt64/int64(time.Millisecond))) * time.Millisecond
+	return nil
+}
+
+// checked returns the frame with what is wrong with it.
+func (r Request) checked(err error, example string) (Request, error) {
+	if utf8.RuneCountInString(r.ID) > MaxID {
+		return Request{}, refusal.NewField("id", "has more than %d characters", MaxID)
+	}
+	if strings.ContainsRune(r.ID, 0) {
+		return Request{}, refusal.NewField("id", "holds the character U+0000")
+	}
+	var problem *refusal.Error
+	switch {
+	case errors.As(err, &problem) && problem.Code == refusal.Malformed:
+		return Request{}, refusal.New(refusal.Malformed, "the frame cannot be read: %s", problem.Text)
+	case err != nil:
+		return Request{ID: r.ID}, err
+	case r.Type == "":
+		return r, refusal.New(refusal.Malformed, "the frame has no type; %s", example)
+	}
+	return r, nil
+}

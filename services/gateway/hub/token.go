@@ -1,0 +1,139 @@
+package hub
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"hash/fnv"
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/edumatrix/interlinked/services/gateway/frame"
+)
+
+// Progress holds, for each owner's log, up to which position a connection was given everything that was for it. A client
+// has it as a resume token, which travels through the connection's own queue: whoever has read it has read all that.
+type Progress map[string]Point
+
+// Point is a place in one log.
+type Point struct {
+	Position int64
+	// Incarnation is that of the log (see IncarnationOf): a log of another incarnation may have lost what the client has.
+	Incarnation uint32
+}
+
+// IncarnationOf is what resume tokens hold of a log's incarnation; 0 where the log has none.
+func IncarnationOf(incarnation string) uint32 {
+	if incarnation == "" {
+		return 0
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(incarnation)) // never fails
+	return max(1, h.Sum32())
+}
+
+// Holds reports whether a log of an incarnation has everything that the client has. Progress in a log that had none is
+// believed.
+func (p Point) Holds(incarnation uint32) bool {
+	return p.Incarnation == 0 || p.Incarnation == incarnation
+}
+
+const (
+	// maxToken bounds a resume token, in characters.
+	maxToken = 1024
+	// tokenVersion is the first byte of a resume token. The versions below it were not bound to a user.
+	tokenVersion = 3
+	// tokenMAC is how many bytes of the HMAC a resume token ends with.
+	tokenMAC = 16
+)
+
+// encode is the part of a resume token that is the same for all users.
+func (p Progress) encode() []byte {
+	b := []byte{tokenVersion}
+	for _, owner := range slices.Sorted(maps.Keys(p)) {
+		b = append(b, byte(len(owner)))
+		b = append(b, owner...)
+		b = binary.AppendUvarint(b, uint64(max(0, p[owner].Position)))
+		b = binary.BigEndian.AppendUint32(b, p[owner].Incarnation)
+	}
+	return b
+}
+
+// ResumeToken is the progress as a user's client has it. It is bound to the user, and authenticated: it grants nothing
+// that the user may not see, but positions that no gateway gave would make one read what is not there.
+func (h *Hub) ResumeToken(user string, p Progress) string { return h.seal(user, p.encode()) }
+
+func (h *Hub) seal(user string, encoded []byte) string {
+	b := append(slices.Clip(encoded), h.tokenMAC(user, encoded)...)
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+func (h *Hub) tokenMAC(user string, encoded []byte) []byte {
+	mac := hmac.New(sha256.New, h.options.TokenKey)
+	mac.Write([]byte(user))
+	mac.Write([]byte{0})
+	mac.Write(encoded)
+	return mac.Sum(nil)[:tokenMAC]
+}
+
+// ReadResumeToken reads what a user's client brings back. It returns false for a token that no gateway of this
+// installation gave to this user.
+func (h *Hub) ReadResumeToken(user, token string) (Progress, bool) {
+	if len(token) > maxToken {
+		return nil, false
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
+	if err != nil || len(b) < 1+tokenMAC || b[0] != tokenVersion {
+		return nil, false
+	}
+	b, mac := b[:len(b)-tokenMAC], b[len(b)-tokenMAC:]
+	if !hmac.Equal(mac, h.tokenMAC(user, b)) {
+		return nil, false
+	}
+	p := Progress{}
+	for b = b[1:]; len(b) > 0; {
+		n := int(b[0])
+		if len(b) < 1+n {
+			return nil, false
+		}
+		owner := string(b[1 : 1+n])
+		position, size := binary.Uvarint(b[1+n:])
+		if size <= 0 || position > math.MaxInt64 || len(b) < 1+n+size+4 {
+			return nil, false
+		}
+		b = b[1+n+size:]
+		p[owner] = Point{Position: int64(position), Incarnation: binary.BigEndian.Uint32(b)}
+		b = b[4:]
+	}
+	return p, true
+}
+
+// sharedProgress is the progress that many connections have: it is encoded once, when the first of them is to get a
+// heartbeat. One goroutine uses it.
+type sharedProgress struct {
+	hub       *Hub
+	positions []int64 // by number of the log
+	encoded   []byte
+}
+
+func (h *Hub) newProgress(positions []int64) *sharedProgress {
+	return &sharedProgress{hub: h, positions: positions}
+}
+
+func (p *sharedProgress) token(user string) string {
+	if p.encoded == nil {
+		progress := Progress{}
+		for log, owner := range p.hub.logs {
+			progress[owner] = Point{Position: p.positions[log], Incarnation: p.hub.views[owner].incarnation.Load()}
+		}
+		p.encoded = progress.encode()
+	}
+	return p.hub.seal(user, p.encoded)
+}
+
+// heartbeat is the queued frame of a heartbeat.
+func (c *Conn) heartbeat(token string) *queued {
+	return &queued{text: c.encode(frame.Heartbeat(token)), token: token, spare: true}
+}

@@ -1,0 +1,166 @@
+package hub_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/services/gateway/frame"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+)
+
+func TestResumeToken_ComesBackAsItWentAndToNobodyElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{TokenKey: []byte("a key")})
+	p := hub.Progress{"chat": {Position: 1 << 60, Incarnation: hub.IncarnationOf("a")}, "feed": {}, "notification": {Position: 77}}
+	token := w.hub.ResumeToken("bob", p)
+	require.Less(t, len(token), 120)
+	got, known := w.hub.ReadResumeToken("bob", token)
+	require.True(t, known)
+	require.Equal(t, p, got)
+	for i := range token {
+		other := byte('A')
+		if token[i] == other {
+			other = 'B'
+		}
+		_, known := w.hub.ReadResumeToken("bob", token[:i]+string(other)+token[i+1:])
+		require.False(t, known, i)
+		_, known = w.hub.ReadResumeToken("bob", token[:i])
+		require.False(t, known, i)
+	}
+	_, known = w.hub.ReadResumeToken("eve", token)
+	require.False(t, known, "it is bound to its user")
+	_, known = newWorld(t, hub.Options{TokenKey: []byte("another key")}).hub.ReadResumeToken("bob", token)
+	require.False(t, known, "another installation")
+	for _, mangled := range []string{"", "A", token + "A", token + token, " " + token, strings.Repeat("A", 5000),
+		"AQRjaGF0BfKmrcc"} {
+		_, known := w.hub.ReadResumeToken("bob", mangled)
+		require.False(t, known, mangled)
+	}
+}
+
+func FuzzReadResumeToken(f *testing.F) {
+	w := newWorld(f, hub.Options{})
+	f.Add(w.hub.ResumeToken("bob", hub.Progress{"chat": {Position: 5}}))
+	f.Add("AQRjaGF0BfKmrcc")
+	f.Fuzz(func(t *testing.T, text string) {
+		if p, known := w.hub.ReadResumeToken("bob", text); known {
+			again, known := w.hub.ReadResumeToken("bob", w.hub.ResumeToken("bob", p))
+			require.True(t, known)
+			require.Equal(t, p, again)
+		}
+	})
+}
+
+// tokens takes what waits for bob's connection and returns the resume tokens in it, as the chat's positions.
+func tokens(t *testing.T, w *world, c *hub.Conn) (positions []int64) {
+	t.Helper()
+	for _, text := range c.Take(10_000) {
+		var f struct {
+			Token string `json:"resume_token"`
+			Data  struct {
+				Token string `json:"resume_token"`
+			}
+		}
+		require.NoError(t, json.Unmarshal(text, &f))
+		if token := f.Token + f.Data.Token; token != "" {
+			p, known := w.hub.ReadResumeToken("bob", token)
+			require.True(t, known)
+			positions = append(positions, p["chat"].Position)
+		}
+	}
+	return positions
+}
+
+func (w *world) complete(position int64) {
+	for _, owner := range w.chat.Catalog.Logs() {
+		w.hub.View(owner).SetComplete(position)
+	}
+}
+
+func TestHeartbeat_ItsTokenCoversWhatIsInTheQueueBeforeIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	c, err := w.hub.Add("bob", frame.JSON)
+	require.NoError(t, err)
+	c.Greet(greeting)
+	w.hub.Beat(false)
+	require.Empty(t, c.Take(10))
+	w.hub.Beat(true)
+	require.Equal(t, `{"type":"heartbeat"}`, string(c.Take(10)[0]), "a sign of life, with nothing to resume from")
+	for _, owner := range w.chat.Catalog.Logs() {
+		require.True(t, w.hub.View(owner).Attach(c, nil, 5))
+	}
+	require.Equal(t, []int64{5}, tokens(t, w, c), "the floor, with the greeting")
+
+	w.hub.Beat(false)
+	require.Empty(t, tokens(t, w, c), "nothing is newer")
+	w.complete(7)
+	w.hub.Beat(false)
+	require.Empty(t, tokens(t, w, c), "nothing was given")
+	w.hub.Beat(true)
+	require.Equal(t, []int64{7}, tokens(t, w, c), "an old token is dear to come back with")
+	w.hub.Beat(true)
+	require.Equal(t, []int64{7}, tokens(t, w, c), "a sign of life, whatever has happened")
+
+	e := w.began(`["bob"]`)
+	e.Position = 9
+	w.deliver(e)
+	w.hub.Beat(false)
+	require.Empty(t, tokens(t, w, c), "given at 9, which is not known to be all up to there")
+	w.complete(8)
+	w.hub.Beat(false)
+	w.complete(12)
+	w.hub.Beat(false)
+	w.hub.Beat(false)
+	require.Equal(t, []int64{8, 12}, tokens(t, w, c), "until one covers what was given")
+
+	w.complete(15)
+	w.hub.Close(hub.Shutdown)
+	require.Equal(t, []int64{15}, tokens(t, w, c), "before the end")
+}
+
+// A client that resumes gets heartbeats with its own token until it is given something.
+func TestHeartbeat_OfOneThatResumesHasItsOwnToken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	c, err := w.hub.Add("bob", frame.JSON)
+	require.NoError(t, err)
+	c.Returns(hub.Progress{"chat": {Position: 3}})
+	w.hub.Beat(true)
+	require.Equal(t, []int64{3}, tokens(t, w, c))
+}
+
+func TestHeartbeat_IsDroppedRatherThanAConnection(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 3, Stall: time.Nanosecond}})
+	c := w.connect(t, "bob", nil, 0)
+	for _, owner := range w.chat.Catalog.Logs() {
+		require.True(t, w.hub.View(owner).Attach(c, nil, 0))
+	}
+	c.Take(10)
+	w.deliver(w.began(`["bob"]`))
+	for n := range 10 {
+		w.complete(int64(n + 1))
+		w.hub.Beat(true)
+	}
+	w.deliver(w.said("1"), w.said("2"))
+	_, ended := c.Reason()
+	require.False(t, ended)
+	require.Equal(t, []string{"conversation_started", "1", "2"}, seen(t, c))
+}
+
+// The user who caused an event gets the id of the command with it, and nobody else does.
+func TestEvent_ShowsTheCommandToItsUserAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	alice, bob := w.connect(t, "alice", nil, 0), w.connect(t, "bob", nil, 0)
+	e := w.began(`["alice","bob"]`)
+	e.Cause = "c-1"
+	w.deliver(e)
+	require.Contains(t, string(alice.Take(1)[0]), `"command_id":"c-1"`)
+	require.NotContains(t, string(bob.Take(1)[0]), "command_id")
+}

@@ -1,0 +1,214 @@
+package session
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/intake"
+	"github.com/edumatrix/interlinked/services/gateway/lease"
+	"github.com/edumatrix/interlinked/services/gateway/quota"
+	"github.com/edumatrix/interlinked/shared/auth"
+)
+
+// Opening is how a connection begins.
+type Opening struct {
+	// User is who the handshake named, by a header; nil where it named nobody.
+	User *auth.User
+	// Device names the client where its connect frame does not.
+	Device   string
+	Encoding frame.Encoding
+	// Request is the first frame, and Err what was wrong with it.
+	Request frame.Request
+	Err     error
+}
+
+// RejectedError is why a session did not begin.
+type RejectedError struct {
+	Reason  hub.Reason     // why the connection ends
+	Refusal *refusal.Error // the reply to the first frame; nil: there is none
+}
+
+func (e *RejectedError) Error() string {
+	if e.Refusal != nil {
+		return e.Refusal.Error()
+	}
+	return e.Reason.Text
+}
+
+func protocolError(r *refusal.Error) error { return &RejectedError{hub.ProtocolError, r} }
+
+// connecting is what the reply to connect waits for, and what it says.
+type connecting struct {
+	late *time.Timer
+
+	mu      sync.Mutex
+	rooms   []string
+	refused []*gatewayv1.RefusedRoom
+}
+
+func (c *connecting) stop() {
+	if c != nil && c.late != nil {
+		c.late.Stop()
+	}
+}
+
+// answer notes what became of a room that the client asked for.
+func (c *connecting) answer(room string, refused *refusal.Error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if refused == nil {
+		c.rooms = append(c.rooms, room)
+		return
+	}
+	c.refused = append(c.refused, &gatewayv1.RefusedRoom{Room: room, Error: frame.ErrorOf(refused)})
+}
+
+// Open begins a session by its first frame, which has to be connect: the user's rooms are asked for, and the client gets
+// the reply when it misses nothing any more. The error is a *RejectedError.
+func (m *Mesh) Open(ctx context.Context, o Opening) (_ *Session, err error) {
+	if o.Err != nil {
+		return nil, protocolError(access.Refusal(o.Err))
+	}
+	if o.Request.Type != "connect" {
+		return nil, protocolError(refusal.New(refusal.Malformed, "the first frame has to be connect, not %q",
+			access.Clip(o.Request.Type)))
+	}
+	var c gatewayv1.Connect
+	if err := o.Request.Data.ReadKnown(&c); err != nil {
+		return nil, protocolError(access.Refusal(err))
+	}
+	slices.Sort(c.Rooms)
+	if c.Rooms = slices.Compact(c.Rooms); len(c.Rooms) > maxSubscriptions {
+		return nil, protocolError(refusal.NewField("rooms", "has %d rooms, a connection subscribes to at most %d",
+			len(c.Rooms), maxSubscriptions))
+	}
+	user, err := m.user(ctx, o.User, c.Token)
+	if err != nil {
+		r := access.Refusal(err)
+		if r.Code != refusal.Unauthorized {
+			return nil, &RejectedError{hub.Unavailable, r}
+		}
+		return nil, &RejectedError{hub.Unauthorized, r}
+	}
+	s := &Session{mesh: m, user: user.ID, quota: m.Users.Enter(user.ID), frames: quota.NewBucket(frameRate, frameBurst)}
+	opened := false
+	defer func() {
+		if !opened { // also by a panic
+			s.Close()
+		}
+	}()
+	if !s.quota.Connect() {
+		return nil, &RejectedError{Reason: hub.TooFast}
+	}
+	if s.conn, err = m.Hub.Add(user.ID, o.Encoding); err != nil {
+		return nil, &RejectedError{Reason: reasonOf(err)}
+	}
+	s.sender = m.Intake.NewSender()
+	s.expires(user.Expires)
+	s.begin(o, &c)
+	opened = true
+	return s, nil
+}
+
+// user is who the client is: by the token in its first frame, by the handshake, or by both, which have to agree.
+func (m *Mesh) user(ctx context.Context, handshake *auth.User, token string) (auth.User, error) {
+	if token == "" {
+		if handshake == nil {
+			return auth.User{}, refusal.New(refusal.Unauthorized,
+				"there is no token: neither in the connect frame nor in the header Authorization")
+		}
+		return *handshake, nil
+	}
+	user, err := m.Access.User(ctx, token)
+	if err == nil && handshake != nil && handshake.ID != user.ID {
+		err = refusal.New(refusal.Unauthorized,
+			"the tokens of the connect frame and of the header Authorization name different users")
+	}
+	return user, err
+}
+
+// begin attaches the connection to the rooms of its user, and has the client greeted when all of them are open.
+func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
+	// A session that no gateway gave is not an error: the client would never get in again.
+	session := c.SessionId
+	if !catalog.ValidID(session) {
+		session = uuid.NewString()
+	}
+	device := deviceName(c.Device)
+	if device == "" {
+		device = deviceName(o.Device)
+	}
+	had, resumed := s.mesh.Hub.ReadResumeToken(s.user, c.ResumeToken)
+	s.connect = &connecting{}
+	s.conn.Greet(func(g hub.Greeting) frame.Frame {
+		s.connect.stop()
+		s.connect.mu.Lock()
+		defer s.connect.mu.Unlock()
+		slices.Sort(s.connect.rooms)
+		return frame.Answer(o.Request.ID, &gatewayv1.Connected{UserId: s.user, SessionId: session,
+			ResumeToken: g.ResumeToken, Resumed: resumed, NotRecovered: g.NotRecovered, Rooms: s.connect.rooms,
+			Refused: s.connect.refused, Protocol: frame.Protocol, HeartbeatMs: s.mesh.Hub.HeartbeatEvery().Milliseconds(),
+			DenseStreams: s.mesh.Catalog.DenseStreams(), ServerTime: timestamppb.Now(),
+			Limits: &gatewayv1.Limits{FrameBytes: s.mesh.MaxFrame, PendingCommands: intake.MaxWaiting}})
+	})
+	within := s.mesh.ConnectWithin
+	if within == 0 {
+		within = 30 * time.Second
+	}
+	s.connect.late = s.after(within, func() { s.conn.Close(hub.ConnectTimeout) })
+	s.mesh.Lease.Open(lease.Connection{ID: s.conn.ID, User: s.user, Session: session, Device: device, Since: time.Now(),
+		Token: s.conn.Written, End: func() { s.conn.Close(hub.SessionEnded) }})
+
+	subscribed := c.Rooms
+	s.conn.Hold(len(subscribed))
+	answer := func(room string, refused *refusal.Error) {
+		s.connect.answer(room, refused)
+		s.conn.Release()
+	}
+	if len(subscribed) > 0 && !s.quota.Look(len(subscribed)) {
+		for _, room := range subscribed {
+			answer(room, subscribedTooFast)
+		}
+		subscribed = nil
+	}
+	if !resumed {
+		s.mesh.Rooms.Attach(s.conn)
+		s.lookAt(subscribed, answer)
+		return
+	}
+	s.pending.Add(int64(len(subscribed)))
+	for _, room := range s.mesh.Rooms.Resume(s.conn, had, subscribed, s.allowed(answer)) {
+		s.pending.Add(-1)
+		answer(room, unknownRoom(room))
+	}
+}
+
+// maxDevice is how long the name of a device may be, in characters.
+const maxDevice = 64
+
+// deviceName is what a user is shown of a client's own words.
+func deviceName(text string) string {
+	var name []rune
+	for _, r := range text {
+		if len(name) == maxDevice {
+			break
+		}
+		if unicode.IsPrint(r) {
+			name = append(name, r)
+		}
+	}
+	return strings.TrimSpace(string(name))
+}

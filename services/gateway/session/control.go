@@ -1,0 +1,38 @@
+package session
+
+import (
+	"sync"
+
+	"github.com/edumatrix/interlinked/services/gateway/frame"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+)
+
+// controls keeps the replies to control frames in the order of the frames: some of them wait for an owner.
+type controls struct {
+	mu      sync.Mutex
+	waiting []*control
+}
+
+type control struct {
+	done  bool
+	reply frame.Frame
+}
+
+// begin notes a control frame. The function that it returns queues the reply, as soon as the control frames before have
+// theirs; it is called once.
+func (c *controls) begin(conn *hub.Conn) (reply func(frame.Frame)) {
+	one := &control{}
+	c.mu.Lock()
+	c.waiting = append(c.waiting, one)
+	c.mu.Unlock()
+	return func(f frame.Frame) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		one.done, one.reply = true, f
+		for len(c.waiting) > 0 && c.waiting[0].done {
+			conn.Send(c.waiting[0].reply)
+			c.waiting[0] = nil
+			c.waiting = c.waiting[1:]
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package session
+
+import (
+	"slices"
+	"sync"
+
+	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/access"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
+)
+
+// roomsOf checks the rooms that subscribe or unsubscribe names, and lists each once.
+func roomsOf(rooms []string) ([]string, *refusal.Error) {
+	if len(rooms) == 0 {
+		return nil, refusal.NewField("rooms", `is missing; data looks like {"rooms":["presence:bob"]}`)
+	}
+	slices.Sort(rooms)
+	return slices.Compact(rooms), nil
+}
+
+// subscribing gathers the answers for all rooms of one frame.
+type subscribing struct {
+	mu      sync.Mutex
+	missing int
+	rooms   []string
+	refused []*gatewayv1.RefusedRoom
+	first   *refusal.Error // of the rooms that are refused
+	done    func(*subscribing)
+}
+
+func (a *subscribing) answer(room string, refused *refusal.Error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if refused == nil {
+		a.rooms = append(a.rooms, room)
+	} else {
+		if a.first == nil {
+			a.first = refused
+		}
+		a.refused = append(a.refused, &gatewayv1.RefusedRoom{Room: room, Error: frame.ErrorOf(refused)})
+	}
+	if a.missing--; a.missing == 0 {
+		a.done(a)
+	}
+}
+
+func (a *subscribing) reply(replyTo string) frame.Frame {
+	if len(a.rooms) == 0 {
+		return frame.Refused(replyTo, a.first)
+	}
+	slices.Sort(a.rooms)
+	return frame.Answer(replyTo, &gatewayv1.Subscribed{Rooms: a.rooms, Refused: a.refused})
+}
+
+var subscribedTooFast = refusal.New(refusal.TooManyWaiting, "too many rooms are subscribed to in a short time; wait a while")
+
+// subscribe asks whether the client may subscribe to rooms. The reply lists those that it may and those that it may not;
+// when it may subscribe to none, the reply is the refusal of the first.
+func (s *Session) subscribe(r frame.Request) {
+	reply := s.controls.begin(s.conn)
+	var m gatewayv1.Subscribe
+	if err := r.Data.Read(&m); err != nil {
+		reply(frame.Refused(r.ID, access.Refusal(err)))
+		return
+	}
+	rooms, problem := roomsOf(m.Rooms)
+	if problem == nil && s.mesh.Rooms.Looking(s.conn)+int(s.pending.Load())+len(rooms) > maxSubscriptions {
+		problem = refusal.New(refusal.TooManyWaiting, "a connection subscribes to %d rooms at most", maxSubscriptions)
+	}
+	if problem == nil && !s.quota.Look(len(rooms)) {
+		problem = subscribedTooFast
+	}
+	if problem != nil {
+		reply(frame.Refused(r.ID, problem))
+		return
+	}
+	all := &subscribing{missing: len(rooms), done: func(a *subscribing) { reply(a.reply(r.ID)) }}
+	s.lookAt(rooms, all.answer)
+}
+
+// lookAt asks whether the client may subscribe to rooms. Each is answered by itself, by a refusal or nil.
+func (s *Session) lookAt(rooms []string, answer func(room string, refused *refusal.Error)) {
+	s.pending.Add(int64(len(rooms)))
+	done := s.allowed(answer)
+	for _, room := range rooms {
+		if known := s.mesh.Rooms.Look(s.conn, room, func(refused bool) { done(room, refused) }); !known {
+			s.pending.Add(-1)
+			answer(room, unknownRoom(room))
+		}
+	}
+}
+
+// allowed turns what an owner answers into the answer for a room that was counted as pending.
+func (s *Session) allowed(answer func(room string, refused *refusal.Error)) func(room string, refused bool) {
+	return func(room string, refused bool) {
+		s.pending.Add(-1)
+		if refused {
+			answer(room, refusal.New(refusal.NotAMember, "you may not subscribe to %s", access.Clip(room)))
+			return
+		}
+		answer(room, nil)
+	}
+}
+
+func unknownRoom(room string) *refusal.Error {
+	return refusal.New(refusal.NotFound, "there is no room %s to subscribe to", access.Clip(room))
+}
+
+func (s *Session) unsubscribe(r frame.Request) {
+	reply := s.controls.begin(s.conn)
+	var m gatewayv1.Unsubscribe
+	if err := r.Data.Read(&m); err != nil {
+		reply(frame.Refused(r.ID, access.Refusal(err)))
+		return
+	}
+	rooms, problem := roomsOf(m.Rooms)
+	if problem != nil {
+		reply(frame.Refused(r.ID, problem))
+		return
+	}
+	for _, room := range rooms {
+		s.mesh.Rooms.Unlook(s.conn, room)
+	}
+	reply(frame.Done(r.ID))
+}
