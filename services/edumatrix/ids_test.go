@@ -41,7 +41,7 @@ func TestUsers_AreWhomIdentityProvidersName(t *testing.T) {
 
 		// Presence: the other watches who comes.
 		room := catalog.Address("presence", one)
-		_, err := otherConn.Request(t.Context(), map[string]any{"type": "look", "data": map[string]any{"rooms": []string{room}}})
+		_, err := otherConn.Subscribe(t.Context(), room)
 		require.NoError(t, err)
 		oneConn := dial(t, c, one, nil)
 		await("presence", func(e client.Event) bool { return e.Type == "presence.came_online" && e.Stream == room })

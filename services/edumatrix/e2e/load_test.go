@@ -52,7 +52,10 @@ func newCrowd(b *testing.B, m *mesh, conversations int) *crowd {
 		mu.Lock()
 		all = append(all, conn)
 		mu.Unlock()
-		_, err = awaitFrame(conn, `"ready":true`)
+		if err := conn.WriteMessage(websocket.TextMessage, []byte(`{"id":"connect","type":"connect"}`)); err != nil {
+			return nil, err
+		}
+		_, err = awaitFrame(conn, `"reply_to":"connect"`)
 		return conn, err
 	}
 	var setup errgroup.Group
@@ -72,7 +75,7 @@ func newCrowd(b *testing.B, m *mesh, conversations int) *crowd {
 			if err := sending.WriteMessage(websocket.TextMessage, []byte(start)); err != nil {
 				return err
 			}
-			reply, err := awaitFrame(sending, `"outcome":"committed"`)
+			reply, err := awaitFrame(sending, `"kind":"committed"`)
 			if err != nil {
 				return err
 			}

@@ -49,6 +49,7 @@ type mesh struct {
 	metrics   []string // of the gateways, in the same order
 	processes []*meshrun.Process
 	database  string
+	protobuf  bool // clients speak the binary subprotocol
 }
 
 // embedded is `edumatrix up` with nothing set but ports and secrets.

@@ -46,7 +46,7 @@ func (m *mesh) connect(t testing.TB, user string, gateway int, change ...func(*c
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	o := client.Options{
-		URL: m.socket(gateway), Token: mint(t, user, time.Hour),
+		URL: m.socket(gateway), Token: mint(t, user, time.Hour), Protobuf: m.protobuf,
 		OnEvent: func(e client.Event) {
 			p.mu.Lock()
 			p.seen = append(p.seen, e)
@@ -223,9 +223,9 @@ func timeout() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), patience)
 }
 
-// look joins a room by looking.
-func (p *person) look(room string) (client.Reply, error) {
+// subscribe joins a room that the person is not a member of.
+func (p *person) subscribe(room string) (client.Subscribed, error) {
 	ctx, cancel := timeout()
 	defer cancel()
-	return p.Request(ctx, map[string]any{"type": "look", "data": map[string]any{"rooms": []string{room}}})
+	return p.Subscribe(ctx, room)
 }

@@ -41,7 +41,7 @@ func resumeSuite(t *testing.T, m *mesh) {
 			"NothingOfTheTimesBetween":      testNothingBetween,
 			"DeletedComesRedacted":          testDeletedMeanwhile,
 			"TooFarForOneRoomAlone":         testTooFar,
-			"AMarkGrantsNothing":            testMarkGrantsNothing,
+			"AMarkGrantsNothing":            testTokenGrantsNothing,
 			"PresenceIsLookedAtAgain":       testLookedAtAgain,
 			"AnAuthorLookedAtIsNotMissed":   testLookedAtMissesNothing,
 			"AnyNumberOfAbsencesIsNoMatter": testAbsences,
@@ -58,23 +58,23 @@ func resumeSuite(t *testing.T, m *mesh) {
 func (p *person) leaves() { p.Abort() }
 
 // comesBack goes on where the person was, at some gateway, and keeps what it saw.
-func (p *person) comesBack(m *mesh, gateway int) (client.Resumed, error) {
+func (p *person) comesBack(m *mesh, gateway int) (client.Connected, error) {
 	ctx, cancel := timeout()
 	defer cancel()
 	next, err := p.Redial(ctx, m.socket(gateway))
 	if err != nil {
-		return client.Resumed{}, fmt.Errorf("%s comes back: %w", p.id, err)
+		return client.Connected{}, fmt.Errorf("%s comes back: %w", p.id, err)
 	}
 	p.Client = next
 	p.t.Cleanup(next.Close)
-	stands, _ := next.Resumed()
+	stands := next.Connected()
 	if !stands.Resumed {
 		return stands, fmt.Errorf("%s has not resumed", p.id)
 	}
 	return stands, nil
 }
 
-func (p *person) returns(m *mesh, gateway int) client.Resumed {
+func (p *person) returns(m *mesh, gateway int) client.Connected {
 	p.t.Helper()
 	stands, err := p.comesBack(m, gateway)
 	if err != nil {
@@ -118,8 +118,8 @@ func testSaidMeanwhile(t *testing.T, m *mesh) {
 		alice.say(begun, "in a new one")
 		stands := bob.returns(m, round)
 		// No waiting: what was missed comes before the connection is ready.
-		if got := bob.versions(begun); !slices.Equal(got, []int64{1, 2}) || len(stands.TooFar) > 0 {
-			t.Fatalf("of a conversation begun meanwhile bob saw %v, too far: %v", got, stands.TooFar)
+		if got := bob.versions(begun); !slices.Equal(got, []int64{1, 2}) || len(stands.NotRecovered) > 0 {
+			t.Fatalf("of a conversation begun meanwhile bob saw %v, not recovered: %v", got, stands.NotRecovered)
 		}
 		bob.dense(stream, 1, last)
 		bob.awaitVersion(stream, alice.say(stream, "live"))
@@ -198,11 +198,11 @@ func testTooFar(t *testing.T, m *mesh) {
 	wait.Wait()
 	owner.say(quiet, "y")
 	stands := guest.returns(m, 0)
-	if !slices.Equal(stands.TooFar, []string{loud}) {
-		t.Fatalf("too far: %v, want %s", stands.TooFar, loud)
+	if !slices.Equal(stands.NotRecovered, []string{loud}) {
+		t.Fatalf("not recovered: %v, want %s", stands.NotRecovered, loud)
 	}
 	if got := guest.versions(loud); !slices.Equal(got, []int64{1}) {
-		t.Fatalf("of the room that is too far the guest saw %d events", len(got))
+		t.Fatalf("of the room that is not recovered the guest saw %d events", len(got))
 	}
 	guest.dense(quiet, 1, 2)
 	if all := guest.all(strings.TrimPrefix(loud, "conversation:")); len(all) != messages {
@@ -211,43 +211,43 @@ func testTooFar(t *testing.T, m *mesh) {
 	guest.awaitVersion(loud, owner.say(loud, "live"))
 }
 
-func testMarkGrantsNothing(t *testing.T, m *mesh) {
+func testTokenGrantsNothing(t *testing.T, m *mesh) {
 	alice, bob, eve := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 0), m.connect(t, someone("eve"), 1)
 	stream := alice.do("chat.start_direct", map[string]any{"user_id": bob.id}).Stream
-	mark := bob.Mark() // of before the conversation
+	token := bob.ResumeToken() // of before the conversation
 	bob.awaitVersion(stream, alice.say(stream, "between us"))
-	dial := func(user, mark string) (*client.Client, []client.Event, error) {
+	dial := func(user, token string) (*client.Client, []client.Event, error) {
 		ctx, cancel := timeout()
 		defer cancel()
 		var events []client.Event
-		c, err := client.Dial(ctx, client.Options{URL: m.socket(1), Token: mint(t, user, time.Hour), Resume: mark,
+		c, err := client.Dial(ctx, client.Options{URL: m.socket(1), Protobuf: m.protobuf, Token: mint(t, user, time.Hour), ResumeToken: token,
 			OnEvent: func(e client.Event) { events = append(events, e) }})
 		if err == nil {
 			t.Cleanup(c.Close)
 		}
 		return c, events, err
 	}
-	_, events, err := dial(eve.id, mark)
+	_, events, err := dial(eve.id, token)
 	if err != nil || len(events) > 0 {
-		t.Fatalf("with the mark of somebody else eve saw %v %v", events, err)
+		t.Fatalf("with the token of somebody else eve saw %v %v", events, err)
 	}
-	if _, _, err := dial(bob.id, mark[:10]+"AAAA"+mark[14:]); codeOf(err) != "invalid_field" {
-		t.Fatalf("a mangled mark: %v", err)
+	if c, _, err := dial(bob.id, token[:10]+"AAAA"+token[14:]); err != nil || c.Connected().Resumed {
+		t.Fatalf("a mangled token: %v", err)
 	}
-	again := map[string]any{"type": "resume", "data": map[string]any{"at": mark}}
-	if _, err := bob.Request(t.Context(), again); codeOf(err) != "resume_first" {
-		t.Fatalf("resume in the middle: %v", err)
+	again := map[string]any{"type": "connect", "data": map[string]any{"resume_token": token}}
+	if _, err := bob.Request(t.Context(), again); codeOf(err) != "malformed" {
+		t.Fatalf("connect in the middle: %v", err)
 	}
 }
 
 func testLookedAtAgain(t *testing.T, m *mesh) {
 	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
-	mark := bob.Mark()
+	token := bob.ResumeToken()
 	bob.leaves()
 	ctx, cancel := timeout()
 	defer cancel()
 	online := make(chan client.Event, 10)
-	c, err := client.Dial(ctx, client.Options{URL: m.socket(0), Token: mint(t, bob.id, time.Hour), Resume: mark,
+	c, err := client.Dial(ctx, client.Options{URL: m.socket(0), Protobuf: m.protobuf, Token: mint(t, bob.id, time.Hour), ResumeToken: token,
 		Rooms: []string{"presence:" + alice.id}, OnEvent: func(e client.Event) { online <- e }})
 	if err != nil {
 		t.Fatal(err)
@@ -272,7 +272,7 @@ func testLookedAtAgain(t *testing.T, m *mesh) {
 func testLookedAtMissesNothing(t *testing.T, m *mesh) {
 	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
 	room := "author:" + alice.id
-	if _, err := bob.look(room); err != nil {
+	if _, err := bob.subscribe(room); err != nil {
 		t.Fatal(err)
 	}
 	post := func(body string) { alice.do("feed.create_post", map[string]any{"body": body}) }
@@ -288,7 +288,7 @@ func testLookedAtMissesNothing(t *testing.T, m *mesh) {
 	ctx, cancel := timeout()
 	defer cancel()
 	posts := make(chan string, 100)
-	c, err := client.Dial(ctx, client.Options{URL: m.socket(0), Token: mint(t, bob.id, time.Hour), Resume: bob.Mark(),
+	c, err := client.Dial(ctx, client.Options{URL: m.socket(0), Protobuf: m.protobuf, Token: mint(t, bob.id, time.Hour), ResumeToken: bob.ResumeToken(),
 		Rooms: []string{room}, OnEvent: func(e client.Event) { posts <- fmt.Sprint(field(e, "body")) }})
 	if err != nil {
 		t.Fatal(err)
@@ -300,7 +300,7 @@ func testLookedAtMissesNothing(t *testing.T, m *mesh) {
 		select {
 		case got := <-posts:
 			if got == "seen" && len(want) == 4 {
-				continue // after the mark: told by its version
+				continue // after the token: told by its version
 			}
 			if got != want[0] {
 				t.Fatalf("bob saw %q, not %q", got, want[0])
@@ -358,8 +358,8 @@ func testAbsences(t *testing.T, m *mesh) {
 				time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond) // how long somebody stays
 				p.leaves()
 				time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond) // and is away
-				if stands, err := p.comesBack(m, r.IntN(2)); err != nil || len(stands.TooFar) > 0 {
-					t.Errorf("too far %v: %v", stands.TooFar, err)
+				if stands, err := p.comesBack(m, r.IntN(2)); err != nil || len(stands.NotRecovered) > 0 {
+					t.Errorf("not recovered %v: %v", stands.NotRecovered, err)
 					return
 				}
 			}

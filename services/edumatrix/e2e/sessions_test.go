@@ -48,7 +48,7 @@ func (m *mesh) device(t *testing.T, user, name string, gateway int) *client.Clie
 	t.Helper()
 	ctx, cancel := timeout()
 	defer cancel()
-	c, err := client.Dial(ctx, client.Options{URL: m.socket(gateway), Token: mint(t, user, time.Hour), Device: name})
+	c, err := client.Dial(ctx, client.Options{URL: m.socket(gateway), Protobuf: m.protobuf, Token: mint(t, user, time.Hour), Device: name})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func sessionEnded(t *testing.T, c *client.Client) {
 		t.Fatal("the connection goes on")
 	}
 	var told *websocket.CloseError
-	if !errors.As(c.Err(), &told) || told.Code != 3503 {
+	if !errors.As(c.Err(), &told) || told.Code != 4501 {
 		t.Fatalf("it ended with %v", c.Err())
 	}
 }
@@ -75,11 +75,11 @@ func testSessions(t *testing.T, m *mesh) {
 	bob, stranger := m.connect(t, someone("bob"), 1), m.connect(t, someone("mallory"), 0)
 	phone := m.device(t, bob.id, "phone, \"blue\"", 0)
 	page := bob.listed("Go-http-client/1.1", "phone, \"blue\"")
-	if page.Sessions[0].SessionID != phone.Session() || phone.Session() == bob.Session() {
-		t.Fatalf("%+v, of the phone %s", page, phone.Session())
+	if page.Sessions[0].SessionID != phone.Connected().SessionID || phone.Connected().SessionID == bob.Connected().SessionID {
+		t.Fatalf("%+v, of the phone %s", page, phone.Connected().SessionID)
 	}
 	stranger.listed("Go-http-client/1.1")
-	stranger.refused("not_found", "presence.end_session", map[string]any{"session_id": phone.Session()})
+	stranger.refused("not_found", "presence.end_session", map[string]any{"session_id": phone.Connected().SessionID})
 
 	ctx, cancel := timeout()
 	defer cancel()
@@ -88,17 +88,17 @@ func testSessions(t *testing.T, m *mesh) {
 		t.Fatal(err)
 	}
 	t.Cleanup(resumed.Close)
-	if resumed.Session() != phone.Session() {
-		t.Fatalf("it came back as %s, was %s", resumed.Session(), phone.Session())
+	if resumed.Connected().SessionID != phone.Connected().SessionID {
+		t.Fatalf("it came back as %s, was %s", resumed.Connected().SessionID, phone.Connected().SessionID)
 	}
 	again := bob.listed("Go-http-client/1.1", "phone, \"blue\"")
 	if !again.Sessions[0].Since.Equal(page.Sessions[0].Since) || len(again.Sessions) != 2 {
 		t.Fatalf("%+v, before it came back %+v", again, page)
 	}
 
-	ended := bob.do("presence.end_session", map[string]any{"session_id": phone.Session()})
+	ended := bob.do("presence.end_session", map[string]any{"session_id": phone.Connected().SessionID})
 	sessionEnded(t, resumed)
-	if same := bob.do("presence.end_session", map[string]any{"session_id": phone.Session()}); ended.Stream != "sessions:"+bob.id ||
+	if same := bob.do("presence.end_session", map[string]any{"session_id": phone.Connected().SessionID}); ended.Stream != "sessions:"+bob.id ||
 		same.Version != ended.Version || same.Kind != ended.Kind {
 		t.Errorf("ended: %+v, again: %+v", ended, same)
 	}

@@ -88,12 +88,7 @@ func (d *device) dial() *connection {
 	}
 	s.Ready = time.Now()
 	if len(rooms) > 0 {
-		look := map[string]any{"type": "look", "data": map[string]any{"rooms": rooms}}
-		if _, err := c.Request(ctx, look); err != nil {
-			c.Close()
-			return nil
-		}
-		s.Looked = time.Now()
+		s.Looked = s.Ready
 	}
 	d.p.h.Begin(s)
 	return &connection{c, s}
@@ -107,13 +102,13 @@ func (d *device) resume(last *connection) *connection {
 	if err != nil {
 		return nil
 	}
-	stands, _ := c.Resumed()
-	if !stands.Resumed { // a connection that was ready has a mark
+	stands := c.Connected()
+	if !stands.Resumed { // a connection that was ready has a resume token
 		d.p.h.End(last.session, "not resumed")
 		c.Close()
 		return nil
 	}
-	d.p.h.Resume(last.session, stands.TooFar)
+	d.p.h.Resume(last.session, stands.NotRecovered)
 	return &connection{c, last.session}
 }
 

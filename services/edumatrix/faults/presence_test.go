@@ -41,7 +41,7 @@ func (m *mesh) watchPresence(ctx context.Context, p *population) (*watcher, erro
 	for _, user := range p.users {
 		rooms = append(rooms, "presence:"+user)
 	}
-	if _, err := w.Request(ctx, map[string]any{"type": "look", "data": map[string]any{"rooms": rooms}}); err != nil {
+	if _, err := w.Subscribe(ctx, rooms...); err != nil {
 		w.Close()
 		return nil, err
 	}
