@@ -40,7 +40,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// tokens are names of users; "bad" does not hold, and "brief-<name>" expires at once.
+// tokens are names of users; "bad" does not hold, "short-<name>" holds for less than a minute, and "brief-<name>" expires
+// at once.
 type tokens struct{}
 
 func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
@@ -52,6 +53,9 @@ func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
 	}
 	if token == "bad" {
 		return auth.User{}, refusal.New(refusal.Unauthorized, "the token is expired")
+	}
+	if name, short := strings.CutPrefix(token, "short-"); short {
+		return auth.User{ID: name, Expires: time.Now().Add(50*time.Second - auth.Leeway)}, nil
 	}
 	if name, brief := strings.CutPrefix(token, "brief-"); brief {
 		return auth.User{ID: name, Expires: time.Now().Add(100*time.Millisecond - auth.Leeway)}, nil
@@ -67,6 +71,7 @@ type mesh struct {
 	sockets *ws.Server
 	log     *syncBuffer
 	chat    *fake.Owner
+	owners  map[string]*fake.Owner
 	keeper  *fake.Owner // of connections
 	url     string
 	silent  func(envelope.Command) bool // of a command that gets no outcome
@@ -118,17 +123,19 @@ func (m *mesh) Close() error { return nil }
 
 // setup is what a test sets otherwise.
 type setup struct {
-	mesh     *mesh
-	tracer   trace.Tracer
-	intake   intake.Options
-	listener func(net.Listener) net.Listener
+	mesh   *mesh
+	tracer trace.Tracer
+	intake intake.Options
+	// connectWithin is how long the reply to connect may take; 30 s when 0.
+	connectWithin time.Duration
+	listener      func(net.Listener) net.Listener
 }
 
 func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *mesh {
 	t.Helper()
 	c, err := catalog.Load()
 	require.NoError(t, err)
-	m := &mesh{catalog: c, log: &syncBuffer{}, chat: fake.NewOwner(c, "chat")}
+	m := &mesh{catalog: c, log: &syncBuffer{}, chat: fake.NewOwner(c, "chat"), owners: map[string]*fake.Owner{}}
 	log := slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	set := &setup{mesh: m, tracer: noop.Tracer{}, listener: func(l net.Listener) net.Listener { return l }}
 	for _, f := range change {
@@ -144,6 +151,7 @@ func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *m
 		if name == c.Connections() {
 			m.keeper = owner
 		}
+		m.owners[name] = owner
 		server := httptest.NewServer(owner.Handler())
 		t.Cleanup(server.Close)
 		owners[name], peers[name] = meshv1connect.NewOwnerServiceClient(server.Client(), server.URL), server.URL
@@ -161,7 +169,7 @@ func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *m
 		Keeper: meshv1connect.NewConnectionServiceClient(http.DefaultClient, peers["presence"])})
 	o.Access = &access.Access{Verifier: tokens{}, Origins: []string{"https://school.example"}, Log: log}
 	o.Log, o.Guard = log, guard.New(log, nil)
-	o.Mesh = &session.Mesh{Catalog: c, Access: o.Access, MaxFrame: ws.MaxFrame, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,
+	o.Mesh = &session.Mesh{Catalog: c, Access: o.Access, MaxFrame: ws.MaxFrame, ConnectWithin: set.connectWithin, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,
 		Queries: query.New(c, peers, http.DefaultClient, tracer), Tracer: tracer, Log: log}
 	m.sockets = ws.New(o)
 	server := httptest.NewUnstartedServer(m.sockets)
@@ -172,6 +180,7 @@ func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *m
 	var running sync.WaitGroup
 	running.Go(func() { _ = m.intake.Run(ctx) })
 	running.Go(func() { _ = members.Run(ctx) })
+	running.Go(func() { _ = m.hub.Run(ctx) })
 	running.Go(func() { _ = report.Run(ctx) })
 	t.Cleanup(func() {
 		if t.Failed() {
