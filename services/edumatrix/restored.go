@@ -43,8 +43,8 @@ The log ends at position %d, and goes on above %d.
 
 This happens now, by itself:
 - %s drops the states that it has in memory, and decides on what the log still has.
-- Gateways forget the log's recent events and have all clients connect again (close code 3006). A client is told
-  in too_far which rooms it has to fetch again.
+- Gateways forget the log's recent events and have all clients connect again (close code 4005). A client is told
+  in not_recovered which rooms it has to fetch again.
 - Services that react to %s go on. Their reactions to events that are lost now stay.
 
 Run "edumatrix rebuild %s" if its projections were not restored from the same moment as its log.

@@ -24,7 +24,7 @@ func (q *queries) Sessions(ctx context.Context, _ *connect.Request[presencev1.Se
 	answer := &presencev1.SessionsResponse{}
 	for _, s := range all {
 		answer.Sessions = append(answer.Sessions, &presencev1.Session{SessionId: s.ID, Device: s.Device, Gateway: s.Gateway,
-			Since: timestamppb.New(s.Since), Connected: s.Connected, SeenAt: timestamppb.New(s.Seen), At: s.Mark})
+			Since: timestamppb.New(s.Since), Connected: s.Connected, SeenAt: timestamppb.New(s.Seen), ResumeToken: s.ResumeToken})
 	}
 	return connect.NewResponse(answer), nil
 }

@@ -27,7 +27,7 @@ func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.Repo
 	for _, change := range r.Msg.GetChanges() {
 		session := change.GetSession()
 		if !catalog.ValidID(change.GetConnection()) || !catalog.ValidID(change.GetUser()) ||
-			session != "" && !catalog.ValidID(session) || strings.ContainsAny(change.GetMark(), " \n") {
+			session != "" && !catalog.ValidID(session) || strings.ContainsAny(change.GetResumeToken(), " \n") {
 			return nil, refusal.New(refusal.InvalidField, "changes name connections, users and sessions by their ids")
 		}
 	}

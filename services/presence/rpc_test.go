@@ -41,8 +41,8 @@ func TestReport_SaysWhatIsWrongWithIt(t *testing.T) {
 			"a user of no shape":    {Gateway: "g", Number: 1, All: true, Changes: change("c", "bob smith")},
 			"a session of no shape": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
 				{Connection: "c", User: "bob", Session: "a b"}}},
-			"a mark of no shape": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
-				{Connection: "c", User: "bob", Session: "s", Mark: "a b"}}},
+			"a resume token of no shape": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
+				{Connection: "c", User: "bob", Session: "s", ResumeToken: "a b"}}},
 		} {
 			if _, code := report(m); code != refusal.InvalidField {
 				t.Errorf("%s: %q", name, code)

@@ -24,7 +24,7 @@ type Options struct {
 	Token string
 	// TokenInFrame sends the token as browsers have to: in the connect frame instead of the Authorization header.
 	TokenInFrame bool
-	// Protobuf speaks the subprotocol edumatrix.v1.proto. What callers see is the same: data is JSON.
+	// Protobuf speaks the subprotocol edumatrix.v1.proto. Callers see no difference: data is JSON.
 	Protobuf bool
 	// ResumeToken is that of an earlier connection, see Client.ResumeToken: what was missed since comes first. Events that
 	// came after the token come again, and have to be told by their versions; Redial does that.
@@ -229,7 +229,7 @@ func (c *Client) Authenticate(ctx context.Context, token string) error {
 	return err
 }
 
-// Subscribe subscribes to rooms. What they show now has come as events when it returns. A refusal of all of them is an
+// Subscribe subscribes to rooms. Their current values have come as events when it returns. A refusal of all of them is an
 // *Error.
 func (c *Client) Subscribe(ctx context.Context, rooms ...string) (Subscribed, error) {
 	r, err := c.Request(ctx, map[string]any{"type": "subscribe", "data": map[string][]string{"rooms": rooms}})

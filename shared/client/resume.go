@@ -54,7 +54,7 @@ func (c *Client) had() map[string]int64 {
 	return all
 }
 
-// connect sends the first frame, and returns when the mesh has opened all the user's rooms. What was missed has come before.
+// connect sends the first frame, and returns when the mesh has opened all the user's rooms. Missed events have come before.
 func (c *Client) connect(ctx context.Context) error {
 	data := map[string]any{}
 	for name, text := range map[string]string{"resume_token": c.options.ResumeToken, "session_id": c.options.SessionID,

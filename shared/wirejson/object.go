@@ -288,8 +288,8 @@ func (d *decoder) skipEscape() error {
 	return d.unexpected()
 }
 
-// Values splits a text into the JSON values in it, each of which begins on a line of its own. What cannot be read as a
-// value, or has another one behind it on its line, is one value with all that follows, so that reading it fails. An empty
+// Values splits a text into the JSON values in it, each of which begins on a line of its own. A part that is not
+// a value, or has another one behind it on its line, is one value with all that follows, so that reading it fails. An empty
 // text is one empty value.
 func Values(text []byte) iter.Seq[[]byte] {
 	const space = " \t\r\n"

@@ -101,7 +101,7 @@ func (l *Lease) describe(c *Connection) *meshv1.ConnectionChange {
 	token := c.Token()
 	l.tokens[c.ID] = token
 	return &meshv1.ConnectionChange{Connection: c.ID, User: c.User, Session: c.Session, Device: c.Device,
-		ConnectedAt: timestamppb.New(c.Since), Mark: token}
+		ConnectedAt: timestamppb.New(c.Since), ResumeToken: token}
 }
 
 func (l *Lease) change(c *meshv1.ConnectionChange) {

@@ -110,32 +110,32 @@ func TestReport_WhatAnAbsentKeeperMissedIsToldWhenItIsBack(t *testing.T) {
 	}, 5*time.Second, time.Millisecond)
 }
 
-func TestReport_TellsSessionsWithTheirMarks(t *testing.T) {
+func TestReport_TellsSessionsWithTheirResumeTokens(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
-	var mark atomic.Value
-	mark.Store("m1")
+	var token atomic.Value
+	token.Store("m1")
 	since := time.UnixMicro(1e9)
 	l.Open(lease.Connection{ID: "c1", User: "alice", Session: "s", Device: "phone", Since: since,
-		Token: func() string { return mark.Load().(string) }, End: func() {}})
-	told := func(mark string, gone bool) {
+		Token: func() string { return token.Load().(string) }, End: func() {}})
+	told := func(token string, gone bool) {
 		t.Helper()
 		require.Eventually(t, func() bool {
 			for _, r := range keeper.Reports() {
 				for _, c := range r.Changes {
-					if c.Mark == mark && c.Gone == gone && c.Connection == "c1" && c.User == "alice" && c.Session == "s" &&
+					if c.ResumeToken == token && c.Gone == gone && c.Connection == "c1" && c.User == "alice" && c.Session == "s" &&
 						c.Device == "phone" && c.ConnectedAt.AsTime().Equal(since) {
 						return true
 					}
 				}
 			}
 			return false
-		}, 5*time.Second, time.Millisecond, "mark %s, gone %v", mark, gone)
+		}, 5*time.Second, time.Millisecond, "token %s, gone %v", token, gone)
 	}
 	told("m1", false)
-	mark.Store("m2")
+	token.Store("m2")
 	told("m2", false)
-	mark.Store("m3")
+	token.Store("m3")
 	l.Gone("c1")
 	told("m3", true)
 	_, last := known(keeper.Reports())

@@ -232,7 +232,7 @@ func TestProtobuf_TheSameFramesInBinary(t *testing.T) {
 	require.NoError(t, proto.Unmarshal(read().GetReply().Data, &history))
 	require.EqualValues(t, 7, history.Version)
 
-	// What is wrong costs nothing but an answer.
+	// A bad frame costs nothing but an answer.
 	send(&gatewayv1.ClientFrame{Id: "x", Type: "chat.send_message", Data: []byte("\xff")})
 	require.Equal(t, refusal.InvalidField, read().GetReply().Outcome.Error.Code)
 	require.NoError(t, socket.WriteMessage(websocket.BinaryMessage, []byte("\x05ab")))

@@ -1,7 +1,7 @@
 -- Applies one report of a gateway. Everything that it changes, and the numbers that it gives, are of one moment.
 -- A report in parts is told to have more but for its last one; only then is it held against what is known.
 -- ARGV: gateway, number, lease in ms, all, ends, count, digest, part, more,
---       then per change: connection, user, gone, hash, session, since in µs, mark, device
+--       then per change: connection, user, gone, hash, session, since in µs, token, device
 -- Answers "ok", "again" (what is known differs), or "old" (a newer report was seen), then the connections to end.
 local number, lease = tonumber(ARGV[2]), tonumber(ARGV[3])
 local all, ends = ARGV[4] == '1', ARGV[5] == '1'
@@ -30,12 +30,12 @@ local function add(connection, user, hash, id)
   join(user)
 end
 
-local function drop(connection, kept, mark)
+local function drop(connection, kept, token)
   local user, hash, id = parts(kept)
   redis.call('HDEL', connections, connection)
   count, digest = count - 1, (digest - hash) % 4294967296
   leave(user)
-  over(user, id, connection, mark)
+  over(user, id, connection, token)
 end
 
 local last = tonumber(redis.call('GET', newest) or '0')
@@ -71,10 +71,10 @@ redis.call('ZADD', leases, whole(now + lease * 1000), gateway)
 if all and part == 0 then redis.call('DEL', telling) end
 for i = first, #ARGV, each do
   local connection, user, gone, hash, id = ARGV[i], ARGV[i + 1], ARGV[i + 2] == '1', ARGV[i + 3], ARGV[i + 4]
-  local since, mark, device = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]
+  local since, token, device = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]
   local kept = redis.call('HGET', connections, connection)
   if gone then
-    if kept then drop(connection, kept, mark) end
+    if kept then drop(connection, kept, token) end
   else
     if all then redis.call('SADD', telling, connection) end
     if kept and kept ~= user .. ' ' .. hash .. ' ' .. id then
@@ -82,7 +82,7 @@ for i = first, #ARGV, each do
       kept = false
     end
     if not kept then add(connection, user, hash, id) end
-    if id ~= '' then begin(user, id, connection, since, mark, device) end
+    if id ~= '' then begin(user, id, connection, since, token, device) end
   end
 end
 if all and not more then

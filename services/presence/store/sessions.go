@@ -21,7 +21,8 @@ type Session struct {
 	Since     time.Time
 	Seen      time.Time
 	Connected bool
-	Mark      string // the last one that it was sent; empty: none yet
+	// ResumeToken is the last one that it was sent; empty: none yet.
+	ResumeToken string
 }
 
 // Sessions lists those of a user that were not ended, the newest first.
@@ -64,7 +65,7 @@ func readSession(id, text string) (session Session, ended bool, err error) {
 		return session, false, err
 	}
 	return Session{ID: id, Gateway: parts[0], Since: time.UnixMicro(since), Seen: time.UnixMicro(seen),
-		Connected: parts[3] != "", Mark: parts[4], Device: parts[5]}, false, nil
+		Connected: parts[3] != "", ResumeToken: parts[4], Device: parts[5]}, false, nil
 }
 
 // EndSession ends a session of a user: its connection is to end, and so is any that resumes it. It says when it was

@@ -23,14 +23,14 @@ func (g *gateway) begin(connection, user, session, device string, since time.Tim
 		ConnectedAt: timestamppb.New(since)})
 }
 
-func (g *gateway) marked(connection, session, device, mark string, gone bool) {
+func (g *gateway) covered(connection, session, device, token string, gone bool) {
 	g.t.Helper()
 	user := g.users[connection]
 	if gone {
 		delete(g.users, connection)
 	}
 	g.report(false, &meshv1.ConnectionChange{Connection: connection, User: user, Session: session, Device: device,
-		Mark: mark, Gone: gone})
+		ResumeToken: token, Gone: gone})
 }
 
 func sessions(t *testing.T, s *store.Store, user string) (all []string) {
@@ -40,8 +40,8 @@ func sessions(t *testing.T, s *store.Store, user string) (all []string) {
 		t.Fatal(err)
 	}
 	for _, one := range list {
-		all = append(all, fmt.Sprintf("%s %q at %s since %d, %v, mark %q", one.ID, one.Device, one.Gateway,
-			one.Since.Unix(), one.Connected, one.Mark))
+		all = append(all, fmt.Sprintf("%s %q at %s since %d, %v, token %q", one.ID, one.Device, one.Gateway,
+			one.Since.Unix(), one.Connected, one.ResumeToken))
 		if time.Since(one.Seen).Abs() > time.Minute {
 			t.Errorf("%s was seen at %v", one.ID, one.Seen)
 		}
@@ -76,17 +76,17 @@ func TestSessions_GoOnOverConnections(t *testing.T) {
 		a.begin("1", "bob", "s1", "a phone, blue", time.Unix(100, 0))
 		a.begin("2", "bob", "s2", "", time.Unix(200, 0))
 		a.begin("3", "carol", "s3", "desk", time.Unix(300, 0))
-		wantSessions(t, s, "bob", `s2 "" at a since 200, true, mark ""`, `s1 "a phone, blue" at a since 100, true, mark ""`)
-		a.marked("1", "s1", "a phone, blue", "m1", false)
-		a.marked("2", "s2", "", "m2", true)
-		wantSessions(t, s, "bob", `s2 "" at a since 200, false, mark "m2"`,
-			`s1 "a phone, blue" at a since 100, true, mark "m1"`)
+		wantSessions(t, s, "bob", `s2 "" at a since 200, true, token ""`, `s1 "a phone, blue" at a since 100, true, token ""`)
+		a.covered("1", "s1", "a phone, blue", "m1", false)
+		a.covered("2", "s2", "", "m2", true)
+		wantSessions(t, s, "bob", `s2 "" at a since 200, false, token "m2"`,
+			`s1 "a phone, blue" at a since 100, true, token "m1"`)
 
 		// It comes back elsewhere before the first gateway has noticed that it went.
 		b.begin("4", "bob", "s1", "a phone, blue", time.Unix(900, 0))
-		a.marked("1", "s1", "a phone, blue", "m0", true)
-		wantSessions(t, s, "bob", `s2 "" at a since 200, false, mark "m2"`,
-			`s1 "a phone, blue" at b since 100, true, mark "m1"`)
+		a.covered("1", "s1", "a phone, blue", "m0", true)
+		wantSessions(t, s, "bob", `s2 "" at a since 200, false, token "m2"`,
+			`s1 "a phone, blue" at b since 100, true, token "m1"`)
 	})
 }
 
@@ -109,13 +109,13 @@ func TestEndSession_EndsItsConnectionAndThoseThatResumeIt(t *testing.T) {
 		if again := end(t, s, "bob", "s1"); again != first {
 			t.Errorf("ended again it has the number %d, first %d", again, first)
 		}
-		wantSessions(t, s, "bob", `s2 "desk" at a since 200, true, mark ""`)
+		wantSessions(t, s, "bob", `s2 "desk" at a since 200, true, token ""`)
 		for range 2 { // until it is gone
 			if a.report(false); !slices.Equal(a.ended, []string{"1"}) {
 				t.Fatalf("a is to end %q", a.ended)
 			}
 		}
-		a.marked("1", "s1", "phone", "m", true)
+		a.covered("1", "s1", "phone", "m", true)
 		if len(a.ended) > 0 {
 			t.Errorf("a is to end %q, which has gone", a.ended)
 		}
@@ -123,7 +123,7 @@ func TestEndSession_EndsItsConnectionAndThoseThatResumeIt(t *testing.T) {
 		if !slices.Equal(b.ended, []string{"3"}) {
 			t.Errorf("b is to end %q", b.ended)
 		}
-		wantSessions(t, s, "bob", `s2 "desk" at a since 200, true, mark ""`)
+		wantSessions(t, s, "bob", `s2 "desk" at a since 200, true, token ""`)
 		want(t, s, "bob", true)
 	})
 }
@@ -138,11 +138,11 @@ func TestSessions_OfADeviceThatChangesNetworks(t *testing.T) {
 		b.report(true)
 		a.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
 		b.begin("2", "bob", "s1", "phone", time.Unix(200, 0))
-		b.marked("2", "s1", "phone", "m2", false)
-		a.marked("1", "s1", "phone", "m1", false) // still written to
-		wantSessions(t, s, "bob", `s1 "phone" at b since 100, true, mark "m2"`)
-		a.marked("1", "s1", "phone", "m1", true) // and found to be dead
-		wantSessions(t, s, "bob", `s1 "phone" at b since 100, true, mark "m2"`)
+		b.covered("2", "s1", "phone", "m2", false)
+		a.covered("1", "s1", "phone", "m1", false) // still written to
+		wantSessions(t, s, "bob", `s1 "phone" at b since 100, true, token "m2"`)
+		a.covered("1", "s1", "phone", "m1", true) // and found to be dead
+		wantSessions(t, s, "bob", `s1 "phone" at b since 100, true, token "m2"`)
 
 		a.begin("3", "bob", "s1", "phone", time.Unix(300, 0))
 		end(t, s, "bob", "s1")
@@ -197,7 +197,7 @@ func TestReport_AllInParts(t *testing.T) {
 	})
 }
 
-func TestSessions_OfAGatewayThatEndsKeepTheirLastMark(t *testing.T) {
+func TestSessions_OfAGatewayThatEndsKeepTheirLastResumeToken(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)
@@ -207,10 +207,10 @@ func TestSessions_OfAGatewayThatEndsKeepTheirLastMark(t *testing.T) {
 		g.begin("2", "bob", "s2", "desk", time.Unix(200, 0))
 		g.number++
 		if _, _, err := s.Report(t.Context(), &meshv1.ReportRequest{Gateway: "g", Number: g.number, Ends: true,
-			Changes: []*meshv1.ConnectionChange{{Connection: "1", User: "bob", Gone: true, Mark: "last"}}}); err != nil {
+			Changes: []*meshv1.ConnectionChange{{Connection: "1", User: "bob", Gone: true, ResumeToken: "last"}}}); err != nil {
 			t.Fatal(err)
 		}
-		wantSessions(t, s, "bob", `s2 "desk" at g since 200, false, mark ""`, `s1 "phone" at g since 100, false, mark "last"`)
+		wantSessions(t, s, "bob", `s2 "desk" at g since 200, false, token ""`, `s1 "phone" at g since 100, false, token "last"`)
 		want(t, s, "bob", false)
 	})
 }
@@ -223,7 +223,7 @@ func TestSessions_OfAGatewayThatIsGoneAreNotConnected(t *testing.T) {
 		g.report(true)
 		g.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
 		runOut(t, s, func() {})
-		wantSessions(t, s, "bob", `s1 "phone" at g since 100, false, mark ""`)
+		wantSessions(t, s, "bob", `s1 "phone" at g since 100, false, token ""`)
 	})
 }
 
@@ -238,7 +238,7 @@ func TestSessions_AreBoundedPerUser(t *testing.T) {
 		for n := range 70 {
 			connection := fmt.Sprint("c", n)
 			g.begin(connection, "bob", fmt.Sprint("s", n), "phone", time.Unix(int64(100+n), 0))
-			g.marked(connection, fmt.Sprint("s", n), "phone", "", true)
+			g.covered(connection, fmt.Sprint("s", n), "phone", "", true)
 		}
 		all, err := s.Sessions(t.Context(), "bob")
 		if err != nil || len(all) != 50 || all[0].ID != "s69" || all[49].ID != "stays" {
@@ -268,6 +268,6 @@ func TestSessions_AreLearntAgain(t *testing.T) {
 		if answer, _, err := s.Report(t.Context(), all); err != nil || answer != store.OK {
 			t.Fatal(answer, err)
 		}
-		wantSessions(t, s, "bob", `s1 "phone" at g since 100, true, mark ""`)
+		wantSessions(t, s, "bob", `s1 "phone" at g since 100, true, token ""`)
 	})
 }

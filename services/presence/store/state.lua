@@ -32,15 +32,15 @@ end
 -- Of a connection is kept "user hash session"; an earlier version kept "user hash".
 local function parts(kept) return string.match(kept, '^(%S+) (%d+) ?(%S*)$') end
 
--- A session is "ended µs", or "gateway since seen connections mark device": connections are "connection/gateway", the
--- newest last, as a device that changes networks has two for a while; they and the mark may be empty. All sessions of a
+-- A session is "ended µs", or "gateway since seen connections token device": connections are "connection/gateway", the
+-- newest last, as a device that changes networks has two for a while; they and the token may be empty. All sessions of a
 -- user are one hash; one is forgotten when it was not heard of for as long as sessions are kept (keptFor, in ms).
 local most = 50
 
 local function session(kept) return string.match(kept, '^(%S+) (%d+) (%d+) (%S*) (%S*) (.*)$') end
 
-local function keep(key, id, where, since, on, mark, device)
-  redis.call('HSET', key, id, table.concat({where, since, whole(now), table.concat(on, ','), mark, device}, ' '))
+local function keep(key, id, where, since, on, token, device)
+  redis.call('HSET', key, id, table.concat({where, since, whole(now), table.concat(on, ','), token, device}, ' '))
   redis.call('PEXPIRE', key, whole(keptFor))
 end
 
@@ -72,14 +72,14 @@ local function prune(key)
   if left >= most and oldest then redis.call('HDEL', key, oldest.id) end
 end
 
--- Notes that a session lives on a connection, which may be known already; then its mark is of interest if none is newer.
+-- Notes that a session lives on a connection, which may be known already; then its token is of interest if none is newer.
 -- When its user has ended it the connection is to end.
-local function begin(user, id, connection, since, mark, device)
+local function begin(user, id, connection, since, token, device)
   local key, one = sessions .. user, connection .. '/' .. gateway
   local kept = redis.call('HGET', key, id)
   if not kept then
     prune(key)
-    keep(key, id, gateway, since, {one}, mark, device)
+    keep(key, id, gateway, since, {one}, token, device)
     return
   end
   local where, begun, _, on, last, before = session(kept)
@@ -87,25 +87,25 @@ local function begin(user, id, connection, since, mark, device)
     redis.call('SADD', ended, connection)
     return
   end
-  if mark == '' then mark = last end
+  if token == '' then token = last end
   local others, is_newest = without(on, one)
   if is_newest then
     table.insert(others, one)
-    keep(key, id, where, begun, others, mark, device)
+    keep(key, id, where, begun, others, token, device)
   elseif not string.find(',' .. on .. ',', ',' .. one .. ',', 1, true) then
     table.insert(others, one)
-    keep(key, id, gateway, begun, others, mark, device)
+    keep(key, id, gateway, begun, others, token, device)
   end
 end
 
 -- Notes that a connection is over; its session may have gone on to another one.
-local function over(user, id, connection, mark)
+local function over(user, id, connection, token)
   redis.call('SREM', ended, connection)
   if id == '' then return end
   local key, one = sessions .. user, connection .. '/' .. gateway
   local where, since, _, on, last, device = session(redis.call('HGET', key, id) or '')
   if not where then return end
   local others, is_newest = without(on, one)
-  if not is_newest or mark == '' then mark = last end
-  keep(key, id, where, since, others, mark, device)
+  if not is_newest or token == '' then token = last end
+  keep(key, id, where, since, others, token, device)
 end

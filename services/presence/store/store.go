@@ -78,7 +78,7 @@ func (s *Store) Report(ctx context.Context, r *meshv1.ReportRequest) (answer Ans
 		r.GetDigest(), r.GetPart(), r.GetMore())
 	for _, c := range r.GetChanges() {
 		args = append(args, c.GetConnection(), c.GetUser(), c.GetGone(), Hash(c.GetConnection(), c.GetUser()),
-			c.GetSession(), c.GetConnectedAt().AsTime().UnixMicro(), c.GetMark(), c.GetDevice())
+			c.GetSession(), c.GetConnectedAt().AsTime().UnixMicro(), c.GetResumeToken(), c.GetDevice())
 	}
 	said, err := s.report.Run(ctx, s.redis, s.keys(r.GetGateway()), args...).StringSlice()
 	if err != nil {

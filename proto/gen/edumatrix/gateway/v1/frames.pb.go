@@ -623,7 +623,7 @@ func (x *Authenticated) GetExpiresInMs() int64 {
 	return 0
 }
 
-// Subscribe is the data of a frame that subscribes to rooms. What they show now is sent as events before the reply.
+// Subscribe is the data of a frame that subscribes to rooms. Their current values are sent as events before the reply.
 type Subscribe struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rooms         []string               `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`

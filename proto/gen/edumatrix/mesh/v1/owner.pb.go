@@ -1034,7 +1034,7 @@ func (x *LookResponse) GetIncarnation() string {
 	return ""
 }
 
-// ConnectionChange is a connection that has begun or ended, or whose session has a newer mark.
+// ConnectionChange is a connection that has begun or ended, or whose session has a newer resume token.
 type ConnectionChange struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Connection string                 `protobuf:"bytes,1,opt,name=connection,proto3" json:"connection,omitempty"`
@@ -1045,8 +1045,8 @@ type ConnectionChange struct {
 	// The description of the device that the client sent.
 	Device      string                 `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
 	ConnectedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
-	// The last mark that the client was sent.
-	Mark          string `protobuf:"bytes,7,opt,name=mark,proto3" json:"mark,omitempty"`
+	// The last resume token that the client was sent.
+	ResumeToken   string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1123,9 +1123,9 @@ func (x *ConnectionChange) GetConnectedAt() *timestamppb.Timestamp {
 	return nil
 }
 
-func (x *ConnectionChange) GetMark() string {
+func (x *ConnectionChange) GetResumeToken() string {
 	if x != nil {
-		return x.Mark
+		return x.ResumeToken
 	}
 	return ""
 }
@@ -1370,7 +1370,7 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\fLookResponse\x121\n" +
 	"\x06looked\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.LookedR\x06looked\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x03R\bposition\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\tR\vincarnation\"\xdf\x01\n" +
+	"\vincarnation\x18\x03 \x01(\tR\vincarnation\"\xee\x01\n" +
 	"\x10ConnectionChange\x12\x1e\n" +
 	"\n" +
 	"connection\x18\x01 \x01(\tR\n" +
@@ -1379,8 +1379,8 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\x04gone\x18\x03 \x01(\bR\x04gone\x12\x18\n" +
 	"\asession\x18\x04 \x01(\tR\asession\x12\x16\n" +
 	"\x06device\x18\x05 \x01(\tR\x06device\x12=\n" +
-	"\fconnected_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\x12\x12\n" +
-	"\x04mark\x18\a \x01(\tR\x04mark\"\xfc\x01\n" +
+	"\fconnected_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\x12!\n" +
+	"\fresume_token\x18\a \x01(\tR\vresumeToken\"\xfc\x01\n" +
 	"\rReportRequest\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x03R\x06number\x12=\n" +

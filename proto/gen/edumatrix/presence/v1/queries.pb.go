@@ -71,8 +71,8 @@ type Session struct {
 	Connected bool                   `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`
 	// When it was last heard of, some seconds ago at most when it is connected.
 	SeenAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=seen_at,json=seenAt,proto3" json:"seen_at,omitempty"`
-	// The last mark that it was sent. It may not have read that far: a client resumes with the last one that it has read.
-	At            string `protobuf:"bytes,7,opt,name=at,proto3" json:"at,omitempty"`
+	// The last one that it was sent. It may not have read that far: a client resumes with the last one that it has read.
+	ResumeToken   string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -149,9 +149,9 @@ func (x *Session) GetSeenAt() *timestamppb.Timestamp {
 	return nil
 }
 
-func (x *Session) GetAt() string {
+func (x *Session) GetResumeToken() string {
 	if x != nil {
-		return x.At
+		return x.ResumeToken
 	}
 	return ""
 }
@@ -205,7 +205,7 @@ var File_edumatrix_presence_v1_queries_proto protoreflect.FileDescriptor
 const file_edumatrix_presence_v1_queries_proto_rawDesc = "" +
 	"\n" +
 	"#edumatrix/presence/v1/queries.proto\x12\x15edumatrix.presence.v1\x1a\"edumatrix/routing/v1/routing.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n" +
-	"\x0fSessionsRequest\"\xef\x01\n" +
+	"\x0fSessionsRequest\"\x82\x02\n" +
 	"\aSession\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x16\n" +
@@ -213,8 +213,8 @@ const file_edumatrix_presence_v1_queries_proto_rawDesc = "" +
 	"\agateway\x18\x03 \x01(\tR\agateway\x120\n" +
 	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1c\n" +
 	"\tconnected\x18\x05 \x01(\bR\tconnected\x123\n" +
-	"\aseen_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12\x0e\n" +
-	"\x02at\x18\a \x01(\tR\x02at\"N\n" +
+	"\aseen_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12!\n" +
+	"\fresume_token\x18\a \x01(\tR\vresumeToken\"N\n" +
 	"\x10SessionsResponse\x12:\n" +
 	"\bsessions\x18\x01 \x03(\v2\x1e.edumatrix.presence.v1.SessionR\bsessions2\x89\x01\n" +
 	"\x0fPresenceService\x12v\n" +
