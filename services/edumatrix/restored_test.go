@@ -27,7 +27,7 @@ func TestRestored_TheMeshGoesOn(t *testing.T) {
 		return err != nil
 	})
 	<-connection.Done()
-	require.ErrorContains(t, connection.Err(), "3006", "a code after which clients connect again")
+	require.ErrorContains(t, connection.Err(), "4005", "a code after which clients connect again")
 	after, err := dial(t, c, alice, nil).Command(t.Context(), "chat.send_message", say)
 	require.NoError(t, err)
 	require.Greater(t, after.Version, before.Version)

@@ -2,6 +2,9 @@ package gateway
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -21,19 +24,21 @@ func TestGateway_IsNotReadyBeforeTheFirstKeys(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	var there atomic.Bool
+	key, _, err := ed25519.GenerateKey(nil)
+	require.NoError(t, err)
 	keys := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if !there.Load() {
 			http.Error(w, "not yet", http.StatusServiceUnavailable)
 			return
 		}
-		_, _ = w.Write([]byte(`{"keys":[]}`))
+		_, _ = fmt.Fprintf(w, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"1","use":"sig","alg":"EdDSA","x":%q}]}`,
+			base64.RawURLEncoding.EncodeToString(key))
 	}))
 	t.Cleanup(keys.Close)
 	m.config.JWTSecret, m.config.JWKSURL = "", keys.URL
 	m.config.JWTAudience, m.config.JWTIssuer = []string{"edu-matrix"}, "https://sign-in.school.example/"
 
 	var set settings
-	var err error
 	set.listener, err = net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	set.metrics, err = net.Listen("tcp", "127.0.0.1:0")

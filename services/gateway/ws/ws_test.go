@@ -449,7 +449,7 @@ func TestBadFrames_AreAnsweredAndTheConnectionStaysUsable(t *testing.T) {
 		{`{"id":"x","type":"subscribe","data":{"rooms":["conversation:g"]}}`, "x", refusal.NotFound, "conversation:g"},
 		{`{"id":"x","type":"subscribe","data":{"rooms":["presence:bob"]}}`, "x", refusal.NotAMember, "presence:bob"},
 		{`{"id":"x","type":"subscribe","data":{"rooms":["post:` + strings.Repeat("z", 60_000) + `"]}}`, "x", refusal.NotFound, "zzz… to subscribe to"},
-		{`{"id":"x","type":"subscribe","data":{"rooms":["post:a\u0000b"]}}`, "x", refusal.NotFound, "to subscribe to"},
+		{`{"id":"x","type":"subscribe","data":{"rooms":["post:a\u0000b"]}}`, "x", refusal.InvalidField, "U+0000"},
 		{`{"id":"x","type":"subscribe","data":{"rooms":["presence:a:b"]}}`, "x", refusal.NotFound, "to subscribe to"},
 		{`{"id":"x","type":"chat.history","data":{"conversation_id":"g","limit":1e400}}`, "x", refusal.InvalidField, "limit"},
 		{`{"id":"x","type":"chat.history","data":{"conversation_id":"g","before":9223372036854775808}}`, "x", refusal.InvalidField, "before"},
