@@ -76,7 +76,7 @@ func TestDocs_TellEveryCodeAndReason(t *testing.T) {
 	for _, code := range found(t, "services/*/*/*.go", `(?m)^\tcode\w+ += "(\w+)"`) {
 		require.Contains(t, page, "| `"+code+"` |")
 	}
-	for _, code := range found(t, "services/gateway/hub/reason.go", `= Reason\{(\d+),`) {
+	for _, code := range found(t, "proto/edumatrix/gateway/v1/closing.proto", `CLOSE_CODE_\w+ = (\d{4})`) {
 		require.Contains(t, page, "| "+code+" |")
 	}
 }
