@@ -52,8 +52,8 @@ func (c *commands) handle(m *message.Message) error {
 // do does what a command asks for, and gives the number of the change.
 func (c *commands) do(ctx context.Context, command envelope.Command) (number int64, err error) {
 	declared, ok := c.catalog.Command(command.Type)
-	if !ok {
-		return 0, bus.Permanent(fmt.Errorf("command %q is not declared", command.Type))
+	if !ok || declared.Owner != "presence" {
+		return 0, bus.Permanent(fmt.Errorf("command %q is not a command of presence", command.Type))
 	}
 	body := declared.Type.New().Interface()
 	if err := proto.Unmarshal(command.Body, body); err != nil {
@@ -70,7 +70,7 @@ func (c *commands) do(ctx context.Context, command envelope.Command) (number int
 		}
 		return number, away(err)
 	}
-	return 0, bus.Permanent(fmt.Errorf("command %q is none of presence's", command.Type))
+	return 0, bus.Permanent(fmt.Errorf("command %q is not handled here", command.Type))
 }
 
 // away says of an error that it is Redis', unless Redis itself has answered with it.

@@ -128,9 +128,9 @@ func (f *fetcher) add(at place, to receiver) {
 	f.client.ResumeFetchPartitions(map[string][]int32{at.topic: {at.partition}})
 }
 
-// begin says with which offset a partition begins.
+// begin notes with which offset a partition begins, unless its first records have come already: they are not fetched again.
 func (f *fetcher) begin(at place, next int64) {
-	if t := f.taps[at]; t != nil {
+	if t := f.taps[at]; t != nil && t.next < 0 {
 		t.next = next
 		f.expect(at)
 	}

@@ -64,3 +64,22 @@ func TestFetcher_RestsAfterAnError(t *testing.T) {
 	f.open(fails, hoarder{})
 	require.Empty(t, paused())
 }
+
+// The first records of a partition may come before it is known with which offset it begins. They are not fetched again.
+func TestFetcher_RecordsThatComeBeforeTheirOffsetIsKnownComeOnce(t *testing.T) {
+	t.Parallel()
+	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	f := newFetcher(client, slog.New(slog.DiscardHandler))
+	early, late := place{"topic", 0}, place{"topic", 1}
+	f.add(early, hoarder{})
+	f.add(late, hoarder{})
+	came := []kgo.FetchPartition{{Partition: 0, Records: []*kgo.Record{{Topic: "topic", Offset: 2}}}}
+	f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: came}}}}, newGrumble(f.log))
+	f.begin(early, 2)
+	f.begin(late, 2)
+	require.EqualValues(t, 3, f.taps[early].next)
+	require.EqualValues(t, 2, f.taps[late].next)
+	require.Equal(t, map[place]bool{late: true}, f.late)
+}
