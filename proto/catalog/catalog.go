@@ -5,6 +5,7 @@ package catalog
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -74,6 +75,13 @@ type Signal struct {
 	room template
 }
 
+// Refusal is a code with which the commands of one domain are refused.
+type Refusal struct {
+	Code    string
+	Owner   string
+	Meaning string // for those who build clients
+}
+
 // Topic is a Kafka topic with the one service that produces it.
 type Topic struct {
 	Name       string
@@ -92,6 +100,7 @@ type Catalog struct {
 	topics   map[string]Topic
 	looked   map[string]string
 	keeper   string
+	refusals []Refusal
 	dense    []string                   // kinds of streams
 	classes  map[string]routingv1.Class // by kind of stream
 }
@@ -132,6 +141,7 @@ func (c *Catalog) checkAll() error {
 		}
 	}
 	problems = append(problems, c.checkTopics()...)
+	problems = append(problems, c.checkRefusals()...)
 	problems = append(problems, c.checkSubjects()...)
 	return errors.Join(problems...)
 }
@@ -159,6 +169,9 @@ func (c *Catalog) readFile(owner string, f protoreflect.FileDescriptor) (problem
 	}
 	for _, k := range proto.GetExtension(options, routingv1.E_LookedAt).([]*routingv1.RoomKind) {
 		c.looked[k.Kind] = owner
+	}
+	for _, r := range proto.GetExtension(options, routingv1.E_Refusals).([]*routingv1.Refusal) {
+		c.refusals = append(c.refusals, Refusal{r.Code, owner, r.Meaning})
 	}
 	c.dense = append(c.dense, proto.GetExtension(options, routingv1.E_DenseStreams).([]string)...)
 	if proto.GetExtension(options, routingv1.E_Connections).(bool) {
@@ -282,11 +295,19 @@ func (c *Catalog) CommandOf(m proto.Message) (*Command, bool) {
 // LookedAt names the service that answers for looking at rooms of a kind ("presence").
 func (c *Catalog) LookedAt(kind string) (owner string, ok bool) { owner, ok = c.looked[kind]; return }
 
+// LookedAtKinds lists the kinds of rooms that clients may look at, sorted.
+func (c *Catalog) LookedAtKinds() []string { return slices.Sorted(maps.Keys(c.looked)) }
+
 // Connections names the service that keeps who is connected where.
 func (c *Catalog) Connections() string { return c.keeper }
 
 // DenseStreams lists the kinds of streams whose versions clients see without gaps, sorted.
 func (c *Catalog) DenseStreams() []string { return slices.Sorted(slices.Values(c.dense)) }
+
+// Refusals lists the codes of all domains, by code. Those that are not of one domain are in package refusal.
+func (c *Catalog) Refusals() []Refusal {
+	return slices.SortedFunc(slices.Values(c.refusals), func(a, b Refusal) int { return strings.Compare(a.Code, b.Code) })
+}
 
 // LoggedTopics lists the topics that carry events of an owner's log (or of all logs when owner is empty), by name: those
 // with an event that is more than ephemeral. Their records have positions.

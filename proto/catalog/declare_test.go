@@ -94,6 +94,12 @@ func TestLoad_RefusesWhatContradictsItself(t *testing.T) {
 		{"an event about something that no command reads", func(c *Catalog) {
 			c.events["toy.note_written"].subject = c.events["toy.note_written"].stream
 		}, "no command on streams of kind diary has the subject"},
+		{"a code of a domain that all services have", func(c *Catalog) {
+			c.refusals[0].Code = "not_found"
+		}, "the code not_found is declared by all services already"},
+		{"a code of two domains", func(c *Catalog) {
+			c.refusals = append(c.refusals, Refusal{c.refusals[0].Code, "feed", "It is not."})
+		}, "feed: the code " + load(t).refusals[0].Code + " is declared by chat already"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := load(t)

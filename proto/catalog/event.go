@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
 func newEvent(owner string, d protoreflect.MessageDescriptor, o *routingv1.Event) (*Event, error) {
@@ -198,6 +199,24 @@ func (c *Catalog) checkTopics() (problems []error) {
 		if c.carries(t.Name, true) && c.carries(t.Name, false) {
 			problems = append(problems, fmt.Errorf("topic %s carries logged events and state; give each its own topic", t.Name))
 		}
+	}
+	return problems
+}
+
+// checkRefusals refuses a code that stands for two things.
+func (c *Catalog) checkRefusals() (problems []error) {
+	first := map[string]string{}
+	for _, code := range refusal.Codes() {
+		first[code.Name] = "all services"
+	}
+	for _, r := range c.refusals {
+		if other, twice := first[r.Code]; twice {
+			problems = append(problems, fmt.Errorf("%s: the code %s is declared by %s already", r.Owner, r.Code, other))
+		}
+		if r.Code == "" || r.Meaning == "" {
+			problems = append(problems, fmt.Errorf("%s: the refusal %q needs a code and a meaning", r.Owner, r.Code))
+		}
+		first[r.Code] = r.Owner
 	}
 	return problems
 }

@@ -14,6 +14,9 @@ func (c *Catalog) CommandNames() []string { return slices.Sorted(maps.Keys(c.com
 // QueryNames lists all queries.
 func (c *Catalog) QueryNames() []string { return slices.Sorted(maps.Keys(c.queries)) }
 
+// SignalNames lists the names of all signals, sorted.
+func (c *Catalog) SignalNames() []string { return slices.Sorted(maps.Keys(c.signals)) }
+
 // maxTyped is the longest text that Nearest compares, in bytes. Comparing takes time by the length, and no name is nearly
 // as long.
 const maxTyped = 64

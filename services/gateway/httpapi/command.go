@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/shared/wirejson"
@@ -42,7 +43,7 @@ func (s *Server) command(w http.ResponseWriter, r *http.Request, declared *catal
 		}
 		answered := http.StatusOK
 		if a.Refusal != nil {
-			answered = status(a.Refusal.Code)
+			answered = refusal.Status(a.Refusal.Code)
 		}
 		write(w, answered, outcome{OK: frame.OK(o), Outcome: text})
 		return nil

@@ -214,7 +214,7 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	}
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
-		return nil, refusal.New(tooLarge, "the body is larger than %d bytes", large.Limit)
+		return nil, refusal.New(refusal.TooLarge, "the body is larger than %d bytes", large.Limit)
 	}
 	return nil, refusal.New(refusal.Malformed, "the body ended early")
 }
@@ -266,45 +266,13 @@ func allowOrigin(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// tooLarge is a code that there is only over HTTP.
-const tooLarge = "too_large"
-
-// status is what HTTP says of a refusal. A refusal of the domain is none of the client's mistakes in asking: 422.
-func status(code string) int {
-	switch code {
-	case refusal.Queued:
-		return http.StatusAccepted
-	case refusal.Malformed, refusal.InvalidField:
-		return http.StatusBadRequest
-	case refusal.Unauthorized:
-		return http.StatusUnauthorized
-	case refusal.NotAMember:
-		return http.StatusForbidden
-	case refusal.UnknownType, refusal.NotFound:
-		return http.StatusNotFound
-	case refusal.IDReused:
-		return http.StatusConflict
-	case refusal.Expired:
-		return http.StatusGone
-	case refusal.TooManyWaiting, refusal.TooMany:
-		return http.StatusTooManyRequests
-	case refusal.Unavailable:
-		return http.StatusServiceUnavailable
-	case refusal.Failed, refusal.Internal:
-		return http.StatusInternalServerError
-	case tooLarge:
-		return http.StatusRequestEntityTooLarge
-	}
-	return http.StatusUnprocessableEntity
-}
-
 // shown is a refusal as clients see it on every surface.
 func shown(r *refusal.Error) json.RawMessage {
 	text, _ := wirejson.Marshal(frame.ErrorOf(r)) // of plain texts and numbers
 	return text
 }
 
-func fail(w http.ResponseWriter, r *refusal.Error) { failWith(w, status(r.Code), r) }
+func fail(w http.ResponseWriter, r *refusal.Error) { failWith(w, refusal.Status(r.Code), r) }
 
 func failWith(w http.ResponseWriter, status int, r *refusal.Error) {
 	write(w, status, map[string]any{"error": shown(r)})

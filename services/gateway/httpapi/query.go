@@ -127,13 +127,13 @@ func failConnect(w http.ResponseWriter, r *refusal.Error) {
 		http.StatusTooManyRequests: "resource_exhausted", http.StatusServiceUnavailable: "unavailable",
 		http.StatusInternalServerError: "internal", http.StatusRequestEntityTooLarge: "resource_exhausted",
 	}
-	code, ok := codes[status(r.Code)]
+	code, ok := codes[refusal.Status(r.Code)]
 	if !ok {
 		code = "failed_precondition"
 	}
 	if r.Code == refusal.UnknownType {
 		code = "unimplemented"
 	}
-	write(w, status(r.Code), map[string]any{"code": code, "message": strings.TrimSpace(r.Text),
+	write(w, refusal.Status(r.Code), map[string]any{"code": code, "message": strings.TrimSpace(r.Text),
 		"error": shown(r)})
 }

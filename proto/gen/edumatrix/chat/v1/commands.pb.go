@@ -129,6 +129,7 @@ func (x *StartGroup) GetHistoryFromJoining() bool {
 	return false
 }
 
+// AddMember adds a user to a group. Every member may do so.
 type AddMember struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -181,6 +182,7 @@ func (x *AddMember) GetUserId() string {
 	return ""
 }
 
+// RemoveMember removes another member from a group. The owner of the group may do so.
 type RemoveMember struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -233,6 +235,7 @@ func (x *RemoveMember) GetUserId() string {
 	return ""
 }
 
+// Leave takes the actor out of a group. They still read what was written until then.
 type Leave struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -277,6 +280,7 @@ func (x *Leave) GetConversationId() string {
 	return ""
 }
 
+// SendMessage adds a message to a conversation that the actor is a member of. The event has the id of the message.
 type SendMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -329,6 +333,7 @@ func (x *SendMessage) GetBody() string {
 	return ""
 }
 
+// EditMessage replaces the text of a message. Its author may do so.
 type EditMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -389,6 +394,8 @@ func (x *EditMessage) GetBody() string {
 	return ""
 }
 
+// DeleteMessage deletes a message, and its texts from the earlier events about it. Its author and the owner of the
+// group may do so.
 type DeleteMessage struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -481,7 +488,11 @@ const file_edumatrix_chat_v1_commands_proto_rawDesc = "" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x02 \x01(\tR\tmessageId:I\xaa\xbb\x18E\n" +
-	"\x13chat.delete_message\x12\x1econversation:{conversation_id}\x18\x01*\f{message_id}BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
+	"\x13chat.delete_message\x12\x1econversation:{conversation_id}\x18\x01*\f{message_id}B\xc9\x03ʻ\x18i\n" +
+	"\x13direct_conversation\x12RA direct conversation keeps its two people: nobody is added, is removed or leaves.ʻ\x18\x99\x01\n" +
+	"\vnot_allowed\x12\x89\x01Another user may do it: the author edits a message, the author or the owner of the group deletes it, and the owner removes other members.ʻ\x183\n" +
+	"\x0fmessage_deleted\x12 A deleted message is not edited.ʻ\x18>\n" +
+	"\x11conversation_full\x12)A conversation has at most 2,000 members.ZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
 
 var (
 	file_edumatrix_chat_v1_commands_proto_rawDescOnce sync.Once

@@ -71,6 +71,7 @@ func (Kind) EnumDescriptor() ([]byte, []int) {
 	return file_edumatrix_chat_v1_events_proto_rawDescGZIP(), []int{0}
 }
 
+// ConversationStarted is the first event of every conversation.
 type ConversationStarted struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -148,6 +149,7 @@ func (x *ConversationStarted) GetHistoryFromJoining() bool {
 	return false
 }
 
+// MemberAdded means that a user has become a member of a group.
 type MemberAdded struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -253,6 +255,7 @@ func (x *MemberLeft) GetUserId() string {
 	return ""
 }
 
+// MessageSent means that the actor has written a message.
 type MessageSent struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -313,6 +316,7 @@ func (x *MessageSent) GetBody() string {
 	return ""
 }
 
+// MessageEdited has the new text of a message.
 type MessageEdited struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
@@ -373,6 +377,7 @@ func (x *MessageEdited) GetBody() string {
 	return ""
 }
 
+// MessageDeleted means that a message was deleted, and its texts with it.
 type MessageDeleted struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`

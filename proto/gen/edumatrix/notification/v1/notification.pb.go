@@ -71,6 +71,7 @@ func (Reason) EnumDescriptor() ([]byte, []int) {
 	return file_edumatrix_notification_v1_notification_proto_rawDescGZIP(), []int{0}
 }
 
+// Raised notifies its recipient of something that another user did.
 type Raised struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	NotificationId string                 `protobuf:"bytes,1,opt,name=notification_id,json=notificationId,proto3" json:"notification_id,omitempty"`

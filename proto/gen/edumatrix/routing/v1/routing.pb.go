@@ -690,6 +690,61 @@ func (x *Shape) GetMaxItems() uint32 {
 	return 0
 }
 
+// Refusal declares a code with which commands of this package's domain are refused. Over HTTP its status is 422.
+type Refusal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Stable, "conversation_full".
+	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// For those who build clients: why it is refused.
+	Meaning       string `protobuf:"bytes,2,opt,name=meaning,proto3" json:"meaning,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusal) Reset() {
+	*x = Refusal{}
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusal) ProtoMessage() {}
+
+func (x *Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
+func (*Refusal) Descriptor() ([]byte, []int) {
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Refusal) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Refusal) GetMeaning() string {
+	if x != nil {
+		return x.Meaning
+	}
+	return ""
+}
+
 // Topic declares a Kafka topic of the service in whose file it stands.
 type Topic struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -702,7 +757,7 @@ type Topic struct {
 
 func (x *Topic) Reset() {
 	*x = Topic{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +769,7 @@ func (x *Topic) String() string {
 func (*Topic) ProtoMessage() {}
 
 func (x *Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +782,7 @@ func (x *Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topic.ProtoReflect.Descriptor instead.
 func (*Topic) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{8}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Topic) GetName() string {
@@ -782,6 +837,14 @@ var file_edumatrix_routing_v1_routing_proto_extTypes = []protoimpl.ExtensionInfo
 		Field:         50104,
 		Name:          "edumatrix.routing.v1.dense_streams",
 		Tag:           "bytes,50104,rep,name=dense_streams",
+		Filename:      "edumatrix/routing/v1/routing.proto",
+	},
+	{
+		ExtendedType:  (*descriptorpb.FileOptions)(nil),
+		ExtensionType: ([]*Refusal)(nil),
+		Field:         50105,
+		Name:          "edumatrix.routing.v1.refusals",
+		Tag:           "bytes,50105,rep,name=refusals",
 		Filename:      "edumatrix/routing/v1/routing.proto",
 	},
 	{
@@ -853,22 +916,26 @@ var (
 	//
 	// repeated string dense_streams = 50104;
 	E_DenseStreams = &file_edumatrix_routing_v1_routing_proto_extTypes[3]
+	// Codes of refusals of this package's domain, beside those that package refusal has for all.
+	//
+	// repeated edumatrix.routing.v1.Refusal refusals = 50105;
+	E_Refusals = &file_edumatrix_routing_v1_routing_proto_extTypes[4]
 )
 
 // Extension fields to descriptorpb.MessageOptions.
 var (
 	// optional edumatrix.routing.v1.Command command = 50101;
-	E_Command = &file_edumatrix_routing_v1_routing_proto_extTypes[4]
+	E_Command = &file_edumatrix_routing_v1_routing_proto_extTypes[5]
 	// optional edumatrix.routing.v1.Event event = 50102;
-	E_Event = &file_edumatrix_routing_v1_routing_proto_extTypes[5]
+	E_Event = &file_edumatrix_routing_v1_routing_proto_extTypes[6]
 	// optional edumatrix.routing.v1.Signal signal = 50103;
-	E_Signal = &file_edumatrix_routing_v1_routing_proto_extTypes[6]
+	E_Signal = &file_edumatrix_routing_v1_routing_proto_extTypes[7]
 )
 
 // Extension fields to descriptorpb.MethodOptions.
 var (
 	// optional edumatrix.routing.v1.Query query = 50101;
-	E_Query = &file_edumatrix_routing_v1_routing_proto_extTypes[7]
+	E_Query = &file_edumatrix_routing_v1_routing_proto_extTypes[8]
 )
 
 // Extension fields to descriptorpb.FieldOptions.
@@ -876,9 +943,9 @@ var (
 	// A text, a name, a file name: kept apart in the log so that it can be emptied.
 	//
 	// optional bool personal = 50101;
-	E_Personal = &file_edumatrix_routing_v1_routing_proto_extTypes[8]
+	E_Personal = &file_edumatrix_routing_v1_routing_proto_extTypes[9]
 	// optional edumatrix.routing.v1.Shape shape = 50102;
-	E_Shape = &file_edumatrix_routing_v1_routing_proto_extTypes[9]
+	E_Shape = &file_edumatrix_routing_v1_routing_proto_extTypes[10]
 )
 
 var File_edumatrix_routing_v1_routing_proto protoreflect.FileDescriptor
@@ -929,7 +996,10 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\brequired\x18\x01 \x01(\bR\brequired\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\bR\x02id\x12\x1b\n" +
 	"\tmax_chars\x18\x03 \x01(\rR\bmaxChars\x12\x1b\n" +
-	"\tmax_items\x18\x04 \x01(\rR\bmaxItems\"h\n" +
+	"\tmax_items\x18\x04 \x01(\rR\bmaxItems\"7\n" +
+	"\aRefusal\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
+	"\ameaning\x18\x02 \x01(\tR\ameaning\"h\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -944,7 +1014,8 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\x06topics\x12\x1c.google.protobuf.FileOptions\x18\xb5\x87\x03 \x03(\v2\x1b.edumatrix.routing.v1.TopicR\x06topics:[\n" +
 	"\tlooked_at\x12\x1c.google.protobuf.FileOptions\x18\xb6\x87\x03 \x03(\v2\x1e.edumatrix.routing.v1.RoomKindR\blookedAt:@\n" +
 	"\vconnections\x12\x1c.google.protobuf.FileOptions\x18\xb7\x87\x03 \x01(\bR\vconnections:C\n" +
-	"\rdense_streams\x12\x1c.google.protobuf.FileOptions\x18\xb8\x87\x03 \x03(\tR\fdenseStreams:Z\n" +
+	"\rdense_streams\x12\x1c.google.protobuf.FileOptions\x18\xb8\x87\x03 \x03(\tR\fdenseStreams:Y\n" +
+	"\brefusals\x12\x1c.google.protobuf.FileOptions\x18\xb9\x87\x03 \x03(\v2\x1d.edumatrix.routing.v1.RefusalR\brefusals:Z\n" +
 	"\acommand\x12\x1f.google.protobuf.MessageOptions\x18\xb5\x87\x03 \x01(\v2\x1d.edumatrix.routing.v1.CommandR\acommand:T\n" +
 	"\x05event\x12\x1f.google.protobuf.MessageOptions\x18\xb6\x87\x03 \x01(\v2\x1b.edumatrix.routing.v1.EventR\x05event:W\n" +
 	"\x06signal\x12\x1f.google.protobuf.MessageOptions\x18\xb7\x87\x03 \x01(\v2\x1c.edumatrix.routing.v1.SignalR\x06signal:S\n" +
@@ -965,7 +1036,7 @@ func file_edumatrix_routing_v1_routing_proto_rawDescGZIP() []byte {
 }
 
 var file_edumatrix_routing_v1_routing_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_edumatrix_routing_v1_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_edumatrix_routing_v1_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_edumatrix_routing_v1_routing_proto_goTypes = []any{
 	(Class)(0),                          // 0: edumatrix.routing.v1.Class
 	(*Command)(nil),                     // 1: edumatrix.routing.v1.Command
@@ -976,38 +1047,41 @@ var file_edumatrix_routing_v1_routing_proto_goTypes = []any{
 	(*Signal)(nil),                      // 6: edumatrix.routing.v1.Signal
 	(*RoomKind)(nil),                    // 7: edumatrix.routing.v1.RoomKind
 	(*Shape)(nil),                       // 8: edumatrix.routing.v1.Shape
-	(*Topic)(nil),                       // 9: edumatrix.routing.v1.Topic
-	(*descriptorpb.FileOptions)(nil),    // 10: google.protobuf.FileOptions
-	(*descriptorpb.MessageOptions)(nil), // 11: google.protobuf.MessageOptions
-	(*descriptorpb.MethodOptions)(nil),  // 12: google.protobuf.MethodOptions
-	(*descriptorpb.FieldOptions)(nil),   // 13: google.protobuf.FieldOptions
+	(*Refusal)(nil),                     // 9: edumatrix.routing.v1.Refusal
+	(*Topic)(nil),                       // 10: edumatrix.routing.v1.Topic
+	(*descriptorpb.FileOptions)(nil),    // 11: google.protobuf.FileOptions
+	(*descriptorpb.MessageOptions)(nil), // 12: google.protobuf.MessageOptions
+	(*descriptorpb.MethodOptions)(nil),  // 13: google.protobuf.MethodOptions
+	(*descriptorpb.FieldOptions)(nil),   // 14: google.protobuf.FieldOptions
 }
 var file_edumatrix_routing_v1_routing_proto_depIdxs = []int32{
 	0,  // 0: edumatrix.routing.v1.Event.class:type_name -> edumatrix.routing.v1.Class
 	3,  // 1: edumatrix.routing.v1.Event.opens:type_name -> edumatrix.routing.v1.Membership
 	3,  // 2: edumatrix.routing.v1.Event.closes:type_name -> edumatrix.routing.v1.Membership
 	2,  // 3: edumatrix.routing.v1.Event.timers:type_name -> edumatrix.routing.v1.Timer
-	10, // 4: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
-	10, // 5: edumatrix.routing.v1.looked_at:extendee -> google.protobuf.FileOptions
-	10, // 6: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
-	10, // 7: edumatrix.routing.v1.dense_streams:extendee -> google.protobuf.FileOptions
-	11, // 8: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
-	11, // 9: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
-	11, // 10: edumatrix.routing.v1.signal:extendee -> google.protobuf.MessageOptions
-	12, // 11: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
-	13, // 12: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
-	13, // 13: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
-	9,  // 14: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
-	7,  // 15: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
-	1,  // 16: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
-	4,  // 17: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
-	6,  // 18: edumatrix.routing.v1.signal:type_name -> edumatrix.routing.v1.Signal
-	5,  // 19: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
-	8,  // 20: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	14, // [14:21] is the sub-list for extension type_name
-	4,  // [4:14] is the sub-list for extension extendee
+	11, // 4: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
+	11, // 5: edumatrix.routing.v1.looked_at:extendee -> google.protobuf.FileOptions
+	11, // 6: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
+	11, // 7: edumatrix.routing.v1.dense_streams:extendee -> google.protobuf.FileOptions
+	11, // 8: edumatrix.routing.v1.refusals:extendee -> google.protobuf.FileOptions
+	12, // 9: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
+	12, // 10: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
+	12, // 11: edumatrix.routing.v1.signal:extendee -> google.protobuf.MessageOptions
+	13, // 12: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
+	14, // 13: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
+	14, // 14: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
+	10, // 15: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
+	7,  // 16: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
+	9,  // 17: edumatrix.routing.v1.refusals:type_name -> edumatrix.routing.v1.Refusal
+	1,  // 18: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
+	4,  // 19: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
+	6,  // 20: edumatrix.routing.v1.signal:type_name -> edumatrix.routing.v1.Signal
+	5,  // 21: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
+	8,  // 22: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	15, // [15:23] is the sub-list for extension type_name
+	4,  // [4:15] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
 }
 
@@ -1022,8 +1096,8 @@ func file_edumatrix_routing_v1_routing_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_routing_v1_routing_proto_rawDesc), len(file_edumatrix_routing_v1_routing_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
-			NumExtensions: 10,
+			NumMessages:   10,
+			NumExtensions: 11,
 			NumServices:   0,
 		},
 		GoTypes:           file_edumatrix_routing_v1_routing_proto_goTypes,

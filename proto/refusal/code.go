@@ -1,0 +1,69 @@
+package refusal
+
+// Codes that are not of one domain. Those of a domain are declared beside its commands, by the option
+// edumatrix.routing.v1.refusals, and package catalog lists them.
+const (
+	IDReused       = "id_reused"
+	Expired        = "expired"
+	Failed         = "failed"
+	Queued         = "queued"
+	Unavailable    = "unavailable"
+	Malformed      = "malformed"
+	UnknownType    = "unknown_type"
+	InvalidField   = "invalid_field"
+	Unauthorized   = "unauthorized"
+	TooManyWaiting = "too_many_waiting"
+	TooMany        = "too_many"
+	NotAMember     = "not_a_member"
+	NotFound       = "not_found"
+	Internal       = "internal"
+	TooLarge       = "too_large"
+)
+
+// Code is what clients know of a code that is not of one domain.
+type Code struct {
+	Name string
+	// Status is the HTTP status that stands for it.
+	Status int
+	// Meaning is for those who build clients: what the code stands for, and what to do.
+	Meaning string
+}
+
+// DomainStatus is the HTTP status of every code of a domain: the request was understood, and its domain refuses it.
+const DomainStatus = 422
+
+var codes = []Code{
+	{Malformed, 400, "The frame or the body cannot be read, or does not belong where it was sent. Correct the client."},
+	{InvalidField, 400, "The field that `field` names is unknown, of the wrong type or out of its bounds; the message says " +
+		"what it has to be."},
+	{UnknownType, 404, "There is no command, query or signal of this name for clients; the message has the nearest name."},
+	{Unauthorized, 401, "The token is missing or not valid: get a new one. A page of an origin that may not connect gets " +
+		"the HTTP status 403."},
+	{NotAMember, 403, "The user is not a member of what the frame is about."},
+	{NotFound, 404, "There is no such thing."},
+	{IDReused, 409, "The command id stands for another command. A new command needs a new id."},
+	{Expired, 410, "The command was received later than it was worth doing."},
+	{TooManyWaiting, 429, "Too much of this user or connection is under way: wait for answers before more is sent."},
+	{TooMany, 429, "The user, or another one whom the command names, has as much of something as one user may have; the " +
+		"message names the bound."},
+	{TooLarge, 413, "The body of a request is larger than 256 KiB. The code is used over HTTP alone: a connection is closed " +
+		"with 1009."},
+	{Unavailable, 503, "It was not done now, or it is not known whether it was done. Send it again with the same command id."},
+	{Failed, 500, "The command could not be decided, and that is final. It is kept as a dead letter."},
+	{Internal, 500, "The mesh has failed; its log has the details."},
+	{Queued, 202, "The command was received and is not decided yet. The kind of the outcome is `queued`, and no error has " +
+		"this code."},
+}
+
+// Codes lists the codes that are not of one domain, those first that are the client's own mistakes.
+func Codes() []Code { return append([]Code(nil), codes...) }
+
+// Status returns the HTTP status that stands for a code; that of a code that is not listed is DomainStatus.
+func Status(code string) int {
+	for i := range codes {
+		if codes[i].Name == code {
+			return codes[i].Status
+		}
+	}
+	return DomainStatus
+}
