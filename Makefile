@@ -81,6 +81,7 @@ lint: build $(BIN)/buf $(BIN)/staticcheck $(BIN)/protoc-gen-go $(BIN)/protoc-gen
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf $$fresh' EXIT; \
 	  cp -R proto/. $$fresh/ && (cd $$fresh && PATH=$(BIN):$$PATH buf generate) && \
 	  diff -r proto/gen $$fresh/gen || { echo "generated code is not up to date: make generate"; exit 1; }
+	go test -count=1 -run '^TestGenerated_' ./proto/cmd/reference
 	@$(MAKE) --no-print-directory breaking
 
 # On main itself a change is held against the commit before it. Only a shallow clone may lack what to compare with where
@@ -107,8 +108,9 @@ fmt: $(BIN)/buf ## Format Go and Protobuf files
 	gofmt -w proto shared services deployments
 	cd proto && $(BIN)/buf format -w
 
-generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Generate Go from proto/
+generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Generate Go, docs/reference.md and what /docs serves from proto/
 	cd proto && PATH=$(BIN):$$PATH buf generate
+	cd proto && go run ./cmd/reference
 
 env: ## Write .env for docker compose, with random secrets, where it is missing
 	@sh deployments/env.sh

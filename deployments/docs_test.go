@@ -69,7 +69,7 @@ func TestDocs_TellEveryVariable(t *testing.T) {
 
 func TestDocs_TellEveryCodeAndReason(t *testing.T) {
 	t.Parallel()
-	page := read(t, "docs/protocol.md")
+	page := read(t, "docs/reference.md")
 	for _, code := range found(t, "proto/refusal/*.go", `(?m)^\t\w+ += "(\w+)"`) {
 		require.Contains(t, page, "| `"+code+"` |")
 	}
@@ -83,7 +83,7 @@ func TestDocs_TellEveryCodeAndReason(t *testing.T) {
 
 func TestDocs_TellEveryNameOfTheProtocol(t *testing.T) {
 	t.Parallel()
-	page := read(t, "docs/protocol.md")
+	page := read(t, "docs/reference.md")
 	for _, name := range found(t, "proto/edumatrix/*/v1/*.proto", `(?m)^ +name: "(\w+\.\w+)"`) {
 		if strings.HasPrefix(name, "toy.") {
 			continue // the toy of the tests, which no mesh loads

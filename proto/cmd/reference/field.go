@@ -1,0 +1,206 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+)
+
+// direction is who writes a message.
+type direction int
+
+const (
+	// sent is what clients send: a field is required only where it is declared so.
+	sent direction = iota
+	// received is what gateways send: all texts, numbers, truth values and lists are there, also when they are empty.
+	received
+)
+
+// field is a field of a message in one direction.
+type field struct {
+	desc     protoreflect.FieldDescriptor
+	name     string
+	comment  string
+	required bool // of what is sent; of what is received: it is always there
+	id       bool
+	maxChars int // 0: no bound of its own
+	maxItems int // 0: no bound of its own
+}
+
+// required are fields whose presence no option declares, because no catalog checks frames. The tests of the gateway hold
+// its frames to it.
+var required = map[direction][]protoreflect.FullName{
+	sent: {
+		"edumatrix.gateway.v1.Authenticate.token", "edumatrix.gateway.v1.ClientFrame.type",
+		"edumatrix.gateway.v1.Subscribe.rooms", "edumatrix.gateway.v1.Unsubscribe.rooms",
+	},
+	received: {
+		"edumatrix.gateway.v1.Closing.error", "edumatrix.gateway.v1.Connected.limits",
+		"edumatrix.gateway.v1.Connected.server_time", "edumatrix.gateway.v1.Event.data", "edumatrix.gateway.v1.Event.time",
+		"edumatrix.gateway.v1.Failure.error", "edumatrix.gateway.v1.LateOutcome.outcome",
+		"edumatrix.gateway.v1.Outcome.kind", "edumatrix.gateway.v1.RefusedRoom.error", "edumatrix.gateway.v1.Signal.data",
+		"edumatrix.gateway.v1.Unsubscribed.error",
+	},
+}
+
+func (d *declarations) fields(m protoreflect.MessageDescriptor, dir direction) (all []field) {
+	for i := range m.Fields().Len() {
+		f := m.Fields().Get(i)
+		shape := proto.GetExtension(f.Options(), routingv1.E_Shape).(*routingv1.Shape)
+		v := field{desc: f, name: string(f.Name()), comment: d.comments[f.FullName()], maxChars: int(shape.GetMaxChars()),
+			maxItems: int(shape.GetMaxItems()), id: shape.GetId(), required: slices.Contains(required[dir], f.FullName())}
+		if dir == sent {
+			address := slices.Contains(addressFields(m), v.name)
+			v.required = v.required || shape.GetRequired() || address
+			v.id = v.id || address
+		} else {
+			v.required = v.required || f.IsList() || f.IsMap() || !f.HasPresence() && f.Kind() != protoreflect.EnumKind
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+var hole = regexp.MustCompile(`\{(?:\$pair:)?([a-z][a-z0-9_]*)\}`)
+
+// addressFields are the fields of a command or a signal that its addresses are made of. They have to be ids.
+func addressFields(m protoreflect.MessageDescriptor) (names []string) {
+	c := proto.GetExtension(m.Options(), routingv1.E_Command).(*routingv1.Command)
+	s := proto.GetExtension(m.Options(), routingv1.E_Signal).(*routingv1.Signal)
+	for _, template := range []string{c.GetStream(), c.GetSubject(), c.GetMemberOf(), s.GetRoom()} {
+		for _, found := range hole.FindAllStringSubmatch(template, -1) {
+			names = append(names, found[1])
+		}
+	}
+	return names
+}
+
+// kind says in words which JSON a field is.
+func (f field) kind() string {
+	one := f.single()
+	switch {
+	case f.desc.IsMap():
+		return "object"
+	case f.desc.IsList():
+		return "list of " + one
+	}
+	return one
+}
+
+func (f field) single() string {
+	list := f.desc.IsList()
+	plural := func(one, many string) string {
+		if list {
+			return many
+		}
+		return one
+	}
+	switch f.desc.Kind() {
+	case protoreflect.StringKind:
+		return plural("text", "texts")
+	case protoreflect.BoolKind:
+		return plural("true or false", "true or false")
+	case protoreflect.EnumKind:
+		return linkTo(typeName(f.desc.Enum()))
+	case protoreflect.BytesKind:
+		if f.name == "data" {
+			return "object"
+		}
+		return plural("text, base64", "texts, base64")
+	case protoreflect.MessageKind, protoreflect.GroupKind:
+		switch f.desc.Message().FullName() {
+		case timestampName:
+			return plural("time", "times")
+		case durationName:
+			return plural("seconds", "seconds")
+		}
+		return linkTo(typeName(f.desc.Message()))
+	case protoreflect.FloatKind, protoreflect.DoubleKind:
+		return plural("number", "numbers")
+	}
+	return plural("whole number", "whole numbers")
+}
+
+const (
+	timestampName = "google.protobuf.Timestamp"
+	durationName  = "google.protobuf.Duration"
+)
+
+// bounds says in words what is declared of the values of a field.
+func (f field) bounds() string {
+	var parts []string
+	if f.maxItems > 0 {
+		parts = append(parts, "at most "+count(f.maxItems))
+	}
+	switch {
+	case f.id && f.desc.IsList():
+		parts = append(parts, "[ids](#ids)")
+	case f.id:
+		parts = append(parts, "an [id](#ids)")
+	case f.maxChars > 0:
+		parts = append(parts, "at most "+count(f.maxChars)+" characters")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// count writes a number with commas: 8,000.
+func count(n int) string {
+	if n < 1000 {
+		return fmt.Sprint(n)
+	}
+	return fmt.Sprintf("%s,%03d", count(n/1000), n%1000)
+}
+
+// typeName is how the reference calls a message or an enum: "chat.Conversation", or "Limits" for one of the gateway.
+func typeName(d protoreflect.Descriptor) string {
+	if owner := ownerOf(d); owner != "gateway" {
+		return owner + "." + string(d.Name())
+	}
+	return string(d.Name())
+}
+
+func ownerOf(d protoreflect.Descriptor) string {
+	return strings.Split(string(d.ParentFile().Package()), ".")[1]
+}
+
+// words are the values of an enum as JSON has them: "direct" for KIND_DIRECT. The value without meaning is not among
+// them.
+func words(e protoreflect.EnumDescriptor) (all []string, values []protoreflect.EnumValueDescriptor) {
+	prefix := ""
+	if zero := e.Values().ByNumber(0); zero != nil {
+		prefix, _ = strings.CutSuffix(string(zero.Name()), "UNSPECIFIED")
+	}
+	for i := range e.Values().Len() {
+		if v := e.Values().Get(i); v.Number() != 0 {
+			all = append(all, strings.ToLower(strings.TrimPrefix(string(v.Name()), prefix)))
+			values = append(values, v)
+		}
+	}
+	return all, values
+}
+
+// inWords is an address as people write it: "conversation:<conversation_id>", or "conversation:<id>" with an id that the
+// mesh makes.
+func inWords(template string) string {
+	return regexp.MustCompile(`\{([^}]+)\}`).ReplaceAllStringFunc(template, func(h string) string {
+		switch name := h[1 : len(h)-1]; {
+		case name == "$actor":
+			return "<the user>"
+		case strings.HasPrefix(name, "$"):
+			return "<id>"
+		default:
+			return "<" + name + ">"
+		}
+	})
+}
+
+func optionsOf(e *catalog.Event) *routingv1.Event {
+	return proto.GetExtension(e.Type.Descriptor().Options(), routingv1.E_Event).(*routingv1.Event)
+}

@@ -1,0 +1,420 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
+)
+
+// reference lists everything that clients send and receive, with every field.
+func (d *declarations) reference() *page {
+	p := &page{title: "Reference of the client protocol, version 1"}
+	w := &writer{declarations: d, page: p}
+	p.text("Generated from `proto/` by `make generate`: do not edit. How all of this is used is in [protocol.md](protocol.md).")
+	p.text("Names are those of JSON. In Protobuf `data` is the message that the heading names. A client ignores the fields, " +
+		"frame types, event names and words of an enum that it does not know: it takes a word that it does not know for a " +
+		"field that is absent.")
+	p.list("Of what a client sends, fields that are marked as required have to be there and must not be empty; all others "+
+		"may be absent, and `null` is as good as absent. Fields that are not listed are refused, except in `connect`.",
+		"Of what a client receives, fields that are marked as always there are there, also when they are empty; all others "+
+			"are absent where they do not apply.")
+	w.contents("Frames", "Commands", "Queries", "Events", "Signals", "Types", "Streams", "Rooms", "Ids", "Errors", "Close codes")
+	w.frames()
+	w.commands()
+	w.queries()
+	w.events()
+	w.signals()
+	w.types()
+	w.streams()
+	w.rooms()
+	w.ids()
+	w.errors()
+	w.closeCodes()
+	return p
+}
+
+// writer writes the reference, and notes which types it has to describe.
+type writer struct {
+	*declarations
+	*page
+	messages []mentioned
+	enums    []protoreflect.EnumDescriptor
+}
+
+type mentioned struct {
+	desc protoreflect.MessageDescriptor
+	dir  direction
+}
+
+func (w *writer) contents(headings ...string) {
+	links := make([]string, len(headings))
+	for i, h := range headings {
+		links[i] = linkTo(h)
+	}
+	w.text("%s", strings.Join(links, " · "))
+}
+
+// fieldTable lists the fields of a message, without those that are named.
+func (w *writer) fieldTable(m protoreflect.MessageDescriptor, dir direction, without ...string) {
+	head := []string{"field", "type", "required", "bounds", "meaning"}
+	if dir == received {
+		head[2] = "always there"
+		head = slices.Delete(head, 3, 4)
+	}
+	var rows [][]string
+	for _, f := range w.fields(m, dir) {
+		if slices.Contains(without, f.name) {
+			continue
+		}
+		w.mention(f, dir)
+		yes := ""
+		if f.required {
+			yes = "yes"
+		}
+		row := []string{code(f.name), f.kind(), yes, f.bounds(), f.comment}
+		if dir == received {
+			row = slices.Delete(row, 3, 4)
+		}
+		rows = append(rows, row)
+	}
+	if len(rows) == 0 && len(without) == 0 {
+		w.text("It has no fields.")
+	}
+	w.table(head, rows)
+}
+
+func (w *writer) mention(f field, dir direction) {
+	switch {
+	case f.desc.Enum() != nil:
+		if !slices.Contains(w.enums, f.desc.Enum()) {
+			w.enums = append(w.enums, f.desc.Enum())
+		}
+	case f.desc.Message() != nil && !slices.Contains([]protoreflect.FullName{timestampName, durationName}, f.desc.Message().FullName()):
+		if m := (mentioned{f.desc.Message(), dir}); !slices.Contains(w.messages, m) {
+			w.messages = append(w.messages, m)
+		}
+	}
+}
+
+// comment writes the comment of a message or a method, where there is one.
+func (w *writer) comment(d protoreflect.Descriptor) {
+	if c := w.comments[d.FullName()]; c != "" {
+		w.text("%s", c)
+	}
+}
+
+func (w *writer) frames() {
+	w.heading(2, "Frames")
+	w.heading(3, "Frames of a client")
+	w.comment((&gatewayv1.ClientFrame{}).ProtoReflect().Descriptor())
+	w.fieldTable((&gatewayv1.ClientFrame{}).ProtoReflect().Descriptor(), sent)
+	for _, c := range controls {
+		w.heading(4, code(c.name))
+		if c.data == nil {
+			w.text("A `ping` has no data, and neither has its reply.")
+			continue
+		}
+		w.comment(c.data.ProtoReflect().Descriptor())
+		w.fieldTable(c.data.ProtoReflect().Descriptor(), sent)
+		if c.answer == nil {
+			w.text("The reply has no data.")
+			continue
+		}
+		w.text("The data of the reply:")
+		w.comment(c.answer.ProtoReflect().Descriptor())
+		w.fieldTable(c.answer.ProtoReflect().Descriptor(), received)
+	}
+	w.heading(3, "Frames of the gateway")
+	w.text("In JSON each has the field `type` besides those that are listed.")
+	for _, f := range serverFrames() {
+		w.heading(4, code(string(f.Name())))
+		w.comment(f.Message())
+		w.fieldTable(f.Message(), received)
+	}
+}
+
+func (w *writer) commands() {
+	w.heading(2, "Commands")
+	w.text("Over HTTP: `POST /api/<name>` with the data as the body. The outcome names the stream.")
+	for _, c := range w.declarations.commands() {
+		w.heading(3, code(c.Name))
+		m := c.Type.Descriptor()
+		o := proto.GetExtension(m.Options(), routingv1.E_Command).(*routingv1.Command)
+		w.comment(m)
+		about := fmt.Sprintf("%s, to the stream `%s`.", code(string(m.FullName())), inWords(o.Stream))
+		if o.MemberOf != "" {
+			about += fmt.Sprintf(" Only for members of `%s`.", inWords(o.MemberOf))
+		}
+		if c.Worth > 0 {
+			about += fmt.Sprintf(" It is refused as `expired` after %s.", c.Worth)
+		}
+		w.text("%s", about)
+		w.fieldTable(m, sent)
+	}
+}
+
+func (w *writer) queries() {
+	w.heading(2, "Queries")
+	w.text("Over HTTP: `POST /api/<name>` with the data as the body, or the Connect procedure that is named.")
+	for _, q := range w.declarations.queries() {
+		w.heading(3, code(q.Name))
+		w.comment(w.method(q))
+		w.text("%s, at `/api%s`.", code(string(q.Request.Descriptor().FullName())), q.Procedure)
+		w.fieldTable(q.Request.Descriptor(), sent)
+		w.text("The answer, %s:", code(string(q.Response.Descriptor().FullName())))
+		w.fieldTable(q.Response.Descriptor(), received)
+	}
+}
+
+// method is the method of a query.
+func (d *declarations) method(q *catalog.Query) protoreflect.MethodDescriptor {
+	services := q.Request.Descriptor().ParentFile().Services()
+	for i := range services.Len() {
+		methods := services.Get(i).Methods()
+		for j := range methods.Len() {
+			if m := methods.Get(j); "/"+string(services.Get(i).FullName())+"/"+string(m.Name()) == q.Procedure {
+				return m
+			}
+		}
+	}
+	panic("the method of " + q.Name + " is declared in another file than its request")
+}
+
+func (w *writer) events() {
+	w.heading(2, "Events")
+	for _, e := range w.declarations.events() {
+		o := optionsOf(e)
+		w.heading(3, code(e.Name))
+		w.comment(e.Type.Descriptor())
+		w.text("%s, of the stream `%s`.", code(string(e.Type.Descriptor().FullName())), inWords(o.Stream))
+		facts := []string{"It is sent to the room " + rooms(o.Rooms) + "."}
+		for _, m := range o.Opens {
+			facts = append(facts, fmt.Sprintf("It opens the room `%s` to %s. It is sent to them as well.", inWords(m.Room), users(e.Type.Descriptor(), m.User)))
+		}
+		for _, m := range o.Closes {
+			facts = append(facts, fmt.Sprintf("It closes the room `%s` to %s. They receive this event and none after it.",
+				inWords(m.Room), users(e.Type.Descriptor(), m.User)))
+		}
+		if e.Redacts {
+			facts = append(facts, fmt.Sprintf("The personal fields of the earlier events about the same `%s` are emptied: those "+
+				"events are `redacted` from then on.", strings.Trim(o.Subject, "{}")))
+		}
+		if o.Expires != "" {
+			facts = append(facts, fmt.Sprintf("It is shown until `%s`.", o.Expires))
+		}
+		if personal := personalFields(e.Type.Descriptor()); len(personal) > 0 {
+			facts = append(facts, "Empty where the event is `redacted`: "+strings.Join(personal, ", ")+".")
+		}
+		w.list(facts...)
+		w.fieldTable(e.Type.Descriptor(), received)
+	}
+}
+
+func rooms(templates []string) string {
+	names := make([]string, len(templates))
+	for i, t := range templates {
+		names[i] = code(inWords(t))
+	}
+	return strings.Join(names, " and ")
+}
+
+// users are those that a membership names: one, or those of a repeated field.
+func users(m protoreflect.MessageDescriptor, template string) string {
+	name := strings.Trim(template, "{}")
+	if f := m.Fields().ByName(protoreflect.Name(name)); f != nil && f.IsList() {
+		return "the users of " + code(name)
+	}
+	return "the user " + code(name)
+}
+
+func personalFields(m protoreflect.MessageDescriptor) (names []string) {
+	for i := range m.Fields().Len() {
+		if f := m.Fields().Get(i); proto.GetExtension(f.Options(), routingv1.E_Personal).(bool) {
+			names = append(names, code(string(f.Name())))
+		}
+	}
+	return names
+}
+
+func (w *writer) signals() {
+	w.heading(2, "Signals")
+	for _, s := range w.declarations.signals() {
+		m := s.Type.Descriptor()
+		o := proto.GetExtension(m.Options(), routingv1.E_Signal).(*routingv1.Signal)
+		w.heading(3, code(s.Name))
+		w.comment(m)
+		w.text("%s, to the members of the room `%s`. At most %s bytes of data as JSON; %d a second and %d at once, of one "+
+			"connection and of one user.", code(string(m.FullName())), inWords(o.Room), count(s.Bytes), s.Rate, 5*s.Rate)
+		w.fieldTable(m, sent)
+	}
+}
+
+// types describes the messages and enums that fields have. Describing one may mention others.
+func (w *writer) types() {
+	w.heading(2, "Types")
+	described := map[mentioned]bool{}
+	for {
+		slices.SortFunc(w.messages, func(a, b mentioned) int {
+			return cmp.Or(strings.Compare(typeName(a.desc), typeName(b.desc)), cmp.Compare(a.dir, b.dir))
+		})
+		next := slices.IndexFunc(w.messages, func(m mentioned) bool { return !described[m] && !isFrame(m.desc) })
+		if next < 0 {
+			break
+		}
+		m := w.messages[next]
+		described[m] = true
+		w.heading(3, typeName(m.desc))
+		w.comment(m.desc)
+		w.fieldTable(m.desc, m.dir)
+	}
+	slices.SortFunc(w.enums, func(a, b protoreflect.EnumDescriptor) int { return strings.Compare(typeName(a), typeName(b)) })
+	for _, e := range w.enums {
+		w.heading(3, typeName(e))
+		w.comment(e)
+		var rows [][]string
+		names, values := words(e)
+		for i, v := range values {
+			rows = append(rows, []string{code(names[i]), fmt.Sprint(v.Number()), w.comments[v.FullName()]})
+		}
+		w.table([]string{"word", "number in Protobuf", "meaning"}, rows)
+	}
+}
+
+func isFrame(m protoreflect.MessageDescriptor) bool {
+	return slices.ContainsFunc(serverFrames(), func(f protoreflect.FieldDescriptor) bool { return f.Message() == m })
+}
+
+var classes = map[routingv1.Class]string{
+	routingv1.Class_CLASS_DURABLE:   "every event is sent, in order; a client that does not keep up is closed rather than spared one",
+	routingv1.Class_CLASS_COUNTER:   "only the newest event may be sent, with its version",
+	routingv1.Class_CLASS_EPHEMERAL: "only the newest event may be sent, and it is the first to be dropped; the version is only a number that grows",
+}
+
+func (w *writer) streams() {
+	w.heading(2, "Streams")
+	w.text("Versions of a dense stream have no gap: a version that is missing means a missed event. Of all other streams a " +
+		"client keeps the newest.")
+	seen := map[string]bool{}
+	var rows [][]string
+	for _, e := range w.declarations.events() {
+		o := optionsOf(e)
+		kind := catalog.KindOf(o.Stream)
+		if seen[kind] {
+			continue
+		}
+		seen[kind] = true
+		dense := "no"
+		if w.denseStream(kind) {
+			dense = "yes"
+		}
+		rows = append(rows, []string{code(inWords(o.Stream)), dense, strings.ToLower(strings.TrimPrefix(e.Class.String(), "CLASS_")),
+			classes[e.Class], rooms(o.Rooms)})
+	}
+	slices.SortFunc(rows, slices.Compare)
+	w.table([]string{"stream", "dense", "class", "what a client receives", "rooms"}, rows)
+}
+
+func (w *writer) rooms() {
+	w.heading(2, "Rooms")
+	w.text("A user is in these rooms without subscribing:")
+	open := map[string]bool{"user:<user>": true}
+	for _, e := range w.declarations.events() {
+		for _, m := range optionsOf(e).Opens {
+			open[inWords(m.Room)] = true
+		}
+	}
+	var member, subscribed []string
+	for room := range open {
+		member = append(member, code(room))
+	}
+	slices.Sort(member)
+	w.list(member...)
+	w.text("A client subscribes to rooms of these kinds:")
+	for _, kind := range w.catalog.LookedAtKinds() {
+		subscribed = append(subscribed, code(kind+":<id>"))
+	}
+	w.list(subscribed...)
+}
+
+func (w *writer) ids() {
+	w.heading(2, "Ids")
+	w.text("An id is %s. Where an id is part of the name of a room or a stream, a colon in it is written `%%3A`.",
+		strings.Replace(catalog.IDForm, " of ", " of `", 1)+"`")
+}
+
+func (w *writer) errors() {
+	w.heading(2, "Errors")
+	w.text("A code never changes its meaning; messages may change. The HTTP status is that of requests under `/api`.")
+	var rows [][]string
+	for _, c := range refusal.Codes() {
+		if c.Status >= 400 {
+			rows = append(rows, []string{code(c.Name), fmt.Sprint(c.Status), c.Meaning})
+		}
+	}
+	w.table([]string{"code", "HTTP", "meaning"}, rows)
+	w.text("Codes of one domain. A client treats one that it does not know as a refusal that it shows by its message.")
+	rows = nil
+	for _, r := range w.catalog.Refusals() {
+		rows = append(rows, []string{code(r.Code), fmt.Sprint(refusal.DomainStatus), r.Owner, r.Meaning})
+	}
+	w.table([]string{"code", "HTTP", "domain", "meaning"}, rows)
+}
+
+func (w *writer) closeCodes() {
+	w.heading(2, "Close codes")
+	w.comment(gatewayv1.CloseCode(0).Descriptor())
+	w.text("The names are the codes of the error in the frame `closing`.")
+	var rows [][]string
+	names, values := words(gatewayv1.CloseCode(0).Descriptor())
+	for i, v := range values {
+		c := proto.GetExtension(v.Options(), gatewayv1.E_Close).(*gatewayv1.Close)
+		reconnect := "no"
+		if c.Reconnect {
+			reconnect = "yes"
+		}
+		rows = append(rows, []string{fmt.Sprint(v.Number()), code(names[i]), reconnect, c.Message})
+	}
+	w.table([]string{"code", "name", "reconnect", "reason"}, rows)
+}
+
+// control is a frame that clients send besides commands, queries and signals.
+type control struct {
+	name   string
+	data   proto.Message // nil: it has none
+	answer proto.Message // the data of the reply; nil: it has none
+}
+
+var controls = []control{
+	{"connect", &gatewayv1.Connect{}, &gatewayv1.Connected{}},
+	{"authenticate", &gatewayv1.Authenticate{}, &gatewayv1.Authenticated{}},
+	{"subscribe", &gatewayv1.Subscribe{}, &gatewayv1.Subscribed{}},
+	{"unsubscribe", &gatewayv1.Unsubscribe{}, nil},
+	{"ping", nil, nil},
+}
+
+// serverFrames are the fields of ServerFrame: the types of frames that gateways send.
+func serverFrames() (all []protoreflect.FieldDescriptor) {
+	fields := (&gatewayv1.ServerFrame{}).ProtoReflect().Descriptor().Fields()
+	for i := range fields.Len() {
+		all = append(all, fields.Get(i))
+	}
+	return all
+}
+
+// index is the page at /docs.
+func (d *declarations) index() *page {
+	p := &page{title: "EDU Matrix Interlinked: the client protocol, version 1"}
+	p.list("[Reference](/docs/reference): every frame, command, query, event, signal, error and close code, with every field",
+		"[AsyncAPI 3.0](/docs/asyncapi.json): the WebSocket at `/ws`",
+		"[OpenAPI 3.1](/docs/openapi.json): commands, queries and health over HTTP")
+	return p
+}
