@@ -10,6 +10,9 @@ STATICCHECK_VERSION := v0.8.2
 MODULES = $(shell go list -m -f '{{.Dir}}')
 # Packages whose tests run at once. Several start a whole mesh.
 TEST_PACKAGES ?= 2
+# make test PKG=./shared/bus RUN=TestReader: one package's tests, or those whose names match
+PKG ?= work
+RUN ?= .
 EDUMATRIX := bin/edumatrix
 TESTSERVERS := bin/testservers
 
@@ -17,7 +20,8 @@ TESTSERVERS := bin/testservers
 build lint $(EDUMATRIX) $(TESTSERVERS): export CGO_ENABLED := 0
 build lint $(EDUMATRIX) $(TESTSERVERS): export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
-.PHONY: help run test test-fast bench bench-size bench-hostile tidy fmt faults faults-broken build lint generate env verify-connections
+.PHONY: help run test test-fast bench bench-size bench-hostile tidy fmt faults faults-broken build lint generate env
+.PHONY: verify-connections picture
 .PHONY: breaking $(EDUMATRIX) $(TESTSERVERS)
 
 help: ## Print what there is to make
@@ -30,11 +34,11 @@ help: ## Print what there is to make
 run: $(EDUMATRIX) ## Start the whole mesh in one process; Ctrl-C stops it
 	@exec $(EDUMATRIX) up
 
-test: $(TESTSERVERS) ## Run all tests, fast and integration, with the race detector
+test: $(TESTSERVERS) ## Run all tests with the race detector; PKG=./shared/bus and RUN=TestReader for some
 	@$(TESTSERVERS) -install
 	@if command -v gcc >/dev/null; then race=-race; else race=; echo "there is no gcc: no race detector"; fi; \
 	  echo "fast tests and integration tests$${race:+, with the race detector}"; \
-	  exec $(TESTSERVERS) -jaeger -- go test $$race -p $(TEST_PACKAGES) -timeout 20m -tags integration work
+	  exec $(TESTSERVERS) -jaeger -- go test $$race -p $(TEST_PACKAGES) -timeout 20m -tags integration -run '$(RUN)' $(PKG)
 
 test-fast: ## Run the tests that need no server
 	@echo "fast tests alone; make test runs the integration tests as well"
@@ -114,6 +118,9 @@ generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Genera
 
 env: ## Write .env for docker compose, with random secrets, where it is missing
 	@sh deployments/env.sh
+
+picture: $(EDUMATRIX) ## Record docs/talk.svg, the picture of the README, from the real program
+	go run ./services/edumatrix/cmd/picture -edumatrix $(EDUMATRIX) -out docs/talk.svg
 
 verify-connections: $(EDUMATRIX) ## Check every connection to Postgres, Redis and Kafka, one by one
 	@$(EDUMATRIX) verify
