@@ -13,25 +13,25 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// made is the name space of all ids that are made from others, so that a repeat makes the same one.
+// made is the namespace of all ids that are derived from others, so that a repeat derives the same id.
 var made = uuid.MustParse("5f0a7a3e-3a4f-5d8e-9c55-6f1a1e0c7d21")
 
-// TimerActor sends the commands of timers. No user has this name, as it is not an id.
+// TimerActor is the actor of the commands of timers. It is not a valid id, so no user has this name.
 const TimerActor = "$timer"
 
-// Origin is where a command comes from: what addresses are made of beside a message's own fields, and what an aggregate
-// knows of the moment at which it decides.
+// Origin identifies the sender of a command, from which addresses are derived, and describes the moment at which the
+// command is decided.
 type Origin struct {
 	Actor     string
 	CommandID string
-	// At is the log's clock when the command is decided, alike for all commands that are decided together. It is not before
-	// any event that the state was made of, and no event that the command leads to is recorded as earlier.
+	// At is the log's clock when the command is decided, equal for all commands that are decided together. It is not
+	// before any event of the state, and no event of the command is recorded with an earlier time.
 	At time.Time
-	// Version of the stream that the command is decided on; 0: the stream does not exist.
+	// Version of the stream when the command is decided; 0: the stream does not exist.
 	Version int64
 }
 
-// Fact is what an aggregate may know of an event beside its body.
+// Fact contains what an aggregate may know of an event beside its body.
 type Fact struct {
 	Actor   string
 	Version int64 // of the stream
@@ -39,8 +39,8 @@ type Fact struct {
 	read    *bool
 }
 
-// NewFact makes a Fact. If read is not nil, it is set to true once the time is asked for: the time of an event that was
-// only just decided may still be corrected when the event is recorded.
+// NewFact returns a Fact. If read is not nil, it is set to true when the time is read: the time of an event that was
+// decided but not recorded may still be corrected.
 func NewFact(actor string, version int64, at time.Time, read *bool) Fact {
 	return Fact{Actor: actor, Version: version, at: at, read: read}
 }
@@ -53,20 +53,22 @@ func (f Fact) At() time.Time {
 	return f.at
 }
 
-// Expecting is an event for another stream of the same service, which is appended only where that stream is at Version
-// (0: it must not exist). Where it is not, the command that led to it is refused with Otherwise.
+// Expecting is an event for another stream of the same service. It is appended only if that stream is at Version (0: it
+// must not exist). Otherwise the command that led to it is refused with Otherwise.
 type Expecting struct {
 	proto.Message
 	Version   int64
 	Otherwise *refusal.Error
 }
 
-// NewID is the id of what a command makes: the same however often it is sent, another for every user.
+// NewID returns the id of what a command creates: the same however often the command is sent, and different for every
+// user.
 func (o Origin) NewID() string {
 	return uuid.NewSHA1(made, []byte("new\x00"+o.Actor+"\x00"+o.CommandID)).String()
 }
 
-// PairID is the id of what two users have in common, whichever of the two asks.
+// PairID returns the id of what two users have in common, for example a direct conversation, whichever of the two sends
+// the command.
 func PairID(a, b string) string {
 	if a > b {
 		a, b = b, a
@@ -79,8 +81,8 @@ var (
 	unescapeID = strings.NewReplacer("%25", "%", "%3A", ":")
 )
 
-// EscapeID returns an id as it stands in the address of a stream or a room, where a colon separates: "f:1:ann" becomes
-// "f%3A1%3Aann". Most ids have no colon and stay as they are. No two ids become the same.
+// EscapeID escapes an id for the address of a stream or a room, where a colon is the separator: "f:1:ann" becomes
+// "f%3A1%3Aann". Most ids have no colon and are unchanged. Different ids stay different.
 func EscapeID(id string) string {
 	if !strings.ContainsAny(id, ":%") {
 		return id
@@ -91,10 +93,10 @@ func EscapeID(id string) string {
 // Address returns the address of a stream or a room, such as "presence:ann".
 func Address(kind, id string) string { return kind + ":" + EscapeID(id) }
 
-// UserRoom returns the room of what concerns one user alone.
+// UserRoom returns the room for events that concern one user alone.
 func UserRoom(id string) string { return Address("user", id) }
 
-// UserOfRoom returns whose room it is. It reports false for rooms of other kinds.
+// UserOfRoom returns the user of a user's room. It returns false for rooms of other kinds.
 func UserOfRoom(room string) (id string, ok bool) {
 	escaped, ok := strings.CutPrefix(room, "user:")
 	if !ok || !strings.Contains(escaped, "%") {
@@ -103,17 +105,17 @@ func UserOfRoom(room string) (id string, ok bool) {
 	return unescapeID.Replace(escaped), true
 }
 
-// SplitAddress returns what an address made by Address was made of. It reports false if there is no such address.
+// SplitAddress returns the parts of an address that Address made. It returns false if the address is invalid.
 func SplitAddress(address string) (kind, id string, ok bool) {
 	kind, escaped, found := strings.Cut(address, ":")
 	id = unescapeID.Replace(escaped)
 	return kind, id, found && ValidID(id) && EscapeID(id) == escaped
 }
 
-// template is a parsed address such as "conversation:{conversation_id}": text with holes in it.
+// template is a parsed address such as "conversation:{conversation_id}": text with placeholders.
 type template struct {
 	source string
-	text   []string // around the holes, one more than those
+	text   []string // around the placeholders, one more than there are placeholders
 	holes  []hole
 }
 
@@ -176,7 +178,7 @@ func parseHole(d protoreflect.MessageDescriptor, source, name string) (h hole, e
 	return h, nil
 }
 
-// kind is what stands before the first colon: "conversation" of "conversation:{conversation_id}".
+// kind returns the text before the first colon: "conversation" of "conversation:{conversation_id}".
 func (t template) kind() string { return KindOf(t.source) }
 
 // KindOf returns the kind of a stream or room: "conversation" of "conversation:7".
@@ -190,7 +192,7 @@ func (t template) each(m proto.Message, o Origin) []string {
 	if t.source == "" {
 		return nil
 	}
-	bare := len(t.holes) == 1 && t.text[0] == "" && t.text[1] == "" // it stands for the id itself
+	bare := len(t.holes) == 1 && t.text[0] == "" && t.text[1] == "" // the template is the id itself
 	all := []string{t.text[0]}
 	for i, h := range t.holes {
 		values := h.values(m, o)

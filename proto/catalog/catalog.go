@@ -1,5 +1,5 @@
-// Package catalog makes the declarations of proto/ readable at run time: every command, event and query of the mesh by
-// its name, every topic with its owner. Gateways and services ask it where a message travels; nothing else knows.
+// Package catalog makes the declarations of proto/ available at run time: every command, event and query of the mesh by
+// its name, and every topic with its owner. It is the only source of the routes of messages.
 package catalog
 
 import (
@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
-	// The mesh is what these packages declare.
+	// The packages whose declarations make up the mesh.
 	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/feed/v1"
 	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
@@ -24,7 +24,7 @@ import (
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
 )
 
-// Command is a declared wish.
+// Command is a declared command.
 type Command struct {
 	Name   string
 	Owner  string // the service that decides it
@@ -36,7 +36,7 @@ type Command struct {
 	stream, subject, memberOf template
 }
 
-// Event is a declared fact.
+// Event is a declared event.
 type Event struct {
 	Name    string
 	Owner   string
@@ -54,7 +54,7 @@ type Event struct {
 	cancels         []template
 }
 
-// Query is a declared read: a unary method of its owner.
+// Query is a declared query: a unary method of its owner.
 type Query struct {
 	Name      string
 	Owner     string
@@ -64,12 +64,12 @@ type Query struct {
 	Response  protoreflect.MessageType
 }
 
-// Signal is what is declared to be true for a moment only.
+// Signal is a declared signal: a message that matters only at the moment, and is not stored.
 type Signal struct {
 	Name  string
-	Owner string // the service whose log says who is in the room
-	Bytes int    // of data as JSON, at most
-	Rate  int    // a second, of one connection and of one user, at most
+	Owner string // the service whose log contains the members of the room
+	Bytes int    // maximum size of the data as JSON
+	Rate  int    // maximum number per second, of one connection and of one user
 	Type  protoreflect.MessageType
 
 	room template
@@ -127,7 +127,7 @@ func Load() (*Catalog, error) {
 	return c, nil
 }
 
-// checkAll names each declaration that contradicts another or the rules of the envelope.
+// checkAll returns an error for each declaration that contradicts another or the rules of the envelope.
 func (c *Catalog) checkAll() error {
 	var problems []error
 	for _, name := range c.EventNames() {
@@ -146,11 +146,11 @@ func (c *Catalog) checkAll() error {
 	return errors.Join(problems...)
 }
 
-// notServices are the packages of proto/ that declare nothing that a service owns: the options, and what gateways and
-// services send each other and clients.
+// notServices are the packages of proto/ that no service owns: the options, and the messages between gateways, services
+// and clients.
 var notServices = []string{"routing", "mesh", "gateway"}
 
-// ownerOf gives "chat" for edumatrix.chat.v1, and false for a package that no service owns.
+// ownerOf returns "chat" for edumatrix.chat.v1, and false for a package that no service owns.
 func ownerOf(pkg protoreflect.FullName) (string, bool) {
 	parts := strings.Split(string(pkg), ".")
 	if len(parts) != 3 || parts[0] != "edumatrix" || slices.Contains(notServices, parts[1]) {
@@ -292,30 +292,31 @@ func (c *Catalog) CommandOf(m proto.Message) (*Command, bool) {
 	return v, ok
 }
 
-// LookedAt names the service that answers for looking at rooms of a kind ("presence").
+// LookedAt returns the service that decides about subscriptions to rooms of a kind ("presence").
 func (c *Catalog) LookedAt(kind string) (owner string, ok bool) { owner, ok = c.looked[kind]; return }
 
-// LookedAtKinds lists the kinds of rooms that clients may look at, sorted.
+// LookedAtKinds returns the sorted kinds of rooms to which clients may subscribe without being members.
 func (c *Catalog) LookedAtKinds() []string { return slices.Sorted(maps.Keys(c.looked)) }
 
-// Connections names the service that keeps who is connected where.
+// Connections returns the service that stores the connections of users.
 func (c *Catalog) Connections() string { return c.keeper }
 
-// DenseStreams lists the kinds of streams whose versions clients see without gaps, sorted.
+// DenseStreams returns the sorted kinds of streams whose versions clients see without gaps.
 func (c *Catalog) DenseStreams() []string { return slices.Sorted(slices.Values(c.dense)) }
 
-// Refusals lists the codes of all domains, by code. Those that are not of one domain are in package refusal.
+// Refusals returns the codes of all domains, sorted by code. Codes that belong to no domain are in package refusal.
 func (c *Catalog) Refusals() []Refusal {
 	return slices.SortedFunc(slices.Values(c.refusals), func(a, b Refusal) int { return strings.Compare(a.Code, b.Code) })
 }
 
-// LoggedTopics lists the topics that carry events of an owner's log (or of all logs when owner is empty), by name: those
-// with an event that is more than ephemeral. Their records have positions.
+// LoggedTopics returns the topics with events of an owner's log (or of all logs if owner is empty), sorted by name:
+// those with an event that is more than ephemeral. Their records have positions.
 func (c *Catalog) LoggedTopics(owner string) []Topic {
 	return slices.DeleteFunc(c.Topics(owner), func(t Topic) bool { return !c.carries(t.Name, true) })
 }
 
-// StateTopics lists the topics that carry state without a log, by name; there the newest of a stream wins.
+// StateTopics returns the topics with state that is not in a log, sorted by name; the newest record of a stream
+// replaces older ones.
 func (c *Catalog) StateTopics() []Topic {
 	return slices.DeleteFunc(c.Topics(""), func(t Topic) bool { return !c.carries(t.Name, false) })
 }
@@ -359,13 +360,13 @@ func (c *Catalog) Topics(owner string) []Topic {
 	return list
 }
 
-// CommandTopic is where an owner's commands travel.
+// CommandTopic returns the topic of an owner's commands.
 func CommandTopic(owner string) string { return owner + "-commands" }
 
-// ResultTopic is where an owner tells outcomes that no event tells.
+// ResultTopic returns the topic of an owner's outcomes that no event carries.
 func ResultTopic(owner string) string { return owner + "-results" }
 
-// DeadLetterTopic is where an owner keeps what it could not take.
+// DeadLetterTopic returns the topic of the messages that an owner could not process.
 func DeadLetterTopic(owner string) string { return owner + ".dead-letter" }
 
 // Owners lists the services that own anything, by name.

@@ -59,14 +59,14 @@ type Membership struct {
 	Users []string
 }
 
-// Place is where one event goes.
+// Place is the route of one event.
 type Place struct {
 	Stream  string
 	Subject string
 	Rooms   []string
 	Opens   []Membership
 	Closes  []Membership
-	Expires time.Time // from then on nobody is shown it any more; zero: never
+	Expires time.Time // after which it is no longer shown to anybody; zero: never
 }
 
 // Place resolves the declared addresses against one event.
@@ -87,8 +87,8 @@ func (e *Event) Place(m proto.Message, o Origin) Place {
 	return p
 }
 
-// Split takes the personal fields out of an event: what stays, and a message of the same type with only those. The
-// second is nil when the type has none.
+// Split separates the personal fields of an event: it returns the event without them, and a message of the same type
+// with only them. The second is nil if the type has none.
 func (e *Event) Split(m proto.Message) (plain, personal proto.Message) {
 	if len(e.personal) == 0 {
 		return m, nil
@@ -104,7 +104,7 @@ func (e *Event) Split(m proto.Message) (plain, personal proto.Message) {
 	return plain, personal
 }
 
-// Decode reads the body of an event by its name.
+// Decode decodes the body of an event, given its name.
 func (c *Catalog) Decode(name string, body []byte) (proto.Message, error) {
 	e, ok := c.events[name]
 	if !ok {
@@ -117,19 +117,19 @@ func (c *Catalog) Decode(name string, body []byte) (proto.Message, error) {
 	return m, nil
 }
 
-// Stream is the stream, and Kafka key, that a command asks to change.
+// Stream returns the stream, and Kafka key, that a command changes.
 func (c *Command) Stream(m proto.Message, o Origin) string { return c.stream.one(m, o) }
 
-// Subject is what within its stream a command is about; empty: the stream itself.
+// Subject returns the part of its stream that a command is about; empty: the stream itself.
 func (c *Command) Subject(m proto.Message, o Origin) string { return c.subject.one(m, o) }
 
-// MemberOf is the room that the actor has to be a member of; empty: none.
+// MemberOf returns the room of which the actor must be a member; empty: none.
 func (c *Command) MemberOf(m proto.Message, o Origin) string { return c.memberOf.one(m, o) }
 
-// Kind is the kind of stream that the command asks to change.
+// Kind returns the kind of the stream that the command changes.
 func (c *Command) Kind() string { return c.stream.kind() }
 
-// check holds one event against the rules of the envelope.
+// check checks one event against the rules of the envelope.
 func (c *Catalog) check(e *Event) (problems []error) {
 	fail := func(format string, args ...any) {
 		problems = append(problems, fmt.Errorf("%s: "+format, append([]any{e.Name}, args...)...))
@@ -158,7 +158,7 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	if e.Redacts && e.subject.source == "" {
 		fail("redacts, but says nothing of what (subject)")
 	}
-	// Events that open and close a room lie in the stream of the room, so they are ordered with its other events.
+	// Events that open and close a room are in the stream of the room, so they are ordered with its other events.
 	for _, m := range slices.Concat(e.opens, e.closes) {
 		if m.room.source != e.stream.source {
 			fail("opens or closes %s from the stream %s", m.room.source, e.stream.source)

@@ -17,12 +17,12 @@ func (c *Catalog) QueryNames() []string { return slices.Sorted(maps.Keys(c.queri
 // SignalNames lists the names of all signals, sorted.
 func (c *Catalog) SignalNames() []string { return slices.Sorted(maps.Keys(c.signals)) }
 
-// maxTyped is the longest text that Nearest compares, in bytes. Comparing takes time by the length, and no name is nearly
-// as long.
+// maxTyped is the maximum length of the text that Nearest compares, in bytes. The time of a comparison grows with the
+// length, and no name is nearly as long.
 const maxTyped = 64
 
-// Nearest names the public command or query whose name is nearest to what somebody typed (by edit distance), or
-// nothing when none is near.
+// Nearest returns the public command or query whose name is nearest (by edit distance) to a mistyped one, or an empty
+// text if none is near.
 func (c *Catalog) Nearest(name string) string {
 	if len(name) > maxTyped {
 		return ""

@@ -15,12 +15,12 @@ import (
 // MaxID is the length of the longest id, in characters.
 const MaxID = 255
 
-// IDForm says in words what ValidID takes, for errors.
+// IDForm describes the ids that ValidID accepts, for errors.
 const IDForm = "1 to 255 of A-Z a-z 0-9 . _ @ - | : +"
 
-// ValidID reports whether s is formed as ids are: 1 to 255 of the characters that the subjects of common identity
-// providers are made of, such as "auth0|5f7c", "f:uuid:name" or "a+b@x.y". Headers of events separate ids by other
-// characters and rely on it.
+// ValidID reports whether s has the form of an id: 1 to 255 of the characters that occur in the subjects of common
+// identity providers, such as "auth0|5f7c", "f:uuid:name" or "a+b@x.y". Event headers rely on this, because they
+// separate ids by other characters.
 func ValidID(s string) bool {
 	if len(s) == 0 || len(s) > MaxID {
 		return false
@@ -34,7 +34,7 @@ func ValidID(s string) bool {
 	return true
 }
 
-// CheckStorable refuses a text that PostgreSQL cannot store: one with U+0000, or that is not UTF-8.
+// CheckStorable returns a refusal for a text that PostgreSQL cannot store: one with U+0000, or that is not UTF-8.
 func CheckStorable(field, text string) error {
 	switch {
 	case strings.ContainsRune(text, 0):
@@ -45,8 +45,8 @@ func CheckStorable(field, text string) error {
 	return nil
 }
 
-// Check holds a command against the shape that is declared for its fields, and against what its address needs. The
-// error is a refusal.
+// Check checks a command against the declared shape of its fields, and against what its address needs. The error is a
+// refusal.
 func (c *Command) Check(m proto.Message) error {
 	for _, t := range []template{c.stream, c.subject, c.memberOf} {
 		for _, h := range t.holes {
@@ -58,7 +58,7 @@ func (c *Command) Check(m proto.Message) error {
 	return checkShape(m)
 }
 
-// Check holds a query against the shape that is declared for its fields. The error is a refusal.
+// Check checks a query against the declared shape of its fields. The error is a refusal.
 func (q *Query) Check(m proto.Message) error { return checkShape(m) }
 
 func checkShape(m proto.Message) error {
@@ -118,8 +118,8 @@ func checkText(name, text string, s *routingv1.Shape, required bool) error {
 	return nil
 }
 
-// visible reports whether a text shows anything: a character that is not a space, a control or format character (such as
-// U+200B, zero width space), or one of those that are letters or symbols by name and are drawn as nothing.
+// visible reports whether a text has a visible character: one that is not a space, a control or format character (such
+// as U+200B, zero width space), or a letter or symbol that is drawn as nothing.
 func visible(text string) bool {
 	return strings.ContainsFunc(text, func(r rune) bool {
 		if unicode.IsSpace(r) || unicode.In(r, unicode.C, unicode.Z, unicode.M) {

@@ -31,17 +31,17 @@ func (c *Catalog) readSignal(owner string, mt protoreflect.MessageType, o *routi
 	return nil
 }
 
-// Check holds a signal against the shape that is declared for its fields. The error is a refusal.
+// Check checks a signal against the declared shape of its fields. The error is a refusal.
 func (s *Signal) Check(m proto.Message) error { return checkShape(m) }
 
-// Room is where a signal goes. It returns false when its fields do not name one.
+// Room returns the room of a signal. It returns false if the signal's fields do not name one.
 func (s *Signal) Room(m proto.Message, actor string) (room string, ok bool) {
 	room = s.room.one(m, Origin{Actor: actor})
 	_, id, _ := strings.Cut(room, ":")
 	return room, ValidID(id)
 }
 
-// taken reports whether a command, an event or a signal has a name.
+// taken reports whether a name is that of a command, an event or a signal.
 func (c *Catalog) taken(name string) bool {
 	return c.commands[name] != nil || c.events[name] != nil || c.signals[name] != nil
 }

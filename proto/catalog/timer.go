@@ -23,7 +23,7 @@ type Timer struct {
 	Body    proto.Message // of that command
 }
 
-// Timers returns the timers that an event sets, and the keys of those that it cancels.
+// Timers returns the timers that an event sets, and the keys of the timers that it cancels.
 func (c *Catalog) Timers(e *Event, m proto.Message, o Origin) (set []Timer, cancelled []string) {
 	for _, t := range e.timers {
 		key, due := t.key.one(m, o), timeOf(m, t.due)
@@ -114,7 +114,7 @@ func timeField(d protoreflect.MessageDescriptor, name string) protoreflect.Field
 	return f
 }
 
-// timeOf returns the value of such a field; zero: it is unset.
+// timeOf returns the value of such a field; zero if it is unset.
 func timeOf(m proto.Message, f protoreflect.FieldDescriptor) time.Time {
 	if !m.ProtoReflect().Has(f) {
 		return time.Time{}

@@ -2,11 +2,11 @@ package refusal
 
 import "errors"
 
-// NotYetError says that a command cannot be decided until a fact arrives that may be late, such as an event of another
-// service. It is not an outcome: the command is decided again for a while, and then answered as unavailable, so that
-// the same command may be sent again.
+// NotYetError reports that a command cannot be decided until a fact arrives that may be late, such as an event of
+// another service. It is not an outcome: the command is decided again for a while and then refused as unavailable, so
+// that it may be sent again.
 type NotYetError struct {
-	Text string // what is not known yet, for people
+	Text string // describes the missing fact, for people
 }
 
 func (e *NotYetError) Error() string { return "not decided yet: " + e.Text }

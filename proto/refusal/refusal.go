@@ -1,4 +1,4 @@
-// Package refusal is the answer to a wish that is not granted: a code that programs rely on and a text for people.
+// Package refusal defines a rejected request: a code for programs and a text for people.
 package refusal
 
 import (
@@ -7,31 +7,31 @@ import (
 	"time"
 )
 
-// Error is a refusal. Its code never changes for what it stands for.
+// Error is a refusal. Its code is stable.
 type Error struct {
 	Code string
 	Text string
-	// Field is the path of the field that was wrong; empty where it is not about one.
+	// Field is the path of the invalid field; empty if the refusal is not about a field.
 	Field string
-	// RetryAfter is how long to wait before the same is sent again; 0: see the code.
+	// RetryAfter is how long to wait before sending the request again; 0: see the code.
 	RetryAfter time.Duration
-	// TraceID names the trace in which it happened, for operators; empty: it is not recorded.
+	// TraceID is the id of the trace of the request, for operators; empty: it was not recorded.
 	TraceID string
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Text }
 
-// New makes a refusal with a text for people.
+// New returns a refusal with a text for people.
 func New(code, format string, args ...any) *Error {
 	return &Error{Code: code, Text: fmt.Sprintf(format, args...)}
 }
 
-// NewField makes a refusal of a field: the text says what is wrong with it, and follows its path.
+// NewField returns a refusal of a field. The text describes what is wrong with it, and follows its path.
 func NewField(path, format string, args ...any) *Error {
 	return &Error{Code: InvalidField, Text: path + " " + fmt.Sprintf(format, args...), Field: path}
 }
 
-// Of finds the refusal in an error.
+// Of returns the refusal in an error, and whether there is one.
 func Of(err error) (*Error, bool) {
 	var r *Error
 	ok := errors.As(err, &r)

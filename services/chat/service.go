@@ -1,4 +1,4 @@
-// Package chat is the service that owns conversations: who is in them and what is said.
+// Package chat is the service that owns conversations: their members and messages.
 package chat
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// Needs are the stores that chat works with.
+// Needs are the stores that chat uses.
 var Needs = process.Needs{Postgres: true, Kafka: true}
 
 // Run serves until ctx ends.

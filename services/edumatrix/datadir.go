@@ -16,16 +16,17 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// dataDir is where `edumatrix up` keeps what has to survive a restart. One process at a time has it.
+// dataDir is the directory in which `edumatrix up` stores what has to survive a restart. One process at a time uses it.
 type dataDir struct {
 	path string
 	lock *filelock.Lock
 }
 
-// lookTime is for subcommands to have looked: they take the lock for a moment, to see whether a mesh runs.
+// lookTime is how long `edumatrix up` waits for subcommands that hold the lock for a moment, to see whether a mesh
+// runs.
 const lookTime = 500 * time.Millisecond
 
-// openDataDir makes the folder where it is missing and takes it for this process until close.
+// openDataDir creates the directory if it is missing and locks it for this process until close.
 func openDataDir(ctx context.Context, path string) (*dataDir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -53,7 +54,7 @@ func (d *dataDir) close() {
 
 func (d *dataDir) sub(name string) string { return filepath.Join(d.path, name) }
 
-// secrets are made up at the first start and kept, readable by their owner alone.
+// secrets are generated at the first start and stored, readable by their owner only.
 type secrets struct {
 	JWTSecret        string `json:"jwt_secret"`
 	PostgresPassword string `json:"postgres_password"`
@@ -80,7 +81,7 @@ const (
 	lockFile = "lock"
 )
 
-// runningMesh is what `edumatrix up` leaves in its data directory for the other subcommands.
+// runningMesh is the file in the data directory in which `edumatrix up` describes itself for the other subcommands.
 type runningMesh struct {
 	Gateway     string   `json:"gateway"`
 	Socket      string   `json:"socket"`
@@ -97,12 +98,12 @@ type runningMesh struct {
 
 func (d *dataDir) announce(m runningMesh) error {
 	if err := writeJSON(d.sub(meshFile), m); err != nil {
-		return fmt.Errorf("tell other commands where the mesh is: %w", err)
+		return fmt.Errorf("write the addresses of the mesh for other commands: %w", err)
 	}
 	return nil
 }
 
-// findMesh reads the file that a running mesh wrote. It ignores the file of a mesh that was killed, whose lock is free.
+// findMesh reads the file of a running mesh. It ignores the file of a mesh that was killed, whose lock is free.
 func findMesh(getenv func(string) string) (runningMesh, error) {
 	var m runningMesh
 	dir := dataDirOf(getenv)
@@ -132,7 +133,7 @@ func dataDirOf(getenv func(string) string) string {
 
 func (m runningMesh) mint(user, role string, life time.Duration) (string, error) {
 	if m.JWTSecret == "" {
-		return "", errors.New("tokens of this mesh come from its JWKS_URL; it has no secret to mint one with")
+		return "", errors.New("tokens of this mesh come from its JWKS_URL; it has no secret to sign one with")
 	}
 	return auth.Mint(m.JWTSecret, auth.User{ID: user, Name: user, Role: role}, life)
 }
@@ -148,7 +149,7 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
-// writeJSON replaces a file in one step, readable by its owner alone.
+// writeJSON replaces a file atomically; it is readable by its owner only.
 func writeJSON(path string, v any) error {
 	raw, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

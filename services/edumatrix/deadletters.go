@@ -22,25 +22,25 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// The reasons for which a dead letter waits.
+// The states of a dead letter.
 const (
 	stateFailed     = "failed"     // a command: its outcome is final
 	stateParked     = "parked"     // an event: the later ones of its stream wait for it
-	stateUnreadable = "unreadable" // nobody can tell what it was
-	stateJob        = "job"        // an effect outside the log: it has failed for good
-	stateDone       = "done"       // dropped, or taken meanwhile
+	stateUnreadable = "unreadable" // its contents cannot be read
+	stateJob        = "job"        // an effect outside the log that has failed permanently
+	stateDone       = "done"       // dropped, or applied meanwhile
 )
 
-// resolveWithin is how long what waits behind an event may take to be applied.
+// resolveWithin is how long applying the events behind a parked one may take.
 const resolveWithin = 10 * time.Minute
 
-// letter is something that a service could not take.
+// letter is a message, event or job that a service could not process.
 type letter struct {
 	ID        string            `json:"id"` // SERVICE/PARTITION/OFFSET of the dead letter, SERVICE/job/ID, or the message's
 	Message   string            `json:"message"`
 	Service   string            `json:"service"`
 	State     string            `json:"state"`
-	Topic     string            `json:"topic"` // where it came from
+	Topic     string            `json:"topic"` // from which it came
 	Partition int32             `json:"partition"`
 	Offset    int64             `json:"offset"`
 	Key       string            `json:"key"`
@@ -58,11 +58,11 @@ type letter struct {
 	Problem   string            `json:"problem,omitempty"` // why data is missing
 
 	source string         // of an event
-	at     *meshv1.Letter // nil: it is parked, and no letter tells of it
+	at     *meshv1.Letter // nil: it is a parked event without a dead letter
 	job    int64          // of a job
 }
 
-// deadLetters lists and deals with what services could not take.
+// deadLetters lists and resolves what services could not process.
 func deadLetters(ctx context.Context, t Terminal, args []string) error {
 	f := flags("dead-letters", t)
 	service := f.String("service", "", "only this service's")
@@ -115,7 +115,7 @@ func deadLetters(ctx context.Context, t Terminal, args []string) error {
 	}
 }
 
-// letters are a service's, by when they were written, with what is known of each.
+// letters returns the dead letters of a service, by their time, with their states.
 func (i *installation) letters(ctx context.Context, service string) ([]letter, error) {
 	read, err := bus.DeadLetters(ctx, i.kafka, catalog.DeadLetterTopic(service))
 	if err != nil {
@@ -138,13 +138,13 @@ func (i *installation) letters(ctx context.Context, service string) ([]letter, e
 	return append(i.merge(service, read, parked, dropped), failed...), err
 }
 
-// failedJobs are the jobs of a service that have failed for good.
+// failedJobs returns the jobs of a service that have failed permanently.
 func (i *installation) failedJobs(ctx context.Context, service string) (all []letter, err error) {
 	for after := int64(0); ; {
 		page, err := i.operatorOf(service).ListFailedJobs(ctx,
 			connect.NewRequest(&meshv1.ListFailedJobsRequest{AfterId: after}))
 		if connect.CodeOf(err) == connect.CodeUnimplemented {
-			return nil, nil // it never has any
+			return nil, nil // the service has no jobs
 		}
 		if err != nil {
 			return all, i.answered(service, err)
@@ -161,7 +161,7 @@ func (i *installation) failedJobs(ctx context.Context, service string) (all []le
 	}
 }
 
-// parked are the streams that a service has parked.
+// parked returns the streams that a service has parked.
 func (i *installation) parked(ctx context.Context, service string) (all []*meshv1.Parked, err error) {
 	for token := ""; ; {
 		page, err := i.operatorOf(service).ListParked(ctx, connect.NewRequest(&meshv1.ListParkedRequest{PageToken: token}))
@@ -179,14 +179,15 @@ func letterKey(l *meshv1.Letter) string {
 	return fmt.Sprintf("%d/%d/%s", l.GetPartition(), l.GetOffset(), l.GetId())
 }
 
-// merge puts together what the topic, and what the service says. A record that was handed out twice is told once.
-func (i *installation) merge(service string, read []bus.Letter, parked []*meshv1.Parked, dropped map[string]bool) (
+// merge combines the dead letters of the topic with the state that the service reports. A record that was delivered
+// twice appears once.
+func (i *installation) merge(service string, read []bus.DeadLetterRecord, parked []*meshv1.Parked, dropped map[string]bool) (
 	all []letter) {
 	type origin struct {
 		topic     string
 		partition int32
 		offset    int64
-		id        string // a topic that was made anew uses its offsets again
+		id        string // distinguishes records of a topic that was deleted and created again
 	}
 	told, seen := map[*meshv1.Parked]bool{}, map[origin]bool{}
 	for _, r := range read {
@@ -216,8 +217,8 @@ func (i *installation) merge(service string, read []bus.Letter, parked []*meshv1
 	return all
 }
 
-// letter reads what a dead letter is about.
-func (i *installation) letter(service string, r bus.Letter) letter {
+// letter decodes a dead letter.
+func (i *installation) letter(service string, r bus.DeadLetterRecord) letter {
 	l := letter{ID: fmt.Sprintf("%s/%d/%d", service, r.Partition, r.Offset), Message: r.ID, Service: service,
 		State: stateUnreadable, Topic: r.Topic, Partition: r.FromPartition, Offset: r.FromOffset, Key: r.Key, Error: r.Error,
 		Time: r.Time, Handler: r.Handler, Headers: map[string]string{},
@@ -255,7 +256,7 @@ func (i *installation) letter(service string, r bus.Letter) letter {
 	return l
 }
 
-// commandData is the body of a command in the JSON of all surfaces.
+// commandData returns the body of a command as JSON.
 func commandData(declared *catalog.Catalog, c envelope.Command) ([]byte, error) {
 	command, ok := declared.Command(c.Type)
 	if !ok {
@@ -278,7 +279,7 @@ func (l letter) findParked(parked []*meshv1.Parked) *meshv1.Parked {
 	return parked[i]
 }
 
-// parkedLetter is an event that failed without a letter: it was missing from the topic, and read from the log.
+// parkedLetter is a parked event without a dead letter: it was missing from the topic and read from the log.
 func parkedLetter(service string, p *meshv1.Parked) letter {
 	l := letter{Service: service, State: stateParked, Topic: p.GetRecord().GetTopic(), Partition: -1, Offset: -1,
 		Key: p.GetStream(), Error: p.GetError(), Time: p.GetAt().AsTime(), Stream: p.GetStream(), Version: p.GetVersion(),
@@ -289,8 +290,8 @@ func parkedLetter(service string, p *meshv1.Parked) letter {
 	return l
 }
 
-// findLetter finds the one that is meant: by SERVICE/PARTITION/OFFSET, by PARTITION/OFFSET, by SERVICE/job/ID, or by
-// the message's id.
+// findLetter finds a dead letter by SERVICE/PARTITION/OFFSET, by PARTITION/OFFSET, by SERVICE/job/ID, or by the
+// message's id.
 func findLetter(letters []letter, id string) (letter, error) {
 	var found []letter
 	for _, l := range letters {
@@ -412,7 +413,7 @@ func showLetter(t Terminal, l letter, asJSON bool) error {
 	return table.Flush()
 }
 
-// retry has a parked event applied, and those that wait for it.
+// retry applies a parked event, and those that wait for it.
 func (i *installation) retry(ctx context.Context, t Terminal, l letter) error {
 	switch l.State {
 	case stateFailed:
@@ -429,7 +430,7 @@ func (i *installation) retry(ctx context.Context, t Terminal, l letter) error {
 	return i.resolve(ctx, t, l, false)
 }
 
-// resolveJob has a failed job tried once more, or deletes it.
+// resolveJob tries a failed job again, or deletes it.
 func (i *installation) resolveJob(ctx context.Context, t Terminal, l letter, drop bool) error {
 	request := connect.NewRequest(&meshv1.ResolveJobRequest{Id: l.job, Drop: drop})
 	if _, err := i.operatorOf(l.Service).ResolveJob(ctx, request); err != nil {
@@ -443,7 +444,7 @@ func (i *installation) resolveJob(ctx context.Context, t Terminal, l letter, dro
 	return nil
 }
 
-// drop leaves a parked event out, and has any other dead letter not shown any more.
+// drop skips a parked event, and hides any other dead letter.
 func (i *installation) drop(ctx context.Context, t Terminal, l letter) error {
 	if l.State == stateDone {
 		return fmt.Errorf("%s was dealt with already", l.ID)
@@ -491,7 +492,7 @@ func (i *installation) resolve(ctx context.Context, t Terminal, l letter, drop b
 	err = fmt.Errorf("%d events are parked still, the first of which fails: %s", done.Msg.GetLeft(),
 		printable(done.Msg.GetError()))
 	if drop {
-		fmt.Fprintln(t.Out, err) // what was asked for is done
+		fmt.Fprintln(t.Out, err) // the requested change was made
 		return nil
 	}
 	return err

@@ -19,7 +19,7 @@ import (
 
 // lettersOf are a failed command, an event that is parked with two behind it and handed out twice, one that was taken
 // meanwhile, and noise; and an event that is parked without a letter.
-func lettersOf(t *testing.T) (*installation, []bus.Letter, []*meshv1.Parked) {
+func lettersOf(t *testing.T) (*installation, []bus.DeadLetterRecord, []*meshv1.Parked) {
 	t.Helper()
 	command := envelope.Command{ID: "c1", Type: "chat.send_message", Stream: "conversation:7", Actor: "alice",
 		Time: time.Unix(1, 0), Body: encoded(t, &chatv1.SendMessage{ConversationId: "7", Body: "hi"})}.Message()
@@ -27,13 +27,13 @@ func lettersOf(t *testing.T) (*installation, []bus.Letter, []*meshv1.Parked) {
 	taken.Version = 2
 	event := said(t, "parked").Message()
 	noise := message.NewMessage("noise", []byte{0xff, 0xfe})
-	of := func(offset int64, topic string, m *message.Message) bus.Letter {
-		return bus.Letter{Offset: offset, ID: m.UUID, Topic: topic, FromPartition: 1, FromOffset: 10 + offset,
+	of := func(offset int64, topic string, m *message.Message) bus.DeadLetterRecord {
+		return bus.DeadLetterRecord{Offset: offset, ID: m.UUID, Topic: topic, FromPartition: 1, FromOffset: 10 + offset,
 			Key: "conversation:7", Error: "it failed", Time: time.Unix(100+offset, 0), Message: m}
 	}
 	again := of(2, "chat-events", event)
 	again.FromOffset--
-	read := []bus.Letter{of(0, "chat-commands", command), of(1, "chat-events", event), again,
+	read := []bus.DeadLetterRecord{of(0, "chat-commands", command), of(1, "chat-events", event), again,
 		of(3, "chat-events", taken.Message()), of(4, "chat-events", noise)}
 	parked := func(stream string, version int64, problem string, waiting int64) *meshv1.Parked {
 		e := said(t, "")

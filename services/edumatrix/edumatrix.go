@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// Terminal is what a subcommand has of the world.
+// Terminal holds the input, output and environment of a subcommand.
 type Terminal struct {
 	In     io.Reader
 	Out    io.Writer
@@ -20,7 +20,7 @@ type Terminal struct {
 	Getenv func(string) string
 }
 
-// subcommand is one thing that the program does.
+// subcommand is one subcommand of the program.
 type subcommand struct {
 	name  string
 	says  string // one line for the usage
@@ -48,7 +48,7 @@ func subcommands() []subcommand {
 	}
 }
 
-// statusError has the program end with a status of its own.
+// statusError is an error with an exit status of its own.
 type statusError struct {
 	status int
 	err    error
@@ -58,7 +58,7 @@ func (e *statusError) Error() string { return e.err.Error() }
 
 func (e *statusError) Unwrap() error { return e.err }
 
-// errUsage says that the arguments were wrong and that this has been told already.
+// errUsage means that the arguments were wrong and that this was printed already.
 var errUsage = errors.New("usage")
 
 // Main runs one subcommand and returns the exit status: 0, 1 for what failed, 2 for wrong usage, or the status that the
@@ -110,14 +110,14 @@ func Main(args []string, t Terminal) int {
 	return 2
 }
 
-// flags makes the flag set of a subcommand; its complaints go to the terminal.
+// flags returns the flag set of a subcommand, which prints its errors to the terminal.
 func flags(name string, t Terminal) *flag.FlagSet {
 	f := flag.NewFlagSet("edumatrix "+name, flag.ContinueOnError)
 	f.SetOutput(t.Err)
 	return f
 }
 
-// parse reads the flags, which have to be all there is.
+// parse parses the flags. It refuses other arguments.
 func parse(f *flag.FlagSet, args []string) error {
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return err

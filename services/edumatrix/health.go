@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// askHealth prints what /health answers; an unhealthy process is an error.
+// askHealth prints the response of /health; an unhealthy process is an error.
 func askHealth(ctx context.Context, t Terminal, args []string) error {
 	f := flags("health", t)
 	url := f.String("url", "", "base URL of the process (default: the gateway of the mesh in the data directory)")

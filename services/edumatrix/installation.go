@@ -20,8 +20,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// installation is what an operator's subcommand reaches of a mesh: its brokers, and its services by their inner
-// listeners.
+// installation is the connection of an operator's subcommand to a mesh: its brokers, and the inner listeners of its
+// services.
 type installation struct {
 	declared   *catalog.Catalog
 	kafka      backend.Kafka
@@ -30,9 +30,9 @@ type installation struct {
 	client     *http.Client
 }
 
-// findInstallation takes what the environment says, and the rest from the mesh that runs in the data directory.
+// findInstallation reads the environment, and takes the rest from the mesh that runs in the data directory.
 func findInstallation(t Terminal) (*installation, error) {
-	_ = process.NewLog(t.Err) // libraries are quiet
+	_ = process.NewLog(t.Err) // silences libraries
 	c, err := config.Load(config.AllInOne, t.Getenv)
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func findInstallation(t Terminal) (*installation, error) {
 	return i, nil
 }
 
-// log gives the service that owns a log.
+// log returns the client of a service that owns a log.
 func (i *installation) log(owner string) (meshv1connect.OwnerServiceClient, error) {
 	if err := i.known(owner); err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func (i *installation) log(owner string) (meshv1connect.OwnerServiceClient, erro
 	return meshv1connect.NewOwnerServiceClient(i.client, i.peers[owner]), nil
 }
 
-// operator gives a service that owns a log, for what only an operator asks.
+// operator returns the operator's client of a service that owns a log.
 func (i *installation) operator(owner string) (meshv1connect.OperatorServiceClient, error) {
 	if err := i.known(owner); err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func (i *installation) operator(owner string) (meshv1connect.OperatorServiceClie
 	return i.operatorOf(owner), nil
 }
 
-// operatorOf is operator for any service: all keep what became of their dead letters.
+// operatorOf is operator for any service, because every service records which of its dead letters were dropped.
 func (i *installation) operatorOf(service string) meshv1connect.OperatorServiceClient {
 	return meshv1connect.NewOperatorServiceClient(i.client, i.peers[service])
 }
@@ -90,7 +90,7 @@ func (i *installation) known(owner string) error {
 	return nil
 }
 
-// answered says what an operator can do about a call that failed.
+// answered explains a failed call to an operator.
 func (i *installation) answered(owner string, err error) error {
 	if err == nil {
 		return nil
@@ -109,10 +109,10 @@ func (i *installation) answered(owner string, err error) error {
 	return fmt.Errorf("%s: %w", owner, err)
 }
 
-// reachesKafka fails with what to try.
+// reachesKafka checks the connection to Kafka. Its error contains what to try.
 func (i *installation) reachesKafka(ctx context.Context) error { return i.kafka.Check(ctx) }
 
-// arguments reads flags and arguments in any order, and gives the arguments.
+// arguments parses flags and arguments in any order, and returns the arguments.
 func arguments(f *flag.FlagSet, args []string) (rest []string, err error) {
 	for {
 		if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -127,7 +127,7 @@ func arguments(f *flag.FlagSet, args []string) (rest []string, err error) {
 	}
 }
 
-// wrongly says what is wrong with the arguments.
+// wrongly prints what is wrong with the arguments.
 func (t Terminal) wrongly(format string, args ...any) error {
 	fmt.Fprintf(t.Err, format+"\n", args...)
 	return errUsage

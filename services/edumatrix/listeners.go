@@ -10,14 +10,14 @@ import (
 	"strings"
 )
 
-// listener is where a service of the one process listens for the others.
+// listener is the address at which a service of this process listens for the others.
 type listener struct {
 	host string
 	port int
 }
 
-// innerListeners reads them from the services' URLs. One that leads elsewhere, or nowhere, stops the start: nobody would
-// listen there, and the mesh would wait for it in silence.
+// innerListeners reads the addresses from the services' URLs. A URL of another machine, or without a host, stops the
+// start: nothing would listen there, and the mesh would wait for it silently.
 func innerListeners(peers map[string]string) (map[string]listener, error) {
 	all := map[string]listener{}
 	for _, owner := range slices.Sorted(maps.Keys(peers)) {
@@ -31,7 +31,7 @@ func innerListeners(peers map[string]string) (map[string]listener, error) {
 	return all, nil
 }
 
-// readListener takes what a service can listen on and be reached at: a port of a loopback address, without a path.
+// readListener accepts a URL at which a service can listen and be called: a port of a loopback address, without a path.
 func readListener(address string) (l listener, ok bool) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
@@ -46,5 +46,5 @@ func readListener(address string) (l listener, ok bool) {
 	return l, err == nil && l.port > 0 && l.port <= 65535 && ip != nil && ip.IsLoopback()
 }
 
-// peerVariable says where a service is.
+// peerVariable returns the variable with the URL of a service.
 func peerVariable(owner string) string { return strings.ToUpper(owner) + "_URL" }

@@ -11,7 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// showLog shows the events of a stream, as they are in the log of its owner now.
+// showLog prints the events of a stream, as they are in the log of its owner now.
 func showLog(ctx context.Context, t Terminal, args []string) error {
 	f := flags("log", t)
 	owner := f.String("owner", "", "service whose log has the stream (default: all services are asked)")
@@ -52,8 +52,8 @@ func showLog(ctx context.Context, t Terminal, args []string) error {
 	return fmt.Errorf("no log has events of %q", rest[1])
 }
 
-// read gives the events of a log in order. Progress, if any, is told how far it is, and where the log ended when it
-// began; what comes later is not read.
+// read passes the events of a log to a function, in order, up to the log's end at the time of the call. It calls
+// progress, if not nil, after each page.
 func (i *installation) read(ctx context.Context, owner string, ask *meshv1.ReadLogRequest,
 	take func(envelope.Event, *meshv1.Record) error, progress func(position, head int64)) error {
 	log, err := i.log(owner)

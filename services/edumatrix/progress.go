@@ -13,7 +13,7 @@ const (
 	lineEvery = 2 * time.Second
 )
 
-// progress shows how far something is: as a bar on a terminal, else as a line now and then.
+// progress displays the progress of an operation: as a bar on a terminal, else as a line now and then.
 type progress struct {
 	out      io.Writer
 	terminal bool
@@ -28,7 +28,7 @@ func newProgress(t Terminal) *progress {
 	return &progress{out: t.Err, terminal: isTerminal(t.Err) && t.Getenv("TERM") != "dumb", now: time.Now}
 }
 
-// at shows a position on the way to an end.
+// at displays a position on the way to an end.
 func (p *progress) at(step string, position, end int64) {
 	now, every := p.now(), lineEvery
 	if p.terminal {
@@ -55,7 +55,7 @@ func (p *progress) at(step string, position, end int64) {
 	p.drawn = true
 }
 
-// end leaves the terminal for what follows.
+// end clears the bar from the terminal.
 func (p *progress) end() {
 	if p.drawn {
 		fmt.Fprintln(p.out)

@@ -54,8 +54,8 @@ members   2         2         0
 + {"b": "·"}
 … and 58 more rows
 
-the old rows stood at position 7 and did not go on; the service's log says why
-not tidied up: a view hangs on it
+the old rows had stopped at position 7; see the service's log
+not cleaned up: a view hangs on it
 `
 	if got := out.String(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)

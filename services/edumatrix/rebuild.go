@@ -14,10 +14,10 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// statusDiffers is the exit status of a rebuild that found other rows than there were.
+// statusDiffers is the exit status of a rebuild that found differing rows.
 const statusDiffers = 3
 
-// rebuild has a service rebuild projections, and shows in what the new rows differ.
+// rebuild makes a service rebuild projections, and prints how the new rows differ.
 func rebuild(ctx context.Context, t Terminal, args []string) error {
 	f := flags("rebuild", t)
 	rest, err := arguments(f, args)
@@ -53,18 +53,18 @@ func rebuild(ctx context.Context, t Terminal, args []string) error {
 	}
 	switch {
 	case ctx.Err() != nil:
-		return errors.New("given up: the rows are as they were, unless the last step had begun")
+		return errors.New("interrupted: the rows are unchanged, unless the swap had begun")
 	case err != nil:
 		return err
 	case unknown:
-		return errors.New("rebuilt, but it is not known what was different before")
+		return errors.New("rebuilt, but the old rows could not be compared")
 	case differ > 0:
-		return &statusError{statusDiffers, fmt.Errorf("%d rows were not as the log has them; they are now", differ)}
+		return &statusError{statusDiffers, fmt.Errorf("%d rows differed from the log and were replaced", differ)}
 	}
 	return nil
 }
 
-// awaitRebuilt follows a rebuild to its end. It returns what was rebuilt, also when it fails later.
+// awaitRebuilt follows a rebuild to its end. It returns what was rebuilt, even if a later step fails.
 func (i *installation) awaitRebuilt(service string, steps *connect.ServerStreamForClient[meshv1.RebuildResponse],
 	p *progress) (rebuilt []*meshv1.Rebuilt, err error) {
 	for steps.Receive() {
@@ -103,7 +103,7 @@ func printRebuilt(out io.Writer, ink ink, service string, r *meshv1.Rebuilt) {
 	for _, t := range r.GetTables() {
 		fmt.Fprintf(table, "%s\t%d\t%d\t%d\n", t.GetTable(), t.GetOldRows(), t.GetNewRows(), t.GetDiffer())
 	}
-	_ = table.Flush() // where out fails, the rest fails as well
+	_ = table.Flush() // if writing fails, the rest fails as well
 	fmt.Fprintln(out)
 	for _, t := range r.GetTables() {
 		printRows(out, ink, t)
@@ -112,10 +112,10 @@ func printRebuilt(out io.Writer, ink ink, service string, r *meshv1.Rebuilt) {
 		fmt.Fprintln(out, "equal, row for row")
 	}
 	if r.GetBehind() > 0 {
-		fmt.Fprintf(out, "the old rows stood at position %d and did not go on; the service's log says why\n", r.GetBehind())
+		fmt.Fprintf(out, "the old rows had stopped at position %d; see the service's log\n", r.GetBehind())
 	}
 	if r.GetLeft() != "" {
-		fmt.Fprintf(out, "not tidied up: %s\n", printable(r.GetLeft()))
+		fmt.Fprintf(out, "not cleaned up: %s\n", printable(r.GetLeft()))
 	}
 }
 

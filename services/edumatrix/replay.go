@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner"
 )
 
-// replayBatch is how many events are sent together.
+// replayBatch is the number of events that are sent together.
 const replayBatch = 500
 
 // selected is the part of a log that is replayed.
@@ -71,7 +71,7 @@ func replay(ctx context.Context, t Terminal, args []string) error {
 	return err
 }
 
-// consumed are the topics, of those asked for, that a consumer takes.
+// consumed returns the requested topics that a consumer consumes.
 func (i *installation) consumed(ctx context.Context, consumer string, s selected) (topics []string, err error) {
 	if err := i.known(s.owner); err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func (i *installation) consumed(ctx context.Context, consumer string, s selected
 	}
 }
 
-// send reads the log and publishes what is selected.
+// send reads the log and publishes the selected events.
 func (i *installation) send(ctx context.Context, s selected, topics []string, to catalog.Topic, p *progress) (
 	sent int, err error) {
 	if _, err := i.kafka.EnsureTopics(ctx, []catalog.Topic{to}); err != nil {
@@ -142,7 +142,7 @@ func (s selected) within(at time.Time) bool {
 	return !at.Before(s.since) && (s.until.IsZero() || at.Before(s.until))
 }
 
-// moment reads a time as people write it, or how long ago it was.
+// moment parses a time, or the duration since then.
 func moment(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil

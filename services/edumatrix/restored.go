@@ -9,7 +9,7 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// restored has a service begin a new incarnation of its log, and prints what that means for everybody who read it.
+// restored makes a service begin a new incarnation of its log, and prints the consequences for its readers.
 func restored(ctx context.Context, t Terminal, args []string) error {
 	f := flags("restored", t)
 	seen := f.Int64("seen", 0, "highest position that anybody may have seen of what was lost, where that can be more than "+

@@ -35,7 +35,7 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// ink colours text for a terminal, and leaves it as it is for everything else.
+// ink colours text if the output is a terminal.
 type ink bool
 
 func (t Terminal) ink() ink {
@@ -49,7 +49,7 @@ func (i ink) paint(colour, text string) string {
 	return "\x1b[" + colour + "m" + text + "\x1b[0m"
 }
 
-// where an event was found besides in its stream.
+// where is the place on a topic at which an event was found.
 type where struct {
 	topic     string
 	partition int32
@@ -66,7 +66,7 @@ type shower struct {
 	mu sync.Mutex
 }
 
-// shown is an event as --json has it.
+// shown is an event in the output of --json.
 type shown struct {
 	Topic       string          `json:"topic,omitempty"`
 	Partition   *int32          `json:"partition,omitempty"`
@@ -87,7 +87,7 @@ type shown struct {
 	Problem     string          `json:"problem,omitempty"` // why data is missing
 }
 
-// event writes one event; at says where it was found, nil: in its log.
+// event prints one event. at is where it was found; nil: in the log.
 func (s *shower) event(e envelope.Event, at *where) error {
 	line := s.line(e, at)
 	if s.json {
@@ -150,7 +150,7 @@ func (s *shower) line(e envelope.Event, at *where) string {
 	return b.String()
 }
 
-// object writes a value as JSON on a line of its own.
+// object prints a value as one line of JSON.
 func (s *shower) object(v any) error {
 	line, err := json.Marshal(v)
 	if err != nil {
@@ -166,7 +166,7 @@ func (s *shower) write(line string) error {
 	return err
 }
 
-// eventData is the body of an event in the JSON of all surfaces.
+// eventData returns the body of an event as JSON.
 func eventData(declared *catalog.Catalog, e envelope.Event) ([]byte, error) {
 	m, err := declared.Decode(e.Type, e.Body)
 	if err != nil {

@@ -14,13 +14,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// embeddedStores are those that run with this process.
+// embeddedStores are the stores that run with this process.
 type embeddedStores struct {
-	lost  chan error // one that ended by itself
+	lost  chan error // receives when a store has ended unexpectedly
 	stops []func() error
 }
 
-// stop stops them, last started first.
+// stop stops the stores in reverse order.
 func (e *embeddedStores) stop() error {
 	var all []error
 	for _, stop := range slices.Backward(e.stops) {
@@ -29,7 +29,8 @@ func (e *embeddedStores) stop() error {
 	return errors.Join(all...)
 }
 
-// startStores starts what is not given by hand, in the order Postgres, Redis, Kafka, and puts where it is into c.
+// startStores starts the stores that are not configured, in the order Postgres, Redis, Kafka, and puts their addresses
+// into c.
 func startStores(ctx context.Context, c *config.Config, dir *dataDir, made secrets, log *slog.Logger) (_ *embeddedStores, err error) {
 	e := &embeddedStores{lost: make(chan error, 1)}
 	defer func() {
@@ -83,7 +84,7 @@ func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, di
 		select {
 		case <-stopping:
 		case <-postgres.Done():
-			// A supervisor that stops a service as a whole, as systemd does, signals PostgreSQL at the same time.
+			// A supervisor that stops all processes of a service, as systemd does, signals PostgreSQL at the same time.
 			select {
 			case <-ctx.Done():
 				return
@@ -91,13 +92,13 @@ func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, di
 				return
 			case <-time.After(lostAfter):
 			}
-			e.lost <- errors.New("the embedded PostgreSQL ended by itself; its log is in " + dir.sub("postgres"))
+			e.lost <- errors.New("the embedded PostgreSQL ended unexpectedly; see its log in " + dir.sub("postgres"))
 		}
 	}()
 	return nil
 }
 
-// lostAfter is how long our own signal may come after PostgreSQL's end.
+// lostAfter is how long this process's own signal may come after PostgreSQL's end.
 const lostAfter = 2 * time.Second
 
 func or(value, otherwise string) string {

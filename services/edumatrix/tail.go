@@ -53,7 +53,7 @@ func tailEvents(ctx context.Context, t Terminal, args []string) error {
 	return tail.follow(ctx, reader, topics)
 }
 
-// eventTopics are those that are named, or all that carry events.
+// eventTopics returns the named topics, or all topics with events.
 func eventTopics(declared *catalog.Catalog, named []string, t Terminal) (topics []string, err error) {
 	for _, topic := range slices.Concat(declared.LoggedTopics(""), declared.StateTopics()) {
 		if !slices.Contains(topics, topic.Name) {
@@ -72,7 +72,7 @@ func eventTopics(declared *catalog.Catalog, named []string, t Terminal) (topics 
 	return named, nil
 }
 
-// tail shows what is read of topics.
+// tail prints the events of topics as they arrive.
 type tail struct {
 	*shower
 	positions bool
@@ -91,7 +91,7 @@ func (s *tail) follow(ctx context.Context, reader *bus.Reader, topics []string) 
 		reading.Go(func() {
 			for m := range messages {
 				if err := s.show(m); err != nil {
-					stop(err) // nobody reads what we write
+					stop(err) // the output is closed
 				}
 				m.Ack()
 			}

@@ -20,11 +20,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// talk is the terminal client: what is typed is sent, what others send is shown.
+// talk is the terminal client: it sends typed lines, and prints the messages of others.
 func talk(ctx context.Context, t Terminal, args []string) error {
 	f := flags("chat", t)
 	user := f.String("user", "", "id of the user who talks")
-	to := f.String("to", "", "id of the user to talk to; their conversation is begun where there is none")
+	to := f.String("to", "", "id of the user to chat with; reuses the existing direct conversation")
 	conversation := f.String("conversation", "", "id of a conversation to talk in")
 	url := f.String("url", "", "socket of the gateway (default: the mesh that runs in the data directory)")
 	bearer := f.String("token", "", "token to connect with (default: one is minted for --user)")
@@ -51,7 +51,7 @@ func talk(ctx context.Context, t Terminal, args []string) error {
 		conversation: *conversation}).run(ctx)
 }
 
-// conversationOnTerminal connects again when the connection is lost, and fills what was missed from the history.
+// conversationOnTerminal reconnects when the connection is lost, and prints missed messages from the history.
 type conversationOnTerminal struct {
 	Terminal
 	url, token, user, to string
@@ -63,8 +63,8 @@ type conversationOnTerminal struct {
 	dropped              dropped
 }
 
-// dropped is the newest version of each stream that found no room among the events to show: a terminal that is not read
-// must not hold up the connection. The dropped ones are shown from the history.
+// dropped contains the newest version of each stream whose events were dropped because the terminal was not read, which
+// must not delay the connection. Their messages are printed from the history.
 type dropped struct {
 	mu     sync.Mutex
 	newest map[string]int64
@@ -117,10 +117,10 @@ func (c *conversationOnTerminal) run(ctx context.Context) error {
 	}
 }
 
-// maxLine is how many characters a message may have (chat.send_message).
+// maxLine is the maximum number of characters of a message (chat.send_message).
 const maxLine = 8000
 
-// read passes the lines on that are typed. One that is too long to be sent costs only itself.
+// read passes typed lines on. A line that is too long to be sent is skipped.
 func (c *conversationOnTerminal) read(ctx context.Context, lines chan<- string) {
 	for in := bufio.NewReader(c.In); ; {
 		line, err := in.ReadString('\n')
@@ -142,10 +142,10 @@ func (c *conversationOnTerminal) read(ctx context.Context, lines chan<- string) 
 	}
 }
 
-// lasting is the lowest close code of what would happen again (docs/protocol.md).
+// lasting is the lowest close code after which reconnecting would not help (docs/protocol.md).
 const lasting = 3500
 
-// unread is how many events wait for the terminal to be read.
+// unread is the number of events that may wait until the terminal is read.
 const unread = 256
 
 func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, error) {
@@ -179,7 +179,7 @@ func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, e
 	return conn, nil
 }
 
-// catchUp shows the newest messages, or after a lost connection those that were missed.
+// catchUp prints the newest messages or, after a lost connection, the missed ones.
 func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Client) error {
 	for {
 		var page struct {
@@ -209,14 +209,13 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 			c.shown = m.Version
 		}
 		if first || !page.More || len(page.Messages) == 0 {
-			c.shown = max(c.shown, page.Version) // all up to there
+			c.shown = max(c.shown, page.Version) // everything up to there was printed
 			return nil
 		}
 	}
 }
 
-// catchUpDropped shows what was dropped, before anything newer is shown. The history may be behind what was told live, by
-// moments.
+// catchUpDropped prints dropped messages before anything newer. The history may be behind the live events for moments.
 func (c *conversationOnTerminal) catchUpDropped(ctx context.Context, conn *client.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
@@ -242,7 +241,7 @@ func (c *conversationOnTerminal) stream() string { return "conversation:" + c.co
 const tryAgain = 2 * time.Second
 
 func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Client, lines <-chan string) error {
-	again := time.NewTimer(0) // what an earlier connection left
+	again := time.NewTimer(0) // sends what an earlier connection left
 	defer again.Stop()
 	for {
 		select {
@@ -279,10 +278,10 @@ func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Clie
 	}
 }
 
-// unsent is a line without an outcome. It is sent under one id, however often, and so said once.
+// unsent is a line without an outcome. It is always sent with the same id, so it becomes one message.
 type unsent struct{ id, line string }
 
-// sendAll sends the messages without an outcome, in order, and reports whether all have one now.
+// sendAll sends the lines without an outcome, in order, and reports whether all of them have one now.
 func (c *conversationOnTerminal) sendAll(ctx context.Context, conn *client.Client) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -294,10 +293,10 @@ func (c *conversationOnTerminal) sendAll(ctx context.Context, conn *client.Clien
 		switch {
 		case err == nil:
 		case !errors.As(err, &refused) || refused.Code == refusal.Unavailable:
-			fmt.Fprintln(c.Err, "not sent yet; it is tried again")
+			fmt.Fprintln(c.Err, "not sent yet; retrying")
 			return false
 		case refused.Code == refusal.Queued:
-			fmt.Fprintln(c.Err, "taken; it is sent as soon as it can be")
+			fmt.Fprintln(c.Err, "accepted; the outcome follows")
 		default:
 			fmt.Fprintf(c.Err, "not sent: %s\n", printable(refused.Error()))
 		}
@@ -336,11 +335,11 @@ func (c *conversationOnTerminal) show(at time.Time, who, text string) {
 	fmt.Fprintf(c.Out, "%s %s: %s\n", at.Local().Format("15:04"), printable(who), printable(text))
 }
 
-// printable keeps what others wrote from steering the terminal, or from turning around what stands beside it.
+// printable removes characters with which other users could control the terminal or reverse the neighbouring text.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
-		case r == '\t', r == '\u200c', r == '\u200d': // the joiners stand within words and emoji
+		case r == '\t', r == '\u200c', r == '\u200d': // joiners occur within words and emoji
 			return r
 		case unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp), unicode.Is(unicode.Bidi_Control, r):
 			return '·'

@@ -8,7 +8,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// token mints a development token: signed with JWT_SECRET where it is set, else with the secret that `edumatrix up` made.
+// token signs a development token: with JWT_SECRET if it is set, else with the secret that `edumatrix up` generated.
 func token(_ context.Context, t Terminal, args []string) error {
 	f := flags("token", t)
 	user := f.String("user", "", "id of the user whom the token names")

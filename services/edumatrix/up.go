@@ -24,13 +24,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// service is one of the five that run together.
+// service is one of the five services of this process.
 type service struct {
 	name string
 	run  func(context.Context, process.Env) error
 }
 
-// services in the order in which they start: owners before the gateway that asks them.
+// services is in starting order: owners before the gateway, which calls them.
 func services() []service {
 	return []service{
 		{"presence", presence.Run}, {"chat", chat.Run}, {"feed", feed.Run}, {"notification", notification.Run},
@@ -86,7 +86,7 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 
-	// Before anything answers: who sees that the mesh is ready finds it.
+	// Written before anything responds: a process that sees the mesh ready then finds the file.
 	here := fmt.Sprintf("localhost:%d", c.Port)
 	err = dir.announce(runningMesh{Gateway: "http://" + here, Socket: "ws://" + here + "/ws",
 		DatabaseURL: c.Postgres.URL, RedisURL: redisURL(c.Redis), Brokers: c.Kafka.Brokers,
@@ -103,9 +103,9 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 		lost: embeddedOnes.lost, ready: ready}.run(ctx)
 }
 
-// instanceOf is the name that its services have in their consumer groups. On a broker of its own this process is alone,
-// and started again it has its work back at once. On brokers that others use as well, two processes of one name would
-// throw each other out for ever, so there it has none.
+// instanceOf returns the name of this process in its services' consumer groups. On an embedded broker this process is
+// alone, and after a restart it gets its partitions back at once. On shared brokers, two processes with one name would
+// fence each other endlessly, so the name is empty.
 func instanceOf(c config.Config) string {
 	if embedsKafka(c) {
 		return "edumatrix-up"
@@ -113,7 +113,7 @@ func instanceOf(c config.Config) string {
 	return ""
 }
 
-// useSecrets has what `edumatrix up` made up stand in where nothing is set.
+// useSecrets sets missing secrets to those that `edumatrix up` generated.
 func useSecrets(c *config.Config, made secrets) {
 	if c.JWTSecret == "" && c.JWKSURL == "" {
 		c.JWTSecret = made.JWTSecret
@@ -124,7 +124,7 @@ func useSecrets(c *config.Config, made secrets) {
 	c.AnyLocalOrigin = true
 }
 
-// configs gives each service its own: the gateway listens on PORT, the others where their URLs say.
+// configs returns the configuration of each service: the gateway listens on PORT, the others where their URLs point.
 func configs(c config.Config, listeners map[string]listener) map[string]config.Config {
 	all := map[string]config.Config{}
 	for _, s := range services() {
@@ -146,13 +146,13 @@ type together struct {
 	declared *catalog.Catalog
 	log      *slog.Logger
 	instance string       // see instanceOf
-	lost     <-chan error // an embedded store that ended
+	lost     <-chan error // receives when an embedded store has ended
 	ready    func()
 	exporter sdktrace.SpanExporter // of all their spans, in tests; nil: as configured
 }
 
-// run serves until ctx ends or a service fails, which ends the others. The gateway ends first: it has clients to tell,
-// and what they sent is still answered.
+// run serves until ctx ends or a service fails, which stops the others. The gateway stops first: it has to notify its
+// clients, and their last commands are still answered.
 func (t together) run(ctx context.Context) error {
 	owners, stopOwners := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopOwners()
@@ -213,7 +213,8 @@ func (t together) run(ctx context.Context) error {
 	return err
 }
 
-// env is what one of the services runs with: all is shared but its configuration, its traces and its log's name.
+// env returns the environment of one of the services: everything is shared but its configuration, its traces and the
+// name in its logs.
 func (t together) env(ctx context.Context, service string, ready func()) (_ process.Env, stopTraces func(), _ error) {
 	log := t.log.With("service", service)
 	traces, err := telemetry.Start(ctx, telemetry.Options{Service: service, Settings: t.configs[service].Traces,

@@ -1,4 +1,4 @@
-// Package feed is the service that owns posts and what hangs on them.
+// Package feed is the service that owns posts.
 package feed
 
 import (
@@ -15,7 +15,7 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Needs are the stores that feed works with.
+// Needs are the stores that feed uses.
 var Needs = process.Needs{Postgres: true, Kafka: true}
 
 // Run serves until ctx ends.
@@ -29,12 +29,12 @@ func Run(ctx context.Context, env process.Env) error {
 		return err
 	}
 	s.Decide("post", func(stream string) owner.State { return post.New(stream) })
-	s.Look(look)
+	s.AuthorizeSubscribe(look)
 	return s.Run(ctx)
 }
 
-// look lets everybody of the community look at every author and post: posts have no narrower audience. There is nothing
-// to show at once; new posts come as events.
+// authorize lets every user subscribe to every author and post, because posts have no narrower audience. It returns no
+// values; new posts arrive as events.
 func look(_ context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error) {
 	looked := make([]*meshv1.Looked, len(lookers))
 	for i := range looked {

@@ -1,4 +1,4 @@
-// Package notification is the service that listens to everything and tells people what they should know of.
+// Package notification is the service that reacts to the events of other services and notifies users.
 package notification
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// Needs are the stores that notification works with.
+// Needs are the stores that notification uses.
 var Needs = process.Needs{Postgres: true, Kafka: true}
 
 // Run serves until ctx ends.
@@ -28,12 +28,12 @@ func Run(ctx context.Context, env process.Env) error {
 	return s.Run(ctx)
 }
 
-// newsWithin is how old an event may be about which somebody is notified when this service has not consumed the topic
-// before. It is longer than services of a new installation take to start, one after the other, and short enough that
-// where chat is older nobody is notified of events that are old.
+// newsWithin is the age up to which events cause notifications when this service first consumes a topic. It is longer
+// than the services of a new installation take to start, and short enough that in an older installation nobody is
+// notified of old events.
 const newsWithin = time.Hour
 
-// raise appends what the rules raise to the recipients' streams.
+// raise appends the notifications that the rules raise to the recipients' streams.
 func raise(e envelope.Event, event proto.Message) (effects []consume.Effect) {
 	about := rule.About{ID: e.ID, Stream: e.Stream, Version: e.Version, Actor: e.Actor, Event: event}
 	for _, r := range rule.Raise(about) {

@@ -20,8 +20,8 @@ func Key(name string) int64 {
 	return int64(h.Sum64())
 }
 
-// Await takes a lock for the session of a connection, which loses it when it is closed. It tries about every so often, a
-// little at random, and returns the cause when ctx ends before.
+// Await takes a lock for the session of a connection; closing the connection releases it. It tries about once per
+// interval every, with random jitter. It returns the cause if ctx ends before.
 func Await(ctx context.Context, conn *pgx.Conn, key int64, every time.Duration) error {
 	for {
 		var got bool

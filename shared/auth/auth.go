@@ -1,5 +1,5 @@
-// Package auth says who a token names. Tokens are JSON Web Tokens of the school's own sign-in: signed with a shared
-// secret (HS256), or with a key from its JWKS.
+// Package auth identifies users by their tokens: JSON Web Tokens of the school's own sign-in, signed with a shared
+// secret (HS256) or with a key from its JWKS.
 package auth
 
 import (
@@ -25,14 +25,14 @@ import (
 // RoleService is the role of another program of the school, which may act on behalf of users.
 const RoleService = "service"
 
-// MinSecret is the length in bytes of the shortest secret that HS256 is safe with (RFC 7518, 3.2): whoever has a token can
-// try secrets against it for as long as they like.
+// MinSecret is the minimum length of a secret for HS256, in bytes (RFC 7518, 3.2): an attacker who has a token can try
+// secrets against it for any length of time.
 const MinSecret = 32
 
 const (
 	maxToken   = 8 << 10
-	maxName    = 256     // characters; the rest of a longer name is left out
-	maxPicture = 2 << 10 // bytes; a longer one is passed over
+	maxName    = 256     // characters; a longer name is cut off
+	maxPicture = 2 << 10 // bytes; a longer one is ignored
 
 	leeway = 30 * time.Second // clocks differ
 
@@ -40,16 +40,16 @@ const (
 	maxSeconds = 100_000_000_000
 )
 
-// User is whoever a valid token names.
+// User is the user that a valid token names.
 type User struct {
 	ID      string
 	Name    string
 	Picture string
 	Role    string
-	Expires time.Time // when the token is no longer taken: its exp and the leeway for clocks that differ
+	Expires time.Time // when the token is no longer accepted: its exp plus the leeway for clocks that differ
 }
 
-// ActingFor says as whom the user acts: as themselves, or, in the role "service", as whom they name.
+// ActingFor returns the user as whom the user acts: themselves or, in the role "service", the user that they name.
 func (u User) ActingFor(onBehalfOf string) (actor string, err error) {
 	switch {
 	case onBehalfOf == "" || onBehalfOf == u.ID:
@@ -62,18 +62,18 @@ func (u User) ActingFor(onBehalfOf string) (actor string, err error) {
 	return onBehalfOf, nil
 }
 
-// Options say which tokens hold.
+// Options configure which tokens are valid.
 type Options struct {
 	Secret  string // of at least MinSecret bytes; tokens are signed with it
 	JWKSURL string // where the keys are, if there is no Secret
 
-	// Audience and Issuer are what a token's aud has to hold one of, and its iss has to be; empty: anything. Keys at a
-	// JWKSURL sign tokens for other programs as well, so both are needed with it.
+	// Audience is a value that a token's aud must contain, and Issuer its required iss; empty: any. The keys at a
+	// JWKSURL sign tokens for other programs as well, so both are required with it.
 	Audience []string
 	Issuer   string
 
-	// RoleClaim names the claim that holds the user's role; dots lead into objects ("realm_access.roles"). Empty: nobody
-	// has a role.
+	// RoleClaim is the claim with the user's role; dots lead into objects ("realm_access.roles"). Empty: users have no
+	// role.
 	RoleClaim string
 
 	Log *slog.Logger // default: slog.Default
@@ -81,7 +81,7 @@ type Options struct {
 	transport http.RoundTripper // of tests
 }
 
-// Verifier checks tokens. It is safe for concurrent use.
+// Verifier verifies tokens. It is safe for concurrent use.
 type Verifier struct {
 	options Options
 	methods []string // that tokens may be signed by
@@ -90,9 +90,9 @@ type Verifier struct {
 	keys    *keySet // nil: the secret is used
 }
 
-// NewVerifier checks tokens against a secret, or, where that is empty, against the keys at a JWKS URL, which are fetched in
-// the background until ctx ends: every hour, and when a token names an unknown one, at most every 10 s. Keys that cannot be
-// had yet are no error here: whoever shows a token meanwhile is told to try again.
+// NewVerifier returns a Verifier for tokens that are signed with a secret or, if that is empty, with the keys at a JWKS
+// URL. The keys are fetched in the background until ctx ends: every hour, and when a token names an unknown key, at
+// most every 10 s. Keys that cannot be fetched yet are not an error here; tokens are refused as unavailable meanwhile.
 func NewVerifier(ctx context.Context, o Options) (*Verifier, error) {
 	return newVerifier(ctx, o, pace{usual: time.Hour, retry: time.Second, slowest: 30 * time.Second,
 		unknown: 10 * time.Second, patience: 3 * time.Second})
@@ -124,7 +124,8 @@ func newVerifier(ctx context.Context, o Options, p pace) (*Verifier, error) {
 		if v.keys, err = newKeySet(ctx, o, p); err != nil {
 			return nil, err
 		}
-		// No method that signs with a shared secret: a public key, which everybody knows, would pass for one.
+		// Methods with a shared secret are excluded: a public key, which everybody knows, would be taken for the
+		// secret.
 		v.methods = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 	default:
 		return nil, errors.New("set JWT_SECRET or JWKS_URL: without one no token can be checked")
@@ -133,7 +134,8 @@ func newVerifier(ctx context.Context, o Options, p pace) (*Verifier, error) {
 	return v, nil
 }
 
-// Ready is closed once tokens can be checked: at once with a secret, else when the first keys have been fetched.
+// Ready returns a channel that is closed when tokens can be verified: at once with a secret, else when the first keys
+// have been fetched.
 func (v *Verifier) Ready() <-chan struct{} {
 	if v.keys == nil {
 		ready := make(chan struct{})
@@ -143,9 +145,9 @@ func (v *Verifier) Ready() <-chan struct{} {
 	return v.keys.first
 }
 
-// Verify says who a token names. Its error is a refusal that says what is wrong with the token, and nothing of it. It is
-// refusal.Unavailable if the same token may hold later, because the key that it names cannot be fetched now; else
-// refusal.Unauthorized.
+// Verify returns the user that a token names. Its error is a refusal that explains what is wrong with the token,
+// without quoting it. The code is refusal.Unavailable if the same token may be valid later, because the key that it
+// names cannot be fetched now; else refusal.Unauthorized.
 func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 	if token = strings.TrimSpace(token); token == "" {
 		return User{}, refusal.New(refusal.Unauthorized,
@@ -161,7 +163,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 	c := claims{}
 	parsed, err := v.parser.ParseWithClaims(token, &c, v.key(ctx))
 	if v.keys != nil && errors.Is(err, jwt.ErrTokenSignatureInvalid) && parsed.Header["kid"] == nil && parsed.Signature != nil {
-		// It names no key, so that a new one can only be told from a forged signature by fetching the keys again.
+		// The token names no key, so only fetching the keys again distinguishes a new key from a forged signature.
 		if err = v.keys.renew(ctx, func() bool { return false }); err == nil {
 			_, err = v.parser.ParseWithClaims(token, &c, v.key(ctx))
 		}
@@ -176,16 +178,16 @@ func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 	return v.user(c)
 }
 
-// claims are those of a token. Numbers are json.Number, so that one that nobody needs may be of any size.
+// claims are the claims of a token. Numbers are json.Number, so that an unused claim may be a number of any size.
 type claims map[string]any
 
-// GetExpirationTime returns exp; nil: there is none.
+// GetExpirationTime returns exp, or nil.
 func (c claims) GetExpirationTime() (*jwt.NumericDate, error) { return c.date("exp") }
 
-// GetNotBefore returns nbf; nil: there is none.
+// GetNotBefore returns nbf, or nil.
 func (c claims) GetNotBefore() (*jwt.NumericDate, error) { return c.date("nbf") }
 
-// GetIssuedAt returns iat; nil: there is none.
+// GetIssuedAt returns iat, or nil.
 func (c claims) GetIssuedAt() (*jwt.NumericDate, error) { return c.date("iat") }
 
 // GetAudience returns aud, which is a text or a list of texts.
@@ -197,8 +199,8 @@ func (c claims) GetIssuer() (string, error) { return jwt.MapClaims(c).GetIssuer(
 // GetSubject returns sub.
 func (c claims) GetSubject() (string, error) { return jwt.MapClaims(c).GetSubject() }
 
-// date reads a claim that is a number of seconds since 1970. Those of jwt.MapClaims overflow: an nbf of 1e19 would have
-// passed long ago on some processors.
+// date reads a claim that is a number of seconds since 1970. The implementation in jwt.MapClaims overflows: an nbf of
+// 1e19 would be in the past on some processors.
 func (c claims) date(name string) (*jwt.NumericDate, error) {
 	value, found := c[name]
 	if !found {
@@ -216,7 +218,7 @@ var errCritical = errors.New("the token's header has crit: it asks for an extens
 // key returns the function that finds a token's key.
 func (v *Verifier) key(ctx context.Context) jwt.Keyfunc {
 	return func(token *jwt.Token) (any, error) {
-		if _, found := token.Header["crit"]; found { // RFC 7515, 4.1.11: who knows no extension has to refuse
+		if _, found := token.Header["crit"]; found { // RFC 7515, 4.1.11: unknown extensions must be refused
 			return nil, errCritical
 		}
 		if v.keys == nil {
@@ -226,7 +228,7 @@ func (v *Verifier) key(ctx context.Context) jwt.Keyfunc {
 	}
 }
 
-// user reads the claims of a token that holds. A malformed claim that is not needed to identify the user is ignored.
+// user reads the claims of a valid token. A malformed claim that is not needed to identify the user is ignored.
 func (v *Verifier) user(c claims) (User, error) {
 	id, ok := c["sub"].(string)
 	if _, number := c["sub"].(json.Number); number {
@@ -249,7 +251,8 @@ func (v *Verifier) user(c claims) (User, error) {
 	return u, nil
 }
 
-// role reads the claim that RoleClaim names: a text or a list of them. In a list the role "service" counts, else the first.
+// role reads the claim that RoleClaim names: a text or a list of texts. In a list the role "service" counts, else the
+// first role.
 func (v *Verifier) role(c claims) string {
 	if v.options.RoleClaim == "" {
 		return ""
@@ -289,11 +292,11 @@ func seconds(claim any) float64 {
 	if !is {
 		return math.NaN()
 	}
-	f, _ := n.Float64() // an error says that it is too large
+	f, _ := n.Float64() // the error means that it is too large
 	return f
 }
 
-// clean leaves out control characters, which cannot be stored or shown, and what is beyond a number of characters.
+// clean removes control characters, which cannot be stored or shown, and characters beyond a number.
 func clean(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
@@ -309,7 +312,7 @@ func clean(s string, limit int) string {
 
 const inMilliseconds = "is in milliseconds, or far beyond any calendar: it has to be in seconds since 1970"
 
-// reason says in words why a token does not hold. parsed is nil where not even its parts were found.
+// reason explains why a token is invalid. parsed is nil if not even its parts were found.
 func (v *Verifier) reason(err error, parsed *jwt.Token, c claims) string {
 	if parsed != nil && !errors.Is(err, jwt.ErrTokenMalformed) &&
 		(parsed.Method == nil || !slices.Contains(v.methods, parsed.Method.Alg())) {

@@ -22,11 +22,11 @@ import (
 
 // pace is how often keys are fetched.
 type pace struct {
-	usual    time.Duration // once they are there
+	usual    time.Duration // after a successful fetch
 	retry    time.Duration // after a fetch that failed; doubled up to slowest
 	slowest  time.Duration
-	unknown  time.Duration // at most as often because a token names a key that is not known: anyone can make such tokens
-	patience time.Duration // how long such a token waits for a fetch before it is to try again
+	unknown  time.Duration // minimum interval of fetches for tokens with an unknown key, because anyone can make such tokens
+	patience time.Duration // how long such a token waits for a fetch before it is refused as unavailable
 }
 
 const (
@@ -35,26 +35,27 @@ const (
 	maxRedirects = 5
 )
 
-// errNoKeys says that the keys could not be fetched since the token came, so that nobody knows whether it holds.
+// errNoKeys means that the keys could not be fetched since the token arrived, so it is unknown whether the token is
+// valid.
 var errNoKeys = errors.New("the keys could not be fetched")
 
-// keySet is the keys at a JWKS URL. One goroutine fetches them: until they are there, then every hour, and when a token
-// names a key that is not among them, because it may be new.
+// keySet holds the keys at a JWKS URL. One goroutine fetches them: at the start until it succeeds, then every hour, and
+// when a token names an unknown key, because the key may be new.
 type keySet struct {
 	url    string
 	pace   pace
 	client *http.Client
 	log    *slog.Logger
-	warned bool // of a key that everybody can sign with; of run alone
+	warned bool // about a key with which everyone can sign; used by run alone
 	ended  <-chan struct{}
-	wake   chan struct{} // somebody wants a fetch
+	wake   chan struct{} // signals that a fetch is wanted
 	first  chan struct{} // closed when keys were fetched for the first time
 
 	mu      sync.Mutex
 	keys    []publicKey
 	begun   int           // fetches that have begun
-	done    int           // and ended: as many, or one less
-	failed  error         // how the last one ended
+	done    int           // fetches that have ended: as many, or one less
+	failed  error         // error of the last fetch
 	wanted  bool          // a token names an unknown key, and no fetch has begun since
 	allowed time.Time     // when a fetch may begin because of that
 	changed chan struct{} // closed when a fetch ends
@@ -72,8 +73,7 @@ func newKeySet(ctx context.Context, o Options, p pace) (*keySet, error) {
 	return k, nil
 }
 
-// redirect follows a set of keys to another place, but not from https to a place where anybody on the way could put keys
-// of their own.
+// redirect follows a redirect of the URL, but not from https to http, where anybody on the way could insert keys.
 func redirect(r *http.Request, via []*http.Request) error {
 	switch {
 	case via[0].URL.Scheme == "https" && r.URL.Scheme != "https":
@@ -120,7 +120,8 @@ func (k *keySet) run(ctx context.Context) {
 	}
 }
 
-// sleep waits until the next fetch is due, which is earlier if a token names an unknown key. It reports false when ctx ends.
+// sleep waits until the next fetch is due, which is earlier if a token names an unknown key. It returns false when ctx
+// ends.
 func (k *keySet) sleep(ctx context.Context, next time.Time) bool {
 	for {
 		k.mu.Lock()
@@ -149,9 +150,9 @@ func (k *keySet) sleep(ctx context.Context, next time.Time) bool {
 	}
 }
 
-// fetch replaces the keys by those at the URL, so that a key that was taken back no longer holds. Keys that are of no
-// use here are passed over, as sets hold them for others; a set without any other is an error, because nobody could come
-// in with it.
+// fetch replaces the keys by those at the URL, so that tokens of a withdrawn key become invalid. It ignores keys that
+// cannot sign tokens, which sets contain for other purposes; a set without any usable key is an error, because no token
+// would be valid.
 func (k *keySet) fetch(ctx context.Context) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, k.url, nil)
 	if err != nil {
@@ -210,17 +211,18 @@ func (k *keySet) fetch(ctx context.Context) error {
 	return nil
 }
 
-// publicKey is a key that tokens may be signed by.
+// publicKey is a key with which tokens may be signed.
 type publicKey struct {
 	id     string
-	method jwkset.ALG // that it is for; empty: each that it suits
+	method jwkset.ALG // for which the key is meant; empty: all that suit it
 	key    any
 }
 
-// errNotPublic is about a shared secret or a private key: whoever reads the set could sign with it.
+// errNotPublic means that the set contains a shared secret or a private key: everybody who reads the set could sign
+// with it.
 var errNotPublic = errors.New("a key is not a public one: whoever reads the set could sign with it")
 
-// readKey reads a key of a set. Its error says why the key is of no use here.
+// readKey reads a key of a set. Its error explains why the key cannot be used.
 func readKey(raw json.RawMessage) (publicKey, error) {
 	var m jwkset.JWKMarshal
 	if err := json.Unmarshal(raw, &m); err != nil {
@@ -232,7 +234,7 @@ func readKey(raw json.RawMessage) (publicKey, error) {
 	case m.USE != "" && m.USE != jwkset.UseSig:
 		return publicKey{}, fmt.Errorf("a key is for the use %q", m.USE)
 	}
-	// The key itself is what counts. Some sign-ins write the fingerprints of its certificate in a form of their own.
+	// Only the key itself counts. Some sign-ins write the fingerprints of its certificate in a form of their own.
 	m.X5C, m.X5T, m.X5TS256, m.X5U = nil, "", "", ""
 	key, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
 	if err != nil {
@@ -266,8 +268,8 @@ var (
 	errKeyMethod = errors.New("the key that the token's kid names is not for the method (alg) that the token names")
 )
 
-// key finds the keys that a token may be signed with. A token of an unknown key is refused only after a fetch that began
-// after the token came and succeeded; if there is none in time the error is errNoKeys.
+// key returns the keys with which a token may be signed. A token with an unknown key is refused only after a successful
+// fetch that began after the token arrived; if there is none in time, the error is errNoKeys.
 func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	id, named := token.Header["kid"].(string)
 	if !named && token.Header["kid"] != nil {
@@ -288,8 +290,8 @@ func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	return found, nil
 }
 
-// find returns the keys that a token of a method may be signed with: those of its kid, which several may have (RFC 7517,
-// 4.5), or all where it names none. It reports whether there are keys of its kid that are for other methods.
+// find returns the keys with which a token of a method may be signed: those with its kid, which several keys may share
+// (RFC 7517, 4.5), or all keys if it names none. It reports whether there are keys with its kid for other methods.
 func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jwt.VerificationKeySet, other bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -305,8 +307,8 @@ func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jw
 	return found, other
 }
 
-// renew waits until the keys have been fetched by a fetch that begins after the call, or until those of an earlier one are
-// enough.
+// renew waits until the keys have been fetched by a fetch that begins after the call, or until the keys of an earlier
+// fetch suffice.
 func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 	awaited := k.want()
 	patience := time.NewTimer(k.pace.patience)
@@ -335,12 +337,12 @@ func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 	}
 }
 
-// want asks for a fetch, as soon as one is allowed, and returns its number.
+// want requests a fetch, as soon as one is allowed, and returns its number.
 func (k *keySet) want() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.done == 0 {
-		return k.begun // the first one is under way
+		return k.begun // the first fetch is under way
 	}
 	if !k.wanted {
 		k.wanted = true

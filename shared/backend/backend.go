@@ -1,6 +1,6 @@
-// Package backend knows the stores of the mesh: how Postgres, Redis and Kafka are reached, with the settings that
-// existing installations have, what has to be there, and how each is checked. Whatever goes wrong is told with the
-// store, its address and what to try, never with a password. The package embedded beneath starts stores of its own.
+// Package backend connects to the stores of the mesh, Postgres, Redis and Kafka, with the settings of existing
+// installations. It creates topics and checks each store. Its errors name the store, its address and what to try, and
+// never a password. The package embedded, below it, starts stores of its own.
 package backend
 
 import (
@@ -11,14 +11,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Stores are what one process has open; nil where it needs none.
+// Stores are the open stores of a process; nil: not needed.
 type Stores struct {
 	Postgres *pgxpool.Pool
 	Redis    *redis.Client
 	Kafka    Kafka // each producer and consumer has connections of its own
 }
 
-// Close closes what is open, last opened first.
+// Close closes the stores in reverse order.
 func (s *Stores) Close() error {
 	var err error
 	if s.Redis != nil {
@@ -32,7 +32,7 @@ func (s *Stores) Close() error {
 	return err
 }
 
-// unreachable says which store failed, where, and what to try.
+// unreachable returns an error with the store that failed, its address, and what to try.
 func unreachable(store, where, try string, err error) error {
 	return fmt.Errorf("%s at %s: %w (%s)", store, where, err, try)
 }

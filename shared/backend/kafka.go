@@ -20,12 +20,12 @@ const (
 	tryKafka        = "is it running, and is KAFKA_BROKERS right (host:port, separated by commas)?"
 	tryKafkaStorage = "is its disk full?"
 
-	// CheckName is the name of the software with which Check asks. The embedded broker answers it with an error while it
-	// cannot keep records.
+	// CheckName is the client software name that Check sends. The embedded broker answers it with an error while it
+	// cannot store records.
 	CheckName = "edumatrix-check"
 )
 
-// Kafka says where the brokers are and under which name we appear in their logs.
+// Kafka contains the addresses of the brokers, and the client's name in their logs.
 type Kafka struct {
 	Brokers  []string
 	ClientID string
@@ -34,21 +34,21 @@ type Kafka struct {
 	TopicPrefix string
 }
 
-// Topic is the name on the brokers of what the catalog, or a consumer group, is called.
+// Topic returns the name, on the brokers, of a topic of the catalog or of a consumer group.
 func (k Kafka) Topic(name string) string { return k.TopicPrefix + name }
 
-// Where names the brokers.
+// Where returns the addresses of the brokers.
 func (k Kafka) Where() string { return strings.Join(k.Brokers, ",") }
 
 func (k Kafka) String() string { return "kafka " + k.Where() }
 
-// Check reaches a broker, any of them, within ctx's time. The embedded one also reports whether it can keep records.
+// Check calls any broker within ctx's time. An embedded broker also reports whether it can store records.
 func (k Kafka) Check(ctx context.Context) error {
 	_, err := k.apiVersions(ctx)
 	return err
 }
 
-// apiVersions asks the brokers in turn what they speak, until one answers.
+// apiVersions requests the supported versions from the brokers in turn, until one responds.
 func (k Kafka) apiVersions(ctx context.Context) (*kmsg.ApiVersionsResponse, error) {
 	problems := []error{}
 	for _, address := range k.Brokers {
@@ -68,8 +68,8 @@ func (k Kafka) apiVersions(ctx context.Context) (*kmsg.ApiVersionsResponse, erro
 	return nil, unreachable("Kafka", k.Where(), tryKafka, err)
 }
 
-// askVersions asks one broker over a connection of its own. It is called every second, for which a client of the whole
-// protocol would be too much.
+// askVersions sends the request to one broker over a connection of its own. It is called every second, for which a
+// complete client would cost too much.
 func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVersionsResponse, err error) {
 	const id, maxAnswer = 1, 1 << 20
 	defer func() {
@@ -93,7 +93,7 @@ func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVers
 	if _, err := connection.Write(formatter.AppendRequest(nil, &request, id)); err != nil {
 		return nil, errors.Join(ctx.Err(), err)
 	}
-	var head [8]byte // how long the answer is, and to which request it belongs
+	var head [8]byte // length of the response, and the id of its request
 	if _, err := io.ReadFull(connection, head[:]); err != nil {
 		return nil, errors.Join(ctx.Err(), err)
 	}
@@ -108,7 +108,7 @@ func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVers
 	response := kmsg.NewPtrApiVersionsResponse()
 	response.Version = request.Version
 	if len(body) >= 2 && int16(binary.BigEndian.Uint16(body)) == kerr.UnsupportedVersion.Code {
-		response.Version = 0 // such an answer is always in the first version
+		response.Version = 0 // such a response always has the first version
 	}
 	if err := response.ReadFrom(body); err != nil {
 		return nil, fmt.Errorf("this is not a Kafka broker: %w", err)
@@ -116,8 +116,8 @@ func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVers
 	return response, kerr.ErrorForCode(response.ErrorCode)
 }
 
-// admin opens a client that reads and changes topics. Its requests are not tried eight times, as those of lasting
-// connections are: its caller waits for the answer.
+// admin opens a client for topics. It does not try requests eight times, as permanent connections do, because its
+// caller waits.
 func (k Kafka) admin() (*kgo.Client, *kadm.Client, error) {
 	if len(k.Brokers) == 0 {
 		return nil, nil, unreachable("Kafka", k.Where(), tryKafka, errors.New("no broker is named"))

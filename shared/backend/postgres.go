@@ -26,13 +26,13 @@ const (
 
 const tryPostgres = "is it running, and is DATABASE_URL right?"
 
-// Postgres says where the database is.
+// Postgres is the address of the database.
 type Postgres struct {
 	URL     string // may end in ?schema=public, which other clients of the same installation want
 	PoolMax int32  // default 20
 }
 
-// Open connects a pool and asks the server for an answer.
+// Open connects a pool and pings the server.
 func (p Postgres) Open(ctx context.Context) (*pgxpool.Pool, error) {
 	config, err := p.poolConfig()
 	if err != nil {
@@ -56,20 +56,20 @@ func (p Postgres) poolConfig() (*pgxpool.Config, error) {
 	}
 	config, err := pgxpool.ParseConfig(clean)
 	if err != nil {
-		// pgx hides the password in its errors.
+		// pgx omits the password from its errors.
 		return nil, fmt.Errorf("DATABASE_URL: %w%s", err, libpqSet())
 	}
 	if config.MaxConns = p.PoolMax; config.MaxConns <= 0 {
 		config.MaxConns = defaultPoolMax
 	}
 	config.MaxConnIdleTime = postgresIdle
-	config.HealthCheckPeriod = postgresIdle / 3 // how often idle ones are looked for
+	config.HealthCheckPeriod = postgresIdle / 3 // how often idle connections are checked
 	config.ConnConfig.ConnectTimeout = postgresDial
 	config.AfterRelease = retire(postgresUses)
 	return config, nil
 }
 
-// retire lets a connection go after so many uses, counted when it is given back.
+// retire closes a connection after a number of uses, counted when it is released.
 func retire(after int) func(*pgx.Conn) bool {
 	const key = "edumatrix.uses"
 	return func(c *pgx.Conn) bool {
@@ -80,7 +80,7 @@ func retire(after int) func(*pgx.Conn) bool {
 	}
 }
 
-// withoutSchema strips parameters that are not the server's.
+// withoutSchema removes parameters that are not the server's.
 func (p Postgres) withoutSchema() (string, error) {
 	u, err := url.Parse(p.URL)
 	if err != nil || (u.Host == "" && u.Query().Get("host") == "") || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
@@ -103,21 +103,21 @@ func (p Postgres) withoutSchema() (string, error) {
 	return u.String(), nil
 }
 
-// ForeignParameter reports whether a parameter of DATABASE_URL is for other clients of the same installation, such as
-// Prisma, and not for the server.
+// ForeignParameter reports whether a parameter of DATABASE_URL is meant for other clients of the same installation,
+// such as Prisma, and not for the server.
 func ForeignParameter(name string) bool {
 	switch name {
 	case "schema", "connection_limit", "pool_timeout", "socket_timeout", "pgbouncer", "statement_cache_size", "sslaccept",
 		"sslidentity", "sslpassword", "max_idle_connection_lifetime", "max_connection_lifetime", "single_use_connections":
 		return true
 	case "default_query_exec_mode", "statement_cache_capacity", "description_cache_capacity":
-		return true // of pgx: the mesh chooses for each statement how it is prepared
+		return true // of pgx: the mesh chooses how each statement is prepared
 	}
-	return strings.HasPrefix(name, "pool_") // of pgx: POSTGRES_POOL_MAX and what is fixed hold
+	return strings.HasPrefix(name, "pool_") // of pgx: the mesh configures the pool
 }
 
-// HasUnescapedAt reports whether user or password of a URL hold an @, or an @ stands where their / or ? has cut them off.
-// Then it is not certain which part is the host, and a part of the password would be shown as if it were.
+// HasUnescapedAt reports whether the user or password of a URL contains an @, or an @ follows a / or ? that has cut
+// them off. Then the host is ambiguous, and a part of the password could be shown as the host.
 func HasUnescapedAt(address string) bool {
 	authority, _ := cutAuthority(address)
 	return strings.Count(authority, "@") > 1 || HasCutOffAt(address)
@@ -138,21 +138,20 @@ func cutAuthority(address string) (authority, rest string) {
 	return rest, ""
 }
 
-// libpqVariables are those by which PostgreSQL's own clients, and pgx, connect otherwise than a URL says.
+// libpqVariables are the variables with which PostgreSQL's own clients, and pgx, override a URL.
 var libpqVariables = []string{"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGAPPNAME",
 	"PGCONNECT_TIMEOUT", "PGSSLMODE", "PGSSLKEY", "PGSSLCERT", "PGSSLSNI", "PGSSLROOTCERT", "PGSSLPASSWORD",
 	"PGSSLNEGOTIATION", "PGTARGETSESSIONATTRS", "PGSERVICE", "PGSERVICEFILE", "PGTZ", "PGOPTIONS", "PGMINPROTOCOLVERSION",
 	"PGMAXPROTOCOLVERSION", "PGCHANNELBINDING", "PGREQUIREAUTH"}
 
-// IgnoreLibpqVariables keeps libpq's variables from the connections of this process, for one that has a database of its
-// own.
+// IgnoreLibpqVariables unsets libpq's variables, for a process with a database of its own.
 func IgnoreLibpqVariables() {
 	for _, name := range libpqVariables {
 		_ = os.Unsetenv(name) // a name like these cannot fail
 	}
 }
 
-// libpqSet names libpq's variables that are set, for errors: they count besides DATABASE_URL.
+// libpqSet returns the set variables of libpq, for errors: they take effect beside DATABASE_URL.
 func libpqSet() string {
 	var set []string
 	for _, name := range libpqVariables {
@@ -166,7 +165,7 @@ func libpqSet() string {
 	return "; besides, " + strings.Join(set, ", ") + " are set"
 }
 
-// Where names host, port and database.
+// Where returns host, port and database.
 func (p Postgres) Where() string {
 	u, err := url.Parse(p.URL)
 	if err != nil {
@@ -188,7 +187,7 @@ func (p Postgres) Where() string {
 	return net.JoinHostPort(host, port) + u.Path
 }
 
-// String does not tell the password, and nor do the ways below.
+// String does not reveal the password, and neither do the methods below.
 func (p Postgres) String() string { return "postgres " + p.Where() }
 
 // GoString is String.

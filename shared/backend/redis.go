@@ -24,15 +24,15 @@ const (
 
 const tryRedis = "is it running, and are REDIS_URL, or REDIS_HOST, REDIS_PORT and REDIS_PASSWORD, right?"
 
-// Redis says where the server is.
+// Redis is the address of the server.
 type Redis struct {
-	URL      string // wins over the parts
+	URL      string // takes precedence over the parts
 	Host     string
 	Port     int // default 6379
 	Password string
 }
 
-// Open connects a client and asks the server for an answer.
+// Open connects a client and pings the server.
 func (r Redis) Open(ctx context.Context) (*redis.Client, error) {
 	options, err := r.options()
 	if err != nil {
@@ -57,7 +57,7 @@ func (r Redis) options() (*redis.Options, error) {
 			return nil, errors.New("REDIS_URL: it has to look like redis://:password@host:6379/0")
 		}
 	}
-	// Parameters of the URL win.
+	// Parameters of the URL take precedence.
 	if !asked.Has("max_retries") {
 		options.MaxRetries = redisRetries
 	}
@@ -71,12 +71,12 @@ func (r Redis) options() (*redis.Options, error) {
 	if options.Network != "unix" {
 		options.Dialer = dial(options.TLSConfig, options.DialTimeout)
 	}
-	options.DisableIdentity = true // its version of the client library is nobody's business
+	options.DisableIdentity = true // the version of the client library should not be disclosed
 	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return options, nil
 }
 
-// dial resolves names to IPv4 addresses only: where "localhost" has both, servers in containers often answer on one
+// dial resolves names to IPv4 addresses only: if "localhost" has both kinds, servers in containers often listen on one
 // alone. An IPv6 address is dialled as it is.
 func dial(secure *tls.Config, timeout time.Duration) func(context.Context, string, string) (net.Conn, error) {
 	dialer := &net.Dialer{Timeout: timeout, KeepAlive: 5 * time.Minute}
@@ -92,7 +92,7 @@ func dial(secure *tls.Config, timeout time.Duration) func(context.Context, strin
 	}
 }
 
-// Where names host and port.
+// Where returns host and port.
 func (r Redis) Where() string {
 	if r.URL != "" {
 		if o, err := redis.ParseURL(r.URL); err == nil {
@@ -110,7 +110,7 @@ func (r Redis) Where() string {
 	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
-// String does not tell the password, and nor do the ways below.
+// String does not reveal the password, and neither do the methods below.
 func (r Redis) String() string { return "redis " + r.Where() }
 
 // GoString is String.

@@ -18,16 +18,15 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// KeptRetention is the topic setting in which the embedded broker keeps the retention that was asked for, in
-// milliseconds: its own retention.ms is always -1, because what deletes there is not the broker.
+// KeptRetention is the topic setting in which the embedded broker stores the configured retention, in milliseconds: its
+// own retention.ms is always -1, because a separate process deletes records.
 const KeptRetention = "edumatrix.retention.ms"
 
 const inSyncReplicas = "min.insync.replicas"
 
-// EnsureTopics creates the topics that are missing, and returns when every broker knows every one of them with a leader
-// for each partition. Where a topic is there but has other partitions or another retention than declared, or fewer
-// replicas than there are brokers for, it says so and alters nothing: that is for whoever runs the brokers to decide.
-// The mesh works by what the broker has.
+// EnsureTopics creates missing topics, and returns when every broker knows all topics with a leader for each partition.
+// If a topic exists with other partitions or another retention than declared, or fewer replicas than the brokers allow,
+// it reports that and changes nothing; the operator decides. The mesh adapts to what the broker has.
 func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differences []string, err error) {
 	client, admin, err := k.admin()
 	if err != nil {
@@ -55,16 +54,16 @@ func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differ
 	return differences, nil
 }
 
-// found is a topic as the brokers have it.
+// found is a topic on the brokers.
 type found struct {
 	partitions int
-	retention  time.Duration // negative: for ever
-	replicas   int           // of the partition that has fewest
-	inSync     int           // that have to have a record before it is confirmed
+	retention  time.Duration // negative: unlimited
+	replicas   int           // of the partition with the fewest
+	inSync     int           // replicas that must have a record before it is confirmed
 }
 
-// replicated is how many brokers of so many have each record; of three, two have to before it is confirmed, so that one
-// may die with its disk.
+// replicated returns the number of replicas for a number of brokers. Of three replicas, two must have a record before
+// it is confirmed, so that one may be lost with its disk.
 const replicated, confirmed = 3, 2
 
 func (f found) differences(declared catalog.Topic, name string, brokers int) (list []string) {
@@ -86,7 +85,7 @@ func (f found) differences(declared catalog.Topic, name string, brokers int) (li
 	return list
 }
 
-// describe reads those of the topics that are there, by their names in the catalog, and counts the brokers.
+// describe reads the existing topics, by their names in the catalog, and counts the brokers.
 func (k Kafka) describe(ctx context.Context, admin *kadm.Client, topics []catalog.Topic) (
 	all map[string]found, brokers int, err error) {
 	var names []string
@@ -158,8 +157,8 @@ func retention(settings []kadm.Config) (time.Duration, error) {
 	return time.Duration(ms) * time.Millisecond, nil
 }
 
-// create makes topics in one request and waits until they can be used. Another process may create the same at the same
-// time.
+// create creates topics in one request and waits until they can be used. Another process may create the same topics at
+// the same time.
 func (k Kafka) create(ctx context.Context, client *kgo.Client, topics []catalog.Topic, brokers int) error {
 	replicas := int16(min(replicated, brokers))
 	request := kmsg.NewPtrCreateTopicsRequest()
@@ -198,8 +197,8 @@ func deref(text *string) string {
 	return *text
 }
 
-// awaitTopics returns when every broker knows the topics with a leader for each partition. The controller confirms a
-// topic before the brokers have heard of it; whoever produces or consumes until then is told that it does not exist.
+// awaitTopics waits until every broker knows the topics with a leader for each partition. The controller confirms a
+// topic before the brokers know it; until then, clients get the error that it does not exist.
 func (k Kafka) awaitTopics(ctx context.Context, client *kgo.Client, topics []catalog.Topic) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -216,7 +215,7 @@ func (k Kafka) awaitTopics(ctx context.Context, client *kgo.Client, topics []cat
 	}
 }
 
-// haveTopics asks each broker.
+// haveTopics checks each broker.
 func (k Kafka) haveTopics(ctx context.Context, client *kgo.Client, topics []catalog.Topic) error {
 	request := kmsg.NewPtrMetadataRequest()
 	for _, t := range topics {

@@ -15,16 +15,16 @@ import (
 // checkTime is how long one check may take.
 const checkTime = 15 * time.Second
 
-// Result is what one check of one store came to.
+// Result is the result of one check of one store.
 type Result struct {
 	Store, Check string
 	OK           bool
-	Warn         bool // it holds, but is not as it should be
+	Warn         bool // the check succeeded, but something should be changed
 	Detail       string
 	Took         time.Duration
 }
 
-// Verify checks that the stores are there and do what the mesh needs of them.
+// Verify checks that the stores are available and meet the needs of the mesh.
 type Verify struct {
 	Postgres Postgres
 	Redis    Redis
@@ -32,8 +32,8 @@ type Verify struct {
 	Topics   []catalog.Topic // what the catalog declares
 }
 
-// Run makes all checks, one by one. None keeps another from being made; what cannot be tried because its store is not
-// reached is a failure as well.
+// Run runs all checks, one by one. A failed check does not prevent the others; a check whose store is unreachable fails
+// as well.
 func (v Verify) Run(ctx context.Context) []Result {
 	var all []Result
 	all = append(all, verifyPostgres(ctx, v.Postgres)...)
@@ -41,7 +41,7 @@ func (v Verify) Run(ctx context.Context) []Result {
 	return append(all, verifyKafka(ctx, v.Kafka, v.Topics)...)
 }
 
-// Passed tells whether no check failed.
+// Passed reports whether no check failed.
 func Passed(results []Result) bool {
 	for _, r := range results {
 		if !r.OK {
@@ -75,19 +75,19 @@ func Print(w io.Writer, results []Result) error {
 	return errors.Join(err, e)
 }
 
-// finding is what a check that did not fail has to say.
+// finding is the remark of a check that did not fail.
 type finding struct {
 	detail string
 	warn   bool
 }
 
-// check is one of a store's checks. The first opens what the others use.
+// check is one check of a store. The first one opens the connection for the others.
 type check struct {
 	name string
 	run  func(context.Context) (finding, error)
 }
 
-// perform makes the checks of one store.
+// perform runs the checks of one store.
 func perform(ctx context.Context, store string, checks []check) []Result {
 	var all []Result
 	for _, c := range checks {

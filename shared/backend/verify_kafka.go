@@ -34,8 +34,8 @@ func verifyKafka(ctx context.Context, k Kafka, topics []catalog.Topic) []Result 
 	})
 }
 
-// guessVersion derives a broker's version from the requests it supports, since a broker does not report its version.
-// Brokers that are not Apache Kafka match none: for them the requests count that 4.0 has dropped (KIP-896: the first
+// guessVersion derives a broker's version from the requests it supports, because a broker does not report its version.
+// Brokers that are not Apache Kafka match none; for them the requests count that 4.0 has removed (KIP-896: the first
 // three versions of Produce).
 func guessVersion(r *kmsg.ApiVersionsResponse) string {
 	modern := false
@@ -80,7 +80,7 @@ func (k Kafka) compareTopics(ctx context.Context, topics []catalog.Topic) (findi
 	return finding{detail: fmt.Sprintf("all %d as declared: partitions, retention, replicas", len(topics))}, nil
 }
 
-// roundTrip sends a record through a topic of its own.
+// roundTrip sends a record through a topic created for the check.
 func (k Kafka) roundTrip(ctx context.Context) (took time.Duration, err error) {
 	topic := catalog.Topic{Name: "verify-" + uuid.NewString(), Partitions: 1, Retention: time.Hour}
 	name := k.Topic(topic.Name)

@@ -14,7 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// oldestPostgres has transaction_timeout, with which the server ends a transaction that stands still.
+// oldestPostgres is the first version with transaction_timeout, with which the server ends a stalled transaction.
 const oldestPostgres = 17
 
 func verifyPostgres(ctx context.Context, p Postgres) []Result {
@@ -67,7 +67,7 @@ func verifyRedis(ctx context.Context, r Redis) []Result {
 	var client *redis.Client
 	defer func() {
 		if client != nil {
-			_ = client.Close() // it answered, or said why not
+			_ = client.Close() // the result of the check is known already
 		}
 	}()
 	return perform(ctx, "Redis", []check{
@@ -99,7 +99,7 @@ func redisVersion(ctx context.Context, client *redis.Client) (finding, error) {
 	return finding{detail: "it does not say", warn: true}, nil
 }
 
-// judgeRedis: 7.4 is what is tested and shipped, 7.0 has all commands that are used.
+// judgeRedis judges a version: 7.4 is tested and shipped, 7.0 has all commands that are used.
 func judgeRedis(version string) (finding, error) {
 	parts := append(strings.Split(version, "."), "0")
 	major, err := strconv.Atoi(parts[0])

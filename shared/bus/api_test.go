@@ -69,7 +69,7 @@ func TestPublisher_CountsPartitionsAsTheBrokerDoes(t *testing.T) {
 		})
 
 		_, err = p.Partitions(t.Context(), "nowhere")
-		require.ErrorIs(t, err, bus.ErrAway)
+		require.ErrorIs(t, err, bus.ErrUnavailable)
 	})
 }
 

@@ -8,11 +8,11 @@ import (
 
 const (
 	firstPause = 100 * time.Millisecond
-	// A pause grows to this many times the first one: from 100 ms to 5 s.
+	// A pause grows up to this many times the first one: from 100 ms to 5 s.
 	pauseGrowth = 50
 )
 
-// backoff is how long to wait before trying again: doubling, bounded, a little at random.
+// backoff computes the delay before the next attempt: doubling, bounded, with random jitter.
 type backoff struct {
 	first time.Duration
 	tries int
@@ -23,13 +23,13 @@ func (b *backoff) next() time.Duration {
 	return pause(b.first, b.tries)
 }
 
-// pause is the wait before the nth repeat, the first one being 1.
+// pause returns the delay before the nth repeat; the first repeat is 1.
 func pause(first time.Duration, n int) time.Duration {
 	d := min(first<<min(n-1, 10), pauseGrowth*first)
 	return d*3/4 + rand.N(d/2+1)
 }
 
-// sleep waits, and says false when one of the channels closed meanwhile.
+// sleep waits. It returns false if one of the channels is closed before d has passed.
 func sleep(d time.Duration, over, orOver <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -42,23 +42,25 @@ func sleep(d time.Duration, over, orOver <-chan struct{}) bool {
 	return false
 }
 
-// grumble logs troubles that come again and again, each of them once in a while. It is not safe for concurrent use.
-type grumble struct {
-	log  *slog.Logger
-	said map[string]time.Time
+// throttledLogger logs errors that occur again and again, each at most every 30 s. It is not safe for concurrent use.
+type throttledLogger struct {
+	log        *slog.Logger
+	lastLogged map[string]time.Time
 }
 
-func newGrumble(log *slog.Logger) *grumble { return &grumble{log: log, said: map[string]time.Time{}} }
+func newThrottledLogger(log *slog.Logger) *throttledLogger {
+	return &throttledLogger{log: log, lastLogged: map[string]time.Time{}}
+}
 
-func (g *grumble) warn(text string, err error) {
+func (g *throttledLogger) warn(text string, err error) {
 	const again = 30 * time.Second
-	what := text + err.Error()
-	if time.Since(g.said[what]) < again {
+	key := text + err.Error()
+	if time.Since(g.lastLogged[key]) < again {
 		return
 	}
-	if len(g.said) > 100 {
-		clear(g.said)
+	if len(g.lastLogged) > 100 {
+		clear(g.lastLogged)
 	}
-	g.said[what] = time.Now()
+	g.lastLogged[key] = time.Now()
 	g.log.Warn(text, "error", err)
 }

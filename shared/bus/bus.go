@@ -1,15 +1,16 @@
 // Package bus is Watermill on Kafka, for commands, events and their dead letters.
 //
-// A Publisher sends what one call names in one batch. A Subscriber belongs to a consumer group, one for each service
-// and topic, and hands messages out in key lanes: many of a partition are in flight, never two of one key, unless the
-// handler has released the first because its place in some queue is settled. The group's offset is a watermark that
-// never passes work in flight, so whatever is killed comes again; how far a partition runs ahead of it is bounded. A
-// Reader needs no group: it reads every partition in order, one message at a time, from where it is told to, and keeps
-// its offsets itself. NewRouter puts them under a Watermill router with what every handler of the mesh needs: dead
-// letters, bounded retries, recovery, patience with dependencies that are away, correlation and traces.
+// A Publisher sends the messages of one call in one batch. A Subscriber belongs to a consumer group, one for each
+// service and topic, and delivers messages in key lanes: many messages of a partition are in flight, but never two of
+// one key, unless the handler has released the first because its order is settled. The committed offset of the group is
+// a watermark that never passes a message in flight, so after a crash unfinished messages come again; the distance
+// between the watermark and the newest message in flight is bounded. A Reader needs no group: it reads every partition
+// in order, one message at a time, from an offset that the caller chooses, and tracks its offsets itself. NewRouter
+// puts them under a Watermill router with the middleware that every handler of the mesh needs: dead letters, bounded
+// retries, recovery from panics, waiting for unavailable dependencies, correlation and traces.
 //
-// A topic carries everything at least once; handlers have to take repeats. Topics are named without the installation's
-// prefix everywhere in this package.
+// Topics deliver everything at least once; handlers must accept repeats. This package names topics without the
+// installation's prefix.
 package bus
 
 import (
@@ -25,7 +26,7 @@ const (
 	// MetadataPartition is the metadata entry that names the partition outright, as a decimal number.
 	MetadataPartition = "partition"
 
-	kafkaName = "kafka" // as dependencies are named in /health
+	kafkaName = "kafka" // as /health names the dependency
 )
 
 func logger(l *slog.Logger) *slog.Logger {

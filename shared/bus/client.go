@@ -15,19 +15,19 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// newClient makes a client with the mesh's settings. It connects when it is used.
+// newClient returns a client with the mesh's settings. It connects when it is first used.
 func newClient(k backend.Kafka, log *slog.Logger, more ...kgo.Opt) (*kgo.Client, error) {
 	if len(k.Brokers) == 0 {
-		return nil, errors.New("no broker is named")
+		return nil, errors.New("no brokers are configured")
 	}
-	options := append(k.Options(), kgo.WithLogger(&clientLog{log: log, said: map[string]time.Time{}}))
+	options := append(k.Options(), kgo.WithLogger(&clientLog{log: log, lastLogged: map[string]time.Time{}}))
 	return kgo.NewClient(append(options, more...)...)
 }
 
-// countAge is how old the number of a topic's partitions may be.
+// countAge is the maximum age of a cached partition count.
 const countAge = 3 * time.Second
 
-// counts are the numbers of partitions that topics have on the broker.
+// counts caches the numbers of partitions that topics have on the broker.
 type counts struct {
 	kafka  backend.Kafka
 	client *kgo.Client
@@ -41,7 +41,7 @@ type count struct {
 	at time.Time
 }
 
-// of returns the number for a topic, at most so old.
+// of returns the number of partitions of a topic, which is at most age old.
 func (c *counts) of(ctx context.Context, topic string, age time.Duration) (int32, error) {
 	c.mu.Lock()
 	known, ok := c.known[topic]
@@ -55,7 +55,7 @@ func (c *counts) of(ctx context.Context, topic string, age time.Duration) (int32
 		if ok && age > 0 {
 			return known.n, nil
 		}
-		return 0, fmt.Errorf("count the partitions of %s: %w", topic, Away(kafkaName, err))
+		return 0, fmt.Errorf("count the partitions of %s: %w", topic, Unavailable(kafkaName, err))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,16 +66,16 @@ func (c *counts) of(ctx context.Context, topic string, age time.Duration) (int32
 	return n, nil
 }
 
-// partitionsOf asks the broker how many partitions a topic has.
+// partitionsOf requests the number of partitions of a topic from the broker.
 func partitionsOf(ctx context.Context, client *kgo.Client, name string) (int32, error) {
-	request := kmsg.NewPtrMetadataRequest() // not by kadm, whose answers may be older
+	request := kmsg.NewPtrMetadataRequest() // kadm may return an older count
 	request.Topics = []kmsg.MetadataRequestTopic{{Topic: &name}}
 	response, err := request.RequestWith(ctx, client)
 	if err != nil {
 		return 0, err
 	}
 	if len(response.Topics) != 1 {
-		return 0, fmt.Errorf("the broker does not answer about %s", name)
+		return 0, fmt.Errorf("the broker's response does not contain %s", name)
 	}
 	found := response.Topics[0]
 	if err := kerr.ErrorForCode(found.ErrorCode); err != nil {
@@ -84,12 +84,12 @@ func partitionsOf(ctx context.Context, client *kgo.Client, name string) (int32, 
 	return int32(len(found.Partitions)), nil
 }
 
-// clientLog passes on what the client warns of, each once in a while.
+// clientLog logs the warnings of the client, each at most every 30 s.
 type clientLog struct {
 	log *slog.Logger
 
-	mu   sync.Mutex
-	said map[string]time.Time
+	mu         sync.Mutex
+	lastLogged map[string]time.Time
 }
 
 // Level is part of kgo's interface.
@@ -99,12 +99,12 @@ func (l *clientLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
 func (l *clientLog) Log(level kgo.LogLevel, text string, attributes ...any) {
 	const again, maxTexts = 30 * time.Second, 100
 	l.mu.Lock()
-	due := time.Since(l.said[text]) >= again
+	due := time.Since(l.lastLogged[text]) >= again
 	if due {
-		if len(l.said) >= maxTexts {
-			clear(l.said)
+		if len(l.lastLogged) >= maxTexts {
+			clear(l.lastLogged)
 		}
-		l.said[text] = time.Now()
+		l.lastLogged[text] = time.Now()
 	}
 	l.mu.Unlock()
 	if !due {

@@ -7,13 +7,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// headerCorrelation is the envelope's.
+// headerCorrelation is the header of the correlation id, as the envelope package writes it.
 const headerCorrelation = "ce_correlationid"
 
 type correlationKey struct{}
 
-// Correlation passes the correlation id of a message on: to the handler's context, to what the handler gives back, and
-// to what it publishes with that context.
+// Correlation copies the correlation id of a message to the handler's context, to the messages that the handler
+// returns, and to those that it publishes with that context.
 func Correlation(h message.HandlerFunc) message.HandlerFunc {
 	return func(m *message.Message) ([]*message.Message, error) {
 		id := m.Metadata.Get(headerCorrelation)
@@ -31,13 +31,13 @@ func Correlation(h message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// CorrelationOf tells the correlation id of the message that is being handled.
+// CorrelationOf returns the correlation id of the message that is being handled.
 func CorrelationOf(ctx context.Context) string {
 	id, _ := ctx.Value(correlationKey{}).(string)
 	return id
 }
 
-// correlate gives a record the correlation id of its message's context, unless it has one.
+// correlate sets a record's correlation id to that of its message's context, unless it has one.
 func correlate(m *message.Message, r *kgo.Record) {
 	if id := CorrelationOf(m.Context()); id != "" && m.Metadata.Get(headerCorrelation) == "" {
 		setHeader(r, headerCorrelation, id)

@@ -15,9 +15,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Headers that a dead letter has besides its own, which stay as they were, as do its payload and its key.
+// Headers of a dead letter in addition to those of the message, which are kept, as are its payload and its key.
 const (
-	DeadLetterTopic     = "dead_letter_topic" // where it came from, without the installation's prefix
+	DeadLetterTopic     = "dead_letter_topic" // original topic, without the installation's prefix
 	DeadLetterPartition = "dead_letter_partition"
 	DeadLetterOffset    = "dead_letter_offset"
 	DeadLetterKey       = "dead_letter_key"
@@ -25,41 +25,41 @@ const (
 	DeadLetterTime      = "dead_letter_time" // RFC 3339
 	DeadLetterHandler   = "dead_letter_handler"
 	DeadLetterService   = "dead_letter_service"
-	// DeadLetterPayload says that the payload was left out, because with these headers the record would have been larger
-	// than the topic takes.
+	// DeadLetterPayload reports that the payload was left out, because the record would have been too large for the
+	// topic.
 	DeadLetterPayload = "dead_letter_payload"
 
-	maxReason = 1024 // bytes of an error's text
+	maxReason = 1024 // bytes of the error's text
 )
 
-// DeadLetter sends messages whose handler fails to the dead-letter topic, and is done with them: the next ones follow.
-// Before it calls OnDeadLetter. While either cannot be done because a dependency is away it waits, so that nothing is
-// lost. A message whose handler had no time to end, or waits for a dependency, is not a dead letter; it comes again.
+// DeadLetter sends a message whose handler fails to the dead-letter topic, so that the next messages follow. It calls
+// OnDeadLetter first. While either step fails because a dependency is unavailable, it waits, so that nothing is lost. A
+// message whose handler had no time to finish, or waits for a dependency, is not a dead letter; it comes again.
 func DeadLetter(o RouterOptions) message.HandlerMiddleware {
 	o.setDefaults()
 	return func(h message.HandlerFunc) message.HandlerFunc {
 		return func(m *message.Message) ([]*message.Message, error) {
 			produced, err := h(m)
-			if err == nil || blameless(err) {
+			if err == nil || isMessageBlameless(err) {
 				return produced, err
 			}
-			o.report(m, err)
-			return nil, o.bury(m, err)
+			o.reportDeadLetter(m, err)
+			return nil, o.sendToDeadLetters(m, err)
 		}
 	}
 }
 
-// report logs a dead letter, and tells its trace.
-func (o *RouterOptions) report(m *message.Message, cause error) {
+// reportDeadLetter logs a dead letter and records it in the trace.
+func (o *RouterOptions) reportDeadLetter(m *message.Message, cause error) {
 	topic, partition, offset := origin(m)
 	attributes := []any{"topic", topic, "partition", partition, "offset", offset, "message", m.UUID, "error", cause}
 	var panicked *PanicError
 	if errors.As(cause, &panicked) {
 		attributes = append(attributes, "stack", string(panicked.Stack))
 	}
-	what := "message goes to the dead letters"
+	what := "message sent to the dead letters"
 	if o.DeadLetterTopic == "" {
-		what = "message is left out"
+		what = "message dropped"
 	}
 	o.Log.Error(what, attributes...)
 
@@ -69,8 +69,8 @@ func (o *RouterOptions) report(m *message.Message, cause error) {
 	span.SetAttributes(attribute.Bool("mesh.dead_letter", true))
 }
 
-// bury is done when the letter is on its topic.
-func (o *RouterOptions) bury(m *message.Message, cause error) error {
+// sendToDeadLetters returns nil once the dead letter is on its topic.
+func (o *RouterOptions) sendToDeadLetters(m *message.Message, cause error) error {
 	patience := o.patience(m)
 	defer patience.leave()
 	for failures := 0; ; {
@@ -78,7 +78,7 @@ func (o *RouterOptions) bury(m *message.Message, cause error) error {
 		if err == nil {
 			break
 		}
-		if errors.Is(err, ErrAway) {
+		if errors.Is(err, ErrUnavailable) {
 			if !patience.wait(err) {
 				return stopping(err)
 			}
@@ -87,24 +87,24 @@ func (o *RouterOptions) bury(m *message.Message, cause error) error {
 		if patience.stopped() {
 			return stopping(err)
 		}
-		patience.back()
+		patience.recovered()
 		if failures++; failures > o.Retries {
-			o.Log.Error("a dead letter is kept, but its outcome could not be recorded", "message", m.UUID, "error", err)
+			o.Log.Error("dead letter published, but its outcome could not be recorded", "message", m.UUID, "error", err)
 			break
 		}
 		if !sleep(pause(o.Backoff, failures), patience.over, patience.ended) {
 			return stopping(err)
 		}
 	}
-	patience.back()
+	patience.recovered()
 	if o.DeadLetterTopic == "" {
 		return nil
 	}
-	letter := o.letter(m, cause)
+	letter := o.deadLetter(m, cause)
 	for {
 		err := o.Publisher.Publish(o.DeadLetterTopic, letter)
 		if err == nil {
-			patience.back()
+			patience.recovered()
 			return nil
 		}
 		if tooLarge(err) && len(letter.Payload) > 0 {
@@ -112,8 +112,8 @@ func (o *RouterOptions) bury(m *message.Message, cause error) error {
 			letter.Payload = nil
 			continue
 		}
-		if !errors.Is(err, ErrAway) {
-			err = Away(kafkaName, err) // whatever it is: lost it must not be
+		if !errors.Is(err, ErrUnavailable) {
+			err = Unavailable(kafkaName, err) // whatever the error is: the message must not be lost
 		}
 		if !patience.wait(err) {
 			return stopping(err)
@@ -121,7 +121,7 @@ func (o *RouterOptions) bury(m *message.Message, cause error) error {
 	}
 }
 
-// hook calls OnDeadLetter; its panic counts as an error.
+// hook calls OnDeadLetter. It turns a panic into an error.
 func (o *RouterOptions) hook(m *message.Message, cause error) error {
 	_, err := Recover(func(m *message.Message) ([]*message.Message, error) {
 		return nil, o.OnDeadLetter(m.Context(), m, cause)
@@ -129,7 +129,7 @@ func (o *RouterOptions) hook(m *message.Message, cause error) error {
 	return err
 }
 
-func (o *RouterOptions) letter(m *message.Message, cause error) *message.Message {
+func (o *RouterOptions) deadLetter(m *message.Message, cause error) *message.Message {
 	letter := m.Copy()
 	letter.SetContext(context.WithoutCancel(m.Context()))
 	topic, partition, offset := origin(m)
@@ -147,7 +147,7 @@ func (o *RouterOptions) letter(m *message.Message, cause error) *message.Message
 			letter.Metadata.Set(name, value)
 		}
 	}
-	delete(letter.Metadata, MetadataPartition) // somebody's header; here it would choose the partition
+	delete(letter.Metadata, MetadataPartition) // it was the sender's; here it would choose the partition
 	return letter
 }
 

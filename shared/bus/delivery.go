@@ -6,17 +6,17 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// delivery is one handing out of a record. It is the context of its message.
+// delivery is one attempt to deliver a record. It is the context of its message.
 type delivery struct {
 	context.Context // of the partition's messages
 
-	group  string // on the broker; empty for a Reader
+	group  string // consumer group on the broker; empty for a Reader
 	record Record
-	over   <-chan struct{} // closed when no time is left for what can as well be done after a restart
+	over   <-chan struct{} // closed when the subscriber stops or loses the partition: what can be repeated later should not be waited for
 
-	lanes *lanes // whence it comes; nil for a Reader
+	lanes *lanes // nil for a Reader
 	held  *held
-	free  bool // the lane need not wait for it any more; guarded by lanes.mu
+	free  bool // the lane does not wait for this delivery any more; guarded by lanes.mu
 }
 
 type deliveryKey struct{}
@@ -57,8 +57,8 @@ func OffsetOf(ctx context.Context) (int64, bool) {
 	return 0, false
 }
 
-// ClaimOf returns the assignment by which a Subscriber has a consumed message, from the message's context. It is false
-// for messages of others.
+// ClaimOf returns the partition assignment under which a Subscriber delivered a message, from the message's context. It
+// returns false for messages of other subscribers.
 func ClaimOf(ctx context.Context) (*Claim, bool) {
 	if d, ok := deliveryOf(ctx); ok && d.lanes != nil {
 		return d.lanes.claim, true
@@ -66,8 +66,8 @@ func ClaimOf(ctx context.Context) (*Claim, bool) {
 	return nil, false
 }
 
-// Claim is one assignment of a partition to a Subscriber. The same partition assigned again is another Claim, and so is
-// a partition that is read again from its oldest record because it has lost some.
+// Claim is one assignment of a partition to a Subscriber. A partition that is assigned again has a new Claim, and so
+// has one that is read again from its oldest record because it has lost records.
 type Claim struct {
 	Topic     string // without the installation's prefix
 	Partition int32
@@ -75,11 +75,11 @@ type Claim struct {
 	done chan struct{}
 }
 
-// Done is closed when the partition goes elsewhere or the Subscriber stops. Messages in flight then still have the
-// Subscriber's Drain to be acknowledged.
+// Done is closed when the partition is reassigned or the Subscriber stops. Messages in flight can still be acknowledged
+// within the Subscriber's Drain.
 func (c *Claim) Done() <-chan struct{} { return c.done }
 
-// overOf is closed when the subscriber of a message lets it go: it stops, or its partition goes elsewhere.
+// overOf returns a channel that is closed when the subscriber of a message stops or loses its partition.
 func overOf(ctx context.Context) <-chan struct{} {
 	if d, ok := deliveryOf(ctx); ok {
 		return d.over
@@ -87,9 +87,9 @@ func overOf(ctx context.Context) <-chan struct{} {
 	return nil
 }
 
-// Release says that a message's place among those of its key is settled, as it was queued in its order: its lane hands
-// over the next one, although this one is not acknowledged yet. The offset still waits for it. Once released it may be
-// released again, to no effect; so may messages of other subscribers.
+// Release reports that the order of a message among those of its key is settled, for example because it was queued: its
+// lane delivers the next message although this one is not acknowledged yet. The offset still waits for it. Releasing a
+// message again, or one of another kind of subscriber, has no effect.
 func Release(m *message.Message) {
 	if d, ok := deliveryOf(m.Context()); ok && d.lanes != nil {
 		d.lanes.release(d)

@@ -13,10 +13,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// Range is the offsets of a partition: that of its oldest record, and the one that its next record will get.
+// Range holds the offset of a partition's oldest record, and the one that its next record will get.
 type Range struct{ Oldest, End int64 }
 
-// Ranges returns the offsets of each partition of a topic, in the order of partitions.
+// Ranges returns the offsets of each partition of a topic, in the order of the partitions.
 func Ranges(ctx context.Context, k backend.Kafka, topic string) ([]Range, error) {
 	client, err := newClient(k, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -25,13 +25,13 @@ func Ranges(ctx context.Context, k backend.Kafka, topic string) ([]Range, error)
 	defer client.Close()
 	all, err := ranges(ctx, kadm.NewClient(client), k.Topic(topic))
 	if err != nil {
-		return nil, fmt.Errorf("offsets of %s: %w", topic, Away(kafkaName, err))
+		return nil, fmt.Errorf("offsets of %s: %w", topic, Unavailable(kafkaName, err))
 	}
 	return all, nil
 }
 
 func ranges(ctx context.Context, admin *kadm.Client, name string) ([]Range, error) {
-	// Ends first: a range that is read while records are deleted is never inside out.
+	// The ends are read first, so that a range is never negative when records are deleted meanwhile.
 	ends, err := admin.ListEndOffsets(ctx, name)
 	if err == nil {
 		err = ends.Error()
@@ -50,7 +50,7 @@ func ranges(ctx context.Context, admin *kadm.Client, name string) ([]Range, erro
 	for p, end := range ends[name] {
 		oldest, ok := starts.Lookup(name, p)
 		if int(p) >= len(all) || !ok {
-			return nil, fmt.Errorf("the broker does not name all partitions of %s", name)
+			return nil, fmt.Errorf("the broker's response does not contain all partitions of %s", name)
 		}
 		all[p] = Range{min(oldest.Offset, end.Offset), end.Offset}
 	}
@@ -60,8 +60,8 @@ func ranges(ctx context.Context, admin *kadm.Client, name string) ([]Range, erro
 	return all, nil
 }
 
-// LastRecords returns the newest record of each partition of a topic, in the order of partitions; nil for those that
-// have none.
+// LastRecords returns the newest record of each partition of a topic, in the order of the partitions; nil for an empty
+// partition.
 func LastRecords(ctx context.Context, k backend.Kafka, topic string) ([]*Record, error) {
 	var last []*Record
 	err := readRanges(ctx, k, topic, func(all []Range) []Range {
@@ -74,10 +74,10 @@ func LastRecords(ctx context.Context, k backend.Kafka, topic string) ([]*Record,
 	return last, err
 }
 
-// noNews is how long a broker may take to hand over records that it has.
-const noNews = 15 * time.Second
+// fetchTimeout is how long a broker may take to return records that it has.
+const fetchTimeout = 15 * time.Second
 
-// readRanges reads what the partitions of a topic have now, or what narrow leaves of it.
+// readRanges reads the records that the partitions of a topic contain now, or the part of them that narrow selects.
 func readRanges(ctx context.Context, k backend.Kafka, topic string, narrow func([]Range) []Range, each func(Record)) error {
 	wrap := func(err error) error { return fmt.Errorf("read %s: %w", topic, err) }
 	name := k.Topic(topic)
@@ -88,7 +88,7 @@ func readRanges(ctx context.Context, k backend.Kafka, topic string, narrow func(
 	defer client.Close()
 	all, err := ranges(ctx, kadm.NewClient(client), name)
 	if err != nil {
-		return wrap(Away(kafkaName, err))
+		return wrap(Unavailable(kafkaName, err))
 	}
 	all = narrow(all)
 	from := map[int32]kgo.Offset{}
@@ -107,14 +107,14 @@ func readRanges(ctx context.Context, k backend.Kafka, topic string, narrow func(
 	}
 	defer reading.Close()
 	for len(from) > 0 {
-		waiting, cancel := context.WithTimeout(ctx, noNews)
+		waiting, cancel := context.WithTimeout(ctx, fetchTimeout)
 		fetches := reading.PollFetches(waiting)
 		cancel()
 		if ctx.Err() != nil {
 			return wrap(context.Cause(ctx))
 		}
 		if errors.Is(fetches.Err0(), context.DeadlineExceeded) {
-			return wrap(Away(kafkaName, errors.New("the broker does not hand over what it has")))
+			return wrap(Unavailable(kafkaName, errors.New("the broker does not return the records that it has")))
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
 			if r.Offset < all[r.Partition].End {

@@ -10,23 +10,23 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// place is a partition, by its topic's name on the broker.
-type place struct {
+// topicPartition is a partition. The topic has its name on the broker.
+type topicPartition struct {
 	topic     string
 	partition int32
 }
 
-// receiver takes the records of one partition.
+// receiver receives the records of one partition.
 type receiver interface {
-	// take takes the partition's next records without blocking. It reports whether no more should come until the
+	// take accepts the partition's next records without blocking. It reports whether the fetcher should pause until the
 	// receiver opens the partition again.
 	take(records []*kgo.Record) (full bool)
-	// restart is called before records that are older than those that came last: the topic has lost some.
+	// restart is called before records whose offsets are lower than those of earlier ones: the topic has lost records.
 	restart()
 }
 
-// fetcher polls a client and gives each partition's records to its receiver. Everything that changes what is fetched
-// runs between two polls, so no receiver gets records that were polled for another one.
+// fetcher polls a client and passes each partition's records to its receiver. All changes to the set of partitions run
+// between two polls, so no receiver gets records that were polled for another one.
 type fetcher struct {
 	client *kgo.Client
 	log    *slog.Logger
@@ -36,31 +36,31 @@ type fetcher struct {
 	calls     []func()
 	interrupt context.CancelFunc // ends the poll under way
 
-	// The fields below belong to run and to the calls that it makes.
-	taps map[place]*tap
-	late map[place]bool // opened, but nothing came since
+	// The fields below are used by run and by the calls that it makes.
+	taps    map[topicPartition]*tap
+	awaited map[topicPartition]bool // resumed, but no record has come since
 }
 
-// tap is a partition that is fetched.
+// tap is the state of a partition that is fetched.
 type tap struct {
 	to   receiver
-	next int64 // the offset that should come next; negative while it is not known
+	next int64 // the offset that should come next; negative while unknown
 
-	full    bool // paused until the receiver opens it
-	resting bool // paused after an error
+	full   bool // paused until the receiver opens it
+	paused bool // paused for a moment after an error
 
-	hurries int32
+	interruptions int32
 }
 
 func newFetcher(client *kgo.Client, log *slog.Logger) *fetcher {
-	return &fetcher{client: client, log: log, ended: make(chan struct{}), taps: map[place]*tap{}, late: map[place]bool{},
+	return &fetcher{client: client, log: log, ended: make(chan struct{}), taps: map[topicPartition]*tap{}, awaited: map[topicPartition]bool{},
 		interrupt: func() {}}
 }
 
 // run polls until ctx ends.
 func (f *fetcher) run(ctx context.Context) {
 	defer close(f.ended)
-	trouble := newGrumble(f.log)
+	throttled := newThrottledLogger(f.log)
 	for ctx.Err() == nil {
 		polling, cancel := context.WithCancel(ctx)
 		f.mu.Lock()
@@ -72,7 +72,7 @@ func (f *fetcher) run(ctx context.Context) {
 			call()
 		}
 		for polling.Err() == nil {
-			f.hand(f.client.PollFetches(polling), trouble)
+			f.hand(f.client.PollFetches(polling), throttled)
 		}
 		cancel()
 	}
@@ -91,19 +91,19 @@ func (f *fetcher) do(fn func()) {
 	}
 }
 
-// hand gives out what a poll brought.
-func (f *fetcher) hand(fetches kgo.Fetches, trouble *grumble) {
+// hand passes the result of a poll to the receivers.
+func (f *fetcher) hand(fetches kgo.Fetches, throttled *throttledLogger) {
 	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
-		at := place{p.Topic, p.Partition}
+		at := topicPartition{p.Topic, p.Partition}
 		if p.Err != nil && !errors.Is(p.Err, context.Canceled) && !errors.Is(p.Err, kgo.ErrClientClosed) {
-			trouble.warn("records are not read as they should be", p.Err)
-			f.rest(at)
+			throttled.warn("fetching records failed", p.Err)
+			f.pauseAfterError(at)
 		}
 		t := f.taps[at]
 		if t == nil || len(p.Records) == 0 {
 			return
 		}
-		delete(f.late, at)
+		delete(f.awaited, at)
 		switch first := p.Records[0].Offset; {
 		case t.next < 0 || first == t.next:
 		case first < t.next:
@@ -122,29 +122,30 @@ func (f *fetcher) hand(fetches kgo.Fetches, trouble *grumble) {
 	})
 }
 
-// add gives a partition's records to a receiver from now on.
-func (f *fetcher) add(at place, to receiver) {
+// add passes a partition's records to a receiver from now on.
+func (f *fetcher) add(at topicPartition, to receiver) {
 	f.taps[at] = &tap{to: to, next: -1}
 	f.client.ResumeFetchPartitions(map[string][]int32{at.topic: {at.partition}})
 }
 
-// begin notes with which offset a partition begins, unless its first records have come already: they are not fetched again.
-func (f *fetcher) begin(at place, next int64) {
+// begin sets the offset of a partition's first record, unless its first records have come already: they must not be
+// fetched again.
+func (f *fetcher) begin(at topicPartition, next int64) {
 	if t := f.taps[at]; t != nil && t.next < 0 {
 		t.next = next
 		f.expect(at)
 	}
 }
 
-// remove gives up a partition.
-func (f *fetcher) remove(at place) {
+// remove ends the fetching of a partition.
+func (f *fetcher) remove(at topicPartition) {
 	delete(f.taps, at)
-	delete(f.late, at)
+	delete(f.awaited, at)
 	f.client.ResumeFetchPartitions(map[string][]int32{at.topic: {at.partition}})
 }
 
-// open has a partition fetched again that was full.
-func (f *fetcher) open(at place, to receiver) {
+// open resumes a partition that was paused because its receiver was full.
+func (f *fetcher) open(at topicPartition, to receiver) {
 	f.do(func() {
 		if t := f.taps[at]; t != nil && t.to == to {
 			t.full = false
@@ -153,21 +154,21 @@ func (f *fetcher) open(at place, to receiver) {
 	})
 }
 
-// restFor is how long a partition is not fetched after an error: the broker answers such a fetch at once, and would be
-// asked again at once, for as long as a topic that was deleted is subscribed to.
-const restFor = 500 * time.Millisecond
+// errorPause is how long a partition is not fetched after an error. The broker responds to such a fetch at once, so
+// without a pause it would be repeated without end for as long as a deleted topic is subscribed to.
+const errorPause = 500 * time.Millisecond
 
-// rest has a partition fetched again only after a moment.
-func (f *fetcher) rest(at place) {
+// pauseAfterError pauses a partition for errorPause.
+func (f *fetcher) pauseAfterError(at topicPartition) {
 	t := f.taps[at]
-	if t == nil || t.resting {
+	if t == nil || t.paused {
 		return
 	}
-	t.resting = true
+	t.paused = true
 	f.client.PauseFetchPartitions(map[string][]int32{at.topic: {at.partition}})
-	time.AfterFunc(restFor, func() {
+	time.AfterFunc(errorPause, func() {
 		f.do(func() {
-			t.resting = false
+			t.paused = false
 			if f.taps[at] == t {
 				f.resume(at, t)
 			}
@@ -175,28 +176,28 @@ func (f *fetcher) rest(at place) {
 	})
 }
 
-// resume has a partition fetched again, unless something else keeps it paused.
-func (f *fetcher) resume(at place, t *tap) {
-	if !t.full && !t.resting {
+// resume fetches a partition again, unless something else keeps it paused.
+func (f *fetcher) resume(at topicPartition, t *tap) {
+	if !t.full && !t.paused {
 		f.client.ResumeFetchPartitions(map[string][]int32{at.topic: {at.partition}})
 		f.expect(at)
 	}
 }
 
-// expect sees to it that a partition is fetched soon. A fetch that is under way does not ask for it, and may wait for
-// seconds where the others have nothing; if nothing comes, it is ended after a moment.
-func (f *fetcher) expect(at place) {
+// expect makes sure that a partition is fetched soon. A fetch that is under way does not include the partition, and may
+// wait for seconds if the others have no records. If no record comes in a moment, expect interrupts that fetch.
+func (f *fetcher) expect(at topicPartition) {
 	const moment = 30 * time.Millisecond
-	if len(f.late) == 0 {
-		time.AfterFunc(moment, func() { f.do(f.hurry) })
+	if len(f.awaited) == 0 {
+		time.AfterFunc(moment, func() { f.do(f.interruptFetches) })
 	}
-	f.late[at] = true
+	f.awaited[at] = true
 }
 
-// hurry ends fetches that do not ask for all partitions: setting an offset does so.
-func (f *fetcher) hurry() {
+// interruptFetches ends fetches that do not include all partitions. Setting an offset has that effect.
+func (f *fetcher) interruptFetches() {
 	offsets := map[string]map[int32]kgo.EpochOffset{}
-	for at := range f.late {
+	for at := range f.awaited {
 		t := f.taps[at]
 		if t.next < 0 {
 			continue
@@ -204,11 +205,12 @@ func (f *fetcher) hurry() {
 		if offsets[at.topic] == nil {
 			offsets[at.topic] = map[int32]kgo.EpochOffset{}
 		}
-		// The client ignores what it has already. Any negative epoch says that none is known, so two take turns.
-		t.hurries++
-		offsets[at.topic][at.partition] = kgo.EpochOffset{Epoch: -1 - t.hurries%2, Offset: t.next}
+		// The client ignores an epoch that it has already. Any negative epoch stands for an unknown one, so two of them
+		// alternate.
+		t.interruptions++
+		offsets[at.topic][at.partition] = kgo.EpochOffset{Epoch: -1 - t.interruptions%2, Offset: t.next}
 	}
-	clear(f.late)
+	clear(f.awaited)
 	if len(offsets) > 0 {
 		f.client.SetOffsets(offsets)
 	}

@@ -28,8 +28,8 @@ func TestFetcher_RestsAfterAnError(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
 	f := newFetcher(client, slog.New(slog.DiscardHandler))
-	fails, works := place{"topic", 0}, place{"topic", 1}
-	for _, at := range []place{fails, works} {
+	fails, works := topicPartition{"topic", 0}, topicPartition{"topic", 1}
+	for _, at := range []topicPartition{fails, works} {
 		f.add(at, hoarder{})
 	}
 	paused := func() (all []int32) {
@@ -37,10 +37,10 @@ func TestFetcher_RestsAfterAnError(t *testing.T) {
 		slices.Sort(all)
 		return all
 	}
-	trouble := newGrumble(f.log)
+	throttled := newThrottledLogger(f.log)
 	failed := []kgo.FetchPartition{{Partition: 0, Err: kerr.UnknownTopicID}, {Partition: 1}}
 	for range 3 {
-		f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: failed}}}}, trouble)
+		f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: failed}}}}, throttled)
 		require.Equal(t, []int32{0}, paused())
 	}
 
@@ -54,10 +54,10 @@ func TestFetcher_RestsAfterAnError(t *testing.T) {
 
 	f.do(func() {
 		full := []kgo.FetchPartition{{Partition: 0, Records: []*kgo.Record{{Topic: "topic"}}, Err: kerr.UnknownTopicID}}
-		f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: full}}}}, trouble)
+		f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: full}}}}, throttled)
 	})
 	require.Eventually(t, func() (over bool) {
-		f.do(func() { over = !f.taps[fails].resting })
+		f.do(func() { over = !f.taps[fails].paused })
 		return over
 	}, time.Minute, time.Millisecond, "it has rested")
 	require.Equal(t, []int32{0}, paused(), "it is full")
@@ -72,14 +72,14 @@ func TestFetcher_RecordsThatComeBeforeTheirOffsetIsKnownComeOnce(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
 	f := newFetcher(client, slog.New(slog.DiscardHandler))
-	early, late := place{"topic", 0}, place{"topic", 1}
+	early, late := topicPartition{"topic", 0}, topicPartition{"topic", 1}
 	f.add(early, hoarder{})
 	f.add(late, hoarder{})
 	came := []kgo.FetchPartition{{Partition: 0, Records: []*kgo.Record{{Topic: "topic", Offset: 2}}}}
-	f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: came}}}}, newGrumble(f.log))
+	f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: came}}}}, newThrottledLogger(f.log))
 	f.begin(early, 2)
 	f.begin(late, 2)
 	require.EqualValues(t, 3, f.taps[early].next)
 	require.EqualValues(t, 2, f.taps[late].next)
-	require.Equal(t, map[place]bool{late: true}, f.late)
+	require.Equal(t, map[topicPartition]bool{late: true}, f.awaited)
 }

@@ -8,19 +8,19 @@ import (
 )
 
 const (
-	// A follower that has this many bytes before it gets no more until it has a quarter of them left.
-	maxFollowed  = 8 << 20
-	moreFollowed = maxFollowed / 4
+	// The fetcher pauses when a follower's queue has this many bytes, and resumes when a quarter of them are left.
+	maxQueuedBytes    = 8 << 20
+	resumeQueuedBytes = maxQueuedBytes / 4
 )
 
-// follower hands out one partition's records in order, one after the other.
+// follower passes one partition's records to its handler in order, one after another.
 type follower struct {
 	fetcher *fetcher
-	at      place
+	at      topicPartition
 	topic   string // without the installation's prefix
 	handle  func(context.Context, *Record) bool
 
-	wake chan struct{} // takes one
+	wake chan struct{} // has room for one signal
 
 	mu    sync.Mutex
 	queue [][]*kgo.Record
@@ -28,7 +28,7 @@ type follower struct {
 	full  bool
 }
 
-func newFollower(f *fetcher, at place, topic string, handle func(context.Context, *Record) bool) *follower {
+func newFollower(f *fetcher, at topicPartition, topic string, handle func(context.Context, *Record) bool) *follower {
 	return &follower{fetcher: f, at: at, topic: topic, handle: handle, wake: make(chan struct{}, 1)}
 }
 
@@ -39,7 +39,7 @@ func (f *follower) take(records []*kgo.Record) bool {
 	defer f.mu.Unlock()
 	f.queue = append(f.queue, records)
 	f.bytes += sizeOf(records)
-	f.full = f.bytes > maxFollowed
+	f.full = f.bytes > maxQueuedBytes
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -57,13 +57,13 @@ func (f *follower) next() (records []*kgo.Record, open bool) {
 	f.queue[0] = nil
 	f.queue = f.queue[1:]
 	f.bytes -= sizeOf(records)
-	if open = f.full && f.bytes <= moreFollowed; open {
+	if open = f.full && f.bytes <= resumeQueuedBytes; open {
 		f.full = false
 	}
 	return records, open
 }
 
-// run hands out until ctx ends or handle does not want to go on.
+// run passes records to the handler until ctx ends or the handler returns false.
 func (f *follower) run(ctx context.Context) {
 	var r Record
 	for {
@@ -92,7 +92,7 @@ func (f *follower) run(ctx context.Context) {
 }
 
 func sizeOf(records []*kgo.Record) (n int) {
-	const record = 200 // what a record takes beside its bytes
+	const record = 200 // about the memory of a record beside its bytes
 	for _, r := range records {
 		n += record + len(r.Key) + len(r.Value)
 		for i := range r.Headers {

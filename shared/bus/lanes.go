@@ -10,27 +10,28 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// lanes hand out the records of one claim: those of a key one after another, those of different keys at the same time.
-// Records without a key share one lane, which keeps the order that they have in the partition; with InOrder all do.
+// lanes deliver the records of one claim: those of a key one after another, those of different keys concurrently.
+// Records without a key share one lane, which keeps their order in the partition; with InOrder all records share one
+// lane.
 //
 // A record that was read and is not acknowledged is open. All open records are at or above the watermark, which alone
-// is committed; there are never more of them than the window, and records that were read beyond it wait in the backlog.
+// is committed. There are never more of them than the window; records that were read beyond it wait in the backlog.
 type lanes struct {
 	claim    *Claim
 	group    string
 	out      chan<- *message.Message
-	base     context.Context // of the messages; ends when what is in flight is given up
+	base     context.Context // of the messages; ends when messages in flight are given up
 	giveUp   context.CancelFunc
 	window   int
 	inOrder  bool
-	pause    time.Duration  // before a message that was not acknowledged comes again
-	mark     func(int64)    // the watermark: the offset to begin with after a restart
-	drained  func()         // the backlog has room again
-	stopping chan struct{}  // closed: nothing is handed out any more; the claim's Done
-	serving  sync.WaitGroup // goroutines that hand out and wait
+	pause    time.Duration  // before a message that was not acknowledged is delivered again
+	mark     func(int64)    // records the watermark: the offset from which to read after a restart
+	drained  func()         // called when the backlog has room again
+	stopping chan struct{}  // closed when nothing is delivered any more; the claim's Done
+	serving  sync.WaitGroup // goroutines that deliver and wait
 
 	mu      sync.Mutex
-	waiting bool    // nothing is handed out yet
+	waiting bool    // nothing is delivered yet
 	open    []*held // by offset; the first one is not acknowledged
 	backlog []*kgo.Record
 	full    bool // the backlog was reported full
@@ -38,11 +39,11 @@ type lanes struct {
 	stopped bool
 }
 
-// lane is the records of one key.
+// lane holds the records of one key.
 type lane struct {
 	key     string
-	waiting []*held // to be handed out, by offset
-	busy    bool    // one was handed out that is neither acknowledged nor released
+	waiting []*held // to be delivered, by offset
+	busy    bool    // a delivered record is neither acknowledged nor released
 	open    int     // records that are not acknowledged
 }
 
@@ -62,11 +63,11 @@ func newLanes(ctx context.Context, claim *Claim, group string, o SubscriberOptio
 	return l
 }
 
-// backlogWindows is how many windows the backlog may hold before it is full. With half of that it has room again, so
-// that there is work for as long as the next fetch takes.
+// backlogWindows is the size of the backlog, in windows, above which it is full. It has room again at half of that, so
+// that there is work during the next fetch.
 const backlogWindows = 4
 
-// take takes the partition's next records, and reports whether the backlog is full.
+// take accepts the partition's next records, and reports whether the backlog is full.
 func (l *lanes) take(records []*kgo.Record) (full bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,7 +80,7 @@ func (l *lanes) take(records []*kgo.Record) (full bool) {
 	return l.full
 }
 
-// begin lets lanes hand out that were made waiting.
+// begin starts the delivery of lanes that were created waiting.
 func (l *lanes) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -87,7 +88,7 @@ func (l *lanes) begin() {
 	l.admit()
 }
 
-// admit opens records while the window has room.
+// admit opens records from the backlog while the window has room.
 func (l *lanes) admit() {
 	if l.stopped || l.waiting {
 		return
@@ -119,7 +120,7 @@ func (l *lanes) admit() {
 	}
 }
 
-// start has a lane's next record handed out where that may be.
+// start delivers a lane's next record if it may be delivered now.
 func (l *lanes) start(to *lane) {
 	if h := l.next(to); h != nil {
 		l.serving.Add(1)
@@ -127,7 +128,7 @@ func (l *lanes) start(to *lane) {
 	}
 }
 
-// next takes the record that a lane may hand out now; nil if there is none.
+// next removes the record that a lane may deliver now; nil if no record may be.
 func (l *lanes) next(to *lane) *held {
 	if l.stopped || to.busy || len(to.waiting) == 0 {
 		return nil
@@ -139,7 +140,7 @@ func (l *lanes) next(to *lane) *held {
 	return h
 }
 
-// serve hands out a record, and those after it in its lane.
+// serve delivers a record, and those after it in its lane.
 func (l *lanes) serve(h *held) {
 	defer l.serving.Done()
 	for h != nil {
@@ -147,7 +148,7 @@ func (l *lanes) serve(h *held) {
 	}
 }
 
-// handOut hands out a record, waits until it is settled and gives the lane's next one.
+// handOut delivers a record, waits until it is settled and returns the lane's next one.
 func (l *lanes) handOut(h *held) *held {
 	if h.tries > 0 && !sleep(pause(l.pause, h.tries), l.stopping, nil) {
 		return nil
@@ -180,13 +181,13 @@ func (l *lanes) acked(d *delivery) *held {
 	if to.open--; to.open == 0 {
 		delete(l.byKey, to.key)
 	}
-	l.freed(d)
+	l.unblockLane(d)
 	l.advance()
 	return l.next(to)
 }
 
-// nacked puts a record back to its place in its lane. Released ones that were handed out after it stay out; nothing
-// further is until it was settled.
+// nacked puts a record back to its place in its lane. Released records that were delivered after it remain in flight;
+// further ones wait until it is settled.
 func (l *lanes) nacked(d *delivery) *held {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -197,7 +198,7 @@ func (l *lanes) nacked(d *delivery) *held {
 		at++
 	}
 	to.waiting = slices.Insert(to.waiting, at, h)
-	l.freed(d)
+	l.unblockLane(d)
 	return l.next(to)
 }
 
@@ -205,20 +206,20 @@ func (l *lanes) release(d *delivery) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !d.free {
-		l.freed(d)
+		l.unblockLane(d)
 		l.start(d.held.lane)
 	}
 }
 
-// freed notes that a delivery does not hold up its lane any more.
-func (l *lanes) freed(d *delivery) {
+// unblockLane records that a delivery does not block its lane any more.
+func (l *lanes) unblockLane(d *delivery) {
 	if !d.free {
 		d.free = true
 		d.held.lane.busy = false
 	}
 }
 
-// advance moves the watermark over what is acknowledged without a gap.
+// advance moves the watermark over the acknowledged records at the front.
 func (l *lanes) advance() {
 	n := 0
 	for n < len(l.open) && l.open[n].acked {
@@ -235,15 +236,15 @@ func (l *lanes) advance() {
 	l.admit()
 }
 
-// disown keeps the watermark where it is from now on.
-func (l *lanes) disown() {
+// detach keeps the watermark where it is from now on.
+func (l *lanes) detach() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mark = func(int64) {}
 }
 
-// stop hands out nothing more, waits so long for what is in flight, and gives up the rest. After it no offset is
-// marked.
+// stop ends delivery, waits up to patience for messages in flight, and gives up the rest. After it no offset is
+// recorded.
 func (l *lanes) stop(patience time.Duration) {
 	l.mu.Lock()
 	l.stopped = true

@@ -17,7 +17,7 @@ func TestDeadLetters_AreReadUpToTheEnd(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		prepare(t, k)
-		read := func() []bus.Letter {
+		read := func() []bus.DeadLetterRecord {
 			t.Helper()
 			all, err := bus.DeadLetters(t.Context(), k, "dead")
 			require.NoError(t, err)
@@ -33,7 +33,7 @@ func TestDeadLetters_AreReadUpToTheEnd(t *testing.T) {
 		publish(t, publisher(t, k), "topic", sent...)
 		route(t, k, bus.RouterOptions{DeadLetterTopic: "dead"},
 			func(*message.Message) error { return bus.Permanent(errors.New("no way")) })
-		var all []bus.Letter
+		var all []bus.DeadLetterRecord
 		eventually(t, "all are dead letters", func() bool { all = read(); return len(all) == 300 })
 		for i, l := range all {
 			require.Equal(t, fmt.Sprint("k/", i), l.ID)

@@ -19,21 +19,22 @@ import (
 )
 
 const (
-	// rebalanceTimeout is how long the group waits for a member that lets partitions go.
+	// rebalanceTimeout is how long the group waits for a member to release partitions.
 	rebalanceTimeout = 25 * time.Second
 	commitEvery      = time.Second
-	commitWithin     = 5 * time.Second // where the broker is away, what was done comes again
+	commitWithin     = 5 * time.Second // offsets that the broker does not accept by then are committed later
 	leaveWithin      = 3 * time.Second
 )
 
-// member is a Subscriber's member of one topic's consumer group. A partition that stays with it over a rebalance goes
-// on; one that goes elsewhere is let go once its messages in flight are settled, and its watermark is committed.
+// member is a Subscriber's member of one topic's consumer group. A partition that the member keeps over a rebalance
+// continues without interruption. One that is reassigned is released once its messages in flight are settled and its
+// watermark is committed.
 type member struct {
 	topic, group string // the topic without its prefix
 	name         string // of the topic on the broker
 	options      SubscriberOptions
 	out          chan<- *message.Message
-	values       context.Context // of whoever subscribed, without its end
+	values       context.Context // context of the subscription, without its end
 	log          *slog.Logger
 
 	client  *kgo.Client
@@ -44,7 +45,7 @@ type member struct {
 	marks    map[int32]int64 // watermarks to commit
 	closed   bool
 	commits  sync.Mutex    // one at a time
-	progress chan struct{} // takes one: there is a mark
+	progress chan struct{} // has room for one signal: there is a watermark to commit
 }
 
 // assigned is a partition that the member has.
@@ -55,7 +56,7 @@ type assigned struct {
 	mu    sync.Mutex
 	lanes *lanes
 	over  bool
-	ended sync.WaitGroup // lanes that were given up before
+	ended sync.WaitGroup // earlier lanes of the partition
 }
 
 func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.Context, out chan<- *message.Message) (
@@ -64,7 +65,7 @@ func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.C
 		values: context.WithoutCancel(ctx), held: map[int32]*assigned{}, marks: map[int32]int64{},
 		progress: make(chan struct{}, 1)}
 	m.log = o.Log.With("topic", topic, "group", m.group)
-	built := make(chan struct{}) // the client calls back as soon as it is made, before the member has it
+	built := make(chan struct{}) // the client calls back as soon as it exists, before the member has it
 	defer close(built)
 	options := []kgo.Opt{
 		kgo.ConsumerGroup(m.group),
@@ -78,10 +79,10 @@ func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.C
 			<-built
 			m.assign(all[m.name])
 		}),
-		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, all map[string][]int32) { m.letGo(all[m.name], true) }),
-		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, all map[string][]int32) { m.letGo(all[m.name], false) }),
+		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, all map[string][]int32) { m.release(all[m.name], true) }),
+		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, all map[string][]int32) { m.release(all[m.name], false) }),
 		kgo.AdjustFetchOffsetsFn(m.begin),
-		kgo.WithHooks(groupTroubles{newGrumble(m.log)}),
+		kgo.WithHooks(groupErrorLog{newThrottledLogger(m.log)}),
 	}
 	if o.InstanceID != "" {
 		options = append(options, kgo.InstanceID(o.InstanceID))
@@ -94,7 +95,7 @@ func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.C
 	return m, nil
 }
 
-// run consumes until ctx ends. It waits for the messages in flight then, and commits their offsets.
+// run consumes until ctx ends. Then it waits for the messages in flight and commits their offsets.
 func (m *member) run(ctx context.Context) {
 	polling, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -104,19 +105,19 @@ func (m *member) run(ctx context.Context) {
 	m.mu.Lock()
 	m.closed = true
 	m.mu.Unlock()
-	// Nothing is polled from here on, and so nothing waits for the client, which lets nothing be polled while it leaves.
+	// Polling ends first: while it leaves the group, the client blocks polls.
 	stop()
 	running.Wait()
-	m.letGo(nil, true)
+	m.release(nil, true)
 	leaving, cancel := context.WithTimeout(context.Background(), leaveWithin)
 	defer cancel()
 	if err := m.client.LeaveGroupContext(leaving); err != nil {
-		m.log.Debug("left without the broker's answer", "error", err)
+		m.log.Debug("left the group without a response of the broker", "error", err)
 	}
 	m.client.Close()
 }
 
-// assign begins with partitions.
+// assign starts consuming partitions.
 func (m *member) assign(partitions []int32) {
 	var added []*assigned
 	m.mu.Lock()
@@ -132,15 +133,15 @@ func (m *member) assign(partitions []int32) {
 	m.mu.Unlock()
 	m.fetcher.do(func() {
 		for _, a := range added {
-			m.fetcher.add(place{m.name, a.partition}, a)
+			m.fetcher.add(topicPartition{m.name, a.partition}, a)
 		}
 	})
 	if len(added) > 0 {
-		m.log.Debug("partitions are read", "partitions", partitions)
+		m.log.Debug("partitions assigned", "partitions", partitions)
 	}
 }
 
-// begin notes where partitions begin: where the group stands, or with their oldest record.
+// begin sets the offsets from which partitions are read: the committed offset, or the oldest record.
 func (m *member) begin(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (
 	map[string]map[int32]kgo.Offset, error) {
 	own := offsets[m.name]
@@ -152,7 +153,7 @@ func (m *member) begin(ctx context.Context, offsets map[string]map[int32]kgo.Off
 			if oldest == nil {
 				var err error
 				if oldest, err = kadm.NewClient(m.client).ListStartOffsets(ctx, m.name); err != nil {
-					return nil, err // it joins again
+					return nil, err // the client joins the group again
 				}
 			}
 			start, ok := oldest.Lookup(m.name, p)
@@ -166,15 +167,15 @@ func (m *member) begin(ctx context.Context, offsets map[string]map[int32]kgo.Off
 	}
 	m.fetcher.do(func() {
 		for p, next := range from {
-			m.fetcher.begin(place{m.name, p}, next)
+			m.fetcher.begin(topicPartition{m.name, p}, next)
 		}
 	})
 	return offsets, nil
 }
 
-// letGo gives up partitions, or all: their messages in flight are waited for, and then their watermarks are committed,
-// where that still helps.
-func (m *member) letGo(partitions []int32, commit bool) {
+// release gives up partitions, or all if the member is closed. It waits for their messages in flight and then commits
+// their watermarks, if commit is set.
+func (m *member) release(partitions []int32, commit bool) {
 	m.mu.Lock()
 	if m.closed {
 		partitions = slices.Collect(maps.Keys(m.held))
@@ -192,7 +193,7 @@ func (m *member) letGo(partitions []int32, commit bool) {
 	}
 	m.fetcher.do(func() {
 		for _, a := range going {
-			m.fetcher.remove(place{m.name, a.partition})
+			m.fetcher.remove(topicPartition{m.name, a.partition})
 		}
 	})
 	var draining sync.WaitGroup
@@ -208,25 +209,25 @@ func (m *member) letGo(partitions []int32, commit bool) {
 		delete(m.marks, a.partition)
 	}
 	m.mu.Unlock()
-	m.log.Debug("partitions are let go", "partitions", partitions)
+	m.log.Debug("partitions released", "partitions", partitions)
 }
 
 func (m *member) mark(partition int32, next int64) {
 	m.mu.Lock()
 	m.marks[partition] = next
 	m.mu.Unlock()
-	m.progressed()
+	m.signalCommit()
 }
 
-// progressed says that there is something to commit.
-func (m *member) progressed() {
+// signalCommit signals that there is something to commit.
+func (m *member) signalCommit() {
 	select {
 	case m.progress <- struct{}{}:
 	default:
 	}
 }
 
-// commitAlways commits every second while there is something to commit.
+// commitAlways commits once per second while there is something to commit.
 func (m *member) commitAlways(ctx context.Context) {
 	for {
 		select {
@@ -241,7 +242,7 @@ func (m *member) commitAlways(ctx context.Context) {
 	}
 }
 
-// commit commits the watermarks. Those that the broker did not take are committed the next time.
+// commit commits the watermarks. Those that the broker does not accept are committed the next time.
 func (m *member) commit() {
 	m.commits.Lock()
 	defer m.commits.Unlock()
@@ -253,7 +254,8 @@ func (m *member) commit() {
 	}
 	offsets := make(map[int32]kgo.EpochOffset, len(marks))
 	for p, next := range marks {
-		// Without an epoch: with one, the broker would send readers of a topic that was deleted and created again to its end.
+		// The offset has no leader epoch: with one, the broker would send readers to the end of a topic that was
+		// deleted and created again.
 		offsets[p] = kgo.EpochOffset{Epoch: -1, Offset: next}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), commitWithin)
@@ -270,7 +272,7 @@ func (m *member) commit() {
 	left := len(m.marks) > 0
 	m.mu.Unlock()
 	if left {
-		m.progressed()
+		m.signalCommit()
 	}
 }
 
@@ -293,7 +295,7 @@ func (a *assigned) newLanes() *lanes {
 	m := a.member
 	claim := &Claim{Topic: m.topic, Partition: a.partition, done: make(chan struct{})}
 	return newLanes(m.values, claim, m.group, m.options, m.out, func(next int64) { m.mark(a.partition, next) },
-		func() { m.fetcher.open(place{m.name, a.partition}, a) })
+		func() { m.fetcher.open(topicPartition{m.name, a.partition}, a) })
 }
 
 func (a *assigned) take(records []*kgo.Record) bool {
@@ -302,8 +304,8 @@ func (a *assigned) take(records []*kgo.Record) bool {
 	return a.lanes.take(records)
 }
 
-// restart begins anew: the topic has lost records, and its offsets mean others now. It waits for messages in flight,
-// without delaying other partitions.
+// restart starts the partition over: the topic has lost records, so its offsets stand for other records now. It waits
+// for messages in flight without delaying other partitions.
 func (a *assigned) restart() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -312,7 +314,7 @@ func (a *assigned) restart() {
 	}
 	before, after := a.lanes, a.newLanes()
 	after.waiting = true
-	before.disown()
+	before.detach()
 	a.lanes = after
 	a.ended.Go(func() {
 		before.stop(a.member.options.Drain)
@@ -320,7 +322,7 @@ func (a *assigned) restart() {
 	})
 }
 
-// end hands out nothing more and waits for what is in flight.
+// end ends delivery and waits for messages in flight.
 func (a *assigned) end() {
 	a.mu.Lock()
 	a.over = true
@@ -330,12 +332,12 @@ func (a *assigned) end() {
 	a.ended.Wait()
 }
 
-// groupTroubles logs why a member has to join its group again.
-type groupTroubles struct{ trouble *grumble }
+// groupErrorLog logs why a member has to join its group again.
+type groupErrorLog struct{ throttled *throttledLogger }
 
 // OnGroupManageError is part of kgo's interface.
-func (t groupTroubles) OnGroupManageError(err error) {
+func (t groupErrorLog) OnGroupManageError(err error) {
 	if !errors.Is(err, context.Canceled) {
-		t.trouble.warn("does not consume, joins again", err)
+		t.throttled.warn("consuming failed, joining the group again", err)
 	}
 }

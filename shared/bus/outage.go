@@ -8,8 +8,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// outages are the dependencies that messages of a router wait for. Each is reported once when the first one waits and
-// once when the first one has come through, which wakes all others.
+// outages tracks the dependencies for which messages of a router wait. Each outage is reported once when the first
+// message waits, and once when the first message succeeds, which wakes all others.
 type outages struct {
 	waiting func(dependency string, err error)
 	log     *slog.Logger
@@ -49,37 +49,38 @@ func (o *outages) leave(at *outage) {
 	}
 }
 
-// end is called when a message has come through, or the last one that waited has gone.
+// end is called when a message has succeeded, or the last one that waited has gone.
 func (o *outages) end(at *outage) {
 	if o.byName[at.name] != at {
-		return // another one ended it
+		return // another message has ended it
 	}
 	delete(o.byName, at.name)
 	close(at.over)
-	o.log.Info("no message waits for the dependency any more", "dependency", at.name)
+	o.log.Info("no messages wait for the dependency any more", "dependency", at.name)
 	o.waiting(at.name, nil)
 }
 
-// patience waits on behalf of one message.
+// patience waits for dependencies on behalf of one message.
 type patience struct {
 	outages *outages
-	again   backoff
-	over    <-chan struct{} // of the message's partition here
-	ended   <-chan struct{} // of the message's context
+	backoff backoff
+	over    <-chan struct{} // closed when the message's partition is released
+	ended   <-chan struct{} // closed when the message's context ends
 	at      *outage
 }
 
 func (o *RouterOptions) patience(m *message.Message) *patience {
-	return &patience{outages: o.outages, again: backoff{first: o.Backoff}, over: overOf(m.Context()),
+	return &patience{outages: o.outages, backoff: backoff{first: o.Backoff}, over: overOf(m.Context()),
 		ended: m.Context().Done()}
 }
 
-// wait waits a while for what err says is away; false when there is no more time.
+// wait waits before the next attempt after an error of an unavailable dependency. It returns false if there is no more
+// time.
 func (p *patience) wait(err error) bool {
 	if p.stopped() {
 		return false
 	}
-	pause := p.again.next()
+	pause := p.backoff.next()
 	before := p.at
 	p.at = p.outages.join(dependencyOf(err), err)
 	p.outages.leave(before)
@@ -96,8 +97,8 @@ func (p *patience) wait(err error) bool {
 	return true
 }
 
-// back says that the message came through to what it waited for.
-func (p *patience) back() {
+// recovered reports that the dependency for which the message waited works again.
+func (p *patience) recovered() {
 	if p.at == nil {
 		return
 	}
@@ -105,10 +106,10 @@ func (p *patience) back() {
 	defer p.outages.mu.Unlock()
 	p.outages.end(p.at)
 	p.at = nil
-	p.again.tries = 0
+	p.backoff.tries = 0
 }
 
-// leave ends waiting without knowing more.
+// leave ends the wait without a result.
 func (p *patience) leave() {
 	p.outages.leave(p.at)
 	p.at = nil

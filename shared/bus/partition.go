@@ -7,8 +7,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// Partition returns where the Publisher puts messages with a key, among n partitions. It is FNV-1a as sarama's hash
-// partitioner applies it, and must not change: streams stay where they are.
+// Partition returns the partition, among n, into which a Publisher puts messages with a key. It is FNV-1a as sarama's
+// hash partitioner applies it. It must not change, so that streams keep their partition.
 func Partition(key string, n int32) int32 { return partition(key, n) }
 
 func partition[K string | []byte](key K, n int32) int32 {
@@ -24,14 +24,14 @@ func partition[K string | []byte](key K, n int32) int32 {
 	return p
 }
 
-// byKey is the partition of a record that goes where its key says.
+// byKey marks a record whose partition is chosen by its key.
 const byKey = -1
 
-// beyondLast is the context that the partitioner gives a record whose partition the client does not know.
+// beyondLast is the context that the partitioner sets on a record whose partition the client does not know.
 var beyondLast = context.WithValue(context.Background(), struct{ beyondLast bool }{}, true)
 
-// partitioner puts records where they say, else by key, else anywhere. It counts all partitions, also those without a
-// leader at the moment.
+// partitioner chooses the partition that a record names, else one by its key, else a random one. It counts all
+// partitions, including those without a leader at the moment.
 func partitioner() kgo.Partitioner {
 	return kgo.BasicConsistentPartitioner(func(string) func(*kgo.Record, int) int {
 		return func(r *kgo.Record, n int) int {

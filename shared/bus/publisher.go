@@ -16,15 +16,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// Publisher is Watermill's Publisher on Kafka. It is safe for concurrent use; the order of messages with one key is
-// that of the calls, and within a call that of its messages. When a message fails, so do all later ones of its
-// partition in the same call: publishing what failed once more keeps the order.
+// Publisher is Watermill's Publisher on Kafka. It is safe for concurrent use. The order of messages with the same key
+// is that of the calls, and within a call that of its messages. When a message fails, so do all later ones of its
+// partition in the same call; so publishing the failed messages again keeps the order.
 type Publisher struct {
 	kafka  backend.Kafka
 	client *kgo.Client
 	counts counts
 
-	mu     sync.RWMutex // held for reading while messages are on their way
+	mu     sync.RWMutex // held for reading while messages are in flight
 	closed bool
 }
 
@@ -47,28 +47,28 @@ func NewPublisher(k backend.Kafka, log *slog.Logger) (*Publisher, error) {
 	defer cancel()
 	if err := client.Ping(ctx); err != nil {
 		client.Close()
-		return nil, fmt.Errorf("publisher: %w", Away(kafkaName, err))
+		return nil, fmt.Errorf("publisher: %w", Unavailable(kafkaName, err))
 	}
 	log.Debug("publisher is connected", "brokers", k.Where())
 	return &Publisher{kafka: k, client: client, counts: counts{kafka: k, client: client}}, nil
 }
 
-// Partitions returns how many partitions the broker has of a topic. The answer is at most a few seconds old; while the
-// broker is away it is the last one that was given. Messages with a key go to Partition(key, n).
+// Partitions returns the number of partitions that a topic has on the broker. It is at most a few seconds old; while
+// the broker is unavailable it is the last known number. Messages with a key go to Partition(key, n).
 func (p *Publisher) Partitions(ctx context.Context, topic string) (int32, error) {
 	return p.counts.of(ctx, topic, countAge)
 }
 
-// Publish sends messages in one batch and returns when all of them are on every in-sync replica. Their key is the
-// metadata entry MetadataKey; without one a message goes to any partition. MetadataPartition names the partition
-// outright.
+// Publish sends messages in one batch and returns when all of them are on every in-sync replica. The key of a message
+// is its metadata entry MetadataKey; without one it goes to any partition. The entry MetadataPartition names the
+// partition directly.
 //
-// A message whose context has a span is sent within one of its own, "send <topic>", whose traceparent it then carries;
-// otherwise it keeps the traceparent of its metadata. Likewise a correlation id.
+// A message whose context has a span is sent within a span of its own, "send <topic>", and carries that span's
+// traceparent; otherwise it keeps the traceparent of its metadata. The same holds for the correlation id.
 //
-// When some of them failed the error is a *PublishError. It wraps ErrAway where the broker is away; a message that is
-// published again may then be there twice. Contexts of messages do not end a call: retries do, after about two seconds
-// without a broker.
+// If messages failed, the error is a *PublishError. It wraps ErrUnavailable if the broker is unavailable; a message
+// that is published again may then be on the topic twice. The contexts of messages do not end a call; retries do, after
+// about two seconds without a broker.
 func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
 	if len(messages) == 0 {
 		return nil
@@ -107,13 +107,14 @@ func (p *Publisher) send(topic string, messages []*message.Message, records []*k
 	failed := &PublishError{Topic: topic, Messages: len(messages)}
 	for i, r := range records {
 		if err := failures[r]; err != nil {
-			failed.Failed = append(failed.Failed, FailedMessage{messages[i], blame(err)})
+			failed.Failed = append(failed.Failed, FailedMessage{messages[i], classify(err)})
 		}
 	}
 	return failed
 }
 
-// sendToNewPartitions sends what the client refused because it did not know the partition yet, if the broker has it.
+// sendToNewPartitions sends the records that the client refused because it did not know their partition yet, if the
+// broker has it.
 func (p *Publisher) sendToNewPartitions(topic string, records []*kgo.Record, failures map[*kgo.Record]error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -151,7 +152,7 @@ func (p *Publisher) sendToNewPartitions(topic string, records []*kgo.Record, fai
 	}
 }
 
-// failuresOf returns what went wrong, by record.
+// failuresOf returns the errors, by record.
 func failuresOf(results kgo.ProduceResults) map[*kgo.Record]error {
 	var failures map[*kgo.Record]error
 	for _, r := range results {
@@ -166,7 +167,7 @@ func failuresOf(results kgo.ProduceResults) map[*kgo.Record]error {
 	return failures
 }
 
-// Close waits for what is on its way.
+// Close waits for messages in flight and closes the connection.
 func (p *Publisher) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -177,14 +178,14 @@ func (p *Publisher) Close() error {
 	return nil
 }
 
-// PublishError says which messages of a call were not confirmed. The others are published.
+// PublishError contains the messages of a call that were not confirmed. The others are published.
 type PublishError struct {
 	Topic    string
 	Messages int // of the call
 	Failed   []FailedMessage
 }
 
-// FailedMessage is a message that was not confirmed; it may be on the topic all the same.
+// FailedMessage is a message that was not confirmed; it may be on the topic nevertheless.
 type FailedMessage struct {
 	Message *message.Message
 	Err     error
@@ -195,7 +196,7 @@ func (e *PublishError) Error() string {
 		e.Failed[0].Err)
 }
 
-// Unwrap gives what is wrong with each. While the broker is away for one of them, the call is worth repeating.
+// Unwrap returns the error of each message. If one of them wraps ErrUnavailable, the call is worth repeating.
 func (e *PublishError) Unwrap() []error {
 	all := make([]error, len(e.Failed))
 	for i, f := range e.Failed {
@@ -204,8 +205,8 @@ func (e *PublishError) Unwrap() []error {
 	return all
 }
 
-// blame reports whether a message or the broker is at fault.
-func blame(err error) error {
+// classify wraps an error in ErrUnavailable, unless the message is at fault.
+func classify(err error) error {
 	for _, own := range []error{errNoPartition, kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord,
 		kerr.CorruptMessage, kerr.InvalidTopicException, kerr.InvalidTimestamp, kerr.TopicAuthorizationFailed,
 		kerr.ClusterAuthorizationFailed} {
@@ -213,5 +214,5 @@ func blame(err error) error {
 			return err
 		}
 	}
-	return Away(kafkaName, err)
+	return Unavailable(kafkaName, err)
 }

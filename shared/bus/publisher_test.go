@@ -66,7 +66,7 @@ func TestPublisher_PutsAMessageWhereItsMetadataSay(t *testing.T) {
 		m.Metadata.Set(bus.MetadataPartition, wrong)
 		err := p.Publish("topic", m)
 		require.Error(t, err, wrong)
-		require.NotErrorIs(t, err, bus.ErrAway, wrong)
+		require.NotErrorIs(t, err, bus.ErrUnavailable, wrong)
 	}
 }
 
@@ -97,7 +97,7 @@ func TestPublisher_TellsWhichMessagesFailed(t *testing.T) {
 	require.Len(t, failed.Failed, 1)
 	require.Same(t, large, failed.Failed[0].Message)
 	require.Equal(t, 3, failed.Messages)
-	require.NotErrorIs(t, err, bus.ErrAway)
+	require.NotErrorIs(t, err, bus.ErrUnavailable)
 	messages := subscribe(t, reader(t, k, bus.ReaderOptions{From: fromOldest}), "topic")
 	for n := range 2 {
 		m := receive(t, messages)
@@ -115,7 +115,7 @@ func TestPublisher_RefusesOnceItIsClosed(t *testing.T) {
 	require.NoError(t, p.Close())
 	err := p.Publish("topic", keyed("a", "0"))
 	require.Error(t, err)
-	require.NotErrorIs(t, err, bus.ErrAway)
+	require.NotErrorIs(t, err, bus.ErrUnavailable)
 }
 
 // The first of several batches of one partition fails for good while the broker takes the others: the order is kept
@@ -163,7 +163,7 @@ func TestPublisher_KeepsTheOrderOfWhatIsPublishedAgain(t *testing.T) {
 		left = nil
 		var failed *bus.PublishError
 		if errors.As(err, &failed) {
-			require.ErrorIs(t, err, bus.ErrAway)
+			require.ErrorIs(t, err, bus.ErrUnavailable)
 			for _, f := range failed.Failed {
 				left = append(left, f.Message)
 			}

@@ -18,24 +18,24 @@ import (
 
 // ReaderOptions of a Reader. Zero values are the defaults.
 type ReaderOptions struct {
-	// From says where to begin, given the offset of the oldest record and the one that the next record will get. By
-	// default that is end-1, the last record. It is asked once for each partition; those that a topic is given later
-	// are read from their beginning.
+	// From returns the offset at which to begin, given the offset of the oldest record and the one that the next record
+	// will get. The default is end-1, the last record. It is called once for each partition; partitions that are added
+	// to a topic later are read from their beginning.
 	From func(topic string, partition int32, oldest, end int64) int64
-	// Hold is called before each message is handed out, which waits for it: tests hold back a partition by it. It has
-	// to return when ctx ends.
+	// Hold is called before each message is delivered, which waits for it: tests use it to delay a partition. It must
+	// return when ctx ends.
 	Hold func(ctx context.Context, topic string, partition int32)
-	// Drain is how long messages in flight are waited for at the end; 10 s.
+	// Drain is how long the Reader waits for messages in flight at the end; 10 s.
 	Drain time.Duration
-	// Backoff is the pause before a message that was not acknowledged comes again, at first; 100 ms.
+	// Backoff is the first delay before a message that was not acknowledged is delivered again; 100 ms.
 	Backoff time.Duration
 	Log     *slog.Logger
 }
 
-// Reader reads every partition of topics without a consumer group, each partition in order. Where it stands it knows
-// itself, over whatever happens to the brokers. Where a topic has lost an offset, it goes on with the topic's oldest
-// record and logs that; what comes twice then is recognised by the positions in the records, and so is what is missing.
-// A topic is read once at a time. It is Watermill's Subscriber as well.
+// Reader reads every partition of topics without a consumer group, each partition in order. It tracks its offsets
+// itself, so it continues after any failure of the brokers. If a topic has lost an offset, the Reader continues with
+// the topic's oldest record and logs that; the positions in the records then show which of them are repeats and what is
+// missing. It reads a topic once at a time. It is also Watermill's Subscriber.
 type Reader struct {
 	kafka   backend.Kafka
 	options ReaderOptions
@@ -48,13 +48,13 @@ type Reader struct {
 	stop    context.CancelFunc
 }
 
-// lookAgain is how often a Reader looks for further partitions of its topics.
-const lookAgain = 3 * time.Second
+// partitionPoll is how often a Reader looks for additional partitions of its topics.
+const partitionPoll = 3 * time.Second
 
-// NewReader makes a Reader. It connects when something is read.
+// NewReader returns a Reader. It connects when something is read.
 func NewReader(k backend.Kafka, o ReaderOptions) (*Reader, error) {
 	if len(k.Brokers) == 0 {
-		return nil, errors.New("reader: no broker is named")
+		return nil, errors.New("reader: no brokers are configured")
 	}
 	if o.From == nil {
 		o.From = func(_ string, _ int32, _, end int64) int64 { return end - 1 }
@@ -70,9 +70,9 @@ func NewReader(k backend.Kafka, o ReaderOptions) (*Reader, error) {
 }
 
 // Read calls handle for each record of the topics until ctx ends or the Reader is closed. Records of one partition come
-// one after the other, those of different partitions at the same time. The record is valid during the call, its bytes
-// as long as they are kept (see Record). A handler that waits holds up its partition alone; its context ends with the
-// reading.
+// one after another, those of different partitions concurrently. The record is valid during the call, its bytes for as
+// long as they are referenced (see Record). A handler that blocks delays its own partition only; its context ends with
+// the reading.
 func (r *Reader) Read(ctx context.Context, topics []string, handle func(ctx context.Context, record *Record)) error {
 	done := make(chan struct{})
 	err := r.begin(ctx, func(ctx context.Context) {
@@ -94,8 +94,8 @@ func (r *Reader) Read(ctx context.Context, topics []string, handle func(ctx cont
 	return nil
 }
 
-// Subscribe reads a topic until ctx ends or the Reader is closed, one message of a partition at a time. Messages'
-// contexts have the values of ctx, but outlast it: first what is in flight is waited for.
+// Subscribe reads a topic until ctx ends or the Reader is closed, one message of a partition at a time. The contexts of
+// messages have the values of ctx but outlast it, because messages in flight are waited for.
 func (r *Reader) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	out := make(chan *message.Message)
 	err := r.begin(ctx, func(ctx context.Context) {
@@ -108,27 +108,27 @@ func (r *Reader) Subscribe(ctx context.Context, topic string) (<-chan *message.M
 	return out, nil
 }
 
-// read reads all partitions of topics, also those that they are given later.
+// read reads all partitions of topics, including those that are added later.
 func (r *Reader) read(ctx context.Context, topics []string, handle func(context.Context, *Record) bool) {
 	f, err := r.enter()
 	if err != nil {
-		r.options.Log.Error("does not read", "topics", topics, "error", err)
+		r.options.Log.Error("reading failed", "topics", topics, "error", err)
 		return
 	}
 	defer r.leave()
 	var reading sync.WaitGroup
 	defer reading.Wait()
-	followed := map[place]*follower{}
+	followed := map[topicPartition]*follower{}
 	defer func() { r.release(f, followed) }()
 
-	admin, trouble, again := kadm.NewClient(f.client), newGrumble(r.options.Log), backoff{first: firstPause}
+	admin, throttled, again := kadm.NewClient(f.client), newThrottledLogger(r.options.Log), backoff{first: firstPause}
 	begun := map[string]bool{} // topics of which partitions were found before
 	for ctx.Err() == nil {
 		missing := false
 		for _, topic := range topics {
-			found, err := r.look(ctx, admin, f, topic, begun[topic], followed, handle)
+			found, err := r.followNew(ctx, admin, f, topic, begun[topic], followed, handle)
 			if err != nil && ctx.Err() == nil {
-				trouble.warn("does not read "+topic+", trying again", err)
+				throttled.warn("reading "+topic+" failed, retrying", err)
 				missing = true
 			}
 			begun[topic] = begun[topic] || err == nil
@@ -141,21 +141,21 @@ func (r *Reader) read(ctx context.Context, topics []string, handle func(context.
 			continue
 		}
 		again.tries = 0
-		sleep(lookAgain, ctx.Done(), nil)
+		sleep(partitionPoll, ctx.Done(), nil)
 	}
 }
 
-// look begins with those partitions of a topic that are not followed yet.
-func (r *Reader) look(ctx context.Context, admin *kadm.Client, f *fetcher, topic string, later bool,
-	followed map[place]*follower, handle func(context.Context, *Record) bool) (found []*follower, err error) {
+// followNew starts to read the partitions of a topic that are not read yet.
+func (r *Reader) followNew(ctx context.Context, admin *kadm.Client, f *fetcher, topic string, later bool,
+	followed map[topicPartition]*follower, handle func(context.Context, *Record) bool) (found []*follower, err error) {
 	name := r.kafka.Topic(topic)
 	n, err := partitionsOf(ctx, f.client, name)
 	if err != nil {
 		return nil, err
 	}
-	var fresh []place
+	var fresh []topicPartition
 	for p := range n {
-		if at := (place{name, p}); followed[at] == nil {
+		if at := (topicPartition{name, p}); followed[at] == nil {
 			fresh = append(fresh, at)
 		}
 	}
@@ -185,14 +185,14 @@ func (r *Reader) look(ctx context.Context, admin *kadm.Client, f *fetcher, topic
 	f.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{name: maps.Clone(offsets)})
 	f.do(func() {
 		for p, from := range offsets {
-			f.begin(place{name, p}, from.EpochOffset().Offset)
+			f.begin(topicPartition{name, p}, from.EpochOffset().Offset)
 		}
 	})
 	return found, nil
 }
 
 // release ends the fetching of partitions.
-func (r *Reader) release(f *fetcher, followed map[place]*follower) {
+func (r *Reader) release(f *fetcher, followed map[topicPartition]*follower) {
 	all := map[string][]int32{}
 	f.do(func() {
 		for at := range followed {
@@ -203,13 +203,13 @@ func (r *Reader) release(f *fetcher, followed map[place]*follower) {
 	f.client.RemoveConsumePartitions(all)
 }
 
-// enter opens the connection for the first user.
+// enter opens the connection for the first use.
 func (r *Reader) enter() (*fetcher, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.users == 0 {
 		client, err := newClient(r.kafka, r.options.Log, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{}),
-			// Partitions are looked for by the Reader itself.
+			// The Reader itself looks for new partitions.
 			kgo.MetadataMaxAge(time.Minute))
 		if err != nil {
 			return nil, err
@@ -224,7 +224,7 @@ func (r *Reader) enter() (*fetcher, error) {
 	return r.fetcher, nil
 }
 
-// leave closes the connection after the last user.
+// leave closes the connection after the last use.
 func (r *Reader) leave() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -236,7 +236,7 @@ func (r *Reader) leave() {
 	}
 }
 
-// handOut hands out a record until it is acknowledged; false when ctx ended before.
+// handOut delivers a record until it is acknowledged. It returns false if ctx ended before.
 func (r *Reader) handOut(ctx context.Context, record Record, out chan<- *message.Message) bool {
 	for tries := 0; ; tries++ {
 		if tries > 0 && !sleep(pause(r.options.Backoff, tries), ctx.Done(), nil) {
@@ -254,7 +254,7 @@ func (r *Reader) handOut(ctx context.Context, record Record, out chan<- *message
 	}
 }
 
-// await hands out a record once and waits until it is settled: acknowledged, or there is no more time.
+// await delivers a record once and waits until it is settled: it was acknowledged, or there is no more time.
 func (r *Reader) await(ctx context.Context, record Record, out chan<- *message.Message) (settled, acked bool) {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

@@ -13,8 +13,8 @@ import (
 // Header is a header of a Record.
 type Header = kgo.RecordHeader
 
-// Record is a record as Kafka carries it. Its bytes belong to the buffer of a whole fetch: whoever keeps any of them
-// for longer than a moment clones them, or keeps up to a megabyte alive by each.
+// Record is a Kafka record. Its bytes belong to the buffer of a whole fetch: clone the bytes that you keep, because
+// each reference keeps up to a megabyte alive.
 type Record struct {
 	Topic     string // without the installation's prefix
 	Partition int32
@@ -25,7 +25,7 @@ type Record struct {
 	Headers   []Header
 }
 
-// Header returns the value of the first header with a name; nil where there is none.
+// Header returns the value of the first header with a name; nil if there is none.
 func (r *Record) Header(name string) []byte {
 	for i := range r.Headers {
 		if r.Headers[i].Key == name {
@@ -35,7 +35,7 @@ func (r *Record) Header(name string) []byte {
 	return nil
 }
 
-// ID returns the id of the message that the record carries.
+// ID returns the id of the record's message.
 func (r *Record) ID() string {
 	if id := r.Header(headerID); len(id) > 0 {
 		return string(id)
@@ -43,8 +43,8 @@ func (r *Record) ID() string {
 	return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset)
 }
 
-// Message returns the record as Watermill carries it, with the payload and headers unchanged, whatever bytes they are.
-// The payload is the record's own slice; all else is copied.
+// Message returns the record as a Watermill message, with its payload and headers unchanged. The payload is the
+// record's own slice; everything else is copied.
 func (r *Record) Message(ctx context.Context) *message.Message {
 	m := message.NewMessage(r.ID(), r.Value)
 	for i := range r.Headers {
@@ -59,17 +59,17 @@ func (r *Record) Message(ctx context.Context) *message.Message {
 	return m
 }
 
-// recordOf describes a consumed record.
+// recordOf converts a consumed record.
 func recordOf(topic string, r *kgo.Record) Record {
 	return Record{Topic: topic, Partition: r.Partition, Offset: r.Offset, Time: r.Timestamp, Key: r.Key, Value: r.Value,
 		Headers: r.Headers}
 }
 
-// headerID is the header in which watermill-kafka's marshaler puts a message's UUID. All other metadata are headers
-// under their own names, and the payload is the value.
+// headerID is the header in which watermill-kafka's marshaler stores a message's UUID. Each other metadata entry is a
+// header of the same name, and the payload is the value.
 const headerID = "_watermill_message_uuid"
 
-// produced is a message as Kafka carries it.
+// produced converts a message to a Kafka record.
 func produced(topic string, m *message.Message) (*kgo.Record, error) {
 	r := &kgo.Record{Topic: topic, Partition: byKey, Value: m.Payload}
 	r.Headers = append(make([]Header, 0, len(m.Metadata)+3), Header{Key: headerID, Value: []byte(m.UUID)})

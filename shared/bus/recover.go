@@ -15,13 +15,13 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
-// Unwrap gives an error that was the panic's value.
+// Unwrap returns the panic's value if it is an error.
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
 }
 
-// Recover makes a handler's panic an error. It belongs next to the handler.
+// Recover turns a handler's panic into an error. It belongs next to the handler.
 func Recover(h message.HandlerFunc) message.HandlerFunc {
 	return func(m *message.Message) (produced []*message.Message, err error) {
 		defer func() {

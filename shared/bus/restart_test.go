@@ -54,7 +54,7 @@ func publishAll(t testing.TB, p message.Publisher, messages []*message.Message) 
 			if err == nil {
 				break
 			}
-			if !errors.Is(err, bus.ErrAway) {
+			if !errors.Is(err, bus.ErrUnavailable) {
 				t.Errorf("publish: %v", err)
 				return
 			}
@@ -158,7 +158,7 @@ func TestPublisher_SaysThatTheBrokerIsAway(t *testing.T) {
 	begun := time.Now()
 	err := p.Publish("topic", keyed("a", "1"), keyed("a", "2"))
 	t.Logf("it says so after %v", time.Since(begun))
-	require.ErrorIs(t, err, bus.ErrAway)
+	require.ErrorIs(t, err, bus.ErrUnavailable)
 	var failed *bus.PublishError
 	require.ErrorAs(t, err, &failed)
 	require.Len(t, failed.Failed, 2)
@@ -166,5 +166,5 @@ func TestPublisher_SaysThatTheBrokerIsAway(t *testing.T) {
 	eventually(t, "it publishes again", func() bool { return p.Publish("topic", keyed("a", "3")) == nil })
 
 	_, err = bus.NewPublisher(backend.Kafka{Brokers: []string{"127.0.0.1:1"}, ClientID: "t"}, nil)
-	require.ErrorIs(t, err, bus.ErrAway)
+	require.ErrorIs(t, err, bus.ErrUnavailable)
 }

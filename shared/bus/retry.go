@@ -6,11 +6,11 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Retry calls a handler that failed again, so often and after such pauses as the options say. While a dependency is
-// away (ErrAway) it does so for as long as the message's subscriber has it, and reports that. An error of Permanent
-// ends it at once.
+// Retry calls a failing handler again, with the number of retries and the delays of the options. While a dependency is
+// unavailable (ErrUnavailable) it retries for as long as the subscriber keeps the message, and reports the outage. A
+// Permanent error ends the retries at once.
 //
-// Errors that it gives back either are the message's own or say that there was no time to find out.
+// An error that Retry returns is either the message's fault or reports that there was no more time.
 func Retry(o RouterOptions) message.HandlerMiddleware {
 	o.setDefaults()
 	return func(h message.HandlerFunc) message.HandlerFunc {
@@ -21,17 +21,17 @@ func Retry(o RouterOptions) message.HandlerMiddleware {
 				produced, err := h(m)
 				switch {
 				case err == nil:
-					patience.back()
+					patience.recovered()
 					return produced, nil
-				case errors.Is(err, ErrAway):
+				case errors.Is(err, ErrUnavailable):
 					if !patience.wait(err) {
 						return nil, stopping(err)
 					}
 					continue
 				case patience.stopped():
-					return nil, stopping(err) // its context ended under it
+					return nil, stopping(err) // the handler's context ended
 				}
-				patience.back()
+				patience.recovered()
 				if failures++; failures > o.Retries || isPermanent(err) {
 					return nil, err
 				}

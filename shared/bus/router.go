@@ -16,17 +16,17 @@ import (
 // RouterOptions of a Router. Zero values are the defaults.
 type RouterOptions struct {
 	Service   string            // named in the dead letters
-	Publisher message.Publisher // of the dead letters; the router does not close it
-	// DeadLetterTopic takes the messages that fail by themselves. Without one they are logged and left out.
+	Publisher message.Publisher // publishes the dead letters; the router does not close it
+	// DeadLetterTopic receives the messages whose handling fails. Empty: they are logged and dropped.
 	DeadLetterTopic string
-	// OnDeadLetter is called before a message goes to the dead letters, and again after each failure: it has to take
-	// repeats. As long as its error wraps ErrAway it is waited for.
+	// OnDeadLetter is called before a message goes to the dead letters, and again after each failure, so it must accept
+	// repeats. While its error wraps ErrUnavailable, the router waits.
 	OnDeadLetter func(ctx context.Context, m *message.Message, cause error) error
-	Retries      int           // of a handler that fails; 3, negative: none
-	Backoff      time.Duration // the pause before the first retry; 100 ms. It doubles up to 50 times that.
-	// Waiting is told that messages wait for a dependency, and with nil that it is back.
+	Retries      int           // of a failing handler; 0: 3, negative: none
+	Backoff      time.Duration // delay before the first retry; 100 ms. It doubles up to 50 times that.
+	// Waiting is called when messages wait for a dependency, and with a nil error when it is available again.
 	Waiting func(dependency string, err error)
-	// CloseTimeout is how long handlers in flight are waited for at the end; 30 s.
+	// CloseTimeout is how long Close waits for handlers in flight; 30 s.
 	CloseTimeout time.Duration
 	Tracer       trace.Tracer
 	Log          *slog.Logger
@@ -59,15 +59,15 @@ func (o *RouterOptions) setDefaults() {
 	}
 }
 
-// NewRouter makes a Watermill router with the mesh's middleware. Of what deals with failures the dead letters are
-// outermost, then come the retries, and recovery is next to the handler: any other order loses dead letters, or retries
-// without end. Around them is only what observes, so that a trace shows the retries and the dead letter.
+// NewRouter returns a Watermill router with the mesh's middleware. Of the middleware for failures, dead letters are
+// outermost, then come retries, and recovery is next to the handler: any other order loses dead letters, or retries
+// without end. Around them are only observers, so that a trace shows the retries and the dead letter.
 func NewRouter(o RouterOptions) (*message.Router, error) {
 	o.setDefaults()
 	if o.DeadLetterTopic != "" && o.Publisher == nil {
 		return nil, fmt.Errorf("router of %s: dead letters have no publisher", o.Service)
 	}
-	// Watermill tells at Info what is of interest to those who look for errors in it.
+	// What Watermill logs at Info is useful only for debugging.
 	log := watermill.NewSlogLoggerWithLevelMapping(o.Log, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug})
 	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: o.CloseTimeout}, routerLog{log})
 	if err != nil {
@@ -77,8 +77,8 @@ func NewRouter(o RouterOptions) (*message.Router, error) {
 	return router, nil
 }
 
-// routerLog is the log of a Watermill router. An orderly end is not an error: a handler that it interrupts is logged at
-// debug level, since its message comes again.
+// routerLog is the logger of a Watermill router. An orderly stop is not an error: a handler that it interrupts is
+// logged at debug level, because its message comes again.
 type routerLog struct{ watermill.LoggerAdapter }
 
 func (l routerLog) Error(text string, err error, fields watermill.LogFields) {

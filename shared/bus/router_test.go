@@ -152,7 +152,7 @@ func TestRouter_WaitsForADependencyAndDeadLettersNothing(t *testing.T) {
 		defer mu.Unlock()
 		tries++
 		if away.Load() {
-			return fmt.Errorf("append: %w", bus.Away("postgres", errors.New("connection refused")))
+			return fmt.Errorf("append: %w", bus.Unavailable("postgres", errors.New("connection refused")))
 		}
 		order = append(order, m.UUID)
 		return nil
@@ -171,7 +171,7 @@ func TestRouter_WaitsForADependencyAndDeadLettersNothing(t *testing.T) {
 	nothing(t, letters(t, k))
 	mu.Lock()
 	defer mu.Unlock()
-	require.Equal(t, []string{"postgres append: postgres is away: connection refused", "postgres <nil>"}, reports)
+	require.Equal(t, []string{"postgres append: postgres is unavailable: connection refused", "postgres <nil>"}, reports)
 	for _, key := range []string{"a", "b"} {
 		var own []string
 		for _, id := range order {
@@ -196,7 +196,7 @@ func TestRouter_StopsWhileItsMessagesWait(t *testing.T) {
 		Waiting: func(dependency string, err error) { waiting.Store(dependency, err != nil) }},
 		func(*message.Message) error {
 			tries.Add(1)
-			return bus.Away("postgres", errors.New("connection refused"))
+			return bus.Unavailable("postgres", errors.New("connection refused"))
 		})
 	eventually(t, "it waits", func() bool { return tries.Load() == 1 })
 	begun := time.Now()
@@ -226,7 +226,7 @@ func TestDeadLetter_WaitsForWhatItNeeds(t *testing.T) {
 	route(t, k, bus.RouterOptions{DeadLetterTopic: "dead", Publisher: flaky, Retries: -1,
 		OnDeadLetter: func(context.Context, *message.Message, error) error {
 			if hooked.Add(1) < 6 {
-				return bus.Away("postgres", errors.New("gone"))
+				return bus.Unavailable("postgres", errors.New("gone"))
 			}
 			return nil
 		}}, func(*message.Message) error { return errors.New("wrong") })
@@ -244,7 +244,7 @@ type flakyPublisher struct {
 
 func (p flakyPublisher) Publish(topic string, messages ...*message.Message) error {
 	if p.calls.Add(1) <= p.fails {
-		return bus.Away("kafka", errors.New("gone"))
+		return bus.Unavailable("kafka", errors.New("gone"))
 	}
 	return p.Publisher.Publish(topic, messages...)
 }

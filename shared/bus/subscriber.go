@@ -15,24 +15,25 @@ import (
 
 // SubscriberOptions of a Subscriber. Zero values are the defaults.
 type SubscriberOptions struct {
-	// Group is the base name of the consumer groups, usually the service's: of each topic it is "<prefix><Group>.<topic>".
+	// Group is the base name of the consumer groups, usually the service's name. The group of a topic is
+	// "<prefix><Group>.<topic>".
 	Group string
-	// Window is how far a partition runs ahead of its watermark, in records; 512.
+	// Window is the maximum number of records between a partition's watermark and its newest record in flight; 512.
 	Window int
-	// InOrder hands out a partition's records in one lane instead of one for each key. A consumer that batches them
-	// releases each message (see Release) as it queues it, and acknowledges it with its batch.
+	// InOrder delivers a partition's records in one lane instead of one for each key. A consumer that batches them
+	// releases each message (see Release) when it queues it, and acknowledges it with its batch.
 	InOrder bool
-	// InstanceID makes the member a static one: started again under the same name, after whatever end, it has its
-	// partitions at once instead of after SessionTimeout. Two at a time fence each other.
+	// InstanceID makes the member a static one: after a restart under the same name it gets its partitions at once
+	// instead of after SessionTimeout. Two processes with one InstanceID fence each other.
 	InstanceID string
-	// SessionTimeout is after how long without a sign of life the others take the partitions of a member; 6 s, which is
-	// the least that brokers allow by default.
+	// SessionTimeout is how long a member may be silent before the others take its partitions; 6 s, the minimum that
+	// brokers allow by default.
 	SessionTimeout time.Duration
-	// Drain is how long messages in flight are waited for when their partition goes elsewhere, and at the end; 10 s.
-	// Then their contexts end. It has to be well below 25 s, at which the group goes on without this member.
+	// Drain is how long the Subscriber waits for messages in flight when their partition is reassigned, and at the end;
+	// 10 s. Then their contexts end. It must be well below 25 s, when the group continues without this member.
 	Drain time.Duration
-	// Backoff is the pause before a message that was not acknowledged comes again, at first; 100 ms. It doubles up to
-	// 50 times that.
+	// Backoff is the first delay before a message that was not acknowledged is delivered again; 100 ms. It doubles up
+	// to 50 times that.
 	Backoff time.Duration
 	Log     *slog.Logger
 }
@@ -54,20 +55,20 @@ func (o *SubscriberOptions) setDefaults() {
 }
 
 // Subscriber is Watermill's Subscriber on a Kafka consumer group, in key lanes. A new group begins with the oldest
-// record. So does one whose offset the topic does not have any more, and logs it.
+// record. So does a group whose offset the topic no longer has; that is logged.
 //
-// A message's payload belongs to the buffer of a whole fetch: whoever keeps it for longer than the message is in hand
-// clones it. Its metadata are copies.
+// A message's payload belongs to the buffer of a whole fetch: clone it to keep it after the message is acknowledged.
+// Its metadata are copies.
 type Subscriber struct {
 	kafka   backend.Kafka
 	options SubscriberOptions
 	subscriptions
 }
 
-// NewSubscriber makes a Subscriber. It connects when something is subscribed to.
+// NewSubscriber returns a Subscriber. It connects when a topic is subscribed to.
 func NewSubscriber(k backend.Kafka, o SubscriberOptions) (*Subscriber, error) {
 	if o.Group == "" {
-		return nil, errors.New("subscriber: no group is named")
+		return nil, errors.New("subscriber: Group is empty")
 	}
 	o.setDefaults()
 	wrong := func(what string) (*Subscriber, error) {
@@ -75,7 +76,7 @@ func NewSubscriber(k backend.Kafka, o SubscriberOptions) (*Subscriber, error) {
 	}
 	switch {
 	case len(k.Brokers) == 0:
-		return wrong("no broker is named")
+		return wrong("no brokers are configured")
 	case o.Window < 0 || o.Drain < 0 || o.Backoff < 0 || o.Drain >= rebalanceTimeout:
 		return wrong("window, drain or back-off is out of range")
 	case !instanceIDs.MatchString(o.InstanceID):
@@ -84,15 +85,16 @@ func NewSubscriber(k backend.Kafka, o SubscriberOptions) (*Subscriber, error) {
 	return &Subscriber{kafka: k, options: o, subscriptions: newSubscriptions()}, nil
 }
 
-// instanceIDs are what brokers take as one.
+// instanceIDs matches the instance ids that brokers accept.
 var instanceIDs = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,249}$`)
 
-// Subscribe consumes a topic until ctx ends or the Subscriber is closed, whatever happens to the brokers meanwhile.
-// Messages' contexts have the values of ctx, but outlast it: first what is in flight is waited for.
+// Subscribe consumes a topic until ctx ends or the Subscriber is closed, across all failures of the brokers. The
+// contexts of messages have the values of ctx but outlast it, because messages in flight are waited for.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	out := make(chan *message.Message)
 	made := make(chan error, 1)
-	// The member is made where it is run: one that is made joins the group, and waits for its partitions to be taken.
+	// The member is created in the goroutine that runs it: once created, it joins the group and expects its partitions
+	// to be consumed.
 	err := s.begin(ctx, func(ctx context.Context) {
 		defer close(out)
 		m, err := newMember(s.kafka, topic, s.options, ctx, out)

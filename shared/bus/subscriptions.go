@@ -8,7 +8,7 @@ import (
 
 var errSubscriberClosed = errors.New("subscriber is closed")
 
-// subscriptions are what a Subscriber or a Reader has under way.
+// subscriptions are the active subscriptions of a Subscriber or a Reader.
 type subscriptions struct {
 	closing context.Context
 	close   context.CancelFunc
@@ -39,8 +39,8 @@ func (s subscriptions) begin(ctx context.Context, run func(context.Context)) err
 	return nil
 }
 
-// Close ends all subscriptions and waits for them: for what is in flight, for so long as that may take, and until the
-// offsets are committed. It may be called again.
+// Close ends all subscriptions. It waits for messages in flight, up to Drain, and until the offsets are committed. It
+// may be called again.
 func (s subscriptions) Close() error {
 	s.mu.Lock()
 	s.close()

@@ -16,8 +16,8 @@ import (
 // Spans have the names and attributes of OpenTelemetry's semantic conventions for messaging.
 const scope = "github.com/edumatrix/interlinked/shared/bus"
 
-// Tracing has a message handled within a span "process <topic>", which continues the trace that the message's headers
-// name. The span is in the message's context.
+// Tracing handles a message within a span "process <topic>", which continues the trace in the message's headers. The
+// span is in the message's context.
 func Tracing(tracer trace.Tracer) message.HandlerMiddleware {
 	return func(h message.HandlerFunc) message.HandlerFunc {
 		return func(m *message.Message) ([]*message.Message, error) {
@@ -72,8 +72,9 @@ func describe(operation, topic, id string) []attribute.KeyValue {
 	}
 }
 
-// startSend begins the span of a message on its way out, below the span in its context and by that one's provider, so
-// that it bears the name of the service. The record then carries it. Without a span in the context there is none.
+// startSend starts the span of an outgoing message, as a child of the span in its context and with that span's
+// provider, so that it has the name of the service. The record carries it. Without a span in the context, startSend
+// returns nil.
 func startSend(topic string, m *message.Message, r *kgo.Record) trace.Span {
 	parent := trace.SpanFromContext(m.Context())
 	if !parent.SpanContext().IsValid() {
@@ -93,7 +94,7 @@ func startSend(topic string, m *message.Message, r *kgo.Record) trace.Span {
 	return span
 }
 
-// endSends ends the spans of a batch, with the partition and offset that each message got, or its error.
+// endSends ends the spans of a batch, with the partition and offset of each message, or its error.
 func endSends(spans []trace.Span, records []*kgo.Record, messages []*message.Message, err error) {
 	failed := map[*message.Message]error{}
 	var some *PublishError

@@ -1,5 +1,5 @@
-// Package config reads a process' settings from environment variables, with the names and defaults that existing
-// installations have. A value that cannot be meant stops the start with one line that names its variable.
+// Package config reads a process's settings from environment variables, with the names and defaults of existing
+// installations. An invalid value stops the start with one line that names its variable.
 package config
 
 import (
@@ -18,23 +18,23 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// AllInOne is the service name of the process that runs all of them, `edumatrix up`. It may lack what it makes itself:
-// secrets, and the stores that it embeds.
+// AllInOne is the service name of `edumatrix up`, the process that runs all services. Its secrets and embedded stores
+// need not be configured.
 const AllInOne = "edumatrix"
 
-// ports are where the services listen unless PORT says otherwise.
+// ports are the default ports of the services, which PORT overrides.
 var ports = map[string]int{"gateway": 3001, "presence": 3002, "chat": 3003, "feed": 3004, "notification": 3005,
 	AllInOne: 3001}
 
-// Config is what one process runs with.
+// Config is the configuration of one process.
 type Config struct {
 	Service string
-	Host    string // to listen on; "" is every address, as it always is unless somebody sets it here
+	Host    string // to listen on; "" stands for every address, and is the default
 	Port    int
-	// PortVariable is the one that chooses Port, for who has to choose another.
+	// PortVariable is the variable that sets Port, for error messages.
 	PortVariable string
-	// MetricsPort is where the gateway serves its metrics, apart from clients; 0: nowhere. MetricsHost is the address of
-	// this machine that it listens on there; "" is every address.
+	// MetricsPort is the port on which the gateway serves its metrics, apart from clients; 0: none. MetricsHost is the
+	// address of that listener; "" stands for every address.
 	MetricsHost string
 	MetricsPort int
 
@@ -49,13 +49,13 @@ type Config struct {
 	JWKSURL       string
 	JWTAudience   []string
 	JWTIssuer     string
-	JWTRoleClaim  string // names the claim that holds a user's role; empty: nobody has one
-	ServiceSecret string // what the services of one installation know each other by
+	JWTRoleClaim  string // the claim with a user's role; empty: users have no role
+	ServiceSecret string // with which the services of one installation authenticate each other
 
 	Peers map[string]string // owner -> base URL of its inner listener
 
-	ResumeEvents     int // how many events of one room a client that comes back is given
-	MaxConversations int // in how many conversations a user may be
+	ResumeEvents     int // maximum number of events of one room for a resuming client
+	MaxConversations int // maximum number of conversations of a user
 
 	DataDir        string
 	AllowedOrigins []string
@@ -63,14 +63,14 @@ type Config struct {
 	Traces         telemetry.Settings
 	PostgresBin    string
 
-	// Given names the stores whose variables are set: "postgres", "redis", "kafka". AllInOne embeds the others.
+	// Given contains the stores whose variables are set: "postgres", "redis", "kafka". AllInOne embeds the others.
 	Given map[string]bool
 
-	// Notices are what people should be told at the start. There is never a secret in them.
+	// Notices are messages that the process logs at its start. They never contain a secret.
 	Notices []string
 }
 
-// Load reads the settings of a service. An error names the variable, and says what it has to look like.
+// Load reads the settings of a service. An error names the variable and describes its form.
 func Load(service string, getenv func(string) string) (Config, error) {
 	if ports[service] == 0 {
 		return Config{}, fmt.Errorf("there is no service %q; there are %s", service,
@@ -103,13 +103,13 @@ func Load(service string, getenv func(string) string) (Config, error) {
 	c.PostgresBin = r.path("EDUMATRIX_POSTGRES_BIN", "")
 	c.Notices = r.notices
 	if len(r.problems) > 0 {
-		return Config{}, r.problems[0] // one line; the next start tells the next
+		return Config{}, r.problems[0] // one line; the next start reports the next problem
 	}
 	return c, nil
 }
 
 func (r *reader) postgres(c *Config) {
-	const maxName = 63 // PostgreSQL cuts off the rest of a name, and then does not find it
+	const maxName = 63 // PostgreSQL truncates longer names, and then does not find them
 	c.PostgresUser = r.name("POSTGRES_USER", "edu_matrix_user", maxName)
 	c.PostgresDB = r.name("POSTGRES_DB", "edu_matrix_db", maxName)
 	c.PostgresPassword = r.text("POSTGRES_PASSWORD", "")
@@ -154,7 +154,7 @@ func (r *reader) traces(c *Config) {
 	}
 }
 
-// secrets reads what tokens and calls between services are checked with.
+// secrets reads the secrets with which tokens and calls between services are verified.
 func (r *reader) secrets(c *Config) {
 	c.JWTSecret = r.secret("JWT_SECRET")
 	c.JWKSURL = r.httpURL("JWKS_URL", "")
@@ -169,7 +169,7 @@ func (r *reader) secrets(c *Config) {
 	}
 	role := "role"
 	if c.JWTSecret == "" && c.JWKSURL != "" {
-		// Users of many sign-ins can edit what is told of them: no claim makes a role unless it is named.
+		// Users can edit their attributes at many sign-ins, so no claim grants a role unless it is configured.
 		role = ""
 		if c.Service == "gateway" || c.Service == AllInOne {
 			r.needsBesideKeys("JWT_AUDIENCE", "the aud that the sign-in gives to tokens for this mesh")
@@ -194,14 +194,14 @@ func (r *reader) secrets(c *Config) {
 	}
 }
 
-// needsBesideKeys stops a start without what tells tokens for this mesh from others that the same keys have signed.
+// needsBesideKeys requires the settings that distinguish tokens for this mesh from others signed with the same keys.
 func (r *reader) needsBesideKeys(name, what string) {
 	if r.text(name, "") == "" {
 		r.problem(name, "is not set: JWKS_URL needs it beside it, as the same keys sign tokens for other programs; set it to %s", what)
 	}
 }
 
-// secret reads a secret that can be guessed at leisure, so that a short one is found.
+// secret reads a secret. An attacker can guess secrets offline, so a short one is refused.
 func (r *reader) secret(name string) string {
 	value := r.text(name, "")
 	if value != "" && len(value) < auth.MinSecret {
@@ -211,14 +211,15 @@ func (r *reader) secret(name string) string {
 	return value
 }
 
-// DeriveServiceSecret is what services know each other by where only JWT_SECRET is given. It does not tell that one.
+// DeriveServiceSecret derives the secret with which services authenticate each other, if only JWT_SECRET is set. It
+// does not reveal JWT_SECRET.
 func DeriveServiceSecret(jwtSecret string) string {
 	mac := hmac.New(sha256.New, []byte(jwtSecret))
 	mac.Write([]byte("edumatrix service credential"))
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// String tells where things are, and no secret.
+// String contains addresses, and no secret.
 func (c Config) String() string {
 	return fmt.Sprintf("%s on %s:%d, %s, %s, %s", c.Service, c.Host, c.Port, c.Postgres, c.Redis, c.Kafka)
 }
@@ -229,7 +230,7 @@ func (c Config) GoString() string { return c.String() }
 // LogValue is String.
 func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
-// MarshalJSON refuses: a Config that lands in a file or an answer would take its secrets along.
+// MarshalJSON returns an error: a Config in a file or response would contain its secrets.
 func (c Config) MarshalJSON() ([]byte, error) {
 	return nil, errors.New("a configuration holds secrets")
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// reader reads variables one by one and remembers what is wrong with them.
+// reader reads variables one by one and collects the problems.
 type reader struct {
 	getenv   func(string) string
 	problems []error
@@ -35,7 +35,7 @@ func (r *reader) notice(format string, args ...any) {
 
 const byteOrderMark = "\ufeff"
 
-// text reads a variable. One that is set to nothing counts as not set, as compose files cannot leave one out.
+// text reads a variable. An empty value counts as unset, because compose files cannot leave a variable out.
 func (r *reader) text(name, otherwise string) string {
 	value := strings.TrimSpace(strings.TrimPrefix(r.getenv(name), byteOrderMark))
 	if value == "" {
@@ -44,7 +44,7 @@ func (r *reader) text(name, otherwise string) string {
 		}
 		return otherwise
 	}
-	// docker --env-file keeps the quotes that a shell and compose leave out. A password may have them for its own.
+	// docker --env-file keeps quotes, which a shell and compose remove. A password may contain quotes of its own.
 	if n := len(value); n >= 2 && (value[0] == '"' || value[0] == '\'') && value[n-1] == value[0] {
 		if strings.HasSuffix(name, "_PASSWORD") || strings.HasSuffix(name, "_SECRET") {
 			return value
@@ -104,13 +104,13 @@ func validHost(host string) bool {
 	return hostPattern.MatchString(host)
 }
 
-// validPort reports whether a port is a number that can be connected to, written as others write it.
+// validPort reports whether a port is a number that can be connected to, in its usual form.
 func validPort(port string) bool {
 	n, err := strconv.Atoi(port)
 	return err == nil && n >= 1 && n <= 65535 && strconv.Itoa(n) == port
 }
 
-// name reads what a server calls a user, a database or a client: at most maxBytes, and no control character.
+// name reads the name of a user, a database or a client: at most maxBytes, and no control character.
 func (r *reader) name(variable, otherwise string, maxBytes int) string {
 	value := r.text(variable, otherwise)
 	switch {
@@ -122,7 +122,7 @@ func (r *reader) name(variable, otherwise string, maxBytes int) string {
 	return value
 }
 
-// path reads the name of a folder or file. A text that only a shell expands would name another one.
+// path reads the name of a folder or file. A text that only a shell expands would name a different one.
 func (r *reader) path(name, otherwise string) string {
 	value := r.text(name, otherwise)
 	switch {
@@ -134,7 +134,7 @@ func (r *reader) path(name, otherwise string) string {
 	return value
 }
 
-// httpURL reads a URL. A user and password in it are not shown, as they are what must not be.
+// httpURL reads a URL. An error does not contain its user and password.
 func (r *reader) httpURL(name, otherwise string) string {
 	value := r.text(name, otherwise)
 	if value == "" {
@@ -169,7 +169,7 @@ func (r *reader) baseURL(name, otherwise string) string {
 // originHost matches what stands for the host in the Origin header: browsers write international names as xn--….
 var originHost = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
 
-// origins reads what browsers call the pages that may connect.
+// origins reads the origins of the pages that may connect, as browsers send them.
 func (r *reader) origins(name string) (list []string) {
 	for value := range strings.SplitSeq(r.text(name, ""), ",") {
 		if value = strings.TrimSpace(value); value == "" {
@@ -256,7 +256,8 @@ func (r *reader) prefix(name string) string {
 
 var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 
-// databaseURL reads the URL, or makes it of the parts. Where both are there and differ, the URL wins, and it is said.
+// databaseURL reads the URL, or builds it from the parts. If both are set and differ, the URL takes precedence, with a
+// notice.
 func (r *reader) databaseURL(name string, c *Config) string {
 	value := r.text(name, "")
 	if value == "" {
@@ -346,7 +347,7 @@ func (r *reader) redisURL(name string) string {
 func (r *reader) compareRedis(b backend.Redis) {
 	options, err := redis.ParseURL(b.URL)
 	if err != nil {
-		return // it was told already
+		return // the problem was reported already
 	}
 	host, port, err := net.SplitHostPort(options.Addr)
 	if err != nil {
@@ -357,7 +358,7 @@ func (r *reader) compareRedis(b backend.Redis) {
 	r.loses("REDIS_URL", "REDIS_PASSWORD", options.Password, false)
 }
 
-// loses says so when a part is set to something else than its URL says.
+// loses adds a notice if a part is set to something else than its URL contains.
 func (r *reader) loses(winner, part, inURL string, tell bool) {
 	switch value := r.text(part, ""); {
 	case value == "" || value == inURL:

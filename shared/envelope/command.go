@@ -7,11 +7,11 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Command is a wish on its way to the service that decides it. (Actor, ID) is one command, however often it comes.
+// Command is a command on its way to the service that decides it. (Actor, ID) identifies it, however often it is sent.
 type Command struct {
 	ID          string
 	Type        string
-	Stream      string // that it asks to change; also the Kafka key
+	Stream      string // that it changes; also the Kafka key
 	Actor       string
 	Time        time.Time
 	Expires     time.Time // zero: never
@@ -20,7 +20,7 @@ type Command struct {
 	Body        []byte
 }
 
-// Message is the command as Watermill carries it.
+// Message returns the command as a Watermill message.
 func (c Command) Message() *message.Message {
 	m := message.NewMessage(c.ID, c.Body)
 	m.Metadata = message.Metadata{

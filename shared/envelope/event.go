@@ -1,6 +1,6 @@
-// Package envelope says how the mesh's commands and events look on Kafka: CloudEvents in binary mode (Kafka binding
-// 1.0), a Protobuf body, W3C trace context. A gateway decides from these headers alone whether it has a connection for
-// an event.
+// Package envelope defines the form of the mesh's commands and events on Kafka: CloudEvents in binary mode (Kafka
+// binding 1.0), a Protobuf body, and W3C trace context. A gateway decides from these headers alone whether it has a
+// connection for an event.
 package envelope
 
 import (
@@ -55,7 +55,7 @@ const (
 	contentType  = "application/protobuf"
 )
 
-// Event is a fact as its topic carries it.
+// Event is an event as its topic carries it.
 type Event struct {
 	ID          string
 	Type        string // its declared name
@@ -72,39 +72,40 @@ type Event struct {
 	Rooms       []string
 	Opens       []catalog.Membership
 	Closes      []catalog.Membership
-	Subject     string // what within the stream it is about
+	Subject     string // the part of the stream, such as a message, that it is about; may be empty
 	Answers     bool   // the last event of its command: its headers are the outcome "committed"
 	CommandType string // of that command, with Answers
 	Redacted    bool
-	Expires     time.Time // from then on nobody is shown it any more; zero: never
+	Expires     time.Time // after which it is no longer shown to anybody; zero: never
 	TraceParent string
 	Body        []byte
 
-	// Incarnation identifies the history of the owner's log. It changes when the log's database has lost commits (a
-	// restored backup, a failover); positions go on above all that were published before. Empty in records of releases
-	// that had none.
+	// Incarnation identifies the history of the owner's log. It changes when the log's database has lost commits,
+	// because of a restored backup or a failover; positions continue above all that were published before. Empty in
+	// records of releases without incarnations.
 	Incarnation string
-	// Epoch counts the partition counts of the record's topic, from 1, and Partitions is the count by which its stream
-	// was hashed in this epoch. Both are 0 in records of releases that had none. A record of a lower epoch than the one
-	// that a fence has begun in its partition comes from a relay that had lost its lease: it is ignored.
+	// Epoch counts the changes of the partition count of the record's topic, from 1. Partitions is the count by which
+	// its stream was hashed in this epoch. Both are 0 in records of releases without epochs. A record of a lower epoch
+	// than that of the last fence in its partition comes from a relay that had lost its lease; it is ignored.
 	Epoch      int32
 	Partitions int32
-	// Fence marks the position record that begins an epoch. It is written into every partition, old and new, after all
-	// events up to its Position and before any event above it. Its Position may be one that the partition has already
-	// reached, so a reader looks at a fence before it drops repeats. In a partition that is new its Before is 0.
+	// Fence marks the position record that begins an epoch. The relay writes it into every partition, old and new,
+	// after all events up to its Position and before any event above it. Its Position may be one that the partition has
+	// already reached, so a reader must handle a fence before it drops repeats. In a new partition its Before is 0.
 	Fence bool
 }
 
-// IsPosition reports that this is not an event but the owner's position, written into a partition that lags.
+// IsPosition reports whether this is not an event but a record with the owner's position, written into a partition that
+// lags.
 func (e Event) IsPosition() bool { return e.Type == typePosition }
 
-// Position makes the record that tells how far a partition is complete.
+// Position returns the record that reports up to which position a partition is complete.
 func Position(source string, position, before int64) Event {
 	return Event{ID: source + ":" + strconv.FormatInt(position, 10), Type: typePosition, Source: source,
 		Position: position, Before: before, Time: time.Now().UTC()}
 }
 
-// Message is the event as Watermill carries it.
+// Message returns the event as a Watermill message.
 func (e Event) Message() *message.Message {
 	m := message.NewMessage(e.ID, e.Body)
 	set := func(k, v string) {
@@ -194,7 +195,7 @@ func classOf(name string) routingv1.Class {
 	return routingv1.Class(routingv1.Class_value["CLASS_"+strings.ToUpper(name)])
 }
 
-// Memberships are written "room=user,user;room=user". Rooms and users hold none of these characters.
+// Memberships are encoded as "room=user,user;room=user". Rooms and users contain none of these characters.
 func joinMemberships(all []catalog.Membership) string {
 	parts := make([]string, len(all))
 	for i, m := range all {
@@ -218,7 +219,7 @@ func split(s, sep string) []string {
 	return strings.Split(s, sep)
 }
 
-// reader keeps the first thing that is wrong with a record's headers.
+// reader keeps the first error in a record's headers.
 type reader struct {
 	m   message.Metadata
 	err error

@@ -31,8 +31,8 @@ const (
 	texts
 )
 
-// ReadRawEvent is ReadEvent for a record as Kafka carries it. It keeps none of the record's own bytes: all texts share
-// one copy, and the body is another.
+// ReadRawEvent is ReadEvent for a Kafka record. It keeps none of the record's own bytes: all texts share one copy, and
+// the body is another.
 func ReadRawEvent(headers []kgo.RecordHeader, body []byte) (Event, error) {
 	r := rawReader{}
 	var found [texts][]byte
@@ -109,7 +109,7 @@ func ReadRawEvent(headers []kgo.RecordHeader, body []byte) (Event, error) {
 	return e, nil
 }
 
-// ReadRawResult is ReadResult for a record as Kafka carries it.
+// ReadRawResult is ReadResult for a Kafka record.
 func ReadRawResult(headers []kgo.RecordHeader) (Result, error) {
 	r := rawReader{}
 	var res Result
@@ -199,7 +199,7 @@ func rawClass(name []byte) routingv1.Class {
 	return classOf(string(name))
 }
 
-// rawReader keeps the first thing that is wrong with a record's headers.
+// rawReader keeps the first error in a record's headers.
 type rawReader struct{ err error }
 
 func (r *rawReader) required(name, value string) {

@@ -6,7 +6,8 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// Record is the event as owners hand it to each other: what its topic carries, by RPC.
+// Record returns the event in the form in which owners send it to each other by RPC: with the contents of its topic's
+// record.
 func (e Event) Record(topic string) *meshv1.Record {
 	m := e.Message()
 	r := &meshv1.Record{Topic: topic, Key: m.Metadata.Get(MetadataKey), Body: e.Body}
@@ -18,7 +19,7 @@ func (e Event) Record(topic string) *meshv1.Record {
 	return r
 }
 
-// ReadRecord reads what an owner handed over.
+// ReadRecord reads a record that an owner sent.
 func ReadRecord(r *meshv1.Record) (Event, error) {
 	m := &message.Message{Metadata: message.Metadata{}, Payload: r.GetBody()}
 	for _, h := range r.GetHeaders() {

@@ -7,18 +7,18 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Kind says how a command ended. The text is what clients see.
+// Kind is the kind of a command's outcome. Clients see it as this text.
 type Kind string
 
-// The outcomes a command can have. Each is final: the same command again gets the same one.
+// The kinds of outcomes. Each is final: the same command sent again gets the same outcome.
 const (
 	Committed Kind = "committed"
-	Unchanged Kind = "unchanged" // already so: nothing was to be done
+	Unchanged Kind = "unchanged" // nothing had to change
 	Refused   Kind = "refused"   // with a stable code
-	Failed    Kind = "failed"    // kept as a dead letter, to be understood
+	Failed    Kind = "failed"    // not decided; kept as a dead letter
 )
 
-// Result is the outcome of a command on its way to whoever sent it, by <service>-results.
+// Result is the outcome of a command on its way to the sender, on the topic <service>-results.
 type Result struct {
 	Actor     string // also the Kafka key
 	CommandID string
@@ -29,7 +29,7 @@ type Result struct {
 	Version   int64 // of the stream, after the command's last event
 	Position  int64 // of that event in the owner's log; a query that names it reads its own writes
 	Code      string
-	Text      string // what a person reads beside the code
+	Text      string // explanation for people
 
 	TraceParent string
 }
@@ -42,7 +42,7 @@ const (
 	typeResult = "mesh.outcome"
 )
 
-// Message is the result as Watermill carries it.
+// Message returns the result as a Watermill message.
 func (r Result) Message() *message.Message {
 	m := message.NewMessage(r.Actor+"/"+r.CommandID, nil)
 	m.Metadata = message.Metadata{
@@ -81,7 +81,7 @@ func ReadResult(m *message.Message) (Result, error) {
 	return res, nil
 }
 
-// Result is the outcome that an event's own headers tell, for events with Answers set.
+// Result returns the outcome in the headers of an event with Answers set.
 func (e Event) Result() Result {
 	return Result{Actor: e.Actor, CommandID: e.Cause, Type: e.CommandType, Source: e.Source, Stream: e.Stream,
 		Kind: Committed, Version: e.Version, Position: e.Position, TraceParent: e.TraceParent}

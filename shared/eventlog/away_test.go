@@ -72,7 +72,7 @@ func TestCommit_GoesOnWhenTheHolderOfTheLockIsSlow(t *testing.T) {
 	if took := time.Since(begun); took > 3*time.Second {
 		t.Errorf("went on after %v", took)
 	}
-	if err := <-ended; err == nil || ofData(err) {
+	if err := <-ended; err == nil || isDataError(err) {
 		t.Errorf("the slow transaction: %v", err)
 	}
 }
@@ -95,7 +95,7 @@ func TestCommit_ADatabaseThatIsAwayIsNoFaultOfTheWrite(t *testing.T) {
 					var repeated *RepeatedError
 					if errors.As(err, &repeated) && tries > 0 {
 						c.Results = slices.Collect(maps.Values(repeated.Outcomes))
-					} else if errors.Is(err, bus.ErrAway) {
+					} else if errors.Is(err, bus.ErrUnavailable) {
 						away.Add(1)
 						continue
 					} else if err != nil {
@@ -177,7 +177,7 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	advance := func(partition int32) *Advance {
-		of := TopicPartition{"feed", "feed-events", partition}
+		of := SourcePartition{"feed", "feed-events", partition}
 		if _, err := l.BeginPartition(t.Context(), of, Checkpoint{}); err != nil {
 			t.Fatal(err)
 		}
@@ -191,7 +191,7 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 		commit(t, l, said("before", fmt.Sprint("before", i)))
 		commit(t, l, Write{Expected: AnyVersion, Advance: advance(int32(i))})
 		armed.Store(true)
-		if _, err := l.Commit(t.Context(), w); !errors.Is(err, bus.ErrAway) {
+		if _, err := l.Commit(t.Context(), w); !errors.Is(err, bus.ErrUnavailable) {
 			t.Fatalf("got %v", err)
 		}
 	}
@@ -224,7 +224,7 @@ func TestRun_WhatWaitsAtTheEndIsAnswered(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Commit(t.Context(), said("1", "c2")); !errors.Is(err, bus.ErrAway) {
+	if _, err := l.Commit(t.Context(), said("1", "c2")); !errors.Is(err, bus.ErrUnavailable) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -8,13 +8,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
-// backoff is how long to wait before trying again: from 100 ms, doubling, up to 5 s, a little at random.
+// backoff computes the delay before the next attempt: 100 ms at first, doubling up to 5 s, with random jitter.
 type backoff struct{ tries int }
 
-// wait returns false when ctx ended.
+// wait waits for the next delay. It reports whether the delay passed before ctx ended.
 func (b *backoff) wait(ctx context.Context) bool { return sleep.For(ctx, b.next()) }
 
-// next returns how long to wait before the next attempt.
+// next returns the delay before the next attempt.
 func (b *backoff) next() time.Duration {
 	d := min(100*time.Millisecond<<min(b.tries, 6), 5*time.Second)
 	b.tries++

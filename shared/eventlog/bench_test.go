@@ -34,7 +34,7 @@ func benchmarkCommit(b *testing.B, writers int, alone bool) {
 				begun := time.Now()
 				p, err := l.prepare(b.Context(), said(fmt.Sprint(n%1000), fmt.Sprint("c", n)))
 				if err == nil {
-					_, err = l.wait(b.Context(), &member{ctx: b.Context(), prepared: p, alone: alone, answered: make(chan answer, 1)})
+					_, err = l.wait(b.Context(), &pendingWrite{ctx: b.Context(), prepared: p, alone: alone, outcome: make(chan writeOutcome, 1)})
 				}
 				if err != nil {
 					b.Error(err)

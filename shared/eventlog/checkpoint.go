@@ -9,70 +9,71 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// TopicPartition is one partition of another owner's topic.
-type TopicPartition struct {
+// SourcePartition is one partition of another owner's topic.
+type SourcePartition struct {
 	Source    string
 	Topic     string
 	Partition int32
 }
 
-// Checkpoint is how far a partition of another owner's topic was consumed.
+// Checkpoint is the progress of consuming one partition of another owner's topic.
 type Checkpoint struct {
-	// Position of the source's log: every record of the partition up to here is applied.
+	// Position in the source's log up to which every record of the partition is applied.
 	Position int64
-	// Index counts the effects of the first event above Position that are applied already.
+	// Index is the number of effects of the next event above Position that are applied already.
 	Index int
 	// Incarnation of the source's log when this was saved.
 	Incarnation string
-	// Epoch of the topic, and the count of its partitions in that epoch.
+	// Epoch of the topic, and the number of its partitions in that epoch.
 	Epoch      int32
 	Partitions int32
 }
 
-// Advance moves a checkpoint in the transaction of what followed from the records in between.
+// Advance moves a checkpoint, in the same transaction as the effects of the records in between.
 type Advance struct {
-	Of       TopicPartition
+	Of       SourcePartition
 	From, To Checkpoint
-	// Revision of what is parked of the topic when the write was decided (Log.ParkedOf).
+	// Revision of the topic's parked streams when the write was decided (see Log.ParkedOf).
 	Revision int64
-	// Park are streams of which nothing is applied any more, from their Position on.
+	// Park lists streams to park: nothing of them is applied from their Position on.
 	Park []Parked
-	// Passed are events of parked streams between From and To.
+	// Passed counts, for streams that are parked already, the events between From and To.
 	Passed []Passed
 }
 
-// Passed are events of a parked stream that were not applied.
+// Passed counts events of a parked stream that were not applied.
 type Passed struct {
 	Stream string
 	Events int64
 }
 
-// Consumer is how the consumption of another owner's topic began.
+// Consumer records how the consumption of another owner's topic began.
 type Consumer struct {
 	Source string
 	Topic  string
 	// Start is the position above which events are consumed.
 	Start int64
-	// Since is the time before which events are passed over; zero: none are.
+	// Since is the time before which events are ignored. Zero: no event is ignored.
 	Since time.Time
-	// ReadingsEnd is the position up to which an earlier release, which kept a version per stream (ReadingsOf) instead of
-	// checkpoints, may have applied events. 0: there was none.
-	ReadingsEnd int64
-	// Epoch of the topic when its consumption began, and the count of its partitions then.
+	// LegacyEnd is the position up to which an earlier release, which kept a version per stream instead of checkpoints
+	// (see Log.LegacyVersions), may have applied events. 0: there was no such release.
+	LegacyEnd int64
+	// Epoch of the topic when its consumption began, and the number of its partitions at that time.
 	Epoch      int32
 	Partitions int32
 }
 
-// Fence is where the partition count of a topic changed: events above Position are hashed by Partitions.
+// Fence marks a change of a topic's partition count: events above Position are hashed by the new count, Partitions.
 type Fence struct {
 	From, To   int32 // epochs
 	Position   int64
 	Partitions int32
 }
 
-// StaleCheckpointError reports that a checkpoint is not where the write assumed: another instance has the partition.
+// StaleCheckpointError reports that a checkpoint has moved since the write was decided, because another instance
+// consumes the partition.
 type StaleCheckpointError struct {
-	Of   TopicPartition
+	Of   SourcePartition
 	Have Checkpoint
 }
 
@@ -106,21 +107,21 @@ VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`
 
 	// The rows that an earlier release kept: a version for each stream, and the position up to which it had read all of
 	// a topic under "topic " and its name.
-	sqlReadings     = `SELECT stream, version FROM owner.readings WHERE source = $1 AND stream = ANY ($2::text[])`
-	sqlReadingsMark = `SELECT max(version) FILTER (WHERE stream = 'topic ' || $2),
+	sqlLegacyVersions = `SELECT stream, version FROM owner.readings WHERE source = $1 AND stream = ANY ($2::text[])`
+	sqlLegacyPosition = `SELECT max(version) FILTER (WHERE stream = 'topic ' || $2),
   bool_or(stream LIKE 'topic %') FROM owner.readings WHERE source = $1`
 )
 
-// Consumer reports how the consumption of a topic began, and whether it did.
+// Consumer returns how the consumption of a topic began, and whether it has begun.
 func (l *Log) Consumer(ctx context.Context, source, topic string) (c Consumer, found bool, err error) {
 	var since *time.Time
 	err = l.o.Pool.QueryRow(ctx, l.in(sqlConsumer), source, topic).Scan(&c.Source, &c.Topic, &c.Start, &since,
-		&c.ReadingsEnd, &c.Epoch, &c.Partitions)
+		&c.LegacyEnd, &c.Epoch, &c.Partitions)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Consumer{}, false, nil
 	}
 	if err != nil {
-		return Consumer{}, false, fmt.Errorf("read how the consumption of %s of %s began: %w", topic, source, Away(err))
+		return Consumer{}, false, fmt.Errorf("read how the consumption of %s of %s began: %w", topic, source, Unavailable(err))
 	}
 	if since != nil {
 		c.Since = since.UTC()
@@ -128,21 +129,21 @@ func (l *Log) Consumer(ctx context.Context, source, topic string) (c Consumer, f
 	return c, true, nil
 }
 
-// BeginConsumer saves how the consumption of a topic begins, unless it has begun already. It returns what is saved.
+// BeginConsumer saves how the consumption of a topic begins, unless it has begun already. It returns what is stored.
 func (l *Log) BeginConsumer(ctx context.Context, c Consumer) (Consumer, error) {
 	var since *time.Time
 	if !c.Since.IsZero() {
 		since = &c.Since
 	}
-	if _, err := l.o.Pool.Exec(ctx, l.in(sqlAddConsumer), c.Source, c.Topic, c.Start, since, c.ReadingsEnd, c.Epoch,
+	if _, err := l.o.Pool.Exec(ctx, l.in(sqlAddConsumer), c.Source, c.Topic, c.Start, since, c.LegacyEnd, c.Epoch,
 		c.Partitions); err != nil {
-		return Consumer{}, fmt.Errorf("save how the consumption of %s of %s begins: %w", c.Topic, c.Source, Away(err))
+		return Consumer{}, fmt.Errorf("save how the consumption of %s of %s begins: %w", c.Topic, c.Source, Unavailable(err))
 	}
 	saved, _, err := l.Consumer(ctx, c.Source, c.Topic)
 	return saved, err
 }
 
-// Checkpoints reads those of a topic, by partition.
+// Checkpoints returns the checkpoints of a topic, by partition.
 func (l *Log) Checkpoints(ctx context.Context, source, topic string) (map[int32]Checkpoint, error) {
 	all := map[int32]Checkpoint{}
 	found, err := l.o.Pool.Query(ctx, l.in(sqlCheckpoints), source, topic)
@@ -155,22 +156,22 @@ func (l *Log) Checkpoints(ctx context.Context, source, topic string) (map[int32]
 		})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read how far %s of %s is consumed: %w", topic, source, Away(err))
+		return nil, fmt.Errorf("read how far %s of %s is consumed: %w", topic, source, Unavailable(err))
 	}
 	return all, nil
 }
 
-// BeginPartition saves the first checkpoint of a partition, unless it has one already. It returns what is saved.
-func (l *Log) BeginPartition(ctx context.Context, of TopicPartition, c Checkpoint) (Checkpoint, error) {
+// BeginPartition saves the first checkpoint of a partition, unless it has one already. It returns the stored one.
+func (l *Log) BeginPartition(ctx context.Context, of SourcePartition, c Checkpoint) (Checkpoint, error) {
 	if _, err := l.o.Pool.Exec(ctx, l.in(sqlAddCheckpoint), of.Source, of.Topic, of.Partition, c.Position, c.Index,
 		c.Incarnation, c.Epoch, c.Partitions); err != nil {
-		return Checkpoint{}, fmt.Errorf("save where the consumption of %s of %s begins: %w", of.Topic, of.Source, Away(err))
+		return Checkpoint{}, fmt.Errorf("save where the consumption of %s of %s begins: %w", of.Topic, of.Source, Unavailable(err))
 	}
 	saved, err := l.Checkpoints(ctx, of.Source, of.Topic)
 	return saved[of.Partition], err
 }
 
-// Fences reads where the partition count of a topic changed, in order.
+// Fences returns the changes of a topic's partition count, in order.
 func (l *Log) Fences(ctx context.Context, source, topic string) ([]Fence, error) {
 	found, err := l.o.Pool.Query(ctx, l.in(sqlFences), source, topic)
 	if err == nil {
@@ -179,22 +180,22 @@ func (l *Log) Fences(ctx context.Context, source, topic string) ([]Fence, error)
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("read where %s of %s was given further partitions: %w", topic, source, Away(err))
+	return nil, fmt.Errorf("read where %s of %s was given further partitions: %w", topic, source, Unavailable(err))
 }
 
-// AddFence saves where the partition count changed after an epoch, unless somebody has done so already.
+// AddFence saves where the partition count changed after an epoch, unless another instance has done so already.
 func (l *Log) AddFence(ctx context.Context, source, topic string, f Fence) error {
 	if _, err := l.o.Pool.Exec(ctx, l.in(sqlAddFence), source, topic, f.From, f.To, f.Position, f.Partitions); err != nil {
-		return fmt.Errorf("save where %s of %s was given further partitions: %w", topic, source, Away(err))
+		return fmt.Errorf("save where %s of %s was given further partitions: %w", topic, source, Unavailable(err))
 	}
 	return nil
 }
 
-// ReadingsOf reads which version of each stream an earlier release applied last. Streams of which it applied nothing are
-// absent.
-func (l *Log) ReadingsOf(ctx context.Context, source string, streams []string) (map[string]int64, error) {
+// LegacyVersions returns the version of each stream that an earlier release applied last. It omits streams of which
+// that release applied nothing.
+func (l *Log) LegacyVersions(ctx context.Context, source string, streams []string) (map[string]int64, error) {
 	all := map[string]int64{}
-	found, err := l.o.Pool.Query(ctx, l.in(sqlReadings), source, streams)
+	found, err := l.o.Pool.Query(ctx, l.in(sqlLegacyVersions), source, streams)
 	if err == nil {
 		var stream string
 		var version int64
@@ -204,23 +205,24 @@ func (l *Log) ReadingsOf(ctx context.Context, source string, streams []string) (
 		})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read what an earlier release applied of %s: %w", source, Away(err))
+		return nil, fmt.Errorf("read what an earlier release applied of %s: %w", source, Unavailable(err))
 	}
 	return all, nil
 }
 
-// ReadingsMark reports whether an earlier release consumed a topic, and up to which position it had applied all of it.
-func (l *Log) ReadingsMark(ctx context.Context, source, topic string) (position int64, found bool, err error) {
-	var mark *int64
-	var marks *bool
-	if err := l.o.Pool.QueryRow(ctx, l.in(sqlReadingsMark), source, topic).Scan(&mark, &marks); err != nil {
-		return 0, false, fmt.Errorf("read what an earlier release applied of %s: %w", source, Away(err))
+// LegacyPosition reports whether an earlier release consumed a topic, and the position up to which it had applied all
+// of it.
+func (l *Log) LegacyPosition(ctx context.Context, source, topic string) (position int64, found bool, err error) {
+	var stored *int64
+	var began *bool
+	if err := l.o.Pool.QueryRow(ctx, l.in(sqlLegacyPosition), source, topic).Scan(&stored, &began); err != nil {
+		return 0, false, fmt.Errorf("read what an earlier release applied of %s: %w", source, Unavailable(err))
 	}
 	switch {
-	case mark != nil:
-		return *mark, true, nil
-	case marks != nil && !*marks:
-		return 0, true, nil // it was stopped before it had read any topic to the end
+	case stored != nil:
+		return *stored, true, nil
+	case began != nil && !*began:
+		return 0, true, nil // it was stopped before it had read any topic to its end
 	}
 	return 0, false, nil
 }

@@ -17,7 +17,7 @@ func consuming(t *testing.T, l *Log) func(from, to Checkpoint, revision int64, i
 	t.Helper()
 	_, err := l.BeginConsumer(t.Context(), Consumer{Source: "feed", Topic: "feed-events", Epoch: 1, Partitions: 1})
 	require.NoError(t, err)
-	of := TopicPartition{Source: "feed", Topic: "feed-events"}
+	of := SourcePartition{Source: "feed", Topic: "feed-events"}
 	_, err = l.BeginPartition(t.Context(), of, Checkpoint{Epoch: 1, Partitions: 1})
 	require.NoError(t, err)
 	reacts := func(conversation, id string) Append {
@@ -65,7 +65,7 @@ func TestCommit_ACheckpointGoesOnWhereItWas(t *testing.T) {
 	head, err := l.Head(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, int64(4), head)
-	saved[0], err = l.BeginPartition(t.Context(), TopicPartition{Source: "feed", Topic: "feed-events"}, at(1, 0))
+	saved[0], err = l.BeginPartition(t.Context(), SourcePartition{Source: "feed", Topic: "feed-events"}, at(1, 0))
 	require.NoError(t, err)
 	require.Equal(t, at(9, 0), saved[0], "a partition that has begun begins again")
 }

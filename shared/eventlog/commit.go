@@ -10,30 +10,30 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Commit writes in the next transaction, with whatever else waits for it. Its errors:
-//   - *ConflictError: the stream has moved on; load and decide again.
+// Commit appends a Write in the next transaction, together with the other writes that wait for it. Its errors:
+//   - *ConflictError: the stream has moved on; load it and decide again.
 //   - *RepeatedError: some of the commands have outcomes already; leave them out and decide the rest again.
-//   - *StaleCheckpointError: the checkpoint has been moved by another instance.
-//   - *ParkedChangedError: what is parked of the topic has changed; read it and decide again.
-//   - *RefusedError: some of the commands are refused by what they rest on; decide the rest again.
-//   - *TimerError: some of the commands come of timers that are gone or not due; leave them out.
-//   - *MemberError: the write fails by itself and always will.
-//   - an error that wraps bus.ErrAway, or that of ctx: the database is away, or ctx ended first. Whether it was written
-//     may be unknown; the same Write again is answered by its ids (RepeatedError,
-//     StaleCheckpointError, ParkedChangedError) if it was.
+//   - *StaleCheckpointError: another instance has moved the checkpoint.
+//   - *ParkedChangedError: the parked streams of the topic have changed; read them and decide again.
+//   - *RefusedError: the log refuses some of the commands; decide the rest again.
+//   - *TimerError: the timers of some of the commands are gone or not due; leave these commands out.
+//   - *WriteError: the write itself is at fault and fails whenever it is tried.
+//   - an error that wraps bus.ErrUnavailable, or that of ctx: the database is unavailable, or ctx ended first. The
+//     write may or may not have been committed. Commit it again: if it was committed, its ids are recognised and the
+//     error is a RepeatedError, a StaleCheckpointError or a ParkedChangedError.
 //
-// Nothing of the write was written with any of these but the last.
+// With every error but the last, nothing of the write was committed.
 func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
 	p, err := l.prepare(ctx, w)
 	if err != nil {
 		return Committed{}, err
 	}
-	return l.wait(ctx, &member{ctx: ctx, prepared: p, answered: make(chan answer, 1)})
+	return l.wait(ctx, &pendingWrite{ctx: ctx, prepared: p, outcome: make(chan writeOutcome, 1)})
 }
 
 // CommitDeciding loads a stream and decides inside the next transaction, under the log's lock, where no version race
-// can be lost. The Write's Stream and Expected are set from what was loaded. Decide must be quick, and may be called
-// again. An error of its own is returned as it is.
+// can be lost. It sets the Write's Stream and Expected from the loaded stream. The decide function must be quick and
+// may be called several times. CommitDeciding returns an error of decide unchanged.
 func (l *Log) CommitDeciding(ctx context.Context, s Selection,
 	decide func(context.Context, Loaded) (Write, error)) (Committed, error) {
 	return l.CommitDecidingAll(ctx, []Selection{s}, func(ctx context.Context, all []Loaded) (Write, error) {
@@ -43,49 +43,49 @@ func (l *Log) CommitDeciding(ctx context.Context, s Selection,
 	})
 }
 
-// CommitDecidingAll does the same for several streams, of which none may be named twice. The Write's commands name their
-// streams and the versions that were loaded.
+// CommitDecidingAll does the same for several different streams. The Write's commands name their streams and the loaded
+// versions.
 func (l *Log) CommitDecidingAll(ctx context.Context, all []Selection,
 	decide func(context.Context, []Loaded) (Write, error)) (Committed, error) {
-	return l.wait(ctx, &member{ctx: ctx, selections: all, decide: decide, answered: make(chan answer, 1)})
+	return l.wait(ctx, &pendingWrite{ctx: ctx, selections: all, decide: decide, outcome: make(chan writeOutcome, 1)})
 }
 
-func (l *Log) wait(ctx context.Context, m *member) (Committed, error) {
-	if err := l.queue.put(m); err != nil {
-		m.answer(Committed{}, err)
+func (l *Log) wait(ctx context.Context, pw *pendingWrite) (Committed, error) {
+	if err := l.queue.put(pw); err != nil {
+		pw.finish(Committed{}, err)
 	}
 	select {
-	case a := <-m.answered:
+	case a := <-pw.outcome:
 		return a.committed, a.err
 	case <-ctx.Done():
 		return Committed{}, fmt.Errorf("append to the log of %s: %w", l.o.Owner, context.Cause(ctx))
 	}
 }
 
-// member is one Write on its way into a shared transaction.
-type member struct {
+// pendingWrite is a Write that waits for its transaction.
+type pendingWrite struct {
 	ctx        context.Context
 	prepared   *prepared // nil until decided
 	selections []Selection
 	decide     func(context.Context, []Loaded) (Write, error)
-	alone      bool // never joins others
-	answered   chan answer
+	alone      bool // gets a transaction of its own
+	outcome    chan writeOutcome
 }
 
-type answer struct {
+type writeOutcome struct {
 	committed Committed
 	err       error
 }
 
-// answer is given once, and ends the member's spans.
-func (m *member) answer(c Committed, err error) {
-	if m.prepared != nil {
-		m.prepared.end(err)
+// finish delivers the outcome of the write and ends its spans. It is called once.
+func (pw *pendingWrite) finish(c Committed, err error) {
+	if pw.prepared != nil {
+		pw.prepared.end(err)
 	}
-	m.answered <- answer{c, err}
+	pw.outcome <- writeOutcome{c, err}
 }
 
-// Outcome finds the outcome of a command.
+// Outcome returns the outcome of a command, and whether it has one.
 func (l *Log) Outcome(ctx context.Context, actor, commandID string) (envelope.Result, bool, error) {
 	r := envelope.Result{Actor: actor, CommandID: commandID, Source: l.o.Owner}
 	err := l.o.Pool.QueryRow(ctx, l.sql.outcome, actor, commandID).
@@ -94,7 +94,7 @@ func (l *Log) Outcome(ctx context.Context, actor, commandID string) (envelope.Re
 		return envelope.Result{}, false, nil
 	}
 	if err != nil {
-		return envelope.Result{}, false, fmt.Errorf("read the outcome of %s of %s: %w", commandID, actor, Away(err))
+		return envelope.Result{}, false, fmt.Errorf("read the outcome of %s of %s: %w", commandID, actor, Unavailable(err))
 	}
 	return r, true, nil
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// commitAll is the committer: one transaction after the other, each for all who came while the last was under way.
+// commitAll runs one transaction after another, each for all writes that arrived during the one before.
 func (l *Log) commitAll(ctx context.Context) {
 	defer close(l.notices)
 	defer l.session.close(ctx)
@@ -32,83 +32,82 @@ func (l *Log) commitAll(ctx context.Context) {
 			l.commit(ctx, together)
 		}
 		if alone != nil {
-			l.commit(ctx, []*member{alone})
+			l.commit(ctx, []*pendingWrite{alone})
 		}
 	}
 }
 
-// commit answers all members. Where their data makes the transaction fail, or it takes too long, it is halved, until the
-// one to blame stands alone.
-func (l *Log) commit(ctx context.Context, members []*member) {
-	(&parts{log: l}).commit(ctx, members)
+// commit commits writes in one transaction and finishes all of them. If their data makes the transaction fail, or if it
+// takes too long, commit halves it until the write at fault is alone.
+func (l *Log) commit(ctx context.Context, writes []*pendingWrite) {
+	(&bisection{log: l}).commit(ctx, writes)
 }
 
-// parts are the transactions that one became.
-type parts struct {
+// bisection runs the transactions into which a failed one is divided.
+type bisection struct {
 	log  *Log
-	slow int // members that took too long by themselves
+	slow int // writes that took too long in a transaction of their own
 }
 
-func (p *parts) commit(ctx context.Context, members []*member) {
+func (p *bisection) commit(ctx context.Context, writes []*pendingWrite) {
 	l, err := p.log, errSlow
 	if p.slow < 2 {
-		err = l.transact(ctx, members)
+		err = l.transact(ctx, writes)
 	}
 	switch {
 	case err == nil:
-	case len(members) > 1 && (ofData(err) || tooSlow(err)):
-		half := len(members) / 2
-		p.commit(ctx, members[:half])
-		p.commit(ctx, members[half:])
-	case ofData(err):
-		m := members[0]
-		l.suspect(m)
-		l.o.Log.WarnContext(m.ctx, "a write fails by itself", "error", err)
-		m.answer(Committed{}, &MemberError{err})
+	case len(writes) > 1 && (isDataError(err) || tooSlow(err)):
+		half := len(writes) / 2
+		p.commit(ctx, writes[:half])
+		p.commit(ctx, writes[half:])
+	case isDataError(err):
+		pw := writes[0]
+		l.quarantine(pw)
+		l.o.Log.WarnContext(pw.ctx, "write rejected", "error", err)
+		pw.finish(Committed{}, &WriteError{err})
 	default:
-		if len(members) == 1 && tooSlow(err) {
+		if len(writes) == 1 && tooSlow(err) {
 			p.slow++
-			l.suspect(members[0])
+			l.quarantine(writes[0])
 		}
-		for _, m := range members {
-			m.answer(Committed{}, bus.Away("postgres", fmt.Errorf("append to the log of %s: %w", l.o.Owner, err)))
+		for _, pw := range writes {
+			pw.finish(Committed{}, bus.Unavailable("postgres", fmt.Errorf("append to the log of %s: %w", l.o.Owner, err)))
 		}
 	}
 }
 
-// errSlow: where a second one takes too long by itself it is the database that is slow, and it is asked for no more of
-// them.
+// errSlow ends a bisection. Once two writes have timed out on their own, the database is slow, not the data.
 var errSlow = errors.New("the database is too slow")
 
-// suspect has a member go alone when it is tried again.
-func (l *Log) suspect(m *member) {
-	if m.prepared != nil {
-		l.queue.suspect(m.prepared)
+// quarantine gives a write a transaction of its own when it is tried again.
+func (l *Log) quarantine(pw *pendingWrite) {
+	if pw.prepared != nil {
+		l.queue.quarantine(pw.prepared)
 	}
 }
 
 // transaction is one group commit under way.
 type transaction struct {
-	log     *Log
-	conn    *pgx.Conn
-	members []*member // still in it
-	later   []*member // to go alone, as it turned out
-	loaded  []loading
-	at      time.Time // the log's clock when it was loaded
-	ledger  ledger
-	span    trace.Span
-	known   known // the log's head before the transaction began
+	log       *Log
+	conn      *pgx.Conn
+	writes    []*pendingWrite // still in it
+	later     []*pendingWrite // to be committed alone, because they turned out to be in quarantine
+	loaded    []loading
+	at        time.Time // the log's clock when the streams were loaded
+	admission admission
+	span      trace.Span
+	known     known // the log's head before the transaction began
 }
 
-// errLost means that the log ends below what this instance has seen of it.
+// errLost means that the log ends below a position that this instance has seen.
 var errLost = errors.New("the database has lost commits")
 
-// transact answers all members when it returns nil, and none otherwise.
-func (l *Log) transact(ctx context.Context, members []*member) (err error) {
-	// A commit that is under way is finished also when ctx ends; the bounds are the server's.
+// transact commits writes in one transaction. It finishes all of them if it returns nil, and none otherwise.
+func (l *Log) transact(ctx context.Context, writes []*pendingWrite) (err error) {
+	// A commit that has begun is completed even if ctx ends; the server bounds its duration.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.lock+2*l.times.hold+time.Second)
 	defer cancel()
-	t := &transaction{log: l, members: members}
+	t := &transaction{log: l, writes: writes}
 	ctx = t.begin(ctx)
 	defer func() {
 		if err != nil {
@@ -122,61 +121,61 @@ func (l *Log) transact(ctx context.Context, members []*member) (err error) {
 	}
 	defer func() { l.session.used = time.Now() }()
 	t.known = l.history.now()
-	answers, err := t.run(ctx)
+	outcomes, err := t.run(ctx)
 	for end := time.Now().Add(l.times.lock); lockTaken(err) && time.Now().Before(end); {
 		t.rollback(ctx)
-		t.anew()
-		answers, err = t.run(ctx)
+		t.reset()
+		outcomes, err = t.run(ctx)
 	}
 	if errors.Is(err, errLost) {
 		t.rollback(ctx)
-		_, err = l.reincarnate(ctx, t.conn, t.ledger.incarnation.number, t.known.position,
-			fmt.Sprintf("the log ends at %d, and this instance has seen it at %d", t.ledger.position, t.known.position))
+		_, err = l.reincarnate(ctx, t.conn, t.admission.incarnation.number, t.known.position,
+			fmt.Sprintf("the log ends at %d, and this instance has seen it at %d", t.admission.position, t.known.position))
 		if err != nil {
 			return err
 		}
-		t.members = members
-		t.anew()
-		answers, err = t.run(ctx)
+		t.writes = writes
+		t.reset()
+		outcomes, err = t.run(ctx)
 	}
 	if err != nil {
 		t.rollback(ctx)
 		return err
 	}
-	l.history.note(t.ledger.incarnation, t.ledger.position)
-	if len(t.ledger.rows.positions) > 0 {
-		l.head.reach(t.ledger.position)
+	l.history.note(t.admission.incarnation, t.admission.position)
+	if len(t.admission.rows.positions) > 0 {
+		l.head.reach(t.admission.position)
 		l.notices.add()
 	}
-	for m, a := range answers {
-		m.answer(a.committed, a.err)
+	for pw, a := range outcomes {
+		pw.finish(a.committed, a.err)
 	}
-	for _, m := range t.later {
-		m.alone = true
-		if err := l.queue.put(m); err != nil {
-			m.answer(Committed{}, err)
+	for _, pw := range t.later {
+		pw.alone = true
+		if err := l.queue.put(pw); err != nil {
+			pw.finish(Committed{}, err)
 		}
 	}
 	return nil
 }
 
-// anew forgets what the transaction has read, after it was rolled back.
-func (t *transaction) anew() {
-	*t = transaction{log: t.log, conn: t.conn, members: t.members, span: t.span, known: t.log.history.now()}
+// reset discards what the transaction has read, after a rollback.
+func (t *transaction) reset() {
+	*t = transaction{log: t.log, conn: t.conn, writes: t.writes, span: t.span, known: t.log.history.now()}
 }
 
-// begin starts the transaction's span. It belongs to no member's trace; both sides are linked.
+// begin starts the transaction's span. The span belongs to no write's trace; it is linked with those of the writes.
 func (t *transaction) begin(ctx context.Context) context.Context {
 	var links []trace.Link
-	for _, m := range t.members {
-		if m.prepared != nil {
-			links = append(links, m.prepared.links()...)
+	for _, pw := range t.writes {
+		if pw.prepared != nil {
+			links = append(links, pw.prepared.links()...)
 		}
 	}
 	ctx, t.span = t.log.o.Tracer.Start(ctx, "commit "+t.log.o.Owner,
 		trace.WithNewRoot(), trace.WithSpanKind(trace.SpanKindClient), trace.WithLinks(links...), trace.WithAttributes(
 			attribute.String("db.system.name", "postgresql"), attribute.String("db.namespace", t.log.o.Owner),
-			attribute.String("db.operation.name", "COMMIT"), attribute.Int("db.operation.batch.size", len(t.members))))
+			attribute.String("db.operation.name", "COMMIT"), attribute.Int("db.operation.batch.size", len(t.writes))))
 	return ctx
 }
 
@@ -189,8 +188,8 @@ func (p *prepared) links() (links []trace.Link) {
 	return links
 }
 
-func (t *transaction) run(ctx context.Context) (map[*member]answer, error) {
-	answers := map[*member]answer{}
+func (t *transaction) run(ctx context.Context) (map[*pendingWrite]writeOutcome, error) {
+	outcomes := map[*pendingWrite]writeOutcome{}
 	b := t.guard()
 	deciding := t.queueLoads(b)
 	if !deciding {
@@ -200,36 +199,36 @@ func (t *transaction) run(ctx context.Context) (map[*member]answer, error) {
 		return nil, err
 	}
 	if deciding {
-		t.decide(answers)
+		t.decide(outcomes)
 		b = &pgx.Batch{}
 		t.queueCheck(b)
 		if err := t.send(ctx, b); err != nil {
 			return nil, err
 		}
 	}
-	if t.known.lost(t.ledger.incarnation, t.ledger.position) {
+	if t.known.lost(t.admission.incarnation, t.admission.position) {
 		return nil, errLost
 	}
-	t.ledger.owner = t.log.o.Owner
+	t.admission.owner = t.log.o.Owner
 	if t.log.checked != nil {
 		t.log.checked()
 	}
-	for _, m := range t.members {
-		c, err := t.ledger.admit(m.prepared)
-		answers[m] = answer{c, err}
-		for _, e := range m.prepared.entries {
+	for _, pw := range t.writes {
+		c, err := t.admission.admit(pw.prepared)
+		outcomes[pw] = writeOutcome{c, err}
+		for _, e := range pw.prepared.entries {
 			e.span.AddLink(trace.Link{SpanContext: t.span.SpanContext()})
 		}
 	}
-	if err := t.log.effects.insert(ctx, t.conn, t.ledger.rows.caused); err != nil {
+	if err := t.log.effects.insert(ctx, t.conn, t.admission.rows.caused); err != nil {
 		return nil, err
 	}
 	b = &pgx.Batch{}
-	if err := t.ledger.consumed.queue(b, t.log); err != nil {
+	if err := t.admission.consumed.queue(b, t.log); err != nil {
 		return nil, err
 	}
-	if !t.ledger.rows.empty() {
-		t.ledger.rows.queue(b, &t.log.sql, t.ledger.at)
+	if !t.admission.rows.empty() {
+		t.admission.rows.queue(b, &t.log.sql, t.admission.at)
 	}
 	b.Queue("COMMIT")
 	if err := t.send(ctx, b); err != nil {
@@ -238,10 +237,10 @@ func (t *transaction) run(ctx context.Context) (map[*member]answer, error) {
 	if s := t.conn.PgConn().TxStatus(); s != 'I' {
 		return nil, fmt.Errorf("the transaction did not end: status %c", s)
 	}
-	return answers, nil
+	return outcomes, nil
 }
 
-// guard opens the transaction and gets the lock.
+// guard returns the statements that begin the transaction and take the lock.
 func (t *transaction) guard() *pgx.Batch {
 	b := &pgx.Batch{}
 	hold := milliseconds(t.log.times.hold)
@@ -252,7 +251,7 @@ func (t *transaction) guard() *pgx.Batch {
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + "ms" }
 
-// send does one round trip.
+// send sends a batch in one round trip.
 func (t *transaction) send(ctx context.Context, b *pgx.Batch) error {
 	return t.conn.SendBatch(ctx, b).Close()
 }
@@ -263,16 +262,16 @@ func (t *transaction) rollback(ctx context.Context) {
 		return
 	}
 	if _, err := c.Exec(ctx, "ROLLBACK").ReadAll(); err != nil || c.TxStatus() != 'I' {
-		t.log.session.close(ctx) // the server rolls back
+		t.log.session.close(ctx) // the server rolls back when the connection closes
 	}
 }
 
-// queueCheck reads what the members are held against.
+// queueCheck queues the statement that reads everything the writes are checked against.
 func (t *transaction) queueCheck(b *pgx.Batch) {
 	var actors, ids, streams, members, rooms, timerStreams, timerKeys []string
 	seen := map[string]bool{}
-	for _, m := range t.members {
-		p := m.prepared
+	for _, pw := range t.writes {
+		p := pw.prepared
 		for _, stream := range p.streams() {
 			if !seen[stream] {
 				seen[stream] = true
@@ -291,10 +290,10 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 			}
 		}
 	}
-	g := &t.ledger
-	g.versions, g.outcomes = make(map[string]int64, len(streams)), map[commandKey]outcome{}
-	g.members, g.timers = map[membershipKey]bool{}, map[timerKey]*timerRow{}
-	g.maxRooms, g.rooms = t.log.maxRooms, map[roomsKey]int{}
+	a := &t.admission
+	a.versions, a.outcomes = make(map[string]int64, len(streams)), map[commandKey]outcome{}
+	a.members, a.timers = map[membershipKey]bool{}, map[timerKey]*timerRow{}
+	a.maxRooms, a.rooms = t.log.maxRooms, map[roomsKey]int{}
 	entering, kinds := t.counted()
 	t.queueConsumed(b)
 	b.Queue(t.log.sql.check, actors, ids, streams, members, rooms, timerStreams,
@@ -306,25 +305,25 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 			&r.Position, &r.Code, &r.Text, &digest}, func() error {
 			switch what {
 			case 1:
-				g.outcomes[commandKey{r.Actor, r.CommandID}] = outcome{r, digest}
+				a.outcomes[commandKey{r.Actor, r.CommandID}] = outcome{r, digest}
 			case 2:
-				g.versions[r.Stream] = r.Version
+				a.versions[r.Stream] = r.Version
 			case 5:
-				g.members[membershipKey{r.Stream, r.Actor}] = true
+				a.members[membershipKey{r.Stream, r.Actor}] = true
 			case 6:
-				g.timers[timerKey{r.Stream, r.CommandID}] = &timerRow{generation: r.Version, due: micros(r.Position)}
+				a.timers[timerKey{r.Stream, r.CommandID}] = &timerRow{generation: r.Version, due: micros(r.Position)}
 			case 8:
-				g.rooms[roomsKey{r.Actor, r.Stream}] = int(r.Version)
+				a.rooms[roomsKey{r.Actor, r.Stream}] = int(r.Version)
 			case 7:
-				g.at = micros(r.Position)
-				t.log.clock.set(g.at)
+				a.at = micros(r.Position)
+				t.log.clock.set(a.at)
 			case 4:
-				g.position = r.Position
+				a.position = r.Position
 				floor, err := strconv.ParseInt(r.Text, 10, 64)
 				if err != nil {
 					return err
 				}
-				g.incarnation = incarnation{int32(r.Version), r.Code, floor}
+				a.incarnation = incarnation{int32(r.Version), r.Code, floor}
 			}
 			return nil
 		})
@@ -343,21 +342,21 @@ func (p *prepared) streams() []string {
 	return all
 }
 
-// loading is what was loaded for one member that decides under the lock.
+// loading holds the streams that were loaded for a write which decides under the lock.
 type loading struct {
-	member *member
+	write  *pendingWrite
 	loaded []Loaded
 }
 
 func (t *transaction) queueLoads(b *pgx.Batch) bool {
-	for _, m := range t.members {
-		if m.decide == nil {
+	for _, pw := range t.writes {
+		if pw.decide == nil {
 			continue
 		}
-		t.loaded = append(t.loaded, loading{m, make([]Loaded, len(m.selections))})
+		t.loaded = append(t.loaded, loading{pw, make([]Loaded, len(pw.selections))})
 	}
 	for _, o := range t.loaded {
-		for i, s := range o.member.selections {
+		for i, s := range o.write.selections {
 			t.log.queueLoad(b, s, &o.loaded[i])
 		}
 	}
@@ -367,45 +366,45 @@ func (t *transaction) queueLoads(b *pgx.Batch) bool {
 	return len(t.loaded) > 0
 }
 
-// decide lets members decide, and puts them before the others: they cannot lose.
-func (t *transaction) decide(answers map[*member]answer) {
-	var first, others []*member
+// decide calls the decide functions of writes and puts those writes first, so that they cannot lose a version race.
+func (t *transaction) decide(outcomes map[*pendingWrite]writeOutcome) {
+	var first, others []*pendingWrite
 	for _, o := range t.loaded {
-		m := o.member
-		if m.prepared != nil {
-			m.prepared.end(errors.New("decided again"))
-			m.prepared = nil
+		pw := o.write
+		if pw.prepared != nil {
+			pw.prepared.end(errors.New("decided again"))
+			pw.prepared = nil
 		}
 		for i := range o.loaded {
 			o.loaded[i].At = t.at
 		}
-		w, err := decideSafely(m, o.loaded)
+		w, err := decideSafely(pw, o.loaded)
 		if err == nil {
-			m.prepared, err = t.log.prepare(m.ctx, w)
+			pw.prepared, err = t.log.prepare(pw.ctx, w)
 		}
 		switch {
 		case err != nil:
-			answers[m] = answer{err: err}
-		case len(t.members) > 1 && t.log.queue.suspected(m.prepared):
-			t.later = append(t.later, m)
+			outcomes[pw] = writeOutcome{err: err}
+		case len(t.writes) > 1 && t.log.queue.isQuarantined(pw.prepared):
+			t.later = append(t.later, pw)
 		default:
-			first = append(first, m)
+			first = append(first, pw)
 		}
 	}
-	for _, m := range t.members {
-		if m.decide == nil {
-			others = append(others, m)
+	for _, pw := range t.writes {
+		if pw.decide == nil {
+			others = append(others, pw)
 		}
 	}
-	t.members = append(first, others...)
+	t.writes = append(first, others...)
 }
 
-// decideSafely turns a panic into the error of this member, which is not the others'.
-func decideSafely(m *member, loaded []Loaded) (w Write, err error) {
+// decideSafely turns a panic into an error of this write, so that the others of the transaction go on.
+func decideSafely(pw *pendingWrite, loaded []Loaded) (w Write, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = &MemberError{fmt.Errorf("deciding panicked: %v", p)}
+			err = &WriteError{fmt.Errorf("deciding panicked: %v", p)}
 		}
 	}()
-	return m.decide(m.ctx, loaded)
+	return pw.decide(pw.ctx, loaded)
 }

@@ -8,25 +8,25 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// TableDifference is what a rebuild changed in a table.
+// TableDifference describes what a rebuild changed in a table.
 type TableDifference struct {
 	Table            string
 	OldRows, NewRows int64
 	Differ           int64
-	Rows             []RowDifference // the first of them
+	Rows             []RowDifference // the first maxRowsShown of them
 }
 
-// RowDifference is a row, as JSON, before and after; empty where there was none.
+// RowDifference is a row before and after a rebuild, as JSON. A row that did not exist is empty.
 type RowDifference struct{ Old, New string }
 
-// rowsShown is how many differing rows of a table are given.
-const rowsShown = 50
+// maxRowsShown is the number of differing rows of a table that a rebuild reports.
+const maxRowsShown = 50
 
 const (
 	sqlPrimaryKey = `SELECT a.attname FROM pg_index i
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
 WHERE i.indrelid = $1::regclass AND i.indisprimary ORDER BY array_position(i.indkey::int[], a.attnum::int)`
-	// By their keys the rows of two tables are told apart from each other: it shows what became of each.
+	// With a primary key, old and new versions of the same row can be matched.
 	sqlCompareKeyed = `SELECT coalesce(to_jsonb(o)::text, ''), coalesce(to_jsonb(n)::text, ''), count(*) OVER ()
 FROM %[1]s o FULL JOIN %[2]s n ON %[3]s
 WHERE o::text IS DISTINCT FROM n::text ORDER BY %[4]s LIMIT %[5]d`
@@ -37,7 +37,7 @@ WHERE o::text IS DISTINCT FROM n::text ORDER BY %[4]s LIMIT %[5]d`
 ORDER BY old || new LIMIT %[3]d`
 )
 
-// compare holds the tables that were replaced against those that took over, as of one snapshot.
+// compare compares the tables that were replaced with the ones that replaced them, as of one snapshot.
 func (s *shadow) compare(ctx context.Context, snapshot pgx.Tx) (all []TableDifference, err error) {
 	for _, table := range s.tables {
 		d := TableDifference{Table: table}
@@ -78,7 +78,7 @@ func comparison(ctx context.Context, tx pgx.Tx, old, now string) (string, error)
 		return "", err
 	}
 	if len(key) == 0 {
-		return fmt.Sprintf(sqlCompare, old, now, rowsShown), nil
+		return fmt.Sprintf(sqlCompare, old, now, maxRowsShown), nil
 	}
 	var equal, order []string
 	for _, column := range key {
@@ -87,5 +87,5 @@ func comparison(ctx context.Context, tx pgx.Tx, old, now string) (string, error)
 		order = append(order, "coalesce(o."+c+", n."+c+")")
 	}
 	return fmt.Sprintf(sqlCompareKeyed, old, now, strings.Join(equal, " AND "), strings.Join(order, ", "),
-		rowsShown), nil
+		maxRowsShown), nil
 }

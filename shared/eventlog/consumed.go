@@ -10,40 +10,40 @@ type parkedKey struct{ source, topic, stream string }
 
 // checkpointKey identifies a write that moves a checkpoint.
 type checkpointKey struct {
-	of   TopicPartition
+	of   SourcePartition
 	from Checkpoint
 }
 
-// consumed is the part of the ledger that is about other owners' topics: how far their partitions are consumed, and
-// what is parked.
+// consumed is the part of the admission check that concerns other owners' topics: the checkpoints of their partitions,
+// and the parked streams.
 type consumed struct {
-	checkpoints map[TopicPartition]Checkpoint
+	checkpoints map[SourcePartition]Checkpoint
 	revisions   map[topicKey]int64
-	parked      map[parkedKey]Parked // position, index and waiting, of streams that are to be resolved
+	parked      map[parkedKey]Parked // position, index and waiting count of the streams to resolve
 
 	advanced []*Advance
 	resolved []*Resolution
 }
 
-// queueConsumed reads under the lock what advances and resolutions are checked against.
+// queueConsumed queues the statements that read what advances and resolutions are checked against.
 func (t *transaction) queueConsumed(b *pgx.Batch) {
 	var sources, topics, parkedSources, parkedTopics, parkedStreams []string
 	var numbers []int32
-	for _, m := range t.members {
-		if a := m.prepared.advance; a != nil {
+	for _, pw := range t.writes {
+		if a := pw.prepared.advance; a != nil {
 			sources, topics, numbers = append(sources, a.Of.Source), append(topics, a.Of.Topic), append(numbers, a.Of.Partition)
 		}
-		if r := m.prepared.resolves; r != nil {
+		if r := pw.prepared.resolves; r != nil {
 			parkedSources, parkedTopics = append(parkedSources, r.Of.Source), append(parkedTopics, r.Of.Topic)
 			parkedStreams = append(parkedStreams, r.Of.Stream)
 		}
 	}
-	c := &t.ledger.consumed
-	*c = consumed{checkpoints: map[TopicPartition]Checkpoint{}, revisions: map[topicKey]int64{},
+	c := &t.admission.consumed
+	*c = consumed{checkpoints: map[SourcePartition]Checkpoint{}, revisions: map[topicKey]int64{},
 		parked: map[parkedKey]Parked{}}
 	if len(numbers) > 0 {
 		b.Queue(t.log.in(sqlAdvances), sources, topics, numbers).Query(func(found pgx.Rows) error {
-			var of TopicPartition
+			var of SourcePartition
 			var have Checkpoint
 			var revision int64
 			_, err := pgx.ForEachRow(found, []any{&of.Source, &of.Topic, &of.Partition, &have.Position, &have.Index,
@@ -71,7 +71,7 @@ func (t *transaction) queueConsumed(b *pgx.Batch) {
 	}
 }
 
-// check reports why a member was decided on something else than what is saved; nil if it was not.
+// check reports why a write was decided on an outdated state; nil if it was not.
 func (c *consumed) check(p *prepared) error {
 	if a := p.advance; a != nil {
 		if have, ok := c.checkpoints[a.Of]; !ok || have != a.From {
@@ -93,7 +93,7 @@ func (c *consumed) check(p *prepared) error {
 	return nil
 }
 
-// add notes what a member that was admitted changes, so that those after it are checked against that.
+// add records what an admitted write changes, so that later writes are checked against that.
 func (c *consumed) add(p *prepared) {
 	if a := p.advance; a != nil {
 		c.checkpoints[a.Of] = a.To
@@ -123,7 +123,7 @@ func (c *consumed) add(p *prepared) {
 	}
 }
 
-// queue writes it.
+// queue queues the statements that store the changes.
 func (c *consumed) queue(b *pgx.Batch, l *Log) error {
 	revised := map[topicKey]bool{}
 	for _, a := range c.advanced {

@@ -13,15 +13,15 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// clock is the log's clock in microseconds: Postgres' own, but never before the newest event, also after a failover to a
-// server whose clock is behind.
+// clock is an SQL expression for the log's clock, in microseconds. It is the clock of Postgres, but never before the
+// time of the newest event, even after a failover to a server whose clock is behind.
 const clock = `(extract(epoch FROM greatest(clock_timestamp(), (SELECT time FROM owner.events ORDER BY position DESC
   LIMIT 1))) * 1000000)::bigint`
 
 const (
 	sqlClock = `SELECT ` + clock
 
-	// The newest event of a stream, which contains its whole value, and all events about the subjects.
+	// Reads the newest event of a stream, which contains its whole value, and all events about the subjects.
 	sqlLoadNewest = `(SELECT true AS wanted, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND version > $2
   ORDER BY version DESC LIMIT 1)
 UNION
@@ -33,10 +33,10 @@ ORDER BY version, wanted`
 
 type membershipKey struct{ room, member string }
 
-// try compares a Write with what was read under the log's lock and with the members of the transaction that were admitted
-// before it. It changes nothing.
-func (g *ledger) try(p *prepared) error {
-	t := trial{g: g}
+// try checks a Write against what was read under the log's lock and against the writes of the transaction that were
+// admitted before it. It changes nothing.
+func (a *admission) try(p *prepared) error {
+	t := trial{admission: a}
 	for _, e := range p.entries {
 		if err := t.take(e); err != nil {
 			return err
@@ -51,21 +51,21 @@ func (g *ledger) try(p *prepared) error {
 	return nil
 }
 
-// trial is the ledger as the entries of one Write would leave it.
+// trial is the state of the admission check after the entries of one Write, before that Write is admitted.
 type trial struct {
-	g        *ledger
-	versions map[string]int64
-	members  map[membershipKey]bool
-	timers   map[timerKey]*timerRow // nil: the timer is gone
-	rooms    map[roomsKey]int       // how many more
-	refusals map[int]*refusal.Error
-	early    map[int]bool
+	admission *admission
+	versions  map[string]int64
+	members   map[membershipKey]bool
+	timers    map[timerKey]*timerRow // nil: the timer is gone
+	rooms     map[roomsKey]int       // how many rooms more
+	refusals  map[int]*refusal.Error
+	early     map[int]bool
 }
 
 func (t *trial) take(e *entry) error {
 	version, changed := t.versions[e.stream]
 	if !changed {
-		version = t.g.versions[e.stream]
+		version = t.admission.versions[e.stream]
 	}
 	if e.memberOf != "" && !t.isMember(membershipKey{e.memberOf, e.actor}) {
 		t.refuse(e.index, refusal.New(refusal.NotAMember, "you are not a member of this %s", catalog.KindOf(e.memberOf)))
@@ -106,16 +106,16 @@ func (t *trial) isMember(k membershipKey) bool {
 	if is, changed := t.members[k]; changed {
 		return is
 	}
-	return t.g.members[k]
+	return t.admission.members[k]
 }
 
 func (t *trial) isDue(k TimerKey) bool {
 	key := timerKey{k.Stream, k.Key}
 	have, changed := t.timers[key]
 	if !changed {
-		have = t.g.timers[key]
+		have = t.admission.timers[key]
 	}
-	return have != nil && have.generation == k.Generation && !have.due.After(t.g.at)
+	return have != nil && have.generation == k.Generation && !have.due.After(t.admission.at)
 }
 
 func (t *trial) note(stream string, version int64, d draft) {
@@ -126,17 +126,18 @@ func (t *trial) note(stream string, version int64, d draft) {
 	if len(d.set)+len(d.cancel) > 0 && t.timers == nil {
 		t.timers = map[timerKey]*timerRow{}
 	}
-	eachTimer(stream, version, t.g.at, d, func(k timerKey, row *timerRow) { t.timers[k] = row })
+	eachTimer(stream, version, t.admission.at, d, func(k timerKey, row *timerRow) { t.timers[k] = row })
 }
 
-// note records what an event changes of what later members of the transaction rest on.
-func (g *ledger) note(stream string, d draft) {
-	eachMembership(d.place, func(k membershipKey, is bool) { g.members[k] = is })
-	eachCounted(g.maxRooms, d.place, func(k roomsKey, change int) { g.rooms[k] += change })
-	eachTimer(stream, g.versions[stream], g.at, d, g.timer)
+// note records what an event changes that later writes of the transaction are checked against.
+func (a *admission) note(stream string, d draft) {
+	eachMembership(d.place, func(k membershipKey, is bool) { a.members[k] = is })
+	eachCounted(a.maxRooms, d.place, func(k roomsKey, change int) { a.rooms[k] += change })
+	eachTimer(stream, a.versions[stream], a.at, d, a.timer)
 }
 
-// eachMembership calls f for whoever enters (true) or leaves a room by an event. Entries come first, as they are written.
+// eachMembership calls f for each user who enters (true) or leaves (false) a room by an event. Entries come first, in
+// the order in which they are stored.
 func eachMembership(p catalog.Place, f func(k membershipKey, is bool)) {
 	for _, m := range p.Opens {
 		for _, user := range m.Users {
@@ -151,7 +152,7 @@ func eachMembership(p catalog.Place, f func(k membershipKey, is bool)) {
 }
 
 // draftAlso drafts the events of other streams that a command leads to. Each is an entry of its own, before the
-// command's: the command's own last event has the highest position and tells the outcome.
+// command's entry: the last event of the command itself has the highest position and carries the outcome.
 func (l *Log) draftAlso(p *prepared, index int, d Decided) error {
 	for _, a := range d.Also {
 		e := &entry{index: index, stream: a.Stream, expected: a.Expected, otherwise: a.Otherwise, actor: d.Actor,
@@ -163,8 +164,8 @@ func (l *Log) draftAlso(p *prepared, index int, d Decided) error {
 	return nil
 }
 
-// Clock estimates the log's clock without asking Postgres: it goes on from when it was last read, by a clock of this
-// process that cannot be set, and never back.
+// Clock estimates the log's clock without a query: it adds the time passed since the clock was last read, by the
+// monotonic clock of this process. It never goes back.
 func (l *Log) Clock() time.Time { return l.clock.now() }
 
 type estimate struct {
@@ -193,7 +194,7 @@ func (e *estimate) set(at time.Time) {
 func (l *Log) readClock(ctx context.Context) (time.Time, error) {
 	var at int64
 	if err := l.o.Pool.QueryRow(ctx, l.in(sqlClock)).Scan(&at); err != nil {
-		return time.Time{}, fmt.Errorf("read the clock of the log of %s: %w", l.o.Owner, Away(err))
+		return time.Time{}, fmt.Errorf("read the clock of the log of %s: %w", l.o.Owner, Unavailable(err))
 	}
 	l.clock.set(micros(at))
 	return micros(at), nil
@@ -217,8 +218,8 @@ func expiresOf(p catalog.Place) *time.Time {
 	return &p.Expires
 }
 
-// hideExpired empties the personal fields of what has expired, as if it were redacted. The events stay, so that versions
-// and positions have no gap.
+// hideExpired empties the personal fields of expired events, as a redaction does. The events stay, so that versions and
+// positions have no gap.
 func (l *Log) hideExpired(all []logged) {
 	now := l.Clock()
 	for i, e := range all {

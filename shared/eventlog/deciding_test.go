@@ -70,7 +70,7 @@ func TestCommitDeciding_WhatGoesWrongIsItsOwn(t *testing.T) {
 	}
 	_, err = l.CommitDeciding(t.Context(), Selection{Stream: "conversation:2"},
 		func(context.Context, Loaded) (Write, error) { panic("deciding") })
-	failsAs[*MemberError](t, err)
+	failsAs[*WriteError](t, err)
 	bad := func(context.Context, Loaded) (Write, error) {
 		w := said("2", "bad")
 		w.Commands[0].Correlation = "\x00"
@@ -78,7 +78,7 @@ func TestCommitDeciding_WhatGoesWrongIsItsOwn(t *testing.T) {
 	}
 	for range 2 {
 		_, err = l.CommitDeciding(t.Context(), Selection{Stream: "conversation:2"}, bad)
-		failsAs[*MemberError](t, err)
+		failsAs[*WriteError](t, err)
 	}
 	all.Wait()
 }

@@ -51,7 +51,7 @@ func TestCommit_RefusesAnEventThatNoTopicTakes(t *testing.T) {
 	}
 	_, err := l.Commit(t.Context(), Write{Stream: "conversation:1", Expected: AnyVersion, Commands: []Decided{{Actor: "alice",
 		CommandID: "c", Type: "chat.start_group", Events: []proto.Message{started("1", users...)}}}})
-	failsAs[*MemberError](t, err)
+	failsAs[*WriteError](t, err)
 	head, err := l.Head(t.Context())
 	require.NoError(t, err)
 	assert.Zero(t, head)

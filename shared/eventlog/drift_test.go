@@ -40,7 +40,7 @@ func leader(t testing.TB, l *Log) *leading {
 	t.Helper()
 	r := NewRelay(l, RelayOptions{Publisher: acknowledging{}, PositionEvery: time.Hour, SignOfLife: time.Hour})
 	r.saveEvery, r.batch = 0, 1
-	lease, ctx, err := l.takeLease(t.Context(), "relay", r.renewal, lockPoll, func() {})
+	lease, ctx, err := l.takeLease(t.Context(), "relay", r.renewal, lockPollInterval, func() {})
 	require.NoError(t, err)
 	// It does not lose its lease because the machine is busy.
 	_, err = lease.conn.Exec(ctx, "SELECT set_config('idle_session_timeout', '0', false)")

@@ -13,9 +13,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/jobs"
 )
 
-// Effect returns the jobs that follow from an event which is about to be committed. The event has everything but a body,
-// and m all of its fields, personal ones included: those do not belong into a job, which is not redacted. It runs under
-// the log's lock, so it does no more than to name what is to be done.
+// Effect returns the jobs that follow from an event which is about to be committed. The event has no body; m has all of
+// its fields, including personal ones, which must not be copied into a job because jobs are not redacted. An Effect
+// runs under the log's lock, so it must be quick: it only names the jobs.
 type Effect func(e envelope.Event, m proto.Message) []jobs.Job
 
 // effects are the jobs that follow from events.
@@ -24,8 +24,8 @@ type effects struct {
 	of    map[string]Effect // by the event's type
 }
 
-// Effects has jobs inserted in the transactions that commit the events which they follow from, by the event's type. It
-// is called before Run.
+// Effects inserts jobs in the transactions that commit the events which they follow from, by the event's type. It is
+// called before Run.
 func (l *Log) Effects(queue *jobs.Queue, of map[string]Effect) { l.effects = effects{queue, of} }
 
 // caused is an event with an effect.
@@ -44,7 +44,7 @@ func (x effects) insert(ctx context.Context, conn *pgx.Conn, all []caused) error
 			err = x.queue.Check(following...)
 		}
 		if err != nil {
-			return &ownFault{fmt.Errorf("effects of %s: %w", c.event.Type, err)}
+			return &dataError{fmt.Errorf("effects of %s: %w", c.event.Type, err)}
 		}
 		due = append(due, following...)
 	}
@@ -54,7 +54,7 @@ func (x effects) insert(ctx context.Context, conn *pgx.Conn, all []caused) error
 	return x.queue.Insert(ctx, openTx{conn}, due...)
 }
 
-// jobs turns a panic into an error of the member that commits the event.
+// jobs calls the effect. It turns a panic into an error of the write that commits the event.
 func (c caused) jobs() (all []jobs.Job, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -64,17 +64,17 @@ func (c caused) jobs() (all []jobs.Job, err error) {
 	return c.effect(c.event, c.message), nil
 }
 
-// openTx is the transaction that is open on a connection, for functions that write in it and do not end it.
+// openTx is the transaction that is open on a connection, for functions that write in it but must not end it.
 type openTx struct{ conn *pgx.Conn }
 
 var (
 	_           pgx.Tx = openTx{}
-	errNotYours        = errors.New("the caller that began the transaction ends it")
+	errNotOwner        = errors.New("the caller that began the transaction ends it")
 )
 
-func (t openTx) Begin(context.Context) (pgx.Tx, error) { return nil, errNotYours }
-func (t openTx) Commit(context.Context) error          { return errNotYours }
-func (t openTx) Rollback(context.Context) error        { return errNotYours }
+func (t openTx) Begin(context.Context) (pgx.Tx, error) { return nil, errNotOwner }
+func (t openTx) Commit(context.Context) error          { return errNotOwner }
+func (t openTx) Rollback(context.Context) error        { return errNotOwner }
 func (t openTx) LargeObjects() pgx.LargeObjects        { return pgx.LargeObjects{} }
 func (t openTx) Conn() *pgx.Conn                       { return t.conn }
 

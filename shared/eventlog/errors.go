@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// ConflictError says that a stream is not at the version that was expected.
+// ConflictError reports that a stream is not at the expected version.
 type ConflictError struct {
 	Stream   string
 	Expected int64
@@ -24,8 +24,8 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("append %s at version %d: it is at %d", e.Stream, e.Expected, e.Actual)
 }
 
-// RepeatedError says which commands of a Write, by their index, have outcomes already. Where the same id stands for
-// another type or stream the outcome given is a refusal with the code id_reused.
+// RepeatedError contains the outcomes of the commands of a Write, by their index, that have one already. If the id of a
+// command belongs to a command of another type or stream, its outcome is a refusal with the code id_reused.
 type RepeatedError struct {
 	Outcomes map[int]envelope.Result
 }
@@ -34,70 +34,75 @@ func (e *RepeatedError) Error() string {
 	return fmt.Sprintf("%d commands have an outcome already", len(e.Outcomes))
 }
 
-// RefusedError contains the commands of a Write, by their index, that are refused by what was read under the log's lock:
-// the membership of their actor, or the version of another stream. Decide the others again without their events.
+// RefusedError contains the refusals of the commands of a Write, by their index, that the log refuses: their actor is
+// not a member of a room, or another stream is not at the expected version. Decide the other commands again, without
+// the events of these.
 type RefusedError struct {
 	Refusals map[int]*refusal.Error
 }
 
 func (e *RefusedError) Error() string {
-	return fmt.Sprintf("%d commands are refused by what they rest on", len(e.Refusals))
+	return fmt.Sprintf("%d commands are refused by the log", len(e.Refusals))
 }
 
-// TimerError contains the commands of a Write, by their index, whose timer is not there any more, or is not due. They
-// have no outcome; a timer that is not due yet stays.
+// TimerError contains the commands of a Write, by their index, whose timer is gone or is not due. They have no outcome.
+// A timer that is not due yet stays.
 type TimerError struct {
 	Commands map[int]bool
 }
 
 func (e *TimerError) Error() string {
-	return fmt.Sprintf("%d commands come of timers that are gone or not due", len(e.Commands))
+	return fmt.Sprintf("%d commands were sent by timers that are gone or not due", len(e.Commands))
 }
 
-// MemberError is why a Write fails whenever it is tried.
-type MemberError struct{ Err error }
+// WriteError reports that a Write itself is at fault, such as an event that cannot be encoded or stored. It fails
+// whenever it is tried.
+type WriteError struct{ Err error }
 
-func (e *MemberError) Error() string { return "this write fails by itself: " + e.Err.Error() }
+func (e *WriteError) Error() string { return "write rejected: " + e.Err.Error() }
 
-func (e *MemberError) Unwrap() error { return e.Err }
+func (e *WriteError) Unwrap() error { return e.Err }
 
-// ownFault is an error that has nothing to do with whether the database is there.
-type ownFault struct{ err error }
+// dataError is an error of the data itself. The database is not at fault.
+type dataError struct{ err error }
 
-func (e *ownFault) Error() string { return e.err.Error() }
+func (e *dataError) Error() string { return e.err.Error() }
 
-func (e *ownFault) Unwrap() error { return e.err }
+func (e *dataError) Unwrap() error { return e.err }
 
-// ofData reports whether an error lies in what was written or read. Everything else is the database's: connections lost
-// or refused, resources, time-outs, a server that shuts down or has become a standby, a schema or rights that are
-// missing.
-func ofData(err error) bool {
-	var own *ownFault
+// isDataError reports whether the data that was written or read is at fault. All other errors are the database's: lost
+// or refused connections, resources, time-outs, a server that shuts down or has become a standby, a missing schema or
+// missing rights.
+func isDataError(err error) bool {
+	var own *dataError
 	if errors.As(err, &own) || errors.As(err, new(pgx.ScanArgError)) {
-		return true // a row that this program cannot read stays as it is, however often it is read
+		return true // reading the row again would fail the same way
 	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) || len(pg.Code) != 5 {
 		return false
 	}
 	switch pg.Code {
-	case "42P01", "42501":
+	case "42P01", "42501": // undefined_table, insufficient_privilege
 		return false
 	}
+	// Classes of SQLSTATE (PostgreSQL, appendix A) in which the database is at fault: 08 connection, 25 transaction state,
+	// 28 authorization, 3D and 3F missing database or schema, 40 rollback such as a deadlock, 53 resources, 55 state such as
+	// a lock, 57 operator intervention such as a shutdown, 58 system, F0 configuration, XX internal.
 	return !strings.Contains(" 08 25 28 3D 3F 40 53 55 57 58 F0 XX ", " "+pg.Code[:2]+" ")
 }
 
-// tooSlow says that the server ended a transaction because it held the log's lock for too long.
+// tooSlow reports whether the server ended a transaction because it held the log's lock for too long.
 func tooSlow(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "25P04"
+	return errors.As(err, &pg) && pg.Code == "25P04" // transaction_timeout
 }
 
-// Away marks errors that are no fault of what was asked for as those of a database that is away (bus.ErrAway). Callers
-// that read the projections of a log by themselves use it as well.
-func Away(err error) error {
-	if err == nil || ofData(err) {
+// Unavailable wraps err in bus.ErrUnavailable unless the data itself is at fault. Code that queries projections
+// directly uses it too.
+func Unavailable(err error) error {
+	if err == nil || isDataError(err) {
 		return err
 	}
-	return bus.Away("postgres", err)
+	return bus.Unavailable("postgres", err)
 }

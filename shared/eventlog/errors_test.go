@@ -25,7 +25,7 @@ func TestAway_IsADatabaseThatCannotBeReached(t *testing.T) {
 		"a column that cannot be read":   {pgx.ScanArgError{ColumnIndex: 1, Err: errors.New("cannot scan NULL")}, false},
 		"such a column in another error": {fmt.Errorf("load: %w", pgx.ScanArgError{Err: errors.New("no time")}), false},
 	} {
-		if got := errors.Is(Away(c.err), bus.ErrAway); got != c.away {
+		if got := errors.Is(Unavailable(c.err), bus.ErrUnavailable); got != c.away {
 			t.Errorf("%s: away is %t, want %t", name, got, c.away)
 		}
 	}

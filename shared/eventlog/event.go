@@ -18,10 +18,10 @@ import (
 type logged struct {
 	envelope.Event
 	topic string
-	plain []byte // the body without personal fields
+	plain []byte // the body without its personal fields
 }
 
-// scan reads a row of the columns of the log, after those that into is for.
+// scan reads a row of the log's columns. The first columns of the row go to into.
 func (l *Log) scan(found pgx.Rows, into ...any) (logged, error) {
 	e := logged{Event: envelope.Event{Source: l.o.Owner}}
 	var (
@@ -44,10 +44,10 @@ func (l *Log) scan(found pgx.Rows, into ...any) (logged, error) {
 		e.Rooms = nil
 	}
 	if e.Opens, err = decodeMemberships(opens); err != nil {
-		return e, &ownFault{fmt.Errorf("event %d: %w", e.Position, err)}
+		return e, &dataError{fmt.Errorf("event %d: %w", e.Position, err)}
 	}
 	if e.Closes, err = decodeMemberships(closes); err != nil {
-		return e, &ownFault{fmt.Errorf("event %d: %w", e.Position, err)}
+		return e, &dataError{fmt.Errorf("event %d: %w", e.Position, err)}
 	}
 	if e.Answers {
 		e.CommandType = commandType
@@ -58,10 +58,10 @@ func (l *Log) scan(found pgx.Rows, into ...any) (logged, error) {
 	e.Body = e.plain
 	if len(personal) > 0 {
 		if personal[0] != sealedPlainly {
-			return e, &ownFault{fmt.Errorf("event %d: its personal fields are sealed in an unknown way (%d)", e.Position,
+			return e, &dataError{fmt.Errorf("event %d: its personal fields are sealed in an unknown way (%d)", e.Position,
 				personal[0])}
 		}
-		// Protobuf messages that are written one after the other are read as one.
+		// Two encoded Protobuf messages, concatenated, decode as one message with the fields of both.
 		e.Body = slices.Concat(e.plain, personal[1:])
 	}
 	return e, nil

@@ -9,18 +9,19 @@ import (
 
 // Fill describes what FillForTest writes.
 type Fill struct {
-	Events  int64 // events of the type chat.message_sent's shape, above the log's head
-	Streams int64 // conversations that they are spread over; 0: one
+	Events  int64 // events in the form of chat.message_sent, above the log's head
+	Streams int64 // conversations over which the events are spread; 0: one
 	// Prefix of the streams and rooms; "": "conversation:". Conversation n is Prefix + n, from 0.
 	Prefix string
 	// Type and Topic of the events; "": "chat.message_sent" and "chat-events".
 	Type, Topic string
-	// Days before now over which their times are spread; 0: all are of now.
+	// Days is the number of days before now over which the times of the events are spread; 0: all events have the
+	// current time.
 	Days int
 }
 
-// sqlFill makes the rows that commits would have made for events with one room, their own stream: positions and
-// versions are dense, an id is any.
+// sqlFill inserts the rows that commits would have made for events whose only room is their own stream. Positions and
+// versions are dense; ids are random.
 const sqlFill = `WITH heads AS MATERIALIZED (
   SELECT s, coalesce((SELECT max(version) FROM owner.events e WHERE e.stream = $3 || s), 0) AS have
   FROM generate_series(0, $2::bigint - 1) s)
@@ -34,7 +35,8 @@ FROM generate_series(1, $1::bigint) n,
    ORDER BY i.number DESC LIMIT 1) h,
   heads v WHERE v.s = n % $2 ORDER BY n`
 
-// FillForTest writes many events at once, for tests and benchmarks at size. It goes past commands and projections.
+// FillForTest writes many events at once, for tests and benchmarks with large logs. It bypasses commands and
+// projections.
 func (l *Log) FillForTest(ctx context.Context, f Fill) error {
 	f.Streams = max(f.Streams, 1)
 	if f.Prefix == "" {

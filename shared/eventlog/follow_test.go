@@ -249,7 +249,7 @@ func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 			go func() { ended <- writes.Follow(ctx, &counts{}) }()
 			l := instance(t, url, counting) // it does not run, and so does not notice that sessions end
 			query := func(between func()) (applied int64, err error) {
-				return applied, l.Reading(t.Context(), func() error {
+				return applied, l.ReadConsistently(t.Context(), func() error {
 					if err := l.WaitFor(t.Context(), "counts", 10); err != nil {
 						return err
 					}

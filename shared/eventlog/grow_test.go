@@ -41,10 +41,10 @@ func (c *topicCounts) relay(l *Log) func(*Relay) {
 type epochReader struct {
 	t      *testing.T
 	log    map[string]map[int64]string // positions of each topic's events with their streams
-	number map[place]int64
-	epoch  map[place]epoch
+	number map[topicPartition]int64
+	epoch  map[topicPartition]epoch
 	times  map[int64]int // how often each event was given
-	fences map[place]int
+	fences map[topicPartition]int
 }
 
 func (x *epochReader) give(topic string, partition int32, above, until int64, count int32) {
@@ -55,7 +55,7 @@ func (x *epochReader) give(topic string, partition int32, above, until int64, co
 	}
 }
 
-func (x *epochReader) take(p place, e envelope.Event) {
+func (x *epochReader) take(p topicPartition, e envelope.Event) {
 	of := x.epoch[p]
 	if e.Epoch < of.Epoch {
 		return
@@ -83,8 +83,8 @@ func (x *epochReader) take(p place, e envelope.Event) {
 // checkEpochs reads what a broker got and asserts that every event of the log is given once.
 func checkEpochs(t *testing.T, l *Log, b *broker) *epochReader {
 	t.Helper()
-	x := &epochReader{t: t, log: map[string]map[int64]string{}, number: map[place]int64{}, epoch: map[place]epoch{},
-		times: map[int64]int{}, fences: map[place]int{}}
+	x := &epochReader{t: t, log: map[string]map[int64]string{}, number: map[topicPartition]int64{}, epoch: map[topicPartition]epoch{},
+		times: map[int64]int{}, fences: map[topicPartition]int{}}
 	all := map[int64]int{}
 	for after, more := int64(0), true; more; {
 		page, err := l.Read(t.Context(), Query{After: after, Limit: 1000})
@@ -138,7 +138,7 @@ func TestRelay_GrowsATopicUnderTraffic(t *testing.T) {
 		}
 	}
 	grown := func(to int32) func() bool {
-		return func() bool { return len(b.of(place{"chat-events", to - 1})) > 0 }
+		return func() bool { return len(b.of(topicPartition{"chat-events", to - 1})) > 0 }
 	}
 	write(60)
 	for _, to := range []int32{4, 6} {
@@ -152,7 +152,7 @@ func TestRelay_GrowsATopicUnderTraffic(t *testing.T) {
 	eventually(t, 30*time.Second, "all is published", func() bool { return b.events() == next })
 	x := checkEpochs(t, l, b)
 	for p := range int32(6) {
-		at := place{"chat-events", p}
+		at := topicPartition{"chat-events", p}
 		assert.Equal(t, int32(6), x.epoch[at].Count, "%v", at)
 		records := b.of(at)
 		i := slices.IndexFunc(records, func(e envelope.Event) bool { return e.Epoch == 3 })
@@ -161,7 +161,7 @@ func TestRelay_GrowsATopicUnderTraffic(t *testing.T) {
 		// Every partition has the same fence, however often it was sent.
 		for _, e := range records {
 			if e.Fence && e.Epoch == 3 {
-				assert.Equal(t, b.of(place{"chat-events", 5})[0].Position, e.Position)
+				assert.Equal(t, b.of(topicPartition{"chat-events", 5})[0].Position, e.Position)
 			}
 		}
 	}
@@ -179,7 +179,7 @@ func TestRelay_GoesByTheBrokersCount(t *testing.T) {
 	}
 	eventually(t, 10*time.Second, "all is published", func() bool { return b.events() == 40 })
 	checkEpochs(t, l, b)
-	assert.Empty(t, b.of(place{"chat-events", 2}))
+	assert.Empty(t, b.of(topicPartition{"chat-events", 2}))
 }
 
 // An earlier release hashed by the declared count, whatever the broker had. Readers are led over by a fence.
@@ -199,11 +199,11 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 	eventually(t, 10*time.Second, "it is published", func() bool { return b.events() == 1 })
 	// Events in the log go by the old count; then comes the fence.
 	fence := func(p int32) int {
-		return slices.IndexFunc(b.of(place{"chat-events", p}), func(e envelope.Event) bool { return e.Fence })
+		return slices.IndexFunc(b.of(topicPartition{"chat-events", p}), func(e envelope.Event) bool { return e.Fence })
 	}
 	for p := range int32(4) {
 		eventually(t, 10*time.Second, "the fence", func() bool { return fence(p) >= 0 })
-		records, i := b.of(place{"chat-events", p}), fence(p)
+		records, i := b.of(topicPartition{"chat-events", p}), fence(p)
 		before := int64(0)
 		if i > 0 {
 			before = records[i-1].Position
@@ -211,7 +211,7 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 		assert.Equal(t, before, records[i].Before, "%d", p)
 		assert.Equal(t, []any{int64(21), int32(2), int32(4)}, []any{records[i].Position, records[i].Epoch, records[i].Partitions})
 	}
-	first := b.of(place{"chat-events", 1})[0]
+	first := b.of(topicPartition{"chat-events", 1})[0]
 	assert.Equal(t, []any{int32(1), int32(3), int64(19)}, []any{first.Epoch, first.Partitions, first.Before})
 }
 
@@ -237,7 +237,7 @@ func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 			gone := func() bool { return c.of["chat-events"].Load() == broken }
 			b.fault = func(topic string, _ int) (func(int) bool, error) {
 				if topic == "chat-events" && gone() {
-					return func(int) bool { return false }, bus.Away("kafka", errors.New("unknown topic"))
+					return func(int) bool { return false }, bus.Unavailable("kafka", errors.New("unknown topic"))
 				}
 				return func(int) bool { return true }, nil
 			}
@@ -250,7 +250,7 @@ func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 			for i := range 30 {
 				commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint("meanwhile", i)))
 			}
-			other := place{"other-events", 0}
+			other := topicPartition{"other-events", 0}
 			eventually(t, 10*time.Second, "another topic goes on", func() bool {
 				r := b.of(other)
 				return len(r) > 0 && r[len(r)-1].Position == 31
@@ -259,7 +259,7 @@ func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 			c.of["chat-events"].Store(3)
 			eventually(t, 10*time.Second, "its readers learn where the log is", func() bool {
 				for p := range int32(3) {
-					if r := b.of(place{"chat-events", p}); len(r) == 0 || r[len(r)-1].Position < 31 {
+					if r := b.of(topicPartition{"chat-events", p}); len(r) == 0 || r[len(r)-1].Position < 31 {
 						return false
 					}
 				}
@@ -283,7 +283,7 @@ func TestRelay_PassesAnEventThatTheBrokerRefuses(t *testing.T) {
 	eventually(t, 10*time.Second, "all others are published", func() bool { return b.events() == 7 })
 	stream := "conversation:0"
 	eventually(t, 10*time.Second, "a record names it as the one before", func() bool {
-		return slices.ContainsFunc(b.of(place{"chat-events", bus.Partition(stream, 3)}), func(e envelope.Event) bool {
+		return slices.ContainsFunc(b.of(topicPartition{"chat-events", bus.Partition(stream, 3)}), func(e envelope.Event) bool {
 			return e.IsPosition() && e.Before == 4
 		})
 	})

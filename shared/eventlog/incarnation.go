@@ -13,28 +13,28 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Point is a place in one history of a log.
+// Point is a position in one incarnation of a log.
 type Point struct {
 	Position int64
-	// Incarnation identifies the history. It changes when the database has lost commits that others had seen already: a
-	// position that was read under another incarnation may belong to an event that no longer exists.
+	// Incarnation identifies a history of the log. It changes when the database has lost commits that others had seen
+	// already: a position that was read under another incarnation may belong to an event that no longer exists.
 	Incarnation string
 }
 
-// incarnation is the history of the log that this instance knows of.
+// incarnation is one history of the log.
 type incarnation struct {
 	number int32
 	id     string
-	floor  int64 // its positions are above it
+	floor  int64 // the positions of its events are above it
 }
 
-// known is a head of the log that was read once.
+// known is a head of the log, as it was read.
 type known struct {
 	incarnation
 	position int64
 }
 
-// lost reports whether a head that was read after k was known shows that the database has lost commits.
+// lost reports whether a head that was read after k shows that the database has lost commits.
 func (k known) lost(at incarnation, position int64) bool {
 	return at.number < k.number || at == k.incarnation && position < k.position
 }
@@ -45,7 +45,7 @@ type history struct {
 	known
 }
 
-// note keeps a head that was read.
+// note records a head that was read.
 func (h *history) note(at incarnation, position int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -57,7 +57,7 @@ func (h *history) note(at incarnation, position int64) {
 	}
 }
 
-// replace keeps the head of an incarnation that was just begun.
+// replace records the head of an incarnation that has just begun.
 func (h *history) replace(at incarnation, position int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -70,20 +70,19 @@ func (h *history) now() known {
 	return h.known
 }
 
-// incarnationMargin is how far above the highest position that was seen a new incarnation begins: further than
-// positions may have gone that nobody told of.
+// incarnationMargin is the distance between the highest position that was seen and the floor of a new incarnation. It
+// exceeds the number of events that can have been committed unseen.
 const incarnationMargin = 1_000_000
 
-// Incarnation is the history of the log as far as this instance knows. Positions and what was derived from them should
-// be kept together with the incarnation under which they were read.
+// Incarnation returns the incarnation of the log, as far as this instance knows. Keep positions, and what was derived
+// from them, together with the incarnation under which they were read.
 func (l *Log) Incarnation() string { return l.history.now().id }
 
-// Newest reads the head of the log, which is the position of its newest event, or the floor of an incarnation that has
-// none yet.
+// Newest reads the head of the log: the position of its newest event, or the floor of an incarnation without events.
 func (l *Log) Newest(ctx context.Context) (Point, error) {
 	at, position, err := l.readHead(ctx, l.o.Pool)
 	if err != nil {
-		return Point{}, fmt.Errorf("read the head of the log of %s: %w", l.o.Owner, Away(err))
+		return Point{}, fmt.Errorf("read the head of the log of %s: %w", l.o.Owner, Unavailable(err))
 	}
 	return Point{position, at.id}, nil
 }
@@ -101,23 +100,23 @@ func (l *Log) readHead(ctx context.Context, from rowQuerier) (at incarnation, po
 	return at, position, nil
 }
 
-// Reincarnate begins a new incarnation of the log, whose positions are above seen. It is for a database that was restored
-// from a backup, or failed over to a replica that lacked commits, in a way that the log cannot notice by itself. The
-// services may run meanwhile.
+// Reincarnate begins a new incarnation of the log, with positions above seen. Use it after a database was restored from
+// a backup, or failed over to a replica that lacked commits, if the log could not detect this itself. The services may
+// run meanwhile.
 func (l *Log) Reincarnate(ctx context.Context, seen int64) (Point, error) {
 	conn, err := pgx.ConnectConfig(ctx, l.o.Pool.Config().ConnConfig)
 	if err != nil {
-		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Away(err))
+		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Unavailable(err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	at, _, err := l.readHead(ctx, conn)
 	if err != nil {
-		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Away(err))
+		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Unavailable(err))
 	}
 	return l.reincarnate(ctx, conn, at.number, seen, "an operator asked for it")
 }
 
-// reincarnate begins a new incarnation above a position, under the log's lock, unless another instance has done so
+// reincarnate begins a new incarnation above a position, under the log's lock, unless another instance has begun one
 // since the incarnation number was read.
 func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, seen int64, why string) (Point, error) {
 	var at incarnation
@@ -137,7 +136,7 @@ func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, see
 		return err
 	})
 	if err != nil {
-		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Away(err))
+		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Unavailable(err))
 	}
 	l.history.replace(at, head)
 	l.applied.forget()
@@ -149,8 +148,8 @@ func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, see
 	return Point{head, at.id}, nil
 }
 
-// recogniseLoss holds the newest records of the topics against the log. A position above its head, or one that another
-// event has now, was published from commits that the database has lost since.
+// recogniseLoss compares the newest records of the topics with the log. A position above the log's head, or one that
+// belongs to another event now, was published from commits that the database has lost since.
 func (x *leading) recogniseLoss(ctx context.Context) error {
 	if x.o.LastRecords == nil {
 		return nil

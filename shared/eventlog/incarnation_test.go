@@ -33,7 +33,7 @@ func lastOf(b *broker) func(*Relay) {
 	return func(r *Relay) {
 		r.o.LastRecords = func(_ context.Context, topic string) (last []*message.Message, err error) {
 			for p := range int32(3) {
-				if records := b.of(place{topic, p}); len(records) > 0 {
+				if records := b.of(topicPartition{topic, p}); len(records) > 0 {
 					last = append(last, records[len(records)-1].Message())
 				}
 			}
@@ -69,7 +69,7 @@ func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 	ids := map[string]int64{}
 	for p := range int32(3) {
 		number := int64(0)
-		for _, e := range b.of(place{"chat-events", p}) {
+		for _, e := range b.of(topicPartition{"chat-events", p}) {
 			if e.Position <= number {
 				continue // a repeat
 			}
@@ -99,7 +99,7 @@ func TestIncarnation_ChangesWhereTheLogHasAnotherEvent(t *testing.T) {
 	commit(t, l, said("1", "a"))
 	e := envelope.Event{ID: "0b1c6b60-3f0c-5f0e-8a41-2f6f0d3a9b17", Type: "chat.message_sent", Source: "chat", Stream: "conversation:1",
 		Version: 1, Position: 1, Time: time.Now(), Class: 1, Cause: "lost", Incarnation: l.Incarnation()}
-	b.records[place{"chat-events", 0}] = []envelope.Event{e}
+	b.records[topicPartition{"chat-events", 0}] = []envelope.Event{e}
 	first := l.Incarnation()
 	relaying(t, l, b, lastOf(b))
 	eventually(t, 10*time.Second, "a new incarnation begins", func() bool { return l.Incarnation() != first })

@@ -32,8 +32,8 @@ func TestCommit_WhatFailsByItselfIsIsolated(t *testing.T) {
 			all.Go(func() {
 				w := said("bad", fmt.Sprint("bad", n%50)) // retried by their ids
 				w.Commands[0].Correlation = "\x00"
-				var own *MemberError
-				if _, err := l.Commit(t.Context(), w); !errors.As(err, &own) || errors.Is(err, bus.ErrAway) {
+				var own *WriteError
+				if _, err := l.Commit(t.Context(), w); !errors.As(err, &own) || errors.Is(err, bus.ErrUnavailable) {
 					t.Error(err)
 				}
 			})
@@ -74,7 +74,7 @@ func TestCommit_OfManyTheOneThatFailsIsFound(t *testing.T) {
 		if bad := i == 7 || i == 13; bad != (err != nil) {
 			t.Errorf("member %d: %v", i, err)
 		} else if bad {
-			failsAs[*MemberError](t, err)
+			failsAs[*WriteError](t, err)
 		}
 	}
 	if head, _ := instance(t, url).Head(t.Context()); head != 18 {
@@ -88,9 +88,9 @@ func TestQueue_WhatFailedOnceGoesAlone(t *testing.T) {
 	prepared := func(id string) *prepared {
 		return &prepared{entries: []*entry{{command: true, actor: "alice", cause: id}}}
 	}
-	q.suspect(prepared("bad"))
+	q.quarantine(prepared("bad"))
 	for _, id := range []string{"a", "bad", "b"} {
-		if err := q.put(&member{ctx: t.Context(), prepared: prepared(id)}); err != nil {
+		if err := q.put(&pendingWrite{ctx: t.Context(), prepared: prepared(id)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -117,7 +117,7 @@ func TestCommit_RefusesWhatIsNoEventOfTheStream(t *testing.T) {
 		if _, err := l.Commit(t.Context(), w); err == nil {
 			t.Errorf("%s was taken", name)
 		} else {
-			failsAs[*MemberError](t, err)
+			failsAs[*WriteError](t, err)
 		}
 	}
 }

@@ -13,13 +13,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
-// lease is the right to relay a log, or to apply it to a projection, which one instance has at a time: a session's lock. A holder that dies loses it
-// with its connection, one that freezes or is cut off once the server has not heard of it for leaseSilence; and what it
-// would save after that goes nowhere, as it is saved by the same session.
+// lease is the exclusive right of one instance to relay a log, or to apply it to a projection. It is a session lock of
+// Postgres. An instance that dies loses it with its connection; one that freezes or is cut off loses it after
+// leaseSilence without a message to the server. Its later writes fail, because they use the same session.
 type lease struct {
 	mu   sync.Mutex
 	conn *pgx.Conn
-	used time.Time // when the server was last asked something that it answered
+	used time.Time // when the last successful request to the server began
 
 	lost context.CancelCauseFunc
 	kept sync.WaitGroup
@@ -30,8 +30,8 @@ const (
 	leaseRenewal = 600 * time.Millisecond
 )
 
-// takeLease waits until no other instance has the lease for a purpose, which it tries to get every so often, and calls
-// standby once it is known that the server answers. The context returned ends when the lease is lost.
+// takeLease waits until this instance gets the lease for a purpose, which it tries about once per interval every. It
+// calls standby once the server has answered. The returned context ends when the lease is lost.
 func (l *Log) takeLease(ctx context.Context, purpose string, renewal, every time.Duration, standby func()) (*lease,
 	context.Context, error) {
 	conn, err := pgx.ConnectConfig(ctx, l.o.Pool.Config().ConnConfig)
@@ -39,7 +39,7 @@ func (l *Log) takeLease(ctx context.Context, purpose string, renewal, every time
 		return nil, nil, fmt.Errorf("connect for the %s: %w", purpose, err)
 	}
 	x := &lease{conn: conn}
-	// Whatever is written under a lease may be lost by a crash of the server: it is then done again.
+	// A crash of the server may lose what was written under a lease; it is then written again.
 	_, err = conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
   set_config('synchronous_commit', 'off', false), set_config('idle_in_transaction_session_timeout', '5s', false),
   set_config('search_path', $2, false)`, milliseconds(l.times.silence), pgx.Identifier{l.o.Owner}.Sanitize())
@@ -57,21 +57,21 @@ func (l *Log) takeLease(ctx context.Context, purpose string, renewal, every time
 	return x, ctx, nil
 }
 
-// keep makes the server hear of us.
+// keep renews the lease by pinging the server.
 func (x *lease) keep(ctx context.Context, renewal time.Duration) {
 	for sleep.For(ctx, renewal) {
 		_ = x.use(ctx, func(ctx context.Context, conn *pgx.Conn) error { return conn.Ping(ctx) })
 	}
 }
 
-// use lends the lease's session for something short, which is finished also when ctx ends.
+// use calls f with the lease's session, for a short operation that is completed even if ctx ends.
 func (x *lease) use(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return x.lend(ctx, f)
 }
 
-// lend lends the lease's session. Where that fails the lease is lost.
+// lend calls f with the lease's session. If f fails, the lease is lost.
 func (x *lease) lend(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -85,9 +85,9 @@ func (x *lease) lend(ctx context.Context, f func(context.Context, *pgx.Conn) err
 	return err
 }
 
-// giveUp ends the lease; another instance has it at once.
+// giveUp releases the lease, so that another instance can take it at once.
 func (x *lease) giveUp(ctx context.Context) {
-	x.lost(errors.New("it is given up"))
+	x.lost(errors.New("the lease was released"))
 	x.kept.Wait()
 	x.close(ctx)
 }

@@ -9,32 +9,32 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// poll is how long anybody trusts in being woken.
-const poll = time.Second
+// pollInterval is how long this instance waits for a notification before it looks by itself.
+const pollInterval = time.Second
 
-// newIncarnation is notified instead of a position when an incarnation has begun.
+// newIncarnation is the notification's payload, instead of a position, when an incarnation has begun.
 const newIncarnation = "incarnation"
 
-// channel is where commits are told, to all instances.
+// channel is the notification channel of commits, to all instances.
 func (l *Log) channel() string { return "eventlog_" + l.o.Owner }
 
-// listen learns at once what other instances commit.
+// listen receives notifications of what other instances commit.
 func (l *Log) listen(ctx context.Context) {
-	var again backoff
+	var retry backoff
 	for ctx.Err() == nil {
-		err := l.listenOnce(ctx, &again)
+		err := l.listenOnce(ctx, &retry)
 		if ctx.Err() != nil {
 			return
 		}
 		// A server that has crashed may have lost the last transactions of projections.
 		l.applied.forget()
 		l.waiting.set("listener", "postgres", err)
-		l.o.Log.WarnContext(ctx, "listening to the log ended, trying again", "error", err)
-		again.wait(ctx)
+		l.o.Log.WarnContext(ctx, "listening to the log failed, retrying", "error", err)
+		retry.wait(ctx)
 	}
 }
 
-func (l *Log) listenOnce(ctx context.Context, again *backoff) error {
+func (l *Log) listenOnce(ctx context.Context, retry *backoff) error {
 	conn, err := pgx.ConnectConfig(ctx, l.o.Pool.Config().ConnConfig)
 	if err != nil {
 		return fmt.Errorf("connect to listen: %w", err)
@@ -43,8 +43,8 @@ func (l *Log) listenOnce(ctx context.Context, again *backoff) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+l.channel()); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	l.applied.forget() // also what was read while the connection was lost
-	// Commits before it listened were not notified. A connection that was lost may have been a failover.
+	l.applied.forget() // positions that were read without a connection may be lost as well
+	// Commits before this point were not notified. A lost connection may have been a failover.
 	before := l.history.now()
 	at, position, err := l.readHead(ctx, conn)
 	if err != nil {
@@ -58,16 +58,16 @@ func (l *Log) listenOnce(ctx context.Context, again *backoff) error {
 		}
 	}
 	l.waiting.set("listener", "postgres", nil)
-	again.reset()
+	retry.reset()
 	for {
-		if err := l.hear(ctx, conn); err != nil {
+		if err := l.handleNotification(ctx, conn); err != nil {
 			return err
 		}
 	}
 }
 
-// hear takes one notification, or makes sure that the connection still lives.
-func (l *Log) hear(ctx context.Context, conn *pgx.Conn) error {
+// handleNotification waits for one notification. Without one it checks that the connection is alive.
+func (l *Log) handleNotification(ctx context.Context, conn *pgx.Conn) error {
 	waits, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	n, err := conn.WaitForNotification(waits)

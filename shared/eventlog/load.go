@@ -10,26 +10,26 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Selection says which events of a stream deciding needs: those about the stream itself (without subject) above version
-// After, and all about the subjects.
+// Selection selects the events of a stream that a decision needs: those about the stream itself (without a subject)
+// above version After, and all events about the Subjects.
 type Selection struct {
 	Stream   string
 	After    int64
 	Subjects []string
-	// Newest asks for the newest event alone, and those about the subjects: where each event contains the whole value of
-	// its stream.
+	// Newest selects the newest event alone, and those about the Subjects. It is for streams in which each event
+	// contains the whole value.
 	Newest bool
 }
 
-// Loaded is a stream as decisions see it: ascending by version, the bodies without their personal fields.
+// Loaded is a stream as decisions see it: the selected events, ascending by version, without their personal fields.
 type Loaded struct {
 	Events  []envelope.Event
 	Version int64 // of the stream; 0: it does not exist
-	// At is the log's clock. Only what is loaded under the log's lock has it.
+	// At is the log's clock. It is set only for a stream that is loaded under the log's lock.
 	At time.Time
 }
 
-// Load reads from a stream what deciding needs.
+// Load reads the events of a stream that a decision needs.
 func (l *Log) Load(ctx context.Context, s Selection) (Loaded, error) {
 	all, err := l.LoadAll(ctx, []Selection{s})
 	if err != nil {
@@ -38,8 +38,8 @@ func (l *Log) Load(ctx context.Context, s Selection) (Loaded, error) {
 	return all[0], nil
 }
 
-// LoadAll reads from several streams in one round trip, each as of a moment of its own. The answers have the order of the
-// selections. An error that is not about the database may be about any of them.
+// LoadAll reads several streams in one round trip, each as of a moment of its own. The results have the order of the
+// selections. An error that is not the database's may concern any of the streams.
 func (l *Log) LoadAll(ctx context.Context, selections []Selection) ([]Loaded, error) {
 	all := make([]Loaded, len(selections))
 	if len(all) == 0 {
@@ -50,7 +50,7 @@ func (l *Log) LoadAll(ctx context.Context, selections []Selection) ([]Loaded, er
 		l.queueLoad(b, s, &all[i])
 	}
 	if err := l.o.Pool.SendBatch(ctx, b).Close(); err != nil {
-		return nil, Away(err)
+		return nil, Unavailable(err)
 	}
 	return all, nil
 }

@@ -9,15 +9,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// lockPoll is how often a relay or a migration tries to get a lock that another instance may have for days.
-const lockPoll = 400 * time.Millisecond
+// lockPollInterval is how often a relay or a migration tries to get a lock that another instance may hold for days.
+const lockPollInterval = 400 * time.Millisecond
 
-// lockPiece is for how long one statement waits for the log's own lock, which is held for milliseconds; then another
-// statement waits, with a new snapshot. Waiting in the server's queue, rather than trying now and then (advisory.Await),
-// keeps instances that commit all the time from shutting each other out.
-const lockPiece = 250 * time.Millisecond
+// lockWaitSlice is how long one statement waits for the log's own lock, which is held for milliseconds; then another
+// statement waits, with a new snapshot. Waiting in the server's queue, rather than trying now and then
+// (advisory.Await), keeps busy instances from starving each other.
+const lockWaitSlice = 250 * time.Millisecond
 
-// lockTaken reports whether a statement waited for a lock as long as it may.
+// lockTaken reports whether a statement failed because it did not get a lock in time.
 func lockTaken(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "55P03" // lock_not_available
@@ -31,7 +31,7 @@ func (l *Log) underLock(ctx context.Context, conn interface {
 	for end := time.Now().Add(l.times.lock); ; {
 		locked := false
 		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, sqlGuard, milliseconds(lockPiece), hold, true); err != nil {
+			if _, err := tx.Exec(ctx, sqlGuard, milliseconds(lockWaitSlice), hold, true); err != nil {
 				return err
 			}
 			if _, err := tx.Exec(ctx, sqlLock, lockKey(l.o.Owner, "append"), hold); err != nil {

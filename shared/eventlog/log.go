@@ -1,11 +1,11 @@
-// Package eventlog is one owner's append-only log in Postgres: its events in streams with dense versions and one
-// ascending position, the outcome of every command, who is in which room, and what was read of other owners' logs. Each
-// owner has a schema of its own name.
+// Package eventlog is one owner's append-only log in Postgres. It stores events in streams, with dense versions within
+// a stream and ascending positions over the whole log; the outcome of every command; the memberships of rooms; and the
+// progress of consuming other owners' logs. Each owner has a schema of its own name.
 //
-// Writers meet in a group commit: one goroutine per Log takes all who wait into one transaction under the log's
-// advisory lock, so position order is commit order for any number of instances, and a reader of "position > last" skips
-// nothing. Nobody is answered before the commit. Readers load single streams (Load), read pages (Read), follow by
-// position in transactions of their own (Follow), or relay the log to its topics (Relay).
+// Writes are committed in groups: one goroutine per Log commits all writes that wait in one transaction, under the
+// log's advisory lock. So position order is commit order for any number of instances, and a reader of "position > last"
+// misses nothing. No caller gets a result before the commit. Readers load single streams (Load), read pages (Read),
+// follow by position in transactions of their own (Follow), or relay the log to its topics (Relay).
 package eventlog
 
 import (
@@ -25,19 +25,19 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// Options say whose log it is and where it lives.
+// Options configure a Log.
 type Options struct {
 	// Owner is the service that owns the log, and the name of its schema.
 	Owner string
-	// Pool is shared with whatever else the process does in this database. Beside it a Log holds one connection that
-	// commits and one that listens, and a Relay and each projection that is followed one that holds a lease.
+	// Pool may be shared with other uses of the database. Beside it, a Log holds one connection that commits and one
+	// that listens; a Relay and each followed projection hold one for their lease.
 	Pool    *pgxpool.Pool
 	Catalog *catalog.Catalog
-	// Migrations are those of the owner's own projections (goose files at the root of the file system), run after the
-	// log's under the same lock, with the owner's schema as search_path. Nil: none.
+	// Migrations of the owner's own projections: goose files at the root of the file system. They run after the log's
+	// own migrations, under the same lock, with the owner's schema as search_path. Nil: there are none.
 	Migrations fs.FS
-	// Waiting is told when something cannot go on because Postgres (or, for a Relay, Kafka) is away, and with nil when it
-	// goes on. Nil: nobody is told.
+	// Waiting is called when work cannot continue because Postgres (or, for a Relay, Kafka) is unavailable, and with a
+	// nil error when it continues. Nil: not called.
 	Waiting func(dependency string, err error)
 	Tracer  trace.Tracer     // nil: no spans
 	Log     *slog.Logger     // nil: slog.Default
@@ -61,26 +61,26 @@ type Log struct {
 	notices  notices
 	effects  effects
 
-	maxRooms map[string]int // by kind: in how many rooms one may be
+	maxRooms map[string]int // by kind: the maximum number of rooms of a user
 }
 
-// timeouts bound what a holder of the log's lock can cost the others.
+// timeouts bound how long a holder of the log's lock can delay the others.
 type timeouts struct {
-	lock time.Duration // how long to wait for the lock
-	hold time.Duration // how long to hold it, and how long to stand still while holding it
-	// silence is for how long the holder of a lease may not be heard of; leaseSilence, but in tests.
+	lock time.Duration // maximum wait for the lock
+	hold time.Duration // maximum time of holding it, and of being idle while holding it
+	// silence is leaseSilence; tests shorten it.
 	silence time.Duration
 }
 
 var schemaName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}$`)
 
-// Open creates the schema and migrates it, under a lock that keeps instances apart.
+// Open creates and migrates the schema, under a lock so that one instance at a time does so, and returns the log.
 func Open(ctx context.Context, o Options) (*Log, error) {
 	if !schemaName.MatchString(o.Owner) {
 		return nil, fmt.Errorf("event log: owner %q cannot name a schema", o.Owner)
 	}
 	if o.Pool == nil || o.Catalog == nil {
-		return nil, errors.New("event log: it needs a pool and a catalog")
+		return nil, errors.New("event log: Options have no Pool or no Catalog")
 	}
 	if o.Waiting == nil {
 		o.Waiting = func(string, error) {}
@@ -97,7 +97,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	o.Log = o.Log.With("log", o.Owner)
 	l := &Log{
 		o: o, sql: newStatements(o.Owner), queue: newQueue(), head: newProgress(),
-		waiting: waiting{tell: o.Waiting}, times: timeouts{lock: 10 * time.Second, hold: 2 * time.Second, silence: leaseSilence},
+		waiting: waiting{report: o.Waiting}, times: timeouts{lock: 10 * time.Second, hold: 2 * time.Second, silence: leaseSilence},
 	}
 	l.session.log, l.notices = l, make(notices, 1)
 	if err := migrate(ctx, o); err != nil {
@@ -112,8 +112,9 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	return l, nil
 }
 
-// Run commits what is handed in, listens for what other instances commit, and prunes old outcomes, until ctx ends. What
-// is in flight then is finished; what waits gets an error that wraps bus.ErrAway. Commit needs it.
+// Run commits writes, listens for the commits of other instances, and prunes old outcomes, until ctx ends. Then it
+// completes the transaction in flight; writes that still wait fail with an error that wraps bus.ErrUnavailable. Commit
+// works only while Run does.
 func (l *Log) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { l.commitAll(ctx) })
@@ -124,7 +125,7 @@ func (l *Log) Run(ctx context.Context) error {
 	return nil
 }
 
-// Head is the position of the newest event, or the floor of an incarnation that has none yet; 0 in a new log.
+// Head returns the position of the newest event, or the floor of an incarnation without events; 0 in a new log.
 func (l *Log) Head(ctx context.Context) (position int64, err error) {
 	p, err := l.Newest(ctx)
 	return p.Position, err

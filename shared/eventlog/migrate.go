@@ -18,22 +18,22 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// lockKey is the advisory lock for one purpose of one owner. Databases keep theirs apart.
+// lockKey returns the key of the advisory lock for one purpose of one owner. Databases do not share advisory locks.
 func lockKey(owner, purpose string) int64 {
 	return advisory.Key("eventlog/" + owner + "/" + purpose)
 }
 
-// migrate brings the schema up to date, one instance at a time, by connections of its own: the search_path that goose
-// needs must not stay with a pooled one.
+// migrate brings the schema up to date, one instance at a time. It uses connections of its own, because the search_path
+// that goose needs must not remain set on a pooled connection.
 func migrate(ctx context.Context, o Options) (err error) {
 	c := o.Pool.Config().ConnConfig
 	lock, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
-		return fmt.Errorf("connect to migrate: %w", Away(err))
+		return fmt.Errorf("connect to migrate: %w", Unavailable(err))
 	}
 	defer lock.Close(context.WithoutCancel(ctx))
-	if err := advisory.Await(ctx, lock, lockKey(o.Owner, "migrate"), lockPoll); err != nil {
-		return fmt.Errorf("lock to migrate: %w", Away(err))
+	if err := advisory.Await(ctx, lock, lockKey(o.Owner, "migrate"), lockPollInterval); err != nil {
+		return fmt.Errorf("lock to migrate: %w", Unavailable(err))
 	}
 	schema := pgx.Identifier{o.Owner}.Sanitize()
 	if _, err := lock.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+schema); err != nil {

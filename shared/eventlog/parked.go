@@ -12,46 +12,47 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// Parked is a stream of another owner of which nothing is applied, from the event that failed on.
+// Parked is a stream of another owner that is parked: nothing of it is applied, from the event that failed onwards.
 type Parked struct {
 	Source string
 	Topic  string
 	Stream string
-	// Position and Version are those of the event that failed, and Index counts the effects of it that are applied.
+	// Position and Version are those of the event that failed. Index is the number of its effects that are applied
+	// already.
 	Position int64
 	Index    int
 	Version  int64
-	// Waiting counts the events behind it that were passed over.
+	// Waiting is the number of later events of the stream that were passed over.
 	Waiting int64
-	// Record is the event that failed, without a body: what people wrote is in its owner's log, as far as it is not
-	// redacted.
+	// Record is the event that failed, without its body: personal texts remain in the owner's log only, where they can
+	// be redacted.
 	Record *meshv1.Record
 	Error  string
 	At     time.Time
 	// HeldUntil is the time until which no further event of the stream may be passed over, because a retry is about to
-	// end. Zero: it is not held.
+	// catch up. Zero: the stream is not held.
 	HeldUntil time.Time
 }
 
-// Resolution changes what is parked of a stream in the transaction of what followed from its events.
+// Resolution changes a parked stream, in the same transaction as the effects of its events.
 type Resolution struct {
-	// Of is the stream as it was read. It must not have changed since.
+	// Of is the parked stream as it was read. The write fails if it has changed since.
 	Of Parked
-	// Left is what stays parked; nil: nothing does.
+	// Left is what remains parked; nil: nothing does.
 	Left *Parked
-	// HoldUntil, if it is set, is all that changes: until then no further event of the stream may be passed over. Then it
-	// matters only that the stream is parked.
+	// HoldUntil, if set, is the only change: until then no further event of the stream may be passed over. The write
+	// then fails only if the stream is no longer parked.
 	HoldUntil time.Time
 }
 
-// ParkedChangedError reports that a write was decided on something else than what is parked now: read it again.
+// ParkedChangedError reports that the parked streams have changed since the write was decided. Read them again.
 type ParkedChangedError struct {
 	Source string
 	Topic  string
 }
 
 func (e *ParkedChangedError) Error() string {
-	return fmt.Sprintf("what is parked of %s of %s has changed", e.Topic, e.Source)
+	return fmt.Sprintf("the parked streams of %s of %s have changed", e.Topic, e.Source)
 }
 
 const (
@@ -72,31 +73,31 @@ LATERAL (SELECT revision FROM owner.consumers n WHERE n.source = k.source AND n.
 	sqlParkedLeft = `UPDATE owner.parked_streams SET position = $4, index = $5, version = $6, waiting = $7, record = $8,
   error = $9, at = $10, held_until = $11 WHERE source = $1 AND topic = $2 AND stream = $3`
 
-	// One statement, hence one state: the revision is that of these rows.
+	// A single statement sees a single state, so the revision belongs to these rows.
 	sqlParkedOf = `SELECT n.revision, ` + parkedColumns + ` FROM owner.consumers n
 LEFT JOIN owner.parked_streams p ON p.source = n.source AND p.topic = n.topic WHERE n.source = $1 AND n.topic = $2`
 	sqlListParked = `SELECT ` + parkedColumns + ` FROM owner.parked_streams p
 WHERE (p.source, p.stream, p.topic) > ($1, $2, $3) ORDER BY p.source, p.stream, p.topic LIMIT $4`
 	sqlParkedStream = `SELECT ` + parkedColumns + ` FROM owner.parked_streams p WHERE p.source = $1 AND p.stream = $2`
 
-	// Events that an earlier release parked, each by itself, without those that it has read meanwhile.
+	// Events that an earlier release parked one by one, without those that it has read since.
 	sqlParkedEvents = `SELECT p.stream, p.version, p.record, p.error, p.at FROM owner.parked p WHERE p.source = $1
   AND p.version > coalesce((SELECT r.version FROM owner.readings r WHERE r.source = p.source AND r.stream = p.stream), 0)
 ORDER BY p.stream, p.version`
 	sqlForgetParkedEvents = `DELETE FROM owner.parked WHERE source = $1`
 
-	sqlDropLetter = `INSERT INTO owner.dropped_letters (partition, "offset", id, at) VALUES ($1, $2, $3, $4)
+	sqlDropDeadLetter = `INSERT INTO owner.dropped_letters (partition, "offset", id, at) VALUES ($1, $2, $3, $4)
 ON CONFLICT DO NOTHING`
-	sqlForgetLetters = `DELETE FROM owner.dropped_letters WHERE at < $1`
+	sqlForgetDropped = `DELETE FROM owner.dropped_letters WHERE at < $1`
 	sqlDropped       = `SELECT partition, "offset", id FROM owner.dropped_letters ORDER BY partition, "offset"`
 )
 
-// in names the owner's schema in a statement.
+// in replaces "owner." in a statement by the owner's schema.
 func (l *Log) in(statement string) string {
 	return strings.ReplaceAll(statement, "owner.", pgx.Identifier{l.o.Owner}.Sanitize()+".")
 }
 
-// nullableParked is a row that may be absent.
+// nullableParked is a row of a parked stream that may be absent.
 type nullableParked struct {
 	source, topic, stream, problem *string
 	position, version, waiting     *int64
@@ -119,7 +120,7 @@ func (n *nullableParked) parked() (Parked, error) {
 	return p, proto.Unmarshal(n.record, p.Record)
 }
 
-// ParkedOf reads the streams that are parked of a topic, and the revision that an Advance has to name.
+// ParkedOf returns the parked streams of a topic, and the revision that an Advance must contain.
 func (l *Log) ParkedOf(ctx context.Context, source, topic string) (all []Parked, revision int64, err error) {
 	found, err := l.o.Pool.Query(ctx, l.in(sqlParkedOf), source, topic)
 	if err == nil {
@@ -138,17 +139,17 @@ func (l *Log) ParkedOf(ctx context.Context, source, topic string) (all []Parked,
 		}
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("read what is parked of %s of %s: %w", topic, source, Away(err))
+		return nil, 0, fmt.Errorf("read what is parked of %s of %s: %w", topic, source, Unavailable(err))
 	}
 	return all, revision, nil
 }
 
-// ListParked lists parked streams by source, stream and topic, after one of them (zero: from the first), at most limit.
+// ListParked returns up to limit parked streams after a given one (zero: from the first), by source, stream and topic.
 func (l *Log) ListParked(ctx context.Context, after Parked, limit int) ([]Parked, error) {
 	return l.parked(ctx, sqlListParked, after.Source, after.Stream, after.Topic, limit)
 }
 
-// ParkedStream finds what is parked of a stream; events of a stream may go to several topics.
+// ParkedStream returns the parked entries of a stream, one for each topic to which its events go.
 func (l *Log) ParkedStream(ctx context.Context, source, stream string) ([]Parked, error) {
 	return l.parked(ctx, sqlParkedStream, source, stream)
 }
@@ -168,11 +169,11 @@ func (l *Log) parked(ctx context.Context, statement string, args ...any) ([]Park
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("read what is parked at %s: %w", l.o.Owner, Away(err))
+	return nil, fmt.Errorf("read what is parked at %s: %w", l.o.Owner, Unavailable(err))
 }
 
-// ImportParked parks the streams of which an earlier release had parked events. Place returns the position of one, and up
-// to which position all of its topic is passed. It has no effect when it was done before.
+// ImportParked parks the streams of which an earlier release had parked events. The place function returns the position
+// of an event, and the position up to which its topic was read. A second call has no effect.
 func (l *Log) ImportParked(ctx context.Context, source string,
 	place func(*meshv1.Record) (position, passed int64, err error)) error {
 	err := pgx.BeginFunc(ctx, l.o.Pool, func(tx pgx.Tx) error {
@@ -212,7 +213,7 @@ func (l *Log) ImportParked(ctx context.Context, source string,
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("take over what an earlier release parked of %s: %w", source, Away(err))
+		return fmt.Errorf("take over what an earlier release parked of %s: %w", source, Unavailable(err))
 	}
 	return nil
 }
@@ -249,42 +250,42 @@ func queueParkedLeft(b *pgx.Batch, statement string, p Parked) error {
 	return nil
 }
 
-// storable is a text without the one character that Postgres has no place for.
+// storable replaces what Postgres cannot store in a text: invalid UTF-8 and the zero character.
 func storable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// Letter is a dead letter of this owner: where it is on its topic, and the id of its message, as offsets begin anew in a
-// topic that is made anew.
-type Letter struct {
+// DeadLetter identifies a dead letter of this owner: its place on the topic, and the id of its message, because a topic
+// that is deleted and created again starts over with its offsets.
+type DeadLetter struct {
 	Partition int32
 	Offset    int64
 	ID        string
 }
 
-// lettersKept is longer than the topics keep what the letters are about.
-const lettersKept = 60 * 24 * time.Hour
+// droppedKept is how long the log remembers dropped dead letters. It is longer than the topics keep the dead letters.
+const droppedKept = 60 * 24 * time.Hour
 
-// DropLetter notes that a dead letter was dealt with.
-func (l *Log) DropLetter(ctx context.Context, letter Letter) error {
+// DropDeadLetter records that a dead letter was dealt with, so that it is no longer listed.
+func (l *Log) DropDeadLetter(ctx context.Context, d DeadLetter) error {
 	now := l.o.Now().UTC()
 	b := &pgx.Batch{}
-	b.Queue(l.in(sqlForgetLetters), now.Add(-lettersKept))
-	b.Queue(l.in(sqlDropLetter), letter.Partition, letter.Offset, storable(letter.ID), now)
+	b.Queue(l.in(sqlForgetDropped), now.Add(-droppedKept))
+	b.Queue(l.in(sqlDropDeadLetter), d.Partition, d.Offset, storable(d.ID), now)
 	if err := l.o.Pool.SendBatch(ctx, b).Close(); err != nil {
-		return fmt.Errorf("drop the dead letter %d/%d: %w", letter.Partition, letter.Offset, Away(err))
+		return fmt.Errorf("drop the dead letter %d/%d: %w", d.Partition, d.Offset, Unavailable(err))
 	}
 	return nil
 }
 
-// DroppedLetters lists the dead letters that were dealt with.
-func (l *Log) DroppedLetters(ctx context.Context) ([]Letter, error) {
+// DroppedDeadLetters returns the dead letters that were dealt with.
+func (l *Log) DroppedDeadLetters(ctx context.Context) ([]DeadLetter, error) {
 	found, err := l.o.Pool.Query(ctx, l.in(sqlDropped))
 	if err == nil {
-		var all []Letter
-		if all, err = pgx.CollectRows(found, pgx.RowToStructByPos[Letter]); err == nil {
+		var all []DeadLetter
+		if all, err = pgx.CollectRows(found, pgx.RowToStructByPos[DeadLetter]); err == nil {
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("read the dropped dead letters of %s: %w", l.o.Owner, Away(err))
+	return nil, fmt.Errorf("read the dropped dead letters of %s: %w", l.o.Owner, Unavailable(err))
 }

@@ -213,14 +213,14 @@ func TestPlans_ResumeWithManyRoomsIsBounded(t *testing.T) {
 	p = explain(t, l, l.sql.readGaps, all[:100], after[:100], until[:100], []int64{1})
 	assert.LessOrEqual(t, p.rows(), int64(2*maxMissed.events+1))
 	assert.Empty(t, p.scanned())
-	p = explain(t, l, l.sql.stays, []string{"heavy"}, []int64{0})
+	p = explain(t, l, l.sql.intervalsSince, []string{"heavy"}, []int64{0})
 	assert.LessOrEqual(t, p.rows(), int64(rooms+10))
 	assert.Empty(t, p.scanned())
 
 	got, err := l.Resume(t.Context(), []Resumer{{User: "heavy"}}, Bounds{})
 	require.NoError(t, err)
 	assert.Equal(t, maxMissed.events, len(got.Events), "an answer is used up")
-	assert.Equal(t, rooms-maxMissed.events/perRoom, len(got.Resumed[0].TooFar))
+	assert.Equal(t, rooms-maxMissed.events/perRoom, len(got.Resumed[0].NotRecovered))
 }
 
 // Rooms with few events are given, although many that are too far come before them in the order of rooms.
@@ -236,7 +236,7 @@ SELECT DISTINCT room, 'heavy', 1, 1 FROM chat.event_rooms WHERE room ~ '[yz]'`)
 	require.NoError(t, err)
 	got, err := l.Resume(t.Context(), []Resumer{{User: "heavy"}}, Bounds{})
 	require.NoError(t, err)
-	assert.Equal(t, 15, len(got.Resumed[0].TooFar))
+	assert.Equal(t, 15, len(got.Resumed[0].NotRecovered))
 	assert.Equal(t, 1+300+10*350, len(got.Events), "and the event that opened all rooms")
 }
 
@@ -257,10 +257,10 @@ func TestResume_NobodyPaysForAnotherOne(t *testing.T) {
 		assert.LessOrEqual(t, len(got.Events), maxMissed.events)
 		answers, left = append(answers, got.Resumed...), left[len(got.Resumed):]
 	}
-	assert.Equal(t, 50-11, len(answers[0].TooFar))
-	assert.Empty(t, answers[1].TooFar)
-	assert.Len(t, answers[1].Stays, 2)
-	assert.Empty(t, answers[2].TooFar)
+	assert.Equal(t, 50-11, len(answers[0].NotRecovered))
+	assert.Empty(t, answers[1].NotRecovered)
+	assert.Len(t, answers[1].Intervals, 2)
+	assert.Empty(t, answers[2].NotRecovered)
 }
 
 // others makes other users members of as many rooms.

@@ -18,14 +18,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// sealedPlainly is the first byte of personal fields that are kept as they are.
+// sealedPlainly is the first byte of personal fields that are stored unencrypted.
 const sealedPlainly = 0
 
-// prepared is a Write with all done that needs no lock: its events are placed, split and encoded.
+// prepared is a Write after all work that needs no lock: its events are placed, split and encoded.
 type prepared struct {
 	stream   string
 	expected int64
-	at       time.Time // that the commands were decided at
+	at       time.Time // when the commands were decided
 	entries  []*entry
 	advance  *Advance
 	resolves *Resolution
@@ -47,9 +47,9 @@ type entry struct {
 	kind        envelope.Kind
 	code, text  string
 	drafts      []draft
-	index       int            // of the command that it belongs to
-	memberOf    string         // room that its actor has to be a member of
-	otherwise   *refusal.Error // of its command, where the stream is not at the expected version
+	index       int            // of the command to which it belongs
+	memberOf    string         // the room of which its actor must be a member
+	otherwise   *refusal.Error // refusal of its command if the stream is not at the expected version
 	fired       *TimerKey
 	span        trace.Span
 }
@@ -66,10 +66,10 @@ type draft struct {
 	message  proto.Message
 }
 
-// maxEvent is how many bytes an event may have on its topic, where brokers take records up to a million.
+// maxEvent is the maximum size of an event on its topic, in bytes. Brokers accept records of up to a million.
 const maxEvent = 900_000
 
-// size is about how large the record of an event is.
+// size estimates the size of an event's record, in bytes.
 func (d *draft) size() int {
 	n := len(d.body) + len(d.personal) + len(d.place.Stream) + len(d.place.Subject)
 	for _, room := range d.place.Rooms {
@@ -92,7 +92,7 @@ func (l *Log) prepare(ctx context.Context, w Write) (*prepared, error) {
 	seen := map[commandKey]bool{}
 	for i, d := range w.Commands {
 		if err := l.draftAlso(p, i, d); err != nil {
-			return nil, &MemberError{err}
+			return nil, &WriteError{err}
 		}
 		e := &entry{index: i, memberOf: d.MemberOf, fired: d.Timer, stream: w.Stream, expected: AnyVersion, actor: d.Actor, cause: d.CommandID,
 			commandType: d.Type, digest: d.Digest,
@@ -108,21 +108,21 @@ func (l *Log) prepare(ctx context.Context, w Write) (*prepared, error) {
 		}
 		key := commandKey{d.Actor, d.CommandID}
 		if d.CommandID != "" && seen[key] {
-			return nil, &MemberError{fmt.Errorf("command %s of %s is in it twice", d.CommandID, d.Actor)}
+			return nil, &WriteError{fmt.Errorf("command %s of %s is in the write twice", d.CommandID, d.Actor)}
 		}
 		seen[key] = true
 		if (e.kind == envelope.Committed) != (len(d.Events) > 0) {
-			return nil, &MemberError{fmt.Errorf("command %s is %s with %d events", d.CommandID, e.kind, len(d.Events))}
+			return nil, &WriteError{fmt.Errorf("command %s is %s with %d events", d.CommandID, e.kind, len(d.Events))}
 		}
 		if err := l.draft(p, e, d.Events); err != nil {
-			return nil, &MemberError{err}
+			return nil, &WriteError{err}
 		}
 	}
 	for _, a := range w.Appends {
 		e := &entry{index: -1, stream: a.Stream, expected: a.Expected, actor: a.Actor, cause: a.Cause, correlation: a.Correlation,
 			traceParent: a.TraceParent}
 		if err := l.draft(p, e, a.Events); err != nil {
-			return nil, &MemberError{err}
+			return nil, &WriteError{err}
 		}
 	}
 	for _, e := range p.entries {
@@ -155,7 +155,7 @@ func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
 			}
 		}
 		if n := d.size(); n > maxEvent {
-			return fmt.Errorf("%s has %d bytes with its rooms, and an event may have %d", declared.Name, n, maxEvent)
+			return fmt.Errorf("%s has %d bytes with its rooms; an event may have %d", declared.Name, n, maxEvent)
 		}
 		if d.effect = l.effects.of[declared.Name]; d.effect != nil {
 			d.message = m
@@ -168,8 +168,7 @@ func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
 	return nil
 }
 
-// begin starts the span of an entry, within the trace of its command, and makes it the one that is kept with the
-// events.
+// begin starts the span of an entry, within the trace of its command. Its traceparent is stored with the events.
 func (l *Log) begin(ctx context.Context, e *entry) {
 	ctx = telemetry.Continue(ctx, e.traceParent)
 	ctx, e.span = l.o.Tracer.Start(ctx, "append "+l.o.Owner, trace.WithAttributes(
@@ -180,11 +179,11 @@ func (l *Log) begin(ctx context.Context, e *entry) {
 	}
 }
 
-// end ends the spans. An append that has to be tried again does not count as an error.
+// end ends the spans of a Write. A Write that must be decided again does not count as an error.
 func (p *prepared) end(err error) {
 	for _, e := range p.entries {
-		var member *MemberError
-		if errors.Is(err, bus.ErrAway) || errors.As(err, &member) {
+		var rejected *WriteError
+		if errors.Is(err, bus.ErrUnavailable) || errors.As(err, &rejected) {
 			e.span.RecordError(err)
 			e.span.SetStatus(codes.Error, "not appended")
 		} else if err != nil {

@@ -2,14 +2,14 @@ package eventlog
 
 import "sync"
 
-// progress is a position that rises, and wakes those who wait for that. It falls only when it is forgotten.
+// progress is a rising position that wakes those who wait for it. It falls only when it is forgotten.
 type progress struct {
 	mu       sync.Mutex
 	position int64
 	moved    chan struct{}
-	era      int // how often it was forgotten
+	era      int // number of times it was forgotten
 	waiters  int
-	wanted   chan struct{} // receives when somebody begins to wait
+	wanted   chan struct{} // receives when a wait begins
 }
 
 func newProgress() *progress {
@@ -23,7 +23,7 @@ func (p *progress) reach(position int64) {
 	p.raise(position)
 }
 
-// reachIn does the same for a position that was read in an era, and does nothing if the position was forgotten since.
+// reachIn does the same for a position that was read in an era, unless the position was forgotten since.
 func (p *progress) reachIn(era int, position int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -40,28 +40,29 @@ func (p *progress) raise(position int64) {
 	}
 }
 
-// forget has the position read again, because the database may have lost the transaction that it is known from.
+// forget sets the position to 0, so that it is read again, because the database may have lost the transaction that set
+// it.
 func (p *progress) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.position, p.era = 0, p.era+1
 }
 
-// current returns the era, to be passed to reachIn with a position that is read from now on.
+// current returns the current era. Pass it to reachIn with a position that is read after this call.
 func (p *progress) current() (era int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.era
 }
 
-// now is the position, and what is closed when it is no longer that.
+// now returns the position, and a channel that is closed when the position changes.
 func (p *progress) now() (position int64, moved <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.position, p.moved
 }
 
-// wait counts somebody who waits for the position until the returned function is called.
+// wait registers a waiter for the position until the returned function is called.
 func (p *progress) wait() (done func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -77,7 +78,7 @@ func (p *progress) wait() (done func()) {
 	}
 }
 
-// demand returns what receives when somebody waits; it receives at once if somebody does already.
+// demand returns a channel that receives when there is a waiter, at once if there is one already.
 func (p *progress) demand() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -91,7 +92,7 @@ func (p *progress) demand() <-chan struct{} {
 	return p.wanted
 }
 
-// progresses are those of many things, by name.
+// progresses holds several positions, by name.
 type progresses struct{ byName sync.Map }
 
 func (p *progresses) of(name string) *progress {
@@ -102,7 +103,7 @@ func (p *progresses) of(name string) *progress {
 	return v.(*progress)
 }
 
-// forget has all of them read again.
+// forget forgets all positions.
 func (p *progresses) forget() {
 	p.byName.Range(func(_, v any) bool {
 		v.(*progress).forget()
@@ -110,15 +111,16 @@ func (p *progresses) forget() {
 	})
 }
 
-// waiting tells once that a dependency is away, whoever notices, and once that nobody notices any more.
+// waiting reports an unavailable dependency when the first waiter begins to wait for it, and its return when no waiter
+// is left.
 type waiting struct {
-	tell func(dependency string, err error)
+	report func(dependency string, err error)
 
 	mu      sync.Mutex
-	waiters map[string]map[string]bool // dependency -> who waits for it
+	waiters map[string]map[string]bool // dependency -> names of the waiters
 }
 
-// set records that somebody waits, with the reason err, or goes on, if err is nil.
+// set records that a waiter waits for a dependency, with the reason err, or that it continues, if err is nil.
 func (w *waiting) set(who, dependency string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -136,6 +138,6 @@ func (w *waiting) set(who, dependency string, err error) {
 		delete(all, who)
 	}
 	if before == 0 && len(all) > 0 || before > 0 && len(all) == 0 {
-		w.tell(dependency, err)
+		w.report(dependency, err)
 	}
 }

@@ -11,17 +11,17 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Projection is rows that follow from the log and from nothing else.
+// Projection is a set of rows that is derived from the log alone.
 type Projection interface {
-	// Name is under which its position is kept; it never changes.
+	// Name is the key under which the projection's position is stored. It must never change.
 	Name() string
-	// Apply writes what follows from events, ascending by position, each given once. The search_path of the transaction is
-	// the owner's schema. Each of its statements is a round trip, unless they are sent in a batch.
+	// Apply writes what follows from events, which ascend by position; each event is applied once. The search_path of
+	// the transaction is the owner's schema. Every statement costs a round trip, unless several are sent in one batch.
 	Apply(ctx context.Context, tx Tx, events []envelope.Event) error
 }
 
-// Tx is what a projection reads and writes its rows with, in the transaction that saves its position. It begins no other
-// transaction and does not end this one.
+// Tx is the transaction in which a projection's rows and its position are stored. It offers neither commit nor nested
+// transactions.
 type Tx interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
@@ -29,23 +29,24 @@ type Tx interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
-// breath is how long a projection lets commits gather, unless a query of this process waits for one of them.
-const breath = 30 * time.Millisecond
+// gatherDelay is how long a projection collects commits for one transaction, unless a query of this process waits for
+// one of them.
+const gatherDelay = 30 * time.Millisecond
 
-// batch is how many events a projection or a relay takes at a time.
-const batch = 500
+// maxBatch is the number of events that a projection or a relay reads at a time.
+const maxBatch = 500
 
-// maxApply bounds a batch, so that a connection that no answer comes from is given up.
+// maxApply bounds the time of a batch, so that a connection without a response is given up.
 const maxApply = time.Minute
 
-// standbyPoll is how soon, about, another instance goes on with a projection whose instance has ended.
-const standbyPoll = time.Second
+// standbyPollInterval is about how soon another instance takes over a projection after its instance has ended.
+const standbyPollInterval = time.Second
 
-// Follow applies the log to a projection until ctx ends: in batches, from where it was left, one instance at a time, at
-// once after a commit. A failed batch is tried again with back-off. Nothing waits for its transactions to be on disk: those
-// that a crash of the server loses are applied again.
+// Follow applies the log to a projection until ctx ends: in batches, from the stored position, on one instance at a
+// time, right after each commit. It retries a failed batch with back-off. Its transactions do not wait for the disk;
+// those that a crash of the server loses are applied again.
 func (l *Log) Follow(ctx context.Context, p Projection) error {
-	f := &follower{log: l, p: p, name: "projection " + p.Name(), here: l.applied.of(p.Name())}
+	f := &follower{log: l, p: p, name: "projection " + p.Name(), progress: l.applied.of(p.Name())}
 	for ctx.Err() == nil {
 		if err := f.lead(ctx); err != nil && ctx.Err() == nil {
 			f.failed(ctx, err)
@@ -56,35 +57,35 @@ func (l *Log) Follow(ctx context.Context, p Projection) error {
 
 // follower applies a log to a projection.
 type follower struct {
-	log  *Log
-	p    Projection
-	name string
-	here *progress
+	log      *Log
+	p        Projection
+	name     string
+	progress *progress
 
 	lease    *lease
-	position int64     // up to which the projection is applied
-	checked  time.Time // when that was read, or saved
-	again    backoff
+	position int64     // position up to which the projection is applied
+	checked  time.Time // when the position was read or saved
+	backoff  backoff
 }
 
 func (f *follower) failed(ctx context.Context, err error) {
-	f.log.waiting.set(f.name, "postgres", err) // one that cannot go on is unhealthy, whatever it is
-	f.log.o.Log.WarnContext(ctx, "projection does not go on, trying again", "projection", f.p.Name(), "error", err)
-	f.again.wait(ctx)
+	f.log.waiting.set(f.name, "postgres", err) // a projection that makes no progress is unhealthy, whatever the reason
+	f.log.o.Log.WarnContext(ctx, "projection stopped, retrying", "projection", f.p.Name(), "error", err)
+	f.backoff.wait(ctx)
 }
 
-func (f *follower) goesOn() { f.log.waiting.set(f.name, "postgres", nil) }
+func (f *follower) recovered() { f.log.waiting.set(f.name, "postgres", nil) }
 
-// lead applies the log for as long as the lease holds.
+// lead applies the log while this instance holds the lease.
 func (f *follower) lead(ctx context.Context) error {
-	lease, ctx, err := f.log.takeLease(ctx, f.name, leaseRenewal, standbyPoll, f.goesOn)
+	lease, ctx, err := f.log.takeLease(ctx, f.name, leaseRenewal, standbyPollInterval, f.recovered)
 	if err != nil {
 		return err
 	}
 	defer lease.giveUp(ctx)
 	f.lease = lease
-	// A server that has crashed may have lost what was known.
-	f.here.forget()
+	// A server that has crashed may have lost the position that was known.
+	f.progress.forget()
 	if err := f.check(ctx); err != nil {
 		return err
 	}
@@ -96,42 +97,42 @@ func (f *follower) lead(ctx context.Context) error {
 		case err != nil:
 			f.failed(ctx, err)
 		default:
-			f.again.reset()
-			f.goesOn()
-			if applied < batch {
-				await(ctx, moved, poll)
-				// Events that are committed within the next moment go into the same transaction.
-				await(ctx, f.here.demand(), breath)
+			f.backoff.reset()
+			f.recovered()
+			if applied < maxBatch {
+				await(ctx, moved, pollInterval)
+				// Events that are committed in the next moment go into the same transaction.
+				await(ctx, f.progress.demand(), gatherDelay)
 			}
 		}
 	}
 	return context.Cause(ctx)
 }
 
-// check reads where the projection and the log are. Another one may have moved the projection: a rebuild, a reset.
+// check reads the positions of the projection and of the log. A rebuild or a reset may have moved the projection.
 func (f *follower) check(ctx context.Context) error {
 	b := &pgx.Batch{}
 	b.Queue(f.log.sql.addProjection, f.p.Name())
 	b.Queue(f.log.sql.projection, f.p.Name()).QueryRow(func(row pgx.Row) error { return row.Scan(&f.position) })
 	err := f.lease.lend(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		era := f.here.current()
+		era := f.progress.current()
 		if err := conn.SendBatch(ctx, b).Close(); err != nil {
 			return err
 		}
-		f.here.reachIn(era, f.position)
+		f.progress.reachIn(era, f.position)
 		_, _, err := f.log.readHead(ctx, conn)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("read the position of projection %s: %w", f.p.Name(), Away(err))
+		return fmt.Errorf("read the position of projection %s: %w", f.p.Name(), Unavailable(err))
 	}
 	f.checked = time.Now()
 	return nil
 }
 
-// applyNext applies the next batch in one transaction with the projection's position, and returns how many events it had.
+// applyNext applies the next batch in one transaction with the projection's position. It returns the number of events.
 func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
-	if head, _ := f.log.head.now(); head <= f.position && time.Since(f.checked) < poll {
+	if head, _ := f.log.head.now(); head <= f.position && time.Since(f.checked) < pollInterval {
 		return 0, nil
 	} else if head <= f.position {
 		if err := f.check(ctx); err != nil {
@@ -155,15 +156,15 @@ func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
 		err = problem
 	}
 	if err != nil {
-		return 0, fmt.Errorf("projection %s of %s: %w", f.p.Name(), f.log.o.Owner, Away(err))
+		return 0, fmt.Errorf("projection %s of %s: %w", f.p.Name(), f.log.o.Owner, Unavailable(err))
 	}
 	return applied, nil
 }
 
-// transact takes a round trip to begin and read, those of Apply, and one to save and commit; one more where it finds no
-// event.
+// transact takes one round trip to begin and read, those of Apply, and one to save and commit. It takes one more if it
+// finds no event.
 func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, err error) {
-	l, era := f.log, f.here.current()
+	l, era := f.log, f.progress.current()
 	var events []logged
 	stored := int64(-1)
 	read := func(rows pgx.Rows) (err error) {
@@ -172,12 +173,12 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 	}
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
-	// The row is locked before any other, in the order of a rebuild that takes over.
+	// The row is locked before any other, in the same order as in a rebuild that takes over.
 	b.Queue(l.sql.takeProjection, f.p.Name()).Query(func(rows pgx.Rows) error {
 		_, err := pgx.ForEachRow(rows, []any{&stored}, func() error { return nil })
 		return err
 	})
-	b.Queue(l.sql.read, f.position, int64(1<<62), batch, "").Query(read)
+	b.Queue(l.sql.read, f.position, int64(1<<62), maxBatch, "").Query(read)
 	if err := conn.SendBatch(ctx, b).Close(); err != nil {
 		return 0, err
 	}
@@ -186,7 +187,7 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 			return 0, f.added(ctx, conn)
 		}
 		f.position = stored
-		found, err := conn.Query(ctx, l.sql.read, f.position, int64(1<<62), batch, "")
+		found, err := conn.Query(ctx, l.sql.read, f.position, int64(1<<62), maxBatch, "")
 		if err == nil {
 			err = read(found)
 		}
@@ -196,12 +197,12 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 	}
 	position := f.position
 	if len(events) == 0 {
-		// The log may have begun another incarnation, whose floor no event has. The floor is read first: every event below it
-		// is then found by the read that follows.
+		// The log may have begun another incarnation, whose floor is above every event. The floor is read first, so the
+		// read that follows finds every event below it.
 		var floor int64
 		b = &pgx.Batch{}
 		b.Queue(l.sql.floor).QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
-		b.Queue(l.sql.read, f.position, int64(1<<62), batch, "").Query(read)
+		b.Queue(l.sql.read, f.position, int64(1<<62), maxBatch, "").Query(read)
 		if err := conn.SendBatch(ctx, b).Close(); err != nil {
 			return 0, err
 		}
@@ -217,7 +218,7 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 			if conn.IsClosed() {
 				return 0, err
 			}
-			return 0, &ownFault{err}
+			return 0, &dataError{err}
 		}
 	}
 	if position > f.position {
@@ -231,11 +232,11 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 		return 0, fmt.Errorf("the transaction did not end: status %c", s)
 	}
 	f.position, f.checked = position, time.Now()
-	f.here.reachIn(era, position)
+	f.progress.reachIn(era, position)
 	return len(events), nil
 }
 
-// added has a projection begin at the beginning after a reset has removed its row.
+// added starts a projection from the beginning after a reset has removed its row.
 func (f *follower) added(ctx context.Context, conn *pgx.Conn) error {
 	b := &pgx.Batch{}
 	b.Queue(f.log.sql.addProjection, f.p.Name())
@@ -244,7 +245,7 @@ func (f *follower) added(ctx context.Context, conn *pgx.Conn) error {
 	return conn.SendBatch(ctx, b).Close()
 }
 
-// await returns when something moved, after a while, or when ctx ends.
+// await returns when moved is closed, when patience has passed, or when ctx ends.
 func await(ctx context.Context, moved <-chan struct{}, patience time.Duration) {
 	t := time.NewTimer(patience)
 	defer t.Stop()
@@ -255,21 +256,21 @@ func await(ctx context.Context, moved <-chan struct{}, patience time.Duration) {
 	}
 }
 
-// enter prepares a transaction for the statements of a projection that is emptied. A process that freezes in it does not
-// hold it for long.
+// enter prepares a transaction for the statements that empty a projection. The server ends the transaction if this
+// process freezes in it.
 func (l *Log) enter(ctx context.Context, tx pgx.Tx) error {
 	_, err := tx.Exec(ctx, `SELECT set_config('search_path', $1, true),
   set_config('idle_in_transaction_session_timeout', '5s', true)`, pgx.Identifier{l.o.Owner}.Sanitize())
 	return err
 }
 
-// Reset empties a projection and lets it be applied from the beginning; empty removes its rows.
+// Reset empties a projection, so that it is applied from the beginning again. The empty function removes its rows.
 func (l *Log) Reset(ctx context.Context, projection string, empty func(context.Context, pgx.Tx) error) error {
 	err := pgx.BeginFunc(ctx, l.o.Pool, func(tx pgx.Tx) error {
 		if err := l.enter(ctx, tx); err != nil {
 			return err
 		}
-		// First the position: that waits for a batch that is being applied.
+		// Removing the position first waits for a batch that is being applied.
 		if _, err := tx.Exec(ctx, l.sql.dropProjection, projection); err != nil {
 			return err
 		}
@@ -277,13 +278,13 @@ func (l *Log) Reset(ctx context.Context, projection string, empty func(context.C
 	})
 	l.applied.of(projection).forget()
 	if err != nil {
-		return fmt.Errorf("reset projection %s of %s: %w", projection, l.o.Owner, Away(err))
+		return fmt.Errorf("reset projection %s of %s: %w", projection, l.o.Owner, Unavailable(err))
 	}
 	return nil
 }
 
-// WaitFor returns when a projection has applied the log up to a position, in whatever instance. The rows are
-// then read within the same call of Reading.
+// WaitFor returns when any instance has applied the log to a projection up to a position. Read the rows within the same
+// call of ReadConsistently.
 func (l *Log) WaitFor(ctx context.Context, projection string, position int64) error {
 	here := l.applied.of(projection)
 	if have, _ := here.now(); have >= position {
@@ -302,10 +303,10 @@ func (l *Log) WaitFor(ctx context.Context, projection string, position int64) er
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("wait for projection %s to reach %d, it is at %d: %w", projection, position, have, err)
 		}
-		// Another instance may be the one that applies it.
+		// Another instance may apply the projection.
 		era := here.current()
 		if err := l.o.Pool.QueryRow(ctx, l.sql.projection, projection).Scan(&have); err != nil {
-			return fmt.Errorf("read the position of projection %s: %w", projection, Away(err))
+			return fmt.Errorf("read the position of projection %s: %w", projection, Unavailable(err))
 		}
 		here.reachIn(era, have)
 	}

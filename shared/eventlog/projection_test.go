@@ -59,8 +59,8 @@ func checkCounts(t *testing.T, l *Log, n int64) {
 // following takes the lease of a projection, and does nothing by itself.
 func following(t testing.TB, l *Log, p Projection) *follower {
 	t.Helper()
-	f := &follower{log: l, p: p, name: "projection " + p.Name(), here: l.applied.of(p.Name())}
-	lease, _, err := l.takeLease(t.Context(), f.name, time.Hour, standbyPoll, func() {})
+	f := &follower{log: l, p: p, name: "projection " + p.Name(), progress: l.applied.of(p.Name())}
+	lease, _, err := l.takeLease(t.Context(), f.name, time.Hour, standbyPollInterval, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestFollow_AppliesEachEventOnceWhateverFails(t *testing.T) {
 	}}
 	f := following(t, l, p)
 	for range 2 {
-		if _, err := f.applyNext(t.Context()); err == nil || errors.Is(err, bus.ErrAway) {
+		if _, err := f.applyNext(t.Context()); err == nil || errors.Is(err, bus.ErrUnavailable) {
 			t.Errorf("got %v", err)
 		}
 	}

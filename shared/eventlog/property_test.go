@@ -20,8 +20,8 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		first := rapid.Int64Range(0, 5).Draw(t, "position")
-		g := &ledger{owner: "chat", position: first, versions: map[string]int64{}, outcomes: map[commandKey]outcome{},
-			consumed: consumed{checkpoints: map[TopicPartition]Checkpoint{{}: {}}, revisions: map[topicKey]int64{},
+		a := &admission{owner: "chat", position: first, versions: map[string]int64{}, outcomes: map[commandKey]outcome{},
+			consumed: consumed{checkpoints: map[SourcePartition]Checkpoint{{}: {}}, revisions: map[topicKey]int64{},
 				parked: map[parkedKey]Parked{}}}
 		versions, outcomes := map[string]int64{}, map[commandKey]outcome{}
 		var checkpoint Checkpoint
@@ -34,7 +34,7 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 				_, has := outcomes[commandKey{e.actor, e.cause}]
 				repeated = repeated || e.command && has
 			}
-			c, err := g.admit(p)
+			c, err := a.admit(p)
 			var conflict *ConflictError
 			var again *RepeatedError
 			var stale *StaleCheckpointError
@@ -85,14 +85,14 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 			}
 		}
 		seen := map[string]int64{}
-		for i, stream := range g.rows.streams {
+		for i, stream := range a.rows.streams {
 			seen[stream]++
-			if g.rows.positions[i] != first+int64(i+1) || g.rows.versions[i] != seen[stream] {
-				t.Fatalf("row %d: position %d, %s version %d", i, g.rows.positions[i], stream, g.rows.versions[i])
+			if a.rows.positions[i] != first+int64(i+1) || a.rows.versions[i] != seen[stream] {
+				t.Fatalf("row %d: position %d, %s version %d", i, a.rows.positions[i], stream, a.rows.versions[i])
 			}
 		}
-		if len(g.rows.outcomes) != len(outcomes) || int64(len(g.rows.streams)) != position-first {
-			t.Fatalf("%d outcomes, %d events", len(g.rows.outcomes), len(g.rows.streams))
+		if len(a.rows.outcomes) != len(outcomes) || int64(len(a.rows.streams)) != position-first {
+			t.Fatalf("%d outcomes, %d events", len(a.rows.outcomes), len(a.rows.streams))
 		}
 	})
 }
@@ -131,9 +131,9 @@ func drawMember(t *rapid.T) *prepared {
 func TestSequence_AReaderSeesNoHole(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		places := []place{{"a", 0}, {"a", 1}, {"b", 0}}
-		var log []place // of the event at position i+1
-		records := map[place][]envelope.Event{}
+		places := []topicPartition{{"a", 0}, {"a", 1}, {"b", 0}}
+		var log []topicPartition // of the event at position i+1
+		records := map[topicPartition][]envelope.Event{}
 		var saved, s sequence
 		now := time.Unix(0, 0)
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
@@ -199,12 +199,12 @@ func TestSequence_AReaderSeesNoHole(t *testing.T) {
 func TestTurns_KeepTheOrderOfEachMember(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		var all turns
-		wanted := map[turnKey][]int64{} // positions at which it really changed
-		open := map[turnKey]bool{}
+		var all membershipChanges
+		wanted := map[membershipKey][]int64{} // positions at which it really changed
+		open := map[membershipKey]bool{}
 		turn := func(m catalog.Membership, opens bool, position int64) {
 			for _, user := range m.Users {
-				if k := (turnKey{m.Room, user}); open[k] != opens {
+				if k := (membershipKey{m.Room, user}); open[k] != opens {
 					open[k] = opens
 					wanted[k] = append(wanted[k], position)
 				}
@@ -227,16 +227,16 @@ func TestTurns_KeepTheOrderOfEachMember(t *testing.T) {
 				turn(m, false, position)
 			}
 		}
-		got := map[turnKey][]int64{}
-		now := map[turnKey]bool{}
+		got := map[membershipKey][]int64{}
+		now := map[membershipKey]bool{}
 		for _, r := range all.rounds {
-			seen := map[turnKey]bool{}
+			seen := map[membershipKey]bool{}
 			for _, side := range []struct {
 				list  memberships
 				opens bool
 			}{{r.opens, true}, {r.closes, false}} {
 				for i, room := range side.list.rooms {
-					k := turnKey{room, side.list.members[i]}
+					k := membershipKey{room, side.list.members[i]}
 					if seen[k] {
 						t.Fatalf("%v has two turns in one round", k)
 					}

@@ -8,16 +8,18 @@ import (
 	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
-// outcomesKept is longer than command topics remember, and than any client sends a command again.
+// outcomesKept is how long outcomes are stored. It is longer than the retention of command topics, and than any client
+// repeats a command.
 const outcomesKept = 30 * 24 * time.Hour
 
-// PruneOutcomes removes outcomes that are older than a duration, 5,000 at a time, and returns how many it removed.
+// PruneOutcomes removes outcomes that are older than a duration, 5,000 at a time. It returns the number of removed
+// outcomes.
 func (l *Log) PruneOutcomes(ctx context.Context, olderThan time.Duration) (removed int64, err error) {
 	before := l.o.Now().Add(-olderThan)
 	for newest := time.Unix(0, 0); ; {
 		var count int64
 		if err := l.o.Pool.QueryRow(ctx, l.sql.pruneOutcomes, planned, before, newest).Scan(&count, &newest); err != nil {
-			return removed, fmt.Errorf("prune the outcomes of %s: %w", l.o.Owner, Away(err))
+			return removed, fmt.Errorf("prune the outcomes of %s: %w", l.o.Owner, Unavailable(err))
 		}
 		if count == 0 {
 			return removed, nil
@@ -33,7 +35,7 @@ func (l *Log) pruneDaily(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			l.o.Log.WarnContext(ctx, "old outcomes stay until tomorrow", "error", err)
+			l.o.Log.WarnContext(ctx, "pruning outcomes failed, next attempt in 24h", "error", err)
 		case removed > 0:
 			l.o.Log.InfoContext(ctx, "old outcomes removed", "count", removed)
 		}

@@ -10,37 +10,37 @@ import (
 
 // The bounds of one transaction.
 const (
-	maxMembers = 512
-	maxEvents  = 4096
-	maxBytes   = 16 << 20
+	maxWrites = 512
+	maxEvents = 4096
+	maxBytes  = 16 << 20
 )
 
-// queue is who waits for the next transaction.
+// queue holds the writes that wait for the next transaction.
 type queue struct {
-	mu       sync.Mutex
-	joining  []*member
-	alone    []*member // failed before, or seem to be the retry of what failed
-	closed   bool
-	suspects suspects
-	filled   chan struct{} // holds one when there may be somebody
+	mu          sync.Mutex
+	joining     []*pendingWrite
+	alone       []*pendingWrite // failed before, or are in quarantine
+	closed      bool
+	quarantined quarantine
+	filled      chan struct{} // holds a value when the queue may be non-empty
 }
 
 func newQueue() *queue {
-	return &queue{filled: make(chan struct{}, 1), suspects: suspects{keys: map[any]bool{}}}
+	return &queue{filled: make(chan struct{}, 1), quarantined: quarantine{keys: map[any]bool{}}}
 }
 
-var errStopped = bus.Away("event log", errors.New("it is stopping"))
+var errStopped = bus.Unavailable("event log", errors.New("the log is stopping"))
 
-func (q *queue) put(m *member) error {
+func (q *queue) put(pw *pendingWrite) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return errStopped
 	}
-	if m.alone = m.alone || m.prepared != nil && q.suspects.match(m.prepared); m.alone {
-		q.alone = append(q.alone, m)
+	if pw.alone = pw.alone || pw.prepared != nil && q.quarantined.match(pw.prepared); pw.alone {
+		q.alone = append(q.alone, pw)
 	} else {
-		q.joining = append(q.joining, m)
+		q.joining = append(q.joining, pw)
 	}
 	q.wake()
 	return nil
@@ -53,36 +53,37 @@ func (q *queue) wake() {
 	}
 }
 
-// take removes who goes together into the next transaction, and one who goes alone into the one after.
-func (q *queue) take() (together []*member, alone *member) {
+// take removes the writes of the next transaction, and one write that gets the transaction after it alone.
+func (q *queue) take() (together []*pendingWrite, alone *pendingWrite) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	events, bytes := 0, 0
 	deciding := map[string]bool{}
-	var later []*member
-	for i, m := range q.joining {
-		if len(together) == maxMembers || events >= maxEvents || bytes >= maxBytes {
+	var later []*pendingWrite
+	for i, pw := range q.joining {
+		if len(together) == maxWrites || events >= maxEvents || bytes >= maxBytes {
 			later = append(later, q.joining[i:]...)
 			break
 		}
-		if m.ctx.Err() != nil {
-			m.answer(Committed{}, m.ctx.Err())
+		if pw.ctx.Err() != nil {
+			pw.finish(Committed{}, pw.ctx.Err())
 			continue
 		}
-		if m.decide != nil {
-			// Two that decide on one stream cannot both see it as they leave it.
-			if slices.ContainsFunc(m.selections, func(s Selection) bool { return deciding[s.Stream] }) {
-				later = append(later, m)
+		if pw.decide != nil {
+			// Two writes that decide about the same stream cannot be in one transaction: the second would not see the
+			// first.
+			if slices.ContainsFunc(pw.selections, func(s Selection) bool { return deciding[s.Stream] }) {
+				later = append(later, pw)
 				continue
 			}
-			for _, s := range m.selections {
+			for _, s := range pw.selections {
 				deciding[s.Stream] = true
 			}
 		} else {
-			events += m.prepared.events
-			bytes += m.prepared.bytes
+			events += pw.prepared.events
+			bytes += pw.prepared.bytes
 		}
-		together = append(together, m)
+		together = append(together, pw)
 	}
 	q.joining = later
 	if len(q.alone) > 0 {
@@ -95,37 +96,37 @@ func (q *queue) take() (together []*member, alone *member) {
 	return together, alone
 }
 
-// suspect remembers that a member failed, or took too long, by itself.
-func (q *queue) suspect(p *prepared) {
+// quarantine remembers that a write failed, or took too long, in a transaction of its own.
+func (q *queue) quarantine(p *prepared) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.suspects.add(p)
+	q.quarantined.add(p)
 }
 
-func (q *queue) suspected(p *prepared) bool {
+func (q *queue) isQuarantined(p *prepared) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.suspects.match(p)
+	return q.quarantined.match(p)
 }
 
-// close answers all who wait, and from now on everybody.
+// close finishes all waiting writes with an error, and all later ones.
 func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	for _, m := range append(q.joining, q.alone...) {
-		m.answer(Committed{}, errStopped)
+	for _, pw := range append(q.joining, q.alone...) {
+		pw.finish(Committed{}, errStopped)
 	}
 	q.joining, q.alone = nil, nil
 }
 
-// suspects are the ids of what failed, or took too long, by itself, the newest ten thousand.
-type suspects struct {
+// quarantine holds the ids of writes that failed, or took too long, on their own: the newest ten thousand.
+type quarantine struct {
 	keys  map[any]bool
 	order []any
 }
 
-func (s *suspects) add(p *prepared) {
+func (s *quarantine) add(p *prepared) {
 	for _, key := range p.keys() {
 		if s.keys[key] {
 			continue
@@ -139,7 +140,7 @@ func (s *suspects) add(p *prepared) {
 	}
 }
 
-func (s *suspects) match(p *prepared) bool {
+func (s *quarantine) match(p *prepared) bool {
 	if len(s.keys) == 0 {
 		return false
 	}
@@ -151,7 +152,7 @@ func (s *suspects) match(p *prepared) bool {
 	return false
 }
 
-// keys are by what a Write is known again when it is tried again.
+// keys returns the ids by which a Write is recognised when it is tried again.
 func (p *prepared) keys() (keys []any) {
 	for _, e := range p.entries {
 		if e.command && e.cause != "" {

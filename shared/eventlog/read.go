@@ -11,32 +11,33 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// planned makes the server plan a statement for what it is asked, each time. A kept plan would be one for any values,
-// and for tables as small as they were when it was made.
+// planned makes the server plan a statement for its arguments each time it runs. A cached plan would serve any
+// arguments, and assume tables as small as when it was made.
 const planned = pgx.QueryExecModeCacheDescribe
 
-// Query says what to read of the log. Empty fields ask for everything.
+// Query selects a part of the log. Zero fields do not restrict it.
 type Query struct {
-	After  int64  // events above this position
-	Until  int64  // up to this one; 0: to the head
-	Limit  int    // events in a page; 0: 500, at most 1,000
-	Topic  string // only of this topic
-	Stream string // only of this stream
+	After  int64  // only events above this position
+	Until  int64  // only events up to this position; 0: up to the head
+	Limit  int    // maximum number of events in a page; 0: 500, at most 1,000
+	Topic  string // only events of this topic
+	Stream string // only events of this stream
 
-	AfterVersion int64 // with Stream alone: events above this version of it
+	AfterVersion int64 // with Stream: only events above this version of it
 
-	// Partition and Partitions select events whose stream hashes to a partition of so many. Partitions 0: all events.
+	// Partition and Partitions select the events whose stream hashes to Partition among Partitions partitions.
+	// Partitions 0: all events.
 	Partition, Partitions int32
 }
 
-// maxSpan is how many positions a page covers that is filtered by topic or partition: no index serves such a filter,
-// and each page of a sparse topic has to end.
+// maxSpan is the number of positions that a page covers if it is filtered by topic or partition. No index serves such a
+// filter, so reading a page of a sparse topic has to be bounded.
 const maxSpan = 20_000
 
-// Page is a part of the log, ascending by position. Bodies are whole, except for what is redacted.
+// Page is a part of the log, ascending by position. Bodies are complete, except for redacted fields.
 type Page struct {
 	Events   []envelope.Event
-	Complete int64 // everything asked for up to here is in this page and those before
+	Complete int64 // this page and those before contain everything selected up to this position
 	Head     int64 // of the log
 
 	Incarnation string // of the log
@@ -52,7 +53,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 	}
 	head := newest.Position
 	if q.Partitions > 0 && (q.Partition < 0 || q.Partition >= q.Partitions) {
-		return Page{}, &ownFault{fmt.Errorf("read the log of %s: there is no partition %d of %d", l.o.Owner, q.Partition,
+		return Page{}, &dataError{fmt.Errorf("read the log of %s: partition %d does not exist among %d", l.o.Owner, q.Partition,
 			q.Partitions)}
 	}
 	limit := q.Limit
@@ -83,7 +84,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 		all, err = l.scanAll(found)
 	}
 	if err != nil {
-		return Page{}, fmt.Errorf("read the log of %s after %d: %w", l.o.Owner, q.After, Away(err))
+		return Page{}, fmt.Errorf("read the log of %s after %d: %w", l.o.Owner, q.After, Unavailable(err))
 	}
 	l.hideExpired(all)
 	if len(all) == limit {
@@ -100,7 +101,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 	return page, nil
 }
 
-// Records are the page's events as owners hand them to each other.
+// Records returns the page's events in the form in which owners send them to each other.
 func (p Page) Records() []*meshv1.Record {
 	records := make([]*meshv1.Record, len(p.Events))
 	for i, e := range p.Events {

@@ -170,7 +170,7 @@ WHERE personal LIKE '%secret%' OR body LIKE '%secret%'`).Scan(&left)
 	}
 }
 
-func TestStretches_FromTheOpeningToTheClosingEvent(t *testing.T) {
+func TestMembershipIntervals_FromTheOpeningToTheClosingEvent(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	added := func(user string) proto.Message { return &chatv1.MemberAdded{ConversationId: "1", UserId: user} }
@@ -179,12 +179,13 @@ func TestStretches_FromTheOpeningToTheClosingEvent(t *testing.T) {
 	commit(t, l, on("1", "c1", started("1", "alice", "bob"), sent("1", "m", "x")))
 	commit(t, l, on("1", "c2", left("bob"), added("bob"), added("bob"), left("bob"), left("bob"), added("bob")))
 	commit(t, l, on("1", "c3", left("alice")))
-	for user, want := range map[string][]Stretch{
-		"alice": {{1, 2, 9, 10}},
-		"bob":   {{1, 2, 3, 4}, {4, 5, 6, 7}, {8, 9, 0, 0}},
+	const room = "conversation:1"
+	for user, want := range map[string][]MembershipInterval{
+		"alice": {{room, 2, 10, 1, 9}},
+		"bob":   {{room, 2, 4, 1, 3}, {room, 5, 7, 4, 6}, {room, 9, 0, 8, 0}},
 		"carol": nil,
 	} {
-		got, err := l.Stretches(t.Context(), "conversation:1", user)
+		got, err := l.MembershipIntervals(t.Context(), room, user)
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("%s: %v %v", user, got, err)
 		}

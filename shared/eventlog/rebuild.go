@@ -16,33 +16,33 @@ import (
 	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
-// Rebuild names the projections to rebuild.
+// Rebuild configures a rebuild of projections.
 type Rebuild struct {
 	Projections []Projection
-	// Tables are those of the projections. Nil: all that the owner's migrations make.
+	// Tables of the projections. Nil: all tables of the owner's migrations.
 	Tables []string
-	// Progress is told how far it is. Nil: nobody is.
+	// Progress is called after each step. Nil: not called.
 	Progress func(RebuildProgress)
 }
 
-// RebuildProgress is how far a rebuild is.
+// RebuildProgress is the progress of a rebuild.
 type RebuildProgress struct {
 	Step     string // "build", "swap" or "compare"
 	Position int64
 	Head     int64 // of the log
 }
 
-// Rebuilt is what came of a rebuild.
+// Rebuilt is the result of a rebuild.
 type Rebuilt struct {
 	Projections []string
-	Position    int64         // as of which old and new rows were compared, and the new ones took over
-	Behind      int64         // where the old rows stood, if that was below Position: they could not be brought further
-	Held        time.Duration // for how long nothing could be appended to the log
+	Position    int64         // as of which old and new rows were compared and swapped
+	Behind      int64         // position of the old rows, if they could not be brought up to Position; else 0
+	Held        time.Duration // how long nothing could be appended to the log
 	Tables      []TableDifference
-	Left        string // what could not be compared or tidied up once the new rows had taken over, and why
+	Left        string // problems after the swap, in the comparison or the cleanup
 }
 
-// Differ counts the rows that differ.
+// Differ returns the number of rows that differ.
 func (r Rebuilt) Differ() (rows int64) {
 	for _, t := range r.Tables {
 		rows += t.Differ
@@ -52,14 +52,14 @@ func (r Rebuilt) Differ() (rows int64) {
 
 const (
 	swapTries    = 20
-	maxUnderLock = 2 * batch // events that are left for the time under the log's lock
+	maxUnderLock = 2 * maxBatch // events that may be applied under the log's lock
 	liveWithin   = 10 * time.Second
 )
 
-// Rebuild rebuilds projections while they are read and followed: a shadow schema is migrated and follows the log; then,
-// under the log's lock, it gets the rest and its tables take the place of the live ones. Old and new rows are compared as
-// they were at that moment, after the log has gone on. The migrations have to name their tables without a schema, and
-// make nothing but tables with their indexes and sequences.
+// Rebuild rebuilds projections while they are read and followed. A shadow schema is migrated and follows the log. Then,
+// under the log's lock, it receives the remaining events, and its tables replace the live ones. After the lock is
+// released, Rebuild compares old and new rows as of that moment. The migrations must name their tables without a
+// schema, and create only tables with their indexes and sequences.
 //
 // Grants on the old tables are lost. One rebuild of an owner runs at a time.
 func (l *Log) Rebuild(ctx context.Context, r Rebuild) (Rebuilt, error) {
@@ -73,7 +73,7 @@ func (l *Log) Rebuild(ctx context.Context, r Rebuild) (Rebuilt, error) {
 	slices.Sort(s.names)
 	rebuilt, err := s.alone(ctx, s.run)
 	if err != nil {
-		return Rebuilt{}, fmt.Errorf("rebuild %s of %s: %w", strings.Join(s.names, ", "), l.o.Owner, Away(err))
+		return Rebuilt{}, fmt.Errorf("rebuild %s of %s: %w", strings.Join(s.names, ", "), l.o.Owner, Unavailable(err))
 	}
 	l.o.Log.InfoContext(ctx, "projections rebuilt", "projections", s.names, "position", rebuilt.Position,
 		"held", rebuilt.Held, "differ", rebuilt.Differ(), "left", rebuilt.Left)
@@ -86,14 +86,14 @@ type shadow struct {
 	rebuild Rebuild
 	names   []string // of the projections
 	schema  string
-	old     string // where the tables go that were replaced
+	old     string // schema for the tables that were replaced
 	keeper  *pgx.Conn
 	tables  []string
 
-	position int64 // up to which the shadow is built
+	position int64 // position up to which the shadow is built
 }
 
-// alone calls f while no other rebuild of the owner runs, and tidies up behind it.
+// alone calls f while no other rebuild of the owner runs, and cleans up afterwards.
 func (s *shadow) alone(ctx context.Context, f func(context.Context) (Rebuilt, error)) (_ Rebuilt, err error) {
 	if s.keeper, err = pgx.ConnectConfig(ctx, s.log.o.Pool.Config().ConnConfig); err != nil {
 		return Rebuilt{}, err
@@ -101,14 +101,14 @@ func (s *shadow) alone(ctx context.Context, f func(context.Context) (Rebuilt, er
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		// The server notices a closed connection in its own time, and whoever rebuilds next would be refused until then.
+		// The server notices a closed connection late. Without this the next rebuild would be refused until then.
 		_, _ = s.keeper.Exec(ctx, "SELECT pg_advisory_unlock_all()")
 		_ = s.keeper.Close(ctx)
 	}()
 	var alone bool
 	err = s.keeper.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", lockKey(s.log.o.Owner, "rebuild")).Scan(&alone)
 	if err == nil && !alone {
-		err = &ownFault{errors.New("another rebuild is under way")}
+		err = &dataError{errors.New("another rebuild is under way")}
 	}
 	if err != nil {
 		return Rebuilt{}, err
@@ -125,7 +125,7 @@ func (s *shadow) alone(ctx context.Context, f func(context.Context) (Rebuilt, er
 
 func (s *shadow) run(ctx context.Context) (Rebuilt, error) {
 	if len(s.rebuild.Projections) == 0 || s.log.o.Migrations == nil {
-		return Rebuilt{}, &ownFault{errors.New("there is no projection with tables")}
+		return Rebuilt{}, &dataError{errors.New("no projection with tables")}
 	}
 	if err := s.prepare(ctx); err != nil {
 		return Rebuilt{}, err
@@ -133,7 +133,7 @@ func (s *shadow) run(ctx context.Context) (Rebuilt, error) {
 	return s.build(ctx)
 }
 
-// build follows the log until it is near its end, swaps, and compares.
+// build follows the log until it is near its end, swaps the tables, and compares.
 func (s *shadow) build(ctx context.Context) (Rebuilt, error) {
 	compare, err := s.log.o.Pool.Acquire(ctx)
 	if err != nil {
@@ -155,50 +155,51 @@ func (s *shadow) build(ctx context.Context) (Rebuilt, error) {
 		if err := s.follow(ctx); err != nil {
 			return Rebuilt{}, nil, err
 		}
-		s.tell("swap")
+		s.reportProgress("swap")
 		return s.swap(ctx, compare)
 	})
 }
 
-// swapped tries to swap until it succeeds, and compares.
+// swapped retries the swap until it succeeds, and compares.
 func (s *shadow) swapped(ctx context.Context, swap func(context.Context) (Rebuilt, pgx.Tx, error)) (Rebuilt, error) {
-	var again backoff
+	var retry backoff
 	for try := 1; ; try++ {
 		rebuilt, snapshot, err := swap(ctx)
 		if err == nil {
-			s.tell("compare")
+			s.reportProgress("compare")
 			if rebuilt.Tables, err = s.compare(ctx, snapshot); err != nil {
-				// As an error it would read as if nothing had changed.
+				// An error would read as if nothing had changed.
 				rebuilt.Left = fmt.Sprintf("the new rows have taken over, but could not be compared with the old ones: %v", err)
 			}
-			_ = snapshot.Rollback(context.WithoutCancel(ctx)) // it wrote nothing
+			_ = snapshot.Rollback(context.WithoutCancel(ctx)) // the transaction only reads
 			return rebuilt, nil
 		}
 		if snapshot != nil {
 			_ = snapshot.Rollback(context.WithoutCancel(ctx))
 		}
-		if !passing(err) || try == swapTries || s.keeper.IsClosed() || !again.wait(ctx) {
+		if !isTransient(err) || try == swapTries || s.keeper.IsClosed() || !retry.wait(ctx) {
 			return Rebuilt{}, fmt.Errorf("swap: %w", err)
 		}
-		s.log.o.Log.InfoContext(ctx, "the rebuilt tables cannot take over at the moment, trying again", "error", err)
+		s.log.o.Log.InfoContext(ctx, "swapping the rebuilt tables failed, retrying", "error", err)
 	}
 }
 
-func (s *shadow) tell(step string) {
+func (s *shadow) reportProgress(step string) {
 	head, _ := s.log.head.now()
 	s.rebuild.Progress(RebuildProgress{Step: step, Position: s.position, Head: max(head, s.position)})
 }
 
-// errBusy says that the log has moved on by more than there is time for under its lock.
+// errBusy means that the log has grown by more events than there is time for under its lock.
 var errBusy = errors.New("the log is busy")
 
-// passing says that the swap may succeed later: somebody had a table, or a deadlock was ended at our cost.
-func passing(err error) bool {
+// isTransient reports whether the swap may succeed later: another session had locked a table, or this one was the
+// victim of a deadlock.
+func isTransient(err error) bool {
 	var pg *pgconn.PgError
 	return errors.Is(err, errBusy) || errors.As(err, &pg) && slices.Contains([]string{"55P03", "40P01"}, pg.Code)
 }
 
-// emptySchema makes the shadow schema.
+// emptySchema creates the empty shadow schema.
 func (s *shadow) emptySchema(ctx context.Context) error {
 	if err := errors.Join(s.dropShadow(ctx), s.dropOld(ctx)); err != nil {
 		return fmt.Errorf("tidy up after an earlier rebuild: %w", err)
@@ -207,7 +208,7 @@ func (s *shadow) emptySchema(ctx context.Context) error {
 	return err
 }
 
-// prepare makes the shadow schema and learns which tables are in it.
+// prepare creates and migrates the shadow schema, and lists its tables.
 func (s *shadow) prepare(ctx context.Context) error {
 	if err := s.emptySchema(ctx); err != nil {
 		return err
@@ -237,7 +238,7 @@ WHERE c.contype = 'f' AND a.relnamespace = $1::regnamespace
   AND (b.relnamespace <> a.relnamespace OR (a.relname = ANY ($2)) <> (b.relname = ANY ($2)))`
 )
 
-// survey holds the shadow to what can be swapped.
+// survey checks that the shadow can replace the live tables.
 func (s *shadow) survey(ctx context.Context) error {
 	schema := pgx.Identifier{s.schema}.Sanitize()
 	others, err := s.texts(ctx, sqlOthers, schema)
@@ -245,8 +246,8 @@ func (s *shadow) survey(ctx context.Context) error {
 		return err
 	}
 	if len(others) > 0 {
-		return &ownFault{fmt.Errorf("the migrations make more than tables, and that cannot take the place of what is "+
-			"there: %s", strings.Join(others, ", "))}
+		return &dataError{fmt.Errorf("the migrations create other objects than tables, which cannot be swapped: "+
+			"%s", strings.Join(others, ", "))}
 	}
 	all, err := s.texts(ctx, sqlTables, schema)
 	if err != nil {
@@ -257,12 +258,12 @@ func (s *shadow) survey(ctx context.Context) error {
 	}
 	for _, table := range s.tables {
 		if !slices.Contains(all, table) {
-			return &ownFault{fmt.Errorf("the migrations make no table %s", table)}
+			return &dataError{fmt.Errorf("the migrations do not create a table %s", table)}
 		}
 	}
 	crossing, err := s.texts(ctx, sqlCrossing, schema, s.tables)
 	if err == nil && len(crossing) > 0 {
-		err = &ownFault{fmt.Errorf("tables of these projections and others refer to each other: %s",
+		err = &dataError{fmt.Errorf("tables of these projections and others refer to each other: %s",
 			strings.Join(crossing, ", "))}
 	}
 	return err
@@ -276,22 +277,22 @@ func (s *shadow) texts(ctx context.Context, statement string, args ...any) ([]st
 	return pgx.CollectRows(found, pgx.RowTo[string])
 }
 
-// follow applies the log to the shadow until nothing is left.
+// follow applies the log to the shadow up to the log's end.
 func (s *shadow) follow(ctx context.Context) error {
 	for {
 		applied, err := s.applyNext(ctx)
 		if err != nil {
 			return err
 		}
-		s.tell("build")
-		if applied < batch {
+		s.reportProgress("build")
+		if applied < maxBatch {
 			return nil
 		}
 	}
 }
 
-// applyNext applies the next batch to the shadow. Should the server crash, the rebuild begins anew, so nothing of it is
-// waited for.
+// applyNext applies the next batch to the shadow. The transaction does not wait for the disk: after a crash of the
+// server the rebuild starts over.
 func (s *shadow) applyNext(ctx context.Context) (applied int, err error) {
 	var last int64
 	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
@@ -300,7 +301,7 @@ func (s *shadow) applyNext(ctx context.Context) (applied int, err error) {
 		if err != nil {
 			return err
 		}
-		found, err := tx.Query(ctx, s.log.sql.read, s.position, int64(1<<62), batch, "")
+		found, err := tx.Query(ctx, s.log.sql.read, s.position, int64(1<<62), maxBatch, "")
 		if err != nil {
 			return err
 		}
@@ -322,9 +323,10 @@ func (s *shadow) applyNext(ctx context.Context) (applied int, err error) {
 	return applied, err
 }
 
-// awaitLive waits a while for the live rows to be as far as a position, by whatever instance follows the log.
-func (s *shadow) awaitLive(ctx context.Context, position int64, most time.Duration) error {
-	for end := time.Now().Add(most); ; {
+// awaitLive waits until the live rows have reached a position, at most until the timeout, on whichever instance follows
+// the log.
+func (s *shadow) awaitLive(ctx context.Context, position int64, timeout time.Duration) error {
+	for end := time.Now().Add(timeout); ; {
 		at, err := s.live(ctx)
 		if err != nil || at >= position || time.Now().After(end) {
 			return err
@@ -335,15 +337,16 @@ func (s *shadow) awaitLive(ctx context.Context, position int64, most time.Durati
 	}
 }
 
-// live is where the live rows are.
+// live returns the position of the live rows.
 func (s *shadow) live(ctx context.Context) (position int64, err error) {
 	err = s.keeper.QueryRow(ctx, s.log.in(`SELECT coalesce(min(coalesce(p.position, 0)), 0)
 FROM unnest($1::text[]) AS n (name) LEFT JOIN owner.projections p USING (name)`), s.names).Scan(&position)
 	return position, err
 }
 
-// swap holds the log's lock, so that neither the log moves nor, once they have caught up, do the rows; brings the shadow
-// to the log's end; and has its tables take over. The snapshot that it gives sees old and new rows as of that position.
+// swap takes the log's lock, so that the log does not move and the live rows stop once they have caught up. It brings
+// the shadow to the log's end and replaces the live tables. The returned snapshot sees old and new rows as of that
+// position.
 func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Rebuilt, snapshot pgx.Tx, err error) {
 	var live int64
 	r.Held, err = s.underLock(ctx, func(ctx context.Context) error {
@@ -374,9 +377,10 @@ func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Rebuilt, sn
 	return r, snapshot, nil
 }
 
-// underLock calls f under the log's lock, for no longer than the lock may be held, and returns how long it was.
+// underLock calls f under the log's lock, for no longer than the lock may be held. It returns how long the lock was
+// held.
 func (s *shadow) underLock(ctx context.Context, f func(context.Context) error) (held time.Duration, err error) {
-	// Once it has begun it is finished; the bounds are short.
+	// What has begun is completed even if ctx ends; the bounds are short.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.log.times.lock+s.log.times.hold)
 	defer cancel()
 	hold := milliseconds(s.log.times.hold)
@@ -392,12 +396,12 @@ func (s *shadow) underLock(ctx context.Context, f func(context.Context) error) (
 		_, undone := s.keeper.Exec(release, `SELECT pg_advisory_unlock($1), set_config('idle_session_timeout', '0', false),
   set_config('transaction_timeout', '0', false)`, lockKey(s.log.o.Owner, "append"))
 		if undone != nil {
-			_ = s.keeper.Close(release) // which lets the lock go
+			_ = s.keeper.Close(release) // which releases the lock
 		}
 		held = time.Since(begun)
 	}()
-	// Should this process freeze, or a statement take long, the server ends the session, and the lock with it. Tables are
-	// not waited for so long that somebody who waits for us is taken for a deadlock.
+	// If this process freezes, or a statement takes too long, the server ends the session and releases the lock. The
+	// lock timeout for tables is short, so that a session which waits for this one is not taken for a deadlock.
 	if _, err := s.keeper.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
   set_config('transaction_timeout', $1, false), set_config('lock_timeout', '500ms', false)`, hold); err != nil {
 		return 0, err
@@ -405,9 +409,9 @@ func (s *shadow) underLock(ctx context.Context, f func(context.Context) error) (
 	return 0, f(ctx)
 }
 
-// lockLog gets the log's lock for the keeper's session. It waits in pieces, as commits do.
+// lockLog takes the log's lock for the keeper's session. It waits in slices, as commits do.
 func (s *shadow) lockLog(ctx context.Context) error {
-	_, err := s.keeper.Exec(ctx, "SELECT set_config('lock_timeout', $1, false)", milliseconds(lockPiece))
+	_, err := s.keeper.Exec(ctx, "SELECT set_config('lock_timeout', $1, false)", milliseconds(lockWaitSlice))
 	if err != nil {
 		return err
 	}
@@ -429,7 +433,7 @@ func snapshotOf(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
 	return snapshot, err
 }
 
-// finish applies what is left of a log that does not move any more.
+// finish applies the remaining events of a log that does not move.
 func (s *shadow) finish(ctx context.Context) error {
 	_, head, err := s.log.readHead(ctx, s.keeper)
 	if err != nil {
@@ -451,7 +455,7 @@ func (s *shadow) finish(ctx context.Context) error {
 	return nil
 }
 
-// takeOver has the shadow's tables take the place of the live ones.
+// takeOver replaces the live tables by those of the shadow.
 func (s *shadow) takeOver(ctx context.Context) error {
 	return pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
 		// The follower of these projections has ended its batch, and waits until this is done.
@@ -470,7 +474,7 @@ WHERE name = ANY ($1) ORDER BY name FOR UPDATE`), s.names); err != nil {
 			return err
 		}
 		if !same {
-			return &ownFault{errors.New("the tables were migrated by another release meanwhile; let that one rebuild them")}
+			return &dataError{errors.New("another release has migrated the tables meanwhile; rebuild them with that release")}
 		}
 		if err := s.replaceTables(ctx, tx); err != nil {
 			return err
@@ -481,7 +485,7 @@ WHERE name = ANY ($1) ORDER BY name FOR UPDATE`), s.names); err != nil {
 	})
 }
 
-// replaceTables moves the live tables to a schema for what was replaced, and those of the shadow to their place.
+// replaceTables moves the live tables to the schema of replaced tables, and those of the shadow to the owner's schema.
 func (s *shadow) replaceTables(ctx context.Context, tx pgx.Tx) error {
 	if _, err := tx.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{s.old}.Sanitize()); err != nil {
 		return err
@@ -513,7 +517,7 @@ func (s *shadow) dropShadow(ctx context.Context) error {
 	return err
 }
 
-// dropOld drops what was replaced, unless something of somebody else's hangs on it, such as a view.
+// dropOld drops the replaced tables, unless another object, such as a view, depends on them.
 func (s *shadow) dropOld(ctx context.Context) error {
 	found, err := s.log.o.Pool.Query(ctx, `SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')`, s.old)

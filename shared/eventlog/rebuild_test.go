@@ -259,7 +259,7 @@ func TestRebuild_RefusesWhatItCannotDo(t *testing.T) {
 		}
 	}
 	fails("no projection", "no projection", Rebuild{})
-	fails("a table that is not there", "no table nothing", Rebuild{Projections: []Projection{&tally{}}, Tables: []string{"nothing"}})
+	fails("a table that is not there", "do not create a table nothing", Rebuild{Projections: []Projection{&tally{}}, Tables: []string{"nothing"}})
 	fails("a table without those that it refers to", "refer to each other",
 		Rebuild{Projections: []Projection{&tally{}}, Tables: []string{"lines"}})
 	fails("a projection that fails", "a damaged row", Rebuild{Projections: []Projection{&tally{broken: true}}})

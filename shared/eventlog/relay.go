@@ -21,48 +21,50 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// Publisher is what a Relay needs of bus.Publisher: it keeps the order of messages with one key, and puts those whose
-// metadata name a partition into that. A failed call may have published any part of it.
+// Publisher publishes for a Relay; bus.Publisher is one. It keeps the order of messages with the same key, and puts
+// messages into the partition that their metadata names. A failed call may have published some of the messages.
 type Publisher interface {
 	Publish(topic string, messages ...*message.Message) error
 }
 
-// RelayOptions configure where a log is published.
+// RelayOptions configure a Relay.
 type RelayOptions struct {
 	Publisher Publisher
-	// Partitions reads from the broker how many partitions a topic has. An error that wraps bus.ErrAway means that nobody
-	// knows at the moment; any other error, or 0, that the topic does not exist. Nil: the counts that the catalog declares.
+	// Partitions returns the number of partitions that a topic has on the broker. An error that wraps
+	// bus.ErrUnavailable means that the number is not known at the moment; any other error, or 0, that the topic does
+	// not exist. Nil: the numbers that the catalog declares.
 	Partitions func(ctx context.Context, topic string) (int32, error)
-	// LastRecords reads the newest record of each partition of a topic, so that a database that has lost commits is
-	// recognised. Nil: it is not.
+	// LastRecords returns the newest record of each partition of a topic. The relay uses it to detect a database that
+	// has lost commits. Nil: it does not.
 	LastRecords func(ctx context.Context, topic string) ([]*message.Message, error)
-	// PositionEvery is how often, at most, the log's position is written into a partition that lags; 0: a second.
+	// PositionEvery is the minimum interval between records with the log's position in a partition that lags; 0: one
+	// second.
 	PositionEvery time.Duration
-	// SignOfLife is how often it is written into every partition all the same; 0: 30 s.
+	// SignOfLife is the maximum interval between two records of a partition, even if it does not lag; 0: 30 s.
 	SignOfLife time.Duration
-	// CountEvery is how often Partitions is asked; 0: 5 s.
+	// CountEvery is the interval between calls of Partitions; 0: 5 s.
 	CountEvery time.Duration
 }
 
-// Relay publishes a log to its topics, in order and at least once. Of all relays of one log, in whatever instance, one
-// works at a time. Nothing new goes to a partition while something older is unconfirmed there; each record names the
-// position before it in its partition; and the log's position is written into partitions that lag behind it. So a reader
-// who keeps one number per partition sees repeats and holes (design: "Reading").
+// Relay publishes a log to its topics, in order and at least once. Of all relays of one log, on all instances, one
+// works at a time. A relay publishes nothing to a partition while older records of it are unconfirmed. Each record
+// contains the position before it in its partition, and the relay writes the log's position into partitions that lag
+// behind it. So a reader that stores one number per partition detects repeats and holes.
 //
-// Which partition an event goes to is decided here, by the count of the topic's current epoch. When a topic has grown, a
-// fence is written into all its partitions before anything is hashed by the new count. A topic that cannot be published
-// to, because it has vanished, shrunk or is forbidden, is paused with an alarm and does not hold up the others; once it
-// can be published to again its readers see a hole, and fill it from the log.
+// The relay chooses the partition of an event, by the partition count of the topic's current epoch. When a topic has
+// grown, the relay writes a fence into all its partitions before it uses the new count. A topic to which it cannot
+// publish, because the topic has vanished, shrunk or is forbidden, is paused with an alarm and does not delay the
+// others. Once publishing works again, readers of the topic see a hole and fill it from the log.
 type Relay struct {
 	log       *Log
 	o         RelayOptions
 	topics    map[string]*topic
 	renewal   time.Duration
 	saveEvery time.Duration
-	batch     int // events at a time
+	batch     int // maximum number of events at a time
 }
 
-// NewRelay makes the relay of a log.
+// NewRelay returns the relay of a log.
 func NewRelay(l *Log, o RelayOptions) *Relay {
 	if o.PositionEvery <= 0 {
 		o.PositionEvery = time.Second
@@ -74,7 +76,7 @@ func NewRelay(l *Log, o RelayOptions) *Relay {
 		o.CountEvery = 5 * time.Second
 	}
 	r := &Relay{log: l, o: o, topics: map[string]*topic{}, renewal: leaseRenewal, saveEvery: 100 * time.Millisecond,
-		batch: batch}
+		batch: maxBatch}
 	for _, t := range l.o.Catalog.LoggedTopics(l.o.Owner) {
 		r.topics[t.Name] = &topic{name: t.Name, declared: t.Partitions}
 	}
@@ -83,37 +85,37 @@ func NewRelay(l *Log, o RelayOptions) *Relay {
 
 // Run publishes until ctx ends. It survives the loss of Postgres and of Kafka.
 func (r *Relay) Run(ctx context.Context) error {
-	var again backoff
+	var retry backoff
 	for ctx.Err() == nil {
-		err := r.lead(ctx, &again)
+		err := r.lead(ctx, &retry)
 		if ctx.Err() != nil {
 			break
 		}
 		r.log.waiting.set("relay", "postgres", err)
-		r.log.o.Log.WarnContext(ctx, "relay does not go on, trying again", "error", err)
-		again.wait(ctx)
+		r.log.o.Log.WarnContext(ctx, "relay stopped, retrying", "error", err)
+		retry.wait(ctx)
 	}
 	return nil
 }
 
-// leading is one term of a relay, for as long as its lease holds.
+// leading is the state of a relay while it holds the lease.
 type leading struct {
 	*Relay
 	lease       *lease
 	incarnation incarnation
 	sequence    *sequence
 	pending     *shipment // published, but not confirmed yet
-	read        time.Time // when the log was read last
+	read        time.Time // when the log was last read
 
-	confirmed sequence // what can be saved
+	confirmed sequence // the part of sequence that may be saved
 	unsaved   bool
-	saved     time.Time // when it was
+	saved     time.Time // when it was last saved
 }
 
-// lead relays for as long as the lease holds.
-func (r *Relay) lead(ctx context.Context, again *backoff) (err error) {
-	lease, ctx, err := r.log.takeLease(ctx, "relay", r.renewal, lockPoll, func() {
-		r.log.waiting.set("relay", "postgres", nil) // also where another instance goes on relaying
+// lead relays while this instance holds the lease.
+func (r *Relay) lead(ctx context.Context, retry *backoff) (err error) {
+	lease, ctx, err := r.log.takeLease(ctx, "relay", r.renewal, lockPollInterval, func() {
+		r.log.waiting.set("relay", "postgres", nil) // another instance may be the one that relays
 	})
 	if err != nil {
 		return err
@@ -128,11 +130,11 @@ func (r *Relay) lead(ctx context.Context, again *backoff) (err error) {
 		return err
 	}
 	defer stopCounting()
-	again.reset()
+	retry.reset()
 	r.log.waiting.set("relay", "postgres", nil)
 	r.log.o.Log.InfoContext(ctx, "relay leads", "position", x.sequence.Position, "incarnation", x.incarnation.id)
 	defer func() {
-		// Events on their way still count, if they arrive; those whose position is not saved are relayed again.
+		// Confirmations of events in flight still count. Events above the saved position are relayed again.
 		if x.settle(ctx) == nil {
 			_ = x.save(ctx, true)
 		}
@@ -145,7 +147,7 @@ func (r *Relay) lead(ctx context.Context, again *backoff) (err error) {
 	return context.Cause(ctx)
 }
 
-// step publishes the next batch while the one before it is confirmed, or waits for something to do.
+// step publishes the next batch while the one before is being confirmed, or waits if there is nothing to publish.
 func (x *leading) step(ctx context.Context) error {
 	if x.log.history.now().incarnation != x.incarnation {
 		return errors.New("a new incarnation of the log has begun")
@@ -178,10 +180,10 @@ func (x *leading) step(ctx context.Context) error {
 	return nil
 }
 
-// idle is how long there is nothing to do unless the log moves.
+// idle returns the time until the next record is due, if the log does not move.
 func (x *leading) idle() time.Duration {
-	next := time.Now().Add(min(poll, x.o.CountEvery))
-	for _, p := range x.places() {
+	next := time.Now().Add(min(pollInterval, x.o.CountEvery))
+	for _, p := range x.partitions() {
 		if due := x.sequence.due(p, x.o.PositionEvery, x.o.SignOfLife); due.Before(next) {
 			next = due
 		}
@@ -192,7 +194,7 @@ func (x *leading) idle() time.Duration {
 	return time.Until(next)
 }
 
-// restore reads how far the relay was; it may have been further.
+// restore reads the saved position of the relay. More may have been published than was saved.
 func (x *leading) restore(ctx context.Context) error {
 	if err := x.recogniseLoss(ctx); err != nil {
 		return err
@@ -211,12 +213,12 @@ func (x *leading) restore(ctx context.Context) error {
 	return nil
 }
 
-// shipment is messages that go out together.
+// shipment is a set of messages that are published together.
 type shipment struct {
 	relay    *leading
 	messages map[string][]*message.Message
 	spans    *sending
-	after    sequence // what can be saved once they are confirmed
+	after    sequence // the sequence to save once they are confirmed
 	done     chan error
 
 	mu       sync.Mutex
@@ -228,8 +230,8 @@ func (x *leading) ship() *shipment {
 		done: make(chan error, 1)}
 }
 
-// prepare takes the next events of the log, with the positions that are due. It returns nil when there is nothing to
-// publish.
+// prepare makes a shipment of the next events of the log and of the position records that are due. It returns nil if
+// there is nothing to publish.
 func (x *leading) prepare(ctx context.Context) (*shipment, error) {
 	events, err := x.next(ctx)
 	if err != nil {
@@ -244,22 +246,22 @@ func (x *leading) prepare(ctx context.Context) (*shipment, error) {
 	for _, e := range events {
 		t, ok := x.topics[e.topic]
 		if !ok {
-			// It was declared once. Nobody reads it any more, and it must not stop the others.
-			x.log.o.Log.WarnContext(ctx, "event is left out: its topic is not in the catalog", "topic", e.topic,
+			// An earlier release declared it. Nothing reads it any more, and it must not stop the others.
+			x.log.o.Log.WarnContext(ctx, "event not published: its topic is not in the catalog", "topic", e.topic,
 				"position", e.Position)
 			continue
 		}
 		of := s.Topics[t.name]
-		to := place{e.topic, bus.Partition(e.Stream, of.Count)}
+		to := topicPartition{e.topic, bus.Partition(e.Stream, of.Count)}
 		e.Before = s.append(to, e.Position, now)
 		if t.paused != nil {
-			continue // its readers will find the hole
+			continue // its readers will detect the hole
 		}
 		e.Incarnation, e.Epoch, e.Partitions = x.incarnation.id, of.Epoch, of.Count
 		n.spans.event(&e, to)
 		n.messages[e.topic] = append(n.messages[e.topic], addressed(e.Event, to.partition))
 	}
-	for _, p := range x.places() {
+	for _, p := range x.partitions() {
 		if !s.due(p, x.o.PositionEvery, x.o.SignOfLife).After(now) {
 			n.messages[p.topic] = append(n.messages[p.topic], addressed(x.position(p, now), p.partition))
 		}
@@ -277,8 +279,8 @@ func addressed(e envelope.Event, partition int32) *message.Message {
 	return m
 }
 
-// position makes the record that brings the log's position into a partition.
-func (x *leading) position(p place, now time.Time) envelope.Event {
+// position makes the record that writes the log's position into a partition.
+func (x *leading) position(p topicPartition, now time.Time) envelope.Event {
 	position, before := x.sequence.announce(p, now)
 	e := envelope.Position(x.log.o.Owner, position, before)
 	of := x.sequence.Topics[p.topic]
@@ -289,7 +291,7 @@ func (x *leading) position(p place, now time.Time) envelope.Event {
 // next reads the events above the relay's position.
 func (x *leading) next(ctx context.Context) ([]logged, error) {
 	s := x.sequence
-	if head, _ := x.log.head.now(); head <= s.Position && time.Since(x.read) < poll {
+	if head, _ := x.log.head.now(); head <= s.Position && time.Since(x.read) < pollInterval {
 		return nil, nil
 	}
 	begun := time.Now()
@@ -310,7 +312,7 @@ func (x *leading) next(ctx context.Context) ([]logged, error) {
 		if at, head, err = x.log.readHead(ctx, conn); err != nil || at.floor <= s.Position {
 			return err
 		}
-		return read() // events may have been committed below the floor since
+		return read() // events may have been committed below the floor meanwhile
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the log after %d: %w", s.Position, err)
@@ -320,14 +322,14 @@ func (x *leading) next(ctx context.Context) ([]logged, error) {
 	}
 	if len(events) == 0 && head > s.Position {
 		if at.floor > s.Position {
-			s.Position = at.floor // no event is in between
+			s.Position = at.floor // no event is between these positions
 		}
-		x.read = time.Time{} // or events have come since
+		x.read = time.Time{} // events may have been committed since
 	}
 	return events, nil
 }
 
-// settle waits until the batch on its way is confirmed.
+// settle waits until the shipment in flight is confirmed.
 func (x *leading) settle(ctx context.Context) error {
 	n := x.pending
 	if n == nil {
@@ -341,7 +343,7 @@ func (x *leading) settle(ctx context.Context) error {
 	return nil
 }
 
-// save stores what is confirmed, at most every so often: a loss only repeats.
+// save stores the confirmed sequence, at most once per interval: what is not saved is only published again.
 func (x *leading) save(ctx context.Context, now bool) error {
 	if !x.unsaved || !now && time.Since(x.saved) < x.saveEvery {
 		return nil
@@ -357,20 +359,20 @@ func (x *leading) save(ctx context.Context, now bool) error {
 	return nil
 }
 
-// places are all partitions that are published to.
-func (x *leading) places() (all []place) {
+// partitions returns all partitions to which the relay publishes.
+func (x *leading) partitions() (all []topicPartition) {
 	for _, name := range slices.Sorted(maps.Keys(x.topics)) {
 		if x.topics[name].paused != nil {
 			continue
 		}
 		for p := range x.sequence.Topics[name].Count {
-			all = append(all, place{name, p})
+			all = append(all, topicPartition{name, p})
 		}
 	}
 	return all
 }
 
-// sending is the spans of one batch: one for each event, in the trace of what caused it, linked with that of the batch.
+// sending holds the spans of a batch: one for each event, in the trace of its cause, linked with the span of the batch.
 type sending struct {
 	relay *Relay
 	batch trace.Span
@@ -386,9 +388,9 @@ func (r *Relay) begin(ctx context.Context, events int) *sending {
 	return &sending{relay: r, batch: span}
 }
 
-// event starts the span of an event, which is what its record continues. Where nothing is recorded the record continues
-// what caused the event.
-func (x *sending) event(e *logged, to place) {
+// event starts the span of an event and stores it in the event's traceparent. If nothing is recorded, the event keeps
+// the traceparent of its cause.
+func (x *sending) event(e *logged, to topicPartition) {
 	if !x.batch.IsRecording() && !sampled(e.TraceParent) {
 		return
 	}
@@ -408,10 +410,10 @@ func (x *sending) event(e *logged, to place) {
 	x.spans = append(x.spans, span)
 }
 
-// sampled reports whether a traceparent says that its trace is recorded.
+// sampled reports whether a traceparent marks its trace as recorded.
 func sampled(traceparent string) bool {
 	flags := strings.LastIndexByte(traceparent, '-')
-	return flags >= 0 && strings.HasSuffix(traceparent, "1") // its flags have no other bit yet
+	return flags >= 0 && strings.HasSuffix(traceparent, "1") // no other flag is defined yet
 }
 
 func (x *sending) end(err error) {

@@ -28,12 +28,12 @@ type broker struct {
 	fault func(topic string, messages int) (arrives func(i int) bool, err error)
 
 	mu      sync.Mutex
-	records map[place][]envelope.Event
+	records map[topicPartition][]envelope.Event
 	arrived map[int64]time.Time // events, by position
 }
 
 func newBroker() *broker {
-	return &broker{records: map[place][]envelope.Event{}, arrived: map[int64]time.Time{}}
+	return &broker{records: map[topicPartition][]envelope.Event{}, arrived: map[int64]time.Time{}}
 }
 
 func (b *broker) Publish(topic string, messages ...*message.Message) error {
@@ -51,7 +51,7 @@ func (b *broker) Publish(topic string, messages ...*message.Message) error {
 		if problem != nil {
 			return problem
 		}
-		to := place{topic, 0}
+		to := topicPartition{topic, 0}
 		if p, ok := m.Metadata[bus.MetadataPartition]; ok {
 			n, _ := strconv.Atoi(p)
 			to.partition = int32(n)
@@ -66,7 +66,7 @@ func (b *broker) Publish(topic string, messages ...*message.Message) error {
 	return err
 }
 
-func (b *broker) of(p place) []envelope.Event {
+func (b *broker) of(p topicPartition) []envelope.Event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.records[p])
@@ -119,14 +119,14 @@ func (r *reader) fill(until int64, log map[int64]bool) {
 // checkRead reads all partitions, asserts that each event is seen once and in order, and counts the holes.
 func checkRead(t *testing.T, l *Log, b *broker) (holes int) {
 	t.Helper()
-	logs := map[place]map[int64]bool{}
+	logs := map[topicPartition]map[int64]bool{}
 	for after, more := int64(0), true; more; {
 		page, err := l.Read(t.Context(), Query{After: after, Limit: 1000})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i, e := range page.Events {
-			p := place{page.topics[i], bus.Partition(e.Stream, 3)}
+			p := topicPartition{page.topics[i], bus.Partition(e.Stream, 3)}
 			if logs[p] == nil {
 				logs[p] = map[int64]bool{}
 			}
@@ -296,14 +296,14 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 	b := newBroker()
 	const often = 200 * time.Millisecond
 	relaying(t, l, b, func(r *Relay) { r.o.PositionEvery, r.o.SignOfLife = often, time.Hour })
-	var places []place
+	var places []topicPartition
 	for _, topic := range l.o.Catalog.LoggedTopics("chat") {
 		for p := range topic.Partitions {
-			places = append(places, place{topic.Name, p})
+			places = append(places, topicPartition{topic.Name, p})
 		}
 	}
 	eventually(t, 2*time.Second, "every partition is told at the start", func() bool {
-		return !slices.ContainsFunc(places, func(p place) bool { return len(b.of(p)) != 1 })
+		return !slices.ContainsFunc(places, func(p topicPartition) bool { return len(b.of(p)) != 1 })
 	})
 	begun := time.Now()
 	for i := range 50 {
@@ -311,10 +311,10 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 		sleep.For(t.Context(), 10*time.Millisecond)
 	}
 	eventually(t, 2*time.Second, "every partition knows the newest position", func() bool {
-		return !slices.ContainsFunc(places, func(p place) bool { r := b.of(p); return r[len(r)-1].Position != 50 })
+		return !slices.ContainsFunc(places, func(p topicPartition) bool { r := b.of(p); return r[len(r)-1].Position != 50 })
 	})
 	most := int(time.Since(begun)/often) + 2
-	carrying := place{"chat-events", bus.Partition("conversation:1", 3)}
+	carrying := topicPartition{"chat-events", bus.Partition("conversation:1", 3)}
 	for _, p := range places {
 		records := b.of(p)
 		told := len(slices.DeleteFunc(slices.Clone(records), func(e envelope.Event) bool { return !e.IsPosition() }))
@@ -343,7 +343,7 @@ func TestRelay_GivesASignOfLife(t *testing.T) {
 	commit(t, l, said("1", "a"))
 	eventually(t, 5*time.Second, "signs of life in every partition", func() bool {
 		for p := range int32(3) {
-			if r := b.of(place{"chat-events", p}); len(r) < 6 || r[len(r)-1].Position != 1 {
+			if r := b.of(topicPartition{"chat-events", p}); len(r) < 6 || r[len(r)-1].Position != 1 {
 				return false
 			}
 		}
@@ -458,7 +458,7 @@ func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
 			t.Errorf("%s is not linked with %s", s.from.Name, s.to.Name)
 		}
 	}
-	p := place{"chat-events", bus.Partition("conversation:1", 3)}
+	p := topicPartition{"chat-events", bus.Partition("conversation:1", 3)}
 	records := b.of(p)
 	i := slices.IndexFunc(records, func(e envelope.Event) bool { return !e.IsPosition() })
 	want := fmt.Sprintf("00-%s-%s-01", send.SpanContext.TraceID(), send.SpanContext.SpanID())

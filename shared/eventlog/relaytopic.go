@@ -17,18 +17,18 @@ import (
 	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
-// topic is one topic of a log, as its relay sees it.
+// topic is the state of one topic of the log in its relay.
 type topic struct {
 	name     string
 	declared int32 // partitions in the catalog
 	count    count
 
-	paused error     // why nothing is published to it; nil: it is published to
-	retry  time.Time // when that is tried again
-	until  int64     // while it grows: events up to here still go by the old count
+	paused error     // why nothing is published to the topic; nil: publishing
+	retry  time.Time // when publishing is tried again
+	until  int64     // while the topic grows: events up to this position use the old count
 }
 
-// count is how many partitions the broker says that a topic has.
+// count is the number of partitions that a topic has on the broker.
 type count struct {
 	mu      sync.Mutex
 	known   bool
@@ -48,7 +48,7 @@ func (c *count) get() (n int32, known bool, missing error) {
 	return c.n, c.known, c.missing
 }
 
-// unusable reports why a topic cannot be published to by the count of its epoch.
+// unusable returns why the relay cannot publish to a topic with the count of its epoch; nil if it can.
 func (t *topic) unusable(of epoch) error {
 	n, known, missing := t.count.get()
 	switch {
@@ -57,22 +57,22 @@ func (t *topic) unusable(of epoch) error {
 	case missing != nil:
 		return missing
 	case n < of.Count:
-		return fmt.Errorf("topic %s has shrunk: it has %d partitions, and %d were published to; give it %d again",
+		return fmt.Errorf("topic %s has shrunk: it has %d partitions instead of %d; create it with %d again",
 			t.name, n, of.Count, of.Count)
 	}
 	return nil
 }
 
-// countTopics reads how many partitions the topics have, until the context ends or the returned function is called.
+// countTopics reads the partition counts of the topics at intervals, until ctx ends or the returned function is called.
 func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
-	var again backoff
+	var retry backoff
 	for {
 		err := x.countOnce(ctx)
 		if missing := x.uncounted(); err == nil || len(missing) == 0 {
 			break
 		}
 		x.log.waiting.set("relay", "kafka", err)
-		if !again.wait(ctx) {
+		if !retry.wait(ctx) {
 			return nil, context.Cause(ctx)
 		}
 	}
@@ -88,7 +88,7 @@ func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
 		}
 		n, known, _ := t.count.get()
 		if !known || n == 0 || len(s.Last[t.name]) > 0 {
-			n = t.declared // by which releases hashed that did not ask the broker
+			n = t.declared // earlier releases used the declared count
 		}
 		s.Topics[t.name] = epoch{Epoch: 1, Count: n, Fenced: true}
 	}
@@ -96,13 +96,13 @@ func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
 	var counting sync.WaitGroup
 	counting.Go(func() {
 		for sleep.For(ctx, x.o.CountEvery) {
-			_ = x.countOnce(ctx) // a broker that is away changes nothing
+			_ = x.countOnce(ctx) // without an answer of the broker nothing changes
 		}
 	})
 	return func() { cancel(); counting.Wait() }, nil
 }
 
-// uncounted lists the topics of which neither the relay's state nor the broker tells a count.
+// uncounted returns the topics whose count neither the relay's state nor the broker provides.
 func (x *leading) uncounted() (names []string) {
 	for _, t := range x.topics {
 		_, begun := x.sequence.Topics[t.name]
@@ -124,11 +124,11 @@ func (r *Relay) countOnce(ctx context.Context) (err error) {
 			switch {
 			case ctx.Err() != nil:
 				return context.Cause(ctx)
-			case errors.Is(problem, bus.ErrAway), errors.Is(problem, context.DeadlineExceeded):
+			case errors.Is(problem, bus.ErrUnavailable), errors.Is(problem, context.DeadlineExceeded):
 				err = problem
 				continue
 			case problem == nil && n == 0:
-				problem = errors.New("the broker does not know it")
+				problem = errors.New("the broker does not have it")
 			}
 			if problem != nil {
 				t.count.set(0, fmt.Errorf("topic %s cannot be published to: %w", t.name, problem))
@@ -140,16 +140,16 @@ func (r *Relay) countOnce(ctx context.Context) (err error) {
 	return err
 }
 
-// exists reports whether a topic is there, or may be.
+// exists reports whether a topic exists, or may exist.
 func (x *leading) exists(ctx context.Context, name string) bool {
 	if x.o.Partitions == nil {
 		return true
 	}
 	n, err := x.o.Partitions(ctx, name)
-	return errors.Is(err, bus.ErrAway) || err == nil && n > 0
+	return errors.Is(err, bus.ErrUnavailable) || err == nil && n > 0
 }
 
-// changing reports whether something has to be done about a topic before anything else is published.
+// changing reports whether the state of a topic must change before anything else is published.
 func (x *leading) changing() bool {
 	for _, t := range x.topics {
 		of := x.sequence.Topics[t.name]
@@ -166,8 +166,8 @@ func (x *leading) changing() bool {
 	return false
 }
 
-// change pauses topics that cannot be published to, goes on with those that can be again, and begins a new epoch of
-// those that have grown. All that was published is confirmed.
+// change pauses topics that have become unusable, resumes those that are usable again, and begins a new epoch of topics
+// that have grown. It is called when everything published is confirmed.
 func (x *leading) change(ctx context.Context) error {
 	s := x.sequence
 	for _, t := range x.topics {
@@ -197,7 +197,7 @@ func (x *leading) change(ctx context.Context) error {
 			x.log.o.Log.InfoContext(ctx, "relay publishes to a topic again", "topic", t.name)
 			t.paused = nil
 			for p := range s.Topics[t.name].Count {
-				delete(s.recorded, place{t.name, p}) // so that its readers learn at once what they missed
+				delete(s.recorded, topicPartition{t.name, p}) // a position record is due at once, by which its readers detect what they missed
 			}
 		}
 	}
@@ -206,16 +206,15 @@ func (x *leading) change(ctx context.Context) error {
 
 func (x *leading) pause(ctx context.Context, t *topic, err error) {
 	if t.paused == nil {
-		x.log.o.Log.ErrorContext(ctx, "relay pauses a topic; the others go on, and its readers will fill the hole from the log",
+		x.log.o.Log.ErrorContext(ctx, "relay pauses a topic; the others continue, and readers will fill the hole from the log",
 			"topic", t.name, "error", err)
 	}
 	t.paused, t.retry = err, time.Now().Add(x.o.CountEvery)
 	x.log.waiting.set("relay "+t.name, "kafka", err)
 }
 
-// grow begins an epoch once all events that were committed when the topic was seen to have grown are published. So a
-// relay that has lost its lease, and does not know, has nothing on its way above the fence. It reports whether the epoch
-// has begun.
+// grow begins an epoch once all events are published that were committed when the growth was noticed. So a relay that
+// has lost its lease without knowing it has nothing in flight above the fence. It reports whether the epoch has begun.
 func (x *leading) grow(ctx context.Context, t *topic, n int32) (bool, error) {
 	s := x.sequence
 	if t.until == 0 {
@@ -236,7 +235,7 @@ func (x *leading) grow(ctx context.Context, t *topic, n int32) (bool, error) {
 	x.log.o.Log.InfoContext(ctx, "topic has grown", "topic", t.name, "from", of.Count, "to", n, "epoch", of.Epoch+1,
 		"position", s.Position)
 	s.Topics[t.name] = epoch{Epoch: of.Epoch + 1, Count: n, From: s.Position}
-	// From here on a relay that takes over writes the same fence.
+	// From here on, a relay that takes over writes the same fence.
 	x.confirmed, x.unsaved = s.saved(), true
 	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		b := &pgx.Batch{}
@@ -252,7 +251,7 @@ func (x *leading) grow(ctx context.Context, t *topic, n int32) (bool, error) {
 	return true, nil
 }
 
-// fence writes the beginning of a topic's epoch into all its partitions.
+// fence writes the fence of a topic's epoch into all its partitions.
 func (x *leading) fence(ctx context.Context, t *topic) error {
 	s, of := x.sequence, x.sequence.Topics[t.name]
 	n := x.ship()
@@ -262,7 +261,7 @@ func (x *leading) fence(ctx context.Context, t *topic) error {
 		n.messages[t.name] = append(n.messages[t.name], addressed(e, p))
 	}
 	paused := t.paused
-	t.paused = nil // a topic that is paused is tried again by this
+	t.paused = nil // this publish tries a paused topic again
 	n.publish(ctx)
 	if err := n.settled(ctx); err != nil || t.paused != nil {
 		return err
@@ -270,7 +269,7 @@ func (x *leading) fence(ctx context.Context, t *topic) error {
 	t.paused = paused
 	now := time.Now()
 	for p := range of.Count {
-		s.append(place{t.name, p}, max(s.Last[t.name][p], of.From), now)
+		s.append(topicPartition{t.name, p}, max(s.Last[t.name][p], of.From), now)
 	}
 	of.Fenced = true
 	s.Topics[t.name] = of
@@ -278,8 +277,8 @@ func (x *leading) fence(ctx context.Context, t *topic) error {
 	return nil
 }
 
-// publish sends the messages of all topics that are not paused, each topic by itself, until they are confirmed, however
-// often it takes, or ctx ends. It returns at once; settled waits for the end.
+// publish sends the messages of all topics that are not paused, each topic independently. It retries until they are
+// confirmed or ctx ends. It returns at once; settled waits for the end.
 func (n *shipment) publish(ctx context.Context) {
 	x := n.relay
 	var sends errgroup.Group
@@ -301,7 +300,7 @@ func (n *shipment) publish(ctx context.Context) {
 	go func() { n.done <- sends.Wait() }()
 }
 
-// settled waits until all is confirmed, and pauses the topics that turned out not to be usable.
+// settled waits until all messages are confirmed, and pauses the topics that turned out to be unusable.
 func (n *shipment) settled(ctx context.Context) error {
 	err := <-n.done
 	n.spans.end(err)
@@ -311,9 +310,9 @@ func (n *shipment) settled(ctx context.Context) error {
 	return err
 }
 
-// publishTo returns when all is confirmed, when the topic turns out not to be usable, or when ctx ends.
+// publishTo returns when all messages are confirmed, when the topic turns out to be unusable, or when ctx ends.
 func (x *leading) publishTo(ctx context.Context, t *topic, of epoch, messages []*message.Message) (unusable, err error) {
-	var again backoff
+	var retry backoff
 	for {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -336,27 +335,27 @@ func (x *leading) publishTo(ctx context.Context, t *topic, of epoch, messages []
 				if messages[i], err = x.standIn(messages[i]); err != nil {
 					return nil, err
 				}
-				x.log.o.Log.ErrorContext(ctx, "the broker refuses an event, and always will: readers of its topic take it from "+
+				x.log.o.Log.ErrorContext(ctx, "the broker refuses an event permanently; readers of its topic read it from "+
 					"the log", "topic", t.name, "position", messages[i].Metadata.Get("ce_position"), "error", problem)
 			}
 			continue
 		}
-		if again.tries == 1 {
+		if retry.tries == 1 {
 			x.log.waiting.set("relay "+t.name, "kafka", err)
 			x.log.o.Log.WarnContext(ctx, "relay waits for the broker", "topic", t.name, "error", err)
 		}
-		again.wait(ctx)
+		retry.wait(ctx)
 	}
 }
 
-// refusedOf lists the messages that can never be published, and what is wrong with the first of them.
+// refusedOf returns the messages that can never be published, and the error of the first of them.
 func refusedOf(err error, messages []*message.Message) (refused []int, problem error) {
 	var failed *bus.PublishError
 	if !errors.As(err, &failed) {
 		return nil, nil
 	}
 	for _, f := range failed.Failed {
-		if i := slices.Index(messages, f.Message); i >= 0 && !errors.Is(f.Err, bus.ErrAway) {
+		if i := slices.Index(messages, f.Message); i >= 0 && !errors.Is(f.Err, bus.ErrUnavailable) {
 			refused = append(refused, i)
 			if problem == nil {
 				problem = f.Err
@@ -371,8 +370,8 @@ func isPosition(m *message.Message) bool {
 	return err == nil && e.IsPosition()
 }
 
-// standIn makes the position record that takes the place of an event in its partition. It names the event's own position
-// as the one before it, so readers see a hole there and fill it from the log.
+// standIn makes the position record that replaces an event in its partition. It contains the event's own position as
+// the one before it, so readers see a hole there and fill it from the log.
 func (x *leading) standIn(m *message.Message) (*message.Message, error) {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {

@@ -14,51 +14,44 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Resumer is somebody who comes back.
+// Resumer is a user whose connection resumes.
 type Resumer struct {
 	User string
-	// After is the position up to which they have everything.
+	// After is the position up to which the user has all events.
 	After int64
-	// EventsAfter, not below After, is the position above which events are wanted.
+	// EventsAfter is the position above which events are read. It is not below After.
 	EventsAfter int64
-	// Looks are rooms that they were only looking at, and of which they are to have what happened too.
-	Looks []string
+	// Subscribed are rooms that the user subscribed to without being a member; their events are read as well.
+	Subscribed []string
 }
 
-// Stay is a time in a room, in positions, from the event that opened it to the one that closed it, both included.
-// Closed is 0 while it is open.
-type Stay struct {
-	Room           string
-	Opened, Closed int64
-}
-
-// Resumed is what one Resumer is told.
+// Resumed is the result for one Resumer.
 type Resumed struct {
-	Stays []Stay // that reach above After; everybody is in their own user room besides
-	// TooFar are rooms with more than the bounds allow; some of their events are left out.
-	TooFar []string
+	Intervals []MembershipInterval // memberships that reach above After; the user's own room is not among them
+	// NotRecovered are rooms that missed more events than the bounds allow; some of their events are left out.
+	NotRecovered []string
 }
 
-// Missed is what Resumers have missed.
+// Missed contains the events that Resumers have missed.
 type Missed struct {
-	// Resumed are in the order in which they were asked for. When the answer would get too large there are fewer.
+	// Resumed has the order of the Resumers. It is shorter if a complete result would be too large.
 	Resumed []Resumed
-	// Page holds the events during the stays, each once; its Head is the position as of which all was read.
+	// Page contains the events of the intervals, each once. Its Head is the position as of which everything was read.
 	Page
 }
 
-// Bounds of what one Resumer is given. The largest rooms are too far where it would be more.
+// Bounds of the events that one Resumer gets. If there are more, the largest rooms are not recovered.
 type Bounds struct {
 	Events int // of one room; 0: 1,000
 	Bytes  int // of all rooms; 0: 4 MiB
 }
 
-// maxMissed bounds what one answer contains, and how many events are counted for it at a time: the log and the gateway
-// have all of an answer in memory.
+// maxMissed bounds the events of one result, and the events that are counted for it at a time: the owner and the
+// gateway hold a whole result in memory.
 var maxMissed = size{events: 10_000, bytes: 16 << 20}
 
-// Resume reads what users have missed: which rooms they were in when, and what was logged there. It takes four to six
-// statements, however many users there are, and reads as many rows as there are stays, and a few times maxMissed.
+// Resume reads what users have missed: the times of their memberships, and the events in those rooms. It takes four to
+// six statements for any number of users. It reads one row per membership, and a few times maxMissed events.
 func (l *Log) Resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed, error) {
 	if b.Events <= 0 {
 		b.Events = 1000
@@ -69,19 +62,19 @@ func (l *Log) Resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed,
 	m, err := l.resume(ctx, resumers, b)
 	if err != nil {
 		return Missed{}, fmt.Errorf("read what %d users missed of the log of %s: %w", len(resumers), l.o.Owner,
-			Away(err))
+			Unavailable(err))
 	}
 	return m, nil
 }
 
 func (l *Log) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed, error) {
-	stays, asOf, err := l.stays(ctx, resumers)
+	intervals, asOf, err := l.intervalsSince(ctx, resumers)
 	if err != nil {
 		return Missed{}, err
 	}
 	head := asOf.Position
 	// Events up to the head do not change, so other statements may read them.
-	g := newGaps(resumers, stays, head)
+	g := newGaps(resumers, intervals, head)
 	if err := l.count(ctx, g, b.Events); err != nil {
 		return Missed{}, err
 	}
@@ -89,13 +82,13 @@ func (l *Log) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed,
 	if err := l.measure(ctx, g, near); err != nil {
 		return Missed{}, err
 	}
-	missed := Missed{Resumed: g.answer(g.choose(b, near)), Page: Page{Head: head, Complete: head,
+	missed := Missed{Resumed: g.resumed(g.choose(b, near)), Page: Page{Head: head, Complete: head,
 		Incarnation: asOf.Incarnation}}
-	if len(g.chosen) == 0 && len(g.turns) == 0 {
+	if len(g.chosen) == 0 && len(g.boundaries) == 0 {
 		return missed, nil
 	}
 	rooms, after, until := columnsOf(g.chosen)
-	found, err := l.o.Pool.Query(ctx, l.sql.readGaps, planned, rooms, after, until, g.turns)
+	found, err := l.o.Pool.Query(ctx, l.sql.readGaps, planned, rooms, after, until, g.boundaries)
 	if err != nil {
 		return Missed{}, err
 	}
@@ -113,21 +106,21 @@ func (l *Log) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed,
 	return missed, nil
 }
 
-// stays are those of each resumer, and the log's head, as of one state of the log.
-func (l *Log) stays(ctx context.Context, resumers []Resumer) ([][]Stay, Point, error) {
+// intervalsSince returns the intervals of each resumer, and the log's head, as of one state of the log.
+func (l *Log) intervalsSince(ctx context.Context, resumers []Resumer) ([][]MembershipInterval, Point, error) {
 	users, after := make([]string, len(resumers)), make([]int64, len(resumers))
 	for i, r := range resumers {
 		users[i], after[i] = r.User, r.After
 	}
-	found, err := l.o.Pool.Query(ctx, l.sql.stays, planned, users, after)
+	found, err := l.o.Pool.Query(ctx, l.sql.intervalsSince, planned, users, after)
 	if err != nil {
 		return nil, Point{}, err
 	}
-	all := make([][]Stay, len(resumers))
+	all := make([][]MembershipInterval, len(resumers))
 	var index int64
-	var s Stay
+	var s MembershipInterval
 	var head, at Point
-	_, err = pgx.ForEachRow(found, []any{&index, &s.Room, &s.Opened, &s.Closed, &at.Position, &at.Incarnation}, func() error {
+	_, err = pgx.ForEachRow(found, []any{&index, &s.Room, &s.From, &s.Until, &at.Position, &at.Incarnation}, func() error {
 		if index > 0 {
 			all[index-1] = append(all[index-1], s)
 		} else {
@@ -136,16 +129,18 @@ func (l *Log) stays(ctx context.Context, resumers []Resumer) ([][]Stay, Point, e
 		return nil
 	})
 	for _, s := range all {
-		slices.SortFunc(s, func(a, b Stay) int { return cmp.Or(cmp.Compare(a.Room, b.Room), cmp.Compare(a.Opened, b.Opened)) })
+		slices.SortFunc(s, func(a, b MembershipInterval) int {
+			return cmp.Or(cmp.Compare(a.Room, b.Room), cmp.Compare(a.From, b.From))
+		})
 	}
 	return all, head, err
 }
 
-// count counts the events of the gaps, as far as that matters: a gap with more than limit events has one more than that,
-// and where all of them would be more than an answer can contain, the last gaps stay uncounted.
+// count counts the events of the gaps, as far as the numbers matter: a gap with more than limit events counts as
+// limit+1, and once the sum exceeds what a result can contain, the remaining gaps stay uncounted.
 //
-// Gaps with few events are counted first, each up to its share of an answer, then of some answers: they fit in before
-// large ones do.
+// Small gaps are counted before large ones, because they fit into a result first: count first counts each gap up to an
+// equal share of one result, then of four results, then up to the limit.
 func (l *Log) count(ctx context.Context, g *gaps, limit int) error {
 	open := g.all
 	for _, answers := range []int{1, 4} {
@@ -171,8 +166,8 @@ func (l *Log) count(ctx context.Context, g *gaps, limit int) error {
 	return err
 }
 
-// countUpTo counts at most perGap events of each gap and at most total of all. It returns the numbers of those gaps, the
-// first ones, that were counted before the total was reached.
+// countUpTo counts at most perGap events of each gap and at most total events of all gaps. It returns the numbers of
+// the leading gaps that were counted before the total was reached.
 func (l *Log) countUpTo(ctx context.Context, all []gap, perGap, total int) ([]int, error) {
 	if len(all) == 0 {
 		return nil, nil
@@ -190,14 +185,14 @@ func (l *Log) countUpTo(ctx context.Context, all []gap, perGap, total int) ([]in
 	})
 	if sum == total {
 		if numbers[last-1] < perGap {
-			last-- // this one may have more
+			last-- // this gap may have more events
 		}
 		numbers = numbers[:last]
 	}
 	return numbers, err
 }
 
-// measure finds out how large the events are that may be read.
+// measure reads the sizes of the events that may be read.
 func (l *Log) measure(ctx context.Context, g *gaps, near []map[string]bool) error {
 	var few []gap
 	seen := map[gap]bool{}
@@ -227,7 +222,7 @@ func (l *Log) measure(ctx context.Context, g *gaps, near []map[string]bool) erro
 	return err
 }
 
-// gap is a part of a room's events, above one position up to another.
+// gap is the part of a room's events above one position, up to another.
 type gap struct {
 	room         string
 	after, until int64
@@ -240,44 +235,44 @@ func columnsOf(all []gap) (rooms []string, after, until []int64) {
 	return rooms, after, until
 }
 
-// size is what there is in a gap, a room or an answer.
+// size is the size of a gap, a room or a result.
 type size struct{ events, bytes int }
 
 func (s size) plus(o size) size { return size{s.events + o.events, s.bytes + o.bytes} }
 
-// beyond is what has to be read of a room of which something is read anyway.
+// beyond returns what has to be read in addition to o.
 func (s size) beyond(o size) size { return size{max(0, s.events-o.events), max(0, s.bytes-o.bytes)} }
 
 func (s size) over(bound size) bool { return s.events > bound.events || s.bytes > bound.bytes }
 
-// gaps are those of all resumers. Resumers that come from the same position share them.
+// gaps holds the gaps of all resumers. Resumers that come from the same position share them.
 type gaps struct {
-	resumers []Resumer
-	stays    [][]Stay
-	head     int64
-	of       [][]gap // by resumer
-	all      []gap   // each once
-	seen     map[gap]bool
-	sizes    map[gap]size // of those that were counted; the bytes of those that were measured
+	resumers  []Resumer
+	intervals [][]MembershipInterval
+	head      int64
+	of        [][]gap // by resumer
+	all       []gap   // each once
+	seen      map[gap]bool
+	sizes     map[gap]size // of counted gaps; with the bytes of measured ones
 
-	chosen []gap   // to be read
-	turns  []int64 // positions of what opened and closed rooms
+	chosen     []gap   // to be read
+	boundaries []int64 // positions of the events that let users into rooms and out of them
 }
 
-func newGaps(resumers []Resumer, stays [][]Stay, head int64) *gaps {
-	g := &gaps{resumers: resumers, stays: stays, head: head, of: make([][]gap, len(resumers)),
+func newGaps(resumers []Resumer, intervals [][]MembershipInterval, head int64) *gaps {
+	g := &gaps{resumers: resumers, intervals: intervals, head: head, of: make([][]gap, len(resumers)),
 		seen: map[gap]bool{}, sizes: map[gap]size{}}
 	for i, r := range resumers {
 		g.add(i, gap{catalog.UserRoom(r.User), r.EventsAfter, head})
-		for _, room := range r.Looks {
+		for _, room := range r.Subscribed {
 			g.add(i, gap{room, r.EventsAfter, head})
 		}
-		for _, s := range stays[i] {
-			until := s.Closed
+		for _, s := range intervals[i] {
+			until := s.Until
 			if until == 0 {
 				until = head
 			}
-			g.add(i, gap{s.Room, max(r.EventsAfter, s.Opened-1), until})
+			g.add(i, gap{s.Room, max(r.EventsAfter, s.From-1), until})
 		}
 	}
 	return g
@@ -296,10 +291,10 @@ func (g *gaps) add(resumer int, n gap) {
 
 func (g *gaps) counts(n gap, events int) { g.sizes[n] = size{events: events} }
 
-// choose returns which rooms of each resumer are read, of those among the candidates; nil: of all. There are fewer
-// resumers when it would be too much for one answer.
+// choose returns, for each resumer, the rooms to read, among the candidates; nil: among all rooms. The result has fewer
+// resumers if everything would be too much for one result.
 func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string]bool) {
-	read := map[string]size{} // of rooms that are read already, about
+	read := map[string]size{} // about what is read already, by room
 	var total size
 	for i := range g.resumers {
 		if candidates != nil && i == len(candidates) {
@@ -307,7 +302,7 @@ func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string
 		}
 		rooms, counted := g.roomsOf(i)
 		if !counted && i > 0 {
-			break // what came before has used up the answer
+			break // the resumers before it use up the result
 		}
 		chosen := map[string]bool{}
 		var own, more size
@@ -332,7 +327,8 @@ func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string
 	return near
 }
 
-// roomsOf returns how much there is in the rooms of a resumer of which all gaps were counted, and whether these are all.
+// roomsOf returns the sizes of the rooms of a resumer whose gaps were all counted, and whether these are all of its
+// rooms.
 func (g *gaps) roomsOf(resumer int) (rooms map[string]size, all bool) {
 	rooms, all = map[string]size{}, true
 	for _, n := range g.of[resumer] {
@@ -347,23 +343,23 @@ func (g *gaps) roomsOf(resumer int) (rooms map[string]size, all bool) {
 	return rooms, all
 }
 
-// answer answers the resumers whose rooms were chosen, and notes what is to be read for them.
-func (g *gaps) answer(near []map[string]bool) []Resumed {
-	var answers []Resumed
+// resumed returns the results of the resumers whose rooms were chosen, and collects what to read for them.
+func (g *gaps) resumed(near []map[string]bool) []Resumed {
+	var resumed []Resumed
 	for i, rooms := range near {
-		r := Resumed{Stays: g.stays[i]}
+		r := Resumed{Intervals: g.intervals[i]}
 		for _, n := range g.of[i] {
 			if !rooms[n.room] {
-				r.TooFar = append(r.TooFar, n.room)
+				r.NotRecovered = append(r.NotRecovered, n.room)
 			}
 		}
-		slices.Sort(r.TooFar)
-		r.TooFar = slices.Compact(r.TooFar)
+		slices.Sort(r.NotRecovered)
+		r.NotRecovered = slices.Compact(r.NotRecovered)
 		g.read(i, rooms)
-		answers = append(answers, r)
+		resumed = append(resumed, r)
 	}
 	g.chosen = compact(g.chosen)
-	return answers
+	return resumed
 }
 
 func smallestFirst(rooms map[string]size) []string {
@@ -373,17 +369,18 @@ func smallestFirst(rooms map[string]size) []string {
 	})
 }
 
-// read chooses the gaps of one resumer in some rooms, with the turns there: those need not have gone to their room.
+// read adds the gaps of one resumer in some rooms, with the events at the boundaries of its memberships, which need not
+// have gone to the room.
 func (g *gaps) read(resumer int, rooms map[string]bool) {
 	for _, n := range g.of[resumer] {
 		if rooms[n.room] {
 			g.chosen = append(g.chosen, n)
 		}
 	}
-	for _, s := range g.stays[resumer] {
-		for _, position := range []int64{s.Opened, s.Closed} {
+	for _, s := range g.intervals[resumer] {
+		for _, position := range []int64{s.From, s.Until} {
 			if rooms[s.Room] && position > g.resumers[resumer].EventsAfter {
-				g.turns = append(g.turns, position)
+				g.boundaries = append(g.boundaries, position)
 			}
 		}
 	}
@@ -405,15 +402,15 @@ func compact(all []gap) []gap {
 	return joined
 }
 
-// Message is the answer as owners give it.
+// Message returns the result in the form in which owners send it.
 func (m Missed) Message() *meshv1.ResumeResponse {
-	answer := &meshv1.ResumeResponse{Records: m.Records(), Position: m.Head, Incarnation: m.Incarnation}
+	response := &meshv1.ResumeResponse{Records: m.Records(), Position: m.Head, Incarnation: m.Incarnation}
 	for _, r := range m.Resumed {
-		told := &meshv1.Resumed{TooFar: r.TooFar}
-		for _, s := range r.Stays {
-			told.Stays = append(told.Stays, &meshv1.Stay{Room: s.Room, Opened: s.Opened, Closed: s.Closed})
+		resumed := &meshv1.Resumed{TooFar: r.NotRecovered}
+		for _, s := range r.Intervals {
+			resumed.Stays = append(resumed.Stays, &meshv1.Stay{Room: s.Room, Opened: s.From, Closed: s.Until})
 		}
-		answer.Resumed = append(answer.Resumed, told)
+		response.Resumed = append(response.Resumed, resumed)
 	}
-	return answer
+	return response
 }

@@ -33,40 +33,43 @@ func comings(t *testing.T) *Log {
 	return l
 }
 
-func TestResume_TellsStaysAndWhatHappenedInThem(t *testing.T) {
+func TestResume_ReturnsIntervalsAndTheEventsInThem(t *testing.T) {
 	t.Parallel()
 	l := comings(t)
 	one, two := "conversation:1", "conversation:2"
+	in := func(room string, from, until int64) MembershipInterval {
+		return MembershipInterval{Room: room, From: from, Until: until}
+	}
 	for name, test := range map[string]struct {
-		resumers []Resumer
-		stays    [][]Stay
-		want     []int64
+		resumers  []Resumer
+		intervals [][]MembershipInterval
+		want      []int64
 	}{
 		"from the beginning": {[]Resumer{{"bob", 0, 0, nil}},
-			[][]Stay{{{one, 3, 5}, {one, 7, 0}, {two, 9, 11}}}, []int64{3, 4, 5, 7, 8, 9, 10, 11}},
-		"within a stay": {[]Resumer{{"bob", 3, 3, nil}}, [][]Stay{{{one, 3, 5}, {one, 7, 0}, {two, 9, 11}}},
+			[][]MembershipInterval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{3, 4, 5, 7, 8, 9, 10, 11}},
+		"within an interval": {[]Resumer{{"bob", 3, 3, nil}}, [][]MembershipInterval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}},
 			[]int64{4, 5, 7, 8, 9, 10, 11}},
-		"at its end":      {[]Resumer{{"bob", 5, 5, nil}}, [][]Stay{{{one, 7, 0}, {two, 9, 11}}}, []int64{7, 8, 9, 10, 11}},
-		"newer ones only": {[]Resumer{{"bob", 4, 9, nil}}, [][]Stay{{{one, 3, 5}, {one, 7, 0}, {two, 9, 11}}}, []int64{10, 11}},
-		"at the head":     {[]Resumer{{"bob", 12, 12, nil}}, [][]Stay{{{one, 7, 0}}}, nil},
-		"beyond it":       {[]Resumer{{"bob", 99, 99, nil}}, [][]Stay{{{one, 7, 0}}}, nil},
-		"a stranger":      {[]Resumer{{"eve", 0, 0, nil}}, [][]Stay{nil}, nil},
+		"at its end":      {[]Resumer{{"bob", 5, 5, nil}}, [][]MembershipInterval{{in(one, 7, 0), in(two, 9, 11)}}, []int64{7, 8, 9, 10, 11}},
+		"newer ones only": {[]Resumer{{"bob", 4, 9, nil}}, [][]MembershipInterval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{10, 11}},
+		"at the head":     {[]Resumer{{"bob", 12, 12, nil}}, [][]MembershipInterval{{in(one, 7, 0)}}, nil},
+		"beyond it":       {[]Resumer{{"bob", 99, 99, nil}}, [][]MembershipInterval{{in(one, 7, 0)}}, nil},
+		"a stranger":      {[]Resumer{{"eve", 0, 0, nil}}, [][]MembershipInterval{nil}, nil},
 		"several, with events that they share": {[]Resumer{{"eve", 0, 0, nil}, {"bob", 9, 9, nil}, {"alice", 10, 10, nil}},
-			[][]Stay{nil, {{one, 7, 0}, {two, 9, 11}}, {{one, 1, 0}, {two, 9, 0}}}, []int64{10, 11, 12}},
+			[][]MembershipInterval{nil, {in(one, 7, 0), in(two, 9, 11)}, {in(one, 1, 0), in(two, 9, 0)}}, []int64{10, 11, 12}},
 	} {
 		got, err := l.Resume(t.Context(), test.resumers, Bounds{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		var stays [][]Stay
+		var intervals [][]MembershipInterval
 		for _, r := range got.Resumed {
-			stays = append(stays, r.Stays)
-			if r.TooFar != nil {
-				t.Errorf("%s: too far %v", name, r.TooFar)
+			intervals = append(intervals, r.Intervals)
+			if r.NotRecovered != nil {
+				t.Errorf("%s: too far %v", name, r.NotRecovered)
 			}
 		}
-		if !reflect.DeepEqual(stays, test.stays) || !slices.Equal(positions(got.Events), test.want) || got.Head != 12 {
-			t.Errorf("%s: %v %v head %d", name, stays, positions(got.Events), got.Head)
+		if !reflect.DeepEqual(intervals, test.intervals) || !slices.Equal(positions(got.Events), test.want) || got.Head != 12 {
+			t.Errorf("%s: %v %v head %d", name, intervals, positions(got.Events), got.Head)
 		}
 	}
 }
@@ -80,8 +83,8 @@ func TestResume_LeavesOutRoomsThatAreTooFarAndNoOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range [][]string{{"conversation:1"}, nil, nil} {
-		if !slices.Equal(got.Resumed[i].TooFar, want) {
-			t.Errorf("%d: %v, want %v", i, got.Resumed[i].TooFar, want)
+		if !slices.Equal(got.Resumed[i].NotRecovered, want) {
+			t.Errorf("%d: %v, want %v", i, got.Resumed[i].NotRecovered, want)
 		}
 	}
 	if want := []int64{7, 8, 9, 10, 11, 12}; !slices.Equal(positions(got.Events), want) {
@@ -127,8 +130,8 @@ func TestResume_AnswersFewerWhenThatGetsTooLarge(t *testing.T) {
 	}
 	// A resumer that is too much even alone learns in which rooms its gap is too large.
 	got, err = l.Resume(t.Context(), append([]Resumer{{User: "everywhere"}}, resumers[:3]...), Bounds{})
-	if err != nil || len(got.Resumed) != 4 || len(got.Resumed[0].TooFar) != 2 || len(got.Events) != 10*events {
-		t.Fatalf("%d users, %v too far, %d events, %v", len(got.Resumed), got.Resumed[0].TooFar, len(got.Events), err)
+	if err != nil || len(got.Resumed) != 4 || len(got.Resumed[0].NotRecovered) != 2 || len(got.Events) != 10*events {
+		t.Fatalf("%d users, %v too far, %d events, %v", len(got.Resumed), got.Resumed[0].NotRecovered, len(got.Events), err)
 	}
 }
 
@@ -163,8 +166,8 @@ func TestResume_LeavesOutTheLargestRoomsWhereAllTogetherAreTooLarge(t *testing.T
 	} {
 		got, err := l.Resume(t.Context(), []Resumer{{User: test.user, After: test.after, EventsAfter: test.after}},
 			Bounds{Bytes: test.bytes})
-		if err != nil || !slices.Equal(got.Resumed[0].TooFar, test.tooFar) || len(got.Events) != test.events {
-			t.Errorf("%s: %d events, too far %v, %v", name, len(got.Events), got.Resumed[0].TooFar, err)
+		if err != nil || !slices.Equal(got.Resumed[0].NotRecovered, test.tooFar) || len(got.Events) != test.events {
+			t.Errorf("%s: %d events, too far %v, %v", name, len(got.Events), got.Resumed[0].NotRecovered, err)
 		}
 	}
 }

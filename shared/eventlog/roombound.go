@@ -9,11 +9,12 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// BoundRooms refuses commands (refusal.TooMany) whose events would have somebody in more than so many rooms of a kind
-// ("conversation") at the same time. Those who are in more already stay in them. It is called before Run.
+// BoundRooms limits the number of rooms of a kind ("conversation") that a user may be in at the same time. A command
+// whose events would exceed it is refused (refusal.TooMany). Users who are in more rooms already stay in them. It is
+// called before Run.
 //
-// The cost of a user's connecting, listing and leaving grows with their rooms, and others put them into rooms. The bound
-// is exact, because it is compared under the log's lock. Rooms 0 sets no bound.
+// The cost of connecting, listing rooms and leaving grows with a user's rooms, and other users add them to rooms. The
+// limit is exact, because it is checked under the log's lock. If rooms is 0, there is no limit.
 func (l *Log) BoundRooms(kind string, rooms int) {
 	if rooms <= 0 {
 		return
@@ -24,7 +25,7 @@ func (l *Log) BoundRooms(kind string, rooms int) {
 	l.maxRooms[kind] = rooms
 }
 
-// roomsKey is somebody in rooms of a kind.
+// roomsKey identifies the rooms of a kind that a user is in.
 type roomsKey struct{ member, kind string }
 
 // eachCounted calls f for each user who enters (1) or leaves (-1) a bounded room.
@@ -45,11 +46,11 @@ func eachCounted(bounds map[string]int, p catalog.Place, f func(k roomsKey, chan
 	})
 }
 
-// counted returns who enters bounded rooms by the members of a transaction, each once.
+// counted returns the users who enter bounded rooms by the writes of a transaction, each once.
 func (t *transaction) counted() (members, kinds []string) {
 	seen := map[roomsKey]bool{}
-	for _, m := range t.members {
-		for _, e := range m.prepared.entries {
+	for _, pw := range t.writes {
+		for _, e := range pw.prepared.entries {
 			for _, d := range e.drafts {
 				eachCounted(t.log.maxRooms, d.place, func(k roomsKey, _ int) { seen[k] = true })
 			}
@@ -63,20 +64,20 @@ func (t *transaction) counted() (members, kinds []string) {
 	return members, kinds
 }
 
-// enter counts who enters and leaves rooms by an event of a command, and refuses the command where somebody would be in
-// too many.
+// enter counts the users who enter and leave rooms by an event of a command, and refuses the command if one of them
+// would be in too many rooms.
 func (t *trial) enter(e *entry, d draft) {
-	eachCounted(t.g.maxRooms, d.place, func(k roomsKey, change int) {
+	eachCounted(t.admission.maxRooms, d.place, func(k roomsKey, change int) {
 		if t.rooms == nil {
 			t.rooms = map[roomsKey]int{}
 		}
 		t.rooms[k] += change
-		if rooms := t.g.maxRooms[k.kind]; change > 0 && e.index >= 0 && t.g.rooms[k]+t.rooms[k] > rooms {
-			who := "somebody who is named here is"
+		if rooms := t.admission.maxRooms[k.kind]; change > 0 && e.index >= 0 && t.admission.rooms[k]+t.rooms[k] > rooms {
+			who := "a user whom you named is"
 			if k.member == e.actor {
 				who = "you are"
 			}
-			t.refuse(e.index, refusal.New(refusal.TooMany, "%s in %d %ss already, which is as many as one may be in", who,
+			t.refuse(e.index, refusal.New(refusal.TooMany, "%s in %d %ss already; that is the maximum", who,
 				rooms, k.kind))
 		}
 	})

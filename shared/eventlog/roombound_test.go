@@ -69,10 +69,10 @@ func TestBoundRooms_RefusesOneMore(t *testing.T) {
 	_, err := l.Commit(t.Context(), starts("more", "bob", "bob", "ann"))
 	assertTooMany(t, err, "you are in 3 conversations already")
 	_, err = l.Commit(t.Context(), starts("more", "ann", "ann", "bob"))
-	assertTooMany(t, err, "somebody who is named here is in 3 conversations already")
+	assertTooMany(t, err, "a user whom you named is in 3 conversations already")
 	commit(t, l, starts("hers", "ann", "ann"))
 	_, err = l.Commit(t.Context(), change("hers", "ann", "add", &chatv1.MemberAdded{ConversationId: "hers", UserId: "bob"}))
-	assertTooMany(t, err, "somebody who is named here")
+	assertTooMany(t, err, "a user whom you named")
 	assertCounts(t, l)
 
 	commit(t, l, change("1", "bob", "leave", &chatv1.MemberLeft{ConversationId: "1", UserId: "bob"}))

@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// rows is what one commit writes, in columns, as the statements take them.
+// rows holds the rows that one commit writes, by column, as the statements take them.
 type rows struct {
 	positions, versions                     []int64
 	ids                                     []uuid.UUID
@@ -27,13 +27,13 @@ type rows struct {
 	expires                                 []*time.Time
 	timers                                  map[timerKey]*timerRow // nil: the timer is gone
 
-	inRooms     []string // one per event and room
+	inRooms     []string // one entry for each room of each event
 	inPositions []int64
 
-	turns    turns
-	outcomes []outcome
-	redacted redactions
-	caused   []caused
+	memberships membershipChanges
+	outcomes    []outcome
+	redacted    redactions
+	caused      []caused
 }
 
 type redactions struct {
@@ -41,10 +41,10 @@ type redactions struct {
 	versions          []int64
 }
 
-func (r *rows) event(g *ledger, e *entry, d draft, answers bool) {
-	version := g.versions[e.stream]
-	id := eventID(g.owner, g.incarnation, e.stream, version)
-	r.positions = append(r.positions, g.position)
+func (r *rows) event(a *admission, e *entry, d draft, answers bool) {
+	version := a.versions[e.stream]
+	id := eventID(a.owner, a.incarnation, e.stream, version)
+	r.positions = append(r.positions, a.position)
 	r.versions = append(r.versions, version)
 	r.ids = append(r.ids, id)
 	r.streams = append(r.streams, e.stream)
@@ -54,7 +54,7 @@ func (r *rows) event(g *ledger, e *entry, d draft, answers bool) {
 	r.causes = append(r.causes, e.cause)
 	r.commandTypes = append(r.commandTypes, e.commandType)
 	r.correlations = append(r.correlations, e.correlation)
-	r.times = append(r.times, g.at)
+	r.times = append(r.times, a.at)
 	r.classes = append(r.classes, int16(d.declared.Class))
 	r.rooms = append(r.rooms, strings.Join(d.place.Rooms, ","))
 	r.opens = append(r.opens, encodeMemberships(d.place.Opens))
@@ -68,14 +68,14 @@ func (r *rows) event(g *ledger, e *entry, d draft, answers bool) {
 	for i, room := range d.place.Rooms {
 		if !slices.Contains(d.place.Rooms[:i], room) {
 			r.inRooms = append(r.inRooms, room)
-			r.inPositions = append(r.inPositions, g.position)
+			r.inPositions = append(r.inPositions, a.position)
 		}
 	}
-	r.turns.add(d.place, version, g.position)
+	r.memberships.add(d.place, version, a.position)
 	if d.effect != nil {
-		r.caused = append(r.caused, caused{envelope.Event{ID: id.String(), Type: d.declared.Name, Source: g.owner,
-			Stream: e.stream, Version: version, Position: g.position, Actor: e.actor, Cause: e.cause,
-			Correlation: e.correlation, Time: g.at, Class: d.declared.Class, Subject: d.place.Subject,
+		r.caused = append(r.caused, caused{envelope.Event{ID: id.String(), Type: d.declared.Name, Source: a.owner,
+			Stream: e.stream, Version: version, Position: a.position, Actor: e.actor, Cause: e.cause,
+			Correlation: e.correlation, Time: a.at, Class: d.declared.Class, Subject: d.place.Subject,
 			TraceParent: e.traceParent}, d.message, d.effect})
 	}
 	if d.declared.Redacts {
@@ -87,7 +87,7 @@ func (r *rows) event(g *ledger, e *entry, d draft, answers bool) {
 
 func (r *rows) empty() bool { return len(r.positions)+len(r.outcomes)+len(r.timers) == 0 }
 
-// queue puts the statements that write all rows into a batch, in an order in which each finds what it needs.
+// queue adds the statements that write all rows to a batch, in an order in which each finds the rows that it needs.
 func (r *rows) queue(b *pgx.Batch, sql *statements, at time.Time) {
 	if len(r.positions) > 0 {
 		b.Queue(sql.insertEvents, r.positions, r.streams, r.versions, r.ids, r.types, r.topics, r.actors, r.causes,
@@ -97,7 +97,7 @@ func (r *rows) queue(b *pgx.Batch, sql *statements, at time.Time) {
 	if len(r.inRooms) > 0 {
 		b.Queue(sql.insertRooms, r.inRooms, r.inPositions)
 	}
-	r.turns.queue(b, sql)
+	r.memberships.queue(b, sql)
 	if len(r.redacted.streams) > 0 {
 		b.Queue(sql.redact, r.redacted.streams, r.redacted.subjects, r.redacted.versions)
 	}
@@ -133,18 +133,16 @@ func encodeMemberships(all []catalog.Membership) string {
 	if len(all) == 0 {
 		return ""
 	}
-	encoded, _ := json.Marshal(all) // structs of texts cannot fail
+	encoded, _ := json.Marshal(all) // encoding a struct of strings cannot fail
 	return string(encoded)
 }
 
-// turns are who enters and who leaves rooms, in rounds: in one round nobody does two things to one room, so the rounds,
-// one after the other, keep the order of each.
-type turns struct {
+// membershipChanges holds the users who enter and leave rooms, in rounds. Within one round there is at most one change
+// of each membership, so writing the rounds in order keeps the order of its changes.
+type membershipChanges struct {
 	rounds []round
-	count  map[turnKey]int
+	count  map[membershipKey]int
 }
-
-type turnKey struct{ room, member string }
 
 type round struct{ opens, closes memberships }
 
@@ -153,29 +151,29 @@ type memberships struct {
 	versions, positions []int64
 }
 
-func (t *turns) add(p catalog.Place, version, position int64) {
+func (c *membershipChanges) add(p catalog.Place, version, position int64) {
 	for _, m := range p.Opens {
 		for _, user := range m.Users {
-			t.round(m.Room, user).opens.add(m.Room, user, version, position)
+			c.round(m.Room, user).opens.add(m.Room, user, version, position)
 		}
 	}
 	for _, m := range p.Closes {
 		for _, user := range m.Users {
-			t.round(m.Room, user).closes.add(m.Room, user, version, position)
+			c.round(m.Room, user).closes.add(m.Room, user, version, position)
 		}
 	}
 }
 
-func (t *turns) round(room, member string) *round {
-	if t.count == nil {
-		t.count = map[turnKey]int{}
+func (c *membershipChanges) round(room, member string) *round {
+	if c.count == nil {
+		c.count = map[membershipKey]int{}
 	}
-	n := t.count[turnKey{room, member}]
-	t.count[turnKey{room, member}]++
-	if n == len(t.rounds) {
-		t.rounds = append(t.rounds, round{})
+	n := c.count[membershipKey{room, member}]
+	c.count[membershipKey{room, member}]++
+	if n == len(c.rounds) {
+		c.rounds = append(c.rounds, round{})
 	}
-	return &t.rounds[n]
+	return &c.rounds[n]
 }
 
 func (m *memberships) add(room, member string, version, position int64) {
@@ -183,8 +181,8 @@ func (m *memberships) add(room, member string, version, position int64) {
 	m.versions, m.positions = append(m.versions, version), append(m.positions, position)
 }
 
-func (t *turns) queue(b *pgx.Batch, sql *statements) {
-	for _, r := range t.rounds {
+func (c *membershipChanges) queue(b *pgx.Batch, sql *statements) {
+	for _, r := range c.rounds {
 		if len(r.opens.rooms) > 0 {
 			b.Queue(sql.openRooms, r.opens.rooms, r.opens.members, r.opens.versions, r.opens.positions)
 		}

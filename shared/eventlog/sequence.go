@@ -5,37 +5,37 @@ import (
 	"time"
 )
 
-// sequence is how far the topics are. Everything up to Position was handed to them; Last is the position of the newest
-// record in each partition, and Topics are the partition counts.
+// sequence is the progress of a relay. Everything up to Position was handed to the topics; Last is the position of the
+// newest record in each partition, and Topics are the partition counts.
 type sequence struct {
 	Position int64
 	Last     map[string]map[int32]int64
 	Topics   map[string]epoch
 
-	recorded  map[place]time.Time // when the newest record of a partition was written
-	announced map[place]time.Time // when its newest position record was
+	recorded  map[topicPartition]time.Time // when the newest record of a partition was written
+	announced map[topicPartition]time.Time // when its newest position record was
 }
 
-// epoch is a partition count of a topic, by which the streams of its events are hashed.
+// epoch is a period in which a topic has one partition count, by which the streams of its events are hashed.
 type epoch struct {
 	Epoch  int32 // from 1
 	Count  int32
 	From   int64 // position of the fence; events above it are hashed by Count
-	Fenced bool  // the fence is in all partitions, or there is none because the epoch is the first
+	Fenced bool  // the fence is in all partitions, or not needed because the epoch is the first
 }
 
-type place struct {
+type topicPartition struct {
 	topic     string
 	partition int32
 }
 
-// append puts the next record into a partition, and returns the position before it there.
-func (s *sequence) append(p place, position int64, now time.Time) (before int64) {
+// append records that the next record goes into a partition, and returns the position before it there.
+func (s *sequence) append(p topicPartition, position int64, now time.Time) (before int64) {
 	if s.Last == nil {
 		s.Last = map[string]map[int32]int64{}
 	}
 	if s.recorded == nil {
-		s.recorded, s.announced = map[place]time.Time{}, map[place]time.Time{}
+		s.recorded, s.announced = map[topicPartition]time.Time{}, map[topicPartition]time.Time{}
 	}
 	if s.Last[p.topic] == nil {
 		s.Last[p.topic] = map[int32]int64{}
@@ -46,9 +46,10 @@ func (s *sequence) append(p place, position int64, now time.Time) (before int64)
 	return before
 }
 
-// due is when the log's position has to be written into a partition: once it lags, but not more often than every
-// interval, and as a sign of life. In a partition that this relay has written nothing into it is due at once.
-func (s *sequence) due(p place, interval, life time.Duration) time.Time {
+// due returns when the log's position must be written into a partition: if the partition lags, one interval after the
+// last position record; otherwise after the interval life without any record. A partition into which this relay has
+// written nothing is due at once.
+func (s *sequence) due(p topicPartition, interval, life time.Duration) time.Time {
 	recorded, ever := s.recorded[p]
 	if !ever {
 		return time.Time{}
@@ -59,14 +60,14 @@ func (s *sequence) due(p place, interval, life time.Duration) time.Time {
 	return recorded.Add(life)
 }
 
-// announce writes the log's position into a partition.
-func (s *sequence) announce(p place, now time.Time) (position, before int64) {
+// announce records that the log's position goes into a partition.
+func (s *sequence) announce(p topicPartition, now time.Time) (position, before int64) {
 	before = s.append(p, s.Position, now)
 	s.announced[p] = now
 	return s.Position, before
 }
 
-// saved is what of a sequence is stored, as it is now.
+// saved returns a copy of the part of a sequence that is stored.
 func (s *sequence) saved() sequence {
 	c := sequence{Position: s.Position, Last: make(map[string]map[int32]int64, len(s.Last)), Topics: maps.Clone(s.Topics)}
 	for topic, last := range s.Last {

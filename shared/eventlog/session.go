@@ -11,23 +11,23 @@ import (
 	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
-// session is the connection on which a Log commits. Its settings are set once, when it connects. Only the goroutine that
-// commits uses it.
+// session is the connection on which a Log commits. Its settings are made once, when it connects. Only the committing
+// goroutine uses it.
 type session struct {
-	log   *Log
-	conn  *pgx.Conn // nil: not connected
-	used  time.Time // when the last transaction ended
-	again backoff
-	retry time.Time // not to connect before this time
+	log     *Log
+	conn    *pgx.Conn // nil: not connected
+	used    time.Time // when the last transaction ended
+	backoff backoff
+	retry   time.Time // no connection attempt before this time
 }
 
-// maxReconnectDelay bounds how long commits wait for the database after it has come back.
+// maxReconnectDelay bounds the delay of commits after the database has become available again.
 const maxReconnectDelay = time.Second
 
-// get returns the connection, and connects first if it was lost.
+// get returns the connection, after connecting again if it was lost.
 func (s *session) get(ctx context.Context) (*pgx.Conn, error) {
 	if s.conn != nil && !s.conn.IsClosed() && time.Since(s.used) > time.Second {
-		// The server may have closed a connection that was idle: this is noticed here instead of failing a commit.
+		// The server may have closed an idle connection. The ping detects this here instead of failing a commit.
 		bounded, cancel := context.WithTimeout(ctx, 3*time.Second)
 		err := s.conn.Ping(bounded)
 		cancel()
@@ -43,10 +43,10 @@ func (s *session) get(ctx context.Context) (*pgx.Conn, error) {
 	}
 	conn, err := s.log.connectToCommit(ctx)
 	if err != nil {
-		s.retry = time.Now().Add(min(s.again.next(), maxReconnectDelay))
+		s.retry = time.Now().Add(min(s.backoff.next(), maxReconnectDelay))
 		return nil, err
 	}
-	s.again.reset()
+	s.backoff.reset()
 	s.conn = conn
 	return conn, nil
 }
@@ -69,7 +69,7 @@ func (l *Log) connectToCommit(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to commit: %w", err)
 	}
-	if _, err := conn.Exec(bounded, sqlGuard, milliseconds(lockPiece), milliseconds(l.times.hold), false); err != nil {
+	if _, err := conn.Exec(bounded, sqlGuard, milliseconds(lockWaitSlice), milliseconds(l.times.hold), false); err != nil {
 		_ = conn.Close(bounded)
 		return nil, fmt.Errorf("prepare a connection to commit: %w", err)
 	}
@@ -79,7 +79,7 @@ func (l *Log) connectToCommit(ctx context.Context) (*pgx.Conn, error) {
 // notices wakes other instances after commits.
 type notices chan struct{}
 
-// add asks for a notification of the newest position. It never waits.
+// add requests a notification of the newest position. It never blocks.
 func (n notices) add() {
 	select {
 	case n <- struct{}{}:
@@ -88,9 +88,9 @@ func (n notices) add() {
 }
 
 // notifyAll notifies other instances of commits until l.notices is closed. NOTIFY takes a lock of the whole database
-// cluster that is held until its transaction has ended, fsync included, so it is not part of the commits. One
-// notification at a time is under way; commits made meanwhile share the next one. A notification that fails is not
-// repeated, because nobody relies on being woken for longer than poll.
+// cluster and holds it until its transaction has ended, fsync included, so it is not part of the commits. One
+// notification at a time is sent; commits made meanwhile share the next one. A failed notification is not repeated,
+// because waiters poll anyway (pollInterval).
 func (l *Log) notifyAll() {
 	for range l.notices {
 		position, _ := l.head.now()
@@ -98,7 +98,7 @@ func (l *Log) notifyAll() {
 		_, err := l.o.Pool.Exec(ctx, sqlNotify, l.channel(), strconv.FormatInt(position, 10))
 		cancel()
 		if err != nil {
-			l.o.Log.DebugContext(ctx, "other instances are not notified of a commit", "error", err)
+			l.o.Log.DebugContext(ctx, "notifying other instances of a commit failed", "error", err)
 			time.Sleep(100 * time.Millisecond)
 		}
 	}

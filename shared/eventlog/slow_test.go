@@ -48,7 +48,7 @@ func TestCommit_OneThatTakesTooLongTakesNoOthersWithIt(t *testing.T) {
 	writes := several(20)
 	_, errs := togetherIn(t, l, writes...)
 	for i, err := range errs {
-		if slow := i == 7; slow != (err != nil) || slow && !errors.Is(err, bus.ErrAway) {
+		if slow := i == 7; slow != (err != nil) || slow && !errors.Is(err, bus.ErrUnavailable) {
 			t.Errorf("member %d: %v", i, err)
 		}
 	}
@@ -60,7 +60,7 @@ func TestCommit_OneThatTakesTooLongTakesNoOthersWithIt(t *testing.T) {
 	if err := <-other; err != nil {
 		t.Error(err)
 	}
-	if err := <-again; !errors.Is(err, bus.ErrAway) {
+	if err := <-again; !errors.Is(err, bus.ErrUnavailable) {
 		t.Error(err)
 	}
 	if took := time.Since(begun); took > time.Second {
@@ -81,7 +81,7 @@ func TestCommit_ADatabaseThatIsSlowIsNotAskedForEach(t *testing.T) {
 	begun := time.Now()
 	_, errs := togetherIn(t, l, several(64)...)
 	for i, err := range errs {
-		if !errors.Is(err, bus.ErrAway) {
+		if !errors.Is(err, bus.ErrUnavailable) {
 			t.Errorf("member %d: %v", i, err)
 		}
 	}

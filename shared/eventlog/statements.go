@@ -8,22 +8,22 @@ import (
 
 // In all statements "owner" stands for the owner's schema.
 const (
-	// The head of the log is its newest position, or the floor of a new incarnation in which nothing was written yet.
+	// The head of the log is the position of its newest event, or the floor of an incarnation without events.
 	sqlHead = `SELECT greatest(i.floor, (SELECT max(position) FROM owner.events)), i.number, i.id, i.floor
 FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1`
 	sqlFloor = `SELECT floor FROM owner.incarnations ORDER BY number DESC LIMIT 1`
-	// A new incarnation begins above a position that the log has lost, unless another instance has begun one.
+	// Begins a new incarnation above a position that the log has lost, unless another instance has begun one.
 	sqlReincarnate = `INSERT INTO owner.incarnations (number, id, head, floor, since)
 SELECT i.number + 1, left(replace(gen_random_uuid()::text, '-', ''), 12), h.head, greatest(i.floor, h.head, $2) + $3, now()
 FROM (SELECT * FROM owner.incarnations ORDER BY number DESC LIMIT 1) i,
   (SELECT coalesce(max(position), 0) AS head FROM owner.events) h
 WHERE i.number = $1`
 
-	// The lock is a statement of its own, so that whatever follows sees all that was committed before it was got; from
-	// then on the server lets nobody hold it for long. It is waited for in pieces (see lockPiece). Plans are kept while
-	// tables grow, so they have to be those for large tables from the beginning: a lookup by index for each row that is
-	// asked for (also by LATERAL, below). An acknowledged commit must survive a crash, whatever a database that others use
-	// as well was set to.
+	// The lock is taken by a statement of its own, so that later statements see everything committed before it was
+	// taken. After that the server bounds how long it is held. Waiting for it is divided into slices (see
+	// lockWaitSlice). Plans are cached while tables grow, so they must suit large tables from the beginning: an index
+	// lookup for each row (hence also LATERAL, below). synchronous_commit is switched on if the database has it off,
+	// because an acknowledged commit must survive a crash.
 	sqlGuard = `SELECT set_config('lock_timeout', $1, $3), set_config('idle_in_transaction_session_timeout', $2, $3),
   set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
     ELSE current_setting('synchronous_commit') END, $3),
@@ -34,7 +34,7 @@ SELECT set_config('transaction_timeout', $2, true), set_config('lock_timeout', $
 
 	sqlSame = `SELECT EXISTS (SELECT FROM owner.events WHERE position = $1 AND id = $2 AND cause = $3)`
 
-	// Everything that the members of a commit are checked against, in one read.
+	// Reads everything that the writes of a commit are checked against. The first column is the kind of the row.
 	sqlCheck = `SELECT 1 AS what, o.actor, o.command_id, o.type, o.stream, o.kind, o.version, o.position, o.code, o.text,
   o.digest
 FROM unnest($1::text[], $2::text[]) AS k (actor, command_id),
@@ -93,21 +93,21 @@ WHERE e.stream = n.stream AND e.subject = n.subject AND e.version < n.version AN
 
 	sqlOutcome = `SELECT type, stream, kind, version, position, code, text FROM owner.outcomes
 WHERE actor = $1 AND command_id = $2`
-	// $2 is the time of the newest outcome that the statement before removed: the index entries of what is gone stay until
-	// the next vacuum, and are not passed again.
+	// $2 is the time of the newest outcome that the previous statement removed. The index entries of removed rows
+	// remain until the next vacuum; this condition skips them.
 	sqlPruneOutcomes = `WITH gone AS (DELETE FROM owner.outcomes WHERE ctid = ANY (ARRAY(
   SELECT ctid FROM owner.outcomes WHERE at < $1 AND at >= $2 ORDER BY at LIMIT 5000)) RETURNING at)
 SELECT count(*), coalesce(max(at), $2) FROM gone`
 
 	columns    = beforePersonal + `, personal` + afterPersonal
-	impersonal = beforePersonal + `, NULL::bytea AS personal` + afterPersonal // does not read what people wrote
+	impersonal = beforePersonal + `, NULL::bytea AS personal` + afterPersonal // without personal fields
 
 	beforePersonal = `position, stream, version, id, type, topic, actor, cause, command_type, correlation, time, class, rooms,
   opens, closes, subject, answers, traceparent, body`
 	afterPersonal = `, redacted, expires`
 
-	// sqlLoad is one statement, hence reads one state of the stream: what deciding needs, and the version of the newest
-	// event, which an index alone gives.
+	// sqlLoad is a single statement and so reads a single state of the stream: the events that the decision needs, and
+	// the version of the newest event, which needs only an index.
 	sqlLoad = `SELECT true AS wanted, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND subject = '' AND version > $2
 UNION ALL
 SELECT true, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND subject = ANY ($3::text[]) AND subject <> ''
@@ -124,18 +124,18 @@ WHERE position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER B
 WHERE stream = $5 AND version > $6 AND position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4)
 ORDER BY version LIMIT $3`
 
-	// sqlRooms is one statement, hence reads one state of the log. A row for each user takes a third of the time that
-	// a row for each of thousands of rooms takes. The order of the rooms is that of the index, as a rule: the server takes
-	// longer to sort thousands of texts than to read them.
+	// sqlRooms is a single statement and so reads a single state of the log. One row for each user takes a third of the
+	// time of one row for each of thousands of rooms. The rooms usually come in the order of the index; sorting
+	// thousands of texts in the server takes longer than reading them.
 	sqlRooms = `SELECT m.member, array_agg(m.room), 0 AS position, '' AS incarnation FROM owner.memberships m
 WHERE m.member = ANY ($1::text[]) AND m.closed_position IS NULL GROUP BY m.member
 UNION ALL (SELECT '', NULL, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
   FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
-	sqlStretches = `SELECT opened_version, opened_position, coalesce(closed_version, 0), coalesce(closed_position, 0)
+	sqlIntervals = `SELECT room, opened_position, coalesce(closed_position, 0), opened_version, coalesce(closed_version, 0)
 FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
 
-	// One statement, hence one state of the log. Two reads, each by an index of its own.
-	sqlStays = `SELECT u.index, m.room, m.opened_position, coalesce(m.closed_position, 0), 0 AS head, '' AS incarnation
+	// A single statement, and so a single state of the log. Each of the two reads uses an index of its own.
+	sqlIntervalsSince = `SELECT u.index, m.room, m.opened_position, coalesce(m.closed_position, 0), 0 AS head, '' AS incarnation
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (member, after, index), LATERAL (
   SELECT o.room, o.opened_position, o.closed_position FROM owner.memberships o
   WHERE o.member = u.member AND o.closed_position IS NULL
@@ -143,16 +143,16 @@ FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (member, after, index
   WHERE c.member = u.member AND c.closed_position > u.after) m
 UNION ALL (SELECT 0, '', 0, 0, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
   FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
-	// sqlCountGaps counts, in the order of the gaps and by an index alone, at most $4 events of a gap and $5 of all. The
-	// nested loops of LATERAL go through the gaps in their order, and end with the outer limit.
+	// sqlCountGaps counts at most $4 events of each gap and at most $5 of all gaps, in the order of the gaps and by an
+	// index alone. The nested loops of LATERAL process the gaps in order, and end with the outer limit.
 	sqlCountGaps = `SELECT few.index, count(*) FROM (
   SELECT g.index FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index),
   LATERAL (SELECT FROM owner.event_rooms r
     WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until LIMIT $4) r
   LIMIT $5) few
 GROUP BY few.index ORDER BY few.index`
-	// sqlMeasureGaps adds up how large the events of gaps are. The length of what is stored apart from its row is known
-	// without reading it.
+	// sqlMeasureGaps sums the sizes of the events of gaps. Postgres knows the length of a value that is stored outside
+	// its row without reading it.
 	sqlMeasureGaps = `SELECT g.index, sum(e.bytes)::bigint
 FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index),
 LATERAL (SELECT r.position FROM owner.event_rooms r
@@ -177,13 +177,13 @@ ORDER BY position`
 	sqlSaveRelay  = `UPDATE owner.relay SET position = $1, partitions = $2, topics = $3 WHERE single`
 )
 
-// statements are those above for one schema. Connections are shared with other owners, so each names its schema.
+// statements holds the statements above for one schema. Owners share connections, so each statement names its schema.
 type statements struct {
-	in func(string) string // puts the schema into any other statement
+	in func(string) string // puts the schema into another statement
 
 	head, floor, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
-	outcome, pruneOutcomes, load, read, readStream, rooms, stretches                                                string
-	stays, countGaps, measureGaps, readGaps                                                                         string
+	outcome, pruneOutcomes, load, read, readStream, rooms, intervals                                                string
+	intervalsSince, countGaps, measureGaps, readGaps                                                                string
 	addProjection, takeProjection, projection, saveProjection, dropProjection, relayState, saveRelay                string
 }
 
@@ -197,8 +197,8 @@ func newStatements(owner string) statements {
 		redact:  in(sqlRedact),
 		outcome: in(sqlOutcome), pruneOutcomes: in(sqlPruneOutcomes), load: in(sqlLoad),
 		read: in(sqlRead), readStream: in(sqlReadStream), rooms: in(sqlRooms),
-		stays: in(sqlStays), countGaps: in(sqlCountGaps), measureGaps: in(sqlMeasureGaps), readGaps: in(sqlReadGaps),
-		stretches: in(sqlStretches), addProjection: in(sqlAddProjection), takeProjection: in(sqlTakeProjection),
+		intervalsSince: in(sqlIntervalsSince), countGaps: in(sqlCountGaps), measureGaps: in(sqlMeasureGaps), readGaps: in(sqlReadGaps),
+		intervals: in(sqlIntervals), addProjection: in(sqlAddProjection), takeProjection: in(sqlTakeProjection),
 		projection: in(sqlProjection), saveProjection: in(sqlSaveProjection), dropProjection: in(sqlDropProjection),
 		relayState: in(sqlRelayState), saveRelay: in(sqlSaveRelay),
 	}

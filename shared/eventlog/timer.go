@@ -14,7 +14,7 @@ import (
 
 type timerKey struct{ stream, key string }
 
-// timerRow is a timer that is set. Its generation is the version of the event that set it.
+// timerRow is a timer that was set. Its generation is the version of the event that set it.
 type timerRow struct {
 	generation int64
 	due        time.Time
@@ -22,7 +22,7 @@ type timerRow struct {
 	body       []byte
 }
 
-// Timer is a timer that is due: a command for its stream.
+// Timer is a due timer: a command for its stream.
 type Timer struct {
 	TimerKey
 	Due     time.Time
@@ -30,11 +30,11 @@ type Timer struct {
 	Body    []byte
 }
 
-// timerNames is the name space of the ids of commands that timers send.
+// timerNames is the namespace of the ids of timers' commands.
 var timerNames = uuid.MustParse("6d0a4f2e-51f4-5b0c-9a3c-0f6f1a7a2c55")
 
-// CommandID is the id of the timer's command. It follows from the timer, so that the command has one outcome however
-// often it is sent.
+// CommandID returns the id of the timer's command. It is derived from the timer, so that the command has one outcome
+// however often it is sent.
 func (k TimerKey) CommandID() string {
 	return uuid.NewSHA1(timerNames, fmt.Appendf(nil, "%s\x00%s\x00%d", k.Stream, k.Key, k.Generation)).String()
 }
@@ -61,9 +61,9 @@ type timerRowOf struct {
 	timerRow
 }
 
-// eachTimer calls f for each timer that an event sets, or cancels (nil). A timer for a time before the event is due at
-// the event's time. Timers are taken in the order in which they are due, so one that is set again and again for the past
-// takes its turn behind those of others.
+// eachTimer calls f for each timer that an event sets or cancels (nil). A timer for a time before the event is due at
+// the event's time. Timers fire in the order in which they are due, so a timer that is repeatedly set for the past
+// waits behind those of others.
 func eachTimer(stream string, version int64, at time.Time, d draft, f func(timerKey, *timerRow)) {
 	for _, key := range d.cancel {
 		f(timerKey{stream, key}, nil)
@@ -79,12 +79,12 @@ func eachTimer(stream string, version int64, at time.Time, d draft, f func(timer
 }
 
 // timer records that a timer is set, or gone (nil).
-func (g *ledger) timer(k timerKey, row *timerRow) {
-	g.timers[k] = row
-	if g.rows.timers == nil {
-		g.rows.timers = map[timerKey]*timerRow{}
+func (a *admission) timer(k timerKey, row *timerRow) {
+	a.timers[k] = row
+	if a.rows.timers == nil {
+		a.rows.timers = map[timerKey]*timerRow{}
 	}
-	g.rows.timers[k] = row
+	a.rows.timers[k] = row
 }
 
 const (
@@ -135,9 +135,11 @@ func (c *timerChanges) queue(b *pgx.Batch, in func(string) string) {
 const (
 	sqlDropTimer = `DELETE FROM owner.timers WHERE stream = $1 AND key = $2 AND generation = $3`
 
-	// timerPoll is how soon a timer is noticed that is due before all others, and the least time between two looks.
-	timerPoll = 50 * time.Millisecond
-	// maxTimerTurn is how long nothing may be heard of the instance whose turn it is before another one has it.
+	// timerPollInterval is how soon a timer is noticed that is due before all others, and the minimum interval between
+	// two checks.
+	timerPollInterval = 50 * time.Millisecond
+	// maxTimerTurn is how long the server waits for a sign of life of the instance whose turn it is, before another
+	// instance takes over.
 	maxTimerTurn = 10 * time.Second
 )
 
@@ -149,7 +151,7 @@ func (l *Log) AwaitTimer(ctx context.Context) (now time.Time, err error) {
 		if err != nil {
 			return now, err
 		}
-		left := poll
+		left := pollInterval
 		if !due.IsZero() {
 			left = min(left, due.Sub(now))
 		}
@@ -157,13 +159,13 @@ func (l *Log) AwaitTimer(ctx context.Context) (now time.Time, err error) {
 			return now, nil
 		}
 		await(ctx, moved, left)
-		await(ctx, nil, timerPoll)
+		await(ctx, nil, timerPollInterval)
 	}
 	return now, ctx.Err()
 }
 
-// TimerTurn calls f while no other instance sends the commands of timers. It reports false, and does nothing, while
-// another one does. Nothing waits inside a statement, and no transaction is open meanwhile.
+// TimerTurn calls f while no other instance sends the commands of timers. If another one does, TimerTurn does nothing
+// and returns false. No statement waits and no transaction is open meanwhile.
 func (l *Log) TimerTurn(ctx context.Context, f func(context.Context) error) (got bool, err error) {
 	return l.timerTurn(ctx, maxTimerTurn, f)
 }
@@ -171,12 +173,12 @@ func (l *Log) TimerTurn(ctx context.Context, f func(context.Context) error) (got
 func (l *Log) timerTurn(ctx context.Context, silence time.Duration, f func(context.Context) error) (got bool, err error) {
 	conn, err := l.o.Pool.Acquire(ctx)
 	if err != nil {
-		return false, fmt.Errorf("take the turn of the timers of %s: %w", l.o.Owner, Away(err))
+		return false, fmt.Errorf("take the turn of the timers of %s: %w", l.o.Owner, Unavailable(err))
 	}
 	defer conn.Release()
 	key := lockKey(l.o.Owner, "timers")
 	if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", key).Scan(&got); err != nil || !got {
-		return false, Away(err)
+		return false, Unavailable(err)
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
@@ -186,10 +188,10 @@ func (l *Log) timerTurn(ctx context.Context, silence time.Duration, f func(conte
 			_ = conn.Conn().Close(ctx) // which releases the lock
 		}
 	}()
-	// A process that freezes now loses its turn.
+	// A process that freezes loses its turn.
 	_, err = conn.Exec(ctx, "SELECT set_config('idle_session_timeout', $1, false)", milliseconds(silence))
 	if err != nil {
-		return true, Away(err)
+		return true, Unavailable(err)
 	}
 	return true, f(ctx)
 }
@@ -197,16 +199,16 @@ func (l *Log) timerTurn(ctx context.Context, silence time.Duration, f func(conte
 // DropTimer removes a timer whose command has an outcome already.
 func (l *Log) DropTimer(ctx context.Context, k TimerKey) error {
 	if _, err := l.o.Pool.Exec(ctx, l.in(sqlDropTimer), k.Stream, k.Key, k.Generation); err != nil {
-		return fmt.Errorf("drop the timer %s of %s: %w", k.Key, k.Stream, Away(err))
+		return fmt.Errorf("drop the timer %s of %s: %w", k.Key, k.Stream, Unavailable(err))
 	}
 	return nil
 }
 
-// nextTimer returns when the next timer is due and what the log's clock shows; a zero time: there is no timer.
+// nextTimer returns when the next timer is due (zero: there is no timer), and the log's clock.
 func (l *Log) nextTimer(ctx context.Context) (due, now time.Time, err error) {
 	var dueAt, nowAt int64
 	if err := l.o.Pool.QueryRow(ctx, l.in(sqlNextTimer)).Scan(&dueAt, &nowAt); err != nil {
-		return due, now, fmt.Errorf("read the next timer of %s: %w", l.o.Owner, Away(err))
+		return due, now, fmt.Errorf("read the next timer of %s: %w", l.o.Owner, Unavailable(err))
 	}
 	if dueAt != 0 {
 		due = micros(dueAt)
@@ -214,7 +216,7 @@ func (l *Log) nextTimer(ctx context.Context) (due, now time.Time, err error) {
 	return due, micros(nowAt), nil
 }
 
-// DueTimers reads the timers that are due at a time, the oldest first, at most limit.
+// DueTimers returns up to limit timers that are due at a time, the oldest first.
 func (l *Log) DueTimers(ctx context.Context, at time.Time, limit int) ([]Timer, error) {
 	found, err := l.o.Pool.Query(ctx, l.in(sqlDueTimers), at.UnixMicro(), limit)
 	if err == nil {
@@ -227,5 +229,5 @@ func (l *Log) DueTimers(ctx context.Context, at time.Time, limit int) ([]Timer, 
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("read the timers of %s that are due: %w", l.o.Owner, Away(err))
+	return nil, fmt.Errorf("read the timers of %s that are due: %w", l.o.Owner, Unavailable(err))
 }

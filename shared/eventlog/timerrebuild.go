@@ -19,7 +19,7 @@ const TimersName = "timers"
 const (
 	sqlNewTimers = `CREATE TABLE shadow.timers (LIKE owner.timers INCLUDING ALL);
 ALTER INDEX shadow.timers_due_idx RENAME TO timers_by_due`
-	// sqlTimerSpan returns the position at which a span of so many events ends; null: there are none.
+	// sqlTimerSpan returns the position at which a span of that many events ends; null: there are no events.
 	sqlTimerSpan = `SELECT max(position) FROM
   (SELECT position FROM owner.events WHERE position > $1 ORDER BY position LIMIT $2) s`
 	// sqlTimerEvents reads the events of a span that set or cancel timers.
@@ -27,8 +27,8 @@ ALTER INDEX shadow.timers_due_idx RENAME TO timers_by_due`
 WHERE position > $1 AND position <= $2 AND type = ANY ($3::text[]) ORDER BY position LIMIT $4`
 	sqlClearTimers = `DELETE FROM shadow.timers t USING unnest($1::text[], $2::text[]) AS n (stream, key)
 WHERE t.stream = n.stream AND t.key = n.key`
-	// A timer whose command has an outcome has been sent. Outcomes are pruned, so one that was due before the oldest of
-	// them is taken as sent as well.
+	// A timer whose command has an outcome was sent. Outcomes are pruned, so a timer that was due before the oldest of
+	// them counts as sent as well.
 	sqlFillTimers = `INSERT INTO shadow.timers (stream, key, generation, due, command, body, command_id)
 SELECT n.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::bytea[], $7::text[])
   AS n (stream, key, generation, due, command, body, command_id)
@@ -37,8 +37,8 @@ WHERE n.due >= $8 AND NOT EXISTS
 )
 
 const (
-	// timerSpan is how many events a rebuild of the timers passes in a statement, and timerPage how many of them that
-	// set or cancel timers it has in memory.
+	// timerSpan is the number of events that a rebuild of the timers passes in one statement. timerPage is the number
+	// of events with timers that it holds in memory.
 	timerSpan = 20_000
 	timerPage = 500
 )
@@ -47,8 +47,8 @@ const (
 func (l *Log) HasTimers() bool { return l.o.Catalog.HasTimers(l.o.Owner) }
 
 // RebuildTimers rebuilds the timers from the log and its outcomes, beside the live ones, and compares both. No timer
-// fires meanwhile. The log is read without its lock, which is held only for what was appended since and for the swap.
-// Progress is called with how far it is; it may be nil. It does not run beside Rebuild.
+// fires meanwhile. It reads most of the log without the lock, which it holds only for the newest events and the swap.
+// It calls progress, which may be nil, after each step. It does not run at the same time as Rebuild.
 func (l *Log) RebuildTimers(ctx context.Context, progress func(RebuildProgress)) (rebuilt Rebuilt, err error) {
 	if progress == nil {
 		progress = func(RebuildProgress) {}
@@ -65,12 +65,12 @@ func (l *Log) RebuildTimers(ctx context.Context, progress func(RebuildProgress))
 			rebuilt, err = s.alone(ctx, s.run)
 			return err
 		})
-		if err == nil && !got && !sleep.For(ctx, timerPoll) {
+		if err == nil && !got && !sleep.For(ctx, timerPollInterval) {
 			err = ctx.Err()
 		}
 	}
 	if err != nil {
-		return Rebuilt{}, fmt.Errorf("rebuild the timers of %s: %w", l.o.Owner, Away(err))
+		return Rebuilt{}, fmt.Errorf("rebuild the timers of %s: %w", l.o.Owner, Unavailable(err))
 	}
 	l.o.Log.InfoContext(ctx, "timers rebuilt", "position", rebuilt.Position, "held", rebuilt.Held, "differ", rebuilt.Differ(),
 		"left", rebuilt.Left)
@@ -81,7 +81,7 @@ func (l *Log) RebuildTimers(ctx context.Context, progress func(RebuildProgress))
 type timerShadow struct {
 	shadow
 	types  []string  // of the events that set or cancel timers
-	oldest time.Time // timers that were due before are taken as sent
+	oldest time.Time // timers that were due before this time count as sent
 }
 
 func (s *timerShadow) in(statement string) string {
@@ -111,7 +111,7 @@ func (s *timerShadow) run(ctx context.Context) (Rebuilt, error) {
 		if err := s.follow(ctx, 0); err != nil {
 			return r, nil, err
 		}
-		s.tell("swap")
+		s.reportProgress("swap")
 		r.Held, err = s.underLock(ctx, func(ctx context.Context) error {
 			if err := s.follow(ctx, maxUnderLock); err != nil {
 				return err
@@ -126,7 +126,7 @@ func (s *timerShadow) run(ctx context.Context) (Rebuilt, error) {
 	})
 }
 
-// follow applies the log up to its end, and gives up (errBusy) after so many events where a bound is given.
+// follow applies the log up to its end. If a bound is given, it returns errBusy after that many events.
 func (s *timerShadow) follow(ctx context.Context, bound int) error {
 	for passed := 0; ; {
 		var end *int64
@@ -145,17 +145,17 @@ func (s *timerShadow) follow(ctx context.Context, bound int) error {
 				return err
 			}
 			passed += applied
-			s.tell("build")
+			s.reportProgress("build")
 		}
 	}
 }
 
-// applyPage applies a page of a span that ends at a position. It does not wait for the disk, because a rebuild starts
-// over after a crash of the server.
+// applyPage applies a page of a span that ends at a position. The transaction does not wait for the disk: after a crash
+// of the server the rebuild starts over.
 func (s *timerShadow) applyPage(ctx context.Context, end int64) (applied int, err error) {
 	position := end
 	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
-		// Plans are those for large tables, as when events are committed.
+		// The settings force plans for large tables, as commits do.
 		_, err := tx.Exec(ctx, `SELECT set_config('synchronous_commit', 'off', true), set_config('enable_seqscan', 'off', true),
   set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
   set_config('idle_in_transaction_session_timeout', '5s', true)`)
@@ -191,7 +191,7 @@ func (s *timerShadow) applyPage(ctx context.Context, end int64) (applied int, er
 	return applied, err
 }
 
-// timerChanges is what events change of the timers in the end.
+// timerChanges returns the final changes that events make to the timers.
 func (l *Log) timerChanges(all []logged) (*timerChanges, error) {
 	last := map[timerKey]*timerRow{}
 	for _, e := range all {
@@ -201,12 +201,12 @@ func (l *Log) timerChanges(all []logged) (*timerChanges, error) {
 		}
 		m, err := l.o.Catalog.Decode(e.Type, e.plain)
 		if err != nil {
-			return nil, &ownFault{err}
+			return nil, &dataError{err}
 		}
 		var d draft
 		d.set, d.cancel, err = l.timersOf(declared, m, &entry{actor: e.Actor, cause: e.Cause})
 		if err != nil {
-			return nil, &ownFault{err}
+			return nil, &dataError{err}
 		}
 		eachTimer(e.Stream, e.Version, e.Time, d, func(k timerKey, row *timerRow) { last[k] = row })
 	}

@@ -130,7 +130,7 @@ func TestCommit_WaitsForTheLockOnlySoLong(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	l := instance(t, url)
-	l.times.lock = 2 * lockPiece
+	l.times.lock = 2 * lockWaitSlice
 	during(t, l.Run)
 	holder, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
@@ -138,7 +138,7 @@ func TestCommit_WaitsForTheLockOnlySoLong(t *testing.T) {
 	_, err = holder.Exec(t.Context(), "SELECT pg_advisory_lock($1)", lockKey("chat", "append"))
 	require.NoError(t, err)
 	_, err = l.Commit(t.Context(), said("1", "c"))
-	require.ErrorIs(t, err, bus.ErrAway)
+	require.ErrorIs(t, err, bus.ErrUnavailable)
 	require.ErrorContains(t, err, "lock timeout", "it is the lock that it waited for, and not the end of its own time")
 	require.NoError(t, holder.Close(t.Context()))
 	for i := range 3 {

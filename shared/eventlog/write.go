@@ -9,51 +9,55 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// AnyVersion as expected version: what is written does not depend on what the stream holds.
+// AnyVersion is the expected version of a write that does not depend on the stream's contents.
 const AnyVersion int64 = -1
 
-// Write is what is written together or not at all: a run of commands that were decided one after the other on the same
-// loaded stream, or a reaction to another owner's event.
+// Write is a set of changes that are committed together or not at all: a run of commands that were decided one after
+// another on the same loaded stream, or a reaction to another owner's event.
 type Write struct {
-	// Stream is what Commands change, and Expected the version that it had when they were decided, or AnyVersion.
+	// Stream is the stream that Commands change. Expected is the version that it had when they were decided, or
+	// AnyVersion.
 	Stream   string
 	Expected int64
-	// Commands in the order in which they were decided. No (Actor, CommandID) may be in it twice.
+	// Commands in the order in which they were decided. An (Actor, CommandID) must not occur twice.
 	Commands []Decided
-	// DecidedAt is the time that the commands were decided at; events are not recorded as earlier. Zero: none.
+	// DecidedAt is the time at which the commands were decided; events are not recorded with an earlier time. Zero: the
+	// log's clock alone counts.
 	DecidedAt time.Time
-	// Appends are events without a command's outcome, to any streams.
+	// Appends are events that are not the outcome of a command, for any streams.
 	Appends []Append
 	// Advance moves the checkpoint of a partition of another owner's topic; nil: none.
 	Advance *Advance
-	// Resolution changes what is parked of another owner's stream; nil: nothing.
+	// Resolution changes a parked stream of another owner; nil: none.
 	Resolution *Resolution
 }
 
-// Decided is one command with what came of it.
+// Decided is one command with its outcome.
 type Decided struct {
 	Actor     string
-	CommandID string // empty: no outcome is kept
+	CommandID string // empty: its outcome is not stored
 	Type      string
-	// Digest of what the command asks for. The same id with another digest is refused (id_reused). Empty: any matches.
+	// Digest of the command's contents. A command with the same id and another digest is refused (id_reused). Empty:
+	// every digest matches.
 	Digest      string
 	Correlation string
 	TraceParent string // of the command; empty: the span in the context
-	// Stream is what the command changes, and Expected its version when the command was decided, commands before it in the
-	// Write included, or AnyVersion. Empty: the Write's stream, without a version of its own.
+	// Stream is the stream that the command changes. Expected is its version when the command was decided, including
+	// earlier commands of the Write, or AnyVersion. Empty: the Write's stream, without a check of its own.
 	Stream   string
 	Expected int64
-	// MemberOf is the room that the actor has to be a member of; empty: none. Anybody else makes the Write fail with a
+	// MemberOf is the room of which the actor must be a member; empty: none. Otherwise the Write fails with a
 	// *RefusedError.
 	MemberOf string
-	// Timer is the timer that sent the command; nil: none did. It is gone with the Write, and a Write that names one that
-	// is not due, or was replaced or cancelled, fails with a *TimerError.
+	// Timer is the timer that sent the command; nil: none did. The Write removes it. The Write fails with a *TimerError
+	// if the timer is not due, or was replaced or cancelled.
 	Timer *TimerKey
-	// Also are events for other streams of the log that the command leads to. They lie before its own.
+	// Also are events for other streams of the log to which the command leads. Their positions are before those of its
+	// own events.
 	Also []Also
-	// Events of the command's stream. A committed command has some, every other outcome has none.
+	// Events for the command's stream. A committed command has events, every other outcome has none.
 	Events []proto.Message
-	// Kind may be empty: committed with events, unchanged without.
+	// Kind may be empty: it is then committed if there are events, and unchanged if not.
 	Kind envelope.Kind
 	Code string
 	Text string
@@ -63,22 +67,22 @@ type Decided struct {
 type Also struct {
 	Stream   string
 	Expected int64 // or AnyVersion
-	// Otherwise refuses the command (*RefusedError) where the stream is at another version.
+	// Otherwise is the refusal of the command (*RefusedError) if the stream is not at the expected version.
 	Otherwise *refusal.Error
 	Event     proto.Message
 }
 
-// TimerKey names a timer. Its generation is the version of the event that set it.
+// TimerKey identifies a timer. Its generation is the version of the event that set it.
 type TimerKey struct {
 	Stream     string
 	Key        string
 	Generation int64
 }
 
-// Append is events for one stream that are no command's outcome.
+// Append is a set of events for one stream that are not the outcome of a command.
 type Append struct {
 	Stream      string
-	Expected    int64 // or AnyVersion
+	Expected    int64 // version of the stream, 0 if it must be new, or AnyVersion
 	Actor       string
 	Cause       string
 	Correlation string
@@ -86,14 +90,14 @@ type Append struct {
 	Events      []proto.Message
 }
 
-// Committed is what came of a Write.
+// Committed is the result of a Write.
 type Committed struct {
-	// Results are the outcomes of the Write's commands, in their order.
+	// Results are the outcomes of the Write's commands, in the order of the commands.
 	Results []envelope.Result
-	// Version is that of the Write's stream afterwards.
+	// Version of the Write's stream after the commit.
 	Version int64
-	// Position is that of the last event written, or the log's head when there was none.
+	// Position of the last event of the Write, or the log's head if it has none.
 	Position int64
-	// At is the time that the events were recorded with.
+	// At is the time with which the events were recorded.
 	At time.Time
 }

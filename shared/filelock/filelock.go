@@ -1,9 +1,9 @@
-// Package filelock has one process at a time work on a folder: a lock on a file, which the system lets go when the
-// process ends, however it does.
+// Package filelock lets one process at a time use a folder. It locks a file; the system releases the lock when the
+// process ends, however it ends.
 //
-// github.com/gofrs/flock makes the same two system calls, and has nothing in addition that is needed here: files are opened
-// for writing, which is what it tries again for on NFS. ErrHeld, Held without making the file, and waiting with the cause
-// of a context's end would stay in a wrapper of about this package's length, with one more dependency for each module.
+// github.com/gofrs/flock makes the same two system calls and has nothing in addition that is needed here. ErrHeld, Held
+// without creating the file, and waiting that ends with a context would remain in a wrapper of about this package's
+// size, with one more dependency for each module.
 package filelock
 
 import (
@@ -17,13 +17,13 @@ import (
 // Lock is held until Release.
 type Lock struct{ file *os.File }
 
-// ErrHeld says that another process has the lock.
+// ErrHeld means that another process holds the lock.
 var ErrHeld = errors.New("it is in use")
 
-// lookEvery is how often Await looks.
+// lookEvery is how often Await tries.
 const lookEvery = 20 * time.Millisecond
 
-// Try takes the lock of a file, which it makes where it is missing. When another process has it, that is ErrHeld.
+// Try takes the lock of a file, which it creates if missing. If another process holds the lock, the error is ErrHeld.
 func Try(path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -37,7 +37,7 @@ func Try(path string) (*Lock, error) {
 	return &Lock{f}, nil
 }
 
-// Await takes the lock when its holder lets it go. When ctx ends before, the error is ErrHeld as well.
+// Await takes the lock once its holder releases it. If ctx ends before, the error is ErrHeld as well.
 func Await(ctx context.Context, path string) (*Lock, error) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -54,16 +54,16 @@ func Await(ctx context.Context, path string) (*Lock, error) {
 	}
 }
 
-// Held reports whether a process has the lock. To look, it takes it for a moment, together with others who look: who
-// tries to take it meanwhile has to try again.
+// Held reports whether a process holds the lock. To find out, it takes the lock for a moment, shared with other calls
+// of Held: a process that tries to take it meanwhile has to try again.
 func Held(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
 		return false
 	}
-	defer func() { _ = f.Close() }() // which gives the lock back, if it was got
+	defer func() { _ = f.Close() }() // which releases the lock, if it was taken
 	return lock(f, shared) != nil
 }
 
-// Release gives the lock back.
+// Release releases the lock.
 func (l *Lock) Release() { _ = l.file.Close() } // nothing was written to it

@@ -1,4 +1,4 @@
-// Package health says how a process is: whether it lives, whether it takes work, and which of the stores it reaches.
+// Package health reports whether a process is alive, whether it accepts work, and which of its stores are available.
 package health
 
 import (
@@ -15,26 +15,25 @@ import (
 )
 
 const (
-	askEvery = time.Second
-	askFirst = 50 * time.Millisecond // until the process has been healthy once
-	askFor   = 1500 * time.Millisecond
-	// The log tells of a dependency that has failed for so long: at the start of a process not all are there at once.
-	tellAfter = time.Second
-	// An answer older than this does not count, so that the reported health is at most so old, also while a check
-	// hangs.
-	oldest = 2 * time.Second
+	checkInterval        = time.Second
+	startupCheckInterval = 50 * time.Millisecond // until the process has been healthy once
+	checkTimeout         = 1500 * time.Millisecond
+	// A failing dependency is logged after this time: at the start of a process not all are available at once.
+	logAfter = time.Second
+	// Older results do not count, so that the reported health is at most this old, even while a check hangs.
+	maxResultAge = 2 * time.Second
 )
 
-// keys of /health, in the order in which existing installations have them.
+// keys of /health, in the order that existing installations expect.
 var keys = []string{"redis", "kafka", "postgres", "socketio"}
 
-// Check asks one of redis, kafka, postgres and socketio whether it does its work.
+// Check reports whether redis, kafka, postgres or socketio works.
 type Check struct {
 	Name  string
 	Check func(context.Context) error
 }
 
-// Health keeps the answers. It is safe for concurrent use.
+// Health holds the results of the checks. It is safe for concurrent use.
 type Health struct {
 	checks   []Check
 	log      *slog.Logger
@@ -42,22 +41,23 @@ type Health struct {
 	up       *prometheus.GaugeVec
 
 	mu      sync.Mutex
-	answers []answer // by check
+	results []checkResult // by check
 	waiting map[string]error
 	ready   bool
-	began   chan struct{} // closed when all checks held for the first time
+	began   chan struct{} // closed when all checks succeeded for the first time
 }
 
-type answer struct {
+type checkResult struct {
 	err    error
 	at     time.Time
-	failed time.Time // since when they are errors
-	told   bool      // the log tells of it
+	failed time.Time // when it began to fail
+	logged bool      // the failure was logged
 }
 
-// New makes the health of a process. A dependency without a check is one that the process does not need: it is true.
+// New returns the health of a process. A dependency without a check is not needed by the process and is reported as
+// true.
 func New(checks []Check, log *slog.Logger) *Health {
-	h := &Health{checks: checks, log: log, registry: prometheus.NewRegistry(), answers: make([]answer, len(checks)),
+	h := &Health{checks: checks, log: log, registry: prometheus.NewRegistry(), results: make([]checkResult, len(checks)),
 		waiting: map[string]error{}, began: make(chan struct{}), up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "edumatrix_up",
 			Help: "Whether a dependency does its work, as this process sees it."}, []string{"dependency"})}
 	h.registry.MustRegister(collectors.NewGoCollector(),
@@ -68,10 +68,11 @@ func New(checks []Check, log *slog.Logger) *Health {
 	return h
 }
 
-// Began is closed when the process has been healthy once. Until then /readyz says that it takes no work.
+// Began returns a channel that is closed when the process has been healthy once. Until then /readyz reports that it
+// accepts no work.
 func (h *Health) Began() <-chan struct{} { return h.began }
 
-// Registry takes the process's own metrics.
+// Registry returns the registry of the process's metrics.
 func (h *Health) Registry() *prometheus.Registry { return h.registry }
 
 // SetReady sets whether the process accepts work.
@@ -81,7 +82,7 @@ func (h *Health) SetReady(ready bool) {
 	h.ready = ready
 }
 
-// Waiting says that work waits for a dependency which is away, and with nil that it goes on.
+// Waiting records that work waits for an unavailable dependency or, with a nil error, that it continues.
 func (h *Health) Waiting(dependency string, err error) {
 	h.mu.Lock()
 	before := h.waiting[dependency]
@@ -95,26 +96,26 @@ func (h *Health) Waiting(dependency string, err error) {
 	case before == nil && err != nil:
 		h.log.Warn("work waits for a dependency", "dependency", dependency, "error", err)
 	case before != nil && err == nil:
-		h.log.Info("work goes on", "dependency", dependency)
+		h.log.Info("work continues", "dependency", dependency)
 	}
 }
 
-// Run asks every check each second, until ctx ends; more often until all held once.
+// Run runs every check each second until ctx ends, and more often until all have succeeded once.
 func (h *Health) Run(ctx context.Context) error {
-	var asking sync.WaitGroup
+	var checking sync.WaitGroup
 	for i := range h.checks {
-		asking.Go(func() {
-			ticker := time.NewTicker(askFirst)
+		checking.Go(func() {
+			ticker := time.NewTicker(startupCheckInterval)
 			defer ticker.Stop()
 			began := h.began
 			for {
-				h.ask(ctx, i)
+				h.runCheck(ctx, i)
 				select {
 				case <-ctx.Done():
 					return
 				case <-began:
 					began = nil
-					ticker.Reset(askEvery)
+					ticker.Reset(checkInterval)
 					select {
 					case <-ctx.Done():
 						return
@@ -125,28 +126,28 @@ func (h *Health) Run(ctx context.Context) error {
 			}
 		})
 	}
-	asking.Wait()
+	checking.Wait()
 	return nil
 }
 
-func (h *Health) ask(ctx context.Context, i int) {
+func (h *Health) runCheck(ctx context.Context, i int) {
 	c := h.checks[i]
-	asked, cancel := context.WithTimeout(ctx, askFor)
+	bounded, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	err := c.Check(asked)
+	err := c.Check(bounded)
 	if ctx.Err() != nil {
 		return
 	}
 	h.mu.Lock()
-	before := h.answers[i]
-	now := answer{err: err, at: time.Now()}
+	before := h.results[i]
+	now := checkResult{err: err, at: time.Now()}
 	if err != nil {
 		if now.failed = before.failed; before.err == nil {
 			now.failed = now.at
 		}
-		now.told = before.told || now.at.Sub(now.failed) >= tellAfter
+		now.logged = before.logged || now.at.Sub(now.failed) >= logAfter
 	}
-	h.answers[i] = now
+	h.results[i] = now
 	h.begin()
 	h.mu.Unlock()
 	if err == nil {
@@ -155,21 +156,21 @@ func (h *Health) ask(ctx context.Context, i int) {
 		h.up.WithLabelValues(c.Name).Set(0)
 	}
 	switch {
-	case now.told && !before.told:
-		h.log.Warn("a dependency is away", "dependency", c.Name, "error", err)
-	case before.told && err == nil:
-		h.log.Info("a dependency is back", "dependency", c.Name)
+	case now.logged && !before.logged:
+		h.log.Warn("dependency unavailable", "dependency", c.Name, "error", err)
+	case before.logged && err == nil:
+		h.log.Info("dependency available again", "dependency", c.Name)
 	}
 }
 
-// begin notes that all checks hold. It is called with the lock held.
+// begin closes began if all checks succeed. It is called with the lock held.
 func (h *Health) begin() {
 	select {
 	case <-h.began:
 		return
 	default:
 	}
-	for _, a := range h.answers {
+	for _, a := range h.results {
 		if a.err != nil || a.at.IsZero() {
 			return
 		}
@@ -177,7 +178,7 @@ func (h *Health) begin() {
 	close(h.began)
 }
 
-// services says what is true now, by key.
+// services returns the state of each key, and whether all are true.
 func (h *Health) services() (all map[string]bool, healthy bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -185,12 +186,12 @@ func (h *Health) services() (all map[string]bool, healthy bool) {
 	for _, key := range keys {
 		all[key] = h.waiting[key] == nil
 	}
-	for i, a := range h.answers {
-		if a.err != nil || time.Since(a.at) > oldest {
+	for i, a := range h.results {
+		if a.err != nil || time.Since(a.at) > maxResultAge {
 			all[h.checks[i].Name] = false
 		}
 	}
-	// A consumer that waits for another service holds up what clients see.
+	// A consumer that waits for another service delays what clients see.
 	for dependency := range h.waiting {
 		if !slices.Contains(keys, dependency) {
 			all["socketio"] = false
@@ -202,7 +203,7 @@ func (h *Health) services() (all map[string]bool, healthy bool) {
 	return all, healthy
 }
 
-// Handler answers /health, /livez, /readyz and /metrics.
+// Handler serves /health, /livez, /readyz and /metrics.
 func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/health", h.serveHealth)
@@ -218,7 +219,7 @@ func (h *Health) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	if !healthy {
 		status, word = http.StatusServiceUnavailable, "unhealthy"
 	}
-	// Written by hand: scripts of existing installations compare the text.
+	// The JSON is written by hand because scripts of existing installations compare the text.
 	body := `{"status":"` + word + `","services":{`
 	for i, key := range keys {
 		if i > 0 {

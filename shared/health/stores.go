@@ -6,7 +6,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// OfStores are the checks of the stores that a process has open.
+// OfStores returns the checks of the stores that a process has open.
 func OfStores(s *backend.Stores) (checks []Check) {
 	if s.Postgres != nil {
 		checks = append(checks, Check{"postgres", s.Postgres.Ping})

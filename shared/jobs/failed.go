@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// Failed is a job that has failed for good.
+// Failed is a job that has failed permanently.
 type Failed struct {
 	ID       int64
 	Kind     string
@@ -25,7 +25,7 @@ type Failed struct {
 	At       time.Time
 }
 
-// ListFailed lists jobs that have failed for good, by id, those above an id, at most limit. They are kept for 90 days.
+// ListFailed returns up to limit permanently failed jobs with ids above a given one, by id. They are kept for 90 days.
 func (q *Queue) ListFailed(ctx context.Context, after int64, limit int) (all []Failed, err error) {
 	page, err := q.client.JobList(ctx, river.NewJobListParams().
 		States(rivertype.JobStateDiscarded, rivertype.JobStateCancelled).
@@ -47,7 +47,7 @@ func (q *Queue) ListFailed(ctx context.Context, after int64, limit int) (all []F
 	return all, nil
 }
 
-// Retry has a failed job tried once more, at once.
+// Retry tries a failed job again, at once.
 func (q *Queue) Retry(ctx context.Context, id int64) error {
 	return q.resolve(ctx, id, func(tx pgx.Tx) error {
 		_, err := q.client.JobRetryTx(ctx, tx, id)

@@ -1,12 +1,12 @@
-// Package jobs brings about effects outside the log: pushes, mail, thumbnails, the deletion of bytes. A job is inserted in
-// the transaction that commits what it follows from, so there is one if and only if that is committed, and is then done
-// by whichever instance fetches it, at least once: a worker has to bear being run again for what it has done already.
-// Failed attempts are repeated with growing delays, up to a bound; a job that has failed for good is kept for an operator.
+// Package jobs runs effects outside the log: pushes, mail, thumbnails, the deletion of files. A job is inserted in the
+// transaction that commits its event, so it exists if and only if the event does. Any instance then runs it, at least
+// once: a worker must accept that a job runs again. Failed attempts are repeated with growing delays, up to a bound; a
+// job that has failed permanently is kept for an operator.
 //
-// Jobs lie beyond what a rebuild gives. A command that is to be decided at a time is a timer of the log instead, which
+// A rebuild does not restore jobs. A command that is to be decided at a later time is a timer of the log instead, which
 // fires once and can be cancelled exactly.
 //
-// It is River, in the owner's schema. A process that has no workers opens no Queue, and pays nothing.
+// The implementation is River, in the owner's schema. A process without workers opens no Queue and has no cost.
 package jobs
 
 import (
@@ -28,46 +28,46 @@ import (
 	"github.com/edumatrix/interlinked/shared/sleep"
 )
 
-// Args are what a job is about, encoded as JSON. They name things by their ids: they are neither redacted nor rebuilt
-// with the events that they come of, so a worker reads texts and names when it runs.
+// Args are the arguments of a job, encoded as JSON. They contain ids only: unlike events they are neither redacted nor
+// rebuilt, so a worker reads texts and names when it runs.
 type Args interface {
-	// Kind names what is to be done ("push.send"). It is kept with the job, so it never changes.
+	// Kind is the kind of the job ("push.send"). It is stored with the job, so it must never change.
 	Kind() string
 }
 
-// Job is an effect to bring about.
+// Job is an effect to run.
 type Job struct {
 	Args Args
-	// Key identifies the job among those of its kind: another one with the same key is not inserted while the first one
-	// waits, runs, or was done within the last 24 hours. Empty: every one is inserted.
+	// Key identifies the job among those of its kind: another job with the same key is not inserted while the first one
+	// waits or runs, or if it was done within the last 24 hours. Empty: every job is inserted.
 	Key string
-	// After is the time before which the job does not run; zero: at once. Jobs that are inserted ahead of their time may
-	// run up to about six seconds late.
+	// After is the time before which the job does not run; zero: at once. Jobs that are inserted ahead of time may run
+	// up to about six seconds late.
 	After time.Time
 }
 
-// Options describe whose jobs a Queue holds.
+// Options configure a Queue.
 type Options struct {
-	// Owner is the service whose jobs these are, and the name of the schema that they are in. The schema exists.
+	// Owner is the service of the jobs, and the name of their schema, which must exist.
 	Owner   string
 	Pool    *pgxpool.Pool
 	Workers *Workers
-	// Grace is how long running jobs may take to end when Run is stopped, before their contexts end; 0: 8 s. The attempt
-	// of a job that is interrupted so does not count, and another instance has it at once.
+	// Grace is how long running jobs may take to end when Run is stopped, before their contexts end; 0: 8 s. The
+	// attempt of a job that is interrupted then does not count, and another instance gets it at once.
 	Grace time.Duration
-	// Rescue is how long beyond the longest time-out of all workers nothing was heard of a job before it counts as
-	// abandoned, because its instance was killed; 0: 30 s. It is looked for every 30 s.
+	// Rescue is how long, beyond the longest time-out of all workers, a job may be silent before it counts as abandoned
+	// because its instance was killed; 0: 30 s. Abandoned jobs are looked for every 30 s.
 	Rescue time.Duration
 	Log    *slog.Logger // nil: slog.Default
 }
 
 const (
-	// maxRunning is how many jobs an instance has under way.
+	// maxRunning is the number of jobs that an instance runs at once.
 	maxRunning = 16
-	// poll is how often an instance looks for jobs. It is not notified: NOTIFY holds a lock of the whole database cluster
-	// until its transaction has been flushed, which would be that of the events.
+	// poll is how often an instance looks for jobs. It is not notified: NOTIFY holds a lock of the whole database
+	// cluster until its transaction is on disk, and that would be the transaction of the events.
 	poll = time.Second
-	// failedKept is how long a job that has failed for good waits for an operator.
+	// failedKept is how long a permanently failed job is kept for an operator.
 	failedKept = 90 * 24 * time.Hour
 )
 
@@ -116,11 +116,11 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 		Schema: o.Owner, Workers: workers, Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: maxRunning}},
 		JobTimeout: longest, RescueStuckJobsAfter: longest + o.Rescue, SoftStopTimeout: o.Grace,
 		FetchPollInterval: poll, PollOnly: true,
-		// While a release is rolled out, older instances leave what they do not know to the newer ones.
+		// During a rolling update, older instances leave jobs that they do not know to newer ones.
 		FetchOnlyKnownKinds:         true,
 		CompletedJobRetentionPeriod: 24 * time.Hour, DiscardedJobRetentionPeriod: failedKept,
 		CancelledJobRetentionPeriod: failedKept,
-		// The outcome of each attempt is logged here, without secrets.
+		// Each attempt is logged by this package, without secrets.
 		Logger: slog.New(problems{o.Log.Handler()}),
 	})
 	if err != nil {
@@ -129,7 +129,7 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 	return q, nil
 }
 
-// problems passes warnings and errors on.
+// problems logs warnings and errors only.
 type problems struct{ slog.Handler }
 
 func (p problems) Enabled(ctx context.Context, level slog.Level) bool {
@@ -162,7 +162,7 @@ func migrate(ctx context.Context, o Options) error {
 	return err
 }
 
-// Check reports why a job cannot be inserted: its kind has no worker, or its arguments cannot be encoded.
+// Check returns an error if a job cannot be inserted: its kind has no worker, or its arguments cannot be encoded.
 func (q *Queue) Check(all ...Job) error {
 	_, err := q.encode(all)
 	return err
@@ -180,7 +180,7 @@ func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, all ...Job) error {
 	return nil
 }
 
-// stored are the arguments of a job as they are kept. The key alone makes it unique.
+// stored contains the arguments of a job as they are stored. Only the key makes it unique.
 type stored struct {
 	Key  string          `json:"key,omitempty" river:"unique"`
 	Args json.RawMessage `json:"args"`
@@ -211,8 +211,8 @@ func (q *Queue) encode(all []Job) (params []river.InsertManyParams, err error) {
 	return params, nil
 }
 
-// Run does jobs until ctx ends. Those that are running then may end within the grace, then their contexts end; one that
-// goes on nevertheless is left, and rescued later.
+// Run runs jobs until ctx ends. Jobs that are running then may end within the grace; after that their contexts end. A
+// job that continues nevertheless is abandoned, and rescued later.
 func (q *Queue) Run(ctx context.Context) error {
 	for {
 		err := q.client.Start(ctx)

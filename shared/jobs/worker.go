@@ -16,18 +16,18 @@ import (
 	"github.com/riverqueue/river/rivertype"
 )
 
-// Work is how jobs of a kind are done.
+// Work is the implementation of a kind of jobs.
 type Work[T Args] struct {
-	// Do does one job. Its error is a failed attempt, which is repeated after about 1, 16, 81, 256 … seconds; one that
-	// Final returned ends the job. The context ends after Timeout, and when the process stops.
+	// Do runs one job. Its error is a failed attempt, which is repeated after about 1, 16, 81, 256 … seconds; an error
+	// of Final ends the job. The context ends after Timeout, and when the process stops.
 	Do func(ctx context.Context, job Attempt[T]) error
 	// Timeout of an attempt; 0: 30 s.
 	Timeout time.Duration
-	// Attempts after which a job has failed for good; 0: 10, within about four hours.
+	// Attempts is the number of attempts after which a job has failed permanently; 0: 10, within about four hours.
 	Attempts int
 }
 
-// Attempt is a job that is being done.
+// Attempt is one attempt of a job.
 type Attempt[T Args] struct {
 	Args   T
 	ID     int64
@@ -35,7 +35,7 @@ type Attempt[T Args] struct {
 	Number int // of the attempt, from 1 on
 }
 
-// Workers are how jobs of several kinds are done. The zero value has none.
+// Workers holds the implementations of several kinds of jobs. The zero value is empty.
 type Workers struct{ kinds map[string]kind }
 
 type kind struct {
@@ -44,10 +44,10 @@ type kind struct {
 	add      func(*river.Workers, *slog.Logger) error
 }
 
-// Empty reports whether there is no worker.
+// Empty reports whether there are no workers.
 func (w *Workers) Empty() bool { return w == nil || len(w.kinds) == 0 }
 
-// Add has the jobs of a kind done. It panics when the kind has a worker already.
+// Add registers the implementation of a kind. It panics if the kind has one already.
 func Add[T Args](w *Workers, work Work[T]) {
 	var args T
 	name := args.Kind()
@@ -92,7 +92,7 @@ type worker[T Args] struct {
 
 func (w *worker[T]) Timeout(*river.Job[kept[T]]) time.Duration { return w.work.Timeout }
 
-// Work does a job. Its error is kept with the job and logged, so it contains no secret.
+// Work runs a job. Its error is stored with the job and logged, so it contains no secret.
 func (w *worker[T]) Work(ctx context.Context, j *river.Job[kept[T]]) error {
 	err := w.attempt(ctx, j)
 	if err == nil {
@@ -126,13 +126,13 @@ func (w *worker[T]) attempt(ctx context.Context, j *river.Job[kept[T]]) (err err
 	return w.work.Do(ctx, Attempt[T]{Args: j.Args.Args, ID: j.ID, Key: j.Args.Key, Number: j.Attempt})
 }
 
-// cleanError is an error whose text is clean.
+// cleanError is an error without secrets in its text.
 type cleanError struct{ err error }
 
 func (e *cleanError) Error() string { return clean(e.err.Error()) }
 func (e *cleanError) Unwrap() error { return e.err }
 
-// maxText is how many bytes of an error are kept.
+// maxText is the maximum size of a stored error, in bytes.
 const maxText = 1000
 
 var (
@@ -140,9 +140,9 @@ var (
 	credentials = regexp.MustCompile(`(?i)\b(bearer|basic|vapid)\s+[^\s"']+`)
 )
 
-// clean returns a text without what errors of clients often contain: of addresses only scheme and host stay, because the
-// path of a push endpoint or a signed link is a secret; credentials of an Authorization header go. Postgres could not
-// keep a NUL.
+// clean removes secrets that clients' errors often contain: of addresses only scheme and host are kept, because the
+// path of a push endpoint or a signed link is a secret; credentials of an Authorization header are removed. It also
+// removes the zero character, which Postgres cannot store.
 func clean(text string) string {
 	text = addresses.ReplaceAllStringFunc(text, func(address string) string {
 		u, err := url.Parse(address)
@@ -159,7 +159,7 @@ func clean(text string) string {
 	return text
 }
 
-// keyOf returns the key of a job as it is kept.
+// keyOf returns the key of a stored job.
 func keyOf(row *rivertype.JobRow) string {
 	var s stored
 	_ = json.Unmarshal(row.EncodedArgs, &s) // a job of another program has none

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Latencies are those of ordinary users: of connecting, of a command until its outcome, and of a command until another
-// user has its event.
+// Latencies are the latencies of ordinary users: of connecting, of a command until its outcome, and of a command until
+// another user receives its event.
 type Latencies struct{ Connect, Command, Deliver []time.Duration }
 
 // Add appends more of the same.
@@ -18,7 +18,8 @@ func (l *Latencies) Add(more Latencies) {
 	l.Deliver = append(l.Deliver, more.Deliver...)
 }
 
-// ReportBeside prints, and reports as metrics, how ordinary users fare beside a hostile one and without.
+// ReportBeside prints, and reports as metrics, the latencies of ordinary users with and without a hostile user beside
+// them.
 func ReportBeside(b *testing.B, quiet, beside Latencies) {
 	b.Helper()
 	for _, of := range []struct {

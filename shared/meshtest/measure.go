@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// Measured is how long something took, in microseconds, and how many rows its answer had on average.
+// Measured is the duration of an operation, in microseconds, and the average number of rows in its result.
 type Measured struct {
 	Name     string
 	P50, P99 float64
 	Rows     float64
 }
 
-// Measure does something up to 300 times within about 4 s, and at least 20 times.
+// Measure repeats an operation up to 300 times within about 4 s, and at least 20 times.
 func Measure(b testing.TB, name string, do func(ctx context.Context) (rows int, err error)) Measured {
 	b.Helper()
 	var took []float64
@@ -34,11 +34,11 @@ func Measure(b testing.TB, name string, do func(ctx context.Context) (rows int, 
 	return Measured{name, took[len(took)/2], took[len(took)*99/100], float64(rows) / float64(len(took))}
 }
 
-// perRow is how long one row of the answer took, in microseconds, where there are rows.
+// perRow returns the time for one row of the result, in microseconds, if there are rows.
 func (m Measured) perRow() float64 { return m.P50 / max(m.Rows, 1) }
 
-// LogSizes prints what was measured at two sizes, side by side. Where the answers have different numbers of rows, because
-// an answer is as large as what somebody has, it prints the time per row as well: their times cannot be compared.
+// LogSizes prints the measurements at two sizes, side by side. If the results have different numbers of rows, their
+// times cannot be compared, so it prints the time per row as well.
 func LogSizes(b testing.TB, smallSize, largeSize int, small, large []Measured) {
 	b.Helper()
 	var text strings.Builder

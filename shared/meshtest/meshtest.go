@@ -1,12 +1,13 @@
-// Package meshtest gives tests their servers: real ones (Apache Kafka, Redis, PostgreSQL, Jaeger) and the embedded ones
-// that the single process uses. Tests that need real ones carry the build tag integration.
+// Package meshtest provides servers for tests: real ones (Apache Kafka, Redis, PostgreSQL, Jaeger) and the embedded
+// ones that the single process uses. Tests that need real ones have the build tag integration.
 //
 // Kafka and PostgreSQL are shared: `make test` starts one of each for the whole run, and a test process that was
-// started without it has its own, started when first asked for. Every call has a topic prefix, a database, a Redis of
-// its own, so that tests run in parallel. Shared servers must not be stopped: a test that takes a store away starts its
-// own with NewKafkaServer, NewRedisServer or NewPostgresServer.
+// started without it starts its own at the first call. Every call returns a topic prefix, a database or a Redis of its
+// own, so that tests run in parallel. Shared servers must not be stopped: a test that stops a store starts its own with
+// NewKafkaServer, NewRedisServer or NewPostgresServer.
 //
-// KAFKA_BROKERS, REDIS_URL and DATABASE_URL name servers to use instead. A server that cannot be had fails the test.
+// KAFKA_BROKERS, REDIS_URL and DATABASE_URL name servers to use instead. A server that cannot be started fails the
+// test.
 package meshtest
 
 import (
@@ -29,10 +30,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
 )
 
-// cleanupTime is what tidying up after a test may take.
+// cleanupTime is how long cleaning up after a test may take.
 const cleanupTime = 30 * time.Second
 
-// FreePort is a port of loopback on which nobody listens.
+// FreePort returns a free port of loopback.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	port, err := server.FreePort()
@@ -42,10 +43,11 @@ func FreePort(t testing.TB) int {
 	return port
 }
 
-// unique is a name that no other test of any process has.
+// unique returns a name that no other test of any process has.
 func unique() string { return "t" + strings.ToLower(rand.Text())[:12] }
 
-// Kafka is a real broker, with a topic prefix of the test's own. Topics under it are deleted after the test.
+// Kafka returns a real broker, with a topic prefix of the test's own. Topics with the prefix are deleted after the
+// test.
 func Kafka(t testing.TB) backend.Kafka {
 	t.Helper()
 	k := backend.Kafka{Brokers: strings.Split(sharedServer(t, "kafka", server.KafkaVariable), ","),
@@ -58,7 +60,7 @@ func Kafka(t testing.TB) backend.Kafka {
 	return k
 }
 
-// KafkaAdmin asks and changes topics and groups as any client would.
+// KafkaAdmin returns a client for reading and changing topics and groups.
 func KafkaAdmin(t testing.TB, k backend.Kafka) *kadm.Client {
 	t.Helper()
 	client, err := kgo.NewClient(k.Options()...)
@@ -69,7 +71,7 @@ func KafkaAdmin(t testing.TB, k backend.Kafka) *kadm.Client {
 	return kadm.NewClient(client)
 }
 
-// GrowTopic gives a topic more partitions, and waits until the broker knows those that its controller has made.
+// GrowTopic adds partitions to a topic, and waits until the broker knows them.
 func GrowTopic(t testing.TB, k backend.Kafka, topic string, partitions int) {
 	t.Helper()
 	admin, name := KafkaAdmin(t, k), k.Topic(topic)
@@ -110,7 +112,7 @@ func DeleteRecords(t testing.TB, k backend.Kafka, topic string) {
 	}
 }
 
-// DeleteTopics deletes the topics under the prefix: the broker has files open for every partition.
+// DeleteTopics deletes the topics with the prefix, because the broker has files open for every partition.
 func DeleteTopics(ctx context.Context, k backend.Kafka) error {
 	client, err := kgo.NewClient(k.Options()...)
 	if err != nil {
@@ -143,7 +145,7 @@ func DeleteTopics(ctx context.Context, k backend.Kafka) error {
 	return nil
 }
 
-// Redis is a real server of the test's own, or, where REDIS_URL names one, a database of it.
+// Redis returns a real server of the test's own or, if REDIS_URL names one, a database of it.
 func Redis(t testing.TB) backend.Redis {
 	t.Helper()
 	if named := server.Named(server.RedisVariable); named != "" {
@@ -152,13 +154,13 @@ func Redis(t testing.TB) backend.Redis {
 	return NewRedisServer(t).Settings()
 }
 
-// Postgres is the URL of a fresh database on a real server.
+// Postgres returns the URL of a fresh database on a real server.
 func Postgres(t testing.TB) string {
 	t.Helper()
 	return freshDatabase(t, sharedServer(t, "postgres", server.PostgresVariable))
 }
 
-// freshDatabase makes a database on the server at a URL, for as long as the test runs.
+// freshDatabase creates a database on the server at a URL for the duration of the test.
 func freshDatabase(t testing.TB, admin string) string {
 	t.Helper()
 	database := unique()
@@ -186,7 +188,7 @@ func inPostgres(t testing.TB, address, statement string) {
 	}
 }
 
-// EmbeddedKafka is a broker in this process, in memory.
+// EmbeddedKafka returns a broker in this process, in memory.
 func EmbeddedKafka(t testing.TB) backend.Kafka {
 	t.Helper()
 	k, err := embedded.StartKafka(embedded.KafkaOptions{})
@@ -197,7 +199,7 @@ func EmbeddedKafka(t testing.TB) backend.Kafka {
 	return backend.Kafka{Brokers: k.Brokers(), ClientID: "meshtest", TopicPrefix: unique() + "."}
 }
 
-// EmbeddedRedis is a server in this process.
+// EmbeddedRedis returns a server in this process.
 func EmbeddedRedis(t testing.TB) backend.Redis {
 	t.Helper()
 	r, err := embedded.StartRedis(embedded.RedisOptions{Password: rand.Text()})

@@ -10,15 +10,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// Redis has 16 databases unless told otherwise. Number 0 is left to whoever owns the server.
+// Redis has 16 databases by default. Number 0 is left to the owner of the server.
 const (
 	redisDatabases = 16
 	redisLease     = "meshtest:lease"
 	redisLeaseTime = 20 * time.Minute
 )
 
-// redisDatabase leases one of the databases of a server that others use as well, waiting until one is free. It is
-// emptied before and after.
+// redisDatabase leases one of the databases of a shared server, and waits until one is free. The database is emptied
+// before and after the test.
 func redisDatabase(t testing.TB, address string) backend.Redis {
 	t.Helper()
 	u, err := url.Parse(address)

@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
 )
 
-// lifecycle is what a test can do to a server of its own. All of it is done from the test's own goroutine, and what does
-// not succeed ends the test.
+// lifecycle contains the operations of a test on a server of its own. They are called from the test's own goroutine,
+// and a failure ends the test.
 type lifecycle struct {
 	t   testing.TB
 	own interface {
@@ -75,7 +75,7 @@ func removeAfter(t testing.TB, r removable) {
 	})
 }
 
-// log tells a test what takes long.
+// log logs slow operations to a test.
 func log(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
 
 // KafkaServer is a real broker of the test's own.
@@ -87,8 +87,8 @@ type KafkaServer struct {
 // NewKafkaServer starts a broker on empty data; it takes some seconds.
 func NewKafkaServer(t testing.TB) *KafkaServer { return NewKafkaServerBehind(t, 0) }
 
-// NewKafkaServerBehind starts a broker that tells its clients to connect to another port of loopback, where a proxy of
-// the test's stands before it. Settings and Addr are the broker's own.
+// NewKafkaServerBehind starts a broker that directs its clients to another port of loopback, where a proxy of the test
+// listens. Settings and Addr are the broker's own.
 func NewKafkaServerBehind(t testing.TB, proxy int) *KafkaServer {
 	t.Helper()
 	k, err := server.StartKafka(t.Context(), log(t), proxy)
@@ -105,7 +105,7 @@ func (k *KafkaServer) Settings() backend.Kafka { return k.kafka.Settings() }
 // Addr is the broker's host and port.
 func (k *KafkaServer) Addr() string { return k.kafka.Settings().Brokers[0] }
 
-// RedisServer is a real Redis of the test's own. It keeps over a restart whatever it has answered.
+// RedisServer is a real Redis of the test's own. It keeps every acknowledged write across a restart.
 type RedisServer struct {
 	lifecycle
 	redis *server.Redis
@@ -128,13 +128,13 @@ func (r *RedisServer) Settings() backend.Redis { return r.redis.Settings() }
 // Addr is the server's host and port.
 func (r *RedisServer) Addr() string { return r.redis.Settings().Where() }
 
-// Snapshot copies what the running server holds, for Rewind.
+// Snapshot copies the data of the running server, for Rewind.
 func (r *RedisServer) Snapshot() {
 	r.t.Helper()
 	r.must(r.redis.Snapshot())
 }
 
-// Rewind puts the server, which has to be stopped, back to its snapshot.
+// Rewind resets the stopped server to its snapshot.
 func (r *RedisServer) Rewind() {
 	r.t.Helper()
 	r.must(r.redis.Rewind())
@@ -152,8 +152,8 @@ func NewPostgresServer(t testing.TB) *PostgresServer {
 	return NewPostgresServerWith(t, 0, nil)
 }
 
-// NewPostgresServerWith starts a server on empty data, with so many bytes for its cache (0: the default) and with settings
-// of PostgreSQL.
+// NewPostgresServerWith starts a server on empty data, with a cache of a given size in bytes (0: the default) and with
+// PostgreSQL settings.
 func NewPostgresServerWith(t testing.TB, cache int64, settings map[string]string) *PostgresServer {
 	t.Helper()
 	p, err := server.StartPostgresWith(t.Context(), cache, settings, log(t))
@@ -176,7 +176,7 @@ func (p *PostgresServer) Database(t testing.TB) string {
 // Addr is the server's host and port.
 func (p *PostgresServer) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.postgres.Port()) }
 
-// Jaeger is a real one of the test's own, without traces. It is built when it is first asked for, which takes minutes.
+// Jaeger returns a real server of the test's own, without traces. The first call builds it, which takes minutes.
 func Jaeger(t testing.TB) (otlpEndpoint, queryURL string) {
 	t.Helper()
 	j, err := server.StartJaeger(t.Context(), log(t))

@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
 )
 
-// sharedServer is the address of a server that tests share: the one that the environment names, else one that this
-// process starts when first asked.
+// sharedServer returns the address of a server that tests share: the one that the environment names, else one that the
+// first call in this process starts.
 func sharedServer(t testing.TB, store, variable string) string {
 	t.Helper()
 	if named := server.Named(variable); named != "" {
@@ -28,18 +28,18 @@ func sharedServer(t testing.TB, store, variable string) string {
 	return address
 }
 
-// held are the servers of this process, one of each for all of its tests.
+// held contains the servers of this process, one of each for all of its tests.
 var held = map[string]*holder{
 	"kafka":    {store: "kafka", variable: server.KafkaVariable},
 	"postgres": {store: "postgres", variable: server.PostgresVariable},
 }
 
-// holder has the program testservers keep a server for as long as this process lives.
+// holder runs the program testservers, which keeps a server running for the life of this process.
 type holder struct {
 	store, variable string
 
 	once    sync.Once
-	input   io.Closer // never closed by us: its end is the sign to stop the server
+	input   io.Closer // never closed here: its end is the signal to stop the server
 	address string
 	err     error
 }
@@ -49,8 +49,8 @@ func (h *holder) get() (string, error) {
 	return h.address, h.err
 }
 
-// start starts testservers. Its input is a pipe of ours, which ends when this process does, however it does: then the
-// server is stopped and its data deleted.
+// start starts testservers. Its input is a pipe that ends with this process, however it ends; then testservers stops
+// the server and deletes its data.
 func (h *holder) start() (address string, err error) {
 	dir, err := server.ModuleDir()
 	if err != nil {
@@ -65,7 +65,8 @@ func (h *holder) start() (address string, err error) {
 	if err != nil {
 		return "", err
 	}
-	// A file, not our own output: it outlives us by a moment, for which `go test` would wait.
+	// The output goes to a file: testservers briefly outlives this process, and `go test` would wait for its output to
+	// close.
 	log, err := os.CreateTemp("", "edumatrix-testservers-")
 	if err != nil {
 		return "", err

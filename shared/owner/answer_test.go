@@ -30,20 +30,20 @@ func TestPublish_ACommandIsNotDoneBeforeItsOutcomeIsTold(t *testing.T) {
 	t.Parallel()
 	p := &failing{away: true}
 	c := &commands{service: "chat", publisher: p}
-	refused := answer{result: envelope.Result{Actor: "alice", CommandID: "1", Type: "chat.leave", Source: "chat",
+	refused := commandOutcome{result: envelope.Result{Actor: "alice", CommandID: "1", Type: "chat.leave", Source: "chat",
 		Stream: "conversation:7", Kind: envelope.Refused, Code: "not_a_member"}}
-	if err := c.tell(t.Context(), refused); err == nil {
+	if err := c.publishOutcome(t.Context(), refused); err == nil {
 		t.Fatal("it was done without its outcome")
 	}
 	p.away = false
-	if err := c.tell(t.Context(), refused); err != nil || len(p.published) != 1 {
+	if err := c.publishOutcome(t.Context(), refused); err != nil || len(p.published) != 1 {
 		t.Fatalf("%v, %d published", err, len(p.published))
 	}
-	told := answer{result: envelope.Result{Kind: envelope.Committed}, told: true}
-	if err := c.tell(t.Context(), told); err != nil || len(p.published) != 1 {
+	told := commandOutcome{result: envelope.Result{Kind: envelope.Committed}, published: true}
+	if err := c.publishOutcome(t.Context(), told); err != nil || len(p.published) != 1 {
 		t.Fatalf("the log tells what is committed: %v, %d published", err, len(p.published))
 	}
-	if err := c.tell(t.Context(), answer{err: errors.New("not decided")}); err == nil {
+	if err := c.publishOutcome(t.Context(), commandOutcome{err: errors.New("not decided")}); err == nil {
 		t.Fatal("it was done without being decided")
 	}
 }

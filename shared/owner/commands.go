@@ -18,8 +18,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// commands takes the messages of the command topic: each is queued for its stream in the order of its lane, decided
-// there, and acknowledged when its outcome is in the log and on its way to whoever waits for it.
+// commands handles the messages of the command topic. Each command is queued for its stream in the order of its lane,
+// decided, and acknowledged once its outcome is in the log and published.
 type commands struct {
 	service   string
 	catalog   *catalog.Catalog
@@ -28,35 +28,36 @@ type commands struct {
 }
 
 func (c *commands) handle(m *message.Message) error {
-	a, err := c.read(m)
+	pc, err := c.read(m)
 	if refused, is := refusal.Of(err); is {
-		// It is not kept: the same command is refused alike each time, and a text in it may be the one that cannot be stored.
-		return c.publish(m.Context(), envelope.Result{Actor: a.command.Actor, CommandID: a.command.ID, Type: a.command.Type,
-			Source: c.service, Stream: a.command.Stream, Kind: envelope.Refused, Code: refused.Code, Text: refused.Text,
-			TraceParent: a.command.TraceParent})
+		// The refusal is not stored: the same command is refused alike each time, and one of its texts may be what
+		// cannot be stored.
+		return c.publish(m.Context(), envelope.Result{Actor: pc.command.Actor, CommandID: pc.command.ID, Type: pc.command.Type,
+			Source: c.service, Stream: pc.command.Stream, Kind: envelope.Refused, Code: refused.Code, Text: refused.Text,
+			TraceParent: pc.command.TraceParent})
 	}
 	if err != nil {
-		return bus.Permanent(err) // the same bytes will not get better
+		return bus.Permanent(err) // decoding the same bytes again would fail as well
 	}
-	c.decider.ask(a)
-	bus.Release(m) // its place among the commands of its stream is settled
-	return c.tell(m.Context(), <-a.answer)
+	c.decider.enqueue(pc)
+	bus.Release(m) // its order among the commands of its stream is settled
+	return c.publishOutcome(m.Context(), <-pc.outcome)
 }
 
-// tell has the outcome on its way when it returns nothing; only then is the command acknowledged.
-func (c *commands) tell(ctx context.Context, got answer) error {
-	if got.err != nil {
-		return got.err
+// publishOutcome returns nil once the outcome is published or certain to be; only then is the command acknowledged.
+func (c *commands) publishOutcome(ctx context.Context, outcome commandOutcome) error {
+	if outcome.err != nil {
+		return outcome.err
 	}
-	if got.told {
+	if outcome.published {
 		return nil
 	}
-	return c.publish(ctx, got.result)
+	return c.publish(ctx, outcome.result)
 }
 
-// read reads a command. Gateways refuse a command that is not as it is declared, but other programs may send some too, and
-// gateways of another release; so its error may be a refusal, and the command is returned beside that.
-func (c *commands) read(m *message.Message) (*asked, error) {
+// read decodes a command. Gateways refuse a command that does not match its declaration, but other programs and
+// gateways of another release may send one. So the error may be a refusal; the command is returned as well.
+func (c *commands) read(m *message.Message) (*pendingCommand, error) {
 	command, err := envelope.ReadCommand(m)
 	if err != nil {
 		return nil, err
@@ -64,33 +65,34 @@ func (c *commands) read(m *message.Message) (*asked, error) {
 	for _, own := range [...]struct{ name, text string }{{"command_id", command.ID}, {"actor", command.Actor},
 		{"stream", command.Stream}, {"correlation", command.Correlation}, {"traceparent", command.TraceParent}} {
 		if err := catalog.CheckStorable(own.name, own.text); err != nil {
-			return &asked{command: command}, err
+			return &pendingCommand{command: command}, err
 		}
 	}
 	declared, ok := c.catalog.Command(command.Type)
 	if !ok || declared.Owner != c.service {
-		return nil, fmt.Errorf("command %q is none of %s's", command.Type, c.service)
+		return nil, fmt.Errorf("command %q is not one of %s", command.Type, c.service)
 	}
 	body := declared.Type.New().Interface()
 	if err := proto.Unmarshal(command.Body, body); err != nil {
 		return nil, fmt.Errorf("command %s: %w", command.Type, err)
 	}
 	if err := declared.Check(body); err != nil {
-		return &asked{command: command}, err
+		return &pendingCommand{command: command}, err
 	}
 	canonical, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
 	if err != nil {
 		return nil, fmt.Errorf("command %s: %w", command.Type, err)
 	}
-	a := &asked{command: command, declared: declared, message: body, digest: digest(command, canonical),
-		trace: m.Context(), answer: make(chan answer, 1)}
-	if stream := declared.Stream(body, a.origin()); stream != command.Stream {
+	pc := &pendingCommand{command: command, declared: declared, message: body, digest: digest(command, canonical),
+		trace: m.Context(), outcome: make(chan commandOutcome, 1)}
+	if stream := declared.Stream(body, pc.origin()); stream != command.Stream {
 		return nil, fmt.Errorf("command %s is addressed to %q, but asks to change %q", command.Type, command.Stream, stream)
 	}
-	return a, nil
+	return pc, nil
 }
 
-// digest stands for what a command asks for, to tell its repetition from another command with the same id.
+// digest returns a digest of a command's contents, by which a repeat is distinguished from another command with the
+// same id.
 func digest(c envelope.Command, body []byte) string {
 	h := sha256.New()
 	for _, part := range []string{c.Type, c.Stream} {
@@ -100,26 +102,27 @@ func digest(c envelope.Command, body []byte) string {
 	return base64.RawStdEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
-// publish tells an outcome that no event tells, before the command is acknowledged.
+// publish publishes an outcome that no event carries.
 func (c *commands) publish(ctx context.Context, r envelope.Result) error {
 	m := r.Message()
 	m.SetContext(ctx)
 	if err := c.publisher.Publish(catalog.ResultTopic(c.service), m); err != nil {
-		return fmt.Errorf("tell the outcome of %s: %w", r.CommandID, err)
+		return fmt.Errorf("publish the outcome of %s: %w", r.CommandID, err)
 	}
 	return nil
 }
 
-// dead gives a command that goes to the dead letters its final outcome. One that does not even say whose it is has none.
-func (c *commands) dead(ctx context.Context, m *message.Message, _ error) error {
+// recordDeadLetter gives a command that goes to the dead letters its final outcome. A command without a readable actor
+// and id has none.
+func (c *commands) recordDeadLetter(ctx context.Context, m *message.Message, _ error) error {
 	command, err := envelope.ReadCommand(m)
 	if err != nil {
-		return nil //nolint:nilerr // nobody can be told
+		return nil //nolint:nilerr // there is nobody to notify
 	}
-	result, err := c.decider.failed(ctx, command, nil)
-	var own *eventlog.MemberError
+	result, err := c.decider.recordFailure(ctx, command, nil)
+	var own *eventlog.WriteError
 	if errors.As(err, &own) {
-		return nil // what it says of itself cannot be stored either
+		return nil // its own texts cannot be stored either
 	} else if err != nil {
 		return err
 	}

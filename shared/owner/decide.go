@@ -20,12 +20,12 @@ import (
 )
 
 const (
-	maxRun     = 256 // commands decided on one loaded state
+	maxBatch   = 256 // commands decided on one loaded state
 	firstPause = 50 * time.Millisecond
 	maxWait    = 5 * time.Second
 )
 
-// decider decides commands: those that wait for one stream in one run, on one loaded state, in one commit.
+// decider decides commands: those that wait for one stream in one batch, on one loaded state, in one commit.
 type decider struct {
 	log        *eventlog.Log
 	catalog    *catalog.Catalog
@@ -34,37 +34,37 @@ type decider struct {
 	logger     *slog.Logger
 	waiting    func(dependency string, err error)
 	now        func() time.Time
-	patience   time.Duration // with commands that cannot be decided yet; 0: notYetPatience
+	patience   time.Duration // how long commands that cannot be decided yet are retried; 0: notYetPatience
 
-	ctx    context.Context // ends when nothing may be committed any more
-	states *states
-	boxes  *mailboxes[*asked]
+	ctx       context.Context // ends when nothing may be committed any more
+	states    *states
+	mailboxes *mailboxes[*pendingCommand]
 }
 
-// asked is a command that waits for its outcome.
-type asked struct {
+// pendingCommand is a command that waits for its outcome.
+type pendingCommand struct {
 	command  envelope.Command
 	declared *catalog.Command
 	message  proto.Message
-	digest   string             // of type, stream and body
-	timer    *eventlog.TimerKey // that sent it; nil: none did
-	trace    context.Context    // of the span that handles it
-	answer   chan answer        // takes one
+	digest   string              // of type, stream and body
+	timer    *eventlog.TimerKey  // that sent the command; nil: none did
+	trace    context.Context     // of the span that handles it
+	outcome  chan commandOutcome // takes one
 
-	refused *refusal.Error // by what was read under the log's lock
-	since   time.Time      // when it could not be decided yet for the first time
+	refused *refusal.Error // by the checks under the log's lock
+	since   time.Time      // when it first could not be decided yet
 	notYet  *refusal.NotYetError
 }
 
-type answer struct {
-	result   envelope.Result
-	repeated bool // it is the outcome of an earlier one with the same id
-	told     bool // the relay tells it, by the headers of the commit's last event
-	err      error
+type commandOutcome struct {
+	result    envelope.Result
+	repeated  bool // it is the outcome of an earlier command with the same id
+	published bool // the headers of the commit's last event carry it
+	err       error
 }
 
-func (a *asked) origin() catalog.Origin {
-	return catalog.Origin{Actor: a.command.Actor, CommandID: a.command.ID}
+func (pc *pendingCommand) origin() catalog.Origin {
+	return catalog.Origin{Actor: pc.command.Actor, CommandID: pc.command.ID}
 }
 
 func newDecider(ctx context.Context, d decider) (*decider, error) {
@@ -76,108 +76,110 @@ func newDecider(ctx context.Context, d decider) (*decider, error) {
 		d.patience = notYetPatience
 	}
 	d.ctx = ctx
-	d.boxes = newMailboxes(maxRun, d.run)
+	d.mailboxes = newMailboxes(maxBatch, d.decideAll)
 	return &d, nil
 }
 
-// ask queues a command in its order. Its answer comes on a.answer.
-func (d *decider) ask(a *asked) { d.boxes.put(a.command.Stream, a) }
+// enqueue queues a command for its stream. Its outcome comes on pc.outcome.
+func (d *decider) enqueue(pc *pendingCommand) { d.mailboxes.put(pc.command.Stream, pc) }
 
-// run decides the commands that waited for one stream.
-func (d *decider) run(stream string, run []*asked) {
-	for len(run) > 0 {
-		n := distinct(run)
-		d.runDistinct(stream, run[:n:n])
-		run = run[n:]
+// decideAll decides the commands that waited for one stream.
+func (d *decider) decideAll(stream string, batch []*pendingCommand) {
+	for len(batch) > 0 {
+		n := distinct(batch)
+		d.decideDistinct(stream, batch[:n:n])
+		batch = batch[n:]
 	}
 }
 
-// distinct counts the commands up to one that was sent twice: the second is decided when the first has its outcome.
-func distinct(run []*asked) int {
-	seen := make(map[catalog.Origin]bool, len(run))
-	for i, a := range run {
-		if seen[a.origin()] {
+// distinct returns the number of commands before the first repeat. The repeat is decided once the first command has its
+// outcome.
+func distinct(batch []*pendingCommand) int {
+	seen := make(map[catalog.Origin]bool, len(batch))
+	for i, pc := range batch {
+		if seen[pc.origin()] {
 			return i
 		}
-		seen[a.origin()] = true
+		seen[pc.origin()] = true
 	}
-	return len(run)
+	return len(batch)
 }
 
-// runDistinct decides commands together, and those that cannot be, alone: so one of them costs only itself.
-func (d *decider) runDistinct(stream string, run []*asked) {
-	rest, err := d.together(stream, run)
+// decideDistinct decides the commands in one commit. If that fails it decides them one by one, so that a bad command
+// fails alone.
+func (d *decider) decideDistinct(stream string, batch []*pendingCommand) {
+	rest, err := d.together(stream, batch)
 	if err == nil {
 		return
 	}
 	if len(rest) == 1 {
-		d.fail(rest, err)
+		d.failAll(rest, err)
 		return
 	}
-	for _, a := range rest {
-		if left, err := d.together(stream, []*asked{a}); err != nil {
-			d.fail(left, err)
+	for _, pc := range rest {
+		if left, err := d.together(stream, []*pendingCommand{pc}); err != nil {
+			d.failAll(left, err)
 		}
 	}
 }
 
-func (d *decider) fail(run []*asked, err error) {
-	for _, a := range run {
-		a.answer <- answer{err: err}
+func (d *decider) failAll(batch []*pendingCommand, err error) {
+	for _, pc := range batch {
+		pc.outcome <- commandOutcome{err: err}
 	}
 }
 
-// together decides a run and commits it, waiting for as long as the database is unavailable. The commands that it returns
-// have no answer.
-func (d *decider) together(stream string, run []*asked) ([]*asked, error) {
-	wait, conflicts, away := firstPause, 0, false
+// together decides a batch and commits it. It waits for as long as the database is unavailable. It returns the commands
+// that have no outcome.
+func (d *decider) together(stream string, batch []*pendingCommand) ([]*pendingCommand, error) {
+	wait, conflicts, unavailable := firstPause, 0, false
 	defer func() {
-		if away && d.ctx.Err() == nil {
+		if unavailable && d.ctx.Err() == nil {
 			d.waiting("postgres", nil)
 		}
 	}()
-	for len(run) > 0 {
+	for len(batch) > 0 {
 		var err error
 		if conflicts < 2 {
-			run, err = d.attempt(stream, run)
+			batch, err = d.attempt(stream, batch)
 		} else {
-			run, err = d.insideCommit(stream, run)
+			batch, err = d.insideCommit(stream, batch)
 		}
 		var conflict *eventlog.ConflictError
 		switch {
 		case err == nil:
 		case errors.As(err, &conflict):
 			conflicts++
-		case errors.Is(err, bus.ErrAway):
-			away = true
+		case errors.Is(err, bus.ErrUnavailable):
+			unavailable = true
 			d.waiting("postgres", err)
 			if sleep.For(d.ctx, wait); d.ctx.Err() != nil {
-				return run, fmt.Errorf("decide %s: %w", stream, err)
+				return batch, fmt.Errorf("decide %s: %w", stream, err)
 			}
 			wait = min(2*wait, maxWait)
 		default:
-			return run, err
+			return batch, err
 		}
 	}
 	return nil, nil
 }
 
-// attempt decides on what is known of the stream and commits under the version that this was. It returns the commands
-// that have no answer yet: those are decided again.
-func (d *decider) attempt(stream string, run []*asked) (rest []*asked, err error) {
+// attempt decides on the known state of the stream and commits at the version of that state. It returns the commands
+// that must be decided again.
+func (d *decider) attempt(stream string, batch []*pendingCommand) (rest []*pendingCommand, err error) {
 	defer func() {
-		if p := recover(); p != nil { // folding stored events must not take the process with it
+		if p := recover(); p != nil { // a panic in stored events must not end the process
 			d.logger.Error("loading panicked", "stream", stream, "panic", p, "stack", string(debug.Stack()))
-			rest, err = run, fmt.Errorf("load %s: panic: %v", stream, p)
+			rest, err = batch, fmt.Errorf("load %s: panic: %v", stream, p)
 		}
 	}()
-	h, err := d.load(stream, run)
+	h, err := d.load(stream, batch)
 	if err != nil {
-		return run, err
+		return batch, err
 	}
-	r, err := d.decide(h, d.clock(h), run)
+	r, err := d.decide(h, d.clock(h), batch)
 	if err != nil {
-		return run, err
+		return batch, err
 	}
 	if len(r.decided) == 0 {
 		d.keep(stream, h, r.write.DecidedAt, r.write.DecidedAt)
@@ -190,62 +192,62 @@ func (d *decider) attempt(stream string, run []*asked) (rest []*asked, err error
 	return d.end(r, committed, err)
 }
 
-// clock is the time that commands on a state are decided at.
-func (d *decider) clock(h *held) time.Time {
+// clock returns the time at which commands on a state are decided.
+func (d *decider) clock(h *loadedState) time.Time {
 	if now := d.log.Clock(); now.After(h.at) {
 		return now
 	}
 	return h.at
 }
 
-// insideCommit decides under the log's lock, where nobody else can append to the stream.
-func (d *decider) insideCommit(stream string, run []*asked) ([]*asked, error) {
+// insideCommit decides under the log's lock, where nothing else can be appended to the stream.
+func (d *decider) insideCommit(stream string, batch []*pendingCommand) ([]*pendingCommand, error) {
 	d.states.take(stream)
-	r := decidedRun{decided: run}
-	committed, err := d.log.CommitDecidingAll(d.ctx, []eventlog.Selection{d.selection(stream, run)},
+	r := decidedBatch{decided: batch}
+	committed, err := d.log.CommitDecidingAll(d.ctx, []eventlog.Selection{d.selection(stream, batch)},
 		func(_ context.Context, all []eventlog.Loaded) (eventlog.Write, error) {
 			state, err := d.fresh(stream)
 			if err != nil {
 				return eventlog.Write{}, err
 			}
-			h := &held{state: state}
+			h := &loadedState{state: state}
 			if err := d.fold(h, all[0]); err != nil {
 				return eventlog.Write{}, err
 			}
-			r, err = d.decide(h, all[0].At, run)
+			r, err = d.decide(h, all[0].At, batch)
 			return r.write, err
 		})
 	return d.end(r, committed, err)
 }
 
-// end answers the commands that need not be decided again, and returns the others. err is why the Write that has them all
-// was not committed.
-func (d *decider) end(r decidedRun, committed eventlog.Committed, err error) (rest []*asked, _ error) {
+// end delivers the outcomes of the commands that need not be decided again, and returns the others. err is the reason
+// why their Write was not committed.
+func (d *decider) end(r decidedBatch, committed eventlog.Committed, err error) (rest []*pendingCommand, _ error) {
 	if err == nil {
 		d.committed(r, committed.Results)
 	} else if rest, err = d.settled(r.decided, err); err != nil {
 		return append(rest, r.putOff...), err
 	}
-	for _, a := range r.putOff {
-		d.putOff(a)
+	for _, pc := range r.putOff {
+		d.putOff(pc)
 	}
 	return rest, nil
 }
 
-// settled answers the commands because of which a Write was not committed, where they need not be decided again, and
-// returns the others. An error that is not about single commands is returned.
-func (d *decider) settled(decided []*asked, err error) ([]*asked, error) {
+// settled delivers the outcomes of the commands that prevented a Write from being committed, and returns the commands
+// that must be decided again. It returns an error that is not about single commands.
+func (d *decider) settled(decided []*pendingCommand, err error) ([]*pendingCommand, error) {
 	var repeated *eventlog.RepeatedError
 	var refused *eventlog.RefusedError
 	var timer *eventlog.TimerError
-	var rest []*asked
+	var rest []*pendingCommand
 	switch {
 	case errors.As(err, &repeated):
-		for i, a := range decided {
+		for i, pc := range decided {
 			if first, ok := repeated.Outcomes[i]; ok {
-				a.answer <- answer{result: first, repeated: true}
+				pc.outcome <- commandOutcome{result: first, repeated: true}
 			} else {
-				rest = append(rest, a)
+				rest = append(rest, pc)
 			}
 		}
 	case errors.As(err, &refused):
@@ -254,11 +256,11 @@ func (d *decider) settled(decided []*asked, err error) ([]*asked, error) {
 		}
 		rest = decided
 	case errors.As(err, &timer):
-		for i, a := range decided {
+		for i, pc := range decided {
 			if timer.Commands[i] {
-				a.answer <- answer{err: errTimer}
+				pc.outcome <- commandOutcome{err: errTimer}
 			} else {
-				rest = append(rest, a)
+				rest = append(rest, pc)
 			}
 		}
 	default:
@@ -267,25 +269,25 @@ func (d *decider) settled(decided []*asked, err error) ([]*asked, error) {
 	return rest, nil
 }
 
-// errTimer answers the command of a timer that is not there any more, or not due.
+// errTimer is the error of a timer's command if the timer is gone or not due.
 var errTimer = errors.New("the timer is gone or not due")
 
-// committed answers the commands of a Write.
-func (d *decider) committed(r decidedRun, results []envelope.Result) {
-	for i, a := range r.decided {
+// committed delivers the outcomes of a committed batch.
+func (d *decider) committed(r decidedBatch, results []envelope.Result) {
+	for i, pc := range r.decided {
 		for _, also := range r.write.Commands[i].Also {
-			d.states.take(also.Stream) // it is behind now
+			d.states.take(also.Stream) // that state is outdated now
 		}
-		a.answer <- answer{result: results[i], told: results[i].Kind == envelope.Committed}
+		pc.outcome <- commandOutcome{result: results[i], published: results[i].Kind == envelope.Committed}
 	}
 }
 
-// failed records that a command could not be decided, as its final outcome.
-func (d *decider) failed(ctx context.Context, c envelope.Command, timer *eventlog.TimerKey) (envelope.Result, error) {
+// recordFailure stores, as its final outcome, that a command could not be decided.
+func (d *decider) recordFailure(ctx context.Context, c envelope.Command, timer *eventlog.TimerKey) (envelope.Result, error) {
 	committed, err := d.log.Commit(ctx, eventlog.Write{Stream: c.Stream, Expected: eventlog.AnyVersion,
 		Commands: []eventlog.Decided{{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Correlation: c.Correlation,
 			TraceParent: c.TraceParent, Digest: d.digestOf(c), Timer: timer, Kind: envelope.Failed, Code: refusal.Failed,
-			Text: "the command could not be decided; the operator finds it among the dead letters"}}})
+			Text: "the command could not be processed; it is kept as a dead letter for the operator"}}})
 	var repeated *eventlog.RepeatedError
 	if errors.As(err, &repeated) {
 		return repeated.Outcomes[0], nil

@@ -18,38 +18,39 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// decidedRun is what a run of commands came to.
-type decidedRun struct {
+// decidedBatch is the result of deciding a batch of commands.
+type decidedBatch struct {
 	write   eventlog.Write
-	decided []*asked // those that the Write contains, in its order
-	putOff  []*asked // those that cannot be decided yet
+	decided []*pendingCommand // in the Write, in its order
+	putOff  []*pendingCommand // cannot be decided yet
 }
 
-// decide asks the aggregate about each command in turn; each sees what those before it lead to.
-func (d *decider) decide(h *held, at time.Time, run []*asked) (r decidedRun, err error) {
+// decide decides the commands in turn; each sees the events of those before it.
+func (d *decider) decide(h *loadedState, at time.Time, batch []*pendingCommand) (r decidedBatch, err error) {
 	r.write.Expected, r.write.DecidedAt = eventlog.AnyVersion, at
-	for _, a := range run {
-		one, err := d.decideOne(h, at, a)
+	for _, pc := range batch {
+		one, err := d.decideOne(h, at, pc)
 		if notYet, is := refusal.IsNotYet(err); is {
-			a.notYet, r.putOff = notYet, append(r.putOff, a)
+			pc.notYet, r.putOff = notYet, append(r.putOff, pc)
 			continue
 		}
 		if err != nil {
-			return decidedRun{decided: run}, fmt.Errorf("decide %s for %s: %w", a.command.Type, a.command.Stream, err)
+			return decidedBatch{decided: batch}, fmt.Errorf("decide %s for %s: %w", pc.command.Type, pc.command.Stream, err)
 		}
-		r.write.Commands, r.decided = append(r.write.Commands, one), append(r.decided, a)
+		r.write.Commands, r.decided = append(r.write.Commands, one), append(r.decided, pc)
 	}
 	return r, nil
 }
 
-// decideOne turns a panic of an aggregate into an error: it costs the command, not the service.
-func (d *decider) decideOne(h *held, at time.Time, a *asked) (one eventlog.Decided, err error) {
-	ctx, span := d.tracer.Start(a.trace, "decide "+a.command.Type,
-		trace.WithAttributes(attribute.String("edumatrix.stream", a.command.Stream)))
+// decideOne decides one command. It turns a panic of the aggregate into an error, which costs the command but not the
+// service.
+func (d *decider) decideOne(h *loadedState, at time.Time, pc *pendingCommand) (decided eventlog.Decided, err error) {
+	ctx, span := d.tracer.Start(pc.trace, "decide "+pc.command.Type,
+		trace.WithAttributes(attribute.String("edumatrix.stream", pc.command.Stream)))
 	defer span.End()
 	defer func() {
 		if p := recover(); p != nil {
-			d.logger.Error("deciding panicked", "command", a.command.ID, "type", a.command.Type, "panic", p,
+			d.logger.Error("deciding panicked", "command", pc.command.ID, "type", pc.command.Type, "panic", p,
 				"stack", string(debug.Stack()))
 			err = fmt.Errorf("panic: %v", p)
 		}
@@ -57,42 +58,42 @@ func (d *decider) decideOne(h *held, at time.Time, a *asked) (one eventlog.Decid
 			span.SetStatus(codes.Error, err.Error())
 		}
 	}()
-	by := a.origin()
-	by.At, by.Version = at, h.version
-	one = eventlog.Decided{Actor: a.command.Actor, CommandID: a.command.ID, Type: a.command.Type, Digest: a.digest,
-		Correlation: a.command.Correlation, TraceParent: telemetry.TraceParent(ctx), Stream: a.command.Stream,
-		Expected: h.version, Timer: a.timer}
+	origin := pc.origin()
+	origin.At, origin.Version = at, h.version
+	decided = eventlog.Decided{Actor: pc.command.Actor, CommandID: pc.command.ID, Type: pc.command.Type, Digest: pc.digest,
+		Correlation: pc.command.Correlation, TraceParent: telemetry.TraceParent(ctx), Stream: pc.command.Stream,
+		Expected: h.version, Timer: pc.timer}
 	switch {
-	case a.refused != nil:
-		refuse(&one, a.refused)
-	case !a.command.Expires.IsZero() && d.now().After(a.command.Expires):
-		refuse(&one, refusal.New(refusal.Expired, "the command arrived after it had expired"))
+	case pc.refused != nil:
+		refuse(&decided, pc.refused)
+	case !pc.command.Expires.IsZero() && d.now().After(pc.command.Expires):
+		refuse(&decided, refusal.New(refusal.Expired, "the command arrived after it had expired"))
 	default:
-		one.MemberOf = a.declared.MemberOf(a.message, by)
-		err = d.askState(h, by, a, &one)
+		decided.MemberOf = pc.declared.MemberOf(pc.message, origin)
+		err = d.decideWithState(h, origin, pc, &decided)
 	}
-	span.SetAttributes(attribute.String("edumatrix.outcome", string(one.Kind)))
-	return one, err
+	span.SetAttributes(attribute.String("edumatrix.outcome", string(decided.Kind)))
+	return decided, err
 }
 
-func refuse(one *eventlog.Decided, r *refusal.Error) {
-	one.Kind, one.Code, one.Text = envelope.Refused, r.Code, r.Text
+func refuse(decided *eventlog.Decided, r *refusal.Error) {
+	decided.Kind, decided.Code, decided.Text = envelope.Refused, r.Code, r.Text
 }
 
-// askState has the aggregate decide, and applies what it decides.
-func (d *decider) askState(h *held, by catalog.Origin, a *asked, one *eventlog.Decided) error {
-	events, err := h.state.Decide(by, a.message)
+// decideWithState lets the aggregate decide, and applies the resulting events to it.
+func (d *decider) decideWithState(h *loadedState, origin catalog.Origin, pc *pendingCommand, decided *eventlog.Decided) error {
+	events, err := h.state.Decide(origin, pc.message)
 	if refused, is := refusal.Of(err); is {
-		refuse(one, refused)
+		refuse(decided, refused)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if one.Kind = envelope.Unchanged; len(events) == 0 {
+	if decided.Kind = envelope.Unchanged; len(events) == 0 {
 		return nil
 	}
-	one.Kind = envelope.Committed
+	decided.Kind = envelope.Committed
 	for _, e := range events {
 		also := eventlog.Also{Expected: eventlog.AnyVersion, Event: e}
 		if x, is := e.(catalog.Expecting); is {
@@ -101,49 +102,49 @@ func (d *decider) askState(h *held, by catalog.Origin, a *asked, one *eventlog.D
 			}
 			also = eventlog.Also{Expected: x.Version, Otherwise: x.Otherwise, Event: x.Message}
 		}
-		place := catalog.Place{Stream: a.command.Stream}
+		place := catalog.Place{Stream: pc.command.Stream}
 		if declared, ok := d.catalog.EventOf(also.Event); ok {
-			place = declared.Place(also.Event, by)
+			place = declared.Place(also.Event, origin)
 		}
-		if place.Stream != a.command.Stream {
+		if place.Stream != pc.command.Stream {
 			also.Stream = place.Stream
-			one.Also = append(one.Also, also)
+			decided.Also = append(decided.Also, also)
 			continue
 		}
 		h.version++
-		one.Events = append(one.Events, also.Event)
-		h.state.Evolve(catalog.NewFact(a.command.Actor, h.version, by.At, &h.timeRead), also.Event)
+		decided.Events = append(decided.Events, also.Event)
+		h.state.Evolve(catalog.NewFact(pc.command.Actor, h.version, origin.At, &h.timeRead), also.Event)
 		h.grow(place.Subject, proto.Size(also.Event))
 	}
-	if len(one.Events) == 0 {
+	if len(decided.Events) == 0 {
 		return errors.New("none of the events belongs to the stream that the command changes")
 	}
 	return nil
 }
 
 const (
-	// notYetPatience is for how long a command is decided again that rests on something not known yet.
+	// notYetPatience is how long a command is retried that depends on something not known yet.
 	notYetPatience = 2 * time.Second
 	notYetPause    = 50 * time.Millisecond
 )
 
-// putOff has a command decided again after a while, behind those of its stream that came since. When it has waited long
-// enough it is answered without an outcome: the same command may be sent again.
-func (d *decider) putOff(a *asked) {
+// putOff decides a command again after a pause, behind the newer commands of its stream. After notYetPatience the
+// command is refused without a stored outcome, so the sender may send it again.
+func (d *decider) putOff(pc *pendingCommand) {
 	now := time.Now()
-	if a.since.IsZero() {
-		a.since = now
+	if pc.since.IsZero() {
+		pc.since = now
 	}
-	if now.Sub(a.since) >= d.patience || d.ctx.Err() != nil {
-		a.answer <- answer{result: envelope.Result{Actor: a.command.Actor, CommandID: a.command.ID, Type: a.command.Type,
-			Source: a.declared.Owner, Stream: a.command.Stream, Kind: envelope.Refused, Code: refusal.Unavailable,
-			Text: a.notYet.Text + "; send the command again with the same id", TraceParent: a.command.TraceParent}}
+	if now.Sub(pc.since) >= d.patience || d.ctx.Err() != nil {
+		pc.outcome <- commandOutcome{result: envelope.Result{Actor: pc.command.Actor, CommandID: pc.command.ID, Type: pc.command.Type,
+			Source: pc.declared.Owner, Stream: pc.command.Stream, Kind: envelope.Refused, Code: refusal.Unavailable,
+			Text: pc.notYet.Text + "; send the command again with the same id", TraceParent: pc.command.TraceParent}}
 		return
 	}
-	time.AfterFunc(notYetPause, func() { d.ask(a) })
+	time.AfterFunc(notYetPause, func() { d.enqueue(pc) })
 }
 
-// digestOf is that of a command which may not be readable.
+// digestOf returns the digest of a command that may be unreadable.
 func (d *decider) digestOf(c envelope.Command) string {
 	if declared, ok := d.catalog.Command(c.Type); ok {
 		body := declared.Type.New().Interface()
@@ -154,7 +155,7 @@ func (d *decider) digestOf(c envelope.Command) string {
 	return digest(c, c.Body)
 }
 
-// digestOfMessage does not depend on how the gateway encoded the message.
+// digestOfMessage returns a digest that does not depend on how the gateway encoded the message.
 func digestOfMessage(c envelope.Command, body proto.Message) string {
 	canonical, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
 	if err != nil {

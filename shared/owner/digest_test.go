@@ -32,9 +32,9 @@ func TestDigest_TellsCommandsApart(t *testing.T) {
 			require.NoError(t, err)
 			origin := catalog.Origin{Actor: "alice", CommandID: "1"}
 			command := envelope.Command{ID: "1", Type: declared.Name, Actor: "alice", Stream: declared.Stream(m, origin), Body: body}
-			a, err := (&commands{service: declared.Owner, catalog: c}).read(command.Message())
+			pc, err := (&commands{service: declared.Owner, catalog: c}).read(command.Message())
 			require.NoError(t, err)
-			digests = append(digests, a.digest)
+			digests = append(digests, pc.digest)
 		}
 		assert.NotEqual(t, digests[0], digests[1], "%T", both[0])
 		assert.Equal(t, digests[0], digests[2], "%T", both[0])

@@ -2,20 +2,20 @@ package owner
 
 import "sync"
 
-// mailboxes hands what arrives for one key to its worker in runs: all that came while the run before was under way, in
-// order, never two runs of one key at once. So a busy stream costs one load and one commit per run instead of per
-// message, and a quiet one waits for nobody.
+// mailboxes passes the items of each key to a worker in batches: all items that arrived during the batch before, in
+// order, never two batches of one key at once. So a busy stream costs one load and one commit per batch instead of per
+// message, and a quiet one waits for nothing.
 type mailboxes[T any] struct {
-	work func(key string, run []T)
-	most int // items in a run
+	work     func(key string, run []T)
+	maxItems int // in a batch
 
 	mu      sync.Mutex
-	waiting map[string][]T // a key is here as long as its worker runs
+	waiting map[string][]T // contains a key while its worker runs
 	workers sync.WaitGroup
 }
 
-func newMailboxes[T any](most int, work func(key string, run []T)) *mailboxes[T] {
-	return &mailboxes[T]{work: work, most: most, waiting: map[string][]T{}}
+func newMailboxes[T any](maxItems int, work func(key string, run []T)) *mailboxes[T] {
+	return &mailboxes[T]{work: work, maxItems: maxItems, waiting: map[string][]T{}}
 }
 
 // put queues an item in the order of the calls.
@@ -33,15 +33,15 @@ func (m *mailboxes[T]) put(key string, item T) {
 func (m *mailboxes[T]) serve(key string) {
 	defer m.workers.Done()
 	for {
-		run := m.next(key)
-		if len(run) == 0 {
+		batch := m.next(key)
+		if len(batch) == 0 {
 			return
 		}
-		m.work(key, run)
+		m.work(key, batch)
 	}
 }
 
-// next takes what waits; with nothing left the key's worker has ended.
+// next removes the items that wait. If there are none, the key's worker ends.
 func (m *mailboxes[T]) next(key string) []T {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -50,11 +50,11 @@ func (m *mailboxes[T]) next(key string) []T {
 		delete(m.waiting, key)
 		return nil
 	}
-	n := min(len(queue), m.most)
-	run := queue[:n:n]
+	n := min(len(queue), m.maxItems)
+	batch := queue[:n:n]
 	m.waiting[key] = queue[n:]
-	return run
+	return batch
 }
 
-// wait returns when all workers have ended; nothing may be put any more.
+// wait returns when all workers have ended. Nothing may be put after the call.
 func (m *mailboxes[T]) wait() { m.workers.Wait() }

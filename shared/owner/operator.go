@@ -21,32 +21,33 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// operator is what whoever runs the mesh asks of a service. It stands on the inner listener alone.
+// operator serves the operator's calls to a service. It is on the inner listener only.
 type operator struct {
 	name        string
 	log         *eventlog.Log
 	projections []eventlog.Projection
 	consumers   []*consume.Consumer
-	jobs        *jobs.Queue     // nil: the service has none
+	jobs        *jobs.Queue     // nil: the service has no jobs
 	work        context.Context // ends when the service does
 }
 
-// unhurried lets calls take longer than a request may take to come in: net/http ends a call's context at that time.
-func unhurried(path string, h http.Handler) (string, http.Handler) {
+// withoutReadDeadline lets calls take longer than a request may take to arrive; net/http ends a call's context at that
+// time.
+func withoutReadDeadline(path string, h http.Handler) (string, http.Handler) {
 	return path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // without it, long calls end early
 		h.ServeHTTP(w, r)
 	})
 }
 
-// Describe says what the service projects and consumes.
+// Describe returns the projections of the service and the topics that it consumes.
 func (o *operator) Describe(context.Context, *connect.Request[meshv1.DescribeRequest]) (
 	*connect.Response[meshv1.DescribeResponse], error) {
-	answer := &meshv1.DescribeResponse{Projections: o.rebuildable()}
+	response := &meshv1.DescribeResponse{Projections: o.rebuildable()}
 	for _, c := range o.consumers {
-		answer.Consumes = append(answer.Consumes, &meshv1.Consumed{Owner: c.Source(), Topic: c.Topic()})
+		response.Consumes = append(response.Consumes, &meshv1.Consumed{Owner: c.Source(), Topic: c.Topic()})
 	}
-	return connect.NewResponse(answer), nil
+	return connect.NewResponse(response), nil
 }
 
 // Rebuild rebuilds one projection, or all of them and the timers.
@@ -56,7 +57,7 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 	defer cancel()
 	defer context.AfterFunc(o.work, cancel)()
 	progress := func(p eventlog.RebuildProgress) {
-		// Where nobody hears it any more, ctx ends.
+		// If sending fails, ctx ends.
 		_ = out.Send(&meshv1.RebuildResponse{Step: p.Step, Position: p.Position, Head: p.Head})
 	}
 	rebuilds, err := o.rebuilds(r.Msg.GetProjection(), progress)
@@ -66,7 +67,7 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 	for _, rebuild := range rebuilds {
 		rebuilt, err := rebuild(ctx)
 		if err != nil {
-			return connect.NewError(connect.CodeInternal, err) // an operator is told what it is
+			return connect.NewError(connect.CodeInternal, err) // an operator sees the error itself
 		}
 		err = out.Send(&meshv1.RebuildResponse{Step: "done", Position: rebuilt.Position, Head: rebuilt.Position,
 			Rebuilt: rebuiltMessage(rebuilt)})
@@ -77,8 +78,8 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 	return nil
 }
 
-// maxSeen is above every position that a log can have reached. The positions of an incarnation that begins above a larger
-// number would soon come to an end.
+// maxSeen exceeds every position that a log can have reached. An incarnation that begins above a larger number could
+// run out of positions.
 const maxSeen = 1 << 53
 
 // BeginIncarnation begins a new incarnation of the log.
@@ -99,7 +100,7 @@ func (o *operator) BeginIncarnation(ctx context.Context, r *connect.Request[mesh
 		Head: before.Position, Floor: begun.Position}), nil
 }
 
-// rebuildable returns the names of the projections, sorted, with that of the timers where the service has some.
+// rebuildable returns the sorted names of the projections, and that of the timers if the service has any.
 func (o *operator) rebuildable() (names []string) {
 	for _, p := range o.projections {
 		names = append(names, p.Name())
@@ -113,13 +114,13 @@ func (o *operator) rebuildable() (names []string) {
 
 type rebuild func(context.Context) (eventlog.Rebuilt, error)
 
-// rebuilds returns the rebuilds to run, one after the other. All projections are rebuilt together; to be rebuilt alone,
-// one of several has to name its tables.
+// rebuilds returns the rebuilds to run, one after another. All projections are rebuilt together. To rebuild one of
+// several alone, that projection has to name its tables.
 func (o *operator) rebuilds(name string, progress func(eventlog.RebuildProgress)) (all []rebuild, err error) {
 	names := o.rebuildable()
 	switch {
 	case len(names) == 0:
-		return nil, refusal.New(refusal.NotFound, "%s projects nothing: there is nothing to rebuild", o.name)
+		return nil, refusal.New(refusal.NotFound, "%s has no projections to rebuild", o.name)
 	case name != "" && !slices.Contains(names, name):
 		return nil, refusal.New(refusal.NotFound, "%s has no projection %q; it has %s", o.name, name,
 			strings.Join(names, ", "))
@@ -130,7 +131,7 @@ func (o *operator) rebuilds(name string, progress func(eventlog.RebuildProgress)
 		own, ok := one.(interface{ Tables() []string })
 		if !ok {
 			return nil, refusal.New(refusal.NotFound,
-				"projection %s does not say which tables are its own: rebuild all of %s", name, o.name)
+				"projection %s does not name its tables; rebuild all projections of %s", name, o.name)
 		}
 		projections.Projections, projections.Tables = []eventlog.Projection{one}, own.Tables()
 	}
@@ -156,10 +157,10 @@ func rebuiltMessage(r eventlog.Rebuilt) *meshv1.Rebuilt {
 	return m
 }
 
-// maxParked streams are in a page.
+// maxParked is the maximum number of entries in a page.
 const maxParked = 500
 
-// ListParked lists parked streams, in pages.
+// ListParked returns a page of the parked streams.
 func (o *operator) ListParked(ctx context.Context, r *connect.Request[meshv1.ListParkedRequest]) (
 	*connect.Response[meshv1.ListParkedResponse], error) {
 	after, err := readPageToken(r.Msg.GetPageToken())
@@ -175,18 +176,18 @@ func (o *operator) ListParked(ctx context.Context, r *connect.Request[meshv1.Lis
 	if err != nil {
 		return nil, err
 	}
-	answer := &meshv1.ListParkedResponse{}
+	response := &meshv1.ListParkedResponse{}
 	for _, p := range page {
-		answer.Parked = append(answer.Parked, &meshv1.Parked{Source: p.Source, Stream: p.Stream, Version: p.Version,
+		response.Parked = append(response.Parked, &meshv1.Parked{Source: p.Source, Stream: p.Stream, Version: p.Version,
 			Record: p.Record, Error: p.Error, At: timestamppb.New(p.At), Waiting: p.Waiting})
 	}
 	if len(page) == size {
-		answer.NextPageToken = pageToken(page[size-1])
+		response.NextPageToken = pageToken(page[size-1])
 	}
-	return connect.NewResponse(answer), nil
+	return connect.NewResponse(response), nil
 }
 
-// pageToken stands for what is above a parked stream. None of the names contains a space.
+// pageToken encodes the position behind a parked stream. None of the names contains a newline.
 func pageToken(p eventlog.Parked) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(p.Source + "\n" + p.Topic + "\n" + p.Stream))
 }
@@ -198,12 +199,12 @@ func readPageToken(token string) (p eventlog.Parked, err error) {
 	raw, err := base64.RawURLEncoding.DecodeString(token)
 	parts := strings.SplitN(string(raw), "\n", 3)
 	if err != nil || len(parts) != 3 || catalog.CheckStorable("page_token", string(raw)) != nil {
-		return p, refusal.New(refusal.InvalidField, "page_token is not one of a response")
+		return p, refusal.New(refusal.InvalidField, "invalid page_token; use next_page_token of the previous response")
 	}
 	return eventlog.Parked{Source: parts[0], Topic: parts[1], Stream: parts[2]}, nil
 }
 
-// ResolveParked applies the event that parks a stream, or leaves it out, and those behind it.
+// ResolveParked applies or skips the event that parks a stream, and applies the events behind it.
 func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.ResolveParkedRequest]) (
 	*connect.Response[meshv1.ResolveParkedResponse], error) {
 	consumer, err := o.consumer(ctx, r.Msg.GetSource(), r.Msg.GetStream(), r.Msg.GetVersion())
@@ -218,7 +219,7 @@ func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.
 		Error: done.Problem}), nil
 }
 
-// consumer finds the one that parked a stream at a version.
+// consumer returns the consumer that parked a stream at a version.
 func (o *operator) consumer(ctx context.Context, source, stream string, version int64) (*consume.Consumer, error) {
 	found, err := o.log.ParkedStream(ctx, source, stream)
 	if err != nil {
@@ -237,28 +238,28 @@ func (o *operator) consumer(ctx context.Context, source, stream string, version 
 			return c, nil
 		}
 	}
-	return nil, fmt.Errorf("%s does not react to %s of %s any more", o.name, found[i].Topic, source)
+	return nil, fmt.Errorf("%s no longer reacts to %s of %s", o.name, found[i].Topic, source)
 }
 
-// ListFailedJobs lists jobs that have failed for good, in pages.
+// ListFailedJobs returns a page of the jobs that have failed permanently.
 func (o *operator) ListFailedJobs(ctx context.Context, r *connect.Request[meshv1.ListFailedJobsRequest]) (
 	*connect.Response[meshv1.ListFailedJobsResponse], error) {
-	answer := &meshv1.ListFailedJobsResponse{}
+	response := &meshv1.ListFailedJobsResponse{}
 	if o.jobs == nil {
-		return connect.NewResponse(answer), nil
+		return connect.NewResponse(response), nil
 	}
 	page, err := o.jobs.ListFailed(ctx, r.Msg.GetAfterId(), maxParked)
 	if err != nil {
 		return nil, err
 	}
 	for _, j := range page {
-		answer.Jobs = append(answer.Jobs, &meshv1.FailedJob{Id: j.ID, Kind: j.Kind, Key: j.Key,
+		response.Jobs = append(response.Jobs, &meshv1.FailedJob{Id: j.ID, Kind: j.Kind, Key: j.Key,
 			Attempts: int32(j.Attempts), Error: j.Error, At: timestamppb.New(j.At)})
 	}
-	return connect.NewResponse(answer), nil
+	return connect.NewResponse(response), nil
 }
 
-// ResolveJob has a failed job tried once more, or deletes it.
+// ResolveJob tries a failed job again, or deletes it.
 func (o *operator) ResolveJob(ctx context.Context, r *connect.Request[meshv1.ResolveJobRequest]) (
 	*connect.Response[meshv1.ResolveJobResponse], error) {
 	if o.jobs == nil {
@@ -274,25 +275,25 @@ func (o *operator) ResolveJob(ctx context.Context, r *connect.Request[meshv1.Res
 	return connect.NewResponse(&meshv1.ResolveJobResponse{}), nil
 }
 
-// ListDropped lists dead letters that were dealt with.
+// ListDropped returns the dead letters that were dropped.
 func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.ListDroppedRequest]) (
 	*connect.Response[meshv1.ListDroppedResponse], error) {
-	all, err := o.log.DroppedLetters(ctx)
+	all, err := o.log.DroppedDeadLetters(ctx)
 	if err != nil {
 		return nil, err
 	}
-	answer := &meshv1.ListDroppedResponse{}
+	response := &meshv1.ListDroppedResponse{}
 	for _, l := range all {
-		answer.Letters = append(answer.Letters, &meshv1.Letter{Partition: l.Partition, Offset: l.Offset, Id: l.ID})
+		response.Letters = append(response.Letters, &meshv1.Letter{Partition: l.Partition, Offset: l.Offset, Id: l.ID})
 	}
-	return connect.NewResponse(answer), nil
+	return connect.NewResponse(response), nil
 }
 
-// DropLetter has a dead letter not shown any more.
+// DropLetter records that a dead letter was dealt with, so that it is no longer listed.
 func (o *operator) DropLetter(ctx context.Context, r *connect.Request[meshv1.DropLetterRequest]) (
 	*connect.Response[meshv1.DropLetterResponse], error) {
-	l := r.Msg.GetLetter()
-	err := o.log.DropLetter(ctx, eventlog.Letter{Partition: l.GetPartition(), Offset: l.GetOffset(), ID: l.GetId()})
+	letter := r.Msg.GetLetter()
+	err := o.log.DropDeadLetter(ctx, eventlog.DeadLetter{Partition: letter.GetPartition(), Offset: letter.GetOffset(), ID: letter.GetId()})
 	if err != nil {
 		return nil, err
 	}

@@ -155,7 +155,7 @@ func (l *listener) resolves(conversation string, version int64, drop bool, appli
 }
 
 // letters counts the dead letters of the listener.
-func (l *listener) letters() (all []bus.Letter) {
+func (l *listener) letters() (all []bus.DeadLetterRecord) {
 	l.t.Helper()
 	all, err := bus.DeadLetters(l.t.Context(), l.env.Stores.Kafka, catalog.DeadLetterTopic("notification"))
 	if err != nil {

@@ -305,7 +305,7 @@ func TestReaction_KilledAroundACommit(t *testing.T) {
 						}
 						once()
 						<-ctx.Done()
-						return eventlog.Committed{}, bus.Away("postgres", ctx.Err())
+						return eventlog.Committed{}, bus.Unavailable("postgres", ctx.Err())
 					}
 					return commit(ctx, commands, w)
 				}
@@ -328,7 +328,7 @@ func TestReaction_KilledAroundACommit(t *testing.T) {
 			return func(ctx context.Context, commands []consume.Command, w eventlog.Write) (eventlog.Committed, error) {
 				committed, err := commit(ctx, commands, w)
 				if _, before := lost.LoadOrStore(w.Advance.From.Position, true); len(commands) > 0 && !before {
-					return eventlog.Committed{}, bus.Away("postgres", context.DeadlineExceeded)
+					return eventlog.Committed{}, bus.Unavailable("postgres", context.DeadlineExceeded)
 				}
 				return committed, err
 			}

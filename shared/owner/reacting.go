@@ -17,12 +17,12 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// commitDeciding decides commands that reactions yield, one after the other, each on the state of its stream, and commits
-// their outcomes together with w, which has no commands of its own. The events that w appends lie behind those of the
-// commands. A command that has an outcome already counts as done; a refusal is an outcome. Other errors are those of
-// Log.Commit for w, or a *consume.CommandError.
+// commitDeciding decides the commands that reactions yield, one after another, each on the state of its stream, and
+// commits their outcomes together with w, which has no commands of its own. The positions of w's events are above those
+// of the commands' events. A command that has an outcome already counts as done; a refusal is an outcome. Other errors
+// are those of Log.Commit for w, or a *consume.CommandError.
 //
-// It decides on the states that are known, and once it has lost a race, under the log's lock.
+// It decides on the known states first and, after losing a version race, under the log's lock.
 func (d *decider) commitDeciding(ctx context.Context, commands []consume.Command, w eventlog.Write) (
 	eventlog.Committed, error) {
 	batch, err := d.batchOf(ctx, commands)
@@ -57,15 +57,15 @@ func (d *decider) commitDeciding(ctx context.Context, commands []consume.Command
 	}
 }
 
-// batch is commands, possibly on several streams, that are decided and committed together.
-type batch struct {
+// reactionBatch is a set of commands, possibly on several streams, that are decided and committed together.
+type reactionBatch struct {
 	decider  *decider
-	commands []*asked       // in their order, without those that are done
-	index    map[*asked]int // among those given
+	commands []*pendingCommand       // in order, without those that are done
+	index    map[*pendingCommand]int // among the given commands
 }
 
-func (d *decider) batchOf(ctx context.Context, commands []consume.Command) (*batch, error) {
-	b := &batch{decider: d, index: map[*asked]int{}}
+func (d *decider) batchOf(ctx context.Context, commands []consume.Command) (*reactionBatch, error) {
+	b := &reactionBatch{decider: d, index: map[*pendingCommand]int{}}
 	seen := map[catalog.Origin]bool{}
 	for i, c := range commands {
 		declared, ok := d.catalog.CommandOf(c.Message)
@@ -80,47 +80,47 @@ func (d *decider) batchOf(ctx context.Context, commands []consume.Command) (*bat
 		seen[by] = true
 		command := envelope.Command{ID: c.ID, Type: declared.Name, Stream: declared.Stream(c.Message, by), Actor: c.Actor,
 			Correlation: c.Correlation, TraceParent: c.TraceParent}
-		a := &asked{declared: declared, message: c.Message, digest: digestOfMessage(command, c.Message),
+		pc := &pendingCommand{declared: declared, message: c.Message, digest: digestOfMessage(command, c.Message),
 			trace: telemetry.Continue(ctx, c.TraceParent), command: command}
-		b.commands, b.index[a] = append(b.commands, a), i
+		b.commands, b.index[pc] = append(b.commands, pc), i
 	}
 	return b, nil
 }
 
-func (b *batch) has(stream string) bool {
-	return slices.ContainsFunc(b.commands, func(a *asked) bool { return a.command.Stream == stream })
+func (b *reactionBatch) has(stream string) bool {
+	return slices.ContainsFunc(b.commands, func(pc *pendingCommand) bool { return pc.command.Stream == stream })
 }
 
-// runs are the commands by stream, and the streams in the order of their first commands.
-func (b *batch) runs() (streams []string, runs map[string][]*asked) {
-	runs = map[string][]*asked{}
-	for _, a := range b.commands {
-		stream := a.command.Stream
-		if runs[stream] == nil {
+// byStream returns the commands by stream, and the streams in the order of their first commands.
+func (b *reactionBatch) byStream() (streams []string, batches map[string][]*pendingCommand) {
+	batches = map[string][]*pendingCommand{}
+	for _, pc := range b.commands {
+		stream := pc.command.Stream
+		if batches[stream] == nil {
 			streams = append(streams, stream)
 		}
-		runs[stream] = append(runs[stream], a)
+		batches[stream] = append(batches[stream], pc)
 	}
-	return streams, runs
+	return streams, batches
 }
 
-// drop leaves out the commands that have an outcome.
-func (b *batch) drop(outcomes map[int]envelope.Result) {
-	var rest []*asked
-	for i, a := range b.commands {
+// drop removes the commands that have an outcome.
+func (b *reactionBatch) drop(outcomes map[int]envelope.Result) {
+	var rest []*pendingCommand
+	for i, pc := range b.commands {
 		first, done := outcomes[i]
 		if !done {
-			rest = append(rest, a)
+			rest = append(rest, pc)
 		} else if first.Code == refusal.IDReused {
-			b.decider.logger.Warn("a reaction yields another command than when the event came before; that one counts",
-				"command", a.command.ID, "type", a.command.Type, "stream", a.command.Stream)
+			b.decider.logger.Warn("a reaction yields another command than at the first delivery of the event; the first command counts",
+				"command", pc.command.ID, "type", pc.command.Type, "stream", pc.command.Stream)
 		}
 	}
 	b.commands = rest
 }
 
-// attempt decides on what is known of the streams.
-func (b *batch) attempt(ctx context.Context, w eventlog.Write) (committed eventlog.Committed, err error) {
+// attempt decides on the known states of the streams.
+func (b *reactionBatch) attempt(ctx context.Context, w eventlog.Write) (committed eventlog.Committed, err error) {
 	states, err := b.load(ctx)
 	if err != nil {
 		return committed, err
@@ -139,8 +139,8 @@ func (b *batch) attempt(ctx context.Context, w eventlog.Write) (committed eventl
 	return committed, nil
 }
 
-// forget drops the states of streams that a Write has changed without deciding about them, or beside that.
-func (b *batch) forget(w eventlog.Write) {
+// forget drops the states of streams that a Write has changed beside the decided commands.
+func (b *reactionBatch) forget(w eventlog.Write) {
 	for _, a := range w.Appends {
 		b.decider.states.take(a.Stream)
 	}
@@ -151,25 +151,25 @@ func (b *batch) forget(w eventlog.Write) {
 	}
 }
 
-// load returns the states of all streams. It reads those that are not kept in one round trip.
-func (b *batch) load(ctx context.Context) (map[string]*held, error) {
-	streams, runs := b.runs()
-	states := make(map[string]*held, len(streams))
+// load returns the states of all streams. It reads those that are not cached in one round trip.
+func (b *reactionBatch) load(ctx context.Context) (map[string]*loadedState, error) {
+	streams, batches := b.byStream()
+	states := make(map[string]*loadedState, len(streams))
 	var missing []eventlog.Selection
 	for _, stream := range streams {
 		err := b.guarded(stream, func() error {
-			h, selection, complete, err := b.decider.known(stream, runs[stream])
+			h, selection, complete, err := b.decider.known(stream, batches[stream])
 			if states[stream] = h; err == nil && !complete {
 				missing = append(missing, selection)
 			}
 			return err
 		})
 		if err != nil {
-			return nil, b.failed(runs[stream][0], err)
+			return nil, b.failed(batches[stream][0], err)
 		}
 	}
 	loaded, err := b.decider.log.LoadAll(ctx, missing)
-	if err != nil && (errors.Is(err, bus.ErrAway) || ctx.Err() != nil) {
+	if err != nil && (errors.Is(err, bus.ErrUnavailable) || ctx.Err() != nil) {
 		return nil, err
 	}
 	for i, s := range missing {
@@ -178,19 +178,19 @@ func (b *batch) load(ctx context.Context) (map[string]*held, error) {
 			var failed error
 			if err == nil {
 				one = loaded[i]
-			} else if one, failed = b.decider.log.Load(ctx, s); failed != nil { // whichever it was that failed
+			} else if one, failed = b.decider.log.Load(ctx, s); failed != nil { // loading one by one shows which stream failed
 				return failed
 			}
 			return b.decider.fold(states[s.Stream], one)
 		}); err != nil {
-			return nil, b.failed(runs[s.Stream][0], err)
+			return nil, b.failed(batches[s.Stream][0], err)
 		}
 	}
 	return states, nil
 }
 
-// guarded turns a panic of an aggregate that is made of stored events into an error.
-func (b *batch) guarded(stream string, do func() error) (err error) {
+// guarded turns a panic of an aggregate in stored events into an error.
+func (b *reactionBatch) guarded(stream string, do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			b.decider.logger.Error("loading panicked", "stream", stream, "panic", p, "stack", string(debug.Stack()))
@@ -200,16 +200,17 @@ func (b *batch) guarded(stream string, do func() error) (err error) {
 	return do()
 }
 
-// failed returns the error of a command, or err as it is where the database is away: then the command is not to blame.
-func (b *batch) failed(a *asked, err error) error {
-	if err == nil || errors.Is(err, bus.ErrAway) {
+// failed returns a *consume.CommandError, or err unchanged if the database is unavailable: then the command is not at
+// fault.
+func (b *reactionBatch) failed(pc *pendingCommand, err error) error {
+	if err == nil || errors.Is(err, bus.ErrUnavailable) {
 		return err
 	}
-	return &consume.CommandError{Index: b.index[a], Err: err}
+	return &consume.CommandError{Index: b.index[pc], Err: err}
 }
 
-// clock is the time that all commands are decided at.
-func (b *batch) clock(states map[string]*held) time.Time {
+// clock returns the time at which all commands are decided.
+func (b *reactionBatch) clock(states map[string]*loadedState) time.Time {
 	at := b.decider.log.Clock()
 	for _, h := range states {
 		if h.at.After(at) {
@@ -220,20 +221,20 @@ func (b *batch) clock(states map[string]*held) time.Time {
 }
 
 // insideCommit decides under the log's lock.
-func (b *batch) insideCommit(ctx context.Context, w eventlog.Write) (eventlog.Committed, error) {
-	streams, runs := b.runs()
+func (b *reactionBatch) insideCommit(ctx context.Context, w eventlog.Write) (eventlog.Committed, error) {
+	streams, batches := b.byStream()
 	selections := make([]eventlog.Selection, len(streams))
 	for i, stream := range streams {
 		b.decider.states.take(stream)
-		selections[i] = b.decider.selection(stream, runs[stream])
+		selections[i] = b.decider.selection(stream, batches[stream])
 	}
 	var written eventlog.Write
 	committed, err := b.decider.log.CommitDecidingAll(ctx, selections,
 		func(_ context.Context, loaded []eventlog.Loaded) (_ eventlog.Write, err error) {
-			states := make(map[string]*held, len(streams))
+			states := make(map[string]*loadedState, len(streams))
 			for i, stream := range streams {
 				if states[stream], err = b.folded(stream, loaded[i]); err != nil {
-					return w, b.failed(runs[stream][0], err)
+					return w, b.failed(batches[stream][0], err)
 				}
 			}
 			written, err = b.decide(states, loaded[0].At, w)
@@ -245,37 +246,37 @@ func (b *batch) insideCommit(ctx context.Context, w eventlog.Write) (eventlog.Co
 	return committed, err
 }
 
-func (b *batch) folded(stream string, loaded eventlog.Loaded) (h *held, err error) {
+func (b *reactionBatch) folded(stream string, loaded eventlog.Loaded) (h *loadedState, err error) {
 	err = b.guarded(stream, func() error {
 		state, err := b.decider.fresh(stream)
 		if err != nil {
 			return err
 		}
-		h = &held{state: state}
+		h = &loadedState{state: state}
 		return b.decider.fold(h, loaded)
 	})
 	return h, err
 }
 
-// decide decides the commands in their order, whichever streams they are for: what one leads to in another stream, or
-// whom it lets into a room, later ones have to see.
-func (b *batch) decide(states map[string]*held, at time.Time, w eventlog.Write) (eventlog.Write, error) {
+// decide decides the commands in order, across all streams: a command must see the events of earlier ones in other
+// streams, and the memberships that they open.
+func (b *reactionBatch) decide(states map[string]*loadedState, at time.Time, w eventlog.Write) (eventlog.Write, error) {
 	w.Expected, w.DecidedAt, w.Commands = eventlog.AnyVersion, at, nil
-	for _, a := range b.commands {
-		one, err := b.decider.decideOne(states[a.command.Stream], at, a)
+	for _, pc := range b.commands {
+		one, err := b.decider.decideOne(states[pc.command.Stream], at, pc)
 		if err == nil {
 			err = b.evolveAlso(states, at, one)
 		}
 		if err != nil {
-			return w, b.failed(a, fmt.Errorf("decide %s for %s: %w", a.command.Type, a.command.Stream, err))
+			return w, b.failed(pc, fmt.Errorf("decide %s for %s: %w", pc.command.Type, pc.command.Stream, err))
 		}
 		w.Commands = append(w.Commands, one)
 	}
 	return w, nil
 }
 
-// evolveAlso applies the events that a command leads to in streams which later commands are decided about.
-func (b *batch) evolveAlso(states map[string]*held, at time.Time, one eventlog.Decided) (err error) {
+// evolveAlso applies a command's events for other streams to the states that later commands are decided on.
+func (b *reactionBatch) evolveAlso(states map[string]*loadedState, at time.Time, one eventlog.Decided) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)

@@ -10,16 +10,16 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
-// ReplayTopic is where a range of other owners' logs is sent once more to one service, and to nobody else: it is not in
-// the catalog, so no gateway reads it, and no service but that one does. A service that reacts to others creates it at
-// start where it is missing.
+// ReplayTopic returns the topic on which a range of other owners' logs is sent again to one service only: the topic is
+// not in the catalog, so no gateway and no other service reads it. A service that reacts to other owners creates it at
+// the start if it is missing.
 func ReplayTopic(service string) catalog.Topic {
 	return catalog.Topic{Name: service + "-replay", Owner: service, Partitions: 3, Retention: 24 * time.Hour}
 }
 
-// replays takes events that are sent once more. The checkpoints prove what was applied, so an event at or below its
-// partition's checkpoint is dropped. One above it proves that the owner's log reaches that far: the partition is filled
-// from the log up to there. An event that the service does not react to is dropped.
+// replays handles events that are sent again. An event at or below its partition's checkpoint was applied, and is
+// dropped. An event above it proves that the owner's log reaches that position, so the partition is filled from the log
+// up to it. An event to which the service does not react is dropped.
 type replays struct {
 	catalog   *catalog.Catalog
 	consumers []*consume.Consumer

@@ -10,19 +10,19 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// Look authorizes lookers to look at rooms, for a minute, and returns the newest value of what a room shows where that is
-// wanted. It is called once for all lookers of a request, so that it needs one query and not one each. Its answers have
-// the order of the lookers.
-type Look func(ctx context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error)
+// SubscribeAuthorizer decides which users may subscribe to which rooms, for a minute, and returns the newest value of a
+// room if it is requested. It is called once for all requests of a call, so that one query suffices. The results have
+// the order of the requests.
+type SubscribeAuthorizer func(ctx context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error)
 
-// server is what other services ask of a log's owner. It stands on the inner listener alone.
-type server struct {
-	log  *eventlog.Log
-	look Look // nil: nothing may be looked at
+// ownerServer serves the calls of other services to the owner of a log. It is on the inner listener only.
+type ownerServer struct {
+	log        *eventlog.Log
+	authorizer SubscribeAuthorizer // nil: no room can be subscribed to
 }
 
-// ReadLog serves the log in pages.
-func (s *server) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogRequest]) (*connect.Response[meshv1.ReadLogResponse], error) {
+// ReadLog returns a page of the log.
+func (s *ownerServer) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogRequest]) (*connect.Response[meshv1.ReadLogResponse], error) {
 	page, err := s.log.Read(ctx, eventlog.Query{After: r.Msg.GetAfter(), Until: r.Msg.GetUntil(),
 		Limit: int(r.Msg.GetLimit()), Topic: r.Msg.GetTopic(), Stream: r.Msg.GetStream(),
 		AfterVersion: r.Msg.GetAfterVersion(), Partition: r.Msg.GetPartition(), Partitions: r.Msg.GetPartitions()})
@@ -33,21 +33,21 @@ func (s *server) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogR
 		Incarnation: page.Incarnation}), nil
 }
 
-// Rooms says which rooms users are in, as of one position.
-func (s *server) Rooms(ctx context.Context, r *connect.Request[meshv1.RoomsRequest]) (*connect.Response[meshv1.RoomsResponse], error) {
+// Rooms returns the rooms that users are in, as of one position.
+func (s *ownerServer) Rooms(ctx context.Context, r *connect.Request[meshv1.RoomsRequest]) (*connect.Response[meshv1.RoomsResponse], error) {
 	rooms, asOf, err := s.log.Rooms(ctx, r.Msg.GetUsers())
 	if err != nil {
 		return nil, err
 	}
-	answer := &meshv1.RoomsResponse{Position: asOf.Position, Incarnation: asOf.Incarnation}
+	response := &meshv1.RoomsResponse{Position: asOf.Position, Incarnation: asOf.Incarnation}
 	for _, user := range r.Msg.GetUsers() {
-		answer.Users = append(answer.Users, &meshv1.UserRooms{User: user, Rooms: rooms[user]})
+		response.Users = append(response.Users, &meshv1.UserRooms{User: user, Rooms: rooms[user]})
 	}
-	return connect.NewResponse(answer), nil
+	return connect.NewResponse(response), nil
 }
 
-// Resume says where users were since a position, and what was logged there.
-func (s *server) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (*connect.Response[meshv1.ResumeResponse], error) {
+// Resume returns the memberships of users since a position, and the events of those times.
+func (s *ownerServer) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (*connect.Response[meshv1.ResumeResponse], error) {
 	resumers := make([]eventlog.Resumer, len(r.Msg.GetResumers()))
 	var lookers []*meshv1.Looker
 	var of []int // the resumer of each
@@ -63,7 +63,7 @@ func (s *server) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeReq
 	}
 	for n, l := range looked {
 		if l.GetAllowed() {
-			resumers[of[n]].Looks = append(resumers[of[n]].Looks, lookers[n].GetRoom())
+			resumers[of[n]].Subscribed = append(resumers[of[n]].Subscribed, lookers[n].GetRoom())
 		}
 	}
 	missed, err := s.log.Resume(ctx, resumers,
@@ -71,34 +71,35 @@ func (s *server) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeReq
 	if err != nil {
 		return nil, err
 	}
-	answer := missed.Message()
-	for i, told := range answer.GetResumed() {
-		told.Looked = resumers[i].Looks
+	response := missed.Message()
+	for i, resumed := range response.GetResumed() {
+		resumed.Looked = resumers[i].Subscribed
 	}
-	return connect.NewResponse(answer), nil
+	return connect.NewResponse(response), nil
 }
 
-// authorize reports which lookers may look at their rooms, in their order.
-func (s *server) authorize(ctx context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error) {
+// authorize reports which users may subscribe to their rooms, in the order of the requests.
+func (s *ownerServer) authorize(ctx context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error) {
 	if len(lookers) == 0 {
 		return nil, nil
 	}
-	if s.look == nil {
+	if s.authorizer == nil {
 		looked := make([]*meshv1.Looked, len(lookers))
 		for i := range looked {
 			looked[i] = &meshv1.Looked{}
 		}
 		return looked, nil
 	}
-	looked, err := s.look(ctx, lookers)
+	looked, err := s.authorizer(ctx, lookers)
 	if err == nil && len(looked) != len(lookers) {
 		return nil, fmt.Errorf("authorize %d lookers: got %d answers", len(lookers), len(looked))
 	}
 	return looked, err
 }
 
-// Look reports which users may look at which rooms. It reads the position first, since newer events come by the topic.
-func (s *server) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
+// Look reports which users may subscribe to which rooms. It reads the position before that, since newer events arrive
+// by the topic.
+func (s *ownerServer) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
 	head, err := s.log.Newest(ctx)
 	if err != nil {
 		return nil, err

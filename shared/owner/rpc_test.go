@@ -52,7 +52,7 @@ func TestLook_AuthorizesAllLookersOfARequestTogether(t *testing.T) {
 	var calls atomic.Int64
 	w.start(func(s *owner.Service) {
 		rooms(s)
-		s.Look(func(_ context.Context, lookers []*meshv1.Looker) (looked []*meshv1.Looked, _ error) {
+		s.AuthorizeSubscribe(func(_ context.Context, lookers []*meshv1.Looker) (looked []*meshv1.Looked, _ error) {
 			calls.Add(1)
 			for _, l := range lookers {
 				looked = append(looked, &meshv1.Looked{Allowed: strings.HasSuffix(l.GetRoom(), l.GetUser())})

@@ -1,6 +1,6 @@
-// Package owner is what services that own a log do alike: they decide commands on their aggregates, keep the outcomes,
-// relay what happened, follow their log with projections, react to what other owners tell, and answer other services. A
-// service says what is its own (aggregates, projections, reactions, queries) and this package runs it.
+// Package owner runs services that own a log. They all decide commands on their aggregates, store the outcomes, relay
+// their events, follow their log with projections, react to the events of other owners, and serve other services. A
+// service contributes its aggregates, projections, reactions and queries.
 package owner
 
 import (
@@ -30,11 +30,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// stopWithin is how long what is under way may take when the service stops.
+// stopWithin is how long work in flight may take when the service stops.
 const stopWithin = 10 * time.Second
 
-// Service is one owner of a log, put together by its Run function. Fields and methods are for that time; nothing may be
-// added once it runs.
+// Service is one owner of a log. Its Run function calls the methods that configure it before it calls Run; they must
+// not be called later.
 type Service struct {
 	Log *eventlog.Log
 
@@ -46,10 +46,10 @@ type Service struct {
 	aggregates  map[string]NewState
 	projections []eventlog.Projection
 	reactions   []reaction
-	look        Look
+	authorize   SubscribeAuthorizer
 	workers     jobs.Workers
 	effects     map[string]eventlog.Effect // by the event's type
-	decider     *decider                   // once it runs
+	decider     *decider                   // set by Run
 }
 
 type reaction struct {
@@ -81,37 +81,40 @@ func Open(ctx context.Context, env process.Env, migrations fs.FS) (*Service, err
 	return s, nil
 }
 
-// Decide has the commands for streams of a kind ("conversation") decided by an aggregate.
+// Decide registers the aggregate that decides the commands for streams of a kind ("conversation").
 func (s *Service) Decide(kind string, aggregate NewState) { s.aggregates[kind] = aggregate }
 
-// Project follows the log with projections.
+// Project registers projections that follow the log.
 func (s *Service) Project(p ...eventlog.Projection) { s.projections = append(s.projections, p...) }
 
-// Workers are given the workers of the service's jobs, by jobs.Add. A service without any has no queue.
+// Workers returns the set to which jobs.Add adds the workers of the service's jobs. A service without workers has no
+// queue.
 func (s *Service) Workers() *jobs.Workers { return &s.workers }
 
-// Effect has jobs inserted with each event of a type ("chat.message_sent"), in the transaction that commits it.
+// Effect registers an effect: jobs that are inserted with each event of a type ("chat.message_sent"), in the
+// transaction that commits it.
 func (s *Service) Effect(event string, effect eventlog.Effect) { s.effects[event] = effect }
 
-// Look answers who may look at rooms.
-func (s *Service) Look(look Look) { s.look = look }
+// AuthorizeSubscribe registers the function that decides who may subscribe to rooms.
+func (s *Service) AuthorizeSubscribe(authorize SubscribeAuthorizer) { s.authorize = authorize }
 
-// React applies what follows from the events of a topic, which another service owns: events, and commands that the
-// service's aggregates decide. Since is from when on, where the topic was not consumed before. A topic has one reaction.
+// React registers the reaction to a topic of another service. Its effects are events, and commands that the service's
+// aggregates decide. Since is the time from which events count, if the topic was not consumed before. A topic has one
+// reaction.
 func (s *Service) React(from, topic string, since consume.Since, react consume.Reaction) {
 	s.reactions = append(s.reactions, reaction{from, topic, since, react})
 }
 
-// Serve answers the queries of a Connect service on the inner listener.
+// Serve registers the handler of a Connect service on the inner listener.
 func (s *Service) Serve(path string, handler http.Handler) { s.server.Handle(path, handler) }
 
-// Connect are the options that the Connect handler of this service's queries takes. A query is asked again where what it
-// has read may be older than what it has waited for (see eventlog.Log.Reading).
+// Connect returns the options of the Connect handler of this service's queries. A query runs again if it may have read
+// data older than it waited for (see eventlog.Log.ReadConsistently).
 func (s *Service) Connect() connect.HandlerOption {
 	return connect.WithHandlerOptions(s.interceptors(), connect.WithInterceptors(
 		connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
 			return func(ctx context.Context, r connect.AnyRequest) (answer connect.AnyResponse, err error) {
-				err = s.Log.Reading(ctx, func() (err error) {
+				err = s.Log.ReadConsistently(ctx, func() (err error) {
 					answer, err = next(ctx, r)
 					return err
 				})
@@ -127,15 +130,15 @@ func (s *Service) interceptors() connect.HandlerOption {
 	return rpc.Interceptors(s.env.Log, s.env.Telemetry.Tracer())
 }
 
-// Run serves until ctx ends: then intake ends first, what is under way is finished, and the log's relay and listener end
-// last.
+// Run serves until ctx ends. Then intake stops first, work in flight is finished, and the log's relay and the listener
+// stop last.
 func (s *Service) Run(ctx context.Context) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	if err := s.validate(); err != nil {
 		return err
 	}
-	s.Serve(meshv1connect.NewOwnerServiceHandler(&server{s.Log, s.look}, s.interceptors()))
+	s.Serve(meshv1connect.NewOwnerServiceHandler(&ownerServer{s.Log, s.authorize}, s.interceptors()))
 
 	queue, err := s.queue(ctx)
 	if err != nil {
@@ -145,7 +148,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.Serve(unhurried(meshv1connect.NewOperatorServiceHandler(&operator{name: s.name, log: s.Log,
+	s.Serve(withoutReadDeadline(meshv1connect.NewOperatorServiceHandler(&operator{name: s.name, log: s.Log,
 		projections: s.projections, consumers: consumers, jobs: queue, work: work}, s.interceptors())))
 	router, waits, err := s.router(work, consumers)
 	if err != nil {
@@ -207,8 +210,8 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 
 	s.health.SetReady(false)
-	stopWorking()                                   // running jobs end while intake does
-	timeout := time.AfterFunc(stopWithin, stopWork) // a dependency that is away now will not hold up the end
+	stopWorking()                                   // running jobs stop at the same time as intake
+	timeout := time.AfterFunc(stopWithin, stopWork) // an unavailable dependency must not delay the stop
 	err = router.Close()
 	for _, wait := range waits {
 		wait()
@@ -243,15 +246,15 @@ func (s *Service) lastRecords(ctx context.Context, topic string) ([]*message.Mes
 	return messages, err
 }
 
-// validate refuses a service that could not do what is declared, before it takes anything.
+// validate returns an error if the service cannot do what is declared, before it accepts any work.
 func (s *Service) validate() error {
 	var problems []error
 	for _, c := range s.env.Catalog.CommandsOf(s.name) {
 		if s.aggregates[c.Kind()] == nil {
-			problems = append(problems, fmt.Errorf("command %s: no aggregate decides about streams of kind %q", c.Name, c.Kind()))
+			problems = append(problems, fmt.Errorf("command %s: there is no aggregate for streams of kind %q", c.Name, c.Kind()))
 		}
 	}
-	names := map[string]bool{eventlog.TimersName: true} // which can be rebuilt as a projection can
+	names := map[string]bool{eventlog.TimersName: true} // the timers can be rebuilt like a projection
 	for _, p := range s.projections {
 		if names[p.Name()] {
 			problems = append(problems, fmt.Errorf("two projections are named %q", p.Name()))
@@ -274,7 +277,7 @@ func (s *Service) validate() error {
 		}
 	}
 	if len(s.effects) > 0 && s.workers.Empty() {
-		problems = append(problems, errors.New("events have effects, but there is no worker"))
+		problems = append(problems, errors.New("events have effects, but no workers are registered"))
 	}
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("%s cannot start: %w", s.name, err)
@@ -282,7 +285,7 @@ func (s *Service) validate() error {
 	return nil
 }
 
-// consumers consume topics of other owners; a service that does so has a topic for replays as well.
+// consumers returns the consumers of other owners' topics. A service that has some also has a topic for replays.
 func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer, err error) {
 	if len(s.reactions) == 0 {
 		return nil, nil
@@ -304,13 +307,13 @@ func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer,
 	return all, nil
 }
 
-// commitDeciding decides the commands of reactions; no event comes before there is a decider.
+// commitDeciding decides the commands of reactions. No event arrives before the decider is set.
 func (s *Service) commitDeciding(ctx context.Context, commands []consume.Command, w eventlog.Write) (
 	eventlog.Committed, error) {
 	return s.decider.commitDeciding(ctx, commands, w)
 }
 
-// partitions is the declared count of a topic.
+// partitions returns the declared partition count of a topic.
 func (s *Service) partitions(owner, topic string) int32 {
 	for _, t := range s.env.Catalog.Topics(owner) {
 		if t.Name == topic {
@@ -320,7 +323,7 @@ func (s *Service) partitions(owner, topic string) int32 {
 	return 1
 }
 
-// router is all that the service consumes.
+// router returns the router of everything that the service consumes, and functions that wait for work in flight.
 func (s *Service) router(work context.Context, consumers []*consume.Consumer) (*message.Router, []func(), error) {
 	d, err := newDecider(work, decider{log: s.Log, catalog: s.env.Catalog, aggregates: s.aggregates,
 		tracer: s.env.Telemetry.Tracer(), logger: s.env.Log, waiting: s.health.Waiting, now: time.Now})
@@ -330,12 +333,12 @@ func (s *Service) router(work context.Context, consumers []*consume.Consumer) (*
 	s.decider = d
 	c := &commands{service: s.name, catalog: s.env.Catalog, decider: d, publisher: s.publisher}
 	router, err := bus.NewRouter(bus.RouterOptions{Service: s.name, Publisher: s.publisher,
-		DeadLetterTopic: catalog.DeadLetterTopic(s.name), OnDeadLetter: s.dead(c), Waiting: s.health.Waiting,
+		DeadLetterTopic: catalog.DeadLetterTopic(s.name), OnDeadLetter: s.onDeadLetter(c), Waiting: s.health.Waiting,
 		Tracer: s.env.Telemetry.Tracer(), Log: s.env.Log})
 	if err != nil {
 		return nil, nil, err
 	}
-	waits := []func(){d.boxes.wait}
+	waits := []func(){d.mailboxes.wait}
 	subscribe := func(topic string, o bus.SubscriberOptions, handle message.NoPublishHandlerFunc) error {
 		o.Group, o.InstanceID, o.Log = s.name, s.env.Instance, s.env.Log
 		subscriber, err := bus.NewSubscriber(s.env.Stores.Kafka, o)
@@ -366,11 +369,12 @@ func (s *Service) router(work context.Context, consumers []*consume.Consumer) (*
 	return router, waits, nil
 }
 
-// dead gives commands that become dead letters their outcome; an event of another owner has none.
-func (s *Service) dead(c *commands) func(context.Context, *message.Message, error) error {
+// onDeadLetter returns the function that gives commands which become dead letters their outcome. An event of another
+// owner has none.
+func (s *Service) onDeadLetter(c *commands) func(context.Context, *message.Message, error) error {
 	return func(ctx context.Context, m *message.Message, err error) error {
 		if topic, _ := bus.TopicOf(m.Context()); strings.HasSuffix(topic, catalog.CommandTopic(s.name)) {
-			return c.dead(ctx, m, err)
+			return c.recordDeadLetter(ctx, m, err)
 		}
 		return nil
 	}

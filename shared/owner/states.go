@@ -14,27 +14,27 @@ import (
 )
 
 const (
-	maxStates     = 200_000  // streams whose state is kept between runs
-	maxStateBytes = 64 << 20 // of the events that those were folded from, about what they take
+	maxStates     = 200_000  // streams whose state is cached between batches
+	maxStateBytes = 64 << 20 // of the events from which the cached states were folded; about their memory
 	stateBytes    = 256      // of a state without events
 )
 
-// held is a state as of a version of its stream.
-type held struct {
+// loadedState is a state as of a version of its stream.
+type loadedState struct {
 	state   State
 	version int64
-	at      time.Time // not before any event that it was made of
+	at      time.Time // not before any of its events
 	bytes   int64
-	// timeRead reports whether the state has read the time of an event that was only just decided.
+	// timeRead reports whether the state has read the time of an event that was decided but is not recorded yet.
 	timeRead bool
-	// incarnation is that of the log when the first of its events was read.
+	// incarnation of the log when the first of its events was read.
 	incarnation string
 }
 
-// states keeps the states of the streams that were decided about last, by their number and by their weight.
+// states caches the states of the streams that were decided about last, bounded in number and in bytes.
 type states struct {
 	mu    sync.Mutex
-	lru   *simplelru.LRU[string, *held]
+	lru   *simplelru.LRU[string, *loadedState]
 	bytes int64
 	max   int64
 }
@@ -42,12 +42,12 @@ type states struct {
 func newStates(number int, bytes int64) (*states, error) {
 	s := &states{max: bytes}
 	var err error
-	s.lru, err = simplelru.NewLRU(number, func(_ string, h *held) { s.bytes -= h.bytes })
+	s.lru, err = simplelru.NewLRU(number, func(_ string, h *loadedState) { s.bytes -= h.bytes })
 	return s, err
 }
 
-// take removes the state of a stream; nil: it is not kept. Nobody else has it then.
-func (s *states) take(stream string) *held {
+// take removes and returns the state of a stream; nil: it is not cached. The caller then is its only user.
+func (s *states) take(stream string) *loadedState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h, _ := s.lru.Peek(stream)
@@ -55,7 +55,7 @@ func (s *states) take(stream string) *held {
 	return h
 }
 
-func (s *states) put(stream string, h *held) {
+func (s *states) put(stream string, h *loadedState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lru.Remove(stream)
@@ -66,10 +66,10 @@ func (s *states) put(stream string, h *held) {
 	}
 }
 
-// keep puts a state back after what was decided on it, at one time, has been recorded with another.
-func (d *decider) keep(stream string, h *held, decided, recorded time.Time) {
+// keep puts a state back after a commit. Its events were decided with one time, and recorded with another.
+func (d *decider) keep(stream string, h *loadedState, decided, recorded time.Time) {
 	if h.timeRead && !recorded.Equal(decided) {
-		return // it has seen a time that the log has corrected since
+		return // it has used a time that the log has corrected since
 	}
 	h.timeRead = false
 	if recorded.After(h.at) {
@@ -79,10 +79,10 @@ func (d *decider) keep(stream string, h *held, decided, recorded time.Time) {
 	d.states.put(stream, h)
 }
 
-// load returns the state of a stream with what the commands are about. A stream that was decided about lately costs no
-// read, unless a command names a subject.
-func (d *decider) load(stream string, run []*asked) (*held, error) {
-	h, selection, complete, err := d.known(stream, run)
+// load returns the state of a stream, including the subjects of the commands. A stream that was decided about recently
+// costs no read, unless a command names a subject.
+func (d *decider) load(stream string, batch []*pendingCommand) (*loadedState, error) {
+	h, selection, complete, err := d.known(stream, batch)
 	if err != nil || complete {
 		return h, err
 	}
@@ -93,13 +93,13 @@ func (d *decider) load(stream string, run []*asked) (*held, error) {
 	return h, d.fold(h, loaded)
 }
 
-// known returns the state of a stream as far as it is kept, and what has to be loaded besides, unless it is complete.
-func (d *decider) known(stream string, run []*asked) (h *held, missing eventlog.Selection, complete bool, err error) {
-	missing = d.selection(stream, run)
-	h = d.states.take(stream) // it is put back when what is decided now is committed
+// known returns the cached state of a stream and, unless it is complete, the selection that has to be loaded.
+func (d *decider) known(stream string, batch []*pendingCommand) (h *loadedState, missing eventlog.Selection, complete bool, err error) {
+	missing = d.selection(stream, batch)
+	h = d.states.take(stream) // put back once the decision is committed
 	incarnation := d.log.Incarnation()
 	if h != nil && h.incarnation != incarnation {
-		h = nil // the log may have lost events that it was made of
+		h = nil // the log may have lost some of its events
 	}
 	if h != nil && len(missing.Subjects) == 0 {
 		return h, missing, true, nil
@@ -109,18 +109,18 @@ func (d *decider) known(stream string, run []*asked) (h *held, missing eventlog.
 		if err != nil {
 			return nil, missing, false, err
 		}
-		h = &held{state: state, bytes: stateBytes + int64(len(stream)), incarnation: incarnation}
+		h = &loadedState{state: state, bytes: stateBytes + int64(len(stream)), incarnation: incarnation}
 	}
 	missing.After = h.version
 	return h, missing, false, nil
 }
 
-// selection is what deciding commands about a stream needs of it.
-func (d *decider) selection(stream string, run []*asked) eventlog.Selection {
+// selection returns the part of a stream that deciding the commands needs.
+func (d *decider) selection(stream string, batch []*pendingCommand) eventlog.Selection {
 	s := eventlog.Selection{Stream: stream,
 		Newest: d.catalog.ClassOf(catalog.KindOf(stream)) == routingv1.Class_CLASS_COUNTER}
-	for _, a := range run {
-		if subject := a.declared.Subject(a.message, a.origin()); subject != "" {
+	for _, pc := range batch {
+		if subject := pc.declared.Subject(pc.message, pc.origin()); subject != "" {
 			s.Subjects = append(s.Subjects, subject)
 		}
 	}
@@ -130,12 +130,12 @@ func (d *decider) selection(stream string, run []*asked) eventlog.Selection {
 func (d *decider) fresh(stream string) (State, error) {
 	newState, ok := d.aggregates[catalog.KindOf(stream)]
 	if !ok {
-		return nil, bus.Permanent(fmt.Errorf("no aggregate decides about %s", stream))
+		return nil, bus.Permanent(fmt.Errorf("there is no aggregate for %s", stream))
 	}
 	return newState(stream), nil
 }
 
-func (d *decider) fold(h *held, loaded eventlog.Loaded) error {
+func (d *decider) fold(h *loadedState, loaded eventlog.Loaded) error {
 	for _, e := range loaded.Events {
 		m, err := d.catalog.Decode(e.Type, e.Body)
 		if err != nil {
@@ -154,12 +154,13 @@ func (d *decider) fold(h *held, loaded eventlog.Loaded) error {
 	return nil
 }
 
-// grow counts an event of the stream itself; what is about its subjects is forgotten after each run.
-func (h *held) grow(subject string, body int) {
+// grow adds the size of an event of the stream itself. Subjects are forgotten after each batch, so their events do not
+// count.
+func (h *loadedState) grow(subject string, body int) {
 	if subject == "" {
 		h.bytes += int64(body) + envelopeBytes
 	}
 }
 
-// envelopeBytes is about what an entry of a map takes beside the body that it was made of.
+// envelopeBytes is about the memory of a map entry, beside the body from which it was made.
 const envelopeBytes = 64

@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	timersAtOnce = 500 // read at a time
-	// timerLane is how many commands of timers are decided at once: few enough that a group commit has room for everybody
-	// else's, however many timers are due.
+	timersAtOnce = 500 // timers read at a time
+	// timerLane is the number of timers' commands that are decided concurrently: few enough that a group commit has
+	// room for other commands, however many timers are due.
 	timerLane = 32
 )
 
-// timers sends the commands of the timers that are due to the decider of this instance, while no other instance does.
+// timers passes the commands of due timers to the decider of this instance, while no other instance does so.
 type timers struct {
 	log     *eventlog.Log
 	catalog *catalog.Catalog
@@ -33,26 +33,26 @@ type timers struct {
 	waiting func(dependency string, err error)
 }
 
-// run sends commands until ctx ends. Commands that are being decided then are finished.
+// run sends commands until ctx ends. It finishes commands that are being decided.
 func (t *timers) run(ctx context.Context) {
-	away := false
+	unavailable := false
 	for ctx.Err() == nil {
 		err := t.turn(ctx)
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
-			away = true
+			unavailable = true
 			t.waiting("postgres", err)
-			t.logger.WarnContext(ctx, "timers wait", "error", err)
+			t.logger.WarnContext(ctx, "sending timers' commands failed, retrying", "error", err)
 			sleep.For(ctx, time.Second)
-		case away:
-			away = false
+		case unavailable:
+			unavailable = false
 			t.waiting("postgres", nil)
 		}
 	}
 }
 
-// turn waits until timers are due, and sends their commands unless it is another instance's turn.
+// turn waits until timers are due and sends their commands, unless it is another instance's turn.
 func (t *timers) turn(ctx context.Context) error {
 	now, err := t.log.AwaitTimer(ctx)
 	if err != nil {
@@ -95,28 +95,28 @@ func (t *timers) send(ctx context.Context, now time.Time) error {
 	return failed
 }
 
-// sendOne sends the command of a timer. The timer is gone with the outcome, in one transaction.
+// sendOne sends the command of a timer. The transaction of the outcome removes the timer.
 func (t *timers) sendOne(ctx context.Context, timer eventlog.Timer) error {
-	a, err := t.asked(timer)
+	pc, err := t.command(timer)
 	if err == nil {
-		t.decider.ask(a)
-		got := <-a.answer
-		switch err = got.err; {
-		case errors.Is(err, errTimer), errors.Is(err, bus.ErrAway):
-			// It was replaced or cancelled meanwhile, or is sent again.
-			if errors.Is(err, bus.ErrAway) {
+		t.decider.enqueue(pc)
+		outcome := <-pc.outcome
+		switch err = outcome.err; {
+		case errors.Is(err, errTimer), errors.Is(err, bus.ErrUnavailable):
+			// The timer was replaced or cancelled meanwhile, or its command will be sent again.
+			if errors.Is(err, bus.ErrUnavailable) {
 				return err
 			}
 			return nil
-		case err == nil && got.repeated:
-			return t.log.DropTimer(ctx, timer.TimerKey) // it was sent before, and set again by a rebuild
+		case err == nil && outcome.repeated:
+			return t.log.DropTimer(ctx, timer.TimerKey) // its command was sent before, and a rebuild has set the timer again
 		case err == nil:
 			return nil
 		}
 	}
 	t.logger.ErrorContext(ctx, "the command of a timer failed", "stream", timer.Stream, "timer", timer.Key,
 		"command", timer.Command, "error", err)
-	if _, err = t.decider.failed(ctx, timerCommand(timer), &timer.TimerKey); err != nil {
+	if _, err = t.decider.recordFailure(ctx, timerCommand(timer), &timer.TimerKey); err != nil {
 		var gone *eventlog.TimerError
 		if errors.As(err, &gone) {
 			return nil
@@ -131,7 +131,7 @@ func timerCommand(timer eventlog.Timer) envelope.Command {
 		Time: timer.Due, Body: timer.Body}
 }
 
-func (t *timers) asked(timer eventlog.Timer) (*asked, error) {
+func (t *timers) command(timer eventlog.Timer) (*pendingCommand, error) {
 	declared, ok := t.catalog.Command(timer.Command)
 	if !ok {
 		return nil, fmt.Errorf("command %q is not declared", timer.Command)
@@ -141,6 +141,6 @@ func (t *timers) asked(timer eventlog.Timer) (*asked, error) {
 		return nil, fmt.Errorf("command %s: %w", timer.Command, err)
 	}
 	c := timerCommand(timer)
-	return &asked{command: c, declared: declared, message: body, timer: &timer.TimerKey,
-		digest: digestOfMessage(c, body), trace: context.Background(), answer: make(chan answer, 1)}, nil
+	return &pendingCommand{command: c, declared: declared, message: body, timer: &timer.TimerKey,
+		digest: digestOfMessage(c, body), trace: context.Background(), outcome: make(chan commandOutcome, 1)}, nil
 }

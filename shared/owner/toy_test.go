@@ -211,29 +211,29 @@ func newToyAt(t *testing.T, url string, says func(string, time.Time), now func()
 	t.Cleanup(func() {
 		stop()
 		require.NoError(t, <-ended)
-		y.d.boxes.wait()
+		y.d.mailboxes.wait()
 	})
 	return y
 }
 
 var ids atomic.Int64
 
-func (y *toy) asked(actor string, m proto.Message) *asked {
+func (y *toy) asked(actor string, m proto.Message) *pendingCommand {
 	declared, ok := y.catalog.CommandOf(m)
 	require.True(y.t, ok)
 	id := fmt.Sprint("c", ids.Add(1))
-	return &asked{command: envelope.Command{ID: id, Type: declared.Name, Actor: actor,
+	return &pendingCommand{command: envelope.Command{ID: id, Type: declared.Name, Actor: actor,
 		Stream: declared.Stream(m, catalog.Origin{Actor: actor, CommandID: id})}, declared: declared, message: m,
-		trace: context.Background(), answer: make(chan answer, 1)}
+		trace: context.Background(), outcome: make(chan commandOutcome, 1)}
 }
 
 func (y *toy) do(actor string, m proto.Message) envelope.Result {
 	y.t.Helper()
-	a := y.asked(actor, m)
-	y.d.ask(a)
-	got := <-a.answer
-	require.NoError(y.t, got.err)
-	return got.result
+	pc := y.asked(actor, m)
+	y.d.enqueue(pc)
+	outcome := <-pc.outcome
+	require.NoError(y.t, outcome.err)
+	return outcome.result
 }
 
 func (y *toy) events(stream string) []envelope.Event {
@@ -305,14 +305,14 @@ func TestDecide_ACounterLoadsItsNewestEventAlone(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
 	y.do("ann", &toyv1.OpenCircle{CircleId: "7", Name: "seven", UserIds: []string{"ann"}})
-	var all []*asked
+	var all []*pendingCommand
 	for i := range 2000 {
-		a := y.asked("ann", &toyv1.MarkRead{CircleId: "7", UpTo: int64(i) + 1})
-		all = append(all, a)
-		y.d.ask(a)
+		pc := y.asked("ann", &toyv1.MarkRead{CircleId: "7", UpTo: int64(i) + 1})
+		all = append(all, pc)
+		y.d.enqueue(pc)
 	}
-	for _, a := range all {
-		require.NoError(t, (<-a.answer).err)
+	for _, pc := range all {
+		require.NoError(t, (<-pc.outcome).err)
 	}
 	y.d.states.take("marker:7:ann")
 	y.evolved.Store(0)
@@ -356,28 +356,28 @@ func TestDecide_WhatIsNotKnownYetHasNoOutcome(t *testing.T) {
 	y.d.patience = time.Minute
 	y.wait.Store(true)
 	late := y.asked("ann", &toyv1.WriteNote{UserId: "ann", Text: "wait"})
-	y.d.ask(late)
+	y.d.enqueue(late)
 	require.Equal(t, envelope.Committed, y.do("ann", &toyv1.WriteNote{UserId: "ann", Text: "x"}).Kind, "others go on")
 	select {
-	case got := <-late.answer:
-		t.Fatalf("answered before it is known: %+v", got)
+	case outcome := <-late.outcome:
+		t.Fatalf("answered before it is known: %+v", outcome)
 	default:
 	}
 	y.wait.Store(false)
-	got := <-late.answer
-	require.Equal(t, envelope.Committed, got.result.Kind)
-	require.EqualValues(t, 2, got.result.Version)
+	outcome := <-late.outcome
+	require.Equal(t, envelope.Committed, outcome.result.Kind)
+	require.EqualValues(t, 2, outcome.result.Version)
 
 	y.d.patience = time.Millisecond
 	y.wait.Store(true)
 	late = y.asked("ann", &toyv1.WriteNote{UserId: "ann", Text: "wait"})
-	y.d.ask(late)
-	require.Equal(t, refusal.Unavailable, (<-late.answer).result.Code)
+	y.d.enqueue(late)
+	require.Equal(t, refusal.Unavailable, (<-late.outcome).result.Code)
 	require.Zero(t, y.count(`SELECT count(*) FROM toy.outcomes WHERE command_id = $1`, late.command.ID))
 	y.wait.Store(false)
 	late.since = time.Time{}
-	y.d.ask(late)
-	require.Equal(t, envelope.Committed, (<-late.answer).result.Kind)
+	y.d.enqueue(late)
+	require.Equal(t, envelope.Committed, (<-late.outcome).result.Kind)
 }
 
 // Commands that a reaction yields are committed with its checkpoint, once.
@@ -391,7 +391,7 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 		}
 		return all
 	}
-	of := eventlog.TopicPartition{Source: "chat", Topic: "chat-events"}
+	of := eventlog.SourcePartition{Source: "chat", Topic: "chat-events"}
 	_, err := y.log.BeginConsumer(t.Context(), eventlog.Consumer{Source: of.Source, Topic: of.Topic, Epoch: 1, Partitions: 1})
 	require.NoError(t, err)
 	_, err = y.log.BeginPartition(t.Context(), of, eventlog.Checkpoint{Epoch: 1, Partitions: 1})
@@ -440,12 +440,12 @@ func TestStates_AreBoundedByWeight(t *testing.T) {
 	s, err := newStates(100, 1000)
 	require.NoError(t, err)
 	for i := range 10 {
-		s.put(fmt.Sprint(i), &held{bytes: 300})
+		s.put(fmt.Sprint(i), &loadedState{bytes: 300})
 	}
 	require.Equal(t, 3, s.lru.Len())
 	require.NotNil(t, s.take("9"))
 	require.Nil(t, s.take("9"))
 	require.EqualValues(t, 600, s.bytes)
-	s.put("large", &held{bytes: 2000})
+	s.put("large", &loadedState{bytes: 2000})
 	require.Zero(t, s.bytes)
 }

@@ -29,7 +29,7 @@ func TestValidate_RefusesWhatIsNotWired(t *testing.T) {
 		s.Decide(kind, func(string) State { return nil })
 	}
 	require.EqualError(t, s.validate(),
-		`toy cannot start: command toy.show_story: no aggregate decides about streams of kind "story"`)
+		`toy cannot start: command toy.show_story: there is no aggregate for streams of kind "story"`)
 	s.Decide("story", func(string) State { return nil })
 	require.NoError(t, s.validate())
 	s.Project(named("a"), named("a"))

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// MemoryShare is how much memory a process takes before it collects garbage more often.
+// MemoryShare is the memory that a process uses before it collects garbage more often.
 type MemoryShare struct {
 	Machine float64 // of the machine's memory, where others run beside it
 	Group   float64 // of the memory of its control group, if that is limited
@@ -25,15 +25,15 @@ var (
 	DatabaseCache = MemoryShare{Machine: 0.125, Group: 0.15}
 )
 
-// Memory returns how many bytes a share is on this machine and in this control group, or 0 if that is not known.
+// Memory returns the size of a share on this machine and in this control group, in bytes, or 0 if it is unknown.
 func Memory(share MemoryShare) int64 { return memoryLimit(os.DirFS("/"), share) }
 
-// garbagePercent is GOGC below the memory limit. A heap here is small and mostly short-lived, so Go's default of 100
-// collects many times a second under load.
+// garbagePercent is GOGC below the memory limit. The heap is small and mostly short-lived, so Go's default of 100 would
+// collect many times a second under load.
 const garbagePercent = 400
 
-// TuneMemory lets the process collect garbage less often for as long as it stays below its share of memory. GOMEMLIMIT and
-// GOGC win where they are set. Where no limit is known, as on systems other than Linux, nothing changes.
+// TuneMemory makes the process collect garbage less often while it stays below its share of memory. GOMEMLIMIT and GOGC
+// take precedence if they are set. If no limit is known, as on systems other than Linux, nothing changes.
 func TuneMemory(share MemoryShare, log *slog.Logger) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		limit := Memory(share)
@@ -48,7 +48,7 @@ func TuneMemory(share MemoryShare, log *slog.Logger) {
 	log.Debug("garbage collection", "limit_mib", debug.SetMemoryLimit(-1)>>20)
 }
 
-// memoryLimit returns how many bytes the process may use, or 0 if that is not known.
+// memoryLimit returns the memory that the process may use, in bytes, or 0 if it is unknown.
 func memoryLimit(root fs.FS, share MemoryShare) int64 {
 	total := machineMemory(root)
 	group := int64(0)

@@ -1,6 +1,6 @@
-// Package process is what every process of the mesh does alike: it reads its settings, opens the stores that it needs
-// in the order Postgres, Redis, Kafka, runs a service until it is told to stop, and closes all in reverse. If it cannot
-// start, it writes the reason as one line on standard error and exits with status 1.
+// Package process contains the common main function of the mesh's processes: it reads the settings, opens the needed
+// stores in the order Postgres, Redis, Kafka, runs a service until a signal stops it, and closes everything in reverse.
+// If a process cannot start, it writes the reason as one line to standard error and exits with status 1.
 package process
 
 import (
@@ -24,10 +24,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// startTime is how long a store may take to answer at the start.
+// startTime is how long a store may take to respond at the start.
 const startTime = 30 * time.Second
 
-// Env is what one service of the mesh runs with.
+// Env is the environment of one service of the mesh.
 type Env struct {
 	Config    config.Config
 	Stores    *backend.Stores
@@ -36,16 +36,16 @@ type Env struct {
 	Telemetry *telemetry.Telemetry
 	Ready     func() // called once, when it serves; may be nil
 
-	// Instance names the process among those of its service, where it has the same name after a restart: its share of
-	// the work is then kept for it for some seconds. Empty: whoever is there shares at once.
+	// Instance is the name of the process among those of its service, if it has the same name after a restart: its
+	// share of the work is then reserved for it for some seconds. Empty: the other processes take over at once.
 	Instance string
 }
 
-// Needs are the stores that a service works with.
+// Needs are the stores that a service uses.
 type Needs struct{ Postgres, Redis, Kafka bool }
 
-// Main runs a service as a process of its own and gives the exit status. The first interrupt or termination signal
-// cancels run's context, a second one ends the process at once.
+// Main runs a service as a process of its own and returns the exit status. The first interrupt or termination signal
+// cancels run's context; a second one ends the process at once.
 func Main(service string, needs Needs, run func(context.Context, Env) error) int {
 	log := NewLog(os.Stderr).With("service", service)
 	ctx, released := UntilSignal(context.Background(), log)
@@ -61,8 +61,8 @@ func Main(service string, needs Needs, run func(context.Context, Env) error) int
 	return 0
 }
 
-// NewLog gives the log of a process. Libraries that would write lines of their own to standard error, as go-redis does
-// of every connection that fails, are told to write them there, for those who debug.
+// NewLog returns the logger of a process. It redirects libraries that would write lines of their own to standard error,
+// as go-redis does for every failed connection, to its debug level.
 func NewLog(w io.Writer) *slog.Logger {
 	log := slog.New(slog.NewTextHandler(w, nil))
 	redis.SetLogger(redisLog{log})
@@ -77,7 +77,8 @@ func (l redisLog) Printf(ctx context.Context, format string, args ...any) {
 	}
 }
 
-// UntilSignal gives a context that ends with the first interrupt or termination signal. A second one ends the process.
+// UntilSignal returns a context that ends with the first interrupt or termination signal. A second one ends the
+// process.
 func UntilSignal(parent context.Context, log *slog.Logger) (_ context.Context, release func()) {
 	ctx, cancel := context.WithCancel(parent)
 	signals := make(chan os.Signal, 2)
@@ -110,9 +111,9 @@ func UntilSignal(parent context.Context, log *slog.Logger) (_ context.Context, r
 	})
 }
 
-// Fail tells on one line why a process ends.
+// Fail prints on one line why a process ends.
 func Fail(w io.Writer, name string, err error) {
-	_, _ = fmt.Fprintf(w, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; ")) // nobody else to tell
+	_, _ = fmt.Fprintf(w, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; ")) // an error here cannot be reported
 }
 
 // serve does everything between the signals and the exit status.
@@ -142,7 +143,7 @@ func serve(
 		return fmt.Errorf("telemetry: %w", err)
 	}
 	defer func() {
-		// The spans of the last requests are sent although ctx is over.
+		// The last spans are sent although ctx has ended.
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if e := traces.Stop(last); e != nil {
@@ -154,7 +155,7 @@ func serve(
 	})
 	err = run(ctx, Env{Config: c, Stores: stores, Catalog: declared, Log: log, Telemetry: traces, Ready: ready})
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = nil // it stopped because it was told to
+		err = nil // it stopped because of ctx
 	}
 	if err == nil {
 		log.Info("stopped")
@@ -162,8 +163,8 @@ func serve(
 	return err
 }
 
-// Open opens the stores that are needed, in the order Postgres, Redis, Kafka, and creates topics that are missing. The
-// first that fails ends it.
+// Open opens the needed stores, in the order Postgres, Redis, Kafka, and creates missing topics. It stops at the first
+// error.
 func Open(
 	ctx context.Context, c config.Config, needs Needs, declared *catalog.Catalog, log *slog.Logger,
 ) (_ *backend.Stores, err error) {

@@ -15,14 +15,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// ErrUnreachable says that the service did not answer at all.
+// ErrUnreachable means that the service did not respond at all.
 var ErrUnreachable = errors.New("service does not answer")
 
 const clientIdle = 90 * time.Second
 
-// NewClient makes the HTTP client with which services are called: with the credential, and with actor, position and
-// trace of the request's context. It keeps connections, tries nothing twice, and follows nobody elsewhere: what answers
-// with another address would be given the credential there.
+// NewClient returns the HTTP client for calls to services. It sends the credential, and the actor, position and trace
+// of the request's context. It keeps connections open, repeats no request, and follows no redirects, which would send
+// the credential to another address.
 func NewClient(c Credential, tracer trace.Tracer) *http.Client {
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -63,7 +63,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return response, nil
 	case errors.Is(err, context.Canceled):
-		return nil, err // by the caller: it says nothing of the service
+		return nil, err // the caller has ended the call
 	default:
 		span.SetStatus(codes.Error, err.Error())
 		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, r.URL.Host, err)

@@ -10,9 +10,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 )
 
-// Error is how an error leaves a service: a refusal with its code and text; the end of a call's time, or of its
-// caller's interest, as that; a dependency that is away (bus.ErrAway) as "unavailable"; anything else as "internal",
-// without what it says, which is for the service's own log.
+// Error converts an error for the caller of a service: a refusal keeps its code and text; the end of a deadline, or a
+// cancellation, stays that; an unavailable dependency (bus.ErrUnavailable) becomes "unavailable"; anything else becomes
+// "internal" without its text, which is only logged.
 func Error(err error) error {
 	if err == nil {
 		return nil
@@ -28,8 +28,8 @@ func Error(err error) error {
 		return connect.NewError(connect.CodeDeadlineExceeded, errors.New("it took too long"))
 	case errors.Is(err, context.Canceled):
 		return connect.NewError(connect.CodeCanceled, errors.New("it is no longer wanted"))
-	case errors.Is(err, bus.ErrAway):
-		refused = refusal.New(refusal.Unavailable, "what this needs is away, ask again")
+	case errors.Is(err, bus.ErrUnavailable):
+		refused = refusal.New(refusal.Unavailable, "a dependency is unavailable, try again")
 	default:
 		refused = internal()
 	}
@@ -63,7 +63,7 @@ func statusOf(code string) connect.Code {
 	}
 }
 
-// Refusal finds in the error of a call what the service refused it with.
+// Refusal returns the refusal in the error of a call.
 func Refusal(err error) (*refusal.Error, bool) {
 	var e *connect.Error
 	if !errors.As(err, &e) {

@@ -1,6 +1,6 @@
-// Package rpc is how services of the mesh call each other: Connect on an inner listener that asks for the
-// installation's service credential. The user that a call is for, and the position of the log that it has to reflect,
-// travel in headers.
+// Package rpc is the transport of calls between services of the mesh: Connect on an inner listener that requires the
+// installation's service credential. Headers carry the user for whom a call is made, and the position of the log that a
+// query has to wait for.
 package rpc
 
 import (
@@ -10,10 +10,10 @@ import (
 	"strconv"
 )
 
-// Credential is what services prove to each other that they are of one installation.
+// Credential is the secret by which services of one installation recognise each other.
 type Credential string
 
-// String does not tell it.
+// String does not reveal it.
 func (c Credential) String() string { return "(credential)" }
 
 const (
@@ -25,29 +25,30 @@ const (
 type actorKey struct{}
 type positionKey struct{}
 
-// WithActor has calls made for a user.
+// WithActor returns a context for calls on behalf of a user.
 func WithActor(ctx context.Context, user string) context.Context {
 	return context.WithValue(ctx, actorKey{}, user)
 }
 
-// Actor is the user for whom a call is made; empty: for nobody.
+// Actor returns the user for whom a call is made; empty: no user.
 func Actor(ctx context.Context) string {
 	user, _ := ctx.Value(actorKey{}).(string)
 	return user
 }
 
-// Now is a position that has a query see everything that is committed when its owner is asked.
+// Now is a position by which a query sees everything that is committed when it arrives.
 const Now int64 = math.MaxInt64
 
-// now is how Now is written in a header.
+// now is the form of Now in a header.
 const now = "now"
 
-// WithPosition has a query see the owner's log at least up to a position, so that one reads one's own writes.
+// WithPosition returns a context for queries that see the owner's log at least up to a position, so that users read
+// their own writes.
 func WithPosition(ctx context.Context, position int64) context.Context {
 	return context.WithValue(ctx, positionKey{}, position)
 }
 
-// Position is what of the log a query has to see.
+// Position returns the position of the log that a query has to see.
 func Position(ctx context.Context) int64 {
 	position, _ := ctx.Value(positionKey{}).(int64)
 	return position

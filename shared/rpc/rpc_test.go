@@ -300,7 +300,7 @@ func TestError_TellsTheEndOfTimeFromAFailure(t *testing.T) {
 	for want, err := range map[connect.Code]error{
 		connect.CodeDeadlineExceeded: fmt.Errorf("read: %w", context.DeadlineExceeded),
 		connect.CodeCanceled:         fmt.Errorf("read: %w", context.Canceled),
-		connect.CodeUnavailable:      fmt.Errorf("read: %w", bus.Away("postgres", errors.New("gone"))),
+		connect.CodeUnavailable:      fmt.Errorf("read: %w", bus.Unavailable("postgres", errors.New("gone"))),
 		connect.CodeInternal:         errors.New("read: broken"),
 		connect.CodePermissionDenied: fmt.Errorf("read: %w", refusal.New(refusal.NotAMember, "no")),
 	} {

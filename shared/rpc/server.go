@@ -27,16 +27,16 @@ import (
 const (
 	maxBody    = 16 << 20
 	stopWithin = 5 * time.Second
-	callWithin = 30 * time.Second // for callers that set no deadline of their own
+	callWithin = 30 * time.Second // for callers without a deadline of their own
 )
 
-// ServerOptions say where a service listens and whom it answers.
+// ServerOptions configure a Server.
 type ServerOptions struct {
 	Addr         string       // host:port
-	PortVariable string       // that chooses the port, to be named where it is in use
+	PortVariable string       // sets the port, for the error if the port is in use
 	Listener     net.Listener // instead of Addr
 	Credential   Credential
-	// Health answers /health, /livez, /readyz and /metrics, which need no credential.
+	// Health serves /health, /livez, /readyz and /metrics, which need no credential.
 	Health http.Handler
 	Log    *slog.Logger
 	Tracer trace.Tracer
@@ -49,7 +49,7 @@ type Server struct {
 	mux      *http.ServeMux
 }
 
-// NewServer listens; it answers once it runs.
+// NewServer returns a server that listens. It serves once Run is called.
 func NewServer(o ServerOptions) (*Server, error) {
 	if o.Credential == "" {
 		return nil, errors.New("inner listener: no service credential is set " +
@@ -66,11 +66,10 @@ func NewServer(o ServerOptions) (*Server, error) {
 	return s, nil
 }
 
-// Handle serves a path, such as a Connect service's, to callers that have the credential.
+// Handle registers the handler of a path, such as a Connect service's, for callers with the credential.
 func (s *Server) Handle(path string, h http.Handler) { s.mux.Handle(path, h) }
 
-// handler lets everybody ask how the process is, at these very paths. All else, also what there is not, is for callers
-// with the credential.
+// handler serves the paths of Health without a credential. All other paths, including unknown ones, require it.
 func (s *Server) handler() http.Handler {
 	inner := s.o.Credential.require(s.survive(http.MaxBytesHandler(s.mux, maxBody)))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -85,7 +84,7 @@ func (s *Server) handler() http.Handler {
 	})
 }
 
-// survive has a panic of a handler that is not Connect's cost one call.
+// survive limits a panic of a handler, outside of Connect, to one call.
 func (s *Server) survive(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -98,7 +97,7 @@ func (s *Server) survive(next http.Handler) http.Handler {
 	})
 }
 
-// panicked logs where a panic came from, unless it is the one by which handlers end a call in silence.
+// panicked logs a panic, unless it is the one by which handlers abort a call.
 func panicked(log *slog.Logger, procedure string, p any) error {
 	if p == http.ErrAbortHandler {
 		panic(p)
@@ -107,12 +106,13 @@ func panicked(log *slog.Logger, procedure string, p any) error {
 	return fmt.Errorf("panic: %v", p)
 }
 
-// Addr is where it listens.
+// Addr returns the address of the listener.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
-// Run answers until ctx ends, and then finishes what is under way, for up to 5 s.
+// Run serves until ctx ends, and then finishes calls in flight, for up to 5 s.
 func (s *Server) Run(ctx context.Context) error {
-	// It keeps connections longer than clients do, so that it never closes one that a client is about to use.
+	// The server keeps idle connections longer than clients do, so that it never closes one that a client is about to
+	// use.
 	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: callWithin,
 		IdleTimeout: 2 * clientIdle, ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelWarn)}
 	ended := make(chan error, 1)
@@ -132,7 +132,8 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// require lets only callers with the credential through. Both sides are hashed, so that the time tells nothing.
+// require passes on only callers with the credential. Both sides are hashed, so that the comparison's time reveals
+// nothing.
 func (c Credential) require(next http.Handler) http.Handler {
 	want := sha256.Sum256([]byte(c))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -147,7 +148,7 @@ func (c Credential) require(next http.Handler) http.Handler {
 	})
 }
 
-// answer writes a refusal as Connect has it.
+// answer writes a refusal in the form of Connect.
 func answer(w http.ResponseWriter, status int, code connect.Code, r *refusal.Error) {
 	body, _ := json.Marshal(map[string]string{"code": code.String(), "message": r.Text}) // two texts: it cannot fail
 	w.Header().Set("Content-Type", "application/json")
@@ -156,12 +157,11 @@ func answer(w http.ResponseWriter, status int, code connect.Code, r *refusal.Err
 	_, _ = w.Write(body)
 }
 
-// Interceptors are what every Connect handler of the mesh does around its methods: it continues the caller's trace,
-// learns for whom the call is made, gives it a deadline, refuses texts that no store takes, survives panics, and lets
-// errors out by Error.
+// Interceptors returns the common interceptors of all Connect handlers of the mesh. They continue the caller's trace,
+// read the actor, set a deadline, refuse texts that cannot be stored, survive panics, and convert errors with Error.
 func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 	return connect.WithHandlerOptions(connect.WithReadMaxBytes(maxBody),
-		// Services are near each other: compressing an answer costs more than sending it.
+		// Services are close to each other: compressing a response would cost more than sending it.
 		connect.WithCompression("gzip", nil, nil),
 		connect.WithInterceptors(connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
 			return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
@@ -181,12 +181,12 @@ func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 				}
 				_, refused := refusal.Of(err)
 				if !refused && ctx.Err() != nil {
-					err = ctx.Err() // whatever came of it
+					err = ctx.Err() // whatever the result was
 				}
 				out := Error(err)
 				span.SetAttributes(attribute.String("rpc.connect_rpc.error_code", connect.CodeOf(out).String()))
 				if !refused && connect.CodeOf(out) == connect.CodeInternal {
-					// Without its text: that may hold what is nobody's business, and is in the log.
+					// Without its text, which may be confidential and is in the log.
 					span.SetStatus(codes.Error, "")
 					log.Error("a call failed", "procedure", r.Spec().Procedure, "error", err,
 						"trace", span.SpanContext().TraceID().String())

@@ -19,19 +19,19 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// Settings are what the standard OTEL_* variables ask for. The zero value exports nothing.
+// Settings are the settings of the standard OTEL_* variables. The zero value exports nothing.
 //
-// The exporters of the OpenTelemetry library read these variables as well, but go on where a value is malformed and write
-// the whole of it to standard error, headers with credentials included. ReadSettings is stricter, so that they find
-// nothing to complain about.
+// The exporters of the OpenTelemetry library read these variables as well, but continue if a value is malformed and
+// write it to standard error, including headers with credentials. ReadSettings is stricter, so that they always find
+// valid values.
 type Settings struct {
-	endpoint *url.URL // nil: spans are exported nowhere
+	endpoint *url.URL // nil: spans are not exported
 	protocol string   // "grpc" or "http/protobuf"
 	headers  map[string]string
 	secure   *tls.Config // nil: the system's certificates
 	sampler  sdktrace.Sampler
 
-	// serviceName and attributes are what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say about the process.
+	// serviceName and attributes are those of OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
 	serviceName string
 	attributes  []attribute.KeyValue
 }
@@ -179,7 +179,7 @@ func (r *settingsReader) endpoint(name, value string) *url.URL {
 	return u
 }
 
-// sampler reads OTEL_TRACES_SAMPLER. The library would go on with another one where that is misspelt.
+// sampler reads OTEL_TRACES_SAMPLER. The library would replace a misspelt one by the default.
 func (r *settingsReader) sampler() sdktrace.Sampler {
 	name := strings.ToLower(r.get("OTEL_TRACES_SAMPLER"))
 	ratio := 1.0
@@ -246,7 +246,7 @@ func (r *settingsReader) numbers(variables ...string) {
 	}
 }
 
-// certificates reads the files that a collector is checked with, and that we show it.
+// certificates reads the files with which the collector is verified, and the client certificate.
 func (r *settingsReader) certificates() *tls.Config {
 	var config tls.Config
 	read := func(suffix string) (name string, content []byte) {

@@ -1,5 +1,5 @@
-// Package telemetry makes the traces of one service. Several services live in one process, each under its own
-// service.name, so nothing here is global: who makes spans is handed the tracer.
+// Package telemetry records the traces of one service. Several services may run in one process, each under its own
+// service.name, so nothing here is global: code that creates spans gets the tracer as an argument.
 package telemetry
 
 import (
@@ -17,29 +17,29 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Options say whose traces these are and where they go.
+// Options configure the traces of a service.
 type Options struct {
 	// Service is the service.name.
 	Service string
-	// Version is the service.version; empty: that of the program, where its build knows it.
+	// Version is the service.version; empty: the version of the program, if its build contains one.
 	Version string
-	// Settings say where traces go and which ones.
+	// Settings configure where traces are sent, and which of them.
 	Settings Settings
-	// Exporter is used instead, and at once: for tests.
+	// Exporter replaces the one of Settings, and exports each span at once: for tests.
 	Exporter sdktrace.SpanExporter
 	Log      *slog.Logger // nil: slog.Default
 }
 
-// Telemetry is the traces of one service.
+// Telemetry records the traces of one service.
 type Telemetry struct {
 	provider *sdktrace.TracerProvider
 	tracer   trace.Tracer
 }
 
-// Start begins to trace. A collector that is away costs traces and nothing else.
+// Start starts recording. An unreachable collector loses traces and has no other effect.
 //
-// Without an exporter no span is recorded, whatever the caller of a request asks for: ids are still made and passed on, so
-// that the trace of another program is not broken here, but nothing else is spent on them.
+// Without an exporter no span is recorded, whatever the caller of a request requests: ids are still generated and
+// passed on, so that the trace of another program is not interrupted here.
 func Start(ctx context.Context, o Options) (*Telemetry, error) {
 	name := o.Service
 	if o.Settings.serviceName != "" {
@@ -71,7 +71,7 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 			if o.Log == nil {
 				o.Log = slog.Default()
 			}
-			// A full queue drops spans; who ends one never waits.
+			// A full queue drops spans; ending a span never blocks.
 			options = append(options, sdktrace.WithBatcher(
 				&quiet{SpanExporter: exporter, log: o.Log, endpoint: o.Settings.Endpoint()}))
 		}
@@ -80,20 +80,20 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 	return &Telemetry{provider, provider.Tracer("github.com/edumatrix/interlinked")}, nil
 }
 
-// Tracer makes the service's spans.
+// Tracer returns the tracer of the service.
 func (t *Telemetry) Tracer() trace.Tracer { return t.tracer }
 
-// Stop exports what is left and ends.
+// Stop exports the remaining spans and ends.
 func (t *Telemetry) Stop(ctx context.Context) error { return t.provider.Shutdown(ctx) }
 
-// TraceParent is the W3C traceparent of the span in ctx; empty when there is none.
+// TraceParent returns the W3C traceparent of the span in ctx; empty if there is no span.
 func TraceParent(ctx context.Context) string {
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
 	return carrier["traceparent"]
 }
 
-// Continue makes the span that a traceparent names the parent of spans that start in the context given back.
+// Continue returns a context in which new spans are children of the span that a traceparent names.
 func Continue(ctx context.Context, traceparent string) context.Context {
 	if traceparent == "" {
 		return ctx
@@ -101,13 +101,14 @@ func Continue(ctx context.Context, traceparent string) context.Context {
 	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": traceparent})
 }
 
-// Link points at the span that a traceparent names, from one that is not its child; ok is false when it names none.
+// Link returns a link to the span that a traceparent names, for a span that is not its child; ok is false if it names
+// none.
 func Link(traceparent string) (link trace.Link, ok bool) {
 	span := trace.SpanContextFromContext(Continue(context.Background(), traceparent))
 	return trace.Link{SpanContext: span}, span.IsValid()
 }
 
-// quiet tells once a minute that the collector is away, instead of with every batch.
+// quiet logs an unreachable collector once a minute, instead of with every batch.
 type quiet struct {
 	sdktrace.SpanExporter
 	log      *slog.Logger
@@ -117,7 +118,7 @@ type quiet struct {
 	told time.Time
 }
 
-// ExportSpans exports, and forgives.
+// ExportSpans exports spans, and hides the error.
 func (q *quiet) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := q.SpanExporter.ExportSpans(ctx, spans)
 	if err == nil {

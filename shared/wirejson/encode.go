@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 )
 
-// Encode writes a value that has only plain fields and valid JSON in it, such as a frame around data that Marshal wrote.
-// Unlike json.Marshal it does not escape <, > and &: all that clients get writes texts alike.
+// Encode encodes a value that contains only plain fields and valid JSON, such as a frame around data from Marshal.
+// Unlike json.Marshal it does not escape <, > and &, so that clients get all texts in one form.
 func Encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

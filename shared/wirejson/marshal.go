@@ -1,10 +1,9 @@
-// Package wirejson is the one JSON of all surfaces: names as proto has them (snake_case), whole numbers as numbers,
-// times as RFC 3339 in UTC, durations as seconds, enums as short lower-case words ("direct" for KIND_DIRECT), bytes as
-// base64.
+// Package wirejson is the JSON encoding of all interfaces to clients: names as proto has them (snake_case), whole
+// numbers as numbers, times as RFC 3339 in UTC, durations as seconds, enums as short lower-case words ("direct" for
+// KIND_DIRECT), bytes as base64.
 //
-// Written are all scalars and all lists, also empty ones, so that a client need not ask whether a field is there; left
-// out are messages and times that are not set, enums without a value, and what is declared optional or in a oneof and
-// is not set.
+// All scalars and lists are written, including empty ones, so that a client need not check whether a field exists. Left
+// out are messages and times that are not set, enums without a value, and unset fields that are optional or in a oneof.
 package wirejson
 
 import (
@@ -30,7 +29,7 @@ const (
 	duration
 )
 
-// shape says how a message is written.
+// shape is the encoding of a message type.
 func shape(d protoreflect.MessageDescriptor) form {
 	switch d.FullName() {
 	case "google.protobuf.Timestamp":
@@ -42,11 +41,11 @@ func shape(d protoreflect.MessageDescriptor) form {
 	}
 }
 
-// maxDuration is what google.protobuf.Duration may hold, in seconds.
+// maxDuration is the limit of google.protobuf.Duration, in seconds.
 const maxDuration = 315_576_000_000
 
-// Marshal writes a message. It fails for what has no form in JSON: text that is not UTF-8, times outside the years 1 to
-// 9999, numbers that are none.
+// Marshal encodes a message. It fails for values without a form in JSON: text that is not UTF-8, times outside the
+// years 1 to 9999, and numbers that are not finite.
 func Marshal(m proto.Message) ([]byte, error) {
 	return appendMessage(make([]byte, 0, 256), m.ProtoReflect())
 }
@@ -89,7 +88,7 @@ func absent(m protoreflect.Message, f protoreflect.FieldDescriptor) bool {
 	return f.HasPresence() && !m.Has(f)
 }
 
-// pair is what a Timestamp or Duration holds, whatever Go type the message has.
+// pair contains a Timestamp or Duration, whatever Go type the message has.
 func pair(m protoreflect.Message) (seconds, nanos int64) {
 	fields := m.Descriptor().Fields()
 	return m.Get(fields.ByNumber(1)).Int(), m.Get(fields.ByNumber(2)).Int()
@@ -255,7 +254,7 @@ func lower(c byte) byte {
 	return c
 }
 
-// enumPrefix is "KIND_" where the value without meaning is KIND_UNSPECIFIED.
+// enumPrefix returns "KIND_" if the value without a meaning is KIND_UNSPECIFIED.
 func enumPrefix(e protoreflect.EnumDescriptor) string {
 	if zero := e.Values().ByNumber(0); zero != nil {
 		if prefix, ok := strings.CutSuffix(string(zero.Name()), "UNSPECIFIED"); ok {

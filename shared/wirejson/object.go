@@ -11,7 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// Into says where Object puts a field. Make one by Text, Texts, Bool, Integer or Raw.
+// Into is the destination of a field of Object. Make one with Text, Texts, Bool, Integer or Raw.
 type Into struct {
 	name  string
 	text  *string
@@ -21,26 +21,27 @@ type Into struct {
 	whole *int64
 }
 
-// Text takes a text.
+// Text accepts a text.
 func Text(name string, into *string) Into { return Into{name: name, text: into} }
 
-// Texts takes a list of texts.
+// Texts accepts a list of texts.
 func Texts(name string, into *[]string) Into { return Into{name: name, texts: into} }
 
-// Bool takes true or false.
+// Bool accepts true or false.
 func Bool(name string, into *bool) Into { return Into{name: name, bool: into} }
 
-// Integer takes a whole number.
+// Integer accepts a whole number.
 func Integer(name string, into *int64) Into { return Into{name: name, whole: into} }
 
-// Raw takes any value, as it is written: a part of the data, whose texts are not decoded. Null is taken for nothing.
+// Raw accepts any value and keeps it as it is written: a part of the data, whose texts are not decoded. Null counts as
+// nothing.
 func Raw(name string, into *[]byte) Into { return Into{name: name, raw: into} }
 
-// Object reads one JSON object as strictly as Unmarshal does, into fields that are not those of a message: none that is
-// not named, none twice, none of another type. Null is a field that is not set.
+// Object decodes one JSON object as strictly as Unmarshal does, into fields that are not those of a message: no unknown
+// or repeated field, and none of another type. Null is a field that is not set.
 //
-// Its errors are refusals, as those of Unmarshal. After "invalid_field" all other fields were read nevertheless, so that
-// the answer can name what it answers.
+// Its errors are refusals, as those of Unmarshal. After "invalid_field" all other fields were decoded nevertheless, so
+// that the response can name its request.
 func Object(data []byte, fields ...Into) error {
 	if !utf8.Valid(data) {
 		return refusal.New(refusal.Malformed, "no JSON: not UTF-8")
@@ -54,7 +55,7 @@ func Object(data []byte, fields ...Into) error {
 	}
 	d.at++
 	var seen [16]bool
-	var first error // of the fields that are not as they have to be
+	var first error // of the invalid fields
 	for begin := true; ; begin = false {
 		more, err := d.more(begin, '}')
 		if err != nil {
@@ -120,7 +121,7 @@ func names(fields []Into) string {
 
 func quotedAlways(name string) string { return fmt.Sprintf("%q", clipped(name)) }
 
-// refusedField is refused for a problem that may have no path, because its text names the field.
+// refusedField is refused for a problem that may have no path, because its text contains the field.
 func refusedField(err error) error {
 	if p, ok := err.(*problem); ok && p.code == refusal.InvalidField && p.path == "" {
 		return refusal.New(p.code, "%s", p.text)
@@ -288,9 +289,9 @@ func (d *decoder) skipEscape() error {
 	return d.unexpected()
 }
 
-// Values splits a text into the JSON values in it, each of which begins on a line of its own. A part that is not
-// a value, or has another one behind it on its line, is one value with all that follows, so that reading it fails. An empty
-// text is one empty value.
+// Values splits a text into the JSON values in it, each of which begins on a line of its own. A part that is not a
+// value, or has another value behind it on its line, is returned with the rest of the text as one value, so that
+// decoding it fails. An empty text is one empty value.
 func Values(text []byte) iter.Seq[[]byte] {
 	const space = " \t\r\n"
 	return func(yield func([]byte) bool) {

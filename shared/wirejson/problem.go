@@ -11,10 +11,10 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// maxQuoted is how much of a name or value that a client made up is told back.
+// maxQuoted is how much of a client's invalid name or value an error quotes.
 const maxQuoted = 64
 
-// problem is a refusal on its way up to the whole message, where the path of its field is known.
+// problem is a refusal while it is returned up to the whole message, where the path of its field is known.
 type problem struct {
 	code string
 	path string
@@ -31,7 +31,7 @@ func invalid(format string, args ...any) error {
 	return &problem{code: refusal.InvalidField, text: fmt.Sprintf(format, args...)}
 }
 
-// in says in which field, or at which place of a list, a problem is.
+// in adds the field, or the index in a list, in which a problem is.
 func in(name string, err error) error {
 	if p := (*problem)(nil); errors.As(err, &p) {
 		if p.path != "" && p.path[0] != '[' {
@@ -44,7 +44,7 @@ func in(name string, err error) error {
 
 func inList(i int, err error) error { return in("["+strconv.Itoa(i)+"]", err) }
 
-// refused is a problem as clients are told it.
+// refused returns the problem as clients see it.
 func refused(err error) error {
 	p := (*problem)(nil)
 	if !errors.As(err, &p) {
@@ -59,7 +59,7 @@ func refused(err error) error {
 	return refusal.NewField(p.path, "%s", p.text)
 }
 
-// quoted is a client's name for something: as it is where it looks like a name.
+// quoted quotes a client's name for something, unless it looks like a name.
 func quoted(name string) string {
 	plain := name != "" && strings.IndexFunc(name, func(r rune) bool {
 		return r != '_' && r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
@@ -77,7 +77,7 @@ func clipped(s string) string {
 	return strings.ToValidUTF8(s[:maxQuoted], "") + "…"
 }
 
-// meant names the field that is nearest to a name that is none, or all when none is near.
+// meant returns the field whose name is nearest to an unknown one, or all fields if none is near.
 func meant(fields protoreflect.FieldDescriptors, name string) string {
 	if fields.Len() == 0 {
 		return ": there are no fields"
@@ -99,7 +99,7 @@ func meant(fields protoreflect.FieldDescriptors, name string) string {
 	return "; known are " + strings.Join(all, ", ")
 }
 
-// edits is the Levenshtein distance, to which underscores count nothing.
+// edits returns the Levenshtein distance, in which underscores do not count.
 func edits(a, b string) int {
 	a, b = strings.ReplaceAll(a, "_", ""), strings.ReplaceAll(b, "_", "")
 	row := make([]int, len(b)+1)

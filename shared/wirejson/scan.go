@@ -12,7 +12,7 @@ type scanner struct {
 	at   int
 }
 
-// next is the first byte of what comes next; 0 at the end.
+// next returns the first byte of the next token; 0 at the end.
 func (s *scanner) next() byte {
 	for s.at < len(s.data) {
 		switch c := s.data[s.at]; c {
@@ -25,7 +25,7 @@ func (s *scanner) next() byte {
 	return 0
 }
 
-// unexpected is the error for what comes next.
+// unexpected returns the error for an unexpected token.
 func (s *scanner) unexpected() error {
 	if s.next() == 0 && s.at >= len(s.data) {
 		return malformed("it ends too early")
@@ -34,7 +34,7 @@ func (s *scanner) unexpected() error {
 	return malformed("%q is out of place at byte %d", r, s.at)
 }
 
-// take reads one byte that has to come next.
+// take reads one required byte.
 func (s *scanner) take(c byte) error {
 	if s.next() != c {
 		return s.unexpected()
@@ -43,7 +43,7 @@ func (s *scanner) take(c byte) error {
 	return nil
 }
 
-// more moves on within an object or list, whose opening is read: to the next member, or past the end.
+// more moves on within an object or list, whose opening was read: to the next member, or past the end.
 func (s *scanner) more(first bool, end byte) (bool, error) {
 	c := s.next()
 	if c == end {
@@ -209,7 +209,7 @@ func (s *scanner) hex() (rune, error) {
 	return rune(n), nil
 }
 
-// kind says what comes next, for people.
+// kind describes the next token, for people.
 func (s *scanner) kind() string {
 	switch c := s.next(); {
 	case c == '{':

@@ -15,16 +15,16 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// deepest is how far values may be nested.
+// deepest is the maximum nesting of values.
 const deepest = 32
 
-// Unmarshal reads one JSON object into an empty message, and takes nothing that the message does not declare: no
-// unknown field, none twice, no number for a text or text for a number, no word that the enum does not have. Null is a
-// field that is not set. A whole number may be written 5.0, but not 5.5 nor "5". Text with U+0000 is refused, because
-// it cannot be stored.
+// Unmarshal decodes one JSON object into an empty message, and accepts only what the message declares: no unknown or
+// repeated field, no number for a text or text for a number, no word that the enum does not have. Null is a field that
+// is not set. A whole number may be written 5.0, but not 5.5 or "5". Text with U+0000 is refused, because it cannot be
+// stored.
 //
 // Its errors are refusals: "malformed" for data that is not a JSON object, "invalid_field" with the path of the field
-// for all else. The message is then of no use.
+// for everything else. The message must not be used then.
 func Unmarshal(data []byte, m proto.Message) error { return unmarshal(data, m, false) }
 
 // UnmarshalKnown is Unmarshal, but ignores the fields that the message does not declare.
@@ -112,7 +112,7 @@ func (d *decoder) message(m protoreflect.Message, depth int) error {
 	}
 }
 
-// find looks for a field, first where it is when clients write fields in the order of their declaration.
+// find returns a field. It tries first the next one in the order of declaration, in which clients usually write fields.
 func find(fields protoreflect.FieldDescriptors, name []byte, likely int) int {
 	n := fields.Len()
 	for i := range n {
@@ -123,7 +123,7 @@ func find(fields protoreflect.FieldDescriptors, name []byte, likely int) int {
 	return -1
 }
 
-// wants refuses what does not begin as it has to.
+// wants refuses a value that begins with another character.
 func (d *decoder) wants(c byte, what string) error {
 	if d.next() == c {
 		return nil
@@ -335,7 +335,7 @@ func number(kind protoreflect.Kind, n []byte) (protoreflect.Value, error) {
 func integer(n []byte, least, most int64) (int64, error) {
 	i, err := strconv.ParseInt(string(n), 10, 64)
 	if err != nil && bytes.ContainsAny(n, ".eE") {
-		// Some languages write every number so. Above 2^53 it would no longer be what was meant.
+		// Some languages write every number like this. Above 2^53 it would not be exact.
 		var x float64
 		if x, err = strconv.ParseFloat(string(n), 64); x != math.Trunc(x) || math.Abs(x) > 1<<53 {
 			err = strconv.ErrSyntax

@@ -1,5 +1,5 @@
-// Package conversation decides about one conversation: who is in it and what is said. It is pure: a state is folded from
-// the events of its stream, commands lead to events or are refused, and no text is ever looked at.
+// Package conversation decides about one conversation: its members and messages. It is pure: a state is folded from the
+// events of its stream, commands lead to events or are refused, and texts of messages are never read.
 package conversation
 
 import (
@@ -12,27 +12,27 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// maxMembers is how many members a conversation may have. One command names at most 500 of them, so that it fits into a
-// frame; the others are added one by one.
+// maxMembers is the maximum number of members of a conversation. One command names at most 500 of them, so that it fits
+// into a frame; further members are added one by one.
 const maxMembers = 2000
 
-// Codes of refusals beside those that are not of one domain.
+// Codes of refusals that belong to this domain.
 const (
 	codeDirect     = "direct_conversation" // a direct conversation has its two people, for good
-	codeNotAllowed = "not_allowed"         // somebody else may
+	codeNotAllowed = "not_allowed"         // another user may
 	codeDeleted    = "message_deleted"
 	codeFull       = "conversation_full"
 )
 
 var errFull = refusal.New(codeFull, "a conversation has at most %d members", maxMembers)
 
-// State is what deciding needs to know of a conversation.
+// State is the part of a conversation that decisions about it need.
 type State struct {
 	id       string
-	kind     chatv1.Kind    // unspecified: it was never begun
-	members  map[string]int // each member's place in the order of joining
-	joined   int            // the last place that was given
-	owner    string         // of a group: who joined first of its members; empty: there is none
+	kind     chatv1.Kind    // unspecified: it does not exist
+	members  map[string]int // each member's number in the order of joining
+	joined   int            // the last number
+	owner    string         // of a group: the member who joined first; empty: there is none
 	messages map[string]*message
 }
 
@@ -41,17 +41,17 @@ type message struct {
 	deleted bool
 }
 
-// New makes the state of a stream ("conversation:7") without events.
+// New returns the state of a stream ("conversation:7") without events.
 func New(stream string) *State {
 	return &State{id: strings.TrimPrefix(stream, "conversation:"), members: map[string]int{}, messages: map[string]*message{}}
 }
 
-// begun stays true also when everybody has left.
+// begun reports whether the conversation was started. It remains true after all members have left.
 func (s *State) begun() bool { return s.kind != chatv1.Kind_KIND_UNSPECIFIED }
 
 func (s *State) has(user string) bool { return s.members[user] > 0 }
 
-// Decide says what a command leads to.
+// Decide returns the events to which a command leads, or a refusal.
 func (s *State) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
 	switch c := command.(type) {
 	case *chatv1.StartDirect:
@@ -59,7 +59,7 @@ func (s *State) Decide(by catalog.Origin, command proto.Message) ([]proto.Messag
 	case *chatv1.StartGroup:
 		return s.startGroup(by, c)
 	}
-	// Whether a conversation exists is not told to those who are not in it.
+	// A user who is not a member must not learn whether the conversation exists.
 	if !s.has(by.Actor) {
 		return nil, refusal.New(refusal.NotAMember, "you are not a member of this conversation")
 	}
@@ -210,7 +210,7 @@ func (s *State) join(user string) {
 	}
 }
 
-// part takes a member out. When that was the owner of a group, who joined next owns it.
+// part removes a member. If that was the owner of a group, the member who joined next becomes the owner.
 func (s *State) part(user string) {
 	delete(s.members, user)
 	if s.owner != user {
@@ -224,5 +224,6 @@ func (s *State) part(user string) {
 	}
 }
 
-// Forget drops what is known of single messages.
+// Forget drops the states of single messages, so that a state in memory stays small. Before a command about a message
+// is decided, package owner applies that message's events again (see owner.State).
 func (s *State) Forget() { clear(s.messages) }

@@ -1,5 +1,5 @@
-// Package query answers queries about conversations. Users see what they may: their own conversations, and of each the
-// messages of the times when they were in it.
+// Package query serves queries about conversations. Users see only their own conversations, and of each only the
+// messages from the times when they were members, unless the conversation shows its whole history.
 package query
 
 import (
@@ -22,7 +22,7 @@ import (
 const (
 	usualPage = 50
 	maxPage   = 200
-	// patience is how long an answer waits for the projection to show what was committed before it was asked for.
+	// patience is how long a query waits until the projection contains what was committed before it.
 	patience = 3 * time.Second
 )
 
@@ -32,10 +32,10 @@ type Server struct {
 	store *store.Store
 }
 
-// New answers from a store, with the log to say who may see what.
+// New returns a Server that reads from a store and checks access with the log.
 func New(log *eventlog.Log, s *store.Store) *Server { return &Server{log, s} }
 
-// Conversations lists those that the asking user is in.
+// Conversations returns a page of the conversations of the calling user, the newest first.
 func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.ConversationsRequest]) (
 	*connect.Response[chatv1.ConversationsResponse], error) {
 	limit, err := pageSize(r.Msg.Limit)
@@ -51,7 +51,7 @@ func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.Co
 	}
 	all, next, err := s.store.Conversations(ctx, rpc.Actor(ctx), below[0], limit)
 	if err != nil {
-		return nil, eventlog.Away(err)
+		return nil, eventlog.Unavailable(err)
 	}
 	answer := &chatv1.ConversationsResponse{Conversations: all}
 	if next > 0 {
@@ -60,7 +60,7 @@ func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.Co
 	return connect.NewResponse(answer), nil
 }
 
-// Members lists who is in a conversation, to those who are in it themselves.
+// Members returns a page of the members of a conversation. Only members may call it.
 func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersRequest]) (
 	*connect.Response[chatv1.MembersResponse], error) {
 	limit, err := pageSize(r.Msg.Limit)
@@ -78,19 +78,20 @@ func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersR
 		}
 		m, err := s.store.Members(ctx, id, store.Seat{Version: after[0], Index: int32(after[1])}, limit)
 		if err != nil {
-			return nil, eventlog.Away(err)
+			return nil, eventlog.Unavailable(err)
 		}
-		// The log is asked after the rows were read: whoever is a member now may see who was one at that moment.
-		stretches, err := s.log.Stretches(ctx, "conversation:"+id, user)
+		// The memberships are read after the rows: a user who is a member now may see the members of that earlier
+		// moment.
+		intervals, err := s.log.MembershipIntervals(ctx, "conversation:"+id, user)
 		if err != nil {
 			return nil, err
 		}
-		if len(stretches) == 0 || stretches[len(stretches)-1].ClosedVersion > 0 {
+		if len(intervals) == 0 || intervals[len(intervals)-1].UntilVersion > 0 {
 			return nil, errNotAMember
 		}
-		last := stretches[len(stretches)-1]
-		if last.OpenedVersion > m.Version {
-			position = last.OpenedPosition
+		last := intervals[len(intervals)-1]
+		if last.FromVersion > m.Version {
+			position = last.From
 			continue
 		}
 		answer := &chatv1.MembersResponse{UserIds: m.Users, MemberCount: m.Count, Version: m.Version}
@@ -101,7 +102,7 @@ func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersR
 	}
 }
 
-// History reads a page of one conversation's messages.
+// History returns a page of one conversation's messages.
 func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryRequest]) (
 	*connect.Response[chatv1.HistoryResponse], error) {
 	limit, err := pageSize(r.Msg.Limit)
@@ -123,22 +124,23 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 	page.Ranges = a.ranges
 	messages, more, err := s.store.Messages(ctx, id, page)
 	if err != nil {
-		return nil, eventlog.Away(err)
+		return nil, eventlog.Unavailable(err)
 	}
 	return connect.NewResponse(&chatv1.HistoryResponse{Messages: messages, More: more, Version: a.version}), nil
 }
 
-// Whether a conversation exists is not told to those who are not in it.
+// errNotAMember does not reveal whether the conversation exists.
 var errNotAMember = refusal.New(refusal.NotAMember, "you are not a member of this conversation")
 
-// access is what somebody may read of a conversation, as of a version of it.
+// access describes the versions of a conversation that a user may read, as of one version of it.
 type access struct {
 	version int64
 	ranges  []store.Range
 }
 
-// access asks first how far the projection is, and then the log when the user was in the conversation. So of everything
-// up to that version it is known whether they were there, also while they are being removed.
+// access reads first the version that the projection has reached, and then the memberships from the log. So the
+// memberships are known for everything up to that version, even while the user is being removed. The user's own
+// memberships may be newer than the projection; then it waits until the projection has reached them as well.
 func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 	for position := rpc.Position(ctx); ; {
 		if err := s.wait(ctx, position); err != nil {
@@ -146,31 +148,32 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 		}
 		version, fromJoining, err := s.store.Conversation(ctx, id)
 		if err != nil {
-			return access{}, eventlog.Away(err)
+			return access{}, eventlog.Unavailable(err)
 		}
-		stretches, err := s.log.Stretches(ctx, "conversation:"+id, user)
+		intervals, err := s.log.MembershipIntervals(ctx, "conversation:"+id, user)
 		if err != nil {
 			return access{}, err
 		}
-		if len(stretches) == 0 {
+		if len(intervals) == 0 {
 			return access{}, errNotAMember
 		}
-		last := stretches[len(stretches)-1]
-		if last.OpenedVersion <= version {
-			return readable(stretches, fromJoining, version), nil
+		last := intervals[len(intervals)-1]
+		if last.FromVersion <= version {
+			return readableRanges(intervals, fromJoining, version), nil
 		}
-		position = last.OpenedPosition // what the log knows of the membership, the projection has to know as well
+		position = last.From // the projection has to reach the event that let the user in
 	}
 }
 
-// readable is what somebody may read, up to a version, who was in a conversation at these times: all up to when they
-// left, or, where the conversation says so, only what was said while they were in it.
-func readable(stretches []eventlog.Stretch, fromJoining bool, version int64) access {
+// readableRanges returns the versions, up to a given one, that a user may read who was a member during the intervals:
+// everything up to the end of the last interval or, if history begins with joining, only the messages within the
+// intervals.
+func readableRanges(intervals []eventlog.MembershipInterval, fromJoining bool, version int64) access {
 	var a access
-	for _, s := range stretches {
-		r := store.Range{From: s.OpenedVersion, To: version}
-		if s.ClosedVersion > 0 {
-			r.To = min(version, s.ClosedVersion)
+	for _, s := range intervals {
+		r := store.Range{From: s.FromVersion, To: version}
+		if s.UntilVersion > 0 {
+			r.To = min(version, s.UntilVersion)
 		}
 		a.ranges, a.version = append(a.ranges, r), r.To
 	}
@@ -180,7 +183,7 @@ func readable(stretches []eventlog.Stretch, fromJoining bool, version int64) acc
 	return a
 }
 
-// wait returns when the projection shows everything up to a position of the log; rpc.Now is the newest one.
+// wait returns when the projection has reached a position of the log. rpc.Now stands for the newest position.
 func (s *Server) wait(ctx context.Context, position int64) (err error) {
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -192,7 +195,7 @@ func (s *Server) wait(ctx context.Context, position int64) (err error) {
 	}
 	if err != nil {
 		if patient.Err() != nil && ctx.Err() == nil {
-			return refusal.New(refusal.Unavailable, "what was written last cannot be read yet, ask again")
+			return refusal.New(refusal.Unavailable, "the newest changes cannot be read yet; try again")
 		}
 		return err
 	}
@@ -209,7 +212,7 @@ func pageSize(asked *int32) (int, error) {
 	return int(*asked), nil
 }
 
-// cursor makes the mark of a page's end, which readCursor reads.
+// cursor encodes the end of a page, which readCursor decodes.
 func cursor(numbers ...int64) string {
 	texts := make([]string, len(numbers))
 	for i, n := range numbers {
@@ -218,20 +221,20 @@ func cursor(numbers ...int64) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(strings.Join(texts, ".")))
 }
 
-// readCursor reads so many numbers; of an empty cursor, which is before the first page, all are 0.
+// readCursor decodes a cursor of count numbers. An empty cursor stands before the first page; its numbers are 0.
 func readCursor(s string, count int) ([]int64, error) {
 	numbers := make([]int64, count)
 	if s == "" {
 		return numbers, nil
 	}
-	invalid := refusal.New(refusal.InvalidField, "after is not a cursor; send what next of the page before contains")
+	invalid := refusal.New(refusal.InvalidField, "invalid cursor in after; use next from the previous page")
 	raw, err := base64.RawURLEncoding.DecodeString(s)
 	texts := strings.Split(string(raw), ".")
 	if err != nil || len(texts) != count {
 		return nil, invalid
 	}
 	for i, text := range texts {
-		// A seat is two numbers, the second of 32 bits; a position is one, and never 0.
+		// A seat consists of two numbers, the second of 32 bits; a position is one number and never 0.
 		bits := 64
 		if i > 0 {
 			bits = 32

@@ -205,7 +205,7 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 		if err != nil {
 			return 0, err
 		}
-		return len(got.Resumed[0].Stays) + len(got.Events), nil
+		return len(got.Resumed[0].Intervals) + len(got.Events), nil
 	}
 	repeat("resume of an ordinary user", func(context.Context) (int, error) {
 		return resume(member(), s.events-1-r.IntN(2000))

@@ -17,10 +17,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// Conversations is the projection.
+// Conversations is the projection. Its statements do not name the schema: a rebuild runs them with another search_path.
 type Conversations struct{ catalog *catalog.Catalog }
 
-// NewConversations makes the projection.
+// NewConversations returns the projection.
 func NewConversations(c *catalog.Catalog) *Conversations { return &Conversations{c} }
 
 // ProjectionName is the key under which the position of Conversations is stored.
@@ -41,7 +41,7 @@ const maxSmall = 64
 
 // Each statement writes what a whole batch of events leads to. They run in this order.
 const (
-	// A batch is written by index lookups, whatever the statistics of tables that have grown quickly say.
+	// A batch is written by index lookups, whatever the statistics of quickly grown tables suggest.
 	sqlByIndex = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
 		set_config('enable_mergejoin', 'off', true)`
 	sqlStart = `INSERT INTO conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at)
@@ -83,7 +83,7 @@ const (
 		WHERE m.conversation_id = gone.id AND m.message_id = gone.message AND m.version < gone.version`
 )
 
-// Apply writes what follows from events, in a few statements for all of them.
+// Apply writes the effects of events, in a few statements for all of them.
 func (p *Conversations) Apply(ctx context.Context, tx eventlog.Tx, events []envelope.Event) error {
 	c := changes{touched: map[string]*touched{}, members: map[member]*turn{}}
 	for _, e := range events {
@@ -106,7 +106,7 @@ func (p *Conversations) Apply(ctx context.Context, tx eventlog.Tx, events []enve
 	return nil
 }
 
-// changes are what a batch of events leads to, as columns of the statements.
+// changes holds the effects of a batch of events, as columns of the statements.
 type changes struct {
 	touched map[string]*touched
 	members map[member]*turn
@@ -133,7 +133,7 @@ type changes struct {
 	}
 }
 
-// touched is a conversation that something happened in.
+// touched is a conversation with events in the batch.
 type touched struct {
 	newest  envelope.Event
 	members bool // they changed
@@ -141,7 +141,7 @@ type touched struct {
 
 type member struct{ conversation, user string }
 
-// turn is what became of a member.
+// turn is what a batch changes of a member.
 type turn struct {
 	left    bool // at least once
 	in      bool // in the end
@@ -257,6 +257,6 @@ func (c *changes) queueMoves(b *pgx.Batch) {
 	b.Queue(sqlMove, ids, versions, positions, times, members)
 }
 
-// storable takes out the one character that Postgres has no place for. It is refused where commands come in; what is in
-// the log all the same must not stop the projection.
+// storable replaces the zero character, which Postgres cannot store. Commands with it are refused; an old event in the
+// log must not stop the projection.
 func storable(s string) string { return strings.ReplaceAll(s, "\x00", "\uFFFD") }

@@ -1,5 +1,5 @@
-// Package store keeps what is read of conversations: the list of each user's, and their messages. It follows chat's log
-// and holds nothing that does not follow from it.
+// Package store holds the data that queries about conversations read: the list of each user's conversations, and their
+// messages. It is a projection of chat's log and contains nothing else.
 package store
 
 import (
@@ -22,7 +22,7 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Migrations make the tables.
+// Migrations returns the migrations that create the tables.
 func Migrations() fs.FS {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -31,21 +31,22 @@ func Migrations() fs.FS {
 	return files
 }
 
-// MaxPageBytes is about how much text a page holds: a page that is larger is cut, and says that there is more. In JSON
-// it may be several times as much, and still less than a connection has room for.
+// MaxPageBytes is about the maximum size of the texts in a page. A larger page is cut, and reports that there is more.
+// Its JSON may be several times as large, and is still below a connection's bound.
 const MaxPageBytes = 512 << 10
 
-// Store reads what the projection wrote.
+// Store reads the rows that the projection wrote. Its statements name the schema, because its connections have no
+// search_path; those of the projection do not, because a rebuild runs them in another schema.
 type Store struct{ pool *pgxpool.Pool }
 
-// New reads through a pool.
+// New returns a Store that reads from a pool.
 func New(pool *pgxpool.Pool) *Store { return &Store{pool} }
 
-// planned makes the server plan a statement for what it is asked, each time. A plan that is kept would be one for any
-// values, and for tables as small as they were when it was made.
+// planned makes the server plan a statement for its arguments each time it runs. A cached plan would serve any
+// arguments, and assume tables as small as when it was made.
 const planned = pgx.QueryExecModeCacheDescribe
 
-// The rows of a user come in the order of their periods; within one the conversations' own positions decide.
+// The rows of a user have the order of their periods; within a period the positions of the conversations decide.
 const sqlConversations = `WITH page AS (
 		(SELECT c.* FROM chat.conversation_members m, LATERAL (
 			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
@@ -61,8 +62,8 @@ const sqlConversations = `WITH page AS (
 		ORDER BY m.joined_version, m.joined_index LIMIT 64)
 	FROM page c ORDER BY c.position DESC LIMIT $3`
 
-// Conversations lists those that a user is in, newest first, below a position (0: from the newest). The next page is
-// what is below the position given back; 0: there is none.
+// Conversations returns a user's conversations, the newest first, below a position (0: from the newest). Pass next as
+// below to read the next page; it is 0 on the last page.
 func (s *Store) Conversations(ctx context.Context, user string, below int64, limit int) (
 	all []*chatv1.Conversation, next int64, err error) {
 	if below == 0 {
@@ -100,10 +101,10 @@ func (s *Store) Conversations(ctx context.Context, user string, below int64, lim
 	return all, 0, nil
 }
 
-// Seat is the place of a member in the order of joining.
+// Seat is a member's place in the order of joining.
 type Seat struct {
-	Version int64 // at which they joined
-	Index   int32 // among those who joined at that version
+	Version int64 // at which the user joined
+	Index   int32 // among the users who joined at that version
 }
 
 const sqlMembers = `SELECT c.version, c.member_count, m.member, m.joined_version, m.joined_index
@@ -113,15 +114,15 @@ const sqlMembers = `SELECT c.version, c.member_count, m.member, m.joined_version
 		ORDER BY m.joined_version, m.joined_index LIMIT $4) m ON true
 	WHERE c.conversation_id = $1 ORDER BY m.joined_version, m.joined_index`
 
-// Members are a page of those who are in a conversation.
+// Members is a page of the members of a conversation.
 type Members struct {
-	Version int64 // of the conversation, as of which this was read; 0: it is not known
+	Version int64 // of the conversation, as of which the page was read; 0: unknown
 	Count   int32 // of all members
 	Users   []string
-	Next    Seat // the last of this page, when there are more
+	Next    Seat // the last of this page, if there are more
 }
 
-// Members lists who is in a conversation, in the order of joining, behind a seat.
+// Members returns the members of a conversation behind a seat, in the order of joining.
 func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (Members, error) {
 	var m Members
 	rows, err := s.pool.Query(ctx, sqlMembers, planned, id, after.Version, after.Index, limit+1)
@@ -134,7 +135,7 @@ func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (
 	var last Seat
 	_, err = pgx.ForEachRow(rows, []any{&m.Version, &m.Count, &user, &version, &index}, func() error {
 		switch {
-		case user == nil: // there is nobody behind the seat
+		case user == nil: // no member is behind the seat
 		case len(m.Users) == limit:
 			m.Next = last
 		default:
@@ -148,12 +149,12 @@ func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (
 	return m, nil
 }
 
-// Range is versions from one to another, both included.
+// Range is a range of versions, both ends included.
 type Range struct{ From, To int64 }
 
 const sqlConversation = `SELECT version, history_from_joining FROM chat.conversations WHERE conversation_id = $1`
 
-// Conversation says at which version a conversation is, and whether its history begins for everyone with their joining.
+// Conversation returns the version of a conversation, and whether each member's history begins with joining.
 func (s *Store) Conversation(ctx context.Context, id string) (version int64, fromJoining bool, err error) {
 	err = s.pool.QueryRow(ctx, sqlConversation, id).Scan(&version, &fromJoining)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
@@ -162,9 +163,9 @@ func (s *Store) Conversation(ctx context.Context, id string) (version int64, fro
 	return version, fromJoining, nil
 }
 
-// Of each range ($2, $3) no more rows are read than the page has, and no row outside of them is read. The newest text of
-// a message is looked for in the readable ranges ($4, $5), again by index. The page is cut where its texts get too long;
-// count is how many messages there would have been.
+// Reads no more rows of each range ($2, $3) than a page has, and no row outside the ranges. The newest text of a
+// message is looked up by index in the readable ranges ($4, $5). The page is cut at MaxPageBytes; count is the number
+// of messages that it would have had.
 const (
 	sqlMessages = `WITH found AS (
 			SELECT m.* FROM unnest($2::bigint[], $3::bigint[]) AS open (since, until), LATERAL (
@@ -186,24 +187,24 @@ const (
 			FROM page)
 		SELECT message_id, version, author, body, sent_at, edited_at, deleted, count FROM sized
 		WHERE bytes <= $7 OR row = 1 ORDER BY version %[1]s`
-	// maxRanges is how many ranges a statement reads. Each costs a lookup and at most a page.
+	// maxRanges is the number of ranges that one statement reads. Each range costs a lookup and at most a page.
 	maxRanges = 16
 )
 
 var sqlOldest, sqlNewest = fmt.Sprintf(sqlMessages, "ASC"), fmt.Sprintf(sqlMessages, "DESC")
 
-// Page says which messages to read.
+// Page selects the messages to read.
 type Page struct {
-	// Versions of messages lie above After and below Before.
+	// After and Before bound the versions of the messages; both are excluded.
 	After, Before int64
-	// Ranges are what may be read, ascending and apart from each other.
+	// Ranges are the readable versions, ascending and disjoint.
 	Ranges []Range
-	// Up reads the messages nearest to After; else those nearest to Before are read.
+	// Up selects the messages nearest to After; otherwise those nearest to Before are read.
 	Up    bool
 	Limit int
 }
 
-// clamped returns the ranges that the page's versions lie in, the nearest first.
+// clamped returns the parts of the ranges within the page's versions, the nearest first.
 func (p Page) clamped() (all []Range) {
 	for _, r := range p.Ranges {
 		if r.To > p.After && r.From < p.Before {
@@ -217,8 +218,8 @@ func (p Page) clamped() (all []Range) {
 	return all
 }
 
-// Messages reads a page, oldest first, and reports whether there are more messages beyond it. Of each message it gives
-// the newest text within the ranges; of one that was deleted, whenever that was, none.
+// Messages reads a page, the oldest message first, and reports whether there are more messages beyond it. Each message
+// has its newest text within the ranges; a message that was deleted, even later, has none.
 func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.Message, more bool, err error) {
 	statement := sqlNewest
 	if p.Up {
@@ -248,7 +249,7 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
 		}
 		if had > 0 && bytes > MaxPageBytes {
-			found = nil // its first message is given whatever its length, and does not fit any more
+			found = nil // the first message of a page is always included, but does not fit here
 		}
 		if all = append(all, found...); had+count > min(len(all), p.Limit) {
 			all, more = all[:min(len(all), p.Limit)], true

@@ -11,16 +11,16 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// State is what deciding needs to know of a post.
+// State is the part of a post that decisions about it need.
 type State struct {
 	id     string
 	exists bool
 }
 
-// New makes the state of a stream ("post:7") without events.
+// New returns the state of a stream ("post:7") without events.
 func New(stream string) *State { return &State{id: strings.TrimPrefix(stream, "post:")} }
 
-// Decide says what a command leads to.
+// Decide returns the events to which a command leads, or a refusal.
 func (s *State) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
 	c, ok := command.(*feedv1.CreatePost)
 	if !ok {
@@ -39,5 +39,5 @@ func (s *State) Evolve(_ catalog.Fact, event proto.Message) {
 	}
 }
 
-// Forget has nothing to drop: all events are about the post itself.
+// Forget does nothing: all events are about the post itself.
 func (s *State) Forget() {}

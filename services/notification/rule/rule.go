@@ -1,5 +1,5 @@
-// Package rule says which events of others raise which notifications. It is pure; the ids that it makes follow from the
-// event, so that the same event raises the same ones.
+// Package rule decides which events of other services raise which notifications. It is pure; ids are derived from the
+// event, so that the same event raises the same notifications.
 package rule
 
 import (
@@ -21,7 +21,7 @@ type About struct {
 
 var made = uuid.MustParse("b0c3cf60-8a2e-5b43-9d0c-6d5a1c2e7f10")
 
-// Raise gives the notifications that an event raises: whoever was added to a conversation by somebody else hears of it.
+// Raise returns the notifications that an event raises: a user whom another user added to a conversation is notified.
 func Raise(a About) (raised []*notificationv1.Raised) {
 	var added []string
 	switch e := a.Event.(type) {

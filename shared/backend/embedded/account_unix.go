@@ -13,7 +13,8 @@ import (
 	"syscall"
 )
 
-// account is who PostgreSQL's programs run as. They refuse to run as root; then it is another one than ours.
+// account is the operating system account of PostgreSQL's programs. They refuse to run as root; then it is another one
+// than that of this process.
 type account struct {
 	other    bool
 	uid, gid uint32
@@ -26,7 +27,7 @@ func (a account) String() string {
 	return fmt.Sprintf("uid %d, which PostgreSQL runs as because it refuses to run as root,", a.uid)
 }
 
-// chooseAccount gives ours, or, for root, the one that the data belongs to already, else nobody.
+// chooseAccount returns the account of this process or, for root, the owner of existing data, else nobody.
 func chooseAccount(data string) (account, error) {
 	var stat syscall.Stat_t
 	exists := syscall.Stat(data, &stat) == nil
@@ -55,7 +56,7 @@ func chooseAccount(data string) (account, error) {
 	return account{true, uint32(uid), uint32(gid)}, nil
 }
 
-// barred names the first folder on the way into dir that the account cannot enter, "" when it can enter all there are.
+// barred returns the first folder on the way into dir that the account cannot enter; "" if it can enter all.
 func (a account) barred(dir string) string {
 	if !a.other {
 		return ""
@@ -84,7 +85,7 @@ func (a account) barred(dir string) string {
 	}
 }
 
-// own gives a file to the account.
+// own makes the account the owner of a file.
 func (a account) own(path string) error {
 	if !a.other {
 		return nil
@@ -92,8 +93,8 @@ func (a account) own(path string) error {
 	return os.Chown(path, int(a.uid), int(a.gid))
 }
 
-// apply makes a program run as the account, in a process group of its own: a Ctrl-C at the terminal is for us, and
-// what we still write at our end needs the server.
+// apply makes a program run as the account, in a process group of its own: a Ctrl-C at the terminal signals this
+// process only, which still needs the server while it stops.
 func (a account) apply(cmd *exec.Cmd) {
 	cmd.SysProcAttr = endsWithUs()
 	cmd.SysProcAttr.Setpgid = true
@@ -102,7 +103,7 @@ func (a account) apply(cmd *exec.Cmd) {
 	}
 }
 
-// signal tells a server to end.
+// signal makes a server end.
 func (c *cluster) signal(pid int, how stopping) error {
 	s := syscall.SIGINT
 	if how == stopNow {

@@ -20,7 +20,7 @@ import (
 	"github.com/xi2/xz"
 )
 
-// The PostgreSQL that is downloaded where none is installed.
+// The version of PostgreSQL that is downloaded if none is installed.
 const (
 	archiveVersion = "17.11"
 	archiveMajor   = 17
@@ -38,7 +38,7 @@ var archiveSums = map[string]string{
 	"windows-amd64":      "13abde527268c5f3405732f59d5ba0cd26d49ade5cadad6c1e54bfe79648a6d3",
 }
 
-// archive fetches, checks and unpacks PostgreSQL's programs into a folder that lasts.
+// archive downloads, checks and unpacks PostgreSQL's programs into a permanent folder.
 type archive struct {
 	dir      string                                             // holds one folder per version
 	sums     map[string]string                                  // as archiveSums
@@ -46,7 +46,7 @@ type archive struct {
 	log      *slog.Logger
 }
 
-// downloadedBinaries gives the programs of archiveVersion, which it fetches when no start before has.
+// downloadedBinaries returns the programs of archiveVersion, which it downloads unless an earlier start did.
 func downloadedBinaries(ctx context.Context, o PostgresOptions, who account) (binaries, error) {
 	dir, err := cacheDir(o.CacheDir, who)
 	if err != nil {
@@ -61,8 +61,8 @@ func downloadedBinaries(ctx context.Context, o PostgresOptions, who account) (bi
 	return inspectBinaries(ctx, programs)
 }
 
-// cacheDir is where downloaded programs stay. The account that runs them has to reach them, and it does not reach
-// root's home; there the machine's own cache serves.
+// cacheDir returns the folder of downloaded programs. The account that runs them must be able to enter it. It cannot
+// enter root's home, so for root the machine's own cache is used.
 func cacheDir(chosen string, who account) (string, error) {
 	if chosen == "" {
 		if user, err := os.UserCacheDir(); err == nil {
@@ -91,7 +91,7 @@ func (a archive) ensure(ctx context.Context) (string, error) {
 	if !a.pinned() {
 		return "", fmt.Errorf("there is no pinned checksum for %s on %s", runtime.GOOS, runtime.GOARCH)
 	}
-	// One process fetches; the others find it done.
+	// One process downloads; the others find the result.
 	lock, err := awaitLock(ctx, filepath.Join(a.dir, "lock"))
 	if err != nil {
 		return "", err
@@ -104,7 +104,7 @@ func (a archive) ensure(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = os.RemoveAll(work) }() // what is left of it is in nobody's way
+	defer func() { _ = os.RemoveAll(work) }() // a leftover folder is harmless
 
 	a.log.Info("downloading PostgreSQL, once", "version", archiveVersion, "into", a.dir)
 	if err := a.download(ctx, work); err != nil {
@@ -122,7 +122,7 @@ func (a archive) ensure(ctx context.Context) (string, error) {
 	return programs, os.Rename(unpacked, programs)
 }
 
-// pinned tells whether there is a sum for this platform, under any of the library's names for it.
+// pinned reports whether there is a sum for this platform, under any of the library's names for it.
 func (a archive) pinned() bool {
 	for platform := range a.sums {
 		if strings.HasPrefix(platform, runtime.GOOS+"-"+runtime.GOARCH) {
@@ -132,7 +132,7 @@ func (a archive) pinned() bool {
 	return false
 }
 
-// check finds the downloaded archive and holds it against its pinned sum.
+// check finds the downloaded archive and compares it with its pinned sum.
 func (a archive) check(dir string) (string, error) {
 	const prefix, suffix = "embedded-postgres-binaries-", "-" + archiveVersion + ".0.txz"
 	found, err := filepath.Glob(filepath.Join(dir, prefix+"*"+suffix))
@@ -160,9 +160,9 @@ func (a archive) check(dir string) (string, error) {
 	return found[0], nil
 }
 
-// downloadArchive has the library fetch its archive, from its own source unless another is named, and nothing more: the
-// library would unpack and run what it fetched before we could check it. So it is told to unpack to where nothing can
-// be made, which it finds out after the archive has arrived.
+// downloadArchive makes the library download its archive, from its own source unless another is configured, and nothing
+// more: the library would unpack and run the archive before it could be checked. It is therefore configured to unpack
+// to a folder that cannot be created, on which it fails after the download.
 func downloadArchive(ctx context.Context, into, source string) error {
 	port, err := freePort()
 	if err != nil {
@@ -183,7 +183,7 @@ func downloadArchive(ctx context.Context, into, source string) error {
 		config = config.BinaryRepositoryURL(source)
 	}
 	ended := make(chan error, 1)
-	// The library takes no context: when ours ends first, its request is left to run into its end.
+	// The library accepts no context: if ctx ends first, the request continues in the background.
 	go func() { ended <- embeddedpostgres.NewDatabase(config).Start() }()
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errors.New("no end after 10 minutes"))
 	defer cancel()
@@ -198,7 +198,7 @@ func downloadArchive(ctx context.Context, into, source string) error {
 	return err
 }
 
-// unpack lays out a .txz. Everyone may read and run what it holds; nothing can land outside of dir.
+// unpack unpacks a .txz. All users may read and run the files; none can be written outside of dir.
 func unpack(ctx context.Context, file, dir string) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -254,7 +254,7 @@ func unpackEntry(root *os.Root, entry *tar.Header, content io.Reader) error {
 	}
 }
 
-// openToAll lets everyone read and run what a strict umask would have kept to us.
+// openToAll makes files readable and executable for all users, despite a strict umask.
 func openToAll(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Type()&fs.ModeSymlink != 0 {

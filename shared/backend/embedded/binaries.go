@@ -14,7 +14,7 @@ import (
 	"strconv"
 )
 
-// oldestMajor is the first version that has what the event log needs (transaction_timeout).
+// oldestMajor is the first version with transaction_timeout, which the event log needs.
 const oldestMajor = 17
 
 // binaries is a folder of PostgreSQL programs.
@@ -31,8 +31,8 @@ func (b binaries) program(name string) string {
 	return filepath.Join(b.dir, name)
 }
 
-// chooseBinaries finds programs for data of a major version (0: there is none yet): the named ones, else installed
-// ones, else downloaded ones.
+// chooseBinaries finds programs for data of a major version (0: there is no data yet): the configured ones, else
+// installed ones, else downloaded ones.
 func chooseBinaries(ctx context.Context, o PostgresOptions, who account, major int) (binaries, error) {
 	if o.Binaries != "" {
 		b, err := inspectBinaries(ctx, o.Binaries)
@@ -79,7 +79,7 @@ func pickBinaries(
 
 var versionPattern = regexp.MustCompile(`\(PostgreSQL\) ((\d+)\S*)`)
 
-// inspectBinaries asks the programs of a folder, or of its folder bin, for their version.
+// inspectBinaries reads the version of the programs of a folder, or of its folder bin.
 func inspectBinaries(ctx context.Context, dir string) (binaries, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -107,7 +107,7 @@ func inspectBinaries(ctx context.Context, dir string) (binaries, error) {
 	return b, err
 }
 
-// installedBinaries lists what package managers have put on this machine, newest first.
+// installedBinaries returns the programs that package managers have installed, the newest first.
 func installedBinaries(ctx context.Context) []binaries {
 	var dirs []string
 	if found, err := exec.LookPath("postgres"); err == nil {

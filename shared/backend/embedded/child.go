@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// child is a process that ends when ours does.
+// child is a process that ends when this one does.
 type child struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
-	err  error         // how, once done
+	err  error         // its error, once done is closed
 }
 
-// startChild starts a process from an operating system thread of its own. On Linux the process is signalled when that
-// thread ends, which is when ours does: an ordinary thread may end earlier.
+// startChild starts a process from an operating system thread of its own. On Linux the child is signalled when that
+// thread ends, which is when this process ends; an ordinary thread may end earlier.
 func startChild(cmd *exec.Cmd) (*child, error) {
 	c := &child{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)
@@ -64,15 +64,15 @@ func (c *child) stop(of *cluster) error {
 	return errors.Join(append(problems, errors.New("PostgreSQL did not stop when told to, and was killed"))...)
 }
 
-// stopping says how a server is to end.
+// stopping is the way in which a server ends.
 type stopping int
 
 const (
-	stopFast stopping = iota // in order: what it holds in memory is written
-	stopNow                  // at once: the next start reads it back
+	stopFast stopping = iota // orderly: memory is written to disk
+	stopNow                  // at once: the next start recovers
 )
 
-// run lets a program run to its end and gives what it said.
+// run runs a program to its end and returns its output.
 func run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -82,7 +82,7 @@ func run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 	}
 	select {
 	case <-ctx.Done():
-		_ = cmd.Process.Kill() // it may have ended by itself
+		_ = cmd.Process.Kill() // it may have ended already
 		<-c.done
 		return out.Bytes(), context.Cause(ctx)
 	case <-c.done:
@@ -96,11 +96,11 @@ func run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 	return out.Bytes(), c.err
 }
 
-// signalGap is how long our own signal may come after that of a child.
+// signalGap is how long this process's own signal may come after that of a child.
 const signalGap = 500 * time.Millisecond
 
-// stopped reports whether ctx ends within signalGap. A supervisor that stops a service as a whole, such as systemd,
-// signals our children at the same time as us, so a child that failed may only have been stopped.
+// stopped reports whether ctx ends within signalGap. A supervisor that stops all processes of a service, such as
+// systemd, signals the children at the same time, so a failed child may only have been stopped.
 func stopped(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():

@@ -20,19 +20,19 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// cluster is the data of one server, with the programs and the account that work on it.
+// cluster is the data of one server, with the programs and the account that use it.
 type cluster struct {
 	options  PostgresOptions
 	account  account
 	binaries binaries
 	dir      string
 
-	// handle is the open data folder where the account cannot enter the folders above it (root's home, a temporary
-	// folder): what is open to a process it can use, whatever is above.
+	// handle is the open data folder, if the account cannot enter the folders above it (root's home, a temporary
+	// folder): a process can use an open folder whatever is above it.
 	handle *os.File
 }
 
-// openCluster finds out who may work on the data, and with which programs.
+// openCluster determines the account and the programs for the data.
 func openCluster(ctx context.Context, o PostgresOptions) (*cluster, error) {
 	c := &cluster{options: o, dir: filepath.Join(o.Dir, "cluster")}
 	var err error
@@ -60,7 +60,7 @@ func (c *cluster) close() {
 	}
 }
 
-// reach makes the data folder usable by the account under the name that it returns.
+// reach makes the data folder usable for the account, and returns its name for the account.
 func (c *cluster) reach(dir string) (string, error) {
 	if c.account.barred(c.options.Dir) == "" {
 		return dir, nil
@@ -74,8 +74,8 @@ func (c *cluster) reach(dir string) (string, error) {
 	return "/proc/self/fd/3", nil // as the first of ExtraFiles
 }
 
-// command prepares one of PostgreSQL's programs for the data in dir. It is given nothing of our environment that it
-// does not need.
+// command prepares one of PostgreSQL's programs for the data in dir. Of this process's environment it gets only what it
+// needs.
 func (c *cluster) command(dir, name string, args ...string) (*exec.Cmd, error) {
 	reached, err := c.reach(dir)
 	if err != nil {
@@ -100,8 +100,8 @@ func (c *cluster) command(dir, name string, args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// create makes the data, unless it is there. It gets its name when it is complete, so that a start that was killed in
-// between is begun again.
+// create creates the data if it is missing. The folder gets its name when it is complete, so an interrupted creation
+// starts over.
 func (c *cluster) create(ctx context.Context) error {
 	if _, err := os.Stat(c.dir); err == nil {
 		return nil
@@ -117,7 +117,7 @@ func (c *cluster) create(ctx context.Context) error {
 	if err := c.account.own(fresh); err != nil {
 		return err
 	}
-	// Texts are UTF-8 and sort by code point everywhere. Nobody gets in before there is a password.
+	// Texts are UTF-8 and sort by code point everywhere. Connections are refused until there is a password.
 	args := []string{"--username=" + c.options.User, "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
 		"--builtin-locale=C.UTF-8", "--auth=reject"}
 	if c.options.Settings["fsync"] == "off" {
@@ -140,13 +140,13 @@ func (c *cluster) create(ctx context.Context) error {
 	return os.Rename(fresh, c.dir)
 }
 
-// setPassword makes the user that the options name, unless it is there, and gives it their password.
+// setPassword creates the configured user if it is missing, and sets the password.
 func (c *cluster) setPassword(ctx context.Context) error { return c.setPasswordIn(ctx, c.dir) }
 
 func (c *cluster) setPasswordIn(ctx context.Context, dir string) error {
 	text := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 	role := pgx.Identifier{c.options.User}.Sanitize()
-	// A server for one user takes one statement a line, without a password, and without being reached by anyone.
+	// A server in single-user mode reads one statement per line, without a password, and accepts no connections.
 	single, err := c.command(dir, "postgres", "--single", "-c", "exit_on_error=true",
 		"-c", "log_min_error_statement=panic", "template1")
 	if err != nil {
@@ -162,7 +162,7 @@ func (c *cluster) setPasswordIn(ctx context.Context, dir string) error {
 	return nil
 }
 
-// ensureDatabase makes the database, unless it is there.
+// ensureDatabase creates the database if it is missing.
 func (c *cluster) ensureDatabase(ctx context.Context, url string) error {
 	conn, err := pgx.Connect(ctx, url)
 	if err == nil {
@@ -240,8 +240,8 @@ func (c *cluster) settings(port int) map[string]string {
 	return settings
 }
 
-// awaitReady returns when the server says in its own file, under its own number, that it is ready: another server that
-// happens to answer on the port is not taken for it.
+// awaitReady waits until the server's own status file, with its own process id, reports that it is ready. So another
+// server on the same port is not taken for it.
 func (c *cluster) awaitReady(ctx context.Context, server *child) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -262,7 +262,7 @@ func (c *cluster) awaitReady(ctx context.Context, server *child) error {
 	}
 }
 
-// running reads what the server of this data, if any, has written about itself: its process and what it does.
+// running reads the process id and the state that the server of this data, if any, has written.
 func (c *cluster) running() (pid int, status string) {
 	text, err := os.ReadFile(filepath.Join(c.dir, "postmaster.pid"))
 	if err != nil {
@@ -279,14 +279,15 @@ func (c *cluster) running() (pid int, status string) {
 	return pid, status
 }
 
-// stopOrphan ends a server that an earlier process of ours has left over: we hold the lock, so nobody else uses it.
+// stopOrphan stops a server that an earlier process has left behind. This process holds the lock, so nothing else uses
+// it.
 func (c *cluster) stopOrphan(ctx context.Context) error {
 	pid, _ := c.running()
 	if pid == 0 {
 		return nil
 	}
 	if !serves(pid, c.dir) {
-		// The number is another process's by now, which the server itself might take for a running one.
+		// The process id belongs to another process by now, which the server itself might take for a running one.
 		return os.Remove(filepath.Join(c.dir, "postmaster.pid"))
 	}
 	c.options.Log.Info("stopping the PostgreSQL that an earlier start has left", "pid", pid, "dir", c.options.Dir)
@@ -310,7 +311,7 @@ func (c *cluster) stopOrphan(ctx context.Context) error {
 	return nil
 }
 
-// openServerLog opens the server's log for more, and says where that begins. A long one begins anew.
+// openServerLog opens the server's log for appending, and returns its size. It truncates a long log.
 func openServerLog(path string) (*os.File, int64, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
@@ -329,7 +330,7 @@ func openServerLog(path string) (*os.File, int64, error) {
 	return f, begin, nil
 }
 
-// lastLines is what a program said last, on one line.
+// lastLines returns the last output of a program, on one line.
 func lastLines(out []byte) string {
 	var lines []string
 	for s := bufio.NewScanner(strings.NewReader(string(out))); s.Scan(); {

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// deleter deletes records that are older than their topic keeps them. It asks and deletes as any client would.
+// deleter deletes records that are older than the retention of their topic. It uses the protocol as any client does.
 type deleter struct {
 	kafka backend.Kafka
 	log   *slog.Logger
@@ -43,7 +43,7 @@ func (d *deleter) run(ctx context.Context, every time.Duration) {
 	}
 }
 
-// pass looks at every partition once.
+// pass checks every partition once.
 func (d *deleter) pass(ctx context.Context) error {
 	kept, err := d.retentions(ctx)
 	if err != nil || len(kept) == 0 {
@@ -53,7 +53,7 @@ func (d *deleter) pass(ctx context.Context) error {
 	for name := range kept {
 		topics = append(topics, name)
 	}
-	// Read before anything else: what a group commits meanwhile only goes up.
+	// The committed offsets are read first: they only rise meanwhile.
 	committed, err := d.committed(ctx)
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func (d *deleter) pass(ctx context.Context) error {
 	return errors.Join(err, deleted.Error())
 }
 
-// retentions are how long topics keep their records, where that has an end.
+// retentions returns the retention of the topics that have one.
 func (d *deleter) retentions(ctx context.Context) (map[string]time.Duration, error) {
 	topics, err := d.admin.ListTopics(ctx)
 	if err != nil {
@@ -129,7 +129,7 @@ type place struct {
 	partition int32
 }
 
-// committed is, for each partition, the lowest offset that a group that is known there has still to read.
+// committed returns, for each partition, the lowest offset that a group still has to read.
 func (d *deleter) committed(ctx context.Context) (map[place]int64, error) {
 	groups, err := d.admin.ListGroups(ctx)
 	if err != nil {
@@ -154,8 +154,8 @@ func (d *deleter) committed(ctx context.Context) (map[place]int64, error) {
 	return lowest, nil
 }
 
-// expired adds what is past its time in one topic. The last record of a partition stays, so that the offsets go on
-// after a restart; so does what a group has not read.
+// expired adds the expired records of one topic. The last record of a partition stays, so that its offsets continue
+// after a restart; so do records that a group has not read.
 func (d *deleter) expired(ctx context.Context, topic string, retention time.Duration,
 	oldest, ends map[int32]kadm.ListedOffset, committed map[place]int64, remove kadm.Offsets) error {
 	some := false
@@ -170,7 +170,7 @@ func (d *deleter) expired(ctx context.Context, topic string, retention time.Dura
 		return err
 	}
 	for p, end := range ends {
-		// The first record that is young enough; the end where none is.
+		// The first record that is young enough; the end if there is none.
 		upTo := min(young[topic][p].Offset, end.Offset-1)
 		if young[topic][p].Offset < 0 {
 			upTo = end.Offset - 1

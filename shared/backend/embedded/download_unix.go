@@ -33,8 +33,8 @@ func init() {
 	os.Exit(0)
 }
 
-// passedOn is what of our environment says how the network is reached. The rest, and with it any secret, is not for a
-// child that others of its account can look into.
+// passedOn contains the variables that configure network access. The child gets no others, because other processes of
+// its account can read its environment, including secrets.
 var passedOn = []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "PATH"}
 
 // download is downloadArchive, done by the account.
@@ -67,5 +67,5 @@ func (a account) download(ctx context.Context, into, source string) error {
 		}
 		return fmt.Errorf("download as %s: %w", a, err)
 	}
-	return os.Chown(into, os.Geteuid(), os.Getegid()) // nobody but us changes what is checked now
+	return os.Chown(into, os.Geteuid(), os.Getegid()) // only this account can change the file that is checked now
 }

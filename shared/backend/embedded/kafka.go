@@ -19,16 +19,16 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// KafkaOptions says where a broker keeps its records and where it listens.
+// KafkaOptions configure an embedded broker.
 type KafkaOptions struct {
-	Dir  string // keeps topics, records and groups' offsets; "": in memory only
+	Dir  string // stores topics, records and the offsets of groups; "": in memory only
 	Port int    // 0: a free one
 	Log  *slog.Logger
 
-	// SyncWrites has the disk confirm every batch before it is acknowledged. Without it what was acknowledged survives
-	// the death of this process, however sudden, but not that of the machine.
+	// SyncWrites flushes every batch to disk before it is acknowledged. Without it, acknowledged records survive a
+	// crash of this process, but not of the machine.
 	SyncWrites bool
-	// DeleteEvery is how often records past their topic's retention are looked for; default 30 s.
+	// DeleteEvery is the interval between searches for expired records; default 30 s.
 	DeleteEvery time.Duration
 }
 
@@ -42,12 +42,13 @@ type Kafka struct {
 	ended   chan struct{}
 }
 
-// StartKafka starts a broker, with all that one before it has kept in o.Dir.
+// StartKafka starts a broker, with everything that an earlier one has stored in o.Dir.
 //
-// It is asked for retention like any broker, but does not get to apply it: where its own retention empties a partition,
-// its offsets begin at 0 again after a restart while the groups' offsets do not, and new records are skipped. Instead
-// its topics are kept for ever, the retention asked for is kept as backend.KeptRetention, and a deleter of our own
-// deletes what is older, but never the last record of a partition, nor what a group has not read.
+// Clients configure retention as on any broker, but the broker does not apply it: if its own retention empties a
+// partition, that partition's offsets begin at 0 again after a restart while the groups' offsets do not, and new
+// records are skipped. Instead its topics are kept without a limit, the requested retention is stored as
+// backend.KeptRetention, and a deleter removes older records, but never the last record of a partition, nor records
+// that a group has not read.
 func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -105,10 +106,10 @@ func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 	return k, nil
 }
 
-// Brokers is where the broker is reached.
+// Brokers returns the address of the broker.
 func (k *Kafka) Brokers() []string { return k.cluster.ListenAddrs() }
 
-// Stop ends the broker after what is under way. It may be called again.
+// Stop stops the broker after requests in flight. It may be called again.
 func (k *Kafka) Stop() {
 	k.stop.Do(func() {
 		k.end()
@@ -122,8 +123,8 @@ func (k *Kafka) Stop() {
 
 const retentionSetting = "retention.ms"
 
-// keepForEver changes requests that set a topic's retention on their way in: the broker keeps for ever, and remembers
-// what was asked for, also over a restart.
+// keepForEver rewrites requests that set a topic's retention: the broker keeps records without a limit, and stores the
+// requested retention, also across restarts.
 func (k *Kafka) keepForEver() {
 	forEver := "-1"
 	k.cluster.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {
@@ -168,7 +169,7 @@ func (k *Kafka) keepForEver() {
 	})
 }
 
-// kafkaLog passes on what the broker warns of.
+// kafkaLog logs the warnings of the broker.
 type kafkaLog struct{ log *slog.Logger }
 
 func (l kafkaLog) Logf(level kfake.LogLevel, format string, args ...any) {

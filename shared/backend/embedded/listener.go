@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// lastingListener goes on after errors of Accept, such as that the process has no file left to open, until it is
-// closed. The broker ends its own at the first error, and would never be reached again.
+// lastingListener continues after errors of Accept, such as too many open files, until it is closed. The broker would
+// close its own listener at the first error and remain unreachable.
 type lastingListener struct {
 	net.Listener
 	log *slog.Logger
@@ -18,7 +18,7 @@ type lastingListener struct {
 	closed  chan struct{}
 }
 
-// lasting wraps what listens.
+// lasting wraps a listener.
 func lasting(log *slog.Logger, listen func(network, address string) (net.Listener, error)) func(string, string) (
 	net.Listener, error) {
 	return func(network, address string) (net.Listener, error) {
@@ -49,7 +49,7 @@ func (l *lastingListener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close ends Accept, also while that waits to try again.
+// Close ends Accept, even while it waits to try again.
 func (l *lastingListener) Close() error {
 	l.closing.Do(func() { close(l.closed) })
 	return l.Listener.Close()

@@ -11,7 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// lockFile takes the lock, or says who has it.
+// lockFile takes the lock. If another process holds it, the error contains which one.
 func lockFile(path string) (*filelock.Lock, error) {
 	lock, err := filelock.Try(path)
 	if errors.Is(err, filelock.ErrHeld) {
@@ -22,13 +22,13 @@ func lockFile(path string) (*filelock.Lock, error) {
 	return noteHolder(lock, err, path)
 }
 
-// awaitLock takes the lock when its holder lets it go.
+// awaitLock takes the lock once its holder releases it.
 func awaitLock(ctx context.Context, path string) (*filelock.Lock, error) {
 	lock, err := filelock.Await(ctx, path)
 	return noteHolder(lock, err, path)
 }
 
-// noteHolder has others know who took the lock.
+// noteHolder records which process took the lock.
 func noteHolder(lock *filelock.Lock, err error, path string) (*filelock.Lock, error) {
 	if err != nil {
 		return nil, err
@@ -40,5 +40,5 @@ func noteHolder(lock *filelock.Lock, err error, path string) (*filelock.Lock, er
 	return lock, nil
 }
 
-// holderFile says which process holds a lock. (The locked file itself cannot be read on every system.)
+// holderFile returns the file with the holder of a lock. (The locked file itself cannot be read on every system.)
 func holderFile(lock string) string { return filepath.Join(filepath.Dir(lock), "holder") }

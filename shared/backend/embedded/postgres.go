@@ -19,25 +19,25 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// BinariesVariable names the environment variable that says where PostgreSQL's programs are; errors tell people of it.
+// BinariesVariable is the environment variable with the folder of PostgreSQL's programs, for errors.
 const BinariesVariable = "EDUMATRIX_POSTGRES_BIN"
 
-// connections is what the servers that we start take at once.
+// connections is the maximum number of connections of an embedded server.
 const connections = 300
 
-// PostgresOptions says where a server keeps its data and how it is reached.
+// PostgresOptions configure an embedded server.
 type PostgresOptions struct {
-	Dir      string // keeps the data, the server's log and a lock; made when missing
+	Dir      string // contains the data, the server's log and a lock; created if missing
 	User     string // owns the database; default edu_matrix_user
-	Password string // default: another at each start
-	Database string // made when missing; default edu_matrix_db
+	Password string // default: a new one at each start
+	Database string // created if missing; default edu_matrix_db
 	Port     int    // 0: a free one
 
 	Binaries string            // a folder of PostgreSQL's programs, 17 or later; default: installed, else downloaded
-	CacheDir string            // keeps downloaded programs; default: a folder of the user's (root's: the machine's) cache
+	CacheDir string            // contains downloaded programs; default: a folder of the user's cache (root: the machine's)
 	Cache    int64             // bytes of memory for the cache of pages, from 128 MiB (default) to 2 GiB
-	Settings map[string]string // further server settings, such as fsync=off in tests; they win
-	Log      *slog.Logger      // told what takes over a second; default: nowhere
+	Settings map[string]string // further server settings, such as fsync=off in tests; they take precedence
+	Log      *slog.Logger      // receives what takes over a second; default: nothing is logged
 }
 
 // Postgres is a PostgreSQL server that is a child of this process.
@@ -51,9 +51,9 @@ type Postgres struct {
 	stopErr error
 }
 
-// StartPostgres starts a server on the data of o.Dir, which it makes when there is none, and returns once the database
+// StartPostgres starts a server on the data of o.Dir, which it creates if missing, and returns once the database
 // accepts connections. ctx bounds the start, not the server's life. The server ends with this process, however it ends;
-// where one was left over all the same, it is stopped first.
+// a server that was left behind nevertheless is stopped first.
 //
 // It unsets libpq's variables in this process, because pgx would apply them to connections to this server as well.
 func StartPostgres(ctx context.Context, o PostgresOptions) (_ *Postgres, err error) {
@@ -126,8 +126,7 @@ func (p *Postgres) start(ctx context.Context) (err error) {
 	if !wrongPassword(err) {
 		return err
 	}
-	// The data was made with another user or password. A user who may start the server may also change who it belongs
-	// to.
+	// The data was created with another user or password. A user who may start the server may also change its owner.
 	if err := p.server.stop(p.cluster); err != nil {
 		return err
 	}
@@ -140,8 +139,8 @@ func (p *Postgres) start(ctx context.Context) (err error) {
 	return p.cluster.ensureDatabase(ctx, p.URL())
 }
 
-// serve starts the server and waits until it accepts connections. A port that is free may be taken by another before
-// the server has it: then the next.
+// serve starts the server and waits until it accepts connections. If another process has taken the free port meanwhile,
+// it tries the next one.
 func (p *Postgres) serve(ctx context.Context) (err error) {
 	for attempt := 1; ; attempt++ {
 		if p.port = p.options.Port; p.port == 0 {
@@ -156,7 +155,7 @@ func (p *Postgres) serve(ctx context.Context) (err error) {
 	}
 }
 
-// URL is where the database is reached, password included.
+// URL returns the URL of the database, including the password.
 func (p *Postgres) URL() string {
 	u := url.URL{
 		Scheme: "postgres", User: url.UserPassword(p.options.User, p.options.Password),
@@ -166,19 +165,19 @@ func (p *Postgres) URL() string {
 	return u.String()
 }
 
-// Port is where the server listens on loopback.
+// Port returns the server's port on loopback.
 func (p *Postgres) Port() int { return p.port }
 
-// PID is the server's process.
+// PID returns the process id of the server.
 func (p *Postgres) PID() int { return p.server.pid() }
 
-// Version is what the server's programs call themselves: "17.11".
+// Version returns the version that the server's programs report: "17.11".
 func (p *Postgres) Version() string { return p.cluster.binaries.version }
 
-// Done is closed when the server has ended, by Stop or by itself.
+// Done returns a channel that is closed when the server has ended, by Stop or unexpectedly.
 func (p *Postgres) Done() <-chan struct{} { return p.server.done }
 
-// Stop ends the server after it has written what it has to, and waits for it. It may be called again.
+// Stop stops the server after it has written its memory to disk, and waits for it. It may be called again.
 func (p *Postgres) Stop() error {
 	p.stop.Do(func() {
 		if p.server != nil {
@@ -212,7 +211,7 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
-// slow tells of something that takes over a second, once it does; the returned function says that it is over.
+// slow logs an operation once it takes over a second; the returned function ends it.
 func slow(log *slog.Logger, what string, args ...any) (over func()) {
 	t := time.AfterFunc(time.Second, func() { log.Info(what, args...) })
 	return func() { t.Stop() }

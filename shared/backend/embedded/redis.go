@@ -18,14 +18,14 @@ const (
 	redisMaxStep = time.Second
 )
 
-// RedisOptions says how a server is reached.
+// RedisOptions configure an embedded server.
 type RedisOptions struct {
 	Port     int    // 0: a free one
 	Password string // "": none is asked for
 	Log      *slog.Logger
 }
 
-// Redis is a server of Redis' protocol in this process. It keeps nothing over a restart.
+// Redis is a server of Redis' protocol in this process. It stores nothing across a restart.
 type Redis struct {
 	server   *miniredis.Miniredis
 	password string
@@ -57,8 +57,8 @@ func StartRedis(o RedisOptions) (*Redis, error) {
 	return r, nil
 }
 
-// passTime lets keys expire, which they do not by themselves here. A step is a second at most: after a suspended laptop
-// wakes up, whoever renews a lease gets the time to.
+// passTime makes keys expire, which miniredis does not do by itself. A step is at most a second: after a suspended
+// laptop wakes up, holders of leases then have time to renew them.
 func (r *Redis) passTime(ctx context.Context) {
 	tick := time.NewTicker(redisStep)
 	defer tick.Stop()
@@ -74,12 +74,12 @@ func (r *Redis) passTime(ctx context.Context) {
 	}
 }
 
-// step is how far keys age from one tick to the next.
+// step returns how much keys age from one tick to the next.
 func step(last, now time.Time) time.Duration {
 	return min(now.Sub(last), redisMaxStep)
 }
 
-// URL is where the server is reached, password included.
+// URL returns the URL of the server, including the password.
 func (r *Redis) URL() string {
 	u := url.URL{Scheme: "redis", Host: r.server.Addr(), Path: "/0"}
 	if r.password != "" {
@@ -88,7 +88,7 @@ func (r *Redis) URL() string {
 	return u.String()
 }
 
-// Stop ends the server. It may be called again.
+// Stop stops the server. It may be called again.
 func (r *Redis) Stop() {
 	r.stop.Do(func() {
 		r.end()

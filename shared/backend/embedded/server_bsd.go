@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// endsWithUs: there is no such thing here. A server that is left over is stopped by the next start.
+// endsWithUs does nothing on these systems. The next start stops a server that was left behind.
 func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
-// serves tells whether a process is a server; that it is the data's own follows from its number in the data.
+// serves reports whether a process is a server; the process id in the data shows that it is the data's own.
 func serves(pid int, _ string) bool {
 	if !alive(pid) {
 		return false

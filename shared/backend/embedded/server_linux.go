@@ -7,10 +7,10 @@ import (
 	"syscall"
 )
 
-// endsWithUs has the kernel stop a server in order when the thread that started it ends.
+// endsWithUs makes the kernel stop a server in order when the thread that started it ends.
 func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGINT} }
 
-// serves tells whether a process works on the data: a server's working folder is that of its data.
+// serves reports whether a process works on the data: a server's working directory is its data folder.
 func serves(pid int, data string) bool {
 	if !alive(pid) {
 		return false

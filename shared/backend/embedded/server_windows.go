@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// account is who PostgreSQL's programs run as: here always us. The server gives up an administrator's rights itself.
+// account is the account of PostgreSQL's programs, here always that of this process. The server drops an
+// administrator's rights itself.
 type account struct{}
 
 func (account) String() string              { return "this user" }
@@ -21,7 +22,7 @@ func (account) download(ctx context.Context, into, source string) error {
 	return downloadArchive(ctx, into, source)
 }
 
-// signal tells a server to end; here only its own tool can.
+// signal makes a server end; on Windows only its own tool can.
 func (c *cluster) signal(_ int, how stopping) error {
 	mode := "fast"
 	if how == stopNow {
@@ -34,7 +35,7 @@ func (c *cluster) signal(_ int, how stopping) error {
 	return nil
 }
 
-// serves tells whether the process is there; that it is the data's own server follows from its number in the data.
+// serves reports whether the process exists; the process id in the data shows that it is the data's own server.
 func serves(pid int, _ string) bool {
 	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// storage finds out whether the broker can keep what it is given. With a full disk it refuses every record and answers
-// all else as if nothing had happened; a check has to tell.
+// storage checks whether the broker can store records. With a full disk the broker refuses every record and serves all
+// other requests as usual, so only a check reveals it.
 type storage struct {
 	path string // of a file of its own
 	log  *slog.Logger
@@ -30,7 +30,7 @@ const (
 	storageProbe = 64 << 10 // bytes, about what a batch of records takes
 )
 
-// check writes a file, at most twice a second, and returns what became of it.
+// check writes a file, at most twice a second, and returns the result.
 func (s *storage) check() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -38,7 +38,7 @@ func (s *storage) check() error {
 		return s.err
 	}
 	before := s.err
-	// It is made anew each time: a file that keeps its place on the disk would have room on a full one.
+	// The file is created again each time: an existing file would have its space even on a full disk.
 	s.err = errors.Join(os.WriteFile(s.path, make([]byte, storageProbe), 0o600), os.Remove(s.path))
 	s.at = time.Now()
 	switch {
@@ -50,8 +50,8 @@ func (s *storage) check() error {
 	return s.err
 }
 
-// answerChecks has the broker answer a check (backend.Kafka.Check) with an error while it cannot keep records. Clients,
-// which ask the same when they connect, are not affected.
+// answerChecks makes the broker answer a check (backend.Kafka.Check) with an error while it cannot store records.
+// Clients, which send the same request when they connect, are not affected.
 func (s *storage) answerChecks(c *kfake.Cluster) {
 	c.ControlKey(int16(kmsg.ApiVersions), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		asked := r.(*kmsg.ApiVersionsRequest)

@@ -16,40 +16,40 @@ import (
 type delivery struct {
 	event envelope.Event
 	trace context.Context
-	done  chan error // takes one
+	done  chan error // has room for one value
 }
 
-// applier consumes one partition for as long as this instance has it.
+// applier consumes one partition while this instance has it.
 type applier struct {
 	*Consumer
-	of    eventlog.TopicPartition
+	of    eventlog.SourcePartition
 	claim *bus.Claim
 
 	mu    sync.Mutex
 	queue []*delivery
 	until int64         // a position that the log is known to have reached; see catchUp
-	wake  chan struct{} // takes one
+	wake  chan struct{} // has room for one signal
 	ended bool
 
-	calls context.Context // of calls to the owner: it ends when the partition goes elsewhere
+	calls context.Context // for calls to the owner: ends when the partition is released
 
-	// The fields below belong to the goroutine of run.
-	consumer    eventlog.Consumer
-	saved       eventlog.Checkpoint
-	savedAt     time.Time
-	at          int64  // everything up to here was considered; from saved.Position on it led to what is in items
-	incarnation string // of the newest record
-	items       []*item
-	size        size                       // of items
-	waiting     []*delivery                // considered, not stored yet
-	parked      map[string]eventlog.Parked // by stream
-	revision    int64                      // of parked
-	readings    map[string]int64           // versions that an earlier release applied, of the streams at hand
+	// The fields below are used by the goroutine of run alone.
+	consumer       eventlog.Consumer
+	saved          eventlog.Checkpoint
+	savedAt        time.Time
+	at             int64  // everything up to this position was considered; its effects above saved.Position are in items
+	incarnation    string // of the newest record
+	items          []*item
+	size           size                       // of items
+	waiting        []*delivery                // considered, but not stored yet
+	parked         map[string]eventlog.Parked // by stream
+	revision       int64                      // of the parked streams
+	legacyVersions map[string]int64           // versions that an earlier release applied, for the current records
 }
 
 func newApplier(c *Consumer, partition int32, claim *bus.Claim) *applier {
 	return &applier{Consumer: c, claim: claim, wake: make(chan struct{}, 1),
-		of: eventlog.TopicPartition{Source: c.o.Source, Topic: c.o.Topic, Partition: partition}}
+		of: eventlog.SourcePartition{Source: c.o.Source, Topic: c.o.Topic, Partition: partition}}
 }
 
 func (a *applier) put(d *delivery) {
@@ -83,10 +83,10 @@ func (a *applier) hasEnded() bool {
 	return a.ended
 }
 
-// errLost is the fate of records whose partition another instance has: they are not acknowledged here.
-var errLost = bus.Away("partition", errors.New("another instance has it"))
+// errLost is the error of records whose partition another instance consumes; they are not acknowledged here.
+var errLost = bus.Unavailable("partition", errors.New("another instance has it"))
 
-// run ends when the partition goes elsewhere, at the latest when ctx ends.
+// run consumes until the partition is released, at the latest when ctx ends.
 func (a *applier) run() {
 	var cancel context.CancelFunc
 	a.calls, cancel = context.WithCancel(a.ctx)
@@ -99,8 +99,8 @@ func (a *applier) run() {
 		}
 	}()
 	err := a.consume()
-	if err != nil && !errors.Is(err, errOver) {
-		a.logger.Warn("the consumption of a partition ends here", "partition", a.of.Partition, "error", err)
+	if err != nil && !errors.Is(err, errReleased) {
+		a.logger.Warn("consuming a partition ended", "partition", a.of.Partition, "error", err)
 	}
 	a.mu.Lock()
 	a.ended = true
@@ -112,15 +112,15 @@ func (a *applier) run() {
 	}
 }
 
-// errOver reports that the partition goes elsewhere.
-var errOver = errors.New("the partition is given up")
+// errReleased reports that the partition was released.
+var errReleased = errors.New("the partition was released")
 
 func (a *applier) consume() error {
 	begun := false
 	for {
 		records, until := a.next()
 		if len(records) > 0 && !begun {
-			// Until its place is known, the first record cannot be told from a repeat.
+			// Before its checkpoint is known, the first record cannot be distinguished from a repeat.
 			if err := a.begin(records[0].event); err != nil {
 				a.waiting = append(a.waiting, records...)
 				return err
@@ -137,13 +137,13 @@ func (a *applier) consume() error {
 		if err != nil {
 			return err
 		}
-		if a.over() {
-			return errOver
+		if a.isReleased() {
+			return errReleased
 		}
 	}
 }
 
-func (a *applier) over() bool {
+func (a *applier) isReleased() bool {
 	select {
 	case <-a.claim.Done():
 		return true
@@ -152,7 +152,7 @@ func (a *applier) over() bool {
 	}
 }
 
-// next waits for records, or until progress has to be stored, or until the partition goes elsewhere.
+// next waits for records, or until progress has to be stored, or until the partition is released.
 func (a *applier) next() (records []*delivery, until int64) {
 	var due <-chan time.Time
 	if a.unsaved() {
@@ -178,18 +178,18 @@ func (a *applier) next() (records []*delivery, until int64) {
 	return records, a.until
 }
 
-// unsaved reports whether the checkpoint is behind what was considered.
+// unsaved reports whether the checkpoint is behind the records that were considered.
 func (a *applier) unsaved() bool {
 	return a.at > a.saved.Position || len(a.items) > 0 || len(a.waiting) > 0
 }
 
-// take considers records, and writes what follows from them.
+// take considers records and writes their effects.
 func (a *applier) take(records []*delivery) error {
 	events := make([]envelope.Event, len(records))
 	for i, d := range records {
 		events[i] = d.event
 	}
-	if err := a.prepareReadings(events); err != nil {
+	if err := a.loadLegacyVersions(events); err != nil {
 		return err
 	}
 	for _, d := range records {
@@ -200,11 +200,11 @@ func (a *applier) take(records []*delivery) error {
 	return a.save()
 }
 
-// record considers one record of the topic: it fills what is missing before it, and drops repeats.
+// record considers one record of the topic: it fills a hole before it, and drops a repeat.
 func (a *applier) record(d *delivery) error {
 	e := d.event
 	if e.Fence || e.Epoch > a.saved.Epoch {
-		if err := a.cross(e); err != nil {
+		if err := a.crossFence(e); err != nil {
 			return err
 		}
 	}
@@ -212,7 +212,7 @@ func (a *applier) record(d *delivery) error {
 	case e.Position <= a.at:
 		return nil
 	case !a.current(e):
-		return nil // what it is about is found by the next record's "before"
+		return nil // the next record's "before" reveals what it missed
 	case e.Before > a.at:
 		if err := a.fill(e.Before); err != nil {
 			return err
@@ -228,8 +228,9 @@ func (a *applier) record(d *delivery) error {
 	return nil
 }
 
-// current reports whether a record belongs to the epoch. One of a lower epoch comes from a relay that had lost its lease.
-// Events without an epoch come from a relay of an earlier release: they count where they belong into this partition.
+// current reports whether a record belongs to the current epoch. A record of a lower epoch comes from a relay that had
+// lost its lease. Events without an epoch come from a relay of an earlier release; they count if they belong into this
+// partition.
 func (a *applier) current(e envelope.Event) bool {
 	if e.Epoch == 0 && a.saved.Epoch > 0 {
 		return !e.IsPosition() && bus.Partition(e.Stream, a.saved.Partitions) == a.of.Partition
@@ -237,41 +238,41 @@ func (a *applier) current(e envelope.Event) bool {
 	return e.Epoch == a.saved.Epoch
 }
 
-// restored notes the incarnation of the source's log. Positions go on above all that were published before, so what the
-// log still has above the checkpoint, and what is new, is found as in any other hole. Commits that the database has
-// lost stay applied.
+// restored records the incarnation of the source's log. Positions continue above all that were published before, so the
+// events above the checkpoint that the log still has, and new ones, are found as in any other hole. Effects of commits
+// that the database has lost stay.
 func (a *applier) restored(incarnation string) {
 	if incarnation == a.incarnation || incarnation == "" {
 		return
 	}
 	if a.incarnation != "" {
-		a.logger.Warn("the log of the source was restored to an earlier state: what it has lost stays applied here",
+		a.logger.Warn("the log of the source was restored to an earlier state; events that it has lost stay applied here",
 			"partition", a.of.Partition, "position", a.at, "incarnation", incarnation, "before", a.incarnation)
 	}
 	a.incarnation = incarnation
 }
 
-// save writes what is to be written; progress without effect only if it is due.
+// save writes effects at once, and progress without effects if it is due.
 func (a *applier) save() error {
 	effective := false
 	for _, i := range a.items {
 		effective = effective || len(i.effects) > 0 || i.problem != nil
 	}
-	a.answer()
-	due := a.over() || len(a.waiting) >= maxUnsaved || time.Since(a.savedAt) >= saveEvery
+	a.acknowledge()
+	due := a.isReleased() || len(a.waiting) >= maxUnsaved || time.Since(a.savedAt) >= saveEvery
 	if !effective && (!due || !a.unsaved()) {
 		return nil
 	}
 	return a.write(a.checkpoint(a.at, 0))
 }
 
-// checkpoint is one with what the partition has now beside its position.
+// checkpoint returns a checkpoint at a position, with the current values of the partition.
 func (a *applier) checkpoint(position int64, index int) eventlog.Checkpoint {
 	return eventlog.Checkpoint{Position: position, Index: index, Incarnation: a.incarnation, Epoch: a.saved.Epoch,
 		Partitions: a.saved.Partitions}
 }
 
-// before is the checkpoint before an event: some of its effects may be stored.
+// before returns the checkpoint before an event, of which some effects may be stored.
 func (a *applier) before(position int64) eventlog.Checkpoint {
 	if position == a.saved.Position {
 		return a.checkpoint(position, a.saved.Index)
@@ -279,8 +280,8 @@ func (a *applier) before(position int64) eventlog.Checkpoint {
 	return a.checkpoint(position, 0)
 }
 
-// answer acknowledges the records up to the checkpoint. One that is parked by itself becomes a dead letter.
-func (a *applier) answer() {
+// acknowledge acknowledges the records up to the checkpoint. A record that failed and is parked becomes a dead letter.
+func (a *applier) acknowledge() {
 	left := a.waiting[:0]
 	for _, d := range a.waiting {
 		if d.event.Position > a.saved.Position {
@@ -297,15 +298,15 @@ func (a *applier) answer() {
 	a.waiting = left
 }
 
-// stored notes that a write was committed.
+// stored records that a write was committed.
 func (a *applier) stored(c eventlog.Checkpoint) {
 	a.saved, a.savedAt = c, time.Now()
-	a.answer()
+	a.acknowledge()
 }
 
-// reload reads what is parked.
+// reload reads the parked streams.
 func (a *applier) reload() error {
-	return a.patiently(a.claim.Done(), func() error {
+	return a.retryUnavailable(a.claim.Done(), func() error {
 		all, revision, err := a.o.Log.ParkedOf(a.ctx, a.of.Source, a.of.Topic)
 		if err != nil {
 			return err

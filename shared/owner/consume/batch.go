@@ -15,22 +15,22 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// item is an event on its way into a write.
+// item is an event that waits to be written.
 type item struct {
 	event   envelope.Event
 	trace   context.Context
-	before  int64    // everything up to here precedes the event in its partition
-	effects []Effect // of the event, from the index first on
+	before  int64    // every earlier event of the partition is at or below this position
+	effects []Effect // of the event, from index first onwards
 	first   int
 	problem error // why the event is parked
 }
 
-// size is what the effects of items write.
+// size is the size of the effects of items.
 type size struct {
 	streams map[string]bool
 	events  int
 	bytes   int
-	appends bool // whether there are events that no command leads to
+	appends bool // there are events that are not from commands
 }
 
 func (s *size) add(f Effect) {
@@ -46,11 +46,11 @@ func (s *size) add(f Effect) {
 		s.appends = true
 		return
 	}
-	s.events++ // about
+	s.events++ // an estimate
 	s.bytes += proto.Size(f.Command)
 }
 
-// fits reports whether an effect may be added within the bounds of one transaction. One always does.
+// fits reports whether an effect may be added within the bounds of one transaction. The first effect always fits.
 func (s *size) fits(f Effect) bool {
 	if len(s.streams) == 0 {
 		return true
@@ -59,15 +59,15 @@ func (s *size) fits(f Effect) bool {
 		return false
 	}
 	if f.Command != nil && s.appends {
-		return false // a write has its commands first
+		return false // a write puts its commands first
 	}
 	return s.streams[f.Stream] || len(s.streams) < maxStreams
 }
 
-// consider finds what follows from the next event of the partition, and writes whenever a transaction is full.
+// consider determines the effects of the next event of the partition, and writes whenever a transaction is full.
 // Considered events are in items, or stored.
 func (a *applier) consider(e envelope.Event, trace context.Context, before int64) error {
-	if a.past(e) {
+	if a.isOld(e) {
 		return nil
 	}
 	for {
@@ -79,12 +79,12 @@ func (a *applier) consider(e envelope.Event, trace context.Context, before int64
 			a.items = append(a.items, &item{event: e, trace: trace, before: before})
 			return nil
 		}
-		// A retry is about to end: it has to know how far the stream was passed over.
+		// A retry that is about to catch up needs to know how far the stream was passed over.
 		if err := a.write(a.before(before)); err != nil {
 			return err
 		}
 		if !pause(a.ctx, a.claim.Done(), firstPause) {
-			return errOver
+			return errReleased
 		}
 		if err := a.reload(); err != nil {
 			return err
@@ -92,7 +92,7 @@ func (a *applier) consider(e envelope.Event, trace context.Context, before int64
 	}
 	effects, err := a.effects(e)
 	if err != nil {
-		a.logger.Error("an event is parked, and what follows in its stream with it", "stream", e.Stream,
+		a.logger.Error("event failed, its stream is parked", "stream", e.Stream,
 			"version", e.Version, "event", e.ID, "error", err)
 		a.items = append(a.items, &item{event: e, trace: trace, before: before, problem: err, first: a.before(before).Index})
 		return nil
@@ -120,16 +120,16 @@ func (a *applier) add(i *item) {
 	}
 }
 
-// past reports whether an event is not news: it is older than the service reacts to, or an earlier release has applied
+// isOld reports whether an event is ignored: it is older than the service reacts to, or an earlier release has applied
 // it.
-func (a *applier) past(e envelope.Event) bool {
+func (a *applier) isOld(e envelope.Event) bool {
 	if !a.consumer.Since.IsZero() && e.Time.Before(a.consumer.Since) {
 		return true
 	}
-	return e.Position <= a.consumer.ReadingsEnd && e.Version <= a.readings[e.Stream]
+	return e.Position <= a.consumer.LegacyEnd && e.Version <= a.legacyVersions[e.Stream]
 }
 
-// effects asks the reaction. Its panic costs the event's stream, not the service.
+// effects calls the reaction. A panic costs the event's stream, not the service.
 func (c *Consumer) effects(e envelope.Event) (effects []Effect, err error) {
 	m, err := c.o.Catalog.Decode(e.Type, e.Body)
 	if err != nil {
@@ -160,7 +160,7 @@ func (a *applier) write(to eventlog.Checkpoint) error {
 			a.items, a.size = nil, size{}
 			return err
 		}
-		// A part may be stored already, if they were halved.
+		// If the items were halved, some of them may be stored already.
 		if err := a.reload(); err != nil {
 			return err
 		}
@@ -176,17 +176,17 @@ func (a *applier) write(to eventlog.Checkpoint) error {
 	}
 }
 
-// commit stores items in one transaction. Where that fails because of what is in them it halves them, until the event to
-// blame stands alone: that one is parked.
+// commit stores items in one transaction. If that fails because of the items, commit halves them until the event at
+// fault is alone, and parks its stream.
 func (a *applier) commit(items []*item, to eventlog.Checkpoint) error {
 	if len(items) == 0 && to == a.saved {
 		a.savedAt = time.Now()
 		return nil
 	}
-	var since time.Time // when a command could not be decided yet for the first time
+	var since time.Time // when a command first could not be decided yet
 	for {
 		commands, w, parks := a.compose(items, to)
-		err := a.patiently(a.claim.Done(), func() error {
+		err := a.retryUnavailable(a.claim.Done(), func() error {
 			_, err := a.o.Commit(a.ctx, commands, w)
 			return err
 		})
@@ -202,7 +202,7 @@ func (a *applier) commit(items []*item, to eventlog.Checkpoint) error {
 			a.stored(to)
 			return nil
 		case errors.As(err, &stale) && stale.Have == to:
-			// The answer of a commit was lost. If it was not ours, the effects are the same all the same.
+			// The result of a commit was lost. Even if another instance made it, the effects are the same.
 			if err := a.reload(); err != nil {
 				return err
 			}
@@ -210,7 +210,7 @@ func (a *applier) commit(items []*item, to eventlog.Checkpoint) error {
 			return nil
 		case errors.As(err, &stale):
 			return a.failed("consume", err)
-		case !ofItems(err):
+		case !isCausedByItems(err):
 			return err
 		case len(items) > 1:
 			half := len(items) / 2
@@ -224,30 +224,31 @@ func (a *applier) commit(items []*item, to eventlog.Checkpoint) error {
 				since = time.Now()
 			}
 			if !pause(a.ctx, a.claim.Done(), firstPause) {
-				return errOver
+				return errReleased
 			}
 		default:
 			e := items[0].event
 			if items[0].problem != nil {
-				a.logger.Error("an event is left out: not even its stream can be parked", "position", e.Position, "error", err)
+				a.logger.Error("event dropped: its stream cannot be parked", "position", e.Position, "error", err)
 				items = nil
 				continue
 			}
-			a.logger.Error("an event is parked, and what follows in its stream with it", "stream", e.Stream,
+			a.logger.Error("event failed, its stream is parked", "stream", e.Stream,
 				"version", e.Version, "event", e.ID, "error", err)
 			items[0].problem, items[0].effects = err, nil
 		}
 	}
 }
 
-// ofItems reports whether a write fails because of what is in it.
-func ofItems(err error) bool {
-	var member *eventlog.MemberError
+// isCausedByItems reports whether the items of a write are the reason for its failure.
+func isCausedByItems(err error) bool {
+	var member *eventlog.WriteError
 	var command *CommandError
 	return errors.As(err, &member) || errors.As(err, &command)
 }
 
-// compose makes the write of items, and the commands that are decided with it. Items of parked streams are passed over.
+// compose returns the write of items, and the commands that are decided with it. Items of parked streams are passed
+// over.
 func (a *applier) compose(items []*item, to eventlog.Checkpoint) ([]Command, eventlog.Write, []eventlog.Parked) {
 	advance := &eventlog.Advance{Of: a.of, From: a.saved, To: to, Revision: a.revision}
 	c := composed{w: eventlog.Write{Expected: eventlog.AnyVersion, Advance: advance}}
@@ -287,7 +288,7 @@ type composed struct {
 	w        eventlog.Write
 }
 
-// add adds effects of an event, of which the first has an index.
+// add adds effects of an event. The first of them has the index first.
 func (c *composed) add(of *Consumer, e envelope.Event, trace context.Context, first int, effects []Effect) {
 	parent := ""
 	if trace != nil {
@@ -307,7 +308,7 @@ func (c *composed) add(of *Consumer, e envelope.Event, trace context.Context, fi
 	}
 }
 
-// parkedBy is a stream that an event parks.
+// parkedBy returns the stream that an event parks.
 func (c *Consumer) parkedBy(e envelope.Event, index int, cause error) *eventlog.Parked {
 	record := e.Record(c.o.Topic)
 	record.Body = nil

@@ -18,8 +18,7 @@ import (
 
 // Command is a command of the service itself that its reaction yields.
 type Command struct {
-	// ID is made of the event that it follows from, the reaction and the index of the effect, so that a repeat is the same
-	// command.
+	// ID is derived from the event, the reaction and the index of the effect, so that a repeat is the same command.
 	ID          string
 	Actor       string
 	Correlation string
@@ -27,14 +26,14 @@ type Command struct {
 	Message     proto.Message // declared; clients need not be allowed to send it
 }
 
-// Commit decides commands, one after the other, each on the state of its stream, and commits their outcomes together with
-// a write, whose events lie behind theirs. A command that has an outcome already counts as done; a refusal is an outcome.
-// Other errors are those of eventlog.Log.Commit for the write, or a *CommandError.
+// Commit decides commands, one after another, each on the state of its stream, and commits their outcomes together with
+// a write, whose events come after theirs. A command that has an outcome already counts as done; a refusal is an
+// outcome. Other errors are those of eventlog.Log.Commit for the write, or a *CommandError.
 type Commit func(ctx context.Context, commands []Command, w eventlog.Write) (eventlog.Committed, error)
 
-// CommandError reports which command could not be decided, and why. Nothing of its write was written.
+// CommandError reports that a command could not be decided, and why. Nothing of its write was committed.
 type CommandError struct {
-	Index int // among those given
+	Index int // among the given commands
 	Err   error
 }
 
@@ -42,16 +41,16 @@ func (e *CommandError) Error() string { return fmt.Sprintf("command %d: %v", e.I
 
 func (e *CommandError) Unwrap() error { return e.Err }
 
-// commandNames is the name space of the ids of commands.
+// commandNames is the namespace of the ids of commands.
 var commandNames = uuid.MustParse("5d6a2a0e-93c5-5f5b-9f0b-6d4b0a5e2c31")
 
-// commandID is that of the command which an effect of an event is. The topic is the name of the reaction: a service has
-// one to each topic.
+// commandID returns the id of the command of an effect. The topic stands for the reaction, because a service has one
+// reaction to each topic.
 func (c *Consumer) commandID(e envelope.Event, index int) string {
 	return uuid.NewSHA1(commandNames, []byte(e.ID+"\x00"+c.o.Source+"/"+c.o.Topic+"\x00"+strconv.Itoa(index))).String()
 }
 
-// check completes an effect of an event, and reports why it is none.
+// check completes an effect of an event, and returns an error if it is invalid.
 func (c *Consumer) check(e envelope.Event, index int, f *Effect) error {
 	if f.Actor == "" {
 		f.Actor = e.Actor
@@ -80,8 +79,8 @@ func commitPlainly(log *eventlog.Log) Commit {
 	}
 }
 
-// notYetPatience is for how long a partition waits for a command that rests on something not known yet. It is that of
-// commands of clients.
+// notYetPatience is how long a partition waits for a command that depends on something not known yet. It equals that of
+// clients' commands.
 const notYetPatience = 2 * time.Second
 
 // notYet reports whether a command cannot be decided because a fact has not arrived yet.

@@ -1,16 +1,16 @@
-// Package consume applies the events of other owners' topics to a service's own log: each event once, the events of a
-// partition in order, completely.
+// Package consume applies the events of other owners' topics to a service's own log: every event, once, and the events
+// of a partition in order.
 //
 // A topic is consumed partition by partition. Each partition has a checkpoint in the service's own database, which is
-// compared and moved in the transaction of what follows from the events; so two instances that both believe that they
-// have a partition cannot both apply an event. Each record contains the position before it in its partition. A record
-// whose "before" is above the checkpoint proves that something is missing, and only then the owner's log is read.
+// compared and moved in the transaction of the events' effects. So two instances that both believe that they have a
+// partition cannot both apply an event. Each record contains the position before it in its partition. A record whose
+// "before" is above the checkpoint proves that something is missing; only then is the owner's log read.
 //
-// One goroutine per partition, the applier, takes the records that have come in, fills holes from the owner's log, asks
-// the reaction what follows, writes that in as few transactions as the bounds allow, and acknowledges the records. Where
-// commands follow, the service's aggregates decide them in that transaction (Options.Commit). An event that leads to
-// nothing costs no transaction: progress is stored once a second. An event that fails by itself parks its stream; the
-// other streams go on.
+// One goroutine per partition, the applier, takes the records that have arrived, fills holes from the owner's log,
+// calls the reaction, writes the effects in as few transactions as the bounds allow, and acknowledges the records. If
+// effects are commands, the service's aggregates decide them in that transaction (Options.Commit). An event without
+// effects costs no transaction: progress is stored once a second. An event that fails parks its stream; the other
+// streams go on.
 package consume
 
 import (
@@ -31,14 +31,14 @@ import (
 )
 
 const (
-	// Window is the number of records of a partition that are taken before the first of them is stored. It bounds what
-	// progress without effect costs: a second's worth of records is stored together.
+	// Window is the number of records of a partition that are in flight before the first of them is stored. It bounds
+	// the cost of progress without effects: the records of a second are stored together.
 	Window = 4096
-	// saveEvery is how often progress without effect is stored.
+	// saveEvery is how often progress without effects is stored.
 	saveEvery = time.Second
-	// maxUnsaved records are taken before progress is stored earlier.
+	// maxUnsaved is the number of records after which progress is stored earlier.
 	maxUnsaved = Window / 2
-	// maxRecords are taken from the queue together.
+	// maxRecords is the number of records that are taken from the queue together.
 	maxRecords = 512
 	// maxStreams, maxEvents and maxBytes bound one transaction.
 	maxStreams = 256
@@ -55,13 +55,15 @@ type Options struct {
 	Topic      string
 	Since      Since
 	React      Reaction
-	Partitions int32 // of the topic in releases whose records did not contain the count
+	Partitions int32 // of the topic, for releases whose records did not contain the count
 	Log        *eventlog.Log
-	// Commit decides the commands that effects contain. Nil: the service decides none, and an event with one is parked.
+	// Commit decides the commands among the effects. Nil: the service decides none, and an event with a command is
+	// parked.
 	Commit  Commit
 	Catalog *catalog.Catalog
 	Owner   meshv1connect.OwnerServiceClient // of the source
-	// Waiting is told when something cannot go on because a dependency does not answer, and with nil when it goes on.
+	// Waiting is called when work cannot continue because a dependency is unavailable, and with a nil error when it
+	// continues.
 	Waiting func(dependency string, err error)
 	Logger  *slog.Logger
 }
@@ -78,10 +80,10 @@ type Consumer struct {
 	running  sync.WaitGroup
 }
 
-// New makes a Consumer. Nothing is committed after ctx has ended.
+// New returns a Consumer. It commits nothing after ctx has ended.
 func New(ctx context.Context, o Options) (*Consumer, error) {
 	if o.Since.kind == sinceUnset {
-		return nil, fmt.Errorf("consume %s of %s: it is not said from when on (FromStart, FromNow, FromTime)", o.Topic, o.Source)
+		return nil, fmt.Errorf("consume %s of %s: Since is not set; use FromStart, FromNow or FromTime", o.Topic, o.Source)
 	}
 	if o.Waiting == nil {
 		o.Waiting = func(string, error) {}
@@ -99,28 +101,29 @@ func New(ctx context.Context, o Options) (*Consumer, error) {
 // Source is the owner of the topic.
 func (c *Consumer) Source() string { return c.o.Source }
 
-// Topic is the one that is consumed.
+// Topic is the topic that is consumed.
 func (c *Consumer) Topic() string { return c.o.Topic }
 
-// Handle is a handler for a router. It returns when the record's partition is stored up to it. Its subscriber has to keep
-// the order within partitions (bus.SubscriberOptions.InOrder).
+// Handle is a handler for a router. It returns when the record's partition is stored up to the record. Its subscriber
+// must keep the order within partitions (bus.SubscriberOptions.InOrder).
 func (c *Consumer) Handle(m *message.Message) error {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {
-		return bus.Permanent(err) // the next record's "before" shows the hole, which the owner's log fills
+		return bus.Permanent(err) // the next record's "before" reveals the hole, which is filled from the owner's log
 	}
 	partition, ok := bus.PartitionOf(m.Context())
 	claim, claimed := bus.ClaimOf(m.Context())
 	if !ok || !claimed {
-		return bus.Permanent(errors.New("the message does not come from a partition"))
+		return bus.Permanent(errors.New("the message was not delivered by a bus.Subscriber"))
 	}
 	d := &delivery{event: e, trace: m.Context(), done: make(chan error, 1)}
 	c.applierOf(partition, claim).put(d)
-	bus.Release(m) // it has its place in the queue
+	bus.Release(m) // its order is settled by the queue
 	return <-d.done
 }
 
-// applierOf returns the applier of a claim. A partition that has come back has a new one, which reads its checkpoint.
+// applierOf returns the applier of a claim. A partition that is assigned again gets a new applier, which reads its
+// checkpoint.
 func (c *Consumer) applierOf(partition int32, claim *bus.Claim) *applier {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -133,11 +136,11 @@ func (c *Consumer) applierOf(partition int32, claim *bus.Claim) *applier {
 	return a
 }
 
-// Wait returns when all appliers have ended; no message may come any more.
+// Wait returns when all appliers have ended. No message may arrive after the call.
 func (c *Consumer) Wait() { c.running.Wait() }
 
-// CatchUp has this instance's partitions read the owner's log up to an event that the topic did not bring. It does not
-// wait for it. An event that is applied already is nothing new.
+// CatchUp lets this instance's partitions read the owner's log up to an event that the topic did not deliver. It does
+// not wait for that. An event that is applied already has no effect.
 func (c *Consumer) CatchUp(e envelope.Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,36 +149,36 @@ func (c *Consumer) CatchUp(e envelope.Event) {
 	}
 }
 
-// patiently tries for as long as Postgres or the owner does not answer, until over is closed.
-func (c *Consumer) patiently(over <-chan struct{}, try func() error) error {
-	away := ""
+// retryUnavailable calls try for as long as Postgres or the owner is unavailable, until over is closed.
+func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) error {
+	unavailable := ""
 	defer func() {
-		if away != "" {
-			c.o.Waiting(away, nil)
+		if unavailable != "" {
+			c.o.Waiting(unavailable, nil)
 		}
 	}()
 	for wait := firstPause; ; wait = min(2*wait, maxPause) {
 		err := try()
-		var elsewhere *awayError
-		if !errors.As(err, &elsewhere) && !errors.Is(err, bus.ErrAway) {
+		var elsewhere *unavailableError
+		if !errors.As(err, &elsewhere) && !errors.Is(err, bus.ErrUnavailable) {
 			return err
 		}
 		now := "postgres"
 		if elsewhere != nil {
 			now = elsewhere.service
 		}
-		if away != "" && away != now {
-			c.o.Waiting(away, nil) // it has answered, or the other would not have been asked
+		if unavailable != "" && unavailable != now {
+			c.o.Waiting(unavailable, nil) // it must have responded before the other was called
 		}
-		away = now
-		c.o.Waiting(away, err)
+		unavailable = now
+		c.o.Waiting(unavailable, err)
 		if !pause(c.ctx, over, wait) {
 			return err
 		}
 	}
 }
 
-// pause waits; it reports whether the time has passed before ctx ended or over was closed.
+// pause waits for d. It reports whether d passed before ctx ended or over was closed.
 func pause(ctx context.Context, over <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -188,12 +191,12 @@ func pause(ctx context.Context, over <-chan struct{}, d time.Duration) bool {
 	return false
 }
 
-// awayError reports that another service does not answer.
-type awayError struct {
+// unavailableError reports that another service does not respond.
+type unavailableError struct {
 	service string
 	err     error
 }
 
-func (e *awayError) Error() string { return e.service + " does not answer: " + e.err.Error() }
+func (e *unavailableError) Error() string { return e.service + " does not respond: " + e.err.Error() }
 
-func (e *awayError) Unwrap() error { return e.err }
+func (e *unavailableError) Unwrap() error { return e.err }

@@ -8,14 +8,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// When a topic is given further partitions, streams move: what is above the fence is hashed by the new count. Nothing
-// above it is applied in any partition before every old one is stored up to it; so a stream's events stay in order.
+// When a topic gets more partitions, streams move: events above the fence are hashed by the new count. No partition
+// applies an event above the fence before every old partition is stored up to it; so the events of a stream stay in
+// order.
 
-// awaitEvery is how often the checkpoints of other partitions are looked at.
+// awaitEvery is how often the checkpoints of other partitions are read.
 const awaitEvery = 100 * time.Millisecond
 
-// cross brings the partition to the epoch of a record, over all fences on the way.
-func (a *applier) cross(e envelope.Event) error {
+// crossFence brings the partition to the epoch of a record, across all fences on the way.
+func (a *applier) crossFence(e envelope.Event) error {
 	for e.Epoch > a.saved.Epoch {
 		f, err := a.fence(a.saved, e)
 		if err != nil {
@@ -29,7 +30,7 @@ func (a *applier) cross(e envelope.Event) error {
 		if err := a.write(a.checkpoint(a.at, 0)); err != nil {
 			return err
 		}
-		if err := a.awaitOld(a.saved, f); err != nil {
+		if err := a.awaitOldPartitions(a.saved, f); err != nil {
 			return a.failed("cross the fence of", err)
 		}
 		to := a.checkpoint(a.at, 0)
@@ -37,21 +38,21 @@ func (a *applier) cross(e envelope.Event) error {
 		if err := a.write(to); err != nil {
 			return err
 		}
-		a.logger.Info("the topic has another partition count from here on", "partition", a.of.Partition,
+		a.logger.Info("the partition count of the topic has changed", "partition", a.of.Partition,
 			"position", f.Position, "epoch", f.To, "partitions", f.Partitions)
 	}
 	return nil
 }
 
-// fence finds where the epoch after a checkpoint's begins. All partitions go by what the first one of them has saved:
-// where that one has not seen the fence itself, because the topic has forgotten it, it is the position before the first
-// record of the new epoch, which is not below the fence.
+// fence finds the beginning of the epoch after that of a checkpoint. All partitions use the position that the first of
+// them saved. If that partition has not seen the fence itself, because the topic no longer has it, the position is the
+// one before the first record of the new epoch, which is not below the fence.
 func (a *applier) fence(c eventlog.Checkpoint, e envelope.Event) (found eventlog.Fence, err error) {
 	own := eventlog.Fence{From: c.Epoch, To: e.Epoch, Position: e.Before, Partitions: e.Partitions}
 	if e.Fence {
 		own.Position = e.Position
 	}
-	err = a.patiently(a.claim.Done(), func() error {
+	err = a.retryUnavailable(a.claim.Done(), func() error {
 		if err := a.o.Log.AddFence(a.ctx, a.of.Source, a.of.Topic, own); err != nil {
 			return err
 		}
@@ -70,32 +71,32 @@ func (a *applier) fence(c eventlog.Checkpoint, e envelope.Event) (found eventlog
 	return found, err
 }
 
-// awaitOld waits until every partition of the epoch before a fence is stored up to it.
-func (a *applier) awaitOld(old eventlog.Checkpoint, f eventlog.Fence) error {
+// awaitOldPartitions waits until every partition of the epoch before a fence is stored up to it.
+func (a *applier) awaitOldPartitions(old eventlog.Checkpoint, f eventlog.Fence) error {
 	for n := 0; ; n++ {
 		var all map[int32]eventlog.Checkpoint
-		err := a.patiently(a.claim.Done(), func() (err error) {
+		err := a.retryUnavailable(a.claim.Done(), func() (err error) {
 			all, err = a.o.Log.Checkpoints(a.ctx, a.of.Source, a.of.Topic)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		if passed(all, old.Partitions, f) {
+		if allPassed(all, old.Partitions, f) {
 			return nil
 		}
 		if n == 0 {
-			a.logger.Info("the partition waits until the others are stored up to where their count changed",
+			a.logger.Info("the partition waits until the others are stored up to the fence",
 				"partition", a.of.Partition, "position", f.Position)
 		}
 		if !pause(a.ctx, a.claim.Done(), awaitEvery) {
-			return errOver
+			return errReleased
 		}
 	}
 }
 
-// passed reports whether all partitions below a count are stored up to a fence.
-func passed(all map[int32]eventlog.Checkpoint, count int32, f eventlog.Fence) bool {
+// allPassed reports whether all partitions below a count are stored up to a fence.
+func allPassed(all map[int32]eventlog.Checkpoint, count int32, f eventlog.Fence) bool {
 	for n := range count {
 		c, ok := all[n]
 		if !ok || c.Position < f.Position && c.Epoch < f.To {

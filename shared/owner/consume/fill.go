@@ -18,17 +18,17 @@ const (
 	pageLimit  = 500              // events in a page
 )
 
-// fill considers what the owner's log contains of this partition above what was considered, up to a position.
+// fill considers the events of this partition in the owner's log, above those considered so far and up to a position.
 func (a *applier) fill(until int64) error {
 	a.logger.Info("events are missing from the topic, reading them from their owner's log",
 		"partition", a.of.Partition, "after", a.at, "until", until)
 	for a.at < until {
 		var page *meshv1.ReadLogResponse
-		err := a.patiently(a.claim.Done(), func() (err error) {
+		err := a.retryUnavailable(a.claim.Done(), func() (err error) {
 			page, err = a.page(a.calls, &meshv1.ReadLogRequest{After: a.at, Until: until, Topic: a.of.Topic,
 				Partition: a.of.Partition, Partitions: a.saved.Partitions, Limit: pageLimit})
 			if err == nil && page.GetComplete() <= a.at {
-				err = &awayError{a.of.Source, fmt.Errorf("its log is complete up to %d only", page.GetComplete())}
+				err = &unavailableError{a.of.Source, fmt.Errorf("its log is complete up to %d only", page.GetComplete())}
 			}
 			return err
 		})
@@ -38,8 +38,8 @@ func (a *applier) fill(until int64) error {
 		if err := a.takePage(page); err != nil {
 			return err
 		}
-		if a.over() {
-			return errOver
+		if a.isReleased() {
+			return errReleased
 		}
 	}
 	return nil
@@ -53,13 +53,13 @@ func (a *applier) takePage(page *meshv1.ReadLogResponse) error {
 		}
 		e, err := envelope.ReadRecord(r)
 		if err != nil {
-			// Nobody can tell what it was, or to which stream it belongs; gateways pass it over as well.
+			// The record's event and stream are unknown; gateways skip it as well.
 			a.logger.Error("a record of the owner's log cannot be read", "stream", r.GetKey(), "after", a.at, "error", err)
 			continue
 		}
 		events = append(events, e)
 	}
-	if err := a.prepareReadings(events); err != nil {
+	if err := a.loadLegacyVersions(events); err != nil {
 		return err
 	}
 	for _, e := range events {
@@ -81,7 +81,7 @@ func (c *Consumer) page(ctx context.Context, request *meshv1.ReadLogRequest) (*m
 	defer cancel()
 	page, err := c.o.Owner.ReadLog(ctx, connect.NewRequest(request))
 	if err != nil {
-		return nil, &awayError{c.o.Source, err}
+		return nil, &unavailableError{c.o.Source, err}
 	}
 	return page.Msg, nil
 }

@@ -75,7 +75,7 @@ func (k *killer) start() *instance {
 				k.killed <- struct{}{}
 			}
 			<-ctx.Done()
-			return eventlog.Committed{}, bus.Away("postgres", ctx.Err())
+			return eventlog.Committed{}, bus.Unavailable("postgres", ctx.Err())
 		}
 	})
 }

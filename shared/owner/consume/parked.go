@@ -13,25 +13,25 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// An event that fails by itself parks its stream: one row, in the transaction of the checkpoint, that contains from which
-// event on nothing of the stream is applied. Then an operator has the event applied (retry) or left out (drop), on
-// whichever instance, and what was passed over behind it is read from the owner's log and follows in order, up to the
-// checkpoint; the row is removed in the transaction of the last of it. From there on the partition's applier goes on.
+// An event that fails parks its stream: the transaction of the checkpoint adds one row with the event from which on
+// nothing of the stream is applied. Later an operator applies that event (retry) or skips it (drop), on any instance.
+// Then the events that were passed over are read from the owner's log and applied in order, up to the checkpoint; the
+// transaction of the last one removes the row. From there on the partition's applier continues.
 
-// Resolved is what came of dealing with a parked stream.
+// Resolved is the result of resolving a parked stream.
 type Resolved struct {
 	Applied int64  // events
-	Left    int64  // events that are still parked, with the one that failed
-	Problem string // why that one failed
+	Left    int64  // events that are still parked, including the one that failed
+	Problem string // why that event failed
 }
 
-// heldFor is how long a partition waits for a retry that is about to end.
-const heldFor = 10 * time.Second
+// holdDuration is how long a partition waits for a retry that is about to catch up.
+const holdDuration = 10 * time.Second
 
-// Resolve applies the event that parks a stream, or leaves it out, and those behind it, in order, until one fails.
+// Resolve applies or skips the event that parks a stream, and applies those behind it, in order, until one fails.
 func (c *Consumer) Resolve(ctx context.Context, stream string, version int64, drop bool) (done Resolved, err error) {
 	defer func() {
-		c.logger.Info("a parked stream was dealt with", "stream", stream, "version", version, "drop", drop,
+		c.logger.Info("parked stream resolved", "stream", stream, "version", version, "drop", drop,
 			"applied", done.Applied, "left", done.Left, "problem", done.Problem, "error", err)
 	}()
 	p, found, err := c.parkedStream(ctx, stream)
@@ -54,7 +54,8 @@ func (c *Consumer) Resolve(ctx context.Context, stream string, version int64, dr
 		var changed *eventlog.ParkedChangedError
 		switch {
 		case errors.As(err, &changed):
-			// The partition has passed over further events of the stream meanwhile. It has to wait if that happens again.
+			// The partition has passed over further events of the stream meanwhile. If that happens again, it has to
+			// wait.
 			if tries++; tries > 1 {
 				if err := r.hold(ctx, p); err != nil {
 					return done, err
@@ -78,7 +79,7 @@ func (c *Consumer) Resolve(ctx context.Context, stream string, version int64, dr
 			return done, err
 		}
 	}
-	return done, nil // another one has dealt with it
+	return done, nil // another call has resolved it
 }
 
 func (c *Consumer) parkedStream(ctx context.Context, stream string) (eventlog.Parked, bool, error) {
@@ -94,18 +95,18 @@ func (c *Consumer) parkedStream(ctx context.Context, stream string) (eventlog.Pa
 	return eventlog.Parked{}, false, nil
 }
 
-// resolving is a retry or a drop under way.
+// resolving is the state of a retry or a drop.
 type resolving struct {
 	*Consumer
 	stream  string
-	drop    bool // the first event is still to be left out
-	single  bool // one event at a time, because several together could not be written
+	drop    bool // the first event is still to be skipped
+	single  bool // one event at a time, because several in one write failed
 	applied int64
-	reached int64 // position up to which the partition has passed the stream over
+	reached int64 // position up to which the partition has passed over the stream
 }
 
-// step applies as many events as one transaction takes. It returns what is left parked, and why the next event fails if
-// it does.
+// step applies as many events as fit into one transaction. It returns what is left parked, and the error of the next
+// event if it fails.
 func (r *resolving) step(ctx context.Context, p eventlog.Parked) (left *eventlog.Parked, problem error, err error) {
 	r.applied = 0
 	events, all, err := r.read(ctx, p)
@@ -163,11 +164,11 @@ func (r *resolving) step(ctx context.Context, p eventlog.Parked) (left *eventlog
 	case err == nil:
 		r.drop = r.drop && !dropped
 		return left, problem, nil
-	case ofItems(err) && (!r.single || r.applied > 1):
+	case isCausedByItems(err) && (!r.single || r.applied > 1):
 		r.single = true
 		return r.step(ctx, p)
-	case ofItems(err):
-		// It is the first event that is not left out.
+	case isCausedByItems(err):
+		// The first event that is not skipped is at fault.
 		e := events[0]
 		skipped := int64(0)
 		if dropped {
@@ -198,7 +199,7 @@ func (r *resolving) read(ctx context.Context, p eventlog.Parked) (events []envel
 	page, err := r.page(ctx, &meshv1.ReadLogRequest{After: p.Position - 1, Until: limit, Topic: p.Topic, Stream: p.Stream,
 		Limit: maxStreams})
 	if err != nil {
-		return nil, false, bus.Away(r.o.Source, err)
+		return nil, false, bus.Unavailable(r.o.Source, err)
 	}
 	for _, record := range page.GetRecords() {
 		e, err := envelope.ReadRecord(record)
@@ -210,11 +211,11 @@ func (r *resolving) read(ctx context.Context, p eventlog.Parked) (events []envel
 	return events, page.GetComplete() >= min(limit, page.GetHead()) || len(events) == 0, nil
 }
 
-// limit is the position up to which the stream's partition has passed it over.
+// limit returns the position up to which the stream's partition has passed it over.
 func (r *resolving) limit(ctx context.Context) (limit int64, err error) {
 	all, err := r.o.Log.Checkpoints(ctx, r.o.Source, r.o.Topic)
 	for n, c := range all {
-		// While a fence is crossed a stream may have been in two partitions; the later one has begun after the earlier one
+		// While a fence is crossed, a stream may have been in two partitions; the later one began after the earlier one
 		// was stored up to the fence.
 		if c.Partitions > 0 && bus.Partition(r.stream, c.Partitions) == n {
 			limit = max(limit, c.Position)
@@ -223,7 +224,7 @@ func (r *resolving) limit(ctx context.Context) (limit int64, err error) {
 	return limit, err
 }
 
-// left is what stays parked when so many events have been dealt with: from an event on, of which some effects may be
+// left returns what remains parked after some events: the stream from an event onwards, of which some effects may be
 // applied.
 func (r *resolving) left(p eventlog.Parked, e envelope.Event, index int, taken int64, problem error) *eventlog.Parked {
 	n := r.parkedBy(e, index, errors.New("a retry was interrupted before this event"))
@@ -234,13 +235,13 @@ func (r *resolving) left(p eventlog.Parked, e envelope.Event, index int, taken i
 	return n
 }
 
-// hold has the partition wait before the next event of the stream.
+// hold makes the partition wait before the next event of the stream.
 func (r *resolving) hold(ctx context.Context, p eventlog.Parked) error {
 	_, err := r.o.Log.Commit(ctx, eventlog.Write{Expected: eventlog.AnyVersion,
-		Resolution: &eventlog.Resolution{Of: p, HoldUntil: r.now().Add(heldFor)}})
+		Resolution: &eventlog.Resolution{Of: p, HoldUntil: r.now().Add(holdDuration)}})
 	var changed *eventlog.ParkedChangedError
 	if errors.As(err, &changed) {
-		return nil // another one has dealt with it
+		return nil // another call has resolved it
 	}
 	return err
 }

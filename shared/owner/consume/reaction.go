@@ -8,35 +8,35 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Reaction decides what follows from an event of another owner. It is pure: it has no context to call anybody with, and
-// returns the same effects for the same event, in the same order, because an event with many effects is applied in parts.
+// Reaction returns the effects of an event of another owner. It is pure: it has no context for calls, and returns the
+// same effects for the same event, in the same order, because an event with many effects is applied in parts.
 //
-// Events of one stream come in order. Those of different streams do not: partitions have no order among each other, so
-// "read up to message 50" may come before message 50. The result of an effect may depend only on the state of the
-// stream that it is for, and that state has to be the same whichever came first. A test that applies the events of a
-// few streams in many interleavings and compares the states shows it; see notification's.
+// Events of one stream arrive in order. Events of different streams do not, because partitions are not ordered among
+// each other: "read up to message 50" may arrive before message 50. The result of an effect may depend only on the
+// state of its own stream, and that state must not depend on the order in which the events arrived. Test this by
+// applying the events of a few streams in many interleavings and comparing the states; see notification's test.
 type Reaction func(e envelope.Event, event proto.Message) []Effect
 
-// Effect is what follows for one stream of the service's own log: either events, which are appended whatever the stream
-// contains, or a command, which the stream's aggregate decides.
+// Effect is the effect of an event on one stream of the service's own log: either events, which are appended whatever
+// the stream contains, or a command, which the stream's aggregate decides.
 type Effect struct {
-	// Stream of the events. A command has none here: its declaration names it.
+	// Stream of the events. It is empty for a command, whose declaration names its stream.
 	Stream string
-	// Actor of the events or of the command; empty: that of the event which they follow from.
+	// Actor of the events or of the command; empty: that of the event.
 	Actor  string
 	Events []proto.Message
-	// Command of the service itself; clients need not be allowed to send it. Its outcome is kept as that of any other: that
-	// nothing followed, because of the state that the stream was in or because it was refused, stays so when the event comes
-	// again. Its decision has to be possible when the event comes: an event whose command cannot be decided is parked, after
-	// two seconds if only a fact is not known yet (refusal.NotYetError).
+	// Command of the service itself; clients need not be allowed to send it. Its outcome is stored like any other: if
+	// nothing followed, because of the stream's state or because the command was refused, that remains so when the
+	// event is delivered again. It must be possible to decide the command when the event arrives. An event whose
+	// command cannot be decided is parked, after two seconds if only a fact is not known yet (refusal.NotYetError).
 	//
-	// A transaction decides its commands before it appends events. So a command that follows events begins another one: a
-	// reaction that yields both in turns costs more transactions.
+	// A transaction decides its commands before it appends events. So a command that follows events starts another
+	// transaction: a reaction that yields both alternately costs more transactions.
 	Command proto.Message
 }
 
-// Since is from when on a service reacts to a topic that it has not consumed before. It matters once: what is found then
-// is stored, and a later start goes on from there.
+// Since is the time from which a service reacts to a topic that it has not consumed before. It matters once: the
+// resulting start is stored, and later runs continue from the checkpoints.
 type Since struct {
 	kind sinceKind
 	at   time.Time
@@ -51,11 +51,11 @@ const (
 	sinceTime
 )
 
-// FromStart has the service react to everything that the log contains.
+// FromStart makes the service react to everything that the log contains.
 func FromStart() Since { return Since{kind: sinceStart} }
 
-// FromNow has the service react to what happens after it is first started.
+// FromNow makes the service react to events after its first start.
 func FromNow() Since { return Since{kind: sinceNow} }
 
-// FromTime has the service react to what has happened since a time, by the clock of the owner's log.
+// FromTime makes the service react to events since a time, by the clock of the owner's log.
 func FromTime(t time.Time) Since { return Since{kind: sinceTime, at: t} }

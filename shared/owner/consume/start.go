@@ -10,16 +10,16 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// beyond is above every position: a page of what is above has the head of the log and no event.
-const beyond = int64(1) << 62
+// aboveAll is above every position: a page after it has the head of the log and no event.
+const aboveAll = int64(1) << 62
 
-// begin finds where the partition was consumed to. First is the first record that has come of it.
+// begin finds the checkpoint of the partition. First is the first record that has arrived from it.
 func (a *applier) begin(first envelope.Event) (err error) {
 	if a.consumer, err = a.beginConsumer(a.calls, a.claim.Done(), first); err != nil {
 		return a.failed("begin with", err)
 	}
 	var checkpoints map[int32]eventlog.Checkpoint
-	err = a.patiently(a.claim.Done(), func() (err error) {
+	err = a.retryUnavailable(a.claim.Done(), func() (err error) {
 		checkpoints, err = a.o.Log.Checkpoints(a.ctx, a.of.Source, a.of.Topic)
 		return err
 	})
@@ -40,8 +40,8 @@ func (a *applier) begin(first envelope.Event) (err error) {
 	return nil
 }
 
-// beginPartition gives a partition its first checkpoint: where the consumption of the topic began, or at the fence from
-// which on there is such a partition.
+// beginPartition gives a partition its first checkpoint: where the consumption of the topic began, or at the fence that
+// added the partition.
 func (a *applier) beginPartition(first envelope.Event) (saved eventlog.Checkpoint, err error) {
 	c := eventlog.Checkpoint{Position: a.consumer.Start, Epoch: a.consumer.Epoch, Partitions: a.consumer.Partitions}
 	for c.Partitions <= a.of.Partition {
@@ -52,19 +52,19 @@ func (a *applier) beginPartition(first envelope.Event) (saved eventlog.Checkpoin
 		if err != nil {
 			return c, err
 		}
-		if err := a.awaitOld(c, f); err != nil {
+		if err := a.awaitOldPartitions(c, f); err != nil {
 			return c, err
 		}
 		c.Position, c.Epoch, c.Partitions = max(c.Position, f.Position), f.To, f.Partitions
 	}
-	err = a.patiently(a.claim.Done(), func() (err error) {
+	err = a.retryUnavailable(a.claim.Done(), func() (err error) {
 		saved, err = a.o.Log.BeginPartition(a.ctx, a.of, c)
 		return err
 	})
 	return saved, err
 }
 
-// beginConsumer finds how the consumption of the topic began, and begins it if it did not.
+// beginConsumer returns how the consumption of the topic began, and begins it if necessary.
 func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, first envelope.Event) (eventlog.Consumer, error) {
 	c.mu.Lock()
 	begun := c.begun
@@ -73,7 +73,7 @@ func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, firs
 		return *begun, nil
 	}
 	var found eventlog.Consumer
-	err := c.patiently(over, func() (err error) {
+	err := c.retryUnavailable(over, func() (err error) {
 		var ok bool
 		if found, ok, err = c.o.Log.Consumer(ctx, c.o.Source, c.o.Topic); err != nil || ok {
 			return err
@@ -91,7 +91,7 @@ func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, firs
 	if err != nil {
 		return found, err
 	}
-	if err := c.patiently(over, func() error { return c.takeOver(ctx, found) }); err != nil {
+	if err := c.retryUnavailable(over, func() error { return c.takeOver(ctx, found) }); err != nil {
 		return found, err
 	}
 	c.logger.Info("the topic is consumed", "start", found.Start, "since", found.Since)
@@ -101,18 +101,19 @@ func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, firs
 	return found, nil
 }
 
-// findStart finds where a topic is consumed from: where an earlier release has left it, or what Options.Since stands for.
+// findStart finds the position from which a topic is consumed: where an earlier release has stopped, or the one of
+// Options.Since.
 func (c *Consumer) findStart(ctx context.Context, n *eventlog.Consumer) error {
-	mark, found, err := c.o.Log.ReadingsMark(ctx, c.o.Source, c.o.Topic)
+	position, found, err := c.o.Log.LegacyPosition(ctx, c.o.Source, c.o.Topic)
 	if err != nil {
 		return err
 	}
-	head, err := c.page(ctx, &meshv1.ReadLogRequest{After: beyond, Limit: 1})
+	head, err := c.page(ctx, &meshv1.ReadLogRequest{After: aboveAll, Limit: 1})
 	switch {
 	case err != nil:
 		return err
 	case found:
-		n.Start, n.ReadingsEnd = mark, head.GetHead()
+		n.Start, n.LegacyEnd = position, head.GetHead()
 		return nil
 	}
 	switch c.o.Since.kind {
@@ -125,10 +126,10 @@ func (c *Consumer) findStart(ctx context.Context, n *eventlog.Consumer) error {
 	return err
 }
 
-// lastBefore finds a position such that all events above it are from a time on, or nearly so: clocks that differ are
-// made up for by looking at each event's time as well.
+// lastBefore finds a position such that all events above it are from a time on, or nearly so. Because clocks may
+// differ, each event's time is checked as well.
 func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head int64) (int64, error) {
-	low, high := int64(0), head // an event at low is before t, one above high is not
+	low, high := int64(0), head // the event at low is before t, events above high are not
 	for low < high {
 		middle := low + (high-low)/2
 		page, err := c.page(ctx, &meshv1.ReadLogRequest{After: middle, Limit: 1})
@@ -152,10 +153,10 @@ func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head int64) (int
 	return low, nil
 }
 
-// takeOver parks what an earlier release had parked. The versions that it kept stay: partitions need them up to
-// ReadingsEnd, and other topics of the source have yet to begin.
+// takeOver parks the streams that an earlier release had parked. The versions that it stored remain: partitions need
+// them up to LegacyEnd, and other topics of the source may begin later.
 func (c *Consumer) takeOver(ctx context.Context, n eventlog.Consumer) error {
-	if n.ReadingsEnd == 0 {
+	if n.LegacyEnd == 0 {
 		return nil
 	}
 	return c.o.Log.ImportParked(ctx, c.o.Source, func(r *meshv1.Record) (position, passed int64, err error) {
@@ -164,22 +165,22 @@ func (c *Consumer) takeOver(ctx context.Context, n eventlog.Consumer) error {
 	})
 }
 
-// prepareReadings reads which versions an earlier release applied of the streams of some events.
-func (a *applier) prepareReadings(events []envelope.Event) error {
+// loadLegacyVersions reads the versions that an earlier release applied last, of the streams of some events.
+func (a *applier) loadLegacyVersions(events []envelope.Event) error {
 	var streams []string
 	seen := map[string]bool{}
 	for _, e := range events {
-		if e.Position <= a.consumer.ReadingsEnd && !e.IsPosition() && !seen[e.Stream] {
+		if e.Position <= a.consumer.LegacyEnd && !e.IsPosition() && !seen[e.Stream] {
 			seen[e.Stream] = true
 			streams = append(streams, e.Stream)
 		}
 	}
 	if len(streams) == 0 {
-		a.readings = nil
+		a.legacyVersions = nil
 		return nil
 	}
-	return a.patiently(a.claim.Done(), func() (err error) {
-		a.readings, err = a.o.Log.ReadingsOf(a.ctx, a.of.Source, streams)
+	return a.retryUnavailable(a.claim.Done(), func() (err error) {
+		a.legacyVersions, err = a.o.Log.LegacyVersions(a.ctx, a.of.Source, streams)
 		return err
 	})
 }

@@ -1,12 +1,12 @@
-// Testservers starts the real servers that integration tests share, runs a command that uses them, and stops them again
-// however it ends:
+// Testservers starts the real servers that integration tests share, runs a command that uses them, and stops them when
+// it ends:
 //
-//	testservers -- go test -tags integration ./...
+// testservers -- go test -tags integration ./...
 //
-// With -install, as root or with a sudo that asks for no password, it first has the package manager install what is missing; that may be all that it does. The
-// command finds them by the variables MESHTEST_…; a server that KAFKA_BROKERS, REDIS_URL or DATABASE_URL names is
-// used instead of one of its own. With -hold it runs no command: it prints the variables and goes on until its input
-// ends, which is how a test process that was started by hand has servers.
+// With -install, as root or with a sudo that needs no password, it first installs missing packages with the package
+// manager; without a command it then ends. The command finds the servers by the variables MESHTEST_…; a server that
+// KAFKA_BROKERS, REDIS_URL or DATABASE_URL names is used instead of one of its own. With -hold it runs no command: it
+// prints the variables and runs until its input ends, which serves test processes that are started by hand.
 package main
 
 import (
@@ -85,7 +85,8 @@ func run(o options) (status int, err error) {
 	return status, err
 }
 
-// buildJaeger builds it in the background. A test that needs it waits for it, and meets the same error, if any.
+// buildJaeger builds Jaeger in the background. A test that needs it waits for the build, and gets the same error, if
+// any.
 func buildJaeger(ctx context.Context, log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
@@ -123,7 +124,7 @@ func hold(ctx context.Context, servers *server.Set) error {
 	return nil
 }
 
-// command runs what was asked for and gives its exit status. A signal to us is passed on; it has a minute to end.
+// command runs the command and returns its exit status. It passes signals on; the command has a minute to end.
 func command(ctx context.Context, args, env []string) (int, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, os.Stdin, os.Stdout, os.Stderr

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// stopTime is what a server has for ending in order, on a machine that is busy.
+// stopTime is how long a server may take to stop in order, on a busy machine.
 const stopTime = 60 * time.Second
 
-// child is a process that ends when ours does.
+// child is a process that ends when this one does.
 type child struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
-	err  error         // how, once done
+	err  error         // its error, once done is closed
 }
 
-// startChild starts a process from an operating system thread of its own: Linux signals it when that thread ends,
-// which is when ours does, while an ordinary thread may end earlier.
+// startChild starts a process from an operating system thread of its own: Linux signals the process when that thread
+// ends, which is when this process ends; an ordinary thread may end earlier.
 func startChild(cmd *exec.Cmd) (*child, error) {
 	cmd.SysProcAttr = endsWithUs()
 	c := &child{cmd: cmd, done: make(chan struct{})}
@@ -50,12 +50,12 @@ func (c *child) running() bool {
 	}
 }
 
-// stop asks the process to end, insists when it does not, and waits for it.
+// stop signals the process to end, kills it if it does not, and waits for it.
 func (c *child) stop() error {
 	if !c.running() {
 		return nil
 	}
-	// One that is frozen hears nothing.
+	// A frozen process does not react.
 	_ = errors.Join(c.cmd.Process.Signal(syscall.SIGTERM), c.cmd.Process.Signal(syscall.SIGCONT)) // it may have ended
 	select {
 	case <-c.done:

@@ -4,5 +4,5 @@ package server
 
 import "syscall"
 
-// endsWithUs is known to Linux alone: elsewhere a server outlives a test process that is killed.
+// endsWithUs works on Linux only: elsewhere a server outlives a test process that is killed.
 func endsWithUs() *syscall.SysProcAttr { return nil }

@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// startTime is what a server has for answering, on a machine that is busy.
+// startTime is how long a server may take to respond, on a busy machine.
 const startTime = 90 * time.Second
 
 // daemon is a server in a process of its own, or in a container, that can be stopped and started again on its data.
 type daemon struct {
 	name      string
-	dir       string           // holds its data and what it says
-	command   func() *exec.Cmd // what to run; in a container: attaches to it
-	container string           // "" where it is a process
+	dir       string           // contains its data and its output
+	command   func() *exec.Cmd // returns what to run; for a container: attaches to it
+	container string           // "" for a process
 	answers   func(context.Context) error
 	child     *child
 }
@@ -66,7 +66,7 @@ func (d *daemon) await(ctx context.Context) error {
 	}
 }
 
-// said is the end of what the server has written.
+// said returns the end of the server's output.
 func (d *daemon) said() string {
 	text, err := os.ReadFile(d.log())
 	if err != nil {
@@ -75,7 +75,7 @@ func (d *daemon) said() string {
 	return tail(text)
 }
 
-// tail is the end of what a program has written, where it says why it gave up.
+// tail returns the end of a program's output, which explains why it gave up.
 func tail(text []byte) string {
 	const most = 4000
 	return strings.TrimSpace(string(text[max(0, len(text)-most):]))
@@ -94,7 +94,7 @@ func (d *daemon) Stop() error {
 	return d.child.stop()
 }
 
-// Kill ends the server without a warning.
+// Kill ends the server without warning.
 func (d *daemon) Kill() error {
 	err := d.signal(syscall.SIGKILL, "kill")
 	if err == nil {
@@ -103,7 +103,7 @@ func (d *daemon) Kill() error {
 	return err
 }
 
-// Freeze keeps the server from doing anything, with its connections open.
+// Freeze stops the server from running, with its connections open.
 func (d *daemon) Freeze() error { return d.signal(syscall.SIGSTOP, "pause") }
 
 // Thaw ends Freeze.
@@ -116,7 +116,7 @@ func (d *daemon) signal(s syscall.Signal, docker string) error {
 	return d.child.cmd.Process.Signal(s)
 }
 
-// PID is the server's process.
+// PID returns the process id of the server.
 func (d *daemon) PID() int {
 	if d.container == "" {
 		return d.child.cmd.Process.Pid
@@ -141,7 +141,7 @@ func (d *daemon) Remove() error {
 	return errors.Join(err, os.RemoveAll(d.dir))
 }
 
-// docker does something with the container.
+// docker runs a command on the container.
 func (d *daemon) docker(args ...string) error {
 	out, err := exec.Command("docker", append(args, d.container)...).CombinedOutput()
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 
 const dirPrefix = "edumatrix-test-"
 
-// NewDir is a folder for a server's data, which other accounts can enter: PostgreSQL does not run as root. Its name
-// says whose it is.
+// NewDir creates a folder for a server's data that other accounts can enter, because PostgreSQL does not run as root.
+// Its name contains the process id.
 func NewDir(name string) (string, error) {
 	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-%s-", dirPrefix, os.Getpid(), name))
 	if err != nil {
@@ -23,10 +23,11 @@ func NewDir(name string) (string, error) {
 	return dir, os.Chmod(dir, 0o755)
 }
 
-// staleAfter spares what is young: a process of another container has a number that says nothing here.
+// staleAfter protects recent folders: a process of another container may own them.
 const staleAfter = time.Hour
 
-// removeStale deletes folders of processes that came to no end in which they could have: a panic, a time-out of go test.
+// removeStale deletes the folders of processes that could not do so themselves, because of a panic or a time-out of go
+// test.
 func removeStale() error {
 	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), dirPrefix+"*"))
 	if err != nil {

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// engineAnswers tells whether there is Docker, with an engine behind it.
+// engineAnswers reports whether Docker is installed and its engine responds.
 var engineAnswers = sync.OnceValue(func() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	return exec.CommandContext(ctx, "docker", "version", "--format", "{{.Server.Version}}").Run() == nil
 })
 
-// contain makes the daemon a container of an image, of which a port is reached under the same number on loopback.
+// contain runs the daemon in a container of an image, and publishes a port under the same number on loopback.
 func (d *daemon) contain(ctx context.Context, image string, port int, options, args []string) error {
 	d.container = "edumatrix-meshtest-" + strings.ToLower(rand.Text())
 	create := []string{"create", "--name", d.container, "--publish", fmt.Sprintf("127.0.0.1:%d:%d", port, port)}

@@ -10,9 +10,8 @@ import (
 	"strings"
 )
 
-// Install has the package manager install what the named stores need and neither this machine nor Docker has, and a C
-// compiler, which the race detector needs. It does nothing where that is not possible: then starting the store says what
-// is missing.
+// Install installs what the named stores need and neither this machine nor Docker has, and a C compiler, which the race
+// detector needs. It does nothing if that is not possible; starting the store then reports what is missing.
 func Install(ctx context.Context, stores []string, log *slog.Logger) error {
 	packages := missing(ctx, stores)
 	if len(packages) > 0 && engineAnswers() {
@@ -40,8 +39,8 @@ func Install(ctx context.Context, stores []string, log *slog.Logger) error {
 	return nil
 }
 
-// missing are the packages with what the stores need. A server that the environment names changes nothing: tests that
-// take a store away start one of their own all the same.
+// missing returns the packages that the stores need. Servers that the environment names do not count, because tests
+// that stop a store start one of their own.
 func missing(ctx context.Context, stores []string) (packages []string) {
 	if slices.Contains(stores, "redis") {
 		if _, err := redisProgram(ctx); err != nil {
@@ -59,8 +58,7 @@ func missing(ctx context.Context, stores []string) (packages []string) {
 	return packages
 }
 
-// becomeRoot is what goes before a command that only root may run: nothing for root, and sudo for those whom it asks for
-// no password.
+// becomeRoot returns the prefix of a command that needs root: nothing for root, and sudo if it needs no password.
 func becomeRoot(ctx context.Context, uid int) (before []string, may bool) {
 	if uid == 0 {
 		return nil, true

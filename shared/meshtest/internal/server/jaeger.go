@@ -23,7 +23,7 @@ const (
 	jaegerProgram = "github.com/jaegertracing/jaeger/cmd/all-in-one"
 )
 
-// ModuleDir is the folder of the module that this package is in. Tests run in the folders of their own packages.
+// ModuleDir returns the folder of this package's module. Tests run in the folders of their own packages.
 func ModuleDir() (string, error) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", sharedModule).Output()
 	if err != nil {
@@ -32,15 +32,15 @@ func ModuleDir() (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// BuildJaeger gives Jaeger's program, which it builds unless an earlier run, or another process just now, has. That is
-// four minutes of a processor, for which others go first.
+// BuildJaeger returns the path of Jaeger's program. It builds the program, unless an earlier run or another process has
+// done so. The build takes four minutes of a processor, with low priority.
 func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	shared, err := ModuleDir()
 	if err != nil {
 		return "", err
 	}
 	module := filepath.Join(shared, "meshtest", "jaeger")
-	sum, err := os.ReadFile(filepath.Join(module, "go.sum")) // names the version and all that it is built of
+	sum, err := os.ReadFile(filepath.Join(module, "go.sum")) // pins the version and its dependencies
 	if err != nil {
 		return "", err
 	}
@@ -66,7 +66,7 @@ func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	}
 	cmd := exec.CommandContext(ctx, build[0], build[1:]...)
 	cmd.Dir = module
-	// As the Makefile builds: what it has compiled of the standard library is not compiled again.
+	// With the flags of the Makefile, so that the compiled standard library is reused.
 	cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0", "GOFLAGS=-trimpath")
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -76,7 +76,7 @@ func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	return program, os.Rename(program+".new", program)
 }
 
-// Jaeger takes traces by OTLP, keeps them in memory and gives them back.
+// Jaeger receives traces by OTLP, keeps them in memory and serves them.
 type Jaeger struct {
 	daemon
 	otlp, query string
@@ -99,7 +99,7 @@ func StartJaeger(ctx context.Context, log *slog.Logger) (*Jaeger, error) {
 	return j, nil
 }
 
-// start gives every listener a port of its own: the default ones may be somebody's.
+// start assigns a free port to every listener, because the default ones may be in use.
 func (j *Jaeger) start(ctx context.Context, program string) error {
 	var args []string
 	for _, listener := range []string{"collector.otlp.grpc", "query.http-server", "collector.otlp.http",
@@ -119,8 +119,8 @@ func (j *Jaeger) start(ctx context.Context, program string) error {
 	}
 	j.command = func() *exec.Cmd {
 		cmd := exec.Command(program, args...)
-		// It traces what it is asked itself, sends that to port 4317, where it does not listen, and would not stop for
-		// half a minute before it has.
+		// Jaeger traces its own requests, sends these traces to port 4317, where nothing listens, and would otherwise
+		// wait for half a minute when it stops.
 		cmd.Env = append(os.Environ(), "OTEL_TRACES_SAMPLER=always_off")
 		return cmd
 	}
@@ -142,8 +142,8 @@ func (j *Jaeger) start(ctx context.Context, program string) error {
 	return j.Start(ctx)
 }
 
-// OTLP is where spans are sent, by gRPC.
+// OTLP returns the address for spans, by gRPC.
 func (j *Jaeger) OTLP() string { return j.otlp }
 
-// Query is where the query API is.
+// Query returns the address of the query API.
 func (j *Jaeger) Query() string { return j.query }

@@ -11,13 +11,13 @@ import (
 	"path/filepath"
 )
 
-// KafkaVersion is what pom.xml and the image say.
+// KafkaVersion is the version in pom.xml and of the image.
 const KafkaVersion = "4.0.0"
 
 //go:embed pom.xml
 var pom []byte
 
-// cacheDir keeps what was fetched or built, outside of the checkout, for every later run.
+// cacheDir returns the folder, outside the checkout, of downloads and builds that later runs reuse.
 func cacheDir() (string, error) {
 	user, err := os.UserCacheDir()
 	if err != nil {
@@ -27,7 +27,7 @@ func cacheDir() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// kafkaJars is the folder of Kafka's class files, which Maven fetches unless an earlier run has.
+// kafkaJars returns the folder of Kafka's class files, which Maven downloads unless an earlier run did.
 func kafkaJars(ctx context.Context, log *slog.Logger) (string, error) {
 	cache, err := cacheDir()
 	if err != nil {
@@ -41,7 +41,7 @@ func kafkaJars(ctx context.Context, log *slog.Logger) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = os.RemoveAll(work) }() // what is left of it is in nobody's way
+	defer func() { _ = os.RemoveAll(work) }() // a leftover folder is harmless
 	file := filepath.Join(work, "pom.xml")
 	if err := os.WriteFile(file, pom, 0o644); err != nil {
 		return "", err
@@ -53,7 +53,7 @@ func kafkaJars(ctx context.Context, log *slog.Logger) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("fetch Apache Kafka with Maven: %w:\n%s", err, tail(out))
 	}
-	// Under its final name it is whole. Another process may have been faster.
+	// A folder with the final name is complete. Another process may have been faster.
 	if err := os.Rename(fetched, jars); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}

@@ -26,8 +26,8 @@ type Kafka struct {
 	settings backend.Kafka
 }
 
-// StartKafka starts a broker on empty data. It tells clients to connect to another port than its own where one is named:
-// that of a proxy before it.
+// StartKafka starts a broker on empty data. If another port is given, such as that of a proxy, it directs clients to
+// that port.
 func StartKafka(ctx context.Context, log *slog.Logger, advertised int) (*Kafka, error) {
 	dir, err := NewDir("kafka")
 	if err != nil {
@@ -78,7 +78,7 @@ func (k *Kafka) start(ctx context.Context, log *slog.Logger, advertised int) err
 var errNoKafka = errors.New("there is no real Kafka: install Java 17 or later and Maven, or start Docker, or set " +
 	"KAFKA_BROKERS; as root, or with sudo, make test installs them where there is apt-get")
 
-// onJava lays out the broker's data and says how to run it on the machine's Java.
+// onJava prepares the broker's data and returns how to run it on the machine's Java.
 func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller, advertised int) error {
 	jars, err := kafkaJars(ctx, log)
 	if err != nil {
@@ -105,9 +105,9 @@ func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller, 
 	return nil
 }
 
-// kafkaSettings are those of a node that is broker and controller in one. Then come those that make a restart short: the
-// controller takes a broker back only when the session it had before has run out. The last keep many short tests on one
-// broker cheap: topics go at once, and their indexes and the broker's own topics are small.
+// kafkaSettings are the settings of a node that is broker and controller in one. The next ones shorten a restart: the
+// controller accepts a broker again only when its earlier session has expired. The last ones make many short tests on
+// one broker cheap: topics are deleted at once, and their indexes and the broker's own topics are small.
 func kafkaSettings(advertised, controller int) []string {
 	return []string{
 		"process.roles=broker,controller",
@@ -133,7 +133,7 @@ func kafkaSettings(advertised, controller int) []string {
 	}
 }
 
-// serves asks a broker for the brokers and the controller: it answers earlier than it is ready to serve.
+// serves requests the brokers and the controller: a broker responds before it is ready to serve.
 func serves(k backend.Kafka) error {
 	client, err := kgo.NewClient(append(k.Options(), kgo.RequestRetries(0))...)
 	if err != nil {
@@ -154,5 +154,5 @@ func serves(k backend.Kafka) error {
 	return nil
 }
 
-// Settings say how the broker is reached.
+// Settings returns the address of the broker.
 func (k *Kafka) Settings() backend.Kafka { return k.settings }

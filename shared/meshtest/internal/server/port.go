@@ -13,7 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// Ports below those that the kernel gives to outgoing connections: none of these can take one before its server does.
+// Ports below the range that the kernel assigns to outgoing connections, so that none of these can take a port before
+// its server does.
 const (
 	firstPort = 12000
 	lastPort  = 32000
@@ -24,8 +25,8 @@ var ports = struct {
 	given map[int]*filelock.Lock
 }{given: map[int]*filelock.Lock{}}
 
-// FreePort returns a port of loopback on which nobody listens. It is given once: until this process ends no other one of
-// the same account gets it, so that a server may be stopped and started again while other tests run.
+// FreePort returns a free port of loopback. It returns each port once: until this process ends, no other process of the
+// same account gets it, so that a server may be stopped and started again while other tests run.
 func FreePort() (int, error) {
 	cache, err := cacheDir()
 	if err != nil {

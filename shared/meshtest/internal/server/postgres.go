@@ -53,16 +53,16 @@ func (p *Postgres) Start(ctx context.Context) (err error) {
 	return nil
 }
 
-// URL is where the server's own database is reached, by its superuser.
+// URL returns the URL of the server's own database, for its superuser.
 func (p *Postgres) URL() string { return p.url }
 
-// Port is where it listens on loopback.
+// Port returns the server's port on loopback.
 func (p *Postgres) Port() int { return p.options.Port }
 
-// PID is the server's main process.
+// PID returns the process id of the server's main process.
 func (p *Postgres) PID() int { return p.running.PID() }
 
-// Version is what the server's programs call themselves.
+// Version returns the version that the server's programs report.
 func (p *Postgres) Version() string { return p.running.Version() }
 
 // Stop ends the server in order; its data stays.
@@ -73,7 +73,7 @@ func (p *Postgres) Stop() error {
 	return errors.Join(p.Thaw(), p.running.Stop())
 }
 
-// Kill ends all of the server's processes without a warning.
+// Kill ends all of the server's processes without warning.
 func (p *Postgres) Kill() error {
 	pids, err := family(p.PID())
 	if err != nil {
@@ -88,7 +88,7 @@ func (p *Postgres) Kill() error {
 	return p.running.Stop() // lets go of the folder
 }
 
-// Freeze keeps all of the server's processes from doing anything, with its connections open.
+// Freeze stops all of the server's processes from running, with its connections open.
 func (p *Postgres) Freeze() error {
 	pids, err := family(p.PID())
 	if err != nil {
@@ -117,8 +117,8 @@ func (p *Postgres) Thaw() error {
 // Remove stops the server and deletes its data.
 func (p *Postgres) Remove() error { return errors.Join(p.Stop(), os.RemoveAll(p.options.Dir)) }
 
-// family is a process, first, and its children. Each of PostgreSQL's connections is a child in a session of its own, so
-// that no signal to a group reaches them all.
+// family returns a process and its children. Each of PostgreSQL's connections is a child in a session of its own, so no
+// signal to a group reaches them all.
 func family(parent int) ([]int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 
 const redisImage = "redis:7.4-alpine"
 
-// Redis is a real server that writes every command to its disk before it answers, so that a restart keeps all.
+// Redis is a real server that writes every command to disk before it responds, so that a restart loses nothing.
 type Redis struct {
 	daemon
 	settings backend.Redis
@@ -75,14 +75,14 @@ func (r *Redis) start(ctx context.Context) error {
 var errNoRedis = errors.New("there is no real Redis: install redis-server with the package manager, or start Docker, " +
 	"or set REDIS_URL; as root, or with sudo, make test installs it where there is apt-get")
 
-// Snapshot copies what the running server has on its disk, for Rewind.
+// Snapshot copies the data on the running server's disk, for Rewind.
 func (r *Redis) Snapshot() error { return r.copyData(redisData, redisSnapshot) }
 
-// Rewind puts a server that was stopped back to its snapshot.
+// Rewind resets a stopped server to its snapshot.
 func (r *Redis) Rewind() error { return r.copyData(redisSnapshot, redisData) }
 
-// The file that every command is written to before it is answered, and a copy of it. A copy of a file that is only
-// appended to is what it was at some moment; the server cuts off a last command that is not whole.
+// The file to which every command is written before the response, and a copy of it. A copy of an append-only file is
+// its state at some moment; the server cuts off an incomplete last command.
 const (
 	redisData     = "appendonlydir"
 	redisSnapshot = "snapshot"
@@ -99,12 +99,12 @@ func (r *Redis) copyData(from, to string) error {
 	return os.CopyFS(to, os.DirFS(filepath.Join(r.dir, from)))
 }
 
-// Settings say how the server is reached.
+// Settings returns the address of the server.
 func (r *Redis) Settings() backend.Redis { return r.settings }
 
 var redisVersion = regexp.MustCompile(`redis_version:(\S+)`)
 
-// RedisVersion asks a server for its version.
+// RedisVersion returns the version of a server.
 func RedisVersion(ctx context.Context, r backend.Redis) (string, error) {
 	client, err := r.Open(ctx)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// The variables that tell tests which servers they share. Where a developer names a server by the plain name, as the
-// mesh itself is told, tests use that.
+// The variables with the servers that tests share. If a developer sets the plain name, which the mesh itself uses,
+// tests use that server.
 const (
 	KafkaVariable    = "MESHTEST_KAFKA_BROKERS"
 	RedisVariable    = "MESHTEST_REDIS_URL"
@@ -27,7 +27,7 @@ var plainNames = map[string]string{
 	KafkaVariable: "KAFKA_BROKERS", RedisVariable: "REDIS_URL", PostgresVariable: "DATABASE_URL",
 }
 
-// Named is the server that the environment names for one of the variables above, "" for none.
+// Named returns the server that the environment names for one of the variables above, "" for none.
 func Named(variable string) string {
 	if value := os.Getenv(variable); value != "" {
 		return value
@@ -35,11 +35,11 @@ func Named(variable string) string {
 	return os.Getenv(plainNames[variable])
 }
 
-// All are the stores that a Set may hold.
+// All contains the stores of a Set.
 var All = []string{"kafka", "redis", "postgres"}
 
-// Set is what tests of many processes share: the servers that the environment named, and started ones for the others.
-// Redis is not among these: it starts within milliseconds, so that each test has its own.
+// Set contains the servers that the tests of several processes share: those that the environment names, and started
+// ones for the others. Redis is not among them: it starts within milliseconds, so each test has its own.
 type Set struct {
 	named    map[string]string // variable -> address
 	kafka    *Kafka
@@ -123,12 +123,12 @@ func (s *Set) startPostgres(ctx context.Context, log *slog.Logger) (address, ver
 	return address, "PostgreSQL " + version, err
 }
 
-// String says what the servers are.
+// String describes the servers.
 func (s *Set) String() string {
 	return strings.Join(slices.DeleteFunc(slices.Clone(s.versions), func(v string) bool { return v == "" }), ", ")
 }
 
-// Variables are the settings that lead tests to the servers.
+// Variables returns the settings by which tests find the servers.
 func (s *Set) Variables() (all []string) {
 	for variable, address := range s.named {
 		all = append(all, variable+"="+address)
@@ -137,8 +137,8 @@ func (s *Set) Variables() (all []string) {
 	return all
 }
 
-// Environment is this process' environment with Variables. The plain names are taken out: a test that starts the mesh
-// says itself which servers the mesh uses.
+// Environment returns this process's environment with Variables. It removes the plain names: a test that starts the
+// mesh configures the mesh's servers itself.
 func (s *Set) Environment() []string {
 	env := slices.DeleteFunc(os.Environ(), func(setting string) bool {
 		for variable, plain := range plainNames {
@@ -151,7 +151,7 @@ func (s *Set) Environment() []string {
 	return append(env, s.Variables()...)
 }
 
-// Remove stops what was started and deletes its data.
+// Remove stops the started servers and deletes their data.
 func (s *Set) Remove() error {
 	var problems []error
 	if s.kafka != nil {

@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// The oldest Java that Kafka 4 runs on, and the oldest Redis that has the commands of presence's scripts.
+// The oldest Java on which Kafka 4 runs, and the oldest Redis with the commands of presence's scripts.
 const (
 	oldestJava  = 17
 	oldestRedis = 7
@@ -37,7 +37,7 @@ func javaMajor(said string) int {
 	return major
 }
 
-// redisProgram is the machine's redis-server, or why there is none to test with.
+// redisProgram returns the machine's redis-server, or why it cannot be used.
 func redisProgram(ctx context.Context) (string, error) {
 	program, err := exec.LookPath("redis-server")
 	if err != nil {

@@ -13,14 +13,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// Letter is a record of a dead-letter topic.
-type Letter struct {
+// DeadLetterRecord is a record of a dead-letter topic.
+type DeadLetterRecord struct {
 	Partition int32 // of the dead-letter topic
 	Offset    int64
 
 	ID            string // of the message
-	Service       string // that could not take it
-	Topic         string // where it came from
+	Service       string // whose handler failed
+	Topic         string // from which the message came
 	FromPartition int32
 	FromOffset    int64
 	Key           string
@@ -28,32 +28,32 @@ type Letter struct {
 	Time          time.Time
 	Handler       string
 
-	// Message is as it came: payload and headers, without those of a dead letter.
+	// Message is the original message: payload and headers, without the headers of a dead letter.
 	Message *message.Message
-	// Left says that the payload was left out, being too large.
+	// Left is the note that the payload was left out because it was too large; else empty.
 	Left string
 }
 
-// DeadLetters reads all that a dead-letter topic has, oldest first in each partition.
-func DeadLetters(ctx context.Context, k backend.Kafka, topic string) ([]Letter, error) {
-	var all []Letter
+// DeadLetters reads all records of a dead-letter topic, the oldest first in each partition.
+func DeadLetters(ctx context.Context, k backend.Kafka, topic string) ([]DeadLetterRecord, error) {
+	var all []DeadLetterRecord
 	whole := func(ranges []Range) []Range { return ranges }
-	if err := readRanges(ctx, k, topic, whole, func(r Record) { all = append(all, letterOf(ctx, r)) }); err != nil {
+	if err := readRanges(ctx, k, topic, whole, func(r Record) { all = append(all, deadLetterOf(ctx, r)) }); err != nil {
 		return nil, err
 	}
-	slices.SortStableFunc(all, func(a, b Letter) int { return cmp.Compare(a.Partition, b.Partition) })
+	slices.SortStableFunc(all, func(a, b DeadLetterRecord) int { return cmp.Compare(a.Partition, b.Partition) })
 	return all, nil
 }
 
-func letterOf(ctx context.Context, r Record) Letter {
-	r.Value = bytes.Clone(r.Value) // letters are kept
+func deadLetterOf(ctx context.Context, r Record) DeadLetterRecord {
+	r.Value = bytes.Clone(r.Value) // the records outlive the fetch
 	m := r.Message(ctx)
 	take := func(name string) string {
 		v := m.Metadata.Get(name)
 		delete(m.Metadata, name)
 		return v
 	}
-	l := Letter{Partition: r.Partition, Offset: r.Offset, ID: m.UUID, Message: m, Service: take(DeadLetterService),
+	l := DeadLetterRecord{Partition: r.Partition, Offset: r.Offset, ID: m.UUID, Message: m, Service: take(DeadLetterService),
 		Topic: take(DeadLetterTopic), Key: take(DeadLetterKey), Error: take(DeadLetterError),
 		Handler: take(DeadLetterHandler), Left: take(DeadLetterPayload), FromPartition: -1, FromOffset: -1,
 		Time: r.Time}

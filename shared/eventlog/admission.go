@@ -1,0 +1,142 @@
+package eventlog
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+type commandKey struct{ actor, id string }
+
+// admission decides which writes of a transaction are admitted. It holds what the log contains, as far as these writes
+// depend on it: first as it was read under the lock, then with the changes of each admitted write.
+type admission struct {
+	owner    string
+	at       time.Time
+	position int64
+	versions map[string]int64 // of streams; absent: 0
+
+	incarnation incarnation
+	outcomes    map[commandKey]outcome
+	consumed    consumed
+	rows        rows
+
+	members map[membershipKey]bool // memberships that were read, and those that changed since
+	timers  map[timerKey]*timerRow // likewise; absent: there is no timer
+
+	maxRooms map[string]int   // of the log
+	rooms    map[roomsKey]int // number of rooms of the users who enter bounded rooms
+}
+
+// admit adds the rows of a write, or returns why it is not admitted; then none of its rows are added.
+func (a *admission) admit(p *prepared) (Committed, error) {
+	if repeated := a.repeated(p); repeated != nil {
+		return Committed{}, repeated
+	}
+	if err := a.consumed.check(p); err != nil {
+		return Committed{}, err
+	}
+	if err := a.conflict(p.stream, p.expected); err != nil {
+		return Committed{}, err
+	}
+	if err := a.try(p); err != nil {
+		return Committed{}, err
+	}
+	return a.add(p), nil
+}
+
+func (a *admission) conflict(stream string, expected int64) error {
+	if actual := a.versions[stream]; expected != AnyVersion && actual != expected {
+		return &ConflictError{Stream: stream, Expected: expected, Actual: actual}
+	}
+	return nil
+}
+
+func (a *admission) repeated(p *prepared) error {
+	var found map[int]envelope.Result
+	index := 0
+	for _, e := range p.entries {
+		if !e.command {
+			continue
+		}
+		if first, ok := a.outcomes[commandKey{e.actor, e.cause}]; ok && e.cause != "" {
+			if found == nil {
+				found = map[int]envelope.Result{}
+			}
+			found[index] = repeatedOutcome(first, e)
+		}
+		index++
+	}
+	if found == nil {
+		return nil
+	}
+	return &RepeatedError{found}
+}
+
+// outcome is the outcome of a command, with the digest of that command; the digest is empty if it is not known.
+type outcome struct {
+	envelope.Result
+	digest string
+}
+
+// repeatedOutcome returns the outcome of a command whose id has one already: the first outcome if it is the same
+// command, and a refusal otherwise.
+func repeatedOutcome(first outcome, e *entry) envelope.Result {
+	same := first.digest == e.digest || first.digest == "" || e.digest == ""
+	if same && first.Type == e.commandType && first.Stream == e.stream {
+		first.TraceParent = e.traceParent
+		return first.Result
+	}
+	return envelope.Result{Actor: e.actor, CommandID: e.cause, Type: e.commandType, Source: first.Source,
+		Stream: e.stream, Kind: envelope.Refused, Code: refusal.IDReused,
+		Text: fmt.Sprintf("the id already belongs to another command (%s)", first.Type), TraceParent: e.traceParent}
+}
+
+func (a *admission) add(p *prepared) Committed {
+	var c Committed
+	if p.at.After(a.at) {
+		a.at = p.at
+	}
+	for _, e := range p.entries {
+		if e.fired != nil {
+			a.timer(timerKey{e.fired.Stream, e.fired.Key}, nil)
+		}
+		for i, d := range e.drafts {
+			a.position++
+			a.versions[e.stream]++
+			a.rows.event(a, e, d, e.command && i == len(e.drafts)-1)
+			a.note(e.stream, d)
+		}
+		if !e.command {
+			continue
+		}
+		r := envelope.Result{Actor: e.actor, CommandID: e.cause, Type: e.commandType, Source: a.owner, Stream: e.stream,
+			Kind: e.kind, Version: a.versions[e.stream], Position: a.position, Code: e.code, Text: e.text,
+			TraceParent: e.traceParent}
+		c.Results = append(c.Results, r)
+		if e.cause != "" {
+			a.outcomes[commandKey{e.actor, e.cause}] = outcome{r, e.digest}
+			a.rows.outcomes = append(a.rows.outcomes, outcome{r, e.digest})
+		}
+	}
+	a.consumed.add(p)
+	c.Version, c.Position, c.At = a.versions[p.stream], a.position, a.at
+	return c
+}
+
+// eventNames is the namespace of event ids.
+var eventNames = uuid.MustParse("0b1c6b60-3f0c-5f0e-8a41-2f6f0d3a9b17")
+
+// eventID derives the id of an event, so that it is the same whenever it is computed. A new incarnation uses versions
+// of a stream again, so the id includes the incarnation from the second one on.
+func eventID(owner string, i incarnation, stream string, version int64) uuid.UUID {
+	name := fmt.Appendf(nil, "%s/%s/%d", owner, stream, version)
+	if i.number > 1 {
+		name = fmt.Appendf(name, "/%s", i.id)
+	}
+	return uuid.NewSHA1(eventNames, name)
+}
