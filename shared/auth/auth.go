@@ -78,7 +78,7 @@ type Options struct {
 
 	Log *slog.Logger // default: slog.Default
 
-	transport http.RoundTripper // of tests
+	transport http.RoundTripper // set by tests
 }
 
 // Verifier verifies tokens. It is safe for concurrent use.

@@ -115,7 +115,7 @@ func receive(t testing.TB, messages <-chan *message.Message) *message.Message {
 	}
 }
 
-// nothing says that no message is handed out. It has to wait a while for that.
+// nothing reports whether no message is delivered. It has to wait a while for that.
 func nothing(t testing.TB, messages <-chan *message.Message) {
 	t.Helper()
 	select {

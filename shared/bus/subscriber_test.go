@@ -223,7 +223,7 @@ func TestSubscriber_WaitsForWhatIsInFlightWhenItCloses(t *testing.T) {
 	})
 }
 
-// A member of a group that nobody runs would wait for ever for somebody to take the partitions that it is assigned, so a
+// A member of a group that nobody runs would wait without end for somebody to take its assigned partitions, so a
 // closed Subscriber does not even connect.
 func TestSubscriber_ConnectsToNothingOnceItIsClosed(t *testing.T) {
 	t.Parallel()

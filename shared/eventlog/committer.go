@@ -90,7 +90,7 @@ func (l *Log) quarantine(pw *pendingWrite) {
 type transaction struct {
 	log       *Log
 	conn      *pgx.Conn
-	writes    []*pendingWrite // still in it
+	writes    []*pendingWrite // of the transaction
 	later     []*pendingWrite // to be committed alone, because they turned out to be in quarantine
 	loaded    []loading
 	at        time.Time // the log's clock when the streams were loaded

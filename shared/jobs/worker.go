@@ -76,7 +76,7 @@ type finalError struct{ err error }
 func (e *finalError) Error() string { return e.err.Error() }
 func (e *finalError) Unwrap() error { return e.err }
 
-// kept is stored with typed arguments.
+// kept is the stored form of a job's arguments, with their type.
 type kept[T Args] struct {
 	Key  string `json:"key"`
 	Args T      `json:"args"`

@@ -89,7 +89,7 @@ func brokenWalls(p listedPackage) (broken []string) {
 	return broken
 }
 
-// brokenWall says why a package of the project, tests included, must not import another, "" when it may.
+// brokenWall returns why a package of the project, tests included, must not import another, "" when it may.
 func brokenWall(own, imported string) string {
 	target, ours := strings.CutPrefix(imported, project)
 	if !ours {

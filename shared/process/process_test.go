@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// role says that this program is to be a service, and which, instead of running the tests.
+// role is the service that this program runs instead of the tests; empty: none.
 const role = "PROCESS_TEST_ROLE"
 
 func TestMain(m *testing.M) {

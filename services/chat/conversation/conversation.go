@@ -18,7 +18,7 @@ const maxMembers = 2000
 
 // Codes of refusals that belong to this domain.
 const (
-	codeDirect     = "direct_conversation" // a direct conversation has its two people, for good
+	codeDirect     = "direct_conversation" // a direct conversation always has its two members
 	codeNotAllowed = "not_allowed"         // another user may
 	codeDeleted    = "message_deleted"
 	codeFull       = "conversation_full"

@@ -110,7 +110,7 @@ func command(t *rapid.T, h *history) proto.Message {
 }
 
 // Whatever is asked for in whatever order: no event breaks a rule, deciding changes nothing, and it comes to the same on
-// a state that was kept from command to command (as the service keeps it), on one that was loaded anew with what the
+// a state that was kept from command to command (as the service keeps it), on one that was loaded again with what the
 // command is about, and on one folded from the whole stream.
 func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 	t.Parallel()

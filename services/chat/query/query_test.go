@@ -400,7 +400,7 @@ func TestQuery_WaitsForWhatWasWritten(t *testing.T) {
 	}
 }
 
-// model says in the simplest way what a user may read: each text says the version at which it was written.
+// model computes in the simplest way what a user may read. Each text contains the version at which it was written.
 func model(all []happened, fromJoining bool, user string) (want []string, member, ever bool) {
 	in := make([]bool, len(all)+1) // by version; what opens and what closes is included
 	for i, h := range all {

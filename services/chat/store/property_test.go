@@ -71,7 +71,7 @@ func wish(t *rapid.T, id string, r *reading) proto.Message {
 }
 
 // Whatever is asked for in whatever order: what is decided, what the log holds and what is read agree, and what is read
-// is the same when it is made anew from the log, in other portions.
+// is the same when it is rebuilt from the log, in other portions.
 func TestConversations_AnySequenceOfCommandsLeavesLogStateAndRowsInAgreement(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

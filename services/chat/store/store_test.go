@@ -257,7 +257,7 @@ func TestStore_LargeConversations(t *testing.T) {
 	for n, user := range users {
 		require.Equal(t, fmt.Sprintf("user%d", n), user)
 	}
-	// It becomes small, and large again, in one batch and in several; each time the rows are those that the log gives anew.
+	// It becomes small, and large again, in one batch and in several; each time the rows are those of a rebuild.
 	var parting []proto.Message
 	for n := 2000; n > store.MaxSmall; n-- {
 		parting = append(parting, leave("large", fmt.Sprintf("user%d", n-1)))

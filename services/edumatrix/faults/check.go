@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Violation is a promise that was broken. The numbers are those of docs/guarantees.md.
+// Violation is a broken guarantee. The numbers are those of docs/guarantees.md.
 type Violation struct {
 	Promise string
 	What    string
@@ -16,7 +16,7 @@ type Violation struct {
 
 func (v Violation) String() string { return v.Promise + ": " + v.What }
 
-// The promises that Check looks at.
+// The guarantees that Check checks.
 const (
 	kept       = "1 acknowledged is kept"
 	oneOutcome = "2 one effect, one outcome"
@@ -29,10 +29,10 @@ const (
 	survives   = "9 what goes away and comes back is survived"
 )
 
-// most violations of one promise that are told one by one.
+// most is the number of violations of one guarantee that are listed.
 const most = 12
 
-// judge gathers violations.
+// judge collects violations.
 type judge struct {
 	h     *History
 	s     *Stored
@@ -40,14 +40,14 @@ type judge struct {
 	count map[string]int
 }
 
-// Poison is a payload that was put where nobody can read it.
+// Poison is a payload that was published although it cannot be read.
 type Poison struct {
 	Topic   string
 	Payload string
-	Dead    bool // it has to be a dead letter; else it may be one
+	Dead    bool // it must become a dead letter; otherwise it may
 }
 
-// Check judges a history against what the stores hold. Exactly the poisoned messages must be dead letters.
+// Check compares a history with the contents of the stores. Exactly the poisoned messages must be dead letters.
 func Check(h *History, s *Stored, poisoned []Poison) []Violation {
 	j := &judge{h: h, s: s, count: map[string]int{}}
 	h.mu.Lock()
@@ -78,7 +78,8 @@ func (j *judge) broken(promise, format string, args ...any) {
 	}
 }
 
-// log holds one log to itself: versions dense, positions and times ascending, memberships those that its events make.
+// log checks one log by itself: versions are dense, positions and times ascend, and the memberships follow from its
+// events.
 func (j *judge) log(l *Log) {
 	versions, ids := map[string]int64{}, map[string]bool{}
 	var position int64
@@ -131,7 +132,7 @@ func (j *judge) log(l *Log) {
 
 type commandKey struct{ actor, id string }
 
-// commands holds what clients were told to outcomes and events.
+// commands compares the answers that clients got with outcomes and events.
 func (j *judge) commands() {
 	events, outcomes := map[string]map[commandKey][]Event{}, map[string]map[commandKey]Outcome{}
 	for _, l := range j.s.Logs {
@@ -191,7 +192,7 @@ func (j *judge) commands() {
 	}
 }
 
-// effect holds a command's events to its outcome.
+// effect compares a command's events with its outcome.
 func (j *judge) effect(c *Command, o Outcome, caused []Event) {
 	switch {
 	case o.Kind != Committed && len(caused) > 0:
@@ -223,7 +224,8 @@ func (c *Command) kinds() (all []string) {
 	return all
 }
 
-// order holds versions to real time: what was sent after another's outcome was heard comes after it in the stream.
+// order compares versions with real time: a command that was sent after another's outcome arrived has a later version
+// in the stream.
 func (j *judge) order() {
 	type span struct {
 		sent, told time.Time
@@ -238,7 +240,7 @@ func (j *judge) order() {
 	}
 	for stream, all := range streams {
 		slices.SortFunc(all, func(a, b span) int { return int(a.version - b.version) })
-		// Going up by versions, nobody may have been told before somebody lower was sent.
+		// In ascending order of versions, no outcome may have arrived before a command with a lower version was sent.
 		var latest span
 		for _, s := range all {
 			if s.told.Before(latest.sent) {
@@ -252,9 +254,9 @@ func (j *judge) order() {
 	}
 }
 
-// topics holds each partition to the rule by which it is read, and to the log. A reader takes what names as before it
-// what the reader took last, drops what is not newer, and stops at a hole: it is to find everything in order further on.
-// (Of a batch that was interrupted, a later record may be there before an earlier one; then both come again.)
+// topics checks each partition by the rules of its readers, and against the log. A reader accepts a record whose
+// "before" is what it accepted last, drops older records, and stops at a hole, so everything must follow in order. (If
+// a batch was interrupted, a later record may precede an earlier one; then both come again.)
 func (j *judge) topics() {
 	type place struct {
 		topic     string
@@ -293,7 +295,8 @@ func (j *judge) topics() {
 	}
 }
 
-// notifications holds the consumer of another's log to once and in order: who was added by somebody else hears of it.
+// notifications checks that consuming another owner's log had each effect once and in order: a user whom another user
+// added is notified.
 func (j *judge) notifications() {
 	chat, own := j.s.log("chat"), j.s.log("notification")
 	type raised struct {
@@ -345,7 +348,7 @@ func (j *judge) notifications() {
 	}
 }
 
-// dead holds dead letters to what was poisoned. After a crash one may be there twice.
+// dead compares the dead letters with the poisoned messages. After a crash one may be there twice.
 func (j *judge) dead(poisoned []Poison) {
 	for _, d := range j.s.Dead {
 		if !slices.ContainsFunc(poisoned, func(p Poison) bool { return p.Payload == d.Payload }) {

@@ -1,10 +1,10 @@
-// Package faults tries to break what the mesh promises. A population of clients sends commands to separate service
-// processes and records all it sent, was told and saw, while processes, stores and connections are killed, frozen, cut
-// and delayed by a plan that follows from a seed. Afterwards Check judges the whole history against what the stores
-// hold.
+// Package faults tries to break the guarantees of the mesh. A population of clients sends commands to separate service
+// processes and records everything that it sent, received and saw, while processes, stores and connections are killed,
+// frozen, cut and delayed by a plan that is derived from a seed. Afterwards Check judges the whole history against the
+// contents of the stores.
 //
-// The judge and the plans are pure and have fast tests; what runs the mesh is in the files with the build tag
-// integration. docs/guarantees.md says what is promised, and `make faults` runs it.
+// The checker and the plans are pure and have fast tests; the files with the build tag integration run the mesh.
+// docs/guarantees.md lists the guarantees, and `make faults` runs the package.
 package faults
 
 import (
@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Kinds of what a client was told about a command. The first four are final.
+// Kinds of answers that a client gets for a command. The first four are final.
 const (
 	Committed   = "committed"
 	Unchanged   = "unchanged"
@@ -21,11 +21,11 @@ const (
 	Failed      = "failed"
 	Queued      = "queued"
 	Unavailable = "unavailable"
-	// Nothing is what a client notes that waited in vain, far longer than an answer may take.
+	// Nothing is recorded when a client waited in vain, far longer than an answer may take.
 	Nothing = "nothing"
 )
 
-// Answer is what a client was told about a command, once.
+// Answer is one answer that a client got for a command.
 type Answer struct {
 	At      time.Time
 	Kind    string
@@ -34,7 +34,7 @@ type Answer struct {
 	Version int64
 }
 
-// Final says that the answer is the command's outcome.
+// Final reports whether the answer is the command's outcome.
 func (a Answer) Final() bool {
 	return a.Kind == Committed || a.Kind == Unchanged || a.Kind == Refused || a.Kind == Failed
 }
@@ -47,20 +47,20 @@ func (a Answer) same(b Answer) bool {
 	return a.Kind == Refused || a.Kind == Failed || a.Stream == b.Stream && a.Version == b.Version
 }
 
-// Command is a wish of a user, with everything that was heard of it.
+// Command is a command of a user, with all answers to it.
 type Command struct {
 	Actor string
 	ID    string
 	Owner string // the service that decides it
 	Type  string
-	Text  string // the text in it, which its event has to carry
+	Text  string // the text in it, which its event must contain
 	Sent  time.Time
 	Sends int
 
 	Answers []Answer
 }
 
-// Outcome is the first outcome that was heard.
+// Outcome returns the first outcome that the client received.
 func (c *Command) Outcome() (Answer, bool) {
 	for _, a := range c.Answers {
 		if a.Final() {
@@ -70,7 +70,7 @@ func (c *Command) Outcome() (Answer, bool) {
 	return Answer{}, false
 }
 
-// Seen is an event as a client got it.
+// Seen is an event as a client received it.
 type Seen struct {
 	At       time.Time
 	Type     string
@@ -82,23 +82,23 @@ type Seen struct {
 	Text     string
 }
 
-// Session is what a device saw from a connection that began afresh, over all that resumed it.
+// Session is what a device saw on one connection and on all later ones that resumed it.
 type Session struct {
 	User   string
 	Device string
 	Dialed time.Time // the first connection
 	Ready  time.Time
-	Ended  time.Time // zero: it lived to the end of the run
-	Why    string    // it ended
+	Ended  time.Time // zero: it lasted to the end of the run
+	Why    string    // why it ended
 	Events []Seen
-	// Resumed is how often it came back.
+	// Resumed is the number of times that it resumed.
 	Resumed int
-	// Looks are the authors that it looks at, since Looked.
+	// Looks are the authors to whom it subscribes, since Looked.
 	Looks  []string
 	Looked time.Time
 }
 
-// TooFar is the type under which a session notes that it came back, and that of a room too much was missed.
+// TooFar is the type under which a session records that it resumed, and the type for a room that was not recovered.
 const TooFar = "too far"
 
 // History is what all clients recorded. It is safe for concurrent use.
@@ -110,7 +110,7 @@ type History struct {
 	news     chan struct{}
 }
 
-// NewHistory makes an empty one.
+// NewHistory returns an empty History.
 func NewHistory() *History { return &History{news: make(chan struct{})} }
 
 // Send records that a command is sent, for the first time or again.
@@ -126,7 +126,7 @@ func (h *History) Send(c *Command) {
 	}
 }
 
-// Tell records what a client was told.
+// Tell records an answer to a client.
 func (h *History) Tell(c *Command, a Answer) {
 	a.At = time.Now()
 	h.mu.Lock()
@@ -151,7 +151,7 @@ func (h *History) Begin(s *Session) {
 	h.sessions = append(h.sessions, s)
 }
 
-// Resume records that a session has come back, and of which rooms it was not given what it missed.
+// Resume records that a session has resumed, and which rooms were not recovered.
 func (h *History) Resume(s *Session, tooFar []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -177,7 +177,7 @@ func (h *History) End(s *Session, why string) {
 	s.Ended, s.Why = time.Now(), why
 }
 
-// Saw is the newest version of a stream that a session has seen, 0 for none.
+// Saw returns the newest version of a stream that a session has seen, 0 for none.
 func (h *History) Saw(s *Session, stream string) (version int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -189,7 +189,7 @@ func (h *History) Saw(s *Session, stream string) (version int64) {
 	return 0
 }
 
-// Counts tells how many sessions there were, how often they came back, and how many events they saw.
+// Counts returns the numbers of sessions, of their resumptions, and of the events that they saw.
 func (h *History) Counts() (sessions, resumed, events int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

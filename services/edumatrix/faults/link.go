@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Link is a way that connections take, and on which something can happen to them. It is a proxy of this package's own,
-// because it has to be done to connections that live, and that live on: Toxiproxy drops what its timeout holds back, which
-// TCP never does, and closes the connection when that ends, so that no connection would be the one that hung.
+// Link is a network path whose connections can be disturbed. It is a proxy of this package's own, because it must
+// disturb connections that stay open: Toxiproxy drops what its timeout holds back, which TCP never does, and then
+// closes the connection, so no connection would hang and survive.
 type Link struct {
 	addr, to string
 	done     chan struct{} // closed by Close
@@ -19,22 +19,22 @@ type Link struct {
 	listener net.Listener // nil while cut
 	ways     map[*way]bool
 	weather  Weather
-	changed  chan struct{} // closed when the weather is another one
+	changed  chan struct{} // closed when the weather changes
 	running  sync.WaitGroup
 }
 
-// Weather is what goes on on a link.
+// Weather is the state of a link.
 type Weather struct {
-	Silent bool          // nothing gets through, and nobody is told so
-	Reset  bool          // whoever connects is reset
+	Silent bool          // nothing gets through, and no error is reported
+	Reset  bool          // new connections are reset
 	Delay  time.Duration // of every byte
-	Rate   int           // bytes a second and direction; 0: as many as may be
+	Rate   int           // bytes per second and direction; 0: unlimited
 }
 
 // way is one connection over a link.
 type way struct{ near, far net.Conn }
 
-// NewLink opens a way from an address to another.
+// NewLink opens a link from one address to another.
 func NewLink(addr, to string) (*Link, error) {
 	l := &Link{addr: addr, to: to, done: make(chan struct{}), ways: map[*way]bool{}, changed: make(chan struct{})}
 	if err := l.Mend(); err != nil {
@@ -43,7 +43,7 @@ func NewLink(addr, to string) (*Link, error) {
 	return l, nil
 }
 
-// Addr is where the link begins.
+// Addr returns the address of the link's listener.
 func (l *Link) Addr() string { return l.addr }
 
 // Cut ends all connections, and refuses new ones until Mend.
@@ -57,7 +57,7 @@ func (l *Link) Cut() {
 	l.end(false)
 }
 
-// Change changes the weather, for connections that stand as well.
+// Change changes the weather, also for existing connections.
 func (l *Link) Change(w Weather) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -67,7 +67,7 @@ func (l *Link) Change(w Weather) {
 	}
 }
 
-// Mend brings fair weather, and takes connections again.
+// Mend restores the normal state and accepts connections again.
 func (l *Link) Mend() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -129,7 +129,7 @@ func (l *Link) accept(listener net.Listener) {
 	}
 }
 
-// carry is one connection from its beginning to its end.
+// carry carries one connection from its beginning to its end.
 func (l *Link) carry(listener net.Listener, near net.Conn) {
 	w := &way{near: near}
 	if weather, _ := l.now(); weather.Reset {
@@ -163,14 +163,13 @@ func (l *Link) carry(listener net.Listener, near net.Conn) {
 	w.end(false)
 }
 
-// chunk is what was read at once.
+// chunk is the data of one read.
 type chunk struct {
 	at    time.Time
 	bytes []byte
 }
 
-// pipe carries one direction. It holds all that it reads, the end included, for as long as the weather of the link
-// says.
+// pipe carries one direction. It delays everything that it reads, including the end, as the weather requires.
 func (l *Link) pipe(from, to net.Conn) {
 	chunks := make(chan chunk, 64)
 	var reading sync.WaitGroup
@@ -207,7 +206,7 @@ func write(to io.Writer, b []byte) bool {
 	return err == nil
 }
 
-// hold returns when a chunk may go on, and says false when the link ends before.
+// hold waits until a chunk may be passed on. It returns false if the link ends before.
 func (l *Link) hold(c chunk) bool {
 	var spent time.Time // until when it occupies the line
 	for {

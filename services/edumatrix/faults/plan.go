@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// Fault is something that is done to the mesh for a while.
+// Fault is a disturbance of the mesh for a limited time.
 type Fault struct {
-	// Kind is what is done, On what it is done to: a process, a store or a link.
+	// Kind is the kind of disturbance, and On its target: a process, a store or a link.
 	Kind, On string
-	// After is how many commands have been sent when it begins, and For how long it lasts.
+	// After is the number of sent commands at which it begins, and For is its duration.
 	After int
 	For   time.Duration
-	// Times is how often it is done in that time; once when 0.
+	// Times is the number of repetitions in that time; 0: once.
 	Times int
 }
 
@@ -30,8 +30,7 @@ func (f Fault) String() string {
 	return s
 }
 
-// The targets of faults. Links lead from one process to a store or to another process; gateway links are those of
-// clients.
+// The targets of faults. Links connect a process with a store or another process; gateway links are those of clients.
 var (
 	services = []string{"chat-1", "chat-2", "gateway-1", "gateway-2", "notification", "feed", "presence"}
 	stores   = []string{"kafka", "redis", "postgres"}
@@ -39,7 +38,7 @@ var (
 		"postgres of feed", "chat-1", "chat-2", "presence", "gateway-1", "gateway-2"}
 )
 
-// kind is a sort of fault: on what, and how long.
+// kind is a kind of fault with its targets and durations.
 type kind struct {
 	name              string
 	on                []string
@@ -74,11 +73,11 @@ var kinds = []kind{
 	{"slow client", nil, 3 * time.Second, 8 * time.Second, 1, 2},
 }
 
-// Plan is what a seed means.
+// Plan is the sequence of faults that is derived from a seed.
 type Plan struct {
 	Seed   uint64
 	Faults []Fault
-	// Skew is how far clocks of services are off, one way and the other.
+	// Skew is the difference of the services' clocks, in either direction.
 	Skew time.Duration
 }
 
@@ -93,7 +92,7 @@ func (p Plan) String() string {
 	return strings.Join(all, ", ")
 }
 
-// NewPlan draws a number of faults from a seed, to begin while a number of commands is sent.
+// NewPlan draws a number of faults from a seed. They begin while a number of commands is sent.
 func NewPlan(seed uint64, faults, commands int) Plan {
 	p := Plan{Seed: seed}
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -113,7 +112,7 @@ func NewPlan(seed uint64, faults, commands int) Plan {
 	return p
 }
 
-// draw makes a fault that begins after a tenth to seven tenths of the commands.
+// draw draws a fault that begins after a tenth to seven tenths of the commands.
 func (k kind) draw(r *rand.Rand, commands int) Fault {
 	f := Fault{Kind: k.name, After: commands/10 + r.IntN(max(1, commands*6/10)), Times: 1, For: k.shortest}
 	if len(k.on) > 0 {
@@ -128,7 +127,7 @@ func (k kind) draw(r *rand.Rand, commands int) Fault {
 	return f
 }
 
-// Each lists every fault that there is, alone, in plans of one.
+// Each returns a plan for each kind of fault, with that fault alone.
 func Each(commands int) (all []Plan) {
 	for _, k := range kinds {
 		on := k.on

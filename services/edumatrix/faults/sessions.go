@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// sessions holds what each client saw to the log, however often it came back: every event of the rooms that it was in,
-// once and in order, from the first that had to come, and nothing else.
+// sessions compares what each client saw, over all its resumptions, with the log: every event of its rooms, once and in
+// order, from the first one that it had to receive, and nothing else.
 func (j *judge) sessions() {
 	logs := map[string]*seenLog{}
 	for i := range j.s.Logs {
@@ -49,7 +49,7 @@ func (j *judge) sessions() {
 	}
 }
 
-// seenLog is a log as clients are held to it.
+// seenLog is a log in the form in which clients' events are compared with it.
 type seenLog struct {
 	*Log
 	members  map[string]map[string][]stretch // room → user
@@ -64,7 +64,8 @@ func newSeenLog(l *Log) *seenLog {
 	return s
 }
 
-// open is when a user was in the room of a stream. A user's own streams are always open; all others are looked at.
+// open returns when a user was in the room of a stream. A user's own streams are always open; all others need a
+// subscription.
 func (l *seenLog) open(stream, user string) ([]stretch, bool) {
 	if room := l.members[stream]; room != nil {
 		return room[user], true
@@ -75,13 +76,13 @@ func (l *seenLog) open(stream, user string) ([]stretch, bool) {
 	return nil, strings.HasPrefix(stream, "conversation:") || strings.HasPrefix(stream, "notifications:")
 }
 
-// viewer follows what one session saw.
+// viewer checks the events that one session saw.
 type viewer struct {
 	judge   *judge
 	session *Session
 	acked   map[string]map[int64]time.Time
 	last    map[string]int64 // by stream
-	jumps   map[string]bool  // streams of which some were not given, and that was said
+	jumps   map[string]bool  // streams with a reported gap
 }
 
 func (v *viewer) broken(promise, format string, args ...any) {
@@ -111,7 +112,7 @@ func (v *viewer) see(l *seenLog, e Seen) {
 	switch {
 	case !ever && jumps:
 	case !ever:
-		// Floors: what was committed before this session came is not given again.
+		// Events that were committed before the session connected are not delivered again.
 		if t, ok := v.acked[e.Stream][e.Version]; ok && t.Before(v.session.Dialed) {
 			v.broken(clientsSee, "saw %s at version %d, acknowledged before it connected", e.Stream, e.Version)
 		}
@@ -128,8 +129,8 @@ func (v *viewer) see(l *seenLog, e Seen) {
 	v.last[e.Stream] = e.Version
 }
 
-// due is the first version before another that was written after the session was ready, 0 for none: the owner's answer,
-// as of which the session knows its rooms, was read before that.
+// due returns the first version before another that was written after the session was ready, 0 for none. The owner's
+// answer from which the session knows its rooms was read before that.
 func (v *viewer) due(l *seenLog, stream string, open []stretch, before int64) int64 {
 	for _, e := range l.versions[stream] {
 		if e.Version >= before {
@@ -142,7 +143,7 @@ func (v *viewer) due(l *seenLog, stream string, open []stretch, before int64) in
 	return 0
 }
 
-// same holds what was seen to what was written.
+// same compares an event that was seen with the one that was written.
 func (v *viewer) same(written Event, e Seen) {
 	switch {
 	case written.ID != e.ID || written.Type != e.Type || written.Actor != e.Actor:
@@ -155,7 +156,7 @@ func (v *viewer) same(written Event, e Seen) {
 	}
 }
 
-// missed holds a session that lived to the end to the newest event of each of its rooms.
+// missed checks that a session that lasted to the end has seen the newest event of each of its rooms.
 func (v *viewer) missed(l *seenLog) {
 	if !v.session.Ended.IsZero() {
 		return
@@ -178,7 +179,8 @@ func (v *viewer) missed(l *seenLog) {
 	}
 }
 
-// seePost holds a post to its author being looked at, and to coming once. Posts have no order among each other.
+// seePost checks that a session subscribes to the author of a post, and sees the post once. Posts are not ordered among
+// each other.
 func (v *viewer) seePost(l *seenLog, e Seen) {
 	written := l.versions[e.Stream]
 	if e.Version < 1 || e.Version > int64(len(written)) {
@@ -195,7 +197,7 @@ func (v *viewer) seePost(l *seenLog, e Seen) {
 	v.last[e.Stream] = e.Version
 }
 
-// missedPosts holds a session that lived to the end to every post of whom it looks at.
+// missedPosts checks that a session that lasted to the end has seen every post of its authors.
 func (v *viewer) missedPosts(feed *seenLog) {
 	if !v.session.Ended.IsZero() {
 		return
@@ -207,7 +209,7 @@ func (v *viewer) missedPosts(feed *seenLog) {
 	}
 }
 
-// due reports whether a post was written after a session began to look at its author.
+// due reports whether a post was written after a session subscribed to its author.
 func (j *judge) due(s *Session, e Event) bool {
 	return strings.HasPrefix(e.Stream, "post:") && slices.Contains(s.Looks, e.Actor) && e.Time.After(s.Looked.Add(j.s.Skew))
 }

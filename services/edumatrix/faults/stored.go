@@ -5,27 +5,27 @@ import (
 	"time"
 )
 
-// Stored is what the stores hold when all is quiet.
+// Stored is the contents of the stores when nothing is in flight.
 type Stored struct {
 	Logs    []Log
 	Records []Record        // of all topics of the logs, in the order of each partition
-	Torn    map[string]bool // topics that lost what was confirmed
+	Torn    map[string]bool // topics that lost confirmed records
 	Dead    []Dead
-	// Skew is how far the clocks that events have their times from may be off.
+	// Skew is the possible difference of the clocks from which events have their times.
 	Skew time.Duration
-	// Differences between projections as they were and as they are after a rebuild.
+	// Differences between projections before and after a rebuild.
 	Differences []string
 }
 
-// Log is one owner's.
+// Log is the log of one owner.
 type Log struct {
 	Owner       string
 	Events      []Event // by position
 	Outcomes    []Outcome
 	Memberships []Membership
-	Consumed    map[int32]int64 // partition of chat-events → position up to which it is consumed
+	Consumed    map[int32]int64 // partition of chat-events → position of its checkpoint
 	Relayed     int64           // position up to which the topics are confirmed
-	Parked      int             // streams of others that wait for an operator
+	Parked      int             // parked streams of other owners
 }
 
 // Event is a row of a log.
@@ -47,7 +47,7 @@ type Event struct {
 	AboutAt  int64
 }
 
-// Change opens or closes a room.
+// Change opens or closes a room for a user.
 type Change struct {
 	Room  string
 	Users []string
@@ -80,13 +80,13 @@ type Record struct {
 
 // Dead is a dead letter.
 type Dead struct {
-	Topic    string // where it was put
+	Topic    string // to which it was published
 	Original string
 	Error    string
 	Payload  string
 }
 
-// unburied lists what has to be a dead letter and is none.
+// unburied returns the messages that must be dead letters and are not.
 func (s *Stored) unburied(poisoned []Poison) (left []Poison) {
 	for _, p := range poisoned {
 		if p.Dead && !slices.ContainsFunc(s.Dead, func(d Dead) bool { return d.Payload == p.Payload }) {
@@ -105,13 +105,13 @@ func (s *Stored) log(owner string) *Log {
 	return &Log{Owner: owner}
 }
 
-// stretch is a membership: versions of the room's stream from one to another, both included.
+// stretch is a membership interval: versions of the room's stream, both ends included.
 type stretch struct{ from, to int64 }
 
-// always is a stretch without an end.
+// always is the end of an interval that lasts.
 const always = int64(1) << 62
 
-// stretches folds who was in which room when, from the events themselves.
+// stretches computes the membership intervals of all rooms from the events.
 func (l *Log) stretches() map[string]map[string][]stretch {
 	rooms := map[string]map[string][]stretch{}
 	for _, e := range l.Events {
@@ -137,12 +137,12 @@ func (l *Log) stretches() map[string]map[string][]stretch {
 	return rooms
 }
 
-// within reports whether a version lies in one of the stretches.
+// within reports whether a version lies in one of the intervals.
 func within(all []stretch, version int64) bool {
 	return slices.ContainsFunc(all, func(s stretch) bool { return s.from <= version && version <= s.to })
 }
 
-// after is the version that follows another within stretches, 0 for none.
+// after returns the version that follows another within the intervals, 0 for none.
 func after(all []stretch, version int64) int64 {
 	for _, s := range all {
 		if version < s.from {

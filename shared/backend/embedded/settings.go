@@ -4,7 +4,7 @@ import "strconv"
 
 const (
 	minCache = 128 << 20 // PostgreSQL's own default
-	maxCache = 2 << 30   // the system caches files as well, so more gains little and is missed elsewhere
+	maxCache = 2 << 30   // the system caches files as well, so a larger cache gains little
 	minWAL   = 1 << 30   // PostgreSQL's own default
 	maxWAL   = 4 << 30   // reading it back after a crash takes about a minute
 )

@@ -7,16 +7,16 @@ import (
 	"slices"
 )
 
-// Programs are all of the mesh's.
+// Programs are all programs of the mesh.
 var Programs = []string{"edumatrix", "gateway", "presence", "chat", "feed", "notification"}
 
-// Build builds programs into a folder of their own, with the race detector where the test has it. Flags go to the build
-// as they are. The caller removes the folder.
+// Build builds programs into a folder of their own, with the race detector if the test has it. Flags are passed to the
+// build. The caller removes the folder.
 func Build(programs []string, flags ...string) (Binaries, error) {
 	return BuildIn("", programs, flags...)
 }
 
-// BuildIn is Build of the sources in a checkout of the project; "" is the one that the test is part of.
+// BuildIn is Build for the sources in a checkout of the project; "" is the one of the test itself.
 func BuildIn(checkout string, programs []string, flags ...string) (Binaries, error) {
 	dir, err := os.MkdirTemp("", "edumatrix-programs-")
 	if err != nil {

@@ -4,5 +4,5 @@ package meshrun
 
 import "syscall"
 
-// endsWithUs is known to Linux alone: elsewhere a program outlives a test process that is killed.
+// endsWithUs works on Linux only: elsewhere a program outlives a test process that is killed.
 func endsWithUs() *syscall.SysProcAttr { return nil }

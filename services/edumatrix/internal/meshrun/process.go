@@ -1,5 +1,5 @@
-// Package meshrun builds the mesh's programs and runs them as processes of their own, for tests that look at the mesh
-// from outside.
+// Package meshrun builds the mesh's programs and runs them as separate processes, for tests that observe the mesh from
+// outside.
 package meshrun
 
 import (
@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// endTime is what a program has for ending once it was told to.
+// endTime is how long a program may take to end after a signal.
 const endTime = 40 * time.Second
 
 // Process is one program of the mesh, running or not. It is for one goroutine, output aside.
@@ -23,7 +23,7 @@ type Process struct {
 	Name    string // of the program
 	Program string // its file
 	Args    []string
-	Env     []string // nothing else is inherited but PATH, HOME and XDG_CACHE_HOME
+	Env     []string // beside PATH, HOME and XDG_CACHE_HOME, which alone are inherited
 
 	cmd    *exec.Cmd
 	output Printed
@@ -47,7 +47,7 @@ func (p *Process) Start(t testing.TB) {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() // ProcessState says how it ended
+			_ = cmd.Wait() // ProcessState contains how it ended
 		}
 	}()
 	if err := <-started; err != nil {
@@ -56,7 +56,7 @@ func (p *Process) Start(t testing.TB) {
 	p.cmd, p.done = cmd, done
 }
 
-// PID is the process.
+// PID returns the process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Done is closed when the program has ended.
@@ -78,7 +78,7 @@ func (p *Process) Running() bool {
 // Signal sends a signal; a program that has ended does not get it.
 func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 
-// Wait waits for the end of the program and gives its exit status. One that does not end fails the test.
+// Wait waits for the end of the program and returns its exit status. A program that does not end fails the test.
 func (p *Process) Wait(t testing.TB) int {
 	t.Helper()
 	select {
@@ -91,7 +91,7 @@ func (p *Process) Wait(t testing.TB) int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// Stop has the program end in order. Another exit status than 0 fails the test.
+// Stop ends the program in order. An exit status other than 0 fails the test.
 func (p *Process) Stop(t testing.TB) {
 	t.Helper()
 	p.Signal(syscall.SIGTERM)
@@ -100,23 +100,23 @@ func (p *Process) Stop(t testing.TB) {
 	}
 }
 
-// Kill ends the program without a warning, frozen or not.
+// Kill ends the program without warning, frozen or not.
 func (p *Process) Kill() {
 	p.Signal(syscall.SIGKILL)
 	<-p.done
 }
 
-// Output is what the program printed, over all its starts.
+// Output returns the output of the program, over all its starts.
 func (p *Process) Output() string { return p.output.String() }
 
-// Tail is the end of Output.
+// Tail returns the end of Output.
 func (p *Process) Tail() string {
 	const most = 60
 	lines := strings.Split(p.Output(), "\n")
 	return strings.Join(lines[max(0, len(lines)-most):], "\n")
 }
 
-// Printed keeps what a program printed, for when a test fails and for tests about what it prints.
+// Printed collects the output of a program, for failed tests and for tests of the output.
 type Printed struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
