@@ -290,7 +290,7 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	o.fails("dealt with", "dead-letters", "retry", l.ID)
 }
 
-// consumed says how many records of a topic a group has taken, and how many there are.
+// consumed returns the number of records of a topic that a group has consumed, and the number that there are.
 func consumed(t *testing.T, c config.Config, service, topic string) (taken, there int64) {
 	t.Helper()
 	admin, name := meshtest.KafkaAdmin(t, c.Kafka), c.Kafka.Topic(topic)

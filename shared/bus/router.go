@@ -67,7 +67,7 @@ func NewRouter(o RouterOptions) (*message.Router, error) {
 	if o.DeadLetterTopic != "" && o.Publisher == nil {
 		return nil, fmt.Errorf("router of %s: dead letters have no publisher", o.Service)
 	}
-	// What Watermill logs at Info is useful only for debugging.
+	// Watermill's messages at Info are useful only for debugging.
 	log := watermill.NewSlogLoggerWithLevelMapping(o.Log, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug})
 	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: o.CloseTimeout}, routerLog{log})
 	if err != nil {

@@ -380,7 +380,7 @@ func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Rebuilt, sn
 // underLock calls f under the log's lock, for no longer than the lock may be held. It returns how long the lock was
 // held.
 func (s *shadow) underLock(ctx context.Context, f func(context.Context) error) (held time.Duration, err error) {
-	// What has begun is completed even if ctx ends; the bounds are short.
+	// The swap is completed even if ctx ends; the bounds are short.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.log.times.lock+s.log.times.hold)
 	defer cancel()
 	hold := milliseconds(s.log.times.hold)
