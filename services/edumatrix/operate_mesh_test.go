@@ -90,7 +90,7 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 
 	inDatabase(t, c, "UPDATE chat.messages SET body = 'damaged' WHERE conversation_id = '"+talkers[0].conversation()+"' AND version = 2")
 	status, out, complaints := o.run("rebuild", "chat")
-	if status != statusDiffers || !strings.Contains(complaints, "1 rows were not as the log has them") {
+	if status != statusDiffers || !strings.Contains(complaints, "1 rows differed from the log") {
 		t.Errorf("status %d\n%s%s", status, out, complaints)
 	}
 	for _, want := range []string{"--- messages, as it was", `"body": "damaged"`, `"body": "message 0"`} {
@@ -110,7 +110,7 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 		{[]string{"rebuild"}, 2, "SERVICE"},
 		{[]string{"rebuild", "gateway"}, 1, "owns no log"},
 		{[]string{"rebuild", "chat", "nothing"}, 1, "it has conversations"},
-		{[]string{"rebuild", "feed"}, 1, "nothing to rebuild"},
+		{[]string{"rebuild", "feed"}, 1, "no projections to rebuild"},
 	} {
 		if status, _, complaints := o.run(test.args...); status != test.status || !strings.Contains(complaints, test.says) {
 			t.Errorf("%v: status %d, %s", test.args, status, complaints)

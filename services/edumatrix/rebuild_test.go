@@ -56,6 +56,6 @@ func TestRebuild_ShowsProjectionsAndTimers(t *testing.T) {
 	service.differ = 3
 	status, said = run("chat", "timers")
 	require.Equal(t, statusDiffers, status)
-	require.Contains(t, said, "3 rows were not as the log has them")
+	require.Contains(t, said, "3 rows differed from the log")
 	require.Equal(t, []string{"", "timers"}, service.asked)
 }

@@ -182,6 +182,6 @@ AND datname = current_database()`))
 	s.Effect("chat.message_sent", func(envelope.Event, proto.Message) []jobs.Job { return nil })
 	s.Effect("feed.post_created", func(envelope.Event, proto.Message) []jobs.Job { return nil })
 	err = s.Run(t.Context())
-	require.ErrorContains(t, err, "there is no worker")
+	require.ErrorContains(t, err, "no workers are registered")
 	require.ErrorContains(t, err, "chat has no such event")
 }

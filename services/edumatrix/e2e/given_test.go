@@ -49,7 +49,7 @@ func TestUp_TwoOnTheSameStores(t *testing.T) {
 	testOrder(t, both)
 	testPresence(t, both)
 	for _, m := range []*mesh{first, second} {
-		if said := m.processes[0].Output(); strings.Contains(said, "does not consume") {
+		if said := m.processes[0].Output(); strings.Contains(said, "consuming failed") {
 			t.Errorf("one keeps the other from its work:\n%s", said)
 		}
 	}
