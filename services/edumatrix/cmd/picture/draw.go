@@ -38,7 +38,7 @@ text { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill
 	for i, t := range terminals {
 		for n, l := range t.lines {
 			at := 100 * l.at.Seconds() / end.Seconds()
-			fmt.Fprintf(&b, "#t%dl%d { animation-name: a%[1]dl%[2]d } @keyframes a%[1]dl%[2]d { 0%% { opacity: 0 } %[3].2f%%, 100%% { opacity: 1 } }\n",
+			fmt.Fprintf(&b, "#t%dl%d { animation-name: a%[1]dl%[2]d } @keyframes a%[1]dl%[2]d { 0%% { opacity: 0 } %.2[3]f%%, 100%% { opacity: 1 } }\n",
 				i, n, at)
 		}
 	}
