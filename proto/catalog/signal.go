@@ -36,9 +36,12 @@ func (s *Signal) Check(m proto.Message) error { return checkShape(m) }
 
 // Room returns the room of a signal. It returns false if the signal's fields do not name one.
 func (s *Signal) Room(m proto.Message, actor string) (room string, ok bool) {
-	room = s.room.one(m, Origin{Actor: actor})
-	_, id, _ := strings.Cut(room, ":")
-	return room, ValidID(id)
+	for _, h := range s.room.holes {
+		if h.field != nil && !ValidID(m.ProtoReflect().Get(h.field).String()) {
+			return "", false
+		}
+	}
+	return s.room.one(m, Origin{Actor: actor}), true
 }
 
 // taken reports whether a name is that of a command, an event or a signal.
