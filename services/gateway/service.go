@@ -122,6 +122,9 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	api := &httpapi.Server{Access: door, Catalog: env.Catalog, Intake: commands, Queries: queries,
 		Users: &mesh.Users, Hub: connections, Guard: guarded, Tracer: tracer, Log: log}
 	watch.mount(mux)
+	if err := mountDocs(mux); err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
 	listener := set.listener
 	if listener == nil {
 		address := net.JoinHostPort(config.Host, strconv.Itoa(config.Port))

@@ -30,6 +30,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/intake"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
+	"github.com/edumatrix/interlinked/services/gateway/internal/schema"
 	"github.com/edumatrix/interlinked/services/gateway/lease"
 	"github.com/edumatrix/interlinked/services/gateway/query"
 	"github.com/edumatrix/interlinked/services/gateway/rooms"
@@ -249,12 +250,13 @@ func (f received) refused() *client.Error {
 	return f.Error
 }
 
-// read returns the next frame that is not a heartbeat.
+// read returns the next frame that is not a heartbeat. It has to be as the AsyncAPI document has it.
 func read(t testing.TB, socket *websocket.Conn) received {
 	t.Helper()
 	for {
 		_, text, err := socket.ReadMessage()
 		require.NoError(t, err)
+		require.NoError(t, schema.CheckReceived(text))
 		var f received
 		require.NoError(t, json.Unmarshal(text, &f), "%s", text)
 		if f.Type != "heartbeat" {

@@ -1,0 +1,35 @@
+package gateway
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/edumatrix/interlinked/proto/reference"
+)
+
+// documents are the files of package reference, by the path at which clients find them.
+var documents = map[string]struct{ file, contentType string }{
+	"/docs":               {"index.html", "text/html; charset=utf-8"},
+	"/docs/reference":     {"reference.html", "text/html; charset=utf-8"},
+	"/docs/asyncapi.json": {"asyncapi.json", "application/json"},
+	"/docs/openapi.json":  {"openapi.json", "application/json"},
+}
+
+// mountDocs serves what people who build clients read. It is the same for everybody and needs no token.
+func mountDocs(mux *http.ServeMux) error {
+	for path, d := range documents {
+		content, err := reference.Files.ReadFile(d.file)
+		if err != nil {
+			return fmt.Errorf("serve %s: %w", path, err)
+		}
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
+			h := w.Header()
+			h.Set("Content-Type", d.contentType)
+			h.Set("X-Content-Type-Options", "nosniff")
+			h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+			h.Set("Cache-Control", "no-cache") // the next release may say something else
+			_, _ = w.Write(content)
+		})
+	}
+	return nil
+}
