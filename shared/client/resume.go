@@ -28,8 +28,8 @@ type Connected struct {
 }
 
 // Redial ends a connection, if it has not ended yet, and makes another that goes on where it was, at this or another
-// gateway (url; empty: the same). It may be called again when it fails. Each event comes once: what came already is
-// dropped.
+// gateway (url; empty: the same). It may be called again when it fails, and then goes on from what the failed one was
+// given. Each event comes once: what came already is dropped.
 func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	c.Close()
 	o := c.options
@@ -40,8 +40,12 @@ func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	if err == nil {
 		return next, nil
 	}
-	if next != nil { // it may have been given a part
+	if next != nil { // it may have been given a part, and a resume token that covers some of it
 		maps.Copy(c.seen, next.seen)
+		token := next.ResumeToken()
+		c.mu.Lock()
+		c.token = token
+		c.mu.Unlock()
 	}
 	return nil, err
 }

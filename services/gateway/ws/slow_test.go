@@ -2,10 +2,14 @@ package ws_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/services/gateway/ws"
+	"github.com/edumatrix/interlinked/shared/client"
 )
 
 // slowLink lets so many bytes a second through.
@@ -129,6 +134,88 @@ func TestSlowLink_OneThatTakesNothingIsEnded(t *testing.T) {
 		write(t, socket, fmt.Sprintf(`{"id":"%d","type":"chat.history","data":{"conversation_id":"g"}}`, n))
 	}
 	require.Eventually(t, func() bool { return m.gone("alice") }, 10*time.Second, 10*time.Millisecond)
+}
+
+// cutting passes connections on to a gateway, and cuts each after so many bytes for the client.
+func cutting(t *testing.T, to string, after int64) (address string, cuts *atomic.Int64) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	cuts = new(atomic.Int64)
+	var open sync.WaitGroup
+	pass := func(client net.Conn) {
+		defer func() { _ = client.Close() }()
+		gateway, err := net.Dial("tcp", to)
+		if err != nil {
+			return
+		}
+		defer func() { _ = gateway.Close() }()
+		open.Go(func() { _, _ = io.Copy(gateway, client); _ = gateway.Close() })
+		if n, _ := io.CopyN(client, gateway, after); n == after {
+			cuts.Add(1)
+		}
+	}
+	open.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			open.Go(func() { pass(client) })
+		}
+	})
+	t.Cleanup(func() { _ = listener.Close(); open.Wait() })
+	return listener.Addr().String(), cuts
+}
+
+// A link that lets 20 kB a second through and is lost every 20 seconds lets 400 kB through each time. A client that has missed
+// almost 4 MiB, which is as much as one is given, comes back until it has everything, once and in order.
+func TestSlowLink_AClientThatIsCutOffCatchesUp(t *testing.T) {
+	t.Parallel()
+	for _, protobuf := range []bool{false, true} {
+		t.Run(fmt.Sprint("protobuf=", protobuf), func(t *testing.T) {
+			t.Parallel()
+			m := begin(t, ws.Options{}, hub.Options{})
+			m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice"]}`)
+			var mu sync.Mutex
+			var got []string
+			first := m.dial(t, client.Options{Protobuf: protobuf, OnEvent: func(e client.Event) {
+				var data struct {
+					MessageID string `json:"message_id"`
+				}
+				_ = json.Unmarshal(e.Data, &data)
+				mu.Lock()
+				defer mu.Unlock()
+				got = append(got, data.MessageID)
+			}, OnNotRecovered: func(room string) { t.Error("not recovered: ", room) }})
+			first.Abort()
+			const missed = 970
+			body := strings.Repeat("x", 4000)
+			var want []string
+			for n := range missed {
+				want = append(want, fmt.Sprint("m", n))
+				m.chat.Append("alice", "chat.message_sent", fmt.Sprintf(`{"conversation_id":"g","message_id":"m%d","body":%q}`, n, body))
+			}
+			address, cuts := cutting(t, strings.TrimSuffix(strings.TrimPrefix(m.url, "ws://"), "/ws"), 400_000)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			for tries := 0; ; tries++ {
+				require.NoError(t, ctx.Err())
+				require.Less(t, tries, 40, "it makes no progress")
+				last, err := first.Redial(ctx, "ws://"+address+"/ws")
+				if err == nil {
+					t.Cleanup(last.Close)
+					require.True(t, last.Connected().Resumed)
+					require.Empty(t, last.Connected().NotRecovered)
+					break
+				}
+			}
+			require.Greater(t, cuts.Load(), int64(8), "nothing was cut off")
+			mu.Lock()
+			defer mu.Unlock()
+			require.Equal(t, want, got)
+		})
+	}
 }
 
 // A message within the limits is accepted in any legal JSON: 8,000 emoji as \u escapes are 96 kB.
