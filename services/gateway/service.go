@@ -53,6 +53,7 @@ type settings struct {
 	limits    hub.Limits
 	perUser   int
 	cover     time.Duration                                            // between resume tokens
+	looking   time.Duration                                            // how long a subscription holds unless it is renewed
 	hold      func(ctx context.Context, topic string, partition int32) // called before each record is taken
 }
 
@@ -99,15 +100,16 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
+	report := lease.New(lease.Options{Log: log,
+		Keeper: meshv1connect.NewConnectionServiceClient(quiet, config.Peers[env.Catalog.Connections()])})
 	members := rooms.New(rooms.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Known: fan.Known,
-		Missed: hub.Bounds{Events: config.ResumeEvents}, Guard: guarded,
+		Missed: hub.Bounds{Events: config.ResumeEvents}, Lease: set.looking, Guard: guarded,
+		Changed: func(c *hub.Conn) { report.Subscribed(c.ID) },
 		Metrics: rooms.NewMetrics(metrics), Log: log})
 	signals := signal.New(signal.Options{Catalog: env.Catalog, Hub: connections, Redis: env.Stores.Redis,
 		Prefix: config.Kafka.TopicPrefix, Guard: guarded,
 		Metrics: signal.NewMetrics(metrics), Log: log})
 	queries := query.New(env.Catalog, config.Peers, client, tracer)
-	report := lease.New(lease.Options{Log: log,
-		Keeper: meshv1connect.NewConnectionServiceClient(quiet, config.Peers[env.Catalog.Connections()])})
 
 	// How clients come in.
 	door := &access.Access{Verifier: verifier, Origins: config.AllowedOrigins, AnyLocal: config.AnyLocalOrigin, Log: log}

@@ -30,6 +30,11 @@ func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.Repo
 			session != "" && !catalog.ValidID(session) || strings.ContainsAny(change.GetResumeToken(), " \n") {
 			return nil, refusal.New(refusal.InvalidField, "changes name connections, users and sessions by their ids")
 		}
+		for _, room := range change.GetRooms().GetRooms() {
+			if _, _, ok := catalog.SplitAddress(room); !ok {
+				return nil, refusal.New(refusal.InvalidField, "rooms have to be addresses")
+			}
+		}
 	}
 	answer, ended, err := c.store.Report(ctx, r.Msg)
 	if err != nil {
@@ -40,6 +45,33 @@ func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.Repo
 	}
 	c.changed()
 	return connect.NewResponse(&meshv1.ReportResponse{Again: answer == store.Again, Ended: ended}), nil
+}
+
+// maxSessions is how many sessions may be asked for in one call.
+const maxSessions = 100
+
+// SessionRooms returns the rooms that the connections of sessions were subscribed to.
+func (c *connections) SessionRooms(ctx context.Context, r *connect.Request[meshv1.SessionRoomsRequest]) (
+	*connect.Response[meshv1.SessionRoomsResponse], error) {
+	if len(r.Msg.GetSessions()) > maxSessions {
+		return nil, refusal.New(refusal.InvalidField, "%d sessions are asked for, at most %d may be", len(r.Msg.GetSessions()), maxSessions)
+	}
+	var keys []store.SessionKey
+	for _, s := range r.Msg.GetSessions() {
+		if !catalog.ValidID(s.GetUser()) || !catalog.ValidID(s.GetSession()) {
+			return nil, refusal.New(refusal.InvalidField, "sessions are named by the ids of their user and their own")
+		}
+		keys = append(keys, store.SessionKey{User: s.GetUser(), ID: s.GetSession()})
+	}
+	all, err := c.store.SessionRooms(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	answer := &meshv1.SessionRoomsResponse{}
+	for _, rooms := range all {
+		answer.Sessions = append(answer.Sessions, &meshv1.SubscribedRooms{Rooms: rooms})
+	}
+	return connect.NewResponse(answer), nil
 }
 
 // owner answers for the rooms that show presence. There is no log behind them.

@@ -3,6 +3,7 @@
 package presence
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -43,6 +44,8 @@ func TestReport_SaysWhatIsWrongWithIt(t *testing.T) {
 				{Connection: "c", User: "bob", Session: "a b"}}},
 			"a resume token of no shape": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
 				{Connection: "c", User: "bob", Session: "s", ResumeToken: "a b"}}},
+			"a room of no shape": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
+				{Connection: "c", User: "bob", Session: "s", Rooms: &meshv1.SubscribedRooms{Rooms: []string{"post:7 post:8"}}}}},
 		} {
 			if _, code := report(m); code != refusal.InvalidField {
 				t.Errorf("%s: %q", name, code)
@@ -62,6 +65,38 @@ func TestReport_SaysWhatIsWrongWithIt(t *testing.T) {
 		}
 		if changed != 3 {
 			t.Errorf("%d reports were taken", changed)
+		}
+	})
+}
+
+func TestSessionRooms_AreReadAsTheyWereReported(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		c := &connections{store.New(r, "t.", time.Minute), func() {}}
+		if _, err := c.Report(t.Context(), connect.NewRequest(&meshv1.ReportRequest{Gateway: "g", Number: 1, All: true,
+			Changes: []*meshv1.ConnectionChange{{Connection: "c", User: "bob", Session: "s",
+				Rooms: &meshv1.SubscribedRooms{Rooms: []string{"post:7", "presence:f%3A1"}}}}})); err != nil {
+			t.Fatal(err)
+		}
+		ask := func(sessions ...*meshv1.SessionOf) ([]*meshv1.SubscribedRooms, error) {
+			answer, err := c.SessionRooms(t.Context(), connect.NewRequest(&meshv1.SessionRoomsRequest{Sessions: sessions}))
+			if err != nil {
+				return nil, err
+			}
+			return answer.Msg.GetSessions(), nil
+		}
+		bob := &meshv1.SessionOf{User: "bob", Session: "s"}
+		got, err := ask(&meshv1.SessionOf{User: "carol", Session: "s"}, bob)
+		if err != nil || len(got) != 2 || len(got[0].GetRooms()) > 0 || !slices.Equal(got[1].GetRooms(), []string{"post:7", "presence:f%3A1"}) {
+			t.Errorf("%v %v", got, err)
+		}
+		for _, wrong := range [][]*meshv1.SessionOf{{{User: "bob"}}, {{Session: "s"}}, {{User: "b b", Session: "s"}}, slices.Repeat([]*meshv1.SessionOf{bob}, 101)} {
+			if _, err := ask(wrong...); err == nil {
+				t.Errorf("%d sessions are answered, the first %v", len(wrong), wrong[0])
+			}
+		}
+		if got, err := ask(); err != nil || len(got) > 0 {
+			t.Errorf("none: %v %v", got, err)
 		}
 	})
 }

@@ -110,3 +110,56 @@ func testSessions(t *testing.T, m *mesh) {
 	bob.listed("Go-http-client/1.1", "phone, anew")
 	bob.refused("invalid_field", "presence.end_session", map[string]any{"session_id": "no such"})
 }
+
+// A session keeps the rooms that its client is subscribed to. A connection that goes on with it at another gateway is
+// subscribed to them, and gets what happens in them; a session that was ended has none.
+func testSessionRooms(t *testing.T, m *mesh) {
+	author, other := m.connect(t, someone("author"), 0), m.connect(t, someone("other"), 1)
+	rooms := []string{"author:" + author.id, "presence:" + author.id}
+	slices.Sort(rooms)
+	bob := m.connect(t, someone("bob"), 0, func(o *client.Options) { o.Rooms = rooms })
+	if _, err := bob.subscribe("author:" + other.id); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := timeout()
+	defer cancel()
+	if _, err := bob.Request(ctx, map[string]any{"type": "unsubscribe", "data": map[string]any{"rooms": []string{"author:" + other.id}}}); err != nil {
+		t.Fatal(err)
+	}
+	session := bob.Connected().SessionID
+	bob.Abort()
+	goesOn := func(gateway int) *person {
+		return m.connect(t, bob.id, gateway, func(o *client.Options) { o.SessionID = session })
+	}
+	var back *person
+	eventually(t, "the rooms of the session", func() bool { // they are kept a moment after they were subscribed to
+		if back != nil {
+			back.Abort()
+		}
+		back = goesOn(1)
+		return slices.Equal(back.Connected().Rooms, rooms)
+	})
+	back.await("the author is online", func(e client.Event) bool { return e.Type == "presence.came_online" && field(e, "user_id") == author.id })
+	unwanted := other.do("feed.create_post", map[string]any{"body": "of another author"})
+	post := author.do("feed.create_post", map[string]any{"body": "to all who are subscribed"})
+	back.awaitVersion(post.Stream, 1)
+	if got := back.versions(unwanted.Stream); len(got) > 0 {
+		t.Errorf("it was given the post of an author whom it has unsubscribed from")
+	}
+	if stranger := m.connect(t, someone("mallory"), 0, func(o *client.Options) { o.SessionID = session }); len(stranger.Connected().Rooms) > 0 {
+		t.Errorf("somebody else is subscribed to %q", stranger.Connected().Rooms)
+	}
+
+	bob = m.connect(t, bob.id, 0)
+	bob.do("presence.end_session", map[string]any{"session_id": session})
+	sessionEnded(t, back.Client)
+	ended, err := client.Dial(ctx, client.Options{URL: m.socket(0), Protobuf: m.protobuf, Token: mint(t, bob.id, time.Hour), SessionID: session})
+	if err != nil {
+		return // it was ended before the reply
+	}
+	t.Cleanup(ended.Close)
+	if rooms := ended.Connected().Rooms; len(rooms) > 0 {
+		t.Errorf("of a session that was ended the rooms %q are left", rooms)
+	}
+	sessionEnded(t, ended)
+}

@@ -68,6 +68,7 @@ func suiteIn(t *testing.T, m *mesh) {
 			"BeingAddedRaisesANotification":   testNotification,
 			"PresenceComesAndGoes":            testPresence,
 			"SessionsAreTheirUsers":           testSessions,
+			"SessionsKeepTheirRooms":          testSessionRooms,
 			"BadFramesAreAnswered":            testBadFrames,
 			"TokensAreChecked":                testTokens,
 			"NothingUndeclaredIsReachable":    testNothingUndeclaredIsReachable,

@@ -138,6 +138,22 @@ func (v *View) Looking(c *Conn) int {
 	return c.seats[v.index].looking
 }
 
+// LookedAt lists the rooms that a connection looks at.
+func (v *View) LookedAt(c *Conn) (rooms []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s := &c.seats[v.index]
+	if s.looking == 0 {
+		return nil
+	}
+	for _, m := range s.rooms.some(len(s.rooms.few) + len(s.rooms.many)) {
+		if v.looking[m] {
+			rooms = append(rooms, m.room.name)
+		}
+	}
+	return rooms
+}
+
 // Renew lets a connection look on.
 func (v *View) Renew(l Looker, until time.Time) {
 	v.mu.Lock()

@@ -1,5 +1,6 @@
-// Package lease tells the service that keeps who is connected where which connections this gateway has, and ends those
-// that it names. The service takes all of them for gone when it hears nothing for a few seconds.
+// Package lease reports the connections of this gateway to the service that keeps who is connected where, and ends those
+// that it names. The service takes all of them for gone when it hears nothing for a few seconds. It also keeps the rooms of
+// each session, and returns them for a connection that goes on with it.
 package lease
 
 import (
@@ -41,6 +42,13 @@ type Lease struct {
 	number  int64
 	all     bool
 	wake    chan struct{}
+
+	asks chan *ask // of Rooms
+
+	// subscribed has the connections that are subscribed to other rooms than were reported. Its lock is held for a moment
+	// and no other is taken under it: Subscribed is called under locks of the hub.
+	subscribedMu sync.Mutex
+	subscribed   map[string]bool
 }
 
 // Connection is one that is reported.
@@ -51,8 +59,13 @@ type Connection struct {
 	Since           time.Time
 	// Token returns the last resume token that the client was sent.
 	Token func() string
+	// Rooms returns the rooms that the client is subscribed to, sorted, and false while they are not known. Nil: they are
+	// not reported.
+	Rooms func() ([]string, bool)
 	// End ends the connection, because its user has ended the session. It may be called again until it is gone.
 	End func()
+
+	reported bool // its rooms were, at least once
 }
 
 // New makes a Lease for a gateway that begins now.
@@ -68,7 +81,7 @@ func New(o Options) *Lease {
 	}
 	return &Lease{options: o, gateway: uuid.NewString(), open: map[string]*Connection{}, all: true,
 		changed: map[string]*meshv1.ConnectionChange{}, tokens: map[string]string{}, covered: time.Now(),
-		wake: make(chan struct{}, 1)}
+		wake: make(chan struct{}, 1), asks: make(chan *ask), subscribed: map[string]bool{}}
 }
 
 // Open notes a connection.
@@ -78,6 +91,23 @@ func (l *Lease) Open(c Connection) {
 	l.open[c.ID] = &c
 	l.digest += Hash(c.ID, c.User)
 	l.change(l.describe(&c))
+}
+
+// Subscribed notes that a connection is subscribed to other rooms than before.
+func (l *Lease) Subscribed(connection string) {
+	l.subscribedMu.Lock()
+	l.subscribed[connection] = true
+	l.subscribedMu.Unlock()
+	l.ring()
+}
+
+// takeSubscribed returns the connections whose rooms are to be reported, and forgets them.
+func (l *Lease) takeSubscribed() map[string]bool {
+	l.subscribedMu.Lock()
+	defer l.subscribedMu.Unlock()
+	all := l.subscribed
+	l.subscribed = map[string]bool{}
+	return all
 }
 
 // Gone notes that a connection has ended.
@@ -90,6 +120,13 @@ func (l *Lease) Gone(connection string) {
 	}
 	gone := l.describe(c)
 	gone.Gone = true
+	l.subscribedMu.Lock()
+	subscribed := l.subscribed[connection]
+	delete(l.subscribed, connection)
+	l.subscribedMu.Unlock()
+	if subscribed {
+		gone.Rooms = c.subscriptions()
+	}
 	delete(l.open, connection)
 	delete(l.tokens, connection)
 	l.digest -= Hash(c.ID, c.User)
@@ -104,8 +141,35 @@ func (l *Lease) describe(c *Connection) *meshv1.ConnectionChange {
 		ConnectedAt: timestamppb.New(c.Since), ResumeToken: token}
 }
 
+// maxRooms bounds the names of the rooms that are reported of one connection, in bytes. 500 ids of 36 characters are 20 kB.
+const maxRooms = 32 << 10
+
+// subscriptions is what is reported of the rooms of a connection; nil while they are not known. Those beyond the bound are
+// left out.
+func (c *Connection) subscriptions() *meshv1.SubscribedRooms {
+	if c.Rooms == nil {
+		return nil
+	}
+	rooms, known := c.Rooms()
+	if !known {
+		return nil
+	}
+	bytes := 0
+	for i, room := range rooms {
+		if bytes += len(room) + 1; bytes > maxRooms {
+			rooms = rooms[:i]
+			break
+		}
+	}
+	return &meshv1.SubscribedRooms{Rooms: rooms}
+}
+
 func (l *Lease) change(c *meshv1.ConnectionChange) {
 	l.changed[c.Connection] = c
+	l.ring()
+}
+
+func (l *Lease) ring() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -121,6 +185,11 @@ func Hash(connection, user string) uint32 {
 
 // Run reports until the context ends, and then that all connections are gone.
 func (l *Lease) Run(ctx context.Context) error {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	for range 2 {
+		asking.Go(func() { l.answer(ctx) })
+	}
 	tick := time.NewTicker(l.options.Every)
 	defer tick.Stop()
 	away := false
@@ -199,9 +268,27 @@ func (l *Lease) send(ctx context.Context, part *meshv1.ReportRequest) (*meshv1.R
 func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	kept := 0
 	for connection, c := range sent {
-		if _, newer := l.changed[connection]; !newer {
+		rooms := c.Rooms
+		if l.open[connection] != nil && rooms != nil { // they are asked for again, when everything is sent
+			c.Rooms = nil
+			l.Subscribed(connection)
+		}
+		newer := l.changed[connection]
+		if newer == nil {
+			newer = c
 			l.changed[connection] = c
+		}
+		// Of one that has gone nobody can be asked. Of many that have gone while there was no keeper, sessions go on with
+		// rooms of before.
+		if newer.Gone {
+			if newer.Rooms == nil {
+				newer.Rooms = rooms
+			}
+			if kept += roomBytes(newer); kept > maxKeptRooms {
+				newer.Rooms = nil
+			}
 		}
 	}
 	if l.all = l.all || all || len(l.changed) > maxChanges; len(l.changed) > maxChanges {
@@ -212,17 +299,39 @@ func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 const (
 	// maxChanges is the number of changes that may wait to be reported; beyond it everything is reported again.
 	maxChanges = 5000
-	// maxPart is how many changes one request tells. The keeper applies them in one call of a script, during which Redis
-	// does nothing else.
-	maxPart = 500
+	// maxPart is how many changes one request tells, and maxPartRooms how many bytes of rooms they may have, but for the last
+	// of them. The keeper applies them in one call of a script, during which Redis does nothing else.
+	maxPart      = 500
+	maxPartRooms = 1 << 20
+	// maxKeptRooms is how many bytes of rooms are kept of connections that have gone while the keeper did not answer.
+	maxKeptRooms = 4 << 20
 )
+
+func roomBytes(c *meshv1.ConnectionChange) (n int) {
+	for _, room := range c.GetRooms().GetRooms() {
+		n += len(room) + 1
+	}
+	return n
+}
+
+// parted splits changes as requests may have them.
+func parted(changes []*meshv1.ConnectionChange) (parts [][]*meshv1.ConnectionChange) {
+	for begin, n, bytes := 0, 0, 0; n < len(changes); {
+		bytes += roomBytes(changes[n])
+		if n++; n == len(changes) || n-begin == maxPart || bytes >= maxPartRooms {
+			parts = append(parts, changes[begin:n])
+			begin, bytes = n, 0
+		}
+	}
+	return parts
+}
 
 // next is what is to be reported, in parts, and what of it is told as a change.
 func (l *Lease) next() (parts []*meshv1.ReportRequest, sent map[string]*meshv1.ConnectionChange) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	changes, sent := l.news()
-	for part := range slices.Chunk(changes, maxPart) {
+	for _, part := range parted(changes) {
 		parts = append(parts, &meshv1.ReportRequest{Changes: part, More: true})
 	}
 	if len(parts) == 0 {
@@ -241,11 +350,30 @@ func (l *Lease) next() (parts []*meshv1.ReportRequest, sent map[string]*meshv1.C
 func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*meshv1.ConnectionChange) {
 	sent = l.changed
 	l.changed = map[string]*meshv1.ConnectionChange{}
+	subscribed := l.takeSubscribed()
 	if l.all {
 		for _, c := range l.open {
-			changes = append(changes, l.describe(c))
+			change := l.describe(c)
+			// A connection that never was subscribed to anything may be one whose session's rooms could not be asked for.
+			if rooms := c.subscriptions(); c.reported || len(rooms.GetRooms()) > 0 {
+				change.Rooms = rooms
+			}
+			changes = append(changes, change)
 		}
+		slices.SortFunc(changes, func(a, b *meshv1.ConnectionChange) int { // a session keeps the rooms of the newest
+			return a.ConnectedAt.AsTime().Compare(b.ConnectedAt.AsTime())
+		})
 		return changes, sent
+	}
+	for id := range subscribed {
+		c := l.open[id]
+		if c == nil {
+			continue
+		}
+		if sent[id] == nil {
+			sent[id] = l.describe(c)
+		}
+		sent[id].Rooms, c.reported = c.subscriptions(), true
 	}
 	if time.Since(l.covered) >= l.options.Tokens {
 		l.covered = time.Now()

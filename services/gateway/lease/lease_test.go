@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
@@ -219,4 +223,111 @@ func TestReport_WhatComesAndGoesMeanwhileIsNotKept(t *testing.T) {
 	first := keeper.Reports()[before]
 	require.True(t, first.All)
 	require.Len(t, first.Changes, 1)
+}
+
+// subscribed is a connection of a session whose rooms a test sets.
+func subscribed(l *lease.Lease, connection, session string, end func()) (set func(rooms ...string)) {
+	var rooms atomic.Value
+	l.Open(lease.Connection{ID: connection, User: "alice", Session: session, Token: func() string { return "" }, End: end,
+		Rooms: func() ([]string, bool) { all, known := rooms.Load().([]string); return all, known }})
+	return func(all ...string) { rooms.Store(all); l.Subscribed(connection) }
+}
+
+func TestReport_TellsTheRoomsOfSessionsWhenTheyChange(t *testing.T) {
+	t.Parallel()
+	l, keeper, end := begin(t)
+	set := subscribed(l, "c1", "s", func() {})
+	require.Eventually(t, func() bool { users, _ := known(keeper.Reports()); return len(users) == 1 }, 5*time.Second, time.Millisecond)
+	require.Nil(t, keeper.Reports()[len(keeper.Reports())-1].Changes[0].Rooms, "they are not known yet")
+	keeps := func(want ...string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return slices.Equal(keeper.Session("alice", "s"), want) }, 5*time.Second, time.Millisecond,
+			"%v", want)
+	}
+	set("a", "b")
+	keeps("a", "b")
+	set()
+	keeps()
+
+	// Those of which an absent keeper was not told, and those of a connection that goes.
+	keeper.SetAway(true)
+	set("c")
+	refused := keeper.Refused()
+	require.Eventually(t, func() bool { return keeper.Refused() > refused+1 }, 5*time.Second, time.Millisecond)
+	keeper.SetAway(false)
+	keeps("c")
+	keeper.SetAway(true)
+	set("d")
+	l.Gone("c1")
+	refused = keeper.Refused()
+	require.Eventually(t, func() bool { return keeper.Refused() > refused+1 }, 5*time.Second, time.Millisecond)
+	keeper.SetAway(false)
+	keeps("d")
+
+	// Where the keeper has forgotten everything.
+	subscribed(l, "c2", "s", func() {})("e")
+	keeps("e")
+	keeper.Forget()
+	keeper.AskAgain()
+	keeps("e")
+
+	// And with the end of this gateway.
+	subscribed(l, "c3", "s2", func() {})("f")
+	l.Gone("c3")
+	end()
+	require.Equal(t, []string{"f"}, keeper.Session("alice", "s2"))
+}
+
+func TestReport_RoomsAreBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	l, keeper, _ := begin(t)
+	const many = 100
+	var rooms []string
+	for n := range 500 {
+		rooms = append(rooms, fmt.Sprintf("presence:%0200d", n))
+	}
+	for n := range many {
+		subscribed(l, fmt.Sprint("c", n), fmt.Sprint("s", n), func() {})(rooms...)
+	}
+	keeper.AskAgain()
+	for n := range many {
+		require.Eventually(t, func() bool {
+			kept := keeper.Session("alice", fmt.Sprint("s", n))
+			return len(kept) > 100 && slices.Equal(kept, rooms[:len(kept)]) && len(strings.Join(kept, " ")) < 32<<10
+		}, 5*time.Second, time.Millisecond)
+	}
+	for _, r := range keeper.Reports() {
+		require.Less(t, proto.Size(r), 1100<<10)
+	}
+}
+
+func TestRooms_OfManySessionsAreAskedForInOneCall(t *testing.T) {
+	t.Parallel()
+	l, keeper, _ := begin(t)
+	subscribed(l, "c1", "s", func() {})("a", "b")
+	require.Eventually(t, func() bool { return keeper.Session("alice", "s") != nil }, 5*time.Second, time.Millisecond)
+	rooms, err := l.Rooms(t.Context(), "alice", "s")
+	require.NoError(t, err)
+	require.Equal(t, []string{"a", "b"}, rooms)
+
+	keeper.Slow(20 * time.Millisecond) // while two calls are under way the others gather
+	before := keeper.Restored()
+	var asking sync.WaitGroup
+	for n := range 150 {
+		asking.Go(func() {
+			rooms, err := l.Rooms(t.Context(), "alice", fmt.Sprint("s", n))
+			require.NoError(t, err)
+			require.Empty(t, rooms)
+		})
+	}
+	asking.Wait()
+	require.Less(t, keeper.Restored()-before, 30)
+
+	keeper.SetAway(true)
+	_, err = l.Rooms(t.Context(), "alice", "s")
+	require.Error(t, err)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = l.Rooms(ended, "alice", "s")
+	require.ErrorIs(t, err, context.Canceled)
 }

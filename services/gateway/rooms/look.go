@@ -62,6 +62,7 @@ func (a *asker) looked(l *look, asked hub.Moment, answer *meshv1.Looked, positio
 	if a.settled(l) {
 		a.view.Unlook(l.conn, l.room)
 	}
+	a.options.Changed(l.conn)
 	l.answer(false)
 	return true
 }
@@ -130,6 +131,7 @@ func (a *asker) renew(ctx context.Context) {
 			all = all[n:]
 		}
 		for _, l := range a.view.Expire(time.Now()) {
+			a.options.Changed(l.Conn)
 			l.Conn.Send(frame.Unsubscribed(l.Room, refusal.New(refusal.Unavailable,
 				"the service of this room does not answer; subscribe again")))
 		}
@@ -153,6 +155,7 @@ func (a *asker) renewAll(ctx context.Context, lookers []hub.Looker) (err error) 
 			continue
 		}
 		a.view.Unlook(l.Conn, l.Room)
+		a.options.Changed(l.Conn)
 		l.Conn.Send(frame.Unsubscribed(l.Room, refusal.New(refusal.NotAMember,
 			"you may not subscribe to this room any more")))
 	}

@@ -29,6 +29,8 @@ type Options struct {
 	Known func(owner string) <-chan struct{}
 	// Missed bounds what one who comes back is given: 1,000 events of a room and 4 MiB of each owner's log when 0.
 	Missed hub.Bounds
+	// Changed is called when a connection looks at other rooms than before; nil: nobody wants to know. It must not wait.
+	Changed func(*hub.Conn)
 	// Lease is how long looking lasts unless renewed, which is done at half of it; a minute when 0.
 	Lease time.Duration
 	// Gather is how long to wait for others who want to ask the same; 2 ms when 0.
@@ -57,6 +59,9 @@ func New(o Options) *Rooms {
 	}
 	if o.Missed.Bytes == 0 {
 		o.Missed.Bytes = 4 << 20
+	}
+	if o.Changed == nil {
+		o.Changed = func(*hub.Conn) {}
 	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
@@ -131,6 +136,7 @@ func (r *Rooms) Unlook(c *hub.Conn, room string) {
 		}
 		a.mu.Unlock()
 		a.view.Unlook(c, room)
+		r.options.Changed(c)
 	}
 }
 
@@ -141,6 +147,15 @@ func (r *Rooms) Looking(c *hub.Conn) int {
 		n += a.view.Looking(c)
 	}
 	return n
+}
+
+// LookedAt lists the rooms that a connection looks at, sorted.
+func (r *Rooms) LookedAt(c *hub.Conn) (rooms []string) {
+	for _, a := range r.asks {
+		rooms = append(rooms, a.view.LookedAt(c)...)
+	}
+	slices.Sort(rooms)
+	return rooms
 }
 
 // Waiting counts the connections that wait for their rooms of an owner's log.

@@ -54,6 +54,10 @@ func protocolError(r *refusal.Error) error { return &RejectedError{hub.ProtocolE
 type connecting struct {
 	late *time.Timer
 
+	// named reports whether the client named the rooms: then they are reported for its session. They are also reported
+	// where it may not subscribe to all of those that its session had.
+	named bool
+
 	mu      sync.Mutex
 	rooms   []string
 	refused []*gatewayv1.RefusedRoom
@@ -118,7 +122,7 @@ func (m *Mesh) Open(ctx context.Context, o Opening) (_ *Session, err error) {
 	}
 	s.sender = m.Intake.NewSender()
 	s.expires(user.Expires)
-	s.begin(o, &c)
+	s.begin(ctx, o, &c)
 	opened = true
 	return s, nil
 }
@@ -141,7 +145,7 @@ func (m *Mesh) user(ctx context.Context, handshake *auth.User, token string) (au
 }
 
 // begin attaches the connection to the rooms of its user, and has the client greeted when all of them are open.
-func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
+func (s *Session) begin(ctx context.Context, o Opening, c *gatewayv1.Connect) {
 	// A session that no gateway gave is not an error: the client would never get in again.
 	session := c.SessionId
 	if !catalog.ValidID(session) {
@@ -152,12 +156,16 @@ func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
 		device = deviceName(o.Device)
 	}
 	had, resumed := s.mesh.Hub.ReadResumeToken(s.user, c.ResumeToken)
-	s.connect = &connecting{}
+	s.connect = &connecting{named: len(c.Rooms) > 0}
 	s.conn.Greet(func(g hub.Greeting) frame.Frame {
 		s.connect.stop()
 		s.connect.mu.Lock()
 		defer s.connect.mu.Unlock()
 		slices.Sort(s.connect.rooms)
+		s.connected.Store(true)
+		if s.connect.named || len(s.connect.refused) > 0 {
+			s.mesh.Lease.Subscribed(s.conn.ID)
+		}
 		return frame.Answer(o.Request.ID, &gatewayv1.Connected{UserId: s.user, SessionId: session,
 			ResumeToken: g.ResumeToken, Resumed: resumed, NotRecovered: g.NotRecovered, Rooms: s.connect.rooms,
 			Refused: s.connect.refused, Protocol: frame.Protocol, HeartbeatMs: s.mesh.Hub.HeartbeatEvery().Milliseconds(),
@@ -170,9 +178,12 @@ func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
 	}
 	s.connect.late = s.after(within, func() { s.conn.Close(hub.ConnectTimeout) })
 	s.mesh.Lease.Open(lease.Connection{ID: s.conn.ID, User: s.user, Session: session, Device: device, Since: time.Now(),
-		Token: s.conn.Written, End: func() { s.conn.Close(hub.SessionEnded) }})
+		Token: s.conn.Written, Rooms: s.rooms, End: func() { s.conn.Close(hub.SessionEnded) }})
 
 	subscribed := c.Rooms
+	if len(subscribed) == 0 && session == c.SessionId {
+		subscribed = s.restore(ctx, session)
+	}
 	s.conn.Hold(len(subscribed))
 	answer := func(room string, refused *refusal.Error) {
 		s.connect.answer(room, refused)
@@ -194,6 +205,32 @@ func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
 		s.pending.Add(-1)
 		answer(room, unknownRoom(room))
 	}
+}
+
+// restoreWithin bounds how long connect waits for the rooms of its session. Frames behind it wait as long, so that they take
+// effect after it.
+const restoreWithin = 2 * time.Second
+
+// restore returns the rooms that the session was subscribed to. Without an answer there are none: the reply to connect lists
+// the rooms that the client is subscribed to, and it subscribes to the others again.
+func (s *Session) restore(ctx context.Context, session string) []string {
+	ctx, cancel := context.WithTimeout(ctx, restoreWithin)
+	defer cancel()
+	rooms, err := s.mesh.Lease.Rooms(ctx, s.user, session)
+	if err != nil {
+		s.mesh.Log.Debug("session: its rooms are not restored", "user", s.user, "session", session, "error", err)
+		return nil
+	}
+	return rooms[:min(len(rooms), maxSubscriptions)]
+}
+
+// rooms returns the rooms that the client is subscribed to; false before the reply to connect, since until then some are
+// missing.
+func (s *Session) rooms() ([]string, bool) {
+	if !s.connected.Load() {
+		return nil, false
+	}
+	return s.mesh.Rooms.LookedAt(s.conn), true
 }
 
 // maxDevice is how long the name of a device may be, in characters.

@@ -65,9 +65,11 @@ type Session struct {
 	quota  *quota.User
 	frames quota.Bucket // of the goroutine that reads
 
-	token    token
-	connect  *connecting
-	controls controls
+	token   token
+	connect *connecting
+	// connected is set with the reply to connect.
+	connected atomic.Bool
+	controls  controls
 
 	work    sync.WaitGroup // queries and renewals of the token under way
 	pending atomic.Int64   // rooms asked for and not answered yet
@@ -97,8 +99,8 @@ func (s *Session) Close() {
 	}
 	defer s.finishWork()
 	defer s.sender.Close()
-	defer s.mesh.Lease.Gone(s.conn.ID)
 	defer s.mesh.Hub.Remove(s.conn)
+	defer s.mesh.Lease.Gone(s.conn.ID) // before the rooms are left
 	s.token.stop()
 	s.connect.stop()
 }

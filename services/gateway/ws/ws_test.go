@@ -164,10 +164,11 @@ func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *m
 	m.intake = intake.New(set.intake)
 	known := make(chan struct{})
 	close(known)
-	members := rooms.New(rooms.Options{Catalog: c, Hub: m.hub, Owners: owners, Log: log,
-		Known: func(string) <-chan struct{} { return known }})
 	report := lease.New(lease.Options{Log: log,
 		Keeper: meshv1connect.NewConnectionServiceClient(http.DefaultClient, peers["presence"])})
+	members := rooms.New(rooms.Options{Catalog: c, Hub: m.hub, Owners: owners, Log: log,
+		Changed: func(c *hub.Conn) { report.Subscribed(c.ID) },
+		Known:   func(string) <-chan struct{} { return known }})
 	o.Access = &access.Access{Verifier: tokens{}, Origins: []string{"https://school.example"}, Log: log}
 	o.Log, o.Guard = log, guard.New(log, nil)
 	o.Mesh = &session.Mesh{Catalog: c, Access: o.Access, MaxFrame: ws.MaxFrame, ConnectWithin: set.connectWithin, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,
@@ -511,8 +512,10 @@ func TestHandshake_ATokenThatDoesNotHold(t *testing.T) {
 func TestHandshake_ATokenThatCannotBeCheckedNow(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
-	_, err := client.Dial(t.Context(), client.Options{URL: m.url, Token: "unknown"})
-	require.ErrorContains(t, err, "503")
+	_, response, err := websocket.DefaultDialer.Dial(m.url, http.Header{"Authorization": {"Bearer unknown"}})
+	require.Error(t, err)
+	require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
+	require.NotEmpty(t, response.Header.Get("Retry-After"))
 
 	socket := m.raw(t, "")
 	write(t, socket, `{"id":"0","type":"connect","data":{"token":"unknown"}}`)
@@ -520,6 +523,27 @@ func TestHandshake_ATokenThatCannotBeCheckedNow(t *testing.T) {
 	code := closed(t, socket)
 	require.Equal(t, hub.Unavailable.Code, code)
 	require.Less(t, code, 4500, "the client connects again")
+}
+
+// A browser sends cookies by itself, also those of a load balancer that keeps a client at one gateway, and URLs are logged.
+func TestHandshake_NeitherACookieNorTheURLAuthenticates(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	for _, test := range []struct {
+		url    string
+		header http.Header
+	}{
+		{m.url, http.Header{"Cookie": {"token=alice; session=alice; edumatrix=alice; Authorization=Bearer alice"}}},
+		{m.url + "?token=alice&access_token=alice&authorization=Bearer%20alice&jwt=alice", nil},
+	} {
+		socket, _, err := websocket.DefaultDialer.Dial(test.url, test.header)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = socket.Close() })
+		write(t, socket, connectFrame)
+		f := read(t, socket)
+		require.Equal(t, refusal.Unauthorized, f.Error.Code, test.url)
+		require.Equal(t, hub.Unauthorized.Code, closed(t, socket))
+	}
 }
 
 func TestHandshake_NothingIsTakenBeforeTheToken(t *testing.T) {

@@ -12,7 +12,7 @@ for i = 1, #kept, 2 do
   redis.call('HDEL', connections, kept[i])
   count, digest = count - 1, (digest - hash) % 4294967296
   leave(user)
-  over(user, id, kept[i], '')
+  over(user, id, kept[i], '', '')
 end
 if redis.call('HLEN', connections) > 0 then
   redis.call('HSET', digests, gateway, whole(math.max(count, 0)) .. ':' .. whole(digest))

@@ -1,12 +1,12 @@
 -- Applies one report of a gateway. Everything that it changes, and the numbers that it gives, are of one moment.
 -- A report in parts is told to have more but for its last one; only then is it held against what is known.
 -- ARGV: gateway, number, lease in ms, all, ends, count, digest, part, more,
---       then per change: connection, user, gone, hash, session, since in µs, token, device
+--       then per change: connection, user, gone, hash, session, since in µs, token, device, rooms (as subscribe takes them)
 -- Answers "ok", "again" (what is known differs), or "old" (a newer report was seen), then the connections to end.
 local number, lease = tonumber(ARGV[2]), tonumber(ARGV[3])
 local all, ends = ARGV[4] == '1', ARGV[5] == '1'
 local part, more = tonumber(ARGV[8]), ARGV[9] == '1'
-local first, each = 10, 8
+local first, each = 10, 9
 
 -- Count and digest of all connections are kept in "count:digest".
 local count, digest = string.match(redis.call('HGET', digests, gateway) or '0:0', '^(%d+):(%d+)$')
@@ -30,12 +30,12 @@ local function add(connection, user, hash, id)
   join(user)
 end
 
-local function drop(connection, kept, token)
+local function drop(connection, kept, token, rooms)
   local user, hash, id = parts(kept)
   redis.call('HDEL', connections, connection)
   count, digest = count - 1, (digest - hash) % 4294967296
   leave(user)
-  over(user, id, connection, token)
+  over(user, id, connection, token, rooms)
 end
 
 local last = tonumber(redis.call('GET', newest) or '0')
@@ -47,7 +47,7 @@ local function heard() redis.call('SET', newest, ARGV[2], 'PX', whole(lease * 20
 if ends then
   for i = first, #ARGV, each do
     local kept = redis.call('HGET', connections, ARGV[i])
-    if kept then drop(ARGV[i], kept, ARGV[i + 6]) end
+    if kept then drop(ARGV[i], kept, ARGV[i + 6], ARGV[i + 8]) end
   end
   redis.call('HSET', digests, gateway, whole(math.max(count, 0)) .. ':' .. whole(digest))
   -- The lease has run out as of now; expire.lua takes the other connections, some at a time.
@@ -71,18 +71,18 @@ redis.call('ZADD', leases, whole(now + lease * 1000), gateway)
 if all and part == 0 then redis.call('DEL', telling) end
 for i = first, #ARGV, each do
   local connection, user, gone, hash, id = ARGV[i], ARGV[i + 1], ARGV[i + 2] == '1', ARGV[i + 3], ARGV[i + 4]
-  local since, token, device = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]
+  local since, token, device, rooms = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7], ARGV[i + 8]
   local kept = redis.call('HGET', connections, connection)
   if gone then
-    if kept then drop(connection, kept, token) end
+    if kept then drop(connection, kept, token, rooms) end
   else
     if all then redis.call('SADD', telling, connection) end
     if kept and kept ~= user .. ' ' .. hash .. ' ' .. id then
-      drop(connection, kept, '')
+      drop(connection, kept, '', '')
       kept = false
     end
     if not kept then add(connection, user, hash, id) end
-    if id ~= '' then begin(user, id, connection, since, token, device) end
+    if id ~= '' then begin(user, id, connection, since, token, device, rooms) end
   end
 end
 if all and not more then
@@ -93,7 +93,7 @@ if all and not more then
     for j = 1, #told do
       if told[j] == 0 and dropped < 4 * maxPerCall then
         local connection = known[i + j - 1]
-        drop(connection, redis.call('HGET', connections, connection), '')
+        drop(connection, redis.call('HGET', connections, connection), '', '')
         dropped = dropped + 1
       end
     end

@@ -3,11 +3,14 @@ package store
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Kept is how long a session is known after it was heard of last. A client that is away for longer has given up.
@@ -47,6 +50,40 @@ func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 	return all, nil
 }
 
+// SessionKey names a session of a user.
+type SessionKey struct{ User, ID string }
+
+// SessionRooms returns, for each of these sessions, the rooms that the newest of its connections was subscribed to last,
+// sorted. There are none of a session that the user does not have, has ended, or that is kept no longer.
+func (s *Store) SessionRooms(ctx context.Context, keys []SessionKey) ([][]string, error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	all := s.redis.Pipeline()
+	kept, subscribed := make([]*redis.StringCmd, len(keys)), make([]*redis.StringCmd, len(keys))
+	for i, k := range keys {
+		kept[i] = all.HGet(ctx, s.prefix+"sessions:"+k.User, k.ID)
+		subscribed[i] = all.HGet(ctx, s.prefix+"rooms:"+k.User, k.ID)
+	}
+	if _, err := all.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, fmt.Errorf("read the rooms of %d sessions: %w", len(keys), err)
+	}
+	rooms := make([][]string, len(keys))
+	for i, k := range keys {
+		if kept[i].Val() == "" || subscribed[i].Val() == "" {
+			continue
+		}
+		session, ended, err := readSession(k.ID, kept[i].Val())
+		if err != nil {
+			return nil, fmt.Errorf("session %s of %s: %w", k.ID, k.User, err)
+		}
+		if !ended && (session.Connected || time.Since(session.Seen) < Kept) {
+			rooms[i] = strings.Fields(subscribed[i].Val())[1:] // behind the connection
+		}
+	}
+	return rooms, nil
+}
+
 // readSession reads what state.lua keeps.
 func readSession(id, text string) (session Session, ended bool, err error) {
 	if strings.HasPrefix(text, "ended ") {
@@ -71,7 +108,7 @@ func readSession(id, text string) (session Session, ended bool, err error) {
 // EndSession ends a session of a user: its connection is to end, and so is any that resumes it. It says when it was
 // ended, by a number that ascends; 0 when the user has none of that name.
 func (s *Store) EndSession(ctx context.Context, user, id string) (number int64, err error) {
-	number, err = s.end.Run(ctx, s.redis, []string{s.prefix + "sessions:" + user}, id, s.prefix+"ended:").Int64()
+	number, err = s.end.Run(ctx, s.redis, []string{s.prefix + "sessions:" + user, s.prefix + "rooms:" + user}, id, s.prefix+"ended:").Int64()
 	if err != nil {
 		return 0, fmt.Errorf("end session %s of %s: %w", id, user, err)
 	}

@@ -271,3 +271,109 @@ func TestSessions_AreLearntAgain(t *testing.T) {
 		wantSessions(t, s, "bob", `s1 "phone" at g since 100, true, token ""`)
 	})
 }
+
+// subscribes reports the rooms of a connection of a session.
+func (g *gateway) subscribes(connection, session string, gone bool, rooms ...string) {
+	g.t.Helper()
+	user := g.users[connection]
+	if gone {
+		delete(g.users, connection)
+	}
+	g.report(false, &meshv1.ConnectionChange{Connection: connection, User: user, Session: session, Gone: gone,
+		ConnectedAt: timestamppb.New(time.Unix(1, 0)), Rooms: &meshv1.SubscribedRooms{Rooms: rooms}})
+}
+
+func wantRooms(t *testing.T, s *store.Store, user, session string, want ...string) {
+	t.Helper()
+	got, err := s.SessionRooms(t.Context(), []store.SessionKey{{User: user, ID: session}, {User: user, ID: "never"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 2 || !slices.Equal(got[0], want) || len(got[1]) > 0 {
+		t.Fatalf("the rooms of %s of %s are %q, not %q", session, user, got, want)
+	}
+}
+
+func TestSessionRooms_AreThoseOfItsNewestConnection(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", time.Minute)
+		a, b := newGateway(t, s, "a"), newGateway(t, s, "b")
+		a.report(true)
+		b.report(true)
+		a.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
+		wantRooms(t, s, "bob", "s1")
+		a.subscribes("1", "s1", false, "post:7", "presence:alice")
+		wantRooms(t, s, "bob", "s1", "post:7", "presence:alice")
+		wantRooms(t, s, "carol", "s1")
+		a.covered("1", "s1", "phone", "m1", false)
+		wantRooms(t, s, "bob", "s1", "post:7", "presence:alice")
+
+		// It goes on elsewhere before the first gateway has reported the last rooms.
+		b.begin("2", "bob", "s1", "phone", time.Unix(200, 0))
+		a.subscribes("1", "s1", false, "post:8")
+		wantRooms(t, s, "bob", "s1", "post:8")
+		b.subscribes("2", "s1", false, "post:9")
+		a.subscribes("1", "s1", false, "post:7")
+		wantRooms(t, s, "bob", "s1", "post:9")
+		a.subscribes("1", "s1", true, "post:7")
+		wantRooms(t, s, "bob", "s1", "post:9")
+		b.subscribes("2", "s1", false)
+		wantRooms(t, s, "bob", "s1")
+		b.subscribes("2", "s1", true, "post:9")
+		wantRooms(t, s, "bob", "s1", "post:9")
+		wantSessions(t, s, "bob", `s1 "" at b since 100, false, token "m1"`)
+
+		// The older of two has the last word once the newer has gone.
+		a.begin("3", "bob", "s1", "phone", time.Unix(300, 0))
+		b.begin("4", "bob", "s1", "phone", time.Unix(400, 0))
+		b.subscribes("4", "s1", true, "post:1")
+		a.subscribes("3", "s1", false, "post:2")
+		wantRooms(t, s, "bob", "s1", "post:2")
+
+		end(t, s, "bob", "s1")
+		wantRooms(t, s, "bob", "s1")
+		a.subscribes("3", "s1", false, "post:2")
+		wantRooms(t, s, "bob", "s1")
+	})
+}
+
+func TestSessionRooms_AreForgottenWithTheirSession(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", time.Minute)
+		g := newGateway(t, s, "g")
+		g.report(true)
+		for n := range 70 {
+			connection, session := fmt.Sprint("c", n), fmt.Sprint("s", n)
+			g.begin(connection, "bob", session, "phone", time.Unix(int64(100+n), 0))
+			g.subscribes(connection, session, true, "post:7")
+		}
+		wantRooms(t, s, "bob", "s0")
+		wantRooms(t, s, "bob", "s69", "post:7")
+		var kept int64
+		for _, key := range r.Keys(t.Context(), "*rooms:bob").Val() {
+			if kept = r.HLen(t.Context(), key).Val(); r.PTTL(t.Context(), key).Val() <= 0 {
+				t.Errorf("%s is kept for ever", key)
+			}
+		}
+		if kept != 50 {
+			t.Errorf("the rooms of %d sessions are kept", kept)
+		}
+	})
+}
+
+// The rooms of connections that end with their gateway are those that it reported last.
+func TestSessionRooms_OfAGatewayThatIsGoneAreKept(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", 50*time.Millisecond)
+		g := newGateway(t, s, "g")
+		g.report(true)
+		g.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
+		g.subscribes("1", "s1", false, "post:7")
+		runOut(t, s, func() {})
+		wantSessions(t, s, "bob", `s1 "" at g since 100, false, token ""`)
+		wantRooms(t, s, "bob", "s1", "post:7")
+	})
+}

@@ -58,7 +58,8 @@ func New(r *redis.Client, prefix string, lease time.Duration) *Store {
 func (s *Store) keys(gateway string) []string {
 	return []string{s.prefix + "leases", s.prefix + "gateway:" + gateway, s.prefix + "number:" + gateway,
 		s.prefix + "digests", s.prefix + "online", s.prefix + "state", s.prefix + "dirty",
-		s.prefix + "ended:" + gateway, s.prefix + "telling:" + gateway, s.prefix + "sessions:"}
+		s.prefix + "ended:" + gateway, s.prefix + "telling:" + gateway, s.prefix + "sessions:",
+		s.prefix + "rooms:"}
 }
 
 // Answer is what came of a report.
@@ -73,12 +74,12 @@ const (
 
 // Report applies what a gateway tells of its connections, and gives those that it is to end.
 func (s *Store) Report(ctx context.Context, r *meshv1.ReportRequest) (answer Answer, ended []string, err error) {
-	args := make([]any, 0, 9+8*len(r.GetChanges()))
+	args := make([]any, 0, 9+9*len(r.GetChanges()))
 	args = append(args, r.GetGateway(), r.GetNumber(), s.lease.Milliseconds(), r.GetAll(), r.GetEnds(), r.GetCount(),
 		r.GetDigest(), r.GetPart(), r.GetMore())
 	for _, c := range r.GetChanges() {
 		args = append(args, c.GetConnection(), c.GetUser(), c.GetGone(), Hash(c.GetConnection(), c.GetUser()),
-			c.GetSession(), c.GetConnectedAt().AsTime().UnixMicro(), c.GetResumeToken(), c.GetDevice())
+			c.GetSession(), c.GetConnectedAt().AsTime().UnixMicro(), c.GetResumeToken(), c.GetDevice(), roomsOf(c))
 	}
 	said, err := s.report.Run(ctx, s.redis, s.keys(r.GetGateway()), args...).StringSlice()
 	if err != nil {
@@ -90,6 +91,20 @@ func (s *Store) Report(ctx context.Context, r *meshv1.ReportRequest) (answer Ans
 		}
 	}
 	return Answer(said[0]), said[1:], nil
+}
+
+// roomsOf is the rooms of a change as state.lua takes them.
+func roomsOf(c *meshv1.ConnectionChange) string {
+	if c.GetRooms() == nil {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteByte('=')
+	for _, room := range c.GetRooms().GetRooms() {
+		b.WriteByte(' ')
+		b.WriteString(room)
+	}
+	return b.String()
 }
 
 // Hash is what one connection adds to a report's digest: FNV-1a (32 bit) over "connection user".

@@ -57,6 +57,8 @@ type Owner struct {
 	reports   []*meshv1.ReportRequest
 	again     bool
 	ended     []string
+	sessions  map[string][]string // rooms of sessions, by "user session"
+	restored  int
 	answer    func(name string, q Question) (string, error)
 }
 
@@ -71,7 +73,7 @@ func NewOwner(c *catalog.Catalog, name string) *Owner {
 		epochs: map[string]int32{}, before: map[place]int64{}, spoiled: map[int64]bool{},
 		rooms: map[string]map[string]bool{}, stays: map[string][]*meshv1.Stay{}, open: map[string]*meshv1.Stay{},
 		inRoom: map[string][]int64{}, records: map[int64]*meshv1.Record{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{},
-		held: make(chan struct{}, 100), release: make(chan struct{})}
+		sessions: map[string][]string{}, held: make(chan struct{}, 100), release: make(chan struct{})}
 }
 
 // Handler serves the log and, for the keeper of connections, takes reports.
@@ -423,6 +425,45 @@ func (o *Owner) EndSessions(connections ...string) {
 	o.ended = connections
 }
 
+// SessionRooms returns the rooms that were reported last of each session. It does not know which of several connections is
+// the newest: the last report counts.
+func (o *Owner) SessionRooms(_ context.Context, r *connect.Request[meshv1.SessionRoomsRequest]) (
+	*connect.Response[meshv1.SessionRoomsResponse], error) {
+	o.pause()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.here(); err != nil {
+		return nil, err
+	}
+	o.restored++
+	answer := &meshv1.SessionRoomsResponse{}
+	for _, s := range r.Msg.Sessions {
+		answer.Sessions = append(answer.Sessions, &meshv1.SubscribedRooms{Rooms: o.sessions[s.User+" "+s.Session]})
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// Session returns the rooms that were reported last of a session.
+func (o *Owner) Session(user, session string) []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.sessions[user+" "+session])
+}
+
+// Forget forgets the rooms of all sessions.
+func (o *Owner) Forget() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	clear(o.sessions)
+}
+
+// Restored counts the calls of SessionRooms.
+func (o *Owner) Restored() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.restored
+}
+
 // Report takes what a gateway reports.
 func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportRequest]) (
 	*connect.Response[meshv1.ReportResponse], error) {
@@ -432,6 +473,11 @@ func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportReques
 		return nil, err
 	}
 	o.reports = append(o.reports, r.Msg)
+	for _, c := range r.Msg.Changes {
+		if c.Rooms != nil {
+			o.sessions[c.User+" "+c.Session] = c.Rooms.Rooms
+		}
+	}
 	again := o.again && !r.Msg.More // as the keeper does, once it has all parts
 	o.again = o.again && r.Msg.More
 	return connect.NewResponse(&meshv1.ReportResponse{Again: again, Ended: o.ended}), nil

@@ -192,7 +192,8 @@ type Connect struct {
 	ResumeToken string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	// From the reply to an earlier connect. Absent: a new session.
 	SessionId string `protobuf:"bytes,3,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// Rooms to subscribe to.
+	// Rooms to subscribe to. Absent or empty: those that the session was subscribed to. A client that wants none of them
+	// unsubscribes, or begins another session.
 	Rooms []string `protobuf:"bytes,4,rep,name=rooms,proto3" json:"rooms,omitempty"`
 	// A name of the device for its user, at most 64 characters. Absent: the header User-Agent.
 	Device string `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`

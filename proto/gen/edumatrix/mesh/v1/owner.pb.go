@@ -1034,7 +1034,8 @@ func (x *LookResponse) GetIncarnation() string {
 	return ""
 }
 
-// ConnectionChange is a connection that has begun or ended, or whose session has a newer resume token.
+// ConnectionChange is a connection that has begun or ended, that is subscribed to other rooms, or whose session has a newer
+// resume token.
 type ConnectionChange struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Connection string                 `protobuf:"bytes,1,opt,name=connection,proto3" json:"connection,omitempty"`
@@ -1046,7 +1047,10 @@ type ConnectionChange struct {
 	Device      string                 `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
 	ConnectedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
 	// The last resume token that the client was sent.
-	ResumeToken   string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	ResumeToken string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	// The rooms that the client is subscribed to. Absent: they have not changed, or are not known before the reply to connect.
+	// A session keeps those of its newest connection.
+	Rooms         *SubscribedRooms `protobuf:"bytes,8,opt,name=rooms,proto3" json:"rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1130,6 +1134,200 @@ func (x *ConnectionChange) GetResumeToken() string {
 	return ""
 }
 
+func (x *ConnectionChange) GetRooms() *SubscribedRooms {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
+// SubscribedRooms are the rooms that a client is subscribed to, sorted. They have at most 32 KiB together.
+type SubscribedRooms struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rooms         []string               `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribedRooms) Reset() {
+	*x = SubscribedRooms{}
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribedRooms) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribedRooms) ProtoMessage() {}
+
+func (x *SubscribedRooms) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribedRooms.ProtoReflect.Descriptor instead.
+func (*SubscribedRooms) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SubscribedRooms) GetRooms() []string {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
+type SessionOf struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Session       string                 `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionOf) Reset() {
+	*x = SessionOf{}
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionOf) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionOf) ProtoMessage() {}
+
+func (x *SessionOf) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionOf.ProtoReflect.Descriptor instead.
+func (*SessionOf) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SessionOf) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *SessionOf) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+type SessionRoomsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 100.
+	Sessions      []*SessionOf `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRoomsRequest) Reset() {
+	*x = SessionRoomsRequest{}
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRoomsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRoomsRequest) ProtoMessage() {}
+
+func (x *SessionRoomsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRoomsRequest.ProtoReflect.Descriptor instead.
+func (*SessionRoomsRequest) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SessionRoomsRequest) GetSessions() []*SessionOf {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+type SessionRoomsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the request. There are none of a session that the user does not have or has ended.
+	Sessions      []*SubscribedRooms `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRoomsResponse) Reset() {
+	*x = SessionRoomsResponse{}
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRoomsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRoomsResponse) ProtoMessage() {}
+
+func (x *SessionRoomsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRoomsResponse.ProtoReflect.Descriptor instead.
+func (*SessionRoomsResponse) Descriptor() ([]byte, []int) {
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SessionRoomsResponse) GetSessions() []*SubscribedRooms {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
 type ReportRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Gateway string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
@@ -1153,7 +1351,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[17]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1363,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[17]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1376,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{17}
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReportRequest) GetGateway() string {
@@ -1256,7 +1454,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[18]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1466,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[18]
+	mi := &file_edumatrix_mesh_v1_owner_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1479,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{18}
+	return file_edumatrix_mesh_v1_owner_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReportResponse) GetAgain() bool {
@@ -1370,7 +1568,7 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\fLookResponse\x121\n" +
 	"\x06looked\x18\x01 \x03(\v2\x19.edumatrix.mesh.v1.LookedR\x06looked\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x03R\bposition\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\tR\vincarnation\"\xee\x01\n" +
+	"\vincarnation\x18\x03 \x01(\tR\vincarnation\"\xa8\x02\n" +
 	"\x10ConnectionChange\x12\x1e\n" +
 	"\n" +
 	"connection\x18\x01 \x01(\tR\n" +
@@ -1380,7 +1578,17 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\asession\x18\x04 \x01(\tR\asession\x12\x16\n" +
 	"\x06device\x18\x05 \x01(\tR\x06device\x12=\n" +
 	"\fconnected_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\x12!\n" +
-	"\fresume_token\x18\a \x01(\tR\vresumeToken\"\xfc\x01\n" +
+	"\fresume_token\x18\a \x01(\tR\vresumeToken\x128\n" +
+	"\x05rooms\x18\b \x01(\v2\".edumatrix.mesh.v1.SubscribedRoomsR\x05rooms\"'\n" +
+	"\x0fSubscribedRooms\x12\x14\n" +
+	"\x05rooms\x18\x01 \x03(\tR\x05rooms\"9\n" +
+	"\tSessionOf\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n" +
+	"\asession\x18\x02 \x01(\tR\asession\"O\n" +
+	"\x13SessionRoomsRequest\x128\n" +
+	"\bsessions\x18\x01 \x03(\v2\x1c.edumatrix.mesh.v1.SessionOfR\bsessions\"V\n" +
+	"\x14SessionRoomsResponse\x12>\n" +
+	"\bsessions\x18\x01 \x03(\v2\".edumatrix.mesh.v1.SubscribedRoomsR\bsessions\"\xfc\x01\n" +
 	"\rReportRequest\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x03R\x06number\x12=\n" +
@@ -1398,9 +1606,10 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\aReadLog\x12!.edumatrix.mesh.v1.ReadLogRequest\x1a\".edumatrix.mesh.v1.ReadLogResponse\"\x00\x12L\n" +
 	"\x05Rooms\x12\x1f.edumatrix.mesh.v1.RoomsRequest\x1a .edumatrix.mesh.v1.RoomsResponse\"\x00\x12O\n" +
 	"\x06Resume\x12 .edumatrix.mesh.v1.ResumeRequest\x1a!.edumatrix.mesh.v1.ResumeResponse\"\x00\x12I\n" +
-	"\x04Look\x12\x1e.edumatrix.mesh.v1.LookRequest\x1a\x1f.edumatrix.mesh.v1.LookResponse\"\x002d\n" +
+	"\x04Look\x12\x1e.edumatrix.mesh.v1.LookRequest\x1a\x1f.edumatrix.mesh.v1.LookResponse\"\x002\xc7\x01\n" +
 	"\x11ConnectionService\x12O\n" +
-	"\x06Report\x12 .edumatrix.mesh.v1.ReportRequest\x1a!.edumatrix.mesh.v1.ReportResponse\"\x00BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1;meshv1b\x06proto3"
+	"\x06Report\x12 .edumatrix.mesh.v1.ReportRequest\x1a!.edumatrix.mesh.v1.ReportResponse\"\x00\x12a\n" +
+	"\fSessionRooms\x12&.edumatrix.mesh.v1.SessionRoomsRequest\x1a'.edumatrix.mesh.v1.SessionRoomsResponse\"\x00BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1;meshv1b\x06proto3"
 
 var (
 	file_edumatrix_mesh_v1_owner_proto_rawDescOnce sync.Once
@@ -1414,7 +1623,7 @@ func file_edumatrix_mesh_v1_owner_proto_rawDescGZIP() []byte {
 	return file_edumatrix_mesh_v1_owner_proto_rawDescData
 }
 
-var file_edumatrix_mesh_v1_owner_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_edumatrix_mesh_v1_owner_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_edumatrix_mesh_v1_owner_proto_goTypes = []any{
 	(*Header)(nil),                // 0: edumatrix.mesh.v1.Header
 	(*Record)(nil),                // 1: edumatrix.mesh.v1.Record
@@ -1433,9 +1642,13 @@ var file_edumatrix_mesh_v1_owner_proto_goTypes = []any{
 	(*Looked)(nil),                // 14: edumatrix.mesh.v1.Looked
 	(*LookResponse)(nil),          // 15: edumatrix.mesh.v1.LookResponse
 	(*ConnectionChange)(nil),      // 16: edumatrix.mesh.v1.ConnectionChange
-	(*ReportRequest)(nil),         // 17: edumatrix.mesh.v1.ReportRequest
-	(*ReportResponse)(nil),        // 18: edumatrix.mesh.v1.ReportResponse
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*SubscribedRooms)(nil),       // 17: edumatrix.mesh.v1.SubscribedRooms
+	(*SessionOf)(nil),             // 18: edumatrix.mesh.v1.SessionOf
+	(*SessionRoomsRequest)(nil),   // 19: edumatrix.mesh.v1.SessionRoomsRequest
+	(*SessionRoomsResponse)(nil),  // 20: edumatrix.mesh.v1.SessionRoomsResponse
+	(*ReportRequest)(nil),         // 21: edumatrix.mesh.v1.ReportRequest
+	(*ReportResponse)(nil),        // 22: edumatrix.mesh.v1.ReportResponse
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
 }
 var file_edumatrix_mesh_v1_owner_proto_depIdxs = []int32{
 	0,  // 0: edumatrix.mesh.v1.Record.headers:type_name -> edumatrix.mesh.v1.Header
@@ -1448,23 +1661,28 @@ var file_edumatrix_mesh_v1_owner_proto_depIdxs = []int32{
 	12, // 7: edumatrix.mesh.v1.LookRequest.lookers:type_name -> edumatrix.mesh.v1.Looker
 	1,  // 8: edumatrix.mesh.v1.Looked.snapshot:type_name -> edumatrix.mesh.v1.Record
 	14, // 9: edumatrix.mesh.v1.LookResponse.looked:type_name -> edumatrix.mesh.v1.Looked
-	19, // 10: edumatrix.mesh.v1.ConnectionChange.connected_at:type_name -> google.protobuf.Timestamp
-	16, // 11: edumatrix.mesh.v1.ReportRequest.changes:type_name -> edumatrix.mesh.v1.ConnectionChange
-	2,  // 12: edumatrix.mesh.v1.OwnerService.ReadLog:input_type -> edumatrix.mesh.v1.ReadLogRequest
-	4,  // 13: edumatrix.mesh.v1.OwnerService.Rooms:input_type -> edumatrix.mesh.v1.RoomsRequest
-	8,  // 14: edumatrix.mesh.v1.OwnerService.Resume:input_type -> edumatrix.mesh.v1.ResumeRequest
-	13, // 15: edumatrix.mesh.v1.OwnerService.Look:input_type -> edumatrix.mesh.v1.LookRequest
-	17, // 16: edumatrix.mesh.v1.ConnectionService.Report:input_type -> edumatrix.mesh.v1.ReportRequest
-	3,  // 17: edumatrix.mesh.v1.OwnerService.ReadLog:output_type -> edumatrix.mesh.v1.ReadLogResponse
-	6,  // 18: edumatrix.mesh.v1.OwnerService.Rooms:output_type -> edumatrix.mesh.v1.RoomsResponse
-	11, // 19: edumatrix.mesh.v1.OwnerService.Resume:output_type -> edumatrix.mesh.v1.ResumeResponse
-	15, // 20: edumatrix.mesh.v1.OwnerService.Look:output_type -> edumatrix.mesh.v1.LookResponse
-	18, // 21: edumatrix.mesh.v1.ConnectionService.Report:output_type -> edumatrix.mesh.v1.ReportResponse
-	17, // [17:22] is the sub-list for method output_type
-	12, // [12:17] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	23, // 10: edumatrix.mesh.v1.ConnectionChange.connected_at:type_name -> google.protobuf.Timestamp
+	17, // 11: edumatrix.mesh.v1.ConnectionChange.rooms:type_name -> edumatrix.mesh.v1.SubscribedRooms
+	18, // 12: edumatrix.mesh.v1.SessionRoomsRequest.sessions:type_name -> edumatrix.mesh.v1.SessionOf
+	17, // 13: edumatrix.mesh.v1.SessionRoomsResponse.sessions:type_name -> edumatrix.mesh.v1.SubscribedRooms
+	16, // 14: edumatrix.mesh.v1.ReportRequest.changes:type_name -> edumatrix.mesh.v1.ConnectionChange
+	2,  // 15: edumatrix.mesh.v1.OwnerService.ReadLog:input_type -> edumatrix.mesh.v1.ReadLogRequest
+	4,  // 16: edumatrix.mesh.v1.OwnerService.Rooms:input_type -> edumatrix.mesh.v1.RoomsRequest
+	8,  // 17: edumatrix.mesh.v1.OwnerService.Resume:input_type -> edumatrix.mesh.v1.ResumeRequest
+	13, // 18: edumatrix.mesh.v1.OwnerService.Look:input_type -> edumatrix.mesh.v1.LookRequest
+	21, // 19: edumatrix.mesh.v1.ConnectionService.Report:input_type -> edumatrix.mesh.v1.ReportRequest
+	19, // 20: edumatrix.mesh.v1.ConnectionService.SessionRooms:input_type -> edumatrix.mesh.v1.SessionRoomsRequest
+	3,  // 21: edumatrix.mesh.v1.OwnerService.ReadLog:output_type -> edumatrix.mesh.v1.ReadLogResponse
+	6,  // 22: edumatrix.mesh.v1.OwnerService.Rooms:output_type -> edumatrix.mesh.v1.RoomsResponse
+	11, // 23: edumatrix.mesh.v1.OwnerService.Resume:output_type -> edumatrix.mesh.v1.ResumeResponse
+	15, // 24: edumatrix.mesh.v1.OwnerService.Look:output_type -> edumatrix.mesh.v1.LookResponse
+	22, // 25: edumatrix.mesh.v1.ConnectionService.Report:output_type -> edumatrix.mesh.v1.ReportResponse
+	20, // 26: edumatrix.mesh.v1.ConnectionService.SessionRooms:output_type -> edumatrix.mesh.v1.SessionRoomsResponse
+	21, // [21:27] is the sub-list for method output_type
+	15, // [15:21] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_edumatrix_mesh_v1_owner_proto_init() }
@@ -1478,7 +1696,7 @@ func file_edumatrix_mesh_v1_owner_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_mesh_v1_owner_proto_rawDesc), len(file_edumatrix_mesh_v1_owner_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

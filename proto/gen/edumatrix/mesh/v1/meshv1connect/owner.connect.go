@@ -47,6 +47,9 @@ const (
 	// ConnectionServiceReportProcedure is the fully-qualified name of the ConnectionService's Report
 	// RPC.
 	ConnectionServiceReportProcedure = "/edumatrix.mesh.v1.ConnectionService/Report"
+	// ConnectionServiceSessionRoomsProcedure is the fully-qualified name of the ConnectionService's
+	// SessionRooms RPC.
+	ConnectionServiceSessionRoomsProcedure = "/edumatrix.mesh.v1.ConnectionService/SessionRooms"
 )
 
 // OwnerServiceClient is a client for the edumatrix.mesh.v1.OwnerService service.
@@ -209,6 +212,8 @@ func (UnimplementedOwnerServiceHandler) Look(context.Context, *connect.Request[v
 type ConnectionServiceClient interface {
 	// Renews the lease of a gateway and tells what changed since the last report.
 	Report(context.Context, *connect.Request[v1.ReportRequest]) (*connect.Response[v1.ReportResponse], error)
+	// The rooms that sessions were subscribed to, for connections that go on with them.
+	SessionRooms(context.Context, *connect.Request[v1.SessionRoomsRequest]) (*connect.Response[v1.SessionRoomsResponse], error)
 }
 
 // NewConnectionServiceClient constructs a client for the edumatrix.mesh.v1.ConnectionService
@@ -228,12 +233,19 @@ func NewConnectionServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(connectionServiceMethods.ByName("Report")),
 			connect.WithClientOptions(opts...),
 		),
+		sessionRooms: connect.NewClient[v1.SessionRoomsRequest, v1.SessionRoomsResponse](
+			httpClient,
+			baseURL+ConnectionServiceSessionRoomsProcedure,
+			connect.WithSchema(connectionServiceMethods.ByName("SessionRooms")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // connectionServiceClient implements ConnectionServiceClient.
 type connectionServiceClient struct {
-	report *connect.Client[v1.ReportRequest, v1.ReportResponse]
+	report       *connect.Client[v1.ReportRequest, v1.ReportResponse]
+	sessionRooms *connect.Client[v1.SessionRoomsRequest, v1.SessionRoomsResponse]
 }
 
 // Report calls edumatrix.mesh.v1.ConnectionService.Report.
@@ -241,10 +253,17 @@ func (c *connectionServiceClient) Report(ctx context.Context, req *connect.Reque
 	return c.report.CallUnary(ctx, req)
 }
 
+// SessionRooms calls edumatrix.mesh.v1.ConnectionService.SessionRooms.
+func (c *connectionServiceClient) SessionRooms(ctx context.Context, req *connect.Request[v1.SessionRoomsRequest]) (*connect.Response[v1.SessionRoomsResponse], error) {
+	return c.sessionRooms.CallUnary(ctx, req)
+}
+
 // ConnectionServiceHandler is an implementation of the edumatrix.mesh.v1.ConnectionService service.
 type ConnectionServiceHandler interface {
 	// Renews the lease of a gateway and tells what changed since the last report.
 	Report(context.Context, *connect.Request[v1.ReportRequest]) (*connect.Response[v1.ReportResponse], error)
+	// The rooms that sessions were subscribed to, for connections that go on with them.
+	SessionRooms(context.Context, *connect.Request[v1.SessionRoomsRequest]) (*connect.Response[v1.SessionRoomsResponse], error)
 }
 
 // NewConnectionServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -260,10 +279,18 @@ func NewConnectionServiceHandler(svc ConnectionServiceHandler, opts ...connect.H
 		connect.WithSchema(connectionServiceMethods.ByName("Report")),
 		connect.WithHandlerOptions(opts...),
 	)
+	connectionServiceSessionRoomsHandler := connect.NewUnaryHandler(
+		ConnectionServiceSessionRoomsProcedure,
+		svc.SessionRooms,
+		connect.WithSchema(connectionServiceMethods.ByName("SessionRooms")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/edumatrix.mesh.v1.ConnectionService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ConnectionServiceReportProcedure:
 			connectionServiceReportHandler.ServeHTTP(w, r)
+		case ConnectionServiceSessionRoomsProcedure:
+			connectionServiceSessionRoomsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -275,4 +302,8 @@ type UnimplementedConnectionServiceHandler struct{}
 
 func (UnimplementedConnectionServiceHandler) Report(context.Context, *connect.Request[v1.ReportRequest]) (*connect.Response[v1.ReportResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.ConnectionService.Report is not implemented"))
+}
+
+func (UnimplementedConnectionServiceHandler) SessionRooms(context.Context, *connect.Request[v1.SessionRoomsRequest]) (*connect.Response[v1.SessionRoomsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("edumatrix.mesh.v1.ConnectionService.SessionRooms is not implemented"))
 }

@@ -1,0 +1,164 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/shared/client"
+)
+
+// goesOn connects with a session alone: neither with rooms nor with a resume token.
+func (m *mesh) goesOn(address, user, session string) *inbox {
+	m.t.Helper()
+	return connect(m.t, address, user, func(o *client.Options) { o.SessionID = session })
+}
+
+// shown makes the presence service allow a user to look at others, and returns their rooms.
+func (m *mesh) shown(user string, others ...string) (rooms []string) {
+	for n, other := range others {
+		e := m.owners["presence"].Event(other, "presence.came_online", fmt.Sprintf(`{"user_id":%q}`, other))
+		e.Version = int64(n + 1)
+		m.owners["presence"].Allow(user, "presence:"+other, true, e)
+		rooms = append(rooms, "presence:"+other)
+	}
+	return rooms
+}
+
+// keeps waits until the rooms of a session are kept.
+func (m *mesh) keeps(user, session string, rooms ...string) {
+	m.t.Helper()
+	require.EventuallyWithT(m.t, func(c *assert.CollectT) {
+		require.ElementsMatch(c, rooms, m.owners["presence"].Session(user, session))
+	}, 10*time.Second, time.Millisecond)
+}
+
+// A session keeps the rooms that its client is subscribed to, and a connection that goes on with it at another gateway is
+// subscribed to them without naming them.
+func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	one, _ := m.gateway(settings{})
+	two, _ := m.gateway(settings{})
+	m.shown("bob", "alice", "carol", "dave")
+	first := connect(t, one, "bob", func(o *client.Options) { o.Rooms = []string{"presence:alice", "presence:eve"} })
+	session := first.Connected().SessionID
+	m.keeps("bob", session, "presence:alice")
+	_, err := first.Subscribe(t.Context(), "presence:carol", "presence:dave")
+	require.NoError(t, err)
+	_, err = first.Request(t.Context(), map[string]any{"type": "unsubscribe", "data": map[string]any{"rooms": []string{"presence:dave"}}})
+	require.NoError(t, err)
+	m.keeps("bob", session, "presence:alice", "presence:carol")
+	first.Abort()
+
+	second := m.goesOn(two, "bob", session)
+	require.Equal(t, session, second.Connected().SessionID)
+	require.Equal(t, []string{"presence:alice", "presence:carol"}, second.Connected().Rooms)
+	require.Empty(t, second.Connected().Refused)
+	require.ElementsMatch(t, []string{"presence.came_online alice", "presence.came_online carol"}, second.seen())
+	offline := m.owners["presence"].Event("carol", "presence.went_offline", `{"user_id":"carol"}`)
+	offline.Version = 99
+	m.publish(offline)
+	require.Eventually(t, func() bool { return len(second.seen()) == 3 }, 10*time.Second, time.Millisecond)
+	require.Equal(t, "presence.went_offline carol", second.seen()[2])
+
+	// A room that the user may not subscribe to any more is refused by name, and is not kept.
+	m.owners["presence"].Allow("bob", "presence:alice", false)
+	second.Abort()
+	third := m.goesOn(one, "bob", session)
+	require.Equal(t, []string{"presence:carol"}, third.Connected().Rooms)
+	require.Equal(t, "presence:alice", third.Connected().Refused[0].Room)
+	m.keeps("bob", session, "presence:carol")
+
+	// With rooms of its own, a client is subscribed to these alone.
+	fourth := connect(t, two, "bob", func(o *client.Options) { o.SessionID, o.Rooms = session, []string{"presence:dave"} })
+	require.Equal(t, []string{"presence:dave"}, fourth.Connected().Rooms)
+	m.keeps("bob", session, "presence:dave")
+	_, err = fourth.Request(t.Context(), map[string]any{"type": "unsubscribe", "data": map[string]any{"rooms": []string{"presence:dave"}}})
+	require.NoError(t, err)
+	m.keeps("bob", session)
+	require.Empty(t, m.goesOn(one, "bob", session).Connected().Rooms)
+
+	m.keeps("eve", session)
+	require.Empty(t, m.goesOn(one, "eve", session).Connected().Rooms, "the session of another user")
+	asked := m.owners["presence"].Restored()
+	connect(t, one, "bob")
+	require.Equal(t, asked, m.owners["presence"].Restored(), "a new session has none to be asked for")
+}
+
+// Events that the client missed in the rooms of its session come as those that it missed elsewhere do.
+func TestConnect_ResumesTheRoomsOfItsSession(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	one, _ := m.gateway(often)
+	two, _ := m.gateway(often)
+	feed := m.owners["feed"]
+	feed.Allow("bob", "author:carol", true)
+	first := connect(t, one, "bob", func(o *client.Options) { o.Rooms = []string{"author:carol"} })
+	session := first.Connected().SessionID
+	m.keeps("bob", session, "author:carol")
+	token := m.settled(first)
+	first.Abort()
+	m.publish(feed.Append("carol", "feed.post_created", `{"post_id":"7","author_id":"carol","body":"missed"}`))
+	second := connect(t, two, "bob", func(o *client.Options) { o.SessionID, o.ResumeToken = session, token })
+	require.True(t, second.Connected().Resumed)
+	require.Equal(t, []string{"author:carol"}, second.Connected().Rooms)
+	require.Equal(t, []string{"missed"}, second.seen(), "before the reply")
+}
+
+// A connection whose session's rooms cannot be had begins without them, and so tells its client.
+func TestConnect_BeginsWithoutTheRoomsOfItsSessionWhereTheyAreUnknown(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	address, _ := m.gateway(settings{})
+	m.shown("bob", "alice", "carol")
+	first := connect(t, address, "bob", func(o *client.Options) { o.Rooms = []string{"presence:alice"} })
+	session := first.Connected().SessionID
+	m.keeps("bob", session, "presence:alice")
+	first.Abort()
+	m.owners["presence"].SetAway(true)
+	second := m.goesOn(address, "bob", session)
+	require.Equal(t, session, second.Connected().SessionID)
+	require.Equal(t, []string{}, second.Connected().Rooms)
+	m.owners["presence"].SetAway(false)
+	before := len(m.owners["presence"].Reports())
+	m.owners["presence"].AskAgain()
+	require.Eventually(t, func() bool {
+		return slices.ContainsFunc(m.owners["presence"].Reports()[before:], func(r *meshv1.ReportRequest) bool { return r.All })
+	}, 10*time.Second, time.Millisecond)
+	m.keeps("bob", session, "presence:alice")
+	_, err := second.Subscribe(t.Context(), "presence:carol")
+	require.NoError(t, err)
+	m.keeps("bob", session, "presence:carol")
+}
+
+// The gateway ends a subscription that it cannot renew, and then the session has it no longer.
+func TestConnect_ARoomThatTheGatewayUnsubscribedIsNotRestored(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	ended := make(chan string, 1)
+	address, _ := m.gateway(settings{looking: 50 * time.Millisecond})
+	m.shown("bob", "alice", "carol")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	bob := connect(t, address, "bob", func(o *client.Options) {
+		o.Rooms = []string{"presence:alice", "presence:carol"}
+		o.OnUnsubscribed = func(room string, _ client.Error) { ended <- room }
+	})
+	session := bob.Connected().SessionID
+	m.keeps("bob", session, "presence:alice", "presence:carol")
+	m.owners["presence"].Allow("bob", "presence:alice", false)
+	select {
+	case room := <-ended:
+		require.Equal(t, "presence:alice", room)
+	case <-ctx.Done():
+		t.Fatal("the subscription is not ended")
+	}
+	m.keeps("bob", session, "presence:carol")
+}
