@@ -180,7 +180,7 @@ func TestSend_SaysQueuedWhenKafkaHasItAndTellsTheOutcomeLater(t *testing.T) {
 // The outcome comes while the client is being told "queued", and has all the time to be first.
 func TestSend_TheOutcomeWaitsUntilQueuedIsSaid(t *testing.T) {
 	t.Parallel()
-	s := begin(t, intake.Options{Patience: 10 * time.Millisecond})
+	s := begin(t, intake.Options{Patience: time.Second})
 	sender := s.intake.NewSender()
 	defer sender.Close()
 	answers, overtaken := make(chan intake.Answer, 4), make(chan struct{})

@@ -57,7 +57,7 @@ type Owner struct {
 	reports   []*meshv1.ReportRequest
 	again     bool
 	ended     []string
-	sessions  map[string][]string // rooms of sessions, by "user session"
+	sessions  map[string]sessionRooms // by "user session"
 	restored  int
 	answer    func(name string, q Question) (string, error)
 }
@@ -73,7 +73,7 @@ func NewOwner(c *catalog.Catalog, name string) *Owner {
 		epochs: map[string]int32{}, before: map[place]int64{}, spoiled: map[int64]bool{},
 		rooms: map[string]map[string]bool{}, stays: map[string][]*meshv1.Stay{}, open: map[string]*meshv1.Stay{},
 		inRoom: map[string][]int64{}, records: map[int64]*meshv1.Record{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{},
-		sessions: map[string][]string{}, held: make(chan struct{}, 100), release: make(chan struct{})}
+		sessions: map[string]sessionRooms{}, held: make(chan struct{}, 100), release: make(chan struct{})}
 }
 
 // Handler serves the log and, for the keeper of connections, takes reports.
@@ -425,8 +425,13 @@ func (o *Owner) EndSessions(connections ...string) {
 	o.ended = connections
 }
 
-// SessionRooms returns the rooms that were reported last of each session. It does not know which of several connections is
-// the newest: the last report counts.
+// sessionRooms are the rooms of a session, and since when the connection that reported them is there.
+type sessionRooms struct {
+	rooms       []string
+	connectedAt time.Time
+}
+
+// SessionRooms returns the rooms of each session, as its newest connection reported them.
 func (o *Owner) SessionRooms(_ context.Context, r *connect.Request[meshv1.SessionRoomsRequest]) (
 	*connect.Response[meshv1.SessionRoomsResponse], error) {
 	o.pause()
@@ -438,16 +443,16 @@ func (o *Owner) SessionRooms(_ context.Context, r *connect.Request[meshv1.Sessio
 	o.restored++
 	answer := &meshv1.SessionRoomsResponse{}
 	for _, s := range r.Msg.Sessions {
-		answer.Sessions = append(answer.Sessions, &meshv1.SubscribedRooms{Rooms: o.sessions[s.User+" "+s.Session]})
+		answer.Sessions = append(answer.Sessions, &meshv1.SubscribedRooms{Rooms: o.sessions[s.User+" "+s.Session].rooms})
 	}
 	return connect.NewResponse(answer), nil
 }
 
-// Session returns the rooms that were reported last of a session.
+// Session returns the rooms of a session, as its newest connection reported them.
 func (o *Owner) Session(user, session string) []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return slices.Clone(o.sessions[user+" "+session])
+	return slices.Clone(o.sessions[user+" "+session].rooms)
 }
 
 // Forget forgets the rooms of all sessions.
@@ -474,8 +479,9 @@ func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportReques
 	}
 	o.reports = append(o.reports, r.Msg)
 	for _, c := range r.Msg.Changes {
-		if c.Rooms != nil {
-			o.sessions[c.User+" "+c.Session] = c.Rooms.Rooms
+		// Gateways report beside each other: the end of an older connection may be reported last.
+		if at, of := c.ConnectedAt.AsTime(), c.User+" "+c.Session; c.Rooms != nil && !at.Before(o.sessions[of].connectedAt) {
+			o.sessions[of] = sessionRooms{c.Rooms.Rooms, at}
 		}
 	}
 	again := o.again && !r.Msg.More // as the keeper does, once it has all parts
