@@ -47,7 +47,11 @@ local function heard() redis.call('SET', newest, ARGV[2], 'PX', whole(lease * 20
 if ends then
   for i = first, #ARGV, each do
     local kept = redis.call('HGET', connections, ARGV[i])
-    if kept then drop(ARGV[i], kept, ARGV[i + 6], ARGV[i + 8]) end
+    if kept then
+      drop(ARGV[i], kept, ARGV[i + 6], ARGV[i + 8])
+    else
+      passed(ARGV[i + 1], ARGV[i + 4], ARGV[i], ARGV[i + 5], ARGV[i + 6], ARGV[i + 7], ARGV[i + 8])
+    end
   end
   redis.call('HSET', digests, gateway, whole(math.max(count, 0)) .. ':' .. whole(digest))
   -- The lease has run out as of now; expire.lua takes the other connections, some at a time.
@@ -74,7 +78,11 @@ for i = first, #ARGV, each do
   local since, token, device, rooms = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7], ARGV[i + 8]
   local kept = redis.call('HGET', connections, connection)
   if gone then
-    if kept then drop(connection, kept, token, rooms) end
+    if kept then
+      drop(connection, kept, token, rooms)
+    else
+      passed(user, id, connection, since, token, device, rooms)
+    end
   else
     if all then redis.call('SADD', telling, connection) end
     if kept and kept ~= user .. ' ' .. hash .. ' ' .. id then

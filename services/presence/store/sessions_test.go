@@ -377,3 +377,33 @@ func TestSessionRooms_OfAGatewayThatIsGoneAreKept(t *testing.T) {
 		wantRooms(t, s, "bob", "s1", "post:7")
 	})
 }
+
+// A connection may begin, subscribe and end between two reports of its gateway: its session and its rooms are kept.
+func TestSessionRooms_OfAConnectionThatWasNeverReportedBefore(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, r *redis.Client) {
+		s := store.New(r, "t.", time.Minute)
+		a, b := newGateway(t, s, "a"), newGateway(t, s, "b")
+		a.report(true)
+		b.report(true)
+		passes := func(connection, room string) {
+			t.Helper()
+			a.report(false, &meshv1.ConnectionChange{Connection: connection, User: "bob", Session: "s1", Device: "phone", Gone: true,
+				ConnectedAt: timestamppb.New(time.Unix(100, 0)), ResumeToken: "m", Rooms: &meshv1.SubscribedRooms{Rooms: []string{room}}})
+		}
+		passes("1", "post:7")
+		wantSessions(t, s, "bob", `s1 "phone" at a since 100, false, token "m"`)
+		wantRooms(t, s, "bob", "s1", "post:7")
+		want(t, s, "bob", false)
+		b.begin("2", "bob", "s1", "phone", time.Unix(200, 0))
+		passes("3", "post:8")
+		wantRooms(t, s, "bob", "s1", "post:8")
+		b.subscribes("2", "s1", false, "post:9")
+		passes("3", "post:8") // reported again, because the answer was lost
+		wantRooms(t, s, "bob", "s1", "post:9")
+		end(t, s, "bob", "s1")
+		passes("4", "post:8")
+		wantRooms(t, s, "bob", "s1")
+		wantSessions(t, s, "bob")
+	})
+}

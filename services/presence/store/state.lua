@@ -136,3 +136,19 @@ local function over(user, id, connection, token, rooms)
   keep(user, id, where, since, others, token, device)
   subscribe(user, id, on, one, rooms)
 end
+
+-- Notes the session of a connection that began and ended between two reports. Where the session is known, its other
+-- connections count as newer.
+local function passed(user, id, connection, since, token, device, rooms)
+  if id == '' then return end
+  local one = connection .. '/' .. gateway
+  local kept = redis.call('HGET', sessions .. user, id)
+  if not kept then
+    prune(user)
+    keep(user, id, gateway, since, {}, token, device)
+    subscribe(user, id, '', one, rooms)
+    return
+  end
+  local where, _, _, on = session(kept)
+  if where then subscribe(user, id, one .. ',' .. on, one, rooms) end
+end
