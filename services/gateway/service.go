@@ -114,7 +114,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	// How clients come in.
 	door := &access.Access{Verifier: verifier, Origins: config.AllowedOrigins, AnyLocal: config.AnyLocalOrigin, Log: log}
 	mesh := &session.Mesh{Catalog: env.Catalog, Access: door, Hub: connections, Rooms: members, Intake: commands,
-		Queries: queries, Lease: report, Signals: signals, Guard: guarded, Tracer: tracer, MaxFrame: ws.MaxFrame,
+		Queries: queries, Lease: report, Signals: signals, Guard: guarded, Tracer: tracer,
 		ConnectWithin: set.connect, Log: log}
 	queries.Users = &mesh.Users
 	sockets := ws.New(ws.Options{Access: door, Handshake: set.handshake, Ping: set.ping, Metrics: ws.NewMetrics(metrics),

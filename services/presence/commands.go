@@ -79,7 +79,7 @@ func away(err error) error {
 	if _, isRefusal := refusal.Of(err); err == nil || isRefusal || errors.As(err, &answered) {
 		return err
 	}
-	return bus.Away("redis", err)
+	return bus.Unavailable("redis", err)
 }
 
 func (c *commands) tell(ctx context.Context, outcome envelope.Result) error {

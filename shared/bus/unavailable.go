@@ -13,12 +13,6 @@ var ErrUnavailable = errors.New("dependency unavailable")
 // health check is, such as "postgres".
 func Unavailable(dependency string, err error) error { return &unavailableError{dependency, err} }
 
-// ErrAway and Away are other names of ErrUnavailable and Unavailable, for packages that were not renamed yet.
-var (
-	ErrAway = ErrUnavailable
-	Away    = Unavailable
-)
-
 type unavailableError struct {
 	dependency string
 	err        error

@@ -417,20 +417,12 @@ func (c *Client) read() {
 type received struct {
 	Type string `json:"type"`
 
-	ReplyTo string          `json:"reply_to"`
-	OK      bool            `json:"ok"`
-	Data    json.RawMessage `json:"data"`
-	Outcome *Outcome        `json:"outcome"`
-	Error   *Error          `json:"error"`
+	ReplyTo string   `json:"reply_to"`
+	OK      bool     `json:"ok"`
+	Outcome *Outcome `json:"outcome"`
+	Error   *Error   `json:"error"`
 
-	Event     string    `json:"event"`
-	Stream    string    `json:"stream"`
-	Version   int64     `json:"version"`
-	ID        string    `json:"id"`
-	Time      time.Time `json:"time"`
-	Actor     string    `json:"actor"`
-	CommandID string    `json:"command_id"`
-	Redacted  bool      `json:"redacted"`
+	Event // with the data of every frame that has some
 
 	Signal      string `json:"signal"`
 	Room        string `json:"room"`
@@ -460,8 +452,7 @@ func (c *Client) takeFrame(f *received) error {
 	case "reply":
 		return c.takeReply(f)
 	case "event":
-		c.event(Event{Type: f.Event, Stream: f.Stream, Version: f.Version, ID: f.ID, Time: f.Time, Actor: f.Actor,
-			CommandID: f.CommandID, Redacted: f.Redacted, Data: f.Data})
+		c.event(f.Event)
 	case "signal":
 		if c.options.OnSignal != nil {
 			c.options.OnSignal(Signal{Name: f.Signal, Room: f.Room, Actor: f.Actor, Data: f.Data})

@@ -73,7 +73,7 @@ func (a *asker) resume(ctx context.Context, batch []newcomer) (again []newcomer,
 // maxFailures is how often one who comes back is asked for alone, before everything is too far for it.
 const maxFailures = 2
 
-// resumeFailed lets one whose return failed, alone, wait before it is asked for once more. After that it begins anew, and
+// resumeFailed lets one whose return failed, alone, wait before it is asked for once more. After that it begins again, and
 // fetches what it shows: so it gets on, and its user costs nobody else anything.
 func (a *asker) resumeFailed(n newcomer, err error) {
 	if errors.Is(err, errPanic) {

@@ -170,7 +170,7 @@ func (s *Session) begin(ctx context.Context, o Opening, c *gatewayv1.Connect) {
 			ResumeToken: g.ResumeToken, Resumed: resumed, NotRecovered: g.NotRecovered, Rooms: s.connect.rooms,
 			Refused: s.connect.refused, Protocol: frame.Protocol, HeartbeatMs: s.mesh.Hub.HeartbeatEvery().Milliseconds(),
 			DenseStreams: s.mesh.Catalog.DenseStreams(), ServerTime: timestamppb.Now(),
-			Limits: &gatewayv1.Limits{FrameBytes: s.mesh.MaxFrame, PendingCommands: intake.MaxWaiting}})
+			Limits: &gatewayv1.Limits{FrameBytes: frame.MaxMessage, PendingCommands: intake.MaxWaiting}})
 	})
 	within := s.mesh.ConnectWithin
 	if within == 0 {

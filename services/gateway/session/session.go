@@ -40,8 +40,6 @@ type Mesh struct {
 	Guard   *guard.Guard
 	Tracer  trace.Tracer
 	Log     *slog.Logger
-	// MaxFrame bounds what a client sends at once, in bytes: clients are told.
-	MaxFrame int64
 	// ConnectWithin is how long the reply to connect may take; 30 s when 0.
 	ConnectWithin time.Duration
 }

@@ -4,14 +4,23 @@ import (
 	"slices"
 	"sync"
 
+	"google.golang.org/protobuf/proto"
+
 	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/access"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// roomsOf checks the rooms that subscribe or unsubscribe names, and lists each once.
-func roomsOf(rooms []string) ([]string, *refusal.Error) {
+// roomsOf reads the rooms that a frame names into the message of its data, and lists each once.
+func roomsOf(r frame.Request, m interface {
+	proto.Message
+	GetRooms() []string
+}) ([]string, *refusal.Error) {
+	if err := r.Data.Read(m); err != nil {
+		return nil, access.Refusal(err)
+	}
+	rooms := m.GetRooms()
 	if len(rooms) == 0 {
 		return nil, refusal.NewField("rooms", `is missing; data looks like {"rooms":["presence:bob"]}`)
 	}
@@ -59,12 +68,7 @@ var subscribedTooFast = refusal.New(refusal.TooManyWaiting, "too many rooms are 
 // when it may subscribe to none, the reply is the refusal of the first.
 func (s *Session) subscribe(r frame.Request) {
 	reply := s.controls.begin(s.conn)
-	var m gatewayv1.Subscribe
-	if err := r.Data.Read(&m); err != nil {
-		reply(frame.Refused(r.ID, access.Refusal(err)))
-		return
-	}
-	rooms, problem := roomsOf(m.Rooms)
+	rooms, problem := roomsOf(r, &gatewayv1.Subscribe{})
 	if problem == nil && s.mesh.Rooms.Looking(s.conn)+int(s.pending.Load())+len(rooms) > maxSubscriptions {
 		problem = refusal.New(refusal.TooManyWaiting, "a connection subscribes to %d rooms at most", maxSubscriptions)
 	}
@@ -109,12 +113,7 @@ func unknownRoom(room string) *refusal.Error {
 
 func (s *Session) unsubscribe(r frame.Request) {
 	reply := s.controls.begin(s.conn)
-	var m gatewayv1.Unsubscribe
-	if err := r.Data.Read(&m); err != nil {
-		reply(frame.Refused(r.ID, access.Refusal(err)))
-		return
-	}
-	rooms, problem := roomsOf(m.Rooms)
+	rooms, problem := roomsOf(r, &gatewayv1.Unsubscribe{})
 	if problem != nil {
 		reply(frame.Refused(r.ID, problem))
 		return

@@ -17,6 +17,7 @@ import (
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/services/gateway/ws"
@@ -39,7 +40,7 @@ func TestConnect_TheReplySaysWhatAClientHasToKnow(t *testing.T) {
 	require.Equal(t, []string{}, c.Features)
 	require.EqualValues(t, 25_000, c.HeartbeatMS)
 	require.Equal(t, []string{"conversation"}, c.DenseStreams)
-	require.EqualValues(t, ws.MaxFrame, c.Limits.FrameBytes)
+	require.EqualValues(t, frame.MaxMessage, c.Limits.FrameBytes)
 	require.EqualValues(t, 512, c.Limits.PendingCommands)
 	require.WithinDuration(t, time.Now(), c.ServerTime, time.Hour)
 	again := m.dial(t, client.Options{SessionID: c.SessionID}).Connected()
@@ -332,7 +333,7 @@ func TestCommand_ExpiresWhenItsClientSaysSo(t *testing.T) {
 		require.NoError(t, err)
 		at := <-expires
 		if ms == nil {
-			require.True(t, at.IsZero(), "for as long as is declared: for ever")
+			require.True(t, at.IsZero(), "the command declares no end")
 			continue
 		}
 		require.False(t, at.Before(before.Add(time.Minute).Truncate(time.Millisecond)))

@@ -31,7 +31,7 @@ func (c *connection) readAll(ctx context.Context, s *session.Session) {
 		switch {
 		case errors.Is(err, errTooLarge):
 			c.conn.Send(frame.Refused("", refusal.New(refusal.Malformed, "the message is larger than %d bytes",
-				c.server.options.MaxFrame)))
+				frame.MaxMessage)))
 			c.conn.Close(hub.TooLarge)
 		case errors.Is(err, errOther):
 			s.HandleOther(len(text))
@@ -49,7 +49,7 @@ func (c *connection) readAll(ctx context.Context, s *session.Session) {
 	c.discard()
 }
 
-// read returns one message. A message larger than MaxFrame is not read to its end.
+// read returns one message. A message larger than frame.MaxMessage is not read to its end.
 func (c *connection) read() ([]byte, error) {
 	kind, r, err := c.socket.NextReader()
 	if err != nil {
@@ -61,7 +61,7 @@ func (c *connection) read() ([]byte, error) {
 		text = text[:len(text)+n]
 		c.alive()
 		switch {
-		case int64(len(text)) > c.server.options.MaxFrame:
+		case len(text) > frame.MaxMessage:
 			return nil, errTooLarge
 		case errors.Is(err, io.EOF) && kind != messageKind[c.encoding]:
 			return text, errOther

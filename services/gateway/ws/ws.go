@@ -33,16 +33,10 @@ type Options struct {
 	Ping time.Duration
 	// WriteWait is how long a client may take to let some KiB through; 10 s when 0. One that does is not slow.
 	WriteWait time.Duration
-	// MaxFrame bounds a frame that a client sends, in bytes; MaxFrame (256 KiB) when 0.
-	MaxFrame int64
-	Guard    *guard.Guard
-	Metrics  *Metrics
-	Log      *slog.Logger
+	Guard     *guard.Guard
+	Metrics   *Metrics
+	Log       *slog.Logger
 }
-
-// MaxFrame is the default bound of a frame, in bytes. Limits of commands are in characters, of which JSON may write each
-// as twelve bytes (an emoji as two \u escapes): 20,000 of them are 240,000 bytes.
-const MaxFrame = 256 << 10
 
 // Server takes WebSocket connections.
 type Server struct {
@@ -65,9 +59,6 @@ func New(o Options) *Server {
 	}
 	if o.WriteWait == 0 {
 		o.WriteWait = 10 * time.Second
-	}
-	if o.MaxFrame == 0 {
-		o.MaxFrame = MaxFrame
 	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)

@@ -171,7 +171,7 @@ func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *m
 		Known:   func(string) <-chan struct{} { return known }})
 	o.Access = &access.Access{Verifier: tokens{}, Origins: []string{"https://school.example"}, Log: log}
 	o.Log, o.Guard = log, guard.New(log, nil)
-	o.Mesh = &session.Mesh{Catalog: c, Access: o.Access, MaxFrame: ws.MaxFrame, ConnectWithin: set.connectWithin, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,
+	o.Mesh = &session.Mesh{Catalog: c, Access: o.Access, ConnectWithin: set.connectWithin, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,
 		Queries: query.New(c, peers, http.DefaultClient, tracer), Tracer: tracer, Log: log}
 	m.sockets = ws.New(o)
 	server := httptest.NewUnstartedServer(m.sockets)
