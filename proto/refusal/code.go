@@ -40,7 +40,7 @@ var codes = []Code{
 	{Unauthorized, 401, "The token is missing or not valid: get a new one. A page of an origin that may not connect gets " +
 		"the HTTP status 403."},
 	{NotAMember, 403, "The user is not a member of what the frame is about."},
-	{NotFound, 404, "There is no such thing."},
+	{NotFound, 404, "The named thing does not exist."},
 	{IDReused, 409, "The command id stands for another command. A new command needs a new id."},
 	{Expired, 410, "The command was received later than it was worth doing."},
 	{TooManyWaiting, 429, "Too much of this user or connection is under way: wait for answers before more is sent."},

@@ -354,7 +354,7 @@ func TestSessionRooms_AreForgottenWithTheirSession(t *testing.T) {
 		var kept int64
 		for _, key := range r.Keys(t.Context(), "*rooms:bob").Val() {
 			if kept = r.HLen(t.Context(), key).Val(); r.PTTL(t.Context(), key).Val() <= 0 {
-				t.Errorf("%s is kept for ever", key)
+				t.Errorf("%s does not expire", key)
 			}
 		}
 		if kept != 50 {

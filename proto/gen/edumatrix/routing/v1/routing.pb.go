@@ -98,7 +98,7 @@ type Command struct {
 	Stream string `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
 	// Whether clients may send it.
 	Public bool `protobuf:"varint,3,opt,name=public,proto3" json:"public,omitempty"`
-	// How long it is worth doing, in seconds; 0: for ever.
+	// How long it is worth doing, in seconds; 0: without end.
 	WorthSeconds uint32 `protobuf:"varint,4,opt,name=worth_seconds,json=worthSeconds,proto3" json:"worth_seconds,omitempty"`
 	// The part of the stream that it is about ("{message_id}"): deciding it reads the earlier events about that, beside
 	// those about the stream itself. Empty: only those.
