@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// MaxMessage bounds a WebSocket message that a client sends, in bytes. Limits of commands are in characters, of which JSON may
+// MaxMessage bounds a WebSocket message that a client sends, and the body of an HTTP request, in bytes. Limits of commands are in characters, of which JSON may
 // write each as twelve bytes (an emoji as two \u escapes): 20,000 of them are 240,000 bytes.
 const MaxMessage = 256 << 10
 

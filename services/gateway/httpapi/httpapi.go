@@ -47,8 +47,6 @@ type Server struct {
 	Users *quota.Users
 	// Hub counts the answers that clients have not read yet, with what waits for the connections of the same user.
 	Hub *hub.Hub
-	// MaxBody bounds a request, as frames are bounded; 256 KiB when 0.
-	MaxBody int64
 	// WriteWait is how long a client may take to let 16 KiB of an answer through; 10 s when 0.
 	WriteWait time.Duration
 	Guard     *guard.Guard
@@ -118,7 +116,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, name string) erro
 			return refusal.New(refusal.TooManyWaiting, "too many of your requests are under way; wait for their answers")
 		}
 		defer user.RequestDone()
-		if wait, ok := user.Frame(int(max(0, min(r.ContentLength, s.maxBody()))), time.Second); !ok {
+		if wait, ok := user.Frame(int(max(0, min(r.ContentLength, frame.MaxMessage))), time.Second); !ok {
 			return refusal.New(refusal.TooManyWaiting, "too many requests in a short time; wait a while")
 		} else if wait > 0 {
 			time.Sleep(wait)
@@ -198,17 +196,10 @@ func header(r *http.Request, name string) (string, error) {
 	return value, err
 }
 
-func (s *Server) maxBody() int64 {
-	if s.MaxBody == 0 {
-		return 256 << 10
-	}
-	return s.MaxBody
-}
-
 func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	// A body that trickles in must not hold a connection indefinitely.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * time.Second))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.maxBody()))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, frame.MaxMessage))
 	if err == nil {
 		return body, nil
 	}
