@@ -17,8 +17,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// MaxMessage bounds a WebSocket message that a client sends, and the body of an HTTP request, in bytes. Limits of commands are in characters, of which JSON may
-// write each as twelve bytes (an emoji as two \u escapes): 20,000 of them are 240,000 bytes.
+// MaxMessage bounds a WebSocket message that a client sends, and the body of an HTTP request, in bytes. Limits of commands
+// are in characters, of which JSON may write each as twelve bytes (an emoji as two \u escapes): 20,000 of them are 240,000
+// bytes.
 const MaxMessage = 256 << 10
 
 // MaxID is how long the id of a frame may be, in characters.
