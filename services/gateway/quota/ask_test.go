@@ -46,7 +46,7 @@ func TestAsk_AnOrdinaryUserDoesNotWait(t *testing.T) {
 	users := &quota.Users{}
 	never, cancel := context.WithCancel(t.Context())
 	cancel()
-	for range 10 {
+	for range 5 {
 		ann := users.Enter("ann")
 		for range 15 {
 			done, err := ann.Ask(never)

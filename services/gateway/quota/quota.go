@@ -12,10 +12,11 @@ import (
 type Limits struct {
 	// Queries is how many may be under way: not answered, or their answers not written; 64 when 0.
 	Queries int
-	// Asked is how many of them owners are asked at a time; 4 when 0. The others wait.
+	// Asked is how many of them owners are asked at a time; 2 when 0: with 4, other users waited three times as long where
+	// the whole mesh has two cores (BenchmarkHostile). The others wait.
 	Asked int
 	// Answers and AnswerBurst bound queries, a second and at once, where each counts once and once more for every 4 KiB of
-	// its answer; 200 and 2,000 when 0. Queries beyond that wait.
+	// its answer; 200 and 1,000 when 0: some eighty long pages at once. Queries beyond that wait.
 	Answers, AnswerBurst int
 	// Requests is how many HTTP requests may be under way; 64 when 0.
 	Requests int
@@ -33,8 +34,9 @@ func (l Limits) orDefault() Limits {
 		limit *int
 		value int
 	}{
-		{&l.Queries, 64}, {&l.Asked, 4}, {&l.Answers, 200}, {&l.AnswerBurst, 2000}, {&l.Requests, 64}, {&l.Frames, 2000}, {&l.FrameBurst, 4000}, {&l.Rooms, 100},
-		{&l.RoomBurst, 1000}, {&l.Connections, 10}, {&l.ConnectionBurst, 256},
+		{&l.Queries, 64}, {&l.Asked, 2}, {&l.Answers, 200}, {&l.AnswerBurst, 1000}, {&l.Requests, 64},
+		{&l.Frames, 2000}, {&l.FrameBurst, 4000}, {&l.Rooms, 100}, {&l.RoomBurst, 1000},
+		{&l.Connections, 10}, {&l.ConnectionBurst, 256},
 	} {
 		if *d.limit == 0 {
 			*d.limit = d.value
