@@ -29,6 +29,8 @@ type receiver interface {
 // between two polls, so no receiver gets records that were polled for another one.
 type fetcher struct {
 	client *kgo.Client
+	poll   func(context.Context) kgo.Fetches // of the client
+	gather time.Duration                     // see SubscriberOptions.Gather
 	log    *slog.Logger
 	ended  chan struct{}
 
@@ -52,10 +54,13 @@ type tap struct {
 	interruptions int32
 }
 
-func newFetcher(client *kgo.Client, log *slog.Logger) *fetcher {
-	return &fetcher{client: client, log: log, ended: make(chan struct{}), taps: map[topicPartition]*tap{}, awaited: map[topicPartition]bool{},
-		interrupt: func() {}}
+func newFetcher(client *kgo.Client, gather time.Duration, log *slog.Logger) *fetcher {
+	return &fetcher{client: client, poll: client.PollFetches, gather: gather, log: log, ended: make(chan struct{}),
+		taps: map[topicPartition]*tap{}, awaited: map[topicPartition]bool{}, interrupt: func() {}}
 }
+
+// maxGathered is the number of records in a poll from which on the fetcher does not gather: it has fallen behind.
+const maxGathered = 512
 
 // run polls until ctx ends.
 func (f *fetcher) run(ctx context.Context) {
@@ -72,7 +77,11 @@ func (f *fetcher) run(ctx context.Context) {
 			call()
 		}
 		for polling.Err() == nil {
-			f.hand(f.client.PollFetches(polling), throttled)
+			fetches := f.poll(polling)
+			f.hand(fetches, throttled)
+			if n := fetches.NumRecords(); f.gather > 0 && n > 0 && n < maxGathered {
+				sleep(f.gather, polling.Done(), nil) // the client requests no more than one response ahead
+			}
 		}
 		cancel()
 	}

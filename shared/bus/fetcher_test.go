@@ -5,7 +5,9 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -27,7 +29,7 @@ func TestFetcher_RestsAfterAnError(t *testing.T) {
 	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
-	f := newFetcher(client, slog.New(slog.DiscardHandler))
+	f := newFetcher(client, 0, slog.New(slog.DiscardHandler))
 	fails, works := topicPartition{"topic", 0}, topicPartition{"topic", 1}
 	for _, at := range []topicPartition{fails, works} {
 		f.add(at, hoarder{})
@@ -71,7 +73,7 @@ func TestFetcher_RecordsThatComeBeforeTheirOffsetIsKnownComeOnce(t *testing.T) {
 	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
-	f := newFetcher(client, slog.New(slog.DiscardHandler))
+	f := newFetcher(client, 0, slog.New(slog.DiscardHandler))
 	early, late := topicPartition{"topic", 0}, topicPartition{"topic", 1}
 	f.add(early, hoarder{})
 	f.add(late, hoarder{})
@@ -82,4 +84,80 @@ func TestFetcher_RecordsThatComeBeforeTheirOffsetIsKnownComeOnce(t *testing.T) {
 	require.EqualValues(t, 3, f.taps[early].next)
 	require.EqualValues(t, 2, f.taps[late].next)
 	require.Equal(t, map[topicPartition]bool{late: true}, f.awaited)
+}
+
+// countingReceiver is never full and counts its records.
+type countingReceiver struct{ got *atomic.Int64 }
+
+func (c countingReceiver) take(records []*kgo.Record) bool {
+	c.got.Add(int64(len(records)))
+	return false
+}
+
+func (countingReceiver) restart() {}
+
+// A fetcher that gathers polls once in a while for records that trickle in, at once for the first of them, and without a
+// pause when it has fallen behind. A change to its partitions does not wait.
+func TestFetcher_Gathers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const gather = time.Second
+		begun := time.Now()
+		var polls, got atomic.Int64
+		made, taken := 0, 0
+		f := &fetcher{gather: gather, log: slog.New(slog.DiscardHandler), ended: make(chan struct{}),
+			taps: map[topicPartition]*tap{}, awaited: map[topicPartition]bool{}, interrupt: func() {}}
+		at := topicPartition{"topic", 0}
+		f.taps[at] = &tap{to: countingReceiver{&got}, next: 0}
+		var batches []int // sizes of the first polls; later there is one record every 10 ms
+		f.poll = func(ctx context.Context) kgo.Fetches {
+			if polls.Add(1); len(batches) > 0 {
+				made, batches = made+batches[0], batches[1:]
+			} else {
+				for made = int(time.Since(begun) / (10 * time.Millisecond)); made <= taken; made++ {
+					if sleep(10*time.Millisecond, ctx.Done(), nil); ctx.Err() != nil {
+						return nil
+					}
+				}
+			}
+			records := make([]*kgo.Record, made-taken)
+			for i := range records {
+				records[i] = &kgo.Record{Topic: at.topic, Offset: int64(taken + i)}
+			}
+			taken = made
+			return kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: at.topic, Partitions: []kgo.FetchPartition{{Records: records}}}}}}
+		}
+		run := func() (stop func()) {
+			ctx, cancel := context.WithCancel(t.Context())
+			f.ended = make(chan struct{})
+			go f.run(ctx)
+			return func() { cancel(); <-f.ended }
+		}
+
+		stop := run()
+		time.Sleep(15 * time.Millisecond)
+		synctest.Wait()
+		if n := got.Load(); n != 1 {
+			t.Errorf("%d records came at once, want 1", n)
+		}
+		time.Sleep(100 * gather)
+		stop()
+		if polls.Load() > 101 || got.Load() < 9_900 {
+			t.Errorf("%d records came in %d polls, want all but those of the last second in at most 101", got.Load(), polls.Load())
+		}
+
+		polls.Store(0)
+		batches = []int{maxGathered, maxGathered, maxGathered, 1}
+		began := time.Now()
+		stop = run()
+		synctest.Wait()
+		if since := time.Since(began); polls.Load() != 4 || since != 0 {
+			t.Errorf("%d polls in %v, want 4 at once", polls.Load(), since)
+		}
+		f.do(func() {})
+		if since := time.Since(began); since != 0 {
+			t.Errorf("a change waited %v", since)
+		}
+		stop()
+	})
 }

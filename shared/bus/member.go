@@ -91,7 +91,7 @@ func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.C
 	if err != nil {
 		return nil, err
 	}
-	m.client, m.fetcher = client, newFetcher(client, m.log)
+	m.client, m.fetcher = client, newFetcher(client, m.options.Gather, m.log)
 	return m, nil
 }
 

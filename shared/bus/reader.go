@@ -216,7 +216,7 @@ func (r *Reader) enter() (*fetcher, error) {
 		}
 		var ctx context.Context
 		ctx, r.stop = context.WithCancel(context.Background())
-		f := newFetcher(client, r.options.Log)
+		f := newFetcher(client, 0, r.options.Log)
 		r.fetcher = f
 		r.polling.Go(func() { f.run(ctx) })
 	}

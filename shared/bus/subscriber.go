@@ -23,6 +23,10 @@ type SubscriberOptions struct {
 	// InOrder delivers a partition's records in one lane instead of one for each key. A consumer that batches them
 	// releases each message (see Release) when it queues it, and acknowledges it with its batch.
 	InOrder bool
+	// Gather is how long records collect at the broker before more of them are fetched, unless so many come that the
+	// Subscriber is behind. Each fetch has a price for the broker and for this process, and without Gather there is one
+	// for every few records. A record is delivered up to twice as late; 0 for consumers that somebody waits for.
+	Gather time.Duration
 	// InstanceID makes the member a static one: after a restart under the same name it gets its partitions at once
 	// instead of after SessionTimeout. Two processes with one InstanceID fence each other.
 	InstanceID string
@@ -77,8 +81,8 @@ func NewSubscriber(k backend.Kafka, o SubscriberOptions) (*Subscriber, error) {
 	switch {
 	case len(k.Brokers) == 0:
 		return wrong("no brokers are configured")
-	case o.Window < 0 || o.Drain < 0 || o.Backoff < 0 || o.Drain >= rebalanceTimeout:
-		return wrong("window, drain or back-off is out of range")
+	case o.Window < 0 || o.Gather < 0 || o.Drain < 0 || o.Backoff < 0 || o.Drain >= rebalanceTimeout:
+		return wrong("window, gather, drain or back-off is out of range")
 	case !instanceIDs.MatchString(o.InstanceID):
 		return wrong("the instance id may have up to 249 letters, digits, dots, dashes and underscores")
 	}

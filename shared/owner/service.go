@@ -33,6 +33,10 @@ import (
 // stopWithin is how long work in flight may take when the service stops.
 const stopWithin = 10 * time.Second
 
+// gatherDelay is how long events of other owners collect before more of them are fetched. No client waits for what is
+// done on them. It is as long as projections collect commits.
+const gatherDelay = 30 * time.Millisecond
+
 // Service is one owner of a log. Its Run function calls the methods that configure it before it calls Run; they must
 // not be called later.
 type Service struct {
@@ -355,7 +359,7 @@ func (s *Service) router(work context.Context, consumers []*consume.Consumer) (*
 	}
 	for _, r := range consumers {
 		waits = append(waits, r.Wait)
-		o := bus.SubscriberOptions{InOrder: true, Window: consume.Window}
+		o := bus.SubscriberOptions{InOrder: true, Window: consume.Window, Gather: gatherDelay}
 		if err := subscribe(r.Topic(), o, r.Handle); err != nil {
 			return nil, nil, err
 		}
