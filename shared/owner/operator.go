@@ -2,7 +2,6 @@ package owner
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"net/http"
 	"slices"
@@ -12,12 +11,12 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/jobs"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
+	"github.com/edumatrix/interlinked/shared/page"
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
@@ -163,45 +162,29 @@ const maxParked = 500
 // ListParked returns a page of the parked streams.
 func (o *operator) ListParked(ctx context.Context, r *connect.Request[meshv1.ListParkedRequest]) (
 	*connect.Response[meshv1.ListParkedResponse], error) {
-	after, err := readPageToken(r.Msg.GetPageToken())
+	var after eventlog.Parked
+	if err := page.ReadCursor("page_token", r.Msg.GetPageToken(), &after.Source, &after.Topic, &after.Stream); err != nil {
+		return nil, err
+	}
+	limit := int(r.Msg.GetPageSize())
+	if limit <= 0 || limit > maxParked {
+		limit = maxParked
+	}
+	found, err := o.log.ListParked(ctx, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
-	size := int(r.Msg.GetPageSize())
-	if size <= 0 {
-		size = maxParked
-	}
-	size = min(size, maxParked)
-	page, err := o.log.ListParked(ctx, after, size)
-	if err != nil {
-		return nil, err
-	}
+	found, more := page.Cut(found, limit)
 	response := &meshv1.ListParkedResponse{}
-	for _, p := range page {
+	for _, p := range found {
 		response.Parked = append(response.Parked, &meshv1.Parked{Source: p.Source, Stream: p.Stream, Version: p.Version,
 			Record: p.Record, Error: p.Error, At: timestamppb.New(p.At), Waiting: p.Waiting})
 	}
-	if len(page) == size {
-		response.NextPageToken = pageToken(page[size-1])
+	if more {
+		last := found[limit-1]
+		response.NextPageToken = page.Cursor(last.Source, last.Topic, last.Stream)
 	}
 	return connect.NewResponse(response), nil
-}
-
-// pageToken encodes the position behind a parked stream. None of the names contains a newline.
-func pageToken(p eventlog.Parked) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(p.Source + "\n" + p.Topic + "\n" + p.Stream))
-}
-
-func readPageToken(token string) (p eventlog.Parked, err error) {
-	if token == "" {
-		return p, nil
-	}
-	raw, err := base64.RawURLEncoding.DecodeString(token)
-	parts := strings.SplitN(string(raw), "\n", 3)
-	if err != nil || len(parts) != 3 || catalog.CheckStorable("page_token", string(raw)) != nil {
-		return p, refusal.New(refusal.InvalidField, "invalid page_token; use next_page_token of the previous response")
-	}
-	return eventlog.Parked{Source: parts[0], Topic: parts[1], Stream: parts[2]}, nil
 }
 
 // ResolveParked applies or skips the event that parks a stream, and applies the events behind it.
@@ -248,11 +231,11 @@ func (o *operator) ListFailedJobs(ctx context.Context, r *connect.Request[meshv1
 	if o.jobs == nil {
 		return connect.NewResponse(response), nil
 	}
-	page, err := o.jobs.ListFailed(ctx, r.Msg.GetAfterId(), maxParked)
+	failed, err := o.jobs.ListFailed(ctx, r.Msg.GetAfterId(), maxParked)
 	if err != nil {
 		return nil, err
 	}
-	for _, j := range page {
+	for _, j := range failed {
 		response.Jobs = append(response.Jobs, &meshv1.FailedJob{Id: j.ID, Kind: j.Kind, Key: j.Key,
 			Attempts: int32(j.Attempts), Error: j.Error, At: timestamppb.New(j.At)})
 	}

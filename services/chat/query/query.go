@@ -4,10 +4,7 @@ package query
 
 import (
 	"context"
-	"encoding/base64"
 	"math"
-	"strconv"
-	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -16,15 +13,15 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/chat/store"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/page"
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-const (
-	usualPage = 50
-	maxPage   = 200
-	// patience is how long a query waits until the projection contains what was committed before it.
-	patience = 3 * time.Second
-)
+// limits bound the conversations, messages or members of a page.
+var limits = page.Limits{Default: 50, Max: 200}
+
+// patience is how long a query waits until the projection contains what was committed before it.
+const patience = 3 * time.Second
 
 // Server answers the queries of ChatService.
 type Server struct {
@@ -38,37 +35,33 @@ func New(log *eventlog.Log, s *store.Store) *Server { return &Server{log, s} }
 // Conversations returns a page of the conversations of the calling user, the newest first.
 func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.ConversationsRequest]) (
 	*connect.Response[chatv1.ConversationsResponse], error) {
-	limit, err := pageSize(r.Msg.Limit)
+	limit, err := limits.Limit("limit", r.Msg.Limit)
 	if err != nil {
 		return nil, err
 	}
-	below, err := readCursor(r.Msg.GetAfter(), 1)
-	if err != nil {
+	var below int64
+	if err := page.ReadCursor("after", r.Msg.GetAfter(), &below); err != nil {
 		return nil, err
 	}
 	if err := s.wait(ctx, rpc.Position(ctx)); err != nil {
 		return nil, err
 	}
-	all, next, err := s.store.Conversations(ctx, rpc.Actor(ctx), below[0], limit)
+	all, next, err := s.store.Conversations(ctx, rpc.Actor(ctx), below, limit)
 	if err != nil {
 		return nil, eventlog.Unavailable(err)
 	}
-	answer := &chatv1.ConversationsResponse{Conversations: all}
-	if next > 0 {
-		answer.Next = cursor(next)
-	}
-	return connect.NewResponse(answer), nil
+	return connect.NewResponse(&chatv1.ConversationsResponse{Conversations: all, Next: page.Cursor(next)}), nil
 }
 
 // Members returns a page of the members of a conversation. Only members may call it.
 func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersRequest]) (
 	*connect.Response[chatv1.MembersResponse], error) {
-	limit, err := pageSize(r.Msg.Limit)
+	limit, err := limits.Limit("limit", r.Msg.Limit)
 	if err != nil {
 		return nil, err
 	}
-	after, err := readCursor(r.Msg.GetAfter(), 2)
-	if err != nil {
+	var after store.Seat
+	if err := page.ReadCursor("after", r.Msg.GetAfter(), &after.Version, &after.Index); err != nil {
 		return nil, err
 	}
 	id, user := r.Msg.GetConversationId(), rpc.Actor(ctx)
@@ -76,7 +69,7 @@ func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersR
 		if err := s.wait(ctx, position); err != nil {
 			return nil, err
 		}
-		m, err := s.store.Members(ctx, id, store.Seat{Version: after[0], Index: int32(after[1])}, limit)
+		m, err := s.store.Members(ctx, id, after, limit)
 		if err != nil {
 			return nil, eventlog.Unavailable(err)
 		}
@@ -94,35 +87,32 @@ func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersR
 			position = last.From
 			continue
 		}
-		answer := &chatv1.MembersResponse{UserIds: m.Users, MemberCount: m.Count, Version: m.Version}
-		if m.Next != (store.Seat{}) {
-			answer.Next = cursor(m.Next.Version, int64(m.Next.Index))
-		}
-		return connect.NewResponse(answer), nil
+		return connect.NewResponse(&chatv1.MembersResponse{UserIds: m.Users, MemberCount: m.Count, Version: m.Version,
+			Next: page.Cursor(m.Next.Version, m.Next.Index)}), nil
 	}
 }
 
 // History returns a page of one conversation's messages.
 func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryRequest]) (
 	*connect.Response[chatv1.HistoryResponse], error) {
-	limit, err := pageSize(r.Msg.Limit)
+	limit, err := limits.Limit("limit", r.Msg.Limit)
 	if err != nil {
 		return nil, err
 	}
 	if r.Msg.GetBefore() < 0 || r.Msg.GetAfter() < 0 || r.Msg.Before != nil && r.Msg.After != nil {
 		return nil, refusal.New(refusal.InvalidField, "before and after are versions from 0 on; send only one of them")
 	}
-	page := store.Page{After: r.Msg.GetAfter(), Before: math.MaxInt64, Up: r.Msg.After != nil, Limit: limit}
+	wanted := store.Page{After: r.Msg.GetAfter(), Before: math.MaxInt64, Up: r.Msg.After != nil, Limit: limit}
 	if r.Msg.Before != nil {
-		page.Before = r.Msg.GetBefore()
+		wanted.Before = r.Msg.GetBefore()
 	}
 	id := r.Msg.GetConversationId()
 	a, err := s.access(ctx, id, rpc.Actor(ctx))
 	if err != nil {
 		return nil, err
 	}
-	page.Ranges = a.ranges
-	messages, more, err := s.store.Messages(ctx, id, page)
+	wanted.Ranges = a.ranges
+	messages, more, err := s.store.Messages(ctx, id, wanted)
 	if err != nil {
 		return nil, eventlog.Unavailable(err)
 	}
@@ -200,48 +190,4 @@ func (s *Server) wait(ctx context.Context, position int64) (err error) {
 		return err
 	}
 	return nil
-}
-
-func pageSize(asked *int32) (int, error) {
-	switch {
-	case asked == nil:
-		return usualPage, nil
-	case *asked < 1 || *asked > maxPage:
-		return 0, refusal.New(refusal.InvalidField, "limit is from 1 to %d", maxPage)
-	}
-	return int(*asked), nil
-}
-
-// cursor encodes the end of a page, which readCursor decodes.
-func cursor(numbers ...int64) string {
-	texts := make([]string, len(numbers))
-	for i, n := range numbers {
-		texts[i] = strconv.FormatInt(n, 36)
-	}
-	return base64.RawURLEncoding.EncodeToString([]byte(strings.Join(texts, ".")))
-}
-
-// readCursor decodes a cursor of count numbers. An empty cursor stands before the first page; its numbers are 0.
-func readCursor(s string, count int) ([]int64, error) {
-	numbers := make([]int64, count)
-	if s == "" {
-		return numbers, nil
-	}
-	invalid := refusal.New(refusal.InvalidField, "invalid cursor in after; use next from the previous page")
-	raw, err := base64.RawURLEncoding.DecodeString(s)
-	texts := strings.Split(string(raw), ".")
-	if err != nil || len(texts) != count {
-		return nil, invalid
-	}
-	for i, text := range texts {
-		// A seat consists of two numbers, the second of 32 bits; a position is one number and never 0.
-		bits := 64
-		if i > 0 {
-			bits = 32
-		}
-		if numbers[i], err = strconv.ParseInt(text, 36, bits); err != nil || numbers[i] < 0 || numbers[0] == 0 {
-			return nil, invalid
-		}
-	}
-	return numbers, nil
 }

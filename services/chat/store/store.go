@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/shared/page"
 )
 
 //go:embed migrations/*.sql
@@ -95,10 +96,11 @@ func (s *Store) Conversations(ctx context.Context, user string, below int64, lim
 	if err != nil {
 		return nil, 0, fmt.Errorf("list conversations of %s: %w", user, err)
 	}
-	if fit = min(fit, limit); len(all) > fit {
-		return all[:fit], positions[fit-1], nil
+	all, more := page.Cut(all, min(fit, limit))
+	if more {
+		next = positions[len(all)-1]
 	}
-	return all, 0, nil
+	return all, next, nil
 }
 
 // Seat is a member's place in the order of joining.
@@ -132,19 +134,19 @@ func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (
 	var user *string
 	var version *int64
 	var index *int32
-	var last Seat
+	var seats []Seat
 	_, err = pgx.ForEachRow(rows, []any{&m.Version, &m.Count, &user, &version, &index}, func() error {
-		switch {
-		case user == nil: // no member is behind the seat
-		case len(m.Users) == limit:
-			m.Next = last
-		default:
-			m.Users, last = append(m.Users, *user), Seat{*version, *index}
+		if user != nil { // it is null where no member is behind the seat
+			m.Users, seats = append(m.Users, *user), append(seats, Seat{*version, *index})
 		}
 		return nil
 	})
 	if err != nil {
 		return m, fmt.Errorf("list members of %s: %w", id, err)
+	}
+	users, more := page.Cut(m.Users, limit)
+	if m.Users = users; more {
+		m.Next = seats[len(users)-1]
 	}
 	return m, nil
 }
