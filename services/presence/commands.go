@@ -14,8 +14,8 @@ import (
 	presencev1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/presence/store"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // commands does what is asked of state. No outcome is kept: done again, a command changes nothing and is answered alike.
@@ -29,7 +29,7 @@ type commands struct {
 func (c *commands) handle(m *message.Message) error {
 	command, err := envelope.ReadCommand(m)
 	if err != nil {
-		return bus.Permanent(err)
+		return retry.Permanent(err)
 	}
 	outcome := outcomeOf(command)
 	if !command.Expires.IsZero() && time.Now().After(command.Expires) {
@@ -53,11 +53,11 @@ func (c *commands) handle(m *message.Message) error {
 func (c *commands) do(ctx context.Context, command envelope.Command) (number int64, err error) {
 	declared, ok := c.catalog.Command(command.Type)
 	if !ok || declared.Owner != "presence" {
-		return 0, bus.Permanent(fmt.Errorf("command %q is not a command of presence", command.Type))
+		return 0, retry.Permanent(fmt.Errorf("command %q is not a command of presence", command.Type))
 	}
 	body := declared.Type.New().Interface()
 	if err := proto.Unmarshal(command.Body, body); err != nil {
-		return 0, bus.Permanent(fmt.Errorf("command %s: %w", command.Type, err))
+		return 0, retry.Permanent(fmt.Errorf("command %s: %w", command.Type, err))
 	}
 	if err := declared.Check(body); err != nil {
 		return 0, err // gateways refuse it too, but may be of another release
@@ -70,7 +70,7 @@ func (c *commands) do(ctx context.Context, command envelope.Command) (number int
 		}
 		return number, away(err)
 	}
-	return 0, bus.Permanent(fmt.Errorf("command %q is not handled here", command.Type))
+	return 0, retry.Permanent(fmt.Errorf("command %q is not handled here", command.Type))
 }
 
 // away says of an error that it is Redis', unless Redis itself has answered with it.
@@ -79,7 +79,7 @@ func away(err error) error {
 	if _, isRefusal := refusal.Of(err); err == nil || isRefusal || errors.As(err, &answered) {
 		return err
 	}
-	return bus.Unavailable("redis", err)
+	return retry.Unavailable("redis", err)
 }
 
 func (c *commands) tell(ctx context.Context, outcome envelope.Result) error {

@@ -19,8 +19,8 @@ import (
 	presencev1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/presence/store"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // results is the topic of outcomes.
@@ -111,7 +111,7 @@ func TestCommand_WaitsWhileRedisIsAwayAndFailsByItsOwnFaultAlone(t *testing.T) {
 	t.Cleanup(func() { _ = client.Close() })
 	told := &results{}
 	c := &commands{store: store.New(client, "t.", time.Minute), catalog: declared(t), publisher: told}
-	if err := c.handle(endSession(t, "bob", "s1", time.Time{})); !errors.Is(err, bus.ErrUnavailable) {
+	if err := c.handle(endSession(t, "bob", "s1", time.Time{})); !errors.Is(err, retry.ErrUnavailable) {
 		t.Errorf("while Redis is away: %v", err)
 	}
 	of := func(kind string, body []byte) *message.Message {
@@ -123,7 +123,7 @@ func TestCommand_WaitsWhileRedisIsAwayAndFailsByItsOwnFaultAlone(t *testing.T) {
 		"one of another service": of("feed.create_post", nil),
 		"bytes of no message":    of("presence.end_session", []byte("\xff")),
 	} {
-		if err := c.handle(m); err == nil || errors.Is(err, bus.ErrUnavailable) {
+		if err := c.handle(m); err == nil || errors.Is(err, retry.ErrUnavailable) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

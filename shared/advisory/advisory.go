@@ -10,7 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // Key returns the key of the lock with a name, which is unique in a database up to the chance of a 64-bit hash.
@@ -28,7 +28,7 @@ func Await(ctx context.Context, conn *pgx.Conn, key int64, every time.Duration) 
 		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", key).Scan(&got); err != nil || got {
 			return err
 		}
-		if !sleep.For(ctx, every*3/4+rand.N(every/2)) {
+		if !retry.Sleep(ctx, every*3/4+rand.N(every/2)) {
 			return context.Cause(ctx)
 		}
 	}

@@ -18,6 +18,8 @@ import (
 
 	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // pace is how often keys are fetched.
@@ -85,7 +87,7 @@ func redirect(r *http.Request, via []*http.Request) error {
 }
 
 func (k *keySet) run(ctx context.Context) {
-	retry, failing, had := k.pace.retry, false, false
+	delay, failing, had := retry.Backoff{First: k.pace.retry, Max: k.pace.slowest}, false, false
 	for {
 		err := k.fetch(ctx)
 		if ctx.Err() != nil {
@@ -102,10 +104,9 @@ func (k *keySet) run(ctx context.Context) {
 		k.mu.Unlock()
 		next := time.Now().Add(k.pace.usual)
 		if err != nil {
-			next = time.Now().Add(retry)
-			retry = min(2*retry, k.pace.slowest)
+			next = time.Now().Add(delay.Next())
 		} else {
-			retry = k.pace.retry
+			delay.Reset()
 		}
 		switch {
 		case err != nil && !failing:

@@ -1,10 +1,11 @@
 package backend
 
 import (
-	"math/rand/v2"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 const (
@@ -60,6 +61,5 @@ func (k Kafka) Options() []kgo.Opt {
 
 // retryPause is the delay before the nth retry in a row: 100 ms, then up to 250 ms, with a jitter of a quarter.
 func retryPause(n int) time.Duration {
-	d := min(firstRetry<<max(0, min(n-1, 8)), maxRetry)
-	return d*3/4 + rand.N(d/2)
+	return retry.Delay(n, firstRetry, maxRetry)
 }

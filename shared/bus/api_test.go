@@ -15,7 +15,9 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // Streams stay where they are: the results are those of sarama's hash partitioner, which existing topics were filled by.
@@ -36,8 +38,8 @@ func TestPartition_DoesNotChange(t *testing.T) {
 			if again < 0 {
 				again = -again
 			}
-			assert.Equal(t, again, bus.Partition(key, n), "%q of %d", key, n)
-			assert.Equal(t, want[i], bus.Partition(key, n), "%q of %d", key, n)
+			assert.Equal(t, again, envelope.Partition(key, n), "%q of %d", key, n)
+			assert.Equal(t, want[i], envelope.Partition(key, n), "%q of %d", key, n)
 		}
 	}
 }
@@ -64,12 +66,12 @@ func TestPublisher_CountsPartitionsAsTheBrokerDoes(t *testing.T) {
 			publish(t, p, "topic", keyed("conversation:42", "0"))
 			last, err := bus.LastRecords(t.Context(), k, "topic")
 			require.NoError(t, err)
-			r := last[bus.Partition("conversation:42", 5)]
+			r := last[envelope.Partition("conversation:42", 5)]
 			return r != nil && string(r.Key) == "conversation:42"
 		})
 
 		_, err = p.Partitions(t.Context(), "nowhere")
-		require.ErrorIs(t, err, bus.ErrUnavailable)
+		require.ErrorIs(t, err, retry.ErrUnavailable)
 	})
 }
 

@@ -2,8 +2,9 @@ package bus
 
 import (
 	"log/slog"
-	"math/rand/v2"
 	"time"
+
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 const (
@@ -12,22 +13,8 @@ const (
 	pauseGrowth = 50
 )
 
-// backoff computes the delay before the next attempt: doubling, bounded, with random jitter.
-type backoff struct {
-	first time.Duration
-	tries int
-}
-
-func (b *backoff) next() time.Duration {
-	b.tries++
-	return pause(b.first, b.tries)
-}
-
 // pause returns the delay before the nth repeat; the first repeat is 1.
-func pause(first time.Duration, n int) time.Duration {
-	d := min(first<<min(n-1, 10), pauseGrowth*first)
-	return d*3/4 + rand.N(d/2+1)
-}
+func pause(first time.Duration, n int) time.Duration { return retry.Delay(n, first, pauseGrowth*first) }
 
 // sleep waits. It returns false if one of the channels is closed before d has passed.
 func sleep(d time.Duration, over, orOver <-chan struct{}) bool {

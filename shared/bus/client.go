@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // newClient returns a client with the mesh's settings. It connects when it is first used.
@@ -55,7 +56,7 @@ func (c *counts) of(ctx context.Context, topic string, age time.Duration) (int32
 		if ok && age > 0 {
 			return known.n, nil
 		}
-		return 0, fmt.Errorf("count the partitions of %s: %w", topic, Unavailable(kafkaName, err))
+		return 0, fmt.Errorf("count the partitions of %s: %w", topic, retry.Unavailable(kafkaName, err))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -13,6 +13,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // Headers of a dead letter in addition to those of the message, which are kept, as are its payload and its key.
@@ -78,7 +80,7 @@ func (o *RouterOptions) sendToDeadLetters(m *message.Message, cause error) error
 		if err == nil {
 			break
 		}
-		if errors.Is(err, ErrUnavailable) {
+		if errors.Is(err, retry.ErrUnavailable) {
 			if !patience.wait(err) {
 				return stopping(err)
 			}
@@ -112,8 +114,8 @@ func (o *RouterOptions) sendToDeadLetters(m *message.Message, cause error) error
 			letter.Payload = nil
 			continue
 		}
-		if !errors.Is(err, ErrUnavailable) {
-			err = Unavailable(kafkaName, err) // whatever the error is: the message must not be lost
+		if !errors.Is(err, retry.ErrUnavailable) {
+			err = retry.Unavailable(kafkaName, err) // whatever the error is: the message must not be lost
 		}
 		if !patience.wait(err) {
 			return stopping(err)

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // Range holds the offset of a partition's oldest record, and the one that its next record will get.
@@ -25,7 +26,7 @@ func Ranges(ctx context.Context, k backend.Kafka, topic string) ([]Range, error)
 	defer client.Close()
 	all, err := ranges(ctx, kadm.NewClient(client), k.Topic(topic))
 	if err != nil {
-		return nil, fmt.Errorf("offsets of %s: %w", topic, Unavailable(kafkaName, err))
+		return nil, fmt.Errorf("offsets of %s: %w", topic, retry.Unavailable(kafkaName, err))
 	}
 	return all, nil
 }
@@ -88,7 +89,7 @@ func readRanges(ctx context.Context, k backend.Kafka, topic string, narrow func(
 	defer client.Close()
 	all, err := ranges(ctx, kadm.NewClient(client), name)
 	if err != nil {
-		return wrap(Unavailable(kafkaName, err))
+		return wrap(retry.Unavailable(kafkaName, err))
 	}
 	all = narrow(all)
 	from := map[int32]kgo.Offset{}
@@ -114,7 +115,7 @@ func readRanges(ctx context.Context, k backend.Kafka, topic string, narrow func(
 			return wrap(context.Cause(ctx))
 		}
 		if errors.Is(fetches.Err0(), context.DeadlineExceeded) {
-			return wrap(Unavailable(kafkaName, errors.New("the broker does not return the records that it has")))
+			return wrap(retry.Unavailable(kafkaName, errors.New("the broker does not return the records that it has")))
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
 			if r.Offset < all[r.Partition].End {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
 // Watermill's own publisher and subscriber for Kafka, which are on sarama, are used by these tests alone.
@@ -101,6 +102,6 @@ func TestInterop_PartitionsAreThoseOfSaramasHash(t *testing.T) {
 		key := "conversation:" + strconv.Itoa(n)
 		want, err := sarama.NewHashPartitioner("t").Partition(&sarama.ProducerMessage{Key: sarama.StringEncoder(key)}, 12)
 		require.NoError(t, err)
-		require.Equal(t, want, bus.Partition(key, 12))
+		require.Equal(t, want, envelope.Partition(key, 12))
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 func TestDeadLetters_AreReadUpToTheEnd(t *testing.T) {
@@ -32,7 +33,7 @@ func TestDeadLetters_AreReadUpToTheEnd(t *testing.T) {
 		sent[0].Metadata.Set("own", "kept")
 		publish(t, publisher(t, k), "topic", sent...)
 		route(t, k, bus.RouterOptions{DeadLetterTopic: "dead"},
-			func(*message.Message) error { return bus.Permanent(errors.New("no way")) })
+			func(*message.Message) error { return retry.Permanent(errors.New("no way")) })
 		var all []bus.DeadLetterRecord
 		eventually(t, "all are dead letters", func() bool { all = read(); return len(all) == 300 })
 		for i, l := range all {

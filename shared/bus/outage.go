@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // outages tracks the dependencies for which messages of a router wait. Each outage is reported once when the first
@@ -63,14 +65,14 @@ func (o *outages) end(at *outage) {
 // patience waits for dependencies on behalf of one message.
 type patience struct {
 	outages *outages
-	backoff backoff
+	backoff retry.Backoff
 	over    <-chan struct{} // closed when the message's partition is released
 	ended   <-chan struct{} // closed when the message's context ends
 	at      *outage
 }
 
 func (o *RouterOptions) patience(m *message.Message) *patience {
-	return &patience{outages: o.outages, backoff: backoff{first: o.Backoff}, over: overOf(m.Context()),
+	return &patience{outages: o.outages, backoff: retry.Backoff{First: o.Backoff, Max: pauseGrowth * o.Backoff}, over: overOf(m.Context()),
 		ended: m.Context().Done()}
 }
 
@@ -80,9 +82,9 @@ func (p *patience) wait(err error) bool {
 	if p.stopped() {
 		return false
 	}
-	pause := p.backoff.next()
+	pause := p.backoff.Next()
 	before := p.at
-	p.at = p.outages.join(dependencyOf(err), err)
+	p.at = p.outages.join(retry.Dependency(err), err)
 	p.outages.leave(before)
 	t := time.NewTimer(pause)
 	defer t.Stop()
@@ -106,7 +108,7 @@ func (p *patience) recovered() {
 	defer p.outages.mu.Unlock()
 	p.outages.end(p.at)
 	p.at = nil
-	p.backoff.tries = 0
+	p.backoff.Reset()
 }
 
 // leave ends the wait without a result.

@@ -5,24 +5,9 @@ import (
 	"math/rand/v2"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
 )
-
-// Partition returns the partition, among n, into which a Publisher puts messages with a key. It is FNV-1a as sarama's
-// hash partitioner applies it. It must not change, so that streams keep their partition.
-func Partition(key string, n int32) int32 { return partition(key, n) }
-
-func partition[K string | []byte](key K, n int32) int32 {
-	const offset, prime = 2166136261, 16777619
-	h := uint32(offset)
-	for i := range len(key) {
-		h = (h ^ uint32(key[i])) * prime
-	}
-	p := int32(h) % n
-	if p < 0 {
-		return -p
-	}
-	return p
-}
 
 // byKey marks a record whose partition is chosen by its key.
 const byKey = -1
@@ -44,7 +29,7 @@ func partitioner() kgo.Partitioner {
 			case len(r.Key) == 0:
 				return rand.IntN(n)
 			}
-			return int(partition(r.Key, int32(n)))
+			return int(envelope.Partition(r.Key, int32(n)))
 		}
 	})
 }

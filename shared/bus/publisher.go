@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // Publisher is Watermill's Publisher on Kafka. It is safe for concurrent use. The order of messages with the same key
@@ -47,7 +48,7 @@ func NewPublisher(k backend.Kafka, log *slog.Logger) (*Publisher, error) {
 	defer cancel()
 	if err := client.Ping(ctx); err != nil {
 		client.Close()
-		return nil, fmt.Errorf("publisher: %w", Unavailable(kafkaName, err))
+		return nil, fmt.Errorf("publisher: %w", retry.Unavailable(kafkaName, err))
 	}
 	log.Debug("publisher is connected", "brokers", k.Where())
 	return &Publisher{kafka: k, client: client, counts: counts{kafka: k, client: client}}, nil
@@ -66,7 +67,7 @@ func (p *Publisher) Partitions(ctx context.Context, topic string) (int32, error)
 // A message whose context has a span is sent within a span of its own, "send <topic>", and carries that span's
 // traceparent; otherwise it keeps the traceparent of its metadata. The same holds for the correlation id.
 //
-// If messages failed, the error is a *PublishError. It wraps ErrUnavailable if the broker is unavailable; a message
+// If messages failed, the error is a *PublishError. It wraps retry.ErrUnavailable if the broker is unavailable; a message
 // that is published again may then be on the topic twice. The contexts of messages do not end a call; retries do, after
 // about two seconds without a broker.
 func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
@@ -118,7 +119,7 @@ func (p *Publisher) send(topic string, messages []*message.Message, records []*k
 func (p *Publisher) sendToNewPartitions(topic string, records []*kgo.Record, failures map[*kgo.Record]error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	for pause := 10 * time.Millisecond; ; pause *= 2 {
+	for delay := (retry.Backoff{First: 10 * time.Millisecond}); ; {
 		var again []*kgo.Record
 		for _, r := range records {
 			if failures[r] != nil && r.Context == beyondLast {
@@ -139,7 +140,7 @@ func (p *Publisher) sendToNewPartitions(topic string, records []*kgo.Record, fai
 			r.Context = nil
 		}
 		p.client.ForceMetadataRefresh()
-		if err != nil || len(known) == 0 || !sleep(pause, ctx.Done(), nil) {
+		if err != nil || len(known) == 0 || !delay.Wait(ctx) {
 			return
 		}
 		for _, r := range known {
@@ -196,7 +197,7 @@ func (e *PublishError) Error() string {
 		e.Failed[0].Err)
 }
 
-// Unwrap returns the error of each message. If one of them wraps ErrUnavailable, the call is worth repeating.
+// Unwrap returns the error of each message. If one of them wraps retry.ErrUnavailable, the call is worth repeating.
 func (e *PublishError) Unwrap() []error {
 	all := make([]error, len(e.Failed))
 	for i, f := range e.Failed {
@@ -205,7 +206,7 @@ func (e *PublishError) Unwrap() []error {
 	return all
 }
 
-// classify wraps an error in ErrUnavailable, unless the message is at fault.
+// classify wraps an error in retry.ErrUnavailable, unless the message is at fault.
 func classify(err error) error {
 	for _, own := range []error{errNoPartition, kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord,
 		kerr.CorruptMessage, kerr.InvalidTopicException, kerr.InvalidTimestamp, kerr.TopicAuthorizationFailed,
@@ -214,5 +215,5 @@ func classify(err error) error {
 			return err
 		}
 	}
-	return Unavailable(kafkaName, err)
+	return retry.Unavailable(kafkaName, err)
 }

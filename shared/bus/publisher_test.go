@@ -17,7 +17,9 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 func TestPublisher_PutsAKeyWherePartitionSays(t *testing.T) {
@@ -35,7 +37,7 @@ func TestPublisher_PutsAKeyWherePartitionSays(t *testing.T) {
 		for range batch {
 			m := receive(t, messages)
 			partition, _ := bus.PartitionOf(m.Context())
-			require.Equal(t, bus.Partition(m.Metadata.Get(bus.MetadataKey), partitions), partition)
+			require.Equal(t, envelope.Partition(m.Metadata.Get(bus.MetadataKey), partitions), partition)
 			used[partition] = true
 			m.Ack()
 		}
@@ -66,7 +68,7 @@ func TestPublisher_PutsAMessageWhereItsMetadataSay(t *testing.T) {
 		m.Metadata.Set(bus.MetadataPartition, wrong)
 		err := p.Publish("topic", m)
 		require.Error(t, err, wrong)
-		require.NotErrorIs(t, err, bus.ErrUnavailable, wrong)
+		require.NotErrorIs(t, err, retry.ErrUnavailable, wrong)
 	}
 }
 
@@ -97,7 +99,7 @@ func TestPublisher_TellsWhichMessagesFailed(t *testing.T) {
 	require.Len(t, failed.Failed, 1)
 	require.Same(t, large, failed.Failed[0].Message)
 	require.Equal(t, 3, failed.Messages)
-	require.NotErrorIs(t, err, bus.ErrUnavailable)
+	require.NotErrorIs(t, err, retry.ErrUnavailable)
 	messages := subscribe(t, reader(t, k, bus.ReaderOptions{From: fromOldest}), "topic")
 	for n := range 2 {
 		m := receive(t, messages)
@@ -115,7 +117,7 @@ func TestPublisher_RefusesOnceItIsClosed(t *testing.T) {
 	require.NoError(t, p.Close())
 	err := p.Publish("topic", keyed("a", "0"))
 	require.Error(t, err)
-	require.NotErrorIs(t, err, bus.ErrUnavailable)
+	require.NotErrorIs(t, err, retry.ErrUnavailable)
 }
 
 // The first of several batches of one partition fails for good while the broker takes the others: the order is kept
@@ -163,7 +165,7 @@ func TestPublisher_KeepsTheOrderOfWhatIsPublishedAgain(t *testing.T) {
 		left = nil
 		var failed *bus.PublishError
 		if errors.As(err, &failed) {
-			require.ErrorIs(t, err, bus.ErrUnavailable)
+			require.ErrorIs(t, err, retry.ErrUnavailable)
 			for _, f := range failed.Failed {
 				left = append(left, f.Message)
 			}
@@ -203,7 +205,7 @@ func TestPublisher_WorksByTheBrokersCountWhateverIsDeclared(t *testing.T) {
 		for range 40 {
 			m := receive(t, messages)
 			at, _ := bus.PartitionOf(m.Context())
-			require.Equal(t, bus.Partition(m.Metadata.Get(bus.MetadataKey), 3), at)
+			require.Equal(t, envelope.Partition(m.Metadata.Get(bus.MetadataKey), 3), at)
 			m.Ack()
 		}
 	})

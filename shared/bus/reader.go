@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // ReaderOptions of a Reader. Zero values are the defaults.
@@ -121,7 +122,7 @@ func (r *Reader) read(ctx context.Context, topics []string, handle func(context.
 	followed := map[topicPartition]*follower{}
 	defer func() { r.release(f, followed) }()
 
-	admin, throttled, again := kadm.NewClient(f.client), newThrottledLogger(r.options.Log), backoff{first: firstPause}
+	admin, throttled, again := kadm.NewClient(f.client), newThrottledLogger(r.options.Log), retry.Backoff{}
 	begun := map[string]bool{} // topics of which partitions were found before
 	for ctx.Err() == nil {
 		missing := false
@@ -137,11 +138,11 @@ func (r *Reader) read(ctx context.Context, topics []string, handle func(context.
 			}
 		}
 		if missing {
-			sleep(again.next(), ctx.Done(), nil)
+			again.Wait(ctx)
 			continue
 		}
-		again.tries = 0
-		sleep(partitionPoll, ctx.Done(), nil)
+		again.Reset()
+		retry.Sleep(ctx, partitionPoll)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // restartable is an embedded broker with its data on disk, under an address that lasts.
@@ -54,7 +55,7 @@ func publishAll(t testing.TB, p message.Publisher, messages []*message.Message) 
 			if err == nil {
 				break
 			}
-			if !errors.Is(err, bus.ErrUnavailable) {
+			if !errors.Is(err, retry.ErrUnavailable) {
 				t.Errorf("publish: %v", err)
 				return
 			}
@@ -158,7 +159,7 @@ func TestPublisher_SaysThatTheBrokerIsAway(t *testing.T) {
 	begun := time.Now()
 	err := p.Publish("topic", keyed("a", "1"), keyed("a", "2"))
 	t.Logf("it says so after %v", time.Since(begun))
-	require.ErrorIs(t, err, bus.ErrUnavailable)
+	require.ErrorIs(t, err, retry.ErrUnavailable)
 	var failed *bus.PublishError
 	require.ErrorAs(t, err, &failed)
 	require.Len(t, failed.Failed, 2)
@@ -166,5 +167,5 @@ func TestPublisher_SaysThatTheBrokerIsAway(t *testing.T) {
 	eventually(t, "it publishes again", func() bool { return p.Publish("topic", keyed("a", "3")) == nil })
 
 	_, err = bus.NewPublisher(backend.Kafka{Brokers: []string{"127.0.0.1:1"}, ClientID: "t"}, nil)
-	require.ErrorIs(t, err, bus.ErrUnavailable)
+	require.ErrorIs(t, err, retry.ErrUnavailable)
 }

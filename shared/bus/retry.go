@@ -4,11 +4,13 @@ import (
 	"errors"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // Retry calls a failing handler again, with the number of retries and the delays of the options. While a dependency is
-// unavailable (ErrUnavailable) it retries for as long as the subscriber keeps the message, and reports the outage. A
-// Permanent error ends the retries at once.
+// unavailable (retry.ErrUnavailable) it retries for as long as the subscriber keeps the message, and reports the outage. A
+// retry.Permanent error ends the retries at once.
 //
 // An error that Retry returns is either the message's fault or reports that there was no more time.
 func Retry(o RouterOptions) message.HandlerMiddleware {
@@ -23,7 +25,7 @@ func Retry(o RouterOptions) message.HandlerMiddleware {
 				case err == nil:
 					patience.recovered()
 					return produced, nil
-				case errors.Is(err, ErrUnavailable):
+				case errors.Is(err, retry.ErrUnavailable):
 					if !patience.wait(err) {
 						return nil, stopping(err)
 					}
@@ -32,7 +34,7 @@ func Retry(o RouterOptions) message.HandlerMiddleware {
 					return nil, stopping(err) // the handler's context ended
 				}
 				patience.recovered()
-				if failures++; failures > o.Retries || isPermanent(err) {
+				if failures++; failures > o.Retries || retry.IsPermanent(err) {
 					return nil, err
 				}
 				if !sleep(pause(o.Backoff, failures), patience.over, m.Context().Done()) {

@@ -20,7 +20,7 @@ type RouterOptions struct {
 	// DeadLetterTopic receives the messages whose handling fails. Empty: they are logged and dropped.
 	DeadLetterTopic string
 	// OnDeadLetter is called before a message goes to the dead letters, and again after each failure, so it must accept
-	// repeats. While its error wraps ErrUnavailable, the router waits.
+	// repeats. While its error wraps retry.ErrUnavailable, the router waits.
 	OnDeadLetter func(ctx context.Context, m *message.Message, cause error) error
 	Retries      int           // of a failing handler; 0: 3, negative: none
 	Backoff      time.Duration // delay before the first retry; 100 ms. It doubles up to 50 times that.

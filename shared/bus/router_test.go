@@ -23,7 +23,9 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // route runs a router with one handler for "topic", until the test ends or stop is called.
@@ -81,7 +83,7 @@ func TestRouter_BytesThatCannotBeDecodedReachTheDeadLetters(t *testing.T) {
 					return fmt.Errorf("unexpected %q %w", m.Payload, cause)
 				}
 				return nil
-			}}, func(m *message.Message) error { return bus.Permanent(errors.New("these bytes mean nothing")) })
+			}}, func(m *message.Message) error { return retry.Permanent(errors.New("these bytes mean nothing")) })
 		letter := receive(t, letters(t, k))
 		require.EqualValues(t, 1, hooked.Load())
 		require.Equal(t, "\x00\xfe\xff", string(letter.Payload))
@@ -152,7 +154,7 @@ func TestRouter_WaitsForADependencyAndDeadLettersNothing(t *testing.T) {
 		defer mu.Unlock()
 		tries++
 		if away.Load() {
-			return fmt.Errorf("append: %w", bus.Unavailable("postgres", errors.New("connection refused")))
+			return fmt.Errorf("append: %w", retry.Unavailable("postgres", errors.New("connection refused")))
 		}
 		order = append(order, m.UUID)
 		return nil
@@ -196,7 +198,7 @@ func TestRouter_StopsWhileItsMessagesWait(t *testing.T) {
 		Waiting: func(dependency string, err error) { waiting.Store(dependency, err != nil) }},
 		func(*message.Message) error {
 			tries.Add(1)
-			return bus.Unavailable("postgres", errors.New("connection refused"))
+			return retry.Unavailable("postgres", errors.New("connection refused"))
 		})
 	eventually(t, "it waits", func() bool { return tries.Load() == 1 })
 	begun := time.Now()
@@ -226,7 +228,7 @@ func TestDeadLetter_WaitsForWhatItNeeds(t *testing.T) {
 	route(t, k, bus.RouterOptions{DeadLetterTopic: "dead", Publisher: flaky, Retries: -1,
 		OnDeadLetter: func(context.Context, *message.Message, error) error {
 			if hooked.Add(1) < 6 {
-				return bus.Unavailable("postgres", errors.New("gone"))
+				return retry.Unavailable("postgres", errors.New("gone"))
 			}
 			return nil
 		}}, func(*message.Message) error { return errors.New("wrong") })
@@ -244,7 +246,7 @@ type flakyPublisher struct {
 
 func (p flakyPublisher) Publish(topic string, messages ...*message.Message) error {
 	if p.calls.Add(1) <= p.fails {
-		return bus.Unavailable("kafka", errors.New("gone"))
+		return retry.Unavailable("kafka", errors.New("gone"))
 	}
 	return p.Publisher.Publish(topic, messages...)
 }
@@ -259,7 +261,7 @@ func TestDeadLetter_KeepsTheLetterWhenItsHookFails(t *testing.T) {
 		OnDeadLetter: func(context.Context, *message.Message, error) error {
 			calls.Add(1)
 			panic("the hook is broken")
-		}}, func(m *message.Message) error { return bus.Permanent(errors.New("wrong")) })
+		}}, func(m *message.Message) error { return retry.Permanent(errors.New("wrong")) })
 	dead := letters(t, k)
 	for n := range 2 {
 		m := receive(t, dead)
@@ -278,7 +280,7 @@ func TestDeadLetter_LeavesOutAPayloadThatHasNoRoom(t *testing.T) {
 	large.Payload = make([]byte, 1<<20-140)
 	publish(t, publisher(t, k), "topic", large)
 	route(t, k, bus.RouterOptions{DeadLetterTopic: "dead"}, func(*message.Message) error {
-		return bus.Permanent(errors.New("wrong"))
+		return retry.Permanent(errors.New("wrong"))
 	})
 	letter := receive(t, letters(t, k))
 	require.Empty(t, letter.Payload)
@@ -328,7 +330,7 @@ func TestRouter_ContinuesTraceAndCorrelation(t *testing.T) {
 		if err := p.Publish("next", m2); err != nil {
 			return err
 		}
-		return bus.Permanent(errors.New("wrong"))
+		return retry.Permanent(errors.New("wrong"))
 	})
 	got := receive(t, subscribe(t, reader(t, k, bus.ReaderOptions{From: fromOldest}), "next"))
 	require.Equal(t, "c-1", got.Metadata.Get("ce_correlationid"))
@@ -350,7 +352,7 @@ func TestRouter_ContinuesTraceAndCorrelation(t *testing.T) {
 	}
 	require.Equal(t, trace.SpanKindProducer, spans["send topic"].SpanKind)
 	require.Equal(t, trace.SpanKindConsumer, spans["process topic"].SpanKind)
-	partition := strconv.Itoa(int(bus.Partition("a", 3)))
+	partition := strconv.Itoa(int(envelope.Partition("a", 3)))
 	require.Subset(t, spans["process topic"].Attributes, []attribute.KeyValue{
 		attribute.String("messaging.system", "kafka"),
 		attribute.String("messaging.destination.name", "topic"),

@@ -15,9 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // An instance that stands still while it holds the lock is ended by the server, and the others go on.
@@ -95,7 +94,7 @@ func TestCommit_ADatabaseThatIsAwayIsNoFaultOfTheWrite(t *testing.T) {
 					var repeated *RepeatedError
 					if errors.As(err, &repeated) && tries > 0 {
 						c.Results = slices.Collect(maps.Values(repeated.Outcomes))
-					} else if errors.Is(err, bus.ErrUnavailable) {
+					} else if errors.Is(err, retry.ErrUnavailable) {
 						away.Add(1)
 						continue
 					} else if err != nil {
@@ -115,7 +114,7 @@ func TestCommit_ADatabaseThatIsAwayIsNoFaultOfTheWrite(t *testing.T) {
 		for done.Load() < 800 && ctx.Err() == nil {
 			_, _ = killer.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()`)
-			sleep.For(ctx, 20*time.Millisecond)
+			retry.Sleep(ctx, 20*time.Millisecond)
 		}
 	})
 	all.Wait()
@@ -191,7 +190,7 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 		commit(t, l, said("before", fmt.Sprint("before", i)))
 		commit(t, l, Write{Expected: AnyVersion, Advance: advance(int32(i))})
 		armed.Store(true)
-		if _, err := l.Commit(t.Context(), w); !errors.Is(err, bus.ErrUnavailable) {
+		if _, err := l.Commit(t.Context(), w); !errors.Is(err, retry.ErrUnavailable) {
 			t.Fatalf("got %v", err)
 		}
 	}
@@ -224,7 +223,7 @@ func TestRun_WhatWaitsAtTheEndIsAnswered(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Commit(t.Context(), said("1", "c2")); !errors.Is(err, bus.ErrUnavailable) {
+	if _, err := l.Commit(t.Context(), said("1", "c2")); !errors.Is(err, retry.ErrUnavailable) {
 		t.Fatalf("got %v", err)
 	}
 }

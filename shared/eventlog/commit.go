@@ -18,7 +18,7 @@ import (
 //   - *RefusedError: the log refuses some of the commands; decide the rest again.
 //   - *TimerError: the timers of some of the commands are gone or not due; leave these commands out.
 //   - *WriteError: the write itself is at fault and fails whenever it is tried.
-//   - an error that wraps bus.ErrUnavailable, or that of ctx: the database is unavailable, or ctx ended first. The
+//   - an error that wraps retry.ErrUnavailable, or that of ctx: the database is unavailable, or ctx ended first. The
 //     write may or may not have been committed. Commit it again: if it was committed, its ids are recognised and the
 //     error is a RepeatedError, a StaleCheckpointError or a ParkedChangedError.
 //

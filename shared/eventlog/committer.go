@@ -12,8 +12,8 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // commitAll runs one transaction after another, each for all writes that arrived during the one before.
@@ -71,7 +71,7 @@ func (p *bisection) commit(ctx context.Context, writes []*pendingWrite) {
 			l.quarantine(writes[0])
 		}
 		for _, pw := range writes {
-			pw.finish(Committed{}, bus.Unavailable("postgres", fmt.Errorf("append to the log of %s: %w", l.o.Owner, err)))
+			pw.finish(Committed{}, retry.Unavailable("postgres", fmt.Errorf("append to the log of %s: %w", l.o.Owner, err)))
 		}
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // sessions counts the sessions that the pool had opened when the positions of projections were read.
@@ -29,7 +29,7 @@ func (l *Log) ReadConsistently(ctx context.Context, read func() error) error {
 		if !opening && l.o.Pool.Stat().NewConnsCount() == opened {
 			return nil
 		}
-		if !sleep.For(ctx, 5*time.Millisecond) {
+		if !retry.Sleep(ctx, 5*time.Millisecond) {
 			return ctx.Err()
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // ConflictError reports that a stream is not at the expected version.
@@ -98,11 +98,11 @@ func tooSlow(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "25P04" // transaction_timeout
 }
 
-// Unavailable wraps err in bus.ErrUnavailable unless the data itself is at fault. Code that queries projections
+// Unavailable wraps err in retry.ErrUnavailable unless the data itself is at fault. Code that queries projections
 // directly uses it too.
 func Unavailable(err error) error {
 	if err == nil || isDataError(err) {
 		return err
 	}
-	return bus.Unavailable("postgres", err)
+	return retry.Unavailable("postgres", err)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // A message waits for a database that is away. It must not wait for one that is there and has a row that cannot be read.
@@ -25,7 +25,7 @@ func TestAway_IsADatabaseThatCannotBeReached(t *testing.T) {
 		"a column that cannot be read":   {pgx.ScanArgError{ColumnIndex: 1, Err: errors.New("cannot scan NULL")}, false},
 		"such a column in another error": {fmt.Errorf("load: %w", pgx.ScanArgError{Err: errors.New("no time")}), false},
 	} {
-		if got := errors.Is(Unavailable(c.err), bus.ErrUnavailable); got != c.away {
+		if got := errors.Is(Unavailable(c.err), retry.ErrUnavailable); got != c.away {
 			t.Errorf("%s: away is %t, want %t", name, got, c.away)
 		}
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // topicCounts answers for a broker how many partitions its topics have.
@@ -49,7 +49,7 @@ type epochReader struct {
 
 func (x *epochReader) give(topic string, partition int32, above, until int64, count int32) {
 	for position, stream := range x.log[topic] {
-		if position > above && position <= until && bus.Partition(stream, count) == partition {
+		if position > above && position <= until && envelope.Partition(stream, count) == partition {
 			x.times[position]++
 		}
 	}
@@ -70,7 +70,7 @@ func (x *epochReader) take(p topicPartition, e envelope.Event) {
 		}
 		if !e.IsPosition() {
 			x.times[e.Position]++
-			assert.Equal(x.t, p.partition, bus.Partition(e.Stream, e.Partitions), "event %d", e.Position)
+			assert.Equal(x.t, p.partition, envelope.Partition(e.Stream, e.Partitions), "event %d", e.Position)
 		}
 		x.number[p] = max(x.number[p], e.Position)
 	}
@@ -237,7 +237,7 @@ func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 			gone := func() bool { return c.of["chat-events"].Load() == broken }
 			b.fault = func(topic string, _ int) (func(int) bool, error) {
 				if topic == "chat-events" && gone() {
-					return func(int) bool { return false }, bus.Unavailable("kafka", errors.New("unknown topic"))
+					return func(int) bool { return false }, retry.Unavailable("kafka", errors.New("unknown topic"))
 				}
 				return func(int) bool { return true }, nil
 			}
@@ -283,7 +283,7 @@ func TestRelay_PassesAnEventThatTheBrokerRefuses(t *testing.T) {
 	eventually(t, 10*time.Second, "all others are published", func() bool { return b.events() == 7 })
 	stream := "conversation:0"
 	eventually(t, 10*time.Second, "a record names it as the one before", func() bool {
-		return slices.ContainsFunc(b.of(topicPartition{"chat-events", bus.Partition(stream, 3)}), func(e envelope.Event) bool {
+		return slices.ContainsFunc(b.of(topicPartition{"chat-events", envelope.Partition(stream, 3)}), func(e envelope.Event) bool {
 			return e.IsPosition() && e.Before == 4
 		})
 	})

@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // A write that fails by its data, a hundred times a second: it is isolated, and the others do not notice.
@@ -33,7 +33,7 @@ func TestCommit_WhatFailsByItselfIsIsolated(t *testing.T) {
 				w := said("bad", fmt.Sprint("bad", n%50)) // retried by their ids
 				w.Commands[0].Correlation = "\x00"
 				var own *WriteError
-				if _, err := l.Commit(t.Context(), w); !errors.As(err, &own) || errors.Is(err, bus.ErrUnavailable) {
+				if _, err := l.Commit(t.Context(), w); !errors.As(err, &own) || errors.Is(err, retry.ErrUnavailable) {
 					t.Error(err)
 				}
 			})

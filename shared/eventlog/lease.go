@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/shared/advisory"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // lease is the exclusive right of one instance to relay a log, or to apply it to a projection. It is a session lock of
@@ -59,7 +59,7 @@ func (l *Log) takeLease(ctx context.Context, purpose string, renewal, every time
 
 // keep renews the lease by pinging the server.
 func (x *lease) keep(ctx context.Context, renewal time.Duration) {
-	for sleep.For(ctx, renewal) {
+	for retry.Sleep(ctx, renewal) {
 		_ = x.use(ctx, func(ctx context.Context, conn *pgx.Conn) error { return conn.Ping(ctx) })
 	}
 }

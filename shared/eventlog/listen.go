@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // pollInterval is how long this instance waits for a notification before it looks by itself.
@@ -20,9 +22,9 @@ func (l *Log) channel() string { return "eventlog_" + l.o.Owner }
 
 // listen receives notifications of what other instances commit.
 func (l *Log) listen(ctx context.Context) {
-	var retry backoff
+	var delay retry.Backoff
 	for ctx.Err() == nil {
-		err := l.listenOnce(ctx, &retry)
+		err := l.listenOnce(ctx, &delay)
 		if ctx.Err() != nil {
 			return
 		}
@@ -30,11 +32,11 @@ func (l *Log) listen(ctx context.Context) {
 		l.applied.forget()
 		l.waiting.set("listener", "postgres", err)
 		l.o.Log.WarnContext(ctx, "listening to the log failed, retrying", "error", err)
-		retry.wait(ctx)
+		delay.Wait(ctx)
 	}
 }
 
-func (l *Log) listenOnce(ctx context.Context, retry *backoff) error {
+func (l *Log) listenOnce(ctx context.Context, delay *retry.Backoff) error {
 	conn, err := pgx.ConnectConfig(ctx, l.o.Pool.Config().ConnConfig)
 	if err != nil {
 		return fmt.Errorf("connect to listen: %w", err)
@@ -58,7 +60,7 @@ func (l *Log) listenOnce(ctx context.Context, retry *backoff) error {
 		}
 	}
 	l.waiting.set("listener", "postgres", nil)
-	retry.reset()
+	delay.Reset()
 	for {
 		if err := l.handleNotification(ctx, conn); err != nil {
 			return err

@@ -113,7 +113,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 }
 
 // Run commits writes, listens for the commits of other instances, and prunes old outcomes, until ctx ends. Then it
-// completes the transaction in flight; writes that still wait fail with an error that wraps bus.ErrUnavailable. Commit
+// completes the transaction in flight; writes that still wait fail with an error that wraps retry.ErrUnavailable. Commit
 // works only while Run does.
 func (l *Log) Run(ctx context.Context) error {
 	var running sync.WaitGroup

@@ -13,8 +13,8 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
@@ -183,7 +183,7 @@ func (l *Log) begin(ctx context.Context, e *entry) {
 func (p *prepared) end(err error) {
 	for _, e := range p.entries {
 		var rejected *WriteError
-		if errors.Is(err, bus.ErrUnavailable) || errors.As(err, &rejected) {
+		if errors.Is(err, retry.ErrUnavailable) || errors.As(err, &rejected) {
 			e.span.RecordError(err)
 			e.span.SetStatus(codes.Error, "not appended")
 		} else if err != nil {

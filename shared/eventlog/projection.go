@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // Projection is a set of rows that is derived from the log alone.
@@ -65,13 +66,13 @@ type follower struct {
 	lease    *lease
 	position int64     // position up to which the projection is applied
 	checked  time.Time // when the position was read or saved
-	backoff  backoff
+	backoff  retry.Backoff
 }
 
 func (f *follower) failed(ctx context.Context, err error) {
 	f.log.waiting.set(f.name, "postgres", err) // a projection that makes no progress is unhealthy, whatever the reason
 	f.log.o.Log.WarnContext(ctx, "projection stopped, retrying", "projection", f.p.Name(), "error", err)
-	f.backoff.wait(ctx)
+	f.backoff.Wait(ctx)
 }
 
 func (f *follower) recovered() { f.log.waiting.set(f.name, "postgres", nil) }
@@ -97,12 +98,12 @@ func (f *follower) lead(ctx context.Context) error {
 		case err != nil:
 			f.failed(ctx, err)
 		default:
-			f.backoff.reset()
+			f.backoff.Reset()
 			f.recovered()
 			if applied < maxBatch {
-				await(ctx, moved, pollInterval)
+				retry.Await(ctx, moved, pollInterval)
 				// Events that are committed in the next moment go into the same transaction.
-				await(ctx, f.progress.demand(), gatherDelay)
+				retry.Await(ctx, f.progress.demand(), gatherDelay)
 			}
 		}
 	}
@@ -245,17 +246,6 @@ func (f *follower) added(ctx context.Context, conn *pgx.Conn) error {
 	return conn.SendBatch(ctx, b).Close()
 }
 
-// await returns when moved is closed, when patience has passed, or when ctx ends.
-func await(ctx context.Context, moved <-chan struct{}, patience time.Duration) {
-	t := time.NewTimer(patience)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-moved:
-	case <-t.C:
-	}
-}
-
 // enter prepares a transaction for the statements that empty a projection. The server ends the transaction if this
 // process freezes in it.
 func (l *Log) enter(ctx context.Context, tx pgx.Tx) error {
@@ -296,7 +286,7 @@ func (l *Log) WaitFor(ctx context.Context, projection string, position int64) er
 		if have >= position {
 			return nil
 		}
-		await(ctx, moved, wait)
+		retry.Await(ctx, moved, wait)
 		if have, _ = here.now(); have >= position {
 			return nil
 		}

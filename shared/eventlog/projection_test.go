@@ -12,8 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // counts is a projection that shows what was applied twice or not at all.
@@ -92,7 +92,7 @@ func TestFollow_AppliesEachEventOnceWhateverFails(t *testing.T) {
 	}}
 	f := following(t, l, p)
 	for range 2 {
-		if _, err := f.applyNext(t.Context()); err == nil || errors.Is(err, bus.ErrUnavailable) {
+		if _, err := f.applyNext(t.Context()); err == nil || errors.Is(err, retry.ErrUnavailable) {
 			t.Errorf("got %v", err)
 		}
 	}

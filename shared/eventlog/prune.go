@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // outcomesKept is how long outcomes are stored. It is longer than the retention of command topics, and than any client
@@ -39,7 +39,7 @@ func (l *Log) pruneDaily(ctx context.Context) {
 		case removed > 0:
 			l.o.Log.InfoContext(ctx, "old outcomes removed", "count", removed)
 		}
-		if !sleep.For(ctx, 24*time.Hour) {
+		if !retry.Sleep(ctx, 24*time.Hour) {
 			return
 		}
 	}

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // The bounds of one transaction.
@@ -29,7 +29,7 @@ func newQueue() *queue {
 	return &queue{filled: make(chan struct{}, 1), quarantined: quarantine{keys: map[any]bool{}}}
 }
 
-var errStopped = bus.Unavailable("event log", errors.New("the log is stopping"))
+var errStopped = retry.Unavailable("event log", errors.New("the log is stopping"))
 
 func (q *queue) put(pw *pendingWrite) error {
 	q.mu.Lock()

@@ -7,7 +7,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -91,7 +90,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 		page.Complete = all[limit-1].Position
 	}
 	for _, e := range all {
-		if q.Partitions > 0 && bus.Partition(e.Stream, q.Partitions) != q.Partition {
+		if q.Partitions > 0 && envelope.Partition(e.Stream, q.Partitions) != q.Partition {
 			continue
 		}
 		e.Incarnation = newest.Incarnation

@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // Rebuild configures a rebuild of projections.
@@ -162,7 +162,7 @@ func (s *shadow) build(ctx context.Context) (Rebuilt, error) {
 
 // swapped retries the swap until it succeeds, and compares.
 func (s *shadow) swapped(ctx context.Context, swap func(context.Context) (Rebuilt, pgx.Tx, error)) (Rebuilt, error) {
-	var retry backoff
+	var delay retry.Backoff
 	for try := 1; ; try++ {
 		rebuilt, snapshot, err := swap(ctx)
 		if err == nil {
@@ -177,7 +177,7 @@ func (s *shadow) swapped(ctx context.Context, swap func(context.Context) (Rebuil
 		if snapshot != nil {
 			_ = snapshot.Rollback(context.WithoutCancel(ctx))
 		}
-		if !isTransient(err) || try == swapTries || s.keeper.IsClosed() || !retry.wait(ctx) {
+		if !isTransient(err) || try == swapTries || s.keeper.IsClosed() || !delay.Wait(ctx) {
 			return Rebuilt{}, fmt.Errorf("swap: %w", err)
 		}
 		s.log.o.Log.InfoContext(ctx, "swapping the rebuilt tables failed, retrying", "error", err)
@@ -331,7 +331,7 @@ func (s *shadow) awaitLive(ctx context.Context, position int64, timeout time.Dur
 		if err != nil || at >= position || time.Now().After(end) {
 			return err
 		}
-		if !sleep.For(ctx, 2*time.Millisecond) {
+		if !retry.Sleep(ctx, 2*time.Millisecond) {
 			return ctx.Err()
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
@@ -31,7 +32,7 @@ type Publisher interface {
 type RelayOptions struct {
 	Publisher Publisher
 	// Partitions returns the number of partitions that a topic has on the broker. An error that wraps
-	// bus.ErrUnavailable means that the number is not known at the moment; any other error, or 0, that the topic does
+	// retry.ErrUnavailable means that the number is not known at the moment; any other error, or 0, that the topic does
 	// not exist. Nil: the numbers that the catalog declares.
 	Partitions func(ctx context.Context, topic string) (int32, error)
 	// LastRecords returns the newest record of each partition of a topic. The relay uses it to detect a database that
@@ -85,15 +86,15 @@ func NewRelay(l *Log, o RelayOptions) *Relay {
 
 // Run publishes until ctx ends. It survives the loss of Postgres and of Kafka.
 func (r *Relay) Run(ctx context.Context) error {
-	var retry backoff
+	var delay retry.Backoff
 	for ctx.Err() == nil {
-		err := r.lead(ctx, &retry)
+		err := r.lead(ctx, &delay)
 		if ctx.Err() != nil {
 			break
 		}
 		r.log.waiting.set("relay", "postgres", err)
 		r.log.o.Log.WarnContext(ctx, "relay stopped, retrying", "error", err)
-		retry.wait(ctx)
+		delay.Wait(ctx)
 	}
 	return nil
 }
@@ -113,7 +114,7 @@ type leading struct {
 }
 
 // lead relays while this instance holds the lease.
-func (r *Relay) lead(ctx context.Context, retry *backoff) (err error) {
+func (r *Relay) lead(ctx context.Context, delay *retry.Backoff) (err error) {
 	lease, ctx, err := r.log.takeLease(ctx, "relay", r.renewal, lockPollInterval, func() {
 		r.log.waiting.set("relay", "postgres", nil) // another instance may be the one that relays
 	})
@@ -130,7 +131,7 @@ func (r *Relay) lead(ctx context.Context, retry *backoff) (err error) {
 		return err
 	}
 	defer stopCounting()
-	retry.reset()
+	delay.Reset()
 	r.log.waiting.set("relay", "postgres", nil)
 	r.log.o.Log.InfoContext(ctx, "relay leads", "position", x.sequence.Position, "incarnation", x.incarnation.id)
 	defer func() {
@@ -176,7 +177,7 @@ func (x *leading) step(ctx context.Context) error {
 	if err := x.save(ctx, false); err != nil {
 		return err
 	}
-	await(ctx, moved, x.idle())
+	retry.Await(ctx, moved, x.idle())
 	return nil
 }
 
@@ -252,7 +253,7 @@ func (x *leading) prepare(ctx context.Context) (*shipment, error) {
 			continue
 		}
 		of := s.Topics[t.name]
-		to := topicPartition{e.topic, bus.Partition(e.Stream, of.Count)}
+		to := topicPartition{e.topic, envelope.Partition(e.Stream, of.Count)}
 		e.Before = s.append(to, e.Position, now)
 		if t.paused != nil {
 			continue // its readers will detect the hole

@@ -19,7 +19,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // broker is a publisher that keeps what it gets, or fails as a test wants.
@@ -56,7 +56,7 @@ func (b *broker) Publish(topic string, messages ...*message.Message) error {
 			n, _ := strconv.Atoi(p)
 			to.partition = int32(n)
 		} else {
-			to.partition = bus.Partition(m.Metadata[envelope.MetadataKey], 3)
+			to.partition = envelope.Partition(m.Metadata[envelope.MetadataKey], 3)
 		}
 		b.records[to] = append(b.records[to], e)
 		if _, before := b.arrived[e.Position]; !before && !e.IsPosition() {
@@ -126,7 +126,7 @@ func checkRead(t *testing.T, l *Log, b *broker) (holes int) {
 			t.Fatal(err)
 		}
 		for i, e := range page.Events {
-			p := topicPartition{page.topics[i], bus.Partition(e.Stream, 3)}
+			p := topicPartition{page.topics[i], envelope.Partition(e.Stream, 3)}
 			if logs[p] == nil {
 				logs[p] = map[int64]bool{}
 			}
@@ -218,7 +218,7 @@ func TestRelay_WhateverFailsAReaderSeesAllOnce(t *testing.T) {
 				}
 				commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
 				if i > 150 && i%3 == 0 {
-					sleep.For(t.Context(), rand.N(20*time.Millisecond))
+					retry.Sleep(t.Context(), rand.N(20*time.Millisecond))
 				}
 			}
 			eventually(t, 20*time.Second, "all is published", func() bool { return b.events() == 300 })
@@ -308,13 +308,13 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 	begun := time.Now()
 	for i := range 50 {
 		commit(t, l, said("1", fmt.Sprint(i)))
-		sleep.For(t.Context(), 10*time.Millisecond)
+		retry.Sleep(t.Context(), 10*time.Millisecond)
 	}
 	eventually(t, 2*time.Second, "every partition knows the newest position", func() bool {
 		return !slices.ContainsFunc(places, func(p topicPartition) bool { r := b.of(p); return r[len(r)-1].Position != 50 })
 	})
 	most := int(time.Since(begun)/often) + 2
-	carrying := topicPartition{"chat-events", bus.Partition("conversation:1", 3)}
+	carrying := topicPartition{"chat-events", envelope.Partition("conversation:1", 3)}
 	for _, p := range places {
 		records := b.of(p)
 		told := len(slices.DeleteFunc(slices.Clone(records), func(e envelope.Event) bool { return !e.IsPosition() }))
@@ -328,7 +328,7 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 		}
 	}
 	quiet := len(b.of(carrying))
-	sleep.For(t.Context(), 3*often)
+	retry.Sleep(t.Context(), 3*often)
 	if got := len(b.of(carrying)); got != quiet {
 		t.Errorf("the log does not move, but %d records came", got-quiet)
 	}
@@ -458,7 +458,7 @@ func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
 			t.Errorf("%s is not linked with %s", s.from.Name, s.to.Name)
 		}
 	}
-	p := topicPartition{"chat-events", bus.Partition("conversation:1", 3)}
+	p := topicPartition{"chat-events", envelope.Partition("conversation:1", 3)}
 	records := b.of(p)
 	i := slices.IndexFunc(records, func(e envelope.Event) bool { return !e.IsPosition() })
 	want := fmt.Sprintf("00-%s-%s-01", send.SpanContext.TraceID(), send.SpanContext.SpanID())

@@ -14,7 +14,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // topic is the state of one topic of the log in its relay.
@@ -65,14 +65,14 @@ func (t *topic) unusable(of epoch) error {
 
 // countTopics reads the partition counts of the topics at intervals, until ctx ends or the returned function is called.
 func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
-	var retry backoff
+	var delay retry.Backoff
 	for {
 		err := x.countOnce(ctx)
 		if missing := x.uncounted(); err == nil || len(missing) == 0 {
 			break
 		}
 		x.log.waiting.set("relay", "kafka", err)
-		if !retry.wait(ctx) {
+		if !delay.Wait(ctx) {
 			return nil, context.Cause(ctx)
 		}
 	}
@@ -95,7 +95,7 @@ func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var counting sync.WaitGroup
 	counting.Go(func() {
-		for sleep.For(ctx, x.o.CountEvery) {
+		for retry.Sleep(ctx, x.o.CountEvery) {
 			_ = x.countOnce(ctx) // without an answer of the broker nothing changes
 		}
 	})
@@ -124,7 +124,7 @@ func (r *Relay) countOnce(ctx context.Context) (err error) {
 			switch {
 			case ctx.Err() != nil:
 				return context.Cause(ctx)
-			case errors.Is(problem, bus.ErrUnavailable), errors.Is(problem, context.DeadlineExceeded):
+			case errors.Is(problem, retry.ErrUnavailable), errors.Is(problem, context.DeadlineExceeded):
 				err = problem
 				continue
 			case problem == nil && n == 0:
@@ -146,7 +146,7 @@ func (x *leading) exists(ctx context.Context, name string) bool {
 		return true
 	}
 	n, err := x.o.Partitions(ctx, name)
-	return errors.Is(err, bus.ErrUnavailable) || err == nil && n > 0
+	return errors.Is(err, retry.ErrUnavailable) || err == nil && n > 0
 }
 
 // changing reports whether the state of a topic must change before anything else is published.
@@ -312,7 +312,7 @@ func (n *shipment) settled(ctx context.Context) error {
 
 // publishTo returns when all messages are confirmed, when the topic turns out to be unusable, or when ctx ends.
 func (x *leading) publishTo(ctx context.Context, t *topic, of epoch, messages []*message.Message) (unusable, err error) {
-	var retry backoff
+	var delay retry.Backoff
 	for {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -340,11 +340,11 @@ func (x *leading) publishTo(ctx context.Context, t *topic, of epoch, messages []
 			}
 			continue
 		}
-		if retry.tries == 1 {
+		if delay.Failures == 1 {
 			x.log.waiting.set("relay "+t.name, "kafka", err)
 			x.log.o.Log.WarnContext(ctx, "relay waits for the broker", "topic", t.name, "error", err)
 		}
-		retry.wait(ctx)
+		delay.Wait(ctx)
 	}
 }
 
@@ -355,7 +355,7 @@ func refusedOf(err error, messages []*message.Message) (refused []int, problem e
 		return nil, nil
 	}
 	for _, f := range failed.Failed {
-		if i := slices.Index(messages, f.Message); i >= 0 && !errors.Is(f.Err, bus.ErrUnavailable) {
+		if i := slices.Index(messages, f.Message); i >= 0 && !errors.Is(f.Err, retry.ErrUnavailable) {
 			refused = append(refused, i)
 			if problem == nil {
 				problem = f.Err

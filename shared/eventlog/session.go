@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // session is the connection on which a Log commits. Its settings are made once, when it connects. Only the committing
@@ -17,7 +17,7 @@ type session struct {
 	log     *Log
 	conn    *pgx.Conn // nil: not connected
 	used    time.Time // when the last transaction ended
-	backoff backoff
+	backoff retry.Backoff
 	retry   time.Time // no connection attempt before this time
 }
 
@@ -38,15 +38,15 @@ func (s *session) get(ctx context.Context) (*pgx.Conn, error) {
 	if s.conn != nil && !s.conn.IsClosed() {
 		return s.conn, nil
 	}
-	if wait := time.Until(s.retry); wait > 0 && !sleep.For(ctx, wait) {
+	if wait := time.Until(s.retry); wait > 0 && !retry.Sleep(ctx, wait) {
 		return nil, ctx.Err()
 	}
 	conn, err := s.log.connectToCommit(ctx)
 	if err != nil {
-		s.retry = time.Now().Add(min(s.backoff.next(), maxReconnectDelay))
+		s.retry = time.Now().Add(min(s.backoff.Next(), maxReconnectDelay))
 		return nil, err
 	}
-	s.backoff.reset()
+	s.backoff.Reset()
 	s.conn = conn
 	return conn, nil
 }

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // slowed is a log whose lock may be held for 400 ms, and whose server takes a time for each event of a stream.
@@ -48,7 +48,7 @@ func TestCommit_OneThatTakesTooLongTakesNoOthersWithIt(t *testing.T) {
 	writes := several(20)
 	_, errs := togetherIn(t, l, writes...)
 	for i, err := range errs {
-		if slow := i == 7; slow != (err != nil) || slow && !errors.Is(err, bus.ErrUnavailable) {
+		if slow := i == 7; slow != (err != nil) || slow && !errors.Is(err, retry.ErrUnavailable) {
 			t.Errorf("member %d: %v", i, err)
 		}
 	}
@@ -60,7 +60,7 @@ func TestCommit_OneThatTakesTooLongTakesNoOthersWithIt(t *testing.T) {
 	if err := <-other; err != nil {
 		t.Error(err)
 	}
-	if err := <-again; !errors.Is(err, bus.ErrUnavailable) {
+	if err := <-again; !errors.Is(err, retry.ErrUnavailable) {
 		t.Error(err)
 	}
 	if took := time.Since(begun); took > time.Second {
@@ -81,7 +81,7 @@ func TestCommit_ADatabaseThatIsSlowIsNotAskedForEach(t *testing.T) {
 	begun := time.Now()
 	_, errs := togetherIn(t, l, several(64)...)
 	for i, err := range errs {
-		if !errors.Is(err, bus.ErrUnavailable) {
+		if !errors.Is(err, retry.ErrUnavailable) {
 			t.Errorf("member %d: %v", i, err)
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
 // A log of 200,000 events has three of one topic. Every page makes progress, and reads no more rows than its span.
@@ -28,7 +28,7 @@ func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 			for _, e := range page.Events {
 				found = append(found, e.Position)
 				if q.Partitions > 0 {
-					assert.Equal(t, q.Partition, bus.Partition(e.Stream, q.Partitions))
+					assert.Equal(t, q.Partition, envelope.Partition(e.Stream, q.Partitions))
 				}
 			}
 			if page.Complete == page.Head {

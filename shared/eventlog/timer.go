@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 type timerKey struct{ stream, key string }
@@ -158,8 +159,8 @@ func (l *Log) AwaitTimer(ctx context.Context) (now time.Time, err error) {
 		if left <= 0 {
 			return now, nil
 		}
-		await(ctx, moved, left)
-		await(ctx, nil, timerPollInterval)
+		retry.Await(ctx, moved, left)
+		retry.Sleep(ctx, timerPollInterval)
 	}
 	return now, ctx.Err()
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // TimersName names the timers of a log among the projections that can be rebuilt.
@@ -65,7 +65,7 @@ func (l *Log) RebuildTimers(ctx context.Context, progress func(RebuildProgress))
 			rebuilt, err = s.alone(ctx, s.run)
 			return err
 		})
-		if err == nil && !got && !sleep.For(ctx, timerPollInterval) {
+		if err == nil && !got && !retry.Sleep(ctx, timerPollInterval) {
 			err = ctx.Err()
 		}
 	}

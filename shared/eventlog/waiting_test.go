@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // named gives the sessions of an instance a name in pg_stat_activity.
@@ -138,7 +138,7 @@ func TestCommit_WaitsForTheLockOnlySoLong(t *testing.T) {
 	_, err = holder.Exec(t.Context(), "SELECT pg_advisory_lock($1)", lockKey("chat", "append"))
 	require.NoError(t, err)
 	_, err = l.Commit(t.Context(), said("1", "c"))
-	require.ErrorIs(t, err, bus.ErrUnavailable)
+	require.ErrorIs(t, err, retry.ErrUnavailable)
 	require.ErrorContains(t, err, "lock timeout", "it is the lock that it waited for, and not the end of its own time")
 	require.NoError(t, holder.Close(t.Context()))
 	for i := range 3 {

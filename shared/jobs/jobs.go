@@ -25,7 +25,7 @@ import (
 	"github.com/riverqueue/river/rivermigrate"
 
 	"github.com/edumatrix/interlinked/shared/advisory"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // Args are the arguments of a job, encoded as JSON. They contain ids only: unlike events they are neither redacted nor
@@ -220,7 +220,7 @@ func (q *Queue) Run(ctx context.Context) error {
 			break
 		}
 		q.o.Log.WarnContext(ctx, "jobs wait", "error", clean(err.Error()))
-		if !sleep.For(ctx, time.Second) {
+		if !retry.Sleep(ctx, time.Second) {
 			return nil
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // commands handles the messages of the command topic. Each command is queued for its stream in the order of its lane,
@@ -37,7 +38,7 @@ func (c *commands) handle(m *message.Message) error {
 			TraceParent: pc.command.TraceParent})
 	}
 	if err != nil {
-		return bus.Permanent(err) // decoding the same bytes again would fail as well
+		return retry.Permanent(err) // decoding the same bytes again would fail as well
 	}
 	c.decider.enqueue(pc)
 	bus.Release(m) // its order among the commands of its stream is settled

@@ -13,16 +13,14 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 const (
 	maxBatch   = 256 // commands decided on one loaded state
 	firstPause = 50 * time.Millisecond
-	maxWait    = 5 * time.Second
 )
 
 // decider decides commands: those that wait for one stream in one batch, on one loaded state, in one commit.
@@ -132,7 +130,7 @@ func (d *decider) failAll(batch []*pendingCommand, err error) {
 // together decides a batch and commits it. It waits for as long as the database is unavailable. It returns the commands
 // that have no outcome.
 func (d *decider) together(stream string, batch []*pendingCommand) ([]*pendingCommand, error) {
-	wait, conflicts, unavailable := firstPause, 0, false
+	delay, conflicts, unavailable := retry.Backoff{First: firstPause}, 0, false
 	defer func() {
 		if unavailable && d.ctx.Err() == nil {
 			d.waiting("postgres", nil)
@@ -150,13 +148,12 @@ func (d *decider) together(stream string, batch []*pendingCommand) ([]*pendingCo
 		case err == nil:
 		case errors.As(err, &conflict):
 			conflicts++
-		case errors.Is(err, bus.ErrUnavailable):
+		case errors.Is(err, retry.ErrUnavailable):
 			unavailable = true
 			d.waiting("postgres", err)
-			if sleep.For(d.ctx, wait); d.ctx.Err() != nil {
+			if !delay.Wait(d.ctx) {
 				return batch, fmt.Errorf("decide %s: %w", stream, err)
 			}
-			wait = min(2*wait, maxWait)
 		default:
 			return batch, err
 		}

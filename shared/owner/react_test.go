@@ -30,6 +30,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // talk is chat: a log in memory, whose events are on its topic.
@@ -77,7 +78,7 @@ func (k *talk) write(conversation string, bodies ...string) (said []envelope.Eve
 		stream := "conversation:" + conversation
 		k.versions[stream]++
 		raw, _ := proto.Marshal(&chatv1.MessageSent{ConversationId: conversation, MessageId: "m", Body: body})
-		position, n := int64(len(k.log))+1, bus.Partition(stream, talkPartitions)
+		position, n := int64(len(k.log))+1, envelope.Partition(stream, talkPartitions)
 		e := envelope.Event{ID: fmt.Sprint("event-", position), Type: "chat.message_sent", Source: "chat", Stream: stream,
 			Version: k.versions[stream], Position: position, Before: k.chain[n], Time: time.Now().UTC(), Actor: "ann", Body: raw,
 			Class: routingv1.Class_CLASS_DURABLE, Incarnation: "i", Epoch: 1, Partitions: talkPartitions}
@@ -91,7 +92,7 @@ func (k *talk) publish(events ...envelope.Event) {
 	k.t.Helper()
 	for _, e := range events {
 		m := e.Message()
-		m.Metadata.Set(bus.MetadataPartition, strconv.Itoa(int(bus.Partition(e.Stream, talkPartitions))))
+		m.Metadata.Set(bus.MetadataPartition, strconv.Itoa(int(envelope.Partition(e.Stream, talkPartitions))))
 		require.NoError(k.t, k.publisher.Publish("chat-events", m))
 	}
 }
@@ -305,7 +306,7 @@ func TestReaction_KilledAroundACommit(t *testing.T) {
 						}
 						once()
 						<-ctx.Done()
-						return eventlog.Committed{}, bus.Unavailable("postgres", ctx.Err())
+						return eventlog.Committed{}, retry.Unavailable("postgres", ctx.Err())
 					}
 					return commit(ctx, commands, w)
 				}
@@ -328,7 +329,7 @@ func TestReaction_KilledAroundACommit(t *testing.T) {
 			return func(ctx context.Context, commands []consume.Command, w eventlog.Write) (eventlog.Committed, error) {
 				committed, err := commit(ctx, commands, w)
 				if _, before := lost.LoadOrStore(w.Advance.From.Position, true); len(commands) > 0 && !before {
-					return eventlog.Committed{}, bus.Unavailable("postgres", context.DeadlineExceeded)
+					return eventlog.Committed{}, retry.Unavailable("postgres", context.DeadlineExceeded)
 				}
 				return committed, err
 			}
@@ -572,7 +573,7 @@ func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 			// The records of each partition in their order, some missing, the partitions in any order.
 			var partitions [talkPartitions][]envelope.Event
 			for _, e := range k.log {
-				n := bus.Partition(e.Stream, talkPartitions)
+				n := envelope.Partition(e.Stream, talkPartitions)
 				partitions[n] = append(partitions[n], e)
 			}
 			for left := len(k.log); left > 0; {

@@ -10,10 +10,10 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
+	"github.com/edumatrix/interlinked/shared/retry"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
@@ -169,7 +169,7 @@ func (b *reactionBatch) load(ctx context.Context) (map[string]*loadedState, erro
 		}
 	}
 	loaded, err := b.decider.log.LoadAll(ctx, missing)
-	if err != nil && (errors.Is(err, bus.ErrUnavailable) || ctx.Err() != nil) {
+	if err != nil && (errors.Is(err, retry.ErrUnavailable) || ctx.Err() != nil) {
 		return nil, err
 	}
 	for i, s := range missing {
@@ -203,7 +203,7 @@ func (b *reactionBatch) guarded(stream string, do func() error) (err error) {
 // failed returns a *consume.CommandError, or err unchanged if the database is unavailable: then the command is not at
 // fault.
 func (b *reactionBatch) failed(pc *pendingCommand, err error) error {
-	if err == nil || errors.Is(err, bus.ErrUnavailable) {
+	if err == nil || errors.Is(err, retry.ErrUnavailable) {
 		return err
 	}
 	return &consume.CommandError{Index: b.index[pc], Err: err}

@@ -9,8 +9,8 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 const (
@@ -130,7 +130,7 @@ func (d *decider) selection(stream string, batch []*pendingCommand) eventlog.Sel
 func (d *decider) fresh(stream string) (State, error) {
 	newState, ok := d.aggregates[catalog.KindOf(stream)]
 	if !ok {
-		return nil, bus.Permanent(fmt.Errorf("there is no aggregate for %s", stream))
+		return nil, retry.Permanent(fmt.Errorf("there is no aggregate for %s", stream))
 	}
 	return newState(stream), nil
 }

@@ -11,10 +11,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 const (
@@ -44,7 +43,7 @@ func (t *timers) run(ctx context.Context) {
 			unavailable = true
 			t.waiting("postgres", err)
 			t.logger.WarnContext(ctx, "sending timers' commands failed, retrying", "error", err)
-			sleep.For(ctx, time.Second)
+			retry.Sleep(ctx, time.Second)
 		case unavailable:
 			unavailable = false
 			t.waiting("postgres", nil)
@@ -60,7 +59,7 @@ func (t *timers) turn(ctx context.Context) error {
 	}
 	got, err := t.log.TimerTurn(ctx, func(ctx context.Context) error { return t.send(ctx, now) })
 	if err == nil && !got {
-		sleep.For(ctx, 500*time.Millisecond)
+		retry.Sleep(ctx, 500*time.Millisecond)
 	}
 	return err
 }
@@ -102,9 +101,9 @@ func (t *timers) sendOne(ctx context.Context, timer eventlog.Timer) error {
 		t.decider.enqueue(pc)
 		outcome := <-pc.outcome
 		switch err = outcome.err; {
-		case errors.Is(err, errTimer), errors.Is(err, bus.ErrUnavailable):
+		case errors.Is(err, errTimer), errors.Is(err, retry.ErrUnavailable):
 			// The timer was replaced or cancelled meanwhile, or its command will be sent again.
-			if errors.Is(err, bus.ErrUnavailable) {
+			if errors.Is(err, retry.ErrUnavailable) {
 				return err
 			}
 			return nil

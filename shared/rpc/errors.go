@@ -7,11 +7,11 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
-	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // Error converts an error for the caller of a service: a refusal keeps its code and text; the end of a deadline, or a
-// cancellation, stays that; an unavailable dependency (bus.ErrUnavailable) becomes "unavailable"; anything else becomes
+// cancellation, stays that; an unavailable dependency (retry.ErrUnavailable) becomes "unavailable"; anything else becomes
 // "internal" without its text, which is only logged.
 func Error(err error) error {
 	if err == nil {
@@ -28,7 +28,7 @@ func Error(err error) error {
 		return connect.NewError(connect.CodeDeadlineExceeded, errors.New("it took too long"))
 	case errors.Is(err, context.Canceled):
 		return connect.NewError(connect.CodeCanceled, errors.New("it is no longer wanted"))
-	case errors.Is(err, bus.ErrUnavailable):
+	case errors.Is(err, retry.ErrUnavailable):
 		refused = refusal.New(refusal.Unavailable, "a dependency is unavailable, try again")
 	default:
 		refused = internal()

@@ -19,7 +19,7 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 	"github.com/edumatrix/interlinked/proto/refusal"
-	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/retry"
 	"github.com/edumatrix/interlinked/shared/rpc"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
@@ -300,7 +300,7 @@ func TestError_TellsTheEndOfTimeFromAFailure(t *testing.T) {
 	for want, err := range map[connect.Code]error{
 		connect.CodeDeadlineExceeded: fmt.Errorf("read: %w", context.DeadlineExceeded),
 		connect.CodeCanceled:         fmt.Errorf("read: %w", context.Canceled),
-		connect.CodeUnavailable:      fmt.Errorf("read: %w", bus.Unavailable("postgres", errors.New("gone"))),
+		connect.CodeUnavailable:      fmt.Errorf("read: %w", retry.Unavailable("postgres", errors.New("gone"))),
 		connect.CodeInternal:         errors.New("read: broken"),
 		connect.CodePermissionDenied: fmt.Errorf("read: %w", refusal.New(refusal.NotAMember, "no")),
 	} {

@@ -23,7 +23,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
@@ -131,7 +131,7 @@ func (f *Fanout) count(ctx context.Context) error {
 				break
 			}
 			f.options.Waiting("kafka", err)
-			if !sleep.For(ctx, pause) {
+			if !retry.Sleep(ctx, pause) {
 				return ctx.Err()
 			}
 		}

@@ -12,9 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // partition is how far one partition of a logged topic is complete. First appearances ascend by position, and each
@@ -62,7 +61,7 @@ func (p *partition) takeAll(ctx context.Context, f *Fanout, e *envelope.Event) {
 			return
 		}
 		f.options.Waiting(owner, err)
-		if !sleep.For(ctx, pause) {
+		if !retry.Sleep(ctx, pause) {
 			return
 		}
 	}
@@ -179,7 +178,7 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 			return fmt.Errorf("fill %s/%d from %d to %d: %w", p.topic.name, p.number, p.position, until, err)
 		}
 		for _, r := range page.Records {
-			if bus.Partition(r.Key, count) != p.number {
+			if envelope.Partition(r.Key, count) != p.number {
 				continue
 			}
 			e, err := envelope.ReadRecord(r)

@@ -106,7 +106,7 @@ func (w *world) seen(t *testing.T) (all []string) {
 func (w *world) elsewhere(partition int32) string {
 	for n := range 1000 {
 		id := fmt.Sprint("other", n)
-		if bus.Partition("conversation:"+id, 3) != partition {
+		if envelope.Partition("conversation:"+id, 3) != partition {
 			return id
 		}
 	}

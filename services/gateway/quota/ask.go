@@ -6,7 +6,7 @@ import (
 	"math"
 	"time"
 
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 const (
@@ -36,7 +36,7 @@ func (u *User) Ask(ctx context.Context) (done func(bytes int), err error) {
 			return nil, context.Cause(ctx)
 		}
 	}
-	if wait := u.answered(1); wait > 0 && !sleep.For(ctx, wait) {
+	if wait := u.answered(1); wait > 0 && !retry.Sleep(ctx, wait) {
 		<-u.asks
 		return nil, context.Cause(ctx)
 	}

@@ -13,7 +13,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/edumatrix/interlinked/services/gateway/guard"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 const (
@@ -170,7 +170,7 @@ func (l *lane[T]) work(ctx context.Context) {
 			return
 		}
 		// Where many came a moment ago more will follow: they are worth a longer wait.
-		if !sleep.For(ctx, l.gather) || crowd && !sleep.For(ctx, 9*l.gather) {
+		if !retry.Sleep(ctx, l.gather) || crowd && !retry.Sleep(ctx, 9*l.gather) {
 			return
 		}
 		crowd = false
@@ -188,7 +188,7 @@ func (l *lane[T]) work(ctx context.Context) {
 			case err != nil && pause == minPause:
 				l.log.Warn("rooms: a call failed, asking again", "call", l.name, "for", len(batch), "error", err)
 			}
-			if !sleep.For(ctx, pause) {
+			if !retry.Sleep(ctx, pause) {
 				return
 			}
 			pause = min(2*pause, maxPause)

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // look asks for permission for everyone who wants to look.
@@ -120,7 +120,7 @@ func (a *asker) events(records []*meshv1.Record) (events []*hub.Event) {
 // renew asks the owner again, at half of the lease, for every connection that looks. A client that is refused, or not
 // answered in time, looks no more, and is sent that.
 func (a *asker) renew(ctx context.Context) {
-	for sleep.For(ctx, a.options.Lease/2) {
+	for retry.Sleep(ctx, a.options.Lease/2) {
 		a.forget()
 		all := a.view.Lookers()
 		for len(all) > 0 {

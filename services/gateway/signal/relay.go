@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
-	"github.com/edumatrix/interlinked/shared/sleep"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 const (
@@ -50,7 +50,7 @@ func (s *Signals) receive(ctx context.Context) {
 		err := s.receiveFrom(ctx, subscription)
 		_ = subscription.Close()
 		s.setAvailable(false, err)
-		sleep.For(ctx, again)
+		retry.Sleep(ctx, again)
 	}
 }
 
@@ -128,7 +128,7 @@ func (s *Signals) publish(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if !sleep.For(ctx, gather) {
+		if !retry.Sleep(ctx, gather) {
 			return
 		}
 		if err := s.publishAll(ctx); err != nil && ctx.Err() == nil {

@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // lastingListener continues after errors of Accept, such as too many open files, until it is closed. The broker would
@@ -32,13 +34,13 @@ func lasting(log *slog.Logger, listen func(network, address string) (net.Listene
 
 // Accept waits for the next connection. It returns an error only once the listener is closed.
 func (l *lastingListener) Accept() (net.Conn, error) {
-	const shortest, longest = 5 * time.Millisecond, time.Second
-	for pause := shortest; ; pause = min(2*pause, longest) {
+	for delay := (retry.Backoff{First: 5 * time.Millisecond, Max: time.Second}); ; {
 		connection, err := l.Listener.Accept()
 		if err == nil || errors.Is(err, net.ErrClosed) {
 			return connection, err
 		}
-		if pause == shortest || pause == longest {
+		pause := delay.Next()
+		if delay.Failures == 1 || delay.Failures > 8 {
 			l.log.Warn("the embedded Kafka cannot take a connection, trying again", "error", err)
 		}
 		select {

@@ -10,6 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // delivery is a record that waits until its partition is stored up to it.
@@ -84,7 +85,7 @@ func (a *applier) hasEnded() bool {
 }
 
 // errLost is the error of records whose partition another instance consumes; they are not acknowledged here.
-var errLost = bus.Unavailable("partition", errors.New("another instance has it"))
+var errLost = retry.Unavailable("partition", errors.New("another instance has it"))
 
 // run consumes until the partition is released, at the latest when ctx ends.
 func (a *applier) run() {
@@ -233,7 +234,7 @@ func (a *applier) record(d *delivery) error {
 // partition.
 func (a *applier) current(e envelope.Event) bool {
 	if e.Epoch == 0 && a.saved.Epoch > 0 {
-		return !e.IsPosition() && bus.Partition(e.Stream, a.saved.Partitions) == a.of.Partition
+		return !e.IsPosition() && envelope.Partition(e.Stream, a.saved.Partitions) == a.of.Partition
 	}
 	return e.Epoch == a.saved.Epoch
 }
@@ -290,7 +291,7 @@ func (a *applier) acknowledge() {
 		}
 		var err error
 		if p, ok := a.parked[d.event.Stream]; ok && !d.event.IsPosition() && p.Position == d.event.Position {
-			err = bus.Permanent(errors.New(p.Error))
+			err = retry.Permanent(errors.New(p.Error))
 		}
 		d.done <- err
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 const (
@@ -46,7 +47,6 @@ const (
 	maxBytes   = 4 << 20
 
 	firstPause = 50 * time.Millisecond
-	maxPause   = 5 * time.Second
 )
 
 // Options of a Consumer.
@@ -109,12 +109,12 @@ func (c *Consumer) Topic() string { return c.o.Topic }
 func (c *Consumer) Handle(m *message.Message) error {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {
-		return bus.Permanent(err) // the next record's "before" reveals the hole, which is filled from the owner's log
+		return retry.Permanent(err) // the next record's "before" reveals the hole, which is filled from the owner's log
 	}
 	partition, ok := bus.PartitionOf(m.Context())
 	claim, claimed := bus.ClaimOf(m.Context())
 	if !ok || !claimed {
-		return bus.Permanent(errors.New("the message was not delivered by a bus.Subscriber"))
+		return retry.Permanent(errors.New("the message was not delivered by a bus.Subscriber"))
 	}
 	d := &delivery{event: e, trace: m.Context(), done: make(chan error, 1)}
 	c.applierOf(partition, claim).put(d)
@@ -157,10 +157,10 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 			c.o.Waiting(unavailable, nil)
 		}
 	}()
-	for wait := firstPause; ; wait = min(2*wait, maxPause) {
+	for delay := (retry.Backoff{First: firstPause}); ; {
 		err := try()
 		var elsewhere *unavailableError
-		if !errors.As(err, &elsewhere) && !errors.Is(err, bus.ErrUnavailable) {
+		if !errors.As(err, &elsewhere) && !errors.Is(err, retry.ErrUnavailable) {
 			return err
 		}
 		now := "postgres"
@@ -172,7 +172,7 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 		}
 		unavailable = now
 		c.o.Waiting(unavailable, err)
-		if !pause(c.ctx, over, wait) {
+		if !pause(c.ctx, over, delay.Next()) {
 			return err
 		}
 	}

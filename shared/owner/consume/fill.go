@@ -8,7 +8,6 @@ import (
 	"connectrpc.com/connect"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
@@ -48,7 +47,7 @@ func (a *applier) fill(until int64) error {
 func (a *applier) takePage(page *meshv1.ReadLogResponse) error {
 	var events []envelope.Event
 	for _, r := range page.GetRecords() {
-		if bus.Partition(r.GetKey(), a.saved.Partitions) != a.of.Partition {
+		if envelope.Partition(r.GetKey(), a.saved.Partitions) != a.of.Partition {
 			continue
 		}
 		e, err := envelope.ReadRecord(r)

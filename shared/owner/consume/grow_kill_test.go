@@ -13,10 +13,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // killer kills instances around the commits by which the partitions of a topic that grows go on: once while an old
@@ -75,7 +75,7 @@ func (k *killer) start() *instance {
 				k.killed <- struct{}{}
 			}
 			<-ctx.Done()
-			return eventlog.Committed{}, bus.Unavailable("postgres", ctx.Err())
+			return eventlog.Committed{}, retry.Unavailable("postgres", ctx.Err())
 		}
 	})
 }

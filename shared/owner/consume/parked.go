@@ -8,9 +8,9 @@ import (
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // An event that fails parks its stream: the transaction of the checkpoint adds one row with the event from which on
@@ -199,7 +199,7 @@ func (r *resolving) read(ctx context.Context, p eventlog.Parked) (events []envel
 	page, err := r.page(ctx, &meshv1.ReadLogRequest{After: p.Position - 1, Until: limit, Topic: p.Topic, Stream: p.Stream,
 		Limit: maxStreams})
 	if err != nil {
-		return nil, false, bus.Unavailable(r.o.Source, err)
+		return nil, false, retry.Unavailable(r.o.Source, err)
 	}
 	for _, record := range page.GetRecords() {
 		e, err := envelope.ReadRecord(record)
@@ -217,7 +217,7 @@ func (r *resolving) limit(ctx context.Context) (limit int64, err error) {
 	for n, c := range all {
 		// While a fence is crossed, a stream may have been in two partitions; the later one began after the earlier one
 		// was stored up to the fence.
-		if c.Partitions > 0 && bus.Partition(r.stream, c.Partitions) == n {
+		if c.Partitions > 0 && envelope.Partition(r.stream, c.Partitions) == n {
 			limit = max(limit, c.Position)
 		}
 	}

@@ -83,7 +83,7 @@ func (s *source) chained(events ...envelope.Event) []envelope.Event {
 	defer s.mu.Unlock()
 	for i := range events {
 		e := &events[i]
-		n := bus.Partition(e.Stream, s.partitions)
+		n := envelope.Partition(e.Stream, s.partitions)
 		e.Before, s.chain[n] = s.chain[n], e.Position
 		e.Epoch, e.Partitions = s.epoch, s.partitions
 	}
@@ -99,7 +99,7 @@ func (s *source) publish(events ...envelope.Event) {
 		if count == 0 {
 			count = s.partitions
 		}
-		all = append(all, addressed(e, bus.Partition(e.Stream, count)))
+		all = append(all, addressed(e, envelope.Partition(e.Stream, count)))
 	}
 	require.NoError(s.w.t, s.w.publisher.Publish(s.topic, all...))
 }
@@ -175,7 +175,7 @@ func (s *source) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogR
 			continue
 		case ask.GetStream() != "" && e.Stream != ask.GetStream():
 			continue
-		case ask.GetPartitions() > 0 && bus.Partition(e.Stream, ask.GetPartitions()) != ask.GetPartition():
+		case ask.GetPartitions() > 0 && envelope.Partition(e.Stream, ask.GetPartitions()) != ask.GetPartition():
 			continue
 		}
 		page.Records = append(page.Records, e.Record(s.topic))

@@ -19,7 +19,6 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
-	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -188,7 +187,7 @@ func (o *Owner) Restore(incarnation string) {
 func (o *Owner) partition(topic, key string) int32 {
 	for _, t := range o.Catalog.Topics(o.Name) {
 		if t.Name == topic {
-			return bus.Partition(key, max(t.Partitions, o.counts[topic]))
+			return envelope.Partition(key, max(t.Partitions, o.counts[topic]))
 		}
 	}
 	panic("no topic " + topic)
@@ -347,7 +346,7 @@ func (o *Owner) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogRequ
 		if r.Msg.Topic != "" && r.Msg.Topic != declared.Topic {
 			continue
 		}
-		if r.Msg.Partitions > 0 && bus.Partition(e.Stream, r.Msg.Partitions) != r.Msg.Partition {
+		if r.Msg.Partitions > 0 && envelope.Partition(e.Stream, r.Msg.Partitions) != r.Msg.Partition {
 			continue
 		}
 		if len(page.Records) == 3 {

@@ -1,12 +1,11 @@
-package bus
+package retry
 
 import (
 	"errors"
-	"fmt"
 )
 
-// ErrUnavailable is wrapped by errors of a dependency that cannot be reached or does not do its work: the message is not
-// at fault. A router calls the handler again for as long as that lasts, and sends nothing to the dead letters.
+// ErrUnavailable is wrapped by errors of a dependency that cannot be reached or does not do its work. The request or the
+// message is not at fault and is worth trying again for as long as that lasts; it never goes to the dead letters.
 var ErrUnavailable = errors.New("dependency unavailable")
 
 // Unavailable wraps err, which came from a dependency, so that it matches ErrUnavailable. The dependency is named as its
@@ -22,8 +21,8 @@ func (e *unavailableError) Error() string { return e.dependency + " is unavailab
 
 func (e *unavailableError) Unwrap() []error { return []error{ErrUnavailable, e.err} }
 
-// dependencyOf returns the name of the unavailable dependency.
-func dependencyOf(err error) string {
+// Dependency returns the name of the dependency that was passed to Unavailable, or "dependency" if err has none.
+func Dependency(err error) string {
 	var unavailable *unavailableError
 	if errors.As(err, &unavailable) {
 		return unavailable.dependency
@@ -31,7 +30,7 @@ func dependencyOf(err error) string {
 	return "dependency"
 }
 
-// Permanent wraps an error that no retry can mend: the message goes to the dead letters at once.
+// Permanent wraps an error that no retry can mend. A message that fails with it goes to the dead letters at once.
 func Permanent(err error) error { return &permanentError{err} }
 
 type permanentError struct{ err error }
@@ -40,20 +39,8 @@ func (e *permanentError) Error() string { return e.err.Error() }
 
 func (e *permanentError) Unwrap() error { return e.err }
 
-func isPermanent(err error) bool {
+// IsPermanent reports whether err wraps an error that was passed to Permanent.
+func IsPermanent(err error) bool {
 	var permanent *permanentError
 	return errors.As(err, &permanent)
-}
-
-// errStopping is wrapped by errors of handlers that had no time to finish. Their messages come again, here or wherever
-// their partition is assigned.
-var errStopping = errors.New("stopping")
-
-func stopping(err error) error {
-	return fmt.Errorf("%w, the message will come again: %w", errStopping, err)
-}
-
-// isMessageBlameless reports whether the message is not at fault.
-func isMessageBlameless(err error) bool {
-	return errors.Is(err, ErrUnavailable) || errors.Is(err, errStopping)
 }
