@@ -45,6 +45,7 @@ type Event struct {
 	Redacts bool
 	Type    protoreflect.MessageType
 
+	kind            string
 	stream, subject template
 	rooms           []template
 	opens, closes   []membership
@@ -101,8 +102,7 @@ type Catalog struct {
 	looked   map[string]string
 	keeper   string
 	refusals []Refusal
-	dense    []string                   // kinds of streams
-	classes  map[string]routingv1.Class // by kind of stream
+	kinds    map[string]*streamKind
 }
 
 // Load reads the declarations of all linked proto packages and refuses those that contradict each other or the rules
@@ -111,15 +111,20 @@ func Load() (*Catalog, error) {
 	c := &Catalog{
 		commands: map[string]*Command{}, events: map[string]*Event{}, byType: map[protoreflect.FullName]any{},
 		queries: map[string]*Query{}, signals: map[string]*Signal{}, topics: map[string]Topic{}, looked: map[string]string{},
-		classes: map[string]routingv1.Class{},
+		kinds: map[string]*streamKind{},
 	}
 	var problems []error
+	files := map[protoreflect.FileDescriptor]string{} // with their owners
 	protoregistry.GlobalFiles.RangeFiles(func(f protoreflect.FileDescriptor) bool {
 		if owner, ok := ownerOf(f.Package()); ok {
-			problems = append(problems, c.readFile(owner, f)...)
+			files[f] = owner
+			problems = append(problems, c.readOptions(owner, f)...)
 		}
 		return true
 	})
+	for f, owner := range files {
+		problems = append(problems, c.readFile(owner, f)...)
+	}
 	problems = append(problems, c.checkAll())
 	if err := errors.Join(problems...); err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
@@ -134,12 +139,7 @@ func (c *Catalog) checkAll() error {
 		problems = append(problems, c.check(c.events[name])...)
 	}
 	problems = append(problems, c.checkCommands()...)
-	problems = append(problems, c.checkStreams()...)
-	for _, kind := range c.dense {
-		if c.classes[kind] != routingv1.Class_CLASS_DURABLE {
-			problems = append(problems, fmt.Errorf("streams %s: are declared dense, but have no durable events", kind))
-		}
-	}
+	problems = append(problems, c.checkStreamKinds()...)
 	problems = append(problems, c.checkTopics()...)
 	problems = append(problems, c.checkRefusals()...)
 	problems = append(problems, c.checkSubjects()...)
@@ -159,7 +159,8 @@ func ownerOf(pkg protoreflect.FullName) (string, bool) {
 	return parts[1], true
 }
 
-func (c *Catalog) readFile(owner string, f protoreflect.FileDescriptor) (problems []error) {
+// readOptions reads the options of a file, which messages of other files refer to.
+func (c *Catalog) readOptions(owner string, f protoreflect.FileDescriptor) (problems []error) {
 	options := f.Options().(*descriptorpb.FileOptions)
 	for _, t := range proto.GetExtension(options, routingv1.E_Topics).([]*routingv1.Topic) {
 		if _, twice := c.topics[t.Name]; twice {
@@ -173,7 +174,11 @@ func (c *Catalog) readFile(owner string, f protoreflect.FileDescriptor) (problem
 	for _, r := range proto.GetExtension(options, routingv1.E_Refusals).([]*routingv1.Refusal) {
 		c.refusals = append(c.refusals, Refusal{r.Code, owner, r.Meaning})
 	}
-	c.dense = append(c.dense, proto.GetExtension(options, routingv1.E_DenseStreams).([]string)...)
+	for _, k := range proto.GetExtension(options, routingv1.E_Streams).([]*routingv1.StreamKind) {
+		if err := c.addStreamKind(owner, k); err != nil {
+			problems = append(problems, err)
+		}
+	}
 	if proto.GetExtension(options, routingv1.E_Connections).(bool) {
 		c.keeper = owner
 	}
@@ -185,6 +190,11 @@ func (c *Catalog) readFile(owner string, f protoreflect.FileDescriptor) (problem
 		t.Name, t.Owner = name, owner
 		c.topics[name] = t
 	}
+	return problems
+}
+
+// readFile reads the messages and methods of a file.
+func (c *Catalog) readFile(owner string, f protoreflect.FileDescriptor) (problems []error) {
 	for i := range f.Messages().Len() {
 		if err := c.readMessage(owner, f.Messages().Get(i)); err != nil {
 			problems = append(problems, err)
@@ -237,7 +247,7 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 		if c.taken(o.Name) {
 			return fmt.Errorf("%s: the name %s is taken", d.FullName(), o.Name)
 		}
-		e, err := newEvent(owner, d, o)
+		e, err := c.newEvent(owner, d, o)
 		if err != nil {
 			return fmt.Errorf("%s: %w", d.FullName(), err)
 		}
@@ -301,9 +311,6 @@ func (c *Catalog) LookedAtKinds() []string { return slices.Sorted(maps.Keys(c.lo
 // Connections returns the service that stores the connections of users.
 func (c *Catalog) Connections() string { return c.keeper }
 
-// DenseStreams returns the sorted kinds of streams whose versions clients see without gaps.
-func (c *Catalog) DenseStreams() []string { return slices.Sorted(slices.Values(c.dense)) }
-
 // Refusals returns the codes of all domains, sorted by code. Codes that belong to no domain are in package refusal.
 func (c *Catalog) Refusals() []Refusal {
 	return slices.SortedFunc(slices.Values(c.refusals), func(a, b Refusal) int { return strings.Compare(a.Code, b.Code) })
@@ -330,9 +337,6 @@ func (c *Catalog) CommandsOf(owner string) (all []*Command) {
 	}
 	return all
 }
-
-// ClassOf returns the class of the events of a kind of stream ("conversation"), or CLASS_UNSPECIFIED if there are none.
-func (c *Catalog) ClassOf(kind string) routingv1.Class { return c.classes[kind] }
 
 func (c *Catalog) carries(topic string, logged bool) bool {
 	for _, e := range c.events {

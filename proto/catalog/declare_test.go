@@ -88,9 +88,22 @@ func TestLoad_RefusesWhatContradictsItself(t *testing.T) {
 		{"a timer without a time", func(c *Catalog) {
 			c.events["toy.bell_rang"].timers[0].due = nil
 		}, "has no time"},
-		{"streams of one kind by two addresses", func(c *Catalog) {
-			c.events["toy.marked"].stream = c.events["toy.circle_left"].stream
-		}, "share streams of kind circle"},
+		{"a kind of stream without an event", func(c *Catalog) {
+			require.NoError(t, c.addStreamKind("toy", &routingv1.StreamKind{Kind: "kite", Topic: "toy-events",
+				Class: routingv1.Class_CLASS_DURABLE, Id: "{kite_id}", Rooms: []string{"kite:{kite_id}"}}))
+		}, `stream kind "kite" of toy: no event is of this kind`},
+		{"a kind of stream on a topic of another service", func(c *Catalog) {
+			c.kinds["circle"].topic = "chat-events"
+		}, `stream kind "circle" of toy: topic chat-events belongs to chat`},
+		{"a kind of stream on no topic", func(c *Catalog) {
+			c.kinds["circle"].topic = "toy-event"
+		}, `topic "toy-event" is not declared`},
+		{"a kind of stream without a class", func(c *Catalog) { c.kinds["circle"].class = 0 }, "has no class"},
+		{"a kind of stream without a room", func(c *Catalog) { c.kinds["circle"].rooms = nil }, "go to no room"},
+		{"a kind of stream with one stream", func(c *Catalog) { c.kinds["circle"].id = "all" }, `id "all" names no field`},
+		{"a dense kind of which versions are left out", func(c *Catalog) {
+			c.kinds["marker"].dense = true
+		}, `stream kind "marker" of toy: it is dense, but not durable`},
 		{"an event about something that no command reads", func(c *Catalog) {
 			c.events["toy.note_written"].subject = c.events["toy.note_written"].stream
 		}, "no command on streams of kind diary has the subject"},
@@ -109,6 +122,30 @@ func TestLoad_RefusesWhatContradictsItself(t *testing.T) {
 		})
 	}
 	require.NoError(t, load(t).checkAll())
+}
+
+// An event belongs to a kind of its own service, and a kind is declared once.
+func TestLoad_RefusesAnUnknownOrSecondStreamKind(t *testing.T) {
+	c := load(t)
+	for kind, wrong := range map[string]string{
+		"conversatoin": `the stream kind "conversatoin" is not declared`,
+		"post":         "the stream kind post belongs to feed",
+	} {
+		_, err := c.newEvent("chat", (&chatv1.MessageSent{}).ProtoReflect().Descriptor(), &routingv1.Event{Name: "chat.pinned", Kind: kind})
+		require.ErrorContains(t, err, wrong)
+	}
+	err := c.addStreamKind("feed", &routingv1.StreamKind{Kind: "conversation"})
+	require.ErrorContains(t, err, "feed: the stream kind conversation is declared by chat already")
+}
+
+// Events get what their kind declares, and rooms of their own behind those of the kind.
+func TestEvent_HasTheStreamTopicClassAndRoomsOfItsKind(t *testing.T) {
+	e, _ := load(t).Event("feed.post_created")
+	require.Equal(t, "post", e.Kind())
+	require.Equal(t, "post:{post_id}", e.Stream())
+	require.Equal(t, "post-events", e.Topic)
+	require.Equal(t, routingv1.Class_CLASS_DURABLE, e.Class)
+	require.Equal(t, []string{"post:{post_id}", "author:{author_id}"}, e.Rooms())
 }
 
 func TestFact_NotesThatItsTimeWasRead(t *testing.T) {

@@ -12,9 +12,12 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-func newEvent(owner string, d protoreflect.MessageDescriptor, o *routingv1.Event) (*Event, error) {
-	e := &Event{Name: o.Name, Owner: owner, Topic: o.Topic, Class: o.Class, Redacts: o.Redacts}
-	var err error
+func (c *Catalog) newEvent(owner string, d protoreflect.MessageDescriptor, o *routingv1.Event) (*Event, error) {
+	kind, err := c.streamKindOf(owner, o.Kind)
+	if err != nil {
+		return nil, err
+	}
+	e := &Event{Name: o.Name, Owner: owner, Topic: kind.topic, Class: kind.class, Redacts: o.Redacts, kind: kind.name}
 	parse := func(source string) template {
 		t, problem := parseTemplate(d, source)
 		if err == nil {
@@ -22,8 +25,8 @@ func newEvent(owner string, d protoreflect.MessageDescriptor, o *routingv1.Event
 		}
 		return t
 	}
-	e.stream, e.subject = parse(o.Stream), parse(o.Subject)
-	for _, r := range o.Rooms {
+	e.stream, e.subject = parse(kind.address()), parse(o.Subject)
+	for _, r := range slices.Concat(kind.rooms, o.Rooms) {
 		e.rooms = append(e.rooms, parse(r))
 	}
 	for _, m := range o.Opens {
@@ -51,6 +54,21 @@ func newEvent(owner string, d protoreflect.MessageDescriptor, o *routingv1.Event
 		}
 	}
 	return e, err
+}
+
+// Kind returns the kind of the event's streams: "conversation".
+func (e *Event) Kind() string { return e.kind }
+
+// Stream returns the template of the event's stream: "conversation:{conversation_id}".
+func (e *Event) Stream() string { return e.stream.source }
+
+// Rooms returns the templates of the rooms that the event is delivered to, those of its kind first.
+func (e *Event) Rooms() []string {
+	rooms := make([]string, len(e.rooms))
+	for i, r := range e.rooms {
+		rooms[i] = r.source
+	}
+	return rooms
 }
 
 // Membership is a room that an event opens or closes for users.
@@ -134,20 +152,6 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	fail := func(format string, args ...any) {
 		problems = append(problems, fmt.Errorf("%s: "+format, append([]any{e.Name}, args...)...))
 	}
-	if t, ok := c.topics[e.Topic]; !ok {
-		fail("topic %q is not declared", e.Topic)
-	} else if t.Owner != e.Owner {
-		fail("topic %s belongs to %s, and only its owner produces it", e.Topic, t.Owner)
-	}
-	if e.Class == routingv1.Class_CLASS_UNSPECIFIED {
-		fail("has no class")
-	}
-	if len(e.stream.holes) == 0 {
-		fail("stream %q names no field", e.stream.source)
-	}
-	if len(e.rooms) == 0 {
-		fail("goes to no room")
-	}
 	for _, t := range []template{e.stream, e.subject} {
 		for _, h := range t.holes {
 			if h.field != nil && h.field.IsList() {
@@ -220,24 +224,3 @@ func (c *Catalog) checkRefusals() (problems []error) {
 	}
 	return problems
 }
-
-// checkStreams refuses mixtures: of one stream all events have one topic, one class and one main room.
-func (c *Catalog) checkStreams() (problems []error) {
-	first := map[string]*Event{}
-	for _, name := range c.EventNames() {
-		e := c.events[name]
-		kind := e.stream.kind()
-		f, seen := first[kind]
-		if !seen {
-			first[kind], c.classes[kind] = e, e.Class
-			continue
-		}
-		if f.Owner != e.Owner || f.Topic != e.Topic || f.Class != e.Class || !slices.EqualFunc(f.rooms, e.rooms, sameSource) {
-			problems = append(problems, fmt.Errorf(
-				"%s and %s share streams of kind %s, but differ in service, topic, class or rooms", f.Name, e.Name, kind))
-		}
-	}
-	return problems
-}
-
-func sameSource(a, b template) bool { return a.source == b.source }

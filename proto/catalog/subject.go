@@ -14,9 +14,9 @@ func (c *Catalog) checkSubjects() (problems []error) {
 	}
 	for _, name := range c.EventNames() {
 		e := c.events[name]
-		if e.subject.source != "" && !named[[2]string{e.stream.kind(), e.subject.source}] {
+		if e.subject.source != "" && !named[[2]string{e.kind, e.subject.source}] {
 			problems = append(problems, fmt.Errorf("%s: no command on streams of kind %s has the subject %s, so the event is "+
-				"never loaded to decide; leave the subject out, or name it in a command", name, e.stream.kind(), e.subject.source))
+				"never loaded to decide; leave the subject out, or name it in a command", name, e.kind, e.subject.source))
 		}
 	}
 	return problems

@@ -14,8 +14,8 @@ func TestCheckSubjects_RefusesOneThatNoCommandNames(t *testing.T) {
 	c := &Catalog{commands: map[string]*Command{}, events: map[string]*Event{}}
 	edit, sent, created := &Command{}, &Event{}, &Event{}
 	edit.stream, edit.subject = about("conversation:", "{message_id}")
-	sent.stream, sent.subject = about("conversation:", "{message_id}")
-	created.stream, created.subject = about("post:", "{post_id}")
+	sent.kind, sent.subject.source = "conversation", "{message_id}"
+	created.kind, created.subject.source = "post", "{post_id}"
 	c.commands["chat.edit_message"], c.events["chat.message_sent"] = edit, sent
 	require.Empty(t, c.checkSubjects())
 	c.events["feed.post_created"] = created

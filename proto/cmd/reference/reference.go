@@ -195,8 +195,8 @@ func (w *writer) events() {
 		o := optionsOf(e)
 		w.heading(3, code(e.Name))
 		w.comment(e.Type.Descriptor())
-		w.text("%s, of the stream `%s`.", code(string(e.Type.Descriptor().FullName())), inWords(o.Stream))
-		facts := []string{"It is sent to the room " + rooms(o.Rooms) + "."}
+		w.text("%s, of the stream `%s`.", code(string(e.Type.Descriptor().FullName())), inWords(e.Stream()))
+		facts := []string{"It is sent to the room " + rooms(e.Rooms()) + "."}
 		for _, m := range o.Opens {
 			facts = append(facts, fmt.Sprintf("It opens the room `%s` to %s. It is sent to them as well.", inWords(m.Room), users(e.Type.Descriptor(), m.User)))
 		}
@@ -306,18 +306,24 @@ func (w *writer) streams() {
 	seen := map[string]bool{}
 	var rows [][]string
 	for _, e := range w.declarations.events() {
-		o := optionsOf(e)
-		kind := catalog.KindOf(o.Stream)
-		if seen[kind] {
+		if seen[e.Kind()] {
 			continue
 		}
-		seen[kind] = true
+		seen[e.Kind()] = true
 		dense := "no"
-		if w.denseStream(kind) {
+		if w.denseStream(e.Kind()) {
 			dense = "yes"
 		}
-		rows = append(rows, []string{code(inWords(o.Stream)), dense, strings.ToLower(strings.TrimPrefix(e.Class.String(), "CLASS_")),
-			classes[e.Class], rooms(o.Rooms)})
+		var sentTo []string
+		for _, of := range w.catalog.EventsOf(e.Kind()) {
+			for _, room := range of.Rooms() {
+				if !slices.Contains(sentTo, room) {
+					sentTo = append(sentTo, room)
+				}
+			}
+		}
+		rows = append(rows, []string{code(inWords(e.Stream())), dense, strings.ToLower(strings.TrimPrefix(e.Class.String(), "CLASS_")),
+			classes[e.Class], rooms(sentTo)})
 	}
 	slices.SortFunc(rows, slices.Compare)
 	w.table([]string{"stream", "dense", "class", "what a client receives", "rooms"}, rows)

@@ -434,49 +434,50 @@ var File_edumatrix_chat_v1_events_proto protoreflect.FileDescriptor
 
 const file_edumatrix_chat_v1_events_proto_rawDesc = "" +
 	"\n" +
-	"\x1eedumatrix/chat/v1/events.proto\x12\x11edumatrix.chat.v1\x1a\"edumatrix/routing/v1/routing.proto\"\xf4\x02\n" +
+	"\x1eedumatrix/chat/v1/events.proto\x12\x11edumatrix.chat.v1\x1a\"edumatrix/routing/v1/routing.proto\"\xb1\x02\n" +
 	"\x13ConversationStarted\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.edumatrix.chat.v1.KindR\x04kind\x12\x1a\n" +
 	"\x05title\x18\x03 \x01(\tB\x04\xa8\xbb\x18\x01R\x05title\x12\x19\n" +
 	"\buser_ids\x18\x04 \x03(\tR\auserIds\x120\n" +
-	"\x14history_from_joining\x18\x05 \x01(\bR\x12historyFromJoining:\x9d\x01\xb2\xbb\x18\x98\x01\n" +
-	"\x19chat.conversation_started\x12\vchat-events\x1a\x1econversation:{conversation_id} \x01*\x1econversation:{conversation_id}2,\n" +
+	"\x14history_from_joining\x18\x05 \x01(\bR\x12historyFromJoining:[\xb2\xbb\x18W\n" +
+	"\x19chat.conversation_started\x12\fconversation\",\n" +
 	"\x1econversation:{conversation_id}\x12\n" +
-	"{user_ids}\"\xe6\x01\n" +
+	"{user_ids}\"\xa3\x01\n" +
 	"\vMemberAdded\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x17\n" +
-	"\auser_id\x18\x02 \x01(\tR\x06userId:\x94\x01\xb2\xbb\x18\x8f\x01\n" +
-	"\x11chat.member_added\x12\vchat-events\x1a\x1econversation:{conversation_id} \x01*\x1econversation:{conversation_id}2+\n" +
-	"\x1econversation:{conversation_id}\x12\t{user_id}\"\xe4\x01\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId:R\xb2\xbb\x18N\n" +
+	"\x11chat.member_added\x12\fconversation\"+\n" +
+	"\x1econversation:{conversation_id}\x12\t{user_id}\"\xa1\x01\n" +
 	"\n" +
 	"MemberLeft\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x17\n" +
-	"\auser_id\x18\x02 \x01(\tR\x06userId:\x93\x01\xb2\xbb\x18\x8e\x01\n" +
-	"\x10chat.member_left\x12\vchat-events\x1a\x1econversation:{conversation_id} \x01*\x1econversation:{conversation_id}:+\n" +
-	"\x1econversation:{conversation_id}\x12\t{user_id}\"\xe5\x01\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId:Q\xb2\xbb\x18M\n" +
+	"\x10chat.member_left\x12\fconversation*+\n" +
+	"\x1econversation:{conversation_id}\x12\t{user_id}\"\xa4\x01\n" +
 	"\vMessageSent\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x02 \x01(\tR\tmessageId\x12\x18\n" +
-	"\x04body\x18\x03 \x01(\tB\x04\xa8\xbb\x18\x01R\x04body:t\xb2\xbb\x18p\n" +
-	"\x11chat.message_sent\x12\vchat-events\x1a\x1econversation:{conversation_id} \x01*\x1econversation:{conversation_id}B\f{message_id}\"\xe9\x01\n" +
+	"\x04body\x18\x03 \x01(\tB\x04\xa8\xbb\x18\x01R\x04body:3\xb2\xbb\x18/\n" +
+	"\x11chat.message_sent\x12\fconversation2\f{message_id}\"\xa8\x01\n" +
 	"\rMessageEdited\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x02 \x01(\tR\tmessageId\x12\x18\n" +
-	"\x04body\x18\x03 \x01(\tB\x04\xa8\xbb\x18\x01R\x04body:v\xb2\xbb\x18r\n" +
-	"\x13chat.message_edited\x12\vchat-events\x1a\x1econversation:{conversation_id} \x01*\x1econversation:{conversation_id}B\f{message_id}\"\xd3\x01\n" +
+	"\x04body\x18\x03 \x01(\tB\x04\xa8\xbb\x18\x01R\x04body:5\xb2\xbb\x181\n" +
+	"\x13chat.message_edited\x12\fconversation2\f{message_id}\"\x92\x01\n" +
 	"\x0eMessageDeleted\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x1d\n" +
 	"\n" +
-	"message_id\x18\x02 \x01(\tR\tmessageId:y\xb2\xbb\x18u\n" +
-	"\x14chat.message_deleted\x12\vchat-events\x1a\x1econversation:{conversation_id} \x01*\x1econversation:{conversation_id}B\f{message_id}H\x01*=\n" +
+	"message_id\x18\x02 \x01(\tR\tmessageId:8\xb2\xbb\x184\n" +
+	"\x14chat.message_deleted\x12\fconversation2\f{message_id}8\x01*=\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_DIRECT\x10\x01\x12\x0e\n" +
 	"\n" +
-	"KIND_GROUP\x10\x02BEZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
+	"KIND_GROUP\x10\x02B\x9b\x01»\x18R\n" +
+	"\fconversation\x12\vchat-events\x18\x01\"\x11{conversation_id}*\x1econversation:{conversation_id}0\x01ZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
 
 var (
 	file_edumatrix_chat_v1_events_proto_rawDescOnce sync.Once

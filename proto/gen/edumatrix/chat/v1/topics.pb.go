@@ -27,11 +27,11 @@ var File_edumatrix_chat_v1_topics_proto protoreflect.FileDescriptor
 
 const file_edumatrix_chat_v1_topics_proto_rawDesc = "" +
 	"\n" +
-	"\x1eedumatrix/chat/v1/topics.proto\x12\x11edumatrix.chat.v1\x1a\"edumatrix/routing/v1/routing.protoB\xc1\x01\xaa\xbb\x18\x14\n" +
+	"\x1eedumatrix/chat/v1/topics.proto\x12\x11edumatrix.chat.v1\x1a\"edumatrix/routing/v1/routing.protoB\xb1\x01\xaa\xbb\x18\x14\n" +
 	"\vchat-events\x10\x03\x18\x80\x9a\x9e\x01\xaa\xbb\x18\x1b\n" +
 	"\x12study-group-events\x10\x02\x18\x80\x9a\x9e\x01\xaa\xbb\x18\x19\n" +
 	"\x11voice-call-events\x10\x02\x18\x80\xa3\x05\xaa\xbb\x18\x14\n" +
-	"\vfile-events\x10\x02\x18\x80\x9a\x9e\x01»\x18\fconversationZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
+	"\vfile-events\x10\x02\x18\x80\x9a\x9e\x01ZCgithub.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1;chatv1b\x06proto3"
 
 var file_edumatrix_chat_v1_topics_proto_goTypes = []any{}
 var file_edumatrix_chat_v1_topics_proto_depIdxs = []int32{

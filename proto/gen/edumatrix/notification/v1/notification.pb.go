@@ -162,19 +162,20 @@ var File_edumatrix_notification_v1_notification_proto protoreflect.FileDescripto
 
 const file_edumatrix_notification_v1_notification_proto_rawDesc = "" +
 	"\n" +
-	",edumatrix/notification/v1/notification.proto\x12\x19edumatrix.notification.v1\x1a\"edumatrix/routing/v1/routing.proto\"\xcc\x02\n" +
+	",edumatrix/notification/v1/notification.proto\x12\x19edumatrix.notification.v1\x1a\"edumatrix/routing/v1/routing.proto\"\x91\x02\n" +
 	"\x06Raised\x12'\n" +
 	"\x0fnotification_id\x18\x01 \x01(\tR\x0enotificationId\x12!\n" +
 	"\frecipient_id\x18\x02 \x01(\tR\vrecipientId\x129\n" +
 	"\x06reason\x18\x03 \x01(\x0e2!.edumatrix.notification.v1.ReasonR\x06reason\x12\x0e\n" +
 	"\x02by\x18\x04 \x01(\tR\x02by\x12!\n" +
 	"\fabout_stream\x18\x05 \x01(\tR\vaboutStream\x12#\n" +
-	"\rabout_version\x18\x06 \x01(\x03R\faboutVersion:c\xb2\xbb\x18_\n" +
-	"\x13notification.raised\x12\x13notification-events\x1a\x1cnotifications:{recipient_id} \x01*\x13user:{recipient_id}*B\n" +
+	"\rabout_version\x18\x06 \x01(\x03R\faboutVersion:(\xb2\xbb\x18$\n" +
+	"\x13notification.raised\x12\rnotifications*B\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12 \n" +
-	"\x1cREASON_ADDED_TO_CONVERSATION\x10\x01Bt\xaa\xbb\x18\x1b\n" +
-	"\x13notification-events\x10\x03\x18\x80\xf5$ZSgithub.com/edumatrix/interlinked/proto/gen/edumatrix/notification/v1;notificationv1b\x06proto3"
+	"\x1cREASON_ADDED_TO_CONVERSATION\x10\x01B\xc3\x01\xaa\xbb\x18\x1b\n" +
+	"\x13notification-events\x10\x03\x18\x80\xf5$»\x18K\n" +
+	"\rnotifications\x12\x13notification-events\x18\x01\"\x0e{recipient_id}*\x13user:{recipient_id}ZSgithub.com/edumatrix/interlinked/proto/gen/edumatrix/notification/v1;notificationv1b\x06proto3"
 
 var (
 	file_edumatrix_notification_v1_notification_proto_rawDescOnce sync.Once

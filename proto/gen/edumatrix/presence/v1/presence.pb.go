@@ -118,17 +118,18 @@ var File_edumatrix_presence_v1_presence_proto protoreflect.FileDescriptor
 
 const file_edumatrix_presence_v1_presence_proto_rawDesc = "" +
 	"\n" +
-	"$edumatrix/presence/v1/presence.proto\x12\x15edumatrix.presence.v1\x1a\"edumatrix/routing/v1/routing.proto\"y\n" +
+	"$edumatrix/presence/v1/presence.proto\x12\x15edumatrix.presence.v1\x1a\"edumatrix/routing/v1/routing.proto\"K\n" +
 	"\n" +
 	"CameOnline\x12\x17\n" +
-	"\auser_id\x18\x01 \x01(\tR\x06userId:R\xb2\xbb\x18N\n" +
-	"\x14presence.came_online\x12\fuser-actions\x1a\x12presence:{user_id} \x03*\x12presence:{user_id}\"{\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId:$\xb2\xbb\x18 \n" +
+	"\x14presence.came_online\x12\bpresence\"M\n" +
 	"\vWentOffline\x12\x17\n" +
-	"\auser_id\x18\x01 \x01(\tR\x06userId:S\xb2\xbb\x18O\n" +
-	"\x15presence.went_offline\x12\fuser-actions\x1a\x12presence:{user_id} \x03*\x12presence:{user_id}Bw\xaa\xbb\x18\x14\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId:%\xb2\xbb\x18!\n" +
+	"\x15presence.went_offline\x12\bpresenceB\xb4\x01\xaa\xbb\x18\x14\n" +
 	"\fuser-actions\x10\x03\x18\x80\xf5$\xb2\xbb\x18\n" +
 	"\n" +
-	"\bpresence\xb8\xbb\x18\x01ZKgithub.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1;presencev1b\x06proto3"
+	"\bpresence\xb8\xbb\x18\x01»\x189\n" +
+	"\bpresence\x12\fuser-actions\x18\x03\"\t{user_id}*\x12presence:{user_id}ZKgithub.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1;presencev1b\x06proto3"
 
 var (
 	file_edumatrix_presence_v1_presence_proto_rawDescOnce sync.Once

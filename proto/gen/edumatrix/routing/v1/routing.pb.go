@@ -302,36 +302,127 @@ func (x *Membership) GetUser() string {
 	return ""
 }
 
-// Event declares a fact: its topic, its stream (also its Kafka key), its rooms.
-type Event struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Topic  string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
-	Stream string                 `protobuf:"bytes,3,opt,name=stream,proto3" json:"stream,omitempty"`
-	Class  Class                  `protobuf:"varint,4,opt,name=class,proto3,enum=edumatrix.routing.v1.Class" json:"class,omitempty"`
-	// Where it is delivered, beside those whom opens and closes name.
+// StreamKind declares the streams of one kind, and what all events of such a stream have in common. It stands in a file of
+// the service that owns them.
+type StreamKind struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique name, "conversation".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Topic of the same service that its events travel on.
+	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	Class Class  `protobuf:"varint,3,opt,name=class,proto3,enum=edumatrix.routing.v1.Class" json:"class,omitempty"`
+	// Template of the id, over the fields of each event. The stream is the kind, a colon and the id; it is also the Kafka
+	// key of its events.
+	Id string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
+	// Templates, over the fields of each event, of the rooms that every event is delivered to.
 	Rooms []string `protobuf:"bytes,5,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	// Clients see its versions without gaps: a version that is missing means a missed event. Only of CLASS_DURABLE.
+	Dense         bool `protobuf:"varint,6,opt,name=dense,proto3" json:"dense,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamKind) Reset() {
+	*x = StreamKind{}
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamKind) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamKind) ProtoMessage() {}
+
+func (x *StreamKind) ProtoReflect() protoreflect.Message {
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamKind.ProtoReflect.Descriptor instead.
+func (*StreamKind) Descriptor() ([]byte, []int) {
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *StreamKind) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *StreamKind) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *StreamKind) GetClass() Class {
+	if x != nil {
+		return x.Class
+	}
+	return Class_CLASS_UNSPECIFIED
+}
+
+func (x *StreamKind) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *StreamKind) GetRooms() []string {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
+func (x *StreamKind) GetDense() bool {
+	if x != nil {
+		return x.Dense
+	}
+	return false
+}
+
+// Event declares a fact, and the kind of stream that it belongs to.
+type Event struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Name of a StreamKind of the same service.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Where it is delivered, beside the rooms of its kind and the users whom opens and closes name.
+	Rooms []string `protobuf:"bytes,3,rep,name=rooms,proto3" json:"rooms,omitempty"`
 	// Rooms that it opens, for whom; delivered to them too.
-	Opens []*Membership `protobuf:"bytes,6,rep,name=opens,proto3" json:"opens,omitempty"`
+	Opens []*Membership `protobuf:"bytes,4,rep,name=opens,proto3" json:"opens,omitempty"`
 	// Rooms that it closes, for whom; they see this event and none after it.
-	Closes []*Membership `protobuf:"bytes,7,rep,name=closes,proto3" json:"closes,omitempty"`
+	Closes []*Membership `protobuf:"bytes,5,rep,name=closes,proto3" json:"closes,omitempty"`
 	// The part of the stream that it is about ("{message_id}"); redaction goes by it.
-	Subject string `protobuf:"bytes,8,opt,name=subject,proto3" json:"subject,omitempty"`
+	Subject string `protobuf:"bytes,6,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The personal fields of all earlier events about the same subject are emptied with it.
-	Redacts bool `protobuf:"varint,9,opt,name=redacts,proto3" json:"redacts,omitempty"`
+	Redacts bool `protobuf:"varint,7,opt,name=redacts,proto3" json:"redacts,omitempty"`
 	// Name of a google.protobuf.Timestamp field: from then on nobody is shown the event any more. Unset: it stays.
-	Expires string `protobuf:"bytes,10,opt,name=expires,proto3" json:"expires,omitempty"`
+	Expires string `protobuf:"bytes,8,opt,name=expires,proto3" json:"expires,omitempty"`
 	// Timers that it sets.
-	Timers []*Timer `protobuf:"bytes,11,rep,name=timers,proto3" json:"timers,omitempty"`
+	Timers []*Timer `protobuf:"bytes,9,rep,name=timers,proto3" json:"timers,omitempty"`
 	// Keys (templates) of timers of its stream that it cancels.
-	Cancels       []string `protobuf:"bytes,12,rep,name=cancels,proto3" json:"cancels,omitempty"`
+	Cancels       []string `protobuf:"bytes,10,rep,name=cancels,proto3" json:"cancels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[3]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -343,7 +434,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[3]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -356,7 +447,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{3}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Event) GetName() string {
@@ -366,25 +457,11 @@ func (x *Event) GetName() string {
 	return ""
 }
 
-func (x *Event) GetTopic() string {
+func (x *Event) GetKind() string {
 	if x != nil {
-		return x.Topic
+		return x.Kind
 	}
 	return ""
-}
-
-func (x *Event) GetStream() string {
-	if x != nil {
-		return x.Stream
-	}
-	return ""
-}
-
-func (x *Event) GetClass() Class {
-	if x != nil {
-		return x.Class
-	}
-	return Class_CLASS_UNSPECIFIED
 }
 
 func (x *Event) GetRooms() []string {
@@ -454,7 +531,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +543,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[4]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +556,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{4}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Query) GetName() string {
@@ -515,7 +592,7 @@ type Signal struct {
 
 func (x *Signal) Reset() {
 	*x = Signal{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +604,7 @@ func (x *Signal) String() string {
 func (*Signal) ProtoMessage() {}
 
 func (x *Signal) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[5]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +617,7 @@ func (x *Signal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signal.ProtoReflect.Descriptor instead.
 func (*Signal) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{5}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Signal) GetName() string {
@@ -581,7 +658,7 @@ type RoomKind struct {
 
 func (x *RoomKind) Reset() {
 	*x = RoomKind{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +670,7 @@ func (x *RoomKind) String() string {
 func (*RoomKind) ProtoMessage() {}
 
 func (x *RoomKind) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[6]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +683,7 @@ func (x *RoomKind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomKind.ProtoReflect.Descriptor instead.
 func (*RoomKind) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{6}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RoomKind) GetKind() string {
@@ -634,7 +711,7 @@ type Shape struct {
 
 func (x *Shape) Reset() {
 	*x = Shape{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +723,7 @@ func (x *Shape) String() string {
 func (*Shape) ProtoMessage() {}
 
 func (x *Shape) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[7]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +736,7 @@ func (x *Shape) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shape.ProtoReflect.Descriptor instead.
 func (*Shape) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{7}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Shape) GetRequired() bool {
@@ -703,7 +780,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +792,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[8]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +805,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{8}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Refusal) GetCode() string {
@@ -757,7 +834,7 @@ type Topic struct {
 
 func (x *Topic) Reset() {
 	*x = Topic{}
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[9]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +846,7 @@ func (x *Topic) String() string {
 func (*Topic) ProtoMessage() {}
 
 func (x *Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[9]
+	mi := &file_edumatrix_routing_v1_routing_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +859,7 @@ func (x *Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topic.ProtoReflect.Descriptor instead.
 func (*Topic) Descriptor() ([]byte, []int) {
-	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{9}
+	return file_edumatrix_routing_v1_routing_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Topic) GetName() string {
@@ -833,10 +910,10 @@ var file_edumatrix_routing_v1_routing_proto_extTypes = []protoimpl.ExtensionInfo
 	},
 	{
 		ExtendedType:  (*descriptorpb.FileOptions)(nil),
-		ExtensionType: ([]string)(nil),
+		ExtensionType: ([]*StreamKind)(nil),
 		Field:         50104,
-		Name:          "edumatrix.routing.v1.dense_streams",
-		Tag:           "bytes,50104,rep,name=dense_streams",
+		Name:          "edumatrix.routing.v1.streams",
+		Tag:           "bytes,50104,rep,name=streams",
 		Filename:      "edumatrix/routing/v1/routing.proto",
 	},
 	{
@@ -911,11 +988,10 @@ var (
 	//
 	// optional bool connections = 50103;
 	E_Connections = &file_edumatrix_routing_v1_routing_proto_extTypes[2]
-	// Kinds of streams ("conversation") whose versions clients see without gaps: a version that is missing means a missed
-	// event.
+	// Kinds of streams that this package's service owns.
 	//
-	// repeated string dense_streams = 50104;
-	E_DenseStreams = &file_edumatrix_routing_v1_routing_proto_extTypes[3]
+	// repeated edumatrix.routing.v1.StreamKind streams = 50104;
+	E_Streams = &file_edumatrix_routing_v1_routing_proto_extTypes[3]
 	// Codes of refusals of this package's domain, beside those that package refusal has for all.
 	//
 	// repeated edumatrix.routing.v1.Refusal refusals = 50105;
@@ -967,21 +1043,27 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\n" +
 	"Membership\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x12\n" +
-	"\x04user\x18\x02 \x01(\tR\x04user\"\xa1\x03\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\"\xa5\x01\n" +
+	"\n" +
+	"StreamKind\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x121\n" +
+	"\x05class\x18\x03 \x01(\x0e2\x1b.edumatrix.routing.v1.ClassR\x05class\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\x12\x14\n" +
+	"\x05rooms\x18\x05 \x03(\tR\x05rooms\x12\x14\n" +
+	"\x05dense\x18\x06 \x01(\bR\x05dense\"\xd4\x02\n" +
 	"\x05Event\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x16\n" +
-	"\x06stream\x18\x03 \x01(\tR\x06stream\x121\n" +
-	"\x05class\x18\x04 \x01(\x0e2\x1b.edumatrix.routing.v1.ClassR\x05class\x12\x14\n" +
-	"\x05rooms\x18\x05 \x03(\tR\x05rooms\x126\n" +
-	"\x05opens\x18\x06 \x03(\v2 .edumatrix.routing.v1.MembershipR\x05opens\x128\n" +
-	"\x06closes\x18\a \x03(\v2 .edumatrix.routing.v1.MembershipR\x06closes\x12\x18\n" +
-	"\asubject\x18\b \x01(\tR\asubject\x12\x18\n" +
-	"\aredacts\x18\t \x01(\bR\aredacts\x12\x18\n" +
-	"\aexpires\x18\n" +
-	" \x01(\tR\aexpires\x123\n" +
-	"\x06timers\x18\v \x03(\v2\x1b.edumatrix.routing.v1.TimerR\x06timers\x12\x18\n" +
-	"\acancels\x18\f \x03(\tR\acancels\"3\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05rooms\x18\x03 \x03(\tR\x05rooms\x126\n" +
+	"\x05opens\x18\x04 \x03(\v2 .edumatrix.routing.v1.MembershipR\x05opens\x128\n" +
+	"\x06closes\x18\x05 \x03(\v2 .edumatrix.routing.v1.MembershipR\x06closes\x12\x18\n" +
+	"\asubject\x18\x06 \x01(\tR\asubject\x12\x18\n" +
+	"\aredacts\x18\a \x01(\bR\aredacts\x12\x18\n" +
+	"\aexpires\x18\b \x01(\tR\aexpires\x123\n" +
+	"\x06timers\x18\t \x03(\v2\x1b.edumatrix.routing.v1.TimerR\x06timers\x12\x18\n" +
+	"\acancels\x18\n" +
+	" \x03(\tR\acancels\"3\n" +
 	"\x05Query\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06public\x18\x02 \x01(\bR\x06public\"Z\n" +
@@ -1013,8 +1095,8 @@ const file_edumatrix_routing_v1_routing_proto_rawDesc = "" +
 	"\x0fCLASS_EPHEMERAL\x10\x03:S\n" +
 	"\x06topics\x12\x1c.google.protobuf.FileOptions\x18\xb5\x87\x03 \x03(\v2\x1b.edumatrix.routing.v1.TopicR\x06topics:[\n" +
 	"\tlooked_at\x12\x1c.google.protobuf.FileOptions\x18\xb6\x87\x03 \x03(\v2\x1e.edumatrix.routing.v1.RoomKindR\blookedAt:@\n" +
-	"\vconnections\x12\x1c.google.protobuf.FileOptions\x18\xb7\x87\x03 \x01(\bR\vconnections:C\n" +
-	"\rdense_streams\x12\x1c.google.protobuf.FileOptions\x18\xb8\x87\x03 \x03(\tR\fdenseStreams:Y\n" +
+	"\vconnections\x12\x1c.google.protobuf.FileOptions\x18\xb7\x87\x03 \x01(\bR\vconnections:Z\n" +
+	"\astreams\x12\x1c.google.protobuf.FileOptions\x18\xb8\x87\x03 \x03(\v2 .edumatrix.routing.v1.StreamKindR\astreams:Y\n" +
 	"\brefusals\x12\x1c.google.protobuf.FileOptions\x18\xb9\x87\x03 \x03(\v2\x1d.edumatrix.routing.v1.RefusalR\brefusals:Z\n" +
 	"\acommand\x12\x1f.google.protobuf.MessageOptions\x18\xb5\x87\x03 \x01(\v2\x1d.edumatrix.routing.v1.CommandR\acommand:T\n" +
 	"\x05event\x12\x1f.google.protobuf.MessageOptions\x18\xb6\x87\x03 \x01(\v2\x1b.edumatrix.routing.v1.EventR\x05event:W\n" +
@@ -1036,51 +1118,53 @@ func file_edumatrix_routing_v1_routing_proto_rawDescGZIP() []byte {
 }
 
 var file_edumatrix_routing_v1_routing_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_edumatrix_routing_v1_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_edumatrix_routing_v1_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_edumatrix_routing_v1_routing_proto_goTypes = []any{
 	(Class)(0),                          // 0: edumatrix.routing.v1.Class
 	(*Command)(nil),                     // 1: edumatrix.routing.v1.Command
 	(*Timer)(nil),                       // 2: edumatrix.routing.v1.Timer
 	(*Membership)(nil),                  // 3: edumatrix.routing.v1.Membership
-	(*Event)(nil),                       // 4: edumatrix.routing.v1.Event
-	(*Query)(nil),                       // 5: edumatrix.routing.v1.Query
-	(*Signal)(nil),                      // 6: edumatrix.routing.v1.Signal
-	(*RoomKind)(nil),                    // 7: edumatrix.routing.v1.RoomKind
-	(*Shape)(nil),                       // 8: edumatrix.routing.v1.Shape
-	(*Refusal)(nil),                     // 9: edumatrix.routing.v1.Refusal
-	(*Topic)(nil),                       // 10: edumatrix.routing.v1.Topic
-	(*descriptorpb.FileOptions)(nil),    // 11: google.protobuf.FileOptions
-	(*descriptorpb.MessageOptions)(nil), // 12: google.protobuf.MessageOptions
-	(*descriptorpb.MethodOptions)(nil),  // 13: google.protobuf.MethodOptions
-	(*descriptorpb.FieldOptions)(nil),   // 14: google.protobuf.FieldOptions
+	(*StreamKind)(nil),                  // 4: edumatrix.routing.v1.StreamKind
+	(*Event)(nil),                       // 5: edumatrix.routing.v1.Event
+	(*Query)(nil),                       // 6: edumatrix.routing.v1.Query
+	(*Signal)(nil),                      // 7: edumatrix.routing.v1.Signal
+	(*RoomKind)(nil),                    // 8: edumatrix.routing.v1.RoomKind
+	(*Shape)(nil),                       // 9: edumatrix.routing.v1.Shape
+	(*Refusal)(nil),                     // 10: edumatrix.routing.v1.Refusal
+	(*Topic)(nil),                       // 11: edumatrix.routing.v1.Topic
+	(*descriptorpb.FileOptions)(nil),    // 12: google.protobuf.FileOptions
+	(*descriptorpb.MessageOptions)(nil), // 13: google.protobuf.MessageOptions
+	(*descriptorpb.MethodOptions)(nil),  // 14: google.protobuf.MethodOptions
+	(*descriptorpb.FieldOptions)(nil),   // 15: google.protobuf.FieldOptions
 }
 var file_edumatrix_routing_v1_routing_proto_depIdxs = []int32{
-	0,  // 0: edumatrix.routing.v1.Event.class:type_name -> edumatrix.routing.v1.Class
+	0,  // 0: edumatrix.routing.v1.StreamKind.class:type_name -> edumatrix.routing.v1.Class
 	3,  // 1: edumatrix.routing.v1.Event.opens:type_name -> edumatrix.routing.v1.Membership
 	3,  // 2: edumatrix.routing.v1.Event.closes:type_name -> edumatrix.routing.v1.Membership
 	2,  // 3: edumatrix.routing.v1.Event.timers:type_name -> edumatrix.routing.v1.Timer
-	11, // 4: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
-	11, // 5: edumatrix.routing.v1.looked_at:extendee -> google.protobuf.FileOptions
-	11, // 6: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
-	11, // 7: edumatrix.routing.v1.dense_streams:extendee -> google.protobuf.FileOptions
-	11, // 8: edumatrix.routing.v1.refusals:extendee -> google.protobuf.FileOptions
-	12, // 9: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
-	12, // 10: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
-	12, // 11: edumatrix.routing.v1.signal:extendee -> google.protobuf.MessageOptions
-	13, // 12: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
-	14, // 13: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
-	14, // 14: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
-	10, // 15: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
-	7,  // 16: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
-	9,  // 17: edumatrix.routing.v1.refusals:type_name -> edumatrix.routing.v1.Refusal
-	1,  // 18: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
-	4,  // 19: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
-	6,  // 20: edumatrix.routing.v1.signal:type_name -> edumatrix.routing.v1.Signal
-	5,  // 21: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
-	8,  // 22: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	15, // [15:23] is the sub-list for extension type_name
+	12, // 4: edumatrix.routing.v1.topics:extendee -> google.protobuf.FileOptions
+	12, // 5: edumatrix.routing.v1.looked_at:extendee -> google.protobuf.FileOptions
+	12, // 6: edumatrix.routing.v1.connections:extendee -> google.protobuf.FileOptions
+	12, // 7: edumatrix.routing.v1.streams:extendee -> google.protobuf.FileOptions
+	12, // 8: edumatrix.routing.v1.refusals:extendee -> google.protobuf.FileOptions
+	13, // 9: edumatrix.routing.v1.command:extendee -> google.protobuf.MessageOptions
+	13, // 10: edumatrix.routing.v1.event:extendee -> google.protobuf.MessageOptions
+	13, // 11: edumatrix.routing.v1.signal:extendee -> google.protobuf.MessageOptions
+	14, // 12: edumatrix.routing.v1.query:extendee -> google.protobuf.MethodOptions
+	15, // 13: edumatrix.routing.v1.personal:extendee -> google.protobuf.FieldOptions
+	15, // 14: edumatrix.routing.v1.shape:extendee -> google.protobuf.FieldOptions
+	11, // 15: edumatrix.routing.v1.topics:type_name -> edumatrix.routing.v1.Topic
+	8,  // 16: edumatrix.routing.v1.looked_at:type_name -> edumatrix.routing.v1.RoomKind
+	4,  // 17: edumatrix.routing.v1.streams:type_name -> edumatrix.routing.v1.StreamKind
+	10, // 18: edumatrix.routing.v1.refusals:type_name -> edumatrix.routing.v1.Refusal
+	1,  // 19: edumatrix.routing.v1.command:type_name -> edumatrix.routing.v1.Command
+	5,  // 20: edumatrix.routing.v1.event:type_name -> edumatrix.routing.v1.Event
+	7,  // 21: edumatrix.routing.v1.signal:type_name -> edumatrix.routing.v1.Signal
+	6,  // 22: edumatrix.routing.v1.query:type_name -> edumatrix.routing.v1.Query
+	9,  // 23: edumatrix.routing.v1.shape:type_name -> edumatrix.routing.v1.Shape
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	15, // [15:24] is the sub-list for extension type_name
 	4,  // [4:15] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
 }
@@ -1096,7 +1180,7 @@ func file_edumatrix_routing_v1_routing_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_edumatrix_routing_v1_routing_proto_rawDesc), len(file_edumatrix_routing_v1_routing_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 11,
 			NumServices:   0,
 		},

@@ -950,48 +950,43 @@ const file_edumatrix_toy_v1_toy_proto_rawDesc = "" +
 	"\vLeaveCircle\x12\x1b\n" +
 	"\tcircle_id\x18\x01 \x01(\tR\bcircleId\x12!\n" +
 	"\auser_id\x18\x02 \x01(\tB\b\xb2\xbb\x18\x04\b\x01\x10\x01R\x06userId:,\xaa\xbb\x18(\n" +
-	"\x10toy.leave_circle\x12\x12circle:{circle_id}\x18\x01\"\xb7\x01\n" +
+	"\x10toy.leave_circle\x12\x12circle:{circle_id}\x18\x01\"\x89\x01\n" +
 	"\fCircleOpened\x12\x1b\n" +
 	"\tcircle_id\x18\x01 \x01(\tR\bcircleId\x12\x19\n" +
-	"\buser_ids\x18\x02 \x03(\tR\auserIds:o\xb2\xbb\x18k\n" +
-	"\x11toy.circle_opened\x12\n" +
-	"toy-events\x1a\x12circle:{circle_id} \x01*\x12circle:{circle_id}2 \n" +
+	"\buser_ids\x18\x02 \x03(\tR\auserIds:A\xb2\xbb\x18=\n" +
+	"\x11toy.circle_opened\x12\x06circle\" \n" +
 	"\x12circle:{circle_id}\x12\n" +
-	"{user_ids}\"\xb0\x01\n" +
+	"{user_ids}\"\x82\x01\n" +
 	"\n" +
 	"CircleLeft\x12\x1b\n" +
 	"\tcircle_id\x18\x01 \x01(\tR\bcircleId\x12\x17\n" +
-	"\auser_id\x18\x02 \x01(\tR\x06userId:l\xb2\xbb\x18h\n" +
-	"\x0ftoy.circle_left\x12\n" +
-	"toy-events\x1a\x12circle:{circle_id} \x01*\x12circle:{circle_id}:\x1f\n" +
-	"\x12circle:{circle_id}\x12\t{user_id}\"\x81\x01\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId:>\xb2\xbb\x18:\n" +
+	"\x0ftoy.circle_left\x12\x06circle*\x1f\n" +
+	"\x12circle:{circle_id}\x12\t{user_id}\"X\n" +
 	"\tNameTaken\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
-	"\tcircle_id\x18\x02 \x01(\tR\bcircleId:C\xb2\xbb\x18?\n" +
-	"\x0etoy.name_taken\x12\n" +
-	"toy-events\x1a\vname:{name} \x01*\x12circle:{circle_id}\"_\n" +
+	"\tcircle_id\x18\x02 \x01(\tR\bcircleId:\x1a\xb2\xbb\x18\x16\n" +
+	"\x0etoy.name_taken\x12\x04name\"_\n" +
 	"\tWriteNote\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text:%\xaa\xbb\x18!\n" +
-	"\x0etoy.write_note\x12\x0fdiary:{user_id}\"\x99\x01\n" +
+	"\x0etoy.write_note\x12\x0fdiary:{user_id}\"q\n" +
 	"\vNoteWritten\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
-	"\x06number\x18\x03 \x01(\x03R\x06number:E\xb2\xbb\x18A\n" +
-	"\x10toy.note_written\x12\n" +
-	"toy-events\x1a\x0fdiary:{user_id} \x01*\x0euser:{user_id}\"\x84\x01\n" +
+	"\x06number\x18\x03 \x01(\x03R\x06number:\x1d\xb2\xbb\x18\x19\n" +
+	"\x10toy.note_written\x12\x05diary\"\x84\x01\n" +
 	"\bMarkRead\x12\x1b\n" +
 	"\tcircle_id\x18\x01 \x01(\tR\bcircleId\x12\x13\n" +
 	"\x05up_to\x18\x02 \x01(\x03R\x04upTo:F\xaa\xbb\x18B\n" +
-	"\rtoy.mark_read\x12\x1bmarker:{circle_id}:{$actor}\x18\x012\x12circle:{circle_id}\"\xb7\x01\n" +
+	"\rtoy.mark_read\x12\x1bmarker:{circle_id}:{$actor}\x18\x012\x12circle:{circle_id}\"\x83\x01\n" +
 	"\x06Marked\x12\x1b\n" +
 	"\tcircle_id\x18\x01 \x01(\tR\bcircleId\x12\x17\n" +
 	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x13\n" +
 	"\x05up_to\x18\x03 \x01(\x03R\x04upTo\x12\x14\n" +
-	"\x05moves\x18\x04 \x01(\x03R\x05moves:L\xb2\xbb\x18H\n" +
+	"\x05moves\x18\x04 \x01(\x03R\x05moves:\x18\xb2\xbb\x18\x14\n" +
 	"\n" +
-	"toy.marked\x12\n" +
-	"toy-events\x1a\x1cmarker:{circle_id}:{user_id} \x02*\x0euser:{user_id}\"e\n" +
+	"toy.marked\x12\x06marker\"e\n" +
 	"\x04Ring\x12\x17\n" +
 	"\abell_id\x18\x01 \x01(\tR\x06bellId\x12\"\n" +
 	"\fmilliseconds\x18\x02 \x01(\x03R\fmilliseconds: \xaa\xbb\x18\x1c\n" +
@@ -1002,37 +997,46 @@ const file_edumatrix_toy_v1_toy_proto_rawDesc = "" +
 	"toy.answer\x12\x0ebell:{bell_id}\x18\x01\"E\n" +
 	"\aSilence\x12\x17\n" +
 	"\abell_id\x18\x01 \x01(\tR\x06bellId:!\xaa\xbb\x18\x1d\n" +
-	"\vtoy.silence\x12\x0ebell:{bell_id}\"\xb4\x01\n" +
+	"\vtoy.silence\x12\x0ebell:{bell_id}\"\x8c\x01\n" +
 	"\bBellRang\x12\x17\n" +
 	"\abell_id\x18\x01 \x01(\tR\x06bellId\x120\n" +
-	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until:]\xb2\xbb\x18Y\n" +
-	"\rtoy.bell_rang\x12\n" +
-	"toy-events\x1a\x0ebell:{bell_id} \x01*\x0ebell:{bell_id}Z\x1a\n" +
-	"\x04ring\x12\x05until\x1a\vtoy.silence\"t\n" +
+	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until:5\xb2\xbb\x181\n" +
+	"\rtoy.bell_rang\x12\x04bellJ\x1a\n" +
+	"\x04ring\x12\x05until\x1a\vtoy.silence\"L\n" +
 	"\fBellAnswered\x12\x17\n" +
-	"\abell_id\x18\x01 \x01(\tR\x06bellId:K\xb2\xbb\x18G\n" +
-	"\x11toy.bell_answered\x12\n" +
-	"toy-events\x1a\x0ebell:{bell_id} \x01*\x0ebell:{bell_id}b\x04ring\"n\n" +
+	"\abell_id\x18\x01 \x01(\tR\x06bellId:#\xb2\xbb\x18\x1f\n" +
+	"\x11toy.bell_answered\x12\x04bellR\x04ring\"F\n" +
 	"\fBellSilenced\x12\x17\n" +
-	"\abell_id\x18\x01 \x01(\tR\x06bellId:E\xb2\xbb\x18A\n" +
-	"\x11toy.bell_silenced\x12\n" +
-	"toy-events\x1a\x0ebell:{bell_id} \x01*\x0ebell:{bell_id}\"o\n" +
+	"\abell_id\x18\x01 \x01(\tR\x06bellId:\x1d\xb2\xbb\x18\x19\n" +
+	"\x11toy.bell_silenced\x12\x04bell\"o\n" +
 	"\tShowStory\x12\x18\n" +
 	"\x04text\x18\x01 \x01(\tB\x04\xa8\xbb\x18\x01R\x04text\x12\"\n" +
 	"\fmilliseconds\x18\x02 \x01(\x03R\fmilliseconds:$\xaa\xbb\x18 \n" +
-	"\x0etoy.show_story\x12\fstory:{$new}\x18\x01\"\xf0\x01\n" +
+	"\x0etoy.show_story\x12\fstory:{$new}\x18\x01\"\xc3\x01\n" +
 	"\n" +
 	"StoryShown\x12\x19\n" +
 	"\bstory_id\x18\x01 \x01(\tR\astoryId\x12\x1b\n" +
 	"\tauthor_id\x18\x02 \x01(\tR\bauthorId\x12\x18\n" +
 	"\x04text\x18\x03 \x01(\tB\x04\xa8\xbb\x18\x01R\x04text\x129\n" +
 	"\n" +
-	"expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt:U\xb2\xbb\x18Q\n" +
-	"\x0ftoy.story_shown\x12\n" +
-	"toy-events\x1a\x10story:{story_id} \x01*\x12author:{author_id}R\n" +
-	"expires_atBY\xaa\xbb\x18\x12\n" +
+	"expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt:(\xb2\xbb\x18$\n" +
+	"\x0ftoy.story_shown\x12\x05storyB\n" +
+	"expires_atB\xa9\x03\xaa\xbb\x18\x12\n" +
 	"\n" +
-	"toy-events\x10\x03\x18\x80\xa3\x05ZAgithub.com/edumatrix/interlinked/proto/gen/edumatrix/toy/v1;toyv1b\x06proto3"
+	"toy-events\x10\x03\x18\x80\xa3\x05»\x187\n" +
+	"\x06circle\x12\n" +
+	"toy-events\x18\x01\"\v{circle_id}*\x12circle:{circle_id}»\x180\n" +
+	"\x04name\x12\n" +
+	"toy-events\x18\x01\"\x06{name}*\x12circle:{circle_id}»\x180\n" +
+	"\x05diary\x12\n" +
+	"toy-events\x18\x01\"\t{user_id}*\x0euser:{user_id}»\x18=\n" +
+	"\x06marker\x12\n" +
+	"toy-events\x18\x02\"\x15{circle_id}:{user_id}*\x0euser:{user_id}»\x18/\n" +
+	"\x04bell\x12\n" +
+	"toy-events\x18\x01\"\t{bell_id}*\x0ebell:{bell_id}»\x185\n" +
+	"\x05story\x12\n" +
+	"toy-events\x18\x01\"\n" +
+	"{story_id}*\x12author:{author_id}ZAgithub.com/edumatrix/interlinked/proto/gen/edumatrix/toy/v1;toyv1b\x06proto3"
 
 var (
 	file_edumatrix_toy_v1_toy_proto_rawDescOnce sync.Once
