@@ -76,7 +76,7 @@ build: ## Build and vet every module, in the workspace and on its own
 	  (cd $$dir && GOWORK=off go build ./... && GOWORK=off go vet -tags integration ./...); done
 
 lint: build $(BIN)/buf $(BIN)/staticcheck $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Run linters, check formatting, generated code and walls
-	@unformatted=$$(gofmt -l proto shared services deployments); \
+	@unformatted=$$(gofmt -l proto shared services deployments docs); \
 	  test -z "$$unformatted" || { echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; }
 	$(BIN)/staticcheck work
 	$(BIN)/staticcheck -tags integration work
@@ -109,7 +109,7 @@ tidy: ## Tidy every module, each without the workspace
 	@set -e; for dir in $(MODULES); do echo "tidy: $${dir#$(CURDIR)/}"; (cd $$dir && GOWORK=off go mod tidy); done
 
 fmt: $(BIN)/buf ## Format Go and Protobuf files
-	gofmt -w proto shared services deployments
+	gofmt -w proto shared services deployments docs
 	cd proto && $(BIN)/buf format -w
 
 generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Generate Go, docs/reference.md and what /docs serves from proto/

@@ -1,0 +1,65 @@
+// Command log commits two events to an event log in PostgreSQL, and reads them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	stdlog "log"
+	"os"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	feedv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/feed/v1"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+func main() {
+	if err := run(context.Background()); err != nil {
+		stdlog.Fatal(err)
+	}
+}
+
+func run(ctx context.Context) error {
+	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	declared, err := catalog.Load() // what proto/ declares: topic, class and rooms of each event
+	if err != nil {
+		return err
+	}
+	log, err := eventlog.Open(ctx, eventlog.Options{Owner: "feed", Pool: pool, Catalog: declared}) // makes its tables
+	if err != nil {
+		return err
+	}
+	committing, stop := context.WithCancel(ctx)
+	ended := make(chan error)
+	go func() { ended <- log.Run(committing) }() // groups what is committed at the same time into one transaction
+	defer func() { stop(); <-ended }()
+
+	for id, text := range []string{"Term begins on Monday.", "Lunch is at noon."} {
+		stream := fmt.Sprint("post:", id)
+		post := &feedv1.PostCreated{PostId: fmt.Sprint(id), AuthorId: "alice", Body: text}
+		_, err := log.Commit(ctx, eventlog.Write{Stream: stream, Expected: 0, // the stream must be new
+			Commands: []eventlog.Decided{{Actor: "alice", CommandID: stream, Type: "feed.create_post", Events: []proto.Message{post}}}})
+		// A command has one outcome. Commit reports that it has it already, when this program runs again.
+		if repeated := new(eventlog.RepeatedError); err != nil && !errors.As(err, &repeated) {
+			return err
+		}
+	}
+	for after, head := int64(0), int64(1); after < head; {
+		page, err := log.Read(ctx, eventlog.Query{After: after})
+		if err != nil {
+			return err
+		}
+		for _, e := range page.Events {
+			fmt.Printf("position %d: %s, version %d of %s, by %s\n", e.Position, e.Type, e.Version, e.Stream, e.Actor)
+		}
+		after, head = page.Complete, page.Head
+	}
+	return nil
+}

@@ -1,0 +1,58 @@
+// Command service is a service of its own that follows chat's topic and prints who wrote, and how much. Run several of
+// them: they share the topic's partitions.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"google.golang.org/protobuf/proto"
+
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	kafka := backend.Kafka{Brokers: strings.Split(os.Getenv("KAFKA_BROKERS"), ","), TopicPrefix: os.Getenv("TOPIC_PREFIX")}
+	subscriber, err := bus.NewSubscriber(kafka, bus.SubscriberOptions{Group: "example"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	router, err := bus.NewRouter(bus.RouterOptions{Service: "example"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	router.AddConsumerHandler("count", "chat-events", subscriber, count)
+	if err := router.Run(ctx); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// count is called for the events of one conversation one after another. A topic delivers at least once: a service that
+// must not count an event twice keeps the versions of the streams that it has counted.
+func count(m *message.Message) error {
+	e, err := envelope.ReadEvent(m)
+	if err != nil {
+		return retry.Permanent(err) // trying again would not help
+	}
+	if e.Type != "chat.message_sent" {
+		return nil
+	}
+	var sent chatv1.MessageSent
+	if err := proto.Unmarshal(e.Body, &sent); err != nil {
+		return retry.Permanent(err)
+	}
+	fmt.Printf("%s wrote %d characters at version %d of %s\n", e.Actor, len([]rune(sent.GetBody())), e.Version, e.Stream)
+	return nil
+}
