@@ -34,7 +34,7 @@ func TestConnect_AsksAQueryAgainThatReadInANewSession(t *testing.T) {
 				pool.Reset()
 			}
 			return connect.NewResponse(&meshv1.ReadLogResponse{Head: call}), pool.Ping(ctx)
-		}, s.Connect()))
+		}, s.Connect(nil)))
 	})
 	client := connect.NewClient[meshv1.ReadLogRequest, meshv1.ReadLogResponse](
 		rpc.NewClient("of this test", w.env.Telemetry.Tracer()),

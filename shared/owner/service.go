@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -25,6 +26,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/health"
 	"github.com/edumatrix/interlinked/shared/jobs"
+	"github.com/edumatrix/interlinked/shared/owner/consistency"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/process"
 	"github.com/edumatrix/interlinked/shared/rpc"
@@ -53,7 +55,9 @@ type Service struct {
 	authorize   SubscribeAuthorizer
 	workers     jobs.Workers
 	effects     map[string]eventlog.Effect // by the event's type
-	decider     *decider                   // set by Run
+	queries     consistency.Projections
+	served      []string // paths of handlers
+	decider     *decider // set by Run
 }
 
 type reaction struct {
@@ -65,7 +69,8 @@ type reaction struct {
 // Open opens the service's log, with the migrations of its projections (nil: none), and its listener.
 func Open(ctx context.Context, env process.Env, migrations fs.FS) (*Service, error) {
 	name := env.Config.Service
-	s := &Service{name: name, env: env, aggregates: map[string]NewState{}, effects: map[string]eventlog.Effect{}}
+	s := &Service{name: name, env: env, aggregates: map[string]NewState{}, effects: map[string]eventlog.Effect{},
+		queries: consistency.Projections{}}
 	s.health = health.New(health.OfStores(env.Stores), env.Log)
 	var err error
 	s.Log, err = eventlog.Open(ctx, eventlog.Options{Owner: name, Pool: env.Stores.Postgres, Catalog: env.Catalog,
@@ -110,24 +115,17 @@ func (s *Service) React(from, topic string, since consume.Since, react consume.R
 }
 
 // Serve registers the handler of a Connect service on the inner listener.
-func (s *Service) Serve(path string, handler http.Handler) { s.server.Handle(path, handler) }
+func (s *Service) Serve(path string, handler http.Handler) {
+	s.served = append(s.served, path)
+	s.server.Handle(path, handler)
+}
 
-// Connect returns the options of the Connect handler of this service's queries. A query runs again if it may have read
-// data older than it waited for (see eventlog.Log.ReadConsistently).
-func (s *Service) Connect() connect.HandlerOption {
-	return connect.WithHandlerOptions(s.interceptors(), connect.WithInterceptors(
-		connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
-			return func(ctx context.Context, r connect.AnyRequest) (answer connect.AnyResponse, err error) {
-				err = s.Log.ReadConsistently(ctx, func() (err error) {
-					answer, err = next(ctx, r)
-					return err
-				})
-				if err != nil {
-					return nil, err
-				}
-				return answer, nil
-			}
-		})))
+// Connect returns the options of the Connect handler of this service's queries, each of which is declared to read a
+// projection. A query contains everything that was committed before it was sent (see consistency.Interceptor).
+func (s *Service) Connect(projections consistency.Projections) connect.HandlerOption {
+	maps.Copy(s.queries, projections)
+	return connect.WithHandlerOptions(s.interceptors(),
+		connect.WithInterceptors(consistency.Interceptor(s.Log, s.env.Catalog, projections)))
 }
 
 func (s *Service) interceptors() connect.HandlerOption {
@@ -259,12 +257,15 @@ func (s *Service) validate() error {
 		}
 	}
 	names := map[string]bool{eventlog.TimersName: true} // the timers can be rebuilt like a projection
+	var projections []string
 	for _, p := range s.projections {
+		projections = append(projections, p.Name())
 		if names[p.Name()] {
 			problems = append(problems, fmt.Errorf("two projections are named %q", p.Name()))
 		}
 		names[p.Name()] = true
 	}
+	problems = append(problems, s.queries.Validate(s.env.Catalog, s.name, s.served, projections)...)
 	topics := map[string]bool{}
 	for _, r := range s.reactions {
 		if topics[r.topic] {

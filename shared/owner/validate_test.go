@@ -11,6 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/owner/consistency"
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
@@ -39,4 +40,20 @@ func TestValidate_RefusesWhatIsNotWired(t *testing.T) {
 	require.ErrorContains(t, s.validate(), `a reaction to "chat-evens": chat has no such topic`)
 	s.reactions = []reaction{{from: "chat", topic: "chat-events"}, {from: "chat", topic: "chat-events"}}
 	require.ErrorContains(t, s.validate(), `two reactions to "chat-events": they would share its checkpoints`)
+}
+
+// Each query that a service answers is declared to read one of its projections.
+func TestValidate_RefusesAQueryWithoutAProjection(t *testing.T) {
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	s := &Service{name: "chat", env: process.Env{Catalog: c}, aggregates: map[string]NewState{}}
+	s.Decide("conversation", func(string) State { return nil })
+	s.Project(named("conversations"))
+	s.served = []string{"/edumatrix.chat.v1.ChatService/"}
+	s.queries = consistency.Projections{"chat.conversations": "conversations", "chat.members": eventlog.TimersName}
+	require.EqualError(t, s.validate(), `chat cannot start: query chat.history is not declared to read a projection
+query chat.members: there is no projection "timers"`)
+	s.queries = consistency.Projections{"chat.conversations": "conversations", "chat.members": "conversations",
+		"chat.history": "conversations"}
+	require.NoError(t, s.validate())
 }

@@ -5,7 +5,6 @@ package query
 import (
 	"context"
 	"math"
-	"time"
 
 	"connectrpc.com/connect"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/chat/store"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/owner/consistency"
 	"github.com/edumatrix/interlinked/shared/page"
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
@@ -20,8 +20,12 @@ import (
 // limits bound the conversations, messages or members of a page.
 var limits = page.Limits{Default: 50, Max: 200}
 
-// patience is how long a query waits until the projection contains what was committed before it.
-const patience = 3 * time.Second
+// Projections declares which projection each query reads.
+var Projections = consistency.Projections{
+	"chat.conversations": store.ProjectionName,
+	"chat.history":       store.ProjectionName,
+	"chat.members":       store.ProjectionName,
+}
 
 // Server answers the queries of ChatService.
 type Server struct {
@@ -43,9 +47,6 @@ func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.Co
 	if err := page.ReadCursor("after", r.Msg.GetAfter(), &below); err != nil {
 		return nil, err
 	}
-	if err := s.wait(ctx, rpc.Position(ctx)); err != nil {
-		return nil, err
-	}
 	all, next, err := s.store.Conversations(ctx, rpc.Actor(ctx), below, limit)
 	if err != nil {
 		return nil, eventlog.Unavailable(err)
@@ -65,10 +66,7 @@ func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersR
 		return nil, err
 	}
 	id, user := r.Msg.GetConversationId(), rpc.Actor(ctx)
-	for position := rpc.Position(ctx); ; {
-		if err := s.wait(ctx, position); err != nil {
-			return nil, err
-		}
+	for {
 		m, err := s.store.Members(ctx, id, after, limit)
 		if err != nil {
 			return nil, eventlog.Unavailable(err)
@@ -84,7 +82,9 @@ func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersR
 		}
 		last := intervals[len(intervals)-1]
 		if last.FromVersion > m.Version {
-			position = last.From
+			if err := consistency.WaitFor(ctx, last.From); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		return connect.NewResponse(&chatv1.MembersResponse{UserIds: m.Users, MemberCount: m.Count, Version: m.Version,
@@ -132,10 +132,7 @@ type access struct {
 // memberships are known for everything up to that version, even while the user is being removed. The user's own
 // memberships may be newer than the projection; then it waits until the projection has reached them as well.
 func (s *Server) access(ctx context.Context, id, user string) (access, error) {
-	for position := rpc.Position(ctx); ; {
-		if err := s.wait(ctx, position); err != nil {
-			return access{}, err
-		}
+	for {
 		version, fromJoining, err := s.store.Conversation(ctx, id)
 		if err != nil {
 			return access{}, eventlog.Unavailable(err)
@@ -151,7 +148,10 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 		if last.FromVersion <= version {
 			return readableRanges(intervals, fromJoining, version), nil
 		}
-		position = last.From // the projection has to reach the event that let the user in
+		// The projection has to reach the event that let the user in.
+		if err := consistency.WaitFor(ctx, last.From); err != nil {
+			return access{}, err
+		}
 	}
 }
 
@@ -171,23 +171,4 @@ func readableRanges(intervals []eventlog.MembershipInterval, fromJoining bool, v
 		a.ranges = []store.Range{{From: 1, To: a.version}}
 	}
 	return a
-}
-
-// wait returns when the projection has reached a position of the log. rpc.Now stands for the newest position.
-func (s *Server) wait(ctx context.Context, position int64) (err error) {
-	patient, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	if position == rpc.Now {
-		position, err = s.log.Head(patient)
-	}
-	if err == nil {
-		err = s.log.WaitFor(patient, store.ProjectionName, position)
-	}
-	if err != nil {
-		if patient.Err() != nil && ctx.Err() == nil {
-			return refusal.New(refusal.Unavailable, "the newest changes cannot be read yet; try again")
-		}
-		return err
-	}
-	return nil
 }

@@ -3,11 +3,10 @@
 package query_test
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"math"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -16,108 +15,43 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1/chatv1connect"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/chat/query"
 	"github.com/edumatrix/interlinked/services/chat/store"
-	"github.com/edumatrix/interlinked/shared/backend"
-	"github.com/edumatrix/interlinked/shared/eventlog"
-	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/eventlog/eventlogtest"
+	"github.com/edumatrix/interlinked/shared/owner/decidetest"
 	"github.com/edumatrix/interlinked/shared/page"
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
 // fixture is chat's log with its projection, and the queries over them.
 type fixture struct {
-	t      *testing.T
-	log    *eventlog.Log
-	server *query.Server
-	follow func()
-
-	mu       sync.Mutex
-	position int64 // of what was written last
+	*eventlogtest.Log
+	t    *testing.T
+	chat chatv1connect.ChatServiceClient
 }
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	c, err := catalog.Load()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool, err := backend.Postgres{URL: meshtest.Postgres(t)}.Open(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	log, err := eventlog.Open(t.Context(), eventlog.Options{Owner: "chat", Pool: pool, Catalog: c,
-		Migrations: store.Migrations(), Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() { _ = log.Run(ctx) })
-	t.Cleanup(func() {
-		stop()
-		running.Wait()
-		pool.Close()
+	l := eventlogtest.Open(t, "chat", store.Migrations())
+	client, url := l.Serve(query.Projections, func(o ...connect.HandlerOption) (string, http.Handler) {
+		return chatv1connect.NewChatServiceHandler(query.New(l.Log, store.New(l.Pool)), o...)
 	})
-	return &fixture{t: t, log: log, server: query.New(log, store.New(pool)),
-		follow: func() { running.Go(func() { _ = log.Follow(ctx, store.NewConversations(c)) }) }}
+	return &fixture{l, t, chatv1connect.NewChatServiceClient(client, url)}
 }
 
-// happened is an event that somebody caused.
-type happened struct {
-	actor string
-	event proto.Message
-}
-
-func (f *fixture) happens(id string, all ...happened) {
-	f.t.Helper()
-	var w eventlog.Write
-	for _, h := range all {
-		w.Appends = append(w.Appends, eventlog.Append{Stream: "conversation:" + id, Expected: eventlog.AnyVersion,
-			Actor: h.actor, Events: []proto.Message{h.event}})
-	}
-	c, err := f.log.Commit(f.t.Context(), w)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.position = c.Position
-}
-
-// as asks for a user, who wants to see all that was written.
-func (f *fixture) as(user string) context.Context {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return rpc.WithPosition(rpc.WithActor(f.t.Context(), user), f.position)
-}
+func (f *fixture) follow() { f.Follow(store.NewConversations(f.Catalog)) }
 
 func (f *fixture) history(user string, r *chatv1.HistoryRequest) (*chatv1.HistoryResponse, error) {
-	return patiently(f.as(user), f.server.History, r)
-}
-
-// patiently asks again as long as the answer is that what was written last cannot be read yet: the machine may be busy.
-func patiently[Q, A any](ctx context.Context, ask func(context.Context, *connect.Request[Q]) (*connect.Response[A], error),
-	r *Q) (*A, error) {
-	for end := time.Now().Add(30 * time.Second); ; {
-		answer, err := ask(ctx, connect.NewRequest(r))
-		if err == nil {
-			return answer.Msg, nil
-		}
-		if codeOf(err) != refusal.Unavailable || time.Now().After(end) {
-			return nil, err
-		}
-	}
+	return eventlogtest.Ask(f.As(user), f.chat.History, r)
 }
 
 func (f *fixture) conversations(user, after string, limit int32) (ids []string, next string) {
 	f.t.Helper()
-	answer, err := patiently(f.as(user), f.server.Conversations,
+	answer, err := eventlogtest.Ask(f.As(user), f.chat.Conversations,
 		&chatv1.ConversationsRequest{After: after, Limit: asked(limit)})
 	if err != nil {
 		f.t.Fatal(err)
@@ -136,29 +70,29 @@ func asked(limit int32) *int32 {
 	return &limit
 }
 
-func started(id string, fromJoining bool, users ...string) happened {
-	return happened{users[0], &chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: users,
-		HistoryFromJoining: fromJoining}}
+func started(id string, fromJoining bool, users ...string) decidetest.Event {
+	return decidetest.By(users[0], &chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: users,
+		HistoryFromJoining: fromJoining})
 }
 
-func added(id, user string) happened {
-	return happened{"ann", &chatv1.MemberAdded{ConversationId: id, UserId: user}}
+func added(id, user string) decidetest.Event {
+	return decidetest.By("ann", &chatv1.MemberAdded{ConversationId: id, UserId: user})
 }
 
-func left(id, user string) happened {
-	return happened{user, &chatv1.MemberLeft{ConversationId: id, UserId: user}}
+func left(id, user string) decidetest.Event {
+	return decidetest.By(user, &chatv1.MemberLeft{ConversationId: id, UserId: user})
 }
 
-func sent(id, author, message, body string) happened {
-	return happened{author, &chatv1.MessageSent{ConversationId: id, MessageId: message, Body: body}}
+func sent(id, author, message, body string) decidetest.Event {
+	return decidetest.By(author, &chatv1.MessageSent{ConversationId: id, MessageId: message, Body: body})
 }
 
-func edited(id, author, message, body string) happened {
-	return happened{author, &chatv1.MessageEdited{ConversationId: id, MessageId: message, Body: body}}
+func edited(id, author, message, body string) decidetest.Event {
+	return decidetest.By(author, &chatv1.MessageEdited{ConversationId: id, MessageId: message, Body: body})
 }
 
-func deleted(id, actor, message string) happened {
-	return happened{actor, &chatv1.MessageDeleted{ConversationId: id, MessageId: message}}
+func deleted(id, actor, message string) decidetest.Event {
+	return decidetest.By(actor, &chatv1.MessageDeleted{ConversationId: id, MessageId: message})
 }
 
 func bodies(all []*chatv1.Message) (list []string) {
@@ -169,7 +103,7 @@ func bodies(all []*chatv1.Message) (list []string) {
 }
 
 func codeOf(err error) string {
-	refused, ok := refusal.Of(err)
+	refused, ok := rpc.Refusal(err)
 	if !ok {
 		return fmt.Sprint(err)
 	}
@@ -182,7 +116,7 @@ func TestHistory_WhoReadsWhat(t *testing.T) {
 	f.follow()
 	for _, fromJoining := range []bool{false, true} {
 		id := fmt.Sprint("c-", fromJoining)
-		f.happens(id, started(id, fromJoining, "ann", "bob"), // 1
+		f.AppendAll(started(id, fromJoining, "ann", "bob"), // 1
 			sent(id, "ann", "m1", "one"), sent(id, "ann", "m2", "two"), // 2 and 3
 			added(id, "cid"), left(id, "bob"), // 4 and 5
 			sent(id, "ann", "m3", "three"), edited(id, "ann", "m1", "ONE"), // 6 and 7
@@ -233,11 +167,11 @@ func TestHistory_Pages(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.follow()
-	all := []happened{started("c", false, "ann", "bob")}
+	all := []decidetest.Event{started("c", false, "ann", "bob")}
 	for i := range 250 {
 		all = append(all, sent("c", "bob", fmt.Sprint("m", i), fmt.Sprint(i+2)))
 	}
-	f.happens("c", all...)
+	f.AppendAll(all...)
 	for _, test := range []struct {
 		before, after *int64
 		limit         int32
@@ -294,10 +228,10 @@ func TestConversations_Pages(t *testing.T) {
 	f.follow()
 	for i := range 6 {
 		id := fmt.Sprint("c", i)
-		f.happens(id, started(id, false, "ann", "bob"))
+		f.AppendAll(started(id, false, "ann", "bob"))
 	}
-	f.happens("c1", sent("c1", "ann", "m", "the newest"))
-	f.happens("c3", left("c3", "bob"))
+	f.AppendAll(sent("c1", "ann", "m", "the newest"))
+	f.AppendAll(left("c3", "bob"))
 	for user, want := range map[string][]string{
 		"ann": {"c3", "c1", "c5", "c4", "c2", "c0"}, "bob": {"c1", "c5", "c4", "c2", "c0"}} {
 		for _, limit := range []int32{1, 2, 3, 4, 5, 6, 0} {
@@ -320,7 +254,7 @@ func TestConversations_Pages(t *testing.T) {
 	}
 	for name, r := range map[string]*chatv1.ConversationsRequest{"too many": {Limit: new(int32(201))},
 		"none": {Limit: new(int32(0))}, "no cursor": {After: "c!"}, "a negative number": {After: "LTE"}, "a member's": {After: page.Cursor(int64(1), int32(0))}} {
-		if _, err := f.server.Conversations(f.as("ann"), connect.NewRequest(r)); codeOf(err) != refusal.InvalidField {
+		if _, err := f.chat.Conversations(f.As("ann"), connect.NewRequest(r)); codeOf(err) != refusal.InvalidField {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -331,9 +265,9 @@ func TestMembers_PagesForMembersAlone(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.follow()
-	f.happens("c", started("c", false, "ann", "bob", "cid"), added("c", "dan"), left("c", "bob"), added("c", "bob"), left("c", "cid"))
+	f.AppendAll(started("c", false, "ann", "bob", "cid"), added("c", "dan"), left("c", "bob"), added("c", "bob"), left("c", "cid"))
 	ask := func(user, id, after string, limit int32) (*chatv1.MembersResponse, error) {
-		return patiently(f.as(user), f.server.Members, &chatv1.MembersRequest{ConversationId: id, After: after, Limit: asked(limit)})
+		return eventlogtest.Ask(f.As(user), f.chat.Members, &chatv1.MembersRequest{ConversationId: id, After: after, Limit: asked(limit)})
 	}
 	for _, limit := range []int32{1, 2, 3, 4, 0} {
 		var got []string
@@ -365,14 +299,14 @@ func TestMembers_PagesForMembersAlone(t *testing.T) {
 func TestQuery_WaitsForWhatWasWritten(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.happens("c", started("c", false, "ann", "bob"), sent("c", "ann", "m", "hi"))
+	f.AppendAll(started("c", false, "ann", "bob"), sent("c", "ann", "m", "hi"))
 	early := connect.NewRequest(&chatv1.HistoryRequest{ConversationId: "c"})
-	if _, err := f.server.History(f.as("ann"), early); codeOf(err) != refusal.Unavailable {
+	if _, err := f.chat.History(f.As("ann"), early); codeOf(err) != refusal.Unavailable {
 		t.Fatalf("nothing is projected: %v", err)
 	}
 	now := rpc.WithPosition(rpc.WithActor(t.Context(), "ann"), rpc.Now)
 	list := &chatv1.ConversationsRequest{}
-	if _, err := f.server.Conversations(now, connect.NewRequest(list)); codeOf(err) != refusal.Unavailable {
+	if _, err := f.chat.Conversations(now, connect.NewRequest(list)); codeOf(err) != refusal.Unavailable {
 		t.Fatalf("nothing is projected, and everything that is committed was asked for: %v", err)
 	}
 	answered := make(chan error, 2)
@@ -384,7 +318,7 @@ func TestQuery_WaitsForWhatWasWritten(t *testing.T) {
 		answered <- err
 	}()
 	go func() {
-		got, err := patiently(f.as("ann"), f.server.Conversations, &chatv1.ConversationsRequest{})
+		got, err := eventlogtest.Ask(f.As("ann"), f.chat.Conversations, &chatv1.ConversationsRequest{})
 		if err == nil && len(got.GetConversations()) != 1 {
 			err = fmt.Errorf("the list has %d conversations", len(got.GetConversations()))
 		}
@@ -396,24 +330,24 @@ func TestQuery_WaitsForWhatWasWritten(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if got, err := patiently(now, f.server.Conversations, list); err != nil || len(got.GetConversations()) != 1 {
+	if got, err := eventlogtest.Ask(now, f.chat.Conversations, list); err != nil || len(got.GetConversations()) != 1 {
 		t.Errorf("everything that is committed: %v %v", got, err)
 	}
 }
 
 // model computes in the simplest way what a user may read. Each text contains the version at which it was written.
-func model(all []happened, fromJoining bool, user string) (want []string, member, ever bool) {
+func model(all []decidetest.Event, fromJoining bool, user string) (want []string, member, ever bool) {
 	in := make([]bool, len(all)+1) // by version; what opens and what closes is included
 	for i, h := range all {
 		version := i + 1
-		switch e := h.event.(type) {
+		switch e := h.Message.(type) {
 		case *chatv1.ConversationStarted:
 			member = slices.Contains(e.UserIds, user)
 		case *chatv1.MemberAdded:
 			member = member || e.UserId == user
 		}
 		in[version] = member
-		if e, ok := h.event.(*chatv1.MemberLeft); ok && e.UserId == user {
+		if e, ok := h.Message.(*chatv1.MemberLeft); ok && e.UserId == user {
 			member = false
 		}
 		ever = ever || in[version]
@@ -429,7 +363,7 @@ func model(all []happened, fromJoining bool, user string) (want []string, member
 	}
 	order, texts, gone := []string{}, map[string]string{}, map[string]bool{}
 	for i, h := range all {
-		switch e := h.event.(type) {
+		switch e := h.Message.(type) {
 		case *chatv1.MessageSent:
 			if in[i+1] {
 				order = append(order, e.MessageId)
@@ -455,8 +389,8 @@ func model(all []happened, fromJoining bool, user string) (want []string, member
 var people = []string{"ann", "bob", "cid", "dan"}
 
 // made is a conversation in which anything may have happened, in an order that its rules allow.
-func made(r *rand.Rand, id string, fromJoining bool, n int) []happened {
-	all := []happened{started(id, fromJoining, "ann", "bob")}
+func made(r *rand.Rand, id string, fromJoining bool, n int) []decidetest.Event {
+	all := []decidetest.Event{started(id, fromJoining, "ann", "bob")}
 	members, messages, gone := []string{"ann", "bob"}, []string{}, map[string]bool{}
 	for len(all) < n {
 		user, text := people[r.IntN(len(people))], strconv.Itoa(len(all)+1)
@@ -493,7 +427,7 @@ func TestQuery_AnswersAsTheLogSays(t *testing.T) {
 	for c := range 15 {
 		id, fromJoining := fmt.Sprint("c", c), c%2 == 0
 		all := made(r, id, fromJoining, 10+r.IntN(60))
-		f.happens(id, all...)
+		f.AppendAll(all...)
 		for _, user := range people {
 			want, member, ever := model(all, fromJoining, user)
 			limit := int32(1 + r.IntN(20))
@@ -537,8 +471,8 @@ func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
 	f := newFixture(t)
 	f.follow()
 	const id = "c"
-	all := []happened{started(id, true, "ann", "bob"), sent(id, "ann", "m", "2")}
-	f.happens(id, all...)
+	all := []decidetest.Event{started(id, true, "ann", "bob"), sent(id, "ann", "m", "2")}
+	f.AppendAll(all...)
 	done := make(chan struct{})
 	var reads sync.WaitGroup
 	seen := make([]map[string]int64, 2) // by text, the version that it was read at
@@ -553,7 +487,7 @@ func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
 				}
 				// Without a position: as the projection happens to be.
 				ctx := rpc.WithActor(f.t.Context(), "bob")
-				got, err := f.server.History(ctx, connect.NewRequest(&chatv1.HistoryRequest{ConversationId: id}))
+				got, err := f.chat.History(ctx, connect.NewRequest(&chatv1.HistoryRequest{ConversationId: id}))
 				if err != nil {
 					t.Error(err)
 					return
@@ -564,9 +498,9 @@ func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
 			}
 		})
 	}
-	write := func(h happened) {
+	write := func(h decidetest.Event) {
 		all = append(all, h)
-		f.happens(id, h)
+		f.AppendAll(h)
 	}
 	next := func() string { return strconv.Itoa(len(all) + 1) }
 	for n := range 25 {
@@ -581,11 +515,11 @@ func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
 	in := map[int]bool{}
 	member := true
 	for i, h := range all {
-		if _, back := h.event.(*chatv1.MemberAdded); back {
+		if _, back := h.Message.(*chatv1.MemberAdded); back {
 			member = true
 		}
 		in[i+1] = member
-		if _, gone := h.event.(*chatv1.MemberLeft); gone {
+		if _, gone := h.Message.(*chatv1.MemberLeft); gone {
 			member = false
 		}
 	}

@@ -1,0 +1,186 @@
+// Package eventlogtest provides logs for tests of projections, stores and queries. Each log has a database of its own on
+// a real PostgreSQL server (see meshtest), so tests that use it have the build tag integration.
+package eventlogtest
+
+import (
+	"context"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/backend"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/owner/decidetest"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// Log is a log that runs until the test ends.
+type Log struct {
+	*eventlog.Log
+	Pool    *pgxpool.Pool
+	Catalog *catalog.Catalog
+
+	t       testing.TB
+	owner   string
+	tables  []string // of the owner's migrations
+	work    context.Context
+	running sync.WaitGroup
+
+	mu       sync.Mutex
+	followed []eventlog.Projection
+	position int64 // of the event that was committed last
+}
+
+// Open opens the log of an owner ("chat"), with the migrations of its projections (nil: none).
+func Open(t testing.TB, owner string, migrations fs.FS) *Log {
+	t.Helper()
+	l := &Log{t: t, owner: owner}
+	var stop context.CancelFunc
+	l.work, stop = context.WithCancel(context.Background())
+	var err error
+	l.Catalog, err = catalog.Load()
+	l.require(err)
+	l.Pool, err = backend.Postgres{URL: meshtest.Postgres(t)}.Open(t.Context())
+	l.require(err)
+	t.Cleanup(l.Pool.Close)
+	t.Cleanup(func() { stop(); l.running.Wait() })
+
+	o := eventlog.Options{Owner: owner, Pool: l.Pool, Catalog: l.Catalog, Log: slog.New(slog.DiscardHandler)}
+	_, err = eventlog.Open(t.Context(), o)
+	l.require(err)
+	own := l.tablesNow()
+	o.Migrations = migrations
+	l.Log, err = eventlog.Open(t.Context(), o)
+	l.require(err)
+	l.tables = slices.DeleteFunc(l.tablesNow(), func(table string) bool {
+		return slices.Contains(own, table) || table == "owner_migrations"
+	})
+	l.run(l.Log.Run)
+	return l
+}
+
+func (l *Log) require(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// run calls f until the test ends.
+func (l *Log) run(f func(context.Context) error) {
+	l.running.Go(func() {
+		if err := f(l.work); err != nil && l.work.Err() == nil {
+			l.t.Error(err)
+		}
+	})
+}
+
+func (l *Log) tablesNow() []string {
+	l.t.Helper()
+	return l.texts("SELECT tablename::text FROM pg_tables WHERE schemaname = $1 ORDER BY 1", l.owner)
+}
+
+func (l *Log) texts(statement string, args ...any) []string {
+	l.t.Helper()
+	rows, err := l.Pool.Query(l.t.Context(), statement, args...)
+	l.require(err)
+	texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	l.require(err)
+	return texts
+}
+
+// Append commits events that a user caused, each to the stream of its declaration, in one transaction.
+func (l *Log) Append(actor string, events ...proto.Message) {
+	l.t.Helper()
+	var all []decidetest.Event
+	for _, m := range events {
+		all = append(all, decidetest.By(actor, m))
+	}
+	l.AppendAll(all...)
+}
+
+// AppendAll commits events of several users in one transaction.
+func (l *Log) AppendAll(events ...decidetest.Event) {
+	l.t.Helper()
+	var w eventlog.Write
+	for _, e := range events {
+		declared, ok := l.Catalog.EventOf(e.Message)
+		if !ok {
+			l.t.Fatalf("%T is not declared as an event", e.Message)
+		}
+		w.Appends = append(w.Appends, eventlog.Append{Expected: eventlog.AnyVersion, Actor: e.Actor,
+			Stream: declared.Place(e.Message, catalog.Origin{Actor: e.Actor}).Stream, Events: []proto.Message{e.Message}})
+	}
+	c, err := l.Commit(l.t.Context(), w)
+	l.require(err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.position = max(l.position, c.Position)
+}
+
+// As returns the context of a query by a user that has to contain every event that was appended so far.
+func (l *Log) As(user string) context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return rpc.WithPosition(rpc.WithActor(l.t.Context(), user), l.position)
+}
+
+// Follow applies the log to projections until the test ends.
+func (l *Log) Follow(projections ...eventlog.Projection) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range projections {
+		l.followed = append(l.followed, p)
+		l.run(func(ctx context.Context) error { return l.Log.Follow(ctx, p) })
+	}
+}
+
+// CatchUp waits until the followed projections contain every event that is committed.
+func (l *Log) CatchUp() {
+	l.t.Helper()
+	head, err := l.Head(l.t.Context())
+	l.require(err)
+	l.mu.Lock()
+	followed := slices.Clone(l.followed)
+	l.mu.Unlock()
+	for _, p := range followed {
+		l.require(l.WaitFor(l.t.Context(), p.Name(), head))
+	}
+}
+
+// Rows returns every row of the tables of the owner's migrations as text, sorted, after CatchUp.
+func (l *Log) Rows() (all []string) {
+	l.t.Helper()
+	l.CatchUp()
+	for _, table := range l.tables {
+		all = append(all, l.texts("SELECT $1 || ' ' || t::text FROM "+pgx.Identifier{l.owner, table}.Sanitize()+" t ORDER BY 1",
+			table)...)
+	}
+	return all
+}
+
+// RequireRebuild rebuilds the followed projections from the beginning of the log, in other portions than they were
+// applied in, and fails the test if a row is not as it was.
+func (l *Log) RequireRebuild() {
+	l.t.Helper()
+	live := l.Rows()
+	l.mu.Lock()
+	followed := slices.Clone(l.followed)
+	l.mu.Unlock()
+	rebuilt, err := l.Rebuild(l.t.Context(), eventlog.Rebuild{Projections: followed})
+	l.require(err)
+	if rows := l.Rows(); rebuilt.Differ() > 0 || rebuilt.Left != "" || !slices.Equal(rows, live) {
+		l.t.Fatalf("%d rows differ from those of a rebuild %s\nrebuilt\n%s\nlive\n%s", rebuilt.Differ(), rebuilt.Left,
+			strings.Join(rows, "\n"), strings.Join(live, "\n"))
+	}
+}

@@ -1,0 +1,41 @@
+package eventlogtest
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+
+	"connectrpc.com/connect"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/owner/consistency"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// Serve serves queries until the test ends, with the options of owner.Service.Connect, to which newHandler adds nothing.
+// It returns what a Connect client needs.
+func (l *Log) Serve(projections consistency.Projections,
+	newHandler func(...connect.HandlerOption) (path string, handler http.Handler)) (client *http.Client, url string) {
+	tracer := noop.NewTracerProvider().Tracer("")
+	_, handler := newHandler(rpc.Interceptors(slog.New(slog.DiscardHandler), tracer),
+		connect.WithInterceptors(consistency.Interceptor(l.Log, l.Catalog, projections)))
+	server := httptest.NewServer(handler)
+	l.t.Cleanup(server.Close)
+	return rpc.NewClient("", tracer), server.URL
+}
+
+// Ask sends a query, and sends it again while the newest changes cannot be read yet, because the machine is busy.
+func Ask[Q, A any](ctx context.Context, ask func(context.Context, *connect.Request[Q]) (*connect.Response[A], error),
+	query *Q) (*A, error) {
+	for try := 1; ; try++ {
+		answer, err := ask(ctx, connect.NewRequest(query))
+		if err == nil {
+			return answer.Msg, nil
+		}
+		if refused, ok := rpc.Refusal(err); !ok || refused.Code != refusal.Unavailable || try == 10 {
+			return nil, err
+		}
+	}
+}

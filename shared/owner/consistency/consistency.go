@@ -1,0 +1,113 @@
+// Package consistency makes queries contain everything that was committed before they were sent. Queries read
+// projections, which follow the log a moment later. So before the handler of a query runs, the projection that the query
+// is declared to read has reached the position that the request names (rpc.Position).
+package consistency
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// patience is how long a query waits for its projection. Projections are usually some milliseconds behind; a user whose
+// query waits for longer is better served with a refusal.
+const patience = 3 * time.Second
+
+// Projections contains the name of the projection that each query reads, by the name of the query ("chat.history").
+type Projections map[string]string
+
+// Validate returns an error for each query under the served paths ("/edumatrix.chat.v1.ChatService/") that reads no
+// projection, and for each declaration of a query or a projection that the owner does not have.
+func (p Projections) Validate(c *catalog.Catalog, owner string, served, projections []string) (problems []error) {
+	for _, name := range c.QueryNames() {
+		q, _ := c.Query(name)
+		isServed := func(path string) bool { return strings.HasPrefix(q.Procedure, path) }
+		if slices.ContainsFunc(served, isServed) && p[name] == "" {
+			problems = append(problems, fmt.Errorf("query %s is not declared to read a projection", name))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p)) {
+		if q, ok := c.Query(name); !ok || q.Owner != owner {
+			problems = append(problems, fmt.Errorf("a projection of query %s: %s has no such query", name, owner))
+		}
+		if p[name] != "" && !slices.Contains(projections, p[name]) {
+			problems = append(problems, fmt.Errorf("query %s: there is no projection %q", name, p[name]))
+		}
+	}
+	return problems
+}
+
+// Interceptor returns the interceptor of the handlers of queries. Before a query's handler runs, it waits for the query's
+// projection. A handler runs again if it may have read rows that are older than the position that was waited for (see
+// eventlog.Log.ReadConsistently). If the projection does not reach the position within 3 s, the query is refused as
+// unavailable.
+func Interceptor(log *eventlog.Log, c *catalog.Catalog, projections Projections) connect.Interceptor {
+	byProcedure := map[string]string{}
+	for name, projection := range projections {
+		if q, ok := c.Query(name); ok {
+			byProcedure[q.Procedure] = projection
+		}
+	}
+	return connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, r connect.AnyRequest) (answer connect.AnyResponse, err error) {
+			projection, isQuery := byProcedure[r.Spec().Procedure]
+			if isQuery {
+				ctx = context.WithValue(ctx, sourceKey{}, source{log, projection})
+			}
+			err = log.ReadConsistently(ctx, func() (err error) {
+				if isQuery {
+					err = WaitFor(ctx, rpc.Position(ctx))
+				}
+				if err == nil {
+					answer, err = next(ctx, r)
+				}
+				return err
+			})
+			if err != nil {
+				return nil, err
+			}
+			return answer, nil
+		}
+	})
+}
+
+// source is what the query of a context reads.
+type source struct {
+	log        *eventlog.Log
+	projection string
+}
+
+type sourceKey struct{}
+
+// WaitFor returns when the projection that the query of ctx reads has reached a position of the log; rpc.Now stands for
+// the newest position. The handler of a query calls it only if it needs a later position than the request names. If that
+// takes longer than 3 s, the error is a refusal as unavailable.
+func WaitFor(ctx context.Context, position int64) (err error) {
+	s, ok := ctx.Value(sourceKey{}).(source)
+	if !ok {
+		return errors.New("wait for a projection: the context is not that of a query with consistency.Interceptor")
+	}
+	patient, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if position == rpc.Now {
+		position, err = s.log.Head(patient)
+	}
+	if err == nil {
+		err = s.log.WaitFor(patient, s.projection, position)
+	}
+	if err != nil && patient.Err() != nil && ctx.Err() == nil {
+		return refusal.New(refusal.Unavailable, "the newest changes cannot be read yet; try again")
+	}
+	return err
+}

@@ -1,0 +1,184 @@
+//go:build integration
+
+package consistency_test
+
+import (
+	"context"
+	"net/http"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1/chatv1connect"
+	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/eventlogtest"
+	"github.com/edumatrix/interlinked/shared/owner/consistency"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// messages is a projection of the number of events, which waits before each batch until it may go on.
+type messages struct {
+	pool *pgxpool.Pool
+	pass chan struct{}
+}
+
+func (*messages) Name() string { return "messages" }
+
+func (m *messages) Apply(ctx context.Context, tx eventlog.Tx, events []envelope.Event) error {
+	select {
+	case <-m.pass:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	_, err := tx.Exec(ctx, "UPDATE counted SET n = n + $1", len(events))
+	return err
+}
+
+// server answers the queries with the number of events, which it reads without any wait.
+type server struct {
+	chatv1connect.UnimplementedChatServiceHandler
+	m     *messages
+	later int64 // position that History waits for
+}
+
+func (s *server) count(ctx context.Context) (n int64, err error) {
+	err = s.m.pool.QueryRow(ctx, "SELECT n FROM chat.counted").Scan(&n)
+	return n, err
+}
+
+func (s *server) Members(ctx context.Context, _ *connect.Request[chatv1.MembersRequest]) (
+	*connect.Response[chatv1.MembersResponse], error) {
+	n, err := s.count(ctx)
+	return connect.NewResponse(&chatv1.MembersResponse{Version: n}), err
+}
+
+func (s *server) History(ctx context.Context, _ *connect.Request[chatv1.HistoryRequest]) (
+	*connect.Response[chatv1.HistoryResponse], error) {
+	if err := consistency.WaitFor(ctx, s.later); err != nil {
+		return nil, err
+	}
+	n, err := s.count(ctx)
+	return connect.NewResponse(&chatv1.HistoryResponse{Version: n}), err
+}
+
+// Conversations is not declared to read a projection.
+func (s *server) Conversations(ctx context.Context, _ *connect.Request[chatv1.ConversationsRequest]) (
+	*connect.Response[chatv1.ConversationsResponse], error) {
+	if err := consistency.WaitFor(ctx, 1); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&chatv1.ConversationsResponse{}), nil
+}
+
+type world struct {
+	*eventlogtest.Log
+	t      *testing.T
+	m      *messages
+	server *server
+	client chatv1connect.ChatServiceClient
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	l := eventlogtest.Open(t, "chat", nil)
+	_, err := l.Pool.Exec(t.Context(), "CREATE TABLE chat.counted AS SELECT 0::bigint AS n")
+	require.NoError(t, err)
+	m := &messages{pool: l.Pool, pass: make(chan struct{})}
+	l.Follow(m)
+	w := &world{Log: l, t: t, m: m, server: &server{m: m}}
+	client, url := l.Serve(consistency.Projections{"chat.members": "messages", "chat.history": "messages"},
+		func(o ...connect.HandlerOption) (string, http.Handler) {
+			return chatv1connect.NewChatServiceHandler(w.server, o...)
+		})
+	w.client = chatv1connect.NewChatServiceClient(client, url)
+	return w
+}
+
+// say commits an event and returns its position.
+func (w *world) say() int64 {
+	w.t.Helper()
+	w.Append("ann", &chatv1.MessageSent{ConversationId: "c"})
+	return rpc.Position(w.As("ann"))
+}
+
+func (w *world) requireUnavailable(err error) {
+	w.t.Helper()
+	refused, ok := rpc.Refusal(err)
+	require.True(w.t, ok, "%v", err)
+	require.Equal(w.t, refusal.Unavailable, refused.Code)
+	require.Equal(w.t, "the newest changes cannot be read yet; try again", refused.Text)
+}
+
+// A handler that does not wait itself answers with everything up to the position of the request, or not at all.
+func TestInterceptor_AHandlerSeesWhatWasCommittedBefore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	at := func(position int64) context.Context { return rpc.WithPosition(t.Context(), position) }
+	request := &chatv1.MembersRequest{ConversationId: "c"}
+	first := w.say()
+	got, err := w.client.Members(at(0), connect.NewRequest(request))
+	require.NoError(t, err)
+	require.Zero(t, got.Msg.GetVersion(), "a request without a position does not wait")
+	for _, position := range []int64{first, rpc.Now} {
+		_, err := w.client.Members(at(position), connect.NewRequest(request))
+		w.requireUnavailable(err)
+	}
+	close(w.m.pass)
+	for want := int64(1); want <= 20; want++ {
+		position := first
+		if want > 1 {
+			position = w.say()
+		}
+		if want%2 == 0 {
+			position = rpc.Now
+		}
+		got, err := eventlogtest.Ask(at(position), w.client.Members, request)
+		require.NoError(t, err)
+		require.Equal(t, want, got.GetVersion())
+	}
+}
+
+// A handler can wait for a later position than its request names.
+func TestWaitFor_OfALaterPosition(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.server.later = w.say()
+	request := &chatv1.HistoryRequest{ConversationId: "c"}
+	_, err := w.client.History(t.Context(), connect.NewRequest(request))
+	w.requireUnavailable(err)
+	close(w.m.pass)
+	got, err := eventlogtest.Ask(t.Context(), w.client.History, request)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, got.GetVersion())
+	_, err = w.client.Conversations(t.Context(), connect.NewRequest(&chatv1.ConversationsRequest{}))
+	require.Equal(t, connect.CodeInternal, connect.CodeOf(err), "this query reads no projection")
+}
+
+func TestProjections_AreValidated(t *testing.T) {
+	t.Parallel()
+	c, err := catalog.Load()
+	require.NoError(t, err)
+	texts := func(problems []error) (all []string) {
+		for _, p := range problems {
+			all = append(all, p.Error())
+		}
+		return all
+	}
+	served := []string{"/edumatrix.chat.v1.ChatService/"}
+	good := consistency.Projections{"chat.conversations": "a", "chat.history": "b", "chat.members": "a"}
+	require.Empty(t, good.Validate(c, "chat", served, []string{"a", "b"}))
+	require.Empty(t, consistency.Projections{}.Validate(c, "chat", []string{"/other/"}, nil), "no query is served")
+	require.Equal(t, []string{
+		"query chat.members is not declared to read a projection",
+		`query chat.history: there is no projection "b"`,
+		"a projection of query chat.nothing: chat has no such query",
+		"a projection of query presence.sessions: chat has no such query",
+	}, texts(consistency.Projections{"chat.conversations": "a", "chat.history": "b", "chat.nothing": "a",
+		"presence.sessions": "a"}.Validate(c, "chat", served, []string{"a"})))
+}
