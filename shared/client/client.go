@@ -35,7 +35,8 @@ type Options struct {
 	SessionID string
 	// Device is what the user is to know this client by, among their sessions.
 	Device string
-	// OnResumeToken is called with each resume token, after the events up to it, as OnEvent is.
+	// OnResumeToken is called with each resume token, after the events up to it, as OnEvent is. When the user has ended the
+	// session it is called with an empty one: what was stored is to be forgotten.
 	OnResumeToken func(string)
 	// OnEvent is called with each event, in order, on the goroutine that reads: it must not wait for this client.
 	OnEvent func(Event)
@@ -139,6 +140,7 @@ type Client struct {
 
 	token     string
 	connected Connected
+	ended     bool   // the user has ended the session
 	closing   *Error // that the mesh sent before it closed the connection
 
 	done chan struct{}
@@ -402,6 +404,9 @@ func (c *Client) read() {
 		_, text, err := c.conn.ReadMessage()
 		if err != nil {
 			c.err = err
+			if websocket.IsCloseError(err, sessionEnded) {
+				c.endSession()
+			}
 			return
 		}
 		heard()
@@ -428,6 +433,7 @@ type received struct {
 	Room        string `json:"room"`
 	ResumeToken string `json:"resume_token"`
 	ExpiresInMS int64  `json:"expires_in_ms"`
+	Code        int    `json:"code"` // of closing
 }
 
 // take takes the frames of one message.
@@ -479,6 +485,9 @@ func (c *Client) takeFrame(f *received) error {
 		}
 	case "closing":
 		c.closing = f.Error
+		if f.Code == sessionEnded {
+			c.endSession()
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -17,15 +18,23 @@ import (
 // mesh answers one connection: it replies to connect at once, and from then on does what a test says.
 func mesh(t *testing.T, then func(socket *websocket.Conn)) string {
 	t.Helper()
+	return meshOf(t, make(chan string, 100), then)
+}
+
+// meshOf is mesh for any number of connections. It publishes the data of each connect frame.
+func meshOf(t *testing.T, connects chan<- string, then func(socket *websocket.Conn)) string {
+	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		socket, err := new(websocket.Upgrader).Upgrade(w, r, nil)
 		if err != nil {
 			return
 		}
 		defer func() { _ = socket.Close() }()
-		if _, _, err := socket.ReadMessage(); err != nil {
+		var connect struct{ Data json.RawMessage }
+		if err := socket.ReadJSON(&connect); err != nil {
 			return
 		}
+		connects <- string(connect.Data)
 		_ = socket.WriteMessage(websocket.TextMessage,
 			[]byte(`{"type":"reply","reply_to":"c1","ok":true,"data":{"resume_token":"t1","session_id":"s1"}}`))
 		then(socket)
@@ -111,4 +120,58 @@ func TestClient_AFrameThatCannotBeReadEndsTheConnection(t *testing.T) {
 	c := dial(t, client.Options{URL: url})
 	<-c.Done()
 	require.ErrorContains(t, c.Err(), "cannot be read")
+}
+
+// A session that its user has ended is forgotten: the client begins another one, and asks for nothing that it missed.
+func TestClient_BeginsAfreshWhenItsSessionWasEnded(t *testing.T) {
+	t.Parallel()
+	const closing = `{"type":"closing","code":4501,"error":{"code":"session_ended","message":"it was ended"}}`
+	for name, end := range map[string]func(*websocket.Conn){
+		"by its frame": func(socket *websocket.Conn) { _ = socket.WriteMessage(websocket.TextMessage, []byte(closing)) },
+		"by its code": func(socket *websocket.Conn) {
+			_ = socket.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4501, ""), time.Now().Add(10*time.Second))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			connects := make(chan string, 4)
+			url := meshOf(t, connects, func(socket *websocket.Conn) {
+				_ = socket.WriteMessage(websocket.TextMessage, []byte(`{"type":"event","event":"e","stream":"s","version":7}`))
+				end(socket)
+			})
+			var tokens []string
+			var events []int64
+			c := dial(t, client.Options{URL: url, OnResumeToken: func(token string) { tokens = append(tokens, token) },
+				OnEvent: func(e client.Event) { events = append(events, e.Version) }})
+			require.JSONEq(t, `{}`, <-connects)
+			<-c.Done()
+			require.True(t, c.SessionEnded())
+			require.Empty(t, c.ResumeToken())
+			require.Equal(t, []string{"t1", ""}, tokens)
+			require.False(t, client.Reconnects(&websocket.CloseError{Code: 4501}))
+			next, err := c.Redial(t.Context(), "")
+			require.NoError(t, err)
+			t.Cleanup(next.Close)
+			require.JSONEq(t, `{}`, <-connects, "neither a session nor a resume token")
+			<-next.Done()
+			require.Equal(t, []int64{7, 7}, events, "what the new session shows is not taken for what the old one had")
+		})
+	}
+}
+
+// A connection that was lost goes on.
+func TestClient_GoesOnWithItsSessionOtherwise(t *testing.T) {
+	t.Parallel()
+	connects := make(chan string, 4)
+	c := dial(t, client.Options{URL: meshOf(t, connects, func(socket *websocket.Conn) {
+		_ = socket.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4000, ""), time.Now().Add(10*time.Second))
+	})})
+	<-connects
+	<-c.Done()
+	require.False(t, c.SessionEnded())
+	require.True(t, client.Reconnects(c.Err()))
+	next, err := c.Redial(t.Context(), "")
+	require.NoError(t, err)
+	t.Cleanup(next.Close)
+	require.JSONEq(t, `{"resume_token":"t1","session_id":"s1"}`, <-connects)
 }

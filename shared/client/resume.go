@@ -3,8 +3,11 @@ package client
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // Connected is the mesh's reply to the connect frame: from then on the client misses nothing.
@@ -27,27 +30,67 @@ type Connected struct {
 	} `json:"limits"`
 }
 
+// sessionEnded is the close code of a connection whose session the user has ended.
+const sessionEnded = 4501
+
+// Reconnects reports whether a client connects again after an error of Client.Err, as docs/protocol.md has it: unless the
+// gateway has closed the connection with a code from 4500 to 4999, because a message was too large, or as it was asked to.
+func Reconnects(err error) bool {
+	var closed *websocket.CloseError
+	if !errors.As(err, &closed) {
+		return true
+	}
+	return closed.Code != websocket.CloseNormalClosure && closed.Code != websocket.CloseMessageTooBig &&
+		(closed.Code < 4500 || closed.Code > 4999)
+}
+
 // Redial ends a connection, if it has not ended yet, and makes another that goes on where it was, at this or another
 // gateway (url; empty: the same). It may be called again when it fails, and then goes on from what the failed one was
-// given. Each event comes once: what came already is dropped.
+// given. Each event comes once: what came already is dropped. When the user has ended the session, the new connection
+// begins another one, and nothing that was missed comes.
 func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	c.Close()
 	o := c.options
-	if o.ResumeToken, o.SessionID = c.ResumeToken(), cmp.Or(c.Connected().SessionID, o.SessionID); url != "" {
+	if url != "" {
 		o.URL = url
 	}
-	next, err := dial(ctx, o, c.had())
+	before := c.had()
+	if c.SessionEnded() {
+		o.ResumeToken, o.SessionID, before = "", "", nil
+	} else {
+		o.ResumeToken, o.SessionID = c.ResumeToken(), cmp.Or(c.Connected().SessionID, o.SessionID)
+	}
+	next, err := dial(ctx, o, before)
 	if err == nil {
 		return next, nil
 	}
 	if next != nil { // it may have been given a part, and a resume token that covers some of it
 		maps.Copy(c.seen, next.seen)
-		token := next.ResumeToken()
+		token, ended := next.ResumeToken(), next.SessionEnded()
 		c.mu.Lock()
-		c.token = token
+		c.token, c.ended = token, c.ended || ended
 		c.mu.Unlock()
 	}
 	return nil, err
+}
+
+// SessionEnded reports whether the user has ended the session of this connection. Its session id and its resume tokens are
+// to be forgotten, and the user is asked to sign in.
+func (c *Client) SessionEnded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
+// endSession forgets the resume token of a session that its user has ended.
+func (c *Client) endSession() {
+	c.mu.Lock()
+	ended := c.ended
+	c.ended = true
+	c.mu.Unlock()
+	if !ended {
+		c.resumable("")
+	}
 }
 
 // had is the newest version of each stream, of a connection that has ended and those that it followed.
