@@ -107,11 +107,11 @@ func (c *conversationOnTerminal) run(ctx context.Context) error {
 		}
 		err = c.converse(ctx, conn, lines)
 		conn.Close()
-		var told *websocket.CloseError
+		var closed *websocket.CloseError
 		if !errors.Is(err, client.ErrClosed) {
 			return err
-		} else if errors.As(err, &told) && told.Code >= lasting {
-			return fmt.Errorf("the gateway has ended this: %s", told.Text)
+		} else if errors.As(err, &closed) && !client.Reconnects(err) {
+			return fmt.Errorf("the gateway has closed the connection: %s", closed.Text)
 		}
 		fmt.Fprintln(c.Err, "connection lost, connecting again")
 	}
@@ -141,9 +141,6 @@ func (c *conversationOnTerminal) read(ctx context.Context, lines chan<- string) 
 		}
 	}
 }
-
-// lasting is the lowest close code after which reconnecting would not help (docs/protocol.md).
-const lasting = 3500
 
 // unread is the number of events that may wait until the terminal is read.
 const unread = 256
