@@ -41,11 +41,14 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// full answers requests with 503 while there are too many connections.
-func (l *boundedListener) full(next http.Handler) http.Handler {
+// full answers requests with 503 while there are too many connections, unless tell has answered them.
+func (l *boundedListener) full(next http.Handler, tell func(http.ResponseWriter, *http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if l.open.Load() <= l.max {
 			next.ServeHTTP(w, r)
+			return
+		}
+		if r.URL.Path == socketPath && tell(w, r) {
 			return
 		}
 		w.Header().Set("Connection", "close")

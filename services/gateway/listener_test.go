@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Beyond the bound a client is told so before the upgrade; once others have left, it comes in.
+// Beyond the bound a program is answered with 503 before the upgrade; once others have left, it comes in.
 func TestListener_BeyondItsBoundAnswers503BeforeTheUpgrade(t *testing.T) {
 	t.Parallel()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
@@ -24,7 +24,13 @@ func TestListener_BeyondItsBoundAnswers503BeforeTheUpgrade(t *testing.T) {
 			return
 		}
 		go func() { _, _, _ = socket.ReadMessage(); _ = socket.Close() }()
-	})))
+	}), func(w http.ResponseWriter, r *http.Request) bool { // stands in for ws.Server.TellFull
+		page := r.Header.Get("Origin") != ""
+		if page {
+			w.WriteHeader(http.StatusTeapot)
+		}
+		return page
+	}))
 	_ = server.Listener.Close()
 	server.Listener = bounded
 	server.Start()
@@ -41,6 +47,11 @@ func TestListener_BeyondItsBoundAnswers503BeforeTheUpgrade(t *testing.T) {
 		require.ErrorIs(t, err, websocket.ErrBadHandshake)
 		require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
 		require.Equal(t, "5", response.Header.Get("Retry-After"))
+	}
+	for path, status := range map[string]int{"/ws": http.StatusTeapot, "/api/x": http.StatusServiceUnavailable} {
+		_, response, err := websocket.DefaultDialer.Dial(url+path, http.Header{"Origin": {"https://school.example"}})
+		require.ErrorIs(t, err, websocket.ErrBadHandshake)
+		require.Equal(t, status, response.StatusCode, "a page that connects is told in its own way")
 	}
 	require.NoError(t, sockets[0].Close())
 	require.Eventually(t, func() bool {

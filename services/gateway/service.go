@@ -39,6 +39,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
+// socketPath is where clients connect.
+const socketPath = "/ws"
+
 // Run serves clients until the context ends, and then until what they have in flight is answered.
 func Run(ctx context.Context, env process.Env) error { return run(ctx, env, settings{}) }
 
@@ -120,7 +123,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	sockets := ws.New(ws.Options{Access: door, Handshake: set.handshake, Ping: set.ping, Metrics: ws.NewMetrics(metrics),
 		Guard: guarded, Log: log, Mesh: mesh})
 	mux := http.NewServeMux()
-	mux.Handle("/ws", sockets)
+	mux.Handle(socketPath, sockets)
 	api := &httpapi.Server{Access: door, Catalog: env.Catalog, Intake: commands, Queries: queries,
 		Users: &mesh.Users, Hub: connections, Guard: guarded, Tracer: tracer, Log: log}
 	watch.mount(mux)
@@ -147,8 +150,8 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	}
 
 	bounded := &boundedListener{Listener: listener, max: maxConnections()}
-	server := &http.Server{Handler: bounded.full(route(api, mux)), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+	server := &http.Server{Handler: bounded.full(route(api, mux), sockets.TellFull), ReadHeaderTimeout: 10 * time.Second,
+		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
 
 	// Work goes on while it stops, so that what is in flight is answered.
 	work, end := context.WithCancel(context.WithoutCancel(ctx))

@@ -40,6 +40,7 @@ var (
 	TooFast            = reason(gatewayv1.CloseCode_CLOSE_CODE_TOO_FAST)
 	TooManyConnections = reason(gatewayv1.CloseCode_CLOSE_CODE_TOO_MANY_CONNECTIONS)
 	ConnectTimeout     = reason(gatewayv1.CloseCode_CLOSE_CODE_CONNECT_TIMEOUT)
+	GatewayFull        = reason(gatewayv1.CloseCode_CLOSE_CODE_GATEWAY_FULL)
 
 	Unauthorized  = reason(gatewayv1.CloseCode_CLOSE_CODE_UNAUTHORIZED)
 	SessionEnded  = reason(gatewayv1.CloseCode_CLOSE_CODE_SESSION_ENDED)
@@ -58,6 +59,9 @@ func reason(code gatewayv1.CloseCode) Reason {
 // docs/protocol.md.
 const reconnectAfter = 500 * time.Millisecond
 
+// retryFullAfter is that of a gateway with too many connections, which has fewer only when other clients leave.
+const retryFullAfter = 5 * time.Second
+
 // Frame is the frame that is sent before the close frame; it returns false where nothing would reach the client, or the
 // client has closed the connection itself.
 func (r Reason) Frame() (frame.Frame, bool) {
@@ -65,7 +69,10 @@ func (r Reason) Frame() (frame.Frame, bool) {
 		return frame.Frame{}, false
 	}
 	e := refusal.New(r.Name, "%s", r.Text)
-	if r.Reconnect {
+	switch {
+	case r == GatewayFull:
+		e.RetryAfter = retryFullAfter
+	case r.Reconnect:
 		e.RetryAfter = reconnectAfter
 	}
 	return frame.Closing(r.Code, e), true

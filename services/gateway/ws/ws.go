@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -43,6 +44,8 @@ type Server struct {
 	options  Options
 	upgrader websocket.Upgrader
 	wheel    wheel
+
+	telling atomic.Int64 // pages that are told that this gateway is full
 
 	mu     sync.Mutex
 	ending bool
@@ -109,7 +112,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		stopping := &session.RejectedError{Reason: hub.Shutdown,
 			Refusal: refusal.New(refusal.Unavailable, "this gateway is stopping, connect again")}
 		if browser(r) {
-			s.tell(w, r, stopping)
+			s.tell(w, r, stopping, func() {})
 			return
 		}
 		refuse(w, http.StatusServiceUnavailable, stopping.Refusal)
@@ -155,7 +158,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*connection, h
 	if err != nil {
 		rejected, status := rejection(err)
 		if browser(r) {
-			s.tell(w, r, rejected)
+			s.tell(w, r, rejected, func() {})
 			return nil, h
 		}
 		refuse(w, status, rejected.Refusal)
@@ -195,14 +198,33 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding
 	return c
 }
 
-// tell upgrades the request of a web page only to say why it is refused.
-func (s *Server) tell(w http.ResponseWriter, r *http.Request, rejected *session.RejectedError) {
+// maxTelling is how many web pages are told at a time that this gateway is full. Each has a file open meanwhile, up to grace.
+const maxTelling = 32
+
+// TellFull refuses the request of a web page because this gateway accepts no more connections. It returns false where the
+// request is still to be answered: by a program, which sees the HTTP status, or beyond maxTelling.
+func (s *Server) TellFull(w http.ResponseWriter, r *http.Request) bool {
+	if !browser(r) || !s.options.Access.Origin(r) {
+		return false
+	}
+	if s.telling.Add(1) > maxTelling {
+		s.telling.Add(-1)
+		return false
+	}
+	s.tell(w, r, &session.RejectedError{Reason: hub.GatewayFull}, func() { s.telling.Add(-1) })
+	return true
+}
+
+// tell upgrades the request of a web page only to send why it is refused, and calls done when the connection is closed.
+func (s *Server) tell(w http.ResponseWriter, r *http.Request, rejected *session.RejectedError, done func()) {
 	encoding, _ := frame.Choose(websocket.Subprotocols(r))
 	c := s.accept(w, r, encoding)
 	if c == nil {
+		done()
 		return
 	}
 	go func() {
+		defer done()
 		defer s.options.Guard.Recover("connection", nil)
 		defer func() { _ = c.net.Close() }()
 		c.reject("", rejected)

@@ -48,6 +48,7 @@ const (
 	CloseCode_CLOSE_CODE_TOO_FAST             CloseCode = 4008
 	CloseCode_CLOSE_CODE_TOO_MANY_CONNECTIONS CloseCode = 4009
 	CloseCode_CLOSE_CODE_CONNECT_TIMEOUT      CloseCode = 4010
+	CloseCode_CLOSE_CODE_GATEWAY_FULL         CloseCode = 4011
 	CloseCode_CLOSE_CODE_UNAUTHORIZED         CloseCode = 4500
 	CloseCode_CLOSE_CODE_SESSION_ENDED        CloseCode = 4501
 	CloseCode_CLOSE_CODE_PROTOCOL_ERROR       CloseCode = 4502
@@ -74,6 +75,7 @@ var (
 		4008: "CLOSE_CODE_TOO_FAST",
 		4009: "CLOSE_CODE_TOO_MANY_CONNECTIONS",
 		4010: "CLOSE_CODE_CONNECT_TIMEOUT",
+		4011: "CLOSE_CODE_GATEWAY_FULL",
 		4500: "CLOSE_CODE_UNAUTHORIZED",
 		4501: "CLOSE_CODE_SESSION_ENDED",
 		4502: "CLOSE_CODE_PROTOCOL_ERROR",
@@ -97,6 +99,7 @@ var (
 		"CLOSE_CODE_TOO_FAST":             4008,
 		"CLOSE_CODE_TOO_MANY_CONNECTIONS": 4009,
 		"CLOSE_CODE_CONNECT_TIMEOUT":      4010,
+		"CLOSE_CODE_GATEWAY_FULL":         4011,
 		"CLOSE_CODE_UNAUTHORIZED":         4500,
 		"CLOSE_CODE_SESSION_ENDED":        4501,
 		"CLOSE_CODE_PROTOCOL_ERROR":       4502,
@@ -208,7 +211,7 @@ const file_edumatrix_gateway_v1_closing_proto_rawDesc = "" +
 	"\"edumatrix/gateway/v1/closing.proto\x12\x14edumatrix.gateway.v1\x1a google/protobuf/descriptor.proto\"?\n" +
 	"\x05Close\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\x12\x1c\n" +
-	"\treconnect\x18\x02 \x01(\bR\treconnect*\xea\f\n" +
+	"\treconnect\x18\x02 \x01(\bR\treconnect*\xc4\r\n" +
 	"\tCloseCode\x12\x1a\n" +
 	"\x16CLOSE_CODE_UNSPECIFIED\x10\x00\x12>\n" +
 	"\x11CLOSE_CODE_NORMAL\x10\xe8\a\x1a&\xaa\xbb\x18\"\n" +
@@ -244,7 +247,9 @@ const file_edumatrix_gateway_v1_closing_proto_rawDesc = "" +
 	"\x1fCLOSE_CODE_TOO_MANY_CONNECTIONS\x10\xa9\x1f\x1aM\xaa\xbb\x18I\n" +
 	"Ethe user has as many connections to this gateway as one user may have\x10\x01\x12_\n" +
 	"\x1aCLOSE_CODE_CONNECT_TIMEOUT\x10\xaa\x1f\x1a>\xaa\xbb\x18:\n" +
-	"6there was no connect frame, or no reply to it, in time\x10\x01\x12E\n" +
+	"6there was no connect frame, or no reply to it, in time\x10\x01\x12X\n" +
+	"\x17CLOSE_CODE_GATEWAY_FULL\x10\xab\x1f\x1a:\xaa\xbb\x186\n" +
+	"2this gateway has as many connections as it accepts\x10\x01\x12E\n" +
 	"\x17CLOSE_CODE_UNAUTHORIZED\x10\x94#\x1a'\xaa\xbb\x18#\n" +
 	"!the token is missing or not valid\x12~\n" +
 	"\x18CLOSE_CODE_SESSION_ENDED\x10\x95#\x1a_\xaa\xbb\x18[\n" +
