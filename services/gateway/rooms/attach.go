@@ -18,10 +18,17 @@ type newcomer struct {
 	returns  bool // was here before
 	marked   bool // and its mark knows this log:
 	had      hub.Point
-	looks    []string
-	answer   func(room string, refused bool) // of looks
-	since    time.Time                       // it waits
-	failures int                             // calls for it alone that failed
+	looks    []*look   // rooms that it was subscribed to
+	since    time.Time // it waits
+	failures int       // calls for it alone that failed
+}
+
+// rooms lists the rooms that the connection was subscribed to.
+func (n newcomer) rooms() (rooms []string) {
+	for _, l := range n.looks {
+		rooms = append(rooms, l.room)
+	}
+	return rooms
 }
 
 // begin attaches those who have nothing of this log, in one call.
@@ -50,16 +57,16 @@ func (a *asker) begin(ctx context.Context, batch []newcomer) (again []newcomer, 
 		for _, n := range newcomers {
 			r := hub.Return{Rooms: opened[user], Position: response.Msg.Position}
 			if n.returns {
-				r.TooFar = append(hub.Everything(user, r.Rooms), n.looks...)
+				r.TooFar = append(hub.Everything(user, r.Rooms), n.rooms()...)
 			}
 			attached := true
 			a.guard(n.conn, func() {
 				a.pace.gave(user, 0, len(r.Rooms), a.now())
 				if attached = a.view.Resume(n.conn, r); attached {
-					a.attached(n.conn)
-					for _, room := range n.looks { // as if it had not looked before
-						a.lookSoon(n.conn, room, func(refused bool) { n.answer(room, refused) })
+					if len(n.looks) > 0 {
+						a.looking.add(n.looks...) // as if it had not looked before
 					}
+					a.attached(n.conn)
 				}
 			})
 			if !attached {

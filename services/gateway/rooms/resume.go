@@ -26,7 +26,7 @@ func (a *asker) resume(ctx context.Context, batch []newcomer) (again []newcomer,
 	request := &meshv1.ResumeRequest{Limit: int32(a.options.Missed.Events), Bytes: int64(a.options.Missed.Bytes)}
 	for _, n := range batch {
 		after := n.had.Position
-		r := &meshv1.Resumer{User: n.conn.User, After: after, EventsAfter: after, Looks: n.looks}
+		r := &meshv1.Resumer{User: n.conn.User, After: after, EventsAfter: after, Looks: n.rooms()}
 		if whole && after >= reach {
 			r.EventsAfter = max(after, complete)
 		}
@@ -51,10 +51,13 @@ func (a *asker) resume(ctx context.Context, batch []newcomer) (again []newcomer,
 			back := a.back(n, answer, response.Msg, past)
 			a.pace.gave(n.conn.User, len(back.Missed), len(back.Rooms), a.now())
 			if attached = a.view.Resume(n.conn, back); attached {
-				a.attached(n.conn)
-				for _, room := range n.looks {
-					n.answer(room, !slices.Contains(answer.Looked, room))
+				for _, l := range n.looks {
+					if a.settled(l) {
+						a.view.Unlook(n.conn, l.room)
+					}
+					l.answer(!slices.Contains(answer.Looked, l.room))
 				}
+				a.attached(n.conn) // last: a client may subscribe again to what it has unsubscribed
 			}
 		})
 		if !attached {

@@ -89,23 +89,26 @@ func (r *Rooms) Attach(c *hub.Conn) { r.attach(newcomer{conn: c}, nil, nil) }
 // of rooms that it looked at and may look at still. These are answered as by Look, but for those that nobody knows.
 func (r *Rooms) Resume(c *hub.Conn, had hub.Progress, looked []string, answer func(room string, refused bool)) (
 	unknown []string) {
-	looks := map[*asker][]string{}
+	looks := map[*asker][]*look{}
 	for _, room := range looked {
-		switch a := r.asked(room); {
-		case a == nil:
+		a := r.asked(room)
+		if a == nil {
 			unknown = append(unknown, room)
-		case a.logged:
-			looks[a] = append(looks[a], room)
-		default: // of state there is nothing but what it is now
-			a.lookSoon(c, room, func(no bool) { answer(room, no) })
+			continue
+		}
+		l := a.expect(c, room, func(no bool) { answer(room, no) })
+		if a.logged {
+			looks[a] = append(looks[a], l)
+		} else { // of state there is nothing but what it is now
+			a.looking.add(l)
 		}
 	}
 	c.Returns(had)
-	r.attach(newcomer{conn: c, returns: true, answer: answer}, had, looks)
+	r.attach(newcomer{conn: c, returns: true}, had, looks)
 	return unknown
 }
 
-func (r *Rooms) attach(n newcomer, had hub.Progress, looks map[*asker][]string) {
+func (r *Rooms) attach(n newcomer, had hub.Progress, looks map[*asker][]*look) {
 	for _, a := range r.asks {
 		if !a.logged {
 			continue
@@ -123,11 +126,12 @@ func (r *Rooms) Look(c *hub.Conn, room string, answer func(refused bool)) (known
 	if a == nil {
 		return false
 	}
-	a.lookSoon(c, room, answer)
+	a.looking.add(a.expect(c, room, answer))
 	return true
 }
 
-// Unlook ends looking at a room.
+// Unlook ends looking at a room, also where the owner has not answered yet. The client may be sent events of the room until
+// that answer.
 func (r *Rooms) Unlook(c *hub.Conn, room string) {
 	if a := r.asked(room); a != nil {
 		a.mu.Lock()
@@ -215,11 +219,10 @@ func newAsker(owner string, o Options) *asker {
 	a := &asker{owner: owner, options: o, client: o.Owners[owner], view: o.Hub.View(owner),
 		logged: len(o.Catalog.LoggedTopics(owner)) > 0, waiting: map[*hub.Conn][]*look{},
 		early: map[*hub.Conn][]*look{}, suspects: map[string]time.Time{}, now: time.Now}
-	gone := func(n newcomer) bool { return ended(n.conn) }
 	who := func(n newcomer) string { return n.conn.User }
-	a.beginning = lanes(kind[newcomer]{name: owner + " rooms", calls: 2, ask: a.begin, ended: gone, user: who, each: 4,
+	a.beginning = lanes(kind[newcomer]{name: owner + " rooms", calls: 2, ask: a.begin, ended: a.gone, user: who, each: 4,
 		wait: a.paced, failed: a.beginFailed, gather: o.Gather, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
-	a.resuming = lanes(kind[newcomer]{name: owner + " resume", calls: 2, ask: a.resume, ended: gone, user: who, each: 1,
+	a.resuming = lanes(kind[newcomer]{name: owner + " resume", calls: 2, ask: a.resume, ended: a.gone, user: who, each: 1,
 		alone: true, wait: a.paced, failed: a.resumeFailed, gather: o.Gather, guard: o.Guard, log: o.Log}, maxResumed, 8, 1)
 	a.looking = lanes(kind[*look]{name: owner + " look", calls: 2, ask: a.look, failed: a.lookFailed, gather: o.Gather,
 		ended: a.lookEnded, user: func(l *look) string { return l.conn.User }, each: 50, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
@@ -296,12 +299,24 @@ func (a *asker) suspect(user string) bool {
 	return known
 }
 
-func (a *asker) lookSoon(c *hub.Conn, room string, answer func(refused bool)) {
+// expect notes that a room is to be asked for, so that Unlook finds it.
+func (a *asker) expect(c *hub.Conn, room string, answer func(refused bool)) *look {
 	l := &look{conn: c, room: room, answer: answer}
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.waiting[c] = append(a.waiting[c], l)
-	a.mu.Unlock()
-	a.looking.add(l)
+	return l
+}
+
+// gone reports whether a connection needs its rooms no more.
+func (a *asker) gone(n newcomer) bool {
+	if !ended(n.conn) {
+		return false
+	}
+	for _, l := range n.looks {
+		a.settled(l)
+	}
+	return true
 }
 
 // settled forgets a look that needs no answer any more, and reports whether it was ended meanwhile.
@@ -319,7 +334,7 @@ func (a *asker) settled(l *look) (over bool) {
 func (a *asker) forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for c := range a.early {
+	for c := range a.waiting { // all of early are among them
 		if ended(c) {
 			delete(a.early, c)
 			delete(a.waiting, c)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -50,17 +51,26 @@ func (e *RejectedError) Error() string {
 
 func protocolError(r *refusal.Error) error { return &RejectedError{hub.ProtocolError, r} }
 
-// connecting is what the reply to connect waits for, and what it says.
+// connecting is what the reply to connect waits for, and what it contains.
 type connecting struct {
-	late *time.Timer
-
-	// named reports whether the client named the rooms: then they are reported for its session. They are also reported
-	// where it may not subscribe to all of those that its session had.
-	named bool
+	replyTo   string
+	sessionID string // that of the reply
+	// restores reports whether the client is subscribed to the rooms of its session, since it has named none.
+	restores  bool
+	had       hub.Progress // what the client has, if it resumes
+	resumed   bool
+	requested []string // the rooms that the client has named
+	late      *time.Timer
 
 	mu      sync.Mutex
 	rooms   []string
 	refused []*gatewayv1.RefusedRoom
+	// changed reports whether the rooms are others than those of the session: then they are reported for it.
+	changed bool
+	// waiting has the rooms without an answer, and what is called after it.
+	waiting map[string][]func()
+	// unsubscribed has the rooms that the client has unsubscribed since, which the reply does not contain.
+	unsubscribed map[string]bool
 }
 
 func (c *connecting) stop() {
@@ -69,19 +79,74 @@ func (c *connecting) stop() {
 	}
 }
 
-// answer notes what became of a room that the client asked for.
-func (c *connecting) answer(room string, refused *refusal.Error) {
+// expect notes the rooms that the client is to be subscribed to.
+func (c *connecting) expect(rooms []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if refused == nil {
-		c.rooms = append(c.rooms, room)
-		return
+	c.waiting, c.unsubscribed = make(map[string][]func(), len(rooms)), map[string]bool{}
+	for _, room := range rooms {
+		c.waiting[room] = nil
 	}
-	c.refused = append(c.refused, &gatewayv1.RefusedRoom{Room: room, Error: frame.ErrorOf(refused)})
 }
 
-// Open begins a session by its first frame, which has to be connect: the user's rooms are asked for, and the client gets
-// the reply when it misses nothing any more. The error is a *RejectedError.
+// answer notes the owner's answer for a room.
+func (c *connecting) answer(room string, refused *refusal.Error) {
+	c.mu.Lock()
+	after := c.waiting[room]
+	delete(c.waiting, room)
+	switch {
+	case c.unsubscribed[room]:
+	case refused == nil:
+		c.rooms = append(c.rooms, room)
+	default:
+		c.refused = append(c.refused, &gatewayv1.RefusedRoom{Room: room, Error: frame.ErrorOf(refused)})
+		c.changed = true
+	}
+	c.mu.Unlock()
+	for _, f := range after {
+		f()
+	}
+}
+
+// unsubscribe notes that the client has unsubscribed rooms, and calls done when none of them waits for an answer: the
+// client may be sent events of a room until then.
+func (c *connecting) unsubscribe(rooms []string, done func()) {
+	c.mu.Lock()
+	left := new(atomic.Int64)
+	for _, room := range rooms {
+		if after, waits := c.waiting[room]; waits {
+			left.Add(1)
+			c.waiting[room] = append(after, func() {
+				if left.Add(-1) == 0 {
+					done()
+				}
+			})
+		}
+		if c.unsubscribed != nil { // before the reply
+			c.unsubscribed[room], c.changed = true, true
+			c.rooms = slices.DeleteFunc(c.rooms, func(other string) bool { return other == room })
+		}
+	}
+	waits := left.Load() > 0
+	c.mu.Unlock()
+	if !waits {
+		done()
+	}
+}
+
+// reply is what the client is told of its rooms, and whether that is to be reported for the session. It is called once,
+// when all of them are answered.
+func (c *connecting) reply() (rooms []string, refused []*gatewayv1.RefusedRoom, changed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	slices.Sort(c.rooms)
+	rooms, refused = c.rooms, c.refused
+	c.rooms, c.refused, c.waiting, c.unsubscribed = nil, nil, nil, nil
+	return rooms, refused, c.changed
+}
+
+// Open begins a session by its first frame, which has to be connect. Start has to be called then, once frames are written
+// to the client. The error is a *RejectedError.
 func (m *Mesh) Open(ctx context.Context, o Opening) (_ *Session, err error) {
 	if o.Err != nil {
 		return nil, protocolError(access.Refusal(o.Err))
@@ -122,7 +187,7 @@ func (m *Mesh) Open(ctx context.Context, o Opening) (_ *Session, err error) {
 	}
 	s.sender = m.Intake.NewSender()
 	s.expires(user.Expires)
-	s.begin(ctx, o, &c)
+	s.begin(o, &c)
 	opened = true
 	return s, nil
 }
@@ -144,8 +209,8 @@ func (m *Mesh) user(ctx context.Context, handshake *auth.User, token string) (au
 	return user, err
 }
 
-// begin attaches the connection to the rooms of its user, and has the client greeted when all of them are open.
-func (s *Session) begin(ctx context.Context, o Opening, c *gatewayv1.Connect) {
+// begin reports the connection, and notes what the client is to be told when all the user's rooms are open.
+func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
 	// A session that no gateway gave is not an error: the client would never get in again.
 	session := c.SessionId
 	if !catalog.ValidID(session) {
@@ -156,22 +221,10 @@ func (s *Session) begin(ctx context.Context, o Opening, c *gatewayv1.Connect) {
 		device = deviceName(o.Device)
 	}
 	had, resumed := s.mesh.Hub.ReadResumeToken(s.user, c.ResumeToken)
-	s.connect = &connecting{named: len(c.Rooms) > 0}
-	s.conn.Greet(func(g hub.Greeting) frame.Frame {
-		s.connect.stop()
-		s.connect.mu.Lock()
-		defer s.connect.mu.Unlock()
-		slices.Sort(s.connect.rooms)
-		s.connected.Store(true)
-		if s.connect.named || len(s.connect.refused) > 0 {
-			s.mesh.Lease.Subscribed(s.conn.ID)
-		}
-		return frame.Answer(o.Request.ID, &gatewayv1.Connected{UserId: s.user, SessionId: session,
-			ResumeToken: g.ResumeToken, Resumed: resumed, NotRecovered: g.NotRecovered, Rooms: s.connect.rooms,
-			Refused: s.connect.refused, Protocol: frame.Protocol, HeartbeatMs: s.mesh.Hub.HeartbeatEvery().Milliseconds(),
-			DenseStreams: s.mesh.Catalog.DenseStreams(), ServerTime: timestamppb.Now(),
-			Limits: &gatewayv1.Limits{FrameBytes: frame.MaxMessage, PendingCommands: intake.MaxWaiting}})
-	})
+	s.connect = &connecting{replyTo: o.Request.ID, sessionID: session, had: had, resumed: resumed, requested: c.Rooms,
+		restores: len(c.Rooms) == 0 && session == c.SessionId, changed: len(c.Rooms) > 0}
+	s.conn.Hold(1) // until Start has its rooms asked for
+	s.conn.Greet(s.greet)
 	within := s.mesh.ConnectWithin
 	if within == 0 {
 		within = 30 * time.Second
@@ -179,12 +232,34 @@ func (s *Session) begin(ctx context.Context, o Opening, c *gatewayv1.Connect) {
 	s.connect.late = s.after(within, func() { s.conn.Close(hub.ConnectTimeout) })
 	s.mesh.Lease.Open(lease.Connection{ID: s.conn.ID, User: s.user, Session: session, Device: device, Since: time.Now(),
 		Token: s.conn.Written, Rooms: s.rooms, End: func() { s.conn.Close(hub.SessionEnded) }})
+}
 
-	subscribed := c.Rooms
-	if len(subscribed) == 0 && session == c.SessionId {
-		subscribed = s.restore(ctx, session)
+// greet returns the reply to connect.
+func (s *Session) greet(g hub.Greeting) frame.Frame {
+	c := s.connect
+	c.stop()
+	rooms, refused, changed := c.reply()
+	s.connected.Store(true)
+	if changed {
+		s.mesh.Lease.Subscribed(s.conn.ID)
 	}
+	return frame.Answer(c.replyTo, &gatewayv1.Connected{UserId: s.user, SessionId: c.sessionID,
+		ResumeToken: g.ResumeToken, Resumed: c.resumed, NotRecovered: g.NotRecovered, Rooms: rooms,
+		Refused: refused, Protocol: frame.Protocol, HeartbeatMs: s.mesh.Hub.HeartbeatEvery().Milliseconds(),
+		DenseStreams: s.mesh.Catalog.DenseStreams(), ServerTime: timestamppb.Now(),
+		Limits: &gatewayv1.Limits{FrameBytes: frame.MaxMessage, PendingCommands: intake.MaxWaiting}})
+}
+
+// Start has the user's rooms asked for, and the client sent the reply to connect when it misses nothing any more. It waits
+// for the rooms of the client's session, up to RestoreWithin: frames behind connect take effect after it.
+func (s *Session) Start(ctx context.Context) {
+	subscribed := s.connect.requested
+	if s.connect.restores {
+		subscribed = s.restore(ctx, s.connect.sessionID)
+	}
+	s.connect.expect(subscribed)
 	s.conn.Hold(len(subscribed))
+	defer s.conn.Release() // what Open holds
 	answer := func(room string, refused *refusal.Error) {
 		s.connect.answer(room, refused)
 		s.conn.Release()
@@ -195,26 +270,26 @@ func (s *Session) begin(ctx context.Context, o Opening, c *gatewayv1.Connect) {
 		}
 		subscribed = nil
 	}
-	if !resumed {
+	if !s.connect.resumed {
 		s.mesh.Rooms.Attach(s.conn)
 		s.lookAt(subscribed, answer)
 		return
 	}
 	s.pending.Add(int64(len(subscribed)))
-	for _, room := range s.mesh.Rooms.Resume(s.conn, had, subscribed, s.allowed(answer)) {
+	for _, room := range s.mesh.Rooms.Resume(s.conn, s.connect.had, subscribed, s.allowed(answer)) {
 		s.pending.Add(-1)
 		answer(room, unknownRoom(room))
 	}
 }
 
-// restoreWithin bounds how long connect waits for the rooms of its session. Frames behind it wait as long, so that they take
-// effect after it.
-const restoreWithin = 2 * time.Second
-
 // restore returns the rooms that the session was subscribed to. Without an answer there are none: the reply to connect lists
 // the rooms that the client is subscribed to, and it subscribes to the others again.
 func (s *Session) restore(ctx context.Context, session string) []string {
-	ctx, cancel := context.WithTimeout(ctx, restoreWithin)
+	within := s.mesh.RestoreWithin
+	if within == 0 {
+		within = 2 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	rooms, err := s.mesh.Lease.Rooms(ctx, s.user, session)
 	if err != nil {

@@ -42,6 +42,9 @@ type Mesh struct {
 	Log     *slog.Logger
 	// ConnectWithin is how long the reply to connect may take; 30 s when 0.
 	ConnectWithin time.Duration
+	// RestoreWithin is how long connect waits for the rooms of its session; 2 s when 0. Frames behind it wait as long, so
+	// that they take effect after it.
+	RestoreWithin time.Duration
 }
 
 // Bounds of one session.

@@ -121,5 +121,5 @@ func (s *Session) unsubscribe(r frame.Request) {
 	for _, room := range rooms {
 		s.mesh.Rooms.Unlook(s.conn, room)
 	}
-	reply(frame.Done(r.ID))
+	s.connect.unsubscribe(rooms, func() { reply(frame.Done(r.ID)) })
 }

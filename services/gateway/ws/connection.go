@@ -101,7 +101,7 @@ func (c *connection) serve(ctx context.Context, h handshake) {
 	c.conn.Bind(c.write, func(hub.Reason) { c.cut() })
 	c.server.wheel.add(c)
 	defer c.server.wheel.remove(c)
-	c.behind(ctx, s, next)
+	c.start(ctx, s, next)
 	c.readAll(ctx, s)
 	c.written.Wait()
 }
@@ -126,9 +126,10 @@ func (c *connection) first() (message []byte, refused error, ok bool) {
 	return nil, nil, false
 }
 
-// behind takes the frames that came in one message with connect.
-func (c *connection) behind(ctx context.Context, s *session.Session, next func() (frame.Request, error, bool)) {
+// start starts the session, and takes the frames that came in one message with connect.
+func (c *connection) start(ctx context.Context, s *session.Session, next func() (frame.Request, error, bool)) {
 	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
+	s.Start(ctx)
 	for !c.conn.Ended() {
 		r, err, ok := next()
 		if !ok {

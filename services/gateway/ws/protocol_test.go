@@ -150,6 +150,82 @@ func TestBrowser_IsToldAfterTheUpgrade(t *testing.T) {
 	require.Equal(t, hub.Shutdown.Code, closed(t, page("alice")))
 }
 
+// Of a gateway with too many connections, a page sees the close code, as far as there are not too many such pages. A
+// program, and a page of another origin, see the HTTP status.
+func TestBrowser_IsToldThatTheGatewayIsFull(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) {
+		s.handler = func(sockets *ws.Server) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if !sockets.TellFull(w, r) {
+					w.WriteHeader(http.StatusServiceUnavailable)
+				}
+			})
+		}
+	})
+	dial := func(origin string) (*websocket.Conn, int) {
+		header := http.Header{"Sec-Websocket-Protocol": {"edumatrix.v1.json"}}
+		if origin != "" {
+			header.Set("Origin", origin)
+		}
+		socket, response, err := websocket.DefaultDialer.Dial(m.url, header)
+		if err != nil {
+			require.ErrorIs(t, err, websocket.ErrBadHandshake)
+			return nil, response.StatusCode
+		}
+		t.Cleanup(func() { _ = socket.Close() })
+		return socket, response.StatusCode
+	}
+	for _, origin := range []string{"", "https://other.example"} {
+		_, status := dial(origin)
+		require.Equal(t, http.StatusServiceUnavailable, status, origin)
+	}
+	var open []*websocket.Conn
+	for {
+		socket, status := dial("https://school.example")
+		if socket == nil {
+			require.Equal(t, http.StatusServiceUnavailable, status)
+			break
+		}
+		open = append(open, socket)
+		require.LessOrEqual(t, len(open), 32, "the gateway has a file open for each of them")
+	}
+	for _, socket := range open {
+		closing := read(t, socket)
+		require.Equal(t, "closing", closing.Type)
+		require.Equal(t, hub.GatewayFull.Code, closing.Code)
+		require.Equal(t, "gateway_full", closing.Error.Code)
+		require.EqualValues(t, 5000, closing.Error.RetryAfterMS)
+		require.Equal(t, hub.GatewayFull.Code, closed(t, socket))
+		_ = socket.Close()
+	}
+	require.True(t, hub.GatewayFull.Reconnect)
+	require.Eventually(t, func() bool { // once those are closed, others are told
+		socket, _ := dial("https://school.example")
+		return socket != nil
+	}, 10*time.Second, 10*time.Millisecond)
+}
+
+// The first frame has the bound that all frames have. A larger one is not read to its end, so there is no id to reply to:
+// the client sees the close code.
+func TestConnect_AFirstFrameThatIsTooLargeIsClosedWith1009(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	socket := m.raw(t, "")
+	write(t, socket, `{"id":"connect","type":"connect","data":{"token":"alice","device":"`+strings.Repeat("x", frame.MaxMessage)+`"}}`)
+	closing := read(t, socket)
+	require.Equal(t, "closing", closing.Type)
+	require.Equal(t, hub.TooLarge.Code, closing.Code)
+	require.Equal(t, "too_large", closing.Error.Code)
+	require.Equal(t, hub.TooLarge.Code, closed(t, socket))
+
+	// One that is just within the bound begins a session.
+	socket = m.raw(t, "")
+	connect := `{"id":"connect","type":"connect","data":{"token":"alice","device":""}}`
+	write(t, socket, strings.Replace(connect, `""`, `"`+strings.Repeat("x", frame.MaxMessage-len(connect))+`"`, 1))
+	require.Equal(t, "alice", ready(t, socket).UserID)
+}
+
 func TestSubprotocol_IsTheFirstThatIsKnown(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})

@@ -129,7 +129,11 @@ type setup struct {
 	intake intake.Options
 	// connectWithin is how long the reply to connect may take; 30 s when 0.
 	connectWithin time.Duration
+	restoreWithin time.Duration
+	reportEvery   time.Duration // half of the time that calls of the keeper of connections may take
+	lease         time.Duration // how long a subscription holds unless it is renewed
 	listener      func(net.Listener) net.Listener
+	handler       func(*ws.Server) http.Handler
 }
 
 func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *mesh {
@@ -138,7 +142,8 @@ func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *m
 	require.NoError(t, err)
 	m := &mesh{catalog: c, log: &syncBuffer{}, chat: fake.NewOwner(c, "chat"), owners: map[string]*fake.Owner{}}
 	log := slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	set := &setup{mesh: m, tracer: noop.Tracer{}, listener: func(l net.Listener) net.Listener { return l }}
+	set := &setup{mesh: m, tracer: noop.Tracer{}, listener: func(l net.Listener) net.Listener { return l },
+		handler: func(s *ws.Server) http.Handler { return s }}
 	for _, f := range change {
 		f(set)
 	}
@@ -164,17 +169,17 @@ func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *m
 	m.intake = intake.New(set.intake)
 	known := make(chan struct{})
 	close(known)
-	report := lease.New(lease.Options{Log: log,
+	report := lease.New(lease.Options{Log: log, Every: set.reportEvery,
 		Keeper: meshv1connect.NewConnectionServiceClient(http.DefaultClient, peers["presence"])})
-	members := rooms.New(rooms.Options{Catalog: c, Hub: m.hub, Owners: owners, Log: log,
+	members := rooms.New(rooms.Options{Catalog: c, Hub: m.hub, Owners: owners, Lease: set.lease, Log: log,
 		Changed: func(c *hub.Conn) { report.Subscribed(c.ID) },
 		Known:   func(string) <-chan struct{} { return known }})
 	o.Access = &access.Access{Verifier: tokens{}, Origins: []string{"https://school.example"}, Log: log}
 	o.Log, o.Guard = log, guard.New(log, nil)
-	o.Mesh = &session.Mesh{Catalog: c, Access: o.Access, ConnectWithin: set.connectWithin, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,
+	o.Mesh = &session.Mesh{Catalog: c, Access: o.Access, ConnectWithin: set.connectWithin, RestoreWithin: set.restoreWithin, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,
 		Queries: query.New(c, peers, http.DefaultClient, tracer), Tracer: tracer, Log: log}
 	m.sockets = ws.New(o)
-	server := httptest.NewUnstartedServer(m.sockets)
+	server := httptest.NewUnstartedServer(set.handler(m.sockets))
 	server.Listener = set.listener(server.Listener)
 	server.Start()
 	m.url = "ws" + strings.TrimPrefix(server.URL, "http") + "/ws"
@@ -220,7 +225,7 @@ func (m *mesh) raw(t testing.TB, token string) *websocket.Conn {
 	socket, _, err := websocket.DefaultDialer.Dial(m.url, header)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = socket.Close() })
-	require.NoError(t, socket.SetReadDeadline(time.Now().Add(5*time.Second)))
+	require.NoError(t, socket.SetReadDeadline(time.Now().Add(30*time.Second)))
 	if token != "" {
 		write(t, socket, connectFrame)
 	}

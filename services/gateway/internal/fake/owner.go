@@ -48,8 +48,9 @@ type Owner struct {
 	resumed   int
 	failing   string // no Resume that this user is in succeeds
 	slow      time.Duration
-	hanging   string        // calls of Resume that this user is in are held
-	holding   chan struct{} // calls of Rooms are held until this is closed; nil: they are not
+	hanging   string                   // calls of Resume that this user is in are held
+	holding   chan struct{}            // calls of Rooms are held until this is closed; nil: they are not
+	gates     map[string]chan struct{} // calls that name a room or session are held until it is closed
 	held      chan struct{}
 	release   chan struct{}
 	bounds    string // of the last Resume
@@ -72,7 +73,7 @@ func NewOwner(c *catalog.Catalog, name string) *Owner {
 		epochs: map[string]int32{}, before: map[place]int64{}, spoiled: map[int64]bool{},
 		rooms: map[string]map[string]bool{}, stays: map[string][]*meshv1.Stay{}, open: map[string]*meshv1.Stay{},
 		inRoom: map[string][]int64{}, records: map[int64]*meshv1.Record{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{},
-		sessions: map[string]sessionRooms{}, held: make(chan struct{}, 100), release: make(chan struct{})}
+		sessions: map[string]sessionRooms{}, gates: map[string]chan struct{}{}, held: make(chan struct{}, 100), release: make(chan struct{})}
 }
 
 // Handler serves the log and, for the keeper of connections, takes reports.
@@ -289,6 +290,37 @@ func (o *Owner) HoldRooms() (release func()) {
 	})
 }
 
+// Hold holds the calls of Look for a room, or of SessionRooms for a session, that begin before they are released.
+func (o *Owner) Hold(name string) (release func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	gate := make(chan struct{})
+	o.gates[name] = gate
+	return sync.OnceFunc(func() {
+		o.mu.Lock()
+		delete(o.gates, name)
+		o.mu.Unlock()
+		close(gate)
+	})
+}
+
+// pass waits while calls that name one of these are held, which each such call announces on Hanging.
+func (o *Owner) pass(ctx context.Context, names ...string) {
+	for _, name := range names {
+		o.mu.Lock()
+		gate := o.gates[name]
+		o.mu.Unlock()
+		if gate == nil {
+			continue
+		}
+		o.held <- struct{}{}
+		select {
+		case <-gate:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // Hanging gets a value for each call that is held.
 func (o *Owner) Hanging() <-chan struct{} { return o.held }
 
@@ -394,7 +426,7 @@ func (o *Owner) Rooms(ctx context.Context, r *connect.Request[meshv1.RoomsReques
 }
 
 // Look tells whether users may look at rooms.
-func (o *Owner) Look(_ context.Context, r *connect.Request[meshv1.LookRequest]) (
+func (o *Owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (
 	*connect.Response[meshv1.LookResponse], error) {
 	o.pause()
 	o.mu.Lock()
@@ -414,6 +446,13 @@ func (o *Owner) Look(_ context.Context, r *connect.Request[meshv1.LookRequest]) 
 		}
 		answer.Looked = append(answer.Looked, looked)
 	}
+	for _, l := range r.Msg.Lookers {
+		if l.Snapshot { // a subscription, not its renewal: what is answered is decided by now
+			o.mu.Unlock()
+			o.pass(ctx, l.Room)
+			o.mu.Lock()
+		}
+	}
 	return connect.NewResponse(answer), nil
 }
 
@@ -431,9 +470,12 @@ type sessionRooms struct {
 }
 
 // SessionRooms returns the rooms of each session, as its newest connection reported them.
-func (o *Owner) SessionRooms(_ context.Context, r *connect.Request[meshv1.SessionRoomsRequest]) (
+func (o *Owner) SessionRooms(ctx context.Context, r *connect.Request[meshv1.SessionRoomsRequest]) (
 	*connect.Response[meshv1.SessionRoomsResponse], error) {
 	o.pause()
+	for _, s := range r.Msg.Sessions {
+		o.pass(ctx, s.Session)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err := o.here(); err != nil {
