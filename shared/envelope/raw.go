@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
 )
 
@@ -31,16 +29,31 @@ const (
 	texts
 )
 
+// Header is the constraint of a record's header: kgo.RecordHeader, which is not named here so that a program which never
+// reads from Kafka does not link its client.
+type Header interface {
+	~struct {
+		Key   string
+		Value []byte
+	}
+}
+
+// header is any Header.
+type header struct {
+	Key   string
+	Value []byte
+}
+
 // ReadRawEvent is ReadEvent for a Kafka record. It keeps none of the record's own bytes: all texts share one copy, and
 // the body is another.
-func ReadRawEvent(headers []kgo.RecordHeader, body []byte) (Event, error) {
+func ReadRawEvent[H Header](headers []H, body []byte) (Event, error) {
 	r := rawReader{}
 	var found [texts][]byte
 	total := 0
 	e := Event{}
 	var position, before, version, class, at, expires []byte
 	for i := range headers {
-		h := &headers[i]
+		h := header(headers[i])
 		if n := textOf(h.Key); n >= 0 {
 			found[n] = h.Value
 			total += len(h.Value)
@@ -110,12 +123,12 @@ func ReadRawEvent(headers []kgo.RecordHeader, body []byte) (Event, error) {
 }
 
 // ReadRawResult is ReadResult for a Kafka record.
-func ReadRawResult(headers []kgo.RecordHeader) (Result, error) {
+func ReadRawResult[H Header](headers []H) (Result, error) {
 	r := rawReader{}
 	var res Result
 	var kind, source string
 	for i := range headers {
-		h := &headers[i]
+		h := header(headers[i])
 		switch h.Key {
 		case headerActor:
 			res.Actor = string(h.Value)

@@ -115,7 +115,7 @@ VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`
 // Consumer returns how the consumption of a topic began, and whether it has begun.
 func (l *Log) Consumer(ctx context.Context, source, topic string) (c Consumer, found bool, err error) {
 	var since *time.Time
-	err = l.o.Pool.QueryRow(ctx, l.in(sqlConsumer), source, topic).Scan(&c.Source, &c.Topic, &c.Start, &since,
+	err = l.o.Pool.QueryRow(ctx, l.SQL(sqlConsumer), source, topic).Scan(&c.Source, &c.Topic, &c.Start, &since,
 		&c.LegacyEnd, &c.Epoch, &c.Partitions)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Consumer{}, false, nil
@@ -135,7 +135,7 @@ func (l *Log) BeginConsumer(ctx context.Context, c Consumer) (Consumer, error) {
 	if !c.Since.IsZero() {
 		since = &c.Since
 	}
-	if _, err := l.o.Pool.Exec(ctx, l.in(sqlAddConsumer), c.Source, c.Topic, c.Start, since, c.LegacyEnd, c.Epoch,
+	if _, err := l.o.Pool.Exec(ctx, l.SQL(sqlAddConsumer), c.Source, c.Topic, c.Start, since, c.LegacyEnd, c.Epoch,
 		c.Partitions); err != nil {
 		return Consumer{}, fmt.Errorf("save how the consumption of %s of %s begins: %w", c.Topic, c.Source, Unavailable(err))
 	}
@@ -146,7 +146,7 @@ func (l *Log) BeginConsumer(ctx context.Context, c Consumer) (Consumer, error) {
 // Checkpoints returns the checkpoints of a topic, by partition.
 func (l *Log) Checkpoints(ctx context.Context, source, topic string) (map[int32]Checkpoint, error) {
 	all := map[int32]Checkpoint{}
-	found, err := l.o.Pool.Query(ctx, l.in(sqlCheckpoints), source, topic)
+	found, err := l.o.Pool.Query(ctx, l.SQL(sqlCheckpoints), source, topic)
 	if err == nil {
 		var n int32
 		var c Checkpoint
@@ -163,7 +163,7 @@ func (l *Log) Checkpoints(ctx context.Context, source, topic string) (map[int32]
 
 // BeginPartition saves the first checkpoint of a partition, unless it has one already. It returns the stored one.
 func (l *Log) BeginPartition(ctx context.Context, of SourcePartition, c Checkpoint) (Checkpoint, error) {
-	if _, err := l.o.Pool.Exec(ctx, l.in(sqlAddCheckpoint), of.Source, of.Topic, of.Partition, c.Position, c.Index,
+	if _, err := l.o.Pool.Exec(ctx, l.SQL(sqlAddCheckpoint), of.Source, of.Topic, of.Partition, c.Position, c.Index,
 		c.Incarnation, c.Epoch, c.Partitions); err != nil {
 		return Checkpoint{}, fmt.Errorf("save where the consumption of %s of %s begins: %w", of.Topic, of.Source, Unavailable(err))
 	}
@@ -173,7 +173,7 @@ func (l *Log) BeginPartition(ctx context.Context, of SourcePartition, c Checkpoi
 
 // Fences returns the changes of a topic's partition count, in order.
 func (l *Log) Fences(ctx context.Context, source, topic string) ([]Fence, error) {
-	found, err := l.o.Pool.Query(ctx, l.in(sqlFences), source, topic)
+	found, err := l.o.Pool.Query(ctx, l.SQL(sqlFences), source, topic)
 	if err == nil {
 		var all []Fence
 		if all, err = pgx.CollectRows(found, pgx.RowToStructByPos[Fence]); err == nil {
@@ -185,7 +185,7 @@ func (l *Log) Fences(ctx context.Context, source, topic string) ([]Fence, error)
 
 // AddFence saves where the partition count changed after an epoch, unless another instance has done so already.
 func (l *Log) AddFence(ctx context.Context, source, topic string, f Fence) error {
-	if _, err := l.o.Pool.Exec(ctx, l.in(sqlAddFence), source, topic, f.From, f.To, f.Position, f.Partitions); err != nil {
+	if _, err := l.o.Pool.Exec(ctx, l.SQL(sqlAddFence), source, topic, f.From, f.To, f.Position, f.Partitions); err != nil {
 		return fmt.Errorf("save where %s of %s was given further partitions: %w", topic, source, Unavailable(err))
 	}
 	return nil
@@ -195,7 +195,7 @@ func (l *Log) AddFence(ctx context.Context, source, topic string, f Fence) error
 // that release applied nothing.
 func (l *Log) LegacyVersions(ctx context.Context, source string, streams []string) (map[string]int64, error) {
 	all := map[string]int64{}
-	found, err := l.o.Pool.Query(ctx, l.in(sqlLegacyVersions), source, streams)
+	found, err := l.o.Pool.Query(ctx, l.SQL(sqlLegacyVersions), source, streams)
 	if err == nil {
 		var stream string
 		var version int64
@@ -215,7 +215,7 @@ func (l *Log) LegacyVersions(ctx context.Context, source string, streams []strin
 func (l *Log) LegacyPosition(ctx context.Context, source, topic string) (position int64, found bool, err error) {
 	var stored *int64
 	var began *bool
-	if err := l.o.Pool.QueryRow(ctx, l.in(sqlLegacyPosition), source, topic).Scan(&stored, &began); err != nil {
+	if err := l.o.Pool.QueryRow(ctx, l.SQL(sqlLegacyPosition), source, topic).Scan(&stored, &began); err != nil {
 		return 0, false, fmt.Errorf("read what an earlier release applied of %s: %w", source, Unavailable(err))
 	}
 	switch {

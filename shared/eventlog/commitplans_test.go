@@ -124,7 +124,7 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 		"rooms that open":  {l.sql.openRooms, []any{texts("conversation:%d"), repeated("new"), numbers, numbers}, 0},
 		"rooms that close": {l.sql.closeRooms, []any{texts("conversation:%d"), repeated("ann"), numbers, numbers}, 2 * members},
 		"redactions":       {l.sql.redact, []any{texts("conversation:%d"), texts("m-%d"), numbers}, 2 * members},
-		"timers that end":  {l.in(sqlDropTimers), []any{texts("conversation:%d"), repeated("k")}, 2 * members},
+		"timers that end":  {l.SQL(sqlDropTimers), []any{texts("conversation:%d"), repeated("k")}, 2 * members},
 	} {
 		p := explainKept(t, tx, test.statement, test.args...)
 		// These are rows that are found; an inserted row is not read.
@@ -177,10 +177,10 @@ func TestPlans_LoadingTheNewestReadsOneEvent(t *testing.T) {
 		"the newest and a few":    {[]string{"m-3", "m-70", "m-12000"}, 5},
 		"a subject without event": {[]string{"m-none"}, 2},
 	} {
-		p := explain(t, l, l.in(sqlLoadNewest), "conversation:0", int64(0), test.subjects)
+		p := explain(t, l, l.SQL(sqlLoadNewest), "conversation:0", int64(0), test.subjects)
 		assert.LessOrEqual(t, p.rows(), test.rows, what)
 		assert.Empty(t, p.scanned(), what)
-		p = explainKept(t, tx, l.in(sqlLoadNewest), "conversation:0", int64(0), test.subjects)
+		p = explainKept(t, tx, l.SQL(sqlLoadNewest), "conversation:0", int64(0), test.subjects)
 		assert.LessOrEqual(t, p.rows(), test.rows, "%s, by a kept plan", what)
 		assert.Empty(t, p.scanned(), "%s, by a kept plan", what)
 		p = explainKept(t, tx, l.sql.load, "conversation:0", int64(0), test.subjects)

@@ -42,7 +42,7 @@ func (t *transaction) queueConsumed(b *pgx.Batch) {
 	*c = consumed{checkpoints: map[SourcePartition]Checkpoint{}, revisions: map[topicKey]int64{},
 		parked: map[parkedKey]Parked{}}
 	if len(numbers) > 0 {
-		b.Queue(t.log.in(sqlAdvances), sources, topics, numbers).Query(func(found pgx.Rows) error {
+		b.Queue(t.log.SQL(sqlAdvances), sources, topics, numbers).Query(func(found pgx.Rows) error {
 			var of SourcePartition
 			var have Checkpoint
 			var revision int64
@@ -56,7 +56,7 @@ func (t *transaction) queueConsumed(b *pgx.Batch) {
 		})
 	}
 	if len(parkedStreams) > 0 {
-		b.Queue(t.log.in(sqlResolutions), parkedSources, parkedTopics, parkedStreams).Query(func(found pgx.Rows) error {
+		b.Queue(t.log.SQL(sqlResolutions), parkedSources, parkedTopics, parkedStreams).Query(func(found pgx.Rows) error {
 			var k parkedKey
 			var p Parked
 			var revision int64
@@ -128,30 +128,30 @@ func (c *consumed) queue(b *pgx.Batch, l *Log) error {
 	revised := map[topicKey]bool{}
 	for _, a := range c.advanced {
 		of, to := a.Of, a.To
-		b.Queue(l.in(sqlAdvance), of.Source, of.Topic, of.Partition, to.Position, to.Index, to.Incarnation, to.Epoch,
+		b.Queue(l.SQL(sqlAdvance), of.Source, of.Topic, of.Partition, to.Position, to.Index, to.Incarnation, to.Epoch,
 			to.Partitions)
 		for _, p := range a.Park {
-			if err := queuePark(b, l.in(sqlPark), p); err != nil {
+			if err := queuePark(b, l.SQL(sqlPark), p); err != nil {
 				return err
 			}
 			revised[topicKey{of.Source, of.Topic}] = true
 		}
 		for _, n := range a.Passed {
-			b.Queue(l.in(sqlPassed), of.Source, of.Topic, n.Stream, n.Events)
+			b.Queue(l.SQL(sqlPassed), of.Source, of.Topic, n.Stream, n.Events)
 		}
 	}
 	for _, r := range c.resolved {
 		revised[topicKey{r.Of.Source, r.Of.Topic}] = true
 		if !r.HoldUntil.IsZero() {
-			b.Queue(l.in(sqlHold), r.Of.Source, r.Of.Topic, r.Of.Stream, r.HoldUntil)
+			b.Queue(l.SQL(sqlHold), r.Of.Source, r.Of.Topic, r.Of.Stream, r.HoldUntil)
 		} else if r.Left == nil {
-			b.Queue(l.in(sqlUnpark), r.Of.Source, r.Of.Topic, r.Of.Stream)
-		} else if err := queueParkedLeft(b, l.in(sqlParkedLeft), *r.Left); err != nil {
+			b.Queue(l.SQL(sqlUnpark), r.Of.Source, r.Of.Topic, r.Of.Stream)
+		} else if err := queueParkedLeft(b, l.SQL(sqlParkedLeft), *r.Left); err != nil {
 			return err
 		}
 	}
 	for k := range revised {
-		b.Queue(l.in(sqlRevise), k.source, k.topic, c.revisions[k])
+		b.Queue(l.SQL(sqlRevise), k.source, k.topic, c.revisions[k])
 	}
 	return nil
 }

@@ -193,7 +193,7 @@ func (e *estimate) set(at time.Time) {
 // readClock reads the log's clock.
 func (l *Log) readClock(ctx context.Context) (time.Time, error) {
 	var at int64
-	if err := l.o.Pool.QueryRow(ctx, l.in(sqlClock)).Scan(&at); err != nil {
+	if err := l.o.Pool.QueryRow(ctx, l.SQL(sqlClock)).Scan(&at); err != nil {
 		return time.Time{}, fmt.Errorf("read the clock of the log of %s: %w", l.o.Owner, Unavailable(err))
 	}
 	l.clock.set(micros(at))
@@ -203,7 +203,7 @@ func (l *Log) readClock(ctx context.Context) (time.Time, error) {
 func micros(at int64) time.Time { return time.UnixMicro(at).UTC() }
 
 func (l *Log) queueClock(b *pgx.Batch, into *time.Time) {
-	b.Queue(l.in(sqlClock)).QueryRow(func(row pgx.Row) error {
+	b.Queue(l.SQL(sqlClock)).QueryRow(func(row pgx.Row) error {
 		var at int64
 		err := row.Scan(&at)
 		*into = micros(at)
@@ -220,7 +220,7 @@ func expiresOf(p catalog.Place) *time.Time {
 
 // hideExpired empties the personal fields of expired events, as a redaction does. The events stay, so that versions and
 // positions have no gap.
-func (l *Log) hideExpired(all []logged) {
+func (l *Log) hideExpired(all []Logged) {
 	now := l.Clock()
 	for i, e := range all {
 		if !e.Expires.IsZero() && !e.Expires.After(now) {

@@ -14,16 +14,16 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// logged is a row of the log.
-type logged struct {
+// Logged is an event as the log contains it.
+type Logged struct {
 	envelope.Event
-	topic string
+	Topic string
 	plain []byte // the body without its personal fields
 }
 
 // scan reads a row of the log's columns. The first columns of the row go to into.
-func (l *Log) scan(found pgx.Rows, into ...any) (logged, error) {
-	e := logged{Event: envelope.Event{Source: l.o.Owner}}
+func (l *Log) scan(found pgx.Rows, into ...any) (Logged, error) {
+	e := Logged{Event: envelope.Event{Source: l.o.Owner}}
 	var (
 		id            uuid.UUID
 		commandType   string
@@ -33,7 +33,7 @@ func (l *Log) scan(found pgx.Rows, into ...any) (logged, error) {
 		personal      []byte
 		expires       *time.Time
 	)
-	err := found.Scan(append(into, &e.Position, &e.Stream, &e.Version, &id, &e.Type, &e.topic, &e.Actor, &e.Cause,
+	err := found.Scan(append(into, &e.Position, &e.Stream, &e.Version, &id, &e.Type, &e.Topic, &e.Actor, &e.Cause,
 		&commandType, &e.Correlation, &at, &class, &e.Rooms, &opens, &closes, &e.Subject, &e.Answers, &e.TraceParent,
 		&e.plain, &personal, &e.Redacted, &expires)...)
 	if err != nil {
@@ -67,7 +67,7 @@ func (l *Log) scan(found pgx.Rows, into ...any) (logged, error) {
 	return e, nil
 }
 
-func (l *Log) scanAll(found pgx.Rows) (all []logged, err error) {
+func (l *Log) scanAll(found pgx.Rows) (all []Logged, err error) {
 	defer found.Close()
 	for found.Next() {
 		e, err := l.scan(found)
@@ -89,7 +89,7 @@ func decodeMemberships(encoded []byte) (all []catalog.Membership, err error) {
 	return all, nil
 }
 
-func eventsOf(all []logged) []envelope.Event {
+func eventsOf(all []Logged) []envelope.Event {
 	events := make([]envelope.Event, len(all))
 	for i, e := range all {
 		events[i] = e.Event

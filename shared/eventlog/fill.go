@@ -46,16 +46,16 @@ func (l *Log) FillForTest(ctx context.Context, f Fill) error {
 		f.Type, f.Topic = "chat.message_sent", "chat-events"
 	}
 	err := pgx.BeginFunc(ctx, l.o.Pool, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, l.in(sqlFill), f.Events, f.Streams, f.Prefix, f.Type, f.Topic, f.Days)
+		_, err := tx.Exec(ctx, l.SQL(sqlFill), f.Events, f.Streams, f.Prefix, f.Type, f.Topic, f.Days)
 		if err == nil {
-			_, err = tx.Exec(ctx, l.in(`INSERT INTO owner.event_rooms (room, position)
+			_, err = tx.Exec(ctx, l.SQL(`INSERT INTO owner.event_rooms (room, position)
 SELECT e.rooms[1], e.position FROM owner.events e
 WHERE e.position > (SELECT max(position) FROM owner.events) - $1::bigint`), f.Events)
 		}
 		return err
 	})
 	if err == nil {
-		_, err = l.o.Pool.Exec(ctx, l.in("ANALYZE owner.events, owner.event_rooms"))
+		_, err = l.o.Pool.Exec(ctx, l.SQL("ANALYZE owner.events, owner.event_rooms"))
 	}
 	if err != nil {
 		return fmt.Errorf("fill the log of %s: %w", l.o.Owner, err)

@@ -3,10 +3,7 @@ package eventlog
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -148,62 +145,33 @@ func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, see
 	return Point{head, at.id}, nil
 }
 
-// recogniseLoss compares the newest records of the topics with the log. A position above the log's head, or one that
-// belongs to another event now, was published from commits that the database has lost since.
-func (x *leading) recogniseLoss(ctx context.Context) error {
-	if x.o.LastRecords == nil {
-		return nil
+// RecogniseLoss compares the newest events and position records that were published with the log, in a session of the
+// caller. A position above the log's head, or one that belongs to another event now, was published from commits that the
+// database has lost since. Then RecogniseLoss begins a new incarnation.
+func (l *Log) RecogniseLoss(ctx context.Context, conn *pgx.Conn, published []envelope.Event) error {
+	at, head, err := l.readHead(ctx, conn)
+	if err != nil {
+		return err
 	}
-	var newest []envelope.Event
-	for _, name := range slices.Sorted(maps.Keys(x.topics)) {
-		bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
-		records, err := x.o.LastRecords(bounded, name)
-		cancel()
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err != nil {
-			if x.exists(ctx, name) {
-				return fmt.Errorf("read the newest records of %s: %w", name, err)
-			}
-			continue // the topic is paused, with an alarm
-		}
-		for _, m := range records {
-			if e, err := envelope.ReadEvent(m); err == nil {
-				newest = append(newest, e)
-			}
-		}
-	}
-	var at incarnation
 	var seen int64
 	var why string
-	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		var head int64
-		if at, head, err = x.log.readHead(ctx, conn); err != nil {
-			return err
-		}
-		for _, e := range newest {
-			seen = max(seen, e.Position)
-			if e.Position > head {
-				why = fmt.Sprintf("a topic has position %d, and the log ends at %d", e.Position, head)
-			} else if !e.IsPosition() && e.Incarnation == at.id {
-				var same bool
-				err := conn.QueryRow(ctx, x.log.sql.same, e.Position, e.ID, e.Cause).Scan(&same)
-				if err != nil {
-					return err
-				}
-				if !same {
-					why = fmt.Sprintf("a topic has another event at position %d than the log", e.Position)
-				}
+	for _, e := range published {
+		seen = max(seen, e.Position)
+		if e.Position > head {
+			why = fmt.Sprintf("a topic has position %d, and the log ends at %d", e.Position, head)
+		} else if !e.IsPosition() && e.Incarnation == at.id {
+			var same bool
+			if err := conn.QueryRow(ctx, l.sql.same, e.Position, e.ID, e.Cause).Scan(&same); err != nil {
+				return err
+			}
+			if !same {
+				why = fmt.Sprintf("a topic has another event at position %d than the log", e.Position)
 			}
 		}
-		return nil
-	})
-	if err != nil || why == "" {
-		return err
 	}
-	return x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := x.log.reincarnate(ctx, conn, at.number, seen, why)
-		return err
-	})
+	if why == "" {
+		return nil
+	}
+	_, err = l.reincarnate(ctx, conn, at.number, seen, why)
+	return err
 }

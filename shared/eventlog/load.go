@@ -58,7 +58,7 @@ func (l *Log) LoadAll(ctx context.Context, selections []Selection) ([]Loaded, er
 func (l *Log) queueLoad(b *pgx.Batch, s Selection, into *Loaded) {
 	statement := l.sql.load
 	if s.Newest {
-		statement = l.in(sqlLoadNewest)
+		statement = l.SQL(sqlLoadNewest)
 	}
 	b.Queue(statement, s.Stream, s.After, s.Subjects).Query(func(found pgx.Rows) error {
 		*into = Loaded{}

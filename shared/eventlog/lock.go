@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// lockPollInterval is how often a relay or a migration tries to get a lock that another instance may hold for days.
+// lockPollInterval is how often a migration tries to get a lock that another instance may hold for days.
 const lockPollInterval = 400 * time.Millisecond
 
 // lockWaitSlice is how long one statement waits for the log's own lock, which is held for milliseconds; then another

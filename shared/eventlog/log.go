@@ -5,7 +5,7 @@
 // Writes are committed in groups: one goroutine per Log commits all writes that wait in one transaction, under the
 // log's advisory lock. So position order is commit order for any number of instances, and a reader of "position > last"
 // misses nothing. No caller gets a result before the commit. Readers load single streams (Load), read pages (Read),
-// follow by position in transactions of their own (Follow), or relay the log to its topics (Relay).
+// or follow by position in transactions of their own (Follow). Package relay publishes the log to its topics.
 package eventlog
 
 import (
@@ -68,7 +68,7 @@ type Log struct {
 type timeouts struct {
 	lock time.Duration // maximum wait for the lock
 	hold time.Duration // maximum time of holding it, and of being idle while holding it
-	// silence is leaseSilence; tests shorten it.
+	// silence is the time without a message after which a lease is lost; 0: that of package advisory.
 	silence time.Duration
 }
 
@@ -97,7 +97,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	o.Log = o.Log.With("log", o.Owner)
 	l := &Log{
 		o: o, sql: newStatements(o.Owner), queue: newQueue(), head: newProgress(),
-		waiting: waiting{report: o.Waiting}, times: timeouts{lock: 10 * time.Second, hold: 2 * time.Second, silence: leaseSilence},
+		waiting: waiting{report: o.Waiting}, times: timeouts{lock: 10 * time.Second, hold: 2 * time.Second},
 	}
 	l.session.log, l.notices = l, make(notices, 1)
 	if err := migrate(ctx, o); err != nil {

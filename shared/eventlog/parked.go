@@ -92,11 +92,6 @@ ON CONFLICT DO NOTHING`
 	sqlDropped       = `SELECT partition, "offset", id FROM owner.dropped_letters ORDER BY partition, "offset"`
 )
 
-// in replaces "owner." in a statement by the owner's schema.
-func (l *Log) in(statement string) string {
-	return strings.ReplaceAll(statement, "owner.", pgx.Identifier{l.o.Owner}.Sanitize()+".")
-}
-
 // nullableParked is a row of a parked stream that may be absent.
 type nullableParked struct {
 	source, topic, stream, problem *string
@@ -122,7 +117,7 @@ func (n *nullableParked) parked() (Parked, error) {
 
 // ParkedOf returns the parked streams of a topic, and the revision that an Advance must contain.
 func (l *Log) ParkedOf(ctx context.Context, source, topic string) (all []Parked, revision int64, err error) {
-	found, err := l.o.Pool.Query(ctx, l.in(sqlParkedOf), source, topic)
+	found, err := l.o.Pool.Query(ctx, l.SQL(sqlParkedOf), source, topic)
 	if err == nil {
 		for found.Next() && err == nil {
 			var n nullableParked
@@ -155,7 +150,7 @@ func (l *Log) ParkedStream(ctx context.Context, source, stream string) ([]Parked
 }
 
 func (l *Log) parked(ctx context.Context, statement string, args ...any) ([]Parked, error) {
-	found, err := l.o.Pool.Query(ctx, l.in(statement), args...)
+	found, err := l.o.Pool.Query(ctx, l.SQL(statement), args...)
 	if err == nil {
 		var all []Parked
 		all, err = pgx.CollectRows(found, func(row pgx.CollectableRow) (Parked, error) {
@@ -177,7 +172,7 @@ func (l *Log) parked(ctx context.Context, statement string, args ...any) ([]Park
 func (l *Log) ImportParked(ctx context.Context, source string,
 	place func(*meshv1.Record) (position, passed int64, err error)) error {
 	err := pgx.BeginFunc(ctx, l.o.Pool, func(tx pgx.Tx) error {
-		found, err := tx.Query(ctx, l.in(sqlParkedEvents), source)
+		found, err := tx.Query(ctx, l.SQL(sqlParkedEvents), source)
 		if err != nil {
 			return err
 		}
@@ -209,7 +204,7 @@ func (l *Log) ImportParked(ctx context.Context, source string,
 				return err
 			}
 		}
-		_, err = tx.Exec(ctx, l.in(sqlForgetParkedEvents), source)
+		_, err = tx.Exec(ctx, l.SQL(sqlForgetParkedEvents), source)
 		return err
 	})
 	if err != nil {
@@ -220,7 +215,7 @@ func (l *Log) ImportParked(ctx context.Context, source string,
 
 func (l *Log) park(ctx context.Context, tx pgx.Tx, p Parked) error {
 	b := &pgx.Batch{}
-	if err := queuePark(b, l.in(sqlPark), p); err != nil {
+	if err := queuePark(b, l.SQL(sqlPark), p); err != nil {
 		return err
 	}
 	return tx.SendBatch(ctx, b).Close()
@@ -270,8 +265,8 @@ const droppedKept = 60 * 24 * time.Hour
 func (l *Log) DropDeadLetter(ctx context.Context, d DeadLetter) error {
 	now := l.o.Now().UTC()
 	b := &pgx.Batch{}
-	b.Queue(l.in(sqlForgetDropped), now.Add(-droppedKept))
-	b.Queue(l.in(sqlDropDeadLetter), d.Partition, d.Offset, storable(d.ID), now)
+	b.Queue(l.SQL(sqlForgetDropped), now.Add(-droppedKept))
+	b.Queue(l.SQL(sqlDropDeadLetter), d.Partition, d.Offset, storable(d.ID), now)
 	if err := l.o.Pool.SendBatch(ctx, b).Close(); err != nil {
 		return fmt.Errorf("drop the dead letter %d/%d: %w", d.Partition, d.Offset, Unavailable(err))
 	}
@@ -280,7 +275,7 @@ func (l *Log) DropDeadLetter(ctx context.Context, d DeadLetter) error {
 
 // DroppedDeadLetters returns the dead letters that were dealt with.
 func (l *Log) DroppedDeadLetters(ctx context.Context) ([]DeadLetter, error) {
-	found, err := l.o.Pool.Query(ctx, l.in(sqlDropped))
+	found, err := l.o.Pool.Query(ctx, l.SQL(sqlDropped))
 	if err == nil {
 		var all []DeadLetter
 		if all, err = pgx.CollectRows(found, pgx.RowToStructByPos[DeadLetter]); err == nil {

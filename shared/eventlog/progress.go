@@ -1,6 +1,8 @@
 package eventlog
 
-import "sync"
+import (
+	"sync"
+)
 
 // progress is a rising position that wakes those who wait for it. It falls only when it is forgotten.
 type progress struct {

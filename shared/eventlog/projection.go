@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
@@ -63,7 +64,7 @@ type follower struct {
 	name     string
 	progress *progress
 
-	lease    *lease
+	lease    *advisory.Lease
 	position int64     // position up to which the projection is applied
 	checked  time.Time // when the position was read or saved
 	backoff  retry.Backoff
@@ -79,11 +80,11 @@ func (f *follower) recovered() { f.log.waiting.set(f.name, "postgres", nil) }
 
 // lead applies the log while this instance holds the lease.
 func (f *follower) lead(ctx context.Context) error {
-	lease, ctx, err := f.log.takeLease(ctx, f.name, leaseRenewal, standbyPollInterval, f.recovered)
+	lease, ctx, err := f.log.TakeLease(ctx, f.name, advisory.LeaseOptions{Every: standbyPollInterval, Standby: f.recovered})
 	if err != nil {
 		return err
 	}
-	defer lease.giveUp(ctx)
+	defer lease.Release(ctx)
 	f.lease = lease
 	// A server that has crashed may have lost the position that was known.
 	f.progress.forget()
@@ -115,7 +116,7 @@ func (f *follower) check(ctx context.Context) error {
 	b := &pgx.Batch{}
 	b.Queue(f.log.sql.addProjection, f.p.Name())
 	b.Queue(f.log.sql.projection, f.p.Name()).QueryRow(func(row pgx.Row) error { return row.Scan(&f.position) })
-	err := f.lease.lend(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	err := f.lease.Lend(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		era := f.progress.current()
 		if err := conn.SendBatch(ctx, b).Close(); err != nil {
 			return err
@@ -146,7 +147,7 @@ func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
 	bounded, cancel := context.WithTimeout(ctx, maxApply)
 	defer cancel()
 	var problem error
-	err = f.lease.lend(bounded, func(ctx context.Context, conn *pgx.Conn) error {
+	err = f.lease.Lend(bounded, func(ctx context.Context, conn *pgx.Conn) error {
 		if applied, problem = f.transact(ctx, conn); problem == nil || conn.IsClosed() {
 			return problem
 		}
@@ -166,7 +167,7 @@ func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
 // finds no event.
 func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, err error) {
 	l, era := f.log, f.progress.current()
-	var events []logged
+	var events []Logged
 	stored := int64(-1)
 	read := func(rows pgx.Rows) (err error) {
 		events, err = l.scanAll(rows)

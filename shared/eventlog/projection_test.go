@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
@@ -60,16 +61,13 @@ func checkCounts(t *testing.T, l *Log, n int64) {
 func following(t testing.TB, l *Log, p Projection) *follower {
 	t.Helper()
 	f := &follower{log: l, p: p, name: "projection " + p.Name(), progress: l.applied.of(p.Name())}
-	lease, _, err := l.takeLease(t.Context(), f.name, time.Hour, standbyPollInterval, func() {})
+	lease, _, err := l.TakeLease(t.Context(), f.name, advisory.LeaseOptions{Renewal: time.Hour, Silence: time.Hour,
+		Every: standbyPollInterval}) // it does not lose its lease because the machine is busy
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.lease = lease
-	t.Cleanup(func() { lease.giveUp(context.Background()) })
-	// It does not lose its lease because the machine is busy.
-	if _, err := lease.conn.Exec(t.Context(), "SELECT set_config('idle_session_timeout', '0', false)"); err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() { lease.Release(context.Background()) })
 	if err := f.check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +94,7 @@ func TestFollow_AppliesEachEventOnceWhateverFails(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	f.lease.giveUp(t.Context())
+	f.lease.Release(t.Context())
 	other := running(t, url, counting)
 	during(t, func(ctx context.Context) error { return l.Follow(ctx, p) })
 	during(t, func(ctx context.Context) error { return other.Follow(ctx, p) })

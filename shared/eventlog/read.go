@@ -78,7 +78,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 	} else {
 		found, err = l.o.Pool.Query(ctx, l.sql.read, planned, q.After, until, limit, q.Topic)
 	}
-	var all []logged
+	var all []Logged
 	if err == nil {
 		all, err = l.scanAll(found)
 	}
@@ -95,7 +95,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 		}
 		e.Incarnation = newest.Incarnation
 		page.Events = append(page.Events, e.Event)
-		page.topics = append(page.topics, e.topic)
+		page.topics = append(page.topics, e.Topic)
 	}
 	return page, nil
 }

@@ -339,7 +339,7 @@ func (s *shadow) awaitLive(ctx context.Context, position int64, timeout time.Dur
 
 // live returns the position of the live rows.
 func (s *shadow) live(ctx context.Context) (position int64, err error) {
-	err = s.keeper.QueryRow(ctx, s.log.in(`SELECT coalesce(min(coalesce(p.position, 0)), 0)
+	err = s.keeper.QueryRow(ctx, s.log.SQL(`SELECT coalesce(min(coalesce(p.position, 0)), 0)
 FROM unnest($1::text[]) AS n (name) LEFT JOIN owner.projections p USING (name)`), s.names).Scan(&position)
 	return position, err
 }
@@ -459,16 +459,16 @@ func (s *shadow) finish(ctx context.Context) error {
 func (s *shadow) takeOver(ctx context.Context) error {
 	return pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
 		// The follower of these projections has ended its batch, and waits until this is done.
-		if _, err := tx.Exec(ctx, s.log.in(`INSERT INTO owner.projections (name, position)
+		if _, err := tx.Exec(ctx, s.log.SQL(`INSERT INTO owner.projections (name, position)
 SELECT name, 0 FROM unnest($1::text[]) AS n (name) ORDER BY 1 ON CONFLICT DO NOTHING`), s.names); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, s.log.in(`SELECT FROM owner.projections
+		if _, err := tx.Exec(ctx, s.log.SQL(`SELECT FROM owner.projections
 WHERE name = ANY ($1) ORDER BY name FOR UPDATE`), s.names); err != nil {
 			return err
 		}
 		var same bool
-		err := tx.QueryRow(ctx, s.log.in(`SELECT (SELECT max(version_id) FROM owner.owner_migrations) = `)+
+		err := tx.QueryRow(ctx, s.log.SQL(`SELECT (SELECT max(version_id) FROM owner.owner_migrations) = `)+
 			`(SELECT max(version_id) FROM `+qualified(s.schema, "owner_migrations")+`)`).Scan(&same)
 		if err != nil {
 			return err
@@ -479,7 +479,7 @@ WHERE name = ANY ($1) ORDER BY name FOR UPDATE`), s.names); err != nil {
 		if err := s.replaceTables(ctx, tx); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, s.log.in(`UPDATE owner.projections SET position = $2 WHERE name = ANY ($1)`), s.names,
+		_, err = tx.Exec(ctx, s.log.SQL(`UPDATE owner.projections SET position = $2 WHERE name = ANY ($1)`), s.names,
 			s.position)
 		return err
 	})

@@ -101,7 +101,7 @@ func (l *Log) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed,
 	for _, e := range all {
 		e.Incarnation = asOf.Incarnation
 		missed.Events = append(missed.Events, e.Event)
-		missed.topics = append(missed.topics, e.topic)
+		missed.topics = append(missed.topics, e.Topic)
 	}
 	return missed, nil
 }

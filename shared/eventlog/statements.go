@@ -172,9 +172,6 @@ ORDER BY position`
 	sqlProjection     = `SELECT coalesce((SELECT position FROM owner.projections WHERE name = $1), 0)`
 	sqlSaveProjection = `UPDATE owner.projections SET position = $2 WHERE name = $1`
 	sqlDropProjection = `DELETE FROM owner.projections WHERE name = $1`
-
-	sqlRelayState = `SELECT position, partitions, topics FROM owner.relay WHERE single`
-	sqlSaveRelay  = `UPDATE owner.relay SET position = $1, partitions = $2, topics = $3 WHERE single`
 )
 
 // statements holds the statements above for one schema. Owners share connections, so each statement names its schema.
@@ -184,7 +181,7 @@ type statements struct {
 	head, floor, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
 	outcome, pruneOutcomes, load, read, readStream, rooms, intervals                                                string
 	intervalsSince, countGaps, measureGaps, readGaps                                                                string
-	addProjection, takeProjection, projection, saveProjection, dropProjection, relayState, saveRelay                string
+	addProjection, takeProjection, projection, saveProjection, dropProjection                                       string
 }
 
 func newStatements(owner string) statements {
@@ -200,6 +197,5 @@ func newStatements(owner string) statements {
 		intervalsSince: in(sqlIntervalsSince), countGaps: in(sqlCountGaps), measureGaps: in(sqlMeasureGaps), readGaps: in(sqlReadGaps),
 		intervals: in(sqlIntervals), addProjection: in(sqlAddProjection), takeProjection: in(sqlTakeProjection),
 		projection: in(sqlProjection), saveProjection: in(sqlSaveProjection), dropProjection: in(sqlDropProjection),
-		relayState: in(sqlRelayState), saveRelay: in(sqlSaveRelay),
 	}
 }

@@ -199,7 +199,7 @@ func (l *Log) timerTurn(ctx context.Context, silence time.Duration, f func(conte
 
 // DropTimer removes a timer whose command has an outcome already.
 func (l *Log) DropTimer(ctx context.Context, k TimerKey) error {
-	if _, err := l.o.Pool.Exec(ctx, l.in(sqlDropTimer), k.Stream, k.Key, k.Generation); err != nil {
+	if _, err := l.o.Pool.Exec(ctx, l.SQL(sqlDropTimer), k.Stream, k.Key, k.Generation); err != nil {
 		return fmt.Errorf("drop the timer %s of %s: %w", k.Key, k.Stream, Unavailable(err))
 	}
 	return nil
@@ -208,7 +208,7 @@ func (l *Log) DropTimer(ctx context.Context, k TimerKey) error {
 // nextTimer returns when the next timer is due (zero: there is no timer), and the log's clock.
 func (l *Log) nextTimer(ctx context.Context) (due, now time.Time, err error) {
 	var dueAt, nowAt int64
-	if err := l.o.Pool.QueryRow(ctx, l.in(sqlNextTimer)).Scan(&dueAt, &nowAt); err != nil {
+	if err := l.o.Pool.QueryRow(ctx, l.SQL(sqlNextTimer)).Scan(&dueAt, &nowAt); err != nil {
 		return due, now, fmt.Errorf("read the next timer of %s: %w", l.o.Owner, Unavailable(err))
 	}
 	if dueAt != 0 {
@@ -219,7 +219,7 @@ func (l *Log) nextTimer(ctx context.Context) (due, now time.Time, err error) {
 
 // DueTimers returns up to limit timers that are due at a time, the oldest first.
 func (l *Log) DueTimers(ctx context.Context, at time.Time, limit int) ([]Timer, error) {
-	found, err := l.o.Pool.Query(ctx, l.in(sqlDueTimers), at.UnixMicro(), limit)
+	found, err := l.o.Pool.Query(ctx, l.SQL(sqlDueTimers), at.UnixMicro(), limit)
 	if err == nil {
 		var all []Timer
 		all, err = pgx.CollectRows(found, func(row pgx.CollectableRow) (t Timer, err error) {

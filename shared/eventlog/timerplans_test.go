@@ -23,10 +23,10 @@ SELECT 'call:' || n, 'ring', 1, timestamptz '2026-01-01' + n * interval '1 secon
 	require.NoError(t, err)
 	_, err = l.o.Pool.Exec(t.Context(), "VACUUM ANALYZE chat.timers")
 	require.NoError(t, err)
-	p := explain(t, l, l.in(sqlDueTimers), time.Now().UnixMicro(), 500)
+	p := explain(t, l, l.SQL(sqlDueTimers), time.Now().UnixMicro(), 500)
 	assert.LessOrEqual(t, p.rows(), int64(500))
 	assert.Empty(t, p.scanned())
-	p = explain(t, l, l.in(sqlNextTimer))
+	p = explain(t, l, l.SQL(sqlNextTimer))
 	assert.LessOrEqual(t, p.rows(), int64(2))
 }
 

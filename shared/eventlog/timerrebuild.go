@@ -85,7 +85,7 @@ type timerShadow struct {
 }
 
 func (s *timerShadow) in(statement string) string {
-	return s.log.in(strings.ReplaceAll(statement, "shadow.", pgx.Identifier{s.schema}.Sanitize()+"."))
+	return s.log.SQL(strings.ReplaceAll(statement, "shadow.", pgx.Identifier{s.schema}.Sanitize()+"."))
 }
 
 func (s *timerShadow) run(ctx context.Context) (Rebuilt, error) {
@@ -192,7 +192,7 @@ func (s *timerShadow) applyPage(ctx context.Context, end int64) (applied int, er
 }
 
 // timerChanges returns the final changes that events make to the timers.
-func (l *Log) timerChanges(all []logged) (*timerChanges, error) {
+func (l *Log) timerChanges(all []Logged) (*timerChanges, error) {
 	last := map[timerKey]*timerRow{}
 	for _, e := range all {
 		declared, ok := l.o.Catalog.Event(e.Type)

@@ -49,9 +49,6 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 		purpose string // of the lock that somebody else has
 		wait    func(context.Context, *Log) error
 	}{
-		"relay": {"relay", func(ctx context.Context, l *Log) error {
-			return NewRelay(l, RelayOptions{Publisher: newBroker()}).Run(ctx)
-		}},
 		"projection": {"projection counts", func(ctx context.Context, l *Log) error {
 			return l.Follow(ctx, &counts{})
 		}},

@@ -24,6 +24,7 @@ const project = "github.com/edumatrix/interlinked/"
 type listedPackage struct {
 	ImportPath   string
 	Imports      []string
+	Deps         []string // what it links, directly or not
 	TestImports  []string
 	XTestImports []string
 }
@@ -34,7 +35,7 @@ func TestWalls_StandBetweenModules(t *testing.T) {
 	shared, err := server.ModuleDir()
 	require.NoError(t, err)
 	root := filepath.Dir(shared)
-	cmd := exec.Command("go", "list", "-tags", "integration", "-json=ImportPath,Imports,TestImports,XTestImports", "work")
+	cmd := exec.Command("go", "list", "-tags", "integration", "-json=ImportPath,Imports,Deps,TestImports,XTestImports", "work")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "GOWORK="+filepath.Join(root, "go.work"))
 	var problems bytes.Buffer
@@ -86,7 +87,30 @@ func brokenWalls(p listedPackage) (broken []string) {
 			object(imported, "an aggregate knows proto and the standard library alone")
 		}
 	}
+	if linksNoKafka(own) {
+		for _, linked := range p.Deps {
+			if isKafkaClient(linked) {
+				object(linked, "a log and its readers need Postgres alone; the relay links Kafka")
+			}
+		}
+	}
 	return broken
+}
+
+// linksNoKafka reports whether a package has to do with an owner's log in Postgres alone: the log and the packages
+// beneath it, without the relay and test kits, and the stores and queries of services.
+func linksNoKafka(own string) bool {
+	if beneath, ok := strings.CutPrefix(own+"/", "shared/eventlog/"); ok {
+		return !strings.HasPrefix(beneath, "relay/") && !strings.HasSuffix(beneath, "test/")
+	}
+	_, inside := within(own)
+	first, _, _ := strings.Cut(inside, "/")
+	return first == "store" || own == "services/chat/query"
+}
+
+func isKafkaClient(linked string) bool {
+	return slices.ContainsFunc([]string{"github.com/twmb/franz-go/", "github.com/IBM/sarama", "github.com/ThreeDotsLabs/watermill-kafka/"},
+		func(client string) bool { return strings.HasPrefix(linked, client) })
 }
 
 // brokenWall returns why a package of the project, tests included, must not import another, "" when it may.
@@ -193,6 +217,11 @@ func TestWalls_AreSeenWhenTheyBreak(t *testing.T) {
 		}
 		broken := brokenWalls(listedPackage{ImportPath: project + c.own, Imports: []string{imported}})
 		require.Equal(t, c.broken, len(broken) > 0, "%s imports %s: %v", c.own, c.imported, broken)
+	}
+	for own, broken := range map[string]bool{"shared/eventlog": true, "shared/eventlog/membership": true,
+		"services/chat/store": true, "services/chat/query": true, "shared/eventlog/relay": false, "shared/bus": false} {
+		linking := listedPackage{ImportPath: project + own, Deps: []string{"fmt", "github.com/twmb/franz-go/pkg/kgo"}}
+		require.Equal(t, broken, len(brokenWalls(linking)) > 0, own)
 	}
 	tests := listedPackage{ImportPath: project + "services/chat", XTestImports: []string{project + "services/feed"}}
 	require.Len(t, brokenWalls(tests), 1, "tests are held to it as well")

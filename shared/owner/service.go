@@ -24,6 +24,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/relay"
 	"github.com/edumatrix/interlinked/shared/health"
 	"github.com/edumatrix/interlinked/shared/jobs"
 	"github.com/edumatrix/interlinked/shared/owner/consistency"
@@ -166,9 +167,9 @@ func (s *Service) Run(ctx context.Context) error {
 		})
 	}
 	background("event log", s.Log.Run)
-	relay := eventlog.NewRelay(s.Log, eventlog.RelayOptions{Publisher: s.publisher, Partitions: s.publisher.Partitions,
+	relayed := relay.New(s.Log, relay.Options{Publisher: s.publisher, Partitions: s.publisher.Partitions,
 		LastRecords: s.lastRecords})
-	background("relay", relay.Run)
+	background("relay", relayed.Run)
 	for _, p := range s.projections {
 		background("projection "+p.Name(), func(ctx context.Context) error { return s.Log.Follow(ctx, p) })
 	}

@@ -1,9 +1,10 @@
-package eventlog
+package relay
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -71,12 +72,12 @@ func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
 		if missing := x.uncounted(); err == nil || len(missing) == 0 {
 			break
 		}
-		x.log.waiting.set("relay", "kafka", err)
+		x.log.SetWaiting("relay", "kafka", err)
 		if !delay.Wait(ctx) {
 			return nil, context.Cause(ctx)
 		}
 	}
-	x.log.waiting.set("relay", "kafka", nil)
+	x.log.SetWaiting("relay", "kafka", nil)
 	s := x.sequence
 	if s.Topics == nil {
 		s.Topics = map[string]epoch{}
@@ -194,7 +195,7 @@ func (x *leading) change(ctx context.Context) error {
 			}
 		}
 		if t.paused != nil && s.Topics[t.name].Fenced {
-			x.log.o.Log.InfoContext(ctx, "relay publishes to a topic again", "topic", t.name)
+			x.logger.InfoContext(ctx, "relay publishes to a topic again", "topic", t.name)
 			t.paused = nil
 			for p := range s.Topics[t.name].Count {
 				delete(s.recorded, topicPartition{t.name, p}) // a position record is due at once, by which its readers detect what they missed
@@ -206,11 +207,11 @@ func (x *leading) change(ctx context.Context) error {
 
 func (x *leading) pause(ctx context.Context, t *topic, err error) {
 	if t.paused == nil {
-		x.log.o.Log.ErrorContext(ctx, "relay pauses a topic; the others continue, and readers will fill the hole from the log",
+		x.logger.ErrorContext(ctx, "relay pauses a topic; the others continue, and readers will fill the hole from the log",
 			"topic", t.name, "error", err)
 	}
 	t.paused, t.retry = err, time.Now().Add(x.o.CountEvery)
-	x.log.waiting.set("relay "+t.name, "kafka", err)
+	x.log.SetWaiting("relay "+t.name, "kafka", err)
 }
 
 // grow begins an epoch once all events are published that were committed when the growth was noticed. So a relay that
@@ -218,8 +219,9 @@ func (x *leading) pause(ctx context.Context, t *topic, err error) {
 func (x *leading) grow(ctx context.Context, t *topic, n int32) (bool, error) {
 	s := x.sequence
 	if t.until == 0 {
-		err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-			_, t.until, err = x.log.readHead(ctx, conn)
+		err := x.lease.Use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+			head, err := x.log.ReadHead(ctx, conn)
+			t.until = head.Position
 			return err
 		})
 		if err != nil {
@@ -232,16 +234,16 @@ func (x *leading) grow(ctx context.Context, t *topic, n int32) (bool, error) {
 	}
 	t.until = 0
 	of := s.Topics[t.name]
-	x.log.o.Log.InfoContext(ctx, "topic has grown", "topic", t.name, "from", of.Count, "to", n, "epoch", of.Epoch+1,
+	x.logger.InfoContext(ctx, "topic has grown", "topic", t.name, "from", of.Count, "to", n, "epoch", of.Epoch+1,
 		"position", s.Position)
 	s.Topics[t.name] = epoch{Epoch: of.Epoch + 1, Count: n, From: s.Position}
 	// From here on, a relay that takes over writes the same fence.
 	x.confirmed, x.unsaved = s.saved(), true
-	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	err := x.lease.Use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		b := &pgx.Batch{}
 		b.Queue("BEGIN")
 		b.Queue("SET LOCAL synchronous_commit = 'on'")
-		b.Queue(x.log.sql.saveRelay, x.confirmed.Position, x.confirmed.Last, x.confirmed.Topics)
+		b.Queue(x.log.SQL(sqlSave), x.confirmed.Position, x.confirmed.Last, x.confirmed.Topics)
 		b.Queue("COMMIT")
 		return conn.SendBatch(ctx, b).Close()
 	})
@@ -256,8 +258,8 @@ func (x *leading) fence(ctx context.Context, t *topic) error {
 	s, of := x.sequence, x.sequence.Topics[t.name]
 	n := x.ship()
 	for p := range of.Count {
-		e := envelope.Position(x.log.o.Owner, of.From, min(s.Last[t.name][p], of.From))
-		e.Incarnation, e.Epoch, e.Partitions, e.Fence = x.incarnation.id, of.Epoch, of.Count, true
+		e := envelope.Position(x.owner, of.From, min(s.Last[t.name][p], of.From))
+		e.Incarnation, e.Epoch, e.Partitions, e.Fence = x.incarnation, of.Epoch, of.Count, true
 		n.messages[t.name] = append(n.messages[t.name], addressed(e, p))
 	}
 	paused := t.paused
@@ -319,7 +321,7 @@ func (x *leading) publishTo(ctx context.Context, t *topic, of epoch, messages []
 		}
 		err := x.o.Publisher.Publish(t.name, messages...)
 		if err == nil {
-			x.log.waiting.set("relay "+t.name, "kafka", nil)
+			x.log.SetWaiting("relay "+t.name, "kafka", nil)
 			return nil, nil
 		}
 		if unusable := t.unusable(of); unusable != nil {
@@ -335,14 +337,14 @@ func (x *leading) publishTo(ctx context.Context, t *topic, of epoch, messages []
 				if messages[i], err = x.standIn(messages[i]); err != nil {
 					return nil, err
 				}
-				x.log.o.Log.ErrorContext(ctx, "the broker refuses an event permanently; readers of its topic read it from "+
+				x.logger.ErrorContext(ctx, "the broker refuses an event permanently; readers of its topic read it from "+
 					"the log", "topic", t.name, "position", messages[i].Metadata.Get("ce_position"), "error", problem)
 			}
 			continue
 		}
 		if delay.Failures == 1 {
-			x.log.waiting.set("relay "+t.name, "kafka", err)
-			x.log.o.Log.WarnContext(ctx, "relay waits for the broker", "topic", t.name, "error", err)
+			x.log.SetWaiting("relay "+t.name, "kafka", err)
+			x.logger.WarnContext(ctx, "relay waits for the broker", "topic", t.name, "error", err)
 		}
 		delay.Wait(ctx)
 	}
@@ -377,9 +379,39 @@ func (x *leading) standIn(m *message.Message) (*message.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := envelope.Position(x.log.o.Owner, e.Position, e.Position)
+	p := envelope.Position(x.owner, e.Position, e.Position)
 	p.Incarnation, p.Epoch, p.Partitions = e.Incarnation, e.Epoch, e.Partitions
 	record := p.Message()
 	record.Metadata.Set(bus.MetadataPartition, m.Metadata.Get(bus.MetadataPartition))
 	return record, nil
+}
+
+// recogniseLoss has the log compare itself with the newest record of each partition, if they can be read.
+func (x *leading) recogniseLoss(ctx context.Context) error {
+	if x.o.LastRecords == nil {
+		return nil
+	}
+	var newest []envelope.Event
+	for _, name := range slices.Sorted(maps.Keys(x.topics)) {
+		bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
+		records, err := x.o.LastRecords(bounded, name)
+		cancel()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			if x.exists(ctx, name) {
+				return fmt.Errorf("read the newest records of %s: %w", name, err)
+			}
+			continue // the topic is paused, with an alarm
+		}
+		for _, m := range records {
+			if e, err := envelope.ReadEvent(m); err == nil {
+				newest = append(newest, e)
+			}
+		}
+	}
+	return x.lease.Use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return x.log.RecogniseLoss(ctx, conn, newest)
+	})
 }

@@ -1,4 +1,4 @@
-package eventlog
+package relay
 
 import (
 	"context"
@@ -13,15 +13,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // topicCounts answers for a broker how many partitions its topics have.
 type topicCounts struct{ of map[string]*atomic.Int32 }
 
-func newCounts(l *Log) *topicCounts {
+func newCounts(l *eventlog.Log) *topicCounts {
 	c := &topicCounts{of: map[string]*atomic.Int32{}}
-	for _, t := range l.o.Catalog.LoggedTopics("chat") {
+	for _, t := range l.Options().Catalog.LoggedTopics("chat") {
 		c.of[t.Name] = &atomic.Int32{}
 		c.of[t.Name].Store(t.Partitions)
 	}
@@ -32,7 +33,7 @@ func (c *topicCounts) ask(_ context.Context, topic string) (int32, error) {
 	return c.of[topic].Load(), nil
 }
 
-func (c *topicCounts) relay(l *Log) func(*Relay) {
+func (c *topicCounts) relay(l *eventlog.Log) func(*Relay) {
 	return func(r *Relay) { r.o.Partitions, r.o.CountEvery = c.ask, 20*time.Millisecond }
 }
 
@@ -81,19 +82,19 @@ func (x *epochReader) take(p topicPartition, e envelope.Event) {
 }
 
 // checkEpochs reads what a broker got and asserts that every event of the log is given once.
-func checkEpochs(t *testing.T, l *Log, b *broker) *epochReader {
+func checkEpochs(t *testing.T, l *eventlog.Log, b *broker) *epochReader {
 	t.Helper()
 	x := &epochReader{t: t, log: map[string]map[int64]string{}, number: map[topicPartition]int64{}, epoch: map[topicPartition]epoch{},
 		times: map[int64]int{}, fences: map[topicPartition]int{}}
 	all := map[int64]int{}
 	for after, more := int64(0), true; more; {
-		page, err := l.Read(t.Context(), Query{After: after, Limit: 1000})
+		page, err := l.Read(t.Context(), eventlog.Query{After: after, Limit: 1000})
 		require.NoError(t, err)
-		for i, e := range page.Events {
-			if x.log[page.topics[i]] == nil {
-				x.log[page.topics[i]] = map[int64]string{}
+		for _, e := range page.Events {
+			if x.log[topicOf(l, e)] == nil {
+				x.log[topicOf(l, e)] = map[int64]string{}
 			}
-			x.log[page.topics[i]][e.Position] = e.Stream
+			x.log[topicOf(l, e)][e.Position] = e.Stream
 			all[e.Position] = 1
 		}
 		after, more = page.Complete, page.Complete < page.Head
@@ -189,7 +190,7 @@ func TestRelay_AfterAReleaseThatHashedByTheDeclaredCount(t *testing.T) {
 	for i := range 20 {
 		commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
 	}
-	_, err := l.o.Pool.Exec(t.Context(), `UPDATE chat.relay SET position = 20,
+	_, err := l.Options().Pool.Exec(t.Context(), `UPDATE chat.relay SET position = 20,
 partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 	require.NoError(t, err)
 	b, c := newBroker(), newCounts(l)
@@ -222,7 +223,7 @@ func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var waiting atomic.Int32
-			l := running(t, database(t), func(o *Options) {
+			l := running(t, database(t), func(o *eventlog.Options) {
 				o.Waiting = func(_ string, err error) {
 					if err != nil {
 						waiting.Add(1)

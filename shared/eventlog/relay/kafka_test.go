@@ -1,4 +1,4 @@
-package eventlog
+package relay
 
 import (
 	"context"
@@ -14,10 +14,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
 // kafka starts a broker with the log's topics.
-func kafka(t testing.TB, l *Log) backend.Kafka {
+func kafka(t testing.TB, l *eventlog.Log) backend.Kafka {
 	t.Helper()
 	server, err := embedded.StartKafka(embedded.KafkaOptions{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -25,7 +26,7 @@ func kafka(t testing.TB, l *Log) backend.Kafka {
 	}
 	t.Cleanup(server.Stop)
 	k := backend.Kafka{Brokers: server.Brokers(), ClientID: "eventlog-test"}
-	if _, err := k.EnsureTopics(t.Context(), l.o.Catalog.LoggedTopics("chat")); err != nil {
+	if _, err := k.EnsureTopics(t.Context(), l.Options().Catalog.LoggedTopics("chat")); err != nil {
 		t.Fatal(err)
 	}
 	return k
@@ -61,7 +62,7 @@ func TestRelay_OnABroker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := NewRelay(l, RelayOptions{Publisher: publisher(t, k), PositionEvery: 50 * time.Millisecond})
+	r := New(l, Options{Publisher: publisher(t, k), PositionEvery: 50 * time.Millisecond})
 	during(t, r.Run)
 	const events = 40
 	for i := range events {
@@ -109,13 +110,13 @@ func BenchmarkRelay(b *testing.B) {
 		})
 	}
 	writing.Wait()
-	r := NewRelay(l, RelayOptions{Publisher: publisher(b, k)})
+	r := New(l, Options{Publisher: publisher(b, k)})
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan error, 1)
 	b.ResetTimer()
 	go func() { ended <- r.Run(ctx) }()
 	for saved := int64(0); saved < int64(b.N); time.Sleep(time.Millisecond) {
-		if err := l.o.Pool.QueryRow(ctx, "SELECT position FROM chat.relay").Scan(&saved); err != nil {
+		if err := l.Options().Pool.QueryRow(ctx, "SELECT position FROM chat.relay").Scan(&saved); err != nil {
 			b.Fatal(err)
 		}
 	}

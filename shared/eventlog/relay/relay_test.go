@@ -1,4 +1,4 @@
-package eventlog
+package relay
 
 import (
 	"context"
@@ -17,8 +17,10 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -117,16 +119,16 @@ func (r *reader) fill(until int64, log map[int64]bool) {
 }
 
 // checkRead reads all partitions, asserts that each event is seen once and in order, and counts the holes.
-func checkRead(t *testing.T, l *Log, b *broker) (holes int) {
+func checkRead(t *testing.T, l *eventlog.Log, b *broker) (holes int) {
 	t.Helper()
 	logs := map[topicPartition]map[int64]bool{}
 	for after, more := int64(0), true; more; {
-		page, err := l.Read(t.Context(), Query{After: after, Limit: 1000})
+		page, err := l.Read(t.Context(), eventlog.Query{After: after, Limit: 1000})
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i, e := range page.Events {
-			p := topicPartition{page.topics[i], envelope.Partition(e.Stream, 3)}
+		for _, e := range page.Events {
+			p := topicPartition{topicOf(l, e), envelope.Partition(e.Stream, 3)}
 			if logs[p] == nil {
 				logs[p] = map[int64]bool{}
 			}
@@ -151,9 +153,9 @@ func checkRead(t *testing.T, l *Log, b *broker) (holes int) {
 	return holes
 }
 
-func relaying(t testing.TB, l *Log, b Publisher, change ...func(*Relay)) *Relay {
+func relaying(t testing.TB, l *eventlog.Log, b Publisher, change ...func(*Relay)) *Relay {
 	t.Helper()
-	r := NewRelay(l, RelayOptions{Publisher: b, PositionEvery: 50 * time.Millisecond})
+	r := New(l, Options{Publisher: b, PositionEvery: 50 * time.Millisecond})
 	for _, f := range change {
 		f(r)
 	}
@@ -162,9 +164,9 @@ func relaying(t testing.TB, l *Log, b Publisher, change ...func(*Relay)) *Relay 
 }
 
 // killLeader ends the session that holds the relay's lease, as a crash does: nothing more is saved.
-func killLeader(ctx context.Context, l *Log) error {
-	key := uint64(lockKey(l.o.Owner, "relay"))
-	_, err := l.o.Pool.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
+func killLeader(ctx context.Context, l *eventlog.Log) error {
+	key := uint64(advisory.Key("eventlog/" + l.Options().Owner + "/relay"))
+	_, err := l.Options().Pool.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND classid = $1 AND objid = $2`,
 		uint32(key>>32), uint32(key))
 	return err
@@ -250,7 +252,7 @@ func TestRelay_GoesOnWhenTheOneThatLeadsFreezes(t *testing.T) {
 		return func(int) bool { return true }, nil
 	}
 	cold.records, cold.arrived = b.records, b.arrived // the same topics
-	first := NewRelay(l, RelayOptions{Publisher: shared{cold, b}, PositionEvery: 50 * time.Millisecond})
+	first := New(l, Options{Publisher: shared{cold, b}, PositionEvery: 50 * time.Millisecond})
 	first.renewal = time.Hour
 	during(t, first.Run)
 	commit(t, l, said("1", "a"))
@@ -297,7 +299,7 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 	const often = 200 * time.Millisecond
 	relaying(t, l, b, func(r *Relay) { r.o.PositionEvery, r.o.SignOfLife = often, time.Hour })
 	var places []topicPartition
-	for _, topic := range l.o.Catalog.LoggedTopics("chat") {
+	for _, topic := range l.Options().Catalog.LoggedTopics("chat") {
 		for p := range topic.Partitions {
 			places = append(places, topicPartition{topic.Name, p})
 		}
@@ -361,7 +363,7 @@ func TestRelay_WakesAtOnce(t *testing.T) {
 	relaying(t, l, b)
 	commit(t, other, said("1", "first"))
 	eventually(t, 3*time.Second, "it leads", func() bool { return b.events() == 1 })
-	for who, instance := range map[string]*Log{"its own": l, "another's": other} {
+	for who, instance := range map[string]*eventlog.Log{"its own": l, "another's": other} {
 		var delays []time.Duration
 		for i := range 20 {
 			c := commit(t, instance, said("1", fmt.Sprint(who, i)))
@@ -388,7 +390,7 @@ func TestRelay_WaitsForTheBrokerAndSaysSo(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	var told []string
-	l := running(t, database(t), func(o *Options) {
+	l := running(t, database(t), func(o *eventlog.Options) {
 		o.Waiting = func(dependency string, err error) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -423,10 +425,12 @@ func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
 	t.Parallel()
 	spans := tracetest.NewInMemoryExporter()
 	tracer := trace.NewTracerProvider(trace.WithSyncer(spans)).Tracer("test")
-	l := running(t, database(t), func(o *Options) { o.Tracer = tracer })
+	l := running(t, database(t), func(o *eventlog.Options) { o.Tracer = tracer })
 	b := newBroker()
 	relaying(t, l, b)
-	commit(t, l, on("1", "c", sent("1", "m", "x")))
+	w := said("1", "c")
+	w.Commands[0].TraceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	commit(t, l, w)
 	eventually(t, 5*time.Second, "it is published", func() bool { return b.events() == 1 })
 	find := func(name string) (s tracetest.SpanStub) {
 		eventually(t, 5*time.Second, "span "+name, func() bool {
@@ -487,4 +491,31 @@ func (r refusing) Publish(topic string, messages ...*message.Message) error {
 		return err
 	}
 	return failed
+}
+
+// A relay that stands by is healthy again once the database has come back, though another instance goes on with the work.
+func TestRelay_StandingByIsHealthy(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	leads, b := running(t, url), newBroker()
+	relaying(t, leads, b)
+	commit(t, leads, said("1", "a"))
+	eventually(t, time.Minute, "it leads", func() bool { return b.events() == 1 })
+	var away, back atomic.Int64
+	standby := instance(t, named(t, url, "standby"), func(o *eventlog.Options) {
+		o.Waiting = func(_ string, err error) {
+			if err != nil {
+				away.Add(1)
+			} else {
+				back.Add(1)
+			}
+		}
+	})
+	relaying(t, standby, b)
+	eventually(t, time.Minute, "its session is ended", func() bool {
+		_, err := leads.Options().Pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = 'standby' AND datname = current_database() AND query LIKE '%pg_try_advisory_lock%'`)
+		return err == nil && away.Load() > 0
+	})
+	eventually(t, time.Minute, "it reports that it goes on", func() bool { return back.Load() == away.Load() })
 }

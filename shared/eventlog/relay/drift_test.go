@@ -1,9 +1,10 @@
-package eventlog
+package relay
 
 import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"net/url"
 	"os"
 	"slices"
 	"testing"
@@ -14,7 +15,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
+	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
 // acknowledging is a publisher that has published everything at once.
@@ -36,14 +39,12 @@ func ownServer(t testing.TB) (url string) {
 }
 
 // leader takes the lease of a log's relay that publishes one event at a time, and saves after each.
-func leader(t testing.TB, l *Log) *leading {
+func leader(t testing.TB, l *eventlog.Log) *leading {
 	t.Helper()
-	r := NewRelay(l, RelayOptions{Publisher: acknowledging{}, PositionEvery: time.Hour, SignOfLife: time.Hour})
+	r := New(l, Options{Publisher: acknowledging{}, PositionEvery: time.Hour, SignOfLife: time.Hour})
 	r.saveEvery, r.batch = 0, 1
-	lease, ctx, err := l.takeLease(t.Context(), "relay", r.renewal, lockPollInterval, func() {})
-	require.NoError(t, err)
 	// It does not lose its lease because the machine is busy.
-	_, err = lease.conn.Exec(ctx, "SELECT set_config('idle_session_timeout', '0', false)")
+	lease, ctx, err := l.TakeLease(t.Context(), "relay", advisory.LeaseOptions{Silence: time.Hour, Every: leasePollInterval})
 	require.NoError(t, err)
 	x := &leading{Relay: r, lease: lease, sequence: &sequence{}}
 	require.NoError(t, x.restore(ctx))
@@ -51,7 +52,7 @@ func leader(t testing.TB, l *Log) *leading {
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		stop()
-		lease.giveUp(context.Background())
+		lease.Release(context.Background())
 	})
 	return x
 }
@@ -83,7 +84,7 @@ SET position = position WHERE single`).Scan(&encoded)
 	return s
 }
 
-// A leader relays 100,000 batches while other instances stand by with all that they run. Saving the relay's state does not
+// A leader relays 100,000 batches while another instance stands by. Saving the relay's state does not
 // get dearer: no session keeps the row versions that the updates leave behind, so an update looks at as many pages in the
 // last tenth as in the first. Row versions that are kept make an update slow by the pages that it has to look at. Their
 // number is the same on any machine, but the time of an update depends on what else the machine does: that is measured
@@ -96,17 +97,15 @@ func TestRelay_SavingDoesNotGetDearerWhileOthersStandBy(t *testing.T) {
 	}
 	const samples = 100
 	url := ownServer(t)
-	l := instance(t, url, counting)
-	fill(t, l, Fill{Events: int64(batches), Streams: 100})
+	l := instance(t, url)
+	require.NoError(t, l.FillForTest(t.Context(), eventlog.Fill{Events: int64(batches), Streams: 100}))
 	// Nor does the server itself keep a snapshot for long.
-	_, err := l.o.Pool.Exec(t.Context(), `ALTER TABLE chat.events SET (autovacuum_enabled = off);
+	_, err := l.Options().Pool.Exec(t.Context(), `ALTER TABLE chat.events SET (autovacuum_enabled = off);
 ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 	require.NoError(t, err)
 	x := leader(t, l)
-	standby := running(t, named(t, url, "standby"), counting)
+	standby := running(t, named(t, url, "standby"))
 	relaying(t, standby, acknowledging{})
-	following(t, l, &counts{})
-	during(t, func(ctx context.Context) error { return standby.Follow(ctx, &counts{}) })
 
 	other := pool(t, url)
 	var savings []saving
@@ -144,7 +143,7 @@ ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 func BenchmarkRelayDrift(b *testing.B) {
 	url := ownServer(b)
 	l := instance(b, url)
-	fill(b, l, Fill{Events: int64(b.N), Streams: 100})
+	require.NoError(b, l.FillForTest(b.Context(), eventlog.Fill{Events: int64(b.N), Streams: 100}))
 	x := leader(b, l)
 	standby := running(b, url)
 	relaying(b, standby, acknowledging{})
@@ -160,4 +159,30 @@ func BenchmarkRelayDrift(b *testing.B) {
 	}
 	b.StopTimer()
 	b.ReportMetric(float64(tenths[9])/float64(tenths[0]), "last/first-tenth")
+}
+
+// named gives the sessions of an instance a name in pg_stat_activity.
+func named(t *testing.T, database, name string) string {
+	t.Helper()
+	u, err := url.Parse(database)
+	require.NoError(t, err)
+	q := u.Query()
+	q.Set("application_name", name)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// horizon is the oldest transaction whose row versions the sessions of a name keep from being vacuumed; 0: they keep none.
+func horizon(t *testing.T, p *pgxpool.Pool, name string) (xmin int64) {
+	t.Helper()
+	require.NoError(t, p.QueryRow(t.Context(), `SELECT coalesce(min(least(backend_xmin::text::bigint,
+  backend_xid::text::bigint)), 0) FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()`,
+		name).Scan(&xmin))
+	return xmin
+}
+
+func transactionID(t *testing.T, p *pgxpool.Pool) (xid int64) {
+	t.Helper()
+	require.NoError(t, p.QueryRow(t.Context(), "SELECT pg_current_xact_id()::text::bigint").Scan(&xid))
+	return xid
 }

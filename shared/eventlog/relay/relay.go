@@ -1,9 +1,12 @@
-package eventlog
+// Package relay publishes an owner's log to its topics. It is apart from package eventlog so that a program which only
+// reads or writes a log links no client of Kafka. It follows the log by position, under a lease, in a session of its own.
+package relay
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
@@ -16,8 +19,10 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/retry"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
@@ -28,8 +33,8 @@ type Publisher interface {
 	Publish(topic string, messages ...*message.Message) error
 }
 
-// RelayOptions configure a Relay.
-type RelayOptions struct {
+// Options configure a Relay.
+type Options struct {
 	Publisher Publisher
 	// Partitions returns the number of partitions that a topic has on the broker. An error that wraps
 	// retry.ErrUnavailable means that the number is not known at the moment; any other error, or 0, that the topic does
@@ -47,6 +52,20 @@ type RelayOptions struct {
 	CountEvery time.Duration
 }
 
+const (
+	sqlState = `SELECT position, partitions, topics FROM owner.relay WHERE single`
+	sqlSave  = `UPDATE owner.relay SET position = $1, partitions = $2, topics = $3 WHERE single`
+)
+
+const (
+	// maxBatch is the number of events that are read at a time.
+	maxBatch = 500
+	// pollInterval is how long a relay waits for a sign that the log has moved before it looks by itself.
+	pollInterval = time.Second
+	// leasePollInterval is about how soon another instance relays after the instance that did has ended.
+	leasePollInterval = 400 * time.Millisecond
+)
+
 // Relay publishes a log to its topics, in order and at least once. Of all relays of one log, on all instances, one
 // works at a time. A relay publishes nothing to a partition while older records of it are unconfirmed. Each record
 // contains the position before it in its partition, and the relay writes the log's position into partitions that lag
@@ -57,16 +76,19 @@ type RelayOptions struct {
 // publish, because the topic has vanished, shrunk or is forbidden, is paused with an alarm and does not delay the
 // others. Once publishing works again, readers of the topic see a hole and fill it from the log.
 type Relay struct {
-	log       *Log
-	o         RelayOptions
+	log       *eventlog.Log
+	owner     string
+	logger    *slog.Logger
+	tracer    trace.Tracer
+	o         Options
 	topics    map[string]*topic
-	renewal   time.Duration
+	renewal   time.Duration // of the lease; 0: that of package advisory. Tests change it.
 	saveEvery time.Duration
 	batch     int // maximum number of events at a time
 }
 
-// NewRelay returns the relay of a log.
-func NewRelay(l *Log, o RelayOptions) *Relay {
+// New returns the relay of a log.
+func New(l *eventlog.Log, o Options) *Relay {
 	if o.PositionEvery <= 0 {
 		o.PositionEvery = time.Second
 	}
@@ -76,9 +98,10 @@ func NewRelay(l *Log, o RelayOptions) *Relay {
 	if o.CountEvery <= 0 {
 		o.CountEvery = 5 * time.Second
 	}
-	r := &Relay{log: l, o: o, topics: map[string]*topic{}, renewal: leaseRenewal, saveEvery: 100 * time.Millisecond,
-		batch: maxBatch}
-	for _, t := range l.o.Catalog.LoggedTopics(l.o.Owner) {
+	of := l.Options()
+	r := &Relay{log: l, owner: of.Owner, logger: of.Log, tracer: of.Tracer, o: o, topics: map[string]*topic{},
+		saveEvery: 100 * time.Millisecond, batch: maxBatch}
+	for _, t := range of.Catalog.LoggedTopics(of.Owner) {
 		r.topics[t.Name] = &topic{name: t.Name, declared: t.Partitions}
 	}
 	return r
@@ -92,8 +115,8 @@ func (r *Relay) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		r.log.waiting.set("relay", "postgres", err)
-		r.log.o.Log.WarnContext(ctx, "relay stopped, retrying", "error", err)
+		r.log.SetWaiting("relay", "postgres", err)
+		r.logger.WarnContext(ctx, "relay stopped, retrying", "error", err)
 		delay.Wait(ctx)
 	}
 	return nil
@@ -102,8 +125,8 @@ func (r *Relay) Run(ctx context.Context) error {
 // leading is the state of a relay while it holds the lease.
 type leading struct {
 	*Relay
-	lease       *lease
-	incarnation incarnation
+	lease       *advisory.Lease
+	incarnation string
 	sequence    *sequence
 	pending     *shipment // published, but not confirmed yet
 	read        time.Time // when the log was last read
@@ -115,13 +138,12 @@ type leading struct {
 
 // lead relays while this instance holds the lease.
 func (r *Relay) lead(ctx context.Context, delay *retry.Backoff) (err error) {
-	lease, ctx, err := r.log.takeLease(ctx, "relay", r.renewal, lockPollInterval, func() {
-		r.log.waiting.set("relay", "postgres", nil) // another instance may be the one that relays
-	})
+	lease, ctx, err := r.log.TakeLease(ctx, "relay", advisory.LeaseOptions{Renewal: r.renewal, Every: leasePollInterval,
+		Standby: func() { r.log.SetWaiting("relay", "postgres", nil) }}) // another instance may be the one that relays
 	if err != nil {
 		return err
 	}
-	defer lease.giveUp(ctx)
+	defer lease.Release(ctx)
 	x := &leading{Relay: r, lease: lease, sequence: &sequence{}}
 	if err := x.restore(ctx); err != nil {
 		return err
@@ -132,8 +154,8 @@ func (r *Relay) lead(ctx context.Context, delay *retry.Backoff) (err error) {
 	}
 	defer stopCounting()
 	delay.Reset()
-	r.log.waiting.set("relay", "postgres", nil)
-	r.log.o.Log.InfoContext(ctx, "relay leads", "position", x.sequence.Position, "incarnation", x.incarnation.id)
+	r.log.SetWaiting("relay", "postgres", nil)
+	r.logger.InfoContext(ctx, "relay leads", "position", x.sequence.Position, "incarnation", x.incarnation)
 	defer func() {
 		// Confirmations of events in flight still count. Events above the saved position are relayed again.
 		if x.settle(ctx) == nil {
@@ -150,7 +172,7 @@ func (r *Relay) lead(ctx context.Context, delay *retry.Backoff) (err error) {
 
 // step publishes the next batch while the one before is being confirmed, or waits if there is nothing to publish.
 func (x *leading) step(ctx context.Context) error {
-	if x.log.history.now().incarnation != x.incarnation {
+	if x.log.Incarnation() != x.incarnation {
 		return errors.New("a new incarnation of the log has begun")
 	}
 	if x.changing() {
@@ -161,7 +183,7 @@ func (x *leading) step(ctx context.Context) error {
 			return err
 		}
 	}
-	_, moved := x.log.head.now()
+	_, moved := x.log.Seen()
 	next, err := x.prepare(ctx)
 	if err != nil {
 		return err
@@ -201,11 +223,13 @@ func (x *leading) restore(ctx context.Context) error {
 		return err
 	}
 	s := x.sequence
-	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		if x.incarnation, _, err = x.log.readHead(ctx, conn); err != nil {
+	err := x.lease.Use(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+		head, err := x.log.ReadHead(ctx, conn)
+		if err != nil {
 			return err
 		}
-		return conn.QueryRow(ctx, x.log.sql.relayState).Scan(&s.Position, &s.Last, &s.Topics)
+		x.incarnation = head.Incarnation
+		return conn.QueryRow(ctx, x.log.SQL(sqlState)).Scan(&s.Position, &s.Last, &s.Topics)
 	})
 	if err != nil {
 		return fmt.Errorf("read the relay's state: %w", err)
@@ -245,22 +269,22 @@ func (x *leading) prepare(ctx context.Context) (*shipment, error) {
 		s.Position = events[len(events)-1].Position
 	}
 	for _, e := range events {
-		t, ok := x.topics[e.topic]
+		t, ok := x.topics[e.Topic]
 		if !ok {
 			// An earlier release declared it. Nothing reads it any more, and it must not stop the others.
-			x.log.o.Log.WarnContext(ctx, "event not published: its topic is not in the catalog", "topic", e.topic,
+			x.logger.WarnContext(ctx, "event not published: its topic is not in the catalog", "topic", e.Topic,
 				"position", e.Position)
 			continue
 		}
 		of := s.Topics[t.name]
-		to := topicPartition{e.topic, envelope.Partition(e.Stream, of.Count)}
+		to := topicPartition{e.Topic, envelope.Partition(e.Stream, of.Count)}
 		e.Before = s.append(to, e.Position, now)
 		if t.paused != nil {
 			continue // its readers will detect the hole
 		}
-		e.Incarnation, e.Epoch, e.Partitions = x.incarnation.id, of.Epoch, of.Count
+		e.Incarnation, e.Epoch, e.Partitions = x.incarnation, of.Epoch, of.Count
 		n.spans.event(&e, to)
-		n.messages[e.topic] = append(n.messages[e.topic], addressed(e.Event, to.partition))
+		n.messages[e.Topic] = append(n.messages[e.Topic], addressed(e.Event, to.partition))
 	}
 	for _, p := range x.partitions() {
 		if !s.due(p, x.o.PositionEvery, x.o.SignOfLife).After(now) {
@@ -283,34 +307,31 @@ func addressed(e envelope.Event, partition int32) *message.Message {
 // position makes the record that writes the log's position into a partition.
 func (x *leading) position(p topicPartition, now time.Time) envelope.Event {
 	position, before := x.sequence.announce(p, now)
-	e := envelope.Position(x.log.o.Owner, position, before)
+	e := envelope.Position(x.owner, position, before)
 	of := x.sequence.Topics[p.topic]
-	e.Incarnation, e.Epoch, e.Partitions = x.incarnation.id, of.Epoch, of.Count
+	e.Incarnation, e.Epoch, e.Partitions = x.incarnation, of.Epoch, of.Count
 	return e
 }
 
 // next reads the events above the relay's position.
-func (x *leading) next(ctx context.Context) ([]logged, error) {
+func (x *leading) next(ctx context.Context) ([]eventlog.Logged, error) {
 	s := x.sequence
-	if head, _ := x.log.head.now(); head <= s.Position && time.Since(x.read) < pollInterval {
+	if head, _ := x.log.Seen(); head <= s.Position && time.Since(x.read) < pollInterval {
 		return nil, nil
 	}
 	begun := time.Now()
-	var events []logged
-	var head int64
-	var at incarnation
-	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+	var events []eventlog.Logged
+	var head eventlog.Head
+	err := x.lease.Use(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		read := func() error {
-			found, err := conn.Query(ctx, x.log.sql.read, s.Position, int64(1<<62), x.batch, "")
-			if err == nil {
-				events, err = x.log.scanAll(found)
-			}
-			return err
+			b := &pgx.Batch{}
+			x.log.QueueRead(b, s.Position, x.batch, &events)
+			return conn.SendBatch(ctx, b).Close()
 		}
 		if err := read(); err != nil || len(events) > 0 {
 			return err
 		}
-		if at, head, err = x.log.readHead(ctx, conn); err != nil || at.floor <= s.Position {
+		if head, err = x.log.ReadHead(ctx, conn); err != nil || head.Floor <= s.Position {
 			return err
 		}
 		return read() // events may have been committed below the floor meanwhile
@@ -321,9 +342,9 @@ func (x *leading) next(ctx context.Context) ([]logged, error) {
 	if len(events) < x.batch {
 		x.read = begun
 	}
-	if len(events) == 0 && head > s.Position {
-		if at.floor > s.Position {
-			s.Position = at.floor // no event is between these positions
+	if len(events) == 0 && head.Position > s.Position {
+		if head.Floor > s.Position {
+			s.Position = head.Floor // no event is between these positions
 		}
 		x.read = time.Time{} // events may have been committed since
 	}
@@ -349,8 +370,8 @@ func (x *leading) save(ctx context.Context, now bool) error {
 	if !x.unsaved || !now && time.Since(x.saved) < x.saveEvery {
 		return nil
 	}
-	err := x.lease.use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, x.log.sql.saveRelay, x.confirmed.Position, x.confirmed.Last, x.confirmed.Topics)
+	err := x.lease.Use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, x.log.SQL(sqlSave), x.confirmed.Position, x.confirmed.Last, x.confirmed.Topics)
 		return err
 	})
 	if err != nil {
@@ -381,7 +402,7 @@ type sending struct {
 }
 
 func (r *Relay) begin(ctx context.Context, events int) *sending {
-	_, span := r.log.o.Tracer.Start(ctx, "relay "+r.log.o.Owner, trace.WithNewRoot())
+	_, span := r.tracer.Start(ctx, "relay "+r.owner, trace.WithNewRoot())
 	if span.IsRecording() {
 		span.SetAttributes(attribute.String("messaging.system", "kafka"),
 			attribute.Int("messaging.batch.message_count", events))
@@ -391,11 +412,11 @@ func (r *Relay) begin(ctx context.Context, events int) *sending {
 
 // event starts the span of an event and stores it in the event's traceparent. If nothing is recorded, the event keeps
 // the traceparent of its cause.
-func (x *sending) event(e *logged, to topicPartition) {
+func (x *sending) event(e *eventlog.Logged, to topicPartition) {
 	if !x.batch.IsRecording() && !sampled(e.TraceParent) {
 		return
 	}
-	ctx, span := x.relay.log.o.Tracer.Start(telemetry.Continue(context.Background(), e.TraceParent), "send "+to.topic,
+	ctx, span := x.relay.tracer.Start(telemetry.Continue(context.Background(), e.TraceParent), "send "+to.topic,
 		trace.WithSpanKind(trace.SpanKindProducer), trace.WithLinks(trace.Link{SpanContext: x.batch.SpanContext()}),
 		trace.WithAttributes(
 			attribute.String("messaging.system", "kafka"),

@@ -1,0 +1,112 @@
+package advisory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/retry"
+)
+
+// Lease is the exclusive right of one instance to do something, such as to relay a log. It is a session lock. An
+// instance that dies loses it with its connection; one that freezes or is cut off loses it after LeaseOptions.Silence
+// without a message to the server. Its later writes fail, because they use the same session.
+type Lease struct {
+	mu   sync.Mutex
+	conn *pgx.Conn
+
+	lost context.CancelCauseFunc
+	kept sync.WaitGroup
+}
+
+// LeaseOptions configure a Lease.
+type LeaseOptions struct {
+	Key     int64  // of the lock
+	Purpose string // for errors: "the relay"
+	Schema  string // search_path of the lease's session
+	// Silence is the time without a message after which the server ends the session; 0: 2.5 s.
+	Silence time.Duration
+	// Renewal is the interval between the messages that renew the lease; 0: 600 ms.
+	Renewal time.Duration
+	// Every is about the interval between attempts to get the lock.
+	Every time.Duration
+	// Standby is called once the server has answered, before the first attempt. Nil: not called.
+	Standby func()
+}
+
+// TakeLease waits until this instance gets the lease, in a session of its own. The returned context ends when the lease
+// is lost. Changes of the session do not wait for the disk: a crash of the server may lose what was written under a
+// lease, which is then written again.
+func TakeLease(ctx context.Context, c *pgx.ConnConfig, o LeaseOptions) (*Lease, context.Context, error) {
+	if o.Silence <= 0 {
+		o.Silence = 2500 * time.Millisecond
+	}
+	if o.Renewal <= 0 {
+		o.Renewal = 600 * time.Millisecond
+	}
+	conn, err := pgx.ConnectConfig(ctx, c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect for %s: %w", o.Purpose, err)
+	}
+	x := &Lease{conn: conn}
+	_, err = conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
+  set_config('synchronous_commit', 'off', false), set_config('idle_in_transaction_session_timeout', '5s', false),
+  set_config('search_path', $2, false)`, strconv.FormatInt(o.Silence.Milliseconds(), 10)+"ms",
+		pgx.Identifier{o.Schema}.Sanitize())
+	if err == nil {
+		if o.Standby != nil {
+			o.Standby()
+		}
+		err = Await(ctx, conn, o.Key, o.Every)
+	}
+	if err != nil {
+		x.close(ctx)
+		return nil, nil, fmt.Errorf("wait for the lease of %s: %w", o.Purpose, err)
+	}
+	ctx, x.lost = context.WithCancelCause(ctx)
+	x.kept.Go(func() { x.keep(ctx, o.Renewal) })
+	return x, ctx, nil
+}
+
+// keep renews the lease by pinging the server.
+func (x *Lease) keep(ctx context.Context, renewal time.Duration) {
+	for retry.Sleep(ctx, renewal) {
+		_ = x.Use(ctx, func(ctx context.Context, conn *pgx.Conn) error { return conn.Ping(ctx) })
+	}
+}
+
+// Use calls f with the lease's session, for an operation of at most 5 s that is completed even if ctx ends.
+func (x *Lease) Use(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return x.Lend(ctx, f)
+}
+
+// Lend calls f with the lease's session. If f fails, the lease is lost.
+func (x *Lease) Lend(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	err := f(ctx, x.conn)
+	if err != nil {
+		x.lost(fmt.Errorf("the lease is lost: %w", err))
+	}
+	return err
+}
+
+// Release gives up the lease, so that another instance can take it at once.
+func (x *Lease) Release(ctx context.Context) {
+	x.lost(errors.New("the lease was released"))
+	x.kept.Wait()
+	x.close(ctx)
+}
+
+func (x *Lease) close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = x.conn.Close(ctx)
+}

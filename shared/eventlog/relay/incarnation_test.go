@@ -1,0 +1,204 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+// margin is the distance that a new incarnation keeps from the positions that were seen.
+const margin = 1_000_000
+
+// lose takes the newest events from a database, as a failover to a replica that was behind does.
+func lose(t *testing.T, l *eventlog.Log, above int64) {
+	t.Helper()
+	for _, s := range []string{"DELETE FROM chat.events WHERE position > $1", "DELETE FROM chat.event_rooms WHERE position > $1",
+		"DELETE FROM chat.outcomes WHERE position > $1",
+		"UPDATE chat.relay SET position = least(position, $1), partitions = '{}'"} {
+		_, err := l.Options().Pool.Exec(t.Context(), s, above)
+		require.NoError(t, err)
+	}
+}
+
+// lastOf gives the newest records of a broker's topics.
+func lastOf(b *broker) func(*Relay) {
+	return func(r *Relay) {
+		r.o.LastRecords = func(_ context.Context, topic string) (last []*message.Message, err error) {
+			for p := range int32(3) {
+				if records := b.of(topicPartition{topic, p}); len(records) > 0 {
+					last = append(last, records[len(records)-1].Message())
+				}
+			}
+			return last, nil
+		}
+	}
+}
+
+// All instances restart on a database that has lost commits. The relay sees by the topics' newest records that they were
+// published: positions go on above them, under a new incarnation, so no reader takes a new event for a repeat.
+func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	b := newBroker()
+	var first string
+	t.Run("before", func(t *testing.T) {
+		l := running(t, url)
+		relaying(t, l, b, lastOf(b))
+		for i := range 10 {
+			commit(t, l, said("1", fmt.Sprint(i)))
+		}
+		eventually(t, 10*time.Second, "all is published", func() bool { return b.events() == 10 })
+		first = l.Incarnation()
+	})
+	l := running(t, url)
+	lose(t, l, 6)
+	relaying(t, l, b, lastOf(b))
+	eventually(t, 10*time.Second, "a new incarnation begins", func() bool { return l.Incarnation() != first })
+	c := commit(t, l, said("1", "after"))
+	assert.Equal(t, int64(10+margin+1), c.Position)
+	assert.Equal(t, int64(7), c.Version)
+	eventually(t, 10*time.Second, "it is published", func() bool { return b.events() == 11 })
+	ids := map[string]int64{}
+	for p := range int32(3) {
+		number := int64(0)
+		for _, e := range b.of(topicPartition{"chat-events", p}) {
+			if e.Position <= number {
+				continue // a repeat
+			}
+			assert.LessOrEqual(t, e.Before, number, "nobody sees a hole that is none: %+v", e)
+			number = e.Position
+			if e.Position > 10 {
+				assert.Equal(t, l.Incarnation(), e.Incarnation)
+			}
+			if !e.IsPosition() {
+				assert.Zero(t, ids[e.ID], "event id %s stands for two", e.ID)
+				ids[e.ID] = e.Position
+			}
+		}
+	}
+	page, err := l.Read(t.Context(), eventlog.Query{After: 6})
+	require.NoError(t, err)
+	assert.Equal(t, l.Incarnation(), page.Incarnation)
+	require.Len(t, page.Events, 1)
+	assert.Equal(t, "after", page.Events[0].Cause)
+}
+
+// The lost positions were given to other events before anybody noticed.
+func TestIncarnation_ChangesWhereTheLogHasAnotherEvent(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	b := newBroker()
+	commit(t, l, said("1", "a"))
+	e := envelope.Event{ID: "0b1c6b60-3f0c-5f0e-8a41-2f6f0d3a9b17", Type: "chat.message_sent", Source: "chat", Stream: "conversation:1",
+		Version: 1, Position: 1, Time: time.Now(), Class: 1, Cause: "lost", Incarnation: l.Incarnation()}
+	b.records[topicPartition{"chat-events", 0}] = []envelope.Event{e}
+	first := l.Incarnation()
+	relaying(t, l, b, lastOf(b))
+	eventually(t, 10*time.Second, "a new incarnation begins", func() bool { return l.Incarnation() != first })
+}
+
+// Nothing is lost where instances only commit, read and restart.
+func TestIncarnation_StaysOtherwise(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	l, other := running(t, url), running(t, url)
+	first := l.Incarnation()
+	b := newBroker()
+	relaying(t, l, b, lastOf(b))
+	relaying(t, other, b, lastOf(b))
+	for i := range 100 {
+		commit(t, []*eventlog.Log{l, other}[i%2], said(fmt.Sprint(i%5), fmt.Sprint(i)))
+		if i%20 == 10 {
+			require.NoError(t, killLeader(t.Context(), l))
+		}
+		_, err := l.Newest(t.Context())
+		require.NoError(t, err)
+	}
+	eventually(t, 20*time.Second, "all is published", func() bool { return b.events() == 100 })
+	assert.Equal(t, first, l.Incarnation())
+	assert.Equal(t, first, other.Incarnation())
+}
+
+// between calls do once, before a statement that contains then follows one that contains first on one session.
+type between struct {
+	first, then string
+	do          func()
+
+	armed atomic.Bool
+	last  sync.Map // the last statement, by session
+}
+
+func (b *between) note(conn *pgx.Conn, statement string) {
+	if last, _ := b.last.Swap(conn, statement); strings.Contains(text(last), b.first) && strings.Contains(statement, b.then) && b.armed.CompareAndSwap(true, false) {
+		b.do()
+	}
+}
+
+func (b *between) TraceQueryStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	b.note(conn, d.SQL)
+	return ctx
+}
+
+func (*between) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func (b *between) TraceBatchStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceBatchStartData) context.Context {
+	for _, q := range d.Batch.QueuedQueries {
+		b.note(conn, q.SQL)
+	}
+	return ctx
+}
+
+func (*between) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+func (*between) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
+
+func text(statement any) string {
+	s, _ := statement.(string)
+	return s
+}
+
+// An event that is committed just before an incarnation begins lies below its floor. A relay that has read the log up to
+// there a moment earlier publishes it all the same.
+func TestRelay_SkipsNothingThatIsCommittedJustBeforeAnIncarnation(t *testing.T) {
+	t.Parallel()
+	url := database(t)
+	other := running(t, url)
+	reincarnate := func() {
+		_, err := other.Reincarnate(context.Background(), 500)
+		assert.NoError(t, err)
+	}
+	x := &between{first: "ORDER BY position LIMIT $3", then: "ORDER BY i.number DESC LIMIT 1", do: func() {
+		_, err := other.Commit(context.Background(), said("1", "just before"))
+		assert.NoError(t, err)
+		reincarnate()
+	}}
+	l := running(t, url, func(o *eventlog.Options) {
+		config := o.Pool.Config()
+		config.ConnConfig.Tracer = x
+		p, err := pgxpool.NewWithConfig(t.Context(), config)
+		require.NoError(t, err)
+		t.Cleanup(p.Close)
+		o.Pool = p
+	})
+	b := newBroker()
+	relaying(t, l, b)
+	commit(t, l, said("1", "before"))
+	eventually(t, time.Minute, "it has the event", func() bool { return b.events() == 1 })
+	x.armed.Store(true)
+	reincarnate() // the log's head moves without an event
+	eventually(t, time.Minute, "nothing is skipped", func() bool { return b.events() == 2 })
+	assert.False(t, x.armed.Load())
+}

@@ -1,0 +1,81 @@
+package relay
+
+import (
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/edumatrix/interlinked/shared/envelope"
+)
+
+// Events, confirmations, crashes, positions told, in any order: a reader who keeps one number per partition sees every
+// event once and no hole.
+func TestSequence_AReaderSeesNoHole(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		places := []topicPartition{{"a", 0}, {"a", 1}, {"b", 0}}
+		var log []topicPartition // of the event at position i+1
+		records := map[topicPartition][]envelope.Event{}
+		var saved, s sequence
+		now := time.Unix(0, 0)
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 800).Draw(t, "ms")) * time.Millisecond)
+			switch rapid.SampledFrom([]string{"append", "append", "publish", "crash", "tell"}).Draw(t, "step") {
+			case "append":
+				log = append(log, rapid.SampledFrom(places).Draw(t, "place"))
+			case "publish":
+				until := min(int(s.Position)+rapid.IntRange(1, 5).Draw(t, "batch"), len(log))
+				for position := s.Position + 1; position <= int64(until); position++ {
+					p := log[position-1]
+					e := envelope.Event{Type: "event", Position: position, Before: s.append(p, position, now)}
+					records[p] = append(records[p], e)
+				}
+				s.Position = max(s.Position, int64(until))
+				if rapid.Bool().Draw(t, "saved") {
+					saved = sequence{Position: s.Position, Last: map[string]map[int32]int64{}}
+					for topic, last := range s.Last {
+						saved.Last[topic] = maps.Clone(last)
+					}
+				}
+			case "crash":
+				s = sequence{Position: saved.Position, Last: map[string]map[int32]int64{}}
+				for topic, last := range saved.Last {
+					s.Last[topic] = maps.Clone(last)
+				}
+			case "tell":
+				for _, p := range places {
+					if !s.due(p, time.Second, 30*time.Second).After(now) {
+						position, before := s.announce(p, now)
+						records[p] = append(records[p], envelope.Position("chat", position, before))
+					}
+				}
+			}
+		}
+		for _, p := range places {
+			inLog := map[int64]bool{}
+			for i, of := range log {
+				if of == p && int64(i+1) <= s.Position {
+					inLog[int64(i+1)] = true
+				}
+			}
+			r := &reader{}
+			for _, e := range records[p] {
+				// The confirmed position of a relay that crashed may be above the one of this relay.
+				if e.Position > s.Position && !e.IsPosition() {
+					inLog[e.Position] = true
+				}
+			}
+			for _, e := range records[p] {
+				if err := r.take(e, inLog); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if want := slices.Sorted(maps.Keys(inLog)); r.holes > 0 || !slices.Equal(r.seen, want) {
+				t.Fatalf("%v: saw %v with %d holes, want %v", p, r.seen, r.holes, want)
+			}
+		}
+	})
+}
