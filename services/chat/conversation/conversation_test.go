@@ -10,42 +10,37 @@ import (
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/chat/conversation"
+	"github.com/edumatrix/interlinked/shared/owner/decidetest"
 )
 
 const id = "7"
 
-// by is who sends a command; each test case sends one, so one command id is enough.
-func by(user string) catalog.Origin { return catalog.Origin{Actor: user, CommandID: "c"} }
+const stream = "conversation:" + id
 
-// happened is an event that somebody caused.
-type happened struct {
-	actor string
-	event proto.Message
+func direct(users ...string) decidetest.Event {
+	return decidetest.By(users[0],
+		&chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_DIRECT, UserIds: users})
 }
 
-func direct(users ...string) happened {
-	return happened{users[0], &chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_DIRECT, UserIds: users}}
+func group(users ...string) decidetest.Event {
+	return decidetest.By(users[0],
+		&chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: users})
 }
 
-func group(users ...string) happened {
-	return happened{users[0], &chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: users}}
+func added(user string) decidetest.Event {
+	return decidetest.By("ann", &chatv1.MemberAdded{ConversationId: id, UserId: user})
 }
 
-func added(user string) happened {
-	return happened{"ann", &chatv1.MemberAdded{ConversationId: id, UserId: user}}
+func left(user string) decidetest.Event {
+	return decidetest.By(user, &chatv1.MemberLeft{ConversationId: id, UserId: user})
 }
 
-func left(user string) happened {
-	return happened{user, &chatv1.MemberLeft{ConversationId: id, UserId: user}}
+func sent(author, message string) decidetest.Event {
+	return decidetest.By(author, &chatv1.MessageSent{ConversationId: id, MessageId: message})
 }
 
-// sent is without a text, as deciding sees it.
-func sent(author, message string) happened {
-	return happened{author, &chatv1.MessageSent{ConversationId: id, MessageId: message}}
-}
-
-func deleted(actor, message string) happened {
-	return happened{actor, &chatv1.MessageDeleted{ConversationId: id, MessageId: message}}
+func deleted(actor, message string) decidetest.Event {
+	return decidetest.By(actor, &chatv1.MessageDeleted{ConversationId: id, MessageId: message})
 }
 
 func many(n int) (users []string) {
@@ -55,20 +50,6 @@ func many(n int) (users []string) {
 	return users
 }
 
-type past = []happened
-
-// decided is what a command came to: an event, a refusal's code, or, with neither, no change.
-type decided struct {
-	event proto.Message
-	code  string
-}
-
-func event(m proto.Message) decided { return decided{event: m} }
-
-func refused(code string) decided { return decided{code: code} }
-
-var unchanged decided
-
 func TestDecide(t *testing.T) {
 	t.Parallel()
 	addDan := &chatv1.AddMember{ConversationId: id, UserId: "dan"}
@@ -77,133 +58,102 @@ func TestDecide(t *testing.T) {
 	send := &chatv1.SendMessage{ConversationId: id, Body: "hi"}
 	edit := &chatv1.EditMessage{ConversationId: id, MessageId: "m", Body: "better"}
 	remove := &chatv1.DeleteMessage{ConversationId: id, MessageId: "m"}
-	leftBy := func(user string) decided { return event(&chatv1.MemberLeft{ConversationId: id, UserId: user}) }
-	edited := event(&chatv1.MessageEdited{ConversationId: id, MessageId: "m", Body: "better"})
-	pair, pairSaid, class := direct("ann", "bob"), past{direct("ann", "bob"), sent("ann", "m")}, group("ann", "bob")
+	leftBy := func(user string) proto.Message { return &chatv1.MemberLeft{ConversationId: id, UserId: user} }
+	edited := &chatv1.MessageEdited{ConversationId: id, MessageId: "m", Body: "better"}
+	pair, class := direct("ann", "bob"), group("ann", "bob")
+	pairSaid := []decidetest.Event{pair, sent("ann", "m")}
 	pairDeleted := append(pairSaid[:2:2], deleted("ann", "m"))
-	full := event(&chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: many(2000)})
-	dan := event(&chatv1.MemberAdded{ConversationId: id, UserId: "dan"})
-	gone := event(&chatv1.MessageDeleted{ConversationId: id, MessageId: "m"})
+	full := &chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: many(2000)}
+	dan := &chatv1.MemberAdded{ConversationId: id, UserId: "dan"}
+	gone := &chatv1.MessageDeleted{ConversationId: id, MessageId: "m"}
 
-	for name, test := range map[string]struct {
-		past    past
-		by      string
-		command proto.Message
-		want    decided
-	}{
-		"start direct": {nil, "ann", &chatv1.StartDirect{UserId: "bob"}, event(&chatv1.ConversationStarted{
-			ConversationId: id, Kind: chatv1.Kind_KIND_DIRECT, UserIds: []string{"ann", "bob"}})},
-		"start direct again":       {past{pair}, "ann", &chatv1.StartDirect{UserId: "bob"}, unchanged},
-		"start direct by the peer": {past{pair}, "bob", &chatv1.StartDirect{UserId: "ann"}, unchanged},
-		"start direct with oneself": {nil, "ann", &chatv1.StartDirect{UserId: "ann"},
-			refused(refusal.InvalidField)},
+	given := decidetest.Given
+	decidetest.Test(t, stream, conversation.New, map[string]decidetest.Case{
+		"start direct": given().When("ann", &chatv1.StartDirect{UserId: "bob"}).
+			Then(&chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_DIRECT, UserIds: []string{"ann", "bob"}}),
+		"start direct again":       given(pair).When("ann", &chatv1.StartDirect{UserId: "bob"}).Unchanged(),
+		"start direct by the peer": given(pair).When("bob", &chatv1.StartDirect{UserId: "ann"}).Unchanged(),
+		"start direct with oneself": given().When("ann", &chatv1.StartDirect{UserId: "ann"}).
+			Refused(refusal.InvalidField),
 
-		"start group": {nil, "ann", &chatv1.StartGroup{Title: "maths", UserIds: []string{"bob", "ann", "cid", "bob"},
-			HistoryFromJoining: true}, event(&chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP,
-			Title: "maths", UserIds: []string{"ann", "bob", "cid"}, HistoryFromJoining: true})},
-		"start group alone": {nil, "ann", &chatv1.StartGroup{}, event(&chatv1.ConversationStarted{ConversationId: id,
-			Kind: chatv1.Kind_KIND_GROUP, UserIds: []string{"ann"}})},
-		"start group again":             {past{class}, "ann", &chatv1.StartGroup{}, unchanged},
-		"start group that all left":     {past{group("ann"), left("ann")}, "ann", &chatv1.StartGroup{}, unchanged},
-		"start group that is full":      {nil, "user0", &chatv1.StartGroup{UserIds: many(2000)}, full},
-		"start group that is too large": {nil, "ann", &chatv1.StartGroup{UserIds: many(2000)}, refused("conversation_full")},
+		"start group": given().
+			When("ann", &chatv1.StartGroup{Title: "maths", UserIds: []string{"bob", "ann", "cid", "bob"}, HistoryFromJoining: true}).
+			Then(&chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, Title: "maths",
+				UserIds: []string{"ann", "bob", "cid"}, HistoryFromJoining: true}),
+		"start group alone": given().When("ann", &chatv1.StartGroup{}).
+			Then(&chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: []string{"ann"}}),
+		"start group again":         given(class).When("ann", &chatv1.StartGroup{}).Unchanged(),
+		"start group that all left": given(group("ann"), left("ann")).When("ann", &chatv1.StartGroup{}).Unchanged(),
+		"start group that is full":  given().When("user0", &chatv1.StartGroup{UserIds: many(2000)}).Then(full),
+		"start group that is too large": given().When("ann", &chatv1.StartGroup{UserIds: many(2000)}).
+			Refused("conversation_full"),
 
-		"add":                      {past{class}, "bob", addDan, dan},
-		"add a member":             {past{group("ann", "dan")}, "ann", addDan, unchanged},
-		"add who left":             {past{group("ann", "dan"), left("dan")}, "ann", addDan, dan},
-		"add by no member":         {past{class}, "eve", addDan, refused(refusal.NotAMember)},
-		"add oneself":              {past{class}, "dan", addDan, refused(refusal.NotAMember)},
-		"add by who left":          {past{class, left("bob")}, "bob", addDan, refused(refusal.NotAMember)},
-		"add to a direct one":      {past{pair}, "ann", addDan, refused("direct_conversation")},
-		"add to a full one":        {past{group(many(2000)...)}, "user3", addDan, refused("conversation_full")},
-		"add to an unknown one":    {nil, "ann", addDan, refused(refusal.NotAMember)},
-		"add to one that all left": {past{group("ann"), left("ann")}, "ann", addDan, refused(refusal.NotAMember)},
+		"add":                      given(class).When("bob", addDan).Then(dan),
+		"add a member":             given(group("ann", "dan")).When("ann", addDan).Unchanged(),
+		"add who left":             given(group("ann", "dan"), left("dan")).When("ann", addDan).Then(dan),
+		"add by no member":         given(class).When("eve", addDan).Refused(refusal.NotAMember),
+		"add oneself":              given(class).When("dan", addDan).Refused(refusal.NotAMember),
+		"add by who left":          given(class, left("bob")).When("bob", addDan).Refused(refusal.NotAMember),
+		"add to a direct one":      given(pair).When("ann", addDan).Refused("direct_conversation"),
+		"add to a full one":        given(group(many(2000)...)).When("user3", addDan).Refused("conversation_full"),
+		"add to an unknown one":    given().When("ann", addDan).Refused(refusal.NotAMember),
+		"add to one that all left": given(group("ann"), left("ann")).When("ann", addDan).Refused(refusal.NotAMember),
 
-		"remove":                   {past{class}, "ann", removeBob, leftBy("bob")},
-		"remove no member":         {past{group("ann", "cid")}, "ann", removeBob, unchanged},
-		"remove by another member": {past{group("ann", "bob", "cid")}, "cid", removeBob, refused("not_allowed")},
-		"remove the owner":         {past{group("bob", "cid")}, "cid", removeBob, refused("not_allowed")},
-		"remove oneself as owner":  {past{group("bob", "cid")}, "bob", removeBob, refused("not_allowed")},
-		"remove by no member":      {past{class}, "eve", removeBob, refused(refusal.NotAMember)},
-		"remove from a direct one": {past{pair}, "ann", removeBob, refused("direct_conversation")},
-		"remove from an unknown":   {nil, "ann", removeBob, refused(refusal.NotAMember)},
-		"remove by the next owner": {past{group("ann", "cid", "bob"), left("ann")}, "cid", removeBob, leftBy("bob")},
-		"remove by who is not next": {past{group("ann", "cid", "bob", "dan"), left("ann")}, "dan", removeBob,
-			refused("not_allowed")},
-		"remove by an owner who left and came back": {past{group("ann", "cid", "bob"), left("ann"), added("ann")},
-			"ann", removeBob, refused("not_allowed")},
+		"remove":                   given(class).When("ann", removeBob).Then(leftBy("bob")),
+		"remove no member":         given(group("ann", "cid")).When("ann", removeBob).Unchanged(),
+		"remove by another member": given(group("ann", "bob", "cid")).When("cid", removeBob).Refused("not_allowed"),
+		"remove the owner":         given(group("bob", "cid")).When("cid", removeBob).Refused("not_allowed"),
+		"remove oneself as owner":  given(group("bob", "cid")).When("bob", removeBob).Refused("not_allowed"),
+		"remove by no member":      given(class).When("eve", removeBob).Refused(refusal.NotAMember),
+		"remove from a direct one": given(pair).When("ann", removeBob).Refused("direct_conversation"),
+		"remove from an unknown":   given().When("ann", removeBob).Refused(refusal.NotAMember),
+		"remove by the next owner": given(group("ann", "cid", "bob"), left("ann")).When("cid", removeBob).
+			Then(leftBy("bob")),
+		"remove by who is not next": given(group("ann", "cid", "bob", "dan"), left("ann")).When("dan", removeBob).
+			Refused("not_allowed"),
+		"remove by an owner who left and came back": given(group("ann", "cid", "bob"), left("ann"), added("ann")).
+			When("ann", removeBob).
+			Refused("not_allowed"),
 
-		"leave":                    {past{class}, "bob", leave, leftBy("bob")},
-		"leave as owner":           {past{class}, "ann", leave, leftBy("ann")},
-		"leave as the last":        {past{group("ann")}, "ann", leave, leftBy("ann")},
-		"leave twice":              {past{class, left("bob")}, "bob", leave, refused(refusal.NotAMember)},
-		"leave where one is not":   {past{class}, "eve", leave, refused(refusal.NotAMember)},
-		"leave a direct one":       {past{pair}, "bob", leave, refused("direct_conversation")},
-		"leave an unknown one":     {nil, "ann", leave, refused(refusal.NotAMember)},
-		"leave a direct as nobody": {past{pair}, "eve", leave, refused(refusal.NotAMember)},
+		"leave":                    given(class).When("bob", leave).Then(leftBy("bob")),
+		"leave as owner":           given(class).When("ann", leave).Then(leftBy("ann")),
+		"leave as the last":        given(group("ann")).When("ann", leave).Then(leftBy("ann")),
+		"leave twice":              given(class, left("bob")).When("bob", leave).Refused(refusal.NotAMember),
+		"leave where one is not":   given(class).When("eve", leave).Refused(refusal.NotAMember),
+		"leave a direct one":       given(pair).When("bob", leave).Refused("direct_conversation"),
+		"leave an unknown one":     given().When("ann", leave).Refused(refusal.NotAMember),
+		"leave a direct as nobody": given(pair).When("eve", leave).Refused(refusal.NotAMember),
 
-		"send": {past{pair}, "bob", send, event(&chatv1.MessageSent{ConversationId: id,
-			MessageId: by("bob").NewID(), Body: "hi"})},
-		"send by no member":      {past{pair}, "eve", send, refused(refusal.NotAMember)},
-		"send by who left":       {past{class, left("bob")}, "bob", send, refused(refusal.NotAMember)},
-		"send to an unknown one": {nil, "ann", send, refused(refusal.NotAMember)},
+		"send": given(pair).When("bob", send).
+			Then(&chatv1.MessageSent{ConversationId: id, MessageId: decidetest.Origin("bob").NewID(), Body: "hi"}),
+		"send by no member":      given(pair).When("eve", send).Refused(refusal.NotAMember),
+		"send by who left":       given(class, left("bob")).When("bob", send).Refused(refusal.NotAMember),
+		"send to an unknown one": given().When("ann", send).Refused(refusal.NotAMember),
 
-		"edit":                {pairSaid, "ann", edit, edited},
-		"edit another's":      {pairSaid, "bob", edit, refused("not_allowed")},
-		"edit as the owner":   {past{class, sent("bob", "m")}, "ann", edit, refused("not_allowed")},
-		"edit none":           {past{pair, sent("ann", "n")}, "ann", edit, refused(refusal.NotFound)},
-		"edit a deleted one":  {pairDeleted, "ann", edit, refused("message_deleted")},
-		"edit by who left":    {past{class, sent("bob", "m"), left("bob")}, "bob", edit, refused(refusal.NotAMember)},
-		"edit by who is back": {past{class, sent("bob", "m"), left("bob"), added("bob")}, "bob", edit, edited},
-		"edit in an unknown":  {nil, "ann", edit, refused(refusal.NotAMember)},
+		"edit":               given(pairSaid...).When("ann", edit).Then(edited),
+		"edit another's":     given(pairSaid...).When("bob", edit).Refused("not_allowed"),
+		"edit as the owner":  given(class, sent("bob", "m")).When("ann", edit).Refused("not_allowed"),
+		"edit none":          given(pair, sent("ann", "n")).When("ann", edit).Refused(refusal.NotFound),
+		"edit a deleted one": given(pairDeleted...).When("ann", edit).Refused("message_deleted"),
+		"edit by who left":   given(class, sent("bob", "m"), left("bob")).When("bob", edit).Refused(refusal.NotAMember),
+		"edit by who is back": given(class, sent("bob", "m"), left("bob"), added("bob")).When("bob", edit).
+			Then(edited),
+		"edit in an unknown": given().When("ann", edit).Refused(refusal.NotAMember),
 
-		"delete":                {pairSaid, "ann", remove, gone},
-		"delete another's":      {past{group("ann", "bob", "cid"), sent("cid", "m")}, "bob", remove, refused("not_allowed")},
-		"delete the peer's":     {past{pair, sent("bob", "m")}, "ann", remove, refused("not_allowed")},
-		"delete as the owner":   {past{class, sent("bob", "m")}, "ann", remove, gone},
-		"delete again":          {pairDeleted, "ann", remove, unchanged},
-		"delete another's gone": {pairDeleted, "bob", remove, refused("not_allowed")},
-		"delete none":           {past{pair}, "ann", remove, refused(refusal.NotFound)},
-		"delete by who left":    {past{class, sent("bob", "m"), left("bob")}, "bob", remove, refused(refusal.NotAMember)},
-		"delete in an unknown":  {nil, "ann", remove, refused(refusal.NotAMember)},
+		"delete": given(pairSaid...).When("ann", remove).Then(gone),
+		"delete another's": given(group("ann", "bob", "cid"), sent("cid", "m")).When("bob", remove).
+			Refused("not_allowed"),
+		"delete the peer's":     given(pair, sent("bob", "m")).When("ann", remove).Refused("not_allowed"),
+		"delete as the owner":   given(class, sent("bob", "m")).When("ann", remove).Then(gone),
+		"delete again":          given(pairDeleted...).When("ann", remove).Unchanged(),
+		"delete another's gone": given(pairDeleted...).When("bob", remove).Refused("not_allowed"),
+		"delete none":           given(pair).When("ann", remove).Refused(refusal.NotFound),
+		"delete by who left": given(class, sent("bob", "m"), left("bob")).When("bob", remove).
+			Refused(refusal.NotAMember),
+		"delete in an unknown": given().When("ann", remove).Refused(refusal.NotAMember),
 
-		"a message that is not a command": {past{pair}, "ann", &chatv1.MemberLeft{}, refused(refusal.UnknownType)},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := conversation.New("conversation:" + id)
-			for _, h := range test.past {
-				s.Evolve(catalog.Fact{Actor: h.actor}, h.event)
-			}
-			got := decide(t, s, by(test.by), test.command)
-			if got.code != test.want.code || !proto.Equal(got.event, test.want.event) {
-				t.Errorf("got %v %q, want %v %q", got.event, got.code, test.want.event, test.want.code)
-			}
-		})
-	}
-}
-
-// fataler is a test, or one try of a property.
-type fataler interface {
-	Helper()
-	Fatalf(format string, args ...any)
-}
-
-func decide(t fataler, s *conversation.State, o catalog.Origin, command proto.Message) decided {
-	t.Helper()
-	events, err := s.Decide(o, command)
-	refused, isRefusal := refusal.Of(err)
-	switch {
-	case err != nil && !isRefusal, err != nil && len(events) > 0, len(events) > 1:
-		t.Fatalf("%v %v", events, err)
-	case isRefusal && refused.Text == "":
-		t.Fatalf("%s without a text for people", refused.Code)
-	case isRefusal:
-		return decided{code: refused.Code}
-	case len(events) == 1:
-		return decided{event: events[0]}
-	}
-	return decided{}
+		"a message that is not a command": given(pair).When("ann", &chatv1.MemberLeft{}).Refused(refusal.UnknownType),
+	})
 }
 
 // A stranger learns nothing by trying: the refusal is word for word that for a conversation that is not there.
@@ -213,15 +163,12 @@ func TestDecide_HidesFromStrangersWhetherAConversationExists(t *testing.T) {
 		&chatv1.AddMember{UserId: "dan"}, &chatv1.RemoveMember{UserId: "bob"}, &chatv1.Leave{}, &chatv1.SendMessage{Body: "x"},
 		&chatv1.EditMessage{MessageId: "m", Body: "x"}, &chatv1.DeleteMessage{MessageId: "m"},
 	} {
-		nowhere := conversation.New("conversation:" + id)
-		_, want := nowhere.Decide(by("eve"), command)
-		for _, past := range []past{{direct("ann", "bob")}, {group("ann", "bob"), sent("ann", "m")},
+		_, want := conversation.New(stream).Decide(decidetest.Origin("eve"), command)
+		for _, past := range [][]decidetest.Event{{direct("ann", "bob")}, {group("ann", "bob"), sent("ann", "m")},
 			{group("ann", "eve"), left("eve")}} {
-			s := conversation.New("conversation:" + id)
-			for _, h := range past {
-				s.Evolve(catalog.Fact{Actor: h.actor}, h.event)
-			}
-			if _, err := s.Decide(by("eve"), command); err == nil || err.Error() != want.Error() {
+			s := conversation.New(stream)
+			decidetest.Evolve(t, s, stream, past...)
+			if _, err := s.Decide(decidetest.Origin("eve"), command); err == nil || err.Error() != want.Error() {
 				t.Errorf("%T: %v, of an unknown one %v", command, err, want)
 			}
 		}
@@ -231,12 +178,12 @@ func TestDecide_HidesFromStrangersWhetherAConversationExists(t *testing.T) {
 // The id of a message is the same however often its command is decided, and another for everyone else.
 func TestDecide_GivesAMessageOneID(t *testing.T) {
 	t.Parallel()
-	s := conversation.New("conversation:" + id)
-	s.Evolve(catalog.Fact{Actor: "ann"}, group("ann", "bob").event)
+	s := conversation.New(stream)
+	decidetest.Evolve(t, s, stream, group("ann", "bob"))
 	ids := map[string]bool{}
 	for _, o := range []catalog.Origin{{Actor: "ann", CommandID: "1"}, {Actor: "ann", CommandID: "1"},
 		{Actor: "ann", CommandID: "2"}, {Actor: "bob", CommandID: "1"}} {
-		ids[decide(t, s, o, &chatv1.SendMessage{Body: "x"}).event.(*chatv1.MessageSent).GetMessageId()] = true
+		ids[decidetest.Decide(t, s, o, &chatv1.SendMessage{Body: "x"}).Events[0].(*chatv1.MessageSent).GetMessageId()] = true
 	}
 	if len(ids) != 3 {
 		t.Errorf("three messages have the ids %v", ids)

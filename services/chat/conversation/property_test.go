@@ -11,6 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/services/chat/conversation"
+	"github.com/edumatrix/interlinked/shared/owner/decidetest"
 )
 
 // record is an event as the log gives it to those who decide: without personal fields.
@@ -41,7 +42,7 @@ func (h *history) append(actor string, m proto.Message) {
 
 // load folds what is about the stream itself, and what is about some subjects; with all, everything.
 func (h *history) load(all bool, subjects ...string) *conversation.State {
-	s := conversation.New("conversation:" + id)
+	s := conversation.New(stream)
 	h.into(s, 0, all, subjects...)
 	return s
 }
@@ -121,7 +122,7 @@ func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		h := &history{t: t, catalog: declared}
 		r := &rules{}
-		kept, version := conversation.New("conversation:"+id), 0
+		kept, version := conversation.New(stream), 0
 		for n := range rapid.IntRange(1, 60).Draw(t, "commands") {
 			c := command(t, h)
 			o := catalog.Origin{Actor: rapid.SampledFrom(people).Draw(t, "actor"), CommandID: fmt.Sprint(n)}
@@ -134,17 +135,17 @@ func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 				subjects = append(subjects, s)
 				h.into(kept, version, false, subjects...)
 			}
-			got := decide(t, kept, o, c)
+			got := decidetest.Decide(t, kept, o, c)
 			for name, state := range map[string]*conversation.State{
-				"once more": kept, "loaded": h.load(false, subjects...), "folded from all": h.load(true)} {
-				if again := decide(t, state, o, c); again.code != got.code || !proto.Equal(again.event, got.event) {
+				"loaded": h.load(false, subjects...), "folded from all": h.load(true)} {
+				if again := decidetest.Decide(t, state, o, c); !again.Equal(got) {
 					t.Fatalf("%T: %+v; %s: %+v", c, got, name, again)
 				}
 			}
-			if got.event != nil {
-				r.check(t, o.Actor, got.event)
-				kept.Evolve(catalog.Fact{Actor: o.Actor}, got.event) // whole, as decided
-				h.append(o.Actor, got.event)                         // without texts, as loaded
+			for _, e := range got.Events {
+				r.check(t, o.Actor, e)
+				kept.Evolve(catalog.Fact{Actor: o.Actor}, e) // whole, as decided
+				h.append(o.Actor, e)                         // without texts, as loaded
 			}
 			version = len(h.records)
 			if rapid.Bool().Draw(t, "the run ends") {

@@ -34,7 +34,7 @@ func rowsRead(t *testing.T, f *fixture, statement string, args ...any) (rows int
 	t.Helper()
 	args = append([]any{pgx.QueryExecModeCacheDescribe}, args...)
 	var raw []byte
-	require.NoError(t, f.pool.QueryRow(t.Context(), "EXPLAIN (ANALYZE, FORMAT JSON) "+statement, args...).Scan(&raw))
+	require.NoError(t, f.Pool.QueryRow(t.Context(), "EXPLAIN (ANALYZE, FORMAT JSON) "+statement, args...).Scan(&raw))
 	var plans []struct{ Plan node }
 	require.NoError(t, json.Unmarshal(raw, &plans))
 	var visit func(node)
@@ -58,7 +58,7 @@ func TestPlans_APageReadsAPage(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	const messages, conversations, members = 30_000, 3_000, 2_000
-	_, err := f.pool.Exec(t.Context(), fmt.Sprintf(`
+	_, err := f.Pool.Exec(t.Context(), fmt.Sprintf(`
 INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at, member_count, large)
 SELECT 'c' || n, 2, '', true, 3, n * 700, now(), 2, n %% 10 = 0 FROM generate_series(1, %[2]d) n;
 INSERT INTO chat.conversations (conversation_id, kind, title, history_from_joining, version, position, changed_at, member_count, large)
@@ -116,7 +116,7 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 	for user, newest := range map[string]int64{"ann": conversations * 700, "zoe": 3_000_000 + conversations} {
 		count, last := 0, newest+1
 		for below, more := int64(0), true; more; more = below != 0 {
-			page, next, err := store.New(f.pool).Conversations(t.Context(), user, below, 200)
+			page, next, err := f.store.Conversations(t.Context(), user, below, 200)
 			require.NoError(t, err)
 			count, below = count+len(page), next
 			if next != 0 {
@@ -131,7 +131,7 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 // members returns a page of members as text.
 func (f *fixture) members(id string, after store.Seat, limit int) store.Members {
 	f.t.Helper()
-	m, err := store.New(f.pool).Members(f.t.Context(), id, after, limit)
+	m, err := f.store.Members(f.t.Context(), id, after, limit)
 	require.NoError(f.t, err)
 	return m
 }
@@ -145,25 +145,24 @@ func TestMigration_OfEarlierRowsGivesTheSameAsTheLog(t *testing.T) {
 	for n := range store.MaxSmall + 1 {
 		many = append(many, fmt.Sprint("user", n))
 	}
-	f.happens("user0", "conversation:large", group("large", many...))
+	f.happens("user0", group("large", many...))
 	// Periods are told apart only beyond the first ones.
-	f.happens("user0", "conversation:talk", group("talk", "user0", "user1"))
+	f.happens("user0", group("talk", "user0", "user1"))
 	for range 5 {
-		f.happens("user0", "conversation:talk", slices.Repeat([]proto.Message{&chatv1.MessageSent{ConversationId: "talk",
+		f.happens("user0", slices.Repeat([]proto.Message{&chatv1.MessageSent{ConversationId: "talk",
 			MessageId: "m", Body: "text"}}, 250)...)
 	}
-	f.happens("user0", "conversation:late", group("late", "user0", "user2"))
-	f.happens("user0", "conversation:large", leave("large", "user3"), join("large", "user3"), leave("large", "user5"), join("large", "zed"))
-	want := f.rows()
+	f.happens("user0", group("late", "user0", "user2"))
+	f.happens("user0", leave("large", "user3"), join("large", "user3"), leave("large", "user5"), join("large", "zed"))
+	want := f.Rows()
 	for _, step := range []struct{ name, part string }{{"00003_periods.sql", "Down"}, {"00002_pages.sql", "Down"},
 		{"00002_pages.sql", "Up"}, {"00003_periods.sql", "Up"}} {
-		_, err := f.pool.Exec(t.Context(), "SET search_path = chat;"+migration(t, step.name, step.part)+";RESET search_path",
+		_, err := f.Pool.Exec(t.Context(), "SET search_path = chat;"+migration(t, step.name, step.part)+";RESET search_path",
 			pgx.QueryExecModeSimpleProtocol)
 		require.NoError(t, err, step)
 	}
-	require.Equal(t, want, f.rows())
-	f.rebuild()
-	require.Equal(t, want, f.rows())
+	require.Equal(t, want, f.Rows())
+	f.RequireRebuild()
 }
 
 // migration returns the statements of one direction.

@@ -75,7 +75,6 @@ func wish(t *rapid.T, id string, r *reading) proto.Message {
 func TestConversations_AnySequenceOfCommandsLeavesLogStateAndRowsInAgreement(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	s := store.New(f.pool)
 	rapid.Check(t, func(t *rapid.T) {
 		id := uuid.NewString()
 		stream, state, want := "conversation:"+id, conversation.New("conversation:"+id), &reading{}
@@ -85,7 +84,7 @@ func TestConversations_AnySequenceOfCommandsLeavesLogStateAndRowsInAgreement(t *
 				want.apply(actor, e)
 			}
 			if len(events) > 0 {
-				f.happens(actor, stream, events...)
+				f.happens(actor, events...)
 			}
 		}
 		origin := catalog.Origin{Actor: people[0], CommandID: uuid.NewString()}
@@ -103,22 +102,18 @@ func TestConversations_AnySequenceOfCommandsLeavesLogStateAndRowsInAgreement(t *
 			}
 			happens(o.Actor, events)
 		}
-		agree(t, f, s, stream, id, want)
+		agree(t, f, stream, id, want)
 	})
-	live := f.rows()
-	f.rebuild()
-	if rebuilt := f.rows(); !slices.Equal(rebuilt, live) {
-		t.Fatalf("%d rows were %d", len(rebuilt), len(live))
-	}
+	f.RequireRebuild()
 }
 
-func agree(t *rapid.T, f *fixture, s *store.Store, stream, id string, want *reading) {
+func agree(t *rapid.T, f *fixture, stream, id string, want *reading) {
 	ctx := f.t.Context()
-	loaded, err := f.log.Load(ctx, eventlog.Selection{Stream: stream})
+	loaded, err := f.Load(ctx, eventlog.Selection{Stream: stream})
 	if err != nil || loaded.Version != want.version {
 		t.Fatalf("the log is at version %d, %v; decided were %d", loaded.Version, err, want.version)
 	}
-	rooms, _, err := f.log.Rooms(ctx, people)
+	rooms, _, err := f.Rooms(ctx, people)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +122,7 @@ func agree(t *rapid.T, f *fixture, s *store.Store, stream, id string, want *read
 		if slices.Contains(rooms[user], stream) != in {
 			t.Fatalf("%s in the room of the log: %v", user, !in)
 		}
-		all, _, err := s.Conversations(ctx, user, 0, 100_000)
+		all, _, err := f.store.Conversations(ctx, user, 0, 100_000)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +135,7 @@ func agree(t *rapid.T, f *fixture, s *store.Store, stream, id string, want *read
 			t.Fatalf("shown is %v, it is %+v", all[i], want)
 		}
 	}
-	messages, _, err := s.Messages(ctx, id, store.Page{Before: math.MaxInt64, Ranges: []store.Range{{From: 1, To: math.MaxInt64}},
+	messages, _, err := f.store.Messages(ctx, id, store.Page{Before: math.MaxInt64, Ranges: []store.Range{{From: 1, To: math.MaxInt64}},
 		Up: true, Limit: 1000})
 	if err != nil || len(messages) != len(want.messages) {
 		t.Fatalf("%d messages are shown, %v; there are %d", len(messages), err, len(want.messages))

@@ -3,122 +3,52 @@
 package store_test
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/services/chat/store"
-	"github.com/edumatrix/interlinked/shared/backend"
-	"github.com/edumatrix/interlinked/shared/eventlog"
-	"github.com/edumatrix/interlinked/shared/meshtest"
+	"github.com/edumatrix/interlinked/shared/eventlog/eventlogtest"
 )
 
+// fixture is chat's log with the projection that follows it, and the store that reads the rows.
 type fixture struct {
-	t    *testing.T
-	pool *pgxpool.Pool
-	log  *eventlog.Log
-	p    *store.Conversations
+	*eventlogtest.Log
+	t     *testing.T
+	store *store.Store
 }
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	c, err := catalog.Load()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool, err := backend.Postgres{URL: meshtest.Postgres(t)}.Open(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	log, err := eventlog.Open(t.Context(), eventlog.Options{Owner: "chat", Pool: pool, Catalog: c, Migrations: store.Migrations()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &fixture{t, pool, log, store.NewConversations(c)}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 2)
-	go func() { ended <- log.Run(ctx) }()
-	go func() { ended <- log.Follow(ctx, f.p) }()
-	t.Cleanup(func() {
-		stop()
-		<-ended
-		<-ended
-		pool.Close()
-	})
-	return f
+	l := eventlogtest.Open(t, "chat", store.Migrations())
+	l.Follow(store.NewConversations(l.Catalog))
+	return &fixture{l, t, store.New(l.Pool)}
 }
 
-func (f *fixture) happens(actor, stream string, events ...proto.Message) {
-	f.t.Helper()
-	c, err := f.log.Commit(f.t.Context(), eventlog.Write{Appends: []eventlog.Append{{Stream: stream,
-		Expected: eventlog.AnyVersion, Actor: actor, Events: events}}})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	if err := f.log.WaitFor(f.t.Context(), store.ProjectionName, c.Position); err != nil {
-		f.t.Fatal(err)
-	}
-}
-
-// rows are all rows of the projection, as text.
-func (f *fixture) rows() (all []string) {
-	f.t.Helper()
-	for _, table := range []string{"conversations", "conversation_members", "messages", "edits"} {
-		rows, err := f.pool.Query(f.t.Context(), "SELECT '"+table+"' || t::text FROM chat."+table+" t ORDER BY 1")
-		if err != nil {
-			f.t.Fatal(err)
-		}
-		texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			f.t.Fatal(err)
-		}
-		all = append(all, texts...)
-	}
-	return all
-}
-
-// rebuild empties the projection and has it follow the log from the beginning.
-func (f *fixture) rebuild() {
-	f.t.Helper()
-	head, err := f.log.Head(f.t.Context())
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	err = f.log.Reset(f.t.Context(), store.ProjectionName, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, "TRUNCATE edits, messages, conversation_members, conversations")
-		return err
-	})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	if err := f.log.WaitFor(f.t.Context(), store.ProjectionName, head); err != nil {
-		f.t.Fatal(err)
-	}
+// happens commits events, and waits until the projection contains them.
+func (f *fixture) happens(actor string, events ...proto.Message) {
+	f.Append(actor, events...)
+	f.CatchUp()
 }
 
 func (f *fixture) example() {
 	for i := range 3 {
 		id := fmt.Sprint("c", i)
-		stream := "conversation:" + id
-		f.happens("alice", stream, &chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, Title: "t\x00i",
+		f.happens("alice", &chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, Title: "t\x00i",
 			UserIds: []string{"alice", "bob"}, HistoryFromJoining: i == 1})
 		for n := range 5 {
-			f.happens("bob", stream, &chatv1.MessageSent{ConversationId: id, MessageId: fmt.Sprint("m", n), Body: fmt.Sprint("body ", n)})
+			f.happens("bob", &chatv1.MessageSent{ConversationId: id, MessageId: fmt.Sprint("m", n), Body: fmt.Sprint("body ", n)})
 		}
-		f.happens("bob", stream, &chatv1.MessageEdited{ConversationId: id, MessageId: "m1", Body: "edited"},
+		f.happens("bob", &chatv1.MessageEdited{ConversationId: id, MessageId: "m1", Body: "edited"},
 			&chatv1.MessageEdited{ConversationId: id, MessageId: "m2", Body: "edited"})
-		f.happens("bob", stream, &chatv1.MessageDeleted{ConversationId: id, MessageId: "m2"})
-		f.happens("alice", stream, &chatv1.MemberAdded{ConversationId: id, UserId: "carol"}, &chatv1.MemberLeft{ConversationId: id, UserId: "bob"})
+		f.happens("bob", &chatv1.MessageDeleted{ConversationId: id, MessageId: "m2"})
+		f.happens("alice", &chatv1.MemberAdded{ConversationId: id, UserId: "carol"}, &chatv1.MemberLeft{ConversationId: id, UserId: "bob"})
 	}
 }
 
@@ -126,14 +56,8 @@ func TestConversations_RebuiltTheyAreEqualRowForRow(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.example()
-	live := f.rows()
-	if len(live) != 3+6+15+3 {
-		t.Fatalf("%d rows: %v", len(live), live)
-	}
-	f.rebuild()
-	if rebuilt := f.rows(); !slices.Equal(rebuilt, live) {
-		t.Fatalf("rebuilt %v\nlive    %v", rebuilt, live)
-	}
+	require.Len(t, f.Rows(), 3+6+15+3)
+	f.RequireRebuild()
 }
 
 // A command that comes again when its outcome is forgotten makes the id of its message again. That must not hold up the
@@ -142,11 +66,11 @@ func TestConversations_AMessageIDThatComesAgainStopsNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	sent := &chatv1.MessageSent{ConversationId: "c", MessageId: "m", Body: "again"}
-	f.happens("alice", "conversation:c", &chatv1.ConversationStarted{ConversationId: "c", Kind: chatv1.Kind_KIND_DIRECT,
+	f.happens("alice", &chatv1.ConversationStarted{ConversationId: "c", Kind: chatv1.Kind_KIND_DIRECT,
 		UserIds: []string{"alice", "bob"}}, sent, &chatv1.MessageEdited{ConversationId: "c", MessageId: "m", Body: "edited"})
-	f.happens("alice", "conversation:c", &chatv1.MessageDeleted{ConversationId: "c", MessageId: "m"})
-	f.happens("alice", "conversation:c", sent)
-	got, _, err := store.New(f.pool).Messages(t.Context(), "c", store.Page{Before: 99, Ranges: []store.Range{{From: 1, To: 99}},
+	f.happens("alice", &chatv1.MessageDeleted{ConversationId: "c", MessageId: "m"})
+	f.happens("alice", sent)
+	got, _, err := f.store.Messages(t.Context(), "c", store.Page{Before: 99, Ranges: []store.Range{{From: 1, To: 99}},
 		Up: true, Limit: 9})
 	if err != nil || len(got) != 2 || !got[0].GetDeleted() || got[0].GetBody() != "" || got[1].GetBody() != "again" {
 		t.Fatalf("%v %v", got, err)
@@ -157,7 +81,7 @@ func TestStore_ListsAndPages(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.example()
-	s := store.New(f.pool)
+	s := f.store
 	page, below, err := s.Conversations(t.Context(), "carol", 0, 2)
 	if err != nil || len(page) != 2 || page[0].ConversationId != "c2" || page[1].ConversationId != "c1" || page[0].Version != 11 {
 		t.Fatalf("%v %v", page, err)
@@ -212,20 +136,20 @@ func leave(id, user string) proto.Message {
 func TestStore_LargeConversations(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	s := store.New(f.pool)
+	s := f.store
 	var first []string
 	for n := range 500 {
 		first = append(first, fmt.Sprintf("user%d", n))
 	}
-	f.happens("user0", "conversation:large", group("large", first...))
+	f.happens("user0", group("large", first...))
 	var more []proto.Message
 	for n := 500; n < 2000; n++ {
 		more = append(more, join("large", fmt.Sprintf("user%d", n)))
 	}
 	for batch := range slices.Chunk(more, 500) {
-		f.happens("user0", "conversation:large", batch...)
+		f.happens("user0", batch...)
 	}
-	f.happens("user0", "conversation:small", group("small", "user0", "user1"))
+	f.happens("user0", group("small", "user0", "user1"))
 	list := func() (ids []string) {
 		all, next, err := s.Conversations(t.Context(), "user1", 0, 9)
 		require.NoError(t, err)
@@ -240,7 +164,7 @@ func TestStore_LargeConversations(t *testing.T) {
 		return ids
 	}
 	require.Equal(t, []string{"small", "large"}, list())
-	f.happens("user7", "conversation:large", &chatv1.MessageSent{ConversationId: "large", MessageId: "m", Body: "hi"})
+	f.happens("user7", &chatv1.MessageSent{ConversationId: "large", MessageId: "m", Body: "hi"})
 	require.Equal(t, []string{"large", "small"}, list())
 	var users []string
 	for after, pages := (store.Seat{}), 0; ; pages++ {
@@ -263,14 +187,12 @@ func TestStore_LargeConversations(t *testing.T) {
 		parting = append(parting, leave("large", fmt.Sprintf("user%d", n-1)))
 	}
 	for batch := range slices.Chunk(parting, 900) {
-		f.happens("user0", "conversation:large", batch...)
+		f.happens("user0", batch...)
 	}
-	f.happens("user0", "conversation:large", join("large", "ann"), leave("large", "user5"), join("large", "user5"))
-	f.happens("user0", "conversation:large", leave("large", "ann"))
-	f.happens("user0", "conversation:large", join("large", "ann"))
-	live := f.rows()
-	f.rebuild()
-	require.Equal(t, live, f.rows())
+	f.happens("user0", join("large", "ann"), leave("large", "user5"), join("large", "user5"))
+	f.happens("user0", leave("large", "ann"))
+	f.happens("user0", join("large", "ann"))
+	f.RequireRebuild()
 	require.Equal(t, "ann", f.members("large", store.Seat{}, 200).Users[64])
 }
 
@@ -282,9 +204,9 @@ func TestStore_PagesAreBoundedByBytes(t *testing.T) {
 	for n := range 100 {
 		all = append(all, &chatv1.MessageSent{ConversationId: "c", MessageId: fmt.Sprint(n), Body: strings.Repeat("x", 16_000)})
 	}
-	f.happens("ann", "conversation:c", all...)
-	f.happens("ann", "conversation:c", &chatv1.MessageEdited{ConversationId: "c", MessageId: "50", Body: strings.Repeat("x", 600_000)})
-	s := store.New(f.pool)
+	f.happens("ann", all...)
+	f.happens("ann", &chatv1.MessageEdited{ConversationId: "c", MessageId: "50", Body: strings.Repeat("x", 600_000)})
+	s := f.store
 	for _, up := range []bool{true, false} {
 		for _, ranges := range [][]store.Range{{{From: 1, To: 200}}, single(200)} {
 			page := store.Page{Before: math.MaxInt64, Ranges: ranges, Up: up, Limit: 60}

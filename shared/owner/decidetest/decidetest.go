@@ -28,34 +28,26 @@ type Outcome struct {
 	Code   string
 }
 
-// Unchanged is the outcome of a command by which nothing has to change.
-var Unchanged Outcome
-
-// Then is the outcome of a command that leads to events.
-func Then(events ...proto.Message) Outcome { return Outcome{Events: events} }
-
-// Refused is the outcome of a command that is refused with a code.
-func Refused(code string) Outcome { return Outcome{Code: code} }
-
-// Equal reports whether two outcomes have equal events in the same order, or the same code.
+// Equal reports whether two outcomes have equal events in the same order, or the same code. An event in a
+// catalog.Expecting equals the event itself, and another one that expects the same version.
 func (o Outcome) Equal(other Outcome) bool {
 	if o.Code != other.Code || len(o.Events) != len(other.Events) {
 		return false
 	}
 	for i, e := range o.Events {
-		if !proto.Equal(message(e), message(other.Events[i])) {
+		a, expectsA := e.(catalog.Expecting)
+		b, expectsB := other.Events[i].(catalog.Expecting)
+		if !expectsA {
+			a.Message = e
+		}
+		if !expectsB {
+			b.Message = other.Events[i]
+		}
+		if !proto.Equal(a.Message, b.Message) || expectsA && expectsB && a.Version != b.Version {
 			return false
 		}
 	}
 	return true
-}
-
-// message returns the event in a catalog.Expecting, or m itself.
-func message(m proto.Message) proto.Message {
-	if e, ok := m.(catalog.Expecting); ok {
-		return e.Message
-	}
-	return m
 }
 
 // State is an aggregate, as in package owner.
@@ -64,12 +56,42 @@ type State interface {
 	Evolve(f catalog.Fact, event proto.Message)
 }
 
-// Case is one command.
+// Case is a command that a user sends to a stream with given events, and its outcome. It is written as
+//
+//	decidetest.Given(started, added).When("ann", &chatv1.Leave{}).Then(left)
 type Case struct {
-	Given   []Event // of the stream, in this order
-	By      string  // the user who sends the command
-	Command proto.Message
-	Want    Outcome
+	given   History
+	by      string
+	command proto.Message
+	want    Outcome
+}
+
+// History contains the events of a stream, the first one first.
+type History []Event
+
+// Given returns the events of a stream before a command is sent.
+func Given(events ...Event) History { return events }
+
+// Sent is a command that a user sends.
+type Sent struct{ c Case }
+
+// When returns the command that a user sends after the events.
+func (h History) When(user string, command proto.Message) Sent {
+	return Sent{Case{given: h, by: user, command: command}}
+}
+
+// Then returns the case in which the command leads to events.
+func (s Sent) Then(events ...proto.Message) Case { return s.with(Outcome{Events: events}) }
+
+// Unchanged returns the case in which nothing has to change.
+func (s Sent) Unchanged() Case { return s.c }
+
+// Refused returns the case in which the command is refused with a code.
+func (s Sent) Refused(code string) Case { return s.with(Outcome{Code: code}) }
+
+func (s Sent) with(o Outcome) Case {
+	s.c.want = o
+	return s.c
 }
 
 // begun is when the first of the given events was recorded. The others follow every second.
@@ -88,12 +110,12 @@ func Test[S State](t *testing.T, stream string, create func(stream string) S, ca
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := create(stream)
-			Evolve(t, s, stream, c.Given...)
-			by := Origin(c.By)
-			by.Version, by.At = int64(len(c.Given)), begun.Add(time.Duration(len(c.Given))*time.Second)
-			got := Decide(t, s, by, c.Command)
-			if !got.Equal(c.Want) {
-				t.Errorf("got %v %q, want %v %q", got.Events, got.Code, c.Want.Events, c.Want.Code)
+			Evolve(t, s, stream, c.given...)
+			by := Origin(c.by)
+			by.Version, by.At = int64(len(c.given)), begun.Add(time.Duration(len(c.given))*time.Second)
+			got := Decide(t, s, by, c.command)
+			if !got.Equal(c.want) {
+				t.Errorf("got %v %q, want %v %q", got.Events, got.Code, c.want.Events, c.want.Code)
 			}
 		})
 	}
