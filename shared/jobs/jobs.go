@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -84,6 +85,9 @@ func (quiet) SupportsListener() bool     { return false }
 func (quiet) SupportsListenNotify() bool { return false }
 
 var _ riverdriver.Driver[pgx.Tx] = quiet{}
+
+// IsTable reports whether a table of an owner's schema is one of the queue's.
+func IsTable(name string) bool { return strings.HasPrefix(name, "river_") }
 
 // Open migrates the tables of the queue, one instance at a time.
 func Open(ctx context.Context, o Options) (*Queue, error) {

@@ -14,6 +14,7 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/jobs"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/page"
@@ -24,7 +25,7 @@ import (
 type operator struct {
 	name        string
 	log         *eventlog.Log
-	projections []eventlog.Projection
+	projections []*projection.Projection
 	consumers   []*consume.Consumer
 	jobs        *jobs.Queue     // nil: the service has no jobs
 	work        context.Context // ends when the service does
@@ -113,8 +114,8 @@ func (o *operator) rebuildable() (names []string) {
 
 type rebuild func(context.Context) (eventlog.Rebuilt, error)
 
-// rebuilds returns the rebuilds to run, one after another. All projections are rebuilt together. To rebuild one of
-// several alone, that projection has to name its tables.
+// rebuilds returns the rebuilds to run, one after another: that of one projection or, if name is empty, one rebuild of
+// all projections and that of the timers.
 func (o *operator) rebuilds(name string, progress func(eventlog.RebuildProgress)) (all []rebuild, err error) {
 	names := o.rebuildable()
 	switch {
@@ -124,17 +125,14 @@ func (o *operator) rebuilds(name string, progress func(eventlog.RebuildProgress)
 		return nil, refusal.New(refusal.NotFound, "%s has no projection %q; it has %s", o.name, name,
 			strings.Join(names, ", "))
 	}
-	projections := eventlog.Rebuild{Projections: o.projections, Progress: progress}
-	if name != "" && name != eventlog.TimersName && len(o.projections) > 1 {
-		one := o.projections[slices.IndexFunc(o.projections, func(p eventlog.Projection) bool { return p.Name() == name })]
-		own, ok := one.(interface{ Tables() []string })
-		if !ok {
-			return nil, refusal.New(refusal.NotFound,
-				"projection %s does not name its tables; rebuild all projections of %s", name, o.name)
+	projections := eventlog.Rebuild{Progress: progress}
+	for _, p := range o.projections {
+		if name == "" || name == p.Name() {
+			projections.Projections = append(projections.Projections, p)
+			projections.Tables = append(projections.Tables, p.Tables()...)
 		}
-		projections.Projections, projections.Tables = []eventlog.Projection{one}, own.Tables()
 	}
-	if name != eventlog.TimersName && len(o.projections) > 0 {
+	if len(projections.Projections) > 0 {
 		all = append(all, func(ctx context.Context) (eventlog.Rebuilt, error) { return o.log.Rebuild(ctx, projections) })
 	}
 	if o.log.HasTimers() && (name == "" || name == eventlog.TimersName) {

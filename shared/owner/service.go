@@ -24,6 +24,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/eventlog/relay"
 	"github.com/edumatrix/interlinked/shared/health"
 	"github.com/edumatrix/interlinked/shared/jobs"
@@ -51,7 +52,7 @@ type Service struct {
 	health      *health.Health
 	server      *rpc.Server
 	aggregates  map[string]NewState
-	projections []eventlog.Projection
+	projections []*projection.Projection
 	reactions   []reaction
 	authorize   SubscribeAuthorizer
 	workers     jobs.Workers
@@ -94,8 +95,8 @@ func Open(ctx context.Context, env process.Env, migrations fs.FS) (*Service, err
 // Decide registers the aggregate that decides the commands for streams of a kind ("conversation").
 func (s *Service) Decide(kind string, aggregate NewState) { s.aggregates[kind] = aggregate }
 
-// Project registers projections that follow the log.
-func (s *Service) Project(p ...eventlog.Projection) { s.projections = append(s.projections, p...) }
+// Project registers projections that follow the log. All tables of the service's migrations belong to one of them.
+func (s *Service) Project(p ...*projection.Projection) { s.projections = append(s.projections, p...) }
 
 // Workers returns the set to which jobs.Add adds the workers of the service's jobs. A service without workers has no
 // queue.
@@ -138,8 +139,8 @@ func (s *Service) interceptors() connect.HandlerOption {
 func (s *Service) Run(ctx context.Context) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
-	if err := s.validate(); err != nil {
-		return err
+	if err := errors.Join(s.validate(), projection.CheckTables(ctx, s.Log, jobs.IsTable, s.projections...)); err != nil {
+		return fmt.Errorf("%s cannot start: %w", s.name, err)
 	}
 	s.Serve(meshv1connect.NewOwnerServiceHandler(&ownerServer{s.Log, s.authorize}, s.interceptors()))
 
@@ -257,14 +258,10 @@ func (s *Service) validate() error {
 			problems = append(problems, fmt.Errorf("command %s: there is no aggregate for streams of kind %q", c.Name, c.Kind()))
 		}
 	}
-	names := map[string]bool{eventlog.TimersName: true} // the timers can be rebuilt like a projection
+	problems = append(problems, projection.Check(s.env.Catalog, s.name, s.projections...))
 	var projections []string
 	for _, p := range s.projections {
 		projections = append(projections, p.Name())
-		if names[p.Name()] {
-			problems = append(problems, fmt.Errorf("two projections are named %q", p.Name()))
-		}
-		names[p.Name()] = true
 	}
 	problems = append(problems, s.queries.Validate(s.env.Catalog, s.name, s.served, projections)...)
 	topics := map[string]bool{}
@@ -285,10 +282,7 @@ func (s *Service) validate() error {
 	if len(s.effects) > 0 && s.workers.Empty() {
 		problems = append(problems, errors.New("events have effects, but no workers are registered"))
 	}
-	if err := errors.Join(problems...); err != nil {
-		return fmt.Errorf("%s cannot start: %w", s.name, err)
-	}
-	return nil
+	return errors.Join(problems...)
 }
 
 // consumers returns the consumers of other owners' topics. A service that has some also has a topic for replays.

@@ -3,23 +3,16 @@
 package owner
 
 import (
-	"context"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
-	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/eventlog"
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/owner/consistency"
 	"github.com/edumatrix/interlinked/shared/process"
 )
-
-type named string
-
-func (n named) Name() string { return string(n) }
-
-func (named) Apply(context.Context, eventlog.Tx, []envelope.Event) error { return nil }
 
 // A service that could not do what is declared does not start, and says why.
 func TestValidate_RefusesWhatIsNotWired(t *testing.T) {
@@ -30,11 +23,12 @@ func TestValidate_RefusesWhatIsNotWired(t *testing.T) {
 		s.Decide(kind, func(string) State { return nil })
 	}
 	require.EqualError(t, s.validate(),
-		`toy cannot start: command toy.show_story: there is no aggregate for streams of kind "story"`)
+		`command toy.show_story: there is no aggregate for streams of kind "story"`)
 	s.Decide("story", func(string) State { return nil })
 	require.NoError(t, s.validate())
-	s.Project(named("a"), named("a"))
-	require.ErrorContains(t, s.validate(), `two projections are named "a"`)
+	s.Project(projection.Declare("notes", projection.Options{Streams: []string{"diary"}, Tables: []string{"notes"}}))
+	require.EqualError(t, s.validate(), "projection notes: event toy.note_written of streams of kind diary has no function; "+
+		"add one with projection.On, or name the event in Ignore")
 	s.projections = nil
 	s.reactions = []reaction{{from: "chat", topic: "chat-evens"}}
 	require.ErrorContains(t, s.validate(), `a reaction to "chat-evens": chat has no such topic`)
@@ -48,10 +42,14 @@ func TestValidate_RefusesAQueryWithoutAProjection(t *testing.T) {
 	require.NoError(t, err)
 	s := &Service{name: "chat", env: process.Env{Catalog: c}, aggregates: map[string]NewState{}}
 	s.Decide("conversation", func(string) State { return nil })
-	s.Project(named("conversations"))
+	conversations := projection.Declare("conversations", projection.Options{Streams: []string{"conversation"},
+		Tables: []string{"conversations"}})
+	conversations.Ignore(&chatv1.ConversationStarted{}, &chatv1.MemberAdded{}, &chatv1.MemberLeft{}, &chatv1.MessageSent{},
+		&chatv1.MessageEdited{}, &chatv1.MessageDeleted{})
+	s.Project(conversations)
 	s.served = []string{"/edumatrix.chat.v1.ChatService/"}
-	s.queries = consistency.Projections{"chat.conversations": "conversations", "chat.members": eventlog.TimersName}
-	require.EqualError(t, s.validate(), `chat cannot start: query chat.history is not declared to read a projection
+	s.queries = consistency.Projections{"chat.conversations": "conversations", "chat.members": "timers"}
+	require.EqualError(t, s.validate(), `query chat.history is not declared to read a projection
 query chat.members: there is no projection "timers"`)
 	s.queries = consistency.Projections{"chat.conversations": "conversations", "chat.members": "conversations",
 		"chat.history": "conversations"}

@@ -15,15 +15,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// logTables are the log's own, in each owner's schema. All others are projections.
-var logTables = []string{"events", "event_rooms", "outcomes", "memberships", "readings", "projections", "relay",
-	"parked", "dropped_letters", "incarnations", "timers", "consumers", "checkpoints", "fences", "parked_streams",
-	"log_migrations", "owner_migrations", "member_rooms"}
-
 // rebuild has a running owner apply its log to emptied projections, and tells what is not as it was.
 func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (differences []string, err error) {
 	tables, err := column(ctx, conn, `SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename <> ALL ($2)`,
-		owner, logTables)
+		owner, eventlog.LogTables)
 	if err != nil || len(tables) == 0 {
 		return nil, err
 	}

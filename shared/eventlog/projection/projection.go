@@ -1,0 +1,136 @@
+// Package projection declares projections: rows that are derived from a service's log alone. A projection has a name, the
+// kinds of streams that it reads, its tables, and one function for each event of these streams. The functions add rows to
+// statements; a batch of events is written with one execution of each statement.
+//
+// Everything else follows from the declaration: which events are read and how they are decoded, the statements of a batch,
+// the tables that a rebuild replaces and compares, and the checks at the start of a service. An event without a function,
+// or a table without a projection, stops the start.
+//
+// The log applies a projection (eventlog.Log.Follow) and rebuilds it (eventlog.Log.Rebuild).
+package projection
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+// Options declare what belongs to a projection.
+type Options struct {
+	// Streams are the kinds of streams whose events it reads ("conversation"). They belong to its own service.
+	Streams []string
+	// Tables are the tables that it writes, without a schema. No other projection writes them.
+	Tables []string
+}
+
+// Projection is a declared projection. It is declared before it is used, and does not change afterwards.
+type Projection struct {
+	name       string
+	o          Options
+	statements []*Statement
+	functions  map[string]function // by event
+	ignored    map[string]bool     // events that it leaves out on purpose
+	problems   []error             // of the declaration, for Check
+}
+
+type function func(b *Batch, e Event) error
+
+// Event is an event of a stream that a projection reads.
+type Event struct {
+	envelope.Event
+	// ID is the part of the stream's address behind its kind: "7" of "conversation:7".
+	ID string
+}
+
+// Declare declares a projection. The name is the key under which its position is stored. It must never change.
+func Declare(name string, o Options) *Projection {
+	return &Projection{name: name, o: o, functions: map[string]function{}, ignored: map[string]bool{}}
+}
+
+// Statement declares a statement that writes rows. Its parameters are arrays with one element for each row, as
+// unnest($1::text[], $2::bigint[]) takes them. It is executed once for a batch that has rows for it, in the order in which
+// the statements are declared. It must not name a schema, because a rebuild executes it in another one.
+//
+// Rows with the same first key values replace each other within a batch; with 0, each row is kept. Several rows of one
+// statement are written at the same time, so an update or a conflict needs such a key.
+func (p *Projection) Statement(key int, sql string) *Statement {
+	s := &Statement{sql: sql, key: key}
+	p.statements = append(p.statements, s)
+	return s
+}
+
+// On declares the function for an event: it adds the rows that follow from it. A function does nothing else, so that a
+// rebuild has the same result.
+func On[M proto.Message](p *Projection, apply func(b *Batch, e Event, m M)) {
+	var none M
+	kind := none.ProtoReflect().Type()
+	name := p.add(none)
+	p.functions[name] = func(b *Batch, e Event) error {
+		m := kind.New().Interface()
+		if err := proto.Unmarshal(e.Body, m); err != nil {
+			return err
+		}
+		apply(b, e, m.(M))
+		return nil
+	}
+}
+
+// Ignore declares events that change nothing of the projection.
+func (p *Projection) Ignore(events ...proto.Message) {
+	for _, m := range events {
+		p.ignored[p.add(m)] = true
+	}
+}
+
+// add returns the name of an event, and records a problem if it has none or is declared already.
+func (p *Projection) add(m proto.Message) (name string) {
+	d := m.ProtoReflect().Descriptor()
+	name = proto.GetExtension(d.Options(), routingv1.E_Event).(*routingv1.Event).GetName()
+	switch {
+	case name == "":
+		p.problem("%s is not an event", d.FullName())
+	case p.functions[name] != nil || p.ignored[name]:
+		p.problem("event %s is declared twice", name)
+	}
+	return name
+}
+
+func (p *Projection) problem(format string, args ...any) {
+	p.problems = append(p.problems, fmt.Errorf("projection %s: "+format, append([]any{p.name}, args...)...))
+}
+
+// Name returns the key under which the position of the projection is stored.
+func (p *Projection) Name() string { return p.name }
+
+// Tables returns the tables that the projection writes, without a schema.
+func (p *Projection) Tables() []string { return slices.Clone(p.o.Tables) }
+
+// Apply writes the rows that follow from events, in one round trip.
+func (p *Projection) Apply(ctx context.Context, tx eventlog.Tx, events []envelope.Event) error {
+	b := &Batch{rows: map[*Statement]*rows{}}
+	for _, e := range events {
+		kind, id, _ := strings.Cut(e.Stream, ":")
+		if !slices.Contains(p.o.Streams, kind) || p.ignored[e.Type] {
+			continue
+		}
+		apply, ok := p.functions[e.Type]
+		if !ok {
+			return fmt.Errorf("%s at version %d: this release does not know the event %s", e.Stream, e.Version, e.Type)
+		}
+		if err := apply(b, Event{Event: e, ID: id}); err != nil {
+			return fmt.Errorf("%s at version %d: event %s: %w", e.Stream, e.Version, e.Type, err)
+		}
+	}
+	statements, err := b.statements(p.statements)
+	if err != nil || statements.Len() == 0 {
+		return err
+	}
+	return tx.SendBatch(ctx, statements).Close()
+}

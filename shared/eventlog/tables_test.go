@@ -1,0 +1,23 @@
+//go:build integration
+
+package eventlog
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+// Every table of the log is known as such, so that it is not taken for a forgotten table of a projection.
+func TestLogTables_AreThoseOfTheMigrations(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	found, err := l.o.Pool.Query(t.Context(), "SELECT tablename FROM pg_tables WHERE schemaname = $1", l.o.Owner)
+	require.NoError(t, err)
+	tables, err := pgx.CollectRows(found, pgx.RowTo[string])
+	require.NoError(t, err)
+	tables = slices.DeleteFunc(tables, func(table string) bool { return table == "owner_migrations" })
+	require.ElementsMatch(t, LogTables, append(tables, "owner_migrations"))
+}
