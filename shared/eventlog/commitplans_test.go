@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/queryplan"
 )
 
 // committing returns a connection with the settings of the one that commits, on which statements have kept plans, and
@@ -30,7 +32,7 @@ func committing(t *testing.T, l *Log) pgx.Tx {
 }
 
 // explainKept executes a statement by the plan that is kept for it, which is one for any values, and returns that plan.
-func explainKept(t *testing.T, tx pgx.Tx, statement string, args ...any) plan {
+func explainKept(t *testing.T, tx pgx.Tx, statement string, args ...any) queryplan.Plan {
 	t.Helper()
 	_, err := tx.Exec(t.Context(), "DEALLOCATE ALL")
 	require.NoError(t, err)
@@ -43,7 +45,7 @@ func explainKept(t *testing.T, tx pgx.Tx, statement string, args ...any) plan {
 		}
 		execute += fmt.Sprintf("$%d", i+1)
 	}
-	var plans []struct{ Plan plan }
+	var plans []struct{ Plan queryplan.Plan }
 	require.NoError(t, tx.QueryRow(t.Context(), execute+")",
 		append([]any{pgx.QueryExecModeSimpleProtocol}, args...)...).Scan(&plans))
 	return plans[0].Plan
@@ -92,9 +94,9 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 	p := explainKept(t, tx, l.sql.check, actors, ids, texts("conversation:%d"), repeated("ann"), texts("conversation:%d"),
 		texts("conversation:%d"), repeated("k"), actors, repeated("conversation"))
 	// Outcomes, heads, memberships, timers and counts of rooms; the clock, the head of the log and its incarnation.
-	assert.LessOrEqual(t, p.rows(), int64(5*members+6))
-	assert.Empty(t, p.scanned())
-	assert.LessOrEqual(t, p.pages(), int64(5*members*4+40), "an index of three levels and a page each")
+	assert.LessOrEqual(t, p.RowsRead(), int64(5*members+6))
+	assert.Empty(t, p.Scanned())
+	assert.LessOrEqual(t, p.Pages(), int64(5*members*4+40), "an index of three levels and a page each")
 
 	now := make([]time.Time, members)
 	expires := make([]*time.Time, members)
@@ -128,13 +130,13 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 	} {
 		p := explainKept(t, tx, test.statement, test.args...)
 		// These are rows that are found; an inserted row is not read.
-		assert.LessOrEqual(t, p.rows(), test.rows, name)
-		assert.Empty(t, p.scanned(), name)
+		assert.LessOrEqual(t, p.RowsRead(), test.rows, name)
+		assert.Empty(t, p.Scanned(), name)
 		if test.rows == 0 {
-			assert.Empty(t, p.read(), "%s: an insert looks for nothing", name)
+			assert.Empty(t, p.Tables(), "%s: an insert looks for nothing", name)
 		}
 		// Three levels of up to five indexes and the table, for each row; catalogs besides.
-		assert.LessOrEqual(t, p.pages(), int64(members*6*6+200), name)
+		assert.LessOrEqual(t, p.Pages(), int64(members*6*6+200), name)
 	}
 }
 
@@ -149,15 +151,15 @@ func TestPlans_ReadingAStreamReadsAPage(t *testing.T) {
 	require.NoError(t, err)
 	for _, after := range []int64{0, events / 2, events - page} {
 		p := explain(t, l, l.sql.readStream, int64(0), int64(2*events), page, "", "conversation:0", after)
-		assert.LessOrEqual(t, p.rows(), int64(page), "after version %d", after)
-		assert.Empty(t, p.scanned(), "after version %d", after)
+		assert.LessOrEqual(t, p.RowsRead(), int64(page), "after version %d", after)
+		assert.Empty(t, p.Scanned(), "after version %d", after)
 	}
 	p := explain(t, l, l.sql.read, int64(events/2), int64(2*events), page, "")
-	assert.LessOrEqual(t, p.rows(), int64(page), "the whole log")
-	assert.Empty(t, p.scanned(), "the whole log")
+	assert.LessOrEqual(t, p.RowsRead(), int64(page), "the whole log")
+	assert.Empty(t, p.Scanned(), "the whole log")
 	p = explain(t, l, l.sql.read, int64(0), int64(maxSpan), page, "file-events")
-	assert.LessOrEqual(t, p.rows(), int64(maxSpan), "a topic without events")
-	assert.Empty(t, p.scanned(), "a topic without events")
+	assert.LessOrEqual(t, p.RowsRead(), int64(maxSpan), "a topic without events")
+	assert.Empty(t, p.Scanned(), "a topic without events")
 }
 
 // Deciding about a stream whose newest event contains its whole value reads that event, and those about the subjects.
@@ -178,12 +180,28 @@ func TestPlans_LoadingTheNewestReadsOneEvent(t *testing.T) {
 		"a subject without event": {[]string{"m-none"}, 2},
 	} {
 		p := explain(t, l, l.SQL(sqlLoadNewest), "conversation:0", int64(0), test.subjects)
-		assert.LessOrEqual(t, p.rows(), test.rows, what)
-		assert.Empty(t, p.scanned(), what)
+		assert.LessOrEqual(t, p.RowsRead(), test.rows, what)
+		assert.Empty(t, p.Scanned(), what)
 		p = explainKept(t, tx, l.SQL(sqlLoadNewest), "conversation:0", int64(0), test.subjects)
-		assert.LessOrEqual(t, p.rows(), test.rows, "%s, by a kept plan", what)
-		assert.Empty(t, p.scanned(), "%s, by a kept plan", what)
+		assert.LessOrEqual(t, p.RowsRead(), test.rows, "%s, by a kept plan", what)
+		assert.Empty(t, p.Scanned(), "%s, by a kept plan", what)
 		p = explainKept(t, tx, l.sql.load, "conversation:0", int64(0), test.subjects)
-		assert.LessOrEqual(t, p.rows(), test.rows, "%s, of all events, by a kept plan", what)
+		assert.LessOrEqual(t, p.RowsRead(), test.rows, "%s, of all events, by a kept plan", what)
 	}
+}
+
+// in makes a user a member of streams that fill wrote, from the beginning.
+func in(t *testing.T, l *Log, user string, from, until int) {
+	t.Helper()
+	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
+SELECT 'conversation:' || n, $1::text, 1, 1 FROM generate_series($2::int, $3::int - 1) n`, user, from, until)
+	require.NoError(t, err)
+}
+
+// others makes other users members of as many rooms.
+func others(t *testing.T, l *Log, n int) {
+	t.Helper()
+	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
+SELECT 'conversation:other' || n, 'user' || n / 10, 1, n FROM generate_series(1, $1::int) n`, n)
+	require.NoError(t, err)
 }

@@ -56,3 +56,18 @@ func (l *Log) QueueRead(b *pgx.Batch, after int64, limit int, into *[]Logged) {
 		return err
 	})
 }
+
+// ReadSelected reads the events whose positions a statement selects, ascending. Expired fields are empty.
+func (l *Log) ReadSelected(ctx context.Context, positions string, args ...any) ([]Logged, error) {
+	statement := l.SQL(`SELECT ` + columns + ` FROM owner.events WHERE position IN (` + positions + `) ORDER BY position`)
+	found, err := l.o.Pool.Query(ctx, statement, append([]any{planned}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	all, err := l.scanAll(found)
+	if err != nil {
+		return nil, err
+	}
+	l.hideExpired(all)
+	return all, nil
+}

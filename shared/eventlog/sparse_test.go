@@ -44,8 +44,8 @@ func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 		}
 	}
 	p := explain(t, l, l.sql.read, int64(20_000), int64(20_000+maxSpan), 500, "rare-events")
-	assert.LessOrEqual(t, p.rows(), int64(maxSpan), "rows read for a page")
-	assert.Empty(t, p.scanned())
+	assert.LessOrEqual(t, p.RowsRead(), int64(maxSpan), "rows read for a page")
+	assert.Empty(t, p.Scanned())
 }
 
 // A page of a sparse topic reads as much of a log of 200,000 events as of one of 40,000, wherever it is.
@@ -55,8 +55,8 @@ func TestPlans_APageOfASparseTopicCostsTheSameInALargerLog(t *testing.T) {
 	pages := func(after int64) int64 {
 		t.Helper()
 		p := explain(t, l, l.sql.read, after, after+maxSpan, 500, "rare-events")
-		assert.Empty(t, p.scanned())
-		return p.pages()
+		assert.Empty(t, p.Scanned())
+		return p.Pages()
 	}
 	fill(t, l, Fill{Events: 40_000, Streams: 1000})
 	small := pages(10_000)

@@ -124,49 +124,6 @@ WHERE position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER B
 WHERE stream = $5 AND version > $6 AND position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4)
 ORDER BY version LIMIT $3`
 
-	// sqlRooms is a single statement and so reads a single state of the log. One row for each user takes a third of the
-	// time of one row for each of thousands of rooms. The rooms usually come in the order of the index; sorting
-	// thousands of texts in the server takes longer than reading them.
-	sqlRooms = `SELECT m.member, array_agg(m.room), 0 AS position, '' AS incarnation FROM owner.memberships m
-WHERE m.member = ANY ($1::text[]) AND m.closed_position IS NULL GROUP BY m.member
-UNION ALL (SELECT '', NULL, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
-  FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
-	sqlIntervals = `SELECT room, opened_position, coalesce(closed_position, 0), opened_version, coalesce(closed_version, 0)
-FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
-
-	// A single statement, and so a single state of the log. Each of the two reads uses an index of its own.
-	sqlIntervalsSince = `SELECT u.index, m.room, m.opened_position, coalesce(m.closed_position, 0), 0 AS head, '' AS incarnation
-FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (member, after, index), LATERAL (
-  SELECT o.room, o.opened_position, o.closed_position FROM owner.memberships o
-  WHERE o.member = u.member AND o.closed_position IS NULL
-  UNION ALL SELECT c.room, c.opened_position, c.closed_position FROM owner.memberships c
-  WHERE c.member = u.member AND c.closed_position > u.after) m
-UNION ALL (SELECT 0, '', 0, 0, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
-  FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
-	// sqlCountGaps counts at most $4 events of each gap and at most $5 of all gaps, in the order of the gaps and by an
-	// index alone. The nested loops of LATERAL process the gaps in order, and end with the outer limit.
-	sqlCountGaps = `SELECT few.index, count(*) FROM (
-  SELECT g.index FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index),
-  LATERAL (SELECT FROM owner.event_rooms r
-    WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until LIMIT $4) r
-  LIMIT $5) few
-GROUP BY few.index ORDER BY few.index`
-	// sqlMeasureGaps sums the sizes of the events of gaps. Postgres knows the length of a value that is stored outside
-	// its row without reading it.
-	sqlMeasureGaps = `SELECT g.index, sum(e.bytes)::bigint
-FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index),
-LATERAL (SELECT r.position FROM owner.event_rooms r
-  WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until LIMIT $4) r,
-LATERAL (SELECT octet_length(body) + coalesce(octet_length(personal), 0) AS bytes FROM owner.events e
-  WHERE e.position = r.position LIMIT 1) e
-GROUP BY g.index`
-	sqlReadGaps = `SELECT ` + columns + ` FROM owner.events WHERE position IN (
-  SELECT r.position FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS g (room, after, until), LATERAL (
-    SELECT position FROM owner.event_rooms r
-    WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until) r
-  UNION SELECT * FROM unnest($4::bigint[]))
-ORDER BY position`
-
 	sqlAddProjection  = `INSERT INTO owner.projections (name, position) VALUES ($1, 0) ON CONFLICT DO NOTHING`
 	sqlTakeProjection = `SELECT position FROM owner.projections WHERE name = $1 FOR UPDATE`
 	sqlProjection     = `SELECT coalesce((SELECT position FROM owner.projections WHERE name = $1), 0)`
@@ -179,8 +136,7 @@ type statements struct {
 	in func(string) string // puts the schema into another statement
 
 	head, floor, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
-	outcome, pruneOutcomes, load, read, readStream, rooms, intervals                                                string
-	intervalsSince, countGaps, measureGaps, readGaps                                                                string
+	outcome, pruneOutcomes, load, read, readStream                                                                  string
 	addProjection, takeProjection, projection, saveProjection, dropProjection                                       string
 }
 
@@ -193,9 +149,7 @@ func newStatements(owner string) statements {
 		insertOutcomes: in(sqlInsertOutcomes), openRooms: in(sqlOpenRooms), closeRooms: in(sqlCloseRooms),
 		redact:  in(sqlRedact),
 		outcome: in(sqlOutcome), pruneOutcomes: in(sqlPruneOutcomes), load: in(sqlLoad),
-		read: in(sqlRead), readStream: in(sqlReadStream), rooms: in(sqlRooms),
-		intervalsSince: in(sqlIntervalsSince), countGaps: in(sqlCountGaps), measureGaps: in(sqlMeasureGaps), readGaps: in(sqlReadGaps),
-		intervals: in(sqlIntervals), addProjection: in(sqlAddProjection), takeProjection: in(sqlTakeProjection),
+		read: in(sqlRead), readStream: in(sqlReadStream), addProjection: in(sqlAddProjection), takeProjection: in(sqlTakeProjection),
 		projection: in(sqlProjection), saveProjection: in(sqlSaveProjection), dropProjection: in(sqlDropProjection),
 	}
 }

@@ -24,10 +24,10 @@ SELECT 'call:' || n, 'ring', 1, timestamptz '2026-01-01' + n * interval '1 secon
 	_, err = l.o.Pool.Exec(t.Context(), "VACUUM ANALYZE chat.timers")
 	require.NoError(t, err)
 	p := explain(t, l, l.SQL(sqlDueTimers), time.Now().UnixMicro(), 500)
-	assert.LessOrEqual(t, p.rows(), int64(500))
-	assert.Empty(t, p.scanned())
+	assert.LessOrEqual(t, p.RowsRead(), int64(500))
+	assert.Empty(t, p.Scanned())
 	p = explain(t, l, l.SQL(sqlNextTimer))
-	assert.LessOrEqual(t, p.rows(), int64(2))
+	assert.LessOrEqual(t, p.RowsRead(), int64(2))
 }
 
 // A statement of a rebuild of the timers passes one span of the log, has one page of it in memory, and looks each timer
@@ -45,14 +45,14 @@ func TestPlans_ARebuildOfTimersIsBounded(t *testing.T) {
 	_, err = l.o.Pool.Exec(t.Context(), "CREATE SCHEMA chat_shadow; "+s.in(sqlNewTimers), pgx.QueryExecModeSimpleProtocol)
 	require.NoError(t, err)
 	p := explain(t, l, s.in(sqlTimerSpan), int64(20_000), timerSpan)
-	assert.LessOrEqual(t, p.rows(), int64(timerSpan))
-	assert.Empty(t, p.heap())
+	assert.LessOrEqual(t, p.RowsRead(), int64(timerSpan))
+	assert.Empty(t, p.Heap())
 	p = explain(t, l, s.in(sqlTimerEvents), int64(20_000), int64(40_000), []string{"chat.message_sent"}, timerPage)
-	assert.LessOrEqual(t, p.rows(), int64(timerPage))
-	assert.Empty(t, p.scanned())
+	assert.LessOrEqual(t, p.RowsRead(), int64(timerPage))
+	assert.Empty(t, p.Scanned())
 	p = explain(t, l, s.in(sqlTimerEvents), int64(20_000), int64(40_000), []string{"chat.other"}, timerPage)
-	assert.LessOrEqual(t, p.rows(), int64(timerSpan))
-	assert.Empty(t, p.scanned())
+	assert.LessOrEqual(t, p.RowsRead(), int64(timerSpan))
+	assert.Empty(t, p.Scanned())
 
 	const n = timerPage
 	streams, keys, generations, dues := make([]string, n), make([]string, n), make([]int64, n), make([]time.Time, n)
@@ -64,6 +64,6 @@ func TestPlans_ARebuildOfTimersIsBounded(t *testing.T) {
 	require.NoError(t, err)
 	p = explain(t, l, s.in(sqlFillTimers), streams, keys, generations, dues, commands, bodies, ids,
 		time.Now().Add(-time.Hour), catalog.TimerActor)
-	assert.LessOrEqual(t, p.rows(), int64(2*n))
-	assert.Empty(t, p.scanned())
+	assert.LessOrEqual(t, p.RowsRead(), int64(2*n))
+	assert.Empty(t, p.Scanned())
 }

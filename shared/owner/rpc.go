@@ -8,6 +8,7 @@ import (
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/membership"
 )
 
 // SubscribeAuthorizer decides which users may subscribe to which rooms, for a minute, and returns the newest value of a
@@ -35,7 +36,7 @@ func (s *ownerServer) ReadLog(ctx context.Context, r *connect.Request[meshv1.Rea
 
 // Rooms returns the rooms that users are in, as of one position.
 func (s *ownerServer) Rooms(ctx context.Context, r *connect.Request[meshv1.RoomsRequest]) (*connect.Response[meshv1.RoomsResponse], error) {
-	rooms, asOf, err := s.log.Rooms(ctx, r.Msg.GetUsers())
+	rooms, asOf, err := membership.Rooms(ctx, s.log, r.Msg.GetUsers())
 	if err != nil {
 		return nil, err
 	}
@@ -48,11 +49,11 @@ func (s *ownerServer) Rooms(ctx context.Context, r *connect.Request[meshv1.Rooms
 
 // Resume returns the memberships of users since a position, and the events of those times.
 func (s *ownerServer) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (*connect.Response[meshv1.ResumeResponse], error) {
-	resumers := make([]eventlog.Resumer, len(r.Msg.GetResumers()))
+	resumers := make([]membership.Resumer, len(r.Msg.GetResumers()))
 	var lookers []*meshv1.Looker
 	var of []int // the resumer of each
 	for i, one := range r.Msg.GetResumers() {
-		resumers[i] = eventlog.Resumer{User: one.GetUser(), After: one.GetAfter(), EventsAfter: one.GetEventsAfter()}
+		resumers[i] = membership.Resumer{User: one.GetUser(), After: one.GetAfter(), EventsAfter: one.GetEventsAfter()}
 		for _, room := range one.GetLooks() {
 			lookers, of = append(lookers, &meshv1.Looker{User: one.GetUser(), Room: room}), append(of, i)
 		}
@@ -66,8 +67,8 @@ func (s *ownerServer) Resume(ctx context.Context, r *connect.Request[meshv1.Resu
 			resumers[of[n]].Subscribed = append(resumers[of[n]].Subscribed, lookers[n].GetRoom())
 		}
 	}
-	missed, err := s.log.Resume(ctx, resumers,
-		eventlog.Bounds{Events: int(r.Msg.GetLimit()), Bytes: int(r.Msg.GetBytes())})
+	missed, err := membership.Resume(ctx, s.log, resumers,
+		membership.Bounds{Events: int(r.Msg.GetLimit()), Bytes: int(r.Msg.GetBytes())})
 	if err != nil {
 		return nil, err
 	}

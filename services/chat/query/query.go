@@ -12,6 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/chat/store"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/membership"
 	"github.com/edumatrix/interlinked/shared/owner/consistency"
 	"github.com/edumatrix/interlinked/shared/page"
 	"github.com/edumatrix/interlinked/shared/rpc"
@@ -73,7 +74,7 @@ func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersR
 		}
 		// The memberships are read after the rows: a user who is a member now may see the members of that earlier
 		// moment.
-		intervals, err := s.log.MembershipIntervals(ctx, "conversation:"+id, user)
+		intervals, err := membership.Intervals(ctx, s.log, "conversation:"+id, user)
 		if err != nil {
 			return nil, err
 		}
@@ -137,7 +138,7 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 		if err != nil {
 			return access{}, eventlog.Unavailable(err)
 		}
-		intervals, err := s.log.MembershipIntervals(ctx, "conversation:"+id, user)
+		intervals, err := membership.Intervals(ctx, s.log, "conversation:"+id, user)
 		if err != nil {
 			return access{}, err
 		}
@@ -158,7 +159,7 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 // readableRanges returns the versions, up to a given one, that a user may read who was a member during the intervals:
 // everything up to the end of the last interval or, if history begins with joining, only the messages within the
 // intervals.
-func readableRanges(intervals []eventlog.MembershipInterval, fromJoining bool, version int64) access {
+func readableRanges(intervals []membership.Interval, fromJoining bool, version int64) access {
 	var a access
 	for _, s := range intervals {
 		r := store.Range{From: s.FromVersion, To: version}

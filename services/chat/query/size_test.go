@@ -25,6 +25,7 @@ import (
 	"github.com/edumatrix/interlinked/services/chat/store"
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/membership"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
@@ -193,15 +194,15 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	connecting := func(user func() string) func(context.Context) (int, error) {
 		return func(ctx context.Context) (int, error) {
 			name := user()
-			rooms, _, err := s.log.Rooms(ctx, []string{name})
+			rooms, _, err := membership.Rooms(ctx, s.log, []string{name})
 			return len(rooms[name]), err
 		}
 	}
 	repeat("rooms of an ordinary user (connect)", connecting(member))
 	repeat("rooms of a user with many (connect)", connecting(func() string { return "ann" }))
 	resume := func(user string, after int) (int, error) {
-		got, err := s.log.Resume(b.Context(), []eventlog.Resumer{{User: user, After: int64(after), EventsAfter: int64(after)}},
-			eventlog.Bounds{})
+		got, err := membership.Resume(b.Context(), s.log, []membership.Resumer{{User: user, After: int64(after), EventsAfter: int64(after)}},
+			membership.Bounds{})
 		if err != nil {
 			return 0, err
 		}

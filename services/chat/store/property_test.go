@@ -20,6 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/services/chat/conversation"
 	"github.com/edumatrix/interlinked/services/chat/store"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/membership"
 )
 
 var people = []string{"ann", "bob", "cid", "dan"}
@@ -113,7 +114,7 @@ func agree(t *rapid.T, f *fixture, stream, id string, want *reading) {
 	if err != nil || loaded.Version != want.version {
 		t.Fatalf("the log is at version %d, %v; decided were %d", loaded.Version, err, want.version)
 	}
-	rooms, _, err := f.Rooms(ctx, people)
+	rooms, _, err := membership.Rooms(ctx, f.Log.Log, people)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package eventlog
+package membership
 
 import (
 	"cmp"
@@ -11,7 +11,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
-	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
 // Resumer is a user whose connection resumes.
@@ -27,7 +27,7 @@ type Resumer struct {
 
 // Resumed is the result for one Resumer.
 type Resumed struct {
-	Intervals []MembershipInterval // memberships that reach above After; the user's own room is not among them
+	Intervals []Interval // memberships that reach above After; the user's own room is not among them
 	// NotRecovered are rooms that missed more events than the bounds allow; some of their events are left out.
 	NotRecovered []string
 }
@@ -36,8 +36,10 @@ type Resumed struct {
 type Missed struct {
 	// Resumed has the order of the Resumers. It is shorter if a complete result would be too large.
 	Resumed []Resumed
-	// Page contains the events of the intervals, each once. Its Head is the position as of which everything was read.
-	Page
+	// Events are those of the intervals, each once, ascending by position.
+	Events []eventlog.Logged
+	// Head is the position of the log as of which everything was read.
+	Head eventlog.Point
 }
 
 // Bounds of the events that one Resumer gets. If there are more, the largest rooms are not recovered.
@@ -50,76 +52,103 @@ type Bounds struct {
 // gateway hold a whole result in memory.
 var maxMissed = size{events: 10_000, bytes: 16 << 20}
 
+const (
+	// A single statement, and so a single state of the log. Each of the two reads uses an index of its own.
+	sqlIntervalsSince = `SELECT u.index, m.room, m.opened_position, coalesce(m.closed_position, 0), 0 AS head, '' AS incarnation
+FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (member, after, index), LATERAL (
+  SELECT o.room, o.opened_position, o.closed_position FROM owner.memberships o
+  WHERE o.member = u.member AND o.closed_position IS NULL
+  UNION ALL SELECT c.room, c.opened_position, c.closed_position FROM owner.memberships c
+  WHERE c.member = u.member AND c.closed_position > u.after) m
+UNION ALL (SELECT 0, '', 0, 0, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
+  FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
+	// sqlCountGaps counts at most $4 events of each gap and at most $5 of all gaps, in the order of the gaps and by an
+	// index alone. The nested loops of LATERAL process the gaps in order, and end with the outer limit.
+	sqlCountGaps = `SELECT few.index, count(*) FROM (
+  SELECT g.index FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index),
+  LATERAL (SELECT FROM owner.event_rooms r
+    WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until LIMIT $4) r
+  LIMIT $5) few
+GROUP BY few.index ORDER BY few.index`
+	// sqlMeasureGaps sums the sizes of the events of gaps. Postgres knows the length of a value that is stored outside
+	// its row without reading it.
+	sqlMeasureGaps = `SELECT g.index, sum(e.bytes)::bigint
+FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index),
+LATERAL (SELECT r.position FROM owner.event_rooms r
+  WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until LIMIT $4) r,
+LATERAL (SELECT octet_length(body) + coalesce(octet_length(personal), 0) AS bytes FROM owner.events e
+  WHERE e.position = r.position LIMIT 1) e
+GROUP BY g.index`
+	// sqlGapPositions selects the events of gaps, and further ones.
+	sqlGapPositions = `SELECT r.position FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS g (room, after, until), LATERAL (
+  SELECT position FROM owner.event_rooms r
+  WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until) r
+UNION SELECT * FROM unnest($4::bigint[])`
+)
+
 // Resume reads what users have missed: the times of their memberships, and the events in those rooms. It takes four to
 // six statements for any number of users. It reads one row per membership, and a few times maxMissed events.
-func (l *Log) Resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed, error) {
+func Resume(ctx context.Context, l *eventlog.Log, resumers []Resumer, b Bounds) (Missed, error) {
 	if b.Events <= 0 {
 		b.Events = 1000
 	}
 	if b.Bytes <= 0 {
 		b.Bytes = 4 << 20
 	}
-	m, err := l.resume(ctx, resumers, b)
+	m, err := reader{l}.resume(ctx, resumers, b)
 	if err != nil {
-		return Missed{}, fmt.Errorf("read what %d users missed of the log of %s: %w", len(resumers), l.o.Owner,
-			Unavailable(err))
+		return Missed{}, fmt.Errorf("read what %d users missed of the log of %s: %w", len(resumers), l.Options().Owner,
+			eventlog.Unavailable(err))
 	}
 	return m, nil
 }
 
-func (l *Log) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed, error) {
-	intervals, asOf, err := l.intervalsSince(ctx, resumers)
+// reader reads what users have missed of a log.
+type reader struct{ log *eventlog.Log }
+
+func (x reader) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed, error) {
+	intervals, asOf, err := x.intervalsSince(ctx, resumers)
 	if err != nil {
 		return Missed{}, err
 	}
 	head := asOf.Position
 	// Events up to the head do not change, so other statements may read them.
 	g := newGaps(resumers, intervals, head)
-	if err := l.count(ctx, g, b.Events); err != nil {
+	if err := x.count(ctx, g, b.Events); err != nil {
 		return Missed{}, err
 	}
 	near := g.choose(b, nil)
-	if err := l.measure(ctx, g, near); err != nil {
+	if err := x.measure(ctx, g, near); err != nil {
 		return Missed{}, err
 	}
-	missed := Missed{Resumed: g.resumed(g.choose(b, near)), Page: Page{Head: head, Complete: head,
-		Incarnation: asOf.Incarnation}}
+	missed := Missed{Resumed: g.resumed(g.choose(b, near)), Head: asOf}
 	if len(g.chosen) == 0 && len(g.boundaries) == 0 {
 		return missed, nil
 	}
 	rooms, after, until := columnsOf(g.chosen)
-	found, err := l.o.Pool.Query(ctx, l.sql.readGaps, planned, rooms, after, until, g.boundaries)
-	if err != nil {
+	if missed.Events, err = x.log.ReadSelected(ctx, sqlGapPositions, rooms, after, until, g.boundaries); err != nil {
 		return Missed{}, err
 	}
-	all, err := l.scanAll(found)
-	if err != nil {
-		return Missed{}, err
-	}
-	l.hideExpired(all)
-	missed.Events, missed.topics = make([]envelope.Event, 0, len(all)), make([]string, 0, len(all))
-	for _, e := range all {
-		e.Incarnation = asOf.Incarnation
-		missed.Events = append(missed.Events, e.Event)
-		missed.topics = append(missed.topics, e.Topic)
+	for i := range missed.Events {
+		missed.Events[i].Incarnation = asOf.Incarnation
 	}
 	return missed, nil
 }
 
 // intervalsSince returns the intervals of each resumer, and the log's head, as of one state of the log.
-func (l *Log) intervalsSince(ctx context.Context, resumers []Resumer) ([][]MembershipInterval, Point, error) {
+func (x reader) intervalsSince(ctx context.Context, resumers []Resumer) ([][]Interval, eventlog.Point, error) {
 	users, after := make([]string, len(resumers)), make([]int64, len(resumers))
 	for i, r := range resumers {
 		users[i], after[i] = r.User, r.After
 	}
-	found, err := l.o.Pool.Query(ctx, l.sql.intervalsSince, planned, users, after)
+	found, err := x.log.Options().Pool.Query(ctx, x.log.SQL(sqlIntervalsSince), planned, users, after)
 	if err != nil {
-		return nil, Point{}, err
+		return nil, eventlog.Point{}, err
 	}
-	all := make([][]MembershipInterval, len(resumers))
+	all := make([][]Interval, len(resumers))
 	var index int64
-	var s MembershipInterval
-	var head, at Point
+	var s Interval
+	var head, at eventlog.Point
 	_, err = pgx.ForEachRow(found, []any{&index, &s.Room, &s.From, &s.Until, &at.Position, &at.Incarnation}, func() error {
 		if index > 0 {
 			all[index-1] = append(all[index-1], s)
@@ -129,7 +158,7 @@ func (l *Log) intervalsSince(ctx context.Context, resumers []Resumer) ([][]Membe
 		return nil
 	})
 	for _, s := range all {
-		slices.SortFunc(s, func(a, b MembershipInterval) int {
+		slices.SortFunc(s, func(a, b Interval) int {
 			return cmp.Or(cmp.Compare(a.Room, b.Room), cmp.Compare(a.From, b.From))
 		})
 	}
@@ -141,11 +170,11 @@ func (l *Log) intervalsSince(ctx context.Context, resumers []Resumer) ([][]Membe
 //
 // Small gaps are counted before large ones, because they fit into a result first: count first counts each gap up to an
 // equal share of one result, then of four results, then up to the limit.
-func (l *Log) count(ctx context.Context, g *gaps, limit int) error {
+func (x reader) count(ctx context.Context, g *gaps, limit int) error {
 	open := g.all
 	for _, answers := range []int{1, 4} {
 		share := min(limit, answers*maxMissed.events/max(1, len(open)))
-		counted, err := l.countUpTo(ctx, open, share+1, (share+1)*len(open))
+		counted, err := x.countUpTo(ctx, open, share+1, (share+1)*len(open))
 		if err != nil {
 			return err
 		}
@@ -159,7 +188,7 @@ func (l *Log) count(ctx context.Context, g *gaps, limit int) error {
 		}
 		open = larger
 	}
-	counted, err := l.countUpTo(ctx, open, limit+1, maxMissed.events+limit)
+	counted, err := x.countUpTo(ctx, open, limit+1, maxMissed.events+limit)
 	for i := range counted {
 		g.counts(open[i], counted[i])
 	}
@@ -168,12 +197,12 @@ func (l *Log) count(ctx context.Context, g *gaps, limit int) error {
 
 // countUpTo counts at most perGap events of each gap and at most total events of all gaps. It returns the numbers of
 // the leading gaps that were counted before the total was reached.
-func (l *Log) countUpTo(ctx context.Context, all []gap, perGap, total int) ([]int, error) {
+func (x reader) countUpTo(ctx context.Context, all []gap, perGap, total int) ([]int, error) {
 	if len(all) == 0 {
 		return nil, nil
 	}
 	rooms, after, until := columnsOf(all)
-	found, err := l.o.Pool.Query(ctx, l.sql.countGaps, planned, rooms, after, until, perGap, total)
+	found, err := x.log.Options().Pool.Query(ctx, x.log.SQL(sqlCountGaps), planned, rooms, after, until, perGap, total)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +222,7 @@ func (l *Log) countUpTo(ctx context.Context, all []gap, perGap, total int) ([]in
 }
 
 // measure reads the sizes of the events that may be read.
-func (l *Log) measure(ctx context.Context, g *gaps, near []map[string]bool) error {
+func (x reader) measure(ctx context.Context, g *gaps, near []map[string]bool) error {
 	var few []gap
 	seen := map[gap]bool{}
 	for i, rooms := range near {
@@ -208,7 +237,7 @@ func (l *Log) measure(ctx context.Context, g *gaps, near []map[string]bool) erro
 		return nil
 	}
 	rooms, after, until := columnsOf(few)
-	found, err := l.o.Pool.Query(ctx, l.sql.measureGaps, planned, rooms, after, until, maxMissed.events)
+	found, err := x.log.Options().Pool.Query(ctx, x.log.SQL(sqlMeasureGaps), planned, rooms, after, until, maxMissed.events)
 	if err != nil {
 		return err
 	}
@@ -248,7 +277,7 @@ func (s size) over(bound size) bool { return s.events > bound.events || s.bytes 
 // gaps holds the gaps of all resumers. Resumers that come from the same position share them.
 type gaps struct {
 	resumers  []Resumer
-	intervals [][]MembershipInterval
+	intervals [][]Interval
 	head      int64
 	of        [][]gap // by resumer
 	all       []gap   // each once
@@ -259,7 +288,7 @@ type gaps struct {
 	boundaries []int64 // positions of the events that let users into rooms and out of them
 }
 
-func newGaps(resumers []Resumer, intervals [][]MembershipInterval, head int64) *gaps {
+func newGaps(resumers []Resumer, intervals [][]Interval, head int64) *gaps {
 	g := &gaps{resumers: resumers, intervals: intervals, head: head, of: make([][]gap, len(resumers)),
 		seen: map[gap]bool{}, sizes: map[gap]size{}}
 	for i, r := range resumers {
@@ -404,7 +433,11 @@ func compact(all []gap) []gap {
 
 // Message returns the result in the form in which owners send it.
 func (m Missed) Message() *meshv1.ResumeResponse {
-	response := &meshv1.ResumeResponse{Records: m.Records(), Position: m.Head, Incarnation: m.Incarnation}
+	response := &meshv1.ResumeResponse{Records: make([]*meshv1.Record, len(m.Events)), Position: m.Head.Position,
+		Incarnation: m.Head.Incarnation}
+	for i, e := range m.Events {
+		response.Records[i] = e.Record(e.Topic)
+	}
 	for _, r := range m.Resumed {
 		resumed := &meshv1.Resumed{TooFar: r.NotRecovered}
 		for _, s := range r.Intervals {

@@ -1,4 +1,4 @@
-package eventlog
+package membership
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
 func joined(conversation, user string) proto.Message {
@@ -24,7 +25,7 @@ func parted(conversation, user string) proto.Message {
 //
 //	1 begun  2 a  3 bob comes  4 b  5 bob goes  6 c  7 bob comes  8 d   conversation 1
 //	9 begun with bob  10 e  11 bob goes  12 f                           conversation 2
-func comings(t *testing.T) *Log {
+func comings(t *testing.T) *eventlog.Log {
 	t.Helper()
 	l := fresh(t)
 	commit(t, l, on("1", "c1", started("1", "alice"), sent("1", "a", "a"), joined("1", "bob"), sent("1", "b", "b"),
@@ -37,39 +38,39 @@ func TestResume_ReturnsIntervalsAndTheEventsInThem(t *testing.T) {
 	t.Parallel()
 	l := comings(t)
 	one, two := "conversation:1", "conversation:2"
-	in := func(room string, from, until int64) MembershipInterval {
-		return MembershipInterval{Room: room, From: from, Until: until}
+	in := func(room string, from, until int64) Interval {
+		return Interval{Room: room, From: from, Until: until}
 	}
 	for name, test := range map[string]struct {
 		resumers  []Resumer
-		intervals [][]MembershipInterval
+		intervals [][]Interval
 		want      []int64
 	}{
 		"from the beginning": {[]Resumer{{"bob", 0, 0, nil}},
-			[][]MembershipInterval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{3, 4, 5, 7, 8, 9, 10, 11}},
-		"within an interval": {[]Resumer{{"bob", 3, 3, nil}}, [][]MembershipInterval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}},
+			[][]Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{3, 4, 5, 7, 8, 9, 10, 11}},
+		"within an interval": {[]Resumer{{"bob", 3, 3, nil}}, [][]Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}},
 			[]int64{4, 5, 7, 8, 9, 10, 11}},
-		"at its end":      {[]Resumer{{"bob", 5, 5, nil}}, [][]MembershipInterval{{in(one, 7, 0), in(two, 9, 11)}}, []int64{7, 8, 9, 10, 11}},
-		"newer ones only": {[]Resumer{{"bob", 4, 9, nil}}, [][]MembershipInterval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{10, 11}},
-		"at the head":     {[]Resumer{{"bob", 12, 12, nil}}, [][]MembershipInterval{{in(one, 7, 0)}}, nil},
-		"beyond it":       {[]Resumer{{"bob", 99, 99, nil}}, [][]MembershipInterval{{in(one, 7, 0)}}, nil},
-		"a stranger":      {[]Resumer{{"eve", 0, 0, nil}}, [][]MembershipInterval{nil}, nil},
+		"at its end":      {[]Resumer{{"bob", 5, 5, nil}}, [][]Interval{{in(one, 7, 0), in(two, 9, 11)}}, []int64{7, 8, 9, 10, 11}},
+		"newer ones only": {[]Resumer{{"bob", 4, 9, nil}}, [][]Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{10, 11}},
+		"at the head":     {[]Resumer{{"bob", 12, 12, nil}}, [][]Interval{{in(one, 7, 0)}}, nil},
+		"beyond it":       {[]Resumer{{"bob", 99, 99, nil}}, [][]Interval{{in(one, 7, 0)}}, nil},
+		"a stranger":      {[]Resumer{{"eve", 0, 0, nil}}, [][]Interval{nil}, nil},
 		"several, with events that they share": {[]Resumer{{"eve", 0, 0, nil}, {"bob", 9, 9, nil}, {"alice", 10, 10, nil}},
-			[][]MembershipInterval{nil, {in(one, 7, 0), in(two, 9, 11)}, {in(one, 1, 0), in(two, 9, 0)}}, []int64{10, 11, 12}},
+			[][]Interval{nil, {in(one, 7, 0), in(two, 9, 11)}, {in(one, 1, 0), in(two, 9, 0)}}, []int64{10, 11, 12}},
 	} {
-		got, err := l.Resume(t.Context(), test.resumers, Bounds{})
+		got, err := Resume(t.Context(), l, test.resumers, Bounds{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		var intervals [][]MembershipInterval
+		var intervals [][]Interval
 		for _, r := range got.Resumed {
 			intervals = append(intervals, r.Intervals)
 			if r.NotRecovered != nil {
 				t.Errorf("%s: too far %v", name, r.NotRecovered)
 			}
 		}
-		if !reflect.DeepEqual(intervals, test.intervals) || !slices.Equal(positions(got.Events), test.want) || got.Head != 12 {
-			t.Errorf("%s: %v %v head %d", name, intervals, positions(got.Events), got.Head)
+		if !reflect.DeepEqual(intervals, test.intervals) || !slices.Equal(positions(got.Events), test.want) || got.Head.Position != 12 {
+			t.Errorf("%s: %v %v head %d", name, intervals, positions(got.Events), got.Head.Position)
 		}
 	}
 }
@@ -77,7 +78,7 @@ func TestResume_ReturnsIntervalsAndTheEventsInThem(t *testing.T) {
 func TestResume_LeavesOutRoomsThatAreTooFarAndNoOthers(t *testing.T) {
 	t.Parallel()
 	l := comings(t)
-	got, err := l.Resume(t.Context(), []Resumer{{"bob", 0, 0, nil}, {"bob", 5, 5, nil}, {"alice", 10, 10, nil}},
+	got, err := Resume(t.Context(), l, []Resumer{{"bob", 0, 0, nil}, {"bob", 5, 5, nil}, {"alice", 10, 10, nil}},
 		Bounds{Events: 4})
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +101,7 @@ func TestResume_ComesRedacted(t *testing.T) {
 	t.Parallel()
 	l := comings(t)
 	commit(t, l, on("1", "c3", &chatv1.MessageDeleted{ConversationId: "1", MessageId: "d"}))
-	got, err := l.Resume(t.Context(), []Resumer{{"bob", 7, 7, nil}}, Bounds{})
+	got, err := Resume(t.Context(), l, []Resumer{{"bob", 7, 7, nil}}, Bounds{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,19 +125,19 @@ func TestResume_AnswersFewerWhenThatGetsTooLarge(t *testing.T) {
 		commit(t, l, on(id, id, all...))
 		resumers = append(resumers, Resumer{User: "u" + id})
 	}
-	got, err := l.Resume(t.Context(), resumers, Bounds{})
+	got, err := Resume(t.Context(), l, resumers, Bounds{})
 	if err != nil || len(got.Resumed) != 10 || len(got.Events) != 10*events {
 		t.Fatalf("%d users, %d events, %v", len(got.Resumed), len(got.Events), err)
 	}
 	// A resumer that is too much even alone learns in which rooms its gap is too large.
-	got, err = l.Resume(t.Context(), append([]Resumer{{User: "everywhere"}}, resumers[:3]...), Bounds{})
+	got, err = Resume(t.Context(), l, append([]Resumer{{User: "everywhere"}}, resumers[:3]...), Bounds{})
 	if err != nil || len(got.Resumed) != 4 || len(got.Resumed[0].NotRecovered) != 2 || len(got.Events) != 10*events {
 		t.Fatalf("%d users, %v too far, %d events, %v", len(got.Resumed), got.Resumed[0].NotRecovered, len(got.Events), err)
 	}
 }
 
 // large is a conversation of alice and others with 32 KB in each message.
-func large(t *testing.T, l *Log, id string, messages int, others ...string) {
+func large(t *testing.T, l *eventlog.Log, id string, messages int, others ...string) {
 	t.Helper()
 	all := []proto.Message{started(id, append(others, "alice")...)}
 	for n := range messages {
@@ -164,7 +165,7 @@ func TestResume_LeavesOutTheLargestRoomsWhereAllTogetherAreTooLarge(t *testing.T
 		"another, who is in fewer":        {"bob", 0, 3 << 20, nil, 65},
 		"what happened since counts only": {"alice", 40, 3 << 20, nil, 75},
 	} {
-		got, err := l.Resume(t.Context(), []Resumer{{User: test.user, After: test.after, EventsAfter: test.after}},
+		got, err := Resume(t.Context(), l, []Resumer{{User: test.user, After: test.after, EventsAfter: test.after}},
 			Bounds{Bytes: test.bytes})
 		if err != nil || !slices.Equal(got.Resumed[0].NotRecovered, test.tooFar) || len(got.Events) != test.events {
 			t.Errorf("%s: %d events, too far %v, %v", name, len(got.Events), got.Resumed[0].NotRecovered, err)
@@ -182,7 +183,7 @@ func TestResume_AnswersFewerWhenTheirEventsAreLarge(t *testing.T) {
 		resumers = append(resumers, Resumer{User: "u" + id})
 	}
 	for asked, answered := range map[int]int{6: 5, 4: 4} {
-		got, err := l.Resume(t.Context(), resumers[:asked], Bounds{})
+		got, err := Resume(t.Context(), l, resumers[:asked], Bounds{})
 		bytes := 0
 		for _, e := range got.Events {
 			bytes += len(e.Body)

@@ -1,0 +1,80 @@
+// Package membership reads from a log which rooms users are in and were in, and the events that they have missed there.
+// Commits write memberships, since the log checks some commands against them; everything that only reads them is here.
+package membership
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/eventlog"
+)
+
+// planned makes the server plan a statement for its arguments each time it runs. A cached plan would serve any
+// arguments, and assume tables as small as when it was made.
+const planned = pgx.QueryExecModeCacheDescribe
+
+const (
+	// sqlRooms is a single statement and so reads a single state of the log. One row for each user takes a third of the
+	// time of one row for each of thousands of rooms. The rooms usually come in the order of the index; sorting
+	// thousands of texts in the server takes longer than reading them.
+	sqlRooms = `SELECT m.member, array_agg(m.room), 0 AS position, '' AS incarnation FROM owner.memberships m
+WHERE m.member = ANY ($1::text[]) AND m.closed_position IS NULL GROUP BY m.member
+UNION ALL (SELECT '', NULL, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
+  FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
+	sqlIntervals = `SELECT room, opened_position, coalesce(closed_position, 0), opened_version, coalesce(closed_version, 0)
+FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
+)
+
+// Interval is a time during which a user was in a room, from the event that let them in to the event that let
+// them out, both included.
+type Interval struct {
+	Room string
+	// From and Until are the positions of these events. Until is 0 while the user is in the room.
+	From, Until int64
+	// FromVersion and UntilVersion are their versions in the stream of the room. Intervals sets them;
+	// Resume, which does not need them, leaves them 0.
+	FromVersion, UntilVersion int64
+}
+
+// Rooms returns the rooms that each user is in, sorted by name, and the head of the log as of which they were read.
+func Rooms(ctx context.Context, l *eventlog.Log, users []string) (rooms map[string][]string, asOf eventlog.Point, err error) {
+	fail := func(err error) (map[string][]string, eventlog.Point, error) {
+		return nil, eventlog.Point{}, fmt.Errorf("read the rooms of %d users: %w", len(users), eventlog.Unavailable(err))
+	}
+	found, err := l.Options().Pool.Query(ctx, l.SQL(sqlRooms), planned, users)
+	if err != nil {
+		return fail(err)
+	}
+	rooms = map[string][]string{}
+	var member string
+	var of []string
+	var head eventlog.Point
+	_, err = pgx.ForEachRow(found, []any{&member, &of, &head.Position, &head.Incarnation}, func() error {
+		if member != "" {
+			slices.Sort(of)
+			rooms[member] = of
+		} else {
+			asOf = head
+		}
+		return nil
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return rooms, asOf, nil
+}
+
+// Intervals returns the times during which a user was in a room, the oldest first.
+func Intervals(ctx context.Context, l *eventlog.Log, room, user string) ([]Interval, error) {
+	found, err := l.Options().Pool.Query(ctx, l.SQL(sqlIntervals), planned, room, user)
+	if err == nil {
+		var all []Interval
+		if all, err = pgx.CollectRows(found, pgx.RowToStructByPos[Interval]); err == nil {
+			return all, nil
+		}
+	}
+	return nil, fmt.Errorf("read when %s was in %s: %w", user, room, eventlog.Unavailable(err))
+}

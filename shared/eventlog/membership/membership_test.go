@@ -1,0 +1,105 @@
+package membership
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
+)
+
+func TestMain(m *testing.M) { logtest.Main(m) }
+
+var (
+	fresh, commit, sent = logtest.Fresh, logtest.Commit, logtest.Sent
+)
+
+func started(conversation string, users ...string) proto.Message {
+	return &chatv1.ConversationStarted{ConversationId: conversation, UserIds: users, Title: "title of " + conversation}
+}
+
+func on(conversation, commandID string, events ...proto.Message) eventlog.Write {
+	return eventlog.Write{Stream: "conversation:" + conversation, Expected: eventlog.AnyVersion, Commands: []eventlog.Decided{{
+		Actor: "alice", CommandID: commandID, Type: "chat.any", Events: events}}}
+}
+
+func fill(t testing.TB, l *eventlog.Log, f eventlog.Fill) {
+	t.Helper()
+	if err := l.FillForTest(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func positions(events []eventlog.Logged) (all []int64) {
+	for _, e := range events {
+		all = append(all, e.Position)
+	}
+	return all
+}
+
+func TestIntervals_FromTheOpeningToTheClosingEvent(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	added := func(user string) proto.Message { return &chatv1.MemberAdded{ConversationId: "1", UserId: user} }
+	left := func(user string) proto.Message { return &chatv1.MemberLeft{ConversationId: "1", UserId: user} }
+	commit(t, l, on("2", "c0", started("2", "bob")))
+	commit(t, l, on("1", "c1", started("1", "alice", "bob"), sent("1", "m", "x")))
+	commit(t, l, on("1", "c2", left("bob"), added("bob"), added("bob"), left("bob"), left("bob"), added("bob")))
+	commit(t, l, on("1", "c3", left("alice")))
+	const room = "conversation:1"
+	for user, want := range map[string][]Interval{
+		"alice": {{room, 2, 10, 1, 9}},
+		"bob":   {{room, 2, 4, 1, 3}, {room, 5, 7, 4, 6}, {room, 9, 0, 8, 0}},
+		"carol": nil,
+	} {
+		got, err := Intervals(t.Context(), l, room, user)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %v %v", user, got, err)
+		}
+	}
+	rooms, asOf, err := Rooms(t.Context(), l, []string{"alice", "bob", "carol"})
+	want := map[string][]string{"bob": {"conversation:1", "conversation:2"}}
+	if err != nil || asOf != (eventlog.Point{Position: 10, Incarnation: l.Incarnation()}) || !reflect.DeepEqual(rooms, want) {
+		t.Errorf("%v at %v, %v", rooms, asOf, err)
+	}
+}
+
+// While members come and go, the rooms told are those as of the position told.
+func TestRooms_AreAsOfTheirPosition(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	commit(t, l, on("1", "start", started("1", "alice")))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 60 {
+			m := proto.Message(&chatv1.MemberAdded{ConversationId: "1", UserId: "bob"})
+			if i%2 == 1 {
+				m = &chatv1.MemberLeft{ConversationId: "1", UserId: "bob"}
+			}
+			if _, err := l.Commit(t.Context(), on("1", fmt.Sprint(i), m)); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for going := true; going; {
+		select {
+		case <-done:
+			going = false
+		default:
+		}
+		rooms, asOf, err := Rooms(t.Context(), l, []string{"bob"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		position := asOf.Position
+		if in := position > 1 && position%2 == 0; in != (len(rooms["bob"]) == 1) {
+			t.Fatalf("at %d: %v", position, rooms)
+		}
+	}
+}

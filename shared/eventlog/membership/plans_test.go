@@ -1,0 +1,130 @@
+package membership
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/queryplan"
+)
+
+// explain returns the plan of a statement with its arguments.
+func explain(t *testing.T, l *eventlog.Log, statement string, args ...any) queryplan.Plan {
+	t.Helper()
+	return queryplan.Explain(t, l.Options().Pool, l.SQL(statement), args...)
+}
+
+// in makes a user a member of streams that fill wrote, from the beginning.
+func in(t *testing.T, l *eventlog.Log, user string, from, until int) {
+	t.Helper()
+	_, err := l.Options().Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
+SELECT 'conversation:' || n, $1::text, 1, 1 FROM generate_series($2::int, $3::int - 1) n`, user, from, until)
+	require.NoError(t, err)
+}
+
+// The cost of a return depends on what it returns, not on how much was missed in how many rooms.
+func TestPlans_ResumeWithManyRoomsIsBounded(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	const rooms, perRoom = 2_000, 20
+	fill(t, l, eventlog.Fill{Events: perRoom * rooms, Streams: rooms})
+	in(t, l, "heavy", 0, rooms)
+	others(t, l, 30_000)
+	_, err := l.Options().Pool.Exec(t.Context(), "VACUUM ANALYZE chat.events, chat.event_rooms, chat.memberships")
+	require.NoError(t, err)
+	all, after, until := make([]string, rooms), make([]int64, rooms), make([]int64, rooms)
+	for n := range rooms {
+		all[n], until[n] = fmt.Sprint("conversation:", n), perRoom*rooms
+	}
+	p := explain(t, l, sqlCountGaps, all, after, until, 1_001, maxMissed.events)
+	assert.LessOrEqual(t, p.RowsRead(), int64(maxMissed.events))
+	assert.Empty(t, p.Heap())
+	p = explain(t, l, sqlMeasureGaps, all[:100], after[:100], until[:100], maxMissed.events)
+	assert.LessOrEqual(t, p.RowsRead(), int64(2*maxMissed.events))
+	assert.Empty(t, p.Scanned())
+	p = explain(t, l, "SELECT body FROM owner.events WHERE position IN ("+sqlGapPositions+") ORDER BY position", all[:100], after[:100], until[:100], []int64{1})
+	assert.LessOrEqual(t, p.RowsRead(), int64(2*maxMissed.events+1))
+	assert.Empty(t, p.Scanned())
+	p = explain(t, l, sqlIntervalsSince, []string{"heavy"}, []int64{0})
+	assert.LessOrEqual(t, p.RowsRead(), int64(rooms+10))
+	assert.Empty(t, p.Scanned())
+
+	got, err := Resume(t.Context(), l, []Resumer{{User: "heavy"}}, Bounds{})
+	require.NoError(t, err)
+	assert.Equal(t, maxMissed.events, len(got.Events), "an answer is used up")
+	assert.Equal(t, rooms-maxMissed.events/perRoom, len(got.Resumed[0].NotRecovered))
+}
+
+// Rooms with few events are given, although many that are too far come before them in the order of rooms.
+func TestResume_GivesSmallRoomsBeforeLargeOnes(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	fill(t, l, eventlog.Fill{Events: 15 * 1_100, Streams: 15})
+	in(t, l, "heavy", 0, 15)
+	fill(t, l, eventlog.Fill{Events: 300, Streams: 300, Prefix: "conversation:z"})
+	fill(t, l, eventlog.Fill{Events: 10 * 350, Streams: 10, Prefix: "conversation:y"})
+	_, err := l.Options().Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
+SELECT DISTINCT room, 'heavy', 1, 1 FROM chat.event_rooms WHERE room ~ '[yz]'`)
+	require.NoError(t, err)
+	got, err := Resume(t.Context(), l, []Resumer{{User: "heavy"}}, Bounds{})
+	require.NoError(t, err)
+	assert.Equal(t, 15, len(got.Resumed[0].NotRecovered))
+	assert.Equal(t, 1+300+10*350, len(got.Events), "and the event that opened all rooms")
+}
+
+// A resumer behind one with much is answered as if alone, at once or when it asks again, and is not told that its gap
+// is too large.
+func TestResume_NobodyPaysForAnotherOne(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	fill(t, l, eventlog.Fill{Events: 50 * 900, Streams: 50})
+	in(t, l, "heavy", 0, 50)
+	in(t, l, "light", 48, 50)
+	left := []Resumer{{User: "heavy"}, {User: "light"}, {User: "nobody"}}
+	var answers []Resumed
+	for len(left) > 0 {
+		got, err := Resume(t.Context(), l, left, Bounds{})
+		require.NoError(t, err)
+		require.NotEmpty(t, got.Resumed)
+		assert.LessOrEqual(t, len(got.Events), maxMissed.events)
+		answers, left = append(answers, got.Resumed...), left[len(got.Resumed):]
+	}
+	assert.Equal(t, 50-11, len(answers[0].NotRecovered))
+	assert.Empty(t, answers[1].NotRecovered)
+	assert.Len(t, answers[1].Intervals, 2)
+	assert.Empty(t, answers[2].NotRecovered)
+}
+
+// others makes other users members of as many rooms.
+func others(t *testing.T, l *eventlog.Log, n int) {
+	t.Helper()
+	_, err := l.Options().Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
+SELECT 'conversation:other' || n, 'user' || n / 10, 1, n FROM generate_series(1, $1::int) n`, n)
+	require.NoError(t, err)
+}
+
+// Connecting reads the user's rooms, all of them by an index alone.
+func TestPlans_RoomsReadsAnIndex(t *testing.T) {
+	t.Parallel()
+	l := fresh(t)
+	const rooms = 5_000
+	in(t, l, "heavy", 0, rooms)
+	others(t, l, 50_000)
+	_, err := l.Options().Pool.Exec(t.Context(), "VACUUM ANALYZE chat.memberships")
+	require.NoError(t, err)
+	for user, count := range map[string]int64{"heavy": rooms, "user7": 10} {
+		p := explain(t, l, sqlRooms, []string{user})
+		assert.LessOrEqual(t, p.RowsRead(), count+3, user)
+		assert.NotContains(t, p.Heap(), "memberships", user)
+	}
+	steps := 0
+	explain(t, l, sqlRooms, []string{"heavy"}).Walk(func(p queryplan.Plan) {
+		if p.Type == "Sort" {
+			steps++
+		}
+	})
+	assert.Zero(t, steps, "sorts")
+}
