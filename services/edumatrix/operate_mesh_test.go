@@ -194,7 +194,7 @@ func TestDeadLetters_OfACommandAreShownAndDropped(t *testing.T) {
 	if err := publisher.Publish(catalog.CommandTopic("chat"), torn.Message()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a dead letter", func() bool { return len(o.letters()) == 1 })
+	meshtest.Eventually(t, "a dead letter", func() bool { return len(o.letters()) == 1 })
 	l := o.letters("--service", "chat")[0]
 	if l.State != stateFailed || l.Message != torn.ID || l.Key != x.stream || l.Topic != "chat-commands" || l.Error == "" ||
 		l.Problem == "" || time.Since(l.Time) > time.Minute {
@@ -238,7 +238,7 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	}
 	stream, other := "conversation:"+catalog.PairID(alice, bob), "conversation:"+uuid.NewString()
 	poison(stream, 1)
-	eventually(t, "it is parked", func() bool { all := o.letters(); return len(all) == 1 && all[0].State == stateParked })
+	meshtest.Eventually(t, "it is parked", func() bool { all := o.letters(); return len(all) == 1 && all[0].State == stateParked })
 	connection := dial(t, c, alice, nil)
 	// Gateways take the torn event for chat's first one as well, so nobody is told the outcome.
 	_, _ = connection.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": bob})
@@ -248,7 +248,7 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "three wait", func() bool { all := o.letters(); return len(all) == 1 && all[0].Waiting == 3 })
+	meshtest.Eventually(t, "three wait", func() bool { all := o.letters(); return len(all) == 1 && all[0].Waiting == 3 })
 	l := o.letters()[0]
 	if l.Service != "notification" || l.Stream != stream || l.Version != 1 || l.Topic != "chat-events" {
 		t.Errorf("%+v", l)
@@ -265,20 +265,20 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 		_, out, _ := o.run("log", "show", "notifications:"+user, "--json")
 		return strings.Count(out, `"notification.raised"`)
 	}
-	eventually(t, "carol hears of it", func() bool { return raised(carol) == 1 })
+	meshtest.Eventually(t, "carol hears of it", func() bool { return raised(carol) == 1 })
 	if n := raised(bob); n != 0 {
 		t.Fatalf("bob heard of it %d times", n)
 	}
 	if out := o.does("dead-letters", "retry", l.ID); !strings.Contains(out, "4 events of "+stream+" applied") {
 		t.Errorf("%s", out)
 	}
-	eventually(t, "bob hears of it", func() bool { return raised(bob) == 1 })
+	meshtest.Eventually(t, "bob hears of it", func() bool { return raised(bob) == 1 })
 	if left := o.letters(); len(left) > 0 {
 		t.Errorf("%+v", left)
 	}
 
 	poison(other, 1_000_000)
-	eventually(t, "another is parked", func() bool { return len(o.letters()) == 1 })
+	meshtest.Eventually(t, "another is parked", func() bool { return len(o.letters()) == 1 })
 	l = o.letters()[0]
 	o.fails("no version 1", "dead-letters", "retry", l.ID)
 	if out := o.does("dead-letters", "drop", l.Message); !strings.Contains(out, "left out") {
@@ -327,7 +327,7 @@ func TestReplay_ReachesOneConsumerAndChangesNothing(t *testing.T) {
 	}
 	x.says("one")
 	for _, user := range users {
-		eventually(t, user+" hears of it", func() bool { status, _, _ := o.run("log", "show", "notifications:"+user); return status == 0 })
+		meshtest.Eventually(t, user+" hears of it", func() bool { status, _, _ := o.run("log", "show", "notifications:"+user); return status == 0 })
 		before = append(before, show(user))
 	}
 	topic := owner.ReplayTopic("notification").Name
@@ -338,7 +338,7 @@ func TestReplay_ReachesOneConsumerAndChangesNothing(t *testing.T) {
 		if !strings.HasPrefix(out, fmt.Sprintf("%d events of chat sent to notification", want)) {
 			t.Errorf("%v: %s", args, out)
 		}
-		eventually(t, "all is consumed", func() bool {
+		meshtest.Eventually(t, "all is consumed", func() bool {
 			taken, there := consumed(t, c, "notification", topic)
 			return there == had+want && taken == there
 		})

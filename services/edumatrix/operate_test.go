@@ -17,6 +17,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/client"
 	"github.com/edumatrix/interlinked/shared/config"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 // screen is what a subcommand wrote so far.
@@ -73,15 +74,6 @@ func (o operator) does(args ...string) string {
 		o.t.Fatalf("edumatrix %s: status %d\n%s%s", strings.Join(args, " "), status, out, complaints)
 	}
 	return out
-}
-
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not in time: %s", what)
-		}
-	}
 }
 
 // talks has two people talk, and gives the stream of what they say.
@@ -189,7 +181,7 @@ func TestEventsTail_ShowsWhatHappens(t *testing.T) {
 	}
 	everything, stopEverything := start("tail", "--from-start", "--json")
 	newest, stopNewest := start("tail", "chat-events", "--all")
-	eventually(t, "the tail from the start shows what was said before", func() bool { return strings.Contains(everything.String(), "before") })
+	meshtest.Eventually(t, "the tail from the start shows what was said before", func() bool { return strings.Contains(everything.String(), "before") })
 	// Where a topic ends is found when its tail begins: what is said is said again until it shows.
 	for n := 0; !strings.Contains(newest.String(), `"body":"after`); n++ {
 		x.says(fmt.Sprint("after ", n))
@@ -198,8 +190,8 @@ func TestEventsTail_ShowsWhatHappens(t *testing.T) {
 			t.Fatal("the tail shows nothing")
 		}
 	}
-	eventually(t, "positions show", func() bool { return strings.Contains(newest.String(), "is complete up to position") })
-	eventually(t, "both", func() bool { return strings.Contains(everything.String(), "after 0") })
+	meshtest.Eventually(t, "positions show", func() bool { return strings.Contains(newest.String(), "is complete up to position") })
+	meshtest.Eventually(t, "both", func() bool { return strings.Contains(everything.String(), "after 0") })
 	stopEverything()
 	stopNewest()
 	if strings.Contains(newest.String(), "before") || strings.Contains(everything.String(), "mesh.position") {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 // An operator has a new history of chat's log begin while people talk. They connect again and go on talking.
@@ -22,7 +24,7 @@ func TestRestored_TheMeshGoesOn(t *testing.T) {
 	require.Contains(t, out, "chat has begun the incarnation")
 	require.Contains(t, out, "goes on above 3000000.")
 	say := map[string]string{"conversation_id": strings.TrimPrefix(before.Stream, "conversation:"), "body": "after"}
-	eventually(t, "clients are told to connect again", func() bool {
+	meshtest.Eventually(t, "clients are told to connect again", func() bool {
 		_, err := connection.Command(t.Context(), "chat.send_message", say)
 		return err != nil
 	})

@@ -39,7 +39,7 @@ func processOfUp(t *testing.T, programs meshrun.Binaries, env ...string) (up *me
 
 func awaitPrinted(t *testing.T, p *meshrun.Process, text string) {
 	t.Helper()
-	eventually(t, p.Name+" prints "+text, func() bool {
+	meshtest.Eventually(t, p.Name+" prints "+text, func() bool {
 		require.True(t, p.Running(), "it ended:\n%s", p.Tail())
 		return strings.Contains(p.Output(), text)
 	})
@@ -94,7 +94,7 @@ func TestUp_SignalsStopItInOrder(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(programs.Remove)
 	makesData := func(t *testing.T, p *meshrun.Process, dir string) {
-		eventually(t, "it makes the data of PostgreSQL", func() bool {
+		meshtest.Eventually(t, "it makes the data of PostgreSQL", func() bool {
 			require.True(t, p.Running(), "it ended:\n%s", p.Tail())
 			_, err := os.Stat(filepath.Join(dir, "postgres", "cluster.new", "PG_VERSION"))
 			return err == nil

@@ -23,8 +23,6 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-const patience = 20 * time.Second
-
 // both runs a test on a real Redis and on the embedded one.
 func both(t *testing.T, test func(t *testing.T, r *redis.Client)) {
 	t.Helper()
@@ -95,16 +93,6 @@ func (b *topic) newest() map[string]envelope.Event {
 
 func (b *topic) is(user, kind string) func() bool {
 	return func() bool { return b.newest()["presence:"+user].Type == kind }
-}
-
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if is() {
-			return
-		}
-	}
-	t.Fatalf("not in time: %s", what)
 }
 
 func declared(t *testing.T) *catalog.Catalog {
@@ -219,9 +207,9 @@ func TestPublish_WaitsForTheBroker(t *testing.T) {
 		connected(t, s, "g", 2, "carol")
 		start(t, p)
 		b.set(false)
-		eventually(t, "bob is offline", b.is("bob", "presence.went_offline"))
-		eventually(t, "carol is online", b.is("carol", "presence.came_online"))
-		eventually(t, "nothing waits", func() bool { return dirty(t, s) == 0 && !d.is("kafka") })
+		meshtest.Eventually(t, "bob is offline", b.is("bob", "presence.went_offline"))
+		meshtest.Eventually(t, "carol is online", b.is("carol", "presence.came_online"))
+		meshtest.Eventually(t, "nothing waits", func() bool { return dirty(t, s) == 0 && !d.is("kafka") })
 	})
 }
 
@@ -255,8 +243,8 @@ func TestRun_AGatewayThatDiesTakesItsUsersOffline(t *testing.T) {
 		p := newPublisher(t, s, b, &dependencies{}, lease)
 		connected(t, s, "g", 1, "bob")
 		start(t, p)
-		eventually(t, "bob is online", b.is("bob", "presence.came_online"))
-		eventually(t, "bob is offline", b.is("bob", "presence.went_offline"))
+		meshtest.Eventually(t, "bob is online", b.is("bob", "presence.came_online"))
+		meshtest.Eventually(t, "bob is offline", b.is("bob", "presence.went_offline"))
 	})
 }
 
@@ -313,7 +301,7 @@ func TestRun_SeveralInstancesAtOnce(t *testing.T) {
 		}
 		reports.Wait()
 		s := store.New(r, "t.", time.Minute)
-		eventually(t, "all is told", func() bool { return dirty(t, s) == 0 })
+		meshtest.Eventually(t, "all is told", func() bool { return dirty(t, s) == 0 })
 		known := b.newest()
 		if len(known) != 8 {
 			t.Fatalf("told of %d users", len(known))
@@ -341,12 +329,12 @@ func TestRun_GoesOnWhenRedisIsBack(t *testing.T) {
 	p := newPublisher(t, s, b, d, time.Minute)
 	start(t, p)
 	connected(t, s, "g", 1, "bob")
-	eventually(t, "bob is online", b.is("bob", "presence.came_online"))
+	meshtest.Eventually(t, "bob is online", b.is("bob", "presence.came_online"))
 	server.Kill()
-	eventually(t, "Redis is said to be away", func() bool { return d.is("redis") })
+	meshtest.Eventually(t, "Redis is said to be away", func() bool { return d.is("redis") })
 	server.Start()
-	eventually(t, "Redis is said to be back", func() bool { return !d.is("redis") })
+	meshtest.Eventually(t, "Redis is said to be back", func() bool { return !d.is("redis") })
 	connected(t, s, "g", 2, "carol")
-	eventually(t, "bob is offline", b.is("bob", "presence.went_offline"))
-	eventually(t, "carol is online", b.is("carol", "presence.came_online"))
+	meshtest.Eventually(t, "bob is offline", b.is("bob", "presence.went_offline"))
+	meshtest.Eventually(t, "carol is online", b.is("carol", "presence.came_online"))
 }

@@ -55,14 +55,14 @@ func TestPublisher_CountsPartitionsAsTheBrokerDoes(t *testing.T) {
 		publish(t, p, "topic", keyed("a", "0"))
 
 		meshtest.GrowTopic(t, k, "topic", 5)
-		eventually(t, "it is noticed", func() bool {
+		meshtest.Eventually(t, "it is noticed", func() bool {
 			n, err := p.Partitions(t.Context(), "topic")
 			return err == nil && n == 5
 		})
 		to := keyed("a", "1")
 		to.Metadata.Set(bus.MetadataPartition, "4")
 		publish(t, p, "topic", to) // at once: it does not wait until the client has noticed as well
-		eventually(t, "keys go where the new number puts them", func() bool {
+		meshtest.Eventually(t, "keys go where the new number puts them", func() bool {
 			publish(t, p, "topic", keyed("conversation:42", "0"))
 			last, err := bus.LastRecords(t.Context(), k, "topic")
 			require.NoError(t, err)
@@ -166,17 +166,17 @@ func TestRead_GivesEachPartitionInOrderAndNoticesNewOnes(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		r, got, ended := reader(t, k, bus.ReaderOptions{}), &reading{got: map[string][]int64{}}, make(chan error)
 		go func() { ended <- r.Read(ctx, []string{"one", "other"}, got.take) }()
-		eventually(t, "it begins with the last record", func() bool { return len(got.of("one/0")) == 1 })
+		meshtest.Eventually(t, "it begins with the last record", func() bool { return len(got.of("one/0")) == 1 })
 		publishTo(t, p, "one", 0, keyed("a", "2"), keyed("a", "3"))
 		publishTo(t, p, "other", 1, keyed("b", "0"))
-		eventually(t, "all came", func() bool { return len(got.of("one/0")) == 3 && len(got.of("other/1")) == 1 })
+		meshtest.Eventually(t, "all came", func() bool { return len(got.of("one/0")) == 3 && len(got.of("other/1")) == 1 })
 		require.Equal(t, []int64{1, 2, 3}, got.of("one/0"))
 
 		// Of a partition that comes later, the first record counts.
 		meshtest.GrowTopic(t, k, "other", 3)
 		begun := time.Now()
 		publishTo(t, p, "other", 2, keyed("c", "0"), keyed("c", "1"))
-		eventually(t, "the new partition is read", func() bool { return len(got.of("other/2")) == 2 })
+		meshtest.Eventually(t, "the new partition is read", func() bool { return len(got.of("other/2")) == 2 })
 		require.Less(t, time.Since(begun), 10*time.Second)
 		require.Equal(t, []int64{0, 1}, got.of("other/2"))
 		cancel()
@@ -206,7 +206,7 @@ func TestRead_HoldsUpOnlyThePartitionWhoseHandlerWaits(t *testing.T) {
 		m.Payload = body
 		publishTo(t, p, "topic", int32(n%2), m)
 	}
-	eventually(t, "the other one goes on", func() bool { return len(got.of("topic/1")) == 100 })
+	meshtest.Eventually(t, "the other one goes on", func() bool { return len(got.of("topic/1")) == 100 })
 }
 
 // A partition whose handler was slow goes on at once when it has caught up, while all others are quiet.
@@ -230,7 +230,7 @@ func TestRead_GoesOnSoonAfterAPartitionWasFull(t *testing.T) {
 			got.take(ctx, record)
 		})
 	}()
-	eventually(t, "all came", func() bool { return len(got.of("topic/0")) == all })
+	meshtest.Eventually(t, "all came", func() bool { return len(got.of("topic/0")) == all })
 	require.Less(t, time.Since(begun), backend.FetchWait)
 	for n, offset := range got.of("topic/0") {
 		require.EqualValues(t, n, offset)
@@ -263,7 +263,7 @@ func TestSubscriber_InOrderHandsOutAPartitionInOneLane(t *testing.T) {
 	nothing(t, messages)
 	require.LessOrEqual(t, committed(t, k, "topic", 0), int64(0), "the offset waits for the first one")
 	first.Ack()
-	eventually(t, "all is committed", func() bool { return committed(t, k, "topic", 0) == all })
+	meshtest.Eventually(t, "all is committed", func() bool { return committed(t, k, "topic", 0) == all })
 }
 
 func TestClaimOf_ChangesWithEveryAssignment(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -35,7 +36,7 @@ func TestDeadLetters_AreReadUpToTheEnd(t *testing.T) {
 		route(t, k, bus.RouterOptions{DeadLetterTopic: "dead"},
 			func(*message.Message) error { return retry.Permanent(errors.New("no way")) })
 		var all []bus.DeadLetterRecord
-		eventually(t, "all are dead letters", func() bool { all = read(); return len(all) == 300 })
+		meshtest.Eventually(t, "all are dead letters", func() bool { all = read(); return len(all) == 300 })
 		for i, l := range all {
 			require.Equal(t, fmt.Sprint("k/", i), l.ID)
 			require.EqualValues(t, i, l.Offset)

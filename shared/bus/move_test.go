@@ -11,6 +11,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 // threeBrokers are a cluster in which partitions can be moved.
@@ -26,7 +27,7 @@ func threeBrokers(t *testing.T) (*kfake.Cluster, backend.Kafka) {
 func move(t *testing.T, c *kfake.Cluster, some func(n int) bool) {
 	t.Helper()
 	for n := range 6 {
-		eventually(t, "messages between two moves", func() bool { return some(n) })
+		meshtest.Eventually(t, "messages between two moves", func() bool { return some(n) })
 		require.NoError(t, c.MoveTopicPartition("t.topic", 0, int32(n%3)))
 	}
 }
@@ -87,7 +88,7 @@ func TestSubscriber_FollowsAPartitionThatMoves(t *testing.T) {
 	}
 	move(t, c, func(n int) bool { return recorded.total() > n*keys*each/8 })
 	publishing.Wait()
-	eventually(t, "all came", func() bool { return recorded.total() == keys*each })
+	meshtest.Eventually(t, "all came", func() bool { return recorded.total() == keys*each })
 	require.NoError(t, s.Close())
 	handling.Wait()
 	require.Empty(t, recorded.violations)

@@ -79,7 +79,7 @@ func TestSubscriber_KeepsTheOrderOfKeysWhileMembersComeAndGo(t *testing.T) {
 
 		hasShare := func(member int) {
 			t.Helper()
-			eventually(t, fmt.Sprintf("member %d has its share", member), func() bool { return took[member].Load() > 0 })
+			meshtest.Eventually(t, fmt.Sprintf("member %d has its share", member), func() bool { return took[member].Load() > 0 })
 		}
 		leaves := []func(){join()}
 		hasShare(0)
@@ -94,7 +94,7 @@ func TestSubscriber_KeepsTheOrderOfKeysWhileMembersComeAndGo(t *testing.T) {
 		}
 		enough()
 		require.NoError(t, <-publishing)
-		eventually(t, "all are acknowledged", func() bool { return recorded.total() == keys*perKey })
+		meshtest.Eventually(t, "all are acknowledged", func() bool { return recorded.total() == keys*perKey })
 		for _, leave := range leaves {
 			leave()
 		}
@@ -226,7 +226,7 @@ func TestSubscriber_GoesOnWhileTheGroupWaitsForADeadMember(t *testing.T) {
 			}
 			return mine
 		}
-		eventually(t, "each has its share", func() bool {
+		meshtest.Eventually(t, "each has its share", func() bool {
 			before := theirs.Load()
 			time.Sleep(300 * time.Millisecond)
 			return len(fresh()) == partitions/2 && theirs.Load() > before
@@ -241,7 +241,7 @@ func TestSubscriber_GoesOnWhileTheGroupWaitsForADeadMember(t *testing.T) {
 		_, again := startMember(t, k, "")
 		before := theirs.Load()
 		go drain(again)
-		eventually(t, "the new one has its share", func() bool { return theirs.Load() > before })
+		meshtest.Eventually(t, "the new one has its share", func() bool { return theirs.Load() > before })
 		mu.Lock()
 		defer mu.Unlock()
 		for _, p := range mine {
@@ -270,7 +270,7 @@ func TestSubscriber_KilledWithWorkInFlightSkipsNoneOfIt(t *testing.T) {
 		for range before + 1 + after {
 			require.True(t, lines.Scan())
 		}
-		eventually(t, "what is done is committed", func() bool { return committed(t, k, "topic", 0) == before })
+		meshtest.Eventually(t, "what is done is committed", func() bool { return committed(t, k, "topic", 0) == before })
 		time.Sleep(1500 * time.Millisecond) // at least one further commit, which must not go further
 		require.EqualValues(t, before, committed(t, k, "topic", 0))
 		kill(t, process)
@@ -291,7 +291,7 @@ func TestSubscriber_KilledWithWorkInFlightSkipsNoneOfIt(t *testing.T) {
 		require.True(t, got["stuck/0"] && got["stuck/1"])
 		require.True(t, got["quick/"+strconv.Itoa(before)])
 		require.False(t, got["quick/"+strconv.Itoa(before-1)], "what was committed does not come again")
-		eventually(t, "all is committed", func() bool { return committed(t, k, "topic", 0) == before+2+after })
+		meshtest.Eventually(t, "all is committed", func() bool { return committed(t, k, "topic", 0) == before+2+after })
 	})
 }
 

@@ -124,8 +124,3 @@ func nothing(t testing.TB, messages <-chan *message.Message) {
 	case <-time.After(300 * time.Millisecond):
 	}
 }
-
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	require.Eventually(t, holds, patience, 10*time.Millisecond, what)
-}

@@ -14,6 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -85,13 +86,13 @@ func TestSubscriber_SurvivesARestartOfTheBroker(t *testing.T) {
 		publishing.Go(func() { publishAll(t, p, numbered("k"+strconv.Itoa(key), 0, each)) })
 	}
 	for n, down := range []time.Duration{0, time.Second} {
-		eventually(t, "some came", func() bool { return recorded.total() > (n+1)*keys*each/4 })
+		meshtest.Eventually(t, "some came", func() bool { return recorded.total() > (n+1)*keys*each/4 })
 		k.running.Stop()
 		time.Sleep(down)
 		k.start()
 	}
 	publishing.Wait()
-	eventually(t, "all came", func() bool { return recorded.total() == keys*each })
+	meshtest.Eventually(t, "all came", func() bool { return recorded.total() == keys*each })
 	require.NoError(t, s.Close())
 	handling.Wait()
 	require.Empty(t, recorded.violations)
@@ -164,7 +165,7 @@ func TestPublisher_SaysThatTheBrokerIsAway(t *testing.T) {
 	require.ErrorAs(t, err, &failed)
 	require.Len(t, failed.Failed, 2)
 	k.start()
-	eventually(t, "it publishes again", func() bool { return p.Publish("topic", keyed("a", "3")) == nil })
+	meshtest.Eventually(t, "it publishes again", func() bool { return p.Publish("topic", keyed("a", "3")) == nil })
 
 	_, err = bus.NewPublisher(backend.Kafka{Brokers: []string{"127.0.0.1:1"}, ClientID: "t"}, nil)
 	require.ErrorIs(t, err, retry.ErrUnavailable)

@@ -120,7 +120,7 @@ func TestRouter_APanicIsADeadLetterAfterBoundedRetriesAndHoldsUpNothing(t *testi
 	require.Equal(t, "a/bad", letter.UUID)
 	require.Equal(t, "panic: no way", letter.Metadata.Get(bus.DeadLetterError))
 	letter.Ack()
-	eventually(t, "the next one of the key is handled", func() bool {
+	meshtest.Eventually(t, "the next one of the key is handled", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return handled["good"] == 1
@@ -159,13 +159,13 @@ func TestRouter_WaitsForADependencyAndDeadLettersNothing(t *testing.T) {
 		order = append(order, m.UUID)
 		return nil
 	})
-	eventually(t, "many tries", func() bool {
+	meshtest.Eventually(t, "many tries", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return tries > 20
 	})
 	away.Store(false)
-	eventually(t, "all are handled", func() bool {
+	meshtest.Eventually(t, "all are handled", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(order) == 10
@@ -200,7 +200,7 @@ func TestRouter_StopsWhileItsMessagesWait(t *testing.T) {
 			tries.Add(1)
 			return retry.Unavailable("postgres", errors.New("connection refused"))
 		})
-	eventually(t, "it waits", func() bool { return tries.Load() == 1 })
+	meshtest.Eventually(t, "it waits", func() bool { return tries.Load() == 1 })
 	begun := time.Now()
 	stop()
 	require.Less(t, time.Since(begun), 5*time.Second)
@@ -338,7 +338,7 @@ func TestRouter_ContinuesTraceAndCorrelation(t *testing.T) {
 	root.End()
 
 	spans := map[string]tracetest.SpanStub{}
-	eventually(t, "all spans ended", func() bool {
+	meshtest.Eventually(t, "all spans ended", func() bool {
 		for _, s := range exporter.GetSpans() {
 			spans[s.Name] = s
 		}
@@ -395,7 +395,7 @@ func TestRouter_HandlesAKeyInOrder(t *testing.T) {
 		recorded.end(m)
 		return nil
 	})
-	eventually(t, "all are handled", func() bool { return recorded.total() == keys*each })
+	meshtest.Eventually(t, "all are handled", func() bool { return recorded.total() == keys*each })
 	require.Empty(t, recorded.violations)
 	require.Zero(t, recorded.repeats)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 // onBoth runs a test on the embedded broker, and on Apache Kafka where integration tests run.
@@ -40,7 +41,7 @@ func createTopic(t testing.TB, k backend.Kafka, topic string, partitions int32) 
 	if _, err := admin.CreateTopic(t.Context(), partitions, 1, nil, k.Topic(topic)); err != nil {
 		require.ErrorIs(t, err, kerr.TopicAlreadyExists)
 	}
-	eventually(t, "the topic is there", func() bool {
+	meshtest.Eventually(t, "the topic is there", func() bool {
 		found, err := admin.ListEndOffsets(t.Context(), k.Topic(topic))
 		return err == nil && found.Error() == nil && len(found[k.Topic(topic)]) >= int(partitions)
 	})

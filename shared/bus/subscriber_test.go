@@ -95,7 +95,7 @@ func TestRelease_HandsOverTheNextOfItsKey(t *testing.T) {
 	bus.Release(first) // it was released before: that does not allow the third
 	first.Ack()        // and neither is this
 	nothing(t, messages)
-	eventually(t, "the first one is done", func() bool { return committed(t, k, "topic", 0) == 1 })
+	meshtest.Eventually(t, "the first one is done", func() bool { return committed(t, k, "topic", 0) == 1 })
 	second.Ack()
 	third := receive(t, messages)
 	require.Equal(t, "2", string(third.Payload))
@@ -177,7 +177,7 @@ func TestSubscriber_RunsAheadOfItsWatermarkByTheWindow(t *testing.T) {
 	for n := window - 1; n < all; n++ {
 		receive(t, messages).Ack()
 	}
-	eventually(t, "all is committed", func() bool { return committed(t, k, "topic", 0) == all+1 })
+	meshtest.Eventually(t, "all is committed", func() bool { return committed(t, k, "topic", 0) == all+1 })
 }
 
 // committed is the offset of the group "test", -1 if there is none.

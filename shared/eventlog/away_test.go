@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -61,7 +62,7 @@ func TestCommit_GoesOnWhenTheHolderOfTheLockIsSlow(t *testing.T) {
 	b.Queue("SELECT pg_sleep(20)")
 	ended := make(chan error, 1)
 	go func() { ended <- tx.send(context.Background(), b) }()
-	eventually(t, time.Second, "it holds the lock", func() bool {
+	meshtest.Eventually(t, "it holds the lock", func() bool {
 		var held bool
 		err := l.o.Pool.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory')").Scan(&held)
 		return err == nil && held
@@ -122,7 +123,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	if away.Load() == 0 {
 		t.Error("it was never away")
 	}
-	eventually(t, 5*time.Second, "all is written once", func() bool {
+	meshtest.Eventually(t, "all is written once", func() bool {
 		head, err := l.Head(t.Context())
 		return head == 801 && err == nil
 	})
@@ -194,7 +195,7 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 			t.Fatalf("got %v", err)
 		}
 	}
-	eventually(t, 5*time.Second, "both are committed", func() bool {
+	meshtest.Eventually(t, "both are committed", func() bool {
 		head, err := l.Head(t.Context())
 		return err == nil && head == 4
 	})

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
@@ -15,6 +14,7 @@ import (
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 func TestCommit_TellsTheOutcomeAndKeepsIt(t *testing.T) {
@@ -188,7 +188,7 @@ func togetherIn(t *testing.T, l *Log, writes ...Write) (committed []Committed, e
 	var all sync.WaitGroup
 	for i, w := range writes {
 		all.Go(func() { committed[i], errs[i] = l.Commit(t.Context(), w) })
-		eventually(t, time.Second, "it waits", func() bool {
+		meshtest.Eventually(t, "it waits", func() bool {
 			l.queue.mu.Lock()
 			defer l.queue.mu.Unlock()
 			return len(l.queue.joining)+len(l.queue.alone) == i+1

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 // asked counts how often a server was asked: each request of pgx is one write, or more where it is large.
@@ -131,7 +132,7 @@ func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
 	standby := instance(t, url, counting, configured(t, func(c *pgxpool.Config) { c.ConnConfig.Tracer = &h }))
 	h.take() // of migrations
 	during(t, func(ctx context.Context) error { return standby.Follow(ctx, &counts{}) })
-	eventually(t, time.Minute, "it stands by", func() bool {
+	meshtest.Eventually(t, "it stands by", func() bool {
 		for _, s := range h.take() {
 			if strings.Contains(s, "pg_try_advisory_lock") {
 				return true
@@ -145,7 +146,7 @@ func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
 		require.NoError(t, l.WaitFor(t.Context(), "counts", c.Position))
 	}
 	var since []string
-	eventually(t, time.Minute, "it asks for the lease once more", func() bool {
+	meshtest.Eventually(t, "it asks for the lease once more", func() bool {
 		since = append(since, h.take()...)
 		return len(since) > 0
 	})
@@ -203,13 +204,13 @@ func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	}
 	loseApplied(t, url)
 	// The one that applies begins again where the server is.
-	eventually(t, time.Minute, "all is applied again", func() bool {
+	meshtest.Eventually(t, "all is applied again", func() bool {
 		var n int64
 		err := pool(t, url).QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0) FROM chat.counts").Scan(&n)
 		return err == nil && n == 10
 	})
 	for _, each := range []*Log{l, other} {
-		eventually(t, time.Minute, "it is known to be applied", func() bool {
+		meshtest.Eventually(t, "it is known to be applied", func() bool {
 			return each.WaitFor(t.Context(), "counts", 10) == nil
 		})
 	}
@@ -217,11 +218,11 @@ func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	require.NoError(t, <-ended)
 	loseApplied(t, url)
 	for name, each := range map[string]*Log{"that applied": l, "other": other} {
-		eventually(t, time.Minute, "the instance "+name+" notices that its connections are lost", func() bool {
+		meshtest.Eventually(t, "the instance "+name+" notices that its connections are lost", func() bool {
 			position, _ := each.applied.of("counts").now()
 			return position == 0
 		})
-		eventually(t, time.Minute, "it waits", func() bool {
+		meshtest.Eventually(t, "it waits", func() bool {
 			impatient, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer stop()
 			err := each.WaitFor(impatient, "counts", 10)
@@ -230,7 +231,7 @@ func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 		})
 	}
 	during(t, func(ctx context.Context) error { return other.Follow(ctx, &counts{}) })
-	eventually(t, time.Minute, "it is applied by another instance", func() bool {
+	meshtest.Eventually(t, "it is applied by another instance", func() bool {
 		return l.WaitFor(t.Context(), "counts", 10) == nil
 	})
 	checkCounts(t, l, 10)
@@ -280,7 +281,7 @@ func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 				defer close(answered)
 				applied, err = query(crash)
 			}()
-			eventually(t, time.Minute, "it waits, or has answered", func() bool {
+			meshtest.Eventually(t, "it waits, or has answered", func() bool {
 				here := l.applied.of("counts")
 				here.mu.Lock()
 				defer here.mu.Unlock()
@@ -313,13 +314,13 @@ func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 	for round := range 3 {
 		for i := range 20 {
 			w := said(fmt.Sprint(i%3), fmt.Sprint(round, "-", i))
-			eventually(t, time.Minute, "it is committed", func() bool {
+			meshtest.Eventually(t, "it is committed", func() bool {
 				_, err := l.Commit(t.Context(), w)
 				return err == nil
 			})
 			events++
 		}
-		eventually(t, time.Minute, "all is applied", func() bool {
+		meshtest.Eventually(t, "all is applied", func() bool {
 			return l.WaitFor(t.Context(), "counts", events) == nil
 		})
 		var pid int
@@ -327,7 +328,7 @@ func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 		process, err := os.FindProcess(pid)
 		require.NoError(t, err)
 		require.NoError(t, process.Kill()) // the server ends all sessions and recovers
-		eventually(t, time.Minute, "all is applied again", func() bool {
+		meshtest.Eventually(t, "all is applied again", func() bool {
 			var applied, last int64
 			err := l.o.Pool.QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0), coalesce(sum(last), 0) FROM chat.counts").
 				Scan(&applied, &last)
@@ -354,12 +355,12 @@ func TestWaiting_StandingByIsHealthy(t *testing.T) {
 		}
 	})
 	during(t, func(ctx context.Context) error { return standby.Follow(ctx, &counts{}) })
-	eventually(t, time.Minute, "its sessions are ended", func() bool {
+	meshtest.Eventually(t, "its sessions are ended", func() bool {
 		_, err := leads.o.Pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'standby' AND datname = current_database() AND query LIKE '%pg_try_advisory_lock%'`)
 		return err == nil && away.Load() > 0
 	})
-	eventually(t, time.Minute, "it reports that it goes on", func() bool { return back.Load() == away.Load() })
+	meshtest.Eventually(t, "it reports that it goes on", func() bool { return back.Load() == away.Load() })
 }
 
 // ownServer starts a server for one test, in which no transaction of another test keeps old row versions.

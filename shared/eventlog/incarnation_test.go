@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 // lose takes the newest events from a database, as a failover to a replica that was behind does.
@@ -39,7 +41,7 @@ func TestIncarnation_ChangesWhereAnInstanceHasSeenMore(t *testing.T) {
 	c := commit(t, l, said("1", "after"))
 	assert.Equal(t, int64(10+incarnationMargin+1), c.Position)
 	assert.NotEqual(t, first, l.Incarnation())
-	eventually(t, 10*time.Second, "the other instance learns of it", func() bool { return other.Incarnation() == l.Incarnation() })
+	meshtest.Eventually(t, "the other instance learns of it", func() bool { return other.Incarnation() == l.Incarnation() })
 	assert.Equal(t, c.Position+1, commit(t, other, said("1", "other")).Position)
 }
 
@@ -133,9 +135,9 @@ func TestReincarnate_SkipsNothingThatIsCommittedJustBefore(t *testing.T) {
 	p := &counts{}
 	during(t, func(ctx context.Context) error { return l.Follow(ctx, p) })
 	commit(t, l, said("1", "before"))
-	eventually(t, time.Minute, "it has the event", func() bool { return p.applied.Load() == 1 })
+	meshtest.Eventually(t, "it has the event", func() bool { return p.applied.Load() == 1 })
 	b.armed.Store(true)
 	reincarnate() // the log's head moves without an event
-	eventually(t, time.Minute, "nothing is skipped", func() bool { return p.applied.Load() == 2 })
+	meshtest.Eventually(t, "nothing is skipped", func() bool { return p.applied.Load() == 2 })
 	assert.False(t, b.armed.Load())
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -93,7 +94,7 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 				stop()
 				<-running
 			})
-			eventually(t, time.Minute, "it waits for the lock", func() bool {
+			meshtest.Eventually(t, "it waits for the lock", func() bool {
 				var waits bool
 				require.NoError(t, other.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
 WHERE application_name = 'waiter' AND datname = current_database()
@@ -102,7 +103,7 @@ WHERE application_name = 'waiter' AND datname = current_database()
 			})
 			for range 3 {
 				now := transactionID(t, other)
-				eventually(t, time.Minute, "it keeps nothing that is older than now", func() bool {
+				meshtest.Eventually(t, "it keeps nothing that is older than now", func() bool {
 					transactionID(t, other) // time goes by for the database
 					xmin := horizon(t, other, "waiter")
 					return xmin == 0 || xmin > now

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/edumatrix/interlinked/shared/health"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 func get(t *testing.T, h *health.Health, path string) (int, string) {
@@ -23,16 +24,13 @@ func get(t *testing.T, h *health.Health, path string) (int, string) {
 	return w.Code, w.Body.String()
 }
 
-func eventually(t *testing.T, h *health.Health, status int, want string) {
+// awaitHealth waits for a status and a text of /health.
+func awaitHealth(t *testing.T, h *health.Health, status int, want string) {
 	t.Helper()
-	var got string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		var code int
-		if code, got = get(t, h, "/health"); code == status && got == want {
-			return
-		}
-	}
-	t.Fatalf("got %s, want %s", got, want)
+	meshtest.Eventually(t, "/health is "+want, func() bool {
+		code, got := get(t, h, "/health")
+		return code == status && got == want
+	})
 }
 
 func run(t *testing.T, checks ...health.Check) *health.Health {
@@ -57,9 +55,9 @@ func TestHealth_TellsTheTruthWhileADependencyGoesAndComes(t *testing.T) {
 		}
 		return nil
 	}})
-	eventually(t, h, 503, `{"status":"unhealthy","services":{"redis":true,"kafka":true,"postgres":false,"socketio":true}}`)
+	awaitHealth(t, h, 503, `{"status":"unhealthy","services":{"redis":true,"kafka":true,"postgres":false,"socketio":true}}`)
 	away.Store(false)
-	eventually(t, h, 200, healthy)
+	awaitHealth(t, h, 200, healthy)
 	if _, metrics := get(t, h, "/metrics"); !strings.Contains(metrics, `edumatrix_up{dependency="postgres"} 1`) {
 		t.Error("metrics do not say that postgres is up")
 	}
@@ -68,7 +66,7 @@ func TestHealth_TellsTheTruthWhileADependencyGoesAndComes(t *testing.T) {
 func TestHealth_ACheckThatHangsIsNoAnswer(t *testing.T) {
 	t.Parallel()
 	h := run(t, health.Check{Name: "redis", Check: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
-	eventually(t, h, 503, `{"status":"unhealthy","services":{"redis":false,"kafka":true,"postgres":true,"socketio":true}}`)
+	awaitHealth(t, h, 503, `{"status":"unhealthy","services":{"redis":false,"kafka":true,"postgres":true,"socketio":true}}`)
 }
 
 func TestHealth_NothingIsToldThatIsOlderThanTwoSeconds(t *testing.T) {
@@ -145,14 +143,14 @@ func TestHealth_TwoChecksOfOneStoreBothHaveToHold(t *testing.T) {
 func TestHealth_WorkThatWaitsIsNotHealthy(t *testing.T) {
 	t.Parallel()
 	h := run(t)
-	eventually(t, h, 200, healthy)
+	awaitHealth(t, h, 200, healthy)
 	h.Waiting("kafka", errors.New("away"))
-	eventually(t, h, 503, `{"status":"unhealthy","services":{"redis":true,"kafka":false,"postgres":true,"socketio":true}}`)
+	awaitHealth(t, h, 503, `{"status":"unhealthy","services":{"redis":true,"kafka":false,"postgres":true,"socketio":true}}`)
 	h.Waiting("kafka", nil)
 	h.Waiting("chat", errors.New("away"))
-	eventually(t, h, 503, `{"status":"unhealthy","services":{"redis":true,"kafka":true,"postgres":true,"socketio":false}}`)
+	awaitHealth(t, h, 503, `{"status":"unhealthy","services":{"redis":true,"kafka":true,"postgres":true,"socketio":false}}`)
 	h.Waiting("chat", nil)
-	eventually(t, h, 200, healthy)
+	awaitHealth(t, h, 200, healthy)
 }
 
 func TestReady_IsNotAlive(t *testing.T) {

@@ -99,11 +99,6 @@ func (b *bench) count(where string) (n int) {
 	return n
 }
 
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	require.Eventually(t, holds, 2*time.Minute, 20*time.Millisecond, what)
-}
-
 // doing is a worker for letters.
 func doing(do func(context.Context, Attempt[letter]) error) *Workers {
 	w := &Workers{}
@@ -127,7 +122,7 @@ func TestInsert_IsPartOfTheTransaction(t *testing.T) {
 	require.NoError(t, b.q.Insert(t.Context(), tx, Job{Args: letter{"nobody"}}))
 	require.NoError(t, tx.Rollback(t.Context()))
 	b.insert(Job{Args: letter{"ann"}}, Job{Args: letter{"bob"}})
-	eventually(t, "both are done", func() bool { return b.count("state = 'completed'") == 2 })
+	meshtest.Eventually(t, "both are done", func() bool { return b.count("state = 'completed'") == 2 })
 	mu.Lock()
 	defer mu.Unlock()
 	require.ElementsMatch(t, []string{"ann", "bob"}, done)
@@ -151,7 +146,7 @@ func TestInsert_AKeyStandsForOneJob(t *testing.T) {
 	b.insert(Job{Args: letter{"ann"}}, Job{Args: letter{"ann"}})
 	require.Equal(t, 4, b.count("kind = 'letter'"), "without a key, every one is a job")
 	b.runs()
-	eventually(t, "all are done", func() bool { return b.count("state = 'completed'") == 5 })
+	meshtest.Eventually(t, "all are done", func() bool { return b.count("state = 'completed'") == 5 })
 	b.insert(Job{Args: letter{"ann"}, Key: "1"})
 	require.Equal(t, 4, b.count("kind = 'letter'"), "what was done is not done again")
 }
@@ -173,7 +168,7 @@ func TestQueue_OfEachOwnerIsItsOwn(t *testing.T) {
 	other.runs()
 	one.insert(Job{Args: letter{"ann"}, Key: "1"})
 	other.insert(Job{Args: letter{"ann"}, Key: "1"})
-	eventually(t, "both are done", func() bool { return mine.Load() == 1 && others.Load() == 1 })
+	meshtest.Eventually(t, "both are done", func() bool { return mine.Load() == 1 && others.Load() == 1 })
 	// No instance listens: it polls.
 	require.Zero(t, func() (n int) {
 		require.NoError(t, one.pool.QueryRow(t.Context(),
@@ -221,7 +216,7 @@ func TestFailed_IsListedRetriedAndDropped(t *testing.T) {
 	b.runs()
 	b.insert(Job{Args: letter{"ann"}, Key: "to ann"}, Job{Args: parcel{}})
 	var failed []Failed
-	eventually(t, "both have failed for good", func() bool {
+	meshtest.Eventually(t, "both have failed for good", func() bool {
 		var err error
 		failed, err = b.q.ListFailed(t.Context(), 0, 10)
 		require.NoError(t, err)
@@ -243,7 +238,7 @@ func TestFailed_IsListedRetriedAndDropped(t *testing.T) {
 	require.NoError(t, b.q.Drop(t.Context(), p.ID))
 	mended.Store(true)
 	require.NoError(t, b.q.Retry(t.Context(), l.ID))
-	eventually(t, "it is done", func() bool { return b.count("state = 'completed'") == 1 })
+	meshtest.Eventually(t, "it is done", func() bool { return b.count("state = 'completed'") == 1 })
 	require.ErrorContains(t, b.q.Retry(t.Context(), l.ID), "has not failed for good: it is completed")
 	require.ErrorContains(t, b.q.Drop(t.Context(), p.ID), "no job")
 	failed, err := b.q.ListFailed(t.Context(), 0, 10)
@@ -263,10 +258,10 @@ func TestFailed_ItsKeyIsTaken(t *testing.T) {
 	}))
 	b.runs()
 	b.insert(Job{Args: letter{"ann"}, Key: "1"})
-	eventually(t, "it has failed", func() bool { return b.count("state = 'cancelled'") == 1 })
+	meshtest.Eventually(t, "it has failed", func() bool { return b.count("state = 'cancelled'") == 1 })
 	mended.Store(true)
 	b.insert(Job{Args: letter{"ann"}, Key: "1"})
-	eventually(t, "the other one is done", func() bool { return b.count("state = 'completed'") == 1 })
+	meshtest.Eventually(t, "the other one is done", func() bool { return b.count("state = 'completed'") == 1 })
 	failed, err := b.q.ListFailed(t.Context(), 0, 10)
 	require.NoError(t, err)
 	require.ErrorContains(t, b.q.Retry(t.Context(), failed[0].ID), "another job with the key")
@@ -282,7 +277,7 @@ func TestWorker_APanicCostsThatJobOnly(t *testing.T) {
 	}))
 	b.runs()
 	b.insert(Job{Args: letter{"bad"}}, Job{Args: letter{"good"}})
-	eventually(t, "the bad one is done by its second attempt", func() bool { return b.count("state = 'completed'") == 2 })
+	meshtest.Eventually(t, "the bad one is done by its second attempt", func() bool { return b.count("state = 'completed'") == 2 })
 	require.Equal(t, 1, b.count("attempt = 2 AND errors::text LIKE '%panic: at https://push.example%'"))
 	require.NotContains(t, b.log.String(), "secret-path")
 }
@@ -300,7 +295,7 @@ func TestWorker_TimesOut(t *testing.T) {
 	b := newBench(t, meshtest.Postgres(t), w)
 	b.runs()
 	b.insert(Job{Args: letter{"ann"}})
-	eventually(t, "its second attempt is done", func() bool { return b.count("state = 'completed' AND attempt = 2") == 1 })
+	meshtest.Eventually(t, "its second attempt is done", func() bool { return b.count("state = 'completed' AND attempt = 2") == 1 })
 }
 
 func TestJob_WaitsForItsTime(t *testing.T) {
@@ -315,7 +310,7 @@ func TestJob_WaitsForItsTime(t *testing.T) {
 	}))
 	b.runs()
 	b.insert(Job{Args: letter{"ann"}, After: due})
-	eventually(t, "it is done", func() bool { return b.count("state = 'completed'") == 1 })
+	meshtest.Eventually(t, "it is done", func() bool { return b.count("state = 'completed'") == 1 })
 	require.False(t, early.Load())
 }
 
@@ -368,7 +363,7 @@ func TestRun_InterruptsWhatOutlivesTheGrace(t *testing.T) {
 	require.Equal(t, 1, b.count("state = 'available' AND attempt = 0 AND errors IS NULL"))
 	again.Store(true)
 	newBench(t, url, doing(do)).runs()
-	eventually(t, "it is done", func() bool { return b.count("state = 'completed' AND attempt = 1") == 1 })
+	meshtest.Eventually(t, "it is done", func() bool { return b.count("state = 'completed' AND attempt = 1") == 1 })
 }
 
 // killable is the environment variable by which a test process becomes an instance that is killed.
@@ -399,10 +394,10 @@ func TestRun_KilledInTheMiddleOfAJob(t *testing.T) {
 	var said lines
 	child.Stdout, child.Stderr = &said, &said
 	require.NoError(t, child.Start())
-	eventually(t, "the child has begun", func() bool { return strings.Contains(said.String(), "begun") })
+	meshtest.Eventually(t, "the child has begun", func() bool { return strings.Contains(said.String(), "begun") })
 	require.NoError(t, child.Process.Kill())
 	_ = child.Wait() // it was killed
 	require.Equal(t, 1, b.count("state = 'running'"))
 	b.runs()
-	eventually(t, "it is done", func() bool { return b.count("state = 'completed' AND attempt = 2") == 1 })
+	meshtest.Eventually(t, "it is done", func() bool { return b.count("state = 'completed' AND attempt = 2") == 1 })
 }

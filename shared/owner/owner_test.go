@@ -233,15 +233,11 @@ func (w *world) outcome(id string, n int) envelope.Result {
 
 func (w *world) eventually(what string, is func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	meshtest.Eventually(w.t, what, func() bool {
 		w.mu.Lock()
-		ok := is()
-		w.mu.Unlock()
-		if ok {
-			return
-		}
-	}
-	w.t.Fatalf("not in time: %s", what)
+		defer w.mu.Unlock()
+		return is()
+	})
 }
 
 func TestCommand_HasOneOutcomeHoweverOftenItComes(t *testing.T) {

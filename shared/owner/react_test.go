@@ -204,7 +204,7 @@ func (k *talk) start(change func(consume.Commit) consume.Commit) *reactor {
 
 func (y *toy) eventually(what string, is func() bool) {
 	y.t.Helper()
-	require.Eventually(y.t, is, time.Minute, 10*time.Millisecond, what)
+	meshtest.Eventually(y.t, what, is)
 }
 
 // consumed waits until all that was said is stored.

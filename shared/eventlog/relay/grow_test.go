@@ -14,6 +14,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -146,11 +147,11 @@ func TestRelay_GrowsATopicUnderTraffic(t *testing.T) {
 		crashing.Store(true)
 		c.of["chat-events"].Store(to)
 		write(60)
-		eventually(t, 30*time.Second, "it has grown", grown(to))
+		meshtest.Eventually(t, "it has grown", grown(to))
 		crashing.Store(false)
 		write(30)
 	}
-	eventually(t, 30*time.Second, "all is published", func() bool { return b.events() == next })
+	meshtest.Eventually(t, "all is published", func() bool { return b.events() == next })
 	x := checkEpochs(t, l, b)
 	for p := range int32(6) {
 		at := topicPartition{"chat-events", p}
@@ -178,7 +179,7 @@ func TestRelay_GoesByTheBrokersCount(t *testing.T) {
 	for i := range 40 {
 		commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
 	}
-	eventually(t, 10*time.Second, "all is published", func() bool { return b.events() == 40 })
+	meshtest.Eventually(t, "all is published", func() bool { return b.events() == 40 })
 	checkEpochs(t, l, b)
 	assert.Empty(t, b.of(topicPartition{"chat-events", 2}))
 }
@@ -197,13 +198,13 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 	c.of["chat-events"].Store(4)
 	commit(t, l, said("1", "new"))
 	relaying(t, l, b, c.relay(l))
-	eventually(t, 10*time.Second, "it is published", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "it is published", func() bool { return b.events() == 1 })
 	// Events in the log go by the old count; then comes the fence.
 	fence := func(p int32) int {
 		return slices.IndexFunc(b.of(topicPartition{"chat-events", p}), func(e envelope.Event) bool { return e.Fence })
 	}
 	for p := range int32(4) {
-		eventually(t, 10*time.Second, "the fence", func() bool { return fence(p) >= 0 })
+		meshtest.Eventually(t, "the fence", func() bool { return fence(p) >= 0 })
 		records, i := b.of(topicPartition{"chat-events", p}), fence(p)
 		before := int64(0)
 		if i > 0 {
@@ -246,19 +247,19 @@ func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 				r.topics["other-events"] = &topic{name: "other-events", declared: 1}
 			})
 			commit(t, l, said("1", "before"))
-			eventually(t, 10*time.Second, "it is published", func() bool { return b.events() == 1 })
+			meshtest.Eventually(t, "it is published", func() bool { return b.events() == 1 })
 			c.of["chat-events"].Store(broken)
 			for i := range 30 {
 				commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint("meanwhile", i)))
 			}
 			other := topicPartition{"other-events", 0}
-			eventually(t, 10*time.Second, "another topic goes on", func() bool {
+			meshtest.Eventually(t, "another topic goes on", func() bool {
 				r := b.of(other)
 				return len(r) > 0 && r[len(r)-1].Position == 31
 			})
 			assert.Equal(t, int32(1), waiting.Load(), "it raises an alarm")
 			c.of["chat-events"].Store(3)
-			eventually(t, 10*time.Second, "its readers learn where the log is", func() bool {
+			meshtest.Eventually(t, "its readers learn where the log is", func() bool {
 				for p := range int32(3) {
 					if r := b.of(topicPartition{"chat-events", p}); len(r) == 0 || r[len(r)-1].Position < 31 {
 						return false
@@ -266,7 +267,7 @@ func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 				}
 				return true
 			})
-			eventually(t, 10*time.Second, "the alarm ends", func() bool { return waiting.Load() == 0 })
+			meshtest.Eventually(t, "the alarm ends", func() bool { return waiting.Load() == 0 })
 			checkEpochs(t, l, b)
 		})
 	}
@@ -281,9 +282,9 @@ func TestRelay_PassesAnEventThatTheBrokerRefuses(t *testing.T) {
 	for i := range 8 {
 		commit(t, l, said(fmt.Sprint(i%3), fmt.Sprint("c", i)))
 	}
-	eventually(t, 10*time.Second, "all others are published", func() bool { return b.events() == 7 })
+	meshtest.Eventually(t, "all others are published", func() bool { return b.events() == 7 })
 	stream := "conversation:0"
-	eventually(t, 10*time.Second, "a record names it as the one before", func() bool {
+	meshtest.Eventually(t, "a record names it as the one before", func() bool {
 		return slices.ContainsFunc(b.of(topicPartition{"chat-events", envelope.Partition(stream, 3)}), func(e envelope.Event) bool {
 			return e.IsPosition() && e.Before == 4
 		})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 // margin is the distance that a new incarnation keeps from the positions that were seen.
@@ -60,17 +61,17 @@ func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 		for i := range 10 {
 			commit(t, l, said("1", fmt.Sprint(i)))
 		}
-		eventually(t, 10*time.Second, "all is published", func() bool { return b.events() == 10 })
+		meshtest.Eventually(t, "all is published", func() bool { return b.events() == 10 })
 		first = l.Incarnation()
 	})
 	l := running(t, url)
 	lose(t, l, 6)
 	relaying(t, l, b, lastOf(b))
-	eventually(t, 10*time.Second, "a new incarnation begins", func() bool { return l.Incarnation() != first })
+	meshtest.Eventually(t, "a new incarnation begins", func() bool { return l.Incarnation() != first })
 	c := commit(t, l, said("1", "after"))
 	assert.Equal(t, int64(10+margin+1), c.Position)
 	assert.Equal(t, int64(7), c.Version)
-	eventually(t, 10*time.Second, "it is published", func() bool { return b.events() == 11 })
+	meshtest.Eventually(t, "it is published", func() bool { return b.events() == 11 })
 	ids := map[string]int64{}
 	for p := range int32(3) {
 		number := int64(0)
@@ -107,7 +108,7 @@ func TestIncarnation_ChangesWhereTheLogHasAnotherEvent(t *testing.T) {
 	b.records[topicPartition{"chat-events", 0}] = []envelope.Event{e}
 	first := l.Incarnation()
 	relaying(t, l, b, lastOf(b))
-	eventually(t, 10*time.Second, "a new incarnation begins", func() bool { return l.Incarnation() != first })
+	meshtest.Eventually(t, "a new incarnation begins", func() bool { return l.Incarnation() != first })
 }
 
 // Nothing is lost where instances only commit, read and restart.
@@ -127,7 +128,7 @@ func TestIncarnation_StaysOtherwise(t *testing.T) {
 		_, err := l.Newest(t.Context())
 		require.NoError(t, err)
 	}
-	eventually(t, 20*time.Second, "all is published", func() bool { return b.events() == 100 })
+	meshtest.Eventually(t, "all is published", func() bool { return b.events() == 100 })
 	assert.Equal(t, first, l.Incarnation())
 	assert.Equal(t, first, other.Incarnation())
 }
@@ -196,9 +197,9 @@ func TestRelay_SkipsNothingThatIsCommittedJustBeforeAnIncarnation(t *testing.T) 
 	b := newBroker()
 	relaying(t, l, b)
 	commit(t, l, said("1", "before"))
-	eventually(t, time.Minute, "it has the event", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "it has the event", func() bool { return b.events() == 1 })
 	x.armed.Store(true)
 	reincarnate() // the log's head moves without an event
-	eventually(t, time.Minute, "nothing is skipped", func() bool { return b.events() == 2 })
+	meshtest.Eventually(t, "nothing is skipped", func() bool { return b.events() == 2 })
 	assert.False(t, x.armed.Load())
 }

@@ -14,7 +14,7 @@ var (
 	database, pool           = logtest.Database, logtest.Pool
 	instance, running, fresh = logtest.Instance, logtest.Running, logtest.Fresh
 	commit, said             = logtest.Commit, logtest.Said
-	during, eventually       = logtest.During, logtest.Eventually
+	during                   = logtest.During
 )
 
 // topicOf returns the topic of an event.

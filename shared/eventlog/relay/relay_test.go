@@ -21,6 +21,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -180,7 +181,7 @@ func TestRelay_PublishesInOrderAndNamesWhatCameBefore(t *testing.T) {
 	for i := range 60 {
 		commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
 	}
-	eventually(t, 5*time.Second, "all is published", func() bool { return b.events() == 60 })
+	meshtest.Eventually(t, "all is published", func() bool { return b.events() == 60 })
 	if holes := checkRead(t, l, b); holes != 0 {
 		t.Errorf("%d holes", holes)
 	}
@@ -216,14 +217,14 @@ func TestRelay_WhateverFailsAReaderSeesAllOnce(t *testing.T) {
 				if i == 150 { // a backlog first, then as it comes
 					relaying(t, l, b)
 					relaying(t, other, b)
-					eventually(t, 20*time.Second, "the backlog is published", func() bool { return b.events() == 150 })
+					meshtest.Eventually(t, "the backlog is published", func() bool { return b.events() == 150 })
 				}
 				commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
 				if i > 150 && i%3 == 0 {
 					retry.Sleep(t.Context(), rand.N(20*time.Millisecond))
 				}
 			}
-			eventually(t, 20*time.Second, "all is published", func() bool { return b.events() == 300 })
+			meshtest.Eventually(t, "all is published", func() bool { return b.events() == 300 })
 			holes := checkRead(t, l, b)
 			t.Logf("%d calls, %d crashes, %d holes", calls.Load(), crashes.Load(), holes)
 			if crashes.Load() == 0 || name == "from the front" && holes > 0 {
@@ -256,7 +257,7 @@ func TestRelay_GoesOnWhenTheOneThatLeadsFreezes(t *testing.T) {
 	first.renewal = time.Hour
 	during(t, first.Run)
 	commit(t, l, said("1", "a"))
-	eventually(t, 2*time.Second, "the first leads", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "the first leads", func() bool { return b.events() == 1 })
 	relaying(t, other, b)
 	freeze.Store(true)
 	commit(t, l, said("1", "b"))
@@ -265,7 +266,7 @@ func TestRelay_GoesOnWhenTheOneThatLeadsFreezes(t *testing.T) {
 	for i := range 20 {
 		commit(t, l, said(fmt.Sprint(i%5), fmt.Sprint("later", i)))
 	}
-	eventually(t, 10*time.Second, "the other publishes", func() bool { return b.events() == 22 })
+	meshtest.Eventually(t, "the other publishes", func() bool { return b.events() == 22 })
 	took := time.Since(begun)
 	t.Logf("the other goes on after %v", took)
 	if took > 3*time.Second+500*time.Millisecond {
@@ -276,7 +277,7 @@ func TestRelay_GoesOnWhenTheOneThatLeadsFreezes(t *testing.T) {
 	for i := range 20 {
 		commit(t, l, said(fmt.Sprint(i%5), fmt.Sprint("thawed", i)))
 	}
-	eventually(t, 5*time.Second, "all is published", func() bool { return b.events() == 42 })
+	meshtest.Eventually(t, "all is published", func() bool { return b.events() == 42 })
 	if holes := checkRead(t, l, b); holes != 0 {
 		t.Errorf("%d holes", holes)
 	}
@@ -304,7 +305,7 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 			places = append(places, topicPartition{topic.Name, p})
 		}
 	}
-	eventually(t, 2*time.Second, "every partition is told at the start", func() bool {
+	meshtest.Eventually(t, "every partition is told at the start", func() bool {
 		return !slices.ContainsFunc(places, func(p topicPartition) bool { return len(b.of(p)) != 1 })
 	})
 	begun := time.Now()
@@ -312,7 +313,7 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 		commit(t, l, said("1", fmt.Sprint(i)))
 		retry.Sleep(t.Context(), 10*time.Millisecond)
 	}
-	eventually(t, 2*time.Second, "every partition knows the newest position", func() bool {
+	meshtest.Eventually(t, "every partition knows the newest position", func() bool {
 		return !slices.ContainsFunc(places, func(p topicPartition) bool { r := b.of(p); return r[len(r)-1].Position != 50 })
 	})
 	most := int(time.Since(begun)/often) + 2
@@ -343,7 +344,7 @@ func TestRelay_GivesASignOfLife(t *testing.T) {
 	b := newBroker()
 	relaying(t, l, b, func(r *Relay) { r.o.SignOfLife = 100 * time.Millisecond })
 	commit(t, l, said("1", "a"))
-	eventually(t, 5*time.Second, "signs of life in every partition", func() bool {
+	meshtest.Eventually(t, "signs of life in every partition", func() bool {
 		for p := range int32(3) {
 			if r := b.of(topicPartition{"chat-events", p}); len(r) < 6 || r[len(r)-1].Position != 1 {
 				return false
@@ -362,14 +363,14 @@ func TestRelay_WakesAtOnce(t *testing.T) {
 	b := newBroker()
 	relaying(t, l, b)
 	commit(t, other, said("1", "first"))
-	eventually(t, 3*time.Second, "it leads", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "it leads", func() bool { return b.events() == 1 })
 	for who, instance := range map[string]*eventlog.Log{"its own": l, "another's": other} {
 		var delays []time.Duration
 		for i := range 20 {
 			c := commit(t, instance, said("1", fmt.Sprint(who, i)))
 			begun := time.Now()
 			var at time.Time
-			eventually(t, 3*time.Second, "it is published", func() bool {
+			meshtest.Eventually(t, "it is published", func() bool {
 				b.mu.Lock()
 				defer b.mu.Unlock()
 				var ok bool
@@ -411,10 +412,10 @@ func TestRelay_WaitsForTheBrokerAndSaysSo(t *testing.T) {
 	said := func(n int) func() bool {
 		return func() bool { mu.Lock(); defer mu.Unlock(); return len(told) == n }
 	}
-	eventually(t, 5*time.Second, "it says that it waits", said(1))
+	meshtest.Eventually(t, "it says that it waits", said(1))
 	away.Store(false)
-	eventually(t, 5*time.Second, "it goes on", func() bool { return b.events() == 1 })
-	eventually(t, 5*time.Second, "it says so", said(2))
+	meshtest.Eventually(t, "it goes on", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "it says so", said(2))
 	if want := []string{"kafka true", "kafka false"}; !slices.Equal(told, want) {
 		t.Errorf("told %q", told)
 	}
@@ -431,9 +432,9 @@ func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
 	w := said("1", "c")
 	w.Commands[0].TraceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	commit(t, l, w)
-	eventually(t, 5*time.Second, "it is published", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "it is published", func() bool { return b.events() == 1 })
 	find := func(name string) (s tracetest.SpanStub) {
-		eventually(t, 5*time.Second, "span "+name, func() bool {
+		meshtest.Eventually(t, "span "+name, func() bool {
 			for _, s = range spans.GetSpans() {
 				if s.Name == name {
 					return true
@@ -500,7 +501,7 @@ func TestRelay_StandingByIsHealthy(t *testing.T) {
 	leads, b := running(t, url), newBroker()
 	relaying(t, leads, b)
 	commit(t, leads, said("1", "a"))
-	eventually(t, time.Minute, "it leads", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "it leads", func() bool { return b.events() == 1 })
 	var away, back atomic.Int64
 	standby := instance(t, named(t, url, "standby"), func(o *eventlog.Options) {
 		o.Waiting = func(_ string, err error) {
@@ -512,10 +513,10 @@ func TestRelay_StandingByIsHealthy(t *testing.T) {
 		}
 	})
 	relaying(t, standby, b)
-	eventually(t, time.Minute, "its session is ended", func() bool {
+	meshtest.Eventually(t, "its session is ended", func() bool {
 		_, err := leads.Options().Pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'standby' AND datname = current_database() AND query LIKE '%pg_try_advisory_lock%'`)
 		return err == nil && away.Load() > 0
 	})
-	eventually(t, time.Minute, "it reports that it goes on", func() bool { return back.Load() == away.Load() })
+	meshtest.Eventually(t, "it reports that it goes on", func() bool { return back.Load() == away.Load() })
 }

@@ -402,11 +402,7 @@ func (w *world) number(query string, args ...any) (n int64) {
 
 func (w *world) eventually(what string, is func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(60 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			w.t.Fatalf("not in time: %s", what)
-		}
-	}
+	meshtest.Eventually(w.t, what, is)
 }
 
 // conversations are so many, of which each partition has some.
