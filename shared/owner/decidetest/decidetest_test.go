@@ -95,6 +95,34 @@ func TestEvolve_AppliesEventsAsTheLogContainsThem(t *testing.T) {
 	require.Contains(t, evolve(&chatv1.SendMessage{}), "is not declared as an event")
 }
 
+func TestCase_FailsForAnotherOutcome(t *testing.T) {
+	t.Parallel()
+	again := refusal.New(refusal.NotFound, "it is not there")
+	once := func(s *talk) ([]proto.Message, error) { // sends a message, and refuses another one
+		if len(s.events) > 0 {
+			return nil, again
+		}
+		return []proto.Message{sent("a")}, nil
+	}
+	run := func(c decidetest.Case) string {
+		return fails(t, func(t decidetest.T) { c.Run(t, "conversation:7", &talk{decide: once}) })
+	}
+	before := decidetest.By("ann", sent("a"))
+	command := &chatv1.SendMessage{}
+	require.Empty(t, run(decidetest.Given().When("ann", command).Then(sent("a"))))
+	require.Empty(t, run(decidetest.Given(before).When("ann", command).Refused(refusal.NotFound)))
+	for _, c := range []decidetest.Case{
+		decidetest.Given(before).When("ann", command).Then(sent("a")),
+		decidetest.Given(before).When("ann", command).Refused(refusal.NotAMember),
+		decidetest.Given(before).When("ann", command).Unchanged(),
+		decidetest.Given().When("ann", command).Then(sent("b")),
+		decidetest.Given().When("ann", command).Unchanged(),
+		decidetest.Given().When("ann", command).Refused(refusal.NotFound),
+	} {
+		require.Contains(t, run(c), "want", "%+v", c)
+	}
+}
+
 func TestOutcome_Equal(t *testing.T) {
 	t.Parallel()
 	events := func(all ...proto.Message) decidetest.Outcome { return decidetest.Outcome{Events: all} }
