@@ -7,7 +7,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/reference"
 )
 
-// documents are the files of package reference, by the path at which clients find them.
+// documents are the files of package reference by the path at which they are served.
 var documents = map[string]struct{ file, contentType string }{
 	"/docs":               {"index.html", "text/html; charset=utf-8"},
 	"/docs/reference":     {"reference.html", "text/html; charset=utf-8"},
@@ -15,7 +15,7 @@ var documents = map[string]struct{ file, contentType string }{
 	"/docs/openapi.json":  {"openapi.json", "application/json"},
 }
 
-// mountDocs serves what people who build clients read. It is the same for everybody and needs no token.
+// mountDocs serves the documents for developers of clients. They need no token.
 func mountDocs(mux *http.ServeMux) error {
 	for path, d := range documents {
 		content, err := reference.Files.ReadFile(d.file)
@@ -27,7 +27,7 @@ func mountDocs(mux *http.ServeMux) error {
 			h.Set("Content-Type", d.contentType)
 			h.Set("X-Content-Type-Options", "nosniff")
 			h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-			h.Set("Cache-Control", "no-cache") // the next release may say something else
+			h.Set("Cache-Control", "no-cache") // the next release may have other documents
 			_, _ = w.Write(content)
 		})
 	}

@@ -2,5 +2,5 @@
 
 package gateway
 
-// maxConnections is how many connections of clients there may be.
+// maxConnections returns how many connections of clients the gateway accepts.
 func maxConnections() int64 { return 1 << 40 }

@@ -301,8 +301,8 @@ func connect(t testing.TB, address, user string, change ...func(*client.Options)
 	return in
 }
 
-// raw is a socket of a user, over which nothing was sent: it sends a frame, unless that is empty, and returns the next that
-// is not a heartbeat, or why the connection has ended.
+// raw is a socket of a user, over which nothing was sent: it sends a frame, unless that is empty, and returns the next
+// that is not a heartbeat, or why the connection has ended.
 func raw(t *testing.T, address, user string) func(frame string) string {
 	t.Helper()
 	socket, r, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+address+"/ws",
@@ -533,8 +533,8 @@ func TestGateway_QueriesSeeOnesOwnWrites(t *testing.T) {
 	require.Equal(t, refusal.Unavailable, refused.Code)
 }
 
-// The rows of an owner may be behind its log, and then show no more than is asked for. Still, an answer contains everything
-// that was committed before its connection was opened, or before its request was sent over HTTP.
+// The rows of an owner may be behind its log, and then show no more than is asked for. Still, an answer contains
+// everything that was committed before its connection was opened, or before its request was sent over HTTP.
 func TestGateway_QueriesSeeWhatWasCommittedBeforeTheConnection(t *testing.T) {
 	t.Parallel()
 	m := begin(t)

@@ -58,8 +58,8 @@ func (m *mesh) ordinary(t testing.TB, address string, n int) (l meshtest.Latenci
 	return l
 }
 
-// hostilities are what one user does, without end, from a process of its own: so what it costs to be hostile is not taken
-// for what it costs the gateway. Each goes on as fast as the gateway admits one user's frames and connections.
+// hostilities are what one user does, without end, from a process of its own: so what it costs to be hostile is not
+// taken for what it costs the gateway. Each goes on as fast as the gateway admits one user's frames and connections.
 var hostilities = map[string]func(address, token string){
 	// Comes back after three weeks, in 2,000 rooms, ten times a second.
 	"returns": func(address, token string) {
@@ -160,9 +160,9 @@ func cpu(t testing.TB) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// BenchmarkHostile measures other users beside each hostile one. Quiet and hostile rounds take turns in one run, since the
-// machine may have other things to do. The hostile user has the same cores, so its own share of them is printed as well:
-// what it takes there, others wait for, whatever the gateway does.
+// BenchmarkHostile measures other users beside each hostile one. Quiet and hostile rounds take turns in one run, since
+// the machine may have other things to do. The hostile user has the same cores, so its own share of them is printed as
+// well: what it takes there, others wait for, whatever the gateway does.
 func BenchmarkHostile(b *testing.B) {
 	for _, name := range slices.Sorted(maps.Keys(hostilities)) {
 		b.Run(name, func(b *testing.B) { benchmarkHostile(b, name) })

@@ -11,14 +11,15 @@ import (
 )
 
 // boundedListener counts the connections of clients, with and without a WebSocket, and keeps them below the number of
-// files that this process may open: beyond it, calls to the owners and to Kafka would be the first to fail, for everybody.
+// files that this process may open: beyond that, calls to the owners and to Kafka would be the first to fail, for all
+// users.
 type boundedListener struct {
 	net.Listener
 	max  int64
 	open atomic.Int64
 }
 
-// margin is how many connections above max still get an answer that says so.
+// margin is how many connections above max still get an answer.
 const margin = 64
 
 // Accept waits for the next connection. Those above max and margin are closed at once.
@@ -41,14 +42,14 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// full answers requests with 503 while there are too many connections, unless tell has answered them.
-func (l *boundedListener) full(next http.Handler, tell func(http.ResponseWriter, *http.Request) bool) http.Handler {
+// full answers requests with 503 while there are too many connections, unless refuse has answered them.
+func (l *boundedListener) full(next http.Handler, refuse func(http.ResponseWriter, *http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if l.open.Load() <= l.max {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if r.URL.Path == socketPath && tell(w, r) {
+		if r.URL.Path == socketPath && refuse(w, r) {
 			return
 		}
 		w.Header().Set("Connection", "close")
@@ -75,7 +76,7 @@ func (c *boundedTCP) Close() error {
 	return c.TCPConn.Close()
 }
 
-// boundedConn is the same for what is not TCP.
+// boundedConn is the same for connections that are not TCP.
 type boundedConn struct {
 	net.Conn
 	leave func()

@@ -24,7 +24,7 @@ func TestListener_BeyondItsBoundAnswers503BeforeTheUpgrade(t *testing.T) {
 			return
 		}
 		go func() { _, _, _ = socket.ReadMessage(); _ = socket.Close() }()
-	}), func(w http.ResponseWriter, r *http.Request) bool { // stands in for ws.Server.TellFull
+	}), func(w http.ResponseWriter, r *http.Request) bool { // stands in for ws.Server.RefuseFull
 		page := r.Header.Get("Origin") != ""
 		if page {
 			w.WriteHeader(http.StatusTeapot)

@@ -39,8 +39,8 @@ func (m *mesh) keeps(user, session string, rooms ...string) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-// A session keeps the rooms that its client is subscribed to, and a connection that goes on with it at another gateway is
-// subscribed to them without naming them.
+// A session keeps the rooms that its client is subscribed to, and a connection that goes on with it at another gateway
+// is subscribed to them without naming them.
 func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -143,7 +143,7 @@ func TestConnect_ARoomThatTheGatewayUnsubscribedIsNotRestored(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	ended := make(chan string, 1)
-	address, _ := m.gateway(settings{looking: 50 * time.Millisecond})
+	address, _ := m.gateway(settings{lease: 50 * time.Millisecond})
 	m.shown("bob", "alice", "carol")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()

@@ -34,7 +34,7 @@ func (m *mesh) reader() *hub.Hub {
 	return hub.New(hub.Options{Catalog: m.catalog, TokenKey: key})
 }
 
-// returns connects with a resume token, as one who knows nothing else of the time before.
+// returns connects with a resume token, as a client that has nothing else of the time before.
 func (m *mesh) returns(address, user, token string, rooms ...string) *inbox {
 	m.t.Helper()
 	return connect(m.t, address, user, func(o *client.Options) { o.ResumeToken, o.Rooms = token, rooms })
@@ -127,8 +127,8 @@ func TestRedial_DropsWhatCameAfterTheToken(t *testing.T) {
 	bob.expect(t, "1", "2", "3", "4")
 }
 
-// A token that is not this user's, or that is damaged, begins afresh, and is never an error: a client that keeps one would
-// never get in again.
+// A token that is not this user's, or that is damaged, begins afresh, and is never an error: a client that keeps one
+// would never get in again.
 func TestResume_ATokenThatIsNoneBeginsAfresh(t *testing.T) {
 	t.Parallel()
 	m := begin(t)

@@ -1,5 +1,5 @@
-// Package gateway is the mesh's edge: clients connect here, send commands and queries, and get the events of their
-// rooms. It knows no domain; where a command or an event travels is declared beside it in proto/.
+// Package gateway is the service that clients connect to: they send commands and queries, and get the events of their
+// rooms. It contains no domain rules; the topics of commands and events are declared in proto/.
 //
 // A frame goes ws → session → intake → Kafka; an event comes Kafka → fanout → hub → the connection's queue → ws.
 package gateway
@@ -42,10 +42,10 @@ import (
 // socketPath is where clients connect.
 const socketPath = "/ws"
 
-// Run serves clients until the context ends, and then until what they have in flight is answered.
+// Run serves clients until the context ends, and then until their commands in flight are answered.
 func Run(ctx context.Context, env process.Env) error { return run(ctx, env, settings{}) }
 
-// settings are what tests set otherwise; zero values are those of production.
+// settings can be changed by tests; zero values are those of production.
 type settings struct {
 	listener  net.Listener
 	metrics   net.Listener
@@ -56,7 +56,7 @@ type settings struct {
 	limits    hub.Limits
 	perUser   int
 	cover     time.Duration                                            // between resume tokens
-	looking   time.Duration                                            // how long a subscription holds unless it is renewed
+	lease     time.Duration                                            // how long a subscription holds unless it is renewed
 	hold      func(ctx context.Context, topic string, partition int32) // called before each record is taken
 }
 
@@ -75,7 +75,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	}
 	defer func() { _ = publisher.Close() }()
 	client := rpc.NewClient(rpc.Credential(config.ServiceSecret), tracer)
-	quiet := rpc.NewClient(rpc.Credential(config.ServiceSecret), noop.Tracer{}) // for what goes on by the second
+	quiet := rpc.NewClient(rpc.Credential(config.ServiceSecret), noop.Tracer{}) // for calls that are made every second
 	owners := map[string]meshv1connect.OwnerServiceClient{}
 	for _, owner := range env.Catalog.Owners() {
 		owners[owner] = meshv1connect.NewOwnerServiceClient(client, config.Peers[owner])
@@ -86,7 +86,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		return fmt.Errorf("gateway: %w", err)
 	}
 
-	// The parts that it is made of.
+	// The parts of the gateway.
 	watch := newWatch(env, quiet)
 	metrics := watch.health.Registry()
 	guarded := guard.New(log, metrics)
@@ -106,7 +106,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	report := lease.New(lease.Options{Log: log,
 		Keeper: meshv1connect.NewConnectionServiceClient(quiet, config.Peers[env.Catalog.Connections()])})
 	members := rooms.New(rooms.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Known: fan.Known,
-		Missed: hub.Bounds{Events: config.ResumeEvents}, Lease: set.looking, Guard: guarded,
+		Missed: hub.Bounds{Events: config.ResumeEvents}, Lease: set.lease, Guard: guarded,
 		Changed: func(c *hub.Conn) { report.Subscribed(c.ID) },
 		Metrics: rooms.NewMetrics(metrics), Log: log})
 	signals := signal.New(signal.Options{Catalog: env.Catalog, Hub: connections, Redis: env.Stores.Redis,
@@ -150,10 +150,10 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	}
 
 	bounded := &boundedListener{Listener: listener, max: maxConnections()}
-	server := &http.Server{Handler: bounded.full(route(api, mux), sockets.TellFull), ReadHeaderTimeout: 10 * time.Second,
+	server := &http.Server{Handler: bounded.full(route(api, mux), sockets.RefuseFull), ReadHeaderTimeout: 10 * time.Second,
 		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
 
-	// Work goes on while it stops, so that what is in flight is answered.
+	// Background work continues while the gateway stops, so that commands in flight are answered.
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	g, work := errgroup.WithContext(work)
@@ -196,13 +196,14 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	return nil
 }
 
-// resumeTokenKey is what all gateways of an installation authenticate resume tokens with. It tells nothing of the secret.
+// resumeTokenKey returns the key with which all gateways of an installation authenticate resume tokens. It does not
+// reveal the secret.
 func resumeTokenKey(serviceSecret string) ([]byte, error) {
 	return hkdf.Key(sha256.New, []byte(serviceSecret), nil, "edumatrix resume tokens", sha256.Size)
 }
 
-// route gives the API its requests as they came. A ServeMux would answer those with another spelling of a path by a
-// redirect, after which many clients send a GET without the body.
+// route passes requests to the API unchanged. A ServeMux would redirect those with another spelling of a path, after
+// which many clients send a GET without the body.
 func route(api, others http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if at := path.Clean(r.URL.Path); at == "/api" || strings.HasPrefix(at, "/api/") {

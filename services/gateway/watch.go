@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// watch is what the gateway says of its health.
+// watch observes the health of the gateway.
 type watch struct {
 	env    process.Env
 	client *http.Client
@@ -39,7 +39,7 @@ func newWatch(env process.Env, client *http.Client) *watch {
 		{Name: "postgres", Check: w.owners},
 		{Name: "socketio", Check: func(context.Context) error {
 			if w.ending.Load() {
-				return errors.New("takes no more clients")
+				return errors.New("stopping")
 			}
 			return w.fan.Reading()
 		}},
@@ -47,10 +47,10 @@ func newWatch(env process.Env, client *http.Client) *watch {
 	return w
 }
 
-// follow has the fan-out's state be part of the gateway's. It has to be called before anybody asks.
+// follow makes the state of the fan-out a part of the gateway's health. It has to be called before the first request.
 func (w *watch) follow(fan *fanout.Fanout) { w.fan = fan }
 
-// owners asks every owner whether it reaches its Postgres: the gateway has none of its own.
+// owners asks every owner whether it reaches its PostgreSQL database: the gateway has none of its own.
 func (w *watch) owners(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, owner := range w.env.Catalog.Owners() {
@@ -83,7 +83,7 @@ func (w *watch) owner(ctx context.Context, base string) error {
 		return fmt.Errorf("read its health: %w", err)
 	}
 	if !said.Services.Postgres {
-		return errors.New("does not reach its Postgres")
+		return errors.New("does not reach its PostgreSQL database")
 	}
 	return nil
 }
@@ -95,8 +95,8 @@ func (w *watch) mount(mux *http.ServeMux) {
 	}
 }
 
-// serveMetrics serves /metrics, and nothing else, until the context ends. The metrics name topics and say how much is
-// going on, which is not for whoever can reach the port of the clients.
+// serveMetrics serves /metrics, and nothing else, until the context ends. The metrics contain names of topics and rates
+// of traffic, which are not meant for everyone who can reach the port of the clients.
 func (w *watch) serveMetrics(ctx context.Context, listener net.Listener) error {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", w.health.Handler())
@@ -109,7 +109,7 @@ func (w *watch) serveMetrics(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// run checks in the background, and says ready once the fan-out knows where it is in every partition, tokens can be
+// run checks in the background, and reports ready once the fan-out knows its position in every partition, tokens can be
 // checked, and everything that /health asks has answered.
 func (w *watch) run(ctx context.Context, keys <-chan struct{}, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)

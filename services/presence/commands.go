@@ -18,14 +18,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// commands does what is asked of state. No outcome is kept: done again, a command changes nothing and is answered alike.
+// commands carries out commands on state. Outcomes are not stored: a repeated command changes nothing and has the same
+// outcome.
 type commands struct {
 	store     *store.Store
 	catalog   *catalog.Catalog
 	publisher message.Publisher
 }
 
-// handle does one command. It is acknowledged when its outcome is on its way.
+// handle carries out one command. The command is acknowledged when its outcome was published.
 func (c *commands) handle(m *message.Message) error {
 	command, err := envelope.ReadCommand(m)
 	if err != nil {
@@ -49,7 +50,7 @@ func (c *commands) handle(m *message.Message) error {
 	return c.tell(m.Context(), outcome)
 }
 
-// do does what a command asks for, and gives the number of the change.
+// do carries out a command, and returns the number of the change.
 func (c *commands) do(ctx context.Context, command envelope.Command) (number int64, err error) {
 	declared, ok := c.catalog.Command(command.Type)
 	if !ok || declared.Owner != "presence" {
@@ -60,7 +61,7 @@ func (c *commands) do(ctx context.Context, command envelope.Command) (number int
 		return 0, retry.Permanent(fmt.Errorf("command %s: %w", command.Type, err))
 	}
 	if err := declared.Check(body); err != nil {
-		return 0, err // gateways refuse it too, but may be of another release
+		return 0, err // a gateway of another release may not have refused it
 	}
 	switch wish := body.(type) {
 	case *presencev1.EndSession:
@@ -73,7 +74,7 @@ func (c *commands) do(ctx context.Context, command envelope.Command) (number int
 	return 0, retry.Permanent(fmt.Errorf("command %q is not handled here", command.Type))
 }
 
-// away says of an error that it is Redis', unless Redis itself has answered with it.
+// away marks an error as one of an unavailable Redis, unless it is an answer of Redis.
 func away(err error) error {
 	var answered redis.Error
 	if _, isRefusal := refusal.Of(err); err == nil || isRefusal || errors.As(err, &answered) {
@@ -86,16 +87,16 @@ func (c *commands) tell(ctx context.Context, outcome envelope.Result) error {
 	m := outcome.Message()
 	m.SetContext(ctx)
 	if err := c.publisher.Publish(catalog.ResultTopic(outcome.Source), m); err != nil {
-		return fmt.Errorf("tell the outcome of %s: %w", outcome.CommandID, err)
+		return fmt.Errorf("publish the outcome of %s: %w", outcome.CommandID, err)
 	}
 	return nil
 }
 
-// dead gives a command that goes to the dead letters its final outcome. One that does not even say whose it is has none.
+// dead publishes the final outcome of a command that becomes a dead letter, unless its user is not known.
 func (c *commands) dead(ctx context.Context, m *message.Message, _ error) error {
 	command, err := envelope.ReadCommand(m)
 	if err != nil {
-		return nil //nolint:nilerr // nobody can be told
+		return nil //nolint:nilerr // the outcome has no recipient
 	}
 	outcome := outcomeOf(command)
 	outcome.Kind, outcome.Code = envelope.Failed, refusal.Failed

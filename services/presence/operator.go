@@ -10,20 +10,20 @@ import (
 	"github.com/edumatrix/interlinked/services/presence/store"
 )
 
-// operator keeps which dead letters are not to be shown any more. There is nothing else to operate: no log, and nothing
-// that is consumed of others.
+// operator keeps the dead letters that are not listed any more. Presence has no log and consumes no events, so there is
+// nothing else to operate.
 type operator struct {
 	meshv1connect.UnimplementedOperatorServiceHandler
 	store *store.Store
 }
 
-// ListParked has nothing to list.
+// ListParked returns an empty list: presence consumes no events.
 func (*operator) ListParked(context.Context, *connect.Request[meshv1.ListParkedRequest]) (
 	*connect.Response[meshv1.ListParkedResponse], error) {
 	return connect.NewResponse(&meshv1.ListParkedResponse{}), nil
 }
 
-// ListDropped lists dead letters that were dealt with.
+// ListDropped lists the dead letters that were dropped.
 func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.ListDroppedRequest]) (
 	*connect.Response[meshv1.ListDroppedResponse], error) {
 	all, err := o.store.DroppedLetters(ctx)
@@ -33,7 +33,7 @@ func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.Li
 	return connect.NewResponse(&meshv1.ListDroppedResponse{Letters: all}), nil
 }
 
-// DropLetter has a dead letter not shown any more.
+// DropLetter notes that a dead letter is not to be listed any more.
 func (o *operator) DropLetter(ctx context.Context, r *connect.Request[meshv1.DropLetterRequest]) (
 	*connect.Response[meshv1.DropLetterResponse], error) {
 	if err := o.store.DropLetter(ctx, r.Msg.GetLetter()); err != nil {

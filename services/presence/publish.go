@@ -17,11 +17,12 @@ import (
 )
 
 const (
-	lookEvery = 250 * time.Millisecond // for what other instances changed
+	lookEvery = 250 * time.Millisecond // for changes by other instances
 	maxWait   = 2 * time.Second
 )
 
-// publisher tells what changed: first on the topic, then that it is told. A crash in between repeats it.
+// publisher publishes changes, and then notes in Redis that they are published. After a crash in between it repeats
+// them.
 type publisher struct {
 	store   *store.Store
 	catalog *catalog.Catalog
@@ -31,10 +32,10 @@ type publisher struct {
 	lease   time.Duration
 	wake    chan struct{}
 
-	heard time.Time // gateways could be heard at least since then
+	heard time.Time // since when gateways could report at least
 }
 
-// run ends leases that have run out, and publishes changes at once, until ctx ends.
+// run ends the gateways whose lease has run out, and publishes changes, until ctx ends.
 func (p *publisher) run(ctx context.Context) error {
 	p.heard = time.Now()
 	pause := lookEvery
@@ -59,7 +60,7 @@ func (p *publisher) run(ctx context.Context) error {
 	}
 }
 
-// soon has the next round begin now.
+// soon starts the next round now.
 func (p *publisher) soon() {
 	select {
 	case p.wake <- struct{}{}:
@@ -68,8 +69,8 @@ func (p *publisher) soon() {
 }
 
 func (p *publisher) round(ctx context.Context) error {
-	// A gateway that could not report is not gone: after a start, and after Redis was away, gateways first get the time
-	// of a lease to report again, or everybody would be offline for a moment.
+	// After a start, and after Redis was unavailable, gateways first get the time of a lease to report again. Otherwise
+	// all users would be offline for a moment.
 	if time.Since(p.heard) > p.lease {
 		if _, err := p.store.Expire(ctx); err != nil {
 			return p.redisAway(ctx, err)
@@ -80,7 +81,7 @@ func (p *publisher) round(ctx context.Context) error {
 		if err != nil {
 			return p.redisAway(ctx, err)
 		}
-		p.tell(ctx, "redis", nil)
+		p.reportWaiting(ctx, "redis", nil)
 		if len(states) == 0 {
 			return nil
 		}
@@ -95,7 +96,7 @@ func (p *publisher) round(ctx context.Context) error {
 
 func (p *publisher) redisAway(ctx context.Context, err error) error {
 	p.heard = time.Now()
-	p.tell(ctx, "redis", err)
+	p.reportWaiting(ctx, "redis", err)
 	return err
 }
 
@@ -111,21 +112,21 @@ func (p *publisher) publish(ctx context.Context, states []store.State) error {
 		messages = append(messages, e.Message())
 	}
 	err := p.bus.Publish(topic, messages...)
-	p.tell(ctx, "kafka", err)
+	p.reportWaiting(ctx, "kafka", err)
 	if err != nil {
 		return fmt.Errorf("publish presence: %w", err)
 	}
 	return nil
 }
 
-// tell records whether a dependency holds the publisher up. The end of the service counts as no such fault.
-func (p *publisher) tell(ctx context.Context, dependency string, err error) {
+// reportWaiting reports to health whether a dependency holds the publisher up. The end of the service is not an error.
+func (p *publisher) reportWaiting(ctx context.Context, dependency string, err error) {
 	if ctx.Err() == nil {
 		p.waiting(dependency, err)
 	}
 }
 
-// event is a user's state as its topic carries it.
+// event returns a user's state as an event of its topic.
 func event(c *catalog.Catalog, s store.State) (envelope.Event, *catalog.Event, error) {
 	var m proto.Message = &presencev1.WentOffline{UserId: s.User}
 	if s.Online {

@@ -78,7 +78,7 @@ func (b *topic) set(away bool) {
 	b.away = away
 }
 
-// newest is what somebody who reads the topic knows: by user the event with the highest number.
+// newest is the state of a reader of the topic: for each user the event with the highest number.
 func (b *topic) newest() map[string]envelope.Event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -191,7 +191,7 @@ func TestPublish_AChangeIsToldAsItsTopicCarriesIt(t *testing.T) {
 	})
 }
 
-// Nothing is forgotten before it is on the topic, and the newest is what is told.
+// No change is forgotten before it is on the topic, and the newest one is published.
 func TestPublish_WaitsForTheBroker(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -213,7 +213,8 @@ func TestPublish_WaitsForTheBroker(t *testing.T) {
 	})
 }
 
-// A publisher that is killed between the topic and the note that it is told repeats itself; nobody minds.
+// A publisher that is killed between the topic and the note that a change is published repeats the change, which does
+// no harm.
 func TestPublish_ACrashInBetweenRepeatsIt(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -276,7 +277,7 @@ func TestRound_GatewaysAreHeardBeforeTheirLeasesEnd(t *testing.T) {
 	})
 }
 
-// Several instances take reports, end leases and publish at once: what is told last, by number, is how it is.
+// Several instances take reports, end leases and publish at once: the event with the highest number has the state.
 func TestRun_SeveralInstancesAtOnce(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {

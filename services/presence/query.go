@@ -11,10 +11,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// queries answers what users ask about themselves.
+// queries answers queries of users about their own sessions.
 type queries struct{ store *store.Store }
 
-// Sessions lists those of the asking user.
+// Sessions lists the sessions of the user that sent the query.
 func (q *queries) Sessions(ctx context.Context, _ *connect.Request[presencev1.SessionsRequest]) (
 	*connect.Response[presencev1.SessionsResponse], error) {
 	all, err := q.store.Sessions(ctx, rpc.Actor(ctx))

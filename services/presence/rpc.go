@@ -12,13 +12,13 @@ import (
 	"github.com/edumatrix/interlinked/services/presence/store"
 )
 
-// connections takes the reports of gateways.
+// connections serves the reports of gateways.
 type connections struct {
 	store   *store.Store
 	changed func()
 }
 
-// Report renews a gateway's lease and applies what it tells.
+// Report renews a gateway's lease and applies its changes.
 func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.ReportRequest]) (
 	*connect.Response[meshv1.ReportResponse], error) {
 	if !catalog.ValidID(r.Msg.GetGateway()) {
@@ -47,7 +47,7 @@ func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.Repo
 	return connect.NewResponse(&meshv1.ReportResponse{Again: answer == store.Again, Ended: ended}), nil
 }
 
-// maxSessions is how many sessions may be asked for in one call.
+// maxSessions bounds the sessions of one call.
 const maxSessions = 100
 
 // SessionRooms returns the rooms that the connections of sessions were subscribed to.
@@ -74,18 +74,18 @@ func (c *connections) SessionRooms(ctx context.Context, r *connect.Request[meshv
 	return connect.NewResponse(answer), nil
 }
 
-// owner answers for the rooms that show presence. There is no log behind them.
+// owner answers for the rooms of presence, which have state and no log.
 type owner struct {
 	store   *store.Store
 	catalog *catalog.Catalog
 }
 
-// ReadLog has nothing to give: presence is state.
+// ReadLog returns no records: presence has no log.
 func (*owner) ReadLog(context.Context, *connect.Request[meshv1.ReadLogRequest]) (*connect.Response[meshv1.ReadLogResponse], error) {
 	return connect.NewResponse(&meshv1.ReadLogResponse{}), nil
 }
 
-// Rooms has none: presence is looked at.
+// Rooms returns no rooms: nobody is a member of the rooms of presence, clients subscribe to them.
 func (*owner) Rooms(_ context.Context, r *connect.Request[meshv1.RoomsRequest]) (*connect.Response[meshv1.RoomsResponse], error) {
 	answer := &meshv1.RoomsResponse{}
 	for _, user := range r.Msg.GetUsers() {
@@ -94,7 +94,7 @@ func (*owner) Rooms(_ context.Context, r *connect.Request[meshv1.RoomsRequest]) 
 	return connect.NewResponse(answer), nil
 }
 
-// Resume has nothing to give either: who looks again is shown what is true now.
+// Resume returns no missed events: a client that subscribes again gets the current state.
 func (*owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeRequest]) (*connect.Response[meshv1.ResumeResponse], error) {
 	answer := &meshv1.ResumeResponse{}
 	for range r.Msg.GetResumers() {
@@ -103,11 +103,11 @@ func (*owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeRequest]
 	return connect.NewResponse(answer), nil
 }
 
-// Look lets everybody of the community see who is here, and says how somebody is now.
+// Look allows every user to subscribe to the presence of every other, and returns the current states as snapshots.
 func (o *owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
 	answer := &meshv1.LookResponse{}
 	var users []string
-	var shown []*meshv1.Looked // to whom the states of users are to be shown
+	var shown []*meshv1.Looked // those that the states of users are added to
 	for _, l := range r.Msg.GetLookers() {
 		kind, user, ok := catalog.SplitAddress(l.GetRoom())
 		looked := &meshv1.Looked{Allowed: ok && kind == "presence"}
@@ -117,7 +117,7 @@ func (o *owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]
 		}
 	}
 	if len(users) == 0 {
-		return connect.NewResponse(answer), nil // all of them only renew what they were shown before
+		return connect.NewResponse(answer), nil // all of them renew, and need no snapshots
 	}
 	states, err := o.store.States(ctx, users)
 	if err != nil {

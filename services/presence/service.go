@@ -1,5 +1,6 @@
-// Package presence is the service that knows who is online and on which devices. It keeps this as state in Redis, under
-// leases: gateways report their connections, and one that is not heard of for a few seconds is gone with all of them.
+// Package presence is the service that keeps who is online and on which devices, as state in Redis. Gateways report
+// their connections under a lease: all connections of a gateway that does not report for a few seconds are taken for
+// closed.
 package presence
 
 import (
@@ -21,13 +22,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// Needs are the stores that presence works with.
+// Needs are the stores that presence uses.
 var Needs = process.Needs{Redis: true, Kafka: true}
 
-// stopWithin is how long commands that are under way may take when the service stops.
+// stopWithin bounds the time for commands under way when the service stops.
 const stopWithin = 10 * time.Second
 
-// lease is how long a gateway is taken for alive without a report; they come every second.
+// lease is how long a gateway may go without a report, which it sends every second.
 const lease = 5 * time.Second
 
 // Run serves until ctx ends.

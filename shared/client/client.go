@@ -1,5 +1,5 @@
-// Package client speaks the mesh's WebSocket protocol from Go: commands with their outcomes, queries, events. The
-// terminal client, the end-to-end tests and the benchmark are written on it.
+// Package client is a Go client of the WebSocket protocol: commands with their outcomes, queries, events, signals. The
+// terminal client, the end-to-end tests and the benchmark use it.
 package client
 
 import (
@@ -16,27 +16,27 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Options say where to connect and who connects.
+// Options of a connection. URL and Token are required.
 type Options struct {
-	// URL of the gateway's socket, "ws://localhost:3001/ws".
+	// URL is that of the gateway's socket, such as "ws://localhost:3001/ws".
 	URL string
-	// Token proves who connects.
+	// Token is the JSON Web Token of the user.
 	Token string
 	// TokenInFrame sends the token as browsers have to: in the connect frame instead of the Authorization header.
 	TokenInFrame bool
-	// Protobuf speaks the subprotocol edumatrix.v1.proto. Callers see no difference: data is JSON.
+	// Protobuf chooses the subprotocol edumatrix.v1.proto. Callers see no difference: data is JSON.
 	Protobuf bool
-	// ResumeToken is that of an earlier connection, see Client.ResumeToken: what was missed since comes first. Events that
-	// came after the token come again, and have to be told by their versions; Redial does that.
+	// ResumeToken is that of an earlier connection, see Client.ResumeToken. The missed events come first. Events that
+	// came after the token come again, and are recognized by their versions; Redial drops them.
 	ResumeToken string
-	// Rooms are subscribed to.
+	// Rooms are the rooms to subscribe to; without any, those of the session.
 	Rooms []string
 	// SessionID is that of the earlier connection, see Client.SessionID.
 	SessionID string
-	// Device is what the user is to know this client by, among their sessions.
+	// Device is the name of this client among the sessions of its user.
 	Device string
-	// OnResumeToken is called with each resume token, after the events up to it, as OnEvent is. When the user has ended the
-	// session it is called with an empty one: what was stored is to be forgotten.
+	// OnResumeToken is called with each resume token, after the events up to it, as OnEvent is. It is called with an
+	// empty one when the user has ended the session: a stored token is to be deleted.
 	OnResumeToken func(string)
 	// OnEvent is called with each event, in order, on the goroutine that reads: it must not wait for this client.
 	OnEvent func(Event)
@@ -44,23 +44,23 @@ type Options struct {
 	OnSignal func(Signal)
 	// OnOutcome is called with outcomes that come after "queued".
 	OnOutcome func(Outcome)
-	// OnNotRecovered is called with each room of which the client is not given what it missed, as OnEvent is.
+	// OnNotRecovered is called with each room whose missed events are not sent, as OnEvent is.
 	OnNotRecovered func(room string)
 	// OnUnsubscribed is called when the gateway ends the subscription to a room, as OnEvent is.
 	OnUnsubscribed func(room string, why Error)
-	// OnTokenExpiring is called when the token has so long left; Authenticate renews it.
+	// OnTokenExpiring is called before the token expires, with the time left; Authenticate renews it.
 	OnTokenExpiring func(left time.Duration)
-	// Header is sent with the handshake (Origin and the like).
+	// Header is sent with the handshake, for Origin and the like.
 	Header http.Header
-	// Silence is how long the mesh may send nothing, not even a ping, before the connection counts as lost; a minute
-	// when 0. The mesh sends a ping and a heartbeat every 25 s, and the client pings it twice in that time.
+	// Silence is how long the gateway may send nothing, not even a ping, before the connection counts as lost; a minute
+	// when 0. The gateway sends a ping and a heartbeat every 25 s, and the client pings it twice within Silence.
 	Silence time.Duration
 }
 
-// MaxFrame is how long a frame may be that the mesh takes, in bytes.
+// MaxFrame bounds a frame that a gateway accepts, in bytes.
 const MaxFrame = 256 << 10
 
-// Event is a fact as clients see it.
+// Event is an event frame.
 type Event struct {
 	Type    string    `json:"event"`
 	Stream  string    `json:"stream"`
@@ -74,7 +74,7 @@ type Event struct {
 	Data      json.RawMessage `json:"data"`
 }
 
-// Signal is what is true for a moment only, such as that somebody is typing.
+// Signal is a signal frame, such as "is typing".
 type Signal struct {
 	Name  string          `json:"signal"`
 	Room  string          `json:"room"`
@@ -82,7 +82,7 @@ type Signal struct {
 	Data  json.RawMessage `json:"data"`
 }
 
-// Outcome of a command: committed, unchanged, queued (not known yet), refused or failed.
+// Outcome is that of a command: its Kind is committed, unchanged, queued (not decided yet), refused or failed.
 type Outcome struct {
 	CommandID string `json:"command_id"`
 	Kind      string `json:"kind"`
@@ -91,11 +91,11 @@ type Outcome struct {
 	Error     *Error `json:"error"`
 }
 
-// Error is what the mesh answers to what it does not do. Code is stable.
+// Error is the error of a refused request. Code is stable.
 type Error struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
-	// Field is the path of the field that was wrong; empty where it is not about one.
+	// Field is the path of the field that was wrong; empty where no field was.
 	Field string `json:"field"`
 	// RetryAfterMS is how long to wait before the same is sent again; 0 where waiting does not help.
 	RetryAfterMS int64 `json:"retry_after_ms"`
@@ -105,11 +105,11 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-// Queued is the code of the error that Command returns when the mesh has received a command and not decided it: the outcome
-// follows, see Options.OnOutcome.
+// Queued is the code of the error that Command returns for a command that was received and is not decided yet: the
+// outcome follows, see Options.OnOutcome.
 const Queued = "queued"
 
-// ErrClosed says that the connection ended before the answer came; what was sent may have been done. Send it again
+// ErrClosed is returned when the connection ended before the reply came. A command may have been decided: send it again
 // with the same command id.
 var ErrClosed = errors.New("connection closed")
 
@@ -134,14 +134,14 @@ type Client struct {
 	next    int
 	waiting map[string]call
 
-	// Of the goroutine that reads, and of everybody once it has ended.
+	// Used by the goroutine that reads, and after its end by others.
 	seen   map[string]int64 // newest version of each stream
 	before map[string]int64 // the same of the connection that this one follows
 
 	token     string
 	connected Connected
 	ended     bool   // the user has ended the session
-	closing   *Error // that the mesh sent before it closed the connection
+	closing   *Error // of the frame closing
 
 	done chan struct{}
 	err  error
@@ -153,8 +153,8 @@ type call struct {
 	reply chan Reply
 }
 
-// Dial connects, proves who connects, and returns when the mesh has opened all the user's rooms. With Resume, what was
-// missed has come before.
+// Dial connects, and returns when all the user's rooms are open. With a resume token, the missed events have come
+// before. The error wraps an *Error where the gateway has refused the connection.
 func Dial(ctx context.Context, o Options) (*Client, error) {
 	c, err := dial(ctx, o, nil)
 	if err != nil {
@@ -163,7 +163,8 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	return c, nil
 }
 
-// dial gives, with an error, a connection that has ended, if there was one.
+// dial is Dial with the versions that earlier connections got. With an error it returns the ended connection, if there
+// was one.
 func dial(ctx context.Context, o Options, before map[string]int64) (*Client, error) {
 	header := o.Header.Clone()
 	if header == nil {
@@ -195,7 +196,7 @@ func dial(ctx context.Context, o Options, before map[string]int64) (*Client, err
 	return c, nil
 }
 
-// refusal finds the mesh's own error in the answer to a refused handshake.
+// refusal returns the gateway's error in the answer to a refused handshake, or else err.
 func refusal(r *http.Response, err error) error {
 	defer r.Body.Close()
 	var body struct{ Error *Error }
@@ -205,12 +206,12 @@ func refusal(r *http.Response, err error) error {
 	return err
 }
 
-// Command sends a command under a new id and waits for its outcome. A refusal is an *Error.
+// Command sends a command under a new id and waits for its outcome. The error of a refused command is an *Error.
 func (c *Client) Command(ctx context.Context, name string, data any) (Outcome, error) {
 	return c.CommandAs(ctx, uuid.NewString(), name, data)
 }
 
-// CommandAs sends a command under the id given: the same id again gets the first outcome again.
+// CommandAs is Command with an id. A command that is sent again with the same id gets the first outcome.
 func (c *Client) CommandAs(ctx context.Context, id, name string, data any) (Outcome, error) {
 	r, err := c.Request(ctx, map[string]any{"type": name, "data": data, "command_id": id})
 	switch {
@@ -225,7 +226,8 @@ func (c *Client) CommandAs(ctx context.Context, id, name string, data any) (Outc
 	return *r.Outcome, err
 }
 
-// Authenticate renews the token of the connection, for the same user. A refusal is an *Error; the old token then goes on.
+// Authenticate renews the token of the connection, for the same user. A refusal is an *Error; then the old token stays
+// in force.
 func (c *Client) Authenticate(ctx context.Context, token string) error {
 	_, err := c.Request(ctx, map[string]any{"type": "authenticate", "data": map[string]string{"token": token}})
 	return err
@@ -251,13 +253,13 @@ type Subscribed struct {
 	} `json:"refused"`
 }
 
-// Signal sends a signal to those who are in its room now. A refusal is an *Error.
+// Signal sends a signal to the other members of its room that are connected now. A refusal is an *Error.
 func (c *Client) Signal(ctx context.Context, name string, data any) error {
 	_, err := c.Request(ctx, map[string]any{"type": name, "data": data})
 	return err
 }
 
-// Query asks and reads the answer into what answer points to.
+// Query sends a query and decodes the reply into answer, which is a pointer. A refusal is an *Error.
 func (c *Client) Query(ctx context.Context, name string, data, answer any) error {
 	r, err := c.Request(ctx, map[string]any{"type": name, "data": data})
 	if err != nil {
@@ -269,7 +271,7 @@ func (c *Client) Query(ctx context.Context, name string, data, answer any) error
 	return nil
 }
 
-// Request sends any frame under an id of its own and waits for the frame that answers it.
+// Request sends any frame under a new id and waits for its reply. A refusal is an *Error.
 func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, error) {
 	kind := fmt.Sprint(frame["type"])
 	answer := make(chan Reply, 1)
@@ -322,7 +324,7 @@ func (r Reply) outcome() (Reply, error) {
 	return r, nil
 }
 
-// Write sends bytes as they are; replies without an id that was asked for are dropped.
+// Write sends a message as it is. Replies to ids that Request did not make are dropped.
 func (c *Client) Write(frame []byte) error {
 	c.write.Lock()
 	defer c.write.Unlock()
@@ -345,17 +347,17 @@ func (c *Client) Close() {
 	<-c.done
 }
 
-// Abort drops the connection without a word, as a lost network does.
+// Abort closes the socket without a close frame, as if the network was lost.
 func (c *Client) Abort() {
 	_ = c.conn.NetConn().Close()
 	<-c.done
 }
 
-// Done is closed when the connection has ended; Err then says why.
+// Done returns a channel that is closed when the connection has ended; Err then returns why.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err says why the connection ended; it wraps ErrClosed, the *websocket.CloseError, if the mesh sent one, and the *Error
-// of its closing frame.
+// Err returns why the connection has ended, or nil. It wraps ErrClosed, the *websocket.CloseError if there was a close
+// frame, and the *Error of the frame closing.
 func (c *Client) Err() error {
 	select {
 	case <-c.done:
@@ -418,7 +420,7 @@ func (c *Client) read() {
 	}
 }
 
-// received is any frame of the mesh. Type says which of the fields are there.
+// received is any frame of a gateway. Type determines the fields that it has.
 type received struct {
 	Type string `json:"type"`
 
@@ -427,7 +429,7 @@ type received struct {
 	Outcome *Outcome `json:"outcome"`
 	Error   *Error   `json:"error"`
 
-	Event // with the data of every frame that has some
+	Event // with Data, which other frames have too
 
 	Signal      string `json:"signal"`
 	Room        string `json:"room"`
@@ -436,23 +438,23 @@ type received struct {
 	Code        int    `json:"code"` // of closing
 }
 
-// take takes the frames of one message.
+// take handles the frames of one message.
 func (c *Client) take(message []byte) error {
 	err := c.codec.decode(message, c.kindOf, c.takeFrame)
 	if err != nil {
-		return fmt.Errorf("a frame of the mesh cannot be read: %w", err)
+		return fmt.Errorf("a frame of the gateway cannot be read: %w", err)
 	}
 	return nil
 }
 
-// kindOf is the type of the request that a reply answers; empty: nobody waits for it.
+// kindOf returns the type of the request that a reply answers; empty where no request waits for it.
 func (c *Client) kindOf(replyTo string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.waiting[replyTo].kind
 }
 
-// takeFrame takes one frame. Those of a type that it does not know are ignored, as the protocol wants it.
+// takeFrame handles one frame. Types that it does not know are ignored, as the protocol requires.
 func (c *Client) takeFrame(f *received) error {
 	switch f.Type {
 	case "reply":
@@ -511,7 +513,7 @@ func (c *Client) takeReply(f *received) error {
 	}
 	select {
 	case of.reply <- Reply{ReplyTo: f.ReplyTo, OK: f.OK, Data: f.Data, Outcome: f.Outcome, Error: f.Error}:
-	default: // a second answer under one id is not ours to judge
+	default: // a second reply to one id is ignored
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// codec writes and reads frames in one encoding.
+// codec encodes and decodes frames in one encoding.
 type codec interface {
 	subprotocol() string
 	messageKind() int
@@ -64,14 +64,14 @@ func (jsonCodec) decode(message []byte, _ func(string) string, take func(*receiv
 	return nil
 }
 
-// protobufCodec turns the data of frames from and into JSON, as callers see it.
+// protobufCodec converts the data of frames between Protobuf and JSON, which callers see.
 type protobufCodec struct{ catalog *catalog.Catalog }
 
 func (protobufCodec) subprotocol() string { return "edumatrix.v1.proto" }
 
 func (protobufCodec) messageKind() int { return websocket.BinaryMessage }
 
-// control are the messages of the frames that the gateway answers itself, and of their replies.
+// control has the messages of control frames and of their replies.
 var control = map[string]struct{ request, reply proto.Message }{
 	"connect":      {&gatewayv1.Connect{}, &gatewayv1.Connected{}},
 	"authenticate": {&gatewayv1.Authenticate{}, &gatewayv1.Authenticated{}},
@@ -79,7 +79,7 @@ var control = map[string]struct{ request, reply proto.Message }{
 	"unsubscribe":  {&gatewayv1.Unsubscribe{}, nil},
 }
 
-// request returns an empty message of the data of a frame; nil where it has none, or none that is known.
+// request returns an empty message for the data of a request; nil where it has no data, or its type is not known.
 func (p protobufCodec) request(kind string) proto.Message {
 	if own, ok := control[kind]; ok {
 		return own.request.ProtoReflect().New().Interface()
@@ -155,7 +155,7 @@ func (p protobufCodec) decode(message []byte, kindOf func(string) string, take f
 	return nil
 }
 
-// received is a frame as it is in JSON.
+// received returns a frame with its data in JSON.
 func (p protobufCodec) received(f *gatewayv1.ServerFrame, kindOf func(string) string) (*received, error) {
 	r := &received{}
 	m := f.ProtoReflect()

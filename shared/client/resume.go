@@ -10,12 +10,13 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Connected is the mesh's reply to the connect frame: from then on the client misses nothing.
+// Connected is the reply to connect: from then on the client misses nothing.
 type Connected struct {
 	UserID      string `json:"user_id"`
 	SessionID   string `json:"session_id"`
 	ResumeToken string `json:"resume_token"`
-	// Resumed reports whether what was missed was given, but for the rooms that were not recovered: there, load the history.
+	// Resumed reports whether the missed events were sent, except those of NotRecovered: load the history of these
+	// rooms.
 	Resumed      bool     `json:"resumed"`
 	NotRecovered []string `json:"not_recovered"`
 	Subscribed
@@ -33,8 +34,9 @@ type Connected struct {
 // sessionEnded is the close code of a connection whose session the user has ended.
 const sessionEnded = 4501
 
-// Reconnects reports whether a client connects again after an error of Client.Err, as docs/protocol.md has it: unless the
-// gateway has closed the connection with a code from 4500 to 4999, because a message was too large, or as it was asked to.
+// Reconnects reports whether a client connects again after an error of Client.Err, as docs/protocol.md has it: unless
+// the gateway has closed the connection with a code from 4500 to 4999, because a message was too large, or as it was
+// asked to.
 func Reconnects(err error) bool {
 	var closed *websocket.CloseError
 	if !errors.As(err, &closed) {
@@ -44,10 +46,10 @@ func Reconnects(err error) bool {
 		(closed.Code < 4500 || closed.Code > 4999)
 }
 
-// Redial ends a connection, if it has not ended yet, and makes another that goes on where it was, at this or another
-// gateway (url; empty: the same). It may be called again when it fails, and then goes on from what the failed one was
-// given. Each event comes once: what came already is dropped. When the user has ended the session, the new connection
-// begins another one, and nothing that was missed comes.
+// Redial closes a connection, if it has not ended yet, and makes another that resumes from it, at the gateway with a
+// URL or, if that is empty, at the same one. When it fails it may be called again, and then resumes from what the
+// failed connection got. Each event comes once. When the user has ended the session, the new connection begins another
+// session without missed events.
 func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	c.Close()
 	o := c.options
@@ -64,7 +66,7 @@ func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	if err == nil {
 		return next, nil
 	}
-	if next != nil { // it may have been given a part, and a resume token that covers some of it
+	if next != nil { // it may have got some of the missed events, and a resume token that covers them
 		maps.Copy(c.seen, next.seen)
 		token, ended := next.ResumeToken(), next.SessionEnded()
 		c.mu.Lock()
@@ -74,8 +76,8 @@ func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	return nil, err
 }
 
-// SessionEnded reports whether the user has ended the session of this connection. Its session id and its resume tokens are
-// to be forgotten, and the user is asked to sign in.
+// SessionEnded reports whether the user has ended the session of this connection. A program then deletes the session id
+// and resume token that it has stored, and asks its user to sign in.
 func (c *Client) SessionEnded() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,7 +95,7 @@ func (c *Client) endSession() {
 	}
 }
 
-// had is the newest version of each stream, of a connection that has ended and those that it followed.
+// had returns the newest version of each stream that an ended connection and those before it got.
 func (c *Client) had() map[string]int64 {
 	all := map[string]int64{}
 	maps.Copy(all, c.before)
@@ -101,7 +103,7 @@ func (c *Client) had() map[string]int64 {
 	return all
 }
 
-// connect sends the first frame, and returns when the mesh has opened all the user's rooms. Missed events have come before.
+// connect sends the first frame, and returns when all the user's rooms are open. Missed events have come before.
 func (c *Client) connect(ctx context.Context) error {
 	data := map[string]any{}
 	for name, text := range map[string]string{"resume_token": c.options.ResumeToken, "session_id": c.options.SessionID,
@@ -120,22 +122,22 @@ func (c *Client) connect(ctx context.Context) error {
 	return err
 }
 
-// Connected is the mesh's reply to the connect frame.
+// Connected returns the reply to connect.
 func (c *Client) Connected() Connected {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.connected
 }
 
-// ResumeToken is the newest one: up to it this connection, and those it follows, were given everything. Empty: there is
-// none.
+// ResumeToken returns the newest resume token, which covers the events that this connection and those before it got;
+// empty where there is none.
 func (c *Client) ResumeToken() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.token
 }
 
-// resumable notes a resume token.
+// resumable stores a resume token.
 func (c *Client) resumable(token string) {
 	c.mu.Lock()
 	c.token = token
@@ -145,7 +147,7 @@ func (c *Client) resumable(token string) {
 	}
 }
 
-// event hands an event on, unless the connection that this one follows had it.
+// event calls OnEvent, unless an earlier connection got the event.
 func (c *Client) event(e Event) {
 	if had, follows := c.before[e.Stream]; follows && e.Version <= had {
 		return

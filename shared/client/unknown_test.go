@@ -109,8 +109,8 @@ func inProtobuf() (kind int, replies [][]byte) {
 	}
 }
 
-// A gateway may be newer than its clients: keys, frame types and event names that a client does not know change nothing of
-// those that it knows, also where they come in one message.
+// A gateway may be newer than its clients: keys, frame types and event names that a client does not know change nothing
+// of those that it knows, also where they come in one message.
 func TestClient_IgnoresWhatALaterVersionSends(t *testing.T) {
 	t.Parallel()
 	for name, encoded := range map[string]func() (int, [][]byte){"JSON": inJSON, "Protobuf": inProtobuf} {

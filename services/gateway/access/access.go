@@ -1,5 +1,5 @@
-// Package access decides who may come in, on every surface alike: which web pages (by origin), and which users (by
-// token).
+// Package access decides which web pages (by origin) and which users (by token) may connect. WebSocket and HTTP use it
+// alike.
 package access
 
 import (
@@ -17,31 +17,32 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// Verifier tells who a token names. Its errors are refusals that say why it does not hold.
+// Verifier returns the user of a token. Its errors are refusals with the reason why the token is not valid.
 type Verifier interface {
 	Verify(ctx context.Context, token string) (auth.User, error)
 }
 
-// Access holds the rules.
+// Access has the rules.
 type Access struct {
 	Verifier Verifier
-	// Origins that may come in beside the gateway's own host, "https://school.example".
+	// Origins that may connect beside the gateway's own host, such as "https://school.example".
 	Origins []string
-	// AnyLocal lets pages of this machine in, whatever their port: for development.
+	// AnyLocal allows pages of this machine, on any port, for development.
 	AnyLocal bool
 	Log      *slog.Logger
 
 	refused refusedOrigins
 }
 
-// Origin reports whether the page that asks may come in. Programs that are not browsers name none.
+// Origin reports whether the request's Origin may connect. Requests without one, of programs that are not browsers,
+// may.
 func (a *Access) Origin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
 		return true
 	}
 	if len(r.Header.Values("Origin")) > 1 {
-		return false // browsers send one
+		return false // browsers send a valid one
 	}
 	u, err := url.Parse(origin)
 	if err == nil && u.Host != "" {
@@ -53,22 +54,22 @@ func (a *Access) Origin(r *http.Request) bool {
 	if slices.ContainsFunc(a.Origins, named) {
 		return true
 	}
-	if a.refused.tell(origin, time.Now()) {
+	if a.refused.log(origin, time.Now()) {
 		a.Log.Warn("access: a page of another origin was refused; ALLOWED_ORIGINS can name it", "origin", Clip(origin),
 			"path", Clip(r.URL.Path))
 	}
 	return false
 }
 
-// refusedOrigins are those that were logged within the last minute.
+// refusedOrigins are the origins that were logged within the last minute.
 type refusedOrigins struct {
 	mu    sync.Mutex
 	since time.Time
 	told  map[string]bool
 }
 
-// tell reports whether to log an origin: each once a minute, and at most 16 of them.
-func (o *refusedOrigins) tell(origin string, now time.Time) bool {
+// log reports whether to log an origin: each once a minute, and at most 16 of them.
+func (o *refusedOrigins) log(origin string, now time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if now.Sub(o.since) >= time.Minute {
@@ -82,10 +83,10 @@ func (o *refusedOrigins) tell(origin string, now time.Time) bool {
 	return true
 }
 
-// maxClip is how much of a text that anybody may send is logged or sent back, in bytes.
+// maxClip bounds the part of a client's text that is logged or sent back, in bytes.
 const maxClip = 256
 
-// Clip shortens a text that anybody may send.
+// Clip shortens a text of a client.
 func Clip(text string) string {
 	if len(text) <= maxClip {
 		return text
@@ -97,8 +98,8 @@ func local(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || host == "127.0.0.1" || host == "::1"
 }
 
-// Token is the one in the Authorization header; empty when there is none. A header of another scheme is not for us: a
-// proxy may have asked for it. The error is a refusal.
+// Token returns the bearer token in the Authorization header; empty when there is none. A header of another scheme is
+// ignored: it may be meant for a proxy. The error is a refusal.
 func Token(r *http.Request) (string, error) {
 	header, err := Single(r, "Authorization")
 	if err != nil {
@@ -117,7 +118,7 @@ func Token(r *http.Request) (string, error) {
 	return token, nil
 }
 
-// Single is the value of a header that may be there once; empty when it is not there. The error is a refusal.
+// Single returns the value of a header that a request has at most once; empty when it has none. The error is a refusal.
 func Single(r *http.Request, name string) (string, error) {
 	values := r.Header.Values(name)
 	switch len(values) {
@@ -126,21 +127,21 @@ func Single(r *http.Request, name string) (string, error) {
 	case 1:
 		return values[0], nil
 	}
-	return "", refusal.New(refusal.Malformed, "the header %s is there %d times", name, len(values))
+	return "", refusal.New(refusal.Malformed, "the request has the header %s %d times", name, len(values))
 }
 
-// User tells who a token names. The error is a refusal, unless nobody can say now.
+// User returns the user of a token. The error is a refusal, unless the token cannot be checked now.
 func (a *Access) User(ctx context.Context, token string) (auth.User, error) {
 	return a.Verifier.Verify(ctx, token)
 }
 
-// Refusal is what a client is told of an error: the refusal in it, or that it is ours.
+// Refusal returns the refusal in an error, or one with the code "internal" where there is none.
 func Refusal(err error) *refusal.Error {
 	if r, ok := refusal.Of(err); ok {
 		return r
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return refusal.New(refusal.Unavailable, "not answered in time, ask again")
+		return refusal.New(refusal.Unavailable, "there was no answer in time; try again")
 	}
-	return refusal.New(refusal.Internal, "something went wrong here")
+	return refusal.New(refusal.Internal, "the gateway failed")
 }

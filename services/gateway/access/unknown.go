@@ -6,7 +6,7 @@ import (
 )
 
 // Unknown refuses a name that no client may use. A name that exists but is not public is refused in the same words, so
-// that nobody learns of it.
+// that clients cannot find it.
 func Unknown(c *catalog.Catalog, name string) *refusal.Error {
 	if near := c.Nearest(name); near != "" {
 		return refusal.New(refusal.UnknownType, "there is no %q; did you mean %q?", name, near)
@@ -14,7 +14,7 @@ func Unknown(c *catalog.Catalog, name string) *refusal.Error {
 	return refusal.New(refusal.UnknownType, "there is no %q", Clip(name))
 }
 
-// Public finds the command or the query that clients may use under a name; both are nil when there is none.
+// Public returns the command or the query that clients may use under a name; both are nil when there is none.
 func Public(c *catalog.Catalog, name string) (*catalog.Command, *catalog.Query) {
 	if command, ok := c.Command(name); ok && command.Public {
 		return command, nil

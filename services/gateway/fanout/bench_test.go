@@ -8,8 +8,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 )
 
-// BenchmarkTake is one record of the topic, from the bytes that Kafka carries to the hub, whether nobody is in its room or
-// one connection is.
+// BenchmarkTake is one record of the topic, from the bytes that Kafka carries to the hub, whether nobody is in its room
+// or one connection is.
 func BenchmarkTake(b *testing.B) {
 	for _, conversation := range []string{"nobody", "g"} {
 		b.Run(conversation, func(b *testing.B) {

@@ -1,5 +1,6 @@
-// Package fanout reads every partition of every event topic and brings each event to the hub, once and in order: what
-// was read before is dropped, what is missing in a partition is filled from its owner's log. Outcomes go to the intake.
+// Package fanout reads every partition of every event topic and delivers each event to the hub, once and in order.
+// Events that were read before are dropped, and gaps in a partition are filled from its owner's log. Outcomes go to the
+// intake.
 package fanout
 
 import (
@@ -31,15 +32,15 @@ import (
 type Options struct {
 	Catalog *catalog.Catalog
 	Hub     *hub.Hub
-	// Owners are the inner listeners of the owners, by name; their logs fill holes.
+	// Owners are the inner listeners of the owners, by name; their logs fill gaps.
 	Owners map[string]meshv1connect.OwnerServiceClient
-	// Partitions reads from the broker how many partitions a topic has; 0 where it does not exist.
+	// Partitions asks the broker for the number of partitions of a topic; 0 where it does not exist.
 	Partitions func(ctx context.Context, topic string) (int32, error)
-	// Resolve takes the outcomes of commands.
+	// Resolve is called with each outcome of a command.
 	Resolve func(envelope.Result)
-	// Ready is called once for each owner, when all that it publishes is read; nil: nobody wants to know.
+	// Ready is called once for each owner, when all its topics are read; it may be nil.
 	Ready func(owner string)
-	// Waiting is told that work waits for a dependency, and with nil that it goes on; nil: nobody wants to know.
+	// Waiting is called with an error when work waits for a dependency, and with nil when it continues; it may be nil.
 	Waiting func(dependency string, err error)
 	Tracer  trace.Tracer
 	Metrics *Metrics
@@ -47,15 +48,15 @@ type Options struct {
 	Log     *slog.Logger
 }
 
-// Fanout is the way from Kafka to the hub.
+// Fanout reads events from Kafka and delivers them to the hub.
 type Fanout struct {
 	options Options
 	topics  map[string]*topic
 	logs    map[string]*reading // by owner
-	unknown sync.Map            // types of events that this gateway does not know, and has reported
+	unknown sync.Map            // types of events that this gateway does not know, and has logged
 }
 
-// reading is how far what one owner publishes is known.
+// reading is the progress in the topics of one owner.
 type reading struct {
 	owner string
 	view  *hub.View
@@ -63,11 +64,11 @@ type reading struct {
 
 	mu      sync.Mutex
 	topics  []*topic      // of its log
-	unknown int           // partitions whose number is not known yet, and those of results that are not read yet
+	unknown int           // partitions whose position is not known yet, and those of results that are not read yet
 	known   chan struct{} // closed when there are none left
 }
 
-// New makes a Fanout for all topics of a catalog. How many partitions they have it learns when it runs.
+// New makes a Fanout for all topics of a catalog. Run asks the broker for the numbers of their partitions.
 func New(o Options) *Fanout {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
@@ -117,7 +118,7 @@ func (f *Fanout) Run(ctx context.Context, reader *bus.Reader) error {
 	return reader.Read(ctx, f.Topics(), f.take)
 }
 
-// count learns from the broker how many partitions there are.
+// count asks the broker for the numbers of partitions.
 func (f *Fanout) count(ctx context.Context) error {
 	counts := map[string]int32{}
 	for _, name := range f.Topics() {
@@ -141,7 +142,7 @@ func (f *Fanout) count(ctx context.Context) error {
 	return nil
 }
 
-// begin begins with so many partitions of each topic.
+// begin starts with the partitions of each topic.
 func (f *Fanout) begin(counts map[string]int32) {
 	for _, log := range f.logs {
 		log.mu.Lock()
@@ -162,8 +163,8 @@ func (f *Fanout) begin(counts map[string]int32) {
 	}
 }
 
-// From says where to begin with a partition (bus.ReaderOptions): at its last record, which tells its number; of
-// outcomes at its end, since whoever waits for one here has not sent the command yet.
+// From returns where to begin with a partition (bus.ReaderOptions): at its last record, which contains its position;
+// for outcomes at its end, since no client of this gateway has sent a command yet.
 func (f *Fanout) From(topic string, _ int32, _, end int64) int64 {
 	t := f.topics[topic]
 	if t == nil || !t.results {
@@ -173,7 +174,8 @@ func (f *Fanout) From(topic string, _ int32, _, end int64) int64 {
 	return end
 }
 
-// complete is the position up to which all of an owner's log was delivered, or lay before this gateway began.
+// complete returns the position up to which all events of an owner's log were delivered, or lay before this gateway
+// began.
 func (r *reading) complete() int64 {
 	complete := int64(math.MaxInt64)
 	for _, t := range r.topics {
@@ -196,7 +198,7 @@ func (r *reading) partitionKnown() {
 	r.unknown--
 	done := r.unknown == 0
 	select {
-	case <-r.known: // of partitions that came later
+	case <-r.known: // by partitions that were added later
 		done = false
 	default:
 	}
@@ -209,8 +211,8 @@ func (r *reading) partitionKnown() {
 	}
 }
 
-// Known is closed once the number of every partition of an owner's log is known, and its outcomes are read: from then
-// on the hub gets all that the owner appends, and the intake all outcomes.
+// Known returns a channel that is closed once the position of every partition of an owner's log is known and its
+// outcomes are read: from then on the hub gets every event of the owner, and the intake every outcome.
 func (f *Fanout) Known(owner string) <-chan struct{} { return f.logs[owner].known }
 
 func (r *reading) isKnown() bool {
@@ -222,7 +224,7 @@ func (r *reading) isKnown() bool {
 	}
 }
 
-// silence is how long nothing may be read of a partition: its owner gives a sign of life every 30 s.
+// silence is how long a partition may have no new record: its owner writes one every 30 s.
 const silence = 75 * time.Second
 
 // Reading returns what keeps the fan-out from reading every partition.
@@ -235,19 +237,19 @@ func (f *Fanout) Reading() error {
 	}
 	if len(missing) > 0 {
 		slices.Sort(missing)
-		return fmt.Errorf("where the topics of %s stand is not known yet", strings.Join(missing, ", "))
+		return fmt.Errorf("the positions of the topics of %s are not known yet", strings.Join(missing, ", "))
 	}
 	for _, t := range f.topics {
 		for _, p := range t.all() {
 			if d := time.Since(p.heard()); d > silence {
-				return fmt.Errorf("nothing was read of %s/%d for %s", t.name, p.number, d.Round(time.Second))
+				return fmt.Errorf("%s/%d had no record for %s", t.name, p.number, d.Round(time.Second))
 			}
 		}
 	}
 	return nil
 }
 
-// take takes one record. A panic costs that record, and nothing else.
+// take handles one record. A panic drops that record alone.
 func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	defer f.options.Guard.Recover("fan-out", func() { f.unreadable(r, errors.New("it caused a panic")) })
 	t := f.topics[r.Topic]
@@ -263,7 +265,8 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	e, err := envelope.ReadRawEvent(r.Headers, r.Value)
 	switch {
 	case err != nil:
-		// Nobody can be told what it was; where it stood in the log, the next record's "before" shows a hole there.
+		// Its outcome, if it had one, is lost to its waiter. If it was an event of a log, the next record shows the
+		// gap.
 		f.unreadable(r, err)
 	case !e.IsPosition() && e.Class == routingv1.Class_CLASS_EPHEMERAL:
 		f.deliver(t.log, &e)
@@ -274,7 +277,7 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	}
 }
 
-// deliver brings an event to its outcome's waiters and to the connections in its rooms.
+// deliver resolves the outcome that an event contains, and delivers it to the connections in its rooms.
 func (f *Fanout) deliver(log *reading, e *envelope.Event) {
 	declared, known := f.options.Catalog.Event(e.Type)
 	if !known {
@@ -287,7 +290,7 @@ func (f *Fanout) deliver(log *reading, e *envelope.Event) {
 	n := log.view.Deliver(event)
 	if n > 0 {
 		if err := event.Err(); err != nil {
-			f.options.Log.Error("fan-out: an event cannot be shown", "error", err)
+			f.options.Log.Error("fan-out: an event cannot be encoded", "error", err)
 			f.options.Metrics.Unreadable.Inc()
 		}
 	}
@@ -306,7 +309,7 @@ func (f *Fanout) unreadable(r *bus.Record, err error) {
 	f.options.Metrics.Unreadable.Inc()
 }
 
-// span begins the event's span, if its trace is recorded; else it returns nil.
+// span starts the span of an event, if its trace is recorded; else it returns nil.
 func (f *Fanout) span(e *envelope.Event) trace.Span {
 	if e.TraceParent == "" {
 		return nil

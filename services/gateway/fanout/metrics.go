@@ -11,7 +11,7 @@ type Metrics struct {
 	Behind     *prometheus.GaugeVec
 }
 
-// NewMetrics registers them; without a registry they count for themselves.
+// NewMetrics makes the metrics, and registers them unless the registry is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	place := []string{"topic", "partition"}
 	m := &Metrics{

@@ -16,12 +16,12 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// partition is how far one partition of a logged topic is complete. First appearances ascend by position, and each
-// record names the position before it, so one number says it all.
+// partition is the progress in one partition of a logged topic. Positions ascend where events appear first, and each
+// record contains the position of the one before it, so one position is enough to find repeats and gaps.
 //
-// When the topic has grown, the events of a stream may lie in another partition than before. The relay writes a fence
-// into all partitions in between: it begins an epoch. A partition goes on behind its fence when the others have reached
-// theirs, so the events of a stream stay in order.
+// When the topic has grown, the events of a stream may be in another partition than before. The relay has written a
+// fence into all partitions in between, which begins an epoch. A partition continues behind its fence when the others
+// have reached theirs, so that the events of a stream stay in order.
 type partition struct {
 	topic  *topic
 	number int32
@@ -32,7 +32,7 @@ type partition struct {
 	known       bool
 	position    int64        // everything up to here was delivered, or lay before this gateway began
 	incarnation string       // of the log, when a record was taken last
-	complete    atomic.Int64 // the position, for those who must not wait
+	complete    atomic.Int64 // the position, readable without the lock
 	epoch       atomic.Int32
 	last        atomic.Int64 // when a record was taken last, in ns since 1970
 }
@@ -43,10 +43,10 @@ func newPartition(f *Fanout, t *topic, number int32) *partition {
 		behind: f.options.Metrics.Behind.WithLabelValues(t.name, n)}
 }
 
-// heard is when a record was taken last.
+// heard returns when a record was taken last.
 func (p *partition) heard() time.Time { return time.Unix(0, p.last.Load()) }
 
-// takeAll takes a record, however long what is missing before it is not to be had.
+// takeAll takes a record, and repeats that until the gap before it can be filled.
 func (p *partition) takeAll(ctx context.Context, f *Fanout, e *envelope.Event) {
 	owner := p.topic.log.owner
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
@@ -67,13 +67,13 @@ func (p *partition) takeAll(ctx context.Context, f *Fanout, e *envelope.Event) {
 	}
 }
 
-// take goes on to a record: a repeat is dropped, what is missing before it comes from the owner's log. An error says that
-// the owner cannot be asked; the same record is to be taken again.
+// take delivers a record unless it is a repeat, after filling the gap before it from the owner's log. The error is that
+// of the owner's answer; then the same record is to be taken again.
 func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e.Epoch > 0 && e.Epoch < p.epoch.Load() {
-		// Of a relay that had lost its lease and did not know: the epoch that follows has it elsewhere.
+		// It is of a relay that had lost its lease and did not know. The epoch that follows has the event elsewhere.
 		p.repeat(f)
 		return nil
 	}
@@ -107,7 +107,7 @@ func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) erro
 		}
 	}
 	if !e.IsPosition() {
-		// Also when that panics the next record goes on from here.
+		// The next record continues from here also when this panics.
 		defer p.moveTo(e.Position)
 		f.deliver(p.topic.log, e)
 	} else {
@@ -136,14 +136,14 @@ func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) err
 			p.moveTo(e.Position)
 		}
 	case before > 0:
-		// The topic has lost the fence, and with it which events of the hole were in which partition. Clients have what
-		// they were given, and get the rest when they come back.
-		f.options.Log.Error("fan-out: a partition has lost the fence of its epoch; all connections are told to connect again",
+		// The topic has lost the fence, and so it is not known which events of the gap were in which partition. Clients
+		// get them when they resume.
+		f.options.Log.Error("fan-out: a partition has lost the fence of its epoch; all connections are closed and resume",
 			"topic", p.topic.name, "partition", p.number, "epoch", e.Epoch, "position", p.position, "before", e.Before)
 		p.topic.grow(f, e.Partitions, -1)
 		p.topic.log.view.Skip(e.Before)
 		p.moveTo(max(p.position, e.Before))
-	default: // this gateway has just begun, or the relay is the first one with epochs
+	default: // this gateway has just started, or the relay is the first one with epochs
 		p.topic.grow(f, e.Partitions, -1)
 	}
 	p.topic.beginEpoch(p, e.Epoch, e.Partitions)
@@ -161,14 +161,14 @@ func (p *partition) moveTo(position int64) {
 	p.positions.Set(float64(position))
 }
 
-// fill delivers what the owner's log has of this partition above its number, up to a position.
+// fill delivers the events of this partition from the owner's log, above its position and up to another one.
 func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 	log := p.topic.log
 	owner, ok := f.options.Owners[log.owner]
 	if !ok {
-		return fmt.Errorf("nobody serves the log of %s", log.owner)
+		return fmt.Errorf("the owner of the log of %s is not configured", log.owner)
 	}
-	f.options.Log.Warn("fan-out: a hole is filled from the owner's log", "topic", p.topic.name, "partition", p.number,
+	f.options.Log.Warn("fan-out: a gap is filled from the owner's log", "topic", p.topic.name, "partition", p.number,
 		"after", p.position, "until", until)
 	f.options.Metrics.Holes.Inc()
 	count := p.topic.countOf(p.epoch.Load())
@@ -183,7 +183,7 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 			}
 			e, err := envelope.ReadRecord(r)
 			if err != nil {
-				p.unreadable(f, r, err) // passed over, as it is on the topic
+				p.unreadable(f, r, err) // skipped, as on the topic
 				continue
 			}
 			if e.Position > p.position {

@@ -52,7 +52,7 @@ func begin(t testing.TB) *world {
 	w.fan.begin(counts)
 	w.conn, err = h.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	require.True(t, h.View("chat").Attach(w.conn, nil, 0))
+	require.True(t, h.View("chat").Attach(w.conn, hub.Attachment{}))
 	return w
 }
 
@@ -180,7 +180,7 @@ func TestTake_PositionRecordsMoveTheNumberAndShowHolesToo(t *testing.T) {
 	var err error
 	w.conn, err = w.fan.options.Hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	require.True(t, w.fan.options.Hub.View("chat").Attach(w.conn, []string{"conversation:g"}, 1))
+	require.True(t, w.fan.options.Hub.View("chat").Attach(w.conn, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
 	w.said("g", "missing")
 	w.take(t, p, w.chat.Position("chat-events", p))
 	require.Equal(t, []string{"missing"}, w.seen(t))

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// topic is a topic that is read. One with a log has partitions: as many as the broker says, and further ones when it
+// topic is a topic that is read. A logged topic has partitions: as many as the broker has, and further ones when it
 // grows.
 type topic struct {
 	name    string
@@ -28,7 +28,7 @@ func (t *topic) all() []*partition {
 	return nil
 }
 
-// partition returns one by its number, also one that has just come.
+// partition returns a partition by its number, also one that was just added.
 func (t *topic) partition(f *Fanout, number int32) *partition {
 	list := t.all()
 	if int(number) >= len(list) {
@@ -38,8 +38,8 @@ func (t *topic) partition(f *Fanout, number int32) *partition {
 	return list[number]
 }
 
-// grow adds partitions until there are so many. Of those that a fence adds everything up to its position was in the
-// others; where a new one begins that came without (-1), its first record tells.
+// grow adds partitions up to a number of them. Those that a fence adds begin at its position, since earlier events were
+// in the others. The position of one that came without a fence (-1) is in its first record.
 func (t *topic) grow(f *Fanout, count int32, position int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -61,8 +61,8 @@ func (t *topic) grow(f *Fanout, count int32, position int64) {
 	t.partitions.Store(&list)
 }
 
-// beginEpoch notes that a partition has delivered everything of the epochs before, and of how many partitions that
-// epoch is.
+// beginEpoch notes that a partition has delivered all events of the epochs before, and how many partitions the epoch
+// has.
 func (t *topic) beginEpoch(p *partition, epoch, count int32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -74,7 +74,7 @@ func (t *topic) beginEpoch(p *partition, epoch, count int32) {
 	t.begun = make(chan struct{})
 }
 
-// countOf is how many partitions an epoch had; as many as there are where that is not known.
+// countOf returns how many partitions an epoch had; as many as there are now where that is not known.
 func (t *topic) countOf(epoch int32) int32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -87,8 +87,8 @@ func (t *topic) countOf(epoch int32) int32 {
 	return int32(len(t.all()))
 }
 
-// await waits until those partitions that the epoch before had have delivered all that belongs to it: the events of one
-// stream may lie in another partition from now on.
+// await waits until the partitions of the epoch before have delivered all its events: the events of one stream may be
+// in another partition from now on.
 func (t *topic) await(ctx context.Context, epoch int32) error {
 	n := t.countOf(epoch - 1)
 	for {

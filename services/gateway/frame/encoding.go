@@ -4,11 +4,11 @@ package frame
 
 import "slices"
 
-// Encoding is how the frames of one connection are written.
+// Encoding is the encoding of the frames of one connection.
 type Encoding int
 
 const (
-	// JSON is the subprotocol edumatrix.v1.json, and what is spoken where a client offers no subprotocol.
+	// JSON is the subprotocol edumatrix.v1.json, which is used also where a client offers no subprotocol.
 	JSON Encoding = iota
 	// Protobuf is the subprotocol edumatrix.v1.proto.
 	Protobuf
@@ -22,7 +22,7 @@ const Protocol = 1
 
 var subprotocols = [Encodings]string{JSON: "edumatrix.v1.json", Protobuf: "edumatrix.v1.proto"}
 
-// Subprotocol is the name under which WebSocket clients ask for an encoding.
+// Subprotocol returns the WebSocket subprotocol of an encoding.
 func (e Encoding) Subprotocol() string { return subprotocols[e] }
 
 // Choose returns the encoding of the first subprotocol that a client offers and this gateway knows. It returns false

@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// Event is what an event frame has beside its data.
+// Event has the fields of an event frame beside its data.
 type Event struct {
 	Name      string
 	Stream    string
@@ -20,12 +20,12 @@ type Event struct {
 	ID        string
 	Time      time.Time
 	Actor     string
-	CommandID string // empty: it is not shown
+	CommandID string // empty where the frame has none
 	Redacted  bool
 }
 
-// Encode writes an event frame. Body is the encoded message of the event, and typed an empty message of its type, or nil
-// where this gateway does not know it: JSON shows no data of it then.
+// Encode encodes an event frame. Body is the encoded message of the event, and typed an empty message of its type, or
+// nil where this gateway does not know the type: then the frame has no data in JSON.
 //
 // Events are most of what a gateway sends, so their JSON is written by hand, around the data, which is copied once.
 func (v *Event) Encode(e Encoding, body []byte, typed proto.Message) ([]byte, error) {
@@ -80,7 +80,7 @@ func (v *Event) protobuf(body []byte) ([]byte, error) {
 	return encodeProtobuf("event", m)
 }
 
-// appendText appends a JSON string. Names and ids are of plain characters nearly always.
+// appendText appends a JSON string. It is fast for plain characters, which nearly all names and ids have.
 func appendText(b []byte, text string) []byte {
 	for i := range len(text) {
 		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {

@@ -16,20 +16,20 @@ import (
 
 // Frame is a frame that the gateway sends.
 type Frame struct {
-	kind string        // the field of ServerFrame
+	kind string        // the name of the field of ServerFrame
 	body proto.Message // the value of that field, without data
 	data proto.Message // nil: there is none
 }
 
-// Done is the reply to a request that asked for no data.
+// Done returns the reply to a request without an answer.
 func Done(replyTo string) Frame { return Answer(replyTo, nil) }
 
-// Answer is the reply to a query or a control frame.
+// Answer returns the reply to a query or a control frame.
 func Answer(replyTo string, data proto.Message) Frame {
 	return Frame{"reply", &gatewayv1.Reply{ReplyTo: replyTo, Ok: true}, data}
 }
 
-// Refused is the reply to a request that is refused; to one that has no id, it is the frame "error".
+// Refused returns the reply to a request that is refused; for a request without an id that is the frame "error".
 func Refused(replyTo string, r *refusal.Error) Frame {
 	if replyTo == "" {
 		return Frame{"error", &gatewayv1.Failure{Error: ErrorOf(r)}, nil}
@@ -37,12 +37,12 @@ func Refused(replyTo string, r *refusal.Error) Frame {
 	return Frame{"reply", &gatewayv1.Reply{ReplyTo: replyTo, Error: ErrorOf(r)}, nil}
 }
 
-// Outcome is the reply to a command.
+// Outcome returns the reply to a command.
 func Outcome(replyTo string, o *gatewayv1.Outcome) Frame {
 	return Frame{"reply", &gatewayv1.Reply{ReplyTo: replyTo, Ok: OK(o), Outcome: o}, nil}
 }
 
-// OK reports whether a reply with an outcome is "ok": the command is done, or will be decided.
+// OK reports whether a reply with an outcome has "ok": the command is committed, unchanged or queued.
 func OK(o *gatewayv1.Outcome) bool {
 	switch o.Kind {
 	case gatewayv1.OutcomeKind_OUTCOME_KIND_COMMITTED, gatewayv1.OutcomeKind_OUTCOME_KIND_UNCHANGED,
@@ -52,27 +52,27 @@ func OK(o *gatewayv1.Outcome) bool {
 	return false
 }
 
-// LateOutcome is the outcome of a command that was answered as queued before.
+// LateOutcome returns the frame "outcome", for a command that was answered "queued" before.
 func LateOutcome(o *gatewayv1.Outcome) Frame {
 	return Frame{"outcome", &gatewayv1.LateOutcome{Outcome: o}, nil}
 }
 
-// Signal is a signal of a user to a room.
+// Signal returns the frame of a signal of a user to a room.
 func Signal(name, room, actor string, data proto.Message) Frame {
 	return Frame{"signal", &gatewayv1.Signal{Signal: name, Room: room, Actor: actor}, data}
 }
 
-// NotRecovered says that the client is not given what it missed of a room.
+// NotRecovered returns the frame for a room whose missed events are not sent.
 func NotRecovered(room string) Frame {
 	return Frame{"not_recovered", &gatewayv1.NotRecovered{Room: room}, nil}
 }
 
-// Unsubscribed says that the gateway has ended the subscription to a room.
+// Unsubscribed returns the frame for a subscription that the gateway has ended.
 func Unsubscribed(room string, r *refusal.Error) Frame {
 	return Frame{"unsubscribed", &gatewayv1.Unsubscribed{Room: room, Error: ErrorOf(r)}, nil}
 }
 
-// Heartbeat is a sign of life with the newest resume token; empty: there is none.
+// Heartbeat returns a heartbeat with the newest resume token, which may be empty.
 func Heartbeat(resumeToken string) Frame {
 	h := &gatewayv1.Heartbeat{}
 	if resumeToken != "" {
@@ -81,17 +81,17 @@ func Heartbeat(resumeToken string) Frame {
 	return Frame{"heartbeat", h, nil}
 }
 
-// TokenExpiring says how long the token of the connection still holds.
+// TokenExpiring returns the frame with the time that the token of the connection is still valid.
 func TokenExpiring(in time.Duration) Frame {
 	return Frame{"token_expiring", &gatewayv1.TokenExpiring{ExpiresInMs: in.Milliseconds()}, nil}
 }
 
-// Closing says why the gateway closes the connection next, by the code of the close frame.
+// Closing returns the frame before a close frame, with its code and the reason.
 func Closing(code int, r *refusal.Error) Frame {
 	return Frame{"closing", &gatewayv1.Closing{Code: int32(code), Error: ErrorOf(r)}, nil}
 }
 
-// ErrorOf is a refusal as clients see it.
+// ErrorOf returns a refusal as frames contain it.
 func ErrorOf(r *refusal.Error) *gatewayv1.Error {
 	e := &gatewayv1.Error{Code: r.Code, Message: r.Text}
 	if r.Field != "" {
@@ -106,10 +106,10 @@ func ErrorOf(r *refusal.Error) *gatewayv1.Error {
 	return e
 }
 
-// retryAfter is the wait before what was refused for lack of something is sent again, where nobody knows better.
+// retryAfter is the wait before a request is sent again that was refused for lack of capacity, where no other is known.
 const retryAfter = time.Second
 
-// RetryAfter is how long a client waits before it sends the same again; 0 where waiting does not help.
+// RetryAfter returns how long a client waits before it sends the same again; 0 where waiting does not help.
 func RetryAfter(r *refusal.Error) time.Duration {
 	switch {
 	case r.RetryAfter > 0:
@@ -120,8 +120,8 @@ func RetryAfter(r *refusal.Error) time.Duration {
 	return 0
 }
 
-// Encode writes the frame as it stands in a WebSocket message. It fails where data has no form in JSON, such as a time
-// outside the years 1 to 9999.
+// Encode encodes the frame for a WebSocket message. It fails where data has no form in JSON, such as a time outside the
+// years 1 to 9999.
 func (f Frame) Encode(e Encoding) ([]byte, error) {
 	if e == JSON {
 		return f.json()
@@ -140,7 +140,7 @@ func (f Frame) Encode(e Encoding) ([]byte, error) {
 
 var serverFrame = (&gatewayv1.ServerFrame{}).ProtoReflect().Descriptor().Fields()
 
-// encodeProtobuf writes a ServerFrame that has one field, with its length before it.
+// encodeProtobuf encodes a ServerFrame with one field, and its length before it.
 func encodeProtobuf(kind string, body proto.Message) ([]byte, error) {
 	field := serverFrame.ByName(protoreflect.Name(kind)).Number()
 	size := proto.Size(body)
@@ -156,7 +156,7 @@ func encodeProtobuf(kind string, body proto.Message) ([]byte, error) {
 	return b, nil
 }
 
-// json writes the fields of the body behind the type, and data as an object behind them.
+// json encodes the type, the fields of the body, and data as an object.
 func (f Frame) json() ([]byte, error) {
 	body, err := wirejson.Marshal(f.body)
 	if err != nil {
@@ -179,7 +179,7 @@ func (f Frame) json() ([]byte, error) {
 	return append(b, '}'), nil
 }
 
-// Join writes several encoded frames into one, as they stand together in a WebSocket message.
+// Join joins several encoded frames for one WebSocket message.
 func Join(e Encoding, frames [][]byte) []byte {
 	n := len(frames)
 	for _, f := range frames {
@@ -195,7 +195,7 @@ func Join(e Encoding, frames [][]byte) []byte {
 	return b
 }
 
-// Shared is a frame that many connections get: it is encoded once in each encoding that one of them has. It is safe for
+// Shared is a frame for many connections, which is encoded once in each encoding that they have. It is safe for
 // concurrent use.
 type Shared struct {
 	Frame Frame
@@ -207,7 +207,7 @@ type Shared struct {
 	}
 }
 
-// Encode is Frame.Encode.
+// Encode is Frame.Encode, once for each encoding.
 func (s *Shared) Encode(e Encoding) ([]byte, error) {
 	of := &s.encodings[e]
 	of.once.Do(func() { of.encoded, of.err = s.Frame.Encode(e) })

@@ -17,27 +17,27 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// MaxMessage bounds a WebSocket message that a client sends, and the body of an HTTP request, in bytes. Limits of commands
-// are in characters, of which JSON may write each as twelve bytes (an emoji as two \u escapes): 20,000 of them are 240,000
-// bytes.
+// MaxMessage bounds a WebSocket message that a client sends, and the body of an HTTP request, in bytes. Limits of
+// commands are in characters, of which JSON may write each as twelve bytes (an emoji as two \u escapes): 20,000 of them
+// are 240,000 bytes.
 const MaxMessage = 256 << 10
 
-// MaxID is how long the id of a frame may be, in characters.
+// MaxID bounds the id of a frame, in characters.
 const MaxID = 64
 
-// Request is a frame that a client sent.
+// Request is a frame of a client.
 type Request struct {
 	ID        string
 	Type      string
 	CommandID string
-	ExpiresIn time.Duration // 0: the client did not limit it
+	ExpiresIn time.Duration // 0 where the client did not limit it
 	Data      Data
 }
 
 // Data is the data of a request, which is decoded once it is known which message it is.
 type Data struct {
 	Encoding Encoding
-	Bytes    []byte // empty: there is none
+	Bytes    []byte // empty where the frame has none
 }
 
 // Read decodes the data into an empty message, and refuses what the message does not declare. The error is a refusal.
@@ -59,7 +59,7 @@ func (d Data) read(m proto.Message, fromJSON func([]byte, proto.Message) error) 
 	return check(m.ProtoReflect())
 }
 
-// check refuses what JSON refuses in any message: text that cannot be stored.
+// check refuses text that cannot be stored, as the JSON decoder does.
 func check(m protoreflect.Message) (err error) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		each := func(v protoreflect.Value) {
@@ -82,8 +82,8 @@ func check(m protoreflect.Message) (err error) {
 	return err
 }
 
-// Decode decodes the frames of one WebSocket message, in order. Each comes with nil or with a refusal, and then has the id
-// that the client gave it, if that can be read. After a frame whose end cannot be found there are no more.
+// Decode decodes the frames of one WebSocket message, in order. Each is returned with nil or with a refusal; a refused
+// one has its id, if that can be read. Decode stops after a frame whose end cannot be found.
 func Decode(e Encoding, message []byte) iter.Seq2[Request, error] {
 	return func(yield func(Request, error) bool) {
 		if e == JSON {
@@ -139,7 +139,7 @@ func (r *Request) setExpiry(ms int64) error {
 	return nil
 }
 
-// checked returns the frame with what is wrong with it.
+// checked returns the frame, and the refusal of a frame that is not valid.
 func (r Request) checked(err error, example string) (Request, error) {
 	if utf8.RuneCountInString(r.ID) > MaxID {
 		return Request{}, refusal.NewField("id", "has more than %d characters", MaxID)

@@ -1,5 +1,4 @@
-// Package guard keeps a panic from ending more than the connection, the request or the round of work that it happened
-// in.
+// Package guard limits the effect of a panic to the connection, the request or the round of work in which it happened.
 package guard
 
 import (
@@ -10,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Guard logs and counts panics. A nil Guard recovers from them all the same.
+// Guard logs and counts panics. A nil Guard recovers from them too.
 type Guard struct {
 	log    *slog.Logger
 	panics *prometheus.CounterVec

@@ -11,14 +11,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// outcome is the answer to a command: the reply of the client protocol, without what a request has no need of.
+// outcome is the answer to a command: the reply of the client protocol without the fields that refer to a frame.
 type outcome struct {
 	OK      bool            `json:"ok"`
 	Outcome json.RawMessage `json:"outcome"`
 }
 
-// command takes a command and waits for its outcome. One that comes to no outcome in time is asked after by sending it
-// again with the same id.
+// command publishes a command and waits for its outcome. Where the outcome does not come in time, the client gets it by
+// sending the command again with the same id.
 func (s *Server) command(w http.ResponseWriter, r *http.Request, declared *catalog.Command, actor, id string,
 	body []byte) error {
 	c, err := intake.Read(declared, actor, id, frame.Data{Bytes: body}, 0)

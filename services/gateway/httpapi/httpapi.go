@@ -1,5 +1,5 @@
-// Package httpapi serves commands and queries over plain HTTP, to programs that keep no socket open: POST /api/<name>
-// with the JSON of the data, or, for queries, POST /api/<package.Service>/<Method> as Connect has it.
+// Package httpapi serves commands and queries over plain HTTP, for programs without a WebSocket: POST /api/<name> with
+// the data in JSON, or, for queries, POST /api/<package.Service>/<Method> in Connect's protocol.
 package httpapi
 
 import (
@@ -33,21 +33,21 @@ import (
 const (
 	// HeaderCommandID makes a command repeatable: the same id is one command, however often it is sent.
 	HeaderCommandID = "Command-Id"
-	// HeaderOnBehalfOf names the user for whom a program of the school acts; its token has the role "service".
+	// HeaderOnBehalfOf is the id of the user on whose behalf a program acts; its token has the role "service".
 	HeaderOnBehalfOf = "On-Behalf-Of"
 )
 
-// Server answers under /api/.
+// Server serves /api/.
 type Server struct {
 	Access  *access.Access
 	Catalog *catalog.Catalog
 	Intake  *intake.Intake
 	Queries *query.Asker
-	// Users bound what one user may have under way; those of the sessions, so that both count together.
+	// Users bounds the work under way of each user. Sessions have the same, so that both count together.
 	Users *quota.Users
 	// Hub counts the answers that clients have not read yet, with what waits for the connections of the same user.
 	Hub *hub.Hub
-	// WriteWait is how long a client may take to let 16 KiB of an answer through; 10 s when 0.
+	// WriteWait is how long a client may take to accept 16 KiB of an answer; 10 s when 0.
 	WriteWait time.Duration
 	Guard     *guard.Guard
 	Tracer    trace.Tracer
@@ -58,12 +58,12 @@ func (s *Server) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	w := &response{ResponseWriter: out, wait: cmp.Or(s.WriteWait, 10*time.Second)}
 	defer s.Guard.Recover("http", func() {
 		if w.begun {
-			panic(http.ErrAbortHandler) // the client is not to take the part that it has for the whole
+			panic(http.ErrAbortHandler) // so that the client does not take a part of the answer for the whole
 		}
-		fail(w, refusal.New(refusal.Internal, "something went wrong here"))
+		fail(w, refusal.New(refusal.Internal, "the gateway failed"))
 	})
 	if !s.Access.Origin(r) {
-		failWith(w, http.StatusForbidden, refusal.New(refusal.Unauthorized, "pages of %s may not ask here",
+		failWith(w, http.StatusForbidden, refusal.New(refusal.Unauthorized, "pages of %s may not use this API",
 			access.Clip(r.Header.Get("Origin"))))
 		return
 	}
@@ -75,7 +75,7 @@ func (s *Server) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", "POST, OPTIONS")
-		failWith(w, http.StatusMethodNotAllowed, refusal.New(refusal.Malformed, "POST is the method for everything here"))
+		failWith(w, http.StatusMethodNotAllowed, refusal.New(refusal.Malformed, "the method has to be POST"))
 		return
 	}
 	name := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/api"), "/")
@@ -126,8 +126,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, name string) erro
 	if err != nil {
 		return err
 	}
-	// Named by what is declared, never by what anybody sends. A traceparent of somebody else is linked: as a parent it
-	// could force this mesh to record.
+	// The name of the span is a declared one, never a text of the client. A client's traceparent is linked: as a parent
+	// it could force this mesh to record.
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
 		attribute.String("http.request.method", r.Method), attribute.String("url.path", "/api/"+call.name()))}
 	if link, ok := telemetry.Link(r.Header.Get("Traceparent")); ok {
@@ -145,7 +145,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, name string) erro
 	return err
 }
 
-// call is what a request asks for.
+// call is the command or query of a request.
 type call struct {
 	command *catalog.Command
 	query   *catalog.Query
@@ -159,7 +159,7 @@ func (c call) name() string {
 	return c.query.Name
 }
 
-// find finds what a request asks for, and checks the headers that say how.
+// find returns the command or query of a request, and checks its headers.
 func (s *Server) find(r *http.Request, name string) (call, error) {
 	if r.URL.RawQuery != "" {
 		return call{}, refusal.New(refusal.InvalidField, "parameters in the URL are not read; the fields belong in the body")
@@ -186,8 +186,8 @@ func (s *Server) find(r *http.Request, name string) (call, error) {
 	return call{}, access.Unknown(s.Catalog, name)
 }
 
-// header is the value of a header that may be absent, but not empty: an empty one comes of a variable that is not set,
-// and to go on without it would do something else than was meant.
+// header returns the value of a header that may be absent, but not empty: an empty one is likely that of a variable
+// that is not set, and to ignore it would not be what the caller meant.
 func header(r *http.Request, name string) (string, error) {
 	value, err := access.Single(r, name)
 	if err == nil && value == "" && len(r.Header.Values(name)) > 0 {
@@ -197,7 +197,7 @@ func header(r *http.Request, name string) (string, error) {
 }
 
 func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	// A body that trickles in must not hold a connection indefinitely.
+	// A body that arrives slowly must not hold a connection indefinitely.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * time.Second))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, frame.MaxMessage))
 	if err == nil {
@@ -217,7 +217,7 @@ type response struct {
 	begun bool
 }
 
-// part is how much of an answer has to get through within one wait, in bytes.
+// part is how much of an answer a client has to accept within one wait, in bytes.
 const part = 16 << 10
 
 // Unwrap is for http.ResponseController.
@@ -240,7 +240,7 @@ func (w *response) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-// allowOrigin lets the page that asks read the answer; it was let in before.
+// allowOrigin allows a page, whose origin was checked before, to read the answer.
 func allowOrigin(w http.ResponseWriter, r *http.Request) {
 	origin := r.Header.Get("Origin")
 	w.Header().Add("Vary", "Origin")
@@ -257,7 +257,7 @@ func allowOrigin(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// shown is a refusal as clients see it on every surface.
+// shown returns a refusal in the form that clients get everywhere.
 func shown(r *refusal.Error) json.RawMessage {
 	text, _ := wirejson.Marshal(frame.ErrorOf(r)) // of plain texts and numbers
 	return text

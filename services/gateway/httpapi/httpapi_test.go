@@ -462,7 +462,7 @@ func TestQueries_OfOneUserTakeTurns(t *testing.T) {
 	require.Equal(t, 2, most)
 }
 
-// unread is a client that reads nothing until it is told to.
+// unread is a client that reads nothing before the test lets it.
 type unread struct {
 	*httptest.ResponseRecorder
 	writes chan struct{}

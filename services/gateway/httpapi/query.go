@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// query answers a question by its name.
+// query answers a query in JSON.
 func (s *Server) query(w http.ResponseWriter, r *http.Request, q *catalog.Query, actor string, body []byte) error {
 	question, err := query.Read(q, frame.Data{Bytes: body})
 	if err != nil {
@@ -36,11 +36,11 @@ func (s *Server) query(w http.ResponseWriter, r *http.Request, q *catalog.Query,
 	return s.write(w, actor, "application/json", text)
 }
 
-// write sends an answer. It refuses one where too much waits for the user already.
+// write sends an answer, or a refusal where too many bytes wait for the user already.
 func (s *Server) write(w http.ResponseWriter, actor, contentType string, answer []byte) error {
 	release, ok := s.Hub.Hold(actor, len(answer))
 	if !ok {
-		return refusal.New(refusal.TooManyWaiting, "too many answers to you wait to be read")
+		return refusal.New(refusal.TooManyWaiting, "too many answers to your requests wait to be read")
 	}
 	defer release()
 	w.Header().Set("Content-Type", contentType)
@@ -48,7 +48,7 @@ func (s *Server) write(w http.ResponseWriter, actor, contentType string, answer 
 	return nil
 }
 
-// procedure finds the query that Connect clients ask for by its method, and in which form: JSON or Protobuf.
+// procedure returns the query of a Connect procedure, and whether the client uses JSON or Protobuf.
 func (s *Server) procedure(r *http.Request, procedure string) (call, error) {
 	q := s.public(procedure)
 	if q == nil {
@@ -81,7 +81,7 @@ func (s *Server) procedure(r *http.Request, procedure string) (call, error) {
 	}}, nil
 }
 
-// connectTimeout reads how long a Connect client waits.
+// connectTimeout reads the timeout of a Connect client.
 func connectTimeout(ms string) (time.Duration, error) {
 	if ms == "" {
 		return query.Deadline, nil
@@ -93,7 +93,7 @@ func connectTimeout(ms string) (time.Duration, error) {
 	return min(query.Deadline, time.Duration(n)*time.Millisecond), nil
 }
 
-// proto answers a question in Protobuf.
+// proto answers a query in Protobuf.
 func (s *Server) proto(w http.ResponseWriter, r *http.Request, q *catalog.Query, actor string, body []byte) error {
 	question, err := query.Read(q, frame.Data{Encoding: frame.Protobuf, Bytes: body})
 	if err != nil {
@@ -119,7 +119,7 @@ func (s *Server) public(procedure string) *catalog.Query {
 	return nil
 }
 
-// failConnect answers in a form that Connect clients read as their own error, and everybody else as ours.
+// failConnect answers with an error in a form that is both Connect's and that of the client protocol.
 func failConnect(w http.ResponseWriter, r *refusal.Error) {
 	codes := map[int]string{
 		http.StatusBadRequest: "invalid_argument", http.StatusUnauthorized: "unauthenticated",

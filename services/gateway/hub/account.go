@@ -2,15 +2,16 @@ package hub
 
 import "sync/atomic"
 
-// account counts what all connections and requests of one user hold together, so that many connections do not multiply
-// what one user may have waiting.
+// account counts the bytes that wait for all connections and requests of one user together, so that the bound of a user
+// does not grow with the number of connections.
 type account struct {
-	held        atomic.Int64 // bytes that wait to be written, or are written at the moment
+	held        atomic.Int64 // bytes that wait to be written or are being written
 	connections atomic.Int64
 	holders     int // connections, and answers that Hold counts; guarded by the hub
 }
 
-// open returns the account of a user, for one connection or answer; the caller has the hub's lock. Call shut when it ends.
+// open returns the account of a user, for one connection or answer. The caller has the hub's lock, and calls shut at
+// the end.
 func (h *Hub) open(user string) *account {
 	a := h.accounts[user]
 	if a == nil {
@@ -28,8 +29,8 @@ func (h *Hub) shut(user string) {
 	}
 }
 
-// Hold counts bytes of an answer that waits for a user outside of any connection, until release is called. It reports
-// false, and counts nothing, where what waits for the user would be more than one user may have.
+// Hold counts bytes of an answer that waits for a user outside of any connection, until release is called. It returns
+// false, and counts nothing, where more than Limits.UserBytes would wait for the user.
 func (h *Hub) Hold(user string, bytes int) (release func(), ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -49,15 +50,15 @@ func (h *Hub) Hold(user string, bytes int) (release func(), ok bool) {
 	}, true
 }
 
-// frameCost is what a frame costs beside its text while it waits, roughly, in bytes.
+// frameCost estimates the memory of a queued frame beside its text, in bytes.
 const frameCost = 64
 
-// holds is how many bytes the connection holds.
+// holds returns how many bytes wait for the connection.
 func (c *Conn) holds() int {
 	return c.queue.bytes + c.queue.missed + c.queue.others + c.queue.len()*frameCost + c.writing + c.expected
 }
 
-// settle counts what has changed.
+// settle brings the counts of the user and of the hub up to date.
 func (c *Conn) settle() {
 	if now := c.holds(); now != c.held {
 		c.account.held.Add(int64(now - c.held))
@@ -69,8 +70,8 @@ func (c *Conn) settle() {
 	}
 }
 
-// mayHold reports whether the connection may hold so many bytes more: as long as the user's connections hold less than
-// one user may, and otherwise up to an equal share of that. So connections that are not read cost one that is nothing.
+// mayHold reports whether more bytes may wait for the connection: any number within Limits.UserBytes of all the user's
+// connections, and beyond that up to an equal share. So connections that are not read cost nothing to one that is.
 func (c *Conn) mayHold(more int) bool {
 	return c.affords(c.account.held.Load(), more)
 }
@@ -80,7 +81,7 @@ func (c *Conn) affords(held int64, more int) bool {
 	return held+int64(more) <= bound || int64(c.holds()+more) <= bound/max(1, c.account.connections.Load())
 }
 
-// reserve is mayHold for what is queued at once: it counts the bytes before others are asked about.
+// reserve is mayHold for bytes that are queued at once. It counts them, so that concurrent calls see them.
 func (c *Conn) reserve(more int) bool {
 	more += frameCost
 	held := c.account.held.Add(int64(more))
@@ -92,8 +93,8 @@ func (c *Conn) reserve(more int) bool {
 	return true
 }
 
-// expect counts missed events before they are queued. It returns false, and counts nothing, where the user, or all users,
-// have too many of them waiting. Call expectNoMore with the same number once they are queued, or will not be.
+// expect counts the bytes of missed events before they are queued. It returns false, and counts nothing, where the user
+// or all users together have too many waiting. Call expectNoMore with the same number once they are queued or dropped.
 func (c *Conn) expect(bytes int) bool {
 	c.mu.Lock()
 	defer c.unlock()

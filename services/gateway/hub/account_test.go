@@ -60,7 +60,7 @@ func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
 		w.hub.Remove(c)
 	}
 	// Their bytes are free again: one connection may hold all of it.
-	again := w.connect(t, "eve", []string{"conversation:g"}, w.view.Reach()+1+events)
+	again := w.connect(t, "eve", []string{"conversation:g"}, w.view.BufferedAfter()+1+events)
 	for n := range 150 {
 		w.view.Deliver(w.long(events+n, 1000))
 	}
@@ -128,31 +128,31 @@ func TestAccount_WhatWasMissedIsBoundedForAUser(t *testing.T) {
 	const bound = 100_000
 	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: bound}})
 	missed := w.sized(10, 3000)
-	back := func(user string) (c *hub.Conn, tooFar bool) {
+	back := func(user string) (c *hub.Conn, notRecovered bool) {
 		c, err := w.hub.Add(user, frame.JSON)
 		require.NoError(t, err)
-		c.Greet(func(g hub.Greeting) frame.Frame { tooFar = len(g.NotRecovered) > 0; return greeting(g) })
-		require.True(t, w.view.Resume(c, hub.Return{Rooms: []string{"conversation:g"}, Position: 11, Missed: missed}))
+		c.Greet(func(g hub.Greeting) frame.Frame { notRecovered = len(g.NotRecovered) > 0; return greeting(g) })
+		require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 11, Missed: missed}))
 		for _, owner := range w.chat.Catalog.Logs() {
-			w.hub.View(owner).Attach(c, nil, 0)
+			w.hub.View(owner).Attach(c, hub.Attachment{})
 		}
-		return c, tooFar
+		return c, notRecovered
 	}
 	var eve []*hub.Conn
 	far := 0
 	for range 20 { // 30,000 bytes each
-		c, tooFar := back("eve")
-		if eve = append(eve, c); tooFar {
+		c, notRecovered := back("eve")
+		if eve = append(eve, c); notRecovered {
 			far++
 		}
 	}
 	require.Equal(t, 17, far)
-	bob, tooFar := back("bob")
-	require.False(t, tooFar)
+	bob, notRecovered := back("bob")
+	require.False(t, notRecovered)
 	require.Greater(t, waiting(bob), 30_000)
 	require.LessOrEqual(t, waiting(eve...), 2*bound)
-	_, tooFar = back("eve")
-	require.False(t, tooFar, "what was read is free again")
+	_, notRecovered = back("eve")
+	require.False(t, notRecovered, "what was read is free again")
 }
 
 // Frames that the writer has taken and not written yet still count.

@@ -9,71 +9,70 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// Conn is one client's connection as the hub sees it: a queue that its transport writes from, and up to where the
-// client has everything. Nothing that puts something into the queue ever waits: a client that does not keep up is
-// closed, and costs nobody else anything.
+// Conn is one client's connection: a queue that its transport writes from, and for each log the position up to which
+// the client has everything. No call that queues a frame waits: the connection of a client that does not keep up is
+// closed, so that it does not delay others.
 type Conn struct {
 	ID   string
 	User string
 
-	hub      *Hub
-	encoding frame.Encoding
-	account  *account // of the user
-	seats    []seat   // one in each view
-	slot     int      // of the heartbeats; see Hub.Run
+	hub         *Hub
+	encoding    frame.Encoding
+	account     *account     // of the user
+	subscribers []subscriber // one in each view
+	slot        int          // of the heartbeats; see Hub.Run
 
 	mu       sync.Mutex
 	queue    queue
-	writing  int // bytes that the flush has taken last
+	writing  int // bytes that the flush took last
 	expected int // bytes of missed events that are about to be queued
-	held     int // what of this the account counts
-	pending  int // missed events in it
+	held     int // bytes of this that the account counts
+	pending  int // bytes of missed events in held
 	reason   *Reason
 	flush    func()
-	flushing bool // from the start of a flush until Next has told it that it is over
-	kicked   bool // the flush that runs has to write what the transport has of its own
+	flushing bool // from the start of a flush until Next has returned that it is over
+	kicked   bool // the flush is to write frames of the transport's own, such as pings
 	ended    func(Reason)
 
-	missing int // logs whose rooms are not known yet, and what else the greeting waits for, see Hold
-	greet   func(Greeting) frame.Frame
-	written string     // the last resume token that was taken from the queue
-	tooFar  []string   // rooms that are not recovered
-	logs    []standing // by number
+	awaited      int // logs whose rooms are not known yet, plus the calls of Release that the greeting waits for, see Hold
+	greet        func(Greeting) frame.Frame
+	written      string        // the last resume token that was taken from the queue
+	notRecovered []string      // rooms whose missed events are not sent
+	logs         []logProgress // by number
 
-	// The bytes that a client that resumes has taken since its last resume token, and when the first of them were.
+	// The bytes of missed events that were sent since the last resume token, and when the first of them were.
 	uncovered   int
 	uncoveredAt time.Time
 
-	left []func() // called once the lock is free: their frames have left the queue
+	left []func() // functions of frames that have left the queue, called once the lock is free
 
 	wake chan struct{}
 	done chan struct{}
 }
 
-// standing is how far one connection has one log.
-type standing struct {
-	floor   int64 // it is complete up to here without the fan-out
+// logProgress is the progress of one connection in one log.
+type logProgress struct {
+	asOf    int64 // the position of the rooms: the client has everything up to here without the fan-out
 	given   int64 // the highest position queued
-	covered int64 // what its last resume token says
-	// had is what the resume token of a client that came back says, and then the last missed event taken; known reports
-	// whether that token knows the log.
+	covered int64 // the position in the last resume token
+	// had is the point in the resume token that the client has resumed from, and then that of the last missed event
+	// sent. known reports whether that token has the log.
 	had   Point
 	known bool
 }
 
 func newConn(id, user string, e frame.Encoding, h *Hub) *Conn {
-	c := &Conn{ID: id, User: user, encoding: e, hub: h, seats: make([]seat, len(h.all)), missing: len(h.logs),
-		logs: make([]standing, len(h.logs)), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	c := &Conn{ID: id, User: user, encoding: e, hub: h, subscribers: make([]subscriber, len(h.all)), awaited: len(h.logs),
+		logs: make([]logProgress, len(h.logs)), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	for i, v := range h.all {
-		c.seats[i] = seat{conn: c, attached: v.log < 0}
+		c.subscribers[i] = subscriber{conn: c, attached: v.log < 0}
 	}
 	return c
 }
 
-// Bind tells the hub how the connection is written. Whenever something waits or the connection is to end, and no flush
-// is running, the hub starts flush in a goroutine of its own, which calls Next until that returns no frames. The
-// function ended is called once, when the connection is to end. It is called under a lock: it must not wait, nor call
-// the hub.
+// Bind sets the functions of the transport. Whenever a frame waits or the connection is to end, and no flush is
+// running, the hub starts flush in a goroutine of its own, which calls Next until that returns false. The function
+// ended is called once, when the connection is to end. It is called under a lock: it must not wait, nor call the hub.
 func (c *Conn) Bind(flush func(), ended func(Reason)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,16 +85,16 @@ func (c *Conn) Bind(flush func(), ended func(Reason)) {
 	}
 }
 
-// Encoding is how the connection's frames are written.
+// Encoding returns the encoding of the connection's frames.
 func (c *Conn) Encoding() frame.Encoding { return c.encoding }
 
-// encode writes a frame of the gateway's own, which always has a form.
+// encode encodes a frame that the gateway has made itself, which never fails.
 func (c *Conn) encode(f frame.Frame) []byte {
 	text, _ := f.Encode(c.encoding)
 	return text
 }
 
-// Send queues a frame of this connection alone. It must not hold anything that may have no form in the encoding.
+// Send queues a frame for this connection alone. The frame must be one whose encoding cannot fail.
 func (c *Conn) Send(f frame.Frame) {
 	text := c.encode(f)
 	c.mu.Lock()
@@ -103,9 +102,9 @@ func (c *Conn) Send(f frame.Frame) {
 	c.push(item{own: &queued{text: text}})
 }
 
-// Reply queues an answer to a query, encoded as the connection is. It does not count against the limits of the queue, since
-// how many there are is bounded before they are asked for; it returns false where the user's connections hold too much to
-// queue it. The function taken, if any, is called when the frame leaves the queue, also where the connection ends first.
+// Reply queues an encoded answer to a query. Answers do not count against the limits of the queue, since the number of
+// queries under way is bounded. Reply returns false where the bound of the user's connections has no room for the
+// answer. The function taken, if any, is called when the frame leaves the queue, also where the connection ends first.
 func (c *Conn) Reply(text []byte, taken func()) bool {
 	c.mu.Lock()
 	defer c.unlock()
@@ -122,40 +121,40 @@ func (c *Conn) Reply(text []byte, taken func()) bool {
 	return true
 }
 
-// Greeting is where a connection stands when all rooms of its user are open.
+// Greeting is what the reply to connect contains of a connection's progress.
 type Greeting struct {
 	ResumeToken string
-	// NotRecovered lists the rooms of which it was not given what it missed, sorted.
+	// NotRecovered lists the rooms whose missed events were not sent, sorted.
 	NotRecovered []string
 }
 
-// Greet sets the frame that is queued when all rooms of the user are open, behind what was missed; from then on the client
-// misses nothing. It has to be set before the connection is attached. The function is called under a lock: it must not
-// wait, nor call the hub.
+// Greet sets the function that makes the reply to connect. The reply is queued behind the missed events, when all rooms
+// of the user are open; from then on the client misses nothing. Greet has to be called before the connection is
+// attached. The function is called under a lock: it must not wait, nor call the hub.
 func (c *Conn) Greet(greet func(Greeting) frame.Frame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.greet = greet
 }
 
-// Hold has the greeting wait for as many calls of Release more. It has to be called before the connection is attached.
+// Hold makes the greeting wait for n more calls of Release. It has to be called before the connection is attached.
 func (c *Conn) Hold(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.missing += n
+	c.awaited += n
 }
 
-// Release ends what Hold began.
+// Release counts down one of the calls that Hold makes the greeting wait for.
 func (c *Conn) Release() {
 	positions := c.hub.complete()
 	c.mu.Lock()
 	defer c.unlock()
-	c.found(positions)
+	c.arrived(positions)
 }
 
-// Returns notes what a client that comes back has: the resume tokens that it is given while it gets what it missed go on
-// from there.
-func (c *Conn) Returns(p Progress) {
+// SetProgress notes the progress that a client resumes from. The resume tokens between its missed events continue from
+// there.
+func (c *Conn) SetProgress(p Progress) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for log, owner := range c.hub.logs {
@@ -163,15 +162,15 @@ func (c *Conn) Returns(p Progress) {
 	}
 }
 
-// Written is the last resume token that went out to the client; it may not have read it.
+// Written returns the last resume token that the transport took from the queue. The client may not have read it.
 func (c *Conn) Written() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.written
 }
 
-// Close ends the connection for a reason; the first one counts. Frames that were queued before are still written,
-// unless the client is lost or too slow.
+// Close ends the connection for a reason. Only the first call has an effect. Frames that were queued before are still
+// written, unless the reason is Lost, Left or Slow.
 func (c *Conn) Close(r Reason) {
 	var positions []int64
 	if r == Shutdown || r == TokenExpired {
@@ -185,7 +184,7 @@ func (c *Conn) Close(r Reason) {
 	c.unlock()
 }
 
-// unlock counts what the connection holds now, and calls the functions of the frames that have left the queue.
+// unlock settles the account, and calls the functions of the frames that have left the queue.
 func (c *Conn) unlock() {
 	c.settle()
 	left := c.left
@@ -214,7 +213,7 @@ func (c *Conn) close(r Reason) {
 	c.ring()
 }
 
-// drop forgets what waits.
+// drop empties the queue.
 func (c *Conn) drop() {
 	c.left = append(c.left, c.queue.drain()...)
 }
@@ -226,10 +225,10 @@ func (c *Conn) Ended() bool {
 	return c.reason != nil
 }
 
-// Done is closed when the connection is to end.
+// Done returns a channel that is closed when the connection is to end.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
-// Reason is why the connection ends, once it does.
+// Reason returns why the connection ends. It returns false while it does not.
 func (c *Conn) Reason() (Reason, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -239,12 +238,12 @@ func (c *Conn) Reason() (Reason, bool) {
 	return *c.reason, true
 }
 
-// Wake gets a value when something waits again, of a connection that is not bound.
+// Wake returns a channel that receives a value when a frame waits, of a connection without Bind.
 func (c *Conn) Wake() <-chan struct{} { return c.wake }
 
 // Next appends the frames that wait, in order: about maxBytes of them, and at least one. It returns the reason once the
-// connection is to end. It returns false when the flush is over: the flush must touch nothing of the transport any more,
-// since whatever is queued next starts another one. No flush starts after one that has been told the reason.
+// connection is to end. It returns false when the flush is over: the flush must not touch the transport any more, since
+// the next frame starts another one. No flush starts after one to which Next has returned a reason.
 func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, more bool) {
 	c.mu.Lock()
 	defer c.unlock()
@@ -269,7 +268,7 @@ func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, 
 	return frames, c.reason, more
 }
 
-// Take returns at most so many of the frames that wait, in order.
+// Take returns at most maxFrames of the frames that wait, in order.
 func (c *Conn) Take(maxFrames int) (frames [][]byte) {
 	c.mu.Lock()
 	defer c.unlock()
@@ -290,14 +289,14 @@ func (c *Conn) take(frames [][]byte) [][]byte {
 	it := c.queue.pop()
 	text := it.text()
 	if it.event != nil {
-		// However long it has waited, here or among the recent events.
+		// The event may have expired while it waited, here or in the buffer.
 		text = it.event.shown(it.variant, c.hub.options.Now())
 	}
 	frames = append(frames, text)
 	switch {
 	case it.missed > 0:
 		c.logs[it.missed-1].had.Position = it.event.Position
-		if beat := c.passing(len(text)); beat != nil {
+		if beat := c.missedHeartbeat(len(text)); beat != nil {
 			frames = append(frames, beat)
 		}
 	case it.own != nil:
@@ -312,28 +311,28 @@ func (c *Conn) take(frames [][]byte) [][]byte {
 }
 
 const (
-	// passingBytes and passingTime are how much of what it missed, and for how long, a client is sent without a resume
-	// token. A client on a slow link that is cut off goes on from the last one.
-	passingBytes = 256 << 10
-	passingTime  = 5 * time.Second
+	// maxUncoveredBytes and maxUncoveredTime bound the missed events that are sent without a resume token behind them.
+	// A client on a slow link whose connection is lost resumes from the last token that it has read.
+	maxUncoveredBytes = 256 << 10
+	maxUncoveredTime  = 5 * time.Second
 )
 
-// passing returns a heartbeat behind a missed event, where one is due.
-func (c *Conn) passing(more int) []byte {
+// missedHeartbeat returns the heartbeat that is due behind a missed event of so many bytes, or nil.
+func (c *Conn) missedHeartbeat(more int) []byte {
 	now := time.Now()
 	if c.uncovered == 0 && c.uncoveredAt.IsZero() {
 		c.uncoveredAt = now
 	}
-	if c.uncovered += more; c.uncovered < passingBytes && now.Sub(c.uncoveredAt) < passingTime {
+	if c.uncovered += more; c.uncovered < maxUncoveredBytes && now.Sub(c.uncoveredAt) < maxUncoveredTime {
 		return nil
 	}
 	c.uncovered, c.uncoveredAt = 0, now
-	c.written = c.passed()
+	c.written = c.missedToken()
 	return c.encode(frame.Heartbeat(c.written))
 }
 
-// passed is the resume token of a client that is not greeted yet; empty where it brought none.
-func (c *Conn) passed() string {
+// missedToken returns the resume token of a client that was not greeted yet; empty where it does not resume.
+func (c *Conn) missedToken() string {
 	p := Progress{}
 	for log, owner := range c.hub.logs {
 		if s := &c.logs[log]; s.known {
@@ -346,11 +345,12 @@ func (c *Conn) passed() string {
 	return c.hub.ResumeToken(c.User, p)
 }
 
-// give queues an event of a log; -1 stands for none. Of an event that is not durable, only the newest value is kept.
+// give queues an event of the log with a number; -1 stands for no log. An event that is not durable replaces the one
+// that waits of its stream.
 func (c *Conn) give(e *Event, log int) {
 	v := c.variant(e)
 	if _, err := e.Frame(v); err != nil {
-		return // A body that cannot be decoded is the same for everybody: the fan-out reports it once.
+		return // A body that cannot be decoded is so for all connections: the fan-out logs it once.
 	}
 	c.mu.Lock()
 	defer c.unlock()
@@ -360,14 +360,14 @@ func (c *Conn) give(e *Event, log int) {
 	c.push(item{event: e, variant: v})
 }
 
-// missed is what one connection missed of a log, ready to be queued.
+// missed has the missed events of one connection and log, ready to be queued.
 type missed struct {
 	items []item
 	bytes int
 	last  int64 // position
 }
 
-// missedOf makes ready what was missed, which takes a while where that is much.
+// missedOf encodes missed events, which takes long where there are many.
 func (c *Conn) missedOf(events []*Event, log int) (m missed) {
 	for i, e := range events {
 		if (i+1)%encodedAtOnce == 0 {
@@ -383,8 +383,8 @@ func (c *Conn) missedOf(events []*Event, log int) (m missed) {
 	return m
 }
 
-// notRecovered is one frame for each room, joined.
-func (c *Conn) notRecovered(rooms []string) []byte {
+// encodeNotRecovered returns one frame for each room, joined.
+func (c *Conn) encodeNotRecovered(rooms []string) []byte {
 	if len(rooms) == 0 {
 		return nil
 	}
@@ -395,8 +395,8 @@ func (c *Conn) notRecovered(rooms []string) []byte {
 	return frame.Join(c.encoding, frames)
 }
 
-// catchUp queues what was missed of a log. The rooms that are not recovered come first, so that no resume token passes
-// them before the client knows.
+// catchUp queues the missed events of a log. The rooms that are not recovered come first: no resume token may pass
+// their events before the client knows.
 func (c *Conn) catchUp(m missed, log int, notRecovered []byte) {
 	c.mu.Lock()
 	defer c.unlock()
@@ -430,7 +430,8 @@ func (c *Conn) push(it item) {
 	}
 }
 
-// Kick starts the flush although nothing may wait: the transport has something of its own to write.
+// Kick starts the flush although no frame may wait, because the transport has a frame of its own to write, such as a
+// ping.
 func (c *Conn) Kick() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -440,7 +441,7 @@ func (c *Conn) Kick() {
 	}
 }
 
-// ring has somebody write what waits.
+// ring starts a flush, unless one is running.
 func (c *Conn) ring() {
 	if c.flush != nil {
 		if !c.flushing {
@@ -455,37 +456,37 @@ func (c *Conn) ring() {
 	}
 }
 
-// attached notes that the rooms of a log are known, as of its floor.
-func (c *Conn) attached(log int, floor int64, tooFar []string) {
+// attached notes that the rooms of a log are known as of a position.
+func (c *Conn) attached(log int, asOf int64, notRecovered []string) {
 	positions := c.hub.complete()
 	c.mu.Lock()
 	defer c.unlock()
-	c.logs[log].floor = floor
-	c.tooFar = append(c.tooFar, tooFar...)
-	c.found(positions)
+	c.logs[log].asOf = asOf
+	c.notRecovered = append(c.notRecovered, notRecovered...)
+	c.arrived(positions)
 }
 
-// found counts one of the things that the greeting waits for. After the last one the client is greeted.
-func (c *Conn) found(positions []int64) {
-	if c.missing--; c.missing > 0 {
+// arrived counts down what the greeting waits for, and greets the client after the last.
+func (c *Conn) arrived(positions []int64) {
+	if c.awaited--; c.awaited > 0 {
 		return
 	}
-	first := c.hub.newProgress(c.standing(c.hub.newProgress(positions)))
+	first := c.hub.newProgress(c.positions(c.hub.newProgress(positions)))
 	c.setCovered(first)
 	if c.greet != nil {
-		slices.Sort(c.tooFar)
+		slices.Sort(c.notRecovered)
 		token := first.token(c.User)
-		text := c.encode(c.greet(Greeting{ResumeToken: token, NotRecovered: slices.Compact(c.tooFar)}))
+		text := c.encode(c.greet(Greeting{ResumeToken: token, NotRecovered: slices.Compact(c.notRecovered)}))
 		c.push(item{own: &queued{text: text, reply: true, token: token}})
 	}
-	c.tooFar, c.greet = nil, nil
+	c.notRecovered, c.greet = nil, nil
 }
 
-// beat queues a heartbeat that is due, or that covers more of what was given than the last resume token.
+// beat queues a heartbeat that is due, or whose resume token covers more than the last one of what was queued.
 func (c *Conn) beat(shared *sharedProgress, due bool) {
-	if c.missing > 0 {
+	if c.awaited > 0 {
 		if due && c.reason == nil {
-			c.push(item{own: c.heartbeat(c.passed())})
+			c.push(item{own: c.heartbeat(c.missedToken())})
 		}
 		return
 	}
@@ -498,33 +499,33 @@ func (c *Conn) beat(shared *sharedProgress, due bool) {
 	}
 }
 
-// beatLast queues a heartbeat before the end, unless it says what the last one says.
+// beatLast queues a heartbeat before the connection ends, unless its resume token would be that of the last one.
 func (c *Conn) beatLast(shared *sharedProgress) {
-	if c.missing == 0 && c.newer(shared) {
+	if c.awaited == 0 && c.newer(shared) {
 		c.cover(shared)
 	}
 }
 
-// newer reports whether some log has come further than the last resume token.
+// newer reports whether the position of some log is above that in the last resume token.
 func (c *Conn) newer(shared *sharedProgress) bool {
 	for log := range c.logs {
-		if s := &c.logs[log]; max(shared.positions[log], s.floor) > s.covered {
+		if s := &c.logs[log]; max(shared.positions[log], s.asOf) > s.covered {
 			return true
 		}
 	}
 	return false
 }
 
-// cover queues a heartbeat whose resume token covers everything that was queued before. Most connections share its
-// progress with others.
+// cover queues a heartbeat whose resume token covers everything that was queued before. Most connections have the
+// shared progress.
 func (c *Conn) cover(shared *sharedProgress) {
 	if c.reason != nil {
 		return
 	}
 	p := shared
 	for log := range c.logs {
-		if s := &c.logs[log]; shared.positions[log] < max(s.floor, s.covered) {
-			p = c.hub.newProgress(c.standing(shared))
+		if s := &c.logs[log]; shared.positions[log] < max(s.asOf, s.covered) {
+			p = c.hub.newProgress(c.positions(shared))
 			break
 		}
 	}
@@ -538,13 +539,13 @@ func (c *Conn) setCovered(p *sharedProgress) {
 	}
 }
 
-// standing is, for each log, the position up to which everything is in this queue or was written. The shared progress is
-// where the fan-out was complete a moment ago.
-func (c *Conn) standing(shared *sharedProgress) []int64 {
+// positions returns, for each log, the position up to which everything was queued or written. The shared progress is
+// that of the fan-out a moment ago.
+func (c *Conn) positions(shared *sharedProgress) []int64 {
 	at := make([]int64, len(c.logs))
 	for log := range at {
 		s := &c.logs[log]
-		at[log] = max(s.floor, shared.positions[log], s.covered)
+		at[log] = max(s.asOf, shared.positions[log], s.covered)
 	}
 	return at
 }

@@ -12,29 +12,30 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Event is a fact on its way to clients. Each variant of its frame is made once, when the first connection is to get it.
+// Event is an event on its way to clients. Each variant of its frame is encoded once, for the first connection that
+// gets it.
 type Event struct {
 	envelope.Event
 	declared *catalog.Event
 
 	mu      sync.Mutex
 	encoded [variants][]byte
-	failed  error  // of a body that cannot be shown
+	failed  error  // of a body that cannot be decoded
 	hidden  *Event // the event without its personal fields, once it has expired
 }
 
-// variant says which form of an event's frame a connection gets: it depends on the encoding, and on whether the
-// connection's user caused the event, and so gets the id of the command.
+// variant is one of the forms of an event's frame: for each encoding one with the id of the command, which connections
+// of the user that sent the command get, and one without.
 type variant int8
 
 const variants = 2 * frame.Encodings
 
 func (v variant) encoding() frame.Encoding { return frame.Encoding(v / 2) }
 
-// causer reports whether the frame has the id of the command.
+// causer reports whether the frame contains the id of the command.
 func (v variant) causer() bool { return v%2 == 1 }
 
-// variant is the form of an event's frame that the connection gets.
+// variant returns the form of an event's frame that the connection gets.
 func (c *Conn) variant(e *Event) variant {
 	v := variant(2 * c.encoding)
 	if e.Cause != "" && e.Actor == c.User {
@@ -43,16 +44,16 @@ func (c *Conn) variant(e *Event) variant {
 	return v
 }
 
-// NewEvent takes an event as its topic carried it. Declared is nil for one that this gateway is too old to know: it
-// moves rooms like any other, and clients see it without data.
+// NewEvent returns an event as it was read from its topic. Declared is nil for an event that this gateway is too old to
+// know: it opens and closes rooms as others do, and clients get it without data.
 func NewEvent(e envelope.Event, declared *catalog.Event) *Event {
 	return &Event{Event: e, declared: declared}
 }
 
-// state reports whether the event is what is true now, and has no place in a log.
+// state reports whether the event is state, which is true now and has no position in a log.
 func (e *Event) state() bool { return e.Class == routingv1.Class_CLASS_EPHEMERAL }
 
-// Frame is the event as a connection gets it.
+// Frame returns a variant of the event's frame. The error is that of a body that cannot be decoded.
 func (e *Event) Frame(v variant) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -62,18 +63,18 @@ func (e *Event) Frame(v variant) ([]byte, error) {
 	return e.encoded[v], e.failed
 }
 
-// Err returns why the event cannot be shown, once a connection was to get it.
+// Err returns why the event has no frame, after Frame was called.
 func (e *Event) Err() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.failed
 }
 
-// frame is the event's frame after Frame has made it.
+// frame returns the event's frame after Frame has encoded it.
 func (e *Event) frame(v variant) []byte { return e.encoded[v] }
 
-// shown is the frame that clients get at a time: once the event has expired, without its personal fields, as its owner
-// shows it from then on. It stays in its place, so that versions have no gap.
+// shown returns the frame that clients get at a time. Once the event has expired it has no personal fields, as in the
+// owner's queries from then on; it is still sent, so that versions have no gap.
 func (e *Event) shown(v variant, now time.Time) []byte {
 	if e.Expires.IsZero() || e.Expires.After(now) || e.declared == nil || e.Redacted {
 		return e.frame(v)
@@ -108,7 +109,7 @@ func (e *Event) encode(v variant) ([]byte, error) {
 	return shown.Encode(v.encoding(), e.Body, typed)
 }
 
-// names reports whether the event goes to a user's own room.
+// names reports whether a user's own room is among the rooms of the event.
 func (e *Event) names(user string) bool {
 	for _, room := range e.Rooms {
 		if name, own := catalog.UserOfRoom(room); own && name == user {
@@ -118,7 +119,7 @@ func (e *Event) names(user string) bool {
 	return false
 }
 
-// redacted is the event without its personal fields, for those who come after it was deleted.
+// redacted returns the event without its personal fields, for clients that get it after it was deleted.
 func (e *Event) redacted() *Event {
 	if e.Redacted || e.declared == nil {
 		return e
@@ -139,7 +140,7 @@ func (e *Event) redacted() *Event {
 	return NewEvent(copied, e.declared)
 }
 
-// size is what the event costs while it is kept, with its frame, roughly.
+// size estimates the memory of the event with its frame, in bytes.
 func (e *Event) size() int {
 	n := 800 + len(e.Type) + len(e.Stream) + len(e.Subject) + 3*len(e.Body)
 	for _, room := range e.Rooms {

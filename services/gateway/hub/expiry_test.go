@@ -12,8 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// An event that has expired is shown without its personal fields from then on, wherever it waited meanwhile; it stays in
-// its place. Until then it is shown as it is.
+// An event that has expired is shown without its personal fields from then on, wherever it waited meanwhile; it stays
+// in its place. Until then it is shown as it is.
 func TestExpiry_HidesWhatHasExpiredWhereverItWaited(t *testing.T) {
 	t.Parallel()
 	for name, wait := range map[string]func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn{
@@ -37,19 +37,19 @@ func TestExpiry_HidesWhatHasExpiredWhereverItWaited(t *testing.T) {
 			return w.connect(t, "bob", []string{"conversation:g"}, 1)
 		},
 		"among what was missed": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
-			missed, tooFar := hub.NewPast([]*hub.Event{w.event(story)}).Missed("bob", frame.JSON, 1, 2,
-				[]hub.Stay{{Room: "conversation:g", Opened: 1}}, nil, hub.Bounds{Events: 10, Bytes: 1 << 20})
-			require.Empty(t, tooFar)
+			missed, notRecovered := hub.NewMissedEvents([]*hub.Event{w.event(story)}).Of("bob", frame.JSON, 1, 2,
+				[]hub.MembershipInterval{{Room: "conversation:g", Opened: 1}}, nil, hub.Bounds{Events: 10, Bytes: 1 << 20})
+			require.Empty(t, notRecovered)
 			bob, err := w.hub.Add("bob", frame.JSON)
 			require.NoError(t, err)
-			require.True(t, w.view.Resume(bob, hub.Return{Rooms: []string{"conversation:g"}, Position: 2, Missed: missed}))
+			require.True(t, w.view.Attach(bob, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 2, Missed: missed}))
 			pass()
 			return bob
 		},
 		"in what a room shows now": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
 			bob := w.connect(t, "bob", nil, 1)
 			asked, _ := w.view.Now(bob)
-			require.True(t, w.view.Look(bob, hub.Looked{Room: "conversation:g", Asked: asked, Position: 2,
+			require.True(t, w.view.Subscribe(bob, hub.Authorization{Room: "conversation:g", Asked: asked, Position: 2,
 				Snapshot: []*hub.Event{w.event(story)}, Until: time.Now().Add(time.Hour)}))
 			pass()
 			return bob

@@ -1,6 +1,7 @@
-// Package hub knows who is connected to this gateway and which rooms each connection is in. An event comes in from the
-// fan-out (View.Deliver) and goes into the queues of the connections that are to get it; each connection's transport
-// writes from its own queue (Conn.Next). Nothing in here waits for a client or for another service.
+// Package hub has the connections of this gateway and the rooms that each of them is in. The fan-out delivers an event
+// to the view of its owner (View.Deliver), which puts it into the queues of the connections in its rooms. Each
+// connection's transport writes from its own queue (Conn.Next). Nothing in this package waits for a client or for
+// another service.
 package hub
 
 import (
@@ -20,17 +21,17 @@ import (
 // Options of a Hub. Zero values are the defaults.
 type Options struct {
 	Catalog *catalog.Catalog
-	// Recent bounds what the recent events of all owners cost together, in bytes; 64 MiB.
-	Recent int
-	// Missed bounds what all connections together have waiting of what they missed while they were away, in bytes; 256
-	// MiB. A client that comes back beyond that is told that its gap is too large.
+	// Buffer bounds the event buffers of all owners together, in bytes; 64 MiB.
+	Buffer int
+	// Missed bounds the missed events that are queued for all connections together, in bytes; 256 MiB. For a client
+	// that resumes beyond that, no room is recovered.
 	Missed int
 	// Limits bound what waits for one connection.
 	Limits Limits
 	// PerUser is how many connections one user may have on this gateway; 64.
 	PerUser int
-	// CoverEvery is how often connections that were given something get a heartbeat whose resume token covers it; 5 s. All
-	// connections get one in every fifth of these times, see HeartbeatEvery.
+	// CoverEvery is how often connections for which something was queued get a heartbeat whose resume token covers it;
+	// 5 s. All connections get one in every fifth of these periods, see HeartbeatEvery.
 	CoverEvery time.Duration
 	// TokenKey authenticates resume tokens. All gateways of an installation have the same.
 	TokenKey []byte
@@ -56,14 +57,14 @@ type Hub struct {
 	closed   *Reason
 }
 
-// slots is how many parts the time between heartbeats has: each connection gets its heartbeats in one of them, so that not
-// all get them in the same instant.
+// slots is the number of parts of the period between heartbeats. Each connection gets its heartbeats in one of them, so
+// that they are spread over the period.
 const slots = 50
 
 // New makes an empty hub with a view for each owner in the catalog.
 func New(o Options) *Hub {
-	if o.Recent == 0 {
-		o.Recent = 64 << 20
+	if o.Buffer == 0 {
+		o.Buffer = 64 << 20
 	}
 	if o.Missed == 0 {
 		o.Missed = 256 << 20
@@ -93,23 +94,24 @@ func New(o Options) *Hub {
 			log = len(h.logs)
 			h.logs = append(h.logs, owner)
 		}
-		v := newView(h, owner, i, log, o.Recent/len(owners))
+		v := newView(h, owner, i, log, o.Buffer/len(owners))
 		h.views[owner] = v
 		h.all = append(h.all, v)
 	}
 	return h
 }
 
-// View is that of one owner; nil when the catalog has none of that name.
+// View returns the view of an owner, or nil when the catalog has no owner of that name.
 func (h *Hub) View(owner string) *View { return h.views[owner] }
 
-// ErrClosed reports that the hub takes no more connections.
-var ErrClosed = errors.New("the gateway ends")
+// ErrClosed is returned by Add after Close.
+var ErrClosed = errors.New("the gateway is stopping")
 
-// ErrTooMany reports that a user has as many connections as one may have.
+// ErrTooMany is returned by Add when the user has Options.PerUser connections.
 var ErrTooMany = errors.New("too many connections of one user")
 
-// Add makes a connection of a user, whose frames are written in an encoding. It is in no room yet.
+// Add makes a connection of a user whose frames are written in an encoding. It is in no room yet. The error is
+// ErrClosed or ErrTooMany.
 func (h *Hub) Add(user string, e frame.Encoding) (*Conn, error) {
 	c := newConn(uuid.NewString(), user, e, h)
 	h.mu.Lock()
@@ -159,17 +161,17 @@ func (h *Hub) Remove(c *Conn) {
 	c.drop() // of one that was closed for another reason first
 }
 
-// of lists the connections of a user. The list is not changed any more.
+// of lists the connections of a user. The list is never changed: Add and Remove replace it.
 func (h *Hub) of(user string) []*Conn {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.users[user]
 }
 
-// perHeartbeat is how many times CoverEvery a heartbeat is due after.
+// perHeartbeat is the period between heartbeats in units of CoverEvery.
 const perHeartbeat = 5
 
-// HeartbeatEvery is how often every connection gets a heartbeat.
+// HeartbeatEvery returns how often every connection gets a heartbeat.
 func (h *Hub) HeartbeatEvery() time.Duration { return perHeartbeat * h.options.CoverEvery }
 
 // Run sends heartbeats until the context ends.
@@ -186,7 +188,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 }
 
-// Beat sends a heartbeat to all connections that were given something since their last one; with due, to all.
+// Beat queues a heartbeat for every connection for which something was queued since its last one; with due, for all.
 func (h *Hub) Beat(due bool) {
 	for slot := range slots {
 		h.beatSlot(slot, due)
@@ -212,7 +214,7 @@ func (h *Hub) beatSlot(slot int, due bool) {
 	}
 }
 
-// complete is, for each log, the position up to which all its events were delivered.
+// complete returns, for each log, the position up to which all its events were delivered.
 func (h *Hub) complete() []int64 {
 	positions := make([]int64, len(h.logs))
 	for i, owner := range h.logs {
@@ -221,7 +223,7 @@ func (h *Hub) complete() []int64 {
 	return positions
 }
 
-// Close ends all connections for a reason, and takes no more.
+// Close closes all connections for a reason, and makes Add return ErrClosed.
 func (h *Hub) Close(r Reason) {
 	h.mu.Lock()
 	h.closed = &r

@@ -64,11 +64,11 @@ func (w *world) connect(t testing.TB, user string, rooms []string, position int6
 	t.Helper()
 	c, err := w.hub.Add(user, frame.JSON)
 	require.NoError(t, err)
-	require.True(t, w.view.Attach(c, rooms, position))
+	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: rooms, Position: position}))
 	return c
 }
 
-// seen tells what waits for a connection: bodies of messages, and names of other events.
+// seen lists the events that wait for a connection: the bodies of messages, and the names of others.
 func seen(t testing.TB, c *hub.Conn) []string {
 	t.Helper()
 	all := []string{}
@@ -149,7 +149,7 @@ func TestAttach_AnAnswerOlderThanWhatWasReadIsMadeGoodFromTheRecentEvents(t *tes
 	w.deliver(w.said("under way"), w.member("chat.member_left", "bob"), w.said("gone"),
 		w.member("chat.member_added", "bob"), w.said("back"))
 
-	require.True(t, w.view.Attach(c, []string{"conversation:g"}, 2))
+	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 2}))
 
 	require.Equal(t, []string{"under way", "member_left bob", "member_added bob", "back"}, seen(t, c))
 	w.deliver(w.said("live"))
@@ -165,23 +165,23 @@ func TestAttach_WhatWasDeletedMeanwhileComesRedacted(t *testing.T) {
 	w.deliver(w.said("secret"), w.said("other"),
 		w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`))
 
-	require.True(t, w.view.Attach(c, []string{"conversation:g"}, 1))
+	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
 
 	require.Equal(t, []string{"redacted", "other", "message_deleted"}, seen(t, c))
 }
 
 func TestAttach_AsksAgainWhenTheRecentEventsDoNotReachBack(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, hub.Options{Recent: 5 * 3000}) // 3,000 bytes for each owner
+	w := newWorld(t, hub.Options{Buffer: 5 * 3000}) // 3,000 bytes for each owner
 	w.deliver(w.began(`["alice","bob"]`))
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	for n := range 10 {
 		w.deliver(w.said(fmt.Sprint(n)))
 	}
-	require.False(t, w.view.Attach(c, []string{"conversation:g"}, 1))
+	require.False(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
 	require.Empty(t, seen(t, c))
-	require.True(t, w.view.Attach(c, []string{"conversation:g"}, 10))
+	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 10}))
 	require.Equal(t, []string{"9"}, seen(t, c))
 }
 
@@ -200,7 +200,7 @@ func TestGreeting_FollowsTheLastLogAndWhatWasMissed(t *testing.T) {
 	w.deliver(w.began(`["bob"]`))
 	logs := w.chat.Catalog.Logs()
 	for _, owner := range logs {
-		require.True(t, w.hub.View(owner).Attach(c, nil, 0))
+		require.True(t, w.hub.View(owner).Attach(c, hub.Attachment{}))
 	}
 	require.Len(t, c.Take(10), 1, "it waits for what is held")
 	c.Release()
@@ -250,7 +250,7 @@ func TestEphemeral_IsMergedToTheNewestAndDroppedFirst(t *testing.T) {
 	c := w.connect(t, "bob", nil, 0)
 	v := w.hub.View("presence")
 	for _, room := range []string{"presence:u1", "presence:u2", "presence:u3"} {
-		require.True(t, v.Look(c, hub.Looked{Room: room, Until: time.Now().Add(time.Minute)}))
+		require.True(t, v.Subscribe(c, hub.Authorization{Room: room, Until: time.Now().Add(time.Minute)}))
 	}
 	for n := range int64(50) {
 		v.Deliver(w.presence("u1", "came_online", 2*n+1))
@@ -280,7 +280,7 @@ func TestLook_AStateReadWhileTheOwnerAnsweredIsNotMissed(t *testing.T) {
 	require.True(t, attached)
 	v.Deliver(w.presence("alice", "went_offline", 6)) // read here before the answer, made after it was read there
 
-	require.True(t, v.Look(c, hub.Looked{Room: "presence:alice", Asked: asked, Until: time.Now().Add(time.Minute),
+	require.True(t, v.Subscribe(c, hub.Authorization{Room: "presence:alice", Asked: asked, Until: time.Now().Add(time.Minute),
 		Snapshot: []*hub.Event{w.presence("alice", "came_online", 5)}}))
 	v.Deliver(w.presence("alice", "went_offline", 6))
 	v.Deliver(w.presence("alice", "came_online", 4))
@@ -294,17 +294,17 @@ func TestLook_EndsUnlessRenewed(t *testing.T) {
 	v := w.hub.View("presence")
 	c := w.connect(t, "bob", nil, 0)
 	now := time.Now()
-	require.True(t, v.Look(c, hub.Looked{Room: "presence:alice", Until: now.Add(time.Second)}))
-	require.True(t, v.Look(c, hub.Looked{Room: "presence:carol", Until: now.Add(time.Second)}))
-	require.Len(t, v.Lookers(), 2)
-	v.Renew(hub.Looker{Conn: c, Room: "presence:alice"}, now.Add(time.Minute))
+	require.True(t, v.Subscribe(c, hub.Authorization{Room: "presence:alice", Until: now.Add(time.Second)}))
+	require.True(t, v.Subscribe(c, hub.Authorization{Room: "presence:carol", Until: now.Add(time.Second)}))
+	require.Len(t, v.Subscriptions(), 2)
+	v.Renew(hub.Subscription{Conn: c, Room: "presence:alice"}, now.Add(time.Minute))
 
-	require.Equal(t, []hub.Looker{{Conn: c, Room: "presence:carol"}}, v.Expire(now.Add(2*time.Second)))
+	require.Equal(t, []hub.Subscription{{Conn: c, Room: "presence:carol"}}, v.Expire(now.Add(2*time.Second)))
 
 	v.Deliver(w.presence("carol", "came_online", 1))
 	v.Deliver(w.presence("alice", "came_online", 1))
 	require.Equal(t, []string{"presence.came_online alice"}, seen(t, c))
-	v.Unlook(c, "presence:alice")
+	v.Unsubscribe(c, "presence:alice")
 	v.Deliver(w.presence("alice", "came_online", 2))
 	require.Empty(t, seen(t, c))
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// A user with very many rooms comes and goes while others get their events: no delivery may wait for all of those rooms.
+// A user with very many rooms comes and goes while others get their events: no delivery may wait for all of those
+// rooms.
 func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 	if testing.Short() {
 		t.Skip("100,000 rooms")
@@ -35,7 +36,7 @@ func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			w.view.Attach(eve, rooms, 1)
+			w.view.Attach(eve, hub.Attachment{Rooms: rooms, Position: 1})
 			w.hub.Remove(eve)
 		}()
 		for busy := true; busy; {
@@ -65,7 +66,7 @@ func TestResume_EventsOfTheTimeBetweenTheSlicesAreGivenOnce(t *testing.T) {
 		require.NoError(t, err)
 		position := int64(len(w.chat.Log()))
 		attached := make(chan bool)
-		go func() { attached <- w.view.Attach(bob, rooms, position) }()
+		go func() { attached <- w.view.Attach(bob, hub.Attachment{Rooms: rooms, Position: position}) }()
 		var want []string
 		for n := range 50 {
 			want = append(want, fmt.Sprint(n))
@@ -98,7 +99,7 @@ func (w *world) comeBack(t *testing.T, had hub.Progress) *hub.Conn {
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	c.Greet(greeting)
-	c.Returns(had)
+	c.SetProgress(had)
 	return c
 }
 
@@ -106,13 +107,13 @@ func TestResume_BeyondTheBudgetOfTheGatewayIsTooFar(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Missed: 100_000})
 	missed := w.sized(40, 1000)
-	back := hub.Return{Rooms: []string{"conversation:g"}, Position: 40, Missed: missed}
+	back := hub.Attachment{Rooms: []string{"conversation:g"}, Position: 40, Missed: missed}
 	first, second := w.comeBack(t, hub.Progress{"chat": {}}), w.comeBack(t, hub.Progress{"chat": {}})
 	third := w.comeBack(t, hub.Progress{"chat": {}})
 	for _, c := range []*hub.Conn{first, second, third} {
-		require.True(t, w.view.Resume(c, back))
+		require.True(t, w.view.Attach(c, back))
 		for _, owner := range w.chat.Catalog.Logs() {
-			require.True(t, w.hub.View(owner).Attach(c, nil, 0))
+			require.True(t, w.hub.View(owner).Attach(c, hub.Attachment{}))
 		}
 	}
 	require.Len(t, first.Take(100), 41)
@@ -125,11 +126,12 @@ func TestResume_BeyondTheBudgetOfTheGatewayIsTooFar(t *testing.T) {
 
 	w.hub.Remove(second) // and what it has not taken is free again
 	fourth := w.comeBack(t, hub.Progress{"chat": {}})
-	require.True(t, w.view.Resume(fourth, back))
+	require.True(t, w.view.Attach(fourth, back))
 	require.Len(t, fourth.Take(100), 40)
 }
 
-// A client on a slow link is cut off again and again before it has everything. Each time it goes on from the last resume token.
+// A client on a slow link is cut off again and again before it has everything. Each time it goes on from the last
+// resume token.
 func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -140,7 +142,7 @@ func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
 		require.Less(t, tries, 50, "no progress from %v", had)
 		after := had["chat"].Position
 		c := w.comeBack(t, had)
-		require.True(t, w.view.Resume(c, hub.Return{Rooms: []string{"conversation:g"}, Position: 900, Missed: events[after:]}))
+		require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 900, Missed: events[after:]}))
 		left := 300 << 10 // that get through before the link is cut
 		var uncovered []int64
 		for left > 0 {
@@ -192,8 +194,8 @@ func TestResume_WhatIsNotRecoveredIsSaidBeforeAnyTokenThatPassesIt(t *testing.T)
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	c := w.comeBack(t, hub.Progress{"chat": {}})
-	require.True(t, w.view.Resume(c, hub.Return{Rooms: []string{"conversation:g", "conversation:h"}, Position: 100,
-		Missed: w.sized(100, 4000), TooFar: []string{"conversation:h"}}))
+	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g", "conversation:h"}, Position: 100,
+		Missed: w.sized(100, 4000), NotRecovered: []string{"conversation:h"}}))
 	var types []string
 	for _, text := range c.Take(1000) {
 		var f struct {
@@ -212,7 +214,7 @@ func TestResume_WhatIsNotRecoveredIsSaidBeforeAnyTokenThatPassesIt(t *testing.T)
 	}
 	require.Equal(t, []string{"not_recoveredconversation:h", "event", "heartbeat", "event"}, types)
 	for _, owner := range w.chat.Catalog.Logs() {
-		w.hub.View(owner).Attach(c, nil, 0)
+		w.hub.View(owner).Attach(c, hub.Attachment{})
 	}
 	require.Contains(t, string(c.Take(10)[0]), `"not_recovered":["conversation:h"]`)
 }
@@ -294,8 +296,8 @@ func TestBind_FlushesOnDemand(t *testing.T) {
 	require.Contains(t, <-taken, `"type":"closing"`)
 }
 
-// A flush that has not been told that it is over is the only one: two that write at once tear frames, and both write the
-// reason of the end.
+// A flush that has not been told that it is over is the only one: two that write at once tear frames, and both write
+// the reason of the end.
 func TestBind_RunsOneFlushAtATime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -355,7 +357,7 @@ func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
 	reason, _ := bob.Reason()
 	require.Equal(t, hub.Restored, reason)
 	require.True(t, reason.Reconnect)
-	_, whole := w.view.Recent(2)
+	_, whole := w.view.Buffered(2)
 	require.False(t, whole)
 	back := w.connect(t, "bob", []string{"conversation:g"}, 1000)
 	w.view.SetIncarnation("one", 2) // a partition that lags
@@ -397,7 +399,7 @@ func TestSignal_GoesToThoseWhoAreInTheRoomByTheLog(t *testing.T) {
 	const room = "conversation:g"
 	alice, bob := w.connect(t, "alice", []string{room}, 1), w.connect(t, "bob", []string{room}, 1)
 	eve := w.connect(t, "eve", nil, 1)
-	require.True(t, w.view.Look(eve, hub.Looked{Room: room, Position: 1, Until: time.Now().Add(time.Minute)}))
+	require.True(t, w.view.Subscribe(eve, hub.Authorization{Room: room, Position: 1, Until: time.Now().Add(time.Minute)}))
 	require.True(t, w.view.Holds(alice, room))
 	require.False(t, w.view.Holds(eve, room), "looking is not being in it")
 	require.True(t, w.view.Holds(bob, "user:bob"))

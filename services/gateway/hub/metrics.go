@@ -10,11 +10,11 @@ import (
 type Metrics struct {
 	Connections prometheus.Gauge
 	Deliveries  prometheus.Counter // events put into the queue of a connection
-	Dropped     prometheus.Counter // frames that were true only for a moment, spared under load
+	Dropped     prometheus.Counter // ephemeral frames, dropped under load
 	Slow        prometheus.Counter // connections closed because they did not keep up
 }
 
-// NewMetrics registers them; without a registry they count for themselves.
+// NewMetrics makes the metrics, and registers them unless the registry is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Connections: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -32,7 +32,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return m
 }
 
-// mergeable says that of such a stream the newest value stands for all before it.
+// mergeable reports whether the newest event of a stream of this class replaces the ones before it.
 func mergeable(c routingv1.Class) bool {
 	return c == routingv1.Class_CLASS_EPHEMERAL || c == routingv1.Class_CLASS_COUNTER
 }

@@ -2,19 +2,20 @@ package hub
 
 import "time"
 
-// Limits bound what waits for one connection, beside what it missed while it was away and the answers to its queries,
-// which are bounded before they are queued, and what waits for all connections of one user. Zero values are the defaults.
+// Limits bound the frames that wait for one connection and for all connections of one user. Missed events and answers
+// to queries do not count for the connection, because they are bounded before they are queued. Zero values are the
+// defaults.
 type Limits struct {
-	// Frames is how many frames may wait for a client that has taken none for a while (see Stall); 1,024. One that
-	// still takes some may have eight times as many.
+	// Frames is how many frames may wait for a client that has read none for a while (see Stall); 1,024. Eight times as
+	// many may wait for a client that reads.
 	Frames int
 	// Bytes is how many bytes may wait; 4 MiB.
 	Bytes int
-	// UserBytes is how many bytes may wait for all connections of one user together: frames, answers, and what was missed;
-	// 32 MiB. Beyond it each connection may hold an equal share, and is closed, refused an answer, or not given what it
-	// missed, where that is more.
+	// UserBytes is how many bytes may wait for all connections of one user together: frames, answers and missed events;
+	// 32 MiB. Beyond that each connection has an equal share. A frame that exceeds it closes the connection, an answer
+	// is refused, and missed events are not recovered.
 	UserBytes int
-	// Stall is how long a client may take nothing before Frames applies; 5 s.
+	// Stall is how long a client may read nothing before Frames applies; 5 s.
 	Stall time.Duration
 }
 
@@ -34,12 +35,12 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
-// item is one frame that waits: an event, shared with other connections, or a frame of this connection alone.
+// item is one queued frame: an event, which other connections share, or a frame of this connection alone.
 type item struct {
 	event   *Event
 	own     *queued
 	variant variant // of the event's frame
-	// missed is the number of the log of an event that the client missed while it was away, plus one; else 0.
+	// missed is 0, or of a missed event the number of its log plus one.
 	missed int8
 }
 
@@ -60,8 +61,8 @@ func (it *item) text() []byte {
 	return it.own.text
 }
 
-// key names what a newer item replaces; "" where every item counts. A frame that is sent behind a missed event may be
-// newer, and follows it.
+// key returns the key under which a newer item replaces this one; "" where none does. Missed events are not replaced:
+// newer ones follow them.
 func (it *item) key() string {
 	switch {
 	case it.event == nil:
@@ -90,27 +91,27 @@ func (it *item) spare() bool {
 // counts reports whether the item counts against the limits.
 func (it *item) counts() bool { return it.missed == 0 && (it.own == nil || !it.own.reply) }
 
-// queue holds what waits for one connection, in order.
+// queue has the frames that wait for one connection, in order.
 type queue struct {
-	items  []item         // from head on
-	head   int            // items before it were taken
-	first  int            // number of items[head]; items are numbered in the order in which they came
+	items  []item         // those from head on wait
+	head   int            // index of the first that waits
+	first  int            // number of items[head]; items are numbered in order
 	newest map[string]int // key → number of the item that a newer one replaces
 	frames int            // items that count against the limits
 	bytes  int            // of those
 	missed int            // bytes of missed events
-	others int            // bytes of all the rest: answers
-	took   time.Time      // when items were taken last
+	others int            // bytes of all other items, which are replies
+	took   time.Time      // when the transport took items last
 }
 
-// smallQueue is the capacity that an empty queue keeps.
+// smallQueue is the largest capacity that an empty queue keeps.
 const smallQueue = 16
 
 func (q *queue) len() int { return len(q.items) - q.head }
 
-// push adds an item, or puts it in the place of an older one with its key. It drops spare items where the limits ask
-// for it, and reports how many it dropped, and false where there is no room for the item even so. Afforded reports whether
-// the connection may hold more, with what its user's other connections hold.
+// push adds an item, or replaces an older one with its key. Beyond the limits it drops spare items. It returns how many
+// it dropped, and false where the limits have no room for the item even so. Afforded reports whether the bound of the
+// user leaves room for the item.
 func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	key, size := it.key(), len(it.text())
 	if key != "" {
@@ -149,7 +150,7 @@ func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	return dropped, true
 }
 
-// pushMissed adds what was missed. None of it replaces anything, nor counts against the limits.
+// pushMissed adds missed events. They replace nothing, and do not count against the limits.
 func (q *queue) pushMissed(m missed) {
 	q.items = append(q.items, m.items...)
 	q.missed += m.bytes
@@ -198,7 +199,7 @@ func (q *queue) forget(it *item) {
 	}
 }
 
-// dropSpare makes room by dropping what is worth least: what is true only now.
+// dropSpare drops the items that are worth least to a client that is behind: state and signals.
 func (q *queue) dropSpare() (dropped int) {
 	kept := q.items[:0]
 	clear(q.newest)
@@ -218,7 +219,7 @@ func (q *queue) dropSpare() (dropped int) {
 	return dropped
 }
 
-// drain empties the queue, and returns what its frames call when they leave it.
+// drain empties the queue, and returns the functions that are to be called when its frames leave it.
 func (q *queue) drain() (taken []func()) {
 	for _, it := range q.items[q.head:] {
 		if it.own != nil && it.own.taken != nil {

@@ -20,7 +20,7 @@ type Reason struct {
 	Reconnect bool // the client should connect again
 }
 
-// The reasons that this gateway has.
+// The reasons for which this gateway ends connections.
 var (
 	// Left is WebSocket's own code for a normal end: the client closed the connection.
 	Left = reason(gatewayv1.CloseCode_CLOSE_CODE_NORMAL)
@@ -47,7 +47,7 @@ var (
 	ProtocolError = reason(gatewayv1.CloseCode_CLOSE_CODE_PROTOCOL_ERROR)
 )
 
-// reason reads what is declared of a close code.
+// reason reads the declaration of a close code.
 func reason(code gatewayv1.CloseCode) Reason {
 	value := code.Descriptor().Values().ByNumber(protoreflect.EnumNumber(code))
 	declared := proto.GetExtension(value.Options(), gatewayv1.E_Close).(*gatewayv1.Close)
@@ -59,11 +59,11 @@ func reason(code gatewayv1.CloseCode) Reason {
 // docs/protocol.md.
 const reconnectAfter = 500 * time.Millisecond
 
-// retryFullAfter is that of a gateway with too many connections, which has fewer only when other clients leave.
+// retryFullAfter is the same for a gateway with too many connections, which has fewer only when other clients leave.
 const retryFullAfter = 5 * time.Second
 
-// Frame is the frame that is sent before the close frame; it returns false where nothing would reach the client, or the
-// client has closed the connection itself.
+// Frame returns the frame that is sent before the close frame. It returns false for Lost, where nothing reaches the
+// client, and for Left, where the client has closed the connection itself.
 func (r Reason) Frame() (frame.Frame, bool) {
 	if r == Left || r == Lost {
 		return frame.Frame{}, false

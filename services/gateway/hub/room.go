@@ -4,38 +4,38 @@ import (
 	"sync/atomic"
 )
 
-// room is one address with the connections in it.
+// room is one address and the connections in it.
 type room struct {
 	name    string
 	members []*membership
-	first   [1]*membership // most rooms have one connection on this gateway
+	first   [1]*membership // the memory for members, since most rooms have one connection on this gateway
 }
 
 // membership is one connection in one room.
 type membership struct {
-	room   *room
-	seat   *seat
-	index  int              // in the room's members
-	floor  int64            // events up to here are known to the connection
-	until  int64            // when looking ends unless renewed, in ns since 1970
-	opened bool             // by the log, else only looked at
-	newest map[string]int64 // of state: the newest version given, per stream
+	room       *room
+	subscriber *subscriber
+	index      int              // in the room's members
+	asOf       int64            // the connection has the events up to here
+	until      int64            // when the subscription ends unless it is renewed, in ns since 1970
+	opened     bool             // by the log; else it is a subscription alone
+	newest     map[string]int64 // of state: the newest version queued, by stream
 }
 
-// seat is one connection's place in a view.
-type seat struct {
-	conn     *Conn
-	attached bool
-	gone     bool
-	floor    int64
-	asOf     atomic.Int64 // of the rooms, or of what was given since; 0 before it is attached
-	last     uint64       // number of the delivery that was applied last: an event in two rooms of a connection is given once
-	rooms    roomSet
-	looking  int              // rooms that it looks at
-	newest   map[string]int64 // of state in the user's own room
+// subscriber is one connection's part of a view: the rooms that it is in, as a member or by a subscription.
+type subscriber struct {
+	conn          *Conn
+	attached      bool
+	removed       bool
+	asOf          int64
+	known         atomic.Int64 // the position of the rooms, or of an event queued since; 0 before it is attached
+	last          uint64       // number of the delivery applied last: an event in two rooms of a connection is queued once
+	rooms         roomSet
+	subscriptions int              // how many of the rooms are subscriptions
+	newest        map[string]int64 // of state in the user's own room
 }
 
-// roomSet holds the rooms of a connection: in a slice while they are few, else in a map.
+// roomSet holds the rooms of a connection, in a slice while they are few and else in a map.
 type roomSet struct {
 	few  []*membership
 	many map[*room]*membership
@@ -67,7 +67,7 @@ func (s *roomSet) add(m *membership) {
 	}
 }
 
-// expect prepares for so many rooms more.
+// expect prepares for more rooms.
 func (s *roomSet) expect(more int) {
 	if s.many != nil || len(s.few)+more <= maxFew {
 		return
@@ -94,7 +94,7 @@ func (s *roomSet) remove(m *membership) {
 	}
 }
 
-// some returns at most n of them, and all where there are fewer.
+// some returns at most n rooms, and all where there are fewer.
 func (s *roomSet) some(n int) []*membership {
 	list := make([]*membership, 0, min(n, len(s.few)+len(s.many)))
 	for _, m := range s.many {
@@ -109,12 +109,12 @@ func (s *roomSet) some(n int) []*membership {
 // takes reports whether an event is new to the connection in the room.
 func (m *membership) takes(e *Event) bool {
 	if !e.state() {
-		return e.Position > m.floor
+		return e.Position > m.asOf
 	}
 	return note(&m.newest, e)
 }
 
-// note reports whether a state event is newer than what was given of its stream, and keeps it as the newest.
+// note reports whether a state event is newer than those queued of its stream, and notes its version as the newest.
 func note(newest *map[string]int64, e *Event) bool {
 	if e.Version <= (*newest)[e.Stream] {
 		return false
@@ -126,13 +126,13 @@ func note(newest *map[string]int64, e *Event) bool {
 	return true
 }
 
-// join puts a seat into a room; it keeps the floor of one that is in already.
-func (v *View) join(s *seat, name string, floor int64) *membership {
-	return v.joinAs(new(membership), s, name, floor)
+// join puts a subscriber into a room, unless it is in it already. The subscriber has the events up to asOf.
+func (v *View) join(s *subscriber, name string, asOf int64) *membership {
+	return v.joinAs(new(membership), s, name, asOf)
 }
 
-// joinAs is join with the memory for the membership, which it uses where the seat is not in the room yet.
-func (v *View) joinAs(m *membership, s *seat, name string, floor int64) *membership {
+// joinAs is join with the memory for the membership, which it uses if the subscriber is not in the room yet.
+func (v *View) joinAs(m *membership, s *subscriber, name string, asOf int64) *membership {
 	r := v.rooms[name]
 	if r == nil {
 		r = &room{name: name}
@@ -141,15 +141,15 @@ func (v *View) joinAs(m *membership, s *seat, name string, floor int64) *members
 	} else if m := s.rooms.get(r); m != nil {
 		return m
 	}
-	*m = membership{room: r, seat: s, floor: floor, index: len(r.members)}
+	*m = membership{room: r, subscriber: s, asOf: asOf, index: len(r.members)}
 	r.members = append(r.members, m)
 	s.rooms.add(m)
 	return m
 }
 
 func (v *View) leave(m *membership) {
-	m.seat.rooms.remove(m)
-	v.looksNoMore(m)
+	m.subscriber.rooms.remove(m)
+	v.endSubscription(m)
 	r := m.room
 	last := len(r.members) - 1
 	r.members[m.index] = r.members[last]
@@ -160,8 +160,8 @@ func (v *View) leave(m *membership) {
 	}
 }
 
-// in returns the membership of a seat in a room; nil when it is not in it.
-func (v *View) in(s *seat, name string) *membership {
+// in returns the membership of a subscriber in a room, or nil.
+func (v *View) in(s *subscriber, name string) *membership {
 	r := v.rooms[name]
 	if r == nil {
 		return nil

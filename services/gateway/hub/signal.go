@@ -5,11 +5,11 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// Holds reports whether a connection is in a room by the log, and does not only look at it.
+// Holds reports whether a connection is in a room by the log: a subscription is not enough.
 func (v *View) Holds(c *Conn, room string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	s := &c.seats[v.index]
+	s := &c.subscribers[v.index]
 	if user, own := catalog.UserOfRoom(room); own {
 		return s.attached && user == c.User
 	}
@@ -17,11 +17,11 @@ func (v *View) Holds(c *Conn, room string) bool {
 	return s.attached && m != nil && m.opened
 }
 
-// Signal queues a frame for every connection that is in a room by the log, but for the one whose id is given, and returns
-// how many those are. The frame takes the place of an older one with its key, and is dropped first under load.
+// Signal queues a frame for every connection that is in a room by the log, except the one with a given id, and returns
+// the number of these connections. The frame replaces an older one with its key, and is dropped first under load.
 func (v *View) Signal(room, except, key string, shared *frame.Shared) (n int) {
 	var items [frame.Encodings]item
-	give := func(s *seat) {
+	give := func(s *subscriber) {
 		if !s.attached || s.conn.ID == except {
 			return
 		}
@@ -42,14 +42,14 @@ func (v *View) Signal(room, except, key string, shared *frame.Shared) (n int) {
 	defer v.mu.Unlock()
 	if user, own := catalog.UserOfRoom(room); own {
 		for _, c := range v.hub.of(user) {
-			give(&c.seats[v.index])
+			give(&c.subscribers[v.index])
 		}
 		return n
 	}
 	if r := v.rooms[room]; r != nil {
 		for _, m := range r.members {
 			if m.opened {
-				give(m.seat)
+				give(m.subscriber)
 			}
 		}
 	}

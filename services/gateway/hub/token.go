@@ -13,18 +13,20 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// Progress holds, for each owner's log, up to which position a connection was given everything that was for it. A client
-// has it as a resume token, which travels through the connection's own queue: whoever has read it has read all that.
+// Progress contains, for each owner's log, the position up to which everything was sent to a connection. A client gets
+// it as a resume token through the connection's own queue, so a client that has read the token has read everything
+// before it.
 type Progress map[string]Point
 
 // Point is a place in one log.
 type Point struct {
 	Position int64
-	// Incarnation is that of the log (see IncarnationOf): a log of another incarnation may have lost what the client has.
+	// Incarnation is that of the log (see IncarnationOf). A log of another incarnation may have lost events that the
+	// client has.
 	Incarnation uint32
 }
 
-// IncarnationOf is what resume tokens hold of a log's incarnation; 0 where the log has none.
+// IncarnationOf returns the form of a log's incarnation in resume tokens; 0 where the log has none.
 func IncarnationOf(incarnation string) uint32 {
 	if incarnation == "" {
 		return 0
@@ -34,8 +36,8 @@ func IncarnationOf(incarnation string) uint32 {
 	return max(1, h.Sum32())
 }
 
-// Holds reports whether a log of an incarnation has everything that the client has. Progress in a log that had none is
-// believed.
+// Holds reports whether a log of an incarnation has all events that the client has. It returns true for progress in a
+// log that had no incarnation.
 func (p Point) Holds(incarnation uint32) bool {
 	return p.Incarnation == 0 || p.Incarnation == incarnation
 }
@@ -45,11 +47,11 @@ const (
 	maxToken = 1024
 	// tokenVersion is the first byte of a resume token. The versions below it were not bound to a user.
 	tokenVersion = 3
-	// tokenMAC is how many bytes of the HMAC a resume token ends with.
+	// tokenMAC is the number of bytes of the HMAC at the end of a resume token.
 	tokenMAC = 16
 )
 
-// encode is the part of a resume token that is the same for all users.
+// encode returns the part of a resume token that is the same for all users.
 func (p Progress) encode() []byte {
 	b := []byte{tokenVersion}
 	for _, owner := range slices.Sorted(maps.Keys(p)) {
@@ -61,8 +63,8 @@ func (p Progress) encode() []byte {
 	return b
 }
 
-// ResumeToken is the progress as a user's client has it. It is bound to the user, and authenticated: it grants nothing
-// that the user may not see, but positions that no gateway gave would make one read what is not there.
+// ResumeToken encodes progress for a user's client. The token is bound to the user and authenticated. It grants no
+// access, but a gateway that resumed from invented positions would ask owners for events that do not exist.
 func (h *Hub) ResumeToken(user string, p Progress) string { return h.seal(user, p.encode()) }
 
 func (h *Hub) seal(user string, encoded []byte) string {
@@ -78,8 +80,8 @@ func (h *Hub) tokenMAC(user string, encoded []byte) []byte {
 	return mac.Sum(nil)[:tokenMAC]
 }
 
-// ReadResumeToken reads what a user's client brings back. It returns false for a token that no gateway of this
-// installation gave to this user.
+// ReadResumeToken reads the token that a user's client sends. It returns false for a token that no gateway of this
+// installation made for this user.
 func (h *Hub) ReadResumeToken(user, token string) (Progress, bool) {
 	if len(token) > maxToken {
 		return nil, false
@@ -110,8 +112,8 @@ func (h *Hub) ReadResumeToken(user, token string) (Progress, bool) {
 	return p, true
 }
 
-// sharedProgress is the progress that many connections have: it is encoded once, when the first of them is to get a
-// heartbeat. One goroutine uses it.
+// sharedProgress is the progress of many connections. It is encoded once, for the first heartbeat that contains it. It
+// is not safe for concurrent use.
 type sharedProgress struct {
 	hub       *Hub
 	positions []int64 // by number of the log
@@ -133,7 +135,7 @@ func (p *sharedProgress) token(user string) string {
 	return p.hub.seal(user, p.encoded)
 }
 
-// heartbeat is the queued frame of a heartbeat.
+// heartbeat returns a heartbeat as a frame to queue.
 func (c *Conn) heartbeat(token string) *queued {
 	return &queued{text: c.encode(frame.Heartbeat(token)), token: token, spare: true}
 }

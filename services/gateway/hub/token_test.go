@@ -92,9 +92,9 @@ func TestHeartbeat_ItsTokenCoversWhatIsInTheQueueBeforeIt(t *testing.T) {
 	w.hub.Beat(true)
 	require.Equal(t, `{"type":"heartbeat"}`, string(c.Take(10)[0]), "a sign of life, with nothing to resume from")
 	for _, owner := range w.chat.Catalog.Logs() {
-		require.True(t, w.hub.View(owner).Attach(c, nil, 5))
+		require.True(t, w.hub.View(owner).Attach(c, hub.Attachment{Position: 5}))
 	}
-	require.Equal(t, []int64{5}, tokens(t, w, c), "the floor, with the greeting")
+	require.Equal(t, []int64{5}, tokens(t, w, c), "the asOf, with the greeting")
 
 	w.hub.Beat(false)
 	require.Empty(t, tokens(t, w, c), "nothing is newer")
@@ -129,7 +129,7 @@ func TestHeartbeat_OfOneThatResumesHasItsOwnToken(t *testing.T) {
 	w := newWorld(t, hub.Options{})
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	c.Returns(hub.Progress{"chat": {Position: 3}})
+	c.SetProgress(hub.Progress{"chat": {Position: 3}})
 	w.hub.Beat(true)
 	require.Equal(t, []int64{3}, tokens(t, w, c))
 }
@@ -139,7 +139,7 @@ func TestHeartbeat_IsDroppedRatherThanAConnection(t *testing.T) {
 	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 3, Stall: time.Nanosecond}})
 	c := w.connect(t, "bob", nil, 0)
 	for _, owner := range w.chat.Catalog.Logs() {
-		require.True(t, w.hub.View(owner).Attach(c, nil, 0))
+		require.True(t, w.hub.View(owner).Attach(c, hub.Attachment{}))
 	}
 	c.Take(10)
 	w.deliver(w.began(`["bob"]`))

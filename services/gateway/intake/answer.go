@@ -7,18 +7,18 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Answer is what a command came to, or what is known of it when the client has waited long enough.
+// Answer is the outcome of a command, or its state after the patience.
 type Answer struct {
 	CommandID string
-	Kind      envelope.Kind // empty while it is not known
+	Kind      envelope.Kind // empty while the outcome is not known
 	Stream    string
 	Version   int64
 	Refusal   *refusal.Error // refused, failed, queued, unavailable and the like
-	// Late says that the client was told "queued" before.
+	// Late reports whether the client got "queued" before.
 	Late bool
 }
 
-// Outcome is the answer as clients see it.
+// Outcome returns the answer as clients see it.
 func (a Answer) Outcome() *gatewayv1.Outcome {
 	o := &gatewayv1.Outcome{CommandId: a.CommandID, Kind: gatewayv1.OutcomeKind_OUTCOME_KIND_COMMITTED}
 	if a.Stream != "" {

@@ -11,7 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// Command is a wish as a client stated it, found to be well-formed.
+// Command is a well-formed command of a client.
 type Command struct {
 	ID       string
 	Actor    string
@@ -21,8 +21,9 @@ type Command struct {
 	Body     []byte
 }
 
-// Read checks what a client wishes against the declaration, and addresses it. It makes the command id where the client
-// gave none. Worth is for how long the client wants it done; 0: as long as is declared. The error is a refusal.
+// Read decodes and checks the data of a command, and determines its stream. It makes the command id where the client
+// gave none. Worth is how long the client allows the command to wait; 0 stands for the declared time. The error is a
+// refusal.
 func Read(declared *catalog.Command, actor, id string, data frame.Data, worth time.Duration) (Command, error) {
 	if id == "" {
 		id = uuid.NewString()
@@ -39,7 +40,7 @@ func Read(declared *catalog.Command, actor, id string, data frame.Data, worth ti
 	}
 	c.Stream = declared.Stream(m, catalog.Origin{Actor: actor, CommandID: id})
 	if c.Stream == "" {
-		return c, refusal.New(refusal.InvalidField, "%s: the command does not say what it is about", declared.Name)
+		return c, refusal.New(refusal.InvalidField, "%s: the command does not name its stream", declared.Name)
 	}
 	if declared.Worth > 0 && (worth == 0 || worth > declared.Worth) {
 		worth = declared.Worth
@@ -55,5 +56,5 @@ func Read(declared *catalog.Command, actor, id string, data frame.Data, worth ti
 	return c, nil
 }
 
-// size is what a command costs while it waits, roughly: itself, and what is kept for its answer.
+// size estimates the memory of a command that waits, with what is kept for its answer, in bytes.
 func (c Command) size() int { return len(c.Body) + len(c.Stream) + len(c.ID) + 512 }

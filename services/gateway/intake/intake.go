@@ -1,5 +1,5 @@
-// Package intake takes commands: it checks them against their declarations, puts them on their owner's command topic in
-// the order in which a connection sent them, and brings each outcome back to whoever waits for it.
+// Package intake publishes commands: it checks them against their declarations, publishes them to their owner's command
+// topic in the order in which a connection sent them, and returns each outcome to the connection that waits for it.
 package intake
 
 import (
@@ -18,20 +18,20 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// MaxWaiting is how many commands of one sender may wait for their outcomes, unless Options has another bound.
+// MaxWaiting bounds the commands of one sender without an outcome, unless Options has another bound.
 const MaxWaiting = 512
 
 // Options of an Intake.
 type Options struct {
 	Catalog   *catalog.Catalog
 	Publisher message.Publisher
-	// Ready reports whether the outcomes of an owner's commands are received; none are taken before. By default they are
-	// once SetReady is called.
+	// Ready reports whether the outcomes of an owner's commands are received. Commands are refused before. By default
+	// it returns true once SetReady was called.
 	Ready func(owner string) bool
-	// Patience is how long a client waits before it hears "queued" or "unavailable"; 5 s when 0.
+	// Patience is how long a client waits before it is answered "queued" or "unavailable"; 5 s when 0.
 	Patience time.Duration
-	// Commands without outcome, and their bytes, of the whole gateway; 20,000 and 64 MiB when 0. When that is reached,
-	// a user who has less than a fair share of it may still send.
+	// The commands without an outcome, and their bytes, of the whole gateway; 20,000 and 64 MiB when 0. Beyond that, a
+	// user with less than a fair share of it may still send.
 	MaxWaiting, MaxBytes int
 	// The same of one user, over all connections and requests; 1,024 and 8 MiB when 0, or what one
 	// sender may have when that is more.
@@ -43,7 +43,7 @@ type Options struct {
 	Log                        *slog.Logger
 }
 
-// Intake is where the commands of all connections go through.
+// Intake publishes the commands of all connections.
 type Intake struct {
 	options Options
 	lines   map[string]*line
@@ -54,24 +54,24 @@ type Intake struct {
 	waiting map[key]*entry
 	users   map[string]*account
 	total   account
-	idle    chan struct{} // closed, once ending, when nobody waits for a first answer
-	asking  int           // waiters without any answer yet
+	idle    chan struct{} // closed, once ending, when no waiter lacks its first answer
+	asking  int           // waiters without their first answer
 }
 
-// account is what waits.
+// account counts commands that wait.
 type account struct {
 	count  int // commands without outcome
 	bytes  int // of these
-	unsent int // bytes that Kafka does not have yet, also of senders that are gone
+	unsent int // bytes that Kafka does not have yet, also of senders that are closed
 }
 
-// size is how many bytes wait for one thing or the other.
+// size returns the bytes of commands that wait for an outcome or for Kafka.
 func (a *account) size() int { return max(a.bytes, a.unsent) }
 
-// key is one command: its owner keeps one outcome for it.
+// key identifies a command: its owner keeps one outcome for it.
 type key struct{ owner, actor, id string }
 
-// entry is a command whose outcome is not known yet, with all who wait for it.
+// entry is a command without an outcome, and its waiters.
 type entry struct {
 	stream  string
 	name    string
@@ -133,7 +133,7 @@ func (i *Intake) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Close takes no more commands and waits until those in flight have their first answer.
+// Close refuses further commands, and waits until those in flight have their first answer.
 func (i *Intake) Close(ctx context.Context) {
 	i.mu.Lock()
 	i.closed = true
@@ -155,8 +155,8 @@ func (i *Intake) endIfIdle() {
 	}
 }
 
-// Resolve brings an outcome to those who wait for it here; nobody may. A client that waits under the same id for
-// another command, or on another stream, gets a refusal instead.
+// Resolve returns an outcome to its waiters in this gateway, if there are any. A client that waits under the same id
+// for another command, or on another stream, gets a refusal instead.
 func (i *Intake) Resolve(r envelope.Result) {
 	k := key{r.Source, r.Actor, r.CommandID}
 	i.mu.Lock()
@@ -180,15 +180,17 @@ func (i *Intake) Resolve(r envelope.Result) {
 	}
 }
 
-// add puts a waiter into the table, or says why not.
+// add puts a waiter into the table, or returns the refusal.
 func (i *Intake) add(w *waiter) *refusal.Error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch {
 	case i.closed:
-		return refusal.New(refusal.Unavailable, "this gateway ends, send it again to another")
+		return refusal.New(refusal.Unavailable,
+			"this gateway is stopping; send the command again, with the same id, to another one")
 	case !i.options.Ready(w.key.owner):
-		return refusal.New(refusal.Unavailable, "the gateway does not hear outcomes yet, send it again with the same id")
+		return refusal.New(refusal.Unavailable,
+			"the gateway does not receive outcomes yet; send the command again with the same id")
 	}
 	if refused := i.room(w); refused != nil {
 		return refused
@@ -200,7 +202,7 @@ func (i *Intake) add(w *waiter) *refusal.Error {
 	} else if e.stream != w.command.Stream || e.name != w.command.Declared.Name {
 		return refusal.New(refusal.IDReused, "the command id stands for %s on %s", e.name, e.stream)
 	} else if !bytes.Equal(e.body, w.command.Body) {
-		// The outcome of the first one would be told to both.
+		// Both waiters would get the outcome of the first command.
 		return refusal.New(refusal.IDReused, "the command id stands for another %s on %s", e.name, e.stream)
 	}
 	if refused := w.sender.reserve(w); refused != nil {
@@ -226,8 +228,8 @@ func (i *Intake) add(w *waiter) *refusal.Error {
 	return nil
 }
 
-// room refuses a command for which there is no room. A user may have so much; and when the gateway has as much as it
-// takes, a user may have a fair share of it, and in any case one command.
+// room refuses a command beyond the bounds of its user. When the gateway has reached its own bounds, a user may have a
+// fair share of them, and in any case one command.
 func (i *Intake) room(w *waiter) *refusal.Error {
 	user := i.users[w.key.actor]
 	if user == nil {
@@ -245,9 +247,9 @@ func (i *Intake) room(w *waiter) *refusal.Error {
 	return nil
 }
 
-// fresh returns the waiters whose commands have to be sent. The others were answered "unavailable", or who sent them went
-// away and Kafka has not taken them for as long as a client would wait. The lock is taken once for all: a thousand times,
-// beside senders who hold it again and again, would take seconds.
+// fresh returns the waiters whose commands are still to be published. The others were answered "unavailable", or their
+// senders were closed and Kafka has not accepted them within the patience. The lock is taken once for all of them,
+// since taking it a thousand times in competition with senders would take seconds.
 func (i *Intake) fresh(waiters []*waiter) []*waiter {
 	fresh := make([]*waiter, 0, len(waiters))
 	i.mu.Lock()
@@ -260,7 +262,7 @@ func (i *Intake) fresh(waiters []*waiter) []*waiter {
 	return fresh
 }
 
-// sent notes that commands need not be sent any more.
+// sent notes that commands need not be published any more.
 func (i *Intake) sent(waiters []*waiter) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -273,14 +275,14 @@ func (i *Intake) sent(waiters []*waiter) {
 	}
 }
 
-// settle forgets a user for whom nothing waits.
+// settle removes the account of a user for whom nothing waits.
 func (i *Intake) settle(id string, user *account) {
 	if *user == (account{}) {
 		delete(i.users, id)
 	}
 }
 
-// remove takes a waiter out of the table; it says false when it has its outcome already.
+// remove takes a waiter out of the table. It returns false when the waiter has its outcome already.
 func (i *Intake) remove(w *waiter) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -302,7 +304,7 @@ func (i *Intake) remove(w *waiter) bool {
 	return true
 }
 
-// answered notes that a waiter has had its first answer; it returns false when that was known.
+// answered notes that a waiter has its first answer. It returns false when it had one before.
 func (i *Intake) answered(w *waiter) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -95,7 +95,7 @@ func (s *setup) command(t *testing.T, actor, id, body string) intake.Command {
 	return c
 }
 
-// answers collects what a sender is told.
+// answers collects the answers of a sender.
 func (s *setup) send(sender *intake.Sender, c intake.Command) chan intake.Answer {
 	answers := make(chan intake.Answer, 4)
 	sender.Send(context.Background(), c, func(a intake.Answer) { answers <- a })
@@ -296,7 +296,7 @@ func TestSend_AnIDInUseForAnotherCommandIsRefused(t *testing.T) {
 	require.Equal(t, refusal.IDReused, next(t, other).Refusal.Code, "the same kind of command, but not the same")
 }
 
-// A panic while a client is told its outcome, or that it has to wait, costs that client its answer, and nobody else
+// A panic while an outcome or "queued" is answered costs that client its answer, and nobody else
 // anything: neither others who wait for the same outcome, nor what comes after it.
 func TestSend_APanicInAnAnswerCostsThatAnswer(t *testing.T) {
 	t.Parallel()

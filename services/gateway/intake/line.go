@@ -11,22 +11,22 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// line is the way to one command topic. Commands that wait go in one batch while the next one gathers, so that they
-// keep the order in which they came and a busy moment costs one round trip, not one for each.
+// line publishes to one command topic, in order. The commands that wait while a batch is published are the next batch,
+// so that many commands cost one round trip.
 type line struct {
 	topic     string
 	publisher message.Publisher
 	log       *slog.Logger
 
-	fresh func([]*waiter) []*waiter // those that are still worth sending
-	done  func([]*waiter)           // with some that were put in
+	fresh func([]*waiter) []*waiter // returns those that are still to be published
+	done  func([]*waiter)           // called with waiters that are not needed any more
 
 	mu    sync.Mutex
 	queue []*waiter
 	wake  chan struct{}
 }
 
-// batch bounds one call of the publisher.
+// batch bounds the commands of one call of the publisher.
 const batch = 1000
 
 func newLine(topic string, p message.Publisher, log *slog.Logger, fresh func([]*waiter) []*waiter,
@@ -71,9 +71,9 @@ func (l *line) run(ctx context.Context) error {
 	}
 }
 
-// publish brings a batch to Kafka, however often it takes; later ones wait, so the order stays. A part may arrive
-// twice, which its command id makes good. A command that nobody waits for any more was answered "unavailable" and is
-// not sent.
+// publish publishes a batch, and repeats that until it succeeds; later batches wait, so that the order is kept. A
+// command may arrive twice, which its owner recognizes by the command id. Commands that were answered "unavailable" are
+// not published.
 func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 	const shortest, longest = 50 * time.Millisecond, time.Second
 	for pause := shortest; ; pause = min(2*pause, longest) {
@@ -104,7 +104,7 @@ func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 	}
 }
 
-// message is the command as the publisher takes it, which continues the trace of its context.
+// message returns the command as a message, which continues the trace of its context.
 func (w *waiter) message() *message.Message {
 	c := w.command
 	m := envelope.Command{ID: c.ID, Type: c.Declared.Name, Stream: c.Stream, Actor: c.Actor, Time: time.Now(),

@@ -12,7 +12,7 @@ type Metrics struct {
 	Outcomes *prometheus.CounterVec
 }
 
-// NewMetrics registers them; without a registry they count for themselves.
+// NewMetrics makes the metrics, and registers them unless the registry is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Waiting: prometheus.NewGauge(prometheus.GaugeOpts{

@@ -12,8 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Sender is one connection (or one HTTP request) that sends commands. It remembers up to which position of each
-// owner's log its own commands went, so that its queries can see them.
+// Sender is one connection, or one HTTP request, that sends commands. It keeps the position in each owner's log of its
+// own newest event, so that its queries can read its writes.
 type Sender struct {
 	intake *Intake
 
@@ -23,7 +23,7 @@ type Sender struct {
 	positions map[string]int64
 }
 
-// NewSender makes one. Close it.
+// NewSender makes a Sender, which has to be closed.
 func (i *Intake) NewSender() *Sender {
 	return &Sender{intake: i}
 }
@@ -31,7 +31,7 @@ func (i *Intake) NewSender() *Sender {
 // waiter waits for the outcome of one command for one sender.
 type waiter struct {
 	key     key
-	ctx     context.Context // of its trace; what was sent is done also when the connection has ended
+	ctx     context.Context // with its trace; the end of the connection does not cancel a command
 	command Command
 	size    int
 	sender  *Sender
@@ -39,20 +39,22 @@ type waiter struct {
 	timer   *time.Timer
 	born    time.Time
 
-	taken atomic.Bool // Kafka has it
+	taken atomic.Bool // by Kafka
 
-	// Held from the decision to say "queued" until it is said, and while the outcome is said: the client waits for an
-	// outcome after "queued", so that one must not come last. It is taken before the intake's lock, never under it.
+	// The lock is held from the decision to answer "queued" until that was answered, and while the outcome is answered:
+	// "queued" must not follow the outcome, since the client would wait for another. It is taken before the intake's
+	// lock.
 	saying sync.Mutex
 
 	// Guarded by the intake.
 	waits bool // is in the table
-	asks  bool // has had no answer yet
+	asks  bool // has no answer yet
 	first bool // the outcome was the first answer
 }
 
-// Send takes a command. Its answer comes by a call, from any goroutine: its outcome, or why it was not taken; or,
-// after the patience, "queued", and then once more when the outcome is known. The call must not wait.
+// Send publishes a command. The function answer is called from any goroutine, and must not wait. It gets the outcome,
+// or the refusal of a command that was not accepted; or, after the patience, "queued", and then the outcome in a second
+// call.
 func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
 	w := &waiter{key: key{c.Declared.Owner, c.Actor, c.ID}, command: c, size: c.size(), sender: s, answer: answer,
 		born: time.Now(), ctx: context.WithoutCancel(ctx)}
@@ -64,7 +66,7 @@ func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
 	s.intake.lines[c.Declared.Topic].put(w)
 }
 
-// Close forgets what the sender waits for. Commands that were accepted are still carried out.
+// Close removes the waiters of the sender. Commands that were accepted are still decided.
 func (s *Sender) Close() {
 	s.mu.Lock()
 	waiters := slices.Collect(maps.Keys(s.waiters))
@@ -77,7 +79,7 @@ func (s *Sender) Close() {
 	}
 }
 
-// Position is that of the newest own event in an owner's log.
+// Position returns the position of the newest own event in an owner's log.
 func (s *Sender) Position(owner string) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,7 +124,7 @@ func (s *Sender) release(w *waiter) {
 func (w *waiter) arm(patience time.Duration) {
 	w.sender.mu.Lock()
 	defer w.sender.mu.Unlock()
-	w.timer = time.AfterFunc(patience, w.tire)
+	w.timer = time.AfterFunc(patience, w.timeOut)
 }
 
 func (w *waiter) disarm() {
@@ -133,9 +135,9 @@ func (w *waiter) disarm() {
 	}
 }
 
-// tire tells the client what is known when it has waited long enough. A command that Kafka does not have is forgotten:
-// the client sends it again, with the same id.
-func (w *waiter) tire() {
+// timeOut answers a client after the patience: "queued", or "unavailable" for a command that Kafka does not have, which
+// is removed; the client sends it again, with the same id.
+func (w *waiter) timeOut() {
 	defer w.sender.intake.options.Guard.Recover("outcome", nil)
 	if w.taken.Load() {
 		w.saying.Lock()
@@ -151,7 +153,7 @@ func (w *waiter) tire() {
 	}
 }
 
-// finish brings the outcome.
+// finish answers with the outcome.
 func (w *waiter) finish(a Answer) {
 	w.disarm()
 	w.sender.release(w)

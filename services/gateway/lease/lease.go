@@ -1,6 +1,6 @@
-// Package lease reports the connections of this gateway to the service that keeps who is connected where, and ends those
-// that it names. The service takes all of them for gone when it hears nothing for a few seconds. It also keeps the rooms of
-// each session, and returns them for a connection that goes on with it.
+// Package lease reports the connections of this gateway to the service that keeps connections, and closes those that
+// the service names in its answers. Without a report for a few seconds the service takes all of them for closed. The
+// service also stores the rooms of each session, and returns them for a connection that continues the session.
 package lease
 
 import (
@@ -22,8 +22,8 @@ import (
 // Options of a Lease.
 type Options struct {
 	Keeper meshv1connect.ConnectionServiceClient
-	// Every is how often to report when nothing changes, a second when 0; Gather how long to gather what changed,
-	// 50 ms when 0; Tokens how often to report resume tokens that are newer, 15 s when 0.
+	// Every is how often to report when nothing changes, a second when 0; Gather how long to gather changes for one
+	// report, 50 ms when 0; Tokens how often to report newer resume tokens, 15 s when 0.
 	Every, Gather, Tokens time.Duration
 	Log                   *slog.Logger
 }
@@ -37,38 +37,38 @@ type Lease struct {
 	open    map[string]*Connection
 	digest  uint32
 	changed map[string]*meshv1.ConnectionChange // since the last report that arrived
-	tokens  map[string]string                   // as they were reported, by connection
-	covered time.Time                           // when resume tokens were reported
+	tokens  map[string]string                   // as reported, by connection
+	covered time.Time                           // when resume tokens were reported last
 	number  int64
 	all     bool
 	wake    chan struct{}
 
 	asks chan *ask // of Rooms
 
-	// subscribed has the connections that are subscribed to other rooms than were reported. Its lock is held for a moment
+	// subscribed has the connections whose rooms differ from those that were reported. Its lock is held only briefly,
 	// and no other is taken under it: Subscribed is called under locks of the hub.
 	subscribedMu sync.Mutex
 	subscribed   map[string]bool
 }
 
-// Connection is one that is reported.
+// Connection is a connection that is reported.
 type Connection struct {
 	ID, User string
-	// Session is the stay of one device, over all its connections; Device what the client says of itself.
+	// Session is the session id, and Device the name of the device.
 	Session, Device string
 	Since           time.Time
-	// Token returns the last resume token that the client was sent.
+	// Token returns the last resume token that was sent to the client.
 	Token func() string
-	// Rooms returns the rooms that the client is subscribed to, sorted, and false while they are not known. Nil: they are
-	// not reported.
+	// Rooms returns the rooms that the client is subscribed to, sorted, and false while they are not known. Nil: they
+	// are not reported.
 	Rooms func() ([]string, bool)
-	// End ends the connection, because its user has ended the session. It may be called again until it is gone.
+	// End closes the connection because its user has ended the session. It may be called again until Gone.
 	End func()
 
-	reported bool // its rooms were, at least once
+	reported bool // its rooms were reported at least once
 }
 
-// New makes a Lease for a gateway that begins now.
+// New makes a Lease for a gateway that starts now.
 func New(o Options) *Lease {
 	if o.Every == 0 {
 		o.Every = time.Second
@@ -84,7 +84,7 @@ func New(o Options) *Lease {
 		wake: make(chan struct{}, 1), asks: make(chan *ask), subscribed: map[string]bool{}}
 }
 
-// Open notes a connection.
+// Open adds a connection.
 func (l *Lease) Open(c Connection) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,7 +93,7 @@ func (l *Lease) Open(c Connection) {
 	l.change(l.describe(&c))
 }
 
-// Subscribed notes that a connection is subscribed to other rooms than before.
+// Subscribed notes that the rooms that a connection is subscribed to have changed.
 func (l *Lease) Subscribed(connection string) {
 	l.subscribedMu.Lock()
 	l.subscribed[connection] = true
@@ -110,7 +110,7 @@ func (l *Lease) takeSubscribed() map[string]bool {
 	return all
 }
 
-// Gone notes that a connection has ended.
+// Gone removes a connection that has ended.
 func (l *Lease) Gone(connection string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -133,7 +133,7 @@ func (l *Lease) Gone(connection string) {
 	l.change(gone)
 }
 
-// describe is a connection with its newest resume token, which counts as reported.
+// describe returns a connection with its newest resume token, which then counts as reported.
 func (l *Lease) describe(c *Connection) *meshv1.ConnectionChange {
 	token := c.Token()
 	l.tokens[c.ID] = token
@@ -141,10 +141,11 @@ func (l *Lease) describe(c *Connection) *meshv1.ConnectionChange {
 		ConnectedAt: timestamppb.New(c.Since), ResumeToken: token}
 }
 
-// maxRooms bounds the names of the rooms that are reported of one connection, in bytes. 500 ids of 36 characters are 20 kB.
+// maxRooms bounds the names of the rooms that are reported of one connection, in bytes. 500 ids of 36 characters are 20
+// kB.
 const maxRooms = 32 << 10
 
-// subscriptions is what is reported of the rooms of a connection; nil while they are not known. Those beyond the bound are
+// subscriptions returns the rooms of a connection for a report; nil while they are not known. Those beyond maxRooms are
 // left out.
 func (c *Connection) subscriptions() *meshv1.SubscribedRooms {
 	if c.Rooms == nil {
@@ -176,14 +177,14 @@ func (l *Lease) ring() {
 	}
 }
 
-// Hash is what one connection adds to a report's digest.
+// Hash returns what one connection adds to the digest of a report.
 func Hash(connection, user string) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(connection + " " + user))
 	return h.Sum32()
 }
 
-// Run reports until the context ends, and then that all connections are gone.
+// Run reports until the context ends, and then that this gateway has ended.
 func (l *Lease) Run(ctx context.Context) error {
 	var asking sync.WaitGroup
 	defer asking.Wait()
@@ -204,7 +205,7 @@ func (l *Lease) Run(ctx context.Context) error {
 		away = err != nil
 		wake := l.wake
 		if away {
-			wake = nil // by the second, not by each change
+			wake = nil // every second, not with each change
 		}
 		select {
 		case <-tick.C:
@@ -222,7 +223,7 @@ func (l *Lease) Run(ctx context.Context) error {
 	}
 }
 
-// report sends what changed, or everything where the keeper knows something else.
+// report sends the changes, or everything where the keeper's digest differs.
 func (l *Lease) report(ctx context.Context) error {
 	for range 2 {
 		parts, sent := l.next()
@@ -263,15 +264,15 @@ func (l *Lease) send(ctx context.Context, part *meshv1.ReportRequest) (*meshv1.R
 	return response.Msg, nil
 }
 
-// unsent takes back what may have arrived or not: the same is told again. Where that gets too much, all is told: of those
-// that are gone the keeper finds that they are not among them.
+// unsent queues changes again whose delivery is unknown: reporting a change twice does no harm. If too many are
+// pending, everything is reported instead, from which the keeper infers the connections that have ended.
 func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	kept := 0
 	for connection, c := range sent {
 		rooms := c.Rooms
-		if l.open[connection] != nil && rooms != nil { // they are asked for again, when everything is sent
+		if l.open[connection] != nil && rooms != nil { // they are read again when everything is reported
 			c.Rooms = nil
 			l.Subscribed(connection)
 		}
@@ -280,8 +281,8 @@ func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 			newer = c
 			l.changed[connection] = c
 		}
-		// Of one that has gone nobody can be asked. Of many that have gone while there was no keeper, sessions go on with
-		// rooms of before.
+		// The rooms of a connection that has ended cannot be read again, so they are kept up to maxKeptRooms. Beyond
+		// that, sessions continue with rooms that were reported earlier.
 		if newer.Gone {
 			if newer.Rooms == nil {
 				newer.Rooms = rooms
@@ -299,11 +300,11 @@ func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 const (
 	// maxChanges is the number of changes that may wait to be reported; beyond it everything is reported again.
 	maxChanges = 5000
-	// maxPart is how many changes one request tells, and maxPartRooms how many bytes of rooms they may have, but for the last
-	// of them. The keeper applies them in one call of a script, during which Redis does nothing else.
+	// maxPart bounds the changes of one request, and maxPartRooms the bytes of their rooms without those of the last
+	// change. The keeper applies a request in one call of a script, during which Redis does nothing else.
 	maxPart      = 500
 	maxPartRooms = 1 << 20
-	// maxKeptRooms is how many bytes of rooms are kept of connections that have gone while the keeper did not answer.
+	// maxKeptRooms bounds the bytes of the rooms of connections that ended while the keeper did not answer.
 	maxKeptRooms = 4 << 20
 )
 
@@ -314,7 +315,7 @@ func roomBytes(c *meshv1.ConnectionChange) (n int) {
 	return n
 }
 
-// parted splits changes as requests may have them.
+// parted splits changes into those of single requests.
 func parted(changes []*meshv1.ConnectionChange) (parts [][]*meshv1.ConnectionChange) {
 	for begin, n, bytes := 0, 0, 0; n < len(changes); {
 		bytes += roomBytes(changes[n])
@@ -326,7 +327,7 @@ func parted(changes []*meshv1.ConnectionChange) (parts [][]*meshv1.ConnectionCha
 	return parts
 }
 
-// next is what is to be reported, in parts, and what of it is told as a change.
+// next returns the next report, in parts, and the changes in it.
 func (l *Lease) next() (parts []*meshv1.ReportRequest, sent map[string]*meshv1.ConnectionChange) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -346,7 +347,7 @@ func (l *Lease) next() (parts []*meshv1.ReportRequest, sent map[string]*meshv1.C
 	return parts, sent
 }
 
-// news are all connections, or what changed.
+// news returns all connections, or those that have changed.
 func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*meshv1.ConnectionChange) {
 	sent = l.changed
 	l.changed = map[string]*meshv1.ConnectionChange{}
@@ -354,7 +355,8 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 	if l.all {
 		for _, c := range l.open {
 			change := l.describe(c)
-			// A connection that never was subscribed to anything may be one whose session's rooms could not be asked for.
+			// No rooms are reported for a connection that never had any: those of its session may not have been
+			// restored.
 			if rooms := c.subscriptions(); c.reported || len(rooms.GetRooms()) > 0 {
 				change.Rooms = rooms
 			}
@@ -395,13 +397,13 @@ func (l *Lease) end() {
 	l.mu.Lock()
 	l.number++
 	r := &meshv1.ReportRequest{Gateway: l.gateway, Number: l.number, Ends: true}
-	for _, c := range l.changed { // with the resume tokens of those that have just gone
+	for _, c := range l.changed { // with the resume tokens of connections that have just ended
 		if c.Gone && len(r.Changes) < maxPart {
 			r.Changes = append(r.Changes, c)
 		}
 	}
 	l.mu.Unlock()
 	if _, err := l.options.Keeper.Report(ctx, connect.NewRequest(r)); err != nil {
-		l.options.Log.Warn("lease: the end of this gateway is not reported", "error", err)
+		l.options.Log.Warn("lease: the end of this gateway was not reported", "error", err)
 	}
 }

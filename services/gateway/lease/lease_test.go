@@ -202,7 +202,7 @@ func TestReport_ManyAreToldInParts(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-// A keeper that is away for long is told all when it is back, not everything that came and went.
+// A keeper that was unavailable for long gets all connections then, and not each one that has ended meanwhile.
 func TestReport_WhatComesAndGoesMeanwhileIsNotKept(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)

@@ -11,10 +11,10 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// maxAsked is how many sessions are asked for in one call.
+// maxAsked bounds the sessions of one call.
 const maxAsked = 100
 
-// ask is a session whose rooms are asked for.
+// ask is a call of Rooms.
 type ask struct {
 	session *meshv1.SessionOf
 	rooms   []string
@@ -22,8 +22,8 @@ type ask struct {
 	done    chan struct{}
 }
 
-// Rooms returns the rooms that a session of a user was subscribed to, as they were reported last; none where the user has
-// no such session, or has ended it. Many ask in one call. A keeper that does not answer is not asked again.
+// Rooms returns the rooms that a session of a user was subscribed to, as they were reported last; none where the user
+// has no such session, or has ended it. Concurrent calls are joined into one. It fails when the keeper does not answer.
 func (l *Lease) Rooms(ctx context.Context, user, session string) ([]string, error) {
 	a := &ask{session: &meshv1.SessionOf{User: user, Session: session}, done: make(chan struct{})}
 	select {
@@ -39,7 +39,7 @@ func (l *Lease) Rooms(ctx context.Context, user, session string) ([]string, erro
 	}
 }
 
-// answer asks the keeper on behalf of those who wait, until the context ends.
+// answer serves calls of Rooms until the context ends.
 func (l *Lease) answer(ctx context.Context) {
 	for {
 		select {
@@ -51,7 +51,7 @@ func (l *Lease) answer(ctx context.Context) {
 	}
 }
 
-// others adds those to one that ask within a moment.
+// others returns a call together with those that come within 2 ms.
 func (l *Lease) others(first *ask) []*ask {
 	all := []*ask{first}
 	moment := time.NewTimer(2 * time.Millisecond)
@@ -76,7 +76,7 @@ func (l *Lease) askFor(ctx context.Context, all []*ask) {
 	defer cancel()
 	response, err := l.options.Keeper.SessionRooms(ctx, connect.NewRequest(request))
 	if err == nil && len(response.Msg.Sessions) != len(all) {
-		err = errors.New("the number of answers is another one")
+		err = errors.New("the keeper returned another number of answers")
 	}
 	for i, a := range all {
 		if err != nil {

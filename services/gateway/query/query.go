@@ -1,5 +1,5 @@
-// Package query asks owners on behalf of clients: a declared query goes to its owner's procedure as it is, and the
-// answer comes back, whatever its type.
+// Package query asks owners on behalf of clients: it calls the procedure that is declared for a query with the encoded
+// question, and returns the encoded answer, whatever their types are.
 package query
 
 import (
@@ -23,7 +23,8 @@ import (
 
 // Asker asks the owners. It is safe for concurrent use.
 type Asker struct {
-	// Users bound what one user asks, over all connections and requests. It is not to be changed once the Asker is used.
+	// Users bounds the queries of each user, over all connections and requests. It must not change once the Asker is
+	// used.
 	Users *quota.Users
 
 	tracer  trace.Tracer
@@ -44,7 +45,7 @@ func New(c *catalog.Catalog, peers map[string]string, http connect.HTTPClient, t
 	return a
 }
 
-// Read checks what a client asks against the declaration. The error is a refusal.
+// Read decodes and checks the data of a query. The error is a refusal.
 func Read(q *catalog.Query, data frame.Data) (proto.Message, error) {
 	m := q.Request.New().Interface()
 	if err := data.Read(m); err != nil {
@@ -53,18 +54,18 @@ func Read(q *catalog.Query, data frame.Data) (proto.Message, error) {
 	return m, q.Check(m)
 }
 
-// Ask asks as a user, once the user's other queries let it. The owner answers with what it had at the position, or later;
-// rpc.Now is the newest position when the owner is asked. The error is a refusal where the owner refused, where it is away,
-// and where the user asks too much.
+// Ask asks the owner as a user, after waiting for the user's other queries. The answer is as of the position or a later
+// one; rpc.Now stands for the newest position when the owner is asked. The error is a refusal where the owner has
+// refused, where it is unavailable, and where the user has too many queries.
 func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position int64) (
 	answer proto.Message, err error) {
 	user := a.Users.Enter(actor)
 	defer user.Leave()
 	done, err := user.Ask(ctx)
 	if errors.Is(err, quota.ErrAsksTooMuch) {
-		return nil, refusal.New(refusal.TooManyWaiting, "too much is asked for in a short time; wait a while")
+		return nil, refusal.New(refusal.TooManyWaiting, "too many or too large queries in a short time; wait a moment")
 	} else if err != nil {
-		return nil, errors.Join(refusal.New(refusal.Unavailable, "the query was given up before it was asked"), err)
+		return nil, errors.Join(refusal.New(refusal.Unavailable, "the query ended before the owner was asked"), err)
 	}
 	size := 0
 	defer func() { done(size) }()
@@ -80,7 +81,7 @@ func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, acto
 	return answer, err
 }
 
-// ask returns the size of the answer as well, in bytes.
+// ask returns the answer and its size in bytes.
 func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position int64) (
 	proto.Message, int, error) {
 	body, err := proto.Marshal(m)
@@ -105,7 +106,7 @@ func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, acto
 
 func refused(q *catalog.Query, err error) error {
 	if r, ok := rpc.Refusal(err); ok && r.Code != refusal.Unauthorized {
-		return r // who may not ask the owner at all is this gateway, never its client
+		return r // the owner refuses this gateway, not the client
 	}
 	switch connect.CodeOf(err) {
 	case connect.CodeUnavailable, connect.CodeDeadlineExceeded, connect.CodeCanceled, connect.CodeUnknown:
@@ -114,7 +115,7 @@ func refused(q *catalog.Query, err error) error {
 	return fmt.Errorf("%s: ask %s: %w", q.Name, q.Owner, err)
 }
 
-// asItIs is Connect's Protobuf codec for messages that stay encoded.
+// asItIs is Connect's Protobuf codec for messages that are encoded already.
 type asItIs struct{}
 
 func (asItIs) Name() string { return "proto" }

@@ -1,6 +1,6 @@
-// Package quota bounds what one user may have under way and how fast, over all of their connections and requests, so
-// that whatever one user does costs nobody else. Commands that wait for outcomes are bounded by intake, frames that
-// wait to be written by hub.
+// Package quota bounds the work under way of one user, and its rate, over all of the user's connections and requests,
+// so that one user cannot delay others. Package intake bounds commands without outcomes, and package hub the frames
+// that wait to be written.
 package quota
 
 import (
@@ -10,22 +10,22 @@ import (
 
 // Limits of one user. Zero values are the defaults.
 type Limits struct {
-	// Queries is how many may be under way: not answered, or their answers not written; 64 when 0.
+	// Queries bounds those under way, whose answers are not written yet; 64 when 0.
 	Queries int
-	// Asked is how many of them owners are asked at a time; 2 when 0: with 4, other users waited three times as long where
-	// the whole mesh has two cores (BenchmarkHostile). The others wait.
+	// Asked bounds the queries that owners answer at a time; 2 when 0: with 4, other users waited three times as long
+	// where the whole mesh has two cores (BenchmarkHostile). Queries beyond that wait.
 	Asked int
-	// Answers and AnswerBurst bound queries, a second and at once, where each counts once and once more for every 4 KiB of
-	// its answer; 200 and 1,000 when 0: some eighty long pages at once. Queries beyond that wait.
+	// Answers and AnswerBurst bound queries, a second and at once, where each counts once and once more for every 4 KiB
+	// of its answer; 200 and 1,000 when 0: some eighty long pages at once. Queries beyond that wait.
 	Answers, AnswerBurst int
-	// Requests is how many HTTP requests may be under way; 64 when 0.
+	// Requests bounds the HTTP requests under way; 64 when 0.
 	Requests int
-	// Frames and FrameBurst bound frames and requests, a second and at once; 2,000 and 4,000 when 0. A frame counts once,
-	// and once more for every 4 KiB.
+	// Frames and FrameBurst bound frames and requests, a second and at once; 2,000 and 4,000 when 0. A frame counts
+	// once, and once more for every 4 KiB.
 	Frames, FrameBurst int
-	// Rooms and RoomBurst bound the rooms that are looked at; 100 and 1,000 when 0.
+	// Rooms and RoomBurst bound the rooms that are subscribed to, a second and at once; 100 and 1,000 when 0.
 	Rooms, RoomBurst int
-	// Connections and ConnectionBurst bound how often the user connects; 10 and 256 when 0.
+	// Connections and ConnectionBurst bound new connections, a second and at once; 10 and 256 when 0.
 	Connections, ConnectionBurst int
 }
 
@@ -45,7 +45,7 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
-// Users are all who have something under way. The zero value has the default limits.
+// Users has the users with connections or requests. The zero value has the default limits.
 type Users struct {
 	Limits Limits // not to be changed once it is used
 
@@ -54,7 +54,7 @@ type Users struct {
 	swept time.Time
 }
 
-// User is what one user has under way.
+// User counts the work under way of one user.
 type User struct {
 	id     string
 	users  *Users
@@ -74,10 +74,10 @@ type User struct {
 	answers     Bucket
 }
 
-// forgetAfter is how long a user without connections and requests is remembered: by then every bucket is full again.
+// forgetAfter is how long a user without connections and requests is kept: by then every bucket is full again.
 const forgetAfter = time.Minute
 
-// Enter returns a user, for one connection or request. Call Leave when it ends.
+// Enter returns a user for one connection or request. Call Leave when that ends.
 func (u *Users) Enter(id string) *User {
 	now := time.Now()
 	u.mu.Lock()
@@ -107,8 +107,9 @@ func (u *Users) Enter(id string) *User {
 	return user
 }
 
-// Turn runs handle after the user's other frames and commands, on whatever connections: one at a time, so that wherever
-// those of all users meet, each user waits in line once. Handle must not wait for anything else.
+// Turn calls handle after the user's other frames and commands on any connection. Only one runs at a time, so that each
+// user has at most one goroutine that competes for the locks that all users share. Handle must not wait for anything
+// else.
 func (u *User) Turn(handle func()) {
 	u.turn.Lock()
 	defer u.turn.Unlock()
@@ -126,8 +127,8 @@ func (u *User) Leave() {
 // Connect reports whether the user may open another connection now.
 func (u *User) Connect() bool { return u.take(&u.connections, 1) }
 
-// Look reports whether the user may look at so many rooms more now.
-func (u *User) Look(rooms int) bool { return u.take(&u.rooms, rooms) }
+// Subscribe reports whether the user may subscribe to more rooms now.
+func (u *User) Subscribe(rooms int) bool { return u.take(&u.rooms, rooms) }
 
 func (u *User) take(b *Bucket, n int) bool {
 	u.mu.Lock()
@@ -135,27 +136,27 @@ func (u *User) take(b *Bucket, n int) bool {
 	return b.Take(time.Now(), n)
 }
 
-// Frame counts a frame of so many bytes, and returns how long to wait before it is handled; it reports false when that is
-// longer than max, and the frame is not to be handled.
+// Frame counts a frame of a number of bytes, and returns how long to wait before it is handled. It returns false when
+// that is longer than max: the frame is to be refused.
 func (u *User) Frame(bytes int, max time.Duration) (wait time.Duration, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.frames.Reserve(time.Now(), Cost(bytes), max)
 }
 
-// Cost is how much a frame of so many bytes counts.
+// Cost returns the tokens that a frame of a number of bytes takes.
 func Cost(bytes int) int { return 1 + bytes>>12 }
 
-// Query reports whether the user may have another query under way. Call QueriesDone when it is over.
+// Query reports whether the user may have another query under way. Call QueriesDone at its end.
 func (u *User) Query() bool { return u.begin(&u.queries, u.limits.Queries) }
 
-// QueriesDone ends queries.
+// QueriesDone counts down queries under way.
 func (u *User) QueriesDone(n int) { u.end(&u.queries, n) }
 
-// Request reports whether the user may have another HTTP request under way. Call RequestDone when it is over.
+// Request reports whether the user may have another HTTP request under way. Call RequestDone at its end.
 func (u *User) Request() bool { return u.begin(&u.requests, u.limits.Requests) }
 
-// RequestDone ends a request.
+// RequestDone counts down the requests under way.
 func (u *User) RequestDone() { u.end(&u.requests, 1) }
 
 func (u *User) begin(count *int, limit int) bool {

@@ -12,28 +12,28 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// newcomer is a connection that waits for its rooms of one owner's log.
-type newcomer struct {
-	conn     *hub.Conn
-	returns  bool // was here before
-	marked   bool // and its mark knows this log:
-	had      hub.Point
-	looks    []*look   // rooms that it was subscribed to
-	since    time.Time // it waits
-	failures int       // calls for it alone that failed
+// attaching is a connection that waits for its rooms of one owner's log.
+type attaching struct {
+	conn          *hub.Conn
+	resumes       bool // the client has a resume token
+	hasProgress   bool // its resume token has this log, with the point had
+	had           hub.Point
+	subscriptions []*subscription // rooms that it is to be subscribed to
+	since         time.Time       // when it began to wait
+	failures      int             // of calls for it alone
 }
 
-// rooms lists the rooms that the connection was subscribed to.
-func (n newcomer) rooms() (rooms []string) {
-	for _, l := range n.looks {
+// rooms lists the rooms that the connection is to be subscribed to.
+func (n attaching) rooms() (rooms []string) {
+	for _, l := range n.subscriptions {
 		rooms = append(rooms, l.room)
 	}
 	return rooms
 }
 
-// begin attaches those who have nothing of this log, in one call.
-func (a *asker) begin(ctx context.Context, batch []newcomer) (again []newcomer, err error) {
-	waiting := map[string][]newcomer{}
+// begin attaches connections that begin afresh in this log, in one call.
+func (a *asker) begin(ctx context.Context, batch []attaching) (retry []attaching, err error) {
+	waiting := map[string][]attaching{}
 	request := &meshv1.RoomsRequest{}
 	for _, n := range batch {
 		user := n.conn.User
@@ -53,38 +53,38 @@ func (a *asker) begin(ctx context.Context, batch []newcomer) (again []newcomer, 
 	for _, u := range response.Msg.Users {
 		opened[u.User] = u.Rooms
 	}
-	for user, newcomers := range waiting {
-		for _, n := range newcomers {
-			r := hub.Return{Rooms: opened[user], Position: response.Msg.Position}
-			if n.returns {
-				r.TooFar = append(hub.Everything(user, r.Rooms), n.rooms()...)
+	for user, same := range waiting {
+		for _, n := range same {
+			r := hub.Attachment{Rooms: opened[user], Position: response.Msg.Position}
+			if n.resumes {
+				r.NotRecovered = append(hub.AllRooms(user, r.Rooms), n.rooms()...)
 			}
 			attached := true
 			a.guard(n.conn, func() {
-				a.pace.gave(user, 0, len(r.Rooms), a.now())
-				if attached = a.view.Resume(n.conn, r); attached {
-					if len(n.looks) > 0 {
-						a.looking.add(n.looks...) // as if it had not looked before
+				a.pace.charge(user, 0, len(r.Rooms), a.now())
+				if attached = a.view.Attach(n.conn, r); attached {
+					if len(n.subscriptions) > 0 {
+						a.subscribing.add(n.subscriptions...) // as a client does that subscribes itself
 					}
 					a.attached(n.conn)
 				}
 			})
 			if !attached {
-				again = append(again, n)
+				retry = append(retry, n)
 			}
 		}
 	}
-	return again, nil
+	return retry, nil
 }
 
-// guard does what concerns one connection alone: a panic costs that connection, and nobody else anything.
+// guard calls do, which concerns one connection alone: a panic closes that connection and no other.
 func (a *asker) guard(c *hub.Conn, do func()) {
 	defer a.options.Guard.Recover("rooms", func() { c.Close(hub.Internal) })
 	do()
 }
 
-// beginFailed lets one whose rooms could not be asked for, alone, wait before it is asked for again.
-func (a *asker) beginFailed(n newcomer, err error) {
+// beginFailed has a connection wait that was asked for alone, without success, before it is asked for again.
+func (a *asker) beginFailed(n attaching, err error) {
 	if errors.Is(err, errPanic) {
 		n.conn.Close(hub.Internal)
 		return
@@ -93,12 +93,12 @@ func (a *asker) beginFailed(n newcomer, err error) {
 	a.later(n.failures, n.conn, func() { a.beginning.add(n) })
 }
 
-// later does what concerns one connection alone after the pause for so many failures.
+// later calls do, which concerns one connection alone, after the pause for so many failures.
 func (a *asker) later(failures int, c *hub.Conn, do func()) {
 	time.AfterFunc(pauseAfter(failures), func() { a.guard(c, do) })
 }
 
-// pauseAfter is the pause after so many failures of one alone.
+// pauseAfter returns the pause after so many failures of one connection: 1 s, doubling to 30 s.
 func pauseAfter(failures int) time.Duration {
 	return min(time.Second<<min(failures-1, 5), 30*time.Second)
 }

@@ -17,52 +17,52 @@ import (
 )
 
 const (
-	// maxCall is how many are asked for in one call, so that no answer gets too large.
+	// maxCall bounds the connections or rooms of one call, so that no answer gets too large.
 	maxCall  = 500
 	deadline = 5 * time.Second
-	// minPause and maxPause bound the pause before an owner that does not answer is asked again.
+	// minPause and maxPause bound the pause before an owner that is unavailable is asked again.
 	minPause, maxPause = 50 * time.Millisecond, 2 * time.Second
 )
 
-// lane holds those who wait for one kind of answer of an owner, and asks for many of them in one call.
+// lane has the entries that wait for one kind of answer of an owner, and asks for many of them in one call.
 //
-// A call may fail, or take too long, because of one of those it asks for. They all go on in the next lane, which asks
-// for fewer at a time, and the last one for each alone: so one costs the others a few calls, and delays only itself. An
-// owner that is unavailable is not the fault of one connection: all stay where they are.
+// A call may fail, or take too long, because of one of its entries. Then all of them move to the next lane, which asks
+// for fewer at a time; the last one asks for each entry alone. So a bad entry costs the others a few calls, and delays
+// only itself. When the owner is unavailable no entry is to blame: all of them stay in their lane.
 //
-// A call asks for only so many of one user, and for none who is to wait. Those who come behind the many connections of
-// somebody else are asked for before most of these. Where a user is to be in one call at a time, the others go on in the
-// calls beside it.
+// One call has at most each entries of one user, and none whose wait has not passed, so that entries behind the many
+// connections of another user are asked for before most of those. With alone, a user is in one call at a time, and the
+// calls beside it ask for others.
 type lane[T any] struct {
 	kind[T]
 	max  int      // in one call
-	next *lane[T] // of those whose call failed; nil: failed takes them
+	next *lane[T] // of entries whose call failed; nil: failed is called for them
 
 	mu      sync.Mutex
 	waiting []T
 	wake    chan struct{}
-	timer   *time.Timer     // for those who are to wait
-	asked   map[string]bool // users in calls under way, where alone
+	timer   *time.Timer     // wakes a worker for entries that have to wait
+	asked   map[string]bool // users in calls under way, with alone
 }
 
-// kind is what lanes have in common that ask for the same.
+// kind has what lanes that ask for the same have in common.
 type kind[T any] struct {
 	name  string
 	calls int // under way at a time
-	// ask returns who has to be asked for again. With an error nobody was answered.
-	ask    func(ctx context.Context, batch []T) (again []T, err error)
-	ended  func(T) bool // reports who needs no answer any more
+	// ask returns the entries that have to be asked for again. With an error no entry was answered.
+	ask    func(ctx context.Context, batch []T) (retry []T, err error)
+	ended  func(T) bool // reports whether an entry needs no answer any more
 	user   func(T) string
-	each   int                   // of one user, in one call
-	alone  bool                  // only one call under way in a lane contains any of one user
-	wait   func(T) time.Duration // how long somebody is not asked for yet; nil: nobody waits
+	each   int                   // entries of one user in one call
+	alone  bool                  // a user is in one call of a lane at a time
+	wait   func(T) time.Duration // how long an entry has to wait before it is asked for; nil: not at all
 	failed func(one T, err error)
 	gather time.Duration
 	guard  *guard.Guard
 	log    *slog.Logger
 }
 
-// lanes makes a lane and the lanes behind it, each of which asks for fewer at a time than the one before.
+// lanes makes a lane and those behind it, each with a smaller size of calls than the one before.
 func lanes[T any](k kind[T], sizes ...int) (first *lane[T]) {
 	for _, size := range slices.Backward(sizes) {
 		first = &lane[T]{kind: k, max: size, next: first, wake: make(chan struct{}, 1), asked: map[string]bool{}}
@@ -70,7 +70,7 @@ func lanes[T any](k kind[T], sizes ...int) (first *lane[T]) {
 	return first
 }
 
-// add lets somebody wait.
+// add appends entries to those that wait.
 func (l *lane[T]) add(more ...T) {
 	l.mu.Lock()
 	l.waiting = append(l.waiting, more...)
@@ -95,15 +95,15 @@ func (l *lane[T]) ring() {
 	}
 }
 
-// take forgets those who need no answer any more, wherever they wait, and takes some for one call: in order, but for those
-// who are to wait, and those whose users have as many in it as one user may.
+// take removes the entries that have ended, and takes those for one call: in order, without those that have to wait,
+// and without those whose users have as many entries in the call as one user may have.
 func (l *lane[T]) take() (batch []T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.waiting = slices.DeleteFunc(l.waiting, l.ended)
 	taken := map[string]int{}
 	left := l.waiting[:0]
-	more := false // to be asked for now, by another call
+	more := false // entries are left for another call
 	soonest := time.Duration(math.MaxInt64)
 	for i, one := range l.waiting {
 		if len(batch) == l.max {
@@ -169,7 +169,7 @@ func (l *lane[T]) work(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		// Where many came a moment ago more will follow: they are worth a longer wait.
+		// After a call with several entries more are likely to follow, which are worth a longer wait.
 		if !retry.Sleep(ctx, l.gather) || crowd && !retry.Sleep(ctx, 9*l.gather) {
 			return
 		}
@@ -178,7 +178,7 @@ func (l *lane[T]) work(ctx context.Context) {
 		for batch := l.take(); len(batch) > 0; batch = l.take() {
 			crowd = crowd || len(batch) > 2
 			progress, err := l.serve(ctx, batch)
-			l.over(batch)
+			l.finished(batch)
 			switch {
 			case ctx.Err() != nil:
 				return
@@ -196,13 +196,13 @@ func (l *lane[T]) work(ctx context.Context) {
 	}
 }
 
-// serve asks for a batch, and reports whether somebody got on by it.
+// serve asks for a batch, and reports whether some of its entries were answered or moved to another lane.
 func (l *lane[T]) serve(ctx context.Context, batch []T) (progress bool, err error) {
-	again, err := l.guarded(ctx, batch)
+	retry, err := l.guarded(ctx, batch)
 	switch {
 	case err == nil:
-		l.addFirst(again)
-		return len(again) < len(batch), nil
+		l.addFirst(retry)
+		return len(retry) < len(batch), nil
 	case connect.CodeOf(err) == connect.CodeUnavailable || ctx.Err() != nil:
 		l.addFirst(batch)
 	case l.next != nil:
@@ -217,8 +217,9 @@ func (l *lane[T]) serve(ctx context.Context, batch []T) (progress bool, err erro
 	return false, err
 }
 
-// over notes that the call for a batch is over. The worker that has made it takes the next batch, so nobody need be woken.
-func (l *lane[T]) over(batch []T) {
+// finished notes that the call for a batch has returned. Its worker takes the next batch, so that no worker has to be
+// woken.
+func (l *lane[T]) finished(batch []T) {
 	if !l.alone {
 		return
 	}
@@ -229,10 +230,10 @@ func (l *lane[T]) over(batch []T) {
 	}
 }
 
-// errPanic reports that asking has panicked.
+// errPanic is the error of a call that has panicked.
 var errPanic = errors.New("panic")
 
-func (l *lane[T]) guarded(ctx context.Context, batch []T) (again []T, err error) {
+func (l *lane[T]) guarded(ctx context.Context, batch []T) (retry []T, err error) {
 	defer l.guard.Recover("rooms", func() { err = fmt.Errorf("%s: %w", l.name, errPanic) })
 	return l.ask(ctx, batch)
 }

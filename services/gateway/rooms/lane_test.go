@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Those who come behind the many connections of somebody else are asked for in the next call, and the others get on as
+// Connections behind the many of another user are asked for in the next call, and the others get on as
 // well, in order.
 func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 	t.Parallel()
@@ -53,7 +53,7 @@ func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 	require.Empty(t, l.waiting)
 }
 
-// Somebody who is to wait is asked for when the time has come, although nobody else comes then.
+// An entry that has to wait is asked for when the time has come, although no other comes then.
 func TestLane_AsksForThoseWhoWaitWhenTheTimeHasCome(t *testing.T) {
 	t.Parallel()
 	var looked atomic.Int64

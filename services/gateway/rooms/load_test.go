@@ -30,7 +30,7 @@ func TestLook_MoreThanTheOwnerAnswersKeepsNobodyFromConnecting(t *testing.T) {
 	var looks atomic.Int64
 	go func() { // many more than there are calls, one after the other
 		for tick := time.NewTicker(call / 10); ctx.Err() == nil; <-tick.C {
-			w.rooms.Look(bob, "post:7", func(bool) { looks.Add(1) })
+			w.rooms.Subscribe(bob, "post:7", func(bool) { looks.Add(1) })
 		}
 	}()
 	for n := range 40 {
@@ -62,7 +62,7 @@ func TestResume_ASlowOneHoldsUpNobodyAndGetsOn(t *testing.T) {
 	require.Equal(t, "[user:eve]", tooFar)
 }
 
-// Those who came and left while an owner is away must cost nothing.
+// Connections that came and left while an owner is unavailable must cost nothing.
 func TestAttach_WhoHasLeftIsForgottenWhileAnOwnerIsAway(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)

@@ -7,12 +7,12 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 )
 
-// pace limits the rate at which the connections of one user are attached, by what that costs: reading and encoding missed
-// events, and joining and leaving rooms, take processor time that others need. The unit is one missed event. A user gets
-// maxPaced units at once and pacedRate a second on average, over all connections. A user who has had more waits before
-// the next connection is attached, for at most maxPace.
+// pace limits the rate at which the connections of one user are attached, by their cost: reading and encoding missed
+// events, and joining and leaving rooms, take processor time that other users need. The unit is one missed event. A
+// user gets maxPaced units at once and pacedRate a second on average, over all connections. After more than that, the
+// user's next connection waits before it is attached, for at most maxPace.
 //
-// The bound lets ten devices of a user with 2,000 rooms come back at once after an outage in which each has missed 1,500
+// The bound lets ten devices of a user with 2,000 rooms resume at once after an outage in which each has missed 1,500
 // events.
 type pace struct {
 	mu    sync.Mutex
@@ -24,13 +24,13 @@ const (
 	pacedRate, maxPaced = 4000, 20_000
 	// roomsPerUnit is how many rooms cost as much as one missed event, as measured.
 	roomsPerUnit = 4
-	// maxPace is how long 64 connections, as many as a user may have, with 2,000 rooms and 2,000 missed events each take
-	// at pacedRate.
+	// maxPace is how long 64 connections, as many as a user may have, with 2,000 rooms and 2,000 missed events each
+	// take at pacedRate.
 	maxPace = 40 * time.Second
 )
 
-// gave notes that a user was given so many missed events and rooms.
-func (p *pace) gave(user string, events, rooms int, now time.Time) {
+// charge notes the missed events and rooms of one connection of a user.
+func (p *pace) charge(user string, events, rooms int, now time.Time) {
 	cost := events + rooms/roomsPerUnit
 	if cost == 0 {
 		return
@@ -57,7 +57,7 @@ func (p *pace) gave(user string, events, rooms int, now time.Time) {
 	b.Reserve(now, cost, time.Hour)
 }
 
-// wait is how long the next connection of a user has to wait.
+// wait returns how long the next connection of a user has to wait.
 func (p *pace) wait(user string, now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -16,8 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
 
-// A user who resumes again and again gets missed events at a limited rate. Nobody else waits, nor does one who has been
-// away for a while.
+// A user who resumes again and again gets missed events at a limited rate. No other user waits, nor does a user that
+// was away for a while.
 func TestPace_SpreadsTheReturnsOfOneUser(t *testing.T) {
 	t.Parallel()
 	var p pace
@@ -25,25 +25,25 @@ func TestPace_SpreadsTheReturnsOfOneUser(t *testing.T) {
 	now, given := begun, 0
 	for now.Sub(begun) < time.Minute {
 		now = now.Add(p.wait("eve", now))
-		p.gave("eve", 1500, 2000, now)
+		p.charge("eve", 1500, 2000, now)
 		given += 1500 + 2000/roomsPerUnit
 		require.Zero(t, p.wait("bob", now))
 		now = now.Add(time.Millisecond)
 	}
 	require.InDelta(t, maxPaced+60*pacedRate, given, 2*2000+1)
-	p.gave("eve", 1_000_000, 0, now)
+	p.charge("eve", 1_000_000, 0, now)
 	require.Equal(t, maxPace, p.wait("eve", now), "whatever was given, one comes back")
 	for n := range 100 {
-		p.gave(fmt.Sprint("u", n), 1000, 0, now)
+		p.charge(fmt.Sprint("u", n), 1000, 0, now)
 	}
 	now = now.Add(time.Hour)
 	require.Zero(t, p.wait("eve", now))
-	p.gave("bob", 1, 0, now)
+	p.charge("bob", 1, 0, now)
 	require.Len(t, p.users, 1, "a user who is not limited any more is forgotten")
 }
 
-// After an outage of the network all devices of a user with very many rooms come back at once, and none of them waits. A
-// minute later they do so again.
+// After an outage of the network all devices of a user with very many rooms come back at once, and none of them waits.
+// A minute later they do so again.
 func TestPace_TenDevicesWithTwoThousandRoomsDoNotWait(t *testing.T) {
 	t.Parallel()
 	var p pace
@@ -51,13 +51,13 @@ func TestPace_TenDevicesWithTwoThousandRoomsDoNotWait(t *testing.T) {
 	for range 3 {
 		for range 10 {
 			require.Zero(t, p.wait("ann", now))
-			p.gave("ann", 1500, 2000, now)
+			p.charge("ann", 1500, 2000, now)
 		}
 		now = now.Add(time.Minute)
 	}
 	for range 30 { // the ten after a new release of the app, three times without a token
 		require.Zero(t, p.wait("ann", now))
-		p.gave("ann", 0, 2000, now)
+		p.charge("ann", 0, 2000, now)
 	}
 }
 
@@ -66,9 +66,9 @@ func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
 	require.NoError(t, err)
-	for name, lane := range map[string]func(a *asker) *lane[newcomer]{
-		"with a token":    func(a *asker) *lane[newcomer] { return a.resuming },
-		"without a token": func(a *asker) *lane[newcomer] { return a.beginning },
+	for name, lane := range map[string]func(a *asker) *lane[attaching]{
+		"with a token":    func(a *asker) *lane[attaching] { return a.resuming },
+		"without a token": func(a *asker) *lane[attaching] { return a.beginning },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -82,7 +82,7 @@ func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 				for _, n := range batch {
 					users = append(users, n.conn.User)
 				}
-				lane(a).over(batch)
+				lane(a).finished(batch)
 				return users
 			}
 			come := func(user string) {
@@ -96,7 +96,7 @@ func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 			}
 			come("eve")
 			require.Equal(t, []string{"eve"}, taken())
-			a.pace.gave("eve", 0, roomsPerUnit*(maxPaced+10*pacedRate), now)
+			a.pace.charge("eve", 0, roomsPerUnit*(maxPaced+10*pacedRate), now)
 			come("eve")
 			come("bob")
 			require.Equal(t, []string{"bob"}, taken())
@@ -104,7 +104,7 @@ func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 			require.Empty(t, taken())
 			now = now.Add(time.Second)
 			require.Equal(t, []string{"eve"}, taken())
-			a.pace.gave("eve", 1_000_000, 0, now)
+			a.pace.charge("eve", 1_000_000, 0, now)
 			come("eve")
 			now = now.Add(maxPace - 1)
 			require.Empty(t, taken())
@@ -140,12 +140,12 @@ func TestPace_CountsEventsAndRooms(t *testing.T) {
 	}
 	conn, err := connections.Add("eve", frame.JSON)
 	require.NoError(t, err)
-	_, err = a.begin(t.Context(), []newcomer{{conn: conn}})
+	_, err = a.begin(t.Context(), []attaching{{conn: conn}})
 	require.NoError(t, err)
 	left(maxPaced - rooms/roomsPerUnit)
 	conn, err = connections.Add("eve", frame.JSON)
 	require.NoError(t, err)
-	_, err = a.resume(t.Context(), []newcomer{{conn: conn, marked: true}})
+	_, err = a.resume(t.Context(), []attaching{{conn: conn, hasProgress: true}})
 	require.NoError(t, err)
 	left(maxPaced - 2*rooms/roomsPerUnit - rooms)
 }

@@ -13,21 +13,22 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// maxResumed is how many who come back are asked for in one call.
+// maxResumed bounds the resuming connections of one call.
 const maxResumed = 200
 
-// resume attaches those who come back. The owner answers when they were in which rooms. The missed events come from the
-// recent ones where these reach back to the mark, and otherwise from the owner, in the same call.
-func (a *asker) resume(ctx context.Context, batch []newcomer) (again []newcomer, err error) {
-	// First the number, then the events: all up to it are among them.
+// resume attaches connections that resume. The owner answers with the membership intervals of their users. The missed
+// events come from the event buffer where that reaches back to the resume token, and otherwise from the owner, in the
+// same call.
+func (a *asker) resume(ctx context.Context, batch []attaching) (retry []attaching, err error) {
+	// The position is read before the events: those up to it are among them.
 	complete := a.view.Complete()
-	reach := a.view.Reach()
-	recent, whole := a.recent(batch, reach)
+	bufferedAfter := a.view.BufferedAfter()
+	buffered, whole := a.buffered(batch, bufferedAfter)
 	request := &meshv1.ResumeRequest{Limit: int32(a.options.Missed.Events), Bytes: int64(a.options.Missed.Bytes)}
 	for _, n := range batch {
 		after := n.had.Position
 		r := &meshv1.Resumer{User: n.conn.User, After: after, EventsAfter: after, Looks: n.rooms()}
-		if whole && after >= reach {
+		if whole && after >= bufferedAfter {
 			r.EventsAfter = max(after, complete)
 		}
 		request.Resumers = append(request.Resumers, r)
@@ -37,67 +38,67 @@ func (a *asker) resume(ctx context.Context, batch []newcomer) (again []newcomer,
 	a.options.Metrics.Calls.WithLabelValues(a.owner, "resume").Inc()
 	response, err := a.client.Resume(ctx, connect.NewRequest(request))
 	if err != nil {
-		return nil, fmt.Errorf("ask %s what %d connections missed: %w", a.owner, len(batch), err)
+		return nil, fmt.Errorf("ask %s for the missed events of %d connections: %w", a.owner, len(batch), err)
 	}
 	answers := response.Msg.Resumed
 	if len(answers) == 0 || len(answers) > len(batch) {
-		return nil, fmt.Errorf("ask %s what %d connections missed: %d answers", a.owner, len(batch), len(answers))
+		return nil, fmt.Errorf("ask %s for the missed events of %d connections: %d answers", a.owner, len(batch), len(answers))
 	}
-	past := hub.NewPast(recent, a.events(response.Msg.Records))
+	missed := hub.NewMissedEvents(buffered, a.events(response.Msg.Records))
 	for i, answer := range answers {
 		n := batch[i]
 		attached := true
 		a.guard(n.conn, func() {
-			back := a.back(n, answer, response.Msg, past)
-			a.pace.gave(n.conn.User, len(back.Missed), len(back.Rooms), a.now())
-			if attached = a.view.Resume(n.conn, back); attached {
-				for _, l := range n.looks {
+			resumed := a.attachmentOf(n, answer, response.Msg, missed)
+			a.pace.charge(n.conn.User, len(resumed.Missed), len(resumed.Rooms), a.now())
+			if attached = a.view.Attach(n.conn, resumed); attached {
+				for _, l := range n.subscriptions {
 					if a.settled(l) {
-						a.view.Unlook(n.conn, l.room)
+						a.view.Unsubscribe(n.conn, l.room)
 					}
 					l.answer(!slices.Contains(answer.Looked, l.room))
 				}
-				a.attached(n.conn) // last: a client may subscribe again to what it has unsubscribed
+				a.attached(n.conn) // last, since a client may have subscribed again to a room that it has unsubscribed
 			}
 		})
 		if !attached {
-			again = append(again, n)
+			retry = append(retry, n)
 			continue
 		}
 		from := "log"
-		if whole && n.had.Position >= reach {
+		if whole && n.had.Position >= bufferedAfter {
 			from = "recent"
 		}
 		a.options.Metrics.Resumed.WithLabelValues(a.owner, from).Inc()
 	}
-	return append(again, batch[len(answers):]...), nil
+	return append(retry, batch[len(answers):]...), nil
 }
 
-// maxFailures is how often one who comes back is asked for alone, before everything is too far for it.
+// maxFailures is how often a resuming connection is asked for alone before nothing is recovered for it.
 const maxFailures = 2
 
-// resumeFailed lets one whose return failed, alone, wait before it is asked for once more. After that it begins again, and
-// fetches what it shows: so it gets on, and its user costs nobody else anything.
-func (a *asker) resumeFailed(n newcomer, err error) {
+// resumeFailed has a connection wait that was asked for alone, without success, before it is asked for again. After
+// maxFailures it begins afresh, and the client fetches what it shows: so it gets on, and does not delay other users.
+func (a *asker) resumeFailed(n attaching, err error) {
 	if errors.Is(err, errPanic) {
 		n.conn.Close(hub.Internal)
 		return
 	}
 	if n.failures++; n.failures < maxFailures {
-		a.later(n.failures, n.conn, func() { a.alone().add(n) })
+		a.later(n.failures, n.conn, func() { a.single().add(n) })
 		return
 	}
-	a.options.Log.Warn("rooms: what a user has missed cannot be read, everything is too far", "owner", a.owner,
+	a.options.Log.Warn("rooms: the missed events of a user cannot be read, nothing is recovered", "owner", a.owner,
 		"user", n.conn.User, "error", err)
 	a.mu.Lock()
 	a.suspects[n.conn.User] = time.Now().Add(suspectFor)
 	a.mu.Unlock()
-	n.marked, n.failures = false, 0
+	n.hasProgress, n.failures = false, 0
 	a.beginning.add(n)
 }
 
-// alone is the lane in which those who come back are asked for each alone.
-func (a *asker) alone() *lane[newcomer] {
+// single returns the lane that asks for each resuming connection alone.
+func (a *asker) single() *lane[attaching] {
 	l := a.resuming
 	for l.next != nil {
 		l = l.next
@@ -105,40 +106,42 @@ func (a *asker) alone() *lane[newcomer] {
 	return l
 }
 
-// recent lists the recent events that those need to whose mark they reach back to.
-func (a *asker) recent(batch []newcomer, reach int64) ([]*hub.Event, bool) {
+// buffered lists the events of the buffer above the lowest resume token of a batch that the buffer reaches back to. It
+// returns false where it reaches back to none.
+func (a *asker) buffered(batch []attaching, bufferedAfter int64) ([]*hub.Event, bool) {
 	after := int64(-1)
 	for _, n := range batch {
-		if p := n.had.Position; p >= reach && (after < 0 || p < after) {
+		if p := n.had.Position; p >= bufferedAfter && (after < 0 || p < after) {
 			after = p
 		}
 	}
 	if after < 0 {
 		return nil, false
 	}
-	return a.view.Recent(after)
+	return a.view.Buffered(after)
 }
 
-// back is what one connection comes back to.
-func (a *asker) back(n newcomer, answer *meshv1.Resumed, response *meshv1.ResumeResponse, past *hub.Past) hub.Return {
-	r := hub.Return{Position: response.Position, Looked: answer.Looked, Until: time.Now().Add(a.options.Lease)}
-	var stays []hub.Stay
+// attachmentOf returns the owner's answer for one connection, with its missed events.
+func (a *asker) attachmentOf(n attaching, answer *meshv1.Resumed, response *meshv1.ResumeResponse,
+	missed *hub.MissedEvents) hub.Attachment {
+	r := hub.Attachment{Position: response.Position, Subscribed: answer.Looked, Until: time.Now().Add(a.options.Lease)}
+	var intervals []hub.MembershipInterval
 	for _, room := range answer.Looked {
-		stays = append(stays, hub.Stay{Room: room})
+		intervals = append(intervals, hub.MembershipInterval{Room: room})
 	}
 	for _, s := range answer.Stays {
-		stays = append(stays, hub.Stay{Room: s.Room, Opened: s.Opened, Closed: s.Closed})
+		intervals = append(intervals, hub.MembershipInterval{Room: s.Room, Opened: s.Opened, Closed: s.Closed})
 		if s.Closed == 0 {
 			r.Rooms = append(r.Rooms, s.Room)
 		}
 	}
-	everything := hub.Everything(n.conn.User, slices.Concat(r.Rooms, answer.Looked))
+	everything := hub.AllRooms(n.conn.User, slices.Concat(r.Rooms, answer.Looked))
 	if n.had.Position > response.Position || !n.had.Holds(hub.IncarnationOf(response.Incarnation)) {
-		// The log has lost what this client has: it is not the one that the mark was made of.
-		r.TooFar = everything
+		// The log has lost events that the client has: it is another log than that of the resume token.
+		r.NotRecovered = everything
 		return r
 	}
-	r.Missed, r.TooFar = past.Missed(n.conn.User, n.conn.Encoding(), n.had.Position, response.Position, stays, answer.TooFar,
-		a.options.Missed)
+	r.Missed, r.NotRecovered = missed.Of(n.conn.User, n.conn.Encoding(), n.had.Position, response.Position, intervals,
+		answer.TooFar, a.options.Missed)
 	return r
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// greeted is a connection that is told where it stands.
+// greeted is a connection that is greeted.
 func (w *world) greeted(t *testing.T, user string) *hub.Conn {
 	t.Helper()
 	c, err := w.hub.Add(user, frame.JSON)
@@ -49,7 +49,7 @@ func (w *world) back(t *testing.T, user string, after int64) *hub.Conn {
 	return c
 }
 
-// told takes frames until the client is told where it stands, which is last.
+// told takes frames until the client is greeted, which is last.
 func told(t *testing.T, c *hub.Conn) (all []string, tooFar string) {
 	t.Helper()
 	for {
@@ -239,7 +239,7 @@ func TestResume_OneWhoseAnswerFailsDoesNotHoldUpOthers(t *testing.T) {
 	told(t, bob)
 	require.True(t, <-w.look(bob, "author:alice"))
 
-	// Nothing that she missed can be read: everything is too far for her, and she gets on.
+	// None of her missed events can be read: no room is recovered for her, and she gets on.
 	_, tooFar := told(t, eve)
 	require.Equal(t, "[user:eve]", tooFar)
 
@@ -292,7 +292,7 @@ func TestResume_GivesWhatHappenedInRoomsThatWereLookedAt(t *testing.T) {
 	_, rooms := told(t, c)
 	require.Equal(t, "[]", rooms)
 	require.ElementsMatch(t, []string{"author:alice false", "author:dave true"}, []string{<-answers, <-answers})
-	require.Equal(t, 1, w.rooms.Looking(c))
+	require.Equal(t, 1, w.rooms.CountSubscriptions(c))
 
 	for _, e := range feed.Log() { // the fan-out is behind
 		w.deliver(e)
@@ -300,7 +300,7 @@ func TestResume_GivesWhatHappenedInRoomsThatWereLookedAt(t *testing.T) {
 	w.deliver(w.post("dave", "still not"))
 	w.deliver(w.post("alice", "new"))
 	require.Equal(t, "new", posted(t, c))
-	w.rooms.Unlook(c, "author:alice")
+	w.rooms.Unsubscribe(c, "author:alice")
 	w.deliver(w.post("alice", "newer"))
 	require.Empty(t, c.Take(10))
 }

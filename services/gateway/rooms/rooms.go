@@ -1,6 +1,6 @@
-// Package rooms asks the owners which rooms connections may be in: all rooms of a user when it connects (Attach), and
-// single rooms that a client wants to look at (Look, renewed by the half minute). Many ask in one call, and an owner
-// that is away is asked again until it answers.
+// Package rooms asks the owners which rooms connections may be in: all rooms of a user when a client connects (Attach)
+// or resumes (Resume), and single rooms that a client subscribes to (Subscribe), whose authorization it renews at half
+// of the lease. One call asks for many connections, and an owner that is unavailable is asked again until it answers.
 package rooms
 
 import (
@@ -24,23 +24,24 @@ type Options struct {
 	Hub     *hub.Hub
 	// Owners are the inner listeners of the owners, by name.
 	Owners map[string]meshv1connect.OwnerServiceClient
-	// Known is closed once the fan-out knows where it is in every partition of an owner's log. Only from then on does
-	// it have all that comes after an answer.
+	// Known returns a channel that is closed once the fan-out knows its position in every partition of an owner's log.
+	// Only from then on does it deliver every event above the position of an answer.
 	Known func(owner string) <-chan struct{}
-	// Missed bounds what one who comes back is given: 1,000 events of a room and 4 MiB of each owner's log when 0.
+	// Missed bounds the missed events of one connection: 1,000 events of a room and 4 MiB of each owner's log when 0.
 	Missed hub.Bounds
-	// Changed is called when a connection looks at other rooms than before; nil: nobody wants to know. It must not wait.
+	// Changed is called when the rooms that a connection is subscribed to have changed; it may be nil. It must not
+	// wait.
 	Changed func(*hub.Conn)
-	// Lease is how long looking lasts unless renewed, which is done at half of it; a minute when 0.
+	// Lease is how long a subscription lasts unless it is renewed, which is done at half of it; a minute when 0.
 	Lease time.Duration
-	// Gather is how long to wait for others who want to ask the same; 2 ms when 0.
+	// Gather is how long a call waits for others that it can be joined with; 2 ms when 0.
 	Gather  time.Duration
 	Metrics *Metrics
 	Guard   *guard.Guard
 	Log     *slog.Logger
 }
 
-// Rooms asks on behalf of all connections.
+// Rooms asks the owners on behalf of all connections.
 type Rooms struct {
 	options Options
 	asks    map[string]*asker
@@ -82,89 +83,90 @@ func (r *Rooms) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Attach asks all owners for the rooms of a connection's user. The client is told when all have answered.
-func (r *Rooms) Attach(c *hub.Conn) { r.attach(newcomer{conn: c}, nil, nil) }
+// Attach asks all owners for the rooms of a connection's user. The client is greeted when all of them have answered.
+func (r *Rooms) Attach(c *hub.Conn) { r.attach(attaching{conn: c}, nil, nil) }
 
-// Resume is Attach for a client that was away, and has everything up to its progress: it gets first what it missed, also
-// of rooms that it looked at and may look at still. These are answered as by Look, but for those that nobody knows.
-func (r *Rooms) Resume(c *hub.Conn, had hub.Progress, looked []string, answer func(room string, refused bool)) (
+// Resume is Attach for a client that has everything up to its progress. The missed events come first, also those of the
+// rooms that it is to be subscribed to. Answer is called for each of these as by Subscribe, except for those that no
+// owner has: they are returned.
+func (r *Rooms) Resume(c *hub.Conn, had hub.Progress, subscribed []string, answer func(room string, refused bool)) (
 	unknown []string) {
-	looks := map[*asker][]*look{}
-	for _, room := range looked {
-		a := r.asked(room)
+	subscriptions := map[*asker][]*subscription{}
+	for _, room := range subscribed {
+		a := r.askerOf(room)
 		if a == nil {
 			unknown = append(unknown, room)
 			continue
 		}
 		l := a.expect(c, room, func(no bool) { answer(room, no) })
 		if a.logged {
-			looks[a] = append(looks[a], l)
-		} else { // of state there is nothing but what it is now
-			a.looking.add(l)
+			subscriptions[a] = append(subscriptions[a], l)
+		} else { // state has no missed events
+			a.subscribing.add(l)
 		}
 	}
-	c.Returns(had)
-	r.attach(newcomer{conn: c, returns: true}, had, looks)
+	c.SetProgress(had)
+	r.attach(attaching{conn: c, resumes: true}, had, subscriptions)
 	return unknown
 }
 
-func (r *Rooms) attach(n newcomer, had hub.Progress, looks map[*asker][]*look) {
+func (r *Rooms) attach(n attaching, had hub.Progress, subscriptions map[*asker][]*subscription) {
 	for _, a := range r.asks {
 		if !a.logged {
 			continue
 		}
-		n.had, n.marked = had[a.owner]
-		n.looks, n.since = looks[a], a.now()
+		n.had, n.hasProgress = had[a.owner]
+		n.subscriptions, n.since = subscriptions[a], a.now()
 		a.attachSoon(n)
 	}
 }
 
-// Look asks whether a connection may look at a room. The answer must not wait. It returns false for a room that
-// nobody answers for.
-func (r *Rooms) Look(c *hub.Conn, room string, answer func(refused bool)) (known bool) {
-	a := r.asked(room)
+// Subscribe asks the owner of a room whether a connection may subscribe to it, and subscribes it. The function answer
+// is called once, and must not wait. Subscribe returns false for a room that no owner has.
+func (r *Rooms) Subscribe(c *hub.Conn, room string, answer func(refused bool)) (known bool) {
+	a := r.askerOf(room)
 	if a == nil {
 		return false
 	}
-	a.looking.add(a.expect(c, room, answer))
+	a.subscribing.add(a.expect(c, room, answer))
 	return true
 }
 
-// Unlook ends looking at a room, also where the owner has not answered yet. The client may be sent events of the room until
-// that answer.
-func (r *Rooms) Unlook(c *hub.Conn, room string) {
-	if a := r.asked(room); a != nil {
+// Unsubscribe ends the subscription to a room, also where the owner has not answered yet. The client may be sent events
+// of the room until that answer.
+func (r *Rooms) Unsubscribe(c *hub.Conn, room string) {
+	if a := r.askerOf(room); a != nil {
 		a.mu.Lock()
 		for _, l := range a.waiting[c] {
-			l.over = l.over || l.room == room
+			l.unsubscribed = l.unsubscribed || l.room == room
 		}
 		a.mu.Unlock()
-		a.view.Unlook(c, room)
+		a.view.Unsubscribe(c, room)
 		r.options.Changed(c)
 	}
 }
 
-// Looking counts the rooms that a connection looks at.
-func (r *Rooms) Looking(c *hub.Conn) int {
+// CountSubscriptions returns the number of rooms that a connection is subscribed to.
+func (r *Rooms) CountSubscriptions(c *hub.Conn) int {
 	n := 0
 	for _, a := range r.asks {
-		n += a.view.Looking(c)
+		n += a.view.CountSubscriptions(c)
 	}
 	return n
 }
 
-// LookedAt lists the rooms that a connection looks at, sorted.
-func (r *Rooms) LookedAt(c *hub.Conn) (rooms []string) {
+// SubscribedRooms lists the rooms that a connection is subscribed to, sorted.
+func (r *Rooms) SubscribedRooms(c *hub.Conn) (rooms []string) {
 	for _, a := range r.asks {
-		rooms = append(rooms, a.view.LookedAt(c)...)
+		rooms = append(rooms, a.view.SubscribedRooms(c)...)
 	}
 	slices.Sort(rooms)
 	return rooms
 }
 
-// Waiting counts the connections that wait for their rooms of an owner's log.
+// Waiting returns the number of connections that wait for their rooms of an owner's log.
 func (r *Rooms) Waiting(owner string) (n int) {
-	for _, first := range []*lane[newcomer]{r.asks[owner].beginning, r.asks[owner].resuming} {
+	for _, first := range []*lane[attaching]{r.asks[owner].beginning, r.asks[owner].resuming} {
 		for l := first; l != nil; l = l.next {
 			l.mu.Lock()
 			n += len(l.waiting)
@@ -174,7 +176,7 @@ func (r *Rooms) Waiting(owner string) (n int) {
 	return n
 }
 
-func (r *Rooms) asked(room string) *asker {
+func (r *Rooms) askerOf(room string) *asker {
 	kind, _, wellFormed := catalog.SplitAddress(room)
 	owner, ok := r.options.Catalog.LookedAt(kind)
 	if !ok || !wellFormed {
@@ -183,8 +185,8 @@ func (r *Rooms) asked(room string) *asker {
 	return r.asks[owner]
 }
 
-// asker asks one owner. Those who begin, those who come back and those who look wait in lanes of their own, so that none
-// of them keeps the others waiting.
+// asker asks one owner. Connections that begin afresh, connections that resume, and subscriptions wait in lanes of
+// their own, so that they do not delay each other.
 type asker struct {
 	owner   string
 	options Options
@@ -192,40 +194,42 @@ type asker struct {
 	view    *hub.View
 	logged  bool
 
-	beginning *lane[newcomer]
-	resuming  *lane[newcomer]
-	looking   *lane[*look]
+	beginning   *lane[attaching]
+	resuming    *lane[attaching]
+	subscribing *lane[*subscription]
 
-	pace pace // of those who connect
+	pace pace // of connections that begin or resume
 	now  func() time.Time
 
-	mu      sync.Mutex
-	waiting map[*hub.Conn][]*look // those without an answer
-	early   map[*hub.Conn][]*look // of those, the ones of connections that do not know their rooms yet
-	// suspects are users whose return failed, alone and twice, until when they are not asked for again: everything is
-	// too far for them at once.
+	mu         sync.Mutex
+	waiting    map[*hub.Conn][]*subscription // subscriptions without an answer
+	unattached map[*hub.Conn][]*subscription // those of connections that do not know their rooms yet
+	// suspects has the users whose missed events could not be read, asked for alone and twice. Until the time nothing
+	// is recovered for them, and the owner is not asked.
 	suspects map[string]time.Time
 }
 
-type look struct {
-	conn     *hub.Conn
-	room     string
-	answer   func(refused bool)
-	over     bool // ended before it was answered; guarded by the asker
-	failures int
+// subscription is a room that a connection is to be subscribed to.
+type subscription struct {
+	conn         *hub.Conn
+	room         string
+	answer       func(refused bool)
+	unsubscribed bool // before it was answered; guarded by the asker
+	failures     int
 }
 
 func newAsker(owner string, o Options) *asker {
 	a := &asker{owner: owner, options: o, client: o.Owners[owner], view: o.Hub.View(owner),
-		logged: len(o.Catalog.LoggedTopics(owner)) > 0, waiting: map[*hub.Conn][]*look{},
-		early: map[*hub.Conn][]*look{}, suspects: map[string]time.Time{}, now: time.Now}
-	who := func(n newcomer) string { return n.conn.User }
-	a.beginning = lanes(kind[newcomer]{name: owner + " rooms", calls: 2, ask: a.begin, ended: a.gone, user: who, each: 4,
+		logged: len(o.Catalog.LoggedTopics(owner)) > 0, waiting: map[*hub.Conn][]*subscription{},
+		unattached: map[*hub.Conn][]*subscription{}, suspects: map[string]time.Time{}, now: time.Now}
+	user := func(n attaching) string { return n.conn.User }
+	a.beginning = lanes(kind[attaching]{name: owner + " rooms", calls: 2, ask: a.begin, ended: a.gone, user: user, each: 4,
 		wait: a.paced, failed: a.beginFailed, gather: o.Gather, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
-	a.resuming = lanes(kind[newcomer]{name: owner + " resume", calls: 2, ask: a.resume, ended: a.gone, user: who, each: 1,
+	a.resuming = lanes(kind[attaching]{name: owner + " resume", calls: 2, ask: a.resume, ended: a.gone, user: user, each: 1,
 		alone: true, wait: a.paced, failed: a.resumeFailed, gather: o.Gather, guard: o.Guard, log: o.Log}, maxResumed, 8, 1)
-	a.looking = lanes(kind[*look]{name: owner + " look", calls: 2, ask: a.look, failed: a.lookFailed, gather: o.Gather,
-		ended: a.lookEnded, user: func(l *look) string { return l.conn.User }, each: 50, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
+	a.subscribing = lanes(kind[*subscription]{name: owner + " subscribe", calls: 2, ask: a.authorize,
+		failed: a.authorizeFailed, gather: o.Gather, ended: a.subscriptionEnded,
+		user: func(l *subscription) string { return l.conn.User }, each: 50, guard: o.Guard, log: o.Log}, maxCall, 20, 1)
 	return a
 }
 
@@ -241,51 +245,51 @@ func (a *asker) run(ctx context.Context) error {
 	defer running.Wait()
 	running.Go(func() { a.beginning.run(ctx) })
 	running.Go(func() { a.resuming.run(ctx) })
-	running.Go(func() { a.looking.run(ctx) })
+	running.Go(func() { a.subscribing.run(ctx) })
 	a.renew(ctx)
 	return nil
 }
 
-// attachSoon lets a connection wait for its rooms.
-func (a *asker) attachSoon(n newcomer) {
-	if n.marked && a.suspect(n.conn.User) {
-		n.marked = false
+// attachSoon adds a connection to those that wait for their rooms.
+func (a *asker) attachSoon(n attaching) {
+	if n.hasProgress && a.suspect(n.conn.User) {
+		n.hasProgress = false
 	}
-	if n.marked {
+	if n.hasProgress {
 		a.resuming.add(n)
 	} else {
 		a.beginning.add(n)
 	}
 }
 
-// paced is how long a connection is not asked for because its user was given much a moment ago.
-func (a *asker) paced(n newcomer) time.Duration {
+// paced returns how long a connection has to wait because its user got much a moment ago.
+func (a *asker) paced(n attaching) time.Duration {
 	now := a.now()
 	return min(a.pace.wait(n.conn.User, now), n.since.Add(maxPace).Sub(now))
 }
 
-// attached has those looks asked for that have waited until their connection knows its rooms.
+// attached has the subscriptions asked for that have waited until their connection knows its rooms.
 func (a *asker) attached(c *hub.Conn) {
 	a.mu.Lock()
-	looks := a.early[c]
-	delete(a.early, c)
+	subscriptions := a.unattached[c]
+	delete(a.unattached, c)
 	a.mu.Unlock()
-	if len(looks) > 0 {
-		a.looking.add(looks...)
+	if len(subscriptions) > 0 {
+		a.subscribing.add(subscriptions...)
 	}
 }
 
-// wait keeps a look until its connection knows its rooms.
-func (a *asker) wait(l *look) {
+// wait keeps a subscription until its connection knows its rooms.
+func (a *asker) wait(l *subscription) {
 	a.mu.Lock()
-	a.early[l.conn] = append(a.early[l.conn], l)
+	a.unattached[l.conn] = append(a.unattached[l.conn], l)
 	a.mu.Unlock()
-	if _, attached := a.view.Now(l.conn); attached { // meanwhile
+	if _, attached := a.view.Now(l.conn); attached { // it was attached meanwhile
 		a.attached(l.conn)
 	}
 }
 
-// suspectFor is how long everything is too far at once for a user whose return has failed.
+// suspectFor is how long nothing is recovered for a user whose missed events could not be read.
 const suspectFor = 5 * time.Minute
 
 func (a *asker) suspect(user string) bool {
@@ -299,44 +303,44 @@ func (a *asker) suspect(user string) bool {
 	return known
 }
 
-// expect notes that a room is to be asked for, so that Unlook finds it.
-func (a *asker) expect(c *hub.Conn, room string, answer func(refused bool)) *look {
-	l := &look{conn: c, room: room, answer: answer}
+// expect notes a subscription that is to be asked for, so that Unsubscribe finds it.
+func (a *asker) expect(c *hub.Conn, room string, answer func(refused bool)) *subscription {
+	l := &subscription{conn: c, room: room, answer: answer}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.waiting[c] = append(a.waiting[c], l)
 	return l
 }
 
-// gone reports whether a connection needs its rooms no more.
-func (a *asker) gone(n newcomer) bool {
+// gone reports whether a connection has ended, and forgets its subscriptions if so.
+func (a *asker) gone(n attaching) bool {
 	if !ended(n.conn) {
 		return false
 	}
-	for _, l := range n.looks {
+	for _, l := range n.subscriptions {
 		a.settled(l)
 	}
 	return true
 }
 
-// settled forgets a look that needs no answer any more, and reports whether it was ended meanwhile.
-func (a *asker) settled(l *look) (over bool) {
+// settled forgets a subscription that was answered, and reports whether the client has unsubscribed it meanwhile.
+func (a *asker) settled(l *subscription) (unsubscribed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.waiting[l.conn] = slices.DeleteFunc(a.waiting[l.conn], func(other *look) bool { return other == l })
+	a.waiting[l.conn] = slices.DeleteFunc(a.waiting[l.conn], func(other *subscription) bool { return other == l })
 	if len(a.waiting[l.conn]) == 0 {
 		delete(a.waiting, l.conn)
 	}
-	return l.over
+	return l.unsubscribed
 }
 
-// forget drops what is kept of connections that have ended, and of users who are no longer suspected.
+// forget removes the subscriptions of connections that have ended, and users that are no longer suspects.
 func (a *asker) forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for c := range a.waiting { // all of early are among them
+	for c := range a.waiting { // which includes those of unattached
 		if ended(c) {
-			delete(a.early, c)
+			delete(a.unattached, c)
 			delete(a.waiting, c)
 		}
 	}

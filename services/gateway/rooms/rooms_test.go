@@ -136,7 +136,7 @@ func TestAttach_WaitsForAnOwnerThatIsAway(t *testing.T) {
 
 func (w *world) look(c *hub.Conn, room string) chan bool {
 	allowed := make(chan bool, 1)
-	w.rooms.Look(c, room, func(refused bool) { allowed <- !refused })
+	w.rooms.Subscribe(c, room, func(refused bool) { allowed <- !refused })
 	return allowed
 }
 
@@ -153,13 +153,13 @@ func TestUnlook_BeforeTheAnswerEndsItToo(t *testing.T) {
 	presence.SetAway(true)
 	alice, carol := w.look(c, "presence:alice"), w.look(c, "presence:carol")
 	require.Eventually(t, func() bool { return presence.Refused() > 0 }, 5*time.Second, time.Millisecond)
-	w.rooms.Unlook(c, "presence:alice")
+	w.rooms.Unsubscribe(c, "presence:alice")
 	presence.SetAway(false)
 	<-alice
 	require.True(t, <-carol)
-	require.Equal(t, 1, w.rooms.Looking(c))
+	require.Equal(t, 1, w.rooms.CountSubscriptions(c))
 	require.True(t, <-w.look(c, "presence:alice"), "and then it may look again")
-	require.Equal(t, 2, w.rooms.Looking(c))
+	require.Equal(t, 2, w.rooms.CountSubscriptions(c))
 }
 
 func TestLook_GivesWhatTheRoomShowsAndWhatFollows(t *testing.T) {
@@ -176,9 +176,9 @@ func TestLook_GivesWhatTheRoomShowsAndWhatFollows(t *testing.T) {
 	require.True(t, <-w.look(c, "presence:alice"))
 	require.Equal(t, "presence.came_online", await(t, c)["event"])
 	require.False(t, <-w.look(c, "presence:carol"))
-	require.False(t, w.rooms.Look(c, "nothing:carol", nil))
-	require.False(t, w.rooms.Look(c, "presence:not an id", nil))
-	require.Equal(t, 1, w.rooms.Looking(c))
+	require.False(t, w.rooms.Subscribe(c, "nothing:carol", nil))
+	require.False(t, w.rooms.Subscribe(c, "presence:not an id", nil))
+	require.Equal(t, 1, w.rooms.CountSubscriptions(c))
 
 	offline := presence.Event("alice", "presence.went_offline", `{"user_id":"alice"}`)
 	offline.Version = 6
@@ -215,7 +215,7 @@ func TestLook_IsRenewedUntilTheOwnerRefusesOrIsAwayForTheWholeLease(t *testing.T
 	require.True(t, <-w.look(c, "presence:carol"))
 	asked := presence.Asked()
 	require.Eventually(t, func() bool { return presence.Asked() > asked+3 }, 5*time.Second, time.Millisecond)
-	require.Equal(t, 2, w.rooms.Looking(c))
+	require.Equal(t, 2, w.rooms.CountSubscriptions(c))
 
 	presence.Allow("bob", "presence:alice", false)
 	ended := await(t, c)

@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// command sends a command on its way. Its span ends with the first answer.
+// command publishes a command. Its span ends with the first answer.
 func (s *Session) command(ctx context.Context, r frame.Request, declared *catalog.Command) {
 	ctx, span := s.mesh.Tracer.Start(ctx, "receive "+r.Type, trace.WithSpanKind(trace.SpanKindServer),
 		trace.WithAttributes(attribute.String("mesh.connection", s.conn.ID)))
@@ -46,7 +46,7 @@ func (s *Session) command(ctx context.Context, r frame.Request, declared *catalo
 	})
 }
 
-// traced is a refusal with the trace in which it happened, where that is recorded.
+// traced returns a refusal with the id of the trace, where that is recorded.
 func traced(r *refusal.Error, span trace.Span) *refusal.Error {
 	if c := span.SpanContext(); c.IsSampled() && span.IsRecording() {
 		with := *r
@@ -56,8 +56,8 @@ func traced(r *refusal.Error, span trace.Span) *refusal.Error {
 	return r
 }
 
-// query asks beside the frames that follow: a slow owner holds up nothing else. It is under way until its answer is
-// written, so that a client which asks faster than it reads waits for itself.
+// query asks an owner on a goroutine of its own, so that a slow owner does not delay the frames that follow. A query is
+// under way until its answer is written: a client that asks faster than it reads reaches the bound of its queries.
 func (s *Session) query(ctx context.Context, r frame.Request, declared *catalog.Query) {
 	if refused := s.beginQuery(); refused != nil {
 		s.conn.Send(frame.Refused(r.ID, refused))
@@ -90,8 +90,8 @@ func (s *Session) query(ctx context.Context, r frame.Request, declared *catalog.
 	})
 }
 
-// asOf is the position of an owner's log that an answer has to contain: users read their own writes, whichever of their
-// connections sent them, and what they have been shown.
+// asOf returns the position of an owner's log up to which an answer has to contain all events: users read their own
+// writes, from whichever connection, and every event that they were sent.
 func (s *Session) asOf(owner string) int64 {
 	// The rooms were read after the connection was opened, hence after everything that was acknowledged before that.
 	position := s.mesh.Hub.View(owner).AsOf(s.conn)

@@ -24,19 +24,19 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// Opening is how a connection begins.
+// Opening is what Open needs of a new connection.
 type Opening struct {
-	// User is who the handshake named, by a header; nil where it named nobody.
+	// User is that of the token in a header of the handshake; nil where there was none.
 	User *auth.User
-	// Device names the client where its connect frame does not.
+	// Device is the name of the client where its connect frame has none.
 	Device   string
 	Encoding frame.Encoding
-	// Request is the first frame, and Err what was wrong with it.
+	// Request is the first frame, and Err why it could not be read.
 	Request frame.Request
 	Err     error
 }
 
-// RejectedError is why a session did not begin.
+// RejectedError is the error of a session that did not begin.
 type RejectedError struct {
 	Reason  hub.Reason     // why the connection ends
 	Refusal *refusal.Error // the reply to the first frame; nil: there is none
@@ -55,9 +55,9 @@ func protocolError(r *refusal.Error) error { return &RejectedError{hub.ProtocolE
 type connecting struct {
 	replyTo   string
 	sessionID string // that of the reply
-	// restores reports whether the client is subscribed to the rooms of its session, since it has named none.
+	// restores reports whether the client is to be subscribed to the rooms of its session, since it has named none.
 	restores  bool
-	had       hub.Progress // what the client has, if it resumes
+	had       hub.Progress // the client's progress, if it resumes
 	resumed   bool
 	requested []string // the rooms that the client has named
 	late      *time.Timer
@@ -67,7 +67,7 @@ type connecting struct {
 	refused []*gatewayv1.RefusedRoom
 	// changed reports whether the rooms are others than those of the session: then they are reported for it.
 	changed bool
-	// waiting has the rooms without an answer, and what is called after it.
+	// waiting has the rooms without an answer, and the functions that are called after it.
 	waiting map[string][]func()
 	// unsubscribed has the rooms that the client has unsubscribed since, which the reply does not contain.
 	unsubscribed map[string]bool
@@ -134,8 +134,8 @@ func (c *connecting) unsubscribe(rooms []string, done func()) {
 	}
 }
 
-// reply is what the client is told of its rooms, and whether that is to be reported for the session. It is called once,
-// when all of them are answered.
+// reply returns the rooms for the reply, and whether they are to be reported for the session. It is called once, when
+// all of them are answered.
 func (c *connecting) reply() (rooms []string, refused []*gatewayv1.RefusedRoom, changed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -145,8 +145,8 @@ func (c *connecting) reply() (rooms []string, refused []*gatewayv1.RefusedRoom, 
 	return rooms, refused, c.changed
 }
 
-// Open begins a session by its first frame, which has to be connect. Start has to be called then, once frames are written
-// to the client. The error is a *RejectedError.
+// Open begins a session by its first frame, which has to be connect. Start has to be called then, once frames are
+// written to the client. The error is a *RejectedError.
 func (m *Mesh) Open(ctx context.Context, o Opening) (_ *Session, err error) {
 	if o.Err != nil {
 		return nil, protocolError(access.Refusal(o.Err))
@@ -175,7 +175,7 @@ func (m *Mesh) Open(ctx context.Context, o Opening) (_ *Session, err error) {
 	s := &Session{mesh: m, user: user.ID, quota: m.Users.Enter(user.ID), frames: quota.NewBucket(frameRate, frameBurst)}
 	opened := false
 	defer func() {
-		if !opened { // also by a panic
+		if !opened { // also after a panic
 			s.Close()
 		}
 	}()
@@ -192,7 +192,7 @@ func (m *Mesh) Open(ctx context.Context, o Opening) (_ *Session, err error) {
 	return s, nil
 }
 
-// user is who the client is: by the token in its first frame, by the handshake, or by both, which have to agree.
+// user returns the user of the token in the first frame, or of the handshake. With both, the users have to be the same.
 func (m *Mesh) user(ctx context.Context, handshake *auth.User, token string) (auth.User, error) {
 	if token == "" {
 		if handshake == nil {
@@ -209,9 +209,10 @@ func (m *Mesh) user(ctx context.Context, handshake *auth.User, token string) (au
 	return user, err
 }
 
-// begin reports the connection, and notes what the client is to be told when all the user's rooms are open.
+// begin reports the connection, and prepares the reply to connect.
 func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
-	// A session that no gateway gave is not an error: the client would never get in again.
+	// An invalid session id begins a new session. If it were an error, a client that stored it could not connect any
+	// more.
 	session := c.SessionId
 	if !catalog.ValidID(session) {
 		session = uuid.NewString()
@@ -223,7 +224,7 @@ func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
 	had, resumed := s.mesh.Hub.ReadResumeToken(s.user, c.ResumeToken)
 	s.connect = &connecting{replyTo: o.Request.ID, sessionID: session, had: had, resumed: resumed, requested: c.Rooms,
 		restores: len(c.Rooms) == 0 && session == c.SessionId, changed: len(c.Rooms) > 0}
-	s.conn.Hold(1) // until Start has its rooms asked for
+	s.conn.Hold(1) // until Start has asked for the rooms
 	s.conn.Greet(s.greet)
 	within := s.mesh.ConnectWithin
 	if within == 0 {
@@ -250,8 +251,8 @@ func (s *Session) greet(g hub.Greeting) frame.Frame {
 		Limits: &gatewayv1.Limits{FrameBytes: frame.MaxMessage, PendingCommands: intake.MaxWaiting}})
 }
 
-// Start has the user's rooms asked for, and the client sent the reply to connect when it misses nothing any more. It waits
-// for the rooms of the client's session, up to RestoreWithin: frames behind connect take effect after it.
+// Start asks for the user's rooms. The client gets the reply to connect when all of them are open. Start waits for the
+// rooms of the client's session, up to RestoreWithin: frames behind connect take effect after them.
 func (s *Session) Start(ctx context.Context) {
 	subscribed := s.connect.requested
 	if s.connect.restores {
@@ -259,12 +260,12 @@ func (s *Session) Start(ctx context.Context) {
 	}
 	s.connect.expect(subscribed)
 	s.conn.Hold(len(subscribed))
-	defer s.conn.Release() // what Open holds
+	defer s.conn.Release() // of the Hold in Open
 	answer := func(room string, refused *refusal.Error) {
 		s.connect.answer(room, refused)
 		s.conn.Release()
 	}
-	if len(subscribed) > 0 && !s.quota.Look(len(subscribed)) {
+	if len(subscribed) > 0 && !s.quota.Subscribe(len(subscribed)) {
 		for _, room := range subscribed {
 			answer(room, subscribedTooFast)
 		}
@@ -272,7 +273,7 @@ func (s *Session) Start(ctx context.Context) {
 	}
 	if !s.connect.resumed {
 		s.mesh.Rooms.Attach(s.conn)
-		s.lookAt(subscribed, answer)
+		s.subscribeTo(subscribed, answer)
 		return
 	}
 	s.pending.Add(int64(len(subscribed)))
@@ -282,8 +283,8 @@ func (s *Session) Start(ctx context.Context) {
 	}
 }
 
-// restore returns the rooms that the session was subscribed to. Without an answer there are none: the reply to connect lists
-// the rooms that the client is subscribed to, and it subscribes to the others again.
+// restore returns the rooms that the session was subscribed to. Without an answer there are none: the reply to connect
+// lists the rooms that the client is subscribed to, and it subscribes to the others again.
 func (s *Session) restore(ctx context.Context, session string) []string {
 	within := s.mesh.RestoreWithin
 	if within == 0 {
@@ -293,25 +294,25 @@ func (s *Session) restore(ctx context.Context, session string) []string {
 	defer cancel()
 	rooms, err := s.mesh.Lease.Rooms(ctx, s.user, session)
 	if err != nil {
-		s.mesh.Log.Debug("session: its rooms are not restored", "user", s.user, "session", session, "error", err)
+		s.mesh.Log.Debug("session: the rooms of a session are not restored", "user", s.user, "session", session, "error", err)
 		return nil
 	}
 	return rooms[:min(len(rooms), maxSubscriptions)]
 }
 
-// rooms returns the rooms that the client is subscribed to; false before the reply to connect, since until then some are
-// missing.
+// rooms returns the rooms that the client is subscribed to; false before the reply to connect, since until then some
+// are missing.
 func (s *Session) rooms() ([]string, bool) {
 	if !s.connected.Load() {
 		return nil, false
 	}
-	return s.mesh.Rooms.LookedAt(s.conn), true
+	return s.mesh.Rooms.SubscribedRooms(s.conn), true
 }
 
-// maxDevice is how long the name of a device may be, in characters.
+// maxDevice bounds the name of a device, in characters.
 const maxDevice = 64
 
-// deviceName is what a user is shown of a client's own words.
+// deviceName returns the printable characters of a name that a client has sent, up to maxDevice.
 func deviceName(text string) string {
 	var name []rune
 	for _, r := range text {

@@ -7,7 +7,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// controls keeps the replies to control frames in the order of the frames: some of them wait for an owner.
+// controls sends the replies to control frames in the order of the frames, although some replies wait for an owner.
 type controls struct {
 	mu      sync.Mutex
 	waiting []*control
@@ -18,8 +18,8 @@ type control struct {
 	reply frame.Frame
 }
 
-// begin notes a control frame. The function that it returns queues the reply, as soon as the control frames before have
-// theirs; it is called once.
+// begin notes a control frame. The function that it returns is called once, and queues the reply as soon as the control
+// frames before have theirs.
 func (c *controls) begin(conn *hub.Conn) (reply func(frame.Frame)) {
 	one := &control{}
 	c.mu.Lock()

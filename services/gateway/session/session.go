@@ -1,5 +1,5 @@
-// Package session is the conversation with one client, whatever carries its frames and however they are encoded: each
-// frame is a command, a query, a signal, or one of the few that the gateway answers itself, and gets one reply.
+// Package session handles the frames of one client, independently of the transport and the encoding. A frame is a
+// command, a query, a signal, or a control frame, which the gateway answers itself; each gets one reply.
 package session
 
 import (
@@ -26,7 +26,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/signal"
 )
 
-// Mesh is what sessions talk to.
+// Mesh has the parts of the gateway that sessions use.
 type Mesh struct {
 	Catalog *catalog.Catalog
 	Access  *access.Access
@@ -36,14 +36,14 @@ type Mesh struct {
 	Queries *query.Asker
 	Lease   *lease.Lease
 	Signals *signal.Signals
-	Users   quota.Users // what is bounded for each user
+	Users   quota.Users // with the bounds of each user
 	Guard   *guard.Guard
 	Tracer  trace.Tracer
 	Log     *slog.Logger
 	// ConnectWithin is how long the reply to connect may take; 30 s when 0.
 	ConnectWithin time.Duration
-	// RestoreWithin is how long connect waits for the rooms of its session; 2 s when 0. Frames behind it wait as long, so
-	// that they take effect after it.
+	// RestoreWithin is how long connect waits for the rooms of its session; 2 s when 0. Frames behind it wait as long,
+	// so that they take effect after it.
 	RestoreWithin time.Duration
 }
 
@@ -52,19 +52,20 @@ const (
 	maxQueries       = 16
 	maxSubscriptions = 500
 
-	// A client that sends faster is not read for a while, and after that its frames are refused.
+	// frameRate and frameBurst bound the frames of one client. Frames beyond them are read later, by up to maxWait, and
+	// after that they are refused.
 	frameRate, frameBurst = 1000, 2000
 	maxWait               = 2 * time.Second
 )
 
-// Session is one client that has proved who it is.
+// Session is the connection of one authenticated client.
 type Session struct {
 	mesh   *Mesh
 	user   string
 	conn   *hub.Conn
 	sender *intake.Sender
 	quota  *quota.User
-	frames quota.Bucket // of the goroutine that reads
+	frames quota.Bucket // used by the goroutine that reads
 
 	token   token
 	connect *connecting
@@ -80,10 +81,10 @@ type Session struct {
 	closed bool
 }
 
-// Conn is where the frames to the client wait.
+// Conn returns the connection in the hub, where the frames to the client wait.
 func (s *Session) Conn() *hub.Conn { return s.conn }
 
-// after calls f when the time has come.
+// after calls f after a time. A panic in f closes the connection.
 func (s *Session) after(d time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(d, func() {
 		defer s.mesh.Guard.Recover("timer", func() { s.conn.Close(hub.Internal) })
@@ -93,7 +94,7 @@ func (s *Session) after(d time.Duration, f func()) *time.Timer {
 
 // Close ends the session. Commands that it sent are still carried out.
 func (s *Session) Close() {
-	// Deferred, so that a panic in one of them leaves none of the others out.
+	// Deferred, so that all of them run although one panics.
 	defer s.quota.Leave()
 	if s.conn == nil {
 		return
@@ -101,7 +102,7 @@ func (s *Session) Close() {
 	defer s.finishWork()
 	defer s.sender.Close()
 	defer s.mesh.Hub.Remove(s.conn)
-	defer s.mesh.Lease.Gone(s.conn.ID) // before the rooms are left
+	defer s.mesh.Lease.Gone(s.conn.ID) // before it leaves its rooms
 	s.token.stop()
 	s.connect.stop()
 }
@@ -115,15 +116,15 @@ func (s *Session) finishWork() {
 	s.quota.QueriesDone(s.asking)
 }
 
-// Handle takes what a client sent at once: one or more frames. It does not wait for other services, so that a client's
-// frames are taken in order; it waits when the client sends too fast.
+// Handle handles a message of a client: one or more frames, in order. It does not wait for other services. It waits
+// when the client sends too fast.
 func (s *Session) Handle(ctx context.Context, message []byte) {
 	for r, err := range frame.Decode(s.conn.Encoding(), message) {
 		s.HandleRequest(ctx, r, err)
 	}
 }
 
-// HandleRequest takes one frame, with what was wrong with it.
+// HandleRequest handles one frame, or refuses it with the error with which it was read.
 func (s *Session) HandleRequest(ctx context.Context, r frame.Request, err error) {
 	slowEnough := s.admit(len(r.Data.Bytes))
 	if err == nil && !slowEnough {
@@ -189,7 +190,8 @@ func WrongKind(e frame.Encoding) *refusal.Error {
 
 var tooFast = refusal.New(refusal.TooManyWaiting, "more frames are sent than %d a second; send fewer", frameRate)
 
-// admit counts a frame, and waits as long as the client is too fast; it reports false when that would be too long.
+// admit counts a frame, and waits while the client is too fast. It returns false when that would take longer than
+// maxWait.
 func (s *Session) admit(bytes int) bool {
 	wait, ok := s.frames.Reserve(time.Now(), quota.Cost(bytes), maxWait)
 	all, fair := s.quota.Frame(bytes, maxWait)
@@ -199,7 +201,7 @@ func (s *Session) admit(bytes int) bool {
 	return ok && fair
 }
 
-// reasonOf is why a session could not begin.
+// reasonOf returns the reason for which a connection ends that the hub does not add.
 func reasonOf(err error) hub.Reason {
 	switch {
 	case errors.Is(err, hub.ErrTooMany):

@@ -6,7 +6,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// signal relays a signal to those who are in its room.
+// signal relays a signal to the other members of its room.
 func (s *Session) signal(r frame.Request, declared *catalog.Signal) {
 	if err := s.mesh.Signals.Send(s.conn, declared, r.Data); err != nil {
 		s.conn.Send(frame.Refused(r.ID, access.Refusal(err)))

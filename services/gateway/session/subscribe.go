@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// roomsOf reads the rooms that a frame names into the message of its data, and lists each once.
+// roomsOf decodes the data of a frame into a message, and lists its rooms, each once.
 func roomsOf(r frame.Request, m interface {
 	proto.Message
 	GetRooms() []string
@@ -28,13 +28,13 @@ func roomsOf(r frame.Request, m interface {
 	return slices.Compact(rooms), nil
 }
 
-// subscribing gathers the answers for all rooms of one frame.
+// subscribing gathers the owners' answers for the rooms of one frame.
 type subscribing struct {
 	mu      sync.Mutex
 	missing int
 	rooms   []string
 	refused []*gatewayv1.RefusedRoom
-	first   *refusal.Error // of the rooms that are refused
+	first   *refusal.Error // the error of the first room that was refused
 	done    func(*subscribing)
 }
 
@@ -64,15 +64,15 @@ func (a *subscribing) reply(replyTo string) frame.Frame {
 
 var subscribedTooFast = refusal.New(refusal.TooManyWaiting, "too many rooms are subscribed to in a short time; wait a while")
 
-// subscribe asks whether the client may subscribe to rooms. The reply lists those that it may and those that it may not;
-// when it may subscribe to none, the reply is the refusal of the first.
+// subscribe subscribes the client to rooms. The reply lists those that it is subscribed to and those that were refused;
+// when all were refused, the reply is the error of the first.
 func (s *Session) subscribe(r frame.Request) {
 	reply := s.controls.begin(s.conn)
 	rooms, problem := roomsOf(r, &gatewayv1.Subscribe{})
-	if problem == nil && s.mesh.Rooms.Looking(s.conn)+int(s.pending.Load())+len(rooms) > maxSubscriptions {
+	if problem == nil && s.mesh.Rooms.CountSubscriptions(s.conn)+int(s.pending.Load())+len(rooms) > maxSubscriptions {
 		problem = refusal.New(refusal.TooManyWaiting, "a connection subscribes to %d rooms at most", maxSubscriptions)
 	}
-	if problem == nil && !s.quota.Look(len(rooms)) {
+	if problem == nil && !s.quota.Subscribe(len(rooms)) {
 		problem = subscribedTooFast
 	}
 	if problem != nil {
@@ -80,22 +80,22 @@ func (s *Session) subscribe(r frame.Request) {
 		return
 	}
 	all := &subscribing{missing: len(rooms), done: func(a *subscribing) { reply(a.reply(r.ID)) }}
-	s.lookAt(rooms, all.answer)
+	s.subscribeTo(rooms, all.answer)
 }
 
-// lookAt asks whether the client may subscribe to rooms. Each is answered by itself, by a refusal or nil.
-func (s *Session) lookAt(rooms []string, answer func(room string, refused *refusal.Error)) {
+// subscribeTo subscribes the client to rooms. Answer is called for each of them, with a refusal or nil.
+func (s *Session) subscribeTo(rooms []string, answer func(room string, refused *refusal.Error)) {
 	s.pending.Add(int64(len(rooms)))
 	done := s.allowed(answer)
 	for _, room := range rooms {
-		if known := s.mesh.Rooms.Look(s.conn, room, func(refused bool) { done(room, refused) }); !known {
+		if known := s.mesh.Rooms.Subscribe(s.conn, room, func(refused bool) { done(room, refused) }); !known {
 			s.pending.Add(-1)
 			answer(room, unknownRoom(room))
 		}
 	}
 }
 
-// allowed turns what an owner answers into the answer for a room that was counted as pending.
+// allowed returns the function that turns an owner's answer into the answer for a room that was counted as pending.
 func (s *Session) allowed(answer func(room string, refused *refusal.Error)) func(room string, refused bool) {
 	return func(room string, refused bool) {
 		s.pending.Add(-1)
@@ -119,7 +119,7 @@ func (s *Session) unsubscribe(r frame.Request) {
 		return
 	}
 	for _, room := range rooms {
-		s.mesh.Rooms.Unlook(s.conn, room)
+		s.mesh.Rooms.Unsubscribe(s.conn, room)
 	}
 	s.connect.unsubscribe(rooms, func() { reply(frame.Done(r.ID)) })
 }

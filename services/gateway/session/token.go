@@ -13,10 +13,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// expiryNotice is how long before the end of its token a client is told.
+// expiryNotice is how long before the end of its token a client is sent token_expiring.
 const expiryNotice = time.Minute
 
-// token holds the timers of the token that a session goes by.
+// token has the timers of a session's current token.
 type token struct {
 	mu     sync.Mutex
 	notice *time.Timer
@@ -37,8 +37,8 @@ func (t *token) stopTimers() {
 	}
 }
 
-// expires has the connection end when its token does. Clocks differ: a token is accepted for a leeway after it has expired,
-// and the connection lasts as long. A zero time is that of a token that does not expire.
+// expires closes the connection when its token expires. Clocks differ: a token is accepted for auth.Leeway after it has
+// expired, and the connection lasts as long. The zero time stands for a token that does not expire.
 func (s *Session) expires(at time.Time) {
 	s.token.mu.Lock()
 	defer s.token.mu.Unlock()
@@ -54,8 +54,8 @@ func (s *Session) expires(at time.Time) {
 	})
 }
 
-// authenticate renews the token. Checking it may wait for the keys of the sign-in, so it goes on beside the frames that
-// follow. When the new token does not hold, the old one goes on until it expires.
+// authenticate renews the token. Checking it may wait for keys from the identity provider, so it does not hold up the
+// frames that follow. When the new token is refused, the old one stays in force until it expires.
 func (s *Session) authenticate(ctx context.Context, r frame.Request) {
 	reply := s.controls.begin(s.conn)
 	var a gatewayv1.Authenticate

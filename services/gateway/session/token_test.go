@@ -29,7 +29,8 @@ func (hourly) Verify(_ context.Context, token string) (auth.User, error) {
 	return auth.User{ID: "alice", Expires: time.Now().Add(time.Hour)}, nil
 }
 
-// A client is told a minute before its connection ends with its token, and after a renewal a minute before the new end.
+// A client gets token_expiring a minute before its connection ends with its token, and after a renewal a minute before
+// the new end.
 func TestToken_ItsEndIsAnnouncedAgainAfterARenewal(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

@@ -9,7 +9,7 @@ type Metrics struct {
 	Lost      prometheus.Counter
 }
 
-// NewMetrics registers them; without a registry they count for themselves.
+// NewMetrics makes the metrics, and registers them unless the registry is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Sent: prometheus.NewCounter(prometheus.CounterOpts{

@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// channels is how many channels there are on Redis. Each gateway is subscribed to all of them: what changes with the
-	// rooms that it has connections in is nothing.
+	// channels is how many channels there are on Redis. Each gateway is subscribed to all of them: what changes with
+	// the rooms that it has connections in is nothing.
 	channels = 64
 	// gather is how long signals wait for others of their channel.
 	gather = 2 * time.Millisecond
-	// maxPublished is how many signals one message carries.
+	// maxPublished bounds the signals of one message.
 	maxPublished = 256
-	// heartbeat is how often Redis is asked for an answer when it has sent nothing.
+	// heartbeat is how often Redis is pinged when it has sent nothing.
 	heartbeat = 2 * time.Second
-	// again is the pause before Redis is tried again.
+	// again is the pause before the next attempt to reach Redis.
 	again = 200 * time.Millisecond
 )
 
@@ -39,7 +39,7 @@ func (s *Signals) channelName(n int) string {
 	return fmt.Sprintf("%sedumatrix:signals:%d", s.options.Prefix, n)
 }
 
-// receive delivers what other gateways publish. Redis counts as available while it answers here.
+// receive delivers the signals of other gateways. Redis counts as available while this connection gets answers.
 func (s *Signals) receive(ctx context.Context) {
 	names := make([]string, channels)
 	for n := range names {
@@ -95,12 +95,12 @@ func (s *Signals) setAvailable(available bool, err error) {
 	}
 }
 
-// deliverAll delivers what another gateway has published.
+// deliverAll delivers the signals of a message of another gateway.
 func (s *Signals) deliverAll(payload string) {
 	defer s.options.Guard.Recover("signals", nil)
 	var all meshv1.Signals
 	if err := proto.Unmarshal([]byte(payload), &all); err != nil {
-		s.options.Log.Warn("signal: what was published cannot be read", "error", err)
+		s.options.Log.Warn("signal: a message of another gateway cannot be read", "error", err)
 		return
 	}
 	if all.Gateway == s.gateway {
@@ -113,14 +113,14 @@ func (s *Signals) deliverAll(payload string) {
 		}
 		m := declared.Type.New().Interface()
 		if err := proto.Unmarshal(signal.Body, m); err != nil {
-			s.options.Log.Warn("signal: cannot be read", "signal", signal.Name, "error", err)
+			s.options.Log.Warn("signal: a signal cannot be read", "signal", signal.Name, "error", err)
 			continue
 		}
 		s.deliver(declared, signal.Room, signal.Actor, "", m)
 	}
 }
 
-// publish sends what waits to the other gateways.
+// publish sends the waiting signals to the other gateways.
 func (s *Signals) publish(ctx context.Context) {
 	for {
 		select {
@@ -132,7 +132,7 @@ func (s *Signals) publish(ctx context.Context) {
 			return
 		}
 		if err := s.publishAll(ctx); err != nil && ctx.Err() == nil {
-			// Those are lost: they were true for a moment only. The next ones are refused until Redis answers again.
+			// These signals are lost. The next ones are refused until Redis answers again.
 			s.options.Metrics.Lost.Inc()
 			s.options.Log.Debug("signal: signals were lost", "error", err)
 		}

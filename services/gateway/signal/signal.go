@@ -1,6 +1,6 @@
-// Package signal relays what is true for a moment only, such as that somebody is typing: between the connections that
-// are in a room by the log, over all gateways, by Redis Pub/Sub. A signal is not stored, is never resumed, and is dropped
-// first. Which signals there are is declared in proto/.
+// Package signal relays signals, such as "is typing", between the connections that are in a room by the log, over all
+// gateways, through Redis Pub/Sub. A signal is not stored, is not sent again to clients that resume, and is dropped
+// first under load. Signals are declared in proto/.
 package signal
 
 import (
@@ -30,14 +30,14 @@ type Options struct {
 	Hub     *hub.Hub
 	// Redis carries signals between gateways. Without it, and while it does not answer, signals are refused.
 	Redis *redis.Client
-	// Prefix goes before the names of channels, so that several installations can share a server.
+	// Prefix begins the names of channels, so that several installations can share a server.
 	Prefix  string
 	Metrics *Metrics
 	Guard   *guard.Guard
 	Log     *slog.Logger
 }
 
-// Signals are those of one gateway.
+// Signals relays the signals of one gateway.
 type Signals struct {
 	options   Options
 	gateway   string
@@ -50,13 +50,13 @@ type Signals struct {
 	waiting  int
 }
 
-// bucketOf names what a rate is counted for: a connection, or a user, and a signal.
+// bucketOf identifies the subject of a rate: a signal of a connection or of a user.
 type bucketOf struct{ who, signal string }
 
-// burst is how many seconds' worth of signals may come at once.
+// burst is the number of signals that may be sent at once, in seconds of their rate.
 const burst = 5
 
-// maxWaiting is how many signals may wait until they are published.
+// maxWaiting bounds the signals that wait to be published.
 const maxWaiting = 4096
 
 // New makes the Signals of a gateway. They are refused until Run has reached Redis.
@@ -68,7 +68,7 @@ func New(o Options) *Signals {
 		buckets: map[bucketOf]*quota.Bucket{}}
 }
 
-// Send relays a signal of a connection to all who are in its room. The error is a refusal.
+// Send relays a signal of a connection to the other members of its room. The error is a refusal.
 func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data frame.Data) error {
 	if len(data.Bytes) > declared.Bytes {
 		return refusal.New(refusal.InvalidField, "data of %s has at most %d bytes", declared.Name, declared.Bytes)
@@ -102,7 +102,7 @@ func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data frame.Data) e
 	return nil
 }
 
-// enqueue takes a signal to be published, if the rates allow it.
+// enqueue adds a signal to those that wait to be published, if the rates allow it.
 func (s *Signals) enqueue(c *hub.Conn, declared *catalog.Signal, signal *meshv1.Signal) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,7 +133,7 @@ func (s *Signals) take(who string, declared *catalog.Signal) bool {
 	return b.Take(time.Now(), 1)
 }
 
-// forget drops the buckets now and then: one that is not used is full again after burst seconds.
+// forget removes all buckets from time to time: an unused one is full after burst seconds.
 func (s *Signals) forget(ctx context.Context) error {
 	tick := time.NewTicker(12 * burst * time.Second)
 	defer tick.Stop()
@@ -156,14 +156,14 @@ func (s *Signals) forget(ctx context.Context) error {
 	}
 }
 
-// deliver gives a signal to the connections of this gateway that are in its room, but for the one that sent it.
+// deliver queues a signal for the connections of this gateway that are in its room, except the one that sent it.
 func (s *Signals) deliver(declared *catalog.Signal, room, actor, except string, m proto.Message) {
 	shared := &frame.Shared{Frame: frame.Signal(declared.Name, room, actor, m)}
 	if _, err := shared.Encode(frame.JSON); err != nil {
-		s.options.Log.Error("signal: cannot be shown", "signal", declared.Name, "error", err)
+		s.options.Log.Error("signal: a signal cannot be encoded", "signal", declared.Name, "error", err)
 		return
 	}
-	key := room + "\x00" + actor + "\x00" + declared.Name // of a client that does not keep up, the newest stands for all
+	key := room + "\x00" + actor + "\x00" + declared.Name // the newest replaces older ones in the queue of a client that does not keep up
 	n := s.options.Hub.View(declared.Owner).Signal(room, except, key, shared)
 	s.options.Metrics.Delivered.Add(float64(n))
 }

@@ -18,12 +18,12 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// grace is how long everything that is left may take when a connection ends: the frames that wait, the reason of the
-// end, and the client's own end.
+// grace is how long the end of a connection may take: writing the frames that wait and the close frame, and reading the
+// client's close frame.
 const grace = 5 * time.Second
 
-// connection is one socket. Its reader (reader.go) has a goroutine for as long as it lives, its writer (writer.go) only
-// while something waits to be written.
+// connection is one socket. Its reader (reader.go) has a goroutine for as long as the socket is open, its writer
+// (writer.go) only while frames wait.
 type connection struct {
 	server   *Server
 	socket   *websocket.Conn // only reads: whatever is written goes through send
@@ -31,30 +31,30 @@ type connection struct {
 	encoding frame.Encoding
 	conn     *hub.Conn
 
-	seen        atomic.Int64 // when the client last showed that it is there, in nanoseconds since 1970
+	seen        atomic.Int64 // when the client was last known to be there, in nanoseconds since 1970
 	unconfirmed atomic.Int64 // bytes written since then
 
 	pingDue atomic.Bool
-	ending  atomic.Bool // the write deadline is that of the end
+	ending  atomic.Bool // the write deadline is the last one, see cut
 	mu      sync.Mutex
-	pong    []byte // the payload of a ping that is to be answered; nil: there is none
+	pong    []byte // the payload of a ping that is to be answered, or nil
 
-	// Of the writer.
+	// Used by the writer alone.
 	armed    time.Time // when the write deadline was set
 	torn     bool      // a write ended in the middle
 	finished bool
 
 	slot    int            // in the wheel
-	written sync.WaitGroup // done when the writer has written the reason of the end
+	written sync.WaitGroup // done when the writer has written the close frame
 }
 
-// handshake is what the request of a connection says.
+// handshake has what the request of a connection contains.
 type handshake struct {
-	user   *auth.User // by the header Authorization; nil: there was none
+	user   *auth.User // that of the header Authorization; nil where there was none
 	device string
 }
 
-// serve is the life of a connection after its upgrade.
+// serve handles a connection after its upgrade, until it has ended.
 func (c *connection) serve(ctx context.Context, h handshake) {
 	o := c.server.options
 	defer c.server.leave()
@@ -106,8 +106,8 @@ func (c *connection) serve(ctx context.Context, h handshake) {
 	c.written.Wait()
 }
 
-// first waits for the first message of the client. The error is a refusal of it; it returns false where there was none,
-// and the connection is to end.
+// first waits for the first message of the client, and returns it or the refusal of it. It returns false where there
+// was none, after closing the connection.
 func (c *connection) first() (message []byte, refused error, ok bool) {
 	_ = c.net.SetReadDeadline(time.Now().Add(c.server.options.Handshake))
 	message, err := c.read()
@@ -119,7 +119,7 @@ func (c *connection) first() (message []byte, refused error, ok bool) {
 	case errors.Is(err, errOther):
 		return nil, session.WrongKind(c.encoding), true
 	case timeout(err):
-		// The deadline has passed for good, so nothing more is read: a late frame gets a reset.
+		// Nothing can be read after a deadline, so a late frame is answered by a reset.
 		c.sendClosing(hub.ConnectTimeout)
 		c.end(hub.ConnectTimeout)
 	}
@@ -139,7 +139,7 @@ func (c *connection) start(ctx context.Context, s *session.Session, next func() 
 	}
 }
 
-// reject tells the client why there is no session, and ends the connection.
+// reject sends the client why it has no session, and closes the connection.
 func (c *connection) reject(replyTo string, rejected *session.RejectedError) {
 	if rejected.Refusal != nil {
 		c.sendFrame(frame.Refused(replyTo, rejected.Refusal))
@@ -149,8 +149,8 @@ func (c *connection) reject(replyTo string, rejected *session.RejectedError) {
 	c.drain()
 }
 
-// drain reads what the client still sends, until it closes: a socket that is closed with something unread in it takes
-// back what was written last, the reason of the end.
+// drain reads until the client closes. Closing a socket with unread data would discard what was written last, which is
+// the close frame.
 func (c *connection) drain() {
 	_ = c.net.SetReadDeadline(time.Now().Add(grace))
 	c.discard()
@@ -167,7 +167,8 @@ func (c *connection) discard() {
 	}
 }
 
-// abandon lets the system forget what the client has not taken; otherwise it would offer it for a quarter of an hour.
+// abandon makes the system discard the data that the client has not acknowledged, instead of retransmitting it for
+// minutes.
 func (c *connection) abandon() {
 	if tcp, ok := c.net.(interface{ SetLinger(int) error }); ok {
 		_ = tcp.SetLinger(0)

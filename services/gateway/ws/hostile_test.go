@@ -27,7 +27,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// works is what everybody else must be able to do, whatever one user does: connect, send a command, and get what is said.
+// works is what everybody else must be able to do, whatever one user does: connect, send a command, and get what is
+// said.
 func (m *mesh) works(t testing.TB) {
 	t.Helper()
 	got := make(chan client.Event, 1)
@@ -274,8 +275,8 @@ func TestHostile_ConnectionsAreBoundedInTime(t *testing.T) {
 	m.works(t)
 }
 
-// BenchmarkHostile compares how long another user takes to connect, send and get an event while nobody does harm, with the
-// same beside each hostile user, in one run: p99 in ms, and as a ratio.
+// BenchmarkHostile compares how long another user takes to connect, send and get an event while nobody does harm, with
+// the same beside each hostile user, in one run: p99 in ms, and as a ratio.
 func BenchmarkHostile(b *testing.B) {
 	long := strings.Repeat("i", 60_000)
 	users := []struct {

@@ -16,7 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/ws"
 )
 
-// maxIdle is what an idle connection may cost, in bytes: its heap, its stacks, and the same of the test's own end of it.
+// maxIdle is what an idle connection may cost, in bytes: its heap, its stacks, and the same of the test's own end of
+// it.
 const maxIdle = 17_000
 
 func TestIdleConnection_CostsLittle(t *testing.T) {

@@ -8,7 +8,7 @@ type Metrics struct {
 	Closed *prometheus.CounterVec
 }
 
-// NewMetrics registers them; without a registry they count for themselves.
+// NewMetrics makes the metrics, and registers them unless the registry is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Frames: prometheus.NewCounter(prometheus.CounterOpts{

@@ -65,8 +65,8 @@ func TestConnect_TheTokensOfFrameAndHeaderNameTheSameUser(t *testing.T) {
 	}
 }
 
-// Frames may be sent behind connect without waiting, in the same message or in others. They are answered before the rooms
-// of the user are open, and so is a heartbeat sent.
+// Frames may be sent behind connect without waiting, in the same message or in others. They are answered before the
+// rooms of the user are open, and so is a heartbeat sent.
 func TestConnect_FramesBehindItAreAnsweredWhileAnOwnerIsAway(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 20 * time.Millisecond})
@@ -126,7 +126,7 @@ func TestHeartbeat_IsASignOfLife(t *testing.T) {
 	}
 }
 
-// A page cannot see the answer to a handshake that is refused, so all but a refused origin is told after the upgrade.
+// A page cannot see the answer to a refused handshake, so it gets every error but that of its origin after the upgrade.
 func TestBrowser_IsToldAfterTheUpgrade(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -157,7 +157,7 @@ func TestBrowser_IsToldThatTheGatewayIsFull(t *testing.T) {
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) {
 		s.handler = func(sockets *ws.Server) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if !sockets.TellFull(w, r) {
+				if !sockets.RefuseFull(w, r) {
 					w.WriteHeader(http.StatusServiceUnavailable)
 				}
 			})
@@ -206,8 +206,8 @@ func TestBrowser_IsToldThatTheGatewayIsFull(t *testing.T) {
 	}, 10*time.Second, 10*time.Millisecond)
 }
 
-// The first frame has the bound that all frames have. A larger one is not read to its end, so there is no id to reply to:
-// the client sees the close code.
+// The first frame has the bound that all frames have. A larger one is not read to its end, so there is no id to reply
+// to: the client sees the close code.
 func TestConnect_AFirstFrameThatIsTooLargeIsClosedWith1009(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -445,7 +445,8 @@ func TestError_NamesTheFieldAndTheTrace(t *testing.T) {
 	require.NotContains(t, f.Error, "retry_after_ms", "waiting does not help")
 }
 
-// Whatever has a code of its own is closed after a frame that says so, and clients know by the code whether to come back.
+// Whatever has a code of its own is closed after a frame that says so, and clients know by the code whether to come
+// back.
 func TestClosing_CodesSayWhetherToReconnect(t *testing.T) {
 	t.Parallel()
 	values := gatewayv1.CloseCode(0).Descriptor().Values()

@@ -15,15 +15,15 @@ import (
 )
 
 var (
-	errTooLarge = errors.New("frame too large")
-	errOther    = errors.New("a message of the other kind")
+	errTooLarge = errors.New("message too large")
+	errOther    = errors.New("message of the other kind")
 )
 
-// messageKind is the kind of WebSocket message that has the frames of an encoding.
+// messageKind is the kind of WebSocket message that contains the frames of an encoding.
 var messageKind = [frame.Encodings]int{frame.JSON: websocket.TextMessage, frame.Protobuf: websocket.BinaryMessage}
 
-// readAll hands the client's messages over one by one, until the connection ends. From then on it reads only for the
-// client's own end, within grace.
+// readAll has the session handle the client's messages one by one, until the connection ends. Then it waits for the
+// client's close frame, within grace.
 func (c *connection) readAll(ctx context.Context, s *session.Session) {
 	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
 	for !c.conn.Ended() {
@@ -76,13 +76,13 @@ func (c *connection) read() ([]byte, error) {
 	}
 }
 
-// alive notes that the client is there.
+// alive notes that the client was heard from.
 func (c *connection) alive() {
 	c.seen.Store(time.Now().UnixNano())
 	c.unconfirmed.Store(0)
 }
 
-// pinged answers a ping of the client. Of several that wait only the newest is answered.
+// pinged answers a ping of the client. Of several waiting ones only the newest is answered.
 func (c *connection) pinged(payload string) error {
 	c.alive()
 	if c.conn == nil {

@@ -5,11 +5,12 @@ import (
 	"syscall"
 )
 
-// tcpNotsentLowat is TCP_NOTSENT_LOWAT of tcp(7), which package syscall does not have.
+// tcpNotsentLowat is TCP_NOTSENT_LOWAT of tcp(7), which package syscall lacks.
 const tcpNotsentLowat = 25
 
-// limitUnsent bounds what the system takes of a connection beyond what is on its way to the client. Otherwise it takes
-// megabytes: pings would wait behind them, and a client on a slow link would not seem to take anything for many seconds.
+// limitUnsent bounds the bytes that the system buffers of a connection beyond those on their way to the client.
+// Otherwise it buffers megabytes: pings would wait behind them, and a client on a slow link would seem to accept
+// nothing for many seconds.
 func limitUnsent(c net.Conn) {
 	s, ok := c.(syscall.Conn)
 	if !ok {

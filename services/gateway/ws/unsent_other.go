@@ -4,8 +4,8 @@ package ws
 
 import "net"
 
-// limitUnsent bounds what the system takes of a connection. Where it cannot tell what was sent from what was not, that
-// also bounds how much is on its way.
+// limitUnsent bounds the bytes that the system buffers of a connection. Without TCP_NOTSENT_LOWAT that includes the
+// bytes on their way to the client.
 func limitUnsent(c net.Conn) {
 	if s, ok := c.(interface{ SetWriteBuffer(int) error }); ok {
 		_ = s.SetWriteBuffer(2 * maxUnsent)

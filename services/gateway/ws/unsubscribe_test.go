@@ -28,9 +28,9 @@ func (m *mesh) posted(n int) envelope.Event {
 		fmt.Sprintf(`{"post_id":"7","author_id":"carol","body":"%d"}`, n))
 }
 
-// Subscriptions that connect began end also where their owner has not answered yet: nothing of them follows the reply to
-// unsubscribe, and the reply to connect does not contain them. This holds for a client that resumes, one that does not,
-// and one whose rooms are those of its session.
+// Subscriptions that connect began end also where their owner has not answered yet: nothing of them follows the reply
+// to unsubscribe, and the reply to connect does not contain them. This holds for a client that resumes, one that does
+// not, and one whose rooms are those of its session.
 func TestUnsubscribe_BehindAConnectEndsWhatItSubscribedTo(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ resumes, restores bool }{
@@ -104,8 +104,8 @@ func withToken(t *testing.T, data []byte) []byte {
 	return text
 }
 
-// A frame unsubscribed that comes before the reply to a subscribe under way concerns the subscription before it: the new
-// one holds.
+// A frame unsubscribed that comes before the reply to a subscribe under way concerns the subscription before it: the
+// new one holds.
 func TestSubscribe_IsNotEndedByAnUnsubscribedBeforeItsReply(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.lease = 50 * time.Millisecond })

@@ -8,11 +8,11 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// slots is how many parts a period between pings is divided into. Each connection is in one of them, by chance: pings are
+// slots is the number of parts of a period between pings. Each connection is in a random one of them, so that pings are
 // spread over the period even when all clients connected at once.
 const slots = 64
 
-// wheel has every connection pinged once a period, with one goroutine and one timer for all.
+// wheel pings every connection once a period, with one goroutine and one timer for all.
 type wheel struct {
 	period time.Duration
 
@@ -44,7 +44,7 @@ func (w *wheel) remove(c *connection) {
 	w.count--
 }
 
-// run turns the wheel for as long as there are connections.
+// run pings for as long as there are connections.
 func (w *wheel) run() {
 	tick := time.NewTicker(max(w.period/slots, time.Millisecond))
 	defer tick.Stop()
@@ -70,7 +70,7 @@ func (w *wheel) run() {
 	}
 }
 
-// ping asks the client whether it is there, and gives it up when it has not shown that for two periods.
+// ping sends the client a ping, or closes the connection when the client was silent for two periods.
 func (c *connection) ping(now time.Time) {
 	defer c.server.options.Guard.Recover("ping", func() { c.conn.Close(hub.Internal) })
 	if now.UnixNano()-c.seen.Load() >= int64(2*c.server.options.Ping) {

@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// minProgress is how many bytes a client has to let through within Options.WriteWait.
+	// minProgress is how many bytes a client has to accept within Options.WriteWait.
 	minProgress = 4 << 10
-	// chunk is how much is written at once, and how long a fragment of a frame is. Pings go between two chunks.
+	// chunk bounds a write and a fragment of a frame, in bytes. Pings go between two chunks.
 	chunk = 16 << 10
-	// maxUnsent is how much the system may hold that is not on its way to the client yet.
+	// maxUnsent bounds the bytes that the system holds and that are not on their way to the client yet.
 	maxUnsent = 64 << 10
-	// buffered is more than what may be under way without the client having received any of it, see limitUnsent. What
-	// is written beyond that proves that the client is there.
+	// buffered is more than may be under way without the client having received any of it, see limitUnsent. A write
+	// beyond that proves that the client is there.
 	buffered = 4 * maxUnsent
 )
 
@@ -33,10 +33,10 @@ const (
 	opPong         = 0xA
 )
 
-// operation is the code of the messages that have the frames of an encoding.
+// operation is the code of the messages that contain the frames of an encoding.
 var operation = [frame.Encodings]byte{frame.JSON: opText, frame.Protobuf: opBinary}
 
-// batch is what a writer needs while it writes.
+// batch is the memory of a writer while it writes.
 type batch struct {
 	frames [][]byte
 	bytes  []byte
@@ -44,7 +44,7 @@ type batch struct {
 
 var batches = sync.Pool{New: func() any { return &batch{bytes: make([]byte, 0, 2*chunk+64)} }}
 
-// cut cuts a write short that is stuck: everything that is left has to be written within grace.
+// cut limits the time of everything that is still to be written, and of a write that is stuck, to grace.
 func (c *connection) cut() {
 	if c.ending.Swap(true) {
 		return
@@ -52,7 +52,7 @@ func (c *connection) cut() {
 	_ = c.net.SetWriteDeadline(time.Now().Add(grace))
 }
 
-// write writes what waits, until nothing waits or the connection ends.
+// write writes the frames that wait, until none wait or the connection ends.
 func (c *connection) write() {
 	defer c.server.options.Guard.Recover("writer", func() {
 		c.conn.Close(hub.Internal)
@@ -97,7 +97,7 @@ func (c *connection) write() {
 	}
 }
 
-// finish has the reader end, after so long a time for the client's own end.
+// finish ends the reader after a time in which the client may send its close frame.
 func (c *connection) finish(wait time.Duration) {
 	if !c.finished {
 		c.finished = true
@@ -106,7 +106,7 @@ func (c *connection) finish(wait time.Duration) {
 	}
 }
 
-// writeBatch writes frames, several in one write. A long one goes in fragments, so that pings need not wait for its end.
+// writeBatch writes frames, several in one write. A long frame is fragmented, so that pings need not wait for its end.
 func (c *connection) writeBatch(b *batch) error {
 	out := c.appendControls(b.bytes[:0])
 	for i := range b.frames {
@@ -131,7 +131,7 @@ func (c *connection) writeBatch(b *batch) error {
 	return c.send(out)
 }
 
-// appendControls appends the ping and the pong that are due.
+// appendControls appends a ping and a pong where they are due.
 func (c *connection) appendControls(b []byte) []byte {
 	if c.pingDue.Load() && c.pingDue.Swap(false) {
 		b = appendHeader(b, opPing, true, 0)
@@ -145,7 +145,7 @@ func (c *connection) appendControls(b []byte) []byte {
 	return b
 }
 
-// appendHeader appends the header of a frame as servers send it, without a mask.
+// appendHeader appends the header of a frame of a server, without a mask.
 func appendHeader(b []byte, op byte, final bool, length int) []byte {
 	if final {
 		op |= 0x80
@@ -160,7 +160,7 @@ func appendHeader(b []byte, op byte, final bool, length int) []byte {
 	}
 }
 
-// send writes bytes as they are, for as long as the client takes them. The error is a timeout when it does not.
+// send writes bytes, for as long as the client accepts them. The error is a timeout when it does not.
 func (c *connection) send(parts ...[]byte) error {
 	c.torn = true
 	for _, b := range parts {
@@ -183,7 +183,8 @@ func (c *connection) send(parts ...[]byte) error {
 	return nil
 }
 
-// arm sets the write deadline, once a second: setting it for each write costs more than the write of a small frame.
+// arm sets the write deadline, at most once a second: setting it for each write costs more than the write of a small
+// frame.
 func (c *connection) arm() {
 	now, wait := time.Now(), c.server.options.WriteWait
 	if c.ending.Load() || now.Sub(c.armed) < min(time.Second, wait/8) {
@@ -191,25 +192,25 @@ func (c *connection) arm() {
 	}
 	c.armed = now
 	_ = c.net.SetWriteDeadline(now.Add(wait))
-	if c.ending.Load() { // cut came between
+	if c.ending.Load() { // cut was called meanwhile
 		_ = c.net.SetWriteDeadline(now.Add(grace))
 	}
 }
 
 // sendFrame sends a frame before there is a queue.
 func (c *connection) sendFrame(f frame.Frame) {
-	text, _ := f.Encode(c.encoding) // of the gateway's own, which always has a form
+	text, _ := f.Encode(c.encoding) // of the gateway itself, which never fails
 	_ = c.send(append(appendHeader(nil, operation[c.encoding], true, len(text)), text...))
 }
 
-// sendClosing sends why the connection ends before there is a queue.
+// sendClosing sends the frame closing before there is a queue.
 func (c *connection) sendClosing(r hub.Reason) {
 	if f, ok := r.Frame(); ok {
 		c.sendFrame(f)
 	}
 }
 
-// end sends the client the reason, as far as it lets that through.
+// end sends the close frame, if the client accepts it within grace.
 func (c *connection) end(r hub.Reason) {
 	c.cut()
 	text := websocket.FormatCloseMessage(r.Code, r.Text)

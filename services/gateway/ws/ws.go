@@ -1,5 +1,5 @@
-// Package ws carries sessions over WebSocket: the handshake, a goroutine that reads, and one that writes while something
-// waits to be written.
+// Package ws carries sessions over WebSocket: the handshake, a goroutine that reads, and one that writes while
+// something waits to be written.
 package ws
 
 import (
@@ -29,23 +29,22 @@ type Options struct {
 	Mesh   *session.Mesh
 	// Handshake is how long a client may take to send its connect frame; 10 s when 0.
 	Handshake time.Duration
-	// Ping is how often a client is asked whether it is there, 25 s when 0. One that has not shown that for twice as
-	// long is gone.
+	// Ping is how often a client is sent a ping, 25 s when 0. A client that was silent for twice as long is closed.
 	Ping time.Duration
-	// WriteWait is how long a client may take to let some KiB through; 10 s when 0. One that does is not slow.
+	// WriteWait is how long a client may take to accept 4 KiB, however slow its link; 10 s when 0.
 	WriteWait time.Duration
 	Guard     *guard.Guard
 	Metrics   *Metrics
 	Log       *slog.Logger
 }
 
-// Server takes WebSocket connections.
+// Server accepts WebSocket connections.
 type Server struct {
 	options  Options
 	upgrader websocket.Upgrader
 	wheel    wheel
 
-	telling atomic.Int64 // pages that are told that this gateway is full
+	refusing atomic.Int64 // pages that are refused because this gateway is full
 
 	mu     sync.Mutex
 	ending bool
@@ -77,14 +76,14 @@ func New(o Options) *Server {
 	}}
 }
 
-// Stop takes no more connections.
+// Stop refuses further connections.
 func (s *Server) Stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ending = true
 }
 
-// Wait returns when all connections have ended, or with the context.
+// Wait waits until all connections or the context have ended.
 func (s *Server) Wait(ctx context.Context) {
 	done := make(chan struct{})
 	go func() { s.open.Wait(); close(done) }()
@@ -112,7 +111,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		stopping := &session.RejectedError{Reason: hub.Shutdown,
 			Refusal: refusal.New(refusal.Unavailable, "this gateway is stopping, connect again")}
 		if browser(r) {
-			s.tell(w, r, stopping, func() {})
+			s.refuseUpgraded(w, r, stopping, func() {})
 			return
 		}
 		refuse(w, http.StatusServiceUnavailable, stopping.Refusal)
@@ -127,13 +126,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	go c.serve(context.Background(), h)
 }
 
-// browser reports whether a web page connects: it cannot see the answer to a handshake that is refused.
+// browser reports whether a web page connects, which cannot see the answer to a refused handshake.
 func browser(r *http.Request) bool { return r.Header.Get("Origin") != "" }
 
-// upgrade checks a request and answers it. Without a connection it was refused.
+// upgrade checks a request and upgrades it. It returns no connection where the request was refused.
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*connection, handshake) {
 	defer s.options.Guard.Recover("upgrade", func() {
-		refuse(w, http.StatusInternalServerError, refusal.New(refusal.Internal, "something went wrong here"))
+		refuse(w, http.StatusInternalServerError, refusal.New(refusal.Internal, "the gateway failed"))
 	})
 	h := handshake{device: r.UserAgent()}
 	if !s.options.Access.Origin(r) {
@@ -158,7 +157,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*connection, h
 	if err != nil {
 		rejected, status := rejection(err)
 		if browser(r) {
-			s.tell(w, r, rejected, func() {})
+			s.refuseUpgraded(w, r, rejected, func() {})
 			return nil, h
 		}
 		refuse(w, status, rejected.Refusal)
@@ -168,7 +167,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*connection, h
 	return c, h
 }
 
-// rejection is why a request is rejected whose token could not be read or checked, and the HTTP status for that.
+// rejection returns the error and the HTTP status for a request whose token could not be read or checked.
 func rejection(err error) (*session.RejectedError, int) {
 	r := access.Refusal(err)
 	switch r.Code {
@@ -180,7 +179,7 @@ func rejection(err error) (*session.RejectedError, int) {
 	return &session.RejectedError{Reason: hub.Unavailable, Refusal: r}, http.StatusServiceUnavailable
 }
 
-// accept upgrades a request; it returns nil where that fails, and the request was answered.
+// accept upgrades a request. It returns nil where that fails, after answering the request.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding) *connection {
 	var header http.Header
 	if len(websocket.Subprotocols(r)) > 0 {
@@ -198,25 +197,27 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding
 	return c
 }
 
-// maxTelling is how many web pages are told at a time that this gateway is full. Each has a file open meanwhile, up to grace.
-const maxTelling = 32
+// maxRefusing bounds the web pages that are refused at a time because this gateway is full. Each has a file open until
+// it has closed, up to grace.
+const maxRefusing = 32
 
-// TellFull refuses the request of a web page because this gateway accepts no more connections. It returns false where the
-// request is still to be answered: by a program, which sees the HTTP status, or beyond maxTelling.
-func (s *Server) TellFull(w http.ResponseWriter, r *http.Request) bool {
+// RefuseFull refuses the request of a web page because this gateway accepts no more connections. It returns false where
+// the request is still to be answered: by a program, which sees the HTTP status, or beyond maxRefusing.
+func (s *Server) RefuseFull(w http.ResponseWriter, r *http.Request) bool {
 	if !browser(r) || !s.options.Access.Origin(r) {
 		return false
 	}
-	if s.telling.Add(1) > maxTelling {
-		s.telling.Add(-1)
+	if s.refusing.Add(1) > maxRefusing {
+		s.refusing.Add(-1)
 		return false
 	}
-	s.tell(w, r, &session.RejectedError{Reason: hub.GatewayFull}, func() { s.telling.Add(-1) })
+	s.refuseUpgraded(w, r, &session.RejectedError{Reason: hub.GatewayFull}, func() { s.refusing.Add(-1) })
 	return true
 }
 
-// tell upgrades the request of a web page only to send why it is refused, and calls done when the connection is closed.
-func (s *Server) tell(w http.ResponseWriter, r *http.Request, rejected *session.RejectedError, done func()) {
+// refuseUpgraded upgrades the request of a web page only to send why it is refused, and calls done when the connection
+// is closed.
+func (s *Server) refuseUpgraded(w http.ResponseWriter, r *http.Request, rejected *session.RejectedError, done func()) {
 	encoding, _ := frame.Choose(websocket.Subprotocols(r))
 	c := s.accept(w, r, encoding)
 	if c == nil {
@@ -231,7 +232,7 @@ func (s *Server) tell(w http.ResponseWriter, r *http.Request, rejected *session.
 	}()
 }
 
-// refuse answers a handshake that does not become a connection.
+// refuse answers a handshake with an error.
 func refuse(w http.ResponseWriter, status int, r *refusal.Error) {
 	w.Header().Set("Content-Type", "application/json")
 	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {

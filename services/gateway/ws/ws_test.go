@@ -41,8 +41,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// tokens are names of users; "bad" does not hold, "short-<name>" holds for less than a minute, and "brief-<name>" expires
-// at once.
+// tokens are names of users; "bad" does not hold, "short-<name>" holds for less than a minute, and "brief-<name>"
+// expires at once.
 type tokens struct{}
 
 func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
@@ -330,8 +330,8 @@ func TestCommand_WithoutAnIDIsToldTheOneItGot(t *testing.T) {
 	require.True(t, catalog.ValidID(f.Outcome.CommandID))
 }
 
-// The first frame of a client is read as strictly as the ones after it, but for fields that are not known: a newer client
-// may send them.
+// The first frame of a client is read as strictly as the ones after it, but for fields that are not known: a newer
+// client may send them.
 func TestConnect_ItsDataIsReadStrictly(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -377,7 +377,7 @@ func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 		code   string
 		says   string
 	}{
-		{"", http.Header{"Authorization": {"Bearer alice", "Bearer alice"}}, 400, refusal.Malformed, "Authorization is there 2 times"},
+		{"", http.Header{"Authorization": {"Bearer alice", "Bearer alice"}}, 400, refusal.Malformed, "the header Authorization 2 times"},
 		{"", http.Header{"Authorization": {"Bearer"}}, 401, refusal.Unauthorized, "no token after Bearer"},
 	} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http"+strings.TrimPrefix(m.url, "ws")+test.query, nil)
@@ -530,7 +530,8 @@ func TestHandshake_ATokenThatCannotBeCheckedNow(t *testing.T) {
 	require.Less(t, code, 4500, "the client connects again")
 }
 
-// A browser sends cookies by itself, also those of a load balancer that keeps a client at one gateway, and URLs are logged.
+// A browser sends cookies by itself, also those of a load balancer that keeps a client at one gateway, and URLs are
+// logged.
 func TestHandshake_NeitherACookieNorTheURLAuthenticates(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})

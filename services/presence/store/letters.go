@@ -10,23 +10,23 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// lettersKept is longer than the topic of dead letters remembers any.
+// lettersKept is longer than the retention of the topic of dead letters.
 const lettersKept = 60 * 24 * time.Hour
 
-// DropLetter notes that a dead letter was dealt with.
+// DropLetter notes that a dead letter was dropped.
 func (s *Store) DropLetter(ctx context.Context, l *meshv1.Letter) error {
 	field := fmt.Sprintf("%d %d %s", l.GetPartition(), l.GetOffset(), l.GetId())
 	if err := s.redis.HSet(ctx, s.prefix+"dropped", field, time.Now().Unix()).Err(); err != nil {
-		return fmt.Errorf("note that a dead letter is dropped: %w", err)
+		return fmt.Errorf("drop a dead letter: %w", err)
 	}
 	return nil
 }
 
-// DroppedLetters lists dead letters that were dealt with.
+// DroppedLetters lists the dead letters that were dropped.
 func (s *Store) DroppedLetters(ctx context.Context) ([]*meshv1.Letter, error) {
 	kept, err := s.redis.HGetAll(ctx, s.prefix+"dropped").Result()
 	if err != nil {
-		return nil, fmt.Errorf("read which dead letters are dropped: %w", err)
+		return nil, fmt.Errorf("read the dropped dead letters: %w", err)
 	}
 	var all []*meshv1.Letter
 	var old []string

@@ -13,22 +13,22 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Kept is how long a session is known after it was heard of last. A client that is away for longer has given up.
+// Kept is how long a session is kept after it was reported last.
 const Kept = 7 * 24 * time.Hour
 
 // Session is the stay of one of a user's devices, over all its connections that resumed.
 type Session struct {
 	ID        string
 	Device    string
-	Gateway   string // where it is connected, or was last
+	Gateway   string // that it is connected to, or was last
 	Since     time.Time
 	Seen      time.Time
 	Connected bool
-	// ResumeToken is the last one that it was sent; empty: none yet.
+	// ResumeToken is the last one that was sent to it; empty where none was.
 	ResumeToken string
 }
 
-// Sessions lists those of a user that were not ended, the newest first.
+// Sessions lists the sessions of a user that were not ended, the newest first.
 func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 	kept, err := s.redis.HGetAll(ctx, s.prefix+"sessions:"+user).Result()
 	if err != nil {
@@ -50,11 +50,11 @@ func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 	return all, nil
 }
 
-// SessionKey names a session of a user.
+// SessionKey identifies a session of a user.
 type SessionKey struct{ User, ID string }
 
-// SessionRooms returns, for each of these sessions, the rooms that the newest of its connections was subscribed to last,
-// sorted. There are none of a session that the user does not have, has ended, or that is kept no longer.
+// SessionRooms returns, for each of these sessions, the rooms that its newest connection was subscribed to last,
+// sorted. A session that the user does not have, has ended, or that is kept no longer has no rooms.
 func (s *Store) SessionRooms(ctx context.Context, keys []SessionKey) ([][]string, error) {
 	if len(keys) == 0 {
 		return nil, nil
@@ -78,20 +78,20 @@ func (s *Store) SessionRooms(ctx context.Context, keys []SessionKey) ([][]string
 			return nil, fmt.Errorf("session %s of %s: %w", k.ID, k.User, err)
 		}
 		if !ended && (session.Connected || time.Since(session.Seen) < Kept) {
-			rooms[i] = strings.Fields(subscribed[i].Val())[1:] // behind the connection
+			rooms[i] = strings.Fields(subscribed[i].Val())[1:] // the first is the id of the connection
 		}
 	}
 	return rooms, nil
 }
 
-// readSession reads what state.lua keeps.
+// readSession decodes a session as state.lua stores it.
 func readSession(id, text string) (session Session, ended bool, err error) {
 	if strings.HasPrefix(text, "ended ") {
 		return session, true, nil
 	}
 	parts := strings.SplitN(text, " ", 6)
 	if len(parts) < 6 {
-		return session, false, fmt.Errorf("%q is not how one is kept", text)
+		return session, false, fmt.Errorf("%q is not a stored session", text)
 	}
 	since, err := strconv.ParseInt(parts[1], 10, 64)
 	if err != nil {
@@ -105,8 +105,8 @@ func readSession(id, text string) (session Session, ended bool, err error) {
 		Connected: parts[3] != "", ResumeToken: parts[4], Device: parts[5]}, false, nil
 }
 
-// EndSession ends a session of a user: its connection is to end, and so is any that resumes it. It says when it was
-// ended, by a number that ascends; 0 when the user has none of that name.
+// EndSession ends a session of a user: its connections are closed, and so are those that continue it. It returns the
+// number of the change, which ascends, or 0 when the user has no such session.
 func (s *Store) EndSession(ctx context.Context, user, id string) (number int64, err error) {
 	number, err = s.end.Run(ctx, s.redis, []string{s.prefix + "sessions:" + user, s.prefix + "rooms:" + user}, id, s.prefix+"ended:").Int64()
 	if err != nil {

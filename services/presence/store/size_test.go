@@ -15,7 +15,7 @@ import (
 )
 
 // BenchmarkSize measures whether presence costs more where 50,000 users are online than where 500 are: what is shown to
-// those who begin to look at others, and what gateways report.
+// users that subscribe to others, and reports of gateways.
 func BenchmarkSize(b *testing.B) {
 	const users = 50_000
 	small, large := measureSize(b, users/100), measureSize(b, users)

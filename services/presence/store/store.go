@@ -1,6 +1,6 @@
-// Package store keeps in Redis who is connected where, and so who is online and which sessions a user has. Each change
-// is one script: it counts, gives the change its number, and marks it as not published yet, all at one moment of Redis'
-// clock.
+// Package store keeps in Redis the connections of each gateway, and with them who is online and the sessions of each
+// user. Each change is one script, which counts connections, gives the change a number, and marks it as not published,
+// all at one time of Redis' clock.
 //
 // All keys of an installation carry one hash tag, so that a script's keys lie on one node of a Redis Cluster.
 package store
@@ -34,7 +34,7 @@ var endSource string
 //go:embed published.lua
 var publishedSource string
 
-// maxPerCall is how many connections one call of a script ends. Redis does nothing else meanwhile: 500 take some
+// maxPerCall bounds the connections that one call of a script ends. Redis does nothing else meanwhile: 500 take some
 // milliseconds, all of a large gateway would take a quarter of a second.
 const maxPerCall = 500
 
@@ -46,7 +46,7 @@ type Store struct {
 	report, expire, end, publishing *redis.Script
 }
 
-// New keeps presence under an installation's prefix. A gateway that is not heard of for the lease is gone.
+// New returns a Store under an installation's prefix. A gateway that does not report for the lease has ended.
 func New(r *redis.Client, prefix string, lease time.Duration) *Store {
 	kept := fmt.Sprintf("local keptFor, maxPerCall = %d, %d\n", Kept.Milliseconds(), maxPerCall)
 	return &Store{redis: r, prefix: "{" + prefix + "presence}:", lease: lease,
@@ -62,17 +62,17 @@ func (s *Store) keys(gateway string) []string {
 		s.prefix + "rooms:"}
 }
 
-// Answer is what came of a report.
+// Answer is the result of a report.
 type Answer string
 
-// The answers that a report can get.
+// The results of a report.
 const (
 	OK    Answer = "ok"
-	Again Answer = "again" // what is known of the gateway differs from what it says: all is to be told again
+	Again Answer = "again" // the digest of the gateway differs: all connections are to be reported again
 	Old   Answer = "old"   // a newer report of the gateway was seen
 )
 
-// Report applies what a gateway tells of its connections, and gives those that it is to end.
+// Report applies a report of a gateway, and returns the connections that the gateway is to close.
 func (s *Store) Report(ctx context.Context, r *meshv1.ReportRequest) (answer Answer, ended []string, err error) {
 	args := make([]any, 0, 9+9*len(r.GetChanges()))
 	args = append(args, r.GetGateway(), r.GetNumber(), s.lease.Milliseconds(), r.GetAll(), r.GetEnds(), r.GetCount(),
@@ -93,7 +93,7 @@ func (s *Store) Report(ctx context.Context, r *meshv1.ReportRequest) (answer Ans
 	return Answer(said[0]), said[1:], nil
 }
 
-// roomsOf is the rooms of a change as state.lua takes them.
+// roomsOf returns the rooms of a change in the form that state.lua reads.
 func roomsOf(c *meshv1.ConnectionChange) string {
 	if c.GetRooms() == nil {
 		return ""
@@ -107,14 +107,14 @@ func roomsOf(c *meshv1.ConnectionChange) string {
 	return b.String()
 }
 
-// Hash is what one connection adds to a report's digest: FNV-1a (32 bit) over "connection user".
+// Hash returns what one connection adds to the digest of a report: FNV-1a (32 bit) of "connection user".
 func Hash(connection, user string) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(connection + " " + user))
 	return h.Sum32()
 }
 
-// Expire ends the gateways whose lease has run out, and says how many.
+// Expire ends the gateways whose lease has run out, and returns their number.
 func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 	now, err := s.redis.Time(ctx).Result()
 	if err != nil {
@@ -123,7 +123,7 @@ func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 	late, err := s.redis.ZRangeArgs(ctx, redis.ZRangeArgs{Key: s.prefix + "leases", ByScore: true,
 		Start: "-inf", Stop: strconv.FormatInt(now.UnixMicro(), 10), Count: 100}).Result()
 	if err != nil {
-		return 0, fmt.Errorf("look for leases that have run out: %w", err)
+		return 0, fmt.Errorf("read the leases that have run out: %w", err)
 	}
 	for _, gateway := range late {
 		gone, err := s.endGateway(ctx, gateway)
@@ -137,10 +137,10 @@ func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 	return ended, nil
 }
 
-// endGateway ends a gateway whose lease has run out, and reports whether it did. Another instance may do so at the same
-// time, and the gateway may be heard of in between.
+// endGateway ends a gateway whose lease has run out, and reports whether it did. Another instance may do the same at
+// the same time, and the gateway may report in between.
 func (s *Store) endGateway(ctx context.Context, gateway string) (bool, error) {
-	const over, left = 1, 2 // as expire.lua answers
+	const over, left = 1, 2 // the results of expire.lua
 	for {
 		switch n, err := s.expire.Run(ctx, s.redis, s.keys(gateway), gateway).Int(); {
 		case err != nil:
@@ -151,21 +151,21 @@ func (s *Store) endGateway(ctx context.Context, gateway string) (bool, error) {
 	}
 }
 
-// State is whether a user is online, since a change with a number. The newest number wins.
+// State is whether a user is online, with the number of the change. The highest number is the current state.
 type State struct {
 	User   string
 	Number int64
 	Online bool
 }
 
-// Dirty gives changes that are not published yet, some hundred at a time; none only when there are none.
+// Dirty returns some hundred of the changes that are not published yet, and none only when there are none.
 func (s *Store) Dirty(ctx context.Context) ([]State, error) {
 	// A scan gives each field at least once; what it misses because it is new, the next one gives. A step of it may be
 	// empty when the table was larger before.
 	for cursor := uint64(0); ; {
 		found, next, err := s.redis.HScan(ctx, s.prefix+"dirty", cursor, "", 500).Result()
 		if err != nil {
-			return nil, fmt.Errorf("read what is not published: %w", err)
+			return nil, fmt.Errorf("read the changes that are not published: %w", err)
 		}
 		var users []string
 		for i := 0; i+1 < len(found); i += 2 {
@@ -177,7 +177,7 @@ func (s *Store) Dirty(ctx context.Context) ([]State, error) {
 		}
 		var states []State
 		for _, user := range users {
-			if state, ok := known[user]; ok { // else Redis was emptied in between
+			if state, ok := known[user]; ok { // otherwise Redis was emptied meanwhile
 				states = append(states, state)
 			}
 		}
@@ -194,13 +194,13 @@ func (s *Store) Published(ctx context.Context, states []State) error {
 		args = append(args, state.User, state.Number)
 	}
 	if err := s.publishing.Run(ctx, s.redis, []string{s.prefix + "dirty"}, args...).Err(); err != nil {
-		return fmt.Errorf("note what is published: %w", err)
+		return fmt.Errorf("note the published changes: %w", err)
 	}
 	return nil
 }
 
-// States says how users are. One of whom nothing is known is offline as of now: what was known of them once, before
-// Redis was emptied, has a lower number, and whatever happens to them next a higher one.
+// States returns the states of users. A user without one is offline as of now: states from before Redis was emptied
+// have a lower number, and the next change has a higher one.
 func (s *Store) States(ctx context.Context, users []string) ([]State, error) {
 	now, known, err := s.read(ctx, users)
 	if err != nil {
@@ -217,7 +217,7 @@ func (s *Store) States(ctx context.Context, users []string) ([]State, error) {
 	return states, nil
 }
 
-// read gives the states of those of whom one is known, and Redis' time in µs from just before they were read.
+// read returns the states of the users that have one, and the time of Redis just before, in µs.
 func (s *Store) read(ctx context.Context, users []string) (now int64, known map[string]State, err error) {
 	if len(users) == 0 {
 		return 0, nil, nil
@@ -225,7 +225,7 @@ func (s *Store) read(ctx context.Context, users []string) (now int64, known map[
 	both := s.redis.Pipeline()
 	moment, values := both.Time(ctx), both.HMGet(ctx, s.prefix+"state", users...)
 	if _, err := both.Exec(ctx); err != nil {
-		return 0, nil, fmt.Errorf("read how users are: %w", err)
+		return 0, nil, fmt.Errorf("read the states of users: %w", err)
 	}
 	known = make(map[string]State, len(users))
 	for i, value := range values.Val() {

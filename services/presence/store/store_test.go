@@ -187,7 +187,8 @@ func TestReport_RedisEmptiedIsLearntAgainWithHigherNumbers(t *testing.T) {
 	})
 }
 
-// Somebody may have been shown that bob is here before Redis was emptied, and he goes before his gateway has told again.
+// Somebody may have been shown that bob is here before Redis was emptied, and he goes before his gateway has told
+// again.
 func TestReport_WhoGoesWhileRedisIsEmptyIsOfflineForEverybody(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -222,7 +223,7 @@ func TestReport_WhoGoesWhileRedisIsEmptyIsOfflineForEverybody(t *testing.T) {
 	})
 }
 
-// A connection is somebody's for good; where it is told as another's, the newest report is right.
+// A connection never changes its user; where a report has another one, the newest report is right.
 func TestReport_AConnectionOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {

@@ -42,7 +42,7 @@ type Owner struct {
 	open      map[string]*meshv1.Stay    // of those, the last one of each "user room" that is open
 	inRoom    map[string][]int64         // positions, ascending
 	records   map[int64]*meshv1.Record   // by position: encoding them again and again is not what a test measures
-	looked    map[string]bool            // "user room" that may be looked at
+	looked    map[string]bool            // by "user room", whether the user may subscribe
 	snapshots map[string][]envelope.Event
 	asked     int
 	resumed   int
@@ -144,7 +144,7 @@ func (o *Owner) Answer(actor, commandID, command, name, data string) envelope.Ev
 	return e
 }
 
-// Position is the record that tells how far a partition is complete.
+// Position is the record with the position up to which a partition is complete.
 func (o *Owner) Position(topic string, partition int32) envelope.Event {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -207,7 +207,7 @@ func (o *Owner) SetAway(away bool) {
 	o.away = away
 }
 
-// Allow lets a user look at a room, which shows these events now.
+// Allow lets a user subscribe to a room, or not, which shows these events now.
 func (o *Owner) Allow(user, room string, allowed bool, snapshot ...envelope.Event) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -396,7 +396,7 @@ func (o *Owner) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogRequ
 	return connect.NewResponse(page), nil
 }
 
-// Rooms tells the rooms of users.
+// Rooms returns the rooms of users.
 func (o *Owner) Rooms(ctx context.Context, r *connect.Request[meshv1.RoomsRequest]) (
 	*connect.Response[meshv1.RoomsResponse], error) {
 	o.pause()
@@ -425,7 +425,7 @@ func (o *Owner) Rooms(ctx context.Context, r *connect.Request[meshv1.RoomsReques
 	return connect.NewResponse(answer), nil
 }
 
-// Look tells whether users may look at rooms.
+// Look reports which users may subscribe to which rooms.
 func (o *Owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (
 	*connect.Response[meshv1.LookResponse], error) {
 	o.pause()

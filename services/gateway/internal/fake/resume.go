@@ -41,7 +41,7 @@ func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequ
 	return connect.NewResponse(answer), nil
 }
 
-// missed answers one of those who come back, and adds the positions that they are to be given.
+// missed answers one resuming user, and adds the positions of the missed events.
 func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[int64]bool) *meshv1.Resumed {
 	told := &meshv1.Resumed{}
 	during := map[string][]*meshv1.Stay{catalog.UserRoom(one.User): {{}}}
@@ -90,7 +90,7 @@ func (o *Owner) record(position int64) *meshv1.Record {
 	return r
 }
 
-// index notes a new event for those who come back.
+// index notes a new event for users that resume.
 func (o *Owner) index(e envelope.Event) {
 	rooms := slices.Clone(e.Rooms)
 	slices.Sort(rooms)

@@ -82,8 +82,8 @@ func Messages() ([]string, error) {
 	return d.names, nil
 }
 
-// Check holds a frame in JSON to the schema of the message of a name, such as "chat.send_message", "event.chat.message_sent"
-// or "reply.error".
+// Check holds a frame in JSON to the schema of the message of a name, such as "chat.send_message",
+// "event.chat.message_sent" or "reply.error".
 func Check(name string, frame []byte) error {
 	d, err := load()
 	if err != nil {
@@ -117,8 +117,8 @@ func (d *document) schema(name string) (*jsonschema.Schema, error) {
 	return s, err
 }
 
-// CheckReceived is Check for a frame of a gateway, whose message it finds. The reply to a query does not name the query: it
-// has to be as that to one of them.
+// CheckReceived is Check for a frame of a gateway, whose message it finds. The reply to a query does not name the
+// query: it has to be as that to one of them.
 func CheckReceived(frame []byte) error {
 	var f struct {
 		Type, Event, Signal  string

@@ -17,9 +17,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// look asks for permission for everyone who wants to look.
-func (a *asker) look(ctx context.Context, batch []*look) (again []*look, err error) {
-	var asking []*look
+// authorize asks the owner for a batch of subscriptions.
+func (a *asker) authorize(ctx context.Context, batch []*subscription) (retry []*subscription, err error) {
+	var asking []*subscription
 	var moments []hub.Moment
 	request := &meshv1.LookRequest{}
 	for _, l := range batch {
@@ -40,35 +40,35 @@ func (a *asker) look(ctx context.Context, batch []*look) (again []*look, err err
 	}
 	for i, l := range asking {
 		a.guard(l.conn, func() {
-			if !a.looked(l, moments[i], answer.Looked[i], answer.Position) {
-				again = append(again, l)
+			if !a.authorized(l, moments[i], answer.Looked[i], answer.Position) {
+				retry = append(retry, l)
 			}
 		})
 	}
-	return again, nil
+	return retry, nil
 }
 
-// looked does what the owner answers to one look. It returns false when the owner has to be asked again.
-func (a *asker) looked(l *look, asked hub.Moment, answer *meshv1.Looked, position int64) bool {
+// authorized applies the owner's answer to one subscription. It returns false when the owner has to be asked again.
+func (a *asker) authorized(l *subscription, asked hub.Moment, answer *meshv1.Looked, position int64) bool {
 	if !answer.Allowed {
 		a.settled(l)
 		l.answer(true)
 		return true
 	}
-	if !a.view.Look(l.conn, hub.Looked{Room: l.room, Asked: asked, Position: position,
+	if !a.view.Subscribe(l.conn, hub.Authorization{Room: l.room, Asked: asked, Position: position,
 		Snapshot: a.events(answer.Snapshot), Until: time.Now().Add(a.options.Lease)}) {
 		return false
 	}
 	if a.settled(l) {
-		a.view.Unlook(l.conn, l.room)
+		a.view.Unsubscribe(l.conn, l.room)
 	}
 	a.options.Changed(l.conn)
 	l.answer(false)
 	return true
 }
 
-// lookEnded reports whether a look needs no answer any more.
-func (a *asker) lookEnded(l *look) bool {
+// subscriptionEnded reports whether the connection of a subscription has ended, and forgets the subscription if so.
+func (a *asker) subscriptionEnded(l *subscription) bool {
 	if !ended(l.conn) {
 		return false
 	}
@@ -76,15 +76,15 @@ func (a *asker) lookEnded(l *look) bool {
 	return true
 }
 
-// lookFailed lets a look that could not be asked for, alone, wait before it is asked for again.
-func (a *asker) lookFailed(l *look, err error) {
+// authorizeFailed has a subscription wait that was asked for alone, without success, before it is asked for again.
+func (a *asker) authorizeFailed(l *subscription, err error) {
 	if errors.Is(err, errPanic) {
 		a.settled(l)
 		l.conn.Close(hub.Internal)
 		return
 	}
 	l.failures++
-	a.later(l.failures, l.conn, func() { a.looking.add(l) })
+	a.later(l.failures, l.conn, func() { a.subscribing.add(l) })
 }
 
 func (a *asker) ask(ctx context.Context, request *meshv1.LookRequest) (*meshv1.LookResponse, error) {
@@ -92,10 +92,10 @@ func (a *asker) ask(ctx context.Context, request *meshv1.LookRequest) (*meshv1.L
 	defer cancel()
 	response, err := a.client.Look(ctx, connect.NewRequest(request))
 	if err != nil {
-		return nil, fmt.Errorf("ask %s for permission to look at %d rooms: %w", a.owner, len(request.Lookers), err)
+		return nil, fmt.Errorf("ask %s for authorization of %d subscriptions: %w", a.owner, len(request.Lookers), err)
 	}
 	if len(response.Msg.Looked) != len(request.Lookers) {
-		return nil, fmt.Errorf("ask %s for permission to look: %d answers to %d questions", a.owner,
+		return nil, fmt.Errorf("ask %s for authorization: %d answers for %d subscriptions", a.owner,
 			len(response.Msg.Looked), len(request.Lookers))
 	}
 	return response.Msg, nil
@@ -104,7 +104,7 @@ func (a *asker) ask(ctx context.Context, request *meshv1.LookRequest) (*meshv1.L
 func (a *asker) events(records []*meshv1.Record) (events []*hub.Event) {
 	for i, r := range records {
 		if i%32 == 31 {
-			runtime.Gosched() // others' frames are due meanwhile
+			runtime.Gosched() // to goroutines that deliver to other clients
 		}
 		e, err := envelope.ReadRecord(r)
 		if err != nil {
@@ -117,16 +117,16 @@ func (a *asker) events(records []*meshv1.Record) (events []*hub.Event) {
 	return events
 }
 
-// renew asks the owner again, at half of the lease, for every connection that looks. A client that is refused, or not
-// answered in time, looks no more, and is sent that.
+// renew asks the owner again, at half of the lease, for every subscription. A subscription that is refused, or not
+// renewed in time, is ended, and the client is sent the frame unsubscribed.
 func (a *asker) renew(ctx context.Context) {
 	for retry.Sleep(ctx, a.options.Lease/2) {
 		a.forget()
-		all := a.view.Lookers()
+		all := a.view.Subscriptions()
 		for len(all) > 0 {
 			n := min(maxCall, len(all))
 			if err := a.renewAll(ctx, all[:n]); err != nil && ctx.Err() == nil {
-				a.options.Log.Warn("rooms: looking is not renewed", "owner", a.owner, "error", err)
+				a.options.Log.Warn("rooms: subscriptions are not renewed", "owner", a.owner, "error", err)
 			}
 			all = all[n:]
 		}
@@ -138,7 +138,7 @@ func (a *asker) renew(ctx context.Context) {
 	}
 }
 
-func (a *asker) renewAll(ctx context.Context, lookers []hub.Looker) (err error) {
+func (a *asker) renewAll(ctx context.Context, lookers []hub.Subscription) (err error) {
 	defer a.options.Guard.Recover("rooms", func() { err = errPanic })
 	request := &meshv1.LookRequest{}
 	for _, l := range lookers {
@@ -154,7 +154,7 @@ func (a *asker) renewAll(ctx context.Context, lookers []hub.Looker) (err error) 
 			a.view.Renew(l, until)
 			continue
 		}
-		a.view.Unlook(l.Conn, l.Room)
+		a.view.Unsubscribe(l.Conn, l.Room)
 		a.options.Changed(l.Conn)
 		l.Conn.Send(frame.Unsubscribed(l.Room, refusal.New(refusal.NotAMember,
 			"you may not subscribe to this room any more")))

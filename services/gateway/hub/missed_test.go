@@ -17,7 +17,7 @@ import (
 var wide = hub.Bounds{Events: 1000, Bytes: 1 << 20}
 
 // past makes one of events that two sources have: each has some, both have others.
-func (w *world) past(events ...envelope.Event) *hub.Past {
+func (w *world) missedEvents(events ...envelope.Event) *hub.MissedEvents {
 	var one, two []*hub.Event
 	for i, e := range events {
 		if i%3 != 0 {
@@ -28,7 +28,7 @@ func (w *world) past(events ...envelope.Event) *hub.Past {
 		}
 	}
 	slices.Reverse(one) // partitions are read side by side
-	return hub.NewPast(one, two)
+	return hub.NewMissedEvents(one, two)
 }
 
 func at(events []*hub.Event) (positions []int64) {
@@ -41,28 +41,28 @@ func at(events []*hub.Event) (positions []int64) {
 func TestMissed_IsWhatHappenedDuringTheStaysAndNothingBetween(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
-	p := w.past(w.began(`["alice"]`), w.said("2"), w.member("chat.member_added", "bob"), w.said("4"),
+	p := w.missedEvents(w.began(`["alice"]`), w.said("2"), w.member("chat.member_added", "bob"), w.said("4"),
 		w.member("chat.member_left", "bob"), w.said("6"), w.member("chat.member_added", "bob"), w.said("8"), w.said("9"))
 	const room = "conversation:g"
-	first, second := hub.Stay{Room: room, Opened: 3, Closed: 5}, hub.Stay{Room: room, Opened: 7}
+	first, second := hub.MembershipInterval{Room: room, Opened: 3, Closed: 5}, hub.MembershipInterval{Room: room, Opened: 7}
 	for name, c := range map[string]struct {
 		after, until int64
-		stays        []hub.Stay
+		intervals    []hub.MembershipInterval
 		want         []int64
 	}{
-		"both":                      {0, 9, []hub.Stay{first, second}, []int64{3, 4, 5, 7, 8, 9}},
-		"within the first":          {3, 9, []hub.Stay{first, second}, []int64{4, 5, 7, 8, 9}},
-		"between":                   {5, 9, []hub.Stay{second}, []int64{7, 8, 9}},
-		"within the second":         {8, 9, []hub.Stay{second}, []int64{9}},
-		"up to a position":          {0, 8, []hub.Stay{first, second}, []int64{3, 4, 5, 7, 8}},
-		"the first, closed later":   {0, 4, []hub.Stay{{Room: room, Opened: 3}}, []int64{3, 4}},
-		"nothing was missed":        {9, 9, []hub.Stay{second}, nil},
+		"both":                      {0, 9, []hub.MembershipInterval{first, second}, []int64{3, 4, 5, 7, 8, 9}},
+		"within the first":          {3, 9, []hub.MembershipInterval{first, second}, []int64{4, 5, 7, 8, 9}},
+		"between":                   {5, 9, []hub.MembershipInterval{second}, []int64{7, 8, 9}},
+		"within the second":         {8, 9, []hub.MembershipInterval{second}, []int64{9}},
+		"up to a position":          {0, 8, []hub.MembershipInterval{first, second}, []int64{3, 4, 5, 7, 8}},
+		"the first, closed later":   {0, 4, []hub.MembershipInterval{{Room: room, Opened: 3}}, []int64{3, 4}},
+		"nothing was missed":        {9, 9, []hub.MembershipInterval{second}, nil},
 		"never there":               {0, 9, nil, nil},
-		"in a room of another name": {0, 9, []hub.Stay{{Room: "conversation:h", Opened: 1}}, nil},
+		"in a room of another name": {0, 9, []hub.MembershipInterval{{Room: "conversation:h", Opened: 1}}, nil},
 	} {
-		got, tooFar := p.Missed("bob", frame.JSON, c.after, c.until, c.stays, nil, wide)
+		got, notRecovered := p.Of("bob", frame.JSON, c.after, c.until, c.intervals, nil, wide)
 		require.Equal(t, c.want, at(got), name)
-		require.Empty(t, tooFar, name)
+		require.Empty(t, notRecovered, name)
 	}
 }
 
@@ -71,9 +71,9 @@ func TestMissed_ComesRedactedWhereverTheDeletionWasRead(t *testing.T) {
 	w := newWorld(t, hub.Options{})
 	kept := []envelope.Event{w.began(`["bob"]`), w.said("secret")}
 	deleted := w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`)
-	p := hub.NewPast([]*hub.Event{w.event(kept[0]), w.event(kept[1])}, []*hub.Event{w.event(deleted)})
+	p := hub.NewMissedEvents([]*hub.Event{w.event(kept[0]), w.event(kept[1])}, []*hub.Event{w.event(deleted)})
 	// As of before the deletion, which is known all the same.
-	got, _ := p.Missed("bob", frame.JSON, 0, 2, []hub.Stay{{Room: "conversation:g", Opened: 1}}, nil, wide)
+	got, _ := p.Of("bob", frame.JSON, 0, 2, []hub.MembershipInterval{{Room: "conversation:g", Opened: 1}}, nil, wide)
 	require.Equal(t, []int64{1, 2}, at(got))
 	require.True(t, got[1].Redacted)
 	text, err := got[1].Frame(0)
@@ -90,21 +90,21 @@ func TestMissed_IsTooFarForOneRoomAlone(t *testing.T) {
 	}
 	events = append(events, w.chat.Append("alice", "chat.conversation_started",
 		`{"conversation_id":"h","user_ids":["bob"]}`))
-	p := w.past(events...)
-	stays := []hub.Stay{{Room: "conversation:g", Opened: 1}, {Room: "conversation:h", Opened: 11}}
+	p := w.missedEvents(events...)
+	intervals := []hub.MembershipInterval{{Room: "conversation:g", Opened: 1}, {Room: "conversation:h", Opened: 11}}
 
-	got, tooFar := p.Missed("bob", frame.JSON, 0, 11, stays, nil, hub.Bounds{Events: 9, Bytes: 1 << 20})
+	got, notRecovered := p.Of("bob", frame.JSON, 0, 11, intervals, nil, hub.Bounds{Events: 9, Bytes: 1 << 20})
 	require.Equal(t, []int64{11}, at(got))
-	require.Equal(t, []string{"conversation:g"}, tooFar)
-	got, tooFar = p.Missed("bob", frame.JSON, 1, 11, stays, nil, hub.Bounds{Events: 9, Bytes: 1 << 20})
+	require.Equal(t, []string{"conversation:g"}, notRecovered)
+	got, notRecovered = p.Of("bob", frame.JSON, 1, 11, intervals, nil, hub.Bounds{Events: 9, Bytes: 1 << 20})
 	require.Len(t, got, 10)
-	require.Empty(t, tooFar)
-	got, tooFar = p.Missed("bob", frame.JSON, 0, 11, stays, nil, hub.Bounds{Events: 100, Bytes: 1000})
+	require.Empty(t, notRecovered)
+	got, notRecovered = p.Of("bob", frame.JSON, 0, 11, intervals, nil, hub.Bounds{Events: 100, Bytes: 1000})
 	require.Equal(t, []int64{11}, at(got), "the largest one, where all is too much")
-	require.Equal(t, []string{"conversation:g"}, tooFar)
-	got, tooFar = p.Missed("bob", frame.JSON, 0, 11, stays, []string{"conversation:h"}, wide)
+	require.Equal(t, []string{"conversation:g"}, notRecovered)
+	got, notRecovered = p.Of("bob", frame.JSON, 0, 11, intervals, []string{"conversation:h"}, wide)
 	require.Len(t, got, 10)
-	require.Equal(t, []string{"conversation:h"}, tooFar, "the owner knows of more")
+	require.Equal(t, []string{"conversation:h"}, notRecovered, "the owner knows of more")
 }
 
 // A client that drops and comes back, however often, sees the same events as one that stays.
@@ -116,7 +116,7 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 		var log []envelope.Event
 		log = append(log, w.began(`["alice"]`))
 		inside := false
-		var stays []hub.Stay
+		var intervals []hub.MembershipInterval
 		for len(log) < 60 {
 			if r.IntN(5) > 0 {
 				log = append(log, w.said(fmt.Sprint(len(log))))
@@ -124,10 +124,10 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 			}
 			if inside = !inside; inside {
 				log = append(log, w.member("chat.member_added", "bob"))
-				stays = append(stays, hub.Stay{Room: "conversation:g", Opened: int64(len(log))})
+				intervals = append(intervals, hub.MembershipInterval{Room: "conversation:g", Opened: int64(len(log))})
 			} else {
 				log = append(log, w.member("chat.member_left", "bob"))
-				stays[len(stays)-1].Closed = int64(len(log))
+				intervals[len(intervals)-1].Closed = int64(len(log))
 			}
 		}
 		steady := w.connect(t, "bob", nil, 0)
@@ -150,25 +150,25 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 			read += n
 			want = append(want, seen(t, steady)...)
 			position := max(after, min(int64(read+r.IntN(6)), int64(len(log))))
-			recent, whole := w.view.Recent(after)
+			recent, whole := w.view.Buffered(after)
 			require.True(t, whole)
 			var told []*hub.Event
 			for _, e := range log[read:position] {
 				told = append(told, w.event(e))
 			}
-			back := hub.Return{Position: position}
-			known := asOf(stays, after, position)
+			back := hub.Attachment{Position: position}
+			known := asOf(intervals, after, position)
 			for _, s := range known {
 				if s.Closed == 0 {
 					back.Rooms = append(back.Rooms, s.Room)
 				}
 			}
-			back.Missed, back.TooFar = hub.NewPast(recent, told).Missed("bob", frame.JSON, after, position, known, nil, wide)
-			require.Empty(t, back.TooFar)
+			back.Missed, back.NotRecovered = hub.NewMissedEvents(recent, told).Of("bob", frame.JSON, after, position, known, nil, wide)
+			require.Empty(t, back.NotRecovered)
 			var err error
 			c, err = w.hub.Add("bob", frame.JSON)
 			require.NoError(t, err)
-			require.True(t, w.view.Resume(c, back))
+			require.True(t, w.view.Attach(c, back))
 			after = position
 		}
 		want, got = append(want, seen(t, steady)...), append(got, seen(t, c)...)
@@ -177,8 +177,8 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 }
 
 // asOf are the stays that reach above a position, as known at another.
-func asOf(stays []hub.Stay, after, position int64) (known []hub.Stay) {
-	for _, s := range stays {
+func asOf(intervals []hub.MembershipInterval, after, position int64) (known []hub.MembershipInterval) {
+	for _, s := range intervals {
 		if s.Closed > position {
 			s.Closed = 0
 		}
@@ -196,10 +196,10 @@ func TestResume_WhatWasMissedDoesNotCountAsBeingSlow(t *testing.T) {
 	for n := range 100 {
 		log = append(log, w.said(fmt.Sprint(n)))
 	}
-	missed, _ := w.past(log...).Missed("bob", frame.JSON, 0, 101, []hub.Stay{{Room: "conversation:g", Opened: 1}}, nil, wide)
+	missed, _ := w.missedEvents(log...).Of("bob", frame.JSON, 0, 101, []hub.MembershipInterval{{Room: "conversation:g", Opened: 1}}, nil, wide)
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	require.True(t, w.view.Resume(c, hub.Return{Rooms: []string{"conversation:g"}, Position: 101, Missed: missed}))
+	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 101, Missed: missed}))
 	for range 10 {
 		w.deliver(w.said("live"))
 	}

@@ -2,23 +2,23 @@ package hub
 
 import "slices"
 
-// recent keeps the newest events of one owner, bounded by what they cost, in the order in which they were read.
-type recent struct {
+// eventBuffer has the newest events of one owner in the order in which they were delivered, bounded by their size.
+type eventBuffer struct {
 	bound   int
 	size    int
 	entries []kept
-	first   uint64 // number of entries[0]; entries are numbered as they come
-	gone    int64  // highest position that is no longer kept, or lay before the first
+	first   uint64 // number of entries[0]; entries are numbered in order
+	dropped int64  // the highest position that is no longer in the buffer, or lay before its first event
 }
 
 type kept struct {
 	event *Event
-	// highest position up to this entry. Partitions are read side by side, so positions do not simply ascend; this
-	// does, and lets a search from the newest stop early.
+	// highest is the highest position up to this entry. Partitions are read side by side, so positions do not ascend;
+	// this does, and lets a search from the newest stop early.
 	highest int64
 }
 
-func (r *recent) add(e *Event) {
+func (r *eventBuffer) add(e *Event) {
 	highest := e.Position
 	if n := len(r.entries); n > 0 {
 		highest = max(highest, r.entries[n-1].highest)
@@ -27,7 +27,7 @@ func (r *recent) add(e *Event) {
 	r.size += e.size()
 	for r.size > r.bound && len(r.entries) > 1 {
 		old := r.entries[0].event
-		r.gone = max(r.gone, old.Position)
+		r.dropped = max(r.dropped, old.Position)
 		r.size -= old.size()
 		r.entries[0] = kept{}
 		r.entries = r.entries[1:]
@@ -35,13 +35,13 @@ func (r *recent) add(e *Event) {
 	}
 }
 
-// next is the number that the next event gets.
-func (r *recent) next() uint64 { return r.first + uint64(len(r.entries)) }
+// next returns the number that the next event gets.
+func (r *eventBuffer) next() uint64 { return r.first + uint64(len(r.entries)) }
 
-// after lists the events of the log above a position, in the order in which they were read; what was redacted in
-// between comes redacted. It says false when some of them are no longer kept.
-func (r *recent) after(position int64) ([]*Event, bool) {
-	if r.gone > position {
+// after lists the events of the log above a position, in the order in which they were delivered. Events that a later
+// one redacts are redacted. It returns false when some events are no longer in the buffer.
+func (r *eventBuffer) after(position int64) ([]*Event, bool) {
+	if r.dropped > position {
 		return nil, false
 	}
 	from := len(r.entries)
@@ -57,18 +57,18 @@ func (r *recent) after(position int64) ([]*Event, bool) {
 	return redact(list), true
 }
 
-// clear forgets all, up to a position at least.
-func (r *recent) clear(position int64) {
-	r.gone = max(r.gone, position)
+// clear removes all events, and notes that those up to a position are not in the buffer.
+func (r *eventBuffer) clear(position int64) {
+	r.dropped = max(r.dropped, position)
 	if n := len(r.entries); n > 0 {
-		r.gone = max(r.gone, r.entries[n-1].highest)
+		r.dropped = max(r.dropped, r.entries[n-1].highest)
 	}
 	r.first = r.next()
 	r.entries, r.size = nil, 0
 }
 
-// since lists the state events numbered so or higher.
-func (r *recent) since(number uint64) ([]*Event, bool) {
+// since lists the state events from a number on. It returns false when some of them are no longer in the buffer.
+func (r *eventBuffer) since(number uint64) ([]*Event, bool) {
 	if number < r.first {
 		return nil, false
 	}
@@ -81,7 +81,7 @@ func (r *recent) since(number uint64) ([]*Event, bool) {
 	return list, true
 }
 
-// redact empties what a later event of the list redacts.
+// redact replaces the events that a later event of the list redacts.
 func redact(list []*Event) []*Event {
 	if !slices.ContainsFunc(list, func(e *Event) bool { return e.declared != nil && e.declared.Redacts }) {
 		return list
