@@ -99,6 +99,7 @@ type page struct {
 	t       *testing.T
 	vm      *goja.Runtime
 	tasks   chan func() // run one after another, as in a browser
+	closed  chan struct{}
 	element map[string]*goja.Object
 }
 
@@ -109,14 +110,20 @@ func openPage(t *testing.T, file string) *page {
 	_, script, _ := strings.Cut(string(html), "<script>")
 	script, _, found := strings.Cut(script, "</script>")
 	require.True(t, found, "the page has a script")
-	p := &page{t: t, vm: goja.New(), tasks: make(chan func(), 100), element: map[string]*goja.Object{}}
+	p := &page{t: t, vm: goja.New(), tasks: make(chan func()), closed: make(chan struct{}),
+		element: map[string]*goja.Object{}}
 	p.vm.SetFieldNameMapper(goja.UncapFieldNameMapper())
 	ended := make(chan struct{})
-	t.Cleanup(func() { close(p.tasks); <-ended })
+	t.Cleanup(func() { close(p.closed); <-ended })
 	go func() {
 		defer close(ended)
-		for task := range p.tasks {
-			task()
+		for {
+			select {
+			case task := <-p.tasks:
+				task()
+			case <-p.closed:
+				return
+			}
 		}
 	}()
 	for _, id := range regexp.MustCompile(`id="([^"]+)"`).FindAllStringSubmatch(string(html), -1) {
@@ -137,8 +144,10 @@ func openPage(t *testing.T, file string) *page {
 
 // later runs a task on the page's goroutine, unless the page was closed.
 func (p *page) later(task func()) {
-	defer func() { _ = recover() }() // the page was closed
-	p.tasks <- task
+	select {
+	case p.tasks <- task:
+	case <-p.closed:
+	}
 }
 
 // webSocket is the constructor of WebSocket.

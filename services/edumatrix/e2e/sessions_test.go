@@ -102,12 +102,21 @@ func testSessions(t *testing.T, m *mesh) {
 		same.Version != ended.Version || same.Kind != ended.Kind {
 		t.Errorf("ended: %+v, again: %+v", ended, same)
 	}
-	if back, err := resumed.Redial(ctx, m.socket(0)); err == nil { // it is told once it is known
-		t.Cleanup(back.Close)
-		sessionEnded(t, back)
+	old, err := client.Dial(ctx, client.Options{URL: m.socket(0), Token: mint(t, bob.id, time.Hour), Protobuf: m.protobuf,
+		SessionID: phone.Connected().SessionID})
+	if err == nil { // it is told once it is known
+		t.Cleanup(old.Close)
+		sessionEnded(t, old)
 	}
-	m.device(t, bob.id, "phone, anew", 0)
-	bob.listed("Go-http-client/1.1", "phone, anew")
+	afresh, err := resumed.Redial(ctx, m.socket(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if afresh.Connected().SessionID == phone.Connected().SessionID {
+		t.Error("a client whose session was ended comes back with it")
+	}
+	t.Cleanup(afresh.Close)
+	bob.listed("Go-http-client/1.1", "phone, \"blue\"")
 	bob.refused("invalid_field", "presence.end_session", map[string]any{"session_id": "no such"})
 }
 
