@@ -352,6 +352,9 @@ func (c *Catalog) Logs() []string {
 	return slices.DeleteFunc(c.Owners(), func(owner string) bool { return len(c.LoggedTopics(owner)) == 0 })
 }
 
+// Topic finds a topic by its name, with its owner.
+func (c *Catalog) Topic(name string) (Topic, bool) { t, ok := c.topics[name]; return t, ok }
+
 // Topics lists the topics of one owner, or of all when owner is empty, by name.
 func (c *Catalog) Topics(owner string) []Topic {
 	var list []Topic

@@ -1,6 +1,10 @@
 package catalog
 
 import (
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,6 +140,25 @@ func TestLoad_RefusesAnUnknownOrSecondStreamKind(t *testing.T) {
 	}
 	err := c.addStreamKind("feed", &routingv1.StreamKind{Kind: "conversation"})
 	require.ErrorContains(t, err, "feed: the stream kind conversation is declared by chat already")
+}
+
+// Every program knows the declarations of every service: the catalog links their packages. Those of toy are for tests.
+func TestLoad_LinksThePackageOfEveryService(t *testing.T) {
+	source, err := parser.ParseFile(token.NewFileSet(), "catalog.go", nil, parser.ImportsOnly)
+	require.NoError(t, err)
+	var linked []string
+	for _, i := range source.Imports {
+		linked = append(linked, strings.Trim(i.Path.Value, `"`))
+	}
+	folders, err := filepath.Glob("../edumatrix/*/v1")
+	require.NoError(t, err)
+	require.NotEmpty(t, folders)
+	for _, folder := range folders {
+		owner := filepath.Base(filepath.Dir(folder))
+		if !slices.Contains(notServices, owner) && owner != "toy" {
+			require.Contains(t, linked, "github.com/edumatrix/interlinked/proto/gen/edumatrix/"+owner+"/v1")
+		}
+	}
 }
 
 // Events get what their kind declares, and rooms of their own behind those of the kind.

@@ -24,7 +24,7 @@ func Run(ctx context.Context, env process.Env) error {
 	if err != nil {
 		return err
 	}
-	s.React("chat", "chat-events", consume.FromTime(time.Now().Add(-newsWithin)), raise)
+	s.React("chat-events", consume.FromTime(time.Now().Add(-newsWithin)), raise)
 	return s.Run(ctx)
 }
 

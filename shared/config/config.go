@@ -26,6 +26,16 @@ const AllInOne = "edumatrix"
 var ports = map[string]int{"gateway": 3001, "presence": 3002, "chat": 3003, "feed": 3004, "notification": 3005,
 	AllInOne: 3001}
 
+// Services returns the names of all services, sorted. It is the only list of them.
+func Services() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(ports)), func(name string) bool { return name == AllInOne })
+}
+
+// Peers returns the sorted names of the services that have an inner listener, for calls between services.
+func Peers() []string {
+	return slices.DeleteFunc(Services(), func(name string) bool { return name == "gateway" })
+}
+
 // Config is the configuration of one process.
 type Config struct {
 	Service string
@@ -91,7 +101,7 @@ func Load(service string, getenv func(string) string) (Config, error) {
 	r.kafka(&c)
 	r.secrets(&c)
 	c.Peers = map[string]string{}
-	for _, owner := range []string{"presence", "chat", "feed", "notification"} {
+	for _, owner := range Peers() {
 		c.Peers[owner] = r.baseURL(strings.ToUpper(owner)+"_URL", fmt.Sprintf("http://localhost:%d", ports[owner]))
 	}
 	c.ResumeEvents = r.number("RESUME_EVENTS", 1000, 1, 10_000)

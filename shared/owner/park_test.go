@@ -63,7 +63,7 @@ func newListenerOn(t *testing.T, topic string, kafka backend.Kafka) *listener {
 
 func (l *listener) listens() (stop func()) {
 	l.t.Helper()
-	return l.startIn(l.env, func(s *owner.Service) { s.React("chat", l.topic, consume.FromStart(), l.greet) })
+	return l.startIn(l.env, func(s *owner.Service) { s.React(l.topic, consume.FromStart(), l.greet) })
 }
 
 func (l *listener) greet(e envelope.Event, event proto.Message) []consume.Effect {

@@ -56,7 +56,7 @@ func TestReact_CommandsAreDecidedByTheServicesOwnAggregates(t *testing.T) {
 		for _, kind := range []string{"diary", "circle", "marker", "bell", "story"} {
 			s.Decide(kind, func(string) owner.State { return &diary{chokes: chokes} })
 		}
-		s.React("chat", "chat-events", consume.FromStart(), func(_ envelope.Event, event proto.Message) []consume.Effect {
+		s.React("chat-events", consume.FromStart(), func(_ envelope.Event, event proto.Message) []consume.Effect {
 			m := event.(*chatv1.MessageSent)
 			return []consume.Effect{{Command: &toyv1.WriteNote{UserId: m.ConversationId, Text: m.Body}}}
 		})

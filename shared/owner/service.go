@@ -63,9 +63,9 @@ type Service struct {
 }
 
 type reaction struct {
-	from, topic string
-	since       consume.Since
-	react       consume.Reaction
+	topic catalog.Topic // without an owner if it is not declared
+	since consume.Since
+	react consume.Reaction
 }
 
 // Open opens the service's log, with the migrations of its projections (nil: none), and its listener.
@@ -112,8 +112,10 @@ func (s *Service) AuthorizeSubscribe(authorize SubscribeAuthorizer) { s.authoriz
 // React registers the reaction to a topic of another service. Its effects are events, and commands that the service's
 // aggregates decide. Since is the time from which events count, if the topic was not consumed before. A topic has one
 // reaction.
-func (s *Service) React(from, topic string, since consume.Since, react consume.Reaction) {
-	s.reactions = append(s.reactions, reaction{from, topic, since, react})
+func (s *Service) React(topic string, since consume.Since, react consume.Reaction) {
+	declared, _ := s.env.Catalog.Topic(topic)
+	declared.Name = topic
+	s.reactions = append(s.reactions, reaction{declared, since, react})
 }
 
 // Serve registers the handler of a Connect service on the inner listener.
@@ -266,12 +268,19 @@ func (s *Service) validate() error {
 	problems = append(problems, s.queries.Validate(s.env.Catalog, s.name, s.served, projections)...)
 	topics := map[string]bool{}
 	for _, r := range s.reactions {
-		if topics[r.topic] {
-			problems = append(problems, fmt.Errorf("two reactions to %q: they would share its checkpoints", r.topic))
+		if topics[r.topic.Name] {
+			problems = append(problems, fmt.Errorf("two reactions to %q: they would share its checkpoints", r.topic.Name))
 		}
-		topics[r.topic] = true
-		if !slices.ContainsFunc(s.env.Catalog.Topics(r.from), func(t catalog.Topic) bool { return t.Name == r.topic }) {
-			problems = append(problems, fmt.Errorf("a reaction to %q: %s has no such topic", r.topic, r.from))
+		topics[r.topic.Name] = true
+		switch {
+		case r.topic.Owner == "":
+			problems = append(problems, fmt.Errorf("a reaction to %q: no service declares this topic", r.topic.Name))
+		case r.topic.Owner == s.name:
+			problems = append(problems, fmt.Errorf("a reaction to %q: it is the service's own topic; use a projection, or return "+
+				"events for several streams from an aggregate", r.topic.Name))
+		case slices.Contains(s.env.Catalog.StateTopics(), r.topic):
+			problems = append(problems, fmt.Errorf("a reaction to %q: it has state of %s, and no events of a log", r.topic.Name,
+				r.topic.Owner))
 		}
 	}
 	for event := range s.effects {
@@ -295,9 +304,9 @@ func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer,
 	}
 	client := rpc.NewClient(rpc.Credential(s.env.Config.ServiceSecret), s.env.Telemetry.Tracer())
 	for _, r := range s.reactions {
-		c, err := consume.New(work, consume.Options{Source: r.from, Topic: r.topic, Since: r.since, React: r.react,
-			Partitions: s.partitions(r.from, r.topic), Log: s.Log, Commit: s.commitDeciding, Catalog: s.env.Catalog,
-			Owner:   meshv1connect.NewOwnerServiceClient(client, s.env.Config.Peers[r.from]),
+		c, err := consume.New(work, consume.Options{Source: r.topic.Owner, Topic: r.topic.Name, Since: r.since, React: r.react,
+			Partitions: r.topic.Partitions, Log: s.Log, Commit: s.commitDeciding, Catalog: s.env.Catalog,
+			Owner:   meshv1connect.NewOwnerServiceClient(client, s.env.Config.Peers[r.topic.Owner]),
 			Waiting: s.health.Waiting, Logger: s.env.Log})
 		if err != nil {
 			return nil, err
@@ -311,16 +320,6 @@ func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer,
 func (s *Service) commitDeciding(ctx context.Context, commands []consume.Command, w eventlog.Write) (
 	eventlog.Committed, error) {
 	return s.decider.commitDeciding(ctx, commands, w)
-}
-
-// partitions returns the declared partition count of a topic.
-func (s *Service) partitions(owner, topic string) int32 {
-	for _, t := range s.env.Catalog.Topics(owner) {
-		if t.Name == topic {
-			return t.Partitions
-		}
-	}
-	return 1
 }
 
 // router returns the router of everything that the service consumes, and functions that wait for work in flight.

@@ -11,6 +11,7 @@ import (
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/owner/consistency"
+	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
@@ -30,10 +31,21 @@ func TestValidate_RefusesWhatIsNotWired(t *testing.T) {
 	require.EqualError(t, s.validate(), "projection notes: event toy.note_written of streams of kind diary has no function; "+
 		"add one with projection.On, or name the event in Ignore")
 	s.projections = nil
-	s.reactions = []reaction{{from: "chat", topic: "chat-evens"}}
-	require.ErrorContains(t, s.validate(), `a reaction to "chat-evens": chat has no such topic`)
-	s.reactions = []reaction{{from: "chat", topic: "chat-events"}, {from: "chat", topic: "chat-events"}}
-	require.ErrorContains(t, s.validate(), `two reactions to "chat-events": they would share its checkpoints`)
+	for wrong, topics := range map[string][]string{
+		`a reaction to "chat-evens": no service declares this topic`:                     {"chat-evens"},
+		`a reaction to "toy-events": it is the service's own topic; use a projection`:    {"toy-events"},
+		`a reaction to "user-actions": it has state of presence, and no events of a log`: {"user-actions"},
+		`two reactions to "chat-events": they would share its checkpoints`:               {"chat-events", "chat-events"},
+	} {
+		s.reactions = nil
+		for _, topic := range topics {
+			s.React(topic, consume.FromNow(), nil)
+		}
+		require.ErrorContains(t, s.validate(), wrong)
+	}
+	s.reactions = nil
+	s.React("chat-events", consume.FromNow(), nil)
+	require.NoError(t, s.validate())
 }
 
 // Each query that a service answers is declared to read one of its projections.

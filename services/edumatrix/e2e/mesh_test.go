@@ -21,6 +21,7 @@ import (
 
 	"github.com/edumatrix/interlinked/services/edumatrix/internal/meshrun"
 	"github.com/edumatrix/interlinked/shared/auth"
+	"github.com/edumatrix/interlinked/shared/config"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
@@ -87,8 +88,8 @@ func dataDir(t testing.TB) string {
 
 func peers(t testing.TB) (env []string) {
 	t.Helper()
-	for _, owner := range []string{"PRESENCE", "CHAT", "FEED", "NOTIFICATION"} {
-		env = append(env, fmt.Sprintf("%s_URL=http://127.0.0.1:%d", owner, meshtest.FreePort(t)))
+	for _, peer := range config.Peers() {
+		env = append(env, fmt.Sprintf("%s_URL=http://127.0.0.1:%d", strings.ToUpper(peer), meshtest.FreePort(t)))
 	}
 	return env
 }

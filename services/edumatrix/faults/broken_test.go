@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/services/edumatrix/internal/meshrun"
+	"github.com/edumatrix/interlinked/shared/config"
 )
 
 // variableBroken has broken builds made and run; without it, it is only seen to that they still can be made.
@@ -115,7 +116,7 @@ func TestBroken_IsCaught(t *testing.T) {
 				}
 				return
 			}
-			broken, err := meshrun.Build(separate, overlay)
+			broken, err := meshrun.Build(config.Services(), overlay)
 			require.NoError(t, err)
 			t.Cleanup(broken.Remove)
 			m.caught(t, s, broken)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/edumatrix/interlinked/services/edumatrix/internal/meshrun"
+	"github.com/edumatrix/interlinked/shared/config"
 )
 
 // The variables that `make faults` sets.
@@ -44,15 +45,12 @@ var few = []Plan{
 
 var programs meshrun.Binaries
 
-// separate are the services as programs of their own.
-var separate = []string{"gateway", "presence", "chat", "feed", "notification"}
-
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "edumatrix-overlay-")
 	if err == nil {
 		var flag string
 		if flag, err = overlay(dir, clocks); err == nil {
-			programs, err = meshrun.Build(separate, flag)
+			programs, err = meshrun.Build(config.Services(), flag)
 		}
 	}
 	if err != nil {

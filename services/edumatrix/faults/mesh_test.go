@@ -16,6 +16,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/services/edumatrix/internal/meshrun"
+	"github.com/edumatrix/interlinked/shared/config"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
@@ -77,7 +78,7 @@ func newMesh(t testing.TB, s *stand, programs meshrun.Binaries, plan Plan) *mesh
 				env = append(env, variableClock+"="+off.String())
 			}
 		}
-		for _, peer := range []string{"chat", "feed", "notification", "presence"} {
+		for _, peer := range config.Peers() {
 			at := peer
 			if peer == "chat" {
 				at = "chat-" + max(number, "1")

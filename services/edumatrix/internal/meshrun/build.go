@@ -5,10 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+
+	"github.com/edumatrix/interlinked/shared/config"
 )
 
 // Programs are all programs of the mesh.
-var Programs = []string{"edumatrix", "gateway", "presence", "chat", "feed", "notification"}
+var Programs = append(config.Services(), config.AllInOne)
 
 // Build builds programs into a folder of their own, with the race detector if the test has it. Flags are passed to the
 // build. The caller removes the folder.
