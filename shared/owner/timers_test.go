@@ -46,13 +46,13 @@ func TestTimer_FiresOnceWhenItIsDueAndNotWhenItIsCancelled(t *testing.T) {
 	one, two := newToy(t, url, says), newToy(t, url, says)
 	stop := one.timers()
 	two.timers()
-	one.do("ann", &toyv1.Ring{BellId: "cancelled", Milliseconds: 300})
-	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 200})
+	one.do("ann", &toyv1.Ring{BellId: "cancelled", Milliseconds: 5000}) // long enough to be cancelled before
+	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 5000})
 	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 3_600_000})
 	one.do("ann", &toyv1.Answer{BellId: "cancelled"})
-	one.do("ann", &toyv1.Ring{BellId: "due", Milliseconds: 400})
+	one.do("ann", &toyv1.Ring{BellId: "due", Milliseconds: 5000}) // after the others were due
 	stop() // the other instance goes on
-	require.Eventually(t, func() bool { return len(one.events("bell:due")) == 2 }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(one.events("bell:due")) == 2 }, time.Minute, 10*time.Millisecond)
 	e := one.events("bell:due")
 	require.Equal(t, "toy.bell_silenced", e[1].Type)
 	require.Equal(t, catalog.TimerActor, e[1].Actor)
