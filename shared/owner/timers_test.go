@@ -51,7 +51,7 @@ func TestTimer_FiresOnceWhenItIsDueAndNotWhenItIsCancelled(t *testing.T) {
 	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 3_600_000})
 	one.do("ann", &toyv1.Answer{BellId: "cancelled"})
 	one.do("ann", &toyv1.Ring{BellId: "due", Milliseconds: 5000}) // after the others were due
-	stop() // the other instance goes on
+	stop()                                                        // the other instance goes on
 	require.Eventually(t, func() bool { return len(one.events("bell:due")) == 2 }, time.Minute, 10*time.Millisecond)
 	e := one.events("bell:due")
 	require.Equal(t, "toy.bell_silenced", e[1].Type)
