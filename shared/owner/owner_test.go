@@ -17,6 +17,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
@@ -196,6 +197,20 @@ func (w *world) startIn(env process.Env, prepare func(*owner.Service)) (stop fun
 	})
 	w.t.Cleanup(stop)
 	return stop
+}
+
+// A table that no projection declares would be neither rebuilt nor compared.
+func TestRun_RefusesATableThatNoProjectionDeclares(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, err := owner.Open(t.Context(), w.env, nil)
+	require.NoError(t, err)
+	rooms(s)
+	_, err = w.env.Stores.Postgres.Exec(t.Context(), "CREATE TABLE chat.forgotten (id int)")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	w.env.Ready = cancel
+	require.ErrorContains(t, s.Run(ctx), "forgotten")
 }
 
 func rooms(s *owner.Service) { s.Decide("conversation", newRoom) }
