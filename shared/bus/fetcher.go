@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // topicPartition is a partition. The topic has its name on the broker.
@@ -80,7 +82,7 @@ func (f *fetcher) run(ctx context.Context) {
 			fetches := f.poll(polling)
 			f.hand(fetches, throttled)
 			if n := fetches.NumRecords(); f.gather > 0 && n > 0 && n < maxGathered {
-				sleep(f.gather, polling.Done(), nil) // the client requests no more than one response ahead
+				retry.Sleep(polling, f.gather) // the client requests no more than one response ahead
 			}
 		}
 		cancel()

@@ -1,86 +1,24 @@
 package eventlog
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"os"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
-	"github.com/edumatrix/interlinked/shared/backend/embedded"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
 )
 
-// server is one PostgreSQL for all tests of the package.
-var server struct {
-	sync.Once
-	dir string
-	pg  *embedded.Postgres
-	err error
-}
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
-func startServer() error {
-	server.Do(func() {
-		if server.dir, server.err = os.MkdirTemp("", "eventlog-test-"); server.err != nil {
-			return
-		}
-		// It may run under another uid.
-		if server.err = os.Chmod(server.dir, 0o755); server.err == nil {
-			server.pg, server.err = embedded.StartPostgres(context.Background(), embedded.PostgresOptions{Dir: server.dir})
-		}
-	})
-	return server.err
-}
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if server.pg != nil {
-		_ = server.pg.Stop()
-	}
-	_ = os.RemoveAll(server.dir)
-	os.Exit(code)
-}
-
-var databases atomic.Int64
-
-// database makes a fresh one.
-func database(t testing.TB) string {
-	t.Helper()
-	if err := startServer(); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := pgx.Connect(t.Context(), server.pg.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	name := fmt.Sprintf("eventlog_%d", databases.Add(1))
-	if _, err := conn.Exec(t.Context(), "CREATE DATABASE "+name+""); err != nil {
-		t.Fatal(err)
-	}
-	return strings.Replace(server.pg.URL(), "/edu_matrix_db", "/"+name, 1)
-}
+var database, pool, during, named, horizon, transactionID = pgtest.Database, pgtest.Pool, pgtest.During, pgtest.Named,
+	pgtest.Horizon, pgtest.TransactionID
 
 var loaded = sync.OnceValues(catalog.Load)
-
-func pool(t testing.TB, url string) *pgxpool.Pool {
-	t.Helper()
-	p, err := pgxpool.New(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Close)
-	return p
-}
 
 // instance opens the chat log of a database, as one of possibly many instances, without running it.
 func instance(t testing.TB, url string, change ...func(*Options)) *Log {
@@ -98,20 +36,6 @@ func instance(t testing.TB, url string, change ...func(*Options)) *Log {
 		t.Fatal(err)
 	}
 	return l
-}
-
-// during runs something until the test ends.
-func during(t testing.TB, run func(context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 func running(t testing.TB, url string, change ...func(*Options)) *Log {

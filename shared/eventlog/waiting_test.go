@@ -3,44 +3,16 @@ package eventlog
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
-
-// named gives the sessions of an instance a name in pg_stat_activity.
-func named(t *testing.T, database, name string) string {
-	t.Helper()
-	u, err := url.Parse(database)
-	require.NoError(t, err)
-	q := u.Query()
-	q.Set("application_name", name)
-	u.RawQuery = q.Encode()
-	return u.String()
-}
-
-// horizon is the oldest transaction whose row versions the sessions of a name keep from being vacuumed; 0: they keep none.
-func horizon(t *testing.T, p *pgxpool.Pool, name string) (xmin int64) {
-	t.Helper()
-	require.NoError(t, p.QueryRow(t.Context(), `SELECT coalesce(min(least(backend_xmin::text::bigint,
-  backend_xid::text::bigint)), 0) FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()`,
-		name).Scan(&xmin))
-	return xmin
-}
-
-func transactionID(t *testing.T, p *pgxpool.Pool) (xid int64) {
-	t.Helper()
-	require.NoError(t, p.QueryRow(t.Context(), "SELECT pg_current_xact_id()::text::bigint").Scan(&xid))
-	return xid
-}
 
 // A session that waits until another instance is done keeps no old snapshot: what the database deletes and updates meanwhile can
 // be vacuumed.

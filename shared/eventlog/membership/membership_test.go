@@ -11,9 +11,10 @@ import (
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { logtest.Main(m) }
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 var (
 	fresh, commit, sent = logtest.Fresh, logtest.Commit, logtest.Sent

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"net/url"
 	"os"
 	"slices"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
 )
 
 // acknowledging is a publisher that has published everything at once.
@@ -104,7 +104,7 @@ func TestRelay_SavingDoesNotGetDearerWhileOthersStandBy(t *testing.T) {
 ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 	require.NoError(t, err)
 	x := leader(t, l)
-	standby := running(t, named(t, url, "standby"))
+	standby := running(t, pgtest.Named(t, url, "standby"))
 	relaying(t, standby, acknowledging{})
 
 	other := pool(t, url)
@@ -114,7 +114,7 @@ ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 		require.NoError(t, x.step(t.Context()))
 		if (batch+1)%(batches/samples) == 0 {
 			savings = append(savings, measureSaving(t, other))
-			now, oldest = append(now, transactionID(t, other)), append(oldest, horizon(t, other, "standby"))
+			now, oldest = append(now, pgtest.TransactionID(t, other)), append(oldest, pgtest.Horizon(t, other, "standby"))
 		}
 	}
 	require.Equal(t, int64(batches), x.sequence.Position)
@@ -159,30 +159,4 @@ func BenchmarkRelayDrift(b *testing.B) {
 	}
 	b.StopTimer()
 	b.ReportMetric(float64(tenths[9])/float64(tenths[0]), "last/first-tenth")
-}
-
-// named gives the sessions of an instance a name in pg_stat_activity.
-func named(t *testing.T, database, name string) string {
-	t.Helper()
-	u, err := url.Parse(database)
-	require.NoError(t, err)
-	q := u.Query()
-	q.Set("application_name", name)
-	u.RawQuery = q.Encode()
-	return u.String()
-}
-
-// horizon is the oldest transaction whose row versions the sessions of a name keep from being vacuumed; 0: they keep none.
-func horizon(t *testing.T, p *pgxpool.Pool, name string) (xmin int64) {
-	t.Helper()
-	require.NoError(t, p.QueryRow(t.Context(), `SELECT coalesce(min(least(backend_xmin::text::bigint,
-  backend_xid::text::bigint)), 0) FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()`,
-		name).Scan(&xmin))
-	return xmin
-}
-
-func transactionID(t *testing.T, p *pgxpool.Pool) (xid int64) {
-	t.Helper()
-	require.NoError(t, p.QueryRow(t.Context(), "SELECT pg_current_xact_id()::text::bigint").Scan(&xid))
-	return xid
 }

@@ -6,15 +6,16 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { logtest.Main(m) }
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 var (
-	database, pool           = logtest.Database, logtest.Pool
+	database, pool           = pgtest.Database, pgtest.Pool
 	instance, running, fresh = logtest.Instance, logtest.Running, logtest.Fresh
 	commit, said             = logtest.Commit, logtest.Said
-	during                   = logtest.During
+	during                   = pgtest.During
 )
 
 // topicOf returns the topic of an event.

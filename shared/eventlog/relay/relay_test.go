@@ -21,6 +21,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
@@ -503,7 +504,7 @@ func TestRelay_StandingByIsHealthy(t *testing.T) {
 	commit(t, leads, said("1", "a"))
 	meshtest.Eventually(t, "it leads", func() bool { return b.events() == 1 })
 	var away, back atomic.Int64
-	standby := instance(t, named(t, url, "standby"), func(o *eventlog.Options) {
+	standby := instance(t, pgtest.Named(t, url, "standby"), func(o *eventlog.Options) {
 		o.Waiting = func(_ string, err error) {
 			if err != nil {
 				away.Add(1)

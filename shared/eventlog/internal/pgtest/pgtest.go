@@ -1,0 +1,122 @@
+// Package pgtest starts an embedded PostgreSQL server for the tests of a package, and observes its sessions.
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/backend/embedded"
+)
+
+// server is one PostgreSQL for all tests of the package.
+var server struct {
+	sync.Once
+	dir string
+	pg  *embedded.Postgres
+	err error
+}
+
+func startServer() error {
+	server.Do(func() {
+		if server.dir, server.err = os.MkdirTemp("", "eventlog-test-"); server.err != nil {
+			return
+		}
+		// It may run under another uid.
+		if server.err = os.Chmod(server.dir, 0o755); server.err == nil {
+			server.pg, server.err = embedded.StartPostgres(context.Background(), embedded.PostgresOptions{Dir: server.dir})
+		}
+	})
+	return server.err
+}
+
+// Main runs the tests of a package and stops the server. Call it from TestMain.
+func Main(m *testing.M) {
+	code := m.Run()
+	if server.pg != nil {
+		_ = server.pg.Stop()
+	}
+	_ = os.RemoveAll(server.dir)
+	os.Exit(code)
+}
+
+var databases atomic.Int64
+
+// Database makes an empty database and returns its URL.
+func Database(t testing.TB) string {
+	t.Helper()
+	if err := startServer(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), server.pg.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	name := fmt.Sprintf("log_%d", databases.Add(1))
+	if _, err := conn.Exec(t.Context(), "CREATE DATABASE "+name+""); err != nil {
+		t.Fatal(err)
+	}
+	return strings.Replace(server.pg.URL(), "/edu_matrix_db", "/"+name, 1)
+}
+
+// Pool opens a pool of connections that is closed when the test ends.
+func Pool(t testing.TB, url string) *pgxpool.Pool {
+	t.Helper()
+	p, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// During runs something until the test ends.
+func During(t testing.TB, run func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Named gives the sessions of an instance a name in pg_stat_activity.
+func Named(t testing.TB, database, name string) string {
+	t.Helper()
+	u, err := url.Parse(database)
+	require.NoError(t, err)
+	q := u.Query()
+	q.Set("application_name", name)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// Horizon is the oldest transaction whose row versions the sessions of a name keep from being vacuumed; 0: they keep none.
+func Horizon(t testing.TB, p *pgxpool.Pool, name string) (xmin int64) {
+	t.Helper()
+	require.NoError(t, p.QueryRow(t.Context(), `SELECT coalesce(min(least(backend_xmin::text::bigint,
+  backend_xid::text::bigint)), 0) FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()`,
+		name).Scan(&xmin))
+	return xmin
+}
+
+// TransactionID returns the id of a new transaction.
+func TransactionID(t testing.TB, p *pgxpool.Pool) (xid int64) {
+	t.Helper()
+	require.NoError(t, p.QueryRow(t.Context(), "SELECT pg_current_xact_id()::text::bigint").Scan(&xid))
+	return xid
+}
