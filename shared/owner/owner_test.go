@@ -203,13 +203,13 @@ func (w *world) startIn(env process.Env, prepare func(*owner.Service)) (stop fun
 func TestRun_RefusesATableThatNoProjectionDeclares(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	w.env.Ready = cancel // without the check it starts, and ends in order
 	s, err := owner.Open(t.Context(), w.env, nil)
 	require.NoError(t, err)
 	rooms(s)
 	_, err = w.env.Stores.Postgres.Exec(t.Context(), "CREATE TABLE chat.forgotten (id int)")
 	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	w.env.Ready = cancel
 	require.ErrorContains(t, s.Run(ctx), "forgotten")
 }
 
