@@ -92,6 +92,39 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	require.Equal(t, asked, m.owners["presence"].Restored(), "a new session has none to be asked for")
 }
 
+// What a client has done counts, not what a later connection found: a connection may go on with a session before the
+// gateway of the one before it has reported the newest rooms.
+func TestConnect_RoomsThatWereRestoredDoNotReplaceNewerOnes(t *testing.T) {
+	t.Parallel()
+	m := begin(t)
+	one, _ := m.gateway(settings{})
+	two, _ := m.gateway(settings{})
+	m.shown("bob", "alice", "carol")
+	first := connect(t, one, "bob", func(o *client.Options) { o.Rooms = []string{"presence:alice", "presence:carol"} })
+	session := first.Connected().SessionID
+	m.keeps("bob", session, "presence:alice", "presence:carol")
+	second := m.goesOn(two, "bob", session)
+	require.Equal(t, []string{"presence:alice", "presence:carol"}, second.Connected().Rooms)
+
+	require.Eventually(t, func() bool { // the gateway of the second has reported it, and once more
+		reporter, reports := "", 0
+		for _, r := range m.owners["presence"].Reports() {
+			if reporter == r.Gateway {
+				reports++
+			}
+			for _, c := range r.Changes {
+				if c.Session == session && r.Gateway != m.owners["presence"].Reports()[0].Gateway && reporter == "" {
+					reporter = r.Gateway
+				}
+			}
+		}
+		return reports > 0
+	}, 10*time.Second, time.Millisecond)
+	_, err := first.Request(t.Context(), map[string]any{"type": "unsubscribe", "data": map[string]any{"rooms": []string{"presence:carol"}}})
+	require.NoError(t, err)
+	m.keeps("bob", session, "presence:alice")
+}
+
 // Events that the client missed in the rooms of its session come as those that it missed elsewhere do.
 func TestConnect_ResumesTheRoomsOfItsSession(t *testing.T) {
 	t.Parallel()

@@ -107,8 +107,8 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		Keeper: meshv1connect.NewConnectionServiceClient(quiet, config.Peers[env.Catalog.Connections()])})
 	members := rooms.New(rooms.Options{Catalog: env.Catalog, Hub: connections, Owners: owners, Known: fan.Known,
 		Missed: hub.Bounds{Events: config.ResumeEvents}, Lease: set.lease, Guard: guarded,
-		Changed: func(c *hub.Conn) { report.Subscribed(c.ID) },
-		Metrics: rooms.NewMetrics(metrics), Log: log})
+		Unsubscribed: func(c *hub.Conn) { report.Subscribed(c.ID) },
+		Metrics:      rooms.NewMetrics(metrics), Log: log})
 	signals := signal.New(signal.Options{Catalog: env.Catalog, Hub: connections, Redis: env.Stores.Redis,
 		Prefix: config.Kafka.TopicPrefix, Guard: guarded,
 		Metrics: signal.NewMetrics(metrics), Log: log})

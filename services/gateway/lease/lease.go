@@ -65,7 +65,7 @@ type Connection struct {
 	// End closes the connection because its user has ended the session. It may be called again until Gone.
 	End func()
 
-	reported bool // its rooms were reported at least once
+	reported bool // its client has changed its rooms, and they were reported
 }
 
 // New makes a Lease for a gateway that starts now.
@@ -93,7 +93,7 @@ func (l *Lease) Open(c Connection) {
 	l.change(l.describe(&c))
 }
 
-// Subscribed notes that the rooms that a connection is subscribed to have changed.
+// Subscribed notes that a connection is subscribed to other rooms than its session was.
 func (l *Lease) Subscribed(connection string) {
 	l.subscribedMu.Lock()
 	l.subscribed[connection] = true
@@ -356,8 +356,9 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 		for _, c := range l.open {
 			change := l.describe(c)
 			// No rooms are reported for a connection that never had any: those of its session may not have been
-			// restored.
-			if rooms := c.subscriptions(); c.reported || len(rooms.GetRooms()) > 0 {
+			// restored. Those that were restored do not replace newer ones.
+			if rooms := c.subscriptions(); rooms != nil && (c.reported || len(rooms.Rooms) > 0) {
+				rooms.Restored = !c.reported
 				change.Rooms = rooms
 			}
 			changes = append(changes, change)

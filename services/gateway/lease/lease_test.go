@@ -271,6 +271,24 @@ func TestReport_TellsTheRoomsOfSessionsWhenTheyChange(t *testing.T) {
 	keeper.AskAgain()
 	keeps("e")
 
+	// Rooms that are not of this connection's doing do not replace those that are kept.
+	l.Open(lease.Connection{ID: "c4", User: "alice", Session: "s", Since: time.Now(), Token: func() string { return "" }, End: func() {},
+		Rooms: func() ([]string, bool) { return []string{"restored"}, true }})
+	reportsAll := func() {
+		before := len(keeper.Reports())
+		keeper.AskAgain()
+		require.Eventually(t, func() bool {
+			return slices.ContainsFunc(keeper.Reports()[before:], func(r *meshv1.ReportRequest) bool { return r.All })
+		}, 5*time.Second, time.Millisecond)
+	}
+	reportsAll()
+	keeps("e")
+	l.Gone("c2")
+	require.Eventually(t, func() bool { users, _ := known(keeper.Reports()); return users["c2"] == "" }, 5*time.Second, time.Millisecond)
+	keeper.Forget()
+	reportsAll()
+	keeps("restored")
+
 	// And with the end of this gateway.
 	subscribed(l, "c3", "s2", func() {})("f")
 	l.Gone("c3")

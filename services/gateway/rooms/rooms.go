@@ -29,9 +29,8 @@ type Options struct {
 	Known func(owner string) <-chan struct{}
 	// Missed bounds the missed events of one connection: 1,000 events of a room and 4 MiB of each owner's log when 0.
 	Missed hub.Bounds
-	// Changed is called when the rooms that a connection is subscribed to have changed; it may be nil. It must not
-	// wait.
-	Changed func(*hub.Conn)
+	// Unsubscribed is called when a connection is no longer subscribed to a room; it may be nil. It must not wait.
+	Unsubscribed func(*hub.Conn)
 	// Lease is how long a subscription lasts unless it is renewed, which is done at half of it; a minute when 0.
 	Lease time.Duration
 	// Gather is how long a call waits for others that it can be joined with; 2 ms when 0.
@@ -61,8 +60,8 @@ func New(o Options) *Rooms {
 	if o.Missed.Bytes == 0 {
 		o.Missed.Bytes = 4 << 20
 	}
-	if o.Changed == nil {
-		o.Changed = func(*hub.Conn) {}
+	if o.Unsubscribed == nil {
+		o.Unsubscribed = func(*hub.Conn) {}
 	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
@@ -142,7 +141,7 @@ func (r *Rooms) Unsubscribe(c *hub.Conn, room string) {
 		}
 		a.mu.Unlock()
 		a.view.Unsubscribe(c, room)
-		r.options.Changed(c)
+		r.options.Unsubscribed(c)
 	}
 }
 

@@ -61,8 +61,8 @@ func (a *asker) authorized(l *subscription, asked hub.Moment, answer *meshv1.Loo
 	}
 	if a.settled(l) {
 		a.view.Unsubscribe(l.conn, l.room)
+		a.options.Unsubscribed(l.conn)
 	}
-	a.options.Changed(l.conn)
 	l.answer(false)
 	return true
 }
@@ -131,7 +131,7 @@ func (a *asker) renew(ctx context.Context) {
 			all = all[n:]
 		}
 		for _, l := range a.view.Expire(time.Now()) {
-			a.options.Changed(l.Conn)
+			a.options.Unsubscribed(l.Conn)
 			l.Conn.Send(frame.Unsubscribed(l.Room, refusal.New(refusal.Unavailable,
 				"the service of this room does not answer; subscribe again")))
 		}
@@ -155,7 +155,7 @@ func (a *asker) renewAll(ctx context.Context, lookers []hub.Subscription) (err e
 			continue
 		}
 		a.view.Unsubscribe(l.Conn, l.Room)
-		a.options.Changed(l.Conn)
+		a.options.Unsubscribed(l.Conn)
 		l.Conn.Send(frame.Unsubscribed(l.Room, refusal.New(refusal.NotAMember,
 			"you may not subscribe to this room any more")))
 	}

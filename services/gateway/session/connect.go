@@ -67,6 +67,7 @@ type connecting struct {
 	refused []*gatewayv1.RefusedRoom
 	// changed reports whether the rooms are others than those of the session: then they are reported for it.
 	changed bool
+	replied bool
 	// waiting has the rooms without an answer, and the functions that are called after it.
 	waiting map[string][]func()
 	// unsubscribed has the rooms that the client has unsubscribed since, which the reply does not contain.
@@ -134,6 +135,15 @@ func (c *connecting) unsubscribe(rooms []string, done func()) {
 	}
 }
 
+// subscribed notes that the client has subscribed to rooms beside those that it is to be subscribed to. It returns false
+// after the reply.
+func (c *connecting) subscribed() (before bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changed = true
+	return !c.replied
+}
+
 // reply returns the rooms for the reply, and whether they are to be reported for the session. It is called once, when
 // all of them are answered.
 func (c *connecting) reply() (rooms []string, refused []*gatewayv1.RefusedRoom, changed bool) {
@@ -142,6 +152,7 @@ func (c *connecting) reply() (rooms []string, refused []*gatewayv1.RefusedRoom, 
 	slices.Sort(c.rooms)
 	rooms, refused = c.rooms, c.refused
 	c.rooms, c.refused, c.waiting, c.unsubscribed = nil, nil, nil, nil
+	c.replied = true
 	return rooms, refused, c.changed
 }
 
@@ -239,8 +250,8 @@ func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
 func (s *Session) greet(g hub.Greeting) frame.Frame {
 	c := s.connect
 	c.stop()
+	s.connected.Store(true) // first: a subscription that finds the reply made is reported at once
 	rooms, refused, changed := c.reply()
-	s.connected.Store(true)
 	if changed {
 		s.mesh.Lease.Subscribed(s.conn.ID)
 	}

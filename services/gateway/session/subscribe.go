@@ -79,7 +79,12 @@ func (s *Session) subscribe(r frame.Request) {
 		reply(frame.Refused(r.ID, problem))
 		return
 	}
-	all := &subscribing{missing: len(rooms), done: func(a *subscribing) { reply(a.reply(r.ID)) }}
+	all := &subscribing{missing: len(rooms), done: func(a *subscribing) {
+		if len(a.rooms) > 0 && !s.connect.subscribed() {
+			s.mesh.Lease.Subscribed(s.conn.ID)
+		}
+		reply(a.reply(r.ID))
+	}}
 	s.subscribeTo(rooms, all.answer)
 }
 

@@ -172,8 +172,8 @@ func begin(t testing.TB, o ws.Options, h hub.Options, change ...func(*setup)) *m
 	report := lease.New(lease.Options{Log: log, Every: set.reportEvery,
 		Keeper: meshv1connect.NewConnectionServiceClient(http.DefaultClient, peers["presence"])})
 	members := rooms.New(rooms.Options{Catalog: c, Hub: m.hub, Owners: owners, Lease: set.lease, Log: log,
-		Changed: func(c *hub.Conn) { report.Subscribed(c.ID) },
-		Known:   func(string) <-chan struct{} { return known }})
+		Unsubscribed: func(c *hub.Conn) { report.Subscribed(c.ID) },
+		Known:        func(string) <-chan struct{} { return known }})
 	o.Access = &access.Access{Verifier: tokens{}, Origins: []string{"https://school.example"}, Log: log}
 	o.Log, o.Guard = log, guard.New(log, nil)
 	o.Mesh = &session.Mesh{Catalog: c, Access: o.Access, ConnectWithin: set.connectWithin, RestoreWithin: set.restoreWithin, Hub: m.hub, Rooms: members, Intake: m.intake, Lease: report, Guard: o.Guard,

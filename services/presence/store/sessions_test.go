@@ -311,6 +311,10 @@ func TestSessionRooms_AreThoseOfItsNewestConnection(t *testing.T) {
 
 		// It goes on elsewhere before the first gateway has reported the last rooms.
 		b.begin("2", "bob", "s1", "phone", time.Unix(200, 0))
+		restored := &meshv1.ConnectionChange{Connection: "2", User: "bob", Session: "s1", Device: "phone",
+			ConnectedAt: timestamppb.New(time.Unix(200, 0)), Rooms: &meshv1.SubscribedRooms{Rooms: []string{"post:6"}, Restored: true}}
+		b.report(false, restored)
+		wantRooms(t, s, "bob", "s1", "post:7", "presence:alice")
 		a.subscribes("1", "s1", false, "post:8")
 		wantRooms(t, s, "bob", "s1", "post:8")
 		b.subscribes("2", "s1", false, "post:9")
@@ -328,6 +332,18 @@ func TestSessionRooms_AreThoseOfItsNewestConnection(t *testing.T) {
 		a.begin("3", "bob", "s1", "phone", time.Unix(300, 0))
 		b.begin("4", "bob", "s1", "phone", time.Unix(400, 0))
 		b.subscribes("4", "s1", true, "post:1")
+		a.subscribes("3", "s1", false, "post:2")
+		wantRooms(t, s, "bob", "s1", "post:2")
+
+		// Where the rooms are forgotten, those that were restored are kept until there are others.
+		if err := r.Del(t.Context(), r.Keys(t.Context(), "*rooms:bob").Val()...).Err(); err != nil {
+			t.Fatal(err)
+		}
+		wantRooms(t, s, "bob", "s1")
+		restored.Connection = "4"
+		b.users["4"] = "bob"
+		b.report(false, restored)
+		wantRooms(t, s, "bob", "s1", "post:6")
 		a.subscribes("3", "s1", false, "post:2")
 		wantRooms(t, s, "bob", "s1", "post:2")
 

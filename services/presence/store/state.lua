@@ -49,10 +49,16 @@ end
 
 -- Notes which rooms a connection of a session is subscribed to: '' where that is not known or has not changed, else '='
 -- and each room with a space before it. They are kept as "connection/gateway room room …". A connection that is newer has
--- the last word: what an older one reports is late.
+-- the last word: what an older one reports is late. '?' in place of '=' marks rooms that the session had before the
+-- connection: they are kept only where none are, and as no connection's, so that every other report replaces them.
 local function subscribe(user, id, on, one, rooms)
   if rooms == '' then return end
-  local by = string.match(redis.call('HGET', subscribed .. user, id) or '', '^%S+')
+  local before = redis.call('HGET', subscribed .. user, id)
+  if string.sub(rooms, 1, 1) == '?' then
+    if before then return end
+    one = '-'
+  end
+  local by = string.match(before or '', '^%S+')
   local passed = false
   for at in string.gmatch(on, '[^,]+') do
     if passed and at == by then return end

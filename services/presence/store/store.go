@@ -99,7 +99,11 @@ func roomsOf(c *meshv1.ConnectionChange) string {
 		return ""
 	}
 	var b strings.Builder
-	b.WriteByte('=')
+	if c.GetRooms().GetRestored() {
+		b.WriteByte('?')
+	} else {
+		b.WriteByte('=')
+	}
 	for _, room := range c.GetRooms().GetRooms() {
 		b.WriteByte(' ')
 		b.WriteString(room)

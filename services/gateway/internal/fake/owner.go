@@ -521,7 +521,9 @@ func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportReques
 	o.reports = append(o.reports, r.Msg)
 	for _, c := range r.Msg.Changes {
 		// Gateways report beside each other: the end of an older connection may be reported last.
-		if at, of := c.ConnectedAt.AsTime(), c.User+" "+c.Session; c.Rooms != nil && !at.Before(o.sessions[of].connectedAt) {
+		at, of := c.ConnectedAt.AsTime(), c.User+" "+c.Session
+		before, known := o.sessions[of]
+		if c.Rooms != nil && !at.Before(before.connectedAt) && !(known && c.Rooms.Restored) {
 			o.sessions[of] = sessionRooms{c.Rooms.Rooms, at}
 		}
 	}

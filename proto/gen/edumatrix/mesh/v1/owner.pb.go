@@ -1049,7 +1049,7 @@ type ConnectionChange struct {
 	// The last resume token that the client was sent.
 	ResumeToken string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	// The rooms that the client is subscribed to. Absent: they have not changed, or are not known before the reply to connect.
-	// A session keeps those of its newest connection.
+	// A session keeps those of its newest connection that reported any.
 	Rooms         *SubscribedRooms `protobuf:"bytes,8,opt,name=rooms,proto3" json:"rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1143,8 +1143,11 @@ func (x *ConnectionChange) GetRooms() *SubscribedRooms {
 
 // SubscribedRooms are the rooms that a client is subscribed to, sorted. They have at most 32 KiB together.
 type SubscribedRooms struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rooms         []string               `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rooms []string               `protobuf:"bytes,1,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	// The client has changed none of them: they are those that its session had when it connected. They are kept only where
+	// nothing is known of the session's rooms, since a connection before this one may still report newer ones.
+	Restored      bool `protobuf:"varint,2,opt,name=restored,proto3" json:"restored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1184,6 +1187,13 @@ func (x *SubscribedRooms) GetRooms() []string {
 		return x.Rooms
 	}
 	return nil
+}
+
+func (x *SubscribedRooms) GetRestored() bool {
+	if x != nil {
+		return x.Restored
+	}
+	return false
 }
 
 type SessionOf struct {
@@ -1579,9 +1589,10 @@ const file_edumatrix_mesh_v1_owner_proto_rawDesc = "" +
 	"\x06device\x18\x05 \x01(\tR\x06device\x12=\n" +
 	"\fconnected_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\x12!\n" +
 	"\fresume_token\x18\a \x01(\tR\vresumeToken\x128\n" +
-	"\x05rooms\x18\b \x01(\v2\".edumatrix.mesh.v1.SubscribedRoomsR\x05rooms\"'\n" +
+	"\x05rooms\x18\b \x01(\v2\".edumatrix.mesh.v1.SubscribedRoomsR\x05rooms\"C\n" +
 	"\x0fSubscribedRooms\x12\x14\n" +
-	"\x05rooms\x18\x01 \x03(\tR\x05rooms\"9\n" +
+	"\x05rooms\x18\x01 \x03(\tR\x05rooms\x12\x1a\n" +
+	"\brestored\x18\x02 \x01(\bR\brestored\"9\n" +
 	"\tSessionOf\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n" +
 	"\asession\x18\x02 \x01(\tR\asession\"O\n" +
