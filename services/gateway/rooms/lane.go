@@ -169,14 +169,14 @@ func (l *lane[T]) work(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		// After a call with several entries more are likely to follow, which are worth a longer wait.
+		// After a call for several users more are likely to follow, which are worth a longer wait.
 		if !retry.Sleep(ctx, l.gather) || crowd && !retry.Sleep(ctx, 9*l.gather) {
 			return
 		}
 		crowd = false
 		pause := minPause
 		for batch := l.take(); len(batch) > 0; batch = l.take() {
-			crowd = crowd || len(batch) > 2
+			crowd = crowd || l.crowded(batch)
 			progress, err := l.serve(ctx, batch)
 			l.finished(batch)
 			switch {
@@ -194,6 +194,18 @@ func (l *lane[T]) work(ctx context.Context) {
 			pause = min(2*pause, maxPause)
 		}
 	}
+}
+
+// crowded reports whether a batch has entries of more than two users. The many connections of one user make nobody else
+// wait longer.
+func (l *lane[T]) crowded(batch []T) bool {
+	users := map[string]bool{}
+	for _, one := range batch {
+		if users[l.user(one)] = true; len(users) > 2 {
+			return true
+		}
+	}
+	return false
 }
 
 // serve asks for a batch, and reports whether some of its entries were answered or moved to another lane.

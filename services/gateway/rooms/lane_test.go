@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -118,5 +119,37 @@ func TestLane_AsksForOneUserInOneCallAtATime(t *testing.T) {
 			require.Equal(t, fmt.Sprint("bob ", m), next())
 		}
 		release <- struct{}{}
+	}
+}
+
+// After a call for several users, a call waits longer for others that it can be joined with. After a call for many
+// entries of one user it does not: others would wait because of that user.
+func TestLane_WaitsLongerAfterACallForSeveralUsersOnly(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		before []string
+		want   time.Duration
+	}{
+		"several users": {[]string{"ann 0", "bob 0", "eve 0"}, 20 * time.Millisecond},
+		"one user":      {[]string{"eve 0", "eve 1", "eve 2", "eve 3"}, 2 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				asked := make(chan time.Time)
+				l := lanes(kind[string]{name: "test", calls: 1, each: 4, gather: 2 * time.Millisecond, log: slog.New(slog.DiscardHandler),
+					ask:   func(context.Context, []string) ([]string, error) { asked <- time.Now(); return nil, nil },
+					ended: func(string) bool { return false },
+					user:  func(one string) string { user, _, _ := strings.Cut(one, " "); return user },
+				}, 10)
+				go l.run(t.Context())
+				l.add(c.before...)
+				<-asked
+				synctest.Wait()
+				began := time.Now()
+				l.add("dan 0")
+				require.Equal(t, c.want, (<-asked).Sub(began))
+			})
+		})
 	}
 }
