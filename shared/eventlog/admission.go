@@ -8,6 +8,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
 type commandKey struct{ actor, id string }
@@ -22,7 +23,7 @@ type admission struct {
 
 	incarnation incarnation
 	outcomes    map[commandKey]outcome
-	consumed    consumed
+	inbox       *inbox.Admission
 	rows        rows
 
 	members map[membershipKey]bool // memberships that were read, and those that changed since
@@ -37,7 +38,7 @@ func (a *admission) admit(p *prepared) (Committed, error) {
 	if repeated := a.repeated(p); repeated != nil {
 		return Committed{}, repeated
 	}
-	if err := a.consumed.check(p); err != nil {
+	if err := a.inbox.Check(p.inbox); err != nil {
 		return Committed{}, err
 	}
 	if err := a.conflict(p.stream, p.expected); err != nil {
@@ -123,7 +124,7 @@ func (a *admission) add(p *prepared) Committed {
 			a.rows.outcomes = append(a.rows.outcomes, outcome{r, e.digest})
 		}
 	}
-	a.consumed.add(p)
+	a.inbox.Add(p.inbox)
 	c.Version, c.Position, c.At = a.versions[p.stream], a.position, a.at
 	return c
 }

@@ -16,6 +16,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
@@ -72,7 +74,7 @@ func TestCommit_GoesOnWhenTheHolderOfTheLockIsSlow(t *testing.T) {
 	if took := time.Since(begun); took > 3*time.Second {
 		t.Errorf("went on after %v", took)
 	}
-	if err := <-ended; err == nil || isDataError(err) {
+	if err := <-ended; err == nil || pgerror.IsData(err) {
 		t.Errorf("the slow transaction: %v", err)
 	}
 }
@@ -173,15 +175,15 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 	}
 	// Nobody else's answers may be lost.
 	during(t, func(ctx context.Context) error { l.commitAll(ctx); return nil })
-	if _, err := l.BeginConsumer(t.Context(), Consumer{Source: "feed", Topic: "feed-events", Partitions: 3}); err != nil {
+	if _, err := l.Inbox().BeginConsumer(t.Context(), inbox.Consumer{Source: "feed", Topic: "feed-events", Partitions: 3}); err != nil {
 		t.Fatal(err)
 	}
-	advance := func(partition int32) *Advance {
-		of := SourcePartition{"feed", "feed-events", partition}
-		if _, err := l.BeginPartition(t.Context(), of, Checkpoint{}); err != nil {
+	advance := func(partition int32) *inbox.Advance {
+		of := inbox.SourcePartition{Source: "feed", Topic: "feed-events", Partition: partition}
+		if _, err := l.Inbox().BeginPartition(t.Context(), of, inbox.Checkpoint{}); err != nil {
 			t.Fatal(err)
 		}
-		return &Advance{Of: of, To: Checkpoint{Position: 1}}
+		return &inbox.Advance{Of: of, To: inbox.Checkpoint{Position: 1}}
 	}
 	command := said("1", "c")
 	reaction := Write{Expected: AnyVersion, Advance: advance(2), Appends: []Append{{Stream: "conversation:2",
@@ -205,7 +207,7 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	_, err = l.Commit(t.Context(), reaction)
-	if e := failsAs[*StaleCheckpointError](t, err); e.Have.Position != 1 {
+	if e := failsAs[*inbox.StaleCheckpointError](t, err); e.Have.Position != 1 {
 		t.Errorf("%+v", e)
 	}
 	if head, err := l.Head(t.Context()); head != 4 || err != nil {

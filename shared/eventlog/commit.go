@@ -13,14 +13,14 @@ import (
 // Commit appends a Write in the next transaction, together with the other writes that wait for it. Its errors:
 //   - *ConflictError: the stream has moved on; load it and decide again.
 //   - *RepeatedError: some of the commands have outcomes already; leave them out and decide the rest again.
-//   - *StaleCheckpointError: another instance has moved the checkpoint.
-//   - *ParkedChangedError: the parked streams of the topic have changed; read them and decide again.
+//   - *inbox.StaleCheckpointError: another instance has moved the checkpoint.
+//   - *inbox.ParkedChangedError: the parked streams of the topic have changed; read them and decide again.
 //   - *RefusedError: the log refuses some of the commands; decide the rest again.
 //   - *TimerError: the timers of some of the commands are gone or not due; leave these commands out.
 //   - *WriteError: the write itself is at fault and fails whenever it is tried.
 //   - an error that wraps retry.ErrUnavailable, or that of ctx: the database is unavailable, or ctx ended first. The
 //     write may or may not have been committed. Commit it again: if it was committed, its ids are recognised and the
-//     error is a RepeatedError, a StaleCheckpointError or a ParkedChangedError.
+//     error is a RepeatedError, an inbox.StaleCheckpointError or an inbox.ParkedChangedError.
 //
 // With every error but the last, nothing of the write was committed.
 func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {

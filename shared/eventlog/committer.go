@@ -13,6 +13,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -56,11 +58,11 @@ func (p *bisection) commit(ctx context.Context, writes []*pendingWrite) {
 	}
 	switch {
 	case err == nil:
-	case len(writes) > 1 && (isDataError(err) || tooSlow(err)):
+	case len(writes) > 1 && (pgerror.IsData(err) || tooSlow(err)):
 		half := len(writes) / 2
 		p.commit(ctx, writes[:half])
 		p.commit(ctx, writes[half:])
-	case isDataError(err):
+	case pgerror.IsData(err):
 		pw := writes[0]
 		l.quarantine(pw)
 		l.o.Log.WarnContext(pw.ctx, "write rejected", "error", err)
@@ -224,7 +226,7 @@ func (t *transaction) run(ctx context.Context) (map[*pendingWrite]writeOutcome, 
 		return nil, err
 	}
 	b = &pgx.Batch{}
-	if err := t.admission.consumed.queue(b, t.log); err != nil {
+	if err := t.admission.inbox.QueueWrites(b, t.log.inbox); err != nil {
 		return nil, err
 	}
 	if !t.admission.rows.empty() {
@@ -269,9 +271,11 @@ func (t *transaction) rollback(ctx context.Context) {
 // queueCheck queues the statement that reads everything the writes are checked against.
 func (t *transaction) queueCheck(b *pgx.Batch) {
 	var actors, ids, streams, members, rooms, timerStreams, timerKeys []string
+	var consumed []inbox.Change
 	seen := map[string]bool{}
 	for _, pw := range t.writes {
 		p := pw.prepared
+		consumed = append(consumed, p.inbox)
 		for _, stream := range p.streams() {
 			if !seen[stream] {
 				seen[stream] = true
@@ -295,7 +299,8 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 	a.members, a.timers = map[membershipKey]bool{}, map[timerKey]*timerRow{}
 	a.maxRooms, a.rooms = t.log.maxRooms, map[roomsKey]int{}
 	entering, kinds := t.counted()
-	t.queueConsumed(b)
+	a.inbox = inbox.NewAdmission()
+	a.inbox.QueueReads(b, t.log.inbox, consumed)
 	b.Queue(t.log.sql.check, actors, ids, streams, members, rooms, timerStreams,
 		timerKeys, entering, kinds).Query(func(found pgx.Rows) error {
 		var what int

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 	"github.com/edumatrix/interlinked/shared/jobs"
 )
 
@@ -44,7 +45,7 @@ func (x effects) insert(ctx context.Context, conn *pgx.Conn, all []caused) error
 			err = x.queue.Check(following...)
 		}
 		if err != nil {
-			return &dataError{fmt.Errorf("effects of %s: %w", c.event.Type, err)}
+			return pgerror.Data(fmt.Errorf("effects of %s: %w", c.event.Type, err))
 		}
 		due = append(due, following...)
 	}

@@ -3,14 +3,12 @@ package eventlog
 import (
 	"errors"
 	"fmt"
-	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/retry"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
 // ConflictError reports that a stream is not at the expected version.
@@ -63,35 +61,6 @@ func (e *WriteError) Error() string { return "write rejected: " + e.Err.Error() 
 
 func (e *WriteError) Unwrap() error { return e.Err }
 
-// dataError is an error of the data itself. The database is not at fault.
-type dataError struct{ err error }
-
-func (e *dataError) Error() string { return e.err.Error() }
-
-func (e *dataError) Unwrap() error { return e.err }
-
-// isDataError reports whether the data that was written or read is at fault. All other errors are the database's: lost
-// or refused connections, resources, time-outs, a server that shuts down or has become a standby, a missing schema or
-// missing rights.
-func isDataError(err error) bool {
-	var own *dataError
-	if errors.As(err, &own) || errors.As(err, new(pgx.ScanArgError)) {
-		return true // reading the row again would fail the same way
-	}
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) || len(pg.Code) != 5 {
-		return false
-	}
-	switch pg.Code {
-	case "42P01", "42501": // undefined_table, insufficient_privilege
-		return false
-	}
-	// Classes of SQLSTATE (PostgreSQL, appendix A) in which the database is at fault: 08 connection, 25 transaction state,
-	// 28 authorization, 3D and 3F missing database or schema, 40 rollback such as a deadlock, 53 resources, 55 state such as
-	// a lock, 57 operator intervention such as a shutdown, 58 system, F0 configuration, XX internal.
-	return !strings.Contains(" 08 25 28 3D 3F 40 53 55 57 58 F0 XX ", " "+pg.Code[:2]+" ")
-}
-
 // tooSlow reports whether the server ended a transaction because it held the log's lock for too long.
 func tooSlow(err error) bool {
 	var pg *pgconn.PgError
@@ -100,9 +69,4 @@ func tooSlow(err error) bool {
 
 // Unavailable wraps err in retry.ErrUnavailable unless the data itself is at fault. Code that queries projections
 // directly uses it too.
-func Unavailable(err error) error {
-	if err == nil || isDataError(err) {
-		return err
-	}
-	return retry.Unavailable("postgres", err)
-}
+func Unavailable(err error) error { return pgerror.Unavailable(err) }

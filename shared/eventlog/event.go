@@ -12,6 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
 // Logged is an event as the log contains it.
@@ -44,10 +45,10 @@ func (l *Log) scan(found pgx.Rows, into ...any) (Logged, error) {
 		e.Rooms = nil
 	}
 	if e.Opens, err = decodeMemberships(opens); err != nil {
-		return e, &dataError{fmt.Errorf("event %d: %w", e.Position, err)}
+		return e, pgerror.Data(fmt.Errorf("event %d: %w", e.Position, err))
 	}
 	if e.Closes, err = decodeMemberships(closes); err != nil {
-		return e, &dataError{fmt.Errorf("event %d: %w", e.Position, err)}
+		return e, pgerror.Data(fmt.Errorf("event %d: %w", e.Position, err))
 	}
 	if e.Answers {
 		e.CommandType = commandType
@@ -58,8 +59,8 @@ func (l *Log) scan(found pgx.Rows, into ...any) (Logged, error) {
 	e.Body = e.plain
 	if len(personal) > 0 {
 		if personal[0] != sealedPlainly {
-			return e, &dataError{fmt.Errorf("event %d: its personal fields are sealed in an unknown way (%d)", e.Position,
-				personal[0])}
+			return e, pgerror.Data(fmt.Errorf("event %d: its personal fields are sealed in an unknown way (%d)", e.Position,
+				personal[0]))
 		}
 		// Two encoded Protobuf messages, concatenated, decode as one message with the fields of both.
 		e.Body = slices.Concat(e.plain, personal[1:])

@@ -1,6 +1,7 @@
 // Package eventlog is one owner's append-only log in Postgres. It stores events in streams, with dense versions within
-// a stream and ascending positions over the whole log; the outcome of every command; the memberships of rooms; and the
-// progress of consuming other owners' logs. Each owner has a schema of its own name.
+// a stream and ascending positions over the whole log; the outcome of every command; and the memberships of rooms. Each
+// owner has a schema of its own name. There package inbox stores the progress of consuming other owners' logs, which is
+// committed together with the events that follow from it.
 //
 // Writes are committed in groups: one goroutine per Log commits all writes that wait in one transaction, under the
 // log's advisory lock. So position order is commit order for any number of instances, and a reader of "position > last"
@@ -23,6 +24,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
 // Options configure a Log.
@@ -58,6 +60,7 @@ type Log struct {
 	clock    estimate
 	checked  func() // for tests: called under the lock, before anything is written
 	session  session
+	inbox    *inbox.Inbox
 	notices  notices
 	effects  effects
 
@@ -100,6 +103,7 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 		waiting: waiting{report: o.Waiting}, times: timeouts{lock: 10 * time.Second, hold: 2 * time.Second},
 	}
 	l.session.log, l.notices = l, make(notices, 1)
+	l.inbox = inbox.New(inbox.Options{Owner: o.Owner, Pool: o.Pool, SQL: l.SQL, Now: o.Now})
 	if err := migrate(ctx, o); err != nil {
 		return nil, fmt.Errorf("event log of %s: %w", o.Owner, err)
 	}
@@ -124,6 +128,9 @@ func (l *Log) Run(ctx context.Context) error {
 	running.Wait()
 	return nil
 }
+
+// Inbox returns the progress of consuming other owners' topics.
+func (l *Log) Inbox() *inbox.Inbox { return l.inbox }
 
 // Head returns the position of the newest event, or the floor of an incarnation without events; 0 in a new log.
 func (l *Log) Head(ctx context.Context) (position int64, err error) {

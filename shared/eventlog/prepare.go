@@ -14,6 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/retry"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
@@ -27,8 +28,7 @@ type prepared struct {
 	expected int64
 	at       time.Time // when the commands were decided
 	entries  []*entry
-	advance  *Advance
-	resolves *Resolution
+	inbox    inbox.Change
 	events   int
 	bytes    int
 }
@@ -87,7 +87,7 @@ func (d *draft) size() int {
 }
 
 func (l *Log) prepare(ctx context.Context, w Write) (*prepared, error) {
-	p := &prepared{stream: w.Stream, expected: w.Expected, advance: w.Advance, resolves: w.Resolution,
+	p := &prepared{stream: w.Stream, expected: w.Expected, inbox: inbox.Change{Advance: w.Advance, Resolution: w.Resolution},
 		at: w.DecidedAt.UTC().Truncate(time.Microsecond)}
 	seen := map[commandKey]bool{}
 	for i, d := range w.Commands {

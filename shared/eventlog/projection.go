@@ -10,6 +10,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -220,7 +221,7 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 			if conn.IsClosed() {
 				return 0, err
 			}
-			return 0, &dataError{err}
+			return 0, pgerror.Data(err)
 		}
 	}
 	if position > f.position {

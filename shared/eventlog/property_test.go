@@ -11,6 +11,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
 // Whatever members come, in whatever order: positions and versions are dense, who is taken out leaves no trace, and
@@ -20,10 +21,10 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		first := rapid.Int64Range(0, 5).Draw(t, "position")
 		a := &admission{owner: "chat", position: first, versions: map[string]int64{}, outcomes: map[commandKey]outcome{},
-			consumed: consumed{checkpoints: map[SourcePartition]Checkpoint{{}: {}}, revisions: map[topicKey]int64{},
-				parked: map[parkedKey]Parked{}}}
+			inbox: inbox.NewAdmission()}
+		a.inbox.FoundCheckpoint(inbox.SourcePartition{}, inbox.Checkpoint{}, 0)
 		versions, outcomes := map[string]int64{}, map[commandKey]outcome{}
-		var checkpoint Checkpoint
+		var checkpoint inbox.Checkpoint
 		var revision int64
 		position := first
 		for range rapid.IntRange(0, 30).Draw(t, "members") {
@@ -36,8 +37,8 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 			c, err := a.admit(p)
 			var conflict *ConflictError
 			var again *RepeatedError
-			var stale *StaleCheckpointError
-			var parked *ParkedChangedError
+			var stale *inbox.StaleCheckpointError
+			var parked *inbox.ParkedChangedError
 			switch {
 			case repeated:
 				if !errors.As(err, &again) {
@@ -50,12 +51,12 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 					}
 				}
 				continue
-			case p.advance != nil && p.advance.From != checkpoint:
+			case p.inbox.Advance != nil && p.inbox.Advance.From != checkpoint:
 				if !errors.As(err, &stale) || stale.Have != checkpoint {
 					t.Fatalf("a stale checkpoint: %v", err)
 				}
 				continue
-			case p.advance != nil && p.advance.Revision != revision:
+			case p.inbox.Advance != nil && p.inbox.Advance.Revision != revision:
 				if !errors.As(err, &parked) {
 					t.Fatalf("decided on what was parked before: %v", err)
 				}
@@ -78,9 +79,9 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 				outcomes[commandKey{e.actor, e.cause}] = outcome{Result: results[0]}
 				results = results[1:]
 			}
-			if p.advance != nil {
-				checkpoint = p.advance.To
-				revision += int64(len(p.advance.Park))
+			if p.inbox.Advance != nil {
+				checkpoint = p.inbox.Advance.To
+				revision += int64(len(p.inbox.Advance.Park))
 			}
 		}
 		seen := map[string]int64{}
@@ -115,11 +116,11 @@ func drawMember(t *rapid.T) *prepared {
 		p.entries = append(p.entries, e)
 	}
 	if rapid.Bool().Draw(t, "reads") {
-		from := Checkpoint{Position: rapid.Int64Range(0, 2).Draw(t, "from"), Index: rapid.IntRange(0, 1).Draw(t, "index")}
-		p.advance = &Advance{From: from, To: Checkpoint{Position: from.Position + 1}, Revision: rapid.Int64Range(0, 1).Draw(t,
-			"revision")}
+		from := inbox.Checkpoint{Position: rapid.Int64Range(0, 2).Draw(t, "from"), Index: rapid.IntRange(0, 1).Draw(t, "index")}
+		p.inbox.Advance = &inbox.Advance{From: from, To: inbox.Checkpoint{Position: from.Position + 1},
+			Revision: rapid.Int64Range(0, 1).Draw(t, "revision")}
 		if rapid.Bool().Draw(t, "parks") {
-			p.advance.Park = []Parked{{Stream: stream}}
+			p.inbox.Advance.Park = []inbox.Parked{{Stream: stream}}
 		}
 	}
 	return p

@@ -159,8 +159,8 @@ func (p *prepared) keys() (keys []any) {
 			keys = append(keys, commandKey{e.actor, e.cause})
 		}
 	}
-	if p.advance != nil {
-		keys = append(keys, checkpointKey{p.advance.Of, p.advance.From})
+	if key := p.inbox.Key(); key != nil {
+		keys = append(keys, key)
 	}
 	return keys
 }

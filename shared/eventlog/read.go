@@ -8,6 +8,7 @@ import (
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
 // planned makes the server plan a statement for its arguments each time it runs. A cached plan would serve any
@@ -52,8 +53,8 @@ func (l *Log) Read(ctx context.Context, q Query) (Page, error) {
 	}
 	head := newest.Position
 	if q.Partitions > 0 && (q.Partition < 0 || q.Partition >= q.Partitions) {
-		return Page{}, &dataError{fmt.Errorf("read the log of %s: partition %d does not exist among %d", l.o.Owner, q.Partition,
-			q.Partitions)}
+		return Page{}, pgerror.Data(fmt.Errorf("read the log of %s: partition %d does not exist among %d", l.o.Owner, q.Partition,
+			q.Partitions))
 	}
 	limit := q.Limit
 	if limit <= 0 {

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -108,7 +109,7 @@ func (s *shadow) alone(ctx context.Context, f func(context.Context) (Rebuilt, er
 	var alone bool
 	err = s.keeper.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", lockKey(s.log.o.Owner, "rebuild")).Scan(&alone)
 	if err == nil && !alone {
-		err = &dataError{errors.New("another rebuild is under way")}
+		err = pgerror.Data(errors.New("another rebuild is under way"))
 	}
 	if err != nil {
 		return Rebuilt{}, err
@@ -125,7 +126,7 @@ func (s *shadow) alone(ctx context.Context, f func(context.Context) (Rebuilt, er
 
 func (s *shadow) run(ctx context.Context) (Rebuilt, error) {
 	if len(s.rebuild.Projections) == 0 || s.log.o.Migrations == nil {
-		return Rebuilt{}, &dataError{errors.New("no projection with tables")}
+		return Rebuilt{}, pgerror.Data(errors.New("no projection with tables"))
 	}
 	if err := s.prepare(ctx); err != nil {
 		return Rebuilt{}, err
@@ -246,8 +247,8 @@ func (s *shadow) survey(ctx context.Context) error {
 		return err
 	}
 	if len(others) > 0 {
-		return &dataError{fmt.Errorf("the migrations create other objects than tables, which cannot be swapped: "+
-			"%s", strings.Join(others, ", "))}
+		return pgerror.Data(fmt.Errorf("the migrations create other objects than tables, which cannot be swapped: "+
+			"%s", strings.Join(others, ", ")))
 	}
 	all, err := s.texts(ctx, sqlTables, schema)
 	if err != nil {
@@ -258,13 +259,13 @@ func (s *shadow) survey(ctx context.Context) error {
 	}
 	for _, table := range s.tables {
 		if !slices.Contains(all, table) {
-			return &dataError{fmt.Errorf("the migrations do not create a table %s", table)}
+			return pgerror.Data(fmt.Errorf("the migrations do not create a table %s", table))
 		}
 	}
 	crossing, err := s.texts(ctx, sqlCrossing, schema, s.tables)
 	if err == nil && len(crossing) > 0 {
-		err = &dataError{fmt.Errorf("tables of these projections and others refer to each other: %s",
-			strings.Join(crossing, ", "))}
+		err = pgerror.Data(fmt.Errorf("tables of these projections and others refer to each other: %s",
+			strings.Join(crossing, ", ")))
 	}
 	return err
 }
@@ -474,7 +475,7 @@ WHERE name = ANY ($1) ORDER BY name FOR UPDATE`), s.names); err != nil {
 			return err
 		}
 		if !same {
-			return &dataError{errors.New("another release has migrated the tables meanwhile; rebuild them with that release")}
+			return pgerror.Data(errors.New("another release has migrated the tables meanwhile; rebuild them with that release"))
 		}
 		if err := s.replaceTables(ctx, tx); err != nil {
 			return err

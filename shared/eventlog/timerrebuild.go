@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -201,12 +202,12 @@ func (l *Log) timerChanges(all []Logged) (*timerChanges, error) {
 		}
 		m, err := l.o.Catalog.Decode(e.Type, e.plain)
 		if err != nil {
-			return nil, &dataError{err}
+			return nil, pgerror.Data(err)
 		}
 		var d draft
 		d.set, d.cancel, err = l.timersOf(declared, m, &entry{actor: e.Actor, cause: e.Cause})
 		if err != nil {
-			return nil, &dataError{err}
+			return nil, pgerror.Data(err)
 		}
 		eachTimer(e.Stream, e.Version, e.Time, d, func(k timerKey, row *timerRow) { last[k] = row })
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
 // AnyVersion is the expected version of a write that does not depend on the stream's contents.
@@ -27,9 +28,9 @@ type Write struct {
 	// Appends are events that are not the outcome of a command, for any streams.
 	Appends []Append
 	// Advance moves the checkpoint of a partition of another owner's topic; nil: none.
-	Advance *Advance
+	Advance *inbox.Advance
 	// Resolution changes a parked stream of another owner; nil: none.
-	Resolution *Resolution
+	Resolution *inbox.Resolution
 }
 
 // Decided is one command with its outcome.

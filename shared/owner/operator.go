@@ -14,6 +14,7 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/jobs"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
@@ -160,7 +161,7 @@ const maxParked = 500
 // ListParked returns a page of the parked streams.
 func (o *operator) ListParked(ctx context.Context, r *connect.Request[meshv1.ListParkedRequest]) (
 	*connect.Response[meshv1.ListParkedResponse], error) {
-	var after eventlog.Parked
+	var after inbox.Parked
 	if err := page.ReadCursor("page_token", r.Msg.GetPageToken(), &after.Source, &after.Topic, &after.Stream); err != nil {
 		return nil, err
 	}
@@ -168,7 +169,7 @@ func (o *operator) ListParked(ctx context.Context, r *connect.Request[meshv1.Lis
 	if limit <= 0 || limit > maxParked {
 		limit = maxParked
 	}
-	found, err := o.log.ListParked(ctx, after, limit+1)
+	found, err := o.log.Inbox().ListParked(ctx, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -202,11 +203,11 @@ func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.
 
 // consumer returns the consumer that parked a stream at a version.
 func (o *operator) consumer(ctx context.Context, source, stream string, version int64) (*consume.Consumer, error) {
-	found, err := o.log.ParkedStream(ctx, source, stream)
+	found, err := o.log.Inbox().ParkedStream(ctx, source, stream)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(found, func(p eventlog.Parked) bool { return p.Version == version })
+	i := slices.IndexFunc(found, func(p inbox.Parked) bool { return p.Version == version })
 	switch {
 	case len(found) == 0:
 		return nil, refusal.New(refusal.NotFound, "nothing of %s of %s is parked at %s", stream, source, o.name)
@@ -259,7 +260,7 @@ func (o *operator) ResolveJob(ctx context.Context, r *connect.Request[meshv1.Res
 // ListDropped returns the dead letters that were dropped.
 func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.ListDroppedRequest]) (
 	*connect.Response[meshv1.ListDroppedResponse], error) {
-	all, err := o.log.DroppedDeadLetters(ctx)
+	all, err := o.log.Inbox().DroppedDeadLetters(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -274,7 +275,7 @@ func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.Li
 func (o *operator) DropLetter(ctx context.Context, r *connect.Request[meshv1.DropLetterRequest]) (
 	*connect.Response[meshv1.DropLetterResponse], error) {
 	letter := r.Msg.GetLetter()
-	err := o.log.DropDeadLetter(ctx, eventlog.DeadLetter{Partition: letter.GetPartition(), Offset: letter.GetOffset(), ID: letter.GetId()})
+	err := o.log.Inbox().DropDeadLetter(ctx, inbox.DeadLetter{Partition: letter.GetPartition(), Offset: letter.GetOffset(), ID: letter.GetId()})
 	if err != nil {
 		return nil, err
 	}

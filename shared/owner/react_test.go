@@ -429,7 +429,7 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 			r.consumed(k)
 			require.Equal(t, []string{"a 1"}, r.notes("ann"))
 			require.Equal(t, []string{"a 1", "b 2"}, r.notes("bob"), "other streams go on")
-			parked, err := r.log.ParkedStream(t.Context(), "chat", "conversation:7")
+			parked, err := r.log.Inbox().ParkedStream(t.Context(), "chat", "conversation:7")
 			require.NoError(t, err)
 			require.Len(t, parked, 1)
 			require.EqualValues(t, 2, parked[0].Version)

@@ -24,6 +24,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
@@ -391,15 +392,15 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 		}
 		return all
 	}
-	of := eventlog.SourcePartition{Source: "chat", Topic: "chat-events"}
-	_, err := y.log.BeginConsumer(t.Context(), eventlog.Consumer{Source: of.Source, Topic: of.Topic, Epoch: 1, Partitions: 1})
+	of := inbox.SourcePartition{Source: "chat", Topic: "chat-events"}
+	_, err := y.log.Inbox().BeginConsumer(t.Context(), inbox.Consumer{Source: of.Source, Topic: of.Topic, Epoch: 1, Partitions: 1})
 	require.NoError(t, err)
-	_, err = y.log.BeginPartition(t.Context(), of, eventlog.Checkpoint{Epoch: 1, Partitions: 1})
+	_, err = y.log.Inbox().BeginPartition(t.Context(), of, inbox.Checkpoint{Epoch: 1, Partitions: 1})
 	require.NoError(t, err)
 	reading := func(position int64) eventlog.Write {
-		return eventlog.Write{Expected: eventlog.AnyVersion, Advance: &eventlog.Advance{Of: of,
-			From: eventlog.Checkpoint{Position: position - 1, Epoch: 1, Partitions: 1},
-			To:   eventlog.Checkpoint{Position: position, Epoch: 1, Partitions: 1}}}
+		return eventlog.Write{Expected: eventlog.AnyVersion, Advance: &inbox.Advance{Of: of,
+			From: inbox.Checkpoint{Position: position - 1, Epoch: 1, Partitions: 1},
+			To:   inbox.Checkpoint{Position: position, Epoch: 1, Partitions: 1}}}
 	}
 	_, err = y.d.commitDeciding(t.Context(), commands("a"), reading(1))
 	require.NoError(t, err)
@@ -412,7 +413,7 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	require.Len(t, y.events("diary:bob"), 3)
 	// A checkpoint that another instance has moved takes the commands with it.
 	_, err = y.d.commitDeciding(t.Context(), commands("c"), reading(2))
-	var stale *eventlog.StaleCheckpointError
+	var stale *inbox.StaleCheckpointError
 	require.ErrorAs(t, err, &stale)
 	require.Len(t, y.events("diary:ann"), 4)
 	y.wait.Store(true)

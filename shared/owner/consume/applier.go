@@ -9,7 +9,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -23,7 +23,7 @@ type delivery struct {
 // applier consumes one partition while this instance has it.
 type applier struct {
 	*Consumer
-	of    eventlog.SourcePartition
+	of    inbox.SourcePartition
 	claim *bus.Claim
 
 	mu    sync.Mutex
@@ -35,22 +35,22 @@ type applier struct {
 	calls context.Context // for calls to the owner: ends when the partition is released
 
 	// The fields below are used by the goroutine of run alone.
-	consumer       eventlog.Consumer
-	saved          eventlog.Checkpoint
+	consumer       inbox.Consumer
+	saved          inbox.Checkpoint
 	savedAt        time.Time
 	at             int64  // everything up to this position was considered; its effects above saved.Position are in items
 	incarnation    string // of the newest record
 	items          []*item
-	size           size                       // of items
-	waiting        []*delivery                // considered, but not stored yet
-	parked         map[string]eventlog.Parked // by stream
-	revision       int64                      // of the parked streams
-	legacyVersions map[string]int64           // versions that an earlier release applied, for the current records
+	size           size                    // of items
+	waiting        []*delivery             // considered, but not stored yet
+	parked         map[string]inbox.Parked // by stream
+	revision       int64                   // of the parked streams
+	legacyVersions map[string]int64        // versions that an earlier release applied, for the current records
 }
 
 func newApplier(c *Consumer, partition int32, claim *bus.Claim) *applier {
 	return &applier{Consumer: c, claim: claim, wake: make(chan struct{}, 1),
-		of: eventlog.SourcePartition{Source: c.o.Source, Topic: c.o.Topic, Partition: partition}}
+		of: inbox.SourcePartition{Source: c.o.Source, Topic: c.o.Topic, Partition: partition}}
 }
 
 func (a *applier) put(d *delivery) {
@@ -268,13 +268,13 @@ func (a *applier) save() error {
 }
 
 // checkpoint returns a checkpoint at a position, with the current values of the partition.
-func (a *applier) checkpoint(position int64, index int) eventlog.Checkpoint {
-	return eventlog.Checkpoint{Position: position, Index: index, Incarnation: a.incarnation, Epoch: a.saved.Epoch,
+func (a *applier) checkpoint(position int64, index int) inbox.Checkpoint {
+	return inbox.Checkpoint{Position: position, Index: index, Incarnation: a.incarnation, Epoch: a.saved.Epoch,
 		Partitions: a.saved.Partitions}
 }
 
 // before returns the checkpoint before an event, of which some effects may be stored.
-func (a *applier) before(position int64) eventlog.Checkpoint {
+func (a *applier) before(position int64) inbox.Checkpoint {
 	if position == a.saved.Position {
 		return a.checkpoint(position, a.saved.Index)
 	}
@@ -300,7 +300,7 @@ func (a *applier) acknowledge() {
 }
 
 // stored records that a write was committed.
-func (a *applier) stored(c eventlog.Checkpoint) {
+func (a *applier) stored(c inbox.Checkpoint) {
 	a.saved, a.savedAt = c, time.Now()
 	a.acknowledge()
 }
@@ -308,11 +308,11 @@ func (a *applier) stored(c eventlog.Checkpoint) {
 // reload reads the parked streams.
 func (a *applier) reload() error {
 	return a.retryUnavailable(a.claim.Done(), func() error {
-		all, revision, err := a.o.Log.ParkedOf(a.ctx, a.of.Source, a.of.Topic)
+		all, revision, err := a.o.Log.Inbox().ParkedOf(a.ctx, a.of.Source, a.of.Topic)
 		if err != nil {
 			return err
 		}
-		a.parked, a.revision = make(map[string]eventlog.Parked, len(all)), revision
+		a.parked, a.revision = make(map[string]inbox.Parked, len(all)), revision
 		for _, p := range all {
 			a.parked[p.Stream] = p
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
@@ -151,11 +152,11 @@ func (c *Consumer) effects(e envelope.Event) (effects []Effect, err error) {
 }
 
 // write stores all items and moves the checkpoint.
-func (a *applier) write(to eventlog.Checkpoint) error {
+func (a *applier) write(to inbox.Checkpoint) error {
 	for {
 		items := a.items
 		err := a.commit(items, to)
-		var changed *eventlog.ParkedChangedError
+		var changed *inbox.ParkedChangedError
 		if !errors.As(err, &changed) {
 			a.items, a.size = nil, size{}
 			return err
@@ -178,7 +179,7 @@ func (a *applier) write(to eventlog.Checkpoint) error {
 
 // commit stores items in one transaction. If that fails because of the items, commit halves them until the event at
 // fault is alone, and parks its stream.
-func (a *applier) commit(items []*item, to eventlog.Checkpoint) error {
+func (a *applier) commit(items []*item, to inbox.Checkpoint) error {
 	if len(items) == 0 && to == a.saved {
 		a.savedAt = time.Now()
 		return nil
@@ -190,7 +191,7 @@ func (a *applier) commit(items []*item, to eventlog.Checkpoint) error {
 			_, err := a.o.Commit(a.ctx, commands, w)
 			return err
 		})
-		var stale *eventlog.StaleCheckpointError
+		var stale *inbox.StaleCheckpointError
 		switch {
 		case err == nil:
 			for _, p := range parks {
@@ -249,10 +250,10 @@ func isCausedByItems(err error) bool {
 
 // compose returns the write of items, and the commands that are decided with it. Items of parked streams are passed
 // over.
-func (a *applier) compose(items []*item, to eventlog.Checkpoint) ([]Command, eventlog.Write, []eventlog.Parked) {
-	advance := &eventlog.Advance{Of: a.of, From: a.saved, To: to, Revision: a.revision}
+func (a *applier) compose(items []*item, to inbox.Checkpoint) ([]Command, eventlog.Write, []inbox.Parked) {
+	advance := &inbox.Advance{Of: a.of, From: a.saved, To: to, Revision: a.revision}
 	c := composed{w: eventlog.Write{Expected: eventlog.AnyVersion, Advance: advance}}
-	parks, passed := map[string]*eventlog.Parked{}, map[string]int64{}
+	parks, passed := map[string]*inbox.Parked{}, map[string]int64{}
 	var order []string
 	for _, i := range items {
 		stream := i.event.Stream
@@ -274,7 +275,7 @@ func (a *applier) compose(items []*item, to eventlog.Checkpoint) ([]Command, eve
 		c.add(a.Consumer, i.event, i.trace, i.first, i.effects)
 	}
 	for stream, n := range passed {
-		advance.Passed = append(advance.Passed, eventlog.Passed{Stream: stream, Events: n})
+		advance.Passed = append(advance.Passed, inbox.Passed{Stream: stream, Events: n})
 	}
 	for _, stream := range order {
 		advance.Park = append(advance.Park, *parks[stream])
@@ -309,9 +310,9 @@ func (c *composed) add(of *Consumer, e envelope.Event, trace context.Context, fi
 }
 
 // parkedBy returns the stream that an event parks.
-func (c *Consumer) parkedBy(e envelope.Event, index int, cause error) *eventlog.Parked {
+func (c *Consumer) parkedBy(e envelope.Event, index int, cause error) *inbox.Parked {
 	record := e.Record(c.o.Topic)
 	record.Body = nil
-	return &eventlog.Parked{Source: c.o.Source, Topic: c.o.Topic, Stream: e.Stream, Position: e.Position, Index: index,
+	return &inbox.Parked{Source: c.o.Source, Topic: c.o.Topic, Stream: e.Stream, Position: e.Position, Index: index,
 		Version: e.Version, Record: record, Error: cause.Error(), At: time.Now().UTC()}
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -76,7 +77,7 @@ type Consumer struct {
 
 	mu       sync.Mutex
 	appliers map[int32]*applier
-	begun    *eventlog.Consumer // nil: not known yet
+	begun    *inbox.Consumer // nil: not known yet
 	running  sync.WaitGroup
 }
 

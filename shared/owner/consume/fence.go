@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
 // When a topic gets more partitions, streams move: events above the fence are hashed by the new count. No partition
@@ -47,16 +47,16 @@ func (a *applier) crossFence(e envelope.Event) error {
 // fence finds the beginning of the epoch after that of a checkpoint. All partitions use the position that the first of
 // them saved. If that partition has not seen the fence itself, because the topic no longer has it, the position is the
 // one before the first record of the new epoch, which is not below the fence.
-func (a *applier) fence(c eventlog.Checkpoint, e envelope.Event) (found eventlog.Fence, err error) {
-	own := eventlog.Fence{From: c.Epoch, To: e.Epoch, Position: e.Before, Partitions: e.Partitions}
+func (a *applier) fence(c inbox.Checkpoint, e envelope.Event) (found inbox.Fence, err error) {
+	own := inbox.Fence{From: c.Epoch, To: e.Epoch, Position: e.Before, Partitions: e.Partitions}
 	if e.Fence {
 		own.Position = e.Position
 	}
 	err = a.retryUnavailable(a.claim.Done(), func() error {
-		if err := a.o.Log.AddFence(a.ctx, a.of.Source, a.of.Topic, own); err != nil {
+		if err := a.o.Log.Inbox().AddFence(a.ctx, a.of.Source, a.of.Topic, own); err != nil {
 			return err
 		}
-		all, err := a.o.Log.Fences(a.ctx, a.of.Source, a.of.Topic)
+		all, err := a.o.Log.Inbox().Fences(a.ctx, a.of.Source, a.of.Topic)
 		if err != nil {
 			return err
 		}
@@ -72,11 +72,11 @@ func (a *applier) fence(c eventlog.Checkpoint, e envelope.Event) (found eventlog
 }
 
 // awaitOldPartitions waits until every partition of the epoch before a fence is stored up to it.
-func (a *applier) awaitOldPartitions(old eventlog.Checkpoint, f eventlog.Fence) error {
+func (a *applier) awaitOldPartitions(old inbox.Checkpoint, f inbox.Fence) error {
 	for n := 0; ; n++ {
-		var all map[int32]eventlog.Checkpoint
+		var all map[int32]inbox.Checkpoint
 		err := a.retryUnavailable(a.claim.Done(), func() (err error) {
-			all, err = a.o.Log.Checkpoints(a.ctx, a.of.Source, a.of.Topic)
+			all, err = a.o.Log.Inbox().Checkpoints(a.ctx, a.of.Source, a.of.Topic)
 			return err
 		})
 		if err != nil {
@@ -96,7 +96,7 @@ func (a *applier) awaitOldPartitions(old eventlog.Checkpoint, f eventlog.Fence) 
 }
 
 // allPassed reports whether all partitions below a count are stored up to a fence.
-func allPassed(all map[int32]eventlog.Checkpoint, count int32, f eventlog.Fence) bool {
+func allPassed(all map[int32]inbox.Checkpoint, count int32, f inbox.Fence) bool {
 	for n := range count {
 		c, ok := all[n]
 		if !ok || c.Position < f.Position && c.Epoch < f.To {

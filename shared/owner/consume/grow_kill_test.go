@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/retry"
@@ -81,7 +82,7 @@ func (k *killer) start() *instance {
 }
 
 // moment returns the name of the step that a commit is, and whether the instance is to be killed at it.
-func (k *killer) moment(a *eventlog.Advance, effects int, dead bool) (name string, first bool) {
+func (k *killer) moment(a *inbox.Advance, effects int, dead bool) (name string, first bool) {
 	switch {
 	case a.To.Epoch == 1 && a.Of.Partition == 0 && effects > 0:
 		name = "behind"

@@ -10,6 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -51,7 +52,7 @@ func (c *Consumer) Resolve(ctx context.Context, stream string, version int64, dr
 			return done, ctx.Err()
 		}
 		left, problem, err := r.step(ctx, p)
-		var changed *eventlog.ParkedChangedError
+		var changed *inbox.ParkedChangedError
 		switch {
 		case errors.As(err, &changed):
 			// The partition has passed over further events of the stream meanwhile. If that happens again, it has to
@@ -82,17 +83,17 @@ func (c *Consumer) Resolve(ctx context.Context, stream string, version int64, dr
 	return done, nil // another call has resolved it
 }
 
-func (c *Consumer) parkedStream(ctx context.Context, stream string) (eventlog.Parked, bool, error) {
-	all, err := c.o.Log.ParkedStream(ctx, c.o.Source, stream)
+func (c *Consumer) parkedStream(ctx context.Context, stream string) (inbox.Parked, bool, error) {
+	all, err := c.o.Log.Inbox().ParkedStream(ctx, c.o.Source, stream)
 	if err != nil {
-		return eventlog.Parked{}, false, err
+		return inbox.Parked{}, false, err
 	}
 	for _, p := range all {
 		if p.Topic == c.o.Topic {
 			return p, true, nil
 		}
 	}
-	return eventlog.Parked{}, false, nil
+	return inbox.Parked{}, false, nil
 }
 
 // resolving is the state of a retry or a drop.
@@ -107,13 +108,13 @@ type resolving struct {
 
 // step applies as many events as fit into one transaction. It returns what is left parked, and the error of the next
 // event if it fails.
-func (r *resolving) step(ctx context.Context, p eventlog.Parked) (left *eventlog.Parked, problem error, err error) {
+func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parked, problem error, err error) {
 	r.applied = 0
 	events, all, err := r.read(ctx, p)
 	if err != nil {
 		return nil, nil, err
 	}
-	c := composed{w: eventlog.Write{Expected: eventlog.AnyVersion, Resolution: &eventlog.Resolution{Of: p}}}
+	c := composed{w: eventlog.Write{Expected: eventlog.AnyVersion, Resolution: &inbox.Resolution{Of: p}}}
 	if gone := len(events) == 0 || events[0].Position != p.Position; gone && !r.drop && all && p.Position <= r.reached {
 		return nil, nil, refusal.New(refusal.NotFound, "the log of %s has no version %d of %s: it can only be dropped",
 			r.o.Source, p.Version, p.Stream)
@@ -181,7 +182,7 @@ func (r *resolving) step(ctx context.Context, p eventlog.Parked) (left *eventlog
 		r.applied = 0
 		left, problem = r.left(p, e, first, skipped, err), err
 		_, err = r.o.Log.Commit(ctx, eventlog.Write{Expected: eventlog.AnyVersion,
-			Resolution: &eventlog.Resolution{Of: p, Left: left}})
+			Resolution: &inbox.Resolution{Of: p, Left: left}})
 		r.drop = r.drop && !dropped
 		return left, problem, err
 	}
@@ -190,7 +191,7 @@ func (r *resolving) step(ctx context.Context, p eventlog.Parked) (left *eventlog
 
 // read reads the events of a stream from the one that parks it up to the checkpoint of its partition, and reports
 // whether these are all.
-func (r *resolving) read(ctx context.Context, p eventlog.Parked) (events []envelope.Event, all bool, err error) {
+func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope.Event, all bool, err error) {
 	limit, err := r.limit(ctx)
 	r.reached = limit
 	if err != nil || limit < p.Position {
@@ -213,7 +214,7 @@ func (r *resolving) read(ctx context.Context, p eventlog.Parked) (events []envel
 
 // limit returns the position up to which the stream's partition has passed it over.
 func (r *resolving) limit(ctx context.Context) (limit int64, err error) {
-	all, err := r.o.Log.Checkpoints(ctx, r.o.Source, r.o.Topic)
+	all, err := r.o.Log.Inbox().Checkpoints(ctx, r.o.Source, r.o.Topic)
 	for n, c := range all {
 		// While a fence is crossed, a stream may have been in two partitions; the later one began after the earlier one
 		// was stored up to the fence.
@@ -226,7 +227,7 @@ func (r *resolving) limit(ctx context.Context) (limit int64, err error) {
 
 // left returns what remains parked after some events: the stream from an event onwards, of which some effects may be
 // applied.
-func (r *resolving) left(p eventlog.Parked, e envelope.Event, index int, taken int64, problem error) *eventlog.Parked {
+func (r *resolving) left(p inbox.Parked, e envelope.Event, index int, taken int64, problem error) *inbox.Parked {
 	n := r.parkedBy(e, index, errors.New("a retry was interrupted before this event"))
 	if problem != nil {
 		n.Error = problem.Error()
@@ -236,10 +237,10 @@ func (r *resolving) left(p eventlog.Parked, e envelope.Event, index int, taken i
 }
 
 // hold makes the partition wait before the next event of the stream.
-func (r *resolving) hold(ctx context.Context, p eventlog.Parked) error {
+func (r *resolving) hold(ctx context.Context, p inbox.Parked) error {
 	_, err := r.o.Log.Commit(ctx, eventlog.Write{Expected: eventlog.AnyVersion,
-		Resolution: &eventlog.Resolution{Of: p, HoldUntil: r.now().Add(holdDuration)}})
-	var changed *eventlog.ParkedChangedError
+		Resolution: &inbox.Resolution{Of: p, HoldUntil: r.now().Add(holdDuration)}})
+	var changed *inbox.ParkedChangedError
 	if errors.As(err, &changed) {
 		return nil // another call has resolved it
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
@@ -135,7 +136,7 @@ func TestConsume_GivesUpAPartitionThatAnotherInstanceHasMoved(t *testing.T) {
 				}
 			}
 			committed, err := i.log.Commit(ctx, write)
-			var lost *eventlog.StaleCheckpointError
+			var lost *inbox.StaleCheckpointError
 			if errors.As(err, &lost) {
 				stale.Add(1)
 			}

@@ -7,7 +7,7 @@ import (
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
 // aboveAll is above every position: a page after it has the head of the log and no event.
@@ -18,9 +18,9 @@ func (a *applier) begin(first envelope.Event) (err error) {
 	if a.consumer, err = a.beginConsumer(a.calls, a.claim.Done(), first); err != nil {
 		return a.failed("begin with", err)
 	}
-	var checkpoints map[int32]eventlog.Checkpoint
+	var checkpoints map[int32]inbox.Checkpoint
 	err = a.retryUnavailable(a.claim.Done(), func() (err error) {
-		checkpoints, err = a.o.Log.Checkpoints(a.ctx, a.of.Source, a.of.Topic)
+		checkpoints, err = a.o.Log.Inbox().Checkpoints(a.ctx, a.of.Source, a.of.Topic)
 		return err
 	})
 	if err != nil {
@@ -42,8 +42,8 @@ func (a *applier) begin(first envelope.Event) (err error) {
 
 // beginPartition gives a partition its first checkpoint: where the consumption of the topic began, or at the fence that
 // added the partition.
-func (a *applier) beginPartition(first envelope.Event) (saved eventlog.Checkpoint, err error) {
-	c := eventlog.Checkpoint{Position: a.consumer.Start, Epoch: a.consumer.Epoch, Partitions: a.consumer.Partitions}
+func (a *applier) beginPartition(first envelope.Event) (saved inbox.Checkpoint, err error) {
+	c := inbox.Checkpoint{Position: a.consumer.Start, Epoch: a.consumer.Epoch, Partitions: a.consumer.Partitions}
 	for c.Partitions <= a.of.Partition {
 		if first.Epoch <= c.Epoch {
 			return c, fmt.Errorf("the topic has %d partitions", c.Partitions)
@@ -58,34 +58,34 @@ func (a *applier) beginPartition(first envelope.Event) (saved eventlog.Checkpoin
 		c.Position, c.Epoch, c.Partitions = max(c.Position, f.Position), f.To, f.Partitions
 	}
 	err = a.retryUnavailable(a.claim.Done(), func() (err error) {
-		saved, err = a.o.Log.BeginPartition(a.ctx, a.of, c)
+		saved, err = a.o.Log.Inbox().BeginPartition(a.ctx, a.of, c)
 		return err
 	})
 	return saved, err
 }
 
 // beginConsumer returns how the consumption of the topic began, and begins it if necessary.
-func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, first envelope.Event) (eventlog.Consumer, error) {
+func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, first envelope.Event) (inbox.Consumer, error) {
 	c.mu.Lock()
 	begun := c.begun
 	c.mu.Unlock()
 	if begun != nil {
 		return *begun, nil
 	}
-	var found eventlog.Consumer
+	var found inbox.Consumer
 	err := c.retryUnavailable(over, func() (err error) {
 		var ok bool
-		if found, ok, err = c.o.Log.Consumer(ctx, c.o.Source, c.o.Topic); err != nil || ok {
+		if found, ok, err = c.o.Log.Inbox().Consumer(ctx, c.o.Source, c.o.Topic); err != nil || ok {
 			return err
 		}
-		n := eventlog.Consumer{Source: c.o.Source, Topic: c.o.Topic, Epoch: first.Epoch, Partitions: first.Partitions}
+		n := inbox.Consumer{Source: c.o.Source, Topic: c.o.Topic, Epoch: first.Epoch, Partitions: first.Partitions}
 		if n.Partitions == 0 {
 			n.Partitions = c.o.Partitions
 		}
 		if err := c.findStart(ctx, &n); err != nil {
 			return err
 		}
-		found, err = c.o.Log.BeginConsumer(ctx, n)
+		found, err = c.o.Log.Inbox().BeginConsumer(ctx, n)
 		return err
 	})
 	if err != nil {
@@ -103,8 +103,8 @@ func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, firs
 
 // findStart finds the position from which a topic is consumed: where an earlier release has stopped, or the one of
 // Options.Since.
-func (c *Consumer) findStart(ctx context.Context, n *eventlog.Consumer) error {
-	position, found, err := c.o.Log.LegacyPosition(ctx, c.o.Source, c.o.Topic)
+func (c *Consumer) findStart(ctx context.Context, n *inbox.Consumer) error {
+	position, found, err := c.o.Log.Inbox().LegacyPosition(ctx, c.o.Source, c.o.Topic)
 	if err != nil {
 		return err
 	}
@@ -155,11 +155,11 @@ func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head int64) (int
 
 // takeOver parks the streams that an earlier release had parked. The versions that it stored remain: partitions need
 // them up to LegacyEnd, and other topics of the source may begin later.
-func (c *Consumer) takeOver(ctx context.Context, n eventlog.Consumer) error {
+func (c *Consumer) takeOver(ctx context.Context, n inbox.Consumer) error {
 	if n.LegacyEnd == 0 {
 		return nil
 	}
-	return c.o.Log.ImportParked(ctx, c.o.Source, func(r *meshv1.Record) (position, passed int64, err error) {
+	return c.o.Log.Inbox().ImportParked(ctx, c.o.Source, func(r *meshv1.Record) (position, passed int64, err error) {
 		e, err := envelope.ReadRecord(r)
 		return e.Position, n.Start, err
 	})
@@ -180,7 +180,7 @@ func (a *applier) loadLegacyVersions(events []envelope.Event) error {
 		return nil
 	}
 	return a.retryUnavailable(a.claim.Done(), func() (err error) {
-		a.legacyVersions, err = a.o.Log.LegacyVersions(a.ctx, a.of.Source, streams)
+		a.legacyVersions, err = a.o.Log.Inbox().LegacyVersions(a.ctx, a.of.Source, streams)
 		return err
 	})
 }

@@ -1,4 +1,4 @@
-package eventlog
+package inbox
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
 // SourcePartition is one partition of another owner's topic.
@@ -33,7 +35,7 @@ type Checkpoint struct {
 type Advance struct {
 	Of       SourcePartition
 	From, To Checkpoint
-	// Revision of the topic's parked streams when the write was decided (see Log.ParkedOf).
+	// Revision of the topic's parked streams when the write was decided (see Inbox.ParkedOf).
 	Revision int64
 	// Park lists streams to park: nothing of them is applied from their Position on.
 	Park []Parked
@@ -56,7 +58,7 @@ type Consumer struct {
 	// Since is the time before which events are ignored. Zero: no event is ignored.
 	Since time.Time
 	// LegacyEnd is the position up to which an earlier release, which kept a version per stream instead of checkpoints
-	// (see Log.LegacyVersions), may have applied events. 0: there was no such release.
+	// (see Inbox.LegacyVersions), may have applied events. 0: there was no such release.
 	LegacyEnd int64
 	// Epoch of the topic when its consumption began, and the number of its partitions at that time.
 	Epoch      int32
@@ -113,15 +115,16 @@ VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`
 )
 
 // Consumer returns how the consumption of a topic began, and whether it has begun.
-func (l *Log) Consumer(ctx context.Context, source, topic string) (c Consumer, found bool, err error) {
+func (i *Inbox) Consumer(ctx context.Context, source, topic string) (c Consumer, found bool, err error) {
 	var since *time.Time
-	err = l.o.Pool.QueryRow(ctx, l.SQL(sqlConsumer), source, topic).Scan(&c.Source, &c.Topic, &c.Start, &since,
+	err = i.o.Pool.QueryRow(ctx, i.o.SQL(sqlConsumer), source, topic).Scan(&c.Source, &c.Topic, &c.Start, &since,
 		&c.LegacyEnd, &c.Epoch, &c.Partitions)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Consumer{}, false, nil
 	}
 	if err != nil {
-		return Consumer{}, false, fmt.Errorf("read how the consumption of %s of %s began: %w", topic, source, Unavailable(err))
+		return Consumer{}, false, fmt.Errorf("read how the consumption of %s of %s began: %w", topic, source,
+			pgerror.Unavailable(err))
 	}
 	if since != nil {
 		c.Since = since.UTC()
@@ -130,23 +133,24 @@ func (l *Log) Consumer(ctx context.Context, source, topic string) (c Consumer, f
 }
 
 // BeginConsumer saves how the consumption of a topic begins, unless it has begun already. It returns what is stored.
-func (l *Log) BeginConsumer(ctx context.Context, c Consumer) (Consumer, error) {
+func (i *Inbox) BeginConsumer(ctx context.Context, c Consumer) (Consumer, error) {
 	var since *time.Time
 	if !c.Since.IsZero() {
 		since = &c.Since
 	}
-	if _, err := l.o.Pool.Exec(ctx, l.SQL(sqlAddConsumer), c.Source, c.Topic, c.Start, since, c.LegacyEnd, c.Epoch,
+	if _, err := i.o.Pool.Exec(ctx, i.o.SQL(sqlAddConsumer), c.Source, c.Topic, c.Start, since, c.LegacyEnd, c.Epoch,
 		c.Partitions); err != nil {
-		return Consumer{}, fmt.Errorf("save how the consumption of %s of %s begins: %w", c.Topic, c.Source, Unavailable(err))
+		return Consumer{}, fmt.Errorf("save how the consumption of %s of %s begins: %w", c.Topic, c.Source,
+			pgerror.Unavailable(err))
 	}
-	saved, _, err := l.Consumer(ctx, c.Source, c.Topic)
+	saved, _, err := i.Consumer(ctx, c.Source, c.Topic)
 	return saved, err
 }
 
 // Checkpoints returns the checkpoints of a topic, by partition.
-func (l *Log) Checkpoints(ctx context.Context, source, topic string) (map[int32]Checkpoint, error) {
+func (i *Inbox) Checkpoints(ctx context.Context, source, topic string) (map[int32]Checkpoint, error) {
 	all := map[int32]Checkpoint{}
-	found, err := l.o.Pool.Query(ctx, l.SQL(sqlCheckpoints), source, topic)
+	found, err := i.o.Pool.Query(ctx, i.o.SQL(sqlCheckpoints), source, topic)
 	if err == nil {
 		var n int32
 		var c Checkpoint
@@ -156,46 +160,48 @@ func (l *Log) Checkpoints(ctx context.Context, source, topic string) (map[int32]
 		})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read how far %s of %s is consumed: %w", topic, source, Unavailable(err))
+		return nil, fmt.Errorf("read how far %s of %s is consumed: %w", topic, source, pgerror.Unavailable(err))
 	}
 	return all, nil
 }
 
 // BeginPartition saves the first checkpoint of a partition, unless it has one already. It returns the stored one.
-func (l *Log) BeginPartition(ctx context.Context, of SourcePartition, c Checkpoint) (Checkpoint, error) {
-	if _, err := l.o.Pool.Exec(ctx, l.SQL(sqlAddCheckpoint), of.Source, of.Topic, of.Partition, c.Position, c.Index,
+func (i *Inbox) BeginPartition(ctx context.Context, of SourcePartition, c Checkpoint) (Checkpoint, error) {
+	if _, err := i.o.Pool.Exec(ctx, i.o.SQL(sqlAddCheckpoint), of.Source, of.Topic, of.Partition, c.Position, c.Index,
 		c.Incarnation, c.Epoch, c.Partitions); err != nil {
-		return Checkpoint{}, fmt.Errorf("save where the consumption of %s of %s begins: %w", of.Topic, of.Source, Unavailable(err))
+		return Checkpoint{}, fmt.Errorf("save where the consumption of %s of %s begins: %w", of.Topic, of.Source,
+			pgerror.Unavailable(err))
 	}
-	saved, err := l.Checkpoints(ctx, of.Source, of.Topic)
+	saved, err := i.Checkpoints(ctx, of.Source, of.Topic)
 	return saved[of.Partition], err
 }
 
 // Fences returns the changes of a topic's partition count, in order.
-func (l *Log) Fences(ctx context.Context, source, topic string) ([]Fence, error) {
-	found, err := l.o.Pool.Query(ctx, l.SQL(sqlFences), source, topic)
+func (i *Inbox) Fences(ctx context.Context, source, topic string) ([]Fence, error) {
+	found, err := i.o.Pool.Query(ctx, i.o.SQL(sqlFences), source, topic)
 	if err == nil {
 		var all []Fence
 		if all, err = pgx.CollectRows(found, pgx.RowToStructByPos[Fence]); err == nil {
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("read where %s of %s was given further partitions: %w", topic, source, Unavailable(err))
+	return nil, fmt.Errorf("read where %s of %s was given further partitions: %w", topic, source, pgerror.Unavailable(err))
 }
 
 // AddFence saves where the partition count changed after an epoch, unless another instance has done so already.
-func (l *Log) AddFence(ctx context.Context, source, topic string, f Fence) error {
-	if _, err := l.o.Pool.Exec(ctx, l.SQL(sqlAddFence), source, topic, f.From, f.To, f.Position, f.Partitions); err != nil {
-		return fmt.Errorf("save where %s of %s was given further partitions: %w", topic, source, Unavailable(err))
+func (i *Inbox) AddFence(ctx context.Context, source, topic string, f Fence) error {
+	_, err := i.o.Pool.Exec(ctx, i.o.SQL(sqlAddFence), source, topic, f.From, f.To, f.Position, f.Partitions)
+	if err != nil {
+		return fmt.Errorf("save where %s of %s was given further partitions: %w", topic, source, pgerror.Unavailable(err))
 	}
 	return nil
 }
 
 // LegacyVersions returns the version of each stream that an earlier release applied last. It omits streams of which
 // that release applied nothing.
-func (l *Log) LegacyVersions(ctx context.Context, source string, streams []string) (map[string]int64, error) {
+func (i *Inbox) LegacyVersions(ctx context.Context, source string, streams []string) (map[string]int64, error) {
 	all := map[string]int64{}
-	found, err := l.o.Pool.Query(ctx, l.SQL(sqlLegacyVersions), source, streams)
+	found, err := i.o.Pool.Query(ctx, i.o.SQL(sqlLegacyVersions), source, streams)
 	if err == nil {
 		var stream string
 		var version int64
@@ -205,18 +211,18 @@ func (l *Log) LegacyVersions(ctx context.Context, source string, streams []strin
 		})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read what an earlier release applied of %s: %w", source, Unavailable(err))
+		return nil, fmt.Errorf("read what an earlier release applied of %s: %w", source, pgerror.Unavailable(err))
 	}
 	return all, nil
 }
 
 // LegacyPosition reports whether an earlier release consumed a topic, and the position up to which it had applied all
 // of it.
-func (l *Log) LegacyPosition(ctx context.Context, source, topic string) (position int64, found bool, err error) {
+func (i *Inbox) LegacyPosition(ctx context.Context, source, topic string) (position int64, found bool, err error) {
 	var stored *int64
 	var began *bool
-	if err := l.o.Pool.QueryRow(ctx, l.SQL(sqlLegacyPosition), source, topic).Scan(&stored, &began); err != nil {
-		return 0, false, fmt.Errorf("read what an earlier release applied of %s: %w", source, Unavailable(err))
+	if err := i.o.Pool.QueryRow(ctx, i.o.SQL(sqlLegacyPosition), source, topic).Scan(&stored, &began); err != nil {
+		return 0, false, fmt.Errorf("read what an earlier release applied of %s: %w", source, pgerror.Unavailable(err))
 	}
 	switch {
 	case stored != nil:

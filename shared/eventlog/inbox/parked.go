@@ -1,4 +1,4 @@
-package eventlog
+package inbox
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
 // Parked is a stream of another owner that is parked: nothing of it is applied, from the event that failed onwards.
@@ -85,11 +86,6 @@ WHERE (p.source, p.stream, p.topic) > ($1, $2, $3) ORDER BY p.source, p.stream, 
   AND p.version > coalesce((SELECT r.version FROM owner.readings r WHERE r.source = p.source AND r.stream = p.stream), 0)
 ORDER BY p.stream, p.version`
 	sqlForgetParkedEvents = `DELETE FROM owner.parked WHERE source = $1`
-
-	sqlDropDeadLetter = `INSERT INTO owner.dropped_letters (partition, "offset", id, at) VALUES ($1, $2, $3, $4)
-ON CONFLICT DO NOTHING`
-	sqlForgetDropped = `DELETE FROM owner.dropped_letters WHERE at < $1`
-	sqlDropped       = `SELECT partition, "offset", id FROM owner.dropped_letters ORDER BY partition, "offset"`
 )
 
 // nullableParked is a row of a parked stream that may be absent.
@@ -116,8 +112,8 @@ func (n *nullableParked) parked() (Parked, error) {
 }
 
 // ParkedOf returns the parked streams of a topic, and the revision that an Advance must contain.
-func (l *Log) ParkedOf(ctx context.Context, source, topic string) (all []Parked, revision int64, err error) {
-	found, err := l.o.Pool.Query(ctx, l.SQL(sqlParkedOf), source, topic)
+func (i *Inbox) ParkedOf(ctx context.Context, source, topic string) (all []Parked, revision int64, err error) {
+	found, err := i.o.Pool.Query(ctx, i.o.SQL(sqlParkedOf), source, topic)
 	if err == nil {
 		for found.Next() && err == nil {
 			var n nullableParked
@@ -134,23 +130,23 @@ func (l *Log) ParkedOf(ctx context.Context, source, topic string) (all []Parked,
 		}
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("read what is parked of %s of %s: %w", topic, source, Unavailable(err))
+		return nil, 0, fmt.Errorf("read what is parked of %s of %s: %w", topic, source, pgerror.Unavailable(err))
 	}
 	return all, revision, nil
 }
 
 // ListParked returns up to limit parked streams after a given one (zero: from the first), by source, stream and topic.
-func (l *Log) ListParked(ctx context.Context, after Parked, limit int) ([]Parked, error) {
-	return l.parked(ctx, sqlListParked, after.Source, after.Stream, after.Topic, limit)
+func (i *Inbox) ListParked(ctx context.Context, after Parked, limit int) ([]Parked, error) {
+	return i.parked(ctx, sqlListParked, after.Source, after.Stream, after.Topic, limit)
 }
 
 // ParkedStream returns the parked entries of a stream, one for each topic to which its events go.
-func (l *Log) ParkedStream(ctx context.Context, source, stream string) ([]Parked, error) {
-	return l.parked(ctx, sqlParkedStream, source, stream)
+func (i *Inbox) ParkedStream(ctx context.Context, source, stream string) ([]Parked, error) {
+	return i.parked(ctx, sqlParkedStream, source, stream)
 }
 
-func (l *Log) parked(ctx context.Context, statement string, args ...any) ([]Parked, error) {
-	found, err := l.o.Pool.Query(ctx, l.SQL(statement), args...)
+func (i *Inbox) parked(ctx context.Context, statement string, args ...any) ([]Parked, error) {
+	found, err := i.o.Pool.Query(ctx, i.o.SQL(statement), args...)
 	if err == nil {
 		var all []Parked
 		all, err = pgx.CollectRows(found, func(row pgx.CollectableRow) (Parked, error) {
@@ -164,15 +160,15 @@ func (l *Log) parked(ctx context.Context, statement string, args ...any) ([]Park
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("read what is parked at %s: %w", l.o.Owner, Unavailable(err))
+	return nil, fmt.Errorf("read what is parked at %s: %w", i.o.Owner, pgerror.Unavailable(err))
 }
 
 // ImportParked parks the streams of which an earlier release had parked events. The place function returns the position
 // of an event, and the position up to which its topic was read. A second call has no effect.
-func (l *Log) ImportParked(ctx context.Context, source string,
+func (i *Inbox) ImportParked(ctx context.Context, source string,
 	place func(*meshv1.Record) (position, passed int64, err error)) error {
-	err := pgx.BeginFunc(ctx, l.o.Pool, func(tx pgx.Tx) error {
-		found, err := tx.Query(ctx, l.SQL(sqlParkedEvents), source)
+	err := pgx.BeginFunc(ctx, i.o.Pool, func(tx pgx.Tx) error {
+		found, err := tx.Query(ctx, i.o.SQL(sqlParkedEvents), source)
 		if err != nil {
 			return err
 		}
@@ -200,22 +196,22 @@ func (l *Log) ImportParked(ctx context.Context, source string,
 			return err
 		}
 		for _, p := range streams {
-			if err := l.park(ctx, tx, *p); err != nil {
+			if err := i.park(ctx, tx, *p); err != nil {
 				return err
 			}
 		}
-		_, err = tx.Exec(ctx, l.SQL(sqlForgetParkedEvents), source)
+		_, err = tx.Exec(ctx, i.o.SQL(sqlForgetParkedEvents), source)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("take over what an earlier release parked of %s: %w", source, Unavailable(err))
+		return fmt.Errorf("take over what an earlier release parked of %s: %w", source, pgerror.Unavailable(err))
 	}
 	return nil
 }
 
-func (l *Log) park(ctx context.Context, tx pgx.Tx, p Parked) error {
+func (i *Inbox) park(ctx context.Context, tx pgx.Tx, p Parked) error {
 	b := &pgx.Batch{}
-	if err := queuePark(b, l.SQL(sqlPark), p); err != nil {
+	if err := queuePark(b, i.o.SQL(sqlPark), p); err != nil {
 		return err
 	}
 	return tx.SendBatch(ctx, b).Close()
@@ -248,39 +244,4 @@ func queueParkedLeft(b *pgx.Batch, statement string, p Parked) error {
 // storable replaces what Postgres cannot store in a text: invalid UTF-8 and the zero character.
 func storable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
-}
-
-// DeadLetter identifies a dead letter of this owner: its place on the topic, and the id of its message, because a topic
-// that is deleted and created again starts over with its offsets.
-type DeadLetter struct {
-	Partition int32
-	Offset    int64
-	ID        string
-}
-
-// droppedKept is how long the log remembers dropped dead letters. It is longer than the topics keep the dead letters.
-const droppedKept = 60 * 24 * time.Hour
-
-// DropDeadLetter records that a dead letter was dealt with, so that it is no longer listed.
-func (l *Log) DropDeadLetter(ctx context.Context, d DeadLetter) error {
-	now := l.o.Now().UTC()
-	b := &pgx.Batch{}
-	b.Queue(l.SQL(sqlForgetDropped), now.Add(-droppedKept))
-	b.Queue(l.SQL(sqlDropDeadLetter), d.Partition, d.Offset, storable(d.ID), now)
-	if err := l.o.Pool.SendBatch(ctx, b).Close(); err != nil {
-		return fmt.Errorf("drop the dead letter %d/%d: %w", d.Partition, d.Offset, Unavailable(err))
-	}
-	return nil
-}
-
-// DroppedDeadLetters returns the dead letters that were dealt with.
-func (l *Log) DroppedDeadLetters(ctx context.Context) ([]DeadLetter, error) {
-	found, err := l.o.Pool.Query(ctx, l.SQL(sqlDropped))
-	if err == nil {
-		var all []DeadLetter
-		if all, err = pgx.CollectRows(found, pgx.RowToStructByPos[DeadLetter]); err == nil {
-			return all, nil
-		}
-	}
-	return nil, fmt.Errorf("read the dropped dead letters of %s: %w", l.o.Owner, Unavailable(err))
 }

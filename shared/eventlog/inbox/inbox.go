@@ -1,0 +1,29 @@
+// Package inbox stores the progress of consuming other owners' topics, in the schema of the consumer's own log: where
+// the consumption of a topic began, the checkpoint of each of its partitions, the fences between partition counts, the
+// streams that are parked, and the dead letters that were dealt with.
+//
+// A log commits changes of checkpoints and parked streams together with the events that follow from what was consumed.
+// It checks them with an Admission, under its lock, so that of two instances which consume the same partition only one
+// goes on. Everything else is read and written here, through an Inbox, which eventlog.Log.Inbox returns.
+package inbox
+
+import (
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Options configure an Inbox. All fields are required.
+type Options struct {
+	Owner string // of the log
+	Pool  *pgxpool.Pool
+	// SQL puts the log's schema into a statement, in which "owner." stands for it.
+	SQL func(statement string) string
+	Now func() time.Time
+}
+
+// Inbox is the inbox of one owner. It is safe for concurrent use.
+type Inbox struct{ o Options }
+
+// New returns the inbox of an owner whose log has created the tables. Programs get it from eventlog.Log.Inbox.
+func New(o Options) *Inbox { return &Inbox{o} }
