@@ -31,6 +31,16 @@ func (l Limits) Limit(field string, asked *int32) (int, error) {
 	return int(*asked), nil
 }
 
+// Read returns the number of rows that a request asks for in its field limit, and decodes the cursor in its field after
+// (see Limit and ReadCursor).
+func (l Limits) Read(limit *int32, after string, place ...any) (int, error) {
+	rows, err := l.Limit("limit", limit)
+	if err != nil {
+		return 0, err
+	}
+	return rows, ReadCursor("after", after, place...)
+}
+
 // Cut returns the page of rows that were read with a limit of limit+1, and reports whether there are more.
 func Cut[T any](rows []T, limit int) (page []T, more bool) {
 	if len(rows) > limit {

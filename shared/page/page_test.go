@@ -37,6 +37,20 @@ func TestLimit_IsRefusedOutsideOfItsBounds(t *testing.T) {
 	}
 }
 
+func TestRead_TakesLimitAndCursor(t *testing.T) {
+	t.Parallel()
+	limits := page.Limits{Default: 50, Max: 200}
+	var after int64
+	rows, err := limits.Read(nil, page.Cursor(int64(7)), &after)
+	require.NoError(t, err)
+	require.Equal(t, 50, rows)
+	require.EqualValues(t, 7, after)
+	_, err = limits.Read(new(int32(201)), "", &after)
+	requireInvalid(t, err, "limit is from 1 to 200", "a limit above the maximum")
+	_, err = limits.Read(nil, "none", &after)
+	requireInvalid(t, err, "invalid cursor in after", "a cursor that no page returned")
+}
+
 // A reader that follows the cursors gets every row once, and no empty page.
 func TestCursor_LeadsThroughAllPages(t *testing.T) {
 	t.Parallel()
