@@ -40,12 +40,9 @@ func New(log *eventlog.Log, s *store.Store) *Server { return &Server{log, s} }
 // Conversations returns a page of the conversations of the calling user, the newest first.
 func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.ConversationsRequest]) (
 	*connect.Response[chatv1.ConversationsResponse], error) {
-	limit, err := limits.Limit("limit", r.Msg.Limit)
-	if err != nil {
-		return nil, err
-	}
 	var below int64
-	if err := page.ReadCursor("after", r.Msg.GetAfter(), &below); err != nil {
+	limit, err := limits.Read(r.Msg.Limit, r.Msg.GetAfter(), &below)
+	if err != nil {
 		return nil, err
 	}
 	all, next, err := s.store.Conversations(ctx, rpc.Actor(ctx), below, limit)
@@ -58,39 +55,21 @@ func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.Co
 // Members returns a page of the members of a conversation. Only members may call it.
 func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersRequest]) (
 	*connect.Response[chatv1.MembersResponse], error) {
-	limit, err := limits.Limit("limit", r.Msg.Limit)
+	var after store.Seat
+	limit, err := limits.Read(r.Msg.Limit, r.Msg.GetAfter(), &after.Version, &after.Index)
 	if err != nil {
 		return nil, err
 	}
-	var after store.Seat
-	if err := page.ReadCursor("after", r.Msg.GetAfter(), &after.Version, &after.Index); err != nil {
+	m, err := asMember(ctx, s, r.Msg.GetConversationId(),
+		func(ctx context.Context, id string) (m store.Members, version int64, err error) {
+			m, err = s.store.Members(ctx, id, after, limit)
+			return m, m.Version, err
+		})
+	if err != nil {
 		return nil, err
 	}
-	id, user := r.Msg.GetConversationId(), rpc.Actor(ctx)
-	for {
-		m, err := s.store.Members(ctx, id, after, limit)
-		if err != nil {
-			return nil, eventlog.Unavailable(err)
-		}
-		// The memberships are read after the rows: a user who is a member now may see the members of that earlier
-		// moment.
-		intervals, err := membership.Intervals(ctx, s.log, "conversation:"+id, user)
-		if err != nil {
-			return nil, err
-		}
-		if len(intervals) == 0 || intervals[len(intervals)-1].UntilVersion > 0 {
-			return nil, errNotAMember
-		}
-		last := intervals[len(intervals)-1]
-		if last.FromVersion > m.Version {
-			if err := consistency.WaitFor(ctx, last.From); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		return connect.NewResponse(&chatv1.MembersResponse{UserIds: m.Users, MemberCount: m.Count, Version: m.Version,
-			Next: page.Cursor(m.Next.Version, m.Next.Index)}), nil
-	}
+	return connect.NewResponse(&chatv1.MembersResponse{UserIds: m.Users, MemberCount: m.Count, Version: m.Version,
+		Next: page.Cursor(m.Next.Version, m.Next.Index)}), nil
 }
 
 // History returns a page of one conversation's messages.
@@ -123,6 +102,35 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 // errNotAMember does not reveal whether the conversation exists.
 var errNotAMember = refusal.New(refusal.NotAMember, "you are not a member of this conversation")
 
+// asMember returns what read returns of a conversation, if the calling user is a member of it. Read also returns the
+// version as of which it read. The memberships are read after the rows: a user who is a member now may see the
+// conversation of that earlier moment.
+func asMember[T any](ctx context.Context, s *Server, id string,
+	read func(ctx context.Context, id string) (row T, version int64, err error)) (T, error) {
+	var none T
+	for {
+		row, version, err := read(ctx, id)
+		if err != nil {
+			return none, eventlog.Unavailable(err)
+		}
+		intervals, err := membership.Intervals(ctx, s.log, "conversation:"+id, rpc.Actor(ctx))
+		if err != nil {
+			return none, err
+		}
+		if len(intervals) == 0 || intervals[len(intervals)-1].UntilVersion > 0 {
+			return none, errNotAMember
+		}
+		last := intervals[len(intervals)-1]
+		if last.FromVersion <= version {
+			return row, nil
+		}
+		// The projection has to reach the event that let the user in.
+		if err := consistency.WaitFor(ctx, last.From); err != nil {
+			return none, err
+		}
+	}
+}
+
 // access describes the versions of a conversation that a user may read, as of one version of it.
 type access struct {
 	version int64
@@ -134,7 +142,7 @@ type access struct {
 // memberships may be newer than the projection; then it waits until the projection has reached them as well.
 func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 	for {
-		version, fromJoining, err := s.store.Conversation(ctx, id)
+		conversation, version, err := s.store.Conversation(ctx, id)
 		if err != nil {
 			return access{}, eventlog.Unavailable(err)
 		}
@@ -147,7 +155,7 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 		}
 		last := intervals[len(intervals)-1]
 		if last.FromVersion <= version {
-			return readableRanges(intervals, fromJoining, version), nil
+			return readableRanges(intervals, conversation.FromJoining, version), nil
 		}
 		// The projection has to reach the event that let the user in.
 		if err := consistency.WaitFor(ctx, last.From); err != nil {

@@ -1,10 +1,19 @@
 package store
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
 	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
+	"github.com/edumatrix/interlinked/shared/page"
 )
 
 // ProjectionName is the key under which the position of Conversations is stored.
@@ -132,3 +141,123 @@ func (c *conversations) enter(b *projection.Batch, e projection.Event, user stri
 // storable replaces the zero character, which Postgres cannot store. Commands with it are refused; an old event in the
 // log must not stop the projection.
 func storable(s string) string { return strings.ReplaceAll(s, "\x00", "\uFFFD") }
+
+// The rows of a user have the order of their periods; within a period the positions of the conversations decide.
+const sqlConversations = `WITH page AS (
+		(SELECT c.* FROM chat.conversation_members m, LATERAL (
+			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
+		WHERE m.member = $1 AND NOT m.large AND m.period <= $2::bigint >> 8 AND c.position < $2
+		ORDER BY m.period DESC, c.position DESC LIMIT $3)
+		UNION ALL
+		(SELECT c.* FROM chat.conversation_members m, LATERAL (
+			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
+		WHERE m.member = $1 AND m.large AND m.period <= $2::bigint >> 20 AND c.position < $2
+		ORDER BY m.period DESC, c.position DESC LIMIT $3))
+	SELECT c.conversation_id, c.kind, c.title, c.member_count, c.version, c.position, c.changed_at, ARRAY(
+		SELECT m.member FROM chat.conversation_members m WHERE m.conversation_id = c.conversation_id
+		ORDER BY m.joined_version, m.joined_index LIMIT 64)
+	FROM page c ORDER BY c.position DESC LIMIT $3`
+
+// Conversations returns a user's conversations, the newest first, below a position (0: from the newest). Pass next as
+// below to read the next page; it is 0 on the last page.
+func (s *Store) Conversations(ctx context.Context, user string, below int64, limit int) (
+	all []*chatv1.Conversation, next int64, err error) {
+	if below == 0 {
+		below = math.MaxInt64
+	}
+	rows, err := s.pool.Query(ctx, sqlConversations, planned, user, below, limit+1)
+	if err != nil {
+		return nil, 0, fmt.Errorf("list conversations of %s: %w", user, err)
+	}
+	var positions []int64
+	bytes, fit := 0, 0
+	all, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*chatv1.Conversation, error) {
+		c := &chatv1.Conversation{}
+		var kind int32
+		var position int64
+		var changed time.Time
+		err := row.Scan(&c.ConversationId, &kind, &c.Title, &c.MemberCount, &c.Version, &position, &changed, &c.UserIds)
+		c.Kind, c.ChangedAt = chatv1.Kind(kind), timestamppb.New(changed)
+		positions = append(positions, position)
+		bytes += len(c.ConversationId) + len(c.Title)
+		for _, user := range c.UserIds {
+			bytes += len(user)
+		}
+		if fit == 0 || bytes <= MaxPageBytes {
+			fit++
+		}
+		return c, err
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("list conversations of %s: %w", user, err)
+	}
+	all, more := page.Cut(all, min(fit, limit))
+	if more {
+		next = positions[len(all)-1]
+	}
+	return all, next, nil
+}
+
+// Seat is a member's place in the order of joining.
+type Seat struct {
+	Version int64 // at which the user joined
+	Index   int32 // among the users who joined at that version
+}
+
+const sqlMembers = `SELECT c.version, c.member_count, m.member, m.joined_version, m.joined_index
+	FROM chat.conversations c LEFT JOIN LATERAL (
+		SELECT m.member, m.joined_version, m.joined_index FROM chat.conversation_members m
+		WHERE m.conversation_id = $1 AND (m.joined_version, m.joined_index) > ($2, $3)
+		ORDER BY m.joined_version, m.joined_index LIMIT $4) m ON true
+	WHERE c.conversation_id = $1 ORDER BY m.joined_version, m.joined_index`
+
+// Members is a page of the members of a conversation.
+type Members struct {
+	Version int64 // of the conversation, as of which the page was read; 0: unknown
+	Count   int32 // of all members
+	Users   []string
+	Next    Seat // the last of this page, if there are more
+}
+
+// Members returns the members of a conversation behind a seat, in the order of joining.
+func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (Members, error) {
+	var m Members
+	rows, err := s.pool.Query(ctx, sqlMembers, planned, id, after.Version, after.Index, limit+1)
+	if err != nil {
+		return m, fmt.Errorf("list members of %s: %w", id, err)
+	}
+	var user *string
+	var version *int64
+	var index *int32
+	var seats []Seat
+	_, err = pgx.ForEachRow(rows, []any{&m.Version, &m.Count, &user, &version, &index}, func() error {
+		if user != nil { // it is null where no member is behind the seat
+			m.Users, seats = append(m.Users, *user), append(seats, Seat{*version, *index})
+		}
+		return nil
+	})
+	if err != nil {
+		return m, fmt.Errorf("list members of %s: %w", id, err)
+	}
+	users, more := page.Cut(m.Users, limit)
+	if m.Users = users; more {
+		m.Next = seats[len(users)-1]
+	}
+	return m, nil
+}
+
+// Conversation is one conversation.
+type Conversation struct {
+	FromJoining bool // each member's history begins with joining
+}
+
+const sqlConversation = `SELECT version, history_from_joining FROM chat.conversations WHERE conversation_id = $1`
+
+// Conversation returns a conversation and the version as of which it was read, which is 0 if it is unknown.
+func (s *Store) Conversation(ctx context.Context, id string) (c Conversation, version int64, err error) {
+	err = s.pool.QueryRow(ctx, sqlConversation, id).Scan(&version, &c.FromJoining)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return c, 0, fmt.Errorf("read conversation %s: %w", id, err)
+	}
+	return c, version, nil
+}

@@ -1,0 +1,122 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+)
+
+// Range is a range of versions, both ends included.
+type Range struct{ From, To int64 }
+
+// Reads no more rows of each range ($2, $3) than a page has, and no row outside the ranges. The newest text of a
+// message is looked up by index in the readable ranges ($4, $5). The page is cut at MaxPageBytes; count is the number
+// of messages that it would have had.
+const (
+	sqlMessages = `WITH found AS (
+			SELECT m.* FROM unnest($2::bigint[], $3::bigint[]) AS open (since, until), LATERAL (
+				SELECT * FROM chat.messages m WHERE m.conversation_id = $1 AND m.version >= since AND m.version <= until
+				ORDER BY m.version %[1]s LIMIT $6) m
+			ORDER BY m.version %[1]s LIMIT $6),
+		page AS (
+			SELECT m.message_id, m.version, m.author, coalesce(e.body, m.body) AS body, m.sent_at, e.edited_at, m.deleted
+			FROM found m LEFT JOIN LATERAL (
+				SELECT e.* FROM unnest($4::bigint[], $5::bigint[]) AS open (since, until), LATERAL (
+					SELECT e.version, e.body, e.edited_at FROM chat.edits e
+					WHERE e.conversation_id = $1 AND e.message_id = m.message_id
+						AND e.version >= greatest(since, m.version + 1) AND e.version <= until
+					ORDER BY e.version DESC LIMIT 1) e
+				ORDER BY e.version DESC LIMIT 1) e ON NOT m.deleted),
+		sized AS (
+			SELECT *, count(*) OVER () AS count, sum(octet_length(body)) OVER (
+				ORDER BY version %[1]s ROWS UNBOUNDED PRECEDING) AS bytes, row_number() OVER (ORDER BY version %[1]s) AS row
+			FROM page)
+		SELECT message_id, version, author, body, sent_at, edited_at, deleted, count FROM sized
+		WHERE bytes <= $7 OR row = 1 ORDER BY version %[1]s`
+	// maxRanges is the number of ranges that one statement reads. Each range costs a lookup and at most a page.
+	maxRanges = 16
+)
+
+var sqlOldest, sqlNewest = fmt.Sprintf(sqlMessages, "ASC"), fmt.Sprintf(sqlMessages, "DESC")
+
+// Page selects the messages to read.
+type Page struct {
+	// After and Before bound the versions of the messages; both are excluded.
+	After, Before int64
+	// Ranges are the readable versions, ascending and disjoint.
+	Ranges []Range
+	// Up selects the messages nearest to After; otherwise those nearest to Before are read.
+	Up    bool
+	Limit int
+}
+
+// clamped returns the parts of the ranges within the page's versions, the nearest first.
+func (p Page) clamped() (all []Range) {
+	for _, r := range p.Ranges {
+		if r.To > p.After && r.From < p.Before {
+			all = append(all, Range{max(r.From, p.After+1), min(r.To, p.Before-1)})
+		}
+	}
+	all = slices.DeleteFunc(all, func(r Range) bool { return r.From > r.To })
+	if !p.Up {
+		slices.Reverse(all)
+	}
+	return all
+}
+
+// Messages reads a page, the oldest message first, and reports whether there are more messages beyond it. Each message
+// has its newest text within the ranges; a message that was deleted, even later, has none.
+func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.Message, more bool, err error) {
+	statement := sqlNewest
+	if p.Up {
+		statement = sqlOldest
+	}
+	since, until := columns(p.Ranges)
+	bytes := 0
+	for ranges := range slices.Chunk(p.clamped(), maxRanges) {
+		from, to := columns(ranges)
+		rows, err := s.pool.Query(ctx, statement, planned, id, from, to, since, until, p.Limit+1-len(all), MaxPageBytes-bytes)
+		if err != nil {
+			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
+		}
+		count, had := 0, len(all)
+		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*chatv1.Message, error) {
+			m := &chatv1.Message{}
+			var sent time.Time
+			var edited *time.Time
+			err := row.Scan(&m.MessageId, &m.Version, &m.Author, &m.Body, &sent, &edited, &m.Deleted, &count)
+			if m.SentAt = timestamppb.New(sent); edited != nil {
+				m.EditedAt = timestamppb.New(*edited)
+			}
+			bytes += len(m.Body)
+			return m, err
+		})
+		if err != nil {
+			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
+		}
+		if had > 0 && bytes > MaxPageBytes {
+			found = nil // the first message of a page is always included, but does not fit here
+		}
+		if all = append(all, found...); had+count > min(len(all), p.Limit) {
+			all, more = all[:min(len(all), p.Limit)], true
+			break
+		}
+	}
+	if !p.Up {
+		slices.Reverse(all)
+	}
+	return all, more, nil
+}
+
+func columns(all []Range) (since, until []int64) {
+	for _, r := range all {
+		since, until = append(since, r.From), append(until, r.To)
+	}
+	return since, until
+}
