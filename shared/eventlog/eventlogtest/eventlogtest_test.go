@@ -10,7 +10,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"google.golang.org/protobuf/proto"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/eventlogtest"
@@ -71,4 +75,44 @@ func TestLog_AppendsFollowsAndRebuilds(t *testing.T) {
 	test.text = ""
 	l.RequireRebuild()
 	require.Contains(t, test.text, "nothing (1)", "every table of the migrations is compared")
+}
+
+// editing is an aggregate in which the author of a message may edit it.
+type editing struct {
+	stream  string
+	authors map[string]string
+}
+
+func newEditing(stream string) *editing { return &editing{stream, map[string]string{}} }
+
+func (s *editing) Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error) {
+	c := command.(*chatv1.EditMessage)
+	if s.stream != "conversation:c" || by.Version != 3 || s.authors[c.MessageId] != by.Actor {
+		return nil, refusal.New("not_allowed", "%s at version %d belongs to %q", s.stream, by.Version, s.authors[c.MessageId])
+	}
+	return []proto.Message{&chatv1.MessageEdited{ConversationId: "c", MessageId: c.MessageId, Body: c.Body}}, nil
+}
+
+func (s *editing) Evolve(f catalog.Fact, event proto.Message) {
+	if m, ok := event.(*chatv1.MessageSent); ok {
+		s.authors[m.MessageId] = f.Actor
+	}
+}
+
+func TestDecide_CommitsWhatTheStateDecides(t *testing.T) {
+	t.Parallel()
+	l := eventlogtest.Open(t, "chat", migrations)
+	l.Follow(authors{})
+	l.AppendAll(decidetest.By("ann", &chatv1.ConversationStarted{ConversationId: "c"}),
+		decidetest.By("ann", &chatv1.MessageSent{ConversationId: "c", MessageId: "m1"}),
+		decidetest.By("bob", &chatv1.MessageSent{ConversationId: "c", MessageId: "m2"}))
+	edit := func(user, message, body string) decidetest.Outcome {
+		return eventlogtest.Decide(l, newEditing, user,
+			&chatv1.EditMessage{ConversationId: "c", MessageId: message, Body: body})
+	}
+	require.Equal(t, decidetest.Outcome{Code: "not_allowed"}, edit("ann", "m2", "x"))
+	require.Equal(t, decidetest.Outcome{Code: refusal.InvalidField}, edit("bob", "m2", ""), "a text is required")
+	require.Equal(t, []string{"authors (conversation:c,ann,2)", "authors (conversation:c,bob,1)"}, l.Rows())
+	require.Len(t, edit("bob", "m2", "x").Events, 1)
+	require.Equal(t, []string{"authors (conversation:c,ann,2)", "authors (conversation:c,bob,2)"}, l.Rows())
 }
