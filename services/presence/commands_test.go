@@ -19,6 +19,7 @@ import (
 	presencev1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/presence/store"
+	"github.com/edumatrix/interlinked/shared/command"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
@@ -53,6 +54,12 @@ func (r *results) last() envelope.Result {
 	return r.all[len(r.all)-1]
 }
 
+// topics has the outcomes published to results.
+func topics(t *testing.T, r *results) command.Topics {
+	t.Helper()
+	return command.Topics{Service: "presence", Catalog: declared(t), Publisher: r}
+}
+
 func endSession(t *testing.T, actor, session string, expires time.Time) *message.Message {
 	t.Helper()
 	body, err := proto.Marshal(&presencev1.EndSession{SessionId: session})
@@ -69,7 +76,7 @@ func TestCommand_OnASessionIsAnsweredAlikeHoweverOftenItComes(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s, told := store.New(r, "t.", time.Minute), &results{}
-		c := &commands{store: s, catalog: declared(t), publisher: told}
+		c := &commands{store: s, Topics: topics(t, told)}
 		if _, _, err := s.Report(t.Context(), &meshv1.ReportRequest{Gateway: "g", Number: 1, All: true, Count: 1,
 			Digest: store.Hash("1", "bob"), Changes: []*meshv1.ConnectionChange{
 				{Connection: "1", User: "bob", Session: "s1", Device: "phone"}}}); err != nil {
@@ -110,7 +117,7 @@ func TestCommand_WaitsWhileRedisIsAwayAndFailsByItsOwnFaultAlone(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialTimeout: time.Second})
 	t.Cleanup(func() { _ = client.Close() })
 	told := &results{}
-	c := &commands{store: store.New(client, "t.", time.Minute), catalog: declared(t), publisher: told}
+	c := &commands{store: store.New(client, "t.", time.Minute), Topics: topics(t, told)}
 	if err := c.handle(endSession(t, "bob", "s1", time.Time{})); !errors.Is(err, retry.ErrUnavailable) {
 		t.Errorf("while Redis is away: %v", err)
 	}
@@ -127,7 +134,7 @@ func TestCommand_WaitsWhileRedisIsAwayAndFailsByItsOwnFaultAlone(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if err := c.dead(context.Background(), of("presence.end_session", nil), nil); err != nil || told.last().Kind != envelope.Failed {
+	if err := c.deadLetter(context.Background(), of("presence.end_session", nil), nil); err != nil || told.last().Kind != envelope.Failed {
 		t.Errorf("a dead letter: %v, %+v", err, told.last())
 	}
 }

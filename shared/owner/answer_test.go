@@ -6,6 +6,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/edumatrix/interlinked/shared/command"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -29,7 +30,7 @@ func (f *failing) Close() error { return nil }
 func TestPublish_ACommandIsNotDoneBeforeItsOutcomeIsTold(t *testing.T) {
 	t.Parallel()
 	p := &failing{away: true}
-	c := &commands{service: "chat", publisher: p}
+	c := &commands{Topics: command.Topics{Service: "chat", Publisher: p}}
 	refused := commandOutcome{result: envelope.Result{Actor: "alice", CommandID: "1", Type: "chat.leave", Source: "chat",
 		Stream: "conversation:7", Kind: envelope.Refused, Code: "not_a_member"}}
 	if err := c.publishOutcome(t.Context(), refused); err == nil {

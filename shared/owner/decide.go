@@ -13,6 +13,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/command"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/retry"
@@ -284,7 +285,7 @@ func (d *decider) recordFailure(ctx context.Context, c envelope.Command, timer *
 	committed, err := d.log.Commit(ctx, eventlog.Write{Stream: c.Stream, Expected: eventlog.AnyVersion,
 		Commands: []eventlog.Decided{{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Correlation: c.Correlation,
 			TraceParent: c.TraceParent, Digest: d.digestOf(c), Timer: timer, Kind: envelope.Failed, Code: refusal.Failed,
-			Text: "the command could not be processed; it is kept as a dead letter for the operator"}}})
+			Text: command.Failure}}})
 	var repeated *eventlog.RepeatedError
 	if errors.As(err, &repeated) {
 		return repeated.Outcomes[0], nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
+	"github.com/edumatrix/interlinked/shared/command"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/telemetry"
@@ -67,7 +68,7 @@ func (d *decider) decideOne(h *loadedState, at time.Time, pc *pendingCommand) (d
 	case pc.refused != nil:
 		refuse(&decided, pc.refused)
 	case !pc.command.Expires.IsZero() && d.now().After(pc.command.Expires):
-		refuse(&decided, refusal.New(refusal.Expired, "the command arrived after it had expired"))
+		refuse(&decided, command.Expired)
 	default:
 		decided.MemberOf = pc.declared.MemberOf(pc.message, origin)
 		err = d.decideWithState(h, origin, pc, &decided)

@@ -10,6 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	feedv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/feed/v1"
+	"github.com/edumatrix/interlinked/shared/command"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -31,10 +32,10 @@ func TestDigest_TellsCommandsApart(t *testing.T) {
 			body, err := proto.Marshal(m)
 			require.NoError(t, err)
 			origin := catalog.Origin{Actor: "alice", CommandID: "1"}
-			command := envelope.Command{ID: "1", Type: declared.Name, Actor: "alice", Stream: declared.Stream(m, origin), Body: body}
-			pc, err := (&commands{service: declared.Owner, catalog: c}).read(command.Message())
+			sent := envelope.Command{ID: "1", Type: declared.Name, Actor: "alice", Stream: declared.Stream(m, origin), Body: body}
+			read, err := command.Topics{Service: declared.Owner, Catalog: c}.Read(sent.Message())
 			require.NoError(t, err)
-			digests = append(digests, pc.digest)
+			digests = append(digests, digestOfMessage(read.Command, read.Message))
 		}
 		assert.NotEqual(t, digests[0], digests[1], "%T", both[0])
 		assert.Equal(t, digests[0], digests[2], "%T", both[0])

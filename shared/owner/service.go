@@ -9,33 +9,27 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/ThreeDotsLabs/watermill/message"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/command"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/eventlog/relay"
-	"github.com/edumatrix/interlinked/shared/health"
 	"github.com/edumatrix/interlinked/shared/jobs"
 	"github.com/edumatrix/interlinked/shared/owner/consistency"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/process"
 	"github.com/edumatrix/interlinked/shared/rpc"
+	"github.com/edumatrix/interlinked/shared/service"
 )
-
-// stopWithin is how long work in flight may take when the service stops.
-const stopWithin = 10 * time.Second
 
 // gatherDelay is how long events of other owners collect before more of them are fetched. No client waits for what is
 // done on them. It is as long as projections collect commits.
@@ -48,9 +42,7 @@ type Service struct {
 
 	name        string
 	env         process.Env
-	publisher   *bus.Publisher
-	health      *health.Health
-	server      *rpc.Server
+	common      *service.Service
 	aggregates  map[string]NewState
 	projections []*projection.Projection
 	reactions   []reaction
@@ -71,23 +63,16 @@ type reaction struct {
 // Open opens the service's log, with the migrations of its projections (nil: none), and its listener.
 func Open(ctx context.Context, env process.Env, migrations fs.FS) (*Service, error) {
 	name := env.Config.Service
-	s := &Service{name: name, env: env, aggregates: map[string]NewState{}, effects: map[string]eventlog.Effect{},
-		queries: consistency.Projections{}}
-	s.health = health.New(health.OfStores(env.Stores), env.Log)
-	var err error
+	common, err := service.Open(env)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{name: name, env: env, common: common, aggregates: map[string]NewState{},
+		effects: map[string]eventlog.Effect{}, queries: consistency.Projections{}}
 	s.Log, err = eventlog.Open(ctx, eventlog.Options{Owner: name, Pool: env.Stores.Postgres, Catalog: env.Catalog,
-		Migrations: migrations, Waiting: s.health.Waiting, Tracer: env.Telemetry.Tracer(), Log: env.Log})
+		Migrations: migrations, Waiting: common.Health.Waiting, Tracer: env.Telemetry.Tracer(), Log: env.Log})
 	if err != nil {
-		return nil, err
-	}
-	if s.publisher, err = bus.NewPublisher(env.Stores.Kafka, env.Log); err != nil {
-		return nil, err
-	}
-	s.server, err = rpc.NewServer(rpc.ServerOptions{Addr: net.JoinHostPort(env.Config.Host, strconv.Itoa(env.Config.Port)),
-		PortVariable: env.Config.PortVariable, Credential: rpc.Credential(env.Config.ServiceSecret),
-		Health: s.health.Handler(), Log: env.Log, Tracer: env.Telemetry.Tracer()})
-	if err != nil {
-		return nil, errors.Join(err, s.publisher.Close())
+		return nil, errors.Join(err, common.Close())
 	}
 	return s, nil
 }
@@ -121,110 +106,56 @@ func (s *Service) React(topic string, since consume.Since, react consume.Reactio
 // Serve registers the handler of a Connect service on the inner listener.
 func (s *Service) Serve(path string, handler http.Handler) {
 	s.served = append(s.served, path)
-	s.server.Handle(path, handler)
+	s.common.Handle(path, handler)
 }
 
 // Connect returns the options of the Connect handler of this service's queries, each of which is declared to read a
 // projection. A query contains everything that was committed before it was sent (see consistency.Interceptor).
 func (s *Service) Connect(projections consistency.Projections) connect.HandlerOption {
 	maps.Copy(s.queries, projections)
-	return connect.WithHandlerOptions(s.interceptors(),
+	return connect.WithHandlerOptions(s.common.Interceptors(),
 		connect.WithInterceptors(consistency.Interceptor(s.Log, s.env.Catalog, projections)))
-}
-
-func (s *Service) interceptors() connect.HandlerOption {
-	return rpc.Interceptors(s.env.Log, s.env.Telemetry.Tracer())
 }
 
 // Run serves until ctx ends. Then intake stops first, work in flight is finished, and the log's relay and the listener
 // stop last.
 func (s *Service) Run(ctx context.Context) error {
-	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopWork()
 	if err := errors.Join(s.validate(), projection.CheckTables(ctx, s.Log, jobs.IsTable, s.projections...)); err != nil {
-		return fmt.Errorf("%s cannot start: %w", s.name, err)
+		return errors.Join(fmt.Errorf("%s cannot start: %w", s.name, err), s.common.Close())
 	}
-	s.Serve(meshv1connect.NewOwnerServiceHandler(&ownerServer{s.Log, s.authorize}, s.interceptors()))
+	return s.common.Run(ctx, func(parts *service.Parts) error { return s.prepare(ctx, parts) })
+}
 
+// prepare adds the parts of an owner. A failed start ends ctx.
+func (s *Service) prepare(ctx context.Context, parts *service.Parts) error {
+	s.Serve(meshv1connect.NewOwnerServiceHandler(&ownerServer{s.Log, s.authorize}, s.common.Interceptors()))
 	queue, err := s.queue(ctx)
 	if err != nil {
 		return err
 	}
-	consumers, err := s.consumers(ctx, work)
+	consumers, err := s.consumers(ctx, parts.Work)
 	if err != nil {
 		return err
 	}
 	s.Serve(withoutReadDeadline(meshv1connect.NewOperatorServiceHandler(&operator{name: s.name, log: s.Log,
-		projections: s.projections, consumers: consumers, jobs: queue, work: work}, s.interceptors())))
-	router, waits, err := s.router(work, consumers)
-	if err != nil {
+		projections: s.projections, consumers: consumers, jobs: queue, work: parts.Work}, s.common.Interceptors())))
+	parts.Background("event log", s.Log.Run)
+	parts.Background("relay", relay.New(s.Log, relay.Options{Publisher: s.common.Publisher,
+		Partitions: s.common.Publisher.Partitions, LastRecords: s.lastRecords}).Run)
+	for _, p := range s.projections {
+		parts.Background("projection "+p.Name(), func(ctx context.Context) error { return s.Log.Follow(ctx, p) })
+	}
+	if err := s.intake(parts, consumers); err != nil {
 		return err
 	}
-	running, failed := errgroup.WithContext(work)
-	background := func(what string, run func(context.Context) error) {
-		running.Go(func() error {
-			if err := run(failed); err != nil && failed.Err() == nil {
-				return fmt.Errorf("%s: %s: %w", s.name, what, err)
-			}
-			return nil
-		})
-	}
-	background("event log", s.Log.Run)
-	relayed := relay.New(s.Log, relay.Options{Publisher: s.publisher, Partitions: s.publisher.Partitions,
-		LastRecords: s.lastRecords})
-	background("relay", relayed.Run)
-	for _, p := range s.projections {
-		background("projection "+p.Name(), func(ctx context.Context) error { return s.Log.Follow(ctx, p) })
-	}
-	background("health", s.health.Run)
-	background("listener", s.server.Run)
-	background("router", router.Run)
-	ticking, stopTicking := context.WithCancel(failed)
-	defer stopTicking()
 	if s.env.Catalog.HasTimers(s.name) {
-		t := &timers{log: s.Log, catalog: s.env.Catalog, decider: s.decider, logger: s.env.Log, waiting: s.health.Waiting}
-		ended := make(chan struct{})
-		go func() { t.run(ticking); close(ended) }()
-		waits = append([]func(){func() { stopTicking(); <-ended }}, waits...)
+		t := &timers{log: s.Log, catalog: s.env.Catalog, decider: s.decider, logger: s.env.Log, waiting: s.common.Health.Waiting}
+		parts.WithIntake("timers", func(ctx context.Context) error { t.run(ctx); return nil })
 	}
-	working, stopWorking := context.WithCancel(failed)
-	defer stopWorking()
 	if queue != nil {
-		ended := make(chan struct{})
-		background("jobs", func(context.Context) error { defer close(ended); return queue.Run(working) })
-		waits = append(waits, func() { <-ended })
+		parts.WithIntake("jobs", queue.Run)
 	}
-	select {
-	case <-router.Running():
-		s.health.SetReady(true)
-		background("readiness", func(ctx context.Context) error {
-			select {
-			case <-s.health.Began():
-				if s.env.Ready != nil {
-					s.env.Ready()
-				}
-			case <-ctx.Done():
-			}
-			return nil
-		})
-		select {
-		case <-ctx.Done():
-		case <-failed.Done():
-		}
-	case <-ctx.Done():
-	case <-failed.Done():
-	}
-
-	s.health.SetReady(false)
-	stopWorking()                                   // running jobs stop at the same time as intake
-	timeout := time.AfterFunc(stopWithin, stopWork) // an unavailable dependency must not delay the stop
-	err = router.Close()
-	for _, wait := range waits {
-		wait()
-	}
-	timeout.Stop()
-	stopWork()
-	return errors.Join(running.Wait(), err, s.publisher.Close())
+	return nil
 }
 
 // queue opens the queue of the service's jobs; nil: it has no workers.
@@ -307,7 +238,7 @@ func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer,
 		c, err := consume.New(work, consume.Options{Source: r.topic.Owner, Topic: r.topic.Name, Since: r.since, React: r.react,
 			Partitions: r.topic.Partitions, Log: s.Log, Commit: s.commitDeciding, Catalog: s.env.Catalog,
 			Owner:   meshv1connect.NewOwnerServiceClient(client, s.env.Config.Peers[r.topic.Owner]),
-			Waiting: s.health.Waiting, Logger: s.env.Log})
+			Waiting: s.common.Health.Waiting, Logger: s.env.Log})
 		if err != nil {
 			return nil, err
 		}
@@ -322,59 +253,31 @@ func (s *Service) commitDeciding(ctx context.Context, commands []consume.Command
 	return s.decider.commitDeciding(ctx, commands, w)
 }
 
-// router returns the router of everything that the service consumes, and functions that wait for work in flight.
-func (s *Service) router(work context.Context, consumers []*consume.Consumer) (*message.Router, []func(), error) {
-	d, err := newDecider(work, decider{log: s.Log, catalog: s.env.Catalog, aggregates: s.aggregates,
-		tracer: s.env.Telemetry.Tracer(), logger: s.env.Log, waiting: s.health.Waiting, now: time.Now})
+// intake adds what the service consumes: commands, topics of other owners, and their replays.
+func (s *Service) intake(parts *service.Parts, consumers []*consume.Consumer) (err error) {
+	s.decider, err = newDecider(parts.Work, decider{log: s.Log, catalog: s.env.Catalog, aggregates: s.aggregates,
+		tracer: s.env.Telemetry.Tracer(), logger: s.env.Log, waiting: s.common.Health.Waiting, now: time.Now})
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	s.decider = d
-	c := &commands{service: s.name, catalog: s.env.Catalog, decider: d, publisher: s.publisher}
-	router, err := bus.NewRouter(bus.RouterOptions{Service: s.name, Publisher: s.publisher,
-		DeadLetterTopic: catalog.DeadLetterTopic(s.name), OnDeadLetter: s.onDeadLetter(c), Waiting: s.health.Waiting,
-		Tracer: s.env.Telemetry.Tracer(), Log: s.env.Log})
-	if err != nil {
-		return nil, nil, err
-	}
-	waits := []func(){d.mailboxes.wait}
-	subscribe := func(topic string, o bus.SubscriberOptions, handle message.NoPublishHandlerFunc) error {
-		o.Group, o.InstanceID, o.Log = s.name, s.env.Instance, s.env.Log
-		subscriber, err := bus.NewSubscriber(s.env.Stores.Kafka, o)
-		if err != nil {
-			return err
-		}
-		router.AddConsumerHandler(s.name+" "+topic, topic, subscriber, handle)
-		return nil
-	}
+	parts.Finish(s.decider.mailboxes.wait)
 	if len(s.aggregates) > 0 {
-		if err := subscribe(catalog.CommandTopic(s.name), bus.SubscriberOptions{}, c.handle); err != nil {
-			return nil, nil, err
+		c := &commands{Topics: command.Topics{Service: s.name, Catalog: s.env.Catalog, Publisher: s.common.Publisher},
+			decider: s.decider}
+		if err := parts.ConsumeCommands(c.handle, c.recordDeadLetter); err != nil {
+			return err
 		}
 	}
 	for _, r := range consumers {
-		waits = append(waits, r.Wait)
+		parts.Finish(r.Wait)
 		o := bus.SubscriberOptions{InOrder: true, Window: consume.Window, Gather: gatherDelay}
-		if err := subscribe(r.Topic(), o, r.Handle); err != nil {
-			return nil, nil, err
+		if err := parts.Consume(r.Topic(), o, r.Handle); err != nil {
+			return err
 		}
 	}
-	if len(consumers) > 0 {
-		replays := &replays{s.env.Catalog, consumers}
-		if err := subscribe(ReplayTopic(s.name).Name, bus.SubscriberOptions{}, replays.handle); err != nil {
-			return nil, nil, err
-		}
-	}
-	return router, waits, nil
-}
-
-// onDeadLetter returns the function that gives commands which become dead letters their outcome. An event of another
-// owner has none.
-func (s *Service) onDeadLetter(c *commands) func(context.Context, *message.Message, error) error {
-	return func(ctx context.Context, m *message.Message, err error) error {
-		if topic, _ := bus.TopicOf(m.Context()); strings.HasSuffix(topic, catalog.CommandTopic(s.name)) {
-			return c.recordDeadLetter(ctx, m, err)
-		}
+	if len(consumers) == 0 {
 		return nil
 	}
+	replays := &replays{s.env.Catalog, consumers}
+	return parts.Consume(ReplayTopic(s.name).Name, bus.SubscriberOptions{}, replays.handle)
 }

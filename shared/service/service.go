@@ -1,0 +1,202 @@
+// Package service is the common part of the services that gateways and other services call: a listener for these calls,
+// health, a publisher, the router of what the service consumes, and the order in which all of that starts and stops.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/bus"
+	"github.com/edumatrix/interlinked/shared/health"
+	"github.com/edumatrix/interlinked/shared/process"
+	"github.com/edumatrix/interlinked/shared/rpc"
+)
+
+// stopWithin is how long work in flight may take when the service stops.
+const stopWithin = 10 * time.Second
+
+// Service has the listener, the health and the publisher of one service.
+type Service struct {
+	Name      string
+	Health    *health.Health
+	Publisher *bus.Publisher
+
+	env    process.Env
+	server *rpc.Server
+}
+
+// Open opens the publisher and the listener. Run closes them.
+func Open(env process.Env) (*Service, error) {
+	s := &Service{Name: env.Config.Service, env: env, Health: health.New(health.OfStores(env.Stores), env.Log)}
+	var err error
+	if s.Publisher, err = bus.NewPublisher(env.Stores.Kafka, env.Log); err != nil {
+		return nil, err
+	}
+	s.server, err = rpc.NewServer(rpc.ServerOptions{Addr: net.JoinHostPort(env.Config.Host, strconv.Itoa(env.Config.Port)),
+		PortVariable: env.Config.PortVariable, Credential: rpc.Credential(env.Config.ServiceSecret),
+		Health: s.Health.Handler(), Log: env.Log, Tracer: env.Telemetry.Tracer()})
+	if err != nil {
+		return nil, errors.Join(err, s.Publisher.Close())
+	}
+	return s, nil
+}
+
+// Close closes the publisher of a service that is not run. The listener ends with the process.
+func (s *Service) Close() error { return s.Publisher.Close() }
+
+// Handle registers the handler of a Connect service on the listener, before Run.
+func (s *Service) Handle(path string, handler http.Handler) { s.server.Handle(path, handler) }
+
+// Interceptors returns the options that every handler has.
+func (s *Service) Interceptors() connect.HandlerOption {
+	return rpc.Interceptors(s.env.Log, s.env.Telemetry.Tracer())
+}
+
+// DeadLetter is called before a command becomes a dead letter, so that its sender gets an outcome. It accepts repeats.
+type DeadLetter func(ctx context.Context, m *message.Message, cause error) error
+
+// Parts are what a service runs beside its listener and its health.
+type Parts struct {
+	// Work ends when the service has stopped, or has to: work in flight is not finished any more.
+	Work context.Context
+
+	service    *Service
+	router     *message.Router
+	dead       DeadLetter
+	background []part
+	stopping   []func()
+	finishing  []func()
+}
+
+type part struct {
+	name string
+	run  func(context.Context) error
+}
+
+// Consume has the router handle the messages of a topic.
+func (p *Parts) Consume(topic string, o bus.SubscriberOptions, handle message.NoPublishHandlerFunc) error {
+	o.Group, o.InstanceID, o.Log = p.service.Name, p.service.env.Instance, p.service.env.Log
+	subscriber, err := bus.NewSubscriber(p.service.env.Stores.Kafka, o)
+	if err != nil {
+		return err
+	}
+	p.router.AddConsumerHandler(p.service.Name+" "+topic, topic, subscriber, handle)
+	return nil
+}
+
+// ConsumeCommands has the router handle the service's commands.
+func (p *Parts) ConsumeCommands(handle message.NoPublishHandlerFunc, dead DeadLetter) error {
+	p.dead = dead
+	return p.Consume(catalog.CommandTopic(p.service.Name), bus.SubscriberOptions{}, handle)
+}
+
+// Background runs a part until work in flight is finished. Its error stops the service.
+func (p *Parts) Background(name string, run func(context.Context) error) {
+	p.background = append(p.background, part{name, run})
+}
+
+// WithIntake runs a part that begins work of its own, as consuming does. It ends together with consuming: before parts
+// in the background do.
+func (p *Parts) WithIntake(name string, run func(context.Context) error) {
+	intake, stop := context.WithCancel(p.Work)
+	ended := make(chan struct{})
+	p.Background(name, func(ctx context.Context) error {
+		defer close(ended)
+		defer context.AfterFunc(ctx, stop)()
+		return run(intake)
+	})
+	p.stopping = append(p.stopping, stop)
+	p.Finish(func() { <-ended })
+}
+
+// Finish adds a function that waits for work in flight. The functions are called in order when nothing is consumed any
+// more.
+func (p *Parts) Finish(wait func()) { p.finishing = append(p.finishing, wait) }
+
+// Run serves until ctx ends. Then intake stops first, work in flight is finished, and the parts in the background and
+// the listener stop last. Prepare adds the parts.
+func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	p := &Parts{Work: work, service: s}
+	var err error
+	p.router, err = bus.NewRouter(bus.RouterOptions{Service: s.Name, Publisher: s.Publisher,
+		DeadLetterTopic: catalog.DeadLetterTopic(s.Name), OnDeadLetter: p.onDeadLetter, Waiting: s.Health.Waiting,
+		Tracer: s.env.Telemetry.Tracer(), Log: s.env.Log})
+	if err == nil {
+		err = prepare(p)
+	}
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	p.Background("health", s.Health.Run)
+	p.Background("listener", s.server.Run)
+	p.Background("router", p.router.Run)
+	running, failed := errgroup.WithContext(work)
+	for _, one := range p.background {
+		running.Go(func() error {
+			if err := one.run(failed); err != nil && failed.Err() == nil {
+				return fmt.Errorf("%s: %s: %w", s.Name, one.name, err)
+			}
+			return nil
+		})
+	}
+	s.serve(ctx, failed, p.router.Running())
+
+	s.Health.SetReady(false)
+	for _, stop := range p.stopping {
+		stop()
+	}
+	timeout := time.AfterFunc(stopWithin, stopWork) // an unavailable dependency must not delay the stop
+	err = p.router.Close()
+	for _, wait := range p.finishing {
+		wait()
+	}
+	timeout.Stop()
+	stopWork()
+	return errors.Join(running.Wait(), err, s.Publisher.Close())
+}
+
+// serve reports that the service is ready once it consumes and has been healthy, and returns when it is to stop.
+func (s *Service) serve(ctx, failed context.Context, consuming <-chan struct{}) {
+	for _, next := range []struct {
+		when <-chan struct{}
+		then func()
+	}{
+		{consuming, func() { s.Health.SetReady(true) }},
+		{s.Health.Began(), func() {
+			if s.env.Ready != nil {
+				s.env.Ready()
+			}
+		}},
+		{nil, nil}, // until it is to stop
+	} {
+		select {
+		case <-next.when:
+			next.then()
+		case <-ctx.Done():
+			return
+		case <-failed.Done():
+			return
+		}
+	}
+}
+
+// onDeadLetter gives commands their outcome. An event of another owner has none.
+func (p *Parts) onDeadLetter(ctx context.Context, m *message.Message, cause error) error {
+	if topic, _ := bus.TopicOf(m.Context()); p.dead != nil && strings.HasSuffix(topic, catalog.CommandTopic(p.service.Name)) {
+		return p.dead(ctx, m, cause)
+	}
+	return nil
+}
