@@ -92,8 +92,8 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	require.Equal(t, asked, m.owners["presence"].Restored(), "a new session has none to be asked for")
 }
 
-// What a client has done counts, not what a later connection found: a connection may go on with a session before the
-// gateway of the one before it has reported the newest rooms.
+// A session keeps the rooms that its client chose. A connection may continue the session before the gateway of the
+// connection before it has reported the newest rooms: the rooms that were restored then do not replace them.
 func TestConnect_RoomsThatWereRestoredDoNotReplaceNewerOnes(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
