@@ -14,6 +14,7 @@ import (
 	presencev1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1"
 	"github.com/edumatrix/interlinked/services/presence/store"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 const (
@@ -38,25 +39,20 @@ type publisher struct {
 // run ends the gateways whose lease has run out, and publishes changes, until ctx ends.
 func (p *publisher) run(ctx context.Context) error {
 	p.heard = time.Now()
-	pause := lookEvery
+	backoff := retry.Backoff{First: 2 * lookEvery, Max: maxWait}
 	for {
+		pause := lookEvery
 		err := p.round(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
 			p.log.Warn("presence does not go on, trying again", "error", err)
-			pause = min(2*pause, maxWait)
+			pause = backoff.Next()
 		} else {
-			pause = lookEvery
+			backoff.Reset()
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-p.wake:
-		case <-ctx.Done():
-		}
-		timer.Stop()
+		retry.Await(ctx, p.wake, pause)
 	}
 }
 

@@ -122,7 +122,8 @@ func (f *Fanout) Run(ctx context.Context, reader *bus.Reader) error {
 func (f *Fanout) count(ctx context.Context) error {
 	counts := map[string]int32{}
 	for _, name := range f.Topics() {
-		for pause := minPause; ; pause = min(2*pause, maxPause) {
+		var backoff retry.Backoff
+		for {
 			n, err := f.options.Partitions(ctx, name)
 			if err == nil && n == 0 {
 				err = fmt.Errorf("topic %s does not exist", name)
@@ -132,7 +133,7 @@ func (f *Fanout) count(ctx context.Context) error {
 				break
 			}
 			f.options.Waiting("kafka", err)
-			if !retry.Sleep(ctx, pause) {
+			if !backoff.Wait(ctx) {
 				return ctx.Err()
 			}
 		}
@@ -322,8 +323,3 @@ func (f *Fanout) span(e *envelope.Event) trace.Span {
 		trace.WithAttributes(attribute.String("mesh.stream", e.Stream), attribute.Int64("mesh.version", e.Version)))
 	return span
 }
-
-const (
-	minPause = 100 * time.Millisecond
-	maxPause = 5 * time.Second
-)

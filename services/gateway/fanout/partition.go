@@ -49,10 +49,11 @@ func (p *partition) heard() time.Time { return time.Unix(0, p.last.Load()) }
 // takeAll takes a record, and repeats that until the gap before it can be filled.
 func (p *partition) takeAll(ctx context.Context, f *Fanout, e *envelope.Event) {
 	owner := p.topic.log.owner
-	for pause := minPause; ; pause = min(2*pause, maxPause) {
+	var backoff retry.Backoff
+	for {
 		err := p.take(ctx, f, e)
 		if err == nil {
-			if pause > minPause {
+			if backoff.Failures > 0 {
 				f.options.Waiting(owner, nil)
 			}
 			return
@@ -61,7 +62,7 @@ func (p *partition) takeAll(ctx context.Context, f *Fanout, e *envelope.Event) {
 			return
 		}
 		f.options.Waiting(owner, err)
-		if !retry.Sleep(ctx, pause) {
+		if !backoff.Wait(ctx) {
 			return
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // line publishes to one command topic, in order. The commands that wait while a batch is published are the next batch,
@@ -75,8 +76,8 @@ func (l *line) run(ctx context.Context) error {
 // command may arrive twice, which its owner recognizes by the command id. Commands that were answered "unavailable" are
 // not published.
 func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
-	const shortest, longest = 50 * time.Millisecond, time.Second
-	for pause := shortest; ; pause = min(2*pause, longest) {
+	backoff := retry.Backoff{First: 50 * time.Millisecond, Max: time.Second}
+	for {
 		sent := l.fresh(waiters)
 		if len(sent) == 0 {
 			return true
@@ -92,13 +93,11 @@ func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 			}
 			return true
 		}
-		if pause == shortest {
+		if backoff.Failures == 0 {
 			l.log.Warn("intake: commands wait, Kafka does not take them", "topic", l.topic, "commands", len(sent),
 				"error", err)
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		if !backoff.Wait(ctx) {
 			return false
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // attaching is a connection that waits for its rooms of one owner's log.
@@ -93,14 +94,9 @@ func (a *asker) beginFailed(n attaching, err error) {
 	a.later(n.failures, n.conn, func() { a.beginning.add(n) })
 }
 
-// later calls do, which concerns one connection alone, after the pause for so many failures.
+// later calls do, which concerns one connection alone, after the delay for so many failures: 1 s, doubling to 30 s.
 func (a *asker) later(failures int, c *hub.Conn, do func()) {
-	time.AfterFunc(pauseAfter(failures), func() { a.guard(c, do) })
-}
-
-// pauseAfter returns the pause after so many failures of one connection: 1 s, doubling to 30 s.
-func pauseAfter(failures int) time.Duration {
-	return min(time.Second<<min(failures-1, 5), 30*time.Second)
+	time.AfterFunc(retry.Delay(failures, time.Second, 30*time.Second), func() { a.guard(c, do) })
 }
 
 func ended(c *hub.Conn) bool {

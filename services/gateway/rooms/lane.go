@@ -174,7 +174,7 @@ func (l *lane[T]) work(ctx context.Context) {
 			return
 		}
 		crowd = false
-		pause := minPause
+		backoff := retry.Backoff{First: minPause, Max: maxPause}
 		for batch := l.take(); len(batch) > 0; batch = l.take() {
 			crowd = crowd || l.crowded(batch)
 			progress, err := l.serve(ctx, batch)
@@ -183,15 +183,14 @@ func (l *lane[T]) work(ctx context.Context) {
 			case ctx.Err() != nil:
 				return
 			case progress:
-				pause = minPause
+				backoff.Reset()
 				continue
-			case err != nil && pause == minPause:
+			case err != nil && backoff.Failures == 0:
 				l.log.Warn("rooms: a call failed, asking again", "call", l.name, "for", len(batch), "error", err)
 			}
-			if !retry.Sleep(ctx, pause) {
+			if !backoff.Wait(ctx) {
 				return
 			}
-			pause = min(2*pause, maxPause)
 		}
 	}
 }
