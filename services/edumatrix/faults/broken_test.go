@@ -18,14 +18,16 @@ import (
 	"github.com/edumatrix/interlinked/shared/config"
 )
 
-// variableBroken has broken builds made and run; without it, it is only seen to that they still can be made.
+// variableBroken makes the tests build and run the broken programs. Without it, they only check that the programs can
+// still be built.
 const variableBroken = "FAULTS_BROKEN"
 
-// mistake is a change to the mesh's sources that breaks a promise. It is made in copies, which the build takes instead.
+// mistake is a change to the mesh's sources that breaks a promise. The change is made in copies of the files, which
+// the build uses instead of the originals.
 type mistake struct {
 	name    string
 	changes []change
-	faults  []Fault // under which it shows
+	faults  []Fault // the faults under which the mistake shows
 	breaks  []string
 }
 
@@ -43,7 +45,8 @@ var mistakes = []mistake{
 		breaks: []string{topicsHave, kept},
 	},
 	{
-		// Done again, a reaction has the same ids and leads to nothing new: so the checkpoint is saved first.
+		// A repeated reaction derives the same ids, so its effects are found to exist already. The mistake therefore
+		// has to save the checkpoint first.
 		name: "checkpoint saved before the transaction",
 		changes: []change{{"shared/owner/consume/batch.go", `			_, err := a.o.Commit(a.ctx, commands, w)
 			return err
@@ -97,7 +100,7 @@ var mistakes = []mistake{
 	},
 }
 
-// TestBroken_IsCaught makes each mistake, and sees to it that the suite finds it.
+// TestBroken_IsCaught makes each mistake and checks that the suite finds it.
 func TestBroken_IsCaught(t *testing.T) {
 	var s *stand
 	if os.Getenv(variableBroken) != "" {
@@ -107,7 +110,7 @@ func TestBroken_IsCaught(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			overlay, err := overlay(t.TempDir(), append(slices.Clone(clocks), m.changes...))
 			require.NoError(t, err)
-			if s == nil { // it can still be made, and that is all that is asked for
+			if s == nil { // only check that it can be built
 				for _, c := range m.changes {
 					compile := exec.Command("go", "build", overlay, "./"+path.Dir(c.file))
 					compile.Dir = filepath.Join("..", "..", "..")
@@ -124,7 +127,7 @@ func TestBroken_IsCaught(t *testing.T) {
 	}
 }
 
-// caught runs the faults under which a mistake shows until the judge finds it, a few times at most.
+// caught runs the faults under which a mistake shows until the judge finds it, a limited number of times.
 func (m mistake) caught(t *testing.T, s *stand, broken meshrun.Binaries) {
 	const tries = 3
 	size := size{clients: 20, commands: 2200, faults: len(m.faults), rate: 220}
@@ -133,13 +136,13 @@ func (m mistake) caught(t *testing.T, s *stand, broken meshrun.Binaries) {
 		for _, v := range r.violations {
 			for _, promise := range m.breaks {
 				if v.Promise == promise {
-					fmt.Printf("%s: caught at seed %d (%v), %d violations, the first of that promise:\n\t%v\n", m.name, seed, r.plan,
+					fmt.Printf("%s: caught with seed %d (%v), %d violations, the first one of that promise:\n\t%v\n", m.name, seed, r.plan,
 						len(r.violations), v)
 					return
 				}
 			}
 		}
-		t.Logf("seed %d: not caught; found was %v", seed, r.violations)
+		t.Logf("seed %d: not caught; violations: %v", seed, r.violations)
 	}
 	t.Errorf("%s was not caught in %d runs", m.name, tries)
 }

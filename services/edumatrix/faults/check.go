@@ -24,13 +24,13 @@ const (
 	topicsHave = "3 topics carry every event"
 	clientsSee = "4 clients see each event once, in order"
 	rebuild    = "5 projections equal a rebuild"
-	access     = "6 nobody sees what they are no member of"
-	deadAlone  = "8 only what fails by itself is a dead letter"
-	survives   = "9 what goes away and comes back is survived"
+	access     = "6 users see only the rooms that they are members of"
+	deadAlone  = "8 only messages that always fail are dead letters"
+	survives   = "9 the mesh survives outages"
 )
 
-// most is the number of violations of one guarantee that are listed.
-const most = 12
+// maxListed is the number of violations of one guarantee that are listed.
+const maxListed = 12
 
 // judge collects violations.
 type judge struct {
@@ -44,7 +44,7 @@ type judge struct {
 type Poison struct {
 	Topic   string
 	Payload string
-	Dead    bool // it must become a dead letter; otherwise it may
+	Dead    bool // whether it must become a dead letter; otherwise it may
 }
 
 // Check compares a history with the contents of the stores. Exactly the poisoned messages must be dead letters.
@@ -65,15 +65,15 @@ func Check(h *History, s *Stored, poisoned []Poison) []Violation {
 	}
 	j.dead(poisoned)
 	for _, promise := range slices.Sorted(maps.Keys(j.count)) {
-		if n := j.count[promise]; n > most {
-			j.found = append(j.found, Violation{promise, fmt.Sprintf("and %d more", n-most)})
+		if n := j.count[promise]; n > maxListed {
+			j.found = append(j.found, Violation{promise, fmt.Sprintf("and %d more", n-maxListed)})
 		}
 	}
 	return j.found
 }
 
 func (j *judge) broken(promise, format string, args ...any) {
-	if j.count[promise]++; j.count[promise] <= most {
+	if j.count[promise]++; j.count[promise] <= maxListed {
 		j.found = append(j.found, Violation{promise, fmt.Sprintf(format, args...)})
 	}
 }
@@ -98,34 +98,34 @@ func (j *judge) log(l *Log) {
 		ids[e.ID] = true
 	}
 	if l.Relayed < position {
-		j.broken(survives, "%s: the relay stands at %d, the log at %d", l.Owner, l.Relayed, position)
+		j.broken(survives, "%s: the relay is at %d, the log at %d", l.Owner, l.Relayed, position)
 	}
 	if l.Parked > 0 {
-		j.broken(deadAlone, "%s has %d streams of others parked, of which none was poisoned", l.Owner, l.Parked)
+		j.broken(deadAlone, "%s has parked %d streams of other owners, none of which was poisoned", l.Owner, l.Parked)
 	}
-	folded := l.stretches()
-	kept := map[string]map[string][]stretch{}
+	folded := l.intervals()
+	kept := map[string]map[string][]interval{}
 	for _, m := range l.Memberships {
 		if kept[m.Room] == nil {
-			kept[m.Room] = map[string][]stretch{}
+			kept[m.Room] = map[string][]interval{}
 		}
 		to := m.Closed
 		if to == 0 {
-			to = always
+			to = stillOpen
 		}
-		kept[m.Room][m.Member] = append(kept[m.Room][m.Member], stretch{m.Opened, to})
+		kept[m.Room][m.Member] = append(kept[m.Room][m.Member], interval{m.Opened, to})
 	}
 	for room, members := range folded {
 		for user, want := range members {
 			if got := kept[room][user]; !slices.Equal(got, want) {
-				j.broken(access, "%s: memberships of %s in %s are %v, its events make them %v", l.Owner, user, room, got, want)
+				j.broken(access, "%s: memberships of %s in %s are %v, but %v by its events", l.Owner, user, room, got, want)
 			}
 			delete(kept[room], user)
 		}
 	}
 	for room, members := range kept {
 		for user := range members {
-			j.broken(access, "%s: %s is in %s by no event", l.Owner, user, room)
+			j.broken(access, "%s: no event put %s into %s", l.Owner, user, room)
 		}
 	}
 }
@@ -153,39 +153,39 @@ func (j *judge) commands() {
 		}
 		sent[c.Owner][k] = true
 		if slices.ContainsFunc(c.Answers, func(a Answer) bool { return a.Kind == Nothing }) {
-			j.broken(survives, "%s was answered nothing, not even that it waits, on a connection that lived", c)
+			j.broken(survives, "%s got no answer, not even \"queued\", on a connection that stayed open", c)
 		}
 		told, known := c.Outcome()
 		o, stored := outcomes[c.Owner][k]
 		caused := events[c.Owner][k]
 		switch {
 		case !known && !stored:
-			j.broken(kept, "%s has no outcome, sent %d times since %s, told %v", c, c.Sends, c.Sent.Format(clock), c.kinds())
+			j.broken(kept, "%s has no outcome; it was sent %d times since %s and answered %v", c, c.Sends, c.Sent.Format(clock), c.kinds())
 			continue
 		case !known:
-			j.broken(survives, "%s was never told its outcome %s, sent %d times, told %v", c, o.Kind, c.Sends, c.kinds())
+			j.broken(survives, "%s never got its outcome %s; it was sent %d times and answered %v", c, o.Kind, c.Sends, c.kinds())
 		case !stored:
-			j.broken(kept, "%s was told %s, of which nothing is stored", c, told.Kind)
+			j.broken(kept, "%s was answered %s, but no outcome is stored", c, told.Kind)
 			continue
 		}
 		for _, a := range c.Answers {
 			if a.Final() && !a.same(told) {
-				j.broken(oneOutcome, "%s was told %v, then %v", c, told, a)
+				j.broken(oneOutcome, "%s was answered %v, then %v", c, told, a)
 			}
 		}
 		stored1 := Answer{Kind: o.Kind, Code: o.Code, Stream: o.Stream, Version: o.Version}
 		if known && !told.same(stored1) {
-			j.broken(oneOutcome, "%s was told %v, stored is %v", c, told, stored1)
+			j.broken(oneOutcome, "%s was answered %v, but the stored outcome is %v", c, told, stored1)
 		}
 		if o.Kind == Failed {
-			j.broken(deadAlone, "%s failed (%s), and nothing was wrong with it", c, o.Code)
+			j.broken(deadAlone, "%s failed (%s) although it was valid", c, o.Code)
 		}
 		j.effect(c, o, caused)
 	}
 	for owner, all := range events {
 		for k, caused := range all {
 			if owner != "notification" && !sent[owner][k] {
-				j.broken(oneOutcome, "%s at version %d follows from a command that nobody sent (%s of %s)", caused[0].Stream,
+				j.broken(oneOutcome, "%s at version %d was caused by a command that no client sent (%s of %s)", caused[0].Stream,
 					caused[0].Version, k.id, k.actor)
 			}
 		}
@@ -196,9 +196,9 @@ func (j *judge) commands() {
 func (j *judge) effect(c *Command, o Outcome, caused []Event) {
 	switch {
 	case o.Kind != Committed && len(caused) > 0:
-		j.broken(oneOutcome, "%s is %s, and has %d events", c, o.Kind, len(caused))
+		j.broken(oneOutcome, "%s is %s but has %d events", c, o.Kind, len(caused))
 	case o.Kind == Committed && len(caused) == 0:
-		j.broken(kept, "%s is committed, and its event is not in the log", c)
+		j.broken(kept, "%s is committed, but its event is not in the log", c)
 	case o.Kind == Committed && len(caused) > 1:
 		j.broken(oneOutcome, "%s has %d events", c, len(caused))
 	case o.Kind == Committed:
@@ -208,7 +208,7 @@ func (j *judge) effect(c *Command, o Outcome, caused []Event) {
 				e.Version, e.Position)
 		}
 		if c.Text != "" && !e.Redacted && e.Text != c.Text {
-			j.broken(kept, "%s: the log says %q, sent was %q", c, e.Text, c.Text)
+			j.broken(kept, "%s: the log contains %q, but %q was sent", c, e.Text, c.Text)
 		}
 	}
 }
@@ -244,7 +244,7 @@ func (j *judge) order() {
 		var latest span
 		for _, s := range all {
 			if s.told.Before(latest.sent) {
-				j.broken(dense, "%s: %s got version %d and was told so before %s was sent, which got %d", stream, s.command,
+				j.broken(dense, "%s: %s got version %d, and its outcome arrived before %s was sent, which got %d", stream, s.command,
 					s.version, latest.command, latest.version)
 			}
 			if s.sent.After(latest.sent) {
@@ -255,8 +255,9 @@ func (j *judge) order() {
 }
 
 // topics checks each partition by the rules of its readers, and against the log. A reader accepts a record whose
-// "before" is what it accepted last, drops older records, and stops at a hole, so everything must follow in order. (If
-// a batch was interrupted, a later record may precede an earlier one; then both come again.)
+// "before" is the position that it accepted last, drops older records, and stops at a gap, so the records must follow
+// each other without gaps. (After an interrupted batch, a later record may precede an earlier one; both are then
+// published again.)
 func (j *judge) topics() {
 	type place struct {
 		topic     string
@@ -282,7 +283,7 @@ func (j *judge) topics() {
 	}
 	for p, position := range highest {
 		if taken[p] < position && !j.s.Torn[p.topic] {
-			j.broken(topicsHave, "%s/%d goes up to position %d, and has a hole after %d", p.topic, p.partition, position, taken[p])
+			j.broken(topicsHave, "%s/%d ends at position %d and has a gap after %d", p.topic, p.partition, position, taken[p])
 		}
 	}
 	for _, l := range j.s.Logs {
@@ -295,8 +296,8 @@ func (j *judge) topics() {
 	}
 }
 
-// notifications checks that consuming another owner's log had each effect once and in order: a user whom another user
-// added is notified.
+// notifications checks that each event of chat's log had its effect in notification's log exactly once and in order:
+// every user whom another user added is notified.
 func (j *judge) notifications() {
 	chat, own := j.s.log("chat"), j.s.log("notification")
 	type raised struct {
@@ -315,7 +316,7 @@ func (j *judge) notifications() {
 			last[user] = map[string]int64{}
 		}
 		if e.AboutAt <= last[user][e.About] {
-			j.broken(oneOutcome, "notification: %s was told of %s version %d after %d", user, e.About, e.AboutAt,
+			j.broken(oneOutcome, "notification: %s was notified of %s version %d after %d", user, e.About, e.AboutAt,
 				last[user][e.About])
 		}
 		last[user][e.About] = e.AboutAt
@@ -328,14 +329,14 @@ func (j *judge) notifications() {
 				}
 				k := raised{user, e.Stream, e.Version}
 				if n := got[k]; n != 1 {
-					j.broken(oneOutcome, "notification: of %s version %d %s was told %d times", e.Stream, e.Version, user, n)
+					j.broken(oneOutcome, "notification: for %s version %d, %s was notified %d times", e.Stream, e.Version, user, n)
 				}
 				delete(got, k)
 			}
 		}
 	}
 	for k := range got {
-		j.broken(oneOutcome, "notification: of %s version %d %s was told without a reason", k.stream, k.version, k.user)
+		j.broken(oneOutcome, "notification: for %s version %d, %s was notified without a reason", k.stream, k.version, k.user)
 	}
 	head := int64(0)
 	for _, e := range chat.Events {
@@ -343,19 +344,20 @@ func (j *judge) notifications() {
 	}
 	for partition, position := range own.Consumed {
 		if position < head {
-			j.broken(survives, "notification consumed partition %d up to %d, the log is at %d", partition, position, head)
+			j.broken(survives, "notification consumed partition %d up to %d, but the log is at %d", partition, position, head)
 		}
 	}
 }
 
-// dead compares the dead letters with the poisoned messages. After a crash one may be there twice.
+// dead compares the dead letters with the poisoned messages. After a crash the same message may have two dead
+// letters.
 func (j *judge) dead(poisoned []Poison) {
 	for _, d := range j.s.Dead {
 		if !slices.ContainsFunc(poisoned, func(p Poison) bool { return p.Payload == d.Payload }) {
-			j.broken(deadAlone, "a dead letter of %s in %s that nobody poisoned: %s", d.Original, d.Topic, d.Error)
+			j.broken(deadAlone, "a dead letter of %s in %s that was not poisoned: %s", d.Original, d.Topic, d.Error)
 		}
 	}
 	for _, p := range j.s.unburied(poisoned) {
-		j.broken(deadAlone, "%q is in no dead letter", p.Payload)
+		j.broken(deadAlone, "no dead letter contains %q", p.Payload)
 	}
 }

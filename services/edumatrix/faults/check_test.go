@@ -9,9 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// told is a history that keeps all promises: alice begins a conversation with bob and carol, talks, removes carol and
-// takes her back. Tests spoil a copy of it.
-type told struct {
+// fixture is a history that keeps all promises: alice starts a conversation with bob and carol, sends messages,
+// removes carol and adds her again. Each test changes a copy of its own.
+type fixture struct {
 	h        *History
 	s        *Stored
 	poisoned []Poison
@@ -23,8 +23,8 @@ var begun = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
 const room = "conversation:g"
 
-func tell() *told {
-	x := &told{h: NewHistory()}
+func newFixture() *fixture {
+	x := &fixture{h: NewHistory()}
 	chat := Log{Owner: "chat", Relayed: 7, Memberships: []Membership{{room, "alice", 1, 0}, {room, "bob", 1, 0},
 		{room, "carol", 1, 4}, {room, "carol", 6, 0}}}
 	opens := func(users ...string) []Change { return []Change{{Room: room, Users: users}} }
@@ -83,16 +83,16 @@ func tell() *told {
 	return x
 }
 
-func (x *told) post(n int64) Seen {
+func (x *fixture) post(n int64) Seen {
 	e := x.s.log("feed").Events[n-1]
 	return Seen{Type: e.Type, Stream: e.Stream, Version: 1, ID: e.ID, Actor: e.Actor, Text: e.Text}
 }
 
-// unseen has bob not see the last post.
-func (x *told) unseen() { x.bob.Events = x.bob.Events[:len(x.bob.Events)-1] }
+// unseen removes the last post from the events that bob saw.
+func (x *fixture) unseen() { x.bob.Events = x.bob.Events[:len(x.bob.Events)-1] }
 
-// session is a connection from the beginning on, that saw versions of the conversation.
-func (x *told) session(user string, versions ...int64) *Session {
+// session adds a session that connected before the first event and saw the given versions of the conversation.
+func (x *fixture) session(user string, versions ...int64) *Session {
 	s := &Session{User: user, Device: "device of " + user, Dialed: begun.Add(-time.Second), Ready: begun}
 	for _, v := range versions {
 		s.Events = append(s.Events, x.seen(v))
@@ -107,108 +107,108 @@ func (x *told) session(user string, versions ...int64) *Session {
 	return s
 }
 
-func (x *told) seen(version int64) Seen {
+func (x *fixture) seen(version int64) Seen {
 	e := x.s.Logs[0].Events[version-1]
 	return Seen{Type: e.Type, Stream: e.Stream, Version: e.Version, ID: e.ID, Actor: e.Actor, Text: e.Text}
 }
 
-func (x *told) saw(s *Session, versions ...int64) {
+func (x *fixture) saw(s *Session, versions ...int64) {
 	s.Events = slices.DeleteFunc(s.Events, func(e Seen) bool { return e.Stream == room })
 	for _, v := range versions {
 		s.Events = append(s.Events, x.seen(v))
 	}
 }
 
-// outcome gives a command another one.
-func (x *told) outcome(command int, kind string) {
+// outcome changes the outcome of a command.
+func (x *fixture) outcome(command int, kind string) {
 	x.s.Logs[0].Outcomes[command].Kind, x.h.commands[command].Answers[1].Kind = kind, kind
 }
 
-// came has a session begin later.
-func (x *told) came(s *Session, late time.Duration) {
+// came moves the beginning of a session to a later time.
+func (x *fixture) came(s *Session, late time.Duration) {
 	s.Dialed, s.Ready, s.Looked = begun.Add(late), begun.Add(late), begun.Add(late)
 }
 
-func TestCheck_FindsNothingWhereAllWasKept(t *testing.T) {
+func TestCheck_FindsNothingInACorrectHistory(t *testing.T) {
 	t.Parallel()
-	x := tell()
+	x := newFixture()
 	require.Empty(t, Check(x.h, x.s, nil))
 }
 
-func TestCheck_FindsWhatWasBroken(t *testing.T) {
+func TestCheck_FindsEachBrokenPromise(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		promise string
-		spoil   func(x *told)
+		spoil   func(x *fixture)
 	}{
-		"a post that was not seen":     {clientsSee, func(x *told) { x.unseen() }},
-		"a post that was seen twice":   {clientsSee, func(x *told) { x.bob.Events = append(x.bob.Events, x.post(1)) }},
-		"a post that nobody wrote":     {clientsSee, func(x *told) { x.bob.Events[len(x.bob.Events)-1].Stream = "post:x" }},
-		"a post of whom is not looked": {access, func(x *told) { x.carol.Events = append(x.carol.Events, x.post(1)) }},
-		"a command without outcome": {kept, func(x *told) {
+		"a post that was not seen":      {clientsSee, func(x *fixture) { x.unseen() }},
+		"a post that was seen twice":    {clientsSee, func(x *fixture) { x.bob.Events = append(x.bob.Events, x.post(1)) }},
+		"a post that nobody wrote":      {clientsSee, func(x *fixture) { x.bob.Events[len(x.bob.Events)-1].Stream = "post:x" }},
+		"a post without a subscription": {access, func(x *fixture) { x.carol.Events = append(x.carol.Events, x.post(1)) }},
+		"a command without outcome": {kept, func(x *fixture) {
 			x.h.commands = append(x.h.commands, &Command{Actor: "bob", ID: "lost", Owner: "chat", Sends: 3})
 		}},
-		"an acknowledged event that is gone": {kept, func(x *told) {
+		"an acknowledged event that is gone": {kept, func(x *fixture) {
 			l := &x.s.Logs[0]
 			l.Events, l.Relayed, x.s.Records = l.Events[:6], 6, slices.Delete(x.s.Records, 6, 7)
 			x.saw(x.bob, 1, 2, 3, 4, 5, 6)
 			x.saw(x.carol, 1, 2, 3, 4, 6)
 		}},
-		"an outcome that is gone":    {kept, func(x *told) { x.s.Logs[0].Outcomes = x.s.Logs[0].Outcomes[1:] }},
-		"another text":               {kept, func(x *told) { x.h.commands[1].Text = "won" }},
-		"an outcome nobody was told": {survives, func(x *told) { x.h.commands[1].Answers = nil }},
-		"no answer":                  {survives, func(x *told) { x.h.commands[1].Answers[0].Kind = Nothing }},
-		"two outcomes": {oneOutcome, func(x *told) {
+		"an outcome that is gone":      {kept, func(x *fixture) { x.s.Logs[0].Outcomes = x.s.Logs[0].Outcomes[1:] }},
+		"another text":                 {kept, func(x *fixture) { x.h.commands[1].Text = "won" }},
+		"an outcome that was not sent": {survives, func(x *fixture) { x.h.commands[1].Answers = nil }},
+		"no answer":                    {survives, func(x *fixture) { x.h.commands[1].Answers[0].Kind = Nothing }},
+		"two outcomes": {oneOutcome, func(x *fixture) {
 			c := x.h.commands[1]
 			c.Answers = append(c.Answers, Answer{Kind: Committed, Stream: room, Version: 3})
 		}},
-		"an event of nobody's command": {oneOutcome, func(x *told) {
+		"an event of an unknown command": {oneOutcome, func(x *fixture) {
 			x.s.Logs[0].Events[4].Cause = "nobody's"
 			x.s.Logs[0].Outcomes[4].Kind = Unchanged
 			x.h.commands[4].Answers[1].Kind = Unchanged
 		}},
-		"two events of one command":    {oneOutcome, func(x *told) { x.s.Logs[0].Events[2].Cause = "c2" }},
-		"an event of what was refused": {oneOutcome, func(x *told) { x.outcome(4, Refused) }},
-		"a failed command":             {deadAlone, func(x *told) { x.outcome(1, Failed) }},
-		"a version that is missing":    {dense, func(x *told) { x.s.Logs[0].Events[4].Version = 9 }},
-		"positions out of order":       {dense, func(x *told) { x.s.Logs[0].Events[4].Position = 2 }},
-		"an effect before its cause": {dense, func(x *told) {
+		"two events of one command":     {oneOutcome, func(x *fixture) { x.s.Logs[0].Events[2].Cause = "c2" }},
+		"an event of a refused command": {oneOutcome, func(x *fixture) { x.outcome(4, Refused) }},
+		"a failed command":              {deadAlone, func(x *fixture) { x.outcome(1, Failed) }},
+		"a version that is missing":     {dense, func(x *fixture) { x.s.Logs[0].Events[4].Version = 9 }},
+		"positions out of order":        {dense, func(x *fixture) { x.s.Logs[0].Events[4].Position = 2 }},
+		"an effect before its cause": {dense, func(x *fixture) {
 			x.h.commands[1].Sent = begun.Add(time.Minute)
 		}},
-		"a relay that is behind":    {survives, func(x *told) { x.s.Logs[0].Relayed = 6 }},
-		"an event not on its topic": {topicsHave, func(x *told) { x.s.Records = slices.Delete(x.s.Records, 2, 3) }},
-		"a hole in a topic":         {topicsHave, func(x *told) { x.s.Records = append(x.s.Records[1:], x.s.Records[0]) }},
-		"a membership without event": {access, func(x *told) {
+		"a relay that is behind":    {survives, func(x *fixture) { x.s.Logs[0].Relayed = 6 }},
+		"an event not on its topic": {topicsHave, func(x *fixture) { x.s.Records = slices.Delete(x.s.Records, 2, 3) }},
+		"a hole in a topic":         {topicsHave, func(x *fixture) { x.s.Records = append(x.s.Records[1:], x.s.Records[0]) }},
+		"a membership without event": {access, func(x *fixture) {
 			x.s.Logs[0].Memberships = append(x.s.Logs[0].Memberships, Membership{room, "eve", 2, 0})
 		}},
-		"a membership kept open":   {access, func(x *told) { x.s.Logs[0].Memberships[2].Closed = 0 }},
-		"an event seen twice":      {clientsSee, func(x *told) { x.saw(x.bob, 1, 2, 2, 3, 4, 5, 6, 7) }},
-		"events seen out of order": {clientsSee, func(x *told) { x.saw(x.bob, 1, 3, 2, 4, 5, 6, 7) }},
-		"an event not seen":        {clientsSee, func(x *told) { x.saw(x.bob, 1, 2, 4, 5, 6, 7) }},
-		"the first event not seen": {clientsSee, func(x *told) { x.saw(x.bob, 2, 3, 4, 5, 6, 7) }},
-		"the last event not seen":  {clientsSee, func(x *told) { x.saw(x.bob, 1, 2, 3, 4, 5, 6) }},
-		"nothing seen":             {clientsSee, func(x *told) { x.saw(x.bob) }},
-		"an event from before":     {clientsSee, func(x *told) { x.came(x.bob, 5*time.Second) }},
-		"another event seen":       {clientsSee, func(x *told) { x.bob.Events[1].ID = "e3" }},
-		"another text seen":        {clientsSee, func(x *told) { x.bob.Events[1].Text = "won" }},
-		"a stranger":               {access, func(x *told) { x.session("eve", 1) }},
-		"between two memberships":  {access, func(x *told) { x.saw(x.carol, 1, 2, 3, 4, 5, 6, 7) }},
-		"a stranger's notification": {access, func(x *told) {
+		"a membership kept open":   {access, func(x *fixture) { x.s.Logs[0].Memberships[2].Closed = 0 }},
+		"an event seen twice":      {clientsSee, func(x *fixture) { x.saw(x.bob, 1, 2, 2, 3, 4, 5, 6, 7) }},
+		"events seen out of order": {clientsSee, func(x *fixture) { x.saw(x.bob, 1, 3, 2, 4, 5, 6, 7) }},
+		"an event not seen":        {clientsSee, func(x *fixture) { x.saw(x.bob, 1, 2, 4, 5, 6, 7) }},
+		"the first event not seen": {clientsSee, func(x *fixture) { x.saw(x.bob, 2, 3, 4, 5, 6, 7) }},
+		"the last event not seen":  {clientsSee, func(x *fixture) { x.saw(x.bob, 1, 2, 3, 4, 5, 6) }},
+		"nothing seen":             {clientsSee, func(x *fixture) { x.saw(x.bob) }},
+		"an event from before":     {clientsSee, func(x *fixture) { x.came(x.bob, 5*time.Second) }},
+		"another event seen":       {clientsSee, func(x *fixture) { x.bob.Events[1].ID = "e3" }},
+		"another text seen":        {clientsSee, func(x *fixture) { x.bob.Events[1].Text = "won" }},
+		"a stranger":               {access, func(x *fixture) { x.session("eve", 1) }},
+		"between two memberships":  {access, func(x *fixture) { x.saw(x.carol, 1, 2, 3, 4, 5, 6, 7) }},
+		"a stranger's notification": {access, func(x *fixture) {
 			x.bob.Events = append(x.bob.Events, slices.DeleteFunc(slices.Clone(x.carol.Events), func(e Seen) bool {
 				return e.Stream == room
 			})...)
 		}},
-		"a notification twice":    {oneOutcome, func(x *told) { x.s.Logs[1].Events[2].AboutAt = 1 }},
-		"a notification missing":  {oneOutcome, func(x *told) { x.s.Logs[1].Events = x.s.Logs[1].Events[:2] }},
-		"a checkpoint behind":     {survives, func(x *told) { x.s.Logs[1].Consumed[1] = 0 }},
-		"a projection":            {rebuild, func(x *told) { x.s.Differences = []string{"a row"} }},
-		"a dead letter":           {deadAlone, func(x *told) { x.s.Dead = []Dead{{Payload: "fine"}} }},
-		"an event that is parked": {deadAlone, func(x *told) { x.s.Logs[1].Parked = 1 }},
-		"poison that is gone":     {deadAlone, func(x *told) { x.poisoned = []Poison{{Payload: "bad", Dead: true}} }},
+		"a notification twice":    {oneOutcome, func(x *fixture) { x.s.Logs[1].Events[2].AboutAt = 1 }},
+		"a notification missing":  {oneOutcome, func(x *fixture) { x.s.Logs[1].Events = x.s.Logs[1].Events[:2] }},
+		"a checkpoint behind":     {survives, func(x *fixture) { x.s.Logs[1].Consumed[1] = 0 }},
+		"a projection":            {rebuild, func(x *fixture) { x.s.Differences = []string{"a row"} }},
+		"a dead letter":           {deadAlone, func(x *fixture) { x.s.Dead = []Dead{{Payload: "fine"}} }},
+		"an event that is parked": {deadAlone, func(x *fixture) { x.s.Logs[1].Parked = 1 }},
+		"poison that is gone":     {deadAlone, func(x *fixture) { x.poisoned = []Poison{{Payload: "bad", Dead: true}} }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			x := tell()
+			x := newFixture()
 			c.spoil(x)
 			found := Check(x.h, x.s, x.poisoned)
 			require.True(t, slices.ContainsFunc(found, func(v Violation) bool { return v.Promise == c.promise }), "%v", found)
@@ -216,44 +216,44 @@ func TestCheck_FindsWhatWasBroken(t *testing.T) {
 	}
 }
 
-func TestCheck_AllowsWhatMayBe(t *testing.T) {
+func TestCheck_AcceptsPermittedHistories(t *testing.T) {
 	t.Parallel()
-	for name, allow := range map[string]func(x *told){
-		"a session that was lost": func(x *told) { x.saw(x.bob, 1, 2); x.bob.Ended = begun.Add(time.Minute) },
-		"a session that came late": func(x *told) {
+	for name, allow := range map[string]func(x *fixture){
+		"a session that was lost": func(x *fixture) { x.saw(x.bob, 1, 2); x.bob.Ended = begun.Add(time.Minute) },
+		"a session that came late": func(x *fixture) {
 			x.saw(x.bob, 6, 7)
 			x.bob.Events = x.bob.Events[len(x.bob.Events)-2:]
 			x.came(x.bob, 5100*time.Millisecond)
 		},
-		"a session that came back, and was too far": func(x *told) {
+		"a session that resumed, with a room not recovered": func(x *fixture) {
 			x.saw(x.bob, 1, 2, 6, 7)
 			at := slices.IndexFunc(x.bob.Events, func(e Seen) bool { return e.Version == 6 })
-			x.bob.Events = slices.Insert(x.bob.Events, at, Seen{Type: TooFar, Stream: room})
+			x.bob.Events = slices.Insert(x.bob.Events, at, Seen{Type: NotRecovered, Stream: room})
 		},
-		"a batch that was interrupted": func(x *told) {
+		"a batch that was interrupted": func(x *fixture) {
 			x.s.Records = append([]Record{x.s.Records[1]}, x.s.Records...)
 		},
-		"a post from before it looked": func(x *told) {
+		"a post from before the subscription": func(x *fixture) {
 			x.unseen()
 			x.bob.Looked = begun.Add(3 * time.Second)
 		},
-		"posts that were too far": func(x *told) {
+		"posts of a room that was not recovered": func(x *fixture) {
 			x.unseen()
-			x.bob.Events = append(x.bob.Events, Seen{Type: TooFar, Stream: "author:alice"})
+			x.bob.Events = append(x.bob.Events, Seen{Type: NotRecovered, Stream: "author:alice"})
 		},
-		"records that come again": func(x *told) { x.s.Records = append(x.s.Records, x.s.Records[:3]...) },
-		"poison, twice": func(x *told) {
+		"records that come again": func(x *fixture) { x.s.Records = append(x.s.Records, x.s.Records[:3]...) },
+		"poison, twice": func(x *fixture) {
 			x.poisoned = []Poison{{Payload: "bad", Dead: true}, {Payload: "maybe"}}
 			x.s.Dead = []Dead{{Payload: "bad"}, {Payload: "bad"}}
 		},
-		"a text that was redacted": func(x *told) {
+		"a text that was redacted": func(x *fixture) {
 			x.s.Logs[0].Events[1].Redacted, x.s.Logs[0].Events[1].Text = true, ""
 			x.carol.Events[1].Redacted, x.carol.Events[1].Text = true, ""
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			x := tell()
+			x := newFixture()
 			allow(x)
 			require.Empty(t, Check(x.h, x.s, x.poisoned))
 		})

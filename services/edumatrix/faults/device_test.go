@@ -14,31 +14,33 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// device is a user's program: it stays connected, to this gateway or that, and records what it sees.
+// device is a client program of a user. It stays connected, alternating between the gateways, and records the events
+// that it sees.
 type device struct {
 	p       *population
 	user    string
 	name    string
 	gateway int
-	looks   []string // authors
+	looks   []string // authors to whom it subscribes
 
 	mu       sync.Mutex
 	random   *rand.Rand
 	current  *connection
-	waiting  map[string][]chan Answer // command id → who waits for an outcome after "queued"
-	messages []sentMessage            // own ones, the newest
-	slow     time.Time                // reads nothing until then
+	waiting  map[string][]chan Answer // command id → channels that wait for an outcome after "queued"
+	messages []sentMessage            // the user's own newest messages
+	slow     time.Time                // until then it reads nothing
 }
 
 type sentMessage struct{ conversation, id string }
 
-// connection is one that is ready.
+// connection is a connection that is ready, with its session.
 type connection struct {
 	*client.Client
 	session *Session
 }
 
-// stay connects, and connects again, to the end. Now and then it does not resume, as a program that was started anew.
+// stay connects and reconnects until the run ends. Now and then it does not resume, like a program that was
+// restarted.
 func (d *device) stay() {
 	var last *connection
 	for d.p.ctx.Err() == nil {
@@ -54,7 +56,7 @@ func (d *device) stay() {
 			d.live(c)
 		}
 		sleep(d.p.ctx, time.Duration(50+d.draw(250))*time.Millisecond)
-		d.gateway++ // the other one
+		d.gateway++ // use the next gateway
 	}
 	if last != nil {
 		last.Close()
@@ -71,7 +73,7 @@ const dialTime = 8 * time.Second
 
 func (d *device) url() string { return d.p.sockets[d.gateway%len(d.p.sockets)] }
 
-// dial begins a session; nil when there is no connection to be had.
+// dial begins a session. It returns nil if it cannot connect.
 func (d *device) dial() *connection {
 	ctx, cancel := context.WithTimeout(d.p.ctx, dialTime)
 	defer cancel()
@@ -94,7 +96,7 @@ func (d *device) dial() *connection {
 	return &connection{c, s}
 }
 
-// resume goes on with a session, nil when there is no connection to be had.
+// resume resumes the session of an earlier connection. It returns nil if it cannot connect.
 func (d *device) resume(last *connection) *connection {
 	ctx, cancel := context.WithTimeout(d.p.ctx, dialTime)
 	defer cancel()
@@ -103,7 +105,7 @@ func (d *device) resume(last *connection) *connection {
 		return nil
 	}
 	stands := c.Connected()
-	if !stands.Resumed { // a connection that was ready has a resume token
+	if !stands.Resumed { // every connection that was ready has a resume token
 		d.p.h.End(last.session, "not resumed")
 		c.Close()
 		return nil
@@ -112,7 +114,7 @@ func (d *device) resume(last *connection) *connection {
 	return &connection{c, last.session}
 }
 
-// live is a connection until it ends.
+// live makes a connection the device's current one until it ends.
 func (d *device) live(c *connection) {
 	d.mu.Lock()
 	d.current = c
@@ -127,14 +129,14 @@ func (d *device) live(c *connection) {
 	d.mu.Unlock()
 }
 
-// session is the connection, if there is one.
+// session returns the current connection, or nil.
 func (d *device) session() *connection {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.current
 }
 
-// await gives a connection, nil when all ends.
+// await waits for a connection that is open. It returns nil when ctx ends.
 func (d *device) await(ctx context.Context) *connection {
 	for ctx.Err() == nil {
 		if c := d.session(); c != nil {
@@ -149,7 +151,7 @@ func (d *device) await(ctx context.Context) *connection {
 	return nil
 }
 
-// see records an event. A slow device takes its time before it does.
+// see records an event. A device that is slow waits before it records the event.
 func (d *device) see(s *Session, e client.Event) {
 	d.mu.Lock()
 	until := d.slow
@@ -161,7 +163,7 @@ func (d *device) see(s *Session, e client.Event) {
 		ConversationID string `json:"conversation_id"`
 		MessageID      string `json:"message_id"`
 	}
-	_ = json.Unmarshal(e.Data, &data) // what is not in it is empty, and is compared with what was written
+	_ = json.Unmarshal(e.Data, &data) // missing fields stay empty, and are compared with the log
 	text := data.Body
 	if text == "" {
 		text = data.Title
@@ -175,14 +177,14 @@ func (d *device) see(s *Session, e client.Event) {
 	}
 }
 
-// slowDown makes the device read nothing for a while.
+// slowDown makes the device read nothing for the given time.
 func (d *device) slowDown(while time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.slow = time.Now().Add(while)
 }
 
-// own gives one of the user's messages.
+// own returns one of the user's messages, drawn at random.
 func (d *device) own(r *rand.Rand) (sentMessage, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -192,7 +194,7 @@ func (d *device) own(r *rand.Rand) (sentMessage, bool) {
 	return d.messages[r.IntN(len(d.messages))], true
 }
 
-// tell brings an outcome that comes after "queued" to who waits for it.
+// tell passes an outcome that came after "queued" to the workers that wait for it.
 func (d *device) tell(o client.Outcome) {
 	a := Answer{Kind: o.Kind, Stream: o.Stream, Version: o.Version}
 	if o.Error != nil {
@@ -203,12 +205,12 @@ func (d *device) tell(o client.Outcome) {
 	for _, w := range d.waiting[o.CommandID] {
 		select {
 		case w <- a:
-		default: // it has one
+		default: // it already has one
 		}
 	}
 }
 
-// expect has the outcome of a command brought here until forget is called.
+// expect returns a channel that receives the outcome of a command, until forget is called.
 func (d *device) expect(id string) (outcome chan Answer, forget func()) {
 	outcome = make(chan Answer, 1)
 	d.mu.Lock()

@@ -18,19 +18,19 @@ import (
 // The variables that `make faults` sets.
 const (
 	variableSeeds = "FAULTS_SEEDS" // how many seeds to run
-	variableSeed  = "FAULTS_SEED"  // which one to run (again)
+	variableSeed  = "FAULTS_SEED"  // the one seed to run, as to repeat a run
 	variableEach  = "FAULTS_EACH"  // run every fault alone
 	variableList  = "FAULTS_LIST"  // the list to add verdicts to
 )
 
-// A run is to have as many clients and commands, at least, and as many faults.
+// Every run must have at least this many clients, commands and faults.
 var (
 	whole = size{clients: 30, commands: 3000, faults: 3, rate: 220}
 	short = size{clients: 10, commands: 500, rate: 100}
 )
 
-// few are the plans of `make test`: quick ones that between them reach every part.
-var few = []Plan{
+// quickPlans are the plans of `make test`: short ones that together reach every part.
+var quickPlans = []Plan{
 	{Seed: 1, Faults: []Fault{
 		{Kind: "kill", On: "chat-1", After: 60, For: time.Second, Times: 2},
 		{Kind: "kill", On: "kafka", After: 200, For: time.Second},
@@ -63,8 +63,8 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// TestFaults_NothingIsLostNothingTwice runs a few plans, or what `make faults` asks for.
-func TestFaults_NothingIsLostNothingTwice(t *testing.T) {
+// TestFaults_NothingIsLostOrDuplicated runs a quickPlans plans, or those that `make faults` selects.
+func TestFaults_NothingIsLostOrDuplicated(t *testing.T) {
 	plans, size := chosen(t)
 	s := newStand(t)
 	for _, plan := range plans {
@@ -72,7 +72,7 @@ func TestFaults_NothingIsLostNothingTwice(t *testing.T) {
 	}
 }
 
-// chosen are the plans that the environment asks for.
+// chosen returns the plans that the environment asks for.
 func chosen(t *testing.T) (plans []Plan, s size) {
 	t.Helper()
 	number := func(variable string) (n uint64, set bool) {
@@ -99,10 +99,10 @@ func chosen(t *testing.T) (plans []Plan, s size) {
 		}
 		return plans, whole
 	}
-	return few, short
+	return quickPlans, short
 }
 
-// result is what came of a run.
+// result is the result of a run.
 type result struct {
 	plan       Plan
 	commands   int
@@ -114,7 +114,7 @@ type result struct {
 	violations []Violation
 }
 
-// run is one plan from an empty mesh to a verdict.
+// run carries out one plan, from an empty mesh to a verdict.
 func run(t *testing.T, s *stand, programs meshrun.Binaries, plan Plan, size size) *result {
 	t.Helper()
 	t.Logf("seed %d: %v", plan.Seed, plan)
@@ -126,7 +126,7 @@ func run(t *testing.T, s *stand, programs meshrun.Binaries, plan Plan, size size
 	p.send()
 	n.run(plan, size.commands)
 	if !p.connected(60 * time.Second) {
-		m.broken("not every client is connected")
+		m.broken("not every client could connect")
 	}
 	m.present(p)
 	p.settle(90 * time.Second)
@@ -145,7 +145,7 @@ func run(t *testing.T, s *stand, programs meshrun.Binaries, plan Plan, size size
 	return r
 }
 
-// report prints the verdict, adds it to the list, and fails the test where a promise was broken.
+// report prints the verdict, adds it to the list, and fails the test if a promise was broken.
 func (r *result) report(t *testing.T) {
 	t.Helper()
 	inFlight, verdict := 0, "held"
@@ -158,7 +158,7 @@ func (r *result) report(t *testing.T) {
 		verdict = "broken"
 	}
 	fmt.Printf("seed %d: %s; %d commands, %d of %d faults hit with commands in flight (%v), "+
-		"%d sessions came back %d times and saw %d events, %v\n", r.plan.Seed, verdict, r.commands, inFlight,
+		"%d sessions resumed %d times and saw %d events, %v\n", r.plan.Seed, verdict, r.commands, inFlight,
 		len(r.plan.Faults), r.plan, r.sessions, r.resumed, r.seen, r.took.Round(time.Second))
 	for _, v := range r.violations {
 		t.Error(v)
@@ -181,7 +181,7 @@ func (r *result) report(t *testing.T) {
 	}
 }
 
-// commit names the commit that is being run. Changes to the list itself, which grows meanwhile, do not count.
+// commit returns the commit under test. It ignores changes to the list of verdicts, which grows meanwhile.
 func commit() string {
 	head, err := exec.Command("git", "rev-parse", "--short=10", "HEAD").Output()
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Each test that docs/guarantees.md names as a proof exists.
+// TestGuarantees_AreProvedByTestsThatExist checks that each test that docs/guarantees.md names as a proof exists.
 func TestGuarantees_AreProvedByTestsThatExist(t *testing.T) {
 	t.Parallel()
 	root := filepath.Join("..", "..", "..")
@@ -32,6 +32,6 @@ func TestGuarantees_AreProvedByTestsThatExist(t *testing.T) {
 	named := regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(page, -1)
 	require.NotEmpty(t, named)
 	for _, n := range named {
-		require.True(t, there[string(n[1])], "docs/guarantees.md names %s, which is not there", n[1])
+		require.True(t, there[string(n[1])], "docs/guarantees.md names %s, which does not exist", n[1])
 	}
 }

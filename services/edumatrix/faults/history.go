@@ -21,7 +21,7 @@ const (
 	Failed      = "failed"
 	Queued      = "queued"
 	Unavailable = "unavailable"
-	// Nothing is recorded when a client waited in vain, far longer than an answer may take.
+	// Nothing is recorded when no answer came within answerTime, which is far longer than an answer may take.
 	Nothing = "nothing"
 )
 
@@ -29,7 +29,7 @@ const (
 type Answer struct {
 	At      time.Time
 	Kind    string
-	Code    string // of a refusal
+	Code    string // if it is a refusal
 	Stream  string
 	Version int64
 }
@@ -86,20 +86,21 @@ type Seen struct {
 type Session struct {
 	User   string
 	Device string
-	Dialed time.Time // the first connection
+	Dialed time.Time // when the first connection was dialed
 	Ready  time.Time
-	Ended  time.Time // zero: it lasted to the end of the run
+	Ended  time.Time // zero if it lasted to the end of the run
 	Why    string    // why it ended
 	Events []Seen
 	// Resumed is the number of times that it resumed.
 	Resumed int
-	// Looks are the authors to whom it subscribes, since Looked.
+	// Looks are the authors to whom it subscribes, and Looked is the time from which it does.
 	Looks  []string
 	Looked time.Time
 }
 
-// TooFar is the type under which a session records that it resumed, and the type for a room that was not recovered.
-const TooFar = "too far"
+// NotRecovered is the type under which a session records, among its events, a room that was not recovered when it
+// resumed.
+const NotRecovered = "not recovered"
 
 // History is what all clients recorded. It is safe for concurrent use.
 type History struct {
@@ -137,7 +138,8 @@ func (h *History) Tell(c *Command, a Answer) {
 	c.Answers = append(c.Answers, a)
 }
 
-// Sent counts the commands, and those of them without an outcome. The channel is closed when another one is sent.
+// Sent returns the number of commands sent, and of those without an outcome. The channel is closed when another
+// command is sent.
 func (h *History) Sent() (sent, open int, more <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -158,7 +160,7 @@ func (h *History) Resume(s *Session, tooFar []string) {
 	s.Ended, s.Why = time.Time{}, ""
 	s.Resumed++
 	for _, room := range tooFar {
-		s.Events = append(s.Events, Seen{At: time.Now(), Type: TooFar, Stream: room})
+		s.Events = append(s.Events, Seen{At: time.Now(), Type: NotRecovered, Stream: room})
 	}
 }
 

@@ -8,30 +8,30 @@ import (
 	"time"
 )
 
-// Link is a network path whose connections can be disturbed. It is a proxy of this package's own, because it must
-// disturb connections that stay open: Toxiproxy drops what its timeout holds back, which TCP never does, and then
-// closes the connection, so no connection would hang and survive.
+// Link is a network path whose connections can be disturbed. It is a proxy of our own because it has to disturb
+// connections that stay open. Toxiproxy discards the data that its timeout holds back, which TCP never does, and then
+// closes the connection, so a connection can never hang and survive.
 type Link struct {
 	addr, to string
 	done     chan struct{} // closed by Close
 
-	mu       sync.Mutex
-	listener net.Listener // nil while cut
-	ways     map[*way]bool
-	weather  Weather
-	changed  chan struct{} // closed when the weather changes
-	running  sync.WaitGroup
+	mu         sync.Mutex
+	listener   net.Listener // nil while cut
+	ways       map[*way]bool
+	conditions Conditions
+	changed    chan struct{} // closed when the conditions change
+	running    sync.WaitGroup
 }
 
-// Weather is the state of a link.
-type Weather struct {
+// Conditions are the state of a link.
+type Conditions struct {
 	Silent bool          // nothing gets through, and no error is reported
 	Reset  bool          // new connections are reset
 	Delay  time.Duration // of every byte
 	Rate   int           // bytes per second and direction; 0: unlimited
 }
 
-// way is one connection over a link.
+// way is one connection over a link, with its two ends.
 type way struct{ near, far net.Conn }
 
 // NewLink opens a link from one address to another.
@@ -57,8 +57,8 @@ func (l *Link) Cut() {
 	l.end(false)
 }
 
-// Change changes the weather, also for existing connections.
-func (l *Link) Change(w Weather) {
+// Change changes the conditions, also for existing connections.
+func (l *Link) Change(w Conditions) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.change(w)
@@ -71,7 +71,7 @@ func (l *Link) Change(w Weather) {
 func (l *Link) Mend() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.change(Weather{})
+	l.change(Conditions{})
 	if l.listener != nil {
 		return nil
 	}
@@ -91,19 +91,19 @@ func (l *Link) Close() {
 	l.running.Wait()
 }
 
-func (l *Link) change(w Weather) {
-	l.weather = w
+func (l *Link) change(w Conditions) {
+	l.conditions = w
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
 
-func (l *Link) now() (Weather, <-chan struct{}) {
+func (l *Link) now() (Conditions, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.weather, l.changed
+	return l.conditions, l.changed
 }
 
-// end closes all connections.
+// end closes all connections, with a reset if reset is set.
 func (l *Link) end(reset bool) {
 	for w := range l.ways {
 		w.end(reset)
@@ -129,10 +129,10 @@ func (l *Link) accept(listener net.Listener) {
 	}
 }
 
-// carry carries one connection from its beginning to its end.
+// carry forwards one connection until it ends.
 func (l *Link) carry(listener net.Listener, near net.Conn) {
 	w := &way{near: near}
-	if weather, _ := l.now(); weather.Reset {
+	if conditions, _ := l.now(); conditions.Reset {
 		w.far = near
 		w.end(true)
 		return
@@ -149,7 +149,7 @@ func (l *Link) carry(listener net.Listener, near net.Conn) {
 		l.ways[w] = true
 	}
 	l.mu.Unlock()
-	if !standing { // it was cut meanwhile
+	if !standing { // the link was cut meanwhile
 		w.end(false)
 		return
 	}
@@ -169,7 +169,7 @@ type chunk struct {
 	bytes []byte
 }
 
-// pipe carries one direction. It delays everything that it reads, including the end, as the weather requires.
+// pipe forwards one direction. It delays the data, and the end of the stream, as the conditions require.
 func (l *Link) pipe(from, to net.Conn) {
 	chunks := make(chan chunk, 64)
 	var reading sync.WaitGroup
@@ -190,7 +190,7 @@ func (l *Link) pipe(from, to net.Conn) {
 	for c := range chunks {
 		if !broken && (!l.hold(c) || !write(to, c.bytes)) {
 			broken = true
-			_ = from.Close() // so that reading ends
+			_ = from.Close() // so that the read returns
 		}
 	}
 	reading.Wait()
@@ -206,22 +206,22 @@ func write(to io.Writer, b []byte) bool {
 	return err == nil
 }
 
-// hold waits until a chunk may be passed on. It returns false if the link ends before.
+// hold waits until a chunk may be passed on. It returns false if the link is closed first.
 func (l *Link) hold(c chunk) bool {
-	var spent time.Time // until when it occupies the line
+	var spent time.Time // the time until which the chunk occupies the line
 	for {
-		weather, changed := l.now()
-		if weather.Rate > 0 && spent.IsZero() {
-			spent = time.Now().Add(time.Duration(len(c.bytes)) * time.Second / time.Duration(weather.Rate))
+		conditions, changed := l.now()
+		if conditions.Rate > 0 && spent.IsZero() {
+			spent = time.Now().Add(time.Duration(len(c.bytes)) * time.Second / time.Duration(conditions.Rate))
 		}
-		wait := time.Until(c.at.Add(weather.Delay))
-		if weather.Rate > 0 {
+		wait := time.Until(c.at.Add(conditions.Delay))
+		if conditions.Rate > 0 {
 			wait = max(wait, time.Until(spent))
 		}
-		if !weather.Silent && wait <= 0 {
+		if !conditions.Silent && wait <= 0 {
 			return true
 		}
-		if weather.Silent {
+		if conditions.Silent {
 			wait = time.Hour
 		}
 		timer := time.NewTimer(wait)

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// echo is a server that sends back what it gets.
+// echo starts a server that sends back what it receives, and returns its address.
 func echo(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -51,8 +51,8 @@ func dial(t *testing.T, l *Link) net.Conn {
 	return c
 }
 
-// said writes and reads back; how long that took, or an error.
-func said(c net.Conn, text string, within time.Duration) (time.Duration, error) {
+// roundTrip writes a text and reads it back. It returns the time that this took.
+func roundTrip(c net.Conn, text string, within time.Duration) (time.Duration, error) {
 	begun := time.Now()
 	if _, err := io.WriteString(c, text); err != nil {
 		return 0, err
@@ -66,43 +66,43 @@ func TestLink_CutEndsConnectionsAndRefusesNewOnesUntilMended(t *testing.T) {
 	t.Parallel()
 	l := open(t)
 	c := dial(t, l)
-	_, err := said(c, "hello", 5*time.Second)
+	_, err := roundTrip(c, "hello", 5*time.Second)
 	require.NoError(t, err)
 	l.Cut()
-	_, err = said(c, "hello", 5*time.Second)
+	_, err = roundTrip(c, "hello", 5*time.Second)
 	require.Error(t, err)
 	_, err = net.Dial("tcp4", l.Addr())
 	require.Error(t, err)
 	require.NoError(t, l.Mend())
-	_, err = said(dial(t, l), "again", 5*time.Second)
+	_, err = roundTrip(dial(t, l), "again", 5*time.Second)
 	require.NoError(t, err)
 }
 
-func TestLink_WeatherIsThatOfConnectionsThatStand(t *testing.T) {
+func TestLink_ChangeAppliesToOpenConnections(t *testing.T) {
 	t.Parallel()
 	l := open(t)
 	c := dial(t, l)
-	l.Change(Weather{Delay: 50 * time.Millisecond})
-	took, err := said(c, "slowly", 5*time.Second)
+	l.Change(Conditions{Delay: 50 * time.Millisecond})
+	took, err := roundTrip(c, "slowly", 5*time.Second)
 	require.NoError(t, err)
-	require.GreaterOrEqual(t, took, 100*time.Millisecond, "both ways")
+	require.GreaterOrEqual(t, took, 100*time.Millisecond, "the delay applies in both directions")
 
-	l.Change(Weather{Rate: 10_000})
-	took, err = said(c, string(make([]byte, 2000)), 5*time.Second)
+	l.Change(Conditions{Rate: 10_000})
+	took, err = roundTrip(c, string(make([]byte, 2000)), 5*time.Second)
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, took, 300*time.Millisecond)
 
-	l.Change(Weather{Silent: true})
-	_, err = said(c, "anybody?", 100*time.Millisecond)
+	l.Change(Conditions{Silent: true})
+	_, err = roundTrip(c, "anybody?", 100*time.Millisecond)
 	require.Error(t, err)
 	require.NoError(t, l.Mend())
 	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	heard := make([]byte, len("anybody?"))
 	_, err = io.ReadFull(c, heard)
-	require.NoError(t, err, "what was held comes in the end")
+	require.NoError(t, err, "the data that was held back arrives in the end")
 	require.Equal(t, "anybody?", string(heard))
 
-	l.Change(Weather{Reset: true})
-	_, err = said(c, "hello", 5*time.Second)
+	l.Change(Conditions{Reset: true})
+	_, err = roundTrip(c, "hello", 5*time.Second)
 	require.Error(t, err)
 }

@@ -22,7 +22,8 @@ import (
 
 const secret = "a secret that only tests know, long enough"
 
-// mesh is an installation of a run: a process of each service, two of chat and of the gateway. It is for one goroutine.
+// mesh is the installation of one run: a process of each service, and two of chat and of the gateway. It must be used
+// by one goroutine only.
 type mesh struct {
 	t        testing.TB
 	stand    *stand
@@ -31,20 +32,20 @@ type mesh struct {
 	database string
 	links    map[string]*Link
 	services []*service
-	kept     []Record        // of what the topics forgot
-	torn     map[string]bool // topics that lost what was confirmed
-	skew     time.Duration   // of clocks, at most
-	problems []string        // what was not survived
-	away     []string        // stores that are taken away
+	kept     []Record        // records that were deleted from the topics
+	torn     map[string]bool // topics that lost confirmed records
+	skew     time.Duration   // the largest difference of the clocks
+	problems []string        // promises that were seen broken
+	away     []string        // stores that are stopped or frozen
 }
 
-// service is one process of it.
+// service is one process of a mesh.
 type service struct {
 	*meshrun.Process
 	name   string
 	url    string
-	wanted bool // to run
-	ready  bool // since it was started
+	wanted bool // whether it has to run
+	ready  bool // whether it was ready since it was started
 	frozen bool
 	ends   time.Time // when it was found to have ended
 }
@@ -61,7 +62,7 @@ func newMesh(t testing.TB, s *stand, programs meshrun.Binaries, plan Plan) *mesh
 	s.exec(t, "CREATE DATABASE "+m.database)
 	s.emptyRedis(t)
 	m.link("redis", s.redis.Addr())
-	addresses := map[string]string{} // of the services themselves
+	addresses := map[string]string{} // of the services themselves, not of their links
 	for _, name := range services {
 		addresses[name] = loopback(t)
 		m.link(name, addresses[name])
@@ -74,7 +75,7 @@ func newMesh(t testing.TB, s *stand, programs meshrun.Binaries, plan Plan) *mesh
 		if program != "gateway" && program != "presence" {
 			m.link("postgres of "+name, s.postgres.Addr())
 			env = append(env, "DATABASE_URL="+s.database(m.database, m.links["postgres of "+name].Addr()))
-			if off := plan.Skew * time.Duration(len(m.services)%3-1); off != 0 { // chat-1 one way, feed the other
+			if off := plan.Skew * time.Duration(len(m.services)%3-1); off != 0 { // opposite for chat-1 and feed
 				env = append(env, variableClock+"="+off.String())
 			}
 		}
@@ -106,7 +107,7 @@ func (m *mesh) service(name string) *service {
 			return x
 		}
 	}
-	m.t.Fatalf("there is no %s", name)
+	m.t.Fatalf("there is no service %s", name)
 	return nil
 }
 
@@ -132,8 +133,8 @@ func (m *mesh) thaw(x *service) {
 	x.Signal(syscall.SIGCONT)
 }
 
-// watch does what whoever runs the mesh does: a process that has ended is started again. One that was ready and ends by
-// itself breaks a promise; one that does not find its stores when it starts ends, and is to.
+// watch acts as the operator: it starts processes that have ended again. A process that was ready and ends by itself
+// breaks a promise. A process that does not find its stores when it starts is meant to end.
 func (m *mesh) watch() (ready bool) {
 	ready = true
 	for _, x := range m.services {
@@ -161,12 +162,12 @@ func (m *mesh) watch() (ready bool) {
 	return ready
 }
 
-// broken notes what was not survived.
+// broken records a broken promise.
 func (m *mesh) broken(format string, args ...any) {
 	m.problems = append(m.problems, fmt.Sprintf(format, args...))
 }
 
-// asks a service whether it is ready.
+// asks asks a service whether it is ready.
 func (m *mesh) asks(x *service) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
@@ -204,12 +205,12 @@ func (m *mesh) stop() {
 	}
 	for _, x := range m.services {
 		if status := x.Wait(m.t); status != 0 {
-			m.broken("%s was told to stop and ended with status %d:\n%s", x.name, status, x.Tail())
+			m.broken("%s was asked to stop and ended with status %d:\n%s", x.name, status, x.Tail())
 		}
 	}
 }
 
-// remove deletes what the run made.
+// remove deletes everything that the run created.
 func (m *mesh) remove() {
 	for _, x := range m.services {
 		m.kill(x)
@@ -221,7 +222,7 @@ func (m *mesh) remove() {
 	m.stand.forget(m.t, m.prefix+".")
 }
 
-// keepOutput writes what the processes printed where it outlives the test.
+// keepOutput writes the output of the processes to a folder that outlives the test.
 func (m *mesh) keepOutput() {
 	dir, err := os.MkdirTemp("", "edumatrix-faults-")
 	if err != nil {
@@ -233,5 +234,5 @@ func (m *mesh) keepOutput() {
 			m.t.Log(err)
 		}
 	}
-	m.t.Logf("what the processes printed is in %s", dir)
+	m.t.Logf("the output of the processes is in %s", dir)
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// nemesis does to a mesh what a plan says, and makes it good again. It is for the test's own goroutine.
+// nemesis carries out the faults of a plan and undoes them. It must be used by the test's own goroutine only.
 type nemesis struct {
 	t        testing.TB
 	m        *mesh
@@ -29,30 +29,30 @@ type nemesis struct {
 	hits     []hit
 }
 
-// action is something to do at a time.
+// action is a function to call at a given time.
 type action struct {
 	at time.Time
 	do func()
 }
 
-// hit is how a fault began.
+// hit is a fault that began, with the commands sent by then.
 type hit struct {
 	Fault
-	sent, open int // commands sent, and those without an outcome
+	sent, open int // commands sent, and those of them without an outcome
 }
 
 func newNemesis(t testing.TB, m *mesh, p *population) *nemesis {
 	return &nemesis{t: t, m: m, p: p, random: p.random(1)}
 }
 
-// run carries out the plan, and returns when so many commands have been sent and all faults are over.
+// run carries out the plan. It returns when the given number of commands has been sent and all faults are over.
 func (n *nemesis) run(plan Plan, commands int) {
 	pending := slices.Clone(plan.Faults)
 	var again time.Time
 	for end := time.Now().Add(4 * time.Minute); ; {
 		sent, open, more := n.p.h.Sent()
 		if time.Now().After(end) {
-			n.m.broken("after 4 minutes %d of %d commands were sent, and %d faults are still to come", sent, commands,
+			n.m.broken("after 4 minutes, %d of %d commands were sent and %d faults have not begun", sent, commands,
 				len(pending))
 			break
 		}
@@ -61,7 +61,7 @@ func (n *nemesis) run(plan Plan, commands int) {
 				n.t.Logf("%s: %v, for %v", time.Now().Format(clock), f, f.For)
 				n.hits = append(n.hits, hit{f, sent, open})
 				pending = pending[1:]
-			} else { // what it is done to is away by another fault
+			} else { // another fault has taken its target away
 				again = time.Now().Add(200 * time.Millisecond)
 			}
 		}
@@ -97,7 +97,7 @@ func (n *nemesis) due() {
 	}
 }
 
-// heal brings all back, whatever is still away.
+// heal undoes all faults that still last.
 func (n *nemesis) heal() {
 	for len(n.actions) > 0 {
 		a := n.actions[0]
@@ -116,7 +116,7 @@ func (n *nemesis) mend(l *Link) {
 	}
 }
 
-// begin starts a fault and plans its end. It says false when there is nothing now that the fault could be done to.
+// begin starts a fault and plans its end. It returns false if the fault has no target at the moment.
 func (n *nemesis) begin(f Fault) bool {
 	f.Times = max(1, f.Times)
 	switch {
@@ -169,7 +169,7 @@ func (n *nemesis) service(f Fault) bool {
 		n.m.kill(x)
 		n.after(f.For, func() {
 			if !n.forget() {
-				n.after(time.Second, func() { n.forget() }) // the broker was away
+				n.after(time.Second, func() { n.forget() }) // Kafka was unavailable
 			}
 			start()
 		})
@@ -177,7 +177,7 @@ func (n *nemesis) service(f Fault) bool {
 		n.m.freeze(x)
 		n.after(f.For, func() { n.m.thaw(x) })
 	default:
-		n.t.Fatalf("nobody knows how to %s %s", f.Kind, f.On)
+		n.t.Fatalf("unknown fault: %s %s", f.Kind, f.On)
 	}
 	return true
 }
@@ -195,7 +195,7 @@ func (n *nemesis) killAll(f Fault) {
 	})
 }
 
-// store does something to a store that is there, or takes it away.
+// store disturbs or stops a store. It returns false if the store is unavailable already.
 func (n *nemesis) store(f Fault) bool {
 	if slices.Contains(n.m.away, f.On) {
 		return false
@@ -207,7 +207,7 @@ func (n *nemesis) store(f Fault) bool {
 		n.m.stand.emptyRedis(n.t)
 	case "forget":
 		return n.forget()
-	case "rewind": // to what it was when the fault began
+	case "rewind": // restore what Redis contained when the fault began
 		takeAway()
 		n.m.stand.redis.Snapshot()
 		n.after(f.For, func() {
@@ -250,9 +250,9 @@ func (n *nemesis) back(store string, start func()) func() {
 func (n *nemesis) link(f Fault) {
 	l := n.m.links[f.On]
 	if l == nil {
-		n.t.Fatalf("there is no link %q", f.On)
+		n.t.Fatalf("no link %q", f.On)
 	}
-	bad := Weather{}
+	bad := Conditions{}
 	switch f.Kind {
 	case "cut":
 		each := f.For / time.Duration(f.Times)
@@ -277,20 +277,20 @@ func (n *nemesis) link(f Fault) {
 	n.after(f.For, func() { n.mend(l) })
 }
 
-// appendLock is the key of the lock under which a log is appended to.
+// appendLock returns the key of the advisory lock that appends to an owner's log take.
 func appendLock(owner string) int64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte("eventlog/" + owner + "/append"))
 	return int64(h.Sum64())
 }
 
-// hold keeps a transaction open in which something was done; false when that could not be done.
+// hold runs a statement in a transaction and keeps the transaction open. It returns false if that fails.
 func (n *nemesis) hold(f Fault, statement string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, n.m.stand.database(n.m.database, n.m.stand.postgres.Addr()))
 	if err != nil {
-		n.t.Logf("%v: the database is away: %v", f, err)
+		n.t.Logf("%v: the database is unavailable: %v", f, err)
 		return false
 	}
 	if _, err = conn.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ"); err == nil {
@@ -304,17 +304,17 @@ func (n *nemesis) hold(f Fault, statement string) bool {
 	n.after(f.For, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		defer cancel()
-		_ = conn.Close(ctx) // it may have gone with the server
+		_ = conn.Close(ctx) // the connection may have ended with the server
 	})
 	return true
 }
 
-// consumed are the topics with a consumer that has dead letters.
+// consumed are the topics whose consumer writes dead letters.
 var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed"), catalog.CommandTopic("presence"),
 	"chat-events"}
 
-// poison puts what cannot be read into each topic. Gateways, which read those of events and of results, are to pass
-// over it. It says false when none got there.
+// poison publishes a payload that cannot be read to each topic. The gateways, which read the topics of events and of
+// outcomes, must skip it. It returns false if no payload was published.
 func (n *nemesis) poison() bool {
 	k := n.m.stand.brokers(n.m.prefix + ".")
 	producer, err := impatient(k)
@@ -340,10 +340,10 @@ func (n *nemesis) poison() bool {
 			err := producer.ProduceSync(context.Background(), &kgo.Record{Topic: k.Topic(topic), Headers: headers,
 				Value: []byte(p.Payload), Key: []byte("conversation:poison")}).FirstErr()
 			if err != nil && taken == 0 {
-				n.t.Logf("poison: Kafka is away: %v", err)
+				n.t.Logf("poison: Kafka is unavailable: %v", err)
 				return false
 			}
-			p.Dead = err == nil && slices.Contains(consumed, topic) // else nobody knows whether it got there
+			p.Dead = err == nil && slices.Contains(consumed, topic) // otherwise it may or may not have been published
 			if err == nil {
 				taken++
 			}
@@ -357,7 +357,7 @@ func header(key, value string) kgo.RecordHeader {
 	return kgo.RecordHeader{Key: key, Value: []byte(value)}
 }
 
-// impatient is a client that soon gives up: a broker that is away stays so for a while.
+// impatient returns a client with short timeouts, since an unavailable broker stays unavailable for a while.
 func impatient(k backend.Kafka, more ...kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(append(append(k.Options(), kgo.DialTimeout(time.Second),
 		kgo.RequestTimeoutOverhead(3*time.Second), kgo.ProduceRequestTimeout(time.Second), kgo.RequestRetries(2),

@@ -10,14 +10,14 @@ import (
 	"strings"
 )
 
-// change replaces a text that stands in one of the mesh's files once. It is made in a copy, which a build takes
-// instead: nothing is in the mesh for the sake of these tests.
+// change replaces a text that occurs once in one of the mesh's files. It is made in a copy, which a build uses
+// instead of the original, so that the mesh contains no code for these tests.
 type change struct{ file, old, new string }
 
-// variableClock is how far the clock of a process is off, in builds that have the changes of clocks.
+// variableClock is the offset of a process's clock, in programs that are built with the changes in clocks.
 const variableClock = "FAULTS_CLOCK"
 
-// clocks lets a process's injected clock be off.
+// clocks are the changes that let a process's injected clock be wrong.
 var clocks = []change{
 	{"shared/eventlog/log.go", `		o.Now = time.Now
 `, `		o.Now = func() time.Time {
@@ -39,7 +39,8 @@ var clocks = []change{
 `},
 }
 
-// overlay makes changes in copies under a folder, and gives the flag that has a build take them.
+// overlay makes the changes in copies under a folder, and returns the build flag that makes the compiler use the
+// copies.
 func overlay(dir string, changes []change) (flag string, err error) {
 	root, err := filepath.Abs("../../..")
 	if err != nil {
@@ -57,7 +58,7 @@ func overlay(dir string, changes []change) (flag string, err error) {
 			return "", err
 		}
 		if n := strings.Count(string(source), c.old); n != 1 {
-			return "", fmt.Errorf("%s holds this %d times, not once:\n%s", c.file, n, c.old)
+			return "", fmt.Errorf("%s contains this %d times, not once:\n%s", c.file, n, c.old)
 		}
 		copies[original] = filepath.Join(dir, fmt.Sprintf("%d-%s", i, filepath.Base(c.file)))
 		changed := strings.Replace(string(source), c.old, c.new, 1)

@@ -12,10 +12,10 @@ import (
 type Fault struct {
 	// Kind is the kind of disturbance, and On its target: a process, a store or a link.
 	Kind, On string
-	// After is the number of sent commands at which it begins, and For is its duration.
+	// After is the number of sent commands at which it begins. For is its duration.
 	After int
 	For   time.Duration
-	// Times is the number of repetitions in that time; 0: once.
+	// Times is the number of repetitions within For; 0 means once.
 	Times int
 }
 
@@ -43,7 +43,7 @@ type kind struct {
 	name              string
 	on                []string
 	shortest, longest time.Duration
-	times             int // at most
+	times             int // the maximum
 	weight            int
 }
 
@@ -54,7 +54,8 @@ var kinds = []kind{
 	{"freeze", services, time.Second, 4 * time.Second, 1, 4},
 	{"freeze", stores, time.Second, 4 * time.Second, 1, 4},
 	{"freeze, then kill", []string{"kafka", "postgres"}, time.Second, 2 * time.Second, 1, 2},
-	// Longer than a group's session time-out, 6 s: another instance takes over, and the first one wakes up to it.
+	// These last longer than a consumer group's session timeout of 6 s: another instance takes over while this one is
+	// frozen.
 	{"freeze long", []string{"chat-1", "chat-2", "notification"}, 8 * time.Second, 10 * time.Second, 1, 2},
 	{"stop long", []string{"chat-1", "notification", "gateway-1", "feed"}, 8 * time.Second, 10 * time.Second, 1, 2},
 	{"stop until forgotten", []string{"notification", "gateway-1"}, 2 * time.Second, 5 * time.Second, 1, 3},
@@ -77,7 +78,7 @@ var kinds = []kind{
 type Plan struct {
 	Seed   uint64
 	Faults []Fault
-	// Skew is the difference of the services' clocks, in either direction.
+	// Skew is how far the services' clocks are off, in either direction.
 	Skew time.Duration
 }
 
@@ -92,7 +93,7 @@ func (p Plan) String() string {
 	return strings.Join(all, ", ")
 }
 
-// NewPlan draws a number of faults from a seed. They begin while a number of commands is sent.
+// NewPlan draws a number of faults from a seed. They begin while the given number of commands is sent.
 func NewPlan(seed uint64, faults, commands int) Plan {
 	p := Plan{Seed: seed}
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -112,7 +113,7 @@ func NewPlan(seed uint64, faults, commands int) Plan {
 	return p
 }
 
-// draw draws a fault that begins after a tenth to seven tenths of the commands.
+// draw draws the details of a fault, which begins after a tenth to seven tenths of the commands.
 func (k kind) draw(r *rand.Rand, commands int) Fault {
 	f := Fault{Kind: k.name, After: commands/10 + r.IntN(max(1, commands*6/10)), Times: 1, For: k.shortest}
 	if len(k.on) > 0 {

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// population is everybody who uses the mesh in a run. Users have one device, some two; conversations have people on
+// population is all clients of a run. Most users have one device, some have two; the members of a conversation are on
 // both gateways.
 type population struct {
 	h        *History
@@ -24,18 +24,18 @@ type population struct {
 	users    []string
 	devices  []*device
 	talk     directory
-	rate     float64 // commands a second, of all
+	rate     float64 // commands per second, over all devices
 	stopping atomic.Bool
 	ctx      context.Context
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
-	sending  sync.WaitGroup // all that send
+	sending  sync.WaitGroup // all goroutines that send commands
 }
 
-// size is how large a run is.
+// size is the size of a run.
 type size struct {
 	clients  int
-	commands int // at least
+	commands int // the minimum
 	faults   int
 	rate     float64
 }
@@ -49,7 +49,7 @@ func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
 		p.sockets = append(p.sockets, "ws://"+m.links[gateway].Addr()+"/ws")
 	}
 	for n := range s.clients {
-		// One in five is another device of somebody who has one.
+		// One device in five is a second device of an existing user.
 		user := fmt.Sprintf("user-%d", n)
 		if n%5 == 4 {
 			user = p.users[len(p.users)-1]
@@ -68,7 +68,7 @@ func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
 		p.devices = append(p.devices, d)
 	}
 	looks := p.random(3)
-	for n, d := range p.devices { // once all that they share is there
+	for n, d := range p.devices { // only once all that they share exists
 		if n%lookers == 0 {
 			d.looks = p.some(looks, 5)
 		}
@@ -77,10 +77,11 @@ func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
 	return p
 }
 
-// random is a source of its own for each who draws: what is drawn does not depend on who is faster.
+// random returns a source of random numbers of its own for each caller, so that the numbers do not depend on which
+// goroutine is faster.
 func (p *population) random(who int) *rand.Rand { return rand.New(rand.NewPCG(p.seed, uint64(who))) }
 
-// begin has conversations started: groups of several people and pairs, so that each event has many to see it.
+// begin starts conversations: groups of several users and pairs, so that each event is seen by many.
 func (p *population) begin(t testing.TB) {
 	r := p.random(0)
 	var starting sync.WaitGroup
@@ -110,13 +111,13 @@ func (p *population) some(r *rand.Rand, n int) (users []string) {
 	return users
 }
 
-// lookers: one device in so many looks at some authors.
+// lookers: one device of this many subscribes to a few authors.
 const lookers = 4
 
-// workersEach is how many commands a device may have under way.
+// workersEach is the number of commands that a device may have in flight.
 const workersEach = 5
 
-// send has all devices send commands until stop.
+// send makes all devices send commands until the population stops sending.
 func (p *population) send() {
 	for n := range len(p.devices) * workersEach {
 		w := &worker{device: p.devices[n/workersEach], random: p.random(10_000 + n)}
@@ -131,7 +132,7 @@ func (p *population) send() {
 	}
 }
 
-// settle ends sending, and waits until every command has its outcome, or for so long.
+// settle stops sending, and waits until every command has its outcome, or until the time has passed.
 func (p *population) settle(within time.Duration) {
 	p.stopping.Store(true)
 	done := make(chan struct{})
@@ -145,7 +146,7 @@ func (p *population) settle(within time.Duration) {
 	}
 }
 
-// end closes all connections, and waits for everybody.
+// end closes all connections and waits for all goroutines.
 func (p *population) end() {
 	p.cancel()
 	p.running.Wait()
@@ -174,7 +175,7 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// directory is what the population knows of its conversations; it may be behind.
+// directory is the population's knowledge of its conversations; it may be out of date.
 type directory struct {
 	mu    sync.Mutex
 	all   []*talk
@@ -206,7 +207,7 @@ func (d *directory) count() int {
 	return len(d.all)
 }
 
-// pick gives a conversation that a user is in, as far as is known, and now and then any.
+// pick returns a conversation that a user is probably in, and now and then any other.
 func (d *directory) pick(r *rand.Rand, user string) (t talk, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -15,11 +15,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// presenceTime is how long who is here may be shown wrongly once everything is back: docs/guarantees.md says so, of a
-// Redis that was emptied or has forgotten the newest as well.
+// presenceTime is how long presence may be shown wrongly once all services and stores are back, as docs/guarantees.md
+// promises. It also applies after Redis was emptied or has lost its newest writes.
 const presenceTime = 10 * time.Second
 
-// watcher looks at all users.
+// watcher is a client that subscribes to the presence of all users.
 type watcher struct {
 	*client.Client
 	mu     sync.Mutex
@@ -66,7 +66,7 @@ func (w *watcher) see(e client.Event) {
 	}
 }
 
-// await waits until the newest of every user is an event of a type.
+// await waits until the newest presence event of every user is of the given type.
 func (w *watcher) await(users []string, kind string) error {
 	late := time.NewTimer(presenceTime)
 	defer late.Stop()
@@ -84,14 +84,14 @@ func (w *watcher) await(users []string, kind string) error {
 		select {
 		case <-w.news:
 		case <-w.Done():
-			return fmt.Errorf("who watches was disconnected: %w", w.Err())
+			return fmt.Errorf("the watcher was disconnected: %w", w.Err())
 		case <-late.C:
 			return fmt.Errorf("after %v %s is shown as %q, not %q", presenceTime, users[i], last, kind)
 		}
 	}
 }
 
-// present has everybody shown as here, as soon as all is back and everybody connected.
+// present checks that every user is shown as present once all services, stores and clients are back.
 func (m *mesh) present(p *population) {
 	m.watched(p, func(w *watcher) {
 		if err := w.await(p.users, "presence.came_online"); err != nil {
@@ -100,13 +100,13 @@ func (m *mesh) present(p *population) {
 	})
 }
 
-// leave ends the population, and has everybody shown as gone.
+// leave disconnects all clients, and checks that every user is shown as gone.
 func (m *mesh) leave(p *population) {
 	defer p.end()
 	m.watched(p, func(w *watcher) {
 		p.end()
 		if err := w.await(p.users, "presence.went_offline"); err != nil {
-			m.broken("presence, when all have left: %v", err)
+			m.broken("presence after all clients have left: %v", err)
 		}
 	})
 }
@@ -116,7 +116,7 @@ func (m *mesh) watched(p *population, do func(*watcher)) {
 	defer cancel()
 	w, err := m.watchPresence(ctx, p)
 	if err != nil {
-		m.broken("nobody can watch who is here: %v", err)
+		m.broken("cannot subscribe to presence: %v", err)
 		return
 	}
 	defer w.Close()

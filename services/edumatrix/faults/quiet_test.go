@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// quiet waits until everything that was sent has come everywhere, and reads what the stores hold.
+// quiet waits until everything that was sent has arrived everywhere, and reads the contents of the stores.
 func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -24,7 +24,7 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	if err := m.mark(ctx, conn, p); err != nil {
 		return stored, err
 	}
-	var late []error // what is not there in the end the judge tells better
+	var late []error // only logged: the judge reports what is missing in more detail
 	waits, stop := context.WithTimeout(ctx, 45*time.Second)
 	defer stop()
 	for _, owner := range owners {
@@ -51,8 +51,8 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 		}
 		stored.Logs = append(stored.Logs, l)
 	}
-	// A client may still have connections that a fault has ended, and a consumer that was killed reads its poison only when
-	// its group has given it its partitions again.
+	// A fault may have killed a consumer, which reads its poison only after its group has assigned it its partitions
+	// again. So the topics are read until all poison is found.
 	for tries := 0; ; tries++ {
 		stored.Records, stored.Dead, err = m.readTopics(ctx)
 		if (err == nil && len(stored.unburied(poisoned)) == 0) || tries >= 15 || ctx.Err() != nil {
@@ -68,8 +68,8 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	return stored, err
 }
 
-// mark has a message sent into every conversation, so that everybody in it has something to see that was said when they
-// were there for sure.
+// mark has a message sent into every conversation, so that every member has an event to see that was certainly
+// written while it was a member.
 func (m *mesh) mark(ctx context.Context, conn *pgx.Conn, p *population) error {
 	rows, err := conn.Query(ctx, `SELECT room, min(member) FROM chat.memberships
 		WHERE closed_position IS NULL GROUP BY room`)
@@ -99,13 +99,13 @@ func (m *mesh) mark(ctx context.Context, conn *pgx.Conn, p *population) error {
 	return nil
 }
 
-// seenAll waits until every session that lives has seen the newest event of every room of its user.
+// seenAll waits until every open session has seen the newest event of every room of its user.
 func (p *population) seenAll(waits, ctx context.Context, conn *pgx.Conn, m *mesh) error {
 	l, err := readLog(ctx, conn, m.catalog, "chat")
 	if err != nil {
 		return err
 	}
-	members, heads := l.stretches(), l.heads()
+	members, heads := l.intervals(), l.heads()
 	return poll(waits, "clients", func() (string, error) {
 		for _, d := range p.devices {
 			c := d.session()
@@ -122,7 +122,7 @@ func (p *population) seenAll(waits, ctx context.Context, conn *pgx.Conn, m *mesh
 	})
 }
 
-// seenPosts waits until every session that lives has seen the posts of whom it looks at.
+// seenPosts waits until every open session has seen the posts of the authors to whom it subscribes.
 func (p *population) seenPosts(waits, ctx context.Context, conn *pgx.Conn, m *mesh) error {
 	l, err := readLog(ctx, conn, m.catalog, "feed")
 	if err != nil {
@@ -145,7 +145,7 @@ func (p *population) seenPosts(waits, ctx context.Context, conn *pgx.Conn, m *me
 	})
 }
 
-// heads is the newest version of each stream.
+// heads returns the newest version of each stream.
 func (l *Log) heads() map[string]int64 {
 	heads := map[string]int64{}
 	for _, e := range l.Events {

@@ -22,10 +22,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// owners are who has a log that the population writes to.
+// owners are the owners whose logs the population writes to.
 var owners = []string{"chat", "feed", "notification"}
 
-// readLog reads one owner's log as it lies in the database.
+// readLog reads an owner's log from the database.
 func readLog(ctx context.Context, conn *pgx.Conn, c *catalog.Catalog, owner string) (Log, error) {
 	l := Log{Owner: owner, Consumed: map[int32]int64{}}
 	in := func(statement string) string { return strings.ReplaceAll(statement, "owner.", owner+".") }
@@ -47,7 +47,7 @@ func readLog(ctx context.Context, conn *pgx.Conn, c *catalog.Catalog, owner stri
 			return e, err
 		}
 		if len(personal) > 0 {
-			body = append(body, personal[1:]...) // the first byte says how it is sealed; fields of one message add up
+			body = append(body, personal[1:]...) // the first byte is the format; concatenated fields merge into one message
 		}
 		m, err := c.Decode(e.Type, body)
 		if err != nil {
@@ -92,7 +92,7 @@ func readLog(ctx context.Context, conn *pgx.Conn, c *catalog.Catalog, owner stri
 	return l, err
 }
 
-// text is the first of the named fields that a message has and that is not empty.
+// text returns the first of the named fields that the message has and that is not empty.
 func text(m proto.Message, names ...protoreflect.Name) string {
 	r := m.ProtoReflect()
 	for _, name := range names {
@@ -113,10 +113,10 @@ func number(m proto.Message, name protoreflect.Name) int64 {
 	return 0
 }
 
-// readTopics reads the topics of all logs, and the dead letters, from their beginning to their end.
+// readTopics reads the topics of all logs, and the dead letters, from the first record to the last.
 func (m *mesh) readTopics(ctx context.Context) (records []Record, dead []Dead, err error) {
 	k := m.stand.brokers(m.prefix + ".")
-	owners := map[string]string{} // by the topic's name on the broker
+	owners := map[string]string{} // topic name on the broker → owner
 	var topics []string
 	for _, t := range m.catalog.Topics("") {
 		letters := strings.HasSuffix(t.Name, ".dead-letter")
@@ -146,7 +146,7 @@ func (m *mesh) readTopics(ctx context.Context) (records []Record, dead []Dead, e
 	return records, dead, nil
 }
 
-// asMessage gives a record the form in which envelope reads it.
+// asMessage converts a record to the message that package envelope reads.
 func asMessage(r *kgo.Record) *message.Message {
 	m := message.NewMessage("", r.Value)
 	for _, h := range r.Headers {
@@ -166,7 +166,7 @@ func (m *mesh) logged(topic string) (owner string, ok bool) {
 	return "", false
 }
 
-// readAll reads what topics have now, each partition in order.
+// readAll reads all records that the topics contain now, in the order of each partition.
 func readAll(ctx context.Context, k backend.Kafka, topics []string) (found []*kgo.Record, err error) {
 	asking, err := impatient(k)
 	if err != nil {
@@ -203,7 +203,7 @@ func readAll(ctx context.Context, k backend.Kafka, topics []string) (found []*kg
 	for left > 0 {
 		fetches := reading.PollFetches(ctx)
 		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("%d partitions are not read to their ends: %w", left, err)
+			return nil, fmt.Errorf("%d partitions were not read to the end: %w", left, err)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
 			end, _ := ends.Lookup(r.Topic, r.Partition)

@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// rebuild has a running owner apply its log to emptied projections, and tells what is not as it was.
+// rebuild makes a running owner rebuild its projections, and returns the rows that differ afterwards.
 func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (differences []string, err error) {
 	tables, err := column(ctx, conn, `SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename <> ALL ($2)`,
 		owner, eventlog.LogTables)
@@ -57,18 +57,18 @@ func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (diffe
 	}
 	for _, row := range before {
 		if _, found := slices.BinarySearch(after, row); !found {
-			differences = append(differences, "after a rebuild there is no "+row)
+			differences = append(differences, "a rebuild loses the row "+row)
 		}
 	}
 	for _, row := range after {
 		if _, found := slices.BinarySearch(before, row); !found {
-			differences = append(differences, "only a rebuild makes "+row)
+			differences = append(differences, "only a rebuild produces the row "+row)
 		}
 	}
 	return differences, nil
 }
 
-// applied waits until every projection of an owner has the whole log.
+// applied waits until every projection of an owner has applied the whole log.
 func (m *mesh) applied(ctx context.Context, conn *pgx.Conn, owner string) error {
 	return poll(ctx, "projections of "+owner, func() (string, error) {
 		behind, err := column(ctx, conn, strings.ReplaceAll(`
@@ -79,7 +79,7 @@ func (m *mesh) applied(ctx context.Context, conn *pgx.Conn, owner string) error 
 	})
 }
 
-// poll waits until nothing is missing any more.
+// poll calls missing until it returns an empty string, or returns an error with its last result when ctx ends.
 func poll(ctx context.Context, what string, missing func() (string, error)) error {
 	for {
 		left, err := missing()
@@ -94,7 +94,7 @@ func poll(ctx context.Context, what string, missing func() (string, error)) erro
 	}
 }
 
-// dump is all rows of tables as text, sorted.
+// dump returns all rows of the tables as sorted text.
 func dump(ctx context.Context, conn *pgx.Conn, schema string, tables []string) (rows []string, err error) {
 	for _, table := range tables {
 		some, err := column(ctx, conn, fmt.Sprintf("SELECT '%s ' || t::text FROM %s.%s t", table, schema, table))

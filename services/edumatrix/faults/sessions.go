@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// sessions compares what each client saw, over all its resumptions, with the log: every event of its rooms, once and in
-// order, from the first one that it had to receive, and nothing else.
+// sessions compares the events that each client saw, over all its resumptions, with the log. It must have seen every
+// event of its rooms once and in order, from the first one that it had to receive, and no others.
 func (j *judge) sessions() {
 	logs := map[string]*seenLog{}
 	for i := range j.s.Logs {
 		l := &j.s.Logs[i]
 		logs[l.Owner] = newSeenLog(l)
 	}
-	acked := map[string]map[int64]time.Time{} // stream → version → first told
+	acked := map[string]map[int64]time.Time{} // stream → version → when a client first got the outcome
 	for _, c := range j.h.commands {
 		if a, ok := c.Outcome(); ok && a.Kind == Committed {
 			if acked[a.Stream] == nil {
@@ -29,7 +29,7 @@ func (j *judge) sessions() {
 	for _, s := range j.h.sessions {
 		v := &viewer{judge: j, session: s, acked: acked, last: map[string]int64{}, jumps: map[string]bool{}}
 		for _, e := range s.Events {
-			if e.Type == TooFar {
+			if e.Type == NotRecovered {
 				v.jumps[e.Stream] = true
 				continue
 			}
@@ -49,15 +49,15 @@ func (j *judge) sessions() {
 	}
 }
 
-// seenLog is a log in the form in which clients' events are compared with it.
+// seenLog is a log, indexed for the comparison with the events that clients saw.
 type seenLog struct {
 	*Log
-	members  map[string]map[string][]stretch // room → user
-	versions map[string][]Event              // by version, from 1
+	members  map[string]map[string][]interval // room → user
+	versions map[string][]Event               // by version, from 1
 }
 
 func newSeenLog(l *Log) *seenLog {
-	s := &seenLog{Log: l, members: l.stretches(), versions: map[string][]Event{}}
+	s := &seenLog{Log: l, members: l.intervals(), versions: map[string][]Event{}}
 	for _, e := range l.Events {
 		s.versions[e.Stream] = append(s.versions[e.Stream], e)
 	}
@@ -66,12 +66,12 @@ func newSeenLog(l *Log) *seenLog {
 
 // open returns when a user was in the room of a stream. A user's own streams are always open; all others need a
 // subscription.
-func (l *seenLog) open(stream, user string) ([]stretch, bool) {
+func (l *seenLog) open(stream, user string) ([]interval, bool) {
 	if room := l.members[stream]; room != nil {
 		return room[user], true
 	}
 	if strings.HasSuffix(stream, ":"+user) {
-		return []stretch{{1, always}}, true
+		return []interval{{1, stillOpen}}, true
 	}
 	return nil, strings.HasPrefix(stream, "conversation:") || strings.HasPrefix(stream, "notifications:")
 }
@@ -87,7 +87,7 @@ type viewer struct {
 
 func (v *viewer) broken(promise, format string, args ...any) {
 	s := v.session
-	who := fmt.Sprintf("%s (ready %s, came back %d times)", s.Device, s.Ready.Format(clock), s.Resumed)
+	who := fmt.Sprintf("%s (ready %s, resumed %d times)", s.Device, s.Ready.Format(clock), s.Resumed)
 	v.judge.broken(promise, "%s "+format, append([]any{who}, args...)...)
 }
 
@@ -103,7 +103,7 @@ func (v *viewer) see(l *seenLog, e Seen) {
 	}
 	v.same(l.versions[e.Stream][e.Version-1], e)
 	if !within(open, e.Version) {
-		v.broken(access, "saw %s at version %d, was in it %v", e.Stream, e.Version, open)
+		v.broken(access, "saw %s at version %d, but was a member in %v", e.Stream, e.Version, open)
 		return
 	}
 	last, ever := v.last[e.Stream]
@@ -117,7 +117,7 @@ func (v *viewer) see(l *seenLog, e Seen) {
 			v.broken(clientsSee, "saw %s at version %d, acknowledged before it connected", e.Stream, e.Version)
 		}
 		if missed := v.due(l, e.Stream, open, e.Version); missed > 0 {
-			v.broken(clientsSee, "saw %s from version %d on, but version %d came after it was ready", e.Stream, e.Version,
+			v.broken(clientsSee, "saw %s from version %d on, but version %d was written after it was ready", e.Stream, e.Version,
 				missed)
 		}
 	case e.Version <= last:
@@ -129,9 +129,9 @@ func (v *viewer) see(l *seenLog, e Seen) {
 	v.last[e.Stream] = e.Version
 }
 
-// due returns the first version before another that was written after the session was ready, 0 for none. The owner's
-// answer from which the session knows its rooms was read before that.
-func (v *viewer) due(l *seenLog, stream string, open []stretch, before int64) int64 {
+// due returns the first version before the given one that was written after the session was ready, or 0. The
+// session's rooms were read before it was ready, so it must receive that version.
+func (v *viewer) due(l *seenLog, stream string, open []interval, before int64) int64 {
 	for _, e := range l.versions[stream] {
 		if e.Version >= before {
 			break
@@ -143,16 +143,16 @@ func (v *viewer) due(l *seenLog, stream string, open []stretch, before int64) in
 	return 0
 }
 
-// same compares an event that was seen with the one that was written.
+// same compares an event that was seen with the event in the log.
 func (v *viewer) same(written Event, e Seen) {
 	switch {
 	case written.ID != e.ID || written.Type != e.Type || written.Actor != e.Actor:
-		v.broken(clientsSee, "saw %s at version %d as %s %s by %s, written is %s %s by %s", e.Stream, e.Version, e.Type, e.ID,
+		v.broken(clientsSee, "saw %s at version %d as %s %s by %s, but the log has %s %s by %s", e.Stream, e.Version, e.Type, e.ID,
 			e.Actor, written.Type, written.ID, written.Actor)
 	case e.Redacted && !written.Redacted:
-		v.broken(clientsSee, "saw %s at version %d redacted, which it is not", e.Stream, e.Version)
+		v.broken(clientsSee, "saw %s at version %d redacted, but the log does not", e.Stream, e.Version)
 	case !e.Redacted && !written.Redacted && e.Text != written.Text:
-		v.broken(clientsSee, "saw %s at version %d say %q, written is %q", e.Stream, e.Version, e.Text, written.Text)
+		v.broken(clientsSee, "saw %s at version %d as %q, but the log has %q", e.Stream, e.Version, e.Text, written.Text)
 	}
 }
 
@@ -168,19 +168,19 @@ func (v *viewer) missed(l *seenLog) {
 		}
 		last, ever := v.last[stream]
 		if !ever {
-			if missed := v.due(l, stream, open, always); missed > 0 {
-				v.broken(clientsSee, "saw nothing of %s, version %d came after it was ready", stream, missed)
+			if missed := v.due(l, stream, open, stillOpen); missed > 0 {
+				v.broken(clientsSee, "saw nothing of %s, but version %d was written after it was ready", stream, missed)
 			}
 			continue
 		}
 		if next := after(open, last); next > 0 && next <= int64(len(all)) {
-			v.broken(clientsSee, "saw %s up to version %d, it is at %d, and version %d was for it", stream, last, len(all), next)
+			v.broken(clientsSee, "saw %s up to version %d of %d, but should have seen version %d", stream, last, len(all), next)
 		}
 	}
 }
 
-// seePost checks that a session subscribes to the author of a post, and sees the post once. Posts are not ordered among
-// each other.
+// seePost checks that the session subscribes to the author of a post and sees the post once. Posts may arrive in any
+// order.
 func (v *viewer) seePost(l *seenLog, e Seen) {
 	written := l.versions[e.Stream]
 	if e.Version < 1 || e.Version > int64(len(written)) {
@@ -189,7 +189,7 @@ func (v *viewer) seePost(l *seenLog, e Seen) {
 	}
 	v.same(written[e.Version-1], e)
 	if !slices.Contains(v.session.Looks, e.Actor) {
-		v.broken(access, "saw %s of %s, looks at %v", e.Stream, e.Actor, v.session.Looks)
+		v.broken(access, "saw %s of %s, but subscribes to %v", e.Stream, e.Actor, v.session.Looks)
 	}
 	if last := v.last[e.Stream]; e.Version <= last {
 		v.broken(clientsSee, "saw %s at version %d after %d", e.Stream, e.Version, last)
@@ -197,14 +197,14 @@ func (v *viewer) seePost(l *seenLog, e Seen) {
 	v.last[e.Stream] = e.Version
 }
 
-// missedPosts checks that a session that lasted to the end has seen every post of its authors.
+// missedPosts checks that a session that lasted to the end has seen every post of the authors to whom it subscribes.
 func (v *viewer) missedPosts(feed *seenLog) {
 	if !v.session.Ended.IsZero() {
 		return
 	}
 	for _, e := range feed.Events {
 		if v.judge.due(v.session, e) && !v.jumps["author:"+e.Actor] && v.last[e.Stream] < e.Version {
-			v.broken(clientsSee, "did not see %s at version %d of %s, whom it looks at", e.Stream, e.Version, e.Actor)
+			v.broken(clientsSee, "did not see %s at version %d of %s, to whom it subscribes", e.Stream, e.Version, e.Actor)
 		}
 	}
 }

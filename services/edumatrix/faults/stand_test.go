@@ -16,14 +16,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// stand is what runs share: stores of their own, which a run may take away as long as it brings them back. All
-// connections to them lead over links.
+// stand is what several runs share: servers started for them alone. A run may stop a server as long as it starts it
+// again. All connections to the servers lead over links.
 type stand struct {
 	t        testing.TB
 	kafka    *meshtest.KafkaServer
 	redis    *meshtest.RedisServer
 	postgres *meshtest.PostgresServer
-	broker   *Link // clients of Kafka connect to where the broker says it is, so all runs share this one
+	broker   *Link // shared by all runs: Kafka's clients connect to the address that the broker advertises
 }
 
 func newStand(t testing.TB) *stand {
@@ -47,7 +47,7 @@ func openLink(t testing.TB, addr, to string) *Link {
 	return l
 }
 
-// store is one of the three.
+// store is Kafka, Redis or PostgreSQL.
 type store interface {
 	Start()
 	Stop()
@@ -66,7 +66,7 @@ func (s *stand) store(name string) store {
 	return s.postgres
 }
 
-// database is the URL of a database, at the server or where a link to it begins.
+// database returns the URL of a database at the given address, which is the server's or that of a link to it.
 func (s *stand) database(name, addr string) string {
 	u, err := url.Parse(s.postgres.URL())
 	if err != nil {
@@ -107,12 +107,12 @@ func (s *stand) emptyRedis(t testing.TB) {
 	}
 }
 
-// brokers is Kafka as a run uses it.
+// brokers returns the Kafka settings of a run.
 func (s *stand) brokers(prefix string) backend.Kafka {
 	return backend.Kafka{Brokers: []string{s.broker.Addr()}, ClientID: "faults", TopicPrefix: prefix}
 }
 
-// forget deletes the topics of a run: the broker has files open for every partition.
+// forget deletes the topics of a run, because the broker has open files for every partition.
 func (s *stand) forget(t testing.TB, prefix string) {
 	t.Helper()
 	if err := meshtest.DeleteTopics(context.Background(), s.brokers(prefix)); err != nil {

@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// Stored is the contents of the stores when nothing is in flight.
+// Stored is the contents of the stores at the end of a run, when nothing is in flight.
 type Stored struct {
 	Logs    []Log
-	Records []Record        // of all topics of the logs, in the order of each partition
+	Records []Record        // of the topics of all logs, in the order of each partition
 	Torn    map[string]bool // topics that lost confirmed records
 	Dead    []Dead
-	// Skew is the possible difference of the clocks from which events have their times.
+	// Skew is how far the clocks that set the times of events may be off.
 	Skew time.Duration
-	// Differences between projections before and after a rebuild.
+	// Differences are the rows that a rebuild of the projections changed.
 	Differences []string
 }
 
@@ -43,7 +43,7 @@ type Event struct {
 	Text     string
 	Opens    []Change
 	Closes   []Change
-	About    string // of a notification: the stream and version of the event it was raised on
+	About    string // the stream and version that a notification was raised for
 	AboutAt  int64
 }
 
@@ -65,7 +65,7 @@ type Membership struct {
 	Opened, Closed int64
 }
 
-// Record is an event, or a position, on its topic.
+// Record is an event on its topic, or a record that only announces a position.
 type Record struct {
 	Owner     string
 	Topic     string
@@ -73,20 +73,20 @@ type Record struct {
 	Offset    int64
 	Position  int64
 	Before    int64
-	Stream    string // empty: a position
+	Stream    string // empty if the record only announces a position
 	Version   int64
 	Type      string
 }
 
 // Dead is a dead letter.
 type Dead struct {
-	Topic    string // to which it was published
+	Topic    string // the topic to which the message was published
 	Original string
 	Error    string
 	Payload  string
 }
 
-// unburied returns the messages that must be dead letters and are not.
+// unburied returns the messages that must be dead letters but are not.
 func (s *Stored) unburied(poisoned []Poison) (left []Poison) {
 	for _, p := range poisoned {
 		if p.Dead && !slices.ContainsFunc(s.Dead, func(d Dead) bool { return d.Payload == p.Payload }) {
@@ -105,30 +105,30 @@ func (s *Stored) log(owner string) *Log {
 	return &Log{Owner: owner}
 }
 
-// stretch is a membership interval: versions of the room's stream, both ends included.
-type stretch struct{ from, to int64 }
+// interval is a membership interval: versions of the room's stream, both ends included.
+type interval struct{ from, to int64 }
 
-// always is the end of an interval that lasts.
-const always = int64(1) << 62
+// stillOpen is the end of a membership interval that has not been closed.
+const stillOpen = int64(1) << 62
 
-// stretches computes the membership intervals of all rooms from the events.
-func (l *Log) stretches() map[string]map[string][]stretch {
-	rooms := map[string]map[string][]stretch{}
+// intervals computes the membership intervals of all rooms from the events.
+func (l *Log) intervals() map[string]map[string][]interval {
+	rooms := map[string]map[string][]interval{}
 	for _, e := range l.Events {
 		for _, o := range e.Opens {
 			if rooms[o.Room] == nil {
-				rooms[o.Room] = map[string][]stretch{}
+				rooms[o.Room] = map[string][]interval{}
 			}
 			for _, user := range o.Users {
 				all := rooms[o.Room][user]
-				if n := len(all); n == 0 || all[n-1].to != always {
-					rooms[o.Room][user] = append(all, stretch{e.Version, always})
+				if n := len(all); n == 0 || all[n-1].to != stillOpen {
+					rooms[o.Room][user] = append(all, interval{e.Version, stillOpen})
 				}
 			}
 		}
 		for _, c := range e.Closes {
 			for _, user := range c.Users {
-				if all := rooms[c.Room][user]; len(all) > 0 && all[len(all)-1].to == always {
+				if all := rooms[c.Room][user]; len(all) > 0 && all[len(all)-1].to == stillOpen {
 					all[len(all)-1].to = e.Version
 				}
 			}
@@ -138,12 +138,12 @@ func (l *Log) stretches() map[string]map[string][]stretch {
 }
 
 // within reports whether a version lies in one of the intervals.
-func within(all []stretch, version int64) bool {
-	return slices.ContainsFunc(all, func(s stretch) bool { return s.from <= version && version <= s.to })
+func within(all []interval, version int64) bool {
+	return slices.ContainsFunc(all, func(s interval) bool { return s.from <= version && version <= s.to })
 }
 
-// after returns the version that follows another within the intervals, 0 for none.
-func after(all []stretch, version int64) int64 {
+// after returns the next version after the given one within the intervals, or 0.
+func after(all []interval, version int64) int64 {
 	for _, s := range all {
 		if version < s.from {
 			return s.from

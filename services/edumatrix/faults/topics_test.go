@@ -16,14 +16,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// forget deletes all records of the topics of events, as their retention would. It keeps what the judge needs of them.
-// It returns false when the broker is unavailable, in which case some may be left.
+// forget deletes all records of the topics of events, as their retention would, and keeps the parts that the judge
+// needs. It returns false if the broker is unavailable, in which case some records may be left.
 func (n *nemesis) forget() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	err := n.m.forget(ctx)
 	if err != nil {
-		n.t.Logf("forget: Kafka is away: %v", err) // what was deleted before it went is among what was kept
+		n.t.Logf("forget: Kafka is unavailable: %v", err) // the records that it deleted are kept
 	}
 	n.lost(func(topic string) bool { _, event := n.m.logged(topic); return event })
 	return err == nil
@@ -56,14 +56,14 @@ func (m *mesh) forget(ctx context.Context) error {
 	return errors.Join(err, deleted.Error())
 }
 
-// lost notes that topics have lost something: who has not read their poison yet never will.
+// lost records that topics have lost records, so poison that was not read yet need not become a dead letter.
 func (n *nemesis) lost(is func(topic string) bool) {
 	for i, p := range n.poisoned {
 		n.poisoned[i].Dead = p.Dead && !is(p.Topic)
 	}
 }
 
-// withKept adds what the topics forgot, each record once, in the order of each partition.
+// withKept adds the records that were deleted from the topics, each once, in the order of each partition.
 func (m *mesh) withKept(records []Record) []Record {
 	all := slices.Concat(m.kept, records)
 	slices.SortStableFunc(all, func(a, b Record) int {
@@ -75,7 +75,7 @@ func (m *mesh) withKept(records []Record) []Record {
 	})
 }
 
-// kafkaData is the folder where the broker, which has to run, keeps its partitions.
+// kafkaData returns the data folder of the broker, which must be running.
 func (s *stand) kafkaData() string {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", s.kafka.PID()))
 	if err != nil {
@@ -86,12 +86,12 @@ func (s *stand) kafkaData() string {
 			return filepath.Join(filepath.Dir(argument), "data")
 		}
 	}
-	s.t.Fatalf("Kafka was not started with a file of settings: %q", line)
+	s.t.Fatalf("Kafka was not started with a configuration file: %q", line)
 	return ""
 }
 
-// tear takes the end off one partition of a topic while the broker is away, as the loss of a machine does with one that
-// has no replica.
+// tear removes the last records from one partition of a topic while the broker is stopped, as happens when a machine
+// without a replica is lost.
 func (n *nemesis) tear(data, topic string) {
 	partitions, err := filepath.Glob(filepath.Join(data, n.m.prefix+"."+topic+"-*"))
 	if err != nil || len(partitions) == 0 {

@@ -16,14 +16,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// worker sends one command after the other from a device, each until it knows the outcome.
+// worker sends commands from a device, each after the outcome of the one before.
 type worker struct {
 	device *device
 	random *rand.Rand
 	sent   int
 }
 
-// something sends a command, drawn at random.
+// something sends a random command.
 func (w *worker) something() {
 	d, talk := w.device, &w.device.p.talk
 	t, ok := talk.pick(w.random, d.user)
@@ -108,8 +108,8 @@ func (w *worker) text() string {
 	return fmt.Sprintf("%s %d %s", w.device.name, w.sent, strings.Repeat("x", w.random.IntN(200)))
 }
 
-// do sends a command until its outcome is known. Some are sent twice at once, from another device where there is one,
-// and some once more when all is said.
+// do sends a command until its outcome is known. Some commands are sent twice at the same time, from another device
+// if the user has one, and some are repeated after their outcome.
 func (w *worker) do(owner, name, text string, data map[string]any) Answer {
 	d := w.device
 	id := uuid.Must(uuid.NewRandomFromReader(seeded{w.random})).String()
@@ -127,7 +127,7 @@ func (w *worker) do(owner, name, text string, data map[string]any) Answer {
 	return a
 }
 
-// seeded gives ids that follow from the seed.
+// seeded is an io.Reader of random bytes, so that ids follow from the seed.
 type seeded struct{ *rand.Rand }
 
 func (s seeded) Read(p []byte) (int, error) {
@@ -137,7 +137,7 @@ func (s seeded) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// sibling is any device of the same user.
+// sibling returns one of the user's devices, at random.
 func (p *population) sibling(d *device, r *rand.Rand) *device {
 	var all []*device
 	for _, other := range p.devices {
@@ -148,21 +148,22 @@ func (p *population) sibling(d *device, r *rand.Rand) *device {
 	return all[r.IntN(len(all))]
 }
 
-// answerTime is how long a connection may say nothing to a command: 5 s, and the longest that a fault keeps it silent.
+// answerTime is how long a connection may take to answer a command: 5 s, plus the longest time for which a fault
+// delays it.
 const answerTime = 25 * time.Second
 
-// queuedTime is how long an outcome may take on a connection that was told "queued": longer than several faults, one after
-// the other, on a machine on which a store takes long to start.
+// queuedTime is how long an outcome may take after "queued": longer than several faults in a row, on a machine on
+// which a store takes long to start.
 const queuedTime = 2 * time.Minute
 
-// deliver sends a command, and again what has no outcome, and gives the outcome; an empty answer when all ends before.
+// deliver sends a command until it has an outcome, and returns the outcome, or an empty answer if the run ends first.
 func (d *device) deliver(c *Command, data map[string]any) Answer {
 	for d.p.ctx.Err() == nil {
 		at := d.await(d.p.ctx)
 		if at == nil {
 			break
 		}
-		later, forget := d.expect(c.ID) // before it is sent: the outcome may be quick
+		later, forget := d.expect(c.ID) // before the command is sent, since the outcome may be quick
 		d.p.h.Send(c)
 		a := d.once(at, c, data)
 		if a.Kind == Queued {
@@ -173,7 +174,7 @@ func (d *device) deliver(c *Command, data map[string]any) Answer {
 			case <-d.p.ctx.Done():
 			case <-time.After(queuedTime):
 				forget()
-				return Answer{} // it is not sent again: whoever said "queued" has it, or has lost it
+				return Answer{} // it is not sent again: after "queued" the mesh has the command, or has lost it
 			}
 		}
 		forget()
@@ -188,7 +189,7 @@ func (d *device) deliver(c *Command, data map[string]any) Answer {
 	return Answer{}
 }
 
-// once sends a command on a connection and gives what is answered; nothing when the connection is lost.
+// once sends a command on a connection and returns the answer, which is empty if the connection is lost.
 func (d *device) once(at *connection, c *Command, data map[string]any) Answer {
 	ctx, cancel := context.WithTimeout(d.p.ctx, answerTime)
 	defer cancel()
