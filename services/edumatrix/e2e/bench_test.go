@@ -17,19 +17,21 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// The workload: 1,000 connections in 500 conversations of two, a third of which send; and the old one, in which the
-// messages go to 40 of these conversations.
+// The workload: 1,000 connections in 500 conversations of two, a third of which send. The second workload sends its
+// messages to 40 of these conversations.
 const (
 	benchConversations = 500
 	benchFew           = 40
 )
 
-// BenchmarkMesh measures whole meshes: how long a message takes from its sender's socket to another user's, what it
-// costs by process, and the highest rate of durable messages that is held. Clients and servers share the machine.
+// BenchmarkMesh measures whole meshes: how long a message takes from its sender's socket to the receiver's, how much
+// CPU time each process uses for it, and the highest rate of durable messages that the mesh can hold. Clients and
+// servers share the machine.
 //
-// BENCH_BEFORE names another checkout of the project. It is built as well, and every figure is taken of both in turns:
-// before, after, before, after, for BENCH_ROUNDS rounds, 2 unless it says otherwise (without BENCH_BEFORE: 1).
-// BENCH_SECONDS is how long a rate lasts, 4 unless it says otherwise. BENCH_ONLY=embedded or separate leaves one out.
+// BENCH_BEFORE names another checkout of the project, which is built as well. Every figure is then measured for both
+// in turns (before, after, before, after) for BENCH_ROUNDS rounds. BENCH_ROUNDS is 2 by default, or 1 without
+// BENCH_BEFORE. BENCH_SECONDS is how long each rate lasts, 4 by default. BENCH_ONLY=embedded or separate measures
+// only one kind of mesh.
 func BenchmarkMesh(b *testing.B) {
 	r := &benchmark{seconds: setting(b, "BENCH_SECONDS", 4), rounds: 1, held: map[string]int{}}
 	r.variants = []variant{{"after", binaries}}
@@ -60,12 +62,12 @@ func setting(b *testing.B, name string, otherwise int) int {
 	}
 	n, err := strconv.Atoi(given)
 	if err != nil || n < 1 {
-		b.Fatalf("%s=%s: it has to be a number from 1", name, given)
+		b.Fatalf("%s=%s: must be a number of at least 1", name, given)
 	}
 	return n
 }
 
-// variant is a build of the mesh that is measured.
+// variant is a build of the mesh.
 type variant struct {
 	name string
 	bin  meshrun.Binaries
@@ -76,7 +78,7 @@ type benchmark struct {
 	rounds   int
 	seconds  int
 	figures  []figure
-	held     map[string]int // the highest rate of the round before, by variant and workload
+	held     map[string]int // the highest rate of the previous round, by variant and workload
 }
 
 // inTurns measures each variant in each round.
@@ -107,10 +109,10 @@ func (r *benchmark) separate(b *testing.B) {
 	s := stores{"kafka": kafka.PID(), "redis": redis.PID(), "postgres": postgres.PID()}
 	warm := false
 	r.inTurns(b, func(b *testing.B, v variant, _ bool) {
-		database := postgres.Database(b) // the two need not have the same schema
+		database := postgres.Database(b) // the two builds may have different schemas
 		m := separateOf(b, v.bin, database, redisURL(rs.Host, rs.Port, rs.Password, rs.URL),
 			strings.Join(kafka.Settings().Brokers, ","), "TOPIC_PREFIX="+someone(v.name)+".")
-		if !warm { // Kafka's compiler has most of its work in the first half minute under load
+		if !warm { // Kafka's JIT compiler does most of its work in the first half minute under load
 			warm = true
 			c := newCrowd(b, m, benchFew)
 			c.send(b, func() map[string]time.Duration { return nil }, benchFew, 800, 30*time.Second)
@@ -119,7 +121,7 @@ func (r *benchmark) separate(b *testing.B) {
 	})
 }
 
-// idle measures what a mesh uses that nobody is connected to.
+// idle measures the CPU time that a mesh without clients uses.
 func (r *benchmark) idle(b *testing.B, v variant, m *mesh) {
 	const settle, lasting = 5 * time.Second, 30 * time.Second
 	time.Sleep(settle)
@@ -129,7 +131,7 @@ func (r *benchmark) idle(b *testing.B, v variant, m *mesh) {
 	r.add(b, "embedded", v, "idle, % of a core", 100*used.Seconds()/lasting.Seconds())
 }
 
-// measure takes the figures of one mesh.
+// measure measures the figures of one mesh.
 func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s stores) {
 	lasting := time.Duration(r.seconds) * time.Second
 	cpu := func() map[string]time.Duration { return m.cpu(s) }
@@ -139,7 +141,7 @@ func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s s
 		b.Logf("%s %s, %d conversations: %v", stores, v.name, conversations, got)
 		return got
 	}
-	send(benchConversations, 400, lasting) // warm
+	send(benchConversations, 400, lasting) // warm up
 
 	for _, rate := range []int{200, 1000} {
 		// The slowest messages are rare at a low rate, so measure for twice as long.
@@ -164,8 +166,8 @@ func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s s
 	}
 }
 
-// search finds the highest rate that is held, to about a tenth: up or down by a third until one is held and one is not,
-// and once more between the two.
+// search finds the highest rate that is held, to about a tenth. It goes up or down by a third until it has one rate
+// that is held and one that is not, and then tries once more between the two.
 func search(start int, try func(rate int) measured) (highest measured) {
 	const step = 4. / 3
 	below, above := 0, 0
@@ -184,7 +186,7 @@ func search(start int, try func(rate int) measured) (highest measured) {
 	return highest
 }
 
-// costs adds what a message cost, over all and by process.
+// costs adds the CPU time for each message, in total and by process.
 func (r *benchmark) costs(b *testing.B, stores string, v variant, at string, m measured) {
 	r.add(b, stores, v, at+", µs CPU/msg", each(total(m.cpu), m.seen))
 	for _, name := range slices.Sorted(maps.Keys(m.cpu)) {
@@ -192,7 +194,7 @@ func (r *benchmark) costs(b *testing.B, stores string, v variant, at string, m m
 	}
 }
 
-// figure is one number of one round.
+// figure is one measured number of one round.
 type figure struct {
 	stores, variant, name string
 	value                 float64
@@ -205,7 +207,7 @@ func (r *benchmark) add(b *testing.B, stores string, v variant, name string, val
 	}
 }
 
-// table shows the figures of all rounds, and of their medians the ratio.
+// table returns the figures of all rounds, with their medians and the ratio of the medians.
 func (r *benchmark) table() string {
 	type key struct{ stores, name string }
 	values := map[key]map[string][]float64{}
@@ -260,7 +262,7 @@ func numbers(all []float64) string {
 	return fmt.Sprintf("%.*f (%s)", digits(m), m, strings.Join(texts, " "))
 }
 
-// digits is how many decimals a figure is worth.
+// digits returns the number of decimals that a figure is shown with.
 func digits(f float64) int {
 	if f < 100 {
 		return 1

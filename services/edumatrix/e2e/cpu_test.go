@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// stores are the processes of stores that a test started, by name.
+// stores maps the name of each store that a test started to its process id.
 type stores map[string]int
 
-// clients is the name of this process among those that spend processor time.
+// clients is the name under which the CPU time of this process, which runs the clients, is counted.
 const clients = "clients"
 
 // cpu returns the processor time that each process has used so far.
@@ -36,7 +36,7 @@ func (m *mesh) cpu(s stores) map[string]time.Duration {
 	}
 	for name, pid := range s {
 		t := times(pid)
-		all[name] = t.own + t.waited // a server process that ended counts still
+		all[name] = t.own + t.waited // includes server processes that have ended
 		for _, d := range children(pid) {
 			all[name] += d
 		}
@@ -52,7 +52,7 @@ func spent(before, after map[string]time.Duration) map[string]time.Duration {
 	return all
 }
 
-// total returns what was spent by everything but the clients.
+// total returns the CPU time of all processes but the clients.
 func total(spent map[string]time.Duration) (sum time.Duration) {
 	for name, d := range spent {
 		if name != clients {
@@ -62,12 +62,12 @@ func total(spent map[string]time.Duration) (sum time.Duration) {
 	return sum
 }
 
-// each returns what was spent for one of so many messages.
+// each returns the CPU time for one of the messages, in microseconds.
 func each(d time.Duration, messages int) float64 {
 	return float64(d.Microseconds()) / float64(max(1, messages))
 }
 
-// perMessage tells what a message cost, by process, the most expensive first.
+// perMessage describes the CPU time for each message by process, the most expensive first.
 func perMessage(spent map[string]time.Duration, messages int) string {
 	names := slices.SortedFunc(maps.Keys(spent), func(a, b string) int { return cmp.Compare(spent[b], spent[a]) })
 	var all []string
@@ -79,7 +79,7 @@ func perMessage(spent map[string]time.Duration, messages int) string {
 	return fmt.Sprintf("%.0f µs CPU/msg without clients (%s)", each(total(spent), messages), strings.Join(all, ", "))
 }
 
-// used is the processor time of a process, and of its children that ended.
+// used is the CPU time of a process, and of its children that have ended.
 type used struct{ own, waited time.Duration }
 
 // times reads user and system time from /proc, in ticks of a hundredth of a second.
@@ -90,7 +90,7 @@ func times(pid int) used {
 	}
 	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
 	ticks := func(i int) time.Duration {
-		n, _ := strconv.Atoi(fields[i]) // a number, by proc(5)
+		n, _ := strconv.Atoi(fields[i]) // always a number, see proc(5)
 		return time.Duration(n) * 10 * time.Millisecond
 	}
 	return used{ticks(11) + ticks(12), ticks(13) + ticks(14)}

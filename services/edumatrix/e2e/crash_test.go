@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// eventually waits for a condition that others bring about.
+// eventually waits for a condition.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
@@ -27,11 +27,12 @@ func eventually(t testing.TB, what string, is func() bool) {
 			return
 		}
 	}
-	t.Fatalf("not in time: %s", what)
+	t.Fatalf("timed out waiting until %s", what)
 }
 
-// The process is killed in mid-traffic. Afterwards every acknowledged message is in the history once, and whoever sends
-// the others again, under their ids, finds each there once as well.
+// TestKill_EmbeddedKeepsWhatItAcknowledged kills the process while users send messages. Afterwards the history
+// contains every acknowledged message once. The messages without an outcome are sent again with the same ids, and the
+// history contains each of them once as well.
 func TestKill_EmbeddedKeepsWhatItAcknowledged(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
@@ -42,7 +43,7 @@ func TestKill_EmbeddedKeepsWhatItAcknowledged(t *testing.T) {
 	})
 }
 
-// The same with each of the separate services in turn.
+// TestKill_SeparateKeepWhatTheyAcknowledged does the same with each of the separate services in turn.
 func TestKill_SeparateKeepWhatTheyAcknowledged(t *testing.T) {
 	t.Parallel()
 	m := separate(t)
@@ -73,7 +74,7 @@ func testKilled(t *testing.T, m *mesh, kill func()) {
 	}
 	eventually(t, "traffic", func() bool { return sentSoFar(t, m, users[0], conversations[0]) > 20 })
 	kill()
-	time.Sleep(300 * time.Millisecond) // some traffic after it, too
+	time.Sleep(300 * time.Millisecond) // let some traffic follow
 	stop.Store(true)
 	wait.Wait()
 	for i := range senders {
@@ -84,11 +85,11 @@ func testKilled(t *testing.T, m *mesh, kill func()) {
 		}
 		for _, body := range acked[i] {
 			if seen[body] != 1 {
-				t.Errorf("%q was acknowledged and is in the history %d times", body, seen[body])
+				t.Errorf("%q was acknowledged, but is in the history %d times", body, seen[body])
 			}
 		}
 		if len(seen) != len(acked[i]) {
-			t.Errorf("%d messages are in the history, %d were sent and acknowledged in the end", len(seen), len(acked[i]))
+			t.Errorf("%d messages are in the history, but %d were acknowledged", len(seen), len(acked[i]))
 		}
 	}
 }
@@ -104,8 +105,8 @@ func sentSoFar(t *testing.T, m *mesh, user, conversation string) int64 {
 	return page.Version
 }
 
-// sendUntil sends message after message. It sends one without an outcome again under the same id, on another connection
-// if it must, until it knows the outcome.
+// sendUntil sends messages until stop. A message without an outcome is sent again with the same id, on a new
+// connection if necessary, until its outcome is known.
 func sendUntil(t *testing.T, m *mesh, user, conversation string, gateway int, stop *atomic.Bool) (acked []string) {
 	var c *client.Client
 	defer func() {
@@ -142,14 +143,15 @@ func sendUntil(t *testing.T, m *mesh, user, conversation string, gateway int, st
 				c.Close()
 				c = nil
 			}
-			time.Sleep(20 * time.Millisecond) // a client's pause before it tries again
+			time.Sleep(20 * time.Millisecond) // the client waits before it tries again
 		}
 	}
 	return acked
 }
 
-// A store goes away and comes back: /health says so meanwhile, nothing is lost, nobody is restarted.
-func TestAway_StoresComeBackWithoutARestart(t *testing.T) {
+// TestOutage_StoresComeBackWithoutARestart stops one store after another and starts it again. Meanwhile /health
+// reports it; no message is lost, and no service has to be restarted.
+func TestOutage_StoresComeBackWithoutARestart(t *testing.T) {
 	t.Parallel()
 	kafka, redis, postgres := meshtest.NewKafkaServer(t), meshtest.NewRedisServer(t), meshtest.NewPostgresServer(t)
 	r := redis.Settings()
@@ -180,11 +182,11 @@ func TestAway_StoresComeBackWithoutARestart(t *testing.T) {
 		Start()
 	}{"postgres": postgres, "redis": redis, "kafka": kafka} {
 		store.Stop()
-		eventually(t, "health says that "+name+" is away", func() bool {
+		eventually(t, "health reports that "+name+" is unavailable", func() bool {
 			return strings.Contains(get(t, m.gateways[0]+"/health"), `"`+name+`":false`)
 		})
-		id, body := uuid.NewString(), "while "+name+" is away"
-		// Requests that need the store are answered as unavailable, and no others are.
+		id, body := uuid.NewString(), "while "+name+" is unavailable"
+		// Requests that need the store are refused as unavailable; all others are answered.
 		if name == "redis" {
 			say(alice, id, body)
 			bob.awaitVersion(started.Stream, version)
@@ -203,14 +205,14 @@ func TestAway_StoresComeBackWithoutARestart(t *testing.T) {
 			if needs == name {
 				want = "unavailable"
 			}
-			eventually(t, fmt.Sprintf("%s, asked %s, is answered %q", query, body, want), func() bool {
+			eventually(t, fmt.Sprintf("%s %s is answered with %q", query, body, want), func() bool {
 				var answer any
 				err := alice.ask(query, data, &answer)
 				return codeOf(err) == want && (err == nil) == (want == "")
 			})
 		}
 		store.Start()
-		eventually(t, "health says that "+name+" is back", func() bool {
+		eventually(t, "health reports that "+name+" is back", func() bool {
 			r, err := http.Get(m.gateways[0] + "/health")
 			if err != nil {
 				return false
@@ -229,8 +231,9 @@ func TestAway_StoresComeBackWithoutARestart(t *testing.T) {
 	}
 }
 
-// One conversation at 2,000 messages a second does not hold up quiet ones: they get their outcomes meanwhile.
-func TestBusy_OneConversationBesideQuietOnes(t *testing.T) {
+// TestBusy_OneConversationDoesNotDelayOthers sends 2,000 messages a second to one conversation. Commands in quiet
+// conversations get their outcomes meanwhile.
+func TestBusy_OneConversationDoesNotDelayOthers(t *testing.T) {
 	t.Parallel()
 	m := separate(t)
 	const messages, senders = 6000, 12
@@ -253,7 +256,7 @@ func TestBusy_OneConversationBesideQuietOnes(t *testing.T) {
 			wait.Go(func() {
 				for n := sent.Add(1); n <= messages; n = sent.Add(1) {
 					if ahead := time.Duration(n)*time.Second/2000 - time.Since(begun); ahead > 0 {
-						time.Sleep(ahead) // the load's own clock
+						time.Sleep(ahead) // keep the rate
 					}
 					if _, err := p.try(uuid.NewString(), "chat.send_message", map[string]any{
 						"conversation_id": conversationOf(busy), "body": fmt.Sprint(i, " ", n)}); err != nil {
@@ -271,10 +274,10 @@ func TestBusy_OneConversationBesideQuietOnes(t *testing.T) {
 		slowest = max(slowest, time.Since(asked))
 	}
 	wait.Wait()
-	t.Logf("the busy one had %.0f messages a second; of %d in the quiet one the slowest took %v",
+	t.Logf("the busy conversation had %.0f messages a second; the slowest of %d in the quiet one took %v",
 		messages/time.Since(begun).Seconds(), calmVersion-1, slowest)
 	if calmVersion < 10 {
-		t.Errorf("the quiet conversation got to version %d only", calmVersion)
+		t.Errorf("the quiet conversation reached only version %d", calmVersion)
 	}
 	owner.awaitVersion(busy.Stream, messages+1)
 	owner.dense(busy.Stream, 1, messages+1)

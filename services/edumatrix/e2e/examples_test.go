@@ -25,7 +25,7 @@ import (
 
 const examplesDir = "../../../docs/examples"
 
-// The examples do what docs/examples/README.md says of them.
+// TestExamples runs the examples and checks what docs/examples/README.md describes.
 func TestExamples(t *testing.T) {
 	t.Parallel()
 	programs := t.TempDir() + "/"
@@ -68,7 +68,7 @@ func TestExamples(t *testing.T) {
 		database := "DATABASE_URL=" + meshtest.Postgres(t)
 		want := "position 1: feed.post_created, version 1 of post:0, by alice\n" +
 			"position 2: feed.post_created, version 1 of post:1, by alice\n"
-		for range 2 { // the commands of the second run have their outcomes
+		for range 2 { // the second run finds the outcomes of the first
 			require.Equal(t, want, run(t, []string{database}, "log"))
 		}
 	})
@@ -83,18 +83,18 @@ func TestExamples(t *testing.T) {
 		p.submit("say", map[string]string{"to": "dan", "text": "to myself"})
 		p.await("a refusal", func() bool { return strings.Contains(p.text("log"), "yourself") })
 
-		// The connection is lost. The page is given once what happens until it is back, and nothing else again.
+		// The connection is lost. When it is back, the page gets the missed events once, and no other events again.
 		p.do("connection.socket.drop()")
 		eli := m.connect(t, "eli", 1)
 		_, err := eli.Command(t.Context(), "chat.send_message", map[string]any{
 			"conversation_id": p.value("[...connection.versions.keys()][0].slice('conversation:'.length)"), "body": "are you there?"})
 		require.NoError(t, err)
-		p.await("what was missed", func() bool { return strings.Contains(p.text("log"), "are you there?") })
+		p.await("the missed event", func() bool { return strings.Contains(p.text("log"), "are you there?") })
 		require.Len(t, first.FindAllString(p.text("log"), -1), 1)
 	})
 }
 
-// page runs the script of a page with as much of a browser as it needs.
+// page runs the script of a page with the parts of a browser that the script needs.
 type page struct {
 	t       *testing.T
 	vm      *goja.Runtime
@@ -162,7 +162,7 @@ func (p *page) webSocket(call goja.ConstructorCall) *goja.Object {
 		p.later(func() {
 			if handler, ok := goja.AssertFunction(socket.Get(name)); ok {
 				if _, err := handler(socket, p.vm.ToValue(fields)); err != nil {
-					p.t.Errorf("%s of the page: %v", name, err)
+					p.t.Errorf("handler %s of the page: %v", name, err)
 				}
 			}
 		})
@@ -231,9 +231,9 @@ func (p *page) submit(form string, fields map[string]string) {
 
 func (p *page) await(what string, is func() bool) {
 	p.t.Helper()
-	for begun := time.Now(); !is(); time.Sleep(10 * time.Millisecond) { // between two looks; the condition decides
+	for begun := time.Now(); !is(); time.Sleep(10 * time.Millisecond) { // the condition decides, not the pause
 		if time.Since(begun) > time.Minute {
-			p.t.Fatalf("%s did not come; the page shows %q", what, p.text("log"))
+			p.t.Fatalf("the page did not show %s; it shows %q", what, p.text("log"))
 		}
 	}
 }

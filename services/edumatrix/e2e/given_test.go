@@ -11,8 +11,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// A store that is named takes the place of the one that comes along, each by itself and all together.
-func TestUp_TakesTheStoresThatAreNamed(t *testing.T) {
+// TestUp_UsesTheStoresThatAreNamed checks that a store named in the environment replaces the embedded one, for each
+// store alone and for all together.
+func TestUp_UsesTheStoresThatAreNamed(t *testing.T) {
 	t.Parallel()
 	for _, named := range []string{"postgres", "redis", "kafka", "postgres redis kafka"} {
 		t.Run(named, func(t *testing.T) {
@@ -36,8 +37,9 @@ func TestUp_TakesTheStoresThatAreNamed(t *testing.T) {
 	}
 }
 
-// Two such processes on the same stores share the work, as two machines would.
-func TestUp_TwoOnTheSameStores(t *testing.T) {
+// TestUp_TwoProcessesShareTheStores runs two processes on the same stores, which share the work as two machines
+// would.
+func TestUp_TwoProcessesShareTheStores(t *testing.T) {
 	t.Parallel()
 	r, k := meshtest.Redis(t), meshtest.Kafka(t)
 	stores := []string{"DATABASE_URL=" + meshtest.Postgres(t), "REDIS_URL=" + redisURL(r.Host, r.Port, r.Password, r.URL),
@@ -50,12 +52,13 @@ func TestUp_TwoOnTheSameStores(t *testing.T) {
 	testPresence(t, both)
 	for _, m := range []*mesh{first, second} {
 		if said := m.processes[0].Output(); strings.Contains(said, "consuming failed") {
-			t.Errorf("one keeps the other from its work:\n%s", said)
+			t.Errorf("one process keeps the other from its work:\n%s", said)
 		}
 	}
 }
 
-// Stopped in order and started again, the mesh has every message, in order, and goes on.
+// TestUp_StoppedAndStartedAgainHasEveryMessage stops the mesh and starts it again. It has every message in order and
+// accepts new ones.
 func TestUp_StoppedAndStartedAgainHasEveryMessage(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
@@ -67,7 +70,7 @@ func TestUp_StoppedAndStartedAgainHasEveryMessage(t *testing.T) {
 	}
 	m.processes[0].Signal(syscall.SIGINT) // Ctrl-C
 	if status := m.processes[0].Wait(t); status != 0 {
-		t.Errorf("it ended with status %d:\n%s", status, m.processes[0].Tail())
+		t.Errorf("the process ended with status %d:\n%s", status, m.processes[0].Tail())
 	}
 	m.processes[0].Start(t)
 	m.ready(t)
@@ -80,8 +83,9 @@ func TestUp_StoppedAndStartedAgainHasEveryMessage(t *testing.T) {
 	}
 }
 
-// One line says that it is ready, and where.
-func TestUp_SaysWhenItIsReadyAndWhere(t *testing.T) {
+// TestUp_PrintsOnceThatItIsReadyAndWhere checks that exactly one line reports that the mesh is ready, and its
+// addresses.
+func TestUp_PrintsOnceThatItIsReadyAndWhere(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
 	eventually(t, "the ready line", func() bool { return strings.Contains(m.processes[0].Output(), "is ready after") })
@@ -93,12 +97,13 @@ func TestUp_SaysWhenItIsReadyAndWhere(t *testing.T) {
 		}
 	}
 	if n := strings.Count(said, "is ready after"); n != 1 {
-		t.Errorf("%d lines say that it is ready", n)
+		t.Errorf("%d lines report that it is ready", n)
 	}
 }
 
-// The settings of bounds reach the services, and the smallest pool of connections is enough for all five.
-func TestUp_HoldsTheBoundsThatAreSet(t *testing.T) {
+// TestUp_AppliesTheConfiguredLimits checks that the settings of limits reach the services, and that the smallest pool
+// of connections is enough for all five services.
+func TestUp_AppliesTheConfiguredLimits(t *testing.T) {
 	t.Parallel()
 	m := embedded(t, "MAX_CONVERSATIONS=2", "POSTGRES_POOL_MAX=1")
 	alice, bob := someone("alice"), someone("bob")

@@ -16,25 +16,26 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// A topic of a running mesh is given a fourth partition while people talk: on connections that live through it, and on
-// ones that come back after it, everything is there once and in order, and so are the notifications that follow from it.
-func TestGrow_ATopicIsGivenAPartitionUnderTraffic(t *testing.T) {
+// TestGrow_ATopicGetsAPartitionUnderTraffic adds a fourth partition to a topic of a running mesh while users send
+// messages. Connections that stay open and connections that resume afterwards see every event once and in order, and
+// every notification that follows.
+func TestGrow_ATopicGetsAPartitionUnderTraffic(t *testing.T) {
 	t.Parallel()
 	kafka := meshtest.Kafka(t)
 	m := separateOnKafka(t, kafka)
 	g := m.gathering(t)
-	g.goesOn("before the topic grows", 10)
+	g.awaitMore("before the topic grows", 10)
 	away := g.pairs[0].receiver
 	away.leaves()
 	meshtest.GrowTopic(t, kafka, "chat-events", 4)
 	m.reads(t, "chat-events", 4)
-	g.goesOn("on four partitions", 10)
+	g.awaitMore("on four partitions", 10)
 	away.returns(m, 1)
 	g.ends()
 }
 
-// A release that declares more partitions than the broker has works with those, and goes on with the rest of them when the
-// topics are given these while it runs.
+// TestGrow_AReleaseDeclaresMorePartitionsThanTheBrokerHas checks that a release uses the partitions that the broker
+// has, and uses the others once they are added while it runs.
 func TestGrow_AReleaseDeclaresMorePartitionsThanTheBrokerHas(t *testing.T) {
 	t.Parallel()
 	kafka := meshtest.Kafka(t)
@@ -47,13 +48,13 @@ func TestGrow_AReleaseDeclaresMorePartitionsThanTheBrokerHas(t *testing.T) {
 	m := separateOnKafka(t, kafka)
 	m.reads(t, "chat-events", 1)
 	g := m.gathering(t)
-	g.goesOn("on one partition", 10)
+	g.awaitMore("on one partition", 10)
 	for _, topic := range []string{"chat-events", "notification-events"} {
 		meshtest.GrowTopic(t, kafka, topic, 3)
 	}
 	m.reads(t, "chat-events", 3)
 	m.reads(t, "notification-events", 3)
-	g.goesOn("on three partitions", 10)
+	g.awaitMore("on three partitions", 10)
 	g.ends()
 }
 
@@ -64,19 +65,19 @@ func separateOnKafka(t *testing.T, kafka backend.Kafka) *mesh {
 		strings.Join(kafka.Brokers, ","), "TOPIC_PREFIX="+kafka.TopicPrefix)
 }
 
-// reads waits until every gateway reads so many partitions of a topic.
+// reads waits until every gateway reads the given number of partitions of a topic.
 func (m *mesh) reads(t *testing.T, topic string, partitions int) {
 	t.Helper()
 	for i := range m.gateways {
 		eventually(t, fmt.Sprintf("a gateway reads %d partitions of %s", partitions, topic), func() bool {
 			return strings.Count(get(t, m.metrics[i]+"/metrics"),
-				fmt.Sprintf(`topic=%q} `, topic)) >= 2*partitions // position and age of each
+				fmt.Sprintf(`topic=%q} `, topic)) >= 2*partitions // two metrics per partition: its position and its age
 		})
 	}
 }
 
-// gathering is people who talk for as long as a test lasts: pairs in conversations of their own, of whom one is given
-// groups by somebody else besides.
+// gathering is pairs of users who send messages for as long as a test lasts. Each pair has a conversation of its own,
+// and its receiver is also added to new groups.
 type gathering struct {
 	t     *testing.T
 	m     *mesh
@@ -90,7 +91,7 @@ type talk struct {
 	receiver                     *person
 	sent                         atomic.Int64
 	acked                        []string
-	groups                       []string // streams of those that were begun for the receiver
+	groups                       []string // streams of the groups that the receiver was added to
 }
 
 func (m *mesh) gathering(t *testing.T) *gathering {
@@ -116,7 +117,7 @@ func (m *mesh) gathering(t *testing.T) *gathering {
 	return g
 }
 
-// beginGroup begins a group with somebody, as often as it takes.
+// beginGroup starts a group with a user, trying again until the command has an outcome.
 func (g *gathering) beginGroup(by *person, with string) (stream string) {
 	id := uuid.NewString()
 	for range 50 {
@@ -126,16 +127,16 @@ func (g *gathering) beginGroup(by *person, with string) (stream string) {
 			return o.Stream
 		}
 		if code := codeOf(err); code != "queued" && code != "unavailable" {
-			g.t.Errorf("begin a group: %v", err)
+			g.t.Errorf("start a group: %v", err)
 			return ""
 		}
 	}
-	g.t.Error("a group comes to no outcome")
+	g.t.Error("the command that starts a group has no outcome")
 	return ""
 }
 
-// goesOn waits until every pair has begun so many groups more.
-func (g *gathering) goesOn(what string, more int64) {
+// awaitMore waits until every pair has started the given number of further groups.
+func (g *gathering) awaitMore(what string, more int64) {
 	g.t.Helper()
 	for _, p := range g.pairs {
 		until := p.sent.Load() + more
@@ -143,7 +144,7 @@ func (g *gathering) goesOn(what string, more int64) {
 	}
 }
 
-// ends stops the talk, and checks that every receiver saw all of it once and in order.
+// ends stops the messages, and checks that every receiver saw all events once and in order.
 func (g *gathering) ends() {
 	g.t.Helper()
 	g.stop.Store(true)
@@ -162,7 +163,7 @@ func (g *gathering) ends() {
 		r.awaitVersion(stream, raised)
 		r.dense(stream, 1, raised)
 		if got := r.all(p.conversation); len(got) != len(p.acked) || strings.Join(got, "\n") != strings.Join(p.acked, "\n") {
-			g.t.Errorf("the history of %s has %d messages, %d were acknowledged", p.conversation, len(got), len(p.acked))
+			g.t.Errorf("the history of %s has %d messages, but %d were acknowledged", p.conversation, len(got), len(p.acked))
 		}
 	}
 }

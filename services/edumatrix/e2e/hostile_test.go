@@ -21,8 +21,8 @@ import (
 
 const millionMessages = 1_000_000
 
-// Each statement adds events to the stream $1, after its newest one, as if they had been sent by commands and projected.
-// They are not relayed: nobody is there to get them.
+// sqlMillion adds events to the stream $1, after its newest one, as if they had been sent by commands and projected.
+// The events are not relayed, since there are no connections to get them.
 var sqlMillion = []string{
 	`INSERT INTO chat.events (position, stream, version, id, type, topic, actor, cause, command_type, correlation, time,
   class, rooms, subject, answers, traceparent, body, personal)
@@ -44,9 +44,9 @@ WHERE c.conversation_id = m.conversation_id AND NOT m.large AND 'conversation:' 
 	`UPDATE chat.relay SET position = (SELECT max(position) FROM chat.events)`,
 }
 
-// BenchmarkHostile measures other users beside one who has left a conversation of a million messages, and asks for its
-// history as fast as the gateway admits. It prints the same as the gateway's benchmark of that name, of a whole mesh with
-// its database.
+// BenchmarkHostile measures other users beside a hostile one, who has left a conversation of a million messages and
+// asks for its history as fast as the gateway admits. It prints the same figures as the gateway's benchmark of that
+// name, for a whole mesh with its database.
 func BenchmarkHostile(b *testing.B) {
 	b.Run("history", func(b *testing.B) {
 		database := meshtest.NewPostgresServer(b).Database(b)
@@ -58,7 +58,7 @@ func BenchmarkHostile(b *testing.B) {
 		alice.awaitVersion(stream, said.Version)
 		var newest history
 		if err := alice.ask("chat.history", map[string]any{"conversation_id": conversation}, &newest); err != nil {
-			b.Fatal(err) // it waits until the projection has all of it
+			b.Fatal(err) // it waits until the projection has applied all events
 		}
 		m.processes[0].Stop(b)
 		fillMillion(b, database, stream)
@@ -73,11 +73,11 @@ func BenchmarkHostile(b *testing.B) {
 		if err := eve.ask("chat.history", map[string]any{"conversation_id": conversation, "limit": 200}, &page); err != nil {
 			b.Fatal(err)
 		} else if len(page.Messages) != 200 {
-			b.Fatalf("who left reads %d messages", len(page.Messages))
+			b.Fatalf("the user who left reads %d messages", len(page.Messages))
 		}
 		eve.Close()
 
-		m.ordinary(b, 50) // warm
+		m.ordinary(b, 50) // warm up
 		var quiet, beside meshtest.Latencies
 		answered := 0
 		b.ResetTimer()
@@ -85,14 +85,14 @@ func BenchmarkHostile(b *testing.B) {
 			for range 6 {
 				quiet.Add(m.ordinary(b, 100))
 				end := m.beHostile(b, conversation)
-				time.Sleep(500 * time.Millisecond) // until it has connected
+				time.Sleep(500 * time.Millisecond) // let the hostile user connect
 				beside.Add(m.ordinary(b, 100))
 				answered += end()
-				time.Sleep(200 * time.Millisecond) // until it is gone
+				time.Sleep(200 * time.Millisecond) // let the hostile user disconnect
 			}
 		}
 		meshtest.ReportBeside(b, quiet, beside)
-		b.Logf("the hostile user was given %d pages of history", answered)
+		b.Logf("the hostile user got %d pages of history", answered)
 	})
 }
 
@@ -116,7 +116,7 @@ func fillMillion(b *testing.B, database, stream string) {
 	b.Logf("a million messages were loaded in %v", time.Since(begin).Round(time.Second))
 }
 
-// ordinary is what users do who are not hostile: one sends, the other gets it; somebody connects.
+// ordinary measures the actions of ordinary users: one sends a message, another gets it, and a third connects.
 func (m *mesh) ordinary(b *testing.B, n int) (l meshtest.Latencies) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
@@ -152,7 +152,7 @@ func (m *mesh) ordinary(b *testing.B, n int) (l meshtest.Latencies) {
 		case at := <-got:
 			l.Deliver = append(l.Deliver, at.Sub(began))
 		case <-ctx.Done():
-			b.Fatal("dave gets nothing")
+			b.Fatal("dave got no event")
 		}
 		if i%2 == 0 {
 			began := time.Now()
@@ -164,7 +164,8 @@ func (m *mesh) ordinary(b *testing.B, n int) (l meshtest.Latencies) {
 	return l
 }
 
-// beHostile starts a process of a hostile user. The function that it returns ends it, and returns how many pages it got.
+// beHostile starts a process that acts as the hostile user. The returned function ends it, and returns the number of
+// pages that it got.
 func (m *mesh) beHostile(b *testing.B, conversation string) (end func() int) {
 	b.Helper()
 	c := exec.Command(os.Args[0])
@@ -189,8 +190,8 @@ func (m *mesh) beHostile(b *testing.B, conversation string) (end func() int) {
 	}
 }
 
-// hostile asks for pages of a conversation's history, over eight connections, until its standard input ends; then it
-// prints how many it got. As many queries are under way as one user may have.
+// hostile asks for pages of a conversation's history, over eight connections, until its standard input ends. Then it
+// prints how many pages it got. It keeps as many queries in flight as one user may have.
 func hostile(conversation string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {

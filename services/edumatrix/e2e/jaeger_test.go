@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// A trace is read back from a real Jaeger: one message, across separate processes.
+// TestTrace_IsReadBackFromJaeger reads the trace of one message across separate processes from a real Jaeger.
 func TestTrace_IsReadBackFromJaeger(t *testing.T) {
 	t.Parallel()
 	endpoint, query := meshtest.Jaeger(t)
@@ -25,7 +25,7 @@ func TestTrace_IsReadBackFromJaeger(t *testing.T) {
 	want := []string{"gateway/receive chat.send_message", "gateway/send chat-commands", "chat/process chat-commands",
 		"chat/decide chat.send_message", "chat/append chat", "chat/send chat-events",
 		"gateway/fan-out chat.message_sent"}
-	eventually(t, "the whole tree is in Jaeger, with a fan-out of each gateway", func() bool {
+	eventually(t, "Jaeger has the whole trace, with a fan-out of each gateway", func() bool {
 		chains := 0
 		for _, chain := range jaegerChains(t, query, "receive chat.send_message", want[len(want)-1]) {
 			if slices.Equal(chain, want) {
@@ -36,8 +36,8 @@ func TestTrace_IsReadBackFromJaeger(t *testing.T) {
 	})
 }
 
-// jaegerChains gives, of the newest trace with an operation of the gateway, each way from its root to a span of the name
-// given, as service/operation.
+// jaegerChains takes the newest trace that contains an operation of the gateway, and returns each path from its root
+// to a span with the given name, as service/operation.
 func jaegerChains(t *testing.T, query, operation, last string) (chains [][]string) {
 	t.Helper()
 	r, err := http.Get(query + "/api/traces?" + url.Values{"service": {"gateway"}, "operation": {operation}, "limit": {"1"}}.Encode())

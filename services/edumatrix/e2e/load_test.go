@@ -19,20 +19,20 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// crowd is people who talk two by two, the sender of each conversation on one gateway and the receiver on the other. Its
-// clients share the machine with the mesh, so they look at bytes instead of decoding JSON.
+// crowd is users who talk in pairs, with the sender of each conversation on one gateway and the receiver on the
+// other. The clients share the machine with the mesh, so they search the bytes of frames instead of decoding JSON.
 type crowd struct {
 	pairs []pair
-	load  atomic.Pointer[load] // the one that is under way
+	load  atomic.Pointer[load] // the current load
 	loads int
 }
 
 type pair struct {
 	sender *websocket.Conn
-	frame  string // how the frame of a message begins
+	frame  string // the beginning of the frame of a message
 }
 
-// newCrowd connects two people for each conversation.
+// newCrowd connects two users for each conversation.
 func newCrowd(b *testing.B, m *mesh, conversations int) *crowd {
 	b.Helper()
 	c := &crowd{pairs: make([]pair, conversations)}
@@ -93,7 +93,7 @@ func newCrowd(b *testing.B, m *mesh, conversations int) *crowd {
 	return c
 }
 
-// awaitFrame reads until a frame contains a text.
+// awaitFrame reads until a frame contains the text.
 func awaitFrame(conn *websocket.Conn, text string) ([]byte, error) {
 	if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func awaitFrame(conn *websocket.Conn, text string) ([]byte, error) {
 	for {
 		_, frame, err := conn.ReadMessage()
 		if err != nil {
-			return nil, fmt.Errorf("await %s: %w", text, err)
+			return nil, fmt.Errorf("await a frame with %s: %w", text, err)
 		}
 		if bytes.Contains(frame, []byte(text)) {
 			return frame, conn.SetReadDeadline(time.Time{})
@@ -109,10 +109,10 @@ func awaitFrame(conn *websocket.Conn, text string) ([]byte, error) {
 	}
 }
 
-// bodyStart is how a body of the benchmark begins: "load 3.1042" is message 1042 of load 3.
+// bodyStart is the beginning of the body of every message: "load 3.1042" is message 1042 of load 3.
 var bodyStart = []byte(`"body":"load `)
 
-// read counts what a connection gets until it ends: events of a receiver, refusals of a sender.
+// read counts the events that a receiver gets, or the refusals that a sender gets, until the connection ends.
 func (c *crowd) read(conn *websocket.Conn, receiver bool) {
 	var frame bytes.Buffer
 	for {
@@ -139,24 +139,24 @@ func (c *crowd) read(conn *websocket.Conn, receiver bool) {
 	}
 }
 
-// load is messages that are sent at a steady rate.
+// load is messages that are sent at a constant rate.
 type load struct {
-	name    []byte // what a body of it begins with, "3."
+	name    []byte // the beginning of the bodies of this load, such as "3."
 	rate    int
 	begin   time.Time
-	arrived []atomic.Int64 // since begin, by message; 0: it did not arrive
+	arrived []atomic.Int64 // time since begin, by message; 0 if it did not arrive
 
 	seen, twice, refused atomic.Int64
 	mu                   sync.Mutex
-	refusal              string // the first one
+	refusal              string // the first refusal
 }
 
-// take counts a message whose body goes on with these bytes.
+// take counts a message, given the rest of its body.
 func (l *load) take(rest []byte) {
 	digits, ours := bytes.CutPrefix(rest, l.name)
 	end := bytes.IndexByte(digits, '"')
 	if !ours || end < 0 {
-		return // one of an earlier load
+		return // a message of an earlier load
 	}
 	n, err := strconv.Atoi(string(digits[:end]))
 	if err != nil || n >= len(l.arrived) {
@@ -178,12 +178,12 @@ func (l *load) refuse(frame string) {
 	l.refused.Add(1)
 }
 
-// due is when a message is to be sent, since begin.
+// due returns the time since begin at which a message has to be sent.
 func (l *load) due(n int) time.Duration {
 	return time.Duration(n) * time.Second / time.Duration(l.rate)
 }
 
-// measured is what came of a load.
+// measured is the result of a load.
 type measured struct {
 	asked                      int // messages per second
 	sent, seen, twice, refused int
@@ -193,10 +193,10 @@ type measured struct {
 	cpu                        map[string]time.Duration
 }
 
-// maxDelay is the 99th percentile up to which a rate counts as held.
+// maxDelay is the highest 99th percentile at which a rate counts as held.
 const maxDelay = 250 * time.Millisecond
 
-// held reports whether the mesh kept up: everything arrived, once, and in time.
+// held reports whether the mesh kept up: every message arrived once and in time.
 func (m measured) held() bool {
 	return m.seen == m.sent && m.twice == 0 && m.refused == 0 && m.p99 <= maxDelay && m.rate > 0.95*float64(m.asked)
 }
@@ -204,25 +204,26 @@ func (m measured) held() bool {
 func (m measured) String() string {
 	kept := "held"
 	if !m.held() {
-		kept = fmt.Sprintf("not held (%d lost, %d twice, %d refused)", m.sent-m.seen, m.twice, m.refused)
+		kept = fmt.Sprintf("not held (%d lost, %d duplicated, %d refused)", m.sent-m.seen, m.twice, m.refused)
 		if m.refusal != "" {
 			kept += " " + m.refusal
 		}
 	}
-	return fmt.Sprintf("%5d msg/s asked, %5.0f arrived, %s, p50 %.1f ms, p99 %.1f ms, %s", m.asked, m.rate, kept,
+	return fmt.Sprintf("%5d msg/s sent, %5.0f arrived, %s, p50 %.1f ms, p99 %.1f ms, %s", m.asked, m.rate, kept,
 		milliseconds(m.p50), milliseconds(m.p99), perMessage(m.cpu, m.seen))
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// send sends at a rate, whatever comes back, in a third of the first so many conversations, and waits until everything
-// has arrived or nothing more does. A delay counts from when the message was due, not from when its sender got to it.
+// send sends messages at a constant rate, regardless of outcomes, in a third of the first conversations, and waits
+// until all have arrived or no more do. A delay counts from when the message was due, not from when its sender sent
+// it.
 func (c *crowd) send(b *testing.B, cpu func() map[string]time.Duration, conversations, rate int, lasting time.Duration) measured {
 	b.Helper()
 	c.loads++
 	count := int(lasting.Seconds() * float64(rate))
 	l := &load{name: fmt.Appendf(nil, "%d.", c.loads), rate: rate, arrived: make([]atomic.Int64, count)}
-	random := rand.New(rand.NewPCG(1, uint64(c.loads))) // the same for every mesh
+	random := rand.New(rand.NewPCG(1, uint64(c.loads))) // the same choices for every mesh
 	senders := random.Perm(conversations)[:(conversations+2)/3]
 	before := cpu()
 	l.begin = time.Now()
@@ -237,7 +238,7 @@ func (c *crowd) send(b *testing.B, cpu func() map[string]time.Duration, conversa
 				b.Fatalf("send message %s: %v", id, err)
 			}
 		}
-		time.Sleep(500 * time.Microsecond) // the load's own clock
+		time.Sleep(500 * time.Microsecond) // keep the rate
 	}
 	l.settle(sent)
 	m := measured{asked: rate, sent: sent, seen: int(l.seen.Load()), twice: int(l.twice.Load()),
@@ -256,7 +257,7 @@ func (c *crowd) send(b *testing.B, cpu func() map[string]time.Duration, conversa
 	return m
 }
 
-// settle waits until all messages have arrived, or for as long as something arrives within 5 s.
+// settle waits until all messages have arrived, or until none has arrived for 5 s.
 func (l *load) settle(sent int) {
 	seen, since := int64(-1), time.Now()
 	for time.Since(since) < 5*time.Second {

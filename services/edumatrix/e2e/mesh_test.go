@@ -1,8 +1,8 @@
 //go:build integration
 
-// Package e2e runs the mesh as its users do, in processes of its own, and looks at it from outside: through sockets,
-// HTTP and exit statuses. The same suite holds for `edumatrix up` with its embedded stores and for separate services
-// with two gateways on real Kafka, Redis and PostgreSQL.
+// Package e2e runs the mesh as its users do, in separate processes, and observes it from outside: through sockets,
+// HTTP and exit statuses. The same suite runs against `edumatrix up` with its embedded stores, and against separate
+// services with two gateways on real Kafka, Redis and PostgreSQL.
 package e2e
 
 import (
@@ -47,13 +47,13 @@ func TestMain(m *testing.M) {
 // mesh is a running installation.
 type mesh struct {
 	gateways  []string // base URLs
-	metrics   []string // of the gateways, in the same order
+	metrics   []string // base URLs of the gateways' metrics, in the same order
 	processes []*meshrun.Process
 	database  string
-	protobuf  bool // clients speak the binary subprotocol
+	protobuf  bool // whether clients use the binary subprotocol
 }
 
-// embedded is `edumatrix up` with nothing set but ports and secrets.
+// embedded starts `edumatrix up` with only its ports and secrets set.
 func embedded(t testing.TB, extra ...string) *mesh {
 	t.Helper()
 	return embeddedOf(t, binaries, extra...)
@@ -72,7 +72,7 @@ func embeddedOf(t testing.TB, bin meshrun.Binaries, extra ...string) *mesh {
 	return m
 }
 
-// dataDir is a folder that an unprivileged database server can reach, also when the test runs as root.
+// dataDir returns a folder that an unprivileged database server can access even if the test runs as root.
 func dataDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "edumatrix-data-")
@@ -94,7 +94,7 @@ func peers(t testing.TB) (env []string) {
 	return env
 }
 
-// separate is a process for each service and two gateways on real stores.
+// separate starts a process for each service and two gateways on real stores.
 func separate(t testing.TB, extra ...string) *mesh {
 	t.Helper()
 	kafka, redis := meshtest.Kafka(t), meshtest.Redis(t)
@@ -149,14 +149,14 @@ func (m *mesh) run(t testing.TB) {
 				p.Stop(t)
 			}
 			if t.Failed() {
-				t.Logf("%s printed:\n%s", p.Name, p.Tail())
+				t.Logf("output of %s:\n%s", p.Name, p.Tail())
 			}
 		}
 	})
 	m.ready(t)
 }
 
-// ready waits until every gateway takes clients; it fails as soon as a process has ended.
+// ready waits until every gateway accepts clients. It fails as soon as a process has ended.
 func (m *mesh) ready(t testing.TB) {
 	t.Helper()
 	deadline := time.Now().Add(120 * time.Second)
@@ -175,11 +175,11 @@ func (m *mesh) ready(t testing.TB) {
 			}
 			if time.Now().After(deadline) {
 				for _, p := range m.processes {
-					t.Logf("%s printed:\n%s", p.Name, p.Tail())
+					t.Logf("output of %s:\n%s", p.Name, p.Tail())
 				}
 				t.Fatalf("%s is not ready", gateway)
 			}
-			time.Sleep(20 * time.Millisecond) // between two looks; the condition decides
+			time.Sleep(20 * time.Millisecond) // the condition decides, not the pause
 		}
 	}
 }
@@ -197,7 +197,7 @@ func mint(t testing.TB, user string, life time.Duration) string {
 	return token
 }
 
-// post calls the HTTP API and gives status and body.
+// post calls the HTTP API and returns the status and the body.
 func (m *mesh) post(t testing.TB, user, path string, body any) (int, map[string]any) {
 	t.Helper()
 	encoded, err := json.Marshal(body)

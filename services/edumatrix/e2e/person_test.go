@@ -19,7 +19,7 @@ import (
 
 const patience = 20 * time.Second
 
-// person is one connection of a user, with all that it saw.
+// person is one connection of a user, with all events that it saw.
 type person struct {
 	*client.Client
 	t  testing.TB
@@ -31,7 +31,7 @@ type person struct {
 	news     chan struct{}
 }
 
-// someone makes a user id that no other test uses.
+// someone returns a user id that no other test uses.
 func someone(name string) string { return name + "-" + uuid.NewString()[:8] }
 
 func (m *mesh) connect(t testing.TB, user string, gateway int, change ...func(*client.Options)) *person {
@@ -72,7 +72,7 @@ func (m *mesh) connect(t testing.TB, user string, gateway int, change ...func(*c
 	return p
 }
 
-// do sends a command that has to be committed or unchanged.
+// do sends a command that must be committed or unchanged.
 func (p *person) do(name string, data any) client.Outcome {
 	p.t.Helper()
 	o, err := p.try(uuid.NewString(), name, data)
@@ -88,7 +88,7 @@ func (p *person) try(id, name string, data any) (client.Outcome, error) {
 	return p.CommandAs(ctx, id, name, data)
 }
 
-// refused sends a command that has to be refused with a code.
+// refused sends a command that must be refused with the given code.
 func (p *person) refused(code, name string, data any) {
 	p.t.Helper()
 	_, err := p.try(uuid.NewString(), name, data)
@@ -111,7 +111,7 @@ func (p *person) ask(name string, data, answer any) error {
 	return p.Query(ctx, name, data, answer)
 }
 
-// await returns the first event, from the start of the connection, for which is holds.
+// await returns the first event since the connection began that is accepts.
 func (p *person) await(what string, is func(client.Event) bool) client.Event {
 	p.t.Helper()
 	deadline := time.After(patience)
@@ -151,7 +151,7 @@ func (p *person) summary() string {
 	return "[" + strings.Join(all, ", ") + "]"
 }
 
-// versions lists what was seen of a stream, in the order of arrival.
+// versions returns the versions of a stream that the person saw, in the order of arrival.
 func (p *person) versions(stream string) (all []int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -163,7 +163,7 @@ func (p *person) versions(stream string) (all []int64) {
 	return all
 }
 
-// dense fails unless a stream was seen from one version to another, each once and in order.
+// dense fails unless the person saw the stream from one version to another, each version once and in order.
 func (p *person) dense(stream string, from, to int64) {
 	p.t.Helper()
 	got := p.versions(stream)
@@ -205,7 +205,7 @@ func (p *person) all(conversation string) (bodies []string) {
 	p.t.Helper()
 	for after := int64(0); ; {
 		var page history
-		q := map[string]any{"conversation_id": conversation, "limit": 200, "after": after} // 0: from the start
+		q := map[string]any{"conversation_id": conversation, "limit": 200, "after": after} // 0 is the start
 		if err := p.ask("chat.history", q, &page); err != nil {
 			p.t.Fatalf("history of %s: %v", conversation, err)
 		}
@@ -223,7 +223,7 @@ func timeout() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), patience)
 }
 
-// subscribe joins a room that the person is not a member of.
+// subscribe subscribes to a room that the person is not a member of.
 func (p *person) subscribe(room string) (client.Subscribed, error) {
 	ctx, cancel := timeout()
 	defer cancel()

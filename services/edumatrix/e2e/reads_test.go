@@ -13,8 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// While the rows of conversations stand still, a query on a new connection, or over HTTP, is not answered without a
-// message that was acknowledged before.
+// TestHistory_HasWhatWasAcknowledgedBeforeTheConnection stops chat's projection from being updated. A query on a new
+// connection, or over HTTP, must not be answered without a message that was acknowledged before.
 func TestHistory_HasWhatWasAcknowledgedBeforeTheConnection(t *testing.T) {
 	t.Parallel()
 	database := meshtest.Postgres(t)
@@ -23,7 +23,7 @@ func TestHistory_HasWhatWasAcknowledgedBeforeTheConnection(t *testing.T) {
 	first := m.connect(t, alice, 0)
 	conversation := conversationOf(first.do("chat.start_direct", map[string]any{"user_id": someone("bob")}))
 	asked := map[string]any{"conversation_id": conversation}
-	require.NoError(t, first.ask("chat.history", asked, &history{})) // what was written so far is in the rows
+	require.NoError(t, first.ask("chat.history", asked, &history{})) // the rows contain everything so far
 
 	letGo := stall(t, database)
 	first.do("chat.send_message", map[string]any{"conversation_id": conversation, "body": "acknowledged"})
@@ -43,7 +43,7 @@ func TestHistory_HasWhatWasAcknowledgedBeforeTheConnection(t *testing.T) {
 	require.Equal(t, "acknowledged", page.Messages[0].Body)
 }
 
-// stall has chat's projection wait until it is let go.
+// stall keeps chat's projection from being updated until letGo is called.
 func stall(t *testing.T, database string) (letGo func()) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), database)

@@ -33,18 +33,18 @@ func TestResume_Separate(t *testing.T) {
 	testStorm(t, m)
 }
 
-// resumeSuite is what a client that comes back relies on. The tests share one mesh and no users.
+// resumeSuite tests the guarantees for clients that resume. The tests share one mesh, and each has users of its own.
 func resumeSuite(t *testing.T, m *mesh) {
 	t.Run("group", func(t *testing.T) { // so that the mesh outlives the parallel tests
 		for name, test := range map[string]func(*testing.T, *mesh){
-			"WhatWasSaidMeanwhile":          testSaidMeanwhile,
-			"NothingOfTheTimesBetween":      testNothingBetween,
-			"DeletedComesRedacted":          testDeletedMeanwhile,
-			"TooFarForOneRoomAlone":         testTooFar,
-			"AMarkGrantsNothing":            testTokenGrantsNothing,
-			"PresenceIsLookedAtAgain":       testLookedAtAgain,
-			"AnAuthorLookedAtIsNotMissed":   testLookedAtMissesNothing,
-			"AnyNumberOfAbsencesIsNoMatter": testAbsences,
+			"MissedEventsArrive":                         testMissedEvents,
+			"NothingFromBetweenMemberships":              testNothingBetween,
+			"ADeletedMessageArrivesRedacted":             testDeletedMeanwhile,
+			"OnlyTheRoomWithTooManyEventsIsNotRecovered": testNotRecovered,
+			"AResumeTokenGrantsNoAccess":                 testTokenGrantsNothing,
+			"PresenceSubscriptionsContinue":              testPresenceContinues,
+			"NoPostOfASubscribedAuthorIsMissed":          testNoPostIsMissed,
+			"EveryEventOnceAfterManyAbsences":            testAbsences,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -54,16 +54,16 @@ func resumeSuite(t *testing.T, m *mesh) {
 	})
 }
 
-// leaves drops the connection without a word.
+// leaves drops the connection without closing it.
 func (p *person) leaves() { p.Abort() }
 
-// comesBack goes on where the person was, at some gateway, and keeps what it saw.
+// comesBack resumes the person's session at a gateway, and keeps the events seen so far.
 func (p *person) comesBack(m *mesh, gateway int) (client.Connected, error) {
 	ctx, cancel := timeout()
 	defer cancel()
 	next, err := p.Redial(ctx, m.socket(gateway))
 	if err != nil {
-		return client.Connected{}, fmt.Errorf("%s comes back: %w", p.id, err)
+		return client.Connected{}, fmt.Errorf("%s resumes: %w", p.id, err)
 	}
 	p.Client = next
 	p.t.Cleanup(next.Close)
@@ -83,7 +83,7 @@ func (p *person) returns(m *mesh, gateway int) client.Connected {
 	return stands
 }
 
-// say sends a message and gives its version.
+// say sends a message and returns its version.
 func (p *person) say(stream, body string) int64 {
 	p.t.Helper()
 	return p.do("chat.send_message", message(stream, body)).Version
@@ -104,7 +104,7 @@ func (p *person) member(command, stream, user string) int64 {
 		"user_id": user}).Version
 }
 
-func testSaidMeanwhile(t *testing.T, m *mesh) {
+func testMissedEvents(t *testing.T, m *mesh) {
 	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
 	stream := alice.do("chat.start_direct", map[string]any{"user_id": bob.id}).Stream
 	bob.awaitVersion(stream, alice.say(stream, "seen"))
@@ -117,9 +117,9 @@ func testSaidMeanwhile(t *testing.T, m *mesh) {
 		begun := alice.group(t, bob.id)
 		alice.say(begun, "in a new one")
 		stands := bob.returns(m, round)
-		// No waiting: what was missed comes before the connection is ready.
+		// No waiting: missed events come before the connection is ready.
 		if got := bob.versions(begun); !slices.Equal(got, []int64{1, 2}) || len(stands.NotRecovered) > 0 {
-			t.Fatalf("of a conversation begun meanwhile bob saw %v, not recovered: %v", got, stands.NotRecovered)
+			t.Fatalf("bob saw %v of a conversation that was started meanwhile, not recovered: %v", got, stands.NotRecovered)
 		}
 		bob.dense(stream, 1, last)
 		bob.awaitVersion(stream, alice.say(stream, "live"))
@@ -158,7 +158,7 @@ func testNothingBetween(t *testing.T, m *mesh) {
 	guest.leaves()
 	guest.returns(m, 0)
 	if got := guest.versions(stream); !slices.Equal(got, want) {
-		t.Fatalf("as no member the guest saw %v, want %v", got, want)
+		t.Fatalf("after it was removed again the guest saw %v, want %v", got, want)
 	}
 }
 
@@ -178,7 +178,7 @@ func testDeletedMeanwhile(t *testing.T, m *mesh) {
 	bob.dense(stream, 1, sent+1)
 }
 
-func testTooFar(t *testing.T, m *mesh) {
+func testNotRecovered(t *testing.T, m *mesh) {
 	owner, guest := m.connect(t, someone("owner"), 0), m.connect(t, someone("guest"), 1)
 	loud, quiet := owner.group(t, guest.id), owner.group(t, guest.id)
 	guest.awaitVersion(loud, 1)
@@ -202,7 +202,7 @@ func testTooFar(t *testing.T, m *mesh) {
 		t.Fatalf("not recovered: %v, want %s", stands.NotRecovered, loud)
 	}
 	if got := guest.versions(loud); !slices.Equal(got, []int64{1}) {
-		t.Fatalf("of the room that is not recovered the guest saw %d events", len(got))
+		t.Fatalf("the guest saw %d events of the room that is not recovered", len(got))
 	}
 	guest.dense(quiet, 1, 2)
 	if all := guest.all(strings.TrimPrefix(loud, "conversation:")); len(all) != messages {
@@ -214,7 +214,7 @@ func testTooFar(t *testing.T, m *mesh) {
 func testTokenGrantsNothing(t *testing.T, m *mesh) {
 	alice, bob, eve := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 0), m.connect(t, someone("eve"), 1)
 	stream := alice.do("chat.start_direct", map[string]any{"user_id": bob.id}).Stream
-	token := bob.ResumeToken() // of before the conversation
+	token := bob.ResumeToken() // from before the conversation started
 	bob.awaitVersion(stream, alice.say(stream, "between us"))
 	dial := func(user, token string) (*client.Client, []client.Event, error) {
 		ctx, cancel := timeout()
@@ -229,18 +229,18 @@ func testTokenGrantsNothing(t *testing.T, m *mesh) {
 	}
 	_, events, err := dial(eve.id, token)
 	if err != nil || len(events) > 0 {
-		t.Fatalf("with the token of somebody else eve saw %v %v", events, err)
+		t.Fatalf("with the token of another user eve saw %v %v", events, err)
 	}
 	if c, _, err := dial(bob.id, token[:10]+"AAAA"+token[14:]); err != nil || c.Connected().Resumed {
 		t.Fatalf("a mangled token: %v", err)
 	}
 	again := map[string]any{"type": "connect", "data": map[string]any{"resume_token": token}}
 	if _, err := bob.Request(t.Context(), again); codeOf(err) != "malformed" {
-		t.Fatalf("connect in the middle: %v", err)
+		t.Fatalf("a second connect frame: %v", err)
 	}
 }
 
-func testLookedAtAgain(t *testing.T, m *mesh) {
+func testPresenceContinues(t *testing.T, m *mesh) {
 	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
 	token := bob.ResumeToken()
 	bob.leaves()
@@ -255,7 +255,7 @@ func testLookedAtAgain(t *testing.T, m *mesh) {
 	defer c.Close()
 	for {
 		select {
-		case e := <-online: // what she was shown as when bob asked, and then what she is
+		case e := <-online: // first her presence when bob subscribed, then changes of it
 			if e.Stream != "presence:"+alice.id {
 				t.Fatalf("bob saw %+v", e)
 			}
@@ -263,13 +263,14 @@ func testLookedAtAgain(t *testing.T, m *mesh) {
 				return
 			}
 		case <-ctx.Done():
-			t.Fatal("what is looked at shows nothing")
+			t.Fatal("bob got no presence of alice")
 		}
 	}
 }
 
-// Posts of a looked-at author come once: those that were posted meanwhile, and those that are posted afterwards.
-func testLookedAtMissesNothing(t *testing.T, m *mesh) {
+// testNoPostIsMissed checks that each post of a subscribed author arrives once, whether it was posted while the
+// client was away or afterwards.
+func testNoPostIsMissed(t *testing.T, m *mesh) {
 	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
 	room := "author:" + alice.id
 	if _, err := bob.subscribe(room); err != nil {
@@ -300,7 +301,7 @@ func testLookedAtMissesNothing(t *testing.T, m *mesh) {
 		select {
 		case got := <-posts:
 			if got == "seen" && len(want) == 4 {
-				continue // after the token: told by its version
+				continue // published after the token was made, so it may come again; its version identifies it
 			}
 			if got != want[0] {
 				t.Fatalf("bob saw %q, not %q", got, want[0])
@@ -312,13 +313,14 @@ func testLookedAtMissesNothing(t *testing.T, m *mesh) {
 	}
 }
 
-// A client that drops and comes back, however often and wherever, sees each event of its memberships once, in order.
+// A client that drops its connection and resumes, at any gateway and any number of times, sees each event of its
+// memberships once and in order.
 func testAbsences(t *testing.T, m *mesh) {
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("RESUME_SEED"); s != "" {
 		seed, _ = strconv.ParseUint(s, 10, 64)
 	}
-	t.Logf("RESUME_SEED=%d replays who does what", seed)
+	t.Logf("RESUME_SEED=%d repeats this run", seed)
 	const people, rooms, steps = 24, 4, 12
 	owner := m.connect(t, someone("owner"), 0)
 	var all []*person
@@ -333,7 +335,7 @@ func testAbsences(t *testing.T, m *mesh) {
 	var wait sync.WaitGroup
 	for i, stream := range streams {
 		r := rand.New(rand.NewPCG(seed, uint64(i)))
-		wait.Go(func() { // lets people in and out, and talks
+		wait.Go(func() { // adds and removes members, and sends messages
 			in := map[int]bool{}
 			for n := 0; !stop.Load(); n++ {
 				command, data := "chat.send_message", message(stream, fmt.Sprint(n))
@@ -355,9 +357,9 @@ func testAbsences(t *testing.T, m *mesh) {
 		r := rand.New(rand.NewPCG(seed, uint64(1000+i)))
 		dropping.Go(func() {
 			for range steps {
-				time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond) // how long somebody stays
+				time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond) // how long the user stays connected
 				p.leaves()
-				time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond) // and is away
+				time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond) // how long the user is away
 				if stands, err := p.comesBack(m, r.IntN(2)); err != nil || len(stands.NotRecovered) > 0 {
 					t.Errorf("not recovered %v: %v", stands.NotRecovered, err)
 					return
@@ -394,7 +396,8 @@ func (p *person) of(stream string) (events []client.Event) {
 	return events
 }
 
-// within are the versions of a conversation that a user is to see: those of the stays, openings and closings included.
+// within returns the versions of a conversation that a user must see: those of its membership intervals, with their
+// first and last events.
 func within(log []client.Event, user string) (versions []int64) {
 	in := false
 	for _, e := range log {
@@ -407,8 +410,9 @@ func within(log []client.Event, user string) (versions []int64) {
 	return versions
 }
 
-// testStorm kills a gateway with 200 clients. They come back to the other one, which has what they missed at hand, and
-// when that is killed too to the first one, which has nothing: a few calls to the owners for all of them, each time.
+// testStorm kills a gateway with 200 clients. They resume at the other one, which has the missed events in its
+// buffer. When that one is killed too, they resume at the first one, which has an empty buffer. Each time, few calls
+// to the owners must be enough for all of them.
 func testStorm(t *testing.T, m *mesh) {
 	const clients = 200
 	var gateways []*meshrun.Process
@@ -448,13 +452,13 @@ func testStorm(t *testing.T, m *mesh) {
 		wait.Wait()
 		took := time.Since(begun)
 		for _, p := range all {
-			p.dense(stream, 2, last) // they connected after the first
+			p.dense(stream, 2, last) // they connected after version 1
 		}
 		calls = m.counter(t, to, `gateway_room_calls_total{call="resume",owner="chat"}`) - calls
 		resumed = m.counter(t, to, fmt.Sprintf(`gateway_resumed_total{from=%q,owner="chat"}`, from)) - resumed
-		t.Logf("%d clients came back within %v, %v of them from %s, by %v calls", clients, took, resumed, from, calls)
+		t.Logf("%d clients resumed within %v, %v of them from %s, by %v calls", clients, took, resumed, from, calls)
 		if resumed != clients {
-			t.Errorf("%v clients were given what they missed from %s", resumed, from)
+			t.Errorf("%v clients got their missed events from %s", resumed, from)
 		}
 		if calls > clients/4 {
 			t.Errorf("%v calls to the owner for %d clients", calls, clients)
@@ -464,7 +468,7 @@ func testStorm(t *testing.T, m *mesh) {
 	last = owner.say(stream, "missed")
 	storm(1, "recent")
 
-	// Then both begin anew, after what was missed: it is nowhere but in the log.
+	// Then both gateways restart after the events, so that only the log has the missed events.
 	for _, p := range gateways {
 		p.Kill()
 	}
@@ -479,7 +483,7 @@ func testStorm(t *testing.T, m *mesh) {
 	storm(0, "log")
 }
 
-// takesClients waits for one gateway alone.
+// takesClients waits until one gateway accepts clients.
 func (m *mesh) takesClients(t *testing.T, gateway int) {
 	t.Helper()
 	eventually(t, "the gateway is ready", func() bool {
@@ -492,7 +496,7 @@ func (m *mesh) takesClients(t *testing.T, gateway int) {
 	})
 }
 
-// counter reads one line of a gateway's metrics; 0 when it is not there.
+// counter returns the value of one of a gateway's metrics, 0 if it has none.
 func (m *mesh) counter(t *testing.T, gateway int, name string) float64 {
 	t.Helper()
 	for line := range strings.Lines(get(t, m.metrics[gateway]+"/metrics")) {

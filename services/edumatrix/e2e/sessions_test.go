@@ -23,7 +23,7 @@ type sessionsPage struct {
 	} `json:"sessions"`
 }
 
-// listed are a user's own sessions, by device, as soon as it is those.
+// listed waits until the user's sessions are those of the given devices, and returns them.
 func (p *person) listed(devices ...string) (page sessionsPage) {
 	p.t.Helper()
 	slices.Sort(devices)
@@ -56,21 +56,22 @@ func (m *mesh) device(t *testing.T, user, name string, gateway int) *client.Clie
 	return c
 }
 
-// sessionEnded waits until a connection is told that its session was ended.
+// sessionEnded waits until a connection is closed because its session was ended.
 func sessionEnded(t *testing.T, c *client.Client) {
 	t.Helper()
 	select {
 	case <-c.Done():
 	case <-time.After(patience):
-		t.Fatal("the connection goes on")
+		t.Fatal("the connection was not closed")
 	}
 	var told *websocket.CloseError
 	if !errors.As(c.Err(), &told) || told.Code != 4501 {
-		t.Fatalf("it ended with %v", c.Err())
+		t.Fatalf("the connection ended with %v", c.Err())
 	}
 }
 
-// A user sees the sessions of their devices, which go on over connections and gateways, and ends them; nobody else does.
+// testSessions checks that users see and end the sessions of their own devices only, and that a session continues
+// over connections and gateways.
 func testSessions(t *testing.T, m *mesh) {
 	bob, stranger := m.connect(t, someone("bob"), 1), m.connect(t, someone("mallory"), 0)
 	phone := m.device(t, bob.id, "phone, \"blue\"", 0)
@@ -89,11 +90,11 @@ func testSessions(t *testing.T, m *mesh) {
 	}
 	t.Cleanup(resumed.Close)
 	if resumed.Connected().SessionID != phone.Connected().SessionID {
-		t.Fatalf("it came back as %s, was %s", resumed.Connected().SessionID, phone.Connected().SessionID)
+		t.Fatalf("the session resumed as %s, but was %s", resumed.Connected().SessionID, phone.Connected().SessionID)
 	}
 	again := bob.listed("Go-http-client/1.1", "phone, \"blue\"")
 	if !again.Sessions[0].Since.Equal(page.Sessions[0].Since) || len(again.Sessions) != 2 {
-		t.Fatalf("%+v, before it came back %+v", again, page)
+		t.Fatalf("%+v, but %+v before it resumed", again, page)
 	}
 
 	ended := bob.do("presence.end_session", map[string]any{"session_id": phone.Connected().SessionID})
@@ -104,7 +105,7 @@ func testSessions(t *testing.T, m *mesh) {
 	}
 	old, err := client.Dial(ctx, client.Options{URL: m.socket(0), Token: mint(t, bob.id, time.Hour), Protobuf: m.protobuf,
 		SessionID: phone.Connected().SessionID})
-	if err == nil { // it is told once it is known
+	if err == nil { // it is closed once the gateway knows that the session has ended
 		t.Cleanup(old.Close)
 		sessionEnded(t, old)
 	}
@@ -113,15 +114,15 @@ func testSessions(t *testing.T, m *mesh) {
 		t.Fatal(err)
 	}
 	if afresh.Connected().SessionID == phone.Connected().SessionID {
-		t.Error("a client whose session was ended comes back with it")
+		t.Error("a client resumed a session that was ended")
 	}
 	t.Cleanup(afresh.Close)
 	bob.listed("Go-http-client/1.1", "phone, \"blue\"")
 	bob.refused("invalid_field", "presence.end_session", map[string]any{"session_id": "no such"})
 }
 
-// A session keeps the rooms that its client is subscribed to. A connection that goes on with it at another gateway is
-// subscribed to them, and gets what happens in them; a session that was ended has none.
+// testSessionRooms checks that a session keeps the rooms that its client subscribed to. A connection that resumes it
+// at another gateway is subscribed to them and gets their events. An ended session has none.
 func testSessionRooms(t *testing.T, m *mesh) {
 	author, other := m.connect(t, someone("author"), 0), m.connect(t, someone("other"), 1)
 	rooms := []string{"author:" + author.id, "presence:" + author.id}
@@ -141,7 +142,7 @@ func testSessionRooms(t *testing.T, m *mesh) {
 		return m.connect(t, bob.id, gateway, func(o *client.Options) { o.SessionID = session })
 	}
 	var back *person
-	eventually(t, "the rooms of the session", func() bool { // they are kept a moment after they were subscribed to
+	eventually(t, "the rooms of the session", func() bool { // they are stored a moment after the subscription
 		if back != nil {
 			back.Abort()
 			time.Sleep(100 * time.Millisecond) // a user may connect ten times a second
@@ -150,14 +151,14 @@ func testSessionRooms(t *testing.T, m *mesh) {
 		return slices.Equal(back.Connected().Rooms, rooms)
 	})
 	back.await("the author is online", func(e client.Event) bool { return e.Type == "presence.came_online" && field(e, "user_id") == author.id })
-	unwanted := other.do("feed.create_post", map[string]any{"body": "of another author"})
-	post := author.do("feed.create_post", map[string]any{"body": "to all who are subscribed"})
+	unwanted := other.do("feed.create_post", map[string]any{"body": "from another author"})
+	post := author.do("feed.create_post", map[string]any{"body": "for all subscribers"})
 	back.awaitVersion(post.Stream, 1)
 	if got := back.versions(unwanted.Stream); len(got) > 0 {
-		t.Errorf("it was given the post of an author whom it has unsubscribed from")
+		t.Errorf("the connection got a post of an author after it unsubscribed")
 	}
 	if stranger := m.connect(t, someone("mallory"), 0, func(o *client.Options) { o.SessionID = session }); len(stranger.Connected().Rooms) > 0 {
-		t.Errorf("somebody else is subscribed to %q", stranger.Connected().Rooms)
+		t.Errorf("another user is subscribed to %q", stranger.Connected().Rooms)
 	}
 
 	bob = m.connect(t, bob.id, 0)
@@ -165,11 +166,11 @@ func testSessionRooms(t *testing.T, m *mesh) {
 	sessionEnded(t, back.Client)
 	ended, err := client.Dial(ctx, client.Options{URL: m.socket(0), Protobuf: m.protobuf, Token: mint(t, bob.id, time.Hour), SessionID: session})
 	if err != nil {
-		return // it was ended before the reply
+		return // the session was ended before the reply
 	}
 	t.Cleanup(ended.Close)
 	if rooms := ended.Connected().Rooms; len(rooms) > 0 {
-		t.Errorf("of a session that was ended the rooms %q are left", rooms)
+		t.Errorf("an ended session still has the rooms %q", rooms)
 	}
 	sessionEnded(t, ended)
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// run starts a program that is expected to end by itself, and gives its exit status and what it printed.
+// run runs a program that is expected to end by itself, and returns its exit status and its output.
 func run(t *testing.T, name string, args []string, env ...string) (int, string) {
 	t.Helper()
 	p := binaries.Process(name, args, env)
@@ -36,18 +36,18 @@ func TestStart_TwoOnOneDataDirectory(t *testing.T) {
 	if status != 1 || !strings.Contains(said, "data directory") || !strings.Contains(said, "in use") {
 		t.Fatalf("status %d: %s", status, said)
 	}
-	// The first one is not disturbed.
+	// The first process must not be disturbed.
 	testTwoPeopleTalk(t, m)
 }
 
-// A port in use is named, with the variable that chooses another.
+// TestStart_PortInUse checks that the error names a port that is in use, and the variable that sets it.
 func TestStart_PortInUse(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = taken.Close() }) // after the parallel ones below
+	t.Cleanup(func() { _ = taken.Close() }) // registered first, so it runs after the parallel subtests
 	port := taken.Addr().(*net.TCPAddr).Port
 	ofAll, kafka := fmt.Sprintf("PORT=%d", port), meshtest.Kafka(t)
 	ofChat := fmt.Sprintf("CHAT_URL=http://127.0.0.1:%d", port)
@@ -56,10 +56,10 @@ func TestStart_PortInUse(t *testing.T) {
 		args, env     []string
 		variable      string
 	}{
-		{"in one process", "edumatrix", []string{"up"}, append(peers(t), ofAll), "PORT"},
-		{"inside of the one process", "edumatrix", []string{"up"},
+		{"the gateway of up", "edumatrix", []string{"up"}, append(peers(t), ofAll), "PORT"},
+		{"an inner service of up", "edumatrix", []string{"up"},
 			append(peers(t), ofChat, fmt.Sprintf("PORT=%d", meshtest.FreePort(t))), "CHAT_URL"},
-		{"of a service of its own", "chat", nil, []string{ofAll, "JWT_SECRET=" + secret,
+		{"a separate service", "chat", nil, []string{ofAll, "JWT_SECRET=" + secret,
 			"DATABASE_URL=" + meshtest.Postgres(t), "KAFKA_BROKERS=" + strings.Join(kafka.Brokers, ","),
 			"TOPIC_PREFIX=" + kafka.TopicPrefix}, "PORT"},
 	} {
@@ -90,41 +90,41 @@ func TestStart_NamesWhatIsWrong(t *testing.T) {
 		{"malformed port", "gateway", nil, []string{"PORT=many", "JWT_SECRET=" + secret}, []string{"PORT"}},
 		{"malformed database", "chat", nil, []string{"DATABASE_URL=mysql://x", "JWT_SECRET=" + secret}, []string{"DATABASE_URL"}},
 		{"malformed switch", "edumatrix", []string{"up"}, []string{"KAFKA_ENABLED=perhaps"}, []string{"KAFKA_ENABLED"}},
-		{"a service on another machine in one process", "edumatrix", []string{"up"}, []string{"CHAT_URL=http://chat:3003"},
+		{"up with the URL of a service on another machine", "edumatrix", []string{"up"}, []string{"CHAT_URL=http://chat:3003"},
 			[]string{"CHAT_URL", "http://localhost:"}},
-		{"a service without a port in one process", "edumatrix", []string{"up"}, []string{"FEED_URL=http://localhost"},
+		{"up with the URL of a service without a port", "edumatrix", []string{"up"}, []string{"FEED_URL=http://localhost"},
 			[]string{"FEED_URL", "http://localhost:"}},
 		{"Kafka switched off", "chat", nil, []string{"KAFKA_ENABLED=false", "JWT_SECRET=" + secret}, []string{"KAFKA_ENABLED"}},
-		{"Postgres away", "chat", nil, []string{"JWT_SECRET=" + secret,
+		{"Postgres unavailable", "chat", nil, []string{"JWT_SECRET=" + secret,
 			fmt.Sprintf("DATABASE_URL=postgres://u:verysecret@127.0.0.1:%d/d", nowhere)}, []string{"Postgres", strconv.Itoa(nowhere)}},
-		{"Redis away", "presence", nil, []string{"JWT_SECRET=" + secret,
+		{"Redis unavailable", "presence", nil, []string{"JWT_SECRET=" + secret,
 			fmt.Sprintf("REDIS_URL=redis://:verysecret@127.0.0.1:%d/0", nowhere)}, []string{"Redis", strconv.Itoa(nowhere)}},
-		{"Kafka away", "chat", nil, stores, []string{"Kafka", strconv.Itoa(nowhere)}},
+		{"Kafka unavailable", "chat", nil, stores, []string{"Kafka", strconv.Itoa(nowhere)}},
 		{"subcommand", "edumatrix", []string{"upp"}, nil, []string{"upp", "usage"}},
-		{"token for nobody", "edumatrix", []string{"token"}, nil, []string{"--user"}},
+		{"token without a user", "edumatrix", []string{"token"}, nil, []string{"--user"}},
 		{"chat without a mesh", "edumatrix", []string{"chat", "--user", "a", "--to", "b"}, nil, []string{"edumatrix up"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			status, said := run(t, test.program, test.args, append([]string{"DATA_DIR=" + dataDir(t)}, test.env...)...)
 			if status == 0 {
-				t.Errorf("it ended well: %s", said)
+				t.Errorf("the program did not fail: %s", said)
 			}
 			for _, want := range test.says {
 				if !strings.Contains(said, want) {
-					t.Errorf("%q is not in: %s", want, said)
+					t.Errorf("the output does not contain %q: %s", want, said)
 				}
 			}
 			for _, never := range []string{"verysecret", secret, "panic", "goroutine"} {
 				if strings.Contains(said, never) {
-					t.Errorf("%q is in: %s", never, said)
+					t.Errorf("the output contains %q: %s", never, said)
 				}
 			}
 		})
 	}
 }
 
-// Two people in two terminals, as the README shows.
+// TestTerminal_TwoPeopleTalk runs the client in two terminals, as the README shows.
 func TestTerminal_TwoPeopleTalk(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
@@ -135,7 +135,7 @@ func TestTerminal_TwoPeopleTalk(t *testing.T) {
 	alice.type_("hello bob")
 	bob.until("alice: hello bob")
 	bob.type_("hello \x1b[31malice")
-	alice.until("bob: hello ·[31malice") // nobody steers another's terminal
+	alice.until("bob: hello ·[31malice") // control characters are replaced, so no user can steer another's terminal
 	status, said := run(t, "edumatrix", []string{"verify"}, env...)
 	if status != 0 || !strings.Contains(said, "chat-events") && !strings.Contains(strings.ToLower(said), "topics") {
 		t.Errorf("verify: status %d\n%s", status, said)

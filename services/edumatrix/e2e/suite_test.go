@@ -40,8 +40,8 @@ func TestSeparate(t *testing.T) {
 	suite(t, separate(t))
 }
 
-// suite is what users rely on, whatever the mesh runs on and whichever encoding clients speak. The tests share one mesh
-// and no users.
+// suite tests the guarantees for users, on whatever stores the mesh runs and whichever encoding its clients use. The
+// tests share one mesh, and each has users of its own.
 func suite(t *testing.T, m *mesh) {
 	binary := *m
 	binary.protobuf = true
@@ -54,28 +54,28 @@ func suite(t *testing.T, m *mesh) {
 func suiteIn(t *testing.T, m *mesh) {
 	t.Run("group", func(t *testing.T) {
 		for name, test := range map[string]func(*testing.T, *mesh){
-			"TwoPeopleTalk":                   testTwoPeopleTalk,
-			"DirectIsOneConversation":         testDirectIsOneConversation,
-			"MembersComeAndGoLive":            testMembersComeAndGoLive,
-			"EveryConnectionOfAMember":        testEveryConnectionOfAMember,
-			"EditAndDelete":                   testEditAndDelete,
-			"HistoryHasItsBounds":             testHistoryHasItsBounds,
-			"SameCommandSameOutcome":          testSameCommandSameOutcome,
-			"OneIDForTwoUsersAndTwoThings":    testOneIDForTwoUsersAndTwoThings,
-			"RefusalStaysThroughAnotherGate":  testRefusalStays,
-			"StrangersReadAndWriteNothing":    testStrangersReadAndWriteNothing,
-			"PostReachesWhoLooksAtItsAuthor":  testPostReachesLookers,
-			"BeingAddedRaisesANotification":   testNotification,
-			"PresenceComesAndGoes":            testPresence,
-			"SessionsAreTheirUsers":           testSessions,
-			"SessionsKeepTheirRooms":          testSessionRooms,
-			"BadFramesAreAnswered":            testBadFrames,
-			"TokensAreChecked":                testTokens,
-			"NothingUndeclaredIsReachable":    testNothingUndeclaredIsReachable,
-			"HTTPTakesTheSameCommands":        testHTTP,
-			"HealthTellsTheTruth":             testHealth,
-			"ManyConversationsKeepTheirOrder": testOrder,
-			"TypingGoesToMembersOnly":         testTyping,
+			"TwoPeopleTalk":                     testTwoPeopleTalk,
+			"DirectIsOneConversation":           testDirectIsOneConversation,
+			"MembersComeAndGoLive":              testMembersComeAndGoLive,
+			"EveryConnectionOfAMember":          testEveryConnectionOfAMember,
+			"EditAndDelete":                     testEditAndDelete,
+			"HistoryHasItsBounds":               testHistoryHasItsBounds,
+			"SameCommandSameOutcome":            testSameCommandSameOutcome,
+			"OneIDForTwoUsersAndTwoThings":      testOneIDForTwoUsersAndTwoThings,
+			"RefusalIsFinalAtEveryGateway":      testRefusalStays,
+			"StrangersReadAndWriteNothing":      testStrangersReadAndWriteNothing,
+			"PostReachesSubscribersOfItsAuthor": testPostReachesSubscribers,
+			"BeingAddedRaisesANotification":     testNotification,
+			"PresenceComesAndGoes":              testPresence,
+			"UsersManageTheirOwnSessions":       testSessions,
+			"SessionsKeepTheirRooms":            testSessionRooms,
+			"BadFramesAreAnswered":              testBadFrames,
+			"TokensAreChecked":                  testTokens,
+			"NothingUndeclaredIsReachable":      testNothingUndeclaredIsReachable,
+			"HTTPTakesTheSameCommands":          testHTTP,
+			"HealthIsReported":                  testHealth,
+			"ManyConversationsKeepTheirOrder":   testOrder,
+			"TypingGoesToMembersOnly":           testTyping,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -98,7 +98,7 @@ func testTwoPeopleTalk(t *testing.T, m *mesh) {
 		t.Fatalf("bob saw %+v", got)
 	}
 	if d := time.Since(got.Time); d < -time.Minute || d > time.Minute {
-		t.Errorf("time of the event is %v away", d)
+		t.Errorf("the time of the event is wrong by %v", d)
 	}
 	alice.awaitVersion(started.Stream, 2)
 	if bodies := bob.all(conversationOf(started)); !slices.Equal(bodies, []string{"hi, Bob ✓"}) {
@@ -155,15 +155,15 @@ func testMembersComeAndGoLive(t *testing.T, m *mesh) {
 	owner.dense(started.Stream, 1, last)
 	member.dense(started.Stream, 1, last)
 	if got, want := guest.versions(started.Stream), []int64{3, 4, 5, 7, 8}; !slices.Equal(got, want) {
-		t.Fatalf("the guest saw versions %v, want %v: nothing of the times between", got, want)
+		t.Fatalf("the guest saw versions %v, want %v without those between its memberships", got, want)
 	}
-	// Leaving shuts the room as well.
+	// Leaving closes the room for a member as well.
 	left := member.do("chat.leave", map[string]any{"conversation_id": id}).Version
 	member.awaitVersion(started.Stream, left)
 	guest.awaitVersion(started.Stream, left)
 	guest.awaitVersion(started.Stream, say(owner, "member has left"))
 	if got := member.versions(started.Stream); got[len(got)-1] != left {
-		t.Fatalf("who left still saw %v", got)
+		t.Fatalf("the member who left still saw %v", got)
 	}
 }
 
@@ -218,10 +218,10 @@ func testHistoryHasItsBounds(t *testing.T, m *mesh) {
 	owner.do("chat.add_member", map[string]any{"conversation_id": id, "user_id": late.id})
 	owner.do("chat.send_message", map[string]any{"conversation_id": id, "body": "three"})
 	if got := early.all(id); !slices.Equal(got, []string{"one", "two"}) {
-		t.Errorf("who left reads %q", got)
+		t.Errorf("the member who left reads %q", got)
 	}
 	if got := late.all(id); !slices.Equal(got, []string{"three"}) {
-		t.Errorf("who came late reads %q", got)
+		t.Errorf("the member who came late reads %q", got)
 	}
 	if got := owner.all(id); !slices.Equal(got, []string{"one", "two", "three"}) {
 		t.Errorf("the owner reads %q", got)
@@ -319,7 +319,7 @@ func testRefusalStays(t *testing.T, m *mesh) {
 	}
 	owner.do("chat.add_member", map[string]any{"conversation_id": conversationOf(started), "user_id": guest.id})
 	if _, err := elsewhere.try(id, "chat.send_message", message); codeOf(err) != "not_a_member" {
-		t.Fatalf("asked again, through another gateway, after joining: %v; a refusal is final", err)
+		t.Fatalf("sent again, through another gateway, after joining: %v, want the same refusal", err)
 	}
 	elsewhere.do("chat.send_message", message)
 }
@@ -337,7 +337,7 @@ func testStrangersReadAndWriteNothing(t *testing.T, m *mesh) {
 		"chat.edit_message":  {"conversation_id": id, "message_id": "m", "body": "x"},
 	} {
 		mallory.refused("not_a_member", name, data)
-		data["conversation_id"] = uuid.NewString() // one that is not there looks the same
+		data["conversation_id"] = uuid.NewString() // an unknown conversation must give the same refusal
 		mallory.refused("not_a_member", name, data)
 	}
 	var page history
@@ -351,7 +351,7 @@ func testStrangersReadAndWriteNothing(t *testing.T, m *mesh) {
 	}
 }
 
-func testPostReachesLookers(t *testing.T, m *mesh) {
+func testPostReachesSubscribers(t *testing.T, m *mesh) {
 	author, reader := m.connect(t, someone("author"), 0), m.connect(t, someone("reader"), 1)
 	if _, err := reader.subscribe("author:" + author.id); err != nil {
 		t.Fatal(err)
@@ -376,7 +376,7 @@ func testNotification(t *testing.T, m *mesh) {
 	bob.await("a second one", func(e client.Event) bool { return raised(e) && field(e, "about_stream") == group.Stream })
 	bob.dense("notifications:"+bob.id, 1, 2)
 	if got := alice.versions("notifications:" + alice.id); len(got) != 0 {
-		t.Fatalf("who added was notified: %v", got)
+		t.Fatalf("the user who added bob was notified: %v", got)
 	}
 }
 
@@ -429,7 +429,7 @@ func testBadFrames(t *testing.T, m *mesh) {
 	} {
 		if data, _ := test.frame["data"].(map[string]any); m.protobuf && (data["conversation_id"] == 7 || data["bdy"] != nil ||
 			data["limit"] == "many" || test.frame["data"] == "text" || data["body"] == "a\x00b") {
-			continue // there is no such Protobuf message, or this client refuses to make it
+			continue // Protobuf has no such message, or this client refuses to encode it
 		}
 		got := ask(test.frame)
 		if test.code != "" && got.Code != test.code || !strings.Contains(got.Message, test.says) {
@@ -450,13 +450,13 @@ func testBadFrames(t *testing.T, m *mesh) {
 	}
 	p.do("chat.start_group", map[string]any{"title": "still usable", "user_ids": []string{}})
 
-	// A frame over the bound costs the connection, which says why; others go on.
+	// A frame over the maximum size closes the connection, with the reason; other connections stay open.
 	big := m.connect(t, someone("big"), 0)
 	_ = big.Write([]byte(`{"id":"1","type":"chat.send_message","data":{"body":"` + strings.Repeat("x", 1<<20) + `"}}`))
 	select {
 	case <-big.Done():
 	case <-time.After(patience):
-		t.Fatal("an oversized frame was taken")
+		t.Fatal("an oversized frame was accepted")
 	}
 	p.do("chat.start_group", map[string]any{"title": "others go on", "user_ids": []string{}})
 }
@@ -489,7 +489,7 @@ func testTokens(t *testing.T, m *mesh) {
 	c.Close()
 	if _, err := client.Dial(ctx, client.Options{URL: m.socket(0), Protobuf: m.protobuf, Token: mint(t, someone("eve"), time.Hour),
 		Header: http.Header{"Origin": {"https://evil.example"}}}); err == nil {
-		t.Error("a foreign origin was let in")
+		t.Error("a foreign origin was accepted")
 	}
 }
 
@@ -510,7 +510,7 @@ func testNothingUndeclaredIsReachable(t *testing.T, m *mesh) {
 		p := m.connect(t, eve, 0)
 		p.refused("unknown_type", name, map[string]any{})
 	}
-	// The inner listeners ask for the installation's credential; a user's token is none.
+	// The inner listeners require the installation's credential, and a user's token must not be accepted.
 	for _, p := range m.processes {
 		for _, variable := range p.Env {
 			_, url, inner := strings.Cut(variable, "_URL=http://127.0.0.1")
@@ -527,7 +527,7 @@ func testNothingUndeclaredIsReachable(t *testing.T, m *mesh) {
 	}
 }
 
-// innerProcedures are all methods that proto/ declares and does not declare public.
+// innerProcedures returns the names of all methods that proto/ declares and does not declare public.
 func innerProcedures(t *testing.T) (all []string) {
 	t.Helper()
 	missing := declaredServices(t)
@@ -550,12 +550,12 @@ func innerProcedures(t *testing.T) (all []string) {
 		return true
 	})
 	if len(missing) > 0 {
-		t.Fatalf("not tried, as this test does not import them: %v", missing)
+		t.Fatalf("not tried, because this test does not import them: %v", missing)
 	}
 	return all
 }
 
-// declaredServices are those of the files in proto/, whatever this program has linked in.
+// declaredServices returns the services in the files of proto/, including those that this program does not import.
 func declaredServices(t *testing.T) map[string]bool {
 	t.Helper()
 	files, err := filepath.Glob("../../../proto/edumatrix/*/v1/*.proto")
@@ -612,7 +612,8 @@ func testHealth(t *testing.T, m *mesh) {
 	}
 }
 
-// Several senders in several conversations, each message seen by each member once and in order.
+// testOrder sends messages from several users in several conversations, and checks that each member sees each message
+// once and in order.
 func testOrder(t *testing.T, m *mesh) {
 	const conversations, each = 6, 30
 	var wait sync.WaitGroup

@@ -10,7 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// types sends chat.typing until it is not refused as unavailable, and returns the code of a refusal.
+// types sends chat.typing, again while it is refused as unavailable, and returns the code of a refusal.
 func (p *person) types(conversation string) string {
 	p.t.Helper()
 	for begun := time.Now(); ; time.Sleep(100 * time.Millisecond) {
@@ -51,15 +51,15 @@ func testTyping(t *testing.T, m *mesh) {
 			case <-time.After(500 * time.Millisecond):
 			}
 		}
-		t.Fatalf("%s is not told that alice types", name)
+		t.Fatalf("%s did not get alice's signal", name)
 		return client.Signal{}
 	}
 	if g := receives("bob"); g.Name != "chat.typing" || g.Actor != alice.id || g.Room != started.Stream {
-		t.Fatalf("bob was given %+v", g)
+		t.Fatalf("bob got %+v", g)
 	}
 	receives("carol")
 	if code := eve.types(conversation); code != "not_a_member" {
-		t.Fatalf("eve types in a conversation of others: %q", code)
+		t.Fatalf("eve types in a conversation that she is not in: %q", code)
 	}
 	removed := alice.do("chat.remove_member", map[string]any{"conversation_id": conversation, "user_id": carol.id})
 	carol.awaitVersion(removed.Stream, removed.Version)
@@ -74,6 +74,6 @@ func testTyping(t *testing.T, m *mesh) {
 	}
 	receives("bob")
 	if n := len(got["carol"]) + len(got["eve"]); n > 0 {
-		t.Fatalf("%d signals went to those who are not members", n)
+		t.Fatalf("%d signals went to users who are not members", n)
 	}
 }
