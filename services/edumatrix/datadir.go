@@ -22,8 +22,8 @@ type dataDir struct {
 	lock *filelock.Lock
 }
 
-// lookTime is how long `edumatrix up` waits for subcommands that hold the lock for a moment, to see whether a mesh
-// runs.
+// lookTime is how long `edumatrix up` waits for the lock. Other subcommands hold it for a moment, to find out whether
+// a mesh is running.
 const lookTime = 500 * time.Millisecond
 
 // openDataDir creates the directory if it is missing and locks it for this process until close.
@@ -103,7 +103,8 @@ func (d *dataDir) announce(m runningMesh) error {
 	return nil
 }
 
-// findMesh reads the file of a running mesh. It ignores the file of a mesh that was killed, whose lock is free.
+// findMesh reads the file of a running mesh. A mesh that was killed leaves its file behind but not its lock, so a
+// file whose lock is free is ignored.
 func findMesh(getenv func(string) string) (runningMesh, error) {
 	var m runningMesh
 	dir := dataDirOf(getenv)
@@ -121,7 +122,7 @@ func findMesh(getenv func(string) string) (runningMesh, error) {
 
 func dataDirOf(getenv func(string) string) string {
 	if dir := strings.TrimSpace(getenv("DATA_DIR")); dir != "" {
-		if rest, ok := strings.CutPrefix(dir, "~/"); ok { // which only a shell expands
+		if rest, ok := strings.CutPrefix(dir, "~/"); ok { // only a shell expands it
 			if home, err := os.UserHomeDir(); err == nil {
 				return filepath.Join(home, rest)
 			}

@@ -9,8 +9,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// A subcommand that looks whether a mesh runs has the lock for a moment; another mesh keeps it.
-func TestDataDir_WaitsForThoseWhoLook(t *testing.T) {
+// A subcommand that checks for a running mesh holds the lock for a moment; a running mesh holds it until it ends.
+func TestDataDir_WaitsForASubcommandThatHoldsTheLock(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	looking, err := filelock.Try(filepath.Join(dir, lockFile))

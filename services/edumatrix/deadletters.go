@@ -28,19 +28,19 @@ const (
 	stateParked     = "parked"     // an event: the later ones of its stream wait for it
 	stateUnreadable = "unreadable" // its contents cannot be read
 	stateJob        = "job"        // an effect outside the log that has failed permanently
-	stateDone       = "done"       // dropped, or applied meanwhile
+	stateDone       = "done"       // it was dropped, or applied meanwhile
 )
 
-// resolveWithin is how long applying the events behind a parked one may take.
+// resolveWithin is how long it may take to apply the events that wait behind a parked one.
 const resolveWithin = 10 * time.Minute
 
 // letter is a message, event or job that a service could not process.
 type letter struct {
-	ID        string            `json:"id"` // SERVICE/PARTITION/OFFSET of the dead letter, SERVICE/job/ID, or the message's
+	ID        string            `json:"id"` // SERVICE/PARTITION/OFFSET, SERVICE/job/ID, or the message id
 	Message   string            `json:"message"`
 	Service   string            `json:"service"`
 	State     string            `json:"state"`
-	Topic     string            `json:"topic"` // from which it came
+	Topic     string            `json:"topic"` // the topic from which the message came
 	Partition int32             `json:"partition"`
 	Offset    int64             `json:"offset"`
 	Key       string            `json:"key"`
@@ -51,22 +51,22 @@ type letter struct {
 	Stream    string            `json:"stream,omitempty"`
 	Version   int64             `json:"version,omitempty"`
 	Actor     string            `json:"actor,omitempty"`
-	Waiting   int               `json:"waiting,omitempty"`  // events behind it
+	Waiting   int               `json:"waiting,omitempty"`  // the number of events that wait behind it
 	Attempts  int               `json:"attempts,omitempty"` // of a job
 	Headers   map[string]string `json:"headers,omitempty"`
 	Data      json.RawMessage   `json:"data,omitempty"`
-	Problem   string            `json:"problem,omitempty"` // why data is missing
+	Problem   string            `json:"problem,omitempty"` // why the data is missing
 
 	source string         // of an event
-	at     *meshv1.Letter // nil: it is a parked event without a dead letter
+	at     *meshv1.Letter // nil for a parked event without a dead letter
 	job    int64          // of a job
 }
 
-// deadLetters lists and resolves what services could not process.
+// deadLetters lists and resolves the messages, events and jobs that services could not process.
 func deadLetters(ctx context.Context, t Terminal, args []string) error {
 	f := flags("dead-letters", t)
 	service := f.String("service", "", "only this service's")
-	all := f.Bool("all", false, "list also what was dealt with")
+	all := f.Bool("all", false, "list resolved ones as well")
 	asJSON := f.Bool("json", false, "one JSON object per line")
 	rest, err := arguments(f, args)
 	if err != nil {
@@ -84,7 +84,7 @@ func deadLetters(ctx context.Context, t Terminal, args []string) error {
 	services := i.declared.Owners()
 	if *service != "" {
 		if !slices.Contains(services, *service) {
-			return fmt.Errorf("there is no service %q with dead letters; there are %s", *service,
+			return fmt.Errorf("there is no service %q; the services are %s", *service,
 				strings.Join(services, ", "))
 		}
 		services = []string{*service}
@@ -115,7 +115,7 @@ func deadLetters(ctx context.Context, t Terminal, args []string) error {
 	}
 }
 
-// letters returns the dead letters of a service, by their time, with their states.
+// letters returns the dead letters of a service with their states, ordered by time.
 func (i *installation) letters(ctx context.Context, service string) ([]letter, error) {
 	read, err := bus.DeadLetters(ctx, i.kafka, catalog.DeadLetterTopic(service))
 	if err != nil {
@@ -283,7 +283,7 @@ func (l letter) findParked(parked []*meshv1.Parked) *meshv1.Parked {
 func parkedLetter(service string, p *meshv1.Parked) letter {
 	l := letter{Service: service, State: stateParked, Topic: p.GetRecord().GetTopic(), Partition: -1, Offset: -1,
 		Key: p.GetStream(), Error: p.GetError(), Time: p.GetAt().AsTime(), Stream: p.GetStream(), Version: p.GetVersion(),
-		Waiting: int(p.GetWaiting()), Problem: "edumatrix log show " + p.GetStream() + " has what it says", source: p.GetSource()}
+		Waiting: int(p.GetWaiting()), Problem: "edumatrix log show " + p.GetStream() + " shows its contents", source: p.GetSource()}
 	if e, err := envelope.ReadRecord(p.GetRecord()); err == nil {
 		l.ID, l.Message, l.Type, l.Actor = e.ID, e.ID, e.Type, e.Actor
 	}
@@ -310,7 +310,7 @@ func findLetter(letters []letter, id string) (letter, error) {
 	for _, l := range found {
 		ids = append(ids, l.ID)
 	}
-	return letter{}, fmt.Errorf("%s is one of %s: say which", id, strings.Join(ids, ", "))
+	return letter{}, fmt.Errorf("%s is ambiguous: it is one of %s", id, strings.Join(ids, ", "))
 }
 
 func listLetters(t Terminal, letters []letter, asJSON bool) error {
@@ -382,9 +382,9 @@ func showLetter(t Terminal, l letter, asJSON bool) error {
 	state := map[string]string{
 		stateFailed: "failed: a command's outcome is final; drop it once it is understood",
 		stateParked: fmt.Sprintf("parked: %d later events of its stream wait until it is retried or dropped", l.Waiting),
-		stateJob: fmt.Sprintf("job: it has failed %d times and is tried no more, unless it is retried; it may have been done in part",
+		stateJob: fmt.Sprintf("job: it has failed %d times and is not tried again unless you retry it; it may have been done in part",
 			l.Attempts),
-		stateDone: "done: it was dropped, or taken meanwhile", stateUnreadable: "unreadable: it can only be dropped",
+		stateDone: "done: it was dropped, or applied meanwhile", stateUnreadable: "unreadable: it can only be dropped",
 	}[l.State]
 	table := tabwriter.NewWriter(t.Out, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
@@ -413,17 +413,17 @@ func showLetter(t Terminal, l letter, asJSON bool) error {
 	return table.Flush()
 }
 
-// retry applies a parked event, and those that wait for it.
+// retry applies a parked event, and then the events that wait for it.
 func (i *installation) retry(ctx context.Context, t Terminal, l letter) error {
 	switch l.State {
 	case stateFailed:
-		return fmt.Errorf("%s is a command, whose outcome is final: whoever sent it was told that it failed; it can "+
+		return fmt.Errorf("%s is a command, whose outcome is final: its sender was notified that it failed; it can "+
 			"only be dropped", l.ID)
 	case stateUnreadable:
-		return fmt.Errorf("%s cannot be read, so it cannot be retried: drop it; what it should have been is read from "+
+		return fmt.Errorf("%s cannot be read, so it cannot be retried: drop it; the event itself was read from "+
 			"its owner's log", l.ID)
 	case stateDone:
-		return fmt.Errorf("%s was dealt with already", l.ID)
+		return fmt.Errorf("%s is resolved already", l.ID)
 	case stateJob:
 		return i.resolveJob(ctx, t, l, false)
 	}
@@ -439,7 +439,7 @@ func (i *installation) resolveJob(ctx context.Context, t Terminal, l letter, dro
 	if drop {
 		fmt.Fprintf(t.Out, "%s is deleted\n", l.ID)
 	} else {
-		fmt.Fprintf(t.Out, "%s is tried once more; when that fails it is listed again\n", l.ID)
+		fmt.Fprintf(t.Out, "%s is tried once more; if that fails, it is listed again\n", l.ID)
 	}
 	return nil
 }
@@ -447,7 +447,7 @@ func (i *installation) resolveJob(ctx context.Context, t Terminal, l letter, dro
 // drop skips a parked event, and hides any other dead letter.
 func (i *installation) drop(ctx context.Context, t Terminal, l letter) error {
 	if l.State == stateDone {
-		return fmt.Errorf("%s was dealt with already", l.ID)
+		return fmt.Errorf("%s is resolved already", l.ID)
 	}
 	if l.State == stateJob {
 		return i.resolveJob(ctx, t, l, true)
@@ -489,10 +489,10 @@ func (i *installation) resolve(ctx context.Context, t Terminal, l letter, drop b
 	if done.Msg.GetError() == "" {
 		return nil
 	}
-	err = fmt.Errorf("%d events are parked still, the first of which fails: %s", done.Msg.GetLeft(),
+	err = fmt.Errorf("%d events are still parked; the first one fails: %s", done.Msg.GetLeft(),
 		printable(done.Msg.GetError()))
 	if drop {
-		fmt.Fprintln(t.Out, err) // the requested change was made
+		fmt.Fprintln(t.Out, err) // the requested change was made nevertheless
 		return nil
 	}
 	return err

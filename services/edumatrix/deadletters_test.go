@@ -17,9 +17,9 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// lettersOf are a failed command, an event that is parked with two behind it and handed out twice, one that was taken
-// meanwhile, and noise; and an event that is parked without a letter.
-func lettersOf(t *testing.T) (*installation, []bus.DeadLetterRecord, []*meshv1.Parked) {
+// someDeadLetters returns a failed command; a parked event that was delivered twice, with two events behind it; an
+// event that was applied meanwhile; an unreadable message; and a parked event without a dead letter.
+func someDeadLetters(t *testing.T) (*installation, []bus.DeadLetterRecord, []*meshv1.Parked) {
 	t.Helper()
 	command := envelope.Command{ID: "c1", Type: "chat.send_message", Stream: "conversation:7", Actor: "alice",
 		Time: time.Unix(1, 0), Body: encoded(t, &chatv1.SendMessage{ConversationId: "7", Body: "hi"})}.Message()
@@ -45,9 +45,9 @@ func lettersOf(t *testing.T) (*installation, []bus.DeadLetterRecord, []*meshv1.P
 		parked("conversation:9", 1, "missing", 0)}
 }
 
-func TestDeadLetters_AreToldOnceWithWhatTheyWaitFor(t *testing.T) {
+func TestDeadLetters_AreListedOnceWithTheirStates(t *testing.T) {
 	t.Parallel()
-	i, read, parked := lettersOf(t)
+	i, read, parked := someDeadLetters(t)
 	all := i.merge("chat", read, parked, map[string]bool{"4/0/noise": true})
 	var got []string
 	for _, l := range all {
@@ -69,13 +69,13 @@ func TestDeadLetters_AreToldOnceWithWhatTheyWaitFor(t *testing.T) {
 	}
 	other := i.merge("chat", read, nil, map[string]bool{"0/0/another message at this offset": true})
 	if other[0].State != stateFailed {
-		t.Errorf("of a topic that was made anew: %+v", other[0])
+		t.Errorf("of a topic that was created again: %+v", other[0])
 	}
 }
 
-func TestDeadLetters_AreFoundByPlaceAndByMessage(t *testing.T) {
+func TestDeadLetters_AreFoundByOffsetAndByMessageID(t *testing.T) {
 	t.Parallel()
-	i, read, parked := lettersOf(t)
+	i, read, parked := someDeadLetters(t)
 	all := append(i.merge("chat", read, parked, nil), i.merge("feed", read[:1], nil, nil)...)
 	for id, want := range map[string]string{"chat/0/0": "chat/0/0", "0/1": "chat/0/1", "noise": "chat/0/4",
 		"id of conversation:9": "id of conversation:9"} {
@@ -83,7 +83,7 @@ func TestDeadLetters_AreFoundByPlaceAndByMessage(t *testing.T) {
 			t.Errorf("%s: %+v %v", id, l, err)
 		}
 	}
-	for id, says := range map[string]string{"0/0": "chat/0/0, feed/0/0: say which", "9/9": "no dead letter", "c1": "say which"} {
+	for id, says := range map[string]string{"0/0": "one of chat/0/0, feed/0/0", "9/9": "no dead letter", "c1": "ambiguous"} {
 		if l, err := findLetter(all, id); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %+v %v", id, l, err)
 		}
@@ -92,7 +92,7 @@ func TestDeadLetters_AreFoundByPlaceAndByMessage(t *testing.T) {
 
 func TestDeadLetters_AreShown(t *testing.T) {
 	t.Parallel()
-	i, read, parked := lettersOf(t)
+	i, read, parked := someDeadLetters(t)
 	read[0].Error = "decide: \x1b[31mpanic"
 	all := i.merge("chat", read, parked, nil)
 	var out bytes.Buffer
@@ -103,7 +103,7 @@ func TestDeadLetters_AreShown(t *testing.T) {
 	for _, want := range []string{"ID ", "chat/0/0", "failed", "chat-commands/1/10", "chat.send_message by alice", "decide: ·[31mpanic",
 		"parked, 2 wait", "chat.message_sent v3 by alice"} {
 		if !strings.Contains(out.String(), want) {
-			t.Errorf("%q is not in\n%s", want, out.String())
+			t.Errorf("%q is missing from\n%s", want, out.String())
 		}
 	}
 	out.Reset()
@@ -112,7 +112,7 @@ func TestDeadLetters_AreShown(t *testing.T) {
 	}
 	for _, want := range []string{"a command's outcome is final", `{"conversation_id":"7","body":"hi"`, "ce_type"} {
 		if !strings.Contains(out.String(), want) {
-			t.Errorf("%q is not in\n%s", want, out.String())
+			t.Errorf("%q is missing from\n%s", want, out.String())
 		}
 	}
 	out.Reset()

@@ -61,8 +61,8 @@ func (e *statusError) Unwrap() error { return e.err }
 // errUsage means that the arguments were wrong and that this was printed already.
 var errUsage = errors.New("usage")
 
-// Main runs one subcommand and returns the exit status: 0, 1 for what failed, 2 for wrong usage, or the status that the
-// subcommand returns. SIGINT and SIGTERM end it in order; a second one ends it at once.
+// Main runs one subcommand and returns the exit status: 0, 1 for a failure, 2 for wrong usage, or a status that the
+// subcommand chose. SIGINT and SIGTERM stop it in order; a second signal stops it at once.
 func Main(args []string, t Terminal) int {
 	ctx, release := process.UntilSignal(context.Background(), process.NewLog(t.Err))
 	defer release()
@@ -125,7 +125,7 @@ func parse(f *flag.FlagSet, args []string) error {
 		return errUsage
 	}
 	if f.NArg() > 0 {
-		fmt.Fprintf(f.Output(), "%s takes no argument %q\n", f.Name(), f.Arg(0))
+		fmt.Fprintf(f.Output(), "%s does not take the argument %q\n", f.Name(), f.Arg(0))
 		return errUsage
 	}
 	return nil

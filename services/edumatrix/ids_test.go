@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// People sign in by identity providers whose subjects hold colons, bars and pluses.
-func TestUsers_AreWhomIdentityProvidersName(t *testing.T) {
+// Identity providers use subjects that contain colons, bars and plus signs.
+func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
 	for _, pair := range [][2]string{
@@ -34,19 +34,19 @@ func TestUsers_AreWhomIdentityProvidersName(t *testing.T) {
 						return e
 					}
 				case <-late:
-					t.Fatalf("%s did not come to %s", what, other)
+					t.Fatalf("%s did not reach %s", what, other)
 				}
 			}
 		}
 
-		// Presence: the other watches who comes.
+		// Presence: the other user subscribes to it.
 		room := catalog.Address("presence", one)
 		_, err := otherConn.Subscribe(t.Context(), room)
 		require.NoError(t, err)
 		oneConn := dial(t, c, one, nil)
 		await("presence", func(e client.Event) bool { return e.Type == "presence.came_online" && e.Stream == room })
 
-		// A conversation of the two, begun by either, is the same.
+		// Either user may start the direct conversation of the two; it is the same one.
 		started, err := oneConn.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": other})
 		require.NoError(t, err)
 		again, err := otherConn.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": one})
@@ -65,7 +65,7 @@ func TestUsers_AreWhomIdentityProvidersName(t *testing.T) {
 		require.Len(t, history.Messages, 1)
 		require.Equal(t, one, history.Messages[0].Author)
 
-		// A notification: the other is added to a group.
+		// A notification: the other user is added to a group.
 		_, err = oneConn.Command(t.Context(), "chat.start_group", map[string]any{"title": "g", "user_ids": []string{other}})
 		require.NoError(t, err)
 		raised := await("a notification", func(e client.Event) bool { return e.Type == "notification.raised" })
@@ -74,7 +74,7 @@ func TestUsers_AreWhomIdentityProvidersName(t *testing.T) {
 		require.NoError(t, json.Unmarshal(raised.Data, &data))
 		require.Equal(t, other, data["recipient_id"])
 
-		// Sessions of one's own.
+		// A user's own sessions.
 		var sessions struct{ Sessions []map[string]any }
 		require.NoError(t, oneConn.Query(t.Context(), "presence.sessions", map[string]any{}, &sessions))
 		require.Len(t, sessions.Sessions, 1)

@@ -30,7 +30,7 @@ type installation struct {
 	client     *http.Client
 }
 
-// findInstallation reads the environment, and takes the rest from the mesh that runs in the data directory.
+// findInstallation reads the environment, and takes missing settings from the mesh that runs in the data directory.
 func findInstallation(t Terminal) (*installation, error) {
 	_ = process.NewLog(t.Err) // silences libraries
 	c, err := config.Load(config.AllInOne, t.Getenv)
@@ -52,8 +52,8 @@ func findInstallation(t Terminal) (*installation, error) {
 			i.credential = rpc.Credential(mesh.ServiceSecret)
 		}
 	} else if i.credential == "" {
-		return nil, fmt.Errorf("%w; for a mesh of separate services set SERVICE_SECRET, or the JWT_SECRET that it is "+
-			"made of, KAFKA_BROKERS and the services' URLs as they have them", missing)
+		return nil, fmt.Errorf("%w; for a mesh of separate services set SERVICE_SECRET (or the JWT_SECRET from which it is "+
+			"derived), KAFKA_BROKERS and the services' URLs to the same values as the services", missing)
 	}
 	if i.declared, err = catalog.Load(); err != nil {
 		return nil, err
@@ -85,31 +85,31 @@ func (i *installation) operatorOf(service string) meshv1connect.OperatorServiceC
 
 func (i *installation) known(owner string) error {
 	if logs := i.declared.Logs(); !slices.Contains(logs, owner) {
-		return fmt.Errorf("%q owns no log; %s do", owner, strings.Join(logs, ", "))
+		return fmt.Errorf("%q owns no log; these services do: %s", owner, strings.Join(logs, ", "))
 	}
 	return nil
 }
 
-// answered explains a failed call to an operator.
+// answered adds to the error of a failed call to an operator what to do about it.
 func (i *installation) answered(owner string, err error) error {
 	if err == nil {
 		return nil
 	}
 	if connect.CodeOf(err) == connect.CodeUnauthenticated {
-		return fmt.Errorf("%s does not take this credential: set SERVICE_SECRET, or the JWT_SECRET that it is made of",
+		return fmt.Errorf("%s does not accept this credential: set SERVICE_SECRET, or the JWT_SECRET from which it is derived",
 			owner)
 	}
 	if refused, ok := rpc.Refusal(err); ok {
 		return fmt.Errorf("%s: %s", owner, refused.Text)
 	}
 	if errors.Is(err, rpc.ErrUnreachable) || connect.CodeOf(err) == connect.CodeUnavailable {
-		return fmt.Errorf("%s does not answer at %s: does it run, and is %s right? (%w)", owner, i.peers[owner],
+		return fmt.Errorf("%s does not respond at %s: check that it is running and that %s is correct (%w)", owner, i.peers[owner],
 			peerVariable(owner), err)
 	}
 	return fmt.Errorf("%s: %w", owner, err)
 }
 
-// reachesKafka checks the connection to Kafka. Its error contains what to try.
+// reachesKafka checks the connection to Kafka. Its error suggests what to do.
 func (i *installation) reachesKafka(ctx context.Context) error { return i.kafka.Check(ctx) }
 
 // arguments parses flags and arguments in any order, and returns the arguments.
@@ -127,7 +127,7 @@ func arguments(f *flag.FlagSet, args []string) (rest []string, err error) {
 	}
 }
 
-// wrongly prints what is wrong with the arguments.
+// wrongly prints an error about the arguments and returns errUsage.
 func (t Terminal) wrongly(format string, args ...any) error {
 	fmt.Fprintf(t.Err, format+"\n", args...)
 	return errUsage

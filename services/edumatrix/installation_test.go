@@ -12,7 +12,7 @@ import (
 func TestInstallation_TheEnvironmentWinsOverTheDataDirectory(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	data, err := openDataDir(t.Context(), dir) // as the running mesh has it
+	data, err := openDataDir(t.Context(), dir) // like a running mesh
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,19 +28,19 @@ func TestInstallation_TheEnvironmentWinsOverTheDataDirectory(t *testing.T) {
 	i, err := find(map[string]string{"DATA_DIR": dir})
 	if err != nil || i.kafka.Brokers[0] != "mesh:1" || i.kafka.TopicPrefix != "m." || i.peers["chat"] != "http://mesh:3003" ||
 		i.credential != rpc.Credential("of the mesh") {
-		t.Errorf("of the data directory: %+v %v", i, err)
+		t.Errorf("from the data directory: %+v %v", i, err)
 	}
 	i, err = find(map[string]string{"DATA_DIR": dir, "KAFKA_BROKERS": "mine:1", "CHAT_URL": "http://mine:1", "SERVICE_SECRET": "mine, and long enough to be a secret"})
 	if err != nil || i.kafka.Brokers[0] != "mine:1" || i.kafka.TopicPrefix != "" || i.peers["chat"] != "http://mine:1" ||
 		i.peers["feed"] != "http://mesh:3004" || i.credential != "mine, and long enough to be a secret" {
-		t.Errorf("of the environment: %+v %v", i, err)
+		t.Errorf("from the environment: %+v %v", i, err)
 	}
 	i, err = find(map[string]string{"DATA_DIR": t.TempDir(), "JWT_SECRET": "shared by all and long enough, too"})
 	if err != nil || i.credential != rpc.Credential(config.DeriveServiceSecret("shared by all and long enough, too")) {
-		t.Errorf("of separate services: %+v %v", i, err)
+		t.Errorf("for separate services: %+v %v", i, err)
 	}
 	if _, err = find(map[string]string{"DATA_DIR": t.TempDir()}); err == nil || !strings.Contains(err.Error(), "edumatrix up") ||
 		!strings.Contains(err.Error(), "SERVICE_SECRET") {
-		t.Errorf("of nothing: %v", err)
+		t.Errorf("without any settings: %v", err)
 	}
 }

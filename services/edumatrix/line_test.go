@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestPrintable_NeitherSteersNorTurnsTheLineAround(t *testing.T) {
+func TestPrintable_RemovesControlAndDirectionCharacters(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		"plain\tä 語 👩\u200d🏫":            "plain\tä 語 👩\u200d🏫",
@@ -21,7 +21,7 @@ func TestPrintable_NeitherSteersNorTurnsTheLineAround(t *testing.T) {
 	}
 }
 
-func TestTalk_ALineThatIsTooLongCostsThatLineAlone(t *testing.T) {
+func TestTalk_SkipsOnlyALineThatIsTooLong(t *testing.T) {
 	t.Parallel()
 	var said strings.Builder
 	c := &conversationOnTerminal{Terminal: Terminal{Err: &said,
@@ -36,10 +36,10 @@ func TestTalk_ALineThatIsTooLongCostsThatLineAlone(t *testing.T) {
 		got = append(got, line)
 	}
 	require.Equal(t, []string{"first", "third"}, got)
-	require.Equal(t, "not sent: a line of 70000 characters, at most 8000 are taken\n", said.String())
+	require.Equal(t, "not sent: a line of 70000 characters, the maximum is 8000\n", said.String())
 }
 
-func TestDataDir_IsWhatItsUserMeans(t *testing.T) {
+func TestDataDir_ExpandsHomeAndTrimsItsPath(t *testing.T) {
 	t.Parallel()
 	dir := func(value string) string { return dataDirOf(func(string) string { return value }) }
 	home, err := os.UserHomeDir()

@@ -16,8 +16,8 @@ type listener struct {
 	port int
 }
 
-// innerListeners reads the addresses from the services' URLs. A URL of another machine, or without a host, stops the
-// start: nothing would listen there, and the mesh would wait for it silently.
+// innerListeners reads the addresses from the services' URLs. A URL of another machine, or without a host, is an
+// error: nothing would listen there, and the mesh would wait for it without a message.
 func innerListeners(peers map[string]string) (map[string]listener, error) {
 	all := map[string]listener{}
 	for _, owner := range slices.Sorted(maps.Keys(peers)) {

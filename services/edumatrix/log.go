@@ -11,7 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// showLog prints the events of a stream, as they are in the log of its owner now.
+// showLog prints the events of a stream as they are now in their owner's log.
 func showLog(ctx context.Context, t Terminal, args []string) error {
 	f := flags("log", t)
 	owner := f.String("owner", "", "service whose log has the stream (default: all services are asked)")
@@ -49,7 +49,7 @@ func showLog(ctx context.Context, t Terminal, args []string) error {
 	if len(away) > 0 {
 		return errors.Join(away...)
 	}
-	return fmt.Errorf("no log has events of %q", rest[1])
+	return fmt.Errorf("no log contains events of %q", rest[1])
 }
 
 // read passes the events of a log to a function, in order, up to the log's end at the time of the call. It calls

@@ -72,7 +72,7 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	}
 	close(stop)
 	wait.Wait()
-	// Messages of the time of the rebuild are read from the tables that took over, and so are later ones.
+	// Messages sent during the rebuild are in the new tables, and so are later ones.
 	for _, x := range talkers {
 		x.says("after")
 		var page struct {
@@ -95,7 +95,7 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	}
 	for _, want := range []string{"--- messages, as it was", `"body": "damaged"`, `"body": "message 0"`} {
 		if !strings.Contains(out, want) {
-			t.Errorf("%q is not in\n%s", want, out)
+			t.Errorf("%q is missing from\n%s", want, out)
 		}
 	}
 	if !strings.Contains(complaints, "build: ") || !strings.Contains(complaints, "swap: ") {
@@ -118,7 +118,7 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	}
 }
 
-// Calls of operators need the installation's credential.
+// TestOperator_IsNotReachableFromOutside checks that calls of operators need the installation's credential.
 func TestOperator_IsNotReachableFromOutside(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
@@ -154,7 +154,7 @@ func TestOperator_IsNotReachableFromOutside(t *testing.T) {
 	}
 }
 
-// letters are what dead-letters list --json shows.
+// letters returns the output of dead-letters list --json.
 func (o operator) letters(flags ...string) (all []letter) {
 	o.t.Helper()
 	for _, line := range strings.Split(strings.TrimSpace(o.does(append([]string{"dead-letters", "list", "--json"}, flags...)...)), "\n") {
@@ -211,12 +211,12 @@ func TestDeadLetters_OfACommandAreShownAndDropped(t *testing.T) {
 	if all := o.letters("--all"); len(all) != 1 || all[0].State != stateDone {
 		t.Errorf("%+v", all)
 	}
-	o.fails("dealt with", "dead-letters", "drop", l.ID)
+	o.fails("resolved already", "dead-letters", "drop", l.ID)
 	o.fails("no dead letter", "dead-letters", "show", "chat/0/99")
 }
 
-// A consumer meets an event that it cannot take. The later ones of its stream wait, other streams go on; retry takes it
-// from the log, where it is whole, and those that waited.
+// A consumer gets an event that it cannot read. The later events of its stream wait; other streams continue. A retry
+// reads the event from the log, where it is intact, and applies it and the events behind it.
 func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
@@ -226,7 +226,8 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer publisher.Close()
-	// The conversation of two is known before it begins: its first event, the next of chat's log, comes torn.
+	// The id of the direct conversation is known beforehand, so its first event, the next one of chat's log, can be
+	// published damaged.
 	alice, bob := "alice-"+uuid.NewString()[:8], "bob-"+uuid.NewString()[:8]
 	poison := func(stream string, position int64) {
 		t.Helper()
@@ -240,7 +241,7 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	poison(stream, 1)
 	meshtest.Eventually(t, "it is parked", func() bool { all := o.letters(); return len(all) == 1 && all[0].State == stateParked })
 	connection := dial(t, c, alice, nil)
-	// Gateways take the torn event for chat's first one as well, so nobody is told the outcome.
+	// Gateways accept the damaged event as chat's first one as well, so the outcome is not delivered.
 	_, _ = connection.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": bob})
 	for range 3 {
 		if _, err := connection.Command(t.Context(), "chat.send_message", map[string]string{
@@ -248,7 +249,7 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	meshtest.Eventually(t, "three wait", func() bool { all := o.letters(); return len(all) == 1 && all[0].Waiting == 3 })
+	meshtest.Eventually(t, "three events wait behind it", func() bool { all := o.letters(); return len(all) == 1 && all[0].Waiting == 3 })
 	l := o.letters()[0]
 	if l.Service != "notification" || l.Stream != stream || l.Version != 1 || l.Topic != "chat-events" {
 		t.Errorf("%+v", l)
@@ -256,7 +257,7 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	if out := o.does("dead-letters", "list"); !strings.Contains(out, "parked, 3 wait") {
 		t.Errorf("%s", out)
 	}
-	// Another conversation is not held up.
+	// Another conversation is not delayed.
 	carol := "carol-" + uuid.NewString()[:8]
 	if _, err := connection.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": carol}); err != nil {
 		t.Fatal(err)
@@ -265,20 +266,20 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 		_, out, _ := o.run("log", "show", "notifications:"+user, "--json")
 		return strings.Count(out, `"notification.raised"`)
 	}
-	meshtest.Eventually(t, "carol hears of it", func() bool { return raised(carol) == 1 })
+	meshtest.Eventually(t, "carol is notified", func() bool { return raised(carol) == 1 })
 	if n := raised(bob); n != 0 {
-		t.Fatalf("bob heard of it %d times", n)
+		t.Fatalf("bob was notified %d times", n)
 	}
 	if out := o.does("dead-letters", "retry", l.ID); !strings.Contains(out, "4 events of "+stream+" applied") {
 		t.Errorf("%s", out)
 	}
-	meshtest.Eventually(t, "bob hears of it", func() bool { return raised(bob) == 1 })
+	meshtest.Eventually(t, "bob is notified", func() bool { return raised(bob) == 1 })
 	if left := o.letters(); len(left) > 0 {
 		t.Errorf("%+v", left)
 	}
 
 	poison(other, 1_000_000)
-	meshtest.Eventually(t, "another is parked", func() bool { return len(o.letters()) == 1 })
+	meshtest.Eventually(t, "another event is parked", func() bool { return len(o.letters()) == 1 })
 	l = o.letters()[0]
 	o.fails("no version 1", "dead-letters", "retry", l.ID)
 	if out := o.does("dead-letters", "drop", l.Message); !strings.Contains(out, "left out") {
@@ -287,10 +288,11 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	if left := o.letters(); len(left) > 0 {
 		t.Errorf("%+v", left)
 	}
-	o.fails("dealt with", "dead-letters", "retry", l.ID)
+	o.fails("resolved already", "dead-letters", "retry", l.ID)
 }
 
-// consumed returns the number of records of a topic that a group has consumed, and the number that there are.
+// consumed returns the number of records of a topic that a group has consumed, and the number of records in the
+// topic.
 func consumed(t *testing.T, c config.Config, service, topic string) (taken, there int64) {
 	t.Helper()
 	admin, name := meshtest.KafkaAdmin(t, c.Kafka), c.Kafka.Topic(topic)
@@ -327,7 +329,7 @@ func TestReplay_ReachesOneConsumerAndChangesNothing(t *testing.T) {
 	}
 	x.says("one")
 	for _, user := range users {
-		meshtest.Eventually(t, user+" hears of it", func() bool { status, _, _ := o.run("log", "show", "notifications:"+user); return status == 0 })
+		meshtest.Eventually(t, user+" is notified", func() bool { status, _, _ := o.run("log", "show", "notifications:"+user); return status == 0 })
 		before = append(before, show(user))
 	}
 	topic := owner.ReplayTopic("notification").Name
@@ -338,7 +340,7 @@ func TestReplay_ReachesOneConsumerAndChangesNothing(t *testing.T) {
 		if !strings.HasPrefix(out, fmt.Sprintf("%d events of chat sent to notification", want)) {
 			t.Errorf("%v: %s", args, out)
 		}
-		meshtest.Eventually(t, "all is consumed", func() bool {
+		meshtest.Eventually(t, "all records are consumed", func() bool {
 			taken, there := consumed(t, c, "notification", topic)
 			return there == had+want && taken == there
 		})
@@ -355,7 +357,7 @@ func TestReplay_ReachesOneConsumerAndChangesNothing(t *testing.T) {
 	if left := o.letters(); len(left) > 0 {
 		t.Errorf("%+v", left)
 	}
-	// No gateway knows the topic.
+	// The replay topic is not in the catalog, so no gateway reads it.
 	declared, err := catalog.Load()
 	if err != nil {
 		t.Fatal(err)

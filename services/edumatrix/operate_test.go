@@ -20,7 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// screen is what a subcommand wrote so far.
+// screen is the output of a subcommand.
 type screen struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -38,7 +38,7 @@ func (s *screen) String() string {
 	return s.buf.String()
 }
 
-// operator runs subcommands on a mesh that it knows by environment variables.
+// operator runs subcommands on a mesh that is given by environment variables.
 type operator struct {
 	t   *testing.T
 	env map[string]string
@@ -58,7 +58,7 @@ func (o operator) terminal(out, complaints io.Writer) Terminal {
 	return Terminal{In: strings.NewReader(""), Out: out, Err: complaints, Getenv: func(name string) string { return o.env[name] }}
 }
 
-// run gives what a subcommand printed and its exit status.
+// run runs a subcommand and returns its exit status and output.
 func (o operator) run(args ...string) (status int, out, complaints string) {
 	o.t.Helper()
 	var said, complained screen
@@ -66,7 +66,7 @@ func (o operator) run(args ...string) (status int, out, complaints string) {
 	return status, said.String(), complained.String()
 }
 
-// does is run of what has to end well.
+// does runs a subcommand that must succeed, and returns its output.
 func (o operator) does(args ...string) string {
 	o.t.Helper()
 	status, out, complaints := o.run(args...)
@@ -76,7 +76,7 @@ func (o operator) does(args ...string) string {
 	return out
 }
 
-// talks has two people talk, and gives the stream of what they say.
+// talks is a direct conversation of two users, and its stream.
 type talks struct {
 	t      *testing.T
 	alice  *client.Client
@@ -133,19 +133,19 @@ func TestLogShow_AStreamAsItIsNow(t *testing.T) {
 	out = o.does("log", "show", x.stream, "--owner", "chat")
 	for _, want := range []string{" 1 chat.conversation_started ", `"body":"stays"`, " 3 chat.message_sent ", "(redacted)", " 4 chat.message_deleted "} {
 		if !strings.Contains(out, want) {
-			t.Errorf("%q is not in\n%s", want, out)
+			t.Errorf("%q is missing from\n%s", want, out)
 		}
 	}
 	if strings.Contains(out, "goes") || strings.Contains(out, "\x1b") {
-		t.Errorf("a redacted text, or colours:\n%s", out)
+		t.Errorf("a redacted text or colours were printed:\n%s", out)
 	}
 	for _, test := range []struct {
 		args   []string
 		status int
 		says   string
 	}{
-		{[]string{"log", "show", "conversation:none"}, 1, "no log has events"},
-		{[]string{"log", "show", x.stream, "--owner", "feed"}, 1, "no log has events"},
+		{[]string{"log", "show", "conversation:none"}, 1, "no log contains events"},
+		{[]string{"log", "show", x.stream, "--owner", "feed"}, 1, "no log contains events"},
 		{[]string{"log", "show", x.stream, "--owner", "nobody"}, 1, "chat, feed"},
 		{[]string{"log", "list"}, 2, "show STREAM"},
 	} {
@@ -181,8 +181,8 @@ func TestEventsTail_ShowsWhatHappens(t *testing.T) {
 	}
 	everything, stopEverything := start("tail", "--from-start", "--json")
 	newest, stopNewest := start("tail", "chat-events", "--all")
-	meshtest.Eventually(t, "the tail from the start shows what was said before", func() bool { return strings.Contains(everything.String(), "before") })
-	// Where a topic ends is found when its tail begins: what is said is said again until it shows.
+	meshtest.Eventually(t, "the tail from the start shows earlier messages", func() bool { return strings.Contains(everything.String(), "before") })
+	// The tail determines the ends of the topics when it starts, so send messages until one shows.
 	for n := 0; !strings.Contains(newest.String(), `"body":"after`); n++ {
 		x.says(fmt.Sprint("after ", n))
 		time.Sleep(20 * time.Millisecond)
@@ -190,12 +190,12 @@ func TestEventsTail_ShowsWhatHappens(t *testing.T) {
 			t.Fatal("the tail shows nothing")
 		}
 	}
-	meshtest.Eventually(t, "positions show", func() bool { return strings.Contains(newest.String(), "is complete up to position") })
-	meshtest.Eventually(t, "both", func() bool { return strings.Contains(everything.String(), "after 0") })
+	meshtest.Eventually(t, "positions are shown", func() bool { return strings.Contains(newest.String(), "is complete up to position") })
+	meshtest.Eventually(t, "the tail from the start shows new messages", func() bool { return strings.Contains(everything.String(), "after 0") })
 	stopEverything()
 	stopNewest()
 	if strings.Contains(newest.String(), "before") || strings.Contains(everything.String(), "mesh.position") {
-		t.Errorf("what was before, or positions:\n%s\n%s", newest, everything)
+		t.Errorf("earlier messages or positions were shown:\n%s\n%s", newest, everything)
 	}
 	for _, line := range strings.Split(strings.TrimSpace(everything.String()), "\n") {
 		var e shown

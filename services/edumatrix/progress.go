@@ -13,7 +13,7 @@ const (
 	lineEvery = 2 * time.Second
 )
 
-// progress displays the progress of an operation: as a bar on a terminal, else as a line now and then.
+// progress displays the progress of an operation: on a terminal as a bar, otherwise as a line now and then.
 type progress struct {
 	out      io.Writer
 	terminal bool
@@ -28,7 +28,7 @@ func newProgress(t Terminal) *progress {
 	return &progress{out: t.Err, terminal: isTerminal(t.Err) && t.Getenv("TERM") != "dumb", now: time.Now}
 }
 
-// at displays a position on the way to an end.
+// at displays the current position and the final one.
 func (p *progress) at(step string, position, end int64) {
 	now, every := p.now(), lineEvery
 	if p.terminal {

@@ -72,7 +72,7 @@ not cleaned up: a view hangs on it
 	}
 }
 
-func TestReplay_ReadsTimesAsPeopleWriteThem(t *testing.T) {
+func TestReplay_AcceptsDatesTimesAndDurations(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 	for text, want := range map[string]time.Time{

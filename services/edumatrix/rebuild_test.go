@@ -14,11 +14,11 @@ import (
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
 )
 
-// rebuilding is a service that rebuilds its projections, and then its timers.
+// rebuilding is a service that rebuilds its projections and then its timers.
 type rebuilding struct {
 	meshv1connect.UnimplementedOperatorServiceHandler
 	asked  []string
-	differ int64 // timers that were not as the log has them
+	differ int64 // timers that differed from the log
 }
 
 func (r *rebuilding) Rebuild(_ context.Context, q *connect.Request[meshv1.RebuildRequest],

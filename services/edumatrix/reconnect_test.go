@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// gatewayThatCloses answers a terminal as far as it asks before it shows anything, and then closes each connection with the
-// next of these codes.
+// gatewayThatCloses is a gateway that answers the requests with which a terminal starts, and then closes each
+// connection with the next of the given codes.
 func gatewayThatCloses(t *testing.T, codes ...int) (url string) {
 	t.Helper()
 	next := make(chan int, len(codes))
@@ -51,7 +51,8 @@ func gatewayThatCloses(t *testing.T, codes ...int) (url string) {
 	return "ws" + strings.TrimPrefix(server.URL, "http")
 }
 
-// A terminal connects again after the codes after which docs/protocol.md has clients reconnect, and after no other.
+// TestTalk_ReconnectsWhereTheCloseCodeAllowsIt checks that a terminal reconnects after exactly those close codes
+// after which docs/protocol.md has clients reconnect.
 func TestTalk_ReconnectsWhereTheCloseCodeAllowsIt(t *testing.T) {
 	t.Parallel()
 	var errs strings.Builder
@@ -61,7 +62,7 @@ func TestTalk_ReconnectsWhereTheCloseCodeAllowsIt(t *testing.T) {
 	require.Equal(t, 3, strings.Count(errs.String(), "connecting again"))
 }
 
-// blocked is a keyboard that nobody touches.
+// blocked is a keyboard without input.
 type blocked struct{ end <-chan struct{} }
 
 func (b blocked) Read([]byte) (int, error) {

@@ -36,7 +36,7 @@ func replay(ctx context.Context, t Terminal, args []string) error {
 	f.StringVar(&s.topic, "topic", "", "only events of this topic")
 	f.StringVar(&s.stream, "stream", "", "only events of this stream")
 	since := f.String("since", "",
-		"only events from this time on: 2026-03-04, 2026-03-04T05:06:07Z, or 24h for as long ago")
+		"only events from this time on: 2026-03-04, 2026-03-04T05:06:07Z, or a duration before now, such as 24h")
 	until := f.String("until", "", "only events before this time")
 	to := f.String("to", "", "service that the events are sent to")
 	if err := parse(f, args); err != nil {
@@ -65,7 +65,7 @@ func replay(ctx context.Context, t Terminal, args []string) error {
 	}
 	sent, err := i.send(ctx, s, topics, owner.ReplayTopic(*to), newProgress(t))
 	if err == nil || sent > 0 {
-		fmt.Fprintf(t.Out, "%d events of %s sent to %s by %s; it drops what it has taken already\n", sent, s.owner, *to,
+		fmt.Fprintf(t.Out, "%d events of %s sent to %s by %s; it skips the events that it has applied already\n", sent, s.owner, *to,
 			i.kafka.Topic(owner.ReplayTopic(*to).Name))
 	}
 	return err
@@ -95,9 +95,9 @@ func (i *installation) consumed(ctx context.Context, consumer string, s selected
 	case len(topics) > 0:
 		return topics, nil
 	case len(all) == 0:
-		return nil, fmt.Errorf("%s consumes no events of others: there is nothing to send it", consumer)
+		return nil, fmt.Errorf("%s consumes no events of other services", consumer)
 	default:
-		return nil, fmt.Errorf("%s consumes %s: nothing of what is asked for", consumer, strings.Join(all, ", "))
+		return nil, fmt.Errorf("%s consumes only %s", consumer, strings.Join(all, ", "))
 	}
 }
 
@@ -156,6 +156,6 @@ func moment(text string, now time.Time) (time.Time, error) {
 	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
 		return now.Add(-ago), nil
 	}
-	return time.Time{}, fmt.Errorf("%q is not a time: 2026-03-04, 2026-03-04T05:06:07Z (UTC where it has no other zone), "+
+	return time.Time{}, fmt.Errorf("%q is not a time: use 2026-03-04, 2026-03-04T05:06:07Z (UTC unless it names another zone) "+
 		"or 24h", text)
 }

@@ -12,8 +12,8 @@ import (
 // restored makes a service begin a new incarnation of its log, and prints the consequences for its readers.
 func restored(ctx context.Context, t Terminal, args []string) error {
 	f := flags("restored", t)
-	seen := f.Int64("seen", 0, "highest position that anybody may have seen of what was lost, where that can be more than "+
-		"a million above what the log still has")
+	seen := f.Int64("seen", 0, "highest position of the lost events that a reader may have seen; needed only if it can be more than "+
+		"a million above the end of the log")
 	rest, err := arguments(f, args)
 	if err != nil {
 		return err

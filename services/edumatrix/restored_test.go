@@ -12,8 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// An operator has a new history of chat's log begin while people talk. They connect again and go on talking.
-func TestRestored_TheMeshGoesOn(t *testing.T) {
+// TestRestored_ClientsReconnectAndContinue begins a new incarnation of chat's log while two users talk.
+func TestRestored_ClientsReconnectAndContinue(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
 	o, alice := operatorOf(t, c), "alice-"+uuid.NewString()[:8]
@@ -24,12 +24,12 @@ func TestRestored_TheMeshGoesOn(t *testing.T) {
 	require.Contains(t, out, "chat has begun the incarnation")
 	require.Contains(t, out, "goes on above 3000000.")
 	say := map[string]string{"conversation_id": strings.TrimPrefix(before.Stream, "conversation:"), "body": "after"}
-	meshtest.Eventually(t, "clients are told to connect again", func() bool {
+	meshtest.Eventually(t, "the connection is closed", func() bool {
 		_, err := connection.Command(t.Context(), "chat.send_message", say)
 		return err != nil
 	})
 	<-connection.Done()
-	require.ErrorContains(t, connection.Err(), "4005", "a code after which clients connect again")
+	require.ErrorContains(t, connection.Err(), "4005", "a code after which clients reconnect")
 	after, err := dial(t, c, alice, nil).Command(t.Context(), "chat.send_message", say)
 	require.NoError(t, err)
 	require.Greater(t, after.Version, before.Version)

@@ -13,7 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/config"
 )
 
-// A service is a folder with a program of its name. Each is wherever services are listed.
+// A service is a folder with a program of the same name. TestServices_NoneIsMissing checks that each is in every list
+// of services.
 func TestServices_NoneIsMissing(t *testing.T) {
 	t.Parallel()
 	programs, err := filepath.Glob("../*/cmd/*/main.go")

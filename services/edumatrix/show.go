@@ -49,14 +49,14 @@ func (i ink) paint(colour, text string) string {
 	return "\x1b[" + colour + "m" + text + "\x1b[0m"
 }
 
-// where is the place on a topic at which an event was found.
+// where is the place of an event on a topic.
 type where struct {
 	topic     string
 	partition int32
 	offset    int64
 }
 
-// shower writes events, one to a line, and is safe for concurrent use.
+// shower prints events, one on each line. It is safe for concurrent use.
 type shower struct {
 	out      io.Writer
 	ink      ink
@@ -87,7 +87,7 @@ type shown struct {
 	Problem     string          `json:"problem,omitempty"` // why data is missing
 }
 
-// event prints one event. at is where it was found; nil: in the log.
+// event prints one event. at is its place on a topic, or nil if it was read from the log.
 func (s *shower) event(e envelope.Event, at *where) error {
 	line := s.line(e, at)
 	if s.json {

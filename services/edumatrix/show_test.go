@@ -62,9 +62,9 @@ func TestShow_OneLineForAnEvent(t *testing.T) {
 			`chat.message_sent alice {"conversation_id":"7","message_id":"m1","body":"hi"}`},
 		"redacted": {redacted, nil, false, `2026-03-04T05:06:07.008Z 3 chat.message_sent alice (redacted) ` +
 			`{"conversation_id":"7","message_id":"m1","body":""}`},
-		"what steers a terminal": {said(t, "\x1b[2J\u009b2J"), nil, false, `2026-03-04T05:06:07.008Z 3 chat.message_sent alice ` +
+		"control characters": {said(t, "\x1b[2J\u009b2J"), nil, false, `2026-03-04T05:06:07.008Z 3 chat.message_sent alice ` +
 			`{"conversation_id":"7","message_id":"m1","body":"\u001b[2J·2J"}`},
-		"torn": {torn, nil, false, "2026-03-04T05:06:07.008Z 3 chat.message_sent alice (event chat.message_sent: "},
+		"damaged": {torn, nil, false, "2026-03-04T05:06:07.008Z 3 chat.message_sent alice (event chat.message_sent: "},
 		"position": {envelope.Event{ID: "chat:5", Type: envelope.Position("chat", 5, 4).Type, Source: "chat", Position: 5,
 			Time: said(t, "").Time}, at, false, "2026-03-04T05:06:07.008Z chat-events/2 chat is complete up to position 5 here"},
 		"in colours": {said(t, "hi"), nil, true, "\x1b[2m2026-03-04T05:06:07.008Z\x1b[0m \x1b[33m3\x1b[0m " +
@@ -111,7 +111,7 @@ func TestShow_JSONHasOneObjectPerLine(t *testing.T) {
 	}
 }
 
-func TestInk_IsForTerminalsAlone(t *testing.T) {
+func TestInk_ColoursOnlyTerminals(t *testing.T) {
 	t.Parallel()
 	file, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
@@ -124,7 +124,7 @@ func TestInk_IsForTerminalsAlone(t *testing.T) {
 		}
 	}
 	if got := ink(true).paint(red, ""); got != "" {
-		t.Errorf("nothing is painted as %q", got)
+		t.Errorf("the empty text is printed as %q", got)
 	}
 }
 

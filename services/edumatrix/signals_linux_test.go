@@ -18,7 +18,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// processOfUp is `edumatrix up` as a program, with embedded stores, started for the first time.
+// processOfUp starts `edumatrix up` as a separate program with embedded stores, for the first time in its data
+// directory.
 func processOfUp(t *testing.T, programs meshrun.Binaries, env ...string) (up *meshrun.Process, dir, gateway string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -40,12 +41,12 @@ func processOfUp(t *testing.T, programs meshrun.Binaries, env ...string) (up *me
 func awaitPrinted(t *testing.T, p *meshrun.Process, text string) {
 	t.Helper()
 	meshtest.Eventually(t, p.Name+" prints "+text, func() bool {
-		require.True(t, p.Running(), "it ended:\n%s", p.Tail())
+		require.True(t, p.Running(), "the program ended:\n%s", p.Tail())
 		return strings.Contains(p.Output(), text)
 	})
 }
 
-// requireOrderlyEnd waits for the end. The program prints that it stops, and no error.
+// requireOrderlyEnd waits until the program ends. It must print that it is stopping, and no error.
 func requireOrderlyEnd(t *testing.T, p *meshrun.Process, signal string) {
 	t.Helper()
 	require.Zero(t, p.Wait(t), "%s", p.Tail())
@@ -55,7 +56,7 @@ func requireOrderlyEnd(t *testing.T, p *meshrun.Process, signal string) {
 	require.NotContains(t, p.Output(), "level=ERROR")
 }
 
-// descendants lists the processes beneath one, nearest first.
+// descendants returns the descendants of a process, nearest first.
 func descendants(t *testing.T, of int) (all []int) {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -64,7 +65,7 @@ func descendants(t *testing.T, of int) (all []int) {
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			continue // it has ended
+			continue // the process has ended
 		}
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 		after := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
@@ -79,11 +80,11 @@ func descendants(t *testing.T, of int) (all []int) {
 	return all
 }
 
-// signalAll sends SIGTERM to all processes of a service, as systemd does: the program itself gets it last.
+// signalAll sends SIGTERM to all processes of a service, as systemd does. The program itself gets it last.
 func signalAll(t *testing.T, p *meshrun.Process) {
 	t.Helper()
 	for _, pid := range descendants(t, p.PID()) {
-		_ = syscall.Kill(pid, syscall.SIGTERM) // one that has ended meanwhile does not need it
+		_ = syscall.Kill(pid, syscall.SIGTERM) // an error means that the process has ended
 	}
 	p.Signal(syscall.SIGTERM)
 }
@@ -94,19 +95,19 @@ func TestUp_SignalsStopItInOrder(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(programs.Remove)
 	makesData := func(t *testing.T, p *meshrun.Process, dir string) {
-		meshtest.Eventually(t, "it makes the data of PostgreSQL", func() bool {
-			require.True(t, p.Running(), "it ended:\n%s", p.Tail())
+		meshtest.Eventually(t, "PostgreSQL's data directory is created", func() bool {
+			require.True(t, p.Running(), "the program ended:\n%s", p.Tail())
 			_, err := os.Stat(filepath.Join(dir, "postgres", "cluster.new", "PG_VERSION"))
 			return err == nil
 		})
 	}
 
-	t.Run("SIGHUP, beside variables of another database", func(t *testing.T) {
+	t.Run("SIGHUP, with variables of another database set", func(t *testing.T) {
 		t.Parallel()
 		p, _, gateway := processOfUp(t, programs, "PGSERVICE=prod", "PGTZ=Mars/Phobos", "PGTARGETSESSIONATTRS=standby",
 			"PGOPTIONS=-c default_transaction_read_only=on", "PGSSLROOTCERT=/nonexistent", "PGHOST=elsewhere")
 		awaitPrinted(t, p, "is ready after")
-		for _, path := range []string{"/health", "/readyz"} { // ready means that both say so
+		for _, path := range []string{"/health", "/readyz"} { // a ready mesh responds to both
 			r, err := http.Get(gateway + path)
 			require.NoError(t, err)
 			require.NoError(t, r.Body.Close())

@@ -84,7 +84,8 @@ func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, di
 		select {
 		case <-stopping:
 		case <-postgres.Done():
-			// A supervisor that stops all processes of a service, as systemd does, signals PostgreSQL at the same time.
+			// A supervisor that stops all processes of a service, as systemd does, signals PostgreSQL at the same time,
+			// so its end may be intended.
 			select {
 			case <-ctx.Done():
 				return
@@ -98,7 +99,7 @@ func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, di
 	return nil
 }
 
-// lostAfter is how long this process's own signal may come after PostgreSQL's end.
+// lostAfter is how long to wait, after PostgreSQL has ended, for the signal that ends this process.
 const lostAfter = 2 * time.Second
 
 func or(value, otherwise string) string {

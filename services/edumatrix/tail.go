@@ -19,7 +19,7 @@ import (
 func tailEvents(ctx context.Context, t Terminal, args []string) error {
 	f := flags("events", t)
 	fromStart := f.Bool("from-start", false, "begin with the oldest event that the topics have")
-	all := f.Bool("all", false, "show also the records that only contain up to where a partition is complete")
+	all := f.Bool("all", false, "show also the records that only report the position up to which a partition is complete")
 	asJSON := f.Bool("json", false, "one JSON object per line")
 	rest, err := arguments(f, args)
 	if err != nil {

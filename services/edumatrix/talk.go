@@ -57,14 +57,14 @@ type conversationOnTerminal struct {
 	url, token, user, to string
 	conversation         string
 	greeted              bool
-	shown                int64 // version up to which messages were shown
+	shown                int64 // version up to which messages were printed
 	unsent               []unsent
 	events               chan client.Event
 	dropped              dropped
 }
 
-// dropped contains the newest version of each stream whose events were dropped because the terminal was not read, which
-// must not delay the connection. Their messages are printed from the history.
+// dropped contains the newest version of each stream whose events were dropped because the terminal was not read. A
+// terminal must not delay the connection; the dropped messages are printed from the history later.
 type dropped struct {
 	mu     sync.Mutex
 	newest map[string]int64
@@ -125,7 +125,7 @@ func (c *conversationOnTerminal) read(ctx context.Context, lines chan<- string) 
 	for in := bufio.NewReader(c.In); ; {
 		line, err := in.ReadString('\n')
 		if line = strings.TrimRight(line, "\r\n"); utf8.RuneCountInString(line) > maxLine {
-			fmt.Fprintf(c.Err, "not sent: a line of %d characters, at most %d are taken\n",
+			fmt.Fprintf(c.Err, "not sent: a line of %d characters, the maximum is %d\n",
 				utf8.RuneCountInString(line), maxLine)
 			line = ""
 		}
@@ -142,14 +142,14 @@ func (c *conversationOnTerminal) read(ctx context.Context, lines chan<- string) 
 	}
 }
 
-// unread is the number of events that may wait until the terminal is read.
+// unread is the number of events that may wait while the terminal is not read.
 const unread = 256
 
 func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	events := c.events
-	host, _ := os.Hostname() // without one it is a terminal all the same
+	host, _ := os.Hostname() // an empty name is fine
 	device := strings.TrimSpace("terminal " + host)
 	conn, err := client.Dial(ctx, client.Options{URL: c.url, Token: c.token, Device: device, OnEvent: func(e client.Event) {
 		select {
@@ -165,7 +165,7 @@ func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, e
 		o, err := conn.Command(ctx, "chat.start_direct", map[string]string{"user_id": c.to})
 		if err != nil {
 			conn.Close()
-			return nil, fmt.Errorf("begin a conversation with %s: %w", c.to, err)
+			return nil, fmt.Errorf("start a conversation with %s: %w", c.to, err)
 		}
 		c.conversation = strings.TrimPrefix(o.Stream, "conversation:")
 	}
@@ -206,13 +206,13 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 			c.shown = m.Version
 		}
 		if first || !page.More || len(page.Messages) == 0 {
-			c.shown = max(c.shown, page.Version) // everything up to there was printed
+			c.shown = max(c.shown, page.Version) // everything up to that version was printed
 			return nil
 		}
 	}
 }
 
-// catchUpDropped prints dropped messages before anything newer. The history may be behind the live events for moments.
+// catchUpDropped prints dropped messages before anything newer. The history may be slightly behind the live events.
 func (c *conversationOnTerminal) catchUpDropped(ctx context.Context, conn *client.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
@@ -238,7 +238,7 @@ func (c *conversationOnTerminal) stream() string { return "conversation:" + c.co
 const tryAgain = 2 * time.Second
 
 func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Client, lines <-chan string) error {
-	again := time.NewTimer(0) // sends what an earlier connection left
+	again := time.NewTimer(0) // sends the lines that an earlier connection left
 	defer again.Stop()
 	for {
 		select {
@@ -260,7 +260,7 @@ func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Clie
 		case line, open := <-lines:
 			if !open {
 				if len(c.unsent) > 0 && !c.sendAll(ctx, conn) {
-					fmt.Fprintf(c.Err, "%d lines are not known to be sent\n", len(c.unsent))
+					fmt.Fprintf(c.Err, "%d lines may not have been sent\n", len(c.unsent))
 				}
 				return nil
 			}

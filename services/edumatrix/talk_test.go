@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// unreadScreen is a terminal that nobody reads, until it is read.
+// unreadScreen is a terminal whose output is not read at first.
 type unreadScreen struct {
 	screen
 	read chan struct{}
@@ -27,7 +27,7 @@ func (s *unreadScreen) Write(p []byte) (int, error) {
 	return s.screen.Write(p)
 }
 
-// A terminal that is not read for a while, as after Ctrl-S, misses nothing.
+// TestTalk_ATerminalThatIsNotReadMissesNothing stops reading a terminal for a while, as Ctrl-S does.
 func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
@@ -47,13 +47,13 @@ func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
 	}()
 	await := func(what string, condition func() bool) {
 		t.Helper()
-		for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(10 * time.Millisecond) { // between two looks
+		for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: %d lines are shown", what, strings.Count(out.String(), "\n"))
 			}
 		}
 	}
-	await("it begins", func() bool { return strings.Contains(out.String(), "type a line") })
+	await("the first line", func() bool { return strings.Contains(out.String(), "type a line") })
 
 	const messages = 2*unread + 50
 	dial(t, c, "bob", func(e client.Event) {
@@ -76,11 +76,11 @@ func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
 	for n := range messages {
 		say(fmt.Sprintf("message %d.", n))
 	}
-	<-arrived // at another connection of bob's; this one has had as much time
+	<-arrived // at another connection of bob's, so this one had time as well
 	close(out.read)
-	await("what was not read", func() bool { return strings.Contains(out.String(), fmt.Sprintf("message %d.", messages-1)) })
+	await("the messages that were not read", func() bool { return strings.Contains(out.String(), fmt.Sprintf("message %d.", messages-1)) })
 	say("the last")
-	await("what came after", func() bool { return strings.Contains(out.String(), "the last") })
+	await("the message after them", func() bool { return strings.Contains(out.String(), "the last") })
 	at := 0
 	for n := range messages {
 		body := fmt.Sprintf("message %d.", n)
@@ -89,7 +89,7 @@ func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
 		}
 		next := strings.Index(out.String(), body)
 		if next < at {
-			t.Fatalf("%q is shown before what was said before it", body)
+			t.Fatalf("%q is shown before an earlier message", body)
 		}
 		at = next
 	}

@@ -91,7 +91,8 @@ func dial(t *testing.T, c config.Config, user string, onEvent func(client.Event)
 	return conn
 }
 
-// One trace from the frame to the last fan-out: each span is the child of the one before it, and of the service named.
+// TestTrace_FromTheFrameToTheLastFanOut checks one trace: each span is a child of the one before it and belongs to
+// the expected service.
 func TestTrace_FromTheFrameToTheLastFanOut(t *testing.T) {
 	t.Parallel()
 	c, spans := startTogether(t)
@@ -123,7 +124,7 @@ func TestTrace_FromTheFrameToTheLastFanOut(t *testing.T) {
 		{"chat", "decide chat.send_message"}, {"chat", "append "}, {"chat", "send chat-events"},
 		{"gateway", "fan-out chat.message_sent"},
 	}
-	// The last spans end just after the client has seen the event.
+	// The last spans end shortly after the client has received the event.
 	var problem string
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if problem = chain(spans.GetSpans(), want); problem == "" {
@@ -133,7 +134,7 @@ func TestTrace_FromTheFrameToTheLastFanOut(t *testing.T) {
 	t.Fatal(problem)
 }
 
-// chain follows the spans from the last one up to the first, and says where they are not as wanted.
+// chain follows the spans from the last one to the first, and returns the first difference from the expected ones.
 func chain(all tracetest.SpanStubs, want []struct{ service, name string }) string {
 	byID := map[string]tracetest.SpanStub{}
 	var last *tracetest.SpanStub
@@ -154,7 +155,7 @@ func chain(all tracetest.SpanStubs, want []struct{ service, name string }) strin
 				want[i].name, want[i].service)
 		}
 		if strings.HasPrefix(s.Name, "append ") && len(s.Links) == 0 {
-			return "the append does not link the transaction that it shares"
+			return "the append is not linked to the transaction that it shares with others"
 		}
 		if i == 0 {
 			break

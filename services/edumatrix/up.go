@@ -30,7 +30,7 @@ type service struct {
 	run  func(context.Context, process.Env) error
 }
 
-// services is in starting order: owners before the gateway, which calls them.
+// services returns the services in starting order: owners before the gateway, which calls them.
 func services() []service {
 	return []service{
 		{"presence", presence.Run}, {"chat", chat.Run}, {"feed", feed.Run}, {"notification", notification.Run},
@@ -86,7 +86,7 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 
-	// Written before anything responds: a process that sees the mesh ready then finds the file.
+	// Write the file before anything responds, so that a process that sees the mesh ready finds it.
 	here := fmt.Sprintf("localhost:%d", c.Port)
 	err = dir.announce(runningMesh{Gateway: "http://" + here, Socket: "ws://" + here + "/ws",
 		DatabaseURL: c.Postgres.URL, RedisURL: redisURL(c.Redis), Brokers: c.Kafka.Brokers,
@@ -124,7 +124,7 @@ func useSecrets(c *config.Config, made secrets) {
 	c.AnyLocalOrigin = true
 }
 
-// configs returns the configuration of each service: the gateway listens on PORT, the others where their URLs point.
+// configs returns the configuration of each service: the gateway listens on PORT, the others at their own URLs.
 func configs(c config.Config, listeners map[string]listener) map[string]config.Config {
 	all := map[string]config.Config{}
 	for _, s := range services() {

@@ -14,7 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// environmentOfUp is what `edumatrix up` runs with in a test: ports and a data directory of its own, and a database.
+// environmentOfUp returns the environment of `edumatrix up` in a test: free ports, a data directory of its own, and a
+// database.
 func environmentOfUp(t *testing.T) map[string]string {
 	t.Helper()
 	env := map[string]string{"DATA_DIR": t.TempDir(), "PORT": fmt.Sprint(meshtest.FreePort(t)),
@@ -25,24 +26,25 @@ func environmentOfUp(t *testing.T) map[string]string {
 	return env
 }
 
-// told calls back when the ready line is written, before the mesh goes on.
-type told struct{ ready func() }
+// readyWriter calls a function when the ready line is written, before the mesh continues.
+type readyWriter struct{ ready func() }
 
-func (w told) Write(p []byte) (int, error) {
+func (w readyWriter) Write(p []byte) (int, error) {
 	if bytes.Contains(p, []byte("is ready after")) {
 		w.ready()
 	}
 	return len(p), nil
 }
 
-// A script that waits for the ready line or for /readyz goes on at once with other subcommands.
+// TestUp_IsFoundAsSoonAsItIsReady checks that a script that waits for the ready line or for /readyz can run other
+// subcommands at once.
 func TestUp_IsFoundAsSoonAsItIsReady(t *testing.T) {
 	t.Parallel()
 	env := environmentOfUp(t)
 	getenv := func(name string) string { return env[name] }
 	ctx, stop := context.WithCancel(t.Context())
 	found, ended := make(chan error, 1), make(chan error, 1)
-	screen := told{func() { _, err := findMesh(getenv); found <- err }}
+	screen := readyWriter{func() { _, err := findMesh(getenv); found <- err }}
 	go func() {
 		ended <- up(ctx, Terminal{In: strings.NewReader(""), Out: screen, Err: &bytes.Buffer{}, Getenv: getenv}, nil)
 	}()
@@ -52,11 +54,11 @@ func TestUp_IsFoundAsSoonAsItIsReady(t *testing.T) {
 			t.Error(err)
 		}
 		if _, err := findMesh(getenv); err == nil {
-			t.Error("it is found although it has ended")
+			t.Error("the mesh is found although it has ended")
 		}
 	}()
 
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) { // between two looks
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) { // the condition decides, not the pause
 		if r, err := http.Get("http://127.0.0.1:" + env["PORT"] + "/readyz"); err == nil {
 			_ = r.Body.Close()
 			if r.StatusCode == http.StatusOK {
@@ -64,7 +66,7 @@ func TestUp_IsFoundAsSoonAsItIsReady(t *testing.T) {
 			}
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("it is not ready")
+			t.Fatal("the mesh is not ready")
 		}
 	}
 	if _, err := findMesh(getenv); err != nil {
@@ -76,6 +78,6 @@ func TestUp_IsFoundAsSoonAsItIsReady(t *testing.T) {
 			t.Errorf("after the ready line: %v", err)
 		}
 	case <-time.After(time.Minute):
-		t.Error("it does not say that it is ready")
+		t.Error("the mesh did not print that it is ready")
 	}
 }

@@ -11,10 +11,11 @@ import (
 const (
 	width, lineHeight, top = 560, 20, 52 // of a terminal, in pixels
 	maxColumns             = 66
-	hold                   = 4 * time.Second // the last picture stays for so long before it begins again
+	hold                   = 4 * time.Second // how long the last picture stays before the animation repeats
 )
 
-// draw writes terminals side by side. Each line appears when it was recorded, and all begin again together.
+// draw draws terminals side by side. Each line appears at the time at which it was recorded; all terminals repeat
+// together.
 func draw(terminals ...*terminal) []byte {
 	var end time.Duration
 	rows := 0
@@ -65,7 +66,7 @@ text { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill
 
 func escaped(text string) string {
 	var b bytes.Buffer
-	_ = xml.EscapeText(&b, []byte(text)) // a buffer takes everything
+	_ = xml.EscapeText(&b, []byte(text)) // writing to a buffer cannot fail
 	return b.String()
 }
 

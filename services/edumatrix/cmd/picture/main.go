@@ -40,7 +40,7 @@ func main() {
 type line struct {
 	at    time.Duration
 	text  string
-	typed bool // by the person, not by the program
+	typed bool // typed by the user, not printed by the program
 }
 
 // terminal is one client with everything that its terminal shows.
@@ -59,14 +59,14 @@ func (t *terminal) show(text string, typed bool) {
 	t.lines = append(t.lines, line{time.Since(t.begun), text, typed})
 }
 
-// types enters a line, as its person does.
+// types enters a line, as a user does.
 func (t *terminal) types(text string) error {
 	t.show(text, true)
 	_, err := fmt.Fprintln(t.stdin, text)
 	return err
 }
 
-// shows waits until the terminal shows a text so many times.
+// shows waits until the terminal shows a text the given number of times.
 func (t *terminal) shows(ctx context.Context, text string, times int) error {
 	for {
 		t.mu.Lock()
@@ -114,7 +114,7 @@ func (t *terminal) start(ctx context.Context, program string, env []string, argu
 	return nil
 }
 
-// pause is the time that people take between two lines.
+// pause is the time between two lines.
 const pause = 1300 * time.Millisecond
 
 func record(ctx context.Context, program, out string) error {
@@ -135,7 +135,7 @@ func record(ctx context.Context, program, out string) error {
 		return err
 	}
 	env := append(os.Environ(), "DATA_DIR="+data, "PORT="+strconv.Itoa(port), "METRICS_PORT="+strconv.Itoa(metrics))
-	for _, service := range []string{"PRESENCE", "CHAT", "FEED", "NOTIFICATION"} { // beside a mesh that runs here already
+	for _, service := range []string{"PRESENCE", "CHAT", "FEED", "NOTIFICATION"} { // another mesh may run here
 		inner, err := freePort()
 		if err != nil {
 			return err
@@ -163,7 +163,7 @@ func record(ctx context.Context, program, out string) error {
 	return os.WriteFile(out, draw(alice, bob), 0o644)
 }
 
-// talk has two people talk.
+// talk makes two users talk.
 func talk(ctx context.Context, program string, env []string, alice, bob *terminal) error {
 	if err := alice.start(ctx, program, env, "chat", "--user", "alice", "--to", "bob"); err != nil {
 		return err
@@ -199,7 +199,7 @@ func talk(ctx context.Context, program string, env []string, alice, bob *termina
 		for _, t := range []*terminal{alice, bob} {
 			want := 1
 			if t == s.who {
-				want = 2 // as it was typed, and as it came back from the log
+				want = 2 // the typed line, and the message from the log
 			}
 			if err := t.shows(ctx, s.text, want); err != nil {
 				return err

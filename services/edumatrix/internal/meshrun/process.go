@@ -18,19 +18,19 @@ import (
 // endTime is how long a program may take to end after a signal.
 const endTime = 40 * time.Second
 
-// Process is one program of the mesh, running or not. It is for one goroutine, output aside.
+// Process is one program of the mesh, running or not. Only Output and Tail are safe for concurrent use.
 type Process struct {
-	Name    string // of the program
-	Program string // its file
+	Name    string // the program's name
+	Program string // the program's file
 	Args    []string
-	Env     []string // beside PATH, HOME and XDG_CACHE_HOME, which alone are inherited
+	Env     []string // added to PATH, HOME and XDG_CACHE_HOME; nothing else is inherited
 
 	cmd    *exec.Cmd
 	output Printed
 	done   chan struct{}
 }
 
-// Start starts the program, for the first time or again. It ends when this process does.
+// Start starts the program, for the first time or again. The program ends when this process does.
 func (p *Process) Start(t testing.TB) {
 	t.Helper()
 	cmd, done, started := exec.Command(p.Program, p.Args...), make(chan struct{}), make(chan error, 1)
@@ -41,13 +41,13 @@ func (p *Process) Start(t testing.TB) {
 	cmd.Stdout, cmd.Stderr = &p.output, &p.output
 	cmd.SysProcAttr = endsWithUs()
 	go func() {
-		runtime.LockOSThread() // the signal comes when the thread ends that started it
+		runtime.LockOSThread() // Pdeathsig is sent when the thread that started the program ends
 		defer runtime.UnlockOSThread()
 		defer close(done)
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() // ProcessState contains how it ended
+			_ = cmd.Wait() // the result is in ProcessState
 		}
 	}()
 	if err := <-started; err != nil {
@@ -75,7 +75,7 @@ func (p *Process) Running() bool {
 	}
 }
 
-// Signal sends a signal; a program that has ended does not get it.
+// Signal sends a signal to the program, if it is still running.
 func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 
 // Wait waits for the end of the program and returns its exit status. A program that does not end fails the test.
@@ -137,7 +137,7 @@ func (o *Printed) String() string {
 // Binaries is a folder with the mesh's programs.
 type Binaries string
 
-// Process is one of its programs, not started yet.
+// Process returns one of the programs, not started yet.
 func (b Binaries) Process(name string, args, env []string) *Process {
 	return &Process{Name: name, Program: filepath.Join(string(b), name), Args: args, Env: env}
 }
