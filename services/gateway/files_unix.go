@@ -4,8 +4,8 @@ package gateway
 
 import "syscall"
 
-// maxConnections returns how many connections of clients the gateway accepts: nine tenths of the files that the process
-// may open.
+// maxConnections returns how many connections of clients the gateway accepts: nine tenths of the number of files that
+// the process may open.
 func maxConnections() int64 {
 	var l syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil || l.Cur > 1<<40 {

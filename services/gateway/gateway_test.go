@@ -36,7 +36,7 @@ import (
 
 const secret = "a secret of this test, long enough"
 
-// mesh is one gateway with a broker and owners that decide what a test says.
+// mesh is one gateway with a broker, and owners that decide as a test tells them.
 type mesh struct {
 	t         testing.TB
 	broker    *embedded.Kafka
@@ -50,8 +50,8 @@ type mesh struct {
 	exporter  sdktrace.SpanExporter
 
 	mu     sync.Mutex
-	decide func(c envelope.Command) // nil: nobody decides
-	held   bool                     // events are appended, and not published
+	decide func(c envelope.Command) // nil if no owner decides
+	held   bool                     // whether events are appended but not published
 	kept   []envelope.Event
 }
 
@@ -104,7 +104,7 @@ func (m *mesh) positions() {
 	}
 }
 
-// decideAll hands the commands of all owners to decide.
+// decideAll passes the commands to all owners on to decide.
 func (m *mesh) decideAll(log *slog.Logger) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var reading sync.WaitGroup
@@ -133,7 +133,7 @@ func (m *mesh) onCommand(decide func(c envelope.Command)) {
 	m.decide = decide
 }
 
-// publish relays an event, unless the relay is held back.
+// publish publishes an event, unless publishing is held back.
 func (m *mesh) publish(e envelope.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -167,7 +167,7 @@ func (m *mesh) letGo() {
 	m.kept = nil
 }
 
-// commits decides every command on messages by appending and publishing it.
+// commits decides any command on messages by appending and publishing its event.
 func (m *mesh) commits(c envelope.Command) {
 	declared, _ := m.catalog.Command(c.Type)
 	body := declared.Type.New().Interface()
@@ -197,10 +197,10 @@ func (m *mesh) said(body string) {
 		fmt.Sprintf(`{"conversation_id":"g","message_id":%q,"body":%q}`, body, body)))
 }
 
-// metricsOf has, for the address of a gateway, the address of its metrics.
+// metricsOf maps the address of a gateway to the address of its metrics.
 var metricsOf sync.Map
 
-// metrics reads what a gateway counts.
+// metrics returns the metrics of a gateway.
 func metrics(t testing.TB, address string) string {
 	t.Helper()
 	at, _ := metricsOf.Load(address)
@@ -213,7 +213,7 @@ func metrics(t testing.TB, address string) string {
 	return string(body)
 }
 
-// gateway runs one and gives its address, and what stops it.
+// gateway starts a gateway and returns its address, and a function that stops it.
 func (m *mesh) gateway(set settings) (address string, stop func()) {
 	t := m.t
 	t.Helper()
@@ -260,7 +260,7 @@ func token(t testing.TB, user, role string) string {
 	return token
 }
 
-// inbox is a connection with all that it was given.
+// inbox is a connection with all events that it got.
 type inbox struct {
 	*client.Client
 	mu       sync.Mutex
@@ -301,8 +301,8 @@ func connect(t testing.TB, address, user string, change ...func(*client.Options)
 	return in
 }
 
-// raw is a socket of a user, over which nothing was sent: it sends a frame, unless that is empty, and returns the next
-// that is not a heartbeat, or why the connection has ended.
+// raw opens a socket of a user on which nothing was sent. The returned function sends a frame, unless it is empty,
+// and returns the next frame that is not a heartbeat, or the reason why the connection has ended.
 func raw(t *testing.T, address, user string) func(frame string) string {
 	t.Helper()
 	socket, r, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+address+"/ws",
@@ -368,7 +368,7 @@ func TestGateway_ACommandsEventReachesEveryConnectionOfEveryMemberOnEveryGateway
 	bob.expect(t, "hello", "member_added eve", "welcome", "member_left bob")
 }
 
-func TestGateway_HeldBackItShowsAMemberNothingOfTheTimesBetween(t *testing.T) {
+func TestGateway_WhenBehindItShowsNoEventsFromBetweenMemberships(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.start(`["alice","bob"]`)
@@ -376,7 +376,7 @@ func TestGateway_HeldBackItShowsAMemberNothingOfTheTimesBetween(t *testing.T) {
 	close(reader.open)
 	address, _ := m.gateway(settings{hold: reader.pass})
 	current, _ := m.gateway(settings{})
-	there, ahead := connect(t, address, "bob"), connect(t, current, "bob") // all the while
+	there, ahead := connect(t, address, "bob"), connect(t, current, "bob") // connected from the beginning to the end
 	reader.shut()
 	m.said("within")
 	m.member("chat.member_left", "bob")
@@ -388,15 +388,15 @@ func TestGateway_HeldBackItShowsAMemberNothingOfTheTimesBetween(t *testing.T) {
 	m.member("chat.member_added", "bob")
 	seen := []string{"within", "member_left bob", "member_added bob", "back", "member_left bob", "member_added bob"}
 	ahead.expect(t, seen...)
-	require.Empty(t, there.seen(), "its gateway is held back")
-	late := connect(t, address, "bob") // told its rooms by an owner that is ahead of what is read here
+	require.Empty(t, there.seen(), "the gateway is held back")
+	late := connect(t, address, "bob") // an owner that is ahead of this gateway returned its rooms
 	close(reader.open)
 	m.said("live")
 	there.expect(t, append(seen, "live")...)
 	late.expect(t, "live")
 }
 
-// gate holds a gateway's reader back.
+// gate holds back a gateway's reader.
 type gate struct {
 	mu   sync.Mutex
 	open chan struct{}
@@ -430,7 +430,7 @@ func TestGateway_AMissingRecordIsFilledFromTheLog(t *testing.T) {
 	bob.expect(t, "one", "lost", "three")
 }
 
-func TestGateway_RefusalsAndUnchangedComeByTheResults(t *testing.T) {
+func TestGateway_RefusedAndUnchangedOutcomesArrive(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	result := func(c envelope.Command, kind envelope.Kind) envelope.Result {
@@ -458,7 +458,7 @@ func TestGateway_RefusalsAndUnchangedComeByTheResults(t *testing.T) {
 	require.Equal(t, "unchanged", o.Kind)
 }
 
-func TestGateway_QueuedThenTheOutcomeFollows(t *testing.T) {
+func TestGateway_TheOutcomeFollowsQueued(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.start(`["alice"]`)
@@ -478,7 +478,7 @@ func TestGateway_QueuedThenTheOutcomeFollows(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-func TestGateway_UnavailableWhileKafkaIsAway(t *testing.T) {
+func TestGateway_CommandsAreUnavailableWithoutKafka(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	address, _ := m.gateway(settings{patience: 200 * time.Millisecond})
@@ -492,7 +492,7 @@ func TestGateway_UnavailableWhileKafkaIsAway(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestGateway_QueriesSeeOnesOwnWrites(t *testing.T) {
+func TestGateway_QueriesSeeTheUsersOwnWrites(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.onCommand(m.commits)
@@ -533,8 +533,9 @@ func TestGateway_QueriesSeeOnesOwnWrites(t *testing.T) {
 	require.Equal(t, refusal.Unavailable, refused.Code)
 }
 
-// The rows of an owner may be behind its log, and then show no more than is asked for. Still, an answer contains
-// everything that was committed before its connection was opened, or before its request was sent over HTTP.
+// The rows of an owner may be behind its log; it then answers only up to the position that is asked for. An answer
+// must still contain every event that was committed before the connection was opened, or before an HTTP request was
+// sent.
 func TestGateway_QueriesSeeWhatWasCommittedBeforeTheConnection(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -557,7 +558,7 @@ func TestGateway_QueriesSeeWhatWasCommittedBeforeTheConnection(t *testing.T) {
 
 	var answer struct{ Messages []struct{ Body string } }
 	require.NoError(t, connect(t, address, "alice").Query(t.Context(), "chat.history", json.RawMessage(asked), &answer))
-	require.Len(t, answer.Messages, 1, "on another connection")
+	require.Len(t, answer.Messages, 1, "read on another connection")
 
 	for _, path := range []string{"/api/chat.history", "/api/edumatrix.chat.v1.ChatService/History"} {
 		status, answer, _ := call(t, address, path, asked, "Authorization", "Bearer "+token(t, "alice", ""))
@@ -573,7 +574,7 @@ func TestGateway_QueriesSeeWhatWasCommittedBeforeTheConnection(t *testing.T) {
 		require.NotContains(t, reply, `"reply_to":"0"`)
 		reply = early("")
 	}
-	require.Contains(t, reply, `"body":"hello"`, "asked before the rooms are known")
+	require.Contains(t, reply, `"body":"hello"`, "sent before the rooms are known")
 }
 
 // call posts to the HTTP API.
@@ -594,7 +595,7 @@ func call(t *testing.T, address, path, body string, headers ...string) (int, map
 	return response.StatusCode, answer, response.Header
 }
 
-func TestGateway_HTTPTakesTheSameCommandsAndQueries(t *testing.T) {
+func TestGateway_HTTPAcceptsTheSameCommandsAndQueries(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.onCommand(m.commits)
@@ -617,7 +618,7 @@ func TestGateway_HTTPTakesTheSameCommandsAndQueries(t *testing.T) {
 		status, answer, _ = call(t, address, path, `{"conversation_id":"g"}`,
 			with(service, "Content-Type", "application/json")...)
 		require.Equal(t, http.StatusOK, status, answer)
-		require.Equal(t, "bob", answer["messages"].([]any)[0].(map[string]any)["body"], "who it acts for")
+		require.Equal(t, "bob", answer["messages"].([]any)[0].(map[string]any)["body"], "the user on whose behalf it asks")
 	}
 
 	for _, c := range []struct {
@@ -644,7 +645,7 @@ func TestGateway_HTTPTakesTheSameCommandsAndQueries(t *testing.T) {
 		require.Equal(t, c.status, status, "%s %s: %v", c.path, c.headers, answer)
 		require.Equal(t, c.code, answer["error"].(map[string]any)["code"], "%s: %v", c.path, answer)
 	}
-	// Requests that reach a server besides those of a client library.
+	// Other requests, as they reach a server from other programs than a client library.
 	ok := `{"conversation_id":"g","body":"hi"}`
 	for _, c := range []struct {
 		method, path, body string
@@ -679,7 +680,7 @@ func TestGateway_HTTPTakesTheSameCommandsAndQueries(t *testing.T) {
 		require.NoError(t, err)
 		_ = response.Body.Close()
 		require.Equal(t, c.status, response.StatusCode, "%s %s %v: %s", c.method, c.path, r.Header, text)
-		if c.code != "" { // Connect clients find it beside their own code
+		if c.code != "" { // Connect clients get it beside the Connect code
 			require.Contains(t, string(text), c.code, "%s %s %v", c.method, c.path, r.Header)
 		}
 		if c.method != http.MethodPost {
@@ -690,7 +691,7 @@ func TestGateway_HTTPTakesTheSameCommandsAndQueries(t *testing.T) {
 	require.Equal(t, "https://school.example", header.Get("Access-Control-Allow-Origin"))
 }
 
-func TestGateway_HealthTellsWhatItReaches(t *testing.T) {
+func TestGateway_HealthReportsItsDependencies(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	address, _ := m.gateway(settings{})
@@ -712,14 +713,14 @@ func TestGateway_HealthTellsWhatItReaches(t *testing.T) {
 		response, err := http.Get("http://" + address + path)
 		require.NoError(t, err)
 		_ = response.Body.Close()
-		require.Equal(t, http.StatusNotFound, response.StatusCode, "%s among the clients", path)
+		require.Equal(t, http.StatusNotFound, response.StatusCode, "%s at the clients' listener", path)
 	}
 	at, _ := metricsOf.Load(address)
 	for _, path := range []string{"/ws", "/health", "/api/chat.history"} {
 		response, err := http.Get(fmt.Sprintf("http://%s%s", at, path))
 		require.NoError(t, err)
 		_ = response.Body.Close()
-		require.Equal(t, http.StatusNotFound, response.StatusCode, "%s among the metrics", path)
+		require.Equal(t, http.StatusNotFound, response.StatusCode, "%s at the metrics' listener", path)
 	}
 	require.NoError(t, m.stores.Redis.Close())
 	require.Eventually(t, func() bool {
@@ -753,7 +754,7 @@ func TestGateway_StopsGracefully(t *testing.T) {
 		return r.StatusCode == http.StatusServiceUnavailable
 	}, 10*time.Second, time.Millisecond)
 	m.commits(c)
-	require.NoError(t, <-outcome, "what is in flight is answered")
+	require.NoError(t, <-outcome, "a command in flight gets its outcome")
 	<-alice.Done()
 	require.ErrorContains(t, alice.Err(), "4000")
 	<-stopped

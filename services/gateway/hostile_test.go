@@ -29,7 +29,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// ordinary is what users do who are not hostile: one sends, the other gets it; somebody connects.
+// ordinary measures the actions of ordinary users: one sends a message, another gets it, and a third connects.
 func (m *mesh) ordinary(t testing.TB, address string, n int) (l meshtest.Latencies) {
 	t.Helper()
 	alice := connect(t, address, "alice")
@@ -46,7 +46,7 @@ func (m *mesh) ordinary(t testing.TB, address string, n int) (l meshtest.Latenci
 		case at := <-got:
 			l.Deliver = append(l.Deliver, at.Sub(began))
 		case <-time.After(10 * time.Second):
-			t.Fatal("bob gets nothing")
+			t.Fatal("bob got no event")
 		}
 		if i%2 == 0 {
 			began = time.Now()
@@ -58,10 +58,10 @@ func (m *mesh) ordinary(t testing.TB, address string, n int) (l meshtest.Latenci
 	return l
 }
 
-// hostilities are what one user does, without end, from a process of its own: so what it costs to be hostile is not
-// taken for what it costs the gateway. Each goes on as fast as the gateway admits one user's frames and connections.
+// hostilities are the attacks of one user, which do not end. Each runs in a process of its own, so that its CPU time
+// is not counted as the gateway's, and repeats as fast as the gateway admits the frames and connections of one user.
 var hostilities = map[string]func(address, token string){
-	// Comes back after three weeks, in 2,000 rooms, ten times a second.
+	// Resumes after three weeks, in 2,000 rooms, ten times a second.
 	"returns": func(address, token string) {
 		old := os.Getenv("GATEWAY_HOSTILE_RESUME_TOKEN")
 		for tick := time.NewTicker(time.Second / 10); ; <-tick.C {
@@ -75,7 +75,7 @@ var hostilities = map[string]func(address, token string){
 			_ = socket.Close()
 		}
 	},
-	// 64 connections send commands that nobody decides, so that each has as many waiting as it may.
+	// Sends commands that no owner decides on 64 connections, so that each has the maximum number waiting.
 	"commands": func(address, token string) {
 		hostileFrames(address, token, 64, 2000, func(s, n int) string {
 			return fmt.Sprintf(`{"id":"%d","type":"chat.send_message","command_id":"%d-%d","data":{"conversation_id":"e1","body":"hi"}}`,
@@ -105,7 +105,7 @@ func hostileSocket(address, connect, token string) *websocket.Conn {
 	}
 }
 
-// hostileFrames sends so many frames a second over so many connections, and reads whatever comes back.
+// hostileFrames sends frames at the given rate over the given number of connections, and discards all replies.
 func hostileFrames(address, token string, connections, rate int, frame func(s, n int) string) {
 	var sending sync.WaitGroup
 	for s := range connections {
@@ -129,7 +129,7 @@ func hostileFrames(address, token string, connections, rate int, frame func(s, n
 	sending.Wait()
 }
 
-// TestMain makes a process of this program a hostile user, where the environment asks for it.
+// TestMain runs the hostile user instead of the tests if the environment asks for it.
 func TestMain(m *testing.M) {
 	if hostile := hostilities[os.Getenv("GATEWAY_HOSTILE")]; hostile != nil {
 		hostile(os.Getenv("GATEWAY_HOSTILE_ADDRESS"), os.Getenv("GATEWAY_HOSTILE_TOKEN"))
@@ -138,7 +138,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// beHostile starts a hostile user. The function that it returns ends it, and returns the CPU time that it used itself.
+// beHostile starts a hostile user. The returned function ends it, and returns the CPU time that it used.
 func (m *mesh) beHostile(t testing.TB, name, address string) (end func() time.Duration) {
 	t.Helper()
 	c := exec.Command(os.Args[0])
@@ -153,16 +153,16 @@ func (m *mesh) beHostile(t testing.TB, name, address string) (end func() time.Du
 	}
 }
 
-// cpu is the CPU time that this process has used: the gateway, its broker and owners, and the users who are measured.
+// cpu returns the CPU time of this process: the gateway, its broker and owners, and the users that are measured.
 func cpu(t testing.TB) time.Duration {
 	var used syscall.Rusage
 	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &used))
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// BenchmarkHostile measures other users beside each hostile one. Quiet and hostile rounds take turns in one run, since
-// the machine may have other things to do. The hostile user has the same cores, so its own share of them is printed as
-// well: what it takes there, others wait for, whatever the gateway does.
+// BenchmarkHostile measures other users beside each hostile one. Quiet and hostile rounds alternate in one run, since
+// the machine may be busy with other work. The hostile user runs on the same cores, so its own CPU time is printed as
+// well: the measured users wait for that time whatever the gateway does.
 func BenchmarkHostile(b *testing.B) {
 	for _, name := range slices.Sorted(maps.Keys(hostilities)) {
 		b.Run(name, func(b *testing.B) { benchmarkHostile(b, name) })
@@ -184,7 +184,7 @@ func benchmarkHostile(b *testing.B, name string) {
 	}
 	m.owners["feed"].Allow("eve", "post:7", true)
 	address, _ := m.gateway(settings{})
-	m.ordinary(b, address, 50) // warm
+	m.ordinary(b, address, 50) // warm up
 	var quiet, beside meshtest.Latencies
 	var quietTime, besideTime, quietCPU, besideCPU, own time.Duration
 	measure := func(into *meshtest.Latencies, took, used *time.Duration) {
@@ -197,10 +197,10 @@ func benchmarkHostile(b *testing.B, name string) {
 		for range 6 {
 			measure(&quiet, &quietTime, &quietCPU)
 			end := m.beHostile(b, name, address)
-			time.Sleep(500 * time.Millisecond) // until it has connected
+			time.Sleep(500 * time.Millisecond) // let the hostile user connect
 			measure(&beside, &besideTime, &besideCPU)
 			own += end()
-			time.Sleep(200 * time.Millisecond) // until it is gone
+			time.Sleep(200 * time.Millisecond) // let the hostile user disconnect
 		}
 	}
 	meshtest.ReportBeside(b, quiet, beside)

@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// A gateway that cannot check tokens yet takes no clients: /readyz says so although every store is there.
+// A gateway that cannot check tokens yet is not ready, so it gets no clients, even though every store is available.
 func TestGateway_IsNotReadyBeforeTheFirstKeys(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -73,6 +73,6 @@ func TestGateway_IsNotReadyBeforeTheFirstKeys(t *testing.T) {
 	select {
 	case <-ready:
 	case <-time.After(20 * time.Second):
-		t.Error("it does not say that it is ready")
+		t.Error("the gateway does not become ready")
 	}
 }

@@ -1,5 +1,5 @@
-// Package access decides which web pages (by origin) and which users (by token) may connect. WebSocket and HTTP use it
-// alike.
+// Package access decides which web pages (by origin) and which users (by token) may connect. WebSocket and HTTP both
+// use it.
 package access
 
 import (
@@ -22,7 +22,7 @@ type Verifier interface {
 	Verify(ctx context.Context, token string) (auth.User, error)
 }
 
-// Access has the rules.
+// Access holds the rules.
 type Access struct {
 	Verifier Verifier
 	// Origins that may connect beside the gateway's own host, such as "https://school.example".
@@ -34,15 +34,15 @@ type Access struct {
 	refused refusedOrigins
 }
 
-// Origin reports whether the request's Origin may connect. Requests without one, of programs that are not browsers,
-// may.
+// Origin reports whether the request's Origin may connect. Requests without an Origin, which come from programs other
+// than browsers, may connect.
 func (a *Access) Origin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
 		return true
 	}
 	if len(r.Header.Values("Origin")) > 1 {
-		return false // browsers send a valid one
+		return false // a browser always sends a valid origin
 	}
 	u, err := url.Parse(origin)
 	if err == nil && u.Host != "" {
@@ -68,7 +68,7 @@ type refusedOrigins struct {
 	told  map[string]bool
 }
 
-// log reports whether to log an origin: each once a minute, and at most 16 of them.
+// log reports whether to log an origin: each at most once a minute, and at most 16 different ones a minute.
 func (o *refusedOrigins) log(origin string, now time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -98,8 +98,8 @@ func local(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || host == "127.0.0.1" || host == "::1"
 }
 
-// Token returns the bearer token in the Authorization header; empty when there is none. A header of another scheme is
-// ignored: it may be meant for a proxy. The error is a refusal.
+// Token returns the bearer token in the Authorization header, or "" if there is none. A header of another scheme is
+// ignored, since it may be meant for a proxy. The error is a refusal.
 func Token(r *http.Request) (string, error) {
 	header, err := Single(r, "Authorization")
 	if err != nil {
@@ -118,7 +118,8 @@ func Token(r *http.Request) (string, error) {
 	return token, nil
 }
 
-// Single returns the value of a header that a request has at most once; empty when it has none. The error is a refusal.
+// Single returns the value of a header that a request may contain at most once, or "" if it does not contain it. The
+// error is a refusal.
 func Single(r *http.Request, name string) (string, error) {
 	values := r.Header.Values(name)
 	switch len(values) {
@@ -130,12 +131,12 @@ func Single(r *http.Request, name string) (string, error) {
 	return "", refusal.New(refusal.Malformed, "the request has the header %s %d times", name, len(values))
 }
 
-// User returns the user of a token. The error is a refusal, unless the token cannot be checked now.
+// User returns the user of a token. The error is a refusal unless the token cannot be checked at the moment.
 func (a *Access) User(ctx context.Context, token string) (auth.User, error) {
 	return a.Verifier.Verify(ctx, token)
 }
 
-// Refusal returns the refusal in an error, or one with the code "internal" where there is none.
+// Refusal returns the refusal in an error, or one with the code "internal" if the error contains none.
 func Refusal(err error) *refusal.Error {
 	if r, ok := refusal.Of(err); ok {
 		return r

@@ -34,7 +34,7 @@ func TestToken_IsReadAsClientsWriteIt(t *testing.T) {
 	}
 }
 
-func TestOrigin_OfOthersIsLoggedOnceAMinuteAndClipped(t *testing.T) {
+func TestOrigin_ARefusedOneIsLoggedOnceAMinuteAndClipped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -54,7 +54,7 @@ func TestOrigin_OfOthersIsLoggedOnceAMinuteAndClipped(t *testing.T) {
 		for n := range 1000 {
 			asks(fmt.Sprint("https://other", n, ".example"))
 		}
-		require.Equal(t, 16, lines(), "whoever invents origins does not fill the log")
+		require.Equal(t, 16, lines(), "invented origins must not fill the log")
 		time.Sleep(time.Minute)
 		asks(long)
 		require.Equal(t, 17, lines())

@@ -8,8 +8,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 )
 
-// BenchmarkTake is one record of the topic, from the bytes that Kafka carries to the hub, whether nobody is in its room
-// or one connection is.
+// BenchmarkTake measures one record of the topic, from the bytes in Kafka to the hub, with no connection and with one
+// connection in its room.
 func BenchmarkTake(b *testing.B) {
 	for _, conversation := range []string{"nobody", "g"} {
 		b.Run(conversation, func(b *testing.B) {

@@ -1,5 +1,5 @@
-// Package fanout reads every partition of every event topic and delivers each event to the hub, once and in order.
-// Events that were read before are dropped, and gaps in a partition are filled from its owner's log. Outcomes go to the
+// Package fanout reads every partition of every event topic and delivers each event to the hub, once and in order. It
+// drops events that it read before, and fills gaps in a partition from its owner's log. It passes outcomes to the
 // intake.
 package fanout
 
@@ -32,9 +32,9 @@ import (
 type Options struct {
 	Catalog *catalog.Catalog
 	Hub     *hub.Hub
-	// Owners are the inner listeners of the owners, by name; their logs fill gaps.
+	// Owners are the clients of the owners' inner listeners, by owner. Gaps are filled from their logs.
 	Owners map[string]meshv1connect.OwnerServiceClient
-	// Partitions asks the broker for the number of partitions of a topic; 0 where it does not exist.
+	// Partitions asks the broker for the number of partitions of a topic, which is 0 if the topic does not exist.
 	Partitions func(ctx context.Context, topic string) (int32, error)
 	// Resolve is called with each outcome of a command.
 	Resolve func(envelope.Result)
@@ -63,12 +63,12 @@ type reading struct {
 	ready func(owner string)
 
 	mu      sync.Mutex
-	topics  []*topic      // of its log
-	unknown int           // partitions whose position is not known yet, and those of results that are not read yet
-	known   chan struct{} // closed when there are none left
+	topics  []*topic      // the topics of the owner's log
+	unknown int           // partitions whose position is not known yet, and partitions of outcomes that are not read yet
+	known   chan struct{} // closed when unknown is 0
 }
 
-// New makes a Fanout for all topics of a catalog. Run asks the broker for the numbers of their partitions.
+// New returns a Fanout for all topics of a catalog. Run asks the broker for their numbers of partitions.
 func New(o Options) *Fanout {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
@@ -143,11 +143,11 @@ func (f *Fanout) count(ctx context.Context) error {
 	return nil
 }
 
-// begin starts with the partitions of each topic.
+// begin creates the partitions of each topic.
 func (f *Fanout) begin(counts map[string]int32) {
 	for _, log := range f.logs {
 		log.mu.Lock()
-		log.unknown = 1 // until all are counted
+		log.unknown = 1 // until all partitions are counted
 		log.mu.Unlock()
 	}
 	for name, t := range f.topics {
@@ -164,8 +164,9 @@ func (f *Fanout) begin(counts map[string]int32) {
 	}
 }
 
-// From returns where to begin with a partition (bus.ReaderOptions): at its last record, which contains its position;
-// for outcomes at its end, since no client of this gateway has sent a command yet.
+// From returns the offset at which to start reading a partition, see bus.ReaderOptions. For events it is the last
+// record, which contains the partition's position. For outcomes it is the end, since no client of this gateway has
+// sent a command yet.
 func (f *Fanout) From(topic string, _ int32, _, end int64) int64 {
 	t := f.topics[topic]
 	if t == nil || !t.results {
@@ -175,8 +176,8 @@ func (f *Fanout) From(topic string, _ int32, _, end int64) int64 {
 	return end
 }
 
-// complete returns the position up to which all events of an owner's log were delivered, or lay before this gateway
-// began.
+// complete returns the position up to which all events of an owner's log were delivered, or were committed before
+// this gateway started.
 func (r *reading) complete() int64 {
 	complete := int64(math.MaxInt64)
 	for _, t := range r.topics {
@@ -187,7 +188,7 @@ func (r *reading) complete() int64 {
 	return complete
 }
 
-// expect notes that further partitions are not known yet.
+// expect adds partitions whose position is not known yet.
 func (r *reading) expect(partitions int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -199,7 +200,7 @@ func (r *reading) partitionKnown() {
 	r.unknown--
 	done := r.unknown == 0
 	select {
-	case <-r.known: // by partitions that were added later
+	case <-r.known: // closed already; the partition was added later
 		done = false
 	default:
 	}
@@ -213,7 +214,7 @@ func (r *reading) partitionKnown() {
 }
 
 // Known returns a channel that is closed once the position of every partition of an owner's log is known and its
-// outcomes are read: from then on the hub gets every event of the owner, and the intake every outcome.
+// outcomes are read. From then on the hub gets every event of the owner, and the intake every outcome.
 func (f *Fanout) Known(owner string) <-chan struct{} { return f.logs[owner].known }
 
 func (r *reading) isKnown() bool {
@@ -225,10 +226,10 @@ func (r *reading) isKnown() bool {
 	}
 }
 
-// silence is how long a partition may have no new record: its owner writes one every 30 s.
+// silence is the longest time without a new record in a partition. The owner writes one every 30 s.
 const silence = 75 * time.Second
 
-// Reading returns what keeps the fan-out from reading every partition.
+// Reading returns an error that describes why the fan-out does not read every partition, or nil.
 func (f *Fanout) Reading() error {
 	var missing []string
 	for owner, log := range f.logs {
@@ -250,7 +251,7 @@ func (f *Fanout) Reading() error {
 	return nil
 }
 
-// take handles one record. A panic drops that record alone.
+// take handles one record. A panic affects that record only.
 func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	defer f.options.Guard.Recover("fan-out", func() { f.unreadable(r, errors.New("it caused a panic")) })
 	t := f.topics[r.Topic]
@@ -266,8 +267,7 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	e, err := envelope.ReadRawEvent(r.Headers, r.Value)
 	switch {
 	case err != nil:
-		// Its outcome, if it had one, is lost to its waiter. If it was an event of a log, the next record shows the
-		// gap.
+		// If the record was an outcome, it is lost. If it was an event of a log, the next record shows the gap.
 		f.unreadable(r, err)
 	case !e.IsPosition() && e.Class == routingv1.Class_CLASS_EPHEMERAL:
 		f.deliver(t.log, &e)

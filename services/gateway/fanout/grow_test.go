@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// A topic grows under traffic. Whatever the order in which its partitions are read, every conversation stays in order,
-// and nothing is lost or given twice.
+// A topic grows under traffic. In whichever order its partitions are read, every conversation stays in order, and no
+// event is lost or delivered twice.
 func TestGrow_EveryStreamStaysInOrderWhicheverPartitionIsReadFirst(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(30) {
@@ -42,7 +42,7 @@ func TestGrow_EveryStreamStaysInOrderWhicheverPartitionIsReadFirst(t *testing.T)
 			}
 			talk()
 		}
-		if lost := records[1]; r.IntN(2) == 0 && len(lost) > 10 { // a record is lost, and filled
+		if lost := records[1]; r.IntN(2) == 0 && len(lost) > 10 { // remove a record, which leaves a gap to fill
 			if at := 5; !lost[at].Fence {
 				records[1] = append(lost[:at:at], lost[at+1:]...)
 			}
@@ -66,7 +66,7 @@ func TestGrow_EveryStreamStaysInOrderWhicheverPartitionIsReadFirst(t *testing.T)
 			var c string
 			var n int
 			if _, err := fmt.Sscanf(body, "%2s-%d", &c, &n); err != nil {
-				continue // conversation_started
+				continue // a conversation_started event
 			}
 			got[c]++
 			require.Equal(t, got[c], n, "seed %d: %s", seed, body)
@@ -78,9 +78,9 @@ func TestGrow_EveryStreamStaysInOrderWhicheverPartitionIsReadFirst(t *testing.T)
 	}
 }
 
-// The partition that is new is found later than the fence in the others: until it is read, nothing above the fence is
-// complete, or a client that comes back would miss what lies there.
-func TestGrow_NothingIsCompleteThatLiesInAPartitionNotYetRead(t *testing.T) {
+// The new partition is found after the other partitions have passed the fence. Until it is read, no position above
+// the fence counts as complete, or a client that resumes would miss its events.
+func TestGrow_NoPositionIsCompleteBeforeTheNewPartitionIsRead(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	for n := range int32(3) {
@@ -111,7 +111,8 @@ func TestGrow_NothingIsCompleteThatLiesInAPartitionNotYetRead(t *testing.T) {
 	require.Equal(t, []string{"chat.conversation_started"}, w.seen(t))
 }
 
-// A relay that has lost its lease publishes by the old count: the epoch that follows has the event elsewhere.
+// A relay that has lost its lease publishes with the old number of partitions. The next epoch has the same events in
+// other partitions.
 func TestGrow_RecordsOfAnEpochThatIsOverAreRepeats(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
@@ -130,8 +131,9 @@ func TestGrow_RecordsOfAnEpochThatIsOverAreRepeats(t *testing.T) {
 	require.Empty(t, w.seen(t))
 }
 
-// The broker has deleted records, and the fence with them: nobody can say which events were in which partition.
-func TestGrow_WithoutItsFenceConnectionsComeBack(t *testing.T) {
+// The broker has deleted the fence along with other records, so it is unknown which events were in which partition.
+// The connections have to resume.
+func TestGrow_WithoutAFenceConnectionsAreClosedToResume(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	first, p := w.started("g")
@@ -157,7 +159,7 @@ func TestGrow_WithoutItsFenceConnectionsComeBack(t *testing.T) {
 	require.True(t, reason.Reconnect)
 }
 
-func TestIncarnation_AChangeHasClientsConnectAgainAndDropsNothing(t *testing.T) {
+func TestIncarnation_AChangeClosesConnectionsAndDropsNoEvent(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	w.chat.Restore("one")

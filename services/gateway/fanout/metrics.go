@@ -11,14 +11,14 @@ type Metrics struct {
 	Behind     *prometheus.GaugeVec
 }
 
-// NewMetrics makes the metrics, and registers them unless the registry is nil.
+// NewMetrics returns the metrics, and registers them unless the registry is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	place := []string{"topic", "partition"}
 	m := &Metrics{
 		Repeats: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gateway_repeats_total", Help: "Records that were read before and dropped."}),
 		Holes: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "gateway_holes_total", Help: "Holes in partitions that were filled from an owner's log."}),
+			Name: "gateway_holes_total", Help: "Gaps in partitions that were filled from an owner's log."}),
 		Unreadable: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gateway_unreadable_total", Help: "Records or bodies that cannot be decoded."}),
 		Position: prometheus.NewGaugeVec(prometheus.GaugeOpts{

@@ -19,9 +19,9 @@ import (
 // partition is the progress in one partition of a logged topic. Positions ascend where events appear first, and each
 // record contains the position of the one before it, so one position is enough to find repeats and gaps.
 //
-// When the topic has grown, the events of a stream may be in another partition than before. The relay has written a
-// fence into all partitions in between, which begins an epoch. A partition continues behind its fence when the others
-// have reached theirs, so that the events of a stream stay in order.
+// When a topic has grown, later events of a stream may be in another partition than earlier ones. Between the two,
+// the relay has written a fence into all partitions, which begins an epoch. A partition continues after its fence
+// only when the other partitions have reached theirs, so that the events of a stream stay in order.
 type partition struct {
 	topic  *topic
 	number int32
@@ -30,11 +30,11 @@ type partition struct {
 
 	mu          sync.Mutex
 	known       bool
-	position    int64        // everything up to here was delivered, or lay before this gateway began
-	incarnation string       // of the log, when a record was taken last
+	position    int64        // every event up to it was delivered, or was committed before this gateway started
+	incarnation string       // of the log, as of the last record
 	complete    atomic.Int64 // the position, readable without the lock
 	epoch       atomic.Int32
-	last        atomic.Int64 // when a record was taken last, in ns since 1970
+	last        atomic.Int64 // when the last record was read, in ns since 1970
 }
 
 func newPartition(f *Fanout, t *topic, number int32) *partition {
@@ -43,10 +43,10 @@ func newPartition(f *Fanout, t *topic, number int32) *partition {
 		behind: f.options.Metrics.Behind.WithLabelValues(t.name, n)}
 }
 
-// heard returns when a record was taken last.
+// heard returns when the last record was read.
 func (p *partition) heard() time.Time { return time.Unix(0, p.last.Load()) }
 
-// takeAll takes a record, and repeats that until the gap before it can be filled.
+// takeAll takes a record, trying again until the gap before it can be filled.
 func (p *partition) takeAll(ctx context.Context, f *Fanout, e *envelope.Event) {
 	owner := p.topic.log.owner
 	var backoff retry.Backoff
@@ -68,13 +68,14 @@ func (p *partition) takeAll(ctx context.Context, f *Fanout, e *envelope.Event) {
 	}
 }
 
-// take delivers a record unless it is a repeat, after filling the gap before it from the owner's log. The error is that
-// of the owner's answer; then the same record is to be taken again.
+// take delivers a record, unless it is a repeat, after filling the gap before it from the owner's log. If the owner
+// cannot be asked, take returns the error, and the same record must be taken again.
 func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e.Epoch > 0 && e.Epoch < p.epoch.Load() {
-		// It is of a relay that had lost its lease and did not know. The epoch that follows has the event elsewhere.
+		// The record comes from a relay that had lost its lease without noticing. The next epoch has the same event in
+		// another partition.
 		p.repeat(f)
 		return nil
 	}
@@ -108,7 +109,7 @@ func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) erro
 		}
 	}
 	if !e.IsPosition() {
-		// The next record continues from here also when this panics.
+		// The next record continues from this position even if delivery panics.
 		defer p.moveTo(e.Position)
 		f.deliver(p.topic.log, e)
 	} else {
@@ -123,7 +124,7 @@ func (p *partition) repeat(f *Fanout) {
 	f.options.Metrics.Repeats.Inc()
 }
 
-// begin begins the epoch of a record, whose partition has delivered what is before it.
+// begin begins the epoch of a record. Its partition has delivered all earlier records.
 func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	switch before := p.epoch.Load(); {
 	case e.Fence:
@@ -137,14 +138,14 @@ func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) err
 			p.moveTo(e.Position)
 		}
 	case before > 0:
-		// The topic has lost the fence, and so it is not known which events of the gap were in which partition. Clients
-		// get them when they resume.
+		// The topic has lost the fence, so it is unknown which events of the gap were in which partition. Clients get
+		// them when they resume.
 		f.options.Log.Error("fan-out: a partition has lost the fence of its epoch; all connections are closed and resume",
 			"topic", p.topic.name, "partition", p.number, "epoch", e.Epoch, "position", p.position, "before", e.Before)
 		p.topic.grow(f, e.Partitions, -1)
 		p.topic.log.view.Skip(e.Before)
 		p.moveTo(max(p.position, e.Before))
-	default: // this gateway has just started, or the relay is the first one with epochs
+	default: // this gateway has just started, or earlier relays had no epochs
 		p.topic.grow(f, e.Partitions, -1)
 	}
 	p.topic.beginEpoch(p, e.Epoch, e.Partitions)
@@ -162,7 +163,7 @@ func (p *partition) moveTo(position int64) {
 	p.positions.Set(float64(position))
 }
 
-// fill delivers the events of this partition from the owner's log, above its position and up to another one.
+// fill delivers the events of this partition above its position, up to another one, from the owner's log.
 func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 	log := p.topic.log
 	owner, ok := f.options.Owners[log.owner]

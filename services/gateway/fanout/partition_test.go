@@ -25,7 +25,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// world is a fan-out whose records a test hands over by itself, and one connection that is in everything.
+// world is a fan-out that gets its records from a test, and one connection in every room.
 type world struct {
 	fan     *Fanout
 	chat    *fake.Owner
@@ -56,7 +56,7 @@ func begin(t testing.TB) *world {
 	return w
 }
 
-// started begins a conversation whose records go to one partition, and says which.
+// started starts a conversation. It returns the event and the partition of the conversation.
 func (w *world) started(id string) (envelope.Event, int32) {
 	e := w.chat.Append("alice", "chat.conversation_started",
 		fmt.Sprintf(`{"conversation_id":%q,"user_ids":["alice","bob"]}`, id))
@@ -102,7 +102,7 @@ func (w *world) seen(t *testing.T) (all []string) {
 	return all
 }
 
-// elsewhere finds a conversation that lies in another partition.
+// elsewhere returns a conversation whose events are in another partition.
 func (w *world) elsewhere(partition int32) string {
 	for n := range 1000 {
 		id := fmt.Sprint("other", n)
@@ -110,7 +110,7 @@ func (w *world) elsewhere(partition int32) string {
 			return id
 		}
 	}
-	panic("all keys lie in one partition")
+	panic("all keys are in one partition")
 }
 
 func TestTake_DropsRepeats(t *testing.T) {
@@ -122,7 +122,7 @@ func TestTake_DropsRepeats(t *testing.T) {
 	require.Equal(t, []string{"chat.conversation_started", "one", "two", "three"}, w.seen(t))
 }
 
-func TestTake_FillsAHoleFromTheOwnersLogBeforeItGoesOn(t *testing.T) {
+func TestTake_FillsAGapFromTheOwnersLogBeforeItContinues(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	first, p := w.started("g")
@@ -141,7 +141,7 @@ func TestTake_FillsAHoleFromTheOwnersLogBeforeItGoesOn(t *testing.T) {
 	require.Equal(t, append(want, "new"), w.seen(t))
 }
 
-func TestTake_WaitsWithAHoleWhileTheOwnerIsAway(t *testing.T) {
+func TestTake_WaitsAtAGapWhileTheOwnerIsUnavailable(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	first, p := w.started("g")
@@ -156,7 +156,7 @@ func TestTake_WaitsWithAHoleWhileTheOwnerIsAway(t *testing.T) {
 	require.Equal(t, []string{"missing", "new"}, w.seen(t))
 }
 
-func TestTake_GoesPastWhatCannotBeReadInTheOwnersLog(t *testing.T) {
+func TestTake_SkipsUnreadableRecordsOfTheOwnersLog(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	first, p := w.started("g")
@@ -170,13 +170,13 @@ func TestTake_GoesPastWhatCannotBeReadInTheOwnersLog(t *testing.T) {
 	require.EqualValues(t, 2, testutil.ToFloat64(w.fan.options.Metrics.Unreadable))
 }
 
-func TestTake_PositionRecordsMoveTheNumberAndShowHolesToo(t *testing.T) {
+func TestTake_PositionRecordsAdvanceThePositionAndRevealGaps(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	_, p := w.started("g")
 	position := w.chat.Position("chat-events", p)
 	w.take(t, p, position)
-	require.Empty(t, w.seen(t), "what lay before this gateway began is not given")
+	require.Empty(t, w.seen(t), "events from before this gateway started are not delivered")
 	var err error
 	w.conn, err = w.fan.options.Hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
@@ -188,7 +188,7 @@ func TestTake_PositionRecordsMoveTheNumberAndShowHolesToo(t *testing.T) {
 	require.Equal(t, []string{"new"}, w.seen(t))
 }
 
-func TestKnown_OnceEveryPartitionOfTheLogHasANumber(t *testing.T) {
+func TestKnown_OnceEveryPartitionOfTheLogHasAPosition(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	logged := w.fan.options.Catalog.LoggedTopics("chat")
@@ -204,13 +204,13 @@ func TestKnown_OnceEveryPartitionOfTheLogHasANumber(t *testing.T) {
 			require.NoError(t, w.fan.topics[topic.Name].partition(w.fan, n).take(t.Context(), w.fan, &position))
 		}
 	}
-	// The owner has no record yet: its log is at 0, which is a position like any other.
+	// The owner's topic has no record yet: its log is at position 0, which is a valid position.
 	require.True(t, w.fan.logs["chat"].isKnown())
 	require.ErrorContains(t, w.fan.Reading(), "feed")
 	require.NotContains(t, w.fan.Reading().Error(), "chat")
 }
 
-func TestAnswers_ResolveWhateverRoomsAreHeld(t *testing.T) {
+func TestResults_AreResolvedWhateverRoomsAreOpen(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	e := w.chat.Answer("carol", "c1", "chat.start_group", "chat.conversation_started",
@@ -229,7 +229,7 @@ func TestAnswers_ResolveWhateverRoomsAreHeld(t *testing.T) {
 	require.Equal(t, refused, w.results[1])
 }
 
-func TestUnreadable_IsPassedOver(t *testing.T) {
+func TestUnreadable_IsSkipped(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	junk := message.NewMessage("x", []byte("junk"))
@@ -243,7 +243,7 @@ func TestUnreadable_IsPassedOver(t *testing.T) {
 	require.Equal(t, []string{"chat.conversation_started", "good"}, w.seen(t))
 }
 
-// A panic costs the record that it happened in, is counted, and the next record is taken.
+// A panic affects only the record in which it happened. It is counted, and the next record is read.
 func TestTake_APanicCostsOneRecord(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
@@ -278,10 +278,10 @@ func TestFill_GivesUpWithItsContext(t *testing.T) {
 	require.Error(t, w.partition(p).take(ctx, w.fan, &next))
 }
 
-func TestReading_APartitionThatIsNotHeardOfIsNotRead(t *testing.T) {
+func TestReading_ReportsASilentPartition(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
-	for owner := range w.fan.logs { // as if all were known
+	for owner := range w.fan.logs { // as if all partitions were known
 		close(w.fan.logs[owner].known)
 	}
 	for _, topic := range w.fan.topics {
@@ -295,6 +295,6 @@ func TestReading_APartitionThatIsNotHeardOfIsNotRead(t *testing.T) {
 	require.ErrorContains(t, w.fan.Reading(), "chat-events/1")
 	position := w.chat.Position("chat-events", 1)
 	require.NoError(t, quiet.take(t.Context(), w.fan, &position))
-	require.NoError(t, quiet.take(t.Context(), w.fan, &position), "the same sign of life again")
+	require.NoError(t, quiet.take(t.Context(), w.fan, &position), "the same position again")
 	require.NoError(t, w.fan.Reading())
 }

@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// topic is a topic that is read. A logged topic has partitions: as many as the broker has, and further ones when it
-// grows.
+// topic is a topic that is read. The topic of a log has a partition for each partition at the broker, and gets more
+// when the topic grows.
 type topic struct {
 	name    string
 	log     *reading
@@ -17,7 +17,7 @@ type topic struct {
 	partitions atomic.Pointer[[]*partition]
 
 	mu     sync.Mutex
-	counts map[int32]int32 // epoch → partitions by which the streams of its events were hashed; 0: as many as there were
+	counts map[int32]int32 // epoch → number of partitions by which its events were assigned; 0 if unknown
 	begun  chan struct{}   // closed and replaced when a partition begins an epoch
 }
 
@@ -28,7 +28,7 @@ func (t *topic) all() []*partition {
 	return nil
 }
 
-// partition returns a partition by its number, also one that was just added.
+// partition returns a partition by its number, adding it if it is new.
 func (t *topic) partition(f *Fanout, number int32) *partition {
 	list := t.all()
 	if int(number) >= len(list) {
@@ -38,8 +38,9 @@ func (t *topic) partition(f *Fanout, number int32) *partition {
 	return list[number]
 }
 
-// grow adds partitions up to a number of them. Those that a fence adds begin at its position, since earlier events were
-// in the others. The position of one that came without a fence (-1) is in its first record.
+// grow adds partitions up to the given number. Partitions added by a fence begin at its position, since earlier
+// events were in the others. Without a fence, position is -1, and the first record of a new partition contains its
+// position.
 func (t *topic) grow(f *Fanout, count int32, position int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -61,8 +62,8 @@ func (t *topic) grow(f *Fanout, count int32, position int64) {
 	t.partitions.Store(&list)
 }
 
-// beginEpoch notes that a partition has delivered all events of the epochs before, and how many partitions the epoch
-// has.
+// beginEpoch records that a partition has delivered all events of the earlier epochs, and how many partitions the new
+// epoch has.
 func (t *topic) beginEpoch(p *partition, epoch, count int32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -74,21 +75,21 @@ func (t *topic) beginEpoch(p *partition, epoch, count int32) {
 	t.begun = make(chan struct{})
 }
 
-// countOf returns how many partitions an epoch had; as many as there are now where that is not known.
+// countOf returns how many partitions an epoch had, or the current number if that is unknown.
 func (t *topic) countOf(epoch int32) int32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := t.counts[epoch]; n > 0 {
 		return n
 	}
-	if epoch <= 1 { // of a relay that had no epochs
+	if epoch <= 1 { // from a relay without epochs
 		return t.counts[0]
 	}
 	return int32(len(t.all()))
 }
 
-// await waits until the partitions of the epoch before have delivered all its events: the events of one stream may be
-// in another partition from now on.
+// await waits until the partitions of the previous epoch have delivered all its events, since the events of a stream
+// may be in another partition from now on.
 func (t *topic) await(ctx context.Context, epoch int32) error {
 	n := t.countOf(epoch - 1)
 	for {

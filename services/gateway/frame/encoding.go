@@ -1,5 +1,5 @@
-// Package frame encodes the frames that the gateway sends, and decodes those that clients send, in every encoding that
-// the client protocol has. The frames are declared in proto/edumatrix/gateway/v1.
+// Package frame encodes the frames that the gateway sends, and decodes those that clients send, in every encoding of
+// the client protocol. The frames are declared in proto/edumatrix/gateway/v1.
 package frame
 
 import "slices"
@@ -8,7 +8,7 @@ import "slices"
 type Encoding int
 
 const (
-	// JSON is the subprotocol edumatrix.v1.json, which is used also where a client offers no subprotocol.
+	// JSON is the subprotocol edumatrix.v1.json. It is also used if a client offers no subprotocol.
 	JSON Encoding = iota
 	// Protobuf is the subprotocol edumatrix.v1.proto.
 	Protobuf
@@ -25,8 +25,8 @@ var subprotocols = [Encodings]string{JSON: "edumatrix.v1.json", Protobuf: "eduma
 // Subprotocol returns the WebSocket subprotocol of an encoding.
 func (e Encoding) Subprotocol() string { return subprotocols[e] }
 
-// Choose returns the encoding of the first subprotocol that a client offers and this gateway knows. It returns false
-// when the client offers subprotocols, but none of these.
+// Choose returns the encoding of the first offered subprotocol that this gateway knows. It returns false if the
+// client offers subprotocols but the gateway knows none of them.
 func Choose(offered []string) (Encoding, bool) {
 	for _, name := range offered {
 		if i := slices.Index(subprotocols[:], name); i >= 0 {

@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// Event has the fields of an event frame beside its data.
+// Event holds the fields of an event frame other than its data.
 type Event struct {
 	Name      string
 	Stream    string
@@ -20,14 +20,14 @@ type Event struct {
 	ID        string
 	Time      time.Time
 	Actor     string
-	CommandID string // empty where the frame has none
+	CommandID string // empty if the event was not caused by a command of this user
 	Redacted  bool
 }
 
-// Encode encodes an event frame. Body is the encoded message of the event, and typed an empty message of its type, or
-// nil where this gateway does not know the type: then the frame has no data in JSON.
+// Encode encodes an event frame. Body is the encoded message of the event. Typed is an empty message of its type, or
+// nil if this gateway does not know the type; the frame then has no data in JSON.
 //
-// Events are most of what a gateway sends, so their JSON is written by hand, around the data, which is copied once.
+// Most frames are events, so their JSON is written by hand around the data, which is copied once.
 func (v *Event) Encode(e Encoding, body []byte, typed proto.Message) ([]byte, error) {
 	if e == Protobuf {
 		return v.protobuf(body)
@@ -80,7 +80,7 @@ func (v *Event) protobuf(body []byte) ([]byte, error) {
 	return encodeProtobuf("event", m)
 }
 
-// appendText appends a JSON string. It is fast for plain characters, which nearly all names and ids have.
+// appendText appends a JSON string. It is fast for plain characters, which nearly all names and ids consist of.
 func appendText(b []byte, text string) []byte {
 	for i := range len(text) {
 		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {

@@ -18,7 +18,7 @@ import (
 type Frame struct {
 	kind string        // the name of the field of ServerFrame
 	body proto.Message // the value of that field, without data
-	data proto.Message // nil: there is none
+	data proto.Message // nil if there is none
 }
 
 // Done returns the reply to a request without an answer.
@@ -29,7 +29,7 @@ func Answer(replyTo string, data proto.Message) Frame {
 	return Frame{"reply", &gatewayv1.Reply{ReplyTo: replyTo, Ok: true}, data}
 }
 
-// Refused returns the reply to a request that is refused; for a request without an id that is the frame "error".
+// Refused returns the reply to a refused request. For a request without an id it is the frame "error".
 func Refused(replyTo string, r *refusal.Error) Frame {
 	if replyTo == "" {
 		return Frame{"error", &gatewayv1.Failure{Error: ErrorOf(r)}, nil}
@@ -52,7 +52,7 @@ func OK(o *gatewayv1.Outcome) bool {
 	return false
 }
 
-// LateOutcome returns the frame "outcome", for a command that was answered "queued" before.
+// LateOutcome returns the frame "outcome", for a command that was answered with "queued" before.
 func LateOutcome(o *gatewayv1.Outcome) Frame {
 	return Frame{"outcome", &gatewayv1.LateOutcome{Outcome: o}, nil}
 }
@@ -81,17 +81,17 @@ func Heartbeat(resumeToken string) Frame {
 	return Frame{"heartbeat", h, nil}
 }
 
-// TokenExpiring returns the frame with the time that the token of the connection is still valid.
+// TokenExpiring returns the frame that contains how long the connection's token is still valid.
 func TokenExpiring(in time.Duration) Frame {
 	return Frame{"token_expiring", &gatewayv1.TokenExpiring{ExpiresInMs: in.Milliseconds()}, nil}
 }
 
-// Closing returns the frame before a close frame, with its code and the reason.
+// Closing returns the frame that is sent before a close frame, with the close code and the reason.
 func Closing(code int, r *refusal.Error) Frame {
 	return Frame{"closing", &gatewayv1.Closing{Code: int32(code), Error: ErrorOf(r)}, nil}
 }
 
-// ErrorOf returns a refusal as frames contain it.
+// ErrorOf returns a refusal in the form in which frames contain it.
 func ErrorOf(r *refusal.Error) *gatewayv1.Error {
 	e := &gatewayv1.Error{Code: r.Code, Message: r.Text}
 	if r.Field != "" {
@@ -106,10 +106,12 @@ func ErrorOf(r *refusal.Error) *gatewayv1.Error {
 	return e
 }
 
-// retryAfter is the wait before a request is sent again that was refused for lack of capacity, where no other is known.
+// retryAfter is the delay before a request that was refused for lack of capacity is sent again, unless a better one
+// is known.
 const retryAfter = time.Second
 
-// RetryAfter returns how long a client waits before it sends the same again; 0 where waiting does not help.
+// RetryAfter returns how long a client should wait before it sends the same request again, or 0 if waiting does not
+// help.
 func RetryAfter(r *refusal.Error) time.Duration {
 	switch {
 	case r.RetryAfter > 0:
@@ -120,8 +122,8 @@ func RetryAfter(r *refusal.Error) time.Duration {
 	return 0
 }
 
-// Encode encodes the frame for a WebSocket message. It fails where data has no form in JSON, such as a time outside the
-// years 1 to 9999.
+// Encode encodes the frame for a WebSocket message. It fails if the data cannot be written as JSON, such as a time
+// outside the years 1 to 9999.
 func (f Frame) Encode(e Encoding) ([]byte, error) {
 	if e == JSON {
 		return f.json()
@@ -140,7 +142,7 @@ func (f Frame) Encode(e Encoding) ([]byte, error) {
 
 var serverFrame = (&gatewayv1.ServerFrame{}).ProtoReflect().Descriptor().Fields()
 
-// encodeProtobuf encodes a ServerFrame with one field, and its length before it.
+// encodeProtobuf encodes a ServerFrame with one field, preceded by its length.
 func encodeProtobuf(kind string, body proto.Message) ([]byte, error) {
 	field := serverFrame.ByName(protoreflect.Name(kind)).Number()
 	size := proto.Size(body)
@@ -195,8 +197,8 @@ func Join(e Encoding, frames [][]byte) []byte {
 	return b
 }
 
-// Shared is a frame for many connections, which is encoded once in each encoding that they have. It is safe for
-// concurrent use.
+// Shared is a frame for many connections. It is encoded once for each of their encodings, and is safe for concurrent
+// use.
 type Shared struct {
 	Frame Frame
 
@@ -207,7 +209,7 @@ type Shared struct {
 	}
 }
 
-// Encode is Frame.Encode, once for each encoding.
+// Encode is like Frame.Encode, but encodes only once for each encoding.
 func (s *Shared) Encode(e Encoding) ([]byte, error) {
 	of := &s.encodings[e]
 	of.once.Do(func() { of.encoded, of.err = s.Frame.Encode(e) })

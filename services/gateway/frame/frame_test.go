@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// decoded is the one frame in a message in Protobuf.
+// decoded decodes a Protobuf message that contains one frame.
 func decoded(t *testing.T, message []byte) *gatewayv1.ServerFrame {
 	t.Helper()
 	one, n := protowire.ConsumeBytes(message)
@@ -29,7 +29,7 @@ func decoded(t *testing.T, message []byte) *gatewayv1.ServerFrame {
 	return &f
 }
 
-func TestEncode_IsWhatIsDeclaredInEitherEncoding(t *testing.T) {
+func TestEncode_MatchesTheDeclarationInEitherEncoding(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 11, 28, 9, 30, 0, 5000, time.UTC)
 	body := &chatv1.MessageSent{ConversationId: "g", MessageId: "m", Body: `a < "b"`}
@@ -111,8 +111,8 @@ func TestEncode_IsWhatIsDeclaredInEitherEncoding(t *testing.T) {
 	}
 }
 
-// Every kind of frame that is declared has a constructor here, whose JSON has the name of the field as its type.
-func TestEncode_KnowsEveryFrameThatIsDeclared(t *testing.T) {
+// Every declared kind of frame has a constructor, and the type in its JSON is the name of the field.
+func TestEncode_SupportsEveryDeclaredFrame(t *testing.T) {
 	t.Parallel()
 	none := &refusal.Error{Code: "c", Text: "t"}
 	made := map[string]bool{"event": true}
@@ -151,7 +151,7 @@ func collect(e frame.Encoding, message []byte) (requests []frame.Request, errs [
 	return requests, errs
 }
 
-func TestDecode_TakesSeveralFramesInOneMessage(t *testing.T) {
+func TestDecode_AcceptsSeveralFramesInOneMessage(t *testing.T) {
 	t.Parallel()
 	for e, message := range map[frame.Encoding][]byte{
 		frame.JSON: []byte("{\"id\":\"1\",\"type\":\"ping\"}\n{\"id\":\"2\",\n \"type\":\"x\",\"command_id\":\"c\",\"expires_in_ms\":5e3," +
@@ -168,7 +168,7 @@ func TestDecode_TakesSeveralFramesInOneMessage(t *testing.T) {
 	}
 }
 
-func TestDecode_WhatCannotBeReadIsRefusedOnce(t *testing.T) {
+func TestDecode_RefusesAnUnreadableFrameOnce(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		encoding frame.Encoding
@@ -192,7 +192,7 @@ func TestDecode_WhatCannotBeReadIsRefusedOnce(t *testing.T) {
 		{frame.Protobuf, string(encodeFrames(&gatewayv1.ClientFrame{Type: "ping"})) + "\x00", []string{"", "malformed"}},
 		{frame.Protobuf, string(encodeFrames(&gatewayv1.ClientFrame{Type: "x", ExpiresInMs: -1})), []string{"invalid_field"}},
 		{frame.Protobuf, string(encodeFrames(&gatewayv1.ClientFrame{Type: "ping", Id: strings.Repeat("é", 65)})), []string{"invalid_field"}},
-		{frame.Protobuf, "\x03\x98\x06\x01", []string{"malformed"}}, // a field that is not declared
+		{frame.Protobuf, "\x03\x98\x06\x01", []string{"malformed"}}, // an undeclared field
 	} {
 		_, errs := collect(c.encoding, []byte(c.message))
 		require.Len(t, errs, len(c.errs), "%q: %q", c.message, errs)
@@ -230,7 +230,7 @@ func TestData_RefusesInProtobufWhatJSONRefuses(t *testing.T) {
 	require.NoError(t, encoded(&chatv1.SendMessage{ConversationId: "g", Body: "hi"}).Read(&chatv1.SendMessage{}))
 }
 
-// Whatever a client sends is frames or refusals.
+// FuzzDecode checks that any message decodes to frames or refusals.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{"", "{", "null", "[]", "7", `"x"`, `{"type":"ping"}`, `{"id":"1","type":"subscribe","data":null}`,
 		`{"id":"1","type":"chat.send_message","command_id":"c","data":{"body":"h\u0000i"}}`, `{"id":7,"type":"x"}`,
@@ -254,7 +254,7 @@ func FuzzDecode(f *testing.F) {
 				continue
 			}
 			if r.Type == "" || r.ExpiresIn < 0 {
-				t.Fatalf("%q was taken as %+v", message, r)
+				t.Fatalf("%q was accepted as %+v", message, r)
 			}
 			for _, m := range []proto.Message{&gatewayv1.Connect{}, &gatewayv1.Subscribe{}} {
 				for _, err := range []error{r.Data.Read(m.ProtoReflect().New().Interface()), r.Data.ReadKnown(m)} {
@@ -265,13 +265,13 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		if n == 0 || n > len(message)+1 {
-			t.Fatalf("%q is %d frames", message, n)
+			t.Fatalf("%q was decoded to %d frames", message, n)
 		}
 	})
 }
 
-// The first one that a client offers and the gateway knows is spoken.
-func TestChoose_TakesTheFirstSubprotocolThatIsKnown(t *testing.T) {
+// The encoding is the first offered one that the gateway knows.
+func TestChoose_ReturnsTheFirstKnownSubprotocol(t *testing.T) {
 	t.Parallel()
 	for offered, want := range map[string]string{
 		"": "edumatrix.v1.json true", "edumatrix.v1.json": "edumatrix.v1.json true", "edumatrix.v1.proto": "edumatrix.v1.proto true",

@@ -17,9 +17,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// MaxMessage bounds a WebSocket message that a client sends, and the body of an HTTP request, in bytes. Limits of
-// commands are in characters, of which JSON may write each as twelve bytes (an emoji as two \u escapes): 20,000 of them
-// are 240,000 bytes.
+// MaxMessage bounds a WebSocket message of a client, and the body of an HTTP request, in bytes. The limits of
+// commands are in characters, and JSON can take up to twelve bytes for each (an emoji as two \u escapes): the maximum
+// of 20,000 characters takes 240,000 bytes.
 const MaxMessage = 256 << 10
 
 // MaxID bounds the id of a frame, in characters.
@@ -30,20 +30,21 @@ type Request struct {
 	ID        string
 	Type      string
 	CommandID string
-	ExpiresIn time.Duration // 0 where the client did not limit it
+	ExpiresIn time.Duration // 0 if the client did not limit it
 	Data      Data
 }
 
-// Data is the data of a request, which is decoded once it is known which message it is.
+// Data is the data of a request. It is decoded once the type of its message is known.
 type Data struct {
 	Encoding Encoding
-	Bytes    []byte // empty where the frame has none
+	Bytes    []byte // empty if the frame has no data
 }
 
-// Read decodes the data into an empty message, and refuses what the message does not declare. The error is a refusal.
+// Read decodes the data into an empty message, and refuses fields that the message does not declare. The error is a
+// refusal.
 func (d Data) Read(m proto.Message) error { return d.read(m, wirejson.Unmarshal) }
 
-// ReadKnown is Read, but ignores the fields that the message does not declare.
+// ReadKnown is like Read, but ignores undeclared fields.
 func (d Data) ReadKnown(m proto.Message) error { return d.read(m, wirejson.UnmarshalKnown) }
 
 func (d Data) read(m proto.Message, fromJSON func([]byte, proto.Message) error) error {
@@ -82,8 +83,8 @@ func check(m protoreflect.Message) (err error) {
 	return err
 }
 
-// Decode decodes the frames of one WebSocket message, in order. Each is returned with nil or with a refusal; a refused
-// one has its id, if that can be read. Decode stops after a frame whose end cannot be found.
+// Decode decodes the frames of one WebSocket message, in order. It yields each frame with nil or with a refusal; a
+// refused frame has its id if that can be read. Decode stops after a frame whose end cannot be found.
 func Decode(e Encoding, message []byte) iter.Seq2[Request, error] {
 	return func(yield func(Request, error) bool) {
 		if e == JSON {
@@ -139,7 +140,7 @@ func (r *Request) setExpiry(ms int64) error {
 	return nil
 }
 
-// checked returns the frame, and the refusal of a frame that is not valid.
+// checked returns the frame, with a refusal if it is not valid.
 func (r Request) checked(err error, example string) (Request, error) {
 	if utf8.RuneCountInString(r.ID) > MaxID {
 		return Request{}, refusal.NewField("id", "has more than %d characters", MaxID)

@@ -20,7 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// fill sets every field of a message, and of the messages in it.
+// fill sets every field of a message and of its nested messages.
 func fill(m protoreflect.Message) {
 	if at, ok := m.Interface().(*timestamppb.Timestamp); ok {
 		at.Seconds, at.Nanos = 1_800_000_000, 5000
@@ -70,8 +70,8 @@ func load(t *testing.T) *catalog.Catalog {
 	return c
 }
 
-// Every frame that gateways send is as the AsyncAPI document has it, with every field and with none.
-func TestSchemas_AreWhatGatewaysSend(t *testing.T) {
+// Every frame that gateways send must match the AsyncAPI document, with all fields and with none.
+func TestSchemas_MatchTheFramesThatGatewaysSend(t *testing.T) {
 	t.Parallel()
 	c := load(t)
 	checked := map[string]bool{}
@@ -138,16 +138,16 @@ func TestSchemas_AreWhatGatewaysSend(t *testing.T) {
 	require.NoError(t, err)
 	for _, name := range names {
 		if kind, _, _ := strings.Cut(name, "."); kind == "reply" || kind == "event" || kind == "signal" {
-			require.True(t, checked[name], "no frame was held to the schema of %s", name)
+			require.True(t, checked[name], "no frame was checked against the schema of %s", name)
 		}
 	}
 	require.Error(t, schema.CheckReceived([]byte(`{"type":"heartbeat","resume_token":7}`)))
-	require.Error(t, schema.CheckReceived([]byte(`{"type":"heartbeat","other":"x"}`)), "a field that the document lacks")
+	require.Error(t, schema.CheckReceived([]byte(`{"type":"heartbeat","other":"x"}`)), "a field that the document does not have")
 	require.Error(t, schema.CheckReceived([]byte(`{"type":"reply","reply_to":"1","ok":true,"data":{"x":1}}`)))
 }
 
-// The schema of what clients send takes what the gateway takes, and refuses what it refuses.
-func TestSchemas_RefuseWhatGatewaysRefuse(t *testing.T) {
+// The schemas of client frames must accept what the gateway accepts, and refuse what it refuses.
+func TestSchemas_RefuseTheFramesThatGatewaysRefuse(t *testing.T) {
 	t.Parallel()
 	c := load(t)
 	seen := map[bool]int{}
@@ -169,7 +169,7 @@ func TestSchemas_RefuseWhatGatewaysRefuse(t *testing.T) {
 				refused = check(m)
 			}
 			documented := schema.Check(name, sent)
-			require.Equal(t, refused == nil, documented == nil, "%.200s: the gateway says %v, the document %.500v", sent, refused, documented)
+			require.Equal(t, refused == nil, documented == nil, "%.200s: the gateway returns %v, the schema %.500v", sent, refused, documented)
 			seen[refused == nil]++
 		}
 		agree(valid)

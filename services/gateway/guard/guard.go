@@ -9,13 +9,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Guard logs and counts panics. A nil Guard recovers from them too.
+// Guard logs and counts panics. A nil Guard also recovers from them, without logging.
 type Guard struct {
 	log    *slog.Logger
 	panics *prometheus.CounterVec
 }
 
-// New makes a Guard. Without a registry its count is not published.
+// New returns a Guard. Without a registry, its counter is not published.
 func New(log *slog.Logger, r prometheus.Registerer) *Guard {
 	g := &Guard{log: log, panics: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "gateway_panics_total", Help: "Panics that were recovered from, by the place they happened in."},
@@ -26,8 +26,8 @@ func New(log *slog.Logger, r prometheus.Registerer) *Guard {
 	return g
 }
 
-// Recover is to be deferred at the top of a goroutine, a timer or a handler: defer g.Recover("reader", end). After a
-// panic it logs the stack, counts it, and calls then, which may be nil.
+// Recover must be deferred at the top of a goroutine, a timer or a handler: defer g.Recover("reader", end). After a
+// panic it logs the stack, counts the panic, and calls then unless it is nil.
 func (g *Guard) Recover(place string, then func()) {
 	p := recover()
 	if p == nil {

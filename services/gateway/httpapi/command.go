@@ -11,14 +11,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// outcome is the answer to a command: the reply of the client protocol without the fields that refer to a frame.
+// outcome is the answer to a command: the reply of the client protocol without the fields that only frames need.
 type outcome struct {
 	OK      bool            `json:"ok"`
 	Outcome json.RawMessage `json:"outcome"`
 }
 
-// command publishes a command and waits for its outcome. Where the outcome does not come in time, the client gets it by
-// sending the command again with the same id.
+// command publishes a command and waits for its outcome. If the outcome does not come in time, the client can get it
+// by sending the command again with the same id.
 func (s *Server) command(w http.ResponseWriter, r *http.Request, declared *catalog.Command, actor, id string,
 	body []byte) error {
 	c, err := intake.Read(declared, actor, id, frame.Data{Bytes: body}, 0)

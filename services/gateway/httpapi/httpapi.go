@@ -31,7 +31,7 @@ import (
 
 // Headers of a request.
 const (
-	// HeaderCommandID makes a command repeatable: the same id is one command, however often it is sent.
+	// HeaderCommandID makes a command repeatable: all requests with the same id are one command.
 	HeaderCommandID = "Command-Id"
 	// HeaderOnBehalfOf is the id of the user on whose behalf a program acts; its token has the role "service".
 	HeaderOnBehalfOf = "On-Behalf-Of"
@@ -43,7 +43,8 @@ type Server struct {
 	Catalog *catalog.Catalog
 	Intake  *intake.Intake
 	Queries *query.Asker
-	// Users bounds the work under way of each user. Sessions have the same, so that both count together.
+	// Users limits the requests in flight of each user. Sessions use the same one, so that frames and requests count
+	// together.
 	Users *quota.Users
 	// Hub counts the answers that clients have not read yet, with what waits for the connections of the same user.
 	Hub *hub.Hub
@@ -58,7 +59,7 @@ func (s *Server) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	w := &response{ResponseWriter: out, wait: cmp.Or(s.WriteWait, 10*time.Second)}
 	defer s.Guard.Recover("http", func() {
 		if w.begun {
-			panic(http.ErrAbortHandler) // so that the client does not take a part of the answer for the whole
+			panic(http.ErrAbortHandler) // so that the client does not take the part that it has for the whole answer
 		}
 		fail(w, refusal.New(refusal.Internal, "the gateway failed"))
 	})
@@ -75,7 +76,7 @@ func (s *Server) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", "POST, OPTIONS")
-		failWith(w, http.StatusMethodNotAllowed, refusal.New(refusal.Malformed, "the method has to be POST"))
+		failWith(w, http.StatusMethodNotAllowed, refusal.New(refusal.Malformed, "the method must be POST"))
 		return
 	}
 	name := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/api"), "/")
@@ -113,11 +114,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, name string) erro
 		user := s.Users.Enter(actor)
 		defer user.Leave()
 		if !user.Request() {
-			return refusal.New(refusal.TooManyWaiting, "too many of your requests are under way; wait for their answers")
+			return refusal.New(refusal.TooManyWaiting, "you have too many requests in flight; wait for their answers")
 		}
 		defer user.RequestDone()
 		if wait, ok := user.Frame(int(max(0, min(r.ContentLength, frame.MaxMessage))), time.Second); !ok {
-			return refusal.New(refusal.TooManyWaiting, "too many requests in a short time; wait a while")
+			return refusal.New(refusal.TooManyWaiting, "you have sent too many requests in a short time; wait before the next one")
 		} else if wait > 0 {
 			time.Sleep(wait)
 		}
@@ -126,8 +127,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, name string) erro
 	if err != nil {
 		return err
 	}
-	// The name of the span is a declared one, never a text of the client. A client's traceparent is linked: as a parent
-	// it could force this mesh to record.
+	// The span has a declared name, never a text of the client. A client's traceparent becomes a link, since as the
+	// parent it could force this mesh to record the trace.
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
 		attribute.String("http.request.method", r.Method), attribute.String("url.path", "/api/"+call.name()))}
 	if link, ok := telemetry.Link(r.Header.Get("Traceparent")); ok {
@@ -162,10 +163,10 @@ func (c call) name() string {
 // find returns the command or query of a request, and checks its headers.
 func (s *Server) find(r *http.Request, name string) (call, error) {
 	if r.URL.RawQuery != "" {
-		return call{}, refusal.New(refusal.InvalidField, "parameters in the URL are not read; the fields belong in the body")
+		return call{}, refusal.New(refusal.InvalidField, "parameters in the URL are not supported; put the fields in the body")
 	}
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return call{}, refusal.New(refusal.Malformed, "bodies in Content-Encoding %q are not understood, send it as it is",
+		return call{}, refusal.New(refusal.Malformed, "Content-Encoding %q is not supported; send the body without one",
 			access.Clip(encoding))
 	}
 	if strings.Contains(name, "/") {
@@ -186,8 +187,8 @@ func (s *Server) find(r *http.Request, name string) (call, error) {
 	return call{}, access.Unknown(s.Catalog, name)
 }
 
-// header returns the value of a header that may be absent, but not empty: an empty one is likely that of a variable
-// that is not set, and to ignore it would not be what the caller meant.
+// header returns the value of a header that may be absent but not empty. An empty one probably comes from a variable
+// that is not set, and ignoring it would not be what the caller meant.
 func header(r *http.Request, name string) (string, error) {
 	value, err := access.Single(r, name)
 	if err == nil && value == "" && len(r.Header.Values(name)) > 0 {
@@ -210,17 +211,17 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return nil, refusal.New(refusal.Malformed, "the body ended early")
 }
 
-// response bounds how long a client may take to read an answer: each part within wait.
+// response limits how long a client may take to read an answer. Each part must be accepted within wait.
 type response struct {
 	http.ResponseWriter
 	wait  time.Duration
 	begun bool
 }
 
-// part is how much of an answer a client has to accept within one wait, in bytes.
+// part is the size of the part of an answer that a client must accept within one wait, in bytes.
 const part = 16 << 10
 
-// Unwrap is for http.ResponseController.
+// Unwrap is called by http.ResponseController.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *response) WriteHeader(status int) {
@@ -240,7 +241,7 @@ func (w *response) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-// allowOrigin allows a page, whose origin was checked before, to read the answer.
+// allowOrigin lets a page, whose origin was checked before, read the answer.
 func allowOrigin(w http.ResponseWriter, r *http.Request) {
 	origin := r.Header.Get("Origin")
 	w.Header().Add("Vary", "Origin")
@@ -257,9 +258,9 @@ func allowOrigin(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// shown returns a refusal in the form that clients get everywhere.
+// shown returns a refusal in the same form as in frames.
 func shown(r *refusal.Error) json.RawMessage {
-	text, _ := wirejson.Marshal(frame.ErrorOf(r)) // of plain texts and numbers
+	text, _ := wirejson.Marshal(frame.ErrorOf(r)) // it contains only texts and numbers, so encoding cannot fail
 	return text
 }
 

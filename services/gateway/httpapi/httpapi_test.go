@@ -38,7 +38,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// tokens are names of users. Whether "unknown" holds cannot be found out.
+// tokens are the names of users. The token "unknown" cannot be checked.
 type tokens struct{}
 
 func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
@@ -48,7 +48,7 @@ func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
 	return auth.User{ID: token}, nil
 }
 
-// api is the HTTP API, with one owner behind it that decides commands as a test says.
+// api is the HTTP API, with one owner that decides commands as a test tells it.
 type api struct {
 	*httpapi.Server
 	url    string
@@ -114,7 +114,7 @@ const (
 
 func said(body string) string { return fmt.Sprintf(`{"conversation_id":"g","body":%q}`, body) }
 
-// answer is what a request came to.
+// answer is the response to a request.
 type answer struct {
 	status int
 	header http.Header
@@ -151,8 +151,9 @@ func (a *api) post(name, user, body string, headers ...string) (got answer) {
 	return answer{response.StatusCode, response.Header, string(text), err}
 }
 
-// One user's requests under way are bounded; further ones of theirs are refused, and those of others are not.
-func TestServer_BoundsTheRequestsOfAUserThatAreUnderWay(t *testing.T) {
+// The requests in flight of one user are limited. Further requests of that user are refused, and those of other users
+// are not.
+func TestServer_LimitsTheRequestsInFlightOfAUser(t *testing.T) {
 	t.Parallel()
 	a := begin(t, func(a *api) { a.Users.Limits.Requests, a.Queries.Users.Limits.Asked = 3, 3 })
 	under, release := make(chan bool, 100), make(chan bool)
@@ -186,17 +187,17 @@ func TestServer_BoundsTheRequestsOfAUserThatAreUnderWay(t *testing.T) {
 		require.Equal(t, http.StatusOK, got.status, got)
 	}
 	asking.Wait()
-	require.Equal(t, http.StatusOK, a.post(history, "eve", asked).status, "what is answered does not count any more")
+	require.Equal(t, http.StatusOK, a.post(history, "eve", asked).status, "answered requests must not count")
 }
 
-// Programs that are told to come back are told when.
-func TestServer_SaysWhenToTryAgain(t *testing.T) {
+// A refusal that may be temporary contains when to try again.
+func TestServer_ReturnsWhenToTryAgain(t *testing.T) {
 	t.Parallel()
 	a := begin(t, func(a *api) { a.Users.Limits.FrameBurst, a.Users.Limits.Frames = 1, 1 })
 	a.chat.OnQuery(func(string, fake.Question) (string, error) { return `{}`, nil })
 	for name, ask := range map[string]func() answer{
-		"the sign-in's keys are away": func() answer { return a.post(history, "unknown", asked) },
-		"an owner is away":            func() answer { a.chat.SetAway(true); return a.post(history, "bob", asked) },
+		"the keys of tokens are unavailable": func() answer { return a.post(history, "unknown", asked) },
+		"an owner is unavailable":            func() answer { a.chat.SetAway(true); return a.post(history, "bob", asked) },
 	} {
 		got := ask()
 		require.Equal(t, http.StatusServiceUnavailable, got.status, "%s: %v", name, got)
@@ -213,14 +214,14 @@ func TestServer_SaysWhenToTryAgain(t *testing.T) {
 	require.NotEmpty(t, got.header.Get("Retry-After"))
 }
 
-// The same id for another command is refused, whether the first one is decided or not.
-func TestServer_AnIDThatStandsForAnotherCommandIsAConflict(t *testing.T) {
+// The same id for another command is refused, whether or not the first one is decided.
+func TestServer_AnIDOfAnotherCommandIsAConflict(t *testing.T) {
 	t.Parallel()
 	t.Run("decided", func(t *testing.T) {
 		t.Parallel()
 		first := map[string]string{}
 		a := begin(t, func(a *api) {
-			a.decide = func(c envelope.Command) envelope.Result { // as owners do
+			a.decide = func(c envelope.Command) envelope.Result { // as an owner does
 				r := commit(c)
 				if body, known := first[c.ID]; known && body != string(c.Body) {
 					r.Kind, r.Code, r.Text = envelope.Refused, refusal.IDReused, "the id stands for another command"
@@ -234,7 +235,7 @@ func TestServer_AnIDThatStandsForAnotherCommandIsAConflict(t *testing.T) {
 		require.Equal(t, http.StatusConflict, got.status, got)
 		require.Equal(t, refusal.IDReused, got.code())
 	})
-	t.Run("under way", func(t *testing.T) {
+	t.Run("in flight", func(t *testing.T) {
 		t.Parallel()
 		taken, release := make(chan bool, 8), make(chan bool)
 		letGo := sync.OnceFunc(func() { close(release) })
@@ -257,7 +258,7 @@ func TestServer_AnIDThatStandsForAnotherCommandIsAConflict(t *testing.T) {
 	})
 }
 
-// A span is named by what is declared, and nobody else's trace context decides what this mesh records.
+// Spans have declared names, and a client's trace context does not decide what this mesh records.
 func TestServer_NamesSpansByDeclarationsAndLinksForeignTraces(t *testing.T) {
 	t.Parallel()
 	spans := tracetest.NewInMemoryExporter()
@@ -281,7 +282,7 @@ func TestServer_NamesSpansByDeclarationsAndLinksForeignTraces(t *testing.T) {
 		}
 		return len(received) == 2
 	}, 10*time.Second, time.Millisecond)
-	require.Equal(t, "receive chat.history", received[1].Name, "not by the path")
+	require.Equal(t, "receive chat.history", received[1].Name, "the span must not be named after the path")
 	span := received[0]
 	require.Equal(t, "receive chat.send_message", span.Name)
 	require.False(t, span.Parent.IsValid(), "a foreign trace is not a parent")
@@ -290,7 +291,7 @@ func TestServer_NamesSpansByDeclarationsAndLinksForeignTraces(t *testing.T) {
 	require.Equal(t, foreign, span.Links[0].SpanContext.TraceID().String())
 }
 
-// panicking panics where a span of its name begins.
+// panicking is a tracer that panics when a span of the given name begins.
 type panicking struct {
 	noop.Tracer
 	name string
@@ -310,7 +311,7 @@ func TestServer_APanicCostsOneRequest(t *testing.T) {
 		a.Users.Limits.Requests = 1
 	})
 	a.chat.OnQuery(func(string, fake.Question) (string, error) { return `{}`, nil })
-	for range 3 { // what it held is free again: one request at a time
+	for range 3 { // the limit of one request at a time is free again
 		got := a.post(send, "alice", said("hi"))
 		require.Equal(t, http.StatusInternalServerError, got.status, got)
 		require.Equal(t, refusal.Internal, got.code())
@@ -318,7 +319,7 @@ func TestServer_APanicCostsOneRequest(t *testing.T) {
 	require.Equal(t, http.StatusOK, a.post(history, "alice", asked).status)
 }
 
-// breaking panics when so many bytes of an answer were written.
+// breaking panics once the given number of bytes of an answer were written.
 type breaking struct {
 	http.ResponseWriter
 	left int
@@ -331,7 +332,8 @@ func (b *breaking) Write(p []byte) (int, error) {
 	return b.ResponseWriter.Write(p)
 }
 
-// After a panic in the middle of an answer, the client does not take the part that it has for the whole.
+// A panic in the middle of an answer closes the connection, so that the client does not take the part that it has for
+// the whole answer.
 func TestServer_APanicInTheMiddleOfAnAnswerCutsIt(t *testing.T) {
 	t.Parallel()
 	a := begin(t)
@@ -349,7 +351,7 @@ func TestServer_APanicInTheMiddleOfAnAnswerCutsIt(t *testing.T) {
 	require.Error(t, got.err)
 }
 
-// recorder records in which parts an answer was written, and before which of them the deadline was set again.
+// recorder records the sizes of the parts in which an answer was written, and whether each had a new deadline.
 type recorder struct {
 	*httptest.ResponseRecorder
 	armed bool
@@ -368,7 +370,7 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.ResponseRecorder.Write(b)
 }
 
-// A long answer takes as long as the client's link needs: each part of it has a deadline of its own.
+// A long answer may take as long as the client's link needs, since each part of it has its own deadline.
 func TestServer_EachPartOfAnAnswerHasADeadlineOfItsOwn(t *testing.T) {
 	t.Parallel()
 	a := begin(t)
@@ -387,14 +389,14 @@ func TestServer_EachPartOfAnAnswerHasADeadlineOfItsOwn(t *testing.T) {
 	}
 }
 
-// A client that does not read its answer is given up, and its user may ask again.
-func TestServer_AClientThatDoesNotReadIsGivenUp(t *testing.T) {
+// The request of a client that does not read its answer ends, and its user may send others.
+func TestServer_EndsTheRequestOfAClientThatDoesNotRead(t *testing.T) {
 	t.Parallel()
 	a := begin(t, func(a *api) {
 		a.WriteWait = 100 * time.Millisecond
 		a.Users.Limits.Requests = 1
 	})
-	page := fmt.Sprintf(`{"messages":[{"body":%q}]}`, strings.Repeat("x", 24<<20)) // more than sockets hold
+	page := fmt.Sprintf(`{"messages":[{"body":%q}]}`, strings.Repeat("x", 24<<20)) // more than the sockets' buffers hold
 	a.chat.OnQuery(func(_ string, q fake.Question) (string, error) {
 		if strings.Contains(q.Data, "long") {
 			return page, nil
@@ -419,7 +421,8 @@ func TestServer_AClientThatDoesNotReadIsGivenUp(t *testing.T) {
 	require.False(t, bytes.HasSuffix(rest, []byte("0\r\n\r\n")), "the answer looks complete")
 }
 
-// Owners have few queries of one user at a time, however many requests there are, and answer others meanwhile.
+// An owner gets few queries of one user at a time, however many requests that user sends, and answers others
+// meanwhile.
 func TestQueries_OfOneUserTakeTurns(t *testing.T) {
 	t.Parallel()
 	a := begin(t)
@@ -462,7 +465,7 @@ func TestQueries_OfOneUserTakeTurns(t *testing.T) {
 	require.Equal(t, 2, most)
 }
 
-// unread is a client that reads nothing before the test lets it.
+// unread is a client that does not read until the test lets it.
 type unread struct {
 	*httptest.ResponseRecorder
 	writes chan struct{}
@@ -478,8 +481,9 @@ func (w *unread) Write(b []byte) (int, error) {
 	return w.ResponseRecorder.Write(b)
 }
 
-// Answers that a user does not read are bounded in bytes, together with what waits for the user's connections.
-func TestAnswers_OneUserHoldsOnlySoMuch(t *testing.T) {
+// Answers that a user does not read are limited in bytes, together with the frames that wait for the user's
+// connections.
+func TestAnswers_UnreadBytesOfOneUserAreLimited(t *testing.T) {
 	t.Parallel()
 	const bound = 100_000
 	a := begin(t, func(a *api) {

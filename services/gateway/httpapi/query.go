@@ -36,11 +36,11 @@ func (s *Server) query(w http.ResponseWriter, r *http.Request, q *catalog.Query,
 	return s.write(w, actor, "application/json", text)
 }
 
-// write sends an answer, or a refusal where too many bytes wait for the user already.
+// write sends an answer, or a refusal if too many bytes wait for the user already.
 func (s *Server) write(w http.ResponseWriter, actor, contentType string, answer []byte) error {
 	release, ok := s.Hub.Hold(actor, len(answer))
 	if !ok {
-		return refusal.New(refusal.TooManyWaiting, "too many answers to your requests wait to be read")
+		return refusal.New(refusal.TooManyWaiting, "too many bytes of answers wait for you to read them")
 	}
 	defer release()
 	w.Header().Set("Content-Type", contentType)
@@ -55,7 +55,7 @@ func (s *Server) procedure(r *http.Request, procedure string) (call, error) {
 		return call{}, access.Unknown(s.Catalog, procedure)
 	}
 	if v := r.Header.Get("Connect-Protocol-Version"); v != "" && v != "1" {
-		return call{}, refusal.New(refusal.InvalidField, "Connect-Protocol-Version has to be 1")
+		return call{}, refusal.New(refusal.InvalidField, "Connect-Protocol-Version must be 1")
 	}
 	timeout, err := connectTimeout(r.Header.Get("Connect-Timeout-Ms"))
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *Server) procedure(r *http.Request, procedure string) (call, error) {
 		answer = s.query
 	case err == nil && kind == "application/proto":
 	default:
-		return call{}, refusal.New(refusal.Malformed, "Content-Type %q is not understood, only application/json (in UTF-8) and application/proto",
+		return call{}, refusal.New(refusal.Malformed, "Content-Type %q is not supported, only application/json (in UTF-8) and application/proto",
 			access.Clip(r.Header.Get("Content-Type")))
 	}
 	return call{query: q, answer: func(w http.ResponseWriter, r *http.Request, actor string, body []byte) error {
@@ -88,7 +88,7 @@ func connectTimeout(ms string) (time.Duration, error) {
 	}
 	n, err := strconv.ParseUint(ms, 10, 64)
 	if err != nil || len(ms) > 10 {
-		return 0, refusal.New(refusal.InvalidField, "Connect-Timeout-Ms has to be a number of up to ten digits")
+		return 0, refusal.New(refusal.InvalidField, "Connect-Timeout-Ms must be a number of up to ten digits")
 	}
 	return min(query.Deadline, time.Duration(n)*time.Millisecond), nil
 }
@@ -119,7 +119,7 @@ func (s *Server) public(procedure string) *catalog.Query {
 	return nil
 }
 
-// failConnect answers with an error in a form that is both Connect's and that of the client protocol.
+// failConnect writes an error in a form that is valid both for Connect and for the client protocol.
 func failConnect(w http.ResponseWriter, r *refusal.Error) {
 	codes := map[int]string{
 		http.StatusBadRequest: "invalid_argument", http.StatusUnauthorized: "unauthenticated",

@@ -7,18 +7,18 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Answer is the outcome of a command, or its state after the patience.
+// Answer is the outcome of a command, or its state when the patience has ended.
 type Answer struct {
 	CommandID string
-	Kind      envelope.Kind // empty while the outcome is not known
+	Kind      envelope.Kind // empty if the outcome is not known yet
 	Stream    string
 	Version   int64
-	Refusal   *refusal.Error // refused, failed, queued, unavailable and the like
+	Refusal   *refusal.Error // set if the command was refused, failed, queued or unavailable
 	// Late reports whether the client got "queued" before.
 	Late bool
 }
 
-// Outcome returns the answer as clients see it.
+// Outcome returns the answer in the form that clients get.
 func (a Answer) Outcome() *gatewayv1.Outcome {
 	o := &gatewayv1.Outcome{CommandId: a.CommandID, Kind: gatewayv1.OutcomeKind_OUTCOME_KIND_COMMITTED}
 	if a.Stream != "" {

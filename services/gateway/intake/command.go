@@ -17,12 +17,12 @@ type Command struct {
 	Actor    string
 	Stream   string
 	Declared *catalog.Command
-	Expires  time.Time // zero: never
+	Expires  time.Time // zero if it never expires
 	Body     []byte
 }
 
-// Read decodes and checks the data of a command, and determines its stream. It makes the command id where the client
-// gave none. Worth is how long the client allows the command to wait; 0 stands for the declared time. The error is a
+// Read decodes and checks the data of a command, and determines its stream. It generates a command id if the client
+// gave none. Worth is how long the client allows the command to wait; 0 means the declared time. The error is a
 // refusal.
 func Read(declared *catalog.Command, actor, id string, data frame.Data, worth time.Duration) (Command, error) {
 	if id == "" {
@@ -56,5 +56,5 @@ func Read(declared *catalog.Command, actor, id string, data frame.Data, worth ti
 	return c, nil
 }
 
-// size estimates the memory of a command that waits, with what is kept for its answer, in bytes.
+// size estimates the memory that a waiting command takes, including the answer, in bytes.
 func (c Command) size() int { return len(c.Body) + len(c.Stream) + len(c.ID) + 512 }

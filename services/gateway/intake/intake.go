@@ -18,25 +18,25 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// MaxWaiting bounds the commands of one sender without an outcome, unless Options has another bound.
+// MaxWaiting is the default of the number of commands without an outcome of one sender.
 const MaxWaiting = 512
 
 // Options of an Intake.
 type Options struct {
 	Catalog   *catalog.Catalog
 	Publisher message.Publisher
-	// Ready reports whether the outcomes of an owner's commands are received. Commands are refused before. By default
-	// it returns true once SetReady was called.
+	// Ready reports whether the outcomes of an owner's commands are received. Until it returns true, commands are
+	// refused. By default it returns true once SetReady was called.
 	Ready func(owner string) bool
-	// Patience is how long a client waits before it is answered "queued" or "unavailable"; 5 s when 0.
+	// Patience is how long a client waits before it is answered with "queued" or "unavailable"; 5 s when 0.
 	Patience time.Duration
-	// The commands without an outcome, and their bytes, of the whole gateway; 20,000 and 64 MiB when 0. Beyond that, a
-	// user with less than a fair share of it may still send.
+	// MaxWaiting and MaxBytes limit the commands without an outcome, and their bytes, of the whole gateway; 20,000 and
+	// 64 MiB when 0. Beyond them, a user with less than a fair share may still send.
 	MaxWaiting, MaxBytes int
-	// The same of one user, over all connections and requests; 1,024 and 8 MiB when 0, or what one
-	// sender may have when that is more.
+	// UserWaiting and UserBytes limit the same for one user, over all connections and requests; 1,024 and 8 MiB when
+	// 0, or the limits of one sender if those are higher.
 	UserWaiting, UserBytes int
-	// The same of one sender; MaxWaiting and 4 MiB when 0.
+	// SenderWaiting and SenderBytes limit the same for one sender; MaxWaiting and 4 MiB when 0.
 	SenderWaiting, SenderBytes int
 	Metrics                    *Metrics
 	Guard                      *guard.Guard
@@ -54,21 +54,21 @@ type Intake struct {
 	waiting map[key]*entry
 	users   map[string]*account
 	total   account
-	idle    chan struct{} // closed, once ending, when no waiter lacks its first answer
-	asking  int           // waiters without their first answer
+	idle    chan struct{} // once stopping, closed when every waiter has its first answer
+	asking  int           // waiters without a first answer
 }
 
-// account counts commands that wait.
+// account counts the waiting commands of a user or of the gateway.
 type account struct {
-	count  int // commands without outcome
-	bytes  int // of these
-	unsent int // bytes that Kafka does not have yet, also of senders that are closed
+	count  int // commands without an outcome
+	bytes  int // the bytes of these commands
+	unsent int // bytes that Kafka does not have yet, including those of closed senders
 }
 
 // size returns the bytes of commands that wait for an outcome or for Kafka.
 func (a *account) size() int { return max(a.bytes, a.unsent) }
 
-// key identifies a command: its owner keeps one outcome for it.
+// key identifies a command. Its owner stores one outcome for it.
 type key struct{ owner, actor, id string }
 
 // entry is a command without an outcome, and its waiters.
@@ -79,7 +79,7 @@ type entry struct {
 	waiters []*waiter
 }
 
-// New makes an Intake with a line to each owner's command topic.
+// New returns an Intake with a line to each owner's command topic.
 func New(o Options) *Intake {
 	if o.Patience == 0 {
 		o.Patience = 5 * time.Second
@@ -117,7 +117,7 @@ func New(o Options) *Intake {
 	return i
 }
 
-// SetReady notes that the outcomes of an owner's commands are received from now on.
+// SetReady records that the outcomes of an owner's commands are received from now on.
 func (i *Intake) SetReady(owner string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -155,7 +155,7 @@ func (i *Intake) endIfIdle() {
 	}
 }
 
-// Resolve returns an outcome to its waiters in this gateway, if there are any. A client that waits under the same id
+// Resolve passes an outcome to its waiters in this gateway, if there are any. A client that waits under the same id
 // for another command, or on another stream, gets a refusal instead.
 func (i *Intake) Resolve(r envelope.Result) {
 	k := key{r.Source, r.Actor, r.CommandID}
@@ -180,7 +180,7 @@ func (i *Intake) Resolve(r envelope.Result) {
 	}
 }
 
-// add puts a waiter into the table, or returns the refusal.
+// add puts a waiter into the table, or returns a refusal.
 func (i *Intake) add(w *waiter) *refusal.Error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -200,10 +200,10 @@ func (i *Intake) add(w *waiter) *refusal.Error {
 		e = &entry{stream: w.command.Stream, name: w.command.Declared.Name, body: w.command.Body}
 		i.waiting[w.key] = e
 	} else if e.stream != w.command.Stream || e.name != w.command.Declared.Name {
-		return refusal.New(refusal.IDReused, "the command id stands for %s on %s", e.name, e.stream)
+		return refusal.New(refusal.IDReused, "the command id is already used for %s on %s", e.name, e.stream)
 	} else if !bytes.Equal(e.body, w.command.Body) {
 		// Both waiters would get the outcome of the first command.
-		return refusal.New(refusal.IDReused, "the command id stands for another %s on %s", e.name, e.stream)
+		return refusal.New(refusal.IDReused, "the command id is already used for another %s on %s", e.name, e.stream)
 	}
 	if refused := w.sender.reserve(w); refused != nil {
 		if len(e.waiters) == 0 {
@@ -228,8 +228,8 @@ func (i *Intake) add(w *waiter) *refusal.Error {
 	return nil
 }
 
-// room refuses a command beyond the bounds of its user. When the gateway has reached its own bounds, a user may have a
-// fair share of them, and in any case one command.
+// room returns a refusal if a command exceeds the limits of its user. When the gateway has reached its own limits,
+// each user may still have a fair share of them, and at least one command.
 func (i *Intake) room(w *waiter) *refusal.Error {
 	user := i.users[w.key.actor]
 	if user == nil {
@@ -238,18 +238,18 @@ func (i *Intake) room(w *waiter) *refusal.Error {
 	o := i.options
 	switch {
 	case user.count >= o.UserWaiting || user.size()+w.size > o.UserBytes:
-		return refusal.New(refusal.TooManyWaiting, "%d of your commands wait for their outcome; wait for some of them",
+		return refusal.New(refusal.TooManyWaiting, "%d of your commands have no outcome yet; wait for some of them",
 			user.count)
 	case i.total.count >= o.MaxWaiting && user.count >= o.MaxWaiting/len(i.users),
 		i.total.size()+w.size > o.MaxBytes && user.size()+w.size > o.MaxBytes/len(i.users):
-		return refusal.New(refusal.TooManyWaiting, "too many commands wait for their outcome at this gateway")
+		return refusal.New(refusal.TooManyWaiting, "too many commands at this gateway have no outcome yet")
 	}
 	return nil
 }
 
-// fresh returns the waiters whose commands are still to be published. The others were answered "unavailable", or their
-// senders were closed and Kafka has not accepted them within the patience. The lock is taken once for all of them,
-// since taking it a thousand times in competition with senders would take seconds.
+// fresh returns the waiters whose commands still have to be published. The others were answered with "unavailable",
+// or their senders were closed and Kafka has not accepted their commands within the patience. The lock is taken once
+// for all, since taking it a thousand times in competition with senders would take seconds.
 func (i *Intake) fresh(waiters []*waiter) []*waiter {
 	fresh := make([]*waiter, 0, len(waiters))
 	i.mu.Lock()
@@ -262,7 +262,7 @@ func (i *Intake) fresh(waiters []*waiter) []*waiter {
 	return fresh
 }
 
-// sent notes that commands need not be published any more.
+// sent records that commands need not be published any more.
 func (i *Intake) sent(waiters []*waiter) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -275,14 +275,14 @@ func (i *Intake) sent(waiters []*waiter) {
 	}
 }
 
-// settle removes the account of a user for whom nothing waits.
+// settle removes the account of a user that has no waiting commands.
 func (i *Intake) settle(id string, user *account) {
 	if *user == (account{}) {
 		delete(i.users, id)
 	}
 }
 
-// remove takes a waiter out of the table. It returns false when the waiter has its outcome already.
+// remove removes a waiter from the table. It returns false if the waiter has its outcome already.
 func (i *Intake) remove(w *waiter) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -304,7 +304,7 @@ func (i *Intake) remove(w *waiter) bool {
 	return true
 }
 
-// answered notes that a waiter has its first answer. It returns false when it had one before.
+// answered records that a waiter has its first answer. It returns false if it had one before.
 func (i *Intake) answered(w *waiter) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// broker keeps what was published, and can be away or held.
+// broker records what is published. It can be made unavailable, or hold publishers back.
 type broker struct {
 	mu    sync.Mutex
 	away  bool
@@ -95,7 +95,7 @@ func (s *setup) command(t *testing.T, actor, id, body string) intake.Command {
 	return c
 }
 
-// answers collects the answers of a sender.
+// send sends a command and returns the channel of its answers.
 func (s *setup) send(sender *intake.Sender, c intake.Command) chan intake.Answer {
 	answers := make(chan intake.Answer, 4)
 	sender.Send(context.Background(), c, func(a intake.Answer) { answers <- a })
@@ -130,8 +130,8 @@ func TestSend_IsAnsweredByTheOutcome(t *testing.T) {
 	require.Equal(t, "conversation:g", got.Stream)
 	require.Equal(t, "alice", got.Actor)
 
-	s.intake.Resolve(s.committed("bob", "c1", 3)) // of somebody else
-	other := s.committed("alice", "c1", 3)        // under the same id, sent through another gateway
+	s.intake.Resolve(s.committed("bob", "c1", 3)) // the outcome of another user
+	other := s.committed("alice", "c1", 3)        // the same id, sent through another gateway
 	other.Type = "chat.leave"
 	s.intake.Resolve(other)
 	s.intake.Resolve(s.committed("alice", "c1", 7))
@@ -143,7 +143,7 @@ func TestSend_IsAnsweredByTheOutcome(t *testing.T) {
 	require.Zero(t, sender.Position("feed"))
 }
 
-func TestSend_KeepsTheOrderAndGathersWhatWaits(t *testing.T) {
+func TestSend_KeepsTheOrderAndBatchesWaitingCommands(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{})
 	s.broker.held = make(chan struct{})
@@ -160,7 +160,7 @@ func TestSend_KeepsTheOrderAndGathersWhatWaits(t *testing.T) {
 	require.Less(t, s.broker.calls, 10)
 }
 
-func TestSend_SaysQueuedWhenKafkaHasItAndTellsTheOutcomeLater(t *testing.T) {
+func TestSend_AnswersQueuedOnceKafkaHasTheCommandAndTheOutcomeLater(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{Patience: 30 * time.Millisecond})
 	sender := s.intake.NewSender()
@@ -177,8 +177,8 @@ func TestSend_SaysQueuedWhenKafkaHasItAndTellsTheOutcomeLater(t *testing.T) {
 	require.Equal(t, refusal.NotAMember, later.Refusal.Code)
 }
 
-// The outcome comes while the client is being told "queued", and has all the time to be first.
-func TestSend_TheOutcomeWaitsUntilQueuedIsSaid(t *testing.T) {
+// The outcome arrives while the client is being answered with "queued", and has enough time to be first.
+func TestSend_TheOutcomeWaitsUntilQueuedIsAnswered(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{Patience: time.Second})
 	sender := s.intake.NewSender()
@@ -191,19 +191,19 @@ func TestSend_TheOutcomeWaitsUntilQueuedIsSaid(t *testing.T) {
 			go s.intake.Resolve(s.committed("alice", "c1", 1))
 			select {
 			case <-overtaken:
-			case <-time.After(50 * time.Millisecond): // it waits, as it should
+			case <-time.After(50 * time.Millisecond): // the outcome waits, as it should
 			}
 		}
 		answers <- a
 	})
-	require.False(t, next(t, answers).Late, "the outcome was told before \"queued\"")
+	require.False(t, next(t, answers).Late, "the outcome was answered before \"queued\"")
 	last := next(t, answers)
 	require.True(t, last.Late)
 	require.Equal(t, envelope.Committed, last.Kind)
 }
 
-// Outcomes come about when the patience ends: whatever a client hears, the outcome is the last of it.
-func TestSend_TheOutcomeIsTheLastWord(t *testing.T) {
+// Outcomes arrive at the moment the patience ends. Whatever answers a client gets, the outcome is the last one.
+func TestSend_TheOutcomeIsTheLastAnswer(t *testing.T) {
 	t.Parallel()
 	const commands, patience = 3000, 2 * time.Millisecond
 	s := begin(t, intake.Options{Patience: patience, SenderWaiting: commands})
@@ -226,11 +226,11 @@ func TestSend_TheOutcomeIsTheLastWord(t *testing.T) {
 		} else {
 			require.Equal(t, refusal.Unavailable, first.Refusal.Code, "c%d", n)
 		}
-		require.Empty(t, answers, "c%d: after its last word", n)
+		require.Empty(t, answers, "c%d: an answer after the outcome", n)
 	}
 }
 
-func TestSend_SaysUnavailableWhenKafkaIsAwayAndForgetsTheCommand(t *testing.T) {
+func TestSend_AnswersUnavailableWithoutKafkaAndDropsTheCommand(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{Patience: 30 * time.Millisecond})
 	s.broker.set(true)
@@ -241,17 +241,17 @@ func TestSend_SaysUnavailableWhenKafkaIsAwayAndForgetsTheCommand(t *testing.T) {
 	s.broker.set(false)
 
 	n := 1
-	require.Eventually(t, func() bool { // the next try of the first one may be under way for longer than one waits
+	require.Eventually(t, func() bool { // the next attempt to publish the first one may take longer than the patience
 		n++
 		again := s.send(sender, s.command(t, "alice", fmt.Sprint("c", n), "hi"))
 		return next(t, again).Refusal.Code == refusal.Queued
 	}, 10*time.Second, time.Millisecond)
 	for _, c := range s.broker.commands() {
-		require.NotEqual(t, "c1", c.ID, "what was answered unavailable is not sent any more")
+		require.NotEqual(t, "c1", c.ID, "a command answered as unavailable must not be published")
 	}
 }
 
-func TestSend_ABrokerThatComesBackInTimeIsNotNoticed(t *testing.T) {
+func TestSend_AShortOutageOfTheBrokerIsNotNoticed(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{})
 	s.broker.set(true)
@@ -266,7 +266,7 @@ func TestSend_ABrokerThatComesBackInTimeIsNotNoticed(t *testing.T) {
 	require.Equal(t, envelope.Committed, next(t, answers).Kind)
 }
 
-func TestSend_TheSameIDFromTwoConnectionsAnswersBoth_OfTwoUsersEachItsOwn(t *testing.T) {
+func TestSend_OneIDFromTwoConnectionsAnswersBothAndFromTwoUsersEachItsOwn(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{})
 	one, two, other := s.intake.NewSender(), s.intake.NewSender(), s.intake.NewSender()
@@ -293,11 +293,11 @@ func TestSend_AnIDInUseForAnotherCommandIsRefused(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, refusal.IDReused, next(t, s.send(sender, c)).Refusal.Code)
 	other := s.send(s.intake.NewSender(), s.command(t, "alice", "c1", "something else"))
-	require.Equal(t, refusal.IDReused, next(t, other).Refusal.Code, "the same kind of command, but not the same")
+	require.Equal(t, refusal.IDReused, next(t, other).Refusal.Code, "the same type of command, but with other data")
 }
 
-// A panic while an outcome or "queued" is answered costs that client its answer, and nobody else
-// anything: neither others who wait for the same outcome, nor what comes after it.
+// A panic while an outcome or "queued" is answered costs only that client its answer. Other waiters of the same
+// outcome, and later commands, get theirs.
 func TestSend_APanicInAnAnswerCostsThatAnswer(t *testing.T) {
 	t.Parallel()
 	for name, patience := range map[string]time.Duration{"the outcome": time.Minute, "the timer": time.Millisecond} {
@@ -329,7 +329,7 @@ func TestSend_APanicInAnAnswerCostsThatAnswer(t *testing.T) {
 	}
 }
 
-func TestSend_IsBoundedByCountAndBytes(t *testing.T) {
+func TestSend_IsLimitedByCountAndBytes(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]intake.Options{
 		"count of a connection": {SenderWaiting: 2}, "bytes of a connection": {SenderBytes: 1000},
@@ -350,7 +350,7 @@ func TestSend_IsBoundedByCountAndBytes(t *testing.T) {
 	}
 }
 
-func TestSend_NothingIsTakenBeforeOutcomesAreHeardAndAfterTheEnd(t *testing.T) {
+func TestSend_RefusesCommandsBeforeSetReadyAndAfterClose(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{Ready: func(string) bool { return false }})
 	sender := s.intake.NewSender()
@@ -361,7 +361,7 @@ func TestSend_NothingIsTakenBeforeOutcomesAreHeardAndAfterTheEnd(t *testing.T) {
 	require.Empty(t, s.broker.commands())
 }
 
-func TestClose_WaitsForWhatIsInFlight(t *testing.T) {
+func TestClose_WaitsForCommandsInFlight(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{})
 	sender := s.intake.NewSender()
@@ -379,7 +379,7 @@ func TestClose_WaitsForWhatIsInFlight(t *testing.T) {
 	<-closed
 }
 
-func TestSender_WhatAClosedConnectionSentIsDoneAllTheSame(t *testing.T) {
+func TestSender_CommandsOfAClosedConnectionAreStillPublished(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{})
 	s.broker.held = make(chan struct{})
@@ -391,7 +391,7 @@ func TestSender_WhatAClosedConnectionSentIsDoneAllTheSame(t *testing.T) {
 	require.Eventually(t, func() bool { return len(s.broker.commands()) == 2 }, 5*time.Second, time.Millisecond)
 }
 
-func TestRead_RefusesWhatIsNotAsDeclared(t *testing.T) {
+func TestRead_RefusesDataThatDoesNotMatchTheDeclaration(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{})
 	declared, _ := s.catalog.Command("chat.send_message")
@@ -415,7 +415,7 @@ func TestRead_RefusesWhatIsNotAsDeclared(t *testing.T) {
 	require.True(t, catalog.ValidID(made.ID))
 }
 
-func TestSend_WhatIsWorthDoingForAWhileSaysUntilWhen(t *testing.T) {
+func TestSend_ACommandWithALimitedTimeContainsItsExpiry(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{})
 	sender := s.intake.NewSender()
@@ -427,7 +427,7 @@ func TestSend_WhatIsWorthDoingForAWhileSaysUntilWhen(t *testing.T) {
 	c, err := intake.Read(&short, "alice", "c1", frame.Data{Bytes: []byte(`{"conversation_id":"g","body":"ring"}`)}, 0)
 	require.NoError(t, err)
 	s.send(sender, c)
-	s.send(sender, s.command(t, "alice", "c2", "for ever"))
+	s.send(sender, s.command(t, "alice", "c2", "without a limit"))
 	require.Eventually(t, func() bool { return len(s.broker.commands()) == 2 }, 5*time.Second, time.Millisecond)
 	got := s.broker.commands()
 	require.WithinRange(t, got[0].Expires, before.Add(30*time.Second), time.Now().Add(30*time.Second))

@@ -12,22 +12,22 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// line publishes to one command topic, in order. The commands that wait while a batch is published are the next batch,
-// so that many commands cost one round trip.
+// line publishes to one command topic, in order. The commands that arrive while a batch is published become the next
+// batch, so that many commands cost one round trip.
 type line struct {
 	topic     string
 	publisher message.Publisher
 	log       *slog.Logger
 
-	fresh func([]*waiter) []*waiter // returns those that are still to be published
-	done  func([]*waiter)           // called with waiters that are not needed any more
+	fresh func([]*waiter) []*waiter // returns the waiters whose commands still have to be published
+	done  func([]*waiter)           // called with the waiters that no longer need to be published
 
 	mu    sync.Mutex
 	queue []*waiter
 	wake  chan struct{}
 }
 
-// batch bounds the commands of one call of the publisher.
+// batch is the maximum number of commands in one call of the publisher.
 const batch = 1000
 
 func newLine(topic string, p message.Publisher, log *slog.Logger, fresh func([]*waiter) []*waiter,
@@ -72,9 +72,9 @@ func (l *line) run(ctx context.Context) error {
 	}
 }
 
-// publish publishes a batch, and repeats that until it succeeds; later batches wait, so that the order is kept. A
-// command may arrive twice, which its owner recognizes by the command id. Commands that were answered "unavailable" are
-// not published.
+// publish publishes a batch, trying again until it succeeds. Later batches wait, so that the order is kept. A command
+// may be published twice, and its owner recognizes the second one by its id. Commands that were answered with
+// "unavailable" are not published.
 func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 	backoff := retry.Backoff{First: 50 * time.Millisecond, Max: time.Second}
 	for {
@@ -94,7 +94,7 @@ func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 			return true
 		}
 		if backoff.Failures == 0 {
-			l.log.Warn("intake: commands wait, Kafka does not take them", "topic", l.topic, "commands", len(sent),
+			l.log.Warn("intake: commands wait because Kafka is unavailable", "topic", l.topic, "commands", len(sent),
 				"error", err)
 		}
 		if !backoff.Wait(ctx) {

@@ -12,13 +12,13 @@ type Metrics struct {
 	Outcomes *prometheus.CounterVec
 }
 
-// NewMetrics makes the metrics, and registers them unless the registry is nil.
+// NewMetrics returns the metrics, and registers them unless the registry is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "gateway_commands_waiting", Help: "Commands without outcome."}),
 		Outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "gateway_outcomes_total", Help: "Outcomes brought to who waited for them."}, []string{"owner", "outcome"}),
+			Name: "gateway_outcomes_total", Help: "Outcomes that were passed to waiting clients."}, []string{"owner", "outcome"}),
 	}
 	if r != nil {
 		r.MustRegister(m.Waiting, m.Outcomes)

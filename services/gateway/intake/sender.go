@@ -12,8 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Sender is one connection, or one HTTP request, that sends commands. It keeps the position in each owner's log of its
-// own newest event, so that its queries can read its writes.
+// Sender is one connection, or one HTTP request, that sends commands. It stores the position of its newest own event
+// in each owner's log, so that its queries can read its writes.
 type Sender struct {
 	intake *Intake
 
@@ -23,7 +23,7 @@ type Sender struct {
 	positions map[string]int64
 }
 
-// NewSender makes a Sender, which has to be closed.
+// NewSender returns a Sender, which must be closed.
 func (i *Intake) NewSender() *Sender {
 	return &Sender{intake: i}
 }
@@ -31,7 +31,7 @@ func (i *Intake) NewSender() *Sender {
 // waiter waits for the outcome of one command for one sender.
 type waiter struct {
 	key     key
-	ctx     context.Context // with its trace; the end of the connection does not cancel a command
+	ctx     context.Context // carries the trace; the end of the connection does not cancel a command
 	command Command
 	size    int
 	sender  *Sender
@@ -39,22 +39,22 @@ type waiter struct {
 	timer   *time.Timer
 	born    time.Time
 
-	taken atomic.Bool // by Kafka
+	taken atomic.Bool // whether Kafka has the command
 
-	// The lock is held from the decision to answer "queued" until that was answered, and while the outcome is answered:
-	// "queued" must not follow the outcome, since the client would wait for another. It is taken before the intake's
+	// The lock is held while "queued" is decided on and answered, and while the outcome is answered. "queued" must not
+	// follow the outcome, since the client would then wait for another one. This lock is taken before the intake's
 	// lock.
 	saying sync.Mutex
 
 	// Guarded by the intake.
-	waits bool // is in the table
-	asks  bool // has no answer yet
-	first bool // the outcome was the first answer
+	waits bool // whether it is in the table
+	asks  bool // whether it has no answer yet
+	first bool // whether the outcome was the first answer
 }
 
-// Send publishes a command. The function answer is called from any goroutine, and must not wait. It gets the outcome,
-// or the refusal of a command that was not accepted; or, after the patience, "queued", and then the outcome in a second
-// call.
+// Send publishes a command. The function answer may be called from any goroutine, and must not block. It gets the
+// outcome, or the refusal of a command that was not accepted. If the outcome does not come within the patience, it
+// gets "queued", and the outcome in a second call.
 func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
 	w := &waiter{key: key{c.Declared.Owner, c.Actor, c.ID}, command: c, size: c.size(), sender: s, answer: answer,
 		born: time.Now(), ctx: context.WithoutCancel(ctx)}
@@ -79,7 +79,7 @@ func (s *Sender) Close() {
 	}
 }
 
-// Position returns the position of the newest own event in an owner's log.
+// Position returns the position of the sender's newest own event in an owner's log.
 func (s *Sender) Position(owner string) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,7 +99,7 @@ func (s *Sender) reserve(w *waiter) *refusal.Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.waiters) >= s.intake.options.SenderWaiting || s.bytes+w.size > s.intake.options.SenderBytes {
-		return refusal.New(refusal.TooManyWaiting, "%d commands wait for their outcome on this connection", len(s.waiters))
+		return refusal.New(refusal.TooManyWaiting, "%d commands of this connection have no outcome yet", len(s.waiters))
 	}
 	if s.waiters == nil {
 		s.waiters = map[*waiter]struct{}{}
@@ -135,21 +135,21 @@ func (w *waiter) disarm() {
 	}
 }
 
-// timeOut answers a client after the patience: "queued", or "unavailable" for a command that Kafka does not have, which
-// is removed; the client sends it again, with the same id.
+// timeOut answers a client when the patience has ended: with "queued" or, for a command that Kafka does not have,
+// with "unavailable". The latter command is removed; the client sends it again with the same id.
 func (w *waiter) timeOut() {
 	defer w.sender.intake.options.Guard.Recover("outcome", nil)
 	if w.taken.Load() {
 		w.saying.Lock()
 		defer w.saying.Unlock()
 		if w.sender.intake.answered(w) {
-			w.answer(refused(w.command, refusal.Queued, "taken, not decided yet; its outcome follows"))
+			w.answer(refused(w.command, refusal.Queued, "accepted but not decided yet; the outcome follows"))
 		}
 		return
 	}
 	if w.sender.intake.remove(w) {
 		w.sender.release(w)
-		w.answer(refused(w.command, refusal.Unavailable, "not known to be taken: send it again with the same id"))
+		w.answer(refused(w.command, refusal.Unavailable, "delivery is not confirmed; send the command again with the same id"))
 	}
 }
 
