@@ -10,19 +10,19 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// boundedListener counts the connections of clients, with and without a WebSocket, and keeps them below the number of
-// files that this process may open: beyond that, calls to the owners and to Kafka would be the first to fail, for all
-// users.
+// boundedListener counts the connections of clients, with and without a WebSocket, and keeps their number below that
+// of the files that this process may open. Without it, calls to the owners and to Kafka would fail first, which
+// affects all users.
 type boundedListener struct {
 	net.Listener
 	max  int64
 	open atomic.Int64
 }
 
-// margin is how many connections above max still get an answer.
+// margin is how many connections above max still get a response.
 const margin = 64
 
-// Accept waits for the next connection. Those above max and margin are closed at once.
+// Accept waits for the next connection. Connections above max+margin are closed at once.
 func (l *boundedListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
@@ -42,7 +42,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// full answers requests with 503 while there are too many connections, unless refuse has answered them.
+// full responds with 503 while there are too many connections, unless refuse has responded.
 func (l *boundedListener) full(next http.Handler, refuse func(http.ResponseWriter, *http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if l.open.Load() <= l.max {
@@ -57,7 +57,7 @@ func (l *boundedListener) full(next http.Handler, refuse func(http.ResponseWrite
 		w.Header().Set("Retry-After", "5")
 		w.WriteHeader(http.StatusServiceUnavailable)
 		body, _ := wirejson.Encode(map[string]any{"error": map[string]string{"code": refusal.Unavailable,
-			"message": "this gateway has as many connections as it takes, connect again later"}})
+			"message": "this gateway has reached its maximum number of connections; connect again later"}})
 		_, _ = w.Write(body)
 	})
 }
@@ -76,7 +76,7 @@ func (c *boundedTCP) Close() error {
 	return c.TCPConn.Close()
 }
 
-// boundedConn is the same for connections that are not TCP.
+// boundedConn is the same as boundedTCP for connections that are not TCP.
 type boundedConn struct {
 	net.Conn
 	leave func()

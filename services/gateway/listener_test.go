@@ -11,8 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Beyond the bound a program is answered with 503 before the upgrade; once others have left, it comes in.
-func TestListener_BeyondItsBoundAnswers503BeforeTheUpgrade(t *testing.T) {
+// Above its maximum number of connections, the gateway responds with 503 before the upgrade. Once others have left,
+// it accepts new ones.
+func TestListener_AboveItsMaximumResponds503BeforeTheUpgrade(t *testing.T) {
 	t.Parallel()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -42,7 +43,7 @@ func TestListener_BeyondItsBoundAnswers503BeforeTheUpgrade(t *testing.T) {
 		require.NoError(t, err)
 		sockets = append(sockets, socket)
 	}
-	for range 3 * margin { // those that were refused are not counted any more
+	for range 3 * margin { // refused connections are not counted any more
 		_, response, err := websocket.DefaultDialer.Dial(url, nil)
 		require.ErrorIs(t, err, websocket.ErrBadHandshake)
 		require.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
@@ -51,7 +52,7 @@ func TestListener_BeyondItsBoundAnswers503BeforeTheUpgrade(t *testing.T) {
 	for path, status := range map[string]int{"/ws": http.StatusTeapot, "/api/x": http.StatusServiceUnavailable} {
 		_, response, err := websocket.DefaultDialer.Dial(url+path, http.Header{"Origin": {"https://school.example"}})
 		require.ErrorIs(t, err, websocket.ErrBadHandshake)
-		require.Equal(t, status, response.StatusCode, "a page that connects is told in its own way")
+		require.Equal(t, status, response.StatusCode, "refuse has responded to the upgrade")
 	}
 	require.NoError(t, sockets[0].Close())
 	require.Eventually(t, func() bool {
@@ -64,7 +65,7 @@ func TestListener_BeyondItsBoundAnswers503BeforeTheUpgrade(t *testing.T) {
 	require.Positive(t, maxConnections())
 }
 
-// Every spelling of a path under /api is answered as it came: a redirect would make many clients send a GET instead.
+// Every spelling of a path under /api is handled without a redirect, after which many clients would send a GET.
 func TestRoute_RedirectsNothingUnderAPI(t *testing.T) {
 	t.Parallel()
 	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -14,13 +14,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// goesOn connects with a session alone: neither with rooms nor with a resume token.
+// goesOn connects with a session id only, without rooms and without a resume token.
 func (m *mesh) goesOn(address, user, session string) *inbox {
 	m.t.Helper()
 	return connect(m.t, address, user, func(o *client.Options) { o.SessionID = session })
 }
 
-// shown makes the presence service allow a user to look at others, and returns their rooms.
+// shown makes the presence service allow a user to subscribe to the presence of others, and returns their rooms.
 func (m *mesh) shown(user string, others ...string) (rooms []string) {
 	for n, other := range others {
 		e := m.owners["presence"].Event(other, "presence.came_online", fmt.Sprintf(`{"user_id":%q}`, other))
@@ -31,7 +31,7 @@ func (m *mesh) shown(user string, others ...string) (rooms []string) {
 	return rooms
 }
 
-// keeps waits until the rooms of a session are kept.
+// keeps waits until the rooms of a session are stored.
 func (m *mesh) keeps(user, session string, rooms ...string) {
 	m.t.Helper()
 	require.EventuallyWithT(m.t, func(c *assert.CollectT) {
@@ -39,8 +39,8 @@ func (m *mesh) keeps(user, session string, rooms ...string) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-// A session keeps the rooms that its client is subscribed to, and a connection that goes on with it at another gateway
-// is subscribed to them without naming them.
+// A session keeps the rooms that its client is subscribed to. A connection that continues it at another gateway is
+// subscribed to them without naming them.
 func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -68,7 +68,7 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	require.Eventually(t, func() bool { return len(second.seen()) == 3 }, 10*time.Second, time.Millisecond)
 	require.Equal(t, "presence.went_offline carol", second.seen()[2])
 
-	// A room that the user may not subscribe to any more is refused by name, and is not kept.
+	// A room that the user may not subscribe to any more is refused by name, and is not stored any longer.
 	m.owners["presence"].Allow("bob", "presence:alice", false)
 	second.Abort()
 	third := m.goesOn(one, "bob", session)
@@ -76,7 +76,7 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	require.Equal(t, "presence:alice", third.Connected().Refused[0].Room)
 	m.keeps("bob", session, "presence:carol")
 
-	// With rooms of its own, a client is subscribed to these alone.
+	// A client that names rooms is subscribed to these only.
 	fourth := connect(t, two, "bob", func(o *client.Options) { o.SessionID, o.Rooms = session, []string{"presence:dave"} })
 	require.Equal(t, []string{"presence:dave"}, fourth.Connected().Rooms)
 	m.keeps("bob", session, "presence:dave")
@@ -89,12 +89,12 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	require.Empty(t, m.goesOn(one, "eve", session).Connected().Rooms, "the session of another user")
 	asked := m.owners["presence"].Restored()
 	connect(t, one, "bob")
-	require.Equal(t, asked, m.owners["presence"].Restored(), "a new session has none to be asked for")
+	require.Equal(t, asked, m.owners["presence"].Restored(), "a new session has no rooms to ask for")
 }
 
-// A session keeps the rooms that its client chose. A connection may continue the session before the gateway of the
-// connection before it has reported the newest rooms: the rooms that were restored then do not replace them.
-func TestConnect_RoomsThatWereRestoredDoNotReplaceNewerOnes(t *testing.T) {
+// The rooms that a client chose take precedence over those that a later connection restored: a connection may
+// continue a session before the gateway of the previous connection has reported the newest rooms.
+func TestConnect_RestoredRoomsDoNotReplaceNewerOnes(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	one, _ := m.gateway(settings{})
@@ -106,7 +106,7 @@ func TestConnect_RoomsThatWereRestoredDoNotReplaceNewerOnes(t *testing.T) {
 	second := m.goesOn(two, "bob", session)
 	require.Equal(t, []string{"presence:alice", "presence:carol"}, second.Connected().Rooms)
 
-	require.Eventually(t, func() bool { // the gateway of the second has reported it, and once more
+	require.Eventually(t, func() bool { // the second connection's gateway has reported at least twice
 		reporter, reports := "", 0
 		for _, r := range m.owners["presence"].Reports() {
 			if reporter == r.Gateway {
@@ -125,7 +125,7 @@ func TestConnect_RoomsThatWereRestoredDoNotReplaceNewerOnes(t *testing.T) {
 	m.keeps("bob", session, "presence:alice")
 }
 
-// Events that the client missed in the rooms of its session come as those that it missed elsewhere do.
+// Missed events of the rooms of a session come like all other missed events.
 func TestConnect_ResumesTheRoomsOfItsSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -145,8 +145,8 @@ func TestConnect_ResumesTheRoomsOfItsSession(t *testing.T) {
 	require.Equal(t, []string{"missed"}, second.seen(), "before the reply")
 }
 
-// A connection whose session's rooms cannot be had begins without them, and so tells its client.
-func TestConnect_BeginsWithoutTheRoomsOfItsSessionWhereTheyAreUnknown(t *testing.T) {
+// If the rooms of a session cannot be read, the connection begins without them, and the reply does not list them.
+func TestConnect_BeginsWithoutTheRoomsOfItsSessionIfTheyAreUnknown(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	address, _ := m.gateway(settings{})
@@ -171,7 +171,7 @@ func TestConnect_BeginsWithoutTheRoomsOfItsSessionWhereTheyAreUnknown(t *testing
 	m.keeps("bob", session, "presence:carol")
 }
 
-// The gateway ends a subscription that it cannot renew, and then the session has it no longer.
+// The gateway ends a subscription that it cannot renew, and the session then no longer has it.
 func TestConnect_ARoomThatTheGatewayUnsubscribedIsNotRestored(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -191,7 +191,7 @@ func TestConnect_ARoomThatTheGatewayUnsubscribedIsNotRestored(t *testing.T) {
 	case room := <-ended:
 		require.Equal(t, "presence:alice", room)
 	case <-ctx.Done():
-		t.Fatal("the subscription is not ended")
+		t.Fatal("the subscription was not ended")
 	}
 	m.keeps("bob", session, "presence:carol")
 }

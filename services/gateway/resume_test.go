@@ -12,13 +12,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// often is settings with resume tokens that a test need not wait for.
+// often makes gateways send resume tokens so often that a test need not wait for them.
 var often = settings{cover: 20 * time.Millisecond}
 
-// settled waits for a resume token that covers all there is.
+// settled waits for a resume token that covers all events so far.
 func (m *mesh) settled(in *inbox) string {
 	m.t.Helper()
-	m.positions() // as relays write them
+	m.positions() // as relays do
 	head := int64(len(m.owners["chat"].Log()))
 	require.Eventually(m.t, func() bool {
 		p, known := m.reader().ReadResumeToken(in.Connected().UserID, in.ResumeToken())
@@ -27,14 +27,14 @@ func (m *mesh) settled(in *inbox) string {
 	return in.ResumeToken()
 }
 
-// reader reads the resume tokens of the mesh's gateways.
+// reader returns a hub that can read the resume tokens of the mesh's gateways.
 func (m *mesh) reader() *hub.Hub {
 	key, err := resumeTokenKey(m.config.ServiceSecret)
 	require.NoError(m.t, err)
 	return hub.New(hub.Options{Catalog: m.catalog, TokenKey: key})
 }
 
-// returns connects with a resume token, as a client that has nothing else of the time before.
+// returns connects with a resume token, and with no other state of an earlier connection.
 func (m *mesh) returns(address, user, token string, rooms ...string) *inbox {
 	m.t.Helper()
 	return connect(m.t, address, user, func(o *client.Options) { o.ResumeToken, o.Rooms = token, rooms })
@@ -68,7 +68,7 @@ func TestResume_FillsTheGapOnceAndInOrder(t *testing.T) {
 	require.Empty(t, same.Connected().NotRecovered)
 	require.Equal(t, want[:4], same.seen(), "before the connection is ready")
 	require.Equal(t, want[:4], other.seen())
-	third, _ := m.gateway(often) // began after all that
+	third, _ := m.gateway(often) // started after all these events
 	restarted := m.returns(third, "bob", mark)
 	m.said("live")
 	for _, in := range []*inbox{same, other, restarted} {
@@ -78,12 +78,12 @@ func TestResume_FillsTheGapOnceAndInOrder(t *testing.T) {
 	require.True(t, metric(t, third, `gateway_resumed_total{from="log",owner="chat"} 1`))
 
 	eve := m.returns(two, "eve", mark)
-	require.Empty(t, eve.seen(), "the token of somebody else grants nothing")
+	require.Empty(t, eve.seen(), "the token of another user grants nothing")
 	require.False(t, eve.Connected().Resumed)
 	require.Empty(t, m.returns(two, "bob", m.settled(restarted)).seen(), "nothing was missed")
 }
 
-func TestResume_GivesWhatAGatewayThatLagsHasNotReadYet(t *testing.T) {
+func TestResume_ReturnsEventsThatALaggingGatewayHasNotReadYet(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.start(`["alice","bob"]`)
@@ -103,13 +103,13 @@ func TestResume_GivesWhatAGatewayThatLagsHasNotReadYet(t *testing.T) {
 	back.expect(t, "read", "held", "member_left bob", "member_added bob")
 }
 
-func TestRedial_DropsWhatCameAfterTheToken(t *testing.T) {
+func TestRedial_DropsEventsFromAfterTheToken(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.start(`["alice","bob"]`)
 	one, _ := m.gateway(settings{})
 	two, _ := m.gateway(settings{})
-	bob := connect(t, one, "bob") // its only token is the first
+	bob := connect(t, one, "bob") // its only token is the first one
 	m.said("1")
 	m.said("2")
 	bob.expect(t, "1", "2")
@@ -127,9 +127,9 @@ func TestRedial_DropsWhatCameAfterTheToken(t *testing.T) {
 	bob.expect(t, "1", "2", "3", "4")
 }
 
-// A token that is not this user's, or that is damaged, begins afresh, and is never an error: a client that keeps one
-// would never get in again.
-func TestResume_ATokenThatIsNoneBeginsAfresh(t *testing.T) {
+// A token of another user, or a damaged one, starts without missed events and is never an error. A client that stores
+// such a token could otherwise never connect again.
+func TestResume_AnInvalidTokenStartsWithoutMissedEvents(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.start(`["alice","bob"]`)
@@ -149,7 +149,7 @@ func TestResume_ATokenThatIsNoneBeginsAfresh(t *testing.T) {
 	require.Equal(t, "malformed", refused.Code)
 }
 
-func TestConnect_SubscribesToRoomsAndSaysWhichItMayNot(t *testing.T) {
+func TestConnect_SubscribesToRoomsAndListsTheRefusedOnes(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	address, _ := m.gateway(often)
@@ -173,7 +173,7 @@ func TestConnect_SubscribesToRoomsAndSaysWhichItMayNot(t *testing.T) {
 	}
 }
 
-func TestResume_TheBoundIsASetting(t *testing.T) {
+func TestResume_TheLimitIsASetting(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.config.ResumeEvents = 2
@@ -191,7 +191,7 @@ func TestResume_TheBoundIsASetting(t *testing.T) {
 	require.Equal(t, []string{"conversation:g"}, back.Connected().NotRecovered)
 }
 
-func TestShutdown_LeavesAResumeTokenBehind(t *testing.T) {
+func TestShutdown_SendsAResumeToken(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.start(`["alice","bob"]`)

@@ -45,25 +45,25 @@ const socketPath = "/ws"
 // Run serves clients until the context ends, and then until their commands in flight are answered.
 func Run(ctx context.Context, env process.Env) error { return run(ctx, env, settings{}) }
 
-// settings can be changed by tests; zero values are those of production.
+// settings can be changed by tests. Zero values stand for the defaults.
 type settings struct {
 	listener  net.Listener
 	metrics   net.Listener
-	patience  time.Duration // of a client that waits for an outcome
+	patience  time.Duration // how long a client waits for an outcome
 	handshake time.Duration
 	connect   time.Duration // how long the reply to connect may take
 	ping      time.Duration
 	limits    hub.Limits
 	perUser   int
-	cover     time.Duration                                            // between resume tokens
-	lease     time.Duration                                            // how long a subscription holds unless it is renewed
+	cover     time.Duration                                            // interval of the resume tokens
+	lease     time.Duration                                            // how long a subscription lasts unless it is renewed
 	hold      func(ctx context.Context, topic string, partition int32) // called before each record is taken
 }
 
 func run(ctx context.Context, env process.Env, set settings) error {
 	config, log, tracer := env.Config, env.Log, env.Telemetry.Tracer()
 
-	// The services and stores that it calls.
+	// The services and stores that the gateway calls.
 	verifier, err := auth.NewVerifier(ctx, auth.Options{Secret: config.JWTSecret, JWKSURL: config.JWKSURL,
 		Audience: config.JWTAudience, Issuer: config.JWTIssuer, RoleClaim: config.JWTRoleClaim, Log: log})
 	if err != nil {
@@ -75,7 +75,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	}
 	defer func() { _ = publisher.Close() }()
 	client := rpc.NewClient(rpc.Credential(config.ServiceSecret), tracer)
-	quiet := rpc.NewClient(rpc.Credential(config.ServiceSecret), noop.Tracer{}) // for calls that are made every second
+	quiet := rpc.NewClient(rpc.Credential(config.ServiceSecret), noop.Tracer{}) // without traces, for calls every second
 	owners := map[string]meshv1connect.OwnerServiceClient{}
 	for _, owner := range env.Catalog.Owners() {
 		owners[owner] = meshv1connect.NewOwnerServiceClient(client, config.Peers[owner])
@@ -114,7 +114,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		Metrics: signal.NewMetrics(metrics), Log: log})
 	queries := query.New(env.Catalog, config.Peers, client, tracer)
 
-	// How clients come in.
+	// The listeners for clients.
 	door := &access.Access{Verifier: verifier, Origins: config.AllowedOrigins, AnyLocal: config.AnyLocalOrigin, Log: log}
 	mesh := &session.Mesh{Catalog: env.Catalog, Access: door, Hub: connections, Rooms: members, Intake: commands,
 		Queries: queries, Lease: report, Signals: signals, Guard: guarded, Tracer: tracer,
@@ -134,7 +134,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	if listener == nil {
 		address := net.JoinHostPort(config.Host, strconv.Itoa(config.Port))
 		if listener, err = net.Listen("tcp", address); err != nil {
-			return fmt.Errorf("gateway: serve clients at %s: %w (is another one running? %s chooses another port)",
+			return fmt.Errorf("gateway: serve clients at %s: %w (if another process uses the port, set %s to another one)",
 				address, err, config.PortVariable)
 		}
 	}
@@ -144,7 +144,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		address := net.JoinHostPort(config.MetricsHost, strconv.Itoa(config.MetricsPort))
 		if metricsListener, err = net.Listen("tcp", address); err != nil {
 			_ = listener.Close()
-			return fmt.Errorf("gateway: serve metrics at %s: %w (is another one running? METRICS_PORT chooses another port)",
+			return fmt.Errorf("gateway: serve metrics at %s: %w (if another process uses the port, set METRICS_PORT to another one)",
 				address, err)
 		}
 	}
@@ -202,8 +202,8 @@ func resumeTokenKey(serviceSecret string) ([]byte, error) {
 	return hkdf.Key(sha256.New, []byte(serviceSecret), nil, "edumatrix resume tokens", sha256.Size)
 }
 
-// route passes requests to the API unchanged. A ServeMux would redirect those with another spelling of a path, after
-// which many clients send a GET without the body.
+// route passes requests to the API unchanged. A ServeMux would redirect other spellings of a path, after which many
+// clients send a GET without the body.
 func route(api, others http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if at := path.Clean(r.URL.Path); at == "/api" || strings.HasPrefix(at, "/api/") {

@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// signals is a connection with the signals that it was given.
+// signals is a connection with the signals that it got.
 type signals struct {
 	*inbox
 	mu  sync.Mutex
@@ -61,7 +61,7 @@ func (s *signals) typesUntilRelayed(t *testing.T, conversation string) {
 
 const typing = `chat.typing conversation:g %s {"conversation_id":"g"}`
 
-func TestSignal_GoesToTheMembersOnEveryGatewayAndToNobodyElse(t *testing.T) {
+func TestSignal_GoesOnlyToTheMembersOnEveryGateway(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.start(`["alice","bob","carol"]`)
@@ -76,7 +76,7 @@ func TestSignal_GoesToTheMembersOnEveryGatewayAndToNobodyElse(t *testing.T) {
 		return len(bob.received()) > 0 && len(bobToo.received()) > 0 && len(carol.received()) > 0
 	}, 10*time.Second, time.Millisecond)
 	require.Equal(t, fmt.Sprintf(typing, "alice"), bobToo.received()[0])
-	carol.typesUntilRelayed(t, "g") // the other way
+	carol.typesUntilRelayed(t, "g") // in the other direction
 	require.Eventually(t, func() bool { return len(alice.received()) > 0 }, 10*time.Second, time.Millisecond)
 	require.Equal(t, fmt.Sprintf(typing, "carol"), alice.received()[0])
 
@@ -95,12 +95,12 @@ func TestSignal_GoesToTheMembersOnEveryGatewayAndToNobodyElse(t *testing.T) {
 	require.Len(t, carol.received(), before)
 	require.Empty(t, eve.received())
 
-	// Nothing of it is resumed.
+	// Signals are not sent again to a client that resumes.
 	back := signalling(t, two, "bob")
 	require.Empty(t, back.received())
 }
 
-func TestSignal_IsBoundedForAConnectionAndAUser(t *testing.T) {
+func TestSignal_IsLimitedForAConnectionAndAUser(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.start(`["alice","bob"]`)
@@ -116,10 +116,10 @@ func TestSignal_IsBoundedForAConnectionAndAUser(t *testing.T) {
 	require.Less(t, sent, 100)
 	require.Equal(t, "too_many_waiting", one.types(t, "g"))
 	bob := signalling(t, address, "bob")
-	require.Empty(t, bob.types(t, "g"), "others are not bounded by that")
+	require.Empty(t, bob.types(t, "g"), "other users are not affected")
 }
 
-func TestSignal_IsRefusedWhileRedisIsAwayAndNothingElseIs(t *testing.T) {
+func TestSignal_WithoutRedisOnlySignalsAreRefused(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
 	m.onCommand(m.commits)

@@ -47,7 +47,7 @@ func TestTrace_GoesFromTheFrameToTheLastFanOut(t *testing.T) {
 	require.Equal(t, trace.SpanKindProducer, sent.SpanKind)
 	require.Equal(t, received.SpanContext.SpanID(), sent.Parent.SpanID())
 	require.Equal(t, received.SpanContext.TraceID(), out.SpanContext.TraceID())
-	require.Equal(t, sent.SpanContext.SpanID(), out.Parent.SpanID(), "as the event's record says")
+	require.Equal(t, sent.SpanContext.SpanID(), out.Parent.SpanID(), "the parent is in the event's record")
 	for _, s := range spans.GetSpans() {
 		require.False(t, strings.HasPrefix(s.Name, "fan-out") && !s.Parent.IsValid(), "%s begins a trace", s.Name)
 	}

@@ -47,10 +47,10 @@ func newWatch(env process.Env, client *http.Client) *watch {
 	return w
 }
 
-// follow makes the state of the fan-out a part of the gateway's health. It has to be called before the first request.
+// follow makes the state of the fan-out a part of the gateway's health. It must be called before the first request.
 func (w *watch) follow(fan *fanout.Fanout) { w.fan = fan }
 
-// owners asks every owner whether it reaches its PostgreSQL database: the gateway has none of its own.
+// owners asks every owner whether it reaches its PostgreSQL database. The gateway has no database itself.
 func (w *watch) owners(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, owner := range w.env.Catalog.Owners() {
@@ -95,8 +95,8 @@ func (w *watch) mount(mux *http.ServeMux) {
 	}
 }
 
-// serveMetrics serves /metrics, and nothing else, until the context ends. The metrics contain names of topics and rates
-// of traffic, which are not meant for everyone who can reach the port of the clients.
+// serveMetrics serves only /metrics, until the context ends. The metrics contain names of topics and rates of
+// traffic, which are not meant for everyone who can reach the clients' port.
 func (w *watch) serveMetrics(ctx context.Context, listener net.Listener) error {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", w.health.Handler())
@@ -109,8 +109,8 @@ func (w *watch) serveMetrics(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// run checks in the background, and reports ready once the fan-out knows its position in every partition, tokens can be
-// checked, and everything that /health asks has answered.
+// run checks the health in the background. It calls ready once the fan-out knows its position in every partition,
+// tokens can be checked, and everything that /health checks is available.
 func (w *watch) run(ctx context.Context, keys <-chan struct{}, ready func()) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.health.Run(ctx) })
@@ -123,7 +123,7 @@ func (w *watch) run(ctx context.Context, keys <-chan struct{}, ready func()) err
 			}
 		}
 		select {
-		case <-keys: // that tokens are checked with
+		case <-keys: // the keys with which tokens are checked
 		case <-ctx.Done():
 			return nil
 		}

@@ -1,6 +1,7 @@
-// Package lease reports the connections of this gateway to the service that keeps connections, and closes those that
-// the service names in its answers. Without a report for a few seconds the service takes all of them for closed. The
-// service also stores the rooms of each session, and returns them for a connection that continues the session.
+// Package lease reports the connections of this gateway to the service that keeps them, the keeper, and closes
+// connections that it names in its answers. Without a report for a few seconds, the keeper regards all of them as
+// closed. The keeper also stores the rooms of each session, and returns them for a connection that continues the
+// session.
 package lease
 
 import (
@@ -22,8 +23,8 @@ import (
 // Options of a Lease.
 type Options struct {
 	Keeper meshv1connect.ConnectionServiceClient
-	// Every is how often to report when nothing changes, a second when 0; Gather how long to gather changes for one
-	// report, 50 ms when 0; Tokens how often to report newer resume tokens, 15 s when 0.
+	// Every is how often to report when nothing changes, 1 s when 0. Gather is how long to collect changes for one
+	// report, 50 ms when 0. Tokens is how often to report newer resume tokens, 15 s when 0.
 	Every, Gather, Tokens time.Duration
 	Log                   *slog.Logger
 }
@@ -36,22 +37,22 @@ type Lease struct {
 	mu      sync.Mutex
 	open    map[string]*Connection
 	digest  uint32
-	changed map[string]*meshv1.ConnectionChange // since the last report that arrived
-	tokens  map[string]string                   // as reported, by connection
-	covered time.Time                           // when resume tokens were reported last
+	changed map[string]*meshv1.ConnectionChange // since the last report that was delivered
+	tokens  map[string]string                   // the reported resume tokens, by connection
+	covered time.Time                           // when resume tokens were last reported
 	number  int64
 	all     bool
 	wake    chan struct{}
 
-	asks chan *ask // of Rooms
+	asks chan *ask // calls of Rooms
 
-	// subscribed has the connections whose rooms differ from those that were reported. Its lock is held only briefly,
-	// and no other is taken under it: Subscribed is called under locks of the hub.
+	// subscribed contains the connections whose rooms differ from the reported ones. Its lock is held only briefly,
+	// and no other lock is taken while it is held, since Subscribed is called under locks of the hub.
 	subscribedMu sync.Mutex
 	subscribed   map[string]bool
 }
 
-// Connection is a connection that is reported.
+// Connection is a connection to report.
 type Connection struct {
 	ID, User string
 	// Session is the session id, and Device the name of the device.
@@ -59,16 +60,17 @@ type Connection struct {
 	Since           time.Time
 	// Token returns the last resume token that was sent to the client.
 	Token func() string
-	// Rooms returns the rooms that the client is subscribed to, sorted, and false while they are not known. Nil: they
-	// are not reported.
+	// Rooms returns the rooms that the client is subscribed to, sorted, and false while they are not known. If Rooms
+	// is nil, they are not reported.
 	Rooms func() ([]string, bool)
-	// End closes the connection because its user has ended the session. It may be called again until Gone.
+	// End closes the connection because its user has ended the session. It may be called several times until Gone is
+	// called.
 	End func()
 
-	reported bool // its client has changed its rooms, and they were reported
+	reported bool // whether its rooms were changed by its client and reported
 }
 
-// New makes a Lease for a gateway that starts now.
+// New returns a Lease for a gateway that starts now.
 func New(o Options) *Lease {
 	if o.Every == 0 {
 		o.Every = time.Second
@@ -93,7 +95,7 @@ func (l *Lease) Open(c Connection) {
 	l.change(l.describe(&c))
 }
 
-// Subscribed notes that a connection is subscribed to other rooms than its session was.
+// Subscribed records that a connection's rooms differ from those of its session.
 func (l *Lease) Subscribed(connection string) {
 	l.subscribedMu.Lock()
 	l.subscribed[connection] = true
@@ -101,7 +103,7 @@ func (l *Lease) Subscribed(connection string) {
 	l.ring()
 }
 
-// takeSubscribed returns the connections whose rooms are to be reported, and forgets them.
+// takeSubscribed returns the connections whose rooms must be reported, and clears the set.
 func (l *Lease) takeSubscribed() map[string]bool {
 	l.subscribedMu.Lock()
 	defer l.subscribedMu.Unlock()
@@ -133,7 +135,7 @@ func (l *Lease) Gone(connection string) {
 	l.change(gone)
 }
 
-// describe returns a connection with its newest resume token, which then counts as reported.
+// describe returns a connection with its newest resume token, and records the token as reported.
 func (l *Lease) describe(c *Connection) *meshv1.ConnectionChange {
 	token := c.Token()
 	l.tokens[c.ID] = token
@@ -141,12 +143,12 @@ func (l *Lease) describe(c *Connection) *meshv1.ConnectionChange {
 		ConnectedAt: timestamppb.New(c.Since), ResumeToken: token}
 }
 
-// maxRooms bounds the names of the rooms that are reported of one connection, in bytes. 500 ids of 36 characters are 20
+// maxRooms is the limit of the reported names of one connection's rooms, in bytes. 500 ids of 36 characters take 20
 // kB.
 const maxRooms = 32 << 10
 
-// subscriptions returns the rooms of a connection for a report; nil while they are not known. Those beyond maxRooms are
-// left out.
+// subscriptions returns the rooms of a connection for a report, or nil while they are not known. Rooms beyond
+// maxRooms are left out.
 func (c *Connection) subscriptions() *meshv1.SubscribedRooms {
 	if c.Rooms == nil {
 		return nil
@@ -177,14 +179,14 @@ func (l *Lease) ring() {
 	}
 }
 
-// Hash returns what one connection adds to the digest of a report.
+// Hash returns the contribution of one connection to the digest of a report.
 func Hash(connection, user string) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(connection + " " + user))
 	return h.Sum32()
 }
 
-// Run reports until the context ends, and then that this gateway has ended.
+// Run reports until the context ends. Then it reports that this gateway has ended.
 func (l *Lease) Run(ctx context.Context) error {
 	var asking sync.WaitGroup
 	defer asking.Wait()
@@ -205,7 +207,7 @@ func (l *Lease) Run(ctx context.Context) error {
 		away = err != nil
 		wake := l.wake
 		if away {
-			wake = nil // every second, not with each change
+			wake = nil // report every second instead of at each change
 		}
 		select {
 		case <-tick.C:
@@ -223,7 +225,7 @@ func (l *Lease) Run(ctx context.Context) error {
 	}
 }
 
-// report sends the changes, or everything where the keeper's digest differs.
+// report sends the changes, or everything if the keeper's digest differs.
 func (l *Lease) report(ctx context.Context) error {
 	for range 2 {
 		parts, sent := l.next()
@@ -264,15 +266,15 @@ func (l *Lease) send(ctx context.Context, part *meshv1.ReportRequest) (*meshv1.R
 	return response.Msg, nil
 }
 
-// unsent queues changes again whose delivery is unknown: reporting a change twice does no harm. If too many are
-// pending, everything is reported instead, from which the keeper infers the connections that have ended.
+// unsent queues changes again whose delivery is unknown; reporting a change twice is harmless. If too many are
+// pending, the next report contains everything, from which the keeper infers which connections have ended.
 func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	kept := 0
 	for connection, c := range sent {
 		rooms := c.Rooms
-		if l.open[connection] != nil && rooms != nil { // they are read again when everything is reported
+		if l.open[connection] != nil && rooms != nil { // otherwise they are read again when everything is reported
 			c.Rooms = nil
 			l.Subscribed(connection)
 		}
@@ -298,13 +300,13 @@ func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 }
 
 const (
-	// maxChanges is the number of changes that may wait to be reported; beyond it everything is reported again.
+	// maxChanges is the number of changes that may wait to be reported. Beyond it, everything is reported again.
 	maxChanges = 5000
-	// maxPart bounds the changes of one request, and maxPartRooms the bytes of their rooms without those of the last
-	// change. The keeper applies a request in one call of a script, during which Redis does nothing else.
+	// maxPart limits the changes in one request, and maxPartRooms the bytes of their rooms, not counting the last
+	// change. The keeper applies a request in one script, during which Redis does nothing else.
 	maxPart      = 500
 	maxPartRooms = 1 << 20
-	// maxKeptRooms bounds the bytes of the rooms of connections that ended while the keeper did not answer.
+	// maxKeptRooms limits the bytes of the rooms of connections that ended while the keeper was unavailable.
 	maxKeptRooms = 4 << 20
 )
 
@@ -315,7 +317,7 @@ func roomBytes(c *meshv1.ConnectionChange) (n int) {
 	return n
 }
 
-// parted splits changes into those of single requests.
+// parted splits changes into parts of one request each.
 func parted(changes []*meshv1.ConnectionChange) (parts [][]*meshv1.ConnectionChange) {
 	for begin, n, bytes := 0, 0, 0; n < len(changes); {
 		bytes += roomBytes(changes[n])
@@ -355,15 +357,15 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 	if l.all {
 		for _, c := range l.open {
 			change := l.describe(c)
-			// No rooms are reported for a connection that never had any: those of its session may not have been
-			// restored. Those that were restored do not replace newer ones.
+			// No rooms are reported for a connection that never had any, since those of its session may not have been
+			// restored. Restored rooms that the client has not changed do not replace newer ones.
 			if rooms := c.subscriptions(); rooms != nil && (c.reported || len(rooms.Rooms) > 0) {
 				rooms.Restored = !c.reported
 				change.Rooms = rooms
 			}
 			changes = append(changes, change)
 		}
-		slices.SortFunc(changes, func(a, b *meshv1.ConnectionChange) int { // a session keeps the rooms of the newest
+		slices.SortFunc(changes, func(a, b *meshv1.ConnectionChange) int { // the rooms of the newest one are kept
 			return a.ConnectedAt.AsTime().Compare(b.ConnectedAt.AsTime())
 		})
 		return changes, sent
@@ -398,7 +400,7 @@ func (l *Lease) end() {
 	l.mu.Lock()
 	l.number++
 	r := &meshv1.ReportRequest{Gateway: l.gateway, Number: l.number, Ends: true}
-	for _, c := range l.changed { // with the resume tokens of connections that have just ended
+	for _, c := range l.changed { // includes the resume tokens of connections that have just ended
 		if c.Gone && len(r.Changes) < maxPart {
 			r.Changes = append(r.Changes, c)
 		}

@@ -39,12 +39,12 @@ func begin(t *testing.T) (*lease.Lease, *fake.Owner, func()) {
 	return l, keeper, end
 }
 
-// open notes a connection that tells nothing of its session.
+// open opens a connection without a session.
 func open(l *lease.Lease, connection, user string) {
 	l.Open(lease.Connection{ID: connection, User: user, Token: func() string { return "" }, End: func() {}})
 }
 
-// known is what a keeper knows of a gateway after its reports.
+// known returns the connections of a gateway that a keeper knows after its reports, and the last report.
 func known(reports []*meshv1.ReportRequest) (users map[string]string, last *meshv1.ReportRequest) {
 	users = map[string]string{}
 	for _, r := range reports {
@@ -60,7 +60,7 @@ func known(reports []*meshv1.ReportRequest) (users map[string]string, last *mesh
 	return users, last
 }
 
-func TestReport_TellsChangesWithCountAndDigest(t *testing.T) {
+func TestReport_ContainsChangesWithCountAndDigest(t *testing.T) {
 	t.Parallel()
 	l, keeper, end := begin(t)
 	open(l, "c1", "alice")
@@ -81,7 +81,7 @@ func TestReport_TellsChangesWithCountAndDigest(t *testing.T) {
 	require.Empty(t, users)
 }
 
-func TestReport_TellsAllWhenAskedTo(t *testing.T) {
+func TestReport_ContainsEverythingWhenAsked(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
 	open(l, "c1", "alice")
@@ -99,7 +99,7 @@ func TestReport_TellsAllWhenAskedTo(t *testing.T) {
 	}, 5*time.Second, time.Millisecond)
 }
 
-func TestReport_WhatAnAbsentKeeperMissedIsToldWhenItIsBack(t *testing.T) {
+func TestReport_ChangesDuringAnOutageAreReportedAfterIt(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
 	keeper.SetAway(true)
@@ -114,7 +114,7 @@ func TestReport_WhatAnAbsentKeeperMissedIsToldWhenItIsBack(t *testing.T) {
 	}, 5*time.Second, time.Millisecond)
 }
 
-func TestReport_TellsSessionsWithTheirResumeTokens(t *testing.T) {
+func TestReport_ContainsSessionsWithTheirResumeTokens(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
 	var token atomic.Value
@@ -146,25 +146,25 @@ func TestReport_TellsSessionsWithTheirResumeTokens(t *testing.T) {
 	require.Zero(t, last.Digest)
 }
 
-func TestReport_EndsWhatTheKeeperNames(t *testing.T) {
+func TestReport_EndsTheConnectionsThatTheKeeperNames(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
 	ended := make(chan struct{}, 100)
 	l.Open(lease.Connection{ID: "c1", User: "alice", Session: "s", Token: func() string { return "" },
 		End: func() { l.Gone("c1"); ended <- struct{}{} }})
 	l.Open(lease.Connection{ID: "c2", User: "alice", Session: "s2", Token: func() string { return "" },
-		End: func() { t.Error("another one was ended") }})
+		End: func() { t.Error("another connection was ended") }})
 	keeper.EndSessions("c1", "never")
 	select {
 	case <-ended:
 	case <-time.After(5 * time.Second):
-		t.Fatal("it was not ended")
+		t.Fatal("the connection was not ended")
 	}
 	require.Eventually(t, func() bool { users, _ := known(keeper.Reports()); return len(users) == 1 },
 		5*time.Second, time.Millisecond)
 }
 
-func TestReport_ManyAreToldInParts(t *testing.T) {
+func TestReport_ManyChangesAreSentInParts(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
 	const many = 12_000
@@ -202,8 +202,9 @@ func TestReport_ManyAreToldInParts(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-// A keeper that was unavailable for long gets all connections then, and not each one that has ended meanwhile.
-func TestReport_WhatComesAndGoesMeanwhileIsNotKept(t *testing.T) {
+// A keeper that was unavailable for long then gets all open connections, not each one that was opened and closed
+// meanwhile.
+func TestReport_ConnectionsThatEndedDuringAnOutageAreNotKept(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
 	open(l, "stays", "bob")
@@ -225,7 +226,7 @@ func TestReport_WhatComesAndGoesMeanwhileIsNotKept(t *testing.T) {
 	require.Len(t, first.Changes, 1)
 }
 
-// subscribed is a connection of a session whose rooms a test sets.
+// subscribed opens a connection of a session. The returned function sets its rooms.
 func subscribed(l *lease.Lease, connection, session string, end func()) (set func(rooms ...string)) {
 	var rooms atomic.Value
 	l.Open(lease.Connection{ID: connection, User: "alice", Session: session, Token: func() string { return "" }, End: end,
@@ -233,12 +234,12 @@ func subscribed(l *lease.Lease, connection, session string, end func()) (set fun
 	return func(all ...string) { rooms.Store(all); l.Subscribed(connection) }
 }
 
-func TestReport_TellsTheRoomsOfSessionsWhenTheyChange(t *testing.T) {
+func TestReport_ContainsTheRoomsOfSessionsWhenTheyChange(t *testing.T) {
 	t.Parallel()
 	l, keeper, end := begin(t)
 	set := subscribed(l, "c1", "s", func() {})
 	require.Eventually(t, func() bool { users, _ := known(keeper.Reports()); return len(users) == 1 }, 5*time.Second, time.Millisecond)
-	require.Nil(t, keeper.Reports()[len(keeper.Reports())-1].Changes[0].Rooms, "they are not known yet")
+	require.Nil(t, keeper.Reports()[len(keeper.Reports())-1].Changes[0].Rooms, "rooms that are not known yet are not reported")
 	keeps := func(want ...string) {
 		t.Helper()
 		require.Eventually(t, func() bool { return slices.Equal(keeper.Session("alice", "s"), want) }, 5*time.Second, time.Millisecond,
@@ -249,7 +250,8 @@ func TestReport_TellsTheRoomsOfSessionsWhenTheyChange(t *testing.T) {
 	set()
 	keeps()
 
-	// Those of which an absent keeper was not told, and those of a connection that goes.
+	// Rooms that changed during an outage of the keeper are reported after it, also those of a connection that has
+	// ended.
 	keeper.SetAway(true)
 	set("c")
 	refused := keeper.Refused()
@@ -264,14 +266,14 @@ func TestReport_TellsTheRoomsOfSessionsWhenTheyChange(t *testing.T) {
 	keeper.SetAway(false)
 	keeps("d")
 
-	// Where the keeper has forgotten everything.
+	// The rooms are reported again if the keeper has lost everything.
 	subscribed(l, "c2", "s", func() {})("e")
 	keeps("e")
 	keeper.Forget()
 	keeper.AskAgain()
 	keeps("e")
 
-	// Rooms that are not of this connection's doing do not replace those that are kept.
+	// Rooms that were restored, and not chosen by this connection's client, do not replace stored ones.
 	l.Open(lease.Connection{ID: "c4", User: "alice", Session: "s", Since: time.Now(), Token: func() string { return "" }, End: func() {},
 		Rooms: func() ([]string, bool) { return []string{"restored"}, true }})
 	reportsAll := func() {
@@ -289,14 +291,14 @@ func TestReport_TellsTheRoomsOfSessionsWhenTheyChange(t *testing.T) {
 	reportsAll()
 	keeps("restored")
 
-	// And with the end of this gateway.
+	// Rooms that were not reported yet are reported when this gateway ends.
 	subscribed(l, "c3", "s2", func() {})("f")
 	l.Gone("c3")
 	end()
 	require.Equal(t, []string{"f"}, keeper.Session("alice", "s2"))
 }
 
-func TestReport_RoomsAreBoundedInBytes(t *testing.T) {
+func TestReport_RoomsAreLimitedInBytes(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
 	const many = 100
@@ -319,7 +321,7 @@ func TestReport_RoomsAreBoundedInBytes(t *testing.T) {
 	}
 }
 
-func TestRooms_OfManySessionsAreAskedForInOneCall(t *testing.T) {
+func TestRooms_ConcurrentCallsAreJoined(t *testing.T) {
 	t.Parallel()
 	l, keeper, _ := begin(t)
 	subscribed(l, "c1", "s", func() {})("a", "b")
@@ -328,7 +330,7 @@ func TestRooms_OfManySessionsAreAskedForInOneCall(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"a", "b"}, rooms)
 
-	keeper.Slow(20 * time.Millisecond) // while two calls are under way the others gather
+	keeper.Slow(20 * time.Millisecond) // while two calls are in flight, the other ones are joined
 	before := keeper.Restored()
 	var asking sync.WaitGroup
 	for n := range 150 {

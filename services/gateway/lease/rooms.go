@@ -11,7 +11,7 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// maxAsked bounds the sessions of one call.
+// maxAsked is the maximum number of sessions in one call.
 const maxAsked = 100
 
 // ask is a call of Rooms.
@@ -22,8 +22,8 @@ type ask struct {
 	done    chan struct{}
 }
 
-// Rooms returns the rooms that a session of a user was subscribed to, as they were reported last; none where the user
-// has no such session, or has ended it. Concurrent calls are joined into one. It fails when the keeper does not answer.
+// Rooms returns the last reported rooms of a user's session, or none if there is no such session or it has ended.
+// Concurrent calls are joined into one. It returns an error if the keeper does not answer.
 func (l *Lease) Rooms(ctx context.Context, user, session string) ([]string, error) {
 	a := &ask{session: &meshv1.SessionOf{User: user, Session: session}, done: make(chan struct{})}
 	select {
@@ -51,7 +51,7 @@ func (l *Lease) answer(ctx context.Context) {
 	}
 }
 
-// others returns a call together with those that come within 2 ms.
+// others returns the given call and those that follow within 2 ms.
 func (l *Lease) others(first *ask) []*ask {
 	all := []*ask{first}
 	moment := time.NewTimer(2 * time.Millisecond)

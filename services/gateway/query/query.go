@@ -1,5 +1,5 @@
-// Package query asks owners on behalf of clients: it calls the procedure that is declared for a query with the encoded
-// question, and returns the encoded answer, whatever their types are.
+// Package query sends queries to owners on behalf of clients. It calls the procedure that is declared for a query
+// with the encoded question, and returns the encoded answer, without knowing their types.
 package query
 
 import (
@@ -21,10 +21,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// Asker asks the owners. It is safe for concurrent use.
+// Asker sends queries to the owners. It is safe for concurrent use.
 type Asker struct {
-	// Users bounds the queries of each user, over all connections and requests. It must not change once the Asker is
-	// used.
+	// Users limits the queries of each user, over all connections and requests. It must not be changed once the Asker
+	// is used.
 	Users *quota.Users
 
 	tracer  trace.Tracer
@@ -34,8 +34,8 @@ type Asker struct {
 // Deadline is how long an owner may take to answer.
 const Deadline = 5 * time.Second
 
-// New makes an Asker for all queries of a catalog, with default limits of its users. Peers are the base URLs of the
-// owners' inner listeners.
+// New returns an Asker for all queries of a catalog, with the default limits for each user. Peers are the base URLs
+// of the owners' inner listeners.
 func New(c *catalog.Catalog, peers map[string]string, http connect.HTTPClient, tracer trace.Tracer) *Asker {
 	a := &Asker{Users: &quota.Users{}, tracer: tracer, clients: map[string]*connect.Client[[]byte, []byte]{}}
 	for _, name := range c.QueryNames() {
@@ -54,9 +54,9 @@ func Read(q *catalog.Query, data frame.Data) (proto.Message, error) {
 	return m, q.Check(m)
 }
 
-// Ask asks the owner as a user, after waiting for the user's other queries. The answer is as of the position or a later
-// one; rpc.Now stands for the newest position when the owner is asked. The error is a refusal where the owner has
-// refused, where it is unavailable, and where the user has too many queries.
+// Ask asks the owner on behalf of a user, after waiting for the user's other queries. The answer is as of the given
+// position or a later one; rpc.Now means the newest position when the owner is asked. The error is a refusal if the
+// owner has refused, if it is unavailable, or if the user has too many queries.
 func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position int64) (
 	answer proto.Message, err error) {
 	user := a.Users.Enter(actor)
@@ -81,7 +81,7 @@ func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, acto
 	return answer, err
 }
 
-// ask returns the answer and its size in bytes.
+// ask returns the answer, and its size in bytes.
 func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position int64) (
 	proto.Message, int, error) {
 	body, err := proto.Marshal(m)
@@ -106,11 +106,11 @@ func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, acto
 
 func refused(q *catalog.Query, err error) error {
 	if r, ok := rpc.Refusal(err); ok && r.Code != refusal.Unauthorized {
-		return r // the owner refuses this gateway, not the client
+		return r // the owner refuses the gateway's own request
 	}
 	switch connect.CodeOf(err) {
 	case connect.CodeUnavailable, connect.CodeDeadlineExceeded, connect.CodeCanceled, connect.CodeUnknown:
-		return errors.Join(refusal.New(refusal.Unavailable, "%s does not answer now, ask again", q.Owner), err)
+		return errors.Join(refusal.New(refusal.Unavailable, "%s does not respond; try again", q.Owner), err)
 	}
 	return fmt.Errorf("%s: ask %s: %w", q.Name, q.Owner, err)
 }
@@ -123,7 +123,7 @@ func (asItIs) Name() string { return "proto" }
 func (asItIs) Marshal(m any) ([]byte, error) { return *m.(*[]byte), nil }
 
 func (asItIs) Unmarshal(body []byte, m any) error {
-	// Connect uses the buffer again.
+	// Connect reuses the buffer.
 	*m.(*[]byte) = append([]byte(nil), body...)
 	return nil
 }

@@ -12,19 +12,19 @@ import (
 const (
 	// maxAskWait is how long a query may wait for its user's other queries.
 	maxAskWait = 10 * time.Second
-	// answerCost is how many bytes of an answer count as much as a query.
+	// answerCost is the number of bytes of an answer that cost as much as a query.
 	answerCost = 4 << 10
 )
 
 // ErrAsksTooMuch is returned for a query that waited too long for the other queries of its user.
 var ErrAsksTooMuch = errors.New("too many queries of one user in a short time")
 
-// Ask waits until an owner may be asked for the user. Call done with the size of the answer, in bytes, once it is
-// there.
+// Ask waits until an owner may be asked on behalf of the user. Call done with the size of the answer, in bytes, when
+// it has arrived.
 //
-// Owners answer all users from one pool of database connections, so one user has only a few queries there at a time,
-// and the others wait here. After large answers the next query of the user waits for a moment, because reading and
-// encoding them takes processor time that other users need.
+// Owners serve all users from one pool of database connections, so each user has only a few queries there at a time,
+// and the others wait here. After large answers the user's next query waits for a moment, because reading and
+// encoding them takes CPU time that other users need.
 func (u *User) Ask(ctx context.Context) (done func(bytes int), err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, maxAskWait, ErrAsksTooMuch)
 	defer cancel()
@@ -42,12 +42,12 @@ func (u *User) Ask(ctx context.Context) (done func(bytes int), err error) {
 		return nil, context.Cause(ctx)
 	}
 	return func(bytes int) {
-		u.answered(min(bytes/answerCost, u.limits.Answers)) // an answer costs at most the tokens of one second
+		u.answered(min(bytes/answerCost, u.limits.Answers)) // an answer costs at most as much as is refilled in one second
 		<-u.asks
 	}, nil
 }
 
-// answered takes the tokens of a query or of its answer, and returns how long to wait until they are there.
+// answered takes the tokens of a query or of its answer, and returns how long to wait until they are available.
 func (u *User) answered(cost int) time.Duration {
 	u.mu.Lock()
 	defer u.mu.Unlock()

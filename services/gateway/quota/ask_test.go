@@ -9,38 +9,40 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 )
 
-// Of one user only so many queries are asked at a time, and after large answers none for a while. Others do not wait.
-func TestAsk_BoundsWhatOneUserIsAnswered(t *testing.T) {
+// Only a few queries of one user are asked at a time, and none for a while after large answers. Other users do not
+// wait.
+func TestAsk_LimitsTheQueriesAndAnswersOfOneUser(t *testing.T) {
 	t.Parallel()
 	users := &quota.Users{Limits: quota.Limits{Asked: 2, AnswerBurst: 100}}
 	never, cancel := context.WithCancel(t.Context())
-	cancel() // who has to wait gives up
+	cancel() // so that a query that has to wait fails
 	eve, bob := users.Enter("eve"), users.Enter("bob")
 	first, err := eve.Ask(never)
 	require.NoError(t, err)
 	second, err := eve.Ask(never)
 	require.NoError(t, err)
 	_, err = eve.Ask(never)
-	require.ErrorIs(t, err, context.Canceled, "two are under way")
+	require.ErrorIs(t, err, context.Canceled, "two are in flight")
 	got := make(chan error)
 	go func() {
-		done, err := users.Enter("eve").Ask(t.Context()) // on another connection
+		done, err := users.Enter("eve").Ask(t.Context()) // from another connection
 		if err == nil {
 			done(0)
 		}
 		got <- err
 	}()
 	first(0)
-	require.NoError(t, <-got, "one goes on as soon as another is answered")
+	require.NoError(t, <-got, "a query continues as soon as another is answered")
 	second(1 << 40)
 	_, err = eve.Ask(never)
-	require.ErrorIs(t, err, context.Canceled, "its answers were too large")
+	require.ErrorIs(t, err, context.Canceled, "the answers were too large")
 	done, err := bob.Ask(never)
 	require.NoError(t, err)
 	done(0)
 }
 
-// A client that shows many things when it starts asks for all of them, on all devices of its user, and waits for none.
+// A client that shows many things when it starts sends all of its queries at once, on all devices of its user, and
+// none has to wait.
 func TestAsk_AnOrdinaryUserDoesNotWait(t *testing.T) {
 	t.Parallel()
 	users := &quota.Users{}

@@ -5,11 +5,11 @@ import "time"
 // Bucket is a token bucket. It is not safe for concurrent use.
 type Bucket struct {
 	rate, burst float64
-	level       float64 // negative where tokens were taken in advance
+	level       float64 // negative if tokens were taken in advance
 	at          time.Time
 }
 
-// NewBucket returns a full bucket of a rate in tokens a second and of a capacity.
+// NewBucket returns a full bucket with a rate in tokens per second and a capacity.
 func NewBucket(rate, burst int) Bucket {
 	return Bucket{rate: float64(rate), burst: float64(burst), level: float64(burst)}
 }
@@ -21,7 +21,7 @@ func (b *Bucket) fill(now time.Time) {
 	b.at = now
 }
 
-// Take takes tokens. It returns false, and takes none, when there are not enough.
+// Take takes tokens. If there are not enough, it takes none and returns false.
 func (b *Bucket) Take(now time.Time, n int) bool {
 	if b.fill(now); b.level < float64(n) {
 		return false
@@ -30,8 +30,8 @@ func (b *Bucket) Take(now time.Time, n int) bool {
 	return true
 }
 
-// Reserve takes tokens, if necessary in advance, and returns how long to wait until they are there. It returns false,
-// and takes none, when that is longer than max.
+// Reserve takes tokens, if necessary in advance, and returns how long to wait until they are available. If that is
+// longer than max, it takes none and returns false.
 func (b *Bucket) Reserve(now time.Time, n int, max time.Duration) (wait time.Duration, ok bool) {
 	b.fill(now)
 	if after := b.level - float64(n); after < 0 {

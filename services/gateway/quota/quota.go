@@ -1,6 +1,6 @@
-// Package quota bounds the work under way of one user, and its rate, over all of the user's connections and requests,
-// so that one user cannot delay others. Package intake bounds commands without outcomes, and package hub the frames
-// that wait to be written.
+// Package quota limits the work in flight of one user, and its rate, over all of the user's connections and requests,
+// so that one user cannot delay others. Package intake limits the commands without an outcome, and package hub the
+// frames that wait to be written.
 package quota
 
 import (
@@ -10,22 +10,23 @@ import (
 
 // Limits of one user. Zero values are the defaults.
 type Limits struct {
-	// Queries bounds those under way, whose answers are not written yet; 64 when 0.
+	// Queries limits the queries in flight, until their answers are written; 64 when 0.
 	Queries int
-	// Asked bounds the queries that owners answer at a time; 2 when 0: with 4, other users waited three times as long
-	// where the whole mesh has two cores (BenchmarkHostile). Queries beyond that wait.
+	// Asked limits the queries that owners answer at the same time; 2 when 0. With 4, other users waited three times
+	// as long when the whole mesh had two cores (BenchmarkHostile). Further queries wait.
 	Asked int
-	// Answers and AnswerBurst bound queries, a second and at once, where each counts once and once more for every 4 KiB
-	// of its answer; 200 and 1,000 when 0: some eighty long pages at once. Queries beyond that wait.
+	// Answers and AnswerBurst limit queries, per second and at once. A query counts once, and once more for every 4
+	// KiB of its answer. The defaults are 200 and 1,000, which is some eighty long pages at once. Further queries
+	// wait.
 	Answers, AnswerBurst int
-	// Requests bounds the HTTP requests under way; 64 when 0.
+	// Requests limits the HTTP requests in flight; 64 when 0.
 	Requests int
-	// Frames and FrameBurst bound frames and requests, a second and at once; 2,000 and 4,000 when 0. A frame counts
+	// Frames and FrameBurst limit frames and requests, per second and at once; 2,000 and 4,000 when 0. A frame counts
 	// once, and once more for every 4 KiB.
 	Frames, FrameBurst int
-	// Rooms and RoomBurst bound the rooms that are subscribed to, a second and at once; 100 and 1,000 when 0.
+	// Rooms and RoomBurst limit the rooms subscribed to, per second and at once; 100 and 1,000 when 0.
 	Rooms, RoomBurst int
-	// Connections and ConnectionBurst bound new connections, a second and at once; 10 and 256 when 0.
+	// Connections and ConnectionBurst limit new connections, per second and at once; 10 and 256 when 0.
 	Connections, ConnectionBurst int
 }
 
@@ -45,16 +46,16 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
-// Users has the users with connections or requests. The zero value has the default limits.
+// Users holds the users with connections or requests. The zero value has the default limits.
 type Users struct {
-	Limits Limits // not to be changed once it is used
+	Limits Limits // must not be changed once it is used
 
 	mu    sync.Mutex
 	users map[string]*User
 	swept time.Time
 }
 
-// User counts the work under way of one user.
+// User counts the work in flight of one user.
 type User struct {
 	id     string
 	users  *Users
@@ -74,10 +75,10 @@ type User struct {
 	answers     Bucket
 }
 
-// forgetAfter is how long a user without connections and requests is kept: by then every bucket is full again.
+// forgetAfter is how long a user without connections and requests is kept. By then every bucket is full again.
 const forgetAfter = time.Minute
 
-// Enter returns a user for one connection or request. Call Leave when that ends.
+// Enter returns the user of a connection or request. Call Leave when that ends.
 func (u *Users) Enter(id string) *User {
 	now := time.Now()
 	u.mu.Lock()
@@ -107,16 +108,15 @@ func (u *Users) Enter(id string) *User {
 	return user
 }
 
-// Turn calls handle after the user's other frames and commands on any connection. Only one runs at a time, so that each
-// user has at most one goroutine that competes for the locks that all users share. Handle must not wait for anything
-// else.
+// Turn calls handle after the user's earlier frames and commands, over all connections. Only one call runs at a time,
+// so that each user has at most one goroutine that competes for the locks shared by all users. Handle must not block.
 func (u *User) Turn(handle func()) {
 	u.turn.Lock()
 	defer u.turn.Unlock()
 	handle()
 }
 
-// Leave ends what Enter began.
+// Leave ends the use of a user that Enter returned.
 func (u *User) Leave() {
 	u.users.mu.Lock()
 	defer u.users.mu.Unlock()
@@ -136,27 +136,27 @@ func (u *User) take(b *Bucket, n int) bool {
 	return b.Take(time.Now(), n)
 }
 
-// Frame counts a frame of a number of bytes, and returns how long to wait before it is handled. It returns false when
-// that is longer than max: the frame is to be refused.
+// Frame counts a frame of the given number of bytes, and returns how long to wait before handling it. If that is
+// longer than max, Frame returns false, and the frame must be refused.
 func (u *User) Frame(bytes int, max time.Duration) (wait time.Duration, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.frames.Reserve(time.Now(), Cost(bytes), max)
 }
 
-// Cost returns the tokens that a frame of a number of bytes takes.
+// Cost returns the number of tokens that a frame of the given number of bytes takes.
 func Cost(bytes int) int { return 1 + bytes>>12 }
 
-// Query reports whether the user may have another query under way. Call QueriesDone at its end.
+// Query reports whether the user may have another query in flight. Call QueriesDone when it ends.
 func (u *User) Query() bool { return u.begin(&u.queries, u.limits.Queries) }
 
-// QueriesDone counts down queries under way.
+// QueriesDone reduces the number of queries in flight by n.
 func (u *User) QueriesDone(n int) { u.end(&u.queries, n) }
 
-// Request reports whether the user may have another HTTP request under way. Call RequestDone at its end.
+// Request reports whether the user may have another HTTP request in flight. Call RequestDone when it ends.
 func (u *User) Request() bool { return u.begin(&u.requests, u.limits.Requests) }
 
-// RequestDone counts down the requests under way.
+// RequestDone reduces the number of requests in flight by one.
 func (u *User) RequestDone() { u.end(&u.requests, 1) }
 
 func (u *User) begin(count *int, limit int) bool {

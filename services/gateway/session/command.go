@@ -30,7 +30,7 @@ func (s *Session) command(ctx context.Context, r frame.Request, declared *catalo
 		return
 	}
 	span.SetAttributes(attribute.String("mesh.stream", c.Stream), attribute.String("mesh.command_id", c.ID))
-	id := r.ID // alone: the data of the frame need not be kept
+	id := r.ID // copied, so that the frame's data need not be kept
 	s.sender.Send(ctx, c, func(a intake.Answer) {
 		defer s.mesh.Guard.Recover("outcome", func() { s.conn.Close(hub.Internal) })
 		if a.Late {
@@ -46,7 +46,7 @@ func (s *Session) command(ctx context.Context, r frame.Request, declared *catalo
 	})
 }
 
-// traced returns a refusal with the id of the trace, where that is recorded.
+// traced returns a refusal with the id of the trace, if the trace is recorded.
 func traced(r *refusal.Error, span trace.Span) *refusal.Error {
 	if c := span.SpanContext(); c.IsSampled() && span.IsRecording() {
 		with := *r
@@ -56,14 +56,14 @@ func traced(r *refusal.Error, span trace.Span) *refusal.Error {
 	return r
 }
 
-// query asks an owner on a goroutine of its own, so that a slow owner does not delay the frames that follow. A query is
-// under way until its answer is written: a client that asks faster than it reads reaches the bound of its queries.
+// query asks an owner on a goroutine of its own, so that a slow owner does not delay later frames. A query is in
+// flight until its answer is written, so a client that asks faster than it reads reaches the limit of its queries.
 func (s *Session) query(ctx context.Context, r frame.Request, declared *catalog.Query) {
 	if refused := s.beginQuery(); refused != nil {
 		s.conn.Send(frame.Refused(r.ID, refused))
 		return
 	}
-	position := s.asOf(declared.Owner) // before the frames that follow
+	position := s.asOf(declared.Owner) // before later frames are handled
 	s.work.Go(func() {
 		written := false
 		defer func() {
@@ -79,7 +79,7 @@ func (s *Session) query(ctx context.Context, r frame.Request, declared *catalog.
 			if written = s.conn.Reply(text, s.endQuery); written {
 				return
 			}
-			err = refusal.New(refusal.TooManyWaiting, "too many answers to your connections wait to be read")
+			err = refusal.New(refusal.TooManyWaiting, "too many bytes of answers wait for your connections to read them")
 		}
 		refused := traced(access.Refusal(err), span)
 		if refused.Code == refusal.Internal {
@@ -90,10 +90,10 @@ func (s *Session) query(ctx context.Context, r frame.Request, declared *catalog.
 	})
 }
 
-// asOf returns the position of an owner's log up to which an answer has to contain all events: users read their own
-// writes, from whichever connection, and every event that they were sent.
+// asOf returns the position of an owner's log up to which an answer must contain all events: the user's own writes
+// from any connection, and every event that this connection was sent.
 func (s *Session) asOf(owner string) int64 {
-	// The rooms were read after the connection was opened, hence after everything that was acknowledged before that.
+	// The rooms were read after the connection was opened, so after everything that was acknowledged before.
 	position := s.mesh.Hub.View(owner).AsOf(s.conn)
 	if position == 0 {
 		return rpc.Now
@@ -105,10 +105,10 @@ func (s *Session) beginQuery() *refusal.Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.asking >= maxQueries {
-		return refusal.New(refusal.TooManyWaiting, "%d queries of this connection are under way", s.asking)
+		return refusal.New(refusal.TooManyWaiting, "this connection has %d queries in flight", s.asking)
 	}
 	if !s.quota.Query() {
-		return refusal.New(refusal.TooManyWaiting, "too many queries of your connections are under way")
+		return refusal.New(refusal.TooManyWaiting, "your connections have too many queries in flight")
 	}
 	s.asking++
 	return nil

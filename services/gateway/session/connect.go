@@ -24,22 +24,22 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// Opening is what Open needs of a new connection.
+// Opening contains what Open needs about a new connection.
 type Opening struct {
-	// User is that of the token in a header of the handshake; nil where there was none.
+	// User is the user of the token in the handshake's header, or nil if there was none.
 	User *auth.User
-	// Device is the name of the client where its connect frame has none.
+	// Device is the name of the client that is used if its connect frame has none.
 	Device   string
 	Encoding frame.Encoding
-	// Request is the first frame, and Err why it could not be read.
+	// Request is the first frame. Err is the reason why it could not be read.
 	Request frame.Request
 	Err     error
 }
 
 // RejectedError is the error of a session that did not begin.
 type RejectedError struct {
-	Reason  hub.Reason     // why the connection ends
-	Refusal *refusal.Error // the reply to the first frame; nil: there is none
+	Reason  hub.Reason     // the reason for closing the connection
+	Refusal *refusal.Error // the reply to the first frame, or nil for none
 }
 
 func (e *RejectedError) Error() string {
@@ -51,26 +51,26 @@ func (e *RejectedError) Error() string {
 
 func protocolError(r *refusal.Error) error { return &RejectedError{hub.ProtocolError, r} }
 
-// connecting is what the reply to connect waits for, and what it contains.
+// connecting holds the state of the reply to connect: its contents, and the answers that it waits for.
 type connecting struct {
 	replyTo   string
-	sessionID string // that of the reply
-	// restores reports whether the client is to be subscribed to the rooms of its session, since it has named none.
+	sessionID string // the session id in the reply
+	// restores reports whether to subscribe the client to the rooms of its session, since it has named none.
 	restores  bool
 	had       hub.Progress // the client's progress, if it resumes
 	resumed   bool
-	requested []string // the rooms that the client has named
+	requested []string // the rooms that the client named
 	late      *time.Timer
 
 	mu      sync.Mutex
 	rooms   []string
 	refused []*gatewayv1.RefusedRoom
-	// changed reports whether the rooms are others than those of the session: then they are reported for it.
+	// changed reports whether the rooms differ from those of the session, and so must be reported for it.
 	changed bool
 	replied bool
-	// waiting has the rooms without an answer, and the functions that are called after it.
+	// waiting contains the rooms without an answer, and the functions to call after the answer.
 	waiting map[string][]func()
-	// unsubscribed has the rooms that the client has unsubscribed since, which the reply does not contain.
+	// unsubscribed contains the rooms that the client has unsubscribed meanwhile, which the reply does not list.
 	unsubscribed map[string]bool
 }
 
@@ -80,7 +80,7 @@ func (c *connecting) stop() {
 	}
 }
 
-// expect notes the rooms that the client is to be subscribed to.
+// expect adds rooms that the client is to be subscribed to.
 func (c *connecting) expect(rooms []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,7 +90,7 @@ func (c *connecting) expect(rooms []string) {
 	}
 }
 
-// answer notes the owner's answer for a room.
+// answer records the owner's answer for a room.
 func (c *connecting) answer(room string, refused *refusal.Error) {
 	c.mu.Lock()
 	after := c.waiting[room]
@@ -109,8 +109,8 @@ func (c *connecting) answer(room string, refused *refusal.Error) {
 	}
 }
 
-// unsubscribe notes that the client has unsubscribed rooms, and calls done when none of them waits for an answer: the
-// client may be sent events of a room until then.
+// unsubscribe records that the client has unsubscribed rooms. It calls done when none of them waits for an answer,
+// since the client may be sent events of a room until then.
 func (c *connecting) unsubscribe(rooms []string, done func()) {
 	c.mu.Lock()
 	left := new(atomic.Int64)
@@ -123,7 +123,7 @@ func (c *connecting) unsubscribe(rooms []string, done func()) {
 				}
 			})
 		}
-		if c.unsubscribed != nil { // before the reply
+		if c.unsubscribed != nil { // before the reply was made
 			c.unsubscribed[room], c.changed = true, true
 			c.rooms = slices.DeleteFunc(c.rooms, func(other string) bool { return other == room })
 		}
@@ -135,8 +135,7 @@ func (c *connecting) unsubscribe(rooms []string, done func()) {
 	}
 }
 
-// subscribed notes that the client has subscribed to rooms beside those that it is to be subscribed to. It returns false
-// after the reply.
+// subscribed records that the client has subscribed to further rooms. It returns false after the reply was made.
 func (c *connecting) subscribed() (before bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -144,8 +143,8 @@ func (c *connecting) subscribed() (before bool) {
 	return !c.replied
 }
 
-// reply returns the rooms for the reply, and whether they are to be reported for the session. It is called once, when
-// all of them are answered.
+// reply returns the rooms for the reply, and whether they must be reported for the session. It is called once, when
+// all of them have an answer.
 func (c *connecting) reply() (rooms []string, refused []*gatewayv1.RefusedRoom, changed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -156,8 +155,8 @@ func (c *connecting) reply() (rooms []string, refused []*gatewayv1.RefusedRoom, 
 	return rooms, refused, c.changed
 }
 
-// Open begins a session by its first frame, which has to be connect. Start has to be called then, once frames are
-// written to the client. The error is a *RejectedError.
+// Open begins a session with its first frame, which must be connect. Start must be called once frames can be written
+// to the client. The error is a *RejectedError.
 func (m *Mesh) Open(ctx context.Context, o Opening) (_ *Session, err error) {
 	if o.Err != nil {
 		return nil, protocolError(access.Refusal(o.Err))
@@ -203,27 +202,28 @@ func (m *Mesh) Open(ctx context.Context, o Opening) (_ *Session, err error) {
 	return s, nil
 }
 
-// user returns the user of the token in the first frame, or of the handshake. With both, the users have to be the same.
+// user returns the user of the token in the first frame, or of the handshake. If both have a token, it must be of the
+// same user.
 func (m *Mesh) user(ctx context.Context, handshake *auth.User, token string) (auth.User, error) {
 	if token == "" {
 		if handshake == nil {
 			return auth.User{}, refusal.New(refusal.Unauthorized,
-				"there is no token: neither in the connect frame nor in the header Authorization")
+				"a token is missing; send it in the connect frame or in the Authorization header")
 		}
 		return *handshake, nil
 	}
 	user, err := m.Access.User(ctx, token)
 	if err == nil && handshake != nil && handshake.ID != user.ID {
 		err = refusal.New(refusal.Unauthorized,
-			"the tokens of the connect frame and of the header Authorization name different users")
+			"the tokens in the connect frame and in the Authorization header are of different users")
 	}
 	return user, err
 }
 
 // begin reports the connection, and prepares the reply to connect.
 func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
-	// An invalid session id begins a new session. If it were an error, a client that stored it could not connect any
-	// more.
+	// An invalid session id begins a new session. If it were an error, a client that stores it could never connect
+	// again.
 	session := c.SessionId
 	if !catalog.ValidID(session) {
 		session = uuid.NewString()
@@ -250,7 +250,7 @@ func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
 func (s *Session) greet(g hub.Greeting) frame.Frame {
 	c := s.connect
 	c.stop()
-	s.connected.Store(true) // first: a subscription that finds the reply made is reported at once
+	s.connected.Store(true) // first, since a subscription that finds the reply made reports itself at once
 	rooms, refused, changed := c.reply()
 	if changed {
 		s.mesh.Lease.Subscribed(s.conn.ID)
@@ -262,8 +262,8 @@ func (s *Session) greet(g hub.Greeting) frame.Frame {
 		Limits: &gatewayv1.Limits{FrameBytes: frame.MaxMessage, PendingCommands: intake.MaxWaiting}})
 }
 
-// Start asks for the user's rooms. The client gets the reply to connect when all of them are open. Start waits for the
-// rooms of the client's session, up to RestoreWithin: frames behind connect take effect after them.
+// Start asks for the user's rooms. The client gets the reply to connect when all of them are open. Start waits for
+// the rooms of the client's session, up to RestoreWithin, so that later frames take effect after them.
 func (s *Session) Start(ctx context.Context) {
 	subscribed := s.connect.requested
 	if s.connect.restores {
@@ -271,7 +271,7 @@ func (s *Session) Start(ctx context.Context) {
 	}
 	s.connect.expect(subscribed)
 	s.conn.Hold(len(subscribed))
-	defer s.conn.Release() // of the Hold in Open
+	defer s.conn.Release() // see Hold in begin
 	answer := func(room string, refused *refusal.Error) {
 		s.connect.answer(room, refused)
 		s.conn.Release()
@@ -294,8 +294,8 @@ func (s *Session) Start(ctx context.Context) {
 	}
 }
 
-// restore returns the rooms that the session was subscribed to. Without an answer there are none: the reply to connect
-// lists the rooms that the client is subscribed to, and it subscribes to the others again.
+// restore returns the rooms that the session was subscribed to, or none if there is no answer in time. The reply to
+// connect lists the rooms that the client is subscribed to, so it can subscribe to the others again.
 func (s *Session) restore(ctx context.Context, session string) []string {
 	within := s.mesh.RestoreWithin
 	if within == 0 {
@@ -311,8 +311,8 @@ func (s *Session) restore(ctx context.Context, session string) []string {
 	return rooms[:min(len(rooms), maxSubscriptions)]
 }
 
-// rooms returns the rooms that the client is subscribed to; false before the reply to connect, since until then some
-// are missing.
+// rooms returns the rooms that the client is subscribed to. It returns false before the reply to connect, since some
+// may still be missing.
 func (s *Session) rooms() ([]string, bool) {
 	if !s.connected.Load() {
 		return nil, false
@@ -320,10 +320,10 @@ func (s *Session) rooms() ([]string, bool) {
 	return s.mesh.Rooms.SubscribedRooms(s.conn), true
 }
 
-// maxDevice bounds the name of a device, in characters.
+// maxDevice is the maximum length of the name of a device, in characters.
 const maxDevice = 64
 
-// deviceName returns the printable characters of a name that a client has sent, up to maxDevice.
+// deviceName returns the printable characters of a name from a client, up to maxDevice.
 func deviceName(text string) string {
 	var name []rune
 	for _, r := range text {

@@ -18,8 +18,8 @@ type control struct {
 	reply frame.Frame
 }
 
-// begin notes a control frame. The function that it returns is called once, and queues the reply as soon as the control
-// frames before have theirs.
+// begin adds a control frame. The returned function must be called once; it queues the reply as soon as the earlier
+// control frames have theirs.
 func (c *controls) begin(conn *hub.Conn) (reply func(frame.Frame)) {
 	one := &control{}
 	c.mu.Lock()

@@ -1,5 +1,5 @@
 // Package session handles the frames of one client, independently of the transport and the encoding. A frame is a
-// command, a query, a signal, or a control frame, which the gateway answers itself; each gets one reply.
+// command, a query, a signal, or a control frame that the gateway answers itself. Each frame gets one reply.
 package session
 
 import (
@@ -26,7 +26,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/signal"
 )
 
-// Mesh has the parts of the gateway that sessions use.
+// Mesh holds the parts of the gateway that sessions use.
 type Mesh struct {
 	Catalog *catalog.Catalog
 	Access  *access.Access
@@ -36,24 +36,24 @@ type Mesh struct {
 	Queries *query.Asker
 	Lease   *lease.Lease
 	Signals *signal.Signals
-	Users   quota.Users // with the bounds of each user
+	Users   quota.Users // with the limits of each user
 	Guard   *guard.Guard
 	Tracer  trace.Tracer
 	Log     *slog.Logger
 	// ConnectWithin is how long the reply to connect may take; 30 s when 0.
 	ConnectWithin time.Duration
-	// RestoreWithin is how long connect waits for the rooms of its session; 2 s when 0. Frames behind it wait as long,
-	// so that they take effect after it.
+	// RestoreWithin is how long connect waits for the rooms of its session; 2 s when 0. Later frames wait as well, so
+	// that they take effect after it.
 	RestoreWithin time.Duration
 }
 
-// Bounds of one session.
+// Limits of one session.
 const (
 	maxQueries       = 16
 	maxSubscriptions = 500
 
-	// frameRate and frameBurst bound the frames of one client. Frames beyond them are read later, by up to maxWait, and
-	// after that they are refused.
+	// frameRate and frameBurst limit the frames of one client. Frames above the rate are read later, by up to maxWait;
+	// beyond that they are refused.
 	frameRate, frameBurst = 1000, 2000
 	maxWait               = 2 * time.Second
 )
@@ -65,23 +65,23 @@ type Session struct {
 	conn   *hub.Conn
 	sender *intake.Sender
 	quota  *quota.User
-	frames quota.Bucket // used by the goroutine that reads
+	frames quota.Bucket // used only by the goroutine that reads
 
 	token   token
 	connect *connecting
-	// connected is set with the reply to connect.
+	// connected is set when the reply to connect is made.
 	connected atomic.Bool
 	controls  controls
 
-	work    sync.WaitGroup // queries and renewals of the token under way
-	pending atomic.Int64   // rooms asked for and not answered yet
+	work    sync.WaitGroup // queries and renewals of the token in flight
+	pending atomic.Int64   // rooms without an answer
 
 	mu     sync.Mutex
-	asking int // queries under way, and those whose answers are not written yet
+	asking int // queries in flight, until their answers are written
 	closed bool
 }
 
-// Conn returns the connection in the hub, where the frames to the client wait.
+// Conn returns the connection in the hub, which queues the frames for the client.
 func (s *Session) Conn() *hub.Conn { return s.conn }
 
 // after calls f after a time. A panic in f closes the connection.
@@ -92,9 +92,9 @@ func (s *Session) after(d time.Duration, f func()) *time.Timer {
 	})
 }
 
-// Close ends the session. Commands that it sent are still carried out.
+// Close ends the session. Commands that it sent are still decided.
 func (s *Session) Close() {
-	// Deferred, so that all of them run although one panics.
+	// These calls are deferred so that all of them run even if one panics.
 	defer s.quota.Leave()
 	if s.conn == nil {
 		return
@@ -102,12 +102,12 @@ func (s *Session) Close() {
 	defer s.finishWork()
 	defer s.sender.Close()
 	defer s.mesh.Hub.Remove(s.conn)
-	defer s.mesh.Lease.Gone(s.conn.ID) // before it leaves its rooms
+	defer s.mesh.Lease.Gone(s.conn.ID) // before the connection leaves its rooms
 	s.token.stop()
 	s.connect.stop()
 }
 
-// finishWork waits for the queries under way, and forgets those whose answers will not be written.
+// finishWork waits for the queries in flight, and no longer counts those whose answers will not be written.
 func (s *Session) finishWork() {
 	s.work.Wait()
 	s.mu.Lock()
@@ -116,15 +116,15 @@ func (s *Session) finishWork() {
 	s.quota.QueriesDone(s.asking)
 }
 
-// Handle handles a message of a client: one or more frames, in order. It does not wait for other services. It waits
-// when the client sends too fast.
+// Handle handles a message of a client, which contains one or more frames, in order. It does not wait for other
+// services, but it waits if the client sends too fast.
 func (s *Session) Handle(ctx context.Context, message []byte) {
 	for r, err := range frame.Decode(s.conn.Encoding(), message) {
 		s.HandleRequest(ctx, r, err)
 	}
 }
 
-// HandleRequest handles one frame, or refuses it with the error with which it was read.
+// HandleRequest handles one frame. If err is not nil, the frame could not be read, and is refused with err.
 func (s *Session) HandleRequest(ctx context.Context, r frame.Request, err error) {
 	slowEnough := s.admit(len(r.Data.Bytes))
 	if err == nil && !slowEnough {
@@ -173,25 +173,24 @@ func (s *Session) handle(ctx context.Context, r frame.Request) {
 	}
 }
 
-// HandleOther refuses a WebSocket message of the kind that the connection's encoding does not have.
+// HandleOther refuses a WebSocket message of the type that the connection's encoding does not use.
 func (s *Session) HandleOther(bytes int) {
 	s.admit(bytes)
 	s.conn.Send(frame.Refused("", WrongKind(s.conn.Encoding())))
 }
 
-// WrongKind is the refusal of a WebSocket message that is binary where frames are text, or the other way round.
+// WrongKind returns the refusal of a binary WebSocket message where frames are text, or the reverse.
 func WrongKind(e frame.Encoding) *refusal.Error {
 	if e == frame.JSON {
-		return refusal.New(refusal.Malformed, "the message is binary; this connection speaks %s, in text messages; "+
-			"to speak %s, ask for that subprotocol", e.Subprotocol(), frame.Protobuf.Subprotocol())
+		return refusal.New(refusal.Malformed, "the message is binary; this connection uses %s, in text messages; "+
+			"to use %s, offer that subprotocol", e.Subprotocol(), frame.Protobuf.Subprotocol())
 	}
-	return refusal.New(refusal.Malformed, "the message is text; this connection speaks %s, in binary messages", e.Subprotocol())
+	return refusal.New(refusal.Malformed, "the message is text; this connection uses %s, in binary messages", e.Subprotocol())
 }
 
-var tooFast = refusal.New(refusal.TooManyWaiting, "more frames are sent than %d a second; send fewer", frameRate)
+var tooFast = refusal.New(refusal.TooManyWaiting, "you have sent more than %d frames per second; send fewer", frameRate)
 
-// admit counts a frame, and waits while the client is too fast. It returns false when that would take longer than
-// maxWait.
+// admit counts a frame, and waits if the client is too fast. It returns false if the wait would exceed maxWait.
 func (s *Session) admit(bytes int) bool {
 	wait, ok := s.frames.Reserve(time.Now(), quota.Cost(bytes), maxWait)
 	all, fair := s.quota.Frame(bytes, maxWait)
@@ -201,7 +200,7 @@ func (s *Session) admit(bytes int) bool {
 	return ok && fair
 }
 
-// reasonOf returns the reason for which a connection ends that the hub does not add.
+// reasonOf returns the reason for closing a connection that the hub does not accept.
 func reasonOf(err error) hub.Reason {
 	switch {
 	case errors.Is(err, hub.ErrTooMany):

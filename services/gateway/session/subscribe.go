@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// roomsOf decodes the data of a frame into a message, and lists its rooms, each once.
+// roomsOf decodes the data of a frame into a message, and returns its rooms without duplicates.
 func roomsOf(r frame.Request, m interface {
 	proto.Message
 	GetRooms() []string
@@ -28,13 +28,13 @@ func roomsOf(r frame.Request, m interface {
 	return slices.Compact(rooms), nil
 }
 
-// subscribing gathers the owners' answers for the rooms of one frame.
+// subscribing collects the owners' answers for the rooms of one frame.
 type subscribing struct {
 	mu      sync.Mutex
 	missing int
 	rooms   []string
 	refused []*gatewayv1.RefusedRoom
-	first   *refusal.Error // the error of the first room that was refused
+	first   *refusal.Error // the refusal of the first refused room
 	done    func(*subscribing)
 }
 
@@ -62,15 +62,15 @@ func (a *subscribing) reply(replyTo string) frame.Frame {
 	return frame.Answer(replyTo, &gatewayv1.Subscribed{Rooms: a.rooms, Refused: a.refused})
 }
 
-var subscribedTooFast = refusal.New(refusal.TooManyWaiting, "too many rooms are subscribed to in a short time; wait a while")
+var subscribedTooFast = refusal.New(refusal.TooManyWaiting, "you have subscribed to too many rooms in a short time; try again later")
 
-// subscribe subscribes the client to rooms. The reply lists those that it is subscribed to and those that were refused;
-// when all were refused, the reply is the error of the first.
+// subscribe subscribes the client to rooms. The reply lists the rooms that it is subscribed to and those that were
+// refused. If all were refused, the reply is the error of the first one.
 func (s *Session) subscribe(r frame.Request) {
 	reply := s.controls.begin(s.conn)
 	rooms, problem := roomsOf(r, &gatewayv1.Subscribe{})
 	if problem == nil && s.mesh.Rooms.CountSubscriptions(s.conn)+int(s.pending.Load())+len(rooms) > maxSubscriptions {
-		problem = refusal.New(refusal.TooManyWaiting, "a connection subscribes to %d rooms at most", maxSubscriptions)
+		problem = refusal.New(refusal.TooManyWaiting, "a connection can subscribe to at most %d rooms", maxSubscriptions)
 	}
 	if problem == nil && !s.quota.Subscribe(len(rooms)) {
 		problem = subscribedTooFast
@@ -100,7 +100,7 @@ func (s *Session) subscribeTo(rooms []string, answer func(room string, refused *
 	}
 }
 
-// allowed returns the function that turns an owner's answer into the answer for a room that was counted as pending.
+// allowed converts a function for the answers of rooms to the callback of one room, which was counted as pending.
 func (s *Session) allowed(answer func(room string, refused *refusal.Error)) func(room string, refused bool) {
 	return func(room string, refused bool) {
 		s.pending.Add(-1)

@@ -13,7 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// A panic in a timer of a session, such as that of its token, costs that session's connection, and not the process.
+// A panic in a timer of a session, such as that of its token, closes that session's connection. The process
+// continues.
 func TestTimer_APanicCostsOneConnection(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
@@ -29,7 +30,7 @@ func TestTimer_APanicCostsOneConnection(t *testing.T) {
 	select {
 	case <-eve.Done():
 	case <-time.After(10 * time.Second):
-		t.Fatal("the connection stays")
+		t.Fatal("the connection was not closed")
 	}
 	reason, _ := eve.Reason()
 	require.Equal(t, hub.Internal, reason)

@@ -16,7 +16,7 @@ import (
 // expiryNotice is how long before the end of its token a client is sent token_expiring.
 const expiryNotice = time.Minute
 
-// token has the timers of a session's current token.
+// token holds the timers of a session's current token.
 type token struct {
 	mu     sync.Mutex
 	notice *time.Timer
@@ -37,8 +37,8 @@ func (t *token) stopTimers() {
 	}
 }
 
-// expires closes the connection when its token expires. Clocks differ: a token is accepted for auth.Leeway after it has
-// expired, and the connection lasts as long. The zero time stands for a token that does not expire.
+// expires closes the connection when its token expires. Because clocks differ, a token is accepted for auth.Leeway
+// after its expiry, and the connection lasts as long. The zero time means that the token does not expire.
 func (s *Session) expires(at time.Time) {
 	s.token.mu.Lock()
 	defer s.token.mu.Unlock()
@@ -54,8 +54,8 @@ func (s *Session) expires(at time.Time) {
 	})
 }
 
-// authenticate renews the token. Checking it may wait for keys from the identity provider, so it does not hold up the
-// frames that follow. When the new token is refused, the old one stays in force until it expires.
+// authenticate renews the token. Checking it may wait for keys from the identity provider, so it does not delay later
+// frames. If the new token is refused, the old one remains valid until it expires.
 func (s *Session) authenticate(ctx context.Context, r frame.Request) {
 	reply := s.controls.begin(s.conn)
 	var a gatewayv1.Authenticate
@@ -67,7 +67,7 @@ func (s *Session) authenticate(ctx context.Context, r frame.Request) {
 		defer s.mesh.Guard.Recover("authenticate", func() { s.conn.Close(hub.Internal) })
 		user, err := s.mesh.Access.User(ctx, a.Token)
 		if err == nil && user.ID != s.user {
-			err = refusal.New(refusal.Unauthorized, "the token names another user than this connection; connect again")
+			err = refusal.New(refusal.Unauthorized, "the token is of another user than this connection; open a new connection for that user")
 		}
 		if err != nil {
 			reply(frame.Refused(r.ID, access.Refusal(err)))

@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// hourly are tokens of alice that expire in an hour; "eternal" does not.
+// hourly accepts tokens of alice that expire in an hour; the token "eternal" does not expire.
 type hourly struct{}
 
 func (hourly) Verify(_ context.Context, token string) (auth.User, error) {
@@ -29,9 +29,9 @@ func (hourly) Verify(_ context.Context, token string) (auth.User, error) {
 	return auth.User{ID: "alice", Expires: time.Now().Add(time.Hour)}, nil
 }
 
-// A client gets token_expiring a minute before its connection ends with its token, and after a renewal a minute before
-// the new end.
-func TestToken_ItsEndIsAnnouncedAgainAfterARenewal(t *testing.T) {
+// A client gets token_expiring a minute before its token, and so its connection, ends. After a renewal it gets it
+// again, a minute before the new end.
+func TestToken_ItsExpiryIsAnnouncedAgainAfterARenewal(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
 	require.NoError(t, err)

@@ -9,7 +9,7 @@ type Metrics struct {
 	Lost      prometheus.Counter
 }
 
-// NewMetrics makes the metrics, and registers them unless the registry is nil.
+// NewMetrics returns the metrics, and registers them unless the registry is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Sent: prometheus.NewCounter(prometheus.CounterOpts{
@@ -17,7 +17,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Delivered: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gateway_signal_deliveries_total", Help: "Signals queued for a connection."}),
 		Lost: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "gateway_signal_publish_failures_total", Help: "Batches of signals that did not get to Redis."}),
+			Name: "gateway_signal_publish_failures_total", Help: "Batches of signals that could not be published to Redis."}),
 	}
 	if r != nil {
 		r.MustRegister(m.Sent, m.Delivered, m.Lost)

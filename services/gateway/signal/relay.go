@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	// channels is how many channels there are on Redis. Each gateway is subscribed to all of them: what changes with
-	// the rooms that it has connections in is nothing.
+	// channels is the number of channels on Redis. Each gateway subscribes to all of them, so its subscriptions do not
+	// change with the rooms of its connections.
 	channels = 64
-	// gather is how long signals wait for others of their channel.
+	// gather is how long a signal waits for others of its channel.
 	gather = 2 * time.Millisecond
-	// maxPublished bounds the signals of one message.
+	// maxPublished is the maximum number of signals in one message.
 	maxPublished = 256
-	// heartbeat is how often Redis is pinged when it has sent nothing.
+	// heartbeat is the time without a message after which Redis is pinged.
 	heartbeat = 2 * time.Second
 	// again is the pause before the next attempt to reach Redis.
 	again = 200 * time.Millisecond
@@ -39,7 +39,7 @@ func (s *Signals) channelName(n int) string {
 	return fmt.Sprintf("%sedumatrix:signals:%d", s.options.Prefix, n)
 }
 
-// receive delivers the signals of other gateways. Redis counts as available while this connection gets answers.
+// receive delivers the signals of other gateways. Redis counts as available while this connection gets responses.
 func (s *Signals) receive(ctx context.Context) {
 	names := make([]string, channels)
 	for n := range names {
@@ -91,11 +91,11 @@ func (s *Signals) setAvailable(available bool, err error) {
 	if available {
 		s.options.Log.Info("signal: signals are relayed")
 	} else if err != nil && !errors.Is(err, context.Canceled) {
-		s.options.Log.Warn("signal: Redis does not answer, signals are refused until it does", "error", err)
+		s.options.Log.Warn("signal: Redis does not respond; signals are refused until it does", "error", err)
 	}
 }
 
-// deliverAll delivers the signals of a message of another gateway.
+// deliverAll delivers the signals in a message of another gateway.
 func (s *Signals) deliverAll(payload string) {
 	defer s.options.Guard.Recover("signals", nil)
 	var all meshv1.Signals
@@ -109,7 +109,7 @@ func (s *Signals) deliverAll(payload string) {
 	for _, signal := range all.Signals {
 		declared, ok := s.options.Catalog.Signal(signal.Name)
 		if !ok {
-			continue // of a newer release
+			continue // of a newer release; unknown here
 		}
 		m := declared.Type.New().Interface()
 		if err := proto.Unmarshal(signal.Body, m); err != nil {

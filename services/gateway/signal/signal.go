@@ -1,4 +1,4 @@
-// Package signal relays signals, such as "is typing", between the connections that are in a room by the log, over all
+// Package signal relays signals, such as "is typing", between the members of a room that are connected, over all
 // gateways, through Redis Pub/Sub. A signal is not stored, is not sent again to clients that resume, and is dropped
 // first under load. Signals are declared in proto/.
 package signal
@@ -28,9 +28,9 @@ import (
 type Options struct {
 	Catalog *catalog.Catalog
 	Hub     *hub.Hub
-	// Redis carries signals between gateways. Without it, and while it does not answer, signals are refused.
+	// Redis carries signals between gateways. Signals are refused without it, and while it does not respond.
 	Redis *redis.Client
-	// Prefix begins the names of channels, so that several installations can share a server.
+	// Prefix is the prefix of the channels' names, so that several installations can share a server.
 	Prefix  string
 	Metrics *Metrics
 	Guard   *guard.Guard
@@ -41,7 +41,7 @@ type Options struct {
 type Signals struct {
 	options   Options
 	gateway   string
-	available atomic.Bool // Redis has answered
+	available atomic.Bool // whether Redis responds
 	wake      chan struct{}
 
 	mu       sync.Mutex
@@ -50,16 +50,16 @@ type Signals struct {
 	waiting  int
 }
 
-// bucketOf identifies the subject of a rate: a signal of a connection or of a user.
+// bucketOf identifies a rate: of one type of signal, for a connection or a user.
 type bucketOf struct{ who, signal string }
 
-// burst is the number of signals that may be sent at once, in seconds of their rate.
+// burst is how many signals may be sent at once, as seconds of their rate.
 const burst = 5
 
-// maxWaiting bounds the signals that wait to be published.
+// maxWaiting is the maximum number of signals that wait to be published.
 const maxWaiting = 4096
 
-// New makes the Signals of a gateway. They are refused until Run has reached Redis.
+// New returns the Signals of a gateway. They are refused until Run has reached Redis.
 func New(o Options) *Signals {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
@@ -71,7 +71,7 @@ func New(o Options) *Signals {
 // Send relays a signal of a connection to the other members of its room. The error is a refusal.
 func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data frame.Data) error {
 	if len(data.Bytes) > declared.Bytes {
-		return refusal.New(refusal.InvalidField, "data of %s has at most %d bytes", declared.Name, declared.Bytes)
+		return refusal.New(refusal.InvalidField, "data of %s may have at most %d bytes", declared.Name, declared.Bytes)
 	}
 	m := declared.Type.New().Interface()
 	if err := data.Read(m); err != nil {
@@ -107,7 +107,7 @@ func (s *Signals) enqueue(c *hub.Conn, declared *catalog.Signal, signal *meshv1.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.take(c.ID, declared) || !s.take("user:"+c.User, declared) {
-		return refusal.New(refusal.TooManyWaiting, "%s is sent at most %d times a second", declared.Name, declared.Rate)
+		return refusal.New(refusal.TooManyWaiting, "%s may be sent at most %d times a second", declared.Name, declared.Rate)
 	}
 	if s.waiting >= maxWaiting {
 		return refusal.New(refusal.Unavailable, "too many signals wait to be relayed")
@@ -133,7 +133,7 @@ func (s *Signals) take(who string, declared *catalog.Signal) bool {
 	return b.Take(time.Now(), 1)
 }
 
-// forget removes all buckets from time to time: an unused one is full after burst seconds.
+// forget removes all buckets from time to time, since an unused bucket is full after burst seconds.
 func (s *Signals) forget(ctx context.Context) error {
 	tick := time.NewTicker(12 * burst * time.Second)
 	defer tick.Stop()
@@ -163,7 +163,7 @@ func (s *Signals) deliver(declared *catalog.Signal, room, actor, except string, 
 		s.options.Log.Error("signal: a signal cannot be encoded", "signal", declared.Name, "error", err)
 		return
 	}
-	key := room + "\x00" + actor + "\x00" + declared.Name // the newest replaces older ones in the queue of a client that does not keep up
+	key := room + "\x00" + actor + "\x00" + declared.Name // a newer one replaces it in a slow client's queue
 	n := s.options.Hub.View(declared.Owner).Signal(room, except, key, shared)
 	s.options.Metrics.Delivered.Add(float64(n))
 }

@@ -1,5 +1,5 @@
-// Package fake stands in for an owner in the gateway's tests: a log in memory with the rooms that follow from it,
-// served as owners serve theirs.
+// Package fake has an owner for the gateway's tests: a log in memory with the rooms that follow from it, served in
+// the same way as by a real owner.
 package fake
 
 import (
@@ -33,27 +33,27 @@ type Owner struct {
 	log       []envelope.Event
 	versions  map[string]int64
 	before    map[place]int64
-	counts    map[string]int32 // of partitions, by topic that has grown
+	counts    map[string]int32 // number of partitions, by topic that has grown
 	epochs    map[string]int32
-	history   string                     // incarnation of the log
-	spoiled   map[int64]bool             // positions
+	history   string                     // the incarnation of the log
+	spoiled   map[int64]bool             // positions of records that cannot be read
 	rooms     map[string]map[string]bool // user → rooms
-	stays     map[string][]*meshv1.Stay  // all that each user ever had
-	open      map[string]*meshv1.Stay    // of those, the last one of each "user room" that is open
-	inRoom    map[string][]int64         // positions, ascending
-	records   map[int64]*meshv1.Record   // by position: encoding them again and again is not what a test measures
+	stays     map[string][]*meshv1.Stay  // all membership intervals of each user
+	open      map[string]*meshv1.Stay    // the last open interval, by "user room"
+	inRoom    map[string][]int64         // positions of events, ascending
+	records   map[int64]*meshv1.Record   // by position, so that no test spends its time on encoding a record again
 	looked    map[string]bool            // by "user room", whether the user may subscribe
 	snapshots map[string][]envelope.Event
 	asked     int
 	resumed   int
-	failing   string // no Resume that this user is in succeeds
+	failing   string // calls of Resume that include this user fail
 	slow      time.Duration
-	hanging   string                   // calls of Resume that this user is in are held
-	holding   chan struct{}            // calls of Rooms are held until this is closed; nil: they are not
+	hanging   string                   // calls of Resume that include this user are held
+	holding   chan struct{}            // calls of Rooms are held until it is closed; nil if they are not held
 	gates     map[string]chan struct{} // calls that name a room or session are held until it is closed
 	held      chan struct{}
 	release   chan struct{}
-	bounds    string // of the last Resume
+	bounds    string // the bounds of the last Resume
 	reports   []*meshv1.ReportRequest
 	again     bool
 	ended     []string
@@ -67,7 +67,7 @@ type place struct {
 	partition int32
 }
 
-// NewOwner makes one with an empty log.
+// NewOwner returns an owner with an empty log.
 func NewOwner(c *catalog.Catalog, name string) *Owner {
 	return &Owner{Name: name, Catalog: c, versions: map[string]int64{}, counts: map[string]int32{},
 		epochs: map[string]int32{}, before: map[place]int64{}, spoiled: map[int64]bool{},
@@ -76,10 +76,10 @@ func NewOwner(c *catalog.Catalog, name string) *Owner {
 		sessions: map[string]sessionRooms{}, gates: map[string]chan struct{}{}, held: make(chan struct{}, 100), release: make(chan struct{})}
 }
 
-// Handler serves the log and, for the keeper of connections, takes reports.
+// Handler serves the log and, for the service that keeps connections, receives reports.
 func (o *Owner) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(meshv1connect.NewOwnerServiceHandler(o, connect.WithCompression("gzip", nil, nil))) // as owners do
+	mux.Handle(meshv1connect.NewOwnerServiceHandler(o, connect.WithCompression("gzip", nil, nil))) // as real owners do
 	mux.Handle(meshv1connect.NewConnectionServiceHandler(o))
 	o.mountQueries(mux)
 	mux.HandleFunc("/health", func(w http.ResponseWriter, _ *http.Request) {
@@ -88,7 +88,7 @@ func (o *Owner) Handler() http.Handler {
 	return mux
 }
 
-// Event makes an event of a declared type from JSON, not appended to anything.
+// Event returns an event of a declared type with data from JSON. It is not part of a log.
 func (o *Owner) Event(actor, name, data string) envelope.Event {
 	declared, ok := o.Catalog.Event(name)
 	if !ok {
@@ -108,12 +108,12 @@ func (o *Owner) Event(actor, name, data string) envelope.Event {
 		Body: body}
 }
 
-// Append makes an event the next one of the log, and moves the rooms.
+// Append appends an event to the log, and opens and closes its rooms.
 func (o *Owner) Append(actor, name, data string) envelope.Event {
 	return o.Answer(actor, "", "", name, data)
 }
 
-// Answer appends the event that a command came to.
+// Answer appends the event that a command led to.
 func (o *Owner) Answer(actor, commandID, command, name, data string) envelope.Event {
 	e := o.Event(actor, name, data)
 	declared, _ := o.Catalog.Event(name)
@@ -144,7 +144,7 @@ func (o *Owner) Answer(actor, commandID, command, name, data string) envelope.Ev
 	return e
 }
 
-// Position is the record with the position up to which a partition is complete.
+// Position returns the record that contains the position up to which a partition is complete.
 func (o *Owner) Position(topic string, partition int32) envelope.Event {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -153,7 +153,7 @@ func (o *Owner) Position(topic string, partition int32) envelope.Event {
 	return e
 }
 
-// stamp writes into a record what the relay does.
+// stamp sets the fields of a record that the relay sets.
 func (o *Owner) stamp(e *envelope.Event, topic string) {
 	e.Incarnation = o.history
 	if e.Epoch = o.epochs[topic]; e.Epoch > 0 {
@@ -161,7 +161,7 @@ func (o *Owner) stamp(e *envelope.Event, topic string) {
 	}
 }
 
-// Grow begins an epoch of a topic with so many partitions, and returns the fences, by partition.
+// Grow begins an epoch of a topic with the given number of partitions, and returns the fences, by partition.
 func (o *Owner) Grow(topic string, partitions int32) (fences []envelope.Event) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -178,7 +178,7 @@ func (o *Owner) Grow(topic string, partitions int32) (fences []envelope.Event) {
 	return fences
 }
 
-// Restore begins an incarnation of the log that has lost its newest events.
+// Restore begins a new incarnation of the log, which has lost its newest events.
 func (o *Owner) Restore(incarnation string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -194,76 +194,76 @@ func (o *Owner) partition(topic, key string) int32 {
 	panic("no topic " + topic)
 }
 
-// Partition is where an event goes.
+// Partition returns the partition of an event.
 func (o *Owner) Partition(e envelope.Event) int32 {
 	declared, _ := o.Catalog.Event(e.Type)
 	return o.partition(declared.Topic, e.Stream)
 }
 
-// SetAway lets the owner answer nothing, or again.
+// SetAway makes the owner unavailable, or available again.
 func (o *Owner) SetAway(away bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.away = away
 }
 
-// Allow lets a user subscribe to a room, or not, which shows these events now.
+// Allow sets whether a user may subscribe to a room, and the events that a subscription gets first.
 func (o *Owner) Allow(user, room string, allowed bool, snapshot ...envelope.Event) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.looked[user+" "+room], o.snapshots[room] = allowed, snapshot
 }
 
-// Asked counts the calls of Rooms and Look.
+// Asked returns the number of calls of Rooms and Look.
 func (o *Owner) Asked() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.asked
 }
 
-// Log is all that was appended.
+// Log returns all appended events.
 func (o *Owner) Log() []envelope.Event {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.log)
 }
 
-// Resumed counts the calls of Resume.
+// Resumed returns the number of calls of Resume.
 func (o *Owner) Resumed() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.resumed
 }
 
-// Bounds are those that Resume was asked with last: "events bytes".
+// Bounds returns the bounds of the last call of Resume, as "events bytes".
 func (o *Owner) Bounds() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.bounds
 }
 
-// Spoil lets ReadLog give a record at a position that cannot be read.
+// Spoil makes the record at a position unreadable in ReadLog.
 func (o *Owner) Spoil(position int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.spoiled[position] = true
 }
 
-// FailFor lets every call of Resume fail that one user is in.
+// FailFor makes every call of Resume fail that includes the user.
 func (o *Owner) FailFor(user string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.failing = user
 }
 
-// Slow lets every call of Rooms and Look take so long.
+// Slow makes every call of Rooms and Look take the given time.
 func (o *Owner) Slow(d time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.slow = d
 }
 
-// HangFor holds every call of Resume that one user is in, until they are released; from then on those fail.
+// HangFor holds every call of Resume that includes the user. After release, those calls fail.
 func (o *Owner) HangFor(user string) (release func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -304,7 +304,7 @@ func (o *Owner) Hold(name string) (release func()) {
 	})
 }
 
-// pass waits while calls that name one of these are held, which each such call announces on Hanging.
+// pass waits while calls with one of the names are held. Each held call sends a value to Hanging.
 func (o *Owner) pass(ctx context.Context, names ...string) {
 	for _, name := range names {
 		o.mu.Lock()
@@ -324,21 +324,21 @@ func (o *Owner) pass(ctx context.Context, names ...string) {
 // Hanging gets a value for each call that is held.
 func (o *Owner) Hanging() <-chan struct{} { return o.held }
 
-// Refused counts the calls while it was away.
+// Refused returns the number of calls while the owner was unavailable.
 func (o *Owner) Refused() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.refused
 }
 
-// Reports lists what a gateway has reported.
+// Reports returns all reports of gateways.
 func (o *Owner) Reports() []*meshv1.ReportRequest {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.reports)
 }
 
-// AskAgain answers the next report by asking for all connections.
+// AskAgain makes the answer to the next report ask for all connections.
 func (o *Owner) AskAgain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -360,7 +360,7 @@ func (o *Owner) here() error {
 	return nil
 }
 
-// ReadLog serves the log, three events a page, so that readers have to turn pages.
+// ReadLog returns the log in pages of three events, so that readers need several pages.
 func (o *Owner) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogRequest]) (
 	*connect.Response[meshv1.ReadLogResponse], error) {
 	o.mu.Lock()
@@ -447,7 +447,7 @@ func (o *Owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]
 		answer.Looked = append(answer.Looked, looked)
 	}
 	for _, l := range r.Msg.Lookers {
-		if l.Snapshot { // a subscription, not its renewal: what is answered is decided by now
+		if l.Snapshot { // the answer to a new subscription, but not to its renewal, is decided at the time of the call
 			o.mu.Unlock()
 			o.pass(ctx, l.Room)
 			o.mu.Lock()
@@ -456,14 +456,14 @@ func (o *Owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]
 	return connect.NewResponse(answer), nil
 }
 
-// EndSessions has reports answered with connections whose sessions are ended.
+// EndSessions makes the answers to reports name connections whose sessions are ended.
 func (o *Owner) EndSessions(connections ...string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.ended = connections
 }
 
-// sessionRooms are the rooms of a session, and since when the connection that reported them is there.
+// sessionRooms are the rooms of a session, and the time when the connection that reported them was opened.
 type sessionRooms struct {
 	rooms       []string
 	connectedAt time.Time
@@ -496,21 +496,21 @@ func (o *Owner) Session(user, session string) []string {
 	return slices.Clone(o.sessions[user+" "+session].rooms)
 }
 
-// Forget forgets the rooms of all sessions.
+// Forget removes the rooms of all sessions.
 func (o *Owner) Forget() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	clear(o.sessions)
 }
 
-// Restored counts the calls of SessionRooms.
+// Restored returns the number of calls of SessionRooms.
 func (o *Owner) Restored() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.restored
 }
 
-// Report takes what a gateway reports.
+// Report receives a report of a gateway.
 func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportRequest]) (
 	*connect.Response[meshv1.ReportResponse], error) {
 	o.mu.Lock()
@@ -520,14 +520,14 @@ func (o *Owner) Report(_ context.Context, r *connect.Request[meshv1.ReportReques
 	}
 	o.reports = append(o.reports, r.Msg)
 	for _, c := range r.Msg.Changes {
-		// Gateways report beside each other: the end of an older connection may be reported last.
+		// Gateways report concurrently, so the end of an older connection may be reported after a newer connection.
 		at, of := c.ConnectedAt.AsTime(), c.User+" "+c.Session
 		before, known := o.sessions[of]
 		if c.Rooms != nil && !at.Before(before.connectedAt) && !(known && c.Rooms.Restored) {
 			o.sessions[of] = sessionRooms{c.Rooms.Rooms, at}
 		}
 	}
-	again := o.again && !r.Msg.More // as the keeper does, once it has all parts
+	again := o.again && !r.Msg.More // like the real service, once it has all parts
 	o.again = o.again && r.Msg.More
 	return connect.NewResponse(&meshv1.ReportResponse{Again: again, Ended: o.ended}), nil
 }

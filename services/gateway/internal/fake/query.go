@@ -13,14 +13,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// Question is what an owner is asked.
+// Question is a query that an owner gets.
 type Question struct {
 	Actor    string
-	Position int64  // rpc.Now where everything that is committed was asked for
+	Position int64  // rpc.Now if the answer must contain everything committed so far
 	Data     string // JSON
 }
 
-// OnQuery answers the queries of this owner with JSON, or refuses them.
+// OnQuery sets the function that answers the queries of this owner with JSON, or refuses them.
 func (o *Owner) OnQuery(answer func(name string, q Question) (string, error)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -14,7 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Resume returns what users have missed. Events deleted since come as they were: gateways redact what they kept.
+// Resume returns the events that users have missed. Events that were deleted since are returned unchanged, since
+// gateways redact the events in their buffers.
 func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (
 	*connect.Response[meshv1.ResumeResponse], error) {
 	if err := o.hang(ctx, r.Msg); err != nil {
@@ -41,7 +42,7 @@ func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequ
 	return connect.NewResponse(answer), nil
 }
 
-// missed answers one resuming user, and adds the positions of the missed events.
+// missed returns the answer for one resuming user, and adds the positions of the missed events to wanted.
 func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[int64]bool) *meshv1.Resumed {
 	told := &meshv1.Resumed{}
 	during := map[string][]*meshv1.Stay{catalog.UserRoom(one.User): {{}}}
@@ -78,7 +79,7 @@ func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[int64]bool) 
 	return told
 }
 
-// record is the event at a position, as its topic carries it.
+// record returns the event at a position as a record of its topic.
 func (o *Owner) record(position int64) *meshv1.Record {
 	r := o.records[position]
 	if r == nil {
@@ -90,7 +91,7 @@ func (o *Owner) record(position int64) *meshv1.Record {
 	return r
 }
 
-// index notes a new event for users that resume.
+// index records a new event for users that resume.
 func (o *Owner) index(e envelope.Event) {
 	rooms := slices.Clone(e.Rooms)
 	slices.Sort(rooms)

@@ -1,5 +1,5 @@
-// Package schema holds frames in tests to the AsyncAPI document that gateways serve, so that a document that is wrong
-// fails them.
+// Package schema checks frames in tests against the AsyncAPI document that gateways serve, so that tests fail if the
+// document is wrong.
 package schema
 
 import (
@@ -19,7 +19,7 @@ import (
 
 // document is the AsyncAPI document with the schemas of its messages.
 type document struct {
-	names []string // of messages
+	names []string // names of the messages
 
 	mu       sync.Mutex
 	compiler *jsonschema.Compiler
@@ -54,8 +54,8 @@ var load = sync.OnceValues(func() (*document, error) {
 		compiled: map[string]*jsonschema.Schema{}}, nil
 })
 
-// closeObjects forbids the properties that a schema does not have. Clients ignore those that they do not know, so the
-// document itself lets them be, but a test is to see a field that the document lacks.
+// closeObjects forbids properties that a schema does not declare. The document itself allows them, since clients
+// ignore unknown properties, but a test must find a property that the document lacks.
 func closeObjects(value any) {
 	switch v := value.(type) {
 	case []any:
@@ -73,7 +73,7 @@ func closeObjects(value any) {
 	}
 }
 
-// Messages lists the names of the messages that the document has, sorted.
+// Messages returns the names of the messages in the document, sorted.
 func Messages() ([]string, error) {
 	d, err := load()
 	if err != nil {
@@ -82,7 +82,7 @@ func Messages() ([]string, error) {
 	return d.names, nil
 }
 
-// Check holds a frame in JSON to the schema of the message of a name, such as "chat.send_message",
+// Check checks a frame in JSON against the schema of the named message, such as "chat.send_message",
 // "event.chat.message_sent" or "reply.error".
 func Check(name string, frame []byte) error {
 	d, err := load()
@@ -98,7 +98,7 @@ func Check(name string, frame []byte) error {
 		return err
 	}
 	if err := schema.Validate(value); err != nil {
-		return fmt.Errorf("%s is not as the document has it: %w", frame, err)
+		return fmt.Errorf("%s does not match the document: %w", frame, err)
 	}
 	return nil
 }
@@ -117,8 +117,8 @@ func (d *document) schema(name string) (*jsonschema.Schema, error) {
 	return s, err
 }
 
-// CheckReceived is Check for a frame of a gateway, whose message it finds. The reply to a query does not name the
-// query: it has to be as that to one of them.
+// CheckReceived is like Check, but finds the message of a frame that a gateway sent. The reply to a query does not
+// name the query, so it must match the reply to any query.
 func CheckReceived(frame []byte) error {
 	var f struct {
 		Type, Event, Signal  string
