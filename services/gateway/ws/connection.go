@@ -3,7 +3,6 @@ package ws
 import (
 	"context"
 	"errors"
-	"io"
 	"iter"
 	"net"
 	"sync"
@@ -17,10 +16,6 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/session"
 	"github.com/edumatrix/interlinked/shared/auth"
 )
-
-// grace is how long the end of a connection may take: writing the frames that wait and the close frame, and reading the
-// client's close frame.
-const grace = 5 * time.Second
 
 // connection is one socket. Its reader (reader.go) has a goroutine for as long as the socket is open, its writer
 // (writer.go) only while frames wait.
@@ -136,42 +131,6 @@ func (c *connection) start(ctx context.Context, s *session.Session, next func() 
 			return
 		}
 		s.HandleRequest(ctx, r, err)
-	}
-}
-
-// reject sends the client why it has no session, and closes the connection.
-func (c *connection) reject(replyTo string, rejected *session.RejectedError) {
-	if rejected.Refusal != nil {
-		c.sendFrame(frame.Refused(replyTo, rejected.Refusal))
-	}
-	c.sendClosing(rejected.Reason)
-	c.end(rejected.Reason)
-	c.drain()
-}
-
-// drain reads until the client closes. Closing a socket with unread data would discard what was written last, which is
-// the close frame.
-func (c *connection) drain() {
-	_ = c.net.SetReadDeadline(time.Now().Add(grace))
-	c.discard()
-}
-
-// discard reads frames until the client closes, or the read deadline.
-func (c *connection) discard() {
-	for {
-		_, r, err := c.socket.NextReader()
-		if err != nil {
-			return
-		}
-		_, _ = io.Copy(io.Discard, r)
-	}
-}
-
-// abandon makes the system discard the data that the client has not acknowledged, instead of retransmitting it for
-// minutes.
-func (c *connection) abandon() {
-	if tcp, ok := c.net.(interface{ SetLinger(int) error }); ok {
-		_ = tcp.SetLinger(0)
 	}
 }
 

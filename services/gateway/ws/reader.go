@@ -81,19 +81,3 @@ func (c *connection) alive() {
 	c.seen.Store(time.Now().UnixNano())
 	c.unconfirmed.Store(0)
 }
-
-// pinged answers a ping of the client. Of several waiting ones only the newest is answered.
-func (c *connection) pinged(payload string) error {
-	c.alive()
-	if c.conn == nil {
-		return c.send(appendHeader(nil, opPong, true, len(payload)), []byte(payload))
-	}
-	c.mu.Lock()
-	c.pong = append(c.pong[:0], payload...)
-	if c.pong == nil {
-		c.pong = []byte{}
-	}
-	c.mu.Unlock()
-	c.conn.Kick()
-	return nil
-}

@@ -80,3 +80,33 @@ func (c *connection) ping(now time.Time) {
 	c.pingDue.Store(true)
 	c.conn.Kick()
 }
+
+// pinged answers a ping of the client. Of several waiting ones only the newest is answered.
+func (c *connection) pinged(payload string) error {
+	c.alive()
+	if c.conn == nil {
+		return c.send(append(appendHeader(nil, opPong, true, len(payload)), payload...))
+	}
+	c.mu.Lock()
+	c.pong = append(c.pong[:0], payload...)
+	if c.pong == nil {
+		c.pong = []byte{}
+	}
+	c.mu.Unlock()
+	c.conn.Kick()
+	return nil
+}
+
+// appendControls appends a ping and a pong where they are due.
+func (c *connection) appendControls(b []byte) []byte {
+	if c.pingDue.Load() && c.pingDue.Swap(false) {
+		b = appendHeader(b, opPing, true, 0)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pong != nil {
+		b = append(appendHeader(b, opPong, true, len(c.pong)), c.pong...)
+		c.pong = nil
+	}
+	return b
+}

@@ -5,8 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
@@ -44,65 +42,29 @@ type batch struct {
 
 var batches = sync.Pool{New: func() any { return &batch{bytes: make([]byte, 0, 2*chunk+64)} }}
 
-// cut limits the time of everything that is still to be written, and of a write that is stuck, to grace.
-func (c *connection) cut() {
-	if c.ending.Swap(true) {
-		return
-	}
-	_ = c.net.SetWriteDeadline(time.Now().Add(grace))
-}
-
 // write writes the frames that wait, until none wait or the connection ends.
 func (c *connection) write() {
-	defer c.server.options.Guard.Recover("writer", func() {
-		c.conn.Close(hub.Internal)
-		if c.torn {
-			c.abandon()
-			c.finish(0)
-			return
-		}
-		c.end(hub.Internal)
-		c.finish(grace)
-	})
+	defer c.server.options.Guard.Recover("writer", c.endAfterPanic)
 	b := batches.Get().(*batch)
 	defer func() {
 		clear(b.frames)
 		batches.Put(b)
 	}()
 	for {
-		var reason *hub.Reason
+		var ending *hub.Reason
 		var more bool
-		b.frames, reason, more = c.conn.Next(b.frames[:0], chunk)
+		b.frames, ending, more = c.conn.Next(b.frames[:0], chunk)
 		if !more {
 			return
 		}
 		if err := c.writeBatch(b); err != nil {
-			if timeout(err) && !c.conn.Ended() {
-				c.conn.Close(hub.Slow)
-			}
-			c.conn.Close(hub.Lost)
-			c.abandon()
-			c.finish(0)
+			c.endAfter(err)
 			return
 		}
-		if len(b.frames) == 0 && reason != nil {
-			c.end(*reason)
-			if *reason == hub.Lost || *reason == hub.Slow {
-				c.finish(0)
-			} else {
-				c.finish(grace)
-			}
+		if len(b.frames) == 0 && ending != nil {
+			c.endFor(*ending)
 			return
 		}
-	}
-}
-
-// finish ends the reader after a time in which the client may send its close frame.
-func (c *connection) finish(wait time.Duration) {
-	if !c.finished {
-		c.finished = true
-		_ = c.net.SetReadDeadline(time.Now().Add(wait))
-		c.written.Done()
 	}
 }
 
@@ -131,20 +93,6 @@ func (c *connection) writeBatch(b *batch) error {
 	return c.send(out)
 }
 
-// appendControls appends a ping and a pong where they are due.
-func (c *connection) appendControls(b []byte) []byte {
-	if c.pingDue.Load() && c.pingDue.Swap(false) {
-		b = appendHeader(b, opPing, true, 0)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.pong != nil {
-		b = append(appendHeader(b, opPong, true, len(c.pong)), c.pong...)
-		c.pong = nil
-	}
-	return b
-}
-
 // appendHeader appends the header of a frame of a server, without a mask.
 func appendHeader(b []byte, op byte, final bool, length int) []byte {
 	if final {
@@ -161,21 +109,19 @@ func appendHeader(b []byte, op byte, final bool, length int) []byte {
 }
 
 // send writes bytes, for as long as the client accepts them. The error is a timeout when it does not.
-func (c *connection) send(parts ...[]byte) error {
+func (c *connection) send(b []byte) error {
 	c.torn = true
-	for _, b := range parts {
-		for len(b) > 0 {
-			c.arm()
-			n, err := c.net.Write(b)
-			b = b[n:]
-			if n > 0 && c.unconfirmed.Add(int64(n)) > buffered {
-				c.seen.Store(time.Now().UnixNano())
-			}
-			if err != nil {
-				c.armed = time.Time{}
-				if !timeout(err) || n < minProgress || c.ending.Load() {
-					return err
-				}
+	for len(b) > 0 {
+		c.arm()
+		n, err := c.net.Write(b)
+		b = b[n:]
+		if n > 0 && c.unconfirmed.Add(int64(n)) > buffered {
+			c.seen.Store(time.Now().UnixNano())
+		}
+		if err != nil {
+			c.armed = time.Time{}
+			if !timeout(err) || n < minProgress || c.ending.Load() {
+				return err
 			}
 		}
 	}
@@ -194,27 +140,5 @@ func (c *connection) arm() {
 	_ = c.net.SetWriteDeadline(now.Add(wait))
 	if c.ending.Load() { // cut was called meanwhile
 		_ = c.net.SetWriteDeadline(now.Add(grace))
-	}
-}
-
-// sendFrame sends a frame before there is a queue.
-func (c *connection) sendFrame(f frame.Frame) {
-	text, _ := f.Encode(c.encoding) // of the gateway itself, which never fails
-	_ = c.send(append(appendHeader(nil, operation[c.encoding], true, len(text)), text...))
-}
-
-// sendClosing sends the frame closing before there is a queue.
-func (c *connection) sendClosing(r hub.Reason) {
-	if f, ok := r.Frame(); ok {
-		c.sendFrame(f)
-	}
-}
-
-// end sends the close frame, if the client accepts it within grace.
-func (c *connection) end(r hub.Reason) {
-	c.cut()
-	text := websocket.FormatCloseMessage(r.Code, r.Text)
-	if r == hub.Lost || c.send(append(appendHeader(nil, opClose, true, len(text)), text...)) != nil {
-		c.abandon()
 	}
 }

@@ -1,0 +1,123 @@
+package ws
+
+import (
+	"io"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/edumatrix/interlinked/services/gateway/frame"
+	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/session"
+)
+
+// grace is how long the end of a connection may take: writing the frames that wait and the close frame, and reading the
+// client's close frame.
+const grace = 5 * time.Second
+
+// cut limits the time of everything that is still to be written, and of a write that is stuck, to grace.
+func (c *connection) cut() {
+	if c.ending.Swap(true) {
+		return
+	}
+	_ = c.net.SetWriteDeadline(time.Now().Add(grace))
+}
+
+// end sends the close frame, if the client accepts it within grace.
+func (c *connection) end(r hub.Reason) {
+	c.cut()
+	text := websocket.FormatCloseMessage(r.Code, r.Text)
+	if r == hub.Lost || c.send(append(appendHeader(nil, opClose, true, len(text)), text...)) != nil {
+		c.abandon()
+	}
+}
+
+// endFor ends the connection for a reason, when everything that waited is written.
+func (c *connection) endFor(r hub.Reason) {
+	c.end(r)
+	if r == hub.Lost || r == hub.Slow {
+		c.finish(0)
+	} else {
+		c.finish(grace)
+	}
+}
+
+// endAfter ends the connection after a write has failed.
+func (c *connection) endAfter(err error) {
+	if timeout(err) && !c.conn.Ended() {
+		c.conn.Close(hub.Slow)
+	}
+	c.conn.Close(hub.Lost)
+	c.abandon()
+	c.finish(0)
+}
+
+// endAfterPanic ends the connection after a panic of the writer. A close frame cannot follow on a part of a frame.
+func (c *connection) endAfterPanic() {
+	c.conn.Close(hub.Internal)
+	if c.torn {
+		c.abandon()
+		c.finish(0)
+		return
+	}
+	c.end(hub.Internal)
+	c.finish(grace)
+}
+
+// finish ends the reader after a time in which the client may send its close frame.
+func (c *connection) finish(wait time.Duration) {
+	if !c.finished {
+		c.finished = true
+		_ = c.net.SetReadDeadline(time.Now().Add(wait))
+		c.written.Done()
+	}
+}
+
+// reject sends the client why it has no session, and closes the connection.
+func (c *connection) reject(replyTo string, rejected *session.RejectedError) {
+	if rejected.Refusal != nil {
+		c.sendFrame(frame.Refused(replyTo, rejected.Refusal))
+	}
+	c.sendClosing(rejected.Reason)
+	c.end(rejected.Reason)
+	c.drain()
+}
+
+// sendFrame sends a frame before there is a queue.
+func (c *connection) sendFrame(f frame.Frame) {
+	text, _ := f.Encode(c.encoding) // of the gateway itself, which never fails
+	_ = c.send(append(appendHeader(nil, operation[c.encoding], true, len(text)), text...))
+}
+
+// sendClosing sends the frame closing before there is a queue.
+func (c *connection) sendClosing(r hub.Reason) {
+	if f, ok := r.Frame(); ok {
+		c.sendFrame(f)
+	}
+}
+
+// drain reads until the client closes. Closing a socket with unread data would discard what was written last, which is
+// the close frame.
+func (c *connection) drain() {
+	_ = c.net.SetReadDeadline(time.Now().Add(grace))
+	c.discard()
+}
+
+// discard reads frames until the client closes, or the read deadline.
+func (c *connection) discard() {
+	for {
+		_, r, err := c.socket.NextReader()
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, r)
+	}
+}
+
+// abandon makes the system discard the data that the client has not acknowledged, instead of retransmitting it for
+// minutes.
+func (c *connection) abandon() {
+	if tcp, ok := c.net.(interface{ SetLinger(int) error }); ok {
+		_ = tcp.SetLinger(0)
+	}
+}
