@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/shared/bus"
 )
 
@@ -41,7 +42,7 @@ func BenchmarkTake(b *testing.B) {
 				position.Value = strconv.AppendInt(nil, n, 10)
 				w.fan.take(b.Context(), r)
 				if n++; n%500 == 0 {
-					w.conn.Take(1000)
+					fake.Take(w.conn, 1000)
 				}
 			}
 		})

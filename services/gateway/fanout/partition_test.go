@@ -88,7 +88,7 @@ func record(topic string, m *message.Message) *bus.Record {
 
 func (w *world) seen(t *testing.T) (all []string) {
 	t.Helper()
-	for _, frame := range w.conn.Take(10_000) {
+	for _, frame := range fake.Take(w.conn, 10_000) {
 		var f struct {
 			Event string
 			Data  struct{ Body string }

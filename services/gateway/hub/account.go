@@ -53,43 +53,52 @@ func (h *Hub) Hold(user string, bytes int) (release func(), ok bool) {
 // frameCost estimates the memory of a queued frame beside its text, in bytes.
 const frameCost = 64
 
+// held has the bytes of one connection that count for its user. It is guarded by the connection's lock.
+type held struct {
+	account  *account // of the user
+	counted  int      // bytes that the account counts for the connection
+	missed   int      // bytes of missed events that the hub counts for the connection
+	writing  int      // bytes that the flush took last
+	expected int      // bytes of missed events that are about to be queued
+}
+
 // holds returns how many bytes wait for the connection.
 func (c *Conn) holds() int {
-	return c.queue.bytes + c.queue.missed + c.queue.others + c.queue.len()*frameCost + c.writing + c.expected
+	return c.queue.bytes + c.queue.len()*frameCost + c.held.writing + c.held.expected
 }
 
 // settle brings the counts of the user and of the hub up to date.
 func (c *Conn) settle() {
-	if now := c.holds(); now != c.held {
-		c.account.held.Add(int64(now - c.held))
-		c.held = now
+	if now := c.holds(); now != c.held.counted {
+		c.held.account.held.Add(int64(now - c.held.counted))
+		c.held.counted = now
 	}
-	if now := c.queue.missed + c.expected; now != c.pending {
-		c.hub.missed.Add(int64(now - c.pending))
-		c.pending = now
+	if now := c.queue.missed + c.held.expected; now != c.held.missed {
+		c.hub.missed.Add(int64(now - c.held.missed))
+		c.held.missed = now
 	}
 }
 
 // mayHold reports whether more bytes may wait for the connection: any number within Limits.UserBytes of all the user's
 // connections, and beyond that up to an equal share. So connections that are not read cost nothing to one that is.
 func (c *Conn) mayHold(more int) bool {
-	return c.affords(c.account.held.Load(), more)
+	return c.affords(c.held.account.held.Load(), more)
 }
 
 func (c *Conn) affords(held int64, more int) bool {
 	bound := int64(c.hub.options.Limits.UserBytes)
-	return held+int64(more) <= bound || int64(c.holds()+more) <= bound/max(1, c.account.connections.Load())
+	return held+int64(more) <= bound || int64(c.holds()+more) <= bound/max(1, c.held.account.connections.Load())
 }
 
 // reserve is mayHold for bytes that are queued at once. It counts them, so that concurrent calls see them.
 func (c *Conn) reserve(more int) bool {
 	more += frameCost
-	held := c.account.held.Add(int64(more))
+	held := c.held.account.held.Add(int64(more))
 	if !c.affords(held-int64(more), more) {
-		c.account.held.Add(int64(-more))
+		c.held.account.held.Add(int64(-more))
 		return false
 	}
-	c.held += more
+	c.held.counted += more
 	return true
 }
 
@@ -102,13 +111,13 @@ func (c *Conn) expect(bytes int) bool {
 		c.hub.missed.Add(int64(-bytes))
 		return false
 	}
-	c.expected += bytes
-	c.pending += bytes
+	c.held.expected += bytes
+	c.held.missed += bytes
 	return true
 }
 
 func (c *Conn) expectNoMore(bytes int) {
 	c.mu.Lock()
 	defer c.unlock()
-	c.expected -= bytes
+	c.held.expected -= bytes
 }

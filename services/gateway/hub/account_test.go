@@ -9,12 +9,13 @@ import (
 
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
 
 // waiting counts the bytes that wait for connections, and takes them.
 func waiting(all ...*hub.Conn) (bytes int) {
 	for _, c := range all {
-		for _, frame := range c.Take(100_000) {
+		for _, frame := range fake.Take(c, 100_000) {
 			bytes += len(frame)
 		}
 	}

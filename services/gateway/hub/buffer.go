@@ -1,7 +1,5 @@
 package hub
 
-import "slices"
-
 // eventBuffer has the newest events of one owner in the order in which they were delivered, bounded by their size.
 type eventBuffer struct {
 	bound   int
@@ -81,21 +79,11 @@ func (r *eventBuffer) since(number uint64) ([]*Event, bool) {
 	return list, true
 }
 
-// redact replaces the events that a later event of the list redacts.
-func redact(list []*Event) []*Event {
-	if !slices.ContainsFunc(list, func(e *Event) bool { return e.declared != nil && e.declared.Redacts }) {
-		return list
+// size estimates the memory of the event with its frame, in bytes.
+func (e *Event) size() int {
+	n := 800 + len(e.Type) + len(e.Stream) + len(e.Subject) + 3*len(e.Body)
+	for _, room := range e.Rooms {
+		n += 16 + len(room)
 	}
-	type subject struct{ stream, subject string }
-	emptied := map[subject]bool{}
-	for i := len(list) - 1; i >= 0; i-- {
-		e := list[i]
-		if emptied[subject{e.Stream, e.Subject}] {
-			list[i] = e.redacted()
-		}
-		if e.declared != nil && e.declared.Redacts {
-			emptied[subject{e.Stream, e.Subject}] = true
-		}
-	}
-	return list
+	return n
 }

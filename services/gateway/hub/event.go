@@ -24,6 +24,18 @@ type Event struct {
 	hidden  *Event // the event without its personal fields, once it has expired
 }
 
+// NewEvent returns an event as it was read from its topic. Declared is nil for an event that this gateway is too old to
+// know: it opens and closes rooms as others do, and clients get it without data.
+func NewEvent(e envelope.Event, declared *catalog.Event) *Event {
+	return &Event{Event: e, declared: declared}
+}
+
+// state reports whether the event is state, which is true now and has no position in a log.
+func (e *Event) state() bool { return e.Class == routingv1.Class_CLASS_EPHEMERAL }
+
+// mergeable reports whether the newest event of the stream replaces the ones before it.
+func (e *Event) mergeable() bool { return e.state() || e.Class == routingv1.Class_CLASS_COUNTER }
+
 // variant is one of the forms of an event's frame: for each encoding one with the id of the command, which connections
 // of the user that sent the command get, and one without.
 type variant int8
@@ -32,8 +44,8 @@ const variants = 2 * frame.Encodings
 
 func (v variant) encoding() frame.Encoding { return frame.Encoding(v / 2) }
 
-// causer reports whether the frame contains the id of the command.
-func (v variant) causer() bool { return v%2 == 1 }
+// withCommand reports whether the frame contains the id of the command.
+func (v variant) withCommand() bool { return v%2 == 1 }
 
 // variant returns the form of an event's frame that the connection gets.
 func (c *Conn) variant(e *Event) variant {
@@ -43,15 +55,6 @@ func (c *Conn) variant(e *Event) variant {
 	}
 	return v
 }
-
-// NewEvent returns an event as it was read from its topic. Declared is nil for an event that this gateway is too old to
-// know: it opens and closes rooms as others do, and clients get it without data.
-func NewEvent(e envelope.Event, declared *catalog.Event) *Event {
-	return &Event{Event: e, declared: declared}
-}
-
-// state reports whether the event is state, which is true now and has no position in a log.
-func (e *Event) state() bool { return e.Class == routingv1.Class_CLASS_EPHEMERAL }
 
 // Frame returns a variant of the event's frame. The error is that of a body that cannot be decoded.
 func (e *Event) Frame(v variant) ([]byte, error) {
@@ -79,27 +82,14 @@ func (e *Event) shown(v variant, now time.Time) []byte {
 	if e.Expires.IsZero() || e.Expires.After(now) || e.declared == nil || e.Redacted {
 		return e.frame(v)
 	}
-	e.mu.Lock()
-	if e.hidden == nil {
-		copied := e.Event
-		copied.Redacted, copied.Body = true, nil // of a body that cannot be read, nothing
-		body := e.declared.Type.New().Interface()
-		if proto.Unmarshal(e.Body, body) == nil {
-			plain, _ := e.declared.Split(body)
-			copied.Body, _ = proto.Marshal(plain)
-		}
-		e.hidden = NewEvent(copied, e.declared)
-	}
-	hidden := e.hidden
-	e.mu.Unlock()
-	text, _ := hidden.Frame(v)
+	text, _ := e.afterExpiry().Frame(v)
 	return text
 }
 
 func (e *Event) encode(v variant) ([]byte, error) {
 	shown := frame.Event{Name: e.Type, Stream: e.Stream, Version: e.Version, ID: e.ID, Time: e.Time, Actor: e.Actor,
 		Redacted: e.Redacted}
-	if v.causer() {
+	if v.withCommand() {
 		shown.CommandID = e.Cause
 	}
 	var typed proto.Message
@@ -107,44 +97,4 @@ func (e *Event) encode(v variant) ([]byte, error) {
 		typed = e.declared.Type.New().Interface()
 	}
 	return shown.Encode(v.encoding(), e.Body, typed)
-}
-
-// names reports whether a user's own room is among the rooms of the event.
-func (e *Event) names(user string) bool {
-	for _, room := range e.Rooms {
-		if name, own := catalog.UserOfRoom(room); own && name == user {
-			return true
-		}
-	}
-	return false
-}
-
-// redacted returns the event without its personal fields, for clients that get it after it was deleted.
-func (e *Event) redacted() *Event {
-	if e.Redacted || e.declared == nil {
-		return e
-	}
-	body := e.declared.Type.New().Interface()
-	if proto.Unmarshal(e.Body, body) != nil {
-		return e
-	}
-	plain, personal := e.declared.Split(body)
-	if personal == nil {
-		return e
-	}
-	copied := e.Event
-	copied.Redacted = true
-	if body, err := proto.Marshal(plain); err == nil {
-		copied.Body = body
-	}
-	return NewEvent(copied, e.declared)
-}
-
-// size estimates the memory of the event with its frame, in bytes.
-func (e *Event) size() int {
-	n := 800 + len(e.Type) + len(e.Stream) + len(e.Subject) + 3*len(e.Body)
-	for _, room := range e.Rooms {
-		n += 16 + len(room)
-	}
-	return n
 }

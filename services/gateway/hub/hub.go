@@ -2,10 +2,15 @@
 // to the view of its owner (View.Deliver), which puts it into the queues of the connections in its rooms. Each
 // connection's transport writes from its own queue (Conn.Next). Nothing in this package waits for a client or for
 // another service.
+//
+// A delivery passes through five files: deliver.go finds the connections, by the memberships in room.go; event.go has
+// the frame that they share; conn.go queues it, by queue.go, and hands it to the transport. The others are beside that
+// path: how a connection comes into its rooms and leaves them (attach.go, subscription.go), what it missed (buffer.go,
+// missed.go), how far it is (progress.go, heartbeat.go, token.go), what may wait (limits.go, account.go), and how it
+// begins and ends (hub.go, transport.go, closing.go).
 package hub
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -56,10 +61,6 @@ type Hub struct {
 	next     int // slot of the next connection
 	closed   *Reason
 }
-
-// slots is the number of parts of the period between heartbeats. Each connection gets its heartbeats in one of them, so
-// that they are spread over the period.
-const slots = 50
 
 // New makes an empty hub with a view for each owner in the catalog.
 func New(o Options) *Hub {
@@ -122,8 +123,8 @@ func (h *Hub) Add(user string, e frame.Encoding) (*Conn, error) {
 	if len(h.users[user]) >= h.options.PerUser {
 		return nil, ErrTooMany
 	}
-	c.account = h.open(user)
-	c.account.connections.Add(1)
+	c.held.account = h.open(user)
+	c.held.account.connections.Add(1)
 	// A copy: the views read the list without the lock.
 	h.users[user] = append(slices.Clip(h.users[user]), c)
 	h.next = (h.next + 1) % slots
@@ -145,7 +146,7 @@ func (h *Hub) Remove(c *Conn) {
 			delete(h.users, c.User)
 		}
 		h.options.Metrics.Connections.Dec()
-		c.account.connections.Add(-1)
+		c.held.account.connections.Add(-1)
 		h.shut(c.User)
 	}
 	h.mu.Unlock()
@@ -157,7 +158,7 @@ func (h *Hub) Remove(c *Conn) {
 	}
 	c.mu.Lock()
 	defer c.unlock()
-	c.writing = 0
+	c.held.writing = 0
 	c.drop() // of one that was closed for another reason first
 }
 
@@ -166,61 +167,6 @@ func (h *Hub) of(user string) []*Conn {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.users[user]
-}
-
-// perHeartbeat is the period between heartbeats in units of CoverEvery.
-const perHeartbeat = 5
-
-// HeartbeatEvery returns how often every connection gets a heartbeat.
-func (h *Hub) HeartbeatEvery() time.Duration { return perHeartbeat * h.options.CoverEvery }
-
-// Run sends heartbeats until the context ends.
-func (h *Hub) Run(ctx context.Context) error {
-	tick := time.NewTicker(max(h.options.CoverEvery/slots, time.Millisecond))
-	defer tick.Stop()
-	for n := 0; ; n++ {
-		select {
-		case <-tick.C:
-			h.beatSlot(n%slots, n/slots%perHeartbeat == perHeartbeat-1)
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// Beat queues a heartbeat for every connection for which something was queued since its last one; with due, for all.
-func (h *Hub) Beat(due bool) {
-	for slot := range slots {
-		h.beatSlot(slot, due)
-	}
-}
-
-func (h *Hub) beatSlot(slot int, due bool) {
-	h.mu.RLock()
-	if len(h.slots[slot]) == 0 {
-		h.mu.RUnlock()
-		return
-	}
-	all := make([]*Conn, 0, len(h.slots[slot]))
-	for c := range h.slots[slot] {
-		all = append(all, c)
-	}
-	h.mu.RUnlock()
-	shared := h.newProgress(h.complete())
-	for _, c := range all {
-		c.mu.Lock()
-		c.beat(shared, due)
-		c.unlock()
-	}
-}
-
-// complete returns, for each log, the position up to which all its events were delivered.
-func (h *Hub) complete() []int64 {
-	positions := make([]int64, len(h.logs))
-	for i, owner := range h.logs {
-		positions[i] = h.views[owner].Complete()
-	}
-	return positions
 }
 
 // Close closes all connections for a reason, and makes Add return ErrClosed.

@@ -72,7 +72,7 @@ func (w *world) connect(t testing.TB, user string, rooms []string, position int6
 func seen(t testing.TB, c *hub.Conn) []string {
 	t.Helper()
 	all := []string{}
-	for _, frame := range c.Take(10_000) {
+	for _, frame := range fake.Take(c, 10_000) {
 		var f struct {
 			Event    string
 			Redacted bool
@@ -119,6 +119,33 @@ func TestDeliver_OpensAndClosesInTheOrderOfTheLog(t *testing.T) {
 		w.member("chat.member_left", "bob"), w.said("after"), w.member("chat.member_added", "bob"), w.said("again"))
 
 	require.Equal(t, []string{"member_added bob", "within", "member_left bob", "member_added bob", "again"}, seen(t, bob))
+}
+
+// A connection that is in several rooms of an event gets it once, also when a state event is repeated.
+func TestDeliver_GoesOnceToAConnectionInSeveralRooms(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	rooms := []string{"conversation:g", "conversation:h", "user:bob"}
+	w.deliver(w.began(`["bob"]`))
+	bob := w.connect(t, "bob", rooms[:2], 1)
+	e := w.said("one")
+	e.Rooms = rooms
+	require.Equal(t, 1, w.view.Deliver(w.event(e)))
+	e = w.member("chat.member_left", "bob") // of g, and so to bob himself
+	e.Rooms = rooms
+	require.Equal(t, 1, w.view.Deliver(w.event(e)))
+	require.Equal(t, []string{"one", "member_left bob"}, seen(t, bob))
+
+	v := w.hub.View("presence")
+	for _, room := range []string{"presence:u1", "presence:u2"} {
+		require.True(t, v.Subscribe(bob, hub.Authorization{Room: room, Until: time.Now().Add(time.Minute)}))
+	}
+	for _, want := range []int{1, 0, 0} {
+		state := w.presence("u1", "came_online", 1)
+		state.Rooms = []string{"presence:u1", "presence:u2"}
+		require.Equal(t, want, v.Deliver(state))
+	}
+	require.Equal(t, []string{"presence.came_online u1"}, seen(t, bob))
 }
 
 func TestAttach_ALaggingGatewayShowsNothingOfTheTimesBetween(t *testing.T) {
@@ -202,9 +229,9 @@ func TestGreeting_FollowsTheLastLogAndWhatWasMissed(t *testing.T) {
 	for _, owner := range logs {
 		require.True(t, w.hub.View(owner).Attach(c, hub.Attachment{}))
 	}
-	require.Len(t, c.Take(10), 1, "it waits for what is held")
+	require.Len(t, fake.Take(c, 10), 1, "it waits for what is held")
 	c.Release()
-	frames := c.Take(10)
+	frames := fake.Take(c, 10)
 	require.Len(t, frames, 1)
 	require.Contains(t, string(frames[0]), `{"type":"reply","reply_to":"connect","ok":true,"data":{`)
 }
@@ -288,6 +315,23 @@ func TestLook_AStateReadWhileTheOwnerAnsweredIsNotMissed(t *testing.T) {
 	require.Equal(t, []string{"presence.went_offline alice"}, seen(t, c))
 }
 
+func TestLook_EverythingThatWasReadWhileTheOwnerAnsweredIsGiven(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, hub.Options{})
+	v := w.hub.View("presence")
+	c := w.connect(t, "bob", nil, 0)
+	asked, _ := v.Now(c)
+	v.Deliver(w.presence("alice", "came_online", 1))
+	v.Deliver(w.presence("carol", "came_online", 1))
+	e := w.presence("carol", "went_offline", 2)
+	e.Rooms = []string{"presence:alice"} // whatever its stream is
+	v.Deliver(e)
+
+	require.True(t, v.Subscribe(c, hub.Authorization{Room: "presence:alice", Asked: asked, Until: time.Now().Add(time.Minute)}))
+
+	require.Equal(t, []string{"presence.came_online alice", "presence.went_offline carol"}, seen(t, c))
+}
+
 func TestLook_EndsUnlessRenewed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -369,7 +413,7 @@ func BenchmarkDeliver(b *testing.B) {
 				if n%500 == 499 {
 					b.StopTimer()
 					for _, c := range connections {
-						c.Take(1000)
+						fake.Take(c, 1000)
 					}
 					b.StartTimer()
 				}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
 
 // A user with very many rooms comes and goes while others get their events: no delivery may wait for all of those
@@ -116,9 +117,9 @@ func TestResume_BeyondTheBudgetOfTheGatewayIsTooFar(t *testing.T) {
 			require.True(t, w.hub.View(owner).Attach(c, hub.Attachment{}))
 		}
 	}
-	require.Len(t, first.Take(100), 41)
-	require.Len(t, second.Take(1), 1)
-	frames := third.Take(100)
+	require.Len(t, fake.Take(first, 100), 41)
+	require.Len(t, fake.Take(second, 1), 1)
+	frames := fake.Take(third, 100)
 	require.Len(t, frames, 2, "the rooms that are not recovered, and the greeting")
 	require.Contains(t, string(frames[0]), `{"type":"not_recovered","room":"user:bob"}`)
 	require.Contains(t, string(frames[0]), `{"type":"not_recovered","room":"conversation:g"}`)
@@ -127,7 +128,7 @@ func TestResume_BeyondTheBudgetOfTheGatewayIsTooFar(t *testing.T) {
 	w.hub.Remove(second) // and what it has not taken is free again
 	fourth := w.comeBack(t, hub.Progress{"chat": {}})
 	require.True(t, w.view.Attach(fourth, back))
-	require.Len(t, fourth.Take(100), 40)
+	require.Len(t, fake.Take(fourth, 100), 40)
 }
 
 // A client on a slow link is cut off again and again before it has everything. Each time it goes on from the last
@@ -197,7 +198,7 @@ func TestResume_WhatIsNotRecoveredIsSaidBeforeAnyTokenThatPassesIt(t *testing.T)
 	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g", "conversation:h"}, Position: 100,
 		Missed: w.sized(100, 4000), NotRecovered: []string{"conversation:h"}}))
 	var types []string
-	for _, text := range c.Take(1000) {
+	for _, text := range fake.Take(c, 1000) {
 		var f struct {
 			Type, Room string
 			Token      string `json:"resume_token"`
@@ -216,7 +217,7 @@ func TestResume_WhatIsNotRecoveredIsSaidBeforeAnyTokenThatPassesIt(t *testing.T)
 	for _, owner := range w.chat.Catalog.Logs() {
 		w.hub.View(owner).Attach(c, hub.Attachment{})
 	}
-	require.Contains(t, string(c.Take(10)[0]), `"not_recovered":["conversation:h"]`)
+	require.Contains(t, string(fake.Take(c, 10)[0]), `"not_recovered":["conversation:h"]`)
 }
 
 func TestReply_DoesNotCountAgainstTheQueue(t *testing.T) {
@@ -232,7 +233,7 @@ func TestReply_DoesNotCountAgainstTheQueue(t *testing.T) {
 	_, ended := c.Reason()
 	require.False(t, ended, "its own answers cut nobody off")
 	require.Zero(t, free)
-	require.Len(t, c.Take(3), 3)
+	require.Len(t, fake.Take(c, 3), 3)
 	require.Equal(t, 2, free, "a slot is free when the answer is written")
 	c.Close(hub.Lost)
 	require.Equal(t, 5, free)
@@ -245,7 +246,7 @@ func TestQueue_OneThatIsTakenFromMayBeLonger(t *testing.T) {
 	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 10, Stall: time.Hour}})
 	c := w.connect(t, "bob", nil, 0)
 	w.deliver(w.began(`["bob"]`))
-	require.Len(t, c.Take(1), 1) // a slow link takes some
+	require.Len(t, fake.Take(c, 1), 1) // a slow link takes some
 	var want []string
 	for n := range 50 {
 		want = append(want, fmt.Sprint(n))
@@ -389,7 +390,7 @@ func TestDeliver_ClosingARoomForSomeGoesToAllOnce(t *testing.T) {
 		}
 		require.Equal(t, want, seen(t, c), c.User)
 	}
-	require.Empty(t, slices.Concat(all[0].Take(1), all[2].Take(1), all[4].Take(1)))
+	require.Empty(t, slices.Concat(fake.Take(all[0], 1), fake.Take(all[2], 1), fake.Take(all[4], 1)))
 }
 
 func TestSignal_GoesToThoseWhoAreInTheRoomByTheLog(t *testing.T) {
@@ -407,16 +408,16 @@ func TestSignal_GoesToThoseWhoAreInTheRoomByTheLog(t *testing.T) {
 
 	require.Equal(t, 1, w.view.Signal(room, alice.ID, "a", typing("1")))
 	require.Equal(t, 1, w.view.Signal(room, alice.ID, "a", typing("2")))
-	require.Empty(t, eve.Take(1))
-	require.Empty(t, alice.Take(1))
+	require.Empty(t, fake.Take(eve, 1))
+	require.Empty(t, fake.Take(alice, 1))
 	w.deliver(w.said("x"), w.said("y"))
-	require.Contains(t, string(bob.Take(1)[0]), `"actor":"2"`, "the newest with its key")
+	require.Contains(t, string(fake.Take(bob, 1)[0]), `"actor":"2"`, "the newest with its key")
 	w.view.Signal(room, alice.ID, "a", typing("3"))
 	w.deliver(w.said("z"))
 	require.Equal(t, []string{"x", "y", "z"}, seen(t, bob), "it is dropped first")
 
 	w.deliver(w.member("chat.member_left", "bob"))
-	bob.Take(1)
+	fake.Take(bob, 1)
 	require.False(t, w.view.Holds(bob, room))
 	require.Zero(t, w.view.Signal(room, alice.ID, "a", typing("")))
 }

@@ -1,10 +1,6 @@
 package hub
 
-import (
-	"github.com/prometheus/client_golang/prometheus"
-
-	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // Metrics count what the hub does.
 type Metrics struct {
@@ -30,9 +26,4 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		r.MustRegister(m.Connections, m.Deliveries, m.Dropped, m.Slow)
 	}
 	return m
-}
-
-// mergeable reports whether the newest event of a stream of this class replaces the ones before it.
-func mergeable(c routingv1.Class) bool {
-	return c == routingv1.Class_CLASS_EPHEMERAL || c == routingv1.Class_CLASS_COUNTER
 }

@@ -143,7 +143,7 @@ func (p *MissedEvents) newest(indices []int) []*Event {
 	seen := map[string]bool{}
 	for _, i := range slices.Backward(indices) {
 		e := p.events[i]
-		if mergeable(e.Class) {
+		if e.mergeable() {
 			if seen[e.Stream] {
 				continue
 			}

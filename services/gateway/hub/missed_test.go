@@ -11,6 +11,7 @@ import (
 
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -205,7 +206,7 @@ func TestResume_WhatWasMissedDoesNotCountAsBeingSlow(t *testing.T) {
 	}
 	_, ended := c.Reason()
 	require.False(t, ended)
-	c.Take(101)
+	fake.Take(c, 101)
 	require.Equal(t, slices.Repeat([]string{"live"}, 10), seen(t, c))
 	for range 11 {
 		w.deliver(w.said("more"))

@@ -52,7 +52,7 @@ func (v *View) Subscribe(c *Conn, a Authorization) bool {
 	v.subscribeUntil(m, a.Until)
 	for _, e := range a.Snapshot {
 		if e.state() {
-			note(&m.newest, e)
+			m.takes(e)
 		}
 		c.give(e, -1)
 	}
@@ -61,6 +61,7 @@ func (v *View) Subscribe(c *Conn, a Authorization) bool {
 	}
 	for _, e := range slices.Concat(states, events) {
 		if slices.Contains(e.Rooms, a.Room) && !v.elsewhere(s, e, a.Room) && m.takes(e) {
+			v.number++
 			v.give(e, s)
 		}
 	}

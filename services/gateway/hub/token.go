@@ -9,8 +9,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-
-	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
 // Progress contains, for each owner's log, the position up to which everything was sent to a connection. A client gets
@@ -110,32 +108,4 @@ func (h *Hub) ReadResumeToken(user, token string) (Progress, bool) {
 		b = b[4:]
 	}
 	return p, true
-}
-
-// sharedProgress is the progress of many connections. It is encoded once, for the first heartbeat that contains it. It
-// is not safe for concurrent use.
-type sharedProgress struct {
-	hub       *Hub
-	positions []int64 // by number of the log
-	encoded   []byte
-}
-
-func (h *Hub) newProgress(positions []int64) *sharedProgress {
-	return &sharedProgress{hub: h, positions: positions}
-}
-
-func (p *sharedProgress) token(user string) string {
-	if p.encoded == nil {
-		progress := Progress{}
-		for log, owner := range p.hub.logs {
-			progress[owner] = Point{Position: p.positions[log], Incarnation: p.hub.views[owner].incarnation.Load()}
-		}
-		p.encoded = progress.encode()
-	}
-	return p.hub.seal(user, p.encoded)
-}
-
-// heartbeat returns a heartbeat as a frame to queue.
-func (c *Conn) heartbeat(token string) *queued {
-	return &queued{text: c.encode(frame.Heartbeat(token)), token: token, spare: true}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
 
 func TestResumeToken_ComesBackAsItWentAndToNobodyElse(t *testing.T) {
@@ -58,7 +59,7 @@ func FuzzReadResumeToken(f *testing.F) {
 // tokens takes what waits for bob's connection and returns the resume tokens in it, as the chat's positions.
 func tokens(t *testing.T, w *world, c *hub.Conn) (positions []int64) {
 	t.Helper()
-	for _, text := range c.Take(10_000) {
+	for _, text := range fake.Take(c, 10_000) {
 		var f struct {
 			Token string `json:"resume_token"`
 			Data  struct {
@@ -88,9 +89,9 @@ func TestHeartbeat_ItsTokenCoversWhatIsInTheQueueBeforeIt(t *testing.T) {
 	require.NoError(t, err)
 	c.Greet(greeting)
 	w.hub.Beat(false)
-	require.Empty(t, c.Take(10))
+	require.Empty(t, fake.Take(c, 10))
 	w.hub.Beat(true)
-	require.Equal(t, `{"type":"heartbeat"}`, string(c.Take(10)[0]), "a sign of life, with nothing to resume from")
+	require.Equal(t, `{"type":"heartbeat"}`, string(fake.Take(c, 10)[0]), "a sign of life, with nothing to resume from")
 	for _, owner := range w.chat.Catalog.Logs() {
 		require.True(t, w.hub.View(owner).Attach(c, hub.Attachment{Position: 5}))
 	}
@@ -141,7 +142,7 @@ func TestHeartbeat_IsDroppedRatherThanAConnection(t *testing.T) {
 	for _, owner := range w.chat.Catalog.Logs() {
 		require.True(t, w.hub.View(owner).Attach(c, hub.Attachment{}))
 	}
-	c.Take(10)
+	fake.Take(c, 10)
 	w.deliver(w.began(`["bob"]`))
 	for n := range 10 {
 		w.complete(int64(n + 1))
@@ -161,6 +162,6 @@ func TestEvent_ShowsTheCommandToItsUserAlone(t *testing.T) {
 	e := w.began(`["alice","bob"]`)
 	e.Cause = "c-1"
 	w.deliver(e)
-	require.Contains(t, string(alice.Take(1)[0]), `"command_id":"c-1"`)
-	require.NotContains(t, string(bob.Take(1)[0]), "command_id")
+	require.Contains(t, string(fake.Take(alice, 1)[0]), `"command_id":"c-1"`)
+	require.NotContains(t, string(fake.Take(bob, 1)[0]), "command_id")
 }

@@ -11,6 +11,7 @@ import (
 	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -302,7 +303,7 @@ func TestResume_GivesWhatHappenedInRoomsThatWereLookedAt(t *testing.T) {
 	require.Equal(t, "new", posted(t, c))
 	w.rooms.Unsubscribe(c, "author:alice")
 	w.deliver(w.post("alice", "newer"))
-	require.Empty(t, c.Take(10))
+	require.Empty(t, fake.Take(c, 10))
 }
 
 func TestResume_OfALogThatTheTokenDoesNotKnowIsLookedAtAgain(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/services/gateway/rooms"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 type world struct {
@@ -67,23 +68,17 @@ func (w *world) connect(t *testing.T, user string) *hub.Conn {
 }
 
 // await waits for the next frame of a connection that does not only name rooms which are not recovered.
-func await(t *testing.T, c *hub.Conn) map[string]any {
+func await(t *testing.T, c *hub.Conn) (f map[string]any) {
 	t.Helper()
-	for {
-		if frames := c.Take(1); len(frames) == 1 {
-			if strings.HasPrefix(string(frames[0]), `{"type":"not_recovered"`) {
-				continue
-			}
-			var f map[string]any
-			require.NoError(t, json.Unmarshal(frames[0], &f))
-			return f
+	meshtest.Eventually(t, "a frame", func() bool {
+		frames := fake.Take(c, 1)
+		if len(frames) == 0 || strings.HasPrefix(string(frames[0]), `{"type":"not_recovered"`) {
+			return false
 		}
-		select {
-		case <-c.Wake():
-		case <-time.After(5 * time.Second):
-			t.Fatal("no frame")
-		}
-	}
+		require.NoError(t, json.Unmarshal(frames[0], &f))
+		return true
+	})
+	return f
 }
 
 func (w *world) deliver(e envelope.Event) {
@@ -105,7 +100,7 @@ func TestAttach_OpensTheRoomsOfTheUserOnceTheFanOutIsKnown(t *testing.T) {
 	w.deliver(began)
 	w.deliver(chat.Append("alice", "chat.message_sent", `{"conversation_id":"g","message_id":"m","body":"hi"}`))
 	require.Equal(t, "chat.message_sent", await(t, bob)["event"])
-	require.Empty(t, eve.Take(10))
+	require.Empty(t, fake.Take(eve, 10))
 }
 
 func TestAttach_ManyUsersInOneCall(t *testing.T) {
@@ -129,7 +124,7 @@ func TestAttach_WaitsForAnOwnerThatIsAway(t *testing.T) {
 	w.owners["feed"].SetAway(true)
 	c := w.connect(t, "bob")
 	require.Eventually(t, func() bool { return w.owners["feed"].Refused() > 1 }, 5*time.Second, time.Millisecond)
-	require.Empty(t, c.Take(1))
+	require.Empty(t, fake.Take(c, 1))
 	w.owners["feed"].SetAway(false)
 	require.Equal(t, "connect", await(t, c)["reply_to"])
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/guard"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 	"github.com/edumatrix/interlinked/shared/auth"
 )
@@ -50,7 +51,7 @@ func TestToken_ItsExpiryIsAnnouncedAgainAfterARenewal(t *testing.T) {
 		}
 		next := func() (all []sent) {
 			synctest.Wait()
-			for _, text := range conn.Take(10) {
+			for _, text := range fake.Take(conn, 10) {
 				var f sent
 				require.NoError(t, json.Unmarshal(text, &f))
 				all = append(all, f)

@@ -1,0 +1,222 @@
+package hub
+
+import (
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/services/gateway/frame"
+)
+
+// Attachment is an owner's answer for a connection, as of a position of its log.
+type Attachment struct {
+	Rooms        []string  // open to the user
+	Subscribed   []string  // rooms that the connection may subscribe to
+	Until        time.Time // the end of these subscriptions, unless they are renewed
+	Position     int64
+	Missed       []*Event // missed events up to the position, in order
+	NotRecovered []string // rooms whose missed events are not among them
+}
+
+// slice is how many rooms of one connection are joined or left before events are delivered again.
+const slice = 128
+
+// Attach puts a connection into its rooms, and queues the missed events and then those that were delivered since the
+// position. It returns false when the buffer does not reach back to the position: ask the owner again.
+func (v *View) Attach(c *Conn, a Attachment) bool {
+	s := &c.subscribers[v.index]
+	missed := c.missedOf(a.Missed, v.log) // before the lock
+	if missed.bytes > 0 && c.expect(missed.bytes) {
+		defer c.expectNoMore(missed.bytes)
+	} else if missed.bytes > 0 {
+		missed.items, missed.bytes = nil, 0
+		a.Missed, a.NotRecovered = nil, AllRooms(c.User, slices.Concat(a.Rooms, a.Subscribed))
+	}
+	if !v.joinAll(s, a) {
+		return true
+	}
+	if v.attach(s, a, missed, c.encodeNotRecovered(a.NotRecovered)) {
+		return true
+	}
+	v.leaveAll(s)
+	return false
+}
+
+// AllRooms lists the rooms of a user together with the user's own room: where it is not known which events of a log a
+// client has, none of them are recovered.
+func AllRooms(user string, rooms []string) []string {
+	return append([]string{catalog.UserRoom(user)}, rooms...)
+}
+
+// joinAll puts a subscriber into its rooms before it is attached. It returns false when the subscriber is attached
+// already, or was removed.
+func (v *View) joinAll(s *subscriber, a Attachment) bool {
+	names := slices.Concat(a.Rooms, a.Subscribed)
+	joined := make([]membership, len(names))
+	for from := 0; ; from += slice {
+		v.mu.Lock()
+		if s.attached || s.removed {
+			v.mu.Unlock()
+			return false
+		}
+		if from == 0 {
+			s.rooms.expect(len(names))
+		}
+		to := min(from+slice, len(names))
+		for i := from; i < to; i++ {
+			if m := v.joinAs(&joined[i], s, names[i], a.Position); i < len(a.Rooms) {
+				m.opened = true
+			} else {
+				v.subscribeUntil(m, a.Until)
+			}
+		}
+		v.mu.Unlock()
+		if to == len(names) {
+			return true
+		}
+		runtime.Gosched()
+	}
+}
+
+func (v *View) attach(s *subscriber, a Attachment, missed missed, notRecovered []byte) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if s.removed {
+		return true
+	}
+	newer, whole := v.buffer.after(a.Position)
+	if !whole {
+		return false
+	}
+	s.attached, s.asOf = true, a.Position
+	s.know(a.Position)
+	c := s.conn
+	c.catchUp(missed, v.log, notRecovered)
+	if n := len(a.Missed); n > 0 {
+		v.hub.options.Metrics.Deliveries.Add(float64(n))
+	}
+	for _, e := range newer {
+		v.replay(e, s)
+	}
+	c.attached(v.log, a.Position, a.NotRecovered)
+	return true
+}
+
+// replay does for one connection what Deliver did for the others, with an event that was delivered before this one was
+// attached.
+func (v *View) replay(e *Event, s *subscriber) {
+	v.number++
+	user := s.conn.User
+	for _, m := range e.Opens {
+		if slices.Contains(m.Users, user) {
+			v.open(e, s, m.Room)
+		}
+	}
+	for _, m := range e.Closes {
+		if slices.Contains(m.Users, user) {
+			v.close(e, s, m.Room)
+		}
+	}
+	if e.names(user) && s.takes(e) {
+		v.give(e, s)
+	}
+	for _, name := range e.Rooms {
+		if m := v.in(s, name); m != nil && m.takes(e) {
+			v.give(e, s)
+		}
+	}
+}
+
+// names reports whether a user's own room is among the rooms of the event.
+func (e *Event) names(user string) bool {
+	for _, room := range e.Rooms {
+		if name, own := catalog.UserOfRoom(room); own && name == user {
+			return true
+		}
+	}
+	return false
+}
+
+// leaveAll takes a subscriber out of all rooms.
+func (v *View) leaveAll(s *subscriber) {
+	for more := true; more; {
+		v.mu.Lock()
+		some := s.rooms.some(slice)
+		for _, m := range some {
+			v.leave(m)
+		}
+		more = len(some) == slice
+		v.mu.Unlock()
+		if more {
+			runtime.Gosched()
+		}
+	}
+}
+
+// exit takes a connection out of the view.
+func (v *View) exit(c *Conn) {
+	s := &c.subscribers[v.index]
+	v.mu.Lock()
+	s.attached, s.removed = false, true
+	v.mu.Unlock()
+	v.leaveAll(s)
+}
+
+// missed has the missed events of one connection and log, ready to be queued.
+type missed struct {
+	items []item
+	bytes int
+	last  int64 // position
+}
+
+// missedOf encodes missed events, which takes long where there are many.
+func (c *Conn) missedOf(events []*Event, log int) (m missed) {
+	for i, e := range events {
+		if (i+1)%encodedAtOnce == 0 {
+			runtime.Gosched()
+		}
+		v := c.variant(e)
+		if text, err := e.Frame(v); err == nil {
+			m.items = append(m.items, item{event: e, variant: v, missed: int8(log + 1)})
+			m.bytes += len(text)
+			m.last = max(m.last, e.Position)
+		}
+	}
+	return m
+}
+
+// encodeNotRecovered returns one frame for each room, joined.
+func (c *Conn) encodeNotRecovered(rooms []string) []byte {
+	if len(rooms) == 0 {
+		return nil
+	}
+	frames := make([][]byte, len(rooms))
+	for i, room := range rooms {
+		frames[i] = c.encode(frame.NotRecovered(room))
+	}
+	return frame.Join(c.encoding, frames)
+}
+
+// catchUp queues the missed events of a log. The rooms that are not recovered come first: no resume token may pass
+// their events before the client knows.
+func (c *Conn) catchUp(m missed, log int, notRecovered []byte) {
+	c.mu.Lock()
+	defer c.unlock()
+	if c.reason != nil {
+		return
+	}
+	if len(notRecovered) > 0 {
+		c.push(item{own: &queued{text: notRecovered, reply: true}})
+	}
+	c.progress.queued(log, m.last)
+	c.queue.pushMissed(m)
+	c.ring()
+}
+
+// pushMissed adds missed events. They replace nothing, and do not count against the limits.
+func (q *queue) pushMissed(m missed) {
+	q.items = append(q.items, m.items...)
+	q.bytes += m.bytes
+	q.missed += m.bytes
+}

@@ -1,0 +1,68 @@
+package hub
+
+// Close ends the connection for a reason. Only the first call has an effect. Frames that were queued before are still
+// written, unless the reason is Lost, Left or Slow.
+func (c *Conn) Close(r Reason) {
+	var positions []int64
+	if r == Shutdown || r == TokenExpired {
+		positions = c.hub.complete()
+	}
+	c.mu.Lock()
+	if positions != nil {
+		c.beatLast(c.hub.share(positions))
+	}
+	c.close(r)
+	c.unlock()
+}
+
+func (c *Conn) close(r Reason) {
+	if c.reason != nil {
+		return
+	}
+	if r == Slow || r == Lost || r == Left {
+		c.drop()
+	}
+	if f, ok := r.Frame(); ok {
+		_, _ = c.queue.push(item{own: &queued{text: c.encode(f), reply: true}}, &c.hub.options.Limits, true)
+	}
+	c.reason = &r
+	close(c.done)
+	if c.ended != nil {
+		c.ended(r)
+	}
+	c.ring()
+}
+
+// drop empties the queue.
+func (c *Conn) drop() { c.left = append(c.left, c.queue.drain()...) }
+
+// drain empties the queue, and returns the functions that are to be called when its frames leave it.
+func (q *queue) drain() (taken []func()) {
+	for _, it := range q.items[q.head:] {
+		if it.own != nil && it.own.taken != nil {
+			taken = append(taken, it.own.taken)
+		}
+	}
+	*q = queue{first: q.first + q.len(), took: q.took}
+	return taken
+}
+
+// Ended reports whether the connection is to end.
+func (c *Conn) Ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reason != nil
+}
+
+// Done returns a channel that is closed when the connection is to end.
+func (c *Conn) Done() <-chan struct{} { return c.done }
+
+// Reason returns why the connection ends. It returns false while it does not.
+func (c *Conn) Reason() (Reason, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reason == nil {
+		return Reason{}, false
+	}
+	return *c.reason, true
+}

@@ -1,0 +1,108 @@
+package hub
+
+import "github.com/edumatrix/interlinked/proto/catalog"
+
+// Deliver moves users in and out of the rooms that an event opens and closes, and queues the event for their
+// connections and for every connection in its rooms, once for each. It returns the number of these connections.
+func (v *View) Deliver(e *Event) (n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.buffer.add(e)
+	v.number++
+	// The users that the event moves come first. It moves nobody else, so the loop over the members does not change them.
+	for _, m := range e.Opens {
+		for _, user := range m.Users {
+			for _, c := range v.hub.of(user) {
+				n += v.open(e, &c.subscribers[v.index], m.Room)
+			}
+		}
+	}
+	for _, m := range e.Closes {
+		for _, user := range m.Users {
+			for _, c := range v.hub.of(user) {
+				n += v.close(e, &c.subscribers[v.index], m.Room)
+			}
+		}
+	}
+	for _, name := range e.Rooms {
+		if user, own := catalog.UserOfRoom(name); own && v.log >= 0 {
+			for _, c := range v.hub.of(user) {
+				if s := &c.subscribers[v.index]; s.attached && s.takes(e) {
+					n += v.give(e, s)
+				}
+			}
+		}
+		if r := v.rooms[name]; r != nil {
+			for _, m := range r.members {
+				if s := m.subscriber; s.attached && m.takes(e) {
+					n += v.give(e, s)
+				}
+			}
+		}
+	}
+	if n > 0 {
+		v.hub.options.Metrics.Deliveries.Add(float64(n))
+	}
+	return n
+}
+
+// open puts a connection into a room that an event opens for its user, and queues the event. Like give it returns how
+// often the event was queued.
+func (v *View) open(e *Event, s *subscriber, room string) int {
+	if !s.moves(e) {
+		return 0
+	}
+	v.join(s, room, e.Position).opened = true
+	return v.give(e, s)
+}
+
+// close takes a connection out of a room that an event closes for its user, and queues the event.
+func (v *View) close(e *Event, s *subscriber, room string) int {
+	if !s.moves(e) {
+		return 0
+	}
+	if m := v.in(s, room); m != nil {
+		v.leave(m)
+	}
+	return v.give(e, s)
+}
+
+// give queues an event for a connection, unless this delivery has done so before, since the connection may be in
+// several of the event's rooms. That is checked here and not before takes, which notes the version of a state event for
+// each room. It returns how often the event was queued: 0 or 1.
+func (v *View) give(e *Event, s *subscriber) int {
+	if s.last == v.number {
+		return 0
+	}
+	s.last = v.number
+	if !e.state() {
+		s.know(e.Position)
+	}
+	s.conn.give(e, v.log)
+	return 1
+}
+
+// moves reports whether an event that opens or closes rooms for the user is new to the connection. State moves nobody.
+func (s *subscriber) moves(e *Event) bool { return s.attached && !e.state() && e.Position > s.asOf }
+
+// takes reports whether an event in the user's own room is new to the connection.
+func (s *subscriber) takes(e *Event) bool { return isNew(e, s.asOf, &s.newest) }
+
+// takes reports whether an event in the room is new to the connection.
+func (m *membership) takes(e *Event) bool { return isNew(e, m.asOf, &m.newest) }
+
+// isNew reports whether an event is new to a connection that has the log up to asOf, and of state the versions in
+// newest, by stream. It notes the version of a state event.
+func isNew(e *Event, asOf int64, newest *map[string]int64) bool {
+	if !e.state() {
+		return e.Position > asOf
+	}
+	if e.Version <= (*newest)[e.Stream] {
+		return false
+	}
+	if *newest == nil {
+		*newest = map[string]int64{}
+	}
+	(*newest)[e.Stream] = e.Version
+	return true
+}

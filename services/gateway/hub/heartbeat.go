@@ -1,0 +1,135 @@
+package hub
+
+import (
+	"context"
+	"time"
+
+	"github.com/edumatrix/interlinked/services/gateway/frame"
+)
+
+const (
+	// slots is the number of parts of the period between heartbeats. Each connection gets its heartbeats in one of
+	// them, so that they are spread over the period.
+	slots = 50
+	// perHeartbeat is the period between heartbeats in units of CoverEvery.
+	perHeartbeat = 5
+	// maxUncoveredBytes and maxUncoveredTime bound the missed events that are sent without a resume token behind them.
+	// A client on a slow link whose connection is lost resumes from the last token that it has read.
+	maxUncoveredBytes = 256 << 10
+	maxUncoveredTime  = 5 * time.Second
+)
+
+// HeartbeatEvery returns how often every connection gets a heartbeat.
+func (h *Hub) HeartbeatEvery() time.Duration { return perHeartbeat * h.options.CoverEvery }
+
+// Run sends heartbeats until the context ends.
+func (h *Hub) Run(ctx context.Context) error {
+	tick := time.NewTicker(max(h.options.CoverEvery/slots, time.Millisecond))
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-tick.C:
+			h.beatSlot(n%slots, n/slots%perHeartbeat == perHeartbeat-1)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Beat queues a heartbeat for every connection for which something was queued since its last one; with due, for all.
+func (h *Hub) Beat(due bool) {
+	for slot := range slots {
+		h.beatSlot(slot, due)
+	}
+}
+
+func (h *Hub) beatSlot(slot int, due bool) {
+	h.mu.RLock()
+	if len(h.slots[slot]) == 0 {
+		h.mu.RUnlock()
+		return
+	}
+	all := make([]*Conn, 0, len(h.slots[slot]))
+	for c := range h.slots[slot] {
+		all = append(all, c)
+	}
+	h.mu.RUnlock()
+	shared := h.share(h.complete())
+	for _, c := range all {
+		c.mu.Lock()
+		c.beat(shared, due)
+		c.unlock()
+	}
+}
+
+// beat queues a heartbeat that is due, or whose resume token covers more than the last one of what was queued.
+func (c *Conn) beat(shared *sharedProgress, due bool) {
+	if c.progress.awaited > 0 {
+		if due && c.reason == nil {
+			c.push(c.heartbeat(c.missedToken()))
+		}
+		return
+	}
+	if due || c.progress.given() && c.progress.newer(shared) {
+		c.cover(shared)
+	}
+}
+
+// beatLast queues a heartbeat before the connection ends, unless its resume token would be that of the last one.
+func (c *Conn) beatLast(shared *sharedProgress) {
+	if c.progress.awaited == 0 && c.progress.newer(shared) {
+		c.cover(shared)
+	}
+}
+
+// cover queues a heartbeat whose resume token covers everything that was queued before. Most connections have the
+// shared progress.
+func (c *Conn) cover(shared *sharedProgress) {
+	if c.reason != nil {
+		return
+	}
+	p := shared
+	for log, s := range c.progress.logs {
+		if shared.positions[log] < max(s.asOf, s.covered) {
+			p = c.hub.share(c.progress.positions(shared))
+			break
+		}
+	}
+	c.progress.setCovered(p)
+	c.push(c.heartbeat(p.token(c.User)))
+}
+
+// heartbeat returns a heartbeat as an item to queue.
+func (c *Conn) heartbeat(token string) item {
+	return item{own: &queued{text: c.encode(frame.Heartbeat(token)), token: token, spare: true}}
+}
+
+// tookMissed notes that a missed event of so many bytes was taken from the queue, and appends the heartbeat that is due
+// behind it.
+func (c *Conn) tookMissed(it item, bytes int, frames [][]byte) [][]byte {
+	p, now := &c.progress, time.Now()
+	p.logs[it.missed-1].had.Position = it.event.Position
+	if p.uncovered == 0 && p.uncoveredAt.IsZero() {
+		p.uncoveredAt = now
+	}
+	if p.uncovered += bytes; p.uncovered < maxUncoveredBytes && now.Sub(p.uncoveredAt) < maxUncoveredTime {
+		return frames
+	}
+	p.uncovered, p.uncoveredAt = 0, now
+	p.written = c.missedToken()
+	return append(frames, c.encode(frame.Heartbeat(p.written)))
+}
+
+// missedToken returns the resume token of a client that was not greeted yet; empty where it does not resume.
+func (c *Conn) missedToken() string {
+	p := Progress{}
+	for log, owner := range c.hub.logs {
+		if s := &c.progress.logs[log]; s.known {
+			p[owner] = s.had
+		}
+	}
+	if len(p) == 0 {
+		return ""
+	}
+	return c.hub.ResumeToken(c.User, p)
+}

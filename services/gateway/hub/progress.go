@@ -1,0 +1,186 @@
+package hub
+
+import (
+	"slices"
+	"time"
+
+	"github.com/edumatrix/interlinked/services/gateway/frame"
+)
+
+// progress is how far a connection is: for each log the position up to which its client has everything, and what the
+// reply to connect waits for. It is guarded by the connection's lock.
+type progress struct {
+	awaited      int // logs whose rooms are not known yet, plus the calls of Release that the greeting waits for, see Hold
+	greet        func(Greeting) frame.Frame
+	written      string        // the last resume token that was taken from the queue
+	notRecovered []string      // rooms whose missed events are not sent
+	logs         []logProgress // by number
+
+	// The bytes of missed events that were sent since the last resume token, and when the first of them were.
+	uncovered   int
+	uncoveredAt time.Time
+}
+
+// logProgress is the progress of one connection in one log.
+type logProgress struct {
+	asOf    int64 // the position of the rooms: the client has everything up to here without the fan-out
+	given   int64 // the highest position queued
+	covered int64 // the position in the last resume token
+	// had is the point in the resume token that the client has resumed from, and then that of the last missed event
+	// sent. known reports whether that token has the log.
+	had   Point
+	known bool
+}
+
+func newProgress(logs int) progress { return progress{awaited: logs, logs: make([]logProgress, logs)} }
+
+// queued notes that an event of a log was queued.
+func (p *progress) queued(log int, position int64) {
+	p.logs[log].given = max(p.logs[log].given, position)
+}
+
+// wrote notes the resume token of a frame that was taken from the queue; "" where the frame has none.
+func (p *progress) wrote(token string) {
+	if token != "" {
+		p.written = token
+	}
+}
+
+// Greeting is what the reply to connect contains of a connection's progress.
+type Greeting struct {
+	ResumeToken string
+	// NotRecovered lists the rooms whose missed events were not sent, sorted.
+	NotRecovered []string
+}
+
+// Greet sets the function that makes the reply to connect. The reply is queued behind the missed events, when all rooms
+// of the user are open; from then on the client misses nothing. Greet has to be called before the connection is
+// attached. The function is called under a lock: it must not wait, nor call the hub.
+func (c *Conn) Greet(greet func(Greeting) frame.Frame) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.progress.greet = greet
+}
+
+// Hold makes the greeting wait for n more calls of Release. It has to be called before the connection is attached.
+func (c *Conn) Hold(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.progress.awaited += n
+}
+
+// Release counts down one of the calls that Hold makes the greeting wait for.
+func (c *Conn) Release() {
+	positions := c.hub.complete()
+	c.mu.Lock()
+	defer c.unlock()
+	c.arrived(positions)
+}
+
+// SetProgress notes the progress that a client resumes from. The resume tokens between its missed events continue from
+// there.
+func (c *Conn) SetProgress(p Progress) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for log, owner := range c.hub.logs {
+		c.progress.logs[log].had, c.progress.logs[log].known = p[owner]
+	}
+}
+
+// Written returns the last resume token that the transport took from the queue. The client may not have read it.
+func (c *Conn) Written() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.progress.written
+}
+
+// attached notes that the rooms of a log are known as of a position.
+func (c *Conn) attached(log int, asOf int64, notRecovered []string) {
+	positions := c.hub.complete()
+	c.mu.Lock()
+	defer c.unlock()
+	c.progress.logs[log].asOf = asOf
+	c.progress.notRecovered = append(c.progress.notRecovered, notRecovered...)
+	c.arrived(positions)
+}
+
+// arrived counts down what the greeting waits for, and greets the client after the last.
+func (c *Conn) arrived(positions []int64) {
+	p := &c.progress
+	if p.awaited--; p.awaited > 0 {
+		return
+	}
+	first := c.hub.share(p.positions(c.hub.share(positions)))
+	p.setCovered(first)
+	if p.greet != nil {
+		slices.Sort(p.notRecovered)
+		token := first.token(c.User)
+		text := c.encode(p.greet(Greeting{ResumeToken: token, NotRecovered: slices.Compact(p.notRecovered)}))
+		c.push(item{own: &queued{text: text, reply: true, token: token}})
+	}
+	p.notRecovered, p.greet = nil, nil
+}
+
+// newer reports whether the position of some log is above that in the last resume token.
+func (p *progress) newer(shared *sharedProgress) bool {
+	for log := range p.logs {
+		if s := &p.logs[log]; max(shared.positions[log], s.asOf) > s.covered {
+			return true
+		}
+	}
+	return false
+}
+
+// given reports whether an event was queued that is above the last resume token.
+func (p *progress) given() bool {
+	return slices.ContainsFunc(p.logs, func(l logProgress) bool { return l.given > l.covered })
+}
+
+func (p *progress) setCovered(by *sharedProgress) {
+	for log := range p.logs {
+		p.logs[log].covered = by.positions[log]
+	}
+}
+
+// positions returns, for each log, the position up to which everything was queued or written. The shared progress is
+// that of the fan-out a moment ago.
+func (p *progress) positions(shared *sharedProgress) []int64 {
+	at := make([]int64, len(p.logs))
+	for log := range at {
+		s := &p.logs[log]
+		at[log] = max(s.asOf, shared.positions[log], s.covered)
+	}
+	return at
+}
+
+// sharedProgress is the progress of many connections. It is encoded once, for the first heartbeat that contains it. It
+// is not safe for concurrent use.
+type sharedProgress struct {
+	hub       *Hub
+	positions []int64 // by number of the log
+	encoded   []byte
+}
+
+func (h *Hub) share(positions []int64) *sharedProgress {
+	return &sharedProgress{hub: h, positions: positions}
+}
+
+func (p *sharedProgress) token(user string) string {
+	if p.encoded == nil {
+		progress := Progress{}
+		for log, owner := range p.hub.logs {
+			progress[owner] = Point{Position: p.positions[log], Incarnation: p.hub.views[owner].incarnation.Load()}
+		}
+		p.encoded = progress.encode()
+	}
+	return p.hub.seal(user, p.encoded)
+}
+
+// complete returns, for each log, the position up to which all its events were delivered.
+func (h *Hub) complete() []int64 {
+	positions := make([]int64, len(h.logs))
+	for i, owner := range h.logs {
+		positions[i] = h.views[owner].Complete()
+	}
+	return positions
+}
