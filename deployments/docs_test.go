@@ -91,3 +91,53 @@ func TestDocs_TellEveryNameOfTheProtocol(t *testing.T) {
 		require.Contains(t, page, "`"+name+"`")
 	}
 }
+
+// filesOfPath lists the files that a row of "The files of the path" names. A name without a folder is of the same folder
+// as the one before it.
+func filesOfPath(t *testing.T, row string) (files []string) {
+	t.Helper()
+	dir := ""
+	for _, match := range regexp.MustCompile("`([a-z/]+\\.go)`").FindAllStringSubmatch(row, -1) {
+		if folder, _ := filepath.Split(match[1]); folder != "" {
+			dir = folder
+			if !strings.HasPrefix(dir, "shared/") {
+				dir = filepath.Join("services", dir)
+			}
+		}
+		files = append(files, filepath.Join(dir, filepath.Base(match[1])))
+	}
+	return files
+}
+
+func TestDocs_NameTheFilesOfThePath(t *testing.T) {
+	t.Parallel()
+	_, section, _ := strings.Cut(read(t, "docs/architecture.md"), "\n## The files of the path\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	named := 0
+	for _, row := range strings.Split(section, "\n") {
+		if strings.HasPrefix(row, "| ") {
+			for _, file := range filesOfPath(t, row) {
+				require.FileExists(t, filepath.Join(root, file), row)
+				named++
+			}
+		}
+	}
+	require.Greater(t, named, 30)
+}
+
+// The hot path of the gateway, from the fan-out's call to the bytes on the socket, is to be read in one sitting.
+func TestDocs_TheHotPathIsShort(t *testing.T) {
+	t.Parallel()
+	const maxLines = 700
+	_, row, found := strings.Cut(read(t, "docs/architecture.md"), "\n| 9, 10: outwards | ")
+	require.True(t, found)
+	row, _, _ = strings.Cut(row, "\n")
+	files := filesOfPath(t, row)
+	require.Contains(t, files, "services/gateway/hub/deliver.go")
+	require.Contains(t, files, "services/gateway/ws/writer.go")
+	lines := 0
+	for _, file := range files {
+		lines += strings.Count(read(t, file), "\n")
+	}
+	require.Less(t, lines, maxLines, files)
+}
