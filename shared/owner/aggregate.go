@@ -21,7 +21,7 @@ type State interface {
 	// At least one event must belong to the aggregate's own stream.
 	//
 	// A *refusal.Error is a final outcome. A *refusal.NotYetError is not an outcome: the command is decided again for
-	// up to two seconds, while later commands of its stream go on, and then refused as unavailable.
+	// up to two seconds, during which later commands of its stream are decided, and then refused as unavailable.
 	Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error)
 	// Evolve applies one event.
 	Evolve(f catalog.Fact, event proto.Message)

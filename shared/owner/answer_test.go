@@ -10,7 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// failing publishes nothing as long as it is away.
+// failing is a publisher that returns an error while away is set.
 type failing struct {
 	away      bool
 	published []*message.Message
@@ -26,15 +26,15 @@ func (f *failing) Publish(_ string, messages ...*message.Message) error {
 
 func (f *failing) Close() error { return nil }
 
-// A command must not be acknowledged before its outcome is on its way, or a crash in between would lose the answer.
-func TestPublish_ACommandIsNotDoneBeforeItsOutcomeIsTold(t *testing.T) {
+// A command must not be acknowledged before its outcome is published: a crash in between would lose the outcome.
+func TestPublish_AcknowledgesACommandOnlyWithItsOutcome(t *testing.T) {
 	t.Parallel()
 	p := &failing{away: true}
 	c := &commands{Topics: command.Topics{Service: "chat", Publisher: p}}
 	refused := commandOutcome{result: envelope.Result{Actor: "alice", CommandID: "1", Type: "chat.leave", Source: "chat",
 		Stream: "conversation:7", Kind: envelope.Refused, Code: "not_a_member"}}
 	if err := c.publishOutcome(t.Context(), refused); err == nil {
-		t.Fatal("it was done without its outcome")
+		t.Fatal("the command was acknowledged without its outcome")
 	}
 	p.away = false
 	if err := c.publishOutcome(t.Context(), refused); err != nil || len(p.published) != 1 {
@@ -42,9 +42,9 @@ func TestPublish_ACommandIsNotDoneBeforeItsOutcomeIsTold(t *testing.T) {
 	}
 	told := commandOutcome{result: envelope.Result{Kind: envelope.Committed}, published: true}
 	if err := c.publishOutcome(t.Context(), told); err != nil || len(p.published) != 1 {
-		t.Fatalf("the log tells what is committed: %v, %d published", err, len(p.published))
+		t.Fatalf("the relay publishes what is committed: %v, %d published", err, len(p.published))
 	}
 	if err := c.publishOutcome(t.Context(), commandOutcome{err: errors.New("not decided")}); err == nil {
-		t.Fatal("it was done without being decided")
+		t.Fatal("the command was acknowledged without being decided")
 	}
 }

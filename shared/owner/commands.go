@@ -27,8 +27,8 @@ type commands struct {
 func (c *commands) handle(m *message.Message) error {
 	read, err := c.Read(m)
 	if refused, is := refusal.Of(err); is {
-		// The refusal is not stored: the same command is refused alike each time, and one of its texts may be what
-		// cannot be stored.
+		// The refusal is not stored. The same command is refused in the same way each time, and one of its texts may
+		// contain characters that cannot be stored.
 		return c.Publish(m.Context(), c.Refused(read.Command, refused))
 	}
 	if err != nil {
@@ -41,7 +41,8 @@ func (c *commands) handle(m *message.Message) error {
 	return c.publishOutcome(m.Context(), <-pc.outcome)
 }
 
-// publishOutcome returns nil once the outcome is published or certain to be; only then is the command acknowledged.
+// publishOutcome returns nil once the outcome is published or certain to be published. The command is acknowledged
+// only then.
 func (c *commands) publishOutcome(ctx context.Context, outcome commandOutcome) error {
 	if outcome.err != nil {
 		return outcome.err
@@ -68,12 +69,12 @@ func digest(c envelope.Command, body []byte) string {
 func (c *commands) recordDeadLetter(ctx context.Context, m *message.Message, _ error) error {
 	sent, err := envelope.ReadCommand(m)
 	if err != nil {
-		return nil //nolint:nilerr // there is nobody to notify
+		return nil //nolint:nilerr // without an actor and an id it has no outcome
 	}
 	result, err := c.decider.recordFailure(ctx, sent, nil)
 	var own *eventlog.WriteError
 	if errors.As(err, &own) {
-		return nil // its own texts cannot be stored either
+		return nil // the texts of its outcome cannot be stored either
 	} else if err != nil {
 		return err
 	}

@@ -24,7 +24,8 @@ const (
 	firstPause = 50 * time.Millisecond
 )
 
-// decider decides commands: those that wait for one stream in one batch, on one loaded state, in one commit.
+// decider decides commands. The commands that wait for one stream are decided in one batch, on one loaded state, and
+// committed together.
 type decider struct {
 	log        *eventlog.Log
 	catalog    *catalog.Catalog
@@ -46,11 +47,11 @@ type pendingCommand struct {
 	declared *catalog.Command
 	message  proto.Message
 	digest   string              // of type, stream and body
-	timer    *eventlog.TimerKey  // that sent the command; nil: none did
-	trace    context.Context     // of the span that handles it
-	outcome  chan commandOutcome // takes one
+	timer    *eventlog.TimerKey  // of the timer that sent the command; nil: no timer sent it
+	trace    context.Context     // of the span that handles the command
+	outcome  chan commandOutcome // has room for one outcome
 
-	refused *refusal.Error // by the checks under the log's lock
+	refused *refusal.Error // the refusal by the checks under the log's lock; nil: none
 	since   time.Time      // when it first could not be decided yet
 	notYet  *refusal.NotYetError
 }
@@ -79,7 +80,7 @@ func newDecider(ctx context.Context, d decider) (*decider, error) {
 	return &d, nil
 }
 
-// enqueue queues a command for its stream. Its outcome comes on pc.outcome.
+// enqueue queues a command for its stream. Its outcome is sent on pc.outcome.
 func (d *decider) enqueue(pc *pendingCommand) { d.mailboxes.put(pc.command.Stream, pc) }
 
 // decideAll decides the commands that waited for one stream.
@@ -128,8 +129,8 @@ func (d *decider) failAll(batch []*pendingCommand, err error) {
 	}
 }
 
-// together decides a batch and commits it. It waits for as long as the database is unavailable. It returns the commands
-// that have no outcome.
+// together decides a batch and commits it. While the database is unavailable, it waits. It returns the commands that
+// have no outcome.
 func (d *decider) together(stream string, batch []*pendingCommand) ([]*pendingCommand, error) {
 	delay, conflicts, unavailable := retry.Backoff{First: firstPause}, 0, false
 	defer func() {

@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// A command is the same again only if it asks for the same.
-func TestDigest_TellsCommandsApart(t *testing.T) {
+// Two commands have the same digest only if they request the same change.
+func TestDigest_DiffersBetweenCommands(t *testing.T) {
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	for _, both := range [][2]proto.Message{

@@ -15,8 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// On a real broker a topic grows from 3 to 4 partitions under traffic, and the service that consumes it restarts in the
-// middle: each event is applied once, and those of a stream in order.
+// On a real broker a topic grows from 3 to 4 partitions under traffic, and the service that consumes it restarts
+// meanwhile. Each event is applied once, and the events of a stream in order.
 func TestConsume_ATopicGrowsOnKafka(t *testing.T) {
 	t.Parallel()
 	l := newListenerOn(t, "chat-events", meshtest.Kafka(t))
@@ -58,8 +58,8 @@ func (l *listener) awaitSome(conversation string, n int) {
 	l.eventually("some greetings", func() bool { return len(l.raised(conversation)) >= n })
 }
 
-// A release declares 3 partitions where the broker has one: chat relays and the service consumes by what there is, and
-// both go on when the topic is given the others.
+// A release declares 3 partitions, and the broker has one. The relay of chat and the consumer use the partitions that
+// exist, and use the others once they are added.
 func TestConsume_ABrokerWithFewerPartitionsThanDeclared(t *testing.T) {
 	t.Parallel()
 	kafka := meshtest.EmbeddedKafka(t)

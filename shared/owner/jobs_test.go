@@ -26,7 +26,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// push is about an event.
+// push contains the arguments of a job: the event that it is about.
 type push struct {
 	Stream  string `json:"stream"`
 	Version int64  `json:"version"`
@@ -35,7 +35,7 @@ type push struct {
 
 func (push) Kind() string { return "push" }
 
-// pushes has a push follow from every message.
+// pushes registers a job for every message.
 type pushes struct {
 	mu     sync.Mutex
 	done   map[string]int
@@ -68,8 +68,8 @@ func (w *world) number(sql string) (n int) {
 	return n
 }
 
-// Each event that is committed has its job, which is done once; a command that is refused, fails or comes again has none.
-func TestJobs_FollowFromTheEventsThatAreCommitted(t *testing.T) {
+// Each committed event has one job, which runs once. Commands that are refused, fail or are repeated have no job.
+func TestJobs_EachCommittedEventHasOneJob(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	p := &pushes{done: map[string]int{}}
@@ -104,7 +104,7 @@ func TestJobs_FollowFromTheEventsThatAreCommitted(t *testing.T) {
 	}
 }
 
-func TestJobs_AnOperatorSeesWhatFailedAndHasItTriedAgain(t *testing.T) {
+func TestJobs_AnOperatorListsAndRetriesFailedJobs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	p := &pushes{done: map[string]int{}}
@@ -137,8 +137,8 @@ func TestJobs_AnOperatorSeesWhatFailedAndHasItTriedAgain(t *testing.T) {
 	require.Contains(t, refused.Text, "has no job")
 }
 
-// A stop lets a running job end.
-func TestJobs_EndWhenTheServiceStops(t *testing.T) {
+// A service that stops lets a running job end.
+func TestJobs_ARunningJobEndsBeforeTheServiceStops(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	begun, end := make(chan struct{}), make(chan struct{})
@@ -164,8 +164,8 @@ func TestJobs_EndWhenTheServiceStops(t *testing.T) {
 	require.Equal(t, 1, w.number(`SELECT count(*) FROM chat.river_job WHERE state = 'completed'`))
 }
 
-// A service without workers has no tables, polls nothing, and its events may have no effects.
-func TestJobs_CostNothingWithoutWorkers(t *testing.T) {
+// A service without workers has no tables for jobs, polls nothing, and its events may have no effects.
+func TestJobs_AServiceWithoutWorkersHasNoQueue(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start(rooms)

@@ -2,9 +2,9 @@ package owner
 
 import "sync"
 
-// mailboxes passes the items of each key to a worker in batches: all items that arrived during the batch before, in
-// order, never two batches of one key at once. So a busy stream costs one load and one commit per batch instead of per
-// message, and a quiet one waits for nothing.
+// mailboxes passes the items of each key to a worker in batches. A batch contains all items that arrived during the
+// previous batch, in order; two batches of one key never run at the same time. So a busy stream costs one load and
+// one commit per batch instead of per message, and the messages of a quiet stream do not wait.
 type mailboxes[T any] struct {
 	work     func(key string, run []T)
 	maxItems int // in a batch

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestMailboxes_RunsOfOneKeyFollowEachOtherInOrder(t *testing.T) {
+func TestMailboxes_BatchesOfOneKeyRunOneAfterAnotherInOrder(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	got := map[string][]int{}
@@ -13,7 +13,7 @@ func TestMailboxes_RunsOfOneKeyFollowEachOtherInOrder(t *testing.T) {
 	m := newMailboxes(7, func(key string, run []int) {
 		mu.Lock()
 		if running[key] || len(run) > 7 {
-			t.Errorf("%s: a second run at once, or one of %d", key, len(run))
+			t.Errorf("%s: a second batch at the same time, or a batch of %d", key, len(run))
 		}
 		running[key] = true
 		mu.Unlock()
@@ -30,7 +30,7 @@ func TestMailboxes_RunsOfOneKeyFollowEachOtherInOrder(t *testing.T) {
 	for _, key := range []string{"a", "b"} {
 		for i, v := range got[key] {
 			if v != i {
-				t.Fatalf("%s: place %d holds %d", key, i, v)
+				t.Fatalf("%s: item %d is %d", key, i, v)
 			}
 		}
 		if len(got[key]) != 1000 {

@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// operator serves the operator's calls to a service. It is on the inner listener only.
+// operator serves the operator's calls to a service. It is reachable on the inner listener only.
 type operator struct {
 	name        string
 	log         *eventlog.Log
@@ -32,8 +32,8 @@ type operator struct {
 	work        context.Context // ends when the service does
 }
 
-// withoutReadDeadline lets calls take longer than a request may take to arrive; net/http ends a call's context at that
-// time.
+// withoutReadDeadline removes the deadline for reading a request, at which net/http ends the call's context. An
+// operator's calls may take longer.
 func withoutReadDeadline(path string, h http.Handler) (string, http.Handler) {
 	return path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // without it, long calls end early
@@ -186,7 +186,7 @@ func (o *operator) ListParked(ctx context.Context, r *connect.Request[meshv1.Lis
 	return connect.NewResponse(response), nil
 }
 
-// ResolveParked applies or skips the event that parks a stream, and applies the events behind it.
+// ResolveParked applies or skips the event that parks a stream, and applies the events that wait behind it.
 func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.ResolveParkedRequest]) (
 	*connect.Response[meshv1.ResolveParkedResponse], error) {
 	consumer, err := o.consumer(ctx, r.Msg.GetSource(), r.Msg.GetStream(), r.Msg.GetVersion())

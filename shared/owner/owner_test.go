@@ -39,7 +39,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// room is an aggregate for these tests: whoever is not "stranger" may say something, and some texts do harm.
+// room is an aggregate for these tests. Every user but "stranger" may send messages; some texts fail or panic.
 type room struct{ id string }
 
 func newRoom(stream string) owner.State { return &room{strings.TrimPrefix(stream, "conversation:")} }
@@ -56,7 +56,7 @@ func (r *room) Decide(by catalog.Origin, command proto.Message) ([]proto.Message
 	case said.Body == "panic":
 		panic("as asked")
 	case said.Body == "unstorable":
-		sent.MessageId = "a\x00b" // no text of Postgres: the transaction that it is in fails
+		sent.MessageId = "a\x00b" // Postgres stores no such text, so the transaction fails
 	}
 	return []proto.Message{sent}, nil
 }
@@ -118,7 +118,7 @@ func (w *world) environment(service string, stores *backend.Stores) process.Env 
 			Peers: map[string]string{}}}
 }
 
-// listen collects what the service says: outcomes, dead letters and events.
+// listen collects the outcomes, dead letters and events that the service publishes.
 func (w *world) listen() {
 	w.t.Helper()
 	reader, err := bus.NewReader(w.env.Stores.Kafka, bus.ReaderOptions{
@@ -199,12 +199,12 @@ func (w *world) startIn(env process.Env, prepare func(*owner.Service)) (stop fun
 	return stop
 }
 
-// A table that no projection declares would be neither rebuilt nor compared.
+// The service does not start with a table that no projection declares: it would be neither rebuilt nor compared.
 func TestRun_RefusesATableThatNoProjectionDeclares(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	w.env.Ready = cancel // without the check it starts, and ends in order
+	w.env.Ready = cancel // without the check, Run would start and end without an error
 	s, err := owner.Open(t.Context(), w.env, nil)
 	require.NoError(t, err)
 	rooms(s)
@@ -232,7 +232,7 @@ func (w *world) send(commands ...envelope.Command) {
 	}
 }
 
-// outcome waits for the n-th outcome that is told of a command.
+// outcome waits for the n-th outcome of a command that is published.
 func (w *world) outcome(id string, n int) envelope.Result {
 	w.t.Helper()
 	var r envelope.Result
@@ -255,7 +255,7 @@ func (w *world) eventually(what string, is func() bool) {
 	})
 }
 
-func TestCommand_HasOneOutcomeHoweverOftenItComes(t *testing.T) {
+func TestCommand_HasOneOutcomeHoweverOftenItIsSent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	stop := w.start(rooms)
@@ -271,7 +271,7 @@ func TestCommand_HasOneOutcomeHoweverOftenItComes(t *testing.T) {
 	if r := w.outcome(refused.ID, 1); r.Kind != envelope.Refused || r.Code != refusal.NotAMember {
 		t.Fatalf("%+v", r)
 	}
-	stop() // and after a restart, what is in memory is gone
+	stop() // a restart clears what is in memory
 	w.start(rooms)
 	w.send(refused, a)
 	if r := w.outcome(refused.ID, 2); r.Kind != envelope.Refused || r.Code != refusal.NotAMember {
@@ -300,8 +300,8 @@ func TestCommand_HasOneOutcomeHoweverOftenItComes(t *testing.T) {
 	}
 }
 
-// A crash between the decision and its answer: the outcome is in the log, the command's offset is not committed.
-func TestCommand_ARefusalStaysWhenTheAnswerWasLost(t *testing.T) {
+// A crash between the decision and its answer leaves the outcome in the log and the command's offset uncommitted.
+func TestCommand_ARefusalSurvivesALostAnswer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	c := say("stranger", uuid.NewString(), "7", "hi")
@@ -327,7 +327,7 @@ func TestCommand_ARefusalStaysWhenTheAnswerWasLost(t *testing.T) {
 	}
 }
 
-func TestCommand_ThatIsLateIsRefused(t *testing.T) {
+func TestCommand_ThatHasExpiredIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start(rooms)
@@ -343,9 +343,9 @@ func TestCommand_ThatIsLateIsRefused(t *testing.T) {
 	}
 }
 
-// Commands that fail by themselves, a hundred a second among others of the same and of other streams: they get the
-// outcome "failed" and become dead letters, the others are committed in order.
-func TestCommand_ThatFailsByItselfCostsOnlyItself(t *testing.T) {
+// A hundred commands per second fail by themselves, among others of the same and of other streams. They get the
+// outcome "failed" and become dead letters; the others are committed in order.
+func TestCommand_ThatFailsByItselfFailsAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start(rooms)
@@ -387,7 +387,7 @@ func TestCommand_ThatFailsByItselfCostsOnlyItself(t *testing.T) {
 	}
 }
 
-func TestCommand_WhatCannotBeDecodedBecomesADeadLetter(t *testing.T) {
+func TestCommand_ThatCannotBeDecodedBecomesADeadLetter(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start(rooms)
@@ -412,9 +412,9 @@ func TestCommand_WhatCannotBeDecodedBecomesADeadLetter(t *testing.T) {
 	w.eventually("three dead letters", func() bool { return len(w.dead) == 3 })
 }
 
-// Gateways refuse commands that are not as they are declared. One that reaches the owner all the same is refused by it, with
-// the name of the field, and leaves nothing behind.
-func TestCommand_ThatIsNotAsDeclaredIsRefused(t *testing.T) {
+// Gateways refuse commands that do not match their declaration. If such a command reaches the owner nevertheless, the
+// owner refuses it, names the field, and stores nothing.
+func TestCommand_ThatDoesNotMatchItsDeclarationIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start(rooms)
@@ -462,8 +462,8 @@ func greet(e envelope.Event, _ proto.Message) []consume.Effect {
 		NotificationId: e.ID, RecipientId: "bob", By: e.Actor, AboutStream: e.Stream, AboutVersion: e.Version}}}}
 }
 
-// A caller that lacks some versions of a stream reads those alone.
-func TestOwner_ReadsAStreamFromAVersionOn(t *testing.T) {
+// A caller that has the earlier versions of a stream reads only the later ones.
+func TestOwner_ReadsAStreamAfterAVersion(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start(rooms)
@@ -491,8 +491,8 @@ func TestOwner_ReadsAStreamFromAVersionOn(t *testing.T) {
 	}
 }
 
-// An event that cannot be folded costs the commands of its stream, not the process.
-func TestCommand_AStreamThatCannotBeFoldedCostsOnlyItself(t *testing.T) {
+// An event that cannot be folded fails the commands of its stream but does not end the process.
+func TestCommand_AStreamThatCannotBeFoldedFailsAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	stop := w.start(rooms)
@@ -515,7 +515,7 @@ func TestCommand_AStreamThatCannotBeFoldedCostsOnlyItself(t *testing.T) {
 	}
 }
 
-// fragile panics on what is stored.
+// fragile panics on stored events.
 type fragile struct{ room }
 
 func (f *fragile) Evolve(catalog.Fact, proto.Message) {
@@ -524,7 +524,7 @@ func (f *fragile) Evolve(catalog.Fact, proto.Message) {
 	}
 }
 
-func TestOwner_IsAskedWithTheCredentialOnly(t *testing.T) {
+func TestOwner_RefusesCallsWithoutTheCredential(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start(rooms)

@@ -33,13 +33,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// listener is a service "notification" that greets for each message of chat's, and chokes on some as long as it is told
-// to.
+// listener is a service "notification" that raises a notification for each message of chat. While fails is set, it
+// fails on some messages.
 type listener struct {
 	*world
 	env      process.Env
 	topic    string
-	chokes   atomic.Bool
+	fails    atomic.Bool
 	log      meshv1connect.OwnerServiceClient
 	operator meshv1connect.OperatorServiceClient
 }
@@ -57,7 +57,7 @@ func newListenerOn(t *testing.T, topic string, kafka backend.Kafka) *listener {
 	l.env.Config.Peers["chat"] = "http://" + net.JoinHostPort("127.0.0.1", fmt.Sprint(w.env.Config.Port))
 	client, url := rpc.NewClient("of this test", w.env.Telemetry.Tracer()), fmt.Sprintf("http://127.0.0.1:%d", l.env.Config.Port)
 	l.log, l.operator = meshv1connect.NewOwnerServiceClient(client, url), meshv1connect.NewOperatorServiceClient(client, url)
-	l.chokes.Store(true)
+	l.fails.Store(true)
 	return l
 }
 
@@ -69,7 +69,7 @@ func (l *listener) listens() (stop func()) {
 func (l *listener) greet(e envelope.Event, event proto.Message) []consume.Effect {
 	effects := greet(e, event)
 	switch body := event.(*chatv1.MessageSent).GetBody(); {
-	case !l.chokes.Load():
+	case !l.fails.Load():
 	case body == "choke":
 		panic("as asked")
 	case body == "spoil":
@@ -79,7 +79,7 @@ func (l *listener) greet(e envelope.Event, event proto.Message) []consume.Effect
 	return effects
 }
 
-// say has messages said in a conversation, and waits until they are in the log.
+// say sends messages to a conversation and waits until they are in the log.
 func (l *listener) say(conversation string, bodies ...string) {
 	l.t.Helper()
 	for _, body := range bodies {
@@ -89,7 +89,7 @@ func (l *listener) say(conversation string, bodies ...string) {
 	}
 }
 
-// raised are the versions of a conversation that were greeted, in order.
+// raised returns the versions of a conversation for which a notification was raised, in order.
 func (l *listener) raised(conversation string) (versions []int64) {
 	l.t.Helper()
 	answer, err := l.log.ReadLog(l.t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{Stream: "notifications:bob", Limit: 1000}))
@@ -115,7 +115,7 @@ func (l *listener) awaitRaised(conversation string, want ...int64) {
 	})
 }
 
-// parked lists what is parked: "stream version+waiting".
+// parked returns the parked streams, each as "stream version+waiting".
 func (l *listener) parked() (all []string) {
 	l.t.Helper()
 	answer, err := l.operator.ListParked(l.t.Context(), connect.NewRequest(&meshv1.ListParkedRequest{}))
@@ -154,7 +154,7 @@ func (l *listener) resolves(conversation string, version int64, drop bool, appli
 	}
 }
 
-// letters counts the dead letters of the listener.
+// letters returns the dead letters of the listener.
 func (l *listener) letters() (all []bus.DeadLetterRecord) {
 	l.t.Helper()
 	all, err := bus.DeadLetters(l.t.Context(), l.env.Stores.Kafka, catalog.DeadLetterTopic("notification"))
@@ -164,13 +164,13 @@ func (l *listener) letters() (all []bus.DeadLetterRecord) {
 	return all
 }
 
-func TestParked_LaterOnesWaitUntilRetryAppliesAllInOrder(t *testing.T) {
+func TestParked_LaterEventsWaitUntilARetryAppliesAllInOrder(t *testing.T) {
 	t.Parallel()
 	l := newListener(t, "chat-events")
 	stop := l.listens()
 	l.say("7", "fine", "spoil", "fine", "choke", "fine")
 	l.say("8", "fine", "fine")
-	l.awaitRaised("8", 1, 2) // other streams go on
+	l.awaitRaised("8", 1, 2) // other streams are not affected
 	l.awaitParked("7 2+3")
 	l.awaitRaised("7", 1)
 	l.eventually("one dead letter", func() bool { return len(l.letters()) == 1 })
@@ -178,18 +178,18 @@ func TestParked_LaterOnesWaitUntilRetryAppliesAllInOrder(t *testing.T) {
 		t.Errorf("%+v", letter)
 	}
 
-	l.resolves("7", 2, false, 0, 4) // it chokes still
+	l.resolves("7", 2, false, 0, 4) // the event still fails
 	stop()
 	stop = l.listens()
 	l.say("7", "after a restart")
 	l.awaitParked("7 2+4")
 	if _, err := l.resolve("7", 3, false); err == nil || !strings.Contains(err.Error(), "is parked at notification from version 2 on") {
-		t.Errorf("one that waits: %v", err)
+		t.Errorf("resolving a version that waits: %v", err)
 	}
 	if _, err := l.resolve("8", 1, false); err == nil || !strings.Contains(err.Error(), "nothing of conversation:8 of chat is parked") {
-		t.Errorf("one that is not parked: %v", err)
+		t.Errorf("resolving a stream that is not parked: %v", err)
 	}
-	l.chokes.Store(false)
+	l.fails.Store(false)
 	l.resolves("7", 2, false, 5, 0)
 	l.awaitRaised("7", 1, 2, 3, 4, 5, 6)
 	l.say("7", "and on")
@@ -198,13 +198,13 @@ func TestParked_LaterOnesWaitUntilRetryAppliesAllInOrder(t *testing.T) {
 	stop()
 }
 
-func TestParked_DropLeavesOutOneAndStopsAtTheNext(t *testing.T) {
+func TestParked_DropSkipsOneEventAndStopsAtTheNextFailure(t *testing.T) {
 	t.Parallel()
 	l := newListener(t, "chat-events")
 	l.listens()
 	l.say("7", "choke", "fine", "spoil", "fine")
 	l.awaitParked("7 1+3")
-	l.resolves("7", 1, true, 1, 2) // the first is left out, the second taken, the third fails by itself
+	l.resolves("7", 1, true, 1, 2) // the first event is skipped, the second applied, the third fails
 	l.awaitParked("7 3+1")
 	l.say("7", "fine")
 	l.awaitParked("7 3+2")
@@ -214,14 +214,15 @@ func TestParked_DropLeavesOutOneAndStopsAtTheNext(t *testing.T) {
 	l.awaitParked()
 }
 
-// While somebody resolves, more comes in: each is taken once and in order, and none is left behind.
-func TestParked_NoneIsForgottenWhileItIsResolved(t *testing.T) {
+// Events that arrive while an operator resolves a parked stream are applied once and in order, and none is left
+// behind.
+func TestParked_NoEventIsLostWhileAStreamIsResolved(t *testing.T) {
 	t.Parallel()
 	l := newListener(t, "chat-events")
 	l.listens()
 	l.say("7", "choke")
 	l.awaitParked("7 1+0")
-	l.chokes.Store(false)
+	l.fails.Store(false)
 	const n = 200
 	var commands []envelope.Command
 	for range n {
@@ -240,7 +241,7 @@ func TestParked_NoneIsForgottenWhileItIsResolved(t *testing.T) {
 	l.awaitParked()
 }
 
-func TestReplay_ChangesNothingThatWasTaken(t *testing.T) {
+func TestReplay_AppliesNoEventTwice(t *testing.T) {
 	t.Parallel()
 	l := newListener(t, "chat-events")
 	stop := l.listens()
@@ -260,7 +261,7 @@ func TestReplay_ChangesNothingThatWasTaken(t *testing.T) {
 		}
 	}
 	replay()
-	// Events of the time when it was away reach it by the replay, once.
+	// Events that the service missed while it was stopped reach it by the replay, once.
 	stop()
 	l.say("8", "fine", "fine")
 	l.eventually("the events", func() bool { return len(l.events) >= 5 })
@@ -281,7 +282,7 @@ func TestReplay_ChangesNothingThatWasTaken(t *testing.T) {
 	}
 }
 
-// More streams are parked than a page takes: the pages contain each of them once, in one order, also while some are
+// More streams are parked than a page holds. The pages contain each of them once, in one order, even while some are
 // resolved.
 func TestParked_AreListedInPages(t *testing.T) {
 	t.Parallel()
@@ -318,15 +319,16 @@ func TestParked_AreListedInPages(t *testing.T) {
 		t.Fatalf("%d of %d in %d pages", len(keys), all, pages)
 	}
 	if distinct := len(slices.Compact(slices.Sorted(slices.Values(keys)))); distinct != all {
-		t.Errorf("%d distinct ones", distinct)
+		t.Errorf("%d distinct streams", distinct)
 	}
 	if small, n := list(100, func(int) {}); !slices.Equal(small, keys) || n != 13 {
 		t.Errorf("%d in %d pages of 100", len(small), n)
 	}
 	if most, n := list(100_000, func(int) {}); !slices.Equal(most, keys) || n != 3 {
-		t.Errorf("%d in %d pages where more are asked for than a page takes", len(most), n)
+		t.Errorf("%d in %d pages of more than the maximum size", len(most), n)
 	}
-	// The last one of the first page is resolved before the second is asked for: none behind it is left out.
+	// The last entry of the first page is resolved before the second page is requested: no entry behind it is left
+	// out.
 	rest, _ := list(500, func(page int) {
 		if page > 1 {
 			return
@@ -345,7 +347,7 @@ func TestParked_AreListedInPages(t *testing.T) {
 		var refused *connect.Error
 		if _, err := l.operator.ListParked(t.Context(), connect.NewRequest(&meshv1.ListParkedRequest{PageToken: token})); !errors.As(err, &refused) ||
 			refused.Code() != connect.CodeInvalidArgument || !strings.Contains(refused.Message(), "page_token") {
-			t.Errorf("a token of nobody's: %v", err)
+			t.Errorf("an invalid page token: %v", err)
 		}
 	}
 }

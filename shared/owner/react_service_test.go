@@ -24,15 +24,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// diary takes notes, unless one of them says "choke".
+// diary is an aggregate that takes notes and fails on a note "choke".
 type diary struct {
-	n      int64
-	chokes *atomic.Bool
+	n     int64
+	fails *atomic.Bool
 }
 
 func (d *diary) Decide(_ catalog.Origin, command proto.Message) ([]proto.Message, error) {
 	c, ok := command.(*toyv1.WriteNote)
-	if !ok || c.Text == "choke" && d.chokes.Load() {
+	if !ok || c.Text == "choke" && d.fails.Load() {
 		return nil, fmt.Errorf("%v cannot be decided", command)
 	}
 	return []proto.Message{&toyv1.NoteWritten{UserId: c.UserId, Text: c.Text, Number: d.n + 1}}, nil
@@ -42,19 +42,19 @@ func (d *diary) Evolve(f catalog.Fact, _ proto.Message) { d.n = f.Version }
 
 func (*diary) Forget() {}
 
-// A service notes each message of another one in a diary that its own aggregate decides about. An event whose command it
-// cannot decide is parked, other streams go on, and an operator has the command decided again.
+// A service writes each message of another service into a diary that its own aggregate decides about. An event whose
+// command cannot be decided is parked, other streams are not affected, and an operator has the command decided again.
 func TestReact_CommandsAreDecidedByTheServicesOwnAggregates(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start(rooms)
 	env := w.environment("toy", w.env.Stores)
 	env.Config.Peers["chat"] = "http://" + net.JoinHostPort("127.0.0.1", fmt.Sprint(w.env.Config.Port))
-	chokes := &atomic.Bool{}
-	chokes.Store(true)
+	fails := &atomic.Bool{}
+	fails.Store(true)
 	toy := func(s *owner.Service) {
 		for _, kind := range []string{"diary", "circle", "marker", "bell", "story"} {
-			s.Decide(kind, func(string) owner.State { return &diary{chokes: chokes} })
+			s.Decide(kind, func(string) owner.State { return &diary{fails: fails} })
 		}
 		s.React("chat-events", consume.FromStart(), func(_ envelope.Event, event proto.Message) []consume.Effect {
 			m := event.(*chatv1.MessageSent)
@@ -92,7 +92,7 @@ func TestReact_CommandsAreDecidedByTheServicesOwnAggregates(t *testing.T) {
 			answer.Msg.GetParked()[0].GetWaiting() == 1
 	})
 	stop()
-	chokes.Store(false)
+	fails.Store(false)
 	w.startIn(env, toy)
 	done, err := operator.ResolveParked(t.Context(), connect.NewRequest(&meshv1.ResolveParkedRequest{Source: "chat",
 		Stream: "conversation:7", Version: 2}))

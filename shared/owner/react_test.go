@@ -33,7 +33,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// talk is chat: a log in memory, whose events are on its topic.
+// talk stands in for chat: it has a log in memory and publishes the log's events on chat's topic.
 type talk struct {
 	meshv1connect.OwnerServiceClient
 	t         *testing.T
@@ -70,7 +70,7 @@ func (k *talk) say(conversation string, bodies ...string) {
 	k.publish(k.write(conversation, bodies...)...)
 }
 
-// write logs messages and publishes none.
+// write logs messages without publishing them.
 func (k *talk) write(conversation string, bodies ...string) (said []envelope.Event) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -97,8 +97,8 @@ func (k *talk) publish(events ...envelope.Event) {
 	}
 }
 
-// tell writes the log's position into all partitions.
-func (k *talk) tell() {
+// publishPosition writes the log's position into all partitions.
+func (k *talk) publishPosition() {
 	k.t.Helper()
 	for n := range int32(talkPartitions) {
 		e := envelope.Position("chat", int64(len(k.log)), k.chain[n])
@@ -128,7 +128,7 @@ func (k *talk) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogReque
 	return connect.NewResponse(page), nil
 }
 
-// reactTo reads effects from a message: "verb words", several of them separated by "; ".
+// reactTo returns the effects that a message names: "verb words", separated by "; ".
 func reactTo(_ envelope.Event, event proto.Message) (effects []consume.Effect) {
 	for _, one := range strings.Split(event.(*chatv1.MessageSent).GetBody(), "; ") {
 		words := strings.SplitN(one, " ", 3)
@@ -139,7 +139,7 @@ func reactTo(_ envelope.Event, event proto.Message) (effects []consume.Effect) {
 		case "append": // user, text
 			f.Stream, f.Events = "diary:"+words[1], []proto.Message{&toyv1.NoteWritten{UserId: words[1], Text: words[2]}}
 			effects = append(effects, f)
-		case "open": // circle, user; its name is that of the user
+		case "open": // circle, user; the circle is named after the user
 			f.Command = &toyv1.OpenCircle{CircleId: words[1], Name: words[2], UserIds: []string{words[2]}}
 			effects = append(effects, f)
 		case "leave": // circle, user
@@ -168,7 +168,7 @@ type reactor struct {
 	stop     func()
 }
 
-// start runs an instance whose commits may be changed.
+// start runs an instance. change wraps the function that commits.
 func (k *talk) start(change func(consume.Commit) consume.Commit) *reactor {
 	k.t.Helper()
 	r := &reactor{toy: newToy(k.t, k.url, nil)}
@@ -207,16 +207,16 @@ func (y *toy) eventually(what string, is func() bool) {
 	meshtest.Eventually(y.t, what, is)
 }
 
-// consumed waits until all that was said is stored.
+// consumed waits until everything in chat's log has been applied.
 func (r *reactor) consumed(k *talk) {
 	k.t.Helper()
-	k.tell()
+	k.publishPosition()
 	r.eventually("all partitions are stored", func() bool {
 		return r.count(`SELECT count(*) FROM toy.checkpoints WHERE position >= $1 AND index = 0`, len(k.log)) == talkPartitions
 	})
 }
 
-// notes are the texts of a diary, each with the number that it was decided to have.
+// notes returns the texts of a diary, each with the number that it was decided to have.
 func (y *toy) notes(user string) (all []string) {
 	y.t.Helper()
 	for _, e := range y.events("diary:" + user) {
@@ -227,7 +227,7 @@ func (y *toy) notes(user string) (all []string) {
 	return all
 }
 
-// outcomes are those of a command type, in the order of their codes: "kind code".
+// outcomes returns the outcomes of a command type, in the order of their codes: "kind code".
 func (y *toy) outcomes(name string) (all []string) {
 	y.t.Helper()
 	rows, err := y.pool.Query(y.t.Context(),
@@ -243,7 +243,7 @@ func (y *toy) outcomes(name string) (all []string) {
 	return all
 }
 
-// forget has the topic consumed once more from its beginning.
+// forget deletes the checkpoints, so that the topic is consumed again from its beginning.
 func (y *toy) forget() {
 	y.t.Helper()
 	for _, table := range []string{"checkpoints", "consumers", "fences"} {
@@ -252,9 +252,9 @@ func (y *toy) forget() {
 	}
 }
 
-// A command that a reaction yields is decided once, whether its event comes again, the service is started again, or the
-// whole topic is consumed once more.
-func TestReaction_YieldsACommandOnce(t *testing.T) {
+// A command that a reaction returns is decided once, whether its event is delivered again, the service is restarted,
+// or the whole topic is consumed again.
+func TestReaction_ItsCommandIsDecidedOnce(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
 	r := k.start(nil)
@@ -286,8 +286,8 @@ func TestReaction_YieldsACommandOnce(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// Killed before or after the commit, or without its answer, an instance leaves the next one to find each command decided
-// once.
+// An instance is killed before or after the commit, or does not get its result. The next instance finds each command
+// decided once.
 func TestReaction_KilledAroundACommit(t *testing.T) {
 	t.Parallel()
 	for _, when := range []string{"before", "after"} {
@@ -343,7 +343,7 @@ func TestReaction_KilledAroundACommit(t *testing.T) {
 	})
 }
 
-// A refusal is an outcome: it is kept, nothing is parked, and what comes after it goes on.
+// A refusal is an outcome: it is stored, nothing is parked, and later events are applied.
 func TestReaction_RefusedCommandsAreDone(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -357,8 +357,9 @@ func TestReaction_RefusedCommandsAreDone(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// That nothing followed because of the state that there was stays so when the event comes again in another state.
-func TestReaction_ThatNothingFollowedIsRecorded(t *testing.T) {
+// The outcome "unchanged" of a command is stored. It stays when the event is delivered again and the state has
+// changed.
+func TestReaction_AnUnchangedOutcomeIsStored(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
 	r := k.start(nil)
@@ -373,8 +374,9 @@ func TestReaction_ThatNothingFollowedIsRecorded(t *testing.T) {
 	require.Len(t, r.events("circle:1"), 1, "bob was taken out of a circle that he had not been in")
 }
 
-// One event yields several effects. Those for one stream keep their order, also between events and commands; what a
-// command leads to in another stream, and whom it takes out of a room, the next one sees.
+// One event yields several effects. Effects for one stream keep their order, also between events and commands. Each
+// effect sees the events that the effects before it have added to other streams, and the memberships that they have
+// ended.
 func TestReaction_SeveralEffectsKeepTheirOrder(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -390,8 +392,8 @@ func TestReaction_SeveralEffectsKeepTheirOrder(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// An event whose command cannot be decided parks its stream alone, behind all that came before it; when the cause is
-// mended a retry applies it and what waits behind it, once and in order.
+// An event whose command cannot be decided parks its stream alone, after everything before it was applied. Once the
+// cause is fixed, a retry applies the event and those that wait behind it, once and in order.
 func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 	t.Parallel()
 	spoil := func(body string) func(*reactor) {
@@ -423,12 +425,12 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 			r := k.start(nil)
 			r.do("eve", &toyv1.WriteNote{UserId: "eve", Text: "first"})
 			c.break_(r)
-			// The events of the second one are appended before its commands are decided.
+			// The events of the second message are appended before its commands are decided.
 			k.say("7", "note ann a", "append pat p; note ann b; note eve "+c.text, "note ann c")
 			k.say("8", "note bob a", "note bob b")
 			r.consumed(k)
 			require.Equal(t, []string{"a 1"}, r.notes("ann"))
-			require.Equal(t, []string{"a 1", "b 2"}, r.notes("bob"), "other streams go on")
+			require.Equal(t, []string{"a 1", "b 2"}, r.notes("bob"), "other streams are not affected")
 			parked, err := r.log.Inbox().ParkedStream(t.Context(), "chat", "conversation:7")
 			require.NoError(t, err)
 			require.Len(t, parked, 1)
@@ -456,7 +458,7 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 			require.Equal(t, []string{"a 1", "b 2", "c 3", "d 4"}, r.notes("ann"))
 			require.Equal(t, []string{"p 0"}, r.notes("pat"))
 			require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
-			// A retry has decided the same command as that which the topic brings.
+			// The retry decided the same command that the topic delivers again.
 			r.stop()
 			r.forget()
 			r = k.start(nil)
@@ -467,8 +469,8 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 	}
 }
 
-// An event with commands for more streams than a transaction takes is decided in parts, each with its place in the
-// checkpoint, on streams that are not kept in memory.
+// An event with commands for more streams than a transaction takes is decided in parts. The checkpoint counts the
+// parts that are done. The states of the streams are not cached.
 func TestReaction_DecidesForManyStreams(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -486,7 +488,7 @@ func TestReaction_DecidesForManyStreams(t *testing.T) {
 	require.Equal(t, []string{"x 1", "x 2"}, r.notes("many599"))
 }
 
-// A command that rests on a fact which arrives late is decided when that is known.
+// A command that needs a fact which arrives late is decided once the fact is known.
 func TestReaction_WaitsForAFactThatIsLate(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -500,8 +502,8 @@ func TestReaction_WaitsForAFactThatIsLate(t *testing.T) {
 	require.Equal(t, []string{"a 1", "wait once 2", "b 3"}, r.notes("ann"))
 }
 
-// Reactions and other commands change one stream at the same time, in two instances: each is decided on what was there,
-// and a race that is lost costs no more than another decision.
+// Reactions and other commands change one stream at the same time, in two instances. Each is decided on the stream's
+// current state, and losing a race costs only another decision.
 func TestReaction_RacesWithOtherCommands(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -517,7 +519,7 @@ func TestReaction_RacesWithOtherCommands(t *testing.T) {
 	})
 	other := newToy(t, k.url, nil)
 	const n = 40
-	// The state that the reaction's instance keeps is behind.
+	// The state that the reaction's instance has cached is outdated.
 	k.say("7", "note ann first")
 	r.consumed(k)
 	other.do("ann", &toyv1.WriteNote{UserId: "ann", Text: "second"})
@@ -551,9 +553,9 @@ func TestReaction_RacesWithOtherCommands(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// Partitions have no order among each other, and what a topic lacks is read from the owner's log: however live and filled
-// records, repeats and restarts interleave, what is stored in the end is the same. Markers hold the highest position;
-// the notes of a conversation are in its order.
+// Partitions have no order among each other, and records that a topic lacks are read from the owner's log. However
+// published records, filled records, repeats and restarts interleave, the stored result is the same: markers contain
+// the highest position, and the notes of a conversation are in its order.
 func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(6) {
@@ -570,7 +572,7 @@ func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 					k.write(fmt.Sprint(c), fmt.Sprintf("append c%d %d; note c%d %d; mark 1 %d", c, i, c, i, n))
 				}
 			}
-			// The records of each partition in their order, some missing, the partitions in any order.
+			// The records of each partition are in order, and some are missing. The partitions interleave at random.
 			var partitions [talkPartitions][]envelope.Event
 			for _, e := range k.log {
 				n := envelope.Partition(e.Stream, talkPartitions)
@@ -585,7 +587,7 @@ func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 				partitions[n], left = partitions[n][1:], left-1
 				switch dice := random.IntN(10); {
 				case dice < 4: // it is missing
-				case dice == 4: // it comes again, and an older one too
+				case dice == 4: // it is repeated, and so is an older one
 					k.publish(e, k.log[random.IntN(int(e.Position))], e)
 				default:
 					k.publish(e)

@@ -112,7 +112,7 @@ func (b *reactionBatch) drop(outcomes map[int]envelope.Result) {
 		if !done {
 			rest = append(rest, pc)
 		} else if first.Code == refusal.IDReused {
-			b.decider.logger.Warn("a reaction yields another command than at the first delivery of the event; the first command counts",
+			b.decider.logger.Warn("a reaction returned a different command for an event that was delivered before; the first command counts",
 				"command", pc.command.ID, "type", pc.command.Type, "stream", pc.command.Stream)
 		}
 	}
@@ -139,7 +139,7 @@ func (b *reactionBatch) attempt(ctx context.Context, w eventlog.Write) (committe
 	return committed, nil
 }
 
-// forget drops the states of streams that a Write has changed beside the decided commands.
+// forget drops the states of streams that a Write has changed in addition to the decided commands.
 func (b *reactionBatch) forget(w eventlog.Write) {
 	for _, a := range w.Appends {
 		b.decider.states.take(a.Stream)

@@ -17,9 +17,9 @@ func ReplayTopic(service string) catalog.Topic {
 	return catalog.Topic{Name: service + "-replay", Owner: service, Partitions: 3, Retention: 24 * time.Hour}
 }
 
-// replays handles events that are sent again. An event at or below its partition's checkpoint was applied, and is
-// dropped. An event above it proves that the owner's log reaches that position, so the partition is filled from the log
-// up to it. An event to which the service does not react is dropped.
+// replays handles events that are sent again. An event at or below its partition's checkpoint has been applied
+// already and is dropped. An event above it proves that the owner's log reaches that position, so the partition is
+// filled from the log up to it. An event to which the service does not react is dropped.
 type replays struct {
 	catalog   *catalog.Catalog
 	consumers []*consume.Consumer

@@ -20,8 +20,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// A database is restored to a state in which bob has not left yet, while the service runs. An operator has a new history
-// begin; what the service decides from then on rests on the log alone, and not on states that it has in memory.
+// While the service runs, a database is restored to a state in which bob has not left yet. An operator begins a new
+// incarnation. From then on the service decides on the log alone, not on the states that it has cached.
 func TestRestored_DecidesOnWhatTheLogStillHas(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -52,7 +52,7 @@ func TestRestored_DecidesOnWhatTheLogStillHas(t *testing.T) {
 	require.Equal(t, kept, begun.Msg.GetHead())
 	require.Greater(t, begun.Msg.GetFloor(), int64(5_000_000))
 
-	// Another instance brings the stream to the version that it had.
+	// Another instance brings the stream to the version that it had before.
 	require.Eventually(t, func() bool { return other.log.Incarnation() == y.log.Incarnation() }, time.Minute, time.Millisecond)
 	require.Equal(t, lost.Version, other.do("ann", &toyv1.LeaveCircle{CircleId: "7", UserId: "ann"}).Version)
 	again := y.do("ann", &toyv1.LeaveCircle{CircleId: "7", UserId: "bob"})

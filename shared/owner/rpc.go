@@ -11,9 +11,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/membership"
 )
 
-// SubscribeAuthorizer decides which users may subscribe to which rooms, for a minute, and returns the newest value of a
-// room if it is requested. It is called once for all requests of a call, so that one query suffices. The results have
-// the order of the requests.
+// SubscribeAuthorizer decides which users may subscribe to which rooms and returns the newest value of a room if it
+// is requested. A decision is valid for a minute. The function is called once for all requests of a call, so that one
+// query suffices. The results have the order of the requests.
 type SubscribeAuthorizer func(ctx context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error)
 
 // ownerServer serves the calls of other services to the owner of a log. It is on the inner listener only.
@@ -51,7 +51,7 @@ func (s *ownerServer) Rooms(ctx context.Context, r *connect.Request[meshv1.Rooms
 func (s *ownerServer) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (*connect.Response[meshv1.ResumeResponse], error) {
 	resumers := make([]membership.Resumer, len(r.Msg.GetResumers()))
 	var lookers []*meshv1.Looker
-	var of []int // the resumer of each
+	var of []int // indexes of their resumers
 	for i, one := range r.Msg.GetResumers() {
 		resumers[i] = membership.Resumer{User: one.GetUser(), After: one.GetAfter(), EventsAfter: one.GetEventsAfter()}
 		for _, room := range one.GetLooks() {
@@ -98,8 +98,8 @@ func (s *ownerServer) authorize(ctx context.Context, lookers []*meshv1.Looker) (
 	return looked, err
 }
 
-// Look reports which users may subscribe to which rooms. It reads the position before that, since newer events arrive
-// by the topic.
+// Look reports which users may subscribe to which rooms. It reads the log's position first: later events reach the
+// caller through the topic.
 func (s *ownerServer) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
 	head, err := s.log.Newest(ctx)
 	if err != nil {

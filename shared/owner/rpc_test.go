@@ -18,8 +18,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// A query is asked again where it may have read rows in a session that is younger than what it has waited for.
-func TestConnect_AsksAQueryAgainThatReadInANewSession(t *testing.T) {
+// A query is repeated if it may have read in a database session that began after the interceptor waited for the
+// projection.
+func TestConnect_RepeatsAQueryThatReadInANewSession(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	var calls atomic.Int64
@@ -42,11 +43,11 @@ func TestConnect_AsksAQueryAgainThatReadInANewSession(t *testing.T) {
 	answer, err := client.CallUnary(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{}))
 	require.NoError(t, err)
 	require.Greater(t, answer.Msg.GetHead(), int64(1))
-	require.Equal(t, calls.Load(), answer.Msg.GetHead(), "the last answer is given")
+	require.Equal(t, calls.Load(), answer.Msg.GetHead(), "the last answer is returned")
 }
 
-// All lookers of a request are authorized by one call, whether they begin to look or resume.
-func TestLook_AuthorizesAllLookersOfARequestTogether(t *testing.T) {
+// All users of a request are authorized by one call, whether they subscribe or resume.
+func TestLook_AuthorizesAllUsersOfARequestTogether(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	var calls atomic.Int64

@@ -31,12 +31,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/service"
 )
 
-// gatherDelay is how long events of other owners collect before more of them are fetched. No client waits for what is
-// done on them. It is as long as projections collect commits.
+// gatherDelay is how long a consumer lets events of other owners accumulate before it fetches them. No client waits
+// for the effects of these events. Projections let commits accumulate for the same time.
 const gatherDelay = 30 * time.Millisecond
 
-// Service is one owner of a log. Its Run function calls the methods that configure it before it calls Run; they must
-// not be called later.
+// Service is one owner of a log. The methods that configure it must be called before Run.
 type Service struct {
 	Log *eventlog.Log
 
@@ -91,12 +90,12 @@ func (s *Service) Workers() *jobs.Workers { return &s.workers }
 // transaction that commits it.
 func (s *Service) Effect(event string, effect eventlog.Effect) { s.effects[event] = effect }
 
-// AuthorizeSubscribe registers the function that decides who may subscribe to rooms.
+// AuthorizeSubscribe registers the function that decides which users may subscribe to rooms.
 func (s *Service) AuthorizeSubscribe(authorize SubscribeAuthorizer) { s.authorize = authorize }
 
-// React registers the reaction to a topic of another service. Its effects are events, and commands that the service's
-// aggregates decide. Since is the time from which events count, if the topic was not consumed before. A topic has one
-// reaction.
+// React registers the reaction to a topic of another service. The reaction returns events, and commands that the
+// service's aggregates decide. since is the time from which events count if the topic has not been consumed before. A
+// topic has one reaction.
 func (s *Service) React(topic string, since consume.Since, react consume.Reaction) {
 	declared, _ := s.env.Catalog.Topic(topic)
 	declared.Name = topic
@@ -117,8 +116,8 @@ func (s *Service) Connect(projections consistency.Projections) connect.HandlerOp
 		connect.WithInterceptors(consistency.Interceptor(s.Log, s.env.Catalog, projections)))
 }
 
-// Run serves until ctx ends. Then intake stops first, work in flight is finished, and the log's relay and the listener
-// stop last.
+// Run serves until ctx ends. Then the intake stops first, running work is finished, and the log's relay and the
+// listener stop last.
 func (s *Service) Run(ctx context.Context) error {
 	if err := errors.Join(s.validate(), projection.CheckTables(ctx, s.Log, jobs.IsTable, s.projections...)); err != nil {
 		return errors.Join(fmt.Errorf("%s cannot start: %w", s.name, err), s.common.Close())
@@ -158,7 +157,7 @@ func (s *Service) prepare(ctx context.Context, parts *service.Parts) error {
 	return nil
 }
 
-// queue opens the queue of the service's jobs; nil: it has no workers.
+// queue opens the queue of the service's jobs. It returns nil if the service has no workers.
 func (s *Service) queue(ctx context.Context) (*jobs.Queue, error) {
 	if s.workers.Empty() {
 		return nil, nil
@@ -210,7 +209,7 @@ func (s *Service) validate() error {
 			problems = append(problems, fmt.Errorf("a reaction to %q: it is the service's own topic; use a projection, or return "+
 				"events for several streams from an aggregate", r.topic.Name))
 		case slices.Contains(s.env.Catalog.StateTopics(), r.topic):
-			problems = append(problems, fmt.Errorf("a reaction to %q: it has state of %s, and no events of a log", r.topic.Name,
+			problems = append(problems, fmt.Errorf("a reaction to %q: the topic contains state of %s, not events of a log", r.topic.Name,
 				r.topic.Owner))
 		}
 	}
@@ -225,7 +224,7 @@ func (s *Service) validate() error {
 	return errors.Join(problems...)
 }
 
-// consumers returns the consumers of other owners' topics. A service that has some also has a topic for replays.
+// consumers returns the consumers of other owners' topics. A service that has consumers also has a topic for replays.
 func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer, err error) {
 	if len(s.reactions) == 0 {
 		return nil, nil
@@ -275,6 +274,8 @@ func (s *Service) intake(parts *service.Parts, consumers []*consume.Consumer) (e
 			return err
 		}
 	}
+// onDeadLetter returns the function that records the outcome of each command that becomes a dead letter. Events of
+// other owners have no outcome.
 	if len(consumers) == 0 {
 		return nil
 	}

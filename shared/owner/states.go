@@ -15,8 +15,8 @@ import (
 
 const (
 	maxStates     = 200_000  // streams whose state is cached between batches
-	maxStateBytes = 64 << 20 // of the events from which the cached states were folded; about their memory
-	stateBytes    = 256      // of a state without events
+	maxStateBytes = 64 << 20 // bytes of events that the cached states were folded from; close to their memory
+	stateBytes    = 256      // counted for a state without events
 )
 
 // loadedState is a state as of a version of its stream.
@@ -25,13 +25,13 @@ type loadedState struct {
 	version int64
 	at      time.Time // not before any of its events
 	bytes   int64
-	// timeRead reports whether the state has read the time of an event that was decided but is not recorded yet.
+	// timeRead reports whether the state has read the time of an event that is decided and not yet recorded.
 	timeRead bool
-	// incarnation of the log when the first of its events was read.
+	// incarnation is the incarnation of the log at the time when the state's first event was read.
 	incarnation string
 }
 
-// states caches the states of the streams that were decided about last, bounded in number and in bytes.
+// states caches the states of the streams that most recently had a command, bounded in number and in bytes.
 type states struct {
 	mu    sync.Mutex
 	lru   *simplelru.LRU[string, *loadedState]
@@ -46,7 +46,7 @@ func newStates(number int, bytes int64) (*states, error) {
 	return s, err
 }
 
-// take removes and returns the state of a stream; nil: it is not cached. The caller then is its only user.
+// take removes and returns the state of a stream; nil if it is not cached. The caller is then its only user.
 func (s *states) take(stream string) *loadedState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,10 +66,11 @@ func (s *states) put(stream string, h *loadedState) {
 	}
 }
 
-// keep puts a state back after a commit. Its events were decided with one time, and recorded with another.
+// keep puts a state back after a commit. decided and recorded are the times that its newest events had when they were
+// decided and when they were recorded.
 func (d *decider) keep(stream string, h *loadedState, decided, recorded time.Time) {
 	if h.timeRead && !recorded.Equal(decided) {
-		return // it has used a time that the log has corrected since
+		return // the state contains a time that the log has corrected since
 	}
 	h.timeRead = false
 	if recorded.After(h.at) {
@@ -79,8 +80,8 @@ func (d *decider) keep(stream string, h *loadedState, decided, recorded time.Tim
 	d.states.put(stream, h)
 }
 
-// load returns the state of a stream, including the subjects of the commands. A stream that was decided about recently
-// costs no read, unless a command names a subject.
+// load returns the state of a stream, including the subjects of the commands. A cached stream needs no read unless a
+// command names a subject.
 func (d *decider) load(stream string, batch []*pendingCommand) (*loadedState, error) {
 	h, selection, complete, err := d.known(stream, batch)
 	if err != nil || complete {
@@ -162,5 +163,5 @@ func (h *loadedState) grow(subject string, body int) {
 	}
 }
 
-// envelopeBytes is about the memory of a map entry, beside the body from which it was made.
+// envelopeBytes is about the memory that a map entry takes in addition to the body that it was made from.
 const envelopeBytes = 64

@@ -23,7 +23,7 @@ const (
 	timerLane = 32
 )
 
-// timers passes the commands of due timers to the decider of this instance, while no other instance does so.
+// timers passes the commands of due timers to the decider of this instance. Only one instance does so at a time.
 type timers struct {
 	log     *eventlog.Log
 	catalog *catalog.Catalog
@@ -108,7 +108,7 @@ func (t *timers) sendOne(ctx context.Context, timer eventlog.Timer) error {
 			}
 			return nil
 		case err == nil && outcome.repeated:
-			return t.log.DropTimer(ctx, timer.TimerKey) // its command was sent before, and a rebuild has set the timer again
+			return t.log.DropTimer(ctx, timer.TimerKey) // a rebuild set the timer again after its command had been sent
 		case err == nil:
 			return nil
 		}

@@ -50,8 +50,8 @@ func TestTimer_FiresOnceWhenItIsDueAndNotWhenItIsCancelled(t *testing.T) {
 	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 5000})
 	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 3_600_000})
 	one.do("ann", &toyv1.Answer{BellId: "cancelled"})
-	one.do("ann", &toyv1.Ring{BellId: "due", Milliseconds: 5000}) // after the others were due
-	stop()                                                        // the other instance goes on
+	one.do("ann", &toyv1.Ring{BellId: "due", Milliseconds: 5000}) // due later than the other timers
+	stop()                                                        // the other instance continues
 	require.Eventually(t, func() bool { return len(one.events("bell:due")) == 2 }, time.Minute, 10*time.Millisecond)
 	e := one.events("bell:due")
 	require.Equal(t, "toy.bell_silenced", e[1].Type)
@@ -64,10 +64,10 @@ func TestTimer_FiresOnceWhenItIsDueAndNotWhenItIsCancelled(t *testing.T) {
 	mu.Lock()
 	require.Zero(t, fired["cancelled"]+fired["later"])
 	mu.Unlock()
-	require.Equal(t, 1, one.count(`SELECT count(*) FROM toy.timers`), "what is set for later stays")
+	require.Equal(t, 1, one.count(`SELECT count(*) FROM toy.timers`), "timers for later stay")
 }
 
-// Cancelling and firing race: one of them is committed, never both.
+// Cancelling and firing race. Exactly one of them is committed.
 func TestTimer_CancelAgainstFire(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -86,8 +86,8 @@ func TestTimer_CancelAgainstFire(t *testing.T) {
 	require.Equal(t, 2*n, one.count(`SELECT count(*) FROM toy.events`))
 }
 
-// Thousands of timers that are due at once hold up nobody else's command.
-func TestTimer_ManyDueAtOnceStarveNobody(t *testing.T) {
+// Thousands of timers that are due at once do not hold up other users' commands.
+func TestTimer_ManyDueAtOnceDoNotHoldUpCommands(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
 	const n = 10_000
@@ -107,7 +107,7 @@ FROM generate_series(1, $1::int) i`, n)
 	t.Logf("%d commands of others meanwhile", others)
 }
 
-// rebuild has the service rebuild something, as the operator's command does.
+// rebuild calls the operator's Rebuild.
 func (y *toy) rebuild(name string) []*meshv1.Rebuilt {
 	y.t.Helper()
 	server := httptest.NewServer(second(meshv1connect.NewOperatorServiceHandler(&operator{name: "toy", log: y.log,
@@ -129,8 +129,8 @@ func (y *toy) rebuild(name string) []*meshv1.Rebuilt {
 
 func second[A, B any](_ A, b B) B { return b }
 
-// Timers that an operator has rebuilt from the log equal the live ones, differences are shown, and a timer that was
-// sent is not sent again.
+// A rebuild of the timers from the log leads to the live timers and reports differences. A timer that was sent is not
+// sent again.
 func TestTimer_ARebuildIsExactAndSendsNothingTwice(t *testing.T) {
 	t.Parallel()
 	var fired atomic.Int64
@@ -229,14 +229,14 @@ func TestTimer_WrongClocksOfInstancesDoNotMatter(t *testing.T) {
 		rang := &toyv1.BellRang{}
 		require.NoError(t, proto.Unmarshal(events[0].Body, rang))
 		require.WithinRange(t, rang.Until.AsTime(), events[0].Time.Add(-time.Minute), events[1].Time, "bell %d is too early", i)
-		require.False(t, rang.Until.AsTime().Before(events[0].Time.Add(-time.Second)), "the time was made by another clock")
+		require.False(t, rang.Until.AsTime().Before(events[0].Time.Add(-time.Second)), "the time is that of another clock")
 	}
 	require.Equal(t, n, all[0].count(`SELECT count(*) FROM toy.outcomes WHERE actor = '$timer'`))
 }
 
-// An instance loses all its connections while it sends the commands of timers, and comes back to life later. Another one
-// goes on meanwhile, and each timer fires once.
-func TestTimer_TheRunnerIsKilledWhileItFires(t *testing.T) {
+// An instance loses all its connections while it sends the commands of timers, and reconnects later. Another instance
+// continues meanwhile, and each timer fires once.
+func TestTimer_AnInstanceIsKilledWhileItFires(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
 	firing, release := make(chan struct{}), make(chan struct{})
@@ -263,8 +263,9 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	require.Equal(t, n, heir.count(`SELECT count(*) FROM toy.outcomes WHERE actor = '$timer'`))
 }
 
-// More streams than a page holds have timers that are always due, longer ago than those of others. The others fire.
-func TestTimer_EndlessTimersHoldUpNoOthers(t *testing.T) {
+// More streams than a page holds have timers that are always due, and have been due for longer than others. The
+// others still fire.
+func TestTimer_EndlessTimersDoNotHoldUpOthers(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
 	var asking sync.WaitGroup
@@ -279,5 +280,5 @@ func TestTimer_EndlessTimersHoldUpNoOthers(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return y.count(`SELECT count(*) FROM toy.events WHERE type = 'toy.bell_silenced'`) == 20
 	}, 30*time.Second, 10*time.Millisecond)
-	require.Greater(t, y.count(`SELECT count(*) FROM toy.timers`), timersAtOnce, "the endless ones go on")
+	require.Greater(t, y.count(`SELECT count(*) FROM toy.timers`), timersAtOnce, "the endless timers still exist")
 }

@@ -29,7 +29,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
-// circle takes a name that no other circle has, and writes into the diary of whoever leaves.
+// circle takes a name that no other circle has, and writes into the diary of each member that leaves.
 type circle struct {
 	id      string
 	members map[string]bool
@@ -114,8 +114,8 @@ func (*marker) Forget() {}
 
 type bell struct {
 	id    string
-	until time.Time // zero: it is silent
-	rang  time.Time // when that was recorded
+	until time.Time // zero: no ring is scheduled
+	rang  time.Time // when the event was recorded
 	says  func(string, time.Time)
 }
 
@@ -181,7 +181,7 @@ func newToy(t *testing.T, url string, says func(string, time.Time)) *toy {
 	return newToyAt(t, url, says, time.Now)
 }
 
-// newToyAt is newToy with another clock of the process.
+// newToyAt is newToy with another clock.
 func newToyAt(t *testing.T, url string, says func(string, time.Time), now func() time.Time) *toy {
 	t.Helper()
 	c, err := catalog.Load()
@@ -219,7 +219,7 @@ func newToyAt(t *testing.T, url string, says func(string, time.Time), now func()
 
 var ids atomic.Int64
 
-func (y *toy) asked(actor string, m proto.Message) *pendingCommand {
+func (y *toy) pending(actor string, m proto.Message) *pendingCommand {
 	declared, ok := y.catalog.CommandOf(m)
 	require.True(y.t, ok)
 	id := fmt.Sprint("c", ids.Add(1))
@@ -230,7 +230,7 @@ func (y *toy) asked(actor string, m proto.Message) *pendingCommand {
 
 func (y *toy) do(actor string, m proto.Message) envelope.Result {
 	y.t.Helper()
-	pc := y.asked(actor, m)
+	pc := y.pending(actor, m)
 	y.d.enqueue(pc)
 	outcome := <-pc.outcome
 	require.NoError(y.t, outcome.err)
@@ -264,7 +264,7 @@ func TestDecide_OnlyMembersOfAnotherStreamsRoom(t *testing.T) {
 	require.Len(t, y.events("marker:7:bob"), 1)
 }
 
-// However a removal and commands race, by two instances, no command is committed above the removal.
+// A removal and commands race in two instances. No command is committed above the removal.
 func TestDecide_NothingAfterARemovalThatRaces(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -290,25 +290,25 @@ func TestDecide_WritesToTwoStreamsAtOnce(t *testing.T) {
 	y := newToy(t, meshtest.Postgres(t), nil)
 	first := y.do("ann", &toyv1.OpenCircle{CircleId: "1", Name: "same", UserIds: []string{"ann", "bob"}})
 	require.Equal(t, envelope.Committed, first.Kind)
-	require.EqualValues(t, 2, first.Position, "whoever waits for the outcome's position waits for both events")
+	require.EqualValues(t, 2, first.Position, "waiting for the outcome's position waits for both events")
 	second := y.do("ann", &toyv1.OpenCircle{CircleId: "2", Name: "same", UserIds: []string{"ann"}})
 	require.Equal(t, "name_taken", second.Code)
 	require.Empty(t, y.events("circle:2"))
-	// The diary's state is kept, and falls behind by an event of the circle: it is loaded again.
+	// The circle has appended an event to the diary, so the cached state of the diary is outdated and loaded again.
 	y.do("bob", &toyv1.WriteNote{UserId: "bob", Text: "a"})
 	y.do("bob", &toyv1.LeaveCircle{CircleId: "1", UserId: "bob"})
 	require.EqualValues(t, 3, y.do("bob", &toyv1.WriteNote{UserId: "bob", Text: "b"}).Version)
 	require.Len(t, y.events("diary:bob"), 3)
 }
 
-// A counter of 2,000 events is decided about with one of them.
+// A decision about a counter of 2,000 events loads only one of them.
 func TestDecide_ACounterLoadsItsNewestEventAlone(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
 	y.do("ann", &toyv1.OpenCircle{CircleId: "7", Name: "seven", UserIds: []string{"ann"}})
 	var all []*pendingCommand
 	for i := range 2000 {
-		pc := y.asked("ann", &toyv1.MarkRead{CircleId: "7", UpTo: int64(i) + 1})
+		pc := y.pending("ann", &toyv1.MarkRead{CircleId: "7", UpTo: int64(i) + 1})
 		all = append(all, pc)
 		y.d.enqueue(pc)
 	}
@@ -318,7 +318,7 @@ func TestDecide_ACounterLoadsItsNewestEventAlone(t *testing.T) {
 	y.d.states.take("marker:7:ann")
 	y.evolved.Store(0)
 	require.EqualValues(t, 2001, y.do("ann", &toyv1.MarkRead{CircleId: "7", UpTo: 5000}).Version)
-	require.EqualValues(t, 2, y.evolved.Load(), "one that was loaded, one that was decided")
+	require.EqualValues(t, 2, y.evolved.Load(), "one loaded and one decided event")
 	moves := &toyv1.Marked{}
 	page, err := y.log.Read(t.Context(), eventlog.Query{Stream: "marker:7:ann", AfterVersion: 2000})
 	require.NoError(t, err)
@@ -326,9 +326,9 @@ func TestDecide_ACounterLoadsItsNewestEventAlone(t *testing.T) {
 	require.EqualValues(t, 2001, moves.Moves)
 }
 
-// The time of events is the log's clock, which never goes back; what was decided lies between what it rests on and what
-// comes of it.
-func TestDecide_ByTheLogsClock(t *testing.T) {
+// Events have the time of the log's clock, which never goes back. A decision's time is not before the events that it
+// rests on, and not after the events that it leads to.
+func TestDecide_UsesTheLogsClock(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
 	y.do("ann", &toyv1.Ring{BellId: "7", Milliseconds: 60_000})
@@ -344,24 +344,24 @@ func TestDecide_ByTheLogsClock(t *testing.T) {
 	require.NoError(t, proto.Unmarshal(events[1].Body, rang))
 	require.False(t, rang.Until.AsTime().Before(events[0].Time), "decided before an event of the stream")
 	require.False(t, events[1].Time.Before(rang.Until.AsTime()), "recorded before it was decided")
-	// The state that has read a time as it was decided is the one that a reload gives.
+	// The cached state that has read a decision's time equals the one that a reload gives.
 	y.do("ann", &toyv1.Ring{BellId: "9", Milliseconds: 60_000})
 	if h := y.d.states.take("bell:9"); h != nil {
 		require.Equal(t, y.events("bell:9")[0].Time, h.state.(*bell).rang)
 	}
 }
 
-func TestDecide_WhatIsNotKnownYetHasNoOutcome(t *testing.T) {
+func TestDecide_ACommandThatWaitsForAFactHasNoOutcome(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
 	y.d.patience = time.Minute
 	y.wait.Store(true)
-	late := y.asked("ann", &toyv1.WriteNote{UserId: "ann", Text: "wait"})
+	late := y.pending("ann", &toyv1.WriteNote{UserId: "ann", Text: "wait"})
 	y.d.enqueue(late)
-	require.Equal(t, envelope.Committed, y.do("ann", &toyv1.WriteNote{UserId: "ann", Text: "x"}).Kind, "others go on")
+	require.Equal(t, envelope.Committed, y.do("ann", &toyv1.WriteNote{UserId: "ann", Text: "x"}).Kind, "other commands are decided")
 	select {
 	case outcome := <-late.outcome:
-		t.Fatalf("answered before it is known: %+v", outcome)
+		t.Fatalf("an outcome before the fact is known: %+v", outcome)
 	default:
 	}
 	y.wait.Store(false)
@@ -371,7 +371,7 @@ func TestDecide_WhatIsNotKnownYetHasNoOutcome(t *testing.T) {
 
 	y.d.patience = time.Millisecond
 	y.wait.Store(true)
-	late = y.asked("ann", &toyv1.WriteNote{UserId: "ann", Text: "wait"})
+	late = y.pending("ann", &toyv1.WriteNote{UserId: "ann", Text: "wait"})
 	y.d.enqueue(late)
 	require.Equal(t, refusal.Unavailable, (<-late.outcome).result.Code)
 	require.Zero(t, y.count(`SELECT count(*) FROM toy.outcomes WHERE command_id = $1`, late.command.ID))
@@ -381,7 +381,7 @@ func TestDecide_WhatIsNotKnownYetHasNoOutcome(t *testing.T) {
 	require.Equal(t, envelope.Committed, (<-late.outcome).result.Kind)
 }
 
-// Commands that a reaction yields are committed with its checkpoint, once.
+// Commands that a reaction returns are committed with its checkpoint, once.
 func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -405,13 +405,13 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	_, err = y.d.commitDeciding(t.Context(), commands("a"), reading(1))
 	require.NoError(t, err)
 	require.Equal(t, 1, y.count(`SELECT count(DISTINCT xmin::text)::int FROM toy.events`))
-	// States that are behind lose a race, and are decided under the lock.
+	// Decisions on outdated states lose a race, and are repeated under the lock.
 	other.do("bob", &toyv1.WriteNote{UserId: "bob", Text: "x"})
 	_, err = y.d.commitDeciding(t.Context(), append(commands("b"), commands("a")...), reading(2))
 	require.NoError(t, err)
 	require.Len(t, y.events("diary:ann"), 4)
 	require.Len(t, y.events("diary:bob"), 3)
-	// A checkpoint that another instance has moved takes the commands with it.
+	// If another instance has moved the checkpoint, the commands are not committed either.
 	_, err = y.d.commitDeciding(t.Context(), commands("c"), reading(2))
 	var stale *inbox.StaleCheckpointError
 	require.ErrorAs(t, err, &stale)
@@ -425,7 +425,7 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	require.Len(t, y.events("diary:ann"), 4)
 }
 
-func TestRead_HidesWhatHasExpired(t *testing.T) {
+func TestRead_RedactsExpiredEvents(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
 	shown := y.do("ann", &toyv1.ShowStory{Text: "secret", Milliseconds: 3_600_000})
@@ -437,7 +437,7 @@ func TestRead_HidesWhatHasExpired(t *testing.T) {
 	require.False(t, e.Expires.IsZero())
 }
 
-func TestStates_AreBoundedByWeight(t *testing.T) {
+func TestStates_AreBoundedInBytes(t *testing.T) {
 	s, err := newStates(100, 1000)
 	require.NoError(t, err)
 	for i := range 10 {

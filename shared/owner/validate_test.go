@@ -15,8 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// A service that could not do what is declared does not start, and says why.
-func TestValidate_RefusesWhatIsNotWired(t *testing.T) {
+// A service that cannot do what it declares does not start, and the error names the reason.
+func TestValidate_RefusesAServiceThatLacksAPart(t *testing.T) {
 	c, err := catalog.Load()
 	require.NoError(t, err)
 	s := &Service{name: "toy", env: process.Env{Catalog: c}, aggregates: map[string]NewState{}}
@@ -32,10 +32,10 @@ func TestValidate_RefusesWhatIsNotWired(t *testing.T) {
 		"add one with projection.On, or name the event in Ignore")
 	s.projections = nil
 	for wrong, topics := range map[string][]string{
-		`a reaction to "chat-evens": no service declares this topic`:                     {"chat-evens"},
-		`a reaction to "toy-events": it is the service's own topic; use a projection`:    {"toy-events"},
-		`a reaction to "user-actions": it has state of presence, and no events of a log`: {"user-actions"},
-		`two reactions to "chat-events": they would share its checkpoints`:               {"chat-events", "chat-events"},
+		`a reaction to "chat-evens": no service declares this topic`:                              {"chat-evens"},
+		`a reaction to "toy-events": it is the service's own topic; use a projection`:             {"toy-events"},
+		`a reaction to "user-actions": the topic contains state of presence, not events of a log`: {"user-actions"},
+		`two reactions to "chat-events": they would share its checkpoints`:                        {"chat-events", "chat-events"},
 	} {
 		s.reactions = nil
 		for _, topic := range topics {
@@ -48,7 +48,7 @@ func TestValidate_RefusesWhatIsNotWired(t *testing.T) {
 	require.NoError(t, s.validate())
 }
 
-// Each query that a service answers is declared to read one of its projections.
+// Each query that a service answers must be declared to read one of its projections.
 func TestValidate_RefusesAQueryWithoutAProjection(t *testing.T) {
 	c, err := catalog.Load()
 	require.NoError(t, err)

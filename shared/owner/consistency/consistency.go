@@ -24,11 +24,11 @@ import (
 // query waits for longer is better served with a refusal.
 const patience = 3 * time.Second
 
-// Projections contains the name of the projection that each query reads, by the name of the query ("chat.history").
+// Projections maps the name of each query ("chat.history") to the name of the projection that it reads.
 type Projections map[string]string
 
-// Validate returns an error for each query under the served paths ("/edumatrix.chat.v1.ChatService/") that reads no
-// projection, and for each declaration of a query or a projection that the owner does not have.
+// Validate returns an error for each query under the served paths ("/edumatrix.chat.v1.ChatService/") that has no
+// projection, and for each entry whose query or projection does not belong to the owner.
 func (p Projections) Validate(c *catalog.Catalog, owner string, served, projections []string) (problems []error) {
 	for _, name := range c.QueryNames() {
 		q, _ := c.Query(name)
@@ -48,8 +48,8 @@ func (p Projections) Validate(c *catalog.Catalog, owner string, served, projecti
 	return problems
 }
 
-// Interceptor returns the interceptor of the handlers of queries. Before a query's handler runs, it waits for the query's
-// projection. A handler runs again if it may have read rows that are older than the position that was waited for (see
+// Interceptor returns the interceptor of the handlers of queries. Before a query's handler runs, it waits for the
+// query's projection. If the handler may have read rows that are older than the awaited position, it runs again (see
 // eventlog.Log.ReadConsistently). If the projection does not reach the position within 3 s, the query is refused as
 // unavailable.
 func Interceptor(log *eventlog.Log, c *catalog.Catalog, projections Projections) connect.Interceptor {
@@ -82,7 +82,7 @@ func Interceptor(log *eventlog.Log, c *catalog.Catalog, projections Projections)
 	})
 }
 
-// source is what the query of a context reads.
+// source is the log and the projection that the query of a context reads.
 type source struct {
 	log        *eventlog.Log
 	projection string
@@ -90,9 +90,9 @@ type source struct {
 
 type sourceKey struct{}
 
-// WaitFor returns when the projection that the query of ctx reads has reached a position of the log; rpc.Now stands for
-// the newest position. The handler of a query calls it only if it needs a later position than the request names. If that
-// takes longer than 3 s, the error is a refusal as unavailable.
+// WaitFor returns when the projection that the query of ctx reads has reached a position of the log; rpc.Now stands
+// for the newest position. A handler calls it only if it needs a later position than the request names. After 3 s the
+// error is a refusal as unavailable.
 func WaitFor(ctx context.Context, position int64) (err error) {
 	s, ok := ctx.Value(sourceKey{}).(source)
 	if !ok {

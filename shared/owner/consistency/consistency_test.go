@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// messages is a projection of the number of events, which waits before each batch until it may go on.
+// messages is a projection of the number of events. It waits before each batch until the test lets it continue.
 type messages struct {
 	pool *pgxpool.Pool
 	pass chan struct{}
@@ -40,7 +40,7 @@ func (m *messages) Apply(ctx context.Context, tx eventlog.Tx, events []envelope.
 	return err
 }
 
-// server answers the queries with the number of events, which it reads without any wait.
+// server answers queries with the number of events. It reads the projection without waiting for it.
 type server struct {
 	chatv1connect.UnimplementedChatServiceHandler
 	m     *messages
@@ -115,7 +115,8 @@ func (w *world) requireUnavailable(err error) {
 	require.Equal(w.t, "the newest changes cannot be read yet; try again", refused.Text)
 }
 
-// A handler that does not wait itself answers with everything up to the position of the request, or not at all.
+// The answer of a handler that does not wait contains everything up to the position of the request, or the query is
+// refused.
 func TestInterceptor_AHandlerSeesWhatWasCommittedBefore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

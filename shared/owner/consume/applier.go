@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// delivery is a record that waits until its partition is stored up to it.
+// delivery is a record that waits until the checkpoint of its partition has reached it.
 type delivery struct {
 	event envelope.Event
 	trace context.Context
@@ -28,7 +28,7 @@ type applier struct {
 
 	mu    sync.Mutex
 	queue []*delivery
-	until int64         // a position that the log is known to have reached; see catchUp
+	until int64         // a position that the log is known to have reached; set by catchUp
 	wake  chan struct{} // has room for one signal
 	ended bool
 
@@ -38,11 +38,11 @@ type applier struct {
 	consumer       inbox.Consumer
 	saved          inbox.Checkpoint
 	savedAt        time.Time
-	at             int64  // everything up to this position was considered; its effects above saved.Position are in items
+	at             int64  // every event up to this position was considered; effects above saved.Position are in items
 	incarnation    string // of the newest record
 	items          []*item
 	size           size                    // of items
-	waiting        []*delivery             // considered, but not stored yet
+	waiting        []*delivery             // considered, and not acknowledged yet
 	parked         map[string]inbox.Parked // by stream
 	revision       int64                   // of the parked streams
 	legacyVersions map[string]int64        // versions that an earlier release applied, for the current records
@@ -87,7 +87,7 @@ func (a *applier) hasEnded() bool {
 // errLost is the error of records whose partition another instance consumes; they are not acknowledged here.
 var errLost = retry.Unavailable("partition", errors.New("another instance has it"))
 
-// run consumes until the partition is released, at the latest when ctx ends.
+// run consumes until the partition is released or ctx ends.
 func (a *applier) run() {
 	var cancel context.CancelFunc
 	a.calls, cancel = context.WithCancel(a.ctx)
@@ -201,7 +201,7 @@ func (a *applier) take(records []*delivery) error {
 	return a.save()
 }
 
-// record considers one record of the topic: it fills a hole before it, and drops a repeat.
+// record considers one record of the topic. It fills a hole before the record, and drops a repeat.
 func (a *applier) record(d *delivery) error {
 	e := d.event
 	if e.Fence || e.Epoch > a.saved.Epoch {
@@ -213,7 +213,7 @@ func (a *applier) record(d *delivery) error {
 	case e.Position <= a.at:
 		return nil
 	case !a.current(e):
-		return nil // the next record's "before" reveals what it missed
+		return nil // the next record's "before" reveals a hole
 	case e.Before > a.at:
 		if err := a.fill(e.Before); err != nil {
 			return err
@@ -229,9 +229,9 @@ func (a *applier) record(d *delivery) error {
 	return nil
 }
 
-// current reports whether a record belongs to the current epoch. A record of a lower epoch comes from a relay that had
-// lost its lease. Events without an epoch come from a relay of an earlier release; they count if they belong into this
-// partition.
+// current reports whether a record belongs to the current epoch. A record of a lower epoch comes from a relay that
+// had lost its lease. Events without an epoch come from a relay of an earlier release; they count if they belong to
+// this partition.
 func (a *applier) current(e envelope.Event) bool {
 	if e.Epoch == 0 && a.saved.Epoch > 0 {
 		return !e.IsPosition() && envelope.Partition(e.Stream, a.saved.Partitions) == a.of.Partition
@@ -239,9 +239,9 @@ func (a *applier) current(e envelope.Event) bool {
 	return e.Epoch == a.saved.Epoch
 }
 
-// restored records the incarnation of the source's log. Positions continue above all that were published before, so the
-// events above the checkpoint that the log still has, and new ones, are found as in any other hole. Effects of commits
-// that the database has lost stay.
+// restored records the incarnation of the source's log. New positions are above all positions that were published
+// before, so the events above the checkpoint are found as in any other hole. Effects of commits that the database has
+// lost stay.
 func (a *applier) restored(incarnation string) {
 	if incarnation == a.incarnation || incarnation == "" {
 		return
@@ -253,7 +253,7 @@ func (a *applier) restored(incarnation string) {
 	a.incarnation = incarnation
 }
 
-// save writes effects at once, and progress without effects if it is due.
+// save writes effects at once, and a checkpoint without effects if it is due.
 func (a *applier) save() error {
 	effective := false
 	for _, i := range a.items {
@@ -273,7 +273,8 @@ func (a *applier) checkpoint(position int64, index int) inbox.Checkpoint {
 		Partitions: a.saved.Partitions}
 }
 
-// before returns the checkpoint before an event, of which some effects may be stored.
+// before returns the checkpoint before an event. If some effects of the event are stored already, the checkpoint
+// counts them.
 func (a *applier) before(position int64) inbox.Checkpoint {
 	if position == a.saved.Position {
 		return a.checkpoint(position, a.saved.Index)
@@ -281,7 +282,8 @@ func (a *applier) before(position int64) inbox.Checkpoint {
 	return a.checkpoint(position, 0)
 }
 
-// acknowledge acknowledges the records up to the checkpoint. A record that failed and is parked becomes a dead letter.
+// acknowledge acknowledges the records up to the checkpoint. A record whose event failed and is parked becomes a dead
+// letter.
 func (a *applier) acknowledge() {
 	left := a.waiting[:0]
 	for _, d := range a.waiting {
@@ -299,7 +301,7 @@ func (a *applier) acknowledge() {
 	a.waiting = left
 }
 
-// stored records that a write was committed.
+// stored sets the checkpoint after a write was committed.
 func (a *applier) stored(c inbox.Checkpoint) {
 	a.saved, a.savedAt = c, time.Now()
 	a.acknowledge()

@@ -21,17 +21,17 @@ type item struct {
 	event   envelope.Event
 	trace   context.Context
 	before  int64    // every earlier event of the partition is at or below this position
-	effects []Effect // of the event, from index first onwards
+	effects []Effect // the event's effects from index first onwards
 	first   int
 	problem error // why the event is parked
 }
 
-// size is the size of the effects of items.
+// size is the number and size of the effects of items.
 type size struct {
 	streams map[string]bool
 	events  int
 	bytes   int
-	appends bool // there are events that are not from commands
+	appends bool // some events do not come from commands
 }
 
 func (s *size) add(f Effect) {
@@ -60,13 +60,13 @@ func (s *size) fits(f Effect) bool {
 		return false
 	}
 	if f.Command != nil && s.appends {
-		return false // a write puts its commands first
+		return false // a write decides its commands before it appends events
 	}
 	return s.streams[f.Stream] || len(s.streams) < maxStreams
 }
 
-// consider determines the effects of the next event of the partition, and writes whenever a transaction is full.
-// Considered events are in items, or stored.
+// consider determines the effects of the next event of the partition, and writes whenever a transaction is full. The
+// effects of considered events are in items or stored.
 func (a *applier) consider(e envelope.Event, trace context.Context, before int64) error {
 	if a.isOld(e) {
 		return nil
@@ -80,7 +80,7 @@ func (a *applier) consider(e envelope.Event, trace context.Context, before int64
 			a.items = append(a.items, &item{event: e, trace: trace, before: before})
 			return nil
 		}
-		// A retry that is about to catch up needs to know how far the stream was passed over.
+		// A retry that is about to catch up needs to know up to which event the partition has passed over the stream.
 		if err := a.write(a.before(before)); err != nil {
 			return err
 		}
@@ -121,8 +121,7 @@ func (a *applier) add(i *item) {
 	}
 }
 
-// isOld reports whether an event is ignored: it is older than the service reacts to, or an earlier release has applied
-// it.
+// isOld reports whether an event is ignored: it is older than Since, or an earlier release has applied it.
 func (a *applier) isOld(e envelope.Event) bool {
 	if !a.consumer.Since.IsZero() && e.Time.Before(a.consumer.Since) {
 		return true
@@ -130,7 +129,7 @@ func (a *applier) isOld(e envelope.Event) bool {
 	return e.Position <= a.consumer.LegacyEnd && e.Version <= a.legacyVersions[e.Stream]
 }
 
-// effects calls the reaction. A panic costs the event's stream, not the service.
+// effects calls the reaction. A panic of the reaction parks the event's stream and does not end the service.
 func (c *Consumer) effects(e envelope.Event) (effects []Effect, err error) {
 	m, err := c.o.Catalog.Decode(e.Type, e.Body)
 	if err != nil {
@@ -203,7 +202,7 @@ func (a *applier) commit(items []*item, to inbox.Checkpoint) error {
 			a.stored(to)
 			return nil
 		case errors.As(err, &stale) && stale.Have == to:
-			// The result of a commit was lost. Even if another instance made it, the effects are the same.
+			// The result of a commit was lost. If another instance made the commit, its effects are the same.
 			if err := a.reload(); err != nil {
 				return err
 			}

@@ -13,19 +13,19 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
-// A new service that reacts from now on passes over what was there before.
+// A new service with FromNow ignores the events before its first start.
 func TestConsume_FromNow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.since = consume.FromNow()
 	w.source.say("7", "old", "old")
 	w.start()
-	w.eventually("it has begun", func() bool { return w.number("SELECT count(*) FROM notification.checkpoints") > 0 })
+	w.eventually("a checkpoint is stored", func() bool { return w.number("SELECT count(*) FROM notification.checkpoints") > 0 })
 	w.source.say("7", "new")
 	w.awaitRaised("7", 3)
 }
 
-// A new service that reacts from a time on finds where that is.
+// A new service with FromTime finds the position of that time.
 func TestConsume_FromTime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -43,11 +43,12 @@ func TestConsume_FromTime(t *testing.T) {
 	w.awaitRaised("7", upTo(40)[25:]...)
 }
 
-// The first start after an upgrade: what the earlier release had applied or parked is not applied again, the rest is once.
+// At the first start after an upgrade, events that the earlier release applied or parked are not applied again, and
+// the rest is applied once.
 func TestConsume_UpgradesFromReadings(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.start().stop() // the schema
+	w.start().stop() // creates the schema
 	for _, c := range []string{"7", "8", "9"} {
 		w.source.chained(w.source.append(c, "a", "b", "c", "d")...) // positions 1-4, 5-8, 9-12
 	}
@@ -65,7 +66,7 @@ func TestConsume_UpgradesFromReadings(t *testing.T) {
 	_, err = w.pool.Exec(t.Context(), `INSERT INTO notification.parked (source, stream, version, record, error, at)
 		VALUES ('chat', 'conversation:9', 2, $1, 'as asked', now())`, raw)
 	require.NoError(t, err)
-	w.source.tell()
+	w.source.publishPosition()
 	i := w.start()
 	w.stored()
 	require.Equal(t, []int64{4}, w.raised("bob", "7"))
@@ -82,8 +83,9 @@ func TestConsume_UpgradesFromReadings(t *testing.T) {
 	w.awaitRaised("7", 4, 5)
 }
 
-// A release that declares more partitions than the broker has goes by what the records name: also what is read from the
-// owner's log, at the start and in a hole, belongs to the partitions that there are. Later the topic is given the others.
+// A release declares more partitions than the broker has. The partitions of events, also of events that are read from
+// the owner's log at the start or in a hole, follow the number that the records contain. Later the topic gets the
+// other partitions.
 func TestConsume_ABrokerHasFewerPartitionsThanDeclared(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -16,7 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// Command is a command of the service itself that its reaction yields.
+// Command is a command that the service's reaction returns for one of the service's own streams.
 type Command struct {
 	// ID is derived from the event, the reaction and the index of the effect, so that a repeat is the same command.
 	ID          string
@@ -26,9 +26,10 @@ type Command struct {
 	Message     proto.Message // declared; clients need not be allowed to send it
 }
 
-// Commit decides commands, one after another, each on the state of its stream, and commits their outcomes together with
-// a write, whose events come after theirs. A command that has an outcome already counts as done; a refusal is an
-// outcome. Other errors are those of eventlog.Log.Commit for the write, or a *CommandError.
+// Commit decides commands one after another, each on the state of its stream, and commits their outcomes together
+// with a write. The events of the write come after those of the commands. A command that has an outcome already
+// counts as done; a refusal is an outcome. Other errors are those of eventlog.Log.Commit for the write, or a
+// *CommandError.
 type Commit func(ctx context.Context, commands []Command, w eventlog.Write) (eventlog.Committed, error)
 
 // CommandError reports that a command could not be decided, and why. Nothing of its write was committed.
@@ -69,18 +70,18 @@ func (c *Consumer) check(e envelope.Event, index int, f *Effect) error {
 	return nil
 }
 
-// commitPlainly commits the writes of a service that decides no commands.
+// commitPlainly commits the writes of a service that does not decide commands.
 func commitPlainly(log *eventlog.Log) Commit {
 	return func(ctx context.Context, commands []Command, w eventlog.Write) (eventlog.Committed, error) {
 		if len(commands) > 0 {
-			return eventlog.Committed{}, &CommandError{Err: errors.New("this service decides no commands")}
+			return eventlog.Committed{}, &CommandError{Err: errors.New("this service does not decide commands")}
 		}
 		return log.Commit(ctx, w)
 	}
 }
 
-// notYetPatience is how long a partition waits for a command that depends on something not known yet. It equals that of
-// clients' commands.
+// notYetPatience is how long a partition waits for a command that depends on a fact which is not known yet. Clients'
+// commands wait for the same time.
 const notYetPatience = 2 * time.Second
 
 // notYet reports whether a command cannot be decided because a fact has not arrived yet.

@@ -8,7 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Each event has its effects once and in order, whatever the topic does: it repeats, lacks some, and brings some late.
+// Each event has its effects once and in order, although the topic repeats some events, lacks some, and delivers some
+// late.
 func TestConsume_EachEventOnceAndInOrder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -24,8 +25,9 @@ func TestConsume_EachEventOnceAndInOrder(t *testing.T) {
 	require.Equal(t, upTo(30), w.raised("bob", "7"))
 }
 
-// In normal running no event is read from the owner's log, and what leads to nothing costs no row and no transaction.
-func TestConsume_ReadsNothingTwiceAndStoresNothingForNothing(t *testing.T) {
+// In normal operation no event is read from the owner's log, and events without effects cost no rows and no
+// transactions.
+func TestConsume_EventsWithoutEffectsCostNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start()
@@ -45,8 +47,8 @@ func TestConsume_ReadsNothingTwiceAndStoresNothingForNothing(t *testing.T) {
 	}
 	w.stored()
 	// Progress is stored every second, however long that takes here.
-	require.Less(t, w.sent.transactions.Load()-transactions, int64(quiet/10), "transactions for what leads to nothing")
-	require.Less(t, w.sent.others.Load()-others, int64(quiet/2), "statements for what leads to nothing")
+	require.Less(t, w.sent.transactions.Load()-transactions, int64(quiet/10), "transactions for events without effects")
+	require.Less(t, w.sent.others.Load()-others, int64(quiet/2), "statements for events without effects")
 	require.Zero(t, w.source.reads.Load(), "pages of the owner's log were read")
 	require.Equal(t, before, w.number("SELECT count(*) FROM notification.events"))
 	require.EqualValues(t, 3, w.number("SELECT count(*) FROM notification.checkpoints"))
@@ -54,8 +56,8 @@ func TestConsume_ReadsNothingTwiceAndStoresNothingForNothing(t *testing.T) {
 	require.Equal(t, int64(60+quiet), w.reacted.Load())
 }
 
-// One event with 2,000 recipients is applied in transactions of 256 streams, and killed in between it goes on where it
-// was.
+// One event with 2,000 recipients is applied in transactions of 256 streams. An instance that is killed in between is
+// continued by the next one.
 func TestConsume_SplitsAnEventWithManyRecipients(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -69,15 +71,14 @@ func TestConsume_SplitsAnEventWithManyRecipients(t *testing.T) {
 	require.Equal(t, []int64{1, 3}, w.raised("bob", "7"))
 }
 
-// Events that a topic has deleted before the service first read it are read from the log, up to those that it still
-// has.
+// Events that a topic has deleted before the service first reads it are read from the owner's log.
 func TestConsume_ReadsTheLogWhereTheTopicIsAhead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for _, c := range conversations(20) {
 		w.source.chained(w.source.append(c, make([]string, 100)...)...)
 	}
-	w.source.tell()
+	w.source.publishPosition()
 	w.start()
 	for _, c := range conversations(20) {
 		w.awaitRaised(c, upTo(100)...)
@@ -90,7 +91,8 @@ func TestConsume_ReadsTheLogWhereTheTopicIsAhead(t *testing.T) {
 	require.Equal(t, reads, w.source.reads.Load())
 }
 
-// Killed after a commit and before the acknowledgement, what comes again has no effect.
+// Events that are delivered again after an instance was killed between the commit and the acknowledgement have no
+// effect.
 func TestConsume_KilledBetweenCommitAndAcknowledgement(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -33,12 +33,12 @@ import (
 )
 
 const (
-	// Window is the number of records of a partition that are in flight before the first of them is stored. It bounds
-	// the cost of progress without effects: the records of a second are stored together.
+	// Window is the number of records of a partition that may wait for a checkpoint. It is large enough for one
+	// checkpoint per second to cover all records that have no effects.
 	Window = 4096
-	// saveEvery is how often progress without effects is stored.
+	// saveEvery is how often a checkpoint without effects is stored.
 	saveEvery = time.Second
-	// maxUnsaved is the number of records after which progress is stored earlier.
+	// maxUnsaved is the number of records after which the checkpoint is stored earlier.
 	maxUnsaved = Window / 2
 	// maxRecords is the number of records that are taken from the queue together.
 	maxRecords = 512
@@ -56,10 +56,10 @@ type Options struct {
 	Topic      string
 	Since      Since
 	React      Reaction
-	Partitions int32 // of the topic, for releases whose records did not contain the count
+	Partitions int32 // of the topic, used if records of an earlier release do not contain the count
 	Log        *eventlog.Log
-	// Commit decides the commands among the effects. Nil: the service decides none, and an event with a command is
-	// parked.
+	// Commit decides the commands among the effects. Nil: the service does not decide commands, and an event with a
+	// command is parked.
 	Commit  Commit
 	Catalog *catalog.Catalog
 	Owner   meshv1connect.OwnerServiceClient // of the source
@@ -99,14 +99,14 @@ func New(ctx context.Context, o Options) (*Consumer, error) {
 		appliers: map[int32]*applier{}}, nil
 }
 
-// Source is the owner of the topic.
+// Source returns the owner of the topic.
 func (c *Consumer) Source() string { return c.o.Source }
 
-// Topic is the topic that is consumed.
+// Topic returns the name of the topic.
 func (c *Consumer) Topic() string { return c.o.Topic }
 
-// Handle is a handler for a router. It returns when the record's partition is stored up to the record. Its subscriber
-// must keep the order within partitions (bus.SubscriberOptions.InOrder).
+// Handle is a handler for a router. It returns once the checkpoint of the record's partition has reached the record.
+// The subscriber must keep the order within partitions (bus.SubscriberOptions.InOrder).
 func (c *Consumer) Handle(m *message.Message) error {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {
@@ -140,8 +140,8 @@ func (c *Consumer) applierOf(partition int32, claim *bus.Claim) *applier {
 // Wait returns when all appliers have ended. No message may arrive after the call.
 func (c *Consumer) Wait() { c.running.Wait() }
 
-// CatchUp lets this instance's partitions read the owner's log up to an event that the topic did not deliver. It does
-// not wait for that. An event that is applied already has no effect.
+// CatchUp makes this instance's partitions read the owner's log up to an event that the topic did not deliver. It
+// returns without waiting. An event that is already applied has no effect.
 func (c *Consumer) CatchUp(e envelope.Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -150,7 +150,7 @@ func (c *Consumer) CatchUp(e envelope.Event) {
 	}
 }
 
-// retryUnavailable calls try for as long as Postgres or the owner is unavailable, until over is closed.
+// retryUnavailable calls try while Postgres or the owner is unavailable, until over is closed.
 func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) error {
 	unavailable := ""
 	defer func() {
@@ -169,7 +169,7 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 			now = elsewhere.service
 		}
 		if unavailable != "" && unavailable != now {
-			c.o.Waiting(unavailable, nil) // it must have responded before the other was called
+			c.o.Waiting(unavailable, nil) // it responded, since the other dependency was called after it
 		}
 		unavailable = now
 		c.o.Waiting(unavailable, err)

@@ -9,13 +9,13 @@ import (
 )
 
 // When a topic gets more partitions, streams move: events above the fence are hashed by the new count. No partition
-// applies an event above the fence before every old partition is stored up to it; so the events of a stream stay in
-// order.
+// applies an event above the fence before the checkpoints of all old partitions have reached it. So the events of a
+// stream stay in order.
 
 // awaitEvery is how often the checkpoints of other partitions are read.
 const awaitEvery = 100 * time.Millisecond
 
-// crossFence brings the partition to the epoch of a record, across all fences on the way.
+// crossFence advances the partition to the epoch of a record, across all fences in between.
 func (a *applier) crossFence(e envelope.Event) error {
 	for e.Epoch > a.saved.Epoch {
 		f, err := a.fence(a.saved, e)
@@ -44,9 +44,9 @@ func (a *applier) crossFence(e envelope.Event) error {
 	return nil
 }
 
-// fence finds the beginning of the epoch after that of a checkpoint. All partitions use the position that the first of
-// them saved. If that partition has not seen the fence itself, because the topic no longer has it, the position is the
-// one before the first record of the new epoch, which is not below the fence.
+// fence finds the beginning of the epoch after that of a checkpoint. All partitions use the position that the first
+// of them saved. If the topic no longer contains the fence, that position is the one before the first record of the
+// new epoch, which is not below the fence.
 func (a *applier) fence(c inbox.Checkpoint, e envelope.Event) (found inbox.Fence, err error) {
 	own := inbox.Fence{From: c.Epoch, To: e.Epoch, Position: e.Before, Partitions: e.Partitions}
 	if e.Fence {
@@ -71,7 +71,7 @@ func (a *applier) fence(c inbox.Checkpoint, e envelope.Event) (found inbox.Fence
 	return found, err
 }
 
-// awaitOldPartitions waits until every partition of the epoch before a fence is stored up to it.
+// awaitOldPartitions waits until the checkpoint of every partition of the epoch before a fence has reached the fence.
 func (a *applier) awaitOldPartitions(old inbox.Checkpoint, f inbox.Fence) error {
 	for n := 0; ; n++ {
 		var all map[int32]inbox.Checkpoint
@@ -86,7 +86,7 @@ func (a *applier) awaitOldPartitions(old inbox.Checkpoint, f inbox.Fence) error 
 			return nil
 		}
 		if n == 0 {
-			a.logger.Info("the partition waits until the others are stored up to the fence",
+			a.logger.Info("the partition waits until the checkpoints of the others have reached the fence",
 				"partition", a.of.Partition, "position", f.Position)
 		}
 		if !pause(a.ctx, a.claim.Done(), awaitEvery) {
@@ -95,7 +95,7 @@ func (a *applier) awaitOldPartitions(old inbox.Checkpoint, f inbox.Fence) error 
 	}
 }
 
-// allPassed reports whether all partitions below a count are stored up to a fence.
+// allPassed reports whether the checkpoints of all partitions below a count have reached a fence.
 func allPassed(all map[int32]inbox.Checkpoint, count int32, f inbox.Fence) bool {
 	for n := range count {
 		c, ok := all[n]

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	pageWithin = 10 * time.Second // that the owner may take for a page of its log
+	pageWithin = 10 * time.Second // timeout of reading a page of the owner's log
 	pageLimit  = 500              // events in a page
 )
 
@@ -27,7 +27,7 @@ func (a *applier) fill(until int64) error {
 			page, err = a.page(a.calls, &meshv1.ReadLogRequest{After: a.at, Until: until, Topic: a.of.Topic,
 				Partition: a.of.Partition, Partitions: a.saved.Partitions, Limit: pageLimit})
 			if err == nil && page.GetComplete() <= a.at {
-				err = &unavailableError{a.of.Source, fmt.Errorf("its log is complete up to %d only", page.GetComplete())}
+				err = &unavailableError{a.of.Source, fmt.Errorf("its log is complete only up to %d", page.GetComplete())}
 			}
 			return err
 		})

@@ -20,13 +20,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// killer kills instances around the commits by which the partitions of a topic that grows go on: once while an old
-// partition is behind the fence and the others wait for it, once as each old one crosses it, and once as the new one
-// begins.
+// killer kills instances around the commits by which the partitions of a growing topic cross the fence: once while an
+// old partition is behind the fence and the others wait for it, once as each old partition crosses it, and once as
+// the new partition begins.
 type killer struct {
 	*world
-	after  bool       // the commit, not before it
-	waits  chan int64 // partitions that wait at the fence
+	after  bool       // kill after the commit instead of before it
+	waits  chan int64 // partitions that reached the fence and wait
 	killed chan struct{}
 
 	mu      sync.Mutex
@@ -34,7 +34,7 @@ type killer struct {
 	used    map[string]bool
 }
 
-// start runs an instance that commits nothing else from its moment on.
+// start runs an instance that commits nothing after the moment at which it is killed.
 func (k *killer) start() *instance {
 	k.t.Helper()
 	dead := false
@@ -49,7 +49,7 @@ func (k *killer) start() *instance {
 			k.mu.Unlock()
 			if w.Advance.To.Epoch == 2 && k.number(`SELECT count(*) FROM notification.checkpoints
 				WHERE partition < 3 AND epoch = 1 AND position < (SELECT fence FROM notification.fences)`) > 0 {
-				k.t.Error("a partition goes on above the fence before all old ones are stored up to it")
+				k.t.Error("a partition crosses the fence before the checkpoints of all old ones have reached it")
 				k.waits <- int64(w.Advance.Of.Partition)
 			}
 			if !was && !first {
@@ -81,7 +81,7 @@ func (k *killer) start() *instance {
 	})
 }
 
-// moment returns the name of the step that a commit is, and whether the instance is to be killed at it.
+// moment returns the name of the step that a commit belongs to, and whether the instance is to be killed at it.
 func (k *killer) moment(a *inbox.Advance, effects int, dead bool) (name string, first bool) {
 	switch {
 	case a.To.Epoch == 1 && a.Of.Partition == 0 && effects > 0:
@@ -98,14 +98,14 @@ func (k *killer) moment(a *inbox.Advance, effects int, dead bool) (name string, 
 	return name, first
 }
 
-// watch is a handler that notes which partitions wait at the fence.
+// watch is a slog handler that records which partitions wait at the fence.
 type watch struct {
 	slog.Handler
 	waits chan int64
 }
 
 func (h *watch) Handle(ctx context.Context, r slog.Record) error {
-	if strings.HasPrefix(r.Message, "the partition waits until the others") {
+	if strings.HasPrefix(r.Message, "the partition waits until the checkpoints") {
 		r.Attrs(func(a slog.Attr) bool {
 			if a.Key == "partition" {
 				h.waits <- a.Value.Int64()
@@ -120,8 +120,9 @@ func (h *watch) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &watch{h.Handler.WithAttrs(attrs), h.waits}
 }
 
-// A topic grows from 3 to 4 partitions under traffic, and the instance is killed at every step of that: each event is
-// applied once, those of a stream in order, and none above the fence before all old partitions are stored up to it.
+// A topic grows from 3 to 4 partitions under traffic, and the instance is killed at every step. Each event is applied
+// once, the events of a stream in order, and none above the fence before the checkpoints of all old partitions have
+// reached it.
 func TestConsume_KilledAtEveryStepWhileATopicGrows(t *testing.T) {
 	t.Parallel()
 	for _, after := range []bool{false, true} {
@@ -149,7 +150,7 @@ func TestConsume_KilledAtEveryStepWhileATopicGrows(t *testing.T) {
 				select {
 				case <-k.killed:
 				case <-time.After(2 * time.Minute):
-					t.Fatal("not in time: the next step")
+					t.Fatal("the next step did not happen in time")
 				}
 				i.kill()
 				i = k.start()

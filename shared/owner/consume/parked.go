@@ -14,10 +14,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// An event that fails parks its stream: the transaction of the checkpoint adds one row with the event from which on
-// nothing of the stream is applied. Later an operator applies that event (retry) or skips it (drop), on any instance.
-// Then the events that were passed over are read from the owner's log and applied in order, up to the checkpoint; the
-// transaction of the last one removes the row. From there on the partition's applier continues.
+// An event that fails parks its stream: the transaction of the checkpoint adds a row for the stream, and the event
+// and all later events of the stream are not applied. An operator has the event applied (retry) or skipped (drop), on
+// any instance. Then the later events up to the checkpoint are read from the owner's log and applied in order. The
+// transaction of the last one removes the row, and from there on the partition's applier continues.
 
 // Resolved is the result of resolving a parked stream.
 type Resolved struct {
@@ -29,7 +29,8 @@ type Resolved struct {
 // holdDuration is how long a partition waits for a retry that is about to catch up.
 const holdDuration = 10 * time.Second
 
-// Resolve applies or skips the event that parks a stream, and applies those behind it, in order, until one fails.
+// Resolve applies or skips the event that parks a stream, and applies the events behind it, in order, until one
+// fails.
 func (c *Consumer) Resolve(ctx context.Context, stream string, version int64, drop bool) (done Resolved, err error) {
 	defer func() {
 		c.logger.Info("parked stream resolved", "stream", stream, "version", version, "drop", drop,
@@ -55,8 +56,8 @@ func (c *Consumer) Resolve(ctx context.Context, stream string, version int64, dr
 		var changed *inbox.ParkedChangedError
 		switch {
 		case errors.As(err, &changed):
-			// The partition has passed over further events of the stream meanwhile. If that happens again, it has to
-			// wait.
+			// Meanwhile the partition has passed over further events of the stream. If that happens again, the
+			// partition has to wait.
 			if tries++; tries > 1 {
 				if err := r.hold(ctx, p); err != nil {
 					return done, err
@@ -100,14 +101,14 @@ func (c *Consumer) parkedStream(ctx context.Context, stream string) (inbox.Parke
 type resolving struct {
 	*Consumer
 	stream  string
-	drop    bool // the first event is still to be skipped
-	single  bool // one event at a time, because several in one write failed
+	drop    bool // the first event is to be skipped
+	single  bool // one event per write, because several in one write failed
 	applied int64
 	reached int64 // position up to which the partition has passed over the stream
 }
 
-// step applies as many events as fit into one transaction. It returns what is left parked, and the error of the next
-// event if it fails.
+// step applies as many events as fit into one transaction. It returns the entry of what is still parked, and the
+// error of the next event if that event fails.
 func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parked, problem error, err error) {
 	r.applied = 0
 	events, all, err := r.read(ctx, p)
@@ -189,8 +190,8 @@ func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parke
 	return nil, nil, err
 }
 
-// read reads the events of a stream from the one that parks it up to the checkpoint of its partition, and reports
-// whether these are all.
+// read returns the events of a stream from the one that parks it up to the checkpoint of its partition, and reports
+// whether the result contains all of them.
 func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope.Event, all bool, err error) {
 	limit, err := r.limit(ctx)
 	r.reached = limit
@@ -212,7 +213,7 @@ func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope
 	return events, page.GetComplete() >= min(limit, page.GetHead()) || len(events) == 0, nil
 }
 
-// limit returns the position up to which the stream's partition has passed it over.
+// limit returns the position up to which the partition has passed over the stream.
 func (r *resolving) limit(ctx context.Context) (limit int64, err error) {
 	all, err := r.o.Log.Inbox().Checkpoints(ctx, r.o.Source, r.o.Topic)
 	for n, c := range all {
@@ -225,8 +226,8 @@ func (r *resolving) limit(ctx context.Context) (limit int64, err error) {
 	return limit, err
 }
 
-// left returns what remains parked after some events: the stream from an event onwards, of which some effects may be
-// applied.
+// left returns the entry for a stream that remains parked from an event onwards. Index is the number of the event's
+// effects that are applied.
 func (r *resolving) left(p inbox.Parked, e envelope.Event, index int, taken int64, problem error) *inbox.Parked {
 	n := r.parkedBy(e, index, errors.New("a retry was interrupted before this event"))
 	if problem != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Reaction returns the effects of an event of another owner. It is pure: it has no context for calls, and returns the
-// same effects for the same event, in the same order, because an event with many effects is applied in parts.
+// Reaction returns the effects of an event of another owner. It is pure: it makes no calls and returns the same
+// effects for the same event, in the same order. An event with many effects is applied in parts, which rely on that.
 //
 // Events of one stream arrive in order. Events of different streams do not, because partitions are not ordered among
 // each other: "read up to message 50" may arrive before message 50. The result of an effect may depend only on the
@@ -20,23 +20,23 @@ type Reaction func(e envelope.Event, event proto.Message) []Effect
 // Effect is the effect of an event on one stream of the service's own log: either events, which are appended whatever
 // the stream contains, or a command, which the stream's aggregate decides.
 type Effect struct {
-	// Stream of the events. It is empty for a command, whose declaration names its stream.
+	// Stream of the events. Empty for a command, whose declaration names its stream.
 	Stream string
-	// Actor of the events or of the command; empty: that of the event.
+	// Actor of the events or of the command; empty: the actor of the event.
 	Actor  string
 	Events []proto.Message
-	// Command of the service itself; clients need not be allowed to send it. Its outcome is stored like any other: if
-	// nothing followed, because of the stream's state or because the command was refused, that remains so when the
-	// event is delivered again. It must be possible to decide the command when the event arrives. An event whose
-	// command cannot be decided is parked, after two seconds if only a fact is not known yet (refusal.NotYetError).
+	// Command of the service itself; clients need not be allowed to send it. Its outcome is stored like any other. An
+	// outcome "unchanged" or "refused" stays when the event is delivered again. It must be possible to decide the
+	// command when the event arrives. An event whose command cannot be decided is parked; if only a fact is not known
+	// yet (refusal.NotYetError), after two seconds.
 	//
 	// A transaction decides its commands before it appends events. So a command that follows events starts another
-	// transaction: a reaction that yields both alternately costs more transactions.
+	// transaction, and a reaction that returns events and commands in turns costs more transactions.
 	Command proto.Message
 }
 
-// Since is the time from which a service reacts to a topic that it has not consumed before. It matters once: the
-// resulting start is stored, and later runs continue from the checkpoints.
+// Since is the time from which a service reacts to a topic that it has not consumed before. It matters only at the
+// first start: the resulting position is stored, and later runs continue from the checkpoints.
 type Since struct {
 	kind sinceKind
 	at   time.Time

@@ -17,15 +17,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
-// A stream is retried on another instance while its partition goes on: each event is applied once and in order.
-func TestConsume_ARetryElsewhereWhileEventsFlow(t *testing.T) {
+// A stream is retried on another instance while its partition is consumed. Each event is applied once and in order.
+func TestConsume_ARetryOnAnotherInstanceWhileEventsArrive(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	other := w.start()
 	w.source.say("7", "choke")
 	w.eventually("it is parked", func() bool { return w.number("SELECT count(*) FROM notification.parked_streams") == 1 })
-	w.chokes.Store(false)
+	w.fails.Store(false)
 	const n = 600
 	var talking sync.WaitGroup
 	talking.Go(func() {
@@ -43,7 +43,8 @@ func TestConsume_ARetryElsewhereWhileEventsFlow(t *testing.T) {
 	require.Equal(t, upTo(n+1), w.raised("bob", "7"))
 }
 
-// The source's database lost its last commits: what it says from then on is applied, and nothing twice.
+// The source's database has lost its last commits. The events that it publishes from then on are applied, and nothing
+// is applied twice.
 func TestConsume_TheSourceWasRestored(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -61,8 +62,9 @@ func TestConsume_TheSourceWasRestored(t *testing.T) {
 	require.EqualValues(t, 3, w.number("SELECT count(*) FROM notification.checkpoints WHERE incarnation = 'second'"))
 }
 
-// A source that does not answer stops the partition with a hole alone: the others go on, with no more than the pool of 5.
-func TestConsume_ASourceThatHangsStopsOnlyWhatNeedsIt(t *testing.T) {
+// A source that does not answer stops only the partition that has a hole. The other partitions are consumed, with a
+// pool of 5 connections.
+func TestConsume_ASourceThatHangsStopsOnlyPartitionsWithAHole(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	i := w.start()
@@ -74,7 +76,7 @@ func TestConsume_ASourceThatHangsStopsOnlyWhatNeedsIt(t *testing.T) {
 	for _, c := range conversations(30) {
 		w.source.say(c, "x")
 	}
-	w.eventually("other partitions go on", func() bool {
+	w.eventually("other partitions are consumed", func() bool {
 		return w.number("SELECT count(DISTINCT body) FROM notification.events") >= 10
 	})
 	w.eventually("it is reported", func() bool { err, ok := i.waiting.Load("chat"); return ok && err != nil })
@@ -86,13 +88,13 @@ func TestConsume_ASourceThatHangsStopsOnlyWhatNeedsIt(t *testing.T) {
 	}
 }
 
-// While one source does not answer, and all partitions of its topic have a hole, the topic of another source is consumed
-// as ever. Both share a pool of 5 connections.
-func TestConsume_AnotherSourceGoesOnBesideOneThatHangs(t *testing.T) {
+// While one source does not answer and all partitions of its topic have a hole, the topic of another source is
+// consumed. Both share a pool of 5 connections.
+func TestConsume_ASourceThatHangsDoesNotStopAnother(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.start()
-	feed := w.another("feed", "post-events")
+	feed := w.newSource("feed", "post-events")
 	w.startWith(func(o *consume.Options) { o.Source, o.Topic, o.Owner = "feed", "post-events", feed })
 	for _, c := range conversations(20) {
 		w.source.say(c, "x")
@@ -117,9 +119,9 @@ func TestConsume_AnotherSourceGoesOnBesideOneThatHangs(t *testing.T) {
 	require.EqualValues(t, 60, w.number("SELECT count(*) FROM notification.events WHERE cause LIKE 'chat-%'"))
 }
 
-// Another instance, which has the same partition as it believes, has applied a part of a batch meanwhile: the batch is not
-// committed, this instance gives the partition up, and who takes it next goes on where the other one was.
-func TestConsume_GivesUpAPartitionThatAnotherInstanceHasMoved(t *testing.T) {
+// Another instance that also holds the partition has applied a part of a batch meanwhile. The batch is not committed,
+// this instance releases the partition, and the next one continues from the stored checkpoint.
+func TestConsume_ReleasesAPartitionThatAnotherInstanceAdvanced(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	var i *instance

@@ -10,10 +10,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
-// aboveAll is above every position: a page after it has the head of the log and no event.
+// aboveAll is above every position. A page that is read after it contains the head of the log and no events.
 const aboveAll = int64(1) << 62
 
-// begin finds the checkpoint of the partition. First is the first record that has arrived from it.
+// begin loads or creates the checkpoint of the partition. first is the first record that has arrived from it.
 func (a *applier) begin(first envelope.Event) (err error) {
 	if a.consumer, err = a.beginConsumer(a.calls, a.claim.Done(), first); err != nil {
 		return a.failed("begin with", err)
@@ -36,12 +36,12 @@ func (a *applier) begin(first envelope.Event) (err error) {
 	if err := a.reload(); err != nil {
 		return a.failed("begin with", err)
 	}
-	a.logger.Debug("the consumption of a partition goes on here", "partition", a.of.Partition, "position", a.at)
+	a.logger.Debug("consuming a partition from its checkpoint", "partition", a.of.Partition, "position", a.at)
 	return nil
 }
 
-// beginPartition gives a partition its first checkpoint: where the consumption of the topic began, or at the fence that
-// added the partition.
+// beginPartition creates the first checkpoint of a partition: at the position from which the topic is consumed, or at
+// the fence that added the partition.
 func (a *applier) beginPartition(first envelope.Event) (saved inbox.Checkpoint, err error) {
 	c := inbox.Checkpoint{Position: a.consumer.Start, Epoch: a.consumer.Epoch, Partitions: a.consumer.Partitions}
 	for c.Partitions <= a.of.Partition {
@@ -64,7 +64,7 @@ func (a *applier) beginPartition(first envelope.Event) (saved inbox.Checkpoint, 
 	return saved, err
 }
 
-// beginConsumer returns how the consumption of the topic began, and begins it if necessary.
+// beginConsumer returns the start of the topic's consumption, and stores it if there is none yet.
 func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, first envelope.Event) (inbox.Consumer, error) {
 	c.mu.Lock()
 	begun := c.begun
@@ -94,15 +94,15 @@ func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, firs
 	if err := c.retryUnavailable(over, func() error { return c.takeOver(ctx, found) }); err != nil {
 		return found, err
 	}
-	c.logger.Info("the topic is consumed", "start", found.Start, "since", found.Since)
+	c.logger.Info("consuming the topic", "start", found.Start, "since", found.Since)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.begun = &found
 	return found, nil
 }
 
-// findStart finds the position from which a topic is consumed: where an earlier release has stopped, or the one of
-// Options.Since.
+// findStart finds the position from which a topic is consumed: the position that an earlier release has reached, or
+// the one that Options.Since means.
 func (c *Consumer) findStart(ctx context.Context, n *inbox.Consumer) error {
 	position, found, err := c.o.Log.Inbox().LegacyPosition(ctx, c.o.Source, c.o.Topic)
 	if err != nil {
@@ -126,10 +126,10 @@ func (c *Consumer) findStart(ctx context.Context, n *inbox.Consumer) error {
 	return err
 }
 
-// lastBefore finds a position such that all events above it are from a time on, or nearly so. Because clocks may
-// differ, each event's time is checked as well.
+// lastBefore finds a position above which nearly all events are at or after a time. Clocks may differ, so the time of
+// each event is checked as well.
 func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head int64) (int64, error) {
-	low, high := int64(0), head // the event at low is before t, events above high are not
+	low, high := int64(0), head // the event at low is before t; no event above high is
 	for low < high {
 		middle := low + (high-low)/2
 		page, err := c.page(ctx, &meshv1.ReadLogRequest{After: middle, Limit: 1})
@@ -153,8 +153,8 @@ func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head int64) (int
 	return low, nil
 }
 
-// takeOver parks the streams that an earlier release had parked. The versions that it stored remain: partitions need
-// them up to LegacyEnd, and other topics of the source may begin later.
+// takeOver parks the streams that an earlier release had parked. The versions that the earlier release stored are
+// kept: partitions need them up to LegacyEnd, and consumption of other topics of the source may begin later.
 func (c *Consumer) takeOver(ctx context.Context, n inbox.Consumer) error {
 	if n.LegacyEnd == 0 {
 		return nil
@@ -165,7 +165,7 @@ func (c *Consumer) takeOver(ctx context.Context, n inbox.Consumer) error {
 	})
 }
 
-// loadLegacyVersions reads the versions that an earlier release applied last, of the streams of some events.
+// loadLegacyVersions reads the versions of the events' streams up to which an earlier release applied them.
 func (a *applier) loadLegacyVersions(events []envelope.Event) error {
 	var streams []string
 	seen := map[string]bool{}

@@ -38,7 +38,7 @@ import (
 
 const topic = "chat-events"
 
-// source is an owner, "chat": a log in memory, whose records the tests put on its topic as they like.
+// source is the owner "chat": a log in memory, whose records the tests publish in any order.
 type source struct {
 	meshv1connect.OwnerServiceClient
 	w           *world
@@ -49,13 +49,13 @@ type source struct {
 	missing     map[int64]bool   // positions that a restored log has lost
 	head        int64
 	versions    map[string]int64
-	chain       map[int32]int64 // position of the newest record of each partition
+	chain       map[int32]int64 // position of the newest record, by partition
 	partitions  int32
 	epoch       int32
 	incarnation string
 
-	reads atomic.Int64 // pages that were asked for with a topic or stream
-	asked atomic.Int64 // pages that were asked for while the owner hangs
+	reads atomic.Int64 // requests for pages of a topic or stream
+	asked atomic.Int64 // requests for pages while the owner hangs
 	hangs atomic.Bool  // whether the owner does not answer
 }
 
@@ -77,7 +77,7 @@ func (s *source) append(conversation string, bodies ...string) (events []envelop
 	return events
 }
 
-// chained gives events the place in their partitions that the relay would: each names the position before it.
+// chained sets the field Before of events as the relay does: the position of the previous record of the partition.
 func (s *source) chained(events ...envelope.Event) []envelope.Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +90,7 @@ func (s *source) chained(events ...envelope.Event) []envelope.Event {
 	return events
 }
 
-// publish puts records on the topic as they are.
+// publish publishes records without changing them.
 func (s *source) publish(events ...envelope.Event) {
 	s.w.t.Helper()
 	var all []*message.Message
@@ -118,13 +118,13 @@ func (s *source) say(conversation string, bodies ...string) []envelope.Event {
 	return events
 }
 
-// tell writes the log's position into all partitions.
-func (s *source) tell() {
+// publishPosition writes the log's position into all partitions.
+func (s *source) publishPosition() {
 	s.w.t.Helper()
-	s.tellWith(func(*envelope.Event) {})
+	s.publishPositionWith(func(*envelope.Event) {})
 }
 
-func (s *source) tellWith(change func(*envelope.Event)) {
+func (s *source) publishPositionWith(change func(*envelope.Event)) {
 	s.w.t.Helper()
 	s.mu.Lock()
 	var all []*message.Message
@@ -139,13 +139,13 @@ func (s *source) tellWith(change func(*envelope.Event)) {
 	require.NoError(s.w.t, s.w.publisher.Publish(s.topic, all...))
 }
 
-// grow has the topic have more partitions from here on.
+// grow gives the topic more partitions.
 func (s *source) grow(partitions int32) {
 	s.w.t.Helper()
 	s.mu.Lock()
 	s.partitions, s.epoch = partitions, s.epoch+1
 	s.mu.Unlock()
-	s.tellWith(func(e *envelope.Event) { e.Fence = true })
+	s.publishPositionWith(func(e *envelope.Event) { e.Fence = true })
 }
 
 func (s *source) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogRequest]) (
@@ -197,7 +197,7 @@ type world struct {
 	catalog   *catalog.Catalog
 	publisher *bus.Publisher
 	source    *source
-	chokes    atomic.Bool // whether the reaction fails at "choke" and "spoil"
+	fails     atomic.Bool // whether the reaction fails at "choke" and "spoil"
 	reacted   atomic.Int64
 	since     consume.Since
 }
@@ -220,18 +220,18 @@ func newWorld(t *testing.T) *world {
 	w.publisher, err = bus.NewPublisher(w.kafka, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = w.publisher.Close() })
-	w.source = w.another("chat", topic)
-	w.chokes.Store(true)
+	w.source = w.newSource("chat", topic)
+	w.fails.Store(true)
 	return w
 }
 
 // another makes a source.
-func (w *world) another(name, topic string) *source {
+func (w *world) newSource(name, topic string) *source {
 	return &source{w: w, name: name, topic: topic, versions: map[string]int64{}, chain: map[int32]int64{}, partitions: 3,
 		epoch: 1, incarnation: "first", missing: map[int64]bool{}}
 }
 
-// statements counts what is sent to Postgres.
+// statements counts the statements that are sent to Postgres.
 type statements struct{ transactions, others atomic.Int64 }
 
 func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
@@ -259,7 +259,8 @@ func (s *statements) count(sql string) {
 	}
 }
 
-// react raises a notification for "bob" about each message; for each of n recipients about "many n"; none about "quiet".
+// react raises a notification for "bob" about each message, for each of n recipients about "many n", and none about
+// "quiet".
 func (w *world) react(e envelope.Event, event proto.Message) (effects []consume.Effect) {
 	w.reacted.Add(1)
 	body := event.(*chatv1.MessageSent).GetBody()
@@ -274,7 +275,7 @@ func (w *world) react(e envelope.Event, event proto.Message) (effects []consume.
 			recipients = append(recipients, fmt.Sprint("r", i))
 		}
 	case "choke":
-		if w.chokes.Load() {
+		if w.fails.Load() {
 			panic("as asked")
 		}
 	}
@@ -282,23 +283,23 @@ func (w *world) react(e envelope.Event, event proto.Message) (effects []consume.
 		m := &notificationv1.Raised{NotificationId: e.ID, RecipientId: r, By: e.Actor, AboutStream: e.Stream,
 			AboutVersion: e.Version}
 		f := consume.Effect{Stream: "notifications:" + r, Events: []proto.Message{m}}
-		if body == "spoil" && w.chokes.Load() {
-			m.By, f.Actor = "b\x00b", "b\x00b" // no text of Postgres
+		if body == "spoil" && w.fails.Load() {
+			m.By, f.Actor = "b\x00b", "b\x00b" // Postgres stores no such text
 		}
 		effects = append(effects, f)
 	}
 	return effects
 }
 
-// instance is one of possibly many that consume the topic.
+// instance is one of the instances that consume the topic.
 type instance struct {
 	*world
 	log      *eventlog.Log
 	consumer *consume.Consumer
 	waiting  sync.Map    // dependency → error
-	lost     atomic.Bool // whether acknowledgements are lost from now on, as when it is killed after a commit
+	lost     atomic.Bool // whether acknowledgements are lost, as when the instance is killed after a commit
 	stop     func()
-	kill     func() // ends it without committing what is under way
+	kill     func() // ends it without committing running transactions
 }
 
 func (w *world) start() *instance {
@@ -379,7 +380,7 @@ func (w *world) awaitRaised(conversation string, want ...int64) {
 	})
 }
 
-// stored waits until every partition is stored up to the log's position.
+// stored waits until the checkpoint of every partition has reached the log's position.
 func (w *world) stored() {
 	w.t.Helper()
 	w.source.awaitStored()
@@ -387,7 +388,7 @@ func (w *world) stored() {
 
 func (s *source) awaitStored() {
 	s.w.t.Helper()
-	s.tell()
+	s.publishPosition()
 	s.w.eventually("every partition is stored", func() bool {
 		return s.w.number(`SELECT count(*) FROM notification.checkpoints
 			WHERE source = $1 AND position >= $2 AND index = 0`, s.name, s.head) == int64(s.partitions)
@@ -405,7 +406,7 @@ func (w *world) eventually(what string, is func() bool) {
 	meshtest.Eventually(w.t, what, is)
 }
 
-// conversations are so many, of which each partition has some.
+// conversations returns n conversations that are spread over all partitions.
 func conversations(n int) (all []string) {
 	for i := range n {
 		all = append(all, fmt.Sprint("c", i))
@@ -413,7 +414,7 @@ func conversations(n int) (all []string) {
 	return all
 }
 
-// upTo are the versions from 1 to n.
+// upTo returns the versions from 1 to n.
 func upTo(n int64) (all []int64) {
 	for v := range n {
 		all = append(all, v+1)

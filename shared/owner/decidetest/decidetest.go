@@ -1,5 +1,5 @@
-// Package decidetest tests aggregates: given the events of a stream, when a user sends a command, then events follow, or
-// a refusal. Its tests need no server.
+// Package decidetest tests aggregates without a server. A case has the events of a stream, a user's command, and the
+// events or the refusal that the command leads to.
 package decidetest
 
 import (
@@ -29,7 +29,7 @@ type Outcome struct {
 }
 
 // Equal reports whether two outcomes have equal events in the same order, or the same code. An event in a
-// catalog.Expecting equals the event itself, and another one that expects the same version.
+// catalog.Expecting equals the bare event, and the same event with the same expected version.
 func (o Outcome) Equal(other Outcome) bool {
 	if o.Code != other.Code || len(o.Events) != len(other.Events) {
 		return false
@@ -94,11 +94,11 @@ func (s Sent) with(o Outcome) Case {
 	return s.c
 }
 
-// begun is when the first of the given events was recorded. The others follow every second.
+// begun is the time of the first of the given events. The others follow at intervals of a second.
 var begun = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// Origin returns the origin of the commands that a user sends in cases. Ids that are derived from it are those of every
-// Case.
+// Origin returns the origin of the commands that a user sends in cases. Ids that a test derives from it equal those
+// in every Case.
 func Origin(user string) catalog.Origin {
 	return catalog.Origin{Actor: user, CommandID: "command", At: begun}
 }
@@ -133,8 +133,8 @@ type T interface {
 
 var declarations = sync.OnceValues(catalog.Load)
 
-// Evolve applies the first events of a stream to a state: as it is loaded from the log, without personal fields. An event
-// that is not one of the stream fails the test.
+// Evolve applies the events of a stream to a state, as loading from the log does: without personal fields. An event
+// that does not belong to the stream fails the test.
 func Evolve(t T, s State, stream string, events ...Event) {
 	t.Helper()
 	c, err := declarations()
@@ -154,8 +154,8 @@ func Evolve(t T, s State, stream string, events ...Event) {
 	}
 }
 
-// Decide returns the outcome of a command. An error that is not a refusal, a refusal without a text, and a state that
-// decides differently when it is asked again fail the test.
+// Decide returns the outcome of a command. It fails the test for an error that is not a refusal, for a refusal
+// without a text, and for a state that decides differently the second time.
 func Decide(t T, s State, by catalog.Origin, command proto.Message) Outcome {
 	t.Helper()
 	got := decide(t, s, by, command)

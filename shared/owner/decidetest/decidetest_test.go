@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/decidetest"
 )
 
-// talk is an aggregate that keeps its events and decides by a function.
+// talk is an aggregate that stores its events and decides by a function.
 type talk struct {
 	events []proto.Message
 	facts  []catalog.Fact
@@ -83,7 +83,7 @@ func TestEvolve_AppliesEventsAsTheLogContainsThem(t *testing.T) {
 	s := &talk{}
 	decidetest.Evolve(t, s, "conversation:7", decidetest.By("ann", sent("secret")), decidetest.By("bob", sent("too")))
 	require.Len(t, s.events, 2)
-	require.True(t, proto.Equal(sent(""), s.events[0]), "texts are kept apart: %v", s.events[0])
+	require.True(t, proto.Equal(sent(""), s.events[0]), "personal fields are not in the log: %v", s.events[0])
 	require.Equal(t, "bob", s.facts[1].Actor)
 	require.EqualValues(t, 2, s.facts[1].Version)
 	require.True(t, s.facts[1].At().After(s.facts[0].At()))
