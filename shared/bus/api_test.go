@@ -20,7 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Streams stay where they are: the results are those of sarama's hash partitioner, which existing topics were filled by.
+// Existing topics were filled by sarama's hash partitioner, so the results must not change.
 func TestPartition_DoesNotChange(t *testing.T) {
 	t.Parallel()
 	for key, want := range map[string][4]int32{ // among 1, 3, 5 and 12 partitions
@@ -55,14 +55,14 @@ func TestPublisher_CountsPartitionsAsTheBrokerDoes(t *testing.T) {
 		publish(t, p, "topic", keyed("a", "0"))
 
 		meshtest.GrowTopic(t, k, "topic", 5)
-		meshtest.Eventually(t, "it is noticed", func() bool {
+		meshtest.Eventually(t, "the new partition is counted", func() bool {
 			n, err := p.Partitions(t.Context(), "topic")
 			return err == nil && n == 5
 		})
 		to := keyed("a", "1")
 		to.Metadata.Set(bus.MetadataPartition, "4")
-		publish(t, p, "topic", to) // at once: it does not wait until the client has noticed as well
-		meshtest.Eventually(t, "keys go where the new number puts them", func() bool {
+		publish(t, p, "topic", to) // published at once, while the client may not know the partition yet
+		meshtest.Eventually(t, "keys go to the partitions of the new count", func() bool {
 			publish(t, p, "topic", keyed("conversation:42", "0"))
 			last, err := bus.LastRecords(t.Context(), k, "topic")
 			require.NoError(t, err)
@@ -90,7 +90,7 @@ func TestPublisher_SendsToAPartitionThatItDoesNotKnowYet(t *testing.T) {
 	require.Equal(t, "a/1", last[3].ID())
 }
 
-func TestPublisher_TellsTheLastCountWhileTheBrokerIsAway(t *testing.T) {
+func TestPublisher_ReturnsTheLastCountWhileTheBrokerIsUnavailable(t *testing.T) {
 	t.Parallel()
 	k := startRestartable(t)
 	createTopic(t, k.Kafka, "topic", 3)
@@ -100,7 +100,7 @@ func TestPublisher_TellsTheLastCountWhileTheBrokerIsAway(t *testing.T) {
 	k.running.Stop()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	time.Sleep(3100 * time.Millisecond) // the answer is too old by now
+	time.Sleep(3100 * time.Millisecond) // the cached count is too old now
 	n, err := p.Partitions(ctx, "topic")
 	require.NoError(t, err)
 	require.EqualValues(t, 3, n)
@@ -155,7 +155,7 @@ func (r *reading) of(at string) []int64 {
 	return r.got[at]
 }
 
-func TestRead_GivesEachPartitionInOrderAndNoticesNewOnes(t *testing.T) {
+func TestRead_PassesEachPartitionInOrderAndFindsNewOnes(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		for _, topic := range []string{"one", "other"} {
@@ -166,13 +166,13 @@ func TestRead_GivesEachPartitionInOrderAndNoticesNewOnes(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		r, got, ended := reader(t, k, bus.ReaderOptions{}), &reading{got: map[string][]int64{}}, make(chan error)
 		go func() { ended <- r.Read(ctx, []string{"one", "other"}, got.take) }()
-		meshtest.Eventually(t, "it begins with the last record", func() bool { return len(got.of("one/0")) == 1 })
+		meshtest.Eventually(t, "reading begins with the last record", func() bool { return len(got.of("one/0")) == 1 })
 		publishTo(t, p, "one", 0, keyed("a", "2"), keyed("a", "3"))
 		publishTo(t, p, "other", 1, keyed("b", "0"))
 		meshtest.Eventually(t, "all came", func() bool { return len(got.of("one/0")) == 3 && len(got.of("other/1")) == 1 })
 		require.Equal(t, []int64{1, 2, 3}, got.of("one/0"))
 
-		// Of a partition that comes later, the first record counts.
+		// A partition that is added later is read from its first record.
 		meshtest.GrowTopic(t, k, "other", 3)
 		begun := time.Now()
 		publishTo(t, p, "other", 2, keyed("c", "0"), keyed("c", "1"))
@@ -184,7 +184,7 @@ func TestRead_GivesEachPartitionInOrderAndNoticesNewOnes(t *testing.T) {
 	})
 }
 
-func TestRead_HoldsUpOnlyThePartitionWhoseHandlerWaits(t *testing.T) {
+func TestRead_ASlowHandlerDelaysOnlyItsPartition(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 2)
@@ -200,17 +200,17 @@ func TestRead_HoldsUpOnlyThePartitionWhoseHandlerWaits(t *testing.T) {
 			got.take(ctx, record)
 		})
 	}()
-	body := make([]byte, 100_000) // more than a follower keeps for itself
+	body := make([]byte, 100_000) // more than a follower queues
 	for n := range 200 {
 		m := keyed("a", strconv.Itoa(n))
 		m.Payload = body
 		publishTo(t, p, "topic", int32(n%2), m)
 	}
-	meshtest.Eventually(t, "the other one goes on", func() bool { return len(got.of("topic/1")) == 100 })
+	meshtest.Eventually(t, "the other partition is read", func() bool { return len(got.of("topic/1")) == 100 })
 }
 
-// A partition whose handler was slow goes on at once when it has caught up, while all others are quiet.
-func TestRead_GoesOnSoonAfterAPartitionWasFull(t *testing.T) {
+// A partition whose handler was slow continues as soon as it has caught up, while all other partitions are quiet.
+func TestRead_ContinuesSoonAfterAPartitionWasFull(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 2)
@@ -237,7 +237,7 @@ func TestRead_GoesOnSoonAfterAPartitionWasFull(t *testing.T) {
 	}
 }
 
-func TestSubscriber_InOrderHandsOutAPartitionInOneLane(t *testing.T) {
+func TestSubscriber_InOrderDeliversAPartitionInOneLane(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 1)
@@ -248,7 +248,7 @@ func TestSubscriber_InOrderHandsOutAPartitionInOneLane(t *testing.T) {
 	}
 	messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{InOrder: true}), "topic")
 	first := receive(t, messages)
-	nothing(t, messages) // other keys wait as well
+	nothing(t, messages) // messages of other keys wait as well
 	batch := []*message.Message{first}
 	bus.Release(first)
 	for len(batch) < all {
@@ -261,7 +261,7 @@ func TestSubscriber_InOrderHandsOutAPartitionInOneLane(t *testing.T) {
 		m.Ack()
 	}
 	nothing(t, messages)
-	require.LessOrEqual(t, committed(t, k, "topic", 0), int64(0), "the offset waits for the first one")
+	require.LessOrEqual(t, committed(t, k, "topic", 0), int64(0), "the offset waits for the first message")
 	first.Ack()
 	meshtest.Eventually(t, "all is committed", func() bool { return committed(t, k, "topic", 0) == all })
 }
@@ -296,7 +296,7 @@ func TestClaimOf_ChangesWithEveryAssignment(t *testing.T) {
 				return false
 			}
 		}
-		require.True(t, isDone(claims[moved.Partition]), "it went elsewhere")
+		require.True(t, isDone(claims[moved.Partition]), "the partition was reassigned")
 		require.False(t, isDone(claims[1-moved.Partition]), "it stayed")
 		require.False(t, isDone(moved))
 		require.NoError(t, one.Close())

@@ -17,8 +17,8 @@ import (
 
 var body300 = string(make([]byte, 300))
 
-// BenchmarkPublish compares a caller that publishes one by one, as the stock publisher does whatever it is given, with
-// one that has batches of 500.
+// BenchmarkPublish compares a caller that publishes messages one by one, as the stock publisher always does, with one
+// that publishes batches of 500.
 func BenchmarkPublish(b *testing.B) {
 	benchBoth(b, func(b *testing.B, k backend.Kafka) {
 		createTopic(b, k, "topic", 3)
@@ -98,7 +98,7 @@ func BenchmarkSubscribe(b *testing.B) {
 	})
 }
 
-// prefixed names topics as they are on the broker.
+// prefixed adds the installation's prefix to the names of topics.
 type prefixed struct {
 	message.Subscriber
 	k backend.Kafka

@@ -12,16 +12,17 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 )
 
-// Watermill's published Pub/Sub suite, on Apache Kafka and on the embedded broker. Left out of it are:
+// The tests of this file run Watermill's published Pub/Sub suite on Apache Kafka and on the embedded broker, without
 //   - TestReconnect, which restarts the broker by a shell command: TestReader_SurvivesARestartOfTheBroker and
-//     TestSubscriber_SurvivesARestartOfTheBroker do that with the embedded broker, in this process.
-//   - for the Reader TestConsumerGroups, as it has none, and for the Subscriber TestNewSubscriberReceivesOldMessages,
-//     as of a group every message goes to one member (the Reader passes it).
-//   - what the suite itself leaves out where ExactlyOnceDelivery is not promised, which Kafka does not: the check at
-//     the end of TestNoAck that nothing comes twice.
+//     TestSubscriber_SurvivesARestartOfTheBroker do that with the embedded broker, in this process;
+//   - TestConsumerGroups for the Reader, which has no groups;
+//   - TestNewSubscriberReceivesOldMessages for the Subscriber, because in a group every message goes to one member (the
+//     Reader passes this test);
+//   - the check at the end of TestNoAck that nothing is delivered twice: the suite skips it without
+//     ExactlyOnceDelivery, which Kafka does not promise.
 //
-// The suite's messages have no keys, while order is promised per key. Their key is what the suite sorts them by when
-// it compares their order: the payload.
+// The suite's messages have no keys, while order is promised per key. They get their payload as key, because the suite
+// sorts messages by payload before it compares their order.
 
 func TestConformance_Subscriber(t *testing.T) {
 	t.Parallel()
@@ -44,7 +45,7 @@ func TestConformance_Reader(t *testing.T) {
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		tests.TestPubSub(t, tests.Features{GuaranteedOrder: true, GuaranteedOrderWithSingleSubscriber: true,
 			Persistent: true, NewSubscriberReceivesOldMessages: true,
-			ForceShort: true}, // fifty readers of five thousand messages each take their time, and show nothing more
+			ForceShort: true}, // the long variant has fifty readers of five thousand messages each and checks nothing more
 			func(t *testing.T) (message.Publisher, message.Subscriber) {
 				r, err := bus.NewReader(k, bus.ReaderOptions{Drain: 100 * time.Millisecond, Backoff: 100 * time.Microsecond,
 					From: func(_ string, _ int32, oldest, _ int64) int64 { return oldest }})
@@ -64,7 +65,7 @@ func (p byPayload) Publish(topic string, messages ...*message.Message) error {
 	return p.Publisher.Publish(topic, messages...)
 }
 
-// initialized creates topics, which nothing in the mesh does by itself.
+// initialized creates topics before the suite subscribes to them, since nothing in the mesh creates topics on demand.
 type initialized struct {
 	t *testing.T
 	k backend.Kafka

@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Headers of a dead letter in addition to those of the message, which are kept, as are its payload and its key.
+// Headers of a dead letter in addition to those of the original message. Its payload and key are kept as well.
 const (
 	DeadLetterTopic     = "dead_letter_topic" // original topic, without the installation's prefix
 	DeadLetterPartition = "dead_letter_partition"
@@ -27,16 +27,17 @@ const (
 	DeadLetterTime      = "dead_letter_time" // RFC 3339
 	DeadLetterHandler   = "dead_letter_handler"
 	DeadLetterService   = "dead_letter_service"
-	// DeadLetterPayload reports that the payload was left out, because the record would have been too large for the
-	// topic.
+	// DeadLetterPayload is the note that the payload was left out, because the record would have been too large for
+	// the topic.
 	DeadLetterPayload = "dead_letter_payload"
 
 	maxReason = 1024 // bytes of the error's text
 )
 
-// DeadLetter sends a message whose handler fails to the dead-letter topic, so that the next messages follow. It calls
-// OnDeadLetter first. While either step fails because a dependency is unavailable, it waits, so that nothing is lost. A
-// message whose handler had no time to finish, or waits for a dependency, is not a dead letter; it comes again.
+// DeadLetter sends a message whose handler fails to the dead-letter topic, so that later messages are handled. It
+// calls OnDeadLetter first. While either step fails because a dependency is unavailable, it waits, so that no message
+// is lost. A message whose handler had no time to finish, or waits for a dependency, is not a dead letter and is
+// delivered again.
 func DeadLetter(o RouterOptions) message.HandlerMiddleware {
 	o.setDefaults()
 	return func(h message.HandlerFunc) message.HandlerFunc {
@@ -115,7 +116,7 @@ func (o *RouterOptions) sendToDeadLetters(m *message.Message, cause error) error
 			continue
 		}
 		if !errors.Is(err, retry.ErrUnavailable) {
-			err = retry.Unavailable(kafkaName, err) // whatever the error is: the message must not be lost
+			err = retry.Unavailable(kafkaName, err) // retry after any error: the message must not be lost
 		}
 		if !patience.wait(err) {
 			return stopping(err)
@@ -149,7 +150,7 @@ func (o *RouterOptions) deadLetter(m *message.Message, cause error) *message.Mes
 			letter.Metadata.Set(name, value)
 		}
 	}
-	delete(letter.Metadata, MetadataPartition) // it was the sender's; here it would choose the partition
+	delete(letter.Metadata, MetadataPartition) // the sender's choice of a partition does not apply to this topic
 	return letter
 }
 

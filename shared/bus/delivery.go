@@ -12,7 +12,7 @@ type delivery struct {
 
 	group  string // consumer group on the broker; empty for a Reader
 	record Record
-	over   <-chan struct{} // closed when the subscriber stops or loses the partition: what can be repeated later should not be waited for
+	over   <-chan struct{} // closed when the subscriber stops or loses the partition
 
 	lanes *lanes // nil for a Reader
 	held  *held
@@ -57,8 +57,8 @@ func OffsetOf(ctx context.Context) (int64, bool) {
 	return 0, false
 }
 
-// ClaimOf returns the partition assignment under which a Subscriber delivered a message, from the message's context. It
-// returns false for messages of other subscribers.
+// ClaimOf returns the partition assignment under which a Subscriber delivered a message, from the message's context.
+// It returns false if the message was not delivered by a Subscriber.
 func ClaimOf(ctx context.Context) (*Claim, bool) {
 	if d, ok := deliveryOf(ctx); ok && d.lanes != nil {
 		return d.lanes.claim, true
@@ -66,8 +66,8 @@ func ClaimOf(ctx context.Context) (*Claim, bool) {
 	return nil, false
 }
 
-// Claim is one assignment of a partition to a Subscriber. A partition that is assigned again has a new Claim, and so
-// has one that is read again from its oldest record because it has lost records.
+// Claim is one assignment of a partition to a Subscriber. A partition gets a new Claim when it is assigned again, and
+// when it is read again from its oldest record because it has lost records.
 type Claim struct {
 	Topic     string // without the installation's prefix
 	Partition int32
@@ -87,9 +87,9 @@ func overOf(ctx context.Context) <-chan struct{} {
 	return nil
 }
 
-// Release reports that the order of a message among those of its key is settled, for example because it was queued: its
-// lane delivers the next message although this one is not acknowledged yet. The offset still waits for it. Releasing a
-// message again, or one of another kind of subscriber, has no effect.
+// Release reports that the order of a message among those of its key is settled, for example because it was queued.
+// Its lane then delivers the next message although this one is not acknowledged yet. The offset still waits for this
+// one. Releasing a message again, or a message that was not delivered by a Subscriber, has no effect.
 func Release(m *message.Message) {
 	if d, ok := deliveryOf(m.Context()); ok && d.lanes != nil {
 		d.lanes.release(d)

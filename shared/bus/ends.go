@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Range holds the offset of a partition's oldest record, and the one that its next record will get.
+// Range holds the offset of a partition's oldest record and the offset that its next record will get.
 type Range struct{ Oldest, End int64 }
 
 // Ranges returns the offsets of each partition of a topic, in the order of the partitions.
@@ -32,7 +32,7 @@ func Ranges(ctx context.Context, k backend.Kafka, topic string) ([]Range, error)
 }
 
 func ranges(ctx context.Context, admin *kadm.Client, name string) ([]Range, error) {
-	// The ends are read first, so that a range is never negative when records are deleted meanwhile.
+	// Read the ends first, so that a range is never negative when records are deleted meanwhile.
 	ends, err := admin.ListEndOffsets(ctx, name)
 	if err == nil {
 		err = ends.Error()
@@ -78,7 +78,8 @@ func LastRecords(ctx context.Context, k backend.Kafka, topic string) ([]*Record,
 // fetchTimeout is how long a broker may take to return records that it has.
 const fetchTimeout = 15 * time.Second
 
-// readRanges reads the records that the partitions of a topic contain now, or the part of them that narrow selects.
+// readRanges reads the records that the partitions of a topic contain at the time of the call, or the ranges that
+// narrow selects.
 func readRanges(ctx context.Context, k backend.Kafka, topic string, narrow func([]Range) []Range, each func(Record)) error {
 	wrap := func(err error) error { return fmt.Errorf("read %s: %w", topic, err) }
 	name := k.Topic(topic)

@@ -7,15 +7,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// errStopping is wrapped by errors of handlers that had no time to finish. Their messages come again, here or wherever
-// their partition is assigned.
+// errStopping is wrapped by errors of handlers that had no time to finish. Their messages are delivered again, to
+// this process or to the one to which their partition is assigned.
 var errStopping = errors.New("stopping")
 
 func stopping(err error) error {
-	return fmt.Errorf("%w, the message will come again: %w", errStopping, err)
+	return fmt.Errorf("%w, the message will be delivered again: %w", errStopping, err)
 }
 
-// isMessageBlameless reports whether the message is not at fault.
+// isMessageBlameless reports whether an error is not the fault of the message.
 func isMessageBlameless(err error) bool {
 	return errors.Is(err, retry.ErrUnavailable) || errors.Is(err, errStopping)
 }

@@ -23,12 +23,13 @@ type receiver interface {
 	// take accepts the partition's next records without blocking. It reports whether the fetcher should pause until the
 	// receiver opens the partition again.
 	take(records []*kgo.Record) (full bool)
-	// restart is called before records whose offsets are lower than those of earlier ones: the topic has lost records.
+	// restart is called before records whose offsets are lower than those of earlier records: the topic has lost
+	// records.
 	restart()
 }
 
-// fetcher polls a client and passes each partition's records to its receiver. All changes to the set of partitions run
-// between two polls, so no receiver gets records that were polled for another one.
+// fetcher polls a client and passes each partition's records to its receiver. All changes to the set of partitions
+// run between two polls, so no receiver gets records that were polled before it was added.
 type fetcher struct {
 	client *kgo.Client
 	poll   func(context.Context) kgo.Fetches // of the client
@@ -38,7 +39,7 @@ type fetcher struct {
 
 	mu        sync.Mutex
 	calls     []func()
-	interrupt context.CancelFunc // ends the poll under way
+	interrupt context.CancelFunc // ends the running poll
 
 	// The fields below are used by run and by the calls that it makes.
 	taps    map[topicPartition]*tap
@@ -61,7 +62,8 @@ func newFetcher(client *kgo.Client, gather time.Duration, log *slog.Logger) *fet
 		taps: map[topicPartition]*tap{}, awaited: map[topicPartition]bool{}, interrupt: func() {}}
 }
 
-// maxGathered is the number of records in a poll from which on the fetcher does not gather: it has fallen behind.
+// maxGathered is the number of records in a poll from which on the fetcher does not gather, because it has fallen
+// behind.
 const maxGathered = 512
 
 // run polls until ctx ends.
@@ -82,7 +84,7 @@ func (f *fetcher) run(ctx context.Context) {
 			fetches := f.poll(polling)
 			f.hand(fetches, throttled)
 			if n := fetches.NumRecords(); f.gather > 0 && n > 0 && n < maxGathered {
-				retry.Sleep(polling, f.gather) // the client requests no more than one response ahead
+				retry.Sleep(polling, f.gather) // the client fetches at most one response ahead
 			}
 		}
 		cancel()
@@ -133,14 +135,14 @@ func (f *fetcher) hand(fetches kgo.Fetches, throttled *throttledLogger) {
 	})
 }
 
-// add passes a partition's records to a receiver from now on.
+// add passes a partition's records to a receiver from the next poll on.
 func (f *fetcher) add(at topicPartition, to receiver) {
 	f.taps[at] = &tap{to: to, next: -1}
 	f.client.ResumeFetchPartitions(map[string][]int32{at.topic: {at.partition}})
 }
 
-// begin sets the offset of a partition's first record, unless its first records have come already: they must not be
-// fetched again.
+// begin sets the offset of a partition's first record, unless records of the partition have arrived already. These
+// must not be fetched again.
 func (f *fetcher) begin(at topicPartition, next int64) {
 	if t := f.taps[at]; t != nil && t.next < 0 {
 		t.next = next
@@ -165,8 +167,8 @@ func (f *fetcher) open(at topicPartition, to receiver) {
 	})
 }
 
-// errorPause is how long a partition is not fetched after an error. The broker responds to such a fetch at once, so
-// without a pause it would be repeated without end for as long as a deleted topic is subscribed to.
+// errorPause is how long a partition is not fetched after an error. The broker responds to a fetch of a deleted topic
+// at once, so without a pause such fetches would follow each other without end.
 const errorPause = 500 * time.Millisecond
 
 // pauseAfterError pauses a partition for errorPause.
@@ -195,8 +197,8 @@ func (f *fetcher) resume(at topicPartition, t *tap) {
 	}
 }
 
-// expect makes sure that a partition is fetched soon. A fetch that is under way does not include the partition, and may
-// wait for seconds if the others have no records. If no record comes in a moment, expect interrupts that fetch.
+// expect makes sure that a partition is fetched soon. A running fetch does not include the partition, and may wait
+// for seconds if the others have no records. If no record arrives within a moment, expect interrupts that fetch.
 func (f *fetcher) expect(at topicPartition) {
 	const moment = 30 * time.Millisecond
 	if len(f.awaited) == 0 {
@@ -216,8 +218,8 @@ func (f *fetcher) interruptFetches() {
 		if offsets[at.topic] == nil {
 			offsets[at.topic] = map[int32]kgo.EpochOffset{}
 		}
-		// The client ignores an epoch that it has already. Any negative epoch stands for an unknown one, so two of them
-		// alternate.
+		// The client ignores an epoch that it has already. Any negative epoch stands for an unknown one, so two
+		// negative epochs alternate.
 		t.interruptions++
 		offsets[at.topic][at.partition] = kgo.EpochOffset{Epoch: -1 - t.interruptions%2, Offset: t.next}
 	}

@@ -15,16 +15,16 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// hoarder is full after the first records.
-type hoarder struct{}
+// fullReceiver is a receiver that is always full.
+type fullReceiver struct{}
 
-func (hoarder) take([]*kgo.Record) bool { return true }
+func (fullReceiver) take([]*kgo.Record) bool { return true }
 
-func (hoarder) restart() {}
+func (fullReceiver) restart() {}
 
-// A partition of a topic that was deleted is answered at once with an error, again and again. It is fetched once in a
-// while, and not as fast as the broker answers. Other partitions are not held up, and one that is full stays paused.
-func TestFetcher_RestsAfterAnError(t *testing.T) {
+// A fetch of a deleted topic's partition is answered at once with an error. It is repeated after a pause, not as fast
+// as the broker answers. Other partitions are not delayed, and a partition that is full stays paused.
+func TestFetcher_PausesAPartitionAfterAnError(t *testing.T) {
 	t.Parallel()
 	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))
 	require.NoError(t, err)
@@ -32,7 +32,7 @@ func TestFetcher_RestsAfterAnError(t *testing.T) {
 	f := newFetcher(client, 0, slog.New(slog.DiscardHandler))
 	fails, works := topicPartition{"topic", 0}, topicPartition{"topic", 1}
 	for _, at := range []topicPartition{fails, works} {
-		f.add(at, hoarder{})
+		f.add(at, fullReceiver{})
 	}
 	paused := func() (all []int32) {
 		all = client.PauseFetchPartitions(nil)["topic"]
@@ -52,7 +52,7 @@ func TestFetcher_RestsAfterAnError(t *testing.T) {
 	defer running.Wait()
 	defer cancel()
 	rested := func() bool { return len(paused()) == 0 }
-	require.Eventually(t, rested, time.Minute, time.Millisecond, "it is fetched again")
+	require.Eventually(t, rested, time.Minute, time.Millisecond, "the partition is fetched again")
 
 	f.do(func() {
 		full := []kgo.FetchPartition{{Partition: 0, Records: []*kgo.Record{{Topic: "topic"}}, Err: kerr.UnknownTopicID}}
@@ -61,22 +61,23 @@ func TestFetcher_RestsAfterAnError(t *testing.T) {
 	require.Eventually(t, func() (over bool) {
 		f.do(func() { over = !f.taps[fails].paused })
 		return over
-	}, time.Minute, time.Millisecond, "it has rested")
-	require.Equal(t, []int32{0}, paused(), "it is full")
-	f.open(fails, hoarder{})
+	}, time.Minute, time.Millisecond, "the pause is over")
+	require.Equal(t, []int32{0}, paused(), "the full partition stays paused")
+	f.open(fails, fullReceiver{})
 	require.Empty(t, paused())
 }
 
-// The first records of a partition may come before it is known with which offset it begins. They are not fetched again.
-func TestFetcher_RecordsThatComeBeforeTheirOffsetIsKnownComeOnce(t *testing.T) {
+// The first records of a partition may arrive before the offset with which it begins is known. They are not fetched
+// again.
+func TestFetcher_RecordsThatArriveBeforeTheirOffsetIsKnownArriveOnce(t *testing.T) {
 	t.Parallel()
 	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
 	f := newFetcher(client, 0, slog.New(slog.DiscardHandler))
 	early, late := topicPartition{"topic", 0}, topicPartition{"topic", 1}
-	f.add(early, hoarder{})
-	f.add(late, hoarder{})
+	f.add(early, fullReceiver{})
+	f.add(late, fullReceiver{})
 	came := []kgo.FetchPartition{{Partition: 0, Records: []*kgo.Record{{Topic: "topic", Offset: 2}}}}
 	f.hand(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "topic", Partitions: came}}}}, newThrottledLogger(f.log))
 	f.begin(early, 2)
@@ -86,7 +87,7 @@ func TestFetcher_RecordsThatComeBeforeTheirOffsetIsKnownComeOnce(t *testing.T) {
 	require.Equal(t, map[topicPartition]bool{late: true}, f.awaited)
 }
 
-// countingReceiver is never full and counts its records.
+// countingReceiver counts its records and is never full.
 type countingReceiver struct{ got *atomic.Int64 }
 
 func (c countingReceiver) take(records []*kgo.Record) bool {
@@ -96,8 +97,8 @@ func (c countingReceiver) take(records []*kgo.Record) bool {
 
 func (countingReceiver) restart() {}
 
-// A fetcher that gathers polls once in a while for records that trickle in, at once for the first of them, and without a
-// pause when it has fallen behind. A change to its partitions does not wait.
+// A fetcher that gathers polls at intervals for records that arrive slowly, at once for the first of them, and
+// without a pause when it has fallen behind. A change to its partitions does not wait.
 func TestFetcher_Gathers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -92,7 +92,7 @@ func (f *follower) run(ctx context.Context) {
 }
 
 func sizeOf(records []*kgo.Record) (n int) {
-	const record = 200 // about the memory of a record beside its bytes
+	const record = 200 // approximate memory of a record in addition to its bytes
 	for _, r := range records {
 		n += record + len(r.Key) + len(r.Value)
 		for i := range r.Headers {

@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Watermill's own publisher and subscriber for Kafka, which are on sarama, are used by these tests alone.
+// Only these tests use Watermill's own publisher and subscriber for Kafka, which are based on sarama.
 
 func stockConfig(k backend.Kafka) *sarama.Config {
 	c := sarama.NewConfig()
@@ -47,7 +47,7 @@ func stockPublisher(t testing.TB, k backend.Kafka) message.Publisher {
 	return p
 }
 
-// bare is a message with more than letters in it.
+// bare returns a message whose fields contain more than letters.
 func bare(n int) *message.Message {
 	m := message.NewMessage("id "+strconv.Itoa(n), []byte("\x00payload\xff"+strconv.Itoa(n)))
 	m.Metadata.Set("own", "välue\xff")
@@ -55,7 +55,7 @@ func bare(n int) *message.Message {
 	return m
 }
 
-func TestInterop_StockSubscriberReadsWhatWePublish(t *testing.T) {
+func TestInterop_TheStockSubscriberReadsOurPublisher(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		createTopic(t, k, "topic", 1)
@@ -73,7 +73,7 @@ func TestInterop_StockSubscriberReadsWhatWePublish(t *testing.T) {
 	})
 }
 
-func TestInterop_WeReadWhatTheStockPublisherPublishes(t *testing.T) {
+func TestInterop_OurSubscriberReadsTheStockPublisher(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		createTopic(t, k, "topic", 1)
@@ -95,7 +95,7 @@ func TestInterop_WeReadWhatTheStockPublisherPublishes(t *testing.T) {
 	})
 }
 
-// In both directions a key leads to the same partition.
+// A key leads to the same partition in both directions.
 func TestInterop_PartitionsAreThoseOfSaramasHash(t *testing.T) {
 	t.Parallel()
 	for n := range 1000 {

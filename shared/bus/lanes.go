@@ -10,12 +10,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// lanes deliver the records of one claim: those of a key one after another, those of different keys concurrently.
-// Records without a key share one lane, which keeps their order in the partition; with InOrder all records share one
-// lane.
+// lanes delivers the records of one claim: records of the same key one after another, records of different keys
+// concurrently. Records without a key share one lane, which keeps their order in the partition. With InOrder all
+// records share one lane.
 //
-// A record that was read and is not acknowledged is open. All open records are at or above the watermark, which alone
-// is committed. There are never more of them than the window; records that were read beyond it wait in the backlog.
+// A record that was read and is not acknowledged is open. All open records are at or above the watermark, and only
+// the watermark is committed. The window bounds the number of open records; records that were read beyond it wait in
+// the backlog.
 type lanes struct {
 	claim    *Claim
 	group    string

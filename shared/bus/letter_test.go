@@ -36,7 +36,7 @@ func TestDeadLetters_AreReadUpToTheEnd(t *testing.T) {
 		route(t, k, bus.RouterOptions{DeadLetterTopic: "dead"},
 			func(*message.Message) error { return retry.Permanent(errors.New("no way")) })
 		var all []bus.DeadLetterRecord
-		meshtest.Eventually(t, "all are dead letters", func() bool { all = read(); return len(all) == 300 })
+		meshtest.Eventually(t, "all messages are dead letters", func() bool { all = read(); return len(all) == 300 })
 		for i, l := range all {
 			require.Equal(t, fmt.Sprint("k/", i), l.ID)
 			require.EqualValues(t, i, l.Offset)
@@ -47,7 +47,7 @@ func TestDeadLetters_AreReadUpToTheEnd(t *testing.T) {
 		}
 		require.Equal(t, message.Metadata{"own": "kept", bus.MetadataKey: "k"}, all[0].Message.Metadata)
 
-		// Records that the topic has deleted are not waited for.
+		// Reading does not wait for records that the topic has deleted.
 		deleteBefore(t, k, "dead", 0, 299)
 		all = read()
 		require.Len(t, all, 1)

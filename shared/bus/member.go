@@ -26,15 +26,15 @@ const (
 	leaveWithin      = 3 * time.Second
 )
 
-// member is a Subscriber's member of one topic's consumer group. A partition that the member keeps over a rebalance
-// continues without interruption. One that is reassigned is released once its messages in flight are settled and its
-// watermark is committed.
+// member is a Subscriber's member of one topic's consumer group. A partition that the member keeps through a
+// rebalance is consumed without interruption. A partition that is reassigned is released once its messages in flight
+// are settled and its watermark is committed.
 type member struct {
 	topic, group string // the topic without its prefix
 	name         string // of the topic on the broker
 	options      SubscriberOptions
 	out          chan<- *message.Message
-	values       context.Context // context of the subscription, without its end
+	values       context.Context // values of the subscription's context, which has no end
 	log          *slog.Logger
 
 	client  *kgo.Client
@@ -65,7 +65,7 @@ func newMember(k backend.Kafka, topic string, o SubscriberOptions, ctx context.C
 		values: context.WithoutCancel(ctx), held: map[int32]*assigned{}, marks: map[int32]int64{},
 		progress: make(chan struct{}, 1)}
 	m.log = o.Log.With("topic", topic, "group", m.group)
-	built := make(chan struct{}) // the client calls back as soon as it exists, before the member has it
+	built := make(chan struct{}) // the client may call back before m.client is set
 	defer close(built)
 	options := []kgo.Opt{
 		kgo.ConsumerGroup(m.group),
@@ -105,7 +105,7 @@ func (m *member) run(ctx context.Context) {
 	m.mu.Lock()
 	m.closed = true
 	m.mu.Unlock()
-	// Polling ends first: while it leaves the group, the client blocks polls.
+	// Stop polling first: the client blocks polls while it leaves the group.
 	stop()
 	running.Wait()
 	m.release(nil, true)
@@ -173,8 +173,8 @@ func (m *member) begin(ctx context.Context, offsets map[string]map[int32]kgo.Off
 	return offsets, nil
 }
 
-// release gives up partitions, or all if the member is closed. It waits for their messages in flight and then commits
-// their watermarks, if commit is set.
+// release gives up partitions, or all partitions if the member is closed. It waits for their messages in flight and
+// then, if commit is set, commits their watermarks.
 func (m *member) release(partitions []int32, commit bool) {
 	m.mu.Lock()
 	if m.closed {
@@ -242,7 +242,7 @@ func (m *member) commitAlways(ctx context.Context) {
 	}
 }
 
-// commit commits the watermarks. Those that the broker does not accept are committed the next time.
+// commit commits the watermarks. A watermark that the broker does not accept is committed the next time.
 func (m *member) commit() {
 	m.commits.Lock()
 	defer m.commits.Unlock()
@@ -254,7 +254,7 @@ func (m *member) commit() {
 	}
 	offsets := make(map[int32]kgo.EpochOffset, len(marks))
 	for p, next := range marks {
-		// The offset has no leader epoch: with one, the broker would send readers to the end of a topic that was
+		// The offset has no leader epoch. With an epoch, the broker would send readers to the end of a topic that was
 		// deleted and created again.
 		offsets[p] = kgo.EpochOffset{Epoch: -1, Offset: next}
 	}
@@ -304,7 +304,7 @@ func (a *assigned) take(records []*kgo.Record) bool {
 	return a.lanes.take(records)
 }
 
-// restart starts the partition over: the topic has lost records, so its offsets stand for other records now. It waits
+// restart starts the partition over: the topic has lost records, so its offsets now belong to other records. It waits
 // for messages in flight without delaying other partitions.
 func (a *assigned) restart() {
 	a.mu.Lock()

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// threeBrokers are a cluster in which partitions can be moved.
+// threeBrokers returns a cluster in which partitions can be moved.
 func threeBrokers(t *testing.T) (*kfake.Cluster, backend.Kafka) {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(3))
@@ -23,7 +23,7 @@ func threeBrokers(t *testing.T) (*kfake.Cluster, backend.Kafka) {
 	return c, backend.Kafka{Brokers: c.ListenAddrs(), ClientID: "bus-test", TopicPrefix: "t."}
 }
 
-// move has the partition led by each broker in turn, while messages are published, and back again.
+// move moves the partition to each broker in turn and back again while messages are published.
 func move(t *testing.T, c *kfake.Cluster, some func(n int) bool) {
 	t.Helper()
 	for n := range 6 {
@@ -49,8 +49,8 @@ func TestReader_FollowsAPartitionThatMoves(t *testing.T) {
 				n, err := strconv.Atoi(m.UUID[len("a/"):])
 				m.Ack()
 				mu.Lock()
-				if err != nil || n > next { // fewer: the publisher has repeated it
-					t.Errorf("%s came where %d was next", m.UUID, next)
+				if err != nil || n > next { // a smaller number is a repeat of the publisher
+					t.Errorf("got %s, want %d", m.UUID, next)
 				}
 				next = max(next, n+1)
 				done := next == count
@@ -59,7 +59,7 @@ func TestReader_FollowsAPartitionThatMoves(t *testing.T) {
 					return
 				}
 			case <-deadline:
-				t.Error("not all came")
+				t.Error("not all messages arrived")
 				return
 			}
 		}

@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// outages tracks the dependencies for which messages of a router wait. Each outage is reported once when the first
-// message waits, and once when the first message succeeds, which wakes all others.
+// outages tracks the dependencies for which messages of a router wait. Each outage is reported twice: when the first
+// message waits, and when the first message succeeds, which wakes the others.
 type outages struct {
 	waiting func(dependency string, err error)
 	log     *slog.Logger
@@ -51,7 +51,7 @@ func (o *outages) leave(at *outage) {
 	}
 }
 
-// end is called when a message has succeeded, or the last one that waited has gone.
+// end is called when a message has succeeded, or when the last waiting message has left.
 func (o *outages) end(at *outage) {
 	if o.byName[at.name] != at {
 		return // another message has ended it

@@ -15,8 +15,8 @@ const byKey = -1
 // beyondLast is the context that the partitioner sets on a record whose partition the client does not know.
 var beyondLast = context.WithValue(context.Background(), struct{ beyondLast bool }{}, true)
 
-// partitioner chooses the partition that a record names, else one by its key, else a random one. It counts all
-// partitions, including those without a leader at the moment.
+// partitioner chooses the partition that a record names, or one by its key, or a random one. It counts all
+// partitions, including those that have no leader at the moment.
 func partitioner() kgo.Partitioner {
 	return kgo.BasicConsistentPartitioner(func(string) func(*kgo.Record, int) int {
 		return func(r *kgo.Record, n int) int {

@@ -17,9 +17,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Publisher is Watermill's Publisher on Kafka. It is safe for concurrent use. The order of messages with the same key
-// is that of the calls, and within a call that of its messages. When a message fails, so do all later ones of its
-// partition in the same call; so publishing the failed messages again keeps the order.
+// Publisher is Watermill's Publisher on Kafka. It is safe for concurrent use. Messages with the same key are in the
+// order of the calls and, within a call, in the order of its arguments. When a message fails, so do all later
+// messages of its partition in the same call, so publishing the failed messages again keeps the order.
 type Publisher struct {
 	kafka  backend.Kafka
 	client *kgo.Client
@@ -54,22 +54,22 @@ func NewPublisher(k backend.Kafka, log *slog.Logger) (*Publisher, error) {
 	return &Publisher{kafka: k, client: client, counts: counts{kafka: k, client: client}}, nil
 }
 
-// Partitions returns the number of partitions that a topic has on the broker. It is at most a few seconds old; while
-// the broker is unavailable it is the last known number. Messages with a key go to Partition(key, n).
+// Partitions returns the number of partitions that a topic has on the broker. The number is at most a few seconds
+// old; while the broker is unavailable, it is the last known one. Messages with a key go to Partition(key, n).
 func (p *Publisher) Partitions(ctx context.Context, topic string) (int32, error) {
 	return p.counts.of(ctx, topic, countAge)
 }
 
 // Publish sends messages in one batch and returns when all of them are on every in-sync replica. The key of a message
-// is its metadata entry MetadataKey; without one it goes to any partition. The entry MetadataPartition names the
-// partition directly.
+// is its metadata entry MetadataKey; a message without a key goes to any partition. The entry MetadataPartition names
+// the partition directly.
 //
 // A message whose context has a span is sent within a span of its own, "send <topic>", and carries that span's
 // traceparent; otherwise it keeps the traceparent of its metadata. The same holds for the correlation id.
 //
-// If messages failed, the error is a *PublishError. It wraps retry.ErrUnavailable if the broker is unavailable; a message
-// that is published again may then be on the topic twice. The contexts of messages do not end a call; retries do, after
-// about two seconds without a broker.
+// If messages failed, the error is a *PublishError. It wraps retry.ErrUnavailable if the broker is unavailable. A
+// message that is published again may then be on the topic twice. The end of a message's context does not end the
+// call; without a broker, the call ends after about two seconds of retries.
 func (p *Publisher) Publish(topic string, messages ...*message.Message) error {
 	if len(messages) == 0 {
 		return nil
@@ -179,7 +179,7 @@ func (p *Publisher) Close() error {
 	return nil
 }
 
-// PublishError contains the messages of a call that were not confirmed. The others are published.
+// PublishError contains the messages of a call that were not confirmed. The other messages are published.
 type PublishError struct {
 	Topic    string
 	Messages int // of the call

@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-func TestPublisher_PutsAKeyWherePartitionSays(t *testing.T) {
+func TestPublisher_PutsAKeyIntoThePartitionThatPartitionReturns(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		const partitions = 5
@@ -45,7 +45,7 @@ func TestPublisher_PutsAKeyWherePartitionSays(t *testing.T) {
 	})
 }
 
-func TestPublisher_PutsAMessageWhereItsMetadataSay(t *testing.T) {
+func TestPublisher_PutsAMessageIntoThePartitionOfItsMetadata(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 3)
@@ -60,7 +60,7 @@ func TestPublisher_PutsAMessageWhereItsMetadataSay(t *testing.T) {
 		m := receive(t, messages)
 		partition, _ := bus.PartitionOf(m.Context())
 		require.Equal(t, strconv.Itoa(int(partition)), string(m.Payload))
-		require.Empty(t, m.Metadata.Get(bus.MetadataPartition), "it is not a header")
+		require.Empty(t, m.Metadata.Get(bus.MetadataPartition), "the partition is not a header")
 		m.Ack()
 	}
 	for _, wrong := range []string{"3", "-1", "one"} {
@@ -87,7 +87,7 @@ func TestPublisher_KeepsTheOrderOfABatch(t *testing.T) {
 	})
 }
 
-func TestPublisher_TellsWhichMessagesFailed(t *testing.T) {
+func TestPublisher_ReturnsTheFailedMessages(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 1)
@@ -103,7 +103,7 @@ func TestPublisher_TellsWhichMessagesFailed(t *testing.T) {
 	messages := subscribe(t, reader(t, k, bus.ReaderOptions{From: fromOldest}), "topic")
 	for n := range 2 {
 		m := receive(t, messages)
-		require.Equal(t, "a/"+strconv.Itoa(n), m.UUID, "the others are there")
+		require.Equal(t, "a/"+strconv.Itoa(n), m.UUID, "the other messages are published")
 		m.Ack()
 	}
 }
@@ -120,9 +120,9 @@ func TestPublisher_RefusesOnceItIsClosed(t *testing.T) {
 	require.NotErrorIs(t, err, retry.ErrUnavailable)
 }
 
-// The first of several batches of one partition fails for good while the broker takes the others: the order is kept
-// when the caller publishes again what failed.
-func TestPublisher_KeepsTheOrderOfWhatIsPublishedAgain(t *testing.T) {
+// The first of several batches of one partition fails permanently while the broker accepts the others. The order is
+// kept when the caller publishes the failed messages again.
+func TestPublisher_KeepsTheOrderOfMessagesThatArePublishedAgain(t *testing.T) {
 	t.Parallel()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1))
 	require.NoError(t, err)
@@ -161,7 +161,7 @@ func TestPublisher_KeepsTheOrderOfWhatIsPublishedAgain(t *testing.T) {
 	sent := len(left)
 	for len(left) > 0 {
 		err := p.Publish("topic", left...)
-		healed.Store(true) // the broker is well again as soon as the call has failed
+		healed.Store(true) // the broker works again after the call has failed
 		left = nil
 		var failed *bus.PublishError
 		if errors.As(err, &failed) {
@@ -183,8 +183,8 @@ func TestPublisher_KeepsTheOrderOfWhatIsPublishedAgain(t *testing.T) {
 	}
 }
 
-// A release that declares another number of partitions than the broker has works by what the broker has.
-func TestPublisher_WorksByTheBrokersCountWhateverIsDeclared(t *testing.T) {
+// A service that declares another number of partitions than the broker has uses the broker's number.
+func TestPublisher_UsesTheBrokersPartitionCount(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		createTopic(t, k, "topic", 3)

@@ -19,12 +19,12 @@ import (
 
 // ReaderOptions of a Reader. Zero values are the defaults.
 type ReaderOptions struct {
-	// From returns the offset at which to begin, given the offset of the oldest record and the one that the next record
-	// will get. The default is end-1, the last record. It is called once for each partition; partitions that are added
-	// to a topic later are read from their beginning.
+	// From returns the offset at which to begin, given the offset of the oldest record and the offset that the next
+	// record will get. The default is end-1, the last record. From is called once for each partition; partitions that
+	// are added to a topic later are read from their beginning.
 	From func(topic string, partition int32, oldest, end int64) int64
-	// Hold is called before each message is delivered, which waits for it: tests use it to delay a partition. It must
-	// return when ctx ends.
+	// Hold is called before each message is delivered, and delays it until Hold returns. Tests use it to delay a
+	// partition. It must return when ctx ends.
 	Hold func(ctx context.Context, topic string, partition int32)
 	// Drain is how long the Reader waits for messages in flight at the end; 10 s.
 	Drain time.Duration
@@ -34,9 +34,9 @@ type ReaderOptions struct {
 }
 
 // Reader reads every partition of topics without a consumer group, each partition in order. It tracks its offsets
-// itself, so it continues after any failure of the brokers. If a topic has lost an offset, the Reader continues with
-// the topic's oldest record and logs that; the positions in the records then show which of them are repeats and what is
-// missing. It reads a topic once at a time. It is also Watermill's Subscriber.
+// itself, so it continues after any failure of the brokers. If a topic no longer has an offset, the Reader continues
+// with the topic's oldest record and logs that; the positions in the records then show which of them are repeats and
+// which are missing. It reads a topic at most once at a time. It also implements Watermill's Subscriber.
 type Reader struct {
 	kafka   backend.Kafka
 	options ReaderOptions
@@ -52,7 +52,7 @@ type Reader struct {
 // partitionPoll is how often a Reader looks for additional partitions of its topics.
 const partitionPoll = 3 * time.Second
 
-// NewReader returns a Reader. It connects when something is read.
+// NewReader returns a Reader. It connects when the first topic is read.
 func NewReader(k backend.Kafka, o ReaderOptions) (*Reader, error) {
 	if len(k.Brokers) == 0 {
 		return nil, errors.New("reader: no brokers are configured")
@@ -70,10 +70,10 @@ func NewReader(k backend.Kafka, o ReaderOptions) (*Reader, error) {
 	return &Reader{kafka: k, options: o, subscriptions: newSubscriptions()}, nil
 }
 
-// Read calls handle for each record of the topics until ctx ends or the Reader is closed. Records of one partition come
-// one after another, those of different partitions concurrently. The record is valid during the call, its bytes for as
-// long as they are referenced (see Record). A handler that blocks delays its own partition only; its context ends with
-// the reading.
+// Read calls handle for each record of the topics until ctx ends or the Reader is closed. It passes the records of
+// one partition one after another, and those of different partitions concurrently. A record is valid during the call;
+// its bytes are valid for as long as they are referenced (see Record). A handler that blocks delays its own partition
+// only; its context ends when Read does.
 func (r *Reader) Read(ctx context.Context, topics []string, handle func(ctx context.Context, record *Record)) error {
 	done := make(chan struct{})
 	err := r.begin(ctx, func(ctx context.Context) {
@@ -95,8 +95,8 @@ func (r *Reader) Read(ctx context.Context, topics []string, handle func(ctx cont
 	return nil
 }
 
-// Subscribe reads a topic until ctx ends or the Reader is closed, one message of a partition at a time. The contexts of
-// messages have the values of ctx but outlast it, because messages in flight are waited for.
+// Subscribe reads a topic until ctx ends or the Reader is closed, one message of a partition at a time. The contexts
+// of messages have the values of ctx but outlast it, because Close waits for messages in flight.
 func (r *Reader) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	out := make(chan *message.Message)
 	err := r.begin(ctx, func(ctx context.Context) {
@@ -123,7 +123,7 @@ func (r *Reader) read(ctx context.Context, topics []string, handle func(context.
 	defer func() { r.release(f, followed) }()
 
 	admin, throttled, again := kadm.NewClient(f.client), newThrottledLogger(r.options.Log), retry.Backoff{}
-	begun := map[string]bool{} // topics of which partitions were found before
+	begun := map[string]bool{} // topics that had partitions when they were looked up before
 	for ctx.Err() == nil {
 		missing := false
 		for _, topic := range topics {
@@ -255,7 +255,7 @@ func (r *Reader) handOut(ctx context.Context, record Record, out chan<- *message
 	}
 }
 
-// await delivers a record once and waits until it is settled: it was acknowledged, or there is no more time.
+// await delivers a record once and waits until it is settled. acked reports whether it was acknowledged.
 func (r *Reader) await(ctx context.Context, record Record, out chan<- *message.Message) (settled, acked bool) {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

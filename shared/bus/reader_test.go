@@ -34,7 +34,7 @@ func TestReader_BeginsWithTheLastRecordOfEveryPartition(t *testing.T) {
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		createTopic(t, k, "topic", 3)
 		p := publisher(t, k)
-		for partition := range int32(2) { // the third one is empty
+		for partition := range int32(2) { // the third partition is empty
 			for n := range 3 {
 				publishTo(t, p, "topic", partition, keyed(fmt.Sprint("p", partition), strconv.Itoa(n)))
 			}
@@ -53,7 +53,7 @@ func TestReader_BeginsWithTheLastRecordOfEveryPartition(t *testing.T) {
 	})
 }
 
-func TestReader_HandsOutOneAtATimeOfEachPartition(t *testing.T) {
+func TestReader_DeliversOneMessageOfAPartitionAtATime(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 2)
@@ -73,7 +73,7 @@ func TestReader_HandsOutOneAtATimeOfEachPartition(t *testing.T) {
 	require.Equal(t, "y/1", receive(t, messages).UUID)
 }
 
-func TestReader_CanBeHeldBack(t *testing.T) {
+func TestReader_HoldDelaysAPartition(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 2)
@@ -99,7 +99,7 @@ func TestReader_CanBeHeldBack(t *testing.T) {
 	require.Equal(t, "p0/0", receive(t, messages).UUID)
 }
 
-func TestReader_GoesToTheNearestOffsetThatExists(t *testing.T) {
+func TestReader_BeginsAtTheNearestOffsetThatExists(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		createTopic(t, k, "topic", 1)
@@ -120,13 +120,13 @@ func TestReader_GoesToTheNearestOffsetThatExists(t *testing.T) {
 	})
 }
 
-// Records that are deleted before a reader has read them are gone; it goes on with the rest.
-func TestReader_GoesOnWhenRecordsAreDeletedAheadOfIt(t *testing.T) {
+// Records that are deleted before a reader has read them are skipped; it continues with the rest.
+func TestReader_ContinuesWhenRecordsAreDeletedAheadOfIt(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 1)
 	p := publisher(t, k)
-	// Records of a size that makes several fetches of them.
+	// Records of this size need several fetches.
 	body := make([]byte, 100_000)
 	for n := range 200 {
 		m := keyed("a", strconv.Itoa(n))
@@ -147,7 +147,7 @@ func TestReader_GoesOnWhenRecordsAreDeletedAheadOfIt(t *testing.T) {
 	}
 }
 
-func TestReader_WaitsForATopicThatIsNotThereYet(t *testing.T) {
+func TestReader_WaitsForATopicThatDoesNotExistYet(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	messages := subscribe(t, reader(t, k, bus.ReaderOptions{From: fromOldest}), "topic")
@@ -157,7 +157,7 @@ func TestReader_WaitsForATopicThatIsNotThereYet(t *testing.T) {
 	require.Equal(t, "a/0", receive(t, messages).UUID)
 }
 
-// Many topics are read by few connections, and each is there soon after the other.
+// Many topics are read over few connections, and all of them within a short time.
 func TestReader_ReadsManyTopicsAtOnce(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {

@@ -22,8 +22,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// While members join and leave, each key's messages are first delivered in order, none is missing, and no two of a key
-// are in hand at once, whoever has them.
+// While members join and leave, the first deliveries of each key's messages are in order, none is missing, and no two
+// messages of a key are handled at the same time by any members.
 func TestSubscriber_KeepsTheOrderOfKeysWhileMembersComeAndGo(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
@@ -79,7 +79,7 @@ func TestSubscriber_KeepsTheOrderOfKeysWhileMembersComeAndGo(t *testing.T) {
 
 		hasShare := func(member int) {
 			t.Helper()
-			meshtest.Eventually(t, fmt.Sprintf("member %d has its share", member), func() bool { return took[member].Load() > 0 })
+			meshtest.Eventually(t, fmt.Sprintf("member %d has received messages", member), func() bool { return took[member].Load() > 0 })
 		}
 		leaves := []func(){join()}
 		hasShare(0)
@@ -101,19 +101,19 @@ func TestSubscriber_KeepsTheOrderOfKeysWhileMembersComeAndGo(t *testing.T) {
 		members.Wait()
 
 		require.Empty(t, recorded.violations)
-		t.Logf("%d messages, %d came again", keys*perKey, recorded.repeats)
+		t.Logf("%d messages, %d repeats", keys*perKey, recorded.repeats)
 		var sum int64
 		for partition := range partitions {
 			sum += max(0, committed(t, k, "topic", int32(partition)))
 		}
-		require.EqualValues(t, keys*perKey, sum, "all is committed")
+		require.EqualValues(t, keys*perKey, sum, "all offsets are committed")
 	})
 }
 
-// memberEnv makes this test binary a member of a group that is killed.
+// memberEnv makes this test binary run as a member of a group, which the test kills.
 const memberEnv = "BUS_TEST_MEMBER"
 
-// TestMain runs the tests, or the member.
+// TestMain runs the tests, or a member of a group.
 func TestMain(m *testing.M) {
 	if settings := os.Getenv(memberEnv); settings != "" {
 		brokers, rest, _ := strings.Cut(settings, " ")
@@ -125,7 +125,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// member acknowledges all but the key "stuck", says what it gets, and goes on until it is killed.
+// member acknowledges all messages but those with the key "stuck", and prints the ids of all, until it is killed.
 func member(k backend.Kafka, instance string) error {
 	s, err := bus.NewSubscriber(k, bus.SubscriberOptions{Group: "test", InstanceID: instance})
 	if err != nil {
@@ -144,7 +144,7 @@ func member(k backend.Kafka, instance string) error {
 	return s.Close()
 }
 
-// startMember starts a member as a process of its own, whose lines are the ids of what it gets.
+// startMember starts a member in a process of its own, which prints the ids of the messages that it gets.
 func startMember(t testing.TB, k backend.Kafka, instance string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
 	executable, err := os.Executable()
@@ -165,12 +165,12 @@ func kill(t testing.TB, process *exec.Cmd) {
 	_ = process.Wait() // it was killed
 }
 
-// A member is killed and started again a second later, under another name: the group waits for the dead one until its
-// session has run out. The partitions that another member keeps go on all the while.
-func TestSubscriber_GoesOnWhileTheGroupWaitsForADeadMember(t *testing.T) {
+// A member is killed and a second later started again under another name. The group waits until the session of the
+// dead member has expired. Meanwhile the partitions of the surviving member are consumed.
+func TestSubscriber_ContinuesWhileTheGroupWaitsForADeadMember(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
-		const partitions, longest = 4, 2 * time.Second // the session of the dead one lasts 6 s
+		const partitions, longest = 4, 2 * time.Second // the dead member's session lasts 6 s
 		createTopic(t, k, "topic", partitions)
 		process, lines := startMember(t, k, "")
 		var theirs atomic.Int64
@@ -226,7 +226,7 @@ func TestSubscriber_GoesOnWhileTheGroupWaitsForADeadMember(t *testing.T) {
 			}
 			return mine
 		}
-		meshtest.Eventually(t, "each has its share", func() bool {
+		meshtest.Eventually(t, "each member has received messages", func() bool {
 			before := theirs.Load()
 			time.Sleep(300 * time.Millisecond)
 			return len(fresh()) == partitions/2 && theirs.Load() > before
@@ -241,17 +241,17 @@ func TestSubscriber_GoesOnWhileTheGroupWaitsForADeadMember(t *testing.T) {
 		_, again := startMember(t, k, "")
 		before := theirs.Load()
 		go drain(again)
-		meshtest.Eventually(t, "the new one has its share", func() bool { return theirs.Load() > before })
+		meshtest.Eventually(t, "the new member has received messages", func() bool { return theirs.Load() > before })
 		mu.Lock()
 		defer mu.Unlock()
 		for _, p := range mine {
-			require.Less(t, max(gaps[p], time.Since(last[p])), longest, "partition %d stood still", p)
+			require.Less(t, max(gaps[p], time.Since(last[p])), longest, "partition %d was not consumed", p)
 		}
-		t.Logf("the partitions of the dead one were read again after %v; what stayed had gaps of %v", time.Since(killed), gaps)
+		t.Logf("the dead member's partitions were read again after %v; the others had gaps of %v", time.Since(killed), gaps)
 	})
 }
 
-func TestSubscriber_KilledWithWorkInFlightSkipsNoneOfIt(t *testing.T) {
+func TestSubscriber_KilledWithMessagesInFlightSkipsNone(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		const before, after = 20, 40
@@ -270,12 +270,12 @@ func TestSubscriber_KilledWithWorkInFlightSkipsNoneOfIt(t *testing.T) {
 		for range before + 1 + after {
 			require.True(t, lines.Scan())
 		}
-		meshtest.Eventually(t, "what is done is committed", func() bool { return committed(t, k, "topic", 0) == before })
-		time.Sleep(1500 * time.Millisecond) // at least one further commit, which must not go further
+		meshtest.Eventually(t, "finished messages are committed", func() bool { return committed(t, k, "topic", 0) == before })
+		time.Sleep(1500 * time.Millisecond) // enough for one more commit, which must not advance the offset
 		require.EqualValues(t, before, committed(t, k, "topic", 0))
 		kill(t, process)
 
-		// It is a static member, so it needs no waiting for its session to end.
+		// A static member that comes back need not wait until its old session expires.
 		begun := time.Now()
 		messages := subscribe(t, subscriber(t, k, bus.SubscriberOptions{InstanceID: "member"}), "topic")
 		got := map[string]bool{}
@@ -290,13 +290,13 @@ func TestSubscriber_KilledWithWorkInFlightSkipsNoneOfIt(t *testing.T) {
 		require.Less(t, time.Since(begun), 5*time.Second)
 		require.True(t, got["stuck/0"] && got["stuck/1"])
 		require.True(t, got["quick/"+strconv.Itoa(before)])
-		require.False(t, got["quick/"+strconv.Itoa(before-1)], "what was committed does not come again")
-		meshtest.Eventually(t, "all is committed", func() bool { return committed(t, k, "topic", 0) == before+2+after })
+		require.False(t, got["quick/"+strconv.Itoa(before-1)], "committed messages are not delivered again")
+		meshtest.Eventually(t, "all offsets are committed", func() bool { return committed(t, k, "topic", 0) == before+2+after })
 	})
 }
 
-// A partition that is let go while a window is full and nothing in it moves has to be let go all the same.
-func TestSubscriber_LetsAPartitionGoThatStandsStill(t *testing.T) {
+// A partition is released even if its window is full and none of its messages is acknowledged.
+func TestSubscriber_ReleasesAPartitionWhoseWindowIsFull(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 2)
@@ -309,7 +309,7 @@ func TestSubscriber_LetsAPartitionGoThatStandsStill(t *testing.T) {
 	}
 	first := subscribe(t, subscriber(t, k, bus.SubscriberOptions{Window: 4}), "topic")
 	mine := []*message.Message{receive(t, first), receive(t, first)}
-	time.Sleep(500 * time.Millisecond) // both windows are full, and stay so
+	time.Sleep(500 * time.Millisecond) // both windows fill up
 
 	second := subscribe(t, subscriber(t, k, bus.SubscriberOptions{Window: 4}), "topic")
 	moved := receive(t, second)
@@ -320,5 +320,5 @@ func TestSubscriber_LetsAPartitionGoThatStandsStill(t *testing.T) {
 			still++
 		}
 	}
-	require.Equal(t, 1, still, "one partition stays where it was, and so does its message")
+	require.Equal(t, 1, still, "the message of the partition that was not reassigned is still in flight")
 }

@@ -17,7 +17,7 @@ import (
 
 const patience = 30 * time.Second
 
-// recorder notes what all members of a group are handed, by key. Bodies are numbers that count up from 0 for each key.
+// recorder records what the members of a group receive, by key. Bodies are numbers that count up from 0 for each key.
 type recorder struct {
 	mu         sync.Mutex
 	next       map[string]int // the first body that was not delivered yet
@@ -39,14 +39,14 @@ func (r *recorder) begin(m *message.Message) {
 	defer r.mu.Unlock()
 	switch next := r.next[key]; {
 	case err != nil || n > next:
-		r.violations = append(r.violations, fmt.Sprintf("%s: %q came when %d was due", key, body, next))
+		r.violations = append(r.violations, fmt.Sprintf("%s: got %q, want %d", key, body, next))
 	case n == next:
 		r.next[key]++
 	default:
 		r.repeats++
 	}
 	if r.inHand[key]++; r.inHand[key] > 1 {
-		r.violations = append(r.violations, fmt.Sprintf("%s: %s came while another one was in hand", key, body))
+		r.violations = append(r.violations, fmt.Sprintf("%s: %s was delivered while another message was handled", key, body))
 	}
 }
 
@@ -81,7 +81,7 @@ func subscriber(t testing.TB, k backend.Kafka, o bus.SubscriberOptions) *bus.Sub
 	return s
 }
 
-// handle takes all messages side by side, until there are no more; wait for that on what it gives.
+// handle handles all messages concurrently until there are no more. The result waits for that.
 func (r *recorder) handle(messages <-chan *message.Message) *sync.WaitGroup {
 	handling := &sync.WaitGroup{}
 	handling.Go(func() {
@@ -115,7 +115,7 @@ func receive(t testing.TB, messages <-chan *message.Message) *message.Message {
 	}
 }
 
-// nothing reports whether no message is delivered. It has to wait a while for that.
+// nothing fails the test if a message is delivered within a while.
 func nothing(t testing.TB, messages <-chan *message.Message) {
 	t.Helper()
 	select {

@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// restartable is an embedded broker with its data on disk, under an address that lasts.
+// restartable is an embedded broker that keeps its data and its address over restarts.
 type restartable struct {
 	backend.Kafka
 	t       testing.TB
@@ -48,7 +48,7 @@ func (r *restartable) start() {
 	}, patience, 50*time.Millisecond)
 }
 
-// publishAll publishes messages one after another, each as often as it takes.
+// publishAll publishes messages one after another, and repeats each until it succeeds.
 func publishAll(t testing.TB, p message.Publisher, messages []*message.Message) {
 	for _, m := range messages {
 		for {
@@ -96,10 +96,10 @@ func TestSubscriber_SurvivesARestartOfTheBroker(t *testing.T) {
 	require.NoError(t, s.Close())
 	handling.Wait()
 	require.Empty(t, recorded.violations)
-	t.Logf("%d came again", recorded.repeats)
+	t.Logf("%d repeats", recorded.repeats)
 }
 
-// It is not parallel because it looks at what the process uses.
+// The test is not parallel, because it measures the CPU time of the process.
 func TestReader_SurvivesARestartOfTheBroker(t *testing.T) {
 	k := startRestartable(t)
 	createTopic(t, k.Kafka, "topic", 1)
@@ -110,7 +110,7 @@ func TestReader_SurvivesARestartOfTheBroker(t *testing.T) {
 	expect := func(to int) {
 		for ; next < to; next++ {
 			m := receive(t, messages)
-			require.Equal(t, "a/"+strconv.Itoa(next), m.UUID, "no repeat and no hole")
+			require.Equal(t, "a/"+strconv.Itoa(next), m.UUID, "neither a repeat nor a gap")
 			m.Ack()
 		}
 	}
@@ -118,22 +118,22 @@ func TestReader_SurvivesARestartOfTheBroker(t *testing.T) {
 	k.running.Stop()
 	before := processTime(t)
 	time.Sleep(2 * time.Second)
-	require.Less(t, processTime(t)-before, 500*time.Millisecond, "it waits without being busy")
+	require.Less(t, processTime(t)-before, 500*time.Millisecond, "waiting takes no CPU time")
 	k.start()
 	var publishing sync.WaitGroup
 	publishing.Go(func() { publishAll(t, p, numbered("a", 10, 20)) })
 	publishing.Wait()
-	expect(10) // what was fetched, and the rest from the broker
+	expect(10) // the fetched messages, and the rest from the broker
 	last := receive(t, messages)
 	require.Equal(t, "a/10", last.UUID)
 	last.Ack()
-	for m := last; m.UUID != "a/19"; { // the publisher may have repeated some
+	for m := last; m.UUID != "a/19"; { // the publisher may have repeated messages
 		m = receive(t, messages)
 		m.Ack()
 	}
 }
 
-func TestSubscriber_ClosesWhileTheBrokerIsAway(t *testing.T) {
+func TestSubscriber_ClosesWhileTheBrokerIsUnavailable(t *testing.T) {
 	t.Parallel()
 	k := startRestartable(t)
 	createTopic(t, k.Kafka, "topic", 3)
@@ -150,7 +150,7 @@ func TestSubscriber_ClosesWhileTheBrokerIsAway(t *testing.T) {
 	t.Logf("closed after %v", time.Since(begun))
 }
 
-func TestPublisher_SaysThatTheBrokerIsAway(t *testing.T) {
+func TestPublisher_ReportsThatTheBrokerIsUnavailable(t *testing.T) {
 	t.Parallel()
 	k := startRestartable(t)
 	createTopic(t, k.Kafka, "topic", 1)
@@ -159,7 +159,7 @@ func TestPublisher_SaysThatTheBrokerIsAway(t *testing.T) {
 	k.running.Stop()
 	begun := time.Now()
 	err := p.Publish("topic", keyed("a", "1"), keyed("a", "2"))
-	t.Logf("it says so after %v", time.Since(begun))
+	t.Logf("the error came after %v", time.Since(begun))
 	require.ErrorIs(t, err, retry.ErrUnavailable)
 	var failed *bus.PublishError
 	require.ErrorAs(t, err, &failed)

@@ -8,9 +8,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Retry calls a failing handler again, with the number of retries and the delays of the options. While a dependency is
-// unavailable (retry.ErrUnavailable) it retries for as long as the subscriber keeps the message, and reports the outage. A
-// retry.Permanent error ends the retries at once.
+// Retry calls a failing handler again, with the number of retries and the delays of the options. While a dependency
+// is unavailable (retry.ErrUnavailable) it retries for as long as the subscriber keeps the message, and reports the
+// outage. A retry.Permanent error is not retried.
 //
 // An error that Retry returns is either the message's fault or reports that there was no more time.
 func Retry(o RouterOptions) message.HandlerMiddleware {

@@ -19,7 +19,7 @@ type RouterOptions struct {
 	Publisher message.Publisher // publishes the dead letters; the router does not close it
 	// DeadLetterTopic receives the messages whose handling fails. Empty: they are logged and dropped.
 	DeadLetterTopic string
-	// OnDeadLetter is called before a message goes to the dead letters, and again after each failure, so it must accept
+	// OnDeadLetter is called before a message goes to the dead letters, and again if a step fails, so it must accept
 	// repeats. While its error wraps retry.ErrUnavailable, the router waits.
 	OnDeadLetter func(ctx context.Context, m *message.Message, cause error) error
 	Retries      int           // of a failing handler; 0: 3, negative: none
@@ -60,8 +60,8 @@ func (o *RouterOptions) setDefaults() {
 }
 
 // NewRouter returns a Watermill router with the mesh's middleware. Of the middleware for failures, dead letters are
-// outermost, then come retries, and recovery is next to the handler: any other order loses dead letters, or retries
-// without end. Around them are only observers, so that a trace shows the retries and the dead letter.
+// outermost, then come retries, and recovery is next to the handler: any other order loses dead letters or retries
+// without end. Only observers are around them, so that a trace shows the retries and the dead letter.
 func NewRouter(o RouterOptions) (*message.Router, error) {
 	o.setDefaults()
 	if o.DeadLetterTopic != "" && o.Publisher == nil {
@@ -77,8 +77,8 @@ func NewRouter(o RouterOptions) (*message.Router, error) {
 	return router, nil
 }
 
-// routerLog is the logger of a Watermill router. An orderly stop is not an error: a handler that it interrupts is
-// logged at debug level, because its message comes again.
+// routerLog is the logger of a Watermill router. A stop is not an error: a handler that it interrupts is logged at
+// debug level, because its message is delivered again.
 type routerLog struct{ watermill.LoggerAdapter }
 
 func (l routerLog) Error(text string, err error, fields watermill.LogFields) {

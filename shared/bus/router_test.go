@@ -54,7 +54,7 @@ func route(t testing.TB, k backend.Kafka, o bus.RouterOptions, handle message.No
 	return stop
 }
 
-// letters reads the dead letters.
+// letters subscribes to the dead letters.
 func letters(t testing.TB, k backend.Kafka) <-chan *message.Message {
 	t.Helper()
 	return subscribe(t, reader(t, k, bus.ReaderOptions{From: fromOldest}), "dead")
@@ -99,7 +99,7 @@ func TestRouter_BytesThatCannotBeDecodedReachTheDeadLetters(t *testing.T) {
 	})
 }
 
-func TestRouter_APanicIsADeadLetterAfterBoundedRetriesAndHoldsUpNothing(t *testing.T) {
+func TestRouter_APanicBecomesADeadLetterAfterBoundedRetries(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	prepare(t, k)
@@ -120,7 +120,7 @@ func TestRouter_APanicIsADeadLetterAfterBoundedRetriesAndHoldsUpNothing(t *testi
 	require.Equal(t, "a/bad", letter.UUID)
 	require.Equal(t, "panic: no way", letter.Metadata.Get(bus.DeadLetterError))
 	letter.Ack()
-	meshtest.Eventually(t, "the next one of the key is handled", func() bool {
+	meshtest.Eventually(t, "the next message of the key is handled", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return handled["good"] == 1
@@ -131,7 +131,7 @@ func TestRouter_APanicIsADeadLetterAfterBoundedRetriesAndHoldsUpNothing(t *testi
 	require.Equal(t, map[string]int{"bad": 3, "good": 1}, handled)
 }
 
-func TestRouter_WaitsForADependencyAndDeadLettersNothing(t *testing.T) {
+func TestRouter_WaitsForADependencyWithoutDeadLetters(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	prepare(t, k)
@@ -165,7 +165,7 @@ func TestRouter_WaitsForADependencyAndDeadLettersNothing(t *testing.T) {
 		return tries > 20
 	})
 	away.Store(false)
-	meshtest.Eventually(t, "all are handled", func() bool {
+	meshtest.Eventually(t, "all messages are handled", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(order) == 10
@@ -205,10 +205,10 @@ func TestRouter_StopsWhileItsMessagesWait(t *testing.T) {
 	stop()
 	require.Less(t, time.Since(begun), 5*time.Second)
 	still, _ := waiting.Load("postgres")
-	require.Equal(t, false, still, "nothing waits any more")
-	require.Contains(t, logged.String(), "the message will come again")
-	require.NotContains(t, logged.String(), "level=ERROR", "an orderly end is not an error")
-	// It comes again.
+	require.Equal(t, false, still, "no message waits any more")
+	require.Contains(t, logged.String(), "the message will be delivered again")
+	require.NotContains(t, logged.String(), "level=ERROR", "a stop is not an error")
+	// The message is delivered again.
 	handled := make(chan string, 1)
 	route(t, k, bus.RouterOptions{DeadLetterTopic: "dead"}, func(m *message.Message) error {
 		handled <- m.UUID
@@ -218,7 +218,7 @@ func TestRouter_StopsWhileItsMessagesWait(t *testing.T) {
 	nothing(t, letters(t, k))
 }
 
-func TestDeadLetter_WaitsForWhatItNeeds(t *testing.T) {
+func TestDeadLetter_WaitsForItsDependencies(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	prepare(t, k)
@@ -251,7 +251,7 @@ func (p flakyPublisher) Publish(topic string, messages ...*message.Message) erro
 	return p.Publisher.Publish(topic, messages...)
 }
 
-func TestDeadLetter_KeepsTheLetterWhenItsHookFails(t *testing.T) {
+func TestDeadLetter_IsPublishedWhenItsHookFails(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	prepare(t, k)
@@ -271,11 +271,11 @@ func TestDeadLetter_KeepsTheLetterWhenItsHookFails(t *testing.T) {
 	require.EqualValues(t, 2*3, calls.Load())
 }
 
-func TestDeadLetter_LeavesOutAPayloadThatHasNoRoom(t *testing.T) {
+func TestDeadLetter_LeavesOutAPayloadThatIsTooLarge(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	prepare(t, k)
-	// As large as may be: with the letter's own headers it is too large.
+	// The message is as large as the topic allows, so with the headers of a dead letter it is too large.
 	large := keyed("a", "0")
 	large.Payload = make([]byte, 1<<20-140)
 	publish(t, publisher(t, k), "topic", large)
@@ -288,7 +288,7 @@ func TestDeadLetter_LeavesOutAPayloadThatHasNoRoom(t *testing.T) {
 	require.Equal(t, "0", letter.Metadata.Get(bus.DeadLetterOffset))
 }
 
-func TestRouter_WithoutDeadLettersLeavesOutWhatFails(t *testing.T) {
+func TestRouter_WithoutDeadLettersDropsFailedMessages(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	prepare(t, k)
@@ -319,7 +319,7 @@ func TestRouter_ContinuesTraceAndCorrelation(t *testing.T) {
 	first.Metadata.Set("ce_correlationid", "c-1")
 	first.SetContext(ctx)
 	publish(t, p, "topic", first)
-	require.Empty(t, first.Metadata.Get("traceparent"), "the caller's message stays as it is")
+	require.Empty(t, first.Metadata.Get("traceparent"), "the caller's message is not changed")
 
 	route(t, k, bus.RouterOptions{DeadLetterTopic: "dead", Tracer: tracer}, func(m *message.Message) error {
 		if bus.CorrelationOf(m.Context()) != "c-1" {
@@ -375,7 +375,7 @@ func TestRouter_ContinuesTraceAndCorrelation(t *testing.T) {
 	require.Equal(t, "wrong", spans["process topic"].Status.Description)
 }
 
-// The router hands each message to a goroutine of its own: the lanes keep the order of a key all the same.
+// The router handles each message in a goroutine of its own. The lanes nevertheless keep the order of a key.
 func TestRouter_HandlesAKeyInOrder(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
@@ -395,7 +395,7 @@ func TestRouter_HandlesAKeyInOrder(t *testing.T) {
 		recorded.end(m)
 		return nil
 	})
-	meshtest.Eventually(t, "all are handled", func() bool { return recorded.total() == keys*each })
+	meshtest.Eventually(t, "all messages are handled", func() bool { return recorded.total() == keys*each })
 	require.Empty(t, recorded.violations)
 	require.Zero(t, recorded.repeats)
 }

@@ -34,20 +34,20 @@ func benchBoth(b *testing.B, bench func(b *testing.B, k backend.Kafka)) {
 	}
 }
 
-// createTopic makes a topic unless it exists.
+// createTopic creates a topic unless it exists.
 func createTopic(t testing.TB, k backend.Kafka, topic string, partitions int32) {
 	t.Helper()
 	admin := administrator(t, k)
 	if _, err := admin.CreateTopic(t.Context(), partitions, 1, nil, k.Topic(topic)); err != nil {
 		require.ErrorIs(t, err, kerr.TopicAlreadyExists)
 	}
-	meshtest.Eventually(t, "the topic is there", func() bool {
+	meshtest.Eventually(t, "the topic exists", func() bool {
 		found, err := admin.ListEndOffsets(t.Context(), k.Topic(topic))
 		return err == nil && found.Error() == nil && len(found[k.Topic(topic)]) >= int(partitions)
 	})
 }
 
-// plain is a client with nothing of the bus.
+// plain returns a client without any settings of package bus.
 func plain(t testing.TB, k backend.Kafka, more ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	client, err := kgo.NewClient(append(k.Options(), more...)...)
@@ -80,7 +80,7 @@ func publishTo(t testing.TB, p message.Publisher, topic string, partition int32,
 	require.NoError(t, p.Publish(topic, messages...))
 }
 
-// background is for what outlasts its test's context.
+// background is the context of work that outlasts its test's context.
 var background = context.Background()
 
 func publisher(t testing.TB, k backend.Kafka) *bus.Publisher {
@@ -91,7 +91,7 @@ func publisher(t testing.TB, k backend.Kafka) *bus.Publisher {
 	return p
 }
 
-// keyed is a message with a key.
+// keyed returns a message with a key.
 func keyed(key, body string) *message.Message {
 	m := message.NewMessage(key+"/"+body, []byte(body))
 	m.Metadata.Set(bus.MetadataKey, key)

@@ -23,18 +23,19 @@ type SubscriberOptions struct {
 	// InOrder delivers a partition's records in one lane instead of one for each key. A consumer that batches them
 	// releases each message (see Release) when it queues it, and acknowledges it with its batch.
 	InOrder bool
-	// Gather is how long records collect at the broker before more of them are fetched, unless so many come that the
-	// Subscriber is behind. Each fetch has a price for the broker and for this process, and without Gather there is one
-	// for every few records. A record is delivered up to twice as late; 0 for consumers that somebody waits for.
+	// Gather is how long records accumulate at the broker before more of them are fetched. It is skipped when the
+	// Subscriber has fallen behind. Without Gather there is a fetch for every few records, which costs the broker and
+	// this process CPU time. A record is delayed by up to twice as long; use 0 for consumers that a user waits for.
 	Gather time.Duration
 	// InstanceID makes the member a static one: after a restart under the same name it gets its partitions at once
 	// instead of after SessionTimeout. Two processes with one InstanceID fence each other.
 	InstanceID string
-	// SessionTimeout is how long a member may be silent before the others take its partitions; 6 s, the minimum that
-	// brokers allow by default.
+	// SessionTimeout is how long a member may send no heartbeat before the others take its partitions; 6 s, the
+	// minimum that brokers allow by default.
 	SessionTimeout time.Duration
-	// Drain is how long the Subscriber waits for messages in flight when their partition is reassigned, and at the end;
-	// 10 s. Then their contexts end. It must be well below 25 s, when the group continues without this member.
+	// Drain is how long the Subscriber waits for messages in flight when their partition is reassigned and when it is
+	// closed; 10 s. Then their contexts end. It must be well below 25 s, after which the group continues without this
+	// member.
 	Drain time.Duration
 	// Backoff is the first delay before a message that was not acknowledged is delivered again; 100 ms. It doubles up
 	// to 50 times that.
@@ -59,9 +60,10 @@ func (o *SubscriberOptions) setDefaults() {
 }
 
 // Subscriber is Watermill's Subscriber on a Kafka consumer group, in key lanes. A new group begins with the oldest
-// record. So does a group whose offset the topic no longer has; that is logged.
+// record. If the topic no longer has the group's offset, the group begins with the oldest record as well, and that is
+// logged.
 //
-// A message's payload belongs to the buffer of a whole fetch: clone it to keep it after the message is acknowledged.
+// A message's payload is part of the buffer of a whole fetch: clone it to keep it after the message is acknowledged.
 // Its metadata are copies.
 type Subscriber struct {
 	kafka   backend.Kafka
@@ -92,8 +94,9 @@ func NewSubscriber(k backend.Kafka, o SubscriberOptions) (*Subscriber, error) {
 // instanceIDs matches the instance ids that brokers accept.
 var instanceIDs = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,249}$`)
 
-// Subscribe consumes a topic until ctx ends or the Subscriber is closed, across all failures of the brokers. The
-// contexts of messages have the values of ctx but outlast it, because messages in flight are waited for.
+// Subscribe consumes a topic until ctx ends or the Subscriber is closed. It continues after any failure of the
+// brokers. The contexts of messages have the values of ctx but outlast it, because Close waits for messages in
+// flight.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	out := make(chan *message.Message)
 	made := make(chan error, 1)

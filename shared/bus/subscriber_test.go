@@ -25,7 +25,7 @@ func publish(t testing.TB, p message.Publisher, topic string, messages ...*messa
 	require.NoError(t, p.Publish(topic, messages...))
 }
 
-func TestSubscriber_HoldsBackTheNextOfAKeyAndOfNoOther(t *testing.T) {
+func TestSubscriber_HoldsBackOnlyMessagesOfTheSameKey(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 1)
@@ -46,7 +46,7 @@ func TestSubscriber_HoldsBackTheNextOfAKeyAndOfNoOther(t *testing.T) {
 	require.Equal(t, "1", string(second.Payload))
 }
 
-func TestSubscriber_KeepsTheOrderOfWhatHasNoKey(t *testing.T) {
+func TestSubscriber_KeepsTheOrderOfMessagesWithoutAKey(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 1)
@@ -59,7 +59,7 @@ func TestSubscriber_KeepsTheOrderOfWhatHasNoKey(t *testing.T) {
 	require.Equal(t, "2", receive(t, messages).UUID)
 }
 
-func TestSubscriber_TellsWhereAMessageWas(t *testing.T) {
+func TestSubscriber_ProvidesTopicPartitionAndOffset(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 3)
@@ -80,7 +80,7 @@ func TestSubscriber_TellsWhereAMessageWas(t *testing.T) {
 	require.False(t, ok)
 }
 
-func TestRelease_HandsOverTheNextOfItsKey(t *testing.T) {
+func TestRelease_DeliversTheNextMessageOfTheKey(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 1)
@@ -92,10 +92,10 @@ func TestRelease_HandsOverTheNextOfItsKey(t *testing.T) {
 	bus.Release(first)
 	second := receive(t, messages)
 	require.Equal(t, "1", string(second.Payload))
-	bus.Release(first) // it was released before: that does not allow the third
-	first.Ack()        // and neither is this
+	bus.Release(first) // a second release does not allow the third message
+	first.Ack()        // an acknowledgement of the released message does not either
 	nothing(t, messages)
-	meshtest.Eventually(t, "the first one is done", func() bool { return committed(t, k, "topic", 0) == 1 })
+	meshtest.Eventually(t, "the first message is committed", func() bool { return committed(t, k, "topic", 0) == 1 })
 	second.Ack()
 	third := receive(t, messages)
 	require.Equal(t, "2", string(third.Payload))
@@ -114,16 +114,16 @@ func TestRelease_OfARefusedMessageKeepsTheOrder(t *testing.T) {
 	bus.Release(first)
 	second := receive(t, messages)
 	first.Nack()
-	nothing(t, messages) // the second one is in hand and holds the lane
+	nothing(t, messages) // the second message is in flight and blocks the lane
 	bus.Release(second)
 	again := receive(t, messages)
-	require.Equal(t, "0", string(again.Payload), "before the third one")
+	require.Equal(t, "0", string(again.Payload), "the refused message comes before the third")
 	nothing(t, messages)
 	again.Ack()
 	require.Equal(t, "2", string(receive(t, messages).Payload))
 }
 
-func TestSubscriber_BringsARefusedMessageBackBeforeItsLaneGoesOn(t *testing.T) {
+func TestSubscriber_RepeatsARefusedMessageBeforeLaterOnesOfItsLane(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 1)
@@ -138,7 +138,7 @@ func TestSubscriber_BringsARefusedMessageBackBeforeItsLaneGoesOn(t *testing.T) {
 			m.Ack()
 		case string(m.Payload) == "1":
 			require.Equal(t, 4, refused)
-			require.Greater(t, time.Since(begun), 3*20*time.Millisecond, "the pauses grow")
+			require.Greater(t, time.Since(begun), 3*20*time.Millisecond, "the delays grow")
 			return
 		case refused < 4:
 			refused++
@@ -172,15 +172,15 @@ func TestSubscriber_RunsAheadOfItsWatermarkByTheWindow(t *testing.T) {
 	nothing(t, messages)
 	time.Sleep(500 * time.Millisecond) // long enough for the partition to be paused
 	nothing(t, messages)
-	require.LessOrEqual(t, committed(t, k, "topic", 0), int64(0), "nothing is committed past what is in flight")
+	require.LessOrEqual(t, committed(t, k, "topic", 0), int64(0), "no offset above a message in flight is committed")
 	stuck.Ack()
 	for n := window - 1; n < all; n++ {
 		receive(t, messages).Ack()
 	}
-	meshtest.Eventually(t, "all is committed", func() bool { return committed(t, k, "topic", 0) == all+1 })
+	meshtest.Eventually(t, "all offsets are committed", func() bool { return committed(t, k, "topic", 0) == all+1 })
 }
 
-// committed is the offset of the group "test", -1 if there is none.
+// committed returns the committed offset of the group "test"; -1 if there is none.
 func committed(t testing.TB, k backend.Kafka, topic string, partition int32) int64 {
 	t.Helper()
 	client, err := kgo.NewClient(k.Options()...)
@@ -195,7 +195,7 @@ func committed(t testing.TB, k backend.Kafka, topic string, partition int32) int
 	return -1
 }
 
-func TestSubscriber_WaitsForWhatIsInFlightWhenItCloses(t *testing.T) {
+func TestSubscriber_WaitsForMessagesInFlightWhenItCloses(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		createTopic(t, k, "topic", 1)
@@ -210,22 +210,22 @@ func TestSubscriber_WaitsForWhatIsInFlightWhenItCloses(t *testing.T) {
 			require.Fail(t, "did not wait")
 		case <-time.After(200 * time.Millisecond):
 		}
-		require.NoError(t, one.Context().Err(), "work goes on")
+		require.NoError(t, one.Context().Err(), "the handler may continue")
 		one.Ack()
 		other.Ack()
 		<-closed
 		_, open := <-messages
 		require.False(t, open)
 		require.Error(t, one.Context().Err())
-		require.EqualValues(t, 1, committed(t, k, "topic", 0), "a/1 was not handed out any more")
+		require.EqualValues(t, 1, committed(t, k, "topic", 0), "a/1 was not delivered any more")
 		_, err := s.Subscribe(context.Background(), "topic")
 		require.Error(t, err)
 	})
 }
 
-// A member of a group that nobody runs would wait without end for somebody to take its assigned partitions, so a
-// closed Subscriber does not even connect.
-func TestSubscriber_ConnectsToNothingOnceItIsClosed(t *testing.T) {
+// A group whose member nobody runs would wait without end for a consumer of its partitions, so a closed Subscriber
+// must not even connect.
+func TestSubscriber_DoesNotConnectOnceItIsClosed(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -253,7 +253,7 @@ func TestSubscriber_ConnectsToNothingOnceItIsClosed(t *testing.T) {
 	require.Zero(t, connected.Load())
 }
 
-func TestSubscriber_GivesUpWhatIsInFlightAfterAWhile(t *testing.T) {
+func TestSubscriber_GivesUpMessagesInFlightAfterDrain(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	createTopic(t, k, "topic", 1)
@@ -286,8 +286,8 @@ func TestSubscriber_DeliversBytesOfAnyKind(t *testing.T) {
 	require.Empty(t, got["topic/0/1"].Payload)
 }
 
-// A broker that lost its records begins at 0 again, while the group's offset is past the end.
-func TestSubscriber_ForgetsAnOffsetThatTheTopicDoesNotReach(t *testing.T) {
+// A broker that has lost its records begins at 0 again, while the group's offset is past the end.
+func TestSubscriber_ReadsFromTheOldestRecordIfItsOffsetIsPastTheEnd(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		createTopic(t, k, "topic", 1)
@@ -318,7 +318,7 @@ func commit(t testing.TB, k backend.Kafka, topic string, partition int32, offset
 	require.Equal(t, offset, committed(t, k, topic, partition))
 }
 
-func TestNewSubscriber_RefusesWhatCannotWork(t *testing.T) {
+func TestNewSubscriber_RefusesInvalidOptions(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]bus.SubscriberOptions{
 		"no group":         {},
@@ -331,7 +331,7 @@ func TestNewSubscriber_RefusesWhatCannotWork(t *testing.T) {
 	}
 }
 
-func TestSubscriber_CancelledSubscriptionEndsAlone(t *testing.T) {
+func TestSubscriber_ACancelledSubscriptionDoesNotEndOthers(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)
 	for n := range 2 {

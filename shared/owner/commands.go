@@ -64,8 +64,8 @@ func digest(c envelope.Command, body []byte) string {
 	return base64.RawStdEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
-// recordDeadLetter gives a command that goes to the dead letters its final outcome. A command without a readable actor
-// and id has none.
+// recordDeadLetter records the final outcome of a command that becomes a dead letter. A command without a readable
+// actor and id has none.
 func (c *commands) recordDeadLetter(ctx context.Context, m *message.Message, _ error) error {
 	sent, err := envelope.ReadCommand(m)
 	if err != nil {

@@ -274,8 +274,6 @@ func (s *Service) intake(parts *service.Parts, consumers []*consume.Consumer) (e
 			return err
 		}
 	}
-// onDeadLetter returns the function that records the outcome of each command that becomes a dead letter. Events of
-// other owners have no outcome.
 	if len(consumers) == 0 {
 		return nil
 	}
