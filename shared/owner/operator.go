@@ -173,15 +173,11 @@ func (o *operator) ListParked(ctx context.Context, r *connect.Request[meshv1.Lis
 	if err != nil {
 		return nil, err
 	}
-	found, more := page.Cut(found, limit)
-	response := &meshv1.ListParkedResponse{}
+	found, last := page.Cut(found, limit, func(row int) inbox.Parked { return found[row] })
+	response := &meshv1.ListParkedResponse{NextPageToken: page.Cursor(last.Source, last.Topic, last.Stream)}
 	for _, p := range found {
 		response.Parked = append(response.Parked, &meshv1.Parked{Source: p.Source, Stream: p.Stream, Version: p.Version,
 			Record: p.Record, Error: p.Error, At: timestamppb.New(p.At), Waiting: p.Waiting})
-	}
-	if more {
-		last := found[limit-1]
-		response.NextPageToken = page.Cursor(last.Source, last.Topic, last.Stream)
 	}
 	return connect.NewResponse(response), nil
 }

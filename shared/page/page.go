@@ -41,12 +41,13 @@ func (l Limits) Read(limit *int32, after string, place ...any) (int, error) {
 	return rows, ReadCursor("after", after, place...)
 }
 
-// Cut returns the page of rows that were read with a limit of limit+1, and reports whether there are more.
-func Cut[T any](rows []T, limit int) (page []T, more bool) {
+// Cut returns the page of rows that were read with a limit of limit+1 and, if there are more, the place of its last row,
+// for the cursor of the next page. Place returns the place of a row.
+func Cut[T, P any](rows []T, limit int, place func(row int) P) (page []T, next P) {
 	if len(rows) > limit {
-		return rows[:limit], true
+		return rows[:limit], place(limit - 1)
 	}
-	return rows, false
+	return rows, next
 }
 
 // Cursor encodes the place of the last row of a page: texts without newlines, and numbers (int64, int32) that are not

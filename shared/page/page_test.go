@@ -61,14 +61,15 @@ func TestCursor_LeadsThroughAllPages(t *testing.T) {
 			var after int64
 			require.NoError(t, page.ReadCursor("after", cursor, &after))
 			behind := slices.DeleteFunc(slices.Clone(rows), func(n int64) bool { return n <= after })
-			part, more := page.Cut(behind[:min(len(behind), limit+1)], limit)
+			part, next := page.Cut(behind[:min(len(behind), limit+1)], limit, func(row int) int64 { return behind[row] })
 			require.NotEmpty(t, part)
 			require.Less(t, pages, len(rows))
 			got = append(got, part...)
-			if !more {
+			if next == 0 {
 				break
 			}
-			cursor = page.Cursor(part[len(part)-1])
+			require.Equal(t, part[len(part)-1], next)
+			cursor = page.Cursor(next)
 		}
 		require.Equal(t, rows, got, "%d a page", limit)
 	}

@@ -191,10 +191,7 @@ func (s *Store) Conversations(ctx context.Context, user string, below int64, lim
 	if err != nil {
 		return nil, 0, fmt.Errorf("list conversations of %s: %w", user, err)
 	}
-	all, more := page.Cut(all, min(fit, limit))
-	if more {
-		next = positions[len(all)-1]
-	}
+	all, next = page.Cut(all, min(fit, limit), func(row int) int64 { return positions[row] })
 	return all, next, nil
 }
 
@@ -239,10 +236,7 @@ func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (
 	if err != nil {
 		return m, fmt.Errorf("list members of %s: %w", id, err)
 	}
-	users, more := page.Cut(m.Users, limit)
-	if m.Users = users; more {
-		m.Next = seats[len(users)-1]
-	}
+	m.Users, m.Next = page.Cut(m.Users, limit, func(row int) Seat { return seats[row] })
 	return m, nil
 }
 
