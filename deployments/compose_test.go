@@ -15,16 +15,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// root is that of the repository.
+// root is the root of the repository.
 const root = ".."
 
 // owners are the four services behind the gateway, with their ports.
 var owners = map[string]int{"presence": 3002, "chat": 3003, "feed": 3004, "notification": 3005}
 
-// secrets are what an installation cannot do without.
+// secrets are the settings without which an installation does not start.
 var secrets = []string{"POSTGRES_PASSWORD=pg-secret", "REDIS_PASSWORD=redis-secret", "JWT_SECRET=jwt-secret-of-at-least-32-bytes-length"}
 
-// load reads docker-compose.yml as compose does, with these variables and no others.
+// load reads docker-compose.yml as docker compose does, with the given variables only.
 func load(env ...string) (*types.Project, error) {
 	path, err := filepath.Abs(filepath.Join(root, "docker-compose.yml"))
 	if err != nil {
@@ -52,7 +52,7 @@ func variable(s types.ServiceConfig, name string) string {
 	return ""
 }
 
-func TestCompose_BearsTheNamesOfExistingInstallations(t *testing.T) {
+func TestCompose_KeepsTheNamesOfExistingInstallations(t *testing.T) {
 	t.Parallel()
 	containers := map[string]string{}
 	for name, s := range loaded(t).Services {
@@ -65,7 +65,7 @@ func TestCompose_BearsTheNamesOfExistingInstallations(t *testing.T) {
 	}, containers)
 }
 
-func TestCompose_RunsTheStoresInTheirVersions(t *testing.T) {
+func TestCompose_PinsTheVersionsOfTheStores(t *testing.T) {
 	t.Parallel()
 	services := loaded(t).Services
 	require.Equal(t, "postgres:17-alpine", services["postgres"].Image)
@@ -74,7 +74,7 @@ func TestCompose_RunsTheStoresInTheirVersions(t *testing.T) {
 	require.Regexp(t, `^jaegertracing/jaeger:\d+\.\d+\.\d+$`, services["jaeger"].Image)
 }
 
-func TestCompose_PublishesOnLoopbackAlone(t *testing.T) {
+func TestCompose_PublishesOnLoopbackOnly(t *testing.T) {
 	t.Parallel()
 	want := map[string][]string{
 		"postgres": {"5432:5432"}, "redis": {"6379:6379"}, "socketio": {"3001:3001"}, "jaeger": {"16686:16686"},
@@ -92,7 +92,7 @@ func TestCompose_PublishesOnLoopbackAlone(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
-func TestCompose_ChecksTheHealthOfEverything(t *testing.T) {
+func TestCompose_ChecksTheHealthOfEveryService(t *testing.T) {
 	t.Parallel()
 	services := loaded(t).Services
 	for name, s := range services {
@@ -117,7 +117,7 @@ func TestCompose_ChecksTheHealthOfEverything(t *testing.T) {
 	}
 }
 
-func TestCompose_StartsInOrderOfHealth(t *testing.T) {
+func TestCompose_WaitsForHealthyDependencies(t *testing.T) {
 	t.Parallel()
 	services := loaded(t).Services
 	healthy := func(of string) (names []string) {
@@ -139,7 +139,7 @@ func TestCompose_StartsInOrderOfHealth(t *testing.T) {
 	}
 }
 
-func TestCompose_ComesBackAfterARestartWithItsData(t *testing.T) {
+func TestCompose_RestartsWithItsData(t *testing.T) {
 	t.Parallel()
 	project := loaded(t)
 	for name, s := range project.Services {
@@ -157,7 +157,7 @@ func TestCompose_ComesBackAfterARestartWithItsData(t *testing.T) {
 	require.Subset(t, project.Services["redis"].Command, []string{"--appendonly", "yes"})
 }
 
-func TestCompose_BoundsRedis(t *testing.T) {
+func TestCompose_LimitsTheMemoryOfRedis(t *testing.T) {
 	t.Parallel()
 	redis := loaded(t).Services["redis"]
 	after := func(flag string) string {
@@ -168,7 +168,7 @@ func TestCompose_BoundsRedis(t *testing.T) {
 	require.Equal(t, "redis-secret", after("--requirepass"))
 	require.Equal(t, "512mb", after("--maxmemory"))
 	require.Equal(t, "noeviction", after("--maxmemory-policy"))
-	require.Greater(t, int64(redis.MemLimit), int64(512<<20), "room for what Redis does not count")
+	require.Greater(t, int64(redis.MemLimit), int64(512<<20), "room for memory that Redis does not count")
 	require.LessOrEqual(t, int64(redis.MemLimit), int64(1<<30))
 }
 
@@ -193,7 +193,7 @@ func TestCompose_RunsOneKafkaNodeWithTwoListeners(t *testing.T) {
 	require.NotContains(t, kafka.Environment, "KAFKA_ZOOKEEPER_CONNECT")
 }
 
-func TestCompose_NamesUserAndDatabaseOfExistingInstallations(t *testing.T) {
+func TestCompose_KeepsTheUserAndDatabaseOfExistingInstallations(t *testing.T) {
 	t.Parallel()
 	postgres := loaded(t).Services["postgres"]
 	require.Equal(t, "edu_matrix_user", variable(postgres, "POSTGRES_USER"))
@@ -202,7 +202,7 @@ func TestCompose_NamesUserAndDatabaseOfExistingInstallations(t *testing.T) {
 	require.Contains(t, postgres.Command, "max_connections=300")
 }
 
-func TestCompose_TellsTheServicesWhereAllIs(t *testing.T) {
+func TestCompose_SetsTheAddressesOfStoresAndServices(t *testing.T) {
 	t.Parallel()
 	services := loaded(t, "ALLOWED_ORIGINS=https://school.example", "RESUME_EVENTS=50", "MAX_CONVERSATIONS=70", "JWT_AUDIENCE=edu-matrix",
 		"JWT_ISSUER=https://sign-in.school.example/", "JWT_ROLE_CLAIM=realm_access.roles").Services
@@ -262,11 +262,11 @@ func TestCompose_RefusesToStartWithoutItsSecrets(t *testing.T) {
 	}
 }
 
-func TestCompose_HoldsNoSecret(t *testing.T) {
+func TestCompose_ContainsNoSecret(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join(root, "docker-compose.yml"))
 	require.NoError(t, err)
-	// With placeholders for the secrets, every value that is a secret is one of them.
+	// With placeholders for the secrets, every setting that is a secret must contain a placeholder.
 	project := loaded(t)
 	for name, s := range project.Services {
 		for variableName := range s.Environment {
@@ -278,6 +278,6 @@ func TestCompose_HoldsNoSecret(t *testing.T) {
 			}
 		}
 	}
-	require.NotContains(t, string(text), "_PASSWORD:-", "no default stands in for a secret")
+	require.NotContains(t, string(text), "_PASSWORD:-", "a secret must not have a default")
 	require.NotContains(t, string(text), "JWT_SECRET:-")
 }

@@ -20,9 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// image does what an engine does with a stage, in a folder instead of a container.
+// image executes a stage of a Dockerfile like an engine, in a folder instead of a container.
 type image struct {
-	dir     string // stands for /
+	dir     string // the folder that stands for /
 	workdir string
 	args    map[string]string
 	env     []string
@@ -38,7 +38,7 @@ func (i *image) run(t *testing.T, s stage) {
 			return value
 		})
 		switch in.word {
-		case "ARG": // given
+		case "ARG": // the test sets it
 		case "ENV":
 			i.env = append(i.env, strings.Fields(rest)...)
 		case "WORKDIR":
@@ -47,7 +47,7 @@ func (i *image) run(t *testing.T, s stage) {
 		case "COPY":
 			sources := strings.Fields(rest)
 			target := sources[len(sources)-1]
-			require.True(t, strings.HasSuffix(target, "/"), "COPY %s: to a folder", rest)
+			require.True(t, strings.HasSuffix(target, "/"), "COPY %s: the target must be a folder", rest)
 			for _, source := range sources[:len(sources)-1] {
 				i.copy(t, source, i.at(target))
 			}
@@ -56,7 +56,7 @@ func (i *image) run(t *testing.T, s stage) {
 			command = slices.DeleteFunc(command, func(word string) bool { return strings.HasPrefix(word, "--mount=") })
 			i.sh(t, strings.Join(command, " "))
 		default:
-			t.Fatalf("the test does not know what %s does", in.word)
+			t.Fatalf("the test does not support %s", in.word)
 		}
 	}
 }
@@ -68,7 +68,8 @@ func (i *image) at(name string) string {
 	return filepath.Join(i.dir, name)
 }
 
-// copy takes a file, or what is in a folder, from the build context, without what .dockerignore leaves out.
+// copy copies a file, or the contents of a folder, from the build context, without the files that .dockerignore
+// excludes.
 func (i *image) copy(t *testing.T, source, target string) {
 	t.Helper()
 	from := filepath.Join(root, source)
@@ -102,7 +103,7 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, text, 0o644)
 }
 
-// sh runs a command as the container's shell does. The folders that keep modules and builds are this machine's.
+// sh runs a command as the container's shell does. Its caches of modules and builds are this machine's.
 func (i *image) sh(t *testing.T, command string) {
 	t.Helper()
 	require.NotRegexp(t, `(^|[\s=])/(src|out|go|root)\b`, command, "a path outside the build's own folder")
@@ -117,7 +118,7 @@ func TestDockerfile_BuildsEveryService(t *testing.T) {
 	stages := readDockerfile(t)
 	require.Len(t, stages, 2)
 	require.Equal(t, "build", stages[0].name)
-	// One after another: they share the cache, and the machine.
+	// One after another, since they share the cache and the machine.
 	for _, service := range []string{"chat", "feed", "gateway", "notification", "presence"} {
 		t.Run(service, func(t *testing.T) {
 			i := &image{dir: t.TempDir(), workdir: "/", args: map[string]string{"SERVICE": service},
@@ -130,14 +131,14 @@ func TestDockerfile_BuildsEveryService(t *testing.T) {
 					built = strings.Fields(source)[0]
 				}
 			}
-			require.NotEmpty(t, built, "the image takes nothing from the build stage")
+			require.NotEmpty(t, built, "the image copies nothing from the build stage")
 			requireStatic(t, i.at(built))
 			requireService(t, i.at(built), service)
 		})
 	}
 }
 
-// requireStatic: the image has no C library of the kind that the build stage has.
+// requireStatic checks that a binary needs no C library, since the image's differs from the build stage's.
 func requireStatic(t *testing.T, binary string) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -151,8 +152,8 @@ func requireStatic(t *testing.T, binary string) {
 	}
 }
 
-// requireService: it is the service that was asked for. Without its secret it refuses to start; what compose tells it
-// leads it to its first store, which is not there.
+// requireService checks that a binary is the given service. Without its secret it must refuse to start. With the
+// settings of compose it must try to connect to its first store, which is not running here.
 func requireService(t *testing.T, binary, service string) {
 	t.Helper()
 	said := start(t, binary)
@@ -182,7 +183,7 @@ func requireService(t *testing.T, binary, service string) {
 	}
 }
 
-// start runs a service that cannot start, and gives what it says.
+// start runs a service that cannot start, and returns its error output.
 func start(t *testing.T, binary string, env ...string) string {
 	t.Helper()
 	var said bytes.Buffer

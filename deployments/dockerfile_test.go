@@ -11,10 +11,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// instruction is one of a Dockerfile, its lines joined.
+// instruction is an instruction of a Dockerfile, with its lines joined.
 type instruction struct{ word, rest string }
 
-// stage is what follows a FROM.
+// stage is a FROM instruction with the instructions up to the next one.
 type stage struct {
 	from, name   string
 	instructions []instruction
@@ -61,7 +61,7 @@ func dockerignore(t *testing.T) *patternmatcher.PatternMatcher {
 	return matcher
 }
 
-// ignored reports whether .dockerignore keeps a path out of the build context.
+// ignored reports whether .dockerignore excludes a path from the build context.
 func ignored(t *testing.T, patterns *patternmatcher.PatternMatcher, name string) bool {
 	t.Helper()
 	out, err := patterns.MatchesOrParentMatches(name)
@@ -69,7 +69,7 @@ func ignored(t *testing.T, patterns *patternmatcher.PatternMatcher, name string)
 	return out
 }
 
-func TestDockerfile_MakesAnImageThatRunsAsNobodySpecial(t *testing.T) {
+func TestDockerfile_RunsAsAnUnprivilegedUser(t *testing.T) {
 	t.Parallel()
 	stages := readDockerfile(t)
 	last := stages[len(stages)-1]
@@ -83,13 +83,13 @@ func TestDockerfile_MakesAnImageThatRunsAsNobodySpecial(t *testing.T) {
 		}
 	}
 	require.Regexp(t, `^[1-9]\d*$`, user)
-	require.True(t, strings.HasPrefix(entry, "["), "the service itself gets the signals, not a shell")
+	require.True(t, strings.HasPrefix(entry, "["), "the service itself must get the signals, not a shell")
 	for _, s := range stages {
-		require.Regexp(t, `^[a-z]+:\d+\.\d+(-alpine)?$`, s.from, "a version is named")
+		require.Regexp(t, `^[a-z]+:\d+\.\d+(-alpine)?$`, s.from, "the image must have a version")
 	}
 }
 
-func TestDockerignore_LeavesSecretsAndDataOut(t *testing.T) {
+func TestDockerignore_ExcludesSecretsAndData(t *testing.T) {
 	t.Parallel()
 	patterns := dockerignore(t)
 	for _, name := range []string{".env", ".git/config", ".data/secrets.json", "bin/edumatrix", "docker-compose.yml",

@@ -17,7 +17,7 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// found lists what the pattern's group matches in the files of a glob, which has to be something.
+// found returns the matches of the pattern's group in the files of a glob. There must be at least one.
 func found(t *testing.T, glob, pattern string) (all []string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, glob))
@@ -36,7 +36,7 @@ func found(t *testing.T, glob, pattern string) (all []string) {
 	return all
 }
 
-func TestDocs_LinkToWhatIsThere(t *testing.T) {
+func TestDocs_LinksLeadToExistingFiles(t *testing.T) {
 	t.Parallel()
 	var pages []string
 	for _, glob := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
@@ -59,7 +59,7 @@ func TestDocs_LinkToWhatIsThere(t *testing.T) {
 	}
 }
 
-func TestDocs_TellEveryVariable(t *testing.T) {
+func TestDocs_DescribeEveryVariable(t *testing.T) {
 	t.Parallel()
 	page := read(t, "docs/configuration.md")
 	for _, name := range found(t, "shared/config/*.go", `r\.\w+\("([A-Z][A-Z_]+)"`) {
@@ -67,7 +67,7 @@ func TestDocs_TellEveryVariable(t *testing.T) {
 	}
 }
 
-func TestDocs_TellEveryCodeAndReason(t *testing.T) {
+func TestDocs_DescribeEveryCodeAndReason(t *testing.T) {
 	t.Parallel()
 	page := read(t, "docs/reference.md")
 	for _, code := range found(t, "proto/refusal/*.go", `(?m)^\t\w+ += "(\w+)"`) {
@@ -81,12 +81,12 @@ func TestDocs_TellEveryCodeAndReason(t *testing.T) {
 	}
 }
 
-func TestDocs_TellEveryNameOfTheProtocol(t *testing.T) {
+func TestDocs_DescribeEveryNameOfTheProtocol(t *testing.T) {
 	t.Parallel()
 	page := read(t, "docs/reference.md")
 	for _, name := range found(t, "proto/edumatrix/*/v1/*.proto", `(?m)^ +name: "(\w+\.\w+)"`) {
 		if strings.HasPrefix(name, "toy.") {
-			continue // the toy of the tests, which no mesh loads
+			continue // a service for tests only
 		}
 		require.Contains(t, page, "`"+name+"`")
 	}

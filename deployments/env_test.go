@@ -38,7 +38,7 @@ func requireMode(t *testing.T, file string) {
 	require.Equal(t, os.FileMode(0o600), info.Mode())
 }
 
-func TestEnv_MakesSecretsThatOnlyTheirOwnerReads(t *testing.T) {
+func TestEnv_GeneratesSecretsThatOnlyTheirOwnerCanRead(t *testing.T) {
 	t.Parallel()
 	one, other := filepath.Join(t.TempDir(), ".env"), filepath.Join(t.TempDir(), ".env")
 	seen := map[string]bool{}
@@ -50,9 +50,9 @@ func TestEnv_MakesSecretsThatOnlyTheirOwnerReads(t *testing.T) {
 		require.Len(t, made, 3)
 		for _, name := range []string{"POSTGRES_PASSWORD", "REDIS_PASSWORD", "JWT_SECRET"} {
 			require.Regexp(t, `^[0-9a-f]{64}$`, made[name])
-			require.False(t, seen[made[name]], "each is another")
+			require.False(t, seen[made[name]], "every secret must be different")
 			seen[made[name]] = true
-			require.NotContains(t, said, made[name], "it is not shown")
+			require.NotContains(t, said, made[name], "a secret must not be printed")
 		}
 	}
 }
@@ -86,7 +86,7 @@ func TestEnv_AddsWhatIsMissing(t *testing.T) {
 	require.Contains(t, string(text), "\nJWT_SECRET=")
 }
 
-func TestEnv_SaysWhatItCannotDo(t *testing.T) {
+func TestEnv_ReportsWhyItFails(t *testing.T) {
 	t.Parallel()
 	empty := filepath.Join(t.TempDir(), ".env")
 	require.NoError(t, os.WriteFile(empty, []byte("JWT_SECRET=\n"), 0o600))
@@ -102,7 +102,7 @@ func TestEnv_SaysWhatItCannotDo(t *testing.T) {
 	require.Contains(t, said, "is not a file")
 }
 
-func TestEnv_MakesAllThatComposeAsksFor(t *testing.T) {
+func TestEnv_GeneratesEverySecretThatComposeNeeds(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), ".env")
 	said, err := makeEnv(t, file)

@@ -8,7 +8,7 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-func TestLook_EverybodyMayAndNothingIsShownAtOnce(t *testing.T) {
+func TestLook_EveryUserMayAndGetsNoSnapshot(t *testing.T) {
 	t.Parallel()
 	got, err := look(t.Context(), []*meshv1.Looker{{User: "bob", Room: "author:ann", Snapshot: true},
 		{User: "bob", Room: "post:7", Snapshot: true}})

@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// To decide about a post, the events that an earlier release logged of it are loaded as those of this one are.
+// An earlier release logged the events of posts with a subject. This release must load them as its own.
 func TestMigration_PostsThatWereLoggedWithASubjectAreLoaded(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

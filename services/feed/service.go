@@ -33,7 +33,7 @@ func Run(ctx context.Context, env process.Env) error {
 	return s.Run(ctx)
 }
 
-// authorize lets every user subscribe to every author and post, because posts have no narrower audience. It returns no
+// look lets every user subscribe to every author and post, because posts have no narrower audience. It returns no
 // values; new posts arrive as events.
 func look(_ context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error) {
 	looked := make([]*meshv1.Looked, len(lookers))

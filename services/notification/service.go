@@ -28,12 +28,12 @@ func Run(ctx context.Context, env process.Env) error {
 	return s.Run(ctx)
 }
 
-// newsWithin is the age up to which events cause notifications when this service first consumes a topic. It is longer
-// than the services of a new installation take to start, and short enough that in an older installation nobody is
-// notified of old events.
+// newsWithin is the age up to which events raise notifications when this service first consumes a topic. It is longer
+// than the start of a new installation takes, and short enough that users of an older installation are not notified
+// of old events.
 const newsWithin = time.Hour
 
-// raise appends the notifications that the rules raise to the recipients' streams.
+// raise returns the notifications that the rules raise for an event, as effects on the recipients' streams.
 func raise(e envelope.Event, event proto.Message) (effects []consume.Effect) {
 	about := rule.About{ID: e.ID, Stream: e.Stream, Version: e.Version, Actor: e.Actor, Event: event}
 	for _, r := range rule.Raise(about) {

@@ -30,7 +30,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// world is a broker and a database, and the service when it runs.
+// world is a broker, a database, and the service while it runs.
 type world struct {
 	t         *testing.T
 	env       process.Env
@@ -70,7 +70,7 @@ func newWorld(t *testing.T) *world {
 			Telemetry: traces, Log: slog.New(slog.DiscardHandler)}}
 }
 
-// emptyLog is chat as it was when notification first asked: nothing had happened there.
+// emptyLog is chat's log as it was when notification first asked: without events.
 type emptyLog struct {
 	meshv1connect.UnimplementedOwnerServiceHandler
 }
@@ -102,7 +102,7 @@ func (w *world) run() (stop func()) {
 	}
 }
 
-// tell publishes events of chat, as its relay would.
+// tell publishes events of chat, as its relay does.
 func (w *world) tell(events ...envelope.Event) {
 	w.t.Helper()
 	for _, e := range events {
@@ -125,7 +125,7 @@ func (w *world) event(version int64, actor string, m proto.Message) envelope.Eve
 		Rooms: place.Rooms, Body: body}
 }
 
-// raised are the notifications of the whole log, by recipient.
+// raised returns all notifications in the log, by recipient.
 func (w *world) raised() map[string][]*notificationv1.Raised {
 	w.t.Helper()
 	log, err := eventlog.Open(w.t.Context(), eventlog.Options{Owner: "notification", Pool: w.env.Stores.Postgres,
@@ -145,14 +145,14 @@ func (w *world) raised() map[string][]*notificationv1.Raised {
 		}
 		to := m.GetRecipientId()
 		if e.Stream != "notifications:"+to || e.Actor != m.GetBy() || e.Version != int64(len(all[to]))+1 {
-			w.t.Fatalf("%+v says %v", e, m)
+			w.t.Fatalf("the event %+v contains %v", e, m)
 		}
 		all[to] = append(all[to], m)
 	}
 	return all
 }
 
-// read waits until the service has read a conversation up to a version.
+// read waits until the service has consumed a conversation up to a version.
 func (w *world) read(stream string, version int64) {
 	w.t.Helper()
 	var have int64
@@ -166,10 +166,11 @@ func (w *world) read(stream string, version int64) {
 			return
 		}
 	}
-	w.t.Fatalf("%s is read up to version %d, not %d", stream, have, version)
+	w.t.Fatalf("%s is consumed up to version %d, not %d", stream, have, version)
 }
 
-// Everyone who was added by somebody else hears of it once: however often the topic says it, and over a restart.
+// Every user whom another user added is notified once, even if the topic has the event several times and the service
+// restarts.
 func TestRun_RaisesEachNotificationOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -201,7 +202,7 @@ func TestRun_RaisesEachNotificationOnce(t *testing.T) {
 			ids[m.GetNotificationId()] = true
 			if m.GetAboutStream() != "conversation:7" ||
 				m.GetReason() != notificationv1.Reason_REASON_ADDED_TO_CONVERSATION {
-				t.Errorf("%s is told %v", recipient, m)
+				t.Errorf("%s was notified: %v", recipient, m)
 			}
 			if i < len(first[recipient]) && !proto.Equal(first[recipient][i], m) {
 				t.Errorf("%v became %v", first[recipient][i], m)

@@ -17,14 +17,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// commands carries out commands on state. Outcomes are not stored: a repeated command changes nothing and has the same
-// outcome.
+// commands carries out commands on state. Outcomes are not stored, since a repeated command changes nothing and gets
+// the same outcome.
 type commands struct {
 	command.Topics
 	store *store.Store
 }
 
-// handle carries out one command. The command is acknowledged when its outcome was published.
+// handle carries out one command. The command is acknowledged once its outcome was published.
 func (c *commands) handle(m *message.Message) error {
 	read, err := c.Read(m)
 	if _, isRefusal := refusal.Of(err); err != nil && !isRefusal {
@@ -59,7 +59,7 @@ func (c *commands) do(ctx context.Context, read command.Command) (number int64, 
 	return 0, retry.Permanent(fmt.Errorf("command %q is not handled here", read.Type))
 }
 
-// away marks an error as one of an unavailable Redis, unless it is an answer of Redis.
+// away marks an error as one of an unavailable Redis, unless Redis itself returned it.
 func away(err error) error {
 	var answered redis.Error
 	if _, isRefusal := refusal.Of(err); err == nil || isRefusal || errors.As(err, &answered) {
@@ -68,7 +68,7 @@ func away(err error) error {
 	return retry.Unavailable("redis", err)
 }
 
-// deadLetter publishes the final outcome of a command that becomes a dead letter, unless its sender is not known.
+// deadLetter publishes the final outcome of a command that becomes a dead letter, unless its sender is unknown.
 func (c *commands) deadLetter(ctx context.Context, m *message.Message, _ error) error {
 	sent, err := envelope.ReadCommand(m)
 	if err != nil {

@@ -54,7 +54,7 @@ func (r *results) last() envelope.Result {
 	return r.all[len(r.all)-1]
 }
 
-// topics has the outcomes published to results.
+// topics returns topics whose outcomes are published to r.
 func topics(t *testing.T, r *results) command.Topics {
 	t.Helper()
 	return command.Topics{Service: "presence", Catalog: declared(t), Publisher: r}
@@ -72,7 +72,7 @@ func endSession(t *testing.T, actor, session string, expires time.Time) *message
 	return m
 }
 
-func TestCommand_OnASessionIsAnsweredAlikeHoweverOftenItComes(t *testing.T) {
+func TestCommand_ARepeatedOneHasTheSameOutcome(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s, told := store.New(r, "t.", time.Minute), &results{}
@@ -90,15 +90,15 @@ func TestCommand_OnASessionIsAnsweredAlikeHoweverOftenItComes(t *testing.T) {
 			return told.last()
 		}
 		if got := handle(endSession(t, "bob", "s1", time.Now().Add(-time.Hour))); got.Code != refusal.Expired {
-			t.Errorf("one that came too late: %+v", got)
+			t.Errorf("a command that came too late: %+v", got)
 		}
 		if got := handle(endSession(t, "bob", "s2", time.Time{})); got.Kind != envelope.Refused || got.Code != refusal.NotFound {
-			t.Errorf("one that is not there: %+v", got)
+			t.Errorf("a session that does not exist: %+v", got)
 		}
 		for _, session := range []string{"", "a b", "s\x00", strings.Repeat("s", 60_000)} {
 			if got := handle(endSession(t, "bob", session, time.Time{})); got.Kind != envelope.Refused ||
 				got.Code != refusal.InvalidField || !strings.HasPrefix(got.Text, "session_id ") {
-				t.Errorf("one that is not an id: %+v", got)
+				t.Errorf("a session id that is not an id: %+v", got)
 			}
 		}
 		first := handle(endSession(t, "bob", "s1", time.Time{}))
@@ -112,7 +112,7 @@ func TestCommand_OnASessionIsAnsweredAlikeHoweverOftenItComes(t *testing.T) {
 	})
 }
 
-func TestCommand_WaitsWhileRedisIsAwayAndFailsByItsOwnFaultAlone(t *testing.T) {
+func TestCommand_WaitsForRedisAndFailsOnlyIfItIsInvalid(t *testing.T) {
 	t.Parallel()
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialTimeout: time.Second})
 	t.Cleanup(func() { _ = client.Close() })
@@ -125,10 +125,10 @@ func TestCommand_WaitsWhileRedisIsAwayAndFailsByItsOwnFaultAlone(t *testing.T) {
 		return envelope.Command{ID: "c2", Type: kind, Stream: "sessions:bob", Actor: "bob", Time: time.Now(), Body: body}.Message()
 	}
 	for what, m := range map[string]*message.Message{
-		"no command":             message.NewMessage("1", []byte("?")),
-		"one that is not known":  of("presence.unheard_of", nil),
-		"one of another service": of("feed.create_post", nil),
-		"bytes of no message":    of("presence.end_session", []byte("\xff")),
+		"not a command":                message.NewMessage("1", []byte("?")),
+		"an unknown command":           of("presence.unheard_of", nil),
+		"a command of another service": of("feed.create_post", nil),
+		"an undecodable command":       of("presence.end_session", []byte("\xff")),
 	} {
 		if err := c.handle(m); err == nil || errors.Is(err, retry.ErrUnavailable) {
 			t.Errorf("%s: %v", what, err)

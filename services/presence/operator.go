@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/services/presence/store"
 )
 
-// operator keeps the dead letters that are not listed any more. Presence has no log and consumes no events, so there is
-// nothing else to operate.
+// operator stores which dead letters were dropped. Presence has no log and consumes no events, so there is nothing
+// else to operate.
 type operator struct {
 	meshv1connect.UnimplementedOperatorServiceHandler
 	store *store.Store
@@ -23,7 +23,7 @@ func (*operator) ListParked(context.Context, *connect.Request[meshv1.ListParkedR
 	return connect.NewResponse(&meshv1.ListParkedResponse{}), nil
 }
 
-// ListDropped lists the dead letters that were dropped.
+// ListDropped returns the dead letters that were dropped.
 func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.ListDroppedRequest]) (
 	*connect.Response[meshv1.ListDroppedResponse], error) {
 	all, err := o.store.DroppedLetters(ctx)
@@ -33,7 +33,7 @@ func (o *operator) ListDropped(ctx context.Context, _ *connect.Request[meshv1.Li
 	return connect.NewResponse(&meshv1.ListDroppedResponse{Letters: all}), nil
 }
 
-// DropLetter notes that a dead letter is not to be listed any more.
+// DropLetter records that a dead letter was dropped, so that it is no longer listed.
 func (o *operator) DropLetter(ctx context.Context, r *connect.Request[meshv1.DropLetterRequest]) (
 	*connect.Response[meshv1.DropLetterResponse], error) {
 	if err := o.store.DropLetter(ctx, r.Msg.GetLetter()); err != nil {

@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	lookEvery = 250 * time.Millisecond // for changes by other instances
+	lookEvery = 250 * time.Millisecond // interval of looking for changes by other instances
 	maxWait   = 2 * time.Second
 )
 
-// publisher publishes changes, and then notes in Redis that they are published. After a crash in between it repeats
-// them.
+// publisher publishes changes, and then records in Redis that they are published. After a crash between the two, it
+// publishes them again.
 type publisher struct {
 	store   *store.Store
 	catalog *catalog.Catalog
@@ -33,10 +33,10 @@ type publisher struct {
 	lease   time.Duration
 	wake    chan struct{}
 
-	heard time.Time // since when gateways could report at least
+	heard time.Time // when gateways could report again after a start or an outage
 }
 
-// run ends the gateways whose lease has run out, and publishes changes, until ctx ends.
+// run ends the gateways whose lease has expired, and publishes changes, until ctx ends.
 func (p *publisher) run(ctx context.Context) error {
 	p.heard = time.Now()
 	backoff := retry.Backoff{First: 2 * lookEvery, Max: maxWait}
@@ -47,7 +47,7 @@ func (p *publisher) run(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			p.log.Warn("presence does not go on, trying again", "error", err)
+			p.log.Warn("presence: publishing stopped, retrying", "error", err)
 			pause = backoff.Next()
 		} else {
 			backoff.Reset()
@@ -56,7 +56,7 @@ func (p *publisher) run(ctx context.Context) error {
 	}
 }
 
-// soon starts the next round now.
+// soon makes the next round begin at once.
 func (p *publisher) soon() {
 	select {
 	case p.wake <- struct{}{}:
@@ -65,8 +65,8 @@ func (p *publisher) soon() {
 }
 
 func (p *publisher) round(ctx context.Context) error {
-	// After a start, and after Redis was unavailable, gateways first get the time of a lease to report again. Otherwise
-	// all users would be offline for a moment.
+	// After a start, and after an outage of Redis, gateways first get the time of one lease to report again. Otherwise
+	// all users would be shown as offline for a moment.
 	if time.Since(p.heard) > p.lease {
 		if _, err := p.store.Expire(ctx); err != nil {
 			return p.redisAway(ctx, err)
@@ -115,7 +115,8 @@ func (p *publisher) publish(ctx context.Context, states []store.State) error {
 	return nil
 }
 
-// reportWaiting reports to health whether a dependency holds the publisher up. The end of the service is not an error.
+// reportWaiting reports to health whether the publisher waits for a dependency. The end of the service is not
+// reported.
 func (p *publisher) reportWaiting(ctx context.Context, dependency string, err error) {
 	if ctx.Err() == nil {
 		p.waiting(dependency, err)

@@ -45,14 +45,14 @@ func open(t *testing.T, settings backend.Redis) *redis.Client {
 	return client
 }
 
-// topic is a broker that can be away.
+// topic is a broker that can be made unavailable.
 type topic struct {
 	mu     sync.Mutex
 	away   bool
 	events []envelope.Event
 }
 
-var errAway = errors.New("the broker is away")
+var errAway = errors.New("the broker is unavailable")
 
 func (b *topic) Publish(_ string, messages ...*message.Message) error {
 	b.mu.Lock()
@@ -78,7 +78,7 @@ func (b *topic) set(away bool) {
 	b.away = away
 }
 
-// newest is the state of a reader of the topic: for each user the event with the highest number.
+// newest returns what a reader of the topic knows: for each user the event with the highest number.
 func (b *topic) newest() map[string]envelope.Event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -104,7 +104,7 @@ func declared(t *testing.T) *catalog.Catalog {
 	return c
 }
 
-// dependencies notes what is said to be away.
+// dependencies records which dependencies are reported as unavailable.
 type dependencies struct{ away sync.Map }
 
 func (d *dependencies) tell(dependency string, err error) { d.away.Store(dependency, err != nil) }
@@ -135,7 +135,7 @@ func start(t *testing.T, p *publisher) (stop func()) {
 	return stop
 }
 
-// connected reports that these are all connections of a gateway, each named after its user.
+// connected reports connections named after their users as all connections of a gateway.
 func connected(t *testing.T, s *store.Store, gateway string, number int64, users ...string) {
 	t.Helper()
 	r := &meshv1.ReportRequest{Gateway: gateway, Number: number, All: true, Count: int64(len(users))}
@@ -158,7 +158,7 @@ func dirty(t *testing.T, s *store.Store) int {
 	return len(states)
 }
 
-func TestPublish_AChangeIsToldAsItsTopicCarriesIt(t *testing.T) {
+func TestPublish_AChangeIsPublishedAsItsEvent(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s, b := store.New(r, "t.", time.Minute), &topic{}
@@ -182,7 +182,7 @@ func TestPublish_AChangeIsToldAsItsTopicCarriesIt(t *testing.T) {
 				t.Errorf("%+v", e)
 			}
 			if key := e.Message().Metadata.Get(envelope.MetadataKey); key != "presence:bob" {
-				t.Errorf("its key is %q", key)
+				t.Errorf("the key is %q", key)
 			}
 		}
 		if b.events[1].Version <= b.events[0].Version {
@@ -191,7 +191,7 @@ func TestPublish_AChangeIsToldAsItsTopicCarriesIt(t *testing.T) {
 	})
 }
 
-// No change is forgotten before it is on the topic, and the newest one is published.
+// A change is only removed from Redis once it is on the topic, and the newest one is published.
 func TestPublish_WaitsForTheBroker(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -199,23 +199,23 @@ func TestPublish_WaitsForTheBroker(t *testing.T) {
 		p := newPublisher(t, s, b, d, time.Minute)
 		connected(t, s, "g", 1, "bob", "carol")
 		if err := p.round(t.Context()); !errors.Is(err, errAway) || !d.is("kafka") {
-			t.Fatalf("%v, said to be away: %v", err, d.is("kafka"))
+			t.Fatalf("%v, reported as unavailable: %v", err, d.is("kafka"))
 		}
 		if n := dirty(t, s); n != 2 {
-			t.Fatalf("%d changes wait", n)
+			t.Fatalf("%d changes are unpublished", n)
 		}
 		connected(t, s, "g", 2, "carol")
 		start(t, p)
 		b.set(false)
 		meshtest.Eventually(t, "bob is offline", b.is("bob", "presence.went_offline"))
 		meshtest.Eventually(t, "carol is online", b.is("carol", "presence.came_online"))
-		meshtest.Eventually(t, "nothing waits", func() bool { return dirty(t, s) == 0 && !d.is("kafka") })
+		meshtest.Eventually(t, "all changes are published", func() bool { return dirty(t, s) == 0 && !d.is("kafka") })
 	})
 }
 
-// A publisher that is killed between the topic and the note that a change is published repeats the change, which does
-// no harm.
-func TestPublish_ACrashInBetweenRepeatsIt(t *testing.T) {
+// A publisher that is killed after publishing a change, but before recording that, publishes it again, which is
+// harmless.
+func TestPublish_ACrashBeforeItIsRecordedRepeatsAChange(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s, b := store.New(r, "t.", time.Minute), &topic{}
@@ -236,7 +236,7 @@ func TestPublish_ACrashInBetweenRepeatsIt(t *testing.T) {
 	})
 }
 
-func TestRun_AGatewayThatDiesTakesItsUsersOffline(t *testing.T) {
+func TestRun_TheUsersOfAKilledGatewayGoOffline(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		const lease = 300 * time.Millisecond
@@ -249,12 +249,13 @@ func TestRun_AGatewayThatDiesTakesItsUsersOffline(t *testing.T) {
 	})
 }
 
-// Leases run out while nobody can report: when presence was not there, or Redis was not.
-func TestRound_GatewaysAreHeardBeforeTheirLeasesEnd(t *testing.T) {
+// Leases expire while gateways cannot report, because presence or Redis was down. The gateways must get time to
+// report.
+func TestRound_GatewaysMayReportBeforeTheirLeasesEnd(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		const lease = time.Hour
-		s, b := store.New(r, "t.", time.Millisecond), &topic{} // each lease has run out at once
+		s, b := store.New(r, "t.", time.Millisecond), &topic{} // each lease expires at once
 		connected(t, s, "g", 1, "bob")
 		p := newPublisher(t, s, b, &dependencies{}, lease)
 		time.Sleep(2 * time.Millisecond)
@@ -264,20 +265,21 @@ func TestRound_GatewaysAreHeardBeforeTheirLeasesEnd(t *testing.T) {
 		p.heard = time.Now().Add(-2 * lease)
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := p.round(ended); err == nil { // Redis does not answer
+		if err := p.round(ended); err == nil { // Redis is unreachable
 			t.Fatal("no error")
 		}
 		if err := p.round(t.Context()); err != nil || !b.is("bob", "presence.came_online")() {
-			t.Fatalf("Redis was away: %v %+v", err, b.events)
+			t.Fatalf("after an outage of Redis: %v %+v", err, b.events)
 		}
 		p.heard = time.Now().Add(-2 * lease)
 		if err := p.round(t.Context()); err != nil || !b.is("bob", "presence.went_offline")() {
-			t.Fatalf("not heard of for a lease: %v %+v", err, b.events)
+			t.Fatalf("no report for a whole lease: %v %+v", err, b.events)
 		}
 	})
 }
 
-// Several instances take reports, end leases and publish at once: the event with the highest number has the state.
+// Several instances apply reports, end leases and publish concurrently. The event with the highest number must have
+// the current state.
 func TestRun_SeveralInstancesAtOnce(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -302,10 +304,10 @@ func TestRun_SeveralInstancesAtOnce(t *testing.T) {
 		}
 		reports.Wait()
 		s := store.New(r, "t.", time.Minute)
-		meshtest.Eventually(t, "all is told", func() bool { return dirty(t, s) == 0 })
+		meshtest.Eventually(t, "all changes are published", func() bool { return dirty(t, s) == 0 })
 		known := b.newest()
 		if len(known) != 8 {
-			t.Fatalf("told of %d users", len(known))
+			t.Fatalf("events of %d users", len(known))
 		}
 		for u := range 8 {
 			user := fmt.Sprint("user", u)
@@ -315,14 +317,14 @@ func TestRun_SeveralInstancesAtOnce(t *testing.T) {
 			}
 			e := known["presence:"+user]
 			if e.Version != states[0].Number || (e.Type == "presence.came_online") != states[0].Online {
-				t.Errorf("told is %s %d, and it is %+v", e.Type, e.Version, states[0])
+				t.Errorf("the newest event is %s %d, but the state is %+v", e.Type, e.Version, states[0])
 			}
 		}
 	})
 }
 
-// Redis is killed and comes back with what it had; the publisher says so and goes on.
-func TestRun_GoesOnWhenRedisIsBack(t *testing.T) {
+// Redis is killed and restarted with its data. The publisher reports the outage and continues afterwards.
+func TestRun_ContinuesWhenRedisIsBack(t *testing.T) {
 	t.Parallel()
 	server := meshtest.NewRedisServer(t)
 	r := open(t, server.Settings())
@@ -332,9 +334,9 @@ func TestRun_GoesOnWhenRedisIsBack(t *testing.T) {
 	connected(t, s, "g", 1, "bob")
 	meshtest.Eventually(t, "bob is online", b.is("bob", "presence.came_online"))
 	server.Kill()
-	meshtest.Eventually(t, "Redis is said to be away", func() bool { return d.is("redis") })
+	meshtest.Eventually(t, "Redis is reported as unavailable", func() bool { return d.is("redis") })
 	server.Start()
-	meshtest.Eventually(t, "Redis is said to be back", func() bool { return !d.is("redis") })
+	meshtest.Eventually(t, "Redis is reported as available", func() bool { return !d.is("redis") })
 	connected(t, s, "g", 2, "carol")
 	meshtest.Eventually(t, "bob is offline", b.is("bob", "presence.went_offline"))
 	meshtest.Eventually(t, "carol is online", b.is("carol", "presence.came_online"))

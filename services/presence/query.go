@@ -11,10 +11,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// queries answers queries of users about their own sessions.
+// queries answers the queries of users about their own sessions.
 type queries struct{ store *store.Store }
 
-// Sessions lists the sessions of the user that sent the query.
+// Sessions returns the sessions of the user that sent the query.
 func (q *queries) Sessions(ctx context.Context, _ *connect.Request[presencev1.SessionsRequest]) (
 	*connect.Response[presencev1.SessionsResponse], error) {
 	all, err := q.store.Sessions(ctx, rpc.Actor(ctx))

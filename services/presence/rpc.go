@@ -28,7 +28,7 @@ func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.Repo
 		session := change.GetSession()
 		if !catalog.ValidID(change.GetConnection()) || !catalog.ValidID(change.GetUser()) ||
 			session != "" && !catalog.ValidID(session) || strings.ContainsAny(change.GetResumeToken(), " \n") {
-			return nil, refusal.New(refusal.InvalidField, "changes name connections, users and sessions by their ids")
+			return nil, refusal.New(refusal.InvalidField, "the connections, users and sessions of changes have to be ids")
 		}
 		for _, room := range change.GetRooms().GetRooms() {
 			if _, _, ok := catalog.SplitAddress(room); !ok {
@@ -47,19 +47,19 @@ func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.Repo
 	return connect.NewResponse(&meshv1.ReportResponse{Again: answer == store.Again, Ended: ended}), nil
 }
 
-// maxSessions bounds the sessions of one call.
+// maxSessions is the maximum number of sessions in one call.
 const maxSessions = 100
 
 // SessionRooms returns the rooms that the connections of sessions were subscribed to.
 func (c *connections) SessionRooms(ctx context.Context, r *connect.Request[meshv1.SessionRoomsRequest]) (
 	*connect.Response[meshv1.SessionRoomsResponse], error) {
 	if len(r.Msg.GetSessions()) > maxSessions {
-		return nil, refusal.New(refusal.InvalidField, "%d sessions are asked for, at most %d may be", len(r.Msg.GetSessions()), maxSessions)
+		return nil, refusal.New(refusal.InvalidField, "%d sessions are requested, the maximum is %d", len(r.Msg.GetSessions()), maxSessions)
 	}
 	var keys []store.SessionKey
 	for _, s := range r.Msg.GetSessions() {
 		if !catalog.ValidID(s.GetUser()) || !catalog.ValidID(s.GetSession()) {
-			return nil, refusal.New(refusal.InvalidField, "sessions are named by the ids of their user and their own")
+			return nil, refusal.New(refusal.InvalidField, "the user and the session have to be ids")
 		}
 		keys = append(keys, store.SessionKey{User: s.GetUser(), ID: s.GetSession()})
 	}
@@ -74,7 +74,7 @@ func (c *connections) SessionRooms(ctx context.Context, r *connect.Request[meshv
 	return connect.NewResponse(answer), nil
 }
 
-// owner answers for the rooms of presence, which have state and no log.
+// owner serves the rooms of presence, which have state but no log.
 type owner struct {
 	store   *store.Store
 	catalog *catalog.Catalog
@@ -85,7 +85,7 @@ func (*owner) ReadLog(context.Context, *connect.Request[meshv1.ReadLogRequest]) 
 	return connect.NewResponse(&meshv1.ReadLogResponse{}), nil
 }
 
-// Rooms returns no rooms: nobody is a member of the rooms of presence, clients subscribe to them.
+// Rooms returns no rooms: the rooms of presence have no members, clients subscribe to them.
 func (*owner) Rooms(_ context.Context, r *connect.Request[meshv1.RoomsRequest]) (*connect.Response[meshv1.RoomsResponse], error) {
 	answer := &meshv1.RoomsResponse{}
 	for _, user := range r.Msg.GetUsers() {
@@ -103,11 +103,12 @@ func (*owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeRequest]
 	return connect.NewResponse(answer), nil
 }
 
-// Look allows every user to subscribe to the presence of every other, and returns the current states as snapshots.
+// Look allows every user to subscribe to the presence of every other user, and returns the current states as
+// snapshots.
 func (o *owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
 	answer := &meshv1.LookResponse{}
 	var users []string
-	var shown []*meshv1.Looked // those that the states of users are added to
+	var shown []*meshv1.Looked // the answers that get the state of a user
 	for _, l := range r.Msg.GetLookers() {
 		kind, user, ok := catalog.SplitAddress(l.GetRoom())
 		looked := &meshv1.Looked{Allowed: ok && kind == "presence"}
@@ -117,7 +118,7 @@ func (o *owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]
 		}
 	}
 	if len(users) == 0 {
-		return connect.NewResponse(answer), nil // all of them renew, and need no snapshots
+		return connect.NewResponse(answer), nil // only renewals, which need no snapshots
 	}
 	states, err := o.store.States(ctx, users)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-func TestReport_SaysWhatIsWrongWithIt(t *testing.T) {
+func TestReport_InvalidOnesAreRefused(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		changed := 0
@@ -36,15 +36,15 @@ func TestReport_SaysWhatIsWrongWithIt(t *testing.T) {
 			return []*meshv1.ConnectionChange{{Connection: connection, User: user}}
 		}
 		for name, m := range map[string]*meshv1.ReportRequest{
-			"no gateway":            {Number: 1, All: true},
-			"a gateway of no shape": {Gateway: "a b", Number: 1, All: true},
-			"a connection without":  {Gateway: "g", Number: 1, All: true, Changes: change("", "bob")},
-			"a user of no shape":    {Gateway: "g", Number: 1, All: true, Changes: change("c", "bob smith")},
-			"a session of no shape": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
+			"no gateway":           {Number: 1, All: true},
+			"an invalid gateway":   {Gateway: "a b", Number: 1, All: true},
+			"a missing connection": {Gateway: "g", Number: 1, All: true, Changes: change("", "bob")},
+			"an invalid user":      {Gateway: "g", Number: 1, All: true, Changes: change("c", "bob smith")},
+			"an invalid session": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
 				{Connection: "c", User: "bob", Session: "a b"}}},
-			"a resume token of no shape": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
+			"an invalid resume token": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
 				{Connection: "c", User: "bob", Session: "s", ResumeToken: "a b"}}},
-			"a room of no shape": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
+			"an invalid room": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
 				{Connection: "c", User: "bob", Session: "s", Rooms: &meshv1.SubscribedRooms{Rooms: []string{"post:7 post:8"}}}}},
 		} {
 			if _, code := report(m); code != refusal.InvalidField {
@@ -52,24 +52,24 @@ func TestReport_SaysWhatIsWrongWithIt(t *testing.T) {
 			}
 		}
 		if again, code := report(&meshv1.ReportRequest{Gateway: "g", Number: 5}); !again || code != "" {
-			t.Errorf("a gateway that is not known: %v %q", again, code)
+			t.Errorf("an unknown gateway: %v %q", again, code)
 		}
 		if again, code := report(&meshv1.ReportRequest{Gateway: "g", Number: 6, All: true}); again || code != "" {
-			t.Errorf("all: %v %q", again, code)
+			t.Errorf("a full report: %v %q", again, code)
 		}
 		if again, code := report(&meshv1.ReportRequest{Gateway: "g", Number: 6, All: true}); again || code != "" {
-			t.Errorf("the same, because the answer was lost: %v %q", again, code)
+			t.Errorf("the same report again, as after a lost answer: %v %q", again, code)
 		}
 		if _, code := report(&meshv1.ReportRequest{Gateway: "g", Number: 5}); code != "old_report" {
-			t.Errorf("an old one: %q", code)
+			t.Errorf("an old report: %q", code)
 		}
 		if changed != 3 {
-			t.Errorf("%d reports were taken", changed)
+			t.Errorf("%d reports were applied", changed)
 		}
 	})
 }
 
-func TestSessionRooms_AreReadAsTheyWereReported(t *testing.T) {
+func TestSessionRooms_AreThoseThatWereReported(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		c := &connections{store.New(r, "t.", time.Minute), func() {}}
@@ -96,12 +96,12 @@ func TestSessionRooms_AreReadAsTheyWereReported(t *testing.T) {
 			}
 		}
 		if got, err := ask(); err != nil || len(got) > 0 {
-			t.Errorf("none: %v %v", got, err)
+			t.Errorf("no sessions: %v %v", got, err)
 		}
 	})
 }
 
-func TestOwner_ShowsPresenceToEverybodyAndNothingElse(t *testing.T) {
+func TestOwner_ShowsOnlyPresenceButToEveryUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)
@@ -148,7 +148,7 @@ func TestOwner_ShowsPresenceToEverybodyAndNothingElse(t *testing.T) {
 	})
 }
 
-func TestDropLetter_IsRemembered(t *testing.T) {
+func TestDropLetter_IsStored(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		o := &operator{store: store.New(r, "t.", time.Minute)}
@@ -165,7 +165,7 @@ func TestDropLetter_IsRemembered(t *testing.T) {
 	})
 }
 
-// A client that renews a look has been sent the state before: it is not read from Redis again.
+// A client that renews a subscription already has the state, which is not read from Redis again.
 func TestLook_ARenewalReadsNoStates(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
@@ -184,6 +184,6 @@ func TestLook_ARenewalReadsNoStates(t *testing.T) {
 		t.Fatalf("%v %v", answer, err)
 	}
 	if _, err := look(true); err == nil {
-		t.Fatal("a state was shown without Redis")
+		t.Fatal("a state was returned without Redis")
 	}
 }

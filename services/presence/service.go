@@ -1,6 +1,6 @@
-// Package presence is the service that keeps who is online and on which devices, as state in Redis. Gateways report
-// their connections under a lease: all connections of a gateway that does not report for a few seconds are taken for
-// closed.
+// Package presence is the service that stores, as state in Redis, which users are online and on which devices.
+// Gateways report their connections under a lease: when a gateway has not reported for a few seconds, all its
+// connections are regarded as closed.
 package presence
 
 import (
@@ -18,7 +18,7 @@ import (
 // Needs are the stores that presence uses.
 var Needs = process.Needs{Redis: true, Kafka: true}
 
-// lease is how long a gateway may go without a report, which it sends every second.
+// lease is how long a gateway may go without a report. Gateways report every second.
 const lease = 5 * time.Second
 
 // Run serves until ctx ends.

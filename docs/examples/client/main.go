@@ -1,5 +1,5 @@
-// Command client sends a message to a user and prints what happens in the conversation until that message has come.
-// When its connection is lost, it connects again and misses nothing.
+// Command client sends a message to a user, and prints the events of the conversation until that message has arrived.
+// When its connection is lost, it reconnects and misses no event.
 package main
 
 import (
@@ -27,7 +27,7 @@ func main() {
 
 	events := make(chan client.Event, 100)
 	c, err := client.Dial(ctx, client.Options{URL: url, Token: os.Getenv("TOKEN"), Device: "example",
-		OnEvent: func(e client.Event) { events <- e }}) // it is called in order, and must not wait for the client
+		OnEvent: func(e client.Event) { events <- e }}) // called in order; it must not wait for the client
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -48,12 +48,12 @@ func main() {
 				c.Close()
 				return
 			}
-		case <-c.Done(): // lost: what was missed comes first on the next connection
+		case <-c.Done(): // after a lost connection, missed events come first
 			if c, err = c.Redial(ctx, url); err != nil {
 				log.Fatal(err)
 			}
 		case <-ctx.Done():
-			log.Fatal("the message did not come within a minute")
+			log.Fatal("the message did not arrive within a minute")
 		}
 	}
 }

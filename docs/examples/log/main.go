@@ -1,4 +1,4 @@
-// Command log commits two events to an event log in PostgreSQL, and reads them.
+// Command log commits two events to an event log in PostgreSQL, and reads them back.
 package main
 
 import (
@@ -28,17 +28,17 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer pool.Close()
-	declared, err := catalog.Load() // what proto/ declares: topic, class and rooms of each event
+	declared, err := catalog.Load() // the declarations of proto/: topic, class and rooms of each event
 	if err != nil {
 		return err
 	}
-	log, err := eventlog.Open(ctx, eventlog.Options{Owner: "feed", Pool: pool, Catalog: declared}) // makes its tables
+	log, err := eventlog.Open(ctx, eventlog.Options{Owner: "feed", Pool: pool, Catalog: declared}) // creates its tables
 	if err != nil {
 		return err
 	}
 	committing, stop := context.WithCancel(ctx)
 	ended := make(chan error)
-	go func() { ended <- log.Run(committing) }() // groups what is committed at the same time into one transaction
+	go func() { ended <- log.Run(committing) }() // puts commits at the same time into one transaction
 	defer func() { stop(); <-ended }()
 
 	for id, text := range []string{"Term begins on Monday.", "Lunch is at noon."} {
@@ -46,7 +46,8 @@ func run(ctx context.Context) error {
 		post := &feedv1.PostCreated{PostId: fmt.Sprint(id), AuthorId: "alice", Body: text}
 		_, err := log.Commit(ctx, eventlog.Write{Stream: stream, Expected: 0, // the stream must be new
 			Commands: []eventlog.Decided{{Actor: "alice", CommandID: stream, Type: "feed.create_post", Events: []proto.Message{post}}}})
-		// A command has one outcome. Commit reports that it has it already, when this program runs again.
+		// A command has one outcome. When this program runs again, Commit reports that the command already has its
+		// outcome.
 		if repeated := new(eventlog.RepeatedError); err != nil && !errors.As(err, &repeated) {
 			return err
 		}

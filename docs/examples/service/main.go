@@ -1,5 +1,5 @@
-// Command service is a service of its own that follows chat's topic and prints who wrote, and how much. Run several of
-// them: they share the topic's partitions.
+// Command service is a service that follows chat's topic and prints who wrote, and how much. Several instances of it
+// share the topic's partitions.
 package main
 
 import (
@@ -39,8 +39,8 @@ func main() {
 	}
 }
 
-// count is called for the events of one conversation one after another. A topic delivers at least once: a service that
-// must not count an event twice keeps the versions of the streams that it has counted.
+// count is called for the events of one conversation in order. A topic delivers each event at least once. A service
+// that must not count an event twice has to store the versions up to which it has counted each stream.
 func count(m *message.Message) error {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {

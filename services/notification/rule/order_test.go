@@ -12,8 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/services/notification/rule"
 )
 
-// Partitions have no order among each other: whichever way the events of several conversations interleave, every
-// recipient has the same notifications in the end.
+// There is no order between partitions. However the events of several conversations interleave, every recipient has
+// the same notifications in the end.
 func TestRaise_DoesNotDependOnTheOrderOfConversations(t *testing.T) {
 	t.Parallel()
 	var streams [][]rule.About

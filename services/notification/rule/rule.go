@@ -1,5 +1,5 @@
-// Package rule decides which events of other services raise which notifications. It is pure; ids are derived from the
-// event, so that the same event raises the same notifications.
+// Package rule decides which events of other services raise which notifications. It is pure. The ids of notifications
+// are derived from the event, so that the same event raises the same notifications.
 package rule
 
 import (
@@ -10,7 +10,7 @@ import (
 	notificationv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/notification/v1"
 )
 
-// About is the event that a notification may be raised on.
+// About is an event that may raise notifications.
 type About struct {
 	ID      string
 	Stream  string

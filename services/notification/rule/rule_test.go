@@ -10,15 +10,15 @@ import (
 	"github.com/edumatrix/interlinked/services/notification/rule"
 )
 
-func TestRaise_ToWhoWasAddedByAnother(t *testing.T) {
+func TestRaise_NotifiesUsersWhomAnotherUserAdded(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		event proto.Message
 		want  []string
 	}{
 		"a conversation with two": {&chatv1.ConversationStarted{UserIds: []string{"alice", "bob", "carol"}}, []string{"bob", "carol"}},
-		"somebody added":          {&chatv1.MemberAdded{UserId: "dan"}, []string{"dan"}},
-		"somebody added oneself":  {&chatv1.MemberAdded{UserId: "alice"}, nil},
+		"an added user":           {&chatv1.MemberAdded{UserId: "dan"}, []string{"dan"}},
+		"a user who joined":       {&chatv1.MemberAdded{UserId: "alice"}, nil},
 		"a message":               {&chatv1.MessageSent{MessageId: "m"}, nil},
 	} {
 		about := rule.About{ID: "e1", Stream: "conversation:7", Version: 3, Actor: "alice", Event: test.event}

@@ -13,7 +13,7 @@ import (
 // lettersKept is longer than the retention of the topic of dead letters.
 const lettersKept = 60 * 24 * time.Hour
 
-// DropLetter notes that a dead letter was dropped.
+// DropLetter records that a dead letter was dropped.
 func (s *Store) DropLetter(ctx context.Context, l *meshv1.Letter) error {
 	field := fmt.Sprintf("%d %d %s", l.GetPartition(), l.GetOffset(), l.GetId())
 	if err := s.redis.HSet(ctx, s.prefix+"dropped", field, time.Now().Unix()).Err(); err != nil {
@@ -22,7 +22,7 @@ func (s *Store) DropLetter(ctx context.Context, l *meshv1.Letter) error {
 	return nil
 }
 
-// DroppedLetters lists the dead letters that were dropped.
+// DroppedLetters returns the dead letters that were dropped.
 func (s *Store) DroppedLetters(ctx context.Context) ([]*meshv1.Letter, error) {
 	kept, err := s.redis.HGetAll(ctx, s.prefix+"dropped").Result()
 	if err != nil {
@@ -50,7 +50,7 @@ func (s *Store) DroppedLetters(ctx context.Context) ([]*meshv1.Letter, error) {
 	}
 	if len(old) > 0 {
 		if err := s.redis.HDel(ctx, s.prefix+"dropped", old...).Err(); err != nil {
-			return nil, fmt.Errorf("forget old dead letters: %w", err)
+			return nil, fmt.Errorf("remove old dropped letters: %w", err)
 		}
 	}
 	return all, nil

@@ -13,22 +13,22 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Kept is how long a session is kept after it was reported last.
+// Kept is how long a session is stored after its last report.
 const Kept = 7 * 24 * time.Hour
 
-// Session is the stay of one of a user's devices, over all its connections that resumed.
+// Session is the stay of one of a user's devices, over all connections that resumed it.
 type Session struct {
 	ID        string
 	Device    string
-	Gateway   string // that it is connected to, or was last
+	Gateway   string // the gateway that it is or was last connected to
 	Since     time.Time
 	Seen      time.Time
 	Connected bool
-	// ResumeToken is the last one that was sent to it; empty where none was.
+	// ResumeToken is the last one that was sent to the client, or "" for none.
 	ResumeToken string
 }
 
-// Sessions lists the sessions of a user that were not ended, the newest first.
+// Sessions returns the sessions of a user that were not ended, newest first.
 func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 	kept, err := s.redis.HGetAll(ctx, s.prefix+"sessions:"+user).Result()
 	if err != nil {
@@ -53,8 +53,8 @@ func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 // SessionKey identifies a session of a user.
 type SessionKey struct{ User, ID string }
 
-// SessionRooms returns, for each of these sessions, the rooms that its newest connection was subscribed to last,
-// sorted. A session that the user does not have, has ended, or that is kept no longer has no rooms.
+// SessionRooms returns, for each session, the rooms that its newest connection was last subscribed to, sorted. A
+// session has no rooms if it does not exist, has ended, or is no longer stored.
 func (s *Store) SessionRooms(ctx context.Context, keys []SessionKey) ([][]string, error) {
 	if len(keys) == 0 {
 		return nil, nil
@@ -78,7 +78,7 @@ func (s *Store) SessionRooms(ctx context.Context, keys []SessionKey) ([][]string
 			return nil, fmt.Errorf("session %s of %s: %w", k.ID, k.User, err)
 		}
 		if !ended && (session.Connected || time.Since(session.Seen) < Kept) {
-			rooms[i] = strings.Fields(subscribed[i].Val())[1:] // the first is the id of the connection
+			rooms[i] = strings.Fields(subscribed[i].Val())[1:] // the first field is the connection id
 		}
 	}
 	return rooms, nil
@@ -105,8 +105,8 @@ func readSession(id, text string) (session Session, ended bool, err error) {
 		Connected: parts[3] != "", ResumeToken: parts[4], Device: parts[5]}, false, nil
 }
 
-// EndSession ends a session of a user: its connections are closed, and so are those that continue it. It returns the
-// number of the change, which ascends, or 0 when the user has no such session.
+// EndSession ends a session of a user. Its connections, and those that resume it later, are closed. It returns the
+// number of the change, which ascends, or 0 if there is no such session.
 func (s *Store) EndSession(ctx context.Context, user, id string) (number int64, err error) {
 	number, err = s.end.Run(ctx, s.redis, []string{s.prefix + "sessions:" + user, s.prefix + "rooms:" + user}, id, s.prefix+"ended:").Int64()
 	if err != nil {

@@ -65,7 +65,7 @@ func end(t *testing.T, s *store.Store, user, session string) int64 {
 	return number
 }
 
-func TestSessions_GoOnOverConnections(t *testing.T) {
+func TestSessions_ContinueOverConnections(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)
@@ -82,7 +82,7 @@ func TestSessions_GoOnOverConnections(t *testing.T) {
 		wantSessions(t, s, "bob", `s2 "" at a since 200, false, token "m2"`,
 			`s1 "a phone, blue" at a since 100, true, token "m1"`)
 
-		// It comes back elsewhere before the first gateway has noticed that it went.
+		// The session resumes at another gateway before the first one has noticed that its connection ended.
 		b.begin("4", "bob", "s1", "a phone, blue", time.Unix(900, 0))
 		a.covered("1", "s1", "a phone, blue", "m0", true)
 		wantSessions(t, s, "bob", `s2 "" at a since 200, false, token "m2"`,
@@ -104,31 +104,31 @@ func TestEndSession_EndsItsConnectionAndThoseThatResumeIt(t *testing.T) {
 		}
 		first := end(t, s, "bob", "s1")
 		if first == 0 {
-			t.Fatal("there is no such session")
+			t.Fatal("the session was not found")
 		}
 		if again := end(t, s, "bob", "s1"); again != first {
-			t.Errorf("ended again it has the number %d, first %d", again, first)
+			t.Errorf("ending it again has the number %d, the first time it was %d", again, first)
 		}
 		wantSessions(t, s, "bob", `s2 "desk" at a since 200, true, token ""`)
-		for range 2 { // until it is gone
+		for range 2 { // until it has ended
 			if a.report(false); !slices.Equal(a.ended, []string{"1"}) {
-				t.Fatalf("a is to end %q", a.ended)
+				t.Fatalf("a is asked to end %q", a.ended)
 			}
 		}
 		a.covered("1", "s1", "phone", "m", true)
 		if len(a.ended) > 0 {
-			t.Errorf("a is to end %q, which has gone", a.ended)
+			t.Errorf("a is asked to end %q, which has ended already", a.ended)
 		}
 		b.begin("3", "bob", "s1", "phone", time.Unix(300, 0))
 		if !slices.Equal(b.ended, []string{"3"}) {
-			t.Errorf("b is to end %q", b.ended)
+			t.Errorf("b is asked to end %q", b.ended)
 		}
 		wantSessions(t, s, "bob", `s2 "desk" at a since 200, true, token ""`)
 		want(t, s, "bob", true)
 	})
 }
 
-// A device that changes networks has two connections for a while: the old one must not take the session back.
+// A device that changes networks has two connections for a while. The old one must not take over the session again.
 func TestSessions_OfADeviceThatChangesNetworks(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -139,9 +139,9 @@ func TestSessions_OfADeviceThatChangesNetworks(t *testing.T) {
 		a.begin("1", "bob", "s1", "phone", time.Unix(100, 0))
 		b.begin("2", "bob", "s1", "phone", time.Unix(200, 0))
 		b.covered("2", "s1", "phone", "m2", false)
-		a.covered("1", "s1", "phone", "m1", false) // still written to
+		a.covered("1", "s1", "phone", "m1", false) // the gateway still writes to the old connection
 		wantSessions(t, s, "bob", `s1 "phone" at b since 100, true, token "m2"`)
-		a.covered("1", "s1", "phone", "m1", true) // and found to be dead
+		a.covered("1", "s1", "phone", "m1", true) // the gateway has found it broken
 		wantSessions(t, s, "bob", `s1 "phone" at b since 100, true, token "m2"`)
 
 		a.begin("3", "bob", "s1", "phone", time.Unix(300, 0))
@@ -149,12 +149,12 @@ func TestSessions_OfADeviceThatChangesNetworks(t *testing.T) {
 		a.report(false)
 		b.report(false)
 		if !slices.Equal(a.ended, []string{"3"}) || !slices.Equal(b.ended, []string{"2"}) {
-			t.Errorf("to end are %q and %q", a.ended, b.ended)
+			t.Errorf("asked to end are %q and %q", a.ended, b.ended)
 		}
 	})
 }
 
-// A report that is too large for one request comes in parts, and nobody is shown as gone in between.
+// A report that is too large for one request is sent in parts. No user may be shown as offline in between.
 func TestReport_AllInParts(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -197,7 +197,7 @@ func TestReport_AllInParts(t *testing.T) {
 	})
 }
 
-func TestSessions_OfAGatewayThatEndsKeepTheirLastResumeToken(t *testing.T) {
+func TestSessions_OfAStoppedGatewayKeepTheirLastResumeToken(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)
@@ -215,7 +215,7 @@ func TestSessions_OfAGatewayThatEndsKeepTheirLastResumeToken(t *testing.T) {
 	})
 }
 
-func TestSessions_OfAGatewayThatIsGoneAreNotConnected(t *testing.T) {
+func TestSessions_OfAGatewayWithoutReportsAreNotConnected(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", 50*time.Millisecond)
@@ -227,7 +227,7 @@ func TestSessions_OfAGatewayThatIsGoneAreNotConnected(t *testing.T) {
 	})
 }
 
-// A client that never resumes does not fill Redis.
+// Clients that never resume must not fill Redis.
 func TestSessions_AreBoundedPerUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -247,8 +247,8 @@ func TestSessions_AreBoundedPerUser(t *testing.T) {
 	})
 }
 
-// Redis emptied: the connected ones are learnt again.
-func TestSessions_AreLearntAgain(t *testing.T) {
+// After Redis was emptied, the sessions of open connections are reported again.
+func TestSessions_AreReportedAgainAfterRedisWasEmptied(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)
@@ -259,7 +259,7 @@ func TestSessions_AreLearntAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		if answer := g.report(false); answer != store.Again {
-			t.Fatalf("a gateway that is not known: %s", answer)
+			t.Fatalf("an unknown gateway: %s", answer)
 		}
 		g.number++
 		all := &meshv1.ReportRequest{Gateway: "g", Number: g.number, All: true, Count: 1, Digest: store.Hash("1", "bob"),
@@ -309,7 +309,7 @@ func TestSessionRooms_AreThoseOfItsNewestConnection(t *testing.T) {
 		a.covered("1", "s1", "phone", "m1", false)
 		wantRooms(t, s, "bob", "s1", "post:7", "presence:alice")
 
-		// It goes on elsewhere before the first gateway has reported the last rooms.
+		// The session resumes at another gateway before the first one has reported the last rooms.
 		b.begin("2", "bob", "s1", "phone", time.Unix(200, 0))
 		restored := &meshv1.ConnectionChange{Connection: "2", User: "bob", Session: "s1", Device: "phone",
 			ConnectedAt: timestamppb.New(time.Unix(200, 0)), Rooms: &meshv1.SubscribedRooms{Rooms: []string{"post:6"}, Restored: true}}
@@ -328,14 +328,14 @@ func TestSessionRooms_AreThoseOfItsNewestConnection(t *testing.T) {
 		wantRooms(t, s, "bob", "s1", "post:9")
 		wantSessions(t, s, "bob", `s1 "" at b since 100, false, token "m1"`)
 
-		// The older of two has the last word once the newer has gone.
+		// When the newer of two connections has ended, the rooms of the older one count.
 		a.begin("3", "bob", "s1", "phone", time.Unix(300, 0))
 		b.begin("4", "bob", "s1", "phone", time.Unix(400, 0))
 		b.subscribes("4", "s1", true, "post:1")
 		a.subscribes("3", "s1", false, "post:2")
 		wantRooms(t, s, "bob", "s1", "post:2")
 
-		// Where the rooms are forgotten, those that were restored are kept until there are others.
+		// If the rooms in Redis are lost, restored rooms are stored until there are others.
 		if err := r.Del(t.Context(), r.Keys(t.Context(), "*rooms:bob").Val()...).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -374,13 +374,13 @@ func TestSessionRooms_AreForgottenWithTheirSession(t *testing.T) {
 			}
 		}
 		if kept != 50 {
-			t.Errorf("the rooms of %d sessions are kept", kept)
+			t.Errorf("the rooms of %d sessions are stored", kept)
 		}
 	})
 }
 
-// The rooms of connections that end with their gateway are those that it reported last.
-func TestSessionRooms_OfAGatewayThatIsGoneAreKept(t *testing.T) {
+// When a gateway ends without a report, the rooms that it reported last are kept for the sessions of its connections.
+func TestSessionRooms_OfAGatewayWithoutReportsAreKept(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", 50*time.Millisecond)
@@ -394,7 +394,8 @@ func TestSessionRooms_OfAGatewayThatIsGoneAreKept(t *testing.T) {
 	})
 }
 
-// A connection may begin, subscribe and end between two reports of its gateway: its session and its rooms are kept.
+// A connection may be opened, subscribe and end between two reports of its gateway. Its session and rooms are stored
+// nevertheless.
 func TestSessionRooms_OfAConnectionThatWasNeverReportedBefore(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -415,7 +416,7 @@ func TestSessionRooms_OfAConnectionThatWasNeverReportedBefore(t *testing.T) {
 		passes("3", "post:8")
 		wantRooms(t, s, "bob", "s1", "post:8")
 		b.subscribes("2", "s1", false, "post:9")
-		passes("3", "post:8") // reported again, because the answer was lost
+		passes("3", "post:8") // the same report again, as after a lost answer
 		wantRooms(t, s, "bob", "s1", "post:9")
 		end(t, s, "bob", "s1")
 		passes("4", "post:8")

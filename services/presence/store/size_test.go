@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// BenchmarkSize measures whether presence costs more where 50,000 users are online than where 500 are: what is shown to
-// users that subscribe to others, and reports of gateways.
+// BenchmarkSize measures whether presence takes longer with 50,000 users online than with 500: the snapshots for
+// users that subscribe to others, and the reports of gateways.
 func BenchmarkSize(b *testing.B) {
 	const users = 50_000
 	small, large := measureSize(b, users/100), measureSize(b, users)
@@ -29,7 +29,7 @@ func measureSize(b *testing.B, users int) (all []meshtest.Measured) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer func() { _ = client.Close() }() // a benchmark's own
+	defer func() { _ = client.Close() }() // the benchmark's own client
 	s := store.New(client, "size.", time.Hour)
 	const perPart = 500
 	user := func(n int) string { return fmt.Sprint("user", n) }
@@ -37,7 +37,7 @@ func measureSize(b *testing.B, users int) (all []meshtest.Measured) {
 	send := func(want store.Answer) error {
 		answer, _, err := s.Report(b.Context(), report)
 		if err == nil && answer != want {
-			err = fmt.Errorf("the report is answered %q", answer)
+			err = fmt.Errorf("the answer to the report is %q", answer)
 		}
 		report.Number++
 		report.All, report.Changes = false, nil
@@ -108,16 +108,16 @@ func measureSize(b *testing.B, users int) (all []meshtest.Measured) {
 		return len(sessions), err
 	})
 	measure("report without changes", func(context.Context) (int, error) { return 0, send(store.OK) })
-	measure("report of 20 that come", func(context.Context) (int, error) {
+	measure("report of 20 new connections", func(context.Context) (int, error) {
 		for n := range 20 {
 			change(fmt.Sprintf("new-%d-%d", report.Number, n), user(r.IntN(users)), false)
 		}
 		return 20, send(store.OK)
 	})
-	measure("what is not published", func(ctx context.Context) (int, error) {
+	measure("read of the unpublished changes", func(ctx context.Context) (int, error) {
 		dirty, err := s.Dirty(ctx)
 		return len(dirty), err
 	})
-	measure("a look for leases that have run out", func(ctx context.Context) (int, error) { return s.Expire(ctx) })
+	measure("search for expired leases", func(ctx context.Context) (int, error) { return s.Expire(ctx) })
 	return all
 }

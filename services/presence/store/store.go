@@ -1,8 +1,8 @@
-// Package store keeps in Redis the connections of each gateway, and with them who is online and the sessions of each
-// user. Each change is one script, which counts connections, gives the change a number, and marks it as not published,
-// all at one time of Redis' clock.
+// Package store stores the connections of each gateway in Redis, and which users are online and the sessions of each
+// user, which follow from them. Each change is one script, which counts connections, numbers the change, and marks it
+// as unpublished, all at one time of Redis' clock.
 //
-// All keys of an installation carry one hash tag, so that a script's keys lie on one node of a Redis Cluster.
+// All keys of an installation have the same hash tag, so that a script's keys are on one node of a Redis Cluster.
 package store
 
 import (
@@ -34,8 +34,8 @@ var endSource string
 //go:embed published.lua
 var publishedSource string
 
-// maxPerCall bounds the connections that one call of a script ends. Redis does nothing else meanwhile: 500 take some
-// milliseconds, all of a large gateway would take a quarter of a second.
+// maxPerCall is the maximum number of connections that one call of a script ends, since Redis does nothing else
+// meanwhile. 500 take some milliseconds; all of a large gateway would take a quarter of a second.
 const maxPerCall = 500
 
 // Store reads and changes presence.
@@ -46,7 +46,8 @@ type Store struct {
 	report, expire, end, publishing *redis.Script
 }
 
-// New returns a Store under an installation's prefix. A gateway that does not report for the lease has ended.
+// New returns a Store under an installation's prefix. A gateway that does not report within the lease is regarded as
+// ended.
 func New(r *redis.Client, prefix string, lease time.Duration) *Store {
 	kept := fmt.Sprintf("local keptFor, maxPerCall = %d, %d\n", Kept.Milliseconds(), maxPerCall)
 	return &Store{redis: r, prefix: "{" + prefix + "presence}:", lease: lease,
@@ -68,11 +69,11 @@ type Answer string
 // The results of a report.
 const (
 	OK    Answer = "ok"
-	Again Answer = "again" // the digest of the gateway differs: all connections are to be reported again
-	Old   Answer = "old"   // a newer report of the gateway was seen
+	Again Answer = "again" // the digest differs; the gateway must report all connections again
+	Old   Answer = "old"   // a newer report of the gateway was applied already
 )
 
-// Report applies a report of a gateway, and returns the connections that the gateway is to close.
+// Report applies a report of a gateway, and returns the connections that the gateway must close.
 func (s *Store) Report(ctx context.Context, r *meshv1.ReportRequest) (answer Answer, ended []string, err error) {
 	args := make([]any, 0, 9+9*len(r.GetChanges()))
 	args = append(args, r.GetGateway(), r.GetNumber(), s.lease.Milliseconds(), r.GetAll(), r.GetEnds(), r.GetCount(),
@@ -111,14 +112,14 @@ func roomsOf(c *meshv1.ConnectionChange) string {
 	return b.String()
 }
 
-// Hash returns what one connection adds to the digest of a report: FNV-1a (32 bit) of "connection user".
+// Hash returns the contribution of one connection to the digest of a report: FNV-1a (32 bit) of "connection user".
 func Hash(connection, user string) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(connection + " " + user))
 	return h.Sum32()
 }
 
-// Expire ends the gateways whose lease has run out, and returns their number.
+// Expire ends the gateways whose lease has expired, and returns their number.
 func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 	now, err := s.redis.Time(ctx).Result()
 	if err != nil {
@@ -141,8 +142,8 @@ func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 	return ended, nil
 }
 
-// endGateway ends a gateway whose lease has run out, and reports whether it did. Another instance may do the same at
-// the same time, and the gateway may report in between.
+// endGateway ends a gateway whose lease has expired, and reports whether it did. Another instance may do the same
+// concurrently, and the gateway may report in between.
 func (s *Store) endGateway(ctx context.Context, gateway string) (bool, error) {
 	const over, left = 1, 2 // the results of expire.lua
 	for {
@@ -155,17 +156,18 @@ func (s *Store) endGateway(ctx context.Context, gateway string) (bool, error) {
 	}
 }
 
-// State is whether a user is online, with the number of the change. The highest number is the current state.
+// State tells whether a user is online, with the number of the change. The state with the highest number is the
+// current one.
 type State struct {
 	User   string
 	Number int64
 	Online bool
 }
 
-// Dirty returns some hundred of the changes that are not published yet, and none only when there are none.
+// Dirty returns some hundred of the unpublished changes. It returns none only if there are none.
 func (s *Store) Dirty(ctx context.Context) ([]State, error) {
-	// A scan gives each field at least once; what it misses because it is new, the next one gives. A step of it may be
-	// empty when the table was larger before.
+	// A scan returns each field at least once. It may miss a field that was added during the scan, which the next call
+	// returns. A step may be empty if the table was larger before.
 	for cursor := uint64(0); ; {
 		found, next, err := s.redis.HScan(ctx, s.prefix+"dirty", cursor, "", 500).Result()
 		if err != nil {
@@ -181,7 +183,7 @@ func (s *Store) Dirty(ctx context.Context) ([]State, error) {
 		}
 		var states []State
 		for _, user := range users {
-			if state, ok := known[user]; ok { // otherwise Redis was emptied meanwhile
+			if state, ok := known[user]; ok { // missing only if Redis was emptied meanwhile
 				states = append(states, state)
 			}
 		}
@@ -191,20 +193,20 @@ func (s *Store) Dirty(ctx context.Context) ([]State, error) {
 	}
 }
 
-// Published notes that changes are published.
+// Published records that changes are published.
 func (s *Store) Published(ctx context.Context, states []State) error {
 	args := make([]any, 0, 2*len(states))
 	for _, state := range states {
 		args = append(args, state.User, state.Number)
 	}
 	if err := s.publishing.Run(ctx, s.redis, []string{s.prefix + "dirty"}, args...).Err(); err != nil {
-		return fmt.Errorf("note the published changes: %w", err)
+		return fmt.Errorf("record the published changes: %w", err)
 	}
 	return nil
 }
 
-// States returns the states of users. A user without one is offline as of now: states from before Redis was emptied
-// have a lower number, and the next change has a higher one.
+// States returns the states of users. A user without a stored state is offline, with the current time as the number:
+// it is higher than the number of any state from before Redis was emptied, and lower than that of the next change.
 func (s *Store) States(ctx context.Context, users []string) ([]State, error) {
 	now, known, err := s.read(ctx, users)
 	if err != nil {
@@ -221,7 +223,7 @@ func (s *Store) States(ctx context.Context, users []string) ([]State, error) {
 	return states, nil
 }
 
-// read returns the states of the users that have one, and the time of Redis just before, in µs.
+// read returns the stored states of the users, and the time of Redis just before, in µs.
 func (s *Store) read(ctx context.Context, users []string) (now int64, known map[string]State, err error) {
 	if len(users) == 0 {
 		return 0, nil, nil

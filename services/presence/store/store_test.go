@@ -33,14 +33,14 @@ func both(t *testing.T, test func(t *testing.T, r *redis.Client)) {
 	}
 }
 
-// gateway is a gateway as it reports itself.
+// gateway is a gateway that reports its connections.
 type gateway struct {
 	t      *testing.T
 	s      *store.Store
 	name   string
 	number int64
 	users  map[string]string
-	ended  []string // what the last report was answered with
+	ended  []string // the connections to end in the answer to the last report
 }
 
 func newGateway(t *testing.T, s *store.Store, name string) *gateway {
@@ -60,7 +60,7 @@ func (g *gateway) report(all bool, changes ...*meshv1.ConnectionChange) store.An
 	}
 	answer, ended, err := g.s.Report(g.t.Context(), r)
 	if err != nil {
-		g.t.Error(err) // not Fatal: gateways also report from goroutines of their own
+		g.t.Error(err) // not Fatal, since some gateways report from goroutines of their own
 	}
 	g.ended = ended
 	return answer
@@ -97,7 +97,7 @@ func want(t *testing.T, s *store.Store, user string, online bool) store.State {
 	return got
 }
 
-func TestReport_OnlineWhileAnyConnectionIsThere(t *testing.T) {
+func TestReport_AUserIsOnlineWhileAnyConnectionIsOpen(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)
@@ -108,16 +108,16 @@ func TestReport_OnlineWhileAnyConnectionIsThere(t *testing.T) {
 		a.open("1", "bob")
 		first := want(t, s, "bob", true)
 		if first.Number <= never.Number {
-			t.Errorf("online has the number %d, never seen %d", first.Number, never.Number)
+			t.Errorf("online has the number %d, the state before the first connection %d", first.Number, never.Number)
 		}
 		b.open("2", "bob")
 		a.gone("1")
 		if got := want(t, s, "bob", true); got.Number != first.Number {
-			t.Errorf("the number changed from %d to %d, and nothing else", first.Number, got.Number)
+			t.Errorf("the number changed from %d to %d, but the state did not", first.Number, got.Number)
 		}
 		b.gone("2")
 		if got := want(t, s, "bob", false); got.Number <= first.Number {
-			t.Errorf("offline has the number %d, online before it %d", got.Number, first.Number)
+			t.Errorf("offline has the number %d, the state before it %d", got.Number, first.Number)
 		}
 		a.open("3", "bob")
 		b.open("4", "carol")
@@ -130,19 +130,19 @@ func TestReport_OnlineWhileAnyConnectionIsThere(t *testing.T) {
 		want(t, s, "bob", true)
 		b.number -= 2
 		if answer := b.report(true); answer != store.Old {
-			t.Errorf("a report from before the end, that comes after it: %s", answer)
+			t.Errorf("a report from before the end that arrives after it: %s", answer)
 		}
 		want(t, s, "carol", false)
 	})
 }
 
-func TestReport_AsksForAllWhereWhatIsKnownDiffers(t *testing.T) {
+func TestReport_AsksForAllConnectionsIfTheDigestDiffers(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)
 		g := newGateway(t, s, "g")
 		if answer := g.open("1", "bob"); answer != store.Again {
-			t.Fatalf("a gateway that is not known: %s", answer)
+			t.Fatalf("an unknown gateway: %s", answer)
 		}
 		want(t, s, "bob", false)
 		if answer := g.report(true); answer != store.OK {
@@ -161,12 +161,12 @@ func TestReport_AsksForAllWhereWhatIsKnownDiffers(t *testing.T) {
 		want(t, s, "carol", true)
 		g.number -= 2
 		if answer := g.report(false); answer != store.Old {
-			t.Fatalf("a report from before: %s", answer)
+			t.Fatalf("an older report: %s", answer)
 		}
 	})
 }
 
-func TestReport_RedisEmptiedIsLearntAgainWithHigherNumbers(t *testing.T) {
+func TestReport_AfterRedisWasEmptiedNumbersAreHigher(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)
@@ -187,9 +187,9 @@ func TestReport_RedisEmptiedIsLearntAgainWithHigherNumbers(t *testing.T) {
 	})
 }
 
-// Somebody may have been shown that bob is here before Redis was emptied, and he goes before his gateway has told
-// again.
-func TestReport_WhoGoesWhileRedisIsEmptyIsOfflineForEverybody(t *testing.T) {
+// Another user may have seen that bob is online before Redis was emptied, and bob may disconnect before his gateway
+// has reported again.
+func TestReport_AUserWhoDisconnectsWhileRedisIsEmptyIsOfflineForEveryUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)
@@ -202,7 +202,7 @@ func TestReport_WhoGoesWhileRedisIsEmptyIsOfflineForEverybody(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := want(t, s, "bob", false); got.Number <= before.Number {
-			t.Errorf("whoever looks now is told number %d, and knew %d", got.Number, before.Number)
+			t.Errorf("a new snapshot has the number %d, an earlier one had %d", got.Number, before.Number)
 		}
 		if answer := g.gone("1"); answer != store.Again {
 			t.Fatal(answer)
@@ -223,7 +223,7 @@ func TestReport_WhoGoesWhileRedisIsEmptyIsOfflineForEverybody(t *testing.T) {
 	})
 }
 
-// A connection never changes its user; where a report has another one, the newest report is right.
+// A connection never changes its user. If a report has another user for it, the newest report counts.
 func TestReport_AConnectionOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -240,8 +240,8 @@ func TestReport_AConnectionOfAnotherUser(t *testing.T) {
 	})
 }
 
-// The same told twice, as after a lost answer, counts once.
-func TestReport_ToldTwiceCountsOnce(t *testing.T) {
+// A report that is sent twice, as after a lost answer, counts once.
+func TestReport_SentTwiceCountsOnce(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)
@@ -260,7 +260,8 @@ func TestReport_ToldTwiceCountsOnce(t *testing.T) {
 	})
 }
 
-// Many more than one step of a scan gives, and holes where they were before: none is left behind.
+// There are many more changes than one step of a scan returns, and the table shrinks meanwhile. Every change is
+// published.
 func TestDirty_ManyAtOnceAreAllPublished(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -295,21 +296,21 @@ func TestDirty_ManyAtOnceAreAllPublished(t *testing.T) {
 	})
 }
 
-// Several instances of the service at once, and gateways that come and go: the counts are right in the end.
+// Several instances apply reports concurrently while connections open and close. The counts must be right in the end.
 func TestReport_FromManyAtOnce(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		var all sync.WaitGroup
 		for i := range 6 {
 			all.Go(func() {
-				s := store.New(r, "t.", time.Minute) // each gateway is heard by an instance of its own
+				s := store.New(r, "t.", time.Minute) // each gateway reports to an instance of its own
 				g := newGateway(t, s, fmt.Sprint("g", i))
 				for n := range 20 {
 					connection := fmt.Sprint(i, "-", n)
 					g.users[connection] = "bob"
 					changes := []*meshv1.ConnectionChange{{Connection: connection, User: "bob"}}
 					if n == 0 {
-						changes = nil // all of them are told
+						changes = nil // all of them are reported
 					}
 					g.report(n == 0, changes...)
 					if n > 0 || i > 0 {
@@ -320,7 +321,7 @@ func TestReport_FromManyAtOnce(t *testing.T) {
 		}
 		all.Wait()
 		s := store.New(r, "t.", time.Minute)
-		first := want(t, s, "bob", true) // by the one connection that stayed
+		first := want(t, s, "bob", true) // the one connection that is still open
 		if answer, _, err := s.Report(t.Context(), &meshv1.ReportRequest{Gateway: "g0", Number: 1000, Ends: true}); err != nil ||
 			answer != store.OK {
 			t.Fatal(answer, err)
@@ -331,20 +332,20 @@ func TestReport_FromManyAtOnce(t *testing.T) {
 	})
 }
 
-// runOut waits until the lease of a gateway has run out.
+// runOut waits until the lease of a gateway has expired.
 func runOut(t *testing.T, s *store.Store, meanwhile func()) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; {
 		meanwhile()
 		if n, err := s.Expire(t.Context()); err != nil || time.Now().After(end) {
-			t.Fatal("no lease runs out", err)
+			t.Fatal("no lease expired", err)
 		} else if n > 0 {
 			return
 		}
 	}
 }
 
-func TestExpire_AGatewayThatIsNotHeardOfIsGone(t *testing.T) {
+func TestExpire_EndsAGatewayWithoutReports(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", 300*time.Millisecond)
@@ -359,7 +360,7 @@ func TestExpire_AGatewayThatIsNotHeardOfIsGone(t *testing.T) {
 	})
 }
 
-func TestDirty_EmptiedOnlyOfWhatIsPublished(t *testing.T) {
+func TestDirty_KeepsChangesUntilTheyArePublished(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", time.Minute)
@@ -372,7 +373,7 @@ func TestDirty_EmptiedOnlyOfWhatIsPublished(t *testing.T) {
 		if err != nil || len(dirty) != 20 {
 			t.Fatalf("%d are dirty, %v", len(dirty), err)
 		}
-		g.gone("c7") // while it is being published
+		g.gone("c7") // while the state before is being published
 		if err := s.Published(t.Context(), dirty); err != nil {
 			t.Fatal(err)
 		}
@@ -383,8 +384,8 @@ func TestDirty_EmptiedOnlyOfWhatIsPublished(t *testing.T) {
 	})
 }
 
-// Connections that a gateway reported before the rows in Redis had sessions in them are ended as well.
-func TestExpire_ConnectionsAsAnEarlierVersionKeptThem(t *testing.T) {
+// Connections that an earlier version stored, without sessions, are ended as well.
+func TestExpire_EndsConnectionsStoredByAnEarlierVersion(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
 		s := store.New(r, "t.", 50*time.Millisecond)
@@ -400,8 +401,8 @@ func TestExpire_ConnectionsAsAnEarlierVersionKeptThem(t *testing.T) {
 	})
 }
 
-// A gateway with many connections ends in several calls, each of which Redis is done with soon, whatever ends it. One
-// that is heard of in between is asked for everything, and is known as it is.
+// A gateway with many connections is ended in several short calls of a script. If it reports in between, it is asked
+// for all its connections, and the state is right afterwards.
 func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -441,7 +442,7 @@ func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 		require.NoError(t, err)
 		require.Zero(t, online())
 
-		// The first part is ended when the gateway is heard of again.
+		// The first part is ended, and then the gateway reports again.
 		back := fill("back")
 		require.Eventually(t, func() bool {
 			n, err := s.ExpireSome(t.Context(), "back")
@@ -455,7 +456,7 @@ func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 		require.Equal(t, store.OK, back.report(false))
 		expired("back")
 
-		// Connections that a gateway does not report any more are dropped, in several reports when they are many.
+		// Connections that a gateway no longer reports are dropped, over several reports if there are many.
 		other := newGateway(t, s, "other")
 		for i := range 2*many + 200 {
 			other.users[fmt.Sprint("c", i)] = fmt.Sprint("user", i)
