@@ -13,25 +13,26 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// made is the namespace of all ids that are derived from others, so that a repeat derives the same id.
+// made is the namespace of all derived ids. A repeated derivation gives the same id.
 var made = uuid.MustParse("5f0a7a3e-3a4f-5d8e-9c55-6f1a1e0c7d21")
 
 // TimerActor is the actor of the commands of timers. It is not a valid id, so no user has this name.
 const TimerActor = "$timer"
 
-// Origin identifies the sender of a command, from which addresses are derived, and describes the moment at which the
-// command is decided.
+// Origin identifies the sender of a command, from which addresses are derived, and the moment at which the command is
+// decided.
 type Origin struct {
 	Actor     string
 	CommandID string
-	// At is the log's clock when the command is decided, equal for all commands that are decided together. It is not
-	// before any event of the state, and no event of the command is recorded with an earlier time.
+	// At is the time of the log's clock when the command is decided, which is equal for all commands that are decided
+	// together. It is not before the time of any event in the state, and the command's own events do not get an
+	// earlier time.
 	At time.Time
-	// Version of the stream when the command is decided; 0: the stream does not exist.
+	// Version is the version of the stream when the command is decided; 0 if the stream does not exist.
 	Version int64
 }
 
-// Fact contains what an aggregate may know of an event beside its body.
+// Fact contains what an aggregate may use of an event besides its body.
 type Fact struct {
 	Actor   string
 	Version int64 // of the stream
@@ -39,8 +40,8 @@ type Fact struct {
 	read    *bool
 }
 
-// NewFact returns a Fact. If read is not nil, it is set to true when the time is read: the time of an event that was
-// decided but not recorded may still be corrected.
+// NewFact returns a Fact. If read is not nil, it is set to true when the time is read, since the time of an event
+// that was decided but not recorded may still be corrected.
 func NewFact(actor string, version int64, at time.Time, read *bool) Fact {
 	return Fact{Actor: actor, Version: version, at: at, read: read}
 }
@@ -53,22 +54,22 @@ func (f Fact) At() time.Time {
 	return f.at
 }
 
-// Expecting is an event for another stream of the same service. It is appended only if that stream is at Version (0: it
-// must not exist). Otherwise the command that led to it is refused with Otherwise.
+// Expecting is an event for another stream of the same service. It is appended only if that stream is at Version (0
+// if it must not exist). If it is not, the command is refused with Otherwise.
 type Expecting struct {
 	proto.Message
 	Version   int64
 	Otherwise *refusal.Error
 }
 
-// NewID returns the id of what a command creates: the same however often the command is sent, and different for every
-// user.
+// NewID returns the id for the thing that a command creates. It is the same however often the command is sent, and
+// different for every user.
 func (o Origin) NewID() string {
 	return uuid.NewSHA1(made, []byte("new\x00"+o.Actor+"\x00"+o.CommandID)).String()
 }
 
-// PairID returns the id of what two users have in common, for example a direct conversation, whichever of the two sends
-// the command.
+// PairID returns an id that belongs to two users, such as that of their direct conversation. It is the same whichever
+// of the two sends the command.
 func PairID(a, b string) string {
 	if a > b {
 		a, b = b, a
@@ -81,7 +82,7 @@ var (
 	unescapeID = strings.NewReplacer("%25", "%", "%3A", ":")
 )
 
-// EscapeID escapes an id for the address of a stream or a room, where a colon is the separator: "f:1:ann" becomes
+// EscapeID escapes an id for the address of a stream or a room, in which colons separate the parts: "f:1:ann" becomes
 // "f%3A1%3Aann". Most ids have no colon and are unchanged. Different ids stay different.
 func EscapeID(id string) string {
 	if !strings.ContainsAny(id, ":%") {
@@ -93,7 +94,7 @@ func EscapeID(id string) string {
 // Address returns the address of a stream or a room, such as "presence:ann".
 func Address(kind, id string) string { return kind + ":" + EscapeID(id) }
 
-// UserRoom returns the room for events that concern one user alone.
+// UserRoom returns the room for events that concern only one user.
 func UserRoom(id string) string { return Address("user", id) }
 
 // UserOfRoom returns the user of a user's room. It returns false for rooms of other kinds.
@@ -112,25 +113,25 @@ func SplitAddress(address string) (kind, id string, ok bool) {
 	return kind, id, found && ValidID(id) && EscapeID(id) == escaped
 }
 
-// template is a parsed address such as "conversation:{conversation_id}": text with placeholders.
+// template is a parsed address such as "conversation:{conversation_id}": texts with placeholders between them.
 type template struct {
-	source string
-	text   []string // around the placeholders, one more than there are placeholders
-	holes  []hole
+	source       string
+	text         []string // the texts around the placeholders, one more than there are placeholders
+	placeholders []placeholder
 }
 
-type hole struct {
-	kind  holeKind
-	field protoreflect.FieldDescriptor // of holeField and holePair
+type placeholder struct {
+	kind  placeholderKind
+	field protoreflect.FieldDescriptor // set for placeholderField and placeholderPair
 }
 
-type holeKind int
+type placeholderKind int
 
 const (
-	holeField holeKind = iota
-	holeActor
-	holeNew
-	holePair
+	placeholderField placeholderKind = iota
+	placeholderActor
+	placeholderNew
+	placeholderPair
 )
 
 func parseTemplate(d protoreflect.MessageDescriptor, source string) (template, error) {
@@ -144,32 +145,32 @@ func parseTemplate(d protoreflect.MessageDescriptor, source string) (template, e
 		}
 		name, following, closed := strings.Cut(after, "}")
 		if !closed {
-			return t, fmt.Errorf("%q: a {hole} is not closed", source)
+			return t, fmt.Errorf("%q: a {placeholder} is not closed", source)
 		}
-		if len(t.holes) > 0 && text == "" {
-			return t, fmt.Errorf("%q: two holes need a text between them", source)
+		if len(t.placeholders) > 0 && text == "" {
+			return t, fmt.Errorf("%q: two placeholders need a text between them", source)
 		}
-		h, err := parseHole(d, source, name)
+		h, err := parsePlaceholder(d, source, name)
 		if err != nil {
 			return t, err
 		}
 		if h.field != nil && h.field.IsList() {
-			if lists++; lists > 1 || h.kind == holePair {
-				return t, fmt.Errorf("%q: at most one {hole} may be of a repeated field, and no $pair", source)
+			if lists++; lists > 1 || h.kind == placeholderPair {
+				return t, fmt.Errorf("%q: at most one {placeholder} may be of a repeated field, and no $pair", source)
 			}
 		}
-		t.holes, rest = append(t.holes, h), following
+		t.placeholders, rest = append(t.placeholders, h), following
 	}
 }
 
-func parseHole(d protoreflect.MessageDescriptor, source, name string) (h hole, err error) {
+func parsePlaceholder(d protoreflect.MessageDescriptor, source, name string) (h placeholder, err error) {
 	switch {
 	case name == "$actor":
-		return hole{kind: holeActor}, nil
+		return placeholder{kind: placeholderActor}, nil
 	case name == "$new":
-		return hole{kind: holeNew}, nil
+		return placeholder{kind: placeholderNew}, nil
 	case strings.HasPrefix(name, "$pair:"):
-		h.kind, name = holePair, strings.TrimPrefix(name, "$pair:")
+		h.kind, name = placeholderPair, strings.TrimPrefix(name, "$pair:")
 	}
 	h.field = d.Fields().ByName(protoreflect.Name(name))
 	if h.field == nil || h.field.Kind() != protoreflect.StringKind {
@@ -187,14 +188,14 @@ func KindOf(address string) string {
 	return kind
 }
 
-// each returns the addresses that a message names: one, or one for each value of a repeated field.
+// each returns the addresses that a message names: one address, or one for each value of a repeated field.
 func (t template) each(m proto.Message, o Origin) []string {
 	if t.source == "" {
 		return nil
 	}
-	bare := len(t.holes) == 1 && t.text[0] == "" && t.text[1] == "" // the template is the id itself
+	bare := len(t.placeholders) == 1 && t.text[0] == "" && t.text[1] == "" // the template is only the id
 	all := []string{t.text[0]}
-	for i, h := range t.holes {
+	for i, h := range t.placeholders {
 		values := h.values(m, o)
 		filled := make([]string, 0, len(all)*len(values))
 		for _, before := range all {
@@ -210,13 +211,13 @@ func (t template) each(m proto.Message, o Origin) []string {
 	return all
 }
 
-func (h hole) values(m proto.Message, o Origin) []string {
+func (h placeholder) values(m proto.Message, o Origin) []string {
 	switch h.kind {
-	case holeActor:
+	case placeholderActor:
 		return []string{o.Actor}
-	case holeNew:
+	case placeholderNew:
 		return []string{o.NewID()}
-	case holePair:
+	case placeholderPair:
 		return []string{PairID(o.Actor, m.ProtoReflect().Get(h.field).String())}
 	}
 	v := m.ProtoReflect().Get(h.field)

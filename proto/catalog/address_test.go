@@ -12,7 +12,7 @@ import (
 	presencev1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1"
 )
 
-func TestValidID_TakesTheSubjectsOfIdentityProviders(t *testing.T) {
+func TestValidID_AcceptsTheSubjectsOfIdentityProviders(t *testing.T) {
 	t.Parallel()
 	for _, id := range []string{"alice", "auth0|5f7c8ec7c33c6c004bbafe82", "google-oauth2|103547991597142817347",
 		"f:550e8400-e29b-41d4-a716-446655440000:bob", "waad|9v8Ot_dC-x", "a+b@x.y", "248289761001", "user@school.example",
@@ -24,7 +24,7 @@ func TestValidID_TakesTheSubjectsOfIdentityProviders(t *testing.T) {
 	}
 }
 
-// id draws ids in which the characters that separate are common.
+// id draws ids in which separators are frequent.
 var id = rapid.Custom(func(t *rapid.T) string {
 	return string(rapid.SliceOfN(rapid.SampledFrom([]rune("ab3:|+.%@-_A")), 1, 8).Draw(t, "id"))
 })
@@ -39,7 +39,7 @@ func TestEscapeID_IsInjective(t *testing.T) {
 		if strings.Contains(catalog.EscapeID(a), ":") {
 			t.Fatalf("%q has a colon", catalog.EscapeID(a))
 		}
-		// Also where several stand in one address.
+		// The same holds for several ids in one address.
 		c, d := id.Draw(t, "c"), id.Draw(t, "d")
 		same := catalog.Address("marker", a)+":"+catalog.EscapeID(b) == catalog.Address("marker", c)+":"+catalog.EscapeID(d)
 		if same != (a == c && b == d) {
@@ -55,7 +55,7 @@ func TestEscapeID_IsInjective(t *testing.T) {
 	})
 }
 
-func TestSplitAddress_TakesOneFormOfAnID(t *testing.T) {
+func TestSplitAddress_AcceptsOnlyEscapedIDs(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{"", "presence", "presence:", "presence:f:1:ann", "presence:f%3a1", "presence:a%2Bb",
 		"presence:a b", "presence:%3"} {
@@ -99,7 +99,7 @@ func TestAddresses_OfTwoUsersNeverCollide(t *testing.T) {
 	})
 }
 
-func TestAddresses_OfIDsWithoutAColonAreWhatTheyWere(t *testing.T) {
+func TestAddresses_OfIDsWithoutAColonAreNotEscaped(t *testing.T) {
 	t.Parallel()
 	online, _ := load(t).Event("presence.came_online")
 	place := online.Place(&presencev1.CameOnline{UserId: "a.b_c@d-1"}, catalog.Origin{})

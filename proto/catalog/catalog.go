@@ -50,7 +50,7 @@ type Event struct {
 	rooms           []template
 	opens, closes   []membership
 	personal        []protoreflect.FieldDescriptor
-	expires         protoreflect.FieldDescriptor // nil: it does not expire
+	expires         protoreflect.FieldDescriptor // nil if it does not expire
 	timers          []timer
 	cancels         []template
 }
@@ -80,7 +80,7 @@ type Signal struct {
 type Refusal struct {
 	Code    string
 	Owner   string
-	Meaning string // for those who build clients
+	Meaning string // for developers of clients
 }
 
 // Topic is a Kafka topic with the one service that produces it.
@@ -105,8 +105,8 @@ type Catalog struct {
 	kinds    map[string]*streamKind
 }
 
-// Load reads the declarations of all linked proto packages and refuses those that contradict each other or the rules
-// of the envelope, naming each.
+// Load reads the declarations of all linked proto packages. It refuses declarations that contradict each other or the
+// rules of the envelope, with an error that names each of them.
 func Load() (*Catalog, error) {
 	c := &Catalog{
 		commands: map[string]*Command{}, events: map[string]*Event{}, byType: map[protoreflect.FullName]any{},
@@ -114,7 +114,7 @@ func Load() (*Catalog, error) {
 		kinds: map[string]*streamKind{},
 	}
 	var problems []error
-	files := map[protoreflect.FileDescriptor]string{} // with their owners
+	files := map[protoreflect.FileDescriptor]string{} // file → owner
 	protoregistry.GlobalFiles.RangeFiles(func(f protoreflect.FileDescriptor) bool {
 		if owner, ok := ownerOf(f.Package()); ok {
 			files[f] = owner
@@ -146,8 +146,8 @@ func (c *Catalog) checkAll() error {
 	return errors.Join(problems...)
 }
 
-// notServices are the packages of proto/ that no service owns: the options, and the messages between gateways, services
-// and clients.
+// notServices are the packages of proto/ that no service owns: the options, and the messages between gateways,
+// services and clients.
 var notServices = []string{"routing", "mesh", "gateway"}
 
 // ownerOf returns "chat" for edumatrix.chat.v1, and false for a package that no service owns.
@@ -218,7 +218,7 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 	}
 	if o := proto.GetExtension(d.Options(), routingv1.E_Command).(*routingv1.Command); o != nil {
 		if c.taken(o.Name) {
-			return fmt.Errorf("%s: the name %s is taken", d.FullName(), o.Name)
+			return fmt.Errorf("%s: the name %s is used already", d.FullName(), o.Name)
 		}
 		stream, err := parseTemplate(d, o.Stream)
 		if err != nil {
@@ -233,7 +233,7 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 			return fmt.Errorf("%s: member_of: %w", d.FullName(), err)
 		}
 		for _, t := range []template{stream, subject, memberOf} {
-			for _, h := range t.holes {
+			for _, h := range t.placeholders {
 				if h.field != nil && h.field.IsList() {
 					return fmt.Errorf("%s: %q names one address, so no field of it may be repeated", d.FullName(), t.source)
 				}
@@ -245,7 +245,7 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 	}
 	if o := proto.GetExtension(d.Options(), routingv1.E_Event).(*routingv1.Event); o != nil {
 		if c.taken(o.Name) {
-			return fmt.Errorf("%s: the name %s is taken", d.FullName(), o.Name)
+			return fmt.Errorf("%s: the name %s is used already", d.FullName(), o.Name)
 		}
 		e, err := c.newEvent(owner, d, o)
 		if err != nil {
@@ -278,57 +278,58 @@ func (c *Catalog) readMethod(owner string, m protoreflect.MethodDescriptor) erro
 	return nil
 }
 
-// Command finds a command by its name on the wire.
+// Command returns a command by its name on the wire.
 func (c *Catalog) Command(name string) (*Command, bool) { v, ok := c.commands[name]; return v, ok }
 
-// Signal finds a signal by its name on the wire.
+// Signal returns a signal by its name on the wire.
 func (c *Catalog) Signal(name string) (*Signal, bool) { v, ok := c.signals[name]; return v, ok }
 
-// Event finds an event by its name on the wire.
+// Event returns an event by its name on the wire.
 func (c *Catalog) Event(name string) (*Event, bool) { v, ok := c.events[name]; return v, ok }
 
-// Query finds a query by its name on the wire.
+// Query returns a query by its name on the wire.
 func (c *Catalog) Query(name string) (*Query, bool) { v, ok := c.queries[name]; return v, ok }
 
-// EventOf finds the declaration of an event message.
+// EventOf returns the declaration of an event message.
 func (c *Catalog) EventOf(m proto.Message) (*Event, bool) {
 	v, ok := c.byType[m.ProtoReflect().Descriptor().FullName()].(*Event)
 	return v, ok
 }
 
-// CommandOf finds the declaration of a command message.
+// CommandOf returns the declaration of a command message.
 func (c *Catalog) CommandOf(m proto.Message) (*Command, bool) {
 	v, ok := c.byType[m.ProtoReflect().Descriptor().FullName()].(*Command)
 	return v, ok
 }
 
-// LookedAt returns the service that decides about subscriptions to rooms of a kind ("presence").
+// LookedAt returns the service that decides which users may subscribe to rooms of a kind, such as "presence".
 func (c *Catalog) LookedAt(kind string) (owner string, ok bool) { owner, ok = c.looked[kind]; return }
 
-// LookedAtKinds returns the sorted kinds of rooms to which clients may subscribe without being members.
+// LookedAtKinds returns the kinds of rooms to which clients may subscribe without being members, sorted.
 func (c *Catalog) LookedAtKinds() []string { return slices.Sorted(maps.Keys(c.looked)) }
 
 // Connections returns the service that stores the connections of users.
 func (c *Catalog) Connections() string { return c.keeper }
 
-// Refusals returns the codes of all domains, sorted by code. Codes that belong to no domain are in package refusal.
+// Refusals returns the codes of all domains, sorted by code. The codes that belong to no domain are in package
+// refusal.
 func (c *Catalog) Refusals() []Refusal {
 	return slices.SortedFunc(slices.Values(c.refusals), func(a, b Refusal) int { return strings.Compare(a.Code, b.Code) })
 }
 
-// LoggedTopics returns the topics with events of an owner's log (or of all logs if owner is empty), sorted by name:
-// those with an event that is more than ephemeral. Their records have positions.
+// LoggedTopics returns the topics with events of an owner's log, or of all logs if owner is empty, sorted by name.
+// These are the topics with at least one event that is not ephemeral; their records have positions.
 func (c *Catalog) LoggedTopics(owner string) []Topic {
 	return slices.DeleteFunc(c.Topics(owner), func(t Topic) bool { return !c.carries(t.Name, true) })
 }
 
-// StateTopics returns the topics with state that is not in a log, sorted by name; the newest record of a stream
+// StateTopics returns the topics with state that is not in a log, sorted by name. The newest record of a stream
 // replaces older ones.
 func (c *Catalog) StateTopics() []Topic {
 	return slices.DeleteFunc(c.Topics(""), func(t Topic) bool { return !c.carries(t.Name, false) })
 }
 
-// CommandsOf lists the commands that a service decides, by name.
+// CommandsOf returns the commands that a service decides, sorted by name.
 func (c *Catalog) CommandsOf(owner string) (all []*Command) {
 	for _, name := range c.CommandNames() {
 		if c.commands[name].Owner == owner {
@@ -347,15 +348,15 @@ func (c *Catalog) carries(topic string, logged bool) bool {
 	return false
 }
 
-// Logs lists the services that own a log, by name.
+// Logs returns the services that own a log, sorted by name.
 func (c *Catalog) Logs() []string {
 	return slices.DeleteFunc(c.Owners(), func(owner string) bool { return len(c.LoggedTopics(owner)) == 0 })
 }
 
-// Topic finds a topic by its name, with its owner.
+// Topic returns a topic, with its owner, by its name.
 func (c *Catalog) Topic(name string) (Topic, bool) { t, ok := c.topics[name]; return t, ok }
 
-// Topics lists the topics of one owner, or of all when owner is empty, by name.
+// Topics returns the topics of one owner, or of all owners if owner is empty, sorted by name.
 func (c *Catalog) Topics(owner string) []Topic {
 	var list []Topic
 	for _, t := range c.topics {
@@ -370,13 +371,13 @@ func (c *Catalog) Topics(owner string) []Topic {
 // CommandTopic returns the topic of an owner's commands.
 func CommandTopic(owner string) string { return owner + "-commands" }
 
-// ResultTopic returns the topic of an owner's outcomes that no event carries.
+// ResultTopic returns the topic of an owner's outcomes that are not part of an event.
 func ResultTopic(owner string) string { return owner + "-results" }
 
 // DeadLetterTopic returns the topic of the messages that an owner could not process.
 func DeadLetterTopic(owner string) string { return owner + ".dead-letter" }
 
-// Owners lists the services that own anything, by name.
+// Owners returns the services that own a topic or a message, sorted by name.
 func (c *Catalog) Owners() []string {
 	var owners []string
 	for _, t := range c.topics {

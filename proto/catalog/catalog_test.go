@@ -61,7 +61,7 @@ func TestStartGroup_SameCommandSameStream_OtherUserOtherStream(t *testing.T) {
 	}
 }
 
-func TestPlace_NamesRoomsAndWhomTheyOpenFor(t *testing.T) {
+func TestPlace_ReturnsTheRoomsAndTheirNewMembers(t *testing.T) {
 	c := load(t)
 	m := &chatv1.ConversationStarted{ConversationId: "7", UserIds: []string{"a", "b"}, Title: "secret"}
 	e, ok := c.EventOf(m)
@@ -78,11 +78,11 @@ func TestPlace_NamesRoomsAndWhomTheyOpenFor(t *testing.T) {
 	}
 	proto.Merge(plain, personal)
 	if !proto.Equal(plain, m) {
-		t.Fatalf("put together again: %v", plain)
+		t.Fatalf("merged again: %v", plain)
 	}
 }
 
-func TestNearest_NamesWhatWasMeant(t *testing.T) {
+func TestNearest_ReturnsTheIntendedName(t *testing.T) {
 	c := load(t)
 	if got := c.Nearest("chat.send_mesage"); got != "chat.send_message" {
 		t.Errorf("got %q", got)
@@ -92,7 +92,7 @@ func TestNearest_NamesWhatWasMeant(t *testing.T) {
 	}
 }
 
-func TestCheck_NamesTheFieldThatIsNotAsDeclared(t *testing.T) {
+func TestCheck_NamesTheInvalidField(t *testing.T) {
 	c := load(t)
 	for _, test := range []struct {
 		name  string
@@ -112,7 +112,7 @@ func TestCheck_NamesTheFieldThatIsNotAsDeclared(t *testing.T) {
 		err := cmd.Check(test.m)
 		refused, _ := refusal.Of(err)
 		if test.field == "" && err != nil || test.field != "" && (refused == nil || refused.Field != test.field) {
-			t.Errorf("%s %v: got %v, want a complaint about %q", test.name, test.m, err, test.field)
+			t.Errorf("%s %v: got %v, want a refusal of %q", test.name, test.m, err, test.field)
 		}
 	}
 }
@@ -126,6 +126,6 @@ func TestLogs_StateHasNone(t *testing.T) {
 		t.Errorf("state topics: %v", got)
 	}
 	if c.Connections() != "presence" {
-		t.Errorf("connections are kept by %q", c.Connections())
+		t.Errorf("connections are stored by %q", c.Connections())
 	}
 }

@@ -25,7 +25,7 @@ func load(t *testing.T) *Catalog {
 	return c
 }
 
-func TestAddress_HasAsManyHolesAsItNeeds(t *testing.T) {
+func TestAddress_MayHaveSeveralPlaceholders(t *testing.T) {
 	mark, _ := load(t).Command("toy.mark_read")
 	by := Origin{Actor: "alice", CommandID: "1"}
 	m := &toyv1.MarkRead{CircleId: "7"}
@@ -44,7 +44,7 @@ func TestAddress_HasAsManyHolesAsItNeeds(t *testing.T) {
 	}
 }
 
-func TestTimers_AreMadeOfTheEventAlone(t *testing.T) {
+func TestTimers_AreDerivedFromTheEventOnly(t *testing.T) {
 	c := load(t)
 	until := time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC)
 	rang, _ := c.Event("toy.bell_rang")
@@ -64,7 +64,7 @@ func TestTimers_AreMadeOfTheEventAlone(t *testing.T) {
 	require.Equal(t, []string{"ring"}, cancelled)
 }
 
-func TestPlace_SaysWhenAnEventExpires(t *testing.T) {
+func TestPlace_ReturnsWhenAnEventExpires(t *testing.T) {
 	c := load(t)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	m := &toyv1.StoryShown{StoryId: "7", ExpiresAt: timestamppb.New(at)}
@@ -73,8 +73,8 @@ func TestPlace_SaysWhenAnEventExpires(t *testing.T) {
 	require.Zero(t, e.Place(&toyv1.StoryShown{StoryId: "7"}, Origin{}).Expires)
 }
 
-// A wrong declaration stops the start with an error that names it.
-func TestLoad_RefusesWhatContradictsItself(t *testing.T) {
+// A wrong declaration fails the start with an error that names it.
+func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		damage func(*Catalog)
@@ -83,7 +83,7 @@ func TestLoad_RefusesWhatContradictsItself(t *testing.T) {
 		{"a topic with a log's events and state", func(c *Catalog) {
 			c.events["toy.note_written"].Class = routingv1.Class_CLASS_EPHEMERAL
 		}, "topic toy-events carries logged events and state"},
-		{"a membership that nobody decides", func(c *Catalog) {
+		{"a room without an event that opens it", func(c *Catalog) {
 			c.events["toy.circle_opened"].opens = nil
 		}, "no event of toy opens circle:{circle_id}"},
 		{"a timer that sends a public command", func(c *Catalog) {
@@ -105,13 +105,13 @@ func TestLoad_RefusesWhatContradictsItself(t *testing.T) {
 		{"a kind of stream without a class", func(c *Catalog) { c.kinds["circle"].class = 0 }, "has no class"},
 		{"a kind of stream without a room", func(c *Catalog) { c.kinds["circle"].rooms = nil }, "go to no room"},
 		{"a kind of stream with one stream", func(c *Catalog) { c.kinds["circle"].id = "all" }, `id "all" names no field`},
-		{"a dense kind of which versions are left out", func(c *Catalog) {
+		{"a dense kind that is not durable", func(c *Catalog) {
 			c.kinds["marker"].dense = true
 		}, `stream kind "marker" of toy: it is dense, but not durable`},
 		{"an event about something that no command reads", func(c *Catalog) {
 			c.events["toy.note_written"].subject = c.events["toy.note_written"].stream
 		}, "no command on streams of kind diary has the subject"},
-		{"a code of a domain that all services have", func(c *Catalog) {
+		{"a domain's code that is common to all services", func(c *Catalog) {
 			c.refusals[0].Code = "not_found"
 		}, "the code not_found is declared by all services already"},
 		{"a code of two domains", func(c *Catalog) {
@@ -128,7 +128,7 @@ func TestLoad_RefusesWhatContradictsItself(t *testing.T) {
 	require.NoError(t, load(t).checkAll())
 }
 
-// An event belongs to a kind of its own service, and a kind is declared once.
+// An event has a kind of its own service, and each kind is declared once.
 func TestLoad_RefusesAnUnknownOrSecondStreamKind(t *testing.T) {
 	c := load(t)
 	for kind, wrong := range map[string]string{
@@ -142,7 +142,8 @@ func TestLoad_RefusesAnUnknownOrSecondStreamKind(t *testing.T) {
 	require.ErrorContains(t, err, "feed: the stream kind conversation is declared by chat already")
 }
 
-// Every program knows the declarations of every service: the catalog links their packages. Those of toy are for tests.
+// The catalog links the packages of all services, so that every program has all declarations. Those of toy are for
+// tests.
 func TestLoad_LinksThePackageOfEveryService(t *testing.T) {
 	source, err := parser.ParseFile(token.NewFileSet(), "catalog.go", nil, parser.ImportsOnly)
 	require.NoError(t, err)
@@ -161,7 +162,7 @@ func TestLoad_LinksThePackageOfEveryService(t *testing.T) {
 	}
 }
 
-// Events get what their kind declares, and rooms of their own behind those of the kind.
+// An event gets the declarations of its kind, and its own rooms after those of the kind.
 func TestEvent_HasTheStreamTopicClassAndRoomsOfItsKind(t *testing.T) {
 	e, _ := load(t).Event("feed.post_created")
 	require.Equal(t, "post", e.Kind())
@@ -171,7 +172,7 @@ func TestEvent_HasTheStreamTopicClassAndRoomsOfItsKind(t *testing.T) {
 	require.Equal(t, []string{"post:{post_id}", "author:{author_id}"}, e.Rooms())
 }
 
-func TestFact_NotesThatItsTimeWasRead(t *testing.T) {
+func TestFact_RecordsThatItsTimeWasRead(t *testing.T) {
 	read := false
 	f := NewFact("alice", 7, time.Unix(1, 0), &read)
 	require.False(t, read)

@@ -56,10 +56,10 @@ func (c *Catalog) newEvent(owner string, d protoreflect.MessageDescriptor, o *ro
 	return e, err
 }
 
-// Kind returns the kind of the event's streams: "conversation".
+// Kind returns the kind of the event's streams, such as "conversation".
 func (e *Event) Kind() string { return e.kind }
 
-// Stream returns the template of the event's stream: "conversation:{conversation_id}".
+// Stream returns the template of the event's stream, such as "conversation:{conversation_id}".
 func (e *Event) Stream() string { return e.stream.source }
 
 // Rooms returns the templates of the rooms that the event is delivered to, those of its kind first.
@@ -84,10 +84,10 @@ type Place struct {
 	Rooms   []string
 	Opens   []Membership
 	Closes  []Membership
-	Expires time.Time // after which it is no longer shown to anybody; zero: never
+	Expires time.Time // after which clients no longer show it; zero if it does not expire
 }
 
-// Place resolves the declared addresses against one event.
+// Place returns the route of one event, by its declared addresses.
 func (e *Event) Place(m proto.Message, o Origin) Place {
 	p := Place{Stream: e.stream.one(m, o), Subject: e.subject.one(m, o)}
 	for _, r := range e.rooms {
@@ -105,8 +105,8 @@ func (e *Event) Place(m proto.Message, o Origin) Place {
 	return p
 }
 
-// Split separates the personal fields of an event: it returns the event without them, and a message of the same type
-// with only them. The second is nil if the type has none.
+// Split separates the personal fields of an event. It returns the event without them, and a message of the same type
+// that contains only them, which is nil if the type has none.
 func (e *Event) Split(m proto.Message) (plain, personal proto.Message) {
 	if len(e.personal) == 0 {
 		return m, nil
@@ -138,10 +138,10 @@ func (c *Catalog) Decode(name string, body []byte) (proto.Message, error) {
 // Stream returns the stream, and Kafka key, that a command changes.
 func (c *Command) Stream(m proto.Message, o Origin) string { return c.stream.one(m, o) }
 
-// Subject returns the part of its stream that a command is about; empty: the stream itself.
+// Subject returns the part of the stream that a command is about, or "" for the stream itself.
 func (c *Command) Subject(m proto.Message, o Origin) string { return c.subject.one(m, o) }
 
-// MemberOf returns the room of which the actor must be a member; empty: none.
+// MemberOf returns the room of which the actor must be a member, or "" if there is none.
 func (c *Command) MemberOf(m proto.Message, o Origin) string { return c.memberOf.one(m, o) }
 
 // Kind returns the kind of the stream that the command changes.
@@ -153,14 +153,14 @@ func (c *Catalog) check(e *Event) (problems []error) {
 		problems = append(problems, fmt.Errorf("%s: "+format, append([]any{e.Name}, args...)...))
 	}
 	for _, t := range []template{e.stream, e.subject} {
-		for _, h := range t.holes {
+		for _, h := range t.placeholders {
 			if h.field != nil && h.field.IsList() {
 				fail("%q names one address, so no field of it may be repeated", t.source)
 			}
 		}
 	}
 	if e.Redacts && e.subject.source == "" {
-		fail("redacts, but says nothing of what (subject)")
+		fail("redacts, but has no subject")
 	}
 	// Events that open and close a room are in the stream of the room, so they are ordered with its other events.
 	for _, m := range slices.Concat(e.opens, e.closes) {
@@ -177,7 +177,7 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	return problems
 }
 
-// checkCommands refuses commands whose membership no event of their service decides.
+// checkCommands refuses commands that require a membership in a room that no event of their service opens.
 func (c *Catalog) checkCommands() (problems []error) {
 	for _, name := range c.CommandNames() {
 		cmd := c.commands[name]
@@ -197,7 +197,7 @@ func (c *Catalog) checkCommands() (problems []error) {
 	return problems
 }
 
-// checkTopics refuses topics that carry both events of a log, which have positions, and state, which has none.
+// checkTopics refuses topics with both events of a log, which have positions, and state, which has none.
 func (c *Catalog) checkTopics() (problems []error) {
 	for _, t := range c.Topics("") {
 		if c.carries(t.Name, true) && c.carries(t.Name, false) {
@@ -207,7 +207,7 @@ func (c *Catalog) checkTopics() (problems []error) {
 	return problems
 }
 
-// checkRefusals refuses a code that stands for two things.
+// checkRefusals refuses a code with two meanings.
 func (c *Catalog) checkRefusals() (problems []error) {
 	first := map[string]string{}
 	for _, code := range refusal.Codes() {

@@ -5,24 +5,24 @@ import (
 	"slices"
 )
 
-// EventNames lists all events.
+// EventNames returns the names of all events, sorted.
 func (c *Catalog) EventNames() []string { return slices.Sorted(maps.Keys(c.events)) }
 
-// CommandNames lists all commands.
+// CommandNames returns the names of all commands, sorted.
 func (c *Catalog) CommandNames() []string { return slices.Sorted(maps.Keys(c.commands)) }
 
-// QueryNames lists all queries.
+// QueryNames returns the names of all queries, sorted.
 func (c *Catalog) QueryNames() []string { return slices.Sorted(maps.Keys(c.queries)) }
 
-// SignalNames lists the names of all signals, sorted.
+// SignalNames returns the names of all signals, sorted.
 func (c *Catalog) SignalNames() []string { return slices.Sorted(maps.Keys(c.signals)) }
 
-// maxTyped is the maximum length of the text that Nearest compares, in bytes. The time of a comparison grows with the
-// length, and no name is nearly as long.
+// maxTyped is the maximum length of a text that Nearest compares, in bytes. A comparison takes longer for longer
+// texts, and no name is nearly as long.
 const maxTyped = 64
 
-// Nearest returns the public command or query whose name is nearest (by edit distance) to a mistyped one, or an empty
-// text if none is near.
+// Nearest returns the public command or query whose name is nearest to a mistyped one by edit distance, or "" if none
+// is near.
 func (c *Catalog) Nearest(name string) string {
 	if len(name) > maxTyped {
 		return ""

@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// MaxID is the length of the longest id, in characters.
+// MaxID is the maximum length of an id, in characters.
 const MaxID = 255
 
 // IDForm describes the ids that ValidID accepts, for errors.
@@ -34,7 +34,7 @@ func ValidID(s string) bool {
 	return true
 }
 
-// CheckStorable returns a refusal for a text that PostgreSQL cannot store: one with U+0000, or that is not UTF-8.
+// CheckStorable returns a refusal of a text that PostgreSQL cannot store: one that contains U+0000 or is not UTF-8.
 func CheckStorable(field, text string) error {
 	switch {
 	case strings.ContainsRune(text, 0):
@@ -45,11 +45,11 @@ func CheckStorable(field, text string) error {
 	return nil
 }
 
-// Check checks a command against the declared shape of its fields, and against what its address needs. The error is a
+// Check checks a command against the declared shape of its fields, and the fields of its addresses. The error is a
 // refusal.
 func (c *Command) Check(m proto.Message) error {
 	for _, t := range []template{c.stream, c.subject, c.memberOf} {
-		for _, h := range t.holes {
+		for _, h := range t.placeholders {
 			if h.field != nil && !ValidID(m.ProtoReflect().Get(h.field).String()) {
 				return refusal.NewField(string(h.field.Name()), "has to be an id: %s", IDForm)
 			}

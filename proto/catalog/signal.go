@@ -14,7 +14,7 @@ import (
 func (c *Catalog) readSignal(owner string, mt protoreflect.MessageType, o *routingv1.Signal) error {
 	d := mt.Descriptor()
 	if c.taken(o.Name) {
-		return fmt.Errorf("%s: the name %s is taken", d.FullName(), o.Name)
+		return fmt.Errorf("%s: the name %s is used already", d.FullName(), o.Name)
 	}
 	if !strings.HasPrefix(o.Name, owner+".") {
 		return fmt.Errorf("%s: the name %q does not begin with %s", d.FullName(), o.Name, owner+".")
@@ -36,7 +36,7 @@ func (s *Signal) Check(m proto.Message) error { return checkShape(m) }
 
 // Room returns the room of a signal. It returns false if the signal's fields do not name one.
 func (s *Signal) Room(m proto.Message, actor string) (room string, ok bool) {
-	for _, h := range s.room.holes {
+	for _, h := range s.room.placeholders {
 		if h.field != nil && !ValidID(m.ProtoReflect().Get(h.field).String()) {
 			return "", false
 		}

@@ -9,7 +9,7 @@ import (
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
 )
 
-// streamKind is a declared kind of stream, with what its events have in common.
+// streamKind is a declared kind of stream, with the properties that its events share.
 type streamKind struct {
 	name, owner, topic string
 	class              routingv1.Class
@@ -18,7 +18,7 @@ type streamKind struct {
 	dense              bool
 }
 
-// address returns the template of the streams of a kind: "conversation:{conversation_id}".
+// address returns the template of the streams of a kind, such as "conversation:{conversation_id}".
 func (k *streamKind) address() string { return k.name + ":" + k.id }
 
 func (c *Catalog) addStreamKind(owner string, o *routingv1.StreamKind) error {
@@ -30,7 +30,7 @@ func (c *Catalog) addStreamKind(owner string, o *routingv1.StreamKind) error {
 	return nil
 }
 
-// streamKindOf returns the kind that an event of a service names.
+// streamKindOf returns the kind that an event of a service declares.
 func (c *Catalog) streamKindOf(owner, name string) (*streamKind, error) {
 	kind, ok := c.kinds[name]
 	switch {
@@ -77,7 +77,7 @@ func (c *Catalog) checkStreamKinds() (problems []error) {
 	return problems
 }
 
-// EventsOf lists the events of a kind of stream ("conversation"), by name.
+// EventsOf returns the events of a kind of stream, such as "conversation", sorted by name.
 func (c *Catalog) EventsOf(kind string) (all []*Event) {
 	for _, name := range c.EventNames() {
 		if e := c.events[name]; e.kind == kind {
@@ -87,7 +87,7 @@ func (c *Catalog) EventsOf(kind string) (all []*Event) {
 	return all
 }
 
-// OwnerOf returns the service that owns the streams of a kind ("conversation").
+// OwnerOf returns the service that owns the streams of a kind, such as "conversation".
 func (c *Catalog) OwnerOf(kind string) (owner string, ok bool) {
 	k, ok := c.kinds[kind]
 	if !ok {
@@ -96,7 +96,7 @@ func (c *Catalog) OwnerOf(kind string) (owner string, ok bool) {
 	return k.owner, true
 }
 
-// DenseStreams returns the sorted kinds of streams whose versions clients see without gaps.
+// DenseStreams returns the kinds of streams whose versions clients see without gaps, sorted.
 func (c *Catalog) DenseStreams() (kinds []string) {
 	for _, name := range slices.Sorted(maps.Keys(c.kinds)) {
 		if c.kinds[name].dense {
@@ -106,7 +106,8 @@ func (c *Catalog) DenseStreams() (kinds []string) {
 	return kinds
 }
 
-// ClassOf returns the class of the events of a kind of stream ("conversation"), or CLASS_UNSPECIFIED if there are none.
+// ClassOf returns the class of the events of a kind of stream, such as "conversation", or CLASS_UNSPECIFIED if there
+// are none.
 func (c *Catalog) ClassOf(kind string) routingv1.Class {
 	k, ok := c.kinds[kind]
 	if !ok {

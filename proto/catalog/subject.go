@@ -2,9 +2,9 @@ package catalog
 
 import "fmt"
 
-// checkSubjects refuses an event about a subject that no command names. To decide a command, the events without a
-// subject and those about the command's subject are loaded. An event that no command names would be part of a state
-// that is still in memory, and missing from the same state when it is loaded again.
+// checkSubjects refuses an event about a subject that no command has. The events that are loaded to decide a command
+// are those without a subject and those about the command's subject. An event about any other subject would be part
+// of a state that is still in memory, but missing from the same state when it is loaded again.
 func (c *Catalog) checkSubjects() (problems []error) {
 	named := map[[2]string]bool{}
 	for _, command := range c.commands {

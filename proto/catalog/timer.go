@@ -15,12 +15,12 @@ type timer struct {
 	command string
 }
 
-// Timer is a command that is sent to a stream at a time, unless the key is set again or cancelled before.
+// Timer is a command that is sent to a stream at a given time, unless its key is set again or cancelled before.
 type Timer struct {
 	Key     string
 	Due     time.Time
 	Command string
-	Body    proto.Message // of that command
+	Body    proto.Message // the body of the command
 }
 
 // Timers returns the timers that an event sets, and the keys of the timers that it cancels.
@@ -59,12 +59,12 @@ func (c *Catalog) HasTimers(owner string) bool {
 // SetsTimers reports whether an event may set or cancel timers.
 func (e *Event) SetsTimers() bool { return len(e.timers)+len(e.cancels) > 0 }
 
-// checkTimer compares a timer with the command that it sends.
+// checkTimer checks a timer against the command that it sends.
 func (c *Catalog) checkTimer(e *Event, t timer, fail func(string, ...any)) {
 	if t.key.source == "" {
 		fail("a timer has no key")
 	}
-	for _, h := range t.key.holes {
+	for _, h := range t.key.placeholders {
 		if h.field != nil && h.field.IsList() {
 			fail("the key %q names one timer, so no field of it may be repeated", t.key.source)
 		}
@@ -105,7 +105,7 @@ func (e *Event) isPersonal(f protoreflect.FieldDescriptor) bool {
 
 var timestampName = (&timestamppb.Timestamp{}).ProtoReflect().Descriptor().FullName()
 
-// timeField finds a field that is a time; nil: there is none of that name.
+// timeField returns the field of a name if it is a time, and nil otherwise.
 func timeField(d protoreflect.MessageDescriptor, name string) protoreflect.FieldDescriptor {
 	f := d.Fields().ByName(protoreflect.Name(name))
 	if f == nil || f.IsList() || f.Kind() != protoreflect.MessageKind || f.Message().FullName() != timestampName {
@@ -114,7 +114,7 @@ func timeField(d protoreflect.MessageDescriptor, name string) protoreflect.Field
 	return f
 }
 
-// timeOf returns the value of such a field; zero if it is unset.
+// timeOf returns the value of a time field, or zero if it is not set.
 func timeOf(m proto.Message, f protoreflect.FieldDescriptor) time.Time {
 	if !m.ProtoReflect().Has(f) {
 		return time.Time{}
@@ -123,6 +123,6 @@ func timeOf(m proto.Message, f protoreflect.FieldDescriptor) time.Time {
 	if !ok {
 		return time.Time{}
 	}
-	// As Postgres keeps it.
+	// PostgreSQL stores microseconds.
 	return at.AsTime().Truncate(time.Microsecond)
 }

@@ -1,5 +1,5 @@
-// Package reference holds what people who build clients read: the files that gateways serve at /docs. They are generated
-// from proto/ by package cmd/reference.
+// Package reference contains the documents for developers of clients, which gateways serve at /docs. They are
+// generated from proto/ by package cmd/reference.
 package reference
 
 import "embed"

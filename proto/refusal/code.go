@@ -1,6 +1,6 @@
 package refusal
 
-// Codes that are not of one domain. Those of a domain are declared beside its commands, by the option
+// Codes that belong to no domain. The codes of a domain are declared beside its commands, by the option
 // edumatrix.routing.v1.refusals, and package catalog lists them.
 const (
 	IDReused       = "id_reused"
@@ -20,45 +20,45 @@ const (
 	TooLarge       = "too_large"
 )
 
-// Code is what clients know of a code that is not of one domain.
+// Code describes a code that belongs to no domain.
 type Code struct {
 	Name string
-	// Status is the HTTP status that stands for it.
+	// Status is the HTTP status for the code.
 	Status int
-	// Meaning is for those who build clients: what the code stands for, and what to do.
+	// Meaning is for developers of clients: what the code means, and what to do.
 	Meaning string
 }
 
-// DomainStatus is the HTTP status of every code of a domain: the request was understood, and its domain refuses it.
+// DomainStatus is the HTTP status of every code of a domain: the request was understood, but the domain refuses it.
 const DomainStatus = 422
 
 var codes = []Code{
 	{Malformed, 400, "The frame or the body cannot be read, or does not belong where it was sent. Correct the client."},
 	{InvalidField, 400, "The field that `field` names is unknown, of the wrong type or out of its bounds; the message says " +
-		"what it has to be."},
+		"what is allowed."},
 	{UnknownType, 404, "There is no command, query or signal of this name for clients; the message has the nearest name."},
 	{Unauthorized, 401, "The token is missing or not valid: get a new one. A page of an origin that may not connect gets " +
 		"the HTTP status 403."},
 	{NotAMember, 403, "The user is not a member of what the frame is about."},
 	{NotFound, 404, "The named thing does not exist."},
-	{IDReused, 409, "The command id stands for another command. A new command needs a new id."},
+	{IDReused, 409, "The command id is already used for another command. A new command needs a new id."},
 	{Expired, 410, "The command was received later than it was worth doing."},
-	{TooManyWaiting, 429, "Too much of this user or connection is under way: wait for answers before more is sent."},
-	{TooMany, 429, "The user, or another one whom the command names, has as much of something as one user may have; the " +
-		"message names the bound."},
+	{TooManyWaiting, 429, "This user or connection has too much in flight: wait for answers before sending more."},
+	{TooMany, 429, "The user, or another one whom the command names, has reached a limit for one user; the " +
+		"message names the limit."},
 	{TooLarge, 413, "The body of a request is larger than 256 KiB. The code is used over HTTP alone: a connection is closed " +
 		"with 1009."},
-	{Unavailable, 503, "It was not done now, or it is not known whether it was done. Send it again with the same command id."},
+	{Unavailable, 503, "It was not done, or it is unknown whether it was done. Send it again with the same command id."},
 	{Failed, 500, "The command could not be decided, and that is final. It is kept as a dead letter."},
 	{Internal, 500, "The mesh has failed; its log has the details."},
-	{Queued, 202, "The command was received and is not decided yet. The kind of the outcome is `queued`, and no error has " +
+	{Queued, 202, "The command was received but is not decided yet. The kind of the outcome is `queued`, and no error has " +
 		"this code."},
 }
 
-// Codes lists the codes that are not of one domain, those first that are the client's own mistakes.
+// Codes returns the codes that belong to no domain, with the client's own mistakes first.
 func Codes() []Code { return append([]Code(nil), codes...) }
 
-// Status returns the HTTP status that stands for a code; that of a code that is not listed is DomainStatus.
+// Status returns the HTTP status of a code. Codes that are not listed have DomainStatus.
 func Status(code string) int {
 	for i := range codes {
 		if codes[i].Name == code {

@@ -11,7 +11,7 @@ type NotYetError struct {
 
 func (e *NotYetError) Error() string { return "not decided yet: " + e.Text }
 
-// IsNotYet finds a NotYetError in an error.
+// IsNotYet returns the NotYetError in an error, and whether there is one.
 func IsNotYet(err error) (*NotYetError, bool) {
 	var n *NotYetError
 	ok := errors.As(err, &n)

@@ -1,4 +1,4 @@
-// Package refusal defines a rejected request: a code for programs and a text for people.
+// Package refusal defines the error of a refused request: a code for programs and a text for people.
 package refusal
 
 import (
@@ -11,11 +11,11 @@ import (
 type Error struct {
 	Code string
 	Text string
-	// Field is the path of the invalid field; empty if the refusal is not about a field.
+	// Field is the path of the invalid field, or "" if the refusal is not about a field.
 	Field string
-	// RetryAfter is how long to wait before sending the request again; 0: see the code.
+	// RetryAfter is how long to wait before sending the request again; 0 if the code alone decides that.
 	RetryAfter time.Duration
-	// TraceID is the id of the trace of the request, for operators; empty: it was not recorded.
+	// TraceID is the id of the request's trace, for operators, or "" if it was not recorded.
 	TraceID string
 }
 
@@ -26,12 +26,12 @@ func New(code, format string, args ...any) *Error {
 	return &Error{Code: code, Text: fmt.Sprintf(format, args...)}
 }
 
-// NewField returns a refusal of a field. The text describes what is wrong with it, and follows its path.
+// NewField returns a refusal of a field. The text follows the path of the field, and describes what is wrong.
 func NewField(path, format string, args ...any) *Error {
 	return &Error{Code: InvalidField, Text: path + " " + fmt.Sprintf(format, args...), Field: path}
 }
 
-// Of returns the refusal in an error, and whether there is one.
+// Of returns the refusal in an error, and reports whether there is one.
 func Of(err error) (*Error, bool) {
 	var r *Error
 	ok := errors.As(err, &r)

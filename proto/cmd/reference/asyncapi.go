@@ -10,7 +10,7 @@ import (
 	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
 )
 
-// asyncAPI is the document of the WebSocket: every frame in either direction, in JSON.
+// asyncAPI returns the document of the WebSocket: every frame in either direction, in JSON.
 func (d *declarations) asyncAPI() ([]byte, error) {
 	s := d.newSchemas()
 	a := &asyncDocument{schemas: s, messages: object{}, operations: object{}}
@@ -54,7 +54,7 @@ type asyncDocument struct {
 	operations object
 }
 
-// clientFrames adds a frame, and what it is answered with, for everything that clients send.
+// clientFrames adds every frame that clients send, with its reply.
 func (a *asyncDocument) clientFrames() {
 	a.reply("error", object{"ok": object{"type": "boolean", "enum": []bool{false}}}, "error")
 	a.reply("done", object{"ok": object{"type": "boolean", "enum": []bool{true}}})
@@ -82,8 +82,8 @@ func (a *asyncDocument) clientFrames() {
 	}
 }
 
-// clientFrame adds a frame that clients send, and the operation of sending it. AsyncAPI describes the gateway, so the
-// action is to receive.
+// clientFrame adds a frame that clients send, and its operation. AsyncAPI describes the gateway, so the action of the
+// operation is "receive".
 func (a *asyncDocument) clientFrame(name string, data object, command bool, answer string) {
 	schema := a.message((&gatewayv1.ClientFrame{}).ProtoReflect().Descriptor(), sent)
 	properties := schema["properties"].(object)
@@ -112,25 +112,25 @@ func inChannel(names ...string) (refs []object) {
 	return refs
 }
 
-// answer adds the reply to a frame that asks for data, and returns its name.
+// answer adds the reply to a frame that asks for data, and returns the name of the reply.
 func (a *asyncDocument) answer(name string, data protoreflect.MessageDescriptor) string {
 	a.reply(name, object{"ok": object{"type": "boolean", "enum": []bool{true}}, "data": a.ref(data, received, "")}, "data")
 	return "reply." + name
 }
 
-// reply adds a kind of reply: it has those of data, outcome and error that are named.
+// reply adds a type of reply. Of data, outcome and error it has only the named fields.
 func (a *asyncDocument) reply(name string, properties object, has ...string) {
 	a.gatewayFrame("reply."+name, "reply", (&gatewayv1.Reply{}).ProtoReflect().Descriptor(), properties, has...)
 	a.messages["reply."+name].(object)["correlationId"] = object{"location": "$message.payload#/reply_to"}
 }
 
-// gatewayFrames adds the frames that gateways send besides replies, and the operations of sending them.
+// gatewayFrames adds the frames that gateways send besides replies, and their operations.
 func (a *asyncDocument) gatewayFrames() {
 	for _, f := range serverFrames() {
 		kind := string(f.Name())
 		switch kind {
 		case "reply":
-			continue // see clientFrames
+			continue // added by clientFrames
 		case "event":
 			for _, e := range a.events() {
 				a.gatewayFrame("event."+e.Name, kind, f.Message(), object{"event": constant(e.Name),
@@ -158,8 +158,8 @@ func (a *asyncDocument) gatewayFrames() {
 	}
 }
 
-// gatewayFrame adds a frame of a type that gateways send. Properties replace those of the declared message; of data,
-// outcome and error, a reply has only those that are named.
+// gatewayFrame adds a type of frame that gateways send. Properties replace those of the declared message. Of data,
+// outcome and error, a reply has only the named fields.
 func (a *asyncDocument) gatewayFrame(name, kind string, m protoreflect.MessageDescriptor, properties object, has ...string) {
 	schema := a.message(m, received)
 	all := schema["properties"].(object)

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// comments are those before messages, fields, enums, their values and methods, as one paragraph each.
+// comments are the comments before messages, fields, enums, enum values and methods, each as one paragraph.
 type comments map[protoreflect.FullName]string
 
 // readComments reads the comments of all .proto files in a folder.

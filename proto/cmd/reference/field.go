@@ -13,13 +13,14 @@ import (
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
 )
 
-// direction is who writes a message.
+// direction is the direction in which a message travels.
 type direction int
 
 const (
-	// sent is what clients send: a field is required only where it is declared so.
+	// sent is the direction of frames from clients. A field is required only if it is declared so.
 	sent direction = iota
-	// received is what gateways send: all texts, numbers, truth values and lists are there, also when they are empty.
+	// received is the direction of frames from gateways. All texts, numbers, truth values and lists are present, even
+	// if they are empty.
 	received
 )
 
@@ -28,14 +29,14 @@ type field struct {
 	desc     protoreflect.FieldDescriptor
 	name     string
 	comment  string
-	required bool // of what is sent; of what is received: it is always there
+	required bool // in a sent message: must be present; in a received one: is always present
 	id       bool
-	maxChars int // 0: no bound of its own
-	maxItems int // 0: no bound of its own
+	maxChars int // 0 if there is no limit
+	maxItems int // 0 if there is no limit
 }
 
-// required are fields whose presence no option declares, because no catalog checks frames. The tests of the gateway hold
-// its frames to it.
+// required are fields that are always present although no option declares it, because no catalog checks frames. The
+// tests of the gateway check its frames against this list.
 var required = map[direction][]protoreflect.FullName{
 	sent: {
 		"edumatrix.gateway.v1.Authenticate.token", "edumatrix.gateway.v1.ClientFrame.type",
@@ -70,7 +71,7 @@ func (d *declarations) fields(m protoreflect.MessageDescriptor, dir direction) (
 
 var hole = regexp.MustCompile(`\{(?:\$pair:)?([a-z][a-z0-9_]*)\}`)
 
-// addressFields are the fields of a command or a signal that its addresses are made of. They have to be ids.
+// addressFields returns the fields that the addresses of a command or a signal are derived from. They have to be ids.
 func addressFields(m protoreflect.MessageDescriptor) (names []string) {
 	c := proto.GetExtension(m.Options(), routingv1.E_Command).(*routingv1.Command)
 	s := proto.GetExtension(m.Options(), routingv1.E_Signal).(*routingv1.Signal)
@@ -82,7 +83,7 @@ func addressFields(m protoreflect.MessageDescriptor) (names []string) {
 	return names
 }
 
-// kind says in words which JSON a field is.
+// kind describes the JSON type of a field in words.
 func (f field) kind() string {
 	one := f.single()
 	switch {
@@ -133,7 +134,7 @@ const (
 	durationName  = "google.protobuf.Duration"
 )
 
-// bounds says in words what is declared of the values of a field.
+// bounds describes the declared limits of a field's values in words.
 func (f field) bounds() string {
 	var parts []string
 	if f.maxItems > 0 {
@@ -158,7 +159,8 @@ func count(n int) string {
 	return fmt.Sprintf("%s,%03d", count(n/1000), n%1000)
 }
 
-// typeName is how the reference calls a message or an enum: "chat.Conversation", or "Limits" for one of the gateway.
+// typeName returns the name of a message or an enum in the reference: "chat.Conversation", or "Limits" for one of the
+// gateway.
 func typeName(d protoreflect.Descriptor) string {
 	if owner := ownerOf(d); owner != "gateway" {
 		return owner + "." + string(d.Name())
@@ -170,8 +172,8 @@ func ownerOf(d protoreflect.Descriptor) string {
 	return strings.Split(string(d.ParentFile().Package()), ".")[1]
 }
 
-// words are the values of an enum as JSON has them: "direct" for KIND_DIRECT. The value without meaning is not among
-// them.
+// words returns the values of an enum as JSON has them, such as "direct" for KIND_DIRECT, without the unspecified
+// value.
 func words(e protoreflect.EnumDescriptor) (all []string, values []protoreflect.EnumValueDescriptor) {
 	prefix := ""
 	if zero := e.Values().ByNumber(0); zero != nil {
@@ -186,8 +188,8 @@ func words(e protoreflect.EnumDescriptor) (all []string, values []protoreflect.E
 	return all, values
 }
 
-// inWords is an address as people write it: "conversation:<conversation_id>", or "conversation:<id>" with an id that the
-// mesh makes.
+// inWords returns an address in a readable form, such as "conversation:<conversation_id>", or "conversation:<id>" if
+// the mesh generates the id.
 func inWords(template string) string {
 	return regexp.MustCompile(`\{([^}]+)\}`).ReplaceAllStringFunc(template, func(h string) string {
 		switch name := h[1 : len(h)-1]; {

@@ -1,8 +1,9 @@
-// Command reference writes what people who build clients read from what proto/ declares: docs/reference.md, and the files
-// that gateways serve at /docs (an AsyncAPI document, an OpenAPI document and the reference as a page).
+// Command reference generates the documents for developers of clients from the declarations in proto/:
+// docs/reference.md, and the files that gateways serve at /docs (an AsyncAPI document, an OpenAPI document and the
+// reference as a page).
 //
-// It reads names, types and options from the linked Go packages, as the services do, and the comments from the .proto
-// files, because generated Go has none. So the Go packages are generated before it runs; make generate does both.
+// It reads names, types and options from the linked Go packages, as the services do, and comments from the .proto
+// files, because generated Go has none. So the Go packages must be generated first; make generate does both.
 package main
 
 import (
@@ -38,14 +39,14 @@ func run(root string) error {
 	return nil
 }
 
-// file is a generated file, by its path from the root of the repository.
+// file is a generated file, with its path from the root of the repository.
 type file struct {
 	path    string
 	content []byte
 }
 
-// generate returns the files that are generated from the .proto files in a folder and the packages that this program
-// links.
+// generate returns the files that are generated from the .proto files in a folder and from the packages that this
+// program links.
 func generate(protos string) ([]file, error) {
 	d, err := read(protos)
 	if err != nil {
@@ -70,7 +71,7 @@ func generate(protos string) ([]file, error) {
 	}, nil
 }
 
-// declarations are what clients may use, in the order in which the generated files have it.
+// declarations are what clients may use, in the order of the generated files.
 type declarations struct {
 	catalog  *catalog.Catalog
 	comments comments

@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// openAPI is the document of what gateways serve over HTTP to clients: commands, queries and health.
+// openAPI returns the document of what gateways serve to clients over HTTP: commands, queries and health.
 func (d *declarations) openAPI() ([]byte, error) {
 	s := d.newSchemas()
 	failure := s.ref((&gatewayv1.Failure{}).ProtoReflect().Descriptor(), received, "")
@@ -98,7 +98,7 @@ func post(id, owner, summary string, body object, responses object, parameters .
 	return object{"post": operation}
 }
 
-// procedure is a query as Connect clients ask for it.
+// procedure returns the operation of a query for Connect clients.
 func (d *declarations) procedure(q *catalog.Query, request, data object) object {
 	responses := d.failures(object{"$ref": "#/components/schemas/ConnectFailure"})
 	binary := func(m protoreflect.MessageDescriptor) object {
@@ -112,7 +112,7 @@ func (d *declarations) procedure(q *catalog.Query, request, data object) object 
 	return path
 }
 
-// failures are the responses of every request that is refused, by status.
+// failures returns the responses to refused requests, by status.
 func (d *declarations) failures(schema object) object {
 	codes := map[int][]string{}
 	for _, c := range refusal.Codes() {
@@ -135,7 +135,7 @@ func (d *declarations) failures(schema object) object {
 	return responses
 }
 
-// health are the paths of monitoring.
+// health returns the paths for monitoring.
 func health() object {
 	yes := object{"type": "boolean"}
 	state := object{"type": "object", "required": []string{"status", "services"}, "properties": object{

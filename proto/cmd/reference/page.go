@@ -8,20 +8,20 @@ import (
 	"strings"
 )
 
-// page is a text of headings, paragraphs, lists and tables, which is written as Markdown and as HTML. Within its texts,
-// `code` and [links](#anchor) are as in Markdown, and everything else stands for itself.
+// page is a text of headings, paragraphs, lists and tables, which is written as Markdown and as HTML. In its texts,
+// `code` and [links](#anchor) have their meaning in Markdown; everything else is plain text.
 type page struct {
 	title  string
 	blocks []block
 }
 
-// block is one of them. Exactly one of its fields is set beside level, which a heading has.
+// block is a heading, a paragraph, a list or a table. Exactly one field is set, and for a heading level as well.
 type block struct {
 	level   int
 	heading string
 	text    string
 	list    []string
-	table   [][]string // the first row is the head
+	table   [][]string // the first row is the header
 }
 
 func (p *page) heading(level int, text string) {
@@ -118,7 +118,8 @@ var (
 	linkMark = regexp.MustCompile(`\[([^\]]+)\]\(([^)]+)\)`)
 )
 
-// inline writes a text as HTML. A link to another file of docs/ becomes its text: gateways serve this page alone.
+// inline returns a text as HTML. Links to other files of docs/ become plain text, since gateways do not serve those
+// files.
 func inline(text string) string {
 	text = codeMark.ReplaceAllString(html.EscapeString(text), "<code>$1</code>")
 	return linkMark.ReplaceAllStringFunc(text, func(link string) string {
@@ -130,7 +131,7 @@ func inline(text string) string {
 	})
 }
 
-// anchor is the name under which a heading is linked to, as GitHub makes it.
+// anchor returns the name of the anchor of a heading, in the form that GitHub uses.
 func anchor(heading string) string {
 	var b strings.Builder
 	for _, r := range strings.ToLower(heading) {
@@ -144,7 +145,7 @@ func anchor(heading string) string {
 	return b.String()
 }
 
-// linkTo links to a heading of the same page.
+// linkTo returns a link to a heading of the same page.
 func linkTo(heading string) string { return "[" + heading + "](#" + anchor(heading) + ")" }
 
 func code(text string) string { return "`" + text + "`" }

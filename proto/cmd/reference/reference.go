@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// reference lists everything that clients send and receive, with every field.
+// reference returns the page with everything that clients send and receive, with every field.
 func (d *declarations) reference() *page {
 	p := &page{title: "Reference of the client protocol, version 1"}
 	w := &writer{declarations: d, page: p}
@@ -23,9 +23,9 @@ func (d *declarations) reference() *page {
 	p.text("Names are those of JSON. In Protobuf `data` is the message that the heading names. A client ignores the fields, " +
 		"frame types, event names and words of an enum that it does not know: it takes a word that it does not know for a " +
 		"field that is absent.")
-	p.list("Of what a client sends, fields that are marked as required have to be there and must not be empty; all others "+
-		"may be absent, and `null` is as good as absent. Fields that are not listed are refused, except in `connect`.",
-		"Of what a client receives, fields that are marked as always there are there, also when they are empty; all others "+
+	p.list("Of what a client sends, fields that are marked as required must be present and not empty; all others "+
+		"may be absent, and `null` means absent. Fields that are not listed are refused, except in `connect`.",
+		"Of what a client receives, fields that are marked as always present are present even if they are empty; all others "+
 			"are absent where they do not apply.")
 	w.contents("Frames", "Commands", "Queries", "Events", "Signals", "Types", "Streams", "Rooms", "Ids", "Errors", "Close codes")
 	w.frames()
@@ -42,7 +42,7 @@ func (d *declarations) reference() *page {
 	return p
 }
 
-// writer writes the reference, and notes which types it has to describe.
+// writer writes the reference, and collects the types that it has to describe.
 type writer struct {
 	*declarations
 	*page
@@ -63,11 +63,11 @@ func (w *writer) contents(headings ...string) {
 	w.text("%s", strings.Join(links, " · "))
 }
 
-// fieldTable lists the fields of a message, without those that are named.
+// fieldTable writes a table of the fields of a message, except the named ones.
 func (w *writer) fieldTable(m protoreflect.MessageDescriptor, dir direction, without ...string) {
 	head := []string{"field", "type", "required", "bounds", "meaning"}
 	if dir == received {
-		head[2] = "always there"
+		head[2] = "always present"
 		head = slices.Delete(head, 3, 4)
 	}
 	var rows [][]string
@@ -105,7 +105,7 @@ func (w *writer) mention(f field, dir direction) {
 	}
 }
 
-// comment writes the comment of a message or a method, where there is one.
+// comment writes the comment of a message or a method, if there is one.
 func (w *writer) comment(d protoreflect.Descriptor) {
 	if c := w.comments[d.FullName()]; c != "" {
 		w.text("%s", c)
@@ -175,7 +175,7 @@ func (w *writer) queries() {
 	}
 }
 
-// method is the method of a query.
+// method returns the method of a query.
 func (d *declarations) method(q *catalog.Query) protoreflect.MethodDescriptor {
 	services := q.Request.Descriptor().ParentFile().Services()
 	for i := range services.Len() {
@@ -227,7 +227,7 @@ func rooms(templates []string) string {
 	return strings.Join(names, " and ")
 }
 
-// users are those that a membership names: one, or those of a repeated field.
+// users describes the users that a membership names: one user, or those of a repeated field.
 func users(m protoreflect.MessageDescriptor, template string) string {
 	name := strings.Trim(template, "{}")
 	if f := m.Fields().ByName(protoreflect.Name(name)); f != nil && f.IsList() {
@@ -258,7 +258,7 @@ func (w *writer) signals() {
 	}
 }
 
-// types describes the messages and enums that fields have. Describing one may mention others.
+// types describes the messages and enums that fields refer to. A described message may refer to others.
 func (w *writer) types() {
 	w.heading(2, "Types")
 	described := map[mentioned]bool{}
@@ -392,11 +392,11 @@ func (w *writer) closeCodes() {
 	w.table([]string{"code", "name", "reconnect", "reason"}, rows)
 }
 
-// control is a frame that clients send besides commands, queries and signals.
+// control is a frame that clients send and that is not a command, a query or a signal.
 type control struct {
 	name   string
-	data   proto.Message // nil: it has none
-	answer proto.Message // the data of the reply; nil: it has none
+	data   proto.Message // nil if it has none
+	answer proto.Message // the data of the reply, or nil
 }
 
 var controls = []control{
@@ -407,7 +407,7 @@ var controls = []control{
 	{"ping", nil, nil},
 }
 
-// serverFrames are the fields of ServerFrame: the types of frames that gateways send.
+// serverFrames returns the fields of ServerFrame: the types of frames that gateways send.
 func serverFrames() (all []protoreflect.FieldDescriptor) {
 	fields := (&gatewayv1.ServerFrame{}).ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() {
@@ -416,7 +416,7 @@ func serverFrames() (all []protoreflect.FieldDescriptor) {
 	return all
 }
 
-// index is the page at /docs.
+// index returns the page at /docs.
 func (d *declarations) index() *page {
 	p := &page{title: "EDU Matrix Interlinked: the client protocol, version 1"}
 	p.list("[Reference](/docs/reference): every frame, command, query, event, signal, error and close code, with every field",

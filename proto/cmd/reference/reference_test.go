@@ -38,8 +38,8 @@ func TestGenerated_FilesAreUpToDate(t *testing.T) {
 	}
 }
 
-// Comments are all that people who build clients learn of a command: there is one for everything that they use, and for
-// everything that is declared the generator looks for one where it is.
+// The comments are all that developers of clients get to know about a command, so everything that they use needs one.
+// This also checks that the generator finds the comments.
 func TestReference_EverythingHasAComment(t *testing.T) {
 	t.Parallel()
 	d := load(t)
@@ -65,7 +65,8 @@ func TestReference_EverythingHasAComment(t *testing.T) {
 		d.comments[(&gatewayv1.ClientFrame{}).ProtoReflect().Descriptor().Fields().ByName("id").FullName()])
 }
 
-// Every name that clients use, every field of it, every code and every link is in the reference.
+// The reference must contain every name that clients use, each of its fields, every code, and only links that lead
+// somewhere.
 func TestReference_LeavesNothingOut(t *testing.T) {
 	t.Parallel()
 	d := load(t)
@@ -144,8 +145,8 @@ func TestOpenAPI_IsValid(t *testing.T) {
 	require.NotNil(t, doc.Paths.Value("/health").Get)
 }
 
-// The AsyncAPI document is held against the schema that the AsyncAPI initiative publishes, and every reference in it
-// leads somewhere.
+// The AsyncAPI document must match the schema that the AsyncAPI initiative publishes, and every reference in it must
+// lead somewhere.
 func TestAsyncAPI_IsValid(t *testing.T) {
 	t.Parallel()
 	document := decode(t, generated(t)["proto/reference/asyncapi.json"])
@@ -157,7 +158,7 @@ func TestAsyncAPI_IsValid(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, schema.Validate(document))
 	leads(t, document, document)
-	require.Error(t, schema.Validate(map[string]any{"asyncapi": "3.0.0"}), "the schema refuses what is not a document")
+	require.Error(t, schema.Validate(map[string]any{"asyncapi": "3.0.0"}), "the schema must refuse an invalid document")
 }
 
 func decode(t *testing.T, text []byte) any {
@@ -167,7 +168,7 @@ func decode(t *testing.T, text []byte) any {
 	return v
 }
 
-// leads checks the references within a value.
+// leads checks that the references in a value lead somewhere.
 func leads(t *testing.T, document, value any) {
 	t.Helper()
 	switch v := value.(type) {
@@ -189,7 +190,7 @@ func leads(t *testing.T, document, value any) {
 	}
 }
 
-// Both documents have the same schema of a message.
+// A message must have the same schema in both documents.
 func TestSchemas_AreTheSameInBothDocuments(t *testing.T) {
 	t.Parallel()
 	schemasOf := func(path string) map[string]json.RawMessage {

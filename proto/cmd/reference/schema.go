@@ -15,7 +15,7 @@ import (
 // object is a JSON object.
 type object map[string]any
 
-// encode writes a document. Its keys are sorted, so that it is always the same text.
+// encode encodes a document. Its keys are sorted, so that the text is always the same.
 func encode(document object) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -25,8 +25,8 @@ func encode(document object) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// schemas are the schemas of messages in JSON, by name. They keep to what JSON Schema draft 7, which AsyncAPI 3.0 goes
-// by, and 2020-12, which OpenAPI 3.1 goes by, mean alike.
+// schemas are the JSON schemas of messages, by name. They use only what JSON Schema draft 7 (for AsyncAPI 3.0) and
+// 2020-12 (for OpenAPI 3.1) define in the same way.
 type schemas struct {
 	*declarations
 	byName object
@@ -35,12 +35,12 @@ type schemas struct {
 
 func (d *declarations) newSchemas() *schemas { return &schemas{declarations: d, byName: object{}} }
 
-// ref adds the schema of a message, and of those in it, and returns a reference to it.
+// ref adds the schema of a message, and of the messages in it, and returns a reference to it.
 func (s *schemas) ref(m protoreflect.MessageDescriptor, dir direction, suffix string) object {
 	name := schemaName(m) + suffix
 	ref := object{"$ref": "#/components/schemas/" + name}
 	before, known := s.byName[name]
-	if known && before == nil { // it is being made: it contains itself
+	if known && before == nil { // the message contains itself, and its schema is not complete yet
 		return ref
 	}
 	s.byName[name] = nil
@@ -52,7 +52,8 @@ func (s *schemas) ref(m protoreflect.MessageDescriptor, dir direction, suffix st
 	return ref
 }
 
-// schemaName is "ChatConversation" for the message Conversation of chat, and "Limits" for one of the gateway.
+// schemaName returns the name of a message's schema: "ChatConversation" for Conversation of chat, "Limits" for one of
+// the gateway.
 func schemaName(m protoreflect.MessageDescriptor) string {
 	name := string(m.Name())
 	if owner := ownerOf(m); owner != "gateway" {
@@ -100,7 +101,7 @@ func (s *schemas) field(f field, dir direction) object {
 	default:
 		schema = s.single(f, dir)
 	}
-	if _, isRef := schema["$ref"]; !isRef && f.comment != "" { // beside a reference draft 7 ignores it
+	if _, isRef := schema["$ref"]; !isRef && f.comment != "" { // draft 7 ignores a description beside a reference
 		schema["description"] = f.comment
 	}
 	return schema
@@ -133,7 +134,7 @@ func (s *schemas) single(f field, dir direction) object {
 		}
 		suffix := ""
 		if dir == sent {
-			suffix = "Sent" // in it, other fields are required than of what is received
+			suffix = "Sent" // clients must send other fields than those that they always receive
 		}
 		return s.ref(f.desc.Message(), dir, suffix)
 	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:
@@ -142,7 +143,7 @@ func (s *schemas) single(f field, dir direction) object {
 	return object{"type": "integer", "format": "int64"}
 }
 
-// text is the schema of a text. The values of a list must not be empty.
+// text returns the schema of a text. The values of a list must not be empty.
 func text(f field, dir direction) object {
 	schema := object{"type": "string"}
 	if dir == received {
@@ -165,5 +166,5 @@ func text(f field, dir direction) object {
 	return schema
 }
 
-// constant is the schema of one text, in a form that all versions of JSON Schema have.
+// constant returns the schema of one constant text, in a form that all versions of JSON Schema have.
 func constant(text string) object { return object{"type": "string", "enum": []string{text}} }

@@ -156,7 +156,7 @@ func (s *Store) endGateway(ctx context.Context, gateway string) (bool, error) {
 	}
 }
 
-// State tells whether a user is online, with the number of the change. The state with the highest number is the
+// State is the presence of a user, with the number of the change. The state with the highest number is the
 // current one.
 type State struct {
 	User   string
