@@ -1,6 +1,6 @@
 // Package backend connects to the stores of the mesh, Postgres, Redis and Kafka, with the settings of existing
-// installations. It creates topics and checks each store. Its errors name the store, its address and what to try, and
-// never a password. The package embedded, below it, starts stores of its own.
+// installations. It creates topics and checks each store. Its errors contain the store, its address and what to try,
+// and never a password. Package embedded starts stores of its own.
 package backend
 
 import (

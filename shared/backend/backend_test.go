@@ -19,7 +19,7 @@ import (
 
 var quick = map[string]string{"fsync": "off", "full_page_writes": "off"}
 
-// closedPort is where nobody answers.
+// closedPort returns a port on which nothing listens.
 func closedPort(t *testing.T) int {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -59,7 +59,7 @@ func declared(t *testing.T) []catalog.Topic {
 	return c.Topics("")
 }
 
-func TestPostgres_TakesTheSchemaSuffixAndKeepsTheRest(t *testing.T) {
+func TestPostgres_RemovesTheSchemaSuffixAndKeepsTheRest(t *testing.T) {
 	t.Parallel()
 	p := startPostgres(t)
 	pool, err := backend.Postgres{URL: p.URL() + "&application_name=kept&schema=public&connection_limit=5&pgbouncer=true"}.Open(brief(t))
@@ -87,8 +87,8 @@ func TestPostgres_RetiresAConnectionAfter7500Uses(t *testing.T) {
 		defer c.Release()
 		return c.Conn().PgConn().PID()
 	}
-	first := pid()   // the second use: the first was the ping
-	for range 7497 { // up to the 7,499th
+	first := pid()   // the second use, after the ping
+	for range 7497 { // uses 3 to 7,499
 		c, err := pool.Acquire(t.Context())
 		require.NoError(t, err)
 		c.Release()
@@ -97,7 +97,7 @@ func TestPostgres_RetiresAConnectionAfter7500Uses(t *testing.T) {
 	require.NotEqual(t, first, pid())
 }
 
-func TestPostgres_SaysWhereAndWhatToTry(t *testing.T) {
+func TestPostgres_ErrorsContainTheAddressAndAdvice(t *testing.T) {
 	t.Parallel()
 	port := closedPort(t)
 	url := fmt.Sprintf("postgresql://u:hidden@127.0.0.1:%d/db?schema=public", port)
@@ -117,7 +117,7 @@ func TestPostgres_SaysWhereAndWhatToTry(t *testing.T) {
 	require.NotContains(t, err.Error(), "hidden")
 }
 
-func TestRedis_SaysWhereAndWhatToTryAfterThreeRetries(t *testing.T) {
+func TestRedis_ErrorsContainTheAddressAndAdviceAfterThreeRetries(t *testing.T) {
 	t.Parallel()
 	port := closedPort(t)
 	begun := time.Now()
@@ -133,7 +133,7 @@ func TestRedis_SaysWhereAndWhatToTryAfterThreeRetries(t *testing.T) {
 	require.NotContains(t, err.Error(), "hidden")
 }
 
-// answerRedis answers every command at a listener with an error, which only shows that it was reached.
+// answerRedis answers every command at a listener with an error, which shows that the listener was reached.
 func answerRedis(t *testing.T, network, address string) string {
 	t.Helper()
 	l, err := net.Listen(network, address)
@@ -168,7 +168,7 @@ func TestRedis_ReachesASocketAndAnIPv6Address(t *testing.T) {
 	})
 }
 
-func TestKafka_SaysWhereAndWhatToTry(t *testing.T) {
+func TestKafka_ErrorsContainTheAddressAndAdvice(t *testing.T) {
 	t.Parallel()
 	address := fmt.Sprintf("127.0.0.1:%d", closedPort(t))
 	k := backend.Kafka{Brokers: []string{address}}
@@ -191,7 +191,7 @@ func TestKafka_FindsTheBrokerThatAnswers(t *testing.T) {
 	require.ErrorIs(t, k.Check(ctx), context.Canceled)
 }
 
-func TestEnsureTopics_CreatesWhatIsMissingAndTellsWhatDiffers(t *testing.T) {
+func TestEnsureTopics_CreatesMissingTopicsAndReportsDifferences(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)
 	k.TopicPrefix = "north."
@@ -200,7 +200,7 @@ func TestEnsureTopics_CreatesWhatIsMissingAndTellsWhatDiffers(t *testing.T) {
 	require.Empty(t, differences)
 	differences, err = k.EnsureTopics(brief(t), declared(t))
 	require.NoError(t, err)
-	require.Empty(t, differences, "again: nothing to do")
+	require.Empty(t, differences, "nothing is left to create")
 
 	differences, err = k.EnsureTopics(brief(t), []catalog.Topic{
 		{Name: "chat-events", Partitions: 6, Retention: time.Hour}, {Name: "another", Partitions: 2, Retention: time.Hour},
@@ -212,10 +212,10 @@ func TestEnsureTopics_CreatesWhatIsMissingAndTellsWhatDiffers(t *testing.T) {
 	}, differences)
 	differences, err = k.EnsureTopics(brief(t), declared(t))
 	require.NoError(t, err)
-	require.Empty(t, differences, "it altered nothing")
+	require.Empty(t, differences, "no setting was changed")
 }
 
-func TestStores_AreToldWithoutTheirPasswords(t *testing.T) {
+func TestStores_AreLoggedWithoutTheirPasswords(t *testing.T) {
 	t.Parallel()
 	p := backend.Postgres{URL: "postgres://u:hidden@h/db"}
 	r := backend.Redis{URL: "redis://:hidden@h:1/0"}

@@ -43,7 +43,7 @@ func (k Kafka) Options() []kgo.Opt {
 		// or network, processor time is scarcer than bandwidth.
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
-		kgo.ProducerBatchMaxBytes(1 << 20), // as brokers take it by default
+		kgo.ProducerBatchMaxBytes(1 << 20), // the brokers' default limit
 		kgo.ProducerLinger(0),
 		kgo.ProduceRequestTimeout(produceWait),
 		kgo.RecordRetries(maxRetries),
@@ -59,7 +59,7 @@ func (k Kafka) Options() []kgo.Opt {
 	}
 }
 
-// retryPause is the delay before the nth retry in a row: 100 ms, then up to 250 ms, with a jitter of a quarter.
+// retryPause returns the delay before the nth retry in a row: 100 ms, then up to 250 ms, with a jitter of a quarter.
 func retryPause(n int) time.Duration {
 	return retry.Delay(n, firstRetry, maxRetry)
 }

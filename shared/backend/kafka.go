@@ -42,7 +42,8 @@ func (k Kafka) Where() string { return strings.Join(k.Brokers, ",") }
 
 func (k Kafka) String() string { return "kafka " + k.Where() }
 
-// Check calls any broker within ctx's time. An embedded broker also reports whether it can store records.
+// Check sends a request to the brokers in turn until one responds or ctx ends. An embedded broker also reports
+// whether it can store records.
 func (k Kafka) Check(ctx context.Context) error {
 	_, err := k.apiVersions(ctx)
 	return err
@@ -68,8 +69,8 @@ func (k Kafka) apiVersions(ctx context.Context) (*kmsg.ApiVersionsResponse, erro
 	return nil, unreachable("Kafka", k.Where(), tryKafka, err)
 }
 
-// askVersions sends the request to one broker over a connection of its own. It is called every second, for which a
-// complete client would cost too much.
+// askVersions sends the request to one broker over a connection of its own. Checks run every second, and a complete
+// client for each would cost too much.
 func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVersionsResponse, err error) {
 	const id, maxAnswer = 1, 1 << 20
 	defer func() {
@@ -116,8 +117,8 @@ func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVers
 	return response, kerr.ErrorForCode(response.ErrorCode)
 }
 
-// admin opens a client for topics. It does not try requests eight times, as permanent connections do, because its
-// caller waits.
+// admin opens a client for the administration of topics. Its caller waits, so it retries fewer times than the
+// permanent clients.
 func (k Kafka) admin() (*kgo.Client, *kadm.Client, error) {
 	if len(k.Brokers) == 0 {
 		return nil, nil, unreachable("Kafka", k.Where(), tryKafka, errors.New("no broker is named"))

@@ -63,7 +63,7 @@ func (p Postgres) poolConfig() (*pgxpool.Config, error) {
 		config.MaxConns = defaultPoolMax
 	}
 	config.MaxConnIdleTime = postgresIdle
-	config.HealthCheckPeriod = postgresIdle / 3 // how often idle connections are checked
+	config.HealthCheckPeriod = postgresIdle / 3 // interval of the checks for idle connections
 	config.ConnConfig.ConnectTimeout = postgresDial
 	config.AfterRelease = retire(postgresUses)
 	return config, nil
@@ -80,7 +80,7 @@ func retire(after int) func(*pgx.Conn) bool {
 	}
 }
 
-// withoutSchema removes parameters that are not the server's.
+// withoutSchema removes parameters that the server does not have.
 func (p Postgres) withoutSchema() (string, error) {
 	u, err := url.Parse(p.URL)
 	if err != nil || (u.Host == "" && u.Query().Get("host") == "") || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
@@ -111,20 +111,20 @@ func ForeignParameter(name string) bool {
 		"sslidentity", "sslpassword", "max_idle_connection_lifetime", "max_connection_lifetime", "single_use_connections":
 		return true
 	case "default_query_exec_mode", "statement_cache_capacity", "description_cache_capacity":
-		return true // of pgx: the mesh chooses how each statement is prepared
+		return true // a parameter of pgx, but the mesh chooses how each statement is prepared
 	}
-	return strings.HasPrefix(name, "pool_") // of pgx: the mesh configures the pool
+	return strings.HasPrefix(name, "pool_") // a parameter of pgx, but the mesh configures the pool
 }
 
-// HasUnescapedAt reports whether the user or password of a URL contains an @, or an @ follows a / or ? that has cut
-// them off. Then the host is ambiguous, and a part of the password could be shown as the host.
+// HasUnescapedAt reports whether the user or password of a URL contains an @, or an @ comes after a / or ? that ends
+// the authority. Then the host is ambiguous, and a part of the password could be shown as the host.
 func HasUnescapedAt(address string) bool {
 	authority, _ := cutAuthority(address)
 	return strings.Count(authority, "@") > 1 || HasCutOffAt(address)
 }
 
-// HasCutOffAt reports whether a /, ? or # of the password seems to end the authority of a URL, so that the rest of the
-// password, up to the @, would be taken for something else.
+// HasCutOffAt reports whether a /, ? or # of the password seems to end the authority of a URL, so that the rest of
+// the password, up to the @, would be taken for something else.
 func HasCutOffAt(address string) bool {
 	authority, rest := cutAuthority(address)
 	return !strings.Contains(authority, "@") && strings.Contains(rest, "@")
@@ -151,7 +151,8 @@ func IgnoreLibpqVariables() {
 	}
 }
 
-// libpqSet returns the set variables of libpq, for errors: they take effect beside DATABASE_URL.
+// libpqSet returns the variables of libpq that are set, for error texts: they take effect in addition to
+// DATABASE_URL.
 func libpqSet() string {
 	var set []string
 	for _, name := range libpqVariables {
@@ -187,11 +188,11 @@ func (p Postgres) Where() string {
 	return net.JoinHostPort(host, port) + u.Path
 }
 
-// String does not reveal the password, and neither do the methods below.
+// String omits the password, and so do the methods below.
 func (p Postgres) String() string { return "postgres " + p.Where() }
 
-// GoString is String.
+// GoString returns the same text as String.
 func (p Postgres) GoString() string { return p.String() }
 
-// LogValue is String.
+// LogValue returns the same text as String.
 func (p Postgres) LogValue() slog.Value { return slog.StringValue(p.String()) }

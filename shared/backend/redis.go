@@ -76,8 +76,8 @@ func (r Redis) options() (*redis.Options, error) {
 	return options, nil
 }
 
-// dial resolves names to IPv4 addresses only: if "localhost" has both kinds, servers in containers often listen on one
-// alone. An IPv6 address is dialled as it is.
+// dial resolves names to IPv4 addresses only: a server in a container often listens on only one of the two addresses
+// of "localhost". An IPv6 address is dialled as it is.
 func dial(secure *tls.Config, timeout time.Duration) func(context.Context, string, string) (net.Conn, error) {
 	dialer := &net.Dialer{Timeout: timeout, KeepAlive: 5 * time.Minute}
 	return func(ctx context.Context, _, addr string) (net.Conn, error) {
@@ -110,11 +110,11 @@ func (r Redis) Where() string {
 	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
-// String does not reveal the password, and neither do the methods below.
+// String omits the password, and so do the methods below.
 func (r Redis) String() string { return "redis " + r.Where() }
 
-// GoString is String.
+// GoString returns the same text as String.
 func (r Redis) GoString() string { return r.String() }
 
-// LogValue is String.
+// LogValue returns the same text as String.
 func (r Redis) LogValue() slog.Value { return slog.StringValue(r.String()) }

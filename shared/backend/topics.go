@@ -18,15 +18,16 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// KeptRetention is the topic setting in which the embedded broker stores the configured retention, in milliseconds: its
-// own retention.ms is always -1, because a separate process deletes records.
+// KeptRetention is the topic setting in which the embedded broker stores the configured retention, in milliseconds.
+// Its own retention.ms is always -1, because a separate process deletes records.
 const KeptRetention = "edumatrix.retention.ms"
 
 const inSyncReplicas = "min.insync.replicas"
 
-// EnsureTopics creates missing topics, and returns when every broker knows all topics with a leader for each partition.
-// If a topic exists with other partitions or another retention than declared, or fewer replicas than the brokers allow,
-// it reports that and changes nothing; the operator decides. The mesh adapts to what the broker has.
+// EnsureTopics creates missing topics, and returns when every broker knows all topics with a leader for each
+// partition. It reports topics that exist with another number of partitions or another retention than declared, or
+// with fewer replicas than the brokers allow, and does not change them; the operator decides. The mesh adapts to the
+// topics that the broker has.
 func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differences []string, err error) {
 	client, admin, err := k.admin()
 	if err != nil {
@@ -62,8 +63,8 @@ type found struct {
 	inSync     int           // replicas that must have a record before it is confirmed
 }
 
-// replicated returns the number of replicas for a number of brokers. Of three replicas, two must have a record before
-// it is confirmed, so that one may be lost with its disk.
+// replicated is the number of replicas of a topic if there are enough brokers, and confirmed the number of them that
+// must have a record before it is confirmed, so that one replica may be lost with its disk.
 const replicated, confirmed = 3, 2
 
 func (f found) differences(declared catalog.Topic, name string, brokers int) (list []string) {

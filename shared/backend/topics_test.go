@@ -17,29 +17,29 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// A topic that was made when one of three brokers was up has one replica, and keeps it until somebody is told.
-func TestDifferences_TellOfReplicasThatAreMissing(t *testing.T) {
+// A topic that was created while only one of three brokers was up has one replica, which is reported.
+func TestDifferences_ReportMissingReplicas(t *testing.T) {
 	t.Parallel()
 	declared := catalog.Topic{Name: "chat-events", Partitions: 3, Retention: time.Hour}
 	for name, test := range map[string]struct {
 		brokers, replicas, inSync int
 		says                      string
 	}{
-		"one broker":                   {1, 1, 1, ""},
-		"two":                          {2, 2, 1, ""},
-		"three":                        {3, 3, 2, ""},
-		"five":                         {5, 3, 2, ""},
-		"more than we would have":      {5, 5, 3, ""},
-		"made when there was one":      {3, 1, 1, "topic p.chat-events has 1 replicas, 3 brokers could have 3"},
-		"confirmed by one alone":       {3, 3, 1, "topic p.chat-events has min.insync.replicas=1, with 3 replicas it should be 2"},
-		"a broker is away at the time": {2, 3, 2, ""},
+		"one broker":                      {1, 1, 1, ""},
+		"two":                             {2, 2, 1, ""},
+		"three":                           {3, 3, 2, ""},
+		"five":                            {5, 3, 2, ""},
+		"more than the mesh would create": {5, 5, 3, ""},
+		"created with one broker":         {3, 1, 1, "topic p.chat-events has 1 replicas, 3 brokers could have 3"},
+		"confirmed by only one":           {3, 3, 1, "topic p.chat-events has min.insync.replicas=1, with 3 replicas it should be 2"},
+		"a broker is unavailable":         {2, 3, 2, ""},
 	} {
 		f := found{partitions: 3, retention: time.Hour, replicas: test.replicas, inSync: test.inSync}
 		require.Equal(t, test.says, strings.Join(f.differences(declared, "p.chat-events", test.brokers), "; "), name)
 	}
 }
 
-// One of three brokers hears of new topics late: until then nobody may be told that they are there.
+// One of three brokers learns of new topics late. Until then EnsureTopics must not return.
 func TestEnsureTopics_WaitsUntilEveryBrokerKnowsThem(t *testing.T) {
 	t.Parallel()
 	c, err := kfake.NewCluster(kfake.NumBrokers(3))
@@ -74,5 +74,5 @@ func TestEnsureTopics_WaitsUntilEveryBrokerKnowsThem(t *testing.T) {
 	_, err = k.EnsureTopics(ctx, []catalog.Topic{{Name: "one", Partitions: 3, Retention: time.Hour},
 		{Name: "other", Partitions: 2, Retention: time.Hour}})
 	require.NoError(t, err)
-	require.Greater(t, asked.Load(), int64(behind), "it asked until that broker knew them")
+	require.Greater(t, asked.Load(), int64(behind), "that broker was asked until it knew the topics")
 }

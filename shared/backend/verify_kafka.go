@@ -34,9 +34,9 @@ func verifyKafka(ctx context.Context, k Kafka, topics []catalog.Topic) []Result 
 	})
 }
 
-// guessVersion derives a broker's version from the requests it supports, because a broker does not report its version.
-// Brokers that are not Apache Kafka match none; for them the requests count that 4.0 has removed (KIP-896: the first
-// three versions of Produce).
+// guessVersion derives a broker's version from the requests that it supports, because a broker does not report its
+// version. Brokers that are not Apache Kafka match no version; they count as older than 4.0 if they support the
+// requests that 4.0 has removed (KIP-896: the first three versions of Produce).
 func guessVersion(r *kmsg.ApiVersionsResponse) string {
 	modern := false
 	for _, k := range r.ApiKeys {
@@ -72,7 +72,7 @@ func (k Kafka) compareTopics(ctx context.Context, topics []catalog.Topic) (findi
 		}
 	}
 	if len(missing) > 0 {
-		wrong = append(wrong, "missing, and made at the first start of the mesh: "+strings.Join(missing, ", "))
+		wrong = append(wrong, "missing, to be created at the first start of the mesh:  "+strings.Join(missing, ", "))
 	}
 	if len(wrong) > 0 {
 		return finding{}, errors.New(strings.Join(wrong, "; "))

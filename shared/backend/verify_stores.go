@@ -86,20 +86,20 @@ func verifyRedis(ctx context.Context, r Redis) []Result {
 func redisVersion(ctx context.Context, client *redis.Client) (finding, error) {
 	info, err := client.Info(ctx, "server").Result()
 	if err != nil && strings.Contains(err.Error(), "section (server) is not supported") {
-		return finding{detail: "embedded, which names none"}, nil
+		return finding{detail: "embedded, which has no version"}, nil
 	}
 	if err != nil {
-		return finding{detail: "it does not say: " + err.Error(), warn: true}, nil
+		return finding{detail: "the server reports no version: " + err.Error(), warn: true}, nil
 	}
 	for line := range strings.Lines(info) {
 		if version, ok := strings.CutPrefix(strings.TrimSpace(line), "redis_version:"); ok {
 			return judgeRedis(version)
 		}
 	}
-	return finding{detail: "it does not say", warn: true}, nil
+	return finding{detail: "the server reports no version", warn: true}, nil
 }
 
-// judgeRedis judges a version: 7.4 is tested and shipped, 7.0 has all commands that are used.
+// judgeRedis checks a version: 7.4 is tested and shipped, 7.0 has all commands that are used.
 func judgeRedis(version string) (finding, error) {
 	parts := append(strings.Split(version, "."), "0")
 	major, err := strconv.Atoi(parts[0])

@@ -28,12 +28,12 @@ func printed(t *testing.T, results []backend.Result) string {
 	return b.String()
 }
 
-func TestVerify_PassesOnStoresThatAreAsTheyShouldBe(t *testing.T) {
+func TestVerify_PassesOnCorrectStores(t *testing.T) {
 	t.Parallel()
 	v := backend.Verify{Postgres: backend.Postgres{URL: startPostgres(t).URL()}, Redis: startRedis(t),
 		Kafka: startKafka(t), Topics: declared(t)}
 	results := v.Run(t.Context())
-	require.False(t, backend.Passed(results), "the topics are not there yet:\n%s", printed(t, results))
+	require.False(t, backend.Passed(results), "the topics do not exist yet:\n%s", printed(t, results))
 
 	_, err := v.Kafka.EnsureTopics(brief(t), v.Topics)
 	require.NoError(t, err)
@@ -49,7 +49,7 @@ func TestVerify_PassesOnStoresThatAreAsTheyShouldBe(t *testing.T) {
 	require.Empty(t, differences)
 }
 
-func TestVerify_ShowsEveryRowWhenStoresAreAway(t *testing.T) {
+func TestVerify_ShowsEveryRowWhenStoresAreUnavailable(t *testing.T) {
 	t.Parallel()
 	v := backend.Verify{
 		Postgres: backend.Postgres{URL: fmt.Sprintf("postgres://u:s3cret@127.0.0.1:%d/db", closedPort(t))},
@@ -65,7 +65,7 @@ func TestVerify_ShowsEveryRowWhenStoresAreAway(t *testing.T) {
 	require.NotContains(t, table, "s3cret")
 }
 
-func TestVerify_TellsWhichTopicsAreWrong(t *testing.T) {
+func TestVerify_ListsTheWrongTopics(t *testing.T) {
 	t.Parallel()
 	k := startKafka(t)
 	_, err := k.EnsureTopics(brief(t), []catalog.Topic{{Name: "chat-events", Partitions: 1, Retention: time.Hour}})
@@ -76,7 +76,7 @@ func TestVerify_TellsWhichTopicsAreWrong(t *testing.T) {
 	require.False(t, backend.Passed(results))
 	table := printed(t, results)
 	for _, said := range []string{"topic chat-events has 1 partitions, declared are 3",
-		"topic chat-events has retention.ms=3600000, declared is 7200000", "missing, and made at the first start", "gone",
+		"topic chat-events has retention.ms=3600000, declared is 7200000", "missing, to be created at the first start", "gone",
 		"9 checks: 8 ok, 0 with a warning, 1 failed"} {
 		require.Contains(t, table, said)
 	}

@@ -13,8 +13,8 @@ import (
 	"syscall"
 )
 
-// account is the operating system account of PostgreSQL's programs. They refuse to run as root; then it is another one
-// than that of this process.
+// account is the operating system account of PostgreSQL's programs. It is the account of this process, or another one
+// if this process is root: the programs refuse to run as root.
 type account struct {
 	other    bool
 	uid, gid uint32
@@ -27,7 +27,7 @@ func (a account) String() string {
 	return fmt.Sprintf("uid %d, which PostgreSQL runs as because it refuses to run as root,", a.uid)
 }
 
-// chooseAccount returns the account of this process or, for root, the owner of existing data, else nobody.
+// chooseAccount returns the account of this process. For root it returns the owner of existing data, or nobody.
 func chooseAccount(data string) (account, error) {
 	var stat syscall.Stat_t
 	exists := syscall.Stat(data, &stat) == nil
@@ -56,7 +56,7 @@ func chooseAccount(data string) (account, error) {
 	return account{true, uint32(uid), uint32(gid)}, nil
 }
 
-// barred returns the first folder on the way into dir that the account cannot enter; "" if it can enter all.
+// barred returns the first folder on the path to dir that the account cannot enter; "" if it can enter all of them.
 func (a account) barred(dir string) string {
 	if !a.other {
 		return ""

@@ -26,9 +26,9 @@ const (
 	archiveMajor   = 17
 )
 
-// archiveSums are the SHA-256 sums of the archives as the library keeps them, by its names for the platforms. They were
-// taken from the published artifacts when the version was chosen: the library itself compares only with a sum from the
-// server that the archive came from. (The archive for macOS holds programs for both of its processors.)
+// archiveSums are the SHA-256 sums of the archives as the library stores them, by its names for the platforms. They
+// were taken from the published artifacts when the version was chosen, because the library compares only with a sum
+// from the server that the archive came from. (The archive for macOS contains programs for both of its processors.)
 var archiveSums = map[string]string{
 	"linux-amd64":        "f044ba1009e9c7ed62a5a9a6f923ca6327fe4e80d8f6bf4f8887dbc59ac14bed",
 	"linux-amd64-alpine": "d4c71a0ed4756905b071aefc0bd0d0458a53a25edc643d473917cff1f49d1aa3",
@@ -41,12 +41,12 @@ var archiveSums = map[string]string{
 // archive downloads, checks and unpacks PostgreSQL's programs into a permanent folder.
 type archive struct {
 	dir      string                                             // holds one folder per version
-	sums     map[string]string                                  // as archiveSums
-	download func(ctx context.Context, into string) (err error) // puts the library's archive into a folder
+	sums     map[string]string                                  // see archiveSums
+	download func(ctx context.Context, into string) (err error) // stores the library's archive in a folder
 	log      *slog.Logger
 }
 
-// downloadedBinaries returns the programs of archiveVersion, which it downloads unless an earlier start did.
+// downloadedBinaries returns the programs of archiveVersion. It downloads them unless an earlier start did.
 func downloadedBinaries(ctx context.Context, o PostgresOptions, who account) (binaries, error) {
 	dir, err := cacheDir(o.CacheDir, who)
 	if err != nil {
@@ -61,8 +61,8 @@ func downloadedBinaries(ctx context.Context, o PostgresOptions, who account) (bi
 	return inspectBinaries(ctx, programs)
 }
 
-// cacheDir returns the folder of downloaded programs. The account that runs them must be able to enter it. It cannot
-// enter root's home, so for root the machine's own cache is used.
+// cacheDir returns the folder of downloaded programs. The account that runs them must be able to enter it. That
+// account cannot enter root's home, so root uses the machine's cache.
 func cacheDir(chosen string, who account) (string, error) {
 	if chosen == "" {
 		if user, err := os.UserCacheDir(); err == nil {
@@ -82,7 +82,7 @@ func cacheDir(chosen string, who account) (string, error) {
 	return chosen, os.MkdirAll(chosen, 0o755)
 }
 
-// ensure returns the folder of unpacked programs. A folder gets its final name only after it was checked.
+// ensure returns the folder of unpacked programs. A folder gets its final name only after its content was checked.
 func (a archive) ensure(ctx context.Context) (string, error) {
 	programs := filepath.Join(a.dir, archiveVersion)
 	if _, err := os.Stat(programs); err == nil {
@@ -148,7 +148,7 @@ func (a archive) check(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // the file was only read
 	sum := sha256.New()
 	if _, err := io.Copy(sum, f); err != nil {
 		return "", err
@@ -160,9 +160,9 @@ func (a archive) check(dir string) (string, error) {
 	return found[0], nil
 }
 
-// downloadArchive makes the library download its archive, from its own source unless another is configured, and nothing
-// more: the library would unpack and run the archive before it could be checked. It is therefore configured to unpack
-// to a folder that cannot be created, on which it fails after the download.
+// downloadArchive makes the library download its archive, from its own source unless another is configured, without
+// unpacking or running it before it is checked. For that, the library is configured to unpack to a folder that cannot
+// be created, so it fails after the download.
 func downloadArchive(ctx context.Context, into, source string) error {
 	port, err := freePort()
 	if err != nil {
@@ -198,13 +198,13 @@ func downloadArchive(ctx context.Context, into, source string) error {
 	return err
 }
 
-// unpack unpacks a .txz. All users may read and run the files; none can be written outside of dir.
+// unpack unpacks a .txz. All users may read and run the files; no file can be written outside of dir.
 func unpack(ctx context.Context, file, dir string) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // the file was only read
 	uncompressed, err := xz.NewReader(f, 0)
 	if err != nil {
 		return err

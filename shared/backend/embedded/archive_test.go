@@ -20,8 +20,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Two archives as they are published, but small: one with bin/postgres and bin/initdb, which say that they are 17.11,
-// and the link bin/postmaster, and one with the file ../outside.
+// Two archives in the published format, but small: one with the programs bin/postgres and bin/initdb, which print
+// version 17.11, and the link bin/postmaster, and one with the file ../outside.
 const (
 	goodArchive = "/Td6WFoAAATm1rRGAgAhARYAAAB0L+Wj4Cf/AMldADEaShsFkZA3OlG9V3Gz1uIDp1boM29goXzVwNXGBtEoRyFCzhZOGvpEKk" +
 		"+tmzi/2GXnwOfUVWauB/DIPJWLuV8AKCucfmJHUEWBDFEqa5c5jdxHg+dts07mRuHoFR0cCZJ6nfIEwf3qdAy+Toy0h7Xcg1JmL8xbI6uz" +
@@ -32,7 +32,7 @@ const (
 		"AYsBgFAAAP2BpwuxxGf7AgAAAAAEWVo="
 )
 
-// publish serves an archive as the library's source does, for whatever platform, and counts how often it is fetched.
+// publish serves an archive for any platform as the library's source does, and counts the downloads.
 func publish(t *testing.T, txz string) (source, sum string, fetched *atomic.Int32) {
 	t.Helper()
 	content, err := base64.StdEncoding.DecodeString(txz)
@@ -63,7 +63,7 @@ func publish(t *testing.T, txz string) (source, sum string, fetched *atomic.Int3
 	return s.URL, hex.EncodeToString(own[:]), fetched
 }
 
-// testArchive pins one sum for every platform.
+// testArchive uses one sum for every platform.
 func testArchive(t *testing.T, source, sum string) archive {
 	sums := map[string]string{}
 	for platform := range archiveSums {
@@ -73,7 +73,7 @@ func testArchive(t *testing.T, source, sum string) archive {
 		download: func(ctx context.Context, into string) error { return downloadArchive(ctx, into, source) }}
 }
 
-func TestArchive_IsFetchedOnceAndOpenToAll(t *testing.T) {
+func TestArchive_IsDownloadedOnceAndReadableByAll(t *testing.T) {
 	t.Parallel()
 	source, sum, fetched := publish(t, goodArchive)
 	a := testArchive(t, source, sum)
@@ -94,7 +94,7 @@ func TestArchive_IsFetchedOnceAndOpenToAll(t *testing.T) {
 	require.Equal(t, binaries{filepath.Join(a.dir, archiveVersion, "bin"), "17.11", 17}, b)
 	info, err := os.Stat(b.program("postmaster"))
 	require.NoError(t, err)
-	require.Equal(t, "-rwxr-xr-x", info.Mode().String(), "the archive kept it to its owner")
+	require.Equal(t, "-rwxr-xr-x", info.Mode().String(), "in the archive only the owner may read it")
 	left, err := filepath.Glob(filepath.Join(a.dir, "fetch-*"))
 	require.NoError(t, err)
 	require.Empty(t, left)
@@ -120,7 +120,7 @@ func TestArchive_IsRefusedWhereNoChecksumIsPinned(t *testing.T) {
 	require.Zero(t, fetched.Load())
 }
 
-func TestArchive_IsNotUnpackedByWhoFetchesIt(t *testing.T) {
+func TestArchive_IsNotUnpackedByTheDownload(t *testing.T) {
 	t.Parallel()
 	source, _, _ := publish(t, goodArchive)
 	dir := t.TempDir()
@@ -142,7 +142,7 @@ func TestArchive_CannotPutFilesOutside(t *testing.T) {
 	require.NoDirExists(t, filepath.Join(a.dir, archiveVersion))
 }
 
-func TestBinaries_AreNeitherInstalledNorToBeHad(t *testing.T) {
+func TestBinaries_AreNeitherInstalledNorDownloadable(t *testing.T) {
 	t.Parallel()
 	closed := httptest.NewServer(nil)
 	closed.Close()
@@ -157,7 +157,7 @@ func TestBinaries_AreNeitherInstalledNorToBeHad(t *testing.T) {
 	require.ErrorContains(t, err, BinariesVariable)
 }
 
-func TestBinaries_FitTheDataThatIsThere(t *testing.T) {
+func TestBinaries_MatchTheVersionOfExistingData(t *testing.T) {
 	t.Parallel()
 	none := func() (binaries, error) { return binaries{}, errors.New("not asked for") }
 	newer, newest := binaries{"a", "17.4", 17}, binaries{"b", "18.3", 18}

@@ -31,8 +31,8 @@ func (b binaries) program(name string) string {
 	return filepath.Join(b.dir, name)
 }
 
-// chooseBinaries finds programs for data of a major version (0: there is no data yet): the configured ones, else
-// installed ones, else downloaded ones.
+// chooseBinaries finds programs for data of a major version (0: no data exists yet): the configured programs, or
+// installed ones, or downloaded ones.
 func chooseBinaries(ctx context.Context, o PostgresOptions, who account, major int) (binaries, error) {
 	if o.Binaries != "" {
 		b, err := inspectBinaries(ctx, o.Binaries)

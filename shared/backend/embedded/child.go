@@ -43,7 +43,7 @@ func startChild(cmd *exec.Cmd) (*child, error) {
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-// stop ends a server, in order if it can, and waits for it.
+// stop stops a server, with an orderly shutdown if possible, and waits for it.
 func (c *child) stop(of *cluster) error {
 	select {
 	case <-c.done:
@@ -61,7 +61,7 @@ func (c *child) stop(of *cluster) error {
 	}
 	problems = append(problems, c.cmd.Process.Kill())
 	<-c.done
-	return errors.Join(append(problems, errors.New("PostgreSQL did not stop when told to, and was killed"))...)
+	return errors.Join(append(problems, errors.New("PostgreSQL did not stop when it was signalled, and was killed"))...)
 }
 
 // stopping is the way in which a server ends.
@@ -96,11 +96,11 @@ func run(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 	return out.Bytes(), c.err
 }
 
-// signalGap is how long this process's own signal may come after that of a child.
+// signalGap is the maximum delay between the signal to a child and the signal to this process.
 const signalGap = 500 * time.Millisecond
 
 // stopped reports whether ctx ends within signalGap. A supervisor that stops all processes of a service, such as
-// systemd, signals the children at the same time, so a failed child may only have been stopped.
+// systemd, signals the children at the same time, so a child that ended may only have been stopped.
 func stopped(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():

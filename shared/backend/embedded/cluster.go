@@ -28,7 +28,7 @@ type cluster struct {
 	dir      string
 
 	// handle is the open data folder, if the account cannot enter the folders above it (root's home, a temporary
-	// folder): a process can use an open folder whatever is above it.
+	// folder). A process can use an open folder regardless of the folders above it.
 	handle *os.File
 }
 
@@ -56,11 +56,11 @@ func openCluster(ctx context.Context, o PostgresOptions) (*cluster, error) {
 
 func (c *cluster) close() {
 	if c.handle != nil {
-		_ = c.handle.Close() // it was only passed on
+		_ = c.handle.Close() // the handle was only passed on
 	}
 }
 
-// reach makes the data folder usable for the account, and returns its name for the account.
+// reach makes the data folder usable for the account and returns the folder's path for the account.
 func (c *cluster) reach(dir string) (string, error) {
 	if c.account.barred(c.options.Dir) == "" {
 		return dir, nil
@@ -74,8 +74,8 @@ func (c *cluster) reach(dir string) (string, error) {
 	return "/proc/self/fd/3", nil // as the first of ExtraFiles
 }
 
-// command prepares one of PostgreSQL's programs for the data in dir. Of this process's environment it gets only what it
-// needs.
+// command prepares one of PostgreSQL's programs for the data in dir. The program gets only the necessary variables of
+// this process's environment.
 func (c *cluster) command(dir, name string, args ...string) (*exec.Cmd, error) {
 	reached, err := c.reach(dir)
 	if err != nil {
@@ -91,7 +91,7 @@ func (c *cluster) command(dir, name string, args ...string) (*exec.Cmd, error) {
 	}
 	cmd.Env = append(cmd.Env, "LC_ALL=C", "PGDATA="+reached)
 	if runtime.GOOS != "windows" {
-		cmd.Dir = "/" // ours may be closed to the account
+		cmd.Dir = "/" // the account may be unable to enter this process's working directory
 	}
 	if c.handle != nil {
 		cmd.ExtraFiles = []*os.File{c.handle}
@@ -100,7 +100,7 @@ func (c *cluster) command(dir, name string, args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// create creates the data if it is missing. The folder gets its name when it is complete, so an interrupted creation
+// create creates the data if it is missing. The folder gets its name once it is complete, so an interrupted creation
 // starts over.
 func (c *cluster) create(ctx context.Context) error {
 	if _, err := os.Stat(c.dir); err == nil {
@@ -195,7 +195,7 @@ func code(err error) string {
 
 // serve starts the server and waits until it accepts connections.
 func (c *cluster) serve(ctx context.Context, port int) (*child, error) {
-	defer slow(c.options.Log, "PostgreSQL is starting; after a crash it reads back what was written last",
+	defer slow(c.options.Log, "PostgreSQL is starting; after a crash it recovers its last writes",
 		"dir", c.options.Dir)()
 	args := []string{}
 	for name, value := range c.settings(port) {
@@ -209,14 +209,14 @@ func (c *cluster) serve(ctx context.Context, port int) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = log.Close() }() // the server has its own
+	defer func() { _ = log.Close() }() // the server has its own handle
 	cmd.Stdout, cmd.Stderr = log, log
 	server, err := startChild(cmd)
 	if err != nil {
 		return nil, err
 	}
 	if err := c.awaitReady(ctx, server); err != nil {
-		said, _ := io.ReadAll(io.NewSectionReader(log, begin, 1<<20)) // it only adds to the error
+		said, _ := io.ReadAll(io.NewSectionReader(log, begin, 1<<20)) // the text only extends the error
 		if strings.Contains(string(said), "could not bind") {
 			err = fmt.Errorf("port %d of 127.0.0.1: %w", port, errPortInUse)
 		}
@@ -240,8 +240,8 @@ func (c *cluster) settings(port int) map[string]string {
 	return settings
 }
 
-// awaitReady waits until the server's own status file, with its own process id, reports that it is ready. So another
-// server on the same port is not taken for it.
+// awaitReady waits until the server's own status file, with its own process id, reports that it is ready. Another
+// server on the same port has another status file.
 func (c *cluster) awaitReady(ctx context.Context, server *child) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -262,7 +262,7 @@ func (c *cluster) awaitReady(ctx context.Context, server *child) error {
 	}
 }
 
-// running reads the process id and the state that the server of this data, if any, has written.
+// running reads the process id and the state of the server of this data; pid is 0 if there is none.
 func (c *cluster) running() (pid int, status string) {
 	text, err := os.ReadFile(filepath.Join(c.dir, "postmaster.pid"))
 	if err != nil {
@@ -279,15 +279,15 @@ func (c *cluster) running() (pid int, status string) {
 	return pid, status
 }
 
-// stopOrphan stops a server that an earlier process has left behind. This process holds the lock, so nothing else uses
-// it.
+// stopOrphan stops a server that an earlier process has left behind. This process holds the lock, so no other process
+// uses the server.
 func (c *cluster) stopOrphan(ctx context.Context) error {
 	pid, _ := c.running()
 	if pid == 0 {
 		return nil
 	}
 	if !serves(pid, c.dir) {
-		// The process id belongs to another process by now, which the server itself might take for a running one.
+		// The process id belongs to another process now. The server might take that process for a running server.
 		return os.Remove(filepath.Join(c.dir, "postmaster.pid"))
 	}
 	c.options.Log.Info("stopping the PostgreSQL that an earlier start has left", "pid", pid, "dir", c.options.Dir)

@@ -14,7 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// deleter deletes records that are older than the retention of their topic. It uses the protocol as any client does.
+// deleter deletes records that are older than the retention of their topic. It is a client of the broker like any
+// other.
 type deleter struct {
 	kafka backend.Kafka
 	log   *slog.Logger
@@ -37,7 +38,7 @@ func (d *deleter) run(ctx context.Context, every time.Duration) {
 			return
 		case <-tick.C:
 			if err := d.pass(ctx); err != nil && ctx.Err() == nil {
-				d.log.Warn("records past their retention were not deleted; they will be", "error", err)
+				d.log.Warn("records past their retention were not deleted, retrying", "error", err)
 			}
 		}
 	}
@@ -53,7 +54,7 @@ func (d *deleter) pass(ctx context.Context) error {
 	for name := range kept {
 		topics = append(topics, name)
 	}
-	// The committed offsets are read first: they only rise meanwhile.
+	// Read the committed offsets first: they only rise meanwhile.
 	committed, err := d.committed(ctx)
 	if err != nil {
 		return err
@@ -154,8 +155,8 @@ func (d *deleter) committed(ctx context.Context) (map[place]int64, error) {
 	return lowest, nil
 }
 
-// expired adds the expired records of one topic. The last record of a partition stays, so that its offsets continue
-// after a restart; so do records that a group has not read.
+// expired adds the expired records of one topic. The last record of a partition is kept, so that its offsets continue
+// after a restart; so are records that a group has not read.
 func (d *deleter) expired(ctx context.Context, topic string, retention time.Duration,
 	oldest, ends map[int32]kadm.ListedOffset, committed map[place]int64, remove kadm.Offsets) error {
 	some := false
@@ -170,7 +171,7 @@ func (d *deleter) expired(ctx context.Context, topic string, retention time.Dura
 		return err
 	}
 	for p, end := range ends {
-		// The first record that is young enough; the end if there is none.
+		// upTo is the offset of the first record that is recent enough, or the end if there is none.
 		upTo := min(young[topic][p].Offset, end.Offset-1)
 		if young[topic][p].Offset < 0 {
 			upTo = end.Offset - 1

@@ -13,14 +13,14 @@ import (
 	"strings"
 )
 
-// The variables that a child that downloads gets: where to put the archive, and where to download it from.
+// The variables for a child process that downloads: the folder for the archive, and the address of the archive.
 const (
 	downloadInto   = "EDUMATRIX_DOWNLOAD_INTO"
 	downloadSource = "EDUMATRIX_DOWNLOAD_SOURCE"
 )
 
-// A program that starts PostgreSQL as root starts itself once more, as the account, for what comes from the network. That
-// has to happen before the program does anything of its own.
+// A program that starts PostgreSQL as root starts itself once more under PostgreSQL's account for the download. The
+// child must act before the program does anything else.
 func init() {
 	into := os.Getenv(downloadInto)
 	if into == "" {
@@ -37,14 +37,14 @@ func init() {
 // its account can read its environment, including secrets.
 var passedOn = []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "PATH"}
 
-// download is downloadArchive, done by the account.
+// download runs downloadArchive under the account.
 func (a account) download(ctx context.Context, into, source string) error {
 	if !a.other {
 		return downloadArchive(ctx, into, source)
 	}
 	self, err := os.Executable()
 	if runtime.GOOS == "linux" {
-		self, err = "/proc/self/exe", nil // the way to the program may lead through a folder that is ours alone
+		self, err = "/proc/self/exe", nil // the account may be unable to enter the folder of the program
 	}
 	if err != nil {
 		return err
@@ -67,5 +67,5 @@ func (a account) download(ctx context.Context, into, source string) error {
 		}
 		return fmt.Errorf("download as %s: %w", a, err)
 	}
-	return os.Chown(into, os.Geteuid(), os.Getegid()) // only this account can change the file that is checked now
+	return os.Chown(into, os.Geteuid(), os.Getegid()) // from here on only this account can change the file, which is checked next
 }

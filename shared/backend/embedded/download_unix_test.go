@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// As root it is another account that fetches: the one that PostgreSQL runs as.
-func TestArchive_IsFetchedByWhoRunsPostgreSQL(t *testing.T) {
+// As root, the archive is downloaded by another account: the one that PostgreSQL runs as.
+func TestArchive_IsDownloadedByTheAccountOfPostgreSQL(t *testing.T) {
 	t.Parallel()
 	source, _, fetched := publish(t, goodArchive)
 	who, err := chooseAccount(filepath.Join(t.TempDir(), "none yet"))
@@ -30,14 +30,14 @@ func TestArchive_IsFetchedByWhoRunsPostgreSQL(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, found, 1)
 	require.Equal(t, uid, ownerOf(t, found[0]))
-	require.Equal(t, os.Geteuid(), ownerOf(t, dir), "others could still change what was fetched")
+	require.Equal(t, os.Geteuid(), ownerOf(t, dir), "other accounts could still change the archive")
 
 	closed := httptest.NewServer(nil)
 	closed.Close()
 	require.ErrorContains(t, who.download(t.Context(), openDir(t), closed.URL), "unable to connect")
 }
 
-// openDir makes a folder that others may enter, unlike those of the test's own.
+// openDir creates a folder that other accounts may enter, unlike the test's own temporary folders.
 func openDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "edumatrix-download-")

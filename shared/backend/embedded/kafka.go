@@ -21,7 +21,7 @@ import (
 
 // KafkaOptions configure an embedded broker.
 type KafkaOptions struct {
-	Dir  string // stores topics, records and the offsets of groups; "": in memory only
+	Dir  string // folder of topics, records and the offsets of groups; "": they are kept in memory only
 	Port int    // 0: a free one
 	Log  *slog.Logger
 
@@ -42,12 +42,12 @@ type Kafka struct {
 	ended   chan struct{}
 }
 
-// StartKafka starts a broker, with everything that an earlier one has stored in o.Dir.
+// StartKafka starts a broker with the data that an earlier one has stored in o.Dir.
 //
-// Clients configure retention as on any broker, but the broker does not apply it: if its own retention empties a
-// partition, that partition's offsets begin at 0 again after a restart while the groups' offsets do not, and new
-// records are skipped. Instead its topics are kept without a limit, the requested retention is stored as
-// backend.KeptRetention, and a deleter removes older records, but never the last record of a partition, nor records
+// Clients configure retention as on any broker, but the broker does not apply it. If its own retention emptied a
+// partition, that partition's offsets would begin at 0 again after a restart while the groups' offsets would not, and
+// new records would be skipped. Instead the broker keeps records without a limit and stores the requested retention
+// as backend.KeptRetention, and a deleter removes older records, except the last record of a partition and records
 // that a group has not read.
 func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 	if o.Log == nil {
@@ -86,12 +86,12 @@ func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 			return nil, err
 		}
 	}
-	over := slow(o.Log, "reading back what the embedded Kafka has kept", "dir", o.Dir)
+	over := slow(o.Log, "reading the data of the embedded Kafka", "dir", o.Dir)
 	k.cluster, err = kfake.NewCluster(options...)
 	if over(); err != nil {
 		return nil, err
 	}
-	k.keepForEver()
+	k.keepUnlimited()
 	if o.Dir != "" {
 		(&storage{path: filepath.Join(o.Dir, "probe"), log: o.Log}).answerChecks(k.cluster)
 	}
@@ -123,9 +123,9 @@ func (k *Kafka) Stop() {
 
 const retentionSetting = "retention.ms"
 
-// keepForEver rewrites requests that set a topic's retention: the broker keeps records without a limit, and stores the
-// requested retention, also across restarts.
-func (k *Kafka) keepForEver() {
+// keepUnlimited rewrites requests that set a topic's retention: the broker keeps records without a limit and stores
+// the requested retention, which survives restarts.
+func (k *Kafka) keepUnlimited() {
 	forEver := "-1"
 	k.cluster.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		for i := range r.(*kmsg.CreateTopicsRequest).Topics {
@@ -160,7 +160,7 @@ func (k *Kafka) keepForEver() {
 				}
 			}
 			if resource.ResourceType == kmsg.ConfigResourceTypeTopic {
-				own := kmsg.NewAlterConfigsRequestResourceConfig() // the request replaces all that was set
+				own := kmsg.NewAlterConfigsRequestResourceConfig() // the request replaces all settings
 				own.Name, own.Value = retentionSetting, &forEver
 				resource.Configs = append(resource.Configs, own)
 			}

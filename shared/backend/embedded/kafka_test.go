@@ -28,17 +28,17 @@ func startKafka(t *testing.T, o embedded.KafkaOptions) (*embedded.Kafka, backend
 	return k, backend.Kafka{Brokers: k.Brokers(), ClientID: "test"}
 }
 
-// reach opens what a test looks with.
+// reach opens the clients with which a test looks at the broker.
 func reach(t *testing.T, k backend.Kafka) (*kgo.Client, *kadm.Client) {
 	t.Helper()
 	client, err := kgo.NewClient(append(k.Options(), kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.RecordDeliveryTimeout(0))...) // it counts from the records' own time
+		kgo.RecordDeliveryTimeout(0))...) // the timeout counts from the records' own time
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
 	return client, kadm.NewClient(client)
 }
 
-// produce sends records that were made some time ago, and is told that they were taken.
+// produce sends records with timestamps of age ago and waits until they are acknowledged.
 func produce(t *testing.T, client *kgo.Client, topic string, count int, age time.Duration) {
 	t.Helper()
 	for i := range count {
@@ -78,7 +78,7 @@ func declare(t *testing.T, k backend.Kafka, name string, retention time.Duration
 	require.Empty(t, differences)
 }
 
-func TestKafka_KeepsAcknowledgedRecordsOverItsSuddenDeath(t *testing.T) {
+func TestKafka_KeepsAcknowledgedRecordsWhenItIsKilled(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	process := startProcess(t, "kafka", dir)
@@ -97,17 +97,17 @@ func TestKafka_KeepsAcknowledgedRecordsOverItsSuddenDeath(t *testing.T) {
 	kept, ok := offsets.Lookup("kept", 0)
 	require.True(t, ok)
 	require.EqualValues(t, 40, kept.At)
-	declare(t, k, "kept", time.Hour) // without a difference: what retention was asked for is kept as well
+	declare(t, k, "kept", time.Hour) // there is no difference, so the requested retention was stored as well
 }
 
-func TestKafka_DeletesWhatIsPastItsRetentionUpToWhatGroupsHaveRead(t *testing.T) {
+func TestKafka_DeletesExpiredRecordsThatAllGroupsHaveRead(t *testing.T) {
 	t.Parallel()
 	o := embedded.KafkaOptions{Dir: t.TempDir(), DeleteEvery: 20 * time.Millisecond}
 	running, k := startKafka(t, o)
 	declare(t, k, "old", time.Minute)
 	declare(t, k, "young", time.Minute)
 	client, admin := reach(t, k)
-	commit(t, admin, "slow", "old", 0) // before there is anything to delete
+	commit(t, admin, "slow", "old", 0) // committed before any record expires
 	commit(t, admin, "quick", "old", 0)
 	produce(t, client, "young", 3, 0)
 	produce(t, client, "old", 10, time.Hour)
@@ -117,27 +117,27 @@ func TestKafka_DeletesWhatIsPastItsRetentionUpToWhatGroupsHaveRead(t *testing.T)
 	oldest := func(n int64) func() bool {
 		return func() bool { return oldestOffset(t, admin, "old") == n }
 	}
-	require.Eventually(t, oldest(4), 5*time.Second, 10*time.Millisecond, "up to what the slow group has read")
+	require.Eventually(t, oldest(4), 5*time.Second, 10*time.Millisecond, "up to the offset of the slow group")
 	commit(t, admin, "slow", "old", 10)
-	require.Eventually(t, oldest(9), 5*time.Second, 10*time.Millisecond, "and up to the last record")
+	require.Eventually(t, oldest(9), 5*time.Second, 10*time.Millisecond, "up to the last record")
 	require.Zero(t, oldestOffset(t, admin, "young"))
 	require.EqualValues(t, 10, endOffset(t, admin, "old"))
 
-	// Offsets go on after a restart, and so does what deletes.
+	// Offsets continue after a restart, and so does the deletion of records.
 	running.Stop()
 	_, k = startKafka(t, o)
 	client, admin = reach(t, k)
 	require.EqualValues(t, 10, endOffset(t, admin, "old"))
 	produce(t, client, "old", 2, time.Hour)
 	require.EqualValues(t, 12, endOffset(t, admin, "old"))
-	// The slow group has read up to 10, so far may it go.
+	// The slow group has read up to offset 10, so records below it may be deleted.
 	require.Eventually(t, oldest(9), 5*time.Second, 10*time.Millisecond)
 	commit(t, admin, "slow", "old", 12)
 	commit(t, admin, "quick", "old", 12)
 	require.Eventually(t, oldest(11), 5*time.Second, 10*time.Millisecond)
 }
 
-func TestKafka_NeverPassesAGroupThatIsBehind(t *testing.T) {
+func TestKafka_DeletesNoRecordsThatAGroupHasNotRead(t *testing.T) {
 	t.Parallel()
 	_, k := startKafka(t, embedded.KafkaOptions{DeleteEvery: 5 * time.Millisecond})
 	declare(t, k, "read", time.Millisecond)
@@ -150,7 +150,7 @@ func TestKafka_NeverPassesAGroupThatIsBehind(t *testing.T) {
 	}
 }
 
-func TestKafka_RemembersARetentionThatIsSetLater(t *testing.T) {
+func TestKafka_StoresARetentionThatIsSetLater(t *testing.T) {
 	t.Parallel()
 	_, k := startKafka(t, embedded.KafkaOptions{})
 	declare(t, k, "changed", time.Hour)

@@ -41,7 +41,7 @@ func (l *lastingListener) Accept() (net.Conn, error) {
 		}
 		pause := delay.Next()
 		if delay.Failures == 1 || delay.Failures > 8 {
-			l.log.Warn("the embedded Kafka cannot take a connection, trying again", "error", err)
+			l.log.Warn("the embedded Kafka cannot accept a connection, trying again", "error", err)
 		}
 		select {
 		case <-time.After(pause):

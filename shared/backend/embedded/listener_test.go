@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// failing is a listener of a process that has no file left to open, for a while.
+// failing is a listener that fails for a while as if the process had too many open files.
 type failing struct {
 	net.Listener
 	failures atomic.Int64 // still to come
@@ -24,7 +24,7 @@ func (f *failing) Accept() (net.Conn, error) {
 	return f.Listener.Accept()
 }
 
-func TestListener_OutlastsThatNoFileIsLeft(t *testing.T) {
+func TestListener_ContinuesAfterTooManyOpenFiles(t *testing.T) {
 	t.Parallel()
 	var f *failing
 	l, err := lasting(slog.New(slog.NewTextHandler(t.Output(), nil)), func(network, address string) (net.Listener, error) {
@@ -47,7 +47,7 @@ func TestListener_OutlastsThatNoFileIsLeft(t *testing.T) {
 	require.NoError(t, <-accepted)
 	require.NoError(t, c.Close())
 
-	f.failures.Store(1 << 40) // and it ends while it waits
+	f.failures.Store(1 << 40) // it ends even while it waits to try again
 	go func() {
 		_, err := l.Accept()
 		accepted <- err

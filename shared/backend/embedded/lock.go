@@ -11,11 +11,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// lockFile takes the lock. If another process holds it, the error contains which one.
+// lockFile takes the lock. If another process holds it, the error contains that process's id.
 func lockFile(path string) (*filelock.Lock, error) {
 	lock, err := filelock.Try(path)
 	if errors.Is(err, filelock.ErrHeld) {
-		holder, _ := os.ReadFile(holderFile(path)) // it only adds to the error
+		holder, _ := os.ReadFile(holderFile(path)) // the text only extends the error
 		return nil, fmt.Errorf("%w by process %s: stop that first, or choose another folder", filelock.ErrHeld,
 			strings.TrimSpace(string(holder)))
 	}
@@ -40,5 +40,6 @@ func noteHolder(lock *filelock.Lock, err error, path string) (*filelock.Lock, er
 	return lock, nil
 }
 
-// holderFile returns the file with the holder of a lock. (The locked file itself cannot be read on every system.)
+// holderFile returns the path of the file that contains the holder of a lock. (The locked file itself cannot be read
+// on every system.)
 func holderFile(lock string) string { return filepath.Join(filepath.Dir(lock), "holder") }

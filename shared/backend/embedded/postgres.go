@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// BinariesVariable is the environment variable with the folder of PostgreSQL's programs, for errors.
+// BinariesVariable is the environment variable for the folder of PostgreSQL's programs, which error texts name.
 const BinariesVariable = "EDUMATRIX_POSTGRES_BIN"
 
 // connections is the maximum number of connections of an embedded server.
@@ -37,7 +37,7 @@ type PostgresOptions struct {
 	CacheDir string            // contains downloaded programs; default: a folder of the user's cache (root: the machine's)
 	Cache    int64             // bytes of memory for the cache of pages, from 128 MiB (default) to 2 GiB
 	Settings map[string]string // further server settings, such as fsync=off in tests; they take precedence
-	Log      *slog.Logger      // receives what takes over a second; default: nothing is logged
+	Log      *slog.Logger      // receives steps that take over a second; default: nothing is logged
 }
 
 // Postgres is a PostgreSQL server that is a child of this process.
@@ -52,8 +52,8 @@ type Postgres struct {
 }
 
 // StartPostgres starts a server on the data of o.Dir, which it creates if missing, and returns once the database
-// accepts connections. ctx bounds the start, not the server's life. The server ends with this process, however it ends;
-// a server that was left behind nevertheless is stopped first.
+// accepts connections. ctx bounds the start, not the server's life. The server ends with this process, however the
+// process ends. If a server is left behind nevertheless, the next start stops it first.
 //
 // It unsets libpq's variables in this process, because pgx would apply them to connections to this server as well.
 func StartPostgres(ctx context.Context, o PostgresOptions) (_ *Postgres, err error) {
@@ -75,7 +75,7 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (_ *Postgres, err err
 
 func (o *PostgresOptions) complete() (err error) {
 	if o.Dir == "" {
-		return errors.New("it needs a folder for its data")
+		return errors.New("Dir is empty: it must be the folder for the data")
 	}
 	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 		return err
@@ -126,7 +126,8 @@ func (p *Postgres) start(ctx context.Context) (err error) {
 	if !wrongPassword(err) {
 		return err
 	}
-	// The data was created with another user or password. A user who may start the server may also change its owner.
+	// The data was created with another user or password. A user that may start the server may also change the
+	// database's owner.
 	if err := p.server.stop(p.cluster); err != nil {
 		return err
 	}
@@ -211,7 +212,7 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
-// slow logs an operation once it takes over a second; the returned function ends it.
+// slow logs an operation once it has taken a second. The returned function ends the operation.
 func slow(log *slog.Logger, what string, args ...any) (over func()) {
 	t := time.AfterFunc(time.Second, func() { log.Info(what, args...) })
 	return func() { t.Stop() }

@@ -17,10 +17,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 )
 
-// quick gives up what only a machine that loses its power would need.
+// quick turns off settings that protect only against a loss of power.
 var quick = map[string]string{"fsync": "off", "full_page_writes": "off"}
 
-// postgresOptions name a folder below one that only we may enter, as a temporary folder is.
+// postgresOptions returns options with a folder that only this account may enter, like any temporary folder of a
+// test.
 func postgresOptions(t *testing.T) embedded.PostgresOptions {
 	return embedded.PostgresOptions{
 		Dir: filepath.Join(t.TempDir(), "postgres"), User: "anna", Password: "it's a 'secret'/?", Database: "school",
@@ -54,7 +55,7 @@ func value(t *testing.T, url, sql string) (text string) {
 	return text
 }
 
-// Variables that are meant for another server neither stop the start nor reach connections to this one.
+// Variables that are meant for another server neither prevent the start nor affect connections to this server.
 func TestPostgres_IgnoresLibpqVariables(t *testing.T) {
 	for name, value := range map[string]string{"PGSERVICE": "prod", "PGTZ": "Mars/Phobos", "PGTARGETSESSIONATTRS": "standby",
 		"PGOPTIONS": "-c default_transaction_read_only=on", "PGSSLROOTCERT": "/nonexistent", "PGHOST": "elsewhere"} {
@@ -85,8 +86,9 @@ func TestPostgres_KeepsItsDataOverARestart(t *testing.T) {
 	require.ErrorContains(t, err, "password authentication failed")
 }
 
-// How much the server caches and logs between checkpoints goes by the memory that it is given, within bounds.
-func TestPostgres_TakesTheMemoryThatItIsGiven(t *testing.T) {
+// The size of the server's cache and of its log between checkpoints depends on the memory that it is given, within
+// bounds.
+func TestPostgres_UsesTheConfiguredMemory(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		cache int64
@@ -102,7 +104,7 @@ func TestPostgres_TakesTheMemoryThatItIsGiven(t *testing.T) {
 			t.Parallel()
 			o := postgresOptions(t)
 			o.Cache = test.cache
-			if test.cache < 0 { // what is set expressly wins
+			if test.cache < 0 { // explicit settings take precedence
 				o.Cache, o.Settings = 512<<20, maps.Clone(quick)
 				o.Settings["shared_buffers"], o.Settings["max_wal_size"] = "192MB", "1GB"
 			}
@@ -114,7 +116,7 @@ func TestPostgres_TakesTheMemoryThatItIsGiven(t *testing.T) {
 	}
 }
 
-func TestPostgres_RunsWhereEveryoneMayEnter(t *testing.T) {
+func TestPostgres_RunsInAFolderThatAllUsersMayEnter(t *testing.T) {
 	t.Parallel()
 	o := postgresOptions(t)
 	require.NoError(t, os.Chmod(filepath.Dir(filepath.Dir(o.Dir)), 0o755))
@@ -123,7 +125,7 @@ func TestPostgres_RunsWhereEveryoneMayEnter(t *testing.T) {
 	require.Equal(t, "1", value(t, p.URL(), "SELECT '1'"))
 }
 
-func TestPostgres_TakesAnotherUserAndPassword(t *testing.T) {
+func TestPostgres_AcceptsAnotherUserAndPassword(t *testing.T) {
 	t.Parallel()
 	o := postgresOptions(t)
 	p := startPostgres(t, o)
@@ -141,7 +143,7 @@ func TestPostgres_TakesAnotherUserAndPassword(t *testing.T) {
 	require.Equal(t, `be"ata`, value(t, p.URL(), "SELECT current_user"))
 }
 
-func TestPostgres_SurvivesTheSuddenDeathOfItsProcess(t *testing.T) {
+func TestPostgres_KeepsItsDataWhenItsProcessIsKilled(t *testing.T) {
 	t.Parallel()
 	o := postgresOptions(t)
 	process := startProcess(t, "postgres", o.Dir)
@@ -151,7 +153,7 @@ func TestPostgres_SurvivesTheSuddenDeathOfItsProcess(t *testing.T) {
 	process.kill(t)
 	p := startPostgres(t, o)
 	require.Equal(t, "still here", value(t, p.URL(), "SELECT said FROM kept"))
-	require.NotEqual(t, server, strconv.Itoa(p.PID()), "it is another server")
+	require.NotEqual(t, server, strconv.Itoa(p.PID()), "a new server runs")
 }
 
 func TestPostgres_StopsTheServerThatAnEarlierStartHasLeft(t *testing.T) {
@@ -159,7 +161,7 @@ func TestPostgres_StopsTheServerThatAnEarlierStartHasLeft(t *testing.T) {
 	o := postgresOptions(t)
 	left := startPostgres(t, o)
 	execute(t, left.URL(), "CREATE TABLE kept AS SELECT 'still here' AS said")
-	// Without the lock nobody knows whose it is: as if its process had died.
+	// Without the lock its owner is unknown, as if its process had died.
 	require.NoError(t, os.Remove(filepath.Join(o.Dir, "lock")))
 
 	p := startPostgres(t, o)
@@ -168,11 +170,12 @@ func TestPostgres_StopsTheServerThatAnEarlierStartHasLeft(t *testing.T) {
 	require.Equal(t, "still here", value(t, p.URL(), "SELECT said FROM kept"))
 }
 
-func TestPostgres_IsNotMisledByANumberThatIsAnothersNow(t *testing.T) {
+func TestPostgres_IgnoresAProcessIDThatAnotherProcessHasNow(t *testing.T) {
 	t.Parallel()
 	o := postgresOptions(t)
 	require.NoError(t, startPostgres(t, o).Stop())
-	// As after a crash and a restart of the machine: the process of that number, ours, is not a server.
+	// After a crash and a restart of the machine, the process id can belong to another process, here this one, which
+	// is not a server.
 	stale := fmt.Sprintf("%d\n/nowhere\n1\n1\n\n127.0.0.1\n1 1\nready\n", os.Getpid())
 	require.NoError(t, os.WriteFile(filepath.Join(o.Dir, "cluster", "postmaster.pid"), []byte(stale), 0o600))
 	startPostgres(t, o)
@@ -184,7 +187,7 @@ func TestPostgres_RefusesASecondStartOnItsData(t *testing.T) {
 	p := startPostgres(t, o)
 	_, err := embedded.StartPostgres(t.Context(), o)
 	require.ErrorContains(t, err, fmt.Sprintf("%s: it is in use by process %d", o.Dir, os.Getpid()))
-	require.Equal(t, "1", value(t, p.URL(), "SELECT '1'"), "and leaves the first one alone")
+	require.Equal(t, "1", value(t, p.URL(), "SELECT '1'"), "the first one still works")
 }
 
 func TestPostgres_RefusesAPortInUse(t *testing.T) {
@@ -198,7 +201,7 @@ func TestPostgres_RefusesAPortInUse(t *testing.T) {
 	require.ErrorContains(t, err, fmt.Sprintf("port %d of 127.0.0.1 is in use", o.Port))
 }
 
-func TestPostgres_BeginsAgainWhatWasKilledWhileItWasMade(t *testing.T) {
+func TestPostgres_StartsAnInterruptedCreationOver(t *testing.T) {
 	t.Parallel()
 	o := postgresOptions(t)
 	half := filepath.Join(o.Dir, "cluster.new", "base")
@@ -207,7 +210,7 @@ func TestPostgres_BeginsAgainWhatWasKilledWhileItWasMade(t *testing.T) {
 	require.NoDirExists(t, half)
 }
 
-func TestPostgres_SaysWhatIsWrongWithItsPrograms(t *testing.T) {
+func TestPostgres_ReportsWhatIsWrongWithItsPrograms(t *testing.T) {
 	t.Parallel()
 	programs := t.TempDir()
 	require.NoError(t, os.Chmod(programs, 0o755))
@@ -234,7 +237,7 @@ func signalTo(pid int, s os.Signal) error {
 	return p.Signal(s)
 }
 
-func TestPostgres_SaysWhenItsServerHasEnded(t *testing.T) {
+func TestPostgres_ReportsThatItsServerHasEnded(t *testing.T) {
 	t.Parallel()
 	p := startPostgres(t, postgresOptions(t))
 	require.NoError(t, signalTo(p.PID(), os.Kill))

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 )
 
-// role names the store that this program is to run instead of the tests.
+// role is the variable with the store that this program runs instead of the tests.
 const role = "EMBEDDED_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// serve runs a store, says where it is, and waits to be killed.
+// serve runs a store, prints its address, and waits to be killed.
 func serve(store, dir string) error {
 	switch store {
 	case "postgres":
@@ -60,7 +60,7 @@ func startProcess(t *testing.T, store, dir string) *process {
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	p := &process{cmd, bufio.NewReader(out)}
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // in most tests it is dead by then
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // most tests have killed it by then
 	return p
 }
 

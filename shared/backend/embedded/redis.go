@@ -21,7 +21,7 @@ const (
 // RedisOptions configure an embedded server.
 type RedisOptions struct {
 	Port     int    // 0: a free one
-	Password string // "": none is asked for
+	Password string // "": no password is required
 	Log      *slog.Logger
 }
 
@@ -57,8 +57,8 @@ func StartRedis(o RedisOptions) (*Redis, error) {
 	return r, nil
 }
 
-// passTime makes keys expire, which miniredis does not do by itself. A step is at most a second: after a suspended
-// laptop wakes up, holders of leases then have time to renew them.
+// passTime makes keys expire, which miniredis does not do by itself. A step is at most a second, so that the holders
+// of leases have time to renew them after a suspended laptop wakes up.
 func (r *Redis) passTime(ctx context.Context) {
 	tick := time.NewTicker(redisStep)
 	defer tick.Stop()
@@ -74,7 +74,7 @@ func (r *Redis) passTime(ctx context.Context) {
 	}
 }
 
-// step returns how much keys age from one tick to the next.
+// step returns by how much keys age from one tick to the next.
 func step(last, now time.Time) time.Duration {
 	return min(now.Sub(last), redisMaxStep)
 }

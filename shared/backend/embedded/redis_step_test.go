@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestRedis_PassesASecondAtMostAfterASleep(t *testing.T) {
+func TestRedis_AgesKeysByAtMostASecondAfterASuspend(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	require.Equal(t, 250*time.Millisecond, step(now, now.Add(250*time.Millisecond)))

@@ -23,7 +23,7 @@ func splitPort(address string) (string, int, error) {
 	return host, n, err
 }
 
-func TestRedis_LetsKeysExpireByThemselves(t *testing.T) {
+func TestRedis_ExpiresKeys(t *testing.T) {
 	t.Parallel()
 	r, err := embedded.StartRedis(embedded.RedisOptions{Password: "p@ss/word"})
 	require.NoError(t, err)
@@ -40,7 +40,7 @@ func TestRedis_LetsKeysExpireByThemselves(t *testing.T) {
 	require.Equal(t, "x", client.Get(t.Context(), "long").Val())
 }
 
-func TestRedis_AsksForItsPasswordAndAFreePort(t *testing.T) {
+func TestRedis_RequiresItsPasswordAndAFreePort(t *testing.T) {
 	t.Parallel()
 	r, err := embedded.StartRedis(embedded.RedisOptions{Password: "secret"})
 	require.NoError(t, err)

@@ -9,10 +9,11 @@ import (
 	"syscall"
 )
 
-// endsWithUs does nothing on these systems. The next start stops a server that was left behind.
+// endsWithUs returns no attributes on these systems. The next start stops a server that was left behind.
 func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
-// serves reports whether a process is a server; the process id in the data shows that it is the data's own.
+// serves reports whether a process exists. The process id in the data folder shows that it is the server of that
+// data.
 func serves(pid int, _ string) bool {
 	if !alive(pid) {
 		return false

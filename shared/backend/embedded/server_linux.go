@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// endsWithUs makes the kernel stop a server in order when the thread that started it ends.
+// endsWithUs makes the kernel signal a server to shut down when the thread that started it ends.
 func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGINT} }
 
 // serves reports whether a process works on the data: a server's working directory is its data folder.

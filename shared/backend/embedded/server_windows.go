@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// account is the account of PostgreSQL's programs, here always that of this process. The server drops an
+// account is the account of PostgreSQL's programs, which is always that of this process. The server drops an
 // administrator's rights itself.
 type account struct{}
 
@@ -22,7 +22,7 @@ func (account) download(ctx context.Context, into, source string) error {
 	return downloadArchive(ctx, into, source)
 }
 
-// signal makes a server end; on Windows only its own tool can.
+// signal stops a server. On Windows only PostgreSQL's own tool can do that.
 func (c *cluster) signal(_ int, how stopping) error {
 	mode := "fast"
 	if how == stopNow {
@@ -35,13 +35,14 @@ func (c *cluster) signal(_ int, how stopping) error {
 	return nil
 }
 
-// serves reports whether the process exists; the process id in the data shows that it is the data's own server.
+// serves reports whether the process exists. The process id in the data folder shows that it is the server of that
+// data.
 func serves(pid int, _ string) bool {
 	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))
 	if err != nil {
 		return false
 	}
-	defer func() { _ = windows.CloseHandle(h) }() // it was only asked
+	defer func() { _ = windows.CloseHandle(h) }() // the handle was only used for a question
 	var status uint32
 	const stillActive = 259
 	return windows.GetExitCodeProcess(h, &status) == nil && status == stillActive

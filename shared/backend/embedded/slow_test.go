@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A step that takes more than a second is logged while it lasts; a shorter one is not.
-func TestSlow_TellsWhatTakesLong(t *testing.T) {
+// A step that takes more than a second is logged while it runs; a shorter step is not logged.
+func TestSlow_LogsStepsOfOverASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var said bytes.Buffer
 		log := slog.New(slog.NewTextHandler(&said, nil))
@@ -22,7 +22,7 @@ func TestSlow_TellsWhatTakesLong(t *testing.T) {
 		synctest.Wait()
 		if got := said.String(); !strings.Contains(got, "making PostgreSQL's data folder") || !strings.Contains(got, "dir=data") ||
 			strings.Contains(got, "quick") {
-			t.Errorf("it said: %s", got)
+			t.Errorf("logged: %s", got)
 		}
 		over()
 	})

@@ -17,7 +17,7 @@ import (
 // storage checks whether the broker can store records. With a full disk the broker refuses every record and serves all
 // other requests as usual, so only a check reveals it.
 type storage struct {
-	path string // of a file of its own
+	path string // of a file that only the check uses
 	log  *slog.Logger
 
 	mu  sync.Mutex
@@ -27,7 +27,7 @@ type storage struct {
 
 const (
 	storageEvery = 500 * time.Millisecond
-	storageProbe = 64 << 10 // bytes, about what a batch of records takes
+	storageProbe = 64 << 10 // bytes, about the size of a batch of records
 )
 
 // check writes a file, at most twice a second, and returns the result.
@@ -38,12 +38,12 @@ func (s *storage) check() error {
 		return s.err
 	}
 	before := s.err
-	// The file is created again each time: an existing file would have its space even on a full disk.
+	// The file is created again each time: an existing file would keep its space even on a full disk.
 	s.err = errors.Join(os.WriteFile(s.path, make([]byte, storageProbe), 0o600), os.Remove(s.path))
 	s.at = time.Now()
 	switch {
 	case before == nil && s.err != nil:
-		s.log.Error("the embedded Kafka cannot write to its data directory: it takes no records", "error", s.err)
+		s.log.Error("the embedded Kafka cannot write to its data directory: it accepts no records", "error", s.err)
 	case before != nil && s.err == nil:
 		s.log.Info("the embedded Kafka can write to its data directory again")
 	}

@@ -16,12 +16,12 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 )
 
-// The disk is full: whoever asks whether Kafka works is told that it does not, until there is room again.
+// While the disk is full, checks of Kafka fail. They succeed once there is space again.
 func TestKafka_ChecksFailWhileTheDiskIsFull(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
-		t.Skipf("no file system of its own can be had: %v", err)
+		t.Skipf("the test cannot mount a file system: %v", err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	_, k := startKafka(t, embedded.KafkaOptions{Dir: filepath.Join(dir, "kafka")})
@@ -48,7 +48,7 @@ func TestKafka_ChecksFailWhileTheDiskIsFull(t *testing.T) {
 	produce(t, client, "topic", 1, 0)
 }
 
-// The same by a data directory in which nothing can be written, which needs no rights to set up.
+// The same with a data directory that cannot be written to, which needs no privileges to set up.
 func TestKafka_ChecksFailWhileItCannotWrite(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
