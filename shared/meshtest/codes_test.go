@@ -17,11 +17,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
 )
 
-// notForClients are codes that only operators and gateways are refused with.
+// notForClients are codes of refusals that only operators and gateways get.
 var notForClients = []string{"key_taken", "not_failed", "old_report"}
 
-// TestWalls_EveryCodeIsDeclared holds the codes that the programs refuse with to those that clients are told of. A code that
-// is known only at run time, such as that of a refusal that is passed on, is not looked at.
+// TestWalls_EveryCodeIsDeclared compares the codes that the programs refuse with to the codes that are documented for
+// clients. It ignores codes that are known only at run time, such as that of a refusal that is passed on.
 func TestWalls_EveryCodeIsDeclared(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
@@ -63,14 +63,14 @@ func TestWalls_EveryCodeIsDeclared(t *testing.T) {
 		}))
 	}
 	for _, r := range c.Refusals() {
-		require.True(t, used[r.Code], "nothing is refused with %s", r.Code)
+		require.True(t, used[r.Code], "no refusal has the code %s", r.Code)
 	}
 }
 
-// sources know where in a file something is.
+// sources contains the positions of the parsed files.
 var sources = token.NewFileSet()
 
-// parsed are the files of the package in a folder, without tests.
+// parsed returns the files of the package in a folder, without tests.
 func parsed(t *testing.T, folder string) (files []*ast.File) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(folder, "*.go"))
@@ -85,7 +85,7 @@ func parsed(t *testing.T, folder string) (files []*ast.File) {
 	return files
 }
 
-// constants are the texts of a package's constants, by name.
+// constants returns the texts of a package's constants, by name.
 func constants(files []*ast.File) map[string]string {
 	all := map[string]string{}
 	for _, file := range files {
@@ -118,7 +118,7 @@ func literal(e ast.Expr) (string, bool) {
 	return text, err == nil
 }
 
-// codesIn are the codes of calls of refusal.New and of values of refusal.Error, by their place.
+// codesIn returns the codes of calls of refusal.New and of values of refusal.Error, by their position.
 func codesIn(files []*ast.File, general map[string]string) map[string]string {
 	own, found := constants(files), map[string]string{}
 	take := func(e ast.Expr) {

@@ -34,7 +34,7 @@ func Measure(b testing.TB, name string, do func(ctx context.Context) (rows int, 
 	return Measured{name, took[len(took)/2], took[len(took)*99/100], float64(rows) / float64(len(took))}
 }
 
-// perRow returns the time for one row of the result, in microseconds, if there are rows.
+// perRow returns the time per row of the result in microseconds, or the whole time if there are no rows.
 func (m Measured) perRow() float64 { return m.P50 / max(m.Rows, 1) }
 
 // LogSizes prints the measurements at two sizes, side by side. If the results have different numbers of rows, their
@@ -55,6 +55,6 @@ func LogSizes(b testing.TB, smallSize, largeSize int, small, large []Measured) {
 			_, _ = fmt.Fprint(w, "\t\t\t\n")
 		}
 	}
-	_ = w.Flush() // into memory
+	_ = w.Flush() // writing to memory cannot fail
 	b.Log(text.String())
 }

@@ -1,10 +1,10 @@
-// Package meshtest provides servers for tests: real ones (Apache Kafka, Redis, PostgreSQL, Jaeger) and the embedded
-// ones that the single process uses. Tests that need real ones have the build tag integration.
+// Package meshtest provides servers for tests: real servers (Apache Kafka, Redis, PostgreSQL, Jaeger) and the
+// embedded servers that the single process uses. Tests that need real servers have the build tag integration.
 //
 // Kafka and PostgreSQL are shared: `make test` starts one of each for the whole run, and a test process that was
-// started without it starts its own at the first call. Every call returns a topic prefix, a database or a Redis of its
-// own, so that tests run in parallel. Shared servers must not be stopped: a test that stops a store starts its own with
-// NewKafkaServer, NewRedisServer or NewPostgresServer.
+// started without it starts its own at the first call. Every call returns a topic prefix, a database or a Redis for
+// one test only, so that tests run in parallel. Shared servers must not be stopped: a test that stops a store starts
+// its own with NewKafkaServer, NewRedisServer or NewPostgresServer.
 //
 // KAFKA_BROKERS, REDIS_URL and DATABASE_URL name servers to use instead. A server that cannot be started fails the
 // test.
@@ -30,7 +30,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
 )
 
-// cleanupTime is how long cleaning up after a test may take.
+// cleanupTime is how long the cleanup after a test may take.
 const cleanupTime = 30 * time.Second
 
 // FreePort returns a free port of loopback.
@@ -43,11 +43,10 @@ func FreePort(t testing.TB) int {
 	return port
 }
 
-// unique returns a name that no other test of any process has.
+// unique returns a name that no other test has, in any process.
 func unique() string { return "t" + strings.ToLower(rand.Text())[:12] }
 
-// Kafka returns a real broker, with a topic prefix of the test's own. Topics with the prefix are deleted after the
-// test.
+// Kafka returns a real broker, with a topic prefix for one test. Topics with the prefix are deleted after the test.
 func Kafka(t testing.TB) backend.Kafka {
 	t.Helper()
 	k := backend.Kafka{Brokers: strings.Split(sharedServer(t, "kafka", server.KafkaVariable), ","),
@@ -93,7 +92,7 @@ func GrowTopic(t testing.TB, k backend.Kafka, topic string, partitions int) {
 	}
 }
 
-// DeleteRecords deletes all records that a topic has, as its retention would.
+// DeleteRecords deletes all records of a topic, as expired retention does.
 func DeleteRecords(t testing.TB, k backend.Kafka, topic string) {
 	t.Helper()
 	admin := KafkaAdmin(t, k)
@@ -112,7 +111,7 @@ func DeleteRecords(t testing.TB, k backend.Kafka, topic string) {
 	}
 }
 
-// DeleteTopics deletes the topics with the prefix, because the broker has files open for every partition.
+// DeleteTopics deletes the topics with the prefix, because the broker keeps files open for every partition.
 func DeleteTopics(ctx context.Context, k backend.Kafka) error {
 	client, err := kgo.NewClient(k.Options()...)
 	if err != nil {
@@ -145,7 +144,7 @@ func DeleteTopics(ctx context.Context, k backend.Kafka) error {
 	return nil
 }
 
-// Redis returns a real server of the test's own or, if REDIS_URL names one, a database of it.
+// Redis returns a real server for one test or, if REDIS_URL names a server, one of its databases.
 func Redis(t testing.TB) backend.Redis {
 	t.Helper()
 	if named := server.Named(server.RedisVariable); named != "" {

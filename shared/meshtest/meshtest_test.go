@@ -35,7 +35,7 @@ func topics(t *testing.T, k backend.Kafka) kadm.TopicDetails {
 	return all
 }
 
-func TestKafka_TidiesUpItsOwnTopicsAlone(t *testing.T) {
+func TestKafka_DeletesOnlyItsOwnTopics(t *testing.T) {
 	t.Parallel()
 	for _, kafka := range []func(testing.TB) backend.Kafka{meshtest.Kafka, meshtest.EmbeddedKafka} {
 		mine := kafka(t)
@@ -68,7 +68,7 @@ func TestPostgres_IsAFreshDatabaseForEachTest(t *testing.T) {
 			var synced string
 			require.NoError(t, pool.QueryRow(t.Context(), "SHOW fsync").Scan(&synced))
 			require.Equal(t, "on", synced)
-			// The pool stays open: the database goes all the same.
+			// The pool stays open; the database is deleted nevertheless.
 			t.Cleanup(pool.Close)
 		})
 	}
@@ -110,6 +110,6 @@ func TestRedis_LeasesADatabaseOfANamedServer(t *testing.T) {
 	})
 	client, err := meshtest.Redis(t).Open(t.Context())
 	require.NoError(t, err)
-	require.Zero(t, client.Exists(t.Context(), "things").Val(), "what the test before has left")
+	require.Zero(t, client.Exists(t.Context(), "things").Val(), "a key of the previous test")
 	require.NoError(t, client.Close())
 }

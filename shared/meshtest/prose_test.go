@@ -13,15 +13,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
 )
 
-// habit is a way of writing that readers stumble over, and what to write instead.
+// habit is a way of writing that readers stumble over, with the words to write instead.
 type habit struct {
 	found   *regexp.Regexp
 	instead string
-	example string // it is found in this line
-	fine    string // it is not found in this one
+	example string // a line with the habit
+	fine    string // a line without it
 }
 
-// habits came up again and again in reviews. CONTRIBUTING.md has the rules that they break.
+// habits were found repeatedly in reviews. CONTRIBUTING.md has the rules that they break.
 var habits = []habit{
 	{regexp.MustCompile(`(?i)\bsays whether\b`), `write "reports whether"`,
 		"// open says whether it is open.", "// open reports whether it is open."},
@@ -92,7 +92,7 @@ func TestProse_HabitsAreFound(t *testing.T) {
 	}
 }
 
-// TestProse_HasNoneOfTheHabits reads all that is written in the repository by hand: Go, Protobuf and shell.
+// TestProse_HasNoneOfTheHabits reads all hand-written Go, Protobuf and shell files of the repository.
 func TestProse_HasNoneOfTheHabits(t *testing.T) {
 	t.Parallel()
 	shared, err := server.ModuleDir()

@@ -10,7 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// Redis has 16 databases by default. Number 0 is left to the owner of the server.
+// Redis has 16 databases by default. Number 0 is not used: it is left to the owner of the server.
 const (
 	redisDatabases = 16
 	redisLease     = "meshtest:lease"
@@ -52,7 +52,7 @@ func lease(t testing.TB, ctx context.Context, r backend.Redis) bool {
 		t.Fatalf("lease a database of Redis at %s: %v", r.Where(), err)
 	}
 	if !taken {
-		_ = client.Close() // nothing was asked of it but the lease
+		_ = client.Close() // the client was used only for the lease
 		return false
 	}
 	t.Cleanup(func() {

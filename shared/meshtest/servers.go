@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
 )
 
-// lifecycle contains the operations of a test on a server of its own. They are called from the test's own goroutine,
-// and a failure ends the test.
+// lifecycle contains the operations on a server that a test started for itself. They are called from the test's own
+// goroutine, and a failure ends the test.
 type lifecycle struct {
 	t   testing.TB
 	own interface {
@@ -37,7 +37,7 @@ func (l lifecycle) Start() {
 	l.must(l.own.Start(context.Background()))
 }
 
-// Stop ends the server in order; its data stays.
+// Stop shuts the server down; its data stays.
 func (l lifecycle) Stop() {
 	l.t.Helper()
 	l.must(l.own.Stop())
@@ -49,7 +49,7 @@ func (l lifecycle) Kill() {
 	l.must(l.own.Kill())
 }
 
-// Freeze keeps the server from doing anything (SIGSTOP), with its connections open.
+// Freeze suspends the server (SIGSTOP) with its connections open.
 func (l lifecycle) Freeze() {
 	l.t.Helper()
 	l.must(l.own.Freeze())
@@ -61,7 +61,7 @@ func (l lifecycle) Thaw() {
 	l.must(l.own.Thaw())
 }
 
-// PID is the server's process.
+// PID returns the server's process id.
 func (l lifecycle) PID() int { return l.own.PID() }
 
 // removable is a server whose data can be deleted.
@@ -78,7 +78,7 @@ func removeAfter(t testing.TB, r removable) {
 // log logs slow operations to a test.
 func log(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
 
-// KafkaServer is a real broker of the test's own.
+// KafkaServer is a real broker that belongs to one test.
 type KafkaServer struct {
 	lifecycle
 	kafka *server.Kafka
@@ -87,8 +87,8 @@ type KafkaServer struct {
 // NewKafkaServer starts a broker on empty data; it takes some seconds.
 func NewKafkaServer(t testing.TB) *KafkaServer { return NewKafkaServerBehind(t, 0) }
 
-// NewKafkaServerBehind starts a broker that directs its clients to another port of loopback, where a proxy of the test
-// listens. Settings and Addr are the broker's own.
+// NewKafkaServerBehind starts a broker that directs its clients to another port of loopback, where a proxy of the
+// test listens. Settings and Addr return the broker's own address.
 func NewKafkaServerBehind(t testing.TB, proxy int) *KafkaServer {
 	t.Helper()
 	k, err := server.StartKafka(t.Context(), log(t), proxy)
@@ -99,13 +99,13 @@ func NewKafkaServerBehind(t testing.TB, proxy int) *KafkaServer {
 	return &KafkaServer{lifecycle{t, k}, k}
 }
 
-// Settings say how the broker is reached.
+// Settings returns the address of the broker.
 func (k *KafkaServer) Settings() backend.Kafka { return k.kafka.Settings() }
 
-// Addr is the broker's host and port.
+// Addr returns the broker's host and port.
 func (k *KafkaServer) Addr() string { return k.kafka.Settings().Brokers[0] }
 
-// RedisServer is a real Redis of the test's own. It keeps every acknowledged write across a restart.
+// RedisServer is a real Redis that belongs to one test. It keeps every acknowledged write across a restart.
 type RedisServer struct {
 	lifecycle
 	redis *server.Redis
@@ -122,10 +122,10 @@ func NewRedisServer(t testing.TB) *RedisServer {
 	return &RedisServer{lifecycle{t, r}, r}
 }
 
-// Settings say how the server is reached.
+// Settings returns the address of the server.
 func (r *RedisServer) Settings() backend.Redis { return r.redis.Settings() }
 
-// Addr is the server's host and port.
+// Addr returns the server's host and port.
 func (r *RedisServer) Addr() string { return r.redis.Settings().Where() }
 
 // Snapshot copies the data of the running server, for Rewind.
@@ -140,7 +140,7 @@ func (r *RedisServer) Rewind() {
 	r.must(r.redis.Rewind())
 }
 
-// PostgresServer is a real PostgreSQL of the test's own. Freeze and Kill are for all of its processes.
+// PostgresServer is a real PostgreSQL that belongs to one test. Freeze and Kill affect all of its processes.
 type PostgresServer struct {
 	lifecycle
 	postgres *server.Postgres
@@ -164,7 +164,7 @@ func NewPostgresServerWith(t testing.TB, cache int64, settings map[string]string
 	return &PostgresServer{lifecycle{t, p}, p}
 }
 
-// URL is where the server's database is reached.
+// URL returns the URL of the server's database.
 func (p *PostgresServer) URL() string { return p.postgres.URL() }
 
 // Database returns the URL of a fresh database on the server, for as long as a test or benchmark runs.
@@ -173,10 +173,11 @@ func (p *PostgresServer) Database(t testing.TB) string {
 	return freshDatabase(t, p.URL())
 }
 
-// Addr is the server's host and port.
+// Addr returns the server's host and port.
 func (p *PostgresServer) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.postgres.Port()) }
 
-// Jaeger returns a real server of the test's own, without traces. The first call builds it, which takes minutes.
+// Jaeger returns the addresses of a real server without traces that belongs to one test. The first call builds the
+// server, which takes minutes.
 func Jaeger(t testing.TB) (otlpEndpoint, queryURL string) {
 	t.Helper()
 	j, err := server.StartJaeger(t.Context(), log(t))

@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// ownServer is a server of the test's own, with one number in it.
+// ownServer is a server that belongs to one test, with one number in it.
 type ownServer struct {
 	own interface {
 		Start()
@@ -32,7 +32,7 @@ type ownServer struct {
 	read  func(ctx context.Context) (n int, err error)
 }
 
-// TestOwnServers_ComeBackWithTheirData does to each kind of server what a fault test may do.
+// TestOwnServers_ComeBackWithTheirData performs on each kind of server the operations of fault tests.
 func TestOwnServers_ComeBackWithTheirData(t *testing.T) {
 	t.Parallel()
 	for name, start := range map[string]func(t *testing.T) ownServer{
@@ -71,10 +71,10 @@ func TestOwnServers_ComeBackWithTheirData(t *testing.T) {
 			s.own.Thaw()
 			require.Eventually(t, func() bool {
 				n, err := s.read(brief(t, 20*time.Second))
-				return err == nil && n >= 3 // the write that was not answered may have been done
+				return err == nil && n >= 3 // the write without an answer may have been executed
 			}, 20*time.Second, 50*time.Millisecond)
 
-			s.own.Freeze() // and is stopped all the same
+			s.own.Freeze() // a frozen server can be stopped
 		})
 	}
 }
@@ -83,7 +83,7 @@ func ownKafka(t *testing.T) ownServer {
 	own := meshtest.NewKafkaServer(t)
 	k := own.Settings()
 	createTopic(t, k, "numbers")
-	// A client of its own for each: it is to know nothing from before.
+	// Each call gets a new client, which has no state of earlier calls.
 	client := func(more ...kgo.Opt) (*kgo.Client, error) {
 		return kgo.NewClient(append(append(k.Options(), kgo.RecordRetries(0), kgo.RequestRetries(0)), more...)...)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest/internal/server"
 )
 
-// sharedServer returns the address of a server that tests share: the one that the environment names, else one that the
+// sharedServer returns the address of a server that tests share: the one that the environment names, or one that the
 // first call in this process starts.
 func sharedServer(t testing.TB, store, variable string) string {
 	t.Helper()
@@ -39,7 +39,7 @@ type holder struct {
 	store, variable string
 
 	once    sync.Once
-	input   io.Closer // never closed here: its end is the signal to stop the server
+	input   io.Closer // never closed by this process: its end is the signal to stop the server
 	address string
 	err     error
 }
@@ -49,8 +49,8 @@ func (h *holder) get() (string, error) {
 	return h.address, h.err
 }
 
-// start starts testservers. Its input is a pipe that ends with this process, however it ends; then testservers stops
-// the server and deletes its data.
+// start starts testservers. Its input is a pipe that ends when this process ends, for whatever reason; then
+// testservers stops the server and deletes its data.
 func (h *holder) start() (address string, err error) {
 	dir, err := server.ModuleDir()
 	if err != nil {

@@ -20,17 +20,17 @@ import (
 
 const project = "github.com/edumatrix/interlinked/"
 
-// listedPackage is what `go list` tells of one.
+// listedPackage is the output of `go list` for one package.
 type listedPackage struct {
 	ImportPath   string
 	Imports      []string
-	Deps         []string // what it links, directly or not
+	Deps         []string // the packages that it links, directly or indirectly
 	TestImports  []string
 	XTestImports []string
 }
 
-// TestWalls_StandBetweenModules holds every package of the workspace to who may know whom.
-func TestWalls_StandBetweenModules(t *testing.T) {
+// TestWalls_BetweenModulesHold checks the imports of every package of the workspace.
+func TestWalls_BetweenModulesHold(t *testing.T) {
 	t.Parallel()
 	shared, err := server.ModuleDir()
 	require.NoError(t, err)
@@ -57,8 +57,8 @@ func TestWalls_StandBetweenModules(t *testing.T) {
 	require.Greater(t, seen, 30, "packages of the workspace")
 }
 
-// brokenWalls names the imports that a package must not have. The rules go by where a package is, so that a new one is
-// held to them as well.
+// brokenWalls returns the imports that a package must not have. The rules depend on the package's place, so that they
+// hold for a new package as well.
 func brokenWalls(p listedPackage) (broken []string) {
 	own, ours := strings.CutPrefix(p.ImportPath, project)
 	if !ours {
@@ -72,7 +72,7 @@ func brokenWalls(p listedPackage) (broken []string) {
 			object(imported, why)
 		}
 	}
-	// The rules below are for the product alone: tests may look into the database, and play an owner.
+	// The rules below hold for the product only: tests may read the database and act as an owner.
 	service, inside := within(own)
 	for _, imported := range p.Imports {
 		target, _ := strings.CutPrefix(imported, project)
@@ -80,25 +80,25 @@ func brokenWalls(p listedPackage) (broken []string) {
 		case service == "gateway" && isOwnersMessages(target):
 			object(imported, "the gateway reads declarations and knows no message by name")
 		case service != "" && inside != "" && inside != "store" && strings.HasPrefix(imported, "github.com/jackc/pgx"):
-			object(imported, "SQL has its place in a store")
+			object(imported, "SQL belongs in a store")
 		case inside == "rule" && imported == "github.com/google/uuid":
 			// A rule derives the ids of what it raises from the event that it reads.
 		case isAggregate(service, inside) && !isPure(imported):
-			object(imported, "an aggregate knows proto and the standard library alone")
+			object(imported, "an aggregate imports only proto and the standard library")
 		}
 	}
 	if linksNoKafka(own) {
 		for _, linked := range p.Deps {
 			if isKafkaClient(linked) {
-				object(linked, "a log and its readers need Postgres alone; the relay links Kafka")
+				object(linked, "a log and its readers need only Postgres; the relay links Kafka")
 			}
 		}
 	}
 	return broken
 }
 
-// linksNoKafka reports whether a package has to do with an owner's log in Postgres alone: the log and the packages
-// beneath it, without the relay and test kits, and the stores and queries of services.
+// linksNoKafka reports whether a package uses an owner's log in Postgres only: the log and the packages beneath it,
+// without the relay and test kits, and the stores and queries of services.
 func linksNoKafka(own string) bool {
 	if beneath, ok := strings.CutPrefix(own+"/", "shared/eventlog/"); ok {
 		return !strings.HasPrefix(beneath, "relay/") && !strings.HasSuffix(beneath, "test/")
@@ -113,7 +113,7 @@ func isKafkaClient(linked string) bool {
 		func(client string) bool { return strings.HasPrefix(linked, client) })
 }
 
-// brokenWall returns why a package of the project, tests included, must not import another, "" when it may.
+// brokenWall returns why a package of the project, tests included, must not import another; "" if it may.
 func brokenWall(own, imported string) string {
 	target, ours := strings.CutPrefix(imported, project)
 	if !ours {
@@ -124,17 +124,17 @@ func brokenWall(own, imported string) string {
 	other, inside := within(target)
 	switch {
 	case module == "proto" && !strings.HasPrefix(target, "proto/"):
-		return "proto knows nobody"
+		return "proto imports no other module"
 	case module == "shared" && other != "":
-		return "shared serves every service and knows none"
+		return "shared imports no service"
 	case module == "deployments":
-		return "deployments are checked from outside"
+		return "deployments import no service"
 	case service == "" || other == "" || service == other:
 		return ""
 	case service != "edumatrix":
-		return "services meet in proto, never in one another"
+		return "services share proto and do not import each other"
 	case inside != "":
-		return "the single process knows of a service its root package"
+		return "the single process imports only the root package of a service"
 	}
 	return ""
 }
@@ -149,7 +149,8 @@ func within(own string) (service, inside string) {
 	return service, inside
 }
 
-// isAggregate: of an owner's packages, all are aggregates or rules but those that are known to be something else.
+// isAggregate reports whether a package of an owner contains aggregates or rules, which is every package that is not
+// listed here.
 func isAggregate(service, inside string) bool {
 	first, _, _ := strings.Cut(inside, "/")
 	switch service {
@@ -162,7 +163,7 @@ func isAggregate(service, inside string) bool {
 func isOwnersMessages(target string) bool {
 	rest, ok := strings.CutPrefix(target, "proto/gen/edumatrix/")
 	pkg, _, _ := strings.Cut(rest, "/")
-	return ok && !slices.Contains([]string{"gateway", "mesh", "routing"}, pkg) // which no service owns
+	return ok && !slices.Contains([]string{"gateway", "mesh", "routing"}, pkg) // no service owns these
 }
 
 func isPure(imported string) bool {
@@ -172,7 +173,7 @@ func isPure(imported string) bool {
 		strings.HasPrefix(imported, "google.golang.org/protobuf/")
 }
 
-func TestWalls_AreSeenWhenTheyBreak(t *testing.T) {
+func TestWalls_BrokenRulesAreReported(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		own, imported string
@@ -222,5 +223,5 @@ func TestWalls_AreSeenWhenTheyBreak(t *testing.T) {
 		require.Equal(t, broken, len(brokenWalls(linking)) > 0, own)
 	}
 	tests := listedPackage{ImportPath: project + "services/chat", XTestImports: []string{project + "services/feed"}}
-	require.Len(t, brokenWalls(tests), 1, "tests are held to it as well")
+	require.Len(t, brokenWalls(tests), 1, "the rules hold for tests as well")
 }

@@ -75,7 +75,7 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (_ *Postgres, err err
 
 func (o *PostgresOptions) complete() (err error) {
 	if o.Dir == "" {
-		return errors.New("Dir is empty: it must be the folder for the data")
+		return errors.New("the folder for the data is missing: set Dir")
 	}
 	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 		return err

@@ -4,9 +4,10 @@
 // testservers -- go test -tags integration ./...
 //
 // With -install, as root or with a sudo that needs no password, it first installs missing packages with the package
-// manager; without a command it then ends. The command finds the servers by the variables MESHTEST_…; a server that
-// KAFKA_BROKERS, REDIS_URL or DATABASE_URL names is used instead of one of its own. With -hold it runs no command: it
-// prints the variables and runs until its input ends, which serves test processes that are started by hand.
+// manager; without a command it then ends. The command finds the servers by the variables MESHTEST_…. If
+// KAFKA_BROKERS, REDIS_URL or DATABASE_URL names a server, that server is used and none is started. With -hold it
+// runs no command: it prints the variables and runs until its input ends, which serves test processes that are
+// started by hand.
 package main
 
 import (
@@ -37,9 +38,9 @@ type options struct {
 
 func main() {
 	var o options
-	stores := flag.String("stores", strings.Join(server.All, ","), "which to start")
+	stores := flag.String("stores", strings.Join(server.All, ","), "the stores to start")
 	flag.BoolVar(&o.install, "install", false, "as root, or with sudo, have the package manager install what is missing")
-	flag.BoolVar(&o.jaeger, "jaeger", false, "build Jaeger while the command runs, for the tests that will ask for it")
+	flag.BoolVar(&o.jaeger, "jaeger", false, "build Jaeger while the command runs, for the tests that need it")
 	flag.BoolVar(&o.hold, "hold", false, "run no command, print the variables, stop at the end of the input")
 	flag.Parse()
 	o.stores, o.command = strings.Split(*stores, ","), flag.Args()
@@ -93,7 +94,7 @@ func buildJaeger(ctx context.Context, log *slog.Logger) (stop func()) {
 	go func() {
 		defer close(ended)
 		if _, err := server.BuildJaeger(ctx, log); err != nil && ctx.Err() == nil {
-			log.Error("Jaeger is not there for the tests", "error", err)
+			log.Error("building Jaeger for the tests failed", "error", err)
 		}
 	}()
 	return func() {
@@ -106,7 +107,7 @@ func buildJaeger(ctx context.Context, log *slog.Logger) (stop func()) {
 func hold(ctx context.Context, servers *server.Set) error {
 	out := bufio.NewWriter(os.Stdout)
 	for _, variable := range servers.Variables() {
-		_, _ = fmt.Fprintln(out, variable) // Flush has the error
+		_, _ = fmt.Fprintln(out, variable) // Flush returns the error
 	}
 	_, _ = fmt.Fprintln(out)
 	if err := out.Flush(); err != nil {
@@ -115,7 +116,7 @@ func hold(ctx context.Context, servers *server.Set) error {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_, _ = io.Copy(io.Discard, os.Stdin) // either way there is no more to come
+		_, _ = io.Copy(io.Discard, os.Stdin) // an error also means the end of the input
 	}()
 	select {
 	case <-ended:

@@ -27,7 +27,7 @@ func program(t *testing.T) string {
 	return file
 }
 
-// without is the environment without servers that it names.
+// without returns the environment without variables that name servers.
 func without(t *testing.T) (env []string) {
 	t.Helper()
 	for _, setting := range os.Environ() {
@@ -39,7 +39,7 @@ func without(t *testing.T) (env []string) {
 	return env
 }
 
-// postgres is the process of a server that testservers has started, by the URL that it hands out.
+// postgres returns the process id of a server that testservers has started, given the folder of temporary files.
 func postgres(t *testing.T, dir string) int {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(dir, "edumatrix-test-*", "*", "postmaster.pid"))
@@ -53,7 +53,7 @@ func postgres(t *testing.T, dir string) int {
 	return pid
 }
 
-func TestCommand_HasTheServersAndItsStatusIsOurs(t *testing.T) {
+func TestCommand_GetsTheServersAndItsStatusIsReturned(t *testing.T) {
 	t.Parallel()
 	cmd := exec.Command(program(t), "-stores", "postgres", "--", "sh", "-c", `echo "url: $MESHTEST_POSTGRES_URL"; exit 3`)
 	cmd.Env = without(t)
@@ -66,13 +66,13 @@ func TestCommand_HasTheServersAndItsStatusIsOurs(t *testing.T) {
 	require.NotContains(t, string(out), "passed")
 }
 
-// TestServers_EndWithTestservers ends it in each way that there is; what it has started does not outlive it.
+// TestServers_EndWithTestservers ends testservers in each possible way. The servers that it has started end as well.
 func TestServers_EndWithTestservers(t *testing.T) {
 	t.Parallel()
 	file := program(t)
 	for name, end := range map[string]struct {
 		do   func(*exec.Cmd, io.Closer) error
-		dies bool // it gets no chance to delete the data
+		dies bool // testservers cannot delete the data
 	}{
 		"its input ends": {do: func(_ *exec.Cmd, in io.Closer) error { return in.Close() }},
 		"SIGTERM":        {do: func(c *exec.Cmd, _ io.Closer) error { return c.Process.Signal(syscall.SIGTERM) }},

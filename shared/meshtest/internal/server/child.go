@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// stopTime is how long a server may take to stop in order, on a busy machine.
+// stopTime is how long a server may take to shut down, on a busy machine.
 const stopTime = 60 * time.Second
 
 // child is a process that ends when this one does.

@@ -4,5 +4,5 @@ package server
 
 import "syscall"
 
-// endsWithUs works on Linux only: elsewhere a server outlives a test process that is killed.
+// endsWithUs returns no attributes: only on Linux does a server end with a test process that is killed.
 func endsWithUs() *syscall.SysProcAttr { return nil }

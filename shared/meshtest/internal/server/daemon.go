@@ -18,8 +18,8 @@ const startTime = 90 * time.Second
 // daemon is a server in a process of its own, or in a container, that can be stopped and started again on its data.
 type daemon struct {
 	name      string
-	dir       string           // contains its data and its output
-	command   func() *exec.Cmd // returns what to run; for a container: attaches to it
+	dir       string           // folder of its data and its output
+	command   func() *exec.Cmd // returns the command to run; for a container, the one that attaches to it
 	container string           // "" for a process
 	answers   func(context.Context) error
 	child     *child

@@ -23,11 +23,11 @@ func NewDir(name string) (string, error) {
 	return dir, os.Chmod(dir, 0o755)
 }
 
-// staleAfter protects recent folders: a process of another container may own them.
+// staleAfter protects recent folders: they may belong to a process in another container.
 const staleAfter = time.Hour
 
-// removeStale deletes the folders of processes that could not do so themselves, because of a panic or a time-out of go
-// test.
+// removeStale deletes the folders of processes that could not delete them themselves, because of a panic or a
+// time-out of go test.
 func removeStale() error {
 	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), dirPrefix+"*"))
 	if err != nil {
@@ -42,8 +42,8 @@ func removeStale() error {
 		if info, err := os.Stat(dir); err != nil || time.Since(info.ModTime()) < staleAfter {
 			continue
 		}
-		if err := os.RemoveAll(dir); err != nil && !errors.Is(err, os.ErrPermission) { // another user's
-			return fmt.Errorf("delete what an earlier test run has left: %w", err)
+		if err := os.RemoveAll(dir); err != nil && !errors.Is(err, os.ErrPermission) { // the folder is another user's
+			return fmt.Errorf("delete the folders of earlier test runs: %w", err)
 		}
 	}
 	return nil

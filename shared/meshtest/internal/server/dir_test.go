@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestRemoveStale_DeletesWhatTheDeadHaveLeft is not parallel: it changes the environment.
-func TestRemoveStale_DeletesWhatTheDeadHaveLeft(t *testing.T) {
+// TestRemoveStale_DeletesFoldersOfEndedProcesses is not parallel: it changes the environment.
+func TestRemoveStale_DeletesFoldersOfEndedProcesses(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)
 	ended := exec.Command("true")

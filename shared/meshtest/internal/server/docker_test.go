@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// engine stands in for the docker command, with its "containers" as processes of this machine: there is no engine on
-// every machine, and what is to be held is what we ask of one. It knows the commands that are used, and no others.
+// engine stands in for the docker command, with processes of this machine as its "containers". Not every machine has
+// an engine, and the test checks only the commands that the package sends. It accepts no other commands.
 const engine = `#!/bin/sh
 set -e
 PATH=/usr/local/bin:/usr/bin:/bin
@@ -86,8 +86,8 @@ func TestDocker_RunsAServerWhereTheMachineHasNone(t *testing.T) {
 	require.True(t, errors.Is(err, os.ErrNotExist))
 }
 
-// TestStart_SaysWhatIsMissing is not parallel either.
-func TestStart_SaysWhatIsMissing(t *testing.T) {
+// TestStart_ReportsWhatIsMissing is not parallel either.
+func TestStart_ReportsWhatIsMissing(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	before := engineAnswers
 	engineAnswers = func() bool { return false }
@@ -98,7 +98,7 @@ func TestStart_SaysWhatIsMissing(t *testing.T) {
 	require.ErrorIs(t, err, errNoKafka)
 }
 
-func TestStart_TellsWhatTheServerSaid(t *testing.T) {
+func TestStart_ReturnsTheOutputOfTheServer(t *testing.T) {
 	t.Parallel()
 	r, err := StartRedis(t.Context())
 	require.NoError(t, err)

@@ -10,8 +10,9 @@ import (
 	"strings"
 )
 
-// Install installs what the named stores need and neither this machine nor Docker has, and a C compiler, which the race
-// detector needs. It does nothing if that is not possible; starting the store then reports what is missing.
+// Install installs the packages that the named stores need if neither this machine nor Docker has them, and a C
+// compiler, which the race detector needs. It does nothing if that is not possible; then starting the store reports
+// what is missing.
 func Install(ctx context.Context, stores []string, log *slog.Logger) error {
 	packages := missing(ctx, stores)
 	if len(packages) > 0 && engineAnswers() {
@@ -27,7 +28,7 @@ func Install(ctx context.Context, stores []string, log *slog.Logger) error {
 	if !may {
 		return nil
 	}
-	log.Info("installing what the integration tests need", "packages", strings.Join(packages, " "))
+	log.Info("installing packages for the integration tests", "packages", strings.Join(packages, " "))
 	steps := [][]string{{"update", "-qq"},
 		append([]string{"install", "--yes", "-qq", "--no-install-recommends"}, packages...)}
 	for _, step := range steps {
@@ -39,8 +40,8 @@ func Install(ctx context.Context, stores []string, log *slog.Logger) error {
 	return nil
 }
 
-// missing returns the packages that the stores need. Servers that the environment names do not count, because tests
-// that stop a store start one of their own.
+// missing returns the packages that the stores need. It ignores servers that the environment names, because tests
+// that stop a store start their own.
 func missing(ctx context.Context, stores []string) (packages []string) {
 	if slices.Contains(stores, "redis") {
 		if _, err := redisProgram(ctx); err != nil {

@@ -8,7 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// machine has these programs alone: each is a script. Servers are named as well, which makes no difference.
+// machine makes only these programs available; each is a script. The environment also names servers, which must make
+// no difference.
 func machine(t *testing.T, programs map[string]string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -20,7 +21,7 @@ func machine(t *testing.T, programs map[string]string) {
 	t.Setenv("REDIS_URL", "redis://elsewhere:6379/0")
 }
 
-func TestMissing_IsWhatTheMachineLacksOrHasTooOld(t *testing.T) {
+func TestMissing_ReturnsMissingAndOutdatedPackages(t *testing.T) {
 	const java17 = `echo 'openjdk version "17.0.15" 2025-04-15' >&2`
 	const redis7 = `echo 'Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64'`
 	for name, c := range map[string]struct {
@@ -41,13 +42,13 @@ func TestMissing_IsWhatTheMachineLacksOrHasTooOld(t *testing.T) {
 	}
 }
 
-func TestRedis_OneThatIsTooOldIsRefusedByItsVersion(t *testing.T) {
+func TestRedis_RefusesAnOldVersion(t *testing.T) {
 	machine(t, map[string]string{"redis-server": "echo 'Redis server v=6.0.16 sha=00000000:0'"})
 	_, err := redisProgram(t.Context())
 	require.ErrorContains(t, err, "redis-server is version 6.0.16, and the tests need Redis 7.0 or later")
 }
 
-func TestJavaMajor_ReadsWhatJavasSay(t *testing.T) {
+func TestJavaMajor_ReadsTheOutputOfJava(t *testing.T) {
 	t.Parallel()
 	for said, want := range map[string]int{
 		"Picked up JAVA_TOOL_OPTIONS: -Xmx1g\nopenjdk version \"17.0.15\" 2025-04-15\nOpenJDK": 17,
@@ -58,7 +59,7 @@ func TestJavaMajor_ReadsWhatJavasSay(t *testing.T) {
 	}
 }
 
-func TestBecomeRoot_ByASudoThatAsksForNothing(t *testing.T) {
+func TestBecomeRoot_UsesASudoWithoutAPassword(t *testing.T) {
 	machine(t, map[string]string{"sudo": `[ "$*" = "-n true" ]`})
 	before, may := becomeRoot(t.Context(), 1000)
 	require.True(t, may)

@@ -66,7 +66,7 @@ func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	}
 	cmd := exec.CommandContext(ctx, build[0], build[1:]...)
 	cmd.Dir = module
-	// With the flags of the Makefile, so that the compiled standard library is reused.
+	// Use the flags of the Makefile, so that the compiled standard library is reused.
 	cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0", "GOFLAGS=-trimpath")
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	if out, err := cmd.CombinedOutput(); err != nil {

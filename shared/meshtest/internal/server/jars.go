@@ -46,7 +46,7 @@ func kafkaJars(ctx context.Context, log *slog.Logger) (string, error) {
 	if err := os.WriteFile(file, pom, 0o644); err != nil {
 		return "", err
 	}
-	log.Info("fetching Apache Kafka, once", "version", KafkaVersion, "into", jars)
+	log.Info("downloading Apache Kafka, once", "version", KafkaVersion, "into", jars)
 	fetched := filepath.Join(work, "jars")
 	out, err := exec.CommandContext(ctx, "mvn", "--batch-mode", "--quiet", "--strict-checksums", "--file", file,
 		"dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+fetched).CombinedOutput()

@@ -26,8 +26,8 @@ type Kafka struct {
 	settings backend.Kafka
 }
 
-// StartKafka starts a broker on empty data. If another port is given, such as that of a proxy, it directs clients to
-// that port.
+// StartKafka starts a broker on empty data. If advertised is not 0, the broker directs clients to that port, such as
+// the port of a proxy.
 func StartKafka(ctx context.Context, log *slog.Logger, advertised int) (*Kafka, error) {
 	dir, err := NewDir("kafka")
 	if err != nil {
@@ -78,7 +78,7 @@ func (k *Kafka) start(ctx context.Context, log *slog.Logger, advertised int) err
 var errNoKafka = errors.New("there is no real Kafka: install Java 17 or later and Maven, or start Docker, or set " +
 	"KAFKA_BROKERS; as root, or with sudo, make test installs them where there is apt-get")
 
-// onJava prepares the broker's data and returns how to run it on the machine's Java.
+// onJava prepares the broker's data and sets the command that runs the broker on the machine's Java.
 func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller, advertised int) error {
 	jars, err := kafkaJars(ctx, log)
 	if err != nil {
@@ -105,9 +105,10 @@ func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller, 
 	return nil
 }
 
-// kafkaSettings are the settings of a node that is broker and controller in one. The next ones shorten a restart: the
-// controller accepts a broker again only when its earlier session has expired. The last ones make many short tests on
-// one broker cheap: topics are deleted at once, and their indexes and the broker's own topics are small.
+// kafkaSettings returns the settings of a node that is broker and controller in one. The second group shortens a
+// restart: the controller accepts a broker again only when its earlier session has expired. The last group makes many
+// short tests on one broker cheap: topics are deleted at once, and their indexes and the broker's own topics are
+// small.
 func kafkaSettings(advertised, controller int) []string {
 	return []string{
 		"process.roles=broker,controller",
@@ -133,7 +134,8 @@ func kafkaSettings(advertised, controller int) []string {
 	}
 }
 
-// serves requests the brokers and the controller: a broker responds before it is ready to serve.
+// serves returns nil once the brokers and the controller serve requests. A broker responds before it is ready to
+// serve.
 func serves(k backend.Kafka) error {
 	client, err := kgo.NewClient(append(k.Options(), kgo.RequestRetries(0))...)
 	if err != nil {
@@ -147,9 +149,9 @@ func serves(k backend.Kafka) error {
 	case err != nil:
 		return err
 	case len(found.Brokers) == 0:
-		return errors.New("it names no broker")
+		return errors.New("the response contains no broker")
 	case found.Controller < 0:
-		return errors.New("it names no controller")
+		return errors.New("the response contains no controller")
 	}
 	return nil
 }

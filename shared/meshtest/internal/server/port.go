@@ -13,8 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// Ports below the range that the kernel assigns to outgoing connections, so that none of these can take a port before
-// its server does.
+// The range of ports is below the one that the kernel assigns to outgoing connections, so that no connection takes a
+// port before its server does.
 const (
 	firstPort = 12000
 	lastPort  = 32000
@@ -25,8 +25,8 @@ var ports = struct {
 	given map[int]*filelock.Lock
 }{given: map[int]*filelock.Lock{}}
 
-// FreePort returns a free port of loopback. It returns each port once: until this process ends, no other process of the
-// same account gets it, so that a server may be stopped and started again while other tests run.
+// FreePort returns a free port of loopback. It returns each port only once: until this process ends, no other process
+// of the same account gets the port, so that a server may be stopped and started again while other tests run.
 func FreePort() (int, error) {
 	cache, err := cacheDir()
 	if err != nil {
@@ -42,7 +42,7 @@ func FreePort() (int, error) {
 	for range 1000 {
 		port := firstPort + rand.IntN(lastPort-firstPort)
 		if ports.given[port] != nil {
-			continue // on some systems a process gets a lock again that it has
+			continue // on some systems a process can take a lock twice
 		}
 		var lock *filelock.Lock
 		if lock, problem = filelock.Try(filepath.Join(dir, strconv.Itoa(port))); problem != nil {

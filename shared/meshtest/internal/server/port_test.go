@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A port whose server is stopped for a while is not given to another process meanwhile.
+// The port of a server that is stopped for a while is not given to another process meanwhile.
 func TestFreePort_IsNotGivenToAnotherProcess(t *testing.T) {
-	const tries = 500 // of 20,000 ports: some would be given twice
+	const tries = 500 // of 20,000 ports, so that random choices would collide
 	if os.Getenv("FREE_PORT_CHILD") != "" {
 		for range tries {
 			port, err := FreePort()
@@ -39,7 +39,7 @@ func TestFreePort_IsNotGivenToAnotherProcess(t *testing.T) {
 		if number, is := strings.CutPrefix(strings.TrimSpace(line), "port "); is {
 			port, err := strconv.Atoi(number)
 			require.NoError(t, err)
-			require.False(t, mine[port], "%d is given twice", port)
+			require.False(t, mine[port], "port %d was returned twice", port)
 			theirs++
 		}
 	}

@@ -65,7 +65,7 @@ func (p *Postgres) PID() int { return p.running.PID() }
 // Version returns the version that the server's programs report.
 func (p *Postgres) Version() string { return p.running.Version() }
 
-// Stop ends the server in order; its data stays.
+// Stop shuts the server down; its data stays.
 func (p *Postgres) Stop() error {
 	if p.running == nil {
 		return nil
@@ -85,10 +85,10 @@ func (p *Postgres) Kill() error {
 		}
 	}
 	<-p.running.Done()
-	return p.running.Stop() // lets go of the folder
+	return p.running.Stop() // releases the data folder
 }
 
-// Freeze stops all of the server's processes from running, with its connections open.
+// Freeze suspends all of the server's processes, with its connections open.
 func (p *Postgres) Freeze() error {
 	pids, err := family(p.PID())
 	if err != nil {
@@ -117,8 +117,8 @@ func (p *Postgres) Thaw() error {
 // Remove stops the server and deletes its data.
 func (p *Postgres) Remove() error { return errors.Join(p.Stop(), os.RemoveAll(p.options.Dir)) }
 
-// family returns a process and its children. Each of PostgreSQL's connections is a child in a session of its own, so no
-// signal to a group reaches them all.
+// family returns a process and its children. Each of PostgreSQL's connections is a child in a session of its own, so
+// a signal to the process group does not reach all of them.
 func family(parent int) ([]int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
@@ -131,10 +131,10 @@ func family(parent int) ([]int, error) {
 	for _, file := range files {
 		stat, err := os.ReadFile(file)
 		if err != nil {
-			continue // it has ended
+			continue // the process has ended
 		}
 		pid, rest, _ := strings.Cut(string(stat), " ")
-		// The program's name stands in brackets and may hold anything; then come the state and the parent.
+		// The program's name is in parentheses and may contain anything; then follow the state and the parent.
 		fields := strings.Fields(rest[strings.LastIndex(rest, ")")+1:])
 		if len(fields) > 1 && fields[1] == strconv.Itoa(parent) {
 			if n, err := strconv.Atoi(pid); err == nil {

@@ -44,7 +44,7 @@ func (r *Redis) start(ctx context.Context) error {
 	r.settings = backend.Redis{Host: "127.0.0.1", Port: port, Password: rand.Text()}
 	r.answers = func(ctx context.Context) error {
 		if conn, err := net.Dial("tcp4", r.settings.Where()); err != nil {
-			return err // the client would write a line about each attempt
+			return err // the client would log each attempt
 		} else if err := conn.Close(); err != nil {
 			return err
 		}
@@ -82,7 +82,7 @@ func (r *Redis) Snapshot() error { return r.copyData(redisData, redisSnapshot) }
 func (r *Redis) Rewind() error { return r.copyData(redisSnapshot, redisData) }
 
 // The file to which every command is written before the response, and a copy of it. A copy of an append-only file is
-// its state at some moment; the server cuts off an incomplete last command.
+// its state at some moment; the server removes an incomplete last command.
 const (
 	redisData     = "appendonlydir"
 	redisSnapshot = "snapshot"
@@ -116,7 +116,7 @@ func RedisVersion(ctx context.Context, r backend.Redis) (string, error) {
 	}
 	found := redisVersion.FindStringSubmatch(info)
 	if found == nil {
-		return "", fmt.Errorf("Redis at %s does not tell its version", r.Where())
+		return "", fmt.Errorf("Redis at %s does not report its version", r.Where())
 	}
 	return found[1], nil
 }

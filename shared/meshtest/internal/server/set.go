@@ -27,7 +27,7 @@ var plainNames = map[string]string{
 	KafkaVariable: "KAFKA_BROKERS", RedisVariable: "REDIS_URL", PostgresVariable: "DATABASE_URL",
 }
 
-// Named returns the server that the environment names for one of the variables above, "" for none.
+// Named returns the server that the environment names for one of the variables above; "" if it names none.
 func Named(variable string) string {
 	if value := os.Getenv(variable); value != "" {
 		return value
@@ -35,7 +35,7 @@ func Named(variable string) string {
 	return os.Getenv(plainNames[variable])
 }
 
-// All contains the stores of a Set.
+// All contains the names of the stores that a Set may have.
 var All = []string{"kafka", "redis", "postgres"}
 
 // Set contains the servers that the tests of several processes share: those that the environment names, and started

@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// The oldest Java on which Kafka 4 runs, and the oldest Redis with the commands of presence's scripts.
+// The oldest Java that Kafka 4 runs on, and the oldest Redis that has the commands of presence's scripts.
 const (
 	oldestJava  = 17
 	oldestRedis = 7
@@ -19,7 +19,7 @@ func installed(program string) bool {
 	return err == nil
 }
 
-// hasJava reports whether the machine has a Java that Kafka runs on. An older one counts as none.
+// hasJava reports whether the machine has a Java that Kafka runs on.
 func hasJava(ctx context.Context) bool {
 	said, err := exec.CommandContext(ctx, "java", "-version").CombinedOutput()
 	return err == nil && javaMajor(string(said)) >= oldestJava
@@ -27,7 +27,7 @@ func hasJava(ctx context.Context) bool {
 
 var javaVersion = regexp.MustCompile(`version "(?:1\.)?(\d+)`)
 
-// javaMajor reads 17 of 17.0.15, and 8 of 1.8.0_392, as old ones called themselves; 0 of anything else.
+// javaMajor returns 17 for 17.0.15, and 8 for 1.8.0_392, the old form of versions; 0 for any other text.
 func javaMajor(said string) int {
 	found := javaVersion.FindStringSubmatch(said)
 	if found == nil {
@@ -37,7 +37,7 @@ func javaMajor(said string) int {
 	return major
 }
 
-// redisProgram returns the machine's redis-server, or why it cannot be used.
+// redisProgram returns the machine's redis-server, or an error why it cannot be used.
 func redisProgram(ctx context.Context) (string, error) {
 	program, err := exec.LookPath("redis-server")
 	if err != nil {
