@@ -134,7 +134,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	if listener == nil {
 		address := net.JoinHostPort(config.Host, strconv.Itoa(config.Port))
 		if listener, err = net.Listen("tcp", address); err != nil {
-			return fmt.Errorf("gateway: serve clients at %s: %w (if another process uses the port, set %s to another one)",
+			return fmt.Errorf("gateway: serve clients at %s: %w (is another one running? %s chooses another port)",
 				address, err, config.PortVariable)
 		}
 	}
@@ -144,7 +144,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		address := net.JoinHostPort(config.MetricsHost, strconv.Itoa(config.MetricsPort))
 		if metricsListener, err = net.Listen("tcp", address); err != nil {
 			_ = listener.Close()
-			return fmt.Errorf("gateway: serve metrics at %s: %w (if another process uses the port, set METRICS_PORT to another one)",
+			return fmt.Errorf("gateway: serve metrics at %s: %w (is another one running? METRICS_PORT chooses another port)",
 				address, err)
 		}
 	}
