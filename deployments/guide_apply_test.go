@@ -38,7 +38,7 @@ func copyTree(t *testing.T) tree {
 	for _, name := range strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00") {
 		text, err := os.ReadFile(filepath.Join(root, name))
 		if os.IsNotExist(err) {
-			continue // deleted, and not yet committed
+			continue // deleted, but not committed yet
 		}
 		require.NoError(t, err)
 		info, err := os.Stat(filepath.Join(root, name))
@@ -49,8 +49,8 @@ func copyTree(t *testing.T) tree {
 	return d
 }
 
-// run runs a program in a folder of the tree. Programs of Go are built as make build and bin/testservers are, so that
-// packages which neither the tree nor the patches change are in the cache already.
+// run runs a program in a folder of the tree. Go programs are built in the same way as by make build and for
+// bin/testservers, so that packages that the patches do not change are in the build cache already.
 func (d tree) run(t *testing.T, folder, program string, args ...string) string {
 	t.Helper()
 	c := exec.Command(program, args...)
@@ -62,8 +62,8 @@ func (d tree) run(t *testing.T, folder, program string, args ...string) string {
 	return string(out)
 }
 
-// generate does what buf generate does, with the plugins of the modules that proto requires. Buf itself is installed by
-// make lint alone.
+// generate does the same as buf generate, with the plugins of the modules that proto requires. It does not use buf,
+// which only make lint installs.
 func (d tree) generate(t *testing.T) {
 	t.Helper()
 	plugins := []string{"protoc-gen-go", "protoc-gen-connect-go"}
@@ -118,8 +118,8 @@ func (d tree) generate(t *testing.T) {
 	}
 }
 
-// The patches of the guide apply to this tree, alone and one after the other. With what is generated from them the
-// services build, and the tests that they add pass.
+// The patches of the guide must apply to this tree, each alone and one after the other. With the code that is
+// generated from them, the services must build, and the tests that they add must pass.
 func TestGuide_PatchesApplyBuildAndPass(t *testing.T) {
 	t.Parallel()
 	d := copyTree(t)

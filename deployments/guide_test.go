@@ -16,10 +16,10 @@ const guide = "docs/adding-a-feature.md"
 // patches are the worked examples of the guide, in the order in which it has them.
 var patches = []string{"docs/adding-a-feature/command.patch", "docs/adding-a-feature/aggregate.patch"}
 
-// patched is a file as a patch changes it.
+// patched is a file that a patch changes.
 type patched struct {
 	path  string
-	shown []string // the added lines and those around them
+	shown []string // the added lines with their context
 	added []string
 }
 
@@ -49,12 +49,12 @@ func readPatch(t *testing.T, name string) (files []*patched) {
 
 func isTest(name string) bool { return strings.HasSuffix(name, "_test.go") }
 
-// kind is what a line of a patch is for. The guide describes the kinds.
+// kind is the purpose of a line of a patch. The guide describes the kinds.
 type kind int
 
 const (
-	notCounted kind = iota // an empty line, a comment, brackets alone, what goimports writes
-	content                // a rule of the domain, or what is said in proto
+	notCounted kind = iota // an empty line, a comment, only brackets, or an import
+	content                // a rule of the domain, or a declaration in proto
 	sql
 	connecting // everything else
 )
@@ -62,10 +62,10 @@ const (
 var (
 	bracketsAlone = regexp.MustCompile(`^[\[\](){};,]+$`)
 	goImport      = regexp.MustCompile(`^(package \w+|import .*|(\w+ )?"[\w./-]+")$`)
-	// The header of a .proto file, the beginning of an option, and a name that repeats that of its message connect. Fields
-	// and the other values of an option (the stream, who may send it) are content.
+	// In a .proto file, the header, the first line of an option, and a name in an option that repeats the message's
+	// name are connecting lines. Fields, and the other values of an option such as its stream, are content.
 	protoConnecting = regexp.MustCompile(`^((syntax|package|import|option)\b|name:)`)
-	// These functions of an aggregate are the same in all of them, beside the cases that they have.
+	// Except for their cases, these functions are the same in every aggregate.
 	aggregateFunction = regexp.MustCompile(`^func (New|\(\w+ \*?State\) (Decide|Evolve|Forget))\(`)
 	topLevelType      = regexp.MustCompile(`^type State\b`)
 	dispatch          = regexp.MustCompile(`^\t(switch|case|default|return)\b`)
@@ -117,7 +117,7 @@ func (f *patched) kinds() (kinds []kind) {
 	return kinds
 }
 
-// count returns how many added lines of the files that are wanted have one of the kinds.
+// count returns how many added lines have one of the kinds, in the files for which wanted returns true.
 func count(files []*patched, wanted func(path string) bool, of ...kind) (lines int) {
 	for _, f := range files {
 		if !wanted(f.path) {
@@ -132,7 +132,7 @@ func count(files []*patched, wanted func(path string) bool, of ...kind) (lines i
 	return lines
 }
 
-// The guide's figures are those of its patches, and stay below what a feature may cost.
+// The figures in the guide must be those of its patches, and must not exceed the limits for a feature.
 func TestGuide_CountsWhatAFeatureCosts(t *testing.T) {
 	t.Parallel()
 	product := func(path string) bool { return !isTest(path) }
@@ -157,7 +157,7 @@ func TestGuide_CountsWhatAFeatureCosts(t *testing.T) {
 	}
 }
 
-// Each kind of line is seen where it occurs, so that a figure cannot become smaller by a mistake in how lines are counted.
+// Each kind of line must be recognized, so that a mistake in counting lines cannot make a figure smaller.
 func TestGuide_SeesTheKindsOfLines(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -194,7 +194,7 @@ func TestGuide_SeesTheKindsOfLines(t *testing.T) {
 	require.Equal(t, []kind{connecting, connecting, content, notCounted, content, content, notCounted}, f.kinds())
 }
 
-// The guide quotes its patches line by line.
+// The lines of code that the guide quotes must be lines of its patches.
 func TestGuide_QuotesItsPatches(t *testing.T) {
 	t.Parallel()
 	var shown []string

@@ -189,7 +189,7 @@ func (i *installation) merge(service string, read []bus.DeadLetterRecord, parked
 		offset    int64
 		id        string // distinguishes records of a topic that was deleted and created again
 	}
-	told, seen := map[*meshv1.Parked]bool{}, map[origin]bool{}
+	listed, seen := map[*meshv1.Parked]bool{}, map[origin]bool{}
 	for _, r := range read {
 		from := origin{r.Topic, r.FromPartition, r.FromOffset, r.ID}
 		if seen[from] && r.FromOffset >= 0 {
@@ -198,11 +198,11 @@ func (i *installation) merge(service string, read []bus.DeadLetterRecord, parked
 		seen[from] = true
 		l := i.letter(service, r)
 		p := l.findParked(parked)
-		if told[p] {
+		if listed[p] {
 			continue
 		}
 		if p != nil {
-			told[p], l.State, l.Waiting = true, stateParked, int(p.GetWaiting())
+			listed[p], l.State, l.Waiting = true, stateParked, int(p.GetWaiting())
 			l.Error = p.GetError() // the newest
 		} else if l.State == stateParked || dropped[letterKey(l.at)] {
 			l.State = stateDone
@@ -210,7 +210,7 @@ func (i *installation) merge(service string, read []bus.DeadLetterRecord, parked
 		all = append(all, l)
 	}
 	for _, p := range parked {
-		if !told[p] {
+		if !listed[p] {
 			all = append(all, parkedLetter(service, p))
 		}
 	}

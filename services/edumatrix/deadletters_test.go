@@ -23,9 +23,9 @@ func someDeadLetters(t *testing.T) (*installation, []bus.DeadLetterRecord, []*me
 	t.Helper()
 	command := envelope.Command{ID: "c1", Type: "chat.send_message", Stream: "conversation:7", Actor: "alice",
 		Time: time.Unix(1, 0), Body: encoded(t, &chatv1.SendMessage{ConversationId: "7", Body: "hi"})}.Message()
-	taken := said(t, "taken")
+	taken := messageSent(t, "taken")
 	taken.Version = 2
-	event := said(t, "parked").Message()
+	event := messageSent(t, "parked").Message()
 	noise := message.NewMessage("noise", []byte{0xff, 0xfe})
 	of := func(offset int64, topic string, m *message.Message) bus.DeadLetterRecord {
 		return bus.DeadLetterRecord{Offset: offset, ID: m.UUID, Topic: topic, FromPartition: 1, FromOffset: 10 + offset,
@@ -36,7 +36,7 @@ func someDeadLetters(t *testing.T) (*installation, []bus.DeadLetterRecord, []*me
 	read := []bus.DeadLetterRecord{of(0, "chat-commands", command), of(1, "chat-events", event), again,
 		of(3, "chat-events", taken.Message()), of(4, "chat-events", noise)}
 	parked := func(stream string, version int64, problem string, waiting int64) *meshv1.Parked {
-		e := said(t, "")
+		e := messageSent(t, "")
 		e.Stream, e.Version, e.ID = stream, version, "id of "+stream
 		return &meshv1.Parked{Source: "chat", Stream: stream, Version: version, Record: e.Record("chat-events"),
 			Error: problem, Waiting: waiting, At: timestamppb.New(time.Unix(7, 0))}

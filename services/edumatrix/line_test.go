@@ -23,8 +23,8 @@ func TestPrintable_RemovesControlAndDirectionCharacters(t *testing.T) {
 
 func TestTalk_SkipsOnlyALineThatIsTooLong(t *testing.T) {
 	t.Parallel()
-	var said strings.Builder
-	c := &conversationOnTerminal{Terminal: Terminal{Err: &said,
+	var printed strings.Builder
+	c := &conversationOnTerminal{Terminal: Terminal{Err: &printed,
 		In: strings.NewReader("first\n" + strings.Repeat("x", 70_000) + "\r\nthird")}}
 	lines := make(chan string)
 	go func() {
@@ -36,7 +36,7 @@ func TestTalk_SkipsOnlyALineThatIsTooLong(t *testing.T) {
 		got = append(got, line)
 	}
 	require.Equal(t, []string{"first", "third"}, got)
-	require.Equal(t, "not sent: a line of 70000 characters, the maximum is 8000\n", said.String())
+	require.Equal(t, "not sent: a line of 70000 characters, the maximum is 8000\n", printed.String())
 }
 
 func TestDataDir_ExpandsHomeAndTrimsItsPath(t *testing.T) {

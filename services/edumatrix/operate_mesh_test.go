@@ -43,9 +43,9 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	o := operatorOf(t, c)
 	stop := make(chan struct{})
 	var wait sync.WaitGroup
-	said := make([]int, 3)
-	talkers := make([]*talks, len(said))
-	for i := range said {
+	sent := make([]int, 3)
+	talkers := make([]*talks, len(sent))
+	for i := range sent {
 		talkers[i] = talking(t, c)
 		wait.Go(func() {
 			for {
@@ -55,12 +55,12 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 				default:
 				}
 				_, err := talkers[i].alice.Command(context.Background(), "chat.send_message", map[string]string{
-					"conversation_id": talkers[i].conversation(), "body": fmt.Sprint("message ", said[i])})
+					"conversation_id": talkers[i].conversation(), "body": fmt.Sprint("message ", sent[i])})
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				said[i]++
+				sent[i]++
 			}
 		})
 	}

@@ -61,9 +61,9 @@ func (o operator) terminal(out, complaints io.Writer) Terminal {
 // run runs a subcommand and returns its exit status and output.
 func (o operator) run(args ...string) (status int, out, complaints string) {
 	o.t.Helper()
-	var said, complained screen
-	status = Main(args, o.terminal(&said, &complained))
-	return status, said.String(), complained.String()
+	var printed, complained screen
+	status = Main(args, o.terminal(&printed, &complained))
+	return status, printed.String(), complained.String()
 }
 
 // does runs a subcommand that must succeed, and returns its output.

@@ -48,14 +48,14 @@ func TestRebuild_ShowsProjectionsAndTimers(t *testing.T) {
 			Getenv: func(name string) string { return env[name] }})
 		return status, out.String() + complaints.String()
 	}
-	status, said := run("chat")
-	require.Zero(t, status, said)
-	require.Contains(t, said, "lists of chat rebuilt")
-	require.Contains(t, said, "timers of chat rebuilt")
-	require.Equal(t, 2, strings.Count(said, "equal, row for row"))
+	status, printed := run("chat")
+	require.Zero(t, status, printed)
+	require.Contains(t, printed, "lists of chat rebuilt")
+	require.Contains(t, printed, "timers of chat rebuilt")
+	require.Equal(t, 2, strings.Count(printed, "equal, row for row"))
 	service.differ = 3
-	status, said = run("chat", "timers")
+	status, printed = run("chat", "timers")
 	require.Equal(t, statusDiffers, status)
-	require.Contains(t, said, "3 rows differed from the log")
+	require.Contains(t, printed, "3 rows differed from the log")
 	require.Equal(t, []string{"", "timers"}, service.asked)
 }

@@ -36,7 +36,7 @@ func encoded(t *testing.T, m proto.Message) []byte {
 	return raw
 }
 
-func said(t *testing.T, body string) envelope.Event {
+func messageSent(t *testing.T, body string) envelope.Event {
 	t.Helper()
 	return envelope.Event{ID: "e1", Type: "chat.message_sent", Source: "chat", Stream: "conversation:7", Version: 3,
 		Position: 12, Time: time.Date(2026, 3, 4, 5, 6, 7, 8e6, time.UTC), Actor: "alice", Cause: "c1",
@@ -45,9 +45,9 @@ func said(t *testing.T, body string) envelope.Event {
 
 func TestShow_OneLineForAnEvent(t *testing.T) {
 	t.Parallel()
-	redacted := said(t, "")
+	redacted := messageSent(t, "")
 	redacted.Redacted = true
-	torn := said(t, "")
+	torn := messageSent(t, "")
 	torn.Body = []byte{0xff}
 	at := &where{"chat-events", 2, 9}
 	for name, test := range map[string]struct {
@@ -56,18 +56,18 @@ func TestShow_OneLineForAnEvent(t *testing.T) {
 		ink   ink
 		want  string
 	}{
-		"from the log": {said(t, "hi"), nil, false, `2026-03-04T05:06:07.008Z 3 chat.message_sent alice ` +
+		"from the log": {messageSent(t, "hi"), nil, false, `2026-03-04T05:06:07.008Z 3 chat.message_sent alice ` +
 			`{"conversation_id":"7","message_id":"m1","body":"hi"}`},
-		"from a topic": {said(t, "hi"), at, false, `2026-03-04T05:06:07.008Z chat-events/2 conversation:7 3 ` +
+		"from a topic": {messageSent(t, "hi"), at, false, `2026-03-04T05:06:07.008Z chat-events/2 conversation:7 3 ` +
 			`chat.message_sent alice {"conversation_id":"7","message_id":"m1","body":"hi"}`},
 		"redacted": {redacted, nil, false, `2026-03-04T05:06:07.008Z 3 chat.message_sent alice (redacted) ` +
 			`{"conversation_id":"7","message_id":"m1","body":""}`},
-		"control characters": {said(t, "\x1b[2J\u009b2J"), nil, false, `2026-03-04T05:06:07.008Z 3 chat.message_sent alice ` +
+		"control characters": {messageSent(t, "\x1b[2J\u009b2J"), nil, false, `2026-03-04T05:06:07.008Z 3 chat.message_sent alice ` +
 			`{"conversation_id":"7","message_id":"m1","body":"\u001b[2J·2J"}`},
 		"damaged": {torn, nil, false, "2026-03-04T05:06:07.008Z 3 chat.message_sent alice (event chat.message_sent: "},
 		"position": {envelope.Event{ID: "chat:5", Type: envelope.Position("chat", 5, 4).Type, Source: "chat", Position: 5,
-			Time: said(t, "").Time}, at, false, "2026-03-04T05:06:07.008Z chat-events/2 chat is complete up to position 5 here"},
-		"in colours": {said(t, "hi"), nil, true, "\x1b[2m2026-03-04T05:06:07.008Z\x1b[0m \x1b[33m3\x1b[0m " +
+			Time: messageSent(t, "").Time}, at, false, "2026-03-04T05:06:07.008Z chat-events/2 chat is complete up to position 5 here"},
+		"in colours": {messageSent(t, "hi"), nil, true, "\x1b[2m2026-03-04T05:06:07.008Z\x1b[0m \x1b[33m3\x1b[0m " +
 			"\x1b[36mchat.message_sent\x1b[0m \x1b[32malice\x1b[0m {"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -88,9 +88,9 @@ func TestShow_JSONHasOneObjectPerLine(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	s := &shower{out: &out, json: true, declared: declared(t)}
-	torn := said(t, "")
+	torn := messageSent(t, "")
 	torn.Body = []byte{0xff}
-	for _, e := range []envelope.Event{said(t, "a\nb"), torn} {
+	for _, e := range []envelope.Event{messageSent(t, "a\nb"), torn} {
 		if err := s.event(e, &where{"chat-events", 0, 0}); err != nil {
 			t.Fatal(err)
 		}

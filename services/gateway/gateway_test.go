@@ -157,7 +157,7 @@ func (m *mesh) hold() {
 	m.held = true
 }
 
-func (m *mesh) letGo() {
+func (m *mesh) release() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.held = false
@@ -175,10 +175,10 @@ func (m *mesh) commits(c envelope.Command) {
 		m.t.Error(err)
 		return
 	}
-	said, _ := json.Marshal(field(body, "body"))
+	text, _ := json.Marshal(field(body, "body"))
 	conversation := strings.TrimPrefix(c.Stream, "conversation:")
 	e := m.owners["chat"].Answer(c.Actor, c.ID, c.Type, "chat.message_sent",
-		fmt.Sprintf(`{"conversation_id":%q,"message_id":%q,"body":%s}`, conversation, c.ID, said))
+		fmt.Sprintf(`{"conversation_id":%q,"message_id":%q,"body":%s}`, conversation, c.ID, text))
 	e.TraceParent = c.TraceParent
 	m.publish(e)
 }
@@ -192,7 +192,7 @@ func (m *mesh) member(event, user string) {
 	m.publish(m.owners["chat"].Append("alice", event, fmt.Sprintf(`{"conversation_id":"g","user_id":%q}`, user)))
 }
 
-func (m *mesh) said(body string) {
+func (m *mesh) messageSent(body string) {
 	m.publish(m.owners["chat"].Append("alice", "chat.message_sent",
 		fmt.Sprintf(`{"conversation_id":"g","message_id":%q,"body":%q}`, body, body)))
 }
@@ -361,9 +361,9 @@ func TestGateway_ACommandsEventReachesEveryConnectionOfEveryMemberOnEveryGateway
 	require.Empty(t, eve.seen())
 
 	m.member("chat.member_added", "eve")
-	m.said("welcome")
+	m.messageSent("welcome")
 	m.member("chat.member_left", "bob")
-	m.said("bye")
+	m.messageSent("bye")
 	eve.expect(t, "member_added eve", "welcome", "member_left bob", "bye")
 	bob.expect(t, "hello", "member_added eve", "welcome", "member_left bob")
 }
@@ -378,20 +378,20 @@ func TestGateway_WhenBehindItShowsNoEventsFromBetweenMemberships(t *testing.T) {
 	current, _ := m.gateway(settings{})
 	there, ahead := connect(t, address, "bob"), connect(t, current, "bob") // connected from the beginning to the end
 	reader.shut()
-	m.said("within")
+	m.messageSent("within")
 	m.member("chat.member_left", "bob")
-	m.said("between")
+	m.messageSent("between")
 	m.member("chat.member_added", "bob")
-	m.said("back")
+	m.messageSent("back")
 	m.member("chat.member_left", "bob")
-	m.said("between again")
+	m.messageSent("between again")
 	m.member("chat.member_added", "bob")
 	seen := []string{"within", "member_left bob", "member_added bob", "back", "member_left bob", "member_added bob"}
 	ahead.expect(t, seen...)
 	require.Empty(t, there.seen(), "the gateway is held back")
 	late := connect(t, address, "bob") // an owner that is ahead of this gateway returned its rooms
 	close(reader.open)
-	m.said("live")
+	m.messageSent("live")
 	there.expect(t, append(seen, "live")...)
 	late.expect(t, "live")
 }
@@ -424,9 +424,9 @@ func TestGateway_AMissingRecordIsFilledFromTheLog(t *testing.T) {
 	m.start(`["alice","bob"]`)
 	address, _ := m.gateway(settings{})
 	bob := connect(t, address, "bob")
-	m.said("one")
+	m.messageSent("one")
 	m.owners["chat"].Append("alice", "chat.message_sent", `{"conversation_id":"g","message_id":"x","body":"lost"}`)
-	m.said("three")
+	m.messageSent("three")
 	bob.expect(t, "one", "lost", "three")
 }
 
@@ -533,9 +533,9 @@ func TestGateway_QueriesSeeTheUsersOwnWrites(t *testing.T) {
 	require.Equal(t, refusal.Unavailable, refused.Code)
 }
 
-// The rows of an owner may be behind its log; it then answers only up to the position that is asked for. An answer
-// must still contain every event that was committed before the connection was opened, or before an HTTP request was
-// sent.
+// The rows of an owner may be behind its log, and the owner waits only until they have reached the position in the
+// query. So that position must cover every event that was committed before the connection was opened, or before an
+// HTTP request was sent.
 func TestGateway_QueriesSeeWhatWasCommittedBeforeTheConnection(t *testing.T) {
 	t.Parallel()
 	m := begin(t)

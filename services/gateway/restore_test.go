@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// goesOn connects with a session id only, without rooms and without a resume token.
-func (m *mesh) goesOn(address, user, session string) *inbox {
+// continueSession connects with a session id only, without rooms and without a resume token.
+func (m *mesh) continueSession(address, user, session string) *inbox {
 	m.t.Helper()
 	return connect(m.t, address, user, func(o *client.Options) { o.SessionID = session })
 }
@@ -57,7 +57,7 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	m.keeps("bob", session, "presence:alice", "presence:carol")
 	first.Abort()
 
-	second := m.goesOn(two, "bob", session)
+	second := m.continueSession(two, "bob", session)
 	require.Equal(t, session, second.Connected().SessionID)
 	require.Equal(t, []string{"presence:alice", "presence:carol"}, second.Connected().Rooms)
 	require.Empty(t, second.Connected().Refused)
@@ -71,7 +71,7 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	// A room that the user may not subscribe to any more is refused by name, and is not stored any longer.
 	m.owners["presence"].Allow("bob", "presence:alice", false)
 	second.Abort()
-	third := m.goesOn(one, "bob", session)
+	third := m.continueSession(one, "bob", session)
 	require.Equal(t, []string{"presence:carol"}, third.Connected().Rooms)
 	require.Equal(t, "presence:alice", third.Connected().Refused[0].Room)
 	m.keeps("bob", session, "presence:carol")
@@ -83,10 +83,10 @@ func TestConnect_RestoresTheRoomsOfItsSession(t *testing.T) {
 	_, err = fourth.Request(t.Context(), map[string]any{"type": "unsubscribe", "data": map[string]any{"rooms": []string{"presence:dave"}}})
 	require.NoError(t, err)
 	m.keeps("bob", session)
-	require.Empty(t, m.goesOn(one, "bob", session).Connected().Rooms)
+	require.Empty(t, m.continueSession(one, "bob", session).Connected().Rooms)
 
 	m.keeps("eve", session)
-	require.Empty(t, m.goesOn(one, "eve", session).Connected().Rooms, "the session of another user")
+	require.Empty(t, m.continueSession(one, "eve", session).Connected().Rooms, "the session of another user")
 	asked := m.owners["presence"].Restored()
 	connect(t, one, "bob")
 	require.Equal(t, asked, m.owners["presence"].Restored(), "a new session has no rooms to ask for")
@@ -103,7 +103,7 @@ func TestConnect_RestoredRoomsDoNotReplaceNewerOnes(t *testing.T) {
 	first := connect(t, one, "bob", func(o *client.Options) { o.Rooms = []string{"presence:alice", "presence:carol"} })
 	session := first.Connected().SessionID
 	m.keeps("bob", session, "presence:alice", "presence:carol")
-	second := m.goesOn(two, "bob", session)
+	second := m.continueSession(two, "bob", session)
 	require.Equal(t, []string{"presence:alice", "presence:carol"}, second.Connected().Rooms)
 
 	require.Eventually(t, func() bool { // the second connection's gateway has reported at least twice
@@ -156,7 +156,7 @@ func TestConnect_BeginsWithoutTheRoomsOfItsSessionIfTheyAreUnknown(t *testing.T)
 	m.keeps("bob", session, "presence:alice")
 	first.Abort()
 	m.owners["presence"].SetAway(true)
-	second := m.goesOn(address, "bob", session)
+	second := m.continueSession(address, "bob", session)
 	require.Equal(t, session, second.Connected().SessionID)
 	require.Equal(t, []string{}, second.Connected().Rooms)
 	m.owners["presence"].SetAway(false)

@@ -52,15 +52,15 @@ func TestResume_FillsTheGapOnceAndInOrder(t *testing.T) {
 	one, _ := m.gateway(often)
 	two, _ := m.gateway(often)
 	bob := connect(t, one, "bob")
-	m.said("seen")
+	m.messageSent("seen")
 	bob.expect(t, "seen")
 	mark := m.settled(bob)
 	bob.Abort()
-	m.said("missed")
+	m.messageSent("missed")
 	m.member("chat.member_left", "bob")
-	m.said("between")
+	m.messageSent("between")
 	m.member("chat.member_added", "bob")
-	m.said("back")
+	m.messageSent("back")
 	want := []string{"missed", "member_left bob", "member_added bob", "back", "live"}
 
 	same, other := m.returns(one, "bob", mark), m.returns(two, "bob", mark)
@@ -70,7 +70,7 @@ func TestResume_FillsTheGapOnceAndInOrder(t *testing.T) {
 	require.Equal(t, want[:4], other.seen())
 	third, _ := m.gateway(often) // started after all these events
 	restarted := m.returns(third, "bob", mark)
-	m.said("live")
+	m.messageSent("live")
 	for _, in := range []*inbox{same, other, restarted} {
 		in.expect(t, want...)
 	}
@@ -91,14 +91,14 @@ func TestResume_ReturnsEventsThatALaggingGatewayHasNotReadYet(t *testing.T) {
 	bob := connect(t, address, "bob")
 	mark := m.settled(bob)
 	bob.Abort()
-	m.said("read")
+	m.messageSent("read")
 	m.hold()
-	m.said("held")
+	m.messageSent("held")
 	m.member("chat.member_left", "bob")
-	m.said("gone")
+	m.messageSent("gone")
 	back := m.returns(address, "bob", mark)
 	require.Equal(t, []string{"read", "held", "member_left bob"}, back.seen())
-	m.letGo()
+	m.release()
 	m.member("chat.member_added", "bob")
 	back.expect(t, "read", "held", "member_left bob", "member_added bob")
 }
@@ -110,25 +110,25 @@ func TestRedial_DropsEventsFromAfterTheToken(t *testing.T) {
 	one, _ := m.gateway(settings{})
 	two, _ := m.gateway(settings{})
 	bob := connect(t, one, "bob") // its only token is the first one
-	m.said("1")
-	m.said("2")
+	m.messageSent("1")
+	m.messageSent("2")
 	bob.expect(t, "1", "2")
 	bob.Abort()
-	m.said("3")
+	m.messageSent("3")
 	next, err := bob.Redial(t.Context(), "ws://"+two+"/ws")
 	require.NoError(t, err)
 	defer next.Close()
 	bob.expect(t, "1", "2", "3")
 	next.Abort()
-	m.said("4")
+	m.messageSent("4")
 	last, err := next.Redial(t.Context(), "ws://"+one+"/ws")
 	require.NoError(t, err)
 	defer last.Close()
 	bob.expect(t, "1", "2", "3", "4")
 }
 
-// A token of another user, or a damaged one, starts without missed events and is never an error. A client that stores
-// such a token could otherwise never connect again.
+// A token of another user, or a damaged one, is not an error: the connection starts without missed events. A client
+// that stores such a token could otherwise never connect again.
 func TestResume_AnInvalidTokenStartsWithoutMissedEvents(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -136,7 +136,7 @@ func TestResume_AnInvalidTokenStartsWithoutMissedEvents(t *testing.T) {
 	address, _ := m.gateway(often)
 	bob := connect(t, address, "bob")
 	token := m.settled(bob)
-	m.said("missed")
+	m.messageSent("missed")
 	for _, mangled := range []string{"nonsense", token[:len(token)-1], token + "A", strings.Repeat("A", 4000)} {
 		back := m.returns(address, "bob", mangled)
 		require.False(t, back.Connected().Resumed, mangled)
@@ -181,10 +181,10 @@ func TestResume_TheLimitIsASetting(t *testing.T) {
 	address, _ := m.gateway(often)
 	bob := connect(t, address, "bob")
 	mark := m.settled(bob)
-	m.said("1")
-	m.said("2")
+	m.messageSent("1")
+	m.messageSent("2")
 	require.Equal(t, []string{"1", "2"}, m.returns(address, "bob", mark).seen())
-	m.said("3")
+	m.messageSent("3")
 	back := m.returns(address, "bob", mark)
 	require.Empty(t, back.seen())
 	require.True(t, back.Connected().Resumed)
@@ -199,7 +199,7 @@ func TestShutdown_SendsAResumeToken(t *testing.T) {
 	two, _ := m.gateway(settings{})
 	bob := connect(t, one, "bob")
 	first := bob.ResumeToken()
-	m.said("seen")
+	m.messageSent("seen")
 	bob.expect(t, "seen")
 	m.positions()
 	for n := range 3 {
@@ -210,6 +210,6 @@ func TestShutdown_SendsAResumeToken(t *testing.T) {
 	stop()
 	<-bob.Done()
 	require.NotEqual(t, first, bob.ResumeToken())
-	m.said("missed")
+	m.messageSent("missed")
 	m.returns(two, "bob", bob.ResumeToken()).expect(t, "missed")
 }

@@ -74,15 +74,15 @@ func (w *watch) owner(ctx context.Context, base string) error {
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	var said struct {
+	var health struct {
 		Services struct {
 			Postgres bool `json:"postgres"`
 		} `json:"services"`
 	}
-	if err := json.NewDecoder(response.Body).Decode(&said); err != nil {
+	if err := json.NewDecoder(response.Body).Decode(&health); err != nil {
 		return fmt.Errorf("read its health: %w", err)
 	}
-	if !said.Services.Postgres {
+	if !health.Services.Postgres {
 		return errors.New("does not reach its PostgreSQL database")
 	}
 	return nil

@@ -102,8 +102,8 @@ func (w *world) run() (stop func()) {
 	}
 }
 
-// tell publishes events of chat, as its relay does.
-func (w *world) tell(events ...envelope.Event) {
+// publish publishes events of chat, as its relay does.
+func (w *world) publish(events ...envelope.Event) {
 	w.t.Helper()
 	for _, e := range events {
 		if err := w.publisher.Publish("chat-events", e.Message()); err != nil {
@@ -180,16 +180,16 @@ func TestRun_RaisesEachNotificationOnce(t *testing.T) {
 		w.event(2, "bob", &chatv1.MessageSent{ConversationId: "7", MessageId: "m", Body: "hi"}),
 		w.event(3, "bob", &chatv1.MemberAdded{ConversationId: "7", UserId: "dan"}),
 	}
-	w.tell(events...)
-	w.tell(events...)
+	w.publish(events...)
+	w.publish(events...)
 	w.read("conversation:7", 3)
 	first := w.raised()
 	stop()
 
 	stop = w.run()
 	defer stop()
-	w.tell(events...)
-	w.tell(w.event(4, "ann", &chatv1.MemberLeft{ConversationId: "7", UserId: "dan"}),
+	w.publish(events...)
+	w.publish(w.event(4, "ann", &chatv1.MemberLeft{ConversationId: "7", UserId: "dan"}),
 		w.event(5, "cid", &chatv1.MemberAdded{ConversationId: "7", UserId: "dan"}))
 	w.read("conversation:7", 5)
 	last := w.raised()

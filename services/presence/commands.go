@@ -48,11 +48,11 @@ func (c *commands) handle(m *message.Message) error {
 
 // do carries out a command, and returns the number of the change.
 func (c *commands) do(ctx context.Context, read command.Command) (number int64, err error) {
-	switch wish := read.Message.(type) {
+	switch request := read.Message.(type) {
 	case *presencev1.EndSession:
-		number, err = c.store.EndSession(ctx, read.Actor, wish.GetSessionId())
+		number, err = c.store.EndSession(ctx, read.Actor, request.GetSessionId())
 		if err == nil && number == 0 {
-			err = refusal.New(refusal.NotFound, "you have no session %s", wish.GetSessionId())
+			err = refusal.New(refusal.NotFound, "you have no session %s", request.GetSessionId())
 		}
 		return number, away(err)
 	}

@@ -75,8 +75,8 @@ func endSession(t *testing.T, actor, session string, expires time.Time) *message
 func TestCommand_ARepeatedOneHasTheSameOutcome(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
-		s, told := store.New(r, "t.", time.Minute), &results{}
-		c := &commands{store: s, Topics: topics(t, told)}
+		s, outcomes := store.New(r, "t.", time.Minute), &results{}
+		c := &commands{store: s, Topics: topics(t, outcomes)}
 		if _, _, err := s.Report(t.Context(), &meshv1.ReportRequest{Gateway: "g", Number: 1, All: true, Count: 1,
 			Digest: store.Hash("1", "bob"), Changes: []*meshv1.ConnectionChange{
 				{Connection: "1", User: "bob", Session: "s1", Device: "phone"}}}); err != nil {
@@ -87,7 +87,7 @@ func TestCommand_ARepeatedOneHasTheSameOutcome(t *testing.T) {
 			if err := c.handle(m); err != nil {
 				t.Fatal(err)
 			}
-			return told.last()
+			return outcomes.last()
 		}
 		if got := handle(endSession(t, "bob", "s1", time.Now().Add(-time.Hour))); got.Code != refusal.Expired {
 			t.Errorf("a command that came too late: %+v", got)
@@ -116,8 +116,8 @@ func TestCommand_WaitsForRedisAndFailsOnlyIfItIsInvalid(t *testing.T) {
 	t.Parallel()
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialTimeout: time.Second})
 	t.Cleanup(func() { _ = client.Close() })
-	told := &results{}
-	c := &commands{store: store.New(client, "t.", time.Minute), Topics: topics(t, told)}
+	outcomes := &results{}
+	c := &commands{store: store.New(client, "t.", time.Minute), Topics: topics(t, outcomes)}
 	if err := c.handle(endSession(t, "bob", "s1", time.Time{})); !errors.Is(err, retry.ErrUnavailable) {
 		t.Errorf("while Redis is away: %v", err)
 	}
@@ -134,7 +134,7 @@ func TestCommand_WaitsForRedisAndFailsOnlyIfItIsInvalid(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if err := c.deadLetter(context.Background(), of("presence.end_session", nil), nil); err != nil || told.last().Kind != envelope.Failed {
-		t.Errorf("a dead letter: %v, %+v", err, told.last())
+	if err := c.deadLetter(context.Background(), of("presence.end_session", nil), nil); err != nil || outcomes.last().Kind != envelope.Failed {
+		t.Errorf("a dead letter: %v, %+v", err, outcomes.last())
 	}
 }

@@ -107,7 +107,7 @@ func declared(t *testing.T) *catalog.Catalog {
 // dependencies records which dependencies are reported as unavailable.
 type dependencies struct{ away sync.Map }
 
-func (d *dependencies) tell(dependency string, err error) { d.away.Store(dependency, err != nil) }
+func (d *dependencies) report(dependency string, err error) { d.away.Store(dependency, err != nil) }
 
 func (d *dependencies) is(dependency string) bool {
 	away, known := d.away.Load(dependency)
@@ -116,7 +116,7 @@ func (d *dependencies) is(dependency string) bool {
 
 func newPublisher(t *testing.T, s *store.Store, b *topic, d *dependencies, lease time.Duration) *publisher {
 	t.Helper()
-	return &publisher{store: s, catalog: declared(t), bus: b, log: slog.New(slog.DiscardHandler), waiting: d.tell,
+	return &publisher{store: s, catalog: declared(t), bus: b, log: slog.New(slog.DiscardHandler), waiting: d.report,
 		lease: lease, wake: make(chan struct{}, 1), heard: time.Now()}
 }
 

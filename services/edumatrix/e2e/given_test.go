@@ -51,8 +51,8 @@ func TestUp_TwoProcessesShareTheStores(t *testing.T) {
 	testOrder(t, both)
 	testPresence(t, both)
 	for _, m := range []*mesh{first, second} {
-		if said := m.processes[0].Output(); strings.Contains(said, "consuming failed") {
-			t.Errorf("one process keeps the other from its work:\n%s", said)
+		if printed := m.processes[0].Output(); strings.Contains(printed, "consuming failed") {
+			t.Errorf("one process keeps the other from its work:\n%s", printed)
 		}
 	}
 }
@@ -89,14 +89,14 @@ func TestUp_PrintsOnceThatItIsReadyAndWhere(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
 	eventually(t, "the ready line", func() bool { return strings.Contains(m.processes[0].Output(), "is ready after") })
-	said := m.processes[0].Output()
+	printed := m.processes[0].Output()
 	port := m.gateways[0][strings.LastIndex(m.gateways[0], ":")+1:]
 	for _, want := range []string{"ws://localhost:" + port + "/ws", "http://localhost:" + port + "/health"} {
-		if !strings.Contains(said, want) {
-			t.Errorf("%q is not in:\n%s", want, said)
+		if !strings.Contains(printed, want) {
+			t.Errorf("%q is not in:\n%s", want, printed)
 		}
 	}
-	if n := strings.Count(said, "is ready after"); n != 1 {
+	if n := strings.Count(printed, "is ready after"); n != 1 {
 		t.Errorf("%d lines report that it is ready", n)
 	}
 }

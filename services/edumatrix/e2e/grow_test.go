@@ -26,11 +26,11 @@ func TestGrow_ATopicGetsAPartitionUnderTraffic(t *testing.T) {
 	g := m.gathering(t)
 	g.awaitMore("before the topic grows", 10)
 	away := g.pairs[0].receiver
-	away.leaves()
+	away.drop()
 	meshtest.GrowTopic(t, kafka, "chat-events", 4)
 	m.reads(t, "chat-events", 4)
 	g.awaitMore("on four partitions", 10)
-	away.returns(m, 1)
+	away.resume(m, 1)
 	g.ends()
 }
 

@@ -54,8 +54,8 @@ func BenchmarkHostile(b *testing.B) {
 		alice := m.connect(b, "alice", 0)
 		stream := alice.do("chat.start_group", map[string]any{"title": "large", "user_ids": []string{"eve"}}).Stream
 		conversation := strings.TrimPrefix(stream, "conversation:")
-		said := alice.do("chat.send_message", map[string]any{"conversation_id": conversation, "body": "first"})
-		alice.awaitVersion(stream, said.Version)
+		sent := alice.do("chat.send_message", map[string]any{"conversation_id": conversation, "body": "first"})
+		alice.awaitVersion(stream, sent.Version)
 		var newest history
 		if err := alice.ask("chat.history", map[string]any{"conversation_id": conversation}, &newest); err != nil {
 			b.Fatal(err) // it waits until the projection has applied all events

@@ -25,7 +25,7 @@ func TestHistory_HasWhatWasAcknowledgedBeforeTheConnection(t *testing.T) {
 	asked := map[string]any{"conversation_id": conversation}
 	require.NoError(t, first.ask("chat.history", asked, &history{})) // the rows contain everything so far
 
-	letGo := stall(t, database)
+	release := stall(t, database)
 	first.do("chat.send_message", map[string]any{"conversation_id": conversation, "body": "acknowledged"})
 	first.Close()
 	second := m.connect(t, alice, 0)
@@ -34,7 +34,7 @@ func TestHistory_HasWhatWasAcknowledgedBeforeTheConnection(t *testing.T) {
 	status, answer := m.post(t, alice, "/api/chat.history", asked)
 	require.Equal(t, http.StatusServiceUnavailable, status, answer)
 
-	letGo()
+	release()
 	eventually(t, "the history can be read", func() bool {
 		err := second.ask("chat.history", asked, &page)
 		return err == nil || codeOf(err) != "unavailable"
@@ -43,8 +43,8 @@ func TestHistory_HasWhatWasAcknowledgedBeforeTheConnection(t *testing.T) {
 	require.Equal(t, "acknowledged", page.Messages[0].Body)
 }
 
-// stall keeps chat's projection from being updated until letGo is called.
-func stall(t *testing.T, database string) (letGo func()) {
+// stall keeps chat's projection from being updated until release is called.
+func stall(t *testing.T, database string) (release func()) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), database)
 	require.NoError(t, err)

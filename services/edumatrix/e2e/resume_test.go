@@ -54,11 +54,11 @@ func resumeSuite(t *testing.T, m *mesh) {
 	})
 }
 
-// leaves drops the connection without closing it.
-func (p *person) leaves() { p.Abort() }
+// drop drops the connection without closing it.
+func (p *person) drop() { p.Abort() }
 
-// comesBack resumes the person's session at a gateway, and keeps the events seen so far.
-func (p *person) comesBack(m *mesh, gateway int) (client.Connected, error) {
+// tryResume resumes the person's session at a gateway, and keeps the events seen so far.
+func (p *person) tryResume(m *mesh, gateway int) (client.Connected, error) {
 	ctx, cancel := timeout()
 	defer cancel()
 	next, err := p.Redial(ctx, m.socket(gateway))
@@ -74,9 +74,9 @@ func (p *person) comesBack(m *mesh, gateway int) (client.Connected, error) {
 	return stands, nil
 }
 
-func (p *person) returns(m *mesh, gateway int) client.Connected {
+func (p *person) resume(m *mesh, gateway int) client.Connected {
 	p.t.Helper()
-	stands, err := p.comesBack(m, gateway)
+	stands, err := p.tryResume(m, gateway)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -109,14 +109,14 @@ func testMissedEvents(t *testing.T, m *mesh) {
 	stream := alice.do("chat.start_direct", map[string]any{"user_id": bob.id}).Stream
 	bob.awaitVersion(stream, alice.say(stream, "seen"))
 	for round := range 3 {
-		bob.leaves()
+		bob.drop()
 		last := int64(0)
 		for n := range 5 {
 			last = alice.say(stream, fmt.Sprint("missed ", round, n))
 		}
 		begun := alice.group(t, bob.id)
 		alice.say(begun, "in a new one")
-		stands := bob.returns(m, round)
+		stands := bob.resume(m, round)
 		// No waiting: missed events come before the connection is ready.
 		if got := bob.versions(begun); !slices.Equal(got, []int64{1, 2}) || len(stands.NotRecovered) > 0 {
 			t.Fatalf("bob saw %v of a conversation that was started meanwhile, not recovered: %v", got, stands.NotRecovered)
@@ -132,7 +132,7 @@ func testNothingBetween(t *testing.T, m *mesh) {
 	owner, guest := m.connect(t, someone("owner"), 0), m.connect(t, someone("guest"), 1)
 	stream := owner.group(t)
 	owner.say(stream, "2")
-	guest.leaves()
+	guest.drop()
 	owner.say(stream, "3")
 	owner.member("add_member", stream, guest.id) // 4
 	owner.say(stream, "5")
@@ -140,23 +140,23 @@ func testNothingBetween(t *testing.T, m *mesh) {
 	owner.say(stream, "7")
 	owner.member("add_member", stream, guest.id) // 8
 	owner.say(stream, "9")
-	guest.returns(m, 0)
+	guest.resume(m, 0)
 	want := []int64{4, 5, 6, 8, 9}
 	if got := guest.versions(stream); !slices.Equal(got, want) {
 		t.Fatalf("the guest saw %v, want %v", got, want)
 	}
-	guest.leaves()
+	guest.drop()
 	owner.say(stream, "10")
 	owner.member("remove_member", stream, guest.id) // 11
 	owner.say(stream, "12")
-	guest.returns(m, 1)
+	guest.resume(m, 1)
 	want = append(want, 10, 11)
 	if got := guest.versions(stream); !slices.Equal(got, want) {
 		t.Fatalf("after it was removed the guest saw %v, want %v", got, want)
 	}
 	owner.awaitVersion(stream, owner.say(stream, "13"))
-	guest.leaves()
-	guest.returns(m, 0)
+	guest.drop()
+	guest.resume(m, 0)
 	if got := guest.versions(stream); !slices.Equal(got, want) {
 		t.Fatalf("after it was removed again the guest saw %v, want %v", got, want)
 	}
@@ -166,12 +166,12 @@ func testDeletedMeanwhile(t *testing.T, m *mesh) {
 	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
 	stream := alice.do("chat.start_direct", map[string]any{"user_id": bob.id}).Stream
 	bob.awaitVersion(stream, 1)
-	bob.leaves()
+	bob.drop()
 	sent := alice.say(stream, "the secret")
 	message := field(alice.awaitVersion(stream, sent), "message_id")
 	alice.do("chat.delete_message", map[string]any{"conversation_id": strings.TrimPrefix(stream, "conversation:"),
 		"message_id": message})
-	bob.returns(m, 0)
+	bob.resume(m, 0)
 	if got := bob.awaitVersion(stream, sent); !got.Redacted || field(got, "body") != "" {
 		t.Fatalf("bob saw %+v", got)
 	}
@@ -183,7 +183,7 @@ func testNotRecovered(t *testing.T, m *mesh) {
 	loud, quiet := owner.group(t, guest.id), owner.group(t, guest.id)
 	guest.awaitVersion(loud, 1)
 	guest.awaitVersion(quiet, 1)
-	guest.leaves()
+	guest.drop()
 	var wait sync.WaitGroup
 	const messages = 1100
 	for range 10 {
@@ -197,7 +197,7 @@ func testNotRecovered(t *testing.T, m *mesh) {
 	}
 	wait.Wait()
 	owner.say(quiet, "y")
-	stands := guest.returns(m, 0)
+	stands := guest.resume(m, 0)
 	if !slices.Equal(stands.NotRecovered, []string{loud}) {
 		t.Fatalf("not recovered: %v, want %s", stands.NotRecovered, loud)
 	}
@@ -243,7 +243,7 @@ func testTokenGrantsNothing(t *testing.T, m *mesh) {
 func testPresenceContinues(t *testing.T, m *mesh) {
 	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
 	token := bob.ResumeToken()
-	bob.leaves()
+	bob.drop()
 	ctx, cancel := timeout()
 	defer cancel()
 	online := make(chan client.Event, 10)
@@ -277,12 +277,12 @@ func testNoPostIsMissed(t *testing.T, m *mesh) {
 		t.Fatal(err)
 	}
 	post := func(body string) { alice.do("feed.create_post", map[string]any{"body": body}) }
-	said := func(body string) func(client.Event) bool {
+	isPost := func(body string) func(client.Event) bool {
 		return func(e client.Event) bool { return e.Type == "feed.post_created" && field(e, "body") == body }
 	}
 	post("seen")
-	bob.await("a post", said("seen"))
-	bob.leaves()
+	bob.await("a post", isPost("seen"))
+	bob.drop()
 	for n := range 3 {
 		post(fmt.Sprint("missed ", n))
 	}
@@ -358,9 +358,9 @@ func testAbsences(t *testing.T, m *mesh) {
 		dropping.Go(func() {
 			for range steps {
 				time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond) // how long the user stays connected
-				p.leaves()
+				p.drop()
 				time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond) // how long the user is away
-				if stands, err := p.comesBack(m, r.IntN(2)); err != nil || len(stands.NotRecovered) > 0 {
+				if stands, err := p.tryResume(m, r.IntN(2)); err != nil || len(stands.NotRecovered) > 0 {
 					t.Errorf("not recovered %v: %v", stands.NotRecovered, err)
 					return
 				}
@@ -444,7 +444,7 @@ func testStorm(t *testing.T, m *mesh) {
 		var wait sync.WaitGroup
 		for _, p := range all {
 			wait.Go(func() {
-				if _, err := p.comesBack(m, to); err != nil {
+				if _, err := p.tryResume(m, to); err != nil {
 					t.Error(err)
 				}
 			})

@@ -64,8 +64,8 @@ func sessionEnded(t *testing.T, c *client.Client) {
 	case <-time.After(patience):
 		t.Fatal("the connection was not closed")
 	}
-	var told *websocket.CloseError
-	if !errors.As(c.Err(), &told) || told.Code != 4501 {
+	var closed *websocket.CloseError
+	if !errors.As(c.Err(), &closed) || closed.Code != 4501 {
 		t.Fatalf("the connection ended with %v", c.Err())
 	}
 }

@@ -31,10 +31,10 @@ func TestStart_TwoOnOneDataDirectory(t *testing.T) {
 			dir = d
 		}
 	}
-	status, said := run(t, "edumatrix", []string{"up"}, append(peers(t), "DATA_DIR="+dir,
+	status, printed := run(t, "edumatrix", []string{"up"}, append(peers(t), "DATA_DIR="+dir,
 		fmt.Sprintf("PORT=%d", meshtest.FreePort(t)))...)
-	if status != 1 || !strings.Contains(said, "data directory") || !strings.Contains(said, "in use") {
-		t.Fatalf("status %d: %s", status, said)
+	if status != 1 || !strings.Contains(printed, "data directory") || !strings.Contains(printed, "in use") {
+		t.Fatalf("status %d: %s", status, printed)
 	}
 	// The first process must not be disturbed.
 	testTwoPeopleTalk(t, m)
@@ -65,10 +65,10 @@ func TestStart_PortInUse(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			status, said := run(t, test.program, test.args, append(test.env, "DATA_DIR="+dataDir(t))...)
-			if status != 1 || !strings.Contains(said, fmt.Sprintf(":%d: ", port)) ||
-				!strings.Contains(said, "running? "+test.variable+" chooses") {
-				t.Fatalf("status %d: %s", status, said)
+			status, printed := run(t, test.program, test.args, append(test.env, "DATA_DIR="+dataDir(t))...)
+			if status != 1 || !strings.Contains(printed, fmt.Sprintf(":%d: ", port)) ||
+				!strings.Contains(printed, "running? "+test.variable+" chooses") {
+				t.Fatalf("status %d: %s", status, printed)
 			}
 		})
 	}
@@ -106,18 +106,18 @@ func TestStart_NamesWhatIsWrong(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			status, said := run(t, test.program, test.args, append([]string{"DATA_DIR=" + dataDir(t)}, test.env...)...)
+			status, printed := run(t, test.program, test.args, append([]string{"DATA_DIR=" + dataDir(t)}, test.env...)...)
 			if status == 0 {
-				t.Errorf("the program did not fail: %s", said)
+				t.Errorf("the program did not fail: %s", printed)
 			}
 			for _, want := range test.says {
-				if !strings.Contains(said, want) {
-					t.Errorf("the output does not contain %q: %s", want, said)
+				if !strings.Contains(printed, want) {
+					t.Errorf("the output does not contain %q: %s", want, printed)
 				}
 			}
 			for _, never := range []string{"verysecret", secret, "panic", "goroutine"} {
-				if strings.Contains(said, never) {
-					t.Errorf("the output contains %q: %s", never, said)
+				if strings.Contains(printed, never) {
+					t.Errorf("the output contains %q: %s", never, printed)
 				}
 			}
 		})
@@ -136,24 +136,24 @@ func TestTerminal_TwoPeopleTalk(t *testing.T) {
 	bob.until("alice: hello bob")
 	bob.type_("hello \x1b[31malice")
 	alice.until("bob: hello ·[31malice") // control characters are replaced, so no user can steer another's terminal
-	status, said := run(t, "edumatrix", []string{"verify"}, env...)
-	if status != 0 || !strings.Contains(said, "chat-events") && !strings.Contains(strings.ToLower(said), "topics") {
-		t.Errorf("verify: status %d\n%s", status, said)
+	status, printed := run(t, "edumatrix", []string{"verify"}, env...)
+	if status != 0 || !strings.Contains(printed, "chat-events") && !strings.Contains(strings.ToLower(printed), "topics") {
+		t.Errorf("verify: status %d\n%s", status, printed)
 	}
-	status, said = run(t, "edumatrix", []string{"health"}, env...)
-	if status != 0 || !strings.Contains(said, `"status":"healthy"`) {
-		t.Errorf("health: status %d\n%s", status, said)
+	status, printed = run(t, "edumatrix", []string{"health"}, env...)
+	if status != 0 || !strings.Contains(printed, `"status":"healthy"`) {
+		t.Errorf("health: status %d\n%s", status, printed)
 	}
-	status, said = run(t, "edumatrix", []string{"token", "--user", "carol"}, env...)
-	if status != 0 || strings.Count(said, ".") != 2 {
-		t.Errorf("token: status %d\n%s", status, said)
+	status, printed = run(t, "edumatrix", []string{"token", "--user", "carol"}, env...)
+	if status != 0 || strings.Count(printed, ".") != 2 {
+		t.Errorf("token: status %d\n%s", status, printed)
 	}
-	status, said = run(t, "edumatrix", []string{"verify"}, "DATA_DIR="+dataDir(t),
+	status, printed = run(t, "edumatrix", []string{"verify"}, "DATA_DIR="+dataDir(t),
 		fmt.Sprintf("DATABASE_URL=postgres://u:p@127.0.0.1:%d/d", meshtest.FreePort(t)),
 		fmt.Sprintf("REDIS_URL=redis://127.0.0.1:%d/0", meshtest.FreePort(t)),
 		fmt.Sprintf("KAFKA_BROKERS=127.0.0.1:%d", meshtest.FreePort(t)))
-	if status == 0 || !strings.Contains(said, "failed") {
-		t.Errorf("verify of nothing: status %d\n%s", status, said)
+	if status == 0 || !strings.Contains(printed, "failed") {
+		t.Errorf("verify of nothing: status %d\n%s", status, printed)
 	}
 }
 

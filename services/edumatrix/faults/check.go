@@ -155,7 +155,7 @@ func (j *judge) commands() {
 		if slices.ContainsFunc(c.Answers, func(a Answer) bool { return a.Kind == Nothing }) {
 			j.broken(survives, "%s got no answer, not even \"queued\", on a connection that stayed open", c)
 		}
-		told, known := c.Outcome()
+		answered, known := c.Outcome()
 		o, stored := outcomes[c.Owner][k]
 		caused := events[c.Owner][k]
 		switch {
@@ -165,17 +165,17 @@ func (j *judge) commands() {
 		case !known:
 			j.broken(survives, "%s never got its outcome %s; it was sent %d times and answered %v", c, o.Kind, c.Sends, c.kinds())
 		case !stored:
-			j.broken(kept, "%s was answered %s, but no outcome is stored", c, told.Kind)
+			j.broken(kept, "%s was answered %s, but no outcome is stored", c, answered.Kind)
 			continue
 		}
 		for _, a := range c.Answers {
-			if a.Final() && !a.same(told) {
-				j.broken(oneOutcome, "%s was answered %v, then %v", c, told, a)
+			if a.Final() && !a.same(answered) {
+				j.broken(oneOutcome, "%s was answered %v, then %v", c, answered, a)
 			}
 		}
 		stored1 := Answer{Kind: o.Kind, Code: o.Code, Stream: o.Stream, Version: o.Version}
-		if known && !told.same(stored1) {
-			j.broken(oneOutcome, "%s was answered %v, but the stored outcome is %v", c, told, stored1)
+		if known && !answered.same(stored1) {
+			j.broken(oneOutcome, "%s was answered %v, but the stored outcome is %v", c, answered, stored1)
 		}
 		if o.Kind == Failed {
 			j.broken(deadAlone, "%s failed (%s) although it was valid", c, o.Code)
@@ -228,9 +228,9 @@ func (c *Command) kinds() (all []string) {
 // in the stream.
 func (j *judge) order() {
 	type span struct {
-		sent, told time.Time
-		version    int64
-		command    *Command
+		sent, answered time.Time
+		version        int64
+		command        *Command
 	}
 	streams := map[string][]span{}
 	for _, c := range j.h.commands {
@@ -243,7 +243,7 @@ func (j *judge) order() {
 		// In ascending order of versions, no outcome may have arrived before a command with a lower version was sent.
 		var latest span
 		for _, s := range all {
-			if s.told.Before(latest.sent) {
+			if s.answered.Before(latest.sent) {
 				j.broken(dense, "%s: %s got version %d, and its outcome arrived before %s was sent, which got %d", stream, s.command,
 					s.version, latest.command, latest.version)
 			}

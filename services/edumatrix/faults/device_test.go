@@ -84,7 +84,7 @@ func (d *device) dial() *connection {
 	}
 	c, err := client.Dial(ctx, client.Options{URL: d.url(), Token: d.p.tokens[d.user], Rooms: rooms,
 		OnEvent:   func(e client.Event) { d.see(s, e) },
-		OnOutcome: func(o client.Outcome) { d.tell(o) }})
+		OnOutcome: func(o client.Outcome) { d.passOn(o) }})
 	if err != nil {
 		return nil
 	}
@@ -194,8 +194,8 @@ func (d *device) own(r *rand.Rand) (sentMessage, bool) {
 	return d.messages[r.IntN(len(d.messages))], true
 }
 
-// tell passes an outcome that came after "queued" to the workers that wait for it.
-func (d *device) tell(o client.Outcome) {
+// passOn passes an outcome that came after "queued" to the workers that wait for it.
+func (d *device) passOn(o client.Outcome) {
 	a := Answer{Kind: o.Kind, Stream: o.Stream, Version: o.Version}
 	if o.Error != nil {
 		a.Code = o.Error.Code

@@ -23,7 +23,7 @@ func (n *nemesis) forget() bool {
 	defer cancel()
 	err := n.m.forget(ctx)
 	if err != nil {
-		n.t.Logf("forget: Kafka is unavailable: %v", err) // the records that it deleted are kept
+		n.t.Logf("forget: Kafka is unavailable: %v", err) // records that it has deleted are in m.kept
 	}
 	n.lost(func(topic string) bool { _, event := n.m.logged(topic); return event })
 	return err == nil

@@ -63,9 +63,9 @@ func (a *Access) Origin(r *http.Request) bool {
 
 // refusedOrigins are the origins that were logged within the last minute.
 type refusedOrigins struct {
-	mu    sync.Mutex
-	since time.Time
-	told  map[string]bool
+	mu     sync.Mutex
+	since  time.Time
+	logged map[string]bool
 }
 
 // log reports whether to log an origin: each at most once a minute, and at most 16 different ones a minute.
@@ -73,13 +73,13 @@ func (o *refusedOrigins) log(origin string, now time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if now.Sub(o.since) >= time.Minute {
-		o.since, o.told = now, map[string]bool{}
+		o.since, o.logged = now, map[string]bool{}
 	}
 	origin = Clip(origin)
-	if o.told[origin] || len(o.told) >= 16 {
+	if o.logged[origin] || len(o.logged) >= 16 {
 		return false
 	}
-	o.told[origin] = true
+	o.logged[origin] = true
 	return true
 }
 

@@ -22,7 +22,7 @@ func BenchmarkTake(b *testing.B) {
 			first := w.chat.Append("alice", "chat.conversation_started",
 				fmt.Sprintf(`{"conversation_id":%q,"user_ids":%s}`, conversation, users))
 			p := w.chat.Partition(first)
-			e := w.said(conversation, "hello, everybody")
+			e := w.messageSent(conversation, "hello, everybody")
 			w.take(b, p, first)
 			r := record("chat-events", e.Message())
 			r.Partition = p

@@ -27,12 +27,12 @@ func TestGrow_EveryStreamStaysInOrderWhicheverPartitionIsReadFirst(t *testing.T)
 			e, n := w.started(fmt.Sprint("c", c))
 			records[n] = append(records[n], e)
 		}
-		said := map[string]int{}
+		sent := map[string]int{}
 		talk := func() {
 			for range 60 {
 				c := fmt.Sprint("c", r.IntN(8))
-				said[c]++
-				put(w.said(c, fmt.Sprint(c, "-", said[c])))
+				sent[c]++
+				put(w.messageSent(c, fmt.Sprint(c, "-", sent[c])))
 			}
 		}
 		talk()
@@ -71,7 +71,7 @@ func TestGrow_EveryStreamStaysInOrderWhicheverPartitionIsReadFirst(t *testing.T)
 			got[c]++
 			require.Equal(t, got[c], n, "seed %d: %s", seed, body)
 		}
-		require.Equal(t, said, got, "seed %d", seed)
+		require.Equal(t, sent, got, "seed %d", seed)
 		for _, p := range w.fan.topics["chat-events"].all() {
 			require.EqualValues(t, 3, p.epoch.Load())
 		}
@@ -118,7 +118,7 @@ func TestGrow_RecordsOfAnEpochThatIsOverAreRepeats(t *testing.T) {
 	w := begin(t)
 	first, p := w.started("g")
 	w.take(t, p, first)
-	late := w.said("g", "one")
+	late := w.messageSent("g", "one")
 	fences := w.chat.Grow("chat-events", 4)
 	var reading sync.WaitGroup
 	for n := range int32(4) {
@@ -149,7 +149,7 @@ func TestGrow_WithoutAFenceConnectionsAreClosedToResume(t *testing.T) {
 			w.partition(n).epoch.Store(2)
 		}
 	}
-	w.said("g", "lost")
+	w.messageSent("g", "lost")
 	e := w.chat.Position("chat-events", p)
 	e.Position, e.Before = fences[0].Position+5, fences[0].Position+1
 	w.take(t, p, e)
@@ -164,10 +164,10 @@ func TestIncarnation_AChangeClosesConnectionsAndDropsNoEvent(t *testing.T) {
 	w := begin(t)
 	w.chat.Restore("one")
 	first, p := w.started("g")
-	w.take(t, p, first, w.said("g", "lost by the database"))
+	w.take(t, p, first, w.messageSent("g", "lost by the database"))
 	require.Len(t, w.seen(t), 2)
 	w.chat.Restore("two")
-	next := w.said("g", "new")
+	next := w.messageSent("g", "new")
 	w.take(t, p, next)
 	reason, ended := w.conn.Reason()
 	require.True(t, ended)
@@ -176,6 +176,6 @@ func TestIncarnation_AChangeClosesConnectionsAndDropsNoEvent(t *testing.T) {
 	require.NoError(t, err)
 	w.conn = back
 	require.True(t, w.fan.options.Hub.View("chat").Attach(back, hub.Attachment{Rooms: []string{"conversation:g"}, Position: next.Position}))
-	w.take(t, p, w.said("g", "newer"))
+	w.take(t, p, w.messageSent("g", "newer"))
 	require.Equal(t, []string{"newer"}, w.seen(t))
 }

@@ -63,7 +63,7 @@ func (w *world) started(id string) (envelope.Event, int32) {
 	return e, w.chat.Partition(e)
 }
 
-func (w *world) said(conversation, body string) envelope.Event {
+func (w *world) messageSent(conversation, body string) envelope.Event {
 	return w.chat.Append("alice", "chat.message_sent",
 		fmt.Sprintf(`{"conversation_id":%q,"message_id":"m","body":%q}`, conversation, body))
 }
@@ -117,8 +117,8 @@ func TestTake_DropsRepeats(t *testing.T) {
 	t.Parallel()
 	w := begin(t)
 	first, p := w.started("g")
-	one, two := w.said("g", "one"), w.said("g", "two")
-	w.take(t, p, first, one, two, one, two, first, w.said("g", "three"))
+	one, two := w.messageSent("g", "one"), w.messageSent("g", "two")
+	w.take(t, p, first, one, two, one, two, first, w.messageSent("g", "three"))
 	require.Equal(t, []string{"chat.conversation_started", "one", "two", "three"}, w.seen(t))
 }
 
@@ -130,10 +130,10 @@ func TestTake_FillsAGapFromTheOwnersLogBeforeItContinues(t *testing.T) {
 	w.take(t, p, first)
 	w.started(other)
 	for n := range 8 { // more than a page of the fake owner
-		w.said("g", fmt.Sprint("missing", n))
-		w.said(other, "of another partition")
+		w.messageSent("g", fmt.Sprint("missing", n))
+		w.messageSent(other, "of another partition")
 	}
-	w.take(t, p, w.said("g", "new"))
+	w.take(t, p, w.messageSent("g", "new"))
 	want := []string{"chat.conversation_started"}
 	for n := range 8 {
 		want = append(want, fmt.Sprint("missing", n))
@@ -146,8 +146,8 @@ func TestTake_WaitsAtAGapWhileTheOwnerIsUnavailable(t *testing.T) {
 	w := begin(t)
 	first, p := w.started("g")
 	w.take(t, p, first)
-	w.said("g", "missing")
-	next := w.said("g", "new")
+	w.messageSent("g", "missing")
+	next := w.messageSent("g", "new")
 	w.chat.SetAway(true)
 	require.Error(t, w.partition(p).take(t.Context(), w.fan, &next))
 	require.Equal(t, []string{"chat.conversation_started"}, w.seen(t))
@@ -161,11 +161,11 @@ func TestTake_SkipsUnreadableRecordsOfTheOwnersLog(t *testing.T) {
 	w := begin(t)
 	first, p := w.started("g")
 	w.take(t, p, first)
-	w.said("g", "missing")
-	w.chat.Spoil(w.said("g", "spoiled").Position)
-	w.said("g", "missing too")
-	w.chat.Spoil(w.said("g", "spoiled, before the new one").Position)
-	w.take(t, p, w.said("g", "new"), w.said("g", "newer"))
+	w.messageSent("g", "missing")
+	w.chat.Spoil(w.messageSent("g", "spoiled").Position)
+	w.messageSent("g", "missing too")
+	w.chat.Spoil(w.messageSent("g", "spoiled, before the new one").Position)
+	w.take(t, p, w.messageSent("g", "new"), w.messageSent("g", "newer"))
 	require.Equal(t, []string{"chat.conversation_started", "missing", "missing too", "new", "newer"}, w.seen(t))
 	require.EqualValues(t, 2, testutil.ToFloat64(w.fan.options.Metrics.Unreadable))
 }
@@ -181,10 +181,10 @@ func TestTake_PositionRecordsAdvanceThePositionAndRevealGaps(t *testing.T) {
 	w.conn, err = w.fan.options.Hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	require.True(t, w.fan.options.Hub.View("chat").Attach(w.conn, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
-	w.said("g", "missing")
+	w.messageSent("g", "missing")
 	w.take(t, p, w.chat.Position("chat-events", p))
 	require.Equal(t, []string{"missing"}, w.seen(t))
-	w.take(t, p, position, w.said("g", "new"))
+	w.take(t, p, position, w.messageSent("g", "new"))
 	require.Equal(t, []string{"new"}, w.seen(t))
 }
 
@@ -237,9 +237,9 @@ func TestUnreadable_IsSkipped(t *testing.T) {
 	w.fan.take(t.Context(), record("chat-results", junk))
 	first, p := w.started("g")
 	w.take(t, p, first)
-	e := w.said("g", "broken")
+	e := w.messageSent("g", "broken")
 	e.Body = []byte{0xff}
-	w.take(t, p, e, w.said("g", "good"))
+	w.take(t, p, e, w.messageSent("g", "good"))
 	require.Equal(t, []string{"chat.conversation_started", "good"}, w.seen(t))
 }
 
@@ -271,10 +271,10 @@ func TestFill_GivesUpWithItsContext(t *testing.T) {
 	w := begin(t)
 	first, p := w.started("g")
 	w.take(t, p, first)
-	w.said("g", "missing")
+	w.messageSent("g", "missing")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
 	defer cancel()
-	next := w.said("g", "new")
+	next := w.messageSent("g", "new")
 	require.Error(t, w.partition(p).take(ctx, w.fan, &next))
 }
 

@@ -46,7 +46,8 @@ type Server struct {
 	// Users limits the requests in flight of each user. Sessions use the same one, so that frames and requests count
 	// together.
 	Users *quota.Users
-	// Hub counts the answers that clients have not read yet, with what waits for the connections of the same user.
+	// Hub counts the bytes of answers that clients have not read yet, together with the frames that wait for the
+	// connections of the same user.
 	Hub *hub.Hub
 	// WriteWait is how long a client may take to accept 16 KiB of an answer; 10 s when 0.
 	WriteWait time.Duration

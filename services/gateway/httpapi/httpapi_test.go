@@ -112,7 +112,7 @@ const (
 	asked   = `{"conversation_id":"g"}`
 )
 
-func said(body string) string { return fmt.Sprintf(`{"conversation_id":"g","body":%q}`, body) }
+func sendMessage(body string) string { return fmt.Sprintf(`{"conversation_id":"g","body":%q}`, body) }
 
 // answer is the response to a request.
 type answer struct {
@@ -230,16 +230,16 @@ func TestServer_AnIDOfAnotherCommandIsAConflict(t *testing.T) {
 				return r
 			}
 		})
-		require.Equal(t, http.StatusOK, a.post(send, "alice", said("first"), "Command-Id", "1").status)
-		got := a.post(send, "alice", said("second"), "Command-Id", "1")
+		require.Equal(t, http.StatusOK, a.post(send, "alice", sendMessage("first"), "Command-Id", "1").status)
+		got := a.post(send, "alice", sendMessage("second"), "Command-Id", "1")
 		require.Equal(t, http.StatusConflict, got.status, got)
 		require.Equal(t, refusal.IDReused, got.code())
 	})
 	t.Run("in flight", func(t *testing.T) {
 		t.Parallel()
 		taken, release := make(chan bool, 8), make(chan bool)
-		letGo := sync.OnceFunc(func() { close(release) })
-		defer letGo()
+		unblock := sync.OnceFunc(func() { close(release) })
+		defer unblock()
 		a := begin(t, func(a *api) {
 			a.decide = func(c envelope.Command) envelope.Result {
 				taken <- true
@@ -248,12 +248,12 @@ func TestServer_AnIDOfAnotherCommandIsAConflict(t *testing.T) {
 			}
 		})
 		first := make(chan answer, 1)
-		go func() { first <- a.post(send, "alice", said("first"), "Command-Id", "1") }()
+		go func() { first <- a.post(send, "alice", sendMessage("first"), "Command-Id", "1") }()
 		<-taken
-		got := a.post(send, "alice", said("second"), "Command-Id", "1")
+		got := a.post(send, "alice", sendMessage("second"), "Command-Id", "1")
 		require.Equal(t, http.StatusConflict, got.status, got)
 		require.Equal(t, refusal.IDReused, got.code())
-		letGo()
+		unblock()
 		require.Equal(t, http.StatusOK, (<-first).status)
 	})
 }
@@ -266,7 +266,7 @@ func TestServer_NamesSpansByDeclarationsAndLinksForeignTraces(t *testing.T) {
 	a := begin(t, func(a *api) { a.Tracer = provider.Tracer("test") })
 	const foreign = "4bf92f3577b34da6a3ce929d0e0e4736"
 	traceparent := []string{"Traceparent", "00-" + foreign + "-00f067aa0ba902b7-01"}
-	require.Equal(t, http.StatusOK, a.post(send, "alice", said("hi"), traceparent...).status)
+	require.Equal(t, http.StatusOK, a.post(send, "alice", sendMessage("hi"), traceparent...).status)
 	a.chat.OnQuery(func(string, fake.Question) (string, error) { return `{}`, nil })
 	const procedure = "edumatrix.chat.v1.ChatService/History"
 	require.Equal(t, http.StatusOK, a.post(procedure, "alice", asked, "Content-Type", "application/json").status)
@@ -312,7 +312,7 @@ func TestServer_APanicCostsOneRequest(t *testing.T) {
 	})
 	a.chat.OnQuery(func(string, fake.Question) (string, error) { return `{}`, nil })
 	for range 3 { // the limit of one request at a time is free again
-		got := a.post(send, "alice", said("hi"))
+		got := a.post(send, "alice", sendMessage("hi"))
 		require.Equal(t, http.StatusInternalServerError, got.status, got)
 		require.Equal(t, refusal.Internal, got.code())
 	}

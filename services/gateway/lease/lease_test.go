@@ -122,7 +122,7 @@ func TestReport_ContainsSessionsWithTheirResumeTokens(t *testing.T) {
 	since := time.UnixMicro(1e9)
 	l.Open(lease.Connection{ID: "c1", User: "alice", Session: "s", Device: "phone", Since: since,
 		Token: func() string { return token.Load().(string) }, End: func() {}})
-	told := func(token string, gone bool) {
+	awaitReport := func(token string, gone bool) {
 		t.Helper()
 		require.Eventually(t, func() bool {
 			for _, r := range keeper.Reports() {
@@ -136,12 +136,12 @@ func TestReport_ContainsSessionsWithTheirResumeTokens(t *testing.T) {
 			return false
 		}, 5*time.Second, time.Millisecond, "token %s, gone %v", token, gone)
 	}
-	told("m1", false)
+	awaitReport("m1", false)
 	token.Store("m2")
-	told("m2", false)
+	awaitReport("m2", false)
 	token.Store("m3")
 	l.Gone("c1")
-	told("m3", true)
+	awaitReport("m3", true)
 	_, last := known(keeper.Reports())
 	require.Zero(t, last.Digest)
 }
@@ -188,17 +188,17 @@ func TestReport_ManyChangesAreSentInParts(t *testing.T) {
 		if len(parts) == 0 {
 			return false
 		}
-		told := map[string]bool{}
+		reported := map[string]bool{}
 		for n, r := range parts {
 			if r.Part != int32(n) || len(r.Changes) > 5000 || r.More != (n < len(parts)-1) {
 				return false
 			}
 			for _, c := range r.Changes {
-				told[c.Connection] = true
+				reported[c.Connection] = true
 			}
 		}
 		last := parts[len(parts)-1]
-		return len(told) == many && last.Count == many && last.Digest == digest
+		return len(reported) == many && last.Count == many && last.Digest == digest
 	}, 10*time.Second, time.Millisecond)
 }
 

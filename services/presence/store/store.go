@@ -1,6 +1,6 @@
-// Package store stores the connections of each gateway in Redis, and which users are online and the sessions of each
-// user, which follow from them. Each change is one script, which counts connections, numbers the change, and marks it
-// as unpublished, all at one time of Redis' clock.
+// Package store stores presence in Redis: the connections of each gateway and, derived from them, which users are
+// online and the sessions of each user. Each change is one script, which counts connections, numbers the change, and
+// marks it as unpublished, all at one time of Redis' clock.
 //
 // All keys of an installation have the same hash tag, so that a script's keys are on one node of a Redis Cluster.
 package store
@@ -82,16 +82,16 @@ func (s *Store) Report(ctx context.Context, r *meshv1.ReportRequest) (answer Ans
 		args = append(args, c.GetConnection(), c.GetUser(), c.GetGone(), Hash(c.GetConnection(), c.GetUser()),
 			c.GetSession(), c.GetConnectedAt().AsTime().UnixMicro(), c.GetResumeToken(), c.GetDevice(), roomsOf(c))
 	}
-	said, err := s.report.Run(ctx, s.redis, s.keys(r.GetGateway()), args...).StringSlice()
+	result, err := s.report.Run(ctx, s.redis, s.keys(r.GetGateway()), args...).StringSlice()
 	if err != nil {
 		return "", nil, fmt.Errorf("report of gateway %s: %w", r.GetGateway(), err)
 	}
-	if r.GetEnds() && Answer(said[0]) == OK {
+	if r.GetEnds() && Answer(result[0]) == OK {
 		if _, err := s.endGateway(ctx, r.GetGateway()); err != nil {
 			return "", nil, err
 		}
 	}
-	return Answer(said[0]), said[1:], nil
+	return Answer(result[0]), result[1:], nil
 }
 
 // roomsOf returns the rooms of a change in the form that state.lua reads.

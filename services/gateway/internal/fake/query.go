@@ -62,13 +62,13 @@ func (o *Owner) query(q *catalog.Query, r *http.Request) ([]byte, error) {
 	if r.Header.Get("Edumatrix-Position") == "now" {
 		position = rpc.Now
 	}
-	said, err := answer(q.Name, Question{Actor: r.Header.Get("Edumatrix-Actor"), Position: position,
+	text, err := answer(q.Name, Question{Actor: r.Header.Get("Edumatrix-Actor"), Position: position,
 		Data: protojson.MarshalOptions{UseProtoNames: true}.Format(question)})
 	if err != nil {
 		return nil, err
 	}
 	m := q.Response.New().Interface()
-	if err := protojson.Unmarshal([]byte(said), m); err != nil {
+	if err := protojson.Unmarshal([]byte(text), m); err != nil {
 		return nil, err
 	}
 	return proto.Marshal(m)

@@ -44,18 +44,18 @@ func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequ
 
 // missed returns the answer for one resuming user, and adds the positions of the missed events to wanted.
 func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[int64]bool) *meshv1.Resumed {
-	told := &meshv1.Resumed{}
+	answer := &meshv1.Resumed{}
 	during := map[string][]*meshv1.Stay{catalog.UserRoom(one.User): {{}}}
 	for _, s := range o.stays[one.User] {
 		if s.Closed == 0 || s.Closed > one.After {
 			s := &meshv1.Stay{Room: s.Room, Opened: s.Opened, Closed: s.Closed}
-			told.Stays = append(told.Stays, s)
+			answer.Stays = append(answer.Stays, s)
 			during[s.Room] = append(during[s.Room], s)
 		}
 	}
 	for _, room := range one.Looks {
 		if o.looked[one.User+" "+room] {
-			told.Looked = append(told.Looked, room)
+			answer.Looked = append(answer.Looked, room)
 			during[room] = []*meshv1.Stay{{}}
 		}
 	}
@@ -73,10 +73,10 @@ func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[int64]bool) 
 			}
 		}
 		if n > limit {
-			told.TooFar = append(told.TooFar, room)
+			answer.TooFar = append(answer.TooFar, room)
 		}
 	}
-	return told
+	return answer
 }
 
 // record returns the event at a position as a record of its topic.

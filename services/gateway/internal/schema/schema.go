@@ -64,7 +64,7 @@ func closeObjects(value any) {
 		}
 	case map[string]any:
 		_, properties := v["properties"].(map[string]any)
-		if _, said := v["additionalProperties"]; properties && v["type"] == "object" && !said {
+		if _, declared := v["additionalProperties"]; properties && v["type"] == "object" && !declared {
 			v["additionalProperties"] = false
 		}
 		for _, one := range v {
