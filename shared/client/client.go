@@ -18,46 +18,49 @@ import (
 
 // Options of a connection. URL and Token are required.
 type Options struct {
-	// URL is that of the gateway's socket, such as "ws://localhost:3001/ws".
+	// URL is the URL of the gateway's socket, such as "ws://localhost:3001/ws".
 	URL string
 	// Token is the JSON Web Token of the user.
 	Token string
-	// TokenInFrame sends the token as browsers have to: in the connect frame instead of the Authorization header.
+	// TokenInFrame sends the token in the connect frame instead of the Authorization header, as browsers have to.
 	TokenInFrame bool
 	// Protobuf chooses the subprotocol edumatrix.v1.proto. Callers see no difference: data is JSON.
 	Protobuf bool
-	// ResumeToken is that of an earlier connection, see Client.ResumeToken. The missed events come first. Events that
-	// came after the token come again, and are recognized by their versions; Redial drops them.
+	// ResumeToken is the resume token of an earlier connection, see Client.ResumeToken. The missed events are
+	// delivered first. Events that the earlier connection got after the token are delivered again; a program
+	// recognizes them by their versions, and Redial drops them.
 	ResumeToken string
-	// Rooms are the rooms to subscribe to; without any, those of the session.
+	// Rooms are the rooms to subscribe to. If there are none, the rooms of the session stay subscribed.
 	Rooms []string
-	// SessionID is that of the earlier connection, see Client.SessionID.
+	// SessionID is the session of the earlier connection, see Client.SessionID.
 	SessionID string
 	// Device is the name of this client among the sessions of its user.
 	Device string
-	// OnResumeToken is called with each resume token, after the events up to it, as OnEvent is. It is called with an
-	// empty one when the user has ended the session: a stored token is to be deleted.
+	// OnResumeToken is called with each resume token, after the events up to it, on the same goroutine as OnEvent. It
+	// is called with an empty token when the user has ended the session: the program must delete its stored token.
 	OnResumeToken func(string)
-	// OnEvent is called with each event, in order, on the goroutine that reads: it must not wait for this client.
+	// OnEvent is called with each event, in order, on the goroutine that reads. It must not wait for a call of this
+	// client.
 	OnEvent func(Event)
-	// OnSignal is called with each signal, as OnEvent is.
+	// OnSignal is called with each signal, on the same goroutine as OnEvent.
 	OnSignal func(Signal)
-	// OnOutcome is called with outcomes that come after "queued".
+	// OnOutcome is called with the outcomes of commands that were answered with "queued".
 	OnOutcome func(Outcome)
-	// OnNotRecovered is called with each room whose missed events are not sent, as OnEvent is.
+	// OnNotRecovered is called with each room whose missed events are not sent, on the same goroutine as OnEvent.
 	OnNotRecovered func(room string)
-	// OnUnsubscribed is called when the gateway ends the subscription to a room, as OnEvent is.
+	// OnUnsubscribed is called when the gateway ends the subscription to a room, on the same goroutine as OnEvent.
 	OnUnsubscribed func(room string, why Error)
-	// OnTokenExpiring is called before the token expires, with the time left; Authenticate renews it.
+	// OnTokenExpiring is called with the time left before the token expires; Authenticate renews the token.
 	OnTokenExpiring func(left time.Duration)
-	// Header is sent with the handshake, for Origin and the like.
+	// Header is sent with the handshake. It may contain Origin, for example.
 	Header http.Header
-	// Silence is how long the gateway may send nothing, not even a ping, before the connection counts as lost; a minute
-	// when 0. The gateway sends a ping and a heartbeat every 25 s, and the client pings it twice within Silence.
+	// Silence is how long the gateway may send nothing, not even a ping, before the connection counts as lost; 0
+	// means a minute. The gateway sends a ping and a heartbeat every 25 s, and the client pings the gateway twice
+	// within Silence.
 	Silence time.Duration
 }
 
-// MaxFrame bounds a frame that a gateway accepts, in bytes.
+// MaxFrame is the maximum size of a frame that a gateway accepts, in bytes.
 const MaxFrame = 256 << 10
 
 // Event is an event frame.
@@ -82,7 +85,7 @@ type Signal struct {
 	Data  json.RawMessage `json:"data"`
 }
 
-// Outcome is that of a command: its Kind is committed, unchanged, queued (not decided yet), refused or failed.
+// Outcome is the outcome of a command. Its Kind is committed, unchanged, queued (not decided yet), refused or failed.
 type Outcome struct {
 	CommandID string `json:"command_id"`
 	Kind      string `json:"kind"`
@@ -95,22 +98,22 @@ type Outcome struct {
 type Error struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
-	// Field is the path of the field that was wrong; empty where no field was.
+	// Field is the path of the wrong field; empty if the error is not about a field.
 	Field string `json:"field"`
-	// RetryAfterMS is how long to wait before the same is sent again; 0 where waiting does not help.
+	// RetryAfterMS is the time in milliseconds after which the request may be sent again; 0 if waiting does not help.
 	RetryAfterMS int64 `json:"retry_after_ms"`
-	// TraceID names the trace, where it is recorded.
+	// TraceID is the id of the trace, if it is recorded.
 	TraceID string `json:"trace_id"`
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-// Queued is the code of the error that Command returns for a command that was received and is not decided yet: the
-// outcome follows, see Options.OnOutcome.
+// Queued is the code of the error that Command returns for a command that was received and is not decided yet. The
+// outcome is passed to Options.OnOutcome.
 const Queued = "queued"
 
-// ErrClosed is returned when the connection ended before the reply came. A command may have been decided: send it again
-// with the same command id.
+// ErrClosed is returned if the connection ended before the reply arrived. A command may have been decided
+// nevertheless: send it again with the same command id.
 var ErrClosed = errors.New("connection closed")
 
 // Reply is the frame that answers a request.
@@ -134,14 +137,14 @@ type Client struct {
 	next    int
 	waiting map[string]call
 
-	// Used by the goroutine that reads, and after its end by others.
+	// The fields below are used by the goroutine that reads and, after its end, by others.
 	seen   map[string]int64 // newest version of each stream
-	before map[string]int64 // the same of the connection that this one follows
+	before map[string]int64 // the same for the connection that this one resumes
 
 	token     string
 	connected Connected
 	ended     bool   // the user has ended the session
-	closing   *Error // of the frame closing
+	closing   *Error // the error of the closing frame
 
 	done chan struct{}
 	err  error
@@ -153,8 +156,8 @@ type call struct {
 	reply chan Reply
 }
 
-// Dial connects, and returns when all the user's rooms are open. With a resume token, the missed events have come
-// before. The error wraps an *Error where the gateway has refused the connection.
+// Dial connects, and returns when all the user's rooms are open. With a resume token, the missed events are delivered
+// before it returns. The error wraps an *Error if the gateway has refused the connection.
 func Dial(ctx context.Context, o Options) (*Client, error) {
 	c, err := dial(ctx, o, nil)
 	if err != nil {
@@ -163,8 +166,8 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	return c, nil
 }
 
-// dial is Dial with the versions that earlier connections got. With an error it returns the ended connection, if there
-// was one.
+// dial is Dial with the versions that earlier connections got. If it fails after it has connected, it returns the
+// ended connection with the error.
 func dial(ctx context.Context, o Options, before map[string]int64) (*Client, error) {
 	header := o.Header.Clone()
 	if header == nil {
@@ -196,7 +199,7 @@ func dial(ctx context.Context, o Options, before map[string]int64) (*Client, err
 	return c, nil
 }
 
-// refusal returns the gateway's error in the answer to a refused handshake, or else err.
+// refusal returns the gateway's error in the response to a refused handshake, or err if there is none.
 func refusal(r *http.Response, err error) error {
 	defer r.Body.Close()
 	var body struct{ Error *Error }
@@ -211,7 +214,7 @@ func (c *Client) Command(ctx context.Context, name string, data any) (Outcome, e
 	return c.CommandAs(ctx, uuid.NewString(), name, data)
 }
 
-// CommandAs is Command with an id. A command that is sent again with the same id gets the first outcome.
+// CommandAs is Command with a given id. A command that is sent again with the same id gets the first outcome.
 func (c *Client) CommandAs(ctx context.Context, id, name string, data any) (Outcome, error) {
 	r, err := c.Request(ctx, map[string]any{"type": name, "data": data, "command_id": id})
 	switch {
@@ -226,15 +229,15 @@ func (c *Client) CommandAs(ctx context.Context, id, name string, data any) (Outc
 	return *r.Outcome, err
 }
 
-// Authenticate renews the token of the connection, for the same user. A refusal is an *Error; then the old token stays
-// in force.
+// Authenticate renews the token of the connection, for the same user. If the gateway refuses the token, the error is
+// an *Error and the old token stays valid.
 func (c *Client) Authenticate(ctx context.Context, token string) error {
 	_, err := c.Request(ctx, map[string]any{"type": "authenticate", "data": map[string]string{"token": token}})
 	return err
 }
 
-// Subscribe subscribes to rooms. Their current values have come as events when it returns. A refusal of all of them is an
-// *Error.
+// Subscribe subscribes to rooms. Their current values are delivered as events before it returns. If all rooms are
+// refused, the error is an *Error.
 func (c *Client) Subscribe(ctx context.Context, rooms ...string) (Subscribed, error) {
 	r, err := c.Request(ctx, map[string]any{"type": "subscribe", "data": map[string][]string{"rooms": rooms}})
 	var s Subscribed
@@ -244,7 +247,7 @@ func (c *Client) Subscribe(ctx context.Context, rooms ...string) (Subscribed, er
 	return s, err
 }
 
-// Subscribed are the rooms that a client is subscribed to, and those that it may not subscribe to.
+// Subscribed contains the rooms that a client is subscribed to, and the rooms that it may not subscribe to.
 type Subscribed struct {
 	Rooms   []string `json:"rooms"`
 	Refused []struct {
@@ -253,13 +256,15 @@ type Subscribed struct {
 	} `json:"refused"`
 }
 
-// Signal sends a signal to the other members of its room that are connected now. A refusal is an *Error.
+// Signal sends a signal to the other members of its room that are connected. If it is refused, the error is an
+// *Error.
 func (c *Client) Signal(ctx context.Context, name string, data any) error {
 	_, err := c.Request(ctx, map[string]any{"type": name, "data": data})
 	return err
 }
 
-// Query sends a query and decodes the reply into answer, which is a pointer. A refusal is an *Error.
+// Query sends a query and decodes the reply into answer, which is a pointer. If it is refused, the error is an
+// *Error.
 func (c *Client) Query(ctx context.Context, name string, data, answer any) error {
 	r, err := c.Request(ctx, map[string]any{"type": name, "data": data})
 	if err != nil {
@@ -271,7 +276,7 @@ func (c *Client) Query(ctx context.Context, name string, data, answer any) error
 	return nil
 }
 
-// Request sends any frame under a new id and waits for its reply. A refusal is an *Error.
+// Request sends a frame of any type under a new id and waits for its reply. If it is refused, the error is an *Error.
 func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, error) {
 	kind := fmt.Sprint(frame["type"])
 	answer := make(chan Reply, 1)
@@ -292,7 +297,7 @@ func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, erro
 		return Reply{}, fmt.Errorf("%s: %w", kind, err)
 	}
 	if len(body) > MaxFrame {
-		return Reply{}, fmt.Errorf("%s: the frame has %d bytes, at most %d are taken", kind, len(body), MaxFrame)
+		return Reply{}, fmt.Errorf("%s: the frame has %d bytes, the maximum is %d", kind, len(body), MaxFrame)
 	}
 	if err := c.Write(body); err != nil {
 		return Reply{}, err
@@ -305,7 +310,7 @@ func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, erro
 	case <-ctx.Done():
 		err = fmt.Errorf("%s: no answer: %w", kind, ctx.Err())
 	}
-	// A reply may be followed at once by the end of the connection, and select prefers neither.
+	// The connection may end right after the reply, and select chooses at random between the two.
 	select {
 	case r := <-answer:
 		return r.outcome()
@@ -324,7 +329,7 @@ func (r Reply) outcome() (Reply, error) {
 	return r, nil
 }
 
-// Write sends a message as it is. Replies to ids that Request did not make are dropped.
+// Write sends a message without changing it. Replies to ids that Request did not create are dropped.
 func (c *Client) Write(frame []byte) error {
 	c.write.Lock()
 	defer c.write.Unlock()
@@ -347,17 +352,17 @@ func (c *Client) Close() {
 	<-c.done
 }
 
-// Abort closes the socket without a close frame, as if the network was lost.
+// Abort closes the socket without a close frame, like a lost network connection.
 func (c *Client) Abort() {
 	_ = c.conn.NetConn().Close()
 	<-c.done
 }
 
-// Done returns a channel that is closed when the connection has ended; Err then returns why.
+// Done returns a channel that is closed when the connection has ended. Err then returns the reason.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err returns why the connection has ended, or nil. It wraps ErrClosed, the *websocket.CloseError if there was a close
-// frame, and the *Error of the frame closing.
+// Err returns the reason why the connection has ended, or nil. It wraps ErrClosed, the *websocket.CloseError if there
+// was a close frame, and the *Error of the closing frame.
 func (c *Client) Err() error {
 	select {
 	case <-c.done:
@@ -376,7 +381,7 @@ func (c *Client) read() {
 		silence = time.Minute
 	}
 	var extended time.Time
-	heard := func() { // once a second: setting a deadline costs more than reading a small frame
+	heard := func() { // at most once a second, because setting a deadline costs more than reading a small frame
 		if now := time.Now(); now.Sub(extended) > min(time.Second, silence/8) {
 			extended = now
 			_ = c.conn.SetReadDeadline(now.Add(silence))
@@ -386,7 +391,7 @@ func (c *Client) read() {
 	c.conn.SetPingHandler(func(payload string) error { heard(); return answer(payload) })
 	c.conn.SetPongHandler(func(string) error { heard(); return nil })
 	var ping *time.Timer
-	var pinging sync.Mutex // ping is set before it fires
+	var pinging sync.Mutex // guards ping, which is set before it fires
 	pinging.Lock()
 	ping = time.AfterFunc(silence*2/5, func() {
 		_ = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second))
@@ -420,7 +425,7 @@ func (c *Client) read() {
 	}
 }
 
-// received is any frame of a gateway. Type determines the fields that it has.
+// received is a frame from a gateway. Type determines the fields that it has.
 type received struct {
 	Type string `json:"type"`
 
@@ -429,13 +434,13 @@ type received struct {
 	Outcome *Outcome `json:"outcome"`
 	Error   *Error   `json:"error"`
 
-	Event // with Data, which other frames have too
+	Event // Data is used by other frames as well
 
 	Signal      string `json:"signal"`
 	Room        string `json:"room"`
 	ResumeToken string `json:"resume_token"`
 	ExpiresInMS int64  `json:"expires_in_ms"`
-	Code        int    `json:"code"` // of closing
+	Code        int    `json:"code"` // of a closing frame
 }
 
 // take handles the frames of one message.
@@ -447,7 +452,7 @@ func (c *Client) take(message []byte) error {
 	return nil
 }
 
-// kindOf returns the type of the request that a reply answers; empty where no request waits for it.
+// kindOf returns the type of the request that a reply answers; empty if no request waits for it.
 func (c *Client) kindOf(replyTo string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -501,7 +506,7 @@ func (c *Client) takeReply(f *received) error {
 	if !waits {
 		return nil
 	}
-	if of.kind == "connect" && f.OK { // here, so that its resume token comes in its place among the events
+	if of.kind == "connect" && f.OK { // handled here, so that its resume token keeps its place among the events
 		var connected Connected
 		if err := json.Unmarshal(f.Data, &connected); err != nil {
 			return err

@@ -15,13 +15,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// mesh answers one connection: it replies to connect at once, and from then on does what a test says.
+// mesh answers one connection: it replies to connect, and then calls then.
 func mesh(t *testing.T, then func(socket *websocket.Conn)) string {
 	t.Helper()
 	return meshOf(t, make(chan string, 100), then)
 }
 
-// meshOf is mesh for any number of connections. It publishes the data of each connect frame.
+// meshOf is mesh for any number of connections. It sends the data of each connect frame to connects.
 func meshOf(t *testing.T, connects chan<- string, then func(socket *websocket.Conn)) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -53,17 +53,17 @@ func dial(t *testing.T, o client.Options) *client.Client {
 	return c
 }
 
-func TestClient_AMeshThatFallsSilentIsNoticed(t *testing.T) {
+func TestClient_NoticesThatTheMeshIsSilent(t *testing.T) {
 	t.Parallel()
 	end := make(chan struct{})
 	defer close(end)
-	url := mesh(t, func(*websocket.Conn) { <-end }) // reads nothing, so that pings are not answered either
+	url := mesh(t, func(*websocket.Conn) { <-end }) // without reads, pings are not answered either
 	c := dial(t, client.Options{URL: url, Silence: 200 * time.Millisecond})
 	select {
 	case <-c.Done():
 		require.ErrorIs(t, c.Err(), client.ErrClosed)
 	case <-time.After(10 * time.Second):
-		t.Fatal("a mesh that is silent is believed to be there")
+		t.Fatal("the client did not notice that the mesh is silent")
 	}
 }
 
@@ -80,7 +80,7 @@ func TestClient_PingsAMeshThatHasNothingToSend(t *testing.T) {
 		}
 	})
 	c := dial(t, client.Options{URL: url, Silence: 500 * time.Millisecond})
-	for range 6 { // more than one silence long
+	for range 6 { // longer than Silence
 		select {
 		case <-pings:
 		case <-c.Done():
@@ -89,7 +89,7 @@ func TestClient_PingsAMeshThatHasNothingToSend(t *testing.T) {
 	}
 }
 
-func TestClient_AFrameThatIsTooLongIsRefusedBeforeItEndsTheConnection(t *testing.T) {
+func TestClient_RefusesAFrameThatIsTooLong(t *testing.T) {
 	t.Parallel()
 	url := mesh(t, func(socket *websocket.Conn) {
 		for {
@@ -122,8 +122,8 @@ func TestClient_AFrameThatCannotBeReadEndsTheConnection(t *testing.T) {
 	require.ErrorContains(t, c.Err(), "cannot be read")
 }
 
-// A session that its user has ended is forgotten: the client begins another one, and asks for nothing that it missed.
-func TestClient_BeginsAfreshWhenItsSessionWasEnded(t *testing.T) {
+// When its user has ended the session, the client begins a new session and requests no missed events.
+func TestClient_BeginsANewSessionWhenItsSessionWasEnded(t *testing.T) {
 	t.Parallel()
 	const closing = `{"type":"closing","code":4501,"error":{"code":"session_ended","message":"it was ended"}}`
 	for name, end := range map[string]func(*websocket.Conn){
@@ -154,13 +154,13 @@ func TestClient_BeginsAfreshWhenItsSessionWasEnded(t *testing.T) {
 			t.Cleanup(next.Close)
 			require.JSONEq(t, `{}`, <-connects, "neither a session nor a resume token")
 			<-next.Done()
-			require.Equal(t, []int64{7, 7}, events, "what the new session shows is not taken for what the old one had")
+			require.Equal(t, []int64{7, 7}, events, "events of the new session are not dropped as repeats of the old one")
 		})
 	}
 }
 
-// A connection that was lost goes on.
-func TestClient_GoesOnWithItsSessionOtherwise(t *testing.T) {
+// A client whose connection was lost continues its session.
+func TestClient_ContinuesItsSessionAfterALostConnection(t *testing.T) {
 	t.Parallel()
 	connects := make(chan string, 4)
 	c := dial(t, client.Options{URL: meshOf(t, connects, func(socket *websocket.Conn) {

@@ -71,7 +71,7 @@ func (protobufCodec) subprotocol() string { return "edumatrix.v1.proto" }
 
 func (protobufCodec) messageKind() int { return websocket.BinaryMessage }
 
-// control has the messages of control frames and of their replies.
+// control contains the messages of control frames and of their replies.
 var control = map[string]struct{ request, reply proto.Message }{
 	"connect":      {&gatewayv1.Connect{}, &gatewayv1.Connected{}},
 	"authenticate": {&gatewayv1.Authenticate{}, &gatewayv1.Authenticated{}},
@@ -79,7 +79,7 @@ var control = map[string]struct{ request, reply proto.Message }{
 	"unsubscribe":  {&gatewayv1.Unsubscribe{}, nil},
 }
 
-// request returns an empty message for the data of a request; nil where it has no data, or its type is not known.
+// request returns an empty message for the data of a request; nil if it has no data or its type is unknown.
 func (p protobufCodec) request(kind string) proto.Message {
 	if own, ok := control[kind]; ok {
 		return own.request.ProtoReflect().New().Interface()
@@ -96,7 +96,7 @@ func (p protobufCodec) request(kind string) proto.Message {
 	return nil
 }
 
-// reply is request for the data of a reply.
+// reply returns an empty message for the data of a reply; nil if it has no data or its type is unknown.
 func (p protobufCodec) reply(kind string) proto.Message {
 	if own, ok := control[kind]; ok && own.reply != nil {
 		return own.reply.ProtoReflect().New().Interface()
@@ -137,7 +137,7 @@ func (p protobufCodec) decode(message []byte, kindOf func(string) string, take f
 	for len(message) > 0 {
 		one, n := protowire.ConsumeBytes(message)
 		if n < 0 {
-			return errors.New("a message does not hold whole frames")
+			return errors.New("a message does not consist of whole frames")
 		}
 		message = message[n:]
 		var f gatewayv1.ServerFrame
@@ -161,7 +161,7 @@ func (p protobufCodec) received(f *gatewayv1.ServerFrame, kindOf func(string) st
 	m := f.ProtoReflect()
 	kind := m.WhichOneof(m.Descriptor().Oneofs().ByName("frame"))
 	if kind == nil {
-		return r, nil // a frame of a later version
+		return r, nil // a frame type of a later version
 	}
 	var data []byte
 	var typed proto.Message

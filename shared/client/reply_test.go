@@ -10,8 +10,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// A server that replies and closes at once has replied, however late the caller gets to look.
-func TestRequest_AReplyBeforeTheEndIsNotLost(t *testing.T) {
+// A reply is not lost if the server closes the connection right after it, however late the caller reads it.
+func TestRequest_ReturnsAReplyThatTheEndFollows(t *testing.T) {
 	t.Parallel()
 	var upgrader websocket.Upgrader
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

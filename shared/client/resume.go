@@ -10,13 +10,13 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Connected is the reply to connect: from then on the client misses nothing.
+// Connected is the reply to connect. After it the client misses no event.
 type Connected struct {
 	UserID      string `json:"user_id"`
 	SessionID   string `json:"session_id"`
 	ResumeToken string `json:"resume_token"`
-	// Resumed reports whether the missed events were sent, except those of NotRecovered: load the history of these
-	// rooms.
+	// Resumed reports whether the missed events were sent, except those of the rooms in NotRecovered: load the
+	// history of these rooms.
 	Resumed      bool     `json:"resumed"`
 	NotRecovered []string `json:"not_recovered"`
 	Subscribed
@@ -34,9 +34,9 @@ type Connected struct {
 // sessionEnded is the close code of a connection whose session the user has ended.
 const sessionEnded = 4501
 
-// Reconnects reports whether a client connects again after an error of Client.Err, as docs/protocol.md has it: unless
-// the gateway has closed the connection with a code from 4500 to 4999, because a message was too large, or as it was
-// asked to.
+// Reconnects reports whether a client should connect again after an error of Client.Err, as docs/protocol.md
+// describes. It should not if the gateway has closed the connection with a code from 4500 to 4999, because of a
+// message that was too large, or because the client closed it.
 func Reconnects(err error) bool {
 	var closed *websocket.CloseError
 	if !errors.As(err, &closed) {
@@ -46,10 +46,10 @@ func Reconnects(err error) bool {
 		(closed.Code < 4500 || closed.Code > 4999)
 }
 
-// Redial closes a connection, if it has not ended yet, and makes another that resumes from it, at the gateway with a
-// URL or, if that is empty, at the same one. When it fails it may be called again, and then resumes from what the
-// failed connection got. Each event comes once. When the user has ended the session, the new connection begins another
-// session without missed events.
+// Redial closes a connection, if it has not ended yet, and opens another one that resumes from it, at the gateway
+// with the given URL or, if that is empty, at the same one. If it fails it may be called again, and then resumes from
+// the events that the failed connection got. Each event is delivered once. If the user has ended the session, the new
+// connection begins another session without missed events.
 func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	c.Close()
 	o := c.options
@@ -66,7 +66,7 @@ func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	if err == nil {
 		return next, nil
 	}
-	if next != nil { // it may have got some of the missed events, and a resume token that covers them
+	if next != nil { // the failed connection may have got some of the missed events and a resume token for them
 		maps.Copy(c.seen, next.seen)
 		token, ended := next.ResumeToken(), next.SessionEnded()
 		c.mu.Lock()
@@ -76,15 +76,15 @@ func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	return nil, err
 }
 
-// SessionEnded reports whether the user has ended the session of this connection. A program then deletes the session id
-// and resume token that it has stored, and asks its user to sign in.
+// SessionEnded reports whether the user has ended the session of this connection. The program should then delete the
+// session id and resume token that it has stored, and ask its user to sign in.
 func (c *Client) SessionEnded() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ended
 }
 
-// endSession forgets the resume token of a session that its user has ended.
+// endSession deletes the resume token of a session that its user has ended.
 func (c *Client) endSession() {
 	c.mu.Lock()
 	ended := c.ended
@@ -99,11 +99,12 @@ func (c *Client) endSession() {
 func (c *Client) had() map[string]int64 {
 	all := map[string]int64{}
 	maps.Copy(all, c.before)
-	maps.Copy(all, c.seen) // only newer ones are in there
+	maps.Copy(all, c.seen) // c.seen contains only newer versions
 	return all
 }
 
-// connect sends the first frame, and returns when all the user's rooms are open. Missed events have come before.
+// connect sends the first frame, and returns when all the user's rooms are open. Missed events are delivered before
+// it returns.
 func (c *Client) connect(ctx context.Context) error {
 	data := map[string]any{}
 	for name, text := range map[string]string{"resume_token": c.options.ResumeToken, "session_id": c.options.SessionID,
@@ -129,8 +130,8 @@ func (c *Client) Connected() Connected {
 	return c.connected
 }
 
-// ResumeToken returns the newest resume token, which covers the events that this connection and those before it got;
-// empty where there is none.
+// ResumeToken returns the newest resume token, which covers the events that this connection and earlier ones got;
+// empty if there is none.
 func (c *Client) ResumeToken() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// later are fields of a later version, as this one sees them: of every wire type, under numbers that are not declared.
+// later returns fields of a later version as this version sees them: of every wire type, with undeclared numbers.
 func later() []byte {
 	b := protowire.AppendVarint(protowire.AppendTag(nil, 901, protowire.VarintType), 7)
 	b = protowire.AppendString(protowire.AppendTag(b, 902, protowire.BytesType), "x")
@@ -26,7 +26,7 @@ func later() []byte {
 	return protowire.AppendFixed64(protowire.AppendTag(b, 904, protowire.Fixed64Type), 7)
 }
 
-// newer encodes a message with fields of a later version.
+// newer encodes a message and appends fields of a later version.
 func newer(m proto.Message) []byte {
 	m.ProtoReflect().SetUnknown(later())
 	b, err := proto.Marshal(m)
@@ -109,9 +109,9 @@ func inProtobuf() (kind int, replies [][]byte) {
 	}
 }
 
-// A gateway may be newer than its clients: keys, frame types and event names that a client does not know change nothing
-// of those that it knows, also where they come in one message.
-func TestClient_IgnoresWhatALaterVersionSends(t *testing.T) {
+// A gateway may be newer than its clients. Keys, frame types and event names that a client does not know must not
+// affect the ones that it knows, even in the same message.
+func TestClient_IgnoresUnknownFieldsOfALaterVersion(t *testing.T) {
 	t.Parallel()
 	for name, encoded := range map[string]func() (int, [][]byte){"JSON": inJSON, "Protobuf": inProtobuf} {
 		t.Run(name, func(t *testing.T) {
@@ -133,11 +133,11 @@ func TestClient_IgnoresWhatALaterVersionSends(t *testing.T) {
 					require.True(t, strings.HasPrefix(got, want.event), got)
 					require.Contains(t, got, want.body)
 				case <-time.After(10 * time.Second):
-					t.Fatalf("%s does not come", want.event)
+					t.Fatalf("%s does not arrive", want.event)
 				}
 			}
 			_, err = c.Request(t.Context(), map[string]any{"type": "ping"})
-			require.NoError(t, err, "the connection goes on")
+			require.NoError(t, err, "the connection stays open")
 		})
 	}
 }

@@ -7,11 +7,12 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Command is a command on its way to the service that decides it. (Actor, ID) identifies it, however often it is sent.
+// Command is a command as it is sent to the service that decides it. (Actor, ID) identifies it, however often it is
+// sent.
 type Command struct {
 	ID          string
 	Type        string
-	Stream      string // that it changes; also the Kafka key
+	Stream      string // the stream that it changes; also the Kafka key
 	Actor       string
 	Time        time.Time
 	Expires     time.Time // zero: never
@@ -40,7 +41,7 @@ func (c Command) Message() *message.Message {
 	return m
 }
 
-// ReadCommand reads the headers of a record; the body stays as it is.
+// ReadCommand reads a command from a record. It does not decode the body.
 func ReadCommand(m *message.Message) (Command, error) {
 	r := reader{m: m.Metadata}
 	c := Command{

@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-func TestEvent_ComesBackAsItWent(t *testing.T) {
+func TestEvent_IsReadAsItWasWritten(t *testing.T) {
 	e := envelope.Event{
 		ID: "e1", Type: "chat.member_added", Source: "chat", Stream: "conversation:7", Version: 3, Position: 40,
 		Before: 38, Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Actor: "alice", Cause: "c1", Correlation: "x",
@@ -33,7 +33,7 @@ func TestEvent_ComesBackAsItWent(t *testing.T) {
 	}
 }
 
-func TestRecord_ComesBackAsItWent(t *testing.T) {
+func TestRecord_IsReadAsItWasWritten(t *testing.T) {
 	e := envelope.Event{ID: "e1", Type: "chat.leave", Source: "chat", Stream: "conversation:7", Version: 3, Position: 40,
 		Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Class: routingv1.Class_CLASS_DURABLE, Body: []byte{1, 2}}
 	r := e.Record("chat-events")
@@ -52,7 +52,7 @@ func TestPosition_IsRecognised(t *testing.T) {
 	}
 }
 
-func TestFence_ComesBackAsItWent(t *testing.T) {
+func TestFence_IsReadAsItWasWritten(t *testing.T) {
 	e := envelope.Position("chat", 9, 4)
 	e.Incarnation, e.Epoch, e.Partitions, e.Fence = "3f1c5a0b9d24", 2, 4, true
 	if got, err := envelope.ReadEvent(e.Message()); err != nil || !reflect.DeepEqual(got, e) {
@@ -60,7 +60,7 @@ func TestFence_ComesBackAsItWent(t *testing.T) {
 	}
 }
 
-// Records of earlier releases name no incarnation, epoch or count.
+// Records of earlier releases contain no incarnation, epoch or count.
 func TestEvent_OfAnEarlierReleaseIsRead(t *testing.T) {
 	m := envelope.Position("chat", 9, 4).Message()
 	got, err := envelope.ReadEvent(m)
@@ -74,7 +74,7 @@ func TestEvent_OfAnEarlierReleaseIsRead(t *testing.T) {
 	}
 }
 
-func TestCommand_ComesBackAsItWent(t *testing.T) {
+func TestCommand_IsReadAsItWasWritten(t *testing.T) {
 	c := envelope.Command{ID: "c1", Type: "chat.leave", Stream: "conversation:7", Actor: "bob",
 		Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Expires: time.Date(2026, 1, 2, 3, 5, 5, 0, time.UTC),
 		Correlation: "x", Body: []byte{3}}
@@ -84,7 +84,7 @@ func TestCommand_ComesBackAsItWent(t *testing.T) {
 	}
 }
 
-func TestReadEvent_NamesWhatIsMissing(t *testing.T) {
+func TestReadEvent_NamesTheMissingHeader(t *testing.T) {
 	m := envelope.Event{ID: "e", Type: "chat.message_sent", Source: "chat", Stream: "s", Time: time.Now()}.Message()
 	delete(m.Metadata, "ce_position")
 	if _, err := envelope.ReadEvent(m); err == nil || !strings.Contains(err.Error(), "ce_position") {

@@ -1,6 +1,6 @@
 // Package envelope defines the form of the mesh's commands and events on Kafka: CloudEvents in binary mode (Kafka
-// binding 1.0), a Protobuf body, and W3C trace context. A gateway decides from these headers alone whether it has a
-// connection for an event.
+// binding 1.0), a Protobuf body, and W3C trace context. The headers alone show a gateway whether it has a connection
+// for an event.
 package envelope
 
 import (
@@ -44,7 +44,7 @@ const (
 	headerPartitions  = "ce_partitions"
 	headerFence       = "ce_fence"
 
-	// HeaderTraceParent and HeaderTraceState are those of W3C Trace Context.
+	// HeaderTraceParent and HeaderTraceState are the headers of W3C Trace Context.
 	HeaderTraceParent = "traceparent"
 	HeaderTraceState  = "tracestate"
 
@@ -55,7 +55,7 @@ const (
 	contentType  = "application/protobuf"
 )
 
-// Event is an event as its topic carries it.
+// Event is an event as it is published on its topic.
 type Event struct {
 	ID          string
 	Type        string // its declared name
@@ -63,7 +63,7 @@ type Event struct {
 	Stream      string // also the Kafka key
 	Version     int64
 	Position    int64
-	Before      int64 // the position before it in its partition
+	Before      int64 // the position of the previous record of its partition
 	Time        time.Time
 	Actor       string
 	Cause       string // command id
@@ -72,17 +72,17 @@ type Event struct {
 	Rooms       []string
 	Opens       []catalog.Membership
 	Closes      []catalog.Membership
-	Subject     string // the part of the stream, such as a message, that it is about; may be empty
-	Answers     bool   // the last event of its command: its headers are the outcome "committed"
-	CommandType string // of that command, with Answers
+	Subject     string // the part of the stream that it is about, such as a message; may be empty
+	Answers     bool   // set on the last event of its command, whose headers are the outcome "committed"
+	CommandType string // the type of that command; only with Answers
 	Redacted    bool
-	Expires     time.Time // after which it is no longer shown to anybody; zero: never
+	Expires     time.Time // time after which it is no longer shown to users; zero: never
 	TraceParent string
 	Body        []byte
 
 	// Incarnation identifies the history of the owner's log. It changes when the log's database has lost commits,
-	// because of a restored backup or a failover; positions continue above all that were published before. Empty in
-	// records of releases without incarnations.
+	// because of a restored backup or a failover. Later positions are above all positions that were published before.
+	// Empty in records of releases without incarnations.
 	Incarnation string
 	// Epoch counts the changes of the partition count of the record's topic, from 1. Partitions is the count by which
 	// its stream was hashed in this epoch. Both are 0 in records of releases without epochs. A record of a lower epoch
@@ -95,11 +95,11 @@ type Event struct {
 	Fence bool
 }
 
-// IsPosition reports whether this is not an event but a record with the owner's position, written into a partition that
-// lags.
+// IsPosition reports whether this is a record with the owner's position instead of an event. Such a record is written
+// into a partition that has had no event for a while.
 func (e Event) IsPosition() bool { return e.Type == typePosition }
 
-// Position returns the record that reports up to which position a partition is complete.
+// Position returns the record by which a partition is known to be complete up to a position.
 func Position(source string, position, before int64) Event {
 	return Event{ID: source + ":" + strconv.FormatInt(position, 10), Type: typePosition, Source: source,
 		Position: position, Before: before, Time: time.Now().UTC()}
@@ -156,7 +156,7 @@ func (e Event) Message() *message.Message {
 	return m
 }
 
-// ReadEvent reads the headers of a record; the body stays as it is.
+// ReadEvent reads an event from a record. It does not decode the body.
 func ReadEvent(m *message.Message) (Event, error) {
 	r := reader{m: m.Metadata}
 	e := Event{
@@ -219,7 +219,7 @@ func split(s, sep string) []string {
 	return strings.Split(s, sep)
 }
 
-// reader keeps the first error in a record's headers.
+// reader reads the headers of a record and keeps the first error.
 type reader struct {
 	m   message.Metadata
 	err error
@@ -242,7 +242,7 @@ func (r *reader) number(name string) int64 {
 	return n
 }
 
-// optional reads a small number that older releases do not write.
+// optional reads a small number that older releases do not write; 0 if it is missing.
 func (r *reader) optional(name string) int32 {
 	v := r.m.Get(name)
 	if v == "" {

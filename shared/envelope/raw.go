@@ -29,8 +29,8 @@ const (
 	texts
 )
 
-// Header is the constraint of a record's header: kgo.RecordHeader, which is not named here so that a program which never
-// reads from Kafka does not link its client.
+// Header is the constraint of a record's header: kgo.RecordHeader. The type is not named here, so that a program that
+// never reads from Kafka does not link its client.
 type Header interface {
 	~struct {
 		Key   string
@@ -38,14 +38,14 @@ type Header interface {
 	}
 }
 
-// header is any Header.
+// header is a Header of any type.
 type header struct {
 	Key   string
 	Value []byte
 }
 
-// ReadRawEvent is ReadEvent for a Kafka record. It keeps none of the record's own bytes: all texts share one copy, and
-// the body is another.
+// ReadRawEvent is ReadEvent for a Kafka record. The result references none of the record's own bytes: all texts share
+// one copy, and the body is another.
 func ReadRawEvent[H Header](headers []H, body []byte) (Event, error) {
 	r := rawReader{}
 	var found [texts][]byte
@@ -212,7 +212,7 @@ func rawClass(name []byte) routingv1.Class {
 	return classOf(string(name))
 }
 
-// rawReader keeps the first error in a record's headers.
+// rawReader reads the headers of a record and keeps the first error.
 type rawReader struct{ err error }
 
 func (r *rawReader) required(name, value string) {

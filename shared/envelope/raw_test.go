@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// raw is a message's headers as Kafka carries them.
+// raw returns a message's headers in the form of a Kafka record.
 func raw(metadata map[string]string) (headers []kgo.RecordHeader) {
 	headers = append(headers, kgo.RecordHeader{Key: "something_else", Value: []byte("x")})
 	for k, v := range metadata {
@@ -31,7 +31,7 @@ var full = envelope.Event{ID: "i", Type: "chat.message_sent", Source: "chat", St
 	Subject: "m", Answers: true, CommandType: "chat.send_message", Redacted: true, TraceParent: "00-x-y-01",
 	Body: []byte("body"), Incarnation: "one", Epoch: 2, Partitions: 4, Expires: time.Unix(2, 3).UTC()}
 
-func TestReadRawEvent_IsReadEvent(t *testing.T) {
+func TestReadRawEvent_ReturnsTheSameAsReadEvent(t *testing.T) {
 	t.Parallel()
 	fence := envelope.Position("chat", 7, 5)
 	fence.Epoch, fence.Partitions, fence.Fence, fence.Incarnation = 3, 6, true, "two"
@@ -44,7 +44,7 @@ func TestReadRawEvent_IsReadEvent(t *testing.T) {
 		body := append([]byte(nil), m.Payload...)
 		got, err := envelope.ReadRawEvent(headers, body)
 		require.NoError(t, err)
-		for i := range headers { // the record's buffer is used again
+		for i := range headers { // the record's buffer is reused
 			clear(headers[i].Value)
 		}
 		clear(body)
@@ -62,7 +62,7 @@ func TestReadRawEvent_IsReadEvent(t *testing.T) {
 	}
 }
 
-func TestReadRawResult_IsReadResult(t *testing.T) {
+func TestReadRawResult_ReturnsTheSameAsReadResult(t *testing.T) {
 	t.Parallel()
 	want := envelope.Result{Actor: "alice", CommandID: "c", Type: "chat.leave", Source: "chat", Stream: "s:1",
 		Kind: envelope.Refused, Version: 2, Position: 3, Code: "no", Text: "why", TraceParent: "00-x-y-01"}

@@ -6,7 +6,7 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// Record returns the event in the form in which owners send it to each other by RPC: with the contents of its topic's
+// Record returns the event in the form in which owners send it to each other by RPC, with the contents of its topic's
 // record.
 func (e Event) Record(topic string) *meshv1.Record {
 	m := e.Message()

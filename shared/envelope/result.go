@@ -10,7 +10,7 @@ import (
 // Kind is the kind of a command's outcome. Clients see it as this text.
 type Kind string
 
-// The kinds of outcomes. Each is final: the same command sent again gets the same outcome.
+// The kinds of outcomes. Each is final: a command that is sent again gets the same outcome.
 const (
 	Committed Kind = "committed"
 	Unchanged Kind = "unchanged" // nothing had to change
@@ -18,7 +18,7 @@ const (
 	Failed    Kind = "failed"    // not decided; kept as a dead letter
 )
 
-// Result is the outcome of a command on its way to the sender, on the topic <service>-results.
+// Result is the outcome of a command as it is sent to the command's sender on the topic <service>-results.
 type Result struct {
 	Actor     string // also the Kafka key
 	CommandID string

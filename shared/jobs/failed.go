@@ -40,14 +40,14 @@ func (q *Queue) ListFailed(ctx context.Context, after int64, limit int) (all []F
 			f.At = *row.FinalizedAt
 		}
 		if n := len(row.Errors); n > 0 {
-			f.Error = strings.TrimPrefix(row.Errors[n-1].Error, "JobCancelError: ") // River's word for a final error
+			f.Error = strings.TrimPrefix(row.Errors[n-1].Error, "JobCancelError: ") // River's prefix of a final error
 		}
 		all = append(all, f)
 	}
 	return all, nil
 }
 
-// Retry tries a failed job again, at once.
+// Retry makes a failed job run again at once.
 func (q *Queue) Retry(ctx context.Context, id int64) error {
 	return q.resolve(ctx, id, func(tx pgx.Tx) error {
 		_, err := q.client.JobRetryTx(ctx, tx, id)

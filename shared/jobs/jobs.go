@@ -3,8 +3,8 @@
 // once: a worker must accept that a job runs again. Failed attempts are repeated with growing delays, up to a bound; a
 // job that has failed permanently is kept for an operator.
 //
-// A rebuild does not restore jobs. A command that is to be decided at a later time is a timer of the log instead, which
-// fires once and can be cancelled exactly.
+// A rebuild does not restore jobs. A command that has to be decided at a later time is a timer of the log instead,
+// which fires once and can be cancelled exactly.
 //
 // The implementation is River, in the owner's schema. A process without workers opens no Queue and has no cost.
 package jobs
@@ -29,8 +29,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Args are the arguments of a job, encoded as JSON. They contain ids only: unlike events they are neither redacted nor
-// rebuilt, so a worker reads texts and names when it runs.
+// Args are the arguments of a job, encoded as JSON. They should contain only ids: arguments are neither redacted nor
+// rebuilt like events, so a worker reads texts and names when it runs.
 type Args interface {
 	// Kind is the kind of the job ("push.send"). It is stored with the job, so it must never change.
 	Kind() string
@@ -39,11 +39,11 @@ type Args interface {
 // Job is an effect to run.
 type Job struct {
 	Args Args
-	// Key identifies the job among those of its kind: another job with the same key is not inserted while the first one
-	// waits or runs, or if it was done within the last 24 hours. Empty: every job is inserted.
+	// Key identifies the job among the jobs of its kind. Another job with the same key is not inserted while the
+	// first one waits or runs, or if the first one was done within the last 24 hours. Empty: every job is inserted.
 	Key string
-	// After is the time before which the job does not run; zero: at once. Jobs that are inserted ahead of time may run
-	// up to about six seconds late.
+	// After is the time before which the job does not run; zero: it may run at once. Jobs that are inserted ahead of
+	// time may run up to about six seconds late.
 	After time.Time
 }
 
@@ -54,10 +54,10 @@ type Options struct {
 	Pool    *pgxpool.Pool
 	Workers *Workers
 	// Grace is how long running jobs may take to end when Run is stopped, before their contexts end; 0: 8 s. The
-	// attempt of a job that is interrupted then does not count, and another instance gets it at once.
+	// attempt of a job that is interrupted after that does not count, and another instance runs the job at once.
 	Grace time.Duration
-	// Rescue is how long, beyond the longest time-out of all workers, a job may be silent before it counts as abandoned
-	// because its instance was killed; 0: 30 s. Abandoned jobs are looked for every 30 s.
+	// Rescue is how long after the longest time-out of all workers a running job counts as abandoned, because its
+	// instance was killed; 0: 30 s. Abandoned jobs are searched for every 30 s.
 	Rescue time.Duration
 	Log    *slog.Logger // nil: slog.Default
 }
@@ -65,8 +65,8 @@ type Options struct {
 const (
 	// maxRunning is the number of jobs that an instance runs at once.
 	maxRunning = 16
-	// poll is how often an instance looks for jobs. It is not notified: NOTIFY holds a lock of the whole database
-	// cluster until its transaction is on disk, and that would be the transaction of the events.
+	// poll is how often an instance looks for jobs. It does not use NOTIFY, which holds a lock of the whole database
+	// cluster until its transaction is on disk. The transaction would be that of the events.
 	poll = time.Second
 	// failedKept is how long a permanently failed job is kept for an operator.
 	failedKept = 90 * 24 * time.Hour
@@ -78,7 +78,7 @@ type Queue struct {
 	client *river.Client[pgx.Tx]
 }
 
-// quiet is the driver without notifications.
+// quiet is the driver without its support for notifications.
 type quiet struct{ *riverpgxv5.Driver }
 
 func (quiet) SupportsListener() bool     { return false }
@@ -86,10 +86,10 @@ func (quiet) SupportsListenNotify() bool { return false }
 
 var _ riverdriver.Driver[pgx.Tx] = quiet{}
 
-// IsTable reports whether a table of an owner's schema is one of the queue's.
+// IsTable reports whether a table of an owner's schema belongs to the queue.
 func IsTable(name string) bool { return strings.HasPrefix(name, "river_") }
 
-// Open migrates the tables of the queue, one instance at a time.
+// Open returns a queue after it has migrated the queue's tables. One instance migrates at a time.
 func Open(ctx context.Context, o Options) (*Queue, error) {
 	if o.Pool == nil || o.Owner == "" || o.Workers.Empty() {
 		return nil, errors.New("jobs: a queue needs an owner, a pool and workers")
@@ -150,7 +150,7 @@ func migrate(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close(context.WithoutCancel(ctx)) // which releases the lock
+	defer lock.Close(context.WithoutCancel(ctx)) // closing releases the lock
 	if err := advisory.Await(ctx, lock, advisory.Key("jobs/"+o.Owner+"/migrate"), 300*time.Millisecond); err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, all ...Job) error {
 	return nil
 }
 
-// stored contains the arguments of a job as they are stored. Only the key makes it unique.
+// stored contains the arguments of a job as they are stored. River's uniqueness depends on the key only.
 type stored struct {
 	Key  string          `json:"key,omitempty" river:"unique"`
 	Args json.RawMessage `json:"args"`
@@ -200,7 +200,7 @@ func (q *Queue) encode(all []Job) (params []river.InsertManyParams, err error) {
 		s := stored{Key: j.Key, kind: j.Args.Kind()}
 		w, ok := q.o.Workers.kinds[s.kind]
 		if !ok {
-			return nil, fmt.Errorf("no worker does jobs of the kind %q", s.kind)
+			return nil, fmt.Errorf("there is no worker for jobs of the kind %q", s.kind)
 		}
 		if s.Args, err = json.Marshal(j.Args); err != nil {
 			return nil, fmt.Errorf("encode a job of the kind %q: %w", s.kind, err)
@@ -223,7 +223,7 @@ func (q *Queue) Run(ctx context.Context) error {
 		if err == nil {
 			break
 		}
-		q.o.Log.WarnContext(ctx, "jobs wait", "error", clean(err.Error()))
+		q.o.Log.WarnContext(ctx, "jobs cannot run, retrying", "error", clean(err.Error()))
 		if !retry.Sleep(ctx, time.Second) {
 			return nil
 		}
@@ -233,7 +233,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	select {
 	case <-stopped:
 	case <-time.After(q.o.Grace + time.Second):
-		q.o.Log.WarnContext(ctx, "jobs do not end, although their contexts have")
+		q.o.Log.WarnContext(ctx, "jobs are still running after their contexts ended")
 	}
 	return nil
 }

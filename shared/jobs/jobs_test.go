@@ -33,7 +33,7 @@ type parcel struct{}
 
 func (parcel) Kind() string { return "parcel" }
 
-// bench is one instance with a queue.
+// bench is an instance with a queue.
 type bench struct {
 	t    *testing.T
 	pool *pgxpool.Pool
@@ -41,7 +41,7 @@ type bench struct {
 	log  *lines
 }
 
-// lines are what was logged.
+// lines collects the log.
 type lines struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -76,7 +76,7 @@ func newBench(t *testing.T, url string, w *Workers, change ...func(*Options)) *b
 	return b
 }
 
-// runs does jobs until the test or stop ends it.
+// runs runs jobs until the test ends or stop is called.
 func (b *bench) runs() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -99,7 +99,7 @@ func (b *bench) count(where string) (n int) {
 	return n
 }
 
-// doing is a worker for letters.
+// doing returns a worker for letters.
 func doing(do func(context.Context, Attempt[letter]) error) *Workers {
 	w := &Workers{}
 	Add(w, Work[letter]{Do: do})
@@ -129,8 +129,8 @@ func TestInsert_IsPartOfTheTransaction(t *testing.T) {
 	require.Equal(t, 2, b.count("true"))
 }
 
-// A key stands for one job of its kind, also within one insert, and among transactions that race.
-func TestInsert_AKeyStandsForOneJob(t *testing.T) {
+// A key identifies one job of its kind, also within one insert and among concurrent transactions.
+func TestInsert_AKeyIdentifiesOneJob(t *testing.T) {
 	t.Parallel()
 	w := doing(func(context.Context, Attempt[letter]) error { return nil })
 	Add(w, Work[parcel]{Do: func(context.Context, Attempt[parcel]) error { return nil }})
@@ -144,20 +144,20 @@ func TestInsert_AKeyStandsForOneJob(t *testing.T) {
 	require.Equal(t, 2, b.count("kind = 'letter'"))
 	require.Equal(t, 1, b.count("kind = 'parcel'"))
 	b.insert(Job{Args: letter{"ann"}}, Job{Args: letter{"ann"}})
-	require.Equal(t, 4, b.count("kind = 'letter'"), "without a key, every one is a job")
+	require.Equal(t, 4, b.count("kind = 'letter'"), "without a key, every job is inserted")
 	b.runs()
 	meshtest.Eventually(t, "all are done", func() bool { return b.count("state = 'completed'") == 5 })
 	b.insert(Job{Args: letter{"ann"}, Key: "1"})
-	require.Equal(t, 4, b.count("kind = 'letter'"), "what was done is not done again")
+	require.Equal(t, 4, b.count("kind = 'letter'"), "a job that is done is not inserted again")
 }
 
-func TestInsert_RefusesWhatNobodyCouldDo(t *testing.T) {
+func TestInsert_RefusesAJobWithoutAWorker(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, meshtest.Postgres(t), doing(func(context.Context, Attempt[letter]) error { return nil }))
 	require.ErrorContains(t, b.q.Check(Job{Args: parcel{}}), `no worker does jobs of the kind "parcel"`)
 }
 
-func TestQueue_OfEachOwnerIsItsOwn(t *testing.T) {
+func TestQueue_EachOwnerHasItsOwn(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
 	var mine, others atomic.Int64
@@ -169,7 +169,7 @@ func TestQueue_OfEachOwnerIsItsOwn(t *testing.T) {
 	one.insert(Job{Args: letter{"ann"}, Key: "1"})
 	other.insert(Job{Args: letter{"ann"}, Key: "1"})
 	meshtest.Eventually(t, "both are done", func() bool { return mine.Load() == 1 && others.Load() == 1 })
-	// No instance listens: it polls.
+	// No instance listens for notifications: it polls.
 	require.Zero(t, func() (n int) {
 		require.NoError(t, one.pool.QueryRow(t.Context(),
 			`SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'LISTEN%' AND datname = current_database()`).Scan(&n))
@@ -199,8 +199,8 @@ func TestOpen_SeveralAtOnce(t *testing.T) {
 	opening.Wait()
 }
 
-// A job that fails is tried again, and is kept for an operator once it has failed for good. Neither the log nor what is
-// kept contains the secrets of its errors.
+// A job that fails is tried again, and is kept for an operator once it has failed permanently. Neither the log nor
+// the list of failed jobs contains the secrets in its errors.
 func TestFailed_IsListedRetriedAndDropped(t *testing.T) {
 	t.Parallel()
 	var mended atomic.Bool
@@ -246,8 +246,8 @@ func TestFailed_IsListedRetriedAndDropped(t *testing.T) {
 	require.Empty(t, failed)
 }
 
-// While another job has taken over its key, a failed one cannot be retried, and the operator hears why.
-func TestFailed_ItsKeyIsTaken(t *testing.T) {
+// While another job has the key of a failed one, the failed one cannot be retried, and the operator gets the reason.
+func TestFailed_CannotBeRetriedWhileItsKeyIsTaken(t *testing.T) {
 	t.Parallel()
 	var mended atomic.Bool
 	b := newBench(t, meshtest.Postgres(t), doing(func(context.Context, Attempt[letter]) error {
@@ -267,7 +267,7 @@ func TestFailed_ItsKeyIsTaken(t *testing.T) {
 	require.ErrorContains(t, b.q.Retry(t.Context(), failed[0].ID), "another job with the key")
 }
 
-func TestWorker_APanicCostsThatJobOnly(t *testing.T) {
+func TestWorker_APanicFailsOnlyItsJob(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, meshtest.Postgres(t), doing(func(_ context.Context, j Attempt[letter]) error {
 		if j.Args.To == "bad" && j.Number == 1 {
@@ -314,7 +314,7 @@ func TestJob_WaitsForItsTime(t *testing.T) {
 	require.False(t, early.Load())
 }
 
-// A stop waits for running jobs, and starts none.
+// A stop waits for running jobs and starts no more.
 func TestRun_StopsGracefully(t *testing.T) {
 	t.Parallel()
 	begun, end := make(chan struct{}, 10), make(chan struct{})
@@ -333,7 +333,7 @@ func TestRun_StopsGracefully(t *testing.T) {
 	select {
 	case <-ended:
 		t.Fatal("it ended before the job did")
-	case <-time.After(100 * time.Millisecond): // a bound for what must not happen
+	case <-time.After(100 * time.Millisecond): // a bound for an event that must not happen
 	}
 	close(end)
 	require.NoError(t, <-ended)
@@ -341,8 +341,8 @@ func TestRun_StopsGracefully(t *testing.T) {
 	require.Equal(t, 1, b.count("state = 'available' AND attempt = 0"))
 }
 
-// Once the grace is over, jobs are interrupted; another instance has them at once, and the attempt does not count.
-func TestRun_InterruptsWhatOutlivesTheGrace(t *testing.T) {
+// After the grace, jobs are interrupted. Another instance runs them at once, and the attempt does not count.
+func TestRun_InterruptsJobsAfterTheGrace(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
 	var again atomic.Bool
@@ -366,10 +366,10 @@ func TestRun_InterruptsWhatOutlivesTheGrace(t *testing.T) {
 	meshtest.Eventually(t, "it is done", func() bool { return b.count("state = 'completed' AND attempt = 1") == 1 })
 }
 
-// killable is the environment variable by which a test process becomes an instance that is killed.
+// killable is the environment variable that makes a test process run as an instance, which the test kills.
 const killable = "JOBS_TEST_KILLABLE"
 
-// A process that is killed while it does a job leaves it to another one.
+// A job of a process that is killed is run by another process.
 func TestRun_KilledInTheMiddleOfAJob(t *testing.T) {
 	t.Parallel()
 	url, killed := os.Getenv(killable), true

@@ -11,15 +11,15 @@ import (
 // another user receives its event.
 type Latencies struct{ Connect, Command, Deliver []time.Duration }
 
-// Add appends more of the same.
+// Add appends further latencies.
 func (l *Latencies) Add(more Latencies) {
 	l.Connect = append(l.Connect, more.Connect...)
 	l.Command = append(l.Command, more.Command...)
 	l.Deliver = append(l.Deliver, more.Deliver...)
 }
 
-// ReportBeside prints, and reports as metrics, the latencies of ordinary users with and without a hostile user beside
-// them.
+// ReportBeside prints the latencies of ordinary users without (quiet) and with (beside) a hostile user, and reports
+// them as metrics.
 func ReportBeside(b *testing.B, quiet, beside Latencies) {
 	b.Helper()
 	for _, of := range []struct {

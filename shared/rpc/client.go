@@ -21,8 +21,8 @@ var ErrUnreachable = errors.New("service does not answer")
 const clientIdle = 90 * time.Second
 
 // NewClient returns the HTTP client for calls to services. It sends the credential, and the actor, position and trace
-// of the request's context. It keeps connections open, repeats no request, and follows no redirects, which would send
-// the credential to another address.
+// of the request's context. It keeps connections open, does not repeat requests, and does not follow redirects, which
+// would send the credential to another address.
 func NewClient(c Credential, tracer trace.Tracer) *http.Client {
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -63,7 +63,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return response, nil
 	case errors.Is(err, context.Canceled):
-		return nil, err // the caller has ended the call
+		return nil, err // the caller has cancelled the call
 	default:
 		span.SetStatus(codes.Error, err.Error())
 		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, r.URL.Host, err)

@@ -10,9 +10,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Error converts an error for the caller of a service: a refusal keeps its code and text; the end of a deadline, or a
-// cancellation, stays that; an unavailable dependency (retry.ErrUnavailable) becomes "unavailable"; anything else becomes
-// "internal" without its text, which is only logged.
+// Error converts an error for the caller of a service. A refusal keeps its code and text. A deadline or a
+// cancellation keeps its code. An unavailable dependency (retry.ErrUnavailable) becomes "unavailable". Any other
+// error becomes "internal" without its text, which is only logged.
 func Error(err error) error {
 	if err == nil {
 		return nil
@@ -25,9 +25,9 @@ func Error(err error) error {
 	switch {
 	case ok:
 	case errors.Is(err, context.DeadlineExceeded):
-		return connect.NewError(connect.CodeDeadlineExceeded, errors.New("it took too long"))
+		return connect.NewError(connect.CodeDeadlineExceeded, errors.New("the call took too long"))
 	case errors.Is(err, context.Canceled):
-		return connect.NewError(connect.CodeCanceled, errors.New("it is no longer wanted"))
+		return connect.NewError(connect.CodeCanceled, errors.New("the call was cancelled"))
 	case errors.Is(err, retry.ErrUnavailable):
 		refused = refusal.New(refusal.Unavailable, "a dependency is unavailable, try again")
 	default:

@@ -13,7 +13,7 @@ import (
 // Credential is the secret by which services of one installation recognise each other.
 type Credential string
 
-// String does not reveal it.
+// String does not reveal the credential.
 func (c Credential) String() string { return "(credential)" }
 
 const (
@@ -30,25 +30,25 @@ func WithActor(ctx context.Context, user string) context.Context {
 	return context.WithValue(ctx, actorKey{}, user)
 }
 
-// Actor returns the user for whom a call is made; empty: no user.
+// Actor returns the user for whom a call is made; empty if there is none.
 func Actor(ctx context.Context) string {
 	user, _ := ctx.Value(actorKey{}).(string)
 	return user
 }
 
-// Now is a position by which a query sees everything that is committed when it arrives.
+// Now is the position of a query that must see everything that is committed when the query arrives.
 const Now int64 = math.MaxInt64
 
-// now is the form of Now in a header.
+// now is the value of the header for Now.
 const now = "now"
 
-// WithPosition returns a context for queries that see the owner's log at least up to a position, so that users read
-// their own writes.
+// WithPosition returns a context for queries that must see the owner's log at least up to a position, so that users
+// read their own writes.
 func WithPosition(ctx context.Context, position int64) context.Context {
 	return context.WithValue(ctx, positionKey{}, position)
 }
 
-// Position returns the position of the log that a query has to see.
+// Position returns the position of the log up to which a query must see it.
 func Position(ctx context.Context) int64 {
 	position, _ := ctx.Value(positionKey{}).(int64)
 	return position

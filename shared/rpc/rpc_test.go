@@ -79,7 +79,7 @@ func serve(t *testing.T, credential rpc.Credential, readLog func(context.Context
 	return fixture{url, meshv1connect.NewOwnerServiceClient(client, url), client, stop, spans}
 }
 
-func TestCall_CarriesWhoItIsForAndItsTrace(t *testing.T) {
+func TestCall_CarriesItsActorAndTrace(t *testing.T) {
 	t.Parallel()
 	f := serve(t, "the right one", func(ctx context.Context) error {
 		if rpc.Actor(ctx) != "alice" {
@@ -118,7 +118,7 @@ func TestCall_NeedsTheCredential(t *testing.T) {
 	}
 }
 
-func TestCall_RefusalsComeBackAsTheyWere_OtherErrorsWithoutDetail(t *testing.T) {
+func TestCall_ReturnsRefusalsUnchangedAndOtherErrorsWithoutDetail(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		fails error
@@ -141,7 +141,7 @@ func TestCall_RefusalsComeBackAsTheyWere_OtherErrorsWithoutDetail(t *testing.T) 
 	}
 }
 
-// Nothing can be found by a text that no store takes, however deep it stands in a request.
+// A request with a text that cannot be stored is refused, however deeply the text is nested.
 func TestCall_WithATextThatCannotBeStoredIsRefused(t *testing.T) {
 	t.Parallel()
 	f := serve(t, "the right one", func(context.Context) error { t.Error("it was let through"); return nil })
@@ -159,7 +159,7 @@ func TestCall_WithATextThatCannotBeStoredIsRefused(t *testing.T) {
 	}
 }
 
-func TestCall_APanicCostsOneCall(t *testing.T) {
+func TestCall_APanicFailsOnlyItsCall(t *testing.T) {
 	t.Parallel()
 	panics := true
 	f := serve(t, "the right one", func(context.Context) error {
@@ -183,7 +183,7 @@ func TestCall_APanicCostsOneCall(t *testing.T) {
 	}
 }
 
-func TestClient_TellsThatNobodyAnswers(t *testing.T) {
+func TestClient_ReportsThatAServiceIsUnreachable(t *testing.T) {
 	t.Parallel()
 	tel, _ := telemetry.Start(t.Context(), telemetry.Options{Service: "x"})
 	c := meshv1connect.NewOwnerServiceClient(rpc.NewClient("c", tel.Tracer()), "http://127.0.0.1:1")
@@ -193,7 +193,7 @@ func TestClient_TellsThatNobodyAnswers(t *testing.T) {
 	}
 }
 
-func TestServer_AllButItsHealthNeedsTheCredential(t *testing.T) {
+func TestServer_OnlyHealthNeedsNoCredential(t *testing.T) {
 	t.Parallel()
 	f := serve(t, "the right one", func(context.Context) error { t.Error("it was let through"); return nil })
 	for path, want := range map[string]int{
@@ -228,7 +228,7 @@ func TestServer_AllButItsHealthNeedsTheCredential(t *testing.T) {
 	_ = response.Body.Close()
 }
 
-func TestServer_BoundsWhatItReads(t *testing.T) {
+func TestServer_BoundsTheSizeOfRequests(t *testing.T) {
 	t.Parallel()
 	f := serve(t, "the right one", func(context.Context) error { t.Error("it was read"); return nil })
 	tel, err := telemetry.Start(t.Context(), telemetry.Options{Service: "x"})
@@ -237,9 +237,9 @@ func TestServer_BoundsWhatItReads(t *testing.T) {
 	}
 	large := connect.NewRequest(&meshv1.ReadLogRequest{Stream: strings.Repeat("s", 17<<20)})
 	if _, err := f.client.ReadLog(t.Context(), large); connect.CodeOf(err) != connect.CodeResourceExhausted {
-		t.Errorf("as it is: %v", connect.CodeOf(err))
+		t.Errorf("uncompressed: %v", connect.CodeOf(err))
 	}
-	// 17 MiB of one letter would be a few KiB on the way.
+	// 17 MiB of one letter would be a few KiB when compressed.
 	compressing := meshv1connect.NewOwnerServiceClient(rpc.NewClient("the right one", tel.Tracer()), f.url,
 		connect.WithSendGzip())
 	if _, err := compressing.ReadLog(t.Context(), large); connect.CodeOf(err) != connect.CodeUnimplemented {
@@ -291,11 +291,11 @@ func TestCall_HasADeadline(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if r, ok := rpc.Refusal(err); ok {
-		t.Errorf("it is not a refusal: %v", r)
+		t.Errorf("the error should not be a refusal: %v", r)
 	}
 }
 
-func TestError_TellsTheEndOfTimeFromAFailure(t *testing.T) {
+func TestError_DistinguishesADeadlineFromAFailure(t *testing.T) {
 	t.Parallel()
 	for want, err := range map[connect.Code]error{
 		connect.CodeDeadlineExceeded: fmt.Errorf("read: %w", context.DeadlineExceeded),
@@ -310,10 +310,10 @@ func TestError_TellsTheEndOfTimeFromAFailure(t *testing.T) {
 	}
 }
 
-func TestClient_GivesTheCredentialToNobodyElse(t *testing.T) {
+func TestClient_DoesNotSendTheCredentialToARedirect(t *testing.T) {
 	t.Parallel()
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		t.Errorf("it was followed, with %q", r.Header.Get("Authorization"))
+		t.Errorf("the redirect was followed, with %q", r.Header.Get("Authorization"))
 	}))
 	defer elsewhere.Close()
 	peer := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
@@ -324,11 +324,11 @@ func TestClient_GivesTheCredentialToNobodyElse(t *testing.T) {
 	}
 	c := meshv1connect.NewOwnerServiceClient(rpc.NewClient("c", tel.Tracer()), peer.URL)
 	if _, err := c.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{})); err == nil {
-		t.Error("an answer from nowhere was taken")
+		t.Error("an invalid response was accepted")
 	}
 }
 
-func TestClient_AGivenUpCallSaysNothingOfThePeer(t *testing.T) {
+func TestClient_ACancelledCallDoesNotMeanUnreachable(t *testing.T) {
 	t.Parallel()
 	f := serve(t, "the right one", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 	ctx, cancel := context.WithCancel(t.Context())
@@ -339,7 +339,7 @@ func TestClient_AGivenUpCallSaysNothingOfThePeer(t *testing.T) {
 	}
 }
 
-func TestServer_FinishesWhatIsUnderWay(t *testing.T) {
+func TestServer_FinishesCallsInFlight(t *testing.T) {
 	t.Parallel()
 	begun, finish := make(chan struct{}), make(chan struct{})
 	f := serve(t, "the right one", func(context.Context) error { close(begun); <-finish; return nil })
@@ -353,7 +353,7 @@ func TestServer_FinishesWhatIsUnderWay(t *testing.T) {
 	for {
 		c, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
 		if err != nil {
-			break // it takes no more
+			break // the server accepts no more connections
 		}
 		_ = c.Close()
 	}

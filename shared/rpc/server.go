@@ -27,13 +27,13 @@ import (
 const (
 	maxBody    = 16 << 20
 	stopWithin = 5 * time.Second
-	callWithin = 30 * time.Second // for callers without a deadline of their own
+	callWithin = 30 * time.Second // deadline of calls whose caller sets none
 )
 
 // ServerOptions configure a Server.
 type ServerOptions struct {
 	Addr         string       // host:port
-	PortVariable string       // sets the port, for the error if the port is in use
+	PortVariable string       // name of the variable for the port, used in the error if the port is in use
 	Listener     net.Listener // instead of Addr
 	Credential   Credential
 	// Health serves /health, /livez, /readyz and /metrics, which need no credential.
@@ -53,13 +53,13 @@ type Server struct {
 func NewServer(o ServerOptions) (*Server, error) {
 	if o.Credential == "" {
 		return nil, errors.New("inner listener: no service credential is set " +
-			"(SERVICE_SECRET, or JWT_SECRET of which one is made)")
+			"(SERVICE_SECRET, or JWT_SECRET from which it is derived)")
 	}
 	s := &Server{o: o, listener: o.Listener, mux: http.NewServeMux()}
 	if s.listener == nil {
 		var err error
 		if s.listener, err = net.Listen("tcp", o.Addr); err != nil {
-			return nil, fmt.Errorf("listen on %s: %w (is another one running? %s chooses another port)",
+			return nil, fmt.Errorf("listen on %s: %w (is another instance running? %s chooses another port)",
 				o.Addr, err, o.PortVariable)
 		}
 	}
@@ -84,7 +84,7 @@ func (s *Server) handler() http.Handler {
 	})
 }
 
-// survive limits a panic of a handler, outside of Connect, to one call.
+// survive turns a panic of a handler outside of Connect into the failure of one call.
 func (s *Server) survive(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -97,7 +97,7 @@ func (s *Server) survive(next http.Handler) http.Handler {
 	})
 }
 
-// panicked logs a panic, unless it is the one by which handlers abort a call.
+// panicked logs a panic, unless a handler uses it to abort a call.
 func panicked(log *slog.Logger, procedure string, p any) error {
 	if p == http.ErrAbortHandler {
 		panic(p)
@@ -111,8 +111,8 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Run serves until ctx ends, and then finishes calls in flight, for up to 5 s.
 func (s *Server) Run(ctx context.Context) error {
-	// The server keeps idle connections longer than clients do, so that it never closes one that a client is about to
-	// use.
+	// The server keeps idle connections longer than clients do, so that it never closes a connection that a client is
+	// about to use.
 	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: callWithin,
 		IdleTimeout: 2 * clientIdle, ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelWarn)}
 	ended := make(chan error, 1)
@@ -132,8 +132,8 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// require passes on only callers with the credential. Both sides are hashed, so that the comparison's time reveals
-// nothing.
+// require passes on only callers with the credential. Both credentials are hashed, so that the time of the comparison
+// reveals nothing.
 func (c Credential) require(next http.Handler) http.Handler {
 	want := sha256.Sum256([]byte(c))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -141,7 +141,7 @@ func (c Credential) require(next http.Handler) http.Handler {
 		got := sha256.Sum256([]byte(given))
 		if !found || subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
 			answer(w, http.StatusUnauthorized, connect.CodeUnauthenticated,
-				refusal.New(refusal.Unauthorized, "this listener asks for the installation's service credential"))
+				refusal.New(refusal.Unauthorized, "this listener requires the installation's service credential"))
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -158,7 +158,8 @@ func answer(w http.ResponseWriter, status int, code connect.Code, r *refusal.Err
 }
 
 // Interceptors returns the common interceptors of all Connect handlers of the mesh. They continue the caller's trace,
-// read the actor, set a deadline, refuse texts that cannot be stored, survive panics, and convert errors with Error.
+// read the actor, set a deadline, refuse texts that cannot be stored, recover from panics, and convert errors with
+// Error.
 func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 	return connect.WithHandlerOptions(connect.WithReadMaxBytes(maxBody),
 		// Services are close to each other: compressing a response would cost more than sending it.
@@ -181,12 +182,12 @@ func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 				}
 				_, refused := refusal.Of(err)
 				if !refused && ctx.Err() != nil {
-					err = ctx.Err() // whatever the result was
+					err = ctx.Err() // regardless of the result
 				}
 				out := Error(err)
 				span.SetAttributes(attribute.String("rpc.connect_rpc.error_code", connect.CodeOf(out).String()))
 				if !refused && connect.CodeOf(out) == connect.CodeInternal {
-					// Without its text, which may be confidential and is in the log.
+					// The text is left out of the span, because it may be confidential. The log contains it.
 					span.SetStatus(codes.Error, "")
 					log.Error("a call failed", "procedure", r.Spec().Procedure, "error", err,
 						"trace", span.SpanContext().TraceID().String())

@@ -36,14 +36,14 @@ func (d *daemon) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = out.Close() }() // the server has it as its own
+	defer func() { _ = out.Close() }() // the server has its own handle
 	cmd := d.command()
 	cmd.Stdout, cmd.Stderr = out, out
 	if d.child, err = startChild(cmd); err != nil {
 		return err
 	}
 	if err := d.await(ctx); err != nil {
-		return errors.Join(fmt.Errorf("start %s: %w; it said:\n%s", d.name, err, d.said()), d.Stop())
+		return errors.Join(fmt.Errorf("start %s: %w; its output:\n%s", d.name, err, d.said()), d.Stop())
 	}
 	return nil
 }
@@ -75,13 +75,13 @@ func (d *daemon) said() string {
 	return tail(text)
 }
 
-// tail returns the end of a program's output, which explains why it gave up.
+// tail returns the end of a program's output, which contains the reason why the program ended.
 func tail(text []byte) string {
 	const most = 4000
 	return strings.TrimSpace(string(text[max(0, len(text)-most):]))
 }
 
-// Stop ends the server in order; its data stays.
+// Stop shuts the server down; its data stays.
 func (d *daemon) Stop() error {
 	if d.child == nil {
 		return nil
@@ -103,7 +103,7 @@ func (d *daemon) Kill() error {
 	return err
 }
 
-// Freeze stops the server from running, with its connections open.
+// Freeze suspends the server, with its connections open.
 func (d *daemon) Freeze() error { return d.signal(syscall.SIGSTOP, "pause") }
 
 // Thaw ends Freeze.
@@ -141,7 +141,7 @@ func (d *daemon) Remove() error {
 	return errors.Join(err, os.RemoveAll(d.dir))
 }
 
-// docker runs a command on the container.
+// docker runs a docker command on the container.
 func (d *daemon) docker(args ...string) error {
 	out, err := exec.Command("docker", append(args, d.container)...).CombinedOutput()
 	if err != nil {
