@@ -297,7 +297,7 @@ func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, erro
 		return Reply{}, fmt.Errorf("%s: %w", kind, err)
 	}
 	if len(body) > MaxFrame {
-		return Reply{}, fmt.Errorf("%s: the frame has %d bytes, the maximum is %d", kind, len(body), MaxFrame)
+		return Reply{}, fmt.Errorf("%s: the frame has %d bytes, at most %d are allowed", kind, len(body), MaxFrame)
 	}
 	if err := c.Write(body); err != nil {
 		return Reply{}, err
