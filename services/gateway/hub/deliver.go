@@ -86,17 +86,17 @@ func (v *View) give(e *Event, s *subscriber) int {
 func (s *subscriber) moves(e *Event) bool { return s.attached && !e.state() && e.Position > s.asOf }
 
 // takes reports whether an event in the user's own room is new to the connection.
-func (s *subscriber) takes(e *Event) bool { return isNew(e, s.asOf, &s.newest) }
+func (s *subscriber) takes(e *Event) bool {
+	return !e.state() && e.Position > s.asOf || e.state() && note(&s.newest, e)
+}
 
 // takes reports whether an event in the room is new to the connection.
-func (m *membership) takes(e *Event) bool { return isNew(e, m.asOf, &m.newest) }
+func (m *membership) takes(e *Event) bool {
+	return !e.state() && e.Position > m.asOf || e.state() && note(&m.newest, e)
+}
 
-// isNew reports whether an event is new to a connection that has the log up to asOf, and of state the versions in
-// newest, by stream. It notes the version of a state event.
-func isNew(e *Event, asOf int64, newest *map[string]int64) bool {
-	if !e.state() {
-		return e.Position > asOf
-	}
+// note reports whether a state event is newer than those queued of its stream, and notes its version as the newest.
+func note(newest *map[string]int64, e *Event) bool {
 	if e.Version <= (*newest)[e.Stream] {
 		return false
 	}
