@@ -59,7 +59,7 @@ type Fanout struct {
 // reading is the progress in the topics of one owner.
 type reading struct {
 	owner string
-	view  *hub.View
+	shard *hub.Shard
 	ready func(owner string)
 
 	mu      sync.Mutex
@@ -81,7 +81,7 @@ func New(o Options) *Fanout {
 	}
 	f := &Fanout{options: o, topics: map[string]*topic{}, logs: map[string]*reading{}}
 	for _, owner := range o.Catalog.Owners() {
-		log := &reading{owner: owner, view: o.Hub.View(owner), ready: o.Ready, known: make(chan struct{})}
+		log := &reading{owner: owner, shard: o.Hub.Shard(owner), ready: o.Ready, known: make(chan struct{})}
 		f.logs[owner] = log
 		logged := o.Catalog.LoggedTopics(owner)
 		for _, t := range o.Catalog.Topics(owner) {
@@ -288,7 +288,7 @@ func (f *Fanout) deliver(log *reading, e *envelope.Event) {
 	}
 	span := f.span(e)
 	event := hub.NewEvent(*e, declared)
-	n := log.view.Deliver(event)
+	n := log.shard.Deliver(event)
 	if n > 0 {
 		if err := event.Err(); err != nil {
 			f.options.Log.Error("fan-out: an event cannot be encoded", "error", err)

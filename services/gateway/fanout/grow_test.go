@@ -175,7 +175,7 @@ func TestIncarnation_AChangeClosesConnectionsAndDropsNoEvent(t *testing.T) {
 	back, err := w.fan.options.Hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	w.conn = back
-	require.True(t, w.fan.options.Hub.View("chat").Attach(back, hub.Attachment{Rooms: []string{"conversation:g"}, Position: next.Position}))
+	require.True(t, w.fan.options.Hub.Shard("chat").Attach(back, hub.Attachment{Rooms: []string{"conversation:g"}, Position: next.Position}))
 	w.take(t, p, w.messageSent("g", "newer"))
 	require.Equal(t, []string{"newer"}, w.seen(t))
 }

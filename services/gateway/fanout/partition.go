@@ -81,11 +81,11 @@ func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) erro
 	}
 	if e.Incarnation != p.incarnation {
 		p.incarnation = e.Incarnation
-		p.topic.log.view.SetIncarnation(e.Incarnation, e.Before)
+		p.topic.log.shard.SetIncarnation(e.Incarnation, e.Before)
 	}
 	if !p.known {
 		p.known = true
-		p.topic.log.view.Begin(e.Before)
+		p.topic.log.shard.Begin(e.Before)
 		p.moveTo(e.Before)
 		defer p.topic.log.partitionKnown()
 	}
@@ -143,7 +143,7 @@ func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) err
 		f.options.Log.Error("fan-out: a partition has lost the fence of its epoch; all connections are closed and resume",
 			"topic", p.topic.name, "partition", p.number, "epoch", e.Epoch, "position", p.position, "before", e.Before)
 		p.topic.grow(f, e.Partitions, -1)
-		p.topic.log.view.Skip(e.Before)
+		p.topic.log.shard.Skip(e.Before)
 		p.moveTo(max(p.position, e.Before))
 	default: // this gateway has just started, or earlier relays had no epochs
 		p.topic.grow(f, e.Partitions, -1)
@@ -158,7 +158,7 @@ func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) err
 func (p *partition) moveTo(position int64) {
 	p.position = position
 	p.complete.Store(position)
-	p.topic.log.view.SetComplete(p.topic.log.complete())
+	p.topic.log.shard.SetComplete(p.topic.log.complete())
 	p.last.Store(time.Now().UnixNano())
 	p.positions.Set(float64(position))
 }

@@ -52,7 +52,7 @@ func begin(t testing.TB) *world {
 	w.fan.begin(counts)
 	w.conn, err = h.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	require.True(t, h.View("chat").Attach(w.conn, hub.Attachment{}))
+	require.True(t, h.Shard("chat").Attach(w.conn, hub.Attachment{}))
 	return w
 }
 
@@ -180,7 +180,7 @@ func TestTake_PositionRecordsAdvanceThePositionAndRevealGaps(t *testing.T) {
 	var err error
 	w.conn, err = w.fan.options.Hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	require.True(t, w.fan.options.Hub.View("chat").Attach(w.conn, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
+	require.True(t, w.fan.options.Hub.Shard("chat").Attach(w.conn, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
 	w.messageSent("g", "missing")
 	w.take(t, p, w.chat.Position("chat-events", p))
 	require.Equal(t, []string{"missing"}, w.seen(t))

@@ -46,7 +46,7 @@ func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
 	const events = 50
 	got := 0
 	for n := range events { // 1,000 bytes for each connection: 3 MB in all
-		w.view.Deliver(w.long(n, 1000))
+		w.shard.Deliver(w.long(n, 1000))
 		got += len(seen(t, bob))
 	}
 	require.Equal(t, events, got, "bob gets everything")
@@ -61,9 +61,9 @@ func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
 		w.hub.Remove(c)
 	}
 	// Their bytes are free again: one connection may hold all of it.
-	again := w.connect(t, "eve", []string{"conversation:g"}, w.view.BufferedAfter()+1+events)
+	again := w.connect(t, "eve", []string{"conversation:g"}, w.shard.BufferedAfter()+1+events)
 	for n := range 150 {
-		w.view.Deliver(w.long(events+n, 1000))
+		w.shard.Deliver(w.long(events+n, 1000))
 	}
 	require.False(t, again.Ended())
 }
@@ -77,7 +77,7 @@ func TestAccount_AConnectionThatIsReadGoesOnBesideOthersThatAreNot(t *testing.T)
 	healthy := w.connect(t, "eve", []string{"conversation:g"}, 1)
 	got := 0
 	for n := range 200 {
-		w.view.Deliver(w.long(n, 2000))
+		w.shard.Deliver(w.long(n, 2000))
 		if n%3 == 2 {
 			got += len(seen(t, healthy))
 		}
@@ -133,9 +133,9 @@ func TestAccount_WhatWasMissedIsBoundedForAUser(t *testing.T) {
 		c, err := w.hub.Add(user, frame.JSON)
 		require.NoError(t, err)
 		c.Greet(func(g hub.Greeting) frame.Frame { notRecovered = len(g.NotRecovered) > 0; return greeting(g) })
-		require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 11, Missed: missed}))
+		require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 11, Missed: missed}))
 		for _, owner := range w.chat.Catalog.Logs() {
-			w.hub.View(owner).Attach(c, hub.Attachment{})
+			w.hub.Shard(owner).Attach(c, hub.Attachment{})
 		}
 		return c, notRecovered
 	}

@@ -24,22 +24,22 @@ const slice = 128
 
 // Attach puts a connection into its rooms, and queues the missed events and then those that were delivered since the
 // position. It returns false when the buffer does not reach back to the position: ask the owner again.
-func (v *View) Attach(c *Conn, a Attachment) bool {
-	s := &c.subscribers[v.index]
-	missed := c.missedOf(a.Missed, v.log) // before the lock
+func (sh *Shard) Attach(c *Conn, a Attachment) bool {
+	s := &c.subscribers[sh.index]
+	missed := c.missedOf(a.Missed, sh.log) // before the lock
 	if missed.bytes > 0 && c.expect(missed.bytes) {
 		defer c.expectNoMore(missed.bytes)
 	} else if missed.bytes > 0 {
 		missed.items, missed.bytes = nil, 0
 		a.Missed, a.NotRecovered = nil, AllRooms(c.User, slices.Concat(a.Rooms, a.Subscribed))
 	}
-	if !v.joinAll(s, a) {
+	if !sh.joinAll(s, a) {
 		return true
 	}
-	if v.attach(s, a, missed, c.encodeNotRecovered(a.NotRecovered)) {
+	if sh.attach(s, a, missed, c.encodeNotRecovered(a.NotRecovered)) {
 		return true
 	}
-	v.leaveAll(s)
+	sh.leaveAll(s)
 	return false
 }
 
@@ -51,13 +51,13 @@ func AllRooms(user string, rooms []string) []string {
 
 // joinAll puts a subscriber into its rooms before it is attached. It returns false when the subscriber is attached
 // already, or was removed.
-func (v *View) joinAll(s *subscriber, a Attachment) bool {
+func (sh *Shard) joinAll(s *subscriber, a Attachment) bool {
 	names := slices.Concat(a.Rooms, a.Subscribed)
 	joined := make([]membership, len(names))
 	for from := 0; ; from += slice {
-		v.mu.Lock()
+		sh.mu.Lock()
 		if s.attached || s.removed {
-			v.mu.Unlock()
+			sh.mu.Unlock()
 			return false
 		}
 		if from == 0 {
@@ -65,13 +65,13 @@ func (v *View) joinAll(s *subscriber, a Attachment) bool {
 		}
 		to := min(from+slice, len(names))
 		for i := from; i < to; i++ {
-			if m := v.joinAs(&joined[i], s, names[i], a.Position); i < len(a.Rooms) {
+			if m := sh.joinAs(&joined[i], s, names[i], a.Position); i < len(a.Rooms) {
 				m.opened = true
 			} else {
-				v.subscribeUntil(m, a.Until)
+				sh.subscribeUntil(m, a.Until)
 			}
 		}
-		v.mu.Unlock()
+		sh.mu.Unlock()
 		if to == len(names) {
 			return true
 		}
@@ -79,51 +79,51 @@ func (v *View) joinAll(s *subscriber, a Attachment) bool {
 	}
 }
 
-func (v *View) attach(s *subscriber, a Attachment, missed missed, notRecovered []byte) bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
+func (sh *Shard) attach(s *subscriber, a Attachment, missed missed, notRecovered []byte) bool {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	if s.removed {
 		return true
 	}
-	newer, whole := v.buffer.after(a.Position)
+	newer, whole := sh.buffer.after(a.Position)
 	if !whole {
 		return false
 	}
 	s.attached, s.asOf = true, a.Position
 	s.know(a.Position)
 	c := s.conn
-	c.catchUp(missed, v.log, notRecovered)
+	c.catchUp(missed, sh.log, notRecovered)
 	if n := len(a.Missed); n > 0 {
-		v.hub.options.Metrics.Deliveries.Add(float64(n))
+		sh.hub.options.Metrics.Deliveries.Add(float64(n))
 	}
 	for _, e := range newer {
-		v.replay(e, s)
+		sh.replay(e, s)
 	}
-	c.attached(v.log, a.Position, a.NotRecovered)
+	c.attached(sh.log, a.Position, a.NotRecovered)
 	return true
 }
 
 // replay does for one connection what Deliver did for the others, with an event that was delivered before this one was
 // attached.
-func (v *View) replay(e *Event, s *subscriber) {
-	v.number++
+func (sh *Shard) replay(e *Event, s *subscriber) {
+	sh.number++
 	user := s.conn.User
 	for _, m := range e.Opens {
 		if slices.Contains(m.Users, user) {
-			v.open(e, s, m.Room)
+			sh.open(e, s, m.Room)
 		}
 	}
 	for _, m := range e.Closes {
 		if slices.Contains(m.Users, user) {
-			v.close(e, s, m.Room)
+			sh.close(e, s, m.Room)
 		}
 	}
 	if e.names(user) && s.takes(e) {
-		v.give(e, s)
+		sh.give(e, s)
 	}
 	for _, name := range e.Rooms {
-		if m := v.in(s, name); m != nil && m.takes(e) {
-			v.give(e, s)
+		if m := sh.in(s, name); m != nil && m.takes(e) {
+			sh.give(e, s)
 		}
 	}
 }
@@ -139,28 +139,28 @@ func (e *Event) names(user string) bool {
 }
 
 // leaveAll takes a subscriber out of all rooms.
-func (v *View) leaveAll(s *subscriber) {
+func (sh *Shard) leaveAll(s *subscriber) {
 	for more := true; more; {
-		v.mu.Lock()
+		sh.mu.Lock()
 		some := s.rooms.some(slice)
 		for _, m := range some {
-			v.leave(m)
+			sh.leave(m)
 		}
 		more = len(some) == slice
-		v.mu.Unlock()
+		sh.mu.Unlock()
 		if more {
 			runtime.Gosched()
 		}
 	}
 }
 
-// exit takes a connection out of the view.
-func (v *View) exit(c *Conn) {
-	s := &c.subscribers[v.index]
-	v.mu.Lock()
+// exit takes a connection out of the shard.
+func (sh *Shard) exit(c *Conn) {
+	s := &c.subscribers[sh.index]
+	sh.mu.Lock()
 	s.attached, s.removed = false, true
-	v.mu.Unlock()
-	v.leaveAll(s)
+	sh.mu.Unlock()
+	sh.leaveAll(s)
 }
 
 // missed has the missed events of one connection and log, ready to be queued.

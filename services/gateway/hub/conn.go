@@ -16,7 +16,7 @@ type Conn struct {
 
 	hub         *Hub
 	encoding    frame.Encoding
-	subscribers []subscriber // one in each view
+	subscribers []subscriber // one in each shard
 	slot        int          // of the heartbeats; see Hub.Run
 	done        chan struct{}
 

@@ -4,81 +4,81 @@ import "github.com/edumatrix/interlinked/proto/catalog"
 
 // Deliver moves users in and out of the rooms that an event opens and closes, and queues the event for their
 // connections and for every connection in its rooms, once for each. It returns the number of these connections.
-func (v *View) Deliver(e *Event) (n int) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.buffer.add(e)
-	v.number++
+func (sh *Shard) Deliver(e *Event) (n int) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.buffer.add(e)
+	sh.number++
 	// The users that the event moves come first. It moves nobody else, so the loop over the members does not change them.
 	for _, m := range e.Opens {
 		for _, user := range m.Users {
-			for _, c := range v.hub.of(user) {
-				n += v.open(e, &c.subscribers[v.index], m.Room)
+			for _, c := range sh.hub.of(user) {
+				n += sh.open(e, &c.subscribers[sh.index], m.Room)
 			}
 		}
 	}
 	for _, m := range e.Closes {
 		for _, user := range m.Users {
-			for _, c := range v.hub.of(user) {
-				n += v.close(e, &c.subscribers[v.index], m.Room)
+			for _, c := range sh.hub.of(user) {
+				n += sh.close(e, &c.subscribers[sh.index], m.Room)
 			}
 		}
 	}
 	for _, name := range e.Rooms {
-		if user, own := catalog.UserOfRoom(name); own && v.log >= 0 {
-			for _, c := range v.hub.of(user) {
-				if s := &c.subscribers[v.index]; s.attached && s.takes(e) {
-					n += v.give(e, s)
+		if user, own := catalog.UserOfRoom(name); own && sh.log >= 0 {
+			for _, c := range sh.hub.of(user) {
+				if s := &c.subscribers[sh.index]; s.attached && s.takes(e) {
+					n += sh.give(e, s)
 				}
 			}
 		}
-		if r := v.rooms[name]; r != nil {
+		if r := sh.rooms[name]; r != nil {
 			for _, m := range r.members {
 				if s := m.subscriber; s.attached && m.takes(e) {
-					n += v.give(e, s)
+					n += sh.give(e, s)
 				}
 			}
 		}
 	}
 	if n > 0 {
-		v.hub.options.Metrics.Deliveries.Add(float64(n))
+		sh.hub.options.Metrics.Deliveries.Add(float64(n))
 	}
 	return n
 }
 
 // open puts a connection into a room that an event opens for its user, and queues the event. Like give it returns how
 // often the event was queued.
-func (v *View) open(e *Event, s *subscriber, room string) int {
+func (sh *Shard) open(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
 	}
-	v.join(s, room, e.Position).opened = true
-	return v.give(e, s)
+	sh.join(s, room, e.Position).opened = true
+	return sh.give(e, s)
 }
 
 // close takes a connection out of a room that an event closes for its user, and queues the event.
-func (v *View) close(e *Event, s *subscriber, room string) int {
+func (sh *Shard) close(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
 	}
-	if m := v.in(s, room); m != nil {
-		v.leave(m)
+	if m := sh.in(s, room); m != nil {
+		sh.leave(m)
 	}
-	return v.give(e, s)
+	return sh.give(e, s)
 }
 
 // give queues an event for a connection, unless this delivery has done so before, since the connection may be in
 // several of the event's rooms. That is checked here and not before takes, which notes the version of a state event for
 // each room. It returns how often the event was queued: 0 or 1.
-func (v *View) give(e *Event, s *subscriber) int {
-	if s.last == v.number {
+func (sh *Shard) give(e *Event, s *subscriber) int {
+	if s.last == sh.number {
 		return 0
 	}
-	s.last = v.number
+	s.last = sh.number
 	if !e.state() {
 		s.know(e.Position)
 	}
-	s.conn.give(e, v.log)
+	s.conn.give(e, sh.log)
 	return 1
 }
 

@@ -43,14 +43,14 @@ func TestExpiry_HidesWhatHasExpiredWhereverItWaited(t *testing.T) {
 			require.Empty(t, notRecovered)
 			bob, err := w.hub.Add("bob", frame.JSON)
 			require.NoError(t, err)
-			require.True(t, w.view.Attach(bob, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 2, Missed: missed}))
+			require.True(t, w.shard.Attach(bob, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 2, Missed: missed}))
 			pass()
 			return bob
 		},
 		"in what a room shows now": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
 			bob := w.connect(t, "bob", nil, 1)
-			asked, _ := w.view.Now(bob)
-			require.True(t, w.view.Subscribe(bob, hub.Authorization{Room: "conversation:g", Asked: asked, Position: 2,
+			asked, _ := w.shard.Now(bob)
+			require.True(t, w.shard.Subscribe(bob, hub.Authorization{Room: "conversation:g", Asked: asked, Position: 2,
 				Snapshot: []*hub.Event{w.event(story)}, Until: time.Now().Add(time.Hour)}))
 			pass()
 			return bob

@@ -1,5 +1,5 @@
 // Package hub has the connections of this gateway and the rooms that each of them is in. The fan-out delivers an event
-// to the view of its owner (View.Deliver), which puts it into the queues of the connections in its rooms. Each
+// to the shard of its owner (Shard.Deliver), which puts it into the queues of the connections in its rooms. Each
 // connection's transport writes from its own queue (Conn.Next). Nothing in this package waits for a client or for
 // another service.
 //
@@ -45,12 +45,12 @@ type Options struct {
 	Metrics *Metrics
 }
 
-// Hub holds the connections and one view per owner.
+// Hub holds the connections and one shard per owner.
 type Hub struct {
 	options Options
 	logs    []string // owners that have one
-	views   map[string]*View
-	all     []*View
+	shards  map[string]*Shard
+	all     []*Shard
 
 	missed atomic.Int64 // bytes of missed events that wait
 
@@ -62,7 +62,7 @@ type Hub struct {
 	closed   *Reason
 }
 
-// New makes an empty hub with a view for each owner in the catalog.
+// New makes an empty hub with a shard for each owner in the catalog.
 func New(o Options) *Hub {
 	if o.Buffer == 0 {
 		o.Buffer = 64 << 20
@@ -83,7 +83,7 @@ func New(o Options) *Hub {
 		o.Metrics = NewMetrics(nil)
 	}
 	o.Limits = o.Limits.orDefault()
-	h := &Hub{options: o, views: map[string]*View{}, users: map[string][]*Conn{},
+	h := &Hub{options: o, shards: map[string]*Shard{}, users: map[string][]*Conn{},
 		accounts: map[string]*account{}}
 	for i := range h.slots {
 		h.slots[i] = map[*Conn]bool{}
@@ -95,15 +95,15 @@ func New(o Options) *Hub {
 			log = len(h.logs)
 			h.logs = append(h.logs, owner)
 		}
-		v := newView(h, owner, i, log, o.Buffer/len(owners))
-		h.views[owner] = v
-		h.all = append(h.all, v)
+		sh := newShard(h, i, log, o.Buffer/len(owners))
+		h.shards[owner] = sh
+		h.all = append(h.all, sh)
 	}
 	return h
 }
 
-// View returns the view of an owner, or nil when the catalog has no owner of that name.
-func (h *Hub) View(owner string) *View { return h.views[owner] }
+// Shard returns the shard of an owner, or nil when the catalog has no owner of that name.
+func (h *Hub) Shard(owner string) *Shard { return h.shards[owner] }
 
 // ErrClosed is returned by Add after Close.
 var ErrClosed = errors.New("the gateway is stopping")
@@ -125,7 +125,7 @@ func (h *Hub) Add(user string, e frame.Encoding) (*Conn, error) {
 	}
 	c.held.account = h.open(user)
 	c.held.account.connections.Add(1)
-	// A copy: the views read the list without the lock.
+	// A copy: the shards read the list without the lock.
 	h.users[user] = append(slices.Clip(h.users[user]), c)
 	h.next = (h.next + 1) % slots
 	c.slot = h.next
@@ -153,8 +153,8 @@ func (h *Hub) Remove(c *Conn) {
 	if !present {
 		return
 	}
-	for _, v := range h.all {
-		v.exit(c)
+	for _, sh := range h.all {
+		sh.exit(c)
 	}
 	c.mu.Lock()
 	defer c.unlock()

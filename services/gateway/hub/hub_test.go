@@ -19,9 +19,9 @@ import (
 
 // world is a hub beside an owner whose events a test delivers when it likes.
 type world struct {
-	hub  *hub.Hub
-	chat *fake.Owner
-	view *hub.View
+	hub   *hub.Hub
+	chat  *fake.Owner
+	shard *hub.Shard
 }
 
 func newWorld(t testing.TB, o hub.Options) *world {
@@ -30,7 +30,7 @@ func newWorld(t testing.TB, o hub.Options) *world {
 	require.NoError(t, err)
 	o.Catalog = c
 	h := hub.New(o)
-	return &world{hub: h, chat: fake.NewOwner(c, "chat"), view: h.View("chat")}
+	return &world{hub: h, chat: fake.NewOwner(c, "chat"), shard: h.Shard("chat")}
 }
 
 func (w *world) event(e envelope.Event) *hub.Event {
@@ -55,7 +55,7 @@ func (w *world) member(event, user string) envelope.Event {
 
 func (w *world) deliver(events ...envelope.Event) {
 	for _, e := range events {
-		w.view.Deliver(w.event(e))
+		w.shard.Deliver(w.event(e))
 	}
 }
 
@@ -64,7 +64,7 @@ func (w *world) connect(t testing.TB, user string, rooms []string, position int6
 	t.Helper()
 	c, err := w.hub.Add(user, frame.JSON)
 	require.NoError(t, err)
-	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: rooms, Position: position}))
+	require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: rooms, Position: position}))
 	return c
 }
 
@@ -130,20 +130,20 @@ func TestDeliver_GoesOnceToAConnectionInSeveralRooms(t *testing.T) {
 	bob := w.connect(t, "bob", rooms[:2], 1)
 	e := w.said("one")
 	e.Rooms = rooms
-	require.Equal(t, 1, w.view.Deliver(w.event(e)))
+	require.Equal(t, 1, w.shard.Deliver(w.event(e)))
 	e = w.member("chat.member_left", "bob") // of g, and so to bob himself
 	e.Rooms = rooms
-	require.Equal(t, 1, w.view.Deliver(w.event(e)))
+	require.Equal(t, 1, w.shard.Deliver(w.event(e)))
 	require.Equal(t, []string{"one", "member_left bob"}, seen(t, bob))
 
-	v := w.hub.View("presence")
+	shard := w.hub.Shard("presence")
 	for _, room := range []string{"presence:u1", "presence:u2"} {
-		require.True(t, v.Subscribe(bob, hub.Authorization{Room: room, Until: time.Now().Add(time.Minute)}))
+		require.True(t, shard.Subscribe(bob, hub.Authorization{Room: room, Until: time.Now().Add(time.Minute)}))
 	}
 	for _, want := range []int{1, 0, 0} {
 		state := w.presence("u1", "came_online", 1)
 		state.Rooms = []string{"presence:u1", "presence:u2"}
-		require.Equal(t, want, v.Deliver(state))
+		require.Equal(t, want, shard.Deliver(state))
 	}
 	require.Equal(t, []string{"presence.came_online u1"}, seen(t, bob))
 }
@@ -176,7 +176,7 @@ func TestAttach_AnAnswerOlderThanWhatWasReadIsMadeGoodFromTheRecentEvents(t *tes
 	w.deliver(w.said("under way"), w.member("chat.member_left", "bob"), w.said("gone"),
 		w.member("chat.member_added", "bob"), w.said("back"))
 
-	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 2}))
+	require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 2}))
 
 	require.Equal(t, []string{"under way", "member_left bob", "member_added bob", "back"}, seen(t, c))
 	w.deliver(w.said("live"))
@@ -192,7 +192,7 @@ func TestAttach_WhatWasDeletedMeanwhileComesRedacted(t *testing.T) {
 	w.deliver(w.said("secret"), w.said("other"),
 		w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`))
 
-	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
+	require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
 
 	require.Equal(t, []string{"redacted", "other", "message_deleted"}, seen(t, c))
 }
@@ -206,9 +206,9 @@ func TestAttach_AsksAgainWhenTheRecentEventsDoNotReachBack(t *testing.T) {
 	for n := range 10 {
 		w.deliver(w.said(fmt.Sprint(n)))
 	}
-	require.False(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
+	require.False(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 1}))
 	require.Empty(t, seen(t, c))
-	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 10}))
+	require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 10}))
 	require.Equal(t, []string{"9"}, seen(t, c))
 }
 
@@ -227,7 +227,7 @@ func TestGreeting_FollowsTheLastLogAndWhatWasMissed(t *testing.T) {
 	w.deliver(w.began(`["bob"]`))
 	logs := w.chat.Catalog.Logs()
 	for _, owner := range logs {
-		require.True(t, w.hub.View(owner).Attach(c, hub.Attachment{}))
+		require.True(t, w.hub.Shard(owner).Attach(c, hub.Attachment{}))
 	}
 	require.Len(t, fake.Take(c, 10), 1, "it waits for what is held")
 	c.Release()
@@ -275,42 +275,42 @@ func TestEphemeral_IsMergedToTheNewestAndDroppedFirst(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 4}})
 	c := w.connect(t, "bob", nil, 0)
-	v := w.hub.View("presence")
+	shard := w.hub.Shard("presence")
 	for _, room := range []string{"presence:u1", "presence:u2", "presence:u3"} {
-		require.True(t, v.Subscribe(c, hub.Authorization{Room: room, Until: time.Now().Add(time.Minute)}))
+		require.True(t, shard.Subscribe(c, hub.Authorization{Room: room, Until: time.Now().Add(time.Minute)}))
 	}
 	for n := range int64(50) {
-		v.Deliver(w.presence("u1", "came_online", 2*n+1))
-		v.Deliver(w.presence("u1", "went_offline", 2*n+2))
+		shard.Deliver(w.presence("u1", "came_online", 2*n+1))
+		shard.Deliver(w.presence("u1", "went_offline", 2*n+2))
 	}
-	v.Deliver(w.presence("u2", "came_online", 1))
-	v.Deliver(w.presence("u3", "came_online", 1))
+	shard.Deliver(w.presence("u2", "came_online", 1))
+	shard.Deliver(w.presence("u3", "came_online", 1))
 	w.deliver(w.began(`["bob"]`), w.said("1"), w.said("2"), w.said("3"))
 
 	_, ended := c.Reason()
 	require.False(t, ended, "what is true only now makes room")
 	require.Equal(t, []string{"conversation_started", "1", "2", "3"}, seen(t, c))
 
-	v.Deliver(w.presence("u1", "came_online", 200))
-	v.Deliver(w.presence("u1", "went_offline", 201))
-	v.Deliver(w.presence("u1", "came_online", 200))
+	shard.Deliver(w.presence("u1", "came_online", 200))
+	shard.Deliver(w.presence("u1", "went_offline", 201))
+	shard.Deliver(w.presence("u1", "came_online", 200))
 	require.Equal(t, []string{"presence.went_offline u1"}, seen(t, c), "the newest, once")
 }
 
 func TestLook_AStateReadWhileTheOwnerAnsweredIsNotMissed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
-	v := w.hub.View("presence")
+	shard := w.hub.Shard("presence")
 	c := w.connect(t, "bob", nil, 0)
-	v.Deliver(w.presence("alice", "came_online", 3))
-	asked, attached := v.Now(c)
+	shard.Deliver(w.presence("alice", "came_online", 3))
+	asked, attached := shard.Now(c)
 	require.True(t, attached)
-	v.Deliver(w.presence("alice", "went_offline", 6)) // read here before the answer, made after it was read there
+	shard.Deliver(w.presence("alice", "went_offline", 6)) // read here before the answer, made after it was read there
 
-	require.True(t, v.Subscribe(c, hub.Authorization{Room: "presence:alice", Asked: asked, Until: time.Now().Add(time.Minute),
+	require.True(t, shard.Subscribe(c, hub.Authorization{Room: "presence:alice", Asked: asked, Until: time.Now().Add(time.Minute),
 		Snapshot: []*hub.Event{w.presence("alice", "came_online", 5)}}))
-	v.Deliver(w.presence("alice", "went_offline", 6))
-	v.Deliver(w.presence("alice", "came_online", 4))
+	shard.Deliver(w.presence("alice", "went_offline", 6))
+	shard.Deliver(w.presence("alice", "came_online", 4))
 
 	require.Equal(t, []string{"presence.went_offline alice"}, seen(t, c))
 }
@@ -318,16 +318,16 @@ func TestLook_AStateReadWhileTheOwnerAnsweredIsNotMissed(t *testing.T) {
 func TestLook_EverythingThatWasReadWhileTheOwnerAnsweredIsGiven(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
-	v := w.hub.View("presence")
+	shard := w.hub.Shard("presence")
 	c := w.connect(t, "bob", nil, 0)
-	asked, _ := v.Now(c)
-	v.Deliver(w.presence("alice", "came_online", 1))
-	v.Deliver(w.presence("carol", "came_online", 1))
+	asked, _ := shard.Now(c)
+	shard.Deliver(w.presence("alice", "came_online", 1))
+	shard.Deliver(w.presence("carol", "came_online", 1))
 	e := w.presence("carol", "went_offline", 2)
 	e.Rooms = []string{"presence:alice"} // whatever its stream is
-	v.Deliver(e)
+	shard.Deliver(e)
 
-	require.True(t, v.Subscribe(c, hub.Authorization{Room: "presence:alice", Asked: asked, Until: time.Now().Add(time.Minute)}))
+	require.True(t, shard.Subscribe(c, hub.Authorization{Room: "presence:alice", Asked: asked, Until: time.Now().Add(time.Minute)}))
 
 	require.Equal(t, []string{"presence.came_online alice", "presence.went_offline carol"}, seen(t, c))
 }
@@ -335,21 +335,21 @@ func TestLook_EverythingThatWasReadWhileTheOwnerAnsweredIsGiven(t *testing.T) {
 func TestLook_EndsUnlessRenewed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
-	v := w.hub.View("presence")
+	shard := w.hub.Shard("presence")
 	c := w.connect(t, "bob", nil, 0)
 	now := time.Now()
-	require.True(t, v.Subscribe(c, hub.Authorization{Room: "presence:alice", Until: now.Add(time.Second)}))
-	require.True(t, v.Subscribe(c, hub.Authorization{Room: "presence:carol", Until: now.Add(time.Second)}))
-	require.Len(t, v.Subscriptions(), 2)
-	v.Renew(hub.Subscription{Conn: c, Room: "presence:alice"}, now.Add(time.Minute))
+	require.True(t, shard.Subscribe(c, hub.Authorization{Room: "presence:alice", Until: now.Add(time.Second)}))
+	require.True(t, shard.Subscribe(c, hub.Authorization{Room: "presence:carol", Until: now.Add(time.Second)}))
+	require.Len(t, shard.Subscriptions(), 2)
+	shard.Renew(hub.Subscription{Conn: c, Room: "presence:alice"}, now.Add(time.Minute))
 
-	require.Equal(t, []hub.Subscription{{Conn: c, Room: "presence:carol"}}, v.Expire(now.Add(2*time.Second)))
+	require.Equal(t, []hub.Subscription{{Conn: c, Room: "presence:carol"}}, shard.Expire(now.Add(2*time.Second)))
 
-	v.Deliver(w.presence("carol", "came_online", 1))
-	v.Deliver(w.presence("alice", "came_online", 1))
+	shard.Deliver(w.presence("carol", "came_online", 1))
+	shard.Deliver(w.presence("alice", "came_online", 1))
 	require.Equal(t, []string{"presence.came_online alice"}, seen(t, c))
-	v.Unsubscribe(c, "presence:alice")
-	v.Deliver(w.presence("alice", "came_online", 2))
+	shard.Unsubscribe(c, "presence:alice")
+	shard.Deliver(w.presence("alice", "came_online", 2))
 	require.Empty(t, seen(t, c))
 }
 
@@ -409,7 +409,7 @@ func BenchmarkDeliver(b *testing.B) {
 			b.ResetTimer()
 			for n := range b.N {
 				e.Position++
-				w.view.Deliver(w.event(e))
+				w.shard.Deliver(w.event(e))
 				if n%500 == 499 {
 					b.StopTimer()
 					for _, c := range connections {

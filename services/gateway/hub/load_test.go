@@ -37,7 +37,7 @@ func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			w.view.Attach(eve, hub.Attachment{Rooms: rooms, Position: 1})
+			w.shard.Attach(eve, hub.Attachment{Rooms: rooms, Position: 1})
 			w.hub.Remove(eve)
 		}()
 		for busy := true; busy; {
@@ -67,7 +67,7 @@ func TestResume_EventsOfTheTimeBetweenTheSlicesAreGivenOnce(t *testing.T) {
 		require.NoError(t, err)
 		position := int64(len(w.chat.Log()))
 		attached := make(chan bool)
-		go func() { attached <- w.view.Attach(bob, hub.Attachment{Rooms: rooms, Position: position}) }()
+		go func() { attached <- w.shard.Attach(bob, hub.Attachment{Rooms: rooms, Position: position}) }()
 		var want []string
 		for n := range 50 {
 			want = append(want, fmt.Sprint(n))
@@ -112,9 +112,9 @@ func TestResume_BeyondTheBudgetOfTheGatewayIsTooFar(t *testing.T) {
 	first, second := w.comeBack(t, hub.Progress{"chat": {}}), w.comeBack(t, hub.Progress{"chat": {}})
 	third := w.comeBack(t, hub.Progress{"chat": {}})
 	for _, c := range []*hub.Conn{first, second, third} {
-		require.True(t, w.view.Attach(c, back))
+		require.True(t, w.shard.Attach(c, back))
 		for _, owner := range w.chat.Catalog.Logs() {
-			require.True(t, w.hub.View(owner).Attach(c, hub.Attachment{}))
+			require.True(t, w.hub.Shard(owner).Attach(c, hub.Attachment{}))
 		}
 	}
 	require.Len(t, fake.Take(first, 100), 41)
@@ -127,7 +127,7 @@ func TestResume_BeyondTheBudgetOfTheGatewayIsTooFar(t *testing.T) {
 
 	w.hub.Remove(second) // and what it has not taken is free again
 	fourth := w.comeBack(t, hub.Progress{"chat": {}})
-	require.True(t, w.view.Attach(fourth, back))
+	require.True(t, w.shard.Attach(fourth, back))
 	require.Len(t, fake.Take(fourth, 100), 40)
 }
 
@@ -143,7 +143,7 @@ func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
 		require.Less(t, tries, 50, "no progress from %v", had)
 		after := had["chat"].Position
 		c := w.comeBack(t, had)
-		require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 900, Missed: events[after:]}))
+		require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 900, Missed: events[after:]}))
 		left := 300 << 10 // that get through before the link is cut
 		var uncovered []int64
 		for left > 0 {
@@ -195,7 +195,7 @@ func TestResume_WhatIsNotRecoveredIsSaidBeforeAnyTokenThatPassesIt(t *testing.T)
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
 	c := w.comeBack(t, hub.Progress{"chat": {}})
-	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g", "conversation:h"}, Position: 100,
+	require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g", "conversation:h"}, Position: 100,
 		Missed: w.sized(100, 4000), NotRecovered: []string{"conversation:h"}}))
 	var types []string
 	for _, text := range fake.Take(c, 1000) {
@@ -215,7 +215,7 @@ func TestResume_WhatIsNotRecoveredIsSaidBeforeAnyTokenThatPassesIt(t *testing.T)
 	}
 	require.Equal(t, []string{"not_recoveredconversation:h", "event", "heartbeat", "event"}, types)
 	for _, owner := range w.chat.Catalog.Logs() {
-		w.hub.View(owner).Attach(c, hub.Attachment{})
+		w.hub.Shard(owner).Attach(c, hub.Attachment{})
 	}
 	require.Contains(t, string(fake.Take(c, 10)[0]), `"not_recovered":["conversation:h"]`)
 }
@@ -346,22 +346,22 @@ func TestBind_RunsOneFlushAtATime(t *testing.T) {
 func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
-	w.view.SetIncarnation("one", 0)
+	w.shard.SetIncarnation("one", 0)
 	w.deliver(w.began(`["bob"]`), w.said("lost"))
 	bob := w.connect(t, "bob", []string{"conversation:g"}, 2)
-	w.view.SetIncarnation("", 2)
-	w.view.SetIncarnation("one", 2)
+	w.shard.SetIncarnation("", 2)
+	w.shard.SetIncarnation("one", 2)
 	_, ended := bob.Reason()
 	require.False(t, ended)
 
-	w.view.SetIncarnation("two", 1000)
+	w.shard.SetIncarnation("two", 1000)
 	reason, _ := bob.Reason()
 	require.Equal(t, hub.Restored, reason)
 	require.True(t, reason.Reconnect)
-	_, whole := w.view.Buffered(2)
+	_, whole := w.shard.Buffered(2)
 	require.False(t, whole)
 	back := w.connect(t, "bob", []string{"conversation:g"}, 1000)
-	w.view.SetIncarnation("one", 2) // a partition that lags
+	w.shard.SetIncarnation("one", 2) // a partition that lags
 	e := w.said("new")
 	e.Position = 1001
 	w.deliver(e)
@@ -400,24 +400,24 @@ func TestSignal_GoesToThoseWhoAreInTheRoomByTheLog(t *testing.T) {
 	const room = "conversation:g"
 	alice, bob := w.connect(t, "alice", []string{room}, 1), w.connect(t, "bob", []string{room}, 1)
 	eve := w.connect(t, "eve", nil, 1)
-	require.True(t, w.view.Subscribe(eve, hub.Authorization{Room: room, Position: 1, Until: time.Now().Add(time.Minute)}))
-	require.True(t, w.view.Holds(alice, room))
-	require.False(t, w.view.Holds(eve, room), "looking is not being in it")
-	require.True(t, w.view.Holds(bob, "user:bob"))
-	require.False(t, w.view.Holds(eve, "user:bob"))
+	require.True(t, w.shard.Subscribe(eve, hub.Authorization{Room: room, Position: 1, Until: time.Now().Add(time.Minute)}))
+	require.True(t, w.shard.Holds(alice, room))
+	require.False(t, w.shard.Holds(eve, room), "looking is not being in it")
+	require.True(t, w.shard.Holds(bob, "user:bob"))
+	require.False(t, w.shard.Holds(eve, "user:bob"))
 
-	require.Equal(t, 1, w.view.Signal(room, alice.ID, "a", typing("1")))
-	require.Equal(t, 1, w.view.Signal(room, alice.ID, "a", typing("2")))
+	require.Equal(t, 1, w.shard.Signal(room, alice.ID, "a", typing("1")))
+	require.Equal(t, 1, w.shard.Signal(room, alice.ID, "a", typing("2")))
 	require.Empty(t, fake.Take(eve, 1))
 	require.Empty(t, fake.Take(alice, 1))
 	w.deliver(w.said("x"), w.said("y"))
 	require.Contains(t, string(fake.Take(bob, 1)[0]), `"actor":"2"`, "the newest with its key")
-	w.view.Signal(room, alice.ID, "a", typing("3"))
+	w.shard.Signal(room, alice.ID, "a", typing("3"))
 	w.deliver(w.said("z"))
 	require.Equal(t, []string{"x", "y", "z"}, seen(t, bob), "it is dropped first")
 
 	w.deliver(w.member("chat.member_left", "bob"))
 	fake.Take(bob, 1)
-	require.False(t, w.view.Holds(bob, room))
-	require.Zero(t, w.view.Signal(room, alice.ID, "a", typing("")))
+	require.False(t, w.shard.Holds(bob, room))
+	require.Zero(t, w.shard.Signal(room, alice.ID, "a", typing("")))
 }

@@ -151,7 +151,7 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 			read += n
 			want = append(want, seen(t, steady)...)
 			position := max(after, min(int64(read+r.IntN(6)), int64(len(log))))
-			recent, whole := w.view.Buffered(after)
+			recent, whole := w.shard.Buffered(after)
 			require.True(t, whole)
 			var told []*hub.Event
 			for _, e := range log[read:position] {
@@ -169,7 +169,7 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 			var err error
 			c, err = w.hub.Add("bob", frame.JSON)
 			require.NoError(t, err)
-			require.True(t, w.view.Attach(c, back))
+			require.True(t, w.shard.Attach(c, back))
 			after = position
 		}
 		want, got = append(want, seen(t, steady)...), append(got, seen(t, c)...)
@@ -200,7 +200,7 @@ func TestResume_WhatWasMissedDoesNotCountAsBeingSlow(t *testing.T) {
 	missed, _ := w.missedEvents(log...).Of("bob", frame.JSON, 0, 101, []hub.MembershipInterval{{Room: "conversation:g", Opened: 1}}, nil, wide)
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	require.True(t, w.view.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 101, Missed: missed}))
+	require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 101, Missed: missed}))
 	for range 10 {
 		w.deliver(w.said("live"))
 	}

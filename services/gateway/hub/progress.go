@@ -169,7 +169,7 @@ func (p *sharedProgress) token(user string) string {
 	if p.encoded == nil {
 		progress := Progress{}
 		for log, owner := range p.hub.logs {
-			progress[owner] = Point{Position: p.positions[log], Incarnation: p.hub.views[owner].incarnation.Load()}
+			progress[owner] = Point{Position: p.positions[log], Incarnation: p.hub.shards[owner].incarnation.Load()}
 		}
 		p.encoded = progress.encode()
 	}
@@ -180,7 +180,7 @@ func (p *sharedProgress) token(user string) string {
 func (h *Hub) complete() []int64 {
 	positions := make([]int64, len(h.logs))
 	for i, owner := range h.logs {
-		positions[i] = h.views[owner].Complete()
+		positions[i] = h.shards[owner].Complete()
 	}
 	return positions
 }

@@ -20,31 +20,31 @@ type membership struct {
 	newest     map[string]int64 // of state: the newest version queued, by stream
 }
 
-// subscriber is one connection's part of a view: the rooms that it is in, as a member or by a subscription.
+// subscriber is one connection's part of a shard: the rooms that it is in, as a member or by a subscription.
 type subscriber struct {
 	conn          *Conn
 	attached      bool
 	removed       bool
 	asOf          int64
 	known         atomic.Int64 // the position of the rooms, or of an event queued since; 0 before it is attached
-	last          uint64       // number of the delivery that queued an event last, see View.give
+	last          uint64       // number of the delivery that queued an event last, see Shard.give
 	rooms         roomSet
 	subscriptions int              // how many of the rooms are subscriptions
 	newest        map[string]int64 // of state in the user's own room
 }
 
 // join puts a subscriber into a room, unless it is in it already. The subscriber has the events up to asOf.
-func (v *View) join(s *subscriber, name string, asOf int64) *membership {
-	return v.joinAs(new(membership), s, name, asOf)
+func (sh *Shard) join(s *subscriber, name string, asOf int64) *membership {
+	return sh.joinAs(new(membership), s, name, asOf)
 }
 
 // joinAs is join with the memory for the membership, which it uses if the subscriber is not in the room yet.
-func (v *View) joinAs(m *membership, s *subscriber, name string, asOf int64) *membership {
-	r := v.rooms[name]
+func (sh *Shard) joinAs(m *membership, s *subscriber, name string, asOf int64) *membership {
+	r := sh.rooms[name]
 	if r == nil {
 		r = &room{name: name}
 		r.members = r.first[:0]
-		v.rooms[name] = r
+		sh.rooms[name] = r
 	} else if m := s.rooms.get(r); m != nil {
 		return m
 	}
@@ -54,22 +54,22 @@ func (v *View) joinAs(m *membership, s *subscriber, name string, asOf int64) *me
 	return m
 }
 
-func (v *View) leave(m *membership) {
+func (sh *Shard) leave(m *membership) {
 	m.subscriber.rooms.remove(m)
-	v.endSubscription(m)
+	sh.endSubscription(m)
 	r := m.room
 	last := len(r.members) - 1
 	r.members[m.index] = r.members[last]
 	r.members[m.index].index = m.index
 	r.members[last] = nil
 	if r.members = r.members[:last]; last == 0 {
-		delete(v.rooms, r.name)
+		delete(sh.rooms, r.name)
 	}
 }
 
 // in returns the membership of a subscriber in a room, or nil.
-func (v *View) in(s *subscriber, name string) *membership {
-	r := v.rooms[name]
+func (sh *Shard) in(s *subscriber, name string) *membership {
+	r := sh.rooms[name]
 	if r == nil {
 		return nil
 	}

@@ -6,20 +6,20 @@ import (
 )
 
 // Holds reports whether a connection is in a room by the log: a subscription is not enough.
-func (v *View) Holds(c *Conn, room string) bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	s := &c.subscribers[v.index]
+func (sh *Shard) Holds(c *Conn, room string) bool {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	s := &c.subscribers[sh.index]
 	if user, own := catalog.UserOfRoom(room); own {
 		return s.attached && user == c.User
 	}
-	m := v.in(s, room)
+	m := sh.in(s, room)
 	return s.attached && m != nil && m.opened
 }
 
 // Signal queues a frame for every connection that is in a room by the log, except the one with a given id, and returns
 // the number of these connections. The frame replaces an older one with its key, and is dropped first under load.
-func (v *View) Signal(room, except, key string, shared *frame.Shared) (n int) {
+func (sh *Shard) Signal(room, except, key string, shared *frame.Shared) (n int) {
 	var items [frame.Encodings]item
 	give := func(s *subscriber) {
 		if !s.attached || s.conn.ID == except {
@@ -38,15 +38,15 @@ func (v *View) Signal(room, except, key string, shared *frame.Shared) (n int) {
 		s.conn.unlock()
 		n++
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	if user, own := catalog.UserOfRoom(room); own {
-		for _, c := range v.hub.of(user) {
-			give(&c.subscribers[v.index])
+		for _, c := range sh.hub.of(user) {
+			give(&c.subscribers[sh.index])
 		}
 		return n
 	}
-	if r := v.rooms[room]; r != nil {
+	if r := sh.rooms[room]; r != nil {
 		for _, m := range r.members {
 			if m.opened {
 				give(m.subscriber)

@@ -5,16 +5,16 @@ import (
 	"time"
 )
 
-// Moment is a place among the events that a view has received, noted before an owner is asked.
+// Moment is a place among the events that a shard has received, noted before an owner is asked.
 type Moment uint64
 
 // Now returns the present moment. It returns false while the connection does not know its rooms of this owner's log:
 // subscribing has to wait until then.
-func (v *View) Now(c *Conn) (Moment, bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	s := &c.subscribers[v.index]
-	return Moment(v.buffer.next()), s.removed || s.attached
+func (sh *Shard) Now(c *Conn) (Moment, bool) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	s := &c.subscribers[sh.index]
+	return Moment(sh.buffer.next()), s.removed || s.attached
 }
 
 // Authorization is an owner's permission to subscribe to a room.
@@ -27,29 +27,29 @@ type Authorization struct {
 }
 
 // Subscribe puts a connection into a room that it may subscribe to, and queues the snapshot of the room and the events
-// that were delivered since the owner was asked. It returns false when the view no longer keeps all of those: ask
+// that were delivered since the owner was asked. It returns false when the shard no longer keeps all of those: ask
 // again.
-func (v *View) Subscribe(c *Conn, a Authorization) bool {
+func (sh *Shard) Subscribe(c *Conn, a Authorization) bool {
 	for _, e := range a.Snapshot {
 		_, _ = e.Frame(c.variant(e)) // before the lock
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	s := &c.subscribers[v.index]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	s := &c.subscribers[sh.index]
 	if s.removed {
 		return true
 	}
-	inside := v.in(s, a.Room) != nil
-	states, allStates := v.buffer.since(uint64(a.Asked))
-	events, allEvents := v.buffer.after(a.Position)
-	if !inside && (!allStates || v.log >= 0 && !allEvents) {
+	inside := sh.in(s, a.Room) != nil
+	states, allStates := sh.buffer.since(uint64(a.Asked))
+	events, allEvents := sh.buffer.after(a.Position)
+	if !inside && (!allStates || sh.log >= 0 && !allEvents) {
 		return false
 	}
-	m := v.join(s, a.Room, a.Position)
-	if v.log >= 0 {
+	m := sh.join(s, a.Room, a.Position)
+	if sh.log >= 0 {
 		s.know(a.Position)
 	}
-	v.subscribeUntil(m, a.Until)
+	sh.subscribeUntil(m, a.Until)
 	for _, e := range a.Snapshot {
 		if e.state() {
 			m.takes(e)
@@ -60,21 +60,21 @@ func (v *View) Subscribe(c *Conn, a Authorization) bool {
 		return true
 	}
 	for _, e := range slices.Concat(states, events) {
-		if slices.Contains(e.Rooms, a.Room) && !v.elsewhere(s, e, a.Room) && m.takes(e) {
-			v.number++
-			v.give(e, s)
+		if slices.Contains(e.Rooms, a.Room) && !sh.elsewhere(s, e, a.Room) && m.takes(e) {
+			sh.number++
+			sh.give(e, s)
 		}
 	}
 	return true
 }
 
 // elsewhere reports whether a connection got an event already because of another room that it is in.
-func (v *View) elsewhere(s *subscriber, e *Event, room string) bool {
-	if v.log >= 0 && e.names(s.conn.User) && (e.state() || e.Position > s.asOf) {
+func (sh *Shard) elsewhere(s *subscriber, e *Event, room string) bool {
+	if sh.log >= 0 && e.names(s.conn.User) && (e.state() || e.Position > s.asOf) {
 		return true
 	}
 	for _, r := range e.Rooms {
-		if m := v.in(s, r); r != room && m != nil && (e.state() || e.Position > m.asOf) {
+		if m := sh.in(s, r); r != room && m != nil && (e.state() || e.Position > m.asOf) {
 			return true
 		}
 	}
@@ -82,37 +82,37 @@ func (v *View) elsewhere(s *subscriber, e *Event, room string) bool {
 }
 
 // subscribeUntil makes a membership a subscription, which ends at a time unless it is renewed.
-func (v *View) subscribeUntil(m *membership, until time.Time) {
+func (sh *Shard) subscribeUntil(m *membership, until time.Time) {
 	m.until = until.UnixNano()
-	if !v.subscriptions[m] {
-		v.subscriptions[m] = true
+	if !sh.subscriptions[m] {
+		sh.subscriptions[m] = true
 		m.subscriber.subscriptions++
 	}
 }
 
 // Unsubscribe ends the subscription of a connection to a room. A member of the room, by the log, stays in it.
-func (v *View) Unsubscribe(c *Conn, room string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if m := v.in(&c.subscribers[v.index], room); m != nil {
-		v.unsubscribe(m)
+func (sh *Shard) Unsubscribe(c *Conn, room string) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if m := sh.in(&c.subscribers[sh.index], room); m != nil {
+		sh.unsubscribe(m)
 	}
 }
 
-func (v *View) unsubscribe(m *membership) {
-	if !v.subscriptions[m] {
+func (sh *Shard) unsubscribe(m *membership) {
+	if !sh.subscriptions[m] {
 		return
 	}
-	v.endSubscription(m)
+	sh.endSubscription(m)
 	if !m.opened {
-		v.leave(m)
+		sh.leave(m)
 	}
 }
 
 // endSubscription forgets that a membership is a subscription, if it is one.
-func (v *View) endSubscription(m *membership) {
-	if v.subscriptions[m] {
-		delete(v.subscriptions, m)
+func (sh *Shard) endSubscription(m *membership) {
+	if sh.subscriptions[m] {
+		delete(sh.subscriptions, m)
 		m.subscriber.subscriptions--
 	}
 }
@@ -124,33 +124,33 @@ type Subscription struct {
 }
 
 // Subscriptions lists all subscriptions.
-func (v *View) Subscriptions() []Subscription {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	all := make([]Subscription, 0, len(v.subscriptions))
-	for m := range v.subscriptions {
+func (sh *Shard) Subscriptions() []Subscription {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	all := make([]Subscription, 0, len(sh.subscriptions))
+	for m := range sh.subscriptions {
 		all = append(all, Subscription{m.subscriber.conn, m.room.name})
 	}
 	return all
 }
 
 // CountSubscriptions returns the number of rooms that a connection is subscribed to.
-func (v *View) CountSubscriptions(c *Conn) int {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return c.subscribers[v.index].subscriptions
+func (sh *Shard) CountSubscriptions(c *Conn) int {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return c.subscribers[sh.index].subscriptions
 }
 
 // SubscribedRooms lists the rooms that a connection is subscribed to.
-func (v *View) SubscribedRooms(c *Conn) (rooms []string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	s := &c.subscribers[v.index]
+func (sh *Shard) SubscribedRooms(c *Conn) (rooms []string) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	s := &c.subscribers[sh.index]
 	if s.subscriptions == 0 {
 		return nil
 	}
 	for _, m := range s.rooms.some(len(s.rooms.few) + len(s.rooms.many)) {
-		if v.subscriptions[m] {
+		if sh.subscriptions[m] {
 			rooms = append(rooms, m.room.name)
 		}
 	}
@@ -158,22 +158,22 @@ func (v *View) SubscribedRooms(c *Conn) (rooms []string) {
 }
 
 // Renew extends a subscription, if it has not ended.
-func (v *View) Renew(s Subscription, until time.Time) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if m := v.in(&s.Conn.subscribers[v.index], s.Room); m != nil && v.subscriptions[m] {
+func (sh *Shard) Renew(s Subscription, until time.Time) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if m := sh.in(&s.Conn.subscribers[sh.index], s.Room); m != nil && sh.subscriptions[m] {
 		m.until = until.UnixNano()
 	}
 }
 
 // Expire ends the subscriptions that were not renewed in time, and returns them.
-func (v *View) Expire(now time.Time) (ended []Subscription) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for m := range v.subscriptions {
+func (sh *Shard) Expire(now time.Time) (ended []Subscription) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for m := range sh.subscriptions {
 		if m.until < now.UnixNano() {
 			ended = append(ended, Subscription{m.subscriber.conn, m.room.name})
-			v.unsubscribe(m)
+			sh.unsubscribe(m)
 		}
 	}
 	return ended

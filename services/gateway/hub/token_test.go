@@ -78,7 +78,7 @@ func tokens(t *testing.T, w *world, c *hub.Conn) (positions []int64) {
 
 func (w *world) complete(position int64) {
 	for _, owner := range w.chat.Catalog.Logs() {
-		w.hub.View(owner).SetComplete(position)
+		w.hub.Shard(owner).SetComplete(position)
 	}
 }
 
@@ -93,7 +93,7 @@ func TestHeartbeat_ItsTokenCoversWhatIsInTheQueueBeforeIt(t *testing.T) {
 	w.hub.Beat(true)
 	require.Equal(t, `{"type":"heartbeat"}`, string(fake.Take(c, 10)[0]), "a sign of life, with nothing to resume from")
 	for _, owner := range w.chat.Catalog.Logs() {
-		require.True(t, w.hub.View(owner).Attach(c, hub.Attachment{Position: 5}))
+		require.True(t, w.hub.Shard(owner).Attach(c, hub.Attachment{Position: 5}))
 	}
 	require.Equal(t, []int64{5}, tokens(t, w, c), "the asOf, with the greeting")
 
@@ -140,7 +140,7 @@ func TestHeartbeat_IsDroppedRatherThanAConnection(t *testing.T) {
 	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 3, Stall: time.Nanosecond}})
 	c := w.connect(t, "bob", nil, 0)
 	for _, owner := range w.chat.Catalog.Logs() {
-		require.True(t, w.hub.View(owner).Attach(c, hub.Attachment{}))
+		require.True(t, w.hub.Shard(owner).Attach(c, hub.Attachment{}))
 	}
 	fake.Take(c, 10)
 	w.deliver(w.began(`["bob"]`))

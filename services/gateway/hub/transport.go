@@ -5,8 +5,8 @@ import "github.com/edumatrix/interlinked/services/gateway/frame"
 func newConn(id, user string, e frame.Encoding, h *Hub) *Conn {
 	c := &Conn{ID: id, User: user, encoding: e, hub: h, subscribers: make([]subscriber, len(h.all)),
 		progress: newProgress(len(h.logs)), done: make(chan struct{})}
-	for i, v := range h.all {
-		c.subscribers[i] = subscriber{conn: c, attached: v.log < 0}
+	for i, sh := range h.all {
+		c.subscribers[i] = subscriber{conn: c, attached: sh.log < 0}
 	}
 	return c
 }

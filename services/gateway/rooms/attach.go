@@ -63,7 +63,7 @@ func (a *asker) begin(ctx context.Context, batch []attaching) (retry []attaching
 			attached := true
 			a.guard(n.conn, func() {
 				a.pace.charge(user, 0, len(r.Rooms), a.now())
-				if attached = a.view.Attach(n.conn, r); attached {
+				if attached = a.shard.Attach(n.conn, r); attached {
 					if len(n.subscriptions) > 0 {
 						a.subscribing.add(n.subscriptions...) // as a client does that subscribes itself
 					}

@@ -45,7 +45,7 @@ func TestResume_ASlowOneHoldsUpNobodyAndGetsOn(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	w.chatted(t)
-	w.hub.View("chat").Begin(6)
+	w.hub.Shard("chat").Begin(6)
 	close(w.known)
 	chat := w.owners["chat"]
 	release := chat.HangFor("eve") // her calls end only when she is released

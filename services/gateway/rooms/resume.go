@@ -21,8 +21,8 @@ const maxResumed = 200
 // same call.
 func (a *asker) resume(ctx context.Context, batch []attaching) (retry []attaching, err error) {
 	// The position is read before the events: those up to it are among them.
-	complete := a.view.Complete()
-	bufferedAfter := a.view.BufferedAfter()
+	complete := a.shard.Complete()
+	bufferedAfter := a.shard.BufferedAfter()
 	buffered, whole := a.buffered(batch, bufferedAfter)
 	request := &meshv1.ResumeRequest{Limit: int32(a.options.Missed.Events), Bytes: int64(a.options.Missed.Bytes)}
 	for _, n := range batch {
@@ -51,10 +51,10 @@ func (a *asker) resume(ctx context.Context, batch []attaching) (retry []attachin
 		a.guard(n.conn, func() {
 			resumed := a.attachmentOf(n, answer, response.Msg, missed)
 			a.pace.charge(n.conn.User, len(resumed.Missed), len(resumed.Rooms), a.now())
-			if attached = a.view.Attach(n.conn, resumed); attached {
+			if attached = a.shard.Attach(n.conn, resumed); attached {
 				for _, l := range n.subscriptions {
 					if a.settled(l) {
-						a.view.Unsubscribe(n.conn, l.room)
+						a.shard.Unsubscribe(n.conn, l.room)
 					}
 					l.answer(!slices.Contains(answer.Looked, l.room))
 				}
@@ -118,7 +118,7 @@ func (a *asker) buffered(batch []attaching, bufferedAfter int64) ([]*hub.Event, 
 	if after < 0 {
 		return nil, false
 	}
-	return a.view.Buffered(after)
+	return a.shard.Buffered(after)
 }
 
 // attachmentOf returns the owner's answer for one connection, with its missed events.

@@ -93,8 +93,8 @@ func TestResume_FillsTheGapFromTheLogWhereNothingIsKept(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	w.chatted(t)
-	w.hub.View("chat").Begin(6) // this gateway began after all that
-	w.hub.View("chat").SetComplete(6)
+	w.hub.Shard("chat").Begin(6) // this gateway began after all that
+	w.hub.Shard("chat").SetComplete(6)
 	close(w.known)
 	c := w.back(t, "bob", 1)
 	all, tooFar := told(t, c)
@@ -133,7 +133,7 @@ func TestResume_FillsTheGapFromTheRecentEvents(t *testing.T) {
 	for _, e := range w.owners["chat"].Log()[:5] {
 		w.deliver(e) // the sixth is on its way
 	}
-	w.hub.View("chat").SetComplete(4)
+	w.hub.Shard("chat").SetComplete(4)
 	close(w.known)
 	all, _ := told(t, w.back(t, "bob", 1))
 	require.Equal(t, sixthAndBefore, all)
@@ -160,7 +160,7 @@ func TestResume_ARoomWithMoreThanTheBoundIsTooFarAlone(t *testing.T) {
 		w.said(fmt.Sprint(n))
 	}
 	w.owners["chat"].Append("alice", "chat.conversation_started", `{"conversation_id":"h","user_ids":["bob"]}`)
-	w.hub.View("chat").Begin(3)
+	w.hub.Shard("chat").Begin(3)
 	close(w.known)
 	all, tooFar := told(t, w.back(t, "bob", 1))
 	require.Equal(t, []string{"conversation_started "}, all)
@@ -168,7 +168,7 @@ func TestResume_ARoomWithMoreThanTheBoundIsTooFarAlone(t *testing.T) {
 	for _, e := range w.owners["chat"].Log() {
 		w.deliver(e)
 	}
-	w.hub.View("chat").SetComplete(27)
+	w.hub.Shard("chat").SetComplete(27)
 	all, tooFar = told(t, w.back(t, "bob", 5))
 	require.Equal(t, []string{"conversation_started "}, all)
 	require.Equal(t, "[conversation:g]", tooFar, "also of the recent ones")
@@ -190,7 +190,7 @@ func TestResume_AStormIsAFewCalls(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	w.chatted(t)
-	w.hub.View("chat").Begin(6)
+	w.hub.Shard("chat").Begin(6)
 	var all []*hub.Conn
 	for n := range 600 {
 		user, known := map[int]string{0: "bob", 300: "alice"}[n]

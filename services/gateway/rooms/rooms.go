@@ -140,7 +140,7 @@ func (r *Rooms) Unsubscribe(c *hub.Conn, room string) {
 			l.unsubscribed = l.unsubscribed || l.room == room
 		}
 		a.mu.Unlock()
-		a.view.Unsubscribe(c, room)
+		a.shard.Unsubscribe(c, room)
 		r.options.Unsubscribed(c)
 	}
 }
@@ -149,7 +149,7 @@ func (r *Rooms) Unsubscribe(c *hub.Conn, room string) {
 func (r *Rooms) CountSubscriptions(c *hub.Conn) int {
 	n := 0
 	for _, a := range r.asks {
-		n += a.view.CountSubscriptions(c)
+		n += a.shard.CountSubscriptions(c)
 	}
 	return n
 }
@@ -157,7 +157,7 @@ func (r *Rooms) CountSubscriptions(c *hub.Conn) int {
 // SubscribedRooms lists the rooms that a connection is subscribed to, sorted.
 func (r *Rooms) SubscribedRooms(c *hub.Conn) (rooms []string) {
 	for _, a := range r.asks {
-		rooms = append(rooms, a.view.SubscribedRooms(c)...)
+		rooms = append(rooms, a.shard.SubscribedRooms(c)...)
 	}
 	slices.Sort(rooms)
 	return rooms
@@ -190,7 +190,7 @@ type asker struct {
 	owner   string
 	options Options
 	client  meshv1connect.OwnerServiceClient
-	view    *hub.View
+	shard   *hub.Shard
 	logged  bool
 
 	beginning   *lane[attaching]
@@ -218,7 +218,7 @@ type subscription struct {
 }
 
 func newAsker(owner string, o Options) *asker {
-	a := &asker{owner: owner, options: o, client: o.Owners[owner], view: o.Hub.View(owner),
+	a := &asker{owner: owner, options: o, client: o.Owners[owner], shard: o.Hub.Shard(owner),
 		logged: len(o.Catalog.LoggedTopics(owner)) > 0, waiting: map[*hub.Conn][]*subscription{},
 		unattached: map[*hub.Conn][]*subscription{}, suspects: map[string]time.Time{}, now: time.Now}
 	user := func(n attaching) string { return n.conn.User }
@@ -283,7 +283,7 @@ func (a *asker) wait(l *subscription) {
 	a.mu.Lock()
 	a.unattached[l.conn] = append(a.unattached[l.conn], l)
 	a.mu.Unlock()
-	if _, attached := a.view.Now(l.conn); attached { // it was attached meanwhile
+	if _, attached := a.shard.Now(l.conn); attached { // it was attached meanwhile
 		a.attached(l.conn)
 	}
 }

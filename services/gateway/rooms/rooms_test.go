@@ -83,7 +83,7 @@ func await(t *testing.T, c *hub.Conn) (f map[string]any) {
 
 func (w *world) deliver(e envelope.Event) {
 	declared, _ := w.catalog.Event(e.Type)
-	w.hub.View(e.Source).Deliver(hub.NewEvent(e, declared))
+	w.hub.Shard(e.Source).Deliver(hub.NewEvent(e, declared))
 }
 
 func TestAttach_OpensTheRoomsOfTheUserOnceTheFanOutIsKnown(t *testing.T) {

@@ -23,7 +23,7 @@ func (a *asker) authorize(ctx context.Context, batch []*subscription) (retry []*
 	var moments []hub.Moment
 	request := &meshv1.LookRequest{}
 	for _, l := range batch {
-		moment, attached := a.view.Now(l.conn)
+		moment, attached := a.shard.Now(l.conn)
 		if !attached {
 			a.wait(l)
 			continue
@@ -55,12 +55,12 @@ func (a *asker) authorized(l *subscription, asked hub.Moment, answer *meshv1.Loo
 		l.answer(true)
 		return true
 	}
-	if !a.view.Subscribe(l.conn, hub.Authorization{Room: l.room, Asked: asked, Position: position,
+	if !a.shard.Subscribe(l.conn, hub.Authorization{Room: l.room, Asked: asked, Position: position,
 		Snapshot: a.events(answer.Snapshot), Until: time.Now().Add(a.options.Lease)}) {
 		return false
 	}
 	if a.settled(l) {
-		a.view.Unsubscribe(l.conn, l.room)
+		a.shard.Unsubscribe(l.conn, l.room)
 		a.options.Unsubscribed(l.conn)
 	}
 	l.answer(false)
@@ -122,7 +122,7 @@ func (a *asker) events(records []*meshv1.Record) (events []*hub.Event) {
 func (a *asker) renew(ctx context.Context) {
 	for retry.Sleep(ctx, a.options.Lease/2) {
 		a.forget()
-		all := a.view.Subscriptions()
+		all := a.shard.Subscriptions()
 		for len(all) > 0 {
 			n := min(maxCall, len(all))
 			if err := a.renewAll(ctx, all[:n]); err != nil && ctx.Err() == nil {
@@ -130,7 +130,7 @@ func (a *asker) renew(ctx context.Context) {
 			}
 			all = all[n:]
 		}
-		for _, l := range a.view.Expire(time.Now()) {
+		for _, l := range a.shard.Expire(time.Now()) {
 			a.options.Unsubscribed(l.Conn)
 			l.Conn.Send(frame.Unsubscribed(l.Room, refusal.New(refusal.Unavailable,
 				"the service of this room does not answer; subscribe again")))
@@ -151,10 +151,10 @@ func (a *asker) renewAll(ctx context.Context, lookers []hub.Subscription) (err e
 	}
 	for i, l := range lookers {
 		if answer.Looked[i].Allowed {
-			a.view.Renew(l, until)
+			a.shard.Renew(l, until)
 			continue
 		}
-		a.view.Unsubscribe(l.Conn, l.Room)
+		a.shard.Unsubscribe(l.Conn, l.Room)
 		a.options.Unsubscribed(l.Conn)
 		l.Conn.Send(frame.Unsubscribed(l.Room, refusal.New(refusal.NotAMember,
 			"you may not subscribe to this room any more")))

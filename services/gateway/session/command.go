@@ -94,7 +94,7 @@ func (s *Session) query(ctx context.Context, r frame.Request, declared *catalog.
 // from any connection, and every event that this connection was sent.
 func (s *Session) asOf(owner string) int64 {
 	// The rooms were read after the connection was opened, so after everything that was acknowledged before.
-	position := s.mesh.Hub.View(owner).AsOf(s.conn)
+	position := s.mesh.Hub.Shard(owner).AsOf(s.conn)
 	if position == 0 {
 		return rpc.Now
 	}

@@ -84,7 +84,7 @@ func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data frame.Data) e
 	if !ok {
 		return refusal.New(refusal.InvalidField, "%s: the signal does not name its room", declared.Name)
 	}
-	if !s.options.Hub.View(declared.Owner).Holds(c, room) {
+	if !s.options.Hub.Shard(declared.Owner).Holds(c, room) {
 		return refusal.New(refusal.NotAMember, "you are not a member of %s", room)
 	}
 	if !s.available.Load() {
@@ -164,7 +164,7 @@ func (s *Signals) deliver(declared *catalog.Signal, room, actor, except string, 
 		return
 	}
 	key := room + "\x00" + actor + "\x00" + declared.Name // a newer one replaces it in a slow client's queue
-	n := s.options.Hub.View(declared.Owner).Signal(room, except, key, shared)
+	n := s.options.Hub.Shard(declared.Owner).Signal(room, except, key, shared)
 	s.options.Metrics.Delivered.Add(float64(n))
 }
 

@@ -46,7 +46,7 @@ func (m *mesh) works(t testing.TB) {
 	require.NoError(t, err)
 	e := m.chat.Append("bob", "chat.message_sent", `{"conversation_id":"g","message_id":"m","body":"hi"}`)
 	declared, _ := m.catalog.Event(e.Type)
-	m.hub.View("chat").Deliver(hub.NewEvent(e, declared))
+	m.hub.Shard("chat").Deliver(hub.NewEvent(e, declared))
 	select {
 	case <-got:
 	case <-ctx.Done():

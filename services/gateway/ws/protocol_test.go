@@ -358,7 +358,7 @@ func TestControl_FramesAreAnsweredInOrder(t *testing.T) {
 	}
 	e := feed.Append("carol", "feed.post_created", `{"post_id":"7","author_id":"carol","body":"x"}`)
 	declared, _ := m.catalog.Event(e.Type)
-	m.hub.View("feed").Deliver(hub.NewEvent(e, declared))
+	m.hub.Shard("feed").Deliver(hub.NewEvent(e, declared))
 	write(t, socket, `{"id":"last","type":"ping"}`)
 	require.Equal(t, "last", read(t, socket).ReplyTo, "after the reply to unsubscribe nothing of the room comes")
 }

@@ -18,9 +18,9 @@ import (
 // deliver has the gateway deliver an event of an owner's log.
 func (m *mesh) deliver(e envelope.Event) {
 	declared, _ := m.catalog.Event(e.Type)
-	view := m.hub.View(e.Source)
-	view.Deliver(hub.NewEvent(e, declared))
-	view.SetComplete(e.Position)
+	shard := m.hub.Shard(e.Source)
+	shard.Deliver(hub.NewEvent(e, declared))
+	shard.SetComplete(e.Position)
 }
 
 func (m *mesh) posted(n int) envelope.Event {

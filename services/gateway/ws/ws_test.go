@@ -665,7 +665,7 @@ func TestSlowClient_CostsOnlyItself(t *testing.T) {
 		e := m.chat.Append("alice", "chat.message_sent",
 			fmt.Sprintf(`{"conversation_id":"g","message_id":"m%d","body":%q}`, n, body))
 		declared, _ := m.catalog.Event(e.Type)
-		m.hub.View("chat").Deliver(hub.NewEvent(e, declared))
+		m.hub.Shard("chat").Deliver(hub.NewEvent(e, declared))
 		if n%10 == 0 { // no faster than a client can read
 			require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(got) >= n }, 5*time.Second,
 				100*time.Microsecond)
