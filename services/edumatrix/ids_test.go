@@ -39,7 +39,7 @@ func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 			}
 		}
 
-		// Presence: the other user subscribes to it.
+		// The other user subscribes to presence.
 		room := catalog.Address("presence", one)
 		_, err := otherConn.Subscribe(t.Context(), room)
 		require.NoError(t, err)
@@ -65,7 +65,7 @@ func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 		require.Len(t, history.Messages, 1)
 		require.Equal(t, one, history.Messages[0].Author)
 
-		// A notification: the other user is added to a group.
+		// The other user is notified of being added to a group.
 		_, err = oneConn.Command(t.Context(), "chat.start_group", map[string]any{"title": "g", "user_ids": []string{other}})
 		require.NoError(t, err)
 		raised := await("a notification", func(e client.Event) bool { return e.Type == "notification.raised" })

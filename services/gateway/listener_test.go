@@ -65,7 +65,7 @@ func TestListener_AboveItsMaximumResponds503BeforeTheUpgrade(t *testing.T) {
 	require.Positive(t, maxConnections())
 }
 
-// Every spelling of a path under /api is handled without a redirect, after which many clients would send a GET.
+// No spelling of a path under /api is redirected, since many clients send a GET after a redirect.
 func TestRoute_RedirectsNothingUnderAPI(t *testing.T) {
 	t.Parallel()
 	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

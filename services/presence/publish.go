@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	lookEvery = 250 * time.Millisecond // interval of looking for changes by other instances
+	lookEvery = 250 * time.Millisecond // how often to look for changes by other instances
 	maxWait   = 2 * time.Second
 )
 

@@ -134,7 +134,7 @@ func (s *schemas) single(f field, dir direction) object {
 		}
 		suffix := ""
 		if dir == sent {
-			suffix = "Sent" // clients must send other fields than those that they always receive
+			suffix = "Sent" // a sent message requires other fields than a received one has
 		}
 		return s.ref(f.desc.Message(), dir, suffix)
 	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:

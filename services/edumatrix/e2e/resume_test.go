@@ -134,11 +134,11 @@ func testNothingBetween(t *testing.T, m *mesh) {
 	owner.say(stream, "2")
 	guest.drop()
 	owner.say(stream, "3")
-	owner.member("add_member", stream, guest.id) // 4
+	owner.member("add_member", stream, guest.id) // version 4
 	owner.say(stream, "5")
-	owner.member("remove_member", stream, guest.id) // 6
+	owner.member("remove_member", stream, guest.id) // version 6
 	owner.say(stream, "7")
-	owner.member("add_member", stream, guest.id) // 8
+	owner.member("add_member", stream, guest.id) // version 8
 	owner.say(stream, "9")
 	guest.resume(m, 0)
 	want := []int64{4, 5, 6, 8, 9}
@@ -147,7 +147,7 @@ func testNothingBetween(t *testing.T, m *mesh) {
 	}
 	guest.drop()
 	owner.say(stream, "10")
-	owner.member("remove_member", stream, guest.id) // 11
+	owner.member("remove_member", stream, guest.id) // version 11
 	owner.say(stream, "12")
 	guest.resume(m, 1)
 	want = append(want, 10, 11)

@@ -18,7 +18,7 @@ import (
 // The variables that `make faults` sets.
 const (
 	variableSeeds = "FAULTS_SEEDS" // how many seeds to run
-	variableSeed  = "FAULTS_SEED"  // the one seed to run, as to repeat a run
+	variableSeed  = "FAULTS_SEED"  // the only seed to run, to repeat a run
 	variableEach  = "FAULTS_EACH"  // run every fault alone
 	variableList  = "FAULTS_LIST"  // the list to add verdicts to
 )

@@ -155,7 +155,7 @@ func (m *mesh) watch() (ready bool) {
 			continue
 		}
 		if !x.ready && !x.frozen {
-			x.ready = m.asks(x)
+			x.ready = m.isReady(x)
 		}
 		ready = ready && x.ready
 	}
@@ -167,8 +167,8 @@ func (m *mesh) broken(format string, args ...any) {
 	m.problems = append(m.problems, fmt.Sprintf(format, args...))
 }
 
-// asks asks a service whether it is ready.
-func (m *mesh) asks(x *service) bool {
+// isReady asks a service whether it is ready.
+func (m *mesh) isReady(x *service) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, x.url+"/readyz", nil)

@@ -116,7 +116,7 @@ func (u *User) Turn(handle func()) {
 	handle()
 }
 
-// Leave ends the use of a user that Enter returned.
+// Leave is called at the end of each connection or request that has called Enter.
 func (u *User) Leave() {
 	u.users.mu.Lock()
 	defer u.users.mu.Unlock()

@@ -100,7 +100,8 @@ func (s *Session) subscribeTo(rooms []string, answer func(room string, refused *
 	}
 }
 
-// allowed converts a function for the answers of rooms to the callback of one room, which was counted as pending.
+// allowed returns the callback for the owner's answer about one room, which was counted as pending. The callback
+// calls answer.
 func (s *Session) allowed(answer func(room string, refused *refusal.Error)) func(room string, refused bool) {
 	return func(room string, refused bool) {
 		s.pending.Add(-1)

@@ -109,7 +109,7 @@ func (s *Signals) deliverAll(payload string) {
 	for _, signal := range all.Signals {
 		declared, ok := s.options.Catalog.Signal(signal.Name)
 		if !ok {
-			continue // of a newer release; unknown here
+			continue // a signal of a newer release
 		}
 		m := declared.Type.New().Interface()
 		if err := proto.Unmarshal(signal.Body, m); err != nil {

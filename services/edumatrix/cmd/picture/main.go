@@ -135,7 +135,7 @@ func record(ctx context.Context, program, out string) error {
 		return err
 	}
 	env := append(os.Environ(), "DATA_DIR="+data, "PORT="+strconv.Itoa(port), "METRICS_PORT="+strconv.Itoa(metrics))
-	for _, service := range []string{"PRESENCE", "CHAT", "FEED", "NOTIFICATION"} { // another mesh may run here
+	for _, service := range []string{"PRESENCE", "CHAT", "FEED", "NOTIFICATION"} { // free ports, beside another mesh
 		inner, err := freePort()
 		if err != nil {
 			return err
