@@ -365,8 +365,8 @@ func TestReplay_ReachesOneConsumerAndChangesNothing(t *testing.T) {
 	if slices.ContainsFunc(declared.Topics(""), func(d catalog.Topic) bool { return d.Name == topic }) {
 		t.Errorf("%s is a topic of the catalog", topic)
 	}
-	o.fails("consumes no events of others", "replay", "--owner", "chat", "--to", "feed")
-	o.fails("consumes chat-events of chat", "replay", "--owner", "chat", "--topic", "file-events", "--to", "notification")
+	o.fails("consumes no events of other services", "replay", "--owner", "chat", "--to", "feed")
+	o.fails("consumes only chat-events of chat", "replay", "--owner", "chat", "--topic", "file-events", "--to", "notification")
 	o.fails("owns no log", "replay", "--owner", "presence", "--to", "notification")
 	if status, _, complaints := o.run("replay", "--owner", "chat", "--to", "notification", "--since", "yesterday"); status != 2 {
 		t.Errorf("status %d: %s", status, complaints)
