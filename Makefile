@@ -81,6 +81,7 @@ lint: build $(BIN)/buf $(BIN)/staticcheck $(BIN)/protoc-gen-go $(BIN)/protoc-gen
 	$(BIN)/staticcheck work
 	$(BIN)/staticcheck -tags integration work
 	go test -count=1 -run '^Test(Walls|Prose)_' ./shared/meshtest
+	go test -count=1 -run '^TestGuide_' ./deployments
 	cd proto && $(BIN)/buf lint && $(BIN)/buf format --diff --exit-code
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf $$fresh' EXIT; \
 	  cp -R proto/. $$fresh/ && (cd $$fresh && PATH=$(BIN):$$PATH buf generate) && \

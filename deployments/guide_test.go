@@ -2,7 +2,10 @@ package deployments_test
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -192,6 +195,30 @@ func TestGuide_SeesTheKindsOfLines(t *testing.T) {
 	f = &patched{path: "services/chat/notebook/a.go", added: []string{"func (s State) Decide(c any) {", "\tswitch c {", "\tif s {",
 		"}", "func rule() {", "\treturn", "}"}}
 	require.Equal(t, []kind{connecting, connecting, content, notCounted, content, content, notCounted}, f.kinds())
+}
+
+// Each patch must apply to this tree.
+func TestGuide_PatchesApply(t *testing.T) {
+	t.Parallel()
+	for _, name := range patches {
+		dir := t.TempDir()
+		for _, f := range readPatch(t, name) {
+			text, err := os.ReadFile(filepath.Join(root, f.path))
+			if os.IsNotExist(err) {
+				continue // the patch adds it
+			}
+			require.NoError(t, err)
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(f.path)), 0o755))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, f.path), text, 0o644))
+		}
+		file, err := filepath.Abs(filepath.Join(root, name))
+		require.NoError(t, err)
+		check := exec.Command("git", "apply", "--check", file)
+		check.Dir, check.Env = dir, append(os.Environ(), "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir))
+		out, err := check.CombinedOutput()
+		require.NoError(t, err, "%s does not apply any more; merge it with git apply --3way, and write it again from git diff, "+
+			"without generated files:\n%s", name, out)
+	}
 }
 
 // The lines of code that the guide quotes must be lines of its patches.
