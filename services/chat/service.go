@@ -23,7 +23,7 @@ func Run(ctx context.Context, env process.Env) error {
 	}
 	s.Decide("conversation", func(stream string) owner.State { return conversation.New(stream) })
 	s.Log.BoundRooms("conversation", env.Config.MaxConversations)
-	s.Project(store.Conversations())
+	s.Project(store.DeclareConversations())
 	queries := query.New(s.Log, store.New(env.Stores.Postgres))
 	s.Serve(chatv1connect.NewChatServiceHandler(queries, s.Connect(query.Projections)))
 	return s.Run(ctx)

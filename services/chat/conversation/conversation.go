@@ -19,14 +19,14 @@ const maxMembers = 2000
 // Codes of refusals that belong to this domain.
 const (
 	codeDirect     = "direct_conversation" // a direct conversation always has its two members
-	codeNotAllowed = "not_allowed"         // another user may
+	codeNotAllowed = "not_allowed"         // the action is reserved for somebody else
 	codeDeleted    = "message_deleted"
 	codeFull       = "conversation_full"
 )
 
 var errFull = refusal.New(codeFull, "a conversation has at most %d members", maxMembers)
 
-// State is the part of a conversation that decisions about it need.
+// State is what deciding needs to know of a conversation.
 type State struct {
 	id       string
 	kind     chatv1.Kind    // unspecified: it does not exist
@@ -110,7 +110,8 @@ func (s *State) startGroup(by catalog.Origin, c *chatv1.StartGroup) ([]proto.Mes
 		UserIds: users, HistoryFromJoining: c.HistoryFromJoining})
 }
 
-func (s *State) group() error {
+// requireGroup refuses what is not possible in a direct conversation.
+func (s *State) requireGroup() error {
 	if s.kind != chatv1.Kind_KIND_GROUP {
 		return refusal.New(codeDirect, "a direct conversation keeps its two people")
 	}
@@ -118,7 +119,7 @@ func (s *State) group() error {
 }
 
 func (s *State) addMember(c *chatv1.AddMember) ([]proto.Message, error) {
-	if err := s.group(); err != nil {
+	if err := s.requireGroup(); err != nil {
 		return nil, err
 	}
 	if s.has(c.UserId) {
@@ -131,7 +132,7 @@ func (s *State) addMember(c *chatv1.AddMember) ([]proto.Message, error) {
 }
 
 func (s *State) removeMember(by catalog.Origin, c *chatv1.RemoveMember) ([]proto.Message, error) {
-	if err := s.group(); err != nil {
+	if err := s.requireGroup(); err != nil {
 		return nil, err
 	}
 	switch {
@@ -146,7 +147,7 @@ func (s *State) removeMember(by catalog.Origin, c *chatv1.RemoveMember) ([]proto
 }
 
 func (s *State) leave(by catalog.Origin) ([]proto.Message, error) {
-	if err := s.group(); err != nil {
+	if err := s.requireGroup(); err != nil {
 		return nil, err
 	}
 	return one(&chatv1.MemberLeft{ConversationId: s.id, UserId: by.Actor})
@@ -184,12 +185,12 @@ func (s *State) Evolve(f catalog.Fact, event proto.Message) {
 	case *chatv1.ConversationStarted:
 		s.kind = e.Kind
 		for _, user := range e.UserIds {
-			s.join(user)
+			s.applyJoin(user)
 		}
 	case *chatv1.MemberAdded:
-		s.join(e.UserId)
+		s.applyJoin(e.UserId)
 	case *chatv1.MemberLeft:
-		s.part(e.UserId)
+		s.applyLeave(e.UserId)
 	case *chatv1.MessageSent:
 		s.messages[e.MessageId] = &message{author: f.Actor}
 	case *chatv1.MessageDeleted:
@@ -199,7 +200,7 @@ func (s *State) Evolve(f catalog.Fact, event proto.Message) {
 	}
 }
 
-func (s *State) join(user string) {
+func (s *State) applyJoin(user string) {
 	if s.has(user) {
 		return
 	}
@@ -210,8 +211,8 @@ func (s *State) join(user string) {
 	}
 }
 
-// part removes a member. If that was the owner of a group, the member who joined next becomes the owner.
-func (s *State) part(user string) {
+// applyLeave removes a member. If that was the owner of a group, the member who joined next becomes the owner.
+func (s *State) applyLeave(user string) {
 	delete(s.members, user)
 	if s.owner != user {
 		return

@@ -102,33 +102,14 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 // errNotAMember does not reveal whether the conversation exists.
 var errNotAMember = refusal.New(refusal.NotAMember, "you are not a member of this conversation")
 
-// asMember returns what read returns of a conversation, if the calling user is a member of it. Read also returns the
-// version as of which it read. The memberships are read after the rows: a user who is a member now may see the
-// conversation of that earlier moment.
-func asMember[T any](ctx context.Context, s *Server, id string,
-	read func(ctx context.Context, id string) (row T, version int64, err error)) (T, error) {
-	var none T
-	for {
-		row, version, err := read(ctx, id)
-		if err != nil {
-			return none, eventlog.Unavailable(err)
-		}
-		intervals, err := membership.Intervals(ctx, s.log, "conversation:"+id, rpc.Actor(ctx))
-		if err != nil {
-			return none, err
-		}
-		if len(intervals) == 0 || intervals[len(intervals)-1].UntilVersion > 0 {
-			return none, errNotAMember
-		}
-		last := intervals[len(intervals)-1]
-		if last.FromVersion <= version {
-			return row, nil
-		}
-		// The projection has to reach the event that let the user in.
-		if err := consistency.WaitFor(ctx, last.From); err != nil {
-			return none, err
-		}
-	}
+// reading is a function that reads rows of a conversation, and returns the version as of which it read them.
+type reading[T any] func(ctx context.Context, id string) (row T, version int64, err error)
+
+// asMember calls read, then checks that the calling user is a member now. Because the memberships are read after the
+// rows, a user who has just been removed gets nothing; a member may get rows that are a moment old.
+func asMember[T any](ctx context.Context, s *Server, id string, read reading[T]) (T, error) {
+	row, _, _, err := readThenIntervals(ctx, s, id, rpc.Actor(ctx), true, read)
+	return row, err
 }
 
 // access describes the versions of a conversation that a user may read, as of one version of it.
@@ -138,33 +119,48 @@ type access struct {
 }
 
 // access reads first the version that the projection has reached, and then the memberships from the log. So the
-// memberships are known for everything up to that version, even while the user is being removed. The user's own
-// memberships may be newer than the projection; then it waits until the projection has reached them as well.
+// memberships are known for everything up to that version, even while the user is being removed. A user who has left
+// keeps access to the past.
 func (s *Server) access(ctx context.Context, id, user string) (access, error) {
+	settings, version, intervals, err := readThenIntervals(ctx, s, id, user, false, s.store.Settings)
+	if err != nil {
+		return access{}, err
+	}
+	return readableRanges(intervals, settings.FromJoining, version), nil
+}
+
+// readThenIntervals calls read, then reads the intervals in which a user was a member. It refuses users who never
+// were a member, and with memberNow also those who have left. The user's last interval may be newer than the projection; then
+// readThenIntervals waits until the projection has reached the interval's beginning, and reads again.
+func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, memberNow bool, read reading[T]) (
+	row T, version int64, intervals []membership.Interval, err error) {
+	var none T
 	for {
-		conversation, version, err := s.store.Conversation(ctx, id)
+		row, version, err := read(ctx, id)
 		if err != nil {
-			return access{}, eventlog.Unavailable(err)
+			return none, 0, nil, eventlog.Unavailable(err)
 		}
 		intervals, err := membership.Intervals(ctx, s.log, "conversation:"+id, user)
 		if err != nil {
-			return access{}, err
+			return none, 0, nil, err
 		}
 		if len(intervals) == 0 {
-			return access{}, errNotAMember
+			return none, 0, nil, errNotAMember
 		}
 		last := intervals[len(intervals)-1]
-		if last.FromVersion <= version {
-			return readableRanges(intervals, conversation.FromJoining, version), nil
+		if memberNow && last.UntilVersion > 0 {
+			return none, 0, nil, errNotAMember
 		}
-		// The projection has to reach the event that let the user in.
+		if last.FromVersion <= version {
+			return row, version, intervals, nil
+		}
 		if err := consistency.WaitFor(ctx, last.From); err != nil {
-			return access{}, err
+			return none, 0, nil, err
 		}
 	}
 }
 
-// readableRanges returns the versions, up to a given one, that a user may read who was a member during the intervals:
+// readableRanges returns the versions, up to a given one, that a user who was a member during the intervals may read:
 // everything up to the end of the last interval or, if history begins with joining, only the messages within the
 // intervals.
 func readableRanges(intervals []membership.Interval, fromJoining bool, version int64) access {
@@ -174,6 +170,7 @@ func readableRanges(intervals []membership.Interval, fromJoining bool, version i
 		if s.UntilVersion > 0 {
 			r.To = min(version, s.UntilVersion)
 		}
+		// The intervals ascend, so the end of the last one is the newest version that the user may read.
 		a.ranges, a.version = append(a.ranges, r), r.To
 	}
 	if !fromJoining {

@@ -43,7 +43,7 @@ func newFixture(t *testing.T) *fixture {
 	return &fixture{l, t, chatv1connect.NewChatServiceClient(client, url)}
 }
 
-func (f *fixture) follow() { f.Follow(store.Conversations()) }
+func (f *fixture) follow() { f.Follow(store.DeclareConversations()) }
 
 func (f *fixture) history(user string, r *chatv1.HistoryRequest) (*chatv1.HistoryResponse, error) {
 	return eventlogtest.Ask(f.As(user), f.chat.History, r)

@@ -20,14 +20,41 @@ import (
 const ProjectionName = "conversations"
 
 // A user's conversations are listed in the order of their newest events, by an index over one row for each member. To
-// move these rows with every message would cost one write per member and message, so they contain a period only: the
-// position without its lowest bits (8 of a small conversation, 20 of a large one). Small conversations move at most once
-// in 256 positions of the log, large ones, which have up to 2,000 rows to move, at most once in a million. A list sorts
-// within a period by the exact position, so a page reads all of a user's conversations of its first and last period: of
-// small ones at most 256 each.
+// rewrite these rows with every message would cost one write per member and message. So a row stores a period, which is
+// position >> smallShift of a small conversation and position >> largeShift of a large one, and is rewritten only when
+// that number changes: at most once in 256 positions of the log or, where there are up to 2,000 rows to rewrite, once
+// in a million. A list sorts within a period by the exact position, so a page reads all of a user's conversations of its
+// first and last period; at most 256 in each are small. (Until 00003_periods.sql, a small shift was 10.)
+const smallShift, largeShift = 8, 20
 
 // maxSmall is the number of members above which a conversation is large. It is also how many members a list shows.
 const maxSmall = 64
+
+var sqlJoin = fmt.Sprintf(`
+	INSERT INTO conversation_members (member, conversation_id, joined_version, joined_index, period)
+	SELECT member, id, version, index, position >> %d
+	FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::bigint[])
+	AS n (id, member, version, index, position) ON CONFLICT DO NOTHING`, smallShift)
+
+// sqlAdvance makes events the newest of their conversations. A member row is rewritten when the conversation's period
+// changes or when its members changed. LIMIT 1 has the conversations looked up one by one.
+var sqlAdvance = fmt.Sprintf(`WITH newest AS (
+		SELECT e.*, c.position AS old_position, CASE WHEN e.members_changed THEN (
+			SELECT count(*) FROM conversation_members m WHERE m.conversation_id = e.id) END AS members
+		FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::boolean[])
+			AS e (id, version, position, at, members_changed),
+		LATERAL (SELECT position FROM conversations WHERE conversation_id = e.id LIMIT 1) c),
+	advanced AS (
+		UPDATE conversations c SET version = newest.version, position = newest.position, changed_at = newest.at,
+			member_count = CASE WHEN newest.members_changed THEN newest.members ELSE c.member_count END,
+			large = CASE WHEN newest.members_changed THEN newest.members > %[1]d ELSE c.large END
+		FROM newest WHERE c.conversation_id = newest.id
+		RETURNING c.conversation_id AS id, c.large, newest.members_changed,
+			newest.old_position >> (CASE WHEN c.large THEN %[3]d ELSE %[2]d END) AS old_period,
+			c.position >> (CASE WHEN c.large THEN %[3]d ELSE %[2]d END) AS period)
+	UPDATE conversation_members m SET large = advanced.large, period = advanced.period FROM advanced
+	WHERE m.conversation_id = advanced.id AND (advanced.members_changed OR advanced.period <> advanced.old_period)
+		AND (m.large <> advanced.large OR m.period <> advanced.period)`, maxSmall, smallShift, largeShift)
 
 // Each statement writes the rows of a whole batch of events.
 const (
@@ -37,27 +64,6 @@ const (
 		AS n (id, kind, title, from_joining, at)`
 	sqlLeave = `DELETE FROM conversation_members m USING unnest($1::text[], $2::text[]) AS n (id, member)
 		WHERE m.conversation_id = n.id AND m.member = n.member`
-	sqlJoin = `INSERT INTO conversation_members (member, conversation_id, joined_version, joined_index, period)
-		SELECT member, id, version, index, position >> 8
-		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::bigint[])
-		AS n (id, member, version, index, position) ON CONFLICT DO NOTHING`
-	// The rows of members move when they come into another period, or when members of the conversation changed.
-	sqlMove = `WITH moved AS (
-			UPDATE conversations c SET version = n.version, position = n.position, changed_at = n.at,
-				member_count = CASE WHEN n.changed THEN n.members ELSE c.member_count END,
-				large = CASE WHEN n.changed THEN n.members > 64 ELSE c.large END
-			FROM (
-				SELECT u.*, o.was, CASE WHEN u.changed THEN (
-					SELECT count(*) FROM conversation_members m WHERE m.conversation_id = u.id) END AS members
-				FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::boolean[])
-					AS u (id, version, position, at, changed),
-				LATERAL (SELECT position AS was FROM conversations o WHERE o.conversation_id = u.id LIMIT 1) o) n
-			WHERE c.conversation_id = n.id
-			RETURNING c.conversation_id AS id, c.large, n.changed, n.was >> (CASE WHEN c.large THEN 20 ELSE 8 END) AS was,
-				c.position >> (CASE WHEN c.large THEN 20 ELSE 8 END) AS period)
-		UPDATE conversation_members m SET large = moved.large, period = moved.period FROM moved
-		WHERE m.conversation_id = moved.id AND (moved.changed OR moved.period <> moved.was)
-			AND (m.large <> moved.large OR m.period <> moved.period)`
 	sqlSend = `INSERT INTO messages (conversation_id, version, message_id, author, body, sent_at)
 		SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])`
 	sqlEdit = `INSERT INTO edits (conversation_id, message_id, version, body, edited_at)
@@ -70,16 +76,23 @@ const (
 		WHERE m.conversation_id = gone.id AND m.message_id = gone.message AND m.version < gone.version`
 )
 
-// conversations holds the statements of the projection.
-type conversations struct{ start, leave, join, move, send, edit, remove *projection.Statement }
+// Numbers of key columns. The last row of a batch with the same key replaces the others.
+const (
+	everyRow       = 0
+	byConversation = 1
+	byMember       = 2 // the conversation and the user
+)
 
-// Conversations declares the projection.
-func Conversations() *projection.Projection {
+// conversationWriter turns events into rows of these statements.
+type conversationWriter struct{ start, leave, join, advance, send, edit, remove *projection.Statement }
+
+// DeclareConversations declares the projection.
+func DeclareConversations() *projection.Projection {
 	p := projection.Declare(ProjectionName, projection.Options{Streams: []string{"conversation"},
 		Tables: []string{"conversations", "conversation_members", "messages", "edits"}})
-	c := conversations{start: p.Statement(0, sqlStart), leave: p.Statement(2, sqlLeave), join: p.Statement(2, sqlJoin),
-		move: p.Statement(1, sqlMove), send: p.Statement(0, sqlSend), edit: p.Statement(0, sqlEdit),
-		remove: p.Statement(0, sqlDelete)}
+	c := conversationWriter{start: p.Statement(everyRow, sqlStart), leave: p.Statement(byMember, sqlLeave),
+		join: p.Statement(byMember, sqlJoin), advance: p.Statement(byConversation, sqlAdvance),
+		send: p.Statement(everyRow, sqlSend), edit: p.Statement(everyRow, sqlEdit), remove: p.Statement(everyRow, sqlDelete)}
 	projection.On(p, c.started)
 	projection.On(p, c.added)
 	projection.On(p, c.left)
@@ -89,50 +102,51 @@ func Conversations() *projection.Projection {
 	return p
 }
 
-func (c *conversations) started(b *projection.Batch, e projection.Event, m *chatv1.ConversationStarted) {
+func (c *conversationWriter) started(b *projection.Batch, e projection.Event, m *chatv1.ConversationStarted) {
 	b.Add(c.start, e.ID, int32(m.Kind), storable(m.Title), m.HistoryFromJoining, e.Time)
-	c.touch(b, e, true)
+	c.advanceTo(b, e, true)
 	for i, user := range m.UserIds {
-		c.enter(b, e, user, i)
+		c.addMember(b, e, user, i)
 	}
 }
 
-func (c *conversations) added(b *projection.Batch, e projection.Event, m *chatv1.MemberAdded) {
-	c.touch(b, e, true)
-	c.enter(b, e, m.UserId, 0)
+func (c *conversationWriter) added(b *projection.Batch, e projection.Event, m *chatv1.MemberAdded) {
+	c.advanceTo(b, e, true)
+	c.addMember(b, e, m.UserId, 0)
 }
 
-func (c *conversations) left(b *projection.Batch, e projection.Event, m *chatv1.MemberLeft) {
-	c.touch(b, e, true)
+func (c *conversationWriter) left(b *projection.Batch, e projection.Event, m *chatv1.MemberLeft) {
+	c.advanceTo(b, e, true)
 	b.Add(c.leave, e.ID, m.UserId)
 	b.Remove(c.join, e.ID, m.UserId)
 }
 
-func (c *conversations) sent(b *projection.Batch, e projection.Event, m *chatv1.MessageSent) {
-	c.touch(b, e, false)
+func (c *conversationWriter) sent(b *projection.Batch, e projection.Event, m *chatv1.MessageSent) {
+	c.advanceTo(b, e, false)
 	b.Add(c.send, e.ID, e.Version, m.MessageId, e.Actor, storable(m.Body), e.Time)
 }
 
-func (c *conversations) edited(b *projection.Batch, e projection.Event, m *chatv1.MessageEdited) {
-	c.touch(b, e, false)
+func (c *conversationWriter) edited(b *projection.Batch, e projection.Event, m *chatv1.MessageEdited) {
+	c.advanceTo(b, e, false)
 	b.Add(c.edit, e.ID, m.MessageId, e.Version, storable(m.Body), e.Time)
 }
 
-func (c *conversations) deleted(b *projection.Batch, e projection.Event, m *chatv1.MessageDeleted) {
-	c.touch(b, e, false)
+func (c *conversationWriter) deleted(b *projection.Batch, e projection.Event, m *chatv1.MessageDeleted) {
+	c.advanceTo(b, e, false)
 	b.Add(c.remove, e.ID, m.MessageId, e.Version)
 }
 
-// touch makes an event the newest of its conversation.
-func (c *conversations) touch(b *projection.Batch, e projection.Event, membersChanged bool) {
-	if row := b.Row(c.move, e.ID); row != nil {
-		membersChanged = membersChanged || row[4].(bool)
+// advanceTo makes an event the newest of its conversation.
+func (c *conversationWriter) advanceTo(b *projection.Batch, e projection.Event, membersChanged bool) {
+	const changedColumn = 4 // of the row that is added below
+	if earlier := b.Row(c.advance, e.ID); earlier != nil {
+		membersChanged = membersChanged || earlier[changedColumn].(bool)
 	}
-	b.Add(c.move, e.ID, e.Version, e.Position, e.Time, membersChanged)
+	b.Add(c.advance, e.ID, e.Version, e.Position, e.Time, membersChanged)
 }
 
-// enter makes a user a member, unless they are one after the earlier events of the batch.
-func (c *conversations) enter(b *projection.Batch, e projection.Event, user string, index int) {
+// addMember makes a user a member, unless they are one after the earlier events of the batch.
+func (c *conversationWriter) addMember(b *projection.Batch, e projection.Event, user string, index int) {
 	if b.Row(c.join, e.ID, user) == nil {
 		b.Add(c.join, e.ID, user, e.Version, int32(index), e.Position)
 	}
@@ -142,21 +156,22 @@ func (c *conversations) enter(b *projection.Batch, e projection.Event, user stri
 // log must not stop the projection.
 func storable(s string) string { return strings.ReplaceAll(s, "\x00", "\uFFFD") }
 
-// The rows of a user have the order of their periods; within a period the positions of the conversations decide.
-const sqlConversations = `WITH page AS (
+// sqlConversations reads a page of small and one of large conversations, and merges them. The rows are sorted by
+// period, then by position.
+var sqlConversations = fmt.Sprintf(`WITH page AS (
 		(SELECT c.* FROM chat.conversation_members m, LATERAL (
 			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
-		WHERE m.member = $1 AND NOT m.large AND m.period <= $2::bigint >> 8 AND c.position < $2
+		WHERE m.member = $1 AND NOT m.large AND m.period <= $2::bigint >> %[2]d AND c.position < $2
 		ORDER BY m.period DESC, c.position DESC LIMIT $3)
 		UNION ALL
 		(SELECT c.* FROM chat.conversation_members m, LATERAL (
 			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
-		WHERE m.member = $1 AND m.large AND m.period <= $2::bigint >> 20 AND c.position < $2
+		WHERE m.member = $1 AND m.large AND m.period <= $2::bigint >> %[3]d AND c.position < $2
 		ORDER BY m.period DESC, c.position DESC LIMIT $3))
 	SELECT c.conversation_id, c.kind, c.title, c.member_count, c.version, c.position, c.changed_at, ARRAY(
 		SELECT m.member FROM chat.conversation_members m WHERE m.conversation_id = c.conversation_id
-		ORDER BY m.joined_version, m.joined_index LIMIT 64)
-	FROM page c ORDER BY c.position DESC LIMIT $3`
+		ORDER BY m.joined_version, m.joined_index LIMIT %[1]d)
+	FROM page c ORDER BY c.position DESC LIMIT $3`, maxSmall, smallShift, largeShift)
 
 // Conversations returns a user's conversations, the newest first, below a position (0: from the newest). Pass next as
 // below to read the next page; it is 0 on the last page.
@@ -240,16 +255,16 @@ func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (
 	return m, nil
 }
 
-// Conversation is one conversation.
-type Conversation struct {
+// Settings are what holds for all members of a conversation.
+type Settings struct {
 	FromJoining bool // each member's history begins with joining
 }
 
-const sqlConversation = `SELECT version, history_from_joining FROM chat.conversations WHERE conversation_id = $1`
+const sqlSettings = `SELECT version, history_from_joining FROM chat.conversations WHERE conversation_id = $1`
 
-// Conversation returns a conversation and the version as of which it was read, which is 0 if it is unknown.
-func (s *Store) Conversation(ctx context.Context, id string) (c Conversation, version int64, err error) {
-	err = s.pool.QueryRow(ctx, sqlConversation, id).Scan(&version, &c.FromJoining)
+// Settings returns a conversation's settings and the version as of which they were read, which is 0 if it is unknown.
+func (s *Store) Settings(ctx context.Context, id string) (c Settings, version int64, err error) {
+	err = s.pool.QueryRow(ctx, sqlSettings, id).Scan(&version, &c.FromJoining)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return c, 0, fmt.Errorf("read conversation %s: %w", id, err)
 	}

@@ -1,10 +1,6 @@
 package store
 
 // The statements, for tests of their plans.
-const (
-	SQLConversations = sqlConversations
-	SQLMembers       = sqlMembers
-	MaxSmall         = maxSmall
-)
+var SQLConversations, SQLMembers, SQLOldest, SQLNewest = sqlConversations, sqlMembers, sqlOldest, sqlNewest
 
-var SQLOldest, SQLNewest = sqlOldest, sqlNewest
+const MaxSmall = maxSmall

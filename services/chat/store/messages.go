@@ -15,22 +15,22 @@ import (
 // Range is a range of versions, both ends included.
 type Range struct{ From, To int64 }
 
-// Reads no more rows of each range ($2, $3) than a page has, and no row outside the ranges. The newest text of a
+// sqlMessages reads at most one page of each range ($2, $3), and no row outside of the ranges. The newest text of a
 // message is looked up by index in the readable ranges ($4, $5). The page is cut at MaxPageBytes; count is the number
-// of messages that it would have had.
+// of messages that the page would have had without that limit.
 const (
 	sqlMessages = `WITH found AS (
-			SELECT m.* FROM unnest($2::bigint[], $3::bigint[]) AS open (since, until), LATERAL (
-				SELECT * FROM chat.messages m WHERE m.conversation_id = $1 AND m.version >= since AND m.version <= until
+			SELECT m.* FROM unnest($2::bigint[], $3::bigint[]) AS range (lower, upper), LATERAL (
+				SELECT * FROM chat.messages m WHERE m.conversation_id = $1 AND m.version >= lower AND m.version <= upper
 				ORDER BY m.version %[1]s LIMIT $6) m
 			ORDER BY m.version %[1]s LIMIT $6),
 		page AS (
 			SELECT m.message_id, m.version, m.author, coalesce(e.body, m.body) AS body, m.sent_at, e.edited_at, m.deleted
 			FROM found m LEFT JOIN LATERAL (
-				SELECT e.* FROM unnest($4::bigint[], $5::bigint[]) AS open (since, until), LATERAL (
+				SELECT e.* FROM unnest($4::bigint[], $5::bigint[]) AS readable (lower, upper), LATERAL (
 					SELECT e.version, e.body, e.edited_at FROM chat.edits e
 					WHERE e.conversation_id = $1 AND e.message_id = m.message_id
-						AND e.version >= greatest(since, m.version + 1) AND e.version <= until
+						AND e.version >= greatest(lower, m.version + 1) AND e.version <= upper
 					ORDER BY e.version DESC LIMIT 1) e
 				ORDER BY e.version DESC LIMIT 1) e ON NOT m.deleted),
 		sized AS (
@@ -56,7 +56,8 @@ type Page struct {
 	Limit int
 }
 
-// clamped returns the parts of the ranges within the page's versions, the nearest first.
+// clamped returns the parts of the ranges within the page's versions, those nearest to the end where the page
+// begins first.
 func (p Page) clamped() (all []Range) {
 	for _, r := range p.Ranges {
 		if r.To > p.After && r.From < p.Before {
@@ -77,11 +78,12 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 	if p.Up {
 		statement = sqlOldest
 	}
-	since, until := columns(p.Ranges)
+	readableLower, readableUpper := bounds(p.Ranges)
 	bytes := 0
 	for ranges := range slices.Chunk(p.clamped(), maxRanges) {
-		from, to := columns(ranges)
-		rows, err := s.pool.Query(ctx, statement, planned, id, from, to, since, until, p.Limit+1-len(all), MaxPageBytes-bytes)
+		lower, upper := bounds(ranges)
+		rows, err := s.pool.Query(ctx, statement, planned, id, lower, upper, readableLower, readableUpper,
+			p.Limit+1-len(all), MaxPageBytes-bytes)
 		if err != nil {
 			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
 		}
@@ -103,7 +105,9 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 		if had > 0 && bytes > MaxPageBytes {
 			found = nil // the first message of a page is always included, but does not fit here
 		}
-		if all = append(all, found...); had+count > min(len(all), p.Limit) {
+		all = append(all, found...)
+		// There are more messages if some were cut off by MaxPageBytes, or if the one beyond the limit was found.
+		if had+count > min(len(all), p.Limit) {
 			all, more = all[:min(len(all), p.Limit)], true
 			break
 		}
@@ -114,9 +118,10 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 	return all, more, nil
 }
 
-func columns(all []Range) (since, until []int64) {
+// bounds returns the lower and upper ends of ranges as two columns.
+func bounds(all []Range) (lower, upper []int64) {
 	for _, r := range all {
-		since, until = append(since, r.From), append(until, r.To)
+		lower, upper = append(lower, r.From), append(upper, r.To)
 	}
-	return since, until
+	return lower, upper
 }

@@ -128,7 +128,7 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 	}
 }
 
-// members returns a page of members as text.
+// members returns a page of members.
 func (f *fixture) members(id string, after store.Seat, limit int) store.Members {
 	f.t.Helper()
 	m, err := f.store.Members(f.t.Context(), id, after, limit)

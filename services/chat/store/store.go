@@ -23,16 +23,16 @@ func Migrations() fs.FS {
 }
 
 // MaxPageBytes is about the maximum size of the texts in a page. A larger page is cut, and reports that there is more.
-// Its JSON may be several times as large, and is still below a connection's bound.
+// The page's JSON can be several times as large, but stays below what one connection may hold.
 const MaxPageBytes = 512 << 10
 
 // Store reads the rows that the projection wrote. Its statements name the schema, because its connections have no
-// search_path; those of the projection do not, because a rebuild runs them in another schema.
+// search_path. The projection's statements name no schema, because a rebuild runs them in another one.
 type Store struct{ pool *pgxpool.Pool }
 
 // New returns a Store that reads from a pool.
 func New(pool *pgxpool.Pool) *Store { return &Store{pool} }
 
-// planned makes the server plan a statement for its arguments each time it runs. A cached plan would serve any
-// arguments, and assume tables as small as when it was made.
+// planned makes the server plan a statement for its arguments each time it runs. A cached plan would be reused for all
+// arguments and for tables that have grown.
 const planned = pgx.QueryExecModeCacheDescribe

@@ -27,7 +27,7 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	l := eventlogtest.Open(t, "chat", store.Migrations())
-	l.Follow(store.Conversations())
+	l.Follow(store.DeclareConversations())
 	return &fixture{l, t, store.New(l.Pool)}
 }
 

@@ -22,7 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// StartDirect begins the one conversation of two people; begun before, it is answered with that one.
+// StartDirect begins the one conversation of two people. If it exists already, nothing changes.
 type StartDirect struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`

@@ -27,7 +27,7 @@ type ConversationsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 200; absent: 50.
 	Limit *int32 `protobuf:"varint,1,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
-	// The next of the page before; empty: from the newest on.
+	// `next` of the previous response; empty: from the newest on.
 	After         string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -228,9 +228,9 @@ func (x *ConversationsResponse) GetNext() string {
 type HistoryRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
-	// Messages sent before this version, the newest of them. With neither before nor after: the newest.
+	// A page of the newest messages that were sent before this version. With neither before nor after: the newest of all.
 	Before *int64 `protobuf:"varint,2,opt,name=before,proto3,oneof" json:"before,omitempty"`
-	// Messages sent after this version, the oldest of them; 0: from the start. Not together with before.
+	// A page of the oldest messages that were sent after this version; 0: from the start. Not together with before.
 	After *int64 `protobuf:"varint,3,opt,name=after,proto3,oneof" json:"after,omitempty"`
 	// 1 to 200; absent: 50. A page has fewer messages, but at least one, when their texts are over 512 kB together.
 	Limit         *int32 `protobuf:"varint,4,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
@@ -457,7 +457,7 @@ type MembersRequest struct {
 	ConversationId string                 `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
 	// 1 to 200; absent: 50.
 	Limit *int32 `protobuf:"varint,2,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
-	// The next of the page before; empty: from the first on.
+	// `next` of the previous response; empty: from the first on.
 	After         string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

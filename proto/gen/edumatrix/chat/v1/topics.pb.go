@@ -4,7 +4,8 @@
 // 	protoc        (unknown)
 // source: edumatrix/chat/v1/topics.proto
 
-// The commands, events and signals of conversations.
+// Package edumatrix.chat.v1 has the commands, events and queries of conversations. Chat also owns the topics of study
+// groups, voice calls and files, which are to be aggregates of this service and have no events yet.
 
 package chatv1
 
