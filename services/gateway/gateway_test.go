@@ -104,7 +104,7 @@ func (m *mesh) positions() {
 	}
 }
 
-// decideAll passes the commands to all owners on to decide.
+// decideAll passes each command to m.decide.
 func (m *mesh) decideAll(log *slog.Logger) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var reading sync.WaitGroup

@@ -235,7 +235,7 @@ func readKey(raw json.RawMessage) (publicKey, error) {
 	case m.USE != "" && m.USE != jwkset.UseSig:
 		return publicKey{}, fmt.Errorf("a key is for the use %q", m.USE)
 	}
-	// Only the key itself counts. Some sign-ins write the fingerprints of its certificate in a form of their own.
+	// Only the key itself counts. Some identity providers write the fingerprints of its certificate in a form of their own.
 	m.X5C, m.X5T, m.X5TS256, m.X5U = nil, "", "", ""
 	key, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
 	if err != nil {

@@ -405,7 +405,7 @@ func TestVerify_SetsOfSignInsAsTheyAre(t *testing.T) {
 	}
 }
 
-// A set with which nobody could come in is a fault of the sign-in, not of everybody's token.
+// A set without a usable key is a fault of the identity provider, not of everybody's token.
 func TestVerify_ASetOfNoUseIsNotASetOfKeys(t *testing.T) {
 	t.Parallel()
 	key := edKey(t)

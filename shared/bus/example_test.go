@@ -13,8 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/bus"
 )
 
-// A service handles the messages of a topic in order for each key. Messages that fail by themselves go to its dead
-// letters.
+// A service handles the messages of a topic in order for each key. Messages whose own handling fails go to its
+// dead letters.
 func Example() {
 	broker, err := embedded.StartKafka(embedded.KafkaOptions{})
 	if err != nil {

@@ -218,8 +218,7 @@ func (f *fetcher) interruptFetches() {
 		if offsets[at.topic] == nil {
 			offsets[at.topic] = map[int32]kgo.EpochOffset{}
 		}
-		// The client ignores an epoch that it has already. Any negative epoch stands for an unknown one, so two
-		// negative epochs alternate.
+		// The client ignores an unchanged epoch, so -1 and -2 alternate. Both mean that the epoch is unknown.
 		t.interruptions++
 		offsets[at.topic][at.partition] = kgo.EpochOffset{Epoch: -1 - t.interruptions%2, Offset: t.next}
 	}

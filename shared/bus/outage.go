@@ -51,7 +51,8 @@ func (o *outages) leave(at *outage) {
 	}
 }
 
-// end is called when a message has succeeded, or when the last waiting message has left.
+// end ends an outage, so that waiting messages go on. It is called when a message has succeeded, or when the last
+// waiting message has left.
 func (o *outages) end(at *outage) {
 	if o.byName[at.name] != at {
 		return // another message has ended it

@@ -204,7 +204,7 @@ func (r *Reader) release(f *fetcher, followed map[topicPartition]*follower) {
 	f.client.RemoveConsumePartitions(all)
 }
 
-// enter opens the connection for the first use.
+// enter registers a use of the reader. The first use opens the connection.
 func (r *Reader) enter() (*fetcher, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

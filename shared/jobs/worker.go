@@ -18,8 +18,8 @@ import (
 
 // Work is the implementation of a kind of jobs.
 type Work[T Args] struct {
-	// Do runs one job. An error is a failed attempt, which is repeated after about 1, 16, 81, 256 … seconds; an error
-	// of Final ends the job. The context ends after Timeout, and when the process stops.
+	// Do runs one job. If it returns an error, the attempt failed, and is repeated after about 1, 16, 81, 256 … seconds;
+	// an error of Final ends the job. The context ends after Timeout, and when the process stops.
 	Do func(ctx context.Context, job Attempt[T]) error
 	// Timeout of an attempt; 0: 30 s.
 	Timeout time.Duration

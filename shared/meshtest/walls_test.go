@@ -82,7 +82,7 @@ func brokenWalls(p listedPackage) (broken []string) {
 		case service != "" && inside != "" && inside != "store" && strings.HasPrefix(imported, "github.com/jackc/pgx"):
 			object(imported, "SQL belongs in a store")
 		case inside == "rule" && imported == "github.com/google/uuid":
-			// A rule derives the ids of what it raises from the event that it reads.
+			// Allowed: a rule derives the ids of the events that it raises from the event that it reads.
 		case isAggregate(service, inside) && !isPure(imported):
 			object(imported, "an aggregate imports only proto and the standard library")
 		}

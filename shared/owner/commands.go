@@ -27,7 +27,7 @@ type commands struct {
 func (c *commands) handle(m *message.Message) error {
 	read, err := c.Read(m)
 	if refused, is := refusal.Of(err); is {
-		// The refusal is not stored. The same command is refused in the same way each time, and one of its texts may
+		// The refusal is not stored. The same command is refused in the same way each time, and a text of the command may
 		// contain characters that cannot be stored.
 		return c.Publish(m.Context(), c.Refused(read.Command, refused))
 	}

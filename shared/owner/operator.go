@@ -115,8 +115,8 @@ func (o *operator) rebuildable() (names []string) {
 
 type rebuild func(context.Context) (eventlog.Rebuilt, error)
 
-// rebuilds returns the rebuilds to run, one after another: that of one projection or, if name is empty, one rebuild of
-// all projections and that of the timers.
+// rebuilds returns the rebuilds to run, one after another: the rebuild of one projection or, if name is empty, one of
+// all projections and one of the timers.
 func (o *operator) rebuilds(name string, progress func(eventlog.RebuildProgress)) (all []rebuild, err error) {
 	names := o.rebuildable()
 	switch {

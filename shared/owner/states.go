@@ -66,8 +66,8 @@ func (s *states) put(stream string, h *loadedState) {
 	}
 }
 
-// keep puts a state back after a commit. decided and recorded are the times that its newest events had when they were
-// decided and when they were recorded.
+// keep puts a state back after a commit. decided is when its newest events were decided, and recorded is
+// the time that the log gave them.
 func (d *decider) keep(stream string, h *loadedState, decided, recorded time.Time) {
 	if h.timeRead && !recorded.Equal(decided) {
 		return // the state contains a time that the log has corrected since

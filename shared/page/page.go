@@ -20,7 +20,7 @@ type Limits struct {
 }
 
 // Limit returns the number of rows that a request asks for; nil: Default. It refuses numbers below 1 or above Max
-// (refusal.InvalidField). Field is the name of the request's field, for the text.
+// (refusal.InvalidField). Field is the name of the request's field, for the refusal's text.
 func (l Limits) Limit(field string, asked *int32) (int, error) {
 	switch {
 	case asked == nil:
@@ -41,8 +41,8 @@ func (l Limits) Read(limit *int32, after string, place ...any) (int, error) {
 	return rows, ReadCursor("after", after, place...)
 }
 
-// Cut returns the page of rows that were read with a limit of limit+1 and, if there are more, the place of its last row,
-// for the cursor of the next page. Place returns the place of a row.
+// Cut cuts limit+1 rows, or fewer, to a page of limit. If there are more, next is the place of the page's last row, for
+// the cursor of the next page. Place returns the place of a row.
 func Cut[T, P any](rows []T, limit int, place func(row int) P) (page []T, next P) {
 	if len(rows) > limit {
 		return rows[:limit], place(limit - 1)
@@ -65,7 +65,7 @@ func Cursor(place ...any) string {
 
 // ReadCursor decodes a cursor into pointers to values of the same types and order as Cursor was called with. The empty
 // cursor leaves them as they are. A cursor that does not have such values is refused (refusal.InvalidField). Field is the
-// name of the request's field, for the text.
+// name of the request's field, for the refusal's text.
 func ReadCursor(field, cursor string, place ...any) error {
 	if cursor == "" {
 		return nil

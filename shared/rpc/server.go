@@ -84,7 +84,7 @@ func (s *Server) handler() http.Handler {
 	})
 }
 
-// survive turns a panic of a handler outside of Connect into the failure of one call.
+// survive turns a panic that Connect does not catch itself into the failure of one call.
 func (s *Server) survive(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {

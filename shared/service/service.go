@@ -168,7 +168,7 @@ func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	return errors.Join(running.Wait(), err, s.Publisher.Close())
 }
 
-// serve reports that the service is ready once it consumes and has been healthy, and returns when it is to stop.
+// serve reports that the service is ready once it consumes and has been healthy, and returns when the service is to stop.
 func (s *Service) serve(ctx, failed context.Context, consuming <-chan struct{}) {
 	for _, next := range []struct {
 		when <-chan struct{}

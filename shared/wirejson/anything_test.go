@@ -324,7 +324,7 @@ func TestUnmarshal_HoldsToWhatProtoHas(t *testing.T) {
 	}
 }
 
-// FuzzUnmarshal reads anything into everything: what is taken is JSON, and comes back as it was.
+// FuzzUnmarshal decodes random bytes into each type. Accepted bytes are JSON, and the message survives encoding.
 func FuzzUnmarshal(f *testing.F) {
 	for _, seed := range []string{
 		`{"messages":[{"author":"a","sent_at":"2026-01-02T03:04:05Z","version":3}],"more":true}`,

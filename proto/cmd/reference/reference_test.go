@@ -38,7 +38,8 @@ func TestGenerated_FilesAreUpToDate(t *testing.T) {
 	}
 }
 
-// The comments are all that developers of clients get to know about a command, so everything that they use needs one.
+// The comments are all that developers of clients get to know about a command, so everything that they use must
+// have a comment.
 // This also checks that the generator finds the comments.
 func TestReference_EverythingHasAComment(t *testing.T) {
 	t.Parallel()

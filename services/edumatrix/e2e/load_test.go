@@ -151,7 +151,7 @@ type load struct {
 	refusal              string // the first refusal
 }
 
-// take counts a message, given the rest of its body.
+// take counts a message, given the body from the load's name on.
 func (l *load) take(rest []byte) {
 	digits, ours := bytes.CutPrefix(rest, l.name)
 	end := bytes.IndexByte(digits, '"')

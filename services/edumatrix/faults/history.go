@@ -21,7 +21,7 @@ const (
 	Failed      = "failed"
 	Queued      = "queued"
 	Unavailable = "unavailable"
-	// Nothing is recorded when no answer came within answerTime, which is far longer than an answer may take.
+	// Nothing: no answer came within answerTime, which is far longer than an answer may take.
 	Nothing = "nothing"
 )
 

@@ -14,7 +14,8 @@ import (
 // instead of the original, so that the mesh contains no code for these tests.
 type change struct{ file, old, new string }
 
-// variableClock is the offset of a process's clock, in programs that are built with the changes in clocks.
+// variableClock is the environment variable with the offset of a process's clock, in programs that are built with the
+// changes in clocks.
 const variableClock = "FAULTS_CLOCK"
 
 // clocks are the changes that let a process's injected clock be wrong.

@@ -225,7 +225,7 @@ func (l *Lease) Run(ctx context.Context) error {
 	}
 }
 
-// report sends the changes, or everything if the keeper's digest differs.
+// report sends the changes, or everything if the keeper's digest is not ours.
 func (l *Lease) report(ctx context.Context) error {
 	for range 2 {
 		parts, sent := l.next()

@@ -95,8 +95,8 @@ func (l *lane[T]) ring() {
 	}
 }
 
-// take removes the entries that have ended, and takes those for one call: in order, without those that have to wait,
-// and without those whose users have as many entries in the call as one user may have.
+// take removes the entries that have ended, and returns the entries of the next call, in order. It skips entries that
+// have to wait, and those beyond one user's share of a call.
 func (l *lane[T]) take() (batch []T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

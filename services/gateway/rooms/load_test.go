@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// people who scroll must not keep those from coming in who connect: both get on while the other goes on.
+// People who scroll must not delay clients that connect: both get on while the other goes on.
 func TestLook_MoreThanTheOwnerAnswersKeepsNobodyFromConnecting(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)

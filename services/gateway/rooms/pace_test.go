@@ -61,7 +61,7 @@ func TestPace_TenDevicesWithTwoThousandRoomsDoNotWait(t *testing.T) {
 	}
 }
 
-// One who was given more than that is not asked for yet, whether with a token or without, and delays nobody else.
+// A user over the rate is not asked for yet, whether with a token or without, and delays nobody else.
 func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

@@ -24,7 +24,7 @@ func (w *world) greeted(t *testing.T, user string) *hub.Conn {
 	return c
 }
 
-// greeting is the reply to connect, as far as it is the hub's.
+// greeting is the reply to connect with the hub's fields.
 func greeting(g hub.Greeting) frame.Frame {
 	return frame.Answer("connect", &gatewayv1.Connected{ResumeToken: g.ResumeToken, NotRecovered: g.NotRecovered})
 }
@@ -50,7 +50,7 @@ func (w *world) back(t *testing.T, user string, after int64) *hub.Conn {
 	return c
 }
 
-// told takes frames until the client is greeted, which is last.
+// told takes frames until the greeting, and returns the frames before it.
 func told(t *testing.T, c *hub.Conn) (all []string, tooFar string) {
 	t.Helper()
 	for {

@@ -333,7 +333,8 @@ func (a *asker) settled(l *subscription) (unsubscribed bool) {
 	return l.unsubscribed
 }
 
-// forget removes the subscriptions of connections that have ended, and users that are no longer suspects.
+// forget removes the subscriptions of connections that have ended, and users whose time as a suspect is over
+// (see suspects).
 func (a *asker) forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

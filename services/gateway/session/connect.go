@@ -28,7 +28,7 @@ import (
 type Opening struct {
 	// User is the user of the token in the handshake's header, or nil if there was none.
 	User *auth.User
-	// Device is the name of the client that is used if its connect frame has none.
+	// Device names the client if its connect frame does not.
 	Device   string
 	Encoding frame.Encoding
 	// Request is the first frame. Err is the reason why it could not be read.

@@ -335,7 +335,7 @@ func TestSessionRooms_AreThoseOfItsNewestConnection(t *testing.T) {
 		a.subscribes("3", "s1", false, "post:2")
 		wantRooms(t, s, "bob", "s1", "post:2")
 
-		// If the rooms in Redis are lost, restored rooms are stored until there are others.
+		// If the rooms in Redis are lost, restored rooms are stored until newer rooms are reported.
 		if err := r.Del(t.Context(), r.Keys(t.Context(), "*rooms:bob").Val()...).Err(); err != nil {
 			t.Fatal(err)
 		}

@@ -167,7 +167,7 @@ type State struct {
 // Dirty returns some hundred of the unpublished changes. It returns none only if there are none.
 func (s *Store) Dirty(ctx context.Context) ([]State, error) {
 	// A scan returns each field at least once. It may miss a field that was added during the scan, which the next call
-	// returns. A step may be empty if the table was larger before.
+	// returns. An empty step does not mean that the scan is over.
 	for cursor := uint64(0); ; {
 		found, next, err := s.redis.HScan(ctx, s.prefix+"dirty", cursor, "", 500).Result()
 		if err != nil {

@@ -44,7 +44,7 @@ type Kafka struct {
 
 // StartKafka starts a broker with the data that an earlier one has stored in o.Dir.
 //
-// Clients configure retention as on any broker, but the broker does not apply it. If its own retention emptied a
+// Clients configure retention as on any broker, but the broker does not apply it. If it did and emptied a
 // partition, that partition's offsets would begin at 0 again after a restart while the groups' offsets would not, and
 // new records would be skipped. Instead the broker keeps records without a limit and stores the requested retention
 // as backend.KeptRetention, and a deleter removes older records, except the last record of a partition and records

@@ -12,8 +12,8 @@ import (
 // endsWithUs returns no attributes on these systems. The next start stops a server that was left behind.
 func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
-// serves reports whether a process exists. The process id in the data folder shows that it is the server of that
-// data.
+// serves reports whether a process exists. The process id comes from the data folder, so it is that data's
+// server.
 func serves(pid int, _ string) bool {
 	if !alive(pid) {
 		return false

@@ -139,7 +139,7 @@ ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 	assert.Greater(t, now[samples-1]-now[0], int64(batches/2), "each batch is a transaction of its own")
 }
 
-// BenchmarkRelayDrift is how much longer a batch takes after many: run it with -benchtime 100000x.
+// BenchmarkRelayDrift measures how much longer a batch takes after many batches: run it with -benchtime 100000x.
 func BenchmarkRelayDrift(b *testing.B) {
 	url := ownServer(b)
 	l := instance(b, url)

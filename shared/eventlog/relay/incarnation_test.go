@@ -48,8 +48,9 @@ func lastOf(b *broker) func(*Relay) {
 	}
 }
 
-// All instances restart on a database that has lost commits. The relay sees by the topics' newest records that they were
-// published: positions go on above them, under a new incarnation, so no reader takes a new event for a repeat.
+// All instances restart on a database that has lost commits. The relay sees by the topics' newest records that the
+// lost commits were published: positions go on above them, under a new incarnation, so no reader takes a new event for
+// a repeat.
 func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -133,7 +134,8 @@ func TestIncarnation_StaysOtherwise(t *testing.T) {
 	assert.Equal(t, first, other.Incarnation())
 }
 
-// between calls do once, before a statement that contains then follows one that contains first on one session.
+// between calls do once: before the first statement that contains then and comes right after one that contains first,
+// on the same session.
 type between struct {
 	first, then string
 	do          func()

@@ -170,7 +170,8 @@ func (r *Relay) lead(ctx context.Context, delay *retry.Backoff) (err error) {
 	return context.Cause(ctx)
 }
 
-// step publishes the next batch while the one before is being confirmed, or waits if there is nothing to publish.
+// step prepares the next batch while the one before is being confirmed, and publishes it after that. It waits if there
+// is nothing to publish.
 func (x *leading) step(ctx context.Context) error {
 	if x.log.Incarnation() != x.incarnation {
 		return errors.New("a new incarnation of the log has begun")

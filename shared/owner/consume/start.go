@@ -165,7 +165,7 @@ func (c *Consumer) takeOver(ctx context.Context, n inbox.Consumer) error {
 	})
 }
 
-// loadLegacyVersions reads the versions of the events' streams up to which an earlier release applied them.
+// loadLegacyVersions reads, for the stream of each event, the last version that an earlier release applied.
 func (a *applier) loadLegacyVersions(events []envelope.Event) error {
 	var streams []string
 	seen := map[string]bool{}

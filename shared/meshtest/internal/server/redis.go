@@ -82,7 +82,7 @@ func (r *Redis) Snapshot() error { return r.copyData(redisData, redisSnapshot) }
 func (r *Redis) Rewind() error { return r.copyData(redisSnapshot, redisData) }
 
 // The file to which every command is written before the response, and a copy of it. A copy of an append-only file is
-// its state at some moment; the server removes an incomplete last command.
+// the file as it was at some moment; the server removes an incomplete last command.
 const (
 	redisData     = "appendonlydir"
 	redisSnapshot = "snapshot"
