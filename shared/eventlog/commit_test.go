@@ -293,7 +293,7 @@ SET at = at - CASE command_id WHEN 'old' THEN interval '31 days' ELSE interval '
 	if err != nil {
 		t.Fatal(err)
 	}
-	if removed, err := l.PruneOutcomes(t.Context(), outcomesKept); removed != 1 || err != nil {
+	if removed, err := l.PruneOutcomes(t.Context(), OutcomesKept); removed != 1 || err != nil {
 		t.Fatalf("%d %v", removed, err)
 	}
 	if _, found, _ := l.Outcome(t.Context(), "alice", "young"); !found {

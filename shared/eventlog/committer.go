@@ -146,7 +146,7 @@ func (l *Log) transact(ctx context.Context, writes []*pendingWrite) (err error) 
 	}
 	l.history.note(t.admission.incarnation, t.admission.position)
 	if len(t.admission.rows.positions) > 0 {
-		l.head.reach(t.admission.position)
+		l.head.Reach(t.admission.position)
 		l.notices.add()
 	}
 	for pw, a := range outcomes {

@@ -45,7 +45,7 @@ func (l *Log) renew() (opened int64, opening bool) {
 	defer l.sessions.mu.Unlock()
 	if opened != l.sessions.opened {
 		l.sessions.opened = opened
-		l.applied.forget()
+		l.applied.Forget()
 	}
 	return opened, opening
 }

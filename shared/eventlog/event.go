@@ -89,11 +89,3 @@ func decodeMemberships(encoded []byte) (all []catalog.Membership, err error) {
 	}
 	return all, nil
 }
-
-func eventsOf(all []Logged) []envelope.Event {
-	events := make([]envelope.Event, len(all))
-	for i, e := range all {
-		events[i] = e.Event
-	}
-	return events
-}

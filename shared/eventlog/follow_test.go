@@ -97,7 +97,7 @@ func TestFollow_AppliesABatchInThreeRoundTrips(t *testing.T) {
 	}))
 	f := following(t, follows, &counts{})
 	for i := range 3 {
-		follows.head.reach(commit(t, l, said("1", fmt.Sprint(i))).Position)
+		follows.head.Reach(commit(t, l, said("1", fmt.Sprint(i))).Position)
 		before := times.Load()
 		applied, err := f.applyNext(t.Context())
 		require.NoError(t, err)
@@ -142,7 +142,7 @@ func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
 	})
 	for i := range 20 {
 		c := commit(t, l, said("1", fmt.Sprint(i)))
-		standby.head.reach(c.Position) // as its listener does
+		standby.head.Reach(c.Position) // as its listener does
 		require.NoError(t, l.WaitFor(t.Context(), "counts", c.Position))
 	}
 	var since []string
@@ -219,7 +219,7 @@ func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	loseApplied(t, url)
 	for name, each := range map[string]*Log{"that applied": l, "other": other} {
 		meshtest.Eventually(t, "the instance "+name+" notices that its connections are lost", func() bool {
-			position, _ := each.applied.of("counts").now()
+			position, _ := each.applied.Of("counts").Now()
 			return position == 0
 		})
 		meshtest.Eventually(t, "it waits", func() bool {
@@ -282,14 +282,11 @@ func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 				applied, err = query(crash)
 			}()
 			meshtest.Eventually(t, "it waits, or has answered", func() bool {
-				here := l.applied.of("counts")
-				here.mu.Lock()
-				defer here.mu.Unlock()
 				select {
 				case <-answered:
 					return true
 				default:
-					return here.waiters > 0
+					return len(l.applied.Of("counts").Demand()) > 0
 				}
 			})
 			during(t, func(ctx context.Context) error { return writes.Follow(ctx, &counts{}) })

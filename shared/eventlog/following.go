@@ -8,6 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/shared/advisory"
+	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/progress"
 )
 
 // This file has what packages need that follow a log by position, in transactions of their own: relay, and those that
@@ -34,7 +36,7 @@ func (l *Log) SetWaiting(waiter, dependency string, err error) {
 }
 
 // Seen returns the newest position that this instance knows to be committed, and a channel that is closed when it rises.
-func (l *Log) Seen() (position int64, moved <-chan struct{}) { return l.head.now() }
+func (l *Log) Seen() (position int64, moved <-chan struct{}) { return l.head.Now() }
 
 // Head is the end of a log.
 type Head struct {
@@ -56,6 +58,22 @@ func (l *Log) QueueRead(b *pgx.Batch, after int64, limit int, into *[]Logged) {
 		return err
 	})
 }
+
+// Events returns the events of a part of the log.
+func Events(all []Logged) []envelope.Event {
+	events := make([]envelope.Event, len(all))
+	for i, e := range all {
+		events[i] = e.Event
+	}
+	return events
+}
+
+// Applied returns how far projections are applied, by name, as far as this instance knows. The log forgets it whenever the
+// database may have lost the transactions of projections.
+func (l *Log) Applied() *progress.Set { return &l.applied }
+
+// LockKey returns the key of the log's advisory lock for a purpose, such as "rebuild".
+func (l *Log) LockKey(purpose string) int64 { return lockKey(l.o.Owner, purpose) }
 
 // ReadSelected reads the events whose positions a statement selects, ascending. Expired fields are empty.
 func (l *Log) ReadSelected(ctx context.Context, positions string, args ...any) ([]Logged, error) {

@@ -93,7 +93,7 @@ func (l *Log) readHead(ctx context.Context, from rowQuerier) (at incarnation, po
 		return at, 0, err
 	}
 	l.history.note(at, position)
-	l.head.reach(position)
+	l.head.Reach(position)
 	return at, position, nil
 }
 
@@ -136,7 +136,7 @@ func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, see
 		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Unavailable(err))
 	}
 	l.history.replace(at, head)
-	l.applied.forget()
+	l.applied.Forget()
 	if begun {
 		l.o.Log.ErrorContext(ctx, "the database has lost commits that were already published: a new incarnation of the log "+
 			"begins; clients and consumers keep what they saw of the lost events, so compare them with the log (see "+

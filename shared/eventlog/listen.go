@@ -29,7 +29,7 @@ func (l *Log) listen(ctx context.Context) {
 			return
 		}
 		// A server that has crashed may have lost the last transactions of projections.
-		l.applied.forget()
+		l.applied.Forget()
 		l.waiting.set("listener", "postgres", err)
 		l.o.Log.WarnContext(ctx, "listening to the log failed, retrying", "error", err)
 		delay.Wait(ctx)
@@ -45,7 +45,7 @@ func (l *Log) listenOnce(ctx context.Context, delay *retry.Backoff) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+l.channel()); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	l.applied.forget() // positions that were read without a connection may be lost as well
+	l.applied.Forget() // positions that were read without a connection may be lost as well
 	// Commits before this point were not notified. A lost connection may have been a failover.
 	before := l.history.now()
 	at, position, err := l.readHead(ctx, conn)
@@ -75,12 +75,12 @@ func (l *Log) handleNotification(ctx context.Context, conn *pgx.Conn) error {
 	n, err := conn.WaitForNotification(waits)
 	if err == nil {
 		if n.Payload == newIncarnation {
-			l.applied.forget()
+			l.applied.Forget()
 			_, _, err := l.readHead(ctx, conn)
 			return err
 		}
 		if position, err := strconv.ParseInt(n.Payload, 10, 64); err == nil {
-			l.head.reach(position)
+			l.head.Reach(position)
 		}
 		return nil
 	}

@@ -45,3 +45,48 @@ func (l *Log) underLock(ctx context.Context, conn interface {
 		}
 	}
 }
+
+// HoldLock calls f while the session of conn holds the log's lock, so that the log does not move: for no longer than
+// MaxHold. It returns how long it held the lock. It is completed even if ctx ends, since its bounds are short.
+func (l *Log) HoldLock(ctx context.Context, conn *pgx.Conn, f func(context.Context) error) (held time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.lock+l.times.hold)
+	defer cancel()
+	hold := milliseconds(l.times.hold)
+	if err := l.lockSession(ctx, conn); err != nil {
+		return 0, err
+	}
+	begun := time.Now()
+	ctx, cancelHold := context.WithTimeout(ctx, l.times.hold)
+	defer cancelHold()
+	defer func() {
+		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_, undone := conn.Exec(release, `SELECT pg_advisory_unlock($1), set_config('idle_session_timeout', '0', false),
+  set_config('transaction_timeout', '0', false)`, l.LockKey("append"))
+		if undone != nil {
+			_ = conn.Close(release) // which releases the lock
+		}
+		held = time.Since(begun)
+	}()
+	// If this process freezes, or a statement takes too long, the server ends the session and releases the lock. The
+	// lock timeout for tables is short, so that a session which waits for this one is not taken for a deadlock.
+	if _, err := conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
+  set_config('transaction_timeout', $1, false), set_config('lock_timeout', '500ms', false)`, hold); err != nil {
+		return 0, err
+	}
+	return 0, f(ctx)
+}
+
+// lockSession takes the log's lock for a session. It waits in slices, as commits do.
+func (l *Log) lockSession(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, "SELECT set_config('lock_timeout', $1, false)", milliseconds(lockWaitSlice))
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(l.times.lock); ; {
+		_, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", l.LockKey("append"))
+		if !lockTaken(err) || time.Now().After(end) {
+			return err
+		}
+	}
+}

@@ -10,6 +10,7 @@
 package eventlog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/progress"
 )
 
 // Options configure a Log.
@@ -41,9 +43,11 @@ type Options struct {
 	// Waiting is called when work cannot continue because Postgres (or, for a Relay, Kafka) is unavailable, and with a
 	// nil error when it continues. Nil: not called.
 	Waiting func(dependency string, err error)
-	Tracer  trace.Tracer     // nil: no spans
-	Log     *slog.Logger     // nil: slog.Default
-	Now     func() time.Time // nil: time.Now
+	// LockWait is how long a commit, or whatever else needs the log's lock, waits for it before it fails; 0: 10 s.
+	LockWait time.Duration
+	Tracer   trace.Tracer     // nil: no spans
+	Log      *slog.Logger     // nil: slog.Default
+	Now      func() time.Time // nil: time.Now
 }
 
 // Log is one owner's log. It is safe for concurrent use.
@@ -51,10 +55,10 @@ type Log struct {
 	o        Options
 	sql      statements
 	queue    *queue
-	head     *progress // the newest position that is known to be committed
+	head     *progress.Progress // the newest position that is known to be committed
 	history  history
 	waiting  waiting
-	applied  progresses // by projection, as far as this instance knows
+	applied  progress.Set // by projection, as far as this instance knows
 	sessions sessions
 	times    timeouts
 	clock    estimate
@@ -66,6 +70,10 @@ type Log struct {
 
 	maxRooms map[string]int // by kind: the maximum number of rooms of a user
 }
+
+// MaxHold is how long a holder may keep the log's lock. Nothing can be appended meanwhile. The server ends the session
+// of one that keeps it for longer.
+const MaxHold = 2 * time.Second
 
 // timeouts bound how long a holder of the log's lock can delay the others.
 type timeouts struct {
@@ -99,8 +107,8 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 	}
 	o.Log = o.Log.With("log", o.Owner)
 	l := &Log{
-		o: o, sql: newStatements(o.Owner), queue: newQueue(), head: newProgress(),
-		waiting: waiting{report: o.Waiting}, times: timeouts{lock: 10 * time.Second, hold: 2 * time.Second},
+		o: o, sql: newStatements(o.Owner), queue: newQueue(), head: progress.New(),
+		waiting: waiting{report: o.Waiting}, times: timeouts{lock: cmp.Or(o.LockWait, 10*time.Second), hold: MaxHold},
 	}
 	l.session.log, l.notices = l, make(notices, 1)
 	l.inbox = inbox.New(inbox.Options{Owner: o.Owner, Pool: o.Pool, SQL: l.SQL, Now: o.Now})

@@ -15,8 +15,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-var database, pool, during, named, horizon, transactionID = pgtest.Database, pgtest.Pool, pgtest.During, pgtest.Named,
-	pgtest.Horizon, pgtest.TransactionID
+var database, pool, during, named = pgtest.Database, pgtest.Pool, pgtest.During, pgtest.Named
 
 var loaded = sync.OnceValues(catalog.Load)
 

@@ -58,6 +58,15 @@ func migrate(ctx context.Context, o Options) (err error) {
 	return nil
 }
 
+// MigrateInto runs the owner's migrations in another schema, which has to exist. The migrations must not name a schema.
+func (l *Log) MigrateInto(ctx context.Context, schema string) error {
+	c := l.o.Pool.Config().ConnConfig
+	c.RuntimeParams["search_path"] = pgx.Identifier{schema}.Sanitize()
+	db := stdlib.OpenDB(*c)
+	defer db.Close()
+	return migrateUp(ctx, db, l.o.Migrations, schema+".owner_migrations", l.o.Log)
+}
+
 func migrateUp(ctx context.Context, db *sql.DB, files fs.FS, table string, log *slog.Logger) error {
 	p, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithTableName(table),
 		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))

@@ -69,7 +69,7 @@ func TestPruneOutcomes_OfOneMoment(t *testing.T) {
 	outcomes(t, l, 1, 10)
 	_, err := l.o.Pool.Exec(t.Context(), "UPDATE chat.outcomes SET at = date_trunc('day', at) WHERE at < now() - interval '30 days'")
 	require.NoError(t, err)
-	removed, err := l.PruneOutcomes(t.Context(), outcomesKept)
+	removed, err := l.PruneOutcomes(t.Context(), OutcomesKept)
 	require.NoError(t, err)
 	assert.EqualValues(t, 12_000, removed)
 }

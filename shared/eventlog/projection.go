@@ -11,6 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/progress"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -49,7 +50,7 @@ const standbyPollInterval = time.Second
 // time, right after each commit. It retries a failed batch with back-off. Its transactions do not wait for the disk;
 // those that a crash of the server loses are applied again.
 func (l *Log) Follow(ctx context.Context, p Projection) error {
-	f := &follower{log: l, p: p, name: "projection " + p.Name(), progress: l.applied.of(p.Name())}
+	f := &follower{log: l, p: p, name: "projection " + p.Name(), progress: l.applied.Of(p.Name())}
 	for ctx.Err() == nil {
 		if err := f.lead(ctx); err != nil && ctx.Err() == nil {
 			f.failed(ctx, err)
@@ -63,7 +64,7 @@ type follower struct {
 	log      *Log
 	p        Projection
 	name     string
-	progress *progress
+	progress *progress.Progress
 
 	lease    *advisory.Lease
 	position int64     // position up to which the projection is applied
@@ -88,12 +89,12 @@ func (f *follower) lead(ctx context.Context) error {
 	defer lease.Release(ctx)
 	f.lease = lease
 	// A server that has crashed may have lost the position that was known.
-	f.progress.forget()
+	f.progress.Forget()
 	if err := f.check(ctx); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
-		_, moved := f.log.head.now()
+		_, moved := f.log.head.Now()
 		applied, err := f.applyNext(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -105,7 +106,7 @@ func (f *follower) lead(ctx context.Context) error {
 			if applied < maxBatch {
 				retry.Await(ctx, moved, pollInterval)
 				// Events that are committed in the next moment go into the same transaction.
-				retry.Await(ctx, f.progress.demand(), gatherDelay)
+				retry.Await(ctx, f.progress.Demand(), gatherDelay)
 			}
 		}
 	}
@@ -118,11 +119,11 @@ func (f *follower) check(ctx context.Context) error {
 	b.Queue(f.log.sql.addProjection, f.p.Name())
 	b.Queue(f.log.sql.projection, f.p.Name()).QueryRow(func(row pgx.Row) error { return row.Scan(&f.position) })
 	err := f.lease.Lend(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		era := f.progress.current()
+		era := f.progress.Current()
 		if err := conn.SendBatch(ctx, b).Close(); err != nil {
 			return err
 		}
-		f.progress.reachIn(era, f.position)
+		f.progress.ReachIn(era, f.position)
 		_, _, err := f.log.readHead(ctx, conn)
 		return err
 	})
@@ -135,13 +136,13 @@ func (f *follower) check(ctx context.Context) error {
 
 // applyNext applies the next batch in one transaction with the projection's position. It returns the number of events.
 func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
-	if head, _ := f.log.head.now(); head <= f.position && time.Since(f.checked) < pollInterval {
+	if head, _ := f.log.head.Now(); head <= f.position && time.Since(f.checked) < pollInterval {
 		return 0, nil
 	} else if head <= f.position {
 		if err := f.check(ctx); err != nil {
 			return 0, err
 		}
-		if head, _ = f.log.head.now(); head <= f.position {
+		if head, _ = f.log.head.Now(); head <= f.position {
 			return 0, nil
 		}
 	}
@@ -167,7 +168,7 @@ func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
 // transact takes one round trip to begin and read, those of Apply, and one to save and commit. It takes one more if it
 // finds no event.
 func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, err error) {
-	l, era := f.log, f.progress.current()
+	l, era := f.log, f.progress.Current()
 	var events []Logged
 	stored := int64(-1)
 	read := func(rows pgx.Rows) (err error) {
@@ -216,7 +217,7 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 	b = &pgx.Batch{}
 	if len(events) > 0 {
 		position = events[len(events)-1].Position
-		if err := f.p.Apply(ctx, conn, eventsOf(events)); err != nil {
+		if err := f.p.Apply(ctx, conn, Events(events)); err != nil {
 			err = fmt.Errorf("apply %d to %d: %w", events[0].Position, position, err)
 			if conn.IsClosed() {
 				return 0, err
@@ -235,7 +236,7 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 		return 0, fmt.Errorf("the transaction did not end: status %c", s)
 	}
 	f.position, f.checked = position, time.Now()
-	f.progress.reachIn(era, position)
+	f.progress.ReachIn(era, position)
 	return len(events), nil
 }
 
@@ -268,7 +269,7 @@ func (l *Log) Reset(ctx context.Context, projection string, empty func(context.C
 		}
 		return empty(ctx, tx)
 	})
-	l.applied.of(projection).forget()
+	l.applied.Of(projection).Forget()
 	if err != nil {
 		return fmt.Errorf("reset projection %s of %s: %w", projection, l.o.Owner, Unavailable(err))
 	}
@@ -278,28 +279,28 @@ func (l *Log) Reset(ctx context.Context, projection string, empty func(context.C
 // WaitFor returns when any instance has applied the log to a projection up to a position. Read the rows within the same
 // call of ReadConsistently.
 func (l *Log) WaitFor(ctx context.Context, projection string, position int64) error {
-	here := l.applied.of(projection)
-	if have, _ := here.now(); have >= position {
+	here := l.applied.Of(projection)
+	if have, _ := here.Now(); have >= position {
 		return nil
 	}
-	defer here.wait()()
+	defer here.Wait()()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		have, moved := here.now()
+		have, moved := here.Now()
 		if have >= position {
 			return nil
 		}
 		retry.Await(ctx, moved, wait)
-		if have, _ = here.now(); have >= position {
+		if have, _ = here.Now(); have >= position {
 			return nil
 		}
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("wait for projection %s to reach %d, it is at %d: %w", projection, position, have, err)
 		}
 		// Another instance may apply the projection.
-		era := here.current()
+		era := here.Current()
 		if err := l.o.Pool.QueryRow(ctx, l.sql.projection, projection).Scan(&have); err != nil {
 			return fmt.Errorf("read the position of projection %s: %w", projection, Unavailable(err))
 		}
-		here.reachIn(era, have)
+		here.ReachIn(era, have)
 	}
 }

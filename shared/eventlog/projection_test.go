@@ -60,7 +60,7 @@ func checkCounts(t *testing.T, l *Log, n int64) {
 // following takes the lease of a projection, and does nothing by itself.
 func following(t testing.TB, l *Log, p Projection) *follower {
 	t.Helper()
-	f := &follower{log: l, p: p, name: "projection " + p.Name(), progress: l.applied.of(p.Name())}
+	f := &follower{log: l, p: p, name: "projection " + p.Name(), progress: l.applied.Of(p.Name())}
 	lease, _, err := l.TakeLease(t.Context(), f.name, advisory.LeaseOptions{Renewal: time.Hour, Silence: time.Hour,
 		Every: standbyPollInterval}) // it does not lose its lease because the machine is busy
 	if err != nil {

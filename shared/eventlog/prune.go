@@ -8,9 +8,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// outcomesKept is how long outcomes are stored. It is longer than the retention of command topics, and than any client
+// OutcomesKept is how long outcomes are stored. It is longer than the retention of command topics, and than any client
 // repeats a command.
-const outcomesKept = 30 * 24 * time.Hour
+const OutcomesKept = 30 * 24 * time.Hour
 
 // PruneOutcomes removes outcomes that are older than a duration, 5,000 at a time. It returns the number of removed
 // outcomes.
@@ -30,7 +30,7 @@ func (l *Log) PruneOutcomes(ctx context.Context, olderThan time.Duration) (remov
 
 func (l *Log) pruneDaily(ctx context.Context) {
 	for {
-		removed, err := l.PruneOutcomes(ctx, outcomesKept)
+		removed, err := l.PruneOutcomes(ctx, OutcomesKept)
 		switch {
 		case ctx.Err() != nil:
 			return

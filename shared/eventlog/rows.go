@@ -102,7 +102,7 @@ func (r *rows) queue(b *pgx.Batch, sql *statements, at time.Time) {
 		b.Queue(sql.redact, r.redacted.streams, r.redacted.subjects, r.redacted.versions)
 	}
 	if len(r.timers) > 0 {
-		var changes timerChanges
+		var changes TimerChanges
 		for k, row := range r.timers {
 			changes.add(k, row)
 		}

@@ -93,7 +93,7 @@ func (n notices) add() {
 // because waiters poll anyway (pollInterval).
 func (l *Log) notifyAll() {
 	for range l.notices {
-		position, _ := l.head.now()
+		position, _ := l.head.Now()
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		_, err := l.o.Pool.Exec(ctx, sqlNotify, l.channel(), strconv.FormatInt(position, 10))
 		cancel()

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -102,34 +103,34 @@ WHERE t.stream = n.stream AND t.key = n.key`
 WHERE due <= to_timestamp($1::bigint / 1000000.0) ORDER BY due LIMIT $2`
 )
 
-// timerChanges are the rows of timers that a commit sets and removes.
-type timerChanges struct {
-	streams, keys, commands []string
-	ids                     []string
-	generations             []int64
-	dues                    []time.Time
-	bodies                  [][]byte
+// TimerChanges are the rows of timers that events set and remove, by column.
+type TimerChanges struct {
+	Streams, Keys, Commands []string
+	CommandIDs              []string
+	Generations             []int64
+	Dues                    []time.Time
+	Bodies                  [][]byte
 
-	goneStreams, goneKeys []string
+	GoneStreams, GoneKeys []string
 }
 
-func (c *timerChanges) add(k timerKey, row *timerRow) {
+func (c *TimerChanges) add(k timerKey, row *timerRow) {
 	if row == nil {
-		c.goneStreams, c.goneKeys = append(c.goneStreams, k.stream), append(c.goneKeys, k.key)
+		c.GoneStreams, c.GoneKeys = append(c.GoneStreams, k.stream), append(c.GoneKeys, k.key)
 		return
 	}
-	c.streams, c.keys, c.commands = append(c.streams, k.stream), append(c.keys, k.key), append(c.commands, row.command)
-	c.generations, c.dues = append(c.generations, row.generation), append(c.dues, row.due)
-	c.bodies = append(c.bodies, row.body)
-	c.ids = append(c.ids, TimerKey{k.stream, k.key, row.generation}.CommandID())
+	c.Streams, c.Keys, c.Commands = append(c.Streams, k.stream), append(c.Keys, k.key), append(c.Commands, row.command)
+	c.Generations, c.Dues = append(c.Generations, row.generation), append(c.Dues, row.due)
+	c.Bodies = append(c.Bodies, row.body)
+	c.CommandIDs = append(c.CommandIDs, TimerKey{k.stream, k.key, row.generation}.CommandID())
 }
 
-func (c *timerChanges) queue(b *pgx.Batch, in func(string) string) {
-	if len(c.goneStreams) > 0 {
-		b.Queue(in(sqlDropTimers), c.goneStreams, c.goneKeys)
+func (c *TimerChanges) queue(b *pgx.Batch, in func(string) string) {
+	if len(c.GoneStreams) > 0 {
+		b.Queue(in(sqlDropTimers), c.GoneStreams, c.GoneKeys)
 	}
-	if len(c.streams) > 0 {
-		b.Queue(in(sqlSetTimers), c.streams, c.keys, c.generations, c.dues, c.commands, c.bodies, c.ids)
+	if len(c.Streams) > 0 {
+		b.Queue(in(sqlSetTimers), c.Streams, c.Keys, c.Generations, c.Dues, c.Commands, c.Bodies, c.CommandIDs)
 	}
 }
 
@@ -147,7 +148,7 @@ const (
 // AwaitTimer waits until a timer is due, and returns the log's clock then.
 func (l *Log) AwaitTimer(ctx context.Context) (now time.Time, err error) {
 	for ctx.Err() == nil {
-		_, moved := l.head.now()
+		_, moved := l.head.Now()
 		due, now, err := l.nextTimer(ctx)
 		if err != nil {
 			return now, err
@@ -231,4 +232,82 @@ func (l *Log) DueTimers(ctx context.Context, at time.Time, limit int) ([]Timer, 
 		}
 	}
 	return nil, fmt.Errorf("read the timers of %s that are due: %w", l.o.Owner, Unavailable(err))
+}
+
+// TimersName names the timers of a log among the projections that can be rebuilt.
+const TimersName = "timers"
+
+// HasTimers reports whether events of the log set timers.
+func (l *Log) HasTimers() bool { return l.o.Catalog.HasTimers(l.o.Owner) }
+
+// TimerEvents returns the types of the log's events that set or cancel timers.
+func (l *Log) TimerEvents() (types []string) {
+	for _, name := range l.o.Catalog.EventNames() {
+		if e, ok := l.o.Catalog.Event(name); ok && e.Owner == l.o.Owner && e.SetsTimers() {
+			types = append(types, name)
+		}
+	}
+	return types
+}
+
+const (
+	// sqlTimerEvents reads the events of a span that set or cancel timers.
+	sqlTimerEvents = `SELECT ` + impersonal + ` FROM owner.events
+WHERE position > $1 AND position <= $2 AND type = ANY ($3::text[]) ORDER BY position LIMIT $4`
+)
+
+// ReadTimerChanges reads up to limit events of some types above a position and up to another, and returns what they
+// finally change of the timers, the number of events, and the position of the last of them.
+func (l *Log) ReadTimerChanges(ctx context.Context, tx pgx.Tx, types []string, after, until int64, limit int) (
+	c *TimerChanges, events int, last int64, err error) {
+	found, err := tx.Query(ctx, l.SQL(sqlTimerEvents), planned, after, until, types, limit)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	all, err := l.scanAll(found)
+	if err != nil || len(all) == 0 {
+		return &TimerChanges{}, 0, 0, err
+	}
+	c, err = l.finalTimers(all)
+	return c, len(all), all[len(all)-1].Position, err
+}
+
+// finalTimers returns the final changes that events make to the timers.
+func (l *Log) finalTimers(all []Logged) (*TimerChanges, error) {
+	last := map[timerKey]*timerRow{}
+	for _, e := range all {
+		declared, ok := l.o.Catalog.Event(e.Type)
+		if !ok || !declared.SetsTimers() {
+			continue
+		}
+		m, err := l.o.Catalog.Decode(e.Type, e.plain)
+		if err != nil {
+			return nil, pgerror.Data(err)
+		}
+		var d draft
+		d.set, d.cancel, err = l.timersOf(declared, m, &entry{actor: e.Actor, cause: e.Cause})
+		if err != nil {
+			return nil, pgerror.Data(err)
+		}
+		eachTimer(e.Stream, e.Version, e.Time, d, func(k timerKey, row *timerRow) { last[k] = row })
+	}
+	c := &TimerChanges{}
+	for k, row := range last {
+		c.add(k, row)
+	}
+	return c, nil
+}
+
+// PauseTimers calls f while no instance sends the commands of timers, for as long as f takes. It waits for an instance
+// that sends some.
+func (l *Log) PauseTimers(ctx context.Context, f func(context.Context) error) error {
+	for {
+		got, err := l.timerTurn(ctx, 0, f)
+		if err != nil || got {
+			return err
+		}
+		if !retry.Sleep(ctx, timerPollInterval) {
+			return ctx.Err()
+		}
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
+	"github.com/edumatrix/interlinked/shared/eventlog/rebuild"
 	"github.com/edumatrix/interlinked/shared/jobs"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 	"github.com/edumatrix/interlinked/shared/page"
@@ -57,7 +58,7 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(o.work, cancel)()
-	progress := func(p eventlog.RebuildProgress) {
+	progress := func(p rebuild.Progress) {
 		// If sending fails, ctx ends.
 		_ = out.Send(&meshv1.RebuildResponse{Step: p.Step, Position: p.Position, Head: p.Head})
 	}
@@ -65,8 +66,8 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 	if err != nil {
 		return rpc.Error(err)
 	}
-	for _, rebuild := range rebuilds {
-		rebuilt, err := rebuild(ctx)
+	for _, run := range rebuilds {
+		rebuilt, err := run(ctx)
 		if err != nil {
 			return connect.NewError(connect.CodeInternal, err) // an operator sees the error itself
 		}
@@ -113,11 +114,11 @@ func (o *operator) rebuildable() (names []string) {
 	return names
 }
 
-type rebuild func(context.Context) (eventlog.Rebuilt, error)
+type rebuilder func(context.Context) (rebuild.Result, error)
 
 // rebuilds returns the rebuilds to run, one after another: the rebuild of one projection or, if name is empty, one of
 // all projections and one of the timers.
-func (o *operator) rebuilds(name string, progress func(eventlog.RebuildProgress)) (all []rebuild, err error) {
+func (o *operator) rebuilds(name string, progress func(rebuild.Progress)) (all []rebuilder, err error) {
 	names := o.rebuildable()
 	switch {
 	case len(names) == 0:
@@ -126,7 +127,7 @@ func (o *operator) rebuilds(name string, progress func(eventlog.RebuildProgress)
 		return nil, refusal.New(refusal.NotFound, "%s has no projection %q; it has %s", o.name, name,
 			strings.Join(names, ", "))
 	}
-	projections := eventlog.Rebuild{Progress: progress}
+	projections := rebuild.Options{Progress: progress}
 	for _, p := range o.projections {
 		if name == "" || name == p.Name() {
 			projections.Projections = append(projections.Projections, p)
@@ -134,15 +135,15 @@ func (o *operator) rebuilds(name string, progress func(eventlog.RebuildProgress)
 		}
 	}
 	if len(projections.Projections) > 0 {
-		all = append(all, func(ctx context.Context) (eventlog.Rebuilt, error) { return o.log.Rebuild(ctx, projections) })
+		all = append(all, func(ctx context.Context) (rebuild.Result, error) { return rebuild.Projections(ctx, o.log, projections) })
 	}
 	if o.log.HasTimers() && (name == "" || name == eventlog.TimersName) {
-		all = append(all, func(ctx context.Context) (eventlog.Rebuilt, error) { return o.log.RebuildTimers(ctx, progress) })
+		all = append(all, func(ctx context.Context) (rebuild.Result, error) { return rebuild.Timers(ctx, o.log, progress) })
 	}
 	return all, nil
 }
 
-func rebuiltMessage(r eventlog.Rebuilt) *meshv1.Rebuilt {
+func rebuiltMessage(r rebuild.Result) *meshv1.Rebuilt {
 	m := &meshv1.Rebuilt{Projections: r.Projections, Position: r.Position, Behind: r.Behind,
 		HeldMicroseconds: r.Held.Microseconds(), Left: r.Left}
 	for _, t := range r.Tables {

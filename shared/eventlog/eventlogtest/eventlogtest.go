@@ -19,6 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/rebuild"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner/decidetest"
 	"github.com/edumatrix/interlinked/shared/rpc"
@@ -177,7 +178,7 @@ func (l *Log) RequireRebuild() {
 	l.mu.Lock()
 	followed := slices.Clone(l.followed)
 	l.mu.Unlock()
-	rebuilt, err := l.Rebuild(l.t.Context(), eventlog.Rebuild{Projections: followed})
+	rebuilt, err := rebuild.Projections(l.t.Context(), l.Log, rebuild.Options{Projections: followed})
 	l.require(err)
 	if rows := l.Rows(); rebuilt.Differ() > 0 || rebuilt.Left != "" || !slices.Equal(rows, live) {
 		l.t.Fatalf("%d rows differ from those of a rebuild %s\nrebuilt\n%s\nlive\n%s", rebuilt.Differ(), rebuilt.Left,

@@ -6,7 +6,7 @@
 // the tables that a rebuild replaces and compares, and the checks at the start of a service. An event without a function,
 // or a table without a projection, stops the start.
 //
-// The log applies a projection (eventlog.Log.Follow) and rebuilds it (eventlog.Log.Rebuild).
+// The log applies a projection (eventlog.Log.Follow) and package rebuild rebuilds it.
 package projection
 
 import (

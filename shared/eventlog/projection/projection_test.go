@@ -20,6 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
+	"github.com/edumatrix/interlinked/shared/eventlog/rebuild"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
@@ -99,7 +100,7 @@ func TestProjection_WritesTheRowsOfItsFunctions(t *testing.T) {
 	p := diaries()
 	_, err := pool.Exec(t.Context(), "UPDATE toy.diaries SET notes = 9 WHERE user_id = 'ann'")
 	require.NoError(t, err)
-	rebuilt, err := l.Rebuild(t.Context(), eventlog.Rebuild{Projections: []eventlog.Projection{p}, Tables: p.Tables()})
+	rebuilt, err := rebuild.Projections(t.Context(), l, rebuild.Options{Projections: []eventlog.Projection{p}, Tables: p.Tables()})
 	require.NoError(t, err)
 	require.EqualValues(t, 1, rebuilt.Differ(), "the row that was changed by hand")
 	require.Equal(t, []string{"ann 2", "b%3A1 1"}, rows(t, pool, sqlDiaries))

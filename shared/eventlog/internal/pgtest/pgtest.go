@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
+	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
 // server is one PostgreSQL for all tests of the package.
@@ -119,4 +120,43 @@ func TransactionID(t testing.TB, p *pgxpool.Pool) (xid int64) {
 	t.Helper()
 	require.NoError(t, p.QueryRow(t.Context(), "SELECT pg_current_xact_id()::text::bigint").Scan(&xid))
 	return xid
+}
+
+// RequireNoSnapshot asserts that an operation which waits for an advisory lock keeps no old snapshot, so that the database
+// can be vacuumed meanwhile, and that it succeeds once the lock is released. The operation uses sessions of the name
+// "waiter". It polls for the lock if polls is set, and waits in the server's queue otherwise.
+func RequireNoSnapshot(t *testing.T, url string, key int64, polls bool, operation func(context.Context) error) {
+	t.Helper()
+	other := Pool(t, url)
+	holder, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	defer holder.Close(context.Background())
+	_, err = holder.Exec(t.Context(), "SELECT pg_advisory_lock($1)", key)
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- operation(ctx) }()
+	meshtest.Eventually(t, "it waits for the lock", func() bool {
+		var waits bool
+		require.NoError(t, other.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
+WHERE application_name = 'waiter' AND datname = current_database()
+  AND (wait_event = 'advisory' OR $1 AND query LIKE '%advisory_lock(%'))`, polls).Scan(&waits))
+		return waits
+	})
+	for range 3 {
+		now := TransactionID(t, other)
+		meshtest.Eventually(t, "it keeps nothing that is older than now", func() bool {
+			TransactionID(t, other) // time goes by for the database
+			xmin := Horizon(t, other, "waiter")
+			return xmin == 0 || xmin > now
+		})
+	}
+	select {
+	case err := <-ended:
+		t.Fatalf("it did not wait: %v", err)
+	default:
+	}
+	require.NoError(t, holder.Close(t.Context()))
+	require.NoError(t, <-ended)
 }

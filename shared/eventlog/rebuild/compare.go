@@ -1,4 +1,4 @@
-package eventlog
+package rebuild
 
 import (
 	"context"
@@ -41,7 +41,7 @@ ORDER BY old || new LIMIT %[3]d`
 func (s *shadow) compare(ctx context.Context, snapshot pgx.Tx) (all []TableDifference, err error) {
 	for _, table := range s.tables {
 		d := TableDifference{Table: table}
-		old, now := qualified(s.old, table), qualified(s.log.o.Owner, table)
+		old, now := qualified(s.old, table), qualified(s.o.Owner, table)
 		err := snapshot.QueryRow(ctx, "SELECT (SELECT count(*) FROM "+old+"), (SELECT count(*) FROM "+now+")").
 			Scan(&d.OldRows, &d.NewRows)
 		if err != nil {

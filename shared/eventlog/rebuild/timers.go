@@ -1,4 +1,4 @@
-package eventlog
+package rebuild
 
 import (
 	"context"
@@ -10,12 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/proto/catalog"
-	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
-	"github.com/edumatrix/interlinked/shared/retry"
+	"github.com/edumatrix/interlinked/shared/eventlog"
 )
-
-// TimersName names the timers of a log among the projections that can be rebuilt.
-const TimersName = "timers"
 
 const (
 	sqlNewTimers = `CREATE TABLE shadow.timers (LIKE owner.timers INCLUDING ALL);
@@ -23,9 +19,6 @@ ALTER INDEX shadow.timers_due_idx RENAME TO timers_by_due`
 	// sqlTimerSpan returns the position at which a span of that many events ends; null: there are no events.
 	sqlTimerSpan = `SELECT max(position) FROM
   (SELECT position FROM owner.events WHERE position > $1 ORDER BY position LIMIT $2) s`
-	// sqlTimerEvents reads the events of a span that set or cancel timers.
-	sqlTimerEvents = `SELECT ` + impersonal + ` FROM owner.events
-WHERE position > $1 AND position <= $2 AND type = ANY ($3::text[]) ORDER BY position LIMIT $4`
 	sqlClearTimers = `DELETE FROM shadow.timers t USING unnest($1::text[], $2::text[]) AS n (stream, key)
 WHERE t.stream = n.stream AND t.key = n.key`
 	// A timer whose command has an outcome was sent. Outcomes are pruned, so a timer that was due before the oldest of
@@ -44,43 +37,30 @@ const (
 	timerPage = 500
 )
 
-// HasTimers reports whether events of the log set timers.
-func (l *Log) HasTimers() bool { return l.o.Catalog.HasTimers(l.o.Owner) }
-
-// RebuildTimers rebuilds the timers from the log and its outcomes, beside the live ones, and compares both. No timer
-// fires meanwhile. It reads most of the log without the lock, which it holds only for the newest events and the swap.
-// It calls progress, which may be nil, after each step. It does not run at the same time as Rebuild.
-func (l *Log) RebuildTimers(ctx context.Context, progress func(RebuildProgress)) (rebuilt Rebuilt, err error) {
+// Timers rebuilds the timers from the log and its outcomes, beside the live ones, and compares both. No timer fires
+// meanwhile. It reads most of the log without the lock, which it holds only for the newest events and the swap. It calls
+// progress, which may be nil, after each step. It does not run at the same time as Projections.
+func Timers(ctx context.Context, l *eventlog.Log, progress func(Progress)) (rebuilt Result, err error) {
 	if progress == nil {
-		progress = func(RebuildProgress) {}
+		progress = func(Progress) {}
 	}
-	s := &timerShadow{shadow: shadow{log: l, rebuild: Rebuild{Progress: progress}, schema: l.o.Owner + "_shadow",
-		old: l.o.Owner + "_replaced", names: []string{TimersName}, tables: []string{"timers"}}}
-	for _, name := range l.o.Catalog.EventNames() {
-		if e, ok := l.o.Catalog.Event(name); ok && e.Owner == l.o.Owner && e.SetsTimers() {
-			s.types = append(s.types, name)
-		}
-	}
-	for got := false; !got && err == nil; {
-		got, err = l.timerTurn(ctx, 0, func(ctx context.Context) (err error) {
-			rebuilt, err = s.alone(ctx, s.run)
-			return err
-		})
-		if err == nil && !got && !retry.Sleep(ctx, timerPollInterval) {
-			err = ctx.Err()
-		}
-	}
+	s := &timerShadow{shadow: newShadow(l), types: l.TimerEvents()}
+	s.rebuild.Progress, s.names, s.tables = progress, []string{eventlog.TimersName}, []string{"timers"}
+	err = l.PauseTimers(ctx, func(ctx context.Context) (err error) {
+		rebuilt, err = s.alone(ctx, s.run)
+		return err
+	})
 	if err != nil {
-		return Rebuilt{}, fmt.Errorf("rebuild the timers of %s: %w", l.o.Owner, Unavailable(err))
+		return Result{}, fmt.Errorf("rebuild the timers of %s: %w", s.o.Owner, eventlog.Unavailable(err))
 	}
-	l.o.Log.InfoContext(ctx, "timers rebuilt", "position", rebuilt.Position, "held", rebuilt.Held, "differ", rebuilt.Differ(),
+	s.o.Log.InfoContext(ctx, "timers rebuilt", "position", rebuilt.Position, "held", rebuilt.Held, "differ", rebuilt.Differ(),
 		"left", rebuilt.Left)
 	return rebuilt, nil
 }
 
 // timerShadow is a rebuild of the timers under way.
 type timerShadow struct {
-	shadow
+	*shadow
 	types  []string  // of the events that set or cancel timers
 	oldest time.Time // timers that were due before this time count as sent
 }
@@ -89,31 +69,31 @@ func (s *timerShadow) in(statement string) string {
 	return s.log.SQL(strings.ReplaceAll(statement, "shadow.", pgx.Identifier{s.schema}.Sanitize()+"."))
 }
 
-func (s *timerShadow) run(ctx context.Context) (Rebuilt, error) {
+func (s *timerShadow) run(ctx context.Context) (Result, error) {
 	if err := s.emptySchema(ctx); err != nil {
-		return Rebuilt{}, err
+		return Result{}, err
 	}
 	if _, err := s.keeper.Exec(ctx, s.in(sqlNewTimers), pgx.QueryExecModeSimpleProtocol); err != nil {
-		return Rebuilt{}, err
+		return Result{}, err
 	}
-	s.oldest = s.log.Clock().Add(-outcomesKept + 24*time.Hour)
+	s.oldest = s.log.Clock().Add(-eventlog.OutcomesKept + 24*time.Hour)
 	if err := s.follow(ctx, 0); err != nil {
-		return Rebuilt{}, err
+		return Result{}, err
 	}
 	if _, err := s.keeper.Exec(ctx, "ANALYZE "+qualified(s.schema, "timers")); err != nil {
-		return Rebuilt{}, err
+		return Result{}, err
 	}
-	compare, err := s.log.o.Pool.Acquire(ctx)
+	compare, err := s.o.Pool.Acquire(ctx)
 	if err != nil {
-		return Rebuilt{}, err
+		return Result{}, err
 	}
 	defer compare.Release()
-	return s.swapped(ctx, func(ctx context.Context) (r Rebuilt, snapshot pgx.Tx, err error) {
+	return s.swapped(ctx, func(ctx context.Context) (r Result, snapshot pgx.Tx, err error) {
 		if err := s.follow(ctx, 0); err != nil {
 			return r, nil, err
 		}
 		s.reportProgress("swap")
-		r.Held, err = s.underLock(ctx, func(ctx context.Context) error {
+		r.Held, err = s.log.HoldLock(ctx, s.keeper, func(ctx context.Context) error {
 			if err := s.follow(ctx, maxUnderLock); err != nil {
 				return err
 			}
@@ -163,25 +143,17 @@ func (s *timerShadow) applyPage(ctx context.Context, end int64) (applied int, er
 		if err != nil {
 			return err
 		}
-		found, err := tx.Query(ctx, s.in(sqlTimerEvents), planned, s.position, end, s.types, timerPage)
-		if err != nil {
-			return err
-		}
-		events, err := s.log.scanAll(found)
-		if applied = len(events); err != nil || applied == 0 {
+		c, events, last, err := s.log.ReadTimerChanges(ctx, tx, s.types, s.position, end, timerPage)
+		if applied = events; err != nil || applied == 0 {
 			return err
 		}
 		if applied == timerPage {
-			position = events[applied-1].Position
-		}
-		c, err := s.log.timerChanges(events)
-		if err != nil {
-			return err
+			position = last
 		}
 		b := &pgx.Batch{}
-		b.Queue(s.in(sqlClearTimers), slices.Concat(c.streams, c.goneStreams), slices.Concat(c.keys, c.goneKeys))
-		if len(c.streams) > 0 {
-			b.Queue(s.in(sqlFillTimers), c.streams, c.keys, c.generations, c.dues, c.commands, c.bodies, c.ids, s.oldest,
+		b.Queue(s.in(sqlClearTimers), slices.Concat(c.Streams, c.GoneStreams), slices.Concat(c.Keys, c.GoneKeys))
+		if len(c.Streams) > 0 {
+			b.Queue(s.in(sqlFillTimers), c.Streams, c.Keys, c.Generations, c.Dues, c.Commands, c.Bodies, c.CommandIDs, s.oldest,
 				catalog.TimerActor)
 		}
 		return tx.SendBatch(ctx, b).Close()
@@ -190,30 +162,4 @@ func (s *timerShadow) applyPage(ctx context.Context, end int64) (applied int, er
 		s.position = position
 	}
 	return applied, err
-}
-
-// timerChanges returns the final changes that events make to the timers.
-func (l *Log) timerChanges(all []Logged) (*timerChanges, error) {
-	last := map[timerKey]*timerRow{}
-	for _, e := range all {
-		declared, ok := l.o.Catalog.Event(e.Type)
-		if !ok || !declared.SetsTimers() {
-			continue
-		}
-		m, err := l.o.Catalog.Decode(e.Type, e.plain)
-		if err != nil {
-			return nil, pgerror.Data(err)
-		}
-		var d draft
-		d.set, d.cancel, err = l.timersOf(declared, m, &entry{actor: e.Actor, cause: e.Cause})
-		if err != nil {
-			return nil, pgerror.Data(err)
-		}
-		eachTimer(e.Stream, e.Version, e.Time, d, func(k timerKey, row *timerRow) { last[k] = row })
-	}
-	c := &timerChanges{}
-	for k, row := range last {
-		c.add(k, row)
-	}
-	return c, nil
 }

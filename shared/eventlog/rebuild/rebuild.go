@@ -1,4 +1,7 @@
-package eventlog
+// Package rebuild rebuilds, from the log alone, what a service derives from its log: the rows of projections, and the
+// timers. New tables are built beside the live ones and take their place, while the log is written and read. Then the old
+// rows and the new ones are compared.
+package rebuild
 
 import (
 	"context"
@@ -11,30 +14,30 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Rebuild configures a rebuild of projections.
-type Rebuild struct {
-	Projections []Projection
+// Options configure a rebuild of projections.
+type Options struct {
+	Projections []eventlog.Projection
 	// Tables of the projections. Nil: all tables of the owner's migrations.
 	Tables []string
 	// Progress is called after each step. Nil: not called.
-	Progress func(RebuildProgress)
+	Progress func(Progress)
 }
 
-// RebuildProgress is the progress of a rebuild.
-type RebuildProgress struct {
+// Progress is the progress of a rebuild.
+type Progress struct {
 	Step     string // "build", "swap" or "compare"
 	Position int64
 	Head     int64 // of the log
 }
 
-// Rebuilt is the result of a rebuild.
-type Rebuilt struct {
+// Result is the result of a rebuild.
+type Result struct {
 	Projections []string
 	Position    int64         // as of which old and new rows were compared and swapped
 	Behind      int64         // position of the old rows, if they could not be brought up to Position; else 0
@@ -44,7 +47,7 @@ type Rebuilt struct {
 }
 
 // Differ returns the number of rows that differ.
-func (r Rebuilt) Differ() (rows int64) {
+func (r Result) Differ() (rows int64) {
 	for _, t := range r.Tables {
 		rows += t.Differ
 	}
@@ -52,39 +55,42 @@ func (r Rebuilt) Differ() (rows int64) {
 }
 
 const (
+	maxBatch     = 500 // events that are read at a time
 	swapTries    = 20
 	maxUnderLock = 2 * maxBatch // events that may be applied under the log's lock
 	liveWithin   = 10 * time.Second
 )
 
-// Rebuild rebuilds projections while they are read and followed. A shadow schema is migrated and follows the log. Then,
-// under the log's lock, it receives the remaining events, and its tables replace the live ones. After the lock is
-// released, Rebuild compares old and new rows as of that moment. The migrations must name their tables without a
+// Projections rebuilds projections while they are read and followed. A shadow schema is migrated and follows the log.
+// Then, under the log's lock, it receives the remaining events, and its tables replace the live ones. After the lock is
+// released, Projections compares old and new rows as of that moment. The migrations must name their tables without a
 // schema, and create only tables with their indexes and sequences.
 //
 // Grants on the old tables are lost. One rebuild of an owner runs at a time.
-func (l *Log) Rebuild(ctx context.Context, r Rebuild) (Rebuilt, error) {
-	s := &shadow{log: l, rebuild: r, schema: l.o.Owner + "_shadow", old: l.o.Owner + "_replaced"}
+func Projections(ctx context.Context, l *eventlog.Log, o Options) (Result, error) {
+	s := newShadow(l)
+	s.rebuild = o
 	if s.rebuild.Progress == nil {
-		s.rebuild.Progress = func(RebuildProgress) {}
+		s.rebuild.Progress = func(Progress) {}
 	}
-	for _, p := range r.Projections {
+	for _, p := range o.Projections {
 		s.names = append(s.names, p.Name())
 	}
 	slices.Sort(s.names)
 	rebuilt, err := s.alone(ctx, s.run)
 	if err != nil {
-		return Rebuilt{}, fmt.Errorf("rebuild %s of %s: %w", strings.Join(s.names, ", "), l.o.Owner, Unavailable(err))
+		return Result{}, fmt.Errorf("rebuild %s of %s: %w", strings.Join(s.names, ", "), s.o.Owner, eventlog.Unavailable(err))
 	}
-	l.o.Log.InfoContext(ctx, "projections rebuilt", "projections", s.names, "position", rebuilt.Position,
+	s.o.Log.InfoContext(ctx, "projections rebuilt", "projections", s.names, "position", rebuilt.Position,
 		"held", rebuilt.Held, "differ", rebuilt.Differ(), "left", rebuilt.Left)
 	return rebuilt, nil
 }
 
 // shadow is a rebuild under way.
 type shadow struct {
-	log     *Log
-	rebuild Rebuild
+	log     *eventlog.Log
+	o       eventlog.Options // of the log
+	rebuild Options
 	names   []string // of the projections
 	schema  string
 	old     string // schema for the tables that were replaced
@@ -94,10 +100,15 @@ type shadow struct {
 	position int64 // position up to which the shadow is built
 }
 
+func newShadow(l *eventlog.Log) *shadow {
+	o := l.Options()
+	return &shadow{log: l, o: o, schema: o.Owner + "_shadow", old: o.Owner + "_replaced"}
+}
+
 // alone calls f while no other rebuild of the owner runs, and cleans up afterwards.
-func (s *shadow) alone(ctx context.Context, f func(context.Context) (Rebuilt, error)) (_ Rebuilt, err error) {
-	if s.keeper, err = pgx.ConnectConfig(ctx, s.log.o.Pool.Config().ConnConfig); err != nil {
-		return Rebuilt{}, err
+func (s *shadow) alone(ctx context.Context, f func(context.Context) (Result, error)) (_ Result, err error) {
+	if s.keeper, err = pgx.ConnectConfig(ctx, s.o.Pool.Config().ConnConfig); err != nil {
+		return Result{}, err
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -107,16 +118,16 @@ func (s *shadow) alone(ctx context.Context, f func(context.Context) (Rebuilt, er
 		_ = s.keeper.Close(ctx)
 	}()
 	var alone bool
-	err = s.keeper.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", lockKey(s.log.o.Owner, "rebuild")).Scan(&alone)
+	err = s.keeper.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", s.log.LockKey("rebuild")).Scan(&alone)
 	if err == nil && !alone {
 		err = pgerror.Data(errors.New("another rebuild is under way"))
 	}
 	if err != nil {
-		return Rebuilt{}, err
+		return Result{}, err
 	}
 	rebuilt, err := f(ctx)
 	if err != nil {
-		return Rebuilt{}, errors.Join(err, s.dropShadow(ctx))
+		return Result{}, errors.Join(err, s.dropShadow(ctx))
 	}
 	if err := errors.Join(s.dropOld(context.WithoutCancel(ctx)), s.dropShadow(ctx)); err != nil {
 		rebuilt.Left = strings.TrimPrefix(rebuilt.Left+"; "+err.Error(), "; ")
@@ -124,37 +135,37 @@ func (s *shadow) alone(ctx context.Context, f func(context.Context) (Rebuilt, er
 	return rebuilt, nil
 }
 
-func (s *shadow) run(ctx context.Context) (Rebuilt, error) {
-	if len(s.rebuild.Projections) == 0 || s.log.o.Migrations == nil {
-		return Rebuilt{}, pgerror.Data(errors.New("no projection with tables"))
+func (s *shadow) run(ctx context.Context) (Result, error) {
+	if len(s.rebuild.Projections) == 0 || s.o.Migrations == nil {
+		return Result{}, pgerror.Data(errors.New("no projection with tables"))
 	}
 	if err := s.prepare(ctx); err != nil {
-		return Rebuilt{}, err
+		return Result{}, err
 	}
 	return s.build(ctx)
 }
 
 // build follows the log until it is near its end, swaps the tables, and compares.
-func (s *shadow) build(ctx context.Context) (Rebuilt, error) {
-	compare, err := s.log.o.Pool.Acquire(ctx)
+func (s *shadow) build(ctx context.Context) (Result, error) {
+	compare, err := s.o.Pool.Acquire(ctx)
 	if err != nil {
-		return Rebuilt{}, err
+		return Result{}, err
 	}
 	defer compare.Release()
 	if err := s.follow(ctx); err != nil {
-		return Rebuilt{}, err
+		return Result{}, err
 	}
 	for _, table := range s.tables {
 		if _, err := s.keeper.Exec(ctx, "ANALYZE "+qualified(s.schema, table)); err != nil {
-			return Rebuilt{}, err
+			return Result{}, err
 		}
 	}
 	if err := s.awaitLive(ctx, s.position, liveWithin); err != nil {
-		return Rebuilt{}, err
+		return Result{}, err
 	}
-	return s.swapped(ctx, func(ctx context.Context) (Rebuilt, pgx.Tx, error) {
+	return s.swapped(ctx, func(ctx context.Context) (Result, pgx.Tx, error) {
 		if err := s.follow(ctx); err != nil {
-			return Rebuilt{}, nil, err
+			return Result{}, nil, err
 		}
 		s.reportProgress("swap")
 		return s.swap(ctx, compare)
@@ -162,7 +173,7 @@ func (s *shadow) build(ctx context.Context) (Rebuilt, error) {
 }
 
 // swapped retries the swap until it succeeds, and compares.
-func (s *shadow) swapped(ctx context.Context, swap func(context.Context) (Rebuilt, pgx.Tx, error)) (Rebuilt, error) {
+func (s *shadow) swapped(ctx context.Context, swap func(context.Context) (Result, pgx.Tx, error)) (Result, error) {
 	var delay retry.Backoff
 	for try := 1; ; try++ {
 		rebuilt, snapshot, err := swap(ctx)
@@ -179,15 +190,15 @@ func (s *shadow) swapped(ctx context.Context, swap func(context.Context) (Rebuil
 			_ = snapshot.Rollback(context.WithoutCancel(ctx))
 		}
 		if !isTransient(err) || try == swapTries || s.keeper.IsClosed() || !delay.Wait(ctx) {
-			return Rebuilt{}, fmt.Errorf("swap: %w", err)
+			return Result{}, fmt.Errorf("swap: %w", err)
 		}
-		s.log.o.Log.InfoContext(ctx, "swapping the rebuilt tables failed, retrying", "error", err)
+		s.o.Log.InfoContext(ctx, "swapping the rebuilt tables failed, retrying", "error", err)
 	}
 }
 
 func (s *shadow) reportProgress(step string) {
-	head, _ := s.log.head.now()
-	s.rebuild.Progress(RebuildProgress{Step: step, Position: s.position, Head: max(head, s.position)})
+	head, _ := s.log.Seen()
+	s.rebuild.Progress(Progress{Step: step, Position: s.position, Head: max(head, s.position)})
 }
 
 // errBusy means that the log has grown by more events than there is time for under its lock.
@@ -214,11 +225,7 @@ func (s *shadow) prepare(ctx context.Context) error {
 	if err := s.emptySchema(ctx); err != nil {
 		return err
 	}
-	c := s.log.o.Pool.Config().ConnConfig
-	c.RuntimeParams["search_path"] = pgx.Identifier{s.schema}.Sanitize()
-	db := stdlib.OpenDB(*c)
-	defer db.Close()
-	if err := migrateUp(ctx, db, s.log.o.Migrations, s.schema+".owner_migrations", s.log.o.Log); err != nil {
+	if err := s.log.MigrateInto(ctx, s.schema); err != nil {
 		return fmt.Errorf("migrate the shadow: %w", err)
 	}
 	return s.survey(ctx)
@@ -302,17 +309,16 @@ func (s *shadow) applyNext(ctx context.Context) (applied int, err error) {
 		if err != nil {
 			return err
 		}
-		found, err := tx.Query(ctx, s.log.sql.read, s.position, int64(1<<62), maxBatch, "")
-		if err != nil {
-			return err
-		}
-		events, err := s.log.scanAll(found)
+		var events []eventlog.Logged
+		b := &pgx.Batch{}
+		s.log.QueueRead(b, s.position, maxBatch, &events)
+		err = tx.SendBatch(ctx, b).Close()
 		if applied = len(events); err != nil || applied == 0 {
 			return err
 		}
 		last = events[applied-1].Position
 		for _, p := range s.rebuild.Projections {
-			if err := p.Apply(ctx, tx, eventsOf(events)); err != nil {
+			if err := p.Apply(ctx, tx, eventlog.Events(events)); err != nil {
 				return fmt.Errorf("apply %d to %d to %s: %w", events[0].Position, last, p.Name(), err)
 			}
 		}
@@ -348,13 +354,13 @@ FROM unnest($1::text[]) AS n (name) LEFT JOIN owner.projections p USING (name)`)
 // swap takes the log's lock, so that the log does not move and the live rows stop once they have caught up. It brings
 // the shadow to the log's end and replaces the live tables. The returned snapshot sees old and new rows as of that
 // position.
-func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Rebuilt, snapshot pgx.Tx, err error) {
+func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Result, snapshot pgx.Tx, err error) {
 	var live int64
-	r.Held, err = s.underLock(ctx, func(ctx context.Context) error {
+	r.Held, err = s.log.HoldLock(ctx, s.keeper, func(ctx context.Context) error {
 		if err := s.finish(ctx); err != nil {
 			return err
 		}
-		if err := s.awaitLive(ctx, s.position, s.log.times.hold/4); err != nil {
+		if err := s.awaitLive(ctx, s.position, eventlog.MaxHold/4); err != nil {
 			return err
 		}
 		if live, err = s.live(ctx); err != nil {
@@ -369,59 +375,13 @@ func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Rebuilt, sn
 		return r, snapshot, err
 	}
 	for _, name := range s.names {
-		s.log.applied.of(name).reach(s.position)
+		s.log.Applied().Of(name).Reach(s.position)
 	}
 	r.Projections, r.Position = s.names, s.position
 	if live < s.position {
 		r.Behind = live
 	}
 	return r, snapshot, nil
-}
-
-// underLock calls f under the log's lock, for no longer than the lock may be held. It returns how long the lock was
-// held.
-func (s *shadow) underLock(ctx context.Context, f func(context.Context) error) (held time.Duration, err error) {
-	// The swap is completed even if ctx ends; the bounds are short.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.log.times.lock+s.log.times.hold)
-	defer cancel()
-	hold := milliseconds(s.log.times.hold)
-	if err := s.lockLog(ctx); err != nil {
-		return 0, err
-	}
-	begun := time.Now()
-	ctx, cancelHold := context.WithTimeout(ctx, s.log.times.hold)
-	defer cancelHold()
-	defer func() {
-		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_, undone := s.keeper.Exec(release, `SELECT pg_advisory_unlock($1), set_config('idle_session_timeout', '0', false),
-  set_config('transaction_timeout', '0', false)`, lockKey(s.log.o.Owner, "append"))
-		if undone != nil {
-			_ = s.keeper.Close(release) // which releases the lock
-		}
-		held = time.Since(begun)
-	}()
-	// If this process freezes, or a statement takes too long, the server ends the session and releases the lock. The
-	// lock timeout for tables is short, so that a session which waits for this one is not taken for a deadlock.
-	if _, err := s.keeper.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
-  set_config('transaction_timeout', $1, false), set_config('lock_timeout', '500ms', false)`, hold); err != nil {
-		return 0, err
-	}
-	return 0, f(ctx)
-}
-
-// lockLog takes the log's lock for the keeper's session. It waits in slices, as commits do.
-func (s *shadow) lockLog(ctx context.Context) error {
-	_, err := s.keeper.Exec(ctx, "SELECT set_config('lock_timeout', $1, false)", milliseconds(lockWaitSlice))
-	if err != nil {
-		return err
-	}
-	for end := time.Now().Add(s.log.times.lock); ; {
-		_, err := s.keeper.Exec(ctx, "SELECT pg_advisory_lock($1)", lockKey(s.log.o.Owner, "append"))
-		if !lockTaken(err) || time.Now().After(end) {
-			return err
-		}
-	}
 }
 
 // snapshotOf begins a transaction that sees what is committed now.
@@ -436,11 +396,11 @@ func snapshotOf(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
 
 // finish applies the remaining events of a log that does not move.
 func (s *shadow) finish(ctx context.Context) error {
-	_, head, err := s.log.readHead(ctx, s.keeper)
+	head, err := s.log.ReadHead(ctx, s.keeper)
 	if err != nil {
 		return err
 	}
-	for done := 0; s.position < head; {
+	for done := 0; s.position < head.Position; {
 		if done > maxUnderLock {
 			return errBusy
 		}
@@ -449,7 +409,7 @@ func (s *shadow) finish(ctx context.Context) error {
 			return err
 		}
 		if applied == 0 {
-			s.position = head // the floor of an incarnation that has no event yet
+			s.position = head.Position // the floor of an incarnation that has no event yet
 		}
 		done += applied
 	}
@@ -492,12 +452,12 @@ func (s *shadow) replaceTables(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	for _, table := range s.tables {
-		if err := move(ctx, tx, s.log.o.Owner, table, s.old); err != nil {
+		if err := move(ctx, tx, s.o.Owner, table, s.old); err != nil {
 			return err
 		}
 	}
 	for _, table := range s.tables {
-		if err := move(ctx, tx, s.schema, table, s.log.o.Owner); err != nil {
+		if err := move(ctx, tx, s.schema, table, s.o.Owner); err != nil {
 			return err
 		}
 	}
@@ -514,13 +474,13 @@ func qualified(schema, table string) string { return pgx.Identifier{schema, tabl
 func (s *shadow) dropShadow(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	_, err := s.log.o.Pool.Exec(ctx, "DROP SCHEMA IF EXISTS "+pgx.Identifier{s.schema}.Sanitize()+" CASCADE")
+	_, err := s.o.Pool.Exec(ctx, "DROP SCHEMA IF EXISTS "+pgx.Identifier{s.schema}.Sanitize()+" CASCADE")
 	return err
 }
 
 // dropOld drops the replaced tables, unless another object, such as a view, depends on them.
 func (s *shadow) dropOld(ctx context.Context) error {
-	found, err := s.log.o.Pool.Query(ctx, `SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	found, err := s.o.Pool.Query(ctx, `SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')`, s.old)
 	if err != nil {
 		return err
@@ -533,10 +493,10 @@ WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')`, s.old)
 		tables[i] = qualified(s.old, table)
 	}
 	if len(tables) > 0 {
-		if _, err := s.log.o.Pool.Exec(ctx, "DROP TABLE "+strings.Join(tables, ", ")); err != nil {
+		if _, err := s.o.Pool.Exec(ctx, "DROP TABLE "+strings.Join(tables, ", ")); err != nil {
 			return fmt.Errorf("the replaced tables stay in the schema %s: %w", s.old, err)
 		}
 	}
-	_, err = s.log.o.Pool.Exec(ctx, "DROP SCHEMA IF EXISTS "+pgx.Identifier{s.old}.Sanitize())
+	_, err = s.o.Pool.Exec(ctx, "DROP SCHEMA IF EXISTS "+pgx.Identifier{s.old}.Sanitize())
 	return err
 }

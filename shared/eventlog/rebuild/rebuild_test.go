@@ -1,4 +1,4 @@
-package eventlog
+package rebuild
 
 import (
 	"context"
@@ -14,14 +14,19 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
 )
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // tally is a projection with references, an identity column that it does not care for, and a table without a key.
 type tally struct{ broken bool }
 
 func (*tally) Name() string { return "tally" }
 
-func (p *tally) Apply(ctx context.Context, tx Tx, events []envelope.Event) error {
+func (p *tally) Apply(ctx context.Context, tx eventlog.Tx, events []envelope.Event) error {
 	if p.broken {
 		return errors.New("a damaged row is in the way")
 	}
@@ -35,7 +40,7 @@ ON CONFLICT (stream) DO UPDATE SET events = streams.events + 1`, e.Stream)
 	return tx.SendBatch(ctx, b).Close()
 }
 
-func tallying(o *Options) {
+func tallying(o *eventlog.Options) {
 	o.Migrations = fstest.MapFS{
 		"00001_streams.sql": {Data: []byte(`-- +goose Up
 CREATE TABLE streams (stream text PRIMARY KEY, events bigint NOT NULL);
@@ -49,14 +54,14 @@ CREATE INDEX ids_id ON ids (id);`)},
 }
 
 // tallied is a log with live rows of n events.
-func tallied(t *testing.T, n int) (*Log, *tally) {
+func tallied(t *testing.T, n int) (*eventlog.Log, *tally) {
 	t.Helper()
-	l := running(t, database(t), tallying)
+	l := logtest.Running(t, pgtest.Database(t), tallying)
 	live := &tally{}
-	during(t, func(ctx context.Context) error { return l.Follow(ctx, live) })
-	var last Committed
+	pgtest.During(t, func(ctx context.Context) error { return l.Follow(ctx, live) })
+	var last eventlog.Committed
 	for i := range n {
-		last = commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint("before ", i)))
+		last = logtest.Commit(t, l, logtest.Said(fmt.Sprint(i%7), fmt.Sprint("before ", i)))
 	}
 	if err := l.WaitFor(t.Context(), "tally", last.Position); err != nil {
 		t.Fatal(err)
@@ -64,9 +69,9 @@ func tallied(t *testing.T, n int) (*Log, *tally) {
 	return l, live
 }
 
-func rebuild(t *testing.T, l *Log) Rebuilt {
+func rebuilt(t *testing.T, l *eventlog.Log) Result {
 	t.Helper()
-	r, err := l.Rebuild(t.Context(), Rebuild{Projections: []Projection{&tally{}}})
+	r, err := Projections(t.Context(), l, Options{Projections: []eventlog.Projection{&tally{}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,13 +82,13 @@ func rebuild(t *testing.T, l *Log) Rebuilt {
 }
 
 // whole asserts that the live rows are those of a log with n events, and nothing of a rebuild is left.
-func whole(t *testing.T, l *Log, n int64) {
+func whole(t *testing.T, l *eventlog.Log, n int64) {
 	t.Helper()
 	if err := l.WaitFor(t.Context(), "tally", n); err != nil {
 		t.Fatal(err)
 	}
 	var events, lines, ids, schemas int64
-	err := l.o.Pool.QueryRow(t.Context(), `SELECT (SELECT sum(events)::bigint FROM chat.streams), (SELECT count(*) FROM chat.lines),
+	err := l.Options().Pool.QueryRow(t.Context(), `SELECT (SELECT sum(events)::bigint FROM chat.streams), (SELECT count(*) FROM chat.lines),
   (SELECT count(DISTINCT id) FROM chat.ids), (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'chat\_%')`).
 		Scan(&events, &lines, &ids, &schemas)
 	if err != nil || events != n || lines != n || ids != n || schemas != 0 {
@@ -99,11 +104,11 @@ func TestRebuild_AfterANewIncarnationWithoutEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := rebuild(t, l); r.Position != at.Position {
+	if r := rebuilt(t, l); r.Position != at.Position {
 		t.Errorf("rebuilt up to %d, the log's head is %d", r.Position, at.Position)
 	}
 	whole(t, l, 20)
-	commit(t, l, said("1", "after"))
+	logtest.Commit(t, l, logtest.Said("1", "after"))
 	if err := l.WaitFor(t.Context(), "tally", at.Position+1); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +128,7 @@ func TestRebuild_UnderTrafficEqualsTheLiveRows(t *testing.T) {
 					return
 				default:
 				}
-				if _, err := l.Commit(t.Context(), said(fmt.Sprint(i%7), fmt.Sprint(w, " ", i))); err != nil {
+				if _, err := l.Commit(t.Context(), logtest.Said(fmt.Sprint(i%7), fmt.Sprint(w, " ", i))); err != nil {
 					t.Errorf("an append beside a rebuild: %v", err)
 					return
 				}
@@ -133,7 +138,7 @@ func TestRebuild_UnderTrafficEqualsTheLiveRows(t *testing.T) {
 	}
 	var steps []string
 	for range 3 {
-		r, err := l.Rebuild(t.Context(), Rebuild{Projections: []Projection{&tally{}}, Progress: func(p RebuildProgress) {
+		r, err := Projections(t.Context(), l, Options{Projections: []eventlog.Projection{&tally{}}, Progress: func(p Progress) {
 			if len(steps) == 0 || steps[len(steps)-1] != p.Step {
 				steps = append(steps, p.Step)
 			}
@@ -147,7 +152,7 @@ func TestRebuild_UnderTrafficEqualsTheLiveRows(t *testing.T) {
 		if len(r.Tables) != 3 || r.Tables[1].Table != "lines" || r.Tables[1].NewRows != r.Position {
 			t.Errorf("compared: %+v as of %d", r.Tables, r.Position)
 		}
-		if r.Held > l.times.hold {
+		if r.Held > eventlog.MaxHold {
 			t.Errorf("the log was held for %v", r.Held)
 		}
 	}
@@ -173,11 +178,11 @@ func TestRebuild_ShowsWhatWasDamagedAndMendsIt(t *testing.T) {
 		`DELETE FROM chat.ids WHERE id = (SELECT min(id) FROM chat.ids)`,
 		`INSERT INTO chat.ids (id) SELECT max(id) FROM chat.ids`,
 	} {
-		if _, err := l.o.Pool.Exec(t.Context(), damage); err != nil {
+		if _, err := l.Options().Pool.Exec(t.Context(), damage); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r := rebuild(t, l)
+	r := rebuilt(t, l)
 	if r.Differ() != 5 {
 		t.Fatalf("%+v", r)
 	}
@@ -195,7 +200,7 @@ func TestRebuild_ShowsWhatWasDamagedAndMendsIt(t *testing.T) {
 		t.Errorf("%+v", lines.Rows)
 	}
 	whole(t, l, 21)
-	if again := rebuild(t, l); again.Differ() != 0 {
+	if again := rebuilt(t, l); again.Differ() != 0 {
 		t.Errorf("rebuilt again: %+v", again)
 	}
 }
@@ -204,11 +209,11 @@ func TestRebuild_ShowsWhatWasDamagedAndMendsIt(t *testing.T) {
 func TestRebuild_GetsRowsGoingThatAreStuck(t *testing.T) {
 	t.Parallel()
 	l, live := tallied(t, 9)
-	if _, err := l.o.Pool.Exec(t.Context(), `UPDATE chat.projections SET position = 5; DELETE FROM chat.ids`); err != nil {
+	if _, err := l.Options().Pool.Exec(t.Context(), `UPDATE chat.projections SET position = 5; DELETE FROM chat.ids`); err != nil {
 		t.Fatal(err)
 	}
 	_ = live // what it applies again fails, as the rows are there
-	r := rebuild(t, l)
+	r := rebuilt(t, l)
 	if r.Behind != 5 || r.Position != 9 || r.Differ() == 0 {
 		t.Errorf("%+v", r)
 	}
@@ -218,7 +223,7 @@ func TestRebuild_GetsRowsGoingThatAreStuck(t *testing.T) {
 func TestRebuild_WaitsForWhoReads(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 5)
-	reader, err := l.o.Pool.Begin(t.Context())
+	reader, err := l.Options().Pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +233,7 @@ func TestRebuild_WaitsForWhoReads(t *testing.T) {
 	}
 	tried, ended := make(chan struct{}, 100), make(chan error, 1)
 	go func() {
-		_, err := l.Rebuild(context.Background(), Rebuild{Projections: []Projection{&tally{}}, Progress: func(p RebuildProgress) {
+		_, err := Projections(context.Background(), l, Options{Projections: []eventlog.Projection{&tally{}}, Progress: func(p Progress) {
 			if p.Step == "swap" {
 				tried <- struct{}{}
 			}
@@ -237,7 +242,7 @@ func TestRebuild_WaitsForWhoReads(t *testing.T) {
 	}()
 	<-tried
 	<-tried // once more: the first time the reader was in the way
-	if _, err := l.Commit(t.Context(), said("1", "in between")); err != nil {
+	if _, err := l.Commit(t.Context(), logtest.Said("1", "in between")); err != nil {
 		t.Fatal(err)
 	}
 	if err := reader.Rollback(t.Context()); err != nil {
@@ -252,51 +257,51 @@ func TestRebuild_WaitsForWhoReads(t *testing.T) {
 func TestRebuild_RefusesWhatItCannotDo(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 3)
-	fails := func(what, says string, r Rebuild) {
+	fails := func(what, says string, r Options) {
 		t.Helper()
-		if _, err := l.Rebuild(t.Context(), r); err == nil || !strings.Contains(err.Error(), says) {
+		if _, err := Projections(t.Context(), l, r); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	fails("no projection", "no projection", Rebuild{})
-	fails("a table that is not there", "do not create a table nothing", Rebuild{Projections: []Projection{&tally{}}, Tables: []string{"nothing"}})
+	fails("no projection", "no projection", Options{})
+	fails("a table that is not there", "do not create a table nothing", Options{Projections: []eventlog.Projection{&tally{}}, Tables: []string{"nothing"}})
 	fails("a table without those that it refers to", "refer to each other",
-		Rebuild{Projections: []Projection{&tally{}}, Tables: []string{"lines"}})
-	fails("a projection that fails", "a damaged row", Rebuild{Projections: []Projection{&tally{broken: true}}})
+		Options{Projections: []eventlog.Projection{&tally{}}, Tables: []string{"lines"}})
+	fails("a projection that fails", "a damaged row", Options{Projections: []eventlog.Projection{&tally{broken: true}}})
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := l.Rebuild(ctx, Rebuild{Projections: []Projection{&tally{}}, Progress: func(p RebuildProgress) {
+	_, err := Projections(ctx, l, Options{Projections: []eventlog.Projection{&tally{}}, Progress: func(p Progress) {
 		if p.Step == "build" {
-			fails("a second one", "another rebuild", Rebuild{Projections: []Projection{&tally{}}})
+			fails("a second one", "another rebuild", Options{Projections: []eventlog.Projection{&tally{}}})
 			cancel()
 		}
 	}})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	if _, err := l.o.Pool.Exec(t.Context(), "INSERT INTO chat.owner_migrations (version_id, is_applied) VALUES (3, true)"); err != nil {
+	if _, err := l.Options().Pool.Exec(t.Context(), "INSERT INTO chat.owner_migrations (version_id, is_applied) VALUES (3, true)"); err != nil {
 		t.Fatal(err)
 	}
-	fails("another release's tables", "another release", Rebuild{Projections: []Projection{&tally{}}})
+	fails("another release's tables", "another release", Options{Projections: []eventlog.Projection{&tally{}}})
 	whole(t, l, 3)
 }
 
 func TestRebuild_SaysWhatItCannotTidyUp(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 3)
-	if _, err := l.o.Pool.Exec(t.Context(), "CREATE VIEW public.mine AS SELECT * FROM chat.ids"); err != nil {
+	if _, err := l.Options().Pool.Exec(t.Context(), "CREATE VIEW public.mine AS SELECT * FROM chat.ids"); err != nil {
 		t.Fatal(err)
 	}
-	r, err := l.Rebuild(t.Context(), Rebuild{Projections: []Projection{&tally{}}})
+	r, err := Projections(t.Context(), l, Options{Projections: []eventlog.Projection{&tally{}}})
 	if err != nil || r.Differ() != 0 || !strings.Contains(r.Left, "chat_replaced") {
 		t.Fatalf("%+v %v", r, err)
 	}
-	if _, err := l.Rebuild(t.Context(), Rebuild{Projections: []Projection{&tally{}}}); err == nil || !strings.Contains(err.Error(), "chat_replaced") {
+	if _, err := Projections(t.Context(), l, Options{Projections: []eventlog.Projection{&tally{}}}); err == nil || !strings.Contains(err.Error(), "chat_replaced") {
 		t.Fatalf("over what is left: %v", err)
 	}
-	if _, err := l.o.Pool.Exec(t.Context(), "DROP VIEW public.mine"); err != nil {
+	if _, err := l.Options().Pool.Exec(t.Context(), "DROP VIEW public.mine"); err != nil {
 		t.Fatal(err)
 	}
-	rebuild(t, l)
+	rebuilt(t, l)
 	whole(t, l, 3)
 }
 
@@ -305,7 +310,7 @@ func TestRebuild_SaysThatItIsDoneWhereItCannotCompare(t *testing.T) {
 	l, _ := tallied(t, 3)
 	for name, spoil := range map[string]func(giveUp func()){
 		"a table is gone": func(func()) {
-			if _, err := l.o.Pool.Exec(t.Context(), "DROP TABLE chat_replaced.lines"); err != nil {
+			if _, err := l.Options().Pool.Exec(t.Context(), "DROP TABLE chat_replaced.lines"); err != nil {
 				t.Error(err)
 			}
 		},
@@ -313,10 +318,10 @@ func TestRebuild_SaysThatItIsDoneWhereItCannotCompare(t *testing.T) {
 	} {
 		ctx, giveUp := context.WithCancel(t.Context())
 		defer giveUp()
-		if _, err := l.o.Pool.Exec(t.Context(), "UPDATE chat.lines SET text = 'damaged'"); err != nil {
+		if _, err := l.Options().Pool.Exec(t.Context(), "UPDATE chat.lines SET text = 'damaged'"); err != nil {
 			t.Fatal(err)
 		}
-		r, err := l.Rebuild(ctx, Rebuild{Projections: []Projection{&tally{}}, Progress: func(p RebuildProgress) {
+		r, err := Projections(ctx, l, Options{Projections: []eventlog.Projection{&tally{}}, Progress: func(p Progress) {
 			if p.Step == "compare" {
 				spoil(giveUp)
 			}
@@ -326,7 +331,7 @@ func TestRebuild_SaysThatItIsDoneWhereItCannotCompare(t *testing.T) {
 		}
 		whole(t, l, 3)
 	}
-	if r := rebuild(t, l); r.Differ() != 0 {
+	if r := rebuilt(t, l); r.Differ() != 0 {
 		t.Errorf("rebuilt again: %+v", r)
 	}
 }
@@ -336,17 +341,17 @@ func TestRebuild_DoesNotHoldTheLogForLong(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 3)
 	slow := &slow{after: 3}
-	_, err := l.Rebuild(t.Context(), Rebuild{Projections: []Projection{slow}, Progress: func(p RebuildProgress) {
+	_, err := Projections(t.Context(), l, Options{Projections: []eventlog.Projection{slow}, Progress: func(p Progress) {
 		if p.Step == "swap" {
-			commit(t, l, said("1", "the rest"))
+			logtest.Commit(t, l, logtest.Said("1", "the rest"))
 		}
 	}})
 	if err == nil {
 		t.Fatal("it did not fail")
 	}
 	begun := time.Now()
-	commit(t, l, said("1", "after"))
-	if took := time.Since(begun); took > l.times.hold+time.Second {
+	logtest.Commit(t, l, logtest.Said("1", "after"))
+	if took := time.Since(begun); took > eventlog.MaxHold+time.Second {
 		t.Errorf("an append took %v", took)
 	}
 	whole(t, l, 5)
@@ -358,7 +363,7 @@ type slow struct {
 	after int64
 }
 
-func (p *slow) Apply(ctx context.Context, tx Tx, events []envelope.Event) error {
+func (p *slow) Apply(ctx context.Context, tx eventlog.Tx, events []envelope.Event) error {
 	if events[0].Position > p.after {
 		_, err := tx.Exec(ctx, "SELECT pg_sleep(20)")
 		return err

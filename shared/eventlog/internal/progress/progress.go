@@ -1,0 +1,115 @@
+// Package progress holds rising positions that wake those who wait for them.
+package progress
+
+import "sync"
+
+// Progress is a rising position that wakes those who wait for it. It falls only when it is forgotten.
+type Progress struct {
+	mu       sync.Mutex
+	position int64
+	moved    chan struct{}
+	era      int // number of times it was forgotten
+	waiters  int
+	wanted   chan struct{} // receives when a wait begins
+}
+
+// New returns a Progress at position 0.
+func New() *Progress {
+	return &Progress{moved: make(chan struct{}), wanted: make(chan struct{}, 1)}
+}
+
+// Reach raises the position, if it is higher.
+func (p *Progress) Reach(position int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.raise(position)
+}
+
+// ReachIn does the same for a position that was read in an era, unless the position was forgotten since.
+func (p *Progress) ReachIn(era int, position int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if era == p.era {
+		p.raise(position)
+	}
+}
+
+func (p *Progress) raise(position int64) {
+	if position > p.position {
+		p.position = position
+		close(p.moved)
+		p.moved = make(chan struct{})
+	}
+}
+
+// Forget sets the position to 0, so that it is read again, because the database may have lost the transaction that set
+// it.
+func (p *Progress) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.position, p.era = 0, p.era+1
+}
+
+// Current returns the current era. Pass it to ReachIn with a position that is read after this call.
+func (p *Progress) Current() (era int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.era
+}
+
+// Now returns the position, and a channel that is closed when the position changes.
+func (p *Progress) Now() (position int64, moved <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.position, p.moved
+}
+
+// Wait registers a waiter for the position until the returned function is called.
+func (p *Progress) Wait() (done func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiters++
+	select {
+	case p.wanted <- struct{}{}:
+	default:
+	}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.waiters--
+	}
+}
+
+// Demand returns a channel that receives when there is a waiter, at once if there is one already.
+func (p *Progress) Demand() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.wanted:
+	default:
+	}
+	if p.waiters > 0 {
+		p.wanted <- struct{}{}
+	}
+	return p.wanted
+}
+
+// Set holds several positions, by name.
+type Set struct{ byName sync.Map }
+
+// Of returns the position of a name.
+func (p *Set) Of(name string) *Progress {
+	v, ok := p.byName.Load(name)
+	if !ok {
+		v, _ = p.byName.LoadOrStore(name, New())
+	}
+	return v.(*Progress)
+}
+
+// Forget forgets all positions.
+func (p *Set) Forget() {
+	p.byName.Range(func(_, v any) bool {
+		v.(*Progress).Forget()
+		return true
+	})
+}
