@@ -1,7 +1,6 @@
 package eventlog
 
 import (
-	"cmp"
 	"context"
 	"strings"
 
@@ -12,8 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/progress"
 )
 
-// This file has what packages need that follow a log by position, in transactions of their own: relay, and those that
-// keep tables in the schema of the log.
+// This file has what packages need that follow a log by position, in transactions of their own: relay, projection and
+// rebuild, and those that keep tables in the schema of the log.
 
 // Options returns the options of the log, with their defaults.
 func (l *Log) Options() Options { return l.o }
@@ -25,7 +24,7 @@ func (l *Log) SQL(statement string) string {
 
 // TakeLease takes the lease of this log for a purpose, such as "relay". It sets the fields of o that name the lock.
 func (l *Log) TakeLease(ctx context.Context, purpose string, o advisory.LeaseOptions) (*advisory.Lease, context.Context, error) {
-	o.Key, o.Purpose, o.Schema, o.Silence = lockKey(l.o.Owner, purpose), "the "+purpose, l.o.Owner, cmp.Or(o.Silence, l.times.silence)
+	o.Key, o.Purpose, o.Schema = l.LockKey(purpose), "the "+purpose, l.o.Owner
 	return advisory.TakeLease(ctx, l.o.Pool.Config().ConnConfig, o)
 }
 

@@ -6,7 +6,8 @@
 // Writes are committed in groups: one goroutine per Log commits all writes that wait in one transaction, under the
 // log's advisory lock. So position order is commit order for any number of instances, and a reader of "position > last"
 // misses nothing. No caller gets a result before the commit. Readers load single streams (Load), read pages (Read),
-// or follow by position in transactions of their own (Follow). Package relay publishes the log to its topics.
+// or follow by position in transactions of their own, as package projection does. Package relay publishes
+// the log to its topics.
 package eventlog
 
 import (
@@ -52,21 +53,20 @@ type Options struct {
 
 // Log is one owner's log. It is safe for concurrent use.
 type Log struct {
-	o        Options
-	sql      statements
-	queue    *queue
-	head     *progress.Progress // the newest position that is known to be committed
-	history  history
-	waiting  waiting
-	applied  progress.Set // by projection, as far as this instance knows
-	sessions sessions
-	times    timeouts
-	clock    estimate
-	checked  func() // for tests: called under the lock, before anything is written
-	session  session
-	inbox    *inbox.Inbox
-	notices  notices
-	effects  effects
+	o       Options
+	sql     statements
+	queue   *queue
+	head    *progress.Progress // the newest position that is known to be committed
+	history history
+	waiting waiting
+	applied progress.Set // by projection, as far as this instance knows
+	times   timeouts
+	clock   estimate
+	checked func() // for tests: called under the lock, before anything is written
+	session session
+	inbox   *inbox.Inbox
+	notices notices
+	effects effects
 
 	maxRooms map[string]int // by kind: the maximum number of rooms of a user
 }
@@ -79,8 +79,6 @@ const MaxHold = 2 * time.Second
 type timeouts struct {
 	lock time.Duration // maximum wait for the lock
 	hold time.Duration // maximum time of holding it, and of being idle while holding it
-	// silence is the time without a message after which a lease is lost; 0: that of package advisory.
-	silence time.Duration
 }
 
 var schemaName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}$`)

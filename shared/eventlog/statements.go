@@ -11,7 +11,6 @@ const (
 	// The head of the log is the position of its newest event, or the floor of an incarnation without events.
 	sqlHead = `SELECT greatest(i.floor, (SELECT max(position) FROM owner.events)), i.number, i.id, i.floor
 FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1`
-	sqlFloor = `SELECT floor FROM owner.incarnations ORDER BY number DESC LIMIT 1`
 	// Begins a new incarnation above a position that the log has lost, unless another instance has begun one.
 	sqlReincarnate = `INSERT INTO owner.incarnations (number, id, head, floor, since)
 SELECT i.number + 1, left(replace(gen_random_uuid()::text, '-', ''), 12), h.head, greatest(i.floor, h.head, $2) + $3, now()
@@ -123,33 +122,25 @@ WHERE position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER B
 	sqlReadStream = `SELECT ` + columns + ` FROM owner.events
 WHERE stream = $5 AND version > $6 AND position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4)
 ORDER BY version LIMIT $3`
-
-	sqlAddProjection  = `INSERT INTO owner.projections (name, position) VALUES ($1, 0) ON CONFLICT DO NOTHING`
-	sqlTakeProjection = `SELECT position FROM owner.projections WHERE name = $1 FOR UPDATE`
-	sqlProjection     = `SELECT coalesce((SELECT position FROM owner.projections WHERE name = $1), 0)`
-	sqlSaveProjection = `UPDATE owner.projections SET position = $2 WHERE name = $1`
-	sqlDropProjection = `DELETE FROM owner.projections WHERE name = $1`
 )
 
 // statements holds the statements above for one schema. Owners share connections, so each statement names its schema.
 type statements struct {
 	in func(string) string // puts the schema into another statement
 
-	head, floor, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
-	outcome, pruneOutcomes, load, read, readStream                                                                  string
-	addProjection, takeProjection, projection, saveProjection, dropProjection                                       string
+	head, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
+	outcome, pruneOutcomes, load, read, readStream                                                           string
 }
 
 func newStatements(owner string) statements {
 	schema := pgx.Identifier{owner}.Sanitize() + "."
 	in := func(s string) string { return strings.ReplaceAll(s, "owner.", schema) }
 	return statements{in: in,
-		head: in(sqlHead), floor: in(sqlFloor), reincarnate: in(sqlReincarnate), same: in(sqlSame), check: in(sqlCheck),
+		head: in(sqlHead), reincarnate: in(sqlReincarnate), same: in(sqlSame), check: in(sqlCheck),
 		insertEvents: in(sqlInsertEvents), insertRooms: in(sqlInsertRooms),
 		insertOutcomes: in(sqlInsertOutcomes), openRooms: in(sqlOpenRooms), closeRooms: in(sqlCloseRooms),
 		redact:  in(sqlRedact),
 		outcome: in(sqlOutcome), pruneOutcomes: in(sqlPruneOutcomes), load: in(sqlLoad),
-		read: in(sqlRead), readStream: in(sqlReadStream), addProjection: in(sqlAddProjection), takeProjection: in(sqlTakeProjection),
-		projection: in(sqlProjection), saveProjection: in(sqlSaveProjection), dropProjection: in(sqlDropProjection),
+		read: in(sqlRead), readStream: in(sqlReadStream),
 	}
 }

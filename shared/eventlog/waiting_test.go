@@ -2,7 +2,6 @@ package eventlog
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -22,9 +21,6 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 		purpose string // of the lock that somebody else has
 		wait    func(context.Context, *Log) error
 	}{
-		"projection": {"projection counts", func(ctx context.Context, l *Log) error {
-			return followUntil(ctx, l, commit(t, l, said("1", "a")).Position)
-		}},
 		"migration": {"migrate", func(ctx context.Context, l *Log) error {
 			return migrate(ctx, l.o)
 		}},
@@ -41,24 +37,13 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 			t.Parallel()
 			url := database(t)
 			// It waits for as long as the test takes, however slow the machine is.
-			waiter := instance(t, named(t, url, "waiter"), counting, func(o *Options) { o.LockWait = time.Hour })
+			waiter := instance(t, named(t, url, "waiter"), func(o *Options) { o.LockWait = time.Hour })
 			during(t, waiter.Run)
 			pgtest.RequireNoSnapshot(t, url, waiter.LockKey(c.purpose), c.purpose != "append", func(ctx context.Context) error {
 				return c.wait(ctx, waiter)
 			})
 		})
 	}
-}
-
-// followUntil applies the log to counts up to a position.
-func followUntil(ctx context.Context, l *Log, position int64) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	ended := make(chan error, 1)
-	go func() { ended <- l.Follow(ctx, &counts{}) }()
-	err := l.WaitFor(ctx, "counts", position)
-	stop()
-	return errors.Join(err, <-ended)
 }
 
 // Commits that wait for the log's lock for longer than they may are told that the database is away, as ever.

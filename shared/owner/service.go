@@ -142,7 +142,7 @@ func (s *Service) prepare(ctx context.Context, parts *service.Parts) error {
 	parts.Background("relay", relay.New(s.Log, relay.Options{Publisher: s.common.Publisher,
 		Partitions: s.common.Publisher.Partitions, LastRecords: s.lastRecords}).Run)
 	for _, p := range s.projections {
-		parts.Background("projection "+p.Name(), func(ctx context.Context) error { return s.Log.Follow(ctx, p) })
+		parts.Background("projection "+p.Name(), func(ctx context.Context) error { return projection.Follow(ctx, s.Log, p) })
 	}
 	if err := s.intake(parts, consumers); err != nil {
 		return err

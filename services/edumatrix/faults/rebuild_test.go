@@ -13,6 +13,7 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 )
 
 // rebuild makes a running owner rebuild its projections, and returns the rows that differ afterwards.
@@ -40,7 +41,7 @@ func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (diffe
 		return nil, err
 	}
 	for _, name := range names {
-		err := l.Reset(ctx, name, func(ctx context.Context, tx pgx.Tx) error {
+		err := projection.Reset(ctx, l, name, func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "TRUNCATE "+strings.Join(tables, ", "))
 			return err
 		})

@@ -19,6 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/eventlog/rebuild"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner/decidetest"
@@ -38,7 +39,7 @@ type Log struct {
 	running sync.WaitGroup
 
 	mu       sync.Mutex
-	followed []eventlog.Projection
+	followed []projection.Applier
 	position int64 // of the event that was committed last
 }
 
@@ -137,12 +138,12 @@ func (l *Log) As(user string) context.Context {
 }
 
 // Follow applies the log to projections until the test ends.
-func (l *Log) Follow(projections ...eventlog.Projection) {
+func (l *Log) Follow(projections ...projection.Applier) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range projections {
 		l.followed = append(l.followed, p)
-		l.run(func(ctx context.Context) error { return l.Log.Follow(ctx, p) })
+		l.run(func(ctx context.Context) error { return projection.Follow(ctx, l.Log, p) })
 	}
 }
 
@@ -155,7 +156,7 @@ func (l *Log) CatchUp() {
 	followed := slices.Clone(l.followed)
 	l.mu.Unlock()
 	for _, p := range followed {
-		l.require(l.WaitFor(l.t.Context(), p.Name(), head))
+		l.require(projection.WaitFor(l.t.Context(), l.Log, p.Name(), head))
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/eventlogtest"
+	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/owner/decidetest"
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
@@ -27,7 +27,7 @@ type authors struct{}
 
 func (authors) Name() string { return "authors" }
 
-func (authors) Apply(ctx context.Context, tx eventlog.Tx, events []envelope.Event) error {
+func (authors) Apply(ctx context.Context, tx projection.Tx, events []envelope.Event) error {
 	for _, e := range events {
 		if _, err := tx.Exec(ctx, `INSERT INTO authors VALUES ($1, $2, 1)
 			ON CONFLICT (stream, author) DO UPDATE SET events = authors.events + 1`, e.Stream, e.Actor); err != nil {

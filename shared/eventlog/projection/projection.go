@@ -6,7 +6,7 @@
 // the tables that a rebuild replaces and compares, and the checks at the start of a service. An event without a function,
 // or a table without a projection, stops the start.
 //
-// The log applies a projection (eventlog.Log.Follow) and package rebuild rebuilds it.
+// Follow applies the log to a projection, and package rebuild rebuilds it.
 package projection
 
 import (
@@ -19,7 +19,6 @@ import (
 
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
 // Options declare what belongs to a projection.
@@ -113,7 +112,7 @@ func (p *Projection) Name() string { return p.name }
 func (p *Projection) Tables() []string { return slices.Clone(p.o.Tables) }
 
 // Apply writes the rows that follow from events, in one round trip.
-func (p *Projection) Apply(ctx context.Context, tx eventlog.Tx, events []envelope.Event) error {
+func (p *Projection) Apply(ctx context.Context, tx Tx, events []envelope.Event) error {
 	b := &Batch{rows: map[*Statement]*rows{}}
 	for _, e := range events {
 		kind, id, _ := strings.Cut(e.Stream, ":")

@@ -91,16 +91,16 @@ func TestProjection_WritesTheRowsOfItsFunctions(t *testing.T) {
 	write("diary:ann", &toyv1.NoteWritten{UserId: "ann", Text: "one"}, &toyv1.NoteWritten{UserId: "ann", Text: "two"})
 	write("name:ann", &toyv1.NameTaken{Name: "ann", CircleId: "7"})
 	last := write("diary:b%3A1", &toyv1.NoteWritten{UserId: "b:1", Text: "three"})
-	go func() { ended <- l.Follow(ctx, diaries()) }() // which reads all events as one batch
+	go func() { ended <- projection.Follow(ctx, l, diaries()) }() // which reads all events as one batch
 	t.Cleanup(func() { stop(); <-ended; <-ended })
-	require.NoError(t, l.WaitFor(t.Context(), "diaries", last))
+	require.NoError(t, projection.WaitFor(t.Context(), l, "diaries", last))
 	require.Equal(t, []string{"ann 1 one", "ann 2 two", "b%3A1 1 three"}, rows(t, pool, sqlNotes))
 	require.Equal(t, []string{"ann 2", "b%3A1 1"}, rows(t, pool, sqlDiaries))
 
 	p := diaries()
 	_, err := pool.Exec(t.Context(), "UPDATE toy.diaries SET notes = 9 WHERE user_id = 'ann'")
 	require.NoError(t, err)
-	rebuilt, err := rebuild.Projections(t.Context(), l, rebuild.Options{Projections: []eventlog.Projection{p}, Tables: p.Tables()})
+	rebuilt, err := rebuild.Projections(t.Context(), l, rebuild.Options{Projections: []projection.Applier{p}, Tables: p.Tables()})
 	require.NoError(t, err)
 	require.EqualValues(t, 1, rebuilt.Differ(), "the row that was changed by hand")
 	require.Equal(t, []string{"ann 2", "b%3A1 1"}, rows(t, pool, sqlDiaries))

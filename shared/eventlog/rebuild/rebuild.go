@@ -17,12 +17,13 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
+	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 // Options configure a rebuild of projections.
 type Options struct {
-	Projections []eventlog.Projection
+	Projections []projection.Applier
 	// Tables of the projections. Nil: all tables of the owner's migrations.
 	Tables []string
 	// Progress is called after each step. Nil: not called.

@@ -17,6 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
+	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -26,7 +27,7 @@ type tally struct{ broken bool }
 
 func (*tally) Name() string { return "tally" }
 
-func (p *tally) Apply(ctx context.Context, tx eventlog.Tx, events []envelope.Event) error {
+func (p *tally) Apply(ctx context.Context, tx projection.Tx, events []envelope.Event) error {
 	if p.broken {
 		return errors.New("a damaged row is in the way")
 	}
@@ -58,12 +59,12 @@ func tallied(t *testing.T, n int) (*eventlog.Log, *tally) {
 	t.Helper()
 	l := logtest.Running(t, pgtest.Database(t), tallying)
 	live := &tally{}
-	pgtest.During(t, func(ctx context.Context) error { return l.Follow(ctx, live) })
+	pgtest.During(t, func(ctx context.Context) error { return projection.Follow(ctx, l, live) })
 	var last eventlog.Committed
 	for i := range n {
 		last = logtest.Commit(t, l, logtest.Said(fmt.Sprint(i%7), fmt.Sprint("before ", i)))
 	}
-	if err := l.WaitFor(t.Context(), "tally", last.Position); err != nil {
+	if err := projection.WaitFor(t.Context(), l, "tally", last.Position); err != nil {
 		t.Fatal(err)
 	}
 	return l, live
@@ -71,7 +72,7 @@ func tallied(t *testing.T, n int) (*eventlog.Log, *tally) {
 
 func rebuilt(t *testing.T, l *eventlog.Log) Result {
 	t.Helper()
-	r, err := Projections(t.Context(), l, Options{Projections: []eventlog.Projection{&tally{}}})
+	r, err := Projections(t.Context(), l, Options{Projections: []projection.Applier{&tally{}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +85,7 @@ func rebuilt(t *testing.T, l *eventlog.Log) Result {
 // whole asserts that the live rows are those of a log with n events, and nothing of a rebuild is left.
 func whole(t *testing.T, l *eventlog.Log, n int64) {
 	t.Helper()
-	if err := l.WaitFor(t.Context(), "tally", n); err != nil {
+	if err := projection.WaitFor(t.Context(), l, "tally", n); err != nil {
 		t.Fatal(err)
 	}
 	var events, lines, ids, schemas int64
@@ -109,7 +110,7 @@ func TestRebuild_AfterANewIncarnationWithoutEvents(t *testing.T) {
 	}
 	whole(t, l, 20)
 	logtest.Commit(t, l, logtest.Said("1", "after"))
-	if err := l.WaitFor(t.Context(), "tally", at.Position+1); err != nil {
+	if err := projection.WaitFor(t.Context(), l, "tally", at.Position+1); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -138,7 +139,7 @@ func TestRebuild_UnderTrafficEqualsTheLiveRows(t *testing.T) {
 	}
 	var steps []string
 	for range 3 {
-		r, err := Projections(t.Context(), l, Options{Projections: []eventlog.Projection{&tally{}}, Progress: func(p Progress) {
+		r, err := Projections(t.Context(), l, Options{Projections: []projection.Applier{&tally{}}, Progress: func(p Progress) {
 			if len(steps) == 0 || steps[len(steps)-1] != p.Step {
 				steps = append(steps, p.Step)
 			}
@@ -233,7 +234,7 @@ func TestRebuild_WaitsForWhoReads(t *testing.T) {
 	}
 	tried, ended := make(chan struct{}, 100), make(chan error, 1)
 	go func() {
-		_, err := Projections(context.Background(), l, Options{Projections: []eventlog.Projection{&tally{}}, Progress: func(p Progress) {
+		_, err := Projections(context.Background(), l, Options{Projections: []projection.Applier{&tally{}}, Progress: func(p Progress) {
 			if p.Step == "swap" {
 				tried <- struct{}{}
 			}
@@ -264,14 +265,14 @@ func TestRebuild_RefusesWhatItCannotDo(t *testing.T) {
 		}
 	}
 	fails("no projection", "no projection", Options{})
-	fails("a table that is not there", "do not create a table nothing", Options{Projections: []eventlog.Projection{&tally{}}, Tables: []string{"nothing"}})
+	fails("a table that is not there", "do not create a table nothing", Options{Projections: []projection.Applier{&tally{}}, Tables: []string{"nothing"}})
 	fails("a table without those that it refers to", "refer to each other",
-		Options{Projections: []eventlog.Projection{&tally{}}, Tables: []string{"lines"}})
-	fails("a projection that fails", "a damaged row", Options{Projections: []eventlog.Projection{&tally{broken: true}}})
+		Options{Projections: []projection.Applier{&tally{}}, Tables: []string{"lines"}})
+	fails("a projection that fails", "a damaged row", Options{Projections: []projection.Applier{&tally{broken: true}}})
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := Projections(ctx, l, Options{Projections: []eventlog.Projection{&tally{}}, Progress: func(p Progress) {
+	_, err := Projections(ctx, l, Options{Projections: []projection.Applier{&tally{}}, Progress: func(p Progress) {
 		if p.Step == "build" {
-			fails("a second one", "another rebuild", Options{Projections: []eventlog.Projection{&tally{}}})
+			fails("a second one", "another rebuild", Options{Projections: []projection.Applier{&tally{}}})
 			cancel()
 		}
 	}})
@@ -281,7 +282,7 @@ func TestRebuild_RefusesWhatItCannotDo(t *testing.T) {
 	if _, err := l.Options().Pool.Exec(t.Context(), "INSERT INTO chat.owner_migrations (version_id, is_applied) VALUES (3, true)"); err != nil {
 		t.Fatal(err)
 	}
-	fails("another release's tables", "another release", Options{Projections: []eventlog.Projection{&tally{}}})
+	fails("another release's tables", "another release", Options{Projections: []projection.Applier{&tally{}}})
 	whole(t, l, 3)
 }
 
@@ -291,11 +292,11 @@ func TestRebuild_SaysWhatItCannotTidyUp(t *testing.T) {
 	if _, err := l.Options().Pool.Exec(t.Context(), "CREATE VIEW public.mine AS SELECT * FROM chat.ids"); err != nil {
 		t.Fatal(err)
 	}
-	r, err := Projections(t.Context(), l, Options{Projections: []eventlog.Projection{&tally{}}})
+	r, err := Projections(t.Context(), l, Options{Projections: []projection.Applier{&tally{}}})
 	if err != nil || r.Differ() != 0 || !strings.Contains(r.Left, "chat_replaced") {
 		t.Fatalf("%+v %v", r, err)
 	}
-	if _, err := Projections(t.Context(), l, Options{Projections: []eventlog.Projection{&tally{}}}); err == nil || !strings.Contains(err.Error(), "chat_replaced") {
+	if _, err := Projections(t.Context(), l, Options{Projections: []projection.Applier{&tally{}}}); err == nil || !strings.Contains(err.Error(), "chat_replaced") {
 		t.Fatalf("over what is left: %v", err)
 	}
 	if _, err := l.Options().Pool.Exec(t.Context(), "DROP VIEW public.mine"); err != nil {
@@ -321,7 +322,7 @@ func TestRebuild_SaysThatItIsDoneWhereItCannotCompare(t *testing.T) {
 		if _, err := l.Options().Pool.Exec(t.Context(), "UPDATE chat.lines SET text = 'damaged'"); err != nil {
 			t.Fatal(err)
 		}
-		r, err := Projections(ctx, l, Options{Projections: []eventlog.Projection{&tally{}}, Progress: func(p Progress) {
+		r, err := Projections(ctx, l, Options{Projections: []projection.Applier{&tally{}}, Progress: func(p Progress) {
 			if p.Step == "compare" {
 				spoil(giveUp)
 			}
@@ -341,7 +342,7 @@ func TestRebuild_DoesNotHoldTheLogForLong(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 3)
 	slow := &slow{after: 3}
-	_, err := Projections(t.Context(), l, Options{Projections: []eventlog.Projection{slow}, Progress: func(p Progress) {
+	_, err := Projections(t.Context(), l, Options{Projections: []projection.Applier{slow}, Progress: func(p Progress) {
 		if p.Step == "swap" {
 			logtest.Commit(t, l, logtest.Said("1", "the rest"))
 		}
@@ -363,7 +364,7 @@ type slow struct {
 	after int64
 }
 
-func (p *slow) Apply(ctx context.Context, tx eventlog.Tx, events []envelope.Event) error {
+func (p *slow) Apply(ctx context.Context, tx projection.Tx, events []envelope.Event) error {
 	if events[0].Position > p.after {
 		_, err := tx.Exec(ctx, "SELECT pg_sleep(20)")
 		return err

@@ -8,6 +8,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
+	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 )
 
 // A rebuild that waits for the log's lock keeps no old snapshot.
@@ -15,7 +16,7 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 	t.Parallel()
 	for name, rebuild := range map[string]func(context.Context, *eventlog.Log) error{
 		"projections": func(ctx context.Context, l *eventlog.Log) error {
-			_, err := Projections(ctx, l, Options{Projections: []eventlog.Projection{&tally{}}})
+			_, err := Projections(ctx, l, Options{Projections: []projection.Applier{&tally{}}})
 			return err
 		},
 		"timers": func(ctx context.Context, l *eventlog.Log) error {

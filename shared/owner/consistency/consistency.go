@@ -17,6 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
@@ -50,22 +51,22 @@ func (p Projections) Validate(c *catalog.Catalog, owner string, served, projecti
 
 // Interceptor returns the interceptor of the handlers of queries. Before a query's handler runs, it waits for the
 // query's projection. If the handler may have read rows that are older than the awaited position, it runs again (see
-// eventlog.Log.ReadConsistently). If the projection does not reach the position within 3 s, the query is refused as
+// projection.ReadConsistently). If the projection does not reach the position within 3 s, the query is refused as
 // unavailable.
 func Interceptor(log *eventlog.Log, c *catalog.Catalog, projections Projections) connect.Interceptor {
 	byProcedure := map[string]string{}
-	for name, projection := range projections {
+	for name, reads := range projections {
 		if q, ok := c.Query(name); ok {
-			byProcedure[q.Procedure] = projection
+			byProcedure[q.Procedure] = reads
 		}
 	}
 	return connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, r connect.AnyRequest) (answer connect.AnyResponse, err error) {
-			projection, isQuery := byProcedure[r.Spec().Procedure]
+			name, isQuery := byProcedure[r.Spec().Procedure]
 			if isQuery {
-				ctx = context.WithValue(ctx, sourceKey{}, source{log, projection})
+				ctx = context.WithValue(ctx, sourceKey{}, source{log, name})
 			}
-			err = log.ReadConsistently(ctx, func() (err error) {
+			err = projection.ReadConsistently(ctx, log, func() (err error) {
 				if isQuery {
 					err = WaitFor(ctx, rpc.Position(ctx))
 				}
@@ -104,7 +105,7 @@ func WaitFor(ctx context.Context, position int64) (err error) {
 		position, err = s.log.Head(patient)
 	}
 	if err == nil {
-		err = s.log.WaitFor(patient, s.projection, position)
+		err = projection.WaitFor(patient, s.log, s.projection, position)
 	}
 	if err != nil && patient.Err() != nil && ctx.Err() == nil {
 		return refusal.New(refusal.Unavailable, "the newest changes cannot be read yet; try again")

@@ -16,8 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1/chatv1connect"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
-	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/eventlogtest"
+	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/owner/consistency"
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
@@ -30,7 +30,7 @@ type messages struct {
 
 func (*messages) Name() string { return "messages" }
 
-func (m *messages) Apply(ctx context.Context, tx eventlog.Tx, events []envelope.Event) error {
+func (m *messages) Apply(ctx context.Context, tx projection.Tx, events []envelope.Event) error {
 	select {
 	case <-m.pass:
 	case <-ctx.Done():

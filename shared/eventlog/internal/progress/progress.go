@@ -95,7 +95,12 @@ func (p *Progress) Demand() <-chan struct{} {
 }
 
 // Set holds several positions, by name.
-type Set struct{ byName sync.Map }
+type Set struct {
+	byName sync.Map
+
+	mu     sync.Mutex
+	opened int64 // sessions that had been opened when the positions were read
+}
 
 // Of returns the position of a name.
 func (p *Set) Of(name string) *Progress {
@@ -112,4 +117,15 @@ func (p *Set) Forget() {
 		v.(*Progress).Forget()
 		return true
 	})
+}
+
+// Renew forgets all positions if sessions of the database were opened since the last call; opened is how many have been
+// opened so far.
+func (p *Set) Renew(opened int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if opened != p.opened {
+		p.opened = opened
+		p.Forget()
+	}
 }

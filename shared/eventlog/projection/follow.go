@@ -1,4 +1,4 @@
-package eventlog
+package projection
 
 import (
 	"context"
@@ -10,19 +10,30 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/progress"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Projection is a set of rows that is derived from the log alone.
-type Projection interface {
+// Applier is a set of rows that is derived from the log alone: a declared Projection, or one with SQL of its own.
+type Applier interface {
 	// Name is the key under which the projection's position is stored. It must never change.
 	Name() string
 	// Apply writes what follows from events, which ascend by position; each event is applied once. The search_path of
 	// the transaction is the owner's schema. Every statement costs a round trip, unless several are sent in one batch.
 	Apply(ctx context.Context, tx Tx, events []envelope.Event) error
 }
+
+const (
+	sqlAdd      = `INSERT INTO owner.projections (name, position) VALUES ($1, 0) ON CONFLICT DO NOTHING`
+	sqlTake     = `SELECT position FROM owner.projections WHERE name = $1 FOR UPDATE`
+	sqlPosition = `SELECT coalesce((SELECT position FROM owner.projections WHERE name = $1), 0)`
+	sqlSave     = `UPDATE owner.projections SET position = $2 WHERE name = $1`
+	sqlDrop     = `DELETE FROM owner.projections WHERE name = $1`
+
+	sqlFloor = `SELECT floor FROM owner.incarnations ORDER BY number DESC LIMIT 1`
+)
 
 // Tx is the transaction in which a projection's rows and its position are stored. It offers neither commit nor nested
 // transactions.
@@ -37,8 +48,11 @@ type Tx interface {
 // one of them.
 const gatherDelay = 30 * time.Millisecond
 
-// maxBatch is the number of events that a projection or a relay reads at a time.
+// maxBatch is the number of events that are read at a time.
 const maxBatch = 500
+
+// pollInterval is how long a projection waits for a sign that the log has moved before it looks by itself.
+const pollInterval = time.Second
 
 // maxApply bounds the time of a batch, so that a connection without a response is given up.
 const maxApply = time.Minute
@@ -49,23 +63,32 @@ const standbyPollInterval = time.Second
 // Follow applies the log to a projection until ctx ends: in batches, from the stored position, on one instance at a
 // time, right after each commit. It retries a failed batch with back-off. Its transactions do not wait for the disk;
 // those that a crash of the server loses are applied again.
-func (l *Log) Follow(ctx context.Context, p Projection) error {
-	f := &follower{log: l, p: p, name: "projection " + p.Name(), progress: l.applied.Of(p.Name())}
+func Follow(ctx context.Context, l *eventlog.Log, p Applier) error {
+	newFollower(l, p).run(ctx)
+	return nil
+}
+
+func newFollower(l *eventlog.Log, p Applier) *follower {
+	return &follower{log: l, o: l.Options(), p: p, name: "projection " + p.Name(), progress: l.Applied().Of(p.Name())}
+}
+
+func (f *follower) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := f.lead(ctx); err != nil && ctx.Err() == nil {
 			f.failed(ctx, err)
 		}
 	}
-	return nil
 }
 
 // follower applies a log to a projection.
 type follower struct {
-	log      *Log
-	p        Projection
+	log      *eventlog.Log
+	o        eventlog.Options // of the log
+	p        Applier
 	name     string
 	progress *progress.Progress
 
+	silence  time.Duration // without a message, after which the lease is lost; 0: that of package advisory
 	lease    *advisory.Lease
 	position int64     // position up to which the projection is applied
 	checked  time.Time // when the position was read or saved
@@ -73,16 +96,17 @@ type follower struct {
 }
 
 func (f *follower) failed(ctx context.Context, err error) {
-	f.log.waiting.set(f.name, "postgres", err) // a projection that makes no progress is unhealthy, whatever the reason
-	f.log.o.Log.WarnContext(ctx, "projection stopped, retrying", "projection", f.p.Name(), "error", err)
+	f.log.SetWaiting(f.name, "postgres", err) // a projection that makes no progress is unhealthy, whatever the reason
+	f.o.Log.WarnContext(ctx, "projection stopped, retrying", "projection", f.p.Name(), "error", err)
 	f.backoff.Wait(ctx)
 }
 
-func (f *follower) recovered() { f.log.waiting.set(f.name, "postgres", nil) }
+func (f *follower) recovered() { f.log.SetWaiting(f.name, "postgres", nil) }
 
 // lead applies the log while this instance holds the lease.
 func (f *follower) lead(ctx context.Context) error {
-	lease, ctx, err := f.log.TakeLease(ctx, f.name, advisory.LeaseOptions{Every: standbyPollInterval, Standby: f.recovered})
+	lease, ctx, err := f.log.TakeLease(ctx, f.name, advisory.LeaseOptions{Every: standbyPollInterval,
+		Standby: f.recovered, Silence: f.silence})
 	if err != nil {
 		return err
 	}
@@ -94,7 +118,7 @@ func (f *follower) lead(ctx context.Context) error {
 		return err
 	}
 	for ctx.Err() == nil {
-		_, moved := f.log.head.Now()
+		_, moved := f.log.Seen()
 		applied, err := f.applyNext(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -116,19 +140,19 @@ func (f *follower) lead(ctx context.Context) error {
 // check reads the positions of the projection and of the log. A rebuild or a reset may have moved the projection.
 func (f *follower) check(ctx context.Context) error {
 	b := &pgx.Batch{}
-	b.Queue(f.log.sql.addProjection, f.p.Name())
-	b.Queue(f.log.sql.projection, f.p.Name()).QueryRow(func(row pgx.Row) error { return row.Scan(&f.position) })
+	b.Queue(f.log.SQL(sqlAdd), f.p.Name())
+	b.Queue(f.log.SQL(sqlPosition), f.p.Name()).QueryRow(func(row pgx.Row) error { return row.Scan(&f.position) })
 	err := f.lease.Lend(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		era := f.progress.Current()
 		if err := conn.SendBatch(ctx, b).Close(); err != nil {
 			return err
 		}
 		f.progress.ReachIn(era, f.position)
-		_, _, err := f.log.readHead(ctx, conn)
+		_, err := f.log.ReadHead(ctx, conn)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("read the position of projection %s: %w", f.p.Name(), Unavailable(err))
+		return fmt.Errorf("read the position of projection %s: %w", f.p.Name(), eventlog.Unavailable(err))
 	}
 	f.checked = time.Now()
 	return nil
@@ -136,13 +160,13 @@ func (f *follower) check(ctx context.Context) error {
 
 // applyNext applies the next batch in one transaction with the projection's position. It returns the number of events.
 func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
-	if head, _ := f.log.head.Now(); head <= f.position && time.Since(f.checked) < pollInterval {
+	if head, _ := f.log.Seen(); head <= f.position && time.Since(f.checked) < pollInterval {
 		return 0, nil
 	} else if head <= f.position {
 		if err := f.check(ctx); err != nil {
 			return 0, err
 		}
-		if head, _ = f.log.head.Now(); head <= f.position {
+		if head, _ = f.log.Seen(); head <= f.position {
 			return 0, nil
 		}
 	}
@@ -160,7 +184,7 @@ func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
 		err = problem
 	}
 	if err != nil {
-		return 0, fmt.Errorf("projection %s of %s: %w", f.p.Name(), f.log.o.Owner, Unavailable(err))
+		return 0, fmt.Errorf("projection %s of %s: %w", f.p.Name(), f.o.Owner, eventlog.Unavailable(err))
 	}
 	return applied, nil
 }
@@ -169,20 +193,16 @@ func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
 // finds no event.
 func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, err error) {
 	l, era := f.log, f.progress.Current()
-	var events []Logged
+	var events []eventlog.Logged
 	stored := int64(-1)
-	read := func(rows pgx.Rows) (err error) {
-		events, err = l.scanAll(rows)
-		return err
-	}
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
 	// The row is locked before any other, in the same order as in a rebuild that takes over.
-	b.Queue(l.sql.takeProjection, f.p.Name()).Query(func(rows pgx.Rows) error {
+	b.Queue(l.SQL(sqlTake), f.p.Name()).Query(func(rows pgx.Rows) error {
 		_, err := pgx.ForEachRow(rows, []any{&stored}, func() error { return nil })
 		return err
 	})
-	b.Queue(l.sql.read, f.position, int64(1<<62), maxBatch, "").Query(read)
+	l.QueueRead(b, f.position, maxBatch, &events)
 	if err := conn.SendBatch(ctx, b).Close(); err != nil {
 		return 0, err
 	}
@@ -191,11 +211,9 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 			return 0, f.added(ctx, conn)
 		}
 		f.position = stored
-		found, err := conn.Query(ctx, l.sql.read, f.position, int64(1<<62), maxBatch, "")
-		if err == nil {
-			err = read(found)
-		}
-		if err != nil {
+		b = &pgx.Batch{}
+		l.QueueRead(b, f.position, maxBatch, &events)
+		if err := conn.SendBatch(ctx, b).Close(); err != nil {
 			return 0, err
 		}
 	}
@@ -205,8 +223,8 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 		// read that follows finds every event below it.
 		var floor int64
 		b = &pgx.Batch{}
-		b.Queue(l.sql.floor).QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
-		b.Queue(l.sql.read, f.position, int64(1<<62), maxBatch, "").Query(read)
+		b.Queue(l.SQL(sqlFloor)).QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
+		l.QueueRead(b, f.position, maxBatch, &events)
 		if err := conn.SendBatch(ctx, b).Close(); err != nil {
 			return 0, err
 		}
@@ -217,7 +235,7 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 	b = &pgx.Batch{}
 	if len(events) > 0 {
 		position = events[len(events)-1].Position
-		if err := f.p.Apply(ctx, conn, Events(events)); err != nil {
+		if err := f.p.Apply(ctx, conn, eventlog.Events(events)); err != nil {
 			err = fmt.Errorf("apply %d to %d: %w", events[0].Position, position, err)
 			if conn.IsClosed() {
 				return 0, err
@@ -226,7 +244,7 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 		}
 	}
 	if position > f.position {
-		b.Queue(l.sql.saveProjection, f.p.Name(), position)
+		b.Queue(l.SQL(sqlSave), f.p.Name(), position)
 	}
 	b.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, b).Close(); err != nil {
@@ -243,64 +261,30 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 // added starts a projection from the beginning after a reset has removed its row.
 func (f *follower) added(ctx context.Context, conn *pgx.Conn) error {
 	b := &pgx.Batch{}
-	b.Queue(f.log.sql.addProjection, f.p.Name())
+	b.Queue(f.log.SQL(sqlAdd), f.p.Name())
 	b.Queue("COMMIT")
 	f.position = 0
 	return conn.SendBatch(ctx, b).Close()
 }
 
-// enter prepares a transaction for the statements that empty a projection. The server ends the transaction if this
-// process freezes in it.
-func (l *Log) enter(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, `SELECT set_config('search_path', $1, true),
-  set_config('idle_in_transaction_session_timeout', '5s', true)`, pgx.Identifier{l.o.Owner}.Sanitize())
-	return err
-}
-
 // Reset empties a projection, so that it is applied from the beginning again. The empty function removes its rows.
-func (l *Log) Reset(ctx context.Context, projection string, empty func(context.Context, pgx.Tx) error) error {
-	err := pgx.BeginFunc(ctx, l.o.Pool, func(tx pgx.Tx) error {
-		if err := l.enter(ctx, tx); err != nil {
+func Reset(ctx context.Context, l *eventlog.Log, projection string, empty func(context.Context, pgx.Tx) error) error {
+	o := l.Options()
+	err := pgx.BeginFunc(ctx, o.Pool, func(tx pgx.Tx) error {
+		// The server ends the transaction if this process freezes in it.
+		if _, err := tx.Exec(ctx, `SELECT set_config('search_path', $1, true),
+  set_config('idle_in_transaction_session_timeout', '5s', true)`, pgx.Identifier{o.Owner}.Sanitize()); err != nil {
 			return err
 		}
 		// Removing the position first waits for a batch that is being applied.
-		if _, err := tx.Exec(ctx, l.sql.dropProjection, projection); err != nil {
+		if _, err := tx.Exec(ctx, l.SQL(sqlDrop), projection); err != nil {
 			return err
 		}
 		return empty(ctx, tx)
 	})
-	l.applied.Of(projection).Forget()
+	l.Applied().Of(projection).Forget()
 	if err != nil {
-		return fmt.Errorf("reset projection %s of %s: %w", projection, l.o.Owner, Unavailable(err))
+		return fmt.Errorf("reset projection %s of %s: %w", projection, o.Owner, eventlog.Unavailable(err))
 	}
 	return nil
-}
-
-// WaitFor returns when any instance has applied the log to a projection up to a position. Read the rows within the same
-// call of ReadConsistently.
-func (l *Log) WaitFor(ctx context.Context, projection string, position int64) error {
-	here := l.applied.Of(projection)
-	if have, _ := here.Now(); have >= position {
-		return nil
-	}
-	defer here.Wait()()
-	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		have, moved := here.Now()
-		if have >= position {
-			return nil
-		}
-		retry.Await(ctx, moved, wait)
-		if have, _ = here.Now(); have >= position {
-			return nil
-		}
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("wait for projection %s to reach %d, it is at %d: %w", projection, position, have, err)
-		}
-		// Another instance may apply the projection.
-		era := here.Current()
-		if err := l.o.Pool.QueryRow(ctx, l.sql.projection, projection).Scan(&have); err != nil {
-			return fmt.Errorf("read the position of projection %s: %w", projection, Unavailable(err))
-		}
-		here.ReachIn(era, have)
-	}
 }

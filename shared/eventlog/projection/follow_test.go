@@ -1,4 +1,4 @@
-package eventlog
+package projection
 
 import (
 	"context"
@@ -17,6 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
@@ -71,8 +74,8 @@ func (h *heard) take() []string {
 }
 
 // configured changes how an instance connects.
-func configured(t testing.TB, change func(*pgxpool.Config)) func(*Options) {
-	return func(o *Options) {
+func configured(t testing.TB, change func(*pgxpool.Config)) func(*eventlog.Options) {
+	return func(o *eventlog.Options) {
 		config := o.Pool.Config()
 		change(config)
 		p, err := pgxpool.NewWithConfig(t.Context(), config)
@@ -82,13 +85,23 @@ func configured(t testing.TB, change func(*pgxpool.Config)) func(*Options) {
 	}
 }
 
+// learn lets an instance read the newest position, which its listener would receive, over a connection of the test.
+func learn(t testing.TB, url string, l *eventlog.Log) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	_, err = l.ReadHead(t.Context(), conn)
+	require.NoError(t, err)
+}
+
 // A batch is one round trip to begin and read, one for the statement of Apply, and one to save and commit.
 func TestFollow_AppliesABatchInThreeRoundTrips(t *testing.T) {
 	t.Parallel()
-	url := database(t)
-	l := running(t, url, counting)
+	url := pgtest.Database(t)
+	l := logtest.Running(t, url, counting)
 	var times atomic.Int64
-	follows := instance(t, url, counting, configured(t, func(c *pgxpool.Config) {
+	follows := logtest.Instance(t, url, counting, configured(t, func(c *pgxpool.Config) {
 		dial := c.ConnConfig.DialFunc
 		c.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := dial(ctx, network, addr)
@@ -97,7 +110,8 @@ func TestFollow_AppliesABatchInThreeRoundTrips(t *testing.T) {
 	}))
 	f := following(t, follows, &counts{})
 	for i := range 3 {
-		follows.head.Reach(commit(t, l, said("1", fmt.Sprint(i))).Position)
+		logtest.Commit(t, l, logtest.Said("1", fmt.Sprint(i)))
+		learn(t, url, follows)
 		before := times.Load()
 		applied, err := f.applyNext(t.Context())
 		require.NoError(t, err)
@@ -124,14 +138,14 @@ func TestFollow_AppliesABatchInThreeRoundTrips(t *testing.T) {
 // committed.
 func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
 	t.Parallel()
-	url := database(t)
-	l := running(t, url, counting)
-	during(t, func(ctx context.Context) error { return l.Follow(ctx, &counts{}) })
-	require.NoError(t, l.WaitFor(t.Context(), "counts", commit(t, l, said("1", "first")).Position))
+	url := pgtest.Database(t)
+	l := logtest.Running(t, url, counting)
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, l, &counts{}) })
+	require.NoError(t, WaitFor(t.Context(), l, "counts", logtest.Commit(t, l, logtest.Said("1", "first")).Position))
 	var h heard
-	standby := instance(t, url, counting, configured(t, func(c *pgxpool.Config) { c.ConnConfig.Tracer = &h }))
+	standby := logtest.Instance(t, url, counting, configured(t, func(c *pgxpool.Config) { c.ConnConfig.Tracer = &h }))
 	h.take() // of migrations
-	during(t, func(ctx context.Context) error { return standby.Follow(ctx, &counts{}) })
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, standby, &counts{}) })
 	meshtest.Eventually(t, "it stands by", func() bool {
 		for _, s := range h.take() {
 			if strings.Contains(s, "pg_try_advisory_lock") {
@@ -141,9 +155,9 @@ func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
 		return false
 	})
 	for i := range 20 {
-		c := commit(t, l, said("1", fmt.Sprint(i)))
-		standby.head.Reach(c.Position) // as its listener does
-		require.NoError(t, l.WaitFor(t.Context(), "counts", c.Position))
+		c := logtest.Commit(t, l, logtest.Said("1", fmt.Sprint(i)))
+		learn(t, url, standby)
+		require.NoError(t, WaitFor(t.Context(), l, "counts", c.Position))
 	}
 	var since []string
 	meshtest.Eventually(t, "it asks for the lease once more", func() bool {
@@ -158,27 +172,28 @@ func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
 // Another instance goes on with the projection of one that ends, and need not wait until the server has missed that for long.
 func TestFollow_AnotherInstanceTakesOver(t *testing.T) {
 	t.Parallel()
-	url := database(t)
-	l, other := instance(t, url, counting), running(t, url, counting)
-	l.times.silence = time.Hour
-	during(t, l.Run)
+	url := pgtest.Database(t)
+	l, other := logtest.Instance(t, url, counting), logtest.Running(t, url, counting)
+	pgtest.During(t, l.Run)
+	f := newFollower(l, &counts{})
+	f.silence = time.Hour
 	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- l.Follow(ctx, &counts{}) }()
-	require.NoError(t, l.WaitFor(t.Context(), "counts", commit(t, l, said("1", "a")).Position))
-	during(t, func(ctx context.Context) error { return other.Follow(ctx, &counts{}) })
+	ended := make(chan struct{})
+	go func() { defer close(ended); f.run(ctx) }()
+	require.NoError(t, WaitFor(t.Context(), l, "counts", logtest.Commit(t, l, logtest.Said("1", "a")).Position))
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, other, &counts{}) })
 	cancel()
-	require.NoError(t, <-ended)
+	<-ended
 	patient, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
-	require.NoError(t, l.WaitFor(patient, "counts", commit(t, l, said("1", "b")).Position), "nobody follows")
+	require.NoError(t, WaitFor(patient, l, "counts", logtest.Commit(t, l, logtest.Said("1", "b")).Position), "nobody follows")
 	checkCounts(t, l, 2)
 }
 
 // loseApplied takes back what was applied to counts and ends all sessions, as a crash of the server does.
 func loseApplied(t *testing.T, url string) {
 	t.Helper()
-	err := pgx.BeginFunc(t.Context(), pool(t, url), func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(t.Context(), pgtest.Pool(t, url), func(tx pgx.Tx) error {
 		// As the last thing in the transaction, so that nobody sees the rows of before once their sessions have ended.
 		_, err := tx.Exec(t.Context(), `LOCK chat.projections; TRUNCATE chat.counts;
 UPDATE chat.projections SET position = 0; SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -191,48 +206,48 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`, pgx.QueryExecMo
 // A query does not take rows for current that a crash of the server has taken back, wherever they were applied.
 func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	t.Parallel()
-	url := database(t)
-	l, other := running(t, url, counting), running(t, url, counting)
+	url := pgtest.Database(t)
+	l, other := logtest.Running(t, url, counting), logtest.Running(t, url, counting)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- l.Follow(ctx, &counts{}) }()
+	go func() { ended <- Follow(ctx, l, &counts{}) }()
 	for i := range 10 {
-		commit(t, l, said(fmt.Sprint(i%3), fmt.Sprint(i)))
+		logtest.Commit(t, l, logtest.Said(fmt.Sprint(i%3), fmt.Sprint(i)))
 	}
-	for _, each := range []*Log{l, other} {
-		require.NoError(t, each.WaitFor(t.Context(), "counts", 10))
+	for _, each := range []*eventlog.Log{l, other} {
+		require.NoError(t, WaitFor(t.Context(), each, "counts", 10))
 	}
 	loseApplied(t, url)
 	// The one that applies begins again where the server is.
 	meshtest.Eventually(t, "all is applied again", func() bool {
 		var n int64
-		err := pool(t, url).QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0) FROM chat.counts").Scan(&n)
+		err := pgtest.Pool(t, url).QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0) FROM chat.counts").Scan(&n)
 		return err == nil && n == 10
 	})
-	for _, each := range []*Log{l, other} {
+	for _, each := range []*eventlog.Log{l, other} {
 		meshtest.Eventually(t, "it is known to be applied", func() bool {
-			return each.WaitFor(t.Context(), "counts", 10) == nil
+			return WaitFor(t.Context(), each, "counts", 10) == nil
 		})
 	}
 	cancel()
 	require.NoError(t, <-ended)
 	loseApplied(t, url)
-	for name, each := range map[string]*Log{"that applied": l, "other": other} {
+	for name, each := range map[string]*eventlog.Log{"that applied": l, "other": other} {
 		meshtest.Eventually(t, "the instance "+name+" notices that its connections are lost", func() bool {
-			position, _ := each.applied.Of("counts").Now()
+			position, _ := each.Applied().Of("counts").Now()
 			return position == 0
 		})
 		meshtest.Eventually(t, "it waits", func() bool {
 			impatient, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer stop()
-			err := each.WaitFor(impatient, "counts", 10)
+			err := WaitFor(impatient, each, "counts", 10)
 			require.Error(t, err, "nothing is applied at the moment")
 			return impatient.Err() != nil
 		})
 	}
-	during(t, func(ctx context.Context) error { return other.Follow(ctx, &counts{}) })
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, other, &counts{}) })
 	meshtest.Eventually(t, "it is applied by another instance", func() bool {
-		return l.WaitFor(t.Context(), "counts", 10) == nil
+		return WaitFor(t.Context(), l, "counts", 10) == nil
 	})
 	checkCounts(t, l, 10)
 }
@@ -244,22 +259,22 @@ func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	for _, when := range []string{"before the query", "between the wait and the read"} {
 		t.Run(when, func(t *testing.T) {
 			t.Parallel()
-			url := database(t)
-			writes := running(t, url, counting)
+			url := pgtest.Database(t)
+			writes := logtest.Running(t, url, counting)
 			for i := range 10 {
-				commit(t, writes, said(fmt.Sprint(i%3), fmt.Sprint(i)))
+				logtest.Commit(t, writes, logtest.Said(fmt.Sprint(i%3), fmt.Sprint(i)))
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error, 1)
-			go func() { ended <- writes.Follow(ctx, &counts{}) }()
-			l := instance(t, url, counting) // it does not run, and so does not notice that sessions end
+			go func() { ended <- Follow(ctx, writes, &counts{}) }()
+			l := logtest.Instance(t, url, counting) // it does not run, and so does not notice that sessions end
 			query := func(between func()) (applied int64, err error) {
-				return applied, l.ReadConsistently(t.Context(), func() error {
-					if err := l.WaitFor(t.Context(), "counts", 10); err != nil {
+				return applied, ReadConsistently(t.Context(), l, func() error {
+					if err := WaitFor(t.Context(), l, "counts", 10); err != nil {
 						return err
 					}
 					between()
-					return l.o.Pool.QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0) FROM chat.counts").Scan(&applied)
+					return l.Options().Pool.QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0) FROM chat.counts").Scan(&applied)
 				})
 			}
 			applied, err := query(func() {})
@@ -270,11 +285,11 @@ func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 
 			crash := sync.OnceFunc(func() {
 				loseApplied(t, url)
-				l.o.Pool.Reset()
+				l.Options().Pool.Reset()
 			})
 			if when == "before the query" {
 				crash()
-				require.NoError(t, l.o.Pool.Ping(t.Context())) // for somebody else
+				require.NoError(t, l.Options().Pool.Ping(t.Context())) // for somebody else
 			}
 			answered := make(chan struct{})
 			go func() {
@@ -286,10 +301,10 @@ func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 				case <-answered:
 					return true
 				default:
-					return len(l.applied.Of("counts").Demand()) > 0
+					return len(l.Applied().Of("counts").Demand()) > 0
 				}
 			})
-			during(t, func(ctx context.Context) error { return writes.Follow(ctx, &counts{}) })
+			pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, writes, &counts{}) })
 			<-answered
 			require.NoError(t, err)
 			require.EqualValues(t, 10, applied)
@@ -301,16 +316,16 @@ func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 	t.Parallel()
 	url := ownServer(t)
-	l := running(t, url, counting)
-	_, err := l.o.Pool.Exec(t.Context(), "ALTER SYSTEM SET wal_writer_delay = '10s'")
+	l := logtest.Running(t, url, counting)
+	_, err := l.Options().Pool.Exec(t.Context(), "ALTER SYSTEM SET wal_writer_delay = '10s'")
 	require.NoError(t, err)
-	_, err = l.o.Pool.Exec(t.Context(), "SELECT pg_reload_conf()")
+	_, err = l.Options().Pool.Exec(t.Context(), "SELECT pg_reload_conf()")
 	require.NoError(t, err)
-	during(t, func(ctx context.Context) error { return l.Follow(ctx, &counts{}) })
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, l, &counts{}) })
 	var events int64
 	for round := range 3 {
 		for i := range 20 {
-			w := said(fmt.Sprint(i%3), fmt.Sprint(round, "-", i))
+			w := logtest.Said(fmt.Sprint(i%3), fmt.Sprint(round, "-", i))
 			meshtest.Eventually(t, "it is committed", func() bool {
 				_, err := l.Commit(t.Context(), w)
 				return err == nil
@@ -318,16 +333,16 @@ func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 			events++
 		}
 		meshtest.Eventually(t, "all is applied", func() bool {
-			return l.WaitFor(t.Context(), "counts", events) == nil
+			return WaitFor(t.Context(), l, "counts", events) == nil
 		})
 		var pid int
-		require.NoError(t, l.o.Pool.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&pid))
+		require.NoError(t, l.Options().Pool.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&pid))
 		process, err := os.FindProcess(pid)
 		require.NoError(t, err)
 		require.NoError(t, process.Kill()) // the server ends all sessions and recovers
 		meshtest.Eventually(t, "all is applied again", func() bool {
 			var applied, last int64
-			err := l.o.Pool.QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0), coalesce(sum(last), 0) FROM chat.counts").
+			err := l.Options().Pool.QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0), coalesce(sum(last), 0) FROM chat.counts").
 				Scan(&applied, &last)
 			return err == nil && applied == events && last == events
 		})
@@ -338,11 +353,11 @@ func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 // on with the work.
 func TestWaiting_StandingByIsHealthy(t *testing.T) {
 	t.Parallel()
-	url := database(t)
-	leads := running(t, url, counting)
+	url := pgtest.Database(t)
+	leads := logtest.Running(t, url, counting)
 	following(t, leads, &counts{})
 	var away, back atomic.Int64
-	standby := instance(t, named(t, url, "standby"), counting, func(o *Options) {
+	standby := logtest.Instance(t, pgtest.Named(t, url, "standby"), counting, func(o *eventlog.Options) {
 		o.Waiting = func(_ string, err error) {
 			if err != nil {
 				away.Add(1)
@@ -351,9 +366,9 @@ func TestWaiting_StandingByIsHealthy(t *testing.T) {
 			}
 		}
 	})
-	during(t, func(ctx context.Context) error { return standby.Follow(ctx, &counts{}) })
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, standby, &counts{}) })
 	meshtest.Eventually(t, "its sessions are ended", func() bool {
-		_, err := leads.o.Pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		_, err := leads.Options().Pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'standby' AND datname = current_database() AND query LIKE '%pg_try_advisory_lock%'`)
 		return err == nil && away.Load() > 0
 	})

@@ -1,4 +1,4 @@
-package eventlog
+package projection
 
 import (
 	"context"
@@ -14,6 +14,9 @@ import (
 
 	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -42,25 +45,25 @@ ON CONFLICT (stream) DO UPDATE SET applied = counts.applied + 1, last = $2 WHERE
 	return nil
 }
 
-func counting(o *Options) {
+func counting(o *eventlog.Options) {
 	o.Migrations = fstest.MapFS{"00001_counts.sql": {Data: []byte(`-- +goose Up
 CREATE TABLE counts (stream text PRIMARY KEY, applied bigint NOT NULL, last bigint NOT NULL);`)}}
 }
 
 // checkCounts asserts that all of n events were applied once.
-func checkCounts(t *testing.T, l *Log, n int64) {
+func checkCounts(t *testing.T, l *eventlog.Log, n int64) {
 	t.Helper()
 	var applied, last int64
-	err := l.o.Pool.QueryRow(t.Context(), "SELECT sum(applied), sum(last) FROM chat.counts").Scan(&applied, &last)
+	err := l.Options().Pool.QueryRow(t.Context(), "SELECT sum(applied), sum(last) FROM chat.counts").Scan(&applied, &last)
 	if err != nil || applied != n || last != n {
 		t.Errorf("%d applied, last versions add up to %d, want %d, %v", applied, last, n, err)
 	}
 }
 
 // following takes the lease of a projection, and does nothing by itself.
-func following(t testing.TB, l *Log, p Projection) *follower {
+func following(t testing.TB, l *eventlog.Log, p Applier) *follower {
 	t.Helper()
-	f := &follower{log: l, p: p, name: "projection " + p.Name(), progress: l.applied.Of(p.Name())}
+	f := newFollower(l, p)
 	lease, _, err := l.TakeLease(t.Context(), f.name, advisory.LeaseOptions{Renewal: time.Hour, Silence: time.Hour,
 		Every: standbyPollInterval}) // it does not lose its lease because the machine is busy
 	if err != nil {
@@ -76,10 +79,10 @@ func following(t testing.TB, l *Log, p Projection) *follower {
 
 func TestFollow_AppliesEachEventOnceWhateverFails(t *testing.T) {
 	t.Parallel()
-	url := database(t)
-	l := running(t, url, counting)
+	url := pgtest.Database(t)
+	l := logtest.Running(t, url, counting)
 	for i := range 40 {
-		commit(t, l, said(fmt.Sprint(i%3), fmt.Sprint(i)))
+		logtest.Commit(t, l, logtest.Said(fmt.Sprint(i%3), fmt.Sprint(i)))
 	}
 	var tries atomic.Int64
 	p := &counts{fail: func([]envelope.Event) error {
@@ -95,12 +98,12 @@ func TestFollow_AppliesEachEventOnceWhateverFails(t *testing.T) {
 		}
 	}
 	f.lease.Release(t.Context())
-	other := running(t, url, counting)
-	during(t, func(ctx context.Context) error { return l.Follow(ctx, p) })
-	during(t, func(ctx context.Context) error { return other.Follow(ctx, p) })
+	other := logtest.Running(t, url, counting)
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, l, p) })
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, other, p) })
 	for i := 40; i < 80; i++ {
-		c := commit(t, l, said(fmt.Sprint(i%3), fmt.Sprint(i)))
-		if err := other.WaitFor(t.Context(), "counts", c.Position); err != nil {
+		c := logtest.Commit(t, l, logtest.Said(fmt.Sprint(i%3), fmt.Sprint(i)))
+		if err := WaitFor(t.Context(), other, "counts", c.Position); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -109,14 +112,14 @@ func TestFollow_AppliesEachEventOnceWhateverFails(t *testing.T) {
 
 func TestFollow_WakesAtOnce(t *testing.T) {
 	t.Parallel()
-	url := database(t)
-	l, other := running(t, url, counting), running(t, url, counting)
-	during(t, func(ctx context.Context) error { return other.Follow(ctx, &counts{}) })
+	url := pgtest.Database(t)
+	l, other := logtest.Running(t, url, counting), logtest.Running(t, url, counting)
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, other, &counts{}) })
 	var all time.Duration
 	for i := range 20 {
-		c := commit(t, l, said("1", fmt.Sprint(i)))
+		c := logtest.Commit(t, l, logtest.Said("1", fmt.Sprint(i)))
 		begun := time.Now()
-		if err := other.WaitFor(t.Context(), "counts", c.Position); err != nil {
+		if err := WaitFor(t.Context(), other, "counts", c.Position); err != nil {
 			t.Fatal(err)
 		}
 		if i > 0 { // it may not listen yet at first
@@ -131,9 +134,9 @@ func TestFollow_WakesAtOnce(t *testing.T) {
 
 func TestFollow_GoesOnWhenTheOneWhoAppliesFreezes(t *testing.T) {
 	t.Parallel()
-	url := database(t)
-	l, frozen := running(t, url, counting), instance(t, url, counting)
-	commit(t, l, said("1", "a"))
+	url := pgtest.Database(t)
+	l, frozen := logtest.Running(t, url, counting), logtest.Instance(t, url, counting)
+	logtest.Commit(t, l, logtest.Said("1", "a"))
 	thaw := make(chan struct{})
 	entered := make(chan struct{})
 	f := following(t, frozen, &counts{fail: func([]envelope.Event) error {
@@ -148,10 +151,10 @@ func TestFollow_GoesOnWhenTheOneWhoAppliesFreezes(t *testing.T) {
 		}
 	})
 	<-entered
-	during(t, func(ctx context.Context) error { return l.Follow(ctx, &counts{}) })
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, l, &counts{}) })
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if err := l.WaitFor(ctx, "counts", 1); err != nil {
+	if err := WaitFor(ctx, l, "counts", 1); err != nil {
 		t.Error(err)
 	}
 	close(thaw)
@@ -161,18 +164,18 @@ func TestFollow_GoesOnWhenTheOneWhoAppliesFreezes(t *testing.T) {
 
 func TestReset_AppliesFromTheBeginning(t *testing.T) {
 	t.Parallel()
-	l := running(t, database(t), counting)
+	l := logtest.Running(t, pgtest.Database(t), counting)
 	for i := range 30 {
-		commit(t, l, said(fmt.Sprint(i%3), fmt.Sprint(i)))
+		logtest.Commit(t, l, logtest.Said(fmt.Sprint(i%3), fmt.Sprint(i)))
 	}
 	p := &counts{}
-	during(t, func(ctx context.Context) error { return l.Follow(ctx, p) })
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, l, p) })
 	for range 2 {
-		if err := l.WaitFor(t.Context(), "counts", 30); err != nil {
+		if err := WaitFor(t.Context(), l, "counts", 30); err != nil {
 			t.Fatal(err)
 		}
 		checkCounts(t, l, 30)
-		err := l.Reset(t.Context(), "counts", func(ctx context.Context, tx pgx.Tx) error {
+		err := Reset(t.Context(), l, "counts", func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "TRUNCATE counts")
 			return err
 		})
@@ -184,30 +187,10 @@ func TestReset_AppliesFromTheBeginning(t *testing.T) {
 
 func TestWaitFor_EndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	l := running(t, database(t), counting)
+	l := logtest.Running(t, pgtest.Database(t), counting)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := l.WaitFor(ctx, "counts", 1); !errors.Is(err, context.DeadlineExceeded) {
+	if err := WaitFor(ctx, l, "counts", 1); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("got %v", err)
 	}
-}
-
-func TestOpen_ManyAtOnce(t *testing.T) {
-	t.Parallel()
-	url := database(t)
-	var all sync.WaitGroup
-	for range 4 {
-		all.Go(func() {
-			c, err := loaded()
-			if err == nil {
-				o := Options{Owner: "chat", Pool: pool(t, url), Catalog: c}
-				counting(&o)
-				_, err = Open(t.Context(), o)
-			}
-			if err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	all.Wait()
 }

@@ -1,0 +1,105 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
+	"github.com/edumatrix/interlinked/shared/meshtest"
+)
+
+// The floor of an incarnation that has no event yet is a position like any other: queries ask for it, and get an answer
+// without waiting for the next event.
+func TestWaitFor_ReachesTheFloorOfAnIncarnationWithoutEvents(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	l, other := logtest.Running(t, url, counting), logtest.Running(t, url, counting)
+	for i := range 3 {
+		logtest.Commit(t, l, logtest.Said("1", fmt.Sprint(i)))
+	}
+	at, err := l.Reincarnate(t.Context(), 500)
+	require.NoError(t, err)
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, l, &counts{}) })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, each := range []*eventlog.Log{l, other} {
+		require.NoError(t, WaitFor(ctx, each, "counts", at.Position))
+	}
+	checkCounts(t, l, 3)
+	c := logtest.Commit(t, l, logtest.Said("1", "after"))
+	require.Equal(t, at.Position+1, c.Position)
+	require.NoError(t, WaitFor(ctx, other, "counts", c.Position))
+	checkCounts(t, l, 4)
+}
+
+// between calls do once, before the statement then follows one that contains first on one session.
+type between struct {
+	first, then string
+	do          func()
+
+	armed atomic.Bool
+	last  sync.Map // the last statement, by session
+}
+
+func (b *between) note(conn *pgx.Conn, statement string) {
+	last, _ := b.last.Swap(conn, statement)
+	if last, _ := last.(string); strings.Contains(last, b.first) && statement == b.then && b.armed.CompareAndSwap(true, false) {
+		b.do()
+	}
+}
+
+func (b *between) TraceQueryStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	b.note(conn, d.SQL)
+	return ctx
+}
+
+func (*between) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func (b *between) TraceBatchStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceBatchStartData) context.Context {
+	for _, q := range d.Batch.QueuedQueries {
+		b.note(conn, q.SQL)
+	}
+	return ctx
+}
+
+func (*between) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+func (*between) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
+
+// An event that is committed just before an incarnation begins lies below its floor. A projection that has read the log
+// up to there a moment earlier applies it all the same.
+func TestReincarnate_SkipsNothingThatIsCommittedJustBefore(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	other := logtest.Running(t, url, counting)
+	reincarnate := func() {
+		_, err := other.Reincarnate(context.Background(), 500)
+		assert.NoError(t, err)
+	}
+	b := &between{first: " FROM " + other.SQL("owner.events") + "\nWHERE position >", then: other.SQL(sqlFloor), do: func() {
+		_, err := other.Commit(context.Background(), logtest.Said("1", "just before"))
+		assert.NoError(t, err)
+		reincarnate()
+	}}
+	l := logtest.Running(t, url, counting, configured(t, func(c *pgxpool.Config) { c.ConnConfig.Tracer = b }))
+	p := &counts{}
+	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, l, p) })
+	logtest.Commit(t, l, logtest.Said("1", "before"))
+	meshtest.Eventually(t, "it has the event", func() bool { return p.applied.Load() == 1 })
+	b.armed.Store(true)
+	reincarnate() // the log's head moves without an event
+	meshtest.Eventually(t, "nothing is skipped", func() bool { return p.applied.Load() == 2 })
+	assert.False(t, b.armed.Load())
+}

@@ -1,0 +1,64 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/retry"
+)
+
+// ReadConsistently calls read, which calls WaitFor and then reads rows of the projection from the pool. It calls read
+// again if the rows may be older than the position that WaitFor found. It returns the error of read.
+//
+// A crash of the server may undo what a projection has applied, and ends all sessions. A process that was frozen
+// meanwhile remembers the position from before the crash, but reads the rows of after it, in a session that it has just
+// opened. Rows that are read in a session which is older than the known position match that position.
+func ReadConsistently(ctx context.Context, l *eventlog.Log, read func() error) error {
+	pool := l.Options().Pool
+	for {
+		// The order matters: a session that starts to open between these two lines is not counted as opened.
+		opened := pool.Stat().NewConnsCount()
+		opening := pool.Stat().ConstructingConns() > 0
+		l.Applied().Renew(opened)
+		if err := read(); err != nil {
+			return err
+		}
+		if !opening && pool.Stat().NewConnsCount() == opened {
+			return nil
+		}
+		if !retry.Sleep(ctx, 5*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+}
+
+// WaitFor returns when any instance has applied the log to a projection up to a position. Read the rows within the same
+// call of ReadConsistently.
+func WaitFor(ctx context.Context, l *eventlog.Log, projection string, position int64) error {
+	here := l.Applied().Of(projection)
+	if have, _ := here.Now(); have >= position {
+		return nil
+	}
+	defer here.Wait()()
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		have, moved := here.Now()
+		if have >= position {
+			return nil
+		}
+		retry.Await(ctx, moved, wait)
+		if have, _ = here.Now(); have >= position {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("wait for projection %s to reach %d, it is at %d: %w", projection, position, have, err)
+		}
+		// Another instance may apply the projection.
+		era := here.Current()
+		if err := l.Options().Pool.QueryRow(ctx, l.SQL(sqlPosition), projection).Scan(&have); err != nil {
+			return fmt.Errorf("read the position of projection %s: %w", projection, eventlog.Unavailable(err))
+		}
+		here.ReachIn(era, have)
+	}
+}
