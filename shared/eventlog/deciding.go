@@ -13,13 +13,13 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// clock is an SQL expression for the log's clock, in microseconds. It is the clock of Postgres, but never before the
+// ClockSQL is an SQL expression for the log's clock, in microseconds. It is the clock of Postgres, but never before the
 // time of the newest event, even after a failover to a server whose clock is behind.
-const clock = `(extract(epoch FROM greatest(clock_timestamp(), (SELECT time FROM owner.events ORDER BY position DESC
+const ClockSQL = `(extract(epoch FROM greatest(clock_timestamp(), (SELECT time FROM owner.events ORDER BY position DESC
   LIMIT 1))) * 1000000)::bigint`
 
 const (
-	sqlClock = `SELECT ` + clock
+	sqlClock = `SELECT ` + ClockSQL
 
 	// Reads the newest event of a stream, which contains its whole value, and all events about the subjects.
 	sqlLoadNewest = `(SELECT true AS wanted, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND version > $2

@@ -11,9 +11,6 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// pollInterval is how long this instance waits for a notification before it looks by itself.
-const pollInterval = time.Second
-
 // newIncarnation is the notification's payload, instead of a position, when an incarnation has begun.
 const newIncarnation = "incarnation"
 

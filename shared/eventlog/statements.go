@@ -56,7 +56,7 @@ SELECT 8, k.member, '', '', k.kind, '', m.rooms, 0, '', '', ''
 FROM unnest($8::text[], $9::text[]) AS k (member, kind),
 LATERAL (SELECT rooms FROM owner.member_rooms m WHERE m.member = k.member AND m.kind = k.kind LIMIT 1) m
 UNION ALL
-SELECT 7, '', '', '', '', '', 0, ` + clock + `, '', '', ''
+SELECT 7, '', '', '', '', '', 0, ` + ClockSQL + `, '', '', ''
 UNION ALL
 (SELECT 4, '', '', '', '', '', i.number, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id,
   i.floor::text, ''

@@ -11,7 +11,6 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
-	"github.com/edumatrix/interlinked/shared/retry"
 )
 
 type timerKey struct{ stream, key string }
@@ -22,14 +21,6 @@ type timerRow struct {
 	due        time.Time
 	command    string
 	body       []byte
-}
-
-// Timer is a due timer: a command for its stream.
-type Timer struct {
-	TimerKey
-	Due     time.Time
-	Command string
-	Body    []byte
 }
 
 // timerNames is the namespace of the ids of timers' commands.
@@ -96,11 +87,6 @@ ON CONFLICT (stream, key) DO UPDATE SET generation = excluded.generation, due = 
   body = excluded.body, command_id = excluded.command_id`
 	sqlDropTimers = `DELETE FROM owner.timers t USING unnest($1::text[], $2::text[]) AS n (stream, key)
 WHERE t.stream = n.stream AND t.key = n.key`
-
-	sqlNextTimer = `SELECT coalesce((extract(epoch FROM (SELECT due FROM owner.timers ORDER BY due LIMIT 1)) * 1000000)::bigint,
-  0), ` + clock
-	sqlDueTimers = `SELECT stream, key, generation, due, command, body FROM owner.timers
-WHERE due <= to_timestamp($1::bigint / 1000000.0) ORDER BY due LIMIT $2`
 )
 
 // TimerChanges are the rows of timers that events set and remove, by column.
@@ -132,106 +118,6 @@ func (c *TimerChanges) queue(b *pgx.Batch, in func(string) string) {
 	if len(c.Streams) > 0 {
 		b.Queue(in(sqlSetTimers), c.Streams, c.Keys, c.Generations, c.Dues, c.Commands, c.Bodies, c.CommandIDs)
 	}
-}
-
-const (
-	sqlDropTimer = `DELETE FROM owner.timers WHERE stream = $1 AND key = $2 AND generation = $3`
-
-	// timerPollInterval is how soon a timer is noticed that is due before all others, and the minimum interval between
-	// two checks.
-	timerPollInterval = 50 * time.Millisecond
-	// maxTimerTurn is how long the server waits for a sign of life of the instance whose turn it is, before another
-	// instance takes over.
-	maxTimerTurn = 10 * time.Second
-)
-
-// AwaitTimer waits until a timer is due, and returns the log's clock then.
-func (l *Log) AwaitTimer(ctx context.Context) (now time.Time, err error) {
-	for ctx.Err() == nil {
-		_, moved := l.head.Now()
-		due, now, err := l.nextTimer(ctx)
-		if err != nil {
-			return now, err
-		}
-		left := pollInterval
-		if !due.IsZero() {
-			left = min(left, due.Sub(now))
-		}
-		if left <= 0 {
-			return now, nil
-		}
-		retry.Await(ctx, moved, left)
-		retry.Sleep(ctx, timerPollInterval)
-	}
-	return now, ctx.Err()
-}
-
-// TimerTurn calls f while no other instance sends the commands of timers. If another one does, TimerTurn does nothing
-// and returns false. No statement waits and no transaction is open meanwhile.
-func (l *Log) TimerTurn(ctx context.Context, f func(context.Context) error) (got bool, err error) {
-	return l.timerTurn(ctx, maxTimerTurn, f)
-}
-
-func (l *Log) timerTurn(ctx context.Context, silence time.Duration, f func(context.Context) error) (got bool, err error) {
-	conn, err := l.o.Pool.Acquire(ctx)
-	if err != nil {
-		return false, fmt.Errorf("take the turn of the timers of %s: %w", l.o.Owner, Unavailable(err))
-	}
-	defer conn.Release()
-	key := lockKey(l.o.Owner, "timers")
-	if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", key).Scan(&got); err != nil || !got {
-		return false, Unavailable(err)
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_, undone := conn.Exec(ctx, "SELECT pg_advisory_unlock($1), set_config('idle_session_timeout', '0', false)", key)
-		if undone != nil {
-			_ = conn.Conn().Close(ctx) // which releases the lock
-		}
-	}()
-	// A process that freezes loses its turn.
-	_, err = conn.Exec(ctx, "SELECT set_config('idle_session_timeout', $1, false)", milliseconds(silence))
-	if err != nil {
-		return true, Unavailable(err)
-	}
-	return true, f(ctx)
-}
-
-// DropTimer removes a timer whose command has an outcome already.
-func (l *Log) DropTimer(ctx context.Context, k TimerKey) error {
-	if _, err := l.o.Pool.Exec(ctx, l.SQL(sqlDropTimer), k.Stream, k.Key, k.Generation); err != nil {
-		return fmt.Errorf("drop the timer %s of %s: %w", k.Key, k.Stream, Unavailable(err))
-	}
-	return nil
-}
-
-// nextTimer returns when the next timer is due (zero: there is no timer), and the log's clock.
-func (l *Log) nextTimer(ctx context.Context) (due, now time.Time, err error) {
-	var dueAt, nowAt int64
-	if err := l.o.Pool.QueryRow(ctx, l.SQL(sqlNextTimer)).Scan(&dueAt, &nowAt); err != nil {
-		return due, now, fmt.Errorf("read the next timer of %s: %w", l.o.Owner, Unavailable(err))
-	}
-	if dueAt != 0 {
-		due = micros(dueAt)
-	}
-	return due, micros(nowAt), nil
-}
-
-// DueTimers returns up to limit timers that are due at a time, the oldest first.
-func (l *Log) DueTimers(ctx context.Context, at time.Time, limit int) ([]Timer, error) {
-	found, err := l.o.Pool.Query(ctx, l.SQL(sqlDueTimers), at.UnixMicro(), limit)
-	if err == nil {
-		var all []Timer
-		all, err = pgx.CollectRows(found, func(row pgx.CollectableRow) (t Timer, err error) {
-			err = row.Scan(&t.Stream, &t.Key, &t.Generation, &t.Due, &t.Command, &t.Body)
-			return t, err
-		})
-		if err == nil {
-			return all, nil
-		}
-	}
-	return nil, fmt.Errorf("read the timers of %s that are due: %w", l.o.Owner, Unavailable(err))
 }
 
 // TimersName names the timers of a log among the projections that can be rebuilt.
@@ -296,18 +182,4 @@ func (l *Log) finalTimers(all []Logged) (*TimerChanges, error) {
 		c.add(k, row)
 	}
 	return c, nil
-}
-
-// PauseTimers calls f while no instance sends the commands of timers, for as long as f takes. It waits for an instance
-// that sends some.
-func (l *Log) PauseTimers(ctx context.Context, f func(context.Context) error) error {
-	for {
-		got, err := l.timerTurn(ctx, 0, f)
-		if err != nil || got {
-			return err
-		}
-		if !retry.Sleep(ctx, timerPollInterval) {
-			return ctx.Err()
-		}
-	}
 }

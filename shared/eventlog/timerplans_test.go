@@ -4,27 +4,10 @@ package eventlog
 
 import (
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-// A page of due timers reads about as many rows as it has, however many are due.
-func TestPlans_APageOfDueTimersReadsThatPage(t *testing.T) {
-	t.Parallel()
-	l := fresh(t)
-	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.timers (stream, key, generation, due, command, body, command_id)
-SELECT 'call:' || n, 'ring', 1, timestamptz '2026-01-01' + n * interval '1 second', 'x', '', n FROM generate_series(1, 30000) n`)
-	require.NoError(t, err)
-	_, err = l.o.Pool.Exec(t.Context(), "VACUUM ANALYZE chat.timers")
-	require.NoError(t, err)
-	p := explain(t, l, l.SQL(sqlDueTimers), time.Now().UnixMicro(), 500)
-	assert.LessOrEqual(t, p.RowsRead(), int64(500))
-	assert.Empty(t, p.Scanned())
-	p = explain(t, l, l.SQL(sqlNextTimer))
-	assert.LessOrEqual(t, p.RowsRead(), int64(2))
-}
 
 // A page of the events with timers reads no more rows than the page has, or than its span where there are none.
 func TestPlans_APageOfEventsWithTimersIsBounded(t *testing.T) {

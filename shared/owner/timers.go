@@ -13,6 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/timer"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -53,11 +54,11 @@ func (t *timers) run(ctx context.Context) {
 
 // turn waits until timers are due and sends their commands, unless it is another instance's turn.
 func (t *timers) turn(ctx context.Context) error {
-	now, err := t.log.AwaitTimer(ctx)
+	now, err := timer.Await(ctx, t.log)
 	if err != nil {
 		return err
 	}
-	got, err := t.log.TimerTurn(ctx, func(ctx context.Context) error { return t.send(ctx, now) })
+	got, err := timer.Turn(ctx, t.log, func(ctx context.Context) error { return t.send(ctx, now) })
 	if err == nil && !got {
 		retry.Sleep(ctx, 500*time.Millisecond)
 	}
@@ -66,7 +67,7 @@ func (t *timers) turn(ctx context.Context) error {
 
 // send sends the commands of one page of timers and waits for their outcomes.
 func (t *timers) send(ctx context.Context, now time.Time) error {
-	due, err := t.log.DueTimers(ctx, now, timersAtOnce)
+	all, err := timer.Due(ctx, t.log, now, timersAtOnce)
 	if err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func (t *timers) send(ctx context.Context, now time.Time) error {
 	lane := make(chan struct{}, timerLane)
 	var mu sync.Mutex
 	var failed error
-	for _, timer := range due {
+	for _, due := range all {
 		select {
 		case lane <- struct{}{}:
 		case <-ctx.Done():
@@ -83,7 +84,7 @@ func (t *timers) send(ctx context.Context, now time.Time) error {
 		}
 		sending.Go(func() {
 			defer func() { <-lane }()
-			if err := t.sendOne(ctx, timer); err != nil {
+			if err := t.sendOne(ctx, due); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				failed = err
@@ -95,8 +96,8 @@ func (t *timers) send(ctx context.Context, now time.Time) error {
 }
 
 // sendOne sends the command of a timer. The transaction of the outcome removes the timer.
-func (t *timers) sendOne(ctx context.Context, timer eventlog.Timer) error {
-	pc, err := t.command(timer)
+func (t *timers) sendOne(ctx context.Context, due timer.Timer) error {
+	pc, err := t.command(due)
 	if err == nil {
 		t.decider.enqueue(pc)
 		outcome := <-pc.outcome
@@ -108,14 +109,14 @@ func (t *timers) sendOne(ctx context.Context, timer eventlog.Timer) error {
 			}
 			return nil
 		case err == nil && outcome.repeated:
-			return t.log.DropTimer(ctx, timer.TimerKey) // a rebuild set the timer again after its command had been sent
+			return timer.Drop(ctx, t.log, due.TimerKey) // a rebuild set the timer again after its command had been sent
 		case err == nil:
 			return nil
 		}
 	}
-	t.logger.ErrorContext(ctx, "the command of a timer failed", "stream", timer.Stream, "timer", timer.Key,
-		"command", timer.Command, "error", err)
-	if _, err = t.decider.recordFailure(ctx, timerCommand(timer), &timer.TimerKey); err != nil {
+	t.logger.ErrorContext(ctx, "the command of a timer failed", "stream", due.Stream, "timer", due.Key,
+		"command", due.Command, "error", err)
+	if _, err = t.decider.recordFailure(ctx, timerCommand(due), &due.TimerKey); err != nil {
 		var gone *eventlog.TimerError
 		if errors.As(err, &gone) {
 			return nil
@@ -125,21 +126,21 @@ func (t *timers) sendOne(ctx context.Context, timer eventlog.Timer) error {
 	return nil
 }
 
-func timerCommand(timer eventlog.Timer) envelope.Command {
-	return envelope.Command{ID: timer.CommandID(), Type: timer.Command, Stream: timer.Stream, Actor: catalog.TimerActor,
-		Time: timer.Due, Body: timer.Body}
+func timerCommand(due timer.Timer) envelope.Command {
+	return envelope.Command{ID: due.CommandID(), Type: due.Command, Stream: due.Stream, Actor: catalog.TimerActor,
+		Time: due.Due, Body: due.Body}
 }
 
-func (t *timers) command(timer eventlog.Timer) (*pendingCommand, error) {
-	declared, ok := t.catalog.Command(timer.Command)
+func (t *timers) command(due timer.Timer) (*pendingCommand, error) {
+	declared, ok := t.catalog.Command(due.Command)
 	if !ok {
-		return nil, fmt.Errorf("command %q is not declared", timer.Command)
+		return nil, fmt.Errorf("command %q is not declared", due.Command)
 	}
 	body := declared.Type.New().Interface()
-	if err := proto.Unmarshal(timer.Body, body); err != nil {
-		return nil, fmt.Errorf("command %s: %w", timer.Command, err)
+	if err := proto.Unmarshal(due.Body, body); err != nil {
+		return nil, fmt.Errorf("command %s: %w", due.Command, err)
 	}
-	c := timerCommand(timer)
-	return &pendingCommand{command: c, declared: declared, message: body, timer: &timer.TimerKey,
+	c := timerCommand(due)
+	return &pendingCommand{command: c, declared: declared, message: body, timer: &due.TimerKey,
 		digest: digestOfMessage(c, body), trace: context.Background(), outcome: make(chan commandOutcome, 1)}, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/timer"
 )
 
 const (
@@ -46,7 +47,7 @@ func Timers(ctx context.Context, l *eventlog.Log, progress func(Progress)) (rebu
 	}
 	s := &timerShadow{shadow: newShadow(l), types: l.TimerEvents()}
 	s.rebuild.Progress, s.names, s.tables = progress, []string{eventlog.TimersName}, []string{"timers"}
-	err = l.PauseTimers(ctx, func(ctx context.Context) (err error) {
+	err = timer.Pause(ctx, l, func(ctx context.Context) (err error) {
 		rebuilt, err = s.alone(ctx, s.run)
 		return err
 	})
