@@ -50,7 +50,7 @@ func awaitPrinted(t *testing.T, p *meshrun.Process, text string) {
 func requireOrderlyEnd(t *testing.T, p *meshrun.Process, signal string) {
 	t.Helper()
 	require.Zero(t, p.Wait(t), "%s", p.Tail())
-	require.Contains(t, p.Output(), "stopping; once more to stop at once")
+	require.Contains(t, p.Output(), "stopping; a second signal stops at once")
 	require.Contains(t, p.Output(), "signal="+signal)
 	require.NotContains(t, p.Output(), "edumatrix up:")
 	require.NotContains(t, p.Output(), "level=ERROR")

@@ -1,5 +1,5 @@
-// Package advisory takes advisory locks of PostgreSQL without waiting in a statement: a statement that waits holds a
-// snapshot, and no row version that is younger can be vacuumed in the whole database for as long as it waits.
+// Package advisory takes advisory locks of PostgreSQL without waiting in a statement. A statement that waits holds a
+// snapshot, and meanwhile no row version that is younger can be vacuumed in the whole database.
 package advisory
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Key returns the key of the lock with a name, which is unique in a database up to the chance of a 64-bit hash.
+// Key returns the key of the lock with a name. Two names have the same key only by a collision of 64-bit hashes.
 func Key(name string) int64 {
 	h := fnv.New64a()
 	h.Write([]byte(name))

@@ -26,8 +26,8 @@ type Lease struct {
 
 // LeaseOptions configure a Lease.
 type LeaseOptions struct {
-	Key     int64  // of the lock
-	Purpose string // for errors: "the relay"
+	Key     int64  // key of the lock
+	Purpose string // used in errors: "the relay"
 	Schema  string // search_path of the lease's session
 	// Silence is the time without a message after which the server ends the session; 0: 2.5 s.
 	Silence time.Duration
@@ -39,9 +39,9 @@ type LeaseOptions struct {
 	Standby func()
 }
 
-// TakeLease waits until this instance gets the lease, in a session of its own. The returned context ends when the lease
-// is lost. Changes of the session do not wait for the disk: a crash of the server may lose what was written under a
-// lease, which is then written again.
+// TakeLease waits until this instance gets the lease, in a session of its own. The returned context ends when the
+// lease is lost. Commits of the session do not wait for the disk: a crash of the server may lose changes that were
+// made under a lease, and the next holder makes them again.
 func TakeLease(ctx context.Context, c *pgx.ConnConfig, o LeaseOptions) (*Lease, context.Context, error) {
 	if o.Silence <= 0 {
 		o.Silence = 2500 * time.Millisecond

@@ -25,8 +25,8 @@ import (
 // RoleService is the role of another program of the school, which may act on behalf of users.
 const RoleService = "service"
 
-// MinSecret is the minimum length of a secret for HS256, in bytes (RFC 7518, 3.2): an attacker who has a token can try
-// secrets against it for any length of time.
+// MinSecret is the minimum length of a secret for HS256, in bytes (RFC 7518, 3.2). An attacker who has a token can
+// try out secrets against it without limit.
 const MinSecret = 32
 
 const (
@@ -34,13 +34,13 @@ const (
 	maxName    = 256     // characters; a longer name is cut off
 	maxPicture = 2 << 10 // bytes; a longer one is ignored
 
-	leeway = 30 * time.Second // clocks differ
+	leeway = 30 * time.Second // tolerance for clocks that differ
 
-	// maxSeconds is the year 5138. A larger number was meant as milliseconds.
+	// maxSeconds is in the year 5138. A larger number is probably in milliseconds.
 	maxSeconds = 100_000_000_000
 )
 
-// User is the user that a valid token names.
+// User is the user whom a valid token identifies.
 type User struct {
 	ID      string
 	Name    string
@@ -49,7 +49,7 @@ type User struct {
 	Expires time.Time // when the token is no longer accepted: its exp plus the leeway for clocks that differ
 }
 
-// ActingFor returns the user as whom the user acts: themselves or, in the role "service", the user that they name.
+// ActingFor returns the user on whose behalf the user acts: themselves or, with the role "service", the given user.
 func (u User) ActingFor(onBehalfOf string) (actor string, err error) {
 	switch {
 	case onBehalfOf == "" || onBehalfOf == u.ID:
@@ -64,16 +64,16 @@ func (u User) ActingFor(onBehalfOf string) (actor string, err error) {
 
 // Options configure which tokens are valid.
 type Options struct {
-	Secret  string // of at least MinSecret bytes; tokens are signed with it
-	JWKSURL string // where the keys are, if there is no Secret
+	Secret  string // secret that tokens are signed with, of at least MinSecret bytes
+	JWKSURL string // URL of the keys, if there is no Secret
 
-	// Audience is a value that a token's aud must contain, and Issuer its required iss; empty: any. The keys at a
-	// JWKSURL sign tokens for other programs as well, so both are required with it.
+	// Audience is a value that a token's aud must contain, and Issuer the value that its iss must have; empty: any.
+	// The keys at a JWKSURL sign tokens for other programs as well, so both are required with it.
 	Audience []string
 	Issuer   string
 
-	// RoleClaim is the claim with the user's role; dots lead into objects ("realm_access.roles"). Empty: users have no
-	// role.
+	// RoleClaim is the claim with the user's role; dots separate the names of nested objects ("realm_access.roles").
+	// Empty: users have no role.
 	RoleClaim string
 
 	Log *slog.Logger // default: slog.Default
@@ -84,15 +84,16 @@ type Options struct {
 // Verifier verifies tokens. It is safe for concurrent use.
 type Verifier struct {
 	options Options
-	methods []string // that tokens may be signed by
+	methods []string // algorithms that tokens may be signed with
 	parser  *jwt.Parser
 	secret  []byte
 	keys    *keySet // nil: the secret is used
 }
 
-// NewVerifier returns a Verifier for tokens that are signed with a secret or, if that is empty, with the keys at a JWKS
-// URL. The keys are fetched in the background until ctx ends: every hour, and when a token names an unknown key, at
-// most every 10 s. Keys that cannot be fetched yet are not an error here; tokens are refused as unavailable meanwhile.
+// NewVerifier returns a Verifier for tokens that are signed with a secret or, if that is empty, with the keys at a
+// JWKS URL. The keys are fetched in the background until ctx ends: every hour, and when a token names an unknown key,
+// at most every 10 s. It is not an error if the keys cannot be fetched yet; tokens are refused as unavailable
+// meanwhile.
 func NewVerifier(ctx context.Context, o Options) (*Verifier, error) {
 	return newVerifier(ctx, o, pace{usual: time.Hour, retry: time.Second, slowest: 30 * time.Second,
 		unknown: 10 * time.Second, patience: 3 * time.Second})
@@ -124,18 +125,18 @@ func newVerifier(ctx context.Context, o Options, p pace) (*Verifier, error) {
 		if v.keys, err = newKeySet(ctx, o, p); err != nil {
 			return nil, err
 		}
-		// Methods with a shared secret are excluded: a public key, which everybody knows, would be taken for the
+		// Methods with a shared secret are excluded: a public key, which anyone can read, would be used as the
 		// secret.
 		v.methods = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 	default:
-		return nil, errors.New("set JWT_SECRET or JWKS_URL: without one no token can be checked")
+		return nil, errors.New("set JWT_SECRET or JWKS_URL: tokens cannot be verified without one of them")
 	}
 	v.parser = jwt.NewParser(append(checks, jwt.WithValidMethods(v.methods))...)
 	return v, nil
 }
 
-// Ready returns a channel that is closed when tokens can be verified: at once with a secret, else when the first keys
-// have been fetched.
+// Ready returns a channel that is closed when tokens can be verified: at once with a secret, otherwise once the first
+// keys have been fetched.
 func (v *Verifier) Ready() <-chan struct{} {
 	if v.keys == nil {
 		ready := make(chan struct{})
@@ -145,9 +146,9 @@ func (v *Verifier) Ready() <-chan struct{} {
 	return v.keys.first
 }
 
-// Verify returns the user that a token names. Its error is a refusal that explains what is wrong with the token,
-// without quoting it. The code is refusal.Unavailable if the same token may be valid later, because the key that it
-// names cannot be fetched now; else refusal.Unauthorized.
+// Verify returns the user that a token identifies. Its error is a refusal that explains why the token is invalid,
+// without quoting it. The code is refusal.Unavailable if the token may be valid, but the key that it names cannot be
+// fetched now, and refusal.Unauthorized otherwise.
 func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 	if token = strings.TrimSpace(token); token == "" {
 		return User{}, refusal.New(refusal.Unauthorized,
@@ -163,7 +164,8 @@ func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 	c := claims{}
 	parsed, err := v.parser.ParseWithClaims(token, &c, v.key(ctx))
 	if v.keys != nil && errors.Is(err, jwt.ErrTokenSignatureInvalid) && parsed.Header["kid"] == nil && parsed.Signature != nil {
-		// The token names no key, so only fetching the keys again distinguishes a new key from a forged signature.
+		// The token does not name its key, so only fetching the keys again distinguishes a new key from a forged
+		// signature.
 		if err = v.keys.renew(ctx, func() bool { return false }); err == nil {
 			_, err = v.parser.ParseWithClaims(token, &c, v.key(ctx))
 		}
@@ -213,7 +215,7 @@ func (c claims) date(name string) (*jwt.NumericDate, error) {
 	return jwt.NewNumericDate(time.Unix(int64(max(-maxSeconds, min(n, maxSeconds))), 0)), nil
 }
 
-var errCritical = errors.New("the token's header has crit: it asks for an extension that is not known here")
+var errCritical = errors.New("the token's header has crit: it requires an extension that is not supported")
 
 // key returns the function that finds a token's key.
 func (v *Verifier) key(ctx context.Context) jwt.Keyfunc {
@@ -251,8 +253,8 @@ func (v *Verifier) user(c claims) (User, error) {
 	return u, nil
 }
 
-// role reads the claim that RoleClaim names: a text or a list of texts. In a list the role "service" counts, else the
-// first role.
+// role reads the claim that RoleClaim names: a text or a list of texts. In a list the role "service" takes
+// precedence; otherwise the first role counts.
 func (v *Verifier) role(c claims) string {
 	if v.options.RoleClaim == "" {
 		return ""
@@ -280,13 +282,13 @@ func (v *Verifier) role(c claims) string {
 	return first
 }
 
-// text returns a claim that is a text, else nothing.
+// text returns a claim that is a text, or "" for any other claim.
 func text(claim any) string {
 	s, _ := claim.(string)
 	return s
 }
 
-// seconds returns a claim that is a number, infinite where it is too large for a float64; else NaN.
+// seconds returns a claim that is a number, infinite if it is too large for a float64; NaN for any other claim.
 func seconds(claim any) float64 {
 	n, is := claim.(json.Number)
 	if !is {
@@ -296,7 +298,7 @@ func seconds(claim any) float64 {
 	return f
 }
 
-// clean removes control characters, which cannot be stored or shown, and characters beyond a number.
+// clean removes control characters, which cannot be stored or shown, and all characters after the first limit ones.
 func clean(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
@@ -312,7 +314,7 @@ func clean(s string, limit int) string {
 
 const inMilliseconds = "is in milliseconds, or far beyond any calendar: it has to be in seconds since 1970"
 
-// reason explains why a token is invalid. parsed is nil if not even its parts were found.
+// reason explains why a token is invalid. parsed is nil if the token could not be split into its parts.
 func (v *Verifier) reason(err error, parsed *jwt.Token, c claims) string {
 	if parsed != nil && !errors.Is(err, jwt.ErrTokenMalformed) &&
 		(parsed.Method == nil || !slices.Contains(v.methods, parsed.Method.Alg())) {
@@ -321,7 +323,7 @@ func (v *Verifier) reason(err error, parsed *jwt.Token, c claims) string {
 	}
 	switch {
 	case errors.Is(err, errNoKeys):
-		return "the keys that tokens are checked with cannot be fetched now, try again"
+		return "the keys for verifying tokens cannot be fetched now, try again"
 	case errors.Is(err, errCritical):
 		return errCritical.Error()
 	case errors.Is(err, errKeyID):
@@ -334,7 +336,7 @@ func (v *Verifier) reason(err error, parsed *jwt.Token, c claims) string {
 		if seconds(c["nbf"]) >= maxSeconds {
 			return "the token's nbf " + inMilliseconds
 		}
-		return "the token does not hold yet"
+		return "the token is not valid yet"
 	case errors.Is(err, jwt.ErrTokenInvalidAudience):
 		return "the token is for another program: its aud is not the JWT_AUDIENCE of this mesh"
 	case errors.Is(err, jwt.ErrTokenInvalidIssuer):
@@ -360,7 +362,7 @@ func (v *Verifier) reason(err error, parsed *jwt.Token, c claims) string {
 	case errors.Is(err, jwt.ErrTokenUnverifiable):
 		return "the key that signed the token is not known here"
 	default:
-		return "the token does not hold"
+		return "the token is invalid"
 	}
 }
 

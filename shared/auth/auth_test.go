@@ -18,7 +18,7 @@ import (
 
 const secret = "a secret that only this test knows"
 
-func TestVerify_SaysWhoAndWhyNot(t *testing.T) {
+func TestVerify_ReturnsTheUserOrTheReason(t *testing.T) {
 	t.Parallel()
 	v, err := auth.NewVerifier(t.Context(), auth.Options{Secret: secret, RoleClaim: "role"})
 	if err != nil {
@@ -116,7 +116,7 @@ func TestVerify_SaysWhoAndWhyNot(t *testing.T) {
 	}
 }
 
-// raw signs a header and claims as they are written.
+// raw signs a header and claims without changing them.
 func raw(t testing.TB, header, claims string) string {
 	t.Helper()
 	signing := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + base64.RawURLEncoding.EncodeToString([]byte(claims))
@@ -127,8 +127,8 @@ func raw(t testing.TB, header, claims string) string {
 	return signing + "." + base64.RawURLEncoding.EncodeToString(signature)
 }
 
-// Numbers that nobody needs may be of any size, and of a claim that is there twice the last one holds (RFC 7519, 4).
-func TestVerify_TakesAnyLegalJSON(t *testing.T) {
+// Unused numbers may be of any size, and the last of two equal claims counts (RFC 7519, 4).
+func TestVerify_AcceptsAnyLegalJSON(t *testing.T) {
 	t.Parallel()
 	v, err := auth.NewVerifier(t.Context(), auth.Options{Secret: secret, RoleClaim: "role"})
 	require.NoError(t, err)
@@ -146,7 +146,7 @@ func TestVerify_TakesAnyLegalJSON(t *testing.T) {
 	}
 }
 
-// critical has a signature that holds, and an extension that nobody here knows.
+// critical returns a token with a valid signature and an unknown extension.
 func critical(t *testing.T) string {
 	t.Helper()
 	token := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "alice", "exp": time.Now().Add(time.Hour).Unix()})
@@ -158,7 +158,7 @@ func critical(t *testing.T) string {
 	return signed
 }
 
-func TestVerify_PassesOverWhatItDoesNotNeed(t *testing.T) {
+func TestVerify_IgnoresClaimsThatItDoesNotNeed(t *testing.T) {
 	t.Parallel()
 	han := strings.Repeat("語", 100)
 	for _, test := range []struct {
@@ -189,14 +189,15 @@ func TestVerify_PassesOverWhatItDoesNotNeed(t *testing.T) {
 		require.NoError(t, err)
 		u, err := v.Verify(t.Context(), token)
 		require.NoError(t, err, "%v", test.claims)
-		require.Equal(t, exp.Unix()+30, u.Expires.Unix(), "it is taken for 30 s longer, as clocks differ")
+		require.Equal(t, exp.Unix()+30, u.Expires.Unix(), "the token is accepted for 30 s more, because clocks differ")
 		test.want.ID, test.want.Expires = "auth0|1", u.Expires
 		require.Equal(t, test.want, u, "%v", test.claims)
 	}
 }
 
-// A token is taken for as long as its session would last, so that nobody is let in to be closed at once.
-func TestVerify_ATokenThatIsTakenHasNotExpired(t *testing.T) {
+// A token is accepted no longer than its session would last, so that no user is admitted only to be disconnected at
+// once.
+func TestVerify_AnAcceptedTokenHasNotExpired(t *testing.T) {
 	t.Parallel()
 	v, err := auth.NewVerifier(t.Context(), auth.Options{Secret: secret})
 	require.NoError(t, err)
@@ -211,7 +212,7 @@ func TestVerify_ATokenThatIsTakenHasNotExpired(t *testing.T) {
 	require.ErrorContains(t, err, "expired")
 }
 
-// tampered names another user under the signature that was made for eve.
+// tampered replaces the user in a token whose signature was made for eve.
 func tampered(token string) string {
 	parts := strings.Split(token, ".")
 	claims, _ := base64.RawURLEncoding.DecodeString(parts[1])
@@ -228,7 +229,7 @@ func FuzzVerify(f *testing.F) {
 	for _, seed := range []string{token, "", "..", "e30.e30.", tampered(token), "eyJhbGciOiJub25lIn0.e30."} {
 		f.Add(seed)
 	}
-	// Any claims at all, under a signature that holds.
+	// Any claims, with a valid signature.
 	f.Add("claims:" + `{"sub":"a","exp":1e300}`)
 	f.Add("claims:" + `{"sub":["a"],"exp":"x","nbf":-1e300}`)
 	f.Fuzz(func(t *testing.T, token string) {
@@ -246,7 +247,7 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-func TestNewVerifier_NeedsOneOfTheTwo(t *testing.T) {
+func TestNewVerifier_NeedsASecretOrKeys(t *testing.T) {
 	t.Parallel()
 	if _, err := auth.NewVerifier(t.Context(), auth.Options{Secret: "only-31-bytes-long-and-not-more"}); err == nil {
 		t.Error("a short secret was taken")

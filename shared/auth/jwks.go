@@ -37,8 +37,7 @@ const (
 	maxRedirects = 5
 )
 
-// errNoKeys means that the keys could not be fetched since the token arrived, so it is unknown whether the token is
-// valid.
+// errNoKeys means that the keys could not be fetched after the token arrived, so the token may or may not be valid.
 var errNoKeys = errors.New("the keys could not be fetched")
 
 // keySet holds the keys at a JWKS URL. One goroutine fetches them: at the start until it succeeds, then every hour, and
@@ -48,7 +47,7 @@ type keySet struct {
 	pace   pace
 	client *http.Client
 	log    *slog.Logger
-	warned bool // about a key with which everyone can sign; used by run alone
+	warned bool // about a key that anyone can sign with; used only by run
 	ended  <-chan struct{}
 	wake   chan struct{} // signals that a fetch is wanted
 	first  chan struct{} // closed when keys were fetched for the first time
@@ -56,10 +55,10 @@ type keySet struct {
 	mu      sync.Mutex
 	keys    []publicKey
 	begun   int           // fetches that have begun
-	done    int           // fetches that have ended: as many, or one less
+	done    int           // fetches that have ended: equal to begun, or one less
 	failed  error         // error of the last fetch
 	wanted  bool          // a token names an unknown key, and no fetch has begun since
-	allowed time.Time     // when a fetch may begin because of that
+	allowed time.Time     // when a fetch for an unknown key may begin
 	changed chan struct{} // closed when a fetch ends
 }
 
@@ -75,7 +74,8 @@ func newKeySet(ctx context.Context, o Options, p pace) (*keySet, error) {
 	return k, nil
 }
 
-// redirect follows a redirect of the URL, but not from https to http, where anybody on the way could insert keys.
+// redirect follows a redirect of the URL, but not from https to http, where an attacker in the network could insert
+// keys.
 func redirect(r *http.Request, via []*http.Request) error {
 	switch {
 	case via[0].URL.Scheme == "https" && r.URL.Scheme != "https":
@@ -110,9 +110,9 @@ func (k *keySet) run(ctx context.Context) {
 		}
 		switch {
 		case err != nil && !failing:
-			k.log.Warn("the keys of JWKS_URL cannot be fetched; it is tried again", "error", err)
+			k.log.Warn("the keys of JWKS_URL cannot be fetched, retrying", "error", err)
 		case err == nil && failing:
-			k.log.Info("the keys of JWKS_URL are there again")
+			k.log.Info("the keys of JWKS_URL can be fetched again")
 		}
 		failing = err != nil
 		if !k.sleep(ctx, next) {
@@ -152,8 +152,8 @@ func (k *keySet) sleep(ctx context.Context, next time.Time) bool {
 }
 
 // fetch replaces the keys by those at the URL, so that tokens of a withdrawn key become invalid. It ignores keys that
-// cannot sign tokens, which sets contain for other purposes; a set without any usable key is an error, because no token
-// would be valid.
+// cannot sign tokens, which sets contain for other purposes. A set without any usable key is an error, because no
+// token would be valid.
 func (k *keySet) fetch(ctx context.Context) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, k.url, nil)
 	if err != nil {
@@ -163,7 +163,7 @@ func (k *keySet) fetch(ctx context.Context) error {
 	if err != nil {
 		var where *url.Error
 		if errors.As(err, &where) {
-			err = where.Err // without the URL, which may hold a credential
+			err = where.Err // without the URL, which may contain a credential
 		}
 		return fmt.Errorf("fetch keys from %s: %w", r.URL.Host, err)
 	}
@@ -194,7 +194,7 @@ func (k *keySet) fetch(ctx context.Context) error {
 		if err != nil {
 			if problem = err; errors.Is(err, errNotPublic) && !k.warned {
 				k.warned = true
-				k.log.Warn("a key in the set of JWKS_URL is passed over", "error", err)
+				k.log.Warn("a key in the set of JWKS_URL is ignored", "error", err)
 			}
 			continue
 		}
@@ -215,13 +215,13 @@ func (k *keySet) fetch(ctx context.Context) error {
 // publicKey is a key with which tokens may be signed.
 type publicKey struct {
 	id     string
-	method jwkset.ALG // for which the key is meant; empty: all that suit it
+	method jwkset.ALG // the key's method; empty: all methods that suit it
 	key    any
 }
 
-// errNotPublic means that the set contains a shared secret or a private key: everybody who reads the set could sign
-// with it.
-var errNotPublic = errors.New("a key is not a public one: whoever reads the set could sign with it")
+// errNotPublic means that the set contains a shared secret or a private key, with which anyone who reads the set
+// could sign.
+var errNotPublic = errors.New("a key is not public: anyone who reads the set could sign with it")
 
 // readKey reads a key of a set. Its error explains why the key cannot be used.
 func readKey(raw json.RawMessage) (publicKey, error) {
@@ -235,7 +235,7 @@ func readKey(raw json.RawMessage) (publicKey, error) {
 	case m.USE != "" && m.USE != jwkset.UseSig:
 		return publicKey{}, fmt.Errorf("a key is for the use %q", m.USE)
 	}
-	// Only the key itself counts. Some identity providers write the fingerprints of its certificate in a form of their own.
+	// Only the key itself counts. Some identity providers write the fingerprints of its certificate in a nonstandard form.
 	m.X5C, m.X5T, m.X5TS256, m.X5U = nil, "", "", ""
 	key, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
 	if err != nil {
@@ -269,8 +269,8 @@ var (
 	errKeyMethod = errors.New("the key that the token's kid names is not for the method (alg) that the token names")
 )
 
-// key returns the keys with which a token may be signed. A token with an unknown key is refused only after a successful
-// fetch that began after the token arrived; if there is none in time, the error is errNoKeys.
+// key returns the keys with which a token may be signed. A token with an unknown key is refused only after a
+// successful fetch that began after the token arrived; without such a fetch in time, the error is errNoKeys.
 func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	id, named := token.Header["kid"].(string)
 	if !named && token.Header["kid"] != nil {
@@ -291,8 +291,9 @@ func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 	return found, nil
 }
 
-// find returns the keys with which a token of a method may be signed: those with its kid, which several keys may share
-// (RFC 7517, 4.5), or all keys if it names none. It reports whether there are keys with its kid for other methods.
+// find returns the keys with which a token of a method may be signed: the keys with the token's kid, which several
+// keys may share (RFC 7517, 4.5), or all keys if the token has no kid. It reports whether there are keys with the kid
+// for other methods.
 func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jwt.VerificationKeySet, other bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -308,8 +309,8 @@ func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jw
 	return found, other
 }
 
-// renew waits until the keys have been fetched by a fetch that begins after the call, or until the keys of an earlier
-// fetch suffice.
+// renew waits until the keys have been fetched by a fetch that begins after the call, or until enough returns true
+// after an earlier fetch.
 func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 	awaited := k.want()
 	patience := time.NewTimer(k.pace.patience)
@@ -338,12 +339,12 @@ func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 	}
 }
 
-// want requests a fetch, as soon as one is allowed, and returns its number.
+// want requests a fetch as soon as one is allowed, and returns the number of that fetch.
 func (k *keySet) want() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.done == 0 {
-		return k.begun // the first fetch is under way
+		return k.begun // the first fetch is running
 	}
 	if !k.wanted {
 		k.wanted = true

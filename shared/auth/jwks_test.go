@@ -30,7 +30,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// signIn is a school's sign-in: it serves a set of keys, or does not.
+// signIn is a school's sign-in, which serves a set of keys or fails.
 type signIn struct {
 	*httptest.Server
 	set  atomic.Value
@@ -53,14 +53,14 @@ func newSignIn(t *testing.T) *signIn {
 	return s
 }
 
-// RoundTrip answers without a network, for tests in a bubble.
+// RoundTrip answers without a network, for tests in a synctest bubble.
 func (s *signIn) RoundTrip(*http.Request) (*http.Response, error) {
 	s.asks.Add(1)
 	set, _ := s.set.Load().(string)
 	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(set))}, nil
 }
 
-// serve gives the public keys out, by their ids.
+// serve publishes the public keys with their ids.
 func (s *signIn) serve(t *testing.T, keys map[string]crypto.Signer) {
 	t.Helper()
 	var all []any
@@ -71,7 +71,7 @@ func (s *signIn) serve(t *testing.T, keys map[string]crypto.Signer) {
 		}
 		all = append(all, jwk.Marshal())
 	}
-	// Keys of no use here do not affect the others: a key for encryption, one of an unknown kind, a shared secret.
+	// Unusable keys do not affect the others: a key for encryption, one of an unknown kind, a shared secret.
 	all = append(all, map[string]string{"kty": "martian", "kid": "m"},
 		map[string]string{"kty": "oct", "kid": "secret", "k": base64.RawURLEncoding.EncodeToString([]byte("known to all"))})
 	set, err := json.Marshal(map[string]any{"keys": all})
@@ -105,7 +105,7 @@ func verifier(t *testing.T, s *signIn, p pace) *Verifier {
 	return v
 }
 
-// eager is a pace at which nothing is waited for.
+// eager is a pace without waiting times.
 var eager = pace{usual: time.Hour, retry: 10 * time.Millisecond, slowest: 10 * time.Millisecond, patience: 20 * time.Second}
 
 func refused(t *testing.T, v *Verifier, token, says string) {
@@ -116,7 +116,7 @@ func refused(t *testing.T, v *Verifier, token, says string) {
 	}
 }
 
-// unavailable is what a token gets that may hold, while nobody knows.
+// unavailable requires that a token is refused as unavailable, because its key cannot be fetched.
 func unavailable(t *testing.T, v *Verifier, token string) {
 	t.Helper()
 	_, err := v.Verify(t.Context(), token)
@@ -155,7 +155,7 @@ func TestVerify_KeysMayComeLate(t *testing.T) {
 	default:
 	}
 	s.serve(t, map[string]crypto.Signer{"k1": key})
-	select { // they are fetched although nobody asks
+	select { // the keys are fetched without any request
 	case <-v.Ready():
 	case <-time.After(time.Minute):
 		t.Fatal("not ready")
@@ -174,18 +174,19 @@ func TestVerify_KeysAreReplaced(t *testing.T) {
 	s.serve(t, map[string]crypto.Signer{"young": young})
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young))
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old), "not known here")
-	// A token may name no key: a new one is found all the same.
+	// If a token names no key, a new key is found nevertheless.
 	s.serve(t, map[string]crypto.Signer{"young": young, "next": next})
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "", next))
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "", old), "signature")
-	// A sign-in that is away leaves the keys that are there, and nobody knows of others.
+	// While the sign-in is unavailable, the known keys stay valid, and tokens with other keys are refused as
+	// unavailable.
 	s.set.Store("")
 	unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "other", old))
 	unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "", old))
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young))
 }
 
-func TestVerify_ARotatedKeyIsFoundAlthoughOthersInventNames(t *testing.T) {
+func TestVerify_FindsARotatedKeyDespiteInventedKeyNames(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &signIn{}
@@ -199,7 +200,7 @@ func TestVerify_ARotatedKeyIsFoundAlthoughOthersInventNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		taken(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old))
-		refused(t, v, sign(t, jwt.SigningMethodEdDSA, "invented", old), "not known here") // a second fetch, at once
+		refused(t, v, sign(t, jwt.SigningMethodEdDSA, "invented", old), "not known here") // causes a second fetch at once
 		if asks := s.asks.Load(); asks != 2 {
 			t.Fatalf("asked %d times", asks)
 		}
@@ -220,7 +221,7 @@ func TestVerify_ARotatedKeyIsFoundAlthoughOthersInventNames(t *testing.T) {
 	})
 }
 
-func TestVerify_ForgedKeyNamesDoNotAskTheSignInEachTime(t *testing.T) {
+func TestVerify_ForgedKeyNamesDoNotCauseAFetchEach(t *testing.T) {
 	t.Parallel()
 	s := newSignIn(t)
 	key := edKey(t)
@@ -255,7 +256,7 @@ func TestVerify_ChecksAudienceAndIssuer(t *testing.T) {
 		{"mesh", "https://sign-in.example/", ""},
 		{[]string{"other"}, "https://sign-in.example/", "aud is not the JWT_AUDIENCE"},
 		{nil, "https://sign-in.example/", "has no aud"},
-		{"mesh", "https://sign-in.example", "iss is not the JWT_ISSUER"}, // the slash counts
+		{"mesh", "https://sign-in.example", "iss is not the JWT_ISSUER"}, // the slash matters
 		{"mesh", nil, "iss"},
 		{7, "https://sign-in.example/", "aud"},
 		{[]any{"mesh", nil}, "https://sign-in.example/", "aud is not of the type"},
@@ -277,7 +278,7 @@ func TestVerify_ChecksAudienceAndIssuer(t *testing.T) {
 			refused(t, v, signed, test.says)
 			continue
 		}
-		// A role counts only where JWT_ROLE_CLAIM names its claim.
+		// A claim is a role only if JWT_ROLE_CLAIM names it.
 		if u, err := v.Verify(t.Context(), signed); err != nil || u.ID != "bob" || u.Role != "" {
 			t.Fatalf("%+v %v", u, err)
 		}
@@ -320,7 +321,7 @@ func TestVerify_MethodsOfPublicKeysOnly(t *testing.T) {
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "ed", edKey(t)), "signature")
 }
 
-// jwk is a public key as a sign-in writes it, with other members.
+// jwk returns a public key as a sign-in writes it, with additional members.
 func jwk(t *testing.T, key any, members map[string]any) map[string]any {
 	t.Helper()
 	made, err := jwkset.NewJWKFromKey(key, jwkset.JWKOptions{Marshal: jwkset.JWKMarshalOptions{Private: true}})
@@ -348,9 +349,9 @@ func (s *signIn) write(t *testing.T, before string, keys ...any) {
 	s.set.Store(before + string(text))
 }
 
-// Sets are as sign-ins write them: with several keys under one name, with fingerprints of certificates in forms of their
-// own, with a byte order mark. Keys that everybody can sign with are never used.
-func TestVerify_SetsOfSignInsAsTheyAre(t *testing.T) {
+// The sets have the forms that sign-ins use: several keys with one name, fingerprints of certificates in nonstandard
+// forms, a byte order mark. Keys that anyone can sign with are never used.
+func TestVerify_AcceptsTheKeySetsOfSignIns(t *testing.T) {
 	t.Parallel()
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -405,8 +406,8 @@ func TestVerify_SetsOfSignInsAsTheyAre(t *testing.T) {
 	}
 }
 
-// A set without a usable key is a fault of the identity provider, not of everybody's token.
-func TestVerify_ASetOfNoUseIsNotASetOfKeys(t *testing.T) {
+// A set without a usable key is an error of the identity provider, and tokens are refused as unavailable instead of invalid.
+func TestVerify_RefusesASetWithoutUsableKeys(t *testing.T) {
 	t.Parallel()
 	key := edKey(t)
 	token := sign(t, jwt.SigningMethodEdDSA, "k1", key)
@@ -456,7 +457,7 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-// await waits until the log has a text.
+// await waits until the log contains a text.
 func (l *lines) await(t *testing.T, text string) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
@@ -472,8 +473,9 @@ func (l *lines) await(t *testing.T, text string) {
 	}
 }
 
-// A set of keys is followed to another place, but not out of https: anybody on the way could put keys of their own there.
-func TestVerify_FollowsASetOfKeysNotOutOfHTTPS(t *testing.T) {
+// A redirect of the key set is followed, but not from https to http: an attacker in the network could insert keys
+// there.
+func TestVerify_FollowsNoRedirectFromHTTPSToHTTP(t *testing.T) {
 	t.Parallel()
 	s := newSignIn(t)
 	key := edKey(t)
@@ -502,7 +504,7 @@ func TestVerify_FollowsASetOfKeysNotOutOfHTTPS(t *testing.T) {
 	}
 }
 
-func TestVerify_WaitsForKeysNoLongerThanItsCaller(t *testing.T) {
+func TestVerify_StopsWaitingForKeysWithItsCaller(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))

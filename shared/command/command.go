@@ -28,8 +28,8 @@ type Topics struct {
 }
 
 // Read decodes a command. Gateways refuse a command that does not match its declaration, but other programs and
-// gateways of another release may send one. So the error may be a refusal (see refusal.Of); the envelope is returned
-// with it. After any other error the same bytes cannot be decoded later either.
+// gateways of another release may send one. So the error may be a refusal (see refusal.Of); then the envelope is
+// returned as well. After any other error, decoding the same bytes again would fail as well.
 func (t Topics) Read(m *message.Message) (Command, error) {
 	sent, err := envelope.ReadCommand(m)
 	if err != nil {
@@ -72,7 +72,7 @@ func (t Topics) Refused(c envelope.Command, r *refusal.Error) envelope.Result {
 	return outcome
 }
 
-// Publish publishes an outcome that no event carries.
+// Publish publishes an outcome that the headers of no event contain.
 func (t Topics) Publish(ctx context.Context, outcome envelope.Result) error {
 	m := outcome.Message()
 	m.SetContext(ctx)
@@ -85,5 +85,5 @@ func (t Topics) Publish(ctx context.Context, outcome envelope.Result) error {
 // Failure is the text of the outcome of a command that becomes a dead letter; its code is refusal.Failed.
 const Failure = "the command could not be processed; it is kept as a dead letter for the operator"
 
-// Expired is the refusal of a command that arrives after the time up to which its sender waits for it.
+// Expired is the refusal of a command that arrives after its sender has stopped waiting for it.
 var Expired = refusal.New(refusal.Expired, "the command arrived after it had expired")

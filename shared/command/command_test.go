@@ -15,9 +15,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// A command that a gateway would not have published is refused where its sender can mend it. Otherwise it is an error
-// that becomes a dead letter.
-func TestRead_ChecksWhatGatewaysCheck(t *testing.T) {
+// A command that a gateway would not have published is refused if its sender can correct it. Otherwise it is an error
+// and becomes a dead letter.
+func TestRead_MakesTheChecksOfGateways(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
 	require.NoError(t, err)
@@ -37,12 +37,12 @@ func TestRead_ChecksWhatGatewaysCheck(t *testing.T) {
 		refused string // the field; empty: it is an error
 		text    string
 	}{
-		"a field that is not valid":      {func(c *envelope.Command) { c.Body = body("") }, "body", ""},
-		"a text that cannot be stored":   {func(c *envelope.Command) { c.Correlation = "a\x00b" }, "correlation", ""},
-		"another stream":                 {func(c *envelope.Command) { c.Stream = "conversation:8" }, "", `asks to change "conversation:7"`},
-		"another service":                {func(c *envelope.Command) { c.Type = "feed.create_post" }, "", "is not one of chat"},
-		"an unknown type":                {func(c *envelope.Command) { c.Type = "chat.fly" }, "", "is not one of chat"},
-		"bytes that are no such message": {func(c *envelope.Command) { c.Body = []byte("\xff") }, "", "chat.send_message"},
+		"a field that is not valid":    {func(c *envelope.Command) { c.Body = body("") }, "body", ""},
+		"a text that cannot be stored": {func(c *envelope.Command) { c.Correlation = "a\x00b" }, "correlation", ""},
+		"another stream":               {func(c *envelope.Command) { c.Stream = "conversation:8" }, "", `asks to change "conversation:7"`},
+		"another service":              {func(c *envelope.Command) { c.Type = "feed.create_post" }, "", "is not one of chat"},
+		"an unknown type":              {func(c *envelope.Command) { c.Type = "chat.fly" }, "", "is not one of chat"},
+		"bytes of another message":     {func(c *envelope.Command) { c.Body = []byte("\xff") }, "", "chat.send_message"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -54,7 +54,7 @@ func TestRead_ChecksWhatGatewaysCheck(t *testing.T) {
 			require.Equal(t, change.refused != "", is, err)
 			if is {
 				require.True(t, strings.HasPrefix(refused.Text, change.refused+" "), refused.Text)
-				require.Equal(t, "1", read.ID, "the envelope is needed to tell the sender")
+				require.Equal(t, "1", read.ID, "the envelope is needed to notify the sender")
 				return
 			}
 			require.ErrorContains(t, err, change.text)

@@ -26,7 +26,7 @@ const AllInOne = "edumatrix"
 var ports = map[string]int{"gateway": 3001, "presence": 3002, "chat": 3003, "feed": 3004, "notification": 3005,
 	AllInOne: 3001}
 
-// Services returns the names of all services, sorted. It is the only list of them.
+// Services returns the names of all services, sorted. No other list of them exists.
 func Services() []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(ports)), func(name string) bool { return name == AllInOne })
 }
@@ -39,7 +39,7 @@ func Peers() []string {
 // Config is the configuration of one process.
 type Config struct {
 	Service string
-	Host    string // to listen on; "" stands for every address, and is the default
+	Host    string // address to listen on; "", the default, means every address
 	Port    int
 	// PortVariable is the variable that sets Port, for error messages.
 	PortVariable string
@@ -59,8 +59,8 @@ type Config struct {
 	JWKSURL       string
 	JWTAudience   []string
 	JWTIssuer     string
-	JWTRoleClaim  string // the claim with a user's role; empty: users have no role
-	ServiceSecret string // with which the services of one installation authenticate each other
+	JWTRoleClaim  string // name of the claim with a user's role; empty: users have no role
+	ServiceSecret string // secret with which the services of an installation authenticate each other
 
 	Peers map[string]string // owner -> base URL of its inner listener
 
@@ -175,7 +175,7 @@ func (r *reader) secrets(c *Config) {
 		}
 	}
 	if c.JWTAudience == nil && r.text("JWT_AUDIENCE", "") != "" {
-		r.problem("JWT_AUDIENCE", "names nothing, so tokens for any program would hold")
+		r.problem("JWT_AUDIENCE", "is empty, so tokens for any program would be valid")
 	}
 	role := "role"
 	if c.JWTSecret == "" && c.JWKSURL != "" {
@@ -197,14 +197,15 @@ func (r *reader) secrets(c *Config) {
 		return
 	}
 	if c.JWTSecret == "" && c.JWKSURL == "" {
-		r.problem("JWT_SECRET", "is not set, nor is JWKS_URL: one of them says which tokens are valid")
+		r.problem("JWT_SECRET", "is not set, nor is JWKS_URL: set one of them, so that tokens can be verified")
 	} else if c.ServiceSecret == "" {
 		r.problem("SERVICE_SECRET", "is not set: with JWKS_URL alone there is nothing to derive it from; "+
 			"set the same secret for all services")
 	}
 }
 
-// needsBesideKeys requires the settings that distinguish tokens for this mesh from others signed with the same keys.
+// needsBesideKeys requires a setting that distinguishes tokens for this mesh from other tokens signed with the same
+// keys.
 func (r *reader) needsBesideKeys(name, what string) {
 	if r.text(name, "") == "" {
 		r.problem(name, "is not set: JWKS_URL needs it beside it, as the same keys sign tokens for other programs; set it to %s", what)
@@ -221,23 +222,23 @@ func (r *reader) secret(name string) string {
 	return value
 }
 
-// DeriveServiceSecret derives the secret with which services authenticate each other, if only JWT_SECRET is set. It
-// does not reveal JWT_SECRET.
+// DeriveServiceSecret derives the secret with which services authenticate each other. It is used if only JWT_SECRET
+// is set, and does not reveal JWT_SECRET.
 func DeriveServiceSecret(jwtSecret string) string {
 	mac := hmac.New(sha256.New, []byte(jwtSecret))
 	mac.Write([]byte("edumatrix service credential"))
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// String contains addresses, and no secret.
+// String returns the addresses and no secret.
 func (c Config) String() string {
 	return fmt.Sprintf("%s on %s:%d, %s, %s, %s", c.Service, c.Host, c.Port, c.Postgres, c.Redis, c.Kafka)
 }
 
-// GoString is String.
+// GoString returns the same text as String.
 func (c Config) GoString() string { return c.String() }
 
-// LogValue is String.
+// LogValue returns the same text as String.
 func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // MarshalJSON returns an error: a Config in a file or response would contain its secrets.

@@ -15,7 +15,7 @@ import (
 
 const long = "hidden-and-as-long-as-a-secret-has-to-be"
 
-// env is a process' environment; a service of its own has a secret at least.
+// env returns an environment that contains at least a secret.
 func env(pairs ...string) func(string) string {
 	all := map[string]string{"JWT_SECRET": "a token secret of this test, hidden from all"}
 	for _, pair := range pairs {
@@ -45,7 +45,7 @@ func TestLoad_HasTheDefaultsOfExistingInstallations(t *testing.T) {
 	require.Empty(t, c.AllowedOrigins)
 	require.False(t, c.AnyLocalOrigin)
 	require.Zero(t, c.MetricsPort)
-	require.Empty(t, c.MetricsHost, "a scraper is on another machine or in another container")
+	require.Empty(t, c.MetricsHost, "scrapers run on other machines or in other containers")
 	require.Empty(t, c.Notices)
 
 	for service, port := range map[string]int{"gateway": 3001, "presence": 3002, "feed": 3004, "notification": 3005,
@@ -110,7 +110,7 @@ func TestLoad_ReadsEveryVariable(t *testing.T) {
 	}
 }
 
-func TestLoad_StopsAtWhatCannotBeMeant(t *testing.T) {
+func TestLoad_RefusesInvalidValues(t *testing.T) {
 	t.Parallel()
 	for set, want := range map[string]string{
 		"PORT=http":                           `PORT is "http": it has to be a number from 1 to 65535`,
@@ -142,7 +142,7 @@ func TestLoad_StopsAtWhatCannotBeMeant(t *testing.T) {
 		"REDIS_URL=redis://:hidden@h:x":           "REDIS_URL has to look like",
 		"DATABASE_URL=h:5432/d":                   "DATABASE_URL has to look like postgresql://user:password@host:5432",
 		"DATABASE_URL=mysql://u:hidden@":          "DATABASE_URL has to look like",
-		"DATABASE_URL=postgres://h/d?schema=mine": "DATABASE_URL asks for schema=mine: only public can stand there",
+		"DATABASE_URL=postgres://h/d?schema=mine": "DATABASE_URL has schema=mine: only public is accepted",
 		"TOPIC_PREFIX=a/b":                        "TOPIC_PREFIX is \"a/b\": it may have up to 100 letters",
 		"ALLOWED_ORIGINS=school.example":          `ALLOWED_ORIGINS names "school.example"`,
 		"ALLOWED_ORIGINS=https://a.b/x":           `ALLOWED_ORIGINS names "https://a.b/x"`,
@@ -171,7 +171,7 @@ func TestLoad_StopsAtWhatCannotBeMeant(t *testing.T) {
 		"CHAT_URL=http://localhost:":                                               "CHAT_URL has no host, or a port",
 		"CHAT_URL=http://:3003":                                                    "CHAT_URL has no host, or a port",
 		"JWKS_URL=https://u:hidden@h:0/keys":                                       "JWKS_URL has no host, or a port",
-		"JWT_AUDIENCE= , ":                                                         "JWT_AUDIENCE names nothing",
+		"JWT_AUDIENCE= , ":                                                         "JWT_AUDIENCE is empty",
 		"ALLOWED_ORIGINS=https://a.example:99999":                                  `ALLOWED_ORIGINS names "https://a.example:99999", whose port`,
 		"ALLOWED_ORIGINS=https://a.example:0":                                      "whose port is not from 1 to 65535",
 		"ALLOWED_ORIGINS=http://[1:2]":                                             `ALLOWED_ORIGINS names "http://[1:2]"`,
@@ -197,7 +197,7 @@ func TestLoad_StopsAtWhatCannotBeMeant(t *testing.T) {
 	require.ErrorContains(t, err, `there is no service "chats"; there are chat, edumatrix, feed, gateway`)
 }
 
-func TestLoad_SaysWhereAURLWinsOverItsParts(t *testing.T) {
+func TestLoad_ReportsPartsThatAURLOverrides(t *testing.T) {
 	t.Parallel()
 	c, err := config.Load("chat", env("DATABASE_URL=postgresql://u:hidden1@h/d", "POSTGRES_USER=v", "POSTGRES_DB=e",
 		"POSTGRES_PASSWORD=hidden2", "REDIS_URL=redis://:hidden3@h:1", "REDIS_HOST=i", "REDIS_PORT=2",
@@ -216,10 +216,10 @@ func TestLoad_SaysWhereAURLWinsOverItsParts(t *testing.T) {
 	c, err = config.Load("chat", env("DATABASE_URL=postgresql://u:p@h/d?schema=public", "POSTGRES_USER=u", "POSTGRES_DB=d",
 		"POSTGRES_PASSWORD=p", "REDIS_URL=redis://:p@h:6379/0", "REDIS_HOST=h", "REDIS_PORT=6379", "REDIS_PASSWORD=p"))
 	require.NoError(t, err)
-	require.Empty(t, c.Notices, "they say the same")
+	require.Empty(t, c.Notices, "URL and parts agree")
 }
 
-func TestLoad_LetsTheOneProcessMakeWhatItLacks(t *testing.T) {
+func TestLoad_AllInOneNeedsNoSecretsAndStores(t *testing.T) {
 	t.Parallel()
 	c, err := config.Load(config.AllInOne, env("JWT_SECRET=", "KAFKA_ENABLED=false", "KAFKA_BROKERS=h:1"))
 	require.NoError(t, err)
@@ -244,7 +244,7 @@ func TestLoad_DerivesOneServiceSecretForAllServices(t *testing.T) {
 	require.ErrorContains(t, err, "SERVICE_SECRET is not set")
 }
 
-func TestConfig_DoesNotTellItsSecrets(t *testing.T) {
+func TestConfig_DoesNotRevealItsSecrets(t *testing.T) {
 	t.Parallel()
 	c, err := config.Load("chat", env("JWT_SECRET="+long, "DATABASE_URL=postgres://u:hidden@h/d",
 		"REDIS_PASSWORD=hidden", "SERVICE_SECRET="+long, "POSTGRES_PASSWORD=hidden"))
@@ -268,22 +268,22 @@ func TestLoad_KeysOfASignInNeedAudienceAndIssuer(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []string{"a", "b"}, c.JWTAudience)
 		require.Equal(t, "https://id.example/", c.JWTIssuer)
-		require.Empty(t, c.JWTRoleClaim, "no claim makes a role unless it is named")
+		require.Empty(t, c.JWTRoleClaim, "no claim grants a role unless it is configured")
 		c, err = config.Load(service, env(append(keys, "JWT_ISSUER=i", "JWT_AUDIENCE=a", "JWT_ROLE_CLAIM=realm_access.roles")...))
 		require.NoError(t, err)
 		require.Equal(t, "realm_access.roles", c.JWTRoleClaim)
 	}
 	_, err := config.Load("chat", env(keys...))
-	require.NoError(t, err, "chat checks no tokens")
+	require.NoError(t, err, "chat does not verify tokens")
 
 	c, err := config.Load("gateway", env("JWT_AUDIENCE=a", "JWT_ISSUER=i", "JWKS_URL=https://id.example/keys"))
 	require.NoError(t, err)
-	require.Equal(t, []string{"a"}, c.JWTAudience, "with JWT_SECRET they are checked if they are set")
+	require.Equal(t, []string{"a"}, c.JWTAudience, "with JWT_SECRET the audience is optional")
 	require.Equal(t, "role", c.JWTRoleClaim)
 	require.Equal(t, []string{"JWT_SECRET wins over JWKS_URL: tokens have to be signed with it"}, c.Notices)
 }
 
-func TestLoad_TakesWhatItsUserMeans(t *testing.T) {
+func TestLoad_AcceptsUsualFormsOfValues(t *testing.T) {
 	t.Parallel()
 	origins := func(c config.Config) any { return c.AllowedOrigins }
 	for set, test := range map[string]struct {

@@ -122,7 +122,8 @@ func (r *reader) name(variable, otherwise string, maxBytes int) string {
 	return value
 }
 
-// path reads the name of a folder or file. A text that only a shell expands would name a different one.
+// path reads the path of a folder or file. It refuses texts that only a shell would expand, because they would name
+// another folder.
 func (r *reader) path(name, otherwise string) string {
 	value := r.text(name, otherwise)
 	switch {
@@ -166,7 +167,7 @@ func (r *reader) baseURL(name, otherwise string) string {
 	return value
 }
 
-// originHost matches what stands for the host in the Origin header: browsers write international names as xn--….
+// originHost matches the host of an Origin header: browsers write international names as xn--….
 var originHost = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
 
 // origins reads the origins of the pages that may connect, as browsers send them.
@@ -187,7 +188,7 @@ func (r *reader) origins(name string) (list []string) {
 			r.problem(name, "names %q, whose port is not from 1 to 65535", value)
 			continue
 		}
-		switch u.Scheme { // browsers leave out the usual port
+		switch u.Scheme { // browsers omit the default port
 		case "https":
 			host = strings.TrimSuffix(host, ":443")
 		case "http":
@@ -201,8 +202,8 @@ func (r *reader) origins(name string) (list []string) {
 	return list
 }
 
-// originAuthority returns host and port as browsers write them: in small letters, addresses in their shortest form, and
-// the port without zeros before it.
+// originAuthority returns host and port as browsers write them: in lower case, addresses in their shortest form, and
+// the port without leading zeros.
 func originAuthority(u *url.URL) (string, bool) {
 	host, port := strings.ToLower(u.Hostname()), u.Port()
 	if strings.HasPrefix(u.Host, "[") {
@@ -222,7 +223,7 @@ func originAuthority(u *url.URL) (string, bool) {
 	return host + ":" + strconv.Itoa(n), true
 }
 
-// brokers reads a list of addresses. Empty entries, such as after a trailing comma, and repeated ones are left out.
+// brokers reads a list of addresses. It skips empty entries, such as one after a trailing comma, and repeated ones.
 func (r *reader) brokers(name, otherwise string) (list []string) {
 	all := r.text(name, otherwise)
 	for value := range strings.SplitSeq(all, ",") {
@@ -300,7 +301,7 @@ func (r *reader) databaseURL(name string, c *Config) string {
 		}
 	}
 	if schema := u.Query().Get("schema"); schema != "" && schema != "public" {
-		r.problem(name, "asks for schema=%s: only public can stand there, each service has a schema of its own", schema)
+		r.problem(name, "has schema=%s: only public is accepted, because each service has a schema of its own", schema)
 		return ""
 	}
 	r.loses(name, "POSTGRES_USER", u.User.Username(), true)
@@ -321,7 +322,7 @@ func (r *reader) redisURL(name string) string {
 	}
 	options, err := redis.ParseURL(value)
 	if err != nil {
-		// Other errors of the library may repeat the password.
+		// Other errors of the library may contain the password.
 		if _, option, ok := strings.Cut(err.Error(), "unexpected option: "); ok {
 			r.problem(name, "has the parameter %q, which is not one of go-redis: remove it", option)
 			return ""
@@ -358,7 +359,7 @@ func (r *reader) compareRedis(b backend.Redis) {
 	r.loses("REDIS_URL", "REDIS_PASSWORD", options.Password, false)
 }
 
-// loses adds a notice if a part is set to something else than its URL contains.
+// loses adds a notice if a part is set to another value than its URL contains.
 func (r *reader) loses(winner, part, inURL string, tell bool) {
 	switch value := r.text(part, ""); {
 	case value == "" || value == inURL:

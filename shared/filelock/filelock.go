@@ -1,9 +1,9 @@
 // Package filelock lets one process at a time use a folder. It locks a file; the system releases the lock when the
 // process ends, however it ends.
 //
-// github.com/gofrs/flock makes the same two system calls and has nothing in addition that is needed here. ErrHeld, Held
-// without creating the file, and waiting that ends with a context would remain in a wrapper of about this package's
-// size, with one more dependency for each module.
+// github.com/gofrs/flock makes the same two system calls and offers nothing else that is needed here. ErrHeld, Held
+// without creating the file, and waiting that ends with a context would still need a wrapper of about this package's
+// size, and every module would have one more dependency.
 package filelock
 
 import (
@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Lock is held until Release.
+// Lock is held until Release is called.
 type Lock struct{ file *os.File }
 
 // ErrHeld means that another process holds the lock.
@@ -55,15 +55,15 @@ func Await(ctx context.Context, path string) (*Lock, error) {
 }
 
 // Held reports whether a process holds the lock. To find out, it takes the lock for a moment, shared with other calls
-// of Held: a process that tries to take it meanwhile has to try again.
+// of Held; a process that tries to take the lock at that moment has to try again.
 func Held(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
 		return false
 	}
-	defer func() { _ = f.Close() }() // which releases the lock, if it was taken
+	defer func() { _ = f.Close() }() // closing releases the lock, if it was taken
 	return lock(f, shared) != nil
 }
 
 // Release releases the lock.
-func (l *Lock) Release() { _ = l.file.Close() } // nothing was written to it
+func (l *Lock) Release() { _ = l.file.Close() } // the file was not written to

@@ -11,7 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-func TestLock_IsOfOneAtATime(t *testing.T) {
+func TestLock_HasOneHolderAtATime(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "lock")
 	require.False(t, filelock.Held(path), "there is no file yet")

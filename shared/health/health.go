@@ -18,9 +18,10 @@ const (
 	checkInterval        = time.Second
 	startupCheckInterval = 50 * time.Millisecond // until the process has been healthy once
 	checkTimeout         = 1500 * time.Millisecond
-	// A failing dependency is logged after this time: at the start of a process not all are available at once.
+	// A failing dependency is logged after this time, because not all dependencies are available at the start of a
+	// process.
 	logAfter = time.Second
-	// Older results do not count, so that the reported health is at most this old, even while a check hangs.
+	// Older results do not count, so the reported health is at most this old, even while a check hangs.
 	maxResultAge = 2 * time.Second
 )
 
@@ -54,12 +55,12 @@ type checkResult struct {
 	logged bool      // the failure was logged
 }
 
-// New returns the health of a process. A dependency without a check is not needed by the process and is reported as
+// New returns the health of a process. A dependency without a check is not used by the process and is reported as
 // true.
 func New(checks []Check, log *slog.Logger) *Health {
 	h := &Health{checks: checks, log: log, registry: prometheus.NewRegistry(), results: make([]checkResult, len(checks)),
 		waiting: map[string]error{}, began: make(chan struct{}), up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "edumatrix_up",
-			Help: "Whether a dependency does its work, as this process sees it."}, []string{"dependency"})}
+			Help: "Whether a dependency works, as seen by this process."}, []string{"dependency"})}
 	h.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), h.up)
 	if len(checks) == 0 {
@@ -82,7 +83,7 @@ func (h *Health) SetReady(ready bool) {
 	h.ready = ready
 }
 
-// Waiting records that work waits for an unavailable dependency or, with a nil error, that it continues.
+// Waiting records that work waits for an unavailable dependency. A nil error records that the work continues.
 func (h *Health) Waiting(dependency string, err error) {
 	h.mu.Lock()
 	before := h.waiting[dependency]

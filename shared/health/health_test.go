@@ -45,7 +45,7 @@ func run(t *testing.T, checks ...health.Check) *health.Health {
 
 const healthy = `{"status":"healthy","services":{"redis":true,"kafka":true,"postgres":true,"socketio":true}}`
 
-func TestHealth_TellsTheTruthWhileADependencyGoesAndComes(t *testing.T) {
+func TestHealth_FollowsTheStateOfADependency(t *testing.T) {
 	t.Parallel()
 	var away atomic.Bool
 	away.Store(true)
@@ -59,22 +59,22 @@ func TestHealth_TellsTheTruthWhileADependencyGoesAndComes(t *testing.T) {
 	away.Store(false)
 	awaitHealth(t, h, 200, healthy)
 	if _, metrics := get(t, h, "/metrics"); !strings.Contains(metrics, `edumatrix_up{dependency="postgres"} 1`) {
-		t.Error("metrics do not say that postgres is up")
+		t.Error("the metrics do not report that postgres is up")
 	}
 }
 
-func TestHealth_ACheckThatHangsIsNoAnswer(t *testing.T) {
+func TestHealth_ACheckThatHangsCountsAsFailed(t *testing.T) {
 	t.Parallel()
 	h := run(t, health.Check{Name: "redis", Check: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
 	awaitHealth(t, h, 503, `{"status":"unhealthy","services":{"redis":false,"kafka":true,"postgres":true,"socketio":true}}`)
 }
 
-func TestHealth_NothingIsToldThatIsOlderThanTwoSeconds(t *testing.T) {
+func TestHealth_ReportsNothingOlderThanTwoSeconds(t *testing.T) {
 	t.Parallel()
 	const without = `{"status":"unhealthy","services":{"redis":false,"kafka":true,"postgres":true,"socketio":true}}`
 	for name, hang := range map[string]func(ctx context.Context, end <-chan struct{}){
-		"a check that minds its deadline": func(ctx context.Context, _ <-chan struct{}) { <-ctx.Done() },
-		"one that does not":               func(_ context.Context, end <-chan struct{}) { <-end },
+		"a check that keeps its deadline":   func(ctx context.Context, _ <-chan struct{}) { <-ctx.Done() },
+		"a check that ignores its deadline": func(_ context.Context, end <-chan struct{}) { <-end },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -93,7 +93,7 @@ func TestHealth_NothingIsToldThatIsOlderThanTwoSeconds(t *testing.T) {
 					t.Fatal(body)
 				}
 				time.Sleep(10*time.Second + 10*time.Millisecond)
-				away.Store(true) // just after it was asked
+				away.Store(true) // right after the last check
 				time.Sleep(2*time.Second + time.Millisecond)
 				if status, body := get(t, h, "/health"); status != 503 || body != without {
 					t.Errorf("%d %s", status, body)
@@ -102,14 +102,14 @@ func TestHealth_NothingIsToldThatIsOlderThanTwoSeconds(t *testing.T) {
 				close(end)
 				time.Sleep(2 * time.Second)
 				if _, body := get(t, h, "/health"); body != healthy {
-					t.Errorf("it is back, and told is %s", body)
+					t.Errorf("the dependency is available again, but the report is %s", body)
 				}
 			})
 		})
 	}
 }
 
-func TestHealth_SlowButFineStaysFine(t *testing.T) {
+func TestHealth_ASlowCheckThatSucceedsIsHealthy(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		h := run(t, health.Check{Name: "kafka", Check: func(context.Context) error {
@@ -126,7 +126,7 @@ func TestHealth_SlowButFineStaysFine(t *testing.T) {
 	})
 }
 
-func TestHealth_TwoChecksOfOneStoreBothHaveToHold(t *testing.T) {
+func TestHealth_BothChecksOfOneStoreHaveToSucceed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		h := run(t, health.Check{Name: "kafka", Check: func(context.Context) error { return errors.New("away") }},
@@ -153,11 +153,11 @@ func TestHealth_WorkThatWaitsIsNotHealthy(t *testing.T) {
 	awaitHealth(t, h, 200, healthy)
 }
 
-func TestReady_IsNotAlive(t *testing.T) {
+func TestReady_DiffersFromAlive(t *testing.T) {
 	t.Parallel()
 	h := run(t)
 	if status, _ := get(t, h, "/readyz"); status != http.StatusServiceUnavailable {
-		t.Errorf("ready before it was said: %d", status)
+		t.Errorf("ready before SetReady: %d", status)
 	}
 	if status, _ := get(t, h, "/livez"); status != http.StatusOK {
 		t.Errorf("not alive: %d", status)
@@ -168,7 +168,7 @@ func TestReady_IsNotAlive(t *testing.T) {
 	}
 }
 
-func TestReady_IsNotSaidBeforeTheProcessIsHealthy(t *testing.T) {
+func TestReady_IsFalseUntilTheProcessHasBeenHealthy(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var there atomic.Bool
@@ -181,20 +181,20 @@ func TestReady_IsNotSaidBeforeTheProcessIsHealthy(t *testing.T) {
 		h.SetReady(true)
 		time.Sleep(5 * time.Second)
 		if status, _ := get(t, h, "/readyz"); status != http.StatusServiceUnavailable {
-			t.Errorf("ready while /health says no: %d", status)
+			t.Errorf("ready while /health reports a failure: %d", status)
 		}
 		there.Store(true)
 		begun := time.Now()
 		<-h.Began()
 		if took := time.Since(begun); took > 100*time.Millisecond {
-			t.Errorf("it was seen after %s", took)
+			t.Errorf("reported after %s", took)
 		}
 		for _, path := range []string{"/readyz", "/health"} {
 			if status, body := get(t, h, path); status != http.StatusOK {
 				t.Errorf("%s: %d %s", path, status, body)
 			}
 		}
-		there.Store(false) // readiness does not go with a dependency that is away later
+		there.Store(false) // a dependency that becomes unavailable later does not end readiness
 		time.Sleep(5 * time.Second)
 		if status, _ := get(t, h, "/readyz"); status != http.StatusOK {
 			t.Errorf("not ready: %d", status)

@@ -17,8 +17,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/health"
 )
 
-// A broker whose disk is full answers, and keeps nothing. /health reports it until there is room again. A folder in the
-// place of the broker's probe file keeps it from being written, as a full disk does.
+// A broker whose disk is full responds, but cannot store records. /health reports that until there is space again. A
+// folder in place of the broker's probe file prevents the probe from being written, as a full disk does.
 func TestHealth_ReportsABrokerThatCannotWrite(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -102,14 +102,14 @@ func (w *worker[T]) Work(ctx context.Context, j *river.Job[kept[T]]) error {
 	var final *finalError
 	switch {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
-		logged.InfoContext(ctx, "a job was interrupted, and begins again")
+		logged.InfoContext(ctx, "a job was interrupted and will run again")
 	case errors.As(err, &final):
 		logged.ErrorContext(ctx, "a job has failed for good")
 		return river.JobCancel(&cleanError{err})
 	case j.Attempt >= j.MaxAttempts:
 		logged.ErrorContext(ctx, "a job has failed for good")
 	default:
-		logged.WarnContext(ctx, "a job has failed, and is tried again")
+		logged.WarnContext(ctx, "a job has failed and will be tried again")
 	}
 	return &cleanError{err}
 }
@@ -126,7 +126,7 @@ func (w *worker[T]) attempt(ctx context.Context, j *river.Job[kept[T]]) (err err
 	return w.work.Do(ctx, Attempt[T]{Args: j.Args.Args, ID: j.ID, Key: j.Args.Key, Number: j.Attempt})
 }
 
-// cleanError is an error without secrets in its text.
+// cleanError is an error whose text contains no secrets.
 type cleanError struct{ err error }
 
 func (e *cleanError) Error() string { return clean(e.err.Error()) }
@@ -140,9 +140,9 @@ var (
 	credentials = regexp.MustCompile(`(?i)\b(bearer|basic|vapid)\s+[^\s"']+`)
 )
 
-// clean removes secrets that clients' errors often contain: of addresses only scheme and host are kept, because the
-// path of a push endpoint or a signed link is a secret; credentials of an Authorization header are removed. It also
-// removes the zero character, which Postgres cannot store.
+// clean removes secrets that the errors of clients often contain. Of addresses it keeps only scheme and host, because
+// the path of a push endpoint or a signed link is a secret. It removes the credentials of an Authorization header. It
+// also removes the zero character, which Postgres cannot store.
 func clean(text string) string {
 	text = addresses.ReplaceAllStringFunc(text, func(address string) string {
 		u, err := url.Parse(address)

@@ -15,12 +15,12 @@ import (
 
 // Limits bound the number of rows of a page.
 type Limits struct {
-	Default int // of a request without a limit
+	Default int // number for a request without a limit
 	Max     int
 }
 
-// Limit returns the number of rows that a request asks for; nil: Default. It refuses numbers below 1 or above Max
-// (refusal.InvalidField). Field is the name of the request's field, for the refusal's text.
+// Limit returns the number of rows that a request asks for; if asked is nil, Default. It refuses numbers below 1 or
+// above Max (refusal.InvalidField). field is the name of the request's field, for the text.
 func (l Limits) Limit(field string, asked *int32) (int, error) {
 	switch {
 	case asked == nil:
@@ -31,8 +31,8 @@ func (l Limits) Limit(field string, asked *int32) (int, error) {
 	return int(*asked), nil
 }
 
-// Read returns the number of rows that a request asks for in its field limit, and decodes the cursor in its field after
-// (see Limit and ReadCursor).
+// Read returns the number of rows that a request asks for in its field limit, and decodes the cursor in its field
+// after (see Limit and ReadCursor).
 func (l Limits) Read(limit *int32, after string, place ...any) (int, error) {
 	rows, err := l.Limit("limit", limit)
 	if err != nil {
@@ -41,8 +41,8 @@ func (l Limits) Read(limit *int32, after string, place ...any) (int, error) {
 	return rows, ReadCursor("after", after, place...)
 }
 
-// Cut cuts limit+1 rows, or fewer, to a page of limit. If there are more, next is the place of the page's last row, for
-// the cursor of the next page. Place returns the place of a row.
+// Cut returns the page of rows that were read with a limit of limit+1 and, if there are more rows, the place of its
+// last row, for the cursor of the next page. The function place returns the place of a row.
 func Cut[T, P any](rows []T, limit int, place func(row int) P) (page []T, next P) {
 	if len(rows) > limit {
 		return rows[:limit], place(limit - 1)
@@ -51,7 +51,7 @@ func Cut[T, P any](rows []T, limit int, place func(row int) P) (page []T, next P
 }
 
 // Cursor encodes the place of the last row of a page: texts without newlines, and numbers (int64, int32) that are not
-// negative. It returns "" if all of them are zero, as they are in front of the first row and behind the last page.
+// negative. It returns "" if all of them are zero, which stands for the place before the first row and for the end.
 func Cursor(place ...any) string {
 	texts, zero := make([]string, len(place)), true
 	for i, v := range place {
@@ -63,9 +63,9 @@ func Cursor(place ...any) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(strings.Join(texts, "\n")))
 }
 
-// ReadCursor decodes a cursor into pointers to values of the same types and order as Cursor was called with. The empty
-// cursor leaves them as they are. A cursor that does not have such values is refused (refusal.InvalidField). Field is the
-// name of the request's field, for the refusal's text.
+// ReadCursor decodes a cursor into pointers to values of the types and in the order that Cursor was called with. The
+// empty cursor does not change them. A cursor that does not have such values is refused (refusal.InvalidField). field
+// is the name of the request's field, for the text.
 func ReadCursor(field, cursor string, place ...any) error {
 	if cursor == "" {
 		return nil
@@ -82,7 +82,7 @@ func ReadCursor(field, cursor string, place ...any) error {
 	return nil
 }
 
-// read decodes a value, and reports whether it is one of that type.
+// read decodes a value, and reports whether the text is a value of that type.
 func read(text string, into any) bool {
 	var n int64
 	var err error

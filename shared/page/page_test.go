@@ -37,7 +37,7 @@ func TestLimit_IsRefusedOutsideOfItsBounds(t *testing.T) {
 	}
 }
 
-func TestRead_TakesLimitAndCursor(t *testing.T) {
+func TestRead_ReadsLimitAndCursor(t *testing.T) {
 	t.Parallel()
 	limits := page.Limits{Default: 50, Max: 200}
 	var after int64
@@ -51,7 +51,7 @@ func TestRead_TakesLimitAndCursor(t *testing.T) {
 	requireInvalid(t, err, "invalid cursor in after", "a cursor that no page returned")
 }
 
-// A reader that follows the cursors gets every row once, and no empty page.
+// A client that follows the cursors gets every row once, and no empty page.
 func TestCursor_LeadsThroughAllPages(t *testing.T) {
 	t.Parallel()
 	rows := []int64{3, 5, 8, 13, 21, 34}
@@ -88,10 +88,10 @@ func TestCursor_KeepsAPlaceOfSeveralValues(t *testing.T) {
 		require.NoError(t, page.ReadCursor("after", cursor, &got.text, &got.version, &got.index))
 		require.Equal(t, want, got)
 	}
-	require.Empty(t, page.Cursor("", int64(0), int32(0)), "there is no place")
+	require.Empty(t, page.Cursor("", int64(0), int32(0)), "no row has this place")
 }
 
-func TestCursor_ForeignOnesAreRefused(t *testing.T) {
+func TestReadCursor_RefusesForeignCursors(t *testing.T) {
 	t.Parallel()
 	encoded := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
 	for _, cursor := range []string{"c!", encoded("1"), encoded("1\n2\n3"), encoded("one\n2"), encoded("-1\n2"),
@@ -102,7 +102,7 @@ func TestCursor_ForeignOnesAreRefused(t *testing.T) {
 		requireInvalid(t, page.ReadCursor("page_token", cursor, &version, &index), "page_token", cursor)
 	}
 	var text string
-	for _, raw := range []string{"a\x00b", "\xff"} { // PostgreSQL stores neither
+	for _, raw := range []string{"a\x00b", "\xff"} { // PostgreSQL cannot store these
 		requireInvalid(t, page.ReadCursor("page_token", encoded(raw), &text), "page_token", raw)
 	}
 }

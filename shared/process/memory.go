@@ -12,16 +12,17 @@ import (
 
 // MemoryShare is the memory that a process uses before it collects garbage more often.
 type MemoryShare struct {
-	Machine float64 // of the machine's memory, where others run beside it
-	Group   float64 // of the memory of its control group, if that is limited
+	Machine float64 // share of the machine's memory, which other processes use as well
+	Group   float64 // share of the memory of the control group, if that is limited
 }
 
 var (
-	// OneService is for a process that runs one service.
+	// OneService is the share of a process that runs one service.
 	OneService = MemoryShare{Machine: 0.25, Group: 0.8}
-	// WholeMesh is for a process that runs all of them and starts a PostgreSQL beside it.
+	// WholeMesh is the share of a process that runs all services and starts a PostgreSQL.
 	WholeMesh = MemoryShare{Machine: 0.5, Group: 0.6}
-	// DatabaseCache is for the cache of that PostgreSQL. Its connections need memory too, and the system caches files.
+	// DatabaseCache is the share of that PostgreSQL's cache. Its connections need memory too, and the system caches
+	// files.
 	DatabaseCache = MemoryShare{Machine: 0.125, Group: 0.15}
 )
 
@@ -63,7 +64,7 @@ func memoryLimit(root fs.FS, share MemoryShare) int64 {
 			}
 			n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 			if err != nil || n <= 0 || (total > 0 && n >= total) {
-				continue // "max", or more than there is
+				continue // "max", or more than the machine has
 			}
 			if group == 0 || n < group {
 				group = n
@@ -87,7 +88,7 @@ func ownGroup(root fs.FS) string {
 	}
 	group := "/"
 	for line := range strings.Lines(string(text)) {
-		// hierarchy:controllers:path; version 2 names no controllers.
+		// The form is hierarchy:controllers:path; version 2 names no controllers.
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(parts) == 3 && (parts[1] == "" || parts[1] == "memory") {
 			if group = path.Clean("/" + parts[2]); parts[1] == "memory" {
@@ -106,7 +107,7 @@ func machineMemory(root fs.FS) int64 {
 	}
 	for line := range strings.Lines(string(text)) {
 		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "MemTotal:" && fields[2] == "kB" {
-			kilobytes, _ := strconv.ParseInt(fields[1], 10, 64) // 0: not known
+			kilobytes, _ := strconv.ParseInt(fields[1], 10, 64) // 0: unknown
 			return kilobytes << 10
 		}
 	}

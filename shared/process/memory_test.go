@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestMemoryLimit_IsWhatTheProcessMayUse(t *testing.T) {
+func TestMemoryLimit_IsTheMemoryThatTheProcessMayUse(t *testing.T) {
 	t.Parallel()
 	const machine = "MemTotal:       8388608 kB\nMemFree:         100 kB\n" // 8 GiB
 	for _, test := range []struct {

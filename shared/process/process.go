@@ -34,10 +34,11 @@ type Env struct {
 	Catalog   *catalog.Catalog
 	Log       *slog.Logger
 	Telemetry *telemetry.Telemetry
-	Ready     func() // called once, when it serves; may be nil
+	Ready     func() // called once the service is ready; may be nil
 
-	// Instance is the name of the process among those of its service, if it has the same name after a restart: its
-	// share of the work is then reserved for it for some seconds. Empty: the other processes take over at once.
+	// Instance is the name of the process among the processes of its service, if the name is the same after a
+	// restart: its share of the work is then reserved for it for some seconds. Empty: the other processes take over
+	// at once.
 	Instance string
 }
 
@@ -52,7 +53,7 @@ func Main(service string, needs Needs, run func(context.Context, Env) error) int
 	defer released()
 	err := serve(ctx, service, needs, log, run)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = nil // it was stopped before it was ready
+		err = nil // the process was stopped before it was ready
 	}
 	if err != nil {
 		Fail(os.Stderr, service, err)
@@ -61,8 +62,8 @@ func Main(service string, needs Needs, run func(context.Context, Env) error) int
 	return 0
 }
 
-// NewLog returns the logger of a process. It redirects libraries that would write lines of their own to standard error,
-// as go-redis does for every failed connection, to its debug level.
+// NewLog returns the logger of a process. It redirects libraries that write to standard error by themselves, as
+// go-redis does for every failed connection, to the logger's debug level.
 func NewLog(w io.Writer) *slog.Logger {
 	log := slog.New(slog.NewTextHandler(w, nil))
 	redis.SetLogger(redisLog{log})
@@ -83,7 +84,7 @@ func UntilSignal(parent context.Context, log *slog.Logger) (_ context.Context, r
 	ctx, cancel := context.WithCancel(parent)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	if !signal.Ignored(syscall.SIGHUP) { // as it is under nohup
+	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	released, ended := make(chan struct{}), make(chan struct{})
@@ -92,7 +93,7 @@ func UntilSignal(parent context.Context, log *slog.Logger) (_ context.Context, r
 		defer cancel()
 		select {
 		case s := <-signals:
-			log.Info("stopping; once more to stop at once", "signal", s.String())
+			log.Info("stopping; a second signal stops at once", "signal", s.String())
 		case <-released:
 			return
 		}
@@ -116,7 +117,7 @@ func Fail(w io.Writer, name string, err error) {
 	_, _ = fmt.Fprintf(w, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; ")) // an error here cannot be reported
 }
 
-// serve does everything between the signals and the exit status.
+// serve does the work of Main between the signals and the exit status.
 func serve(
 	ctx context.Context, service string, needs Needs, log *slog.Logger, run func(context.Context, Env) error,
 ) (err error) {
@@ -143,7 +144,7 @@ func serve(
 		return fmt.Errorf("telemetry: %w", err)
 	}
 	defer func() {
-		// The last spans are sent although ctx has ended.
+		// Send the last spans although ctx has ended.
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if e := traces.Stop(last); e != nil {
@@ -155,7 +156,7 @@ func serve(
 	})
 	err = run(ctx, Env{Config: c, Stores: stores, Catalog: declared, Log: log, Telemetry: traces, Ready: ready})
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = nil // it stopped because of ctx
+		err = nil // the service stopped because ctx ended
 	}
 	if err == nil {
 		log.Info("stopped")

@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// role is the service that this program runs instead of the tests; empty: none.
+// role is the variable with the service that this program runs instead of the tests; empty: none.
 const role = "PROCESS_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 			env.Ready()
 			<-ctx.Done()
 			if err := env.Stores.Postgres.Ping(context.WithoutCancel(ctx)); err != nil {
-				return err // closed before its user has ended
+				return err // a store was closed before the service that uses it ended
 			}
 			return ctx.Err()
 		}))
@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// service is a process under test. Its environment is nothing but what the test says.
+// service is a process under test. Its environment contains only the variables of the test.
 type service struct {
 	cmd   *exec.Cmd
 	lines *bufio.Scanner
@@ -63,11 +63,11 @@ func startService(t *testing.T, what string, env ...string) *service {
 	out, err := cmd.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // in most tests it has ended
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // in most tests the process has ended
 	return &service{cmd: cmd, lines: bufio.NewScanner(out)}
 }
 
-// until reads what it says up to a line that contains a text.
+// until reads the output up to a line that contains a text.
 func (s *service) until(t *testing.T, text string) {
 	t.Helper()
 	for s.lines.Scan() {
@@ -84,13 +84,13 @@ func (s *service) signal(t *testing.T, what os.Signal) {
 	require.NoError(t, s.cmd.Process.Signal(what))
 }
 
-// end waits for the end and gives the exit status and all that was said.
+// end waits for the end, and returns the exit status and the whole output.
 func (s *service) end(t *testing.T) (int, []string) {
 	t.Helper()
 	for s.lines.Scan() {
 		s.said = append(s.said, s.lines.Text())
 	}
-	_ = s.cmd.Wait() // how it ended is in its state
+	_ = s.cmd.Wait() // the exit status is in ProcessState
 	require.NotContains(t, strings.Join(s.said, "\n"), "hidden")
 	return s.cmd.ProcessState.ExitCode(), s.said
 }
@@ -103,7 +103,7 @@ func closedPort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-func TestMain_OpensStoresInOrderAndEndsWhenTold(t *testing.T) {
+func TestMain_OpensStoresInOrderAndEndsAtASignal(t *testing.T) {
 	t.Parallel()
 	postgres, err := embedded.StartPostgres(t.Context(), embedded.PostgresOptions{Dir: t.TempDir(),
 		Settings: map[string]string{"fsync": "off"}})
@@ -117,7 +117,7 @@ func TestMain_OpensStoresInOrderAndEndsWhenTold(t *testing.T) {
 	t.Cleanup(kafka.Stop)
 	closed := closedPort(t)
 
-	// Each store is one more that is there; the first that is not ends the start.
+	// Each case has one more available store; the first unavailable one ends the start.
 	env := []string{
 		fmt.Sprintf("DATABASE_URL=postgres://u:hidden@127.0.0.1:%d/db", closed),
 		fmt.Sprintf("REDIS_URL=redis://:hidden@127.0.0.1:%d/0", closed),
@@ -143,7 +143,7 @@ func TestMain_OpensStoresInOrderAndEndsWhenTold(t *testing.T) {
 	require.Contains(t, said[3], "msg=stopped")
 }
 
-func TestMain_EndsAtOnceWhenToldTwice(t *testing.T) {
+func TestMain_EndsAtOnceAtASecondSignal(t *testing.T) {
 	t.Parallel()
 	s := startService(t, "hangs")
 	s.until(t, "msg=ready")
@@ -156,7 +156,7 @@ func TestMain_EndsAtOnceWhenToldTwice(t *testing.T) {
 	require.Less(t, time.Since(begun), 5*time.Second)
 }
 
-func TestMain_SaysOnOneLineWhyItEnds(t *testing.T) {
+func TestMain_PrintsOnOneLineWhyItEnds(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ what, set, want string }{
 		{"fails", "", "chat: first; second"},

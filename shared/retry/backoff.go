@@ -1,5 +1,5 @@
-// Package retry is about trying again: which errors make another attempt worthwhile, and how long to wait before it.
-// The loops themselves stay with their callers, since each of them does something else between two attempts.
+// Package retry decides which errors make another attempt worthwhile, and computes how long to wait before it. It
+// contains no loops: each caller does something else between two attempts.
 package retry
 
 import (
@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// Backoff computes the delay before each attempt in a row. The first delay is First, and each further one is twice the
-// one before, up to Max, with a random jitter of a quarter. It is not safe for concurrent use. The zero value is ready.
+// Backoff computes the delays between the attempts in a row. The first delay is First, and each later one is twice
+// the previous one, up to Max, with a random jitter of a quarter. It is not safe for concurrent use. The zero value
+// is ready.
 type Backoff struct {
 	First time.Duration // 0: 100 ms
 	Max   time.Duration // 0: 5 s

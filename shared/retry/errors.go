@@ -4,12 +4,12 @@ import (
 	"errors"
 )
 
-// ErrUnavailable is wrapped by errors of a dependency that cannot be reached or does not do its work. The request or the
-// message is not at fault and is worth trying again for as long as that lasts; it never goes to the dead letters.
+// ErrUnavailable is wrapped by errors of a dependency that cannot be reached or does not work. The request or the
+// message is not at fault and should be tried again until the dependency works; it never goes to the dead letters.
 var ErrUnavailable = errors.New("dependency unavailable")
 
-// Unavailable wraps err, which came from a dependency, so that it matches ErrUnavailable. The dependency is named as its
-// health check is, such as "postgres".
+// Unavailable wraps err, which came from a dependency, so that it matches ErrUnavailable. The dependency has the name
+// of its health check, such as "postgres".
 func Unavailable(dependency string, err error) error { return &unavailableError{dependency, err} }
 
 type unavailableError struct {
@@ -30,7 +30,7 @@ func Dependency(err error) string {
 	return "dependency"
 }
 
-// Permanent wraps an error that no retry can mend. A message that fails with it goes to the dead letters at once.
+// Permanent wraps an error that a retry cannot fix. A message that fails with it goes to the dead letters at once.
 func Permanent(err error) error { return &permanentError{err} }
 
 type permanentError struct{ err error }

@@ -25,7 +25,7 @@ func TestBackoff_DoublesUpToItsMaximumAndBeginsAgain(t *testing.T) {
 		require.Equal(t, 9, b.Failures)
 		b.Reset()
 	}
-	for range 1000 { // no overflow, however often it fails
+	for range 1000 { // no overflow after many failures
 		require.Positive(t, b.Next())
 	}
 }

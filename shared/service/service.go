@@ -1,5 +1,6 @@
-// Package service is the common part of the services that gateways and other services call: a listener for these calls,
-// health, a publisher, the router of what the service consumes, and the order in which all of that starts and stops.
+// Package service is the common part of the services that gateways and other services call: a listener for these
+// calls, health, a publisher, a router for the topics that the service consumes, and the order in which these parts
+// start and stop.
 package service
 
 import (
@@ -58,7 +59,7 @@ func (s *Service) Close() error { return s.Publisher.Close() }
 // Handle registers the handler of a Connect service on the listener, before Run.
 func (s *Service) Handle(path string, handler http.Handler) { s.server.Handle(path, handler) }
 
-// Interceptors returns the options that every handler has.
+// Interceptors returns the options of every handler.
 func (s *Service) Interceptors() connect.HandlerOption {
 	return rpc.Interceptors(s.env.Log, s.env.Telemetry.Tracer())
 }
@@ -66,9 +67,9 @@ func (s *Service) Interceptors() connect.HandlerOption {
 // DeadLetter is called before a command becomes a dead letter, so that its sender gets an outcome. It accepts repeats.
 type DeadLetter func(ctx context.Context, m *message.Message, cause error) error
 
-// Parts are what a service runs beside its listener and its health.
+// Parts are the parts that a service runs in addition to its listener and its health.
 type Parts struct {
-	// Work ends when the service has stopped, or has to: work in flight is not finished any more.
+	// Work ends when the service has stopped, or when work in flight must not be finished any more.
 	Work context.Context
 
 	service    *Service
@@ -84,7 +85,7 @@ type part struct {
 	run  func(context.Context) error
 }
 
-// Consume has the router handle the messages of a topic.
+// Consume makes the router handle the messages of a topic.
 func (p *Parts) Consume(topic string, o bus.SubscriberOptions, handle message.NoPublishHandlerFunc) error {
 	o.Group, o.InstanceID, o.Log = p.service.Name, p.service.env.Instance, p.service.env.Log
 	subscriber, err := bus.NewSubscriber(p.service.env.Stores.Kafka, o)
@@ -95,19 +96,19 @@ func (p *Parts) Consume(topic string, o bus.SubscriberOptions, handle message.No
 	return nil
 }
 
-// ConsumeCommands has the router handle the service's commands.
+// ConsumeCommands makes the router handle the service's commands.
 func (p *Parts) ConsumeCommands(handle message.NoPublishHandlerFunc, dead DeadLetter) error {
 	p.dead = dead
 	return p.Consume(catalog.CommandTopic(p.service.Name), bus.SubscriberOptions{}, handle)
 }
 
-// Background runs a part until work in flight is finished. Its error stops the service.
+// Background runs a part until all work in flight is finished. An error of the part stops the service.
 func (p *Parts) Background(name string, run func(context.Context) error) {
 	p.background = append(p.background, part{name, run})
 }
 
-// WithIntake runs a part that begins work of its own, as consuming does. It ends together with consuming: before parts
-// in the background do.
+// WithIntake runs a part that begins work by itself, like consuming does. It ends together with consuming, before the
+// parts in the background.
 func (p *Parts) WithIntake(name string, run func(context.Context) error) {
 	intake, stop := context.WithCancel(p.Work)
 	ended := make(chan struct{})
@@ -120,12 +121,12 @@ func (p *Parts) WithIntake(name string, run func(context.Context) error) {
 	p.Finish(func() { <-ended })
 }
 
-// Finish adds a function that waits for work in flight. The functions are called in order when nothing is consumed any
-// more.
+// Finish adds a function that waits for work in flight. The functions are called in order once nothing is consumed
+// any more.
 func (p *Parts) Finish(wait func()) { p.finishing = append(p.finishing, wait) }
 
-// Run serves until ctx ends. Then intake stops first, work in flight is finished, and the parts in the background and
-// the listener stop last. Prepare adds the parts.
+// Run serves until ctx ends. Then the intake stops first, work in flight is finished, and the parts in the background
+// and the listener stop last. prepare adds the parts.
 func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
@@ -168,7 +169,7 @@ func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	return errors.Join(running.Wait(), err, s.Publisher.Close())
 }
 
-// serve reports that the service is ready once it consumes and has been healthy, and returns when the service is to stop.
+// serve marks the service as ready once it consumes and has been healthy, and returns when the service has to stop.
 func (s *Service) serve(ctx, failed context.Context, consuming <-chan struct{}) {
 	for _, next := range []struct {
 		when <-chan struct{}
@@ -180,7 +181,7 @@ func (s *Service) serve(ctx, failed context.Context, consuming <-chan struct{}) 
 				s.env.Ready()
 			}
 		}},
-		{nil, nil}, // until it is to stop
+		{nil, nil}, // until the service has to stop
 	} {
 		select {
 		case <-next.when:
@@ -193,7 +194,7 @@ func (s *Service) serve(ctx, failed context.Context, consuming <-chan struct{}) 
 	}
 }
 
-// onDeadLetter gives commands their outcome. An event of another owner has none.
+// onDeadLetter records the outcomes of commands. Events of other owners have no outcome.
 func (p *Parts) onDeadLetter(ctx context.Context, m *message.Message, cause error) error {
 	if topic, _ := bus.TopicOf(m.Context()); p.dead != nil && strings.HasSuffix(topic, catalog.CommandTopic(p.service.Name)) {
 		return p.dead(ctx, m, cause)

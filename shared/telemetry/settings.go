@@ -21,9 +21,9 @@ import (
 
 // Settings are the settings of the standard OTEL_* variables. The zero value exports nothing.
 //
-// The exporters of the OpenTelemetry library read these variables as well, but continue if a value is malformed and
-// write it to standard error, including headers with credentials. ReadSettings is stricter, so that they always find
-// valid values.
+// The exporters of the OpenTelemetry library read these variables as well. For a malformed value they continue and
+// write the value to standard error, including headers with credentials. ReadSettings is stricter, so that the
+// exporters always find valid values.
 type Settings struct {
 	endpoint *url.URL // nil: spans are not exported
 	protocol string   // "grpc" or "http/protobuf"
@@ -31,7 +31,7 @@ type Settings struct {
 	secure   *tls.Config // nil: the system's certificates
 	sampler  sdktrace.Sampler
 
-	// serviceName and attributes are those of OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
+	// serviceName and attributes are the values of OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
 	serviceName string
 	attributes  []attribute.KeyValue
 }
@@ -50,10 +50,10 @@ func (s Settings) WithoutServiceName() Settings {
 	return s
 }
 
-// String returns where traces go. The headers may hold credentials.
+// String returns the address that traces are sent to. It omits the headers, which may contain credentials.
 func (s Settings) String() string { return "traces to " + s.Endpoint() }
 
-// GoString is String.
+// GoString returns the same text as String.
 func (s Settings) GoString() string { return s.String() }
 
 const (
@@ -61,15 +61,15 @@ const (
 	protocolHTTP = "http/protobuf"
 )
 
-// ReadSettings reads the standard OTEL_* variables. Its errors name the variable and never hold a header's value or a
-// URL's password.
+// ReadSettings reads the standard OTEL_* variables. Its errors name the variable and never contain a header's value
+// or a URL's password.
 func ReadSettings(getenv func(string) string) (Settings, error) {
 	r := settingsReader{getenv: getenv}
 	s := r.read()
 	return s, r.err
 }
 
-// settingsReader keeps the first problem that it meets.
+// settingsReader reads variables and keeps the first problem.
 type settingsReader struct {
 	getenv func(string) string
 	err    error
@@ -77,7 +77,8 @@ type settingsReader struct {
 
 func (r *settingsReader) get(name string) string { return strings.TrimSpace(r.getenv(name)) }
 
-// either returns the variable for traces or, if that is not set, the one for all signals, with the name of the one taken.
+// either returns the value of the variable for traces or, if that is not set, of the one for all signals, and the
+// name of the variable that was used.
 func (r *settingsReader) either(suffix string) (name, value string) {
 	name = "OTEL_EXPORTER_OTLP_TRACES_" + suffix
 	if value = r.get(name); value == "" {
@@ -122,7 +123,7 @@ func (r *settingsReader) read() Settings {
 	return s
 }
 
-// exporter reads where traces go, and how.
+// exporter reads the settings of the collector: its address and how traces are sent.
 func (r *settingsReader) exporter(s *Settings) {
 	name, value := r.either("PROTOCOL")
 	switch s.protocol = value; value {
@@ -155,7 +156,7 @@ func (r *settingsReader) exporter(s *Settings) {
 		s.endpoint = &url.URL{Scheme: "http", Host: "localhost:4317"}
 	}
 	if s.endpoint != nil && s.protocol == protocolHTTP && name != "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" {
-		s.endpoint = s.endpoint.JoinPath("v1", "traces") // the address for traces is taken as it stands
+		s.endpoint = s.endpoint.JoinPath("v1", "traces") // an address that is set for traces is used unchanged
 	}
 	if asked == "none" {
 		s.endpoint = nil
@@ -179,7 +180,7 @@ func (r *settingsReader) endpoint(name, value string) *url.URL {
 	return u
 }
 
-// sampler reads OTEL_TRACES_SAMPLER. The library would replace a misspelt one by the default.
+// sampler reads OTEL_TRACES_SAMPLER. The library would replace a misspelt name by the default sampler.
 func (r *settingsReader) sampler() sdktrace.Sampler {
 	name := strings.ToLower(r.get("OTEL_TRACES_SAMPLER"))
 	ratio := 1.0
@@ -288,7 +289,7 @@ func (s Settings) exporter(ctx context.Context) (sdktrace.SpanExporter, error) {
 		return nil, nil
 	}
 	to := *s.endpoint
-	to.User = nil // no exporter sends it, and errors would show it
+	to.User = nil // no exporter sends the user, and errors would contain it
 	if s.protocol == protocolHTTP {
 		options := []otlptracehttp.Option{otlptracehttp.WithEndpointURL(to.String()), otlptracehttp.WithHeaders(s.headers)}
 		if s.secure != nil && to.Scheme == "https" {
@@ -303,7 +304,7 @@ func (s Settings) exporter(ctx context.Context) (sdktrace.SpanExporter, error) {
 	return otlptracegrpc.New(ctx, options...)
 }
 
-// version returns the program's: its module's, or the commit that it was built from.
+// version returns the version of the program's module, or the commit that it was built from.
 func version() string {
 	build, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -25,7 +25,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// environment looks variables up that are given as NAME=value.
+// environment returns a lookup function for variables that are given as NAME=value.
 func environment(set ...string) func(string) string {
 	return func(name string) string {
 		for _, pair := range slices.Backward(set) {
@@ -44,7 +44,7 @@ func settings(t *testing.T, set ...string) Settings {
 	return s
 }
 
-// taker is a collector that speaks gRPC.
+// taker is a collector that accepts spans by gRPC.
 type taker struct {
 	collectorpb.UnimplementedTraceServiceServer
 	got chan *collectorpb.ExportTraceServiceRequest
@@ -56,7 +56,7 @@ func (c taker) Export(_ context.Context, r *collectorpb.ExportTraceServiceReques
 	return &collectorpb.ExportTraceServiceResponse{}, nil
 }
 
-func TestStart_ExportsByTheProtocolThatIsSet(t *testing.T) {
+func TestStart_ExportsByTheConfiguredProtocol(t *testing.T) {
 	t.Parallel()
 	got := make(chan *collectorpb.ExportTraceServiceRequest, 1)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -107,12 +107,12 @@ func TestStart_ExportsByTheProtocolThatIsSet(t *testing.T) {
 				t.Errorf("%s: got %v", set, r)
 			}
 		default:
-			t.Errorf("%s: nothing came", set)
+			t.Errorf("%s: no spans arrived", set)
 		}
 	}
 }
 
-func TestReadSettings_RefusesWhatCannotBeMeant(t *testing.T) {
+func TestReadSettings_RefusesInvalidValues(t *testing.T) {
 	t.Parallel()
 	for set, says := range map[string]string{
 		"OTEL_TRACES_SAMPLER=sometimes":                           "OTEL_TRACES_SAMPLER has to be",
@@ -141,7 +141,7 @@ func TestReadSettings_RefusesWhatCannotBeMeant(t *testing.T) {
 	}
 }
 
-func TestReadSettings_SaysWhetherAnythingIsExported(t *testing.T) {
+func TestReadSettings_EndpointIsEmptyWithoutAnExporter(t *testing.T) {
 	t.Parallel()
 	for set, want := range map[string]string{
 		"":                                   "",
@@ -176,16 +176,16 @@ func TestStart_RecordsNothingWithoutAnExporter(t *testing.T) {
 		for _, ctx := range []context.Context{t.Context(), Continue(t.Context(), foreign)} {
 			ctx, span := tel.Tracer().Start(ctx, "work")
 			require.False(t, span.IsRecording(), set)
-			require.True(t, span.SpanContext().IsValid(), "ids are passed on")
+			require.True(t, span.SpanContext().IsValid(), "the ids are passed on")
 			require.NotEmpty(t, TraceParent(ctx))
 		}
 		_, span := tel.Tracer().Start(Continue(t.Context(), foreign), "work")
 		require.Equal(t, "0af7651916cd43dd8448eb211c80319c", span.SpanContext().TraceID().String(),
-			"a foreign trace goes on through the mesh")
+			"the trace of another program is continued")
 	}
 }
 
-func TestStart_SamplesAsItIsSet(t *testing.T) {
+func TestStart_SamplesAsConfigured(t *testing.T) {
 	t.Parallel()
 	sampledParent := trace.ContextWithRemoteSpanContext(context.Background(), trace.NewSpanContext(trace.SpanContextConfig{
 		TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, TraceFlags: trace.FlagsSampled}))
@@ -221,14 +221,14 @@ func TestStart_SamplesAsItIsSet(t *testing.T) {
 	}
 }
 
-// broken is an exporter whose collector takes nothing.
+// broken is an exporter whose collector accepts nothing.
 type broken struct{ sdktrace.SpanExporter }
 
 func (broken) ExportSpans(context.Context, []sdktrace.ReadOnlySpan) error {
 	return errors.New("connection refused")
 }
 
-func TestQuiet_TellsOnceThatTracesAreLost(t *testing.T) {
+func TestQuiet_LogsOnceThatTracesAreLost(t *testing.T) {
 	t.Parallel()
 	var said bytes.Buffer
 	q := &quiet{SpanExporter: broken{}, log: slog.New(slog.NewTextHandler(&said, nil)), endpoint: "http://c:4317"}
@@ -242,9 +242,9 @@ func TestQuiet_TellsOnceThatTracesAreLost(t *testing.T) {
 	}
 }
 
-func TestStart_WhoEndsASpanNeverWaits(t *testing.T) {
+func TestStart_EndingASpanNeverBlocks(t *testing.T) {
 	t.Parallel()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and never answers
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and never answers
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +255,7 @@ func TestStart_WhoEndsASpanNeverWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	for range 20_000 { // ten times what the queue holds
+	for range 20_000 { // ten times the size of the queue
 		_, span := tel.Tracer().Start(t.Context(), "work", trace.WithAttributes(attribute.Int("n", 1)))
 		span.End()
 	}

@@ -23,9 +23,9 @@ type Options struct {
 	Service string
 	// Version is the service.version; empty: the version of the program, if its build contains one.
 	Version string
-	// Settings configure where traces are sent, and which of them.
+	// Settings configure where traces are sent, and which spans are sampled.
 	Settings Settings
-	// Exporter replaces the one of Settings, and exports each span at once: for tests.
+	// Exporter replaces the exporter of Settings, and exports each span at once. It is for tests.
 	Exporter sdktrace.SpanExporter
 	Log      *slog.Logger // nil: slog.Default
 }
@@ -36,9 +36,9 @@ type Telemetry struct {
 	tracer   trace.Tracer
 }
 
-// Start starts recording. An unreachable collector loses traces and has no other effect.
+// Start starts recording. If the collector is unreachable, traces are lost; there is no other effect.
 //
-// Without an exporter no span is recorded, whatever the caller of a request requests: ids are still generated and
+// Without an exporter no span is recorded, even if the caller of a request asks for it. Ids are still generated and
 // passed on, so that the trace of another program is not interrupted here.
 func Start(ctx context.Context, o Options) (*Telemetry, error) {
 	name := o.Service
@@ -101,14 +101,14 @@ func Continue(ctx context.Context, traceparent string) context.Context {
 	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": traceparent})
 }
 
-// Link returns a link to the span that a traceparent names, for a span that is not its child; ok is false if it names
-// none.
+// Link returns a link to the span that a traceparent names, for a span that is not its child. ok is false if the
+// traceparent names no span.
 func Link(traceparent string) (link trace.Link, ok bool) {
 	span := trace.SpanContextFromContext(Continue(context.Background(), traceparent))
 	return trace.Link{SpanContext: span}, span.IsValid()
 }
 
-// quiet logs an unreachable collector once a minute, instead of with every batch.
+// quiet is an exporter that logs an unreachable collector once a minute instead of with every batch.
 type quiet struct {
 	sdktrace.SpanExporter
 	log      *slog.Logger
@@ -118,7 +118,7 @@ type quiet struct {
 	told time.Time
 }
 
-// ExportSpans exports spans, and hides the error.
+// ExportSpans exports spans. It logs an error and returns nil.
 func (q *quiet) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := q.SpanExporter.ExportSpans(ctx, spans)
 	if err == nil {
@@ -128,7 +128,7 @@ func (q *quiet) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) 
 	defer q.mu.Unlock()
 	if time.Since(q.told) > time.Minute {
 		q.told = time.Now()
-		q.log.Warn("traces are lost: the collector does not take them", "endpoint", q.endpoint, "error", err)
+		q.log.Warn("traces are lost: the collector does not accept them", "endpoint", q.endpoint, "error", err)
 	}
 	return nil
 }

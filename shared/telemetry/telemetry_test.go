@@ -46,14 +46,14 @@ func TestTraceParent_NothingWithoutASpan(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	if _, ok := telemetry.Link("garbage"); ok {
-		t.Error("garbage was taken for a span")
+		t.Error("an invalid traceparent was accepted")
 	}
 	if ctx := telemetry.Continue(context.Background(), "garbage"); telemetry.TraceParent(ctx) != "" {
-		t.Error("garbage was continued")
+		t.Error("an invalid traceparent was continued")
 	}
 }
 
-func TestStart_ACollectorThatIsAwayCostsNothing(t *testing.T) {
+func TestStart_AnUnavailableCollectorHasNoEffect(t *testing.T) {
 	t.Parallel()
 	settings, err := telemetry.ReadSettings(func(name string) string {
 		return map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}[name]

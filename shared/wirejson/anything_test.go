@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
-	_ "google.golang.org/protobuf/types/known/durationpb" // the message below holds one
+	_ "google.golang.org/protobuf/types/known/durationpb" // the message below contains a Duration
 	"pgregory.net/rapid"
 
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
@@ -23,7 +23,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// anything declares a message with all that proto has, also what the catalog does not use yet.
+// anything declares a message with every feature of proto, including those that the catalog does not use yet.
 const anything = `
 name: "anything.proto" package: "test" syntax: "proto3"
 dependency: "google/protobuf/timestamp.proto" dependency: "google/protobuf/duration.proto"
@@ -78,7 +78,7 @@ func anythingType(t testing.TB) protoreflect.MessageType {
 	return dynamicpb.NewMessageType(d.Messages().Get(0))
 }
 
-// everyType is that, and every message of the catalog.
+// everyType returns the message type of anything and every message type of the catalog.
 func everyType(t testing.TB) []protoreflect.MessageType {
 	all := []protoreflect.MessageType{anythingType(t)}
 	protoregistry.GlobalTypes.RangeMessages(func(m protoreflect.MessageType) bool {
@@ -90,7 +90,7 @@ func everyType(t testing.TB) []protoreflect.MessageType {
 	return all
 }
 
-// fill sets some fields to something.
+// fill sets some fields to random values.
 func fill(t *rapid.T, m protoreflect.Message, depth int) {
 	d := m.Descriptor()
 	switch d.FullName() {
@@ -172,7 +172,7 @@ func value(t *rapid.T, f protoreflect.FieldDescriptor) protoreflect.Value {
 	}
 }
 
-func TestMarshal_ComesBackAsItWas(t *testing.T) {
+func TestMarshal_IsDecodedToTheSameMessage(t *testing.T) {
 	t.Parallel()
 	for _, messageType := range everyType(t) {
 		t.Run(string(messageType.Descriptor().FullName()), func(t *testing.T) {
@@ -196,14 +196,14 @@ func TestMarshal_ComesBackAsItWas(t *testing.T) {
 	}
 }
 
-func TestMarshal_WritesWhatProtoHas(t *testing.T) {
+func TestMarshal_WritesEveryFeatureOfProto(t *testing.T) {
 	t.Parallel()
 	all := anythingType(t)
 	for _, test := range []struct{ text, want string }{
 		{``, `{"text":"","truth":false,"raw":"","i32":0,"i64":0,"u32":0,"u64":0,"f32":0,"f64":0,"many":[],"numbers":[],` +
 			`"by_name":{},"by_number":{},"by_truth":{}}`},
 		{`f32: 0.1 f64: 1e300 color: COLOR_DARK_BLUE`, `"f32":0.1,"f64":1e+300,"color":"dark_blue"`},
-		{`color: 7`, `"color":"7"`}, // of a later release
+		{`color: 7`, `"color":"7"`}, // a value of a later release
 		{`lasts { seconds: 1 nanos: 500000000 }`, `"lasts":1.5,`},
 		{`lasts { nanos: -1 }`, `"lasts":-0.000000001,`},
 		{`lasts { seconds: 315576000000 nanos: 1 }`, `"lasts":315576000000.000000001,`},
@@ -238,7 +238,7 @@ func TestMarshal_WritesWhatProtoHas(t *testing.T) {
 	}
 }
 
-func TestUnmarshal_HoldsToWhatProtoHas(t *testing.T) {
+func TestUnmarshal_RefusesWhatDoesNotMatchTheDeclaration(t *testing.T) {
 	t.Parallel()
 	all := anythingType(t)
 	deep := func(n int) string { return strings.Repeat(`{"inner":`, n) + `{}` + strings.Repeat(`}`, n) }
@@ -324,7 +324,8 @@ func TestUnmarshal_HoldsToWhatProtoHas(t *testing.T) {
 	}
 }
 
-// FuzzUnmarshal decodes random bytes into each type. Accepted bytes are JSON, and the message survives encoding.
+// FuzzUnmarshal decodes any text into every type. A text that is accepted is JSON, and is decoded to the same message
+// after it is encoded again.
 func FuzzUnmarshal(f *testing.F) {
 	for _, seed := range []string{
 		`{"messages":[{"author":"a","sent_at":"2026-01-02T03:04:05Z","version":3}],"more":true}`,

@@ -2,8 +2,9 @@
 // numbers as numbers, times as RFC 3339 in UTC, durations as seconds, enums as short lower-case words ("direct" for
 // KIND_DIRECT), bytes as base64.
 //
-// All scalars and lists are written, including empty ones, so that a client need not check whether a field exists. Left
-// out are messages and times that are not set, enums without a value, and unset fields that are optional or in a oneof.
+// All scalars and lists are written, including empty ones, so that a client need not check whether a field exists.
+// Messages and times that are not set, enums without a value, and unset fields that are optional or in a oneof are
+// left out.
 package wirejson
 
 import (
@@ -88,7 +89,7 @@ func absent(m protoreflect.Message, f protoreflect.FieldDescriptor) bool {
 	return f.HasPresence() && !m.Has(f)
 }
 
-// pair contains a Timestamp or Duration, whatever Go type the message has.
+// pair returns the fields of a Timestamp or Duration, whichever Go type the message has.
 func pair(m protoreflect.Message) (seconds, nanos int64) {
 	fields := m.Descriptor().Fields()
 	return m.Get(fields.ByNumber(1)).Int(), m.Get(fields.ByNumber(2)).Int()
@@ -98,7 +99,7 @@ func appendTime(b []byte, m protoreflect.Message) ([]byte, error) {
 	seconds, nanos := pair(m)
 	at := time.Unix(seconds, nanos).UTC()
 	if nanos < 0 || nanos > 999_999_999 || at.Year() < 1 || at.Year() > 9999 {
-		return nil, fmt.Errorf("%d s and %d ns are no time in the years 1 to 9999", seconds, nanos)
+		return nil, fmt.Errorf("%d s and %d ns are not a time in the years 1 to 9999", seconds, nanos)
 	}
 	b = append(b, '"')
 	b = at.AppendFormat(b, time.RFC3339Nano)
@@ -109,7 +110,7 @@ func appendDuration(b []byte, m protoreflect.Message) ([]byte, error) {
 	seconds, nanos := pair(m)
 	if max(seconds, -seconds) > maxDuration || max(nanos, -nanos) > 999_999_999 ||
 		seconds > 0 && nanos < 0 || seconds < 0 && nanos > 0 {
-		return nil, fmt.Errorf("%d s and %d ns are no duration", seconds, nanos)
+		return nil, fmt.Errorf("%d s and %d ns are not a duration", seconds, nanos)
 	}
 	if seconds < 0 || nanos < 0 {
 		b, seconds, nanos = append(b, '-'), -seconds, -nanos
@@ -144,7 +145,7 @@ func appendField(b []byte, f protoreflect.FieldDescriptor, v protoreflect.Value)
 	}
 }
 
-// appendMap writes the keys in order, so that the same message is always the same text.
+// appendMap writes the keys in order, so that equal messages have equal texts.
 func appendMap(b []byte, f protoreflect.FieldDescriptor, m protoreflect.Map) (_ []byte, err error) {
 	keys := make([]protoreflect.MapKey, 0, m.Len())
 	m.Range(func(k protoreflect.MapKey, _ protoreflect.Value) bool {
@@ -234,7 +235,7 @@ func appendEnum(b []byte, e protoreflect.EnumDescriptor, n protoreflect.EnumNumb
 	if v := e.Values().ByNumber(n); v != nil {
 		b = appendWord(b, v, enumPrefix(e))
 	} else {
-		b = strconv.AppendInt(b, int64(n), 10) // of a later release
+		b = strconv.AppendInt(b, int64(n), 10) // a value of a later release
 	}
 	return append(b, '"')
 }
@@ -254,7 +255,7 @@ func lower(c byte) byte {
 	return c
 }
 
-// enumPrefix returns "KIND_" if the value without a meaning is KIND_UNSPECIFIED.
+// enumPrefix returns "KIND_" if the enum's zero value is KIND_UNSPECIFIED.
 func enumPrefix(e protoreflect.EnumDescriptor) string {
 	if zero := e.Values().ByNumber(0); zero != nil {
 		if prefix, ok := strings.CutSuffix(string(zero.Name()), "UNSPECIFIED"); ok {

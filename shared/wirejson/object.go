@@ -11,7 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// Into is the destination of a field of Object. Make one with Text, Texts, Bool, Integer or Raw.
+// Into is the destination of a field of Object. The functions Text, Texts, Bool, Integer and Raw create one.
 type Into struct {
 	name  string
 	text  *string
@@ -33,15 +33,15 @@ func Bool(name string, into *bool) Into { return Into{name: name, bool: into} }
 // Integer accepts a whole number.
 func Integer(name string, into *int64) Into { return Into{name: name, whole: into} }
 
-// Raw accepts any value and keeps it as it is written: a part of the data, whose texts are not decoded. Null counts as
-// nothing.
+// Raw accepts any value and stores its text unchanged, as a part of the data: texts in it are not decoded. Null
+// counts as unset.
 func Raw(name string, into *[]byte) Into { return Into{name: name, raw: into} }
 
-// Object decodes one JSON object as strictly as Unmarshal does, into fields that are not those of a message: no unknown
-// or repeated field, and none of another type. Null is a field that is not set.
+// Object decodes one JSON object as strictly as Unmarshal does, into fields that do not belong to a message: no
+// unknown or repeated field, and no field of another type. Null means that a field is not set.
 //
-// Its errors are refusals, as those of Unmarshal. After "invalid_field" all other fields were decoded nevertheless, so
-// that the response can name its request.
+// Its errors are refusals, like those of Unmarshal. If the code is "invalid_field", all other fields were decoded
+// nevertheless, so that the response can name its request.
 func Object(data []byte, fields ...Into) error {
 	if !utf8.Valid(data) {
 		return refusal.New(refusal.Malformed, "no JSON: not UTF-8")
@@ -55,7 +55,7 @@ func Object(data []byte, fields ...Into) error {
 	}
 	d.at++
 	var seen [16]bool
-	var first error // of the invalid fields
+	var first error // the error of the first invalid field
 	for begin := true; ; begin = false {
 		more, err := d.more(begin, '}')
 		if err != nil {
@@ -121,7 +121,7 @@ func names(fields []Into) string {
 
 func quotedAlways(name string) string { return fmt.Sprintf("%q", clipped(name)) }
 
-// refusedField is refused for a problem that may have no path, because its text contains the field.
+// refusedField returns the refusal for a problem. The problem may have no path, because its text contains the field.
 func refusedField(err error) error {
 	if p, ok := err.(*problem); ok && p.code == refusal.InvalidField && p.path == "" {
 		return refusal.New(p.code, "%s", p.text)
@@ -202,7 +202,7 @@ func (d *decoder) textList(into *[]string) error {
 	}
 }
 
-// skip reads a value without looking into it.
+// skip reads a value without decoding it.
 func (d *decoder) skip(depth int) error {
 	if depth > 2*deepest {
 		return malformed("it is nested deeper than %d", 2*deepest)
@@ -290,8 +290,8 @@ func (d *decoder) skipEscape() error {
 }
 
 // Values splits a text into the JSON values in it, each of which begins on a line of its own. A part that is not a
-// value, or has another value behind it on its line, is returned with the rest of the text as one value, so that
-// decoding it fails. An empty text is one empty value.
+// value, or that has another value after it on its line, is returned together with the rest of the text as one value,
+// so that decoding it fails. An empty text is one empty value.
 func Values(text []byte) iter.Seq[[]byte] {
 	const space = " \t\r\n"
 	return func(yield func([]byte) bool) {

@@ -11,10 +11,10 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// maxQuoted is how much of a client's invalid name or value an error quotes.
+// maxQuoted is the number of bytes of a client's invalid name or value that an error quotes.
 const maxQuoted = 64
 
-// problem is a refusal while it is returned up to the whole message, where the path of its field is known.
+// problem is the error of a field. It is returned up to the whole message, where the path of the field is known.
 type problem struct {
 	code string
 	path string
@@ -31,7 +31,7 @@ func invalid(format string, args ...any) error {
 	return &problem{code: refusal.InvalidField, text: fmt.Sprintf(format, args...)}
 }
 
-// in adds the field, or the index in a list, in which a problem is.
+// in adds the name of the field or the list index in which a problem is.
 func in(name string, err error) error {
 	if p := (*problem)(nil); errors.As(err, &p) {
 		if p.path != "" && p.path[0] != '[' {
@@ -44,7 +44,7 @@ func in(name string, err error) error {
 
 func inList(i int, err error) error { return in("["+strconv.Itoa(i)+"]", err) }
 
-// refused returns the problem as clients see it.
+// refused returns the refusal that clients get for a problem.
 func refused(err error) error {
 	p := (*problem)(nil)
 	if !errors.As(err, &p) {
@@ -59,7 +59,7 @@ func refused(err error) error {
 	return refusal.NewField(p.path, "%s", p.text)
 }
 
-// quoted quotes a client's name for something, unless it looks like a name.
+// quoted quotes a name that a client has chosen, unless it looks like the name of a field.
 func quoted(name string) string {
 	plain := name != "" && strings.IndexFunc(name, func(r rune) bool {
 		return r != '_' && r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
@@ -99,7 +99,7 @@ func meant(fields protoreflect.FieldDescriptors, name string) string {
 	return "; known are " + strings.Join(all, ", ")
 }
 
-// edits returns the Levenshtein distance, in which underscores do not count.
+// edits returns the Levenshtein distance of two names without their underscores.
 func edits(a, b string) int {
 	a, b = strings.ReplaceAll(a, "_", ""), strings.ReplaceAll(b, "_", "")
 	row := make([]int, len(b)+1)

@@ -43,7 +43,7 @@ func (s *scanner) take(c byte) error {
 	return nil
 }
 
-// more moves on within an object or list, whose opening was read: to the next member, or past the end.
+// more moves on within an object or list whose opening was read: to the next member, or past the end.
 func (s *scanner) more(first bool, end byte) (bool, error) {
 	c := s.next()
 	if c == end {
@@ -72,7 +72,7 @@ func (s *scanner) word(w string) error {
 	return nil
 }
 
-// number reads a number, as it is written.
+// number reads a number and returns its text.
 func (s *scanner) number() ([]byte, error) {
 	from := s.at
 	digits := func() bool {
@@ -104,7 +104,7 @@ func (s *scanner) number() ([]byte, error) {
 	return s.data[from:s.at], nil
 }
 
-// text reads a text, whose quote comes next. Without escapes it is a part of the data, else a copy.
+// text reads a text, whose quote comes next. The result is a part of the data, or a copy if the text has escapes.
 func (s *scanner) text() ([]byte, error) {
 	if err := s.take('"'); err != nil {
 		return nil, err
@@ -177,7 +177,7 @@ func (s *scanner) escaped(first int) ([]byte, error) {
 	return nil, s.unexpected()
 }
 
-// rune reads the character of an escape from its u on; of a surrogate pair, both escapes.
+// rune reads the character of an escape from its u onwards; if it is a surrogate pair, it reads both escapes.
 func (s *scanner) rune() (rune, error) {
 	high, err := s.hex()
 	if err != nil || !utf16.IsSurrogate(high) {

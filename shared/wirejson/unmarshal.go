@@ -19,12 +19,12 @@ import (
 const deepest = 32
 
 // Unmarshal decodes one JSON object into an empty message, and accepts only what the message declares: no unknown or
-// repeated field, no number for a text or text for a number, no word that the enum does not have. Null is a field that
-// is not set. A whole number may be written 5.0, but not 5.5 or "5". Text with U+0000 is refused, because it cannot be
-// stored.
+// repeated field, no number for a text or text for a number, no word that the enum does not have. Null means that a
+// field is not set. A whole number may be written 5.0, but not 5.5 or "5". A text with U+0000 is refused, because it
+// cannot be stored.
 //
-// Its errors are refusals: "malformed" for data that is not a JSON object, "invalid_field" with the path of the field
-// for everything else. The message must not be used then.
+// Its errors are refusals: "malformed" for data that is not a JSON object, and "invalid_field" with the path of the
+// field otherwise. After an error the message must not be used.
 func Unmarshal(data []byte, m proto.Message) error { return unmarshal(data, m, false) }
 
 // UnmarshalKnown is Unmarshal, but ignores the fields that the message does not declare.
@@ -112,7 +112,8 @@ func (d *decoder) message(m protoreflect.Message, depth int) error {
 	}
 }
 
-// find returns a field. It tries first the next one in the order of declaration, in which clients usually write fields.
+// find returns a field. It first tries the field at the likely index, because clients usually write fields in the
+// order of their declaration.
 func find(fields protoreflect.FieldDescriptors, name []byte, likely int) int {
 	n := fields.Len()
 	for i := range n {
@@ -221,7 +222,7 @@ func (d *decoder) mapping(all protoreflect.Map, f protoreflect.FieldDescriptor, 
 	}
 }
 
-// mapKey reads a key, which JSON has as text.
+// mapKey reads a key, which is a text in JSON.
 func mapKey(f protoreflect.FieldDescriptor, name []byte) (protoreflect.MapKey, error) {
 	var v protoreflect.Value
 	var err error
@@ -428,7 +429,7 @@ func (d *decoder) duration(m protoreflect.Message) error {
 	return nil
 }
 
-// setPair fills a Timestamp or Duration, which have the same fields, whatever Go type the message has.
+// setPair fills a Timestamp or Duration, whichever Go type the message has: both have the same fields.
 func setPair(m protoreflect.Message, seconds int64, nanos int32) {
 	fields := m.Descriptor().Fields()
 	m.Set(fields.ByNumber(1), protoreflect.ValueOfInt64(seconds))

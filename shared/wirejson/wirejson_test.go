@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-func TestMarshal_IsWhatClientsRead(t *testing.T) {
+func TestMarshal_WritesTheFormOfClients(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		m    proto.Message
@@ -44,7 +44,7 @@ func TestMarshal_IsWhatClientsRead(t *testing.T) {
 	}
 }
 
-func TestUnmarshal_SaysWhatIsWrongAndWhere(t *testing.T) {
+func TestUnmarshal_NamesTheFieldAndTheProblem(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		m          proto.Message
@@ -89,7 +89,7 @@ func TestUnmarshal_SaysWhatIsWrongAndWhere(t *testing.T) {
 var sample = &chatv1.MessageSent{ConversationId: "2b0d3c8e-5c4e-4a8e-9a53-0e6f0ab1c001",
 	MessageId: "2b0d3c8e-5c4e-4a8e-9a53-0e6f0ab1c002", Body: strings.Repeat("hello there ", 10)}
 
-// page is a page of history, the largest that clients ask for often.
+// page is a page of history, the largest response that clients often request.
 var page = func() *chatv1.HistoryResponse {
 	p := &chatv1.HistoryResponse{More: true, Version: 1234}
 	for i := range 50 {
