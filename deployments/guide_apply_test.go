@@ -149,8 +149,7 @@ func TestGuide_PatchesBuildAndPass(t *testing.T) {
 		require.Contains(t, out, "--- PASS: "+name+" ", out)
 	}
 
-	m := buildMesh(t, d)
-	m.up()
+	m := startMesh(t, d)
 	started := regexp.MustCompile(`"stream":"conversation:([^"]+)"`).FindStringSubmatch(m.ask("chat.start_group", `{"title":"maths"}`))
 	require.NotNil(t, started)
 	m.ask("chat.set_topic", `{"conversation_id":"`+started[1]+`","topic":"fractions"}`)

@@ -30,11 +30,26 @@ type mesh struct {
 	token   string
 }
 
-// buildMesh builds the program edumatrix of a tree, and chooses its ports and its folder.
-func buildMesh(t *testing.T, d tree) *mesh {
+// startMesh builds the program edumatrix of a tree and runs it until the test ends. Another process may take a port before
+// the mesh listens on it; then it is started on other ports.
+func startMesh(t *testing.T, d tree) *mesh {
 	t.Helper()
-	m := &mesh{t: t, program: d.path("bin/edumatrix")}
-	d.run(t, ".", "go", "build", "-o", m.program, "./services/edumatrix/cmd/edumatrix")
+	program := d.path("bin/edumatrix")
+	d.run(t, ".", "go", "build", "-o", program, "./services/edumatrix/cmd/edumatrix")
+	for try := 1; ; try++ {
+		m := newMesh(t, program)
+		logged, ok := m.up()
+		if ok {
+			return m
+		}
+		require.True(t, try < 10 && strings.Contains(logged, "address already in use"), "the mesh ended: %s", logged)
+	}
+}
+
+// newMesh chooses the ports and the folder of a mesh.
+func newMesh(t *testing.T, program string) *mesh {
+	t.Helper()
+	m := &mesh{t: t, program: program}
 	// The database server does not run as root, and has to get at its folder.
 	data, err := os.MkdirTemp("", "edumatrix-guide-")
 	require.NoError(t, err)
@@ -64,11 +79,12 @@ func buildMesh(t *testing.T, d tree) *mesh {
 	return m
 }
 
-// up starts the mesh, which runs until the test ends, and waits until it is healthy.
-func (m *mesh) up() {
+// up starts the mesh, which runs until the test ends, and waits until it is healthy. If it ends before, up returns its
+// output and false.
+func (m *mesh) up() (logged string, ok bool) {
 	m.t.Helper()
-	up, logged := exec.Command(m.program, "up"), &bytes.Buffer{}
-	up.Env, up.Stdout, up.Stderr = m.env, logged, logged
+	up, output := exec.Command(m.program, "up"), &bytes.Buffer{}
+	up.Env, up.Stdout, up.Stderr = m.env, output, output
 	require.NoError(m.t, up.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- up.Wait() }()
@@ -76,18 +92,19 @@ func (m *mesh) up() {
 		_ = up.Process.Signal(syscall.SIGTERM) // it may have ended
 		require.NoError(m.t, <-ended)
 	})
+	client := http.Client{Timeout: 5 * time.Second} // another process that has the port need not answer
 	for end := time.Now().Add(startTime); ; {
-		response, err := http.Get(m.url + "/health")
+		response, err := client.Get(m.url + "/health")
 		if err == nil {
 			response.Body.Close()
 			if response.StatusCode == http.StatusOK {
-				return
+				return "", true
 			}
 		}
 		select {
-		case err := <-ended:
-			ended <- nil
-			m.t.Fatalf("the mesh ended: %v\n%s", err, logged)
+		case <-ended:
+			ended <- nil // for the end of the test
+			return output.String(), false
 		case <-time.After(50 * time.Millisecond):
 		}
 		require.True(m.t, time.Now().Before(end), "the mesh does not become healthy")
