@@ -13,6 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/services/chat/store"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/membership"
+	"github.com/edumatrix/interlinked/shared/interval"
 	"github.com/edumatrix/interlinked/shared/owner/consistency"
 	"github.com/edumatrix/interlinked/shared/page"
 	"github.com/edumatrix/interlinked/shared/rpc"
@@ -133,7 +134,7 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 // were a member, and with memberNow also those who have left. The user's last interval may be newer than the projection; then
 // readThenIntervals waits until the projection has reached the interval's beginning, and reads again.
 func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, memberNow bool, read reading[T]) (
-	row T, version int64, intervals []membership.Interval, err error) {
+	row T, version int64, intervals []interval.Interval, err error) {
 	var none T
 	for {
 		row, version, err := read(ctx, id)
@@ -163,7 +164,7 @@ func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, m
 // readableRanges returns the versions, up to a given one, that a user who was a member during the intervals may read:
 // everything up to the end of the last interval or, if history begins with joining, only the messages within the
 // intervals.
-func readableRanges(intervals []membership.Interval, fromJoining bool, version int64) access {
+func readableRanges(intervals []interval.Interval, fromJoining bool, version int64) access {
 	var a access
 	for _, s := range intervals {
 		r := store.Range{From: s.FromVersion, To: version}

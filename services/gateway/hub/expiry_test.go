@@ -11,6 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/interval"
 )
 
 // An event that has expired is shown without its personal fields from then on, wherever it waited meanwhile; it stays
@@ -38,8 +39,9 @@ func TestExpiry_HidesWhatHasExpiredWhereverItWaited(t *testing.T) {
 			return w.connect(t, "bob", []string{"conversation:g"}, 1)
 		},
 		"among what was missed": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
-			missed, notRecovered := hub.NewMissedEvents([]*hub.Event{w.event(story)}).Of("bob", frame.JSON, 1, 2,
-				[]hub.MembershipInterval{{Room: "conversation:g", Opened: 1}}, nil, hub.Bounds{Events: 10, Bytes: 1 << 20})
+			missed, notRecovered := hub.NewMissedEvents([]*hub.Event{w.event(story)}).Of("bob", frame.JSON,
+				hub.Absence{After: 1, Until: 2, Intervals: []interval.Interval{{Room: "conversation:g", From: 1}}},
+				hub.Bounds{Events: 10, Bytes: 1 << 20})
 			require.Empty(t, notRecovered)
 			bob, err := w.hub.Add("bob", frame.JSON)
 			require.NoError(t, err)

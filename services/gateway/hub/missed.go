@@ -8,14 +8,8 @@ import (
 
 	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
+	"github.com/edumatrix/interlinked/shared/interval"
 )
-
-// MembershipInterval is a time in a room, in positions of the owner's log, from the event that opened the room to the
-// one that closed it, both included. Closed is 0 while the room is open.
-type MembershipInterval struct {
-	Room           string
-	Opened, Closed int64
-}
 
 // encodedAtOnce is how many events are encoded before the goroutine yields to those that deliver to other clients.
 const encodedAtOnce = 32
@@ -60,31 +54,32 @@ func compareBool(a, b bool) int {
 	return -1
 }
 
-// Of lists the events that a user missed above one position, up to another: those of the rooms that were open to the
-// user, in order. Rooms with more events than the bound are not recovered, none of their events are listed; nor are the
-// largest ones when all together have more bytes than the bound. Known are rooms that the owner has found to be beyond
-// it.
-func (p *MissedEvents) Of(user string, encoding frame.Encoding, after, until int64, intervals []MembershipInterval,
-	known []string, b Bounds) (
-	events []*Event, notRecovered []string) {
-	rooms := make(map[string][]int, len(intervals)+1)
-	stay := func(room string, opened, closed int64) {
-		if closed == 0 || closed > until {
-			closed = until
+// Absence is the part of an owner's log that a connection missed before it resumes.
+type Absence struct {
+	// The user has the log up to After, and resumes at Until.
+	After, Until int64
+	Intervals    []interval.Interval // that the user was in rooms for
+	Subscribed   []string            // other rooms that the connection subscribes to
+	NotRecovered []string            // rooms with more events than the bounds, as the owner has found
+}
+
+// Of lists the events that a user has missed, in order. Rooms with more events than the bound are not recovered, none
+// of their events are listed; nor are the largest ones when all together have more bytes than the bound.
+func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, b Bounds) (events []*Event, notRecovered []string) {
+	rooms := make(map[string][]int, len(missed.Intervals)+1)
+	for _, gap := range interval.Missed(user, missed.Subscribed, missed.Intervals, missed.After, missed.Until) {
+		all := p.rooms[gap.Room]
+		upTo := func(position int64) int {
+			return sort.Search(len(all), func(i int) bool { return p.events[all[i]].Position > position })
 		}
-		all := p.rooms[room]
-		from := sort.Search(len(all), func(i int) bool { return p.events[all[i]].Position >= max(after+1, opened) })
-		to := sort.Search(len(all), func(i int) bool { return p.events[all[i]].Position > closed })
-		rooms[room] = append(rooms[room], all[min(from, to):to]...)
-		for _, position := range []int64{opened, closed} {
-			if i, ok := p.at(position); ok && position > after && p.events[i].moves(user, room) {
-				rooms[room] = append(rooms[room], i)
+		rooms[gap.Room] = append(rooms[gap.Room], all[upTo(gap.After):upTo(gap.Until)]...)
+	}
+	for _, s := range missed.Intervals {
+		for _, position := range s.Boundaries(missed.After) {
+			if i, ok := p.at(position); ok && p.events[i].moves(user, s.Room) {
+				rooms[s.Room] = append(rooms[s.Room], i)
 			}
 		}
-	}
-	stay(catalog.UserRoom(user), 0, 0)
-	for _, s := range intervals {
-		stay(s.Room, s.Opened, s.Closed)
 	}
 
 	type share struct {
@@ -109,9 +104,9 @@ func (p *MissedEvents) Of(user string, encoding frame.Encoding, after, until int
 	slices.SortFunc(shares, func(a, b share) int {
 		return cmp.Or(cmp.Compare(a.bytes, b.bytes), cmp.Compare(a.room, b.room))
 	})
-	notRecovered = slices.Clone(known)
-	excluded := make(map[string]bool, len(known))
-	for _, room := range known {
+	notRecovered = slices.Clone(missed.NotRecovered)
+	excluded := make(map[string]bool, len(missed.NotRecovered))
+	for _, room := range missed.NotRecovered {
 		excluded[room] = true
 	}
 	var all []int

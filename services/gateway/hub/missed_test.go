@@ -13,6 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 	"github.com/edumatrix/interlinked/shared/envelope"
+	"github.com/edumatrix/interlinked/shared/interval"
 )
 
 var wide = hub.Bounds{Events: 1000, Bytes: 1 << 20}
@@ -45,23 +46,23 @@ func TestMissed_IsWhatHappenedDuringTheStaysAndNothingBetween(t *testing.T) {
 	p := w.missedEvents(w.began(`["alice"]`), w.said("2"), w.member("chat.member_added", "bob"), w.said("4"),
 		w.member("chat.member_left", "bob"), w.said("6"), w.member("chat.member_added", "bob"), w.said("8"), w.said("9"))
 	const room = "conversation:g"
-	first, second := hub.MembershipInterval{Room: room, Opened: 3, Closed: 5}, hub.MembershipInterval{Room: room, Opened: 7}
+	first, second := interval.Interval{Room: room, From: 3, Until: 5}, interval.Interval{Room: room, From: 7}
 	for name, c := range map[string]struct {
 		after, until int64
-		intervals    []hub.MembershipInterval
+		intervals    []interval.Interval
 		want         []int64
 	}{
-		"both":                      {0, 9, []hub.MembershipInterval{first, second}, []int64{3, 4, 5, 7, 8, 9}},
-		"within the first":          {3, 9, []hub.MembershipInterval{first, second}, []int64{4, 5, 7, 8, 9}},
-		"between":                   {5, 9, []hub.MembershipInterval{second}, []int64{7, 8, 9}},
-		"within the second":         {8, 9, []hub.MembershipInterval{second}, []int64{9}},
-		"up to a position":          {0, 8, []hub.MembershipInterval{first, second}, []int64{3, 4, 5, 7, 8}},
-		"the first, closed later":   {0, 4, []hub.MembershipInterval{{Room: room, Opened: 3}}, []int64{3, 4}},
-		"nothing was missed":        {9, 9, []hub.MembershipInterval{second}, nil},
+		"both":                      {0, 9, []interval.Interval{first, second}, []int64{3, 4, 5, 7, 8, 9}},
+		"within the first":          {3, 9, []interval.Interval{first, second}, []int64{4, 5, 7, 8, 9}},
+		"between":                   {5, 9, []interval.Interval{second}, []int64{7, 8, 9}},
+		"within the second":         {8, 9, []interval.Interval{second}, []int64{9}},
+		"up to a position":          {0, 8, []interval.Interval{first, second}, []int64{3, 4, 5, 7, 8}},
+		"the first, closed later":   {0, 4, []interval.Interval{{Room: room, From: 3}}, []int64{3, 4}},
+		"nothing was missed":        {9, 9, []interval.Interval{second}, nil},
 		"never there":               {0, 9, nil, nil},
-		"in a room of another name": {0, 9, []hub.MembershipInterval{{Room: "conversation:h", Opened: 1}}, nil},
+		"in a room of another name": {0, 9, []interval.Interval{{Room: "conversation:h", From: 1}}, nil},
 	} {
-		got, notRecovered := p.Of("bob", frame.JSON, c.after, c.until, c.intervals, nil, wide)
+		got, notRecovered := p.Of("bob", frame.JSON, hub.Absence{After: c.after, Until: c.until, Intervals: c.intervals}, wide)
 		require.Equal(t, c.want, at(got), name)
 		require.Empty(t, notRecovered, name)
 	}
@@ -74,7 +75,7 @@ func TestMissed_ComesRedactedWhereverTheDeletionWasRead(t *testing.T) {
 	deleted := w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`)
 	p := hub.NewMissedEvents([]*hub.Event{w.event(kept[0]), w.event(kept[1])}, []*hub.Event{w.event(deleted)})
 	// As of before the deletion, which is known all the same.
-	got, _ := p.Of("bob", frame.JSON, 0, 2, []hub.MembershipInterval{{Room: "conversation:g", Opened: 1}}, nil, wide)
+	got, _ := p.Of("bob", frame.JSON, hub.Absence{Until: 2, Intervals: []interval.Interval{{Room: "conversation:g", From: 1}}}, wide)
 	require.Equal(t, []int64{1, 2}, at(got))
 	require.True(t, got[1].Redacted)
 	text, err := got[1].Frame(0)
@@ -92,18 +93,18 @@ func TestMissed_IsTooFarForOneRoomAlone(t *testing.T) {
 	events = append(events, w.chat.Append("alice", "chat.conversation_started",
 		`{"conversation_id":"h","user_ids":["bob"]}`))
 	p := w.missedEvents(events...)
-	intervals := []hub.MembershipInterval{{Room: "conversation:g", Opened: 1}, {Room: "conversation:h", Opened: 11}}
+	intervals := []interval.Interval{{Room: "conversation:g", From: 1}, {Room: "conversation:h", From: 11}}
 
-	got, notRecovered := p.Of("bob", frame.JSON, 0, 11, intervals, nil, hub.Bounds{Events: 9, Bytes: 1 << 20})
+	got, notRecovered := p.Of("bob", frame.JSON, hub.Absence{After: 0, Until: 11, Intervals: intervals}, hub.Bounds{Events: 9, Bytes: 1 << 20})
 	require.Equal(t, []int64{11}, at(got))
 	require.Equal(t, []string{"conversation:g"}, notRecovered)
-	got, notRecovered = p.Of("bob", frame.JSON, 1, 11, intervals, nil, hub.Bounds{Events: 9, Bytes: 1 << 20})
+	got, notRecovered = p.Of("bob", frame.JSON, hub.Absence{After: 1, Until: 11, Intervals: intervals}, hub.Bounds{Events: 9, Bytes: 1 << 20})
 	require.Len(t, got, 10)
 	require.Empty(t, notRecovered)
-	got, notRecovered = p.Of("bob", frame.JSON, 0, 11, intervals, nil, hub.Bounds{Events: 100, Bytes: 1000})
+	got, notRecovered = p.Of("bob", frame.JSON, hub.Absence{After: 0, Until: 11, Intervals: intervals}, hub.Bounds{Events: 100, Bytes: 1000})
 	require.Equal(t, []int64{11}, at(got), "the largest one, where all is too much")
 	require.Equal(t, []string{"conversation:g"}, notRecovered)
-	got, notRecovered = p.Of("bob", frame.JSON, 0, 11, intervals, []string{"conversation:h"}, wide)
+	got, notRecovered = p.Of("bob", frame.JSON, hub.Absence{Until: 11, Intervals: intervals, NotRecovered: []string{"conversation:h"}}, wide)
 	require.Len(t, got, 10)
 	require.Equal(t, []string{"conversation:h"}, notRecovered, "the owner knows of more")
 }
@@ -117,7 +118,7 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 		var log []envelope.Event
 		log = append(log, w.began(`["alice"]`))
 		inside := false
-		var intervals []hub.MembershipInterval
+		var intervals []interval.Interval
 		for len(log) < 60 {
 			if r.IntN(5) > 0 {
 				log = append(log, w.said(fmt.Sprint(len(log))))
@@ -125,10 +126,10 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 			}
 			if inside = !inside; inside {
 				log = append(log, w.member("chat.member_added", "bob"))
-				intervals = append(intervals, hub.MembershipInterval{Room: "conversation:g", Opened: int64(len(log))})
+				intervals = append(intervals, interval.Interval{Room: "conversation:g", From: int64(len(log))})
 			} else {
 				log = append(log, w.member("chat.member_left", "bob"))
-				intervals[len(intervals)-1].Closed = int64(len(log))
+				intervals[len(intervals)-1].Until = int64(len(log))
 			}
 		}
 		steady := w.connect(t, "bob", nil, 0)
@@ -160,11 +161,11 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 			back := hub.Attachment{Position: position}
 			known := asOf(intervals, after, position)
 			for _, s := range known {
-				if s.Closed == 0 {
+				if s.Until == 0 {
 					back.Rooms = append(back.Rooms, s.Room)
 				}
 			}
-			back.Missed, back.NotRecovered = hub.NewMissedEvents(recent, told).Of("bob", frame.JSON, after, position, known, nil, wide)
+			back.Missed, back.NotRecovered = hub.NewMissedEvents(recent, told).Of("bob", frame.JSON, hub.Absence{After: after, Until: position, Intervals: known}, wide)
 			require.Empty(t, back.NotRecovered)
 			var err error
 			c, err = w.hub.Add("bob", frame.JSON)
@@ -178,12 +179,12 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 }
 
 // asOf are the stays that reach above a position, as known at another.
-func asOf(intervals []hub.MembershipInterval, after, position int64) (known []hub.MembershipInterval) {
+func asOf(intervals []interval.Interval, after, position int64) (known []interval.Interval) {
 	for _, s := range intervals {
-		if s.Closed > position {
-			s.Closed = 0
+		if s.Until > position {
+			s.Until = 0
 		}
-		if s.Opened <= position && (s.Closed == 0 || s.Closed > after) {
+		if s.From <= position && (s.Until == 0 || s.Until > after) {
 			known = append(known, s)
 		}
 	}
@@ -197,7 +198,7 @@ func TestResume_WhatWasMissedDoesNotCountAsBeingSlow(t *testing.T) {
 	for n := range 100 {
 		log = append(log, w.said(fmt.Sprint(n)))
 	}
-	missed, _ := w.missedEvents(log...).Of("bob", frame.JSON, 0, 101, []hub.MembershipInterval{{Room: "conversation:g", Opened: 1}}, nil, wide)
+	missed, _ := w.missedEvents(log...).Of("bob", frame.JSON, hub.Absence{Until: 101, Intervals: []interval.Interval{{Room: "conversation:g", From: 1}}}, wide)
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 101, Missed: missed}))

@@ -11,6 +11,7 @@ import (
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
+	"github.com/edumatrix/interlinked/shared/interval"
 )
 
 // maxResumed bounds the resuming connections of one call.
@@ -125,12 +126,9 @@ func (a *asker) buffered(batch []attaching, bufferedAfter int64) ([]*hub.Event, 
 func (a *asker) attachmentOf(n attaching, answer *meshv1.Resumed, response *meshv1.ResumeResponse,
 	missed *hub.MissedEvents) hub.Attachment {
 	r := hub.Attachment{Position: response.Position, Subscribed: answer.Looked, Until: time.Now().Add(a.options.Lease)}
-	var intervals []hub.MembershipInterval
-	for _, room := range answer.Looked {
-		intervals = append(intervals, hub.MembershipInterval{Room: room})
-	}
+	absence := hub.Absence{After: n.had.Position, Until: response.Position, Subscribed: answer.Looked, NotRecovered: answer.TooFar}
 	for _, s := range answer.Stays {
-		intervals = append(intervals, hub.MembershipInterval{Room: s.Room, Opened: s.Opened, Closed: s.Closed})
+		absence.Intervals = append(absence.Intervals, interval.Interval{Room: s.Room, From: s.Opened, Until: s.Closed})
 		if s.Closed == 0 {
 			r.Rooms = append(r.Rooms, s.Room)
 		}
@@ -141,7 +139,6 @@ func (a *asker) attachmentOf(n attaching, answer *meshv1.Resumed, response *mesh
 		r.NotRecovered = everything
 		return r
 	}
-	r.Missed, r.NotRecovered = missed.Of(n.conn.User, n.conn.Encoding(), n.had.Position, response.Position, intervals,
-		answer.TooFar, a.options.Missed)
+	r.Missed, r.NotRecovered = missed.Of(n.conn.User, n.conn.Encoding(), absence, a.options.Missed)
 	return r
 }

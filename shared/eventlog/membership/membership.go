@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/interval"
 )
 
 // planned makes the server plan a statement for its arguments each time it runs. A cached plan would serve any
@@ -27,17 +28,6 @@ UNION ALL (SELECT '', NULL, greatest(i.floor, (SELECT max(position) FROM owner.e
 	sqlIntervals = `SELECT room, opened_position, coalesce(closed_position, 0), opened_version, coalesce(closed_version, 0)
 FROM owner.memberships WHERE room = $1 AND member = $2 ORDER BY opened_position`
 )
-
-// Interval is a time during which a user was in a room, from the event that let them in to the event that let
-// them out, both included.
-type Interval struct {
-	Room string
-	// From and Until are the positions of these events. Until is 0 while the user is in the room.
-	From, Until int64
-	// FromVersion and UntilVersion are their versions in the stream of the room. Intervals sets them;
-	// Resume, which does not need them, leaves them 0.
-	FromVersion, UntilVersion int64
-}
 
 // Rooms returns the rooms that each user is in, sorted by name, and the head of the log as of which they were read.
 func Rooms(ctx context.Context, l *eventlog.Log, users []string) (rooms map[string][]string, asOf eventlog.Point, err error) {
@@ -68,11 +58,11 @@ func Rooms(ctx context.Context, l *eventlog.Log, users []string) (rooms map[stri
 }
 
 // Intervals returns the times during which a user was in a room, the oldest first.
-func Intervals(ctx context.Context, l *eventlog.Log, room, user string) ([]Interval, error) {
+func Intervals(ctx context.Context, l *eventlog.Log, room, user string) ([]interval.Interval, error) {
 	found, err := l.Options().Pool.Query(ctx, l.SQL(sqlIntervals), planned, room, user)
 	if err == nil {
-		var all []Interval
-		if all, err = pgx.CollectRows(found, pgx.RowToStructByPos[Interval]); err == nil {
+		var all []interval.Interval
+		if all, err = pgx.CollectRows(found, pgx.RowToStructByPos[interval.Interval]); err == nil {
 			return all, nil
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
+	"github.com/edumatrix/interlinked/shared/interval"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -53,9 +54,12 @@ func TestIntervals_FromTheOpeningToTheClosingEvent(t *testing.T) {
 	commit(t, l, on("1", "c2", left("bob"), added("bob"), added("bob"), left("bob"), left("bob"), added("bob")))
 	commit(t, l, on("1", "c3", left("alice")))
 	const room = "conversation:1"
-	for user, want := range map[string][]Interval{
-		"alice": {{room, 2, 10, 1, 9}},
-		"bob":   {{room, 2, 4, 1, 3}, {room, 5, 7, 4, 6}, {room, 9, 0, 8, 0}},
+	in := func(from, until, fromVersion, untilVersion int64) interval.Interval {
+		return interval.Interval{Room: room, From: from, Until: until, FromVersion: fromVersion, UntilVersion: untilVersion}
+	}
+	for user, want := range map[string][]interval.Interval{
+		"alice": {in(2, 10, 1, 9)},
+		"bob":   {in(2, 4, 1, 3), in(5, 7, 4, 6), in(9, 0, 8, 0)},
 		"carol": nil,
 	} {
 		got, err := Intervals(t.Context(), l, room, user)

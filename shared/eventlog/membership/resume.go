@@ -9,9 +9,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/interval"
 )
 
 // Resumer is a user whose connection resumes.
@@ -27,7 +27,7 @@ type Resumer struct {
 
 // Resumed is the result for one Resumer.
 type Resumed struct {
-	Intervals []Interval // memberships that reach above After; the user's own room is not among them
+	Intervals []interval.Interval // memberships that reach above After; the user's own room is not among them
 	// NotRecovered are rooms that missed more events than the bounds allow; some of their events are left out.
 	NotRecovered []string
 }
@@ -136,7 +136,7 @@ func (x reader) resume(ctx context.Context, resumers []Resumer, b Bounds) (Misse
 }
 
 // intervalsSince returns the intervals of each resumer, and the log's head, as of one state of the log.
-func (x reader) intervalsSince(ctx context.Context, resumers []Resumer) ([][]Interval, eventlog.Point, error) {
+func (x reader) intervalsSince(ctx context.Context, resumers []Resumer) ([][]interval.Interval, eventlog.Point, error) {
 	users, after := make([]string, len(resumers)), make([]int64, len(resumers))
 	for i, r := range resumers {
 		users[i], after[i] = r.User, r.After
@@ -145,9 +145,9 @@ func (x reader) intervalsSince(ctx context.Context, resumers []Resumer) ([][]Int
 	if err != nil {
 		return nil, eventlog.Point{}, err
 	}
-	all := make([][]Interval, len(resumers))
+	all := make([][]interval.Interval, len(resumers))
 	var index int64
-	var s Interval
+	var s interval.Interval
 	var head, at eventlog.Point
 	_, err = pgx.ForEachRow(found, []any{&index, &s.Room, &s.From, &s.Until, &at.Position, &at.Incarnation}, func() error {
 		if index > 0 {
@@ -158,7 +158,7 @@ func (x reader) intervalsSince(ctx context.Context, resumers []Resumer) ([][]Int
 		return nil
 	})
 	for _, s := range all {
-		slices.SortFunc(s, func(a, b Interval) int {
+		slices.SortFunc(s, func(a, b interval.Interval) int {
 			return cmp.Or(cmp.Compare(a.Room, b.Room), cmp.Compare(a.From, b.From))
 		})
 	}
@@ -178,7 +178,7 @@ func (x reader) count(ctx context.Context, g *gaps, limit int) error {
 		if err != nil {
 			return err
 		}
-		var larger []gap
+		var larger []interval.Gap
 		for i, n := range open {
 			if counted[i] > share && share < limit {
 				larger = append(larger, n)
@@ -197,7 +197,7 @@ func (x reader) count(ctx context.Context, g *gaps, limit int) error {
 
 // countUpTo counts at most perGap events of each gap and at most total events of all gaps. It returns the numbers of
 // the leading gaps that were counted before the total was reached.
-func (x reader) countUpTo(ctx context.Context, all []gap, perGap, total int) ([]int, error) {
+func (x reader) countUpTo(ctx context.Context, all []interval.Gap, perGap, total int) ([]int, error) {
 	if len(all) == 0 {
 		return nil, nil
 	}
@@ -223,11 +223,11 @@ func (x reader) countUpTo(ctx context.Context, all []gap, perGap, total int) ([]
 
 // measure reads the sizes of the events that may be read.
 func (x reader) measure(ctx context.Context, g *gaps, near []map[string]bool) error {
-	var few []gap
-	seen := map[gap]bool{}
+	var few []interval.Gap
+	seen := map[interval.Gap]bool{}
 	for i, rooms := range near {
 		for _, n := range g.of[i] {
-			if rooms[n.room] && !seen[n] && g.sizes[n].events > 0 {
+			if rooms[n.Room] && !seen[n] && g.sizes[n].events > 0 {
 				seen[n] = true
 				few = append(few, n)
 			}
@@ -251,15 +251,9 @@ func (x reader) measure(ctx context.Context, g *gaps, near []map[string]bool) er
 	return err
 }
 
-// gap is the part of a room's events above one position, up to another.
-type gap struct {
-	room         string
-	after, until int64
-}
-
-func columnsOf(all []gap) (rooms []string, after, until []int64) {
+func columnsOf(all []interval.Gap) (rooms []string, after, until []int64) {
 	for _, g := range all {
-		rooms, after, until = append(rooms, g.room), append(after, g.after), append(until, g.until)
+		rooms, after, until = append(rooms, g.Room), append(after, g.After), append(until, g.Until)
 	}
 	return rooms, after, until
 }
@@ -277,40 +271,29 @@ func (s size) over(bound size) bool { return s.events > bound.events || s.bytes 
 // gaps holds the gaps of all resumers. Resumers that come from the same position share them.
 type gaps struct {
 	resumers  []Resumer
-	intervals [][]Interval
+	intervals [][]interval.Interval
 	head      int64
-	of        [][]gap // by resumer
-	all       []gap   // each once
-	seen      map[gap]bool
-	sizes     map[gap]size // of counted gaps; with the bytes of measured ones
+	of        [][]interval.Gap // by resumer
+	all       []interval.Gap   // each once
+	seen      map[interval.Gap]bool
+	sizes     map[interval.Gap]size // of counted gaps; with the bytes of measured ones
 
-	chosen     []gap   // to be read
-	boundaries []int64 // positions of the events that let users into rooms and out of them
+	chosen     []interval.Gap // to be read
+	boundaries []int64        // positions of the events that let users into rooms and out of them
 }
 
-func newGaps(resumers []Resumer, intervals [][]Interval, head int64) *gaps {
-	g := &gaps{resumers: resumers, intervals: intervals, head: head, of: make([][]gap, len(resumers)),
-		seen: map[gap]bool{}, sizes: map[gap]size{}}
+func newGaps(resumers []Resumer, intervals [][]interval.Interval, head int64) *gaps {
+	g := &gaps{resumers: resumers, intervals: intervals, head: head, of: make([][]interval.Gap, len(resumers)),
+		seen: map[interval.Gap]bool{}, sizes: map[interval.Gap]size{}}
 	for i, r := range resumers {
-		g.add(i, gap{catalog.UserRoom(r.User), r.EventsAfter, head})
-		for _, room := range r.Subscribed {
-			g.add(i, gap{room, r.EventsAfter, head})
-		}
-		for _, s := range intervals[i] {
-			until := s.Until
-			if until == 0 {
-				until = head
-			}
-			g.add(i, gap{s.Room, max(r.EventsAfter, s.From-1), until})
+		for _, n := range interval.Missed(r.User, r.Subscribed, intervals[i], r.EventsAfter, head) {
+			g.add(i, n)
 		}
 	}
 	return g
 }
 
-func (g *gaps) add(resumer int, n gap) {
-	if n.after >= n.until {
-		return
-	}
+func (g *gaps) add(resumer int, n interval.Gap) {
 	if !g.seen[n] {
 		g.seen[n] = true
 		g.all = append(g.all, n)
@@ -318,7 +301,7 @@ func (g *gaps) add(resumer int, n gap) {
 	g.of[resumer] = append(g.of[resumer], n)
 }
 
-func (g *gaps) counts(n gap, events int) { g.sizes[n] = size{events: events} }
+func (g *gaps) counts(n interval.Gap, events int) { g.sizes[n] = size{events: events} }
 
 // choose returns, for each resumer, the rooms to read, among the candidates; nil: among all rooms. The result has fewer
 // resumers if everything would be too much for one result.
@@ -361,11 +344,11 @@ func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string
 func (g *gaps) roomsOf(resumer int) (rooms map[string]size, all bool) {
 	rooms, all = map[string]size{}, true
 	for _, n := range g.of[resumer] {
-		rooms[n.room] = rooms[n.room].plus(g.sizes[n])
+		rooms[n.Room] = rooms[n.Room].plus(g.sizes[n])
 	}
 	for _, n := range g.of[resumer] {
 		if _, counted := g.sizes[n]; !counted {
-			delete(rooms, n.room)
+			delete(rooms, n.Room)
 			all = false
 		}
 	}
@@ -378,8 +361,8 @@ func (g *gaps) resumed(near []map[string]bool) []Resumed {
 	for i, rooms := range near {
 		r := Resumed{Intervals: g.intervals[i]}
 		for _, n := range g.of[i] {
-			if !rooms[n.room] {
-				r.NotRecovered = append(r.NotRecovered, n.room)
+			if !rooms[n.Room] {
+				r.NotRecovered = append(r.NotRecovered, n.Room)
 			}
 		}
 		slices.Sort(r.NotRecovered)
@@ -402,28 +385,26 @@ func smallestFirst(rooms map[string]size) []string {
 // have gone to the room.
 func (g *gaps) read(resumer int, rooms map[string]bool) {
 	for _, n := range g.of[resumer] {
-		if rooms[n.room] {
+		if rooms[n.Room] {
 			g.chosen = append(g.chosen, n)
 		}
 	}
 	for _, s := range g.intervals[resumer] {
-		for _, position := range []int64{s.From, s.Until} {
-			if rooms[s.Room] && position > g.resumers[resumer].EventsAfter {
-				g.boundaries = append(g.boundaries, position)
-			}
+		if rooms[s.Room] {
+			g.boundaries = append(g.boundaries, s.Boundaries(g.resumers[resumer].EventsAfter)...)
 		}
 	}
 }
 
 // compact joins gaps that overlap.
-func compact(all []gap) []gap {
-	slices.SortFunc(all, func(a, b gap) int {
-		return cmp.Or(cmp.Compare(a.room, b.room), cmp.Compare(a.after, b.after))
+func compact(all []interval.Gap) []interval.Gap {
+	slices.SortFunc(all, func(a, b interval.Gap) int {
+		return cmp.Or(cmp.Compare(a.Room, b.Room), cmp.Compare(a.After, b.After))
 	})
-	var joined []gap
+	var joined []interval.Gap
 	for _, n := range all {
-		if last := len(joined) - 1; last >= 0 && joined[last].room == n.room && n.after <= joined[last].until {
-			joined[last].until = max(joined[last].until, n.until)
+		if last := len(joined) - 1; last >= 0 && joined[last].Room == n.Room && n.After <= joined[last].Until {
+			joined[last].Until = max(joined[last].Until, n.Until)
 			continue
 		}
 		joined = append(joined, n)

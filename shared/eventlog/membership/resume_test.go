@@ -11,6 +11,7 @@ import (
 
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/interval"
 )
 
 func joined(conversation, user string) proto.Message {
@@ -38,31 +39,31 @@ func TestResume_ReturnsIntervalsAndTheEventsInThem(t *testing.T) {
 	t.Parallel()
 	l := comings(t)
 	one, two := "conversation:1", "conversation:2"
-	in := func(room string, from, until int64) Interval {
-		return Interval{Room: room, From: from, Until: until}
+	in := func(room string, from, until int64) interval.Interval {
+		return interval.Interval{Room: room, From: from, Until: until}
 	}
 	for name, test := range map[string]struct {
 		resumers  []Resumer
-		intervals [][]Interval
+		intervals [][]interval.Interval
 		want      []int64
 	}{
 		"from the beginning": {[]Resumer{{"bob", 0, 0, nil}},
-			[][]Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{3, 4, 5, 7, 8, 9, 10, 11}},
-		"within an interval": {[]Resumer{{"bob", 3, 3, nil}}, [][]Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}},
+			[][]interval.Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{3, 4, 5, 7, 8, 9, 10, 11}},
+		"within an interval": {[]Resumer{{"bob", 3, 3, nil}}, [][]interval.Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}},
 			[]int64{4, 5, 7, 8, 9, 10, 11}},
-		"at its end":      {[]Resumer{{"bob", 5, 5, nil}}, [][]Interval{{in(one, 7, 0), in(two, 9, 11)}}, []int64{7, 8, 9, 10, 11}},
-		"newer ones only": {[]Resumer{{"bob", 4, 9, nil}}, [][]Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{10, 11}},
-		"at the head":     {[]Resumer{{"bob", 12, 12, nil}}, [][]Interval{{in(one, 7, 0)}}, nil},
-		"beyond it":       {[]Resumer{{"bob", 99, 99, nil}}, [][]Interval{{in(one, 7, 0)}}, nil},
-		"a stranger":      {[]Resumer{{"eve", 0, 0, nil}}, [][]Interval{nil}, nil},
+		"at its end":      {[]Resumer{{"bob", 5, 5, nil}}, [][]interval.Interval{{in(one, 7, 0), in(two, 9, 11)}}, []int64{7, 8, 9, 10, 11}},
+		"newer ones only": {[]Resumer{{"bob", 4, 9, nil}}, [][]interval.Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{10, 11}},
+		"at the head":     {[]Resumer{{"bob", 12, 12, nil}}, [][]interval.Interval{{in(one, 7, 0)}}, nil},
+		"beyond it":       {[]Resumer{{"bob", 99, 99, nil}}, [][]interval.Interval{{in(one, 7, 0)}}, nil},
+		"a stranger":      {[]Resumer{{"eve", 0, 0, nil}}, [][]interval.Interval{nil}, nil},
 		"several, with events that they share": {[]Resumer{{"eve", 0, 0, nil}, {"bob", 9, 9, nil}, {"alice", 10, 10, nil}},
-			[][]Interval{nil, {in(one, 7, 0), in(two, 9, 11)}, {in(one, 1, 0), in(two, 9, 0)}}, []int64{10, 11, 12}},
+			[][]interval.Interval{nil, {in(one, 7, 0), in(two, 9, 11)}, {in(one, 1, 0), in(two, 9, 0)}}, []int64{10, 11, 12}},
 	} {
 		got, err := Resume(t.Context(), l, test.resumers, Bounds{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		var intervals [][]Interval
+		var intervals [][]interval.Interval
 		for _, r := range got.Resumed {
 			intervals = append(intervals, r.Intervals)
 			if r.NotRecovered != nil {
