@@ -31,9 +31,9 @@ func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
 	return l.wait(ctx, &pendingWrite{ctx: ctx, prepared: p, outcome: make(chan writeOutcome, 1)})
 }
 
-// CommitDeciding loads a stream and decides inside the next transaction, under the log's lock, where no version race
-// can be lost. It sets the Write's Stream and Expected from the loaded stream. The decide function must be quick and
-// may be called several times. CommitDeciding returns an error of decide unchanged.
+// CommitDeciding loads a stream and decides inside the next transaction, under the log's lock, where nobody else
+// can append first. It sets the Write's Stream and Expected from the loaded stream. The decide function must be quick
+// and may be called several times. CommitDeciding returns an error of decide unchanged.
 func (l *Log) CommitDeciding(ctx context.Context, s Selection,
 	decide func(context.Context, Loaded) (Write, error)) (Committed, error) {
 	return l.CommitDecidingAll(ctx, []Selection{s}, func(ctx context.Context, all []Loaded) (Write, error) {

@@ -190,7 +190,7 @@ func TestPlans_LoadingTheNewestReadsOneEvent(t *testing.T) {
 	}
 }
 
-// in makes a user a member of streams that fill wrote, from the beginning.
+// in makes a user a member of streams that fill wrote, since their first event.
 func in(t *testing.T, l *Log, user string, from, until int) {
 	t.Helper()
 	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)

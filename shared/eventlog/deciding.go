@@ -151,8 +151,8 @@ func eachMembership(p catalog.Place, f func(k membershipKey, is bool)) {
 	}
 }
 
-// draftAlso drafts the events of other streams that a command leads to. Each is an entry of its own, before the
-// command's entry: the last event of the command itself has the highest position and carries the outcome.
+// draftAlso drafts the events of other streams that a command leads to. Each event becomes an entry of its own, before
+// the command's entry: the last event of the command itself has the highest position and carries the outcome.
 func (l *Log) draftAlso(p *prepared, index int, d Decided) error {
 	for _, a := range d.Also {
 		e := &entry{index: index, stream: a.Stream, expected: a.Expected, otherwise: a.Otherwise, actor: d.Actor,

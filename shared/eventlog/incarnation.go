@@ -75,7 +75,8 @@ const incarnationMargin = 1_000_000
 // from them, together with the incarnation under which they were read.
 func (l *Log) Incarnation() string { return l.history.now().id }
 
-// Newest reads the head of the log: the position of its newest event, or the floor of an incarnation without events.
+// Newest reads the head of the log: the position of its newest event. In an incarnation without events it is
+// the incarnation's floor, which is the position above which its events lie.
 func (l *Log) Newest(ctx context.Context) (Point, error) {
 	at, position, err := l.readHead(ctx, l.o.Pool)
 	if err != nil {

@@ -22,7 +22,7 @@ func lose(t *testing.T, l *Log, above int64) {
 }
 
 // An instance that lives through a failover knows how far the log was, and commits nothing at positions that were given
-// before. The other instances learn of it.
+// before. The other instances learn of the new incarnation.
 func TestIncarnation_ChangesWhereAnInstanceHasSeenMore(t *testing.T) {
 	t.Parallel()
 	url := database(t)

@@ -138,7 +138,8 @@ func (l *Log) Run(ctx context.Context) error {
 // Inbox returns the progress of consuming other owners' topics.
 func (l *Log) Inbox() *inbox.Inbox { return l.inbox }
 
-// Head returns the position of the newest event, or the floor of an incarnation without events; 0 in a new log.
+// Head returns the position of the newest event. In an incarnation without events it is the incarnation's floor, which
+// is the position above which its events lie; in a new log it is 0.
 func (l *Log) Head(ctx context.Context) (position int64, err error) {
 	p, err := l.Newest(ctx)
 	return p.Position, err

@@ -11,8 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
-// planned makes the server plan a statement for its arguments each time it runs. A cached plan would serve any
-// arguments, and assume tables as small as when it was made.
+// planned makes the server plan a statement for its arguments each time it runs. A cached plan would be reused
+// for all arguments and for tables that have grown.
 const planned = pgx.QueryExecModeCacheDescribe
 
 // Query selects a part of the log. Zero fields do not restrict it.

@@ -46,7 +46,7 @@ func eachCounted(bounds map[string]int, p catalog.Place, f func(k roomsKey, chan
 	})
 }
 
-// counted returns the users who enter bounded rooms by the writes of a transaction, each once.
+// counted returns the pairs of a user and a kind whose rooms the writes of a transaction change, each pair once.
 func (t *transaction) counted() (members, kinds []string) {
 	seen := map[roomsKey]bool{}
 	for _, pw := range t.writes {

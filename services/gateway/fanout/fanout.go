@@ -267,7 +267,7 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	e, err := envelope.ReadRawEvent(r.Headers, r.Value)
 	switch {
 	case err != nil:
-		// If the record was an outcome, it is lost. If it was an event of a log, the next record shows the gap.
+		// If the record was an event that carries an outcome, the outcome is lost. The next record of a log shows the gap.
 		f.unreadable(r, err)
 	case !e.IsPosition() && e.Class == routingv1.Class_CLASS_EPHEMERAL:
 		f.deliver(t.log, &e)

@@ -38,7 +38,7 @@ func (s *Server) query(w http.ResponseWriter, r *http.Request, q *catalog.Query,
 
 // write sends an answer, or a refusal if too many bytes wait for the user already.
 func (s *Server) write(w http.ResponseWriter, actor, contentType string, answer []byte) error {
-	release, ok := s.Hub.Hold(actor, len(answer))
+	release, ok := s.Hub.Reserve(actor, len(answer))
 	if !ok {
 		return refusal.New(refusal.TooManyWaiting, "too many bytes of answers wait for you to read them")
 	}

@@ -7,7 +7,7 @@ import "sync/atomic"
 type account struct {
 	held        atomic.Int64 // bytes that wait to be written or are being written
 	connections atomic.Int64
-	holders     int // connections, and answers that Hold counts; guarded by the hub
+	holders     int // connections, and answers that Reserve counts; guarded by the hub
 }
 
 // open returns the account of a user, for one connection or answer. The caller has the hub's lock, and calls shut at
@@ -29,9 +29,9 @@ func (h *Hub) shut(user string) {
 	}
 }
 
-// Hold counts bytes of an answer that waits for a user outside of any connection, until release is called. It returns
-// false, and counts nothing, where more than Limits.UserBytes would wait for the user.
-func (h *Hub) Hold(user string, bytes int) (release func(), ok bool) {
+// Reserve counts bytes of an answer that waits for a user outside of any connection, until release is called. It
+// returns false, and counts nothing, where more than Limits.UserBytes would wait for the user.
+func (h *Hub) Reserve(user string, bytes int) (release func(), ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	a := h.open(user)
@@ -90,7 +90,7 @@ func (c *Conn) affords(held int64, more int) bool {
 	return held+int64(more) <= bound || int64(c.holds()+more) <= bound/max(1, c.held.account.connections.Load())
 }
 
-// reserve is mayHold for bytes that are queued at once. It counts them, so that concurrent calls see them.
+// reserve is mayHold for bytes that are queued right away. It counts them, so that concurrent calls see them.
 func (c *Conn) reserve(more int) bool {
 	more += frameCost
 	held := c.held.account.held.Add(int64(more))

@@ -60,7 +60,7 @@ func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
 	for _, c := range stuck {
 		w.hub.Remove(c)
 	}
-	// Their bytes are free again: one connection may hold all of it.
+	// Their bytes are free again: one connection may hold all of them.
 	again := w.connect(t, "eve", []string{"conversation:g"}, w.shard.BufferedAfter()+1+events)
 	for n := range 150 {
 		w.shard.Deliver(w.long(events+n, 1000))
@@ -123,7 +123,7 @@ func TestAccount_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	require.True(t, w.connect(t, "eve", nil, 0).Reply([]byte(strings.Repeat("x", bound-1000)), nil))
 }
 
-// Missed events are bounded for all connections of a user: beyond that, the gap of a connection is too large.
+// Missed events are bounded for all connections of a user: above the bound they are not recovered.
 func TestAccount_WhatWasMissedIsBoundedForAUser(t *testing.T) {
 	t.Parallel()
 	const bound = 100_000

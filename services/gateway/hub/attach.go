@@ -19,8 +19,8 @@ type Attachment struct {
 	NotRecovered []string // rooms whose missed events are not among them
 }
 
-// slice is how many rooms of one connection are joined or left before events are delivered again.
-const slice = 128
+// roomsPerTurn is how many rooms of one connection are joined or left before events are delivered again.
+const roomsPerTurn = 128
 
 // Attach puts a connection into its rooms, and queues the missed events and then those that were delivered since the
 // position. It returns false when the buffer does not reach back to the position: ask the owner again.
@@ -44,7 +44,7 @@ func (sh *Shard) Attach(c *Conn, a Attachment) bool {
 }
 
 // AllRooms lists the rooms of a user together with the user's own room: where it is not known which events of a log a
-// client has, none of them are recovered.
+// client has, no room is recovered.
 func AllRooms(user string, rooms []string) []string {
 	return append([]string{catalog.UserRoom(user)}, rooms...)
 }
@@ -54,7 +54,7 @@ func AllRooms(user string, rooms []string) []string {
 func (sh *Shard) joinAll(s *subscriber, a Attachment) bool {
 	names := slices.Concat(a.Rooms, a.Subscribed)
 	joined := make([]membership, len(names))
-	for from := 0; ; from += slice {
+	for from := 0; ; from += roomsPerTurn {
 		sh.mu.Lock()
 		if s.attached || s.removed {
 			sh.mu.Unlock()
@@ -63,7 +63,7 @@ func (sh *Shard) joinAll(s *subscriber, a Attachment) bool {
 		if from == 0 {
 			s.rooms.expect(len(names))
 		}
-		to := min(from+slice, len(names))
+		to := min(from+roomsPerTurn, len(names))
 		for i := from; i < to; i++ {
 			if m := sh.joinAs(&joined[i], s, names[i], a.Position); i < len(a.Rooms) {
 				m.opened = true
@@ -119,11 +119,11 @@ func (sh *Shard) replay(e *Event, s *subscriber) {
 		}
 	}
 	if e.names(user) && s.takes(e) {
-		sh.give(e, s)
+		sh.queueEvent(e, s)
 	}
 	for _, name := range e.Rooms {
 		if m := sh.in(s, name); m != nil && m.takes(e) {
-			sh.give(e, s)
+			sh.queueEvent(e, s)
 		}
 	}
 }
@@ -142,11 +142,11 @@ func (e *Event) names(user string) bool {
 func (sh *Shard) leaveAll(s *subscriber) {
 	for more := true; more; {
 		sh.mu.Lock()
-		some := s.rooms.some(slice)
+		some := s.rooms.some(roomsPerTurn)
 		for _, m := range some {
 			sh.leave(m)
 		}
-		more = len(some) == slice
+		more = len(some) == roomsPerTurn
 		sh.mu.Unlock()
 		if more {
 			runtime.Gosched()

@@ -32,8 +32,8 @@ type Conn struct {
 	progress progress
 }
 
-// give queues an event of the log with a number; -1 stands for no log.
-func (c *Conn) give(e *Event, log int) {
+// queueEvent queues an event of the log with a number; -1 stands for no log.
+func (c *Conn) queueEvent(e *Event, log int) {
 	v := c.variant(e)
 	if _, err := e.Frame(v); err != nil {
 		return // A body that cannot be decoded is so for all connections: the fan-out logs it once.

@@ -28,14 +28,14 @@ func (sh *Shard) Deliver(e *Event) (n int) {
 		if user, own := catalog.UserOfRoom(name); own && sh.log >= 0 {
 			for _, c := range sh.hub.of(user) {
 				if s := &c.subscribers[sh.index]; s.attached && s.takes(e) {
-					n += sh.give(e, s)
+					n += sh.queueEvent(e, s)
 				}
 			}
 		}
 		if r := sh.rooms[name]; r != nil {
 			for _, m := range r.members {
 				if s := m.subscriber; s.attached && m.takes(e) {
-					n += sh.give(e, s)
+					n += sh.queueEvent(e, s)
 				}
 			}
 		}
@@ -46,14 +46,14 @@ func (sh *Shard) Deliver(e *Event) (n int) {
 	return n
 }
 
-// open puts a connection into a room that an event opens for its user, and queues the event. Like give it returns how
-// often the event was queued.
+// open puts a connection into a room that an event opens for its user, and queues the event. Like queueEvent it returns
+// how often the event was queued.
 func (sh *Shard) open(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
 	}
 	sh.join(s, room, e.Position).opened = true
-	return sh.give(e, s)
+	return sh.queueEvent(e, s)
 }
 
 // close takes a connection out of a room that an event closes for its user, and queues the event.
@@ -64,13 +64,13 @@ func (sh *Shard) close(e *Event, s *subscriber, room string) int {
 	if m := sh.in(s, room); m != nil {
 		sh.leave(m)
 	}
-	return sh.give(e, s)
+	return sh.queueEvent(e, s)
 }
 
-// give queues an event for a connection, unless this delivery has done so before, since the connection may be in
-// several of the event's rooms. That is checked here and not before takes, which notes the version of a state event for
-// each room. It returns how often the event was queued: 0 or 1.
-func (sh *Shard) give(e *Event, s *subscriber) int {
+// queueEvent queues an event for a connection, unless this delivery has done so before, since the connection may be in
+// several of the event's rooms. That is checked here and not before the call of takes, because takes notes the version
+// of a state event for each room. It returns how often the event was queued: 0 or 1.
+func (sh *Shard) queueEvent(e *Event, s *subscriber) int {
 	if s.last == sh.number {
 		return 0
 	}
@@ -78,7 +78,7 @@ func (sh *Shard) give(e *Event, s *subscriber) int {
 	if !e.state() {
 		s.know(e.Position)
 	}
-	s.conn.give(e, sh.log)
+	s.conn.queueEvent(e, sh.log)
 	return 1
 }
 

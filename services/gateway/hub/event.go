@@ -76,7 +76,7 @@ func (e *Event) Err() error {
 // frame returns the event's frame after Frame has encoded it.
 func (e *Event) frame(v variant) []byte { return e.encoded[v] }
 
-// shown returns the frame that clients get at a time. Once the event has expired it has no personal fields, as in the
+// shown returns the frame that clients get at time now. Once the event has expired it has no personal fields, as in the
 // owner's queries from then on; it is still sent, so that versions have no gap.
 func (e *Event) shown(v variant, now time.Time) []byte {
 	if e.Expires.IsZero() || e.Expires.After(now) || e.declared == nil || e.Redacted {

@@ -62,7 +62,7 @@ func (h *Hub) beatSlot(slot int, due bool) {
 	}
 }
 
-// beat queues a heartbeat that is due, or whose resume token covers more than the last one of what was queued.
+// beat queues a heartbeat if it is due, or if its resume token would be newer than the last and something was queued.
 func (c *Conn) beat(shared *sharedProgress, due bool) {
 	if c.progress.awaited > 0 {
 		if due && c.reason == nil {
@@ -70,12 +70,13 @@ func (c *Conn) beat(shared *sharedProgress, due bool) {
 		}
 		return
 	}
-	if due || c.progress.given() && c.progress.newer(shared) {
+	if due || c.progress.hasUncovered() && c.progress.newer(shared) {
 		c.cover(shared)
 	}
 }
 
-// beatLast queues a heartbeat before the connection ends, unless its resume token would be that of the last one.
+// beatLast queues a heartbeat before the connection ends, unless its resume token equals that of the last
+// heartbeat.
 func (c *Conn) beatLast(shared *sharedProgress) {
 	if c.progress.awaited == 0 && c.progress.newer(shared) {
 		c.cover(shared)

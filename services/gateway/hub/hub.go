@@ -35,8 +35,8 @@ type Options struct {
 	Limits Limits
 	// PerUser is how many connections one user may have on this gateway; 64.
 	PerUser int
-	// CoverEvery is how often connections for which something was queued get a heartbeat whose resume token covers it;
-	// 5 s. All connections get one in every fifth of these periods, see HeartbeatEvery.
+	// CoverEvery is how often connections for which something was queued get a heartbeat whose resume token covers
+	// what was queued; 5 s. Idle connections get one every 5 × CoverEvery, see HeartbeatEvery.
 	CoverEvery time.Duration
 	// TokenKey authenticates resume tokens. All gateways of an installation have the same.
 	TokenKey []byte

@@ -172,7 +172,7 @@ func TestAttach_AnAnswerOlderThanWhatWasReadIsMadeGoodFromTheRecentEvents(t *tes
 	w.deliver(w.began(`["alice","bob"]`), w.said("known"))
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	// Between the owner's answer, at 2, and its arrival, this was read:
+	// Between the owner's answer, as of position 2, and its arrival, this was read:
 	w.deliver(w.said("under way"), w.member("chat.member_left", "bob"), w.said("gone"),
 		w.member("chat.member_added", "bob"), w.said("back"))
 
@@ -212,7 +212,7 @@ func TestAttach_AsksAgainWhenTheRecentEventsDoNotReachBack(t *testing.T) {
 	require.Equal(t, []string{"9"}, seen(t, c))
 }
 
-// greeting is the reply to connect, as far as it is the hub's.
+// greeting is the reply to connect with the hub's fields.
 func greeting(g hub.Greeting) frame.Frame {
 	return frame.Answer("connect", &gatewayv1.Connected{ResumeToken: g.ResumeToken, NotRecovered: g.NotRecovered})
 }
@@ -223,7 +223,7 @@ func TestGreeting_FollowsTheLastLogAndWhatWasMissed(t *testing.T) {
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
 	c.Greet(greeting)
-	c.Hold(1)
+	c.DelayGreeting(1)
 	w.deliver(w.began(`["bob"]`))
 	logs := w.chat.Catalog.Logs()
 	for _, owner := range logs {

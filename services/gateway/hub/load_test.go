@@ -401,10 +401,10 @@ func TestSignal_GoesToThoseWhoAreInTheRoomByTheLog(t *testing.T) {
 	alice, bob := w.connect(t, "alice", []string{room}, 1), w.connect(t, "bob", []string{room}, 1)
 	eve := w.connect(t, "eve", nil, 1)
 	require.True(t, w.shard.Subscribe(eve, hub.Authorization{Room: room, Position: 1, Until: time.Now().Add(time.Minute)}))
-	require.True(t, w.shard.Holds(alice, room))
-	require.False(t, w.shard.Holds(eve, room), "looking is not being in it")
-	require.True(t, w.shard.Holds(bob, "user:bob"))
-	require.False(t, w.shard.Holds(eve, "user:bob"))
+	require.True(t, w.shard.IsMember(alice, room))
+	require.False(t, w.shard.IsMember(eve, room), "looking is not being in it")
+	require.True(t, w.shard.IsMember(bob, "user:bob"))
+	require.False(t, w.shard.IsMember(eve, "user:bob"))
 
 	require.Equal(t, 1, w.shard.Signal(room, alice.ID, "a", typing("1")))
 	require.Equal(t, 1, w.shard.Signal(room, alice.ID, "a", typing("2")))
@@ -418,6 +418,6 @@ func TestSignal_GoesToThoseWhoAreInTheRoomByTheLog(t *testing.T) {
 
 	w.deliver(w.member("chat.member_left", "bob"))
 	fake.Take(bob, 1)
-	require.False(t, w.shard.Holds(bob, room))
+	require.False(t, w.shard.IsMember(bob, room))
 	require.Zero(t, w.shard.Signal(room, alice.ID, "a", typing("")))
 }

@@ -18,7 +18,7 @@ import (
 
 var wide = hub.Bounds{Events: 1000, Bytes: 1 << 20}
 
-// past makes one of events that two sources have: each has some, both have others.
+// missedEvents merges events of two sources: each source has some events alone, and both have others.
 func (w *world) missedEvents(events ...envelope.Event) *hub.MissedEvents {
 	var one, two []*hub.Event
 	for i, e := range events {

@@ -10,7 +10,7 @@ import (
 // progress is how far a connection is: for each log the position up to which its client has everything, and what the
 // reply to connect waits for. It is guarded by the connection's lock.
 type progress struct {
-	awaited      int // logs whose rooms are not known yet, plus the calls of Release that the greeting waits for, see Hold
+	awaited      int // logs whose rooms are not known yet, plus the calls of Release that the greeting waits for
 	greet        func(Greeting) frame.Frame
 	written      string        // the last resume token that was taken from the queue
 	notRecovered []string      // rooms whose missed events are not sent
@@ -23,9 +23,9 @@ type progress struct {
 
 // logProgress is the progress of one connection in one log.
 type logProgress struct {
-	asOf    int64 // the position of the rooms: the client has everything up to here without the fan-out
-	given   int64 // the highest position queued
-	covered int64 // the position in the last resume token
+	asOf     int64 // the position of the rooms: the client has everything up to here without the fan-out
+	queuedTo int64 // the highest position queued
+	covered  int64 // the position in the last resume token
 	// had is the point in the resume token that the client has resumed from, and then that of the last missed event
 	// sent. known reports whether that token has the log.
 	had   Point
@@ -36,7 +36,7 @@ func newProgress(logs int) progress { return progress{awaited: logs, logs: make(
 
 // queued notes that an event of a log was queued.
 func (p *progress) queued(log int, position int64) {
-	p.logs[log].given = max(p.logs[log].given, position)
+	p.logs[log].queuedTo = max(p.logs[log].queuedTo, position)
 }
 
 // wrote notes the resume token of a frame that was taken from the queue; "" where the frame has none.
@@ -62,14 +62,15 @@ func (c *Conn) Greet(greet func(Greeting) frame.Frame) {
 	c.progress.greet = greet
 }
 
-// Hold makes the greeting wait for n more calls of Release. It has to be called before the connection is attached.
-func (c *Conn) Hold(n int) {
+// DelayGreeting makes the greeting wait for n more calls of Release. It has to be called before the connection is
+// attached.
+func (c *Conn) DelayGreeting(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.progress.awaited += n
 }
 
-// Release counts down one of the calls that Hold makes the greeting wait for.
+// Release counts down one of the calls that DelayGreeting makes the greeting wait for.
 func (c *Conn) Release() {
 	positions := c.hub.complete()
 	c.mu.Lock()
@@ -131,9 +132,9 @@ func (p *progress) newer(shared *sharedProgress) bool {
 	return false
 }
 
-// given reports whether an event was queued that is above the last resume token.
-func (p *progress) given() bool {
-	return slices.ContainsFunc(p.logs, func(l logProgress) bool { return l.given > l.covered })
+// hasUncovered reports whether an event was queued that is above the last resume token.
+func (p *progress) hasUncovered() bool {
+	return slices.ContainsFunc(p.logs, func(l logProgress) bool { return l.queuedTo > l.covered })
 }
 
 func (p *progress) setCovered(by *sharedProgress) {

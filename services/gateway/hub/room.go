@@ -27,7 +27,7 @@ type subscriber struct {
 	removed       bool
 	asOf          int64
 	known         atomic.Int64 // the position of the rooms, or of an event queued since; 0 before it is attached
-	last          uint64       // number of the delivery that queued an event last, see Shard.give
+	last          uint64       // number of the delivery that queued an event last, see Shard.queueEvent
 	rooms         roomSet
 	subscriptions int              // how many of the rooms are subscriptions
 	newest        map[string]int64 // of state in the user's own room
@@ -38,7 +38,7 @@ func (sh *Shard) join(s *subscriber, name string, asOf int64) *membership {
 	return sh.joinAs(new(membership), s, name, asOf)
 }
 
-// joinAs is join with the memory for the membership, which it uses if the subscriber is not in the room yet.
+// joinAs is like join, but stores the membership in m if the subscriber is not in the room yet.
 func (sh *Shard) joinAs(m *membership, s *subscriber, name string, asOf int64) *membership {
 	r := sh.rooms[name]
 	if r == nil {

@@ -6,7 +6,7 @@ import (
 )
 
 // Shard is the part of the hub that belongs to one owner: the connections in each of the owner's rooms, the position of
-// the owner's log as of which each connection got its rooms, and the event buffer.
+// the owner's log at which each connection's rooms were read, and the event buffer.
 //
 // One lock makes attaching and subscribing atomic with respect to delivery: an event is either in the answer that a
 // connection started with, or is queued for it afterwards, once. Work that takes long for a connection with many rooms
@@ -48,7 +48,7 @@ func (sh *Shard) Complete() int64 { return sh.complete.Load() }
 
 // SetIncarnation notes the incarnation of the log that events are read from. When it changes, the log may have lost
 // events that clients got: the buffer is cleared and all connections are closed, so that clients resume with tokens of
-// the incarnation before.
+// the previous incarnation.
 func (sh *Shard) SetIncarnation(incarnation string, position int64) {
 	sh.mu.Lock()
 	if incarnation == "" || incarnation == sh.history || sh.former[incarnation] {

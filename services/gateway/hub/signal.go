@@ -5,8 +5,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// Holds reports whether a connection is in a room by the log: a subscription is not enough.
-func (sh *Shard) Holds(c *Conn, room string) bool {
+// IsMember reports whether a connection is in a room as a member: a subscription is not enough.
+func (sh *Shard) IsMember(c *Conn, room string) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	s := &c.subscribers[sh.index]
@@ -17,11 +17,11 @@ func (sh *Shard) Holds(c *Conn, room string) bool {
 	return s.attached && m != nil && m.opened
 }
 
-// Signal queues a frame for every connection that is in a room by the log, except the one with a given id, and returns
+// Signal queues a frame for every connection that is in a room as a member, except the one with a given id, and returns
 // the number of these connections. The frame replaces an older one with its key, and is dropped first under load.
 func (sh *Shard) Signal(room, except, key string, shared *frame.Shared) (n int) {
 	var items [frame.Encodings]item
-	give := func(s *subscriber) {
+	queue := func(s *subscriber) {
 		if !s.attached || s.conn.ID == except {
 			return
 		}
@@ -42,14 +42,14 @@ func (sh *Shard) Signal(room, except, key string, shared *frame.Shared) (n int) 
 	defer sh.mu.Unlock()
 	if user, own := catalog.UserOfRoom(room); own {
 		for _, c := range sh.hub.of(user) {
-			give(&c.subscribers[sh.index])
+			queue(&c.subscribers[sh.index])
 		}
 		return n
 	}
 	if r := sh.rooms[room]; r != nil {
 		for _, m := range r.members {
 			if m.opened {
-				give(m.subscriber)
+				queue(m.subscriber)
 			}
 		}
 	}

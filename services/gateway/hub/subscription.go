@@ -54,7 +54,7 @@ func (sh *Shard) Subscribe(c *Conn, a Authorization) bool {
 		if e.state() {
 			m.takes(e)
 		}
-		c.give(e, -1)
+		c.queueEvent(e, -1)
 	}
 	if inside {
 		return true
@@ -62,7 +62,7 @@ func (sh *Shard) Subscribe(c *Conn, a Authorization) bool {
 	for _, e := range slices.Concat(states, events) {
 		if slices.Contains(e.Rooms, a.Room) && !sh.elsewhere(s, e, a.Room) && m.takes(e) {
 			sh.number++
-			sh.give(e, s)
+			sh.queueEvent(e, s)
 		}
 	}
 	return true

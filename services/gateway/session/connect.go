@@ -235,7 +235,7 @@ func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
 	had, resumed := s.mesh.Hub.ReadResumeToken(s.user, c.ResumeToken)
 	s.connect = &connecting{replyTo: o.Request.ID, sessionID: session, had: had, resumed: resumed, requested: c.Rooms,
 		restores: len(c.Rooms) == 0 && session == c.SessionId, changed: len(c.Rooms) > 0}
-	s.conn.Hold(1) // until Start has asked for the rooms
+	s.conn.DelayGreeting(1) // until Start has asked for the rooms
 	s.conn.Greet(s.greet)
 	within := s.mesh.ConnectWithin
 	if within == 0 {
@@ -270,8 +270,8 @@ func (s *Session) Start(ctx context.Context) {
 		subscribed = s.restore(ctx, s.connect.sessionID)
 	}
 	s.connect.expect(subscribed)
-	s.conn.Hold(len(subscribed))
-	defer s.conn.Release() // see Hold in begin
+	s.conn.DelayGreeting(len(subscribed))
+	defer s.conn.Release() // see DelayGreeting in begin
 	answer := func(room string, refused *refusal.Error) {
 		s.connect.answer(room, refused)
 		s.conn.Release()

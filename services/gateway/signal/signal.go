@@ -84,7 +84,7 @@ func (s *Signals) Send(c *hub.Conn, declared *catalog.Signal, data frame.Data) e
 	if !ok {
 		return refusal.New(refusal.InvalidField, "%s: the signal does not name its room", declared.Name)
 	}
-	if !s.options.Hub.Shard(declared.Owner).Holds(c, room) {
+	if !s.options.Hub.Shard(declared.Owner).IsMember(c, room) {
 		return refusal.New(refusal.NotAMember, "you are not a member of %s", room)
 	}
 	if !s.available.Load() {

@@ -103,7 +103,7 @@ func (c *connection) drain() {
 	c.discard()
 }
 
-// discard reads frames until the client closes, or the read deadline.
+// discard reads frames until the client closes, or the read deadline passes.
 func (c *connection) discard() {
 	for {
 		_, r, err := c.socket.NextReader()

@@ -54,8 +54,8 @@ func (m *mesh) slow(t *testing.T, token, connect string, rate int) *websocket.Co
 	return socket
 }
 
-// hurried has a client given up after 8 s of silence, within which these links do not let everything through. It is as
-// long as a busy machine may need to answer a ping.
+// hurried makes the gateway give up a client after 8 s of silence, which is too short for these links to let everything
+// through, but long enough for a pong on a busy machine.
 var hurried = ws.Options{Ping: 4 * time.Second}
 
 func TestSlowLink_SixteenPagesAtOnceAreAllAnswered(t *testing.T) {

@@ -68,7 +68,7 @@ func New(o Options) *Server {
 	return &Server{options: o, wheel: wheel{period: o.Ping}, upgrader: websocket.Upgrader{
 		HandshakeTimeout: o.Handshake,
 		ReadBufferSize:   512, WriteBufferPool: &sync.Pool{}, // nothing is written through it but the answer to the upgrade
-		// Origins are refused before, with a reason.
+		// Package access checks origins before the upgrade, and refuses with a reason.
 		CheckOrigin: func(*http.Request) bool { return true },
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 			refuse(w, status, refusal.New(refusal.Malformed, "%v", reason))

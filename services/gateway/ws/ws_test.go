@@ -215,7 +215,7 @@ func (m *mesh) dial(t testing.TB, o client.Options) *client.Client {
 	return c
 }
 
-// raw is a socket on which a test writes and reads frames itself. With a token, it has sent connect.
+// raw is a socket on which a test writes and reads frames itself. With a token, raw has sent connect.
 func (m *mesh) raw(t testing.TB, token string) *websocket.Conn {
 	t.Helper()
 	header := http.Header{}
@@ -398,7 +398,7 @@ func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 	}
 }
 
-// A refusal before the upgrade has its texts as every other answer has them.
+// The texts of a refusal before the upgrade are not HTML-escaped, like those of every other answer.
 func TestRefuse_TextsAreNotEscapedForHTML(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})

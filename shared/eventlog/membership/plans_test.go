@@ -17,7 +17,7 @@ func explain(t *testing.T, l *eventlog.Log, statement string, args ...any) query
 	return queryplan.Explain(t, l.Options().Pool, l.SQL(statement), args...)
 }
 
-// in makes a user a member of streams that fill wrote, from the beginning.
+// in makes a user a member of streams that fill wrote, since their first event.
 func in(t *testing.T, l *eventlog.Log, user string, from, until int) {
 	t.Helper()
 	_, err := l.Options().Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)

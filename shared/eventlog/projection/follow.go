@@ -197,7 +197,7 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 	stored := int64(-1)
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
-	// The row is locked before any other, in the same order as in a rebuild that takes over.
+	// The row is locked first, as a rebuild that takes over does, to avoid a deadlock.
 	b.Queue(l.SQL(sqlTake), f.p.Name()).Query(func(rows pgx.Rows) error {
 		_, err := pgx.ForEachRow(rows, []any{&stored}, func() error { return nil })
 		return err
@@ -208,7 +208,7 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 	}
 	if stored != f.position {
 		if stored < 0 {
-			return 0, f.added(ctx, conn)
+			return 0, f.insertRow(ctx, conn)
 		}
 		f.position = stored
 		b = &pgx.Batch{}
@@ -258,8 +258,8 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 	return len(events), nil
 }
 
-// added starts a projection from the beginning after a reset has removed its row.
-func (f *follower) added(ctx context.Context, conn *pgx.Conn) error {
+// insertRow starts a projection from the beginning after a reset has removed its row.
+func (f *follower) insertRow(ctx context.Context, conn *pgx.Conn) error {
 	b := &pgx.Batch{}
 	b.Queue(f.log.SQL(sqlAdd), f.p.Name())
 	b.Queue("COMMIT")
@@ -276,7 +276,7 @@ func Reset(ctx context.Context, l *eventlog.Log, projection string, empty func(c
   set_config('idle_in_transaction_session_timeout', '5s', true)`, pgx.Identifier{o.Owner}.Sanitize()); err != nil {
 			return err
 		}
-		// Removing the position first waits for a batch that is being applied.
+		// The position is removed first: that waits for a batch that is being applied.
 		if _, err := tx.Exec(ctx, l.SQL(sqlDrop), projection); err != nil {
 			return err
 		}

@@ -312,7 +312,7 @@ func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	}
 }
 
-// The server crashes now and then, and what it had not written of a projection yet is applied again.
+// The server crashes now and then, and projection rows that were not yet on disk are applied again.
 func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 	t.Parallel()
 	url := ownServer(t)

@@ -23,7 +23,8 @@ import (
 
 // Options declare what belongs to a projection.
 type Options struct {
-	// Streams are the kinds of streams whose events it reads ("conversation"). They belong to its own service.
+	// Streams are the kinds of streams whose events the projection reads ("conversation"). The kinds are of the same
+	// service.
 	Streams []string
 	// Tables are the tables that it writes, without a schema. No other projection writes them.
 	Tables []string
@@ -65,8 +66,8 @@ func (p *Projection) Statement(key int, sql string) *Statement {
 	return s
 }
 
-// On declares the function for an event: it adds the rows that follow from it. A function does nothing else, so that a
-// rebuild has the same result.
+// On declares the function for an event. The function adds the rows that follow from the event and does nothing else,
+// so that a rebuild has the same result.
 func On[M proto.Message](p *Projection, apply func(b *Batch, e Event, m M)) {
 	var none M
 	kind := none.ProtoReflect().Type()

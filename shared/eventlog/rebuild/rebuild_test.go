@@ -54,7 +54,7 @@ CREATE INDEX ids_id ON ids (id);`)},
 	}
 }
 
-// tallied is a log with live rows of n events.
+// tallied is a log of n events whose rows Follow has applied.
 func tallied(t *testing.T, n int) (*eventlog.Log, *tally) {
 	t.Helper()
 	l := logtest.Running(t, pgtest.Database(t), tallying)

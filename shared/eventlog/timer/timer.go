@@ -75,7 +75,7 @@ func next(ctx context.Context, l *eventlog.Log) (due, now time.Time, err error) 
 }
 
 // Turn calls f while no other instance sends the commands of timers. If another one does, Turn does nothing and returns
-// false. No statement waits and no transaction is open meanwhile.
+// false. No statement waits and no transaction is open while f runs.
 func Turn(ctx context.Context, l *eventlog.Log, f func(context.Context) error) (got bool, err error) {
 	return turn(ctx, l, maxTurn, f)
 }

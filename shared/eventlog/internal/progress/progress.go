@@ -80,7 +80,7 @@ func (p *Progress) Wait() (done func()) {
 	}
 }
 
-// Demand returns a channel that receives when there is a waiter, at once if there is one already.
+// Demand returns a channel that gets a value when someone waits, and at once if someone waits already.
 func (p *Progress) Demand() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
