@@ -154,7 +154,7 @@ func TestInsert_AKeyIdentifiesOneJob(t *testing.T) {
 func TestInsert_RefusesAJobWithoutAWorker(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, meshtest.Postgres(t), doing(func(context.Context, Attempt[letter]) error { return nil }))
-	require.ErrorContains(t, b.q.Check(Job{Args: parcel{}}), `no worker does jobs of the kind "parcel"`)
+	require.ErrorContains(t, b.q.Check(Job{Args: parcel{}}), `there is no worker for jobs of the kind "parcel"`)
 }
 
 func TestQueue_EachOwnerHasItsOwn(t *testing.T) {
