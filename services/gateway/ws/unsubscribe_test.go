@@ -93,6 +93,37 @@ func TestUnsubscribe_BehindAConnectEndsWhatItSubscribedTo(t *testing.T) {
 	}
 }
 
+// A session keeps the rooms that a client subscribes to behind connect, also if that is answered before connect is.
+func TestSubscribe_BehindAConnectThatWaitsIsKeptForTheSession(t *testing.T) {
+	t.Parallel()
+	m := begin(t, ws.Options{}, hub.Options{})
+	feed := m.owners["feed"]
+	feed.Allow("alice", "post:7", true)
+	m.owners["presence"].Allow("alice", "presence:bob", true)
+	first := m.dial(t, client.Options{Rooms: []string{"post:7"}})
+	session := first.Connected().SessionID
+	kept := func(rooms ...string) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			return fmt.Sprint(m.keeper.Session("alice", session)) == fmt.Sprint(rooms)
+		}, 10*time.Second, time.Millisecond, "the rooms of the session")
+	}
+	kept("post:7")
+	first.Close()
+
+	feed.SetAway(true)
+	socket := m.raw(t, "")
+	write(t, socket, fmt.Sprintf(`{"id":"connect","type":"connect","data":{"token":"alice","session_id":%q}}`, session)+"\n"+
+		`{"id":"1","type":"subscribe","data":{"rooms":["presence:bob"]}}`)
+	require.Equal(t, "1", read(t, socket).ReplyTo)
+	reports := len(m.keeper.Reports()) // while the rooms are not known, none are reported
+	require.Eventually(t, func() bool { return len(m.keeper.Reports()) >= reports+2 }, 20*time.Second, time.Millisecond)
+	feed.SetAway(false)
+	for read(t, socket).ReplyTo != "connect" { // with heartbeats before it
+	}
+	kept("post:7", "presence:bob")
+}
+
 // withToken adds alice's token to the data of a connect frame.
 func withToken(t *testing.T, data []byte) []byte {
 	t.Helper()
