@@ -16,7 +16,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/edumatrix/interlinked/shared/backend/embedded"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
@@ -315,7 +314,7 @@ func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 // The server crashes now and then, and projection rows that were not yet on disk are applied again.
 func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 	t.Parallel()
-	url := ownServer(t)
+	url := pgtest.OwnServer(t)
 	l := logtest.Running(t, url, counting)
 	_, err := l.Options().Pool.Exec(t.Context(), "ALTER SYSTEM SET wal_writer_delay = '10s'")
 	require.NoError(t, err)
@@ -373,17 +372,4 @@ WHERE application_name = 'standby' AND datname = current_database() AND query LI
 		return err == nil && away.Load() > 0
 	})
 	meshtest.Eventually(t, "it reports that it goes on", func() bool { return back.Load() == away.Load() })
-}
-
-// ownServer starts a server for one test, in which no transaction of another test keeps old row versions.
-func ownServer(t testing.TB) (url string) {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "eventlog-test-")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	require.NoError(t, os.Chmod(dir, 0o755)) // it may run under another uid
-	pg, err := embedded.StartPostgres(t.Context(), embedded.PostgresOptions{Dir: dir})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = pg.Stop() })
-	return pg.URL()
 }

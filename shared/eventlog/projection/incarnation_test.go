@@ -3,13 +3,9 @@ package projection
 import (
 	"context"
 	"fmt"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -44,40 +40,6 @@ func TestWaitFor_ReachesTheFloorOfAnIncarnationWithoutEvents(t *testing.T) {
 	checkCounts(t, l, 4)
 }
 
-// between calls do once, before the statement then follows one that contains first on one session.
-type between struct {
-	first, then string
-	do          func()
-
-	armed atomic.Bool
-	last  sync.Map // the last statement, by session
-}
-
-func (b *between) note(conn *pgx.Conn, statement string) {
-	last, _ := b.last.Swap(conn, statement)
-	if last, _ := last.(string); strings.Contains(last, b.first) && statement == b.then && b.armed.CompareAndSwap(true, false) {
-		b.do()
-	}
-}
-
-func (b *between) TraceQueryStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
-	b.note(conn, d.SQL)
-	return ctx
-}
-
-func (*between) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-
-func (b *between) TraceBatchStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceBatchStartData) context.Context {
-	for _, q := range d.Batch.QueuedQueries {
-		b.note(conn, q.SQL)
-	}
-	return ctx
-}
-
-func (*between) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
-
-func (*between) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
-
 // An event that is committed just before an incarnation begins lies below its floor. A projection that has read the log
 // up to there a moment earlier applies it all the same.
 func TestReincarnate_SkipsNothingThatIsCommittedJustBefore(t *testing.T) {
@@ -88,7 +50,7 @@ func TestReincarnate_SkipsNothingThatIsCommittedJustBefore(t *testing.T) {
 		_, err := other.Reincarnate(context.Background(), 500)
 		assert.NoError(t, err)
 	}
-	b := &between{first: " FROM " + other.SQL("owner.events") + "\nWHERE position >", then: other.SQL(sqlFloor), do: func() {
+	b := &pgtest.Between{First: " FROM " + other.SQL("owner.events") + "\nWHERE position >", Then: other.SQL(sqlFloor), Do: func() {
 		_, err := other.Commit(context.Background(), logtest.Said("1", "just before"))
 		assert.NoError(t, err)
 		reincarnate()
@@ -98,8 +60,8 @@ func TestReincarnate_SkipsNothingThatIsCommittedJustBefore(t *testing.T) {
 	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, l, p) })
 	logtest.Commit(t, l, logtest.Said("1", "before"))
 	meshtest.Eventually(t, "it has the event", func() bool { return p.applied.Load() == 1 })
-	b.armed.Store(true)
+	b.Arm()
 	reincarnate() // the log's head moves without an event
 	meshtest.Eventually(t, "nothing is skipped", func() bool { return p.applied.Load() == 2 })
-	assert.False(t, b.armed.Load())
+	assert.True(t, b.Done())
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/shared/advisory"
-	"github.com/edumatrix/interlinked/shared/backend/embedded"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
 )
@@ -24,19 +22,6 @@ import (
 type acknowledging struct{}
 
 func (acknowledging) Publish(string, ...*message.Message) error { return nil }
-
-// ownServer starts a server for one test, in which no transaction of another test keeps old row versions.
-func ownServer(t testing.TB) (url string) {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "eventlog-test-")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	require.NoError(t, os.Chmod(dir, 0o755)) // it may run under another uid
-	pg, err := embedded.StartPostgres(t.Context(), embedded.PostgresOptions{Dir: dir})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = pg.Stop() })
-	return pg.URL()
-}
 
 // leader takes the lease of a log's relay that publishes one event at a time, and saves after each.
 func leader(t testing.TB, l *eventlog.Log) *leading {
@@ -96,7 +81,7 @@ func TestRelay_SavingDoesNotGetDearerWhileOthersStandBy(t *testing.T) {
 		batches = 10_000
 	}
 	const samples = 100
-	url := ownServer(t)
+	url := pgtest.OwnServer(t)
 	l := instance(t, url)
 	require.NoError(t, l.FillForTest(t.Context(), eventlog.Fill{Events: int64(batches), Streams: 100}))
 	// Nor does the server itself keep a snapshot for long.
@@ -141,7 +126,7 @@ ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 
 // BenchmarkRelayDrift measures how much longer a batch takes after many batches: run it with -benchtime 100000x.
 func BenchmarkRelayDrift(b *testing.B) {
-	url := ownServer(b)
+	url := pgtest.OwnServer(b)
 	l := instance(b, url)
 	require.NoError(b, l.FillForTest(b.Context(), eventlog.Fill{Events: int64(b.N), Streams: 100}))
 	x := leader(b, l)

@@ -3,20 +3,17 @@ package relay
 import (
 	"context"
 	"fmt"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
+	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
@@ -134,45 +131,6 @@ func TestIncarnation_StaysOtherwise(t *testing.T) {
 	assert.Equal(t, first, other.Incarnation())
 }
 
-// between calls do once: before the first statement that contains then and comes right after one that contains first,
-// on the same session.
-type between struct {
-	first, then string
-	do          func()
-
-	armed atomic.Bool
-	last  sync.Map // the last statement, by session
-}
-
-func (b *between) note(conn *pgx.Conn, statement string) {
-	if last, _ := b.last.Swap(conn, statement); strings.Contains(text(last), b.first) && strings.Contains(statement, b.then) && b.armed.CompareAndSwap(true, false) {
-		b.do()
-	}
-}
-
-func (b *between) TraceQueryStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
-	b.note(conn, d.SQL)
-	return ctx
-}
-
-func (*between) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-
-func (b *between) TraceBatchStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceBatchStartData) context.Context {
-	for _, q := range d.Batch.QueuedQueries {
-		b.note(conn, q.SQL)
-	}
-	return ctx
-}
-
-func (*between) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
-
-func (*between) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
-
-func text(statement any) string {
-	s, _ := statement.(string)
-	return s
-}
-
 // An event that is committed just before an incarnation begins lies below its floor. A relay that has read the log up to
 // there a moment earlier publishes it all the same.
 func TestRelay_SkipsNothingThatIsCommittedJustBeforeAnIncarnation(t *testing.T) {
@@ -183,7 +141,7 @@ func TestRelay_SkipsNothingThatIsCommittedJustBeforeAnIncarnation(t *testing.T) 
 		_, err := other.Reincarnate(context.Background(), 500)
 		assert.NoError(t, err)
 	}
-	x := &between{first: "ORDER BY position LIMIT $3", then: "ORDER BY i.number DESC LIMIT 1", do: func() {
+	x := &pgtest.Between{First: "ORDER BY position LIMIT $3", Then: "ORDER BY i.number DESC LIMIT 1", Do: func() {
 		_, err := other.Commit(context.Background(), said("1", "just before"))
 		assert.NoError(t, err)
 		reincarnate()
@@ -200,8 +158,8 @@ func TestRelay_SkipsNothingThatIsCommittedJustBeforeAnIncarnation(t *testing.T) 
 	relaying(t, l, b)
 	commit(t, l, said("1", "before"))
 	meshtest.Eventually(t, "it has the event", func() bool { return b.events() == 1 })
-	x.armed.Store(true)
+	x.Arm()
 	reincarnate() // the log's head moves without an event
 	meshtest.Eventually(t, "nothing is skipped", func() bool { return b.events() == 2 })
-	assert.False(t, x.armed.Load())
+	assert.True(t, x.Done())
 }

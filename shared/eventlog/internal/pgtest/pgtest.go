@@ -70,6 +70,20 @@ func Database(t testing.TB) string {
 	return strings.Replace(server.pg.URL(), "/edu_matrix_db", "/"+name, 1)
 }
 
+// OwnServer starts a server for one test, in which no transaction of another test keeps old row versions, and returns
+// its URL.
+func OwnServer(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "eventlog-test-")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	require.NoError(t, os.Chmod(dir, 0o755)) // it may run under another uid
+	pg, err := embedded.StartPostgres(t.Context(), embedded.PostgresOptions{Dir: dir})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = pg.Stop() })
+	return pg.URL()
+}
+
 // Pool opens a pool of connections that is closed when the test ends.
 func Pool(t testing.TB, url string) *pgxpool.Pool {
 	t.Helper()
