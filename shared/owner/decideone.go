@@ -137,9 +137,9 @@ func (d *decider) putOff(pc *pendingCommand) {
 		pc.since = now
 	}
 	if now.Sub(pc.since) >= d.patience || d.ctx.Err() != nil {
-		pc.outcome <- commandOutcome{result: envelope.Result{Actor: pc.command.Actor, CommandID: pc.command.ID, Type: pc.command.Type,
-			Source: pc.declared.Owner, Stream: pc.command.Stream, Kind: envelope.Refused, Code: refusal.Unavailable,
-			Text: pc.notYet.Text + "; send the command again with the same id", TraceParent: pc.command.TraceParent}}
+		t := command.Topics{Service: pc.declared.Owner}
+		pc.outcome <- commandOutcome{result: t.Refused(pc.command,
+			refusal.New(refusal.Unavailable, "%s; send the command again with the same id", pc.notYet.Text))}
 		return
 	}
 	time.AfterFunc(notYetPause, func() { d.enqueue(pc) })

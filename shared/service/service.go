@@ -171,27 +171,26 @@ func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 
 // serve marks the service as ready once it consumes and has been healthy, and returns when the service has to stop.
 func (s *Service) serve(ctx, failed context.Context, consuming <-chan struct{}) {
-	for _, next := range []struct {
-		when <-chan struct{}
-		then func()
-	}{
-		{consuming, func() { s.Health.SetReady(true) }},
-		{s.Health.Began(), func() {
-			if s.env.Ready != nil {
-				s.env.Ready()
-			}
-		}},
-		{nil, nil}, // until the service has to stop
-	} {
+	wait := func(signal <-chan struct{}) bool {
 		select {
-		case <-next.when:
-			next.then()
+		case <-signal:
+			return true
 		case <-ctx.Done():
-			return
 		case <-failed.Done():
-			return
 		}
+		return false
 	}
+	if !wait(consuming) {
+		return
+	}
+	s.Health.SetReady(true)
+	if !wait(s.Health.Began()) {
+		return
+	}
+	if s.env.Ready != nil {
+		s.env.Ready()
+	}
+	wait(nil)
 }
 
 // onDeadLetter records the outcomes of commands. Events of other owners have no outcome.
