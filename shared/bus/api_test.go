@@ -200,7 +200,7 @@ func TestRead_ASlowHandlerDelaysOnlyItsPartition(t *testing.T) {
 			got.take(ctx, record)
 		})
 	}()
-	body := make([]byte, 100_000) // more than a follower queues
+	body := make([]byte, 100_000) // 100 of them are more than a follower queues
 	for n := range 200 {
 		m := keyed("a", strconv.Itoa(n))
 		m.Payload = body
@@ -297,7 +297,7 @@ func TestClaimOf_ChangesWithEveryAssignment(t *testing.T) {
 			}
 		}
 		require.True(t, isDone(claims[moved.Partition]), "the partition was reassigned")
-		require.False(t, isDone(claims[1-moved.Partition]), "it stayed")
+		require.False(t, isDone(claims[1-moved.Partition]), "the partition stayed")
 		require.False(t, isDone(moved))
 		require.NoError(t, one.Close())
 		require.True(t, isDone(claims[1-moved.Partition]), "the subscriber has stopped")

@@ -9,14 +9,14 @@ import (
 
 const (
 	firstPause = 100 * time.Millisecond
-	// A pause grows up to this many times the first one: from 100 ms to 5 s.
+	// pauseGrowth is the ratio of the longest pause to the first one: pauses grow from 100 ms to 5 s.
 	pauseGrowth = 50
 )
 
-// pause returns the delay before the nth repeat; the first repeat is 1.
+// pause returns the delay before the nth repeat; n is 1 for the first repeat.
 func pause(first time.Duration, n int) time.Duration { return retry.Delay(n, first, pauseGrowth*first) }
 
-// sleep waits. It returns false if one of the channels is closed before d has passed.
+// sleep waits for d. It returns false if one of the channels is closed first.
 func sleep(d time.Duration, over, orOver <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -2,8 +2,8 @@
 //
 // A Publisher sends the messages of one call in one batch. A Subscriber belongs to a consumer group, one for each
 // service and topic, and delivers messages in key lanes: many messages of a partition are in flight, but never two of
-// one key, unless the handler has released the first because its order is settled. The committed offset of the group
-// is a watermark that never passes a message in flight, so after a crash unfinished messages are delivered again; the
+// one key, unless the handler has released the first of them (see Release). The committed offset of the group is a
+// watermark that never passes a message in flight, so after a crash unfinished messages are delivered again; the
 // distance between the watermark and the newest message in flight is bounded. A Reader needs no group: it reads every
 // partition in order, one message at a time, from an offset that the caller chooses, and tracks its offsets itself.
 // NewRouter puts Publishers and Subscribers under a Watermill router with the middleware that every handler of the
@@ -21,14 +21,14 @@ import (
 )
 
 const (
-	// MetadataKey is the metadata entry that becomes the Kafka key; on a consumed message it is that key.
+	// MetadataKey is the metadata entry with the message's Kafka key, on published and on consumed messages.
 	MetadataKey = envelope.MetadataKey
 
 	// MetadataPartition is the metadata entry that contains the number of the partition in decimal. It takes precedence
 	// over the key.
 	MetadataPartition = "partition"
 
-	kafkaName = "kafka" // as /health names the dependency
+	kafkaName = "kafka" // the name of the dependency in /health
 )
 
 func logger(l *slog.Logger) *slog.Logger {

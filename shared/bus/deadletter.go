@@ -17,7 +17,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Headers of a dead letter in addition to those of the original message. Its payload and key are kept as well.
+// Headers of a dead letter in addition to those of the original message. A dead letter also has the original payload
+// and key.
 const (
 	DeadLetterTopic     = "dead_letter_topic" // original topic, without the installation's prefix
 	DeadLetterPartition = "dead_letter_partition"
@@ -92,7 +93,7 @@ func (o *RouterOptions) sendToDeadLetters(m *message.Message, cause error) error
 		}
 		patience.recovered()
 		if failures++; failures > o.Retries {
-			o.Log.Error("dead letter published, but its outcome could not be recorded", "message", m.UUID, "error", err)
+			o.Log.Error("publishing a dead letter whose outcome could not be recorded", "message", m.UUID, "error", err)
 			break
 		}
 		if !sleep(pause(o.Backoff, failures), patience.over, patience.ended) {

@@ -28,9 +28,9 @@ type DeadLetterRecord struct {
 	Time          time.Time
 	Handler       string
 
-	// Message is the original message: payload and headers, without the headers of a dead letter.
+	// Message is the original message, without the headers that were added to the dead letter.
 	Message *message.Message
-	// Left is the note that the payload was left out because it was too large; else empty.
+	// Left is a note if the payload was left out because it was too large; else it is empty.
 	Left string
 }
 

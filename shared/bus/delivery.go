@@ -87,9 +87,10 @@ func overOf(ctx context.Context) <-chan struct{} {
 	return nil
 }
 
-// Release reports that the order of a message among those of its key is settled, for example because it was queued.
-// Its lane then delivers the next message although this one is not acknowledged yet. The offset still waits for this
-// one. Releasing a message again, or a message that was not delivered by a Subscriber, has no effect.
+// Release lets the lane of a message deliver the next message before this one is acknowledged. A handler calls it when
+// the order of the key's messages no longer depends on the lane, for example because the handler has queued this
+// message. The committed offset still waits for the acknowledgement. Releasing a message again, or a message that was
+// not delivered by a Subscriber, has no effect.
 func Release(m *message.Message) {
 	if d, ok := deliveryOf(m.Context()); ok && d.lanes != nil {
 		d.lanes.release(d)

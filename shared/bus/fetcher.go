@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// topicPartition is a partition. The topic has its name on the broker.
+// topicPartition is a partition of a topic. topic is the topic's name on the broker.
 type topicPartition struct {
 	topic     string
 	partition int32
@@ -62,8 +62,8 @@ func newFetcher(client *kgo.Client, gather time.Duration, log *slog.Logger) *fet
 		taps: map[topicPartition]*tap{}, awaited: map[topicPartition]bool{}, interrupt: func() {}}
 }
 
-// maxGathered is the number of records in a poll from which on the fetcher does not gather, because it has fallen
-// behind.
+// maxGathered bounds gathering: after a poll with this many records or more, the fetcher has fallen behind and polls
+// again without a pause.
 const maxGathered = 512
 
 // run polls until ctx ends.
@@ -84,7 +84,7 @@ func (f *fetcher) run(ctx context.Context) {
 			fetches := f.poll(polling)
 			f.hand(fetches, throttled)
 			if n := fetches.NumRecords(); f.gather > 0 && n > 0 && n < maxGathered {
-				retry.Sleep(polling, f.gather) // the client fetches at most one response ahead
+				retry.Sleep(polling, f.gather) // meanwhile the client fetches at most one more response
 			}
 		}
 		cancel()
@@ -120,7 +120,7 @@ func (f *fetcher) hand(fetches kgo.Fetches, throttled *throttledLogger) {
 		switch first := p.Records[0].Offset; {
 		case t.next < 0 || first == t.next:
 		case first < t.next:
-			f.log.Warn("the topic has lost records; it is read again from its oldest one", "topic", at.topic,
+			f.log.Warn("the topic has lost records; reading it again from its oldest record", "topic", at.topic,
 				"partition", at.partition, "offset", t.next, "oldest", first)
 			t.to.restart()
 		default:

@@ -22,8 +22,8 @@ func (fullReceiver) take([]*kgo.Record) bool { return true }
 
 func (fullReceiver) restart() {}
 
-// A fetch of a deleted topic's partition is answered at once with an error. It is repeated after a pause, not as fast
-// as the broker answers. Other partitions are not delayed, and a partition that is full stays paused.
+// A broker answers a fetch of a deleted topic's partition at once with an error. The fetcher repeats the fetch only after
+// a pause. Other partitions are not delayed, and a partition whose receiver is full stays paused.
 func TestFetcher_PausesAPartitionAfterAnError(t *testing.T) {
 	t.Parallel()
 	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))
@@ -67,8 +67,8 @@ func TestFetcher_PausesAPartitionAfterAnError(t *testing.T) {
 	require.Empty(t, paused())
 }
 
-// The first records of a partition may arrive before the offset with which it begins is known. They are not fetched
-// again.
+// The first records of a partition may arrive before the partition's first offset is known. These records are not
+// fetched again.
 func TestFetcher_RecordsThatArriveBeforeTheirOffsetIsKnownArriveOnce(t *testing.T) {
 	t.Parallel()
 	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))
@@ -97,8 +97,8 @@ func (c countingReceiver) take(records []*kgo.Record) bool {
 
 func (countingReceiver) restart() {}
 
-// A fetcher that gathers polls at intervals for records that arrive slowly, at once for the first of them, and
-// without a pause when it has fallen behind. A change to its partitions does not wait.
+// A fetcher that gathers passes on the first record at once, and then polls at intervals while records arrive slowly.
+// When it has fallen behind, it polls without a pause. A change to its partitions does not wait for the next poll.
 func TestFetcher_Gathers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -95,7 +95,7 @@ func TestInterop_OurSubscriberReadsTheStockPublisher(t *testing.T) {
 	})
 }
 
-// A key leads to the same partition in both directions.
+// Sarama and this package choose the same partition for a key.
 func TestInterop_PartitionsAreThoseOfSaramasHash(t *testing.T) {
 	t.Parallel()
 	for n := range 1000 {

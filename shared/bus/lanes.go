@@ -14,14 +14,14 @@ import (
 // concurrently. Records without a key share one lane, which keeps their order in the partition. With InOrder all
 // records share one lane.
 //
-// A record that was read and is not acknowledged is open. All open records are at or above the watermark, and only
-// the watermark is committed. The window bounds the number of open records; records that were read beyond it wait in
-// the backlog.
+// The watermark is the offset below which all records are acknowledged; only the watermark is committed. The records
+// from the watermark on that were admitted for delivery are open. The window bounds the number of open records; other
+// records that were read wait in the backlog.
 type lanes struct {
 	claim    *Claim
 	group    string
 	out      chan<- *message.Message
-	base     context.Context // of the messages; ends when messages in flight are given up
+	base     context.Context // of the messages; ends when the lanes give up messages in flight
 	giveUp   context.CancelFunc
 	window   int
 	inOrder  bool
@@ -64,8 +64,8 @@ func newLanes(ctx context.Context, claim *Claim, group string, o SubscriberOptio
 	return l
 }
 
-// backlogWindows is the size of the backlog, in windows, above which it is full. It has room again at half of that, so
-// that there is work during the next fetch.
+// backlogWindows is the size of the backlog, in windows, above which the backlog is full. It has room again at half of
+// that size, so that enough records remain to be delivered during the next fetch.
 const backlogWindows = 4
 
 // take accepts the partition's next records, and reports whether the backlog is full.
@@ -81,7 +81,7 @@ func (l *lanes) take(records []*kgo.Record) (full bool) {
 	return l.full
 }
 
-// begin starts the delivery of lanes that were created waiting.
+// begin starts delivery if the lanes were created with waiting set.
 func (l *lanes) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -89,7 +89,7 @@ func (l *lanes) begin() {
 	l.admit()
 }
 
-// admit opens records from the backlog while the window has room.
+// admit moves records from the backlog to the open records while the window has room.
 func (l *lanes) admit() {
 	if l.stopped || l.waiting {
 		return
@@ -129,7 +129,7 @@ func (l *lanes) start(to *lane) {
 	}
 }
 
-// next removes the record that a lane may deliver now; nil if no record may be.
+// next removes and returns the record that a lane may deliver now; nil if there is none.
 func (l *lanes) next(to *lane) *held {
 	if l.stopped || to.busy || len(to.waiting) == 0 {
 		return nil
@@ -141,7 +141,7 @@ func (l *lanes) next(to *lane) *held {
 	return h
 }
 
-// serve delivers a record, and those after it in its lane.
+// serve delivers a record and then the next records of its lane.
 func (l *lanes) serve(h *held) {
 	defer l.serving.Done()
 	for h != nil {
@@ -149,7 +149,7 @@ func (l *lanes) serve(h *held) {
 	}
 }
 
-// handOut delivers a record, waits until it is settled and returns the lane's next one.
+// handOut delivers a record, waits until it is settled and returns the lane's next record.
 func (l *lanes) handOut(h *held) *held {
 	if h.tries > 0 && !sleep(pause(l.pause, h.tries), l.stopping, nil) {
 		return nil
@@ -187,8 +187,8 @@ func (l *lanes) acked(d *delivery) *held {
 	return l.next(to)
 }
 
-// nacked puts a record back to its place in its lane. Released records that were delivered after it remain in flight;
-// further ones wait until it is settled.
+// nacked puts a record back in its place in its lane. If the record was released, later records that were delivered
+// meanwhile remain in flight. Further records wait until the record is settled.
 func (l *lanes) nacked(d *delivery) *held {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -237,15 +237,15 @@ func (l *lanes) advance() {
 	l.admit()
 }
 
-// detach keeps the watermark where it is from now on.
+// detach stops the recording of the watermark. Later acknowledgements no longer move it.
 func (l *lanes) detach() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mark = func(int64) {}
 }
 
-// stop ends delivery, waits up to patience for messages in flight, and gives up the rest. After it no offset is
-// recorded.
+// stop ends delivery, waits up to patience for messages in flight, and gives up the others. No watermark is recorded
+// after stop has returned.
 func (l *lanes) stop(patience time.Duration) {
 	l.mu.Lock()
 	l.stopped = true

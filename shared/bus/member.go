@@ -22,7 +22,7 @@ const (
 	// rebalanceTimeout is how long the group waits for a member to release partitions.
 	rebalanceTimeout = 25 * time.Second
 	commitEvery      = time.Second
-	commitWithin     = 5 * time.Second // offsets that the broker does not accept by then are committed later
+	commitWithin     = 5 * time.Second // timeout of a commit; offsets that it did not commit are tried again
 	leaveWithin      = 3 * time.Second
 )
 
@@ -34,7 +34,7 @@ type member struct {
 	name         string // of the topic on the broker
 	options      SubscriberOptions
 	out          chan<- *message.Message
-	values       context.Context // values of the subscription's context, which has no end
+	values       context.Context // has the values of the subscription's context and never ends
 	log          *slog.Logger
 
 	client  *kgo.Client
@@ -219,7 +219,7 @@ func (m *member) mark(partition int32, next int64) {
 	m.signalCommit()
 }
 
-// signalCommit signals that there is something to commit.
+// signalCommit makes commitAlways commit soon.
 func (m *member) signalCommit() {
 	select {
 	case m.progress <- struct{}{}:
@@ -242,7 +242,7 @@ func (m *member) commitAlways(ctx context.Context) {
 	}
 }
 
-// commit commits the watermarks. A watermark that the broker does not accept is committed the next time.
+// commit commits the watermarks. A watermark that the broker does not accept is tried again the next time.
 func (m *member) commit() {
 	m.commits.Lock()
 	defer m.commits.Unlock()
@@ -304,8 +304,8 @@ func (a *assigned) take(records []*kgo.Record) bool {
 	return a.lanes.take(records)
 }
 
-// restart starts the partition over: the topic has lost records, so its offsets now belong to other records. It waits
-// for messages in flight without delaying other partitions.
+// restart starts the partition over, because the topic has lost records and its offsets now belong to other records.
+// The new lanes begin after the messages in flight of the old lanes; other partitions do not wait for them.
 func (a *assigned) restart() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -11,7 +11,8 @@ import (
 )
 
 // outages tracks the dependencies for which messages of a router wait. Each outage is reported twice: when the first
-// message waits, and when the first message succeeds, which wakes the others.
+// message waits, and when the outage ends. It ends when a message succeeds, which wakes the others, or when no message
+// waits any more.
 type outages struct {
 	waiting func(dependency string, err error)
 	log     *slog.Logger
@@ -77,8 +78,8 @@ func (o *RouterOptions) patience(m *message.Message) *patience {
 		ended: m.Context().Done()}
 }
 
-// wait waits before the next attempt after an error of an unavailable dependency. It returns false if there is no more
-// time.
+// wait waits before the next attempt after an error of an unavailable dependency. It returns false if the message's
+// partition is released or the message's context ends.
 func (p *patience) wait(err error) bool {
 	if p.stopped() {
 		return false
@@ -112,7 +113,7 @@ func (p *patience) recovered() {
 	p.backoff.Reset()
 }
 
-// leave ends the wait without a result.
+// leave ends the wait without reporting whether the dependency works again.
 func (p *patience) leave() {
 	p.outages.leave(p.at)
 	p.at = nil

@@ -17,9 +17,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Publisher is Watermill's Publisher on Kafka. It is safe for concurrent use. Messages with the same key are in the
-// order of the calls and, within a call, in the order of its arguments. When a message fails, so do all later
-// messages of its partition in the same call, so publishing the failed messages again keeps the order.
+// Publisher is Watermill's Publisher on Kafka. It is safe for concurrent use. Messages with the same key are stored in
+// the order of the calls and, within a call, in the order of its arguments. If a message fails, all later messages of
+// its partition in the same call fail too, so publishing the failed messages again keeps the order.
 type Publisher struct {
 	kafka  backend.Kafka
 	client *kgo.Client
@@ -54,8 +54,9 @@ func NewPublisher(k backend.Kafka, log *slog.Logger) (*Publisher, error) {
 	return &Publisher{kafka: k, client: client, counts: counts{kafka: k, client: client}}, nil
 }
 
-// Partitions returns the number of partitions that a topic has on the broker. The number is at most a few seconds
-// old; while the broker is unavailable, it is the last known one. Messages with a key go to Partition(key, n).
+// Partitions returns the number of partitions that a topic has on the broker. The number is at most three seconds old;
+// while the broker is unavailable, it is the last known number. A message with a key goes to the partition
+// envelope.Partition(key, n).
 func (p *Publisher) Partitions(ctx context.Context, topic string) (int32, error) {
 	return p.counts.of(ctx, topic, countAge)
 }
@@ -115,7 +116,7 @@ func (p *Publisher) send(topic string, messages []*message.Message, records []*k
 }
 
 // sendToNewPartitions sends the records that the client refused because it did not know their partition yet, if the
-// broker has it.
+// broker has that partition. It updates failures.
 func (p *Publisher) sendToNewPartitions(topic string, records []*kgo.Record, failures map[*kgo.Record]error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -153,7 +154,7 @@ func (p *Publisher) sendToNewPartitions(topic string, records []*kgo.Record, fai
 	}
 }
 
-// failuresOf returns the errors, by record.
+// failuresOf returns the errors of the records that failed.
 func failuresOf(results kgo.ProduceResults) map[*kgo.Record]error {
 	var failures map[*kgo.Record]error
 	for _, r := range results {

@@ -17,26 +17,27 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// ReaderOptions of a Reader. Zero values are the defaults.
+// ReaderOptions of a Reader. A zero value stands for the default.
 type ReaderOptions struct {
 	// From returns the offset at which to begin, given the offset of the oldest record and the offset that the next
-	// record will get. The default is end-1, the last record. From is called once for each partition; partitions that
-	// are added to a topic later are read from their beginning.
+	// record will get. The default is end-1, the last record. From is called once for each partition that exists when
+	// the topic is first read; partitions that are added later are read from their beginning.
 	From func(topic string, partition int32, oldest, end int64) int64
 	// Hold is called before each message is delivered, and delays it until Hold returns. Tests use it to delay a
 	// partition. It must return when ctx ends.
 	Hold func(ctx context.Context, topic string, partition int32)
-	// Drain is how long the Reader waits for messages in flight at the end; 10 s.
+	// Drain is how long the Reader waits for messages in flight when reading ends; default 10 s.
 	Drain time.Duration
-	// Backoff is the first delay before a message that was not acknowledged is delivered again; 100 ms.
+	// Backoff is the first delay before a message that was not acknowledged is delivered again; default 100 ms. It
+	// doubles up to 50 times the first delay.
 	Backoff time.Duration
 	Log     *slog.Logger
 }
 
 // Reader reads every partition of topics without a consumer group, each partition in order. It tracks its offsets
 // itself, so it continues after any failure of the brokers. If a topic no longer has an offset, the Reader continues
-// with the topic's oldest record and logs that; the positions in the records then show which of them are repeats and
-// which are missing. It reads a topic at most once at a time. It also implements Watermill's Subscriber.
+// with the topic's oldest record and logs that; the positions in the records then show which records are repeats and
+// which are missing. A topic can be read only once at a time. Reader also implements Watermill's Subscriber.
 type Reader struct {
 	kafka   backend.Kafka
 	options ReaderOptions
@@ -237,7 +238,7 @@ func (r *Reader) leave() {
 	}
 }
 
-// handOut delivers a record until it is acknowledged. It returns false if ctx ended before.
+// handOut delivers a record again and again until it is acknowledged. It returns false if ctx ends first.
 func (r *Reader) handOut(ctx context.Context, record Record, out chan<- *message.Message) bool {
 	for tries := 0; ; tries++ {
 		if tries > 0 && !sleep(pause(r.options.Backoff, tries), ctx.Done(), nil) {

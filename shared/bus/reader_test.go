@@ -120,7 +120,7 @@ func TestReader_BeginsAtTheNearestOffsetThatExists(t *testing.T) {
 	})
 }
 
-// Records that are deleted before a reader has read them are skipped; it continues with the rest.
+// A reader skips records that are deleted before it has read them, and continues with the next record.
 func TestReader_ContinuesWhenRecordsAreDeletedAheadOfIt(t *testing.T) {
 	t.Parallel()
 	k := meshtest.EmbeddedKafka(t)

@@ -21,7 +21,7 @@ const patience = 30 * time.Second
 type recorder struct {
 	mu         sync.Mutex
 	next       map[string]int // the first body that was not delivered yet
-	acked      map[string]int // how many bodies are acknowledged, repeats not counted
+	acked      map[string]int // number of acknowledged bodies, without repeats
 	seen       map[string]bool
 	inHand     map[string]int
 	repeats    int
@@ -81,7 +81,7 @@ func subscriber(t testing.TB, k backend.Kafka, o bus.SubscriberOptions) *bus.Sub
 	return s
 }
 
-// handle handles all messages concurrently until there are no more. The result waits for that.
+// handle handles messages concurrently until the channel is closed. The returned WaitGroup waits for all handlers.
 func (r *recorder) handle(messages <-chan *message.Message) *sync.WaitGroup {
 	handling := &sync.WaitGroup{}
 	handling.Go(func() {

@@ -12,7 +12,7 @@ import (
 // is unavailable (retry.ErrUnavailable) it retries for as long as the subscriber keeps the message, and reports the
 // outage. A retry.Permanent error is not retried.
 //
-// An error that Retry returns is either the message's fault or reports that there was no more time.
+// An error that Retry returns is either the message's fault, or reports that the subscriber gave up the message.
 func Retry(o RouterOptions) message.HandlerMiddleware {
 	o.setDefaults()
 	return func(h message.HandlerFunc) message.HandlerFunc {

@@ -13,20 +13,20 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// RouterOptions of a Router. Zero values are the defaults.
+// RouterOptions of NewRouter. A zero value stands for the default.
 type RouterOptions struct {
 	Service   string            // named in the dead letters
 	Publisher message.Publisher // publishes the dead letters; the router does not close it
-	// DeadLetterTopic receives the messages whose handling fails. Empty: they are logged and dropped.
+	// DeadLetterTopic receives the messages whose handling fails. Empty: such messages are logged and dropped.
 	DeadLetterTopic string
 	// OnDeadLetter is called before a message goes to the dead letters, and again if a step fails, so it must accept
 	// repeats. While its error wraps retry.ErrUnavailable, the router waits.
 	OnDeadLetter func(ctx context.Context, m *message.Message, cause error) error
-	Retries      int           // of a failing handler; 0: 3, negative: none
-	Backoff      time.Duration // delay before the first retry; 100 ms. It doubles up to 50 times that.
+	Retries      int           // of a failing handler; default 3, negative: none
+	Backoff      time.Duration // delay before the first retry; default 100 ms. It doubles up to 50 times the first delay.
 	// Waiting is called when messages wait for a dependency, and with a nil error when it is available again.
 	Waiting func(dependency string, err error)
-	// CloseTimeout is how long Close waits for handlers in flight; 30 s.
+	// CloseTimeout is how long Close waits for handlers in flight; default 30 s.
 	CloseTimeout time.Duration
 	Tracer       trace.Tracer
 	Log          *slog.Logger
@@ -59,9 +59,9 @@ func (o *RouterOptions) setDefaults() {
 	}
 }
 
-// NewRouter returns a Watermill router with the mesh's middleware. Of the middleware for failures, dead letters are
-// outermost, then come retries, and recovery is next to the handler: any other order loses dead letters or retries
-// without end. Only observers are around them, so that a trace shows the retries and the dead letter.
+// NewRouter returns a Watermill router with the mesh's middleware. From the outside to the handler, these are tracing,
+// correlation, dead letters, retries, and recovery from panics. Any other order of the last three loses dead letters or
+// retries without end. Tracing is outside, so that a trace shows the retries and the dead letter.
 func NewRouter(o RouterOptions) (*message.Router, error) {
 	o.setDefaults()
 	if o.DeadLetterTopic != "" && o.Publisher == nil {

@@ -13,32 +13,34 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// SubscriberOptions of a Subscriber. Zero values are the defaults.
+// SubscriberOptions of a Subscriber. A zero value stands for the default.
 type SubscriberOptions struct {
 	// Group is the base name of the consumer groups, usually the service's name. The group of a topic is
 	// "<prefix><Group>.<topic>".
 	Group string
-	// Window is the maximum number of records between a partition's watermark and its newest record in flight; 512.
+	// Window is the maximum number of records between a partition's watermark and its newest record in flight; default
+	// 512.
 	Window int
-	// InOrder delivers a partition's records in one lane instead of one for each key. A consumer that batches them
-	// releases each message (see Release) when it queues it, and acknowledges it with its batch.
+	// InOrder delivers a partition's records in one lane instead of one lane for each key. A handler that collects
+	// messages into batches releases each message (see Release) when it queues the message, and acknowledges it with
+	// its batch.
 	InOrder bool
-	// Gather is how long records accumulate at the broker before more of them are fetched. It is skipped when the
-	// Subscriber has fallen behind. Without Gather there is a fetch for every few records, which costs the broker and
-	// this process CPU time. A record is delayed by up to twice as long; use 0 for consumers that a user waits for.
+	// Gather is how long records accumulate at the broker before more of them are fetched. The Subscriber does not wait
+	// when it has fallen behind. Without Gather there is a fetch for every few records, which costs the broker and this
+	// process CPU time. Gather delays a record by up to twice its value; use 0 if users wait for the consumer.
 	Gather time.Duration
 	// InstanceID makes the member a static one: after a restart under the same name it gets its partitions at once
 	// instead of after SessionTimeout. Two processes with one InstanceID fence each other.
 	InstanceID string
-	// SessionTimeout is how long a member may send no heartbeat before the others take its partitions; 6 s, the
+	// SessionTimeout is how long a member may send no heartbeat before the others take its partitions; default 6 s, the
 	// minimum that brokers allow by default.
 	SessionTimeout time.Duration
-	// Drain is how long the Subscriber waits for messages in flight when their partition is reassigned and when it is
-	// closed; 10 s. Then their contexts end. It must be well below 25 s, after which the group continues without this
-	// member.
+	// Drain is how long the Subscriber waits for messages in flight when their partition is reassigned and when the
+	// Subscriber is closed; default 10 s. Then the contexts of these messages end. Drain must be well below 25 s, after
+	// which the group continues without this member.
 	Drain time.Duration
-	// Backoff is the first delay before a message that was not acknowledged is delivered again; 100 ms. It doubles up
-	// to 50 times that.
+	// Backoff is the first delay before a message that was not acknowledged is delivered again; default 100 ms. It
+	// doubles up to 50 times the first delay.
 	Backoff time.Duration
 	Log     *slog.Logger
 }
@@ -59,12 +61,12 @@ func (o *SubscriberOptions) setDefaults() {
 	o.Log = logger(o.Log)
 }
 
-// Subscriber is Watermill's Subscriber on a Kafka consumer group, in key lanes. A new group begins with the oldest
-// record. If the topic no longer has the group's offset, the group begins with the oldest record as well, and that is
-// logged.
+// Subscriber is Watermill's Subscriber on a Kafka consumer group. It delivers messages in key lanes (see the package
+// comment). A new group begins with the oldest record. If the topic no longer has the group's offset, the group also
+// begins with the oldest record, and the Subscriber logs that.
 //
-// A message's payload is part of the buffer of a whole fetch: clone it to keep it after the message is acknowledged.
-// Its metadata are copies.
+// A message's payload is part of the buffer of a whole fetch: clone the payload to keep it after the message is
+// acknowledged. The message's metadata are copies.
 type Subscriber struct {
 	kafka   backend.Kafka
 	options SubscriberOptions

@@ -93,7 +93,7 @@ func TestRelease_DeliversTheNextMessageOfTheKey(t *testing.T) {
 	second := receive(t, messages)
 	require.Equal(t, "1", string(second.Payload))
 	bus.Release(first) // a second release does not allow the third message
-	first.Ack()        // an acknowledgement of the released message does not either
+	first.Ack()        // neither does an acknowledgement of the released message
 	nothing(t, messages)
 	meshtest.Eventually(t, "the first message is committed", func() bool { return committed(t, k, "topic", 0) == 1 })
 	second.Ack()
@@ -223,7 +223,7 @@ func TestSubscriber_WaitsForMessagesInFlightWhenItCloses(t *testing.T) {
 	})
 }
 
-// A group whose member nobody runs would wait without end for a consumer of its partitions, so a closed Subscriber
+// A member that joined a group and is not run would keep its partitions without consuming them. So a closed Subscriber
 // must not even connect.
 func TestSubscriber_DoesNotConnectOnceItIsClosed(t *testing.T) {
 	t.Parallel()

@@ -73,8 +73,8 @@ func describe(operation, topic, id string) []attribute.KeyValue {
 }
 
 // startSend starts the span of an outgoing message and puts it into the record. The span is a child of the span in
-// the message's context and uses that span's provider, so that it has the name of the service. Without a span in the
-// context, startSend returns nil.
+// the message's context and uses that span's provider, so that the span is reported under the name of the service.
+// Without a span in the context, startSend returns nil.
 func startSend(topic string, m *message.Message, r *kgo.Record) trace.Span {
 	parent := trace.SpanFromContext(m.Context())
 	if !parent.SpanContext().IsValid() {

@@ -6,14 +6,14 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// State is an aggregate: the state of one stream that decisions about it need. It is pure, reads neither a clock other
-// than the given time nor personal fields, and is used by one goroutine at a time. Aggregates need not import this
-// package.
+// State is an aggregate: the part of one stream's state that deciding its commands needs. It is pure: it reads no
+// clock, only the time that it is given, and no personal fields. It is used by one goroutine at a time. Aggregates need
+// not import this package.
 //
-// Of a stream whose events are counters (CLASS_COUNTER), Evolve gets only the newest event, because each contains the
-// whole value.
+// If the events of a stream are counters (CLASS_COUNTER), Evolve gets only the newest event, because each event
+// contains the whole value.
 type State interface {
-	// Decide returns the events to which a command leads; none, if nothing has to change; or an error. It does not
+	// Decide returns the events to which a command leads, no events if nothing has to change, or an error. It does not
 	// change the state.
 	//
 	// An event that is declared for another stream of the same service is appended there in the same transaction. If it
@@ -21,13 +21,13 @@ type State interface {
 	// At least one event must belong to the aggregate's own stream.
 	//
 	// A *refusal.Error is a final outcome. A *refusal.NotYetError is not an outcome: the command is decided again for
-	// up to two seconds, during which later commands of its stream are decided, and then refused as unavailable.
+	// up to two seconds, and then refused as unavailable. Later commands of its stream do not wait for it.
 	Decide(by catalog.Origin, command proto.Message) ([]proto.Message, error)
 	// Evolve applies one event.
 	Evolve(f catalog.Fact, event proto.Message)
-	// Forget drops the state of single subjects (such as messages) and keeps that of the stream itself. Before a later
-	// command is decided, Evolve gets the events about the subjects that it names again. So the state of a long stream
-	// stays small.
+	// Forget drops the state of single subjects (such as messages) and keeps the state of the stream itself. Before a
+	// command that names a subject is decided, Evolve gets the events about that subject again. So the state of a long
+	// stream stays small.
 	Forget()
 }
 

@@ -42,7 +42,7 @@ func TestPublish_AcknowledgesACommandOnlyWithItsOutcome(t *testing.T) {
 	}
 	told := commandOutcome{result: envelope.Result{Kind: envelope.Committed}, published: true}
 	if err := c.publishOutcome(t.Context(), told); err != nil || len(p.published) != 1 {
-		t.Fatalf("the relay publishes what is committed: %v, %d published", err, len(p.published))
+		t.Fatalf("an outcome that the relay publishes was published again: %v, %d published", err, len(p.published))
 	}
 	if err := c.publishOutcome(t.Context(), commandOutcome{err: errors.New("not decided")}); err == nil {
 		t.Fatal("the command was acknowledged without being decided")

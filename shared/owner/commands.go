@@ -17,8 +17,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// commands handles the messages of the command topic. Each command is queued for its stream in the order of its lane,
-// decided, and acknowledged once its outcome is in the log and published.
+// commands handles the messages of the command topic. It queues each command for its stream, in the order of the lane,
+// and acknowledges the command once its outcome is in the log and published.
 type commands struct {
 	command.Topics
 	decider *decider
@@ -27,8 +27,8 @@ type commands struct {
 func (c *commands) handle(m *message.Message) error {
 	read, err := c.Read(m)
 	if refused, is := refusal.Of(err); is {
-		// The refusal is not stored. The same command is refused in the same way each time, and a text of the command may
-		// contain characters that cannot be stored.
+		// The refusal is not stored: the same command is refused in the same way each time, and its texts may contain
+		// characters that Postgres cannot store.
 		return c.Publish(m.Context(), c.Refused(read.Command, refused))
 	}
 	if err != nil {
@@ -37,12 +37,12 @@ func (c *commands) handle(m *message.Message) error {
 	pc := &pendingCommand{command: read.Command, declared: read.Declared, message: read.Message,
 		digest: digestOfMessage(read.Command, read.Message), trace: m.Context(), outcome: make(chan commandOutcome, 1)}
 	c.decider.enqueue(pc)
-	bus.Release(m) // its order among the commands of its stream is settled
+	bus.Release(m) // from here on, the mailbox keeps the order of the stream's commands
 	return c.publishOutcome(m.Context(), <-pc.outcome)
 }
 
-// publishOutcome returns nil once the outcome is published or certain to be published. The command is acknowledged
-// only then.
+// publishOutcome publishes an outcome, unless the relay publishes it with the commit's last event. The command is
+// acknowledged only if publishOutcome returns nil.
 func (c *commands) publishOutcome(ctx context.Context, outcome commandOutcome) error {
 	if outcome.err != nil {
 		return outcome.err
@@ -65,16 +65,16 @@ func digest(c envelope.Command, body []byte) string {
 }
 
 // recordDeadLetter records the final outcome of a command that becomes a dead letter. A command without a readable
-// actor and id has none.
+// actor and id has no outcome.
 func (c *commands) recordDeadLetter(ctx context.Context, m *message.Message, _ error) error {
 	sent, err := envelope.ReadCommand(m)
 	if err != nil {
-		return nil //nolint:nilerr // without an actor and an id it has no outcome
+		return nil //nolint:nilerr // a command without an actor and an id has no outcome
 	}
 	result, err := c.decider.recordFailure(ctx, sent, nil)
 	var own *eventlog.WriteError
 	if errors.As(err, &own) {
-		return nil // the texts of its outcome cannot be stored either
+		return nil // Postgres cannot store the outcome's texts either
 	} else if err != nil {
 		return err
 	}

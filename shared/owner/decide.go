@@ -52,7 +52,7 @@ type pendingCommand struct {
 	outcome  chan commandOutcome // has room for one outcome
 
 	refused *refusal.Error // the refusal by the checks under the log's lock; nil: none
-	since   time.Time      // when it first could not be decided yet
+	since   time.Time      // when the command first could not be decided yet
 	notYet  *refusal.NotYetError
 }
 
@@ -92,8 +92,8 @@ func (d *decider) decideAll(stream string, batch []*pendingCommand) {
 	}
 }
 
-// distinct returns the number of commands before the first repeat. The repeat is decided once the first command has its
-// outcome.
+// distinct returns the number of commands before the first repeat. A repeat is decided only when the earlier command
+// with the same id has its outcome.
 func distinct(batch []*pendingCommand) int {
 	seen := make(map[catalog.Origin]bool, len(batch))
 	for i, pc := range batch {
@@ -105,8 +105,8 @@ func distinct(batch []*pendingCommand) int {
 	return len(batch)
 }
 
-// decideDistinct decides the commands in one commit. If that fails it decides them one by one, so that a bad command
-// fails alone.
+// decideDistinct decides the commands in one commit. If the commit fails, decideDistinct decides them one by one, so
+// that a bad command fails alone.
 func (d *decider) decideDistinct(stream string, batch []*pendingCommand) {
 	rest, err := d.together(stream, batch)
 	if err == nil {
@@ -167,7 +167,7 @@ func (d *decider) together(stream string, batch []*pendingCommand) ([]*pendingCo
 // that must be decided again.
 func (d *decider) attempt(stream string, batch []*pendingCommand) (rest []*pendingCommand, err error) {
 	defer func() {
-		if p := recover(); p != nil { // a panic in stored events must not end the process
+		if p := recover(); p != nil { // an aggregate that panics on a stored event must not end the process
 			d.logger.Error("loading panicked", "stream", stream, "panic", p, "stack", string(debug.Stack()))
 			rest, err = batch, fmt.Errorf("load %s: panic: %v", stream, p)
 		}
@@ -191,7 +191,7 @@ func (d *decider) attempt(stream string, batch []*pendingCommand) (rest []*pendi
 	return d.end(r, committed, err)
 }
 
-// clock returns the time at which commands on a state are decided.
+// clock returns the time at which commands on a state are decided. It is not before the state's events.
 func (d *decider) clock(h *loadedState) time.Time {
 	if now := d.log.Clock(); now.After(h.at) {
 		return now
@@ -219,8 +219,8 @@ func (d *decider) insideCommit(stream string, batch []*pendingCommand) ([]*pendi
 	return d.end(r, committed, err)
 }
 
-// end delivers the outcomes of the commands that need not be decided again, and returns the others. err is the reason
-// why their Write was not committed.
+// end delivers the outcomes of the commands that need not be decided again, and returns the other commands. A non-nil
+// err is the error of the commit of the batch's Write.
 func (d *decider) end(r decidedBatch, committed eventlog.Committed, err error) (rest []*pendingCommand, _ error) {
 	if err == nil {
 		d.committed(r, committed.Results)
@@ -234,7 +234,7 @@ func (d *decider) end(r decidedBatch, committed eventlog.Committed, err error) (
 }
 
 // settled delivers the outcomes of the commands that prevented a Write from being committed, and returns the commands
-// that must be decided again. It returns an error that is not about single commands.
+// that must be decided again. An error that is not about single commands is returned together with all commands.
 func (d *decider) settled(decided []*pendingCommand, err error) ([]*pendingCommand, error) {
 	var repeated *eventlog.RepeatedError
 	var refused *eventlog.RefusedError
@@ -275,13 +275,14 @@ var errTimer = errors.New("the timer is gone or not due")
 func (d *decider) committed(r decidedBatch, results []envelope.Result) {
 	for i, pc := range r.decided {
 		for _, also := range r.write.Commands[i].Also {
-			d.states.take(also.Stream) // that state is outdated now
+			d.states.take(also.Stream) // the cached state is outdated now
 		}
 		pc.outcome <- commandOutcome{result: results[i], published: results[i].Kind == envelope.Committed}
 	}
 }
 
-// recordFailure stores, as its final outcome, that a command could not be decided.
+// recordFailure stores the final outcome "failed" of a command that could not be decided. If the command has an outcome
+// already, recordFailure returns that one.
 func (d *decider) recordFailure(ctx context.Context, c envelope.Command, timer *eventlog.TimerKey) (envelope.Result, error) {
 	committed, err := d.log.Commit(ctx, eventlog.Write{Stream: c.Stream, Expected: eventlog.AnyVersion,
 		Commands: []eventlog.Decided{{Actor: c.Actor, CommandID: c.ID, Type: c.Type, Correlation: c.Correlation,

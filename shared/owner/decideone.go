@@ -26,7 +26,7 @@ type decidedBatch struct {
 	putOff  []*pendingCommand // cannot be decided yet
 }
 
-// decide decides the commands in turn; each sees the events of those before it.
+// decide decides the commands in turn, each on a state that includes the events of the earlier commands.
 func (d *decider) decide(h *loadedState, at time.Time, batch []*pendingCommand) (r decidedBatch, err error) {
 	r.write.Expected, r.write.DecidedAt = eventlog.AnyVersion, at
 	for _, pc := range batch {
@@ -43,8 +43,7 @@ func (d *decider) decide(h *loadedState, at time.Time, batch []*pendingCommand) 
 	return r, nil
 }
 
-// decideOne decides one command. It turns a panic of the aggregate into an error, which costs the command but not the
-// service.
+// decideOne decides one command. It turns a panic of the aggregate into an error of this command.
 func (d *decider) decideOne(h *loadedState, at time.Time, pc *pendingCommand) (decided eventlog.Decided, err error) {
 	ctx, span := d.tracer.Start(pc.trace, "decide "+pc.command.Type,
 		trace.WithAttributes(attribute.String("edumatrix.stream", pc.command.Stream)))
@@ -81,7 +80,7 @@ func refuse(decided *eventlog.Decided, r *refusal.Error) {
 	decided.Kind, decided.Code, decided.Text = envelope.Refused, r.Code, r.Text
 }
 
-// decideWithState lets the aggregate decide, and applies the resulting events to it.
+// decideWithState lets the aggregate decide, and applies the resulting events to the aggregate.
 func (d *decider) decideWithState(h *loadedState, origin catalog.Origin, pc *pendingCommand, decided *eventlog.Decided) error {
 	events, err := h.state.Decide(origin, pc.message)
 	if refused, is := refusal.Of(err); is {
@@ -124,7 +123,7 @@ func (d *decider) decideWithState(h *loadedState, origin catalog.Origin, pc *pen
 }
 
 const (
-	// notYetPatience is how long a command is retried that depends on something not known yet.
+	// notYetPatience is how long a command that depends on a fact which is not known yet is retried.
 	notYetPatience = 2 * time.Second
 	notYetPause    = 50 * time.Millisecond
 )

@@ -58,8 +58,8 @@ func (l *listener) awaitSome(conversation string, n int) {
 	l.eventually("some greetings", func() bool { return len(l.raised(conversation)) >= n })
 }
 
-// A release declares 3 partitions, and the broker has one. The relay of chat and the consumer use the partitions that
-// exist, and use the others once they are added.
+// A release declares 3 partitions, and the broker has one. The relay of chat and the consumer use the partition that
+// exists, and use the others once they are added.
 func TestConsume_ABrokerWithFewerPartitionsThanDeclared(t *testing.T) {
 	t.Parallel()
 	kafka := meshtest.EmbeddedKafka(t)

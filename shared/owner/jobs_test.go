@@ -47,13 +47,13 @@ func (p *pushes) on(s *owner.Service) {
 	s.Effect("chat.message_sent", func(e envelope.Event, m proto.Message) []jobs.Job {
 		body := m.(*chatv1.MessageSent).Body
 		if body == "no effect" {
-			panic("as asked")
+			panic("requested by the test")
 		}
 		return []jobs.Job{{Args: push{e.Stream, e.Version, body == "fails"}, Key: fmt.Sprint(e.Stream, "/", e.Version)}}
 	})
 	jobs.Add(s.Workers(), jobs.Work[push]{Do: func(_ context.Context, j jobs.Attempt[push]) error {
 		if j.Args.Fails && !p.mended.Load() {
-			return jobs.Final(errors.New("the push service says no"))
+			return jobs.Final(errors.New("the push service rejected the message"))
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -126,7 +126,7 @@ func TestJobs_AnOperatorListsAndRetriesFailedJobs(t *testing.T) {
 	failed := list()
 	require.Equal(t, "push", failed[0].GetKind())
 	require.Equal(t, "conversation:7/1", failed[0].GetKey())
-	require.Equal(t, "the push service says no", failed[0].GetError())
+	require.Equal(t, "the push service rejected the message", failed[0].GetError())
 	require.NoError(t, resolve(failed[1].GetId(), true))
 	p.mended.Store(true)
 	require.NoError(t, resolve(failed[0].GetId(), false))
@@ -137,7 +137,7 @@ func TestJobs_AnOperatorListsAndRetriesFailedJobs(t *testing.T) {
 	require.Contains(t, refused.Text, "has no job")
 }
 
-// A service that stops lets a running job end.
+// A service that stops waits until a running job has ended.
 func TestJobs_ARunningJobEndsBeforeTheServiceStops(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -164,7 +164,7 @@ func TestJobs_ARunningJobEndsBeforeTheServiceStops(t *testing.T) {
 	require.Equal(t, 1, w.number(`SELECT count(*) FROM chat.river_job WHERE state = 'completed'`))
 }
 
-// A service without workers has no tables for jobs, polls nothing, and its events may have no effects.
+// A service without workers has no tables for jobs and polls for none. Effects of its events are an error.
 func TestJobs_AServiceWithoutWorkersHasNoQueue(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

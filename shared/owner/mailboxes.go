@@ -2,9 +2,9 @@ package owner
 
 import "sync"
 
-// mailboxes passes the items of each key to a worker in batches. A batch contains all items that arrived during the
-// previous batch, in order; two batches of one key never run at the same time. So a busy stream costs one load and
-// one commit per batch instead of per message, and the messages of a quiet stream do not wait.
+// mailboxes passes the items of each key to a worker in batches. A batch contains the items that arrived during the
+// previous batch, in order and at most maxItems; two batches of one key never run at the same time. So a busy stream
+// costs one load and one commit per batch instead of per message, and the messages of a quiet stream do not wait.
 type mailboxes[T any] struct {
 	work     func(key string, run []T)
 	maxItems int // in a batch
@@ -56,5 +56,5 @@ func (m *mailboxes[T]) next(key string) []T {
 	return batch
 }
 
-// wait returns when all workers have ended. Nothing may be put after the call.
+// wait returns when all workers have ended. put must not be called after wait.
 func (m *mailboxes[T]) wait() { m.workers.Wait() }

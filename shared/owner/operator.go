@@ -37,7 +37,7 @@ type operator struct {
 // operator's calls may take longer.
 func withoutReadDeadline(path string, h http.Handler) (string, http.Handler) {
 	return path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // without it, long calls end early
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // after an error, long calls end early
 		h.ServeHTTP(w, r)
 	})
 }
@@ -59,7 +59,7 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 	defer cancel()
 	defer context.AfterFunc(o.work, cancel)()
 	progress := func(p rebuild.Progress) {
-		// If sending fails, ctx ends.
+		// The error is ignored: if sending fails, ctx ends.
 		_ = out.Send(&meshv1.RebuildResponse{Step: p.Step, Position: p.Position, Head: p.Head})
 	}
 	rebuilds, err := o.rebuilds(r.Msg.GetProjection(), progress)
@@ -80,8 +80,8 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 	return nil
 }
 
-// maxSeen exceeds every position that a log can have reached. An incarnation that begins above a larger number could
-// run out of positions.
+// maxSeen is the largest position that BeginIncarnation accepts. No log has reached it, and an incarnation that begins
+// above a larger number could run out of positions.
 const maxSeen = 1 << 53
 
 // BeginIncarnation begins a new incarnation of the log.
@@ -156,7 +156,7 @@ func rebuiltMessage(r rebuild.Result) *meshv1.Rebuilt {
 	return m
 }
 
-// maxParked is the maximum number of entries in a page.
+// maxParked is the maximum number of entries in a page of parked streams or failed jobs.
 const maxParked = 500
 
 // ListParked returns a page of the parked streams.
@@ -238,7 +238,7 @@ func (o *operator) ListFailedJobs(ctx context.Context, r *connect.Request[meshv1
 	return connect.NewResponse(response), nil
 }
 
-// ResolveJob tries a failed job again, or deletes it.
+// ResolveJob retries a failed job, or deletes it.
 func (o *operator) ResolveJob(ctx context.Context, r *connect.Request[meshv1.ResolveJobRequest]) (
 	*connect.Response[meshv1.ResolveJobResponse], error) {
 	if o.jobs == nil {

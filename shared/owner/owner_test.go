@@ -39,7 +39,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// room is an aggregate for these tests. Every user but "stranger" may send messages; some texts fail or panic.
+// room is an aggregate for these tests. Every user except "stranger" may send messages. Some texts make it fail or
+// panic.
 type room struct{ id string }
 
 func newRoom(stream string) owner.State { return &room{strings.TrimPrefix(stream, "conversation:")} }
@@ -54,9 +55,9 @@ func (r *room) Decide(by catalog.Origin, command proto.Message) ([]proto.Message
 	case by.Actor == "stranger":
 		return nil, refusal.New(refusal.NotAMember, "no")
 	case said.Body == "panic":
-		panic("as asked")
+		panic("requested by the test")
 	case said.Body == "unstorable":
-		sent.MessageId = "a\x00b" // Postgres stores no such text, so the transaction fails
+		sent.MessageId = "a\x00b" // Postgres cannot store a NUL, so the transaction fails
 	}
 	return []proto.Message{sent}, nil
 }
@@ -199,7 +200,8 @@ func (w *world) startIn(env process.Env, prepare func(*owner.Service)) (stop fun
 	return stop
 }
 
-// The service does not start with a table that no projection declares: it would be neither rebuilt nor compared.
+// The service does not start if its schema has a table that no projection declares, because a rebuild would neither
+// fill nor compare that table.
 func TestRun_RefusesATableThatNoProjectionDeclares(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -271,7 +273,7 @@ func TestCommand_HasOneOutcomeHoweverOftenItIsSent(t *testing.T) {
 	if r := w.outcome(refused.ID, 1); r.Kind != envelope.Refused || r.Code != refusal.NotAMember {
 		t.Fatalf("%+v", r)
 	}
-	stop() // a restart clears what is in memory
+	stop() // a restart clears the cached states
 	w.start(rooms)
 	w.send(refused, a)
 	if r := w.outcome(refused.ID, 2); r.Kind != envelope.Refused || r.Code != refusal.NotAMember {
@@ -300,7 +302,8 @@ func TestCommand_HasOneOutcomeHoweverOftenItIsSent(t *testing.T) {
 	}
 }
 
-// A crash between the decision and its answer leaves the outcome in the log and the command's offset uncommitted.
+// A crash after a decision, before its outcome is published, leaves the outcome in the log and the command's offset
+// uncommitted.
 func TestCommand_ARefusalSurvivesALostAnswer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -343,8 +346,8 @@ func TestCommand_ThatHasExpiredIsRefused(t *testing.T) {
 	}
 }
 
-// A hundred commands per second fail by themselves, among others of the same and of other streams. They get the
-// outcome "failed" and become dead letters; the others are committed in order.
+// A hundred commands per second fail because of their content, among other commands of the same and of other streams.
+// They get the outcome "failed" and become dead letters. The other commands are committed in order.
 func TestCommand_ThatFailsByItselfFailsAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -462,7 +465,7 @@ func greet(e envelope.Event, _ proto.Message) []consume.Effect {
 		NotificationId: e.ID, RecipientId: "bob", By: e.Actor, AboutStream: e.Stream, AboutVersion: e.Version}}}}
 }
 
-// A caller that has the earlier versions of a stream reads only the later ones.
+// A caller that already has the earlier versions of a stream reads only the later versions.
 func TestOwner_ReadsAStreamAfterAVersion(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -520,7 +523,7 @@ type fragile struct{ room }
 
 func (f *fragile) Evolve(catalog.Fact, proto.Message) {
 	if f.id == "7" {
-		panic("as asked")
+		panic("requested by the test")
 	}
 }
 

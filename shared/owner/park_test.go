@@ -71,7 +71,7 @@ func (l *listener) greet(e envelope.Event, event proto.Message) []consume.Effect
 	switch body := event.(*chatv1.MessageSent).GetBody(); {
 	case !l.fails.Load():
 	case body == "choke":
-		panic("as asked")
+		panic("requested by the test")
 	case body == "spoil":
 		effects[0].Events[0].(*notificationv1.Raised).By = "b\x00b"
 		effects[0].Actor = "b\x00b"
@@ -292,7 +292,7 @@ func TestParked_AreListedInPages(t *testing.T) {
 	_, err := l.env.Stores.Postgres.Exec(t.Context(), `INSERT INTO notification.parked_streams
 		(source, topic, stream, position, index, version, waiting, record, error, at)
 		SELECT CASE WHEN i % 3 = 0 THEN 'feed' ELSE 'chat' END, CASE WHEN i % 2 = 0 THEN 'a' ELSE 'b' END,
-			'conversation:' || i / 2, i, 0, i, 0, '', 'as asked', now() FROM generate_series(1, $1::int) i`, all)
+			'conversation:' || i / 2, i, 0, i, 0, '', 'requested by the test', now() FROM generate_series(1, $1::int) i`, all)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -128,7 +128,7 @@ func (k *talk) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogReque
 	return connect.NewResponse(page), nil
 }
 
-// reactTo returns the effects that a message names: "verb words", separated by "; ".
+// reactTo returns the effects that the text of a message lists, separated by "; ". Each effect is a verb with words.
 func reactTo(_ envelope.Event, event proto.Message) (effects []consume.Effect) {
 	for _, one := range strings.Split(event.(*chatv1.MessageSent).GetBody(), "; ") {
 		words := strings.SplitN(one, " ", 3)
@@ -216,7 +216,7 @@ func (r *reactor) consumed(k *talk) {
 	})
 }
 
-// notes returns the texts of a diary, each with the number that it was decided to have.
+// notes returns the texts of a diary's notes, each with the number that the aggregate gave the note.
 func (y *toy) notes(user string) (all []string) {
 	y.t.Helper()
 	for _, e := range y.events("diary:" + user) {
@@ -227,7 +227,7 @@ func (y *toy) notes(user string) (all []string) {
 	return all
 }
 
-// outcomes returns the outcomes of a command type, in the order of their codes: "kind code".
+// outcomes returns the outcomes of a command type as "kind code", sorted.
 func (y *toy) outcomes(name string) (all []string) {
 	y.t.Helper()
 	rows, err := y.pool.Query(y.t.Context(),
@@ -252,8 +252,8 @@ func (y *toy) forget() {
 	}
 }
 
-// A command that a reaction returns is decided once, whether its event is delivered again, the service is restarted,
-// or the whole topic is consumed again.
+// A command that a reaction returns is decided once, even if its event is delivered again, the service is restarted, or
+// the whole topic is consumed again.
 func TestReaction_ItsCommandIsDecidedOnce(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -286,8 +286,8 @@ func TestReaction_ItsCommandIsDecidedOnce(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// An instance is killed before or after the commit, or does not get its result. The next instance finds each command
-// decided once.
+// An instance is killed before or after the commit, or loses the result of the commit. After the next instance has
+// continued, each command is decided once.
 func TestReaction_KilledAroundACommit(t *testing.T) {
 	t.Parallel()
 	for _, when := range []string{"before", "after"} {
@@ -357,8 +357,8 @@ func TestReaction_RefusedCommandsAreDone(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// The outcome "unchanged" of a command is stored. It stays when the event is delivered again and the state has
-// changed.
+// The outcome "unchanged" of a command is stored. It does not change when the event is delivered again, although the
+// state has changed.
 func TestReaction_AnUnchangedOutcomeIsStored(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -374,9 +374,9 @@ func TestReaction_AnUnchangedOutcomeIsStored(t *testing.T) {
 	require.Len(t, r.events("circle:1"), 1, "bob was taken out of a circle that he had not been in")
 }
 
-// One event yields several effects. Effects for one stream keep their order, also between events and commands. Each
-// effect sees the events that the effects before it have added to other streams, and the memberships that they have
-// ended.
+// One event yields several effects. Effects for one stream keep their order, even if some are events and others are
+// commands. Each effect sees the events that earlier effects have added to other streams, and the memberships that
+// earlier effects have ended.
 func TestReaction_SeveralEffectsKeepTheirOrder(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -392,8 +392,8 @@ func TestReaction_SeveralEffectsKeepTheirOrder(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// An event whose command cannot be decided parks its stream alone, after everything before it was applied. Once the
-// cause is fixed, a retry applies the event and those that wait behind it, once and in order.
+// An event whose command cannot be decided parks only its own stream, after all earlier events were applied. Once the
+// cause is fixed, a retry applies the event and the events that wait behind it, once and in order.
 func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 	t.Parallel()
 	spoil := func(body string) func(*reactor) {
@@ -407,10 +407,10 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 		text         string
 		break_, mend func(*reactor)
 		problem      string
-		applied      []string // of the event that is parked
+		applied      []string // notes that the parked event's effects have appended
 	}{
-		"an error": {"fail", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) }, "as asked", []string{"p 0"}},
-		"a panic":  {"panic", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) }, "as asked", []string{"p 0"}},
+		"an error": {"fail", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) }, "requested by the test", []string{"p 0"}},
+		"a panic":  {"panic", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) }, "requested by the test", []string{"p 0"}},
 		"a fact that stays unknown": {"wait", func(r *reactor) { r.wait.Store(true) }, func(r *reactor) { r.wait.Store(false) },
 			"the diary is not known yet", []string{"p 0"}},
 		"a state that cannot be loaded": {"x", spoil("\x07"), func(r *reactor) {
@@ -458,7 +458,7 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 			require.Equal(t, []string{"a 1", "b 2", "c 3", "d 4"}, r.notes("ann"))
 			require.Equal(t, []string{"p 0"}, r.notes("pat"))
 			require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
-			// The retry decided the same command that the topic delivers again.
+			// The events that the topic delivers again lead to the commands that the retry decided.
 			r.stop()
 			r.forget()
 			r = k.start(nil)
@@ -469,8 +469,8 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 	}
 }
 
-// An event with commands for more streams than a transaction takes is decided in parts. The checkpoint counts the
-// parts that are done. The states of the streams are not cached.
+// The commands of an event with commands for more streams than one transaction may change are decided in several
+// transactions. The checkpoint counts the effects that are done.
 func TestReaction_DecidesForManyStreams(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -488,7 +488,7 @@ func TestReaction_DecidesForManyStreams(t *testing.T) {
 	require.Equal(t, []string{"x 1", "x 2"}, r.notes("many599"))
 }
 
-// A command that needs a fact which arrives late is decided once the fact is known.
+// A command that depends on a fact which arrives late is decided as soon as the fact is known.
 func TestReaction_WaitsForAFactThatIsLate(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -502,8 +502,8 @@ func TestReaction_WaitsForAFactThatIsLate(t *testing.T) {
 	require.Equal(t, []string{"a 1", "wait once 2", "b 3"}, r.notes("ann"))
 }
 
-// Reactions and other commands change one stream at the same time, in two instances. Each is decided on the stream's
-// current state, and losing a race costs only another decision.
+// Reactions and other commands change one stream at the same time, in two instances. Each command is decided on the
+// stream's current state; after losing a race, it is decided again.
 func TestReaction_RacesWithOtherCommands(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)
@@ -553,9 +553,9 @@ func TestReaction_RacesWithOtherCommands(t *testing.T) {
 	require.Zero(t, r.count(`SELECT count(*) FROM toy.parked_streams`))
 }
 
-// Partitions have no order among each other, and records that a topic lacks are read from the owner's log. However
-// published records, filled records, repeats and restarts interleave, the stored result is the same: markers contain
-// the highest position, and the notes of a conversation are in its order.
+// Partitions have no order among each other, and records that a topic lacks are read from the owner's log. The stored
+// result does not depend on how published records, filled records, repeats and restarts interleave: each marker
+// contains the highest position, and the notes of a conversation are in the order of its messages.
 func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(6) {
@@ -586,8 +586,8 @@ func TestReaction_LiveAndFilledRecordsInterleave(t *testing.T) {
 				e := partitions[n][0]
 				partitions[n], left = partitions[n][1:], left-1
 				switch dice := random.IntN(10); {
-				case dice < 4: // it is missing
-				case dice == 4: // it is repeated, and so is an older one
+				case dice < 4: // the record is missing
+				case dice == 4: // the record is repeated, and so is an older one
 					k.publish(e, k.log[random.IntN(int(e.Position))], e)
 				default:
 					k.publish(e)

@@ -19,10 +19,10 @@ import (
 
 // commitDeciding decides the commands that reactions yield, one after another, each on the state of its stream, and
 // commits their outcomes together with w, which has no commands of its own. The positions of w's events are above those
-// of the commands' events. A command that has an outcome already counts as done; a refusal is an outcome. Other errors
-// are those of Log.Commit for w, or a *consume.CommandError.
+// of the commands' events. A command that has an outcome already counts as done; a refusal is an outcome. The error is
+// one of Log.Commit for w, or a *consume.CommandError.
 //
-// It decides on the known states first and, after losing a version race, under the log's lock.
+// commitDeciding first decides on the known states. If it loses a version race, it decides again under the log's lock.
 func (d *decider) commitDeciding(ctx context.Context, commands []consume.Command, w eventlog.Write) (
 	eventlog.Committed, error) {
 	batch, err := d.batchOf(ctx, commands)
@@ -57,11 +57,11 @@ func (d *decider) commitDeciding(ctx context.Context, commands []consume.Command
 	}
 }
 
-// reactionBatch is a set of commands, possibly on several streams, that are decided and committed together.
+// reactionBatch is a batch of commands, possibly for several streams, that are decided and committed together.
 type reactionBatch struct {
 	decider  *decider
-	commands []*pendingCommand       // in order, without those that are done
-	index    map[*pendingCommand]int // among the given commands
+	commands []*pendingCommand       // in order, without the commands that are done
+	index    map[*pendingCommand]int // of each command among the commands given to batchOf
 }
 
 func (d *decider) batchOf(ctx context.Context, commands []consume.Command) (*reactionBatch, error) {
@@ -151,7 +151,7 @@ func (b *reactionBatch) forget(w eventlog.Write) {
 	}
 }
 
-// load returns the states of all streams. It reads those that are not cached in one round trip.
+// load returns the states of all streams. It reads the states that are not cached in one round trip.
 func (b *reactionBatch) load(ctx context.Context) (map[string]*loadedState, error) {
 	streams, batches := b.byStream()
 	states := make(map[string]*loadedState, len(streams))
@@ -189,7 +189,7 @@ func (b *reactionBatch) load(ctx context.Context) (map[string]*loadedState, erro
 	return states, nil
 }
 
-// guarded turns a panic of an aggregate in stored events into an error.
+// guarded calls do, which loads a stream. It turns a panic of the aggregate on a stored event into an error.
 func (b *reactionBatch) guarded(stream string, do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -200,8 +200,8 @@ func (b *reactionBatch) guarded(stream string, do func() error) (err error) {
 	return do()
 }
 
-// failed returns a *consume.CommandError, or err unchanged if the database is unavailable: then the command is not at
-// fault.
+// failed returns a *consume.CommandError for a command. If the database is unavailable, the command is not at fault and
+// failed returns err unchanged.
 func (b *reactionBatch) failed(pc *pendingCommand, err error) error {
 	if err == nil || errors.Is(err, retry.ErrUnavailable) {
 		return err
@@ -258,8 +258,8 @@ func (b *reactionBatch) folded(stream string, loaded eventlog.Loaded) (h *loaded
 	return h, err
 }
 
-// decide decides the commands in order, across all streams: a command must see the events of earlier ones in other
-// streams, and the memberships that they open.
+// decide decides the commands in order, across all streams. A command must see the events that earlier commands added
+// to other streams, and the memberships that earlier commands opened.
 func (b *reactionBatch) decide(states map[string]*loadedState, at time.Time, w eventlog.Write) (eventlog.Write, error) {
 	w.Expected, w.DecidedAt, w.Commands = eventlog.AnyVersion, at, nil
 	for _, pc := range b.commands {

@@ -10,16 +10,16 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
 
-// ReplayTopic returns the topic on which a range of other owners' logs is sent again to one service only: the topic is
-// not in the catalog, so no gateway and no other service reads it. A service that reacts to other owners creates it at
-// the start if it is missing.
+// ReplayTopic returns the topic on which events of other owners are published again for one service. The topic is not
+// in the catalog, so no gateway and no other service reads it. A service that reacts to other owners creates the topic
+// at the start if it is missing.
 func ReplayTopic(service string) catalog.Topic {
 	return catalog.Topic{Name: service + "-replay", Owner: service, Partitions: 3, Retention: 24 * time.Hour}
 }
 
-// replays handles events that are sent again. An event at or below its partition's checkpoint has been applied
-// already and is dropped. An event above it proves that the owner's log reaches that position, so the partition is
-// filled from the log up to it. An event to which the service does not react is dropped.
+// replays handles events that are published again. An event at or below its partition's checkpoint has been applied
+// already and is dropped. An event above the checkpoint proves that the owner's log reaches the event's position, so
+// the partition is filled from the log up to there. An event to which the service does not react is dropped.
 type replays struct {
 	catalog   *catalog.Catalog
 	consumers []*consume.Consumer

@@ -11,9 +11,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/membership"
 )
 
-// SubscribeAuthorizer decides which users may subscribe to which rooms and returns the newest value of a room if it
-// is requested. A decision is valid for a minute. The function is called once for all requests of a call, so that one
-// query suffices. The results have the order of the requests.
+// SubscribeAuthorizer decides which users may subscribe to which rooms, and returns the newest value of a room if the
+// request includes it. A decision is valid for a minute. The function is called once for all requests of an RPC, so
+// that one query suffices. The results have the order of the requests.
 type SubscribeAuthorizer func(ctx context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error)
 
 // ownerServer serves the calls of other services to the owner of a log. It is on the inner listener only.
@@ -47,11 +47,11 @@ func (s *ownerServer) Rooms(ctx context.Context, r *connect.Request[meshv1.Rooms
 	return connect.NewResponse(response), nil
 }
 
-// Resume returns the memberships of users since a position, and the events of those times.
+// Resume returns the membership intervals of users since a position, and the events within these intervals.
 func (s *ownerServer) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (*connect.Response[meshv1.ResumeResponse], error) {
 	resumers := make([]membership.Resumer, len(r.Msg.GetResumers()))
 	var lookers []*meshv1.Looker
-	var of []int // indexes of their resumers
+	var of []int // of[n] is the index of the resumer to which lookers[n] belongs
 	for i, one := range r.Msg.GetResumers() {
 		resumers[i] = membership.Resumer{User: one.GetUser(), After: one.GetAfter(), EventsAfter: one.GetEventsAfter()}
 		for _, room := range one.GetLooks() {

@@ -46,7 +46,7 @@ func TestConnect_RepeatsAQueryThatReadInANewSession(t *testing.T) {
 	require.Equal(t, calls.Load(), answer.Msg.GetHead(), "the last answer is returned")
 }
 
-// All users of a request are authorized by one call, whether they subscribe or resume.
+// All users of a request are authorized by one call of the authorizer, whether they subscribe or resume.
 func TestLook_AuthorizesAllUsersOfARequestTogether(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

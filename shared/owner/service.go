@@ -1,6 +1,6 @@
-// Package owner runs services that own a log. They all decide commands on their aggregates, store the outcomes, relay
-// their events, follow their log with projections, react to the events of other owners, and serve other services. A
-// service contributes its aggregates, projections, reactions and queries.
+// Package owner runs services that own a log. For each such service, the package decides commands, stores their
+// outcomes, relays the events of the log, follows the log with projections, reacts to the events of other owners, and
+// serves other services. The service itself contributes its aggregates, projections, reactions and queries.
 package owner
 
 import (
@@ -31,8 +31,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/service"
 )
 
-// gatherDelay is how long a consumer lets events of other owners accumulate before it fetches them. No client waits
-// for the effects of these events. Projections let commits accumulate for the same time.
+// gatherDelay is how long a consumer lets events of other owners accumulate before it fetches them. The delay saves CPU
+// time, and no client waits for the effects of these events. Projections let commits accumulate for the same time.
 const gatherDelay = 30 * time.Millisecond
 
 // Service is one owner of a log. The methods that configure it must be called before Run.
@@ -79,11 +79,11 @@ func Open(ctx context.Context, env process.Env, migrations fs.FS) (*Service, err
 // Decide registers the aggregate that decides the commands for streams of a kind ("conversation").
 func (s *Service) Decide(kind string, aggregate NewState) { s.aggregates[kind] = aggregate }
 
-// Project registers projections that follow the log. All tables of the service's migrations belong to one of them.
+// Project registers projections that follow the log. Each table of the service's migrations must belong to one of them.
 func (s *Service) Project(p ...*projection.Projection) { s.projections = append(s.projections, p...) }
 
 // Workers returns the set to which jobs.Add adds the workers of the service's jobs. A service without workers has no
-// queue.
+// job queue.
 func (s *Service) Workers() *jobs.Workers { return &s.workers }
 
 // Effect registers an effect: jobs that are inserted with each event of a type ("chat.message_sent"), in the
@@ -94,8 +94,8 @@ func (s *Service) Effect(event string, effect eventlog.Effect) { s.effects[event
 func (s *Service) AuthorizeSubscribe(authorize SubscribeAuthorizer) { s.authorize = authorize }
 
 // React registers the reaction to a topic of another service. The reaction returns events, and commands that the
-// service's aggregates decide. since is the time from which events count if the topic has not been consumed before. A
-// topic has one reaction.
+// service's aggregates decide. since is the time from which events count if the topic has not been consumed before. Each
+// topic can have only one reaction.
 func (s *Service) React(topic string, since consume.Since, react consume.Reaction) {
 	declared, _ := s.env.Catalog.Topic(topic)
 	declared.Name = topic
@@ -108,16 +108,17 @@ func (s *Service) Serve(path string, handler http.Handler) {
 	s.common.Handle(path, handler)
 }
 
-// Connect returns the options of the Connect handler of this service's queries, each of which is declared to read a
-// projection. A query contains everything that was committed before it was sent (see consistency.Interceptor).
+// Connect returns the options of the Connect handler of this service's queries. projections declares which projection
+// each query reads. An answer contains everything that was committed before its query was sent (see
+// consistency.Interceptor).
 func (s *Service) Connect(projections consistency.Projections) connect.HandlerOption {
 	maps.Copy(s.queries, projections)
 	return connect.WithHandlerOptions(s.common.Interceptors(),
 		connect.WithInterceptors(consistency.Interceptor(s.Log, s.env.Catalog, projections)))
 }
 
-// Run serves until ctx ends. Then the intake stops first, running work is finished, and the log's relay and the
-// listener stop last.
+// Run serves until ctx ends. Then it stops the intake, waits until running work is finished, and stops the log's relay
+// and the listener last.
 func (s *Service) Run(ctx context.Context) error {
 	if err := errors.Join(s.validate(), projection.CheckTables(ctx, s.Log, jobs.IsTable, s.projections...)); err != nil {
 		return errors.Join(fmt.Errorf("%s cannot start: %w", s.name, err), s.common.Close())
@@ -125,7 +126,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return s.common.Run(ctx, func(parts *service.Parts) error { return s.prepare(ctx, parts) })
 }
 
-// prepare adds the parts of an owner. A failed start ends ctx.
+// prepare adds the parts that every owner has. ctx ends if the start fails.
 func (s *Service) prepare(ctx context.Context, parts *service.Parts) error {
 	s.Serve(meshv1connect.NewOwnerServiceHandler(&ownerServer{s.Log, s.authorize}, s.common.Interceptors()))
 	queue, err := s.queue(ctx)
@@ -182,7 +183,8 @@ func (s *Service) lastRecords(ctx context.Context, topic string) ([]*message.Mes
 	return messages, err
 }
 
-// validate returns an error if the service cannot do what is declared, before it accepts any work.
+// validate returns an error if the parts of the service do not match the catalog's declarations. Run calls it before
+// the service accepts any work.
 func (s *Service) validate() error {
 	var problems []error
 	for _, c := range s.env.Catalog.CommandsOf(s.name) {
@@ -246,13 +248,13 @@ func (s *Service) consumers(ctx, work context.Context) (all []*consume.Consumer,
 	return all, nil
 }
 
-// commitDeciding decides the commands of reactions. No event arrives before the decider is set.
+// commitDeciding decides the commands of reactions. s.decider is set before the first event arrives.
 func (s *Service) commitDeciding(ctx context.Context, commands []consume.Command, w eventlog.Write) (
 	eventlog.Committed, error) {
 	return s.decider.commitDeciding(ctx, commands, w)
 }
 
-// intake adds what the service consumes: commands, topics of other owners, and their replays.
+// intake adds the consumption of commands, of topics of other owners, and of replays.
 func (s *Service) intake(parts *service.Parts, consumers []*consume.Consumer) (err error) {
 	s.decider, err = newDecider(parts.Work, decider{log: s.Log, catalog: s.env.Catalog, aggregates: s.aggregates,
 		tracer: s.env.Telemetry.Tracer(), logger: s.env.Log, waiting: s.common.Health.Waiting, now: time.Now})

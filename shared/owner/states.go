@@ -16,16 +16,16 @@ import (
 const (
 	maxStates     = 200_000  // streams whose state is cached between batches
 	maxStateBytes = 64 << 20 // bytes of events that the cached states were folded from; close to their memory
-	stateBytes    = 256      // counted for a state without events
+	stateBytes    = 256      // bytes that count for a state without events
 )
 
 // loadedState is a state as of a version of its stream.
 type loadedState struct {
 	state   State
 	version int64
-	at      time.Time // not before any of its events
+	at      time.Time // the time of the newest event, or later
 	bytes   int64
-	// timeRead reports whether the state has read the time of an event that is decided and not yet recorded.
+	// timeRead reports whether the state has read the time of an event that is decided and not recorded yet.
 	timeRead bool
 	// incarnation is the incarnation of the log at the time when the state's first event was read.
 	incarnation string
@@ -46,7 +46,8 @@ func newStates(number int, bytes int64) (*states, error) {
 	return s, err
 }
 
-// take removes and returns the state of a stream; nil if it is not cached. The caller is then its only user.
+// take removes and returns the state of a stream; nil if it is not cached. The caller is then the only user of the
+// state.
 func (s *states) take(stream string) *loadedState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,11 +67,11 @@ func (s *states) put(stream string, h *loadedState) {
 	}
 }
 
-// keep puts a state back after a commit. decided is when its newest events were decided, and recorded is
-// the time that the log gave them.
+// keep puts a state back after a commit. decided is the time at which the state's newest events were decided, and
+// recorded is the time that the log gave these events.
 func (d *decider) keep(stream string, h *loadedState, decided, recorded time.Time) {
 	if h.timeRead && !recorded.Equal(decided) {
-		return // the state contains a time that the log has corrected since
+		return // the state may contain the time decided, which the log has replaced
 	}
 	h.timeRead = false
 	if recorded.After(h.at) {
@@ -100,7 +101,7 @@ func (d *decider) known(stream string, batch []*pendingCommand) (h *loadedState,
 	h = d.states.take(stream) // put back once the decision is committed
 	incarnation := d.log.Incarnation()
 	if h != nil && h.incarnation != incarnation {
-		h = nil // the log may have lost some of its events
+		h = nil // the log may have lost some of the state's events
 	}
 	if h != nil && len(missing.Subjects) == 0 {
 		return h, missing, true, nil
@@ -163,5 +164,5 @@ func (h *loadedState) grow(subject string, body int) {
 	}
 }
 
-// envelopeBytes is about the memory that a map entry takes in addition to the body that it was made from.
+// envelopeBytes estimates the memory of an event in a state in addition to the event's body, such as a map entry.
 const envelopeBytes = 64

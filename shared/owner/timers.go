@@ -19,12 +19,13 @@ import (
 
 const (
 	timersAtOnce = 500 // timers read at a time
-	// timerLane is the number of timers' commands that are decided concurrently: few enough that a group commit has
-	// room for other commands, however many timers are due.
+	// timerLane is the maximum number of timers' commands that are decided concurrently. It is so small that a group
+	// commit has room for other commands even if many timers are due.
 	timerLane = 32
 )
 
-// timers passes the commands of due timers to the decider of this instance. Only one instance does so at a time.
+// timers passes the commands of due timers to the decider of this instance. Only one instance sends timers' commands at
+// a time.
 type timers struct {
 	log     *eventlog.Log
 	catalog *catalog.Catalog
@@ -33,7 +34,7 @@ type timers struct {
 	waiting func(dependency string, err error)
 }
 
-// run sends commands until ctx ends. It finishes commands that are being decided.
+// run sends commands until ctx ends. It returns after the commands that are being decided have their outcomes.
 func (t *timers) run(ctx context.Context) {
 	unavailable := false
 	for ctx.Err() == nil {
@@ -103,7 +104,8 @@ func (t *timers) sendOne(ctx context.Context, due timer.Timer) error {
 		outcome := <-pc.outcome
 		switch err = outcome.err; {
 		case errors.Is(err, errTimer), errors.Is(err, retry.ErrUnavailable):
-			// The timer was replaced or cancelled meanwhile, or its command will be sent again.
+			// After errTimer, the timer was replaced or cancelled meanwhile. An unavailable database makes the next turn
+			// send the command again.
 			if errors.Is(err, retry.ErrUnavailable) {
 				return err
 			}

@@ -46,7 +46,7 @@ func TestTimer_FiresOnceWhenItIsDueAndNotWhenItIsCancelled(t *testing.T) {
 	one, two := newToy(t, url, says), newToy(t, url, says)
 	stop := one.timers()
 	two.timers()
-	one.do("ann", &toyv1.Ring{BellId: "cancelled", Milliseconds: 5000}) // long enough to be cancelled before
+	one.do("ann", &toyv1.Ring{BellId: "cancelled", Milliseconds: 5000}) // long enough to cancel it first
 	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 5000})
 	one.do("ann", &toyv1.Ring{BellId: "later", Milliseconds: 3_600_000})
 	one.do("ann", &toyv1.Answer{BellId: "cancelled"})
@@ -64,7 +64,7 @@ func TestTimer_FiresOnceWhenItIsDueAndNotWhenItIsCancelled(t *testing.T) {
 	mu.Lock()
 	require.Zero(t, fired["cancelled"]+fired["later"])
 	mu.Unlock()
-	require.Equal(t, 1, one.count(`SELECT count(*) FROM toy.timers`), "timers for later stay")
+	require.Equal(t, 1, one.count(`SELECT count(*) FROM toy.timers`), "a timer that is not due yet is kept")
 }
 
 // Cancelling and firing race. Exactly one of them is committed.
@@ -86,7 +86,7 @@ func TestTimer_CancelAgainstFire(t *testing.T) {
 	require.Equal(t, 2*n, one.count(`SELECT count(*) FROM toy.events`))
 }
 
-// Thousands of timers that are due at once do not hold up other users' commands.
+// Thousands of timers that are due at once do not delay users' commands.
 func TestTimer_ManyDueAtOnceDoNotHoldUpCommands(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
@@ -129,8 +129,8 @@ func (y *toy) rebuild(name string) []*meshv1.Rebuilt {
 
 func second[A, B any](_ A, b B) B { return b }
 
-// A rebuild of the timers from the log leads to the live timers and reports differences. A timer that was sent is not
-// sent again.
+// A rebuild of the timers from the log leads to the live timers and reports differences. A timer whose command was sent
+// does not send it again.
 func TestTimer_ARebuildIsExactAndSendsNothingTwice(t *testing.T) {
 	t.Parallel()
 	var fired atomic.Int64
@@ -263,8 +263,8 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	require.Equal(t, n, heir.count(`SELECT count(*) FROM toy.outcomes WHERE actor = '$timer'`))
 }
 
-// More streams than a page holds have timers that are always due, and have been due for longer than others. The
-// others still fire.
+// More streams than a page holds have timers that are always due, and that have been due for longer than the other
+// timers. The other timers still fire.
 func TestTimer_EndlessTimersDoNotHoldUpOthers(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)

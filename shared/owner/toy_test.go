@@ -79,9 +79,9 @@ func (d *diary) Decide(by catalog.Origin, command proto.Message) ([]proto.Messag
 		d.wait.Store(false)
 		return nil, &refusal.NotYetError{Text: "the diary is not known yet"}
 	case d.wait.Load() && text == "fail":
-		return nil, errors.New("as asked")
+		return nil, errors.New("requested by the test")
 	case d.wait.Load() && text == "panic":
-		panic("as asked")
+		panic("requested by the test")
 	}
 	if by.Version != d.n {
 		return nil, fmt.Errorf("decided at version %d with %d notes", by.Version, d.n)
@@ -264,7 +264,7 @@ func TestDecide_OnlyMembersOfAnotherStreamsRoom(t *testing.T) {
 	require.Len(t, y.events("marker:7:bob"), 1)
 }
 
-// A removal and commands race in two instances. No command is committed above the removal.
+// A removal and commands race in two instances. No command of the removed user is committed after the removal.
 func TestDecide_NothingAfterARemovalThatRaces(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -301,7 +301,7 @@ func TestDecide_WritesToTwoStreamsAtOnce(t *testing.T) {
 	require.Len(t, y.events("diary:bob"), 3)
 }
 
-// A decision about a counter of 2,000 events loads only one of them.
+// A decision about a counter with 2,000 events loads only the newest event.
 func TestDecide_ACounterLoadsItsNewestEventAlone(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
@@ -326,8 +326,8 @@ func TestDecide_ACounterLoadsItsNewestEventAlone(t *testing.T) {
 	require.EqualValues(t, 2001, moves.Moves)
 }
 
-// Events have the time of the log's clock, which never goes back. A decision's time is not before the events that it
-// rests on, and not after the events that it leads to.
+// Events have the time of the log's clock, which never goes back. The time of a decision is not before the events on
+// which it is based, and not after the events to which it leads.
 func TestDecide_UsesTheLogsClock(t *testing.T) {
 	t.Parallel()
 	y := newToy(t, meshtest.Postgres(t), nil)
@@ -344,7 +344,7 @@ func TestDecide_UsesTheLogsClock(t *testing.T) {
 	require.NoError(t, proto.Unmarshal(events[1].Body, rang))
 	require.False(t, rang.Until.AsTime().Before(events[0].Time), "decided before an event of the stream")
 	require.False(t, events[1].Time.Before(rang.Until.AsTime()), "recorded before it was decided")
-	// The cached state that has read a decision's time equals the one that a reload gives.
+	// A cached state that has read the time of a decision equals the state that is loaded from the log.
 	y.do("ann", &toyv1.Ring{BellId: "9", Milliseconds: 60_000})
 	if h := y.d.states.take("bell:9"); h != nil {
 		require.Equal(t, y.events("bell:9")[0].Time, h.state.(*bell).rang)
@@ -405,7 +405,7 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	_, err = y.d.commitDeciding(t.Context(), commands("a"), reading(1))
 	require.NoError(t, err)
 	require.Equal(t, 1, y.count(`SELECT count(DISTINCT xmin::text)::int FROM toy.events`))
-	// Decisions on outdated states lose a race, and are repeated under the lock.
+	// Decisions on outdated states lose a version race and are repeated under the log's lock.
 	other.do("bob", &toyv1.WriteNote{UserId: "bob", Text: "x"})
 	_, err = y.d.commitDeciding(t.Context(), append(commands("b"), commands("a")...), reading(2))
 	require.NoError(t, err)

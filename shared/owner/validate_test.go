@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// A service that cannot do what it declares does not start, and the error names the reason.
+// A service whose parts do not match the catalog's declarations does not start, and the error contains the reason.
 func TestValidate_RefusesAServiceThatLacksAPart(t *testing.T) {
 	c, err := catalog.Load()
 	require.NoError(t, err)

@@ -1,6 +1,6 @@
-// Package consistency makes queries contain everything that was committed before they were sent. Queries read
-// projections, which follow the log a moment later. So before the handler of a query runs, the projection that the query
-// is declared to read has reached the position that the request names (rpc.Position).
+// Package consistency makes the answer of a query contain everything that was committed before the query was sent.
+// Queries read projections, which follow the log a moment later. So the handler of a query runs only after the
+// projection that the query is declared to read has reached the position that the request names (rpc.Position).
 package consistency
 
 import (
@@ -21,8 +21,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// patience is how long a query waits for its projection. Projections are usually some milliseconds behind; a user whose
-// query waits for longer is better served with a refusal.
+// patience is how long a query waits for its projection before it is refused. Projections are usually some milliseconds
+// behind the log.
 const patience = 3 * time.Second
 
 // Projections maps the name of each query ("chat.history") to the name of the projection that it reads.
@@ -49,10 +49,10 @@ func (p Projections) Validate(c *catalog.Catalog, owner string, served, projecti
 	return problems
 }
 
-// Interceptor returns the interceptor of the handlers of queries. Before a query's handler runs, it waits for the
-// query's projection. If the handler may have read rows that are older than the awaited position, it runs again (see
-// projection.ReadConsistently). If the projection does not reach the position within 3 s, the query is refused as
-// unavailable.
+// Interceptor returns the interceptor of the handlers of queries. The interceptor waits for the query's projection
+// before it calls the handler. It calls the handler again if the handler may have read rows that are older than the
+// awaited position (see projection.ReadConsistently). If the projection does not reach the position within 3 s, the
+// query is refused as unavailable.
 func Interceptor(log *eventlog.Log, c *catalog.Catalog, projections Projections) connect.Interceptor {
 	byProcedure := map[string]string{}
 	for name, reads := range projections {
@@ -92,8 +92,8 @@ type source struct {
 type sourceKey struct{}
 
 // WaitFor returns when the projection that the query of ctx reads has reached a position of the log; rpc.Now stands
-// for the newest position. A handler calls it only if it needs a later position than the request names. After 3 s the
-// error is a refusal as unavailable.
+// for the newest position. A handler calls it only if it needs a later position than the request names. After 3 s,
+// WaitFor returns a refusal as unavailable.
 func WaitFor(ctx context.Context, position int64) (err error) {
 	s, ok := ctx.Value(sourceKey{}).(source)
 	if !ok {

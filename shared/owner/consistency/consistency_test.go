@@ -115,8 +115,8 @@ func (w *world) requireUnavailable(err error) {
 	require.Equal(w.t, "the newest changes cannot be read yet; try again", refused.Text)
 }
 
-// The answer of a handler that does not wait contains everything up to the position of the request, or the query is
-// refused.
+// An answer contains everything up to the position of its request, although the handler itself does not wait. If the
+// projection does not reach the position in time, the query is refused.
 func TestInterceptor_AHandlerSeesWhatWasCommittedBefore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -84,8 +84,8 @@ func (a *applier) hasEnded() bool {
 	return a.ended
 }
 
-// errLost is the error of records whose partition another instance consumes; they are not acknowledged here.
-var errLost = retry.Unavailable("partition", errors.New("another instance has it"))
+// errLost is the error of records whose partition another instance consumes. This instance does not acknowledge them.
+var errLost = retry.Unavailable("partition", errors.New("another instance consumes it"))
 
 // run consumes until the partition is released or ctx ends.
 func (a *applier) run() {
@@ -121,7 +121,7 @@ func (a *applier) consume() error {
 	for {
 		records, until := a.next()
 		if len(records) > 0 && !begun {
-			// Before its checkpoint is known, the first record cannot be distinguished from a repeat.
+			// A record cannot be distinguished from a repeat before the partition's checkpoint is known.
 			if err := a.begin(records[0].event); err != nil {
 				a.waiting = append(a.waiting, records...)
 				return err
@@ -213,7 +213,7 @@ func (a *applier) record(d *delivery) error {
 	case e.Position <= a.at:
 		return nil
 	case !a.current(e):
-		return nil // the next record's "before" reveals a hole
+		return nil // if this leaves a hole, the next record's "before" shows it
 	case e.Before > a.at:
 		if err := a.fill(e.Before); err != nil {
 			return err
@@ -239,9 +239,9 @@ func (a *applier) current(e envelope.Event) bool {
 	return e.Epoch == a.saved.Epoch
 }
 
-// restored records the incarnation of the source's log. New positions are above all positions that were published
-// before, so the events above the checkpoint are found as in any other hole. Effects of commits that the database has
-// lost stay.
+// restored records the incarnation of the source's log. The positions of a new incarnation are above all positions that
+// were published before, so events above the checkpoint are read as in any other hole. Effects of events that the
+// source has lost are kept.
 func (a *applier) restored(incarnation string) {
 	if incarnation == a.incarnation || incarnation == "" {
 		return
@@ -253,7 +253,7 @@ func (a *applier) restored(incarnation string) {
 	a.incarnation = incarnation
 }
 
-// save writes effects at once, and a checkpoint without effects if it is due.
+// save writes effects at once. It writes a checkpoint without effects only when the checkpoint is due.
 func (a *applier) save() error {
 	effective := false
 	for _, i := range a.items {
@@ -282,8 +282,8 @@ func (a *applier) before(position int64) inbox.Checkpoint {
 	return a.checkpoint(position, 0)
 }
 
-// acknowledge acknowledges the records up to the checkpoint. A record whose event failed and is parked becomes a dead
-// letter.
+// acknowledge acknowledges the records up to the checkpoint. A record becomes a dead letter if its event failed and
+// parks its stream.
 func (a *applier) acknowledge() {
 	left := a.waiting[:0]
 	for _, d := range a.waiting {

@@ -23,7 +23,7 @@ type item struct {
 	before  int64    // every earlier event of the partition is at or below this position
 	effects []Effect // the event's effects from index first onwards
 	first   int
-	problem error // why the event is parked
+	problem error // the error that parks the event's stream; nil: none
 }
 
 // size is the number and size of the effects of items.
@@ -65,8 +65,8 @@ func (s *size) fits(f Effect) bool {
 	return s.streams[f.Stream] || len(s.streams) < maxStreams
 }
 
-// consider determines the effects of the next event of the partition, and writes whenever a transaction is full. The
-// effects of considered events are in items or stored.
+// consider determines the effects of the next event of the partition and adds them to items. Whenever the items fill a
+// transaction, consider writes them.
 func (a *applier) consider(e envelope.Event, trace context.Context, before int64) error {
 	if a.isOld(e) {
 		return nil
@@ -80,7 +80,8 @@ func (a *applier) consider(e envelope.Event, trace context.Context, before int64
 			a.items = append(a.items, &item{event: e, trace: trace, before: before})
 			return nil
 		}
-		// A retry that is about to catch up needs to know up to which event the partition has passed over the stream.
+		// An operator's retry holds the stream, because it is about to catch up. Store the checkpoint, so that the retry
+		// finds how far the partition has passed over the stream.
 		if err := a.write(a.before(before)); err != nil {
 			return err
 		}
@@ -160,7 +161,7 @@ func (a *applier) write(to inbox.Checkpoint) error {
 			a.items, a.size = nil, size{}
 			return err
 		}
-		// If the items were halved, some of them may be stored already.
+		// If commit halved the items, it may have stored some of them already.
 		if err := a.reload(); err != nil {
 			return err
 		}
@@ -176,8 +177,8 @@ func (a *applier) write(to inbox.Checkpoint) error {
 	}
 }
 
-// commit stores items in one transaction. If that fails because of the items, commit halves them until the event at
-// fault is alone, and parks its stream.
+// commit stores items in one transaction. If the transaction fails because of the items, commit halves them until the
+// event at fault is alone, and parks that event's stream.
 func (a *applier) commit(items []*item, to inbox.Checkpoint) error {
 	if len(items) == 0 && to == a.saved {
 		a.savedAt = time.Now()
@@ -202,7 +203,8 @@ func (a *applier) commit(items []*item, to inbox.Checkpoint) error {
 			a.stored(to)
 			return nil
 		case errors.As(err, &stale) && stale.Have == to:
-			// The result of a commit was lost. If another instance made the commit, its effects are the same.
+			// The checkpoint was stored already: by an earlier commit whose result was lost, or by another instance, whose
+			// effects are the same.
 			if err := a.reload(); err != nil {
 				return err
 			}
@@ -288,7 +290,7 @@ type composed struct {
 	w        eventlog.Write
 }
 
-// add adds effects of an event. The first of them has the index first.
+// add adds effects of an event. first is the index of the first of these effects.
 func (c *composed) add(of *Consumer, e envelope.Event, trace context.Context, first int, effects []Effect) {
 	parent := ""
 	if trace != nil {
@@ -308,7 +310,7 @@ func (c *composed) add(of *Consumer, e envelope.Event, trace context.Context, fi
 	}
 }
 
-// parkedBy returns the stream that an event parks.
+// parkedBy returns the entry of the stream that an event parks. index is the number of the event's stored effects.
 func (c *Consumer) parkedBy(e envelope.Event, index int, cause error) *inbox.Parked {
 	record := e.Record(c.o.Topic)
 	record.Body = nil

@@ -25,7 +25,7 @@ func TestConsume_FromNow(t *testing.T) {
 	w.awaitRaised("7", 3)
 }
 
-// A new service with FromTime finds the position of that time.
+// A new service with FromTime begins with the events of that time.
 func TestConsume_FromTime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -64,7 +64,7 @@ func TestConsume_UpgradesFromReadings(t *testing.T) {
 		require.NoError(t, err)
 	}
 	_, err = w.pool.Exec(t.Context(), `INSERT INTO notification.parked (source, stream, version, record, error, at)
-		VALUES ('chat', 'conversation:9', 2, $1, 'as asked', now())`, raw)
+		VALUES ('chat', 'conversation:9', 2, $1, 'requested by the test', now())`, raw)
 	require.NoError(t, err)
 	w.source.publishPosition()
 	i := w.start()
@@ -83,9 +83,8 @@ func TestConsume_UpgradesFromReadings(t *testing.T) {
 	w.awaitRaised("7", 4, 5)
 }
 
-// A release declares more partitions than the broker has. The partitions of events, also of events that are read from
-// the owner's log at the start or in a hole, follow the number that the records contain. Later the topic gets the
-// other partitions.
+// A release declares more partitions than the broker has. Events are assigned to partitions by the count that the
+// records contain, including events that are read from the owner's log. Later the topic gets the other partitions.
 func TestConsume_ABrokerHasFewerPartitionsThanDeclared(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

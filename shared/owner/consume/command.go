@@ -18,21 +18,21 @@ import (
 
 // Command is a command that the service's reaction returns for one of the service's own streams.
 type Command struct {
-	// ID is derived from the event, the reaction and the index of the effect, so that a repeat is the same command.
+	// ID is derived from the event, the reaction and the index of the effect, so that an event that is delivered again
+	// leads to the same command.
 	ID          string
 	Actor       string
 	Correlation string
 	TraceParent string
-	Message     proto.Message // declared; clients need not be allowed to send it
+	Message     proto.Message // of a declared command, possibly one that clients may not send
 }
 
 // Commit decides commands one after another, each on the state of its stream, and commits their outcomes together
 // with a write. The events of the write come after those of the commands. A command that has an outcome already
-// counts as done; a refusal is an outcome. Other errors are those of eventlog.Log.Commit for the write, or a
-// *CommandError.
+// counts as done; a refusal is an outcome. The error is one of eventlog.Log.Commit for the write, or a *CommandError.
 type Commit func(ctx context.Context, commands []Command, w eventlog.Write) (eventlog.Committed, error)
 
-// CommandError reports that a command could not be decided, and why. Nothing of its write was committed.
+// CommandError reports that a command could not be decided. Nothing of its write was committed.
 type CommandError struct {
 	Index int // among the given commands
 	Err   error

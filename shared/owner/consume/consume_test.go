@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Each event has its effects once and in order, although the topic repeats some events, lacks some, and delivers some
-// late.
+// Each event has its effects once and in order, although the topic repeats some events, lacks others, and delivers
+// others late.
 func TestConsume_EachEventOnceAndInOrder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -46,7 +46,7 @@ func TestConsume_EventsWithoutEffectsCostNothing(t *testing.T) {
 		w.source.say(c, bodies...)
 	}
 	w.stored()
-	// Progress is stored every second, however long that takes here.
+	// The bounds are far above one transaction per second, because the duration of the test varies.
 	require.Less(t, w.sent.transactions.Load()-transactions, int64(quiet/10), "transactions for events without effects")
 	require.Less(t, w.sent.others.Load()-others, int64(quiet/2), "statements for events without effects")
 	require.Zero(t, w.source.reads.Load(), "pages of the owner's log were read")
@@ -56,8 +56,8 @@ func TestConsume_EventsWithoutEffectsCostNothing(t *testing.T) {
 	require.Equal(t, int64(60+quiet), w.reacted.Load())
 }
 
-// One event with 2,000 recipients is applied in transactions of 256 streams. An instance that is killed in between is
-// continued by the next one.
+// One event with 2,000 recipients is applied in transactions of 256 streams. If an instance is killed in between, the
+// next instance applies the rest.
 func TestConsume_SplitsAnEventWithManyRecipients(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -91,7 +91,7 @@ func TestConsume_ReadsTheLogWhereTheTopicIsAhead(t *testing.T) {
 	require.Equal(t, reads, w.source.reads.Load())
 }
 
-// Events that are delivered again after an instance was killed between the commit and the acknowledgement have no
+// An instance is killed between the commit and the acknowledgement. The events are delivered again and have no further
 // effect.
 func TestConsume_KilledBetweenCommitAndAcknowledgement(t *testing.T) {
 	t.Parallel()

@@ -1,10 +1,10 @@
-// Package consume applies the events of other owners' topics to a service's own log: every event, once, and the events
-// of a partition in order.
+// Package consume applies the events of other owners' topics to a service's own log. It applies every event once, and
+// the events of a partition in order.
 //
 // A topic is consumed partition by partition. Each partition has a checkpoint in the service's own database, which is
 // compared and moved in the transaction of the events' effects. So two instances that both believe that they have a
 // partition cannot both apply an event. Each record contains the position before it in its partition. A record whose
-// "before" is above the checkpoint proves that something is missing; only then is the owner's log read.
+// "before" is above the checkpoint proves that events are missing; only then is the owner's log read.
 //
 // One goroutine per partition, the applier, takes the records that have arrived, fills holes from the owner's log,
 // calls the reaction, writes the effects in as few transactions as the bounds allow, and acknowledges the records. If
@@ -58,8 +58,8 @@ type Options struct {
 	React      Reaction
 	Partitions int32 // of the topic, used if records of an earlier release do not contain the count
 	Log        *eventlog.Log
-	// Commit decides the commands among the effects. Nil: the service does not decide commands, and an event with a
-	// command is parked.
+	// Commit decides the commands among the effects. Nil: the service does not decide commands, and an event whose
+	// effects contain a command is parked.
 	Commit  Commit
 	Catalog *catalog.Catalog
 	Owner   meshv1connect.OwnerServiceClient // of the source
@@ -119,7 +119,7 @@ func (c *Consumer) Handle(m *message.Message) error {
 	}
 	d := &delivery{event: e, trace: m.Context(), done: make(chan error, 1)}
 	c.applierOf(partition, claim).put(d)
-	bus.Release(m) // its order is settled by the queue
+	bus.Release(m) // from here on, the applier's queue keeps the order
 	return <-d.done
 }
 
@@ -150,7 +150,8 @@ func (c *Consumer) CatchUp(e envelope.Event) {
 	}
 }
 
-// retryUnavailable calls try while Postgres or the owner is unavailable, until over is closed.
+// retryUnavailable repeats try for as long as Postgres or the owner is unavailable. It gives up when over is closed or
+// nothing may be committed any more.
 func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) error {
 	unavailable := ""
 	defer func() {
@@ -169,7 +170,7 @@ func (c *Consumer) retryUnavailable(over <-chan struct{}, try func() error) erro
 			now = elsewhere.service
 		}
 		if unavailable != "" && unavailable != now {
-			c.o.Waiting(unavailable, nil) // it responded, since the other dependency was called after it
+			c.o.Waiting(unavailable, nil) // that dependency responded: the other one was called after it
 		}
 		unavailable = now
 		c.o.Waiting(unavailable, err)

@@ -44,9 +44,9 @@ func (a *applier) crossFence(e envelope.Event) error {
 	return nil
 }
 
-// fence finds the beginning of the epoch after that of a checkpoint. All partitions use the position that the first
-// of them saved. If the topic no longer contains the fence, that position is the one before the first record of the
-// new epoch, which is not below the fence.
+// fence returns the beginning of the epoch that follows the epoch of a checkpoint. All partitions use the position that
+// the first of them saved. If the topic no longer contains the fence, the position before the first record of the new
+// epoch is saved instead, which is not below the fence.
 func (a *applier) fence(c inbox.Checkpoint, e envelope.Event) (found inbox.Fence, err error) {
 	own := inbox.Fence{From: c.Epoch, To: e.Epoch, Position: e.Before, Partitions: e.Partitions}
 	if e.Fence {
@@ -95,7 +95,7 @@ func (a *applier) awaitOldPartitions(old inbox.Checkpoint, f inbox.Fence) error 
 	}
 }
 
-// allPassed reports whether the checkpoints of all partitions below a count have reached a fence.
+// allPassed reports whether the checkpoints of the first count partitions have all reached a fence.
 func allPassed(all map[int32]inbox.Checkpoint, count int32, f inbox.Fence) bool {
 	for n := range count {
 		c, ok := all[n]

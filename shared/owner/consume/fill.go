@@ -52,7 +52,7 @@ func (a *applier) takePage(page *meshv1.ReadLogResponse) error {
 		}
 		e, err := envelope.ReadRecord(r)
 		if err != nil {
-			// The record's event and stream are unknown; gateways skip it as well.
+			// Skip the record, as gateways do: its event and stream are unknown, so nothing can be parked.
 			a.logger.Error("a record of the owner's log cannot be read", "stream", r.GetKey(), "after", a.at, "error", err)
 			continue
 		}

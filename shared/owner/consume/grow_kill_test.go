@@ -81,7 +81,7 @@ func (k *killer) start() *instance {
 	})
 }
 
-// moment returns the name of the step that a commit belongs to, and whether the instance is to be killed at it.
+// moment returns the name of the step to which a commit belongs, and reports whether to kill the instance at that step.
 func (k *killer) moment(a *inbox.Advance, effects int, dead bool) (name string, first bool) {
 	switch {
 	case a.To.Epoch == 1 && a.Of.Partition == 0 && effects > 0:

@@ -14,16 +14,16 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// An event that fails parks its stream: the transaction of the checkpoint adds a row for the stream, and the event
-// and all later events of the stream are not applied. An operator has the event applied (retry) or skipped (drop), on
-// any instance. Then the later events up to the checkpoint are read from the owner's log and applied in order. The
-// transaction of the last one removes the row, and from there on the partition's applier continues.
+// An event that fails parks its stream: the transaction of the checkpoint adds a row for the stream, and neither the
+// event nor any later event of the stream is applied. An operator retries or drops the event, on any instance. Then
+// that instance reads the later events, up to the checkpoint, from the owner's log and applies them in order. The
+// transaction of the last of them removes the row, and the partition's applier continues after that event.
 
 // Resolved is the result of resolving a parked stream.
 type Resolved struct {
 	Applied int64  // events
 	Left    int64  // events that are still parked, including the one that failed
-	Problem string // why that event failed
+	Problem string // error of the event at which resolving stopped; empty: none failed
 }
 
 // holdDuration is how long a partition waits for a retry that is about to catch up.
@@ -56,8 +56,8 @@ func (c *Consumer) Resolve(ctx context.Context, stream string, version int64, dr
 		var changed *inbox.ParkedChangedError
 		switch {
 		case errors.As(err, &changed):
-			// Meanwhile the partition has passed over further events of the stream. If that happens again, the
-			// partition has to wait.
+			// The partition has passed over further events of the stream meanwhile. If that happens a second time, make
+			// the partition wait.
 			if tries++; tries > 1 {
 				if err := r.hold(ctx, p); err != nil {
 					return done, err
@@ -102,13 +102,13 @@ type resolving struct {
 	*Consumer
 	stream  string
 	drop    bool // the first event is to be skipped
-	single  bool // one event per write, because several in one write failed
+	single  bool // one event per write, because a write with several events failed
 	applied int64
 	reached int64 // position up to which the partition has passed over the stream
 }
 
-// step applies as many events as fit into one transaction. It returns the entry of what is still parked, and the
-// error of the next event if that event fails.
+// step applies as many events as fit into one transaction. It returns the entry of the stream if it is still parked,
+// and the error of the next event if that event fails.
 func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parked, problem error, err error) {
 	r.applied = 0
 	events, all, err := r.read(ctx, p)
@@ -154,7 +154,7 @@ func (r *resolving) step(ctx context.Context, p inbox.Parked) (left *inbox.Parke
 		taken, r.applied = taken+1, r.applied+1
 	}
 	if left == nil && !all {
-		// The page ends before the checkpoint.
+		// The page ends before the checkpoint, so the stream stays parked from the next event on.
 		last := events[len(events)-1]
 		next := last
 		next.Position, next.Version = last.Position+1, last.Version+1
@@ -217,8 +217,8 @@ func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope
 func (r *resolving) limit(ctx context.Context) (limit int64, err error) {
 	all, err := r.o.Log.Inbox().Checkpoints(ctx, r.o.Source, r.o.Topic)
 	for n, c := range all {
-		// While a fence is crossed, a stream may have been in two partitions; the later one began after the earlier one
-		// was stored up to the fence.
+		// While the topic grows, a stream may have been in two partitions. The later partition began after the checkpoint
+		// of the earlier one had reached the fence, so the higher position counts.
 		if c.Partitions > 0 && envelope.Partition(r.stream, c.Partitions) == n {
 			limit = max(limit, c.Position)
 		}
@@ -226,7 +226,7 @@ func (r *resolving) limit(ctx context.Context) (limit int64, err error) {
 	return limit, err
 }
 
-// left returns the entry for a stream that remains parked from an event onwards. Index is the number of the event's
+// left returns the entry for a stream that remains parked from an event onwards. index is the number of the event's
 // effects that are applied.
 func (r *resolving) left(p inbox.Parked, e envelope.Event, index int, taken int64, problem error) *inbox.Parked {
 	n := r.parkedBy(e, index, errors.New("a retry was interrupted before this event"))

@@ -9,12 +9,14 @@ import (
 )
 
 // Reaction returns the effects of an event of another owner. It is pure: it makes no calls and returns the same
-// effects for the same event, in the same order. An event with many effects is applied in parts, which rely on that.
+// effects for the same event, in the same order. An event with many effects is applied in several transactions, which
+// rely on that order.
 //
 // Events of one stream arrive in order. Events of different streams do not, because partitions are not ordered among
 // each other: "read up to message 50" may arrive before message 50. The result of an effect may depend only on the
 // state of its own stream, and that state must not depend on the order in which the events arrived. Test this by
-// applying the events of a few streams in many interleavings and comparing the states; see notification's test.
+// applying the events of a few streams in many interleavings and comparing the states; for an example, see
+// services/notification/rule/order_test.go.
 type Reaction func(e envelope.Event, event proto.Message) []Effect
 
 // Effect is the effect of an event on one stream of the service's own log: either events, which are appended whatever
@@ -25,10 +27,11 @@ type Effect struct {
 	// Actor of the events or of the command; empty: the actor of the event.
 	Actor  string
 	Events []proto.Message
-	// Command of the service itself; clients need not be allowed to send it. Its outcome is stored like any other. An
-	// outcome "unchanged" or "refused" stays when the event is delivered again. It must be possible to decide the
-	// command when the event arrives. An event whose command cannot be decided is parked; if only a fact is not known
-	// yet (refusal.NotYetError), after two seconds.
+	// Command of the service itself, possibly one that clients may not send. Its outcome is stored like any other, and
+	// does not change when the event is delivered again, even if it is "unchanged" or "refused".
+	//
+	// An event whose command cannot be decided is parked. If only a fact is not known yet (refusal.NotYetError), the
+	// command is tried again for two seconds before that.
 	//
 	// A transaction decides its commands before it appends events. So a command that follows events starts another
 	// transaction, and a reaction that returns events and commands in turns costs more transactions.

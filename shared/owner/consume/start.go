@@ -10,7 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
-// aboveAll is above every position. A page that is read after it contains the head of the log and no events.
+// aboveAll is above every position. A page of the log that begins there contains no events, only the log's head.
 const aboveAll = int64(1) << 62
 
 // begin loads or creates the checkpoint of the partition. first is the first record that has arrived from it.
@@ -102,7 +102,7 @@ func (c *Consumer) beginConsumer(ctx context.Context, over <-chan struct{}, firs
 }
 
 // findStart finds the position from which a topic is consumed: the position that an earlier release has reached, or
-// the one that Options.Since means.
+// else the position of Options.Since.
 func (c *Consumer) findStart(ctx context.Context, n *inbox.Consumer) error {
 	position, found, err := c.o.Log.Inbox().LegacyPosition(ctx, c.o.Source, c.o.Topic)
 	if err != nil {
@@ -126,10 +126,10 @@ func (c *Consumer) findStart(ctx context.Context, n *inbox.Consumer) error {
 	return err
 }
 
-// lastBefore finds a position above which nearly all events are at or after a time. Clocks may differ, so the time of
-// each event is checked as well.
+// lastBefore finds a position above which nearly all events are at or after a time. Some may be older, because clocks
+// differ, so isOld also checks the time of each event.
 func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head int64) (int64, error) {
-	low, high := int64(0), head // the event at low is before t; no event above high is
+	low, high := int64(0), head // the event at low is before t; all events above high are not
 	for low < high {
 		middle := low + (high-low)/2
 		page, err := c.page(ctx, &meshv1.ReadLogRequest{After: middle, Limit: 1})
@@ -153,8 +153,8 @@ func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head int64) (int
 	return low, nil
 }
 
-// takeOver parks the streams that an earlier release had parked. The versions that the earlier release stored are
-// kept: partitions need them up to LegacyEnd, and consumption of other topics of the source may begin later.
+// takeOver parks the streams that an earlier release had parked. It keeps the versions that the earlier release stored:
+// partitions need them up to LegacyEnd, and other topics of the source may be consumed only later.
 func (c *Consumer) takeOver(ctx context.Context, n inbox.Consumer) error {
 	if n.LegacyEnd == 0 {
 		return nil

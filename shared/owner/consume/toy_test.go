@@ -110,7 +110,7 @@ func addressed(e envelope.Event, partition int32) *message.Message {
 	return m
 }
 
-// say appends and publishes.
+// say appends events to the log and publishes them.
 func (s *source) say(conversation string, bodies ...string) []envelope.Event {
 	s.w.t.Helper()
 	events := s.chained(s.append(conversation, bodies...)...)
@@ -225,7 +225,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// another makes a source.
+// newSource returns a source that publishes on a topic.
 func (w *world) newSource(name, topic string) *source {
 	return &source{w: w, name: name, topic: topic, versions: map[string]int64{}, chain: map[int32]int64{}, partitions: 3,
 		epoch: 1, incarnation: "first", missing: map[int64]bool{}}
@@ -259,8 +259,8 @@ func (s *statements) count(sql string) {
 	}
 }
 
-// react raises a notification for "bob" about each message, for each of n recipients about "many n", and none about
-// "quiet".
+// react raises a notification for "bob" about each message. About "many n" it raises one for each of n recipients, and
+// about "quiet" none.
 func (w *world) react(e envelope.Event, event proto.Message) (effects []consume.Effect) {
 	w.reacted.Add(1)
 	body := event.(*chatv1.MessageSent).GetBody()
@@ -276,7 +276,7 @@ func (w *world) react(e envelope.Event, event proto.Message) (effects []consume.
 		}
 	case "choke":
 		if w.fails.Load() {
-			panic("as asked")
+			panic("requested by the test")
 		}
 	}
 	for _, r := range recipients {
@@ -284,7 +284,7 @@ func (w *world) react(e envelope.Event, event proto.Message) (effects []consume.
 			AboutVersion: e.Version}
 		f := consume.Effect{Stream: "notifications:" + r, Events: []proto.Message{m}}
 		if body == "spoil" && w.fails.Load() {
-			m.By, f.Actor = "b\x00b", "b\x00b" // Postgres stores no such text
+			m.By, f.Actor = "b\x00b", "b\x00b" // Postgres cannot store a NUL
 		}
 		effects = append(effects, f)
 	}
@@ -297,7 +297,7 @@ type instance struct {
 	log      *eventlog.Log
 	consumer *consume.Consumer
 	waiting  sync.Map    // dependency → error
-	lost     atomic.Bool // whether acknowledgements are lost, as when the instance is killed after a commit
+	lost     atomic.Bool // whether acknowledgements are lost, as if the instance were killed after a commit
 	stop     func()
 	kill     func() // ends it without committing running transactions
 }

@@ -1,5 +1,5 @@
-// Package decidetest tests aggregates without a server. A case has the events of a stream, a user's command, and the
-// events or the refusal that the command leads to.
+// Package decidetest tests aggregates without a server. A case consists of the events of a stream, a user's command, and
+// the events or the refusal to which the command leads.
 package decidetest
 
 import (
@@ -22,7 +22,7 @@ type Event struct {
 // By returns an event that a user caused.
 func By(actor string, m proto.Message) Event { return Event{Actor: actor, Message: m} }
 
-// Outcome is what a command leads to: events, the code of a refusal, or neither if nothing has to change.
+// Outcome is the result of a command: events, the code of a refusal, or neither if nothing has to change.
 type Outcome struct {
 	Events []proto.Message
 	Code   string
@@ -97,8 +97,8 @@ func (s Sent) with(o Outcome) Case {
 // begun is the time of the first of the given events. The others follow at intervals of a second.
 var begun = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// Origin returns the origin of the commands that a user sends in cases. Ids that a test derives from it equal those
-// in every Case.
+// Origin returns the origin of the commands that a user sends in cases. Ids that a test derives from this origin equal
+// the ids that an aggregate derives in a Case.
 func Origin(user string) catalog.Origin {
 	return catalog.Origin{Actor: user, CommandID: "command", At: begun}
 }
@@ -114,7 +114,8 @@ func Test[S State](t *testing.T, stream string, create func(stream string) S, ca
 	}
 }
 
-// Run fails the test if the case has another outcome, on the state of a stream without events.
+// Run runs the case on the state of a stream without events, and fails the test if the command has another outcome than
+// the case.
 func (c Case) Run(t T, stream string, s State) {
 	t.Helper()
 	Evolve(t, s, stream, c.given...)
@@ -125,7 +126,7 @@ func (c Case) Run(t T, stream string, s State) {
 	}
 }
 
-// T is a test, or one try of a property.
+// T is the part of *testing.T that this package needs. One run of a property-based test (*rapid.T) implements it too.
 type T interface {
 	Helper()
 	Fatalf(format string, args ...any)
@@ -133,8 +134,8 @@ type T interface {
 
 var declarations = sync.OnceValues(catalog.Load)
 
-// Evolve applies the events of a stream to a state, as loading from the log does: without personal fields. An event
-// that does not belong to the stream fails the test.
+// Evolve applies the events of a stream to a state. It omits their personal fields, as loading from the log does. An
+// event that does not belong to the stream fails the test.
 func Evolve(t T, s State, stream string, events ...Event) {
 	t.Helper()
 	c, err := declarations()
@@ -147,15 +148,15 @@ func Evolve(t T, s State, stream string, events ...Event) {
 			t.Fatalf("%T is not declared as an event", e.Message)
 		}
 		if got := declared.Place(e.Message, catalog.Origin{Actor: e.Actor}).Stream; got != stream {
-			t.Fatalf("event %d, %T, is one of the stream %s, not of %s", i+1, e.Message, got, stream)
+			t.Fatalf("event %d, %T, belongs to the stream %s, not to %s", i+1, e.Message, got, stream)
 		}
 		plain, _ := declared.Split(e.Message)
 		s.Evolve(catalog.NewFact(e.Actor, int64(i+1), begun.Add(time.Duration(i)*time.Second), nil), plain)
 	}
 }
 
-// Decide returns the outcome of a command. It fails the test for an error that is not a refusal, for a refusal
-// without a text, and for a state that decides differently the second time.
+// Decide returns the outcome of a command. It fails the test if the error is not a refusal, if a refusal has no text,
+// or if the state decides differently when it is asked a second time.
 func Decide(t T, s State, by catalog.Origin, command proto.Message) Outcome {
 	t.Helper()
 	got := decide(t, s, by, command)

@@ -91,7 +91,7 @@ func TestEvolve_AppliesEventsAsTheLogContainsThem(t *testing.T) {
 	evolve := func(m proto.Message) string {
 		return fails(t, func(t decidetest.T) { decidetest.Evolve(t, s, "conversation:8", decidetest.By("ann", m)) })
 	}
-	require.Contains(t, evolve(sent("")), "is one of the stream conversation:7, not of conversation:8")
+	require.Contains(t, evolve(sent("")), "belongs to the stream conversation:7, not to conversation:8")
 	require.Contains(t, evolve(&chatv1.SendMessage{}), "is not declared as an event")
 }
 
