@@ -26,13 +26,13 @@ import (
 const RoleService = "service"
 
 // MinSecret is the minimum length of a secret for HS256, in bytes (RFC 7518, 3.2). An attacker who has a token can
-// try out secrets against it without limit.
+// guess secrets offline and compare them with the token's signature.
 const MinSecret = 32
 
 const (
 	maxToken   = 8 << 10
 	maxName    = 256     // characters; a longer name is cut off
-	maxPicture = 2 << 10 // bytes; a longer one is ignored
+	maxPicture = 2 << 10 // bytes; a longer picture URL is ignored
 
 	leeway = 30 * time.Second // tolerance for clocks that differ
 
@@ -46,7 +46,7 @@ type User struct {
 	Name    string
 	Picture string
 	Role    string
-	Expires time.Time // when the token is no longer accepted: its exp plus the leeway for clocks that differ
+	Expires time.Time // time from which the token is no longer accepted: its exp plus the leeway for clocks that differ
 }
 
 // ActingFor returns the user on whose behalf the user acts: themselves or, with the role "service", the given user.
@@ -55,7 +55,7 @@ func (u User) ActingFor(onBehalfOf string) (actor string, err error) {
 	case onBehalfOf == "" || onBehalfOf == u.ID:
 		return u.ID, nil
 	case u.Role != RoleService:
-		return "", refusal.New(refusal.Unauthorized, "only tokens of the role %q act on behalf of others", RoleService)
+		return "", refusal.New(refusal.Unauthorized, "only a token with the role %q may act on behalf of another user", RoleService)
 	case !catalog.ValidID(onBehalfOf):
 		return "", refusal.New(refusal.InvalidField, "on_behalf_of has to be a user's id: %s", catalog.IDForm)
 	}
@@ -68,7 +68,7 @@ type Options struct {
 	JWKSURL string // URL of the keys, if there is no Secret
 
 	// Audience is a value that a token's aud must contain, and Issuer the value that its iss must have; empty: any.
-	// The keys at a JWKSURL sign tokens for other programs as well, so both are required with it.
+	// Both are required with a JWKSURL, because the keys at the URL also sign tokens for other programs.
 	Audience []string
 	Issuer   string
 
@@ -92,7 +92,7 @@ type Verifier struct {
 
 // NewVerifier returns a Verifier for tokens that are signed with a secret or, if that is empty, with the keys at a
 // JWKS URL. The keys are fetched in the background until ctx ends: every hour, and when a token names an unknown key,
-// at most every 10 s. It is not an error if the keys cannot be fetched yet; tokens are refused as unavailable
+// at most every 10 s. If the keys cannot be fetched yet, NewVerifier returns no error; tokens are refused as unavailable
 // meanwhile.
 func NewVerifier(ctx context.Context, o Options) (*Verifier, error) {
 	return newVerifier(ctx, o, pace{usual: time.Hour, retry: time.Second, slowest: 30 * time.Second,
@@ -119,13 +119,13 @@ func newVerifier(ctx context.Context, o Options, p pace) (*Verifier, error) {
 		v.secret, v.methods = []byte(o.Secret), []string{"HS256"}
 	case o.JWKSURL != "":
 		if len(o.Audience) == 0 || o.Issuer == "" {
-			return nil, errors.New("JWKS_URL needs JWT_AUDIENCE and JWT_ISSUER beside it")
+			return nil, errors.New("JWKS_URL requires JWT_AUDIENCE and JWT_ISSUER")
 		}
 		var err error
 		if v.keys, err = newKeySet(ctx, o, p); err != nil {
 			return nil, err
 		}
-		// Methods with a shared secret are excluded: a public key, which anyone can read, would be used as the
+		// Methods with a shared secret are excluded. Otherwise an attacker could sign tokens with a public key as the
 		// secret.
 		v.methods = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 	default:
@@ -152,7 +152,7 @@ func (v *Verifier) Ready() <-chan struct{} {
 func (v *Verifier) Verify(ctx context.Context, token string) (User, error) {
 	if token = strings.TrimSpace(token); token == "" {
 		return User{}, refusal.New(refusal.Unauthorized,
-			"a token is missing: Authorization: Bearer <token>, or a first frame of type auth")
+			"a token is missing; send it in the connect frame or as Authorization: Bearer <token>")
 	}
 	if len(token) > maxToken {
 		return User{}, refusal.New(refusal.Unauthorized, "the token is longer than %d bytes", maxToken)
@@ -241,7 +241,7 @@ func (v *Verifier) user(c claims) (User, error) {
 	}
 	expires, err := c.GetExpirationTime()
 	if err != nil || expires == nil {
-		return User{}, refusal.New(refusal.Unauthorized, "the token has no exp: tokens have to end")
+		return User{}, refusal.New(refusal.Unauthorized, "the token has no exp: tokens must expire")
 	}
 	if seconds(c["exp"]) >= maxSeconds {
 		return User{}, refusal.New(refusal.Unauthorized, "the token's exp %s", inMilliseconds)
@@ -288,17 +288,18 @@ func text(claim any) string {
 	return s
 }
 
-// seconds returns a claim that is a number, infinite if it is too large for a float64; NaN for any other claim.
+// seconds returns the value of a claim that is a number, or infinity if the number is too large for a float64. For any
+// other claim it returns NaN.
 func seconds(claim any) float64 {
 	n, is := claim.(json.Number)
 	if !is {
 		return math.NaN()
 	}
-	f, _ := n.Float64() // the error means that it is too large
+	f, _ := n.Float64() // the error means that the number is too large
 	return f
 }
 
-// clean removes control characters, which cannot be stored or shown, and all characters after the first limit ones.
+// clean removes control characters, which cannot be stored or shown, and cuts the text off after limit characters.
 func clean(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
@@ -318,7 +319,7 @@ const inMilliseconds = "is in milliseconds, or far beyond any calendar: it has t
 func (v *Verifier) reason(err error, parsed *jwt.Token, c claims) string {
 	if parsed != nil && !errors.Is(err, jwt.ErrTokenMalformed) &&
 		(parsed.Method == nil || !slices.Contains(v.methods, parsed.Method.Alg())) {
-		return "the token's signature is of a method (alg in its header) that is not accepted here: sign it by " +
+		return "the token's signature is of a method (alg in its header) that is not accepted here: sign it with " +
 			strings.Join(v.methods, ", ")
 	}
 	switch {
@@ -340,23 +341,23 @@ func (v *Verifier) reason(err error, parsed *jwt.Token, c claims) string {
 	case errors.Is(err, jwt.ErrTokenInvalidAudience):
 		return "the token is for another program: its aud is not the JWT_AUDIENCE of this mesh"
 	case errors.Is(err, jwt.ErrTokenInvalidIssuer):
-		return "the token is of another issuer: its iss is not the JWT_ISSUER of this mesh"
+		return "the token is from another issuer: its iss is not the JWT_ISSUER of this mesh"
 	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
 		for _, name := range []string{"aud", "iss"} {
 			if strings.Contains(err.Error(), name+" claim is required") {
 				return "the token has no " + name
 			}
 		}
-		return "the token has no exp: tokens have to end"
+		return "the token has no exp: tokens must expire"
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
-		return "the token's signature is not of a key that is accepted here"
+		return "the token's signature was not made with a key that is accepted here"
 	case errors.Is(err, jwt.ErrInvalidType):
 		for _, name := range []string{"exp", "nbf", "iat", "aud", "iss"} {
 			if strings.Contains(err.Error(), name+" is invalid") {
-				return "the token's " + name + " is not of the type that it has to be"
+				return "the token's " + name + " is not of the type that RFC 7519 requires"
 			}
 		}
-		return "a claim of the token is not of the type that it has to be"
+		return "a claim of the token is not of the type that RFC 7519 requires"
 	case errors.Is(err, jwt.ErrTokenMalformed):
 		return "this is not a JSON Web Token"
 	case errors.Is(err, jwt.ErrTokenUnverifiable):

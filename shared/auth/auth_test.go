@@ -88,7 +88,7 @@ func TestVerify_ReturnsTheUserOrTheReason(t *testing.T) {
 		"null sub":           {raw(t, `{"alg":"HS256"}`, `{"sub":null,"exp":`+fmt.Sprint(later)+`}`), "sub has to be an id"},
 		"no claims":          {raw(t, `{"alg":"HS256"}`, `null`), "exp"},
 		"list of claims":     {raw(t, `{"alg":"HS256"}`, `[]`), "not a JSON Web Token"},
-		"lower-case alg":     {raw(t, `{"alg":"hs256"}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`}`), "method (alg in its header) that is not accepted here: sign it by HS256"},
+		"lower-case alg":     {raw(t, `{"alg":"hs256"}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`}`), "method (alg in its header) that is not accepted here: sign it with HS256"},
 		"no alg":             {raw(t, `{"typ":"JWT"}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`}`), "(alg in its header)"},
 		"number alg":         {raw(t, `{"alg":256}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`}`), "(alg in its header)"},
 		"unheard-of alg":     {raw(t, `{"alg":"ES256K"}`, `{"sub":"alice","exp":`+fmt.Sprint(later)+`}`), "(alg in its header)"},
@@ -195,8 +195,7 @@ func TestVerify_IgnoresClaimsThatItDoesNotNeed(t *testing.T) {
 	}
 }
 
-// A token is accepted no longer than its session would last, so that no user is admitted only to be disconnected at
-// once.
+// Verify never accepts a token after its Expires. Otherwise a user would be admitted and disconnected at once.
 func TestVerify_AnAcceptedTokenHasNotExpired(t *testing.T) {
 	t.Parallel()
 	v, err := auth.NewVerifier(t.Context(), auth.Options{Secret: secret})
@@ -250,7 +249,7 @@ func FuzzVerify(f *testing.F) {
 func TestNewVerifier_NeedsASecretOrKeys(t *testing.T) {
 	t.Parallel()
 	if _, err := auth.NewVerifier(t.Context(), auth.Options{Secret: "only-31-bytes-long-and-not-more"}); err == nil {
-		t.Error("a short secret was taken")
+		t.Error("a short secret was accepted")
 	}
 	if _, err := auth.NewVerifier(t.Context(), auth.Options{}); err == nil || !strings.Contains(err.Error(), "JWT_SECRET") {
 		t.Errorf("got %v", err)
@@ -275,6 +274,6 @@ func TestActingFor_OnlyServices(t *testing.T) {
 		t.Error("a user acted for another")
 	}
 	if _, err := service.ActingFor("b;b"); err == nil {
-		t.Error("an id that is none was taken")
+		t.Error("an invalid id was accepted")
 	}
 }

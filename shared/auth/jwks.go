@@ -28,7 +28,7 @@ type pace struct {
 	retry    time.Duration // after a fetch that failed; doubled up to slowest
 	slowest  time.Duration
 	unknown  time.Duration // minimum interval of fetches for tokens with an unknown key, because anyone can make such tokens
-	patience time.Duration // how long such a token waits for a fetch before it is refused as unavailable
+	patience time.Duration // how long a token with an unknown key waits for a fetch before it is refused as unavailable
 }
 
 const (
@@ -47,7 +47,7 @@ type keySet struct {
 	pace   pace
 	client *http.Client
 	log    *slog.Logger
-	warned bool // about a key that anyone can sign with; used only by run
+	warned bool // a key with which anyone can sign was logged; used only by run
 	ended  <-chan struct{}
 	wake   chan struct{} // signals that a fetch is wanted
 	first  chan struct{} // closed when keys were fetched for the first time
@@ -151,8 +151,8 @@ func (k *keySet) sleep(ctx context.Context, next time.Time) bool {
 	}
 }
 
-// fetch replaces the keys by those at the URL, so that tokens of a withdrawn key become invalid. It ignores keys that
-// cannot sign tokens, which sets contain for other purposes. A set without any usable key is an error, because no
+// fetch replaces the keys by the keys at the URL, so tokens of a withdrawn key become invalid. It ignores keys that are
+// not for signing tokens, which sets contain for other purposes. A set without any usable key is an error, because no
 // token would be valid.
 func (k *keySet) fetch(ctx context.Context) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, k.url, nil)
@@ -207,7 +207,7 @@ func (k *keySet) fetch(ctx context.Context) error {
 	case len(set.Keys) == 0:
 		return errors.New("fetch keys: the set is empty")
 	case len(usable) == 0:
-		return fmt.Errorf("fetch keys: none of the %d keys in the set can check a token: %w", len(set.Keys), problem)
+		return fmt.Errorf("fetch keys: none of the %d keys in the set can verify a token: %w", len(set.Keys), problem)
 	}
 	return nil
 }
@@ -235,7 +235,7 @@ func readKey(raw json.RawMessage) (publicKey, error) {
 	case m.USE != "" && m.USE != jwkset.UseSig:
 		return publicKey{}, fmt.Errorf("a key is for the use %q", m.USE)
 	}
-	// Only the key itself counts. Some identity providers write the fingerprints of its certificate in a nonstandard form.
+	// Ignore the key's certificate, because some identity providers write its fingerprints in a nonstandard form.
 	m.X5C, m.X5T, m.X5TS256, m.X5U = nil, "", "", ""
 	key, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
 	if err != nil {
@@ -292,7 +292,7 @@ func (k *keySet) key(ctx context.Context, token *jwt.Token) (any, error) {
 }
 
 // find returns the keys with which a token of a method may be signed: the keys with the token's kid, which several
-// keys may share (RFC 7517, 4.5), or all keys if the token has no kid. It reports whether there are keys with the kid
+// keys may share (RFC 7517, 4.5), or all keys if the token has no kid. other reports whether the kid also names keys
 // for other methods.
 func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jwt.VerificationKeySet, other bool) {
 	k.mu.Lock()
@@ -309,8 +309,8 @@ func (k *keySet) find(method jwt.SigningMethod, id string, named bool) (found jw
 	return found, other
 }
 
-// renew waits until the keys have been fetched by a fetch that begins after the call, or until enough returns true
-// after an earlier fetch.
+// renew waits until a fetch that began after the call of renew has succeeded, or until enough returns true after an
+// earlier fetch.
 func (k *keySet) renew(ctx context.Context, enough func() bool) error {
 	awaited := k.want()
 	patience := time.NewTimer(k.pace.patience)

@@ -71,7 +71,7 @@ func (s *signIn) serve(t *testing.T, keys map[string]crypto.Signer) {
 		}
 		all = append(all, jwk.Marshal())
 	}
-	// Unusable keys do not affect the others: a key for encryption, one of an unknown kind, a shared secret.
+	// Unusable keys must not affect the others: a key of an unknown kind, and a shared secret.
 	all = append(all, map[string]string{"kty": "martian", "kid": "m"},
 		map[string]string{"kty": "oct", "kid": "secret", "k": base64.RawURLEncoding.EncodeToString([]byte("known to all"))})
 	set, err := json.Marshal(map[string]any{"keys": all})
@@ -174,7 +174,7 @@ func TestVerify_KeysAreReplaced(t *testing.T) {
 	s.serve(t, map[string]crypto.Signer{"young": young})
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young))
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old), "not known here")
-	// If a token names no key, a new key is found nevertheless.
+	// A new key is found even for a token that names no key.
 	s.serve(t, map[string]crypto.Signer{"young": young, "next": next})
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "", next))
 	refused(t, v, sign(t, jwt.SigningMethodEdDSA, "", old), "signature")
@@ -213,7 +213,7 @@ func TestVerify_FindsARotatedKeyDespiteInventedKeyNames(t *testing.T) {
 		if took := time.Since(begun); took != 6*time.Second {
 			t.Errorf("two tokens waited for %s", took)
 		}
-		time.Sleep(4500 * time.Millisecond) // the client's pause
+		time.Sleep(4500 * time.Millisecond) // as a client that pauses before it tries again
 		taken(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young))
 		if asks := s.asks.Load(); asks != 3 {
 			t.Errorf("asked %d times", asks)
@@ -384,7 +384,7 @@ func TestVerify_AcceptsTheKeySetsOfSignIns(t *testing.T) {
 		jwk(t, ecKey.Public(), map[string]any{"kid": "1", "alg": "ES256", "ext": true, "use": "sig"}),
 		jwk(t, ecKey, map[string]any{"kid": "private"}), nil, map[string]any{"kty": "RSA", "kid": "1", "n": "", "e": "AQAB"})
 	v := verifier(t, s, eager)
-	for _, id := range []string{"1", ""} { // also without a name
+	for _, id := range []string{"1", ""} { // with and without the name of the key
 		taken(t, v, sign(t, jwt.SigningMethodRS256, id, rsaKey))
 		taken(t, v, sign(t, jwt.SigningMethodRS256, id, old))
 		taken(t, v, sign(t, jwt.SigningMethodES256, id, ecKey))
@@ -406,7 +406,8 @@ func TestVerify_AcceptsTheKeySetsOfSignIns(t *testing.T) {
 	}
 }
 
-// A set without a usable key is an error of the identity provider, and tokens are refused as unavailable instead of invalid.
+// A set without a usable key is an error of the identity provider, so tokens are refused as unavailable and not as
+// invalid.
 func TestVerify_RefusesASetWithoutUsableKeys(t *testing.T) {
 	t.Parallel()
 	key := edKey(t)
@@ -473,8 +474,8 @@ func (l *lines) await(t *testing.T, text string) {
 	}
 }
 
-// A redirect of the key set is followed, but not from https to http: an attacker in the network could insert keys
-// there.
+// A redirect of the JWKS URL is followed, but not from https to http, where an attacker in the network could insert
+// keys.
 func TestVerify_FollowsNoRedirectFromHTTPSToHTTP(t *testing.T) {
 	t.Parallel()
 	s := newSignIn(t)

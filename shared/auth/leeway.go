@@ -1,4 +1,4 @@
 package auth
 
-// Leeway is for how long after its exp a token is still taken, because clocks differ.
+// Leeway is how long after its exp a token is still accepted, because clocks differ.
 const Leeway = leeway

@@ -1,6 +1,6 @@
 // Package backend connects to the stores of the mesh, Postgres, Redis and Kafka, with the settings of existing
-// installations. It creates topics and checks each store. Its errors contain the store, its address and what to try,
-// and never a password. Package embedded starts stores of its own.
+// installations. It creates topics and checks each store. Its errors contain the store, the store's address and advice,
+// and never a password. Package embedded starts such stores instead of connecting to existing ones.
 package backend
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Stores are the open stores of a process; nil: not needed.
+// Stores are the open stores of a process. The field of a store that the process does not need is nil.
 type Stores struct {
 	Postgres *pgxpool.Pool
 	Redis    *redis.Client
@@ -32,7 +32,7 @@ func (s *Stores) Close() error {
 	return err
 }
 
-// unreachable returns an error with the store that failed, its address, and what to try.
+// unreachable returns an error with the store that failed, its address, and the advice try.
 func unreachable(store, where, try string, err error) error {
 	return fmt.Errorf("%s at %s: %w (%s)", store, where, err, try)
 }

@@ -21,8 +21,8 @@ const (
 	produceWait = 5 * time.Second
 )
 
-// Options returns the common settings of all clients of the mesh. They are those of existing installations: first retry
-// after 100 ms, 8 retries, connect timeout 3 s, request timeout 30 s.
+// Options returns the settings that all clients of the mesh share. Existing installations use the same values: first
+// retry after 100 ms, 8 retries, connect timeout 3 s, request timeout 30 s.
 func (k Kafka) Options() []kgo.Opt {
 	return []kgo.Opt{
 		kgo.SeedBrokers(k.Brokers...),
@@ -48,7 +48,8 @@ func (k Kafka) Options() []kgo.Opt {
 		kgo.ProduceRequestTimeout(produceWait),
 		kgo.RecordRetries(maxRetries),
 		kgo.RecordDeliveryTimeout(2 * time.Second),
-		// A failed call is repeated by its caller, and consumers accept repeats, so bounded times matter more.
+		// Publishing has to end within a bounded time, even if that can repeat a record: the caller publishes failed
+		// records again, and consumers accept repeats.
 		kgo.AllowIdempotentProduceCancellation(),
 
 		kgo.FetchMaxWait(FetchWait),

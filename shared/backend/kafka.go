@@ -20,8 +20,8 @@ const (
 	tryKafka        = "is it running, and is KAFKA_BROKERS right (host:port, separated by commas)?"
 	tryKafkaStorage = "is its disk full?"
 
-	// CheckName is the client software name that Check sends. The embedded broker answers it with an error while it
-	// cannot store records.
+	// CheckName is the client software name that Check sends. While the embedded broker cannot store records, it answers
+	// requests with this name with an error.
 	CheckName = "edumatrix-check"
 )
 
@@ -117,8 +117,8 @@ func (k Kafka) askVersions(ctx context.Context, address string) (_ *kmsg.ApiVers
 	return response, kerr.ErrorForCode(response.ErrorCode)
 }
 
-// admin opens a client for the administration of topics. Its caller waits, so it retries fewer times than the
-// permanent clients.
+// admin opens a client for the administration of topics. It retries fewer times than other clients, because its caller
+// waits.
 func (k Kafka) admin() (*kgo.Client, *kadm.Client, error) {
 	if len(k.Brokers) == 0 {
 		return nil, nil, unreachable("Kafka", k.Where(), tryKafka, errors.New("no broker is named"))

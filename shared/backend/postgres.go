@@ -28,7 +28,7 @@ const tryPostgres = "is it running, and is DATABASE_URL right?"
 
 // Postgres is the address of the database.
 type Postgres struct {
-	URL     string // may end in ?schema=public, which other clients of the same installation want
+	URL     string // may end in ?schema=public, which other clients of the same installation need
 	PoolMax int32  // default 20
 }
 
@@ -80,7 +80,7 @@ func retire(after int) func(*pgx.Conn) bool {
 	}
 }
 
-// withoutSchema removes parameters that the server does not have.
+// withoutSchema checks the URL and removes the parameters that the server does not have.
 func (p Postgres) withoutSchema() (string, error) {
 	u, err := url.Parse(p.URL)
 	if err != nil || (u.Host == "" && u.Query().Get("host") == "") || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
@@ -123,8 +123,8 @@ func HasUnescapedAt(address string) bool {
 	return strings.Count(authority, "@") > 1 || HasCutOffAt(address)
 }
 
-// HasCutOffAt reports whether a /, ? or # of the password seems to end the authority of a URL, so that the rest of
-// the password, up to the @, would be taken for something else.
+// HasCutOffAt reports whether a /, ? or # of the password seems to end the authority of a URL. Then the rest of the
+// password, up to the @, would be taken for a path, a query or a fragment.
 func HasCutOffAt(address string) bool {
 	authority, rest := cutAuthority(address)
 	return !strings.Contains(authority, "@") && strings.Contains(rest, "@")
@@ -147,12 +147,12 @@ var libpqVariables = []string{"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPAS
 // IgnoreLibpqVariables unsets libpq's variables, for a process with a database of its own.
 func IgnoreLibpqVariables() {
 	for _, name := range libpqVariables {
-		_ = os.Unsetenv(name) // a name like these cannot fail
+		_ = os.Unsetenv(name) // fails only for invalid names
 	}
 }
 
-// libpqSet returns the variables of libpq that are set, for error texts: they take effect in addition to
-// DATABASE_URL.
+// libpqSet returns a text for errors that lists the variables of libpq that are set, because they take effect in
+// addition to DATABASE_URL. The text is empty if none is set.
 func libpqSet() string {
 	var set []string
 	for _, name := range libpqVariables {
@@ -172,7 +172,7 @@ func (p Postgres) Where() string {
 	if err != nil {
 		return "(no address)"
 	}
-	if socket := u.Query().Get("host"); socket != "" { // it wins over the URL's host
+	if socket := u.Query().Get("host"); socket != "" { // takes precedence over the URL's host
 		return socket + u.Path
 	}
 	if u.Host == "" {

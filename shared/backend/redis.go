@@ -26,7 +26,7 @@ const tryRedis = "is it running, and are REDIS_URL, or REDIS_HOST, REDIS_PORT an
 
 // Redis is the address of the server.
 type Redis struct {
-	URL      string // takes precedence over the parts
+	URL      string // takes precedence over the other fields
 	Host     string
 	Port     int // default 6379
 	Password string
@@ -76,8 +76,8 @@ func (r Redis) options() (*redis.Options, error) {
 	return options, nil
 }
 
-// dial resolves names to IPv4 addresses only: a server in a container often listens on only one of the two addresses
-// of "localhost". An IPv6 address is dialled as it is.
+// dial resolves names to IPv4 addresses only, because a server in a container often listens on only one of the two
+// addresses of "localhost". It dials an IPv6 address as given.
 func dial(secure *tls.Config, timeout time.Duration) func(context.Context, string, string) (net.Conn, error) {
 	dialer := &net.Dialer{Timeout: timeout, KeepAlive: 5 * time.Minute}
 	return func(ctx context.Context, _, addr string) (net.Conn, error) {

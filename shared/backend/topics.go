@@ -18,8 +18,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// KeptRetention is the topic setting in which the embedded broker stores the configured retention, in milliseconds.
-// Its own retention.ms is always -1, because a separate process deletes records.
+// KeptRetention is the topic setting in which the embedded broker stores the configured retention, in milliseconds. A
+// topic's retention.ms is always -1 there, because package embedded deletes records by KeptRetention.
 const KeptRetention = "edumatrix.retention.ms"
 
 const inSyncReplicas = "min.insync.replicas"
@@ -63,8 +63,8 @@ type found struct {
 	inSync     int           // replicas that must have a record before it is confirmed
 }
 
-// replicated is the number of replicas of a topic if there are enough brokers, and confirmed the number of them that
-// must have a record before it is confirmed, so that one replica may be lost with its disk.
+// replicated is the number of replicas of a topic if there are enough brokers. confirmed is the number of replicas that
+// must have a record before it is confirmed. So one replica may be lost with its disk.
 const replicated, confirmed = 3, 2
 
 func (f found) differences(declared catalog.Topic, name string, brokers int) (list []string) {

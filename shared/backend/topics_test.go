@@ -39,7 +39,7 @@ func TestDifferences_ReportMissingReplicas(t *testing.T) {
 	}
 }
 
-// One of three brokers learns of new topics late. Until then EnsureTopics must not return.
+// One of three brokers gets to know new topics late. EnsureTopics must not return before.
 func TestEnsureTopics_WaitsUntilEveryBrokerKnowsThem(t *testing.T) {
 	t.Parallel()
 	c, err := kfake.NewCluster(kfake.NumBrokers(3))
@@ -74,5 +74,5 @@ func TestEnsureTopics_WaitsUntilEveryBrokerKnowsThem(t *testing.T) {
 	_, err = k.EnsureTopics(ctx, []catalog.Topic{{Name: "one", Partitions: 3, Retention: time.Hour},
 		{Name: "other", Partitions: 2, Retention: time.Hour}})
 	require.NoError(t, err)
-	require.Greater(t, asked.Load(), int64(behind), "that broker was asked until it knew the topics")
+	require.Greater(t, asked.Load(), int64(behind), "requests to the broker that knows the topics late")
 }

@@ -29,11 +29,11 @@ type Verify struct {
 	Postgres Postgres
 	Redis    Redis
 	Kafka    Kafka
-	Topics   []catalog.Topic // what the catalog declares
+	Topics   []catalog.Topic // the topics that the catalog declares
 }
 
-// Run runs all checks, one by one. A failed check does not prevent the others; a check whose store is unreachable fails
-// as well.
+// Run runs all checks, one by one. A failed check does not prevent the other checks, but all checks of an unreachable
+// store fail.
 func (v Verify) Run(ctx context.Context) []Result {
 	var all []Result
 	all = append(all, verifyPostgres(ctx, v.Postgres)...)
@@ -75,13 +75,13 @@ func Print(w io.Writer, results []Result) error {
 	return errors.Join(err, e)
 }
 
-// finding is the remark of a check that did not fail.
+// finding is the result of a check that did not fail.
 type finding struct {
 	detail string
 	warn   bool
 }
 
-// check is one check of a store. The first one opens the connection for the others.
+// check is one check of a store. The first check of a store opens the connection for the others.
 type check struct {
 	name string
 	run  func(context.Context) (finding, error)

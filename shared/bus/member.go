@@ -22,7 +22,7 @@ const (
 	// rebalanceTimeout is how long the group waits for a member to release partitions.
 	rebalanceTimeout = 25 * time.Second
 	commitEvery      = time.Second
-	commitWithin     = 5 * time.Second // timeout of a commit; offsets that it did not commit are tried again
+	commitWithin     = 5 * time.Second // timeout of a commit; after it, the commit is tried again later
 	leaveWithin      = 3 * time.Second
 )
 

@@ -24,13 +24,13 @@ type Options struct {
 	Token string
 	// TokenInFrame sends the token in the connect frame instead of the Authorization header, as browsers have to.
 	TokenInFrame bool
-	// Protobuf chooses the subprotocol edumatrix.v1.proto. Callers see no difference: data is JSON.
+	// Protobuf chooses the subprotocol edumatrix.v1.proto. Callers see no difference: they send and get data as JSON.
 	Protobuf bool
 	// ResumeToken is the resume token of an earlier connection, see Client.ResumeToken. The missed events are
 	// delivered first. Events that the earlier connection got after the token are delivered again; a program
 	// recognizes them by their versions, and Redial drops them.
 	ResumeToken string
-	// Rooms are the rooms to subscribe to. If there are none, the rooms of the session stay subscribed.
+	// Rooms are the rooms to subscribe to. If there are none, the session keeps its subscriptions.
 	Rooms []string
 	// SessionID is the session of the earlier connection, see Client.SessionID.
 	SessionID string
@@ -71,7 +71,7 @@ type Event struct {
 	ID      string    `json:"id"`
 	Time    time.Time `json:"time"`
 	Actor   string    `json:"actor"`
-	// CommandID is of the command that caused the event, where it was one of this user's.
+	// CommandID is the id of the command that caused the event, if this user sent the command.
 	CommandID string          `json:"command_id"`
 	Redacted  bool            `json:"redacted"`
 	Data      json.RawMessage `json:"data"`
@@ -137,9 +137,9 @@ type Client struct {
 	next    int
 	waiting map[string]call
 
-	// The fields below are used by the goroutine that reads and, after its end, by others.
-	seen   map[string]int64 // newest version of each stream
-	before map[string]int64 // the same for the connection that this one resumes
+	// seen and before are used by the goroutine that reads and, after its end, by other goroutines.
+	seen   map[string]int64 // newest version of each stream that this connection got
+	before map[string]int64 // newest version of each stream that the resumed connections got
 
 	token     string
 	connected Connected
@@ -236,8 +236,8 @@ func (c *Client) Authenticate(ctx context.Context, token string) error {
 	return err
 }
 
-// Subscribe subscribes to rooms. Their current values are delivered as events before it returns. If all rooms are
-// refused, the error is an *Error.
+// Subscribe subscribes to rooms. The current values of the rooms are delivered as events before Subscribe returns. If
+// all rooms are refused, the error is an *Error.
 func (c *Client) Subscribe(ctx context.Context, rooms ...string) (Subscribed, error) {
 	r, err := c.Request(ctx, map[string]any{"type": "subscribe", "data": map[string][]string{"rooms": rooms}})
 	var s Subscribed
@@ -256,14 +256,14 @@ type Subscribed struct {
 	} `json:"refused"`
 }
 
-// Signal sends a signal to the other members of its room that are connected. If it is refused, the error is an
+// Signal sends a signal to the other members of its room that are connected. If the signal is refused, the error is an
 // *Error.
 func (c *Client) Signal(ctx context.Context, name string, data any) error {
 	_, err := c.Request(ctx, map[string]any{"type": name, "data": data})
 	return err
 }
 
-// Query sends a query and decodes the reply into answer, which is a pointer. If it is refused, the error is an
+// Query sends a query and decodes the reply into answer, which is a pointer. If the query is refused, the error is an
 // *Error.
 func (c *Client) Query(ctx context.Context, name string, data, answer any) error {
 	r, err := c.Request(ctx, map[string]any{"type": name, "data": data})
@@ -276,7 +276,8 @@ func (c *Client) Query(ctx context.Context, name string, data, answer any) error
 	return nil
 }
 
-// Request sends a frame of any type under a new id and waits for its reply. If it is refused, the error is an *Error.
+// Request sends a frame of any type under a new id and waits for its reply. If the request is refused, the error is an
+// *Error.
 func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, error) {
 	kind := fmt.Sprint(frame["type"])
 	answer := make(chan Reply, 1)
@@ -310,7 +311,7 @@ func (c *Client) Request(ctx context.Context, frame map[string]any) (Reply, erro
 	case <-ctx.Done():
 		err = fmt.Errorf("%s: no answer: %w", kind, ctx.Err())
 	}
-	// The connection may end right after the reply, and select chooses at random between the two.
+	// The connection may end right after the reply. If both are ready, select may choose the end.
 	select {
 	case r := <-answer:
 		return r.outcome()
@@ -391,7 +392,7 @@ func (c *Client) read() {
 	c.conn.SetPingHandler(func(payload string) error { heard(); return answer(payload) })
 	c.conn.SetPongHandler(func(string) error { heard(); return nil })
 	var ping *time.Timer
-	var pinging sync.Mutex // guards ping, which is set before it fires
+	var pinging sync.Mutex // guards ping; the first ping waits until the variable is set
 	pinging.Lock()
 	ping = time.AfterFunc(silence*2/5, func() {
 		_ = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second))
@@ -425,7 +426,7 @@ func (c *Client) read() {
 	}
 }
 
-// received is a frame from a gateway. Type determines the fields that it has.
+// received is a frame from a gateway. Type determines which fields are set.
 type received struct {
 	Type string `json:"type"`
 
@@ -434,7 +435,7 @@ type received struct {
 	Outcome *Outcome `json:"outcome"`
 	Error   *Error   `json:"error"`
 
-	Event // Data is used by other frames as well
+	Event // other frames also use its fields Actor and Data
 
 	Signal      string `json:"signal"`
 	Room        string `json:"room"`
@@ -459,7 +460,7 @@ func (c *Client) kindOf(replyTo string) string {
 	return c.waiting[replyTo].kind
 }
 
-// takeFrame handles one frame. Types that it does not know are ignored, as the protocol requires.
+// takeFrame handles one frame. It ignores frames of unknown types, as the protocol requires.
 func (c *Client) takeFrame(f *received) error {
 	switch f.Type {
 	case "reply":
@@ -506,7 +507,7 @@ func (c *Client) takeReply(f *received) error {
 	if !waits {
 		return nil
 	}
-	if of.kind == "connect" && f.OK { // handled here, so that its resume token keeps its place among the events
+	if of.kind == "connect" && f.OK { // handled here, so that the resume token keeps its place among the events
 		var connected Connected
 		if err := json.Unmarshal(f.Data, &connected); err != nil {
 			return err

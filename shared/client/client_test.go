@@ -122,7 +122,7 @@ func TestClient_AFrameThatCannotBeReadEndsTheConnection(t *testing.T) {
 	require.ErrorContains(t, c.Err(), "cannot be read")
 }
 
-// When its user has ended the session, the client begins a new session and requests no missed events.
+// After the user has ended the session, the client begins a new session and requests no missed events.
 func TestClient_BeginsANewSessionWhenItsSessionWasEnded(t *testing.T) {
 	t.Parallel()
 	const closing = `{"type":"closing","code":4501,"error":{"code":"session_ended","message":"it was ended"}}`

@@ -21,8 +21,8 @@ type codec interface {
 	subprotocol() string
 	messageKind() int
 	encode(frame map[string]any) ([]byte, error)
-	// decode takes the frames of one message in order. The function kindOf returns the type of the request that a reply
-	// answers.
+	// decode passes the frames of one message to take, in order. The function kindOf returns the type of the request
+	// that a reply answers.
 	decode(message []byte, kindOf func(replyTo string) string, take func(*received) error) error
 }
 
@@ -64,7 +64,7 @@ func (jsonCodec) decode(message []byte, _ func(string) string, take func(*receiv
 	return nil
 }
 
-// protobufCodec converts the data of frames between Protobuf and JSON, which callers see.
+// protobufCodec converts the data of frames between Protobuf, for the connection, and JSON, for callers.
 type protobufCodec struct{ catalog *catalog.Catalog }
 
 func (protobufCodec) subprotocol() string { return "edumatrix.v1.proto" }
@@ -79,7 +79,7 @@ var control = map[string]struct{ request, reply proto.Message }{
 	"unsubscribe":  {&gatewayv1.Unsubscribe{}, nil},
 }
 
-// request returns an empty message for the data of a request; nil if it has no data or its type is unknown.
+// request returns an empty message for the data of a request of a type; nil if the type has no data or is unknown.
 func (p protobufCodec) request(kind string) proto.Message {
 	if own, ok := control[kind]; ok {
 		return own.request.ProtoReflect().New().Interface()
@@ -96,7 +96,8 @@ func (p protobufCodec) request(kind string) proto.Message {
 	return nil
 }
 
-// reply returns an empty message for the data of a reply; nil if it has no data or its type is unknown.
+// reply returns an empty message for the data of a reply to a request of a type; nil if the reply has no data or the
+// type is unknown.
 func (p protobufCodec) reply(kind string) proto.Message {
 	if own, ok := control[kind]; ok && own.reply != nil {
 		return own.reply.ProtoReflect().New().Interface()

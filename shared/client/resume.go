@@ -10,13 +10,13 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Connected is the reply to connect. After it the client misses no event.
+// Connected is the reply to connect. After this reply, the client misses no event.
 type Connected struct {
 	UserID      string `json:"user_id"`
 	SessionID   string `json:"session_id"`
 	ResumeToken string `json:"resume_token"`
-	// Resumed reports whether the missed events were sent, except those of the rooms in NotRecovered: load the
-	// history of these rooms.
+	// Resumed reports whether the missed events were sent. Those of the rooms in NotRecovered were not sent; load the
+	// history of these rooms instead.
 	Resumed      bool     `json:"resumed"`
 	NotRecovered []string `json:"not_recovered"`
 	Subscribed
@@ -35,8 +35,8 @@ type Connected struct {
 const sessionEnded = 4501
 
 // Reconnects reports whether a client should connect again after an error of Client.Err, as docs/protocol.md
-// describes. It should not if the gateway has closed the connection with a code from 4500 to 4999, because of a
-// message that was too large, or because the client closed it.
+// describes. It returns false if the gateway closed the connection with a code from 4500 to 4999 or because a message
+// was too large, or if the client closed the connection.
 func Reconnects(err error) bool {
 	var closed *websocket.CloseError
 	if !errors.As(err, &closed) {
@@ -46,10 +46,10 @@ func Reconnects(err error) bool {
 		(closed.Code < 4500 || closed.Code > 4999)
 }
 
-// Redial closes a connection, if it has not ended yet, and opens another one that resumes from it, at the gateway
-// with the given URL or, if that is empty, at the same one. If it fails it may be called again, and then resumes from
-// the events that the failed connection got. Each event is delivered once. If the user has ended the session, the new
-// connection begins another session without missed events.
+// Redial closes a connection, if it has not ended yet, and opens another connection that resumes from it. The new
+// connection is to the gateway with the given URL or, if url is empty, to the same gateway. Each event is delivered
+// once. If Redial fails, it may be called again; it then resumes after the events that the failed connection got. If
+// the user has ended the session, the new connection begins another session without missed events.
 func (c *Client) Redial(ctx context.Context, url string) (*Client, error) {
 	c.Close()
 	o := c.options
@@ -95,7 +95,7 @@ func (c *Client) endSession() {
 	}
 }
 
-// had returns the newest version of each stream that an ended connection and those before it got.
+// had returns the newest version of each stream that an ended connection and the connections before it got.
 func (c *Client) had() map[string]int64 {
 	all := map[string]int64{}
 	maps.Copy(all, c.before)
@@ -138,7 +138,7 @@ func (c *Client) ResumeToken() string {
 	return c.token
 }
 
-// resumable stores a resume token.
+// resumable stores a resume token and calls OnResumeToken.
 func (c *Client) resumable(token string) {
 	c.mu.Lock()
 	c.token = token

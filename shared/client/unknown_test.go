@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// later returns fields of a later version as this version sees them: of every wire type, with undeclared numbers.
+// later returns encoded fields of a later version, which this version does not declare: one of every wire type.
 func later() []byte {
 	b := protowire.AppendVarint(protowire.AppendTag(nil, 901, protowire.VarintType), 7)
 	b = protowire.AppendString(protowire.AppendTag(b, 902, protowire.BytesType), "x")
@@ -109,8 +109,8 @@ func inProtobuf() (kind int, replies [][]byte) {
 	}
 }
 
-// A gateway may be newer than its clients. Keys, frame types and event names that a client does not know must not
-// affect the ones that it knows, even in the same message.
+// A gateway may be newer than its clients. A client ignores keys, frame types and event names that it does not know,
+// and handles everything else, even in the same message.
 func TestClient_IgnoresUnknownFieldsOfALaterVersion(t *testing.T) {
 	t.Parallel()
 	for name, encoded := range map[string]func() (int, [][]byte){"JSON": inJSON, "Protobuf": inProtobuf} {

@@ -20,7 +20,7 @@ type Command struct {
 	Message  proto.Message
 }
 
-// Topics are the two topics of a service's commands: the one that it consumes, and the one of the outcomes.
+// Topics are the topic of a service's commands and the topic of their outcomes.
 type Topics struct {
 	Service   string
 	Catalog   *catalog.Catalog
@@ -28,8 +28,8 @@ type Topics struct {
 }
 
 // Read decodes a command. Gateways refuse a command that does not match its declaration, but other programs and
-// gateways of another release may send one. So the error may be a refusal (see refusal.Of); then the envelope is
-// returned as well. After any other error, decoding the same bytes again would fail as well.
+// gateways of another release may send such a command. So the error may be a refusal (see refusal.Of); then Read also
+// returns the envelope. After any other error, decoding the same bytes again would fail too.
 func (t Topics) Read(m *message.Message) (Command, error) {
 	sent, err := envelope.ReadCommand(m)
 	if err != nil {
@@ -54,7 +54,7 @@ func (t Topics) Read(m *message.Message) (Command, error) {
 		return c, err
 	}
 	if stream := c.Declared.Stream(c.Message, catalog.Origin{Actor: c.Actor, CommandID: c.ID}); stream != c.Stream {
-		return c, fmt.Errorf("command %s is addressed to %q, but asks to change %q", c.Type, c.Stream, stream)
+		return c, fmt.Errorf("command %s is addressed to %q, but its fields name the stream %q", c.Type, c.Stream, stream)
 	}
 	return c, nil
 }
@@ -72,7 +72,7 @@ func (t Topics) Refused(c envelope.Command, r *refusal.Error) envelope.Result {
 	return outcome
 }
 
-// Publish publishes an outcome that the headers of no event contain.
+// Publish publishes an outcome on the topic of outcomes. An outcome in the headers of an event need not be published.
 func (t Topics) Publish(ctx context.Context, outcome envelope.Result) error {
 	m := outcome.Message()
 	m.SetContext(ctx)

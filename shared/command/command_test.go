@@ -15,8 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// A command that a gateway would not have published is refused if its sender can correct it. Otherwise it is an error
-// and becomes a dead letter.
+// A command that a gateway would not have published is refused if its sender can correct it. Otherwise Read returns
+// another error, and the command becomes a dead letter.
 func TestRead_MakesTheChecksOfGateways(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
@@ -34,7 +34,7 @@ func TestRead_MakesTheChecksOfGateways(t *testing.T) {
 
 	for name, change := range map[string]struct {
 		change  func(*envelope.Command)
-		refused string // the field; empty: it is an error
+		refused string // the refused field; empty: the error is not a refusal
 		text    string
 	}{
 		"a field that is not valid":    {func(c *envelope.Command) { c.Body = body("") }, "body", ""},

@@ -26,7 +26,7 @@ const AllInOne = "edumatrix"
 var ports = map[string]int{"gateway": 3001, "presence": 3002, "chat": 3003, "feed": 3004, "notification": 3005,
 	AllInOne: 3001}
 
-// Services returns the names of all services, sorted. No other list of them exists.
+// Services returns the names of all services, sorted. ports is the only list of the services.
 func Services() []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(ports)), func(name string) bool { return name == AllInOne })
 }
@@ -43,8 +43,8 @@ type Config struct {
 	Port    int
 	// PortVariable is the variable that sets Port, for error messages.
 	PortVariable string
-	// MetricsPort is the port on which the gateway serves its metrics, apart from clients; 0: none. MetricsHost is the
-	// address of that listener; "" stands for every address.
+	// MetricsPort is the port on which the gateway serves its metrics, separate from Port for clients; 0: none.
+	// MetricsHost is the address of that listener; "" means every address.
 	MetricsHost string
 	MetricsPort int
 
@@ -119,7 +119,7 @@ func Load(service string, getenv func(string) string) (Config, error) {
 }
 
 func (r *reader) postgres(c *Config) {
-	const maxName = 63 // PostgreSQL truncates longer names, and then does not find them
+	const maxName = 63 // bytes; PostgreSQL truncates a longer name, and would then not find the user or database
 	c.PostgresUser = r.name("POSTGRES_USER", "edu_matrix_user", maxName)
 	c.PostgresDB = r.name("POSTGRES_DB", "edu_matrix_db", maxName)
 	c.PostgresPassword = r.text("POSTGRES_PASSWORD", "")
@@ -145,8 +145,8 @@ func (r *reader) kafka(c *Config) {
 	switch {
 	case c.KafkaEnabled:
 	case c.Service != AllInOne:
-		r.problem("KAFKA_ENABLED", "is false, but a service of its own cannot do without Kafka: "+
-			"remove it and set KAFKA_BROKERS, or run `edumatrix up`, which brings a broker along")
+		r.problem("KAFKA_ENABLED", "is false, but a separate service requires Kafka: "+
+			"remove KAFKA_ENABLED and set KAFKA_BROKERS, or run `edumatrix up`, which has an embedded broker")
 	case c.Given["kafka"]:
 		c.Given["kafka"] = false
 		r.notice("KAFKA_ENABLED=false wins over KAFKA_BROKERS: the embedded broker is used")
@@ -183,7 +183,7 @@ func (r *reader) secrets(c *Config) {
 		role = ""
 		if c.Service == "gateway" || c.Service == AllInOne {
 			r.needsBesideKeys("JWT_AUDIENCE", "the aud that the sign-in gives to tokens for this mesh")
-			r.needsBesideKeys("JWT_ISSUER", "the iss of its tokens, to the letter")
+			r.needsBesideKeys("JWT_ISSUER", "the exact iss of the sign-in's tokens")
 		}
 	} else if c.JWKSURL != "" {
 		r.notice("JWT_SECRET wins over JWKS_URL: tokens have to be signed with it")
@@ -208,29 +208,29 @@ func (r *reader) secrets(c *Config) {
 // keys.
 func (r *reader) needsBesideKeys(name, what string) {
 	if r.text(name, "") == "" {
-		r.problem(name, "is not set: JWKS_URL needs it beside it, as the same keys sign tokens for other programs; set it to %s", what)
+		r.problem(name, "is not set: JWKS_URL needs it, because the same keys sign tokens for other programs; set it to %s", what)
 	}
 }
 
-// secret reads a secret. An attacker can guess secrets offline, so a short one is refused.
+// secret reads a secret. It refuses a short secret, which an attacker can guess offline.
 func (r *reader) secret(name string) string {
 	value := r.text(name, "")
 	if value != "" && len(value) < auth.MinSecret {
-		r.problem(name, "has %d bytes: it needs at least %d, as whoever has one token can try secrets against it; "+
-			"make a good one with: openssl rand -hex 32", len(value), auth.MinSecret)
+		r.problem(name, "has %d bytes: it needs at least %d, because an attacker with one token can guess a short secret; "+
+			"generate a secret with: openssl rand -hex 32", len(value), auth.MinSecret)
 	}
 	return value
 }
 
-// DeriveServiceSecret derives the secret with which services authenticate each other. It is used if only JWT_SECRET
-// is set, and does not reveal JWT_SECRET.
+// DeriveServiceSecret derives the secret with which services authenticate each other from JWT_SECRET. The derived
+// secret is used if SERVICE_SECRET is not set, and does not reveal JWT_SECRET.
 func DeriveServiceSecret(jwtSecret string) string {
 	mac := hmac.New(sha256.New, []byte(jwtSecret))
 	mac.Write([]byte("edumatrix service credential"))
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// String returns the addresses and no secret.
+// String returns the addresses without the secrets.
 func (c Config) String() string {
 	return fmt.Sprintf("%s on %s:%d, %s, %s, %s", c.Service, c.Host, c.Port, c.Postgres, c.Redis, c.Kafka)
 }
@@ -243,5 +243,5 @@ func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // MarshalJSON returns an error: a Config in a file or response would contain its secrets.
 func (c Config) MarshalJSON() ([]byte, error) {
-	return nil, errors.New("a configuration holds secrets")
+	return nil, errors.New("a configuration holds secrets and must not be encoded")
 }

@@ -121,7 +121,7 @@ func TestLoad_RefusesInvalidValues(t *testing.T) {
 		"MAX_CONVERSATIONS=100001":            `MAX_CONVERSATIONS is "100001": it has to be a number from 1 to 100000`,
 		"RESUME_EVENTS=0":                     `RESUME_EVENTS is "0": it has to be a number from 1 to 10000`,
 		"KAFKA_ENABLED=maybe":                 `KAFKA_ENABLED is "maybe": it has to be true or false`,
-		"KAFKA_ENABLED=false":                 "KAFKA_ENABLED is false, but a service of its own cannot do without Kafka",
+		"KAFKA_ENABLED=false":                 "KAFKA_ENABLED is false, but a separate service requires Kafka",
 		"KAFKA_BROKERS=localhost":             `KAFKA_BROKERS names "localhost": each broker has to be host:port`,
 		"KAFKA_BROKERS=,":                     `KAFKA_BROKERS names no broker`,
 		"REDIS_URL=redis://h:1/-1":            "REDIS_URL names the database -1",
@@ -151,8 +151,8 @@ func TestLoad_RefusesInvalidValues(t *testing.T) {
 		"JWKS_URL=ftp://u:hidden@x":               "JWKS_URL has to look like",
 		"OTEL_EXPORTER_OTLP_ENDPOINT=udp://x":     "OTEL_EXPORTER_OTLP_ENDPOINT has to look like",
 		"JWT_SECRET=":                             "JWT_SECRET is not set, nor is JWKS_URL",
-		"JWT_SECRET=hidden": "JWT_SECRET has 6 bytes: it needs at least 32, as whoever has one token can try secrets " +
-			"against it; make a good one with: openssl rand -hex 32",
+		"JWT_SECRET=hidden": "JWT_SECRET has 6 bytes: it needs at least 32, because an attacker with one token can guess a " +
+			"short secret; generate a secret with: openssl rand -hex 32",
 		"SERVICE_SECRET=hidden":             "SERVICE_SECRET has 6 bytes: it needs at least 32",
 		"REDIS_HOST=h:6379":                 `REDIS_HOST is "h:6379": it has to be the name or the address of a machine, without a port`,
 		"REDIS_HOST=-":                      `REDIS_HOST is "-"`,
@@ -206,10 +206,10 @@ func TestLoad_ReportsPartsThatAURLOverrides(t *testing.T) {
 	require.Equal(t, []string{
 		`DATABASE_URL wins over POSTGRES_USER: "u" instead of "v"`,
 		`DATABASE_URL wins over POSTGRES_DB: "d" instead of "e"`,
-		`DATABASE_URL wins over POSTGRES_PASSWORD, which is another`,
+		`DATABASE_URL wins over POSTGRES_PASSWORD, which has another value`,
 		`REDIS_URL wins over REDIS_HOST: "h" instead of "i"`,
 		`REDIS_URL wins over REDIS_PORT: "1" instead of "2"`,
-		`REDIS_URL wins over REDIS_PASSWORD, which is another`,
+		`REDIS_URL wins over REDIS_PASSWORD, which has another value`,
 	}, c.Notices)
 	require.Equal(t, "h:1", c.Redis.Where())
 

@@ -95,7 +95,7 @@ func (r *reader) host(name, otherwise string) string {
 	return value
 }
 
-// validHost reports whether a host is a name or an address. Only addresses have colons.
+// validHost reports whether a host is a name or an IP address. Only an IP address may contain colons.
 func validHost(host string) bool {
 	if strings.Contains(host, ":") {
 		_, err := netip.ParseAddr(host)
@@ -104,18 +104,18 @@ func validHost(host string) bool {
 	return hostPattern.MatchString(host)
 }
 
-// validPort reports whether a port is a number that can be connected to, in its usual form.
+// validPort reports whether a port is a number from 1 to 65535, without a sign or leading zeros.
 func validPort(port string) bool {
 	n, err := strconv.Atoi(port)
 	return err == nil && n >= 1 && n <= 65535 && strconv.Itoa(n) == port
 }
 
-// name reads the name of a user, a database or a client: at most maxBytes, and no control character.
+// name reads the name of a user, a database or a client. It refuses names of more than maxBytes and control characters.
 func (r *reader) name(variable, otherwise string, maxBytes int) string {
 	value := r.text(variable, otherwise)
 	switch {
 	case len(value) > maxBytes:
-		r.problem(variable, "has %d bytes: it may have %d", len(value), maxBytes)
+		r.problem(variable, "has %d bytes: it may have at most %d", len(value), maxBytes)
 	case !utf8.ValidString(value) || strings.ContainsFunc(value, unicode.IsControl):
 		r.problem(variable, "has a control character in it, or is not UTF-8")
 	}
@@ -223,7 +223,7 @@ func originAuthority(u *url.URL) (string, bool) {
 	return host + ":" + strconv.Itoa(n), true
 }
 
-// brokers reads a list of addresses. It skips empty entries, such as one after a trailing comma, and repeated ones.
+// brokers reads a list of addresses. It skips repeated entries and empty ones, such as after a trailing comma.
 func (r *reader) brokers(name, otherwise string) (list []string) {
 	all := r.text(name, otherwise)
 	for value := range strings.SplitSeq(all, ",") {
@@ -257,8 +257,8 @@ func (r *reader) prefix(name string) string {
 
 var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 
-// databaseURL reads the URL, or builds it from the parts. If both are set and differ, the URL takes precedence, with a
-// notice.
+// databaseURL reads the URL of the database, or builds it from the variables for user, password and database. If both
+// are set and differ, the URL takes precedence and a notice is added.
 func (r *reader) databaseURL(name string, c *Config) string {
 	value := r.text(name, "")
 	if value == "" {
@@ -359,13 +359,14 @@ func (r *reader) compareRedis(b backend.Redis) {
 	r.loses("REDIS_URL", "REDIS_PASSWORD", options.Password, false)
 }
 
-// loses adds a notice if a part is set to another value than its URL contains.
+// loses adds a notice if the variable part is set to another value than the URL in the variable winner contains. If tell
+// is false, the notice does not contain the values.
 func (r *reader) loses(winner, part, inURL string, tell bool) {
 	switch value := r.text(part, ""); {
 	case value == "" || value == inURL:
 	case tell:
 		r.notice("%s wins over %s: %q instead of %q", winner, part, inURL, value)
 	default:
-		r.notice("%s wins over %s, which is another", winner, part)
+		r.notice("%s wins over %s, which has another value", winner, part)
 	}
 }

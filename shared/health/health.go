@@ -18,10 +18,11 @@ const (
 	checkInterval        = time.Second
 	startupCheckInterval = 50 * time.Millisecond // until the process has been healthy once
 	checkTimeout         = 1500 * time.Millisecond
-	// A failing dependency is logged after this time, because not all dependencies are available at the start of a
-	// process.
+	// logAfter is how long a dependency fails before the failure is logged. It is not 0, because not all dependencies
+	// are available at the start of a process.
 	logAfter = time.Second
-	// Older results do not count, so the reported health is at most this old, even while a check hangs.
+	// maxResultAge is the age above which a result counts as a failure. So the reported health is at most this old, even
+	// while a check hangs.
 	maxResultAge = 2 * time.Second
 )
 
@@ -51,7 +52,7 @@ type Health struct {
 type checkResult struct {
 	err    error
 	at     time.Time
-	failed time.Time // when it began to fail
+	failed time.Time // when the check began to fail
 	logged bool      // the failure was logged
 }
 
@@ -101,7 +102,7 @@ func (h *Health) Waiting(dependency string, err error) {
 	}
 }
 
-// Run runs every check each second until ctx ends, and more often until all have succeeded once.
+// Run runs every check each second until ctx ends, and more often until all checks have succeeded at the same time once.
 func (h *Health) Run(ctx context.Context) error {
 	var checking sync.WaitGroup
 	for i := range h.checks {
@@ -179,7 +180,7 @@ func (h *Health) begin() {
 	close(h.began)
 }
 
-// services returns the state of each key, and whether all are true.
+// services returns the state of each key, and reports whether all states are true.
 func (h *Health) services() (all map[string]bool, healthy bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -192,7 +193,7 @@ func (h *Health) services() (all map[string]bool, healthy bool) {
 			all[h.checks[i].Name] = false
 		}
 	}
-	// A consumer that waits for another service delays what clients see.
+	// While a consumer waits for another service, clients get events late, so socketio counts as unavailable.
 	for dependency := range h.waiting {
 		if !slices.Contains(keys, dependency) {
 			all["socketio"] = false

@@ -20,8 +20,8 @@ import (
 // notForClients are codes of refusals that only operators and gateways get.
 var notForClients = []string{"key_taken", "not_failed", "old_report"}
 
-// TestWalls_EveryCodeIsDeclared compares the codes that the programs refuse with to the codes that are documented for
-// clients. It ignores codes that are known only at run time, such as that of a refusal that is passed on.
+// TestWalls_EveryCodeIsDeclared compares the codes of all refusals in the programs to the codes that are documented for
+// clients. It ignores codes that are known only at run time, such as the code of a refusal that is passed on.
 func TestWalls_EveryCodeIsDeclared(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

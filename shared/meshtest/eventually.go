@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// maxWait is how long Eventually waits. No test relies on it: a condition that holds in milliseconds may take more than
-// a minute on a busy machine.
+// maxWait is how long Eventually waits. It is long, because a condition that usually holds within milliseconds may take
+// more than a minute on a busy machine.
 const maxWait = 2 * time.Minute
 
 // Eventually waits until a condition holds, and fails the test if it does not hold within 2 minutes. It checks the

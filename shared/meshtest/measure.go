@@ -38,7 +38,7 @@ func Measure(b testing.TB, name string, do func(ctx context.Context) (rows int, 
 func (m Measured) perRow() float64 { return m.P50 / max(m.Rows, 1) }
 
 // LogSizes prints the measurements at two sizes, side by side. If the results have different numbers of rows, their
-// times cannot be compared, so it prints the time per row as well.
+// times cannot be compared, so LogSizes also prints the time per row.
 func LogSizes(b testing.TB, smallSize, largeSize int, small, large []Measured) {
 	b.Helper()
 	var text strings.Builder

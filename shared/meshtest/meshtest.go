@@ -2,9 +2,9 @@
 // embedded servers that the single process uses. Tests that need real servers have the build tag integration.
 //
 // Kafka and PostgreSQL are shared: `make test` starts one of each for the whole run, and a test process that was
-// started without it starts its own at the first call. Every call returns a topic prefix, a database or a Redis for
-// one test only, so that tests run in parallel. Shared servers must not be stopped: a test that stops a store starts
-// its own with NewKafkaServer, NewRedisServer or NewPostgresServer.
+// started without `make test` starts its own at the first call. Every call returns a topic prefix, a database or a
+// Redis for one test only, so that tests run in parallel. Shared servers must not be stopped: a test that stops a store
+// starts its own with NewKafkaServer, NewRedisServer or NewPostgresServer.
 //
 // KAFKA_BROKERS, REDIS_URL and DATABASE_URL name servers to use instead. A server that cannot be started fails the
 // test.

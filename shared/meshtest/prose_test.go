@@ -58,7 +58,8 @@ var edgeHabits = []habit{
 		"	// The client is told when it is over.", "	// The client is sent the outcome."},
 }
 
-// revised are the folders whose comments are held to more habits, and edge those that are held to even more.
+// revised are the folders that are checked for revisedHabits too, and edge are the folders that are checked for
+// revisedHabits and edgeHabits too.
 var (
 	revised = []string{"shared/", "proto/catalog/", "proto/refusal/", "services/chat/", "services/feed/",
 		"services/gateway/", "services/notification/", "services/presence/", "services/edumatrix/"}
@@ -77,7 +78,7 @@ func habitsOf(name string) []habit {
 	return habits
 }
 
-// allowed are phrases that a habit finds and that are right as they are.
+// allowed are phrases that match a habit and are correct nevertheless.
 var allowed = regexp.MustCompile(`(?i)\b(?:there is no|is no longer|is no more)\b`)
 
 func TestProse_HabitsAreFound(t *testing.T) {

@@ -37,13 +37,13 @@ func (l lifecycle) Start() {
 	l.must(l.own.Start(context.Background()))
 }
 
-// Stop shuts the server down; its data stays.
+// Stop shuts the server down and keeps its data.
 func (l lifecycle) Stop() {
 	l.t.Helper()
 	l.must(l.own.Stop())
 }
 
-// Kill ends the server without a warning (SIGKILL); its data stays.
+// Kill ends the server without a warning (SIGKILL) and keeps its data.
 func (l lifecycle) Kill() {
 	l.t.Helper()
 	l.must(l.own.Kill())
@@ -84,7 +84,7 @@ type KafkaServer struct {
 	kafka *server.Kafka
 }
 
-// NewKafkaServer starts a broker on empty data; it takes some seconds.
+// NewKafkaServer starts a broker on empty data, which takes some seconds.
 func NewKafkaServer(t testing.TB) *KafkaServer { return NewKafkaServerBehind(t, 0) }
 
 // NewKafkaServerBehind starts a broker that directs its clients to another port of loopback, where a proxy of the

@@ -39,7 +39,7 @@ type holder struct {
 	store, variable string
 
 	once    sync.Once
-	input   io.Closer // never closed by this process: its end is the signal to stop the server
+	input   io.Closer // never closed: testservers stops the server when its input ends, together with this process
 	address string
 	err     error
 }
@@ -49,7 +49,7 @@ func (h *holder) get() (string, error) {
 	return h.address, h.err
 }
 
-// start starts testservers. Its input is a pipe that ends when this process ends, for whatever reason; then
+// start starts testservers with a pipe as its input. The pipe ends when this process ends, for whatever reason; then
 // testservers stops the server and deletes its data.
 func (h *holder) start() (address string, err error) {
 	dir, err := server.ModuleDir()

@@ -24,7 +24,7 @@ const project = "github.com/edumatrix/interlinked/"
 type listedPackage struct {
 	ImportPath   string
 	Imports      []string
-	Deps         []string // the packages that it links, directly or indirectly
+	Deps         []string // the packages that the package links, directly or indirectly
 	TestImports  []string
 	XTestImports []string
 }
@@ -57,8 +57,8 @@ func TestWalls_BetweenModulesHold(t *testing.T) {
 	require.Greater(t, seen, 30, "packages of the workspace")
 }
 
-// brokenWalls returns the imports that a package must not have. The rules depend on the package's place, so that they
-// hold for a new package as well.
+// brokenWalls returns the imports that a package must not have. The rules depend on the package's folder, so they also
+// hold for a new package.
 func brokenWalls(p listedPackage) (broken []string) {
 	own, ours := strings.CutPrefix(p.ImportPath, project)
 	if !ours {
@@ -72,7 +72,7 @@ func brokenWalls(p listedPackage) (broken []string) {
 			object(imported, why)
 		}
 	}
-	// The rules below hold for the product only: tests may read the database and act as an owner.
+	// The rules below do not hold for tests, which may read the database and act as an owner.
 	service, inside := within(own)
 	for _, imported := range p.Imports {
 		target, _ := strings.CutPrefix(imported, project)
@@ -97,8 +97,8 @@ func brokenWalls(p listedPackage) (broken []string) {
 	return broken
 }
 
-// linksNoKafka reports whether a package uses an owner's log in Postgres only: the log and the packages beneath it,
-// without the relay and test kits, and the stores and queries of services.
+// linksNoKafka reports whether a package must not link a Kafka client. These packages use only Postgres: the event log
+// and the packages beneath it, except the relay and the test kits, and the stores and queries of services.
 func linksNoKafka(own string) bool {
 	if beneath, ok := strings.CutPrefix(own+"/", "shared/eventlog/"); ok {
 		return !strings.HasPrefix(beneath, "relay/") && !strings.HasSuffix(beneath, "test/")

@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// MemoryShare is the memory that a process uses before it collects garbage more often.
+// MemoryShare is the share of memory that a process may use. Above it, the process collects garbage more often.
 type MemoryShare struct {
-	Machine float64 // share of the machine's memory, which other processes use as well
+	Machine float64 // share of the machine's memory, which other processes use too
 	Group   float64 // share of the memory of the control group, if that is limited
 }
 
@@ -21,8 +21,8 @@ var (
 	OneService = MemoryShare{Machine: 0.25, Group: 0.8}
 	// WholeMesh is the share of a process that runs all services and starts a PostgreSQL.
 	WholeMesh = MemoryShare{Machine: 0.5, Group: 0.6}
-	// DatabaseCache is the share of that PostgreSQL's cache. Its connections need memory too, and the system caches
-	// files.
+	// DatabaseCache is the share for the page cache of the PostgreSQL in WholeMesh. It is small, because the server's
+	// connections need memory too and the system also caches files.
 	DatabaseCache = MemoryShare{Machine: 0.125, Group: 0.15}
 )
 

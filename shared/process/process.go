@@ -36,9 +36,9 @@ type Env struct {
 	Telemetry *telemetry.Telemetry
 	Ready     func() // called once the service is ready; may be nil
 
-	// Instance is the name of the process among the processes of its service, if the name is the same after a
-	// restart: its share of the work is then reserved for it for some seconds. Empty: the other processes take over
-	// at once.
+	// Instance is the name of the process among the processes of its service. It must be the same after a restart: the
+	// partitions of the process are reserved for some seconds until it is back. Empty: the other processes take them
+	// over at once.
 	Instance string
 }
 
@@ -46,7 +46,7 @@ type Env struct {
 type Needs struct{ Postgres, Redis, Kafka bool }
 
 // Main runs a service as a process of its own and returns the exit status. The first interrupt or termination signal
-// cancels run's context; a second one ends the process at once.
+// cancels run's context; a second signal ends the process at once.
 func Main(service string, needs Needs, run func(context.Context, Env) error) int {
 	log := NewLog(os.Stderr).With("service", service)
 	ctx, released := UntilSignal(context.Background(), log)
@@ -62,8 +62,8 @@ func Main(service string, needs Needs, run func(context.Context, Env) error) int
 	return 0
 }
 
-// NewLog returns the logger of a process. It redirects libraries that write to standard error by themselves, as
-// go-redis does for every failed connection, to the logger's debug level.
+// NewLog returns the logger of a process. It redirects the output of go-redis, which writes every failed connection to
+// standard error, to the logger's debug level.
 func NewLog(w io.Writer) *slog.Logger {
 	log := slog.New(slog.NewTextHandler(w, nil))
 	redis.SetLogger(redisLog{log})
@@ -78,13 +78,13 @@ func (l redisLog) Printf(ctx context.Context, format string, args ...any) {
 	}
 }
 
-// UntilSignal returns a context that ends with the first interrupt or termination signal. A second one ends the
-// process.
+// UntilSignal returns a context that ends with the first interrupt or termination signal. A second signal ends the
+// process with status 1.
 func UntilSignal(parent context.Context, log *slog.Logger) (_ context.Context, release func()) {
 	ctx, cancel := context.WithCancel(parent)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
+	if !signal.Ignored(syscall.SIGHUP) { // it is ignored under nohup
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	released, ended := make(chan struct{}), make(chan struct{})
@@ -112,7 +112,7 @@ func UntilSignal(parent context.Context, log *slog.Logger) (_ context.Context, r
 	})
 }
 
-// Fail prints on one line why a process ends.
+// Fail prints on one line the error that ends a process.
 func Fail(w io.Writer, name string, err error) {
 	_, _ = fmt.Fprintf(w, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; ")) // an error here cannot be reported
 }

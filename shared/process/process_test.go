@@ -19,7 +19,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// role is the variable with the service that this program runs instead of the tests; empty: none.
+// role is the environment variable that makes this test binary run a service instead of the tests. Its value names what
+// the service does.
 const role = "PROCESS_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -76,7 +77,7 @@ func (s *service) until(t *testing.T, text string) {
 			return
 		}
 	}
-	t.Fatalf("it did not say %q but %q", text, s.said)
+	t.Fatalf("no line contains %q: %q", text, s.said)
 }
 
 func (s *service) signal(t *testing.T, what os.Signal) {
@@ -84,7 +85,7 @@ func (s *service) signal(t *testing.T, what os.Signal) {
 	require.NoError(t, s.cmd.Process.Signal(what))
 }
 
-// end waits for the end, and returns the exit status and the whole output.
+// end waits until the process has ended, and returns the exit status and the whole output.
 func (s *service) end(t *testing.T) (int, []string) {
 	t.Helper()
 	for s.lines.Scan() {

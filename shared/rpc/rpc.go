@@ -10,7 +10,7 @@ import (
 	"strconv"
 )
 
-// Credential is the secret by which services of one installation recognise each other.
+// Credential is the secret with which the services of one installation authenticate each other.
 type Credential string
 
 // String does not reveal the credential.
@@ -36,19 +36,19 @@ func Actor(ctx context.Context) string {
 	return user
 }
 
-// Now is the position of a query that must see everything that is committed when the query arrives.
+// Now is the position of a query whose answer must contain everything that is committed when the query arrives.
 const Now int64 = math.MaxInt64
 
 // now is the value of the header for Now.
 const now = "now"
 
-// WithPosition returns a context for queries that must see the owner's log at least up to a position, so that users
-// read their own writes.
+// WithPosition returns a context for queries whose answers must contain the owner's log at least up to a position, so
+// that users read their own writes.
 func WithPosition(ctx context.Context, position int64) context.Context {
 	return context.WithValue(ctx, positionKey{}, position)
 }
 
-// Position returns the position of the log up to which a query must see it.
+// Position returns the position up to which the answer of a query must contain the log; 0 if the query need not wait.
 func Position(ctx context.Context) int64 {
 	position, _ := ctx.Value(positionKey{}).(int64)
 	return position

@@ -135,7 +135,7 @@ func TestCall_ReturnsRefusalsUnchangedAndOtherErrorsWithoutDetail(t *testing.T) 
 		}
 		for _, span := range f.spans.GetSpans() {
 			if strings.Contains(fmt.Sprintf("%+v", span), "secret") {
-				t.Errorf("the span %s tells what is for the log alone", span.Name)
+				t.Errorf("the span %s contains an error that only the log may contain", span.Name)
 			}
 		}
 	}

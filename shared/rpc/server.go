@@ -49,7 +49,7 @@ type Server struct {
 	mux      *http.ServeMux
 }
 
-// NewServer returns a server that listens. It serves once Run is called.
+// NewServer opens the listener and returns a server, which serves once Run is called.
 func NewServer(o ServerOptions) (*Server, error) {
 	if o.Credential == "" {
 		return nil, errors.New("inner listener: no service credential is set " +
@@ -84,7 +84,7 @@ func (s *Server) handler() http.Handler {
 	})
 }
 
-// survive turns a panic that Connect does not catch itself into the failure of one call.
+// survive turns a panic outside of Connect's interceptors into the failure of one call.
 func (s *Server) survive(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -132,8 +132,8 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// require passes on only callers with the credential. Both credentials are hashed, so that the time of the comparison
-// reveals nothing.
+// require passes on only requests with the credential. Both credentials are hashed, so that the time of the comparison
+// reveals nothing, not even a length.
 func (c Credential) require(next http.Handler) http.Handler {
 	want := sha256.Sum256([]byte(c))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -150,7 +150,7 @@ func (c Credential) require(next http.Handler) http.Handler {
 
 // answer writes a refusal in the form of Connect.
 func answer(w http.ResponseWriter, status int, code connect.Code, r *refusal.Error) {
-	body, _ := json.Marshal(map[string]string{"code": code.String(), "message": r.Text}) // two texts: it cannot fail
+	body, _ := json.Marshal(map[string]string{"code": code.String(), "message": r.Text}) // cannot fail for texts
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set(headerCode, r.Code)
 	w.WriteHeader(status)
@@ -182,7 +182,7 @@ func Interceptors(log *slog.Logger, tracer trace.Tracer) connect.HandlerOption {
 				}
 				_, refused := refusal.Of(err)
 				if !refused && ctx.Err() != nil {
-					err = ctx.Err() // regardless of the result
+					err = ctx.Err() // the handler's error is a consequence
 				}
 				out := Error(err)
 				span.SetAttributes(attribute.String("rpc.connect_rpc.error_code", connect.CodeOf(out).String()))

@@ -6,8 +6,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
-// checkTexts refuses a request with a text that PostgreSQL cannot store. No log contains such a text, and a statement
-// with it would fail. The error is a refusal that names the field.
+// checkTexts returns a refusal that names the field if a request contains a text that PostgreSQL cannot store. No log
+// contains such a text, and a statement with it would fail.
 func checkTexts(m protoreflect.Message, path string) (err error) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name := path + string(f.Name())

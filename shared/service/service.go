@@ -59,7 +59,7 @@ func (s *Service) Close() error { return s.Publisher.Close() }
 // Handle registers the handler of a Connect service on the listener, before Run.
 func (s *Service) Handle(path string, handler http.Handler) { s.server.Handle(path, handler) }
 
-// Interceptors returns the options of every handler.
+// Interceptors returns the options that every handler needs.
 func (s *Service) Interceptors() connect.HandlerOption {
 	return rpc.Interceptors(s.env.Log, s.env.Telemetry.Tracer())
 }
@@ -69,7 +69,7 @@ type DeadLetter func(ctx context.Context, m *message.Message, cause error) error
 
 // Parts are the parts that a service runs in addition to its listener and its health.
 type Parts struct {
-	// Work ends when the service has stopped, or when work in flight must not be finished any more.
+	// Work ends when the service has stopped, or when the time for finishing work in flight is over.
 	Work context.Context
 
 	service    *Service
@@ -107,7 +107,7 @@ func (p *Parts) Background(name string, run func(context.Context) error) {
 	p.background = append(p.background, part{name, run})
 }
 
-// WithIntake runs a part that begins work by itself, like consuming does. It ends together with consuming, before the
+// WithIntake runs a part that begins new work, as consuming does. The part ends together with consuming, before the
 // parts in the background.
 func (p *Parts) WithIntake(name string, run func(context.Context) error) {
 	intake, stop := context.WithCancel(p.Work)
@@ -125,8 +125,8 @@ func (p *Parts) WithIntake(name string, run func(context.Context) error) {
 // any more.
 func (p *Parts) Finish(wait func()) { p.finishing = append(p.finishing, wait) }
 
-// Run serves until ctx ends. Then the intake stops first, work in flight is finished, and the parts in the background
-// and the listener stop last. prepare adds the parts.
+// Run serves until ctx ends. Then it stops the intake, waits for work in flight, and stops the parts in the background
+// and the listener last. prepare adds the parts.
 func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
@@ -169,7 +169,8 @@ func (s *Service) Run(ctx context.Context, prepare func(*Parts) error) error {
 	return errors.Join(running.Wait(), err, s.Publisher.Close())
 }
 
-// serve marks the service as ready once it consumes and has been healthy, and returns when the service has to stop.
+// serve marks the service as ready once it consumes, and calls env.Ready once all health checks have succeeded too. It
+// returns when the service has to stop.
 func (s *Service) serve(ctx, failed context.Context, consuming <-chan struct{}) {
 	wait := func(signal <-chan struct{}) bool {
 		select {

@@ -21,9 +21,9 @@ import (
 
 // Settings are the settings of the standard OTEL_* variables. The zero value exports nothing.
 //
-// The exporters of the OpenTelemetry library read these variables as well. For a malformed value they continue and
-// write the value to standard error, including headers with credentials. ReadSettings is stricter, so that the
-// exporters always find valid values.
+// The exporters of the OpenTelemetry library read these variables too. For a malformed value they continue and write
+// the value to standard error, including headers with credentials. ReadSettings returns an error instead, so the
+// exporters read only valid values.
 type Settings struct {
 	endpoint *url.URL // nil: spans are not exported
 	protocol string   // "grpc" or "http/protobuf"
@@ -77,8 +77,8 @@ type settingsReader struct {
 
 func (r *settingsReader) get(name string) string { return strings.TrimSpace(r.getenv(name)) }
 
-// either returns the value of the variable for traces or, if that is not set, of the one for all signals, and the
-// name of the variable that was used.
+// either returns the name and value of the variable for traces or, if that is not set, of the variable for all kinds of
+// telemetry.
 func (r *settingsReader) either(suffix string) (name, value string) {
 	name = "OTEL_EXPORTER_OTLP_TRACES_" + suffix
 	if value = r.get(name); value == "" {
@@ -163,7 +163,7 @@ func (r *settingsReader) exporter(s *Settings) {
 	}
 }
 
-// endpoint parses a collector's address, with or without the scheme: both are common.
+// endpoint parses a collector's address. The scheme is optional, because both forms are common.
 func (r *settingsReader) endpoint(name, value string) *url.URL {
 	if !strings.Contains(value, "://") {
 		scheme := "http://"
@@ -289,7 +289,7 @@ func (s Settings) exporter(ctx context.Context) (sdktrace.SpanExporter, error) {
 		return nil, nil
 	}
 	to := *s.endpoint
-	to.User = nil // no exporter sends the user, and errors would contain it
+	to.User = nil // no exporter sends the user and password, and errors would contain them
 	if s.protocol == protocolHTTP {
 		options := []otlptracehttp.Option{otlptracehttp.WithEndpointURL(to.String()), otlptracehttp.WithHeaders(s.headers)}
 		if s.secure != nil && to.Scheme == "https" {
@@ -304,7 +304,7 @@ func (s Settings) exporter(ctx context.Context) (sdktrace.SpanExporter, error) {
 	return otlptracegrpc.New(ctx, options...)
 }
 
-// version returns the version of the program's module, or the commit that it was built from.
+// version returns the version of the program's module, or the commit from which the program was built.
 func version() string {
 	build, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -38,8 +38,8 @@ type Telemetry struct {
 
 // Start starts recording. If the collector is unreachable, traces are lost; there is no other effect.
 //
-// Without an exporter no span is recorded, even if the caller of a request asks for it. Ids are still generated and
-// passed on, so that the trace of another program is not interrupted here.
+// Without an exporter no span is recorded, even if a caller's traceparent has the sampled flag. Ids are still generated
+// and passed on, so that the trace of another program is not interrupted here.
 func Start(ctx context.Context, o Options) (*Telemetry, error) {
 	name := o.Service
 	if o.Settings.serviceName != "" {

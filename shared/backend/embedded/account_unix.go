@@ -93,8 +93,8 @@ func (a account) own(path string) error {
 	return os.Chown(path, int(a.uid), int(a.gid))
 }
 
-// apply makes a program run as the account, in a process group of its own: a Ctrl-C at the terminal signals this
-// process only, which still needs the server while it stops.
+// apply makes a program run as the account, in a process group of its own. So a Ctrl-C at the terminal does not signal
+// the server, which this process still needs while it stops.
 func (a account) apply(cmd *exec.Cmd) {
 	cmd.SysProcAttr = endsWithUs()
 	cmd.SysProcAttr.Setpgid = true
@@ -103,7 +103,7 @@ func (a account) apply(cmd *exec.Cmd) {
 	}
 }
 
-// signal makes a server end.
+// signal makes a server shut down.
 func (c *cluster) signal(pid int, how stopping) error {
 	s := syscall.SIGINT
 	if how == stopNow {

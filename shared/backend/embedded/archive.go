@@ -26,9 +26,10 @@ const (
 	archiveMajor   = 17
 )
 
-// archiveSums are the SHA-256 sums of the archives as the library stores them, by its names for the platforms. They
-// were taken from the published artifacts when the version was chosen, because the library compares only with a sum
-// from the server that the archive came from. (The archive for macOS contains programs for both of its processors.)
+// archiveSums are the SHA-256 sums of the archives as the library stores them. The keys are the library's names for
+// platforms. The sums were taken from the published artifacts when the version was chosen, because the library compares
+// an archive only with a sum from the server that the archive came from. (The archive for macOS contains programs for
+// both of its processors.)
 var archiveSums = map[string]string{
 	"linux-amd64":        "f044ba1009e9c7ed62a5a9a6f923ca6327fe4e80d8f6bf4f8887dbc59ac14bed",
 	"linux-amd64-alpine": "d4c71a0ed4756905b071aefc0bd0d0458a53a25edc643d473917cff1f49d1aa3",
@@ -42,7 +43,7 @@ var archiveSums = map[string]string{
 type archive struct {
 	dir      string                                             // holds one folder per version
 	sums     map[string]string                                  // see archiveSums
-	download func(ctx context.Context, into string) (err error) // stores the library's archive in a folder
+	download func(ctx context.Context, into string) (err error) // puts the library's archive into a folder
 	log      *slog.Logger
 }
 
@@ -160,9 +161,9 @@ func (a archive) check(dir string) (string, error) {
 	return found[0], nil
 }
 
-// downloadArchive makes the library download its archive, from its own source unless another is configured, without
-// unpacking or running it before it is checked. For that, the library is configured to unpack to a folder that cannot
-// be created, so it fails after the download.
+// downloadArchive makes the library download its archive, from source or, if source is empty, from the library's own
+// source. The library would then unpack and run the programs, although the archive is not checked yet. To prevent that,
+// the library is configured to unpack to a folder that cannot be created, so it fails after the download.
 func downloadArchive(ctx context.Context, into, source string) error {
 	port, err := freePort()
 	if err != nil {

@@ -79,7 +79,7 @@ func pickBinaries(
 
 var versionPattern = regexp.MustCompile(`\(PostgreSQL\) ((\d+)\S*)`)
 
-// inspectBinaries reads the version of the programs of a folder, or of its folder bin.
+// inspectBinaries reads the version of the programs in a folder, or in its subfolder bin.
 func inspectBinaries(ctx context.Context, dir string) (binaries, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -100,7 +100,7 @@ func inspectBinaries(ctx context.Context, dir string) (binaries, error) {
 	}
 	m := versionPattern.FindSubmatch(out)
 	if m == nil {
-		return b, errors.New("its postgres is not PostgreSQL's")
+		return b, errors.New("postgres --version does not print a version of PostgreSQL")
 	}
 	b.version = string(m[1])
 	b.major, err = strconv.Atoi(string(m[2]))

@@ -10,15 +10,16 @@ import (
 	"time"
 )
 
-// child is a process that ends when this one does.
+// child is a process that ends when this process does.
 type child struct {
 	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-	err  error         // its error, once done is closed
+	done chan struct{} // closed when the child has ended
+	err  error         // how the child ended; set before done is closed
 }
 
-// startChild starts a process from an operating system thread of its own. On Linux the child is signalled when that
-// thread ends, which is when this process ends; an ordinary thread may end earlier.
+// startChild starts a process from an operating system thread of its own. On Linux the kernel signals the child when
+// the thread that started it ends. This thread ends with the child or with this process; any other thread may end
+// earlier.
 func startChild(cmd *exec.Cmd) (*child, error) {
 	c := &child{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)

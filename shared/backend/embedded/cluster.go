@@ -60,7 +60,7 @@ func (c *cluster) close() {
 	}
 }
 
-// reach makes the data folder usable for the account and returns the folder's path for the account.
+// reach makes the data folder usable for the account and returns the path under which the account can use it.
 func (c *cluster) reach(dir string) (string, error) {
 	if c.account.barred(c.options.Dir) == "" {
 		return dir, nil
@@ -71,7 +71,7 @@ func (c *cluster) reach(dir string) (string, error) {
 			return "", err
 		}
 	}
-	return "/proc/self/fd/3", nil // as the first of ExtraFiles
+	return "/proc/self/fd/3", nil // the first of ExtraFiles has the descriptor 3
 }
 
 // command prepares one of PostgreSQL's programs for the data in dir. The program gets only the necessary variables of
@@ -106,7 +106,7 @@ func (c *cluster) create(ctx context.Context) error {
 	if _, err := os.Stat(c.dir); err == nil {
 		return nil
 	}
-	defer slow(c.options.Log, "making PostgreSQL's data folder", "dir", c.options.Dir)()
+	defer slow(c.options.Log, "creating PostgreSQL's data folder", "dir", c.options.Dir)()
 	fresh := c.dir + ".new"
 	if err := os.RemoveAll(fresh); err != nil {
 		return err

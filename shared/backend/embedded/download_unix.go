@@ -33,8 +33,8 @@ func init() {
 	os.Exit(0)
 }
 
-// passedOn contains the variables that configure network access. The child gets no others, because other processes of
-// its account can read its environment, including secrets.
+// passedOn contains the variables that configure network access. The child gets no other variables: they may contain
+// secrets, and other processes of the child's account can read its environment.
 var passedOn = []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "PATH"}
 
 // download runs downloadArchive under the account.

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// As root, the archive is downloaded by another account: the one that PostgreSQL runs as.
+// If this process runs as root, the account of PostgreSQL downloads the archive.
 func TestArchive_IsDownloadedByTheAccountOfPostgreSQL(t *testing.T) {
 	t.Parallel()
 	source, _, fetched := publish(t, goodArchive)

@@ -21,12 +21,12 @@ import (
 
 // KafkaOptions configure an embedded broker.
 type KafkaOptions struct {
-	Dir  string // folder of topics, records and the offsets of groups; "": they are kept in memory only
+	Dir  string // folder of topics, records and the offsets of groups; "": the broker keeps them in memory only
 	Port int    // 0: a free one
 	Log  *slog.Logger
 
-	// SyncWrites flushes every batch to disk before it is acknowledged. Without it, acknowledged records survive a
-	// crash of this process, but not of the machine.
+	// SyncWrites flushes every batch to disk before the batch is acknowledged. Without SyncWrites, acknowledged records
+	// survive a crash of this process, but not of the machine.
 	SyncWrites bool
 	// DeleteEvery is the interval between searches for expired records; default 30 s.
 	DeleteEvery time.Duration
@@ -42,13 +42,13 @@ type Kafka struct {
 	ended   chan struct{}
 }
 
-// StartKafka starts a broker with the data that an earlier one has stored in o.Dir.
+// StartKafka starts a broker with the data that an earlier broker has stored in o.Dir.
 //
-// Clients configure retention as on any broker, but the broker does not apply it. If it did and emptied a
-// partition, that partition's offsets would begin at 0 again after a restart while the groups' offsets would not, and
-// new records would be skipped. Instead the broker keeps records without a limit and stores the requested retention
-// as backend.KeptRetention, and a deleter removes older records, except the last record of a partition and records
-// that a group has not read.
+// Clients configure retention as on any broker, but the broker itself does not delete records. If it emptied a
+// partition, the partition's offsets would begin at 0 again after a restart while the groups' offsets would not, and
+// the groups would skip new records. Instead the broker keeps records without a limit and stores the requested
+// retention as backend.KeptRetention, and a deleter removes older records, except the last record of a partition and
+// records that a group has not read.
 func StartKafka(o KafkaOptions) (_ *Kafka, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -28,7 +28,7 @@ func startKafka(t *testing.T, o embedded.KafkaOptions) (*embedded.Kafka, backend
 	return k, backend.Kafka{Brokers: k.Brokers(), ClientID: "test"}
 }
 
-// reach opens the clients with which a test looks at the broker.
+// reach opens clients with which a test writes to the broker and reads its state.
 func reach(t *testing.T, k backend.Kafka) (*kgo.Client, *kadm.Client) {
 	t.Helper()
 	client, err := kgo.NewClient(append(k.Options(), kgo.RecordPartitioner(kgo.ManualPartitioner()),
@@ -38,7 +38,7 @@ func reach(t *testing.T, k backend.Kafka) (*kgo.Client, *kadm.Client) {
 	return client, kadm.NewClient(client)
 }
 
-// produce sends records with timestamps of age ago and waits until they are acknowledged.
+// produce sends records whose timestamps are age in the past, and waits until they are acknowledged.
 func produce(t *testing.T, client *kgo.Client, topic string, count int, age time.Duration) {
 	t.Helper()
 	for i := range count {

@@ -14,7 +14,7 @@ import (
 // failing is a listener that fails for a while as if the process had too many open files.
 type failing struct {
 	net.Listener
-	failures atomic.Int64 // still to come
+	failures atomic.Int64 // number of calls of Accept that still fail
 }
 
 func (f *failing) Accept() (net.Conn, error) {
@@ -47,7 +47,7 @@ func TestListener_ContinuesAfterTooManyOpenFiles(t *testing.T) {
 	require.NoError(t, <-accepted)
 	require.NoError(t, c.Close())
 
-	f.failures.Store(1 << 40) // it ends even while it waits to try again
+	f.failures.Store(1 << 40) // Close ends Accept even while Accept waits to try again
 	go func() {
 		_, err := l.Accept()
 		accepted <- err

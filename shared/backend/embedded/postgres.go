@@ -19,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// BinariesVariable is the environment variable for the folder of PostgreSQL's programs, which error texts name.
+// BinariesVariable is the environment variable with the folder of PostgreSQL's programs. Error texts mention it.
 const BinariesVariable = "EDUMATRIX_POSTGRES_BIN"
 
 // connections is the maximum number of connections of an embedded server.
@@ -126,8 +126,7 @@ func (p *Postgres) start(ctx context.Context) (err error) {
 	if !wrongPassword(err) {
 		return err
 	}
-	// The data was created with another user or password. A user that may start the server may also change the
-	// database's owner.
+	// The data was created with another user or password. A user that may start the server may also change them.
 	if err := p.server.stop(p.cluster); err != nil {
 		return err
 	}
@@ -140,8 +139,8 @@ func (p *Postgres) start(ctx context.Context) (err error) {
 	return p.cluster.ensureDatabase(ctx, p.URL())
 }
 
-// serve starts the server and waits until it accepts connections. If another process has taken the free port meanwhile,
-// it tries the next one.
+// serve starts the server and waits until it accepts connections. If another process takes the chosen free port first,
+// serve tries another free port.
 func (p *Postgres) serve(ctx context.Context) (err error) {
 	for attempt := 1; ; attempt++ {
 		if p.port = p.options.Port; p.port == 0 {
@@ -199,7 +198,8 @@ var errPortInUse = errors.New("port in use")
 func portIsFree(port int) error {
 	l, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
-		return fmt.Errorf("port %d of 127.0.0.1 is in use (%w): stop what listens there, or choose another", port, err)
+		return fmt.Errorf("port %d of 127.0.0.1 is in use (%w): stop the program that listens there, or choose another port",
+			port, err)
 	}
 	return l.Close()
 }
@@ -212,7 +212,7 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
-// slow logs an operation once it has taken a second. The returned function ends the operation.
+// slow logs an operation once it has taken a second. The caller calls the returned function when the operation ends.
 func slow(log *slog.Logger, what string, args ...any) (over func()) {
 	t := time.AfterFunc(time.Second, func() { log.Info(what, args...) })
 	return func() { t.Stop() }

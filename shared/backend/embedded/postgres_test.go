@@ -86,8 +86,7 @@ func TestPostgres_KeepsItsDataOverARestart(t *testing.T) {
 	require.ErrorContains(t, err, "password authentication failed")
 }
 
-// The size of the server's cache and of its log between checkpoints depends on the memory that it is given, within
-// bounds.
+// The size of the server's cache and of its log between checkpoints depends on the configured memory, within bounds.
 func TestPostgres_UsesTheConfiguredMemory(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -161,7 +160,7 @@ func TestPostgres_StopsTheServerThatAnEarlierStartHasLeft(t *testing.T) {
 	o := postgresOptions(t)
 	left := startPostgres(t, o)
 	execute(t, left.URL(), "CREATE TABLE kept AS SELECT 'still here' AS said")
-	// Without the lock its owner is unknown, as if its process had died.
+	// Without the lock file, the process that started the server appears to have died.
 	require.NoError(t, os.Remove(filepath.Join(o.Dir, "lock")))
 
 	p := startPostgres(t, o)
@@ -174,8 +173,8 @@ func TestPostgres_IgnoresAProcessIDThatAnotherProcessHasNow(t *testing.T) {
 	t.Parallel()
 	o := postgresOptions(t)
 	require.NoError(t, startPostgres(t, o).Stop())
-	// After a crash and a restart of the machine, the process id can belong to another process, here this one, which
-	// is not a server.
+	// After a crash and a restart of the machine, the process id can belong to another process. In this test, it belongs
+	// to the test's own process.
 	stale := fmt.Sprintf("%d\n/nowhere\n1\n1\n\n127.0.0.1\n1 1\nready\n", os.Getpid())
 	require.NoError(t, os.WriteFile(filepath.Join(o.Dir, "cluster", "postmaster.pid"), []byte(stale), 0o600))
 	startPostgres(t, o)
@@ -187,7 +186,7 @@ func TestPostgres_RefusesASecondStartOnItsData(t *testing.T) {
 	p := startPostgres(t, o)
 	_, err := embedded.StartPostgres(t.Context(), o)
 	require.ErrorContains(t, err, fmt.Sprintf("%s: it is in use by process %d", o.Dir, os.Getpid()))
-	require.Equal(t, "1", value(t, p.URL(), "SELECT '1'"), "the first one still works")
+	require.Equal(t, "1", value(t, p.URL(), "SELECT '1'"), "the first server still works")
 }
 
 func TestPostgres_RefusesAPortInUse(t *testing.T) {

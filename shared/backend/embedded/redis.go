@@ -25,7 +25,7 @@ type RedisOptions struct {
 	Log      *slog.Logger
 }
 
-// Redis is a server of Redis' protocol in this process. It stores nothing across a restart.
+// Redis is a server of Redis' protocol in this process. Its data is lost when it stops.
 type Redis struct {
 	server   *miniredis.Miniredis
 	password string
@@ -57,8 +57,8 @@ func StartRedis(o RedisOptions) (*Redis, error) {
 	return r, nil
 }
 
-// passTime makes keys expire, which miniredis does not do by itself. A step is at most a second, so that the holders
-// of leases have time to renew them after a suspended laptop wakes up.
+// passTime makes keys expire, because miniredis does not advance its own clock. A step is at most a second, so that the
+// holders of leases have time to renew them after a suspended laptop wakes up.
 func (r *Redis) passTime(ctx context.Context) {
 	tick := time.NewTicker(redisStep)
 	defer tick.Stop()
@@ -74,7 +74,7 @@ func (r *Redis) passTime(ctx context.Context) {
 	}
 }
 
-// step returns by how much keys age from one tick to the next.
+// step returns the time by which keys age from one tick to the next.
 func step(last, now time.Time) time.Duration {
 	return min(now.Sub(last), redisMaxStep)
 }

@@ -9,11 +9,12 @@ import (
 	"syscall"
 )
 
-// endsWithUs returns no attributes on these systems. The next start stops a server that was left behind.
+// endsWithUs returns no attributes, because these systems cannot end a child together with this process. The next start
+// stops a server that was left behind.
 func endsWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
-// serves reports whether a process exists. The process id comes from the data folder, so it is that data's
-// server.
+// serves reports whether a process exists and runs PostgreSQL. The process id comes from the data folder, so the
+// process is then the server of that data.
 func serves(pid int, _ string) bool {
 	if !alive(pid) {
 		return false

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// account is the account of PostgreSQL's programs, which is always that of this process. The server drops an
-// administrator's rights itself.
+// account is the account of PostgreSQL's programs, which is always the account of this process. The server itself drops
+// an administrator's rights.
 type account struct{}
 
 func (account) String() string              { return "this user" }
@@ -35,14 +35,14 @@ func (c *cluster) signal(_ int, how stopping) error {
 	return nil
 }
 
-// serves reports whether the process exists. The process id in the data folder shows that it is the server of that
-// data.
+// serves reports whether a process exists. The process id comes from the data folder, so the process is taken for the
+// server of that data.
 func serves(pid int, _ string) bool {
 	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))
 	if err != nil {
 		return false
 	}
-	defer func() { _ = windows.CloseHandle(h) }() // the handle was only used for a question
+	defer func() { _ = windows.CloseHandle(h) }() // the handle was only used to read the status
 	var status uint32
 	const stillActive = 259
 	return windows.GetExitCodeProcess(h, &status) == nil && status == stillActive

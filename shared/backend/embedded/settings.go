@@ -16,8 +16,8 @@ const (
 //   - max_wal_size is the size of the log between checkpoints under load. After each checkpoint the first change of a
 //     page logs the whole page, so checkpoints should be rare. Four times the cache is enough, since a checkpoint writes
 //     the cache at most once.
-//   - checkpoint_timeout does the same for a server with little to do. The start after a crash reads no more than
-//     max_wal_size.
+//   - checkpoint_timeout makes checkpoints rare when there is little load. A start after a crash still reads no more of
+//     the log than max_wal_size.
 //
 // wal_compression stays off: it saves disk space but costs processor time, which is scarce where all services share a
 // machine.

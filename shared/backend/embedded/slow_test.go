@@ -17,10 +17,10 @@ func TestSlow_LogsStepsOfOverASecond(t *testing.T) {
 		over := slow(log, "a quick one")
 		time.Sleep(900 * time.Millisecond)
 		over()
-		over = slow(log, "making PostgreSQL's data folder", "dir", "data")
+		over = slow(log, "creating PostgreSQL's data folder", "dir", "data")
 		time.Sleep(1100 * time.Millisecond)
 		synctest.Wait()
-		if got := said.String(); !strings.Contains(got, "making PostgreSQL's data folder") || !strings.Contains(got, "dir=data") ||
+		if got := said.String(); !strings.Contains(got, "creating PostgreSQL's data folder") || !strings.Contains(got, "dir=data") ||
 			strings.Contains(got, "quick") {
 			t.Errorf("logged: %s", got)
 		}

@@ -48,7 +48,8 @@ func TestKafka_ChecksFailWhileTheDiskIsFull(t *testing.T) {
 	produce(t, client, "topic", 1, 0)
 }
 
-// The same with a data directory that cannot be written to, which needs no privileges to set up.
+// Checks of Kafka fail while it cannot write to its data directory. Unlike a full disk, this needs no privileges to set
+// up.
 func TestKafka_ChecksFailWhileItCannotWrite(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

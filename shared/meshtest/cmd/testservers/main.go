@@ -6,8 +6,8 @@
 // With -install, as root or with a sudo that needs no password, it first installs missing packages with the package
 // manager; without a command it then ends. The command finds the servers by the variables MESHTEST_…. If
 // KAFKA_BROKERS, REDIS_URL or DATABASE_URL names a server, that server is used and none is started. With -hold it
-// runs no command: it prints the variables and runs until its input ends, which serves test processes that are
-// started by hand.
+// runs no command: it prints the variables and runs until its input ends. Package meshtest uses this for test processes
+// that were not started by testservers.
 package main
 
 import (
@@ -39,7 +39,7 @@ type options struct {
 func main() {
 	var o options
 	stores := flag.String("stores", strings.Join(server.All, ","), "the stores to start")
-	flag.BoolVar(&o.install, "install", false, "as root, or with sudo, have the package manager install what is missing")
+	flag.BoolVar(&o.install, "install", false, "install missing packages with the package manager, as root or with sudo")
 	flag.BoolVar(&o.jaeger, "jaeger", false, "build Jaeger while the command runs, for the tests that need it")
 	flag.BoolVar(&o.hold, "hold", false, "run no command, print the variables, stop at the end of the input")
 	flag.Parse()
@@ -86,8 +86,8 @@ func run(o options) (status int, err error) {
 	return status, err
 }
 
-// buildJaeger builds Jaeger in the background. A test that needs it waits for the build, and gets the same error, if
-// any.
+// buildJaeger builds Jaeger in the background. A test that needs Jaeger waits for the build. If the build fails, the
+// test builds again and gets the error.
 func buildJaeger(ctx context.Context, log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
@@ -125,7 +125,8 @@ func hold(ctx context.Context, servers *server.Set) error {
 	return nil
 }
 
-// command runs the command and returns its exit status. It passes signals on; the command has a minute to end.
+// command runs the command and returns its exit status. When this process is signalled, it interrupts the command, which
+// then has a minute to end.
 func command(ctx context.Context, args, env []string) (int, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, os.Stdin, os.Stdout, os.Stderr

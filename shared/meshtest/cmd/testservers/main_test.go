@@ -66,7 +66,7 @@ func TestCommand_GetsTheServersAndItsStatusIsReturned(t *testing.T) {
 	require.NotContains(t, string(out), "passed")
 }
 
-// TestServers_EndWithTestservers ends testservers in each possible way. The servers that it has started end as well.
+// TestServers_EndWithTestservers ends testservers in each possible way. The servers that it has started must end too.
 func TestServers_EndWithTestservers(t *testing.T) {
 	t.Parallel()
 	file := program(t)

@@ -12,15 +12,16 @@ import (
 // stopTime is how long a server may take to shut down, on a busy machine.
 const stopTime = 60 * time.Second
 
-// child is a process that ends when this one does.
+// child is a process that ends when this process does.
 type child struct {
 	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-	err  error         // its error, once done is closed
+	done chan struct{} // closed when the child has ended
+	err  error         // the child's error; set before done is closed
 }
 
-// startChild starts a process from an operating system thread of its own: Linux signals the process when that thread
-// ends, which is when this process ends; an ordinary thread may end earlier.
+// startChild starts a process from an operating system thread of its own. On Linux the kernel signals the child when
+// the thread that started it ends. This thread ends with the child or with this process; any other thread may end
+// earlier.
 func startChild(cmd *exec.Cmd) (*child, error) {
 	cmd.SysProcAttr = endsWithUs()
 	c := &child{cmd: cmd, done: make(chan struct{})}
@@ -50,12 +51,12 @@ func (c *child) running() bool {
 	}
 }
 
-// stop signals the process to end, kills it if it does not, and waits for it.
+// stop signals the process to end, kills it if it does not end in time, and waits for it.
 func (c *child) stop() error {
 	if !c.running() {
 		return nil
 	}
-	// A frozen process does not react.
+	// A frozen process reacts only after SIGCONT.
 	_ = errors.Join(c.cmd.Process.Signal(syscall.SIGTERM), c.cmd.Process.Signal(syscall.SIGCONT)) // it may have ended
 	select {
 	case <-c.done:

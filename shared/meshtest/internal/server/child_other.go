@@ -4,5 +4,5 @@ package server
 
 import "syscall"
 
-// endsWithUs returns no attributes: only on Linux does a server end with a test process that is killed.
+// endsWithUs returns no attributes. If a test process is killed, its servers end only on Linux.
 func endsWithUs() *syscall.SysProcAttr { return nil }

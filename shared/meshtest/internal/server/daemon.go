@@ -19,7 +19,7 @@ const startTime = 90 * time.Second
 type daemon struct {
 	name      string
 	dir       string           // folder of its data and its output
-	command   func() *exec.Cmd // returns the command to run; for a container, the one that attaches to it
+	command   func() *exec.Cmd // returns the command to run; for a container, it starts and attaches to the container
 	container string           // "" for a process
 	answers   func(context.Context) error
 	child     *child
@@ -81,7 +81,7 @@ func tail(text []byte) string {
 	return strings.TrimSpace(string(text[max(0, len(text)-most):]))
 }
 
-// Stop shuts the server down; its data stays.
+// Stop shuts the server down and keeps its data.
 func (d *daemon) Stop() error {
 	if d.child == nil {
 		return nil

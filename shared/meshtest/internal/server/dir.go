@@ -14,7 +14,7 @@ import (
 const dirPrefix = "edumatrix-test-"
 
 // NewDir creates a folder for a server's data that other accounts can enter, because PostgreSQL does not run as root.
-// Its name contains the process id.
+// The folder's name contains the id of this process.
 func NewDir(name string) (string, error) {
 	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-%s-", dirPrefix, os.Getpid(), name))
 	if err != nil {
@@ -23,11 +23,12 @@ func NewDir(name string) (string, error) {
 	return dir, os.Chmod(dir, 0o755)
 }
 
-// staleAfter protects recent folders: they may belong to a process in another container.
+// staleAfter is the age from which on removeStale deletes folders. A more recent folder may belong to a process in
+// another container, whose process id is not visible here.
 const staleAfter = time.Hour
 
-// removeStale deletes the folders of processes that could not delete them themselves, because of a panic or a
-// time-out of go test.
+// removeStale deletes the folders of processes that ended without deleting them, because of a panic or a timeout of
+// go test.
 func removeStale() error {
 	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), dirPrefix+"*"))
 	if err != nil {

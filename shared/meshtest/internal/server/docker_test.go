@@ -15,7 +15,7 @@ import (
 )
 
 // engine stands in for the docker command, with processes of this machine as its "containers". Not every machine has
-// an engine, and the test checks only the commands that the package sends. It accepts no other commands.
+// Docker, and the test checks only the commands that the package sends. engine accepts no other commands.
 const engine = `#!/bin/sh
 set -e
 PATH=/usr/local/bin:/usr/bin:/bin

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// machine makes only these programs available; each is a script. The environment also names servers, which must make
-// no difference.
+// machine makes only these programs available; each is a script. It also sets the variables that name servers, which
+// must not change which packages are missing.
 func machine(t *testing.T, programs map[string]string) {
 	t.Helper()
 	dir := t.TempDir()

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 )
 
-// Postgres is a real server, PostgreSQL 17 or later, whose every commit is on its disk.
+// Postgres is a real server, PostgreSQL 17 or later, that writes each commit to disk before it confirms the commit.
 type Postgres struct {
 	options embedded.PostgresOptions
 	running *embedded.Postgres
@@ -65,7 +65,7 @@ func (p *Postgres) PID() int { return p.running.PID() }
 // Version returns the version that the server's programs report.
 func (p *Postgres) Version() string { return p.running.Version() }
 
-// Stop shuts the server down; its data stays.
+// Stop shuts the server down and keeps its data.
 func (p *Postgres) Stop() error {
 	if p.running == nil {
 		return nil
@@ -134,7 +134,7 @@ func family(parent int) ([]int, error) {
 			continue // the process has ended
 		}
 		pid, rest, _ := strings.Cut(string(stat), " ")
-		// The program's name is in parentheses and may contain anything; then follow the state and the parent.
+		// The program's name is in parentheses and may contain any character. The state and the parent's id follow.
 		fields := strings.Fields(rest[strings.LastIndex(rest, ")")+1:])
 		if len(fields) > 1 && fields[1] == strconv.Itoa(parent) {
 			if n, err := strconv.Atoi(pid); err == nil {

@@ -81,8 +81,9 @@ func (r *Redis) Snapshot() error { return r.copyData(redisData, redisSnapshot) }
 // Rewind resets a stopped server to its snapshot.
 func (r *Redis) Rewind() error { return r.copyData(redisSnapshot, redisData) }
 
-// The file to which every command is written before the response, and a copy of it. A copy of an append-only file is
-// the file as it was at some moment; the server removes an incomplete last command.
+// redisData is the folder of the append-only file, to which the server writes every command before it responds.
+// redisSnapshot is the folder of a copy. The copy may end with an incomplete command, which the server removes when it
+// starts.
 const (
 	redisData     = "appendonlydir"
 	redisSnapshot = "snapshot"

@@ -38,8 +38,8 @@ func Named(variable string) string {
 // All contains the names of the stores that a Set may have.
 var All = []string{"kafka", "redis", "postgres"}
 
-// Set contains the servers that the tests of several processes share: those that the environment names, and started
-// ones for the others. Redis is not among them: it starts within milliseconds, so each test has its own.
+// Set contains the servers that the tests of several processes share. A server that the environment does not name is
+// started, except Redis: it starts within milliseconds, so each test starts its own.
 type Set struct {
 	named    map[string]string // variable -> address
 	kafka    *Kafka
@@ -47,7 +47,7 @@ type Set struct {
 	versions []string
 }
 
-// StartSet finds or starts the named stores, all at once.
+// StartSet finds or starts the servers of the given stores concurrently.
 func StartSet(ctx context.Context, stores []string, log *slog.Logger) (*Set, error) {
 	if err := removeStale(); err != nil {
 		return nil, err

@@ -37,7 +37,7 @@ func javaMajor(said string) int {
 	return major
 }
 
-// redisProgram returns the machine's redis-server, or an error why it cannot be used.
+// redisProgram returns the path of the machine's redis-server. The error is the reason why it cannot be used.
 func redisProgram(ctx context.Context) (string, error) {
 	program, err := exec.LookPath("redis-server")
 	if err != nil {
