@@ -92,8 +92,8 @@ type Verifier struct {
 
 // NewVerifier returns a Verifier for tokens that are signed with a secret or, if that is empty, with the keys at a
 // JWKS URL. The keys are fetched in the background until ctx ends: every hour, and when a token names an unknown key,
-// at most every 10 s. If the keys cannot be fetched yet, NewVerifier returns no error; tokens are refused as unavailable
-// meanwhile.
+// at most every 10 s. If the keys cannot be fetched yet, NewVerifier returns no error; tokens are refused as
+// unavailable meanwhile.
 func NewVerifier(ctx context.Context, o Options) (*Verifier, error) {
 	return newVerifier(ctx, o, pace{usual: time.Hour, retry: time.Second, slowest: 30 * time.Second,
 		unknown: 10 * time.Second, patience: 3 * time.Second})

@@ -20,8 +20,8 @@ const (
 	tryKafka        = "is it running, and is KAFKA_BROKERS right (host:port, separated by commas)?"
 	tryKafkaStorage = "is its disk full?"
 
-	// CheckName is the client software name that Check sends. While the embedded broker cannot store records, it answers
-	// requests with this name with an error.
+	// CheckName is the client software name that Check sends. While the embedded broker cannot store records, it
+	// answers requests with this name with an error.
 	CheckName = "edumatrix-check"
 )
 

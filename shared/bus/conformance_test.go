@@ -28,7 +28,8 @@ func TestConformance_Subscriber(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, k backend.Kafka) {
 		group := func(t *testing.T, group string) (message.Publisher, message.Subscriber) {
-			// The pauses are short, because the suite nacks hundreds of messages and leaves some unsettled when it closes.
+			// The pauses are short, because the suite nacks hundreds of messages and leaves some unsettled when it
+			// closes.
 			s, err := bus.NewSubscriber(k, bus.SubscriberOptions{Group: group, Drain: 100 * time.Millisecond,
 				Backoff: 100 * time.Microsecond})
 			require.NoError(t, err)

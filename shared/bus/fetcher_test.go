@@ -22,8 +22,8 @@ func (fullReceiver) take([]*kgo.Record) bool { return true }
 
 func (fullReceiver) restart() {}
 
-// A broker answers a fetch of a deleted topic's partition at once with an error. The fetcher repeats the fetch only after
-// a pause. Other partitions are not delayed, and a partition whose receiver is full stays paused.
+// A broker answers a fetch of a deleted topic's partition at once with an error. The fetcher repeats the fetch only
+// after a pause. Other partitions are not delayed, and a partition whose receiver is full stays paused.
 func TestFetcher_PausesAPartitionAfterAnError(t *testing.T) {
 	t.Parallel()
 	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"))

@@ -39,8 +39,8 @@ func (s subscriptions) begin(ctx context.Context, run func(context.Context)) err
 	return nil
 }
 
-// Close ends all subscriptions. It waits for messages in flight, for at most Drain, and until the offsets are committed.
-// It may be called again.
+// Close ends all subscriptions. It waits for messages in flight, for at most Drain, and until the offsets are
+// committed. It may be called again.
 func (s subscriptions) Close() error {
 	s.mu.Lock()
 	s.close()

@@ -21,8 +21,8 @@ const (
 	// logAfter is how long a dependency fails before the failure is logged. It is not 0, because not all dependencies
 	// are available at the start of a process.
 	logAfter = time.Second
-	// maxResultAge is the age above which a result counts as a failure. So the reported health is at most this old, even
-	// while a check hangs.
+	// maxResultAge is the age above which a result counts as a failure. So the reported health is at most this old,
+	// even while a check hangs.
 	maxResultAge = 2 * time.Second
 )
 
@@ -102,7 +102,8 @@ func (h *Health) Waiting(dependency string, err error) {
 	}
 }
 
-// Run runs every check each second until ctx ends, and more often until all checks have succeeded at the same time once.
+// Run runs every check each second until ctx ends, and more often until all checks have succeeded at the same time
+// once.
 func (h *Health) Run(ctx context.Context) error {
 	var checking sync.WaitGroup
 	for i := range h.checks {

@@ -43,8 +43,8 @@ func (d *diary) Evolve(f catalog.Fact, _ proto.Message) { d.n = f.Version }
 func (*diary) Forget() {}
 
 // A service writes each message of another service into a diary, by commands that its own aggregate decides. An event
-// whose command cannot be decided is parked, and other streams are not affected. When an operator retries the event, the
-// command is decided again.
+// whose command cannot be decided is parked, and other streams are not affected. When an operator retries the event,
+// the command is decided again.
 func TestReact_CommandsAreDecidedByTheServicesOwnAggregates(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -94,8 +94,8 @@ func (s *Service) Effect(event string, effect eventlog.Effect) { s.effects[event
 func (s *Service) AuthorizeSubscribe(authorize SubscribeAuthorizer) { s.authorize = authorize }
 
 // React registers the reaction to a topic of another service. The reaction returns events, and commands that the
-// service's aggregates decide. since is the time from which events count if the topic has not been consumed before. Each
-// topic can have only one reaction.
+// service's aggregates decide. since is the time from which events count if the topic has not been consumed before.
+// Each topic can have only one reaction.
 func (s *Service) React(topic string, since consume.Since, react consume.Reaction) {
 	declared, _ := s.env.Catalog.Topic(topic)
 	declared.Name = topic

@@ -173,8 +173,8 @@ func TestPostgres_IgnoresAProcessIDThatAnotherProcessHasNow(t *testing.T) {
 	t.Parallel()
 	o := postgresOptions(t)
 	require.NoError(t, startPostgres(t, o).Stop())
-	// After a crash and a restart of the machine, the process id can belong to another process. In this test, it belongs
-	// to the test's own process.
+	// After a crash and a restart of the machine, the process id can belong to another process. In this test, it
+	// belongs to the test's own process.
 	stale := fmt.Sprintf("%d\n/nowhere\n1\n1\n\n127.0.0.1\n1 1\nready\n", os.Getpid())
 	require.NoError(t, os.WriteFile(filepath.Join(o.Dir, "cluster", "postmaster.pid"), []byte(stale), 0o600))
 	startPostgres(t, o)

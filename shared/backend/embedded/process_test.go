@@ -14,7 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 )
 
-// role is the environment variable that makes this test binary run a store instead of the tests. Its value is the store.
+// role is the environment variable that makes this test binary run a store instead of the tests. Its value is the
+// store.
 const role = "EMBEDDED_TEST_ROLE"
 
 func TestMain(m *testing.M) {

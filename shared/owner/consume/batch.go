@@ -80,8 +80,8 @@ func (a *applier) consider(e envelope.Event, trace context.Context, before int64
 			a.items = append(a.items, &item{event: e, trace: trace, before: before})
 			return nil
 		}
-		// An operator's retry holds the stream, because it is about to catch up. Store the checkpoint, so that the retry
-		// finds how far the partition has passed over the stream.
+		// An operator's retry holds the stream, because it is about to catch up. Store the checkpoint, so that the
+		// retry finds how far the partition has passed over the stream.
 		if err := a.write(a.before(before)); err != nil {
 			return err
 		}
@@ -203,8 +203,8 @@ func (a *applier) commit(items []*item, to inbox.Checkpoint) error {
 			a.stored(to)
 			return nil
 		case errors.As(err, &stale) && stale.Have == to:
-			// The checkpoint was stored already: by an earlier commit whose result was lost, or by another instance, whose
-			// effects are the same.
+			// The checkpoint was stored already: by an earlier commit whose result was lost, or by another instance,
+			// whose effects are the same.
 			if err := a.reload(); err != nil {
 				return err
 			}

@@ -217,8 +217,8 @@ func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope
 func (r *resolving) limit(ctx context.Context) (limit int64, err error) {
 	all, err := r.o.Log.Inbox().Checkpoints(ctx, r.o.Source, r.o.Topic)
 	for n, c := range all {
-		// While the topic grows, a stream may have been in two partitions. The later partition began after the checkpoint
-		// of the earlier one had reached the fence, so the higher position counts.
+		// While the topic grows, a stream may have been in two partitions. The later partition began after the
+		// checkpoint of the earlier one had reached the fence, so the higher position counts.
 		if c.Partitions > 0 && envelope.Partition(r.stream, c.Partitions) == n {
 			limit = max(limit, c.Position)
 		}

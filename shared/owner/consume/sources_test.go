@@ -119,8 +119,8 @@ func TestConsume_ASourceThatHangsDoesNotStopAnother(t *testing.T) {
 	require.EqualValues(t, 60, w.number("SELECT count(*) FROM notification.events WHERE cause LIKE 'chat-%'"))
 }
 
-// Two instances hold one partition, and one of them has applied a part of the other's batch. The batch is not committed,
-// its instance releases the partition, and the next instance continues from the stored checkpoint.
+// Two instances hold one partition, and one of them has applied a part of the other's batch. The batch is not
+// committed, its instance releases the partition, and the next instance continues from the stored checkpoint.
 func TestConsume_ReleasesAPartitionThatAnotherInstanceAdvanced(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

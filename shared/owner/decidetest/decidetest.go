@@ -1,5 +1,5 @@
-// Package decidetest tests aggregates without a server. A case consists of the events of a stream, a user's command, and
-// the events or the refusal to which the command leads.
+// Package decidetest tests aggregates without a server. A case consists of the events of a stream, a user's command,
+// and the events or the refusal to which the command leads.
 package decidetest
 
 import (

@@ -125,8 +125,8 @@ func hold(ctx context.Context, servers *server.Set) error {
 	return nil
 }
 
-// command runs the command and returns its exit status. When this process is signalled, it interrupts the command, which
-// then has a minute to end.
+// command runs the command and returns its exit status. When this process is signalled, it interrupts the command,
+// which then has a minute to end.
 func command(ctx context.Context, args, env []string) (int, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, os.Stdin, os.Stdout, os.Stderr
