@@ -24,10 +24,10 @@ const KeptRetention = "edumatrix.retention.ms"
 
 const inSyncReplicas = "min.insync.replicas"
 
-// EnsureTopics creates missing topics, and returns when every broker knows all topics with a leader for each
-// partition. It reports topics that exist with another number of partitions or another retention than declared, or
-// with fewer replicas than the brokers allow, and does not change them; the operator decides. The mesh adapts to the
-// topics that the broker has.
+// EnsureTopics creates missing topics, and waits until every broker knows them with a leader for each partition. It
+// does not change existing topics. It reports those that have another number of partitions or another retention than
+// declared, or fewer replicas than the brokers allow; the operator decides. The mesh adapts to the topics that the
+// broker has.
 func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differences []string, err error) {
 	client, admin, err := k.admin()
 	if err != nil {
@@ -59,7 +59,7 @@ func (k Kafka) EnsureTopics(ctx context.Context, topics []catalog.Topic) (differ
 type found struct {
 	partitions int
 	retention  time.Duration // negative: unlimited
-	replicas   int           // of the partition with the fewest
+	replicas   int           // of the partition that has the fewest replicas
 	inSync     int           // replicas that must have a record before it is confirmed
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // errStopping is wrapped by errors of handlers that had no time to finish. Their messages are delivered again, to
-// this process or to the one to which their partition is assigned.
+// this process or to the process to which their partition is assigned then.
 var errStopping = errors.New("stopping")
 
 func stopping(err error) error {

@@ -29,7 +29,7 @@ type receiver interface {
 }
 
 // fetcher polls a client and passes each partition's records to its receiver. All changes to the set of partitions
-// run between two polls, so no receiver gets records that were polled before it was added.
+// run between two polls, so no receiver gets records that were polled before the receiver was added.
 type fetcher struct {
 	client *kgo.Client
 	poll   func(context.Context) kgo.Fetches // of the client
@@ -43,7 +43,7 @@ type fetcher struct {
 
 	// The fields below are used by run and by the calls that it makes.
 	taps    map[topicPartition]*tap
-	awaited map[topicPartition]bool // resumed, but no record has come since
+	awaited map[topicPartition]bool // partitions that were resumed and have not got a record since
 }
 
 // tap is the state of a partition that is fetched.

@@ -47,7 +47,7 @@ func stockPublisher(t testing.TB, k backend.Kafka) message.Publisher {
 	return p
 }
 
-// bare returns a message whose fields contain more than letters.
+// bare returns a message without a key, whose fields contain spaces, NUL, and bytes that are not UTF-8.
 func bare(n int) *message.Message {
 	m := message.NewMessage("id "+strconv.Itoa(n), []byte("\x00payload\xff"+strconv.Itoa(n)))
 	m.Metadata.Set("own", "välue\xff")

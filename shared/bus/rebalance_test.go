@@ -125,7 +125,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// member acknowledges all messages but those with the key "stuck", and prints the ids of all, until it is killed.
+// member prints the ids of the messages that it gets, and acknowledges those without the key "stuck", until it is
+// killed.
 func member(k backend.Kafka, instance string) error {
 	s, err := bus.NewSubscriber(k, bus.SubscriberOptions{Group: "test", InstanceID: instance})
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// onBoth runs a test on the embedded broker, and on Apache Kafka where integration tests run.
+// onBoth runs a test on the embedded broker and, if integration tests are enabled, on Apache Kafka.
 func onBoth(t *testing.T, test func(t *testing.T, k backend.Kafka)) {
 	t.Helper()
 	for name, start := range brokers() {

@@ -13,7 +13,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Spans have the names and attributes of OpenTelemetry's semantic conventions for messaging.
+// scope is the name of the tracer of outgoing messages. The spans of this package have the names and attributes of
+// OpenTelemetry's semantic conventions for messaging.
 const scope = "github.com/edumatrix/interlinked/shared/bus"
 
 // Tracing handles a message within a span "process <topic>", which continues the trace in the message's headers. The

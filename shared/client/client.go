@@ -32,7 +32,7 @@ type Options struct {
 	ResumeToken string
 	// Rooms are the rooms to subscribe to. If there are none, the session keeps its subscriptions.
 	Rooms []string
-	// SessionID is the session of the earlier connection, see Client.SessionID.
+	// SessionID is the session of the earlier connection, see Connected.SessionID.
 	SessionID string
 	// Device is the name of this client among the sessions of its user.
 	Device string

@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// ownServer is a server that belongs to one test, with one number in it.
+// ownServer is a server that belongs to one test, with functions that write and read a number on it.
 type ownServer struct {
 	own interface {
 		Start()

@@ -37,7 +37,7 @@ type operator struct {
 // operator's calls may take longer.
 func withoutReadDeadline(path string, h http.Handler) (string, http.Handler) {
 	return path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // after an error, long calls end early
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // if this fails, long calls end early
 		h.ServeHTTP(w, r)
 	})
 }
@@ -69,7 +69,7 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 	for _, run := range rebuilds {
 		rebuilt, err := run(ctx)
 		if err != nil {
-			return connect.NewError(connect.CodeInternal, err) // an operator sees the error itself
+			return connect.NewError(connect.CodeInternal, err) // an operator may see the error's text
 		}
 		err = out.Send(&meshv1.RebuildResponse{Step: "done", Position: rebuilt.Position, Head: rebuilt.Position,
 			Rebuilt: rebuiltMessage(rebuilt)})

@@ -234,7 +234,7 @@ func (w *world) send(commands ...envelope.Command) {
 	}
 }
 
-// outcome waits for the n-th outcome of a command that is published.
+// outcome waits for the n-th published outcome of a command.
 func (w *world) outcome(id string, n int) envelope.Result {
 	w.t.Helper()
 	var r envelope.Result

@@ -469,8 +469,8 @@ func TestReaction_ACommandThatCannotBeDecidedParksItsStream(t *testing.T) {
 	}
 }
 
-// The commands of an event with commands for more streams than one transaction may change are decided in several
-// transactions. The checkpoint counts the effects that are done.
+// An event leads to commands for more streams than one transaction may change. The commands are decided in several
+// transactions, and the checkpoint counts the effects that are done.
 func TestReaction_DecidesForManyStreams(t *testing.T) {
 	t.Parallel()
 	k := newTalk(t)

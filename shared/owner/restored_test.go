@@ -52,7 +52,8 @@ func TestRestored_DecidesOnWhatTheLogStillHas(t *testing.T) {
 	require.Equal(t, kept, begun.Msg.GetHead())
 	require.Greater(t, begun.Msg.GetFloor(), int64(5_000_000))
 
-	// Another instance brings the stream to the version that it had before.
+	// Another instance brings the stream to the version that it had before the restore, so the version does not show
+	// that events were lost.
 	require.Eventually(t, func() bool { return other.log.Incarnation() == y.log.Incarnation() }, time.Minute, time.Millisecond)
 	require.Equal(t, lost.Version, other.do("ann", &toyv1.LeaveCircle{CircleId: "7", UserId: "ann"}).Version)
 	again := y.do("ann", &toyv1.LeaveCircle{CircleId: "7", UserId: "bob"})

@@ -15,7 +15,7 @@ import (
 
 const (
 	maxStates     = 200_000  // streams whose state is cached between batches
-	maxStateBytes = 64 << 20 // bytes of events that the cached states were folded from; close to their memory
+	maxStateBytes = 64 << 20 // bytes of the events in the cached states; about their memory
 	stateBytes    = 256      // bytes that count for a state without events
 )
 

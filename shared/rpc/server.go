@@ -132,8 +132,8 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// require passes on only requests with the credential. Both credentials are hashed, so that the time of the comparison
-// reveals nothing, not even a length.
+// require passes on only requests with the credential. It compares hashes, so that the time of the comparison reveals
+// nothing about the credential.
 func (c Credential) require(next http.Handler) http.Handler {
 	want := sha256.Sum256([]byte(c))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

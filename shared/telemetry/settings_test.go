@@ -172,7 +172,7 @@ func TestStart_RecordsNothingWithoutAnExporter(t *testing.T) {
 		"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1 OTEL_TRACES_EXPORTER=none"} {
 		tel, err := Start(t.Context(), Options{Service: "chat", Settings: settings(t, strings.Fields(set)...)})
 		require.NoError(t, err)
-		const foreign = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" // asks for recording
+		const foreign = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" // has the sampled flag
 		for _, ctx := range []context.Context{t.Context(), Continue(t.Context(), foreign)} {
 			ctx, span := tel.Tracer().Start(ctx, "work")
 			require.False(t, span.IsRecording(), set)

@@ -287,7 +287,8 @@ func (c *cluster) stopOrphan(ctx context.Context) error {
 		return nil
 	}
 	if !serves(pid, c.dir) {
-		// The process id belongs to another process now. The server might take that process for a running server.
+		// The process id belongs to another process now. Delete the file, because a new server might take that process
+		// for a running server and refuse to start.
 		return os.Remove(filepath.Join(c.dir, "postmaster.pid"))
 	}
 	c.options.Log.Info("stopping the PostgreSQL that an earlier start has left", "pid", pid, "dir", c.options.Dir)

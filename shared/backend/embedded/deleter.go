@@ -54,7 +54,7 @@ func (d *deleter) pass(ctx context.Context) error {
 	for name := range kept {
 		topics = append(topics, name)
 	}
-	// Read the committed offsets first: they only rise meanwhile.
+	// Read the committed offsets first: they may rise meanwhile, which keeps too many records and never too few.
 	committed, err := d.committed(ctx)
 	if err != nil {
 		return err
@@ -155,8 +155,8 @@ func (d *deleter) committed(ctx context.Context) (map[place]int64, error) {
 	return lowest, nil
 }
 
-// expired adds the expired records of one topic to remove. The last record of a partition is kept, so that its
-// offsets continue after a restart; so are records that a group has not read.
+// expired adds the expired records of one topic to remove. It keeps the last record of a partition, so that the
+// partition's offsets continue after a restart, and records that a group has not read.
 func (d *deleter) expired(ctx context.Context, topic string, retention time.Duration,
 	oldest, ends map[int32]kadm.ListedOffset, committed map[place]int64, remove kadm.Offsets) error {
 	some := false

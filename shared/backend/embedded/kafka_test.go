@@ -97,7 +97,7 @@ func TestKafka_KeepsAcknowledgedRecordsWhenItIsKilled(t *testing.T) {
 	kept, ok := offsets.Lookup("kept", 0)
 	require.True(t, ok)
 	require.EqualValues(t, 40, kept.At)
-	declare(t, k, "kept", time.Hour) // there is no difference, so the requested retention was stored as well
+	declare(t, k, "kept", time.Hour) // reports no difference, so the requested retention was stored too
 }
 
 func TestKafka_DeletesExpiredRecordsThatAllGroupsHaveRead(t *testing.T) {

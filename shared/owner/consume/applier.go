@@ -38,11 +38,11 @@ type applier struct {
 	consumer       inbox.Consumer
 	saved          inbox.Checkpoint
 	savedAt        time.Time
-	at             int64  // every event up to this position was considered; effects above saved.Position are in items
+	at             int64  // the effects of all events up to here are known; those above saved.Position are in items
 	incarnation    string // of the newest record
 	items          []*item
 	size           size                    // of items
-	waiting        []*delivery             // considered, and not acknowledged yet
+	waiting        []*delivery             // taken from the queue, and not acknowledged yet
 	parked         map[string]inbox.Parked // by stream
 	revision       int64                   // of the parked streams
 	legacyVersions map[string]int64        // versions that an earlier release applied, for the current records
@@ -179,12 +179,12 @@ func (a *applier) next() (records []*delivery, until int64) {
 	return records, a.until
 }
 
-// unsaved reports whether the checkpoint is behind the records that were considered.
+// unsaved reports whether the checkpoint is behind the records that were taken from the queue.
 func (a *applier) unsaved() bool {
 	return a.at > a.saved.Position || len(a.items) > 0 || len(a.waiting) > 0
 }
 
-// take considers records and writes their effects.
+// take determines the effects of records and writes them.
 func (a *applier) take(records []*delivery) error {
 	events := make([]envelope.Event, len(records))
 	for i, d := range records {
@@ -201,7 +201,7 @@ func (a *applier) take(records []*delivery) error {
 	return a.save()
 }
 
-// record considers one record of the topic. It fills a hole before the record, and drops a repeat.
+// record determines the effects of one record of the topic. It fills a hole before the record, and drops a repeat.
 func (a *applier) record(d *delivery) error {
 	e := d.event
 	if e.Fence || e.Epoch > a.saved.Epoch {

@@ -25,7 +25,7 @@ func TestConsume_FromNow(t *testing.T) {
 	w.awaitRaised("7", 3)
 }
 
-// A new service with FromTime begins with the events of that time.
+// A new service with FromTime begins with the first event at or after that time.
 func TestConsume_FromTime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

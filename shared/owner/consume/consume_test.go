@@ -25,7 +25,7 @@ func TestConsume_EachEventOnceAndInOrder(t *testing.T) {
 	require.Equal(t, upTo(30), w.raised("bob", "7"))
 }
 
-// In normal operation no event is read from the owner's log, and events without effects cost no rows and no
+// In normal operation no event is read from the owner's log, and events without effects lead to no rows and no
 // transactions.
 func TestConsume_EventsWithoutEffectsCostNothing(t *testing.T) {
 	t.Parallel()

@@ -17,7 +17,7 @@ const (
 	pageLimit  = 500              // events in a page
 )
 
-// fill considers the events of this partition in the owner's log, above those considered so far and up to a position.
+// fill reads this partition's events from the owner's log, from a.at up to a position, and determines their effects.
 func (a *applier) fill(until int64) error {
 	a.logger.Info("events are missing from the topic, reading them from their owner's log",
 		"partition", a.of.Partition, "after", a.at, "until", until)

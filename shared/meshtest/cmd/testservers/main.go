@@ -4,7 +4,7 @@
 // testservers -- go test -tags integration ./...
 //
 // With -install, as root or with a sudo that needs no password, it first installs missing packages with the package
-// manager; without a command it then ends. The command finds the servers by the variables MESHTEST_…. If
+// manager; without a command it then exits. The command finds the servers by the variables MESHTEST_…. If
 // KAFKA_BROKERS, REDIS_URL or DATABASE_URL names a server, that server is used and none is started. With -hold it
 // runs no command: it prints the variables and runs until its input ends. Package meshtest uses this for test processes
 // that were not started by testservers.

@@ -23,7 +23,8 @@ const (
 	jaegerProgram = "github.com/jaegertracing/jaeger/cmd/all-in-one"
 )
 
-// ModuleDir returns the folder of this package's module. Tests run in the folders of their own packages.
+// ModuleDir returns the folder of this package's module, whatever the working directory is. (Tests run in the folders
+// of their own packages.)
 func ModuleDir() (string, error) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", sharedModule).Output()
 	if err != nil {
