@@ -202,7 +202,7 @@ func TestVerify_FindsARotatedKeyDespiteInventedKeyNames(t *testing.T) {
 		taken(t, v, sign(t, jwt.SigningMethodEdDSA, "old", old))
 		refused(t, v, sign(t, jwt.SigningMethodEdDSA, "invented", old), "not known here") // causes a second fetch at once
 		if asks := s.asks.Load(); asks != 2 {
-			t.Fatalf("asked %d times", asks)
+			t.Fatalf("the keys were fetched %d times", asks)
 		}
 
 		s.serve(t, map[string]crypto.Signer{"old": old, "young": young})
@@ -216,7 +216,7 @@ func TestVerify_FindsARotatedKeyDespiteInventedKeyNames(t *testing.T) {
 		time.Sleep(4500 * time.Millisecond) // as a client that pauses before it tries again
 		taken(t, v, sign(t, jwt.SigningMethodEdDSA, "young", young))
 		if asks := s.asks.Load(); asks != 3 {
-			t.Errorf("asked %d times", asks)
+			t.Errorf("the keys were fetched %d times", asks)
 		}
 	})
 }
@@ -238,7 +238,7 @@ func TestVerify_ForgedKeyNamesDoNotCauseAFetchEach(t *testing.T) {
 		unavailable(t, v, sign(t, jwt.SigningMethodEdDSA, "forged", key))
 	}
 	if asks := s.asks.Load(); asks > 2 {
-		t.Errorf("asked %d times", asks)
+		t.Errorf("the keys were fetched %d times", asks)
 	}
 	taken(t, v, sign(t, jwt.SigningMethodEdDSA, "k1", key))
 }
@@ -415,10 +415,10 @@ func TestVerify_RefusesASetWithoutUsableKeys(t *testing.T) {
 	for name, test := range map[string]struct{ set, says string }{
 		"empty":        {`{"keys":[]}`, "the set is empty"},
 		"null":         {`{"keys":null}`, "not a JSON Web Key Set"},
-		"no set":       {`{"error":"x"}`, "not a JSON Web Key Set"},
+		"not a set":    {`{"error":"x"}`, "not a JSON Web Key Set"},
 		"an object":    {`{"keys":{}}`, "read the set"},
-		"a page":       {`<html>sign in</html>`, "read the set"},
-		"two":          {`{"keys":[]}{"keys":[]}`, "read the set"},
+		"a web page":   {`<html>sign in</html>`, "read the set"},
+		"two sets":     {`{"keys":[]}{"keys":[]}`, "read the set"},
 		"too large":    {`{"keys":[]}` + strings.Repeat(" ", 1<<20), "larger than 1048576 bytes"},
 		"others' keys": {`{"keys":[{"kty":"martian"},{"kty":"oct","k":"AAAA"}]}`, "none of the 2 keys"},
 	} {

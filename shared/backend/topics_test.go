@@ -26,9 +26,9 @@ func TestDifferences_ReportMissingReplicas(t *testing.T) {
 		says                      string
 	}{
 		"one broker":                      {1, 1, 1, ""},
-		"two":                             {2, 2, 1, ""},
-		"three":                           {3, 3, 2, ""},
-		"five":                            {5, 3, 2, ""},
+		"two brokers":                     {2, 2, 1, ""},
+		"three brokers":                   {3, 3, 2, ""},
+		"five brokers":                    {5, 3, 2, ""},
 		"more than the mesh would create": {5, 5, 3, ""},
 		"created with one broker":         {3, 1, 1, "topic p.chat-events has 1 replicas, 3 brokers could have 3"},
 		"confirmed by only one":           {3, 3, 1, "topic p.chat-events has min.insync.replicas=1, with 3 replicas it should be 2"},

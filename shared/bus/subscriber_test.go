@@ -321,10 +321,10 @@ func commit(t testing.TB, k backend.Kafka, topic string, partition int32, offset
 func TestNewSubscriber_RefusesInvalidOptions(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]bus.SubscriberOptions{
-		"no group":         {},
-		"negative window":  {Group: "g", Window: -1},
-		"endless patience": {Group: "g", Drain: time.Hour},
-		"instance id":      {Group: "g", InstanceID: strings.Repeat("x", 300)},
+		"no group":        {},
+		"negative window": {Group: "g", Window: -1},
+		"Drain too long":  {Group: "g", Drain: time.Hour},
+		"instance id":     {Group: "g", InstanceID: strings.Repeat("x", 300)},
 	} {
 		_, err := bus.NewSubscriber(backend.Kafka{Brokers: []string{"127.0.0.1:1"}, ClientID: "test"}, o)
 		require.Error(t, err, name)

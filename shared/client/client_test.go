@@ -127,8 +127,8 @@ func TestClient_BeginsANewSessionWhenItsSessionWasEnded(t *testing.T) {
 	t.Parallel()
 	const closing = `{"type":"closing","code":4501,"error":{"code":"session_ended","message":"it was ended"}}`
 	for name, end := range map[string]func(*websocket.Conn){
-		"by its frame": func(socket *websocket.Conn) { _ = socket.WriteMessage(websocket.TextMessage, []byte(closing)) },
-		"by its code": func(socket *websocket.Conn) {
+		"by the closing frame": func(socket *websocket.Conn) { _ = socket.WriteMessage(websocket.TextMessage, []byte(closing)) },
+		"by the close code": func(socket *websocket.Conn) {
 			_ = socket.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4501, ""), time.Now().Add(10*time.Second))
 		},
 	} {

@@ -39,7 +39,7 @@ func TestRead_MakesTheChecksOfGateways(t *testing.T) {
 	}{
 		"a field that is not valid":    {func(c *envelope.Command) { c.Body = body("") }, "body", ""},
 		"a text that cannot be stored": {func(c *envelope.Command) { c.Correlation = "a\x00b" }, "correlation", ""},
-		"another stream":               {func(c *envelope.Command) { c.Stream = "conversation:8" }, "", `asks to change "conversation:7"`},
+		"another stream":               {func(c *envelope.Command) { c.Stream = "conversation:8" }, "", `name the stream "conversation:7"`},
 		"another service":              {func(c *envelope.Command) { c.Type = "feed.create_post" }, "", "is not one of chat"},
 		"an unknown type":              {func(c *envelope.Command) { c.Type = "chat.fly" }, "", "is not one of chat"},
 		"bytes of another message":     {func(c *envelope.Command) { c.Body = []byte("\xff") }, "", "chat.send_message"},

@@ -292,7 +292,7 @@ func TestCommand_HasOneOutcomeHoweverOftenItIsSent(t *testing.T) {
 	other := say("bob", a.ID, "7", "hi")
 	w.send(other)
 	if r := w.outcome(a.ID, 5); r.Kind != envelope.Committed || r.Actor != "bob" || r.Version != 2 {
-		t.Fatalf("another user's: %+v", r)
+		t.Fatalf("the same id from another user: %+v", r)
 	}
 	changed := a
 	changed.Body, _ = proto.Marshal(&chatv1.SendMessage{ConversationId: "7", Body: "something else"})
@@ -386,7 +386,7 @@ func TestCommand_ThatFailsByItselfFailsAlone(t *testing.T) {
 	w.eventually("100 dead letters", func() bool { return len(w.dead) == 100 })
 	w.send(bad[0])
 	if r := w.outcome(bad[0].ID, 2); r.Kind != envelope.Failed {
-		t.Fatalf("a failed command again: %+v", r)
+		t.Fatalf("a failed command that was sent again: %+v", r)
 	}
 }
 

@@ -93,7 +93,7 @@ func (s *ownerServer) authorize(ctx context.Context, lookers []*meshv1.Looker) (
 	}
 	looked, err := s.authorizer(ctx, lookers)
 	if err == nil && len(looked) != len(lookers) {
-		return nil, fmt.Errorf("authorize %d lookers: got %d answers", len(lookers), len(looked))
+		return nil, fmt.Errorf("authorize %d subscriptions: got %d results", len(lookers), len(looked))
 	}
 	return looked, err
 }

@@ -101,7 +101,7 @@ func TestCall_CarriesItsActorAndTrace(t *testing.T) {
 func TestCall_NeedsTheCredential(t *testing.T) {
 	t.Parallel()
 	for _, credential := range []rpc.Credential{"", "another"} {
-		f := serve(t, credential, func(context.Context) error { t.Error("it was let through"); return nil })
+		f := serve(t, credential, func(context.Context) error { t.Error("the handler was called"); return nil })
 		_, err := f.client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{}))
 		if connect.CodeOf(err) != connect.CodeUnauthenticated {
 			t.Errorf("credential %q: %v", string(credential), err)
@@ -144,7 +144,7 @@ func TestCall_ReturnsRefusalsUnchangedAndOtherErrorsWithoutDetail(t *testing.T) 
 // A request with a text that cannot be stored is refused, however deeply the text is nested.
 func TestCall_WithATextThatCannotBeStoredIsRefused(t *testing.T) {
 	t.Parallel()
-	f := serve(t, "the right one", func(context.Context) error { t.Error("it was let through"); return nil })
+	f := serve(t, "the right one", func(context.Context) error { t.Error("the handler was called"); return nil })
 	_, readLog := f.client.ReadLog(t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{Stream: "conversation:a\x00"}))
 	_, rooms := f.client.Rooms(t.Context(), connect.NewRequest(&meshv1.RoomsRequest{Users: []string{"ann", "b\x00b"}}))
 	_, look := f.client.Look(t.Context(), connect.NewRequest(&meshv1.LookRequest{Lookers: []*meshv1.Looker{
@@ -195,7 +195,7 @@ func TestClient_ReportsThatAServiceIsUnreachable(t *testing.T) {
 
 func TestServer_OnlyHealthNeedsNoCredential(t *testing.T) {
 	t.Parallel()
-	f := serve(t, "the right one", func(context.Context) error { t.Error("it was let through"); return nil })
+	f := serve(t, "the right one", func(context.Context) error { t.Error("the handler was called"); return nil })
 	for path, want := range map[string]int{
 		"/health": 200, "/livez": 200, "/readyz": 200, "/metrics": 200,
 		"/": 401, "/health/": 401, "/healthz": 401, "//health": 401, "/metrics/more": 401, "/HEALTH": 401, "/plain": 401,
@@ -230,7 +230,7 @@ func TestServer_OnlyHealthNeedsNoCredential(t *testing.T) {
 
 func TestServer_BoundsTheSizeOfRequests(t *testing.T) {
 	t.Parallel()
-	f := serve(t, "the right one", func(context.Context) error { t.Error("it was read"); return nil })
+	f := serve(t, "the right one", func(context.Context) error { t.Error("the handler was called"); return nil })
 	tel, err := telemetry.Start(t.Context(), telemetry.Options{Service: "x"})
 	if err != nil {
 		t.Fatal(err)

@@ -186,7 +186,7 @@ func downloadArchive(ctx context.Context, into, source string) error {
 	ended := make(chan error, 1)
 	// The library accepts no context: if ctx ends first, the request continues in the background.
 	go func() { ended <- embeddedpostgres.NewDatabase(config).Start() }()
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errors.New("no end after 10 minutes"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errors.New("the download took longer than 10 minutes"))
 	defer cancel()
 	select {
 	case <-ctx.Done():

@@ -96,7 +96,7 @@ func inspectBinaries(ctx context.Context, dir string) (binaries, error) {
 	}
 	out, err := exec.CommandContext(ctx, b.program("postgres"), "--version").Output()
 	if err != nil {
-		return b, fmt.Errorf("ask %s for its version: %w", b.program("postgres"), err)
+		return b, fmt.Errorf("%s --version: %w", b.program("postgres"), err)
 	}
 	m := versionPattern.FindSubmatch(out)
 	if m == nil {

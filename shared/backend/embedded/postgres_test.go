@@ -93,11 +93,11 @@ func TestPostgres_UsesTheConfiguredMemory(t *testing.T) {
 		cache int64
 		want  string
 	}{
-		"nothing":             {0, "128MB 1GB 15min"},
-		"less than is useful": {1 << 20, "128MB 1GB 15min"},
-		"much":                {512 << 20, "512MB 2GB 15min"},
-		"more than is useful": {64 << 30, "2GB 4GB 15min"},
-		"set expressly":       {-1, "192MB 1GB 15min"},
+		"the default":       {0, "128MB 1GB 15min"},
+		"below the minimum": {1 << 20, "128MB 1GB 15min"},
+		"512 MiB":           {512 << 20, "512MB 2GB 15min"},
+		"above the maximum": {64 << 30, "2GB 4GB 15min"},
+		"explicit settings": {-1, "192MB 1GB 15min"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -97,7 +97,7 @@ type sourceKey struct{}
 func WaitFor(ctx context.Context, position int64) (err error) {
 	s, ok := ctx.Value(sourceKey{}).(source)
 	if !ok {
-		return errors.New("wait for a projection: the context is not that of a query with consistency.Interceptor")
+		return errors.New("wait for a projection: the context is not from a handler with consistency.Interceptor")
 	}
 	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -28,11 +28,11 @@ func TestMissing_ReturnsMissingAndOutdatedPackages(t *testing.T) {
 		programs map[string]string
 		want     []string
 	}{
-		"nothing":   {nil, []string{"redis-server", "default-jre-headless", "maven"}},
-		"all":       {map[string]string{"java": java17, "mvn": "", "redis-server": redis7}, nil},
-		"old Java":  {map[string]string{"java": `echo 'openjdk version "11.0.2"' >&2`, "mvn": "", "redis-server": redis7}, []string{"default-jre-headless"}},
-		"no Java":   {map[string]string{"java": "exit 1", "mvn": "", "redis-server": redis7}, []string{"default-jre-headless"}},
-		"old Redis": {map[string]string{"java": java17, "mvn": "", "redis-server": "echo 'Redis server v=6.0.16 sha=0'"}, []string{"redis-server"}},
+		"no program installed":   {nil, []string{"redis-server", "default-jre-headless", "maven"}},
+		"all programs installed": {map[string]string{"java": java17, "mvn": "", "redis-server": redis7}, nil},
+		"old Java":               {map[string]string{"java": `echo 'openjdk version "11.0.2"' >&2`, "mvn": "", "redis-server": redis7}, []string{"default-jre-headless"}},
+		"no Java":                {map[string]string{"java": "exit 1", "mvn": "", "redis-server": redis7}, []string{"default-jre-headless"}},
+		"old Redis":              {map[string]string{"java": java17, "mvn": "", "redis-server": "echo 'Redis server v=6.0.16 sha=0'"}, []string{"redis-server"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			machine(t, c.programs)

@@ -96,7 +96,7 @@ func (k *Kafka) onJava(ctx context.Context, log *slog.Logger, port, controller, 
 	out, err := exec.CommandContext(ctx, "java", "-cp", classes, "kafka.tools.StorageTool", "format",
 		"--cluster-id", clusterID, "--config", file).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("lay out Kafka's data (it needs Java 17 or later): %w:\n%s", err, tail(out))
+		return fmt.Errorf("format Kafka's data folder (Java 17 or later is needed): %w:\n%s", err, tail(out))
 	}
 	k.command = func() *exec.Cmd {
 		return exec.Command("java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classes,

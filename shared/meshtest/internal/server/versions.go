@@ -49,7 +49,7 @@ func redisProgram(ctx context.Context) (string, error) {
 	}
 	version, major := redisMajor(string(said))
 	if major < oldestRedis {
-		return "", fmt.Errorf("%s is version %s, and the tests need Redis %d.0 or later: install a newer one, or start Docker",
+		return "", fmt.Errorf("%s is version %s, and the tests need Redis %d.0 or later: install it, or start Docker",
 			program, version, oldestRedis)
 	}
 	return program, nil
