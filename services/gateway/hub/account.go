@@ -2,16 +2,16 @@ package hub
 
 import "sync/atomic"
 
-// account counts the bytes that wait for all connections and requests of one user together, so that the bound of a user
-// does not grow with the number of connections.
+// account counts the bytes that wait to be written to one user, over all of the user's connections and HTTP requests.
+// Bounds on single connections would not suffice, because a user can open many connections.
 type account struct {
-	held        atomic.Int64 // bytes that wait to be written or are being written
+	held        atomic.Int64 // bytes that wait to be written, or are being written
 	connections atomic.Int64
-	holders     int // connections, and answers that Reserve counts; guarded by the hub
+	holders     int // connections, and answers that Reserve counts; guarded by Hub.mu
 }
 
-// open returns the account of a user, for one connection or answer. The caller has the hub's lock, and calls shut at
-// the end.
+// open returns the account of a user for a new connection or answer, which becomes a holder of the account. The caller
+// holds h.mu, and calls shut when the holder ends.
 func (h *Hub) open(user string) *account {
 	a := h.accounts[user]
 	if a == nil {
@@ -29,8 +29,9 @@ func (h *Hub) shut(user string) {
 	}
 }
 
-// Reserve counts bytes of an answer that waits for a user outside of any connection, until release is called. It
-// returns false, and counts nothing, where more than Limits.UserBytes would wait for the user.
+// Reserve counts the bytes of an answer that is not sent over one of the hub's connections, such as the response to an
+// HTTP request, until release is called. If more than Limits.UserBytes would then wait for the user, Reserve counts
+// nothing and returns false.
 func (h *Hub) Reserve(user string, bytes int) (release func(), ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -40,7 +41,7 @@ func (h *Hub) Reserve(user string, bytes int) (release func(), ok bool) {
 		h.shut(user)
 		return nil, false
 	}
-	a.connections.Add(1) // it takes a share, as a connection does
+	a.connections.Add(1) // the answer gets a share of the bound, like a connection
 	return func() {
 		a.held.Add(int64(-bytes))
 		a.connections.Add(-1)
@@ -50,24 +51,24 @@ func (h *Hub) Reserve(user string, bytes int) (release func(), ok bool) {
 	}, true
 }
 
-// frameCost estimates the memory of a queued frame beside its text, in bytes.
+// frameCost is an estimate of the memory that a queued frame uses in addition to its text, in bytes.
 const frameCost = 64
 
-// held has the bytes of one connection that count for its user. It is guarded by the connection's lock.
+// held counts the bytes of one connection that belong to its user's account. It is guarded by the connection's lock.
 type held struct {
-	account  *account // of the user
-	counted  int      // bytes that the account counts for the connection
-	missed   int      // bytes of missed events that the hub counts for the connection
-	writing  int      // bytes that the flush took last
+	account  *account // the user's account
+	counted  int      // bytes of the connection that are included in account.held
+	missed   int      // bytes of the connection that are included in Hub.missed
+	writing  int      // bytes that the flush has taken from the queue and may still be writing
 	expected int      // bytes of missed events that are about to be queued
 }
 
-// holds returns how many bytes wait for the connection.
+// holds returns the number of bytes that wait for the connection or are being written to it.
 func (c *Conn) holds() int {
 	return c.queue.bytes + c.queue.len()*frameCost + c.held.writing + c.held.expected
 }
 
-// settle brings the counts of the user and of the hub up to date.
+// settle updates the counts in the user's account and in the hub.
 func (c *Conn) settle() {
 	if now := c.holds(); now != c.held.counted {
 		c.held.account.held.Add(int64(now - c.held.counted))
@@ -79,8 +80,9 @@ func (c *Conn) settle() {
 	}
 }
 
-// mayHold reports whether more bytes may wait for the connection: any number within Limits.UserBytes of all the user's
-// connections, and beyond that up to an equal share. So connections that are not read cost nothing to one that is.
+// mayHold reports whether more bytes may wait for the connection. They may if all connections of the user together stay
+// within Limits.UserBytes. Beyond that bound, each connection may hold an equal share of it. So a connection that the
+// client reads is not affected by other connections of the user that are not read.
 func (c *Conn) mayHold(more int) bool {
 	return c.affords(c.held.account.held.Load(), more)
 }
@@ -90,7 +92,8 @@ func (c *Conn) affords(held int64, more int) bool {
 	return held+int64(more) <= bound || int64(c.holds()+more) <= bound/max(1, c.held.account.connections.Load())
 }
 
-// reserve is mayHold for bytes that are queued right away. It counts them, so that concurrent calls see them.
+// reserve is like mayHold, but also counts the bytes, which the caller queues at once. Concurrent calls for other
+// connections of the user then see them.
 func (c *Conn) reserve(more int) bool {
 	more += frameCost
 	held := c.held.account.held.Add(int64(more))
@@ -102,8 +105,9 @@ func (c *Conn) reserve(more int) bool {
 	return true
 }
 
-// expect counts the bytes of missed events before they are queued. It returns false, and counts nothing, where the user
-// or all users together have too many waiting. Call expectNoMore with the same number once they are queued or dropped.
+// expect counts the bytes of missed events before they are queued. If too many bytes already wait for the user, or for
+// all users together, it counts nothing and returns false. Otherwise call expectNoMore with the same number once the
+// events were queued or dropped.
 func (c *Conn) expect(bytes int) bool {
 	c.mu.Lock()
 	defer c.unlock()

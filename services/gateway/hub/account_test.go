@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
 
-// waiting counts the bytes that wait for connections, and takes them.
+// waiting takes all frames that wait for the connections, and returns their size in bytes.
 func waiting(all ...*hub.Conn) (bytes int) {
 	for _, c := range all {
 		for _, frame := range fake.Take(c, 100_000) {
@@ -34,8 +34,8 @@ func (w *world) long(n, bytes int) *hub.Event {
 		fmt.Sprintf(`{"conversation_id":"g","message_id":"%d","body":%q}`, n, strings.Repeat("x", bytes))))
 }
 
-// Many connections of one user that are not read hold what one user may, and not that for each connection. Only they
-// are closed.
+// Several connections of one user that are not read may together hold as many bytes as one user may. Only these
+// connections are closed.
 func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
 	t.Parallel()
 	const bound = 200_000
@@ -45,7 +45,7 @@ func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
 	bob := w.connect(t, "bob", []string{"conversation:g"}, 1)
 	const events = 50
 	got := 0
-	for n := range events { // 1,000 bytes for each connection: 3 MB in all
+	for n := range events { // 1,000 bytes for each of 60 connections, 3 MB in all
 		w.shard.Deliver(w.long(n, 1000))
 		got += len(seen(t, bob))
 	}
@@ -60,7 +60,7 @@ func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
 	for _, c := range stuck {
 		w.hub.Remove(c)
 	}
-	// Their bytes are free again: one connection may hold all of them.
+	// The bytes of the removed connections no longer count, so one connection may hold as many.
 	again := w.connect(t, "eve", []string{"conversation:g"}, w.shard.BufferedAfter()+1+events)
 	for n := range 150 {
 		w.shard.Deliver(w.long(events+n, 1000))
@@ -68,7 +68,8 @@ func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
 	require.False(t, again.Ended())
 }
 
-// Connections that are not read, and hold all that their user may, cost one that is read nothing.
+// If a client does not read some of its connections, and these hold all bytes that the user may, another connection
+// that is read is not affected.
 func TestAccount_AConnectionThatIsReadGoesOnBesideOthersThatAreNot(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{Limits: hub.Limits{UserBytes: 100_000, Bytes: 60_000}})
@@ -91,7 +92,8 @@ func TestAccount_AConnectionThatIsReadGoesOnBesideOthersThatAreNot(t *testing.T)
 	}
 }
 
-// Answers that are not read are bounded in bytes: further ones are refused. Those of others are not.
+// The answers that wait for a user who does not read them are bounded in bytes: further answers to this user are
+// refused, and answers to other users are not.
 func TestAccount_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	t.Parallel()
 	const bound, size = 100_000, 9000
@@ -109,21 +111,21 @@ func TestAccount_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, queued, bound/(size+500))
 	require.LessOrEqual(t, queued, 2*bound/size)
-	require.Zero(t, free, "an answer that is refused is not taken")
+	require.Zero(t, free, "no answer was taken from a queue yet")
 	for _, c := range eve {
 		require.False(t, c.Ended())
 	}
 	require.True(t, bob.Reply(answer, nil))
 	require.LessOrEqual(t, waiting(eve...), 2*bound)
 	require.Equal(t, queued, free)
-	require.True(t, eve[0].Reply(answer, nil), "once they are read, others may wait")
+	require.True(t, eve[0].Reply(answer, nil), "once answers are read, others may wait")
 	for _, c := range eve {
 		w.hub.Remove(c)
 	}
 	require.True(t, w.connect(t, "eve", nil, 0).Reply([]byte(strings.Repeat("x", bound-1000)), nil))
 }
 
-// Missed events are bounded for all connections of a user: above the bound they are not recovered.
+// Missed events are bounded for all connections of a user together. Above the bound, rooms are not recovered.
 func TestAccount_WhatWasMissedIsBoundedForAUser(t *testing.T) {
 	t.Parallel()
 	const bound = 100_000
@@ -141,7 +143,7 @@ func TestAccount_WhatWasMissedIsBoundedForAUser(t *testing.T) {
 	}
 	var eve []*hub.Conn
 	far := 0
-	for range 20 { // 30,000 bytes each
+	for range 20 { // 30,000 bytes for each connection
 		c, notRecovered := back("eve")
 		if eve = append(eve, c); notRecovered {
 			far++
@@ -153,10 +155,10 @@ func TestAccount_WhatWasMissedIsBoundedForAUser(t *testing.T) {
 	require.Greater(t, waiting(bob), 30_000)
 	require.LessOrEqual(t, waiting(eve...), 2*bound)
 	_, notRecovered = back("eve")
-	require.False(t, notRecovered, "what was read is free again")
+	require.False(t, notRecovered, "events that were read no longer count")
 }
 
-// Frames that the writer has taken and not written yet still count.
+// Frames that the writer has taken but not written yet still count.
 func TestAccount_CountsWhatIsBeingWritten(t *testing.T) {
 	t.Parallel()
 	const bound = 50_000
@@ -166,12 +168,12 @@ func TestAccount_CountsWhatIsBeingWritten(t *testing.T) {
 	require.True(t, eve[0].Reply(answer, nil))
 	_, _, more := eve[0].Next(nil, bound)
 	require.True(t, more)
-	require.False(t, eve[1].Reply(answer, nil), "the writer of the other connection holds as much")
+	require.False(t, eve[1].Reply(answer, nil), "the frame that the other connection is writing counts")
 	_, _, more = eve[0].Next(nil, bound)
 	require.False(t, more)
 	require.True(t, eve[1].Reply(answer, nil))
 	_, _, _ = eve[1].Next(nil, bound)
 	w.hub.Remove(eve[1])
 	w.connect(t, "eve", nil, 0) // so that a share is half of the bound
-	require.True(t, eve[0].Reply(answer, nil), "a connection that is gone writes nothing")
+	require.True(t, eve[0].Reply(answer, nil), "frames of a removed connection do not count")
 }

@@ -9,24 +9,26 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// Attachment is an owner's answer for a connection, as of a position of its log.
+// Attachment is an owner's answer about the rooms of a connection, as of a position of the owner's log.
 type Attachment struct {
-	Rooms        []string  // open to the user
+	Rooms        []string  // rooms that the log has opened for the user
 	Subscribed   []string  // rooms that the connection may subscribe to
-	Until        time.Time // the end of these subscriptions, unless they are renewed
-	Position     int64
-	Missed       []*Event // missed events up to the position, in order
-	NotRecovered []string // rooms whose missed events are not among them
+	Until        time.Time // when these subscriptions end unless they are renewed
+	Position     int64     // of the log, as of which the rooms were read
+	Missed       []*Event  // missed events up to the position, in order
+	NotRecovered []string  // rooms whose missed events are not in Missed
 }
 
-// roomsPerTurn is how many rooms of one connection are joined or left before events are delivered again.
+// roomsPerTurn is the number of rooms that one connection joins or leaves before the shard's lock is released, so that
+// events are delivered in between.
 const roomsPerTurn = 128
 
-// Attach puts a connection into its rooms, and queues the missed events and then those that were delivered since the
-// position. It returns false when the buffer does not reach back to the position: ask the owner again.
+// Attach puts a connection into its rooms. It then queues the missed events, followed by the events that were delivered
+// after a.Position was read. It returns false if the event buffer does not reach back to a.Position. The caller must
+// then ask the owner again.
 func (sh *Shard) Attach(c *Conn, a Attachment) bool {
 	s := &c.subscribers[sh.index]
-	missed := c.missedOf(a.Missed, sh.log) // before the lock
+	missed := c.missedOf(a.Missed, sh.log) // encode before the lock is taken
 	if missed.bytes > 0 && c.expect(missed.bytes) {
 		defer c.expectNoMore(missed.bytes)
 	} else if missed.bytes > 0 {
@@ -43,14 +45,14 @@ func (sh *Shard) Attach(c *Conn, a Attachment) bool {
 	return false
 }
 
-// AllRooms lists the rooms of a user together with the user's own room: where it is not known which events of a log a
-// client has, no room is recovered.
+// AllRooms returns the given rooms of a user and the user's own room. If it is unknown which events of a log a client
+// has, none of these rooms is recovered.
 func AllRooms(user string, rooms []string) []string {
 	return append([]string{catalog.UserRoom(user)}, rooms...)
 }
 
-// joinAll puts a subscriber into its rooms before it is attached. It returns false when the subscriber is attached
-// already, or was removed.
+// joinAll puts a subscriber into its rooms before it is attached. It returns false if the subscriber is already
+// attached, or was removed.
 func (sh *Shard) joinAll(s *subscriber, a Attachment) bool {
 	names := slices.Concat(a.Rooms, a.Subscribed)
 	joined := make([]membership, len(names))
@@ -103,8 +105,7 @@ func (sh *Shard) attach(s *subscriber, a Attachment, missed missed, notRecovered
 	return true
 }
 
-// replay does for one connection what Deliver did for the others, with an event that was delivered before this one was
-// attached.
+// replay delivers to one connection an event that Deliver handled before the connection was attached.
 func (sh *Shard) replay(e *Event, s *subscriber) {
 	sh.number++
 	user := s.conn.User
@@ -138,7 +139,7 @@ func (e *Event) names(user string) bool {
 	return false
 }
 
-// leaveAll takes a subscriber out of all rooms.
+// leaveAll removes a subscriber from all rooms.
 func (sh *Shard) leaveAll(s *subscriber) {
 	for more := true; more; {
 		sh.mu.Lock()
@@ -154,7 +155,7 @@ func (sh *Shard) leaveAll(s *subscriber) {
 	}
 }
 
-// exit takes a connection out of the shard.
+// exit removes a connection from the shard.
 func (sh *Shard) exit(c *Conn) {
 	s := &c.subscribers[sh.index]
 	sh.mu.Lock()
@@ -163,14 +164,14 @@ func (sh *Shard) exit(c *Conn) {
 	sh.leaveAll(s)
 }
 
-// missed has the missed events of one connection and log, ready to be queued.
+// missed contains the missed events of one connection in one log, ready to be queued.
 type missed struct {
 	items []item
 	bytes int
-	last  int64 // position
+	last  int64 // the highest position
 }
 
-// missedOf encodes missed events, which takes long where there are many.
+// missedOf encodes missed events. There may be many, so it yields to other goroutines from time to time.
 func (c *Conn) missedOf(events []*Event, log int) (m missed) {
 	for i, e := range events {
 		if (i+1)%encodedAtOnce == 0 {
@@ -186,7 +187,7 @@ func (c *Conn) missedOf(events []*Event, log int) (m missed) {
 	return m
 }
 
-// encodeNotRecovered returns one frame for each room, joined.
+// encodeNotRecovered returns the frames "not_recovered" of the rooms, joined for one message.
 func (c *Conn) encodeNotRecovered(rooms []string) []byte {
 	if len(rooms) == 0 {
 		return nil
@@ -198,8 +199,8 @@ func (c *Conn) encodeNotRecovered(rooms []string) []byte {
 	return frame.Join(c.encoding, frames)
 }
 
-// catchUp queues the missed events of a log. The rooms that are not recovered come first: no resume token may pass
-// their events before the client knows.
+// catchUp queues the missed events of a log. The frames of the rooms that are not recovered come first: the client must
+// have them before it has a resume token that is above the events left out.
 func (c *Conn) catchUp(m missed, log int, notRecovered []byte) {
 	c.mu.Lock()
 	defer c.unlock()
@@ -214,7 +215,7 @@ func (c *Conn) catchUp(m missed, log int, notRecovered []byte) {
 	c.ring()
 }
 
-// pushMissed adds missed events. They replace nothing, and do not count against the limits.
+// pushMissed appends missed events. They replace no other items, and do not count against the limits.
 func (q *queue) pushMissed(m missed) {
 	q.items = append(q.items, m.items...)
 	q.bytes += m.bytes

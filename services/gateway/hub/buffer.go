@@ -1,18 +1,19 @@
 package hub
 
-// eventBuffer has the newest events of one owner in the order in which they were delivered, bounded by their size.
+// eventBuffer contains the newest events of one owner, in the order in which they were delivered. Their size is
+// bounded.
 type eventBuffer struct {
 	bound   int
 	size    int
 	entries []kept
 	first   uint64 // number of entries[0]; entries are numbered in order
-	dropped int64  // the highest position that is no longer in the buffer, or lay before its first event
+	dropped int64  // the highest position of an event that is no longer in the buffer, or never was
 }
 
 type kept struct {
 	event *Event
-	// highest is the highest position up to this entry. Partitions are read side by side, so positions do not ascend;
-	// this does, and lets a search from the newest stop early.
+	// highest is the highest position of this entry and all entries before it. Partitions are read concurrently, so the
+	// positions of the entries do not ascend, but highest does. A search from the newest entry can stop at it.
 	highest int64
 }
 
@@ -33,11 +34,12 @@ func (r *eventBuffer) add(e *Event) {
 	}
 }
 
-// next returns the number that the next event gets.
+// next returns the number that the next entry gets.
 func (r *eventBuffer) next() uint64 { return r.first + uint64(len(r.entries)) }
 
-// after lists the events of the log above a position, in the order in which they were delivered. Events that a later
-// one redacts are redacted. It returns false when some events are no longer in the buffer.
+// after returns the events of the log above a position, in the order in which they were delivered. Events that a later
+// one redacts are returned without their personal fields. It returns false if some of the events are no longer in the
+// buffer.
 func (r *eventBuffer) after(position int64) ([]*Event, bool) {
 	if r.dropped > position {
 		return nil, false
@@ -55,7 +57,7 @@ func (r *eventBuffer) after(position int64) ([]*Event, bool) {
 	return redact(list), true
 }
 
-// clear removes all events, and notes that those up to a position are not in the buffer.
+// clear removes all events, and records that no event up to the given position is in the buffer.
 func (r *eventBuffer) clear(position int64) {
 	r.dropped = max(r.dropped, position)
 	if n := len(r.entries); n > 0 {
@@ -65,7 +67,8 @@ func (r *eventBuffer) clear(position int64) {
 	r.entries, r.size = nil, 0
 }
 
-// since lists the state events from a number on. It returns false when some of them are no longer in the buffer.
+// since returns the state events whose entries have the given number or a higher one. It returns false if some of them
+// are no longer in the buffer.
 func (r *eventBuffer) since(number uint64) ([]*Event, bool) {
 	if number < r.first {
 		return nil, false
@@ -79,7 +82,7 @@ func (r *eventBuffer) since(number uint64) ([]*Event, bool) {
 	return list, true
 }
 
-// size estimates the memory of the event with its frame, in bytes.
+// size returns an estimate of the memory that the event and its frames use, in bytes.
 func (e *Event) size() int {
 	n := 800 + len(e.Type) + len(e.Stream) + len(e.Subject) + 3*len(e.Body)
 	for _, room := range e.Rooms {

@@ -1,7 +1,7 @@
 package hub
 
-// Close ends the connection for a reason. Only the first call has an effect. Frames that were queued before are still
-// written, unless the reason is Lost, Left or Slow.
+// Close makes the connection end for a reason. Only the first call has an effect. Frames that are already queued are
+// still written, unless the reason is Lost, Left or Slow.
 func (c *Conn) Close(r Reason) {
 	var positions []int64
 	if r == Shutdown || r == TokenExpired {
@@ -33,10 +33,10 @@ func (c *Conn) close(r Reason) {
 	c.ring()
 }
 
-// drop empties the queue.
+// drop empties the queue. Functions that wait for one of its frames to leave the queue are called by unlock.
 func (c *Conn) drop() { c.left = append(c.left, c.queue.drain()...) }
 
-// drain empties the queue, and returns the functions that are to be called when its frames leave it.
+// drain empties the queue, and returns the functions that wait for one of its frames to leave the queue.
 func (q *queue) drain() (taken []func()) {
 	for _, it := range q.items[q.head:] {
 		if it.own != nil && it.own.taken != nil {
@@ -47,17 +47,17 @@ func (q *queue) drain() (taken []func()) {
 	return taken
 }
 
-// Ended reports whether the connection is to end.
+// Ended reports whether Close was called.
 func (c *Conn) Ended() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.reason != nil
 }
 
-// Done returns a channel that is closed when the connection is to end.
+// Done returns a channel that is closed when Close is called.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
-// Reason returns why the connection ends. It returns false while it does not.
+// Reason returns the reason for which the connection ends. It returns false before Close is called.
 func (c *Conn) Reason() (Reason, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

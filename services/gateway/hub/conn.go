@@ -7,8 +7,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// Conn is one client's connection: a queue that its transport writes from, and for each log the position up to which
-// the client has everything. No call that queues a frame waits: the connection of a client that does not keep up is
+// Conn is one client's connection. It has a queue of frames, which the transport writes, and for each log the position
+// up to which the client has everything. Queuing a frame never waits: if a client does not keep up, its connection is
 // closed, so that it does not delay others.
 type Conn struct {
 	ID   string
@@ -16,27 +16,27 @@ type Conn struct {
 
 	hub         *Hub
 	encoding    frame.Encoding
-	subscribers []subscriber // one in each shard
-	slot        int          // of the heartbeats; see Hub.Run
+	subscribers []subscriber // one for each shard
+	slot        int          // index in Hub.slots, for heartbeats
 	done        chan struct{}
 
 	mu       sync.Mutex
 	queue    queue
 	flush    func()
-	flushing bool     // from the start of a flush until Next has returned that it is over
-	kicked   bool     // the flush is to write frames of the transport's own, such as pings
-	left     []func() // functions of frames that have left the queue, called once the lock is free
+	flushing bool     // whether a flush runs: it ends when Next returns false
+	kicked   bool     // whether the transport has frames of its own to write, such as pings
+	left     []func() // functions of frames that have left the queue; unlock calls them
 	reason   *Reason
 	ended    func(Reason)
 	held     held
 	progress progress
 }
 
-// queueEvent queues an event of the log with a number; -1 stands for no log.
+// queueEvent queues an event of the log with the given number. The number -1 means that the event belongs to no log.
 func (c *Conn) queueEvent(e *Event, log int) {
 	v := c.variant(e)
 	if _, err := e.Frame(v); err != nil {
-		return // A body that cannot be decoded is so for all connections: the fan-out logs it once.
+		return // The body cannot be decoded for any connection. The fan-out logs the error once.
 	}
 	c.mu.Lock()
 	defer c.unlock()
@@ -46,8 +46,7 @@ func (c *Conn) queueEvent(e *Event, log int) {
 	c.push(item{event: e, variant: v})
 }
 
-// push queues an item and starts a flush, or closes the connection where the queue has no room. The caller has the
-// lock.
+// push queues an item and starts a flush. If the queue is full, push closes the connection. The caller holds the lock.
 func (c *Conn) push(it item) {
 	if c.reason != nil {
 		return
@@ -72,9 +71,9 @@ func (c *Conn) ring() {
 	}
 }
 
-// Next appends the frames that wait, in order: about maxBytes of them, and at least one. It returns the reason once the
-// connection is to end. It returns false when the flush is over: the flush must not touch the transport any more, since
-// the next frame starts another one. No flush starts after one to which Next has returned a reason.
+// Next appends waiting frames to frames, in order: about maxBytes of them, and at least one if any wait. Ending is not
+// nil once the connection is to end. If more is false, the flush is over and must not use the transport any more,
+// because the next frame starts another flush. No flush starts after one to which Next has returned an ending reason.
 func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, more bool) {
 	c.mu.Lock()
 	defer c.unlock()
@@ -94,7 +93,7 @@ func (c *Conn) Next(frames [][]byte, maxBytes int) (_ [][]byte, ending *Reason, 
 	return frames, c.reason, c.flushing
 }
 
-// take moves the first item from the queue into frames, and a heartbeat behind it where one is due.
+// take moves the frame of the first item from the queue to frames, followed by a heartbeat if one is due.
 func (c *Conn) take(frames [][]byte) [][]byte {
 	it := c.queue.pop()
 	if it.event == nil {
@@ -104,7 +103,7 @@ func (c *Conn) take(frames [][]byte) [][]byte {
 		}
 		return append(frames, it.own.text)
 	}
-	// The event may have expired while it waited, here or in the buffer.
+	// The event may have expired while it waited in the queue or in the event buffer.
 	text := it.event.shown(it.variant, c.hub.options.Now())
 	frames = append(frames, text)
 	if it.missed > 0 {
@@ -113,8 +112,7 @@ func (c *Conn) take(frames [][]byte) [][]byte {
 	return frames
 }
 
-// unlock frees the lock, after it has brought the account up to date, and calls the functions of the frames that have
-// left the queue.
+// unlock updates the user's account, releases the lock, and calls the functions of the frames that have left the queue.
 func (c *Conn) unlock() {
 	c.settle()
 	left := c.left

@@ -2,14 +2,14 @@ package hub
 
 import "github.com/edumatrix/interlinked/proto/catalog"
 
-// Deliver moves users in and out of the rooms that an event opens and closes, and queues the event for their
-// connections and for every connection in its rooms, once for each. It returns the number of these connections.
+// Deliver moves users into the rooms that an event opens for them, and out of those that it closes. It queues the event
+// once for each of their connections and for each connection in its rooms, and returns the number of these.
 func (sh *Shard) Deliver(e *Event) (n int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.buffer.add(e)
 	sh.number++
-	// The users that the event moves come first. It moves nobody else, so the loop over the members does not change them.
+	// Open and close rooms first, so that the members of a room do not change during the loop over them below.
 	for _, m := range e.Opens {
 		for _, user := range m.Users {
 			for _, c := range sh.hub.of(user) {
@@ -46,8 +46,8 @@ func (sh *Shard) Deliver(e *Event) (n int) {
 	return n
 }
 
-// open puts a connection into a room that an event opens for its user, and queues the event. Like queueEvent it returns
-// how often the event was queued.
+// open puts a connection into a room that an event opens for its user, and queues the event. It returns how often the
+// event was queued: 0 or 1.
 func (sh *Shard) open(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
@@ -56,7 +56,8 @@ func (sh *Shard) open(e *Event, s *subscriber, room string) int {
 	return sh.queueEvent(e, s)
 }
 
-// close takes a connection out of a room that an event closes for its user, and queues the event.
+// close removes a connection from a room that an event closes for its user, and queues the event. Like open, it returns
+// 0 or 1.
 func (sh *Shard) close(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
@@ -67,9 +68,9 @@ func (sh *Shard) close(e *Event, s *subscriber, room string) int {
 	return sh.queueEvent(e, s)
 }
 
-// queueEvent queues an event for a connection, unless this delivery has done so before, since the connection may be in
-// several of the event's rooms. That is checked here and not before the call of takes, because takes notes the version
-// of a state event for each room. It returns how often the event was queued: 0 or 1.
+// queueEvent queues an event once for a connection that may be in several of the event's rooms, and returns how often
+// it was queued: 0 or 1. Callers must call takes for every room even if the event is already queued, because takes
+// records the version of a state event for each room.
 func (sh *Shard) queueEvent(e *Event, s *subscriber) int {
 	if s.last == sh.number {
 		return 0
@@ -82,7 +83,7 @@ func (sh *Shard) queueEvent(e *Event, s *subscriber) int {
 	return 1
 }
 
-// moves reports whether an event that opens or closes rooms for the user is new to the connection. State moves nobody.
+// moves reports whether an event that opens or closes rooms is new to the connection. State opens and closes no rooms.
 func (s *subscriber) moves(e *Event) bool { return s.attached && !e.state() && e.Position > s.asOf }
 
 // takes reports whether an event in the user's own room is new to the connection.
@@ -95,7 +96,7 @@ func (m *membership) takes(e *Event) bool {
 	return !e.state() && e.Position > m.asOf || e.state() && note(&m.newest, e)
 }
 
-// note reports whether a state event is newer than those queued of its stream, and notes its version as the newest.
+// note reports whether a state event is newer than all that were queued of its stream. If so, it records the version.
 func note(newest *map[string]int64, e *Event) bool {
 	if e.Version <= (*newest)[e.Stream] {
 		return false

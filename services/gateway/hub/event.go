@@ -20,24 +20,24 @@ type Event struct {
 
 	mu      sync.Mutex
 	encoded [variants][]byte
-	failed  error  // of a body that cannot be decoded
-	hidden  *Event // the event without its personal fields, once it has expired
+	failed  error  // why the body cannot be decoded
+	hidden  *Event // the event without its personal fields; set once it has expired
 }
 
-// NewEvent returns an event as it was read from its topic. Declared is nil for an event that this gateway is too old to
-// know: it opens and closes rooms as others do, and clients get it without data.
+// NewEvent returns an event that was read from a topic. Declared is nil if this release of the gateway does not know
+// the event's type. Such an event opens and closes rooms like any other, but clients get it without data.
 func NewEvent(e envelope.Event, declared *catalog.Event) *Event {
 	return &Event{Event: e, declared: declared}
 }
 
-// state reports whether the event is state, which is true now and has no position in a log.
+// state reports whether the event is state, such as who is online, which has no position in a log.
 func (e *Event) state() bool { return e.Class == routingv1.Class_CLASS_EPHEMERAL }
 
-// mergeable reports whether the newest event of the stream replaces the ones before it.
+// mergeable reports whether a newer event of the same stream replaces this one.
 func (e *Event) mergeable() bool { return e.state() || e.Class == routingv1.Class_CLASS_COUNTER }
 
-// variant is one of the forms of an event's frame: for each encoding one with the id of the command, which connections
-// of the user that sent the command get, and one without.
+// variant is a form of an event's frame. There are two for each encoding: one with the id of the command, for the
+// connections of the user that sent the command, and one without it.
 type variant int8
 
 const variants = 2 * frame.Encodings
@@ -56,7 +56,7 @@ func (c *Conn) variant(e *Event) variant {
 	return v
 }
 
-// Frame returns a variant of the event's frame. The error is that of a body that cannot be decoded.
+// Frame returns a variant of the event's frame, or an error if the body of the event cannot be decoded.
 func (e *Event) Frame(v variant) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -66,18 +66,18 @@ func (e *Event) Frame(v variant) ([]byte, error) {
 	return e.encoded[v], e.failed
 }
 
-// Err returns why the event has no frame, after Frame was called.
+// Err returns the error of an earlier call of Frame, or nil.
 func (e *Event) Err() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.failed
 }
 
-// frame returns the event's frame after Frame has encoded it.
+// frame returns a variant that Frame has encoded before.
 func (e *Event) frame(v variant) []byte { return e.encoded[v] }
 
-// shown returns the frame that clients get at time now. Once the event has expired it has no personal fields, as in the
-// owner's queries from then on; it is still sent, so that versions have no gap.
+// shown returns the frame that clients get at time now. The frame of an expired event has no personal fields, like the
+// owner's answers to queries. It is still sent, so that versions have no gap.
 func (e *Event) shown(v variant, now time.Time) []byte {
 	if e.Expires.IsZero() || e.Expires.After(now) || e.declared == nil || e.Redacted {
 		return e.frame(v)

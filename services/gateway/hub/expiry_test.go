@@ -14,12 +14,12 @@ import (
 	"github.com/edumatrix/interlinked/shared/interval"
 )
 
-// An event that has expired is shown without its personal fields from then on, wherever it waited meanwhile; it stays
-// in its place. Until then it is shown as it is.
+// An event that expires while it waits is delivered without its personal fields, and in its place. An event that has
+// not expired is delivered unchanged. Each subtest is a place where the event waits.
 func TestExpiry_HidesWhatHasExpiredWhereverItWaited(t *testing.T) {
 	t.Parallel()
 	for name, wait := range map[string]func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn{
-		"on its way here": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
+		"on its topic": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
 			bob := w.connect(t, "bob", []string{"conversation:g"}, 1)
 			pass()
 			w.deliver(story)
@@ -31,14 +31,14 @@ func TestExpiry_HidesWhatHasExpiredWhereverItWaited(t *testing.T) {
 			pass()
 			return bob
 		},
-		"among the recent events": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
+		"in the event buffer": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
 			w.deliver(story)
 			early := w.connect(t, "bob", []string{"conversation:g"}, 1)
 			require.Contains(t, join(fake.Take(early, 10)), "a secret")
 			pass()
 			return w.connect(t, "bob", []string{"conversation:g"}, 1)
 		},
-		"among what was missed": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
+		"among the missed events": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
 			missed, notRecovered := hub.NewMissedEvents([]*hub.Event{w.event(story)}).Of("bob", frame.JSON,
 				hub.Absence{After: 1, Until: 2, Intervals: []interval.Interval{{Room: "conversation:g", From: 1}}},
 				hub.Bounds{Events: 10, Bytes: 1 << 20})
@@ -49,7 +49,7 @@ func TestExpiry_HidesWhatHasExpiredWhereverItWaited(t *testing.T) {
 			pass()
 			return bob
 		},
-		"in what a room shows now": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
+		"in the snapshot of a room": func(t *testing.T, w *world, pass func(), story envelope.Event) *hub.Conn {
 			bob := w.connect(t, "bob", nil, 1)
 			asked, _ := w.shard.Now(bob)
 			require.True(t, w.shard.Subscribe(bob, hub.Authorization{Room: "conversation:g", Asked: asked, Position: 2,

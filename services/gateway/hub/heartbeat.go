@@ -8,18 +8,18 @@ import (
 )
 
 const (
-	// slots is the number of parts of the period between heartbeats. Each connection gets its heartbeats in one of
-	// them, so that they are spread over the period.
+	// slots is the number of groups of connections. The hub handles one group after another during CoverEvery, so that
+	// not all connections get their heartbeats at the same time.
 	slots = 50
-	// perHeartbeat is the period between heartbeats in units of CoverEvery.
+	// perHeartbeat is the maximum time between two heartbeats of a connection, in units of CoverEvery.
 	perHeartbeat = 5
-	// maxUncoveredBytes and maxUncoveredTime bound the missed events that are sent without a resume token behind them.
-	// A client on a slow link whose connection is lost resumes from the last token that it has read.
+	// maxUncoveredBytes and maxUncoveredTime bound the missed events that are sent before the next resume token. A
+	// client on a slow link whose connection is lost resumes from the last token that it has read.
 	maxUncoveredBytes = 256 << 10
 	maxUncoveredTime  = 5 * time.Second
 )
 
-// HeartbeatEvery returns how often every connection gets a heartbeat.
+// HeartbeatEvery returns the maximum time between two heartbeats of a connection.
 func (h *Hub) HeartbeatEvery() time.Duration { return perHeartbeat * h.options.CoverEvery }
 
 // Run sends heartbeats until the context ends.
@@ -36,7 +36,8 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 }
 
-// Beat queues a heartbeat for every connection for which something was queued since its last one; with due, for all.
+// Beat queues a heartbeat for every connection for which an event was queued that its last resume token does not cover,
+// if a newer token is available. If due is true, Beat queues a heartbeat for every connection.
 func (h *Hub) Beat(due bool) {
 	for slot := range slots {
 		h.beatSlot(slot, due)
@@ -62,7 +63,8 @@ func (h *Hub) beatSlot(slot int, due bool) {
 	}
 }
 
-// beat queues a heartbeat if it is due, or if its resume token would be newer than the last and something was queued.
+// beat queues a heartbeat if due is true, or if a newer resume token is available and the last one does not cover all
+// queued events.
 func (c *Conn) beat(shared *sharedProgress, due bool) {
 	if c.progress.awaited > 0 {
 		if due && c.reason == nil {
@@ -75,16 +77,16 @@ func (c *Conn) beat(shared *sharedProgress, due bool) {
 	}
 }
 
-// beatLast queues a heartbeat before the connection ends, unless its resume token equals that of the last
-// heartbeat.
+// beatLast queues a heartbeat before the connection ends, if a resume token is available that is newer than the last
+// one.
 func (c *Conn) beatLast(shared *sharedProgress) {
 	if c.progress.awaited == 0 && c.progress.newer(shared) {
 		c.cover(shared)
 	}
 }
 
-// cover queues a heartbeat whose resume token covers everything that was queued before. Most connections have the
-// shared progress.
+// cover queues a heartbeat with the newest resume token. All events up to the positions in the token were queued before
+// it. Most connections use the shared progress.
 func (c *Conn) cover(shared *sharedProgress) {
 	if c.reason != nil {
 		return
@@ -100,13 +102,13 @@ func (c *Conn) cover(shared *sharedProgress) {
 	c.push(c.heartbeat(p.token(c.User)))
 }
 
-// heartbeat returns a heartbeat as an item to queue.
+// heartbeat returns an item with a heartbeat frame.
 func (c *Conn) heartbeat(token string) item {
 	return item{own: &queued{text: c.encode(frame.Heartbeat(token)), token: token, spare: true}}
 }
 
-// tookMissed notes that a missed event of so many bytes was taken from the queue, and appends the heartbeat that is due
-// behind it.
+// tookMissed records that a missed event with the given number of bytes was taken from the queue, and appends a
+// heartbeat to frames if one is due.
 func (c *Conn) tookMissed(it item, bytes int, frames [][]byte) [][]byte {
 	p, now := &c.progress, time.Now()
 	p.logs[it.missed-1].had.Position = it.event.Position
@@ -121,7 +123,8 @@ func (c *Conn) tookMissed(it item, bytes int, frames [][]byte) [][]byte {
 	return append(frames, c.encode(frame.Heartbeat(p.written)))
 }
 
-// missedToken returns the resume token of a client that was not greeted yet; empty where it does not resume.
+// missedToken returns the resume token of a client that has not got the reply to connect yet. It is empty if the client
+// does not resume.
 func (c *Conn) missedToken() string {
 	p := Progress{}
 	for log, owner := range c.hub.logs {

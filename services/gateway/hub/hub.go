@@ -1,13 +1,14 @@
-// Package hub has the connections of this gateway and the rooms that each of them is in. The fan-out delivers an event
-// to the shard of its owner (Shard.Deliver), which puts it into the queues of the connections in its rooms. Each
-// connection's transport writes from its own queue (Conn.Next). Nothing in this package waits for a client or for
-// another service.
+// Package hub holds the connections of this gateway and the rooms that each of them is in. The fan-out delivers an
+// event to the shard of its owner (Shard.Deliver), which puts the event into the queues of the connections in its
+// rooms. Each connection's transport writes from its own queue (Conn.Next). Nothing in this package waits for a client
+// or for another service.
 //
-// A delivery passes through five files: deliver.go finds the connections, by the memberships in room.go; event.go has
-// the frame that they share; conn.go queues it, by queue.go, and hands it to the transport. The others are beside that
-// path: how a connection comes into its rooms and leaves them (attach.go, subscription.go), what it missed (buffer.go,
-// missed.go), how far it is (progress.go, heartbeat.go, token.go), what may wait (limits.go, account.go), and how it
-// begins and ends (hub.go, transport.go, closing.go).
+// A delivery passes through five files. deliver.go finds the connections, by the memberships in room.go. event.go has
+// the frame that these connections share. conn.go puts the frame into the connection's queue (queue.go), and hands it
+// to the transport. The other files are not on this path: how a connection enters and leaves rooms (attach.go,
+// subscription.go), missed events (buffer.go, missed.go), progress and resume tokens (progress.go, heartbeat.go,
+// token.go), bounds on waiting frames (limits.go, account.go), and how a connection begins and ends (hub.go,
+// transport.go, closing.go).
 package hub
 
 import (
@@ -23,24 +24,24 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// Options of a Hub. Zero values are the defaults.
+// Options of a Hub. Zero values stand for the defaults.
 type Options struct {
 	Catalog *catalog.Catalog
-	// Buffer bounds the event buffers of all owners together, in bytes; 64 MiB.
+	// Buffer bounds the event buffers of all owners together, in bytes. The default is 64 MiB.
 	Buffer int
-	// Missed bounds the missed events that are queued for all connections together, in bytes; 256 MiB. For a client
-	// that resumes beyond that, no room is recovered.
+	// Missed bounds the missed events that are queued for all connections together, in bytes. The default is 256 MiB.
+	// If a client resumes beyond that, none of its rooms is recovered.
 	Missed int
-	// Limits bound what waits for one connection.
+	// Limits bound the frames that wait for one connection or one user.
 	Limits Limits
-	// PerUser is how many connections one user may have on this gateway; 64.
+	// PerUser is the maximum number of connections of one user on this gateway. The default is 64.
 	PerUser int
-	// CoverEvery is how often connections for which something was queued get a heartbeat whose resume token covers
-	// what was queued; 5 s. Idle connections get one every 5 × CoverEvery, see HeartbeatEvery.
+	// CoverEvery is how often a connection for which events were queued gets a heartbeat, with a resume token that
+	// covers these events. The default is 5 s. Idle connections get one every 5 × CoverEvery; see HeartbeatEvery.
 	CoverEvery time.Duration
-	// TokenKey authenticates resume tokens. All gateways of an installation have the same.
+	// TokenKey authenticates resume tokens. All gateways of an installation have the same key.
 	TokenKey []byte
-	// Now is the clock by which events expire; time.Now when nil.
+	// Now returns the time by which events expire. The default is time.Now.
 	Now     func() time.Time
 	Metrics *Metrics
 }
@@ -48,11 +49,11 @@ type Options struct {
 // Hub holds the connections and one shard per owner.
 type Hub struct {
 	options Options
-	logs    []string // owners that have one
+	logs    []string // the owners that have a log, by number of the log
 	shards  map[string]*Shard
 	all     []*Shard
 
-	missed atomic.Int64 // bytes of missed events that wait
+	missed atomic.Int64 // bytes of missed events that wait for all connections
 
 	mu       sync.RWMutex
 	users    map[string][]*Conn
@@ -62,7 +63,7 @@ type Hub struct {
 	closed   *Reason
 }
 
-// New makes an empty hub with a shard for each owner in the catalog.
+// New returns an empty hub with a shard for each owner in the catalog.
 func New(o Options) *Hub {
 	if o.Buffer == 0 {
 		o.Buffer = 64 << 20
@@ -102,17 +103,17 @@ func New(o Options) *Hub {
 	return h
 }
 
-// Shard returns the shard of an owner, or nil when the catalog has no owner of that name.
+// Shard returns the shard of an owner, or nil if the catalog has no such owner.
 func (h *Hub) Shard(owner string) *Shard { return h.shards[owner] }
 
 // ErrClosed is returned by Add after Close.
 var ErrClosed = errors.New("the gateway is stopping")
 
-// ErrTooMany is returned by Add when the user has Options.PerUser connections.
+// ErrTooMany is returned by Add if the user already has Options.PerUser connections.
 var ErrTooMany = errors.New("too many connections of one user")
 
-// Add makes a connection of a user whose frames are written in an encoding. It is in no room yet. The error is
-// ErrClosed or ErrTooMany.
+// Add returns a new connection of a user, whose frames are written in the given encoding. The connection is not in any
+// room yet. The error is ErrClosed or ErrTooMany.
 func (h *Hub) Add(user string, e frame.Encoding) (*Conn, error) {
 	c := newConn(uuid.NewString(), user, e, h)
 	h.mu.Lock()
@@ -125,7 +126,7 @@ func (h *Hub) Add(user string, e frame.Encoding) (*Conn, error) {
 	}
 	c.held.account = h.open(user)
 	c.held.account.connections.Add(1)
-	// A copy: the shards read the list without the lock.
+	// Append to a copy, because the shards read the list without the lock.
 	h.users[user] = append(slices.Clip(h.users[user]), c)
 	h.next = (h.next + 1) % slots
 	c.slot = h.next
@@ -134,7 +135,7 @@ func (h *Hub) Add(user string, e frame.Encoding) (*Conn, error) {
 	return c, nil
 }
 
-// Remove takes a connection out of all rooms.
+// Remove closes a connection, and removes it from the hub and from all rooms.
 func (h *Hub) Remove(c *Conn) {
 	c.Close(Lost)
 	h.mu.Lock()
@@ -159,10 +160,10 @@ func (h *Hub) Remove(c *Conn) {
 	c.mu.Lock()
 	defer c.unlock()
 	c.held.writing = 0
-	c.drop() // of one that was closed for another reason first
+	c.drop() // the queue is not empty yet if the connection was closed for another reason before
 }
 
-// of lists the connections of a user. The list is never changed: Add and Remove replace it.
+// of returns the connections of a user. The list is never changed: Add and Remove replace it.
 func (h *Hub) of(user string) []*Conn {
 	h.mu.RLock()
 	defer h.mu.RUnlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// world is a hub beside an owner whose events a test delivers when it likes.
+// world is a hub and an owner. The test decides when each event of the owner is delivered to the hub.
 type world struct {
 	hub   *hub.Hub
 	chat  *fake.Owner
@@ -38,7 +38,7 @@ func (w *world) event(e envelope.Event) *hub.Event {
 	return hub.NewEvent(e, declared)
 }
 
-// began starts a conversation "g" in the log, not delivered.
+// began appends the start of the conversation "g" to the log, and does not deliver it.
 func (w *world) began(users string) envelope.Event {
 	return w.chat.Append("alice", "chat.conversation_started",
 		fmt.Sprintf(`{"conversation_id":"g","kind":"KIND_GROUP","user_ids":%s}`, users))
@@ -59,7 +59,7 @@ func (w *world) deliver(events ...envelope.Event) {
 	}
 }
 
-// connect adds a connection and attaches it as of now, as the owner would answer.
+// connect adds a connection, and attaches it with the rooms that the owner has at a position.
 func (w *world) connect(t testing.TB, user string, rooms []string, position int64) *hub.Conn {
 	t.Helper()
 	c, err := w.hub.Add(user, frame.JSON)
@@ -68,7 +68,8 @@ func (w *world) connect(t testing.TB, user string, rooms []string, position int6
 	return c
 }
 
-// seen lists the events that wait for a connection: the bodies of messages, and the names of others.
+// seen takes the events that wait for a connection, and returns the body of each message and the name of each other
+// event.
 func seen(t testing.TB, c *hub.Conn) []string {
 	t.Helper()
 	all := []string{}
@@ -121,7 +122,7 @@ func TestDeliver_OpensAndClosesInTheOrderOfTheLog(t *testing.T) {
 	require.Equal(t, []string{"member_added bob", "within", "member_left bob", "member_added bob", "again"}, seen(t, bob))
 }
 
-// A connection that is in several rooms of an event gets it once, also when a state event is repeated.
+// A connection that is in several rooms of an event gets the event once, even if it is a repeated state event.
 func TestDeliver_GoesOnceToAConnectionInSeveralRooms(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -131,7 +132,7 @@ func TestDeliver_GoesOnceToAConnectionInSeveralRooms(t *testing.T) {
 	e := w.said("one")
 	e.Rooms = rooms
 	require.Equal(t, 1, w.shard.Deliver(w.event(e)))
-	e = w.member("chat.member_left", "bob") // of g, and so to bob himself
+	e = w.member("chat.member_left", "bob") // closes conversation:g, also for bob's own connection
 	e.Rooms = rooms
 	require.Equal(t, 1, w.shard.Deliver(w.event(e)))
 	require.Equal(t, []string{"one", "member_left bob"}, seen(t, bob))
@@ -155,7 +156,7 @@ func TestAttach_ALaggingGatewayShowsNothingOfTheTimesBetween(t *testing.T) {
 		w.began(`["alice"]`), w.member("chat.member_added", "bob"), w.said("first time"),
 		w.member("chat.member_left", "bob"), w.said("between"), w.member("chat.member_added", "bob"), w.said("known"),
 	}
-	// The owner answers as of its head, while nothing of all that was read here yet.
+	// The owner answers as of the end of its log, but the gateway has not read any of these events yet.
 	bob := w.connect(t, "bob", []string{"conversation:g"}, 7)
 	eve := w.connect(t, "eve", nil, 7)
 
@@ -172,7 +173,7 @@ func TestAttach_AnAnswerOlderThanWhatWasReadIsMadeGoodFromTheRecentEvents(t *tes
 	w.deliver(w.began(`["alice","bob"]`), w.said("known"))
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)
-	// Between the owner's answer, as of position 2, and its arrival, this was read:
+	// These events are read after the owner has answered as of position 2, but before the answer arrives.
 	w.deliver(w.said("under way"), w.member("chat.member_left", "bob"), w.said("gone"),
 		w.member("chat.member_added", "bob"), w.said("back"))
 
@@ -212,7 +213,7 @@ func TestAttach_AsksAgainWhenTheRecentEventsDoNotReachBack(t *testing.T) {
 	require.Equal(t, []string{"9"}, seen(t, c))
 }
 
-// greeting is the reply to connect with the hub's fields.
+// greeting returns a reply to connect with the hub's fields.
 func greeting(g hub.Greeting) frame.Frame {
 	return frame.Answer("connect", &gatewayv1.Connected{ResumeToken: g.ResumeToken, NotRecovered: g.NotRecovered})
 }
@@ -229,7 +230,7 @@ func TestGreeting_FollowsTheLastLogAndWhatWasMissed(t *testing.T) {
 	for _, owner := range logs {
 		require.True(t, w.hub.Shard(owner).Attach(c, hub.Attachment{}))
 	}
-	require.Len(t, fake.Take(c, 10), 1, "it waits for what is held")
+	require.Len(t, fake.Take(c, 10), 1, "the greeting waits for Release")
 	c.Release()
 	frames := fake.Take(c, 10)
 	require.Len(t, frames, 1)
@@ -288,13 +289,13 @@ func TestEphemeral_IsMergedToTheNewestAndDroppedFirst(t *testing.T) {
 	w.deliver(w.began(`["bob"]`), w.said("1"), w.said("2"), w.said("3"))
 
 	_, ended := c.Reason()
-	require.False(t, ended, "what is true only now makes room")
+	require.False(t, ended, "state is dropped first")
 	require.Equal(t, []string{"conversation_started", "1", "2", "3"}, seen(t, c))
 
 	shard.Deliver(w.presence("u1", "came_online", 200))
 	shard.Deliver(w.presence("u1", "went_offline", 201))
 	shard.Deliver(w.presence("u1", "came_online", 200))
-	require.Equal(t, []string{"presence.went_offline u1"}, seen(t, c), "the newest, once")
+	require.Equal(t, []string{"presence.went_offline u1"}, seen(t, c), "only the newest event, once")
 }
 
 func TestLook_AStateReadWhileTheOwnerAnsweredIsNotMissed(t *testing.T) {
@@ -305,7 +306,7 @@ func TestLook_AStateReadWhileTheOwnerAnsweredIsNotMissed(t *testing.T) {
 	shard.Deliver(w.presence("alice", "came_online", 3))
 	asked, attached := shard.Now(c)
 	require.True(t, attached)
-	shard.Deliver(w.presence("alice", "went_offline", 6)) // read here before the answer, made after it was read there
+	shard.Deliver(w.presence("alice", "went_offline", 6)) // read before the answer arrives, and newer than the answer
 
 	require.True(t, shard.Subscribe(c, hub.Authorization{Room: "presence:alice", Asked: asked, Until: time.Now().Add(time.Minute),
 		Snapshot: []*hub.Event{w.presence("alice", "came_online", 5)}}))
@@ -324,7 +325,7 @@ func TestLook_EverythingThatWasReadWhileTheOwnerAnsweredIsGiven(t *testing.T) {
 	shard.Deliver(w.presence("alice", "came_online", 1))
 	shard.Deliver(w.presence("carol", "came_online", 1))
 	e := w.presence("carol", "went_offline", 2)
-	e.Rooms = []string{"presence:alice"} // whatever its stream is
+	e.Rooms = []string{"presence:alice"} // a room other than the one of its stream
 	shard.Deliver(e)
 
 	require.True(t, shard.Subscribe(c, hub.Authorization{Room: "presence:alice", Asked: asked, Until: time.Now().Add(time.Minute)}))
@@ -382,7 +383,8 @@ func TestEvent_IsShownWithoutDataWhenItsTypeIsNotKnown(t *testing.T) {
 	require.Contains(t, string(text), `{"type":"event","event":"chat.from_the_future"`)
 }
 
-// Texts are written alike in events, signals and replies: without escapes that only a page of HTML would need.
+// Texts are encoded in the same way in events, signals and replies: characters that are special in HTML are not
+// escaped.
 func TestEvent_IsNotEscapedForHTML(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -394,7 +396,8 @@ func TestEvent_IsNotEscapedForHTML(t *testing.T) {
 	require.Contains(t, string(text), `"actor":"<é>&"`)
 }
 
-// BenchmarkDeliver is one event to a room of so many connections, whose queues are emptied as they fill.
+// BenchmarkDeliver measures the delivery of one event to a room with the given number of connections. Their queues are
+// emptied now and then.
 func BenchmarkDeliver(b *testing.B) {
 	for _, members := range []int{1, 100, 10_000} {
 		b.Run(fmt.Sprint(members), func(b *testing.B) {

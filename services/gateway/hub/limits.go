@@ -3,19 +3,20 @@ package hub
 import "time"
 
 // Limits bound the frames that wait for one connection and for all connections of one user. Missed events and answers
-// to queries do not count for the connection, because they are bounded before they are queued. Zero values are the
-// defaults.
+// to queries do not count against the limits of a connection, because they are bounded before they are queued. Zero
+// values stand for the defaults.
 type Limits struct {
-	// Frames is how many frames may wait for a client that has read none for a while (see Stall); 1,024. Eight times as
-	// many may wait for a client that reads.
+	// Frames is the maximum number of frames that wait for a client that has read nothing for longer than Stall. The
+	// default is 1,024. Eight times as many may wait for a client that reads.
 	Frames int
-	// Bytes is how many bytes may wait; 4 MiB.
+	// Bytes is the maximum number of bytes that wait for one connection. The default is 4 MiB.
 	Bytes int
-	// UserBytes is how many bytes may wait for all connections of one user together: frames, answers and missed events;
-	// 32 MiB. Beyond that each connection has an equal share. A frame that exceeds it closes the connection, an answer
-	// is refused, and missed events are not recovered.
+	// UserBytes is the maximum number of bytes that wait for all connections of one user together: frames, answers and
+	// missed events. The default is 32 MiB. Beyond that, each connection has an equal share. If a frame exceeds the
+	// share, the connection is closed. If an answer exceeds it, the answer is refused. If missed events exceed it, they
+	// are not recovered.
 	UserBytes int
-	// Stall is how long a client may read nothing before Frames applies; 5 s.
+	// Stall is how long a client may read nothing before Frames applies. The default is 5 s.
 	Stall time.Duration
 }
 
@@ -38,8 +39,8 @@ func (l Limits) orDefault() Limits {
 // counts reports whether the item counts against the limits.
 func (it *item) counts() bool { return it.missed == 0 && (it.own == nil || !it.own.reply) }
 
-// full reports whether the limits have no room for an item of so many bytes. An item that waits alone is always
-// admitted.
+// full reports whether the limits forbid to queue an item with the given number of bytes. Afforded reports whether the
+// limit of the user allows the item. If no other item that counts is waiting, the item is always allowed.
 func (q *queue) full(more int, l *Limits, afforded bool) bool {
 	switch {
 	case q.limited == 0:
@@ -58,7 +59,7 @@ func (it *item) spare() bool {
 	return it.missed == 0 && it.event.state()
 }
 
-// dropSpare drops the items that are worth least to a client that is behind: state and signals.
+// dropSpare drops the items that a slow client can best do without: state, signals and heartbeats.
 func (q *queue) dropSpare() (dropped int) {
 	kept := q.items[:0]
 	clear(q.newest)

@@ -16,8 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
 
-// A user with very many rooms comes and goes while others get their events: no delivery may wait for all of those
-// rooms.
+// While the very many rooms of one user are joined or left, other users get their events: no delivery waits until all
+// of these rooms are done.
 func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 	if testing.Short() {
 		t.Skip("100,000 rooms")
@@ -30,7 +30,7 @@ func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 		rooms[n] = fmt.Sprint("conversation:", n)
 	}
 	const rounds = 3
-	delivered := 0 // while she comes and goes
+	delivered := 0 // while eve's connection is attached and removed
 	for range rounds {
 		eve, err := w.hub.Add("eve", frame.JSON)
 		require.NoError(t, err)
@@ -51,7 +51,7 @@ func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 			}
 		}
 	}
-	require.Greater(t, delivered, 50*rounds, "with one lock for all rooms there would be four or five in a round")
+	require.Greater(t, delivered, 50*rounds, "if the lock were held for all rooms, it would be four or five per round")
 }
 
 func TestResume_EventsOfTheTimeBetweenTheSlicesAreGivenOnce(t *testing.T) {
@@ -79,7 +79,7 @@ func TestResume_EventsOfTheTimeBetweenTheSlicesAreGivenOnce(t *testing.T) {
 	}
 }
 
-// sized are missed events of about so many bytes each.
+// sized returns missed events, each with a body of the given number of bytes.
 func (w *world) sized(n, bytes int) []*hub.Event {
 	var events []*hub.Event
 	for i := range n {
@@ -94,7 +94,7 @@ func typing(actor string) *frame.Shared {
 	return &frame.Shared{Frame: frame.Signal("chat.typing", "conversation:g", actor, nil)}
 }
 
-// comeBack adds a connection of bob that has everything up to a position.
+// comeBack adds a connection of bob that resumes with the given progress.
 func (w *world) comeBack(t *testing.T, had hub.Progress) *hub.Conn {
 	t.Helper()
 	c, err := w.hub.Add("bob", frame.JSON)
@@ -125,14 +125,14 @@ func TestResume_BeyondTheBudgetOfTheGatewayIsTooFar(t *testing.T) {
 	require.Contains(t, string(frames[0]), `{"type":"not_recovered","room":"conversation:g"}`)
 	require.Contains(t, string(frames[1]), `"not_recovered":["conversation:g","user:bob"]`)
 
-	w.hub.Remove(second) // and what it has not taken is free again
+	w.hub.Remove(second) // the missed events that it has not taken no longer count
 	fourth := w.comeBack(t, hub.Progress{"chat": {}})
 	require.True(t, w.shard.Attach(fourth, back))
 	require.Len(t, fake.Take(fourth, 100), 40)
 }
 
-// A client on a slow link is cut off again and again before it has everything. Each time it goes on from the last
-// resume token.
+// A client on a slow link loses its connection again and again before it has all events. Each time it continues from
+// the last resume token.
 func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -144,12 +144,12 @@ func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
 		after := had["chat"].Position
 		c := w.comeBack(t, had)
 		require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 900, Missed: events[after:]}))
-		left := 300 << 10 // that get through before the link is cut
+		left := 300 << 10 // bytes that get through before the link is cut
 		var uncovered []int64
 		for left > 0 {
 			frames, _, _ := c.Next(nil, 16<<10)
 			if len(frames) == 0 {
-				got, uncovered = append(got, uncovered...), nil // all of it, and a heartbeat follows at the end
+				got, uncovered = append(got, uncovered...), nil // the client has everything; a heartbeat would follow
 				had["chat"] = hub.Point{Position: 900}
 				break
 			}
@@ -175,7 +175,7 @@ func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
 				had, known = w.hub.ReadResumeToken("bob", f.Token)
 				require.True(t, known)
 				require.Equal(t, f.Token, c.Written())
-				require.EqualValues(t, 3, had["feed"].Position, "what it has of the others stays")
+				require.EqualValues(t, 3, had["feed"].Position, "the progress in other logs does not change")
 				require.Equal(t, uncovered[len(uncovered)-1]+1, had["chat"].Position)
 				got, uncovered = append(got, uncovered...), nil
 			}
@@ -189,8 +189,8 @@ func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
-// A client that is cut off while it resumes knows in which rooms events were left out before it has a token that passes
-// them.
+// A client that is cut off while it resumes has the list of rooms that are not recovered before it gets a resume token
+// that is above the events left out.
 func TestResume_WhatIsNotRecoveredIsSaidBeforeAnyTokenThatPassesIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -207,7 +207,7 @@ func TestResume_WhatIsNotRecoveredIsSaidBeforeAnyTokenThatPassesIt(t *testing.T)
 		if f.Type == "heartbeat" {
 			p, known := w.hub.ReadResumeToken("bob", f.Token)
 			require.True(t, known)
-			require.NotContains(t, p, "feed", "of which it has nothing")
+			require.NotContains(t, p, "feed", "the client's token did not contain this log")
 		}
 		if n := len(types); n == 0 || types[n-1] != f.Type+f.Room {
 			types = append(types, f.Type+f.Room)
@@ -231,10 +231,10 @@ func TestReply_DoesNotCountAgainstTheQueue(t *testing.T) {
 	}
 	w.deliver(w.said("one"))
 	_, ended := c.Reason()
-	require.False(t, ended, "its own answers cut nobody off")
+	require.False(t, ended, "answers do not count against the queue")
 	require.Zero(t, free)
 	require.Len(t, fake.Take(c, 3), 3)
-	require.Equal(t, 2, free, "a slot is free when the answer is written")
+	require.Equal(t, 2, free, "taken is called when the answer is written")
 	c.Close(hub.Lost)
 	require.Equal(t, 5, free)
 	c.Reply(nil, func() { free++ })
@@ -246,7 +246,7 @@ func TestQueue_OneThatIsTakenFromMayBeLonger(t *testing.T) {
 	w := newWorld(t, hub.Options{Limits: hub.Limits{Frames: 10, Stall: time.Hour}})
 	c := w.connect(t, "bob", nil, 0)
 	w.deliver(w.began(`["bob"]`))
-	require.Len(t, fake.Take(c, 1), 1) // a slow link takes some
+	require.Len(t, fake.Take(c, 1), 1) // the client reads, although slowly
 	var want []string
 	for n := range 50 {
 		want = append(want, fmt.Sprint(n))
@@ -257,10 +257,10 @@ func TestQueue_OneThatIsTakenFromMayBeLonger(t *testing.T) {
 		w.deliver(w.said("more"))
 	}
 	reason, _ := c.Reason()
-	require.Equal(t, hub.Slow, reason, "within a bound")
+	require.Equal(t, hub.Slow, reason, "the queue of a client that reads is bounded, too")
 }
 
-// A flush is started when something waits and none runs; it ends when nothing waits.
+// A flush starts when a frame waits and no flush is running. It ends when no frame waits.
 func TestBind_FlushesOnDemand(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -297,8 +297,8 @@ func TestBind_FlushesOnDemand(t *testing.T) {
 	require.Contains(t, <-taken, `"type":"closing"`)
 }
 
-// A flush that has not been told that it is over is the only one: two that write at once tear frames, and both write
-// the reason of the end.
+// No flush starts before Next has ended the previous one. Two concurrent flushes would mix up their frames, and both
+// would write the closing frame.
 func TestBind_RunsOneFlushAtATime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -318,7 +318,7 @@ func TestBind_RunsOneFlushAtATime(t *testing.T) {
 				t.Error("two flushes write")
 			}
 			frames += len(got)
-			if first { // something comes to wait while the transport writes what it has of its own
+			if first { // queue a frame while the transport writes a frame of its own
 				c.Send(frame.Done("x"))
 				c.Kick()
 			}
@@ -340,7 +340,7 @@ func TestBind_RunsOneFlushAtATime(t *testing.T) {
 	c.Close(hub.Internal)
 	c.Kick()
 	c.Send(frame.Done("late"))
-	require.EqualValues(t, 3, flushes.Load(), "none starts after the one that has been told the reason")
+	require.EqualValues(t, 3, flushes.Load(), "no flush starts after one to which Next has returned the reason")
 }
 
 func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
@@ -361,7 +361,7 @@ func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
 	_, whole := w.shard.Buffered(2)
 	require.False(t, whole)
 	back := w.connect(t, "bob", []string{"conversation:g"}, 1000)
-	w.shard.SetIncarnation("one", 2) // a partition that lags
+	w.shard.SetIncarnation("one", 2) // from a partition that lags
 	e := w.said("new")
 	e.Position = 1001
 	w.deliver(e)
@@ -373,7 +373,7 @@ func TestRestored_ClientsConnectAgainAndNothingOfBeforeIsKept(t *testing.T) {
 	require.True(t, hub.Point{}.Holds(hub.IncarnationOf("two")))
 }
 
-// Members of a room are gone through while some of them are moved out of it.
+// Deliver iterates over the members of a room although the event removes some of them.
 func TestDeliver_ClosingARoomForSomeGoesToAllOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -402,7 +402,7 @@ func TestSignal_GoesToThoseWhoAreInTheRoomByTheLog(t *testing.T) {
 	eve := w.connect(t, "eve", nil, 1)
 	require.True(t, w.shard.Subscribe(eve, hub.Authorization{Room: room, Position: 1, Until: time.Now().Add(time.Minute)}))
 	require.True(t, w.shard.IsMember(alice, room))
-	require.False(t, w.shard.IsMember(eve, room), "looking is not being in it")
+	require.False(t, w.shard.IsMember(eve, room), "a subscription is not a membership")
 	require.True(t, w.shard.IsMember(bob, "user:bob"))
 	require.False(t, w.shard.IsMember(eve, "user:bob"))
 
@@ -411,10 +411,10 @@ func TestSignal_GoesToThoseWhoAreInTheRoomByTheLog(t *testing.T) {
 	require.Empty(t, fake.Take(eve, 1))
 	require.Empty(t, fake.Take(alice, 1))
 	w.deliver(w.said("x"), w.said("y"))
-	require.Contains(t, string(fake.Take(bob, 1)[0]), `"actor":"2"`, "the newest with its key")
+	require.Contains(t, string(fake.Take(bob, 1)[0]), `"actor":"2"`, "the newest signal with the key")
 	w.shard.Signal(room, alice.ID, "a", typing("3"))
 	w.deliver(w.said("z"))
-	require.Equal(t, []string{"x", "y", "z"}, seen(t, bob), "it is dropped first")
+	require.Equal(t, []string{"x", "y", "z"}, seen(t, bob), "the signal is dropped first")
 
 	w.deliver(w.member("chat.member_left", "bob"))
 	fake.Take(bob, 1)

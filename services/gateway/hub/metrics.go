@@ -2,7 +2,7 @@ package hub
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics count what the hub does.
+// Metrics count connections, and the frames that are queued and dropped.
 type Metrics struct {
 	Connections prometheus.Gauge
 	Deliveries  prometheus.Counter // events put into the queue of a connection
@@ -10,7 +10,7 @@ type Metrics struct {
 	Slow        prometheus.Counter // connections closed because they did not keep up
 }
 
-// NewMetrics makes the metrics, and registers them unless the registry is nil.
+// NewMetrics returns the metrics, and registers them unless the registry is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Connections: prometheus.NewGauge(prometheus.GaugeOpts{

@@ -11,22 +11,24 @@ import (
 	"github.com/edumatrix/interlinked/shared/interval"
 )
 
-// encodedAtOnce is how many events are encoded before the goroutine yields to those that deliver to other clients.
+// encodedAtOnce is the number of events that are encoded before the goroutine yields to those that deliver to other
+// clients.
 const encodedAtOnce = 32
 
-// Bounds limit the missed events of one connection.
+// Bounds limit the missed events that one connection gets.
 type Bounds struct {
-	Events int // in one room
-	Bytes  int // in all rooms of one owner
+	Events int // the maximum number in one room
+	Bytes  int // the maximum number in all rooms of one owner
 }
 
-// MissedEvents is a part of an owner's log that several resuming connections need. It is made once for all of them.
+// MissedEvents is a part of an owner's log that several resuming connections need. It is built once for all of them.
 type MissedEvents struct {
 	events []*Event         // ascending by position
-	rooms  map[string][]int // of events
+	rooms  map[string][]int // indices of events, by room
 }
 
-// NewMissedEvents joins lists of events that were read from several places. It redacts events that later ones delete.
+// NewMissedEvents merges lists of events that were read from several places. Events that a later one redacts lose their
+// personal fields.
 func NewMissedEvents(lists ...[]*Event) *MissedEvents {
 	events := slices.Concat(lists...)
 	slices.SortStableFunc(events, func(a, b *Event) int {
@@ -54,17 +56,18 @@ func compareBool(a, b bool) int {
 	return -1
 }
 
-// Absence is the part of an owner's log that a connection missed before it resumes.
+// Absence describes the part of an owner's log that a connection missed before it resumed.
 type Absence struct {
-	// The user has the log up to After, and resumes at Until.
+	// The client has the events up to position After, and is attached as of position Until.
 	After, Until int64
-	Intervals    []interval.Interval // that the user was in rooms for
+	Intervals    []interval.Interval // of the user, in rooms
 	Subscribed   []string            // other rooms that the connection subscribes to
-	NotRecovered []string            // rooms with more events than the bounds, as the owner has found
+	NotRecovered []string            // rooms for which the owner has found more events than the bounds allow
 }
 
-// Of lists the events that a user has missed, in order. Rooms with more events than the bound are not recovered, none
-// of their events are listed; nor are the largest ones when all together have more bytes than the bound.
+// Of returns the events that a user has missed, in order, and the rooms that are not recovered. A room with more than
+// b.Events events is not recovered, and none of its events are returned. If all rooms together have more than b.Bytes
+// bytes, the largest rooms are not recovered either.
 func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, b Bounds) (events []*Event, notRecovered []string) {
 	rooms := make(map[string][]int, len(missed.Intervals)+1)
 	for _, gap := range interval.Missed(user, missed.Subscribed, missed.Intervals, missed.After, missed.Until) {
@@ -132,7 +135,7 @@ func (p *MissedEvents) at(position int64) (int, bool) {
 	})
 }
 
-// newest lists events by their indices, and only the newest value of each counter.
+// newest returns the events with the given indices, but only the newest event of each counter.
 func (p *MissedEvents) newest(indices []int) []*Event {
 	var events []*Event
 	seen := map[string]bool{}
@@ -150,7 +153,8 @@ func (p *MissedEvents) newest(indices []int) []*Event {
 	return events
 }
 
-// moves reports whether an event opens or closes a room for a user. The user gets such an event whatever its rooms are.
+// moves reports whether an event opens or closes a room for a user. The user gets such an event even if it is not in
+// that room's list of events.
 func (e *Event) moves(user, room string) bool {
 	of := func(m catalog.Membership) bool { return m.Room == room && slices.Contains(m.Users, user) }
 	return slices.ContainsFunc(e.Opens, of) || slices.ContainsFunc(e.Closes, of)

@@ -18,7 +18,7 @@ import (
 
 var wide = hub.Bounds{Events: 1000, Bytes: 1 << 20}
 
-// missedEvents merges events of two sources: each source has some events alone, and both have others.
+// missedEvents merges the events from two sources. Some events are in one source only, others in both.
 func (w *world) missedEvents(events ...envelope.Event) *hub.MissedEvents {
 	var one, two []*hub.Event
 	for i, e := range events {
@@ -29,7 +29,7 @@ func (w *world) missedEvents(events ...envelope.Event) *hub.MissedEvents {
 			two = append(two, w.event(e))
 		}
 	}
-	slices.Reverse(one) // partitions are read side by side
+	slices.Reverse(one) // partitions are read concurrently, so positions do not ascend
 	return hub.NewMissedEvents(one, two)
 }
 
@@ -52,15 +52,15 @@ func TestMissed_IsWhatHappenedDuringTheStaysAndNothingBetween(t *testing.T) {
 		intervals    []interval.Interval
 		want         []int64
 	}{
-		"both":                      {0, 9, []interval.Interval{first, second}, []int64{3, 4, 5, 7, 8, 9}},
-		"within the first":          {3, 9, []interval.Interval{first, second}, []int64{4, 5, 7, 8, 9}},
-		"between":                   {5, 9, []interval.Interval{second}, []int64{7, 8, 9}},
-		"within the second":         {8, 9, []interval.Interval{second}, []int64{9}},
-		"up to a position":          {0, 8, []interval.Interval{first, second}, []int64{3, 4, 5, 7, 8}},
-		"the first, closed later":   {0, 4, []interval.Interval{{Room: room, From: 3}}, []int64{3, 4}},
-		"nothing was missed":        {9, 9, []interval.Interval{second}, nil},
-		"never there":               {0, 9, nil, nil},
-		"in a room of another name": {0, 9, []interval.Interval{{Room: "conversation:h", From: 1}}, nil},
+		"from before both intervals":       {0, 9, []interval.Interval{first, second}, []int64{3, 4, 5, 7, 8, 9}},
+		"from within the first interval":   {3, 9, []interval.Interval{first, second}, []int64{4, 5, 7, 8, 9}},
+		"from between the intervals":       {5, 9, []interval.Interval{second}, []int64{7, 8, 9}},
+		"from within the second interval":  {8, 9, []interval.Interval{second}, []int64{9}},
+		"up to a position":                 {0, 8, []interval.Interval{first, second}, []int64{3, 4, 5, 7, 8}},
+		"the first interval, closed later": {0, 4, []interval.Interval{{Room: room, From: 3}}, []int64{3, 4}},
+		"nothing was missed":               {9, 9, []interval.Interval{second}, nil},
+		"never a member":                   {0, 9, nil, nil},
+		"a member of another room":         {0, 9, []interval.Interval{{Room: "conversation:h", From: 1}}, nil},
 	} {
 		got, notRecovered := p.Of("bob", frame.JSON, hub.Absence{After: c.after, Until: c.until, Intervals: c.intervals}, wide)
 		require.Equal(t, c.want, at(got), name)
@@ -74,7 +74,7 @@ func TestMissed_ComesRedactedWhereverTheDeletionWasRead(t *testing.T) {
 	kept := []envelope.Event{w.began(`["bob"]`), w.said("secret")}
 	deleted := w.chat.Append("alice", "chat.message_deleted", `{"conversation_id":"g","message_id":"m-secret"}`)
 	p := hub.NewMissedEvents([]*hub.Event{w.event(kept[0]), w.event(kept[1])}, []*hub.Event{w.event(deleted)})
-	// As of before the deletion, which is known all the same.
+	// The user resumes as of a position before the deletion, but the deletion is already known.
 	got, _ := p.Of("bob", frame.JSON, hub.Absence{Until: 2, Intervals: []interval.Interval{{Room: "conversation:g", From: 1}}}, wide)
 	require.Equal(t, []int64{1, 2}, at(got))
 	require.True(t, got[1].Redacted)
@@ -102,14 +102,14 @@ func TestMissed_IsTooFarForOneRoomAlone(t *testing.T) {
 	require.Len(t, got, 10)
 	require.Empty(t, notRecovered)
 	got, notRecovered = p.Of("bob", frame.JSON, hub.Absence{After: 0, Until: 11, Intervals: intervals}, hub.Bounds{Events: 100, Bytes: 1000})
-	require.Equal(t, []int64{11}, at(got), "the largest one, where all is too much")
+	require.Equal(t, []int64{11}, at(got), "the largest room is not recovered if all rooms exceed the bound")
 	require.Equal(t, []string{"conversation:g"}, notRecovered)
 	got, notRecovered = p.Of("bob", frame.JSON, hub.Absence{Until: 11, Intervals: intervals, NotRecovered: []string{"conversation:h"}}, wide)
 	require.Len(t, got, 10)
-	require.Equal(t, []string{"conversation:h"}, notRecovered, "the owner knows of more")
+	require.Equal(t, []string{"conversation:h"}, notRecovered, "the owner has found more events")
 }
 
-// A client that drops and comes back, however often, sees the same events as one that stays.
+// A client that disconnects and resumes, however often, gets the same events as one that stays connected.
 func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(200) {
@@ -141,11 +141,12 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 			read += n
 			want = append(want, seen(t, steady)...)
 			got = append(got, seen(t, c)...)
-			after = max(after, int64(read)) // as its resume token would say
+			after = max(after, int64(read)) // like the position in the client's resume token
 			if r.IntN(2) == 0 {
 				continue
 			}
-			// Away while some is read; then the owner, who is ahead of that, tells what there is.
+			// Some events are delivered while the client is away. The owner, whose log is ahead, then answers for the
+			// resuming client.
 			w.hub.Remove(c)
 			n = min(r.IntN(12), len(log)-read)
 			w.deliver(log[read : read+n]...)
@@ -178,7 +179,7 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 	}
 }
 
-// asOf are the stays that reach above a position, as known at another.
+// asOf returns the membership intervals that reach above the position after, as they are known at the given position.
 func asOf(intervals []interval.Interval, after, position int64) (known []interval.Interval) {
 	for _, s := range intervals {
 		if s.Until > position {
@@ -213,5 +214,5 @@ func TestResume_WhatWasMissedDoesNotCountAsBeingSlow(t *testing.T) {
 		w.deliver(w.said("more"))
 	}
 	_, ended = c.Reason()
-	require.True(t, ended, "the bound holds for what follows")
+	require.True(t, ended, "the limits apply to later events")
 }

@@ -7,70 +7,70 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// progress is how far a connection is: for each log the position up to which its client has everything, and what the
-// reply to connect waits for. It is guarded by the connection's lock.
+// progress records, for each log, the position up to which the client of a connection has everything. It also records
+// what is missing until the reply to connect, called the greeting, can be sent. It is guarded by the connection's lock.
 type progress struct {
-	awaited      int // logs whose rooms are not known yet, plus the calls of Release that the greeting waits for
+	awaited      int // logs whose rooms are not known yet, plus the calls of Release that are still to come
 	greet        func(Greeting) frame.Frame
 	written      string        // the last resume token that was taken from the queue
 	notRecovered []string      // rooms whose missed events are not sent
-	logs         []logProgress // by number
+	logs         []logProgress // by number of the log
 
-	// The bytes of missed events that were sent since the last resume token, and when the first of them were.
+	// The number of bytes of missed events that were sent since the last resume token, and when the first of them was
+	// sent.
 	uncovered   int
 	uncoveredAt time.Time
 }
 
 // logProgress is the progress of one connection in one log.
 type logProgress struct {
-	asOf     int64 // the position of the rooms: the client has everything up to here without the fan-out
-	queuedTo int64 // the highest position queued
+	asOf     int64 // the position as of which the rooms were read; the client gets no live events up to here
+	queuedTo int64 // the highest position of a queued event
 	covered  int64 // the position in the last resume token
-	// had is the point in the resume token that the client has resumed from, and then that of the last missed event
-	// sent. known reports whether that token has the log.
+	// had is the point of this log in the resume token that the client presented, and later that of the last missed
+	// event sent. known reports whether the presented token contains this log.
 	had   Point
 	known bool
 }
 
 func newProgress(logs int) progress { return progress{awaited: logs, logs: make([]logProgress, logs)} }
 
-// queued notes that an event of a log was queued.
+// queued records that an event of a log was queued.
 func (p *progress) queued(log int, position int64) {
 	p.logs[log].queuedTo = max(p.logs[log].queuedTo, position)
 }
 
-// wrote notes the resume token of a frame that was taken from the queue; "" where the frame has none.
+// wrote records the resume token of a frame that was taken from the queue. The token is "" if the frame has none.
 func (p *progress) wrote(token string) {
 	if token != "" {
 		p.written = token
 	}
 }
 
-// Greeting is what the reply to connect contains of a connection's progress.
+// Greeting contains the fields of the reply to connect that depend on the connection's progress.
 type Greeting struct {
 	ResumeToken string
 	// NotRecovered lists the rooms whose missed events were not sent, sorted.
 	NotRecovered []string
 }
 
-// Greet sets the function that makes the reply to connect. The reply is queued behind the missed events, when all rooms
-// of the user are open; from then on the client misses nothing. Greet has to be called before the connection is
-// attached. The function is called under a lock: it must not wait, nor call the hub.
+// Greet sets the function that returns the reply to connect. The reply is queued after the missed events, once all
+// rooms of the user are open. From then on the client misses no event. Greet must be called before the connection is
+// attached. The function is called while locks are held: it must not wait, nor call the hub.
 func (c *Conn) Greet(greet func(Greeting) frame.Frame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.progress.greet = greet
 }
 
-// DelayGreeting makes the greeting wait for n more calls of Release. It has to be called before the connection is
-// attached.
+// DelayGreeting makes the greeting wait for n calls of Release. It must be called before the connection is attached.
 func (c *Conn) DelayGreeting(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.progress.awaited += n
 }
 
-// Release counts down one of the calls that DelayGreeting makes the greeting wait for.
+// Release ends one of the delays that were added by DelayGreeting.
 func (c *Conn) Release() {
 	positions := c.hub.complete()
 	c.mu.Lock()
@@ -78,8 +78,8 @@ func (c *Conn) Release() {
 	c.arrived(positions)
 }
 
-// SetProgress notes the progress that a client resumes from. The resume tokens between its missed events continue from
-// there.
+// SetProgress records the progress from which a client resumes. The resume tokens that are sent between its missed
+// events start from it.
 func (c *Conn) SetProgress(p Progress) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -95,7 +95,7 @@ func (c *Conn) Written() string {
 	return c.progress.written
 }
 
-// attached notes that the rooms of a log are known as of a position.
+// attached records that the rooms of a log are known as of a position.
 func (c *Conn) attached(log int, asOf int64, notRecovered []string) {
 	positions := c.hub.complete()
 	c.mu.Lock()
@@ -105,7 +105,8 @@ func (c *Conn) attached(log int, asOf int64, notRecovered []string) {
 	c.arrived(positions)
 }
 
-// arrived counts down what the greeting waits for, and greets the client after the last.
+// arrived records that one of the things for which the greeting waits has happened, and queues the greeting after the
+// last one.
 func (c *Conn) arrived(positions []int64) {
 	p := &c.progress
 	if p.awaited--; p.awaited > 0 {
@@ -122,7 +123,7 @@ func (c *Conn) arrived(positions []int64) {
 	p.notRecovered, p.greet = nil, nil
 }
 
-// newer reports whether the position of some log is above that in the last resume token.
+// newer reports whether a new resume token would have a higher position in some log than the last one.
 func (p *progress) newer(shared *sharedProgress) bool {
 	for log := range p.logs {
 		if s := &p.logs[log]; max(shared.positions[log], s.asOf) > s.covered {
@@ -143,8 +144,8 @@ func (p *progress) setCovered(by *sharedProgress) {
 	}
 }
 
-// positions returns, for each log, the position up to which everything was queued or written. The shared progress is
-// that of the fan-out a moment ago.
+// positions returns, for each log, the position up to which everything was queued or written. Shared is the progress of
+// the fan-out, read a moment ago.
 func (p *progress) positions(shared *sharedProgress) []int64 {
 	at := make([]int64, len(p.logs))
 	for log := range at {
@@ -154,8 +155,8 @@ func (p *progress) positions(shared *sharedProgress) []int64 {
 	return at
 }
 
-// sharedProgress is the progress of many connections. It is encoded once, for the first heartbeat that contains it. It
-// is not safe for concurrent use.
+// sharedProgress is the progress that many connections have in common. It is encoded once, for the first heartbeat that
+// contains it. It is not safe for concurrent use.
 type sharedProgress struct {
 	hub       *Hub
 	positions []int64 // by number of the log

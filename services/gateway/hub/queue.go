@@ -2,22 +2,22 @@ package hub
 
 import "time"
 
-// item is one queued frame: an event, which other connections share, or a frame of this connection alone.
+// item is one queued frame: either an event, which connections share, or a frame of this connection alone.
 type item struct {
 	event   *Event
 	own     *queued
 	variant variant // of the event's frame
-	// missed is 0, or of a missed event the number of its log plus one.
+	// missed is the number of the log plus one if the item is a missed event, and 0 otherwise.
 	missed int8
 }
 
 // queued is a frame of one connection.
 type queued struct {
 	text  []byte
-	key   string // a newer frame with the same key replaces it
+	key   string // a newer frame with the same key replaces the frame
 	spare bool   // dropped first under load
 	reply bool   // does not count against the limits
-	token string // the resume token in it
+	token string // the resume token in the frame, or ""
 	taken func() // called when the frame leaves the queue
 }
 
@@ -28,8 +28,8 @@ func (it *item) text() []byte {
 	return it.own.text
 }
 
-// key returns the key under which a newer item replaces this one; "" where none does. Missed events are not replaced:
-// newer ones follow them.
+// key returns the key of the item, or "". A newer item with the same key replaces the item. Missed events have no key,
+// because newer events are queued after them.
 func (it *item) key() string {
 	switch {
 	case it.event == nil:
@@ -47,15 +47,15 @@ func (it *item) version() int64 {
 	return it.event.Version
 }
 
-// queue has the frames that wait for one connection, in order.
+// queue contains the frames that wait for one connection, in order.
 type queue struct {
-	items  []item         // those from head on wait
-	head   int            // index of the first that waits
+	items  []item         // items[head:] wait
+	head   int            // index of the first item that waits
 	first  int            // number of items[head]; items are numbered in order
-	newest map[string]int // key → number of the item that a newer one replaces
+	newest map[string]int // by key: number of the item that a newer one replaces
 	took   time.Time      // when the transport took items last
 
-	bytes        int // of all items
+	bytes        int // of all items that wait
 	missed       int // bytes of missed events
 	limited      int // items that count against the limits
 	limitedBytes int
@@ -66,9 +66,9 @@ const smallQueue = 16
 
 func (q *queue) len() int { return len(q.items) - q.head }
 
-// push adds an item, or replaces an older one with its key. Where the limits have no room for the item, it drops those
-// that can be spared, or else the item itself if that can be. It returns how many it dropped, and false where the
-// limits have no room even so. Afforded reports whether the bound of the user leaves room for the item.
+// push adds an item, or replaces the older one with the same key. If the queue is full, push drops all items that can
+// be spared. If it is still full, push drops the item itself if that can be spared, and else returns false. It also
+// returns the number of dropped items. Afforded reports whether the limit of the user allows the item.
 func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	key, size := it.key(), len(it.text())
 	if key != "" {
@@ -105,7 +105,7 @@ func (q *queue) push(it item, l *Limits, afforded bool) (dropped int, ok bool) {
 	return dropped, true
 }
 
-// pop takes the first item.
+// pop removes and returns the first item.
 func (q *queue) pop() item {
 	it := q.items[q.head]
 	q.count(&it, -1)
@@ -125,7 +125,7 @@ func (q *queue) pop() item {
 	return it
 }
 
-// count adds an item to the sums, once or -1 times.
+// count adds an item to the totals if times is 1, and subtracts it if times is -1.
 func (q *queue) count(it *item, times int) {
 	size := times * len(it.text())
 	q.bytes += size

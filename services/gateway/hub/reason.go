@@ -12,19 +12,19 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// Reason is why the gateway ends a connection: one of the close codes that are declared in proto/.
+// Reason is the reason for which the gateway ends a connection: one of the close codes that are declared in proto/.
 type Reason struct {
 	Code      int    // the WebSocket close code
-	Name      string // "token_expired"
+	Name      string // such as "token_expired"
 	Text      string
 	Reconnect bool // the client should connect again
 }
 
 // The reasons for which this gateway ends connections.
 var (
-	// Left is WebSocket's own code for a normal end: the client closed the connection.
+	// Left is WebSocket's own code for a normal end: the client has closed the connection.
 	Left = reason(gatewayv1.CloseCode_CLOSE_CODE_NORMAL)
-	// Lost is never sent: nothing reaches the client any more.
+	// Lost is never sent, because nothing reaches the client any more.
 	Lost = reason(gatewayv1.CloseCode_CLOSE_CODE_ABNORMAL)
 	// TooLarge is WebSocket's own code for a message above the bound.
 	TooLarge = reason(gatewayv1.CloseCode_CLOSE_CODE_TOO_LARGE)
@@ -55,15 +55,16 @@ func reason(code gatewayv1.CloseCode) Reason {
 		Text: declared.Message, Reconnect: declared.Reconnect}
 }
 
-// reconnectAfter is the least time that a client waits before it reconnects. Clients add a random part, see
+// reconnectAfter is the minimum time that a client waits before it reconnects. Clients add a random part; see
 // docs/protocol.md.
 const reconnectAfter = 500 * time.Millisecond
 
-// retryFullAfter is the same for a gateway with too many connections, which has fewer only when other clients leave.
+// retryFullAfter is the minimum time if the gateway has too many connections. It is longer, because the gateway has
+// room only when other clients leave.
 const retryFullAfter = 5 * time.Second
 
-// Frame returns the frame that is sent before the close frame. It returns false for Lost, where nothing reaches the
-// client, and for Left, where the client has closed the connection itself.
+// Frame returns the frame that is sent before the close frame. It returns false for Lost, because nothing reaches the
+// client, and for Left, because the client has closed the connection itself.
 func (r Reason) Frame() (frame.Frame, bool) {
 	if r == Left || r == Lost {
 		return frame.Frame{}, false

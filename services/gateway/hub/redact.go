@@ -6,7 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// afterExpiry returns the event as clients get it once it has expired. It is made once.
+// afterExpiry returns the event in the form that clients get once it has expired. The form is built once.
 func (e *Event) afterExpiry() *Event {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -16,7 +16,7 @@ func (e *Event) afterExpiry() *Event {
 	return e.hidden
 }
 
-// redacted returns the event without its personal fields, for clients that get it after it was deleted.
+// redacted returns the event without its personal fields, for clients that get it after it was redacted.
 func (e *Event) redacted() *Event {
 	if e.Redacted || e.declared == nil {
 		return e
@@ -27,8 +27,8 @@ func (e *Event) redacted() *Event {
 	return e
 }
 
-// withoutPersonal returns the event without its personal fields, and whether it has any. The event has to be declared.
-// A body that cannot be read has no fields at all.
+// withoutPersonal returns the event without its personal fields, and whether it has any. The event must be declared. If
+// the body cannot be decoded, the returned event has no fields.
 func (e *Event) withoutPersonal() (public *Event, personal bool) {
 	copied := e.Event
 	copied.Redacted, copied.Body = true, nil
@@ -41,7 +41,7 @@ func (e *Event) withoutPersonal() (public *Event, personal bool) {
 	return NewEvent(copied, e.declared), personal
 }
 
-// redact replaces the events that a later event of the list redacts.
+// redact replaces each event that a later event of the list redacts by the same event without personal fields.
 func redact(list []*Event) []*Event {
 	if !slices.ContainsFunc(list, func(e *Event) bool { return e.declared != nil && e.declared.Redacts }) {
 		return list

@@ -6,7 +6,7 @@ import "sync/atomic"
 type room struct {
 	name    string
 	members []*membership
-	first   [1]*membership // the memory for members, since most rooms have one connection on this gateway
+	first   [1]*membership // initial memory for members; most rooms have one connection on this gateway
 }
 
 // membership is one connection in one room.
@@ -14,10 +14,10 @@ type membership struct {
 	room       *room
 	subscriber *subscriber
 	index      int              // in the room's members
-	asOf       int64            // the connection has the events up to here
+	asOf       int64            // the connection has the room's events up to this position
 	until      int64            // when the subscription ends unless it is renewed, in ns since 1970
-	opened     bool             // by the log; else it is a subscription alone
-	newest     map[string]int64 // of state: the newest version queued, by stream
+	opened     bool             // whether the log opened the room for the user; otherwise it is only a subscription
+	newest     map[string]int64 // the newest version of state that was queued, by stream
 }
 
 // subscriber is one connection's part of a shard: the rooms that it is in, as a member or by a subscription.
@@ -26,19 +26,19 @@ type subscriber struct {
 	attached      bool
 	removed       bool
 	asOf          int64
-	known         atomic.Int64 // the position of the rooms, or of an event queued since; 0 before it is attached
-	last          uint64       // number of the delivery that queued an event last, see Shard.queueEvent
+	known         atomic.Int64 // position of the rooms, or of an event queued since; 0 before attached
+	last          uint64       // number of the delivery that last queued an event; see Shard.queueEvent
 	rooms         roomSet
 	subscriptions int              // how many of the rooms are subscriptions
-	newest        map[string]int64 // of state in the user's own room
+	newest        map[string]int64 // like membership.newest, for the user's own room
 }
 
-// join puts a subscriber into a room, unless it is in it already. The subscriber has the events up to asOf.
+// join puts a subscriber into a room, unless it is already a member. The subscriber has the room's events up to asOf.
 func (sh *Shard) join(s *subscriber, name string, asOf int64) *membership {
 	return sh.joinAs(new(membership), s, name, asOf)
 }
 
-// joinAs is like join, but stores the membership in m if the subscriber is not in the room yet.
+// joinAs is like join, but stores a new membership in m.
 func (sh *Shard) joinAs(m *membership, s *subscriber, name string, asOf int64) *membership {
 	r := sh.rooms[name]
 	if r == nil {

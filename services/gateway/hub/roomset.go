@@ -1,6 +1,6 @@
 package hub
 
-// roomSet holds the rooms of a connection, in a slice while they are few and else in a map.
+// roomSet holds the memberships of a connection: in a slice if there are few, otherwise in a map.
 type roomSet struct {
 	few  []*membership
 	many map[*room]*membership
@@ -32,7 +32,7 @@ func (s *roomSet) add(m *membership) {
 	}
 }
 
-// expect prepares for more rooms.
+// expect prepares the set for the given number of further memberships.
 func (s *roomSet) expect(more int) {
 	if s.many != nil || len(s.few)+more <= maxFew {
 		return
@@ -59,7 +59,7 @@ func (s *roomSet) remove(m *membership) {
 	}
 }
 
-// some returns at most n rooms, and all where there are fewer.
+// some returns n of the memberships, or all if there are fewer.
 func (s *roomSet) some(n int) []*membership {
 	list := make([]*membership, 0, min(n, len(s.few)+len(s.many)))
 	for _, m := range s.many {

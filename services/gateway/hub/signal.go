@@ -5,7 +5,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
-// IsMember reports whether a connection is in a room as a member: a subscription is not enough.
+// IsMember reports whether a connection is a member of a room. A subscription to the room is not enough.
 func (sh *Shard) IsMember(c *Conn, room string) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -17,8 +17,8 @@ func (sh *Shard) IsMember(c *Conn, room string) bool {
 	return s.attached && m != nil && m.opened
 }
 
-// Signal queues a frame for every connection that is in a room as a member, except the one with a given id, and returns
-// the number of these connections. The frame replaces an older one with its key, and is dropped first under load.
+// Signal queues a frame for every connection that is a member of a room, except the one with the id except, and returns
+// the number of these connections. The frame replaces an older one with the same key, and is dropped first under load.
 func (sh *Shard) Signal(room, except, key string, shared *frame.Shared) (n int) {
 	var items [frame.Encodings]item
 	queue := func(s *subscriber) {

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// Moment is a place among the events that a shard has received, noted before an owner is asked.
+// Moment is a point in the sequence of events that a shard has received. It is read before an owner is asked.
 type Moment uint64
 
-// Now returns the present moment. It returns false while the connection does not know its rooms of this owner's log:
-// subscribing has to wait until then.
+// Now returns the current moment. It returns false if the connection's rooms in this owner's log are not known yet.
+// Subscribing has to wait until they are known.
 func (sh *Shard) Now(c *Conn) (Moment, bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -20,18 +20,18 @@ func (sh *Shard) Now(c *Conn) (Moment, bool) {
 // Authorization is an owner's permission to subscribe to a room.
 type Authorization struct {
 	Room     string
-	Asked    Moment   // before the owner was asked
-	Position int64    // of the owner's log, as of which it answered
-	Snapshot []*Event // what the room shows now
-	Until    time.Time
+	Asked    Moment    // read before the owner was asked
+	Position int64     // of the owner's log, as of which the owner answered
+	Snapshot []*Event  // the current state of the room
+	Until    time.Time // when the subscription ends unless it is renewed
 }
 
-// Subscribe puts a connection into a room that it may subscribe to, and queues the snapshot of the room and the events
-// that were delivered since the owner was asked. It returns false when the shard no longer keeps all of those: ask
-// again.
+// Subscribe puts a connection into a room that it may subscribe to. It queues the snapshot of the room, followed by the
+// events that were delivered since the owner was asked. It returns false if the buffer no longer contains all of these
+// events. The caller must then ask the owner again.
 func (sh *Shard) Subscribe(c *Conn, a Authorization) bool {
 	for _, e := range a.Snapshot {
-		_, _ = e.Frame(c.variant(e)) // before the lock
+		_, _ = e.Frame(c.variant(e)) // encode before the lock is taken
 	}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -68,7 +68,7 @@ func (sh *Shard) Subscribe(c *Conn, a Authorization) bool {
 	return true
 }
 
-// elsewhere reports whether a connection got an event already because of another room that it is in.
+// elsewhere reports whether a connection already got an event through another of the event's rooms.
 func (sh *Shard) elsewhere(s *subscriber, e *Event, room string) bool {
 	if sh.log >= 0 && e.names(s.conn.User) && (e.state() || e.Position > s.asOf) {
 		return true
@@ -81,7 +81,7 @@ func (sh *Shard) elsewhere(s *subscriber, e *Event, room string) bool {
 	return false
 }
 
-// subscribeUntil makes a membership a subscription, which ends at a time unless it is renewed.
+// subscribeUntil makes a membership a subscription, which ends at the given time unless it is renewed.
 func (sh *Shard) subscribeUntil(m *membership, until time.Time) {
 	m.until = until.UnixNano()
 	if !sh.subscriptions[m] {
@@ -90,7 +90,8 @@ func (sh *Shard) subscribeUntil(m *membership, until time.Time) {
 	}
 }
 
-// Unsubscribe ends the subscription of a connection to a room. A member of the room, by the log, stays in it.
+// Unsubscribe ends the subscription of a connection to a room. A connection that is also a member of the room stays in
+// it.
 func (sh *Shard) Unsubscribe(c *Conn, room string) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -109,7 +110,7 @@ func (sh *Shard) unsubscribe(m *membership) {
 	}
 }
 
-// endSubscription forgets that a membership is a subscription, if it is one.
+// endSubscription makes a membership no longer a subscription, if it is one.
 func (sh *Shard) endSubscription(m *membership) {
 	if sh.subscriptions[m] {
 		delete(sh.subscriptions, m)

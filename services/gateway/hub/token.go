@@ -11,20 +11,20 @@ import (
 	"slices"
 )
 
-// Progress contains, for each owner's log, the position up to which everything was sent to a connection. A client gets
-// it as a resume token through the connection's own queue, so a client that has read the token has read everything
-// before it.
+// Progress contains, for each owner's log, the position up to which everything was sent to a connection. The client
+// gets it as a resume token, through the connection's queue. So a client that has read the token has also read
+// everything that was queued before it.
 type Progress map[string]Point
 
 // Point is a place in one log.
 type Point struct {
 	Position int64
-	// Incarnation is that of the log (see IncarnationOf). A log of another incarnation may have lost events that the
-	// client has.
+	// Incarnation identifies the incarnation of the log (see IncarnationOf). A log of another incarnation may have lost
+	// events that the client has.
 	Incarnation uint32
 }
 
-// IncarnationOf returns the form of a log's incarnation in resume tokens; 0 where the log has none.
+// IncarnationOf returns the number that stands for a log's incarnation in resume tokens, or 0 if the log has none.
 func IncarnationOf(incarnation string) uint32 {
 	if incarnation == "" {
 		return 0
@@ -34,8 +34,8 @@ func IncarnationOf(incarnation string) uint32 {
 	return max(1, h.Sum32())
 }
 
-// Holds reports whether a log of an incarnation has all events that the client has. It returns true for progress in a
-// log that had no incarnation.
+// Holds reports whether a log of the given incarnation has all events that the client has. It returns true if the log
+// had no incarnation when the client got the token.
 func (p Point) Holds(incarnation uint32) bool {
 	return p.Incarnation == 0 || p.Incarnation == incarnation
 }
@@ -43,7 +43,7 @@ func (p Point) Holds(incarnation uint32) bool {
 const (
 	// maxToken bounds a resume token, in characters.
 	maxToken = 1024
-	// tokenVersion is the first byte of a resume token. The versions below it were not bound to a user.
+	// tokenVersion is the first byte of a resume token. Tokens of lower versions were not bound to a user.
 	tokenVersion = 3
 	// tokenMAC is the number of bytes of the HMAC at the end of a resume token.
 	tokenMAC = 16
@@ -78,8 +78,8 @@ func (h *Hub) tokenMAC(user string, encoded []byte) []byte {
 	return mac.Sum(nil)[:tokenMAC]
 }
 
-// ReadResumeToken reads the token that a user's client sends. It returns false for a token that no gateway of this
-// installation made for this user.
+// ReadResumeToken reads the resume token that a user's client sends. It returns false if no gateway of this
+// installation made the token for this user.
 func (h *Hub) ReadResumeToken(user, token string) (Progress, bool) {
 	if len(token) > maxToken {
 		return nil, false

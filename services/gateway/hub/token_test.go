@@ -33,9 +33,9 @@ func TestResumeToken_ComesBackAsItWentAndToNobodyElse(t *testing.T) {
 		require.False(t, known, i)
 	}
 	_, known = w.hub.ReadResumeToken("eve", token)
-	require.False(t, known, "it is bound to its user")
+	require.False(t, known, "the token is bound to its user")
 	_, known = newWorld(t, hub.Options{TokenKey: []byte("another key")}).hub.ReadResumeToken("bob", token)
-	require.False(t, known, "another installation")
+	require.False(t, known, "the token is bound to its installation")
 	for _, mangled := range []string{"", "A", token + "A", token + token, " " + token, strings.Repeat("A", 5000),
 		"AQRjaGF0BfKmrcc"} {
 		_, known := w.hub.ReadResumeToken("bob", mangled)
@@ -56,7 +56,7 @@ func FuzzReadResumeToken(f *testing.F) {
 	})
 }
 
-// tokens takes what waits for bob's connection and returns the resume tokens in it, as the chat's positions.
+// tokens takes the frames that wait for bob's connection, and returns chat's position in each of their resume tokens.
 func tokens(t *testing.T, w *world, c *hub.Conn) (positions []int64) {
 	t.Helper()
 	for _, text := range fake.Take(c, 10_000) {
@@ -91,40 +91,40 @@ func TestHeartbeat_ItsTokenCoversWhatIsInTheQueueBeforeIt(t *testing.T) {
 	w.hub.Beat(false)
 	require.Empty(t, fake.Take(c, 10))
 	w.hub.Beat(true)
-	require.Equal(t, `{"type":"heartbeat"}`, string(fake.Take(c, 10)[0]), "a sign of life, with nothing to resume from")
+	require.Equal(t, `{"type":"heartbeat"}`, string(fake.Take(c, 10)[0]), "a heartbeat without a resume token")
 	for _, owner := range w.chat.Catalog.Logs() {
 		require.True(t, w.hub.Shard(owner).Attach(c, hub.Attachment{Position: 5}))
 	}
-	require.Equal(t, []int64{5}, tokens(t, w, c), "the asOf, with the greeting")
+	require.Equal(t, []int64{5}, tokens(t, w, c), "asOf, in the greeting")
 
 	w.hub.Beat(false)
-	require.Empty(t, tokens(t, w, c), "nothing is newer")
+	require.Empty(t, tokens(t, w, c), "no newer token is available")
 	w.complete(7)
 	w.hub.Beat(false)
-	require.Empty(t, tokens(t, w, c), "nothing was given")
+	require.Empty(t, tokens(t, w, c), "no event was queued")
 	w.hub.Beat(true)
-	require.Equal(t, []int64{7}, tokens(t, w, c), "an old token is dear to come back with")
+	require.Equal(t, []int64{7}, tokens(t, w, c), "resuming from an old token is expensive")
 	w.hub.Beat(true)
-	require.Equal(t, []int64{7}, tokens(t, w, c), "a sign of life, whatever has happened")
+	require.Equal(t, []int64{7}, tokens(t, w, c), "a heartbeat that is due is always sent")
 
 	e := w.began(`["bob"]`)
 	e.Position = 9
 	w.deliver(e)
 	w.hub.Beat(false)
-	require.Empty(t, tokens(t, w, c), "given at 9, which is not known to be all up to there")
+	require.Empty(t, tokens(t, w, c), "the event at 9 was queued, but events below 9 may be missing")
 	w.complete(8)
 	w.hub.Beat(false)
 	w.complete(12)
 	w.hub.Beat(false)
 	w.hub.Beat(false)
-	require.Equal(t, []int64{8, 12}, tokens(t, w, c), "until one covers what was given")
+	require.Equal(t, []int64{8, 12}, tokens(t, w, c), "until a token covers the queued event")
 
 	w.complete(15)
 	w.hub.Close(hub.Shutdown)
-	require.Equal(t, []int64{15}, tokens(t, w, c), "before the end")
+	require.Equal(t, []int64{15}, tokens(t, w, c), "before the connection ends")
 }
 
-// A client that resumes gets heartbeats with its own token until it is given something.
+// Before it gets missed events, a client that resumes gets heartbeats with its own resume token.
 func TestHeartbeat_OfOneThatResumesHasItsOwnToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})
@@ -154,7 +154,7 @@ func TestHeartbeat_IsDroppedRatherThanAConnection(t *testing.T) {
 	require.Equal(t, []string{"conversation_started", "1", "2"}, seen(t, c))
 }
 
-// The user who caused an event gets the id of the command with it, and nobody else does.
+// The user that caused an event gets the id of the command with it, and other users do not.
 func TestEvent_ShowsTheCommandToItsUserAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})

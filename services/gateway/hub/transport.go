@@ -11,9 +11,10 @@ func newConn(id, user string, e frame.Encoding, h *Hub) *Conn {
 	return c
 }
 
-// Bind sets the functions of the transport. Whenever a frame waits or the connection is to end, and no flush is
-// running, the hub starts flush in a goroutine of its own, which calls Next until that returns false. The function
-// ended is called once, when the connection is to end. It is called under a lock: it must not wait, nor call the hub.
+// Bind sets the functions of the transport. If a frame waits or the connection is to end, and no flush is running, the
+// hub calls flush in a new goroutine. Flush must call Next until Next returns false or an ending reason. The function
+// ended is called once, when the connection is to end. It is called while a lock is held: it must not wait, nor call
+// the hub.
 func (c *Conn) Bind(flush func(), ended func(Reason)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -26,8 +27,8 @@ func (c *Conn) Bind(flush func(), ended func(Reason)) {
 	}
 }
 
-// Kick starts the flush although no frame may wait, because the transport has a frame of its own to write, such as a
-// ping.
+// Kick starts a flush even if no frame waits in the queue, because the transport has a frame of its own to write, such
+// as a ping.
 func (c *Conn) Kick() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,7 +41,7 @@ func (c *Conn) Kick() {
 // Encoding returns the encoding of the connection's frames.
 func (c *Conn) Encoding() frame.Encoding { return c.encoding }
 
-// encode encodes a frame that the gateway has made itself, which never fails.
+// encode encodes a frame that the gateway has made itself. Encoding such a frame never fails.
 func (c *Conn) encode(f frame.Frame) []byte {
 	text, _ := f.Encode(c.encoding)
 	return text
@@ -54,9 +55,9 @@ func (c *Conn) Send(f frame.Frame) {
 	c.push(item{own: &queued{text: text}})
 }
 
-// Reply queues an encoded answer to a query. Answers do not count against the limits of the queue, since the number of
-// queries under way is bounded. Reply returns false where the bound of the user's connections has no room for the
-// answer. The function taken, if any, is called when the frame leaves the queue, also where the connection ends first.
+// Reply queues an encoded answer to a query. Answers do not count against the limits of the queue, because the number
+// of queries in flight is bounded. Reply returns false if the limit of the user does not allow the answer. Otherwise
+// taken is called, unless it is nil, when the frame leaves the queue or the connection ends.
 func (c *Conn) Reply(text []byte, taken func()) bool {
 	c.mu.Lock()
 	defer c.unlock()
