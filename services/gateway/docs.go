@@ -7,7 +7,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/reference"
 )
 
-// documents are the files of package reference by the path at which they are served.
+// documents contains the served files of package reference, by URL path.
 var documents = map[string]struct{ file, contentType string }{
 	"/docs":               {"index.html", "text/html; charset=utf-8"},
 	"/docs/reference":     {"reference.html", "text/html; charset=utf-8"},
@@ -15,7 +15,7 @@ var documents = map[string]struct{ file, contentType string }{
 	"/docs/openapi.json":  {"openapi.json", "application/json"},
 }
 
-// mountDocs serves the documents for developers of clients. They need no token.
+// mountDocs serves the documents for developers of clients. Requests for them need no token.
 func mountDocs(mux *http.ServeMux) error {
 	for path, d := range documents {
 		content, err := reference.Files.ReadFile(d.file)

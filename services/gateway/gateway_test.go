@@ -36,7 +36,7 @@ import (
 
 const secret = "a secret of this test, long enough"
 
-// mesh is one gateway with a broker, and owners that decide as a test tells them.
+// mesh is a broker and owners that decide commands as the test defines. A test starts one or more gateways in it.
 type mesh struct {
 	t         testing.TB
 	broker    *embedded.Kafka
@@ -91,7 +91,7 @@ func begin(t testing.TB) *mesh {
 	return m
 }
 
-// positions writes each owner's position into all its partitions, as relays do when they start.
+// positions publishes each owner's position to all partitions of its topics, as relays do when they start.
 func (m *mesh) positions() {
 	for name, owner := range m.owners {
 		for _, topic := range m.catalog.LoggedTopics(name) {
@@ -133,7 +133,7 @@ func (m *mesh) onCommand(decide func(c envelope.Command)) {
 	m.decide = decide
 }
 
-// publish publishes an event, unless publishing is held back.
+// publish publishes an event, or keeps it until release is called if publishing is held back.
 func (m *mesh) publish(e envelope.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -167,7 +167,7 @@ func (m *mesh) release() {
 	m.kept = nil
 }
 
-// commits decides any command on messages by appending and publishing its event.
+// commits decides a command by appending and publishing the event of a sent message.
 func (m *mesh) commits(c envelope.Command) {
 	declared, _ := m.catalog.Command(c.Type)
 	body := declared.Type.New().Interface()
@@ -260,7 +260,7 @@ func token(t testing.TB, user, role string) string {
 	return token
 }
 
-// inbox is a connection with all events that it got.
+// inbox is a client connection that records the events and the late outcomes that it gets.
 type inbox struct {
 	*client.Client
 	mu       sync.Mutex
@@ -396,7 +396,7 @@ func TestGateway_WhenBehindItShowsNoEventsFromBetweenMemberships(t *testing.T) {
 	late.expect(t, "live")
 }
 
-// gate holds back a gateway's reader.
+// gate holds back a gateway's reader while it is shut.
 type gate struct {
 	mu   sync.Mutex
 	open chan struct{}
@@ -533,9 +533,9 @@ func TestGateway_QueriesSeeTheUsersOwnWrites(t *testing.T) {
 	require.Equal(t, refusal.Unavailable, refused.Code)
 }
 
-// The rows of an owner may be behind its log, and the owner waits only until they have reached the position in the
-// query. So that position must cover every event that was committed before the connection was opened, or before an
-// HTTP request was sent.
+// The projection of an owner may be behind its log. The owner waits only until the projection has reached the position
+// in the query. So that position must cover every event that was committed before the connection was opened, or before
+// an HTTP request was sent.
 func TestGateway_QueriesSeeWhatWasCommittedBeforeTheConnection(t *testing.T) {
 	t.Parallel()
 	m := begin(t)
@@ -645,7 +645,7 @@ func TestGateway_HTTPAcceptsTheSameCommandsAndQueries(t *testing.T) {
 		require.Equal(t, c.status, status, "%s %s: %v", c.path, c.headers, answer)
 		require.Equal(t, c.code, answer["error"].(map[string]any)["code"], "%s: %v", c.path, answer)
 	}
-	// Other requests, as they reach a server from other programs than a client library.
+	// Requests that client libraries do not send, but other programs may.
 	ok := `{"conversation_id":"g","body":"hi"}`
 	for _, c := range []struct {
 		method, path, body string
@@ -680,7 +680,7 @@ func TestGateway_HTTPAcceptsTheSameCommandsAndQueries(t *testing.T) {
 		require.NoError(t, err)
 		_ = response.Body.Close()
 		require.Equal(t, c.status, response.StatusCode, "%s %s %v: %s", c.method, c.path, r.Header, text)
-		if c.code != "" { // Connect clients get it beside the Connect code
+		if c.code != "" { // Connect clients get the code beside Connect's own
 			require.Contains(t, string(text), c.code, "%s %s %v", c.method, c.path, r.Header)
 		}
 		if c.method != http.MethodPost {

@@ -75,7 +75,7 @@ var hostilities = map[string]func(address, token string){
 			_ = socket.Close()
 		}
 	},
-	// Sends commands that no owner decides on 64 connections, so that each has the maximum number waiting.
+	// Sends commands on 64 connections. No owner decides them, so the maximum number waits on each connection.
 	"commands": func(address, token string) {
 		hostileFrames(address, token, 64, 2000, func(s, n int) string {
 			return fmt.Sprintf(`{"id":"%d","type":"chat.send_message","command_id":"%d-%d","data":{"conversation_id":"e1","body":"hi"}}`,
@@ -129,7 +129,7 @@ func hostileFrames(address, token string, connections, rate int, frame func(s, n
 	sending.Wait()
 }
 
-// TestMain runs the hostile user instead of the tests if the environment asks for it.
+// TestMain runs a hostile user instead of the tests if GATEWAY_HOSTILE names one.
 func TestMain(m *testing.M) {
 	if hostile := hostilities[os.Getenv("GATEWAY_HOSTILE")]; hostile != nil {
 		hostile(os.Getenv("GATEWAY_HOSTILE_ADDRESS"), os.Getenv("GATEWAY_HOSTILE_TOKEN"))
@@ -160,9 +160,9 @@ func cpu(t testing.TB) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// BenchmarkHostile measures other users beside each hostile one. Quiet and hostile rounds alternate in one run, since
-// the machine may be busy with other work. The hostile user runs on the same cores, so its own CPU time is printed as
-// well: the measured users wait for that time whatever the gateway does.
+// BenchmarkHostile measures other users beside each hostile one. Quiet and hostile rounds alternate in one run, because
+// the machine may be busy with other work. The hostile user runs on the same cores, so the benchmark also prints its
+// CPU time: the measured users wait for that time whatever the gateway does.
 func BenchmarkHostile(b *testing.B) {
 	for _, name := range slices.Sorted(maps.Keys(hostilities)) {
 		b.Run(name, func(b *testing.B) { benchmarkHostile(b, name) })

@@ -10,16 +10,16 @@ import (
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
 
-// boundedListener counts the connections of clients, with and without a WebSocket, and keeps their number below that
-// of the files that this process may open. Without it, calls to the owners and to Kafka would fail first, which
-// affects all users.
+// boundedListener limits the number of client connections, with and without a WebSocket, to less than the number of
+// files that this process may open. Otherwise calls to the owners and to Kafka would fail first, which would affect all
+// users.
 type boundedListener struct {
 	net.Listener
 	max  int64
 	open atomic.Int64
 }
 
-// margin is how many connections above max still get a response.
+// margin is the number of connections above max that are accepted only to respond with 503.
 const margin = 64
 
 // Accept waits for the next connection. Connections above max+margin are closed at once.
@@ -42,7 +42,8 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// full responds with 503 while there are too many connections, unless refuse has responded.
+// full calls next. While there are more than max connections, it responds with 503 instead, unless refuse has already
+// responded.
 func (l *boundedListener) full(next http.Handler, refuse func(http.ResponseWriter, *http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if l.open.Load() <= l.max {

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Above its maximum number of connections, the gateway responds with 503 before the upgrade. Once others have left,
-// it accepts new ones.
+// Above its maximum number of connections, the gateway responds with 503 before the upgrade. Once a connection is
+// closed, it accepts another one.
 func TestListener_AboveItsMaximumResponds503BeforeTheUpgrade(t *testing.T) {
 	t.Parallel()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")

@@ -31,7 +31,7 @@ func (m *mesh) shown(user string, others ...string) (rooms []string) {
 	return rooms
 }
 
-// keeps waits until the rooms of a session are stored.
+// keeps waits until exactly the given rooms of a session are stored.
 func (m *mesh) keeps(user, session string, rooms ...string) {
 	m.t.Helper()
 	require.EventuallyWithT(m.t, func(c *assert.CollectT) {
@@ -171,7 +171,7 @@ func TestConnect_BeginsWithoutTheRoomsOfItsSessionIfTheyAreUnknown(t *testing.T)
 	m.keeps("bob", session, "presence:carol")
 }
 
-// The gateway ends a subscription that it cannot renew, and the session then no longer has it.
+// The gateway ends a subscription that it cannot renew, and the room is then no longer stored for the session.
 func TestConnect_ARoomThatTheGatewayUnsubscribedIsNotRestored(t *testing.T) {
 	t.Parallel()
 	m := begin(t)

@@ -57,7 +57,7 @@ type settings struct {
 	perUser   int
 	cover     time.Duration                                            // interval of the resume tokens
 	lease     time.Duration                                            // how long a subscription lasts unless it is renewed
-	hold      func(ctx context.Context, topic string, partition int32) // called before each record is taken
+	hold      func(ctx context.Context, topic string, partition int32) // called before each record is handled
 }
 
 func run(ctx context.Context, env process.Env, set settings) error {
@@ -134,7 +134,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	if listener == nil {
 		address := net.JoinHostPort(config.Host, strconv.Itoa(config.Port))
 		if listener, err = net.Listen("tcp", address); err != nil {
-			return fmt.Errorf("gateway: serve clients at %s: %w (is another one running? %s chooses another port)",
+			return fmt.Errorf("gateway: serve clients at %s: %w (is another gateway running? %s chooses another port)",
 				address, err, config.PortVariable)
 		}
 	}
@@ -144,7 +144,7 @@ func run(ctx context.Context, env process.Env, set settings) error {
 		address := net.JoinHostPort(config.MetricsHost, strconv.Itoa(config.MetricsPort))
 		if metricsListener, err = net.Listen("tcp", address); err != nil {
 			_ = listener.Close()
-			return fmt.Errorf("gateway: serve metrics at %s: %w (is another one running? METRICS_PORT chooses another port)",
+			return fmt.Errorf("gateway: serve metrics at %s: %w (is another process using the port? METRICS_PORT chooses another port)",
 				address, err)
 		}
 	}
@@ -196,14 +196,14 @@ func run(ctx context.Context, env process.Env, set settings) error {
 	return nil
 }
 
-// resumeTokenKey returns the key with which all gateways of an installation authenticate resume tokens. It does not
-// reveal the secret.
+// resumeTokenKey returns the key with which all gateways of an installation authenticate resume tokens. The key does
+// not reveal the secret.
 func resumeTokenKey(serviceSecret string) ([]byte, error) {
 	return hkdf.Key(sha256.New, []byte(serviceSecret), nil, "edumatrix resume tokens", sha256.Size)
 }
 
-// route passes requests to the API unchanged. A ServeMux would redirect other spellings of a path, after which many
-// clients send a GET without the body.
+// route passes requests to the API without a redirect. A ServeMux would redirect other spellings of a path, and many
+// clients follow a redirect with a GET without the body.
 func route(api, others http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if at := path.Clean(r.URL.Path); at == "/api" || strings.HasPrefix(at, "/api/") {

@@ -7,7 +7,7 @@ import (
 
 func unmarshal(body []byte, m proto.Message) error { return proto.Unmarshal(body, m) }
 
-// field reads a text of a message whose type the gateway does not name.
+// field returns the text in a field of a message. The gateway does not import the message's Go type.
 func field(m proto.Message, name protoreflect.Name) string {
 	r := m.ProtoReflect()
 	return r.Get(r.Descriptor().Fields().ByName(name)).String()

@@ -41,7 +41,7 @@ func (s *signals) received() []string {
 	return append([]string(nil), s.got...)
 }
 
-// types sends chat.typing, and returns the code of a refusal.
+// types sends chat.typing, and returns the code of a refusal, or "".
 func (s *signals) types(t *testing.T, conversation string) string {
 	t.Helper()
 	err := s.Signal(t.Context(), "chat.typing", map[string]any{"conversation_id": conversation})
@@ -53,7 +53,7 @@ func (s *signals) types(t *testing.T, conversation string) string {
 	return refused.Code
 }
 
-// typesUntilRelayed waits until gateways relay signals.
+// typesUntilRelayed sends chat.typing until it is accepted, which means that gateways relay signals.
 func (s *signals) typesUntilRelayed(t *testing.T, conversation string) {
 	t.Helper()
 	require.Eventually(t, func() bool { return s.types(t, conversation) == "" }, 20*time.Second, 100*time.Millisecond)

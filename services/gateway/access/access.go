@@ -17,7 +17,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// Verifier returns the user of a token. Its errors are refusals with the reason why the token is not valid.
+// Verifier returns the user of a token. Its errors are refusals. The code is refusal.Unavailable if the token cannot be
+// checked at the moment.
 type Verifier interface {
 	Verify(ctx context.Context, token string) (auth.User, error)
 }
@@ -42,7 +43,7 @@ func (a *Access) Origin(r *http.Request) bool {
 		return true
 	}
 	if len(r.Header.Values("Origin")) > 1 {
-		return false // a browser always sends a valid origin
+		return false // a browser sends one Origin
 	}
 	u, err := url.Parse(origin)
 	if err == nil && u.Host != "" {
@@ -55,7 +56,7 @@ func (a *Access) Origin(r *http.Request) bool {
 		return true
 	}
 	if a.refused.log(origin, time.Now()) {
-		a.Log.Warn("access: a page of another origin was refused; ALLOWED_ORIGINS can name it", "origin", Clip(origin),
+		a.Log.Warn("access: a page was refused because ALLOWED_ORIGINS does not contain its origin", "origin", Clip(origin),
 			"path", Clip(r.URL.Path))
 	}
 	return false
@@ -68,7 +69,7 @@ type refusedOrigins struct {
 	logged map[string]bool
 }
 
-// log reports whether to log an origin: each at most once a minute, and at most 16 different ones a minute.
+// log reports whether to log an origin. Each origin is logged at most once a minute, and at most 16 origins a minute.
 func (o *refusedOrigins) log(origin string, now time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -86,7 +87,7 @@ func (o *refusedOrigins) log(origin string, now time.Time) bool {
 // maxClip bounds the part of a client's text that is logged or sent back, in bytes.
 const maxClip = 256
 
-// Clip shortens a text of a client.
+// Clip shortens a text from a client to about maxClip bytes.
 func Clip(text string) string {
 	if len(text) <= maxClip {
 		return text
@@ -131,7 +132,7 @@ func Single(r *http.Request, name string) (string, error) {
 	return "", refusal.New(refusal.Malformed, "the request has the header %s %d times", name, len(values))
 }
 
-// User returns the user of a token. The error is a refusal unless the token cannot be checked at the moment.
+// User returns the user of a token. The error is that of the Verifier.
 func (a *Access) User(ctx context.Context, token string) (auth.User, error) {
 	return a.Verifier.Verify(ctx, token)
 }

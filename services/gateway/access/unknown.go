@@ -5,8 +5,8 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// Unknown refuses a name that clients may not use. A name that exists but is not public gets the same text as one
-// that does not exist, so that clients cannot find out about it.
+// Unknown refuses a name that clients may not use. A name that exists but is not public gets the same text as one that
+// does not exist, so that clients cannot find out which internal names exist.
 func Unknown(c *catalog.Catalog, name string) *refusal.Error {
 	if near := c.Nearest(name); near != "" {
 		return refusal.New(refusal.UnknownType, "there is no %q; did you mean %q?", name, near)
@@ -14,7 +14,7 @@ func Unknown(c *catalog.Catalog, name string) *refusal.Error {
 	return refusal.New(refusal.UnknownType, "there is no %q", Clip(name))
 }
 
-// Public returns the command or the query of a name that clients may use. Both are nil if there is none.
+// Public returns the public command or query with the given name. Both are nil if there is none.
 func Public(c *catalog.Catalog, name string) (*catalog.Command, *catalog.Query) {
 	if command, ok := c.Command(name); ok && command.Public {
 		return command, nil

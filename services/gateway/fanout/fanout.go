@@ -253,7 +253,7 @@ func (f *Fanout) Reading() error {
 
 // take handles one record. A panic affects that record only.
 func (f *Fanout) take(ctx context.Context, r *bus.Record) {
-	defer f.options.Guard.Recover("fan-out", func() { f.unreadable(r, errors.New("it caused a panic")) })
+	defer f.options.Guard.Recover("fan-out", func() { f.unreadable(r, errors.New("the record caused a panic")) })
 	t := f.topics[r.Topic]
 	if t.results {
 		result, err := envelope.ReadRawResult(r.Headers)
@@ -267,7 +267,7 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	e, err := envelope.ReadRawEvent(r.Headers, r.Value)
 	switch {
 	case err != nil:
-		// If the record was an event that carries an outcome, the outcome is lost. The next record of a log shows the gap.
+		// If the topic belongs to a log, the next record shows the gap, which is then filled from the owner's log.
 		f.unreadable(r, err)
 	case !e.IsPosition() && e.Class == routingv1.Class_CLASS_EPHEMERAL:
 		f.deliver(t.log, &e)
@@ -278,7 +278,7 @@ func (f *Fanout) take(ctx context.Context, r *bus.Record) {
 	}
 }
 
-// deliver resolves the outcome that an event contains, and delivers it to the connections in its rooms.
+// deliver delivers an event to the connections in its rooms, and then resolves the outcome that the event contains.
 func (f *Fanout) deliver(log *reading, e *envelope.Event) {
 	declared, known := f.options.Catalog.Event(e.Type)
 	if !known {
@@ -310,7 +310,7 @@ func (f *Fanout) unreadable(r *bus.Record, err error) {
 	f.options.Metrics.Unreadable.Inc()
 }
 
-// span starts the span of an event, if its trace is recorded; else it returns nil.
+// span starts the span of an event if its trace is recorded. Otherwise it returns nil.
 func (f *Fanout) span(e *envelope.Event) trace.Span {
 	if e.TraceParent == "" {
 		return nil

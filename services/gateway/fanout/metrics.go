@@ -2,7 +2,7 @@ package fanout
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics count what the fan-out does.
+// Metrics count the records that the fan-out handles, and measure its position in each partition.
 type Metrics struct {
 	Repeats    prometheus.Counter
 	Holes      prometheus.Counter

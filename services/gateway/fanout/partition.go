@@ -16,8 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// partition is the progress in one partition of a logged topic. Positions ascend where events appear first, and each
-// record contains the position of the one before it, so one position is enough to find repeats and gaps.
+// partition is the progress in one partition of a logged topic. Positions ascend, except for repeats, and each record
+// contains the position of the record before it. So one position is enough to find repeats and gaps.
 //
 // When a topic has grown, later events of a stream may be in another partition than earlier ones. Between the two,
 // the relay has written a fence into all partitions, which begins an epoch. A partition continues after its fence
@@ -46,7 +46,7 @@ func newPartition(f *Fanout, t *topic, number int32) *partition {
 // heard returns when the last record was read.
 func (p *partition) heard() time.Time { return time.Unix(0, p.last.Load()) }
 
-// takeAll takes a record, trying again until the gap before it can be filled.
+// takeAll takes a record, and tries again until the gap before the record is filled or the context ends.
 func (p *partition) takeAll(ctx context.Context, f *Fanout, e *envelope.Event) {
 	owner := p.topic.log.owner
 	var backoff retry.Backoff
@@ -68,14 +68,14 @@ func (p *partition) takeAll(ctx context.Context, f *Fanout, e *envelope.Event) {
 	}
 }
 
-// take delivers a record, unless it is a repeat, after filling the gap before it from the owner's log. If the owner
-// cannot be asked, take returns the error, and the same record must be taken again.
+// take fills the gap before a record from the owner's log, and then delivers the record, unless it is a repeat. If the
+// owner cannot be asked, take returns the error, and the same record must be taken again.
 func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e.Epoch > 0 && e.Epoch < p.epoch.Load() {
-		// The record comes from a relay that had lost its lease without noticing. The next epoch has the same event in
-		// another partition.
+		// The record comes from a relay that had lost its lease without noticing. The next epoch contains the same
+		// event, possibly in another partition.
 		p.repeat(f)
 		return nil
 	}
@@ -124,7 +124,8 @@ func (p *partition) repeat(f *Fanout) {
 	f.options.Metrics.Repeats.Inc()
 }
 
-// begin begins the epoch of a record. Its partition has delivered all earlier records.
+// begin begins the epoch of a record in its partition, which has delivered all earlier records. It waits until the
+// other partitions have reached the same epoch.
 func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) error {
 	switch before := p.epoch.Load(); {
 	case e.Fence:
@@ -163,7 +164,7 @@ func (p *partition) moveTo(position int64) {
 	p.positions.Set(float64(position))
 }
 
-// fill delivers the events of this partition above its position, up to another one, from the owner's log.
+// fill delivers the events of this partition above its position, up to the position until, from the owner's log.
 func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 	log := p.topic.log
 	owner, ok := f.options.Owners[log.owner]

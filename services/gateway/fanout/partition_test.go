@@ -25,7 +25,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// world is a fan-out that gets its records from a test, and one connection in every room.
+// world is a fan-out that gets its records from a test, and one connection of bob.
 type world struct {
 	fan     *Fanout
 	chat    *fake.Owner
@@ -77,7 +77,7 @@ func (w *world) take(t testing.TB, partition int32, events ...envelope.Event) {
 
 func (w *world) partition(n int32) *partition { return w.fan.topics["chat-events"].partition(w.fan, n) }
 
-// record is a message as Kafka carries it.
+// record returns a message in the form in which the reader gets it from Kafka.
 func record(topic string, m *message.Message) *bus.Record {
 	r := &bus.Record{Topic: topic, Value: m.Payload}
 	for k, v := range m.Metadata {
@@ -204,7 +204,7 @@ func TestKnown_OnceEveryPartitionOfTheLogHasAPosition(t *testing.T) {
 			require.NoError(t, w.fan.topics[topic.Name].partition(w.fan, n).take(t.Context(), w.fan, &position))
 		}
 	}
-	// The owner's topic has no record yet: its log is at position 0, which is a valid position.
+	// No event was published yet: the owner's log is at position 0, which is a valid position.
 	require.True(t, w.fan.logs["chat"].isKnown())
 	require.ErrorContains(t, w.fan.Reading(), "feed")
 	require.NotContains(t, w.fan.Reading().Error(), "chat")

@@ -21,7 +21,7 @@ type Frame struct {
 	data proto.Message // nil if there is none
 }
 
-// Done returns the reply to a request without an answer.
+// Done returns the reply to a request that was accepted and has no answer.
 func Done(replyTo string) Frame { return Answer(replyTo, nil) }
 
 // Answer returns the reply to a query or a control frame.
@@ -42,7 +42,8 @@ func Outcome(replyTo string, o *gatewayv1.Outcome) Frame {
 	return Frame{"reply", &gatewayv1.Reply{ReplyTo: replyTo, Ok: OK(o), Outcome: o}, nil}
 }
 
-// OK reports whether a reply with an outcome has "ok": the command is committed, unchanged or queued.
+// OK reports whether a reply with an outcome contains "ok": true. It does if the command is committed, unchanged or
+// queued.
 func OK(o *gatewayv1.Outcome) bool {
 	switch o.Kind {
 	case gatewayv1.OutcomeKind_OUTCOME_KIND_COMMITTED, gatewayv1.OutcomeKind_OUTCOME_KIND_UNCHANGED,
@@ -57,7 +58,7 @@ func LateOutcome(o *gatewayv1.Outcome) Frame {
 	return Frame{"outcome", &gatewayv1.LateOutcome{Outcome: o}, nil}
 }
 
-// Signal returns the frame of a signal of a user to a room.
+// Signal returns the frame of a signal that a user has sent to a room.
 func Signal(name, room, actor string, data proto.Message) Frame {
 	return Frame{"signal", &gatewayv1.Signal{Signal: name, Room: room, Actor: actor}, data}
 }
@@ -81,7 +82,7 @@ func Heartbeat(resumeToken string) Frame {
 	return Frame{"heartbeat", h, nil}
 }
 
-// TokenExpiring returns the frame that contains how long the connection's token is still valid.
+// TokenExpiring returns the frame that contains for how long the connection's token is still valid.
 func TokenExpiring(in time.Duration) Frame {
 	return Frame{"token_expiring", &gatewayv1.TokenExpiring{ExpiresInMs: in.Milliseconds()}, nil}
 }

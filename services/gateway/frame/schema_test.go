@@ -146,7 +146,7 @@ func TestSchemas_MatchTheFramesThatGatewaysSend(t *testing.T) {
 	require.Error(t, schema.CheckReceived([]byte(`{"type":"reply","reply_to":"1","ok":true,"data":{"x":1}}`)))
 }
 
-// The schemas of client frames must accept what the gateway accepts, and refuse what it refuses.
+// The schemas of client frames must accept the frames that the gateway accepts, and refuse those that it refuses.
 func TestSchemas_RefuseTheFramesThatGatewaysRefuse(t *testing.T) {
 	t.Parallel()
 	c := load(t)

@@ -15,7 +15,7 @@ type Guard struct {
 	panics *prometheus.CounterVec
 }
 
-// New returns a Guard. Without a registry, its counter is not published.
+// New returns a Guard. If r is nil, the counter of panics is not registered.
 func New(log *slog.Logger, r prometheus.Registerer) *Guard {
 	g := &Guard{log: log, panics: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "gateway_panics_total", Help: "Panics that were recovered from, by the place they happened in."},
@@ -27,7 +27,7 @@ func New(log *slog.Logger, r prometheus.Registerer) *Guard {
 }
 
 // Recover must be deferred at the top of a goroutine, a timer or a handler: defer g.Recover("reader", end). After a
-// panic it logs the stack, counts the panic, and calls then unless it is nil.
+// panic, Recover logs the stack, counts the panic, and calls then, unless then is nil.
 func (g *Guard) Recover(place string, then func()) {
 	p := recover()
 	if p == nil {

@@ -1,7 +1,7 @@
-// Package lease reports the connections of this gateway to the service that keeps them, the keeper, and closes
-// connections that it names in its answers. Without a report for a few seconds, the keeper regards all of them as
-// closed. The keeper also stores the rooms of each session, and returns them for a connection that continues the
-// session.
+// Package lease reports the connections of this gateway to the service that keeps them, the keeper, and closes the
+// connections that the keeper names in its answers. If the keeper gets no report for a few seconds, it regards all
+// connections of the gateway as closed. The keeper also stores the rooms of each session, and returns them for a
+// connection that continues the session.
 package lease
 
 import (
@@ -67,7 +67,7 @@ type Connection struct {
 	// called.
 	End func()
 
-	reported bool // whether its rooms were changed by its client and reported
+	reported bool // whether the client has changed its rooms, and the change was reported
 }
 
 // New returns a Lease for a gateway that starts now.
@@ -225,7 +225,8 @@ func (l *Lease) Run(ctx context.Context) error {
 	}
 }
 
-// report sends the changes, or everything if the keeper's digest is not ours.
+// report sends the changes. If the keeper asks for everything, because its digest differs, report sends all
+// connections.
 func (l *Lease) report(ctx context.Context) error {
 	for range 2 {
 		parts, sent := l.next()
@@ -274,7 +275,7 @@ func (l *Lease) unsent(sent map[string]*meshv1.ConnectionChange, all bool) {
 	kept := 0
 	for connection, c := range sent {
 		rooms := c.Rooms
-		if l.open[connection] != nil && rooms != nil { // otherwise they are read again when everything is reported
+		if l.open[connection] != nil && rooms != nil { // the rooms of an open connection are read again for the next report
 			c.Rooms = nil
 			l.Subscribed(connection)
 		}
@@ -349,7 +350,8 @@ func (l *Lease) next() (parts []*meshv1.ReportRequest, sent map[string]*meshv1.C
 	return parts, sent
 }
 
-// news returns all connections, or those that have changed.
+// news returns the changes for the next report: all open connections if l.all is set, and otherwise those that have
+// changed. Sent contains the changes to queue again if the report fails.
 func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*meshv1.ConnectionChange) {
 	sent = l.changed
 	l.changed = map[string]*meshv1.ConnectionChange{}
@@ -365,7 +367,7 @@ func (l *Lease) news() (changes []*meshv1.ConnectionChange, sent map[string]*mes
 			}
 			changes = append(changes, change)
 		}
-		slices.SortFunc(changes, func(a, b *meshv1.ConnectionChange) int { // the rooms of the newest one are kept
+		slices.SortFunc(changes, func(a, b *meshv1.ConnectionChange) int { // the keeper stores those of the newest one
 			return a.ConnectedAt.AsTime().Compare(b.ConnectedAt.AsTime())
 		})
 		return changes, sent

@@ -56,7 +56,7 @@ func Read(q *catalog.Query, data frame.Data) (proto.Message, error) {
 
 // Ask asks the owner on behalf of a user, after waiting for the user's other queries. The answer is as of the given
 // position or a later one; rpc.Now means the newest position when the owner is asked. The error is a refusal if the
-// owner has refused, if it is unavailable, or if the user has too many queries.
+// owner has refused or is unavailable, or if the user has too many queries.
 func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position int64) (
 	answer proto.Message, err error) {
 	user := a.Users.Enter(actor)
@@ -106,7 +106,7 @@ func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, acto
 
 func refused(q *catalog.Query, err error) error {
 	if r, ok := rpc.Refusal(err); ok && r.Code != refusal.Unauthorized {
-		return r // the owner refuses the gateway's own request
+		return r // Unauthorized, in contrast, means that the owner refuses the gateway's own credential
 	}
 	switch connect.CodeOf(err) {
 	case connect.CodeUnavailable, connect.CodeDeadlineExceeded, connect.CodeCanceled, connect.CodeUnknown:

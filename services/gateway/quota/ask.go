@@ -12,7 +12,7 @@ import (
 const (
 	// maxAskWait is how long a query may wait for its user's other queries.
 	maxAskWait = 10 * time.Second
-	// answerCost is the number of bytes of an answer that cost as much as a query.
+	// answerCost is the number of bytes of an answer that cost as much as one query.
 	answerCost = 4 << 10
 )
 
@@ -42,7 +42,7 @@ func (u *User) Ask(ctx context.Context) (done func(bytes int), err error) {
 		return nil, context.Cause(ctx)
 	}
 	return func(bytes int) {
-		u.answered(min(bytes/answerCost, u.limits.Answers)) // an answer costs at most as much as is refilled in one second
+		u.answered(min(bytes/answerCost, u.limits.Answers)) // an answer costs at most the tokens that are added in one second
 		<-u.asks
 	}, nil
 }

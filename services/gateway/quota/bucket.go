@@ -30,8 +30,8 @@ func (b *Bucket) Take(now time.Time, n int) bool {
 	return true
 }
 
-// Reserve takes tokens, if necessary in advance, and returns how long to wait until they are available. If that is
-// longer than max, it takes none and returns false.
+// Reserve takes tokens, if necessary in advance, and returns how long to wait until they are available. If the wait is
+// longer than max, Reserve takes none and returns false.
 func (b *Bucket) Reserve(now time.Time, n int, max time.Duration) (wait time.Duration, ok bool) {
 	b.fill(now)
 	if after := b.level - float64(n); after < 0 {

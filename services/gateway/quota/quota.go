@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// Limits of one user. Zero values are the defaults.
+// Limits of one user. Zero values stand for the defaults.
 type Limits struct {
 	// Queries limits the queries in flight, until their answers are written; 64 when 0.
 	Queries int
-	// Asked limits the queries that owners answer at the same time; 2 when 0. With 4, other users waited three times
-	// as long when the whole mesh had two cores (BenchmarkHostile). Further queries wait.
+	// Asked limits the queries that owners answer at the same time; 2 when 0. Further queries wait. With 4, other users
+	// waited three times as long on a machine with two cores for the whole mesh (BenchmarkHostile).
 	Asked int
 	// Answers and AnswerBurst limit queries, per second and at once. A query counts once, and once more for every 4
 	// KiB of its answer. The defaults are 200 and 1,000, which is some eighty long pages at once. Further queries
@@ -48,7 +48,7 @@ func (l Limits) orDefault() Limits {
 
 // Users holds the users with connections or requests. The zero value has the default limits.
 type Users struct {
-	Limits Limits // must not be changed once it is used
+	Limits Limits // must not be changed after the first call of Enter
 
 	mu    sync.Mutex
 	users map[string]*User
@@ -108,8 +108,8 @@ func (u *Users) Enter(id string) *User {
 	return user
 }
 
-// Turn calls handle after the user's earlier frames and commands, over all connections. Only one call runs at a time,
-// so that each user has at most one goroutine that competes for the locks shared by all users. Handle must not block.
+// Turn calls handle while no other call of Turn for the user runs, over all connections. So each user has at most one
+// goroutine that competes for the locks shared by all users. Handle must not block.
 func (u *User) Turn(handle func()) {
 	u.turn.Lock()
 	defer u.turn.Unlock()

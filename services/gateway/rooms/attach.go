@@ -17,14 +17,14 @@ import (
 type attaching struct {
 	conn          *hub.Conn
 	resumes       bool // the client has a resume token
-	hasProgress   bool // its resume token has this log, with the point had
+	hasProgress   bool // the resume token contains this log, at the point had
 	had           hub.Point
-	subscriptions []*subscription // rooms that it is to be subscribed to
-	since         time.Time       // when it began to wait
-	failures      int             // of calls for it alone
+	subscriptions []*subscription // rooms to subscribe the connection to
+	since         time.Time       // when the connection began to wait
+	failures      int             // failed calls for this connection alone
 }
 
-// rooms lists the rooms that the connection is to be subscribed to.
+// rooms returns the names of the rooms in subscriptions.
 func (n attaching) rooms() (rooms []string) {
 	for _, l := range n.subscriptions {
 		rooms = append(rooms, l.room)
@@ -32,7 +32,8 @@ func (n attaching) rooms() (rooms []string) {
 	return rooms
 }
 
-// begin attaches connections that begin afresh in this log, in one call.
+// begin attaches connections that have no progress in this log. It asks for the rooms of their users in one call, and
+// returns the connections for which the owner must be asked again.
 func (a *asker) begin(ctx context.Context, batch []attaching) (retry []attaching, err error) {
 	waiting := map[string][]attaching{}
 	request := &meshv1.RoomsRequest{}
@@ -65,7 +66,7 @@ func (a *asker) begin(ctx context.Context, batch []attaching) (retry []attaching
 				a.pace.charge(user, 0, len(r.Rooms), a.now())
 				if attached = a.shard.Attach(n.conn, r); attached {
 					if len(n.subscriptions) > 0 {
-						a.subscribing.add(n.subscriptions...) // as a client does that subscribes itself
+						a.subscribing.add(n.subscriptions...) // like the subscriptions of a connected client
 					}
 					a.attached(n.conn)
 				}
@@ -78,13 +79,13 @@ func (a *asker) begin(ctx context.Context, batch []attaching) (retry []attaching
 	return retry, nil
 }
 
-// guard calls do, which concerns one connection alone: a panic closes that connection and no other.
+// guard calls do, which concerns one connection alone. A panic in do closes that connection and no other.
 func (a *asker) guard(c *hub.Conn, do func()) {
 	defer a.options.Guard.Recover("rooms", func() { c.Close(hub.Internal) })
 	do()
 }
 
-// beginFailed has a connection wait that was asked for alone, without success, before it is asked for again.
+// beginFailed handles the failure of a call for one connection alone. The connection waits before the next call.
 func (a *asker) beginFailed(n attaching, err error) {
 	if errors.Is(err, errPanic) {
 		n.conn.Close(hub.Internal)
@@ -94,7 +95,8 @@ func (a *asker) beginFailed(n attaching, err error) {
 	a.later(n.failures, n.conn, func() { a.beginning.add(n) })
 }
 
-// later calls do, which concerns one connection alone, after the delay for so many failures: 1 s, doubling to 30 s.
+// later calls do, which concerns one connection alone, after a delay: 1 s after the first failure, then doubling up to
+// 30 s.
 func (a *asker) later(failures int, c *hub.Conn, do func()) {
 	time.AfterFunc(retry.Delay(failures, time.Second, 30*time.Second), func() { a.guard(c, do) })
 }

@@ -24,45 +24,47 @@ const (
 	minPause, maxPause = 50 * time.Millisecond, 2 * time.Second
 )
 
-// lane has the entries that wait for one kind of answer of an owner, and asks for many of them in one call.
+// lane contains the entries that wait for one kind of call to an owner, and serves many of them with one call.
 //
-// A call may fail, or take too long, because of one of its entries. Then all of them move to the next lane, which asks
-// for fewer at a time; the last one asks for each entry alone. So a bad entry costs the others a few calls, and delays
-// only itself. When the owner is unavailable no entry is to blame: all of them stay in their lane.
+// A call may fail, or take too long, because of one of its entries. All of its entries then move to the next lane,
+// whose calls have fewer entries; the calls of the last lane have one entry each. So a bad entry costs the others a few
+// calls, and delays only itself. If the owner is unavailable, no entry is to blame, and all of them stay in their lane.
 //
-// One call has at most each entries of one user, and none whose wait has not passed, so that entries behind the many
-// connections of another user are asked for before most of those. With alone, a user is in one call at a time, and the
-// calls beside it ask for others.
+// A call has at most kind.each entries of one user, so that a user with many entries does not delay the users behind.
+// Entries that still have to wait (kind.wait) are left out. If kind.alone is set, a user's entries are in one call at a
+// time, while other calls serve other users.
 type lane[T any] struct {
 	kind[T]
-	max  int      // in one call
-	next *lane[T] // of entries whose call failed; nil: failed is called for them
+	max  int      // the maximum number of entries in one call
+	next *lane[T] // for entries whose call failed; if nil, failed is called for them
 
 	mu      sync.Mutex
 	waiting []T
 	wake    chan struct{}
-	timer   *time.Timer     // wakes a worker for entries that have to wait
-	asked   map[string]bool // users in calls under way, with alone
+	timer   *time.Timer     // wakes a worker when an entry has waited long enough
+	asked   map[string]bool // the users in calls in flight, if alone is set
 }
 
-// kind has what lanes that ask for the same have in common.
+// kind contains the properties that all lanes for the same kind of call have in common.
 type kind[T any] struct {
 	name  string
-	calls int // under way at a time
-	// ask returns the entries that have to be asked for again. With an error no entry was answered.
+	calls int // the number of calls in flight at a time, for each lane
+	// ask makes one call for a batch, and returns the entries for which the owner must be asked again. If it returns an
+	// error, no entry was answered.
 	ask    func(ctx context.Context, batch []T) (retry []T, err error)
 	ended  func(T) bool // reports whether an entry needs no answer any more
 	user   func(T) string
-	each   int                   // entries of one user in one call
-	alone  bool                  // a user is in one call of a lane at a time
-	wait   func(T) time.Duration // how long an entry has to wait before it is asked for; nil: not at all
+	each   int                   // the maximum number of entries of one user in one call
+	alone  bool                  // whether a user is in at most one call of a lane at a time
+	wait   func(T) time.Duration // how much longer an entry has to wait; nil if none has to
 	failed func(one T, err error)
-	gather time.Duration
+	gather time.Duration // how long a worker waits for more entries before a call
 	guard  *guard.Guard
 	log    *slog.Logger
 }
 
-// lanes makes a lane and those behind it, each with a smaller size of calls than the one before.
+// lanes returns the first of a sequence of lanes. The sizes are the maximum numbers of entries in a call of each lane,
+// in descending order.
 func lanes[T any](k kind[T], sizes ...int) (first *lane[T]) {
 	for _, size := range slices.Backward(sizes) {
 		first = &lane[T]{kind: k, max: size, next: first, wake: make(chan struct{}, 1), asked: map[string]bool{}}
@@ -118,7 +120,7 @@ func (l *lane[T]) take() (batch []T) {
 		switch user := l.user(one); {
 		case wait > 0:
 			soonest = min(soonest, wait)
-		case l.asked[user] && taken[user] == 0: // until that call is over
+		case l.asked[user] && taken[user] == 0: // the user is in a call that has not returned yet
 		case taken[user] == l.each:
 			more = true
 		default:
@@ -150,7 +152,7 @@ func (l *lane[T]) take() (batch []T) {
 	return batch
 }
 
-// run asks until the context ends.
+// run makes calls until the context ends.
 func (l *lane[T]) run(ctx context.Context) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
@@ -169,7 +171,7 @@ func (l *lane[T]) work(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		// After a call for several users more are likely to follow, which are worth a longer wait.
+		// After a call for several users, more entries are likely to follow, so a longer wait saves calls.
 		if !retry.Sleep(ctx, l.gather) || crowd && !retry.Sleep(ctx, 9*l.gather) {
 			return
 		}
@@ -195,8 +197,8 @@ func (l *lane[T]) work(ctx context.Context) {
 	}
 }
 
-// crowded reports whether a batch has entries of more than two users. The many connections of one user make nobody else
-// wait longer.
+// crowded reports whether a batch has entries of more than two users. Many entries of one user do not count, because
+// other users would wait longer because of them.
 func (l *lane[T]) crowded(batch []T) bool {
 	users := map[string]bool{}
 	for _, one := range batch {
@@ -207,7 +209,7 @@ func (l *lane[T]) crowded(batch []T) bool {
 	return false
 }
 
-// serve asks for a batch, and reports whether some of its entries were answered or moved to another lane.
+// serve makes a call for a batch, and reports whether some of its entries were answered or moved to another lane.
 func (l *lane[T]) serve(ctx context.Context, batch []T) (progress bool, err error) {
 	retry, err := l.guarded(ctx, batch)
 	switch {
@@ -228,8 +230,8 @@ func (l *lane[T]) serve(ctx context.Context, batch []T) (progress bool, err erro
 	return false, err
 }
 
-// finished notes that the call for a batch has returned. Its worker takes the next batch, so that no worker has to be
-// woken.
+// finished records that the call for a batch has returned. The worker that made the call takes the next batch, so no
+// worker has to be woken.
 func (l *lane[T]) finished(batch []T) {
 	if !l.alone {
 		return

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Connections behind the many of another user are asked for in the next call, and the others get on as
-// well, in order.
+// A call has only a few entries of one user, so the entries of other users behind them are in the same call. The
+// remaining entries follow in order.
 func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 	t.Parallel()
 	batches := make(chan []string, 100)
@@ -23,7 +23,7 @@ func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 		ask: func(_ context.Context, batch []string) ([]string, error) {
 			batches <- batch
 			if len(batch) > 1 && batch[0] == "eve 2" {
-				return nil, errors.New("this call fails, and each of them is asked for alone")
+				return nil, errors.New("this call fails, so each of its entries gets a call alone")
 			}
 			return nil, nil
 		},
@@ -44,7 +44,7 @@ func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 		case batch := <-batches:
 			got = append(got, strings.Join(batch, ","))
 		case <-time.After(10 * time.Second):
-			t.Fatal("nobody is asked for")
+			t.Fatal("there was no call")
 		}
 	}
 	require.Equal(t, "eve 0,eve 1,bob 0,ann 0,bob 1", got[0])
@@ -54,7 +54,7 @@ func TestLane_TakesOnlySoManyOfOneUserInOneCall(t *testing.T) {
 	require.Empty(t, l.waiting)
 }
 
-// An entry that has to wait is asked for when the time has come, although no other comes then.
+// An entry that has to wait is in a call when its time has come, even if no other entry is added then.
 func TestLane_AsksForThoseWhoWaitWhenTheTimeHasCome(t *testing.T) {
 	t.Parallel()
 	var looked atomic.Int64
@@ -79,12 +79,13 @@ func TestLane_AsksForThoseWhoWaitWhenTheTimeHasCome(t *testing.T) {
 		case batch := <-batches:
 			require.Equal(t, []string{want}, batch)
 		case <-time.After(10 * time.Second):
-			t.Fatal("nobody is asked for")
+			t.Fatal("there was no call")
 		}
 	}
 }
 
-// A user who is in a call is in no other one until it is over, however many calls there may be. Others go on meanwhile.
+// A user that is in a call is in no other call until it has returned, however many calls may be in flight. Calls for
+// other users continue.
 func TestLane_AsksForOneUserInOneCallAtATime(t *testing.T) {
 	t.Parallel()
 	batches, release := make(chan string, 100), make(chan struct{})
@@ -104,7 +105,7 @@ func TestLane_AsksForOneUserInOneCallAtATime(t *testing.T) {
 		case batch := <-batches:
 			return batch
 		case <-time.After(10 * time.Second):
-			t.Fatal("nobody is asked for")
+			t.Fatal("there was no call")
 			return ""
 		}
 	}
@@ -122,8 +123,8 @@ func TestLane_AsksForOneUserInOneCallAtATime(t *testing.T) {
 	}
 }
 
-// After a call for several users, a call waits longer for others that it can be joined with. After a call for many
-// entries of one user it does not: others would wait because of that user.
+// After a call for several users, the next call waits longer for further entries. After a call for many entries of one
+// user it does not, because other users would wait because of that user.
 func TestLane_WaitsLongerAfterACallForSeveralUsersOnly(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

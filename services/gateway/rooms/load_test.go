@@ -14,7 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// People who scroll must not delay clients that connect: both get on while the other goes on.
+// Clients that subscribe to many rooms must not delay clients that connect: calls of both kinds continue beside each
+// other.
 func TestLook_MoreThanTheOwnerAnswersKeepsNobodyFromConnecting(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
@@ -28,7 +29,7 @@ func TestLook_MoreThanTheOwnerAnswersKeepsNobodyFromConnecting(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var looks atomic.Int64
-	go func() { // many more than there are calls, one after the other
+	go func() { // ten subscriptions during each call
 		for tick := time.NewTicker(call / 10); ctx.Err() == nil; <-tick.C {
 			w.rooms.Subscribe(bob, "post:7", func(bool) { looks.Add(1) })
 		}
@@ -48,10 +49,10 @@ func TestResume_ASlowOneHoldsUpNobodyAndGetsOn(t *testing.T) {
 	w.hub.Shard("chat").Begin(6)
 	close(w.known)
 	chat := w.owners["chat"]
-	release := chat.HangFor("eve") // her calls end only when she is released
+	release := chat.HangFor("eve") // calls for eve end only after release
 	eve := w.back(t, "eve", 0)
 	<-chat.Hanging()
-	for n := range 10 { // while her call is under way
+	for n := range 10 { // while the call for eve is in flight
 		c := w.back(t, "bob", 1)
 		all, _ := told(t, c)
 		require.Equal(t, sixthAndBefore, all)
@@ -62,7 +63,7 @@ func TestResume_ASlowOneHoldsUpNobodyAndGetsOn(t *testing.T) {
 	require.Equal(t, "[user:eve]", tooFar)
 }
 
-// Connections that came and left while an owner is unavailable must cost nothing.
+// Connections that were opened and closed while an owner is unavailable must not wait for the owner any more.
 func TestAttach_WhoHasLeftIsForgottenWhileAnOwnerIsAway(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
@@ -85,7 +86,7 @@ func TestAttach_WhoHasLeftIsForgottenWhileAnOwnerIsAway(t *testing.T) {
 	require.Equal(t, "connect", await(t, stays)["reply_to"])
 }
 
-// A panic while one is attached costs that one.
+// A panic while a connection is attached closes that connection only.
 func TestAttach_APanicCostsOneConnection(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
@@ -99,7 +100,7 @@ func TestAttach_APanicCostsOneConnection(t *testing.T) {
 	select {
 	case <-c.Done():
 	case <-time.After(10 * time.Second):
-		t.Fatal("the connection stays")
+		t.Fatal("the connection was not closed")
 	}
 	reason, _ := c.Reason()
 	require.Equal(t, hub.Internal, reason)

@@ -5,10 +5,10 @@ import "github.com/prometheus/client_golang/prometheus"
 // Metrics count the calls to owners and the connections that resumed.
 type Metrics struct {
 	Calls   *prometheus.CounterVec // by owner and call
-	Resumed *prometheus.CounterVec // connections, by owner and where their events came from
+	Resumed *prometheus.CounterVec // connections, by owner and source of their missed events
 }
 
-// NewMetrics makes the metrics, and registers them unless the registry is nil.
+// NewMetrics returns the metrics, and registers them unless the registry is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Calls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gateway_room_calls_total",

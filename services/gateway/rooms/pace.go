@@ -22,14 +22,14 @@ type pace struct {
 
 const (
 	pacedRate, maxPaced = 4000, 20_000
-	// roomsPerUnit is how many rooms cost as much as one missed event, as measured.
+	// roomsPerUnit is the number of rooms that cost as much as one missed event. It was measured.
 	roomsPerUnit = 4
-	// maxPace is how long 64 connections, as many as a user may have, with 2,000 rooms and 2,000 missed events each
-	// take at pacedRate.
+	// maxPace is the longest wait. At pacedRate it suffices for 64 connections, the maximum of a user, with 2,000 rooms
+	// and 2,000 missed events each.
 	maxPace = 40 * time.Second
 )
 
-// charge notes the missed events and rooms of one connection of a user.
+// charge counts the missed events and rooms of one connection of a user.
 func (p *pace) charge(user string, events, rooms int, now time.Time) {
 	cost := events + rooms/roomsPerUnit
 	if cost == 0 {
@@ -43,7 +43,7 @@ func (p *pace) charge(user string, events, rooms int, now time.Time) {
 	if now.Sub(p.swept) > time.Minute {
 		p.swept = now
 		for user, b := range p.users {
-			if b.Take(now, maxPaced) { // full again: as if it were new
+			if b.Take(now, maxPaced) { // a full bucket is the same as a new one
 				delete(p.users, user)
 			}
 		}

@@ -16,8 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
 
-// A user who resumes again and again gets missed events at a limited rate. No other user waits, nor does a user that
-// was away for a while.
+// A user that resumes again and again gets missed events at a limited rate. Other users do not wait, and neither does a
+// user that was away for a while.
 func TestPace_SpreadsTheReturnsOfOneUser(t *testing.T) {
 	t.Parallel()
 	var p pace
@@ -32,7 +32,7 @@ func TestPace_SpreadsTheReturnsOfOneUser(t *testing.T) {
 	}
 	require.InDelta(t, maxPaced+60*pacedRate, given, 2*2000+1)
 	p.charge("eve", 1_000_000, 0, now)
-	require.Equal(t, maxPace, p.wait("eve", now), "whatever was given, one comes back")
+	require.Equal(t, maxPace, p.wait("eve", now), "the wait is bounded, whatever the user got")
 	for n := range 100 {
 		p.charge(fmt.Sprint("u", n), 1000, 0, now)
 	}
@@ -42,8 +42,8 @@ func TestPace_SpreadsTheReturnsOfOneUser(t *testing.T) {
 	require.Len(t, p.users, 1, "a user who is not limited any more is forgotten")
 }
 
-// After an outage of the network all devices of a user with very many rooms come back at once, and none of them waits.
-// A minute later they do so again.
+// After an outage of the network, all devices of a user with very many rooms resume at once, and none of them waits.
+// The same holds when they do so again a minute later.
 func TestPace_TenDevicesWithTwoThousandRoomsDoNotWait(t *testing.T) {
 	t.Parallel()
 	var p pace
@@ -55,13 +55,13 @@ func TestPace_TenDevicesWithTwoThousandRoomsDoNotWait(t *testing.T) {
 		}
 		now = now.Add(time.Minute)
 	}
-	for range 30 { // the ten after a new release of the app, three times without a token
+	for range 30 { // the ten devices after an update of the app, three times, without a resume token
 		require.Zero(t, p.wait("ann", now))
 		p.charge("ann", 0, 2000, now)
 	}
 }
 
-// A user over the rate is not asked for yet, whether with a token or without, and delays nobody else.
+// A user over the rate has to wait, with a resume token or without, and delays no other user.
 func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
@@ -109,12 +109,12 @@ func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 			now = now.Add(maxPace - 1)
 			require.Empty(t, taken())
 			now = now.Add(1)
-			require.Equal(t, []string{"eve"}, taken(), "whatever was given, one comes back")
+			require.Equal(t, []string{"eve"}, taken(), "the wait is bounded, whatever the user got")
 		})
 	}
 }
 
-// Missed events and rooms that a connection is given count, with a token and without.
+// The missed events and rooms that a connection gets are counted, with a resume token and without.
 func TestPace_CountsEventsAndRooms(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

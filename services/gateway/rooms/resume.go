@@ -18,10 +18,10 @@ import (
 const maxResumed = 200
 
 // resume attaches connections that resume. The owner answers with the membership intervals of their users. The missed
-// events come from the event buffer where that reaches back to the resume token, and otherwise from the owner, in the
-// same call.
+// events come from the event buffer if it reaches back to the resume token, and otherwise from the owner, in the same
+// call. resume returns the connections for which the owner must be asked again.
 func (a *asker) resume(ctx context.Context, batch []attaching) (retry []attaching, err error) {
-	// The position is read before the events: those up to it are among them.
+	// Read the position before the buffer, so that the buffer contains the events up to the position.
 	complete := a.shard.Complete()
 	bufferedAfter := a.shard.BufferedAfter()
 	buffered, whole := a.buffered(batch, bufferedAfter)
@@ -59,7 +59,7 @@ func (a *asker) resume(ctx context.Context, batch []attaching) (retry []attachin
 					}
 					l.answer(!slices.Contains(answer.Looked, l.room))
 				}
-				a.attached(n.conn) // last, since a client may have subscribed again to a room that it has unsubscribed
+				a.attached(n.conn) // last, because a client may have subscribed again to a room after it unsubscribed
 			}
 		})
 		if !attached {
@@ -75,11 +75,12 @@ func (a *asker) resume(ctx context.Context, batch []attaching) (retry []attachin
 	return append(retry, batch[len(answers):]...), nil
 }
 
-// maxFailures is how often a resuming connection is asked for alone before nothing is recovered for it.
+// maxFailures is the number of failed calls for one resuming connection alone after which its rooms are not recovered.
 const maxFailures = 2
 
-// resumeFailed has a connection wait that was asked for alone, without success, before it is asked for again. After
-// maxFailures it begins afresh, and the client fetches what it shows: so it gets on, and does not delay other users.
+// resumeFailed handles the failure of a call for one connection alone. The connection waits before the next call. After
+// maxFailures it is attached without missed events, and the client fetches the current state itself. So the client gets
+// connected, and does not delay other users.
 func (a *asker) resumeFailed(n attaching, err error) {
 	if errors.Is(err, errPanic) {
 		n.conn.Close(hub.Internal)
@@ -98,7 +99,7 @@ func (a *asker) resumeFailed(n attaching, err error) {
 	a.beginning.add(n)
 }
 
-// single returns the lane that asks for each resuming connection alone.
+// single returns the last lane for resuming connections, whose calls are for one connection each.
 func (a *asker) single() *lane[attaching] {
 	l := a.resuming
 	for l.next != nil {
@@ -107,8 +108,8 @@ func (a *asker) single() *lane[attaching] {
 	return l
 }
 
-// buffered lists the events of the buffer above the lowest resume token of a batch that the buffer reaches back to. It
-// returns false where it reaches back to none.
+// buffered returns the buffered events above the lowest resume token of a batch to which the buffer reaches back. It
+// returns false if the buffer reaches back to none of the tokens.
 func (a *asker) buffered(batch []attaching, bufferedAfter int64) ([]*hub.Event, bool) {
 	after := int64(-1)
 	for _, n := range batch {
@@ -135,7 +136,7 @@ func (a *asker) attachmentOf(n attaching, answer *meshv1.Resumed, response *mesh
 	}
 	everything := hub.AllRooms(n.conn.User, slices.Concat(r.Rooms, answer.Looked))
 	if n.had.Position > response.Position || !n.had.Holds(hub.IncarnationOf(response.Incarnation)) {
-		// The log has lost events that the client has: it is another log than that of the resume token.
+		// The log has lost events that the client has, so the resume token does not apply to this log.
 		r.NotRecovered = everything
 		return r
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// greeted is a connection that is greeted.
+// greeted adds a connection that will get the reply to connect.
 func (w *world) greeted(t *testing.T, user string) *hub.Conn {
 	t.Helper()
 	c, err := w.hub.Add(user, frame.JSON)
@@ -24,7 +24,7 @@ func (w *world) greeted(t *testing.T, user string) *hub.Conn {
 	return c
 }
 
-// greeting is the reply to connect with the hub's fields.
+// greeting returns a reply to connect with the hub's fields.
 func greeting(g hub.Greeting) frame.Frame {
 	return frame.Answer("connect", &gatewayv1.Connected{ResumeToken: g.ResumeToken, NotRecovered: g.NotRecovered})
 }
@@ -37,7 +37,7 @@ func notRecovered(f map[string]any) (rooms string, greeted bool) {
 	return fmt.Sprint(f["data"].(map[string]any)["not_recovered"]), true
 }
 
-// back connects a user who has everything of the chat's log up to a position, and the whole of the others.
+// back connects a user that resumes from the given position of chat's log, and from the beginning of the other logs.
 func (w *world) back(t *testing.T, user string, after int64) *hub.Conn {
 	t.Helper()
 	c := w.greeted(t, user)
@@ -50,7 +50,8 @@ func (w *world) back(t *testing.T, user string, after int64) *hub.Conn {
 	return c
 }
 
-// told takes frames until the greeting, and returns the frames before it.
+// told takes frames up to the reply to connect. It returns the events before the reply, and the rooms that are not
+// recovered.
 func told(t *testing.T, c *hub.Conn) (all []string, tooFar string) {
 	t.Helper()
 	for {
@@ -63,7 +64,7 @@ func told(t *testing.T, c *hub.Conn) (all []string, tooFar string) {
 	}
 }
 
-// resumed waits until one return is counted, which is after the client has its events.
+// resumed waits until one resumed connection is counted, which happens after its events were queued.
 func (w *world) resumed(t *testing.T, from string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -93,7 +94,7 @@ func TestResume_FillsTheGapFromTheLogWhereNothingIsKept(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
 	w.chatted(t)
-	w.hub.Shard("chat").Begin(6) // this gateway began after all that
+	w.hub.Shard("chat").Begin(6) // the gateway has started after these events
 	w.hub.Shard("chat").SetComplete(6)
 	close(w.known)
 	c := w.back(t, "bob", 1)
@@ -105,9 +106,9 @@ func TestResume_FillsTheGapFromTheLogWhereNothingIsKept(t *testing.T) {
 	all, _ = told(t, w.back(t, "bob", 6))
 	require.Empty(t, all)
 	all, _ = told(t, w.back(t, "eve", 0))
-	require.Empty(t, all, "a resume token grants nothing")
+	require.Empty(t, all, "a resume token does not authorize")
 	_, tooFar = told(t, w.back(t, "bob", 100))
-	require.Equal(t, "[conversation:g user:bob]", tooFar, "the log has lost what the client has")
+	require.Equal(t, "[conversation:g user:bob]", tooFar, "the log has lost events that the client has")
 }
 
 func TestResume_OfAnOtherIncarnationEverythingIsTooFar(t *testing.T) {
@@ -171,7 +172,7 @@ func TestResume_ARoomWithMoreThanTheBoundIsTooFarAlone(t *testing.T) {
 	w.hub.Shard("chat").SetComplete(27)
 	all, tooFar = told(t, w.back(t, "bob", 5))
 	require.Equal(t, []string{"conversation_started "}, all)
-	require.Equal(t, "[conversation:g]", tooFar, "also of the recent ones")
+	require.Equal(t, "[conversation:g]", tooFar, "also if the events are in the buffer")
 	all, tooFar = told(t, w.back(t, "bob", 6))
 	require.Len(t, all, 21)
 	require.Equal(t, "[]", tooFar)
@@ -240,11 +241,11 @@ func TestResume_OneWhoseAnswerFailsDoesNotHoldUpOthers(t *testing.T) {
 	told(t, bob)
 	require.True(t, <-w.look(bob, "author:alice"))
 
-	// None of her missed events can be read: no room is recovered for her, and she gets on.
+	// Eve's missed events cannot be read, so none of her rooms is recovered, but she is connected.
 	_, tooFar := told(t, eve)
 	require.Equal(t, "[user:eve]", tooFar)
 
-	// Once she is known, a crowd is a few calls again, and she is asked for no more.
+	// From now on the owner is not asked for eve's missed events, so many connections need only a few calls again.
 	asked := feed.Resumed()
 	others = nil
 	for n := range 100 {
@@ -257,7 +258,7 @@ func TestResume_OneWhoseAnswerFailsDoesNotHoldUpOthers(t *testing.T) {
 	require.LessOrEqual(t, feed.Resumed(), asked+10)
 }
 
-// posted waits for a post, and says what is in it.
+// posted waits for the event of a post, and returns the body of the post.
 func posted(t *testing.T, c *hub.Conn) any {
 	t.Helper()
 	f := await(t, c)

@@ -1,6 +1,6 @@
 // Package rooms asks the owners which rooms connections may be in: all rooms of a user when a client connects (Attach)
-// or resumes (Resume), and single rooms that a client subscribes to (Subscribe), whose authorization it renews at half
-// of the lease. One call asks for many connections, and an owner that is unavailable is asked again until it answers.
+// or resumes (Resume), and single rooms that a client subscribes to (Subscribe). It renews the authorization of a
+// subscription at half of the lease. One call serves many connections, and is repeated while the owner is unavailable.
 package rooms
 
 import (
@@ -22,18 +22,18 @@ import (
 type Options struct {
 	Catalog *catalog.Catalog
 	Hub     *hub.Hub
-	// Owners are the inner listeners of the owners, by name.
+	// Owners are the clients of the owners' inner listeners, by owner.
 	Owners map[string]meshv1connect.OwnerServiceClient
 	// Known returns a channel that is closed once the fan-out knows its position in every partition of an owner's log.
-	// Only from then on does it deliver every event above the position of an answer.
+	// From then on, the fan-out delivers every event above the position of an owner's answer.
 	Known func(owner string) <-chan struct{}
 	// Missed bounds the missed events of one connection: 1,000 events of a room and 4 MiB of each owner's log when 0.
 	Missed hub.Bounds
 	// Unsubscribed is called when a connection is no longer subscribed to a room; it may be nil. It must not wait.
 	Unsubscribed func(*hub.Conn)
-	// Lease is how long a subscription lasts unless it is renewed, which is done at half of it; a minute when 0.
+	// Lease is how long a subscription lasts unless it is renewed; a minute when 0. It is renewed at half of that time.
 	Lease time.Duration
-	// Gather is how long a call waits for others that it can be joined with; 2 ms when 0.
+	// Gather is how long a call waits for further connections that it can serve; 2 ms when 0.
 	Gather  time.Duration
 	Metrics *Metrics
 	Guard   *guard.Guard
@@ -73,7 +73,7 @@ func New(o Options) *Rooms {
 	return r
 }
 
-// Run asks until the context ends.
+// Run calls the owners until the context ends.
 func (r *Rooms) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, a := range r.asks {
@@ -82,12 +82,13 @@ func (r *Rooms) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Attach asks all owners for the rooms of a connection's user. The client is greeted when all of them have answered.
+// Attach asks all owners for the rooms of a connection's user. The client gets the reply to connect when all of them
+// have answered.
 func (r *Rooms) Attach(c *hub.Conn) { r.attach(attaching{conn: c}, nil, nil) }
 
-// Resume is Attach for a client that has everything up to its progress. The missed events come first, also those of the
-// rooms that it is to be subscribed to. Answer is called for each of these as by Subscribe, except for those that no
-// owner has: they are returned.
+// Resume is like Attach, but for a client that has everything up to its progress. The client gets its missed events
+// first, including those of the rooms to subscribe to. Answer is called for each of these rooms, as by Subscribe. Rooms
+// that no owner has are returned instead.
 func (r *Rooms) Resume(c *hub.Conn, had hub.Progress, subscribed []string, answer func(room string, refused bool)) (
 	unknown []string) {
 	subscriptions := map[*asker][]*subscription{}
@@ -131,8 +132,8 @@ func (r *Rooms) Subscribe(c *hub.Conn, room string, answer func(refused bool)) (
 	return true
 }
 
-// Unsubscribe ends the subscription to a room, also where the owner has not answered yet. The client may be sent events
-// of the room until that answer.
+// Unsubscribe ends the subscription to a room, even if the owner has not answered yet. In that case the client may get
+// events of the room until the owner answers.
 func (r *Rooms) Unsubscribe(c *hub.Conn, room string) {
 	if a := r.askerOf(room); a != nil {
 		a.mu.Lock()
@@ -184,8 +185,8 @@ func (r *Rooms) askerOf(room string) *asker {
 	return r.asks[owner]
 }
 
-// asker asks one owner. Connections that begin afresh, connections that resume, and subscriptions wait in lanes of
-// their own, so that they do not delay each other.
+// asker calls one owner. New connections, resuming connections and subscriptions wait in separate lanes, so that they
+// do not delay each other.
 type asker struct {
 	owner   string
 	options Options
@@ -202,9 +203,9 @@ type asker struct {
 
 	mu         sync.Mutex
 	waiting    map[*hub.Conn][]*subscription // subscriptions without an answer
-	unattached map[*hub.Conn][]*subscription // those of connections that do not know their rooms yet
-	// suspects has the users whose missed events could not be read, asked for alone and twice. Until the time nothing
-	// is recovered for them, and the owner is not asked.
+	unattached map[*hub.Conn][]*subscription // subscriptions of connections whose rooms are not known yet
+	// suspects contains the users whose missed events could not be read in maxFailures calls for them alone. Until the
+	// given time, their rooms are not recovered, and the owner is not asked for their missed events.
 	suspects map[string]time.Time
 }
 
@@ -213,7 +214,7 @@ type subscription struct {
 	conn         *hub.Conn
 	room         string
 	answer       func(refused bool)
-	unsubscribed bool // before it was answered; guarded by the asker
+	unsubscribed bool // before the owner answered; guarded by the asker's lock
 	failures     int
 }
 
@@ -261,13 +262,14 @@ func (a *asker) attachSoon(n attaching) {
 	}
 }
 
-// paced returns how long a connection has to wait because its user got much a moment ago.
+// paced returns how long a connection has to wait because its user has recently got many missed events or rooms.
 func (a *asker) paced(n attaching) time.Duration {
 	now := a.now()
 	return min(a.pace.wait(n.conn.User, now), n.since.Add(maxPace).Sub(now))
 }
 
-// attached has the subscriptions asked for that have waited until their connection knows its rooms.
+// attached is called when the rooms of a connection are known. It adds the subscriptions that have waited for this to
+// the lane.
 func (a *asker) attached(c *hub.Conn) {
 	a.mu.Lock()
 	subscriptions := a.unattached[c]
@@ -278,7 +280,7 @@ func (a *asker) attached(c *hub.Conn) {
 	}
 }
 
-// wait keeps a subscription until its connection knows its rooms.
+// wait keeps a subscription until the rooms of its connection are known.
 func (a *asker) wait(l *subscription) {
 	a.mu.Lock()
 	a.unattached[l.conn] = append(a.unattached[l.conn], l)
@@ -288,7 +290,7 @@ func (a *asker) wait(l *subscription) {
 	}
 }
 
-// suspectFor is how long nothing is recovered for a user whose missed events could not be read.
+// suspectFor is how long a user stays in suspects.
 const suspectFor = 5 * time.Minute
 
 func (a *asker) suspect(user string) bool {
@@ -302,7 +304,7 @@ func (a *asker) suspect(user string) bool {
 	return known
 }
 
-// expect notes a subscription that is to be asked for, so that Unsubscribe finds it.
+// expect records a subscription that waits for the owner's answer, so that Unsubscribe finds it.
 func (a *asker) expect(c *hub.Conn, room string, answer func(refused bool)) *subscription {
 	l := &subscription{conn: c, room: room, answer: answer}
 	a.mu.Lock()
@@ -311,7 +313,7 @@ func (a *asker) expect(c *hub.Conn, room string, answer func(refused bool)) *sub
 	return l
 }
 
-// gone reports whether a connection has ended, and forgets its subscriptions if so.
+// gone reports whether a connection has ended. If so, it removes the subscriptions that wait with the connection.
 func (a *asker) gone(n attaching) bool {
 	if !ended(n.conn) {
 		return false
@@ -322,7 +324,8 @@ func (a *asker) gone(n attaching) bool {
 	return true
 }
 
-// settled forgets a subscription that was answered, and reports whether the client has unsubscribed it meanwhile.
+// settled removes a subscription from those that wait for an answer, and reports whether the client has unsubscribed
+// from the room meanwhile.
 func (a *asker) settled(l *subscription) (unsubscribed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -333,12 +336,11 @@ func (a *asker) settled(l *subscription) (unsubscribed bool) {
 	return l.unsubscribed
 }
 
-// forget removes the subscriptions of connections that have ended, and users whose time as a suspect is over
-// (see suspects).
+// forget removes the waiting subscriptions of connections that have ended, and the suspects whose time is over.
 func (a *asker) forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for c := range a.waiting { // which includes those of unattached
+	for c := range a.waiting { // waiting includes the subscriptions in unattached
 		if ended(c) {
 			delete(a.unattached, c)
 			delete(a.waiting, c)

@@ -67,7 +67,7 @@ func (w *world) connect(t *testing.T, user string) *hub.Conn {
 	return c
 }
 
-// await waits for the next frame of a connection that does not only name rooms which are not recovered.
+// await waits for the next frame of a connection, and skips frames that only list rooms which are not recovered.
 func await(t *testing.T, c *hub.Conn) (f map[string]any) {
 	t.Helper()
 	meshtest.Eventually(t, "a frame", func() bool {
@@ -92,7 +92,7 @@ func TestAttach_OpensTheRoomsOfTheUserOnceTheFanOutIsKnown(t *testing.T) {
 	chat := w.owners["chat"]
 	began := chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
 	bob, eve := w.connect(t, "bob"), w.connect(t, "eve")
-	require.Zero(t, chat.Asked(), "before the fan-out is known an answer could be older than what it reads")
+	require.Zero(t, chat.Asked(), "the owner must not be asked before the fan-out knows its positions")
 	close(w.known)
 	require.Equal(t, "connect", await(t, bob)["reply_to"])
 	require.Equal(t, "connect", await(t, eve)["reply_to"])
@@ -135,7 +135,7 @@ func (w *world) look(c *hub.Conn, room string) chan bool {
 	return allowed
 }
 
-// A client may change its mind before it was answered.
+// A client may unsubscribe before the owner has answered its subscription.
 func TestUnlook_BeforeTheAnswerEndsItToo(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)
@@ -153,7 +153,7 @@ func TestUnlook_BeforeTheAnswerEndsItToo(t *testing.T) {
 	<-alice
 	require.True(t, <-carol)
 	require.Equal(t, 1, w.rooms.CountSubscriptions(c))
-	require.True(t, <-w.look(c, "presence:alice"), "and then it may look again")
+	require.True(t, <-w.look(c, "presence:alice"), "the client may subscribe again")
 	require.Equal(t, 2, w.rooms.CountSubscriptions(c))
 }
 

@@ -17,7 +17,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// authorize asks the owner for a batch of subscriptions.
+// authorize asks the owner whether it allows a batch of subscriptions. It returns those for which the owner must be
+// asked again.
 func (a *asker) authorize(ctx context.Context, batch []*subscription) (retry []*subscription, err error) {
 	var asking []*subscription
 	var moments []hub.Moment
@@ -48,7 +49,7 @@ func (a *asker) authorize(ctx context.Context, batch []*subscription) (retry []*
 	return retry, nil
 }
 
-// authorized applies the owner's answer to one subscription. It returns false when the owner has to be asked again.
+// authorized applies the owner's answer to one subscription. It returns false if the owner must be asked again.
 func (a *asker) authorized(l *subscription, asked hub.Moment, answer *meshv1.Looked, position int64) bool {
 	if !answer.Allowed {
 		a.settled(l)
@@ -67,7 +68,7 @@ func (a *asker) authorized(l *subscription, asked hub.Moment, answer *meshv1.Loo
 	return true
 }
 
-// subscriptionEnded reports whether the connection of a subscription has ended, and forgets the subscription if so.
+// subscriptionEnded reports whether the connection of a subscription has ended. If so, it removes the subscription.
 func (a *asker) subscriptionEnded(l *subscription) bool {
 	if !ended(l.conn) {
 		return false
@@ -76,7 +77,8 @@ func (a *asker) subscriptionEnded(l *subscription) bool {
 	return true
 }
 
-// authorizeFailed has a subscription wait that was asked for alone, without success, before it is asked for again.
+// authorizeFailed handles the failure of a call for one subscription alone. The subscription waits before the next
+// call.
 func (a *asker) authorizeFailed(l *subscription, err error) {
 	if errors.Is(err, errPanic) {
 		a.settled(l)
@@ -104,11 +106,11 @@ func (a *asker) ask(ctx context.Context, request *meshv1.LookRequest) (*meshv1.L
 func (a *asker) events(records []*meshv1.Record) (events []*hub.Event) {
 	for i, r := range records {
 		if i%32 == 31 {
-			runtime.Gosched() // to goroutines that deliver to other clients
+			runtime.Gosched() // yield to goroutines that deliver to other clients
 		}
 		e, err := envelope.ReadRecord(r)
 		if err != nil {
-			a.options.Log.Error("rooms: a snapshot cannot be read", "owner", a.owner, "error", err)
+			a.options.Log.Error("rooms: a record of an owner cannot be read", "owner", a.owner, "error", err)
 			continue
 		}
 		declared, _ := a.options.Catalog.Event(e.Type)

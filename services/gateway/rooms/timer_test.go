@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// A panic in a timer that has a connection asked for again costs that connection, and not the process.
+// A panic in a timer that repeats the call for one connection closes that connection. The process continues.
 func TestLater_APanicCostsOneConnection(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()
@@ -29,7 +29,7 @@ func TestLater_APanicCostsOneConnection(t *testing.T) {
 	select {
 	case <-eve.Done():
 	case <-time.After(10 * time.Second):
-		t.Fatal("the connection stays")
+		t.Fatal("the connection was not closed")
 	}
 	reason, _ := eve.Reason()
 	require.Equal(t, hub.Internal, reason)

@@ -93,7 +93,7 @@ func (s *Session) query(ctx context.Context, r frame.Request, declared *catalog.
 // asOf returns the position of an owner's log up to which an answer must contain all events: the user's own writes
 // from any connection, and every event that this connection was sent.
 func (s *Session) asOf(owner string) int64 {
-	// The rooms were read after the connection was opened, so after everything that was acknowledged before.
+	// The rooms were read after the connection was opened, and so after every command that was acknowledged before.
 	position := s.mesh.Hub.Shard(owner).AsOf(s.conn)
 	if position == 0 {
 		return rpc.Now

@@ -55,7 +55,7 @@ func protocolError(r *refusal.Error) error { return &RejectedError{hub.ProtocolE
 type connecting struct {
 	replyTo   string
 	sessionID string // the session id in the reply
-	// restores reports whether to subscribe the client to the rooms of its session, since it has named none.
+	// restores reports whether to subscribe the client to the rooms of its session, because the client has named none.
 	restores  bool
 	had       hub.Progress // the client's progress, if it resumes
 	resumed   bool
@@ -65,7 +65,7 @@ type connecting struct {
 	mu      sync.Mutex
 	rooms   []string
 	refused []*gatewayv1.RefusedRoom
-	// changed reports whether the rooms differ from those of the session, and so must be reported for it.
+	// changed reports whether the rooms differ from those that are stored for the session, and so must be reported.
 	changed bool
 	replied bool
 	// waiting contains the rooms without an answer, and the functions to call after the answer.
@@ -109,8 +109,8 @@ func (c *connecting) answer(room string, refused *refusal.Error) {
 	}
 }
 
-// unsubscribe records that the client has unsubscribed rooms. It calls done when none of them waits for an answer,
-// since the client may be sent events of a room until then.
+// unsubscribe records that the client has unsubscribed from rooms. It calls done once none of these rooms waits for an
+// answer, because the client may get events of a room until then.
 func (c *connecting) unsubscribe(rooms []string, done func()) {
 	c.mu.Lock()
 	left := new(atomic.Int64)
@@ -123,7 +123,7 @@ func (c *connecting) unsubscribe(rooms []string, done func()) {
 				}
 			})
 		}
-		if c.unsubscribed != nil { // before the reply was made
+		if c.unsubscribed != nil { // the reply was not made yet
 			c.unsubscribed[room], c.changed = true, true
 			c.rooms = slices.DeleteFunc(c.rooms, func(other string) bool { return other == room })
 		}
@@ -250,7 +250,7 @@ func (s *Session) begin(o Opening, c *gatewayv1.Connect) {
 func (s *Session) greet(g hub.Greeting) frame.Frame {
 	c := s.connect
 	c.stop()
-	s.connected.Store(true) // first, since a subscription that finds the reply made reports itself at once
+	s.connected.Store(true) // before c.reply, because later subscriptions are reported at once
 	rooms, refused, changed := c.reply()
 	if changed {
 		s.mesh.Lease.Subscribed(s.conn.ID)
@@ -311,8 +311,8 @@ func (s *Session) restore(ctx context.Context, session string) []string {
 	return rooms[:min(len(rooms), maxSubscriptions)]
 }
 
-// rooms returns the rooms that the client is subscribed to. It returns false before the reply to connect, since some
-// may still be missing.
+// rooms returns the rooms that the client is subscribed to. It returns false before the reply to connect, because some
+// rooms may still be missing.
 func (s *Session) rooms() ([]string, bool) {
 	if !s.connected.Load() {
 		return nil, false

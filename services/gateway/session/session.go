@@ -42,8 +42,8 @@ type Mesh struct {
 	Log     *slog.Logger
 	// ConnectWithin is how long the reply to connect may take; 30 s when 0.
 	ConnectWithin time.Duration
-	// RestoreWithin is how long connect waits for the rooms of its session; 2 s when 0. Later frames wait as well, so
-	// that they take effect after it.
+	// RestoreWithin is how long connect waits for the rooms of its session; 2 s when 0. Later frames wait during that
+	// time, so that they take effect after connect.
 	RestoreWithin time.Duration
 }
 
@@ -84,7 +84,7 @@ type Session struct {
 // Conn returns the connection in the hub, which queues the frames for the client.
 func (s *Session) Conn() *hub.Conn { return s.conn }
 
-// after calls f after a time. A panic in f closes the connection.
+// after calls f after the duration d. A panic in f closes the connection.
 func (s *Session) after(d time.Duration, f func()) *time.Timer {
 	return time.AfterFunc(d, func() {
 		defer s.mesh.Guard.Recover("timer", func() { s.conn.Close(hub.Internal) })

@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// expiryNotice is how long before the end of its token a client is sent token_expiring.
+// expiryNotice is how long before its token expires a client gets the frame "token_expiring".
 const expiryNotice = time.Minute
 
 // token holds the timers of a session's current token.

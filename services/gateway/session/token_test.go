@@ -30,8 +30,8 @@ func (hourly) Verify(_ context.Context, token string) (auth.User, error) {
 	return auth.User{ID: "alice", Expires: time.Now().Add(time.Hour)}, nil
 }
 
-// A client gets token_expiring a minute before its token, and so its connection, ends. After a renewal it gets it
-// again, a minute before the new end.
+// A client gets token_expiring a minute before its token expires and its connection ends. After a renewal, the client
+// gets token_expiring again, a minute before the new end.
 func TestToken_ItsExpiryIsAnnouncedAgainAfterARenewal(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

@@ -19,7 +19,7 @@ const (
 	// channels is the number of channels on Redis. Each gateway subscribes to all of them, so its subscriptions do not
 	// change with the rooms of its connections.
 	channels = 64
-	// gather is how long a signal waits for others of its channel.
+	// gather is how long signals are collected before they are published.
 	gather = 2 * time.Millisecond
 	// maxPublished is the maximum number of signals in one message.
 	maxPublished = 256

@@ -50,16 +50,16 @@ type Signals struct {
 	waiting  int
 }
 
-// bucketOf identifies a rate: of one type of signal, for a connection or a user.
+// bucketOf is the key of a bucket: a type of signal, and the connection or user that sends it.
 type bucketOf struct{ who, signal string }
 
-// burst is how many signals may be sent at once, as seconds of their rate.
+// burst is the number of seconds whose signals, at the declared rate, may be sent at once.
 const burst = 5
 
 // maxWaiting is the maximum number of signals that wait to be published.
 const maxWaiting = 4096
 
-// New returns the Signals of a gateway. They are refused until Run has reached Redis.
+// New returns the Signals of a gateway. Signals are refused until Run has reached Redis.
 func New(o Options) *Signals {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
@@ -133,7 +133,8 @@ func (s *Signals) take(who string, declared *catalog.Signal) bool {
 	return b.Take(time.Now(), 1)
 }
 
-// forget removes all buckets from time to time, since an unused bucket is full after burst seconds.
+// forget removes each bucket one or two minutes after it was created, so that unused buckets do not accumulate. If the
+// bucket is still used, a full one replaces it.
 func (s *Signals) forget(ctx context.Context) error {
 	tick := time.NewTicker(12 * burst * time.Second)
 	defer tick.Stop()
@@ -163,12 +164,12 @@ func (s *Signals) deliver(declared *catalog.Signal, room, actor, except string, 
 		s.options.Log.Error("signal: a signal cannot be encoded", "signal", declared.Name, "error", err)
 		return
 	}
-	key := room + "\x00" + actor + "\x00" + declared.Name // a newer one replaces it in a slow client's queue
+	key := room + "\x00" + actor + "\x00" + declared.Name // a newer signal replaces it in a slow client's queue
 	n := s.options.Hub.Shard(declared.Owner).Signal(room, except, key, shared)
 	s.options.Metrics.Delivered.Add(float64(n))
 }
 
-// Run relays between gateways until the context ends.
+// Run relays signals between gateways until the context ends.
 func (s *Signals) Run(ctx context.Context) error {
 	if s.options.Redis == nil {
 		<-ctx.Done()

@@ -1,5 +1,5 @@
-// Package fake has an owner for the gateway's tests: a log in memory with the rooms that follow from it, served in
-// the same way as by a real owner.
+// Package fake provides an owner for the gateway's tests: a log in memory with the rooms that its events open and
+// close, served in the same way as by a real owner.
 package fake
 
 import (
@@ -41,7 +41,7 @@ type Owner struct {
 	stays     map[string][]*meshv1.Stay  // all membership intervals of each user
 	open      map[string]*meshv1.Stay    // the last open interval, by "user room"
 	inRoom    map[string][]int64         // positions of events, ascending
-	records   map[int64]*meshv1.Record   // by position, so that no test spends its time on encoding a record again
+	records   map[int64]*meshv1.Record   // encoded records, by position
 	looked    map[string]bool            // by "user room", whether the user may subscribe
 	snapshots map[string][]envelope.Event
 	asked     int
@@ -178,7 +178,7 @@ func (o *Owner) Grow(topic string, partitions int32) (fences []envelope.Event) {
 	return fences
 }
 
-// Restore begins a new incarnation of the log, which has lost its newest events.
+// Restore begins a new incarnation of the log, as if the log had lost its newest events.
 func (o *Owner) Restore(incarnation string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -290,7 +290,7 @@ func (o *Owner) HoldRooms() (release func()) {
 	})
 }
 
-// Hold holds the calls of Look for a room, or of SessionRooms for a session, that begin before they are released.
+// Hold holds the calls of Look for a room, or of SessionRooms for a session, until release is called.
 func (o *Owner) Hold(name string) (release func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -447,7 +447,7 @@ func (o *Owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]
 		answer.Looked = append(answer.Looked, looked)
 	}
 	for _, l := range r.Msg.Lookers {
-		if l.Snapshot { // the answer to a new subscription, but not to its renewal, is decided at the time of the call
+		if l.Snapshot { // Hold delays the answer to a new subscription, which is already decided, but not to a renewal
 			o.mu.Unlock()
 			o.pass(ctx, l.Room)
 			o.mu.Lock()

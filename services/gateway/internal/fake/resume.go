@@ -14,8 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Resume returns the events that users have missed. Events that were deleted since are returned unchanged, since
-// gateways redact the events in their buffers.
+// Resume returns the events that users have missed. It returns deleted events unchanged, because gateways redact them.
 func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequest]) (
 	*connect.Response[meshv1.ResumeResponse], error) {
 	if err := o.hang(ctx, r.Msg); err != nil {
