@@ -31,9 +31,11 @@ import (
 
 // Headers of a request.
 const (
-	// HeaderCommandID makes a command repeatable: all requests with the same id are one command.
+	// HeaderCommandID is the id of a command. All requests of a user with the same id are one command, so a client can
+	// repeat a request.
 	HeaderCommandID = "Command-Id"
-	// HeaderOnBehalfOf is the id of the user on whose behalf a program acts; its token has the role "service".
+	// HeaderOnBehalfOf is the id of the user on whose behalf a program acts. The program's token must have the role
+	// "service".
 	HeaderOnBehalfOf = "On-Behalf-Of"
 )
 
@@ -43,7 +45,7 @@ type Server struct {
 	Catalog *catalog.Catalog
 	Intake  *intake.Intake
 	Queries *query.Asker
-	// Users limits the requests in flight of each user. Sessions use the same one, so that frames and requests count
+	// Users limits the requests in flight of each user. Sessions use the same Users, so that frames and requests count
 	// together.
 	Users *quota.Users
 	// Hub counts the bytes of answers that clients have not read yet, together with the frames that wait for the
@@ -60,7 +62,7 @@ func (s *Server) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	w := &response{ResponseWriter: out, wait: cmp.Or(s.WriteWait, 10*time.Second)}
 	defer s.Guard.Recover("http", func() {
 		if w.begun {
-			panic(http.ErrAbortHandler) // so that the client does not take the part that it has for the whole answer
+			panic(http.ErrAbortHandler) // so that the client does not take a part of the answer for the whole answer
 		}
 		fail(w, refusal.New(refusal.Internal, "the gateway failed"))
 	})
@@ -128,8 +130,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, name string) erro
 	if err != nil {
 		return err
 	}
-	// The span has a declared name, never a text of the client. A client's traceparent becomes a link, since as the
-	// parent it could force this mesh to record the trace.
+	// The span has a declared name, never a text of the client. The client's traceparent becomes a link: as a parent,
+	// it could force this mesh to record the trace.
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
 		attribute.String("http.request.method", r.Method), attribute.String("url.path", "/api/"+call.name()))}
 	if link, ok := telemetry.Link(r.Header.Get("Traceparent")); ok {
@@ -188,8 +190,8 @@ func (s *Server) find(r *http.Request, name string) (call, error) {
 	return call{}, access.Unknown(s.Catalog, name)
 }
 
-// header returns the value of a header that may be absent but not empty. An empty one probably comes from a variable
-// that is not set, and ignoring it would not be what the caller meant.
+// header returns the value of a header that may be absent but not empty. An empty value probably comes from a variable
+// that is not set, so it is refused instead of ignored.
 func header(r *http.Request, name string) (string, error) {
 	value, err := access.Single(r, name)
 	if err == nil && value == "" && len(r.Header.Values(name)) > 0 {
@@ -222,7 +224,7 @@ type response struct {
 // part is the size of the part of an answer that a client must accept within one wait, in bytes.
 const part = 16 << 10
 
-// Unwrap is called by http.ResponseController.
+// Unwrap returns the underlying writer, for http.ResponseController.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *response) WriteHeader(status int) {
@@ -261,7 +263,7 @@ func allowOrigin(w http.ResponseWriter, r *http.Request) {
 
 // shown returns a refusal in the same form as in frames.
 func shown(r *refusal.Error) json.RawMessage {
-	text, _ := wirejson.Marshal(frame.ErrorOf(r)) // it contains only texts and numbers, so encoding cannot fail
+	text, _ := wirejson.Marshal(frame.ErrorOf(r)) // encoding cannot fail, because there are only texts and numbers
 	return text
 }
 

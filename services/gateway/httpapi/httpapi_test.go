@@ -38,7 +38,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// tokens are the names of users. The token "unknown" cannot be checked.
+// tokens accepts every token as the name of its user, except "unknown", which cannot be checked.
 type tokens struct{}
 
 func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
@@ -48,7 +48,7 @@ func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
 	return auth.User{ID: token}, nil
 }
 
-// api is the HTTP API, with one owner that decides commands as a test tells it.
+// api is the HTTP API with one owner, whose decisions the test defines.
 type api struct {
 	*httpapi.Server
 	url    string
@@ -190,7 +190,7 @@ func TestServer_LimitsTheRequestsInFlightOfAUser(t *testing.T) {
 	require.Equal(t, http.StatusOK, a.post(history, "eve", asked).status, "answered requests must not count")
 }
 
-// A refusal that may be temporary contains when to try again.
+// A refusal that may be temporary contains how long to wait before another attempt.
 func TestServer_ReturnsWhenToTryAgain(t *testing.T) {
 	t.Parallel()
 	a := begin(t, func(a *api) { a.Users.Limits.FrameBurst, a.Users.Limits.Frames = 1, 1 })
@@ -311,7 +311,7 @@ func TestServer_APanicCostsOneRequest(t *testing.T) {
 		a.Users.Limits.Requests = 1
 	})
 	a.chat.OnQuery(func(string, fake.Question) (string, error) { return `{}`, nil })
-	for range 3 { // the limit of one request at a time is free again
+	for range 3 { // a request that has panicked no longer counts against the limit of one
 		got := a.post(send, "alice", sendMessage("hi"))
 		require.Equal(t, http.StatusInternalServerError, got.status, got)
 		require.Equal(t, refusal.Internal, got.code())
@@ -332,7 +332,7 @@ func (b *breaking) Write(p []byte) (int, error) {
 	return b.ResponseWriter.Write(p)
 }
 
-// A panic in the middle of an answer closes the connection, so that the client does not take the part that it has for
+// A panic in the middle of an answer closes the connection, so that the client does not take the part that it got for
 // the whole answer.
 func TestServer_APanicInTheMiddleOfAnAnswerCutsIt(t *testing.T) {
 	t.Parallel()
@@ -389,7 +389,7 @@ func TestServer_EachPartOfAnAnswerHasADeadlineOfItsOwn(t *testing.T) {
 	}
 }
 
-// The request of a client that does not read its answer ends, and its user may send others.
+// The request of a client that does not read its answer ends, and the user may send other requests.
 func TestServer_EndsTheRequestOfAClientThatDoesNotRead(t *testing.T) {
 	t.Parallel()
 	a := begin(t, func(a *api) {
@@ -414,15 +414,15 @@ func TestServer_EndsTheRequestOfAClientThatDoesNotRead(t *testing.T) {
 	_, err = io.ReadFull(socket, first)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return a.post(history, "eve", asked).status == http.StatusOK }, 20*time.Second,
-		10*time.Millisecond, "her request never ends")
+		10*time.Millisecond, "eve's request never ends")
 	require.NoError(t, socket.SetReadDeadline(time.Now().Add(10*time.Second)))
 	rest, _ := io.ReadAll(socket)
 	require.Less(t, len(rest), len(page))
 	require.False(t, bytes.HasSuffix(rest, []byte("0\r\n\r\n")), "the answer looks complete")
 }
 
-// An owner gets few queries of one user at a time, however many requests that user sends, and answers others
-// meanwhile.
+// An owner gets only a few queries of one user at a time, however many requests that user sends. Meanwhile it answers
+// the queries of other users.
 func TestQueries_OfOneUserTakeTurns(t *testing.T) {
 	t.Parallel()
 	a := begin(t)
@@ -465,7 +465,7 @@ func TestQueries_OfOneUserTakeTurns(t *testing.T) {
 	require.Equal(t, 2, most)
 }
 
-// unread is a client that does not read until the test lets it.
+// unread is a client that does not read until the test allows it.
 type unread struct {
 	*httptest.ResponseRecorder
 	writes chan struct{}
@@ -504,7 +504,7 @@ func TestAnswers_UnreadBytesOfOneUserAreLimited(t *testing.T) {
 	require.Equal(t, http.StatusOK, a.post(history, "bob", asked).status)
 	conn, err := a.Hub.Add("eve", frame.JSON)
 	require.NoError(t, err)
-	require.False(t, conn.Reply(make([]byte, bound*6/10), nil), "the connections of the user count as well")
+	require.False(t, conn.Reply(make([]byte, bound*6/10), nil), "the connections of the user count, too")
 	close(first.read)
 	serving.Wait()
 	require.Equal(t, http.StatusOK, first.Code)

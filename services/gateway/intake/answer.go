@@ -7,7 +7,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Answer is the outcome of a command, or its state when the patience has ended.
+// Answer is the outcome of a command. It is a refusal if the command was not accepted, or has no outcome within
+// Options.Patience.
 type Answer struct {
 	CommandID string
 	Kind      envelope.Kind // empty if the outcome is not known yet

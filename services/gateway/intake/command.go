@@ -21,9 +21,9 @@ type Command struct {
 	Body     []byte
 }
 
-// Read decodes and checks the data of a command, and determines its stream. It generates a command id if the client
-// gave none. Worth is how long the client allows the command to wait; 0 means the declared time. The error is a
-// refusal.
+// Read decodes and checks the data of a command, and determines its stream. It generates a command id if the client has
+// not sent one. Worth is how long the client lets the command wait before it expires; 0 means the declared time. The
+// error is a refusal.
 func Read(declared *catalog.Command, actor, id string, data frame.Data, worth time.Duration) (Command, error) {
 	if id == "" {
 		id = uuid.NewString()
@@ -56,5 +56,5 @@ func Read(declared *catalog.Command, actor, id string, data frame.Data, worth ti
 	return c, nil
 }
 
-// size estimates the memory that a waiting command takes, including the answer, in bytes.
+// size returns an estimate of the memory that a waiting command and its answer take, in bytes.
 func (c Command) size() int { return len(c.Body) + len(c.Stream) + len(c.ID) + 512 }

@@ -1,5 +1,6 @@
-// Package intake publishes commands: it checks them against their declarations, publishes them to their owner's command
-// topic in the order in which a connection sent them, and returns each outcome to the connection that waits for it.
+// Package intake publishes commands. It checks them against their declarations, and publishes them to their owner's
+// command topic in the order in which a connection sent them. It passes each outcome to the connection that waits for
+// it.
 package intake
 
 import (
@@ -18,7 +19,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// MaxWaiting is the default of the number of commands without an outcome of one sender.
+// MaxWaiting is the default maximum number of commands of one sender that have no outcome yet.
 const MaxWaiting = 512
 
 // Options of an Intake.
@@ -28,7 +29,7 @@ type Options struct {
 	// Ready reports whether the outcomes of an owner's commands are received. Until it returns true, commands are
 	// refused. By default it returns true once SetReady was called.
 	Ready func(owner string) bool
-	// Patience is how long a client waits before it is answered with "queued" or "unavailable"; 5 s when 0.
+	// Patience is how long a client waits for an outcome before it gets "queued" or "unavailable"; 5 s when 0.
 	Patience time.Duration
 	// MaxWaiting and MaxBytes limit the commands without an outcome, and their bytes, of the whole gateway; 20,000 and
 	// 64 MiB when 0. Beyond them, a user with less than a fair share may still send.
@@ -54,7 +55,7 @@ type Intake struct {
 	waiting map[key]*entry
 	users   map[string]*account
 	total   account
-	idle    chan struct{} // once stopping, closed when every waiter has its first answer
+	idle    chan struct{} // once Close was called, closed when every waiter has its first answer
 	asking  int           // waiters without a first answer
 }
 
@@ -68,7 +69,7 @@ type account struct {
 // size returns the bytes of commands that wait for an outcome or for Kafka.
 func (a *account) size() int { return max(a.bytes, a.unsent) }
 
-// key identifies a command. Its owner stores one outcome for it.
+// key identifies a command. The command's owner stores one outcome for it.
 type key struct{ owner, actor, id string }
 
 // entry is a command without an outcome, and its waiters.
@@ -133,7 +134,7 @@ func (i *Intake) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Close refuses further commands, and waits until those in flight have their first answer.
+// Close refuses further commands, and waits until the commands in flight have their first answer or the context ends.
 func (i *Intake) Close(ctx context.Context) {
 	i.mu.Lock()
 	i.closed = true
@@ -155,8 +156,8 @@ func (i *Intake) endIfIdle() {
 	}
 }
 
-// Resolve passes an outcome to its waiters in this gateway, if there are any. A client that waits under the same id
-// for another command, or on another stream, gets a refusal instead.
+// Resolve passes an outcome to the waiters for it in this gateway, if there are any. An outcome of another command, or
+// on another stream, with the same id is ignored.
 func (i *Intake) Resolve(r envelope.Result) {
 	k := key{r.Source, r.Actor, r.CommandID}
 	i.mu.Lock()
@@ -247,9 +248,9 @@ func (i *Intake) room(w *waiter) *refusal.Error {
 	return nil
 }
 
-// fresh returns the waiters whose commands still have to be published. The others were answered with "unavailable",
-// or their senders were closed and Kafka has not accepted their commands within the patience. The lock is taken once
-// for all, since taking it a thousand times in competition with senders would take seconds.
+// fresh returns the waiters whose commands still have to be published. The other commands were answered with
+// "unavailable", or their senders were closed and Kafka has not accepted the commands within the patience. fresh takes
+// the lock once for all waiters: taking it a thousand times in competition with senders would take seconds.
 func (i *Intake) fresh(waiters []*waiter) []*waiter {
 	fresh := make([]*waiter, 0, len(waiters))
 	i.mu.Lock()
@@ -262,7 +263,7 @@ func (i *Intake) fresh(waiters []*waiter) []*waiter {
 	return fresh
 }
 
-// sent records that commands need not be published any more.
+// sent records that the commands need not be published any more.
 func (i *Intake) sent(waiters []*waiter) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -177,7 +177,7 @@ func TestSend_AnswersQueuedOnceKafkaHasTheCommandAndTheOutcomeLater(t *testing.T
 	require.Equal(t, refusal.NotAMember, later.Refusal.Code)
 }
 
-// The outcome arrives while the client is being answered with "queued", and has enough time to be first.
+// The outcome arrives while the client is being answered with "queued", and has time to overtake that answer.
 func TestSend_TheOutcomeWaitsUntilQueuedIsAnswered(t *testing.T) {
 	t.Parallel()
 	s := begin(t, intake.Options{Patience: time.Second})
@@ -202,7 +202,7 @@ func TestSend_TheOutcomeWaitsUntilQueuedIsAnswered(t *testing.T) {
 	require.Equal(t, envelope.Committed, last.Kind)
 }
 
-// Outcomes arrive at the moment the patience ends. Whatever answers a client gets, the outcome is the last one.
+// Outcomes arrive at the moment when the patience ends. Whichever answers a client gets, the outcome is the last one.
 func TestSend_TheOutcomeIsTheLastAnswer(t *testing.T) {
 	t.Parallel()
 	const commands, patience = 3000, 2 * time.Millisecond
@@ -241,7 +241,7 @@ func TestSend_AnswersUnavailableWithoutKafkaAndDropsTheCommand(t *testing.T) {
 	s.broker.set(false)
 
 	n := 1
-	require.Eventually(t, func() bool { // the next attempt to publish the first one may take longer than the patience
+	require.Eventually(t, func() bool { // the next attempt to publish c1 may take longer than the patience
 		n++
 		again := s.send(sender, s.command(t, "alice", fmt.Sprint("c", n), "hi"))
 		return next(t, again).Refusal.Code == refusal.Queued
@@ -296,8 +296,8 @@ func TestSend_AnIDInUseForAnotherCommandIsRefused(t *testing.T) {
 	require.Equal(t, refusal.IDReused, next(t, other).Refusal.Code, "the same type of command, but with other data")
 }
 
-// A panic while an outcome or "queued" is answered costs only that client its answer. Other waiters of the same
-// outcome, and later commands, get theirs.
+// A panic while an outcome or "queued" is answered affects only that answer. Other waiters for the same outcome, and
+// later commands, get their answers.
 func TestSend_APanicInAnAnswerCostsThatAnswer(t *testing.T) {
 	t.Parallel()
 	for name, patience := range map[string]time.Duration{"the outcome": time.Minute, "the timer": time.Millisecond} {

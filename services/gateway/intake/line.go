@@ -72,8 +72,8 @@ func (l *line) run(ctx context.Context) error {
 	}
 }
 
-// publish publishes a batch, trying again until it succeeds. Later batches wait, so that the order is kept. A command
-// may be published twice, and its owner recognizes the second one by its id. Commands that were answered with
+// publish publishes a batch, and tries again until it succeeds. Later batches wait, so that the order is kept. A
+// command may be published twice; its owner recognizes the second one by the id. Commands that were answered with
 // "unavailable" are not published.
 func (l *line) publish(ctx context.Context, waiters []*waiter) bool {
 	backoff := retry.Backoff{First: 50 * time.Millisecond, Max: time.Second}

@@ -6,7 +6,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Metrics count what the intake does.
+// Metrics count the waiting commands and the outcomes.
 type Metrics struct {
 	Waiting  prometheus.Gauge
 	Outcomes *prometheus.CounterVec

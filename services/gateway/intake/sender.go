@@ -12,8 +12,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Sender is one connection, or one HTTP request, that sends commands. It stores the position of its newest own event
-// in each owner's log, so that its queries can read its writes.
+// Sender is one connection, or one HTTP request, that sends commands. It records the highest position of its own events
+// in each owner's log, so that its queries see them.
 type Sender struct {
 	intake *Intake
 
@@ -41,20 +41,19 @@ type waiter struct {
 
 	taken atomic.Bool // whether Kafka has the command
 
-	// The lock is held while "queued" is decided on and answered, and while the outcome is answered. "queued" must not
-	// follow the outcome, since the client would then wait for another one. This lock is taken before the intake's
-	// lock.
+	// saying is held while the client is answered with "queued" or with the outcome. So "queued" never follows the
+	// outcome; the client would otherwise wait for another one. This lock is taken before the intake's lock.
 	saying sync.Mutex
 
 	// Guarded by the intake.
-	waits bool // whether it is in the table
-	asks  bool // whether it has no answer yet
+	waits bool // whether the waiter is in the table
+	asks  bool // whether the waiter has no answer yet
 	first bool // whether the outcome was the first answer
 }
 
-// Send publishes a command. The function answer may be called from any goroutine, and must not block. It gets the
-// outcome, or the refusal of a command that was not accepted. If the outcome does not come within the patience, it
-// gets "queued", and the outcome in a second call.
+// Send publishes a command. The function answer may be called from any goroutine, and must not block. It is called with
+// the outcome, or with the refusal of a command that was not accepted. If there is no outcome within the patience, it
+// is called with "queued", and later with the outcome.
 func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
 	w := &waiter{key: key{c.Declared.Owner, c.Actor, c.ID}, command: c, size: c.size(), sender: s, answer: answer,
 		born: time.Now(), ctx: context.WithoutCancel(ctx)}
@@ -66,7 +65,7 @@ func (s *Sender) Send(ctx context.Context, c Command, answer func(Answer)) {
 	s.intake.lines[c.Declared.Topic].put(w)
 }
 
-// Close removes the waiters of the sender. Commands that were accepted are still decided.
+// Close removes the waiters of the sender. Commands that were accepted are still published and decided.
 func (s *Sender) Close() {
 	s.mu.Lock()
 	waiters := slices.Collect(maps.Keys(s.waiters))
@@ -135,8 +134,8 @@ func (w *waiter) disarm() {
 	}
 }
 
-// timeOut answers a client when the patience has ended: with "queued" or, for a command that Kafka does not have,
-// with "unavailable". The latter command is removed; the client sends it again with the same id.
+// timeOut answers a client after the patience: with "queued" or, if Kafka does not have the command, with
+// "unavailable". In the latter case the command is removed, and the client sends it again with the same id.
 func (w *waiter) timeOut() {
 	defer w.sender.intake.options.Guard.Recover("outcome", nil)
 	if w.taken.Load() {

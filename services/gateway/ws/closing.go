@@ -11,11 +11,11 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/session"
 )
 
-// grace is how long the end of a connection may take: writing the frames that wait and the close frame, and reading the
-// client's close frame.
+// grace is how long the end of a connection may take. In that time, waiting frames and the close frame are written, and
+// the client's close frame is read.
 const grace = 5 * time.Second
 
-// cut limits the time of everything that is still to be written, and of a write that is stuck, to grace.
+// cut limits the time of all further writes, and of a write that is blocked, to grace.
 func (c *connection) cut() {
 	if c.ending.Swap(true) {
 		return
@@ -32,7 +32,7 @@ func (c *connection) end(r hub.Reason) {
 	}
 }
 
-// endFor ends the connection for a reason, when everything that waited is written.
+// endFor ends the connection for a reason, after all waiting frames were written.
 func (c *connection) endFor(r hub.Reason) {
 	c.end(r)
 	if r == hub.Lost || r == hub.Slow {
@@ -52,7 +52,8 @@ func (c *connection) endAfter(err error) {
 	c.finish(0)
 }
 
-// endAfterPanic ends the connection after a panic of the writer. A close frame cannot follow on a part of a frame.
+// endAfterPanic ends the connection after a panic of the writer. If a frame was written in part, no close frame can
+// follow.
 func (c *connection) endAfterPanic() {
 	c.conn.Close(hub.Internal)
 	if c.torn {
@@ -64,7 +65,7 @@ func (c *connection) endAfterPanic() {
 	c.finish(grace)
 }
 
-// finish ends the reader after a time in which the client may send its close frame.
+// finish makes the reader end after a time in which the client may send its close frame.
 func (c *connection) finish(wait time.Duration) {
 	if !c.finished {
 		c.finished = true
@@ -73,7 +74,7 @@ func (c *connection) finish(wait time.Duration) {
 	}
 }
 
-// reject sends the client why it has no session, and closes the connection.
+// reject sends the reason why the client has no session, and closes the connection.
 func (c *connection) reject(replyTo string, rejected *session.RejectedError) {
 	if rejected.Refusal != nil {
 		c.sendFrame(frame.Refused(replyTo, rejected.Refusal))
@@ -83,21 +84,21 @@ func (c *connection) reject(replyTo string, rejected *session.RejectedError) {
 	c.drain()
 }
 
-// sendFrame sends a frame before there is a queue.
+// sendFrame sends a frame of a connection that has no queue yet.
 func (c *connection) sendFrame(f frame.Frame) {
-	text, _ := f.Encode(c.encoding) // of the gateway itself, which never fails
+	text, _ := f.Encode(c.encoding) // a frame of the gateway itself; its encoding never fails
 	_ = c.send(append(appendHeader(nil, operation[c.encoding], true, len(text)), text...))
 }
 
-// sendClosing sends the frame closing before there is a queue.
+// sendClosing sends the frame "closing" on a connection that has no queue yet.
 func (c *connection) sendClosing(r hub.Reason) {
 	if f, ok := r.Frame(); ok {
 		c.sendFrame(f)
 	}
 }
 
-// drain reads until the client closes. Closing a socket with unread data would discard what was written last, which is
-// the close frame.
+// drain reads until the client closes. If a socket with unread data were closed, the system would discard the data
+// written last, which includes the close frame.
 func (c *connection) drain() {
 	_ = c.net.SetReadDeadline(time.Now().Add(grace))
 	c.discard()

@@ -17,39 +17,39 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// connection is one socket. Its reader (reader.go) has a goroutine for as long as the socket is open, its writer
-// (writer.go) only while frames wait.
+// connection is one socket. Its reader (reader.go) has a goroutine for as long as the socket is open. Its writer
+// (writer.go) has one only while frames wait.
 type connection struct {
 	server   *Server
-	socket   *websocket.Conn // only reads: whatever is written goes through send
+	socket   *websocket.Conn // used only for reading; all writes go through send
 	net      net.Conn
 	encoding frame.Encoding
 	conn     *hub.Conn
 
-	seen        atomic.Int64 // when the client was last known to be there, in nanoseconds since 1970
-	unconfirmed atomic.Int64 // bytes written since then
+	seen        atomic.Int64 // when the client was last known to be alive, in nanoseconds since 1970
+	unconfirmed atomic.Int64 // bytes written since that time
 
 	pingDue atomic.Bool
-	ending  atomic.Bool // the write deadline is the last one, see cut
+	ending  atomic.Bool // the write deadline is the last one; see cut
 	mu      sync.Mutex
-	pong    []byte // the payload of a ping that is to be answered, or nil
+	pong    []byte // the payload of a ping to answer, or nil
 
-	// Used by the writer alone.
+	// Used only by the writer.
 	armed    time.Time // when the write deadline was set
-	torn     bool      // a write ended in the middle
+	torn     bool      // a frame was written in part
 	finished bool
 
-	slot    int            // in the wheel
+	slot    int            // in wheel.slots
 	written sync.WaitGroup // done when the writer has written the close frame
 }
 
-// handshake has what the request of a connection contains.
+// handshake contains the data from the request that opened a connection.
 type handshake struct {
-	user   *auth.User // that of the header Authorization; nil where there was none
+	user   *auth.User // the user of the token in the header Authorization; nil if there is no token
 	device string
 }
 
-// serve handles a connection after its upgrade, until it has ended.
+// serve handles a connection from its upgrade to its end.
 func (c *connection) serve(ctx context.Context, h handshake) {
 	o := c.server.options
 	defer c.server.leave()
@@ -101,8 +101,8 @@ func (c *connection) serve(ctx context.Context, h handshake) {
 	c.written.Wait()
 }
 
-// first waits for the first message of the client, and returns it or the refusal of it. It returns false where there
-// was none, after closing the connection.
+// first waits for the client's first message. It returns the message, or the refusal of a message of the wrong kind. It
+// returns false if there is no message to handle, and has then closed the connection.
 func (c *connection) first() (message []byte, refused error, ok bool) {
 	_ = c.net.SetReadDeadline(time.Now().Add(c.server.options.Handshake))
 	message, err := c.read()
@@ -114,14 +114,14 @@ func (c *connection) first() (message []byte, refused error, ok bool) {
 	case errors.Is(err, errOther):
 		return nil, session.WrongKind(c.encoding), true
 	case timeout(err):
-		// Nothing can be read after a deadline, so a late frame is answered by a reset.
+		// After a read deadline nothing more can be read, so a late frame is answered with a TCP reset.
 		c.sendClosing(hub.ConnectTimeout)
 		c.end(hub.ConnectTimeout)
 	}
 	return nil, nil, false
 }
 
-// start starts the session, and takes the frames that came in one message with connect.
+// start starts the session, and handles the frames that came in one message with connect.
 func (c *connection) start(ctx context.Context, s *session.Session, next func() (frame.Request, error, bool)) {
 	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
 	s.Start(ctx)

@@ -27,8 +27,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// works is what everybody else must be able to do, whatever one user does: connect, send a command, and get what is
-// said.
+// works checks that other users are not affected by a hostile one: they can connect, send a command, and get an event.
 func (m *mesh) works(t testing.TB) {
 	t.Helper()
 	got := make(chan client.Event, 1)
@@ -54,7 +53,7 @@ func (m *mesh) works(t testing.TB) {
 	}
 }
 
-// hostile is a user with so many connections, each of which sends frames, and counts the codes of what is refused.
+// hostile is a user with several connections that send frames. It counts the refusals by code.
 type hostile struct {
 	sockets []*websocket.Conn
 	mu      sync.Mutex
@@ -93,7 +92,7 @@ func (m *mesh) hostile(t testing.TB, connections int) *hostile {
 	return h
 }
 
-// send sends frames on all connections at once.
+// send sends the given number of frames on each connection, all connections at once.
 func (h *hostile) send(each int, frame func(socket, n int) string) {
 	var sending sync.WaitGroup
 	for s, socket := range h.sockets {
@@ -124,15 +123,15 @@ func command(s, n int) string {
 func TestHostile_CommandsWithoutOutcomeFillNobodyElsesTable(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]intake.Options{
-		"bounded for the user": {}, "when the gateway has as much as it takes": {MaxWaiting: 600},
-		"in bytes": {MaxBytes: 200_000},
+		"the limit of the user": {}, "the count of the gateway": {MaxWaiting: 600},
+		"the bytes of the gateway": {MaxBytes: 200_000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.intake, s.mesh.silent = o, undecided })
 			m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
 			h := m.hostile(t, 64)
-			h.send(32, command) // 2,048 of which at most 1,024 may wait
+			h.send(32, command) // 2,048 commands, of which at most 1,024 may wait
 			require.Eventually(t, func() bool { return h.refused(refusal.TooManyWaiting) >= 64*32-1024 }, 20*time.Second,
 				10*time.Millisecond)
 			m.works(t)
@@ -150,11 +149,11 @@ func TestHostile_LongIDsAreRefusedAndNotKept(t *testing.T) {
 		return fmt.Sprintf(`{"id":"%s","type":"chat.send_message","command_id":"%d","data":{"conversation_id":"g","body":"hi"}}`, long, n)
 	})
 	require.Eventually(t, func() bool { return h.refused(refusal.InvalidField) == 50 }, 20*time.Second, time.Millisecond)
-	h.send(1, command) // the connection stays, and has nothing waiting
+	h.send(1, command) // the connection stays open, and no command waits
 	m.works(t)
 }
 
-// A waiting command keeps its body, and not the frame that it came in: 512 of 60 kB would be 30 MB.
+// A waiting command keeps its body, and not the message that contained it: 512 messages of 60 kB would take 30 MB.
 func TestHostile_WaitingCommandsKeepNoFrames(t *testing.T) {
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.mesh.silent = undecided })
 	h := m.hostile(t, 1)
@@ -205,7 +204,7 @@ func TestHostile_SubscriptionsAreBoundedForTheUser(t *testing.T) {
 	m := begin(t, ws.Options{}, hub.Options{})
 	m.chat.Append("alice", "chat.conversation_started", `{"conversation_id":"g","user_ids":["alice","bob"]}`)
 	h := m.hostile(t, 8)
-	h.send(20, func(s, n int) string { // 1,600 rooms at once
+	h.send(20, func(s, n int) string { // 8 connections subscribe to 1,600 rooms
 		var rooms []string
 		for i := range 10 {
 			rooms = append(rooms, fmt.Sprintf(`"presence:p%d-%d-%d"`, s, n, i))
@@ -216,12 +215,12 @@ func TestHostile_SubscriptionsAreBoundedForTheUser(t *testing.T) {
 	m.works(t)
 }
 
-// A user has answers asked for on many connections and reads none of them. Once what one user may have waiting is
-// reached, further answers are refused, on connections that are read as well, and others get theirs.
+// A user sends queries on many connections and reads no answers. Once the answers that wait reach the user's limit,
+// further answers to this user are refused, also on connections that are read. Other users get their answers.
 func TestHostile_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{WriteWait: time.Minute}, hub.Options{Limits: hub.Limits{UserBytes: 2 << 20}})
-	const size = 500_000 // more than an equal share, which each connection may hold whatever the others do
+	const size = 500_000 // more than an equal share, which a connection may hold in any case
 	page := fmt.Sprintf(`{"messages":[{"body":%q}]}`, strings.Repeat("x", size))
 	m.chat.OnQuery(func(string, fake.Question) (string, error) { return page, nil })
 	const ask = `{"id":"q","type":"chat.history","data":{"conversation_id":"g"}}`
@@ -233,7 +232,7 @@ func TestHostile_AnswersThatAreNotReadAreBounded(t *testing.T) {
 		socket := m.raw(t, "eve")
 		require.NoError(t, socket.NetConn().(*net.TCPConn).SetReadBuffer(4<<10))
 		stuck = append(stuck, socket)
-		for range 8 { // 16 MB in all
+		for range 8 { // 16 MB on the four connections
 			write(t, socket, ask)
 		}
 	}
@@ -252,7 +251,7 @@ func TestHostile_AnswersThatAreNotReadAreBounded(t *testing.T) {
 	require.Eventually(t, func() bool {
 		write(t, reads, ask)
 		return read(t, reads).OK
-	}, 20*time.Second, time.Millisecond, "what nobody will read is free again")
+	}, 20*time.Second, time.Millisecond, "answers of closed connections no longer count")
 }
 
 func TestHostile_ConnectionsAreBoundedInTime(t *testing.T) {
@@ -264,7 +263,7 @@ func TestHostile_ConnectionsAreBoundedInTime(t *testing.T) {
 		socket, _, err := websocket.DefaultDialer.Dial(m.url, http.Header{"Authorization": {"Bearer eve"}})
 		require.NoError(t, err)
 		write(t, socket, connectFrame)
-		if n > 250 { // below that none is refused
+		if n > 250 { // up to there no connection is refused
 			refused = read(t, socket).Code == hub.TooFast.Code
 		} else {
 			ready(t, socket)
@@ -275,8 +274,8 @@ func TestHostile_ConnectionsAreBoundedInTime(t *testing.T) {
 	m.works(t)
 }
 
-// BenchmarkHostile compares how long another user takes to connect, send and get an event while nobody does harm, with
-// the same beside each hostile user, in one run: p99 in ms, and as a ratio.
+// BenchmarkHostile measures how long another user takes to connect, send and get an event, first alone and then beside
+// each hostile user. It reports p99 in milliseconds, and its ratio to the quiet run.
 func BenchmarkHostile(b *testing.B) {
 	long := strings.Repeat("i", 60_000)
 	users := []struct {
@@ -305,8 +304,8 @@ func BenchmarkHostile(b *testing.B) {
 						if socket.WriteMessage(websocket.TextMessage, frame) != nil {
 							return
 						}
-						// All together send twice what is taken: the senders are in this process, too, and are not to
-						// be what takes its time.
+						// All senders together send twice as much as the gateway accepts, and no more, because they use
+						// the CPU time of the same process.
 						time.Sleep(time.Duration(u.connections*quota.Cost(len(frame))) * time.Second / 4000)
 					}
 				})

@@ -16,13 +16,13 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/ws"
 )
 
-// maxIdle is what an idle connection may cost, in bytes: its heap, its stacks, and the same of the test's own end of
-// it.
+// maxIdle is the maximum cost of an idle connection, in bytes: heap and stacks, including those of the test's own end
+// of the connection.
 const maxIdle = 17_000
 
 func TestIdleConnection_CostsLittle(t *testing.T) {
 	cost, goroutines := idle(t, 300)
-	for range 3 { // what else the process keeps meanwhile only adds to it
+	for range 3 { // other memory that the process allocates meanwhile can only increase the result
 		if cost < maxIdle {
 			break
 		}
@@ -31,7 +31,7 @@ func TestIdleConnection_CostsLittle(t *testing.T) {
 	}
 	t.Logf("%.1f kB and %.2f goroutines for each", cost/1000, goroutines)
 	require.Less(t, cost, float64(maxIdle))
-	require.Less(t, goroutines, 1.2, "the reader")
+	require.Less(t, goroutines, 1.2, "only the reader has a goroutine")
 }
 
 // BenchmarkIdle measures 2,000 connections: go test ./ws -run '^$' -bench Idle -benchtime 1x
@@ -43,7 +43,7 @@ func BenchmarkIdle(b *testing.B) {
 	}
 }
 
-// idle opens sockets with the headers of a browser, and returns what each costs once all are ready.
+// idle opens sockets with the headers of a browser. It returns the cost of each once all are connected.
 func idle(t testing.TB, sockets int) (cost, goroutines float64) {
 	m := begin(t, ws.Options{}, hub.Options{PerUser: sockets})
 	address := strings.TrimSuffix(strings.TrimPrefix(m.url, "ws://"), "/ws")
@@ -70,14 +70,14 @@ func idle(t testing.TB, sockets int) (cost, goroutines float64) {
 		_, err = c.Write(masked(connectFrame))
 		require.NoError(t, err)
 		head := make([]byte, 2)
-		for head[0] == 0 || head[0] == 0x89 { // the reply to connect; it may be that a ping is due before
+		for head[0] == 0 || head[0] == 0x89 { // skip pings before the reply to connect
 			_, err = io.ReadFull(r, head)
 			require.NoError(t, err)
 		}
 		require.Equal(t, byte(0x81), head[0])
 		return c
 	}
-	for range 50 { // the first ones make what all share
+	for range 50 { // the first connections allocate memory that all share
 		warm := open(0)
 		defer func() { _ = warm.Close() }()
 	}
@@ -89,7 +89,7 @@ func idle(t testing.TB, sockets int) (cost, goroutines float64) {
 	}
 	var after uint64
 	var last int
-	for range 50 { // until what opening took has ended
+	for range 50 { // until the goroutines that opened connections have ended
 		after = memory()
 		if now := runtime.NumGoroutine(); now == last {
 			break
@@ -105,12 +105,12 @@ func idle(t testing.TB, sockets int) (cost, goroutines float64) {
 	return cost, goroutines
 }
 
-// masked is a text as clients frame it, with a mask that changes nothing.
+// masked returns a text in a WebSocket frame of a client, with a mask of zeros.
 func masked(text string) []byte {
 	return append([]byte{0x81, 0x80 | byte(len(text)), 0, 0, 0, 0}, text...)
 }
 
-// memory is the heap that is live and the stacks in use.
+// memory returns the size of the live heap and of the stacks in use.
 func memory() uint64 {
 	runtime.GC()
 	runtime.GC()

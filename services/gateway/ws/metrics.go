@@ -2,13 +2,13 @@ package ws
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics count what clients send and why connections end.
+// Metrics count the frames of clients, and the connections that have ended, by reason.
 type Metrics struct {
 	Frames prometheus.Counter
 	Closed *prometheus.CounterVec
 }
 
-// NewMetrics makes the metrics, and registers them unless the registry is nil.
+// NewMetrics returns the metrics, and registers them unless the registry is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Frames: prometheus.NewCounter(prometheus.CounterOpts{

@@ -25,7 +25,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// The tests in this file are the sentences of docs/protocol.md that are about one connection.
+// The tests in this file check the statements of docs/protocol.md about one connection.
 
 func TestConnect_TheReplySaysWhatAClientHasToKnow(t *testing.T) {
 	t.Parallel()
@@ -65,8 +65,8 @@ func TestConnect_TheTokensOfFrameAndHeaderNameTheSameUser(t *testing.T) {
 	}
 }
 
-// Frames may be sent behind connect without waiting, in the same message or in others. They are answered before the
-// rooms of the user are open, and so is a heartbeat sent.
+// A client may send frames behind connect without waiting, in the same message or in later ones. They are answered
+// before the rooms of the user are open, and heartbeats are sent during that time, too.
 func TestConnect_FramesBehindItAreAnsweredWhileAnOwnerIsAway(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 20 * time.Millisecond})
@@ -113,7 +113,7 @@ func TestConnect_WithoutAReplyInTimeTheClientComesBack(t *testing.T) {
 	require.True(t, hub.ConnectTimeout.Reconnect)
 }
 
-// Heartbeats are sent in every period, whether anything happens or not.
+// Heartbeats are sent in every period, whether or not there are events.
 func TestHeartbeat_IsASignOfLife(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 10 * time.Millisecond})
@@ -126,7 +126,8 @@ func TestHeartbeat_IsASignOfLife(t *testing.T) {
 	}
 }
 
-// A page cannot see the answer to a refused handshake, so it gets every error but that of its origin after the upgrade.
+// A web page cannot see the response to a refused handshake, so it gets every error after the upgrade, except that of
+// its origin.
 func TestBrowser_IsToldAfterTheUpgrade(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -150,8 +151,8 @@ func TestBrowser_IsToldAfterTheUpgrade(t *testing.T) {
 	require.Equal(t, hub.Shutdown.Code, closed(t, page("alice")))
 }
 
-// Of a gateway with too many connections, a page sees the close code, as far as there are not too many such pages. A
-// program, and a page of another origin, see the HTTP status.
+// If a gateway has too many connections, a web page gets the close code, unless too many such pages are being refused.
+// A program, or a page of another origin, gets the HTTP status.
 func TestBrowser_IsToldThatTheGatewayIsFull(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) {
@@ -188,7 +189,7 @@ func TestBrowser_IsToldThatTheGatewayIsFull(t *testing.T) {
 			break
 		}
 		open = append(open, socket)
-		require.LessOrEqual(t, len(open), 32, "the gateway has a file open for each of them")
+		require.LessOrEqual(t, len(open), 32, "each refused page occupies an open file")
 	}
 	for _, socket := range open {
 		closing := read(t, socket)
@@ -200,14 +201,14 @@ func TestBrowser_IsToldThatTheGatewayIsFull(t *testing.T) {
 		_ = socket.Close()
 	}
 	require.True(t, hub.GatewayFull.Reconnect)
-	require.Eventually(t, func() bool { // once those are closed, others are told
+	require.Eventually(t, func() bool { // once those connections are closed, other pages get the close code
 		socket, _ := dial("https://school.example")
 		return socket != nil
 	}, 10*time.Second, 10*time.Millisecond)
 }
 
-// The first frame has the bound that all frames have. A larger one is not read to its end, so there is no id to reply
-// to: the client sees the close code.
+// The first frame has the same size limit as all frames. A larger frame is not read to its end, so there is no id to
+// reply to, and the client gets only the close code.
 func TestConnect_AFirstFrameThatIsTooLargeIsClosedWith1009(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -247,7 +248,7 @@ func TestSubprotocol_IsTheFirstThatIsKnown(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, response.StatusCode)
 }
 
-// binary is a socket that speaks the Protobuf subprotocol.
+// binary opens a socket with the Protobuf subprotocol.
 func (m *mesh) binary(t *testing.T) (send func(...*gatewayv1.ClientFrame), read func() *gatewayv1.ServerFrame, socket *websocket.Conn) {
 	t.Helper()
 	socket, _, err := websocket.DefaultDialer.Dial(m.url, http.Header{"Authorization": {"Bearer alice"},
@@ -309,7 +310,7 @@ func TestProtobuf_TheSameFramesInBinary(t *testing.T) {
 	require.NoError(t, proto.Unmarshal(read().GetReply().Data, &history))
 	require.EqualValues(t, 7, history.Version)
 
-	// A bad frame costs nothing but an answer.
+	// A bad frame is refused and has no other effect.
 	send(&gatewayv1.ClientFrame{Id: "x", Type: "chat.send_message", Data: []byte("\xff")})
 	require.Equal(t, refusal.InvalidField, read().GetReply().Outcome.Error.Code)
 	require.NoError(t, socket.WriteMessage(websocket.BinaryMessage, []byte("\x05ab")))
@@ -326,7 +327,7 @@ func TestProtobuf_TheSameFramesInBinary(t *testing.T) {
 	require.EqualValues(t, hub.Shutdown.Code, f.GetClosing().Code)
 }
 
-// Control frames take effect and are answered in order, whatever one of them waits for.
+// Control frames take effect and are answered in order, even if one of them has to wait.
 func TestControl_FramesAreAnsweredInOrder(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -349,7 +350,7 @@ func TestControl_FramesAreAnsweredInOrder(t *testing.T) {
 		}
 	}
 	write(t, socket, send)
-	require.Equal(t, "c1", read(t, socket).ReplyTo, "a command waits for none of them")
+	require.Equal(t, "c1", read(t, socket).ReplyTo, "a command does not wait for control frames")
 	feed.SetAway(false)
 	for n := range 6 {
 		f := read(t, socket)
@@ -360,7 +361,7 @@ func TestControl_FramesAreAnsweredInOrder(t *testing.T) {
 	declared, _ := m.catalog.Event(e.Type)
 	m.hub.Shard("feed").Deliver(hub.NewEvent(e, declared))
 	write(t, socket, `{"id":"last","type":"ping"}`)
-	require.Equal(t, "last", read(t, socket).ReplyTo, "after the reply to unsubscribe nothing of the room comes")
+	require.Equal(t, "last", read(t, socket).ReplyTo, "no event of the room follows the reply to unsubscribe")
 }
 
 func TestToken_IsRenewedOnALiveConnection(t *testing.T) {
@@ -368,16 +369,16 @@ func TestToken_IsRenewedOnALiveConnection(t *testing.T) {
 	m := begin(t, ws.Options{}, hub.Options{})
 	expiring := make(chan time.Duration, 4)
 	c := m.dial(t, client.Options{Token: "short-alice", OnTokenExpiring: func(left time.Duration) { expiring <- left }})
-	require.LessOrEqual(t, <-expiring, time.Minute, "it has less than a minute left")
+	require.LessOrEqual(t, <-expiring, time.Minute, "the token is valid for less than a minute")
 	var refused *client.Error
-	require.ErrorAs(t, c.Authenticate(t.Context(), "bob"), &refused, "of another user")
+	require.ErrorAs(t, c.Authenticate(t.Context(), "bob"), &refused, "a token of another user")
 	require.Equal(t, refusal.Unauthorized, refused.Code)
 	require.ErrorAs(t, c.Authenticate(t.Context(), "bad"), &refused)
 	require.ErrorAs(t, c.Authenticate(t.Context(), "unknown"), &refused)
 	require.Equal(t, refusal.Unavailable, refused.Code)
 	require.NoError(t, c.Authenticate(t.Context(), "alice"))
 
-	// Without that it ends when its token does; a refused renewal changes nothing.
+	// Without a renewal, the connection ends when its token expires. A refused renewal changes nothing.
 	brief := m.dial(t, client.Options{Token: "brief-alice"})
 	_ = brief.Authenticate(t.Context(), "bad")
 	<-brief.Done()
@@ -388,7 +389,7 @@ func TestToken_IsRenewedOnALiveConnection(t *testing.T) {
 	select {
 	case <-renewed.Done():
 		t.Fatal(renewed.Err())
-	case <-time.After(300 * time.Millisecond): // three times as long as the first token holds
+	case <-time.After(300 * time.Millisecond): // three times as long as the first token is valid
 	}
 }
 
@@ -409,7 +410,7 @@ func TestCommand_ExpiresWhenItsClientSaysSo(t *testing.T) {
 		require.NoError(t, err)
 		at := <-expires
 		if ms == nil {
-			require.True(t, at.IsZero(), "the command declares no end")
+			require.True(t, at.IsZero(), "the command never expires")
 			continue
 		}
 		require.False(t, at.Before(before.Add(time.Minute).Truncate(time.Millisecond)))
@@ -417,7 +418,7 @@ func TestCommand_ExpiresWhenItsClientSaysSo(t *testing.T) {
 	}
 }
 
-// An error has what a form and an operator need: the field, and the trace where it is recorded.
+// An error contains the field, for forms, and the trace if it is recorded, for operators.
 func TestError_NamesTheFieldAndTheTrace(t *testing.T) {
 	t.Parallel()
 	tracer := trace.NewTracerProvider(trace.WithSampler(trace.AlwaysSample())).Tracer("test")
@@ -445,8 +446,8 @@ func TestError_NamesTheFieldAndTheTrace(t *testing.T) {
 	require.NotContains(t, f.Error, "retry_after_ms", "waiting does not help")
 }
 
-// Whatever has a code of its own is closed after a frame that says so, and clients know by the code whether to come
-// back.
+// Every close code of this protocol has a text for the frame "closing", and the code tells clients whether to
+// reconnect.
 func TestClosing_CodesSayWhetherToReconnect(t *testing.T) {
 	t.Parallel()
 	values := gatewayv1.CloseCode(0).Descriptor().Values()
@@ -458,6 +459,6 @@ func TestClosing_CodesSayWhetherToReconnect(t *testing.T) {
 		declared := proto.GetExtension(values.Get(i).Options(), gatewayv1.E_Close).(*gatewayv1.Close)
 		require.Equal(t, code < 4500, declared.Reconnect, values.Get(i).Name())
 		require.NotEmpty(t, declared.Message)
-		require.LessOrEqual(t, len(declared.Message), 123, "what a close frame holds")
+		require.LessOrEqual(t, len(declared.Message), 123, "the limit of a close frame")
 	}
 }

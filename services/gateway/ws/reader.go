@@ -22,7 +22,7 @@ var (
 // messageKind is the kind of WebSocket message that contains the frames of an encoding.
 var messageKind = [frame.Encodings]int{frame.JSON: websocket.TextMessage, frame.Protobuf: websocket.BinaryMessage}
 
-// readAll has the session handle the client's messages one by one, until the connection ends. Then it waits for the
+// readAll passes the client's messages to the session, one by one, until the connection ends. Then it waits for the
 // client's close frame, within grace.
 func (c *connection) readAll(ctx context.Context, s *session.Session) {
 	defer c.server.options.Guard.Recover("reader", func() { c.conn.Close(hub.Internal) })
@@ -49,7 +49,7 @@ func (c *connection) readAll(ctx context.Context, s *session.Session) {
 	c.discard()
 }
 
-// read returns one message. A message larger than frame.MaxMessage is not read to its end.
+// read returns one message. If a message is larger than frame.MaxMessage, read stops early and returns errTooLarge.
 func (c *connection) read() ([]byte, error) {
 	kind, r, err := c.socket.NextReader()
 	if err != nil {
@@ -76,7 +76,7 @@ func (c *connection) read() ([]byte, error) {
 	}
 }
 
-// alive notes that the client was heard from.
+// alive records that something was received from the client.
 func (c *connection) alive() {
 	c.seen.Store(time.Now().UnixNano())
 	c.unconfirmed.Store(0)

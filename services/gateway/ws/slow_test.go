@@ -23,7 +23,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// slowLink lets so many bytes a second through.
+// slowLink limits the bytes that are read to a rate per second.
 type slowLink struct {
 	net.Conn
 	rate int
@@ -35,7 +35,7 @@ func (c slowLink) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// slow is a socket over a slow link.
+// slow opens a socket over a slow link.
 func (m *mesh) slow(t *testing.T, token, connect string, rate int) *websocket.Conn {
 	t.Helper()
 	dialer := websocket.Dialer{ReadBufferSize: 4096, NetDialContext: func(ctx context.Context, network, address string) (
@@ -54,8 +54,8 @@ func (m *mesh) slow(t *testing.T, token, connect string, rate int) *websocket.Co
 	return socket
 }
 
-// hurried makes the gateway give up a client after 8 s of silence, which is too short for these links to let everything
-// through, but long enough for a pong on a busy machine.
+// hurried makes the gateway close connections after 8 s of silence. In that time these links cannot transfer
+// everything, but even a busy machine can answer a ping.
 var hurried = ws.Options{Ping: 4 * time.Second}
 
 func TestSlowLink_SixteenPagesAtOnceAreAllAnswered(t *testing.T) {
@@ -76,7 +76,7 @@ func TestSlowLink_SixteenPagesAtOnceAreAllAnswered(t *testing.T) {
 	}
 	write(t, socket, `{"id":"again","type":"chat.history","data":{"conversation_id":"g"}}`)
 	again := read(t, socket)
-	require.True(t, again.OK, "the slots are free again: %+v", again)
+	require.True(t, again.OK, "answers that were read no longer count: %+v", again)
 }
 
 func TestFastLink_PagesOfEmojiDoNotEndTheConnection(t *testing.T) {
@@ -90,7 +90,7 @@ func TestFastLink_PagesOfEmojiDoNotEndTheConnection(t *testing.T) {
 	for n := range 4 {
 		write(t, socket, fmt.Sprintf(`{"id":"%d","type":"chat.history","data":{"conversation_id":"g"}}`, n))
 	}
-	var answers [][]byte // read at once, and looked at when all are there: the client is fast, however busy the machine is
+	var answers [][]byte // decoded only when all have arrived, so that the client reads fast even on a busy machine
 	for len(answers) < 4 {
 		_, text, err := socket.ReadMessage()
 		require.NoError(t, err)
@@ -133,7 +133,7 @@ func TestSlowLink_AClientComesBackToMegabytes(t *testing.T) {
 		require.Nil(t, f.Error)
 	}
 	require.Equal(t, missed, events)
-	require.NotZero(t, pings, "pings do not wait behind what was missed")
+	require.NotZero(t, pings, "pings do not wait behind missed events")
 }
 
 func TestSlowLink_OneThatTakesNothingIsEnded(t *testing.T) {
@@ -149,7 +149,7 @@ func TestSlowLink_OneThatTakesNothingIsEnded(t *testing.T) {
 	require.Eventually(t, func() bool { return m.gone("alice") }, time.Minute, 10*time.Millisecond)
 }
 
-// cutting passes connections on to a gateway, and cuts each after so many bytes for the client.
+// cutting is a proxy to a gateway that cuts each connection after the given number of bytes for the client.
 func cutting(t *testing.T, to string, after int64) (address string, cuts *atomic.Int64) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -181,8 +181,8 @@ func cutting(t *testing.T, to string, after int64) (address string, cuts *atomic
 	return listener.Addr().String(), cuts
 }
 
-// A link that lets 20 kB a second through and is lost every 20 seconds lets 400 kB through each time. A client that has missed
-// almost 4 MiB, which is as much as one is given, comes back until it has everything, once and in order.
+// A link of 20 kB/s that is lost every 20 seconds lets 400 kB through each time. A client that has missed almost 4 MiB,
+// the most that a client can get, resumes until it has every event, once and in order.
 func TestSlowLink_AClientThatIsCutOffCatchesUp(t *testing.T) {
 	t.Parallel()
 	for _, protobuf := range []bool{false, true} {
@@ -214,7 +214,7 @@ func TestSlowLink_AClientThatIsCutOffCatchesUp(t *testing.T) {
 			defer cancel()
 			for tries := 0; ; tries++ {
 				require.NoError(t, ctx.Err())
-				require.Less(t, tries, 40, "it makes no progress")
+				require.Less(t, tries, 40, "the client makes no progress")
 				last, err := first.Redial(ctx, "ws://"+address+"/ws")
 				if err == nil {
 					t.Cleanup(last.Close)
@@ -231,7 +231,7 @@ func TestSlowLink_AClientThatIsCutOffCatchesUp(t *testing.T) {
 	}
 }
 
-// A message within the limits is accepted in any legal JSON: 8,000 emoji as \u escapes are 96 kB.
+// A message within the limits is accepted in any valid JSON: 8,000 emoji as \u escapes take 96 kB.
 func TestFrame_ALongMessageOfEscapesIsTaken(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -252,7 +252,7 @@ func TestFrame_ALongMessageOfEscapesIsTaken(t *testing.T) {
 	require.True(t, read(t, socket).OK)
 }
 
-// history is an answer to chat.history with so many messages of so many characters.
+// history returns an answer to chat.history with the given number of messages and of characters in each message.
 func history(messages, characters int, character string) string {
 	body := strings.Repeat(character, characters)
 	var all []string

@@ -5,12 +5,12 @@ import (
 	"syscall"
 )
 
-// tcpNotsentLowat is TCP_NOTSENT_LOWAT of tcp(7), which package syscall lacks.
+// tcpNotsentLowat is TCP_NOTSENT_LOWAT of tcp(7), which package syscall does not define.
 const tcpNotsentLowat = 25
 
-// limitUnsent bounds the bytes that the system buffers of a connection beyond those on their way to the client.
-// Otherwise it buffers megabytes: pings would wait behind them, and a client on a slow link would seem to accept
-// nothing for many seconds.
+// limitUnsent bounds the bytes that the system buffers for a connection and has not sent yet. Otherwise the system
+// would buffer megabytes: pings would wait behind them, and a client on a slow link would seem to accept nothing for
+// many seconds.
 func limitUnsent(c net.Conn) {
 	s, ok := c.(syscall.Conn)
 	if !ok {

@@ -4,8 +4,8 @@ package ws
 
 import "net"
 
-// limitUnsent bounds the bytes that the system buffers of a connection. Without TCP_NOTSENT_LOWAT that includes the
-// bytes on their way to the client.
+// limitUnsent bounds the bytes that the system buffers for a connection. Without TCP_NOTSENT_LOWAT, the bound includes
+// the bytes that were sent and not acknowledged.
 func limitUnsent(c net.Conn) {
 	if s, ok := c.(interface{ SetWriteBuffer(int) error }); ok {
 		_ = s.SetWriteBuffer(2 * maxUnsent)

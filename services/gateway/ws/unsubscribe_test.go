@@ -15,7 +15,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// deliver has the gateway deliver an event of an owner's log.
+// deliver makes the gateway deliver an event of an owner's log.
 func (m *mesh) deliver(e envelope.Event) {
 	declared, _ := m.catalog.Event(e.Type)
 	shard := m.hub.Shard(e.Source)
@@ -28,13 +28,13 @@ func (m *mesh) posted(n int) envelope.Event {
 		fmt.Sprintf(`{"post_id":"7","author_id":"carol","body":"%d"}`, n))
 }
 
-// Subscriptions that connect began end also where their owner has not answered yet: nothing of them follows the reply
-// to unsubscribe, and the reply to connect does not contain them. This holds for a client that resumes, one that does
-// not, and one whose rooms are those of its session.
+// Unsubscribing ends subscriptions that connect began, even if their owner has not answered yet. No event of the room
+// follows the reply to unsubscribe, and the reply to connect does not list the room. This holds for a client that
+// resumes, one that does not, and one that gets the rooms of its session.
 func TestUnsubscribe_BehindAConnectEndsWhatItSubscribedTo(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ resumes, restores bool }{
-		"resumed": {resumes: true}, "afresh": {}, "restored": {resumes: true, restores: true},
+		"resumed": {resumes: true}, "new": {}, "restored": {resumes: true, restores: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -52,7 +52,7 @@ func TestUnsubscribe_BehindAConnectEndsWhatItSubscribedTo(t *testing.T) {
 			}
 			kept("post:7", "post:8")
 			first.Close()
-			m.deliver(m.posted(1)) // is missed
+			m.deliver(m.posted(1)) // the client misses this event
 
 			feed.SetAway(true)
 			connect := map[string]any{"session_id": session}
@@ -68,7 +68,7 @@ func TestUnsubscribe_BehindAConnectEndsWhatItSubscribedTo(t *testing.T) {
 			write(t, socket, `{"id":"connect","type":"connect","data":`+string(withToken(t, data))+`}`+"\n"+
 				`{"id":"un","type":"unsubscribe","data":{"rooms":["post:7"]}}`+"\n"+send)
 			require.Equal(t, "c1", read(t, socket).ReplyTo, "the frames were taken")
-			reports := len(m.keeper.Reports()) // while the rooms are not known, none are reported
+			reports := len(m.keeper.Reports()) // no rooms are reported until they are known
 			require.Eventually(t, func() bool { return len(m.keeper.Reports()) >= reports+2 }, 20*time.Second, time.Millisecond)
 			feed.SetAway(false)
 			var connected *client.Connected
@@ -87,13 +87,14 @@ func TestUnsubscribe_BehindAConnectEndsWhatItSubscribedTo(t *testing.T) {
 			require.Equal(t, []string{"post:8"}, connected.Rooms)
 			m.deliver(m.posted(2))
 			write(t, socket, `{"id":"last","type":"ping"}`)
-			require.Equal(t, "last", read(t, socket).ReplyTo, "nothing of the room follows")
+			require.Equal(t, "last", read(t, socket).ReplyTo, "no event of the room follows")
 			kept("post:8")
 		})
 	}
 }
 
-// A session keeps the rooms that a client subscribes to behind connect, also if that is answered before connect is.
+// A session keeps the rooms to which a client subscribes behind connect, even if that reply is sent before the reply to
+// connect.
 func TestSubscribe_BehindAConnectThatWaitsIsKeptForTheSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -116,10 +117,10 @@ func TestSubscribe_BehindAConnectThatWaitsIsKeptForTheSession(t *testing.T) {
 	write(t, socket, fmt.Sprintf(`{"id":"connect","type":"connect","data":{"token":"alice","session_id":%q}}`, session)+"\n"+
 		`{"id":"1","type":"subscribe","data":{"rooms":["presence:bob"]}}`)
 	require.Equal(t, "1", read(t, socket).ReplyTo)
-	reports := len(m.keeper.Reports()) // while the rooms are not known, none are reported
+	reports := len(m.keeper.Reports()) // no rooms are reported until they are known
 	require.Eventually(t, func() bool { return len(m.keeper.Reports()) >= reports+2 }, 20*time.Second, time.Millisecond)
 	feed.SetAway(false)
-	for read(t, socket).ReplyTo != "connect" { // with heartbeats before it
+	for read(t, socket).ReplyTo != "connect" { // skip heartbeats
 	}
 	kept("post:7", "presence:bob")
 }
@@ -135,8 +136,8 @@ func withToken(t *testing.T, data []byte) []byte {
 	return text
 }
 
-// A frame unsubscribed that comes before the reply to a subscribe under way concerns the subscription before it: the
-// new one holds.
+// If the frame "unsubscribed" comes before the reply to a later subscribe, it concerns the earlier subscription. The
+// new subscription remains.
 func TestSubscribe_IsNotEndedByAnUnsubscribedBeforeItsReply(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{}, func(s *setup) { s.lease = 50 * time.Millisecond })
@@ -150,7 +151,7 @@ func TestSubscribe_IsNotEndedByAnUnsubscribedBeforeItsReply(t *testing.T) {
 	release := feed.Hold("post:7")
 	t.Cleanup(release)
 	write(t, socket, `{"id":"2","type":"subscribe","data":{"rooms":["post:7"]}}`)
-	<-feed.Hanging() // the owner has decided, and the gateway does not know yet
+	<-feed.Hanging() // the owner has decided, but the gateway has no answer yet
 	feed.Allow("alice", "post:7", false)
 	f := read(t, socket)
 	require.Equal(t, "unsubscribed", f.Type)
@@ -164,8 +165,8 @@ func TestSubscribe_IsNotEndedByAnUnsubscribedBeforeItsReply(t *testing.T) {
 	require.Equal(t, "feed.post_created", read(t, socket).Event)
 }
 
-// A connection that waits for the rooms of its session gets heartbeats, as every connection does from the acceptance of
-// its token on. Frames behind connect wait.
+// A connection that waits for the rooms of its session gets heartbeats, like every connection whose token was accepted.
+// Frames behind connect wait.
 func TestHeartbeat_IsSentWhileTheRoomsOfTheSessionAreAskedFor(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 10 * time.Millisecond}, func(s *setup) {
@@ -187,7 +188,7 @@ func TestHeartbeat_IsSentWhileTheRoomsOfTheSessionAreAskedFor(t *testing.T) {
 	select {
 	case <-m.keeper.Hanging():
 	case <-ctx.Done():
-		t.Fatal("the session is not asked for")
+		t.Fatal("the gateway does not ask for the rooms of the session")
 	}
 	_, text, err := socket.ReadMessage()
 	require.NoError(t, err)

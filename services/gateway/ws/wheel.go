@@ -8,11 +8,11 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 )
 
-// slots is the number of parts of a period between pings. Each connection is in a random one of them, so that pings are
-// spread over the period even when all clients connected at once.
+// slots is the number of parts of the period between pings. Each connection is in a random slot, so that pings are
+// spread over the period even if all clients connected at once.
 const slots = 64
 
-// wheel pings every connection once a period, with one goroutine and one timer for all.
+// wheel pings every connection once in each period, with one goroutine and one timer for all connections.
 type wheel struct {
 	period time.Duration
 
@@ -44,7 +44,7 @@ func (w *wheel) remove(c *connection) {
 	w.count--
 }
 
-// run pings for as long as there are connections.
+// run sends pings until there are no connections.
 func (w *wheel) run() {
 	tick := time.NewTicker(max(w.period/slots, time.Millisecond))
 	defer tick.Stop()
@@ -70,7 +70,8 @@ func (w *wheel) run() {
 	}
 }
 
-// ping sends the client a ping, or closes the connection when the client was silent for two periods.
+// ping makes the writer send the client a ping, or closes the connection if the client was not known to be alive for
+// two periods.
 func (c *connection) ping(now time.Time) {
 	defer c.server.options.Guard.Recover("ping", func() { c.conn.Close(hub.Internal) })
 	if now.UnixNano()-c.seen.Load() >= int64(2*c.server.options.Ping) {
@@ -81,7 +82,7 @@ func (c *connection) ping(now time.Time) {
 	c.conn.Kick()
 }
 
-// pinged answers a ping of the client. Of several waiting ones only the newest is answered.
+// pinged answers a ping of the client. If several pings wait for an answer, only the newest one is answered.
 func (c *connection) pinged(payload string) error {
 	c.alive()
 	if c.conn == nil {
@@ -97,7 +98,7 @@ func (c *connection) pinged(payload string) error {
 	return nil
 }
 
-// appendControls appends a ping and a pong where they are due.
+// appendControls appends the frames of a ping and a pong, if they are due.
 func (c *connection) appendControls(b []byte) []byte {
 	if c.pingDue.Load() && c.pingDue.Swap(false) {
 		b = appendHeader(b, opPing, true, 0)

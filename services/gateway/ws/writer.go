@@ -10,14 +10,14 @@ import (
 )
 
 const (
-	// minProgress is how many bytes a client has to accept within Options.WriteWait.
+	// minProgress is the number of bytes that a client has to accept within Options.WriteWait.
 	minProgress = 4 << 10
 	// chunk bounds a write and a fragment of a frame, in bytes. Pings go between two chunks.
 	chunk = 16 << 10
-	// maxUnsent bounds the bytes that the system holds and that are not on their way to the client yet.
+	// maxUnsent bounds the bytes that the system buffers for a client and has not sent yet.
 	maxUnsent = 64 << 10
-	// buffered is more than may be under way without the client having received any of it, see limitUnsent. A write
-	// beyond that proves that the client is there.
+	// buffered is more than the system can hold for a client that receives nothing, see limitUnsent. If more bytes are
+	// written, the client must be alive.
 	buffered = 4 * maxUnsent
 )
 
@@ -34,7 +34,7 @@ const (
 // operation is the code of the messages that contain the frames of an encoding.
 var operation = [frame.Encodings]byte{frame.JSON: opText, frame.Protobuf: opBinary}
 
-// batch is the memory of a writer while it writes.
+// batch contains the buffers that a writer uses while it runs.
 type batch struct {
 	frames [][]byte
 	bytes  []byte
@@ -42,7 +42,7 @@ type batch struct {
 
 var batches = sync.Pool{New: func() any { return &batch{bytes: make([]byte, 0, 2*chunk+64)} }}
 
-// write writes the frames that wait, until none wait or the connection ends.
+// write writes waiting frames until none wait or the connection ends.
 func (c *connection) write() {
 	defer c.server.options.Guard.Recover("writer", c.endAfterPanic)
 	b := batches.Get().(*batch)
@@ -68,7 +68,7 @@ func (c *connection) write() {
 	}
 }
 
-// writeBatch writes frames, several in one write. A long frame is fragmented, so that pings need not wait for its end.
+// writeBatch writes frames, several in one write. It fragments long frames, so that pings need not wait for their end.
 func (c *connection) writeBatch(b *batch) error {
 	out := c.appendControls(b.bytes[:0])
 	for i := range b.frames {
@@ -93,7 +93,7 @@ func (c *connection) writeBatch(b *batch) error {
 	return c.send(out)
 }
 
-// appendHeader appends the header of a frame of a server, without a mask.
+// appendHeader appends the header of a frame from a server, which has no mask.
 func appendHeader(b []byte, op byte, final bool, length int) []byte {
 	if final {
 		op |= 0x80
@@ -108,7 +108,7 @@ func appendHeader(b []byte, op byte, final bool, length int) []byte {
 	}
 }
 
-// send writes bytes, for as long as the client accepts them. The error is a timeout when it does not.
+// send writes bytes. The error is a timeout if the client does not accept enough of them in time.
 func (c *connection) send(b []byte) error {
 	c.torn = true
 	for len(b) > 0 {
@@ -129,8 +129,7 @@ func (c *connection) send(b []byte) error {
 	return nil
 }
 
-// arm sets the write deadline, at most once a second: setting it for each write costs more than the write of a small
-// frame.
+// arm sets the write deadline, at most once a second: setting the deadline costs more than writing a small frame.
 func (c *connection) arm() {
 	now, wait := time.Now(), c.server.options.WriteWait
 	if c.ending.Load() || now.Sub(c.armed) < min(time.Second, wait/8) {

@@ -1,5 +1,5 @@
-// Package ws carries sessions over WebSocket: the handshake, a goroutine that reads, and one that writes while
-// something waits to be written.
+// Package ws carries sessions over WebSocket. It handles the handshake, and runs a goroutine that reads, and another
+// that writes while frames wait.
 package ws
 
 import (
@@ -29,9 +29,10 @@ type Options struct {
 	Mesh   *session.Mesh
 	// Handshake is how long a client may take to send its connect frame; 10 s when 0.
 	Handshake time.Duration
-	// Ping is how often a client is sent a ping, 25 s when 0. A client that was silent for twice as long is closed.
+	// Ping is how often a client is sent a ping; 25 s when 0. If a client is not known to be alive for two such
+	// periods, its connection is closed.
 	Ping time.Duration
-	// WriteWait is how long a client may take to accept 4 KiB, however slow its link; 10 s when 0.
+	// WriteWait is how long a client may take to accept 4 KiB; 10 s when 0.
 	WriteWait time.Duration
 	Guard     *guard.Guard
 	Metrics   *Metrics
@@ -44,14 +45,14 @@ type Server struct {
 	upgrader websocket.Upgrader
 	wheel    wheel
 
-	refusing atomic.Int64 // pages that are refused because this gateway is full
+	refusing atomic.Int64 // web pages that are being refused because this gateway is full
 
 	mu     sync.Mutex
 	ending bool
 	open   sync.WaitGroup
 }
 
-// New makes a Server.
+// New returns a Server.
 func New(o Options) *Server {
 	if o.Handshake == 0 {
 		o.Handshake = 10 * time.Second
@@ -67,8 +68,8 @@ func New(o Options) *Server {
 	}
 	return &Server{options: o, wheel: wheel{period: o.Ping}, upgrader: websocket.Upgrader{
 		HandshakeTimeout: o.Handshake,
-		ReadBufferSize:   512, WriteBufferPool: &sync.Pool{}, // nothing is written through it but the answer to the upgrade
-		// Package access checks origins before the upgrade, and refuses with a reason.
+		ReadBufferSize:   512, WriteBufferPool: &sync.Pool{}, // used only for the response to the upgrade
+		// Package access checks the origin before the upgrade, and gives a reason if it refuses.
 		CheckOrigin: func(*http.Request) bool { return true },
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 			refuse(w, status, refusal.New(refusal.Malformed, "%v", reason))
@@ -83,7 +84,7 @@ func (s *Server) Stop() {
 	s.ending = true
 }
 
-// Wait waits until all connections or the context have ended.
+// Wait waits until all connections have ended, or the context ends.
 func (s *Server) Wait(ctx context.Context) {
 	done := make(chan struct{})
 	go func() { s.open.Wait(); close(done) }()
@@ -105,7 +106,7 @@ func (s *Server) enter() bool {
 
 func (s *Server) leave() { s.open.Done() }
 
-// ServeHTTP upgrades a request to a connection, which then lives on without the request.
+// ServeHTTP upgrades a request to a connection. The connection stays open after ServeHTTP returns.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !s.enter() {
 		stopping := &session.RejectedError{Reason: hub.Shutdown,
@@ -122,14 +123,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.leave()
 		return
 	}
-	// Not on this goroutine: net/http would keep its buffers and the request for as long as the connection lives.
+	// Use another goroutine, because net/http would keep its buffers and the request for as long as this one runs.
 	go c.serve(context.Background(), h)
 }
 
-// browser reports whether a web page connects, which cannot see the answer to a refused handshake.
+// browser reports whether the request comes from a web page, which cannot see the response to a refused handshake.
 func browser(r *http.Request) bool { return r.Header.Get("Origin") != "" }
 
-// upgrade checks a request and upgrades it. It returns no connection where the request was refused.
+// upgrade checks a request and upgrades it. It returns no connection if the request was refused.
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*connection, handshake) {
 	defer s.options.Guard.Recover("upgrade", func() {
 		refuse(w, http.StatusInternalServerError, refusal.New(refusal.Internal, "the gateway failed"))
@@ -167,7 +168,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*connection, h
 	return c, h
 }
 
-// rejection returns the error and the HTTP status for a request whose token could not be read or checked.
+// rejection returns the error and the HTTP status for a request whose token could not be read, or is not accepted.
 func rejection(err error) (*session.RejectedError, int) {
 	r := access.Refusal(err)
 	switch r.Code {
@@ -179,7 +180,7 @@ func rejection(err error) (*session.RejectedError, int) {
 	return &session.RejectedError{Reason: hub.Unavailable, Refusal: r}, http.StatusServiceUnavailable
 }
 
-// accept upgrades a request. It returns nil where that fails, after answering the request.
+// accept upgrades a request. If that fails, accept returns nil, and the request was answered.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding) *connection {
 	var header http.Header
 	if len(websocket.Subprotocols(r)) > 0 {
@@ -197,12 +198,12 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, e frame.Encoding
 	return c
 }
 
-// maxRefusing bounds the web pages that are refused at a time because this gateway is full. Each has a file open until
-// it has closed, up to grace.
+// maxRefusing is the maximum number of web pages that are being refused at a time because this gateway is full. Each of
+// them occupies an open file until it closes, at most for grace.
 const maxRefusing = 32
 
-// RefuseFull refuses the request of a web page because this gateway accepts no more connections. It returns false where
-// the request is still to be answered: by a program, which sees the HTTP status, or beyond maxRefusing.
+// RefuseFull refuses the request of a web page because this gateway accepts no more connections. It returns false if
+// the caller has to respond: to a program, which sees the HTTP status, or beyond maxRefusing.
 func (s *Server) RefuseFull(w http.ResponseWriter, r *http.Request) bool {
 	if !browser(r) || !s.options.Access.Origin(r) {
 		return false
@@ -215,8 +216,8 @@ func (s *Server) RefuseFull(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// refuseUpgraded upgrades the request of a web page only to send why it is refused, and calls done when the connection
-// is closed.
+// refuseUpgraded upgrades the request of a web page only to send the reason why it is refused. It calls done when the
+// connection is closed.
 func (s *Server) refuseUpgraded(w http.ResponseWriter, r *http.Request, rejected *session.RejectedError, done func()) {
 	encoding, _ := frame.Choose(websocket.Subprotocols(r))
 	c := s.accept(w, r, encoding)
@@ -232,13 +233,13 @@ func (s *Server) refuseUpgraded(w http.ResponseWriter, r *http.Request, rejected
 	}()
 }
 
-// refuse answers a handshake with an error.
+// refuse responds to a handshake with an error.
 func refuse(w http.ResponseWriter, status int, r *refusal.Error) {
 	w.Header().Set("Content-Type", "application/json")
 	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", "1")
 	}
 	w.WriteHeader(status)
-	text, _ := wirejson.Marshal(frame.ErrorOf(r)) // of plain texts and numbers
+	text, _ := wirejson.Marshal(frame.ErrorOf(r)) // encoding cannot fail, because there are only texts and numbers
 	_, _ = w.Write(slices.Concat([]byte(`{"error":`), text, []byte(`}`)))
 }

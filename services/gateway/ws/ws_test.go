@@ -41,8 +41,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// tokens are names of users; "bad" does not hold, "short-<name>" holds for less than a minute, and "brief-<name>"
-// expires at once.
+// tokens accepts tokens that are names of users. The token "bad" is expired, "unknown" cannot be checked, "panic…"
+// makes the check panic, "short-<name>" is valid for less than a minute, and "brief-<name>" for 100 ms.
 type tokens struct{}
 
 func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
@@ -64,7 +64,7 @@ func (tokens) Verify(_ context.Context, token string) (auth.User, error) {
 	return auth.User{ID: token}, nil
 }
 
-// mesh decides every command at once: committed, unless its body says "refuse".
+// mesh is a gateway without Kafka. It commits every command at once, unless the command's body contains "refuse".
 type mesh struct {
 	catalog *catalog.Catalog
 	hub     *hub.Hub
@@ -73,9 +73,9 @@ type mesh struct {
 	log     *syncBuffer
 	chat    *fake.Owner
 	owners  map[string]*fake.Owner
-	keeper  *fake.Owner // of connections
+	keeper  *fake.Owner // the owner that stores connections
 	url     string
-	silent  func(envelope.Command) bool // of a command that gets no outcome
+	silent  func(envelope.Command) bool // reports whether a command gets no outcome
 
 	mu      sync.Mutex
 	version int64
@@ -122,7 +122,7 @@ func (m *mesh) Publish(_ string, messages ...*message.Message) error {
 
 func (m *mesh) Close() error { return nil }
 
-// setup is what a test sets otherwise.
+// setup contains the settings that a test can change.
 type setup struct {
 	mesh   *mesh
 	tracer trace.Tracer
@@ -130,8 +130,8 @@ type setup struct {
 	// connectWithin is how long the reply to connect may take; 30 s when 0.
 	connectWithin time.Duration
 	restoreWithin time.Duration
-	reportEvery   time.Duration // half of the time that calls of the keeper of connections may take
-	lease         time.Duration // how long a subscription holds unless it is renewed
+	reportEvery   time.Duration // half of the time limit of calls to the keeper
+	lease         time.Duration // how long a subscription lasts unless it is renewed
 	listener      func(net.Listener) net.Listener
 	handler       func(*ws.Server) http.Handler
 }
@@ -215,7 +215,7 @@ func (m *mesh) dial(t testing.TB, o client.Options) *client.Client {
 	return c
 }
 
-// raw is a socket on which a test writes and reads frames itself. With a token, raw has sent connect.
+// raw opens a socket on which a test writes and reads frames itself. With a token, raw also sends connect.
 func (m *mesh) raw(t testing.TB, token string) *websocket.Conn {
 	t.Helper()
 	header := http.Header{}
@@ -248,7 +248,7 @@ type received struct {
 	ResumeToken string `json:"resume_token"`
 }
 
-// refused is why a request was refused; nil: it was not.
+// refused returns the error of a refused request, or nil if it was not refused.
 func (f received) refused() *client.Error {
 	if f.Outcome != nil {
 		return f.Outcome.Error
@@ -256,7 +256,7 @@ func (f received) refused() *client.Error {
 	return f.Error
 }
 
-// read returns the next frame that is not a heartbeat. It has to be as the AsyncAPI document has it.
+// read returns the next frame that is not a heartbeat. Every frame must match the AsyncAPI document.
 func read(t testing.TB, socket *websocket.Conn) received {
 	t.Helper()
 	for {
@@ -286,7 +286,7 @@ func write(t testing.TB, socket *websocket.Conn, text string) {
 	require.NoError(t, socket.WriteMessage(websocket.TextMessage, []byte(text)))
 }
 
-// closed reads until the socket ends and tells with which code.
+// closed reads until the socket is closed, and returns the close code.
 func closed(t testing.TB, socket *websocket.Conn) int {
 	t.Helper()
 	for {
@@ -330,8 +330,8 @@ func TestCommand_WithoutAnIDIsToldTheOneItGot(t *testing.T) {
 	require.True(t, catalog.ValidID(f.Outcome.CommandID))
 }
 
-// The first frame of a client is read as strictly as the ones after it, but for fields that are not known: a newer
-// client may send them.
+// The data of connect is checked as strictly as that of later frames, except that unknown fields are ignored, because a
+// newer client may send them.
 func TestConnect_ItsDataIsReadStrictly(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -366,7 +366,7 @@ func manyRooms(n int) string {
 	return strings.Join(all, ",")
 }
 
-// A handshake that is not as it has to be is refused in a way that tells a client not to try it again.
+// A handshake with an invalid Authorization header is refused with a status, a code and a text that name the problem.
 func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -398,7 +398,7 @@ func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 	}
 }
 
-// The texts of a refusal before the upgrade are not HTML-escaped, like those of every other answer.
+// The texts of a refusal before the upgrade are not HTML-escaped, like those of all other answers.
 func TestRefuse_TextsAreNotEscapedForHTML(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -530,7 +530,7 @@ func TestHandshake_ATokenThatCannotBeCheckedNow(t *testing.T) {
 	require.Less(t, code, 4500, "the client connects again")
 }
 
-// A browser sends cookies by itself, also those of a load balancer that keeps a client at one gateway, and URLs are
+// Cookies must not authenticate, because browsers send them with requests of any page. URLs must not, because they are
 // logged.
 func TestHandshake_NeitherACookieNorTheURLAuthenticates(t *testing.T) {
 	t.Parallel()
@@ -579,7 +579,7 @@ func TestHandshake_EndsWhenNoConnectFrameComes(t *testing.T) {
 	m := begin(t, ws.Options{Handshake: 50 * time.Millisecond}, hub.Options{})
 	code := closed(t, m.raw(t, ""))
 	require.Equal(t, hub.ConnectTimeout.Code, code)
-	require.Less(t, code, 4500, "a late frame is not final")
+	require.Less(t, code, 4500, "the client may reconnect")
 }
 
 func TestToken_EndsItsConnectionWhenItExpires(t *testing.T) {
@@ -624,7 +624,7 @@ func TestPing_AClientThatDoesNotAnswerIsGone(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{Ping: 2 * time.Second}, hub.Options{})
 	there := m.dial(t, client.Options{Token: "bob"})
-	for range 2 { // while the other client answers two pings at least
+	for range 2 { // while the other client answers at least two pings
 		silent := m.raw(t, "alice")
 		silent.SetPingHandler(func(string) error { return nil })
 		require.Equal(t, hub.NoPong.Code, closed(t, silent))
@@ -664,7 +664,7 @@ func TestSlowClient_CostsOnlyItself(t *testing.T) {
 			fmt.Sprintf(`{"conversation_id":"g","message_id":"m%d","body":%q}`, n, body))
 		declared, _ := m.catalog.Event(e.Type)
 		m.hub.Shard("chat").Deliver(hub.NewEvent(e, declared))
-		if n%10 == 0 { // no faster than a client can read
+		if n%10 == 0 { // not faster than the client can read
 			require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(got) >= n }, 5*time.Second,
 				100*time.Microsecond)
 		}
@@ -676,7 +676,7 @@ func TestSlowClient_CostsOnlyItself(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return strings.Contains(m.log.String(), hub.Slow.Name) }, 5*time.Second,
 		time.Millisecond)
-	for { // what was on its way, and then the end
+	for { // read the frames that were sent, up to the end of the connection
 		if _, _, err := slow.ReadMessage(); err != nil {
 			require.False(t, errors.Is(err, os.ErrDeadlineExceeded), err)
 			break
