@@ -376,7 +376,7 @@ func TestGateway_WhenBehindItShowsNoEventsFromBetweenMemberships(t *testing.T) {
 	close(reader.open)
 	address, _ := m.gateway(settings{hold: reader.pass})
 	current, _ := m.gateway(settings{})
-	there, ahead := connect(t, address, "bob"), connect(t, current, "bob") // connected from the beginning to the end
+	there, ahead := connect(t, address, "bob"), connect(t, current, "bob") // both stay connected throughout the test
 	reader.shut()
 	m.messageSent("within")
 	m.member("chat.member_left", "bob")
@@ -389,7 +389,7 @@ func TestGateway_WhenBehindItShowsNoEventsFromBetweenMemberships(t *testing.T) {
 	seen := []string{"within", "member_left bob", "member_added bob", "back", "member_left bob", "member_added bob"}
 	ahead.expect(t, seen...)
 	require.Empty(t, there.seen(), "the gateway is held back")
-	late := connect(t, address, "bob") // an owner that is ahead of this gateway returned its rooms
+	late := connect(t, address, "bob") // its rooms come from an owner that is ahead of this gateway
 	close(reader.open)
 	m.messageSent("live")
 	there.expect(t, append(seen, "live")...)
@@ -680,7 +680,7 @@ func TestGateway_HTTPAcceptsTheSameCommandsAndQueries(t *testing.T) {
 		require.NoError(t, err)
 		_ = response.Body.Close()
 		require.Equal(t, c.status, response.StatusCode, "%s %s %v: %s", c.method, c.path, r.Header, text)
-		if c.code != "" { // Connect clients get the code beside Connect's own
+		if c.code != "" { // Connect clients get this code in addition to Connect's own
 			require.Contains(t, string(text), c.code, "%s %s %v", c.method, c.path, r.Header)
 		}
 		if c.method != http.MethodPost {

@@ -125,7 +125,7 @@ func TestConnect_RestoredRoomsDoNotReplaceNewerOnes(t *testing.T) {
 	m.keeps("bob", session, "presence:alice")
 }
 
-// Missed events of the rooms of a session come like all other missed events.
+// Missed events of the rooms of a session are sent like all other missed events.
 func TestConnect_ResumesTheRoomsOfItsSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t)

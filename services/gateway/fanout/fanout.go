@@ -164,9 +164,9 @@ func (f *Fanout) begin(counts map[string]int32) {
 	}
 }
 
-// From returns the offset at which to start reading a partition, see bus.ReaderOptions. For events it is the last
-// record, which contains the partition's position. For outcomes it is the end, since no client of this gateway has
-// sent a command yet.
+// From returns the offset at which to start reading a partition, see bus.ReaderOptions. A topic of events is read from
+// its last record, which contains the partition's position. A topic of outcomes is read from its end, because no client
+// of this gateway has sent a command yet.
 func (f *Fanout) From(topic string, _ int32, _, end int64) int64 {
 	t := f.topics[topic]
 	if t == nil || !t.results {
@@ -188,7 +188,7 @@ func (r *reading) complete() int64 {
 	return complete
 }
 
-// expect adds partitions whose position is not known yet.
+// expect adds to the number of partitions whose position is not known yet.
 func (r *reading) expect(partitions int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -19,9 +19,9 @@ import (
 // partition is the progress in one partition of a logged topic. Positions ascend, except for repeats, and each record
 // contains the position of the record before it. So one position is enough to find repeats and gaps.
 //
-// When a topic has grown, later events of a stream may be in another partition than earlier ones. Between the two,
-// the relay has written a fence into all partitions, which begins an epoch. A partition continues after its fence
-// only when the other partitions have reached theirs, so that the events of a stream stay in order.
+// When a topic has grown, later events of a stream may be in another partition than earlier ones. Between these events,
+// the relay has written a fence into all partitions, which begins an epoch. A partition continues after its fence only
+// when the other partitions have reached theirs, so that the events of a stream stay in order.
 type partition struct {
 	topic  *topic
 	number int32
@@ -109,7 +109,7 @@ func (p *partition) take(ctx context.Context, f *Fanout, e *envelope.Event) erro
 		}
 	}
 	if !e.IsPosition() {
-		// The next record continues from this position even if delivery panics.
+		// Move the position even if delivery panics, so that the next record continues from it.
 		defer p.moveTo(e.Position)
 		f.deliver(p.topic.log, e)
 	} else {
@@ -186,7 +186,7 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 			}
 			e, err := envelope.ReadRecord(r)
 			if err != nil {
-				p.unreadable(f, r, err) // skipped, as on the topic
+				p.unreadable(f, r, err) // skip the record, as when it is read from the topic
 				continue
 			}
 			if e.Position > p.position {

@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// topic is a topic that is read. The topic of a log has a partition for each partition at the broker, and gets more
-// when the topic grows.
+// topic is a topic that the fan-out reads. If the topic belongs to a log, it has a partition for each partition at the
+// broker, and gets more when the topic grows.
 type topic struct {
 	name    string
 	log     *reading
@@ -17,7 +17,7 @@ type topic struct {
 	partitions atomic.Pointer[[]*partition]
 
 	mu     sync.Mutex
-	counts map[int32]int32 // epoch → number of partitions by which its events were assigned; 0 if unknown
+	counts map[int32]int32 // by epoch: the number of partitions when its events were published; 0 if unknown
 	begun  chan struct{}   // closed and replaced when a partition begins an epoch
 }
 
@@ -38,9 +38,9 @@ func (t *topic) partition(f *Fanout, number int32) *partition {
 	return list[number]
 }
 
-// grow adds partitions up to the given number. Partitions added by a fence begin at its position, since earlier
-// events were in the others. Without a fence, position is -1, and the first record of a new partition contains its
-// position.
+// grow adds partitions up to the given number. Partitions added by a fence begin at its position, because earlier
+// events were in the other partitions. Without a fence, position is -1, and the first record of a new partition
+// contains its position.
 func (t *topic) grow(f *Fanout, count int32, position int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -88,8 +88,8 @@ func (t *topic) countOf(epoch int32) int32 {
 	return int32(len(t.all()))
 }
 
-// await waits until the partitions of the previous epoch have delivered all its events, since the events of a stream
-// may be in another partition from now on.
+// await waits until the partitions of the previous epoch have delivered all its events, because later events of a
+// stream may be in another partition.
 func (t *topic) await(ctx context.Context, epoch int32) error {
 	n := t.countOf(epoch - 1)
 	for {

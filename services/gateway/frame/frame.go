@@ -107,8 +107,8 @@ func ErrorOf(r *refusal.Error) *gatewayv1.Error {
 	return e
 }
 
-// retryAfter is the delay before a request that was refused for lack of capacity is sent again, unless a better one
-// is known.
+// retryAfter is how long a client should wait after a refusal for lack of capacity, if the refusal contains no other
+// time.
 const retryAfter = time.Second
 
 // RetryAfter returns how long a client should wait before it sends the same request again, or 0 if waiting does not

@@ -30,7 +30,7 @@ type Request struct {
 	ID        string
 	Type      string
 	CommandID string
-	ExpiresIn time.Duration // 0 if the client did not limit it
+	ExpiresIn time.Duration // how long the command may wait; 0 if the client did not limit it
 	Data      Data
 }
 
@@ -60,7 +60,7 @@ func (d Data) read(m proto.Message, fromJSON func([]byte, proto.Message) error) 
 	return check(m.ProtoReflect())
 }
 
-// check refuses text that cannot be stored, as the JSON decoder does.
+// check refuses texts with the character U+0000, which cannot be stored, like the JSON decoder.
 func check(m protoreflect.Message) (err error) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		each := func(v protoreflect.Value) {
@@ -140,7 +140,7 @@ func (r *Request) setExpiry(ms int64) error {
 	return nil
 }
 
-// checked returns the frame, with a refusal if it is not valid.
+// checked returns the frame, with a refusal if err is not nil or the frame is not valid.
 func (r Request) checked(err error, example string) (Request, error) {
 	if utf8.RuneCountInString(r.ID) > MaxID {
 		return Request{}, refusal.NewField("id", "has more than %d characters", MaxID)

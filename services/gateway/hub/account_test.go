@@ -34,8 +34,8 @@ func (w *world) long(n, bytes int) *hub.Event {
 		fmt.Sprintf(`{"conversation_id":"g","message_id":"%d","body":%q}`, n, strings.Repeat("x", bytes))))
 }
 
-// Several connections of one user that are not read may together hold as many bytes as one user may. Only these
-// connections are closed.
+// If a client does not read several connections of one user, the bytes that wait for all of them are bounded by the
+// limit of one user. Only these connections are closed.
 func TestAccount_ConnectionsThatAreNotReadDoNotMultiplyWhatWaits(t *testing.T) {
 	t.Parallel()
 	const bound = 200_000

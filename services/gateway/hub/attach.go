@@ -23,9 +23,9 @@ type Attachment struct {
 // events are delivered in between.
 const roomsPerTurn = 128
 
-// Attach puts a connection into its rooms. It then queues the missed events, followed by the events that were delivered
-// after a.Position was read. It returns false if the event buffer does not reach back to a.Position. The caller must
-// then ask the owner again.
+// Attach puts a connection into its rooms. It then queues the missed events, followed by the delivered events above
+// a.Position. It returns false if the event buffer does not reach back to a.Position. The caller must then ask the
+// owner again.
 func (sh *Shard) Attach(c *Conn, a Attachment) bool {
 	s := &c.subscribers[sh.index]
 	missed := c.missedOf(a.Missed, sh.log) // encode before the lock is taken
@@ -200,7 +200,7 @@ func (c *Conn) encodeNotRecovered(rooms []string) []byte {
 }
 
 // catchUp queues the missed events of a log. The frames of the rooms that are not recovered come first: the client must
-// have them before it has a resume token that is above the events left out.
+// have them before it has a resume token whose position is above the events that were left out.
 func (c *Conn) catchUp(m missed, log int, notRecovered []byte) {
 	c.mu.Lock()
 	defer c.unlock()

@@ -13,7 +13,7 @@ type eventBuffer struct {
 type kept struct {
 	event *Event
 	// highest is the highest position of this entry and all entries before it. Partitions are read concurrently, so the
-	// positions of the entries do not ascend, but highest does. A search from the newest entry can stop at it.
+	// positions of the entries do not ascend, but highest does. This lets a search from the newest entry stop early.
 	highest int64
 }
 

@@ -33,10 +33,10 @@ func (c *Conn) close(r Reason) {
 	c.ring()
 }
 
-// drop empties the queue. Functions that wait for one of its frames to leave the queue are called by unlock.
+// drop empties the queue. unlock then calls the functions queued.taken of the dropped frames.
 func (c *Conn) drop() { c.left = append(c.left, c.queue.drain()...) }
 
-// drain empties the queue, and returns the functions that wait for one of its frames to leave the queue.
+// drain empties the queue, and returns the functions queued.taken of its frames.
 func (q *queue) drain() (taken []func()) {
 	for _, it := range q.items[q.head:] {
 		if it.own != nil && it.own.taken != nil {
@@ -47,17 +47,17 @@ func (q *queue) drain() (taken []func()) {
 	return taken
 }
 
-// Ended reports whether Close was called.
+// Ended reports whether the connection is closed or is being closed.
 func (c *Conn) Ended() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.reason != nil
 }
 
-// Done returns a channel that is closed when Close is called.
+// Done returns a channel that is closed when the connection begins to close.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
-// Reason returns the reason for which the connection ends. It returns false before Close is called.
+// Reason returns the reason for which the connection is closed. It returns false if the connection is not being closed.
 func (c *Conn) Reason() (Reason, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -36,8 +36,8 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 }
 
-// Beat queues a heartbeat for every connection for which an event was queued that its last resume token does not cover,
-// if a newer token is available. If due is true, Beat queues a heartbeat for every connection.
+// Beat queues heartbeats. A connection gets one if a newer resume token is available and the last one does not cover
+// all queued events. If due is true, every connection gets one.
 func (h *Hub) Beat(due bool) {
 	for slot := range slots {
 		h.beatSlot(slot, due)

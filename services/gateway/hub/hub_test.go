@@ -200,7 +200,7 @@ func TestAttach_WhatWasDeletedMeanwhileComesRedacted(t *testing.T) {
 
 func TestAttach_AsksAgainWhenTheRecentEventsDoNotReachBack(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, hub.Options{Buffer: 5 * 3000}) // 3,000 bytes for each owner
+	w := newWorld(t, hub.Options{Buffer: 5 * 3000}) // about 3,000 bytes for each owner
 	w.deliver(w.began(`["alice","bob"]`))
 	c, err := w.hub.Add("bob", frame.JSON)
 	require.NoError(t, err)

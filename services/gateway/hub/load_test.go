@@ -16,8 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
 )
 
-// While the very many rooms of one user are joined or left, other users get their events: no delivery waits until all
-// of these rooms are done.
+// A connection enters and leaves very many rooms while other users get their events. No delivery waits until the
+// connection has entered or left all of its rooms.
 func TestResume_VeryManyRoomsDoNotHoldUpDelivery(t *testing.T) {
 	if testing.Short() {
 		t.Skip("100,000 rooms")

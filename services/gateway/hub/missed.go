@@ -11,14 +11,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/interval"
 )
 
-// encodedAtOnce is the number of events that are encoded before the goroutine yields to those that deliver to other
-// clients.
+// encodedAtOnce is the number of events that are encoded before the goroutine yields to goroutines that deliver to
+// other clients.
 const encodedAtOnce = 32
 
 // Bounds limit the missed events that one connection gets.
 type Bounds struct {
-	Events int // the maximum number in one room
-	Bytes  int // the maximum number in all rooms of one owner
+	Events int // the maximum number of events in one room
+	Bytes  int // the maximum size of the events in all rooms of one owner
 }
 
 // MissedEvents is a part of an owner's log that several resuming connections need. It is built once for all of them.
@@ -60,7 +60,7 @@ func compareBool(a, b bool) int {
 type Absence struct {
 	// The client has the events up to position After, and is attached as of position Until.
 	After, Until int64
-	Intervals    []interval.Interval // of the user, in rooms
+	Intervals    []interval.Interval // the membership intervals of the user
 	Subscribed   []string            // other rooms that the connection subscribes to
 	NotRecovered []string            // rooms for which the owner has found more events than the bounds allow
 }

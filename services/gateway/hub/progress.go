@@ -105,8 +105,7 @@ func (c *Conn) attached(log int, asOf int64, notRecovered []string) {
 	c.arrived(positions)
 }
 
-// arrived records that one of the things for which the greeting waits has happened, and queues the greeting after the
-// last one.
+// arrived decrements the number of things that the greeting waits for, and queues the greeting when none is left.
 func (c *Conn) arrived(positions []int64) {
 	p := &c.progress
 	if p.awaited--; p.awaited > 0 {

@@ -29,7 +29,7 @@ func (it *item) text() []byte {
 }
 
 // key returns the key of the item, or "". A newer item with the same key replaces the item. Missed events have no key,
-// because newer events are queued after them.
+// so that newer events stay behind them.
 func (it *item) key() string {
 	switch {
 	case it.event == nil:

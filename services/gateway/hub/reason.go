@@ -59,8 +59,8 @@ func reason(code gatewayv1.CloseCode) Reason {
 // docs/protocol.md.
 const reconnectAfter = 500 * time.Millisecond
 
-// retryFullAfter is the minimum time if the gateway has too many connections. It is longer, because the gateway has
-// room only when other clients leave.
+// retryFullAfter is used instead of reconnectAfter if the gateway has too many connections. It is longer, because the
+// gateway has room only when other clients leave.
 const retryFullAfter = 5 * time.Second
 
 // Frame returns the frame that is sent before the close frame. It returns false for Lost, because nothing reaches the

@@ -26,7 +26,7 @@ type subscriber struct {
 	attached      bool
 	removed       bool
 	asOf          int64
-	known         atomic.Int64 // position of the rooms, or of an event queued since; 0 before attached
+	known         atomic.Int64 // the position up to which the connection knows the log; see Shard.AsOf
 	last          uint64       // number of the delivery that last queued an event; see Shard.queueEvent
 	rooms         roomSet
 	subscriptions int              // how many of the rooms are subscriptions

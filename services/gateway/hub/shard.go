@@ -82,9 +82,9 @@ func (sh *Shard) Skip(position int64) {
 	sh.hub.closeAll(Interrupted)
 }
 
-// AsOf returns the position up to which a connection knows the log: the one as of which its rooms were read, or the
-// highest one of an event that was queued since. The answer to the connection's next query must contain everything up
-// to that position. It is 0 before the rooms are known, and if the log was empty then.
+// AsOf returns the position up to which a connection knows the log: the position as of which its rooms were read, or
+// the highest position of an event that was queued since. The answer to the connection's next query must contain
+// everything up to there. AsOf returns 0 before the rooms are known, and if the log was empty when they were read.
 func (sh *Shard) AsOf(c *Conn) int64 { return c.subscribers[sh.index].known.Load() }
 
 // know raises the position up to which the connection knows the log. The caller holds the shard's lock.

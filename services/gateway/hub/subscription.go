@@ -110,7 +110,7 @@ func (sh *Shard) unsubscribe(m *membership) {
 	}
 }
 
-// endSubscription makes a membership no longer a subscription, if it is one.
+// endSubscription removes a membership from the subscriptions, if it is one of them.
 func (sh *Shard) endSubscription(m *membership) {
 	if sh.subscriptions[m] {
 		delete(sh.subscriptions, m)

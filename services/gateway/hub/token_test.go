@@ -124,7 +124,7 @@ func TestHeartbeat_ItsTokenCoversWhatIsInTheQueueBeforeIt(t *testing.T) {
 	require.Equal(t, []int64{15}, tokens(t, w, c), "before the connection ends")
 }
 
-// Before it gets missed events, a client that resumes gets heartbeats with its own resume token.
+// A client that resumes gets heartbeats with its own resume token until it gets missed events.
 func TestHeartbeat_OfOneThatResumesHasItsOwnToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, hub.Options{})

@@ -37,7 +37,7 @@ type Lease struct {
 	mu      sync.Mutex
 	open    map[string]*Connection
 	digest  uint32
-	changed map[string]*meshv1.ConnectionChange // since the last report that was delivered
+	changed map[string]*meshv1.ConnectionChange // changes that were not reported yet, by connection
 	tokens  map[string]string                   // the reported resume tokens, by connection
 	covered time.Time                           // when resume tokens were last reported
 	number  int64
@@ -46,8 +46,8 @@ type Lease struct {
 
 	asks chan *ask // calls of Rooms
 
-	// subscribed contains the connections whose rooms differ from the reported ones. Its lock is held only briefly,
-	// and no other lock is taken while it is held, since Subscribed is called under locks of the hub.
+	// subscribed contains the connections whose rooms differ from the reported ones. Its lock is held only briefly, and
+	// no other lock is taken while it is held, because Subscribed is called while locks of the hub are held.
 	subscribedMu sync.Mutex
 	subscribed   map[string]bool
 }
@@ -95,7 +95,7 @@ func (l *Lease) Open(c Connection) {
 	l.change(l.describe(&c))
 }
 
-// Subscribed records that a connection's rooms differ from those of its session.
+// Subscribed records that a connection's rooms differ from the reported ones.
 func (l *Lease) Subscribed(connection string) {
 	l.subscribedMu.Lock()
 	l.subscribed[connection] = true

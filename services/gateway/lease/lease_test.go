@@ -44,7 +44,7 @@ func open(l *lease.Lease, connection, user string) {
 	l.Open(lease.Connection{ID: connection, User: user, Token: func() string { return "" }, End: func() {}})
 }
 
-// known returns the connections of a gateway that a keeper knows after its reports, and the last report.
+// known returns the connections that a keeper knows after the given reports of a gateway, and the last report.
 func known(reports []*meshv1.ReportRequest) (users map[string]string, last *meshv1.ReportRequest) {
 	users = map[string]string{}
 	for _, r := range reports {
@@ -330,7 +330,7 @@ func TestRooms_ConcurrentCallsAreJoined(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"a", "b"}, rooms)
 
-	keeper.Slow(20 * time.Millisecond) // while two calls are in flight, the other ones are joined
+	keeper.Slow(20 * time.Millisecond) // while two calls are in flight, further calls are joined
 	before := keeper.Restored()
 	var asking sync.WaitGroup
 	for n := range 150 {

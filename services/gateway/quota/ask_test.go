@@ -9,8 +9,8 @@ import (
 	"github.com/edumatrix/interlinked/services/gateway/quota"
 )
 
-// Owners are asked only a few queries of one user at a time, and none for a while after large answers. Other users do
-// not wait.
+// An owner gets only a few queries of one user at a time, and none for a while after large answers. Other users do not
+// wait.
 func TestAsk_LimitsTheQueriesAndAnswersOfOneUser(t *testing.T) {
 	t.Parallel()
 	users := &quota.Users{Limits: quota.Limits{Asked: 2, AnswerBurst: 100}}

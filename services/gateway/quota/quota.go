@@ -15,9 +15,8 @@ type Limits struct {
 	// Asked limits the queries that owners answer at the same time; 2 when 0. Further queries wait. With 4, other users
 	// waited three times as long on a machine with two cores for the whole mesh (BenchmarkHostile).
 	Asked int
-	// Answers and AnswerBurst limit queries, per second and at once. A query counts once, and once more for every 4
-	// KiB of its answer. The defaults are 200 and 1,000, which is some eighty long pages at once. Further queries
-	// wait.
+	// Answers and AnswerBurst limit queries, per second and at once. A query counts once, and once more for every 4 KiB
+	// of its answer. The defaults are 200 and 1,000, enough for about eighty long pages at once. Further queries wait.
 	Answers, AnswerBurst int
 	// Requests limits the HTTP requests in flight; 64 when 0.
 	Requests int

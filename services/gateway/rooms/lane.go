@@ -30,7 +30,7 @@ const (
 // whose calls have fewer entries; the calls of the last lane have one entry each. So a bad entry costs the others a few
 // calls, and delays only itself. If the owner is unavailable, no entry is to blame, and all of them stay in their lane.
 //
-// A call has at most kind.each entries of one user, so that a user with many entries does not delay the users behind.
+// A call has at most kind.each entries of one user, so that a user with many entries does not delay other users.
 // Entries that still have to wait (kind.wait) are left out. If kind.alone is set, a user's entries are in one call at a
 // time, while other calls serve other users.
 type lane[T any] struct {

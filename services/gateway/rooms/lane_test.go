@@ -124,7 +124,7 @@ func TestLane_AsksForOneUserInOneCallAtATime(t *testing.T) {
 }
 
 // After a call for several users, the next call waits longer for further entries. After a call for many entries of one
-// user it does not, because other users would wait because of that user.
+// user it does not: otherwise that user would delay other users.
 func TestLane_WaitsLongerAfterACallForSeveralUsersOnly(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -63,7 +63,7 @@ func TestResume_ASlowOneHoldsUpNobodyAndGetsOn(t *testing.T) {
 	require.Equal(t, "[user:eve]", tooFar)
 }
 
-// Connections that were opened and closed while an owner is unavailable must not wait for the owner any more.
+// Connections that are opened and closed while an owner is unavailable must not stay in a lane.
 func TestAttach_WhoHasLeftIsForgottenWhileAnOwnerIsAway(t *testing.T) {
 	t.Parallel()
 	w := begin(t, 0)

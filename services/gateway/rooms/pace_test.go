@@ -114,7 +114,7 @@ func TestPace_OneWhoWasGivenTooMuchIsAskedForLater(t *testing.T) {
 	}
 }
 
-// The missed events and rooms that a connection gets are counted, with a resume token and without.
+// The missed events and rooms that a connection gets count against the rate, with a resume token and without.
 func TestPace_CountsEventsAndRooms(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

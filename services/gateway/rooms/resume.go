@@ -18,8 +18,8 @@ import (
 const maxResumed = 200
 
 // resume attaches connections that resume. The owner answers with the membership intervals of their users. The missed
-// events come from the event buffer if it reaches back to the resume token, and otherwise from the owner, in the same
-// call. resume returns the connections for which the owner must be asked again.
+// events come from the event buffer if the buffer reaches back to the resume token, and otherwise from the owner, in
+// the same call. resume returns the connections for which the owner must be asked again.
 func (a *asker) resume(ctx context.Context, batch []attaching) (retry []attaching, err error) {
 	// Read the position before the buffer, so that the buffer contains the events up to the position.
 	complete := a.shard.Complete()

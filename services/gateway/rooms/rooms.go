@@ -285,7 +285,7 @@ func (a *asker) wait(l *subscription) {
 	a.mu.Lock()
 	a.unattached[l.conn] = append(a.unattached[l.conn], l)
 	a.mu.Unlock()
-	if _, attached := a.shard.Now(l.conn); attached { // it was attached meanwhile
+	if _, attached := a.shard.Now(l.conn); attached { // the connection was attached meanwhile
 		a.attached(l.conn)
 	}
 }

@@ -70,7 +70,7 @@ type connecting struct {
 	replied bool
 	// waiting contains the rooms without an answer, and the functions to call after the answer.
 	waiting map[string][]func()
-	// unsubscribed contains the rooms that the client has unsubscribed meanwhile, which the reply does not list.
+	// unsubscribed contains the rooms from which the client has unsubscribed meanwhile. The reply does not list them.
 	unsubscribed map[string]bool
 }
 

@@ -179,7 +179,7 @@ func (s *Session) HandleOther(bytes int) {
 	s.conn.Send(frame.Refused("", WrongKind(s.conn.Encoding())))
 }
 
-// WrongKind returns the refusal of a binary WebSocket message where frames are text, or the reverse.
+// WrongKind returns the refusal of a binary message on a connection whose frames are text, or of the reverse.
 func WrongKind(e frame.Encoding) *refusal.Error {
 	if e == frame.JSON {
 		return refusal.New(refusal.Malformed, "the message is binary; this connection uses %s, in text messages; "+

@@ -30,7 +30,7 @@ type Options struct {
 	Hub     *hub.Hub
 	// Redis carries signals between gateways. Signals are refused without it, and while it does not respond.
 	Redis *redis.Client
-	// Prefix is the prefix of the channels' names, so that several installations can share a server.
+	// Prefix is the prefix of the channels' names, so that several installations can share a Redis server.
 	Prefix  string
 	Metrics *Metrics
 	Guard   *guard.Guard

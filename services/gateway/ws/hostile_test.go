@@ -263,7 +263,7 @@ func TestHostile_ConnectionsAreBoundedInTime(t *testing.T) {
 		socket, _, err := websocket.DefaultDialer.Dial(m.url, http.Header{"Authorization": {"Bearer eve"}})
 		require.NoError(t, err)
 		write(t, socket, connectFrame)
-		if n > 250 { // up to there no connection is refused
+		if n > 250 { // the first 250 connections are not refused
 			refused = read(t, socket).Code == hub.TooFast.Code
 		} else {
 			ready(t, socket)

@@ -65,8 +65,8 @@ func TestConnect_TheTokensOfFrameAndHeaderNameTheSameUser(t *testing.T) {
 	}
 }
 
-// A client may send frames behind connect without waiting, in the same message or in later ones. They are answered
-// before the rooms of the user are open, and heartbeats are sent during that time, too.
+// A client may send frames after connect without waiting for the reply, in the same message or in later ones. They are
+// answered before the rooms of the user are open, and heartbeats are sent during that time, too.
 func TestConnect_FramesBehindItAreAnsweredWhileAnOwnerIsAway(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 20 * time.Millisecond})

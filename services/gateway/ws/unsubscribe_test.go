@@ -93,8 +93,8 @@ func TestUnsubscribe_BehindAConnectEndsWhatItSubscribedTo(t *testing.T) {
 	}
 }
 
-// A session keeps the rooms to which a client subscribes behind connect, even if that reply is sent before the reply to
-// connect.
+// A session keeps the rooms to which a client subscribes right after connect, even if the reply to subscribe is sent
+// before the reply to connect.
 func TestSubscribe_BehindAConnectThatWaitsIsKeptForTheSession(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})
@@ -166,7 +166,7 @@ func TestSubscribe_IsNotEndedByAnUnsubscribedBeforeItsReply(t *testing.T) {
 }
 
 // A connection that waits for the rooms of its session gets heartbeats, like every connection whose token was accepted.
-// Frames behind connect wait.
+// Later frames wait until its rooms are known.
 func TestHeartbeat_IsSentWhileTheRoomsOfTheSessionAreAskedFor(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{CoverEvery: 10 * time.Millisecond}, func(s *setup) {

@@ -398,7 +398,7 @@ func TestHandshake_OddRequestsAreRefusedByName(t *testing.T) {
 	}
 }
 
-// The texts of a refusal before the upgrade are not HTML-escaped, like those of all other answers.
+// The texts of a refusal before the upgrade are not HTML-escaped, as in all other answers.
 func TestRefuse_TextsAreNotEscapedForHTML(t *testing.T) {
 	t.Parallel()
 	m := begin(t, ws.Options{}, hub.Options{})

@@ -276,7 +276,7 @@ func (o *Owner) HangFor(user string) (release func()) {
 	}
 }
 
-// HoldRooms holds the calls of Rooms until they are released.
+// HoldRooms holds the calls of Rooms until release is called.
 func (o *Owner) HoldRooms() (release func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
