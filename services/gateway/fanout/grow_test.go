@@ -125,7 +125,7 @@ func TestGrow_RecordsOfAnEpochThatIsOverAreRepeats(t *testing.T) {
 		reading.Go(func() { w.take(t, n, fences[n]) })
 	}
 	reading.Wait()
-	require.Equal(t, []string{"chat.conversation_started", "one"}, w.seen(t), "filled at the fence")
+	require.Equal(t, []string{"chat.conversation_started", "one"}, w.seen(t), "the gap is filled at the fence")
 	late.Epoch, late.Partitions, late.Position, late.Before = 1, 3, late.Position+10, late.Position
 	w.take(t, p, late)
 	require.Empty(t, w.seen(t))

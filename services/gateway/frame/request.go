@@ -129,7 +129,7 @@ func decodeProtobuf(encoded []byte) (Request, error) {
 			f.ProtoReflect().Descriptor().FullName())
 	}
 	r := Request{ID: f.Id, Type: f.Type, CommandID: f.CommandId, Data: Data{Protobuf, f.Data}}
-	return r.checked(r.setExpiry(f.ExpiresInMs), "type has the number 2")
+	return r.checked(r.setExpiry(f.ExpiresInMs), "type is the field with the number 2")
 }
 
 func (r *Request) setExpiry(ms int64) error {

@@ -16,7 +16,7 @@ type Metrics struct {
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		Waiting: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "gateway_commands_waiting", Help: "Commands without outcome."}),
+			Name: "gateway_commands_waiting", Help: "Commands without an outcome."}),
 		Outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "gateway_outcomes_total", Help: "Outcomes that were passed to waiting clients."}, []string{"owner", "outcome"}),
 	}

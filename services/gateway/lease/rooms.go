@@ -76,7 +76,7 @@ func (l *Lease) askFor(ctx context.Context, all []*ask) {
 	defer cancel()
 	response, err := l.options.Keeper.SessionRooms(ctx, connect.NewRequest(request))
 	if err == nil && len(response.Msg.Sessions) != len(all) {
-		err = errors.New("the keeper returned another number of answers")
+		err = errors.New("the keeper returned a different number of sessions")
 	}
 	for i, a := range all {
 		if err != nil {

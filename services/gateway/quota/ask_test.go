@@ -22,7 +22,7 @@ func TestAsk_LimitsTheQueriesAndAnswersOfOneUser(t *testing.T) {
 	second, err := eve.Ask(never)
 	require.NoError(t, err)
 	_, err = eve.Ask(never)
-	require.ErrorIs(t, err, context.Canceled, "two are in flight")
+	require.ErrorIs(t, err, context.Canceled, "two queries are in flight")
 	got := make(chan error)
 	go func() {
 		done, err := users.Enter("eve").Ask(t.Context()) // from another connection

@@ -90,7 +90,7 @@ func (a *asker) resumeFailed(n attaching, err error) {
 		a.later(n.failures, n.conn, func() { a.single().add(n) })
 		return
 	}
-	a.options.Log.Warn("rooms: the missed events of a user cannot be read, nothing is recovered", "owner", a.owner,
+	a.options.Log.Warn("rooms: the missed events of a user cannot be read, so no room is recovered", "owner", a.owner,
 		"user", n.conn.User, "error", err)
 	a.mu.Lock()
 	a.suspects[n.conn.User] = time.Now().Add(suspectFor)

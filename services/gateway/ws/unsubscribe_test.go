@@ -67,7 +67,7 @@ func TestUnsubscribe_BehindAConnectEndsWhatItSubscribedTo(t *testing.T) {
 			socket := m.raw(t, "")
 			write(t, socket, `{"id":"connect","type":"connect","data":`+string(withToken(t, data))+`}`+"\n"+
 				`{"id":"un","type":"unsubscribe","data":{"rooms":["post:7"]}}`+"\n"+send)
-			require.Equal(t, "c1", read(t, socket).ReplyTo, "the frames were taken")
+			require.Equal(t, "c1", read(t, socket).ReplyTo, "the frames after connect were handled")
 			reports := len(m.keeper.Reports()) // no rooms are reported until they are known
 			require.Eventually(t, func() bool { return len(m.keeper.Reports()) >= reports+2 }, 20*time.Second, time.Millisecond)
 			feed.SetAway(false)

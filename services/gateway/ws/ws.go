@@ -110,7 +110,7 @@ func (s *Server) leave() { s.open.Done() }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !s.enter() {
 		stopping := &session.RejectedError{Reason: hub.Shutdown,
-			Refusal: refusal.New(refusal.Unavailable, "this gateway is stopping, connect again")}
+			Refusal: refusal.New(refusal.Unavailable, "this gateway is stopping; connect again")}
 		if browser(r) {
 			s.refuseUpgraded(w, r, stopping, func() {})
 			return
@@ -144,7 +144,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*connection, h
 	encoding, known := frame.Choose(websocket.Subprotocols(r))
 	if !known {
 		refuse(w, http.StatusBadRequest, refusal.New(refusal.Malformed,
-			"none of the subprotocols in Sec-WebSocket-Protocol is known here; there are %s and %s",
+			"none of the subprotocols in Sec-WebSocket-Protocol is supported; offer %s or %s",
 			frame.JSON.Subprotocol(), frame.Protobuf.Subprotocol()))
 		return nil, h
 	}
