@@ -23,7 +23,7 @@ type Verifier interface {
 	Verify(ctx context.Context, token string) (auth.User, error)
 }
 
-// Access holds the rules.
+// Access decides which origins and which users may connect.
 type Access struct {
 	Verifier Verifier
 	// Origins that may connect beside the gateway's own host, such as "https://school.example".
@@ -56,8 +56,8 @@ func (a *Access) Origin(r *http.Request) bool {
 		return true
 	}
 	if a.refused.log(origin, time.Now()) {
-		a.Log.Warn("access: a page was refused because ALLOWED_ORIGINS does not contain its origin", "origin", Clip(origin),
-			"path", Clip(r.URL.Path))
+		a.Log.Warn("access: a page of another origin was refused; add the origin to ALLOWED_ORIGINS to allow it",
+			"origin", Clip(origin), "path", Clip(r.URL.Path))
 	}
 	return false
 }

@@ -132,7 +132,7 @@ func TestResume_FillsTheGapFromTheRecentEvents(t *testing.T) {
 	w := begin(t, 0)
 	w.chatted(t)
 	for _, e := range w.owners["chat"].Log()[:5] {
-		w.deliver(e) // the sixth is on its way
+		w.deliver(e) // the gateway has not read the sixth event yet
 	}
 	w.hub.Shard("chat").SetComplete(4)
 	close(w.known)
