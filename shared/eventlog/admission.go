@@ -13,27 +13,27 @@ import (
 
 type commandKey struct{ actor, id string }
 
-// admission decides which writes of a transaction are admitted. It holds what the log contains, as far as these writes
-// depend on it: first as it was read under the lock, then with the changes of each admitted write.
+// admission decides which writes of a transaction are admitted. It holds the part of the log that these writes are
+// checked against: first as it was read under the log's lock, then with the changes of each admitted write.
 type admission struct {
 	owner    string
-	at       time.Time
+	at       time.Time // log's clock; events are recorded with this time
 	position int64
-	versions map[string]int64 // of streams; absent: 0
+	versions map[string]int64 // newest version by stream; absent: the stream has no events
 
 	incarnation incarnation
 	outcomes    map[commandKey]outcome
 	inbox       *inbox.Admission
 	rows        rows
 
-	members map[membershipKey]bool // memberships that were read, and those that changed since
-	timers  map[timerKey]*timerRow // likewise; absent: there is no timer
+	members map[membershipKey]bool // whether a membership is open; absent: it is not
+	timers  map[timerKey]*timerRow // timers that are set; nil or absent: there is no timer
 
-	maxRooms map[string]int   // of the log
-	rooms    map[roomsKey]int // number of rooms of the users who enter bounded rooms
+	maxRooms map[string]int   // by kind: the maximum number of rooms of a user
+	rooms    map[roomsKey]int // number of rooms that a user is in, for bounded kinds
 }
 
-// admit adds the rows of a write, or returns why it is not admitted; then none of its rows are added.
+// admit adds the rows of a write. If the write is not admitted, admit adds no rows and returns the reason.
 func (a *admission) admit(p *prepared) (Committed, error) {
 	if repeated := a.repeated(p); repeated != nil {
 		return Committed{}, repeated
@@ -78,14 +78,14 @@ func (a *admission) repeated(p *prepared) error {
 	return &RepeatedError{found}
 }
 
-// outcome is the outcome of a command, with the digest of that command; the digest is empty if it is not known.
+// outcome is the outcome of a command, with the digest of the command; the digest is empty if it is not known.
 type outcome struct {
 	envelope.Result
 	digest string
 }
 
-// repeatedOutcome returns the outcome of a command whose id has one already: the first outcome if it is the same
-// command, and a refusal otherwise.
+// repeatedOutcome returns the outcome of a command whose id has an outcome already: the first outcome if the command is
+// the same, or a refusal if the id belongs to another command.
 func repeatedOutcome(first outcome, e *entry) envelope.Result {
 	same := first.digest == e.digest || first.digest == "" || e.digest == ""
 	if same && first.Type == e.commandType && first.Stream == e.stream {
@@ -129,11 +129,11 @@ func (a *admission) add(p *prepared) Committed {
 	return c
 }
 
-// eventNames is the namespace of event ids.
+// eventNames is the UUID namespace of event ids.
 var eventNames = uuid.MustParse("0b1c6b60-3f0c-5f0e-8a41-2f6f0d3a9b17")
 
-// eventID derives the id of an event, so that it is the same whenever it is computed. A new incarnation uses versions
-// of a stream again, so the id includes the incarnation from the second one on.
+// eventID derives the id of an event from its stream and version, so that every computation has the same result. A new
+// incarnation uses versions of a stream again, so from the second incarnation on the id depends on the incarnation too.
 func eventID(owner string, i incarnation, stream string, version int64) uuid.UUID {
 	name := fmt.Appendf(nil, "%s/%s/%d", owner, stream, version)
 	if i.number > 1 {

@@ -10,7 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Commit appends a Write in the next transaction, together with the other writes that wait for it. Its errors:
+// Commit appends a Write in the next transaction, together with the other pending writes. Its errors:
 //   - *ConflictError: the stream has moved on; load it and decide again.
 //   - *RepeatedError: some of the commands have outcomes already; leave them out and decide the rest again.
 //   - *inbox.StaleCheckpointError: another instance has moved the checkpoint.
@@ -18,11 +18,11 @@ import (
 //   - *RefusedError: the log refuses some of the commands; decide the rest again.
 //   - *TimerError: the timers of some of the commands are gone or not due; leave these commands out.
 //   - *WriteError: the write itself is at fault and fails whenever it is tried.
-//   - an error that wraps retry.ErrUnavailable, or that of ctx: the database is unavailable, or ctx ended first. The
-//     write may or may not have been committed. Commit it again: if it was committed, its ids are recognised and the
-//     error is a RepeatedError, an inbox.StaleCheckpointError or an inbox.ParkedChangedError.
+//   - an error that wraps retry.ErrUnavailable (the database is unavailable), or the cause of ctx (ctx ended first). The
+//     write may or may not have been committed, so commit it again. If it was committed, Commit recognises its ids and
+//     returns a RepeatedError, an inbox.StaleCheckpointError or an inbox.ParkedChangedError.
 //
-// With every error but the last, nothing of the write was committed.
+// With every error but the last in this list, nothing of the write was committed.
 func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
 	p, err := l.prepare(ctx, w)
 	if err != nil {
@@ -31,9 +31,9 @@ func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {
 	return l.wait(ctx, &pendingWrite{ctx: ctx, prepared: p, outcome: make(chan writeOutcome, 1)})
 }
 
-// CommitDeciding loads a stream and decides inside the next transaction, under the log's lock, where nobody else
-// can append first. It sets the Write's Stream and Expected from the loaded stream. The decide function must be quick
-// and may be called several times. CommitDeciding returns an error of decide unchanged.
+// CommitDeciding loads a stream and calls decide inside the next transaction, under the log's lock, so that no other
+// write can be appended in between. It sets the Write's Stream, Expected and DecidedAt from the loaded stream. The
+// function decide must be quick and may be called several times. CommitDeciding returns an error of decide unchanged.
 func (l *Log) CommitDeciding(ctx context.Context, s Selection,
 	decide func(context.Context, Loaded) (Write, error)) (Committed, error) {
 	return l.CommitDecidingAll(ctx, []Selection{s}, func(ctx context.Context, all []Loaded) (Write, error) {
@@ -43,8 +43,8 @@ func (l *Log) CommitDeciding(ctx context.Context, s Selection,
 	})
 }
 
-// CommitDecidingAll does the same for several different streams. The Write's commands name their streams and the loaded
-// versions.
+// CommitDecidingAll is CommitDeciding for several different streams. The function decide sets the stream and the loaded
+// version of each command in the Write.
 func (l *Log) CommitDecidingAll(ctx context.Context, all []Selection,
 	decide func(context.Context, []Loaded) (Write, error)) (Committed, error) {
 	return l.wait(ctx, &pendingWrite{ctx: ctx, selections: all, decide: decide, outcome: make(chan writeOutcome, 1)})
@@ -85,7 +85,7 @@ func (pw *pendingWrite) finish(c Committed, err error) {
 	pw.outcome <- writeOutcome{c, err}
 }
 
-// Outcome returns the outcome of a command, and whether it has one.
+// Outcome returns the stored outcome of a command, and whether there is one.
 func (l *Log) Outcome(ctx context.Context, actor, commandID string) (envelope.Result, bool, error) {
 	r := envelope.Result{Actor: actor, CommandID: commandID, Source: l.o.Owner}
 	err := l.o.Pool.QueryRow(ctx, l.sql.outcome, actor, commandID).

@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// commitAll runs one transaction after another, each for all writes that arrived during the one before.
+// commitAll runs one transaction after another. Each commits the writes that arrived during the previous one.
 func (l *Log) commitAll(ctx context.Context) {
 	defer close(l.notices)
 	defer l.session.close(ctx)
@@ -39,13 +39,13 @@ func (l *Log) commitAll(ctx context.Context) {
 	}
 }
 
-// commit commits writes in one transaction and finishes all of them. If their data makes the transaction fail, or if it
+// commit commits writes in one transaction and finishes all of them. If the transaction fails because of their data, or
 // takes too long, commit halves it until the write at fault is alone.
 func (l *Log) commit(ctx context.Context, writes []*pendingWrite) {
 	(&bisection{log: l}).commit(ctx, writes)
 }
 
-// bisection runs the transactions into which a failed one is divided.
+// bisection divides a failed transaction into smaller ones and runs them.
 type bisection struct {
 	log  *Log
 	slow int // writes that took too long in a transaction of their own
@@ -78,10 +78,10 @@ func (p *bisection) commit(ctx context.Context, writes []*pendingWrite) {
 	}
 }
 
-// errSlow ends a bisection. Once two writes have timed out on their own, the database is slow, not the data.
+// errSlow ends a bisection. After two writes have timed out in transactions of their own, the database itself is slow.
 var errSlow = errors.New("the database is too slow")
 
-// quarantine gives a write a transaction of its own when it is tried again.
+// quarantine ensures that a write gets a transaction of its own when it is tried again.
 func (l *Log) quarantine(pw *pendingWrite) {
 	if pw.prepared != nil {
 		l.queue.quarantine(pw.prepared)
@@ -92,21 +92,22 @@ func (l *Log) quarantine(pw *pendingWrite) {
 type transaction struct {
 	log       *Log
 	conn      *pgx.Conn
-	writes    []*pendingWrite // of the transaction
-	later     []*pendingWrite // to be committed alone, because they turned out to be in quarantine
+	writes    []*pendingWrite
+	later     []*pendingWrite // found to be in quarantine once they were decided; to be committed alone
 	loaded    []loading
 	at        time.Time // the log's clock when the streams were loaded
 	admission admission
 	span      trace.Span
-	known     known // the log's head before the transaction began
+	known     known // newest head of the log that was known before the transaction began
 }
 
 // errLost means that the log ends below a position that this instance has seen.
 var errLost = errors.New("the database has lost commits")
 
-// transact commits writes in one transaction. It finishes all of them if it returns nil, and none otherwise.
+// transact commits writes in one transaction. If it returns nil, it has finished each write or has queued it for a
+// transaction of its own. Otherwise it has finished none.
 func (l *Log) transact(ctx context.Context, writes []*pendingWrite) (err error) {
-	// A commit that has begun is completed even if ctx ends; the server bounds its duration.
+	// Complete a commit that has begun even if ctx ends. The server bounds its duration.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.lock+2*l.times.hold+time.Second)
 	defer cancel()
 	t := &transaction{log: l, writes: writes}
@@ -166,7 +167,8 @@ func (t *transaction) reset() {
 	*t = transaction{log: t.log, conn: t.conn, writes: t.writes, span: t.span, known: t.log.history.now()}
 }
 
-// begin starts the transaction's span. The span belongs to no write's trace; it is linked with those of the writes.
+// begin starts the transaction's span. The span serves all writes, so it has a trace of its own and is linked with the
+// spans of the writes.
 func (t *transaction) begin(ctx context.Context) context.Context {
 	var links []trace.Link
 	for _, pw := range t.writes {
@@ -242,7 +244,7 @@ func (t *transaction) run(ctx context.Context) (map[*pendingWrite]writeOutcome, 
 	return outcomes, nil
 }
 
-// guard returns the statements that begin the transaction and take the lock.
+// guard returns the statements that begin the transaction and take the log's lock.
 func (t *transaction) guard() *pgx.Batch {
 	b := &pgx.Batch{}
 	hold := milliseconds(t.log.times.hold)
@@ -268,7 +270,7 @@ func (t *transaction) rollback(ctx context.Context) {
 	}
 }
 
-// queueCheck queues the statement that reads everything the writes are checked against.
+// queueCheck queues the statements that read everything that the writes are checked against.
 func (t *transaction) queueCheck(b *pgx.Batch) {
 	var actors, ids, streams, members, rooms, timerStreams, timerKeys []string
 	var consumed []inbox.Change
@@ -347,7 +349,7 @@ func (p *prepared) streams() []string {
 	return all
 }
 
-// loading holds the streams that were loaded for a write which decides under the lock.
+// loading holds the streams that were loaded for a write that decides under the lock.
 type loading struct {
 	write  *pendingWrite
 	loaded []Loaded
@@ -371,7 +373,8 @@ func (t *transaction) queueLoads(b *pgx.Batch) bool {
 	return len(t.loaded) > 0
 }
 
-// decide calls the decide functions of writes and puts those writes first, so that they cannot lose a version race.
+// decide calls the decide functions of the writes that have one. It moves these writes to the front, so that no other
+// write of the transaction changes their streams first.
 func (t *transaction) decide(outcomes map[*pendingWrite]writeOutcome) {
 	var first, others []*pendingWrite
 	for _, o := range t.loaded {
@@ -404,7 +407,8 @@ func (t *transaction) decide(outcomes map[*pendingWrite]writeOutcome) {
 	t.writes = append(first, others...)
 }
 
-// decideSafely turns a panic into an error of this write, so that the others of the transaction go on.
+// decideSafely calls the decide function of a write. It turns a panic into an error of this write, so that the other
+// writes of the transaction are still committed.
 func decideSafely(pw *pendingWrite, loaded []Loaded) (w Write, err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -13,15 +13,16 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// ClockSQL is an SQL expression for the log's clock, in microseconds. It is the clock of Postgres, but never before the
-// time of the newest event, even after a failover to a server whose clock is behind.
+// ClockSQL is an SQL expression for the log's clock, in microseconds since 1970. It is the clock of Postgres, but never
+// before the time of the newest event, even after a failover to a server whose clock is behind.
 const ClockSQL = `(extract(epoch FROM greatest(clock_timestamp(), (SELECT time FROM owner.events ORDER BY position DESC
   LIMIT 1))) * 1000000)::bigint`
 
 const (
 	sqlClock = `SELECT ` + ClockSQL
 
-	// Reads the newest event of a stream, which contains its whole value, and all events about the subjects.
+	// sqlLoadNewest reads the newest event of a stream, for streams in which each event contains the whole value. It
+	// also reads all events about the subjects.
 	sqlLoadNewest = `(SELECT true AS wanted, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND version > $2
   ORDER BY version DESC LIMIT 1)
 UNION
@@ -33,8 +34,8 @@ ORDER BY version, wanted`
 
 type membershipKey struct{ room, member string }
 
-// try checks a Write against what was read under the log's lock and against the writes of the transaction that were
-// admitted before it. It changes nothing.
+// try checks a Write against the rows that were read under the log's lock and against the writes that were admitted
+// before it in the same transaction. It does not change the admission.
 func (a *admission) try(p *prepared) error {
 	t := trial{admission: a}
 	for _, e := range p.entries {
@@ -51,15 +52,16 @@ func (a *admission) try(p *prepared) error {
 	return nil
 }
 
-// trial is the state of the admission check after the entries of one Write, before that Write is admitted.
+// trial holds the changes that the entries of one Write would make to the admission, while the Write is checked. A
+// value in a trial takes precedence over that of the admission.
 type trial struct {
 	admission *admission
 	versions  map[string]int64
 	members   map[membershipKey]bool
 	timers    map[timerKey]*timerRow // nil: the timer is gone
-	rooms     map[roomsKey]int       // how many rooms more
-	refusals  map[int]*refusal.Error
-	early     map[int]bool
+	rooms     map[roomsKey]int       // change of the number of rooms
+	refusals  map[int]*refusal.Error // by index of the command
+	early     map[int]bool           // indexes of the commands whose timer is gone or not due
 }
 
 func (t *trial) take(e *entry) error {
@@ -129,15 +131,15 @@ func (t *trial) note(stream string, version int64, d draft) {
 	eachTimer(stream, version, t.admission.at, d, func(k timerKey, row *timerRow) { t.timers[k] = row })
 }
 
-// note records what an event changes that later writes of the transaction are checked against.
+// note records the changes of an event, so that later writes of the transaction are checked against them.
 func (a *admission) note(stream string, d draft) {
 	eachMembership(d.place, func(k membershipKey, is bool) { a.members[k] = is })
 	eachCounted(a.maxRooms, d.place, func(k roomsKey, change int) { a.rooms[k] += change })
 	eachTimer(stream, a.versions[stream], a.at, d, a.timer)
 }
 
-// eachMembership calls f for each user who enters (true) or leaves (false) a room by an event. Entries come first, in
-// the order in which they are stored.
+// eachMembership calls f for each user whom an event adds to a room (true) or removes from a room (false). Additions
+// come first, because they are also stored first.
 func eachMembership(p catalog.Place, f func(k membershipKey, is bool)) {
 	for _, m := range p.Opens {
 		for _, user := range m.Users {
@@ -151,8 +153,9 @@ func eachMembership(p catalog.Place, f func(k membershipKey, is bool)) {
 	}
 }
 
-// draftAlso drafts the events of other streams that a command leads to. Each event becomes an entry of its own, before
-// the command's entry: the last event of the command itself has the highest position and carries the outcome.
+// draftAlso drafts the events of other streams that a command leads to. Each of them becomes an entry of its own before
+// the command's entry. So the last event of the command itself has the highest position; that event carries the
+// outcome.
 func (l *Log) draftAlso(p *prepared, index int, d Decided) error {
 	for _, a := range d.Also {
 		e := &entry{index: index, stream: a.Stream, expected: a.Expected, otherwise: a.Otherwise, actor: d.Actor,
@@ -164,15 +167,15 @@ func (l *Log) draftAlso(p *prepared, index int, d Decided) error {
 	return nil
 }
 
-// Clock estimates the log's clock without a query: it adds the time passed since the clock was last read, by the
-// monotonic clock of this process. It never goes back.
+// Clock estimates the log's clock without a query: it returns the time that was read last, plus the time that has
+// passed since by the monotonic clock of this process. The estimate never goes back.
 func (l *Log) Clock() time.Time { return l.clock.now() }
 
 type estimate struct {
 	mu   sync.Mutex
-	at   time.Time // of the log
-	read time.Time // of this process, with its monotonic reading
-	last time.Time
+	at   time.Time // log's clock, as it was read last
+	read time.Time // when it was read, with the monotonic reading of this process
+	last time.Time // newest estimate that was returned
 }
 
 func (e *estimate) now() time.Time {
@@ -190,7 +193,7 @@ func (e *estimate) set(at time.Time) {
 	e.at, e.read = at, time.Now()
 }
 
-// readClock reads the log's clock.
+// readClock reads the log's clock and updates the estimate of Clock.
 func (l *Log) readClock(ctx context.Context) (time.Time, error) {
 	var at int64
 	if err := l.o.Pool.QueryRow(ctx, l.SQL(sqlClock)).Scan(&at); err != nil {
@@ -218,8 +221,8 @@ func expiresOf(p catalog.Place) *time.Time {
 	return &p.Expires
 }
 
-// hideExpired empties the personal fields of expired events, as a redaction does. The events stay, so that versions and
-// positions have no gap.
+// hideExpired empties the personal fields of expired events, as a redaction does. The events themselves stay, so that
+// versions and positions have no gap.
 func (l *Log) hideExpired(all []Logged) {
 	now := l.Clock()
 	for i, e := range all {

@@ -14,19 +14,19 @@ import (
 	"github.com/edumatrix/interlinked/shared/jobs"
 )
 
-// Effect returns the jobs that follow from an event which is about to be committed. The event has no body; m has all of
-// its fields, including personal ones, which must not be copied into a job because jobs are not redacted. An Effect
-// runs under the log's lock, so it must be quick: it only names the jobs.
+// Effect returns the jobs that follow from an event that is about to be committed. The event e has no body. The
+// message m has all fields, including personal ones; do not copy personal fields into a job, because jobs are not
+// redacted. An Effect runs under the log's lock, so it must be quick and do nothing but name the jobs.
 type Effect func(e envelope.Event, m proto.Message) []jobs.Job
 
-// effects are the jobs that follow from events.
+// effects holds the queue of jobs, and the functions that return the jobs of an event.
 type effects struct {
 	queue *jobs.Queue
 	of    map[string]Effect // by the event's type
 }
 
-// Effects inserts jobs in the transactions that commit the events which they follow from, by the event's type. It is
-// called before Run.
+// Effects registers the effects of events, by the event's type. The jobs of an event are inserted in the transaction
+// that commits the event. Call Effects before Run.
 func (l *Log) Effects(queue *jobs.Queue, of map[string]Effect) { l.effects = effects{queue, of} }
 
 // caused is an event with an effect.
@@ -55,7 +55,7 @@ func (x effects) insert(ctx context.Context, conn *pgx.Conn, all []caused) error
 	return x.queue.Insert(ctx, openTx{conn}, due...)
 }
 
-// jobs calls the effect. It turns a panic into an error of the write that commits the event.
+// jobs calls the effect. It turns a panic into an error, so that only the write with this event fails.
 func (c caused) jobs() (all []jobs.Job, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -70,7 +70,7 @@ type openTx struct{ conn *pgx.Conn }
 
 var (
 	_           pgx.Tx = openTx{}
-	errNotOwner        = errors.New("the caller that began the transaction ends it")
+	errNotOwner        = errors.New("only the caller that began the transaction may end it")
 )
 
 func (t openTx) Begin(context.Context) (pgx.Tx, error) { return nil, errNotOwner }

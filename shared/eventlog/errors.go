@@ -19,11 +19,11 @@ type ConflictError struct {
 }
 
 func (e *ConflictError) Error() string {
-	return fmt.Sprintf("append %s at version %d: it is at %d", e.Stream, e.Expected, e.Actual)
+	return fmt.Sprintf("append to %s at version %d: the stream is at version %d", e.Stream, e.Expected, e.Actual)
 }
 
-// RepeatedError contains the outcomes of the commands of a Write, by their index, that have one already. If the id of a
-// command belongs to a command of another type or stream, its outcome is a refusal with the code id_reused.
+// RepeatedError contains the outcomes of those commands of a Write that have an outcome already, by the command's
+// index. If the id of a command belongs to another command, the outcome is a refusal with the code id_reused.
 type RepeatedError struct {
 	Outcomes map[int]envelope.Result
 }
@@ -32,9 +32,9 @@ func (e *RepeatedError) Error() string {
 	return fmt.Sprintf("%d commands have an outcome already", len(e.Outcomes))
 }
 
-// RefusedError contains the refusals of the commands of a Write, by their index, that the log refuses: their actor is
-// not a member of a room, or another stream is not at the expected version. Decide the other commands again, without
-// the events of these.
+// RefusedError contains the refusals of those commands of a Write that the log refuses, by the command's index. A
+// command is refused if its actor is not a member of a room, if a user would be in too many rooms, or if another stream
+// is not at the expected version. Decide the other commands again, without the events of the refused ones.
 type RefusedError struct {
 	Refusals map[int]*refusal.Error
 }
@@ -43,8 +43,8 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("%d commands are refused by the log", len(e.Refusals))
 }
 
-// TimerError contains the commands of a Write, by their index, whose timer is gone or is not due. They have no outcome.
-// A timer that is not due yet stays.
+// TimerError contains the indexes of those commands of a Write whose timer is gone or not due. These commands get no
+// outcome. A timer that is not due yet stays set.
 type TimerError struct {
 	Commands map[int]bool
 }
@@ -53,8 +53,8 @@ func (e *TimerError) Error() string {
 	return fmt.Sprintf("%d commands were sent by timers that are gone or not due", len(e.Commands))
 }
 
-// WriteError reports that a Write itself is at fault, such as an event that cannot be encoded or stored. It fails
-// whenever it is tried.
+// WriteError reports that a Write itself is at fault, for example because an event cannot be encoded or stored. The
+// Write fails whenever it is tried.
 type WriteError struct{ Err error }
 
 func (e *WriteError) Error() string { return "write rejected: " + e.Err.Error() }

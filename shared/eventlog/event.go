@@ -22,7 +22,7 @@ type Logged struct {
 	plain []byte // the body without its personal fields
 }
 
-// scan reads a row of the log's columns. The first columns of the row go to into.
+// scan reads an event from the log's columns of a row. Columns before them are read into the values of into.
 func (l *Log) scan(found pgx.Rows, into ...any) (Logged, error) {
 	e := Logged{Event: envelope.Event{Source: l.o.Owner}}
 	var (
@@ -85,7 +85,7 @@ func decodeMemberships(encoded []byte) (all []catalog.Membership, err error) {
 		return nil, nil
 	}
 	if err := json.Unmarshal(encoded, &all); err != nil {
-		return nil, fmt.Errorf("rooms that it opens or closes: %w", err)
+		return nil, fmt.Errorf("rooms that the event opens or closes: %w", err)
 	}
 	return all, nil
 }

@@ -9,11 +9,11 @@ import (
 
 // Fill describes what FillForTest writes.
 type Fill struct {
-	Events  int64 // events in the form of chat.message_sent, above the log's head
-	Streams int64 // conversations over which the events are spread; 0: one
-	// Prefix of the streams and rooms; "": "conversation:". Conversation n is Prefix + n, from 0.
+	Events  int64 // number of events to write above the log's head, in the form of chat.message_sent
+	Streams int64 // number of conversations over which the events are spread; 0: one
+	// Prefix is the first part of the names of streams and rooms; "": "conversation:". Conversation n, from 0, is Prefix + n.
 	Prefix string
-	// Type and Topic of the events; "": "chat.message_sent" and "chat-events".
+	// Type and Topic are those of the events; "": "chat.message_sent" and "chat-events".
 	Type, Topic string
 	// Days is the number of days before now over which the times of the events are spread; 0: all events have the
 	// current time.

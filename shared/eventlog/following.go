@@ -11,30 +11,33 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/progress"
 )
 
-// This file has what packages need that follow a log by position, in transactions of their own: relay, projection and
-// rebuild, and those that keep tables in the schema of the log.
+// This file contains what other packages need to follow a log by position in transactions of their own (relay,
+// projection and rebuild), or to keep tables in the log's schema.
 
-// Options returns the options of the log, with their defaults.
+// Options returns the options of the log, with the defaults filled in.
 func (l *Log) Options() Options { return l.o }
 
-// SQL puts the log's schema into a statement, in which "owner." stands for it.
+// SQL returns a statement with the log's schema in place of "owner.".
 func (l *Log) SQL(statement string) string {
 	return strings.ReplaceAll(statement, "owner.", pgx.Identifier{l.o.Owner}.Sanitize()+".")
 }
 
-// TakeLease takes the lease of this log for a purpose, such as "relay". It sets the fields of o that name the lock.
+// TakeLease takes the lease of this log for a purpose, such as "relay". It sets the fields Key, Purpose and Schema of
+// o.
 func (l *Log) TakeLease(ctx context.Context, purpose string, o advisory.LeaseOptions) (*advisory.Lease, context.Context, error) {
 	o.Key, o.Purpose, o.Schema = l.LockKey(purpose), "the "+purpose, l.o.Owner
 	return advisory.TakeLease(ctx, l.o.Pool.Config().ConnConfig, o)
 }
 
-// SetWaiting records that a waiter, such as "relay", waits for a dependency, with the reason err, or that it continues,
-// if err is nil. Options.Waiting is called when the first waiter begins to wait, and when none is left.
+// SetWaiting records that a waiter, such as "relay", waits for a dependency because of err. If err is nil, it records
+// that the waiter continues. Options.Waiting is called when the first waiter of a dependency begins to wait, and when
+// no waiter is left.
 func (l *Log) SetWaiting(waiter, dependency string, err error) {
 	l.waiting.set(waiter, dependency, err)
 }
 
-// Seen returns the newest position that this instance knows to be committed, and a channel that is closed when it rises.
+// Seen returns the newest position that this instance knows to be committed, and a channel that is closed when this
+// position rises.
 func (l *Log) Seen() (position int64, moved <-chan struct{}) { return l.head.Now() }
 
 // Head is the end of a log.
@@ -49,8 +52,8 @@ func (l *Log) ReadHead(ctx context.Context, conn *pgx.Conn) (Head, error) {
 	return Head{Point{position, at.id}, at.floor}, err
 }
 
-// QueueRead adds a statement to a batch that reads up to limit events above a position into a slice, which is complete
-// when the batch has been read.
+// QueueRead adds a statement to a batch. The statement reads up to limit events above a position into a slice, which is
+// filled when the results of the batch have been read.
 func (l *Log) QueueRead(b *pgx.Batch, after int64, limit int, into *[]Logged) {
 	b.Queue(l.sql.read, after, int64(1<<62), limit, "").Query(func(found pgx.Rows) (err error) {
 		*into, err = l.scanAll(found)
@@ -58,7 +61,7 @@ func (l *Log) QueueRead(b *pgx.Batch, after int64, limit int, into *[]Logged) {
 	})
 }
 
-// Events returns the events of a part of the log.
+// Events returns the envelope.Event of each logged event.
 func Events(all []Logged) []envelope.Event {
 	events := make([]envelope.Event, len(all))
 	for i, e := range all {
@@ -67,14 +70,15 @@ func Events(all []Logged) []envelope.Event {
 	return events
 }
 
-// Applied returns how far projections are applied, by name, as far as this instance knows. The log forgets it whenever the
-// database may have lost the transactions of projections.
+// Applied returns the positions up to which projections are applied, by name, as far as this instance knows. The log
+// forgets these positions whenever the database may have lost transactions of projections.
 func (l *Log) Applied() *progress.Set { return &l.applied }
 
 // LockKey returns the key of the log's advisory lock for a purpose, such as "rebuild".
 func (l *Log) LockKey(purpose string) int64 { return lockKey(l.o.Owner, purpose) }
 
-// ReadSelected reads the events whose positions a statement selects, ascending. Expired fields are empty.
+// ReadSelected reads the events at the positions that an SQL statement selects, ascending by position. The personal
+// fields of expired events are empty.
 func (l *Log) ReadSelected(ctx context.Context, positions string, args ...any) ([]Logged, error) {
 	statement := l.SQL(`SELECT ` + columns + ` FROM owner.events WHERE position IN (` + positions + `) ORDER BY position`)
 	found, err := l.o.Pool.Query(ctx, statement, append([]any{planned}, args...)...)

@@ -14,7 +14,7 @@ import (
 type Point struct {
 	Position int64
 	// Incarnation identifies a history of the log. It changes when the database has lost commits that others had seen
-	// already: a position that was read under another incarnation may belong to an event that no longer exists.
+	// already. A position that was read under another incarnation may belong to an event that no longer exists.
 	Incarnation string
 }
 
@@ -25,7 +25,7 @@ type incarnation struct {
 	floor  int64 // the positions of its events are above it
 }
 
-// known is a head of the log, as it was read.
+// known is a head of the log that this instance has read.
 type known struct {
 	incarnation
 	position int64
@@ -75,8 +75,8 @@ const incarnationMargin = 1_000_000
 // from them, together with the incarnation under which they were read.
 func (l *Log) Incarnation() string { return l.history.now().id }
 
-// Newest reads the head of the log: the position of its newest event. In an incarnation without events it is
-// the incarnation's floor, which is the position above which its events lie.
+// Newest reads the head of the log: the position of its newest event. In an incarnation without events, the head is the
+// incarnation's floor, which is the position above which its events will be.
 func (l *Log) Newest(ctx context.Context) (Point, error) {
 	at, position, err := l.readHead(ctx, l.o.Pool)
 	if err != nil {
@@ -147,8 +147,8 @@ func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, see
 }
 
 // RecogniseLoss compares the newest events and position records that were published with the log, in a session of the
-// caller. A position above the log's head, or one that belongs to another event now, was published from commits that the
-// database has lost since. Then RecogniseLoss begins a new incarnation.
+// caller. If a published position is above the log's head, or the log has another event at that position, the database
+// has lost commits since. RecogniseLoss then begins a new incarnation.
 func (l *Log) RecogniseLoss(ctx context.Context, conn *pgx.Conn, published []envelope.Event) error {
 	at, head, err := l.readHead(ctx, conn)
 	if err != nil {
@@ -166,7 +166,7 @@ func (l *Log) RecogniseLoss(ctx context.Context, conn *pgx.Conn, published []env
 				return err
 			}
 			if !same {
-				why = fmt.Sprintf("a topic has another event at position %d than the log", e.Position)
+				why = fmt.Sprintf("a topic and the log have different events at position %d", e.Position)
 			}
 		}
 	}

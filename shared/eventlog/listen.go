@@ -11,13 +11,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// newIncarnation is the notification's payload, instead of a position, when an incarnation has begun.
+// newIncarnation is the payload of a notification that a new incarnation has begun. The payload of all other
+// notifications is a position.
 const newIncarnation = "incarnation"
 
-// channel is the notification channel of commits, to all instances.
+// channel returns the name of the channel on which instances notify each other of commits.
 func (l *Log) channel() string { return "eventlog_" + l.o.Owner }
 
-// listen receives notifications of what other instances commit.
+// listen receives the notifications that other instances send after commits, until ctx ends.
 func (l *Log) listen(ctx context.Context) {
 	var delay retry.Backoff
 	for ctx.Err() == nil {
@@ -42,8 +43,9 @@ func (l *Log) listenOnce(ctx context.Context, delay *retry.Backoff) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+l.channel()); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	l.applied.Forget() // positions that were read without a connection may be lost as well
-	// Commits before this point were not notified. A lost connection may have been a failover.
+	l.applied.Forget() // positions that were read while nothing listened may be lost as well
+	// This session missed the notifications of earlier commits, so read the head. If a failover ended the previous
+	// connection, the log may have lost commits.
 	before := l.history.now()
 	at, position, err := l.readHead(ctx, conn)
 	if err != nil {
@@ -65,7 +67,7 @@ func (l *Log) listenOnce(ctx context.Context, delay *retry.Backoff) error {
 	}
 }
 
-// handleNotification waits for one notification. Without one it checks that the connection is alive.
+// handleNotification waits up to 10 s for a notification and handles it. If none arrives, it pings the server.
 func (l *Log) handleNotification(ctx context.Context, conn *pgx.Conn) error {
 	waits, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

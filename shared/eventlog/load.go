@@ -10,18 +10,19 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Selection selects the events of a stream that a decision needs: those about the stream itself (without a subject)
-// above version After, and all events about the Subjects.
+// Selection selects the events of a stream that a decision needs: the events about the stream itself (without a
+// subject) above version After, and all events about the Subjects.
 type Selection struct {
 	Stream   string
 	After    int64
 	Subjects []string
-	// Newest selects the newest event alone, and those about the Subjects. It is for streams in which each event
-	// contains the whole value.
+	// Newest selects the newest event and the events about the Subjects, and no others. It is for streams in which each
+	// event contains the whole value.
 	Newest bool
 }
 
-// Loaded is a stream as decisions see it: the selected events, ascending by version, without their personal fields.
+// Loaded is a stream as it is loaded for a decision: the selected events, ascending by version, without personal
+// fields.
 type Loaded struct {
 	Events  []envelope.Event
 	Version int64 // of the stream; 0: it does not exist
@@ -39,7 +40,7 @@ func (l *Log) Load(ctx context.Context, s Selection) (Loaded, error) {
 }
 
 // LoadAll reads several streams in one round trip, each as of a moment of its own. The results have the order of the
-// selections. An error that is not the database's may concern any of the streams.
+// selections. An error that does not wrap retry.ErrUnavailable may concern any of the streams.
 func (l *Log) LoadAll(ctx context.Context, selections []Selection) ([]Loaded, error) {
 	all := make([]Loaded, len(selections))
 	if len(all) == 0 {

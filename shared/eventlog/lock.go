@@ -9,12 +9,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// lockPollInterval is how often a migration tries to get a lock that another instance may hold for days.
+// lockPollInterval is the interval at which a migration tries to get a lock that another instance may hold for days.
 const lockPollInterval = 400 * time.Millisecond
 
-// lockWaitSlice is how long one statement waits for the log's own lock, which is held for milliseconds; then another
-// statement waits, with a new snapshot. Waiting in the server's queue, rather than trying now and then
-// (advisory.Await), keeps busy instances from starving each other.
+// lockWaitSlice is how long one statement waits for the log's own lock, which is held for milliseconds. After that,
+// another statement waits, with a new snapshot, so that vacuum is not held up. Waiting in the server's queue, instead
+// of polling as advisory.Await does, keeps busy instances from starving each other.
 const lockWaitSlice = 250 * time.Millisecond
 
 // lockTaken reports whether a statement failed because it did not get a lock in time.
@@ -46,8 +46,9 @@ func (l *Log) underLock(ctx context.Context, conn interface {
 	}
 }
 
-// HoldLock calls f while the session of conn holds the log's lock, so that the log does not move: for no longer than
-// MaxHold. It returns how long it held the lock. It is completed even if ctx ends, since its bounds are short.
+// HoldLock calls f while the session of conn holds the log's lock, so that nothing is appended meanwhile. The lock is
+// held for at most MaxHold. HoldLock continues even if ctx ends, because its duration is bounded. It returns how long
+// it held the lock.
 func (l *Log) HoldLock(ctx context.Context, conn *pgx.Conn, f func(context.Context) error) (held time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.lock+l.times.hold)
 	defer cancel()
@@ -64,12 +65,13 @@ func (l *Log) HoldLock(ctx context.Context, conn *pgx.Conn, f func(context.Conte
 		_, undone := conn.Exec(release, `SELECT pg_advisory_unlock($1), set_config('idle_session_timeout', '0', false),
   set_config('transaction_timeout', '0', false)`, l.LockKey("append"))
 		if undone != nil {
-			_ = conn.Close(release) // which releases the lock
+			_ = conn.Close(release) // ending the session releases the lock
 		}
 		held = time.Since(begun)
 	}()
 	// If this process freezes, or a statement takes too long, the server ends the session and releases the lock. The
-	// lock timeout for tables is short, so that a session which waits for this one is not taken for a deadlock.
+	// lock timeout for tables is short: in a deadlock with another session, this session gives up before the server
+	// chooses a victim.
 	if _, err := conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false),
   set_config('transaction_timeout', $1, false), set_config('lock_timeout', '500ms', false)`, hold); err != nil {
 		return 0, err

@@ -1,13 +1,13 @@
 // Package eventlog is one owner's append-only log in Postgres. It stores events in streams, with dense versions within
 // a stream and ascending positions over the whole log; the outcome of every command; and the memberships of rooms. Each
-// owner has a schema of its own name. There package inbox stores the progress of consuming other owners' logs, which is
-// committed together with the events that follow from it.
+// owner has a schema of its own name. In the same schema, package inbox stores how far the owner has consumed other
+// owners' logs. This progress is committed together with the events that follow from the consumed events.
 //
-// Writes are committed in groups: one goroutine per Log commits all writes that wait in one transaction, under the
-// log's advisory lock. So position order is commit order for any number of instances, and a reader of "position > last"
-// misses nothing. No caller gets a result before the commit. Readers load single streams (Load), read pages (Read),
-// or follow by position in transactions of their own, as package projection does. Package relay publishes
-// the log to its topics.
+// Writes are committed in groups: one goroutine per Log commits all pending writes in one transaction, under the log's
+// advisory lock. So position order is commit order for any number of instances, and a reader that asks for "position >
+// last" misses nothing. No caller gets a result before the commit. Readers load single streams (Load), read pages
+// (Read), or follow by position in transactions of their own, as package projection does. Package relay publishes the
+// log to its topics.
 package eventlog
 
 import (
@@ -34,8 +34,8 @@ import (
 type Options struct {
 	// Owner is the service that owns the log, and the name of its schema.
 	Owner string
-	// Pool may be shared with other uses of the database. Beside it, a Log holds one connection that commits and one
-	// that listens; a Relay and each followed projection hold one for their lease.
+	// Pool may be shared with other uses of the database. In addition, a Log holds one connection for commits and one
+	// for notifications; a Relay and each followed projection hold one for their lease.
 	Pool    *pgxpool.Pool
 	Catalog *catalog.Catalog
 	// Migrations of the owner's own projections: goose files at the root of the file system. They run after the log's
@@ -44,7 +44,7 @@ type Options struct {
 	// Waiting is called when work cannot continue because Postgres (or, for a Relay, Kafka) is unavailable, and with a
 	// nil error when it continues. Nil: not called.
 	Waiting func(dependency string, err error)
-	// LockWait is how long a commit, or whatever else needs the log's lock, waits for it before it fails; 0: 10 s.
+	// LockWait is how long a commit, or another operation, waits for the log's lock before it fails; 0: 10 s.
 	LockWait time.Duration
 	Tracer   trace.Tracer     // nil: no spans
 	Log      *slog.Logger     // nil: slog.Default
@@ -59,7 +59,7 @@ type Log struct {
 	head    *progress.Progress // the newest position that is known to be committed
 	history history
 	waiting waiting
-	applied progress.Set // by projection, as far as this instance knows
+	applied progress.Set // positions up to which projections are applied, as far as this instance knows
 	times   timeouts
 	clock   estimate
 	checked func() // for tests: called under the lock, before anything is written
@@ -71,8 +71,8 @@ type Log struct {
 	maxRooms map[string]int // by kind: the maximum number of rooms of a user
 }
 
-// MaxHold is how long a holder may keep the log's lock. Nothing can be appended meanwhile. The server ends the session
-// of one that keeps it for longer.
+// MaxHold is how long a holder may keep the log's lock. Nothing can be appended meanwhile. The server ends a session
+// that keeps the lock for longer.
 const MaxHold = 2 * time.Second
 
 // timeouts bound how long a holder of the log's lock can delay the others.
@@ -83,7 +83,7 @@ type timeouts struct {
 
 var schemaName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}$`)
 
-// Open creates and migrates the schema, under a lock so that one instance at a time does so, and returns the log.
+// Open creates and migrates the schema and returns the log. A lock ensures that one instance at a time migrates.
 func Open(ctx context.Context, o Options) (*Log, error) {
 	if !schemaName.MatchString(o.Owner) {
 		return nil, fmt.Errorf("event log: owner %q cannot name a schema", o.Owner)
@@ -123,8 +123,8 @@ func Open(ctx context.Context, o Options) (*Log, error) {
 }
 
 // Run commits writes, listens for the commits of other instances, and prunes old outcomes, until ctx ends. Then it
-// completes the transaction in flight; writes that still wait fail with an error that wraps retry.ErrUnavailable. Commit
-// works only while Run does.
+// completes the transaction in flight; writes that still wait fail with an error that wraps retry.ErrUnavailable.
+// Commit works only while Run is running.
 func (l *Log) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { l.commitAll(ctx) })
@@ -135,11 +135,11 @@ func (l *Log) Run(ctx context.Context) error {
 	return nil
 }
 
-// Inbox returns the progress of consuming other owners' topics.
+// Inbox returns the inbox, which stores the progress of consuming other owners' topics.
 func (l *Log) Inbox() *inbox.Inbox { return l.inbox }
 
-// Head returns the position of the newest event. In an incarnation without events it is the incarnation's floor, which
-// is the position above which its events lie; in a new log it is 0.
+// Head returns the position of the newest event. In an incarnation without events, the head is the incarnation's floor,
+// which is the position above which its events will be; in a new log it is 0.
 func (l *Log) Head(ctx context.Context) (position int64, err error) {
 	p, err := l.Newest(ctx)
 	return p.Position, err

@@ -18,7 +18,8 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// lockKey returns the key of the advisory lock for one purpose of one owner. Databases do not share advisory locks.
+// lockKey returns the key of the advisory lock for one purpose of one owner. The key does not depend on the database,
+// because databases do not share advisory locks.
 func lockKey(owner, purpose string) int64 {
 	return advisory.Key("eventlog/" + owner + "/" + purpose)
 }

@@ -22,7 +22,8 @@ import (
 // sealedPlainly is the first byte of personal fields that are stored unencrypted.
 const sealedPlainly = 0
 
-// prepared is a Write after all work that needs no lock: its events are placed, split and encoded.
+// prepared is a Write after all the work that needs no lock: the rooms of its events are known, their personal
+// fields are split off, and the events are encoded.
 type prepared struct {
 	stream   string
 	expected int64
@@ -47,10 +48,10 @@ type entry struct {
 	kind        envelope.Kind
 	code, text  string
 	drafts      []draft
-	index       int            // of the command to which it belongs
+	index       int            // of the command to which it belongs; -1: it belongs to an Append
 	memberOf    string         // the room of which its actor must be a member
-	otherwise   *refusal.Error // refusal of its command if the stream is not at the expected version
-	fired       *TimerKey
+	otherwise   *refusal.Error // refusal of the command if the stream is not at the expected version
+	fired       *TimerKey      // timer that sent the command; nil: none
 	span        trace.Span
 }
 
@@ -66,7 +67,7 @@ type draft struct {
 	message  proto.Message
 }
 
-// maxEvent is the maximum size of an event on its topic, in bytes. Brokers accept records of up to a million.
+// maxEvent is the maximum size of an event on its topic, in bytes. Brokers accept records of up to a million bytes.
 const maxEvent = 900_000
 
 // size estimates the size of an event's record, in bytes.
@@ -155,7 +156,7 @@ func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
 			}
 		}
 		if n := d.size(); n > maxEvent {
-			return fmt.Errorf("%s has %d bytes with its rooms; an event may have %d", declared.Name, n, maxEvent)
+			return fmt.Errorf("%s has %d bytes with its rooms; the maximum is %d", declared.Name, n, maxEvent)
 		}
 		if d.effect = l.effects.of[declared.Name]; d.effect != nil {
 			d.message = m
@@ -168,7 +169,8 @@ func (l *Log) draft(p *prepared, e *entry, events []proto.Message) error {
 	return nil
 }
 
-// begin starts the span of an entry, within the trace of its command. Its traceparent is stored with the events.
+// begin starts the span of an entry, within the trace of its command. The traceparent of the span is stored with the
+// events.
 func (l *Log) begin(ctx context.Context, e *entry) {
 	ctx = telemetry.Continue(ctx, e.traceParent)
 	ctx, e.span = l.o.Tracer.Start(ctx, "append "+l.o.Owner, trace.WithAttributes(
@@ -187,7 +189,7 @@ func (p *prepared) end(err error) {
 			e.span.RecordError(err)
 			e.span.SetStatus(codes.Error, "not appended")
 		} else if err != nil {
-			e.span.AddEvent("taken out", trace.WithAttributes(attribute.String("reason", err.Error())))
+			e.span.AddEvent("not admitted", trace.WithAttributes(attribute.String("reason", err.Error())))
 		}
 		e.span.End()
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// OutcomesKept is how long outcomes are stored. It is longer than the retention of command topics, and than any client
-// repeats a command.
+// OutcomesKept is how long outcomes are stored. It is longer than the retention of command topics, and longer than any
+// client repeats a command.
 const OutcomesKept = 30 * 24 * time.Hour
 
 // PruneOutcomes removes outcomes that are older than a duration, 5,000 at a time. It returns the number of removed

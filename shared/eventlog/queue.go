@@ -8,7 +8,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// The bounds of one transaction.
+// These constants bound one transaction: the number of its writes and events, and the bytes of its events.
 const (
 	maxWrites = 512
 	maxEvents = 4096
@@ -19,7 +19,7 @@ const (
 type queue struct {
 	mu          sync.Mutex
 	joining     []*pendingWrite
-	alone       []*pendingWrite // failed before, or are in quarantine
+	alone       []*pendingWrite // in quarantine: each gets a transaction of its own
 	closed      bool
 	quarantined quarantine
 	filled      chan struct{} // holds a value when the queue may be non-empty
@@ -53,7 +53,7 @@ func (q *queue) wake() {
 	}
 }
 
-// take removes the writes of the next transaction, and one write that gets the transaction after it alone.
+// take removes the writes of the next transaction from the queue, and one write for a transaction of its own after it.
 func (q *queue) take() (together []*pendingWrite, alone *pendingWrite) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -70,8 +70,8 @@ func (q *queue) take() (together []*pendingWrite, alone *pendingWrite) {
 			continue
 		}
 		if pw.decide != nil {
-			// Two writes that decide about the same stream cannot be in one transaction: the second would not see the
-			// first.
+			// Two writes that decide about the same stream cannot be in one transaction: the second decision would not
+			// see the events of the first.
 			if slices.ContainsFunc(pw.selections, func(s Selection) bool { return deciding[s.Stream] }) {
 				later = append(later, pw)
 				continue
@@ -96,7 +96,7 @@ func (q *queue) take() (together []*pendingWrite, alone *pendingWrite) {
 	return together, alone
 }
 
-// quarantine remembers that a write failed, or took too long, in a transaction of its own.
+// quarantine records that a write failed, or took too long, in a transaction of its own.
 func (q *queue) quarantine(p *prepared) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -109,7 +109,7 @@ func (q *queue) isQuarantined(p *prepared) bool {
 	return q.quarantined.match(p)
 }
 
-// close finishes all waiting writes with an error, and all later ones.
+// close finishes all waiting writes with an error. Later writes get the same error.
 func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -120,7 +120,7 @@ func (q *queue) close() {
 	q.joining, q.alone = nil, nil
 }
 
-// quarantine holds the ids of writes that failed, or took too long, on their own: the newest ten thousand.
+// quarantine holds the newest 10,000 ids of writes that failed, or took too long, in a transaction of their own.
 type quarantine struct {
 	keys  map[any]bool
 	order []any

@@ -11,11 +11,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
-// planned makes the server plan a statement for its arguments each time it runs. A cached plan would be reused
-// for all arguments and for tables that have grown.
+// planned makes the server plan a statement for its arguments each time it runs. A cached plan would be used again for
+// other arguments, and after tables have grown.
 const planned = pgx.QueryExecModeCacheDescribe
 
-// Query selects a part of the log. Zero fields do not restrict it.
+// Query selects a part of the log. A field that is zero does not restrict the selection.
 type Query struct {
 	After  int64  // only events above this position
 	Until  int64  // only events up to this position; 0: up to the head
@@ -34,10 +34,11 @@ type Query struct {
 // filter, so reading a page of a sparse topic has to be bounded.
 const maxSpan = 20_000
 
-// Page is a part of the log, ascending by position. Bodies are complete, except for redacted fields.
+// Page is a part of the log, ascending by position. Bodies are complete, except for fields that are redacted or
+// expired.
 type Page struct {
 	Events   []envelope.Event
-	Complete int64 // this page and those before contain everything selected up to this position
+	Complete int64 // this page and the previous ones contain all selected events up to this position
 	Head     int64 // of the log
 
 	Incarnation string // of the log

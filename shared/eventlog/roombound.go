@@ -10,11 +10,11 @@ import (
 )
 
 // BoundRooms limits the number of rooms of a kind ("conversation") that a user may be in at the same time. A command
-// whose events would exceed it is refused (refusal.TooMany). Users who are in more rooms already stay in them. It is
-// called before Run.
+// whose events would exceed the limit is refused (refusal.TooMany). Users who are in more rooms already stay in them.
+// If rooms is 0, there is no limit. Call BoundRooms before Run.
 //
-// The cost of connecting, listing rooms and leaving grows with a user's rooms, and other users add them to rooms. The
-// limit is exact, because it is checked under the log's lock. If rooms is 0, there is no limit.
+// The cost of connecting, listing rooms and leaving grows with a user's rooms, and other users can add a user to rooms.
+// The limit is exact, because it is checked under the log's lock.
 func (l *Log) BoundRooms(kind string, rooms int) {
 	if rooms <= 0 {
 		return
@@ -25,10 +25,10 @@ func (l *Log) BoundRooms(kind string, rooms int) {
 	l.maxRooms[kind] = rooms
 }
 
-// roomsKey identifies the rooms of a kind that a user is in.
+// roomsKey identifies the rooms of one kind that a user is in.
 type roomsKey struct{ member, kind string }
 
-// eachCounted calls f for each user who enters (1) or leaves (-1) a bounded room.
+// eachCounted calls f for each user whom an event adds to a bounded room (1) or removes from one (-1).
 func eachCounted(bounds map[string]int, p catalog.Place, f func(k roomsKey, change int)) {
 	if len(bounds) == 0 || len(p.Opens)+len(p.Closes) == 0 {
 		return
@@ -46,7 +46,8 @@ func eachCounted(bounds map[string]int, p catalog.Place, f func(k roomsKey, chan
 	})
 }
 
-// counted returns the pairs of a user and a kind whose rooms the writes of a transaction change, each pair once.
+// counted returns the pairs of a user and a kind of rooms for which the writes of a transaction change the number of
+// rooms. Each pair is returned once.
 func (t *transaction) counted() (members, kinds []string) {
 	seen := map[roomsKey]bool{}
 	for _, pw := range t.writes {
@@ -64,8 +65,8 @@ func (t *transaction) counted() (members, kinds []string) {
 	return members, kinds
 }
 
-// enter counts the users who enter and leave rooms by an event of a command, and refuses the command if one of them
-// would be in too many rooms.
+// enter counts the rooms that users enter and leave by an event of a command. It refuses the command if a user would be
+// in too many rooms.
 func (t *trial) enter(e *entry, d draft) {
 	eachCounted(t.admission.maxRooms, d.place, func(k roomsKey, change int) {
 		if t.rooms == nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// rows holds the rows that one commit writes, by column, as the statements take them.
+// rows holds the rows that one commit writes. Each column is a slice, as the statements require.
 type rows struct {
 	positions, versions                     []int64
 	ids                                     []uuid.UUID
@@ -87,7 +87,8 @@ func (r *rows) event(a *admission, e *entry, d draft, answers bool) {
 
 func (r *rows) empty() bool { return len(r.positions)+len(r.outcomes)+len(r.timers) == 0 }
 
-// queue adds the statements that write all rows to a batch, in an order in which each finds the rows that it needs.
+// queue adds the statements that write all rows to a batch. Each statement comes after those that write the rows it
+// depends on.
 func (r *rows) queue(b *pgx.Batch, sql *statements, at time.Time) {
 	if len(r.positions) > 0 {
 		b.Queue(sql.insertEvents, r.positions, r.streams, r.versions, r.ids, r.types, r.topics, r.actors, r.causes,
@@ -137,8 +138,8 @@ func encodeMemberships(all []catalog.Membership) string {
 	return string(encoded)
 }
 
-// membershipChanges holds the users who enter and leave rooms, in rounds. Within one round there is at most one change
-// of each membership, so writing the rounds in order keeps the order of its changes.
+// membershipChanges holds the changes of memberships in rounds. A round contains at most one change of each membership,
+// so writing the rounds in order keeps the order of the changes of each membership.
 type membershipChanges struct {
 	rounds []round
 	count  map[membershipKey]int

@@ -6,34 +6,40 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// In all statements "owner" stands for the owner's schema.
+// In all statements, "owner" stands for the owner's schema.
 const (
-	// The head of the log is the position of its newest event, or the floor of an incarnation without events.
+	// sqlHead reads the head of the log: the position of its newest event, or the floor of an incarnation without
+	// events.
 	sqlHead = `SELECT greatest(i.floor, (SELECT max(position) FROM owner.events)), i.number, i.id, i.floor
 FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1`
-	// Begins a new incarnation above a position that the log has lost, unless another instance has begun one.
+	// sqlReincarnate begins a new incarnation above a position that the log has lost, unless another instance has begun
+	// one.
 	sqlReincarnate = `INSERT INTO owner.incarnations (number, id, head, floor, since)
 SELECT i.number + 1, left(replace(gen_random_uuid()::text, '-', ''), 12), h.head, greatest(i.floor, h.head, $2) + $3, now()
 FROM (SELECT * FROM owner.incarnations ORDER BY number DESC LIMIT 1) i,
   (SELECT coalesce(max(position), 0) AS head FROM owner.events) h
 WHERE i.number = $1`
 
-	// The lock is taken by a statement of its own, so that later statements see everything committed before it was
-	// taken. After that the server bounds how long it is held. Waiting for it is divided into slices (see
-	// lockWaitSlice). Plans are cached while tables grow, so they must suit large tables from the beginning: an index
-	// lookup for each row (hence also LATERAL, below). synchronous_commit is switched on if the database has it off,
-	// because an acknowledged commit must survive a crash.
+	// sqlGuard changes the settings of a session or transaction that takes the log's lock. A wait for the lock is
+	// divided into slices (see lockWaitSlice). Plans are cached while tables grow, so the settings make the planner
+	// choose index lookups, which suit large tables. For the same reason, the statements below use LATERAL.
+	// synchronous_commit is switched on if the database has it off, because an acknowledged commit must survive a
+	// crash.
 	sqlGuard = `SELECT set_config('lock_timeout', $1, $3), set_config('idle_in_transaction_session_timeout', $2, $3),
   set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
     ELSE current_setting('synchronous_commit') END, $3),
   set_config('enable_seqscan', 'off', $3), set_config('enable_hashjoin', 'off', $3),
   set_config('enable_mergejoin', 'off', $3)`
+	// sqlLock takes the lock in a statement of its own, so that later statements see everything that was committed
+	// before it was taken. From then on, the server bounds how long the lock is held.
 	sqlLock = `WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))
 SELECT set_config('transaction_timeout', $2, true), set_config('lock_timeout', $2, true) FROM locked`
 
+	// sqlSame reports whether an event of a topic is in the log at its position.
 	sqlSame = `SELECT EXISTS (SELECT FROM owner.events WHERE position = $1 AND id = $2 AND cause = $3)`
 
-	// Reads everything that the writes of a commit are checked against. The first column is the kind of the row.
+	// sqlCheck reads everything that the writes of a commit are checked against. The first column is the kind of the
+	// row.
 	sqlCheck = `SELECT 1 AS what, o.actor, o.command_id, o.type, o.stream, o.kind, o.version, o.position, o.code, o.text,
   o.digest
 FROM unnest($1::text[], $2::text[]) AS k (actor, command_id),
@@ -105,8 +111,8 @@ SELECT count(*), coalesce(max(at), $2) FROM gone`
   opens, closes, subject, answers, traceparent, body`
 	afterPersonal = `, redacted, expires`
 
-	// sqlLoad is a single statement and so reads a single state of the stream: the events that the decision needs, and
-	// the version of the newest event, which needs only an index.
+	// sqlLoad reads the events that a decision needs, and the version of the newest event, which needs only an index.
+	// It is a single statement, so it sees a single state of the stream.
 	sqlLoad = `SELECT true AS wanted, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND subject = '' AND version > $2
 UNION ALL
 SELECT true, ` + impersonal + ` FROM owner.events WHERE stream = $1 AND subject = ANY ($3::text[]) AND subject <> ''
@@ -118,7 +124,7 @@ ORDER BY version, wanted`
 
 	sqlRead = `SELECT ` + columns + ` FROM owner.events
 WHERE position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4) ORDER BY position LIMIT $3`
-	// Within a stream, versions ascend as positions do.
+	// sqlReadStream orders by version, because versions ascend with positions within a stream.
 	sqlReadStream = `SELECT ` + columns + ` FROM owner.events
 WHERE stream = $5 AND version > $6 AND position > $1 AND position <= $2 AND ($4::text = '' OR topic = $4)
 ORDER BY version LIMIT $3`

@@ -9,8 +9,8 @@ import (
 	"github.com/pressly/goose/v3"
 )
 
-// LogTables are the tables of the log in its owner's schema. All other tables there belong to the owner. Earlier releases
-// use parked and readings.
+// LogTables are the tables of the log in its owner's schema. All other tables there belong to the owner. Earlier
+// releases wrote the tables parked and readings; this release only imports their contents.
 var LogTables = []string{"checkpoints", "consumers", "dropped_letters", "event_rooms", "events", "fences", "incarnations",
 	"log_migrations", "member_rooms", "memberships", "outcomes", "owner_migrations", "parked", "parked_streams", "projections",
 	"readings", "relay", "timers"}
@@ -18,8 +18,8 @@ var LogTables = []string{"checkpoints", "consumers", "dropped_letters", "event_r
 const sqlOwnerTables = `SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname <> ALL ($2::text[]) ORDER BY 1`
 
-// OwnerTables returns the tables of the owner's schema that are not the log's. It reports whether a later release than
-// this one has migrated them.
+// OwnerTables returns the tables of the owner's schema that are not the log's. The result later reports whether a later
+// release than this one has migrated these tables.
 func (l *Log) OwnerTables(ctx context.Context) (tables []string, later bool, err error) {
 	found, err := l.o.Pool.Query(ctx, sqlOwnerTables, l.o.Owner, LogTables)
 	if err == nil {

@@ -23,16 +23,17 @@ type timerRow struct {
 	body       []byte
 }
 
-// timerNames is the namespace of the ids of timers' commands.
+// timerNames is the UUID namespace of the ids of timers' commands.
 var timerNames = uuid.MustParse("6d0a4f2e-51f4-5b0c-9a3c-0f6f1a7a2c55")
 
-// CommandID returns the id of the timer's command. It is derived from the timer, so that the command has one outcome
-// however often it is sent.
+// CommandID returns the id of the timer's command. The id is derived from the timer, so that the command has one
+// outcome however often it is sent.
 func (k TimerKey) CommandID() string {
 	return uuid.NewSHA1(timerNames, fmt.Appendf(nil, "%s\x00%s\x00%d", k.Stream, k.Key, k.Generation)).String()
 }
 
-// timersOf encodes the timers that an event sets, without their generation.
+// timersOf encodes the timers that an event sets, without their generation, and returns the keys of those that it
+// cancels.
 func (l *Log) timersOf(declared *catalog.Event, m proto.Message, e *entry) (set []timerRowOf, cancelled []string, err error) {
 	if !declared.SetsTimers() {
 		return nil, nil, nil
@@ -54,9 +55,9 @@ type timerRowOf struct {
 	timerRow
 }
 
-// eachTimer calls f for each timer that an event sets or cancels (nil). A timer for a time before the event is due at
-// the event's time. Timers fire in the order in which they are due, so a timer that is repeatedly set for the past
-// waits behind those of others.
+// eachTimer calls f for each timer that an event sets, and with nil for each timer that it cancels. A timer that is set
+// for a time before the event becomes due at the event's time. Timers fire in the order of their due times, so a stream
+// that keeps setting timers for the past cannot delay the timers of other streams.
 func eachTimer(stream string, version int64, at time.Time, d draft, f func(timerKey, *timerRow)) {
 	for _, key := range d.cancel {
 		f(timerKey{stream, key}, nil)
@@ -71,7 +72,7 @@ func eachTimer(stream string, version int64, at time.Time, d draft, f func(timer
 	}
 }
 
-// timer records that a timer is set, or gone (nil).
+// timer records that a timer is set or, if row is nil, that it is gone.
 func (a *admission) timer(k timerKey, row *timerRow) {
 	a.timers[k] = row
 	if a.rows.timers == nil {
@@ -89,7 +90,7 @@ ON CONFLICT (stream, key) DO UPDATE SET generation = excluded.generation, due = 
 WHERE t.stream = n.stream AND t.key = n.key`
 )
 
-// TimerChanges are the rows of timers that events set and remove, by column.
+// TimerChanges are the rows of timers that events set and remove. Each column is a slice.
 type TimerChanges struct {
 	Streams, Keys, Commands []string
 	CommandIDs              []string
@@ -120,7 +121,7 @@ func (c *TimerChanges) queue(b *pgx.Batch, in func(string) string) {
 	}
 }
 
-// TimersName names the timers of a log among the projections that can be rebuilt.
+// TimersName is the name under which the timers of a log can be rebuilt, as if they were a projection.
 const TimersName = "timers"
 
 // HasTimers reports whether events of the log set timers.
@@ -142,8 +143,8 @@ const (
 WHERE position > $1 AND position <= $2 AND type = ANY ($3::text[]) ORDER BY position LIMIT $4`
 )
 
-// ReadTimerChanges reads up to limit events of some types above a position and up to another, and returns what they
-// finally change of the timers, the number of events, and the position of the last of them.
+// ReadTimerChanges reads up to limit events of the given types, above the position after and up to the position until.
+// It returns the final changes that they make to the timers, the number of events, and the position of the last event.
 func (l *Log) ReadTimerChanges(ctx context.Context, tx pgx.Tx, types []string, after, until int64, limit int) (
 	c *TimerChanges, events int, last int64, err error) {
 	found, err := tx.Query(ctx, l.SQL(sqlTimerEvents), planned, after, until, types, limit)

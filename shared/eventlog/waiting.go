@@ -2,8 +2,8 @@ package eventlog
 
 import "sync"
 
-// waiting reports an unavailable dependency when the first waiter begins to wait for it, and its return when no waiter
-// is left.
+// waiting reports that a dependency is unavailable when the first waiter begins to wait for it, and that it is
+// available again when no waiter is left.
 type waiting struct {
 	report func(dependency string, err error)
 
@@ -11,7 +11,7 @@ type waiting struct {
 	waiters map[string]map[string]bool // dependency -> names of the waiters
 }
 
-// set records that a waiter waits for a dependency, with the reason err, or that it continues, if err is nil.
+// set records that a waiter waits for a dependency because of err or, if err is nil, that it continues.
 func (w *waiting) set(who, dependency string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -20,10 +20,10 @@ type Write struct {
 	// AnyVersion.
 	Stream   string
 	Expected int64
-	// Commands in the order in which they were decided. An (Actor, CommandID) must not occur twice.
+	// Commands are in the order in which they were decided. A pair of Actor and CommandID must not occur twice.
 	Commands []Decided
-	// DecidedAt is the time at which the commands were decided; events are not recorded with an earlier time. Zero: the
-	// log's clock alone counts.
+	// DecidedAt is the time at which the commands were decided; their events are not recorded with an earlier time.
+	// Zero: events are recorded with the log's clock.
 	DecidedAt time.Time
 	// Appends are events that are not the outcome of a command, for any streams.
 	Appends []Append
@@ -38,27 +38,28 @@ type Decided struct {
 	Actor     string
 	CommandID string // empty: its outcome is not stored
 	Type      string
-	// Digest of the command's contents. A command with the same id and another digest is refused (id_reused). Empty:
-	// every digest matches.
+	// Digest is a digest of the command's contents. A command with the same id and another digest is refused
+	// (id_reused). Empty: every digest matches.
 	Digest      string
 	Correlation string
 	TraceParent string // of the command; empty: the span in the context
-	// Stream is the stream that the command changes. Expected is its version when the command was decided, including
-	// earlier commands of the Write, or AnyVersion. Empty: the Write's stream, without a check of its own.
+	// Stream is the stream that the command changes. Expected is the version of that stream when the command was
+	// decided, counting the events of earlier commands of the Write, or AnyVersion. If Stream is empty, the command
+	// changes the Write's stream, and only the Write's Expected is checked.
 	Stream   string
 	Expected int64
-	// MemberOf is the room of which the actor must be a member; empty: none. Otherwise the Write fails with a
-	// *RefusedError.
+	// MemberOf is the room of which the actor must be a member; empty: none. If the actor is not a member, the Write
+	// fails with a *RefusedError.
 	MemberOf string
-	// Timer is the timer that sent the command; nil: none did. The Write removes it. The Write fails with a *TimerError
-	// if the timer is not due, or was replaced or cancelled.
+	// Timer is the timer that sent the command; nil: none did. The Write removes the timer. If the timer is not due, or
+	// was replaced or cancelled, the Write fails with a *TimerError.
 	Timer *TimerKey
 	// Also are events for other streams of the log to which the command leads. Their positions are before those of its
 	// own events.
 	Also []Also
-	// Events for the command's stream. A committed command has events, every other outcome has none.
+	// Events are appended to the command's stream. A committed command has events, every other outcome has none.
 	Events []proto.Message
-	// Kind may be empty: it is then committed if there are events, and unchanged if not.
+	// Kind is the kind of the outcome. Empty: Committed if there are events, and Unchanged if not.
 	Kind envelope.Kind
 	Code string
 	Text string
@@ -95,9 +96,9 @@ type Append struct {
 type Committed struct {
 	// Results are the outcomes of the Write's commands, in the order of the commands.
 	Results []envelope.Result
-	// Version of the Write's stream after the commit.
+	// Version is the version of the Write's stream after the commit.
 	Version int64
-	// Position of the last event of the Write, or the log's head if it has none.
+	// Position is that of the Write's last event, or the log's head if the Write has no events.
 	Position int64
 	// At is the time with which the events were recorded.
 	At time.Time

@@ -1,5 +1,5 @@
-// Package membership reads from a log which rooms users are in and were in, and the events that they have missed there.
-// Commits write memberships, since the log checks some commands against them; everything that only reads them is here.
+// Package membership reads from a log the rooms that users are in and were in, and the events that users have missed in
+// them. Commits write memberships, because the log checks some commands against them; this package only reads them.
 package membership
 
 import (
@@ -13,14 +13,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/interval"
 )
 
-// planned makes the server plan a statement for its arguments each time it runs. A cached plan would be reused
-// for all arguments and for tables that have grown.
+// planned makes the server plan a statement for its arguments each time it runs. A cached plan would be used again for
+// other arguments, and after tables have grown.
 const planned = pgx.QueryExecModeCacheDescribe
 
 const (
-	// sqlRooms is a single statement and so reads a single state of the log. One row for each user takes a third of the
-	// time of one row for each of thousands of rooms. The rooms usually come in the order of the index; sorting
-	// thousands of texts in the server takes longer than reading them.
+	// sqlRooms is a single statement, so it sees a single state of the log. For a user with thousands of rooms, one row
+	// for the user takes a third of the time that one row for each room takes. The statement does not sort the rooms,
+	// because sorting thousands of texts takes the server longer than reading them; usually they come in the order of
+	// the index.
 	sqlRooms = `SELECT m.member, array_agg(m.room), 0 AS position, '' AS incarnation FROM owner.memberships m
 WHERE m.member = ANY ($1::text[]) AND m.closed_position IS NULL GROUP BY m.member
 UNION ALL (SELECT '', NULL, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
@@ -57,7 +58,7 @@ func Rooms(ctx context.Context, l *eventlog.Log, users []string) (rooms map[stri
 	return rooms, asOf, nil
 }
 
-// Intervals returns the times during which a user was in a room, the oldest first.
+// Intervals returns the membership intervals of a user in a room, the oldest first.
 func Intervals(ctx context.Context, l *eventlog.Log, room, user string) ([]interval.Interval, error) {
 	found, err := l.Options().Pool.Query(ctx, l.SQL(sqlIntervals), planned, room, user)
 	if err == nil {

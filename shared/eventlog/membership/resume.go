@@ -21,14 +21,14 @@ type Resumer struct {
 	After int64
 	// EventsAfter is the position above which events are read. It is not below After.
 	EventsAfter int64
-	// Subscribed are rooms that the user subscribed to without being a member; their events are read as well.
+	// Subscribed are the rooms that the user is subscribed to without being a member; their events are read as well.
 	Subscribed []string
 }
 
 // Resumed is the result for one Resumer.
 type Resumed struct {
 	Intervals []interval.Interval // memberships that reach above After; the user's own room is not among them
-	// NotRecovered are rooms that missed more events than the bounds allow; some of their events are left out.
+	// NotRecovered are the rooms with more missed events than the bounds allow. Some of these events are left out.
 	NotRecovered []string
 }
 
@@ -36,7 +36,7 @@ type Resumed struct {
 type Missed struct {
 	// Resumed has the order of the Resumers. It is shorter if a complete result would be too large.
 	Resumed []Resumed
-	// Events are those of the intervals, each once, ascending by position.
+	// Events are the missed events of all Resumers, each once, ascending by position.
 	Events []eventlog.Logged
 	// Head is the position of the log as of which everything was read.
 	Head eventlog.Point
@@ -48,12 +48,13 @@ type Bounds struct {
 	Bytes  int // of all rooms; 0: 4 MiB
 }
 
-// maxMissed bounds the events of one result, and the events that are counted for it at a time: the owner and the
-// gateway hold a whole result in memory.
+// maxMissed bounds the events of one result, and the events that are counted for it at a time. The owner and the
+// gateway both hold a whole result in memory.
 var maxMissed = size{events: 10_000, bytes: 16 << 20}
 
 const (
-	// A single statement, and so a single state of the log. Each of the two reads uses an index of its own.
+	// sqlIntervalsSince is a single statement, so it sees a single state of the log. It reads open and closed
+	// memberships separately, because each of the two reads uses an index of its own.
 	sqlIntervalsSince = `SELECT u.index, m.room, m.opened_position, coalesce(m.closed_position, 0), 0 AS head, '' AS incarnation
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (member, after, index), LATERAL (
   SELECT o.room, o.opened_position, o.closed_position FROM owner.memberships o
@@ -62,8 +63,8 @@ FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (member, after, index
   WHERE c.member = u.member AND c.closed_position > u.after) m
 UNION ALL (SELECT 0, '', 0, 0, greatest(i.floor, (SELECT max(position) FROM owner.events)), i.id
   FROM owner.incarnations i ORDER BY i.number DESC LIMIT 1)`
-	// sqlCountGaps counts at most $4 events of each gap and at most $5 of all gaps, in the order of the gaps and by an
-	// index alone. The nested loops of LATERAL process the gaps in order, and end with the outer limit.
+	// sqlCountGaps counts at most $4 events of each gap and at most $5 of all gaps, in the order of the gaps and from
+	// an index alone. The nested loops of LATERAL process the gaps in order, and end with the outer limit.
 	sqlCountGaps = `SELECT few.index, count(*) FROM (
   SELECT g.index FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS g (room, after, until, index),
   LATERAL (SELECT FROM owner.event_rooms r
@@ -79,15 +80,15 @@ LATERAL (SELECT r.position FROM owner.event_rooms r
 LATERAL (SELECT octet_length(body) + coalesce(octet_length(personal), 0) AS bytes FROM owner.events e
   WHERE e.position = r.position LIMIT 1) e
 GROUP BY g.index`
-	// sqlGapPositions selects the events of gaps, and further ones.
+	// sqlGapPositions selects the positions of the events of gaps, and the positions $4.
 	sqlGapPositions = `SELECT r.position FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS g (room, after, until), LATERAL (
   SELECT position FROM owner.event_rooms r
   WHERE r.room = g.room AND r.position > g.after AND r.position <= g.until) r
 UNION SELECT * FROM unnest($4::bigint[])`
 )
 
-// Resume reads what users have missed: the times of their memberships, and the events in those rooms. It takes four to
-// six statements for any number of users. It reads one row per membership, and a few times maxMissed events.
+// Resume reads the membership intervals of users who resume, and the events that they have missed. It takes four to six
+// statements for any number of users. It reads one row for each membership, and a few times maxMissed events.
 func Resume(ctx context.Context, l *eventlog.Log, resumers []Resumer, b Bounds) (Missed, error) {
 	if b.Events <= 0 {
 		b.Events = 1000
@@ -103,7 +104,7 @@ func Resume(ctx context.Context, l *eventlog.Log, resumers []Resumer, b Bounds) 
 	return m, nil
 }
 
-// reader reads what users have missed of a log.
+// reader reads missed events from a log.
 type reader struct{ log *eventlog.Log }
 
 func (x reader) resume(ctx context.Context, resumers []Resumer, b Bounds) (Missed, error) {
@@ -168,8 +169,9 @@ func (x reader) intervalsSince(ctx context.Context, resumers []Resumer) ([][]int
 // count counts the events of the gaps, as far as the numbers matter: a gap with more than limit events counts as
 // limit+1, and once the sum exceeds what a result can contain, the remaining gaps stay uncounted.
 //
-// Small gaps are counted before large ones, because they fit into a result first: count first counts each gap up to an
-// equal share of one result, then of four results, then up to the limit.
+// Small gaps are counted before large ones, because more of them fit into a result. The first pass counts each gap up
+// to an equal share of one result. The second pass counts the larger gaps up to an equal share of four results. The
+// third pass counts the remaining gaps up to the limit.
 func (x reader) count(ctx context.Context, g *gaps, limit int) error {
 	open := g.all
 	for _, answers := range []int{1, 4} {
@@ -221,7 +223,7 @@ func (x reader) countUpTo(ctx context.Context, all []interval.Gap, perGap, total
 	return numbers, err
 }
 
-// measure reads the sizes of the events that may be read.
+// measure reads the sizes of the gaps in the rooms that were chosen for each resumer.
 func (x reader) measure(ctx context.Context, g *gaps, near []map[string]bool) error {
 	var few []interval.Gap
 	seen := map[interval.Gap]bool{}
@@ -268,7 +270,7 @@ func (s size) beyond(o size) size { return size{max(0, s.events-o.events), max(0
 
 func (s size) over(bound size) bool { return s.events > bound.events || s.bytes > bound.bytes }
 
-// gaps holds the gaps of all resumers. Resumers that come from the same position share them.
+// gaps holds the gaps of all resumers. Resumers with the same position share gaps.
 type gaps struct {
 	resumers  []Resumer
 	intervals [][]interval.Interval
@@ -276,10 +278,10 @@ type gaps struct {
 	of        [][]interval.Gap // by resumer
 	all       []interval.Gap   // each once
 	seen      map[interval.Gap]bool
-	sizes     map[interval.Gap]size // of counted gaps; with the bytes of measured ones
+	sizes     map[interval.Gap]size // of counted gaps; bytes is set once a gap is measured
 
 	chosen     []interval.Gap // to be read
-	boundaries []int64        // positions of the events that let users into rooms and out of them
+	boundaries []int64        // positions of the events at which the memberships begin and end
 }
 
 func newGaps(resumers []Resumer, intervals [][]interval.Interval, head int64) *gaps {
@@ -303,10 +305,10 @@ func (g *gaps) add(resumer int, n interval.Gap) {
 
 func (g *gaps) counts(n interval.Gap, events int) { g.sizes[n] = size{events: events} }
 
-// choose returns, for each resumer, the rooms to read, among the candidates; nil: among all rooms. The result has fewer
-// resumers if everything would be too much for one result.
+// choose returns the rooms to read for each resumer: some of the candidates or, if candidates is nil, of all rooms. The
+// result has fewer resumers if all of them would be too much for one result.
 func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string]bool) {
-	read := map[string]size{} // about what is read already, by room
+	read := map[string]size{} // by room: the approximate size of the events that are read already
 	var total size
 	for i := range g.resumers {
 		if candidates != nil && i == len(candidates) {
@@ -314,7 +316,7 @@ func (g *gaps) choose(b Bounds, candidates []map[string]bool) (near []map[string
 		}
 		rooms, counted := g.roomsOf(i)
 		if !counted && i > 0 {
-			break // the resumers before it use up the result
+			break // the previous resumers use up the result
 		}
 		chosen := map[string]bool{}
 		var own, more size
@@ -355,7 +357,7 @@ func (g *gaps) roomsOf(resumer int) (rooms map[string]size, all bool) {
 	return rooms, all
 }
 
-// resumed returns the results of the resumers whose rooms were chosen, and collects what to read for them.
+// resumed returns the results of the resumers whose rooms were chosen, and collects the gaps and boundaries to read.
 func (g *gaps) resumed(near []map[string]bool) []Resumed {
 	var resumed []Resumed
 	for i, rooms := range near {
@@ -381,8 +383,8 @@ func smallestFirst(rooms map[string]size) []string {
 	})
 }
 
-// read adds the gaps of one resumer in some rooms, with the events at the boundaries of its memberships, which need not
-// have gone to the room.
+// read adds the gaps of one resumer in some rooms, and the positions at which its memberships there begin and end. The
+// events at these positions need not be events of the room.
 func (g *gaps) read(resumer int, rooms map[string]bool) {
 	for _, n := range g.of[resumer] {
 		if rooms[n.Room] {

@@ -10,7 +10,7 @@ import (
 // Statement is a statement that writes the rows of a batch.
 type Statement struct {
 	sql string
-	key int // number of columns of which rows of a batch are distinct; 0: all rows are kept
+	key int // number of first columns that are distinct among the rows of a batch; 0: all rows are kept
 }
 
 // sqlByIndex makes the server write a batch by index lookups, whatever the statistics of quickly grown tables suggest.
@@ -32,8 +32,8 @@ type rows struct {
 
 type key [maxKey]any
 
-// Add adds a row to a statement, one value for each of its parameters. A parameter has values of one type. If the
-// statement has a key, the row replaces the one that has the same key.
+// Add adds a row to a statement: one value for each of its parameters. All values of a parameter have the same type. If
+// the statement has a key, the row replaces an earlier row with the same key.
 func (b *Batch) Add(s *Statement, values ...any) {
 	r := b.rows[s]
 	if r == nil {
@@ -51,7 +51,7 @@ func (b *Batch) Add(s *Statement, values ...any) {
 	r.all, r.kept = append(r.all, values), r.kept+1
 }
 
-// Row returns the row of this batch with a key, nil if there is none.
+// Row returns the row of this batch that has a key, or nil if there is none.
 func (b *Batch) Row(s *Statement, values ...any) []any {
 	r := b.rows[s]
 	if r == nil {
@@ -63,7 +63,7 @@ func (b *Batch) Row(s *Statement, values ...any) []any {
 	return nil
 }
 
-// Remove removes the row of this batch with a key, if there is one.
+// Remove removes the row of this batch that has a key, if there is one.
 func (b *Batch) Remove(s *Statement, values ...any) {
 	r, k := b.rows[s], keyOf(values)
 	if r == nil {
@@ -80,7 +80,7 @@ func keyOf(values []any) (k key) {
 	return k
 }
 
-// statements returns the statements that write the rows; none, if there are no rows.
+// statements returns the statements that write the rows. The batch is empty if there are no rows.
 func (b *Batch) statements(declared []*Statement) (*pgx.Batch, error) {
 	batch := &pgx.Batch{}
 	for _, s := range declared {

@@ -11,11 +11,11 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// Check returns an error for each event that the declarations of a service's projections forget, do not know or have
-// twice, and for tables and names that two projections share.
+// Check returns an error for each event that a service's projections do not handle, that is not an event of their
+// streams, or that is declared twice. It also returns an error for each table or name that two projections share.
 func Check(c *catalog.Catalog, owner string, all ...*Projection) error {
 	var problems []error
-	names := map[string]bool{eventlog.TimersName: true} // the timers can be rebuilt like a projection
+	names := map[string]bool{eventlog.TimersName: true} // the timers are rebuilt under this name
 	tables := map[string]*Projection{}
 	for _, p := range all {
 		if names[p.name] {
@@ -67,11 +67,12 @@ func (p *Projection) check(c *catalog.Catalog, owner string) (problems []error) 
 	return problems
 }
 
-// CheckTables returns an error for each table of a service's schema that belongs to no projection, and for each table of
-// a projection that does not exist. Other reports tables that are not for projections, such as those of jobs.
+// CheckTables returns an error for each table of a service's schema that belongs to no projection, and for each table
+// of a projection that does not exist. The function other reports whether a table is not for projections, such as a
+// table of jobs.
 //
-// Tables that a later release has added belong to no projection of this one. They are not an error, so that the earlier
-// release can be started again.
+// Tables that a later release has added belong to no projection of this release. They are not an error, so that the
+// earlier release can be started again.
 func CheckTables(ctx context.Context, l *eventlog.Log, other func(table string) bool, all ...*Projection) error {
 	tables, later, err := l.OwnerTables(ctx)
 	if err != nil {

@@ -16,12 +16,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Applier is a set of rows that is derived from the log alone: a declared Projection, or one with SQL of its own.
+// Applier is a projection, whose rows are derived from the log alone: a declared Projection, or a type with SQL of its
+// own.
 type Applier interface {
 	// Name is the key under which the projection's position is stored. It must never change.
 	Name() string
-	// Apply writes what follows from events, which ascend by position; each event is applied once. The search_path of
-	// the transaction is the owner's schema. Every statement costs a round trip, unless several are sent in one batch.
+	// Apply writes the rows that follow from events, which ascend by position. Each event is applied once. The
+	// search_path of the transaction is the owner's schema. Every statement costs a round trip, unless several are sent
+	// in one batch.
 	Apply(ctx context.Context, tx Tx, events []envelope.Event) error
 }
 
@@ -51,18 +53,20 @@ const gatherDelay = 30 * time.Millisecond
 // maxBatch is the number of events that are read at a time.
 const maxBatch = 500
 
-// pollInterval is how long a projection waits for a sign that the log has moved before it looks by itself.
+// pollInterval is how long a projection waits for a notification that the log has moved before it reads the log without
+// one.
 const pollInterval = time.Second
 
-// maxApply bounds the time of a batch, so that a connection without a response is given up.
+// maxApply bounds the time of a batch, so that a connection on which the server does not respond is given up.
 const maxApply = time.Minute
 
-// standbyPollInterval is about how soon another instance takes over a projection after its instance has ended.
+// standbyPollInterval is the approximate time after which another instance takes over a projection whose instance has
+// ended.
 const standbyPollInterval = time.Second
 
-// Follow applies the log to a projection until ctx ends: in batches, from the stored position, on one instance at a
-// time, right after each commit. It retries a failed batch with back-off. Its transactions do not wait for the disk;
-// those that a crash of the server loses are applied again.
+// Follow applies the log to a projection until ctx ends. It continues at the stored position and applies batches of
+// events soon after their commit. One instance at a time does so. Follow retries a failed batch with back-off. Its
+// transactions do not wait for the disk: if a crash of the server loses some, their events are applied again.
 func Follow(ctx context.Context, l *eventlog.Log, p Applier) error {
 	newFollower(l, p).run(ctx)
 	return nil
@@ -88,7 +92,7 @@ type follower struct {
 	name     string
 	progress *progress.Progress
 
-	silence  time.Duration // without a message, after which the lease is lost; 0: that of package advisory
+	silence  time.Duration // see advisory.LeaseOptions; 0: its default
 	lease    *advisory.Lease
 	position int64     // position up to which the projection is applied
 	checked  time.Time // when the position was read or saved
@@ -103,7 +107,7 @@ func (f *follower) failed(ctx context.Context, err error) {
 
 func (f *follower) recovered() { f.log.SetWaiting(f.name, "postgres", nil) }
 
-// lead applies the log while this instance holds the lease.
+// lead waits for the lease, and applies the log while this instance holds it.
 func (f *follower) lead(ctx context.Context) error {
 	lease, ctx, err := f.log.TakeLease(ctx, f.name, advisory.LeaseOptions{Every: standbyPollInterval,
 		Standby: f.recovered, Silence: f.silence})
@@ -112,7 +116,7 @@ func (f *follower) lead(ctx context.Context) error {
 	}
 	defer lease.Release(ctx)
 	f.lease = lease
-	// A server that has crashed may have lost the position that was known.
+	// A server that has crashed may have lost the transactions up to the known position.
 	f.progress.Forget()
 	if err := f.check(ctx); err != nil {
 		return err
@@ -129,7 +133,7 @@ func (f *follower) lead(ctx context.Context) error {
 			f.recovered()
 			if applied < maxBatch {
 				retry.Await(ctx, moved, pollInterval)
-				// Events that are committed in the next moment go into the same transaction.
+				// Wait a little, so that events that are committed in the next moment go into the same transaction.
 				retry.Await(ctx, f.progress.Demand(), gatherDelay)
 			}
 		}
@@ -189,15 +193,15 @@ func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
 	return applied, nil
 }
 
-// transact takes one round trip to begin and read, those of Apply, and one to save and commit. It takes one more if it
-// finds no event.
+// transact applies the next batch. It takes one round trip to begin and read, the round trips of Apply, and one to save
+// and commit. If it finds no event, it takes one more.
 func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, err error) {
 	l, era := f.log, f.progress.Current()
 	var events []eventlog.Logged
 	stored := int64(-1)
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
-	// The row is locked first, as a rebuild that takes over does, to avoid a deadlock.
+	// Lock the projection's row first, as a rebuild that takes over does, to avoid a deadlock.
 	b.Queue(l.SQL(sqlTake), f.p.Name()).Query(func(rows pgx.Rows) error {
 		_, err := pgx.ForEachRow(rows, []any{&stored}, func() error { return nil })
 		return err
@@ -267,7 +271,7 @@ func (f *follower) insertRow(ctx context.Context, conn *pgx.Conn) error {
 	return conn.SendBatch(ctx, b).Close()
 }
 
-// Reset empties a projection, so that it is applied from the beginning again. The empty function removes its rows.
+// Reset empties a projection, so that it is applied from the beginning again. The function empty removes the rows.
 func Reset(ctx context.Context, l *eventlog.Log, projection string, empty func(context.Context, pgx.Tx) error) error {
 	o := l.Options()
 	err := pgx.BeginFunc(ctx, o.Pool, func(tx pgx.Tx) error {
@@ -276,7 +280,7 @@ func Reset(ctx context.Context, l *eventlog.Log, projection string, empty func(c
   set_config('idle_in_transaction_session_timeout', '5s', true)`, pgx.Identifier{o.Owner}.Sanitize()); err != nil {
 			return err
 		}
-		// The position is removed first: that waits for a batch that is being applied.
+		// Remove the position first. This waits for a batch that is being applied.
 		if _, err := tx.Exec(ctx, l.SQL(sqlDrop), projection); err != nil {
 			return err
 		}

@@ -1,10 +1,10 @@
-// Package projection declares projections: rows that are derived from a service's log alone. A projection has a name, the
-// kinds of streams that it reads, its tables, and one function for each event of these streams. The functions add rows to
-// statements; a batch of events is written with one execution of each statement.
+// Package projection declares projections: rows that are derived from a service's log alone. A projection has a name,
+// the kinds of streams that it reads, its tables, and one function for each event of these streams. The functions add
+// rows to statements; a batch of events is written with one execution of each statement.
 //
-// Everything else follows from the declaration: which events are read and how they are decoded, the statements of a batch,
-// the tables that a rebuild replaces and compares, and the checks at the start of a service. An event without a function,
-// or a table without a projection, stops the start.
+// Everything else follows from the declaration: which events are read and how they are decoded, the statements of a
+// batch, the tables that a rebuild replaces and compares, and the checks at the start of a service. A service does not
+// start if an event has no function or a table has no projection.
 //
 // Follow applies the log to a projection, and package rebuild rebuilds it.
 package projection
@@ -23,10 +23,10 @@ import (
 
 // Options declare what belongs to a projection.
 type Options struct {
-	// Streams are the kinds of streams whose events the projection reads ("conversation"). The kinds are of the same
-	// service.
+	// Streams are the kinds of streams whose events the projection reads ("conversation"). All of them are kinds of the
+	// same service.
 	Streams []string
-	// Tables are the tables that it writes, without a schema. No other projection writes them.
+	// Tables are the tables that the projection writes, without a schema. No other projection writes them.
 	Tables []string
 }
 
@@ -36,7 +36,7 @@ type Projection struct {
 	o          Options
 	statements []*Statement
 	functions  map[string]function // by event
-	ignored    map[string]bool     // events that it leaves out on purpose
+	ignored    map[string]bool     // events that the projection leaves out on purpose
 	problems   []error             // of the declaration, for Check
 }
 
@@ -55,11 +55,13 @@ func Declare(name string, o Options) *Projection {
 }
 
 // Statement declares a statement that writes rows. Its parameters are arrays with one element for each row, as
-// unnest($1::text[], $2::bigint[]) takes them. It is executed once for a batch that has rows for it, in the order in which
-// the statements are declared. It must not name a schema, because a rebuild executes it in another one.
+// unnest($1::text[], $2::bigint[]) takes them. The statement is executed once for each batch that has rows for it. The
+// statements of a batch are executed in the order of their declaration. A statement must not name a schema, because a
+// rebuild executes it in another schema.
 //
-// Rows with the same first key values replace each other within a batch; with 0, each row is kept. Several rows of one
-// statement are written at the same time, so an update or a conflict needs such a key.
+// Within a batch, a row replaces an earlier row with the same first key values; if key is 0, each row is kept. All rows
+// of a statement are written at the same time, so an update, or an insert with ON CONFLICT, needs a key: it cannot
+// change a row twice.
 func (p *Projection) Statement(key int, sql string) *Statement {
 	s := &Statement{sql: sql, key: key}
 	p.statements = append(p.statements, s)
@@ -82,7 +84,7 @@ func On[M proto.Message](p *Projection, apply func(b *Batch, e Event, m M)) {
 	}
 }
 
-// Ignore declares events that change nothing of the projection.
+// Ignore declares events that do not change the projection.
 func (p *Projection) Ignore(events ...proto.Message) {
 	for _, m := range events {
 		p.ignored[p.add(m)] = true

@@ -12,13 +12,15 @@ import (
 // ReadConsistently calls read, which calls WaitFor and then reads rows of the projection from the pool. It calls read
 // again if the rows may be older than the position that WaitFor found. It returns the error of read.
 //
-// A crash of the server may undo what a projection has applied, and ends all sessions. A process that was frozen
-// meanwhile remembers the position from before the crash, but reads the rows of after it, in a session that it has just
-// opened. Rows that are read in a session which is older than the known position match that position.
+// A crash of the server ends all sessions and may undo the last transactions of a projection. A process that was frozen
+// during the crash still knows the position from before it, but reads the rows from after it, in a session that it has
+// just opened. Rows match the known position if they are read in a session that was opened before the position was
+// read.
 func ReadConsistently(ctx context.Context, l *eventlog.Log, read func() error) error {
 	pool := l.Options().Pool
 	for {
-		// The order matters: a session that starts to open between these two lines is not counted as opened.
+		// The order matters: a session that begins to open between these two lines is missing in opened, so the
+		// comparison below notices it.
 		opened := pool.Stat().NewConnsCount()
 		opening := pool.Stat().ConstructingConns() > 0
 		l.Applied().Renew(opened)
@@ -34,8 +36,8 @@ func ReadConsistently(ctx context.Context, l *eventlog.Log, read func() error) e
 	}
 }
 
-// WaitFor returns when any instance has applied the log to a projection up to a position. Read the rows within the same
-// call of ReadConsistently.
+// WaitFor returns when some instance has applied the log to a projection up to a position. Read the rows within the
+// same call of ReadConsistently.
 func WaitFor(ctx context.Context, l *eventlog.Log, projection string, position int64) error {
 	here := l.Applied().Of(projection)
 	if have, _ := here.Now(); have >= position {
@@ -54,7 +56,7 @@ func WaitFor(ctx context.Context, l *eventlog.Log, projection string, position i
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("wait for projection %s to reach %d, it is at %d: %w", projection, position, have, err)
 		}
-		// Another instance may apply the projection.
+		// Another instance may apply the projection, so read the position from the database.
 		era := here.Current()
 		if err := l.Options().Pool.QueryRow(ctx, l.SQL(sqlPosition), projection).Scan(&have); err != nil {
 			return fmt.Errorf("read the position of projection %s: %w", projection, eventlog.Unavailable(err))

@@ -1,5 +1,6 @@
-// Package relay publishes an owner's log to its topics. It is apart from package eventlog so that a program which only
-// reads or writes a log links no client of Kafka. It follows the log by position, under a lease, in a session of its own.
+// Package relay publishes an owner's log to its topics. It is separate from package eventlog, so that a program that
+// only reads or writes a log does not link a Kafka client. A relay follows the log by position, under a lease, in a
+// session of its own.
 package relay
 
 import (
@@ -27,8 +28,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// Publisher publishes for a Relay; bus.Publisher is one. It keeps the order of messages with the same key, and puts
-// messages into the partition that their metadata names. A failed call may have published some of the messages.
+// Publisher publishes the messages of a Relay; bus.Publisher implements it. It keeps the order of messages with the
+// same key, and puts messages into the partition that their metadata names. A failed call may have published some of
+// the messages.
 type Publisher interface {
 	Publish(topic string, messages ...*message.Message) error
 }
@@ -37,11 +39,11 @@ type Publisher interface {
 type Options struct {
 	Publisher Publisher
 	// Partitions returns the number of partitions that a topic has on the broker. An error that wraps
-	// retry.ErrUnavailable means that the number is not known at the moment; any other error, or 0, that the topic does
-	// not exist. Nil: the numbers that the catalog declares.
+	// retry.ErrUnavailable means that the number is not known at the moment; any other error, or 0, means that the
+	// topic does not exist. Nil: the relay uses the numbers that the catalog declares.
 	Partitions func(ctx context.Context, topic string) (int32, error)
-	// LastRecords returns the newest record of each partition of a topic. The relay uses it to detect a database that
-	// has lost commits. Nil: it does not.
+	// LastRecords returns the newest record of each partition of a topic. The relay uses these records to detect that
+	// the database has lost commits. Nil: the relay does not detect this.
 	LastRecords func(ctx context.Context, topic string) ([]*message.Message, error)
 	// PositionEvery is the minimum interval between records with the log's position in a partition that lags; 0: one
 	// second.
@@ -60,16 +62,17 @@ const (
 const (
 	// maxBatch is the number of events that are read at a time.
 	maxBatch = 500
-	// pollInterval is how long a relay waits for a sign that the log has moved before it looks by itself.
+	// pollInterval is how long a relay waits for a notification that the log has moved before it reads the log without
+	// one.
 	pollInterval = time.Second
-	// leasePollInterval is about how soon another instance relays after the instance that did has ended.
+	// leasePollInterval is the approximate time after which another instance takes over from a relay that has ended.
 	leasePollInterval = 400 * time.Millisecond
 )
 
 // Relay publishes a log to its topics, in order and at least once. Of all relays of one log, on all instances, one
-// works at a time. A relay publishes nothing to a partition while older records of it are unconfirmed. Each record
-// contains the position before it in its partition, and the relay writes the log's position into partitions that lag
-// behind it. So a reader that stores one number per partition detects repeats and holes.
+// works at a time. A relay publishes nothing to a partition while older records of that partition are unconfirmed. Each
+// record contains the position of the previous record in its partition, and the relay writes the log's position into
+// partitions that lag behind the log. So a reader that stores one position per partition detects repeats and holes.
 //
 // The relay chooses the partition of an event, by the partition count of the topic's current epoch. When a topic has
 // grown, the relay writes a fence into all its partitions before it uses the new count. A topic to which it cannot
@@ -82,9 +85,9 @@ type Relay struct {
 	tracer    trace.Tracer
 	o         Options
 	topics    map[string]*topic
-	renewal   time.Duration // of the lease; 0: that of package advisory. Tests change it.
-	saveEvery time.Duration
-	batch     int // maximum number of events at a time
+	renewal   time.Duration // of the lease; 0: the default of package advisory; set by tests
+	saveEvery time.Duration // minimum interval between two saves of the state
+	batch     int           // maximum number of events at a time
 }
 
 // New returns the relay of a log.
@@ -128,18 +131,18 @@ type leading struct {
 	lease       *advisory.Lease
 	incarnation string
 	sequence    *sequence
-	pending     *shipment // published, but not confirmed yet
+	pending     *shipment // published, but not confirmed yet; nil: nothing is in flight
 	read        time.Time // when the log was last read
 
-	confirmed sequence // the part of sequence that may be saved
-	unsaved   bool
-	saved     time.Time // when it was last saved
+	confirmed sequence  // the part of sequence that is confirmed and may be saved
+	unsaved   bool      // confirmed has changed since it was saved
+	saved     time.Time // when confirmed was last saved
 }
 
-// lead relays while this instance holds the lease.
+// lead waits for the lease, and relays while this instance holds it.
 func (r *Relay) lead(ctx context.Context, delay *retry.Backoff) (err error) {
 	lease, ctx, err := r.log.TakeLease(ctx, "relay", advisory.LeaseOptions{Renewal: r.renewal, Every: leasePollInterval,
-		Standby: func() { r.log.SetWaiting("relay", "postgres", nil) }}) // another instance may be the one that relays
+		Standby: func() { r.log.SetWaiting("relay", "postgres", nil) }}) // a relay that stands by is healthy
 	if err != nil {
 		return err
 	}
@@ -157,7 +160,8 @@ func (r *Relay) lead(ctx context.Context, delay *retry.Backoff) (err error) {
 	r.log.SetWaiting("relay", "postgres", nil)
 	r.logger.InfoContext(ctx, "relay leads", "position", x.sequence.Position, "incarnation", x.incarnation)
 	defer func() {
-		// Confirmations of events in flight still count. Events above the saved position are relayed again.
+		// Wait for the confirmation of the events in flight, and save it. The next leader publishes events above the
+		// saved position again.
 		if x.settle(ctx) == nil {
 			_ = x.save(ctx, true)
 		}
@@ -170,8 +174,8 @@ func (r *Relay) lead(ctx context.Context, delay *retry.Backoff) (err error) {
 	return context.Cause(ctx)
 }
 
-// step prepares the next batch while the one before is being confirmed, and publishes it after that. It waits if there
-// is nothing to publish.
+// step prepares the next shipment while the previous one is being confirmed, and publishes it after that. If there is
+// nothing to publish, step waits.
 func (x *leading) step(ctx context.Context) error {
 	if x.log.Incarnation() != x.incarnation {
 		return errors.New("a new incarnation of the log has begun")
@@ -204,7 +208,7 @@ func (x *leading) step(ctx context.Context) error {
 	return nil
 }
 
-// idle returns the time until the next record is due, if the log does not move.
+// idle returns the time until the next record, save or read of the log is due, if the log does not move.
 func (x *leading) idle() time.Duration {
 	next := time.Now().Add(min(pollInterval, x.o.CountEvery))
 	for _, p := range x.partitions() {
@@ -218,7 +222,7 @@ func (x *leading) idle() time.Duration {
 	return time.Until(next)
 }
 
-// restore reads the saved position of the relay. More may have been published than was saved.
+// restore reads the saved state of the relay. More may have been published than was saved.
 func (x *leading) restore(ctx context.Context) error {
 	if err := x.recogniseLoss(ctx); err != nil {
 		return err
@@ -242,9 +246,9 @@ func (x *leading) restore(ctx context.Context) error {
 // shipment is a set of messages that are published together.
 type shipment struct {
 	relay    *leading
-	messages map[string][]*message.Message
+	messages map[string][]*message.Message // by topic
 	spans    *sending
-	after    sequence // the sequence to save once they are confirmed
+	after    sequence // the sequence to save once the messages are confirmed
 	done     chan error
 
 	mu       sync.Mutex
@@ -272,7 +276,8 @@ func (x *leading) prepare(ctx context.Context) (*shipment, error) {
 	for _, e := range events {
 		t, ok := x.topics[e.Topic]
 		if !ok {
-			// An earlier release declared it. Nothing reads it any more, and it must not stop the others.
+			// An earlier release declared this topic. Nothing reads it any more, so its events must not hold up the
+			// others.
 			x.logger.WarnContext(ctx, "event not published: its topic is not in the catalog", "topic", e.Topic,
 				"position", e.Position)
 			continue
@@ -281,7 +286,7 @@ func (x *leading) prepare(ctx context.Context) (*shipment, error) {
 		to := topicPartition{e.Topic, envelope.Partition(e.Stream, of.Count)}
 		e.Before = s.append(to, e.Position, now)
 		if t.paused != nil {
-			continue // its readers will detect the hole
+			continue // the topic's readers will detect the hole
 		}
 		e.Incarnation, e.Epoch, e.Partitions = x.incarnation, of.Epoch, of.Count
 		n.spans.event(&e, to)
@@ -305,7 +310,7 @@ func addressed(e envelope.Event, partition int32) *message.Message {
 	return m
 }
 
-// position makes the record that writes the log's position into a partition.
+// position returns a record with the log's position for a partition.
 func (x *leading) position(p topicPartition, now time.Time) envelope.Event {
 	position, before := x.sequence.announce(p, now)
 	e := envelope.Position(x.owner, position, before)
@@ -335,7 +340,7 @@ func (x *leading) next(ctx context.Context) ([]eventlog.Logged, error) {
 		if head, err = x.log.ReadHead(ctx, conn); err != nil || head.Floor <= s.Position {
 			return err
 		}
-		return read() // events may have been committed below the floor meanwhile
+		return read() // events below the floor may have been committed since the first read
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the log after %d: %w", s.Position, err)
@@ -347,7 +352,7 @@ func (x *leading) next(ctx context.Context) ([]eventlog.Logged, error) {
 		if head.Floor > s.Position {
 			s.Position = head.Floor // no event is between these positions
 		}
-		x.read = time.Time{} // events may have been committed since
+		x.read = time.Time{} // read again without waiting: events may have been committed meanwhile
 	}
 	return events, nil
 }
@@ -366,7 +371,8 @@ func (x *leading) settle(ctx context.Context) error {
 	return nil
 }
 
-// save stores the confirmed sequence, at most once per interval: what is not saved is only published again.
+// save stores the confirmed sequence, at most once per saveEvery unless now is set. If a confirmation is not saved, its
+// events are merely published again.
 func (x *leading) save(ctx context.Context, now bool) error {
 	if !x.unsaved || !now && time.Since(x.saved) < x.saveEvery {
 		return nil
@@ -382,7 +388,7 @@ func (x *leading) save(ctx context.Context, now bool) error {
 	return nil
 }
 
-// partitions returns all partitions to which the relay publishes.
+// partitions returns all partitions to which the relay publishes; it leaves out paused topics.
 func (x *leading) partitions() (all []topicPartition) {
 	for _, name := range slices.Sorted(maps.Keys(x.topics)) {
 		if x.topics[name].paused != nil {
@@ -411,8 +417,8 @@ func (r *Relay) begin(ctx context.Context, events int) *sending {
 	return &sending{relay: r, batch: span}
 }
 
-// event starts the span of an event and stores it in the event's traceparent. If nothing is recorded, the event keeps
-// the traceparent of its cause.
+// event starts the span of an event and stores it in the event's traceparent. If neither the batch nor the event's
+// trace is recorded, the event keeps the traceparent of its cause.
 func (x *sending) event(e *eventlog.Logged, to topicPartition) {
 	if !x.batch.IsRecording() && !sampled(e.TraceParent) {
 		return

@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// sequence is the progress of a relay. Everything up to Position was handed to the topics; Last is the position of the
-// newest record in each partition, and Topics are the partition counts.
+// sequence is the progress of a relay. All events up to Position were handed to the publisher. Last has the position of
+// the newest record, by topic and partition. Topics has the current epoch of each topic.
 type sequence struct {
 	Position int64
 	Last     map[string]map[int32]int64
 	Topics   map[string]epoch
 
 	recorded  map[topicPartition]time.Time // when the newest record of a partition was written
-	announced map[topicPartition]time.Time // when its newest position record was
+	announced map[topicPartition]time.Time // when the newest position record of a partition was written
 }
 
 // epoch is a period in which a topic has one partition count, by which the streams of its events are hashed.
@@ -29,7 +29,7 @@ type topicPartition struct {
 	partition int32
 }
 
-// append records that the next record goes into a partition, and returns the position before it there.
+// append records that the next record of a partition has a position. It returns the position of the previous record.
 func (s *sequence) append(p topicPartition, position int64, now time.Time) (before int64) {
 	if s.Last == nil {
 		s.Last = map[string]map[int32]int64{}
@@ -46,9 +46,9 @@ func (s *sequence) append(p topicPartition, position int64, now time.Time) (befo
 	return before
 }
 
-// due returns when the log's position must be written into a partition: if the partition lags, one interval after the
-// last position record; otherwise after the interval life without any record. A partition into which this relay has
-// written nothing is due at once.
+// due returns when the log's position must be written into a partition. If the partition lags, that is one interval
+// after its last position record; otherwise it is the time life after its last record. A partition into which this
+// relay has written nothing is due at once.
 func (s *sequence) due(p topicPartition, interval, life time.Duration) time.Time {
 	recorded, ever := s.recorded[p]
 	if !ever {
@@ -60,7 +60,8 @@ func (s *sequence) due(p topicPartition, interval, life time.Duration) time.Time
 	return recorded.Add(life)
 }
 
-// announce records that the log's position goes into a partition.
+// announce records that the log's position is written into a partition. It returns that position and the position of
+// the previous record.
 func (s *sequence) announce(p topicPartition, now time.Time) (position, before int64) {
 	before = s.append(p, s.Position, now)
 	s.announced[p] = now

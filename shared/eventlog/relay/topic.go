@@ -24,7 +24,7 @@ type topic struct {
 	declared int32 // partitions in the catalog
 	count    count
 
-	paused error     // why nothing is published to the topic; nil: publishing
+	paused error     // why nothing is published to the topic; nil: it is not paused
 	retry  time.Time // when publishing is tried again
 	until  int64     // while the topic grows: events up to this position use the old count
 }
@@ -34,7 +34,7 @@ type count struct {
 	mu      sync.Mutex
 	known   bool
 	n       int32
-	missing error // the topic does not exist
+	missing error // why the topic counts as not existing; nil: it exists
 }
 
 func (c *count) set(n int32, missing error) {
@@ -64,7 +64,8 @@ func (t *topic) unusable(of epoch) error {
 	return nil
 }
 
-// countTopics reads the partition counts of the topics at intervals, until ctx ends or the returned function is called.
+// countTopics waits until the partition counts of all topics are known. It then reads the counts again at intervals,
+// until ctx ends or the returned function is called.
 func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
 	var delay retry.Backoff
 	for {
@@ -97,7 +98,7 @@ func (x *leading) countTopics(ctx context.Context) (stop func(), err error) {
 	var counting sync.WaitGroup
 	counting.Go(func() {
 		for retry.Sleep(ctx, x.o.CountEvery) {
-			_ = x.countOnce(ctx) // without an answer of the broker nothing changes
+			_ = x.countOnce(ctx) // if the broker does not answer, the counts stay
 		}
 	})
 	return func() { cancel(); counting.Wait() }, nil
@@ -141,7 +142,7 @@ func (r *Relay) countOnce(ctx context.Context) (err error) {
 	return err
 }
 
-// exists reports whether a topic exists, or may exist.
+// exists reports whether a topic exists, or may exist because the broker does not answer.
 func (x *leading) exists(ctx context.Context, name string) bool {
 	if x.o.Partitions == nil {
 		return true
@@ -167,8 +168,8 @@ func (x *leading) changing() bool {
 	return false
 }
 
-// change pauses topics that have become unusable, resumes those that are usable again, and begins a new epoch of topics
-// that have grown. It is called when everything published is confirmed.
+// change pauses topics that have become unusable, resumes topics that are usable again, and begins a new epoch of
+// topics that have grown. It is called when everything published is confirmed.
 func (x *leading) change(ctx context.Context) error {
 	s := x.sequence
 	for _, t := range x.topics {
@@ -198,7 +199,8 @@ func (x *leading) change(ctx context.Context) error {
 			x.logger.InfoContext(ctx, "relay publishes to a topic again", "topic", t.name)
 			t.paused = nil
 			for p := range s.Topics[t.name].Count {
-				delete(s.recorded, topicPartition{t.name, p}) // a position record is due at once, by which its readers detect what they missed
+				// A position record is then due at once. It shows the topic's readers that they have missed events.
+				delete(s.recorded, topicPartition{t.name, p})
 			}
 		}
 	}
@@ -214,8 +216,9 @@ func (x *leading) pause(ctx context.Context, t *topic, err error) {
 	x.log.SetWaiting("relay "+t.name, "kafka", err)
 }
 
-// grow begins an epoch once all events are published that were committed when the growth was noticed. So a relay that
-// has lost its lease without knowing it has nothing in flight above the fence. It reports whether the epoch has begun.
+// grow begins a new epoch once all events are published that were committed when the growth was noticed. So a relay
+// that has lost its lease without noticing has no events in flight above the fence. grow reports whether the epoch has
+// begun.
 func (x *leading) grow(ctx context.Context, t *topic, n int32) (bool, error) {
 	s := x.sequence
 	if t.until == 0 {
@@ -237,7 +240,7 @@ func (x *leading) grow(ctx context.Context, t *topic, n int32) (bool, error) {
 	x.logger.InfoContext(ctx, "topic has grown", "topic", t.name, "from", of.Count, "to", n, "epoch", of.Epoch+1,
 		"position", s.Position)
 	s.Topics[t.name] = epoch{Epoch: of.Epoch + 1, Count: n, From: s.Position}
-	// From here on, a relay that takes over writes the same fence.
+	// Save the new epoch before its fence is written, so that a relay that takes over writes the same fence.
 	x.confirmed, x.unsaved = s.saved(), true
 	err := x.lease.Use(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		b := &pgx.Batch{}
@@ -279,8 +282,8 @@ func (x *leading) fence(ctx context.Context, t *topic) error {
 	return nil
 }
 
-// publish sends the messages of all topics that are not paused, each topic independently. It retries until they are
-// confirmed or ctx ends. It returns at once; settled waits for the end.
+// publish sends the messages of all topics that are not paused, each topic independently. It returns at once, and
+// retries in the background until the messages are confirmed or ctx ends; settled waits for that.
 func (n *shipment) publish(ctx context.Context) {
 	x := n.relay
 	var sends errgroup.Group
@@ -350,7 +353,7 @@ func (x *leading) publishTo(ctx context.Context, t *topic, of epoch, messages []
 	}
 }
 
-// refusedOf returns the messages that can never be published, and the error of the first of them.
+// refusedOf returns the indexes of the messages that can never be published, and the error of the first of them.
 func refusedOf(err error, messages []*message.Message) (refused []int, problem error) {
 	var failed *bus.PublishError
 	if !errors.As(err, &failed) {
@@ -372,8 +375,8 @@ func isPosition(m *message.Message) bool {
 	return err == nil && e.IsPosition()
 }
 
-// standIn makes the position record that replaces an event in its partition. It contains the event's own position as
-// the one before it, so readers see a hole there and fill it from the log.
+// standIn returns the position record that replaces a refused event in its partition. The record names the event's own
+// position as the previous one of the partition, so readers see a hole there and fill it from the log.
 func (x *leading) standIn(m *message.Message) (*message.Message, error) {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {
@@ -386,7 +389,8 @@ func (x *leading) standIn(m *message.Message) (*message.Message, error) {
 	return record, nil
 }
 
-// recogniseLoss has the log compare itself with the newest record of each partition, if they can be read.
+// recogniseLoss compares the log with the newest record of each partition. If the records show that the database has
+// lost commits, a new incarnation begins. Without Options.LastRecords it does nothing.
 func (x *leading) recogniseLoss(ctx context.Context) error {
 	if x.o.LastRecords == nil {
 		return nil
@@ -403,7 +407,7 @@ func (x *leading) recogniseLoss(ctx context.Context) error {
 			if x.exists(ctx, name) {
 				return fmt.Errorf("read the newest records of %s: %w", name, err)
 			}
-			continue // the topic is paused, with an alarm
+			continue // the topic does not exist; it will be paused with an alarm
 		}
 		for _, m := range records {
 			if e, err := envelope.ReadEvent(m); err == nil {

@@ -1,4 +1,4 @@
-// Package logtest opens logs of chat on an embedded PostgreSQL server, for tests of the packages that read and relay them.
+// Package logtest opens logs of chat on an embedded PostgreSQL server, for tests of packages that read or relay a log.
 package logtest
 
 import (
@@ -50,7 +50,7 @@ func Sent(conversation, id, body string) proto.Message {
 	return &chatv1.MessageSent{ConversationId: conversation, MessageId: id, Body: body}
 }
 
-// Said is a command with one message, by alice.
+// Said returns a write with one command of alice, which sends a message.
 func Said(conversation, commandID string) eventlog.Write {
 	return eventlog.Write{Stream: "conversation:" + conversation, Expected: eventlog.AnyVersion, Commands: []eventlog.Decided{{
 		Actor: "alice", CommandID: commandID, Type: "chat.send_message",

@@ -1,5 +1,5 @@
-// Package pgerror tells errors of the data apart from errors of the database, for the packages that keep tables in the
-// schema of a log. Work whose data is at fault fails again whenever it is tried; all other work is worth a retry.
+// Package pgerror distinguishes errors of the data from errors of the database, for the packages that keep tables in
+// the schema of a log. Work whose data is at fault fails again whenever it is tried; all other work is worth a retry.
 package pgerror
 
 import (

@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Between is a tracer of connections. Once it is armed, it calls Do before the first statement that contains Then and
-// comes right after a statement of the same session that contains First.
+// Between is a tracer of connections, for tests of race conditions. Once it is armed, it calls Do before the first
+// statement that contains Then, if the previous statement of the same session contains First.
 type Between struct {
 	First, Then string
 	Do          func()
@@ -19,7 +19,7 @@ type Between struct {
 	last  sync.Map // the last statement, by session
 }
 
-// Arm makes the tracer call Do, once.
+// Arm makes the tracer call Do once.
 func (b *Between) Arm() { b.armed.Store(true) }
 
 // Done reports whether Do was called since Arm.

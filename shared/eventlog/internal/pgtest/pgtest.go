@@ -32,7 +32,7 @@ func startServer() error {
 		if server.dir, server.err = os.MkdirTemp("", "eventlog-test-"); server.err != nil {
 			return
 		}
-		// It may run under another uid.
+		// The server may run under another uid.
 		if server.err = os.Chmod(server.dir, 0o755); server.err == nil {
 			server.pg, server.err = embedded.StartPostgres(context.Background(), embedded.PostgresOptions{Dir: server.dir})
 		}
@@ -52,7 +52,7 @@ func Main(m *testing.M) {
 
 var databases atomic.Int64
 
-// Database makes an empty database and returns its URL.
+// Database creates an empty database and returns its URL.
 func Database(t testing.TB) string {
 	t.Helper()
 	if err := startServer(); err != nil {
@@ -77,7 +77,7 @@ func OwnServer(t testing.TB) string {
 	dir, err := os.MkdirTemp("", "eventlog-test-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	require.NoError(t, os.Chmod(dir, 0o755)) // it may run under another uid
+	require.NoError(t, os.Chmod(dir, 0o755)) // the server may run under another uid
 	pg, err := embedded.StartPostgres(t.Context(), embedded.PostgresOptions{Dir: dir})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = pg.Stop() })
@@ -95,7 +95,7 @@ func Pool(t testing.TB, url string) *pgxpool.Pool {
 	return p
 }
 
-// During runs something until the test ends.
+// During calls run until the test ends. The test fails if run returns an error.
 func During(t testing.TB, run func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -109,7 +109,7 @@ func During(t testing.TB, run func(context.Context) error) {
 	})
 }
 
-// Named gives the sessions of an instance a name in pg_stat_activity.
+// Named returns the URL of a database with a name for its sessions, which pg_stat_activity shows.
 func Named(t testing.TB, database, name string) string {
 	t.Helper()
 	u, err := url.Parse(database)
@@ -120,7 +120,8 @@ func Named(t testing.TB, database, name string) string {
 	return u.String()
 }
 
-// Horizon is the oldest transaction whose row versions the sessions of a name keep from being vacuumed; 0: they keep none.
+// Horizon returns the oldest transaction whose row versions cannot be vacuumed because of the sessions with a name; 0:
+// these sessions hold up no vacuum.
 func Horizon(t testing.TB, p *pgxpool.Pool, name string) (xmin int64) {
 	t.Helper()
 	require.NoError(t, p.QueryRow(t.Context(), `SELECT coalesce(min(least(backend_xmin::text::bigint,
@@ -136,9 +137,10 @@ func TransactionID(t testing.TB, p *pgxpool.Pool) (xid int64) {
 	return xid
 }
 
-// RequireNoSnapshot asserts that an operation which waits for an advisory lock keeps no old snapshot, so that the database
-// can be vacuumed meanwhile, and that it succeeds once the lock is released. The operation uses sessions of the name
-// "waiter". It polls for the lock if polls is set, and waits in the server's queue otherwise.
+// RequireNoSnapshot asserts that an operation which waits for an advisory lock keeps no old snapshot, so that the
+// database can be vacuumed meanwhile. It also asserts that the operation succeeds once the lock is released. The
+// operation must use sessions with the name "waiter". If polls is set, the operation polls for the lock; otherwise it
+// waits in the server's queue.
 func RequireNoSnapshot(t *testing.T, url string, key int64, polls bool, operation func(context.Context) error) {
 	t.Helper()
 	other := Pool(t, url)
@@ -151,7 +153,7 @@ func RequireNoSnapshot(t *testing.T, url string, key int64, polls bool, operatio
 	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- operation(ctx) }()
-	meshtest.Eventually(t, "it waits for the lock", func() bool {
+	meshtest.Eventually(t, "the operation waits for the lock", func() bool {
 		var waits bool
 		require.NoError(t, other.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
 WHERE application_name = 'waiter' AND datname = current_database()
@@ -160,15 +162,15 @@ WHERE application_name = 'waiter' AND datname = current_database()
 	})
 	for range 3 {
 		now := TransactionID(t, other)
-		meshtest.Eventually(t, "it keeps nothing that is older than now", func() bool {
-			TransactionID(t, other) // time goes by for the database
+		meshtest.Eventually(t, "the operation keeps no snapshot that is older than now", func() bool {
+			TransactionID(t, other) // advances the horizon of the database
 			xmin := Horizon(t, other, "waiter")
 			return xmin == 0 || xmin > now
 		})
 	}
 	select {
 	case err := <-ended:
-		t.Fatalf("it did not wait: %v", err)
+		t.Fatalf("the operation did not wait: %v", err)
 	default:
 	}
 	require.NoError(t, holder.Close(t.Context()))

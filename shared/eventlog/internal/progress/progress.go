@@ -1,16 +1,16 @@
-// Package progress holds rising positions that wake those who wait for them.
+// Package progress provides positions that rise, and that wake the goroutines waiting for them.
 package progress
 
 import "sync"
 
-// Progress is a rising position that wakes those who wait for it. It falls only when it is forgotten.
+// Progress is a position that rises and wakes the goroutines that wait for it. It falls only when it is forgotten.
 type Progress struct {
 	mu       sync.Mutex
 	position int64
 	moved    chan struct{}
-	era      int // number of times it was forgotten
+	era      int // number of times that the position was forgotten
 	waiters  int
-	wanted   chan struct{} // receives when a wait begins
+	wanted   chan struct{} // gets a value when a wait begins
 }
 
 // New returns a Progress at position 0.
@@ -25,7 +25,7 @@ func (p *Progress) Reach(position int64) {
 	p.raise(position)
 }
 
-// ReachIn does the same for a position that was read in an era, unless the position was forgotten since.
+// ReachIn raises the position to one that was read in an era, unless the position was forgotten since then.
 func (p *Progress) ReachIn(era int, position int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -42,8 +42,8 @@ func (p *Progress) raise(position int64) {
 	}
 }
 
-// Forget sets the position to 0, so that it is read again, because the database may have lost the transaction that set
-// it.
+// Forget sets the position to 0, so that it is read again. It is called when the database may have lost the transaction
+// that set the position.
 func (p *Progress) Forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -80,7 +80,7 @@ func (p *Progress) Wait() (done func()) {
 	}
 }
 
-// Demand returns a channel that gets a value when someone waits, and at once if someone waits already.
+// Demand returns a channel that gets a value when a goroutine begins to wait, or at once if a goroutine waits already.
 func (p *Progress) Demand() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -99,7 +99,7 @@ type Set struct {
 	byName sync.Map
 
 	mu     sync.Mutex
-	opened int64 // sessions that had been opened when the positions were read
+	opened int64 // number of sessions that had been opened when the positions were read
 }
 
 // Of returns the position of a name.
@@ -119,8 +119,8 @@ func (p *Set) Forget() {
 	})
 }
 
-// Renew forgets all positions if sessions of the database were opened since the last call; opened is how many have been
-// opened so far.
+// Renew forgets all positions if sessions of the database were opened since the last call. The argument is the number
+// of sessions that have been opened so far.
 func (p *Set) Renew(opened int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

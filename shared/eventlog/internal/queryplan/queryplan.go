@@ -1,4 +1,5 @@
-// Package queryplan shows tests what a statement reads, so that they can bound that for large tables.
+// Package queryplan shows tests which rows and pages a statement reads, so that they can bound the numbers for large
+// tables.
 package queryplan
 
 import (
@@ -10,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Plan is a step of a statement that was executed.
+// Plan is a node in the plan of an executed statement.
 type Plan struct {
 	Type     string  `json:"Node Type"`
 	Relation string  `json:"Relation Name"`
@@ -22,7 +23,7 @@ type Plan struct {
 	Plans    []Plan
 }
 
-// Explain executes a statement as a log does, with a plan for its arguments, undoes what it did, and returns its plan.
+// Explain executes a statement with a plan for its arguments, as a log does, rolls it back, and returns its plan.
 func Explain(t *testing.T, pool *pgxpool.Pool, statement string, args ...any) Plan {
 	t.Helper()
 	tx, err := pool.Begin(t.Context())
@@ -34,7 +35,7 @@ func Explain(t *testing.T, pool *pgxpool.Pool, statement string, args ...any) Pl
 	return plans[0].Plan
 }
 
-// Walk calls visit for each step.
+// Walk calls visit for the node and all nodes below it.
 func (p Plan) Walk(visit func(Plan)) {
 	visit(p)
 	for _, c := range p.Plans {
@@ -42,7 +43,7 @@ func (p Plan) Walk(visit func(Plan)) {
 	}
 }
 
-// RowsRead returns how many rows of tables and indexes were read, whether found or filtered away.
+// RowsRead returns the number of rows that were read from tables and indexes, including those that a filter removed.
 func (p Plan) RowsRead() (rows int64) {
 	p.Walk(func(p Plan) {
 		if p.Relation != "" {
@@ -52,7 +53,7 @@ func (p Plan) RowsRead() (rows int64) {
 	return rows
 }
 
-// Scanned returns the tables that were read as a whole.
+// Scanned returns the tables that were read by a sequential scan.
 func (p Plan) Scanned() (tables []string) {
 	p.Walk(func(p Plan) {
 		if p.Type == "Seq Scan" {
@@ -62,7 +63,7 @@ func (p Plan) Scanned() (tables []string) {
 	return tables
 }
 
-// Tables returns the tables that were looked into, also where nothing was found.
+// Tables returns the tables that the statement reads, including those in which it found no row.
 func (p Plan) Tables() (tables []string) {
 	p.Walk(func(p Plan) {
 		if p.Relation != "" && p.Type != "ModifyTable" {
@@ -72,7 +73,7 @@ func (p Plan) Tables() (tables []string) {
 	return tables
 }
 
-// Heap returns the tables of which rows were read, not only an index.
+// Heap returns the tables whose rows were read. It leaves out tables of which only an index was read.
 func (p Plan) Heap() (tables []string) {
 	p.Walk(func(p Plan) {
 		if p.Relation != "" && p.Type != "Index Only Scan" {
@@ -82,5 +83,5 @@ func (p Plan) Heap() (tables []string) {
 	return tables
 }
 
-// Pages returns the number of pages that were looked at.
+// Pages returns the number of pages that were read, from the server's cache or from disk.
 func (p Plan) Pages() int64 { return p.Hit + p.Read }
