@@ -1,5 +1,5 @@
-// Package advisory takes advisory locks of PostgreSQL without waiting in a statement. A statement that waits holds a
-// snapshot, and meanwhile no row version that is younger can be vacuumed in the whole database.
+// Package advisory takes advisory locks of PostgreSQL without waiting in a statement. A waiting statement holds a
+// snapshot, and as long as it does, row versions that become obsolete cannot be vacuumed anywhere in the database.
 package advisory
 
 import (
@@ -13,15 +13,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Key returns the key of the lock with a name. Two names have the same key only by a collision of 64-bit hashes.
+// Key returns the lock key for a name. Different names have the same key only if their 64-bit hashes collide.
 func Key(name string) int64 {
 	h := fnv.New64a()
 	h.Write([]byte(name))
 	return int64(h.Sum64())
 }
 
-// Await takes a lock for the session of a connection; closing the connection releases it. It tries about once per
-// interval every, with random jitter. It returns the cause if ctx ends before.
+// Await takes a lock for the session of a connection; closing the connection releases the lock. Await tries about once
+// per interval every, with random jitter. If ctx ends first, Await returns the cause of ctx.
 func Await(ctx context.Context, conn *pgx.Conn, key int64, every time.Duration) error {
 	for {
 		var got bool

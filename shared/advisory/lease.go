@@ -13,9 +13,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// Lease is the exclusive right of one instance to do something, such as to relay a log. It is a session lock. An
-// instance that dies loses it with its connection; one that freezes or is cut off loses it after LeaseOptions.Silence
-// without a message to the server. Its later writes fail, because they use the same session.
+// Lease is the exclusive right of one instance to do something, such as to relay a log. It is an advisory lock of a
+// session. An instance that dies loses the lease with its connection. An instance that freezes or is cut off loses the
+// lease after LeaseOptions.Silence without a message to the server; its later writes fail, because they use the same
+// session.
 type Lease struct {
 	mu   sync.Mutex
 	conn *pgx.Conn
@@ -33,15 +34,15 @@ type LeaseOptions struct {
 	Silence time.Duration
 	// Renewal is the interval between the messages that renew the lease; 0: 600 ms.
 	Renewal time.Duration
-	// Every is about the interval between attempts to get the lock.
+	// Every is the approximate interval between attempts to get the lock.
 	Every time.Duration
 	// Standby is called once the server has answered, before the first attempt. Nil: not called.
 	Standby func()
 }
 
-// TakeLease waits until this instance gets the lease, in a session of its own. The returned context ends when the
-// lease is lost. Commits of the session do not wait for the disk: a crash of the server may lose changes that were
-// made under a lease, and the next holder makes them again.
+// TakeLease waits until this instance gets the lease, in a session of its own. The returned context ends when the lease
+// is lost. Commits of the session do not wait for the disk: a crash of the server may lose changes that were made under
+// the lease, and the next holder has to make them again.
 func TakeLease(ctx context.Context, c *pgx.ConnConfig, o LeaseOptions) (*Lease, context.Context, error) {
 	if o.Silence <= 0 {
 		o.Silence = 2500 * time.Millisecond
@@ -80,7 +81,7 @@ func (x *Lease) keep(ctx context.Context, renewal time.Duration) {
 	}
 }
 
-// Use calls f with the lease's session, for an operation of at most 5 s that is completed even if ctx ends.
+// Use calls f with the lease's session, for an operation of at most 5 s, which continues even if ctx ends.
 func (x *Lease) Use(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()

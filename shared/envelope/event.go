@@ -1,6 +1,6 @@
 // Package envelope defines the form of the mesh's commands and events on Kafka: CloudEvents in binary mode (Kafka
-// binding 1.0), a Protobuf body, and W3C trace context. The headers alone show a gateway whether it has a connection
-// for an event.
+// binding 1.0), a Protobuf body, and W3C trace context. A gateway can decide by the headers alone whether it has a
+// connection for an event.
 package envelope
 
 import (
@@ -63,7 +63,7 @@ type Event struct {
 	Stream      string // also the Kafka key
 	Version     int64
 	Position    int64
-	Before      int64 // the position of the previous record of its partition
+	Before      int64 // position of the previous record in its partition
 	Time        time.Time
 	Actor       string
 	Cause       string // command id
@@ -72,21 +72,22 @@ type Event struct {
 	Rooms       []string
 	Opens       []catalog.Membership
 	Closes      []catalog.Membership
-	Subject     string // the part of the stream that it is about, such as a message; may be empty
-	Answers     bool   // set on the last event of its command, whose headers are the outcome "committed"
-	CommandType string // the type of that command; only with Answers
+	Subject     string // the part of the stream that the event is about, such as a message; may be empty
+	Answers     bool   // whether it is the last event of its command; its headers are then the outcome "committed"
+	CommandType string // type of the command; only with Answers
 	Redacted    bool
-	Expires     time.Time // time after which it is no longer shown to users; zero: never
+	Expires     time.Time // time after which the event is no longer shown to users; zero: never
 	TraceParent string
 	Body        []byte
 
 	// Incarnation identifies the history of the owner's log. It changes when the log's database has lost commits,
-	// because of a restored backup or a failover. Later positions are above all positions that were published before.
-	// Empty in records of releases without incarnations.
+	// because of a restored backup or a failover. Positions of the new history are above all positions that were
+	// published before. Empty in records of releases without incarnations.
 	Incarnation string
 	// Epoch counts the changes of the partition count of the record's topic, from 1. Partitions is the count by which
-	// its stream was hashed in this epoch. Both are 0 in records of releases without epochs. A record of a lower epoch
-	// than that of the last fence in its partition comes from a relay that had lost its lease; it is ignored.
+	// the event's stream was hashed in this epoch. Both are 0 in records of releases without epochs. A record whose
+	// epoch is lower than that of the last fence in its partition comes from a relay that had lost its lease; readers
+	// ignore it.
 	Epoch      int32
 	Partitions int32
 	// Fence marks the position record that begins an epoch. The relay writes it into every partition, old and new,
@@ -95,11 +96,11 @@ type Event struct {
 	Fence bool
 }
 
-// IsPosition reports whether this is a record with the owner's position instead of an event. Such a record is written
-// into a partition that has had no event for a while.
+// IsPosition reports whether this is a position record, which contains the position of the owner's log instead of an
+// event. Such a record is written into a partition that has had no event for a while.
 func (e Event) IsPosition() bool { return e.Type == typePosition }
 
-// Position returns the record by which a partition is known to be complete up to a position.
+// Position returns a position record. It shows readers that a partition is complete up to a position.
 func Position(source string, position, before int64) Event {
 	return Event{ID: source + ":" + strconv.FormatInt(position, 10), Type: typePosition, Source: source,
 		Position: position, Before: before, Time: time.Now().UTC()}
@@ -195,7 +196,7 @@ func classOf(name string) routingv1.Class {
 	return routingv1.Class(routingv1.Class_value["CLASS_"+strings.ToUpper(name)])
 }
 
-// Memberships are encoded as "room=user,user;room=user". Rooms and users contain none of these characters.
+// joinMemberships encodes memberships as "room=user,user;room=user". Rooms and users contain none of these characters.
 func joinMemberships(all []catalog.Membership) string {
 	parts := make([]string, len(all))
 	for i, m := range all {

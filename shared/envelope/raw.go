@@ -10,7 +10,7 @@ import (
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
 )
 
-// Headers of an event that are kept as texts.
+// These constants number the headers of an event whose values are kept as strings.
 const (
 	textID = iota
 	textType
@@ -29,8 +29,8 @@ const (
 	texts
 )
 
-// Header is the constraint of a record's header: kgo.RecordHeader. The type is not named here, so that a program that
-// never reads from Kafka does not link its client.
+// Header is a constraint for the header of a record, which kgo.RecordHeader satisfies. This package does not import
+// that type, so that a program that never reads from Kafka does not link a Kafka client.
 type Header interface {
 	~struct {
 		Key   string
@@ -44,7 +44,7 @@ type header struct {
 	Value []byte
 }
 
-// ReadRawEvent is ReadEvent for a Kafka record. The result references none of the record's own bytes: all texts share
+// ReadRawEvent is ReadEvent for a Kafka record. The result does not reference the record's own bytes: all strings share
 // one copy, and the body is another.
 func ReadRawEvent[H Header](headers []H, body []byte) (Event, error) {
 	r := rawReader{}

@@ -7,7 +7,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Kind is the kind of a command's outcome. Clients see it as this text.
+// Kind is the kind of a command's outcome. Clients get this text.
 type Kind string
 
 // The kinds of outcomes. Each is final: a command that is sent again gets the same outcome.
@@ -27,7 +27,7 @@ type Result struct {
 	Stream    string
 	Kind      Kind
 	Version   int64 // of the stream, after the command's last event
-	Position  int64 // of that event in the owner's log; a query that names it reads its own writes
+	Position  int64 // position of that event in the owner's log; a query that names it sees the command's effect
 	Code      string
 	Text      string // explanation for people
 

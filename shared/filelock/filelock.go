@@ -1,9 +1,8 @@
-// Package filelock lets one process at a time use a folder. It locks a file; the system releases the lock when the
-// process ends, however it ends.
+// Package filelock lets one process at a time use a folder. It locks a file; the operating system releases the lock
+// when the process ends, however it ends.
 //
-// github.com/gofrs/flock makes the same two system calls and offers nothing else that is needed here. ErrHeld, Held
-// without creating the file, and waiting that ends with a context would still need a wrapper of about this package's
-// size, and every module would have one more dependency.
+// github.com/gofrs/flock makes the same two system calls. ErrHeld, and a Held that does not create the file, would
+// still need a wrapper of about this package's size, and every module would have one more dependency.
 package filelock
 
 import (
@@ -20,7 +19,7 @@ type Lock struct{ file *os.File }
 // ErrHeld means that another process holds the lock.
 var ErrHeld = errors.New("it is in use")
 
-// lookEvery is how often Await tries.
+// lookEvery is the interval between the attempts of Await.
 const lookEvery = 20 * time.Millisecond
 
 // Try takes the lock of a file, which it creates if missing. If another process holds the lock, the error is ErrHeld.
@@ -37,7 +36,7 @@ func Try(path string) (*Lock, error) {
 	return &Lock{f}, nil
 }
 
-// Await takes the lock once its holder releases it. If ctx ends before, the error is ErrHeld as well.
+// Await takes the lock once its holder has released it. If ctx ends first, the error is ErrHeld as well.
 func Await(ctx context.Context, path string) (*Lock, error) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()

@@ -20,13 +20,13 @@ func TestMissed_HasTheEventsOfTheIntervalsAboveAPosition(t *testing.T) {
 		after, head int64
 		want        []interval.Gap
 	}{
-		"from the beginning":      {0, 9, []interval.Gap{own(0, 9), in(2, 5), in(6, 9)}},
-		"within the first":        {4, 9, []interval.Gap{own(4, 9), in(4, 5), in(6, 9)}},
-		"at the end of the first": {5, 9, []interval.Gap{own(5, 9), in(6, 9)}},
-		"within the second":       {8, 9, []interval.Gap{own(8, 9), in(8, 9)}},
-		"up to a head in between": {0, 4, []interval.Gap{own(0, 4), in(2, 4)}},
-		"when nothing was missed": {9, 9, []interval.Gap{}},
-		"from beyond the log":     {99, 9, []interval.Gap{}},
+		"from the beginning":                     {0, 9, []interval.Gap{own(0, 9), in(2, 5), in(6, 9)}},
+		"within the first interval":              {4, 9, []interval.Gap{own(4, 9), in(4, 5), in(6, 9)}},
+		"at the end of the first interval":       {5, 9, []interval.Gap{own(5, 9), in(6, 9)}},
+		"within the second interval":             {8, 9, []interval.Gap{own(8, 9), in(8, 9)}},
+		"up to a head within the first interval": {0, 4, []interval.Gap{own(0, 4), in(2, 4)}},
+		"when nothing was missed":                {9, 9, []interval.Gap{}},
+		"from above the head":                    {99, 9, []interval.Gap{}},
 	} {
 		require.Equal(t, test.want, interval.Missed("bob", nil, []interval.Interval{first, second}, test.after, test.head), name)
 	}
@@ -34,5 +34,5 @@ func TestMissed_HasTheEventsOfTheIntervalsAboveAPosition(t *testing.T) {
 	require.Equal(t, []int64{3, 5}, first.Boundaries(2))
 	require.Equal(t, []int64{5}, first.Boundaries(3))
 	require.Empty(t, first.Boundaries(5))
-	require.Equal(t, []int64{7}, second.Boundaries(6), "it has not ended")
+	require.Equal(t, []int64{7}, second.Boundaries(6), "the second interval has not ended")
 }

@@ -25,7 +25,8 @@ type Failed struct {
 	At       time.Time
 }
 
-// ListFailed returns up to limit permanently failed jobs with ids above a given one, by id. They are kept for 90 days.
+// ListFailed returns up to limit permanently failed jobs with ids above after, ordered by id. They are kept for 90
+// days.
 func (q *Queue) ListFailed(ctx context.Context, after int64, limit int) (all []Failed, err error) {
 	page, err := q.client.JobList(ctx, river.NewJobListParams().
 		States(rivertype.JobStateDiscarded, rivertype.JobStateCancelled).
@@ -53,7 +54,7 @@ func (q *Queue) Retry(ctx context.Context, id int64) error {
 		_, err := q.client.JobRetryTx(ctx, tx, id)
 		var pg *pgconn.PgError
 		if errors.As(err, &pg) && pg.Code == "23505" { // unique_violation
-			return refusal.New("key_taken", "another job with the key of job %d waits, runs or was done: drop this one", id)
+			return refusal.New("key_taken", "another job with the key of job %d waits, runs or is done; drop the failed one", id)
 		}
 		return err
 	})

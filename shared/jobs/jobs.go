@@ -39,8 +39,8 @@ type Args interface {
 // Job is an effect to run.
 type Job struct {
 	Args Args
-	// Key identifies the job among the jobs of its kind. Another job with the same key is not inserted while the
-	// first one waits or runs, or if the first one was done within the last 24 hours. Empty: every job is inserted.
+	// Key identifies the job among the jobs of its kind. Another job with the same key is not inserted while the first
+	// one waits or runs, or if the first one was completed within the last 24 hours. Empty: every job is inserted.
 	Key string
 	// After is the time before which the job does not run; zero: it may run at once. Jobs that are inserted ahead of
 	// time may run up to about six seconds late.
@@ -56,8 +56,8 @@ type Options struct {
 	// Grace is how long running jobs may take to end when Run is stopped, before their contexts end; 0: 8 s. The
 	// attempt of a job that is interrupted after that does not count, and another instance runs the job at once.
 	Grace time.Duration
-	// Rescue is how long after the longest time-out of all workers a running job counts as abandoned, because its
-	// instance was killed; 0: 30 s. Abandoned jobs are searched for every 30 s.
+	// Rescue is added to the longest time-out of all workers. A job that runs for longer than the sum counts as
+	// abandoned, because its instance was killed; 0: 30 s. The queue searches for abandoned jobs every 30 s.
 	Rescue time.Duration
 	Log    *slog.Logger // nil: slog.Default
 }
@@ -65,8 +65,8 @@ type Options struct {
 const (
 	// maxRunning is the number of jobs that an instance runs at once.
 	maxRunning = 16
-	// poll is how often an instance looks for jobs. It does not use NOTIFY, which holds a lock of the whole database
-	// cluster until its transaction is on disk. The transaction would be that of the events.
+	// poll is how often an instance looks for jobs. The queue does not use NOTIFY, because the transaction that commits
+	// the events would then hold a lock of the whole database cluster until it is on disk.
 	poll = time.Second
 	// failedKept is how long a permanently failed job is kept for an operator.
 	failedKept = 90 * 24 * time.Hour
@@ -89,7 +89,7 @@ var _ riverdriver.Driver[pgx.Tx] = quiet{}
 // IsTable reports whether a table of an owner's schema belongs to the queue.
 func IsTable(name string) bool { return strings.HasPrefix(name, "river_") }
 
-// Open returns a queue after it has migrated the queue's tables. One instance migrates at a time.
+// Open migrates the queue's tables, one instance at a time, and returns the queue.
 func Open(ctx context.Context, o Options) (*Queue, error) {
 	if o.Pool == nil || o.Owner == "" || o.Workers.Empty() {
 		return nil, errors.New("jobs: a queue needs an owner, a pool and workers")
@@ -120,7 +120,7 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 		Schema: o.Owner, Workers: workers, Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: maxRunning}},
 		JobTimeout: longest, RescueStuckJobsAfter: longest + o.Rescue, SoftStopTimeout: o.Grace,
 		FetchPollInterval: poll, PollOnly: true,
-		// During a rolling update, older instances leave jobs that they do not know to newer ones.
+		// During a rolling update, older instances leave jobs of unknown kinds to newer ones.
 		FetchOnlyKnownKinds:         true,
 		CompletedJobRetentionPeriod: 24 * time.Hour, DiscardedJobRetentionPeriod: failedKept,
 		CancelledJobRetentionPeriod: failedKept,
@@ -172,7 +172,7 @@ func (q *Queue) Check(all ...Job) error {
 	return err
 }
 
-// Insert inserts jobs in a transaction. They run once it is committed.
+// Insert inserts jobs in a transaction. They run once the transaction is committed.
 func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, all ...Job) error {
 	params, err := q.encode(all)
 	if err == nil && len(params) > 0 {
@@ -215,8 +215,8 @@ func (q *Queue) encode(all []Job) (params []river.InsertManyParams, err error) {
 	return params, nil
 }
 
-// Run runs jobs until ctx ends. Jobs that are running then may end within the grace; after that their contexts end. A
-// job that continues nevertheless is abandoned, and rescued later.
+// Run runs jobs until ctx ends. Jobs that are running at that time may end within Options.Grace; after that their
+// contexts end. A job that continues nevertheless is abandoned, and rescued later.
 func (q *Queue) Run(ctx context.Context) error {
 	for {
 		err := q.client.Start(ctx)

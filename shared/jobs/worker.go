@@ -18,10 +18,10 @@ import (
 
 // Work is the implementation of a kind of jobs.
 type Work[T Args] struct {
-	// Do runs one job. If it returns an error, the attempt failed, and is repeated after about 1, 16, 81, 256 … seconds;
-	// an error of Final ends the job. The context ends after Timeout, and when the process stops.
+	// Do runs one attempt of a job. If Do returns an error, the job is tried again after about 1, 16, 81, 256 …
+	// seconds; an error of Final ends the job. The context ends after Timeout, and when the process stops.
 	Do func(ctx context.Context, job Attempt[T]) error
-	// Timeout of an attempt; 0: 30 s.
+	// Timeout bounds an attempt; 0: 30 s.
 	Timeout time.Duration
 	// Attempts is the number of attempts after which a job has failed permanently; 0: 10, within about four hours.
 	Attempts int
@@ -52,7 +52,7 @@ func Add[T Args](w *Workers, work Work[T]) {
 	var args T
 	name := args.Kind()
 	if _, ok := w.kinds[name]; ok || work.Do == nil {
-		panic(fmt.Sprintf("jobs: the kind %q has another worker, or this one does nothing", name))
+		panic(fmt.Sprintf("jobs: the kind %q has a worker already, or Do is nil", name))
 	}
 	if work.Timeout <= 0 {
 		work.Timeout = 30 * time.Second
@@ -68,7 +68,7 @@ func Add[T Args](w *Workers, work Work[T]) {
 	}}
 }
 
-// Final marks an error that no further attempt would mend.
+// Final marks an error that another attempt cannot fix. The job then fails permanently.
 func Final(err error) error { return &finalError{err} }
 
 type finalError struct{ err error }
@@ -92,7 +92,8 @@ type worker[T Args] struct {
 
 func (w *worker[T]) Timeout(*river.Job[kept[T]]) time.Duration { return w.work.Timeout }
 
-// Work runs a job. Its error is stored with the job and logged, so it contains no secret.
+// Work runs an attempt of a job. The error of the attempt is stored with the job and logged, so secrets are removed
+// from its text.
 func (w *worker[T]) Work(ctx context.Context, j *river.Job[kept[T]]) error {
 	err := w.attempt(ctx, j)
 	if err == nil {
@@ -114,11 +115,11 @@ func (w *worker[T]) Work(ctx context.Context, j *river.Job[kept[T]]) error {
 	return &cleanError{err}
 }
 
-// attempt turns a panic into an error.
+// attempt calls Do, and turns a panic into an error.
 func (w *worker[T]) attempt(ctx context.Context, j *river.Job[kept[T]]) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			// The stack names functions, not values.
+			// The stack names functions and contains no values.
 			w.log.ErrorContext(ctx, "a worker panicked", "kind", j.Kind, "id", j.ID, "stack", string(debug.Stack()))
 			err = fmt.Errorf("panic: %v", p)
 		}
@@ -159,9 +160,9 @@ func clean(text string) string {
 	return text
 }
 
-// keyOf returns the key of a stored job.
+// keyOf returns the key of a stored job, or an empty text.
 func keyOf(row *rivertype.JobRow) string {
 	var s stored
-	_ = json.Unmarshal(row.EncodedArgs, &s) // a job of another program has none
+	_ = json.Unmarshal(row.EncodedArgs, &s) // a job of another program has no key
 	return s.Key
 }

@@ -1,4 +1,4 @@
-// Package page divides the rows of a list into pages. A request has a limit and the cursor that the page before
+// Package page divides the rows of a list into pages. A request has a limit and the cursor that the previous page
 // returned; a response has the cursor of the next page, or none on the last page.
 package page
 
@@ -19,8 +19,8 @@ type Limits struct {
 	Max     int
 }
 
-// Limit returns the number of rows that a request asks for; if asked is nil, Default. It refuses numbers below 1 or
-// above Max (refusal.InvalidField). field is the name of the request's field, for the text.
+// Limit returns the number of rows that a request asks for, or Default if asked is nil. It refuses numbers below 1 or
+// above Max (refusal.InvalidField). The refusal names the request's field, which is passed as field.
 func (l Limits) Limit(field string, asked *int32) (int, error) {
 	switch {
 	case asked == nil:
@@ -41,8 +41,9 @@ func (l Limits) Read(limit *int32, after string, place ...any) (int, error) {
 	return rows, ReadCursor("after", after, place...)
 }
 
-// Cut returns the page of rows that were read with a limit of limit+1 and, if there are more rows, the place of its
-// last row, for the cursor of the next page. The function place returns the place of a row.
+// Cut returns a page of at most limit rows. The rows must have been read with a limit of limit+1, so that one row more
+// shows that there are further pages. Then next is the place of the page's last row, for the cursor of the next page;
+// on the last page it is zero. The function place returns the place of the row with an index.
 func Cut[T, P any](rows []T, limit int, place func(row int) P) (page []T, next P) {
 	if len(rows) > limit {
 		return rows[:limit], place(limit - 1)
@@ -51,7 +52,7 @@ func Cut[T, P any](rows []T, limit int, place func(row int) P) (page []T, next P
 }
 
 // Cursor encodes the place of the last row of a page: texts without newlines, and numbers (int64, int32) that are not
-// negative. It returns "" if all of them are zero, which stands for the place before the first row and for the end.
+// negative. If all values are zero, it returns "", which stands for the place before the first row and for the end.
 func Cursor(place ...any) string {
 	texts, zero := make([]string, len(place)), true
 	for i, v := range place {
@@ -63,9 +64,9 @@ func Cursor(place ...any) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(strings.Join(texts, "\n")))
 }
 
-// ReadCursor decodes a cursor into pointers to values of the types and in the order that Cursor was called with. The
-// empty cursor does not change them. A cursor that does not have such values is refused (refusal.InvalidField). field
-// is the name of the request's field, for the text.
+// ReadCursor decodes a cursor into pointers to values. Their types and order must be those with which Cursor was
+// called. The empty cursor does not change the values. A cursor that does not contain such values is refused
+// (refusal.InvalidField). The refusal names the request's field, which is passed as field.
 func ReadCursor(field, cursor string, place ...any) error {
 	if cursor == "" {
 		return nil

@@ -71,7 +71,7 @@ func TestCursor_LeadsThroughAllPages(t *testing.T) {
 			require.Equal(t, part[len(part)-1], next)
 			cursor = page.Cursor(next)
 		}
-		require.Equal(t, rows, got, "%d a page", limit)
+		require.Equal(t, rows, got, "pages of %d rows", limit)
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package retry decides which errors make another attempt worthwhile, and computes how long to wait before it. It
-// contains no loops: each caller does something else between two attempts.
+// Package retry marks the errors that make another attempt worthwhile, and computes how long to wait before the next
+// attempt. It contains no loops, because each caller does something else between two attempts.
 package retry
 
 import (
@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Backoff computes the delays between the attempts in a row. The first delay is First, and each later one is twice
-// the previous one, up to Max, with a random jitter of a quarter. It is not safe for concurrent use. The zero value
+// Backoff computes the delays between consecutive attempts. The first delay is First, and each later one is twice the
+// previous one, up to Max, with a random jitter of a quarter. A Backoff is not safe for concurrent use. The zero value
 // is ready.
 type Backoff struct {
 	First time.Duration // 0: 100 ms
@@ -28,7 +28,7 @@ func (b *Backoff) Next() time.Duration {
 // Wait waits for the next delay. It reports whether the delay passed before ctx ended.
 func (b *Backoff) Wait(ctx context.Context) bool { return Sleep(ctx, b.Next()) }
 
-// Reset makes the next delay the first one again, after an attempt that succeeded.
+// Reset makes the next delay the first one again. Call it after an attempt that succeeded.
 func (b *Backoff) Reset() { b.Failures = 0 }
 
 // Delay returns the delay after the nth failure in a row, counted from 1, as Backoff computes it.

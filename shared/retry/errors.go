@@ -4,8 +4,9 @@ import (
 	"errors"
 )
 
-// ErrUnavailable is wrapped by errors of a dependency that cannot be reached or does not work. The request or the
-// message is not at fault and should be tried again until the dependency works; it never goes to the dead letters.
+// ErrUnavailable is wrapped by errors of a dependency that cannot be reached or does not work. The request or message
+// is not at fault and should be tried again until the dependency works; a message never becomes a dead letter because
+// of it.
 var ErrUnavailable = errors.New("dependency unavailable")
 
 // Unavailable wraps err, which came from a dependency, so that it matches ErrUnavailable. The dependency has the name
@@ -21,7 +22,8 @@ func (e *unavailableError) Error() string { return e.dependency + " is unavailab
 
 func (e *unavailableError) Unwrap() []error { return []error{ErrUnavailable, e.err} }
 
-// Dependency returns the name of the dependency that was passed to Unavailable, or "dependency" if err has none.
+// Dependency returns the name of the dependency that was passed to Unavailable, or "dependency" if Unavailable was not
+// used.
 func Dependency(err error) string {
 	var unavailable *unavailableError
 	if errors.As(err, &unavailable) {
@@ -30,7 +32,7 @@ func Dependency(err error) string {
 	return "dependency"
 }
 
-// Permanent wraps an error that a retry cannot fix. A message that fails with it goes to the dead letters at once.
+// Permanent wraps an error that a retry cannot fix. A message that fails with it becomes a dead letter at once.
 func Permanent(err error) error { return &permanentError{err} }
 
 type permanentError struct{ err error }

@@ -234,7 +234,7 @@ func TestMarshal_WritesEveryFeatureOfProto(t *testing.T) {
 		}
 	}
 	if got, err := wirejson.Marshal(&chatv1.SendMessage{Body: "\xff"}); err == nil {
-		t.Errorf("no UTF-8 was written as %s", got)
+		t.Errorf("text that is not UTF-8 was written as %s", got)
 	}
 }
 
@@ -305,9 +305,9 @@ func TestUnmarshal_RefusesWhatDoesNotMatchTheDeclaration(t *testing.T) {
 		{`{"by_truth":{"yes":1}}`, `has to be "true" or "false"`},
 		{`{"by_name":[]}`, "by_name has to be an object, not a list"},
 		{`{"many":[{"inner":{"by_name":{"k":{"numbers":[0,true]}}}}]}`, "many[0].inner.by_name.k.numbers[1] has to be"},
-		{`{"byName":{}}`, `byName is unknown here; meant is "by_name"?`},
-		{`{"txet":1}`, `txet is unknown here; meant is "text"?`},
-		{`{"` + strings.Repeat("x", 5000) + `":1}`, strings.Repeat("x", 64) + "… is unknown here; known are text, truth"},
+		{`{"byName":{}}`, `byName is unknown here; did you mean "by_name"?`},
+		{`{"txet":1}`, `txet is unknown here; did you mean "text"?`},
+		{`{"` + strings.Repeat("x", 5000) + `":1}`, strings.Repeat("x", 64) + "… is unknown here; known fields: text, truth"},
 		{`{"a\nb":1}`, `"a\nb" is unknown here`},
 	} {
 		err := wirejson.Unmarshal([]byte(test.json), all.New().Interface())
@@ -347,7 +347,7 @@ func FuzzUnmarshal(f *testing.F) {
 			}
 			written, err := wirejson.Marshal(m)
 			if err != nil || !json.Valid(data) || !json.Valid(written) {
-				t.Fatalf("%q was taken, and written as %q: %v", data, written, err)
+				t.Fatalf("%q was accepted, and written as %q: %v", data, written, err)
 			}
 			again := messageType.New().Interface()
 			if err := wirejson.Unmarshal(written, again); err != nil || !proto.Equal(m, again) {
@@ -362,6 +362,6 @@ func ExampleUnmarshal() {
 	fmt.Println(wirejson.Unmarshal([]byte(`{"conversationId":"7","body":"hi"}`), &m))
 	fmt.Println(wirejson.Unmarshal([]byte(`{"conversation_id":7}`), &m))
 	// Output:
-	// invalid_field: conversationId is unknown here; meant is "conversation_id"?
+	// invalid_field: conversationId is unknown here; did you mean "conversation_id"?
 	// invalid_field: conversation_id has to be text, not a number
 }

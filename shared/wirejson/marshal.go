@@ -1,10 +1,10 @@
-// Package wirejson is the JSON encoding of all interfaces to clients: names as proto has them (snake_case), whole
-// numbers as numbers, times as RFC 3339 in UTC, durations as seconds, enums as short lower-case words ("direct" for
-// KIND_DIRECT), bytes as base64.
+// Package wirejson is the JSON encoding of all interfaces to clients. Names are those of the .proto files (snake_case),
+// whole numbers are numbers, times are RFC 3339 in UTC, durations are seconds, enums are short lower-case words
+// ("direct" for KIND_DIRECT), and bytes are base64.
 //
 // All scalars and lists are written, including empty ones, so that a client need not check whether a field exists.
-// Messages and times that are not set, enums without a value, and unset fields that are optional or in a oneof are
-// left out.
+// Messages and times that are not set, enums without a value, and unset fields that are optional or in a oneof are left
+// out.
 package wirejson
 
 import (
@@ -30,7 +30,7 @@ const (
 	duration
 )
 
-// shape is the encoding of a message type.
+// shape returns the encoding of a message type.
 func shape(d protoreflect.MessageDescriptor) form {
 	switch d.FullName() {
 	case "google.protobuf.Timestamp":
@@ -89,7 +89,7 @@ func absent(m protoreflect.Message, f protoreflect.FieldDescriptor) bool {
 	return f.HasPresence() && !m.Has(f)
 }
 
-// pair returns the fields of a Timestamp or Duration, whichever Go type the message has.
+// pair returns the fields of a Timestamp or Duration. The message may have any Go type, such as dynamicpb.Message.
 func pair(m protoreflect.Message) (seconds, nanos int64) {
 	fields := m.Descriptor().Fields()
 	return m.Get(fields.ByNumber(1)).Int(), m.Get(fields.ByNumber(2)).Int()

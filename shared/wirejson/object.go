@@ -33,8 +33,7 @@ func Bool(name string, into *bool) Into { return Into{name: name, bool: into} }
 // Integer accepts a whole number.
 func Integer(name string, into *int64) Into { return Into{name: name, whole: into} }
 
-// Raw accepts any value and stores its text unchanged, as a part of the data: texts in it are not decoded. Null
-// counts as unset.
+// Raw accepts any value and stores its encoded form, as a part of the data. Null counts as unset.
 func Raw(name string, into *[]byte) Into { return Into{name: name, raw: into} }
 
 // Object decodes one JSON object as strictly as Unmarshal does, into fields that do not belong to a message: no
@@ -44,7 +43,7 @@ func Raw(name string, into *[]byte) Into { return Into{name: name, raw: into} }
 // nevertheless, so that the response can name its request.
 func Object(data []byte, fields ...Into) error {
 	if !utf8.Valid(data) {
-		return refusal.New(refusal.Malformed, "no JSON: not UTF-8")
+		return refusal.New(refusal.Malformed, "the data is not UTF-8")
 	}
 	d := decoder{scanner: scanner{data: data}}
 	if d.next() != '{' {
@@ -121,7 +120,8 @@ func names(fields []Into) string {
 
 func quotedAlways(name string) string { return fmt.Sprintf("%q", clipped(name)) }
 
-// refusedField returns the refusal for a problem. The problem may have no path, because its text contains the field.
+// refusedField returns the refusal for a problem. A problem without a path is returned as it is, because its text names
+// the field.
 func refusedField(err error) error {
 	if p, ok := err.(*problem); ok && p.code == refusal.InvalidField && p.path == "" {
 		return refusal.New(p.code, "%s", p.text)
@@ -129,7 +129,7 @@ func refusedField(err error) error {
 	return refused(err)
 }
 
-// into reads one value.
+// into decodes one value into its destination.
 func (d *decoder) into(f Into) error {
 	if d.next() == 'n' {
 		return d.word("null")
@@ -289,9 +289,9 @@ func (d *decoder) skipEscape() error {
 	return d.unexpected()
 }
 
-// Values splits a text into the JSON values in it, each of which begins on a line of its own. A part that is not a
-// value, or that has another value after it on its line, is returned together with the rest of the text as one value,
-// so that decoding it fails. An empty text is one empty value.
+// Values splits a text into JSON values, each of which begins on a line of its own. If a part is not a value, or is
+// followed by another value on the same line, Values returns the text from that part on as one value; decoding it
+// fails. An empty text is returned as one empty value.
 func Values(text []byte) iter.Seq[[]byte] {
 	const space = " \t\r\n"
 	return func(yield func([]byte) bool) {

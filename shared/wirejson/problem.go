@@ -14,7 +14,8 @@ import (
 // maxQuoted is the number of bytes of a client's invalid name or value that an error quotes.
 const maxQuoted = 64
 
-// problem is the error of a field. It is returned up to the whole message, where the path of the field is known.
+// problem is the error of a field. Every message and list around the field adds its part of the path while it returns
+// the problem.
 type problem struct {
 	code string
 	path string
@@ -31,7 +32,7 @@ func invalid(format string, args ...any) error {
 	return &problem{code: refusal.InvalidField, text: fmt.Sprintf(format, args...)}
 }
 
-// in adds the name of the field or the list index in which a problem is.
+// in adds the name of a field, or an index, to the path of a problem.
 func in(name string, err error) error {
 	if p := (*problem)(nil); errors.As(err, &p) {
 		if p.path != "" && p.path[0] != '[' {
@@ -77,7 +78,7 @@ func clipped(s string) string {
 	return strings.ToValidUTF8(s[:maxQuoted], "") + "…"
 }
 
-// meant returns the field whose name is nearest to an unknown one, or all fields if none is near.
+// meant returns a hint for an unknown name: the field with the nearest name, or all fields if none is near.
 func meant(fields protoreflect.FieldDescriptors, name string) string {
 	if fields.Len() == 0 {
 		return ": there are no fields"
@@ -94,9 +95,9 @@ func meant(fields protoreflect.FieldDescriptors, name string) string {
 		}
 	}
 	if best != "" {
-		return fmt.Sprintf("; meant is %q?", best)
+		return fmt.Sprintf("; did you mean %q?", best)
 	}
-	return "; known are " + strings.Join(all, ", ")
+	return "; known fields: " + strings.Join(all, ", ")
 }
 
 // edits returns the Levenshtein distance of two names without their underscores.

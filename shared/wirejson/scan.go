@@ -43,7 +43,7 @@ func (s *scanner) take(c byte) error {
 	return nil
 }
 
-// more moves on within an object or list whose opening was read: to the next member, or past the end.
+// more moves to the next member of an object or list, or past its end. It reports whether there is another member.
 func (s *scanner) more(first bool, end byte) (bool, error) {
 	c := s.next()
 	if c == end {
@@ -104,7 +104,7 @@ func (s *scanner) number() ([]byte, error) {
 	return s.data[from:s.at], nil
 }
 
-// text reads a text, whose quote comes next. The result is a part of the data, or a copy if the text has escapes.
+// text reads a text that begins at the next token. The result is a part of the data, or a copy if the text has escapes.
 func (s *scanner) text() ([]byte, error) {
 	if err := s.take('"'); err != nil {
 		return nil, err
@@ -209,7 +209,7 @@ func (s *scanner) hex() (rune, error) {
 	return rune(n), nil
 }
 
-// kind describes the next token, for people.
+// kind describes the next token, for the text of an error.
 func (s *scanner) kind() string {
 	switch c := s.next(); {
 	case c == '{':

@@ -112,8 +112,8 @@ func (d *decoder) message(m protoreflect.Message, depth int) error {
 	}
 }
 
-// find returns a field. It first tries the field at the likely index, because clients usually write fields in the
-// order of their declaration.
+// find returns the index of a field, or -1. It first tries the likely index, because clients usually write fields in
+// the order of their declaration.
 func find(fields protoreflect.FieldDescriptors, name []byte, likely int) int {
 	n := fields.Len()
 	for i := range n {
@@ -124,7 +124,7 @@ func find(fields protoreflect.FieldDescriptors, name []byte, likely int) int {
 	return -1
 }
 
-// wants refuses a value that begins with another character.
+// wants checks that the next value begins with the character c. Otherwise its error names the wanted kind of value.
 func (d *decoder) wants(c byte, what string) error {
 	if d.next() == c {
 		return nil
@@ -222,7 +222,7 @@ func (d *decoder) mapping(all protoreflect.Map, f protoreflect.FieldDescriptor, 
 	}
 }
 
-// mapKey reads a key, which is a text in JSON.
+// mapKey decodes a key, which JSON writes as a text.
 func mapKey(f protoreflect.FieldDescriptor, name []byte) (protoreflect.MapKey, error) {
 	var v protoreflect.Value
 	var err error
@@ -336,7 +336,7 @@ func number(kind protoreflect.Kind, n []byte) (protoreflect.Value, error) {
 func integer(n []byte, least, most int64) (int64, error) {
 	i, err := strconv.ParseInt(string(n), 10, 64)
 	if err != nil && bytes.ContainsAny(n, ".eE") {
-		// Some languages write every number like this. Above 2^53 it would not be exact.
+		// Some languages write every number as a floating-point number, which is not exact above 2^53.
 		var x float64
 		if x, err = strconv.ParseFloat(string(n), 64); x != math.Trunc(x) || math.Abs(x) > 1<<53 {
 			err = strconv.ErrSyntax
@@ -429,7 +429,8 @@ func (d *decoder) duration(m protoreflect.Message) error {
 	return nil
 }
 
-// setPair fills a Timestamp or Duration, whichever Go type the message has: both have the same fields.
+// setPair sets the fields of a Timestamp or Duration by their numbers, which are the same in both. The message may have
+// any Go type, such as dynamicpb.Message.
 func setPair(m protoreflect.Message, seconds int64, nanos int32) {
 	fields := m.Descriptor().Fields()
 	m.Set(fields.ByNumber(1), protoreflect.ValueOfInt64(seconds))

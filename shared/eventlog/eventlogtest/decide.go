@@ -12,10 +12,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/decidetest"
 )
 
-// Decide sends a command of a user to the stream that it addresses, as the service of the log does: the events of the
-// stream are loaded into the state that create returns, the state decides, and what it decides is committed. So a test
-// leads from a command to the answer of a query. It returns the outcome; a command whose fields are not as declared is
-// refused.
+// Decide sends a command of a user to its stream, as the service of the log does: it loads the events of the stream
+// into the state that create returns, lets the state decide, and commits the events that follow. So a test can lead
+// from a command to the answer of a query. Decide returns the outcome. A command whose fields do not match their
+// declaration is refused.
 func Decide[S decidetest.State](l *Log, create func(stream string) S, user string, command proto.Message) decidetest.Outcome {
 	l.t.Helper()
 	declared, ok := l.Catalog.CommandOf(command)

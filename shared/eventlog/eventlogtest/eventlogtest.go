@@ -101,7 +101,8 @@ func (l *Log) texts(statement string, args ...any) []string {
 	return texts
 }
 
-// Append commits events that a user caused, each to the stream of its declaration, in one transaction.
+// Append commits events that a user caused, in one transaction. Each event goes to the stream that its declaration
+// names.
 func (l *Log) Append(actor string, events ...proto.Message) {
 	l.t.Helper()
 	var all []decidetest.Event
@@ -130,7 +131,7 @@ func (l *Log) AppendAll(events ...decidetest.Event) {
 	l.position = max(l.position, c.Position)
 }
 
-// As returns the context of a query by a user that has to contain every event that was appended so far.
+// As returns the context for a query of a user whose answer must contain every event that was appended so far.
 func (l *Log) As(user string) context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -171,8 +172,8 @@ func (l *Log) Rows() (all []string) {
 	return all
 }
 
-// RequireRebuild rebuilds the followed projections from the beginning of the log, in other portions than they were
-// applied in, and fails the test if a row is not as it was.
+// RequireRebuild rebuilds the followed projections from the beginning of the log, in other batches than Follow used. It
+// fails the test if a row differs from the live one.
 func (l *Log) RequireRebuild() {
 	l.t.Helper()
 	live := l.Rows()

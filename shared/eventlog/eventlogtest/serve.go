@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// Serve serves queries until the test ends, with the options of owner.Service.Connect, to which newHandler adds nothing.
-// It returns what a Connect client needs.
+// Serve serves queries until the test ends, with the handler options of owner.Service.Connect. The function newHandler
+// must not add options of its own. Serve returns the HTTP client and the address that a Connect client needs.
 func (l *Log) Serve(projections consistency.Projections,
 	newHandler func(...connect.HandlerOption) (path string, handler http.Handler)) (client *http.Client, url string) {
 	tracer := noop.NewTracerProvider().Tracer("")
@@ -26,7 +26,8 @@ func (l *Log) Serve(projections consistency.Projections,
 	return rpc.NewClient("", tracer), server.URL
 }
 
-// Ask sends a query, and sends it again while the newest changes cannot be read yet, because the machine is busy.
+// Ask sends a query. It sends the query again, up to ten times in all, while the answer is that the newest changes
+// cannot be read yet, because the machine is busy.
 func Ask[Q, A any](ctx context.Context, ask func(context.Context, *connect.Request[Q]) (*connect.Response[A], error),
 	query *Q) (*A, error) {
 	for try := 1; ; try++ {

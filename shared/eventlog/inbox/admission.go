@@ -19,7 +19,8 @@ type checkpointKey struct {
 	from Checkpoint
 }
 
-// Key identifies a change when its write is tried again; nil: it moves no checkpoint. Keys can be compared.
+// Key returns a comparable key that identifies a change when its write is tried again, or nil if the change moves no
+// checkpoint.
 func (c Change) Key() any {
 	if c.Advance == nil {
 		return nil
@@ -27,8 +28,8 @@ func (c Change) Key() any {
 	return checkpointKey{c.Advance.Of, c.Advance.From}
 }
 
-// Admission decides which changes of a transaction are admitted. It holds the checkpoints and the parked streams, as
-// far as the changes depend on them: first as they were read under the log's lock, then with each admitted change.
+// Admission decides which changes of a transaction are admitted. It holds the checkpoints and the parked streams that
+// the changes are checked against: first as they were read under the log's lock, then with each admitted change.
 type Admission struct {
 	checkpoints map[SourcePartition]Checkpoint
 	revisions   map[topicKey]int64
@@ -50,7 +51,7 @@ func (a *Admission) FoundCheckpoint(of SourcePartition, have Checkpoint, revisio
 	a.revisions[topicKey{of.Source, of.Topic}] = revision
 }
 
-// QueueReads queues the statements that read what changes are checked against.
+// QueueReads queues the statements that read the checkpoints and parked streams that changes are checked against.
 func (a *Admission) QueueReads(b *pgx.Batch, i *Inbox, all []Change) {
 	var sources, topics, parkedSources, parkedTopics, parkedStreams []string
 	var numbers []int32
@@ -93,8 +94,8 @@ func (a *Admission) QueueReads(b *pgx.Batch, i *Inbox, all []Change) {
 	}
 }
 
-// Check returns why a change was decided on an outdated state: a *StaleCheckpointError or a *ParkedChangedError. It
-// returns nil if it was not.
+// Check returns a *StaleCheckpointError or a *ParkedChangedError if a change was decided on an outdated state, and nil
+// otherwise.
 func (a *Admission) Check(c Change) error {
 	if moves := c.Advance; moves != nil {
 		if have, ok := a.checkpoints[moves.Of]; !ok || have != moves.From {
@@ -116,7 +117,7 @@ func (a *Admission) Check(c Change) error {
 	return nil
 }
 
-// Add records an admitted change, so that later ones are checked against it.
+// Add records an admitted change, so that later changes are checked against it.
 func (a *Admission) Add(c Change) {
 	if moves := c.Advance; moves != nil {
 		a.checkpoints[moves.Of] = moves.To

@@ -20,13 +20,13 @@ type SourcePartition struct {
 
 // Checkpoint is the progress of consuming one partition of another owner's topic.
 type Checkpoint struct {
-	// Position in the source's log up to which every record of the partition is applied.
+	// Position is the position in the source's log up to which every record of the partition is applied.
 	Position int64
 	// Index is the number of effects of the next event above Position that are applied already.
 	Index int
-	// Incarnation of the source's log when this was saved.
+	// Incarnation is that of the source's log when the checkpoint was saved.
 	Incarnation string
-	// Epoch of the topic, and the number of its partitions in that epoch.
+	// Epoch is that of the topic, and Partitions the number of its partitions in that epoch.
 	Epoch      int32
 	Partitions int32
 }
@@ -35,9 +35,9 @@ type Checkpoint struct {
 type Advance struct {
 	Of       SourcePartition
 	From, To Checkpoint
-	// Revision of the topic's parked streams when the write was decided (see Inbox.ParkedOf).
+	// Revision is that of the topic's parked streams when the write was decided (see Inbox.ParkedOf).
 	Revision int64
-	// Park lists streams to park: nothing of them is applied from their Position on.
+	// Park lists streams to park: none of their events is applied, from the given Position on.
 	Park []Parked
 	// Passed counts, for streams that are parked already, the events between From and To.
 	Passed []Passed
@@ -60,7 +60,7 @@ type Consumer struct {
 	// LegacyEnd is the position up to which an earlier release, which kept a version per stream instead of checkpoints
 	// (see Inbox.LegacyVersions), may have applied events. 0: there was no such release.
 	LegacyEnd int64
-	// Epoch of the topic when its consumption began, and the number of its partitions at that time.
+	// Epoch is that of the topic when its consumption began, and Partitions the number of its partitions at that time.
 	Epoch      int32
 	Partitions int32
 }
@@ -107,8 +107,9 @@ WHERE source = $1 AND topic = $2 ORDER BY from_epoch`
 	sqlAddFence = `INSERT INTO owner.fences (source, topic, from_epoch, to_epoch, fence, partitions)
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`
 
-	// The rows that an earlier release kept: a version for each stream, and the position up to which it had read all of
-	// a topic under "topic " and its name.
+	// sqlLegacyVersions and sqlLegacyPosition read rows of an earlier release: the version of each stream that it
+	// applied last and, under the name "topic " followed by the name of a topic, the position up to which it had
+	// applied all of that topic.
 	sqlLegacyVersions = `SELECT stream, version FROM owner.readings WHERE source = $1 AND stream = ANY ($2::text[])`
 	sqlLegacyPosition = `SELECT max(version) FILTER (WHERE stream = 'topic ' || $2),
   bool_or(stream LIKE 'topic %') FROM owner.readings WHERE source = $1`
@@ -165,7 +166,8 @@ func (i *Inbox) Checkpoints(ctx context.Context, source, topic string) (map[int3
 	return all, nil
 }
 
-// BeginPartition saves the first checkpoint of a partition, unless it has one already. It returns the stored one.
+// BeginPartition saves the first checkpoint of a partition, unless it has one already. It returns the stored
+// checkpoint.
 func (i *Inbox) BeginPartition(ctx context.Context, of SourcePartition, c Checkpoint) (Checkpoint, error) {
 	if _, err := i.o.Pool.Exec(ctx, i.o.SQL(sqlAddCheckpoint), of.Source, of.Topic, of.Partition, c.Position, c.Index,
 		c.Incarnation, c.Epoch, c.Partitions); err != nil {
@@ -185,14 +187,14 @@ func (i *Inbox) Fences(ctx context.Context, source, topic string) ([]Fence, erro
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("read where %s of %s was given further partitions: %w", topic, source, pgerror.Unavailable(err))
+	return nil, fmt.Errorf("read how the partition count of %s of %s changed: %w", topic, source, pgerror.Unavailable(err))
 }
 
-// AddFence saves where the partition count changed after an epoch, unless another instance has done so already.
+// AddFence saves a change of the partition count, unless another instance has saved it already.
 func (i *Inbox) AddFence(ctx context.Context, source, topic string, f Fence) error {
 	_, err := i.o.Pool.Exec(ctx, i.o.SQL(sqlAddFence), source, topic, f.From, f.To, f.Position, f.Partitions)
 	if err != nil {
-		return fmt.Errorf("save where %s of %s was given further partitions: %w", topic, source, pgerror.Unavailable(err))
+		return fmt.Errorf("save how the partition count of %s of %s changed: %w", topic, source, pgerror.Unavailable(err))
 	}
 	return nil
 }
@@ -228,7 +230,7 @@ func (i *Inbox) LegacyPosition(ctx context.Context, source, topic string) (posit
 	case stored != nil:
 		return *stored, true, nil
 	case began != nil && !*began:
-		return 0, true, nil // it was stopped before it had read any topic to its end
+		return 0, true, nil // the earlier release was stopped before it had applied any topic to its end
 	}
 	return 0, false, nil
 }

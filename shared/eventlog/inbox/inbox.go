@@ -1,10 +1,10 @@
 // Package inbox stores the progress of consuming other owners' topics, in the schema of the consumer's own log: where
 // the consumption of a topic began, the checkpoint of each of its partitions, the fences between partition counts, the
-// streams that are parked, and the dead letters that were dealt with.
+// streams that are parked, and the dead letters that an operator has dropped.
 //
-// A log commits changes of checkpoints and parked streams together with the events that follow from what was consumed.
-// It checks them with an Admission, under its lock, so that of two instances which consume the same partition only one
-// goes on. Everything else is read and written here, through an Inbox, which eventlog.Log.Inbox returns.
+// A log commits changes of checkpoints and parked streams together with the events that follow from the consumed
+// events. It checks the changes with an Admission, under its lock, so that if two instances consume the same partition,
+// only one of them continues. All other rows are read and written through an Inbox, which eventlog.Log.Inbox returns.
 package inbox
 
 import (
@@ -17,7 +17,7 @@ import (
 type Options struct {
 	Owner string // of the log
 	Pool  *pgxpool.Pool
-	// SQL puts the log's schema into a statement, in which "owner." stands for it.
+	// SQL returns a statement with the log's schema in place of "owner.".
 	SQL func(statement string) string
 	Now func() time.Time
 }

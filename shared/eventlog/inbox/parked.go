@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
-// Parked is a stream of another owner that is parked: nothing of it is applied, from the event that failed onwards.
+// Parked is a stream of another owner that is parked: none of its events is applied, from the one that failed on.
 type Parked struct {
 	Source string
 	Topic  string
@@ -74,14 +74,14 @@ LATERAL (SELECT revision FROM owner.consumers n WHERE n.source = k.source AND n.
 	sqlParkedLeft = `UPDATE owner.parked_streams SET position = $4, index = $5, version = $6, waiting = $7, record = $8,
   error = $9, at = $10, held_until = $11 WHERE source = $1 AND topic = $2 AND stream = $3`
 
-	// A single statement sees a single state, so the revision belongs to these rows.
+	// sqlParkedOf is a single statement, so it sees a single state: the revision belongs to the rows.
 	sqlParkedOf = `SELECT n.revision, ` + parkedColumns + ` FROM owner.consumers n
 LEFT JOIN owner.parked_streams p ON p.source = n.source AND p.topic = n.topic WHERE n.source = $1 AND n.topic = $2`
 	sqlListParked = `SELECT ` + parkedColumns + ` FROM owner.parked_streams p
 WHERE (p.source, p.stream, p.topic) > ($1, $2, $3) ORDER BY p.source, p.stream, p.topic LIMIT $4`
 	sqlParkedStream = `SELECT ` + parkedColumns + ` FROM owner.parked_streams p WHERE p.source = $1 AND p.stream = $2`
 
-	// Events that an earlier release parked one by one, without those that it has read since.
+	// sqlParkedEvents reads the events that an earlier release parked one by one, except those that it applied later.
 	sqlParkedEvents = `SELECT p.stream, p.version, p.record, p.error, p.at FROM owner.parked p WHERE p.source = $1
   AND p.version > coalesce((SELECT r.version FROM owner.readings r WHERE r.source = p.source AND r.stream = p.stream), 0)
 ORDER BY p.stream, p.version`
@@ -130,17 +130,18 @@ func (i *Inbox) ParkedOf(ctx context.Context, source, topic string) (all []Parke
 		}
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("read what is parked of %s of %s: %w", topic, source, pgerror.Unavailable(err))
+		return nil, 0, fmt.Errorf("read the parked streams of %s of %s: %w", topic, source, pgerror.Unavailable(err))
 	}
 	return all, revision, nil
 }
 
-// ListParked returns up to limit parked streams after a given one (zero: from the first), by source, stream and topic.
+// ListParked returns up to limit parked streams that follow a given one (zero: from the first), in the order of source,
+// stream and topic.
 func (i *Inbox) ListParked(ctx context.Context, after Parked, limit int) ([]Parked, error) {
 	return i.parked(ctx, sqlListParked, after.Source, after.Stream, after.Topic, limit)
 }
 
-// ParkedStream returns the parked entries of a stream, one for each topic to which its events go.
+// ParkedStream returns the entries of a parked stream, one for each topic to which its events go.
 func (i *Inbox) ParkedStream(ctx context.Context, source, stream string) ([]Parked, error) {
 	return i.parked(ctx, sqlParkedStream, source, stream)
 }
@@ -160,10 +161,10 @@ func (i *Inbox) parked(ctx context.Context, statement string, args ...any) ([]Pa
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("read what is parked at %s: %w", i.o.Owner, pgerror.Unavailable(err))
+	return nil, fmt.Errorf("read the parked streams at %s: %w", i.o.Owner, pgerror.Unavailable(err))
 }
 
-// ImportParked parks the streams of which an earlier release had parked events. The place function returns the position
+// ImportParked parks the streams of which an earlier release had parked events. The function place returns the position
 // of an event, and the position up to which its topic was read. A second call has no effect.
 func (i *Inbox) ImportParked(ctx context.Context, source string,
 	place func(*meshv1.Record) (position, passed int64, err error)) error {
@@ -204,7 +205,7 @@ func (i *Inbox) ImportParked(ctx context.Context, source string,
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("take over what an earlier release parked of %s: %w", source, pgerror.Unavailable(err))
+		return fmt.Errorf("import the events of %s that an earlier release parked: %w", source, pgerror.Unavailable(err))
 	}
 	return nil
 }
@@ -241,7 +242,7 @@ func queueParkedLeft(b *pgx.Batch, statement string, p Parked) error {
 	return nil
 }
 
-// storable replaces what Postgres cannot store in a text: invalid UTF-8 and the zero character.
+// storable replaces the characters that Postgres cannot store in a text: invalid UTF-8 and the zero character.
 func storable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }

@@ -13,7 +13,7 @@ type TableDifference struct {
 	Table            string
 	OldRows, NewRows int64
 	Differ           int64
-	Rows             []RowDifference // the first maxRowsShown of them
+	Rows             []RowDifference // the first maxRowsShown rows that differ
 }
 
 // RowDifference is a row before and after a rebuild, as JSON. A row that did not exist is empty.
@@ -26,7 +26,7 @@ const (
 	sqlPrimaryKey = `SELECT a.attname FROM pg_index i
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
 WHERE i.indrelid = $1::regclass AND i.indisprimary ORDER BY array_position(i.indkey::int[], a.attnum::int)`
-	// With a primary key, old and new versions of the same row can be matched.
+	// sqlCompareKeyed matches the old and the new version of a row by the primary key.
 	sqlCompareKeyed = `SELECT coalesce(to_jsonb(o)::text, ''), coalesce(to_jsonb(n)::text, ''), count(*) OVER ()
 FROM %[1]s o FULL JOIN %[2]s n ON %[3]s
 WHERE o::text IS DISTINCT FROM n::text ORDER BY %[4]s LIMIT %[5]d`
@@ -37,7 +37,7 @@ WHERE o::text IS DISTINCT FROM n::text ORDER BY %[4]s LIMIT %[5]d`
 ORDER BY old || new LIMIT %[3]d`
 )
 
-// compare compares the tables that were replaced with the ones that replaced them, as of one snapshot.
+// compare compares the replaced tables with the tables that took their place, as of one snapshot.
 func (s *shadow) compare(ctx context.Context, snapshot pgx.Tx) (all []TableDifference, err error) {
 	for _, table := range s.tables {
 		d := TableDifference{Table: table}

@@ -1,6 +1,6 @@
-// Package rebuild rebuilds, from the log alone, what a service derives from its log: the rows of projections, and the
-// timers. New tables are built beside the live ones and take their place, while the log is written and read. Then the old
-// rows and the new ones are compared.
+// Package rebuild rebuilds the rows that a service derives from its log: those of projections, and the timers. It
+// builds new tables beside the live ones and replaces the live ones by them, while the log is written and read. Then it
+// compares the old rows with the new ones.
 package rebuild
 
 import (
@@ -41,8 +41,8 @@ type Progress struct {
 type Result struct {
 	Projections []string
 	Position    int64         // as of which old and new rows were compared and swapped
-	Behind      int64         // position of the old rows, if they could not be brought up to Position; else 0
-	Held        time.Duration // how long nothing could be appended to the log
+	Behind      int64         // position of the old rows, if they did not reach Position in time; else 0
+	Held        time.Duration // how long the log's lock was held; nothing could be appended meanwhile
 	Tables      []TableDifference
 	Left        string // problems after the swap, in the comparison or the cleanup
 }
@@ -56,16 +56,16 @@ func (r Result) Differ() (rows int64) {
 }
 
 const (
-	maxBatch     = 500 // events that are read at a time
-	swapTries    = 20
-	maxUnderLock = 2 * maxBatch // events that may be applied under the log's lock
-	liveWithin   = 10 * time.Second
+	maxBatch     = 500              // events that are read at a time
+	swapTries    = 20               // attempts to swap the tables
+	maxUnderLock = 2 * maxBatch     // events that may be applied under the log's lock
+	liveWithin   = 10 * time.Second // maximum wait for the live rows before the swap
 )
 
-// Projections rebuilds projections while they are read and followed. A shadow schema is migrated and follows the log.
-// Then, under the log's lock, it receives the remaining events, and its tables replace the live ones. After the lock is
-// released, Projections compares old and new rows as of that moment. The migrations must name their tables without a
-// schema, and create only tables with their indexes and sequences.
+// Projections rebuilds projections while they are read and followed. It migrates a shadow schema and applies the log to
+// it. Then, under the log's lock, it applies the remaining events, and replaces the live tables by those of the shadow.
+// After the lock is released, Projections compares the old rows with the new ones, as of the swap. The migrations must
+// name their tables without a schema, and create only tables with their indexes and sequences.
 //
 // Grants on the old tables are lost. One rebuild of an owner runs at a time.
 func Projections(ctx context.Context, l *eventlog.Log, o Options) (Result, error) {
@@ -94,8 +94,8 @@ type shadow struct {
 	rebuild Options
 	names   []string // of the projections
 	schema  string
-	old     string // schema for the tables that were replaced
-	keeper  *pgx.Conn
+	old     string    // schema to which the replaced tables are moved
+	keeper  *pgx.Conn // session of the rebuild; it holds the locks
 	tables  []string
 
 	position int64 // position up to which the shadow is built
@@ -114,7 +114,8 @@ func (s *shadow) alone(ctx context.Context, f func(context.Context) (Result, err
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		// The server notices a closed connection late. Without this the next rebuild would be refused until then.
+		// Release the lock explicitly. The server may notice the closed connection late, and would refuse the next
+		// rebuild until then.
 		_, _ = s.keeper.Exec(ctx, "SELECT pg_advisory_unlock_all()")
 		_ = s.keeper.Close(ctx)
 	}()
@@ -146,7 +147,7 @@ func (s *shadow) run(ctx context.Context) (Result, error) {
 	return s.build(ctx)
 }
 
-// build follows the log until it is near its end, swaps the tables, and compares.
+// build follows the log until it is near the end, swaps the tables, and compares the rows.
 func (s *shadow) build(ctx context.Context) (Result, error) {
 	compare, err := s.o.Pool.Acquire(ctx)
 	if err != nil {
@@ -173,7 +174,7 @@ func (s *shadow) build(ctx context.Context) (Result, error) {
 	})
 }
 
-// swapped retries the swap until it succeeds, and compares.
+// swapped retries the swap until it succeeds, and then compares the rows.
 func (s *shadow) swapped(ctx context.Context, swap func(context.Context) (Result, pgx.Tx, error)) (Result, error) {
 	var delay retry.Backoff
 	for try := 1; ; try++ {
@@ -181,7 +182,7 @@ func (s *shadow) swapped(ctx context.Context, swap func(context.Context) (Result
 		if err == nil {
 			s.reportProgress("compare")
 			if rebuilt.Tables, err = s.compare(ctx, snapshot); err != nil {
-				// An error would read as if nothing had changed.
+				// If an error were returned, the caller would assume that nothing has changed.
 				rebuilt.Left = fmt.Sprintf("the new rows have taken over, but could not be compared with the old ones: %v", err)
 			}
 			_ = snapshot.Rollback(context.WithoutCancel(ctx)) // the transaction only reads
@@ -202,17 +203,17 @@ func (s *shadow) reportProgress(step string) {
 	s.rebuild.Progress(Progress{Step: step, Position: s.position, Head: max(head, s.position)})
 }
 
-// errBusy means that the log has grown by more events than there is time for under its lock.
+// errBusy means that the log has grown by more events than can be applied under its lock.
 var errBusy = errors.New("the log is busy")
 
-// isTransient reports whether the swap may succeed later: another session had locked a table, or this one was the
-// victim of a deadlock.
+// isTransient reports whether the swap may succeed later: the log was busy, another session had locked a table (55P03,
+// lock_not_available), or this session was the victim of a deadlock (40P01, deadlock_detected).
 func isTransient(err error) bool {
 	var pg *pgconn.PgError
 	return errors.Is(err, errBusy) || errors.As(err, &pg) && slices.Contains([]string{"55P03", "40P01"}, pg.Code)
 }
 
-// emptySchema creates the empty shadow schema.
+// emptySchema creates an empty shadow schema, after it has dropped the schemas of an earlier rebuild.
 func (s *shadow) emptySchema(ctx context.Context) error {
 	if err := errors.Join(s.dropShadow(ctx), s.dropOld(ctx)); err != nil {
 		return fmt.Errorf("tidy up after an earlier rebuild: %w", err)
@@ -233,14 +234,15 @@ func (s *shadow) prepare(ctx context.Context) error {
 }
 
 const (
-	// Objects of a schema that are not tables and do not belong to one.
+	// sqlOthers lists the objects of a schema that are not tables and do not belong to one.
 	sqlOthers = `SELECT c.relname FROM pg_class c
 WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('v', 'm', 'f')
 UNION ALL SELECT p.proname FROM pg_proc p WHERE p.pronamespace = $1::regnamespace
 UNION ALL SELECT t.typname FROM pg_type t WHERE t.typnamespace = $1::regnamespace AND t.typtype IN ('e', 'd')`
 	sqlTables = `SELECT c.relname FROM pg_class c WHERE c.relnamespace = $1::regnamespace AND c.relkind IN ('r', 'p')
   AND c.relname <> 'owner_migrations' ORDER BY 1`
-	// References between a projection's tables and others, which would go on pointing at what was replaced.
+	// sqlCrossing lists the foreign keys between the tables of the projections and other tables. After a swap, they
+	// would still refer to the replaced tables.
 	sqlCrossing = `SELECT c.conname
 FROM pg_constraint c JOIN pg_class a ON a.oid = c.conrelid JOIN pg_class b ON b.oid = c.confrelid
 WHERE c.contype = 'f' AND a.relnamespace = $1::regnamespace
@@ -331,8 +333,8 @@ func (s *shadow) applyNext(ctx context.Context) (applied int, err error) {
 	return applied, err
 }
 
-// awaitLive waits until the live rows have reached a position, at most until the timeout, on whichever instance follows
-// the log.
+// awaitLive waits until the live rows have reached a position, whichever instance follows the log. It also returns nil
+// once the timeout has passed.
 func (s *shadow) awaitLive(ctx context.Context, position int64, timeout time.Duration) error {
 	for end := time.Now().Add(timeout); ; {
 		at, err := s.live(ctx)
@@ -345,16 +347,16 @@ func (s *shadow) awaitLive(ctx context.Context, position int64, timeout time.Dur
 	}
 }
 
-// live returns the position of the live rows.
+// live returns the position of the live rows: the lowest among the projections.
 func (s *shadow) live(ctx context.Context) (position int64, err error) {
 	err = s.keeper.QueryRow(ctx, s.log.SQL(`SELECT coalesce(min(coalesce(p.position, 0)), 0)
 FROM unnest($1::text[]) AS n (name) LEFT JOIN owner.projections p USING (name)`), s.names).Scan(&position)
 	return position, err
 }
 
-// swap takes the log's lock, so that the log does not move and the live rows stop once they have caught up. It brings
-// the shadow to the log's end and replaces the live tables. The returned snapshot sees old and new rows as of that
-// position.
+// swap replaces the live tables. It takes the log's lock, so that nothing is appended and the live rows stop changing
+// once they have caught up. Under the lock, it applies the remaining events to the shadow and swaps the tables. The
+// returned snapshot sees the old rows and the new ones as of the same position.
 func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Result, snapshot pgx.Tx, err error) {
 	var live int64
 	r.Held, err = s.log.HoldLock(ctx, s.keeper, func(ctx context.Context) error {
@@ -395,7 +397,7 @@ func snapshotOf(ctx context.Context, conn *pgxpool.Conn) (pgx.Tx, error) {
 	return snapshot, err
 }
 
-// finish applies the remaining events of a log that does not move.
+// finish applies the remaining events of the log to the shadow, while nothing can be appended.
 func (s *shadow) finish(ctx context.Context) error {
 	head, err := s.log.ReadHead(ctx, s.keeper)
 	if err != nil {
@@ -420,7 +422,8 @@ func (s *shadow) finish(ctx context.Context) error {
 // takeOver replaces the live tables by those of the shadow.
 func (s *shadow) takeOver(ctx context.Context) error {
 	return pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
-		// The follower of these projections has ended its batch, and waits until this is done.
+		// Lock the rows of the projections. A follower has then ended its batch, and waits until this transaction has
+		// ended.
 		if _, err := tx.Exec(ctx, s.log.SQL(`INSERT INTO owner.projections (name, position)
 SELECT name, 0 FROM unnest($1::text[]) AS n (name) ORDER BY 1 ON CONFLICT DO NOTHING`), s.names); err != nil {
 			return err

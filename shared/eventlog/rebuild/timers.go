@@ -17,13 +17,13 @@ import (
 const (
 	sqlNewTimers = `CREATE TABLE shadow.timers (LIKE owner.timers INCLUDING ALL);
 ALTER INDEX shadow.timers_due_idx RENAME TO timers_by_due`
-	// sqlTimerSpan returns the position at which a span of that many events ends; null: there are no events.
+	// sqlTimerSpan returns the position at which a span of $2 events above $1 ends; null: there are no events.
 	sqlTimerSpan = `SELECT max(position) FROM
   (SELECT position FROM owner.events WHERE position > $1 ORDER BY position LIMIT $2) s`
 	sqlClearTimers = `DELETE FROM shadow.timers t USING unnest($1::text[], $2::text[]) AS n (stream, key)
 WHERE t.stream = n.stream AND t.key = n.key`
-	// A timer whose command has an outcome was sent. Outcomes are pruned, so a timer that was due before the oldest of
-	// them counts as sent as well.
+	// sqlFillTimers leaves out the timers that were sent. A timer was sent if its command has an outcome. Because
+	// outcomes are pruned, a timer that was due before $8 also counts as sent.
 	sqlFillTimers = `INSERT INTO shadow.timers (stream, key, generation, due, command, body, command_id)
 SELECT n.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::bytea[], $7::text[])
   AS n (stream, key, generation, due, command, body, command_id)
@@ -32,15 +32,15 @@ WHERE n.due >= $8 AND NOT EXISTS
 )
 
 const (
-	// timerSpan is the number of events that a rebuild of the timers passes in one statement. timerPage is the number
-	// of events with timers that it holds in memory.
+	// timerSpan is the number of events of the log that one statement passes over. timerPage is the number of events
+	// with timers that the rebuild holds in memory.
 	timerSpan = 20_000
 	timerPage = 500
 )
 
 // Timers rebuilds the timers from the log and its outcomes, beside the live ones, and compares both. No timer fires
-// meanwhile. It reads most of the log without the lock, which it holds only for the newest events and the swap. It calls
-// progress, which may be nil, after each step. It does not run at the same time as Projections.
+// meanwhile. Timers reads most of the log without the lock, and holds the lock only for the newest events and the swap.
+// It calls progress, which may be nil, after each step. It does not run at the same time as Projections.
 func Timers(ctx context.Context, l *eventlog.Log, progress func(Progress)) (rebuilt Result, err error) {
 	if progress == nil {
 		progress = func(Progress) {}
@@ -108,7 +108,8 @@ func (s *timerShadow) run(ctx context.Context) (Result, error) {
 	})
 }
 
-// follow applies the log up to its end. If a bound is given, it returns errBusy after that many events.
+// follow applies the log up to its end. If bound is not 0, follow returns errBusy once it has applied more than bound
+// events.
 func (s *timerShadow) follow(ctx context.Context, bound int) error {
 	for passed := 0; ; {
 		var end *int64
@@ -132,12 +133,12 @@ func (s *timerShadow) follow(ctx context.Context, bound int) error {
 	}
 }
 
-// applyPage applies a page of a span that ends at a position. The transaction does not wait for the disk: after a crash
-// of the server the rebuild starts over.
+// applyPage applies the next page of a span that ends at the position end. The transaction does not wait for the disk:
+// after a crash of the server the rebuild starts over.
 func (s *timerShadow) applyPage(ctx context.Context, end int64) (applied int, err error) {
 	position := end
 	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
-		// The settings force plans for large tables, as in commits.
+		// The settings make the planner choose plans for large tables, as in commits.
 		_, err := tx.Exec(ctx, `SELECT set_config('synchronous_commit', 'off', true), set_config('enable_seqscan', 'off', true),
   set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
   set_config('idle_in_transaction_session_timeout', '5s', true)`)

@@ -1,5 +1,5 @@
-// Package timer reads the timers of a log that are due, for the one instance at a time that sends their commands. Commits
-// write timers, as events declare them, and remove them with the outcomes of their commands; eventlog does that.
+// Package timer reads the timers of a log that are due. One instance at a time sends their commands. Commits of package
+// eventlog set the timers that events declare, and remove a timer together with the outcome of its command.
 package timer
 
 import (
@@ -31,17 +31,18 @@ WHERE due <= to_timestamp($1::bigint / 1000000.0) ORDER BY due LIMIT $2`
 )
 
 const (
-	// seenInterval bounds how long Await waits for a sign that the log has moved before it looks by itself.
+	// seenInterval bounds how long Await waits for a notification that the log has moved before it reads the timers
+	// without one.
 	seenInterval = time.Second
-	// pollInterval is how soon a timer is noticed that is due before all others, and the minimum interval between two
-	// checks.
+	// pollInterval is the minimum interval between two checks. It is also how long it takes to notice a new timer that
+	// is due before all others.
 	pollInterval = 50 * time.Millisecond
-	// maxTurn is how long the server waits for a sign of life of the instance whose turn it is, before another instance
-	// takes over.
+	// maxTurn is how long the server waits for a message of the instance whose turn it is. After that, the server ends
+	// the turn, and another instance can take over.
 	maxTurn = 10 * time.Second
 )
 
-// Await waits until a timer is due, and returns the log's clock then.
+// Await waits until a timer is due, and returns the time of the log's clock.
 func Await(ctx context.Context, l *eventlog.Log) (now time.Time, err error) {
 	for ctx.Err() == nil {
 		_, moved := l.Seen()
@@ -80,8 +81,8 @@ func Turn(ctx context.Context, l *eventlog.Log, f func(context.Context) error) (
 	return turn(ctx, l, maxTurn, f)
 }
 
-// Pause calls f while no instance sends the commands of timers, for as long as f takes. It waits for an instance that
-// sends some.
+// Pause calls f while no instance sends the commands of timers, for as long as f takes. It first waits until an
+// instance that is sending some has finished.
 func Pause(ctx context.Context, l *eventlog.Log, f func(context.Context) error) error {
 	for {
 		got, err := turn(ctx, l, 0, f)
@@ -94,7 +95,7 @@ func Pause(ctx context.Context, l *eventlog.Log, f func(context.Context) error) 
 	}
 }
 
-// turn does the same as Turn. The server ends the turn after a silence; 0: it does not.
+// turn does the same as Turn. The server ends the turn after a silence of the given time; 0: it does not.
 func turn(ctx context.Context, l *eventlog.Log, silence time.Duration, f func(context.Context) error) (got bool, err error) {
 	conn, err := l.Options().Pool.Acquire(ctx)
 	if err != nil {
@@ -110,7 +111,7 @@ func turn(ctx context.Context, l *eventlog.Log, silence time.Duration, f func(co
 		defer cancel()
 		_, undone := conn.Exec(ctx, "SELECT pg_advisory_unlock($1), set_config('idle_session_timeout', '0', false)", key)
 		if undone != nil {
-			_ = conn.Conn().Close(ctx) // which releases the lock
+			_ = conn.Conn().Close(ctx) // ending the session releases the lock
 		}
 	}()
 	// A process that freezes loses its turn.
