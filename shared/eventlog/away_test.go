@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// An instance that stands still while it holds the lock is ended by the server, and the others go on.
+// If an instance freezes while it holds the lock, the server ends its session, and the other instances can commit.
 func TestCommit_GoesOnWhenTheHolderOfTheLockFreezes(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -40,16 +40,16 @@ func TestCommit_GoesOnWhenTheHolderOfTheLockFreezes(t *testing.T) {
 	begun := time.Now()
 	commit(t, l, said("1", "after"))
 	took := time.Since(begun)
-	t.Logf("went on after %v", took)
+	t.Logf("committed after %v", took)
 	if took < time.Second || took > 3*time.Second {
-		t.Errorf("went on after %v, want about 2 s", took)
+		t.Errorf("committed after %v, want about 2 s", took)
 	}
 	if _, err := tx.conn.Exec(t.Context(), "COMMIT"); err == nil {
 		t.Error("the frozen transaction could still commit")
 	}
 }
 
-// The same, when the holder's connection is busy rather than idle.
+// The other instances can also commit if the connection that holds the lock is busy rather than idle.
 func TestCommit_GoesOnWhenTheHolderOfTheLockIsSlow(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -64,7 +64,7 @@ func TestCommit_GoesOnWhenTheHolderOfTheLockIsSlow(t *testing.T) {
 	b.Queue("SELECT pg_sleep(20)")
 	ended := make(chan error, 1)
 	go func() { ended <- tx.send(context.Background(), b) }()
-	meshtest.Eventually(t, "it holds the lock", func() bool {
+	meshtest.Eventually(t, "the slow instance holds the lock", func() bool {
 		var held bool
 		err := l.o.Pool.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory')").Scan(&held)
 		return err == nil && held
@@ -72,7 +72,7 @@ func TestCommit_GoesOnWhenTheHolderOfTheLockIsSlow(t *testing.T) {
 	begun := time.Now()
 	commit(t, l, said("1", "after"))
 	if took := time.Since(begun); took > 3*time.Second {
-		t.Errorf("went on after %v", took)
+		t.Errorf("committed after %v", took)
 	}
 	if err := <-ended; err == nil || pgerror.IsData(err) {
 		t.Errorf("the slow transaction: %v", err)
@@ -121,17 +121,17 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 		}
 	})
 	all.Wait()
-	t.Logf("%d times away", away.Load())
+	t.Logf("the database was unavailable %d times", away.Load())
 	if away.Load() == 0 {
-		t.Error("it was never away")
+		t.Error("the database was never unavailable")
 	}
-	meshtest.Eventually(t, "all is written once", func() bool {
+	meshtest.Eventually(t, "each event is written once", func() bool {
 		head, err := l.Head(t.Context())
 		return head == 801 && err == nil
 	})
 }
 
-// cutting loses a connection's answers, after what was asked has arrived.
+// cutting is a connection that loses a response after the server has received the request.
 type cutting struct {
 	net.Conn
 	cut *atomic.Bool
@@ -146,8 +146,8 @@ func (c cutting) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// The connection is lost while the server commits: nobody knows whether it did, and the same writes again are answered
-// with what it did.
+// If the connection is lost while the server commits, the result is unknown. Committing the same writes again reveals
+// whether they were committed.
 func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -173,7 +173,7 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 			cut.Store(true)
 		}
 	}
-	// Nobody else's answers may be lost.
+	// Only the committing goroutine runs, so that no other response can be lost.
 	during(t, func(ctx context.Context) error { l.commitAll(ctx); return nil })
 	if _, err := l.Inbox().BeginConsumer(t.Context(), inbox.Consumer{Source: "feed", Topic: "feed-events", Partitions: 3}); err != nil {
 		t.Fatal(err)
@@ -189,7 +189,7 @@ func TestCommit_AnUnknownCommitIsResolvedByIDs(t *testing.T) {
 	reaction := Write{Expected: AnyVersion, Advance: advance(2), Appends: []Append{{Stream: "conversation:2",
 		Expected: AnyVersion, Events: []proto.Message{sent("2", "m", "x")}}}}
 	for i, w := range []Write{command, reaction} {
-		// At first a connection's statements are prepared.
+		// The first commits prepare the statements of the connection.
 		commit(t, l, said("before", fmt.Sprint("before", i)))
 		commit(t, l, Write{Expected: AnyVersion, Advance: advance(int32(i))})
 		armed.Store(true)

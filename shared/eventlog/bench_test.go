@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// BenchmarkCommit shows what meeting in one transaction gives: "alone" is a transaction for each member.
+// BenchmarkCommit shows the gain of group commits. In "alone", each write has a transaction of its own.
 func BenchmarkCommit(b *testing.B) {
 	for _, writers := range []int{1, 16, 256} {
 		b.Run(fmt.Sprintf("group/writers=%d", writers), func(b *testing.B) { benchmarkCommit(b, writers, false) })
@@ -56,7 +56,7 @@ func report(b *testing.B, times []time.Duration) {
 	b.ReportMetric(float64(times[len(times)*99/100].Microseconds())/1000, "p99-ms")
 }
 
-// BenchmarkCommitAt200 is the time of a commit when 200 come in a second.
+// BenchmarkCommitAt200 measures the time of a commit at 200 commits per second.
 func BenchmarkCommitAt200(b *testing.B) {
 	l := fresh(b)
 	times := make([]time.Duration, b.N)

@@ -11,7 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
-// consuming begins the consumption of a topic with one partition, and returns what moves its checkpoint, with two events.
+// consuming begins the consumption of a topic with one partition. It returns a function for writes that move its
+// checkpoint and append two events.
 func consuming(t *testing.T, l *Log) func(from, to inbox.Checkpoint, revision int64, id string) Write {
 	t.Helper()
 	_, err := l.Inbox().BeginConsumer(t.Context(), inbox.Consumer{Source: "feed", Topic: "feed-events", Epoch: 1, Partitions: 1})
@@ -33,8 +34,8 @@ func at(position int64, index int) inbox.Checkpoint {
 	return inbox.Checkpoint{Position: position, Index: index, Incarnation: "i", Epoch: 1, Partitions: 1}
 }
 
-// Of two that move a checkpoint from the same place one is refused, with nothing written: position, index within an
-// event, incarnation and epoch are all compared.
+// If two writes move a checkpoint from the same place, the second is refused and nothing of it is written. The
+// position, the index within an event, the incarnation and the epoch are all compared.
 func TestCommit_ACheckpointGoesOnWhereItWas(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -66,5 +67,5 @@ func TestCommit_ACheckpointGoesOnWhereItWas(t *testing.T) {
 	require.Equal(t, int64(4), head)
 	saved[0], err = l.Inbox().BeginPartition(t.Context(), inbox.SourcePartition{Source: "feed", Topic: "feed-events"}, at(1, 0))
 	require.NoError(t, err)
-	require.Equal(t, at(9, 0), saved[0], "a partition that has begun begins again")
+	require.Equal(t, at(9, 0), saved[0], "a partition that has begun keeps its checkpoint")
 }

@@ -50,14 +50,14 @@ func TestCommit_IsOnDiskAlsoWhereTheDatabaseWouldNotWait(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		l := running(t, url) // on connections that have it set
+		l := running(t, url) // its connections have the setting of the database
 		if _, err := p.Exec(t.Context(), "CREATE TRIGGER note AFTER INSERT ON chat.events EXECUTE FUNCTION note()"); err != nil {
 			t.Fatal(err)
 		}
 		commit(t, l, said("1", "c1"))
 		var got string
 		if err := p.QueryRow(t.Context(), "SELECT synchronous FROM commits").Scan(&got); err != nil || got != set.want {
-			t.Errorf("where the database says %s it is %q, %v", set.database, got, err)
+			t.Errorf("the database has %s, a commit has %q: %v", set.database, got, err)
 		}
 	}
 }
@@ -95,7 +95,8 @@ func TestCommit_ARunOfCommandsHasAnOutcomeEach(t *testing.T) {
 	}
 }
 
-// Two instances, many writers: versions and positions have no gap, and of each stream versions follow positions.
+// Many writers commit on two instances. Positions and the versions of each stream have no gap, and versions ascend with
+// positions.
 func TestCommit_VersionsAndPositionsAreDense(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -128,7 +129,8 @@ func TestCommit_VersionsAndPositionsAreDense(t *testing.T) {
 	}
 }
 
-// Somebody who asks for "position > last" all the time, while transactions of other kinds are held open, sees all.
+// A reader that asks for "position > last" all the time sees every event, even while another session keeps a
+// transaction open.
 func TestRead_SkipsNothingWhileTransactionsAreOpen(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -176,7 +178,7 @@ func TestRead_SkipsNothingWhileTransactionsAreOpen(t *testing.T) {
 	writing.Wait()
 }
 
-// together hands writes in so that one transaction takes them all, in this order.
+// together commits writes in one transaction, in the given order.
 func together(t *testing.T, url string, writes ...Write) (committed []Committed, errs []error) {
 	t.Helper()
 	return togetherIn(t, instance(t, url), writes...)
@@ -188,7 +190,7 @@ func togetherIn(t *testing.T, l *Log, writes ...Write) (committed []Committed, e
 	var all sync.WaitGroup
 	for i, w := range writes {
 		all.Go(func() { committed[i], errs[i] = l.Commit(t.Context(), w) })
-		meshtest.Eventually(t, "it waits", func() bool {
+		meshtest.Eventually(t, "the write waits", func() bool {
 			l.queue.mu.Lock()
 			defer l.queue.mu.Unlock()
 			return len(l.queue.joining)+len(l.queue.alone) == i+1
@@ -221,7 +223,7 @@ func TestCommit_WhoLosesFailsNobodyElse(t *testing.T) {
 		said("1", "any"))
 	for i, version := range map[int]int64{0: 2, 3: 1, 7: 3, 8: 4} {
 		if errs[i] != nil || committed[i].Version != version {
-			t.Errorf("member %d: %+v %v, want version %d", i, committed[i], errs[i], version)
+			t.Errorf("write %d: %+v %v, want version %d", i, committed[i], errs[i], version)
 		}
 	}
 	if e := failsAs[*ConflictError](t, errs[1]); e.Actual != 2 || e.Expected != 0 || e.Stream != "conversation:1" {
@@ -297,6 +299,6 @@ SET at = at - CASE command_id WHEN 'old' THEN interval '31 days' ELSE interval '
 		t.Fatalf("%d %v", removed, err)
 	}
 	if _, found, _ := l.Outcome(t.Context(), "alice", "young"); !found {
-		t.Fatal("the young one is gone")
+		t.Fatal("the newer outcome is gone")
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/queryplan"
 )
 
-// committing returns a connection with the settings of the one that commits, on which statements have kept plans, and
-// what undoes all that is done on it.
+// committing opens a connection with the settings of the one that commits, on which statements use generic plans. It
+// returns a transaction that is rolled back when the test ends.
 func committing(t *testing.T, l *Log) pgx.Tx {
 	t.Helper()
 	conn, err := l.connectToCommit(t.Context())
@@ -31,7 +31,7 @@ func committing(t *testing.T, l *Log) pgx.Tx {
 	return tx
 }
 
-// explainKept executes a statement by the plan that is kept for it, which is one for any values, and returns that plan.
+// explainKept executes a statement by its generic plan, which is kept for any arguments, and returns that plan.
 func explainKept(t *testing.T, tx pgx.Tx, statement string, args ...any) queryplan.Plan {
 	t.Helper()
 	_, err := tx.Exec(t.Context(), "DEALLOCATE ALL")
@@ -51,8 +51,8 @@ func explainKept(t *testing.T, tx pgx.Tx, statement string, args ...any) querypl
 	return plans[0].Plan
 }
 
-// A commit is compared with one row for each thing that it rests on, however much there is in the log, and writes
-// without reading. The plans are those that are kept for any values.
+// The check of a commit reads one row for each outcome, stream, membership, timer and count that the commit depends on,
+// however large the log is. Inserts read no rows. All statements are executed by generic plans.
 func TestPlans_CommittingReadsOneRowForEachThing(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -82,21 +82,22 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 		}
 		return all
 	}
-	numbers := make([]int64, members) // above all that there are
+	numbers := make([]int64, members) // above all positions and versions in the log
 	for n := range numbers {
 		numbers[n] = int64(1_000_000 + n)
 	}
 
 	actors, ids := texts("user%d"), make([]string, members)
 	for n := range ids {
-		ids[n] = fmt.Sprintf("c1-%d", n+97) // which user n has sent
+		ids[n] = fmt.Sprintf("c1-%d", n+97) // a command that user n has sent
 	}
 	p := explainKept(t, tx, l.sql.check, actors, ids, texts("conversation:%d"), repeated("ann"), texts("conversation:%d"),
 		texts("conversation:%d"), repeated("k"), actors, repeated("conversation"))
-	// Outcomes, heads, memberships, timers and counts of rooms; the clock, the head of the log and its incarnation.
+	// For each write: an outcome, the head of a stream, a membership, a timer and a count of rooms. Once: the clock,
+	// the head of the log and its incarnation.
 	assert.LessOrEqual(t, p.RowsRead(), int64(5*members+6))
 	assert.Empty(t, p.Scanned())
-	assert.LessOrEqual(t, p.Pages(), int64(5*members*4+40), "an index of three levels and a page each")
+	assert.LessOrEqual(t, p.Pages(), int64(5*members*4+40), "three levels of an index and one page of a table per row")
 
 	now := make([]time.Time, members)
 	expires := make([]*time.Time, members)
@@ -129,18 +130,18 @@ SELECT 'conversation:' || n, 'k', 1, now() + interval '1 day', 'c', '', 'x' || n
 		"timers that end":  {l.SQL(sqlDropTimers), []any{texts("conversation:%d"), repeated("k")}, 2 * members},
 	} {
 		p := explainKept(t, tx, test.statement, test.args...)
-		// These are rows that are found; an inserted row is not read.
+		// RowsRead counts the rows that are found, and not the rows that are inserted.
 		assert.LessOrEqual(t, p.RowsRead(), test.rows, name)
 		assert.Empty(t, p.Scanned(), name)
 		if test.rows == 0 {
-			assert.Empty(t, p.Tables(), "%s: an insert looks for nothing", name)
+			assert.Empty(t, p.Tables(), "%s: an insert reads no table", name)
 		}
-		// Three levels of up to five indexes and the table, for each row; catalogs besides.
+		// For each row: three levels of up to five indexes, and the table. The system catalogs are read as well.
 		assert.LessOrEqual(t, p.Pages(), int64(members*6*6+200), name)
 	}
 }
 
-// A page of a stream costs a page, wherever in the stream it lies and however long that is.
+// Reading a page of a stream reads no more rows than the page has, wherever the page is and however long the stream is.
 func TestPlans_ReadingAStreamReadsAPage(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -162,7 +163,7 @@ func TestPlans_ReadingAStreamReadsAPage(t *testing.T) {
 	assert.Empty(t, p.Scanned(), "a topic without events")
 }
 
-// Deciding about a stream whose newest event contains its whole value reads that event, and those about the subjects.
+// Loading a stream whose events contain the whole value reads the newest event and the events about the subjects only.
 func TestPlans_LoadingTheNewestReadsOneEvent(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -170,27 +171,28 @@ func TestPlans_LoadingTheNewestReadsOneEvent(t *testing.T) {
 	fill(t, l, Fill{Events: 10_000, Streams: 100, Prefix: "conversation:other"})
 	_, err := l.o.Pool.Exec(t.Context(), "VACUUM ANALYZE chat.events")
 	require.NoError(t, err)
-	tx := committing(t, l) // deciding under the lock loads by plans that are kept
+	tx := committing(t, l) // decisions under the lock load streams by generic plans
 	for what, test := range map[string]struct {
 		subjects []string
 		rows     int64
 	}{
-		"the newest":              {[]string{}, 2},
-		"the newest and a few":    {[]string{"m-3", "m-70", "m-12000"}, 5},
-		"a subject without event": {[]string{"m-none"}, 2},
+		"the newest":                    {[]string{}, 2},
+		"the newest and three subjects": {[]string{"m-3", "m-70", "m-12000"}, 5},
+		"a subject without events":      {[]string{"m-none"}, 2},
 	} {
 		p := explain(t, l, l.SQL(sqlLoadNewest), "conversation:0", int64(0), test.subjects)
 		assert.LessOrEqual(t, p.RowsRead(), test.rows, what)
 		assert.Empty(t, p.Scanned(), what)
 		p = explainKept(t, tx, l.SQL(sqlLoadNewest), "conversation:0", int64(0), test.subjects)
-		assert.LessOrEqual(t, p.RowsRead(), test.rows, "%s, by a kept plan", what)
-		assert.Empty(t, p.Scanned(), "%s, by a kept plan", what)
+		assert.LessOrEqual(t, p.RowsRead(), test.rows, "%s, by the generic plan", what)
+		assert.Empty(t, p.Scanned(), "%s, by the generic plan", what)
 		p = explainKept(t, tx, l.sql.load, "conversation:0", int64(0), test.subjects)
-		assert.LessOrEqual(t, p.RowsRead(), test.rows, "%s, of all events, by a kept plan", what)
+		assert.LessOrEqual(t, p.RowsRead(), test.rows, "%s, all events, by the generic plan", what)
 	}
 }
 
-// in makes a user a member of streams that fill wrote, since their first event.
+// in makes a user a member of the conversations from (included) to until (excluded) that fill wrote, since their first
+// event.
 func in(t *testing.T, l *Log, user string, from, until int) {
 	t.Helper()
 	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
@@ -198,7 +200,7 @@ SELECT 'conversation:' || n, $1::text, 1, 1 FROM generate_series($2::int, $3::in
 	require.NoError(t, err)
 }
 
-// others makes other users members of as many rooms.
+// others makes other users members of n other rooms.
 func others(t *testing.T, l *Log, n int) {
 	t.Helper()
 	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)

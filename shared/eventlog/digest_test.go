@@ -13,8 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// The same id with other content is refused; the same command, or one of a release that kept no digest, gets the first
-// outcome again.
+// A command with the id of another command is refused if their digests differ. If the digests are the same, or one of
+// them is unknown because an earlier release stored none, the command gets the first outcome again.
 func TestCommit_AnIDStandsForOneCommand(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -41,7 +41,7 @@ func TestCommit_AnIDStandsForOneCommand(t *testing.T) {
 	}
 }
 
-// An event that no broker would take fails by itself, before it is in the log.
+// An event that is too large for any topic makes its write fail before it is in the log.
 func TestCommit_RefusesAnEventThatNoTopicTakes(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

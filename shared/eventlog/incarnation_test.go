@@ -10,7 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// lose takes the newest events from a database, as a failover to a replica that was behind does.
+// lose deletes the events above a position from a database, as a failover to a replica that lags behind does.
 func lose(t *testing.T, l *Log, above int64) {
 	t.Helper()
 	for _, s := range []string{"DELETE FROM chat.events WHERE position > $1", "DELETE FROM chat.event_rooms WHERE position > $1",
@@ -21,8 +21,8 @@ func lose(t *testing.T, l *Log, above int64) {
 	}
 }
 
-// An instance that lives through a failover knows how far the log was, and commits nothing at positions that were given
-// before. The other instances learn of the new incarnation.
+// An instance that keeps running during a failover knows the log's head from before, and commits nothing at positions
+// that were given before. The other instances are notified of the new incarnation.
 func TestIncarnation_ChangesWhereAnInstanceHasSeenMore(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -35,11 +35,11 @@ func TestIncarnation_ChangesWhereAnInstanceHasSeenMore(t *testing.T) {
 	c := commit(t, l, said("1", "after"))
 	assert.Equal(t, int64(10+incarnationMargin+1), c.Position)
 	assert.NotEqual(t, first, l.Incarnation())
-	meshtest.Eventually(t, "the other instance learns of it", func() bool { return other.Incarnation() == l.Incarnation() })
+	meshtest.Eventually(t, "the other instance is notified", func() bool { return other.Incarnation() == l.Incarnation() })
 	assert.Equal(t, c.Position+1, commit(t, other, said("1", "other")).Position)
 }
 
-// An operator says that positions up to one were lost.
+// An operator begins a new incarnation above a position.
 func TestReincarnate_GoesOnAboveAPosition(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -16,7 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// A write that fails by its data, a hundred times a second: it is isolated, and the others do not notice.
+// A write that fails because of its data is committed a hundred times a second. It is isolated, and the other writes
+// succeed.
 func TestCommit_WhatFailsByItselfIsIsolated(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -30,7 +31,7 @@ func TestCommit_WhatFailsByItselfIsIsolated(t *testing.T) {
 		for n := 0; ctx.Err() == nil || n < least; n++ { // for as long as the others write
 			<-tick.C
 			all.Go(func() {
-				w := said("bad", fmt.Sprint("bad", n%50)) // retried by their ids
+				w := said("bad", fmt.Sprint("bad", n%50)) // the same 50 ids again and again, as in retries
 				w.Commands[0].Correlation = "\x00"
 				var own *WriteError
 				if _, err := l.Commit(t.Context(), w); !errors.As(err, &own) || errors.Is(err, retry.ErrUnavailable) {
@@ -72,7 +73,7 @@ func TestCommit_OfManyTheOneThatFailsIsFound(t *testing.T) {
 	_, errs := together(t, url, writes...)
 	for i, err := range errs {
 		if bad := i == 7 || i == 13; bad != (err != nil) {
-			t.Errorf("member %d: %v", i, err)
+			t.Errorf("write %d: %v", i, err)
 		} else if bad {
 			failsAs[*WriteError](t, err)
 		}
@@ -104,18 +105,18 @@ func TestCommit_RefusesWhatIsNoEventOfTheStream(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
 	for name, w := range map[string]Write{
-		"another stream": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c",
+		"an event of another stream": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c",
 			Events: []proto.Message{sent("2", "m", "x")}}}},
-		"a command": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c",
+		"a command instead of an event": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c",
 			Events: []proto.Message{&chatv1.SendMessage{ConversationId: "1"}}}}},
-		"text that is none": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c",
+		"text that is not UTF-8": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c",
 			Events: []proto.Message{sent("1", "m", "\xff")}}}},
-		"twice the same": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c"}, {CommandID: "c"}}},
+		"the same command id twice": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c"}, {CommandID: "c"}}},
 		"refused with events": {Stream: "conversation:1", Commands: []Decided{{CommandID: "c", Kind: envelope.Refused,
 			Events: []proto.Message{sent("1", "m", "x")}}}},
 	} {
 		if _, err := l.Commit(t.Context(), w); err == nil {
-			t.Errorf("%s was taken", name)
+			t.Errorf("%s was accepted", name)
 		} else {
 			failsAs[*WriteError](t, err)
 		}

@@ -14,13 +14,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/queryplan"
 )
 
-// explain executes a statement as the log does, undoes what it did, and returns its plan.
+// explain executes a statement as the log does, rolls it back, and returns its plan.
 func explain(t *testing.T, l *Log, statement string, args ...any) queryplan.Plan {
 	t.Helper()
 	return queryplan.Explain(t, l.o.Pool, statement, args...)
 }
 
-// outcomes writes n outcomes of one day.
+// outcomes writes n outcomes that are day days old.
 func outcomes(t *testing.T, l *Log, day, n int) {
 	t.Helper()
 	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.outcomes (actor, command_id, type, stream, kind, version, position, code, text, at)
@@ -29,7 +29,8 @@ SELECT 'user' || n % 97, 'c' || $1::int || '-' || n, 'chat.send_message', 'conve
 	require.NoError(t, err)
 }
 
-// After months, freed pages hold new rows among old ones. A pass over old outcomes reads those that it removes.
+// After months of pruning, pages contain new rows among old ones. Pruning still reads only the outcomes that it
+// removes.
 func TestPlans_PruningReadsWhatItRemoves(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -42,7 +43,7 @@ func TestPlans_PruningReadsWhatItRemoves(t *testing.T) {
 	for day := days; day > 0; day-- {
 		outcomes(t, l, day, perDay)
 	}
-	// Some rows of each page go and make room for younger ones, so that each page spans the whole time.
+	// Delete some rows of each page and insert newer ones in their place, so that each page contains rows of all ages.
 	for cycle := range 3 {
 		_, err := l.o.Pool.Exec(t.Context(), "DELETE FROM chat.outcomes WHERE hashtext(command_id) % 3 = $1", cycle)
 		require.NoError(t, err)
@@ -51,7 +52,7 @@ func TestPlans_PruningReadsWhatItRemoves(t *testing.T) {
 		vacuum()
 	}
 	p := explain(t, l, l.sql.pruneOutcomes, time.Now().Add(-30*24*time.Hour), time.Unix(0, 0))
-	assert.LessOrEqual(t, p.Pages(), int64(20), "pages read where there is nothing to remove")
+	assert.LessOrEqual(t, p.Pages(), int64(20), "pages read if there is nothing to remove")
 	assert.Empty(t, p.Scanned())
 	removed, err := l.PruneOutcomes(t.Context(), 6*24*time.Hour+time.Hour)
 	require.NoError(t, err)
@@ -61,7 +62,7 @@ func TestPlans_PruningReadsWhatItRemoves(t *testing.T) {
 	assert.Zero(t, left)
 }
 
-// Many are removed in several statements, and all of the same moment are.
+// Many outcomes are removed by several statements, even if all of them have the same time.
 func TestPruneOutcomes_OfOneMoment(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -74,7 +75,8 @@ func TestPruneOutcomes_OfOneMoment(t *testing.T) {
 	assert.EqualValues(t, 12_000, removed)
 }
 
-// Loading a stream for one message reads that message and the version of the newest, not the newest event.
+// Loading a stream for one message reads the events about that message and the newest version, and not the newest
+// event.
 func TestPlans_LoadReadsWhatDecidingNeeds(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -92,7 +94,7 @@ func TestPlans_LoadReadsWhatDecidingNeeds(t *testing.T) {
 	assert.EqualValues(t, 2000, loaded.Version)
 }
 
-// The largest parts of events are what people wrote. Deciding does not read them.
+// Personal fields are the largest parts of events. Loading a stream for a decision does not read them.
 func TestPlans_LoadDoesNotReadWhatPeopleWrote(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -107,7 +109,7 @@ func TestPlans_LoadDoesNotReadWhatPeopleWrote(t *testing.T) {
 	tx, err := l.o.Pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer tx.Rollback(context.Background()) //nolint:errcheck
-	// SERIALIZE reads the values as sending them would.
+	// SERIALIZE reads the values, as sending them to a client would.
 	var plans []struct {
 		Serialization struct {
 			Hit int64 `json:"Shared Hit Blocks"`
@@ -115,10 +117,10 @@ func TestPlans_LoadDoesNotReadWhatPeopleWrote(t *testing.T) {
 	}
 	require.NoError(t, tx.QueryRow(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, SERIALIZE BINARY, FORMAT JSON) "+l.sql.load,
 		planned, "conversation:1", int64(0), ids).Scan(&plans))
-	assert.Zero(t, plans[0].Serialization.Hit, "pages of stored texts")
+	assert.Zero(t, plans[0].Serialization.Hit, "pages of personal fields that were read")
 }
 
-// large is a conversation of alice and others with 32 KB in each message.
+// large commits a conversation of alice and others in which each message has 32 KiB.
 func large(t *testing.T, l *Log, id string, messages int, others ...string) {
 	t.Helper()
 	all := []proto.Message{started(id, append(others, "alice")...)}

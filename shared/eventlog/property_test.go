@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
-// Whatever members come, in whatever order: positions and versions are dense, who is taken out leaves no trace, and
+// For any sequence of writes, positions and versions have no gaps, a write that is not admitted leaves no trace, and
 // each command has one outcome.
 func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 	t.Parallel()
@@ -27,7 +27,7 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 		var checkpoint inbox.Checkpoint
 		var revision int64
 		position := first
-		for range rapid.IntRange(0, 30).Draw(t, "members") {
+		for range rapid.IntRange(0, 30).Draw(t, "writes") {
 			p := drawMember(t)
 			repeated := false
 			for _, e := range p.entries {
@@ -58,7 +58,7 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 				continue
 			case p.inbox.Advance != nil && p.inbox.Advance.Revision != revision:
 				if !errors.As(err, &parked) {
-					t.Fatalf("decided on what was parked before: %v", err)
+					t.Fatalf("decided on outdated parked streams: %v", err)
 				}
 				continue
 			case p.expected != AnyVersion && p.expected != versions[p.stream]:
@@ -126,12 +126,12 @@ func drawMember(t *rapid.T) *prepared {
 	return p
 }
 
-// The rounds, one after the other, come to the same as each turn after the other.
+// Writing the rounds in order has the same result as writing each change of a membership in order.
 func TestTurns_KeepTheOrderOfEachMember(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		var all membershipChanges
-		wanted := map[membershipKey][]int64{} // positions at which it really changed
+		wanted := map[membershipKey][]int64{} // positions at which a membership changed
 		open := map[membershipKey]bool{}
 		turn := func(m catalog.Membership, opens bool, position int64) {
 			for _, user := range m.Users {
@@ -169,7 +169,7 @@ func TestTurns_KeepTheOrderOfEachMember(t *testing.T) {
 				for i, room := range side.list.rooms {
 					k := membershipKey{room, side.list.members[i]}
 					if seen[k] {
-						t.Fatalf("%v has two turns in one round", k)
+						t.Fatalf("%v has two changes in one round", k)
 					}
 					seen[k] = true
 					if now[k] != side.opens {

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// on is a command on a conversation at any version.
+// on returns a write with one command on a conversation at any version.
 func on(conversation, commandID string, events ...proto.Message) Write {
 	return Write{Stream: "conversation:" + conversation, Expected: AnyVersion, Commands: []Decided{{
 		Actor: "alice", CommandID: commandID, Type: "chat.any", Correlation: "x", Events: events,
@@ -45,7 +45,7 @@ func TestRead_GivesEventsAsTheyWereWritten(t *testing.T) {
 	}
 	got.Body = nil
 	if page.Incarnation == "" || page.Incarnation != l.Incarnation() {
-		t.Errorf("incarnation %q, the log is of %q", page.Incarnation, l.Incarnation())
+		t.Errorf("the page has incarnation %q, the log %q", page.Incarnation, l.Incarnation())
 	}
 	want := envelope.Event{ID: eventID("chat", incarnation{}, "conversation:1", 1).String(), Type: "chat.conversation_started",
 		Source: "chat", Stream: "conversation:1", Version: 1, Position: 1, Time: now,
@@ -83,7 +83,7 @@ func TestRead_InPages(t *testing.T) {
 		"a stream's page":  {Query{Stream: "conversation:1", After: 3, Limit: 2}, []int64{4, 6}, 6},
 		"a stream until":   {Query{Stream: "conversation:0", After: 3, Until: 8}, []int64{5, 7}, 8},
 		"above a version":  {Query{Stream: "conversation:1", AfterVersion: 2, Limit: 2}, []int64{6, 8}, 8},
-		"the page after":   {Query{Stream: "conversation:1", AfterVersion: 2, After: 8}, []int64{10}, 10},
+		"the next page":    {Query{Stream: "conversation:1", AfterVersion: 2, After: 8}, []int64{10}, 10},
 		"above the newest": {Query{Stream: "conversation:1", AfterVersion: 9}, nil, 10},
 		"a topic":          {Query{Topic: "chat-events", Limit: 2}, []int64{1, 2}, 2},
 		"another topic":    {Query{Topic: "file-events"}, nil, 10},
@@ -108,13 +108,13 @@ func TestLoad_WhatDecidingNeeds(t *testing.T) {
 		versions []int64
 		version  int64
 	}{
-		"the stream itself":  {Selection{Stream: "conversation:1"}, []int64{1, 3}, 6},
-		"and subjects":       {Selection{Stream: "conversation:1", Subjects: []string{"a", "z"}}, []int64{1, 2, 3, 5}, 6},
-		"what came after":    {Selection{Stream: "conversation:1", After: 1, Subjects: []string{"a"}}, []int64{2, 3, 5}, 6},
-		"nothing new":        {Selection{Stream: "conversation:1", After: 6}, nil, 6},
-		"the newest":         {Selection{Stream: "conversation:1", After: 6, Subjects: []string{"c"}}, []int64{6}, 6},
-		"no subject is none": {Selection{Stream: "conversation:1", After: 6, Subjects: []string{""}}, nil, 6},
-		"no such stream":     {Selection{Stream: "conversation:3"}, nil, 0},
+		"the stream itself": {Selection{Stream: "conversation:1"}, []int64{1, 3}, 6},
+		"and subjects":      {Selection{Stream: "conversation:1", Subjects: []string{"a", "z"}}, []int64{1, 2, 3, 5}, 6},
+		"above a version":   {Selection{Stream: "conversation:1", After: 1, Subjects: []string{"a"}}, []int64{2, 3, 5}, 6},
+		"nothing new":       {Selection{Stream: "conversation:1", After: 6}, nil, 6},
+		"the newest":        {Selection{Stream: "conversation:1", After: 6, Subjects: []string{"c"}}, []int64{6}, 6},
+		"an empty subject":  {Selection{Stream: "conversation:1", After: 6, Subjects: []string{""}}, nil, 6},
+		"no such stream":    {Selection{Stream: "conversation:3"}, nil, 0},
 	} {
 		got, err := l.Load(t.Context(), test.s)
 		var versions []int64
@@ -166,6 +166,6 @@ func TestCommit_RedactsWhatWasSaidBefore(t *testing.T) {
 	err = l.o.Pool.QueryRow(t.Context(), `SELECT count(*) FROM chat.events
 WHERE personal LIKE '%secret%' OR body LIKE '%secret%'`).Scan(&left)
 	if err != nil || left != 0 {
-		t.Errorf("%d rows still hold it, %v", left, err)
+		t.Errorf("%d rows still contain the text: %v", left, err)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// bounded opens the log of a database, in which one may be in so many conversations.
+// bounded runs a log in which a user may be in a limited number of conversations.
 func bounded(t *testing.T, url string, conversations int) *Log {
 	t.Helper()
 	l := instance(t, url)
@@ -35,7 +35,7 @@ func change(conversation, actor, id string, event proto.Message) Write {
 		CommandID: id, Type: "chat.add_member", Events: []proto.Message{event}}}}
 }
 
-// assertCounts compares the counts of rooms with the rooms.
+// assertCounts asserts that the counts of rooms match the open memberships.
 func assertCounts(t *testing.T, l *Log) {
 	t.Helper()
 	rows, err := l.o.Pool.Query(t.Context(), `
@@ -59,7 +59,8 @@ func assertTooMany(t *testing.T, err error, text string) {
 	}
 }
 
-// Nobody gets into more rooms than one may be in, whoever puts them there, and leaving makes room.
+// No user gets into more rooms than the bound allows, whoever adds the user. A user who leaves a room can enter
+// another.
 func TestBoundRooms_RefusesOneMore(t *testing.T) {
 	t.Parallel()
 	l := bounded(t, database(t), 3)
@@ -115,7 +116,7 @@ func TestBoundRooms_IsExact(t *testing.T) {
 	assert.Equal(t, rooms, committed)
 	assertCounts(t, instances[0])
 
-	// Two entries of one Write count together.
+	// Two commands of one Write are counted together.
 	l := bounded(t, database(t), 1)
 	w := starts("1", "bob", "bob")
 	w.Commands = append(w.Commands, starts("2", "bob", "bob").Commands[0])
@@ -126,7 +127,7 @@ func TestBoundRooms_IsExact(t *testing.T) {
 	assert.NotContains(t, refused.Refusals, 0)
 }
 
-// Those who are in more rooms than a new bound allows stay in them, and events without a command are not refused.
+// Users who are in more rooms than a new bound allows stay in them. Events without a command are not refused.
 func TestBoundRooms_LeavesWhatThereIs(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -144,7 +145,7 @@ func TestBoundRooms_LeavesWhatThereIs(t *testing.T) {
 	assertCounts(t, l)
 }
 
-// The counts follow from what there is when the release that counts is installed.
+// The migration that adds the counts computes them from the existing memberships.
 func TestBoundRooms_CountsWhatWasThereBefore(t *testing.T) {
 	t.Parallel()
 	l := bounded(t, database(t), 3)
@@ -163,7 +164,7 @@ func TestBoundRooms_CountsWhatWasThereBefore(t *testing.T) {
 	assertCounts(t, l)
 }
 
-// part60 returns the statements of one direction of the migration that counts.
+// part60 returns the statements of the migration that adds the counts, for one direction ("Up" or "Down").
 func part60(t *testing.T, direction string) string {
 	t.Helper()
 	raw, err := migrations.ReadFile("migrations/00060_member_rooms.sql")

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A commit waits for no connection of the pool, which queries may have exhausted.
+// A commit does not need a connection of the pool, because queries may have exhausted the pool.
 func TestCommit_NeedsNoConnectionOfThePool(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -28,7 +28,7 @@ func TestCommit_NeedsNoConnectionOfThePool(t *testing.T) {
 	}
 }
 
-// Other instances are notified of events, and of nothing else.
+// Other instances are notified of commits with events, and of no other commits.
 func TestCommit_NotifiesOfEventsOnly(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -50,7 +50,7 @@ func TestCommit_NotifiesOfEventsOnly(t *testing.T) {
 	assert.Equal(t, "1", n.Payload)
 }
 
-// A connection that the server has closed while nothing was committed does not fail the next commit.
+// If the server closes the connection for commits while it is idle, the next commit still succeeds.
 func TestCommit_ReconnectsAfterIdleness(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -60,7 +60,7 @@ func TestCommit_ReconnectsAfterIdleness(t *testing.T) {
 	_, err := killer.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()`)
 	require.NoError(t, err)
-	time.Sleep(1100 * time.Millisecond) // longer than a connection is trusted unseen
+	time.Sleep(1100 * time.Millisecond) // longer than an idle connection is used without a ping
 	_, err = l.Commit(t.Context(), said("1", "c2"))
 	require.NoError(t, err)
 }

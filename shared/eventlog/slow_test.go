@@ -9,7 +9,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// slowed is a log whose lock may be held for 400 ms, and whose server takes a time for each event of a stream.
+// slowed returns a log whose lock may be held for 400 ms. Its server takes the time each to insert an event whose
+// stream matches the pattern streams.
 func slowed(t *testing.T, each time.Duration, streams string) *Log {
 	t.Helper()
 	l := instance(t, database(t))
@@ -49,10 +50,10 @@ func TestCommit_OneThatTakesTooLongTakesNoOthersWithIt(t *testing.T) {
 	_, errs := togetherIn(t, l, writes...)
 	for i, err := range errs {
 		if slow := i == 7; slow != (err != nil) || slow && !errors.Is(err, retry.ErrUnavailable) {
-			t.Errorf("member %d: %v", i, err)
+			t.Errorf("write %d: %v", i, err)
 		}
 	}
-	// It is known now, and tried again without others.
+	// The slow write is in quarantine now, and is tried again in a transaction of its own.
 	again, other := make(chan error, 1), make(chan error, 1)
 	begun := time.Now()
 	go func() { _, err := l.Commit(t.Context(), writes[7]); again <- err }()
@@ -64,7 +65,7 @@ func TestCommit_OneThatTakesTooLongTakesNoOthersWithIt(t *testing.T) {
 		t.Error(err)
 	}
 	if took := time.Since(begun); took > time.Second {
-		t.Errorf("one transaction was to be ended, and it took %v", took)
+		t.Errorf("at most one transaction should have timed out, but the commits took %v", took)
 	}
 	if _, err := l.o.Pool.Exec(t.Context(), "DROP TRIGGER slow ON chat.events"); err != nil {
 		t.Fatal(err)
@@ -82,11 +83,11 @@ func TestCommit_ADatabaseThatIsSlowIsNotAskedForEach(t *testing.T) {
 	_, errs := togetherIn(t, l, several(64)...)
 	for i, err := range errs {
 		if !errors.Is(err, retry.ErrUnavailable) {
-			t.Errorf("member %d: %v", i, err)
+			t.Errorf("write %d: %v", i, err)
 		}
 	}
-	// One by one they would take 50 s.
+	// If each write were tried in a transaction of its own, the commits would take 50 s.
 	if took := time.Since(begun); took > 10*time.Second {
-		t.Errorf("it took %v", took)
+		t.Errorf("the commits took %v", took)
 	}
 }

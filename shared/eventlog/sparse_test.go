@@ -9,7 +9,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// A log of 200,000 events has three of one topic. Every page makes progress, and reads no more rows than its span.
+// A log of 200,000 events has three events of one topic. Every page makes progress, and reads no more rows than its
+// span.
 func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -48,7 +49,7 @@ func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 	assert.Empty(t, p.Scanned())
 }
 
-// A page of a sparse topic reads as much of a log of 200,000 events as of one of 40,000, wherever it is.
+// A page of a sparse topic reads as many database pages in a log of 200,000 events as in one of 40,000, wherever it is.
 func TestPlans_APageOfASparseTopicCostsTheSameInALargerLog(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

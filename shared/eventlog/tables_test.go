@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Every table of the log is known as such, so that it is not taken for a forgotten table of a projection.
+// LogTables contains every table of the log. CheckTables would otherwise report the missing one as a table without a
+// projection.
 func TestLogTables_AreThoseOfTheMigrations(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

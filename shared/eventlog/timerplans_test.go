@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A page of the events with timers reads no more rows than the page has, or than its span where there are none.
+// Reading a page of events with timers reads no more rows than the page has. If the span has no such events, it reads
+// no more rows than the span.
 func TestPlans_APageOfEventsWithTimersIsBounded(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -13,12 +13,12 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// A session that waits until another instance is done keeps no old snapshot: what the database deletes and updates meanwhile can
-// be vacuumed.
+// An operation that waits for a lock keeps no old snapshot, so row versions that become obsolete meanwhile can be
+// vacuumed.
 func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		purpose string // of the lock that somebody else has
+		purpose string // of the lock that another session holds
 		wait    func(context.Context, *Log) error
 	}{
 		"migration": {"migrate", func(ctx context.Context, l *Log) error {
@@ -36,7 +36,7 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			url := database(t)
-			// It waits for as long as the test takes, however slow the machine is.
+			// The wait must not end during the test, however slow the machine is.
 			waiter := instance(t, named(t, url, "waiter"), func(o *Options) { o.LockWait = time.Hour })
 			during(t, waiter.Run)
 			pgtest.RequireNoSnapshot(t, url, waiter.LockKey(c.purpose), c.purpose != "append", func(ctx context.Context) error {
@@ -46,7 +46,7 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 	}
 }
 
-// Commits that wait for the log's lock for longer than they may are told that the database is away, as ever.
+// A commit that waits for the log's lock for longer than LockWait fails with ErrUnavailable. Later commits succeed.
 func TestCommit_WaitsForTheLockOnlySoLong(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -59,7 +59,7 @@ func TestCommit_WaitsForTheLockOnlySoLong(t *testing.T) {
 	require.NoError(t, err)
 	_, err = l.Commit(t.Context(), said("1", "c"))
 	require.ErrorIs(t, err, retry.ErrUnavailable)
-	require.ErrorContains(t, err, "lock timeout", "it is the lock that it waited for, and not the end of its own time")
+	require.ErrorContains(t, err, "lock timeout", "the wait for the lock ended the commit, not the context of the commit")
 	require.NoError(t, holder.Close(t.Context()))
 	for i := range 3 {
 		commit(t, l, said("1", fmt.Sprint(i)))

@@ -41,7 +41,7 @@ type bench struct {
 	log  *lines
 }
 
-// lines collects the log.
+// lines collects the output of a logger or of a process.
 type lines struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -99,7 +99,7 @@ func (b *bench) count(where string) (n int) {
 	return n
 }
 
-// doing returns a worker for letters.
+// doing returns workers with one for letters, which calls do.
 func doing(do func(context.Context, Attempt[letter]) error) *Workers {
 	w := &Workers{}
 	Add(w, Work[letter]{Do: do})
@@ -122,14 +122,14 @@ func TestInsert_IsPartOfTheTransaction(t *testing.T) {
 	require.NoError(t, b.q.Insert(t.Context(), tx, Job{Args: letter{"nobody"}}))
 	require.NoError(t, tx.Rollback(t.Context()))
 	b.insert(Job{Args: letter{"ann"}}, Job{Args: letter{"bob"}})
-	meshtest.Eventually(t, "both are done", func() bool { return b.count("state = 'completed'") == 2 })
+	meshtest.Eventually(t, "both jobs are done", func() bool { return b.count("state = 'completed'") == 2 })
 	mu.Lock()
 	defer mu.Unlock()
 	require.ElementsMatch(t, []string{"ann", "bob"}, done)
 	require.Equal(t, 2, b.count("true"))
 }
 
-// A key identifies one job of its kind, also within one insert and among concurrent transactions.
+// A key identifies one job of its kind, even within one insert and among concurrent transactions.
 func TestInsert_AKeyIdentifiesOneJob(t *testing.T) {
 	t.Parallel()
 	w := doing(func(context.Context, Attempt[letter]) error { return nil })
@@ -146,7 +146,7 @@ func TestInsert_AKeyIdentifiesOneJob(t *testing.T) {
 	b.insert(Job{Args: letter{"ann"}}, Job{Args: letter{"ann"}})
 	require.Equal(t, 4, b.count("kind = 'letter'"), "without a key, every job is inserted")
 	b.runs()
-	meshtest.Eventually(t, "all are done", func() bool { return b.count("state = 'completed'") == 5 })
+	meshtest.Eventually(t, "all jobs are done", func() bool { return b.count("state = 'completed'") == 5 })
 	b.insert(Job{Args: letter{"ann"}, Key: "1"})
 	require.Equal(t, 4, b.count("kind = 'letter'"), "a job that is done is not inserted again")
 }
@@ -168,8 +168,8 @@ func TestQueue_EachOwnerHasItsOwn(t *testing.T) {
 	other.runs()
 	one.insert(Job{Args: letter{"ann"}, Key: "1"})
 	other.insert(Job{Args: letter{"ann"}, Key: "1"})
-	meshtest.Eventually(t, "both are done", func() bool { return mine.Load() == 1 && others.Load() == 1 })
-	// No instance listens for notifications: it polls.
+	meshtest.Eventually(t, "both jobs are done", func() bool { return mine.Load() == 1 && others.Load() == 1 })
+	// Instances poll, and do not listen for notifications.
 	require.Zero(t, func() (n int) {
 		require.NoError(t, one.pool.QueryRow(t.Context(),
 			`SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'LISTEN%' AND datname = current_database()`).Scan(&n))
@@ -177,7 +177,7 @@ func TestQueue_EachOwnerHasItsOwn(t *testing.T) {
 	}())
 }
 
-// Instances that start at once migrate one after the other.
+// Instances that start at the same time migrate one after the other.
 func TestOpen_SeveralAtOnce(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -216,7 +216,7 @@ func TestFailed_IsListedRetriedAndDropped(t *testing.T) {
 	b.runs()
 	b.insert(Job{Args: letter{"ann"}, Key: "to ann"}, Job{Args: parcel{}})
 	var failed []Failed
-	meshtest.Eventually(t, "both have failed for good", func() bool {
+	meshtest.Eventually(t, "both jobs have failed permanently", func() bool {
 		var err error
 		failed, err = b.q.ListFailed(t.Context(), 0, 10)
 		require.NoError(t, err)
@@ -238,7 +238,7 @@ func TestFailed_IsListedRetriedAndDropped(t *testing.T) {
 	require.NoError(t, b.q.Drop(t.Context(), p.ID))
 	mended.Store(true)
 	require.NoError(t, b.q.Retry(t.Context(), l.ID))
-	meshtest.Eventually(t, "it is done", func() bool { return b.count("state = 'completed'") == 1 })
+	meshtest.Eventually(t, "the job is done", func() bool { return b.count("state = 'completed'") == 1 })
 	require.ErrorContains(t, b.q.Retry(t.Context(), l.ID), "has not failed for good: it is completed")
 	require.ErrorContains(t, b.q.Drop(t.Context(), p.ID), "no job")
 	failed, err := b.q.ListFailed(t.Context(), 0, 10)
@@ -246,7 +246,7 @@ func TestFailed_IsListedRetriedAndDropped(t *testing.T) {
 	require.Empty(t, failed)
 }
 
-// While another job has the key of a failed one, the failed one cannot be retried, and the operator gets the reason.
+// While another job has the key of a failed job, the failed job cannot be retried, and the operator gets the reason.
 func TestFailed_CannotBeRetriedWhileItsKeyIsTaken(t *testing.T) {
 	t.Parallel()
 	var mended atomic.Bool
@@ -258,10 +258,10 @@ func TestFailed_CannotBeRetriedWhileItsKeyIsTaken(t *testing.T) {
 	}))
 	b.runs()
 	b.insert(Job{Args: letter{"ann"}, Key: "1"})
-	meshtest.Eventually(t, "it has failed", func() bool { return b.count("state = 'cancelled'") == 1 })
+	meshtest.Eventually(t, "the job has failed", func() bool { return b.count("state = 'cancelled'") == 1 })
 	mended.Store(true)
 	b.insert(Job{Args: letter{"ann"}, Key: "1"})
-	meshtest.Eventually(t, "the other one is done", func() bool { return b.count("state = 'completed'") == 1 })
+	meshtest.Eventually(t, "the other job is done", func() bool { return b.count("state = 'completed'") == 1 })
 	failed, err := b.q.ListFailed(t.Context(), 0, 10)
 	require.NoError(t, err)
 	require.ErrorContains(t, b.q.Retry(t.Context(), failed[0].ID), "another job with the key")
@@ -277,7 +277,7 @@ func TestWorker_APanicFailsOnlyItsJob(t *testing.T) {
 	}))
 	b.runs()
 	b.insert(Job{Args: letter{"bad"}}, Job{Args: letter{"good"}})
-	meshtest.Eventually(t, "the bad one is done by its second attempt", func() bool { return b.count("state = 'completed'") == 2 })
+	meshtest.Eventually(t, "the second attempt of the bad job is done", func() bool { return b.count("state = 'completed'") == 2 })
 	require.Equal(t, 1, b.count("attempt = 2 AND errors::text LIKE '%panic: at https://push.example%'"))
 	require.NotContains(t, b.log.String(), "secret-path")
 }
@@ -295,7 +295,7 @@ func TestWorker_TimesOut(t *testing.T) {
 	b := newBench(t, meshtest.Postgres(t), w)
 	b.runs()
 	b.insert(Job{Args: letter{"ann"}})
-	meshtest.Eventually(t, "its second attempt is done", func() bool { return b.count("state = 'completed' AND attempt = 2") == 1 })
+	meshtest.Eventually(t, "the second attempt is done", func() bool { return b.count("state = 'completed' AND attempt = 2") == 1 })
 }
 
 func TestJob_WaitsForItsTime(t *testing.T) {
@@ -310,11 +310,11 @@ func TestJob_WaitsForItsTime(t *testing.T) {
 	}))
 	b.runs()
 	b.insert(Job{Args: letter{"ann"}, After: due})
-	meshtest.Eventually(t, "it is done", func() bool { return b.count("state = 'completed'") == 1 })
+	meshtest.Eventually(t, "the job is done", func() bool { return b.count("state = 'completed'") == 1 })
 	require.False(t, early.Load())
 }
 
-// A stop waits for running jobs and starts no more.
+// Run waits for running jobs when it is stopped, and starts no further jobs.
 func TestRun_StopsGracefully(t *testing.T) {
 	t.Parallel()
 	begun, end := make(chan struct{}, 10), make(chan struct{})
@@ -332,7 +332,7 @@ func TestRun_StopsGracefully(t *testing.T) {
 	b.insert(Job{Args: letter{"bob"}})
 	select {
 	case <-ended:
-		t.Fatal("it ended before the job did")
+		t.Fatal("Run returned before the job had ended")
 	case <-time.After(100 * time.Millisecond): // a bound for an event that must not happen
 	}
 	close(end)
@@ -341,7 +341,8 @@ func TestRun_StopsGracefully(t *testing.T) {
 	require.Equal(t, 1, b.count("state = 'available' AND attempt = 0"))
 }
 
-// After the grace, jobs are interrupted. Another instance runs them at once, and the attempt does not count.
+// After Options.Grace, running jobs are interrupted. Another instance runs them at once, and the interrupted attempt
+// does not count.
 func TestRun_InterruptsJobsAfterTheGrace(t *testing.T) {
 	t.Parallel()
 	url := meshtest.Postgres(t)
@@ -363,13 +364,13 @@ func TestRun_InterruptsJobsAfterTheGrace(t *testing.T) {
 	require.Equal(t, 1, b.count("state = 'available' AND attempt = 0 AND errors IS NULL"))
 	again.Store(true)
 	newBench(t, url, doing(do)).runs()
-	meshtest.Eventually(t, "it is done", func() bool { return b.count("state = 'completed' AND attempt = 1") == 1 })
+	meshtest.Eventually(t, "the job is done", func() bool { return b.count("state = 'completed' AND attempt = 1") == 1 })
 }
 
 // killable is the environment variable that makes a test process run as an instance, which the test kills.
 const killable = "JOBS_TEST_KILLABLE"
 
-// A job of a process that is killed is run by another process.
+// If a process is killed while it runs a job, another process runs the job.
 func TestRun_KilledInTheMiddleOfAJob(t *testing.T) {
 	t.Parallel()
 	url, killed := os.Getenv(killable), true
@@ -399,5 +400,5 @@ func TestRun_KilledInTheMiddleOfAJob(t *testing.T) {
 	_ = child.Wait() // it was killed
 	require.Equal(t, 1, b.count("state = 'running'"))
 	b.runs()
-	meshtest.Eventually(t, "it is done", func() bool { return b.count("state = 'completed' AND attempt = 2") == 1 })
+	meshtest.Eventually(t, "the job is done", func() bool { return b.count("state = 'completed' AND attempt = 2") == 1 })
 }

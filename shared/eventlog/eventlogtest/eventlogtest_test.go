@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// authors is a projection of who caused how many events in a stream.
+// authors is a projection that counts the events of each user in a stream.
 type authors struct{}
 
 func (authors) Name() string { return "authors" }
@@ -41,7 +41,7 @@ var migrations = fstest.MapFS{"00001_authors.sql": {Data: []byte(`-- +goose Up
 CREATE TABLE authors (stream text, author text, events bigint, PRIMARY KEY (stream, author));
 CREATE TABLE nothing (n bigint);`)}}
 
-// failing records how a test failed.
+// failing records the text of Fatalf, and lets the test continue.
 type failing struct {
 	testing.TB
 	text string

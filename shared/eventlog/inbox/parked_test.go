@@ -22,7 +22,8 @@ func at(position int64) inbox.Checkpoint {
 	return inbox.Checkpoint{Position: position, Incarnation: "i", Epoch: 1, Partitions: 1}
 }
 
-// consuming begins the consumption of a topic with one partition, and returns what moves its checkpoint.
+// consuming begins the consumption of a topic with one partition. It returns a function for writes that move its
+// checkpoint.
 func consuming(t *testing.T, l *eventlog.Log, begin inbox.Checkpoint) func(from, to inbox.Checkpoint, revision int64) eventlog.Write {
 	t.Helper()
 	_, err := l.Inbox().BeginConsumer(t.Context(), inbox.Consumer{Source: "feed", Topic: "feed-events", Epoch: 1, Partitions: 1})
@@ -35,7 +36,8 @@ func consuming(t *testing.T, l *eventlog.Log, begin inbox.Checkpoint) func(from,
 	}
 }
 
-// A write that was decided before something was parked, or resolved, is refused; so is a second resolution.
+// A write is refused if the parked streams have changed since it was decided. So is a second resolution of a parked
+// stream.
 func TestCommit_WhatIsParkedIsPartOfTheComparison(t *testing.T) {
 	t.Parallel()
 	l := logtest.Fresh(t)

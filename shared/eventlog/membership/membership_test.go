@@ -74,7 +74,7 @@ func TestIntervals_FromTheOpeningToTheClosingEvent(t *testing.T) {
 	}
 }
 
-// While members come and go, the rooms told are those as of the position told.
+// While a user enters and leaves a room, Rooms returns the rooms as of the position that it returns.
 func TestRooms_AreAsOfTheirPosition(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -11,13 +11,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/queryplan"
 )
 
-// explain returns the plan of a statement with its arguments.
+// explain executes a statement, rolls it back, and returns its plan.
 func explain(t *testing.T, l *eventlog.Log, statement string, args ...any) queryplan.Plan {
 	t.Helper()
 	return queryplan.Explain(t, l.Options().Pool, l.SQL(statement), args...)
 }
 
-// in makes a user a member of streams that fill wrote, since their first event.
+// in makes a user a member of the conversations from (included) to until (excluded) that fill wrote, since their first
+// event.
 func in(t *testing.T, l *eventlog.Log, user string, from, until int) {
 	t.Helper()
 	_, err := l.Options().Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
@@ -25,7 +26,7 @@ SELECT 'conversation:' || n, $1::text, 1, 1 FROM generate_series($2::int, $3::in
 	require.NoError(t, err)
 }
 
-// The cost of a return depends on what it returns, not on how much was missed in how many rooms.
+// The cost of Resume is bounded by the size of its result, however many events were missed in however many rooms.
 func TestPlans_ResumeWithManyRoomsIsBounded(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -54,11 +55,11 @@ func TestPlans_ResumeWithManyRoomsIsBounded(t *testing.T) {
 
 	got, err := Resume(t.Context(), l, []Resumer{{User: "heavy"}}, Bounds{})
 	require.NoError(t, err)
-	assert.Equal(t, maxMissed.events, len(got.Events), "an answer is used up")
+	assert.Equal(t, maxMissed.events, len(got.Events), "the result has as many events as are allowed")
 	assert.Equal(t, rooms-maxMissed.events/perRoom, len(got.Resumed[0].NotRecovered))
 }
 
-// Rooms with few events are given, although many that are too far come before them in the order of rooms.
+// Rooms with few events are recovered, although many rooms with too many events come before them by name.
 func TestResume_GivesSmallRoomsBeforeLargeOnes(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -72,11 +73,11 @@ SELECT DISTINCT room, 'heavy', 1, 1 FROM chat.event_rooms WHERE room ~ '[yz]'`)
 	got, err := Resume(t.Context(), l, []Resumer{{User: "heavy"}}, Bounds{})
 	require.NoError(t, err)
 	assert.Equal(t, 15, len(got.Resumed[0].NotRecovered))
-	assert.Equal(t, 1+300+10*350, len(got.Events), "and the event that opened all rooms")
+	assert.Equal(t, 1+300+10*350, len(got.Events), "and the event at which the memberships begin")
 }
 
-// A resumer behind one with much is answered as if alone, at once or when it asks again, and is not told that its gap
-// is too large.
+// A resumer that comes after one with many missed events gets the same result as if it were alone, in this call or in
+// the next one. All of its rooms are recovered.
 func TestResume_NobodyPaysForAnotherOne(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -98,7 +99,7 @@ func TestResume_NobodyPaysForAnotherOne(t *testing.T) {
 	assert.Empty(t, answers[2].NotRecovered)
 }
 
-// others makes other users members of as many rooms.
+// others makes other users members of n other rooms.
 func others(t *testing.T, l *eventlog.Log, n int) {
 	t.Helper()
 	_, err := l.Options().Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
@@ -106,7 +107,7 @@ SELECT 'conversation:other' || n, 'user' || n / 10, 1, n FROM generate_series(1,
 	require.NoError(t, err)
 }
 
-// Connecting reads the user's rooms, all of them by an index alone.
+// Rooms reads all rooms of a user from an index alone.
 func TestPlans_RoomsReadsAnIndex(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

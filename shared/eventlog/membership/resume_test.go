@@ -22,10 +22,10 @@ func parted(conversation, user string) proto.Message {
 	return &chatv1.MemberLeft{ConversationId: conversation, UserId: user}
 }
 
-// comings is a log in which bob comes and goes.
+// comings returns a log in which bob enters and leaves rooms repeatedly. Its positions:
 //
-//	1 begun  2 a  3 bob comes  4 b  5 bob goes  6 c  7 bob comes  8 d   conversation 1
-//	9 begun with bob  10 e  11 bob goes  12 f                           conversation 2
+//	1 started  2 a  3 bob enters  4 b  5 bob leaves  6 c  7 bob enters  8 d   conversation 1
+//	9 started with bob  10 e  11 bob leaves  12 f                             conversation 2
 func comings(t *testing.T) *eventlog.Log {
 	t.Helper()
 	l := fresh(t)
@@ -51,11 +51,11 @@ func TestResume_ReturnsIntervalsAndTheEventsInThem(t *testing.T) {
 			[][]interval.Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{3, 4, 5, 7, 8, 9, 10, 11}},
 		"within an interval": {[]Resumer{{"bob", 3, 3, nil}}, [][]interval.Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}},
 			[]int64{4, 5, 7, 8, 9, 10, 11}},
-		"at its end":      {[]Resumer{{"bob", 5, 5, nil}}, [][]interval.Interval{{in(one, 7, 0), in(two, 9, 11)}}, []int64{7, 8, 9, 10, 11}},
-		"newer ones only": {[]Resumer{{"bob", 4, 9, nil}}, [][]interval.Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{10, 11}},
-		"at the head":     {[]Resumer{{"bob", 12, 12, nil}}, [][]interval.Interval{{in(one, 7, 0)}}, nil},
-		"beyond it":       {[]Resumer{{"bob", 99, 99, nil}}, [][]interval.Interval{{in(one, 7, 0)}}, nil},
-		"a stranger":      {[]Resumer{{"eve", 0, 0, nil}}, [][]interval.Interval{nil}, nil},
+		"at the end of an interval":    {[]Resumer{{"bob", 5, 5, nil}}, [][]interval.Interval{{in(one, 7, 0), in(two, 9, 11)}}, []int64{7, 8, 9, 10, 11}},
+		"with EventsAfter above After": {[]Resumer{{"bob", 4, 9, nil}}, [][]interval.Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{10, 11}},
+		"at the head":                  {[]Resumer{{"bob", 12, 12, nil}}, [][]interval.Interval{{in(one, 7, 0)}}, nil},
+		"above the head":               {[]Resumer{{"bob", 99, 99, nil}}, [][]interval.Interval{{in(one, 7, 0)}}, nil},
+		"a stranger":                   {[]Resumer{{"eve", 0, 0, nil}}, [][]interval.Interval{nil}, nil},
 		"several, with events that they share": {[]Resumer{{"eve", 0, 0, nil}, {"bob", 9, 9, nil}, {"alice", 10, 10, nil}},
 			[][]interval.Interval{nil, {in(one, 7, 0), in(two, 9, 11)}, {in(one, 1, 0), in(two, 9, 0)}}, []int64{10, 11, 12}},
 	} {
@@ -67,7 +67,7 @@ func TestResume_ReturnsIntervalsAndTheEventsInThem(t *testing.T) {
 		for _, r := range got.Resumed {
 			intervals = append(intervals, r.Intervals)
 			if r.NotRecovered != nil {
-				t.Errorf("%s: too far %v", name, r.NotRecovered)
+				t.Errorf("%s: not recovered %v", name, r.NotRecovered)
 			}
 		}
 		if !reflect.DeepEqual(intervals, test.intervals) || !slices.Equal(positions(got.Events), test.want) || got.Head.Position != 12 {
@@ -130,14 +130,15 @@ func TestResume_AnswersFewerWhenThatGetsTooLarge(t *testing.T) {
 	if err != nil || len(got.Resumed) != 10 || len(got.Events) != 10*events {
 		t.Fatalf("%d users, %d events, %v", len(got.Resumed), len(got.Events), err)
 	}
-	// A resumer that is too much even alone learns in which rooms its gap is too large.
+	// A resumer with too many events for one result gets the names of the rooms that are not recovered.
 	got, err = Resume(t.Context(), l, append([]Resumer{{User: "everywhere"}}, resumers[:3]...), Bounds{})
 	if err != nil || len(got.Resumed) != 4 || len(got.Resumed[0].NotRecovered) != 2 || len(got.Events) != 10*events {
-		t.Fatalf("%d users, %v too far, %d events, %v", len(got.Resumed), got.Resumed[0].NotRecovered, len(got.Events), err)
+		t.Fatalf("%d users, %v not recovered, %d events, %v",
+			len(got.Resumed), got.Resumed[0].NotRecovered, len(got.Events), err)
 	}
 }
 
-// large is a conversation of alice and others with 32 KB in each message.
+// large commits a conversation of alice and others in which each message has 32 KiB.
 func large(t *testing.T, l *eventlog.Log, id string, messages int, others ...string) {
 	t.Helper()
 	all := []proto.Message{started(id, append(others, "alice")...)}
@@ -160,16 +161,16 @@ func TestResume_LeavesOutTheLargestRoomsWhereAllTogetherAreTooLarge(t *testing.T
 		tooFar []string
 		events int
 	}{
-		"as much as there is by default":  {"alice", 0, 0, nil, 115},
-		"the largest":                     {"alice", 0, 3 << 20, []string{"conversation:two"}, 50},
-		"all that are larger":             {"alice", 0, 1 << 20, []string{"conversation:one", "conversation:two"}, 17},
-		"another, who is in fewer":        {"bob", 0, 3 << 20, nil, 65},
-		"what happened since counts only": {"alice", 40, 3 << 20, nil, 75},
+		"everything fits by default":    {"alice", 0, 0, nil, 115},
+		"the largest room is left out":  {"alice", 0, 3 << 20, []string{"conversation:two"}, 50},
+		"the larger rooms are left out": {"alice", 0, 1 << 20, []string{"conversation:one", "conversation:two"}, 17},
+		"a user who is in fewer rooms":  {"bob", 0, 3 << 20, nil, 65},
+		"only newer events count":       {"alice", 40, 3 << 20, nil, 75},
 	} {
 		got, err := Resume(t.Context(), l, []Resumer{{User: test.user, After: test.after, EventsAfter: test.after}},
 			Bounds{Bytes: test.bytes})
 		if err != nil || !slices.Equal(got.Resumed[0].NotRecovered, test.tooFar) || len(got.Events) != test.events {
-			t.Errorf("%s: %d events, too far %v, %v", name, len(got.Events), got.Resumed[0].NotRecovered, err)
+			t.Errorf("%s: %d events, not recovered %v, %v", name, len(got.Events), got.Resumed[0].NotRecovered, err)
 		}
 	}
 }

@@ -17,11 +17,11 @@ CREATE TABLE events (
     rooms        text[] NOT NULL,
     opens        jsonb, -- [{"Room": …, "Users": […]}, …]
     closes       jsonb,
-    subject      text COLLATE "C" NOT NULL, -- what within the stream it is about; empty: the stream itself
+    subject      text COLLATE "C" NOT NULL, -- the part of the stream that the event is about; empty: the stream itself
     answers      boolean NOT NULL,
     traceparent  text NOT NULL,
     body         bytea NOT NULL,
-    personal     bytea, -- the first byte says how the rest is sealed (0: plainly); null: there is none, or redacted
+    personal     bytea, -- the first byte is the encryption of the rest (0: none); null: no personal fields, or redacted
     redacted     boolean NOT NULL DEFAULT false,
     UNIQUE (stream, version) INCLUDE (position)
 );
@@ -48,7 +48,8 @@ CREATE TABLE outcomes (
 );
 CREATE INDEX outcomes_by_age ON outcomes USING brin (at);
 
--- Who was in a room from which event to which, both included. Null: still is.
+-- Membership intervals: from the event that added a user to a room to the event that removed the user, both included.
+-- The closed columns are null while the user is in the room.
 CREATE TABLE memberships (
     room            text COLLATE "C" NOT NULL,
     member          text COLLATE "C" NOT NULL,
@@ -60,7 +61,7 @@ CREATE TABLE memberships (
 );
 CREATE UNIQUE INDEX memberships_open ON memberships (member, room) WHERE closed_position IS NULL;
 
--- How far other owners' streams were read.
+-- The version up to which this owner has applied each stream of another owner. Later releases use checkpoints instead.
 CREATE TABLE readings (
     source  text COLLATE "C" NOT NULL,
     stream  text COLLATE "C" NOT NULL,
@@ -73,9 +74,10 @@ CREATE TABLE projections (
     position bigint NOT NULL
 );
 
--- What is confirmed on the topics: everything up to position, and the last position in each partition.
+-- The state of the relay: everything up to position is confirmed by the broker, and partitions has the position of the
+-- newest record in each partition.
 CREATE TABLE relay (
-    single     boolean PRIMARY KEY DEFAULT true CHECK (single), -- row
+    single     boolean PRIMARY KEY DEFAULT true CHECK (single), -- there is only one row
     position   bigint NOT NULL,
     partitions jsonb NOT NULL -- {"topic": {"partition": position, …}, …}
 );

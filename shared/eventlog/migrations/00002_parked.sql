@@ -1,13 +1,13 @@
 -- +goose Up
 
--- Events of other owners that could not be taken, and those of the same streams that wait behind them. Of a record only
--- the headers are kept: what people wrote stays in its owner's log, where it can be redacted.
+-- Events of other owners that could not be applied, and later events of the same streams. Records are stored without
+-- their bodies: personal texts remain in the owner's log, where they can be redacted.
 CREATE TABLE parked (
     source  text COLLATE "C" NOT NULL,
     stream  text COLLATE "C" NOT NULL,
     version bigint NOT NULL,
     record  bytea NOT NULL, -- edumatrix.mesh.v1.Record
-    error   text NOT NULL, -- empty: it waits behind another
+    error   text NOT NULL, -- empty: the event waits behind another one
     at      timestamptz NOT NULL,
     PRIMARY KEY (source, stream, version)
 );

@@ -1,13 +1,13 @@
 -- +goose Up
 
--- Histories of the log. The last row is the current one. A new one begins when the database turns out to have lost
--- commits that were already published (a restored backup, a failover to a replica that was behind): positions then go
--- on above the floor, so that none is ever given to two events.
+-- Incarnations of the log. The last row is the current one. A new incarnation begins when the database has lost commits
+-- that were already published, because of a restored backup or a failover to a replica that was behind. Its positions
+-- are above the floor, so that no position is ever given to two events.
 CREATE TABLE incarnations (
     number integer PRIMARY KEY, -- 1, 2, …
     id     text NOT NULL, -- random
-    head   bigint NOT NULL, -- the newest position that survived from before
-    floor  bigint NOT NULL, -- positions of this incarnation are above it
+    head   bigint NOT NULL, -- the newest position that was not lost
+    floor  bigint NOT NULL, -- positions of this incarnation are above the floor
     since  timestamptz NOT NULL
 );
 INSERT INTO incarnations SELECT 1, left(replace(gen_random_uuid()::text, '-', ''), 12), 0, 0, now();

@@ -1,6 +1,7 @@
 -- +goose Up
 
--- What the command was that an outcome stands for: base64 of half a SHA-256. Empty, in rows of earlier releases: unknown.
+-- The digest of the command: the first half of a SHA-256 hash, in base64. Empty in rows of earlier releases:
+-- unknown.
 ALTER TABLE outcomes ADD COLUMN digest text COLLATE "C" NOT NULL DEFAULT '';
 
 -- +goose Down

@@ -1,10 +1,10 @@
 -- +goose Up
 
--- From when on an event is not shown any more. Null: it stays.
+-- The time after which the event is no longer shown. Null: it is always shown.
 ALTER TABLE events ADD COLUMN expires timestamptz;
 
--- Commands that are sent at a time: what the events of each stream have set and not cancelled, without those that were
--- sent. The generation is the version of the event that set it.
+-- Timers: commands to be sent at a later time. The table contains the timers that the events of each stream have set,
+-- without those that were cancelled or sent. The generation is the version of the event that set the timer.
 CREATE TABLE timers (
     stream     text COLLATE "C" NOT NULL,
     key        text COLLATE "C" NOT NULL,

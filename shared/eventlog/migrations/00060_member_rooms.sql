@@ -1,7 +1,8 @@
 -- +goose Up
 
--- In how many rooms of a kind ("conversation") somebody is: what a bound is compared with under the log's lock, where
--- counting thousands of rows would keep all others waiting. It follows memberships, whichever release writes them.
+-- The number of rooms of a kind ("conversation") that a user is in. It is compared with a bound under the log's lock,
+-- where counting thousands of rows would block all other writers. Triggers update it when memberships change, whichever
+-- release changes them.
 CREATE TABLE member_rooms (
     member text COLLATE "C" NOT NULL,
     kind   text COLLATE "C" NOT NULL,
@@ -36,7 +37,7 @@ CREATE TRIGGER rooms_are_opened AFTER INSERT ON memberships REFERENCING NEW TABL
 CREATE TRIGGER rooms_are_closed AFTER UPDATE ON memberships REFERENCING OLD TABLE AS was NEW TABLE AS is_now
     FOR EACH STATEMENT EXECUTE FUNCTION rooms_are_closed();
 
--- The triggers' locks keep commits away until this is done.
+-- The locks that the creation of the triggers takes hold up commits until this migration is done.
 INSERT INTO member_rooms (member, kind, rooms)
 SELECT member, split_part(room, ':', 1), count(*) FROM memberships WHERE closed_position IS NULL GROUP BY 1, 2;
 

@@ -20,9 +20,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// counts is a projection that shows what was applied twice or not at all.
+// counts is a projection whose rows show whether an event was applied twice or not at all.
 type counts struct {
-	fail    func(events []envelope.Event) error // after its rows are written
+	fail    func(events []envelope.Event) error // called after the rows are written
 	applied atomic.Int64
 }
 
@@ -60,12 +60,12 @@ func checkCounts(t *testing.T, l *eventlog.Log, n int64) {
 	}
 }
 
-// following takes the lease of a projection, and does nothing by itself.
+// following returns a follower that has the lease of a projection. It applies batches only when the test calls it.
 func following(t testing.TB, l *eventlog.Log, p Applier) *follower {
 	t.Helper()
 	f := newFollower(l, p)
 	lease, _, err := l.TakeLease(t.Context(), f.name, advisory.LeaseOptions{Renewal: time.Hour, Silence: time.Hour,
-		Every: standbyPollInterval}) // it does not lose its lease because the machine is busy
+		Every: standbyPollInterval}) // the follower must not lose its lease on a busy machine
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,13 +122,13 @@ func TestFollow_WakesAtOnce(t *testing.T) {
 		if err := WaitFor(t.Context(), other, "counts", c.Position); err != nil {
 			t.Fatal(err)
 		}
-		if i > 0 { // it may not listen yet at first
+		if i > 0 { // the instance may not listen yet at first
 			all += time.Since(begun)
 		}
 	}
 	t.Logf("applied after %v on average, by another instance", all/19)
 	if all/19 > 200*time.Millisecond {
-		t.Error("it does not wake")
+		t.Error("commits do not wake the projection")
 	}
 }
 
@@ -147,7 +147,7 @@ func TestFollow_GoesOnWhenTheOneWhoAppliesFreezes(t *testing.T) {
 	var freezing sync.WaitGroup
 	freezing.Go(func() {
 		if _, err := f.applyNext(t.Context()); err == nil {
-			t.Error("the frozen one could still commit")
+			t.Error("the frozen instance could still commit")
 		}
 	})
 	<-entered

@@ -27,7 +27,7 @@ func TestBatch_WritesTheRowsOfEachStatementAtOnce(t *testing.T) {
 
 	batch, err := b.statements(p.statements)
 	require.NoError(t, err)
-	require.Equal(t, 3, batch.Len(), "no statement without rows")
+	require.Equal(t, 3, batch.Len(), "a statement without rows is left out")
 	require.Equal(t, sqlByIndex, batch.QueuedQueries[0].SQL)
 	require.Equal(t, "first", batch.QueuedQueries[1].SQL)
 	require.Equal(t, []any{[]string{"a", "a"}, []time.Time{at, at}}, batch.QueuedQueries[1].Arguments)

@@ -10,7 +10,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 )
 
-// bells declares a projection of a kind with three events, of which it leaves out one on purpose.
+// bells declares a projection of a kind of streams with three events. It ignores one of them.
 func bells(name string) *projection.Projection {
 	p := projection.Declare(name, projection.Options{Streams: []string{"bell"}, Tables: []string{name}})
 	rang := p.Statement(1, `INSERT INTO bells (id) SELECT unnest($1::text[])`)
@@ -57,9 +57,9 @@ func TestCheck_NamesWhatIsForgottenOrUnknown(t *testing.T) {
 		{"streams of another service", []*projection.Projection{declare("post")}, `projection notes: toy has no streams of kind "post"`},
 		{"streams that are not declared", []*projection.Projection{declare("dairy")}, `projection notes: toy has no streams of kind "dairy"`},
 		{"no tables", []*projection.Projection{projection.Declare("none", projection.Options{})}, "projection none: it has no tables"},
-		{"a name for two", []*projection.Projection{bells("bells"), bells("bells")}, `two projections are named "bells"`},
+		{"two projections with one name", []*projection.Projection{bells("bells"), bells("bells")}, `two projections are named "bells"`},
 		{"the name of the timers", []*projection.Projection{bells("timers")}, `two projections are named "timers"`},
-		{"a table of two", []*projection.Projection{
+		{"two projections with one table", []*projection.Projection{
 			projection.Declare("a", projection.Options{Tables: []string{"rows"}}),
 			projection.Declare("b", projection.Options{Tables: []string{"rows"}})}, "projections a and b both have the table rows"},
 	} {

@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// asked counts how often a server was asked: each request of pgx is one write, or more where it is large.
+// asked counts the requests to a server. pgx sends a request in one write, or in several if it is large.
 type asked struct {
 	net.Conn
 	times *atomic.Int64
@@ -72,7 +72,7 @@ func (h *heard) take() []string {
 	return all
 }
 
-// configured changes how an instance connects.
+// configured returns an option that changes how an instance connects.
 func configured(t testing.TB, change func(*pgxpool.Config)) func(*eventlog.Options) {
 	return func(o *eventlog.Options) {
 		config := o.Pool.Config()
@@ -84,7 +84,7 @@ func configured(t testing.TB, change func(*pgxpool.Config)) func(*eventlog.Optio
 	}
 }
 
-// learn lets an instance read the newest position, which its listener would receive, over a connection of the test.
+// learn makes an instance read the newest position over a connection of the test, in place of its listener.
 func learn(t testing.TB, url string, l *eventlog.Log) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
@@ -94,7 +94,7 @@ func learn(t testing.TB, url string, l *eventlog.Log) {
 	require.NoError(t, err)
 }
 
-// A batch is one round trip to begin and read, one for the statement of Apply, and one to save and commit.
+// A batch takes one round trip to begin and read, one for the statement of Apply, and one to save and commit.
 func TestFollow_AppliesABatchInThreeRoundTrips(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -115,7 +115,7 @@ func TestFollow_AppliesABatchInThreeRoundTrips(t *testing.T) {
 		applied, err := f.applyNext(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, 1, applied)
-		if i > 0 { // at first statements are prepared
+		if i > 0 { // the first batch prepares the statements
 			assert.Equal(t, int64(3), times.Load()-before)
 		}
 	}
@@ -124,17 +124,16 @@ func TestFollow_AppliesABatchInThreeRoundTrips(t *testing.T) {
 	applied, err := f.applyNext(t.Context())
 	require.NoError(t, err)
 	assert.Zero(t, applied)
-	assert.Zero(t, times.Load()-before, "nothing is asked when nothing is committed")
+	assert.Zero(t, times.Load()-before, "no request is sent if nothing was committed")
 	checkCounts(t, l, 3)
 	var mode string
 	require.NoError(t, f.lease.Lend(t.Context(), func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, "SHOW synchronous_commit").Scan(&mode)
 	}))
-	assert.Equal(t, "off", mode, "a projection can be applied again, so no disk is waited for")
+	assert.Equal(t, "off", mode, "a projection can be applied again, so its commits do not wait for the disk")
 }
 
-// An instance that does not apply a projection asks for its lease now and then, and for nothing else, however much is
-// committed.
+// An instance that does not apply a projection only tries to get its lease now and then, however much is committed.
 func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -143,9 +142,9 @@ func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
 	require.NoError(t, WaitFor(t.Context(), l, "counts", logtest.Commit(t, l, logtest.Said("1", "first")).Position))
 	var h heard
 	standby := logtest.Instance(t, url, counting, configured(t, func(c *pgxpool.Config) { c.ConnConfig.Tracer = &h }))
-	h.take() // of migrations
+	h.take() // discard the statements of migrations
 	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, standby, &counts{}) })
-	meshtest.Eventually(t, "it stands by", func() bool {
+	meshtest.Eventually(t, "the instance stands by", func() bool {
 		for _, s := range h.take() {
 			if strings.Contains(s, "pg_try_advisory_lock") {
 				return true
@@ -159,7 +158,7 @@ func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
 		require.NoError(t, WaitFor(t.Context(), l, "counts", c.Position))
 	}
 	var since []string
-	meshtest.Eventually(t, "it asks for the lease once more", func() bool {
+	meshtest.Eventually(t, "the instance tries again to get the lease", func() bool {
 		since = append(since, h.take()...)
 		return len(since) > 0
 	})
@@ -168,7 +167,7 @@ func TestFollow_StandingByAsksForTheLeaseAlone(t *testing.T) {
 	}
 }
 
-// Another instance goes on with the projection of one that ends, and need not wait until the server has missed that for long.
+// When an instance ends, another one takes over its projection, without waiting until the server has noticed a silence.
 func TestFollow_AnotherInstanceTakesOver(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -185,15 +184,16 @@ func TestFollow_AnotherInstanceTakesOver(t *testing.T) {
 	<-ended
 	patient, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
-	require.NoError(t, WaitFor(patient, l, "counts", logtest.Commit(t, l, logtest.Said("1", "b")).Position), "nobody follows")
+	require.NoError(t, WaitFor(patient, l, "counts", logtest.Commit(t, l, logtest.Said("1", "b")).Position), "another instance follows")
 	checkCounts(t, l, 2)
 }
 
-// loseApplied takes back what was applied to counts and ends all sessions, as a crash of the server does.
+// loseApplied undoes everything that was applied to counts, and ends all sessions, as a crash of the server does.
 func loseApplied(t *testing.T, url string) {
 	t.Helper()
 	err := pgx.BeginFunc(t.Context(), pgtest.Pool(t, url), func(tx pgx.Tx) error {
-		// As the last thing in the transaction, so that nobody sees the rows of before once their sessions have ended.
+		// The sessions are ended last in the transaction, so that a session that is opened afterwards cannot see the
+		// old rows.
 		_, err := tx.Exec(t.Context(), `LOCK chat.projections; TRUNCATE chat.counts;
 UPDATE chat.projections SET position = 0; SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()`, pgx.QueryExecModeSimpleProtocol)
@@ -202,7 +202,8 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`, pgx.QueryExecMo
 	require.NoError(t, err)
 }
 
-// A query does not take rows for current that a crash of the server has taken back, wherever they were applied.
+// If a crash of the server has undone rows of a projection, a query does not take the older rows for current, whichever
+// instance had applied them.
 func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -217,26 +218,26 @@ func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 		require.NoError(t, WaitFor(t.Context(), each, "counts", 10))
 	}
 	loseApplied(t, url)
-	// The one that applies begins again where the server is.
+	// The instance that applies the projection continues at the position in the database.
 	meshtest.Eventually(t, "all is applied again", func() bool {
 		var n int64
 		err := pgtest.Pool(t, url).QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0) FROM chat.counts").Scan(&n)
 		return err == nil && n == 10
 	})
 	for _, each := range []*eventlog.Log{l, other} {
-		meshtest.Eventually(t, "it is known to be applied", func() bool {
+		meshtest.Eventually(t, "the instance knows that all is applied", func() bool {
 			return WaitFor(t.Context(), each, "counts", 10) == nil
 		})
 	}
 	cancel()
 	require.NoError(t, <-ended)
 	loseApplied(t, url)
-	for name, each := range map[string]*eventlog.Log{"that applied": l, "other": other} {
+	for name, each := range map[string]*eventlog.Log{"that applied": l, "that did not apply": other} {
 		meshtest.Eventually(t, "the instance "+name+" notices that its connections are lost", func() bool {
 			position, _ := each.Applied().Of("counts").Now()
 			return position == 0
 		})
-		meshtest.Eventually(t, "it waits", func() bool {
+		meshtest.Eventually(t, "a query waits", func() bool {
 			impatient, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer stop()
 			err := WaitFor(impatient, each, "counts", 10)
@@ -245,14 +246,15 @@ func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 		})
 	}
 	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, other, &counts{}) })
-	meshtest.Eventually(t, "it is applied by another instance", func() bool {
+	meshtest.Eventually(t, "another instance applies the projection", func() bool {
 		return WaitFor(t.Context(), l, "counts", 10) == nil
 	})
 	checkCounts(t, l, 10)
 }
 
-// The server has crashed, and the process has not noticed: it knows only that the projection was further once. Rows that it
-// reads in a session of after the crash are read again once the projection is as far.
+// The server has crashed and the process has not noticed: it still knows the projection's position from before the
+// crash. Rows that it reads in a session from after the crash are read again, once the projection has reached that
+// position again.
 func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	t.Parallel()
 	for _, when := range []string{"before the query", "between the wait and the read"} {
@@ -288,14 +290,14 @@ func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 			})
 			if when == "before the query" {
 				crash()
-				require.NoError(t, l.Options().Pool.Ping(t.Context())) // for somebody else
+				require.NoError(t, l.Options().Pool.Ping(t.Context())) // another user of the pool opens a session
 			}
 			answered := make(chan struct{})
 			go func() {
 				defer close(answered)
 				applied, err = query(crash)
 			}()
-			meshtest.Eventually(t, "it waits, or has answered", func() bool {
+			meshtest.Eventually(t, "the query waits or has returned", func() bool {
 				select {
 				case <-answered:
 					return true
@@ -311,7 +313,7 @@ func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	}
 }
 
-// The server crashes now and then, and projection rows that were not yet on disk are applied again.
+// The server crashes repeatedly. Events whose projection rows were not on disk yet are applied again.
 func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 	t.Parallel()
 	url := pgtest.OwnServer(t)
@@ -325,7 +327,7 @@ func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 	for round := range 3 {
 		for i := range 20 {
 			w := logtest.Said(fmt.Sprint(i%3), fmt.Sprint(round, "-", i))
-			meshtest.Eventually(t, "it is committed", func() bool {
+			meshtest.Eventually(t, "the write is committed", func() bool {
 				_, err := l.Commit(t.Context(), w)
 				return err == nil
 			})
@@ -348,8 +350,8 @@ func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 	}
 }
 
-// A projection that stands by is healthy again once the database has come back, though another instance goes
-// on with the work.
+// An instance that stands by for a projection is healthy again once the database is back, although another instance
+// applies the projection.
 func TestWaiting_StandingByIsHealthy(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -371,5 +373,5 @@ func TestWaiting_StandingByIsHealthy(t *testing.T) {
 WHERE application_name = 'standby' AND datname = current_database() AND query LIKE '%pg_try_advisory_lock%'`)
 		return err == nil && away.Load() > 0
 	})
-	meshtest.Eventually(t, "it reports that it goes on", func() bool { return back.Load() == away.Load() })
+	meshtest.Eventually(t, "the instance reports that it continues", func() bool { return back.Load() == away.Load() })
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// The floor of an incarnation that has no event yet is a position like any other: queries ask for it, and get an answer
-// without waiting for the next event.
+// Queries may wait for the floor of an incarnation that has no events yet. They get an answer without waiting for the
+// next event.
 func TestWaitFor_ReachesTheFloorOfAnIncarnationWithoutEvents(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -40,8 +40,8 @@ func TestWaitFor_ReachesTheFloorOfAnIncarnationWithoutEvents(t *testing.T) {
 	checkCounts(t, l, 4)
 }
 
-// An event that is committed just before an incarnation begins lies below its floor. A projection that has read the log
-// up to there a moment earlier applies it all the same.
+// An event that is committed just before an incarnation begins is below the incarnation's floor. A projection that has
+// read the log up to its end a moment earlier still applies the event.
 func TestReincarnate_SkipsNothingThatIsCommittedJustBefore(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -59,7 +59,7 @@ func TestReincarnate_SkipsNothingThatIsCommittedJustBefore(t *testing.T) {
 	p := &counts{}
 	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, l, p) })
 	logtest.Commit(t, l, logtest.Said("1", "before"))
-	meshtest.Eventually(t, "it has the event", func() bool { return p.applied.Load() == 1 })
+	meshtest.Eventually(t, "the event is applied", func() bool { return p.applied.Load() == 1 })
 	b.Arm()
 	reincarnate() // the log's head moves without an event
 	meshtest.Eventually(t, "nothing is skipped", func() bool { return p.applied.Load() == 2 })

@@ -74,8 +74,8 @@ const (
 	sqlDiaries = `SELECT concat_ws(' ', user_id, notes) FROM toy.diaries ORDER BY 1`
 )
 
-// A projection writes the rows of its own streams, also those of several events in a batch, and a rebuild of its tables
-// has the same result.
+// A projection writes the rows of the events of its streams, even if several of these events are in one batch. A
+// rebuild of its tables has the same result.
 func TestProjection_WritesTheRowsOfItsFunctions(t *testing.T) {
 	t.Parallel()
 	l, pool := open(t, migrations)
@@ -91,7 +91,7 @@ func TestProjection_WritesTheRowsOfItsFunctions(t *testing.T) {
 	write("diary:ann", &toyv1.NoteWritten{UserId: "ann", Text: "one"}, &toyv1.NoteWritten{UserId: "ann", Text: "two"})
 	write("name:ann", &toyv1.NameTaken{Name: "ann", CircleId: "7"})
 	last := write("diary:b%3A1", &toyv1.NoteWritten{UserId: "b:1", Text: "three"})
-	go func() { ended <- projection.Follow(ctx, l, diaries()) }() // which reads all events as one batch
+	go func() { ended <- projection.Follow(ctx, l, diaries()) }() // it reads all events as one batch
 	t.Cleanup(func() { stop(); <-ended; <-ended })
 	require.NoError(t, projection.WaitFor(t.Context(), l, "diaries", last))
 	require.Equal(t, []string{"ann 1 one", "ann 2 two", "b%3A1 1 three"}, rows(t, pool, sqlNotes))
@@ -106,7 +106,7 @@ func TestProjection_WritesTheRowsOfItsFunctions(t *testing.T) {
 	require.Equal(t, []string{"ann 2", "b%3A1 1"}, rows(t, pool, sqlDiaries))
 }
 
-// A table without a projection, and one without a migration, are errors that name them.
+// CheckTables returns errors that name a table without a projection, and a table without a migration.
 func TestCheckTables_NamesWhatIsForgottenOrUnknown(t *testing.T) {
 	t.Parallel()
 	l, pool := open(t, migrations)
@@ -120,7 +120,7 @@ func TestCheckTables_NamesWhatIsForgottenOrUnknown(t *testing.T) {
 	require.EqualError(t, check(l, "notes", "diaries", "dairies"),
 		"projection diaries: there is no table dairies; create it in a migration, or correct the name in Tables")
 
-	// A later release adds a table, and this one can be started again all the same.
+	// A later release adds a table. The earlier release can still be started again.
 	later := maps.Clone(migrations)
 	later["00002_pins.sql"] = file("CREATE TABLE pins (id text); CREATE TABLE jobs_waiting (id text);")
 	require.EqualError(t, check(reopen(t, pool, later), "notes", "diaries"), "table pins belongs to no projection; add it to the "+

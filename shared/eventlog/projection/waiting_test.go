@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// A projection that another instance applies keeps no old snapshot.
+// An instance keeps no old snapshot while it waits for the lease of a projection.
 func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)

@@ -17,8 +17,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/queryplan"
 )
 
-// A statement of a rebuild of the timers passes one span of the log, and looks each timer up among a large number of
-// outcomes.
+// A statement of a rebuild of the timers reads at most one span of the log. It finds the outcome of each timer by an
+// index, among a large number of outcomes.
 func TestPlans_ARebuildOfTimersIsBounded(t *testing.T) {
 	t.Parallel()
 	l := logtest.Fresh(t)

@@ -22,7 +22,8 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// tally is a projection with references, an identity column that it does not care for, and a table without a key.
+// tally is a projection with a foreign key, and with a table that has no primary key. A migration has dropped the
+// identity column of that table.
 type tally struct{ broken bool }
 
 func (*tally) Name() string { return "tally" }
@@ -54,7 +55,7 @@ CREATE INDEX ids_id ON ids (id);`)},
 	}
 }
 
-// tallied is a log of n events whose rows Follow has applied.
+// tallied returns a log of n events, all of which Follow has applied, and the projection.
 func tallied(t *testing.T, n int) (*eventlog.Log, *tally) {
 	t.Helper()
 	l := logtest.Running(t, pgtest.Database(t), tallying)
@@ -82,7 +83,7 @@ func rebuilt(t *testing.T, l *eventlog.Log) Result {
 	return r
 }
 
-// whole asserts that the live rows are those of a log with n events, and nothing of a rebuild is left.
+// whole asserts that the live rows are those of a log with n events, and that nothing of a rebuild is left.
 func whole(t *testing.T, l *eventlog.Log, n int64) {
 	t.Helper()
 	if err := projection.WaitFor(t.Context(), l, "tally", n); err != nil {
@@ -93,11 +94,11 @@ func whole(t *testing.T, l *eventlog.Log, n int64) {
   (SELECT count(DISTINCT id) FROM chat.ids), (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'chat\_%')`).
 		Scan(&events, &lines, &ids, &schemas)
 	if err != nil || events != n || lines != n || ids != n || schemas != 0 {
-		t.Errorf("%d events, %d lines, %d ids, %d schemas besides; want %d; %v", events, lines, ids, schemas, n, err)
+		t.Errorf("%d events, %d lines, %d ids, %d schemas of a rebuild; want %d; %v", events, lines, ids, schemas, n, err)
 	}
 }
 
-// A rebuild ends at the floor of an incarnation that has no event yet, and not only at an event.
+// A rebuild can end at the floor of an incarnation that has no events yet.
 func TestRebuild_AfterANewIncarnationWithoutEvents(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 20)
@@ -130,7 +131,7 @@ func TestRebuild_UnderTrafficEqualsTheLiveRows(t *testing.T) {
 				default:
 				}
 				if _, err := l.Commit(t.Context(), logtest.Said(fmt.Sprint(i%7), fmt.Sprint(w, " ", i))); err != nil {
-					t.Errorf("an append beside a rebuild: %v", err)
+					t.Errorf("an append during a rebuild: %v", err)
 					return
 				}
 				written[w]++
@@ -154,7 +155,7 @@ func TestRebuild_UnderTrafficEqualsTheLiveRows(t *testing.T) {
 			t.Errorf("compared: %+v as of %d", r.Tables, r.Position)
 		}
 		if r.Held > eventlog.MaxHold {
-			t.Errorf("the log was held for %v", r.Held)
+			t.Errorf("the log's lock was held for %v", r.Held)
 		}
 	}
 	close(stop)
@@ -206,14 +207,14 @@ func TestRebuild_ShowsWhatWasDamagedAndMendsIt(t *testing.T) {
 	}
 }
 
-// Live rows that cannot go on are what a rebuild is for.
+// A rebuild repairs a projection that fails at every further event.
 func TestRebuild_GetsRowsGoingThatAreStuck(t *testing.T) {
 	t.Parallel()
 	l, live := tallied(t, 9)
 	if _, err := l.Options().Pool.Exec(t.Context(), `UPDATE chat.projections SET position = 5; DELETE FROM chat.ids`); err != nil {
 		t.Fatal(err)
 	}
-	_ = live // what it applies again fails, as the rows are there
+	_ = live // it fails when it applies the events again, because their rows exist
 	r := rebuilt(t, l)
 	if r.Behind != 5 || r.Position != 9 || r.Differ() == 0 {
 		t.Errorf("%+v", r)
@@ -242,7 +243,7 @@ func TestRebuild_WaitsForWhoReads(t *testing.T) {
 		ended <- err
 	}()
 	<-tried
-	<-tried // once more: the first time the reader was in the way
+	<-tried // the second attempt: in the first one, the reader blocked the swap
 	if _, err := l.Commit(t.Context(), logtest.Said("1", "in between")); err != nil {
 		t.Fatal(err)
 	}
@@ -265,14 +266,14 @@ func TestRebuild_RefusesWhatItCannotDo(t *testing.T) {
 		}
 	}
 	fails("no projection", "no projection", Options{})
-	fails("a table that is not there", "do not create a table nothing", Options{Projections: []projection.Applier{&tally{}}, Tables: []string{"nothing"}})
-	fails("a table without those that it refers to", "refer to each other",
+	fails("a table that no migration creates", "do not create a table nothing", Options{Projections: []projection.Applier{&tally{}}, Tables: []string{"nothing"}})
+	fails("a table without the tables that it refers to", "refer to each other",
 		Options{Projections: []projection.Applier{&tally{}}, Tables: []string{"lines"}})
 	fails("a projection that fails", "a damaged row", Options{Projections: []projection.Applier{&tally{broken: true}}})
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := Projections(ctx, l, Options{Projections: []projection.Applier{&tally{}}, Progress: func(p Progress) {
 		if p.Step == "build" {
-			fails("a second one", "another rebuild", Options{Projections: []projection.Applier{&tally{}}})
+			fails("a second rebuild", "another rebuild", Options{Projections: []projection.Applier{&tally{}}})
 			cancel()
 		}
 	}})
@@ -282,7 +283,7 @@ func TestRebuild_RefusesWhatItCannotDo(t *testing.T) {
 	if _, err := l.Options().Pool.Exec(t.Context(), "INSERT INTO chat.owner_migrations (version_id, is_applied) VALUES (3, true)"); err != nil {
 		t.Fatal(err)
 	}
-	fails("another release's tables", "another release", Options{Projections: []projection.Applier{&tally{}}})
+	fails("tables of another release", "another release", Options{Projections: []projection.Applier{&tally{}}})
 	whole(t, l, 3)
 }
 
@@ -297,7 +298,7 @@ func TestRebuild_SaysWhatItCannotTidyUp(t *testing.T) {
 		t.Fatalf("%+v %v", r, err)
 	}
 	if _, err := Projections(t.Context(), l, Options{Projections: []projection.Applier{&tally{}}}); err == nil || !strings.Contains(err.Error(), "chat_replaced") {
-		t.Fatalf("over what is left: %v", err)
+		t.Fatalf("a rebuild while a replaced table is left: %v", err)
 	}
 	if _, err := l.Options().Pool.Exec(t.Context(), "DROP VIEW public.mine"); err != nil {
 		t.Fatal(err)
@@ -315,7 +316,7 @@ func TestRebuild_SaysThatItIsDoneWhereItCannotCompare(t *testing.T) {
 				t.Error(err)
 			}
 		},
-		"it is given up": func(giveUp func()) { giveUp() },
+		"the caller gives up": func(giveUp func()) { giveUp() },
 	} {
 		ctx, giveUp := context.WithCancel(t.Context())
 		defer giveUp()
@@ -337,7 +338,7 @@ func TestRebuild_SaysThatItIsDoneWhereItCannotCompare(t *testing.T) {
 	}
 }
 
-// Whatever takes long under the log's lock loses it.
+// A rebuild that takes too long under the log's lock loses the lock.
 func TestRebuild_DoesNotHoldTheLogForLong(t *testing.T) {
 	t.Parallel()
 	l, _ := tallied(t, 3)
@@ -348,7 +349,7 @@ func TestRebuild_DoesNotHoldTheLogForLong(t *testing.T) {
 		}
 	}})
 	if err == nil {
-		t.Fatal("it did not fail")
+		t.Fatal("the rebuild did not fail")
 	}
 	begun := time.Now()
 	logtest.Commit(t, l, logtest.Said("1", "after"))
@@ -358,7 +359,7 @@ func TestRebuild_DoesNotHoldTheLogForLong(t *testing.T) {
 	whole(t, l, 5)
 }
 
-// slow takes its time with what is above a position.
+// slow takes 20 s to apply events above a position.
 type slow struct {
 	tally
 	after int64

@@ -27,7 +27,7 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			url := pgtest.Database(t)
-			// It waits for as long as the test takes, however slow the machine is.
+			// The wait must not end during the test, however slow the machine is.
 			waiter := logtest.Running(t, pgtest.Named(t, url, "waiter"), tallying,
 				func(o *eventlog.Options) { o.LockWait = time.Hour })
 			pgtest.RequireNoSnapshot(t, url, waiter.LockKey("append"), false, func(ctx context.Context) error {

@@ -18,17 +18,18 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
 )
 
-// acknowledging is a publisher that has published everything at once.
+// acknowledging is a publisher that discards all messages and reports them as published.
 type acknowledging struct{}
 
 func (acknowledging) Publish(string, ...*message.Message) error { return nil }
 
-// leader takes the lease of a log's relay that publishes one event at a time, and saves after each.
+// leader returns a relay that holds the lease of a log. It publishes one event at a time, and saves its state after
+// each.
 func leader(t testing.TB, l *eventlog.Log) *leading {
 	t.Helper()
 	r := New(l, Options{Publisher: acknowledging{}, PositionEvery: time.Hour, SignOfLife: time.Hour})
 	r.saveEvery, r.batch = 0, 1
-	// It does not lose its lease because the machine is busy.
+	// The relay must not lose its lease on a busy machine.
 	lease, ctx, err := l.TakeLease(t.Context(), "relay", advisory.LeaseOptions{Silence: time.Hour, Every: leasePollInterval})
 	require.NoError(t, err)
 	x := &leading{Relay: r, lease: lease, sequence: &sequence{}}
@@ -42,9 +43,9 @@ func leader(t testing.TB, l *eventlog.Log) *leading {
 	return x
 }
 
-// saving is what it costs to save the relay's state once.
+// saving is the cost of saving the relay's state once.
 type saving struct {
-	buffers int64 // pages looked at
+	buffers int64 // number of pages that were read
 	size    int64 // of the table, in bytes
 }
 
@@ -69,14 +70,14 @@ SET position = position WHERE single`).Scan(&encoded)
 	return s
 }
 
-// A leader relays 100,000 batches while another instance stands by. Saving the relay's state does not
-// get dearer: no session keeps the row versions that the updates leave behind, so an update looks at as many pages in the
-// last tenth as in the first. Row versions that are kept make an update slow by the pages that it has to look at. Their
-// number is the same on any machine, but the time of an update depends on what else the machine does: that is measured
-// by BenchmarkRelayDrift.
+// A leader relays 100,000 batches while another instance stands by. The cost of saving the relay's state does not grow.
+// Each save leaves an old row version behind, and no session keeps these versions from being removed. So an update
+// reads as many pages in the last tenth of the batches as in the first. The test counts pages, because their number is
+// the same on any machine. BenchmarkRelayDrift measures the time of an update, which depends on the load of the
+// machine.
 func TestRelay_SavingDoesNotGetDearerWhileOthersStandBy(t *testing.T) {
 	t.Parallel()
-	batches := 100_000 // which take twice as much CPU time with the race detector as without
+	batches := 100_000 // with the race detector they take twice the CPU time
 	if testing.Short() {
 		batches = 10_000
 	}
@@ -84,7 +85,7 @@ func TestRelay_SavingDoesNotGetDearerWhileOthersStandBy(t *testing.T) {
 	url := pgtest.OwnServer(t)
 	l := instance(t, url)
 	require.NoError(t, l.FillForTest(t.Context(), eventlog.Fill{Events: int64(batches), Streams: 100}))
-	// Nor does the server itself keep a snapshot for long.
+	// Autovacuum of the large tables would keep a snapshot for long.
 	_, err := l.Options().Pool.Exec(t.Context(), `ALTER TABLE chat.events SET (autovacuum_enabled = off);
 ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 	require.NoError(t, err)
@@ -104,21 +105,21 @@ ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 	}
 	require.Equal(t, int64(batches), x.sequence.Position)
 
-	usual := func(of []saving) int64 { // what most updates look at
+	usual := func(of []saving) int64 { // the median of the pages that an update reads
 		slices.SortFunc(of, func(a, b saving) int { return cmp.Compare(a.buffers, b.buffers) })
 		return of[len(of)/2].buffers
 	}
 	size := savings[samples-1].size
 	first, last := usual(savings[:samples/10]), usual(savings[samples*9/10:])
-	t.Logf("an update looks at %d pages in the first tenth of %d batches, at %d in the last; the table has %d bytes", first,
+	t.Logf("an update reads %d pages in the first tenth of %d batches, and %d in the last; the table has %d bytes", first,
 		batches, last, size)
-	assert.LessOrEqual(t, last, 2*first, "pages that an update looks at")
+	assert.LessOrEqual(t, last, 2*first, "pages that an update reads")
 	// If all row versions were kept, each would take more than 100 bytes.
 	assert.Less(t, size, int64(10*batches), "bytes of the table")
 	for i, xmin := range oldest[samples/10:] {
-		// This is as of the sample with the number i + 10.
+		// This value was measured in sample i + samples/10, and now[i] a tenth of the batches earlier.
 		if xmin != 0 {
-			assert.Greater(t, xmin, now[i], "the standby keeps a snapshot of a tenth of the batches ago")
+			assert.Greater(t, xmin, now[i], "the standby keeps a snapshot for a tenth of the batches")
 		}
 	}
 	assert.Greater(t, now[samples-1]-now[0], int64(batches/2), "each batch is a transaction of its own")

@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// topicCounts answers for a broker how many partitions its topics have.
+// topicCounts contains the number of partitions of each topic, in place of a broker.
 type topicCounts struct{ of map[string]*atomic.Int32 }
 
 func newCounts(l *eventlog.Log) *topicCounts {
@@ -38,14 +38,14 @@ func (c *topicCounts) relay(l *eventlog.Log) func(*Relay) {
 	return func(r *Relay) { r.o.Partitions, r.o.CountEvery = c.ask, 20*time.Millisecond }
 }
 
-// epochReader reads all partitions of a topic as consumers do: one number for each, repeats dropped, holes filled by the
-// count of the partition's epoch.
+// epochReader reads all partitions of a topic as consumers do: it stores one position for each partition, drops
+// repeats, and fills holes by the partition count of the partition's epoch.
 type epochReader struct {
 	t      *testing.T
 	log    map[string]map[int64]string // positions of each topic's events with their streams
 	number map[topicPartition]int64
 	epoch  map[topicPartition]epoch
-	times  map[int64]int // how often each event was given
+	times  map[int64]int // how often each event was read
 	fences map[topicPartition]int
 }
 
@@ -82,7 +82,7 @@ func (x *epochReader) take(p topicPartition, e envelope.Event) {
 	}
 }
 
-// checkEpochs reads what a broker got and asserts that every event of the log is given once.
+// checkEpochs reads all records of a broker and asserts that every event of the log is read once.
 func checkEpochs(t *testing.T, l *eventlog.Log, b *broker) *epochReader {
 	t.Helper()
 	x := &epochReader{t: t, log: map[string]map[int64]string{}, number: map[topicPartition]int64{}, epoch: map[topicPartition]epoch{},
@@ -107,12 +107,12 @@ func checkEpochs(t *testing.T, l *eventlog.Log, b *broker) *epochReader {
 			x.take(p, e)
 		}
 	}
-	assert.Equal(t, all, x.times, "how often each event is given")
+	assert.Equal(t, all, x.times, "how often each event is read")
 	return x
 }
 
-// Two relays, one of which leads, crash now and then while a topic grows twice under traffic and the broker fails at
-// random. A reader sees each event once.
+// The relay that leads crashes repeatedly while a topic grows twice under traffic and the broker fails at random. A
+// second relay stands by. A reader sees each event once.
 func TestRelay_GrowsATopicUnderTraffic(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -147,7 +147,7 @@ func TestRelay_GrowsATopicUnderTraffic(t *testing.T) {
 		crashing.Store(true)
 		c.of["chat-events"].Store(to)
 		write(60)
-		meshtest.Eventually(t, "it has grown", grown(to))
+		meshtest.Eventually(t, "the topic has grown", grown(to))
 		crashing.Store(false)
 		write(30)
 	}
@@ -169,7 +169,7 @@ func TestRelay_GrowsATopicUnderTraffic(t *testing.T) {
 	}
 }
 
-// A release declares more partitions than the broker has: what counts is what the broker has.
+// If a release declares more partitions than the broker has, the relay uses the number that the broker has.
 func TestRelay_GoesByTheBrokersCount(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -184,7 +184,8 @@ func TestRelay_GoesByTheBrokersCount(t *testing.T) {
 	assert.Empty(t, b.of(topicPartition{"chat-events", 2}))
 }
 
-// An earlier release hashed by the declared count, whatever the broker had. Readers are led over by a fence.
+// An earlier release hashed by the declared count, whatever the broker had. A fence shows readers where the new
+// count begins.
 func TestRelay_AfterAReleaseThatHashedByTheDeclaredCount(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -198,8 +199,8 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 	c.of["chat-events"].Store(4)
 	commit(t, l, said("1", "new"))
 	relaying(t, l, b, c.relay(l))
-	meshtest.Eventually(t, "it is published", func() bool { return b.events() == 1 })
-	// Events in the log go by the old count; then comes the fence.
+	meshtest.Eventually(t, "the new event is published", func() bool { return b.events() == 1 })
+	// Events that are in the log already are hashed by the old count; the fence follows them.
 	fence := func(p int32) int {
 		return slices.IndexFunc(b.of(topicPartition{"chat-events", p}), func(e envelope.Event) bool { return e.Fence })
 	}
@@ -217,7 +218,8 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 	assert.Equal(t, []any{int32(1), int32(3), int64(19)}, []any{first.Epoch, first.Partitions, first.Before})
 }
 
-// A topic shrinks, or vanishes: that is an alarm, the other topics go on, and nothing is lost once it is back.
+// If a topic shrinks or vanishes, the relay raises an alarm and publishes to the other topics. Once the topic is back,
+// no event is missing.
 func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	for name, broken := range map[string]int32{"shrunk": 2, "vanished": 0} {
@@ -247,7 +249,7 @@ func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 				r.topics["other-events"] = &topic{name: "other-events", declared: 1}
 			})
 			commit(t, l, said("1", "before"))
-			meshtest.Eventually(t, "it is published", func() bool { return b.events() == 1 })
+			meshtest.Eventually(t, "the event is published", func() bool { return b.events() == 1 })
 			c.of["chat-events"].Store(broken)
 			for i := range 30 {
 				commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint("meanwhile", i)))
@@ -257,9 +259,9 @@ func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 				r := b.of(other)
 				return len(r) > 0 && r[len(r)-1].Position == 31
 			})
-			assert.Equal(t, int32(1), waiting.Load(), "it raises an alarm")
+			assert.Equal(t, int32(1), waiting.Load(), "one waiter is reported")
 			c.of["chat-events"].Store(3)
-			meshtest.Eventually(t, "its readers learn where the log is", func() bool {
+			meshtest.Eventually(t, "every partition gets the position of the log", func() bool {
 				for p := range int32(3) {
 					if r := b.of(topicPartition{"chat-events", p}); len(r) == 0 || r[len(r)-1].Position < 31 {
 						return false
@@ -273,7 +275,7 @@ func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 	}
 }
 
-// An event that the broker will never take does not hold up what follows; its readers take it from the log.
+// An event that the broker refuses permanently does not hold up later events. Its readers get it from the log.
 func TestRelay_PassesAnEventThatTheBrokerRefuses(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -284,7 +286,7 @@ func TestRelay_PassesAnEventThatTheBrokerRefuses(t *testing.T) {
 	}
 	meshtest.Eventually(t, "all others are published", func() bool { return b.events() == 7 })
 	stream := "conversation:0"
-	meshtest.Eventually(t, "a record names it as the one before", func() bool {
+	meshtest.Eventually(t, "a position record takes the place of the event", func() bool {
 		return slices.ContainsFunc(b.of(topicPartition{"chat-events", envelope.Partition(stream, 3)}), func(e envelope.Event) bool {
 			return e.IsPosition() && e.Before == 4
 		})

@@ -17,10 +17,10 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// margin is the distance that a new incarnation keeps from the positions that were seen.
+// margin is the distance between the positions that were seen and the floor of a new incarnation.
 const margin = 1_000_000
 
-// lose takes the newest events from a database, as a failover to a replica that was behind does.
+// lose deletes the events above a position from a database, as a failover to a replica that lags behind does.
 func lose(t *testing.T, l *eventlog.Log, above int64) {
 	t.Helper()
 	for _, s := range []string{"DELETE FROM chat.events WHERE position > $1", "DELETE FROM chat.event_rooms WHERE position > $1",
@@ -31,7 +31,7 @@ func lose(t *testing.T, l *eventlog.Log, above int64) {
 	}
 }
 
-// lastOf gives the newest records of a broker's topics.
+// lastOf returns an option that makes a relay read the newest records of a broker's topics.
 func lastOf(b *broker) func(*Relay) {
 	return func(r *Relay) {
 		r.o.LastRecords = func(_ context.Context, topic string) (last []*message.Message, err error) {
@@ -45,9 +45,9 @@ func lastOf(b *broker) func(*Relay) {
 	}
 }
 
-// All instances restart on a database that has lost commits. The relay sees by the topics' newest records that the
-// lost commits were published: positions go on above them, under a new incarnation, so no reader takes a new event for
-// a repeat.
+// All instances restart on a database that has lost commits. The newest records of the topics show the relay that the
+// lost commits were published. Positions then continue above them in a new incarnation, so that no reader takes a new
+// event for a repeat.
 func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -69,7 +69,7 @@ func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 	c := commit(t, l, said("1", "after"))
 	assert.Equal(t, int64(10+margin+1), c.Position)
 	assert.Equal(t, int64(7), c.Version)
-	meshtest.Eventually(t, "it is published", func() bool { return b.events() == 11 })
+	meshtest.Eventually(t, "the event is published", func() bool { return b.events() == 11 })
 	ids := map[string]int64{}
 	for p := range int32(3) {
 		number := int64(0)
@@ -77,13 +77,13 @@ func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 			if e.Position <= number {
 				continue // a repeat
 			}
-			assert.LessOrEqual(t, e.Before, number, "nobody sees a hole that is none: %+v", e)
+			assert.LessOrEqual(t, e.Before, number, "no reader sees a hole where no event is missing: %+v", e)
 			number = e.Position
 			if e.Position > 10 {
 				assert.Equal(t, l.Incarnation(), e.Incarnation)
 			}
 			if !e.IsPosition() {
-				assert.Zero(t, ids[e.ID], "event id %s stands for two", e.ID)
+				assert.Zero(t, ids[e.ID], "two events have the id %s", e.ID)
 				ids[e.ID] = e.Position
 			}
 		}
@@ -95,7 +95,7 @@ func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 	assert.Equal(t, "after", page.Events[0].Cause)
 }
 
-// The lost positions were given to other events before anybody noticed.
+// The positions of lost events were given to other events before the loss was noticed.
 func TestIncarnation_ChangesWhereTheLogHasAnotherEvent(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -109,7 +109,7 @@ func TestIncarnation_ChangesWhereTheLogHasAnotherEvent(t *testing.T) {
 	meshtest.Eventually(t, "a new incarnation begins", func() bool { return l.Incarnation() != first })
 }
 
-// Nothing is lost where instances only commit, read and restart.
+// The incarnation stays the same while instances only commit, read and restart.
 func TestIncarnation_StaysOtherwise(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -131,8 +131,8 @@ func TestIncarnation_StaysOtherwise(t *testing.T) {
 	assert.Equal(t, first, other.Incarnation())
 }
 
-// An event that is committed just before an incarnation begins lies below its floor. A relay that has read the log up to
-// there a moment earlier publishes it all the same.
+// An event that is committed just before an incarnation begins is below the incarnation's floor. A relay that has read
+// the log up to its end a moment earlier still publishes the event.
 func TestRelay_SkipsNothingThatIsCommittedJustBeforeAnIncarnation(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -157,7 +157,7 @@ func TestRelay_SkipsNothingThatIsCommittedJustBeforeAnIncarnation(t *testing.T) 
 	b := newBroker()
 	relaying(t, l, b)
 	commit(t, l, said("1", "before"))
-	meshtest.Eventually(t, "it has the event", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "the event is published", func() bool { return b.events() == 1 })
 	x.Arm()
 	reincarnate() // the log's head moves without an event
 	meshtest.Eventually(t, "nothing is skipped", func() bool { return b.events() == 2 })

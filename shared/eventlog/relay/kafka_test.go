@@ -17,7 +17,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog"
 )
 
-// kafka starts a broker with the log's topics.
+// kafka starts an embedded broker with the log's topics.
 func kafka(t testing.TB, l *eventlog.Log) backend.Kafka {
 	t.Helper()
 	server, err := embedded.StartKafka(embedded.KafkaOptions{Log: slog.New(slog.DiscardHandler)})
@@ -46,7 +46,7 @@ func publisher(t testing.TB, k backend.Kafka) *bus.Publisher {
 	return p
 }
 
-// The bus carries all that a reader of one partition needs: events in order, and positions in each partition.
+// A reader of the bus gets the events of each partition in order, and the log's position in each partition.
 func TestRelay_OnABroker(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -93,7 +93,7 @@ func TestRelay_OnABroker(t *testing.T) {
 	}
 }
 
-// BenchmarkRelay is how fast a backlog gets from the log to the embedded broker.
+// BenchmarkRelay measures how fast a backlog is published from the log to the embedded broker.
 func BenchmarkRelay(b *testing.B) {
 	l := fresh(b)
 	k := kafka(b, l)

@@ -26,14 +26,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// broker is a publisher that keeps what it gets, or fails as a test wants.
+// broker is a publisher that keeps the messages it gets, or fails as a test requires.
 type broker struct {
-	// fault decides for each call which of its messages arrive, and what the caller hears. Nil: all is well.
+	// fault returns, for each call, which of its messages arrive and the error of the call. Nil: all messages arrive,
+	// and no call fails.
 	fault func(topic string, messages int) (arrives func(i int) bool, err error)
 
 	mu      sync.Mutex
 	records map[topicPartition][]envelope.Event
-	arrived map[int64]time.Time // events, by position
+	arrived map[int64]time.Time // when each event first arrived, by position
 }
 
 func newBroker() *broker {
@@ -76,14 +77,14 @@ func (b *broker) of(p topicPartition) []envelope.Event {
 	return slices.Clone(b.records[p])
 }
 
-// events counts those that arrived, repeats apart.
+// events returns the number of events that arrived, without repeats.
 func (b *broker) events() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.arrived)
 }
 
-// reader keeps one number for a partition, as gateways do.
+// reader stores one position for a partition, as gateways do.
 type reader struct {
 	number int64
 	seen   []int64
@@ -102,16 +103,16 @@ func (r *reader) take(e envelope.Event, log map[int64]bool) error {
 		r.seen = append(r.seen, e.Position)
 	}
 	r.number = e.Position
-	// The events up to its complete position have to be there.
+	// The reader must have seen all events of the partition up to its position.
 	for position := range log {
 		if position <= r.number && !slices.Contains(r.seen, position) {
-			return fmt.Errorf("at %d it has not seen %d", r.number, position)
+			return fmt.Errorf("the reader is at %d and has not seen %d", r.number, position)
 		}
 	}
 	return nil
 }
 
-// fill reads from the owner's log what is missing up to a position.
+// fill adds the missing events up to a position, as a read of the owner's log would.
 func (r *reader) fill(until int64, log map[int64]bool) {
 	for _, position := range slices.Sorted(maps.Keys(log)) {
 		if position > r.number && position <= until {
@@ -188,8 +189,9 @@ func TestRelay_PublishesInOrderAndNamesWhatCameBefore(t *testing.T) {
 	}
 }
 
-// The broker fails at random: nothing arrives, a part, all of it but nobody is told; and the relay crashes now and then
-// between publishing and saving. A reader sees all of it once, without a hole.
+// Publishing fails at random: no message arrives, or some arrive, or all arrive but the call returns an error. The
+// relay also crashes between publishing and saving. A reader still sees every event once. If failed calls
+// publish their first messages, it also sees no hole.
 func TestRelay_WhateverFailsAReaderSeesAllOnce(t *testing.T) {
 	t.Parallel()
 	for name, arrival := range map[string]func(n int) func(int) bool{
@@ -215,7 +217,7 @@ func TestRelay_WhateverFailsAReaderSeesAllOnce(t *testing.T) {
 				return func(int) bool { return true }, nil
 			}
 			for i := range 300 {
-				if i == 150 { // a backlog first, then as it comes
+				if i == 150 { // publish a backlog first, and then events as they are committed
 					relaying(t, l, b)
 					relaying(t, other, b)
 					meshtest.Eventually(t, "the backlog is published", func() bool { return b.events() == 150 })
@@ -235,8 +237,8 @@ func TestRelay_WhateverFailsAReaderSeesAllOnce(t *testing.T) {
 	}
 }
 
-// One of two freezes while it publishes, and does not know that it lost its lease. The other goes on within 3 s; what
-// the first does later is repeats.
+// One of two relays freezes while it publishes, and does not notice that it has lost its lease. The other relay takes
+// over within 3 s. Everything that the first relay publishes later is a repeat.
 func TestRelay_GoesOnWhenTheOneThatLeadsFreezes(t *testing.T) {
 	t.Parallel()
 	url := database(t)
@@ -258,7 +260,7 @@ func TestRelay_GoesOnWhenTheOneThatLeadsFreezes(t *testing.T) {
 	first.renewal = time.Hour
 	during(t, first.Run)
 	commit(t, l, said("1", "a"))
-	meshtest.Eventually(t, "the first leads", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "the first relay leads", func() bool { return b.events() == 1 })
 	relaying(t, other, b)
 	freeze.Store(true)
 	commit(t, l, said("1", "b"))
@@ -267,11 +269,11 @@ func TestRelay_GoesOnWhenTheOneThatLeadsFreezes(t *testing.T) {
 	for i := range 20 {
 		commit(t, l, said(fmt.Sprint(i%5), fmt.Sprint("later", i)))
 	}
-	meshtest.Eventually(t, "the other publishes", func() bool { return b.events() == 22 })
+	meshtest.Eventually(t, "the other relay publishes", func() bool { return b.events() == 22 })
 	took := time.Since(begun)
-	t.Logf("the other goes on after %v", took)
+	t.Logf("the other relay took over after %v", took)
 	if took > 3*time.Second+500*time.Millisecond {
-		t.Errorf("the other goes on after %v", took)
+		t.Errorf("the other relay took over after %v", took)
 	}
 	close(thaw)
 	<-thawed
@@ -284,7 +286,7 @@ func TestRelay_GoesOnWhenTheOneThatLeadsFreezes(t *testing.T) {
 	}
 }
 
-// shared publishes to the topics of one broker with the faults of another.
+// shared publishes to the topics of one broker, with the faults of another broker.
 type shared struct{ faulty, topics *broker }
 
 func (s shared) Publish(topic string, messages ...*message.Message) error {
@@ -306,7 +308,7 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 			places = append(places, topicPartition{topic.Name, p})
 		}
 	}
-	meshtest.Eventually(t, "every partition is told at the start", func() bool {
+	meshtest.Eventually(t, "every partition gets a position record at the start", func() bool {
 		return !slices.ContainsFunc(places, func(p topicPartition) bool { return len(b.of(p)) != 1 })
 	})
 	begun := time.Now()
@@ -314,7 +316,7 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 		commit(t, l, said("1", fmt.Sprint(i)))
 		retry.Sleep(t.Context(), 10*time.Millisecond)
 	}
-	meshtest.Eventually(t, "every partition knows the newest position", func() bool {
+	meshtest.Eventually(t, "every partition has the newest position", func() bool {
 		return !slices.ContainsFunc(places, func(p topicPartition) bool { r := b.of(p); return r[len(r)-1].Position != 50 })
 	})
 	most := int(time.Since(begun)/often) + 2
@@ -323,11 +325,11 @@ func TestRelay_TellsItsPositionToPartitionsThatLag(t *testing.T) {
 		records := b.of(p)
 		told := len(slices.DeleteFunc(slices.Clone(records), func(e envelope.Event) bool { return !e.IsPosition() }))
 		if told > most || p == carrying && told > 1+1 {
-			t.Errorf("%v was told %d times", p, told)
+			t.Errorf("%v got %d position records", p, told)
 		}
 		for i, e := range records {
 			if i > 0 && (e.Before != records[i-1].Position || e.Position <= e.Before) {
-				t.Errorf("%v: %d names %d as before, it is %d", p, e.Position, e.Before, records[i-1].Position)
+				t.Errorf("%v: record %d names %d as the previous position, not %d", p, e.Position, e.Before, records[i-1].Position)
 			}
 		}
 	}
@@ -364,14 +366,14 @@ func TestRelay_WakesAtOnce(t *testing.T) {
 	b := newBroker()
 	relaying(t, l, b)
 	commit(t, other, said("1", "first"))
-	meshtest.Eventually(t, "it leads", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "the relay leads", func() bool { return b.events() == 1 })
 	for who, instance := range map[string]*eventlog.Log{"its own": l, "another's": other} {
 		var delays []time.Duration
 		for i := range 20 {
 			c := commit(t, instance, said("1", fmt.Sprint(who, i)))
 			begun := time.Now()
 			var at time.Time
-			meshtest.Eventually(t, "it is published", func() bool {
+			meshtest.Eventually(t, "the event is published", func() bool {
 				b.mu.Lock()
 				defer b.mu.Unlock()
 				var ok bool
@@ -413,16 +415,17 @@ func TestRelay_WaitsForTheBrokerAndSaysSo(t *testing.T) {
 	said := func(n int) func() bool {
 		return func() bool { mu.Lock(); defer mu.Unlock(); return len(told) == n }
 	}
-	meshtest.Eventually(t, "it says that it waits", said(1))
+	meshtest.Eventually(t, "the relay reports that it waits", said(1))
 	away.Store(false)
-	meshtest.Eventually(t, "it goes on", func() bool { return b.events() == 1 })
-	meshtest.Eventually(t, "it says so", said(2))
+	meshtest.Eventually(t, "the event is published", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "the relay reports that it continues", said(2))
 	if want := []string{"kafka true", "kafka false"}; !slices.Equal(told, want) {
-		t.Errorf("told %q", told)
+		t.Errorf("reported %q", told)
 	}
 }
 
-// One trace from the command to the record; the transaction and the batch are linked, and no parents.
+// One trace leads from the command to the record. The spans of the transaction and of the batch are linked with it, and
+// are not parents.
 func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
 	t.Parallel()
 	spans := tracetest.NewInMemoryExporter()
@@ -433,7 +436,7 @@ func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
 	w := said("1", "c")
 	w.Commands[0].TraceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	commit(t, l, w)
-	meshtest.Eventually(t, "it is published", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "the event is published", func() bool { return b.events() == 1 })
 	find := func(name string) (s tracetest.SpanStub) {
 		meshtest.Eventually(t, "span "+name, func() bool {
 			for _, s = range spans.GetSpans() {
@@ -455,7 +458,7 @@ func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
 		t.Error("send is not a child of append")
 	}
 	if committed.Parent.IsValid() || relayed.Parent.IsValid() {
-		t.Error("what is shared has a parent")
+		t.Error("the span of the transaction or of the batch has a parent")
 	}
 	for _, s := range []struct{ from, to tracetest.SpanStub }{
 		{appended, committed}, {committed, appended}, {send, relayed},
@@ -469,11 +472,11 @@ func TestTrace_GoesFromTheCommandToTheRecord(t *testing.T) {
 	i := slices.IndexFunc(records, func(e envelope.Event) bool { return !e.IsPosition() })
 	want := fmt.Sprintf("00-%s-%s-01", send.SpanContext.TraceID(), send.SpanContext.SpanID())
 	if records[i].TraceParent != want {
-		t.Errorf("the record continues %s, not %s", records[i].TraceParent, want)
+		t.Errorf("the record continues %s, want %s", records[i].TraceParent, want)
 	}
 }
 
-// refusing is a broker that will never take the event of one command.
+// refusing is a broker that permanently refuses the event of one command.
 type refusing struct {
 	*broker
 	cause string
@@ -495,14 +498,14 @@ func (r refusing) Publish(topic string, messages ...*message.Message) error {
 	return failed
 }
 
-// A relay that stands by is healthy again once the database has come back, though another instance goes on with the work.
+// A relay that stands by is healthy again once the database is back, although another instance relays.
 func TestRelay_StandingByIsHealthy(t *testing.T) {
 	t.Parallel()
 	url := database(t)
 	leads, b := running(t, url), newBroker()
 	relaying(t, leads, b)
 	commit(t, leads, said("1", "a"))
-	meshtest.Eventually(t, "it leads", func() bool { return b.events() == 1 })
+	meshtest.Eventually(t, "the first relay leads", func() bool { return b.events() == 1 })
 	var away, back atomic.Int64
 	standby := instance(t, pgtest.Named(t, url, "standby"), func(o *eventlog.Options) {
 		o.Waiting = func(_ string, err error) {
@@ -514,10 +517,10 @@ func TestRelay_StandingByIsHealthy(t *testing.T) {
 		}
 	})
 	relaying(t, standby, b)
-	meshtest.Eventually(t, "its session is ended", func() bool {
+	meshtest.Eventually(t, "the session of the standby is ended", func() bool {
 		_, err := leads.Options().Pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'standby' AND datname = current_database() AND query LIKE '%pg_try_advisory_lock%'`)
 		return err == nil && away.Load() > 0
 	})
-	meshtest.Eventually(t, "it reports that it goes on", func() bool { return back.Load() == away.Load() })
+	meshtest.Eventually(t, "the standby reports that it continues", func() bool { return back.Load() == away.Load() })
 }

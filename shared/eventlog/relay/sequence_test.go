@@ -11,8 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// Events, confirmations, crashes, positions told, in any order: a reader who keeps one number per partition sees every
-// event once and no hole.
+// For any order of events, confirmations, crashes and position records, a reader that stores one position per partition
+// sees every event once, and no hole.
 func TestSequence_AReaderSeesNoHole(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -63,7 +63,7 @@ func TestSequence_AReaderSeesNoHole(t *testing.T) {
 			}
 			r := &reader{}
 			for _, e := range records[p] {
-				// The confirmed position of a relay that crashed may be above the one of this relay.
+				// A relay that crashed may have published events above the position of this relay.
 				if e.Position > s.Position && !e.IsPosition() {
 					inLog[e.Position] = true
 				}

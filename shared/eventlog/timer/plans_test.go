@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// A page of due timers reads about as many rows as it has, however many are due.
+// Reading a page of due timers reads no more rows than the page has, however many timers are due.
 func TestPlans_APageOfDueTimersReadsThatPage(t *testing.T) {
 	t.Parallel()
 	l := logtest.Fresh(t)
