@@ -7,12 +7,12 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// Command is a command as it is sent to the service that decides it. (Actor, ID) identifies it, however often it is
-// sent.
+// Command is a command as it is sent to the service that decides it. The pair of Actor and ID identifies the command,
+// however often it is sent.
 type Command struct {
 	ID          string
 	Type        string
-	Stream      string // the stream that it changes; also the Kafka key
+	Stream      string // the stream that the command changes; also the Kafka key
 	Actor       string
 	Time        time.Time
 	Expires     time.Time // zero: never

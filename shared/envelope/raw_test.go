@@ -44,7 +44,7 @@ func TestReadRawEvent_ReturnsTheSameAsReadEvent(t *testing.T) {
 		body := append([]byte(nil), m.Payload...)
 		got, err := envelope.ReadRawEvent(headers, body)
 		require.NoError(t, err)
-		for i := range headers { // the record's buffer is reused
+		for i := range headers { // a reader may use the record's buffer again
 			clear(headers[i].Value)
 		}
 		clear(body)

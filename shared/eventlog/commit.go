@@ -77,7 +77,7 @@ type writeOutcome struct {
 	err       error
 }
 
-// finish delivers the outcome of the write and ends its spans. It is called once.
+// finish delivers the outcome of the write and ends its spans. It must be called exactly once.
 func (pw *pendingWrite) finish(c Committed, err error) {
 	if pw.prepared != nil {
 		pw.prepared.end(err)

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/queryplan"
 )
 
-// committing opens a connection with the settings of the one that commits, on which statements use generic plans. It
+// committing opens a connection with the settings of connectToCommit and makes its statements use generic plans. It
 // returns a transaction that is rolled back when the test ends.
 func committing(t *testing.T, l *Log) pgx.Tx {
 	t.Helper()
@@ -163,7 +163,7 @@ func TestPlans_ReadingAStreamReadsAPage(t *testing.T) {
 	assert.Empty(t, p.Scanned(), "a topic without events")
 }
 
-// Loading a stream whose events contain the whole value reads the newest event and the events about the subjects only.
+// Loading a stream whose events contain the whole value reads only the newest event and the events about the subjects.
 func TestPlans_LoadingTheNewestReadsOneEvent(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -191,8 +191,8 @@ func TestPlans_LoadingTheNewestReadsOneEvent(t *testing.T) {
 	}
 }
 
-// in makes a user a member of the conversations from (included) to until (excluded) that fill wrote, since their first
-// event.
+// in makes a user a member of the conversations with the numbers from <= n < until, which fill wrote. The memberships
+// begin at position 1.
 func in(t *testing.T, l *Log, user string, from, until int) {
 	t.Helper()
 	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
@@ -200,7 +200,7 @@ SELECT 'conversation:' || n, $1::text, 1, 1 FROM generate_series($2::int, $3::in
 	require.NoError(t, err)
 }
 
-// others makes other users members of n other rooms.
+// others adds n memberships of other users, with up to ten rooms for each user.
 func others(t *testing.T, l *Log, n int) {
 	t.Helper()
 	_, err := l.o.Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)

@@ -48,7 +48,7 @@ func (l *Log) commit(ctx context.Context, writes []*pendingWrite) {
 // bisection divides a failed transaction into smaller ones and runs them.
 type bisection struct {
 	log  *Log
-	slow int // writes that took too long in a transaction of their own
+	slow int // number of writes that took too long in a transaction of their own
 }
 
 func (p *bisection) commit(ctx context.Context, writes []*pendingWrite) {

@@ -22,7 +22,8 @@ type Logged struct {
 	plain []byte // the body without its personal fields
 }
 
-// scan reads an event from the log's columns of a row. Columns before them are read into the values of into.
+// scan reads an event from a row that ends with the log's columns. The columns before them are read into the values of
+// into.
 func (l *Log) scan(found pgx.Rows, into ...any) (Logged, error) {
 	e := Logged{Event: envelope.Event{Source: l.o.Owner}}
 	var (

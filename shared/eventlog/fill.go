@@ -11,7 +11,8 @@ import (
 type Fill struct {
 	Events  int64 // number of events to write above the log's head, in the form of chat.message_sent
 	Streams int64 // number of conversations over which the events are spread; 0: one
-	// Prefix is the first part of the names of streams and rooms; "": "conversation:". Conversation n, from 0, is Prefix + n.
+	// Prefix is the first part of the names of streams and rooms; "": "conversation:". The names are Prefix + "0",
+	// Prefix + "1" and so on.
 	Prefix string
 	// Type and Topic are those of the events; "": "chat.message_sent" and "chat-events".
 	Type, Topic string

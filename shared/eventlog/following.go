@@ -43,7 +43,7 @@ func (l *Log) Seen() (position int64, moved <-chan struct{}) { return l.head.Now
 // Head is the end of a log.
 type Head struct {
 	Point
-	Floor int64 // the positions of the incarnation's events are above it
+	Floor int64 // positions of the current incarnation are above the floor
 }
 
 // ReadHead reads the head of the log in a session of the caller.

@@ -13,8 +13,9 @@ import (
 // Point is a position in one incarnation of a log.
 type Point struct {
 	Position int64
-	// Incarnation identifies a history of the log. It changes when the database has lost commits that others had seen
-	// already. A position that was read under another incarnation may belong to an event that no longer exists.
+	// Incarnation identifies a history of the log. It changes when the database has lost commits that clients or
+	// consumers had seen already. A position that was read under another incarnation may belong to an event that no
+	// longer exists.
 	Incarnation string
 }
 
@@ -22,7 +23,7 @@ type Point struct {
 type incarnation struct {
 	number int32
 	id     string
-	floor  int64 // the positions of its events are above it
+	floor  int64 // positions of this incarnation are above the floor
 }
 
 // known is a head of the log that this instance has read.
@@ -68,7 +69,7 @@ func (h *history) now() known {
 }
 
 // incarnationMargin is the distance between the highest position that was seen and the floor of a new incarnation. It
-// exceeds the number of events that can have been committed unseen.
+// exceeds the number of events that can have been committed without being seen.
 const incarnationMargin = 1_000_000
 
 // Incarnation returns the incarnation of the log, as far as this instance knows. Keep positions, and what was derived

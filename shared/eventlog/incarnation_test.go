@@ -21,8 +21,8 @@ func lose(t *testing.T, l *Log, above int64) {
 	}
 }
 
-// An instance that keeps running during a failover knows the log's head from before, and commits nothing at positions
-// that were given before. The other instances are notified of the new incarnation.
+// An instance that keeps running during a failover remembers the log's head, and commits nothing at positions that were
+// used before. The other instances are notified of the new incarnation.
 func TestIncarnation_ChangesWhereAnInstanceHasSeenMore(t *testing.T) {
 	t.Parallel()
 	url := database(t)

@@ -38,8 +38,8 @@ type Options struct {
 	// for notifications; a Relay and each followed projection hold one for their lease.
 	Pool    *pgxpool.Pool
 	Catalog *catalog.Catalog
-	// Migrations of the owner's own projections: goose files at the root of the file system. They run after the log's
-	// own migrations, under the same lock, with the owner's schema as search_path. Nil: there are none.
+	// Migrations are those of the owner's own projections: goose files at the root of the file system. They run after
+	// the log's own migrations, under the same lock, with the owner's schema as search_path. Nil: there are none.
 	Migrations fs.FS
 	// Waiting is called when work cannot continue because Postgres (or, for a Relay, Kafka) is unavailable, and with a
 	// nil error when it continues. Nil: not called.
@@ -78,7 +78,7 @@ const MaxHold = 2 * time.Second
 // timeouts bound how long a holder of the log's lock can delay the others.
 type timeouts struct {
 	lock time.Duration // maximum wait for the lock
-	hold time.Duration // maximum time of holding it, and of being idle while holding it
+	hold time.Duration // maximum time of holding the lock, and of being idle meanwhile
 }
 
 var schemaName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}$`)

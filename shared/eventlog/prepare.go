@@ -55,7 +55,7 @@ type entry struct {
 	span        trace.Span
 }
 
-// draft is an event without its version, position and time.
+// draft is an event before it has a version, a position and a time.
 type draft struct {
 	declared *catalog.Event
 	place    catalog.Place

@@ -23,7 +23,7 @@ type Query struct {
 	Topic  string // only events of this topic
 	Stream string // only events of this stream
 
-	AfterVersion int64 // with Stream: only events above this version of it
+	AfterVersion int64 // with Stream: only events above this version of the stream
 
 	// Partition and Partitions select the events whose stream hashes to Partition among Partitions partitions.
 	// Partitions 0: all events.

@@ -76,7 +76,7 @@ func (l *Log) connectToCommit(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// notices wakes other instances after commits.
+// notices contains the requests to notify other instances of commits.
 type notices chan struct{}
 
 // add requests a notification of the newest position. It never blocks.

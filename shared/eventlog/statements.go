@@ -132,7 +132,7 @@ ORDER BY version LIMIT $3`
 
 // statements holds the statements above for one schema. Owners share connections, so each statement names its schema.
 type statements struct {
-	in func(string) string // puts the schema into another statement
+	in func(string) string // returns another statement with the schema filled in
 
 	head, reincarnate, same, check, insertEvents, insertRooms, insertOutcomes, openRooms, closeRooms, redact string
 	outcome, pruneOutcomes, load, read, readStream                                                           string

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// LogTables contains every table of the log. CheckTables would otherwise report the missing one as a table without a
+// LogTables contains every table of the log. CheckTables would otherwise report a table of the log as one without a
 // projection.
 func TestLogTables_AreThoseOfTheMigrations(t *testing.T) {
 	t.Parallel()

@@ -15,7 +15,7 @@ import (
 
 type timerKey struct{ stream, key string }
 
-// timerRow is a timer that was set. Its generation is the version of the event that set it.
+// timerRow is a timer that was set. Its generation is the version of the event that set the timer.
 type timerRow struct {
 	generation int64
 	due        time.Time

@@ -16,7 +16,7 @@ const AnyVersion int64 = -1
 // Write is a set of changes that are committed together or not at all: a run of commands that were decided one after
 // another on the same loaded stream, or a reaction to another owner's event.
 type Write struct {
-	// Stream is the stream that Commands change. Expected is the version that it had when they were decided, or
+	// Stream is the stream that Commands change. Expected is the version of the stream when they were decided, or
 	// AnyVersion.
 	Stream   string
 	Expected int64
@@ -54,8 +54,8 @@ type Decided struct {
 	// Timer is the timer that sent the command; nil: none did. The Write removes the timer. If the timer is not due, or
 	// was replaced or cancelled, the Write fails with a *TimerError.
 	Timer *TimerKey
-	// Also are events for other streams of the log to which the command leads. Their positions are before those of its
-	// own events.
+	// Also are events for other streams of the log to which the command leads. Their positions are below those of the
+	// command's own events.
 	Also []Also
 	// Events are appended to the command's stream. A committed command has events, every other outcome has none.
 	Events []proto.Message
@@ -74,7 +74,7 @@ type Also struct {
 	Event     proto.Message
 }
 
-// TimerKey identifies a timer. Its generation is the version of the event that set it.
+// TimerKey identifies a timer. Its generation is the version of the event that set the timer.
 type TimerKey struct {
 	Stream     string
 	Key        string

@@ -119,7 +119,7 @@ func (w *worker[T]) Work(ctx context.Context, j *river.Job[kept[T]]) error {
 func (w *worker[T]) attempt(ctx context.Context, j *river.Job[kept[T]]) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			// The stack names functions and contains no values.
+			// The stack contains the names of functions and no texts, so it contains no secrets.
 			w.log.ErrorContext(ctx, "a worker panicked", "kind", j.Kind, "id", j.ID, "stack", string(debug.Stack()))
 			err = fmt.Errorf("panic: %v", p)
 		}

@@ -6,7 +6,7 @@ import (
 )
 
 // Encode encodes a value that contains only plain fields and valid JSON, such as a frame around data from Marshal.
-// Unlike json.Marshal it does not escape <, > and &, so that clients get all texts in one form.
+// Unlike json.Marshal, Encode does not escape <, > and &, so that a text has the same form in all messages.
 func Encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

@@ -40,7 +40,7 @@ func Raw(name string, into *[]byte) Into { return Into{name: name, raw: into} }
 // unknown or repeated field, and no field of another type. Null means that a field is not set.
 //
 // Its errors are refusals, like those of Unmarshal. If the code is "invalid_field", all other fields were decoded
-// nevertheless, so that the response can name its request.
+// nevertheless, so that the caller can answer with the id of the request.
 func Object(data []byte, fields ...Into) error {
 	if !utf8.Valid(data) {
 		return refusal.New(refusal.Malformed, "the data is not UTF-8")

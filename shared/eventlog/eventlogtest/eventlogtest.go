@@ -131,7 +131,7 @@ func (l *Log) AppendAll(events ...decidetest.Event) {
 	l.position = max(l.position, c.Position)
 }
 
-// As returns the context for a query of a user whose answer must contain every event that was appended so far.
+// As returns the context for a query of a user. The answer must contain every event that was appended so far.
 func (l *Log) As(user string) context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()

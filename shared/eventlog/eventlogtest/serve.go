@@ -26,8 +26,8 @@ func (l *Log) Serve(projections consistency.Projections,
 	return rpc.NewClient("", tracer), server.URL
 }
 
-// Ask sends a query. It sends the query again, up to ten times in all, while the answer is that the newest changes
-// cannot be read yet, because the machine is busy.
+// Ask sends a query. If the answer is refusal.Unavailable, because a busy machine has not applied the newest events
+// yet, Ask sends the query again, up to ten times in all.
 func Ask[Q, A any](ctx context.Context, ask func(context.Context, *connect.Request[Q]) (*connect.Response[A], error),
 	query *Q) (*A, error) {
 	for try := 1; ; try++ {

@@ -24,9 +24,9 @@ type Checkpoint struct {
 	Position int64
 	// Index is the number of effects of the next event above Position that are applied already.
 	Index int
-	// Incarnation is that of the source's log when the checkpoint was saved.
+	// Incarnation is the incarnation of the source's log when the checkpoint was saved.
 	Incarnation string
-	// Epoch is that of the topic, and Partitions the number of its partitions in that epoch.
+	// Epoch is the topic's epoch, and Partitions is the number of its partitions in that epoch.
 	Epoch      int32
 	Partitions int32
 }
@@ -35,9 +35,9 @@ type Checkpoint struct {
 type Advance struct {
 	Of       SourcePartition
 	From, To Checkpoint
-	// Revision is that of the topic's parked streams when the write was decided (see Inbox.ParkedOf).
+	// Revision is the revision of the topic's parked streams when the write was decided (see Inbox.ParkedOf).
 	Revision int64
-	// Park lists streams to park: none of their events is applied, from the given Position on.
+	// Park lists streams to park. From the given Position on, none of their events is applied.
 	Park []Parked
 	// Passed counts, for streams that are parked already, the events between From and To.
 	Passed []Passed
@@ -60,7 +60,8 @@ type Consumer struct {
 	// LegacyEnd is the position up to which an earlier release, which kept a version per stream instead of checkpoints
 	// (see Inbox.LegacyVersions), may have applied events. 0: there was no such release.
 	LegacyEnd int64
-	// Epoch is that of the topic when its consumption began, and Partitions the number of its partitions at that time.
+	// Epoch is the topic's epoch when its consumption began, and Partitions is the number of its partitions at that
+	// time.
 	Epoch      int32
 	Partitions int32
 }
@@ -133,7 +134,8 @@ func (i *Inbox) Consumer(ctx context.Context, source, topic string) (c Consumer,
 	return c, true, nil
 }
 
-// BeginConsumer saves how the consumption of a topic begins, unless it has begun already. It returns what is stored.
+// BeginConsumer saves how the consumption of a topic begins, unless it has begun already. It returns the stored
+// Consumer.
 func (i *Inbox) BeginConsumer(ctx context.Context, c Consumer) (Consumer, error) {
 	var since *time.Time
 	if !c.Since.IsZero() {

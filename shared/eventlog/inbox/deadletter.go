@@ -10,15 +10,16 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
-// DeadLetter identifies a dead letter of this owner: its place on the topic, and the id of its message, because a topic
-// that is deleted and created again starts over with its offsets.
+// DeadLetter identifies a dead letter of this owner by its place on the topic and by the id of its message. The place
+// alone is not enough, because a topic that is deleted and created again starts over with its offsets.
 type DeadLetter struct {
 	Partition int32
 	Offset    int64
 	ID        string
 }
 
-// droppedKept is how long the log remembers dropped dead letters. It is longer than the topics keep the dead letters.
+// droppedKept is how long the log remembers dropped dead letters. It is longer than the retention of the topics of dead
+// letters.
 const droppedKept = 60 * 24 * time.Hour
 
 const (
@@ -28,7 +29,7 @@ ON CONFLICT DO NOTHING`
 	sqlDropped       = `SELECT partition, "offset", id FROM owner.dropped_letters ORDER BY partition, "offset"`
 )
 
-// DropDeadLetter records that a dead letter was dealt with, so that it is no longer listed.
+// DropDeadLetter records that a dead letter was dropped, so that it is no longer listed.
 func (i *Inbox) DropDeadLetter(ctx context.Context, d DeadLetter) error {
 	now := i.o.Now().UTC()
 	b := &pgx.Batch{}
@@ -40,7 +41,7 @@ func (i *Inbox) DropDeadLetter(ctx context.Context, d DeadLetter) error {
 	return nil
 }
 
-// DroppedDeadLetters returns the dead letters that were dealt with.
+// DroppedDeadLetters returns the dead letters that were dropped.
 func (i *Inbox) DroppedDeadLetters(ctx context.Context) ([]DeadLetter, error) {
 	found, err := i.o.Pool.Query(ctx, i.o.SQL(sqlDropped))
 	if err == nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
-// Parked is a stream of another owner that is parked: none of its events is applied, from the one that failed on.
+// Parked is a stream of another owner that is parked: from the event that failed on, none of its events is applied.
 type Parked struct {
 	Source string
 	Topic  string
@@ -39,7 +39,7 @@ type Parked struct {
 type Resolution struct {
 	// Of is the parked stream as it was read. The write fails if it has changed since.
 	Of Parked
-	// Left is what remains parked; nil: nothing does.
+	// Left is the stream as it remains parked; nil: it is no longer parked.
 	Left *Parked
 	// HoldUntil, if set, is the only change: until then no further event of the stream may be passed over. The write
 	// then fails only if the stream is no longer parked.
@@ -74,7 +74,7 @@ LATERAL (SELECT revision FROM owner.consumers n WHERE n.source = k.source AND n.
 	sqlParkedLeft = `UPDATE owner.parked_streams SET position = $4, index = $5, version = $6, waiting = $7, record = $8,
   error = $9, at = $10, held_until = $11 WHERE source = $1 AND topic = $2 AND stream = $3`
 
-	// sqlParkedOf is a single statement, so it sees a single state: the revision belongs to the rows.
+	// sqlParkedOf is a single statement, so it sees a single state: the revision matches the rows.
 	sqlParkedOf = `SELECT n.revision, ` + parkedColumns + ` FROM owner.consumers n
 LEFT JOIN owner.parked_streams p ON p.source = n.source AND p.topic = n.topic WHERE n.source = $1 AND n.topic = $2`
 	sqlListParked = `SELECT ` + parkedColumns + ` FROM owner.parked_streams p
@@ -88,7 +88,7 @@ ORDER BY p.stream, p.version`
 	sqlForgetParkedEvents = `DELETE FROM owner.parked WHERE source = $1`
 )
 
-// nullableParked is a row of a parked stream that may be absent.
+// nullableParked is a row of a parked stream. Its columns are null if a LEFT JOIN found no parked stream.
 type nullableParked struct {
 	source, topic, stream, problem *string
 	position, version, waiting     *int64

@@ -17,8 +17,8 @@ func explain(t *testing.T, l *eventlog.Log, statement string, args ...any) query
 	return queryplan.Explain(t, l.Options().Pool, l.SQL(statement), args...)
 }
 
-// in makes a user a member of the conversations from (included) to until (excluded) that fill wrote, since their first
-// event.
+// in makes a user a member of the conversations with the numbers from <= n < until, which fill wrote. The memberships
+// begin at position 1.
 func in(t *testing.T, l *eventlog.Log, user string, from, until int) {
 	t.Helper()
 	_, err := l.Options().Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)
@@ -76,8 +76,8 @@ SELECT DISTINCT room, 'heavy', 1, 1 FROM chat.event_rooms WHERE room ~ '[yz]'`)
 	assert.Equal(t, 1+300+10*350, len(got.Events), "and the event at which the memberships begin")
 }
 
-// A resumer that comes after one with many missed events gets the same result as if it were alone, in this call or in
-// the next one. All of its rooms are recovered.
+// A resumer that comes after a resumer with many missed events gets the same result as if it were alone, in this call
+// or in the next one. All of its rooms are recovered.
 func TestResume_NobodyPaysForAnotherOne(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)
@@ -99,7 +99,7 @@ func TestResume_NobodyPaysForAnotherOne(t *testing.T) {
 	assert.Empty(t, answers[2].NotRecovered)
 }
 
-// others makes other users members of n other rooms.
+// others adds n memberships of other users, with up to ten rooms for each user.
 func others(t *testing.T, l *eventlog.Log, n int) {
 	t.Helper()
 	_, err := l.Options().Pool.Exec(t.Context(), `INSERT INTO chat.memberships (room, member, opened_version, opened_position)

@@ -265,7 +265,7 @@ type size struct{ events, bytes int }
 
 func (s size) plus(o size) size { return size{s.events + o.events, s.bytes + o.bytes} }
 
-// beyond returns what has to be read in addition to o.
+// beyond returns the size that has to be read in addition to o.
 func (s size) beyond(o size) size { return size{max(0, s.events-o.events), max(0, s.bytes-o.bytes)} }
 
 func (s size) over(bound size) bool { return s.events > bound.events || s.bytes > bound.bytes }
@@ -414,7 +414,7 @@ func compact(all []interval.Gap) []interval.Gap {
 	return joined
 }
 
-// Message returns the result in the form in which owners send it.
+// Message returns the result as a response to a gateway.
 func (m Missed) Message() *meshv1.ResumeResponse {
 	response := &meshv1.ResumeResponse{Records: make([]*meshv1.Record, len(m.Events)), Position: m.Head.Position,
 		Incarnation: m.Head.Incarnation}

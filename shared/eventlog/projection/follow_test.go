@@ -202,8 +202,8 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()`, pgx.QueryExecMo
 	require.NoError(t, err)
 }
 
-// If a crash of the server has undone rows of a projection, a query does not take the older rows for current, whichever
-// instance had applied them.
+// If a crash of the server has undone rows of a projection, queries wait until the events are applied again, on the
+// instance that had applied them and on others.
 func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)

@@ -91,7 +91,7 @@ func (p *Projection) Ignore(events ...proto.Message) {
 	}
 }
 
-// add returns the name of an event, and records a problem if it has none or is declared already.
+// add returns the name of an event. It records a problem if the message is not an event or is declared already.
 func (p *Projection) add(m proto.Message) (name string) {
 	d := m.ProtoReflect().Descriptor()
 	name = proto.GetExtension(d.Options(), routingv1.E_Event).(*routingv1.Event).GetName()

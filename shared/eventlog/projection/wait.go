@@ -19,7 +19,7 @@ import (
 func ReadConsistently(ctx context.Context, l *eventlog.Log, read func() error) error {
 	pool := l.Options().Pool
 	for {
-		// The order matters: a session that begins to open between these two lines is missing in opened, so the
+		// The order matters: a session that begins to open between these two lines is not counted in opened, so the
 		// comparison below notices it.
 		opened := pool.Stat().NewConnsCount()
 		opening := pool.Stat().ConstructingConns() > 0

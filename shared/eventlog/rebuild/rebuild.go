@@ -1,5 +1,5 @@
 // Package rebuild rebuilds the rows that a service derives from its log: those of projections, and the timers. It
-// builds new tables beside the live ones and replaces the live ones by them, while the log is written and read. Then it
+// builds new tables beside the live ones and then swaps the two, while the log is written and read. Afterwards it
 // compares the old rows with the new ones.
 package rebuild
 
@@ -40,7 +40,7 @@ type Progress struct {
 // Result is the result of a rebuild.
 type Result struct {
 	Projections []string
-	Position    int64         // as of which old and new rows were compared and swapped
+	Position    int64         // position as of which the tables were swapped and compared
 	Behind      int64         // position of the old rows, if they did not reach Position in time; else 0
 	Held        time.Duration // how long the log's lock was held; nothing could be appended meanwhile
 	Tables      []TableDifference
@@ -450,7 +450,7 @@ WHERE name = ANY ($1) ORDER BY name FOR UPDATE`), s.names); err != nil {
 	})
 }
 
-// replaceTables moves the live tables to the schema of replaced tables, and those of the shadow to the owner's schema.
+// replaceTables moves the live tables to the schema of replaced tables, and the shadow's tables to the owner's schema.
 func (s *shadow) replaceTables(ctx context.Context, tx pgx.Tx) error {
 	if _, err := tx.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{s.old}.Sanitize()); err != nil {
 		return err

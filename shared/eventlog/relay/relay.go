@@ -85,7 +85,7 @@ type Relay struct {
 	tracer    trace.Tracer
 	o         Options
 	topics    map[string]*topic
-	renewal   time.Duration // of the lease; 0: the default of package advisory; set by tests
+	renewal   time.Duration // interval of renewing the lease; 0: the default of package advisory; set by tests
 	saveEvery time.Duration // minimum interval between two saves of the state
 	batch     int           // maximum number of events at a time
 }
@@ -439,10 +439,11 @@ func (x *sending) event(e *eventlog.Logged, to topicPartition) {
 	x.spans = append(x.spans, span)
 }
 
-// sampled reports whether a traceparent marks its trace as recorded.
+// sampled reports whether a traceparent marks its trace as sampled. It recognises the flags 01, and not 03, which add
+// the random flag of W3C Trace Context Level 2.
 func sampled(traceparent string) bool {
 	flags := strings.LastIndexByte(traceparent, '-')
-	return flags >= 0 && strings.HasSuffix(traceparent, "1") // no other flag is defined yet
+	return flags >= 0 && strings.HasSuffix(traceparent, "1")
 }
 
 func (x *sending) end(err error) {

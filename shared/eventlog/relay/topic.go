@@ -34,7 +34,7 @@ type count struct {
 	mu      sync.Mutex
 	known   bool
 	n       int32
-	missing error // why the topic counts as not existing; nil: it exists
+	missing error // why the topic cannot be published to; nil: it exists
 }
 
 func (c *count) set(n int32, missing error) {

@@ -95,7 +95,8 @@ func Pause(ctx context.Context, l *eventlog.Log, f func(context.Context) error) 
 	}
 }
 
-// turn does the same as Turn. The server ends the turn after a silence of the given time; 0: it does not.
+// turn is Turn with another bound: the server ends the turn after a silence of the given time, or never if silence is
+// 0.
 func turn(ctx context.Context, l *eventlog.Log, silence time.Duration, f func(context.Context) error) (got bool, err error) {
 	conn, err := l.Options().Pool.Acquire(ctx)
 	if err != nil {

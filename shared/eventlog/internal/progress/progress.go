@@ -18,7 +18,7 @@ func New() *Progress {
 	return &Progress{moved: make(chan struct{}), wanted: make(chan struct{}, 1)}
 }
 
-// Reach raises the position, if it is higher.
+// Reach raises the position to the given one, if that is higher.
 func (p *Progress) Reach(position int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -57,7 +57,7 @@ func (p *Progress) Current() (era int) {
 	return p.era
 }
 
-// Now returns the position, and a channel that is closed when the position changes.
+// Now returns the position, and a channel that is closed when the position rises.
 func (p *Progress) Now() (position int64, moved <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
