@@ -18,9 +18,9 @@ import (
 //   - *RefusedError: the log refuses some of the commands; decide the rest again.
 //   - *TimerError: the timers of some of the commands are gone or not due; leave these commands out.
 //   - *WriteError: the write itself is at fault and fails whenever it is tried.
-//   - an error that wraps retry.ErrUnavailable (the database is unavailable), or the cause of ctx (ctx ended first). The
-//     write may or may not have been committed, so commit it again. If it was committed, Commit recognises its ids and
-//     returns a RepeatedError, an inbox.StaleCheckpointError or an inbox.ParkedChangedError.
+//   - an error that wraps retry.ErrUnavailable (the database is unavailable), or the cause of ctx (ctx ended first).
+//     The write may or may not have been committed, so commit it again. If it was committed, Commit recognises its ids
+//     and returns a RepeatedError, an inbox.StaleCheckpointError or an inbox.ParkedChangedError.
 //
 // With every error but the last in this list, nothing of the write was committed.
 func (l *Log) Commit(ctx context.Context, w Write) (Committed, error) {

@@ -52,14 +52,14 @@ func (a *admission) try(p *prepared) error {
 	return nil
 }
 
-// trial holds the changes that the entries of one Write would make to the admission, while the Write is checked. A
-// value in a trial takes precedence over that of the admission.
+// trial holds the changes that the entries of one Write would make to the admission, while the Write is checked. Except
+// for rooms, a value in a trial takes precedence over that of the admission.
 type trial struct {
 	admission *admission
 	versions  map[string]int64
 	members   map[membershipKey]bool
 	timers    map[timerKey]*timerRow // nil: the timer is gone
-	rooms     map[roomsKey]int       // change of the number of rooms
+	rooms     map[roomsKey]int       // change of the number of rooms, to be added to that of the admission
 	refusals  map[int]*refusal.Error // by index of the command
 	early     map[int]bool           // indexes of the commands whose timer is gone or not due
 }

@@ -38,8 +38,9 @@ type Options struct {
 	// for notifications; a Relay and each followed projection hold one for their lease.
 	Pool    *pgxpool.Pool
 	Catalog *catalog.Catalog
-	// Migrations are those of the owner's own projections: goose files at the root of the file system. They run after
-	// the log's own migrations, under the same lock, with the owner's schema as search_path. Nil: there are none.
+	// Migrations create the tables of the owner's own projections. They are goose files at the root of the file system,
+	// and run after the log's own migrations, under the same lock, with the owner's schema as search_path. Nil: there
+	// are none.
 	Migrations fs.FS
 	// Waiting is called when work cannot continue because Postgres (or, for a Relay, Kafka) is unavailable, and with a
 	// nil error when it continues. Nil: not called.

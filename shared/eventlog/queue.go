@@ -8,7 +8,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// These constants bound one transaction: the number of its writes and events, and the bytes of its events.
+// These constants are the bounds of one transaction: the number of its writes and events, and the bytes of its events.
 const (
 	maxWrites = 512
 	maxEvents = 4096

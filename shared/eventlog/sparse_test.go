@@ -49,7 +49,8 @@ func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 	assert.Empty(t, p.Scanned())
 }
 
-// A page of a sparse topic reads as many database pages in a log of 200,000 events as in one of 40,000, wherever it is.
+// A page of a sparse topic reads as many database pages in a log of 200,000 events as in one of 40,000, wherever the
+// page is.
 func TestPlans_APageOfASparseTopicCostsTheSameInALargerLog(t *testing.T) {
 	t.Parallel()
 	l := fresh(t)

@@ -6,7 +6,7 @@ CREATE TABLE consumers (
     topic        text COLLATE "C" NOT NULL,
     start        bigint NOT NULL, -- position above which this release consumes events
     since        timestamptz, -- events before this time are ignored; null: no event is ignored
-    readings_end bigint NOT NULL DEFAULT 0, -- position up to which an earlier release may have applied events (readings)
+    readings_end bigint NOT NULL DEFAULT 0, -- position up to which an earlier release may have applied events
     epoch        integer NOT NULL, -- of the topic when its consumption began
     partitions   integer NOT NULL, -- number of partitions in that epoch
     revision     bigint NOT NULL DEFAULT 0, -- number of changes of the parked streams

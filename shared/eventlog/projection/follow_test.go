@@ -252,8 +252,8 @@ func TestWaitFor_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	checkCounts(t, l, 10)
 }
 
-// The server has crashed and the process has not noticed: it still knows the projection's position from before the
-// crash. Rows that it reads in a session from after the crash are read again, once the projection has reached that
+// The server has crashed and the process has not noticed: it still has the projection's position from before the crash
+// in memory. Rows that it reads in a session from after the crash are read again, once the projection has reached that
 // position again.
 func TestReading_FallsBackWhenTheServerHasLostWhatWasApplied(t *testing.T) {
 	t.Parallel()

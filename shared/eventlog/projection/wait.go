@@ -13,9 +13,9 @@ import (
 // again if the rows may be older than the position that WaitFor found. It returns the error of read.
 //
 // A crash of the server ends all sessions and may undo the last transactions of a projection. A process that was frozen
-// during the crash still knows the position from before it, but reads the rows from after it, in a session that it has
-// just opened. Rows match the known position if they are read in a session that was opened before the position was
-// read.
+// during the crash still has the position from before it in memory, but reads the rows from after it, in a session that
+// it has just opened. Rows match the known position if they are read in a session that was opened before the position
+// was read.
 func ReadConsistently(ctx context.Context, l *eventlog.Log, read func() error) error {
 	pool := l.Options().Pool
 	for {

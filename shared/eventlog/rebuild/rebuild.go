@@ -1,6 +1,6 @@
-// Package rebuild rebuilds the rows that a service derives from its log: those of projections, and the timers. It
-// builds new tables beside the live ones and then swaps the two, while the log is written and read. Afterwards it
-// compares the old rows with the new ones.
+// Package rebuild rebuilds the tables that a service derives from its log: those of its projections, and the table of
+// timers. It builds new tables beside the live ones and then swaps the two, while the log is written and read.
+// Afterwards it compares the old rows with the new ones.
 package rebuild
 
 import (
@@ -419,7 +419,7 @@ func (s *shadow) finish(ctx context.Context) error {
 	return nil
 }
 
-// takeOver replaces the live tables by those of the shadow.
+// takeOver replaces the live tables by the shadow's tables.
 func (s *shadow) takeOver(ctx context.Context) error {
 	return pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
 		// Lock the rows of the projections. A follower has then ended its batch, and waits until this transaction has

@@ -259,7 +259,7 @@ func TestRelay_ATopicThatCannotBePublishedToHoldsUpNoOther(t *testing.T) {
 				r := b.of(other)
 				return len(r) > 0 && r[len(r)-1].Position == 31
 			})
-			assert.Equal(t, int32(1), waiting.Load(), "one waiter is reported")
+			assert.Equal(t, int32(1), waiting.Load(), "one dependency is reported as unavailable")
 			c.of["chat-events"].Store(3)
 			meshtest.Eventually(t, "every partition gets the position of the log", func() bool {
 				for p := range int32(3) {
