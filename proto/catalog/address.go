@@ -29,20 +29,20 @@ type Origin struct {
 	// earlier time.
 	At time.Time
 	// Version is the version of the stream when the command is decided; 0 if the stream does not exist.
-	Version int64
+	Version Version
 }
 
 // Fact contains what an aggregate may use of an event besides its body.
 type Fact struct {
 	Actor   string
-	Version int64 // of the stream
+	Version Version // of the stream
 	at      time.Time
 	read    *bool
 }
 
 // NewFact returns a Fact. If read is not nil, it is set to true when the time is read, since the time of an event
 // that was decided but not recorded may still be corrected.
-func NewFact(actor string, version int64, at time.Time, read *bool) Fact {
+func NewFact(actor string, version Version, at time.Time, read *bool) Fact {
 	return Fact{Actor: actor, Version: version, at: at, read: read}
 }
 
@@ -58,7 +58,7 @@ func (f Fact) At() time.Time {
 // if it must not exist). If it is not, the command is refused with Otherwise.
 type Expecting struct {
 	proto.Message
-	Version   int64
+	Version   Version
 	Otherwise *refusal.Error
 }
 

@@ -49,7 +49,7 @@ type letter struct {
 	Handler   string            `json:"handler,omitempty"`
 	Type      string            `json:"type,omitempty"`
 	Stream    string            `json:"stream,omitempty"`
-	Version   int64             `json:"version,omitempty"`
+	Version   catalog.Version   `json:"version,omitempty"`
 	Actor     string            `json:"actor,omitempty"`
 	Waiting   int               `json:"waiting,omitempty"`  // the number of events that wait behind it
 	Attempts  int               `json:"attempts,omitempty"` // of a job
@@ -271,7 +271,7 @@ func commandData(declared *catalog.Catalog, c envelope.Command) ([]byte, error) 
 
 func (l letter) findParked(parked []*meshv1.Parked) *meshv1.Parked {
 	i := slices.IndexFunc(parked, func(p *meshv1.Parked) bool {
-		return l.source != "" && p.GetSource() == l.source && p.GetStream() == l.Stream && p.GetVersion() == l.Version
+		return l.source != "" && p.GetSource() == l.source && p.GetStream() == l.Stream && catalog.Version(p.GetVersion()) == l.Version
 	})
 	if i < 0 {
 		return nil
@@ -282,7 +282,7 @@ func (l letter) findParked(parked []*meshv1.Parked) *meshv1.Parked {
 // parkedLetter is a parked event without a dead letter: it was missing from the topic and read from the log.
 func parkedLetter(service string, p *meshv1.Parked) letter {
 	l := letter{Service: service, State: stateParked, Topic: p.GetRecord().GetTopic(), Partition: -1, Offset: -1,
-		Key: p.GetStream(), Error: p.GetError(), Time: p.GetAt().AsTime(), Stream: p.GetStream(), Version: p.GetVersion(),
+		Key: p.GetStream(), Error: p.GetError(), Time: p.GetAt().AsTime(), Stream: p.GetStream(), Version: catalog.Version(p.GetVersion()),
 		Waiting: int(p.GetWaiting()), Problem: "edumatrix log show " + p.GetStream() + " shows its contents", source: p.GetSource()}
 	if e, err := envelope.ReadRecord(p.GetRecord()); err == nil {
 		l.ID, l.Message, l.Type, l.Actor = e.ID, e.ID, e.Type, e.Actor
@@ -478,7 +478,7 @@ func (i *installation) resolve(ctx context.Context, t Terminal, l letter, drop b
 	ctx, cancel := context.WithTimeout(ctx, resolveWithin)
 	defer cancel()
 	done, err := operator.ResolveParked(ctx, connect.NewRequest(&meshv1.ResolveParkedRequest{Source: l.source,
-		Stream: l.Stream, Version: l.Version, Drop: drop}))
+		Stream: l.Stream, Version: int64(l.Version), Drop: drop}))
 	if err != nil {
 		return i.answered(l.Service, err)
 	}

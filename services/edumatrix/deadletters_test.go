@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/bus"
@@ -35,10 +36,10 @@ func someDeadLetters(t *testing.T) (*installation, []bus.DeadLetterRecord, []*me
 	again.FromOffset--
 	read := []bus.DeadLetterRecord{of(0, "chat-commands", command), of(1, "chat-events", event), again,
 		of(3, "chat-events", taken.Message()), of(4, "chat-events", noise)}
-	parked := func(stream string, version int64, problem string, waiting int64) *meshv1.Parked {
+	parked := func(stream string, version catalog.Version, problem string, waiting int64) *meshv1.Parked {
 		e := messageSent(t, "")
 		e.Stream, e.Version, e.ID = stream, version, "id of "+stream
-		return &meshv1.Parked{Source: "chat", Stream: stream, Version: version, Record: e.Record("chat-events"),
+		return &meshv1.Parked{Source: "chat", Stream: stream, Version: int64(version), Record: e.Record("chat-events"),
 			Error: problem, Waiting: waiting, At: timestamppb.New(time.Unix(7, 0))}
 	}
 	return &installation{declared: declared(t)}, read, []*meshv1.Parked{parked("conversation:7", 3, "newest error", 2),

@@ -7,6 +7,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
@@ -55,7 +56,7 @@ func showLog(ctx context.Context, t Terminal, args []string) error {
 // read passes the events of a log to a function, in order, up to the log's end at the time of the call. It calls
 // progress, if not nil, after each page.
 func (i *installation) read(ctx context.Context, owner string, ask *meshv1.ReadLogRequest,
-	take func(envelope.Event, *meshv1.Record) error, progress func(position, head int64)) error {
+	take func(envelope.Event, *meshv1.Record) error, progress func(position, head catalog.Position)) error {
 	log, err := i.log(owner)
 	if err != nil {
 		return err
@@ -79,7 +80,7 @@ func (i *installation) read(ctx context.Context, owner string, ask *meshv1.ReadL
 		}
 		ask.After = page.Msg.GetComplete()
 		if progress != nil {
-			progress(ask.After, ask.Until)
+			progress(catalog.Position(ask.After), catalog.Position(ask.Until))
 		}
 		if ask.After >= ask.Until {
 			return nil

@@ -229,7 +229,7 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	// The id of the direct conversation is known beforehand, so its first event, the next one of chat's log, can be
 	// published damaged.
 	alice, bob := "alice-"+uuid.NewString()[:8], "bob-"+uuid.NewString()[:8]
-	poison := func(stream string, position int64) {
+	poison := func(stream string, position catalog.Position) {
 		t.Helper()
 		m := envelope.Event{ID: uuid.NewString(), Type: "chat.conversation_started", Source: "chat", Stream: stream, Version: 1,
 			Position: position, Time: time.Now(), Class: 1, Body: []byte{0xff}}.Message()

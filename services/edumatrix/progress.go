@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 const (
@@ -29,7 +31,7 @@ func newProgress(t Terminal) *progress {
 }
 
 // at displays the current position and the final one.
-func (p *progress) at(step string, position, end int64) {
+func (p *progress) at(step string, position, end catalog.Position) {
 	now, every := p.now(), lineEvery
 	if p.terminal {
 		every = barEvery
@@ -43,7 +45,7 @@ func (p *progress) at(step string, position, end int64) {
 	p.step, p.shown = step, now
 	percent := int64(100)
 	if end > 0 {
-		percent = 100 * min(position, end) / end
+		percent = int64(100 * min(position, end) / end)
 	}
 	if !p.terminal {
 		fmt.Fprintf(p.out, "%s: %d of %d (%d%%)\n", step, position, end, percent)

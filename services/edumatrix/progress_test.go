@@ -7,6 +7,8 @@ import (
 	"time"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 func TestProgress_IsABarOnATerminalAndLinesElsewhere(t *testing.T) {
@@ -15,7 +17,7 @@ func TestProgress_IsABarOnATerminalAndLinesElsewhere(t *testing.T) {
 		var out bytes.Buffer
 		now := time.Unix(0, 0)
 		p := &progress{out: &out, terminal: terminal, now: func() time.Time { return now }}
-		for position := range int64(101) {
+		for position := range catalog.Position(101) {
 			p.at("build", position*10, 1000)
 			now = now.Add(time.Millisecond)
 		}

@@ -12,6 +12,8 @@ import (
 	"connectrpc.com/connect"
 
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // statusDiffers is the exit status of a rebuild that found differing rows.
@@ -73,7 +75,7 @@ func (i *installation) awaitRebuilt(service string, steps *connect.ServerStreamF
 			rebuilt = append(rebuilt, s.GetRebuilt())
 			continue
 		}
-		p.at(s.GetStep(), s.GetPosition(), s.GetHead())
+		p.at(s.GetStep(), catalog.Position(s.GetPosition()), catalog.Position(s.GetHead()))
 	}
 	p.end()
 	err = i.answered(service, steps.Err())

@@ -130,7 +130,7 @@ func (i *installation) send(ctx context.Context, s selected, topics []string, to
 			return nil
 		}
 		return flush()
-	}, func(position, head int64) { p.at("replay", position, head) })
+	}, func(position, head catalog.Position) { p.at("replay", position, head) })
 	p.end()
 	if err != nil {
 		return sent, err

@@ -68,23 +68,23 @@ type shower struct {
 
 // shown is an event in the output of --json.
 type shown struct {
-	Topic       string          `json:"topic,omitempty"`
-	Partition   *int32          `json:"partition,omitempty"`
-	Offset      *int64          `json:"offset,omitempty"`
-	Owner       string          `json:"owner"`
-	Position    int64           `json:"position"`
-	Stream      string          `json:"stream,omitempty"`
-	Version     int64           `json:"version,omitempty"`
-	ID          string          `json:"id"`
-	Type        string          `json:"type"`
-	Time        time.Time       `json:"time"`
-	Actor       string          `json:"actor,omitempty"`
-	Cause       string          `json:"cause,omitempty"`
-	Correlation string          `json:"correlation,omitempty"`
-	Rooms       []string        `json:"rooms,omitempty"`
-	Redacted    bool            `json:"redacted,omitempty"`
-	Data        json.RawMessage `json:"data,omitempty"`
-	Problem     string          `json:"problem,omitempty"` // why data is missing
+	Topic       string           `json:"topic,omitempty"`
+	Partition   *int32           `json:"partition,omitempty"`
+	Offset      *int64           `json:"offset,omitempty"`
+	Owner       string           `json:"owner"`
+	Position    catalog.Position `json:"position"`
+	Stream      string           `json:"stream,omitempty"`
+	Version     catalog.Version  `json:"version,omitempty"`
+	ID          string           `json:"id"`
+	Type        string           `json:"type"`
+	Time        time.Time        `json:"time"`
+	Actor       string           `json:"actor,omitempty"`
+	Cause       string           `json:"cause,omitempty"`
+	Correlation string           `json:"correlation,omitempty"`
+	Rooms       []string         `json:"rooms,omitempty"`
+	Redacted    bool             `json:"redacted,omitempty"`
+	Data        json.RawMessage  `json:"data,omitempty"`
+	Problem     string           `json:"problem,omitempty"` // why data is missing
 }
 
 // event prints one event. at is its place on a topic, or nil if it was read from the log.
@@ -134,7 +134,7 @@ func (s *shower) line(e envelope.Event, at *where) string {
 	if at != nil {
 		add(plain, printable(e.Stream))
 	}
-	add(yellow, strconv.FormatInt(e.Version, 10))
+	add(yellow, strconv.FormatInt(int64(e.Version), 10))
 	add(cyan, printable(e.Type))
 	if e.Actor != "" {
 		add(green, printable(e.Actor))

@@ -512,7 +512,7 @@ func TestGateway_QueriesSeeTheUsersOwnWrites(t *testing.T) {
 	var answer struct {
 		Messages []struct {
 			Body    string
-			Version int64
+			Version catalog.Version
 		}
 	}
 	require.NoError(t, alice.Query(t.Context(), "chat.history", map[string]string{"conversation_id": "g"}, &answer))

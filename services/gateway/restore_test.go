@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/client"
 )
@@ -24,7 +25,7 @@ func (m *mesh) continueSession(address, user, session string) *inbox {
 func (m *mesh) shown(user string, others ...string) (rooms []string) {
 	for n, other := range others {
 		e := m.owners["presence"].Event(other, "presence.came_online", fmt.Sprintf(`{"user_id":%q}`, other))
-		e.Version = int64(n + 1)
+		e.Version = catalog.Version(n + 1)
 		m.owners["presence"].Allow(user, "presence:"+other, true, e)
 		rooms = append(rooms, "presence:"+other)
 	}

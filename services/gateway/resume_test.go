@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/client"
 )
@@ -19,7 +20,7 @@ var often = settings{cover: 20 * time.Millisecond}
 func (m *mesh) settled(in *inbox) string {
 	m.t.Helper()
 	m.positions() // as relays do
-	head := int64(len(m.owners["chat"].Log()))
+	head := catalog.Position(len(m.owners["chat"].Log()))
 	require.Eventually(m.t, func() bool {
 		p, known := m.reader().ReadResumeToken(in.Connected().UserID, in.ResumeToken())
 		return known && p["chat"].Position == head

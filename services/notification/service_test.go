@@ -112,7 +112,7 @@ func (w *world) publish(events ...envelope.Event) {
 	}
 }
 
-func (w *world) event(version int64, actor string, m proto.Message) envelope.Event {
+func (w *world) event(version catalog.Version, actor string, m proto.Message) envelope.Event {
 	w.t.Helper()
 	declared, _ := w.env.Catalog.EventOf(m)
 	body, err := proto.Marshal(m)
@@ -121,7 +121,7 @@ func (w *world) event(version int64, actor string, m proto.Message) envelope.Eve
 	}
 	place := declared.Place(m, catalog.Origin{Actor: actor})
 	return envelope.Event{ID: fmt.Sprint("event-", version), Type: declared.Name, Source: "chat", Stream: place.Stream,
-		Version: version, Position: version, Before: version - 1, Time: time.Now(), Actor: actor, Class: declared.Class,
+		Version: version, Position: catalog.Position(version), Before: catalog.Position(version - 1), Time: time.Now(), Actor: actor, Class: declared.Class,
 		Rooms: place.Rooms, Body: body}
 }
 
@@ -144,7 +144,7 @@ func (w *world) raised() map[string][]*notificationv1.Raised {
 			w.t.Fatal(err)
 		}
 		to := m.GetRecipientId()
-		if e.Stream != "notifications:"+to || e.Actor != m.GetBy() || e.Version != int64(len(all[to]))+1 {
+		if e.Stream != "notifications:"+to || e.Actor != m.GetBy() || e.Version != catalog.Version(len(all[to]))+1 {
 			w.t.Fatalf("the event %+v contains %v", e, m)
 		}
 		all[to] = append(all[to], m)
@@ -153,9 +153,9 @@ func (w *world) raised() map[string][]*notificationv1.Raised {
 }
 
 // read waits until the service has consumed a conversation up to a version.
-func (w *world) read(stream string, version int64) {
+func (w *world) read(stream string, version catalog.Version) {
 	w.t.Helper()
-	var have int64
+	var have catalog.Version
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		err := w.env.Stores.Postgres.QueryRow(w.t.Context(), `SELECT coalesce(max(position), 0) FROM notification.checkpoints
 			WHERE source = 'chat'`).Scan(&have)

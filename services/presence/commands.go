@@ -9,6 +9,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	presencev1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/presence/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/presence/store"
@@ -36,7 +37,9 @@ func (c *commands) handle(m *message.Message) error {
 	case !read.Expires.IsZero() && time.Now().After(read.Expires):
 		err = command.Expired
 	default:
-		outcome.Version, err = c.do(m.Context(), read)
+		var number int64
+		number, err = c.do(m.Context(), read)
+		outcome.Version = catalog.Version(number)
 	}
 	if refused, isRefusal := refusal.Of(err); isRefusal {
 		outcome = c.Refused(read.Command, refused)

@@ -139,6 +139,6 @@ func event(c *catalog.Catalog, s store.State) (envelope.Event, *catalog.Event, e
 	}
 	place := declared.Place(m, catalog.Origin{Actor: s.User})
 	return envelope.Event{ID: place.Stream + ":" + strconv.FormatInt(s.Number, 10), Type: declared.Name,
-		Source: declared.Owner, Stream: place.Stream, Version: s.Number, Position: s.Number, Time: time.UnixMicro(s.Number).UTC(),
+		Source: declared.Owner, Stream: place.Stream, Version: catalog.Version(s.Number), Position: catalog.Position(s.Number), Time: time.UnixMicro(s.Number).UTC(),
 		Actor: s.User, Class: declared.Class, Rooms: place.Rooms, Body: body}, declared, nil
 }

@@ -61,9 +61,9 @@ type Event struct {
 	Type        string // its declared name
 	Source      string // the owner
 	Stream      string // also the Kafka key
-	Version     int64
-	Position    int64
-	Before      int64 // position of the previous record in its partition
+	Version     catalog.Version
+	Position    catalog.Position
+	Before      catalog.Position // position of the previous record in its partition
 	Time        time.Time
 	Actor       string
 	Cause       string // command id
@@ -101,8 +101,8 @@ type Event struct {
 func (e Event) IsPosition() bool { return e.Type == typePosition }
 
 // Position returns a position record. It shows readers that a partition is complete up to a position.
-func Position(source string, position, before int64) Event {
-	return Event{ID: source + ":" + strconv.FormatInt(position, 10), Type: typePosition, Source: source,
+func Position(source string, position, before catalog.Position) Event {
+	return Event{ID: source + ":" + strconv.FormatInt(int64(position), 10), Type: typePosition, Source: source,
 		Position: position, Before: before, Time: time.Now().UTC()}
 }
 
@@ -121,10 +121,10 @@ func (e Event) Message() *message.Message {
 	set(headerSubject, e.Stream)
 	set(headerTime, e.Time.UTC().Format(time.RFC3339Nano))
 	set(headerContent, contentType)
-	set(headerPosition, strconv.FormatInt(e.Position, 10))
-	set(headerBefore, strconv.FormatInt(e.Before, 10))
+	set(headerPosition, strconv.FormatInt(int64(e.Position), 10))
+	set(headerBefore, strconv.FormatInt(int64(e.Before), 10))
 	if !e.IsPosition() {
-		set(headerVersion, strconv.FormatInt(e.Version, 10))
+		set(headerVersion, strconv.FormatInt(int64(e.Version), 10))
 		set(headerClass, className(e.Class))
 	}
 	set(headerActor, e.Actor)
@@ -162,7 +162,7 @@ func ReadEvent(m *message.Message) (Event, error) {
 	r := reader{m: m.Metadata}
 	e := Event{
 		ID: r.text(headerID), Type: r.text(headerType), Source: strings.TrimPrefix(r.text(headerSource), "/"),
-		Position: r.number(headerPosition), Before: r.number(headerBefore), Time: r.time(headerTime),
+		Position: catalog.Position(r.number(headerPosition)), Before: catalog.Position(r.number(headerBefore)), Time: r.time(headerTime),
 		Stream: m.Metadata.Get(headerSubject),
 		Actor:  m.Metadata.Get(headerActor), Cause: m.Metadata.Get(headerCause),
 		Correlation: m.Metadata.Get(headerCorrelation), Subject: m.Metadata.Get(headerAbout),
@@ -175,7 +175,7 @@ func ReadEvent(m *message.Message) (Event, error) {
 		Partitions: r.optional(headerPartitions), Fence: m.Metadata.Get(headerFence) == "1",
 	}
 	if !e.IsPosition() {
-		e.Version = r.number(headerVersion)
+		e.Version = catalog.Version(r.number(headerVersion))
 		e.Class = classOf(r.text(headerClass))
 		r.text(headerSubject)
 		if m.Metadata.Get(headerExpires) != "" {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	routingv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/routing/v1"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // These constants number the headers of an event whose values are kept as strings.
@@ -103,14 +105,14 @@ func ReadRawEvent[H Header](headers []H, body []byte) (Event, error) {
 	r.required(headerID, e.ID)
 	r.required(headerType, e.Type)
 	r.required(headerSource, text[textSource])
-	e.Position = r.number(headerPosition, position, 64)
-	e.Before = r.number(headerBefore, before, 64)
+	e.Position = catalog.Position(r.number(headerPosition, position, 64))
+	e.Before = catalog.Position(r.number(headerBefore, before, 64))
 	e.Time = r.time(headerTime, at)
 	if len(expires) > 0 {
 		e.Expires = r.time(headerExpires, expires)
 	}
 	if !e.IsPosition() {
-		e.Version = r.number(headerVersion, version, 64)
+		e.Version = catalog.Version(r.number(headerVersion, version, 64))
 		e.Class = rawClass(class)
 		r.required(headerClass, string(class))
 		r.required(headerSubject, e.Stream)
@@ -139,9 +141,9 @@ func ReadRawResult[H Header](headers []H) (Result, error) {
 		case headerKind:
 			kind = string(h.Value)
 		case headerVersion:
-			res.Version = r.number(h.Key, h.Value, 64)
+			res.Version = catalog.Version(r.number(h.Key, h.Value, 64))
 		case headerPosition:
-			res.Position = r.number(h.Key, h.Value, 64)
+			res.Position = catalog.Position(r.number(h.Key, h.Value, 64))
 		case headerSubject:
 			res.Stream = string(h.Value)
 		case headerCode:

@@ -5,6 +5,8 @@ import (
 	"strconv"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // Kind is the kind of a command's outcome. Clients get this text.
@@ -26,8 +28,8 @@ type Result struct {
 	Source    string // the service that decided
 	Stream    string
 	Kind      Kind
-	Version   int64 // of the stream, after the command's last event
-	Position  int64 // position of that event in the owner's log; a query that names it sees the command's effect
+	Version   catalog.Version  // of the stream, after the command's last event
+	Position  catalog.Position // position of that event in the owner's log; a query that names it sees the command's effect
 	Code      string
 	Text      string // explanation for people
 
@@ -48,8 +50,8 @@ func (r Result) Message() *message.Message {
 	m.Metadata = message.Metadata{
 		headerSpec: "1.0", headerID: r.Actor + "/" + r.CommandID, headerType: typeResult, headerSource: "/" + r.Source,
 		headerSubject: r.Stream, headerActor: r.Actor, headerCause: r.CommandID, headerAbout: r.Type,
-		headerKind: string(r.Kind), headerVersion: strconv.FormatInt(r.Version, 10),
-		headerPosition: strconv.FormatInt(r.Position, 10), MetadataKey: r.Actor,
+		headerKind: string(r.Kind), headerVersion: strconv.FormatInt(int64(r.Version), 10),
+		headerPosition: strconv.FormatInt(int64(r.Position), 10), MetadataKey: r.Actor,
 	}
 	if r.Code != "" {
 		m.Metadata.Set(headerCode, r.Code)
@@ -68,7 +70,7 @@ func ReadResult(m *message.Message) (Result, error) {
 	r := reader{m: m.Metadata}
 	res := Result{
 		Actor: r.text(headerActor), CommandID: r.text(headerCause), Type: r.text(headerAbout),
-		Kind: Kind(r.text(headerKind)), Version: r.number(headerVersion), Position: r.number(headerPosition),
+		Kind: Kind(r.text(headerKind)), Version: catalog.Version(r.number(headerVersion)), Position: catalog.Position(r.number(headerPosition)),
 		Stream: m.Metadata.Get(headerSubject), Code: m.Metadata.Get(headerCode), Text: m.Metadata.Get(headerText),
 		TraceParent: m.Metadata.Get(HeaderTraceParent),
 	}

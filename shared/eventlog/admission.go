@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
@@ -18,8 +19,8 @@ type commandKey struct{ actor, id string }
 type admission struct {
 	owner    string
 	at       time.Time // log's clock; events are recorded with this time
-	position int64
-	versions map[string]int64 // newest version by stream; absent: the stream has no events
+	position catalog.Position
+	versions map[string]catalog.Version // newest version by stream; absent: the stream has no events
 
 	incarnation incarnation
 	outcomes    map[commandKey]outcome
@@ -50,7 +51,7 @@ func (a *admission) admit(p *prepared) (Committed, error) {
 	return a.add(p), nil
 }
 
-func (a *admission) conflict(stream string, expected int64) error {
+func (a *admission) conflict(stream string, expected catalog.Version) error {
 	if actual := a.versions[stream]; expected != AnyVersion && actual != expected {
 		return &ConflictError{Stream: stream, Expected: expected, Actual: actual}
 	}
@@ -134,7 +135,7 @@ var eventNames = uuid.MustParse("0b1c6b60-3f0c-5f0e-8a41-2f6f0d3a9b17")
 
 // eventID derives the id of an event from its stream and version, so that every computation has the same result. A new
 // incarnation uses versions of a stream again, so from the second incarnation on the id depends on the incarnation too.
-func eventID(owner string, i incarnation, stream string, version int64) uuid.UUID {
+func eventID(owner string, i incarnation, stream string, version catalog.Version) uuid.UUID {
 	name := fmt.Appendf(nil, "%s/%s/%d", owner, stream, version)
 	if i.number > 1 {
 		name = fmt.Appendf(name, "/%s", i.id)

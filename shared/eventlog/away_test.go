@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
@@ -104,7 +105,7 @@ func TestCommit_ADatabaseThatIsAwayIsNoFaultOfTheWrite(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					if r := c.Results[0]; r.Kind != envelope.Committed || r.Version != int64(i+1) {
+					if r := c.Results[0]; r.Kind != envelope.Committed || r.Version != catalog.Version(i+1) {
 						t.Errorf("%+v", r)
 					}
 					done.Add(1)

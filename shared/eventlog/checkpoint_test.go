@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
@@ -30,7 +31,7 @@ func consuming(t *testing.T, l *Log) func(from, to inbox.Checkpoint, revision in
 	}
 }
 
-func at(position int64, index int) inbox.Checkpoint {
+func at(position catalog.Position, index int) inbox.Checkpoint {
 	return inbox.Checkpoint{Position: position, Index: index, Incarnation: "i", Epoch: 1, Partitions: 1}
 }
 
@@ -46,7 +47,7 @@ func TestCommit_ACheckpointGoesOnWhereItWas(t *testing.T) {
 		move(at(5, 2), at(9, 0), 0, "b"), move(at(9, 1), at(12, 0), 0, "gap"))
 	require.NoError(t, errs[0])
 	require.NoError(t, errs[1])
-	require.Equal(t, int64(4), committed[1].Position)
+	require.Equal(t, catalog.Position(4), committed[1].Position)
 	for _, err := range errs[2:] {
 		require.Equal(t, at(9, 0), failsAs[*inbox.StaleCheckpointError](t, err).Have)
 	}
@@ -64,7 +65,7 @@ func TestCommit_ACheckpointGoesOnWhereItWas(t *testing.T) {
 	require.Equal(t, map[int32]inbox.Checkpoint{0: at(9, 0)}, saved)
 	head, err := l.Head(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, int64(4), head)
+	require.Equal(t, catalog.Position(4), head)
 	saved[0], err = l.Inbox().BeginPartition(t.Context(), inbox.SourcePartition{Source: "feed", Topic: "feed-events"}, at(1, 0))
 	require.NoError(t, err)
 	require.Equal(t, at(9, 0), saved[0], "a partition that has begun keeps its checkpoint")

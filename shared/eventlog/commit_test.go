@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -86,7 +87,7 @@ func TestCommit_ARunOfCommandsHasAnOutcomeEach(t *testing.T) {
 	}
 	for i, answers := range []bool{false, true, true} {
 		e := page.Events[i]
-		if e.Answers != answers || e.Version != int64(i+1) || e.ID != eventID("chat", incarnation{}, "conversation:1", e.Version).String() {
+		if e.Answers != answers || e.Version != catalog.Version(i+1) || e.ID != eventID("chat", incarnation{}, "conversation:1", e.Version).String() {
 			t.Errorf("event %d: %+v", i+1, e)
 		}
 	}
@@ -120,10 +121,10 @@ func TestCommit_VersionsAndPositionsAreDense(t *testing.T) {
 	if len(page.Events) != writers*each || page.Head != writers*each {
 		t.Fatalf("%d events, head %d", len(page.Events), page.Head)
 	}
-	versions := map[string]int64{}
+	versions := map[string]catalog.Version{}
 	for i, e := range page.Events {
 		versions[e.Stream]++
-		if e.Position != int64(i+1) || e.Version != versions[e.Stream] {
+		if e.Position != catalog.Position(i+1) || e.Version != versions[e.Stream] {
 			t.Fatalf("event %d: position %d, %s version %d", i+1, e.Position, e.Stream, e.Version)
 		}
 	}
@@ -159,7 +160,7 @@ func TestRead_SkipsNothingWhileTransactionsAreOpen(t *testing.T) {
 			}
 		})
 	}
-	last := int64(0)
+	last := catalog.Position(0)
 	for last < writers*each && !t.Failed() {
 		page, err := instances[0].Read(t.Context(), Query{After: last})
 		if err != nil {
@@ -221,7 +222,7 @@ func TestCommit_WhoLosesFailsNobodyElse(t *testing.T) {
 	third.Expected = 2
 	committed, errs := together(t, url, first, stale, said("1", "before"), other, again, reused, second, third,
 		said("1", "any"))
-	for i, version := range map[int]int64{0: 2, 3: 1, 7: 3, 8: 4} {
+	for i, version := range map[int]catalog.Version{0: 2, 3: 1, 7: 3, 8: 4} {
 		if errs[i] != nil || committed[i].Version != version {
 			t.Errorf("write %d: %+v %v, want version %d", i, committed[i], errs[i], version)
 		}

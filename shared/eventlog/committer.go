@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
@@ -297,7 +298,7 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 		}
 	}
 	a := &t.admission
-	a.versions, a.outcomes = make(map[string]int64, len(streams)), map[commandKey]outcome{}
+	a.versions, a.outcomes = make(map[string]catalog.Version, len(streams)), map[commandKey]outcome{}
 	a.members, a.timers = map[membershipKey]bool{}, map[timerKey]*timerRow{}
 	a.maxRooms, a.rooms = t.log.maxRooms, map[roomsKey]int{}
 	entering, kinds := t.counted()
@@ -318,11 +319,11 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 			case 5:
 				a.members[membershipKey{r.Stream, r.Actor}] = true
 			case 6:
-				a.timers[timerKey{r.Stream, r.CommandID}] = &timerRow{generation: r.Version, due: micros(r.Position)}
+				a.timers[timerKey{r.Stream, r.CommandID}] = &timerRow{generation: r.Version, due: micros(int64(r.Position))}
 			case 8:
 				a.rooms[roomsKey{r.Actor, r.Stream}] = int(r.Version)
 			case 7:
-				a.at = micros(r.Position)
+				a.at = micros(int64(r.Position))
 				t.log.clock.set(a.at)
 			case 4:
 				a.position = r.Position
@@ -330,7 +331,7 @@ func (t *transaction) queueCheck(b *pgx.Batch) {
 				if err != nil {
 					return err
 				}
-				a.incarnation = incarnation{int32(r.Version), r.Code, floor}
+				a.incarnation = incarnation{int32(r.Version), r.Code, catalog.Position(floor)}
 			}
 			return nil
 		})

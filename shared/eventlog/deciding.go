@@ -56,7 +56,7 @@ func (a *admission) try(p *prepared) error {
 // for rooms, a value in a trial takes precedence over that of the admission.
 type trial struct {
 	admission *admission
-	versions  map[string]int64
+	versions  map[string]catalog.Version
 	members   map[membershipKey]bool
 	timers    map[timerKey]*timerRow // nil: the timer is gone
 	rooms     map[roomsKey]int       // change of the number of rooms, to be added to that of the admission
@@ -86,12 +86,12 @@ func (t *trial) take(e *entry) error {
 	}
 	for i, d := range e.drafts {
 		t.enter(e, d)
-		t.note(e.stream, version+int64(i)+1, d)
+		t.note(e.stream, version+catalog.Version(i)+1, d)
 	}
 	if t.versions == nil {
-		t.versions = map[string]int64{}
+		t.versions = map[string]catalog.Version{}
 	}
-	t.versions[e.stream] = version + int64(len(e.drafts))
+	t.versions[e.stream] = version + catalog.Version(len(e.drafts))
 	return nil
 }
 
@@ -120,7 +120,7 @@ func (t *trial) isDue(k TimerKey) bool {
 	return have != nil && have.generation == k.Generation && !have.due.After(t.admission.at)
 }
 
-func (t *trial) note(stream string, version int64, d draft) {
+func (t *trial) note(stream string, version catalog.Version, d draft) {
 	if len(d.place.Opens)+len(d.place.Closes) > 0 && t.members == nil {
 		t.members = map[membershipKey]bool{}
 	}

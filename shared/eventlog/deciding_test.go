@@ -10,6 +10,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 func TestCommitDeciding_NeverLoses(t *testing.T) {
@@ -26,7 +28,7 @@ func TestCommitDeciding_NeverLoses(t *testing.T) {
 				_, err := instances[w%2].CommitDeciding(t.Context(), Selection{Stream: "conversation:1", Subjects: []string{"m"}},
 					func(_ context.Context, loaded Loaded) (Write, error) {
 						// The number of the next message is derived from the loaded events, so these must be complete.
-						if loaded.Events[0].Type != "chat.conversation_started" || int64(len(loaded.Events)) != loaded.Version {
+						if loaded.Events[0].Type != "chat.conversation_started" || catalog.Version(len(loaded.Events)) != loaded.Version {
 							return Write{}, fmt.Errorf("loaded %d events at version %d", len(loaded.Events), loaded.Version)
 						}
 						return Write{Commands: []Decided{{Actor: "alice", CommandID: fmt.Sprint(w, "-", i), Type: "chat.send_message",

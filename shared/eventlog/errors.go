@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
@@ -14,8 +15,8 @@ import (
 // ConflictError reports that a stream is not at the expected version.
 type ConflictError struct {
 	Stream   string
-	Expected int64
-	Actual   int64
+	Expected catalog.Version
+	Actual   catalog.Version
 }
 
 func (e *ConflictError) Error() string {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/progress"
@@ -38,12 +39,12 @@ func (l *Log) SetWaiting(waiter, dependency string, err error) {
 
 // Seen returns the newest position that this instance knows to be committed, and a channel that is closed when this
 // position rises.
-func (l *Log) Seen() (position int64, moved <-chan struct{}) { return l.head.Now() }
+func (l *Log) Seen() (position catalog.Position, moved <-chan struct{}) { return l.head.Now() }
 
 // Head is the end of a log.
 type Head struct {
 	Point
-	Floor int64 // positions of the current incarnation are above the floor
+	Floor catalog.Position // positions of the current incarnation are above the floor
 }
 
 // ReadHead reads the head of the log in a session of the caller.
@@ -54,7 +55,7 @@ func (l *Log) ReadHead(ctx context.Context, conn *pgx.Conn) (Head, error) {
 
 // QueueRead adds a statement to a batch. The statement reads up to limit events above a position into a slice, which is
 // filled when the results of the batch have been read.
-func (l *Log) QueueRead(b *pgx.Batch, after int64, limit int, into *[]Logged) {
+func (l *Log) QueueRead(b *pgx.Batch, after catalog.Position, limit int, into *[]Logged) {
 	b.Queue(l.sql.read, after, int64(1<<62), limit, "").Query(func(found pgx.Rows) (err error) {
 		*into, err = l.scanAll(found)
 		return err

@@ -7,12 +7,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
 // Point is a position in one incarnation of a log.
 type Point struct {
-	Position int64
+	Position catalog.Position
 	// Incarnation identifies a history of the log. It changes when the database has lost commits that clients or
 	// consumers had seen already. A position that was read under another incarnation may belong to an event that no
 	// longer exists.
@@ -23,17 +24,17 @@ type Point struct {
 type incarnation struct {
 	number int32
 	id     string
-	floor  int64 // positions of this incarnation are above the floor
+	floor  catalog.Position // positions of this incarnation are above the floor
 }
 
 // known is a head of the log that this instance has read.
 type known struct {
 	incarnation
-	position int64
+	position catalog.Position
 }
 
 // lost reports whether a head that was read after k shows that the database has lost commits.
-func (k known) lost(at incarnation, position int64) bool {
+func (k known) lost(at incarnation, position catalog.Position) bool {
 	return at.number < k.number || at == k.incarnation && position < k.position
 }
 
@@ -44,7 +45,7 @@ type history struct {
 }
 
 // note records a head that was read.
-func (h *history) note(at incarnation, position int64) {
+func (h *history) note(at incarnation, position catalog.Position) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
@@ -56,7 +57,7 @@ func (h *history) note(at incarnation, position int64) {
 }
 
 // replace records the head of an incarnation that has just begun.
-func (h *history) replace(at incarnation, position int64) {
+func (h *history) replace(at incarnation, position catalog.Position) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.known = known{at, position}
@@ -90,7 +91,7 @@ type rowQuerier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-func (l *Log) readHead(ctx context.Context, from rowQuerier) (at incarnation, position int64, err error) {
+func (l *Log) readHead(ctx context.Context, from rowQuerier) (at incarnation, position catalog.Position, err error) {
 	if err := from.QueryRow(ctx, l.sql.head).Scan(&position, &at.number, &at.id, &at.floor); err != nil {
 		return at, 0, err
 	}
@@ -102,7 +103,7 @@ func (l *Log) readHead(ctx context.Context, from rowQuerier) (at incarnation, po
 // Reincarnate begins a new incarnation of the log, with positions above seen. Use it after a database was restored from
 // a backup, or failed over to a replica that lacked commits, if the log could not detect this itself. The services may
 // run meanwhile.
-func (l *Log) Reincarnate(ctx context.Context, seen int64) (Point, error) {
+func (l *Log) Reincarnate(ctx context.Context, seen catalog.Position) (Point, error) {
 	conn, err := pgx.ConnectConfig(ctx, l.o.Pool.Config().ConnConfig)
 	if err != nil {
 		return Point{}, fmt.Errorf("begin a new incarnation of the log of %s: %w", l.o.Owner, Unavailable(err))
@@ -117,9 +118,9 @@ func (l *Log) Reincarnate(ctx context.Context, seen int64) (Point, error) {
 
 // reincarnate begins a new incarnation above a position, under the log's lock, unless another instance has begun one
 // since the incarnation number was read.
-func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, seen int64, why string) (Point, error) {
+func (l *Log) reincarnate(ctx context.Context, conn *pgx.Conn, number int32, seen catalog.Position, why string) (Point, error) {
 	var at incarnation
-	var head int64
+	var head catalog.Position
 	var begun bool
 	err := l.underLock(ctx, conn, func(tx pgx.Tx) error {
 		done, err := tx.Exec(ctx, l.sql.reincarnate, number, seen, int64(incarnationMargin))
@@ -155,7 +156,7 @@ func (l *Log) RecogniseLoss(ctx context.Context, conn *pgx.Conn, published []env
 	if err != nil {
 		return err
 	}
-	var seen int64
+	var seen catalog.Position
 	var why string
 	for _, e := range published {
 		seen = max(seen, e.Position)

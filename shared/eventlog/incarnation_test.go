@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
@@ -33,7 +34,7 @@ func TestIncarnation_ChangesWhereAnInstanceHasSeenMore(t *testing.T) {
 	first := l.Incarnation()
 	lose(t, l, 6)
 	c := commit(t, l, said("1", "after"))
-	assert.Equal(t, int64(10+incarnationMargin+1), c.Position)
+	assert.Equal(t, catalog.Position(10+incarnationMargin+1), c.Position)
 	assert.NotEqual(t, first, l.Incarnation())
 	meshtest.Eventually(t, "the other instance is notified", func() bool { return other.Incarnation() == l.Incarnation() })
 	assert.Equal(t, c.Position+1, commit(t, other, said("1", "other")).Position)
@@ -46,7 +47,7 @@ func TestReincarnate_GoesOnAboveAPosition(t *testing.T) {
 	commit(t, l, said("1", "a"))
 	at, err := l.Reincarnate(t.Context(), 500)
 	require.NoError(t, err)
-	assert.Equal(t, int64(500+incarnationMargin), at.Position)
+	assert.Equal(t, catalog.Position(500+incarnationMargin), at.Position)
 	newest, err := l.Newest(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, at, newest)

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/retry"
@@ -54,7 +55,7 @@ func TestCommit_WhatFailsByItselfIsIsolated(t *testing.T) {
 	others.Wait()
 	done()
 	all.Wait()
-	if head, err := l.Head(t.Context()); err != nil || head != good.Load() {
+	if head, err := l.Head(t.Context()); err != nil || head != catalog.Position(good.Load()) {
 		t.Errorf("head %d %v, %d were committed", head, err, good.Load())
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
@@ -79,7 +80,7 @@ func (l *Log) handleNotification(ctx context.Context, conn *pgx.Conn) error {
 			return err
 		}
 		if position, err := strconv.ParseInt(n.Payload, 10, 64); err == nil {
-			l.head.Reach(position)
+			l.head.Reach(catalog.Position(position))
 		}
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -14,7 +15,7 @@ import (
 // subject) above version After, and all events about the Subjects.
 type Selection struct {
 	Stream   string
-	After    int64
+	After    catalog.Version
 	Subjects []string
 	// Newest selects the newest event and the events about the Subjects, and no others. It is for streams in which each
 	// event contains the whole value.
@@ -25,7 +26,7 @@ type Selection struct {
 // fields.
 type Loaded struct {
 	Events  []envelope.Event
-	Version int64 // of the stream; 0: it does not exist
+	Version catalog.Version // of the stream; 0: it does not exist
 	// At is the log's clock. It is set only for a stream that is loaded under the log's lock.
 	At time.Time
 }

@@ -141,7 +141,7 @@ func (l *Log) Inbox() *inbox.Inbox { return l.inbox }
 
 // Head returns the position of the newest event. In an incarnation without events, the head is the incarnation's floor,
 // which is the position above which its events will be; in a new log it is 0.
-func (l *Log) Head(ctx context.Context) (position int64, err error) {
+func (l *Log) Head(ctx context.Context) (position catalog.Position, err error) {
 	p, err := l.Newest(ctx)
 	return p.Position, err
 }

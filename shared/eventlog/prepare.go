@@ -26,7 +26,7 @@ const sealedPlainly = 0
 // fields are split off, and the events are encoded.
 type prepared struct {
 	stream   string
-	expected int64
+	expected catalog.Version
 	at       time.Time // when the commands were decided
 	entries  []*entry
 	inbox    inbox.Change
@@ -37,7 +37,7 @@ type prepared struct {
 // entry is what one command, or one Append, writes to one stream.
 type entry struct {
 	stream      string
-	expected    int64
+	expected    catalog.Version
 	actor       string
 	cause       string
 	commandType string

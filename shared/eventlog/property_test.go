@@ -19,11 +19,12 @@ import (
 func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		first := rapid.Int64Range(0, 5).Draw(t, "position")
-		a := &admission{owner: "chat", position: first, versions: map[string]int64{}, outcomes: map[commandKey]outcome{},
-			inbox: inbox.NewAdmission()}
+		first := catalog.Position(rapid.Int64Range(0, 5).Draw(t, "position"))
+		a := &admission{owner: "chat", position: first, versions: map[string]catalog.Version{},
+			outcomes: map[commandKey]outcome{},
+			inbox:    inbox.NewAdmission()}
 		a.inbox.FoundCheckpoint(inbox.SourcePartition{}, inbox.Checkpoint{}, 0)
-		versions, outcomes := map[string]int64{}, map[commandKey]outcome{}
+		versions, outcomes := map[string]catalog.Version{}, map[commandKey]outcome{}
 		var checkpoint inbox.Checkpoint
 		var revision int64
 		position := first
@@ -71,8 +72,8 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 			}
 			results := c.Results
 			for _, e := range p.entries {
-				position += int64(len(e.drafts))
-				versions[e.stream] += int64(len(e.drafts))
+				position += catalog.Position(len(e.drafts))
+				versions[e.stream] += catalog.Version(len(e.drafts))
 				if r := results[0]; r.Version != versions[e.stream] || r.Position != position {
 					t.Fatalf("%+v, want version %d position %d", r, versions[e.stream], position)
 				}
@@ -87,11 +88,11 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 		seen := map[string]int64{}
 		for i, stream := range a.rows.streams {
 			seen[stream]++
-			if a.rows.positions[i] != first+int64(i+1) || a.rows.versions[i] != seen[stream] {
+			if a.rows.positions[i] != int64(first)+int64(i+1) || a.rows.versions[i] != seen[stream] {
 				t.Fatalf("row %d: position %d, %s version %d", i, a.rows.positions[i], stream, a.rows.versions[i])
 			}
 		}
-		if len(a.rows.outcomes) != len(outcomes) || int64(len(a.rows.streams)) != position-first {
+		if len(a.rows.outcomes) != len(outcomes) || catalog.Position(len(a.rows.streams)) != position-first {
 			t.Fatalf("%d outcomes, %d events", len(a.rows.outcomes), len(a.rows.streams))
 		}
 	})
@@ -99,7 +100,7 @@ func TestLedger_AdmitsWithoutGaps(t *testing.T) {
 
 func drawMember(t *rapid.T) *prepared {
 	stream := fmt.Sprint("s", rapid.IntRange(0, 2).Draw(t, "stream"))
-	p := &prepared{stream: stream, expected: rapid.Int64Range(-1, 6).Draw(t, "expected")}
+	p := &prepared{stream: stream, expected: catalog.Version(rapid.Int64Range(-1, 6).Draw(t, "expected"))}
 	seen := map[string]bool{}
 	for range rapid.IntRange(1, 3).Draw(t, "commands") {
 		id := fmt.Sprint(rapid.IntRange(0, 15).Draw(t, "id"))
@@ -116,7 +117,7 @@ func drawMember(t *rapid.T) *prepared {
 		p.entries = append(p.entries, e)
 	}
 	if rapid.Bool().Draw(t, "reads") {
-		from := inbox.Checkpoint{Position: rapid.Int64Range(0, 2).Draw(t, "from"), Index: rapid.IntRange(0, 1).Draw(t, "index")}
+		from := inbox.Checkpoint{Position: catalog.Position(rapid.Int64Range(0, 2).Draw(t, "from")), Index: rapid.IntRange(0, 1).Draw(t, "index")}
 		p.inbox.Advance = &inbox.Advance{From: from, To: inbox.Checkpoint{Position: from.Position + 1},
 			Revision: rapid.Int64Range(0, 1).Draw(t, "revision")}
 		if rapid.Bool().Draw(t, "parks") {
@@ -131,9 +132,9 @@ func TestTurns_KeepTheOrderOfEachMember(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		var all membershipChanges
-		wanted := map[membershipKey][]int64{} // positions at which a membership changed
+		wanted := map[membershipKey][]catalog.Position{} // positions at which a membership changed
 		open := map[membershipKey]bool{}
-		turn := func(m catalog.Membership, opens bool, position int64) {
+		turn := func(m catalog.Membership, opens bool, position catalog.Position) {
 			for _, user := range m.Users {
 				if k := (membershipKey{m.Room, user}); open[k] != opens {
 					open[k] = opens
@@ -141,7 +142,7 @@ func TestTurns_KeepTheOrderOfEachMember(t *testing.T) {
 				}
 			}
 		}
-		for position := range rapid.Int64Range(1, 30).Draw(t, "events") {
+		for position := range catalog.Position(rapid.Int64Range(1, 30).Draw(t, "events")) {
 			draw := func(what string) (list []catalog.Membership) {
 				if rapid.Bool().Draw(t, what) {
 					list = append(list, catalog.Membership{Room: rapid.SampledFrom([]string{"r", "s"}).Draw(t, "room"),
@@ -150,7 +151,7 @@ func TestTurns_KeepTheOrderOfEachMember(t *testing.T) {
 				return list
 			}
 			p := catalog.Place{Opens: draw("opens"), Closes: draw("closes")}
-			all.add(p, position, position)
+			all.add(p, catalog.Version(position), position)
 			for _, m := range p.Opens {
 				turn(m, true, position)
 			}
@@ -158,7 +159,7 @@ func TestTurns_KeepTheOrderOfEachMember(t *testing.T) {
 				turn(m, false, position)
 			}
 		}
-		got := map[membershipKey][]int64{}
+		got := map[membershipKey][]catalog.Position{}
 		now := map[membershipKey]bool{}
 		for _, r := range all.rounds {
 			seen := map[membershipKey]bool{}
@@ -174,12 +175,12 @@ func TestTurns_KeepTheOrderOfEachMember(t *testing.T) {
 					seen[k] = true
 					if now[k] != side.opens {
 						now[k] = side.opens
-						got[k] = append(got[k], side.list.positions[i])
+						got[k] = append(got[k], catalog.Position(side.list.positions[i]))
 					}
 				}
 			}
 		}
-		if !maps.EqualFunc(got, wanted, slices.Equal[[]int64]) {
+		if !maps.EqualFunc(got, wanted, slices.Equal[[]catalog.Position]) {
 			t.Fatalf("got %v, want %v", got, wanted)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
@@ -17,13 +18,13 @@ const planned = pgx.QueryExecModeCacheDescribe
 
 // Query selects a part of the log. A field that is zero does not restrict the selection.
 type Query struct {
-	After  int64  // only events above this position
-	Until  int64  // only events up to this position; 0: up to the head
-	Limit  int    // maximum number of events in a page; 0: 500, at most 1,000
-	Topic  string // only events of this topic
-	Stream string // only events of this stream
+	After  catalog.Position // only events above this position
+	Until  catalog.Position // only events up to this position; 0: up to the head
+	Limit  int              // maximum number of events in a page; 0: 500, at most 1,000
+	Topic  string           // only events of this topic
+	Stream string           // only events of this stream
 
-	AfterVersion int64 // with Stream: only events above this version of the stream
+	AfterVersion catalog.Version // with Stream: only events above this version of the stream
 
 	// Partition and Partitions select the events whose stream hashes to Partition among Partitions partitions.
 	// Partitions 0: all events.
@@ -38,8 +39,8 @@ const maxSpan = 20_000
 // expired.
 type Page struct {
 	Events   []envelope.Event
-	Complete int64 // this page and the previous ones contain all selected events up to this position
-	Head     int64 // of the log
+	Complete catalog.Position // this page and the previous ones contain all selected events up to this position
+	Head     catalog.Position // of the log
 
 	Incarnation string // of the log
 

@@ -21,7 +21,7 @@ func on(conversation, commandID string, events ...proto.Message) Write {
 		TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}}
 }
 
-func positions(events []envelope.Event) (all []int64) {
+func positions(events []envelope.Event) (all []catalog.Position) {
 	for _, e := range events {
 		all = append(all, e.Position)
 	}
@@ -71,21 +71,21 @@ func TestRead_InPages(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		q        Query
-		want     []int64
-		complete int64
+		want     []catalog.Position
+		complete catalog.Position
 	}{
-		"all":              {Query{}, []int64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, 10},
-		"a page":           {Query{After: 2, Limit: 3}, []int64{3, 4, 5}, 5},
-		"until":            {Query{After: 2, Until: 4}, []int64{3, 4}, 4},
-		"until after head": {Query{After: 8, Until: 40}, []int64{9, 10}, 10},
+		"all":              {Query{}, []catalog.Position{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, 10},
+		"a page":           {Query{After: 2, Limit: 3}, []catalog.Position{3, 4, 5}, 5},
+		"until":            {Query{After: 2, Until: 4}, []catalog.Position{3, 4}, 4},
+		"until after head": {Query{After: 8, Until: 40}, []catalog.Position{9, 10}, 10},
 		"after head":       {Query{After: 12}, nil, 12},
-		"a stream":         {Query{Stream: "conversation:1"}, []int64{2, 4, 6, 8, 10}, 10},
-		"a stream's page":  {Query{Stream: "conversation:1", After: 3, Limit: 2}, []int64{4, 6}, 6},
-		"a stream until":   {Query{Stream: "conversation:0", After: 3, Until: 8}, []int64{5, 7}, 8},
-		"above a version":  {Query{Stream: "conversation:1", AfterVersion: 2, Limit: 2}, []int64{6, 8}, 8},
-		"the next page":    {Query{Stream: "conversation:1", AfterVersion: 2, After: 8}, []int64{10}, 10},
+		"a stream":         {Query{Stream: "conversation:1"}, []catalog.Position{2, 4, 6, 8, 10}, 10},
+		"a stream's page":  {Query{Stream: "conversation:1", After: 3, Limit: 2}, []catalog.Position{4, 6}, 6},
+		"a stream until":   {Query{Stream: "conversation:0", After: 3, Until: 8}, []catalog.Position{5, 7}, 8},
+		"above a version":  {Query{Stream: "conversation:1", AfterVersion: 2, Limit: 2}, []catalog.Position{6, 8}, 8},
+		"the next page":    {Query{Stream: "conversation:1", AfterVersion: 2, After: 8}, []catalog.Position{10}, 10},
 		"above the newest": {Query{Stream: "conversation:1", AfterVersion: 9}, nil, 10},
-		"a topic":          {Query{Topic: "chat-events", Limit: 2}, []int64{1, 2}, 2},
+		"a topic":          {Query{Topic: "chat-events", Limit: 2}, []catalog.Position{1, 2}, 2},
 		"another topic":    {Query{Topic: "file-events"}, nil, 10},
 	} {
 		page, err := l.Read(t.Context(), test.q)
@@ -105,19 +105,19 @@ func TestLoad_WhatDecidingNeeds(t *testing.T) {
 	commit(t, l, said("2", "other"))
 	for name, test := range map[string]struct {
 		s        Selection
-		versions []int64
-		version  int64
+		versions []catalog.Version
+		version  catalog.Version
 	}{
-		"the stream itself": {Selection{Stream: "conversation:1"}, []int64{1, 3}, 6},
-		"and subjects":      {Selection{Stream: "conversation:1", Subjects: []string{"a", "z"}}, []int64{1, 2, 3, 5}, 6},
-		"above a version":   {Selection{Stream: "conversation:1", After: 1, Subjects: []string{"a"}}, []int64{2, 3, 5}, 6},
+		"the stream itself": {Selection{Stream: "conversation:1"}, []catalog.Version{1, 3}, 6},
+		"and subjects":      {Selection{Stream: "conversation:1", Subjects: []string{"a", "z"}}, []catalog.Version{1, 2, 3, 5}, 6},
+		"above a version":   {Selection{Stream: "conversation:1", After: 1, Subjects: []string{"a"}}, []catalog.Version{2, 3, 5}, 6},
 		"nothing new":       {Selection{Stream: "conversation:1", After: 6}, nil, 6},
-		"the newest":        {Selection{Stream: "conversation:1", After: 6, Subjects: []string{"c"}}, []int64{6}, 6},
+		"the newest":        {Selection{Stream: "conversation:1", After: 6, Subjects: []string{"c"}}, []catalog.Version{6}, 6},
 		"an empty subject":  {Selection{Stream: "conversation:1", After: 6, Subjects: []string{""}}, nil, 6},
 		"no such stream":    {Selection{Stream: "conversation:3"}, nil, 0},
 	} {
 		got, err := l.Load(t.Context(), test.s)
-		var versions []int64
+		var versions []catalog.Version
 		for _, e := range got.Events {
 			versions = append(versions, e.Version)
 		}

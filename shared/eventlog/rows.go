@@ -44,8 +44,8 @@ type redactions struct {
 func (r *rows) event(a *admission, e *entry, d draft, answers bool) {
 	version := a.versions[e.stream]
 	id := eventID(a.owner, a.incarnation, e.stream, version)
-	r.positions = append(r.positions, a.position)
-	r.versions = append(r.versions, version)
+	r.positions = append(r.positions, int64(a.position))
+	r.versions = append(r.versions, int64(version))
 	r.ids = append(r.ids, id)
 	r.streams = append(r.streams, e.stream)
 	r.types = append(r.types, d.declared.Name)
@@ -68,7 +68,7 @@ func (r *rows) event(a *admission, e *entry, d draft, answers bool) {
 	for i, room := range d.place.Rooms {
 		if !slices.Contains(d.place.Rooms[:i], room) {
 			r.inRooms = append(r.inRooms, room)
-			r.inPositions = append(r.inPositions, a.position)
+			r.inPositions = append(r.inPositions, int64(a.position))
 		}
 	}
 	r.memberships.add(d.place, version, a.position)
@@ -81,7 +81,7 @@ func (r *rows) event(a *admission, e *entry, d draft, answers bool) {
 	if d.declared.Redacts {
 		r.redacted.streams = append(r.redacted.streams, e.stream)
 		r.redacted.subjects = append(r.redacted.subjects, d.place.Subject)
-		r.redacted.versions = append(r.redacted.versions, version)
+		r.redacted.versions = append(r.redacted.versions, int64(version))
 	}
 }
 
@@ -124,7 +124,7 @@ func (r *rows) queueOutcomes(b *pgx.Batch, sql *statements, at time.Time) {
 		digests[i] = o.digest
 		actors[i], ids[i], types[i], streams[i] = o.Actor, o.CommandID, o.Type, o.Stream
 		kinds[i], codes[i], texts[i] = string(o.Kind), o.Code, o.Text
-		versions[i], positions[i] = o.Version, o.Position
+		versions[i], positions[i] = int64(o.Version), int64(o.Position)
 	}
 	b.Queue(sql.insertOutcomes, actors, ids, types, streams, kinds, versions, positions, codes, texts, digests,
 		at)
@@ -152,7 +152,7 @@ type memberships struct {
 	versions, positions []int64
 }
 
-func (c *membershipChanges) add(p catalog.Place, version, position int64) {
+func (c *membershipChanges) add(p catalog.Place, version catalog.Version, position catalog.Position) {
 	for _, m := range p.Opens {
 		for _, user := range m.Users {
 			c.round(m.Room, user).opens.add(m.Room, user, version, position)
@@ -177,9 +177,9 @@ func (c *membershipChanges) round(room, member string) *round {
 	return &c.rounds[n]
 }
 
-func (m *memberships) add(room, member string, version, position int64) {
+func (m *memberships) add(room, member string, version catalog.Version, position catalog.Position) {
 	m.rooms, m.members = append(m.rooms, room), append(m.members, member)
-	m.versions, m.positions = append(m.versions, version), append(m.positions, position)
+	m.versions, m.positions = append(m.versions, int64(version)), append(m.positions, int64(position))
 }
 
 func (c *membershipChanges) queue(b *pgx.Batch, sql *statements) {

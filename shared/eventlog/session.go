@@ -95,7 +95,7 @@ func (l *Log) notifyAll() {
 	for range l.notices {
 		position, _ := l.head.Now()
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		_, err := l.o.Pool.Exec(ctx, sqlNotify, l.channel(), strconv.FormatInt(position, 10))
+		_, err := l.o.Pool.Exec(ctx, sqlNotify, l.channel(), strconv.FormatInt(int64(position), 10))
 		cancel()
 		if err != nil {
 			l.o.Log.DebugContext(ctx, "notifying other instances of a commit failed", "error", err)

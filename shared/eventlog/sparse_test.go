@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -20,8 +21,8 @@ func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 	require.NoError(t, err)
 	for name, q := range map[string]Query{"by topic": {Topic: "rare-events"},
 		"by topic and partition": {Topic: "rare-events", Partition: 1, Partitions: 3}} {
-		pages, after := 0, int64(0)
-		var found []int64
+		pages, after := 0, catalog.Position(0)
+		var found []catalog.Position
 		for {
 			q.After = after
 			page, err := l.Read(t.Context(), q)
@@ -41,7 +42,7 @@ func TestRead_ASparseTopicMakesProgressInEveryPage(t *testing.T) {
 		}
 		assert.LessOrEqual(t, pages, events/maxSpan, name)
 		if q.Partitions == 0 {
-			assert.Equal(t, []int64{7, 100_000, 199_999}, found)
+			assert.Equal(t, []catalog.Position{7, 100_000, 199_999}, found)
 		}
 	}
 	p := explain(t, l, l.sql.read, int64(20_000), int64(20_000+maxSpan), 500, "rare-events")

@@ -17,7 +17,7 @@ type timerKey struct{ stream, key string }
 
 // timerRow is a timer that was set. Its generation is the version of the event that set the timer.
 type timerRow struct {
-	generation int64
+	generation catalog.Version
 	due        time.Time
 	command    string
 	body       []byte
@@ -58,7 +58,7 @@ type timerRowOf struct {
 // eachTimer calls f for each timer that an event sets, and with nil for each timer that it cancels. A timer that is set
 // for a time before the event becomes due at the event's time. Timers fire in the order of their due times, so a stream
 // that keeps setting timers for the past cannot delay the timers of other streams.
-func eachTimer(stream string, version int64, at time.Time, d draft, f func(timerKey, *timerRow)) {
+func eachTimer(stream string, version catalog.Version, at time.Time, d draft, f func(timerKey, *timerRow)) {
 	for _, key := range d.cancel {
 		f(timerKey{stream, key}, nil)
 	}
@@ -107,7 +107,7 @@ func (c *TimerChanges) add(k timerKey, row *timerRow) {
 		return
 	}
 	c.Streams, c.Keys, c.Commands = append(c.Streams, k.stream), append(c.Keys, k.key), append(c.Commands, row.command)
-	c.Generations, c.Dues = append(c.Generations, row.generation), append(c.Dues, row.due)
+	c.Generations, c.Dues = append(c.Generations, int64(row.generation)), append(c.Dues, row.due)
 	c.Bodies = append(c.Bodies, row.body)
 	c.CommandIDs = append(c.CommandIDs, TimerKey{k.stream, k.key, row.generation}.CommandID())
 }
@@ -145,8 +145,8 @@ WHERE position > $1 AND position <= $2 AND type = ANY ($3::text[]) ORDER BY posi
 
 // ReadTimerChanges reads up to limit events of the given types, above the position after and up to the position until.
 // It returns the final changes that they make to the timers, the number of events, and the position of the last event.
-func (l *Log) ReadTimerChanges(ctx context.Context, tx pgx.Tx, types []string, after, until int64, limit int) (
-	c *TimerChanges, events int, last int64, err error) {
+func (l *Log) ReadTimerChanges(ctx context.Context, tx pgx.Tx, types []string, after, until catalog.Position, limit int) (
+	c *TimerChanges, events int, last catalog.Position, err error) {
 	found, err := tx.Query(ctx, l.SQL(sqlTimerEvents), planned, after, until, types, limit)
 	if err != nil {
 		return nil, 0, 0, err

@@ -5,13 +5,14 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 )
 
 // AnyVersion is the expected version of a write that does not depend on the stream's contents.
-const AnyVersion int64 = -1
+const AnyVersion catalog.Version = -1
 
 // Write is a set of changes that are committed together or not at all: a run of commands that were decided one after
 // another on the same loaded stream, or a reaction to another owner's event.
@@ -19,7 +20,7 @@ type Write struct {
 	// Stream is the stream that Commands change. Expected is the version of the stream when they were decided, or
 	// AnyVersion.
 	Stream   string
-	Expected int64
+	Expected catalog.Version
 	// Commands are in the order in which they were decided. A pair of Actor and CommandID must not occur twice.
 	Commands []Decided
 	// DecidedAt is the time at which the commands were decided; their events are not recorded with an earlier time.
@@ -47,7 +48,7 @@ type Decided struct {
 	// decided, counting the events of earlier commands of the Write, or AnyVersion. If Stream is empty, the command
 	// changes the Write's stream, and only the Write's Expected is checked.
 	Stream   string
-	Expected int64
+	Expected catalog.Version
 	// MemberOf is the room of which the actor must be a member; empty: none. If the actor is not a member, the Write
 	// fails with a *RefusedError.
 	MemberOf string
@@ -68,7 +69,7 @@ type Decided struct {
 // Also is an event that a command leads to in another stream.
 type Also struct {
 	Stream   string
-	Expected int64 // or AnyVersion
+	Expected catalog.Version // or AnyVersion
 	// Otherwise is the refusal of the command (*RefusedError) if the stream is not at the expected version.
 	Otherwise *refusal.Error
 	Event     proto.Message
@@ -78,13 +79,13 @@ type Also struct {
 type TimerKey struct {
 	Stream     string
 	Key        string
-	Generation int64
+	Generation catalog.Version
 }
 
 // Append is a set of events for one stream that are not the outcome of a command.
 type Append struct {
 	Stream      string
-	Expected    int64 // version of the stream, 0 if it must be new, or AnyVersion
+	Expected    catalog.Version // version of the stream, 0 if it must be new, or AnyVersion
 	Actor       string
 	Cause       string
 	Correlation string
@@ -97,9 +98,9 @@ type Committed struct {
 	// Results are the outcomes of the Write's commands, in the order of the commands.
 	Results []envelope.Result
 	// Version is the version of the Write's stream after the commit.
-	Version int64
+	Version catalog.Version
 	// Position is that of the Write's last event, or the log's head if the Write has no events.
-	Position int64
+	Position catalog.Position
 	// At is the time with which the events were recorded.
 	At time.Time
 }

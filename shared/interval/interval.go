@@ -9,21 +9,21 @@ import "github.com/edumatrix/interlinked/proto/catalog"
 type Interval struct {
 	Room string
 	// From and Until are the positions of these events in the owner's log. Until is 0 while the user is in the room.
-	From, Until int64
+	From, Until catalog.Position
 	// FromVersion and UntilVersion are the versions of these events in the stream of the room; 0 where they are not
 	// needed.
-	FromVersion, UntilVersion int64
+	FromVersion, UntilVersion catalog.Version
 }
 
 // Gap is the part of a room's events above the position After and up to the position Until.
 type Gap struct {
 	Room         string
-	After, Until int64
+	After, Until catalog.Position
 }
 
 // Missed returns the gaps of a user who has all events up to the position after and resumes at the position head: those
 // of the user's own room, of the rooms that the user is subscribed to, and of the intervals. Empty gaps are left out.
-func Missed(user string, subscribed []string, intervals []Interval, after, head int64) []Gap {
+func Missed(user string, subscribed []string, intervals []Interval, after, head catalog.Position) []Gap {
 	gaps := make([]Gap, 0, 1+len(subscribed)+len(intervals))
 	add := func(g Gap) {
 		if g.After < g.Until {
@@ -46,8 +46,8 @@ func Missed(user string, subscribed []string, intervals []Interval, after, head 
 
 // Boundaries returns the positions of the events that added and removed the user, as far as they are above a position.
 // The user gets these events even if they are not events of the room.
-func (i Interval) Boundaries(after int64) (positions []int64) {
-	for _, position := range [...]int64{i.From, i.Until} {
+func (i Interval) Boundaries(after catalog.Position) (positions []catalog.Position) {
+	for _, position := range [...]catalog.Position{i.From, i.Until} {
 		if position > after {
 			positions = append(positions, position)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
@@ -38,8 +39,8 @@ func TestConsume_ATopicGrowsOnKafka(t *testing.T) {
 	stop()
 	l.listens()
 	talking.Wait()
-	var want []int64
-	for v := range int64(rounds) {
+	var want []catalog.Version
+	for v := range catalog.Version(rounds) {
 		want = append(want, v+1)
 	}
 	l.eventually("the new partition is consumed", func() bool {

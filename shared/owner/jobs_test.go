@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1/meshv1connect"
@@ -28,9 +29,9 @@ import (
 
 // push contains the arguments of a job: the event that it is about.
 type push struct {
-	Stream  string `json:"stream"`
-	Version int64  `json:"version"`
-	Fails   bool   `json:"fails"`
+	Stream  string          `json:"stream"`
+	Version catalog.Version `json:"version"`
+	Fails   bool            `json:"fails"`
 }
 
 func (push) Kind() string { return "push" }

@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/eventlog"
@@ -60,7 +61,7 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 	defer context.AfterFunc(o.work, cancel)()
 	progress := func(p rebuild.Progress) {
 		// The error is ignored: if sending fails, ctx ends.
-		_ = out.Send(&meshv1.RebuildResponse{Step: p.Step, Position: p.Position, Head: p.Head})
+		_ = out.Send(&meshv1.RebuildResponse{Step: p.Step, Position: int64(p.Position), Head: int64(p.Head)})
 	}
 	rebuilds, err := o.rebuilds(r.Msg.GetProjection(), progress)
 	if err != nil {
@@ -71,7 +72,7 @@ func (o *operator) Rebuild(ctx context.Context, r *connect.Request[meshv1.Rebuil
 		if err != nil {
 			return connect.NewError(connect.CodeInternal, err) // an operator may see the error's text
 		}
-		err = out.Send(&meshv1.RebuildResponse{Step: "done", Position: rebuilt.Position, Head: rebuilt.Position,
+		err = out.Send(&meshv1.RebuildResponse{Step: "done", Position: int64(rebuilt.Position), Head: int64(rebuilt.Position),
 			Rebuilt: rebuiltMessage(rebuilt)})
 		if err != nil {
 			return err
@@ -94,12 +95,12 @@ func (o *operator) BeginIncarnation(ctx context.Context, r *connect.Request[mesh
 	if seen := r.Msg.GetSeen(); seen < 0 || seen > maxSeen {
 		return nil, rpc.Error(refusal.New(refusal.InvalidField, "seen has to be a position, from 0 to %d", int64(maxSeen)))
 	}
-	begun, err := o.log.Reincarnate(ctx, r.Msg.GetSeen())
+	begun, err := o.log.Reincarnate(ctx, catalog.Position(r.Msg.GetSeen()))
 	if err != nil {
 		return nil, rpc.Error(err)
 	}
 	return connect.NewResponse(&meshv1.BeginIncarnationResponse{Before: before.Incarnation, Incarnation: begun.Incarnation,
-		Head: before.Position, Floor: begun.Position}), nil
+		Head: int64(before.Position), Floor: int64(begun.Position)}), nil
 }
 
 // rebuildable returns the sorted names of the projections, and that of the timers if the service has any.
@@ -144,7 +145,7 @@ func (o *operator) rebuilds(name string, progress func(rebuild.Progress)) (all [
 }
 
 func rebuiltMessage(r rebuild.Result) *meshv1.Rebuilt {
-	m := &meshv1.Rebuilt{Projections: r.Projections, Position: r.Position, Behind: r.Behind,
+	m := &meshv1.Rebuilt{Projections: r.Projections, Position: int64(r.Position), Behind: int64(r.Behind),
 		HeldMicroseconds: r.Held.Microseconds(), Left: r.Left}
 	for _, t := range r.Tables {
 		d := &meshv1.TableDifference{Table: t.Table, OldRows: t.OldRows, NewRows: t.NewRows, Differ: t.Differ}
@@ -177,7 +178,7 @@ func (o *operator) ListParked(ctx context.Context, r *connect.Request[meshv1.Lis
 	found, last := page.Cut(found, limit, func(row int) inbox.Parked { return found[row] })
 	response := &meshv1.ListParkedResponse{NextPageToken: page.Cursor(last.Source, last.Topic, last.Stream)}
 	for _, p := range found {
-		response.Parked = append(response.Parked, &meshv1.Parked{Source: p.Source, Stream: p.Stream, Version: p.Version,
+		response.Parked = append(response.Parked, &meshv1.Parked{Source: p.Source, Stream: p.Stream, Version: int64(p.Version),
 			Record: p.Record, Error: p.Error, At: timestamppb.New(p.At), Waiting: p.Waiting})
 	}
 	return connect.NewResponse(response), nil
@@ -186,11 +187,11 @@ func (o *operator) ListParked(ctx context.Context, r *connect.Request[meshv1.Lis
 // ResolveParked applies or skips the event that parks a stream, and applies the events that wait behind it.
 func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.ResolveParkedRequest]) (
 	*connect.Response[meshv1.ResolveParkedResponse], error) {
-	consumer, err := o.consumer(ctx, r.Msg.GetSource(), r.Msg.GetStream(), r.Msg.GetVersion())
+	consumer, err := o.consumer(ctx, r.Msg.GetSource(), r.Msg.GetStream(), catalog.Version(r.Msg.GetVersion()))
 	if err != nil {
 		return nil, err
 	}
-	done, err := consumer.Resolve(ctx, r.Msg.GetStream(), r.Msg.GetVersion(), r.Msg.GetDrop())
+	done, err := consumer.Resolve(ctx, r.Msg.GetStream(), catalog.Version(r.Msg.GetVersion()), r.Msg.GetDrop())
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +200,7 @@ func (o *operator) ResolveParked(ctx context.Context, r *connect.Request[meshv1.
 }
 
 // consumer returns the consumer that parked a stream at a version.
-func (o *operator) consumer(ctx context.Context, source, stream string, version int64) (*consume.Consumer, error) {
+func (o *operator) consumer(ctx context.Context, source, stream string, version catalog.Version) (*consume.Consumer, error) {
 	found, err := o.log.Inbox().ParkedStream(ctx, source, stream)
 	if err != nil {
 		return nil, err

@@ -370,7 +370,7 @@ func TestCommand_ThatFailsByItselfFailsAlone(t *testing.T) {
 		w.send(batch...)
 		<-tick.C
 	}
-	versions := map[string]int64{}
+	versions := map[string]catalog.Version{}
 	for _, g := range good {
 		r := w.outcome(g.ID, 1)
 		if r.Kind != envelope.Committed || r.Version != versions[g.Stream]+1 {
@@ -462,7 +462,7 @@ func TestCommand_ThatDoesNotMatchItsDeclarationIsRefused(t *testing.T) {
 // greet raises a notification for each message.
 func greet(e envelope.Event, _ proto.Message) []consume.Effect {
 	return []consume.Effect{{Stream: "notifications:bob", Events: []proto.Message{&notificationv1.Raised{
-		NotificationId: e.ID, RecipientId: "bob", By: e.Actor, AboutStream: e.Stream, AboutVersion: e.Version}}}}
+		NotificationId: e.ID, RecipientId: "bob", By: e.Actor, AboutStream: e.Stream, AboutVersion: int64(e.Version)}}}}
 }
 
 // A caller that already has the earlier versions of a stream reads only the later versions.
@@ -481,7 +481,7 @@ func TestOwner_ReadsAStreamAfterAVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var versions []int64
+	var versions []catalog.Version
 	for _, r := range answer.Msg.GetRecords() {
 		e, err := envelope.ReadRecord(r)
 		if err != nil {
@@ -489,7 +489,7 @@ func TestOwner_ReadsAStreamAfterAVersion(t *testing.T) {
 		}
 		versions = append(versions, e.Version)
 	}
-	if !slices.Equal(versions, []int64{3, 4}) {
+	if !slices.Equal(versions, []catalog.Version{3, 4}) {
 		t.Errorf("versions %v", versions)
 	}
 }

@@ -90,7 +90,7 @@ func (l *listener) say(conversation string, bodies ...string) {
 }
 
 // raised returns the versions of a conversation for which a notification was raised, in order.
-func (l *listener) raised(conversation string) (versions []int64) {
+func (l *listener) raised(conversation string) (versions []catalog.Version) {
 	l.t.Helper()
 	answer, err := l.log.ReadLog(l.t.Context(), connect.NewRequest(&meshv1.ReadLogRequest{Stream: "notifications:bob", Limit: 1000}))
 	if err != nil {
@@ -102,13 +102,13 @@ func (l *listener) raised(conversation string) (versions []int64) {
 			l.t.Fatal(err)
 		}
 		if m.AboutStream == "conversation:"+conversation {
-			versions = append(versions, m.AboutVersion)
+			versions = append(versions, catalog.Version(m.AboutVersion))
 		}
 	}
 	return versions
 }
 
-func (l *listener) awaitRaised(conversation string, want ...int64) {
+func (l *listener) awaitRaised(conversation string, want ...catalog.Version) {
 	l.t.Helper()
 	l.eventually(fmt.Sprintf("greetings for versions %v of %s", want, conversation), func() bool {
 		return slices.Equal(l.raised(conversation), want)
@@ -137,16 +137,16 @@ func (l *listener) awaitParked(want ...string) {
 	l.eventually(fmt.Sprintf("parked %q", want), func() bool { return slices.Equal(l.parked(), want) })
 }
 
-func (l *listener) resolve(conversation string, version int64, drop bool) (*meshv1.ResolveParkedResponse, error) {
+func (l *listener) resolve(conversation string, version catalog.Version, drop bool) (*meshv1.ResolveParkedResponse, error) {
 	answer, err := l.operator.ResolveParked(l.t.Context(), connect.NewRequest(&meshv1.ResolveParkedRequest{Source: "chat",
-		Stream: "conversation:" + conversation, Version: version, Drop: drop}))
+		Stream: "conversation:" + conversation, Version: int64(version), Drop: drop}))
 	if err != nil {
 		return nil, err
 	}
 	return answer.Msg, nil
 }
 
-func (l *listener) resolves(conversation string, version int64, drop bool, applied, left int64) {
+func (l *listener) resolves(conversation string, version catalog.Version, drop bool, applied, left int64) {
 	l.t.Helper()
 	done, err := l.resolve(conversation, version, drop)
 	if err != nil || done.GetApplied() != applied || done.GetLeft() != left || (done.GetError() != "") != (left > 0) {
@@ -233,9 +233,9 @@ func TestParked_NoEventIsLostWhileAStreamIsResolved(t *testing.T) {
 	if done, err := l.resolve("7", 1, false); err != nil || done.GetLeft() != 0 {
 		t.Fatalf("%v %v", done, err)
 	}
-	var want []int64
+	var want []catalog.Version
 	for v := range n + 1 {
-		want = append(want, int64(v)+1)
+		want = append(want, catalog.Version(v)+1)
 	}
 	l.awaitRaised("7", want...)
 	l.awaitParked()
@@ -269,10 +269,10 @@ func TestReplay_AppliesNoEventTwice(t *testing.T) {
 	l.listens()
 	l.awaitRaised("8", 1, 2)
 	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if got := l.raised("7"); !slices.Equal(got, []int64{1, 2, 3}) {
+		if got := l.raised("7"); !slices.Equal(got, []catalog.Version{1, 2, 3}) {
 			t.Fatalf("raised again: %v", got)
 		}
-		if got := l.raised("8"); !slices.Equal(got, []int64{1, 2}) {
+		if got := l.raised("8"); !slices.Equal(got, []catalog.Version{1, 2}) {
 			t.Fatalf("raised again: %v", got)
 		}
 	}

@@ -26,7 +26,7 @@ import (
 
 // diary is an aggregate that takes notes and fails on a note "choke".
 type diary struct {
-	n     int64
+	n     catalog.Version
 	fails *atomic.Bool
 }
 
@@ -35,7 +35,7 @@ func (d *diary) Decide(_ catalog.Origin, command proto.Message) ([]proto.Message
 	if !ok || c.Text == "choke" && d.fails.Load() {
 		return nil, fmt.Errorf("%v cannot be decided", command)
 	}
-	return []proto.Message{&toyv1.NoteWritten{UserId: c.UserId, Text: c.Text, Number: d.n + 1}}, nil
+	return []proto.Message{&toyv1.NoteWritten{UserId: c.UserId, Text: c.Text, Number: int64(d.n + 1)}}, nil
 }
 
 func (d *diary) Evolve(f catalog.Fact, _ proto.Message) { d.n = f.Version }

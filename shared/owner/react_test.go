@@ -44,16 +44,16 @@ type talk struct {
 
 	mu       sync.Mutex
 	log      []envelope.Event
-	versions map[string]int64
-	chain    map[int32]int64
+	versions map[string]catalog.Version
+	chain    map[int32]catalog.Position
 }
 
 func newTalk(t *testing.T) *talk {
 	t.Helper()
 	c, err := catalog.Load()
 	require.NoError(t, err)
-	k := &talk{t: t, url: meshtest.Postgres(t), kafka: meshtest.EmbeddedKafka(t), catalog: c, versions: map[string]int64{},
-		chain: map[int32]int64{}}
+	k := &talk{t: t, url: meshtest.Postgres(t), kafka: meshtest.EmbeddedKafka(t), catalog: c, versions: map[string]catalog.Version{},
+		chain: map[int32]catalog.Position{}}
 	_, err = k.kafka.EnsureTopics(t.Context(), c.Topics(""))
 	require.NoError(t, err)
 	k.publisher, err = bus.NewPublisher(k.kafka, nil)
@@ -78,7 +78,7 @@ func (k *talk) write(conversation string, bodies ...string) (said []envelope.Eve
 		stream := "conversation:" + conversation
 		k.versions[stream]++
 		raw, _ := proto.Marshal(&chatv1.MessageSent{ConversationId: conversation, MessageId: "m", Body: body})
-		position, n := int64(len(k.log))+1, envelope.Partition(stream, talkPartitions)
+		position, n := catalog.Position(len(k.log))+1, envelope.Partition(stream, talkPartitions)
 		e := envelope.Event{ID: fmt.Sprint("event-", position), Type: "chat.message_sent", Source: "chat", Stream: stream,
 			Version: k.versions[stream], Position: position, Before: k.chain[n], Time: time.Now().UTC(), Actor: "ann", Body: raw,
 			Class: routingv1.Class_CLASS_DURABLE, Incarnation: "i", Epoch: 1, Partitions: talkPartitions}
@@ -101,9 +101,9 @@ func (k *talk) publish(events ...envelope.Event) {
 func (k *talk) publishPosition() {
 	k.t.Helper()
 	for n := range int32(talkPartitions) {
-		e := envelope.Position("chat", int64(len(k.log)), k.chain[n])
+		e := envelope.Position("chat", catalog.Position(len(k.log)), k.chain[n])
 		e.Epoch, e.Partitions, e.Incarnation = 1, talkPartitions, "i"
-		k.chain[n] = int64(len(k.log))
+		k.chain[n] = catalog.Position(len(k.log))
 		m := e.Message()
 		m.Metadata.Set(bus.MetadataPartition, strconv.Itoa(int(n)))
 		require.NoError(k.t, k.publisher.Publish("chat-events", m))
@@ -120,7 +120,7 @@ func (k *talk) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogReque
 		page.Complete = min(page.Complete, max(until, r.Msg.GetAfter()))
 	}
 	for _, e := range k.log {
-		if e.Position > r.Msg.GetAfter() && e.Position <= page.Complete &&
+		if e.Position > catalog.Position(r.Msg.GetAfter()) && e.Position <= catalog.Position(page.Complete) &&
 			(r.Msg.GetStream() == "" || r.Msg.GetStream() == e.Stream) {
 			page.Records = append(page.Records, e.Record("chat-events"))
 		}

@@ -6,6 +6,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/membership"
@@ -24,13 +25,13 @@ type ownerServer struct {
 
 // ReadLog returns a page of the log.
 func (s *ownerServer) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogRequest]) (*connect.Response[meshv1.ReadLogResponse], error) {
-	page, err := s.log.Read(ctx, eventlog.Query{After: r.Msg.GetAfter(), Until: r.Msg.GetUntil(),
+	page, err := s.log.Read(ctx, eventlog.Query{After: catalog.Position(r.Msg.GetAfter()), Until: catalog.Position(r.Msg.GetUntil()),
 		Limit: int(r.Msg.GetLimit()), Topic: r.Msg.GetTopic(), Stream: r.Msg.GetStream(),
-		AfterVersion: r.Msg.GetAfterVersion(), Partition: r.Msg.GetPartition(), Partitions: r.Msg.GetPartitions()})
+		AfterVersion: catalog.Version(r.Msg.GetAfterVersion()), Partition: r.Msg.GetPartition(), Partitions: r.Msg.GetPartitions()})
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&meshv1.ReadLogResponse{Records: page.Records(), Complete: page.Complete, Head: page.Head,
+	return connect.NewResponse(&meshv1.ReadLogResponse{Records: page.Records(), Complete: int64(page.Complete), Head: int64(page.Head),
 		Incarnation: page.Incarnation}), nil
 }
 
@@ -40,7 +41,7 @@ func (s *ownerServer) Rooms(ctx context.Context, r *connect.Request[meshv1.Rooms
 	if err != nil {
 		return nil, err
 	}
-	response := &meshv1.RoomsResponse{Position: asOf.Position, Incarnation: asOf.Incarnation}
+	response := &meshv1.RoomsResponse{Position: int64(asOf.Position), Incarnation: asOf.Incarnation}
 	for _, user := range r.Msg.GetUsers() {
 		response.Users = append(response.Users, &meshv1.UserRooms{User: user, Rooms: rooms[user]})
 	}
@@ -53,7 +54,7 @@ func (s *ownerServer) Resume(ctx context.Context, r *connect.Request[meshv1.Resu
 	var lookers []*meshv1.Looker
 	var of []int // of[n] is the index of the resumer to which lookers[n] belongs
 	for i, one := range r.Msg.GetResumers() {
-		resumers[i] = membership.Resumer{User: one.GetUser(), After: one.GetAfter(), EventsAfter: one.GetEventsAfter()}
+		resumers[i] = membership.Resumer{User: one.GetUser(), After: catalog.Position(one.GetAfter()), EventsAfter: catalog.Position(one.GetEventsAfter())}
 		for _, room := range one.GetLooks() {
 			lookers, of = append(lookers, &meshv1.Looker{User: one.GetUser(), Room: room}), append(of, i)
 		}
@@ -109,6 +110,6 @@ func (s *ownerServer) Look(ctx context.Context, r *connect.Request[meshv1.LookRe
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&meshv1.LookResponse{Position: head.Position, Incarnation: head.Incarnation,
+	return connect.NewResponse(&meshv1.LookResponse{Position: int64(head.Position), Incarnation: head.Incarnation,
 		Looked: looked}), nil
 }

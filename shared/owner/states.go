@@ -22,7 +22,7 @@ const (
 // loadedState is a state as of a version of its stream.
 type loadedState struct {
 	state   State
-	version int64
+	version catalog.Version
 	at      time.Time // the time of the newest event, or later
 	bytes   int64
 	// timeRead reports whether the state has read the time of an event that is decided and not recorded yet.

@@ -67,7 +67,7 @@ func (*circle) Forget() {}
 // diary numbers its notes.
 type diary struct {
 	user string
-	n    int64
+	n    catalog.Version
 	wait *atomic.Bool
 }
 
@@ -86,7 +86,7 @@ func (d *diary) Decide(by catalog.Origin, command proto.Message) ([]proto.Messag
 	if by.Version != d.n {
 		return nil, fmt.Errorf("decided at version %d with %d notes", by.Version, d.n)
 	}
-	return []proto.Message{&toyv1.NoteWritten{UserId: d.user, Text: command.(*toyv1.WriteNote).Text, Number: d.n + 1}}, nil
+	return []proto.Message{&toyv1.NoteWritten{UserId: d.user, Text: command.(*toyv1.WriteNote).Text, Number: int64(d.n + 1)}}, nil
 }
 
 func (d *diary) Evolve(f catalog.Fact, _ proto.Message) { d.n = f.Version }
@@ -397,7 +397,7 @@ func TestCommitDeciding_IsOneWriteWithTheCheckpoint(t *testing.T) {
 	require.NoError(t, err)
 	_, err = y.log.Inbox().BeginPartition(t.Context(), of, inbox.Checkpoint{Epoch: 1, Partitions: 1})
 	require.NoError(t, err)
-	reading := func(position int64) eventlog.Write {
+	reading := func(position catalog.Position) eventlog.Write {
 		return eventlog.Write{Expected: eventlog.AnyVersion, Advance: &inbox.Advance{Of: of,
 			From: inbox.Checkpoint{Position: position - 1, Epoch: 1, Partitions: 1},
 			To:   inbox.Checkpoint{Position: position, Epoch: 1, Partitions: 1}}}

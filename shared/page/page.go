@@ -85,19 +85,16 @@ func ReadCursor(field, cursor string, place ...any) error {
 
 // read decodes a value, and reports whether the text is a value of that type.
 func read(text string, into any) bool {
-	var n int64
-	var err error
-	switch into := into.(type) {
-	case *string:
-		*into = text
-	case *int64:
-		n, err = strconv.ParseInt(text, 10, 64)
-		*into = n
-	case *int32:
-		n, err = strconv.ParseInt(text, 10, 32)
-		*into = int32(n)
+	value := reflect.ValueOf(into).Elem()
+	switch value.Kind() {
+	case reflect.String:
+		value.SetString(text)
+		return true
+	case reflect.Int64, reflect.Int32:
+		n, err := strconv.ParseInt(text, 10, value.Type().Bits())
+		value.SetInt(n)
+		return err == nil && n >= 0
 	default:
 		panic(fmt.Sprintf("page: a cursor has no values of type %T", into))
 	}
-	return err == nil && n >= 0
 }

@@ -8,6 +8,8 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // Credential is the secret with which the services of one installation authenticate each other.
@@ -37,20 +39,20 @@ func Actor(ctx context.Context) string {
 }
 
 // Now is the position of a query whose answer must contain everything that is committed when the query arrives.
-const Now int64 = math.MaxInt64
+const Now catalog.Position = math.MaxInt64
 
 // now is the value of the header for Now.
 const now = "now"
 
 // WithPosition returns a context for queries whose answers must contain the owner's log at least up to a position, so
 // that users read their own writes.
-func WithPosition(ctx context.Context, position int64) context.Context {
+func WithPosition(ctx context.Context, position catalog.Position) context.Context {
 	return context.WithValue(ctx, positionKey{}, position)
 }
 
 // Position returns the position up to which the answer of a query must contain the log; 0 if the query need not wait.
-func Position(ctx context.Context) int64 {
-	position, _ := ctx.Value(positionKey{}).(int64)
+func Position(ctx context.Context) catalog.Position {
+	position, _ := ctx.Value(positionKey{}).(catalog.Position)
 	return position
 }
 
@@ -62,7 +64,7 @@ func carry(ctx context.Context, h http.Header) {
 	case position == Now:
 		h.Set(headerPosition, now)
 	case position > 0:
-		h.Set(headerPosition, strconv.FormatInt(position, 10))
+		h.Set(headerPosition, strconv.FormatInt(int64(position), 10))
 	}
 }
 
@@ -73,7 +75,7 @@ func carried(ctx context.Context, h http.Header) context.Context {
 	if text := h.Get(headerPosition); text == now {
 		ctx = WithPosition(ctx, Now)
 	} else if position, err := strconv.ParseInt(text, 10, 64); err == nil {
-		ctx = WithPosition(ctx, position)
+		ctx = WithPosition(ctx, catalog.Position(position))
 	}
 	return ctx
 }

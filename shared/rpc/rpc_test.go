@@ -34,7 +34,7 @@ func (o owner) ReadLog(ctx context.Context, _ *connect.Request[meshv1.ReadLogReq
 	if err := o.readLog(ctx); err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&meshv1.ReadLogResponse{Head: rpc.Position(ctx)}), nil
+	return connect.NewResponse(&meshv1.ReadLogResponse{Head: int64(rpc.Position(ctx))}), nil
 }
 
 type fixture struct {

@@ -52,7 +52,7 @@ func run(ctx context.Context) error {
 			return err
 		}
 	}
-	for after, head := int64(0), int64(1); after < head; {
+	for after, head := catalog.Position(0), catalog.Position(1); after < head; {
 		page, err := log.Read(ctx, eventlog.Query{After: after})
 		if err != nil {
 			return err

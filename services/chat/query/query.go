@@ -8,6 +8,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/chat/store"
@@ -41,7 +42,7 @@ func New(log *eventlog.Log, s *store.Store) *Server { return &Server{log, s} }
 // Conversations returns a page of the conversations of the calling user, the newest first.
 func (s *Server) Conversations(ctx context.Context, r *connect.Request[chatv1.ConversationsRequest]) (
 	*connect.Response[chatv1.ConversationsResponse], error) {
-	var below int64
+	var below catalog.Position
 	limit, err := limits.Read(r.Msg.Limit, r.Msg.GetAfter(), &below)
 	if err != nil {
 		return nil, err
@@ -62,14 +63,14 @@ func (s *Server) Members(ctx context.Context, r *connect.Request[chatv1.MembersR
 		return nil, err
 	}
 	m, err := asMember(ctx, s, r.Msg.GetConversationId(),
-		func(ctx context.Context, id string) (m store.Members, version int64, err error) {
+		func(ctx context.Context, id string) (m store.Members, version catalog.Version, err error) {
 			m, err = s.store.Members(ctx, id, after, limit)
 			return m, m.Version, err
 		})
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&chatv1.MembersResponse{UserIds: m.Users, MemberCount: m.Count, Version: m.Version,
+	return connect.NewResponse(&chatv1.MembersResponse{UserIds: m.Users, MemberCount: m.Count, Version: int64(m.Version),
 		Next: page.Cursor(m.Next.Version, m.Next.Index)}), nil
 }
 
@@ -83,9 +84,9 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 	if r.Msg.GetBefore() < 0 || r.Msg.GetAfter() < 0 || r.Msg.Before != nil && r.Msg.After != nil {
 		return nil, refusal.New(refusal.InvalidField, "before and after are versions from 0 on; send only one of them")
 	}
-	wanted := store.Page{After: r.Msg.GetAfter(), Before: math.MaxInt64, Up: r.Msg.After != nil, Limit: limit}
+	wanted := store.Page{After: catalog.Version(r.Msg.GetAfter()), Before: math.MaxInt64, Up: r.Msg.After != nil, Limit: limit}
 	if r.Msg.Before != nil {
-		wanted.Before = r.Msg.GetBefore()
+		wanted.Before = catalog.Version(r.Msg.GetBefore())
 	}
 	id := r.Msg.GetConversationId()
 	a, err := s.access(ctx, id, rpc.Actor(ctx))
@@ -97,14 +98,14 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 	if err != nil {
 		return nil, eventlog.Unavailable(err)
 	}
-	return connect.NewResponse(&chatv1.HistoryResponse{Messages: messages, More: more, Version: a.version}), nil
+	return connect.NewResponse(&chatv1.HistoryResponse{Messages: messages, More: more, Version: int64(a.version)}), nil
 }
 
 // errNotAMember does not reveal whether the conversation exists.
 var errNotAMember = refusal.New(refusal.NotAMember, "you are not a member of this conversation")
 
 // reading is a function that reads rows of a conversation, and returns the version as of which it read them.
-type reading[T any] func(ctx context.Context, id string) (row T, version int64, err error)
+type reading[T any] func(ctx context.Context, id string) (row T, version catalog.Version, err error)
 
 // asMember calls read, then checks that the calling user is a member now. Because the memberships are read after the
 // rows, a user who has just been removed gets nothing; a member may get rows that are a moment old.
@@ -115,7 +116,7 @@ func asMember[T any](ctx context.Context, s *Server, id string, read reading[T])
 
 // access describes the versions of a conversation that a user may read, as of one version of it.
 type access struct {
-	version int64
+	version catalog.Version
 	ranges  []store.Range
 }
 
@@ -134,7 +135,7 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 // were a member, and with memberNow also those who have left. The user's last interval may be newer than the projection; then
 // readThenIntervals waits until the projection has reached the interval's beginning, and reads again.
 func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, memberNow bool, read reading[T]) (
-	row T, version int64, intervals []interval.Interval, err error) {
+	row T, version catalog.Version, intervals []interval.Interval, err error) {
 	var none T
 	for {
 		row, version, err := read(ctx, id)
@@ -164,7 +165,7 @@ func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, m
 // readableRanges returns the versions, up to a given one, that a user who was a member during the intervals may read:
 // everything up to the end of the last interval or, if history begins with joining, only the messages within the
 // intervals.
-func readableRanges(intervals []interval.Interval, fromJoining bool, version int64) access {
+func readableRanges(intervals []interval.Interval, fromJoining bool, version catalog.Version) access {
 	var a access
 	for _, s := range intervals {
 		r := store.Range{From: s.FromVersion, To: version}

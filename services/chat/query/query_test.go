@@ -16,6 +16,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1/chatv1connect"
 	"github.com/edumatrix/interlinked/proto/refusal"
@@ -127,7 +128,7 @@ func TestHistory_WhoReadsWhat(t *testing.T) {
 	for _, test := range []struct {
 		user    string
 		id      string
-		version int64
+		version catalog.Version
 		want    []string
 	}{
 		{"ann", "c-false", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
@@ -139,7 +140,7 @@ func TestHistory_WhoReadsWhat(t *testing.T) {
 		{"cid", "c-true", 14, []string{"three", "four", "six"}}, // nothing of the times between
 	} {
 		got, err := f.history(test.user, &chatv1.HistoryRequest{ConversationId: test.id})
-		if err != nil || got.GetVersion() != test.version || got.GetMore() ||
+		if err != nil || catalog.Version(got.GetVersion()) != test.version || got.GetMore() ||
 			!slices.Equal(bodies(got.GetMessages()), test.want) {
 			t.Errorf("%s reads %q of %s at version %d, %v; want %q at %d", test.user, bodies(got.GetMessages()), test.id,
 				got.GetVersion(), err, test.want, test.version)

@@ -201,7 +201,7 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	repeat("rooms of an ordinary user (connect)", connecting(member))
 	repeat("rooms of a user with many (connect)", connecting(func() string { return "ann" }))
 	resume := func(user string, after int) (int, error) {
-		got, err := membership.Resume(b.Context(), s.log, []membership.Resumer{{User: user, After: int64(after), EventsAfter: int64(after)}},
+		got, err := membership.Resume(b.Context(), s.log, []membership.Resumer{{User: user, After: catalog.Position(after), EventsAfter: catalog.Position(after)}},
 			membership.Bounds{})
 		if err != nil {
 			return 0, err
@@ -217,13 +217,13 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	// A reader that is behind reads what came last, which the server has in memory. Pages from anywhere come from outside
 	// its cache where the log is larger than that, hence those of the large log alone.
 	for after := s.events - s.recent; after < s.events; after += 1_000 {
-		_, err := s.log.Read(b.Context(), eventlog.Query{After: int64(after), Limit: 1_000})
+		_, err := s.log.Read(b.Context(), eventlog.Query{After: catalog.Position(after), Limit: 1_000})
 		must(b, err)
 	}
 	read := func(topic string, span, among int) func(context.Context) (int, error) {
 		return func(ctx context.Context) (int, error) {
 			after := s.events - among + r.IntN(among-span)
-			got, err := s.log.Read(ctx, eventlog.Query{After: int64(after), Until: int64(after + span), Topic: topic})
+			got, err := s.log.Read(ctx, eventlog.Query{After: catalog.Position(after), Until: catalog.Position(after + span), Topic: topic})
 			return len(got.Events), err
 		}
 	}

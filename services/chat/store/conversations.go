@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 	"github.com/edumatrix/interlinked/shared/page"
@@ -175,8 +176,8 @@ var sqlConversations = fmt.Sprintf(`WITH page AS (
 
 // Conversations returns a user's conversations, the newest first, below a position (0: from the newest). Pass next as
 // below to read the next page; it is 0 on the last page.
-func (s *Store) Conversations(ctx context.Context, user string, below int64, limit int) (
-	all []*chatv1.Conversation, next int64, err error) {
+func (s *Store) Conversations(ctx context.Context, user string, below catalog.Position, limit int) (
+	all []*chatv1.Conversation, next catalog.Position, err error) {
 	if below == 0 {
 		below = math.MaxInt64
 	}
@@ -184,12 +185,12 @@ func (s *Store) Conversations(ctx context.Context, user string, below int64, lim
 	if err != nil {
 		return nil, 0, fmt.Errorf("list conversations of %s: %w", user, err)
 	}
-	var positions []int64
+	var positions []catalog.Position
 	bytes, fit := 0, 0
 	all, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*chatv1.Conversation, error) {
 		c := &chatv1.Conversation{}
 		var kind int32
-		var position int64
+		var position catalog.Position
 		var changed time.Time
 		err := row.Scan(&c.ConversationId, &kind, &c.Title, &c.MemberCount, &c.Version, &position, &changed, &c.UserIds)
 		c.Kind, c.ChangedAt = chatv1.Kind(kind), timestamppb.New(changed)
@@ -206,14 +207,14 @@ func (s *Store) Conversations(ctx context.Context, user string, below int64, lim
 	if err != nil {
 		return nil, 0, fmt.Errorf("list conversations of %s: %w", user, err)
 	}
-	all, next = page.Cut(all, min(fit, limit), func(row int) int64 { return positions[row] })
+	all, next = page.Cut(all, min(fit, limit), func(row int) catalog.Position { return positions[row] })
 	return all, next, nil
 }
 
 // Seat is a member's place in the order of joining.
 type Seat struct {
-	Version int64 // at which the user joined
-	Index   int32 // among the users who joined at that version
+	Version catalog.Version // at which the user joined
+	Index   int32           // among the users who joined at that version
 }
 
 const sqlMembers = `SELECT c.version, c.member_count, m.member, m.joined_version, m.joined_index
@@ -225,8 +226,8 @@ const sqlMembers = `SELECT c.version, c.member_count, m.member, m.joined_version
 
 // Members is a page of the members of a conversation.
 type Members struct {
-	Version int64 // of the conversation, as of which the page was read; 0: unknown
-	Count   int32 // of all members
+	Version catalog.Version // of the conversation, as of which the page was read; 0: unknown
+	Count   int32           // of all members
 	Users   []string
 	Next    Seat // the last of this page, if there are more
 }
@@ -239,7 +240,7 @@ func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (
 		return m, fmt.Errorf("list members of %s: %w", id, err)
 	}
 	var user *string
-	var version *int64
+	var version *catalog.Version
 	var index *int32
 	var seats []Seat
 	_, err = pgx.ForEachRow(rows, []any{&m.Version, &m.Count, &user, &version, &index}, func() error {
@@ -263,7 +264,7 @@ type Settings struct {
 const sqlSettings = `SELECT version, history_from_joining FROM chat.conversations WHERE conversation_id = $1`
 
 // Settings returns a conversation's settings and the version as of which they were read, which is 0 if it is unknown.
-func (s *Store) Settings(ctx context.Context, id string) (c Settings, version int64, err error) {
+func (s *Store) Settings(ctx context.Context, id string) (c Settings, version catalog.Version, err error) {
 	err = s.pool.QueryRow(ctx, sqlSettings, id).Scan(&version, &c.FromJoining)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return c, 0, fmt.Errorf("read conversation %s: %w", id, err)

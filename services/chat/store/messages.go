@@ -10,10 +10,12 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // Range is a range of versions, both ends included.
-type Range struct{ From, To int64 }
+type Range struct{ From, To catalog.Version }
 
 // sqlMessages reads at most one page of each range ($2, $3), and no row outside of the ranges. The newest text of a
 // message is looked up by index in the readable ranges ($4, $5). The page is cut at MaxPageBytes; count is the number
@@ -48,7 +50,7 @@ var sqlOldest, sqlNewest = fmt.Sprintf(sqlMessages, "ASC"), fmt.Sprintf(sqlMessa
 // Page selects the messages to read.
 type Page struct {
 	// After and Before bound the versions of the messages; both are excluded.
-	After, Before int64
+	After, Before catalog.Version
 	// Ranges are the readable versions, ascending and disjoint.
 	Ranges []Range
 	// Up selects the messages nearest to After; otherwise those nearest to Before are read.
@@ -121,7 +123,7 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 // bounds returns the lower and upper ends of ranges as two columns.
 func bounds(all []Range) (lower, upper []int64) {
 	for _, r := range all {
-		lower, upper = append(lower, r.From), append(upper, r.To)
+		lower, upper = append(lower, int64(r.From)), append(upper, int64(r.To))
 	}
 	return lower, upper
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/services/chat/store"
 )
@@ -113,9 +114,9 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 		assert.Empty(t, scanned, name)
 	}
 	// All pages together are the whole list, newest first.
-	for user, newest := range map[string]int64{"ann": conversations * 700, "zoe": 3_000_000 + conversations} {
+	for user, newest := range map[string]catalog.Position{"ann": conversations * 700, "zoe": 3_000_000 + conversations} {
 		count, last := 0, newest+1
-		for below, more := int64(0), true; more; more = below != 0 {
+		for below, more := catalog.Position(0), true; more; more = below != 0 {
 			page, next, err := f.store.Conversations(t.Context(), user, below, 200)
 			require.NoError(t, err)
 			count, below = count+len(page), next

@@ -29,7 +29,7 @@ var people = []string{"ann", "bob", "cid", "dan"}
 type reading struct {
 	members  []string
 	messages []*chatv1.Message
-	version  int64
+	version  catalog.Version
 }
 
 func (r *reading) apply(actor string, event proto.Message) {
@@ -46,7 +46,7 @@ func (r *reading) apply(actor string, event proto.Message) {
 	case *chatv1.MemberLeft:
 		r.members = slices.DeleteFunc(r.members, func(u string) bool { return u == e.UserId })
 	case *chatv1.MessageSent:
-		r.messages = append(r.messages, &chatv1.Message{MessageId: e.MessageId, Version: r.version, Author: actor, Body: e.Body})
+		r.messages = append(r.messages, &chatv1.Message{MessageId: e.MessageId, Version: int64(r.version), Author: actor, Body: e.Body})
 	case *chatv1.MessageEdited:
 		find(e.MessageId).Body = e.Body
 	case *chatv1.MessageDeleted:
@@ -131,7 +131,7 @@ func agree(t *rapid.T, f *fixture, stream, id string, want *reading) {
 		if (i >= 0) != in {
 			t.Fatalf("%s is shown the conversation: %v", user, !in)
 		}
-		if in && (all[i].Version != want.version || !slices.Equal(all[i].UserIds, want.members) ||
+		if in && (catalog.Version(all[i].Version) != want.version || !slices.Equal(all[i].UserIds, want.members) ||
 			int(all[i].MemberCount) != len(want.members)) {
 			t.Fatalf("shown is %v, it is %+v", all[i], want)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/services/chat/store"
 	"github.com/edumatrix/interlinked/shared/eventlog/eventlogtest"
@@ -96,7 +97,7 @@ func TestStore_ListsAndPages(t *testing.T) {
 		t.Fatalf("bob left: %v", page)
 	}
 	everything := []store.Range{{From: 1, To: math.MaxInt64}}
-	bodies := func(after, before int64, ranges []store.Range, up bool, limit int) (all []string) {
+	bodies := func(after, before catalog.Version, ranges []store.Range, up bool, limit int) (all []string) {
 		messages, _, err := s.Messages(t.Context(), "c0", store.Page{After: after, Before: before, Ranges: ranges, Up: up, Limit: limit})
 		if err != nil {
 			t.Fatal(err)
@@ -210,7 +211,7 @@ func TestStore_PagesAreBoundedByBytes(t *testing.T) {
 	for _, up := range []bool{true, false} {
 		for _, ranges := range [][]store.Range{{{From: 1, To: 200}}, single(200)} {
 			page := store.Page{Before: math.MaxInt64, Ranges: ranges, Up: up, Limit: 60}
-			var versions []int64
+			var versions []catalog.Version
 			for pages := 0; ; pages++ {
 				require.Less(t, pages, 7, "a page holds 32 messages")
 				got, more, err := s.Messages(t.Context(), "c", page)
@@ -218,13 +219,13 @@ func TestStore_PagesAreBoundedByBytes(t *testing.T) {
 				require.NotEmpty(t, got)
 				bytes := 0
 				for _, m := range got {
-					versions, bytes = append(versions, m.Version), bytes+len(m.Body)
+					versions, bytes = append(versions, catalog.Version(m.Version)), bytes+len(m.Body)
 				}
 				require.True(t, bytes <= store.MaxPageBytes || len(got) == 1, "%d bytes", bytes)
 				if !more {
 					break
 				}
-				page.After, page.Before = got[len(got)-1].Version, got[0].Version
+				page.After, page.Before = catalog.Version(got[len(got)-1].Version), catalog.Version(got[0].Version)
 				if up {
 					page.Before = math.MaxInt64
 				} else {
@@ -239,7 +240,7 @@ func TestStore_PagesAreBoundedByBytes(t *testing.T) {
 }
 
 // single is each version by itself, as of somebody who came and went all the time.
-func single(to int64) (all []store.Range) {
+func single(to catalog.Version) (all []store.Range) {
 	for v := range to {
 		all = append(all, store.Range{From: v + 1, To: v + 1})
 	}

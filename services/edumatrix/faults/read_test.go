@@ -141,7 +141,7 @@ func (m *mesh) readTopics(ctx context.Context) (records []Record, dead []Dead, e
 			continue // poison
 		}
 		records = append(records, Record{Owner: owners[r.Topic], Topic: topic, Partition: r.Partition, Offset: r.Offset,
-			Position: e.Position, Before: e.Before, Stream: e.Stream, Version: e.Version, Type: e.Type})
+			Position: int64(e.Position), Before: int64(e.Before), Stream: e.Stream, Version: int64(e.Version), Type: e.Type})
 	}
 	return records, dead, nil
 }

@@ -38,8 +38,8 @@ func BenchmarkTake(b *testing.B) {
 			b.ReportAllocs()
 			n := e.Position
 			for b.Loop() {
-				before.Value = strconv.AppendInt(nil, n-1, 10)
-				position.Value = strconv.AppendInt(nil, n, 10)
+				before.Value = strconv.AppendInt(nil, int64(n-1), 10)
+				position.Value = strconv.AppendInt(nil, int64(n), 10)
 				w.fan.take(b.Context(), r)
 				if n++; n%500 == 0 {
 					fake.Take(w.conn, 1000)

@@ -178,11 +178,11 @@ func (f *Fanout) From(topic string, _ int32, _, end int64) int64 {
 
 // complete returns the position up to which all events of an owner's log were delivered, or were committed before
 // this gateway started.
-func (r *reading) complete() int64 {
-	complete := int64(math.MaxInt64)
+func (r *reading) complete() catalog.Position {
+	complete := catalog.Position(math.MaxInt64)
 	for _, t := range r.topics {
 		for _, p := range t.all() {
-			complete = min(complete, p.complete.Load())
+			complete = min(complete, catalog.Position(p.complete.Load()))
 		}
 	}
 	return complete
@@ -320,6 +320,6 @@ func (f *Fanout) span(e *envelope.Event) trace.Span {
 		return nil
 	}
 	_, span := f.options.Tracer.Start(ctx, "fan-out "+e.Type, trace.WithSpanKind(trace.SpanKindConsumer),
-		trace.WithAttributes(attribute.String("mesh.stream", e.Stream), attribute.Int64("mesh.version", e.Version)))
+		trace.WithAttributes(attribute.String("mesh.stream", e.Stream), attribute.Int64("mesh.version", int64(e.Version))))
 	return span
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -104,7 +105,7 @@ func TestGrow_NoPositionIsCompleteBeforeTheNewPartitionIsRead(t *testing.T) {
 		})
 	}
 	reading.Wait()
-	complete := func() int64 { return w.fan.logs["chat"].complete() }
+	complete := func() catalog.Position { return w.fan.logs["chat"].complete() }
 	require.Equal(t, fences[0].Position, complete())
 	w.take(t, 3, fences[3], first)
 	require.Equal(t, first.Position, complete())

@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/retry"
@@ -30,9 +31,9 @@ type partition struct {
 
 	mu          sync.Mutex
 	known       bool
-	position    int64        // every event up to it was delivered, or was committed before this gateway started
-	incarnation string       // of the log, as of the last record
-	complete    atomic.Int64 // the position, readable without the lock
+	position    catalog.Position // every event up to it was delivered, or was committed before this gateway started
+	incarnation string           // of the log, as of the last record
+	complete    atomic.Int64     // the position, readable without the lock
 	epoch       atomic.Int32
 	last        atomic.Int64 // when the last record was read, in ns since 1970
 }
@@ -156,16 +157,16 @@ func (p *partition) begin(ctx context.Context, f *Fanout, e *envelope.Event) err
 	return p.topic.await(ctx, e.Epoch)
 }
 
-func (p *partition) moveTo(position int64) {
+func (p *partition) moveTo(position catalog.Position) {
 	p.position = position
-	p.complete.Store(position)
+	p.complete.Store(int64(position))
 	p.topic.log.shard.SetComplete(p.topic.log.complete())
 	p.last.Store(time.Now().UnixNano())
 	p.positions.Set(float64(position))
 }
 
 // fill delivers the events of this partition above its position, up to the position until, from the owner's log.
-func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
+func (p *partition) fill(ctx context.Context, f *Fanout, until catalog.Position) error {
 	log := p.topic.log
 	owner, ok := f.options.Owners[log.owner]
 	if !ok {
@@ -194,11 +195,11 @@ func (p *partition) fill(ctx context.Context, f *Fanout, until int64) error {
 				p.moveTo(e.Position)
 			}
 		}
-		if page.Complete <= after {
+		if catalog.Position(page.Complete) <= after {
 			return fmt.Errorf("fill %s/%d: the log of %s is complete up to %d only", p.topic.name, p.number, log.owner,
 				page.Complete)
 		}
-		after = page.Complete
+		after = catalog.Position(page.Complete)
 	}
 	p.moveTo(until)
 	return nil
@@ -210,10 +211,10 @@ func (p *partition) unreadable(f *Fanout, r *meshv1.Record, err error) {
 	f.options.Metrics.Unreadable.Inc()
 }
 
-func (p *partition) page(ctx context.Context, owner reader, after, until int64, count int32) (*meshv1.ReadLogResponse, error) {
+func (p *partition) page(ctx context.Context, owner reader, after, until catalog.Position, count int32) (*meshv1.ReadLogResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	response, err := owner.ReadLog(ctx, connect.NewRequest(&meshv1.ReadLogRequest{After: after, Until: until,
+	response, err := owner.ReadLog(ctx, connect.NewRequest(&meshv1.ReadLogRequest{After: int64(after), Until: int64(until),
 		Topic: p.topic.name, Partition: p.number, Partitions: count}))
 	if err != nil {
 		return nil, fmt.Errorf("read the log of %s: %w", p.topic.log.owner, err)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // topic is a topic that the fan-out reads. If the topic belongs to a log, it has a partition for each partition at the
@@ -41,7 +43,7 @@ func (t *topic) partition(f *Fanout, number int32) *partition {
 // grow adds partitions up to the given number. Partitions added by a fence begin at its position, because earlier
 // events were in the other partitions. Without a fence, position is -1, and the first record of a new partition
 // contains its position.
-func (t *topic) grow(f *Fanout, count int32, position int64) {
+func (t *topic) grow(f *Fanout, count int32, position catalog.Position) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := t.all()
@@ -53,7 +55,7 @@ func (t *topic) grow(f *Fanout, count int32, position int64) {
 		p := newPartition(f, t, number)
 		if position >= 0 {
 			p.known, p.position = true, position
-			p.complete.Store(position)
+			p.complete.Store(int64(position))
 		} else {
 			t.log.expect(1)
 		}

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
 	"github.com/edumatrix/interlinked/shared/wirejson"
 )
@@ -16,7 +17,7 @@ import (
 type Event struct {
 	Name      string
 	Stream    string
-	Version   int64
+	Version   catalog.Version
 	ID        string
 	Time      time.Time
 	Actor     string
@@ -45,7 +46,7 @@ func (v *Event) Encode(e Encoding, body []byte, typed proto.Message) ([]byte, er
 	b := make([]byte, 0, len(data)+len(v.Name)+len(v.Stream)+len(v.ID)+len(v.Actor)+len(v.CommandID)+192)
 	b = appendText(append(b, `{"type":"event","event":`...), v.Name)
 	b = appendText(append(b, `,"stream":`...), v.Stream)
-	b = strconv.AppendInt(append(b, `,"version":`...), v.Version, 10)
+	b = strconv.AppendInt(append(b, `,"version":`...), int64(v.Version), 10)
 	b = appendText(append(b, `,"id":`...), v.ID)
 	b = v.Time.UTC().AppendFormat(append(b, `,"time":"`...), time.RFC3339Nano)
 	b = append(b, '"')
@@ -63,7 +64,7 @@ func (v *Event) Encode(e Encoding, body []byte, typed proto.Message) ([]byte, er
 }
 
 func (v *Event) protobuf(body []byte) ([]byte, error) {
-	m := &gatewayv1.Event{Event: v.Name, Stream: v.Stream, Version: v.Version, Id: v.ID, Time: timestamppb.New(v.Time),
+	m := &gatewayv1.Event{Event: v.Name, Stream: v.Stream, Version: int64(v.Version), Id: v.ID, Time: timestamppb.New(v.Time),
 		Data: body}
 	if body == nil {
 		m.Data = []byte{}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
@@ -22,7 +23,7 @@ func waiting(all ...*hub.Conn) (bytes int) {
 	return bytes
 }
 
-func (w *world) connections(t *testing.T, n int, user string, rooms []string, position int64) (all []*hub.Conn) {
+func (w *world) connections(t *testing.T, n int, user string, rooms []string, position catalog.Position) (all []*hub.Conn) {
 	for range n {
 		all = append(all, w.connect(t, user, rooms, position))
 	}

@@ -11,12 +11,12 @@ import (
 
 // Attachment is an owner's answer about the rooms of a connection, as of a position of the owner's log.
 type Attachment struct {
-	Rooms        []string  // rooms that the log has opened for the user
-	Subscribed   []string  // rooms that the connection may subscribe to
-	Until        time.Time // when these subscriptions end unless they are renewed
-	Position     int64     // of the log, as of which the rooms were read
-	Missed       []*Event  // missed events up to the position, in order
-	NotRecovered []string  // rooms whose missed events are not in Missed
+	Rooms        []string         // rooms that the log has opened for the user
+	Subscribed   []string         // rooms that the connection may subscribe to
+	Until        time.Time        // when these subscriptions end unless they are renewed
+	Position     catalog.Position // of the log, as of which the rooms were read
+	Missed       []*Event         // missed events up to the position, in order
+	NotRecovered []string         // rooms whose missed events are not in Missed
 }
 
 // roomsPerTurn is the number of rooms that one connection joins or leaves before the shard's lock is released, so that
@@ -168,7 +168,7 @@ func (sh *Shard) exit(c *Conn) {
 type missed struct {
 	items []item
 	bytes int
-	last  int64 // the highest position
+	last  catalog.Position // the highest position
 }
 
 // missedOf encodes missed events. There may be many, so it yields to other goroutines from time to time.

@@ -1,20 +1,22 @@
 package hub
 
+import "github.com/edumatrix/interlinked/proto/catalog"
+
 // eventBuffer contains the newest events of one owner, in the order in which they were delivered. Their size is
 // bounded.
 type eventBuffer struct {
 	bound   int
 	size    int
 	entries []kept
-	first   uint64 // number of entries[0]; entries are numbered in order
-	dropped int64  // the highest position of an event that is no longer in the buffer, or never was
+	first   uint64           // number of entries[0]; entries are numbered in order
+	dropped catalog.Position // the highest position of an event that is no longer in the buffer, or never was
 }
 
 type kept struct {
 	event *Event
 	// highest is the highest position of this entry and all entries before it. Partitions are read concurrently, so the
 	// positions of the entries do not ascend, but highest does. This lets a search from the newest entry stop early.
-	highest int64
+	highest catalog.Position
 }
 
 func (r *eventBuffer) add(e *Event) {
@@ -40,7 +42,7 @@ func (r *eventBuffer) next() uint64 { return r.first + uint64(len(r.entries)) }
 // after returns the events of the log above a position, in the order in which they were delivered. Events that a later
 // one redacts are returned without their personal fields. It returns false if some of the events are no longer in the
 // buffer.
-func (r *eventBuffer) after(position int64) ([]*Event, bool) {
+func (r *eventBuffer) after(position catalog.Position) ([]*Event, bool) {
 	if r.dropped > position {
 		return nil, false
 	}
@@ -58,7 +60,7 @@ func (r *eventBuffer) after(position int64) ([]*Event, bool) {
 }
 
 // clear removes all events, and records that no event up to the given position is in the buffer.
-func (r *eventBuffer) clear(position int64) {
+func (r *eventBuffer) clear(position catalog.Position) {
 	r.dropped = max(r.dropped, position)
 	if n := len(r.entries); n > 0 {
 		r.dropped = max(r.dropped, r.entries[n-1].highest)

@@ -1,9 +1,11 @@
 package hub
 
+import "github.com/edumatrix/interlinked/proto/catalog"
+
 // Close makes the connection end for a reason. Only the first call has an effect. Frames that are already queued are
 // still written, unless the reason is Lost, Left or Slow.
 func (c *Conn) Close(r Reason) {
-	var positions []int64
+	var positions []catalog.Position
 	if r == Shutdown || r == TokenExpired {
 		positions = c.hub.complete()
 	}

@@ -97,12 +97,12 @@ func (m *membership) takes(e *Event) bool {
 }
 
 // note reports whether a state event is newer than all that were queued of its stream. If so, it records the version.
-func note(newest *map[string]int64, e *Event) bool {
+func note(newest *map[string]catalog.Version, e *Event) bool {
 	if e.Version <= (*newest)[e.Stream] {
 		return false
 	}
 	if *newest == nil {
-		*newest = map[string]int64{}
+		*newest = map[string]catalog.Version{}
 	}
 	(*newest)[e.Stream] = e.Version
 	return true

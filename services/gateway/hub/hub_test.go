@@ -60,7 +60,7 @@ func (w *world) deliver(events ...envelope.Event) {
 }
 
 // connect adds a connection, and attaches it with the rooms that the owner has at a position.
-func (w *world) connect(t testing.TB, user string, rooms []string, position int64) *hub.Conn {
+func (w *world) connect(t testing.TB, user string, rooms []string, position catalog.Position) *hub.Conn {
 	t.Helper()
 	c, err := w.hub.Add(user, frame.JSON)
 	require.NoError(t, err)
@@ -266,7 +266,7 @@ func TestQueue_IsBoundedInBytes(t *testing.T) {
 	require.Equal(t, hub.Slow, reason)
 }
 
-func (w *world) presence(user, event string, version int64) *hub.Event {
+func (w *world) presence(user, event string, version catalog.Version) *hub.Event {
 	e := w.chat.Event(user, "presence."+event, fmt.Sprintf(`{"user_id":%q}`, user))
 	e.Source, e.Version = "presence", version
 	return w.event(e)
@@ -280,7 +280,7 @@ func TestEphemeral_IsMergedToTheNewestAndDroppedFirst(t *testing.T) {
 	for _, room := range []string{"presence:u1", "presence:u2", "presence:u3"} {
 		require.True(t, shard.Subscribe(c, hub.Authorization{Room: room, Until: time.Now().Add(time.Minute)}))
 	}
-	for n := range int64(50) {
+	for n := range catalog.Version(50) {
 		shard.Deliver(w.presence("u1", "came_online", 2*n+1))
 		shard.Deliver(w.presence("u1", "went_offline", 2*n+2))
 	}

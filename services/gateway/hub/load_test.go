@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
@@ -65,7 +66,7 @@ func TestResume_EventsOfTheTimeBetweenTheSlicesAreGivenOnce(t *testing.T) {
 	for range 20 {
 		bob, err := w.hub.Add("bob", frame.JSON)
 		require.NoError(t, err)
-		position := int64(len(w.chat.Log()))
+		position := catalog.Position(len(w.chat.Log()))
 		attached := make(chan bool)
 		go func() { attached <- w.shard.Attach(bob, hub.Attachment{Rooms: rooms, Position: position}) }()
 		var want []string
@@ -138,14 +139,14 @@ func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
 	w := newWorld(t, hub.Options{})
 	events := w.sized(900, 4000)
 	had := hub.Progress{"chat": {}, "feed": {Position: 3}, "notification": {Position: 4}}
-	var got []int64
+	var got []catalog.Position
 	for tries := 0; had["chat"].Position < 900; tries++ {
 		require.Less(t, tries, 50, "no progress from %v", had)
 		after := had["chat"].Position
 		c := w.comeBack(t, had)
 		require.True(t, w.shard.Attach(c, hub.Attachment{Rooms: []string{"conversation:g"}, Position: 900, Missed: events[after:]}))
 		left := 300 << 10 // bytes that get through before the link is cut
-		var uncovered []int64
+		var uncovered []catalog.Position
 		for left > 0 {
 			frames, _, _ := c.Next(nil, 16<<10)
 			if len(frames) == 0 {
@@ -165,7 +166,7 @@ func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
 				}
 				require.NoError(t, json.Unmarshal(text, &f))
 				if f.Token == "" {
-					var n int64
+					var n catalog.Position
 					_, err := fmt.Sscanf(f.Data.ID, "m%d", &n)
 					require.NoError(t, err)
 					uncovered = append(uncovered, n)
@@ -182,9 +183,9 @@ func TestResume_ACutOffClientGoesOnFromTheLastToken(t *testing.T) {
 		}
 		w.hub.Remove(c)
 	}
-	want := make([]int64, 900)
+	want := make([]catalog.Position, 900)
 	for n := range want {
-		want[n] = int64(n)
+		want[n] = catalog.Position(n)
 	}
 	require.Equal(t, want, got)
 }

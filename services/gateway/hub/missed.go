@@ -59,7 +59,7 @@ func compareBool(a, b bool) int {
 // Absence describes the part of an owner's log that a connection missed before it resumed.
 type Absence struct {
 	// The client has the events up to position After, and is attached as of position Until.
-	After, Until int64
+	After, Until catalog.Position
 	Intervals    []interval.Interval // the membership intervals of the user
 	Subscribed   []string            // other rooms that the connection subscribes to
 	NotRecovered []string            // rooms for which the owner has found more events than the bounds allow
@@ -72,7 +72,7 @@ func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, 
 	rooms := make(map[string][]int, len(missed.Intervals)+1)
 	for _, gap := range interval.Missed(user, missed.Subscribed, missed.Intervals, missed.After, missed.Until) {
 		all := p.rooms[gap.Room]
-		upTo := func(position int64) int {
+		upTo := func(position catalog.Position) int {
 			return sort.Search(len(all), func(i int) bool { return p.events[all[i]].Position > position })
 		}
 		rooms[gap.Room] = append(rooms[gap.Room], all[upTo(gap.After):upTo(gap.Until)]...)
@@ -129,8 +129,8 @@ func (p *MissedEvents) Of(user string, encoding frame.Encoding, missed Absence, 
 }
 
 // at returns the index of the event at a position.
-func (p *MissedEvents) at(position int64) (int, bool) {
-	return slices.BinarySearchFunc(p.events, position, func(e *Event, position int64) int {
+func (p *MissedEvents) at(position catalog.Position) (int, bool) {
+	return slices.BinarySearchFunc(p.events, position, func(e *Event, position catalog.Position) int {
 		return cmp.Compare(e.Position, position)
 	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
@@ -33,7 +34,7 @@ func (w *world) missedEvents(events ...envelope.Event) *hub.MissedEvents {
 	return hub.NewMissedEvents(one, two)
 }
 
-func at(events []*hub.Event) (positions []int64) {
+func at(events []*hub.Event) (positions []catalog.Position) {
 	for _, e := range events {
 		positions = append(positions, e.Position)
 	}
@@ -48,16 +49,16 @@ func TestMissed_IsWhatHappenedDuringTheStaysAndNothingBetween(t *testing.T) {
 	const room = "conversation:g"
 	first, second := interval.Interval{Room: room, From: 3, Until: 5}, interval.Interval{Room: room, From: 7}
 	for name, c := range map[string]struct {
-		after, until int64
+		after, until catalog.Position
 		intervals    []interval.Interval
-		want         []int64
+		want         []catalog.Position
 	}{
-		"from before both intervals":       {0, 9, []interval.Interval{first, second}, []int64{3, 4, 5, 7, 8, 9}},
-		"from within the first interval":   {3, 9, []interval.Interval{first, second}, []int64{4, 5, 7, 8, 9}},
-		"from between the intervals":       {5, 9, []interval.Interval{second}, []int64{7, 8, 9}},
-		"from within the second interval":  {8, 9, []interval.Interval{second}, []int64{9}},
-		"up to a position":                 {0, 8, []interval.Interval{first, second}, []int64{3, 4, 5, 7, 8}},
-		"the first interval, closed later": {0, 4, []interval.Interval{{Room: room, From: 3}}, []int64{3, 4}},
+		"from before both intervals":       {0, 9, []interval.Interval{first, second}, []catalog.Position{3, 4, 5, 7, 8, 9}},
+		"from within the first interval":   {3, 9, []interval.Interval{first, second}, []catalog.Position{4, 5, 7, 8, 9}},
+		"from between the intervals":       {5, 9, []interval.Interval{second}, []catalog.Position{7, 8, 9}},
+		"from within the second interval":  {8, 9, []interval.Interval{second}, []catalog.Position{9}},
+		"up to a position":                 {0, 8, []interval.Interval{first, second}, []catalog.Position{3, 4, 5, 7, 8}},
+		"the first interval, closed later": {0, 4, []interval.Interval{{Room: room, From: 3}}, []catalog.Position{3, 4}},
 		"nothing was missed":               {9, 9, []interval.Interval{second}, nil},
 		"never a member":                   {0, 9, nil, nil},
 		"a member of another room":         {0, 9, []interval.Interval{{Room: "conversation:h", From: 1}}, nil},
@@ -76,7 +77,7 @@ func TestMissed_ComesRedactedWhereverTheDeletionWasRead(t *testing.T) {
 	p := hub.NewMissedEvents([]*hub.Event{w.event(kept[0]), w.event(kept[1])}, []*hub.Event{w.event(deleted)})
 	// The user resumes as of a position before the deletion, but the deletion is already known.
 	got, _ := p.Of("bob", frame.JSON, hub.Absence{Until: 2, Intervals: []interval.Interval{{Room: "conversation:g", From: 1}}}, wide)
-	require.Equal(t, []int64{1, 2}, at(got))
+	require.Equal(t, []catalog.Position{1, 2}, at(got))
 	require.True(t, got[1].Redacted)
 	text, err := got[1].Frame(0)
 	require.NoError(t, err)
@@ -96,13 +97,13 @@ func TestMissed_IsTooFarForOneRoomAlone(t *testing.T) {
 	intervals := []interval.Interval{{Room: "conversation:g", From: 1}, {Room: "conversation:h", From: 11}}
 
 	got, notRecovered := p.Of("bob", frame.JSON, hub.Absence{After: 0, Until: 11, Intervals: intervals}, hub.Bounds{Events: 9, Bytes: 1 << 20})
-	require.Equal(t, []int64{11}, at(got))
+	require.Equal(t, []catalog.Position{11}, at(got))
 	require.Equal(t, []string{"conversation:g"}, notRecovered)
 	got, notRecovered = p.Of("bob", frame.JSON, hub.Absence{After: 1, Until: 11, Intervals: intervals}, hub.Bounds{Events: 9, Bytes: 1 << 20})
 	require.Len(t, got, 10)
 	require.Empty(t, notRecovered)
 	got, notRecovered = p.Of("bob", frame.JSON, hub.Absence{After: 0, Until: 11, Intervals: intervals}, hub.Bounds{Events: 100, Bytes: 1000})
-	require.Equal(t, []int64{11}, at(got), "the largest room is not recovered if all rooms exceed the bound")
+	require.Equal(t, []catalog.Position{11}, at(got), "the largest room is not recovered if all rooms exceed the bound")
 	require.Equal(t, []string{"conversation:g"}, notRecovered)
 	got, notRecovered = p.Of("bob", frame.JSON, hub.Absence{Until: 11, Intervals: intervals, NotRecovered: []string{"conversation:h"}}, wide)
 	require.Len(t, got, 10)
@@ -126,22 +127,22 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 			}
 			if inside = !inside; inside {
 				log = append(log, w.member("chat.member_added", "bob"))
-				intervals = append(intervals, interval.Interval{Room: "conversation:g", From: int64(len(log))})
+				intervals = append(intervals, interval.Interval{Room: "conversation:g", From: catalog.Position(len(log))})
 			} else {
 				log = append(log, w.member("chat.member_left", "bob"))
-				intervals[len(intervals)-1].Until = int64(len(log))
+				intervals[len(intervals)-1].Until = catalog.Position(len(log))
 			}
 		}
 		steady := w.connect(t, "bob", nil, 0)
 		var want, got []string
-		c, after := w.connect(t, "bob", nil, 0), int64(0)
+		c, after := w.connect(t, "bob", nil, 0), catalog.Position(0)
 		for read := 0; read < len(log); {
 			n := min(1+r.IntN(12), len(log)-read)
 			w.deliver(log[read : read+n]...)
 			read += n
 			want = append(want, seen(t, steady)...)
 			got = append(got, seen(t, c)...)
-			after = max(after, int64(read)) // like the position in the client's resume token
+			after = max(after, catalog.Position(read)) // like the position in the client's resume token
 			if r.IntN(2) == 0 {
 				continue
 			}
@@ -152,7 +153,7 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 			w.deliver(log[read : read+n]...)
 			read += n
 			want = append(want, seen(t, steady)...)
-			position := max(after, min(int64(read+r.IntN(6)), int64(len(log))))
+			position := max(after, min(catalog.Position(read+r.IntN(6)), catalog.Position(len(log))))
 			recent, whole := w.shard.Buffered(after)
 			require.True(t, whole)
 			var told []*hub.Event
@@ -180,7 +181,7 @@ func TestResume_AnyNumberOfAbsencesMakesNoDifference(t *testing.T) {
 }
 
 // asOf returns the membership intervals that reach above the position after, as they are known at the given position.
-func asOf(intervals []interval.Interval, after, position int64) (known []interval.Interval) {
+func asOf(intervals []interval.Interval, after, position catalog.Position) (known []interval.Interval) {
 	for _, s := range intervals {
 		if s.Until > position {
 			s.Until = 0

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 )
 
@@ -24,9 +25,9 @@ type progress struct {
 
 // logProgress is the progress of one connection in one log.
 type logProgress struct {
-	asOf     int64 // the position as of which the rooms were read; the client gets no live events up to here
-	queuedTo int64 // the highest position of a queued event
-	covered  int64 // the position in the last resume token
+	asOf     catalog.Position // the position as of which the rooms were read; the client gets no live events up to here
+	queuedTo catalog.Position // the highest position of a queued event
+	covered  catalog.Position // the position in the last resume token
 	// had is the point of this log in the resume token that the client presented, and later that of the last missed
 	// event sent. known reports whether the presented token contains this log.
 	had   Point
@@ -36,7 +37,7 @@ type logProgress struct {
 func newProgress(logs int) progress { return progress{awaited: logs, logs: make([]logProgress, logs)} }
 
 // queued records that an event of a log was queued.
-func (p *progress) queued(log int, position int64) {
+func (p *progress) queued(log int, position catalog.Position) {
 	p.logs[log].queuedTo = max(p.logs[log].queuedTo, position)
 }
 
@@ -96,7 +97,7 @@ func (c *Conn) Written() string {
 }
 
 // attached records that the rooms of a log are known as of a position.
-func (c *Conn) attached(log int, asOf int64, notRecovered []string) {
+func (c *Conn) attached(log int, asOf catalog.Position, notRecovered []string) {
 	positions := c.hub.complete()
 	c.mu.Lock()
 	defer c.unlock()
@@ -106,7 +107,7 @@ func (c *Conn) attached(log int, asOf int64, notRecovered []string) {
 }
 
 // arrived decrements the number of things that the greeting waits for, and queues the greeting when none is left.
-func (c *Conn) arrived(positions []int64) {
+func (c *Conn) arrived(positions []catalog.Position) {
 	p := &c.progress
 	if p.awaited--; p.awaited > 0 {
 		return
@@ -145,8 +146,8 @@ func (p *progress) setCovered(by *sharedProgress) {
 
 // positions returns, for each log, the position up to which everything was queued or written. Shared is the progress of
 // the fan-out, read a moment ago.
-func (p *progress) positions(shared *sharedProgress) []int64 {
-	at := make([]int64, len(p.logs))
+func (p *progress) positions(shared *sharedProgress) []catalog.Position {
+	at := make([]catalog.Position, len(p.logs))
 	for log := range at {
 		s := &p.logs[log]
 		at[log] = max(s.asOf, shared.positions[log], s.covered)
@@ -158,11 +159,11 @@ func (p *progress) positions(shared *sharedProgress) []int64 {
 // contains it. It is not safe for concurrent use.
 type sharedProgress struct {
 	hub       *Hub
-	positions []int64 // by number of the log
+	positions []catalog.Position // by number of the log
 	encoded   []byte
 }
 
-func (h *Hub) share(positions []int64) *sharedProgress {
+func (h *Hub) share(positions []catalog.Position) *sharedProgress {
 	return &sharedProgress{hub: h, positions: positions}
 }
 
@@ -178,8 +179,8 @@ func (p *sharedProgress) token(user string) string {
 }
 
 // complete returns, for each log, the position up to which all its events were delivered.
-func (h *Hub) complete() []int64 {
-	positions := make([]int64, len(h.logs))
+func (h *Hub) complete() []catalog.Position {
+	positions := make([]catalog.Position, len(h.logs))
 	for i, owner := range h.logs {
 		positions[i] = h.shards[owner].Complete()
 	}

@@ -1,6 +1,10 @@
 package hub
 
-import "time"
+import (
+	"time"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+)
 
 // item is one queued frame: either an event, which connections share, or a frame of this connection alone.
 type item struct {
@@ -40,7 +44,7 @@ func (it *item) key() string {
 	return ""
 }
 
-func (it *item) version() int64 {
+func (it *item) version() catalog.Version {
 	if it.event == nil {
 		return 0
 	}

@@ -1,6 +1,10 @@
 package hub
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+)
 
 // room is one address and the connections in it.
 type room struct {
@@ -13,11 +17,11 @@ type room struct {
 type membership struct {
 	room       *room
 	subscriber *subscriber
-	index      int              // in the room's members
-	asOf       int64            // the connection has the room's events up to this position
-	until      int64            // when the subscription ends unless it is renewed, in ns since 1970
-	opened     bool             // whether the log opened the room for the user; otherwise it is only a subscription
-	newest     map[string]int64 // the newest version of state that was queued, by stream
+	index      int                        // in the room's members
+	asOf       catalog.Position           // the connection has the room's events up to this position
+	until      int64                      // when the subscription ends unless it is renewed, in ns since 1970
+	opened     bool                       // whether the log opened the room for the user; otherwise it is only a subscription
+	newest     map[string]catalog.Version // the newest version of state that was queued, by stream
 }
 
 // subscriber is one connection's part of a shard: the rooms that it is in, as a member or by a subscription.
@@ -25,21 +29,21 @@ type subscriber struct {
 	conn          *Conn
 	attached      bool
 	removed       bool
-	asOf          int64
+	asOf          catalog.Position
 	known         atomic.Int64 // the position up to which the connection knows the log; see Shard.AsOf
 	last          uint64       // number of the delivery that last queued an event; see Shard.queueEvent
 	rooms         roomSet
-	subscriptions int              // how many of the rooms are subscriptions
-	newest        map[string]int64 // like membership.newest, for the user's own room
+	subscriptions int                        // how many of the rooms are subscriptions
+	newest        map[string]catalog.Version // like membership.newest, for the user's own room
 }
 
 // join puts a subscriber into a room, unless it is already a member. The subscriber has the room's events up to asOf.
-func (sh *Shard) join(s *subscriber, name string, asOf int64) *membership {
+func (sh *Shard) join(s *subscriber, name string, asOf catalog.Position) *membership {
 	return sh.joinAs(new(membership), s, name, asOf)
 }
 
 // joinAs is like join, but stores a new membership in m.
-func (sh *Shard) joinAs(m *membership, s *subscriber, name string, asOf int64) *membership {
+func (sh *Shard) joinAs(m *membership, s *subscriber, name string, asOf catalog.Position) *membership {
 	r := sh.rooms[name]
 	if r == nil {
 		r = &room{name: name}

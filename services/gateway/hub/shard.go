@@ -3,6 +3,8 @@ package hub
 import (
 	"sync"
 	"sync/atomic"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // Shard is the part of the hub that belongs to one owner: the connections in each of the owner's rooms, the position of
@@ -35,10 +37,10 @@ func newShard(h *Hub, index, log, bound int) *Shard {
 }
 
 // SetComplete records that all events of the log up to a position were delivered.
-func (sh *Shard) SetComplete(position int64) {
+func (sh *Shard) SetComplete(position catalog.Position) {
 	for {
 		old := sh.complete.Load()
-		if position <= old || sh.complete.CompareAndSwap(old, position) {
+		if position <= catalog.Position(old) || sh.complete.CompareAndSwap(old, int64(position)) {
 			return
 		}
 	}
@@ -46,12 +48,12 @@ func (sh *Shard) SetComplete(position int64) {
 
 // Complete returns the position up to which all events of the log were delivered, or were committed before this gateway
 // started.
-func (sh *Shard) Complete() int64 { return sh.complete.Load() }
+func (sh *Shard) Complete() catalog.Position { return catalog.Position(sh.complete.Load()) }
 
 // SetIncarnation records the incarnation of the log from which events are read. A change means that the log may have
 // lost events that clients got. SetIncarnation then clears the buffer and closes all connections, so that clients
 // resume with tokens of the previous incarnation.
-func (sh *Shard) SetIncarnation(incarnation string, position int64) {
+func (sh *Shard) SetIncarnation(incarnation string, position catalog.Position) {
 	sh.mu.Lock()
 	if incarnation == "" || incarnation == sh.history || sh.former[incarnation] {
 		sh.mu.Unlock()
@@ -75,7 +77,7 @@ func (sh *Shard) SetIncarnation(incarnation string, position int64) {
 
 // Skip records that events up to a position are not delivered. It clears the buffer and closes all connections. Clients
 // then resume, and get the events that they missed.
-func (sh *Shard) Skip(position int64) {
+func (sh *Shard) Skip(position catalog.Position) {
 	sh.mu.Lock()
 	sh.buffer.clear(position)
 	sh.mu.Unlock()
@@ -85,24 +87,26 @@ func (sh *Shard) Skip(position int64) {
 // AsOf returns the position up to which a connection knows the log: the position as of which its rooms were read, or
 // the highest position of an event that was queued since. The answer to the connection's next query must contain
 // everything up to there. AsOf returns 0 before the rooms are known, and if the log was empty when they were read.
-func (sh *Shard) AsOf(c *Conn) int64 { return c.subscribers[sh.index].known.Load() }
+func (sh *Shard) AsOf(c *Conn) catalog.Position {
+	return catalog.Position(c.subscribers[sh.index].known.Load())
+}
 
 // know raises the position up to which the connection knows the log. The caller holds the shard's lock.
-func (s *subscriber) know(position int64) {
-	if position > s.known.Load() {
-		s.known.Store(position)
+func (s *subscriber) know(position catalog.Position) {
+	if position > catalog.Position(s.known.Load()) {
+		s.known.Store(int64(position))
 	}
 }
 
 // Begin records that the fan-out starts above a position: events up to it are never delivered.
-func (sh *Shard) Begin(position int64) {
+func (sh *Shard) Begin(position catalog.Position) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.buffer.dropped = max(sh.buffer.dropped, position)
 }
 
 // BufferedAfter returns the position above which the buffer contains all events that were delivered.
-func (sh *Shard) BufferedAfter() int64 {
+func (sh *Shard) BufferedAfter() catalog.Position {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	return sh.buffer.dropped
@@ -110,7 +114,7 @@ func (sh *Shard) BufferedAfter() int64 {
 
 // Buffered returns the events of the log that were delivered above a position. It returns false if the buffer does not
 // contain all of them.
-func (sh *Shard) Buffered(after int64) ([]*Event, bool) {
+func (sh *Shard) Buffered(after catalog.Position) ([]*Event, bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	return sh.buffer.after(after)

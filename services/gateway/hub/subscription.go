@@ -3,6 +3,8 @@ package hub
 import (
 	"slices"
 	"time"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // Moment is a point in the sequence of events that a shard has received. It is read before an owner is asked.
@@ -20,10 +22,10 @@ func (sh *Shard) Now(c *Conn) (Moment, bool) {
 // Authorization is an owner's permission to subscribe to a room.
 type Authorization struct {
 	Room     string
-	Asked    Moment    // read before the owner was asked
-	Position int64     // of the owner's log, as of which the owner answered
-	Snapshot []*Event  // the current state of the room
-	Until    time.Time // when the subscription ends unless it is renewed
+	Asked    Moment           // read before the owner was asked
+	Position catalog.Position // of the owner's log, as of which the owner answered
+	Snapshot []*Event         // the current state of the room
+	Until    time.Time        // when the subscription ends unless it is renewed
 }
 
 // Subscribe puts a connection into a room that it may subscribe to. It queues the snapshot of the room, followed by the

@@ -9,6 +9,8 @@ import (
 	"maps"
 	"math"
 	"slices"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // Progress contains, for each owner's log, the position up to which everything was sent to a connection. The client
@@ -18,7 +20,7 @@ type Progress map[string]Point
 
 // Point is a place in one log.
 type Point struct {
-	Position int64
+	Position catalog.Position
 	// Incarnation identifies the incarnation of the log (see IncarnationOf). A log of another incarnation may have lost
 	// events that the client has.
 	Incarnation uint32
@@ -104,7 +106,7 @@ func (h *Hub) ReadResumeToken(user, token string) (Progress, bool) {
 			return nil, false
 		}
 		b = b[1+n+size:]
-		p[owner] = Point{Position: int64(position), Incarnation: binary.BigEndian.Uint32(b)}
+		p[owner] = Point{Position: catalog.Position(position), Incarnation: binary.BigEndian.Uint32(b)}
 		b = b[4:]
 	}
 	return p, true

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/services/gateway/internal/fake"
@@ -57,7 +58,7 @@ func FuzzReadResumeToken(f *testing.F) {
 }
 
 // tokens takes the frames that wait for bob's connection, and returns chat's position in each of their resume tokens.
-func tokens(t *testing.T, w *world, c *hub.Conn) (positions []int64) {
+func tokens(t *testing.T, w *world, c *hub.Conn) (positions []catalog.Position) {
 	t.Helper()
 	for _, text := range fake.Take(c, 10_000) {
 		var f struct {
@@ -76,7 +77,7 @@ func tokens(t *testing.T, w *world, c *hub.Conn) (positions []int64) {
 	return positions
 }
 
-func (w *world) complete(position int64) {
+func (w *world) complete(position catalog.Position) {
 	for _, owner := range w.chat.Catalog.Logs() {
 		w.hub.Shard(owner).SetComplete(position)
 	}
@@ -95,7 +96,7 @@ func TestHeartbeat_ItsTokenCoversWhatIsInTheQueueBeforeIt(t *testing.T) {
 	for _, owner := range w.chat.Catalog.Logs() {
 		require.True(t, w.hub.Shard(owner).Attach(c, hub.Attachment{Position: 5}))
 	}
-	require.Equal(t, []int64{5}, tokens(t, w, c), "asOf, in the greeting")
+	require.Equal(t, []catalog.Position{5}, tokens(t, w, c), "asOf, in the greeting")
 
 	w.hub.Beat(false)
 	require.Empty(t, tokens(t, w, c), "no newer token is available")
@@ -103,9 +104,9 @@ func TestHeartbeat_ItsTokenCoversWhatIsInTheQueueBeforeIt(t *testing.T) {
 	w.hub.Beat(false)
 	require.Empty(t, tokens(t, w, c), "no event was queued")
 	w.hub.Beat(true)
-	require.Equal(t, []int64{7}, tokens(t, w, c), "resuming from an old token is expensive")
+	require.Equal(t, []catalog.Position{7}, tokens(t, w, c), "resuming from an old token is expensive")
 	w.hub.Beat(true)
-	require.Equal(t, []int64{7}, tokens(t, w, c), "a heartbeat that is due is always sent")
+	require.Equal(t, []catalog.Position{7}, tokens(t, w, c), "a heartbeat that is due is always sent")
 
 	e := w.began(`["bob"]`)
 	e.Position = 9
@@ -117,11 +118,11 @@ func TestHeartbeat_ItsTokenCoversWhatIsInTheQueueBeforeIt(t *testing.T) {
 	w.complete(12)
 	w.hub.Beat(false)
 	w.hub.Beat(false)
-	require.Equal(t, []int64{8, 12}, tokens(t, w, c), "until a token covers the queued event")
+	require.Equal(t, []catalog.Position{8, 12}, tokens(t, w, c), "until a token covers the queued event")
 
 	w.complete(15)
 	w.hub.Close(hub.Shutdown)
-	require.Equal(t, []int64{15}, tokens(t, w, c), "before the connection ends")
+	require.Equal(t, []catalog.Position{15}, tokens(t, w, c), "before the connection ends")
 }
 
 // A client that resumes gets heartbeats with its own resume token until it gets missed events.
@@ -132,7 +133,7 @@ func TestHeartbeat_OfOneThatResumesHasItsOwnToken(t *testing.T) {
 	require.NoError(t, err)
 	c.SetProgress(hub.Progress{"chat": {Position: 3}})
 	w.hub.Beat(true)
-	require.Equal(t, []int64{3}, tokens(t, w, c))
+	require.Equal(t, []catalog.Position{3}, tokens(t, w, c))
 }
 
 func TestHeartbeat_IsDroppedRatherThanAConnection(t *testing.T) {
@@ -145,7 +146,7 @@ func TestHeartbeat_IsDroppedRatherThanAConnection(t *testing.T) {
 	fake.Take(c, 10)
 	w.deliver(w.began(`["bob"]`))
 	for n := range 10 {
-		w.complete(int64(n + 1))
+		w.complete(catalog.Position(n + 1))
 		w.hub.Beat(true)
 	}
 	w.deliver(w.said("1"), w.said("2"))

@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"github.com/edumatrix/interlinked/proto/catalog"
 	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
@@ -13,7 +14,7 @@ type Answer struct {
 	CommandID string
 	Kind      envelope.Kind // empty if the outcome is not known yet
 	Stream    string
-	Version   int64
+	Version   catalog.Version
 	Refusal   *refusal.Error // set if the command was refused, failed, queued or unavailable
 	// Late reports whether the client got "queued" before.
 	Late bool
@@ -26,7 +27,8 @@ func (a Answer) Outcome() *gatewayv1.Outcome {
 		o.Stream = &a.Stream
 	}
 	if a.Version > 0 {
-		o.Version = &a.Version
+		version := int64(a.Version)
+		o.Version = &version
 	}
 	switch {
 	case a.Refusal == nil && a.Kind == envelope.Unchanged:

@@ -102,9 +102,9 @@ func (s *setup) send(sender *intake.Sender, c intake.Command) chan intake.Answer
 	return answers
 }
 
-func (s *setup) committed(actor, id string, version int64) envelope.Result {
+func (s *setup) committed(actor, id string, version catalog.Version) envelope.Result {
 	return envelope.Result{Actor: actor, CommandID: id, Type: "chat.send_message", Source: "chat",
-		Stream: "conversation:g", Kind: envelope.Committed, Version: version, Position: 10 * version}
+		Stream: "conversation:g", Kind: envelope.Committed, Version: version, Position: catalog.Position(10 * version)}
 }
 
 func next(t *testing.T, answers chan intake.Answer) intake.Answer {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
@@ -20,7 +21,7 @@ type Sender struct {
 	mu        sync.Mutex
 	waiters   map[*waiter]struct{}
 	bytes     int
-	positions map[string]int64
+	positions map[string]catalog.Position
 }
 
 // NewSender returns a Sender, which must be closed.
@@ -79,7 +80,7 @@ func (s *Sender) Close() {
 }
 
 // Position returns the position of the sender's newest own event in an owner's log.
-func (s *Sender) Position(owner string) int64 {
+func (s *Sender) Position(owner string) catalog.Position {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.positions[owner]
@@ -89,7 +90,7 @@ func (s *Sender) committed(r envelope.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.positions == nil {
-		s.positions = map[string]int64{}
+		s.positions = map[string]catalog.Position{}
 	}
 	s.positions[r.Source] = max(s.positions[r.Source], r.Position)
 }

@@ -57,7 +57,7 @@ func Read(q *catalog.Query, data frame.Data) (proto.Message, error) {
 // Ask asks the owner on behalf of a user, after waiting for the user's other queries. The answer is as of the given
 // position or a later one; rpc.Now means the newest position when the owner is asked. The error is a refusal if the
 // owner has refused or is unavailable, or if the user has too many queries.
-func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position int64) (
+func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position catalog.Position) (
 	answer proto.Message, err error) {
 	user := a.Users.Enter(actor)
 	defer user.Leave()
@@ -82,7 +82,7 @@ func (a *Asker) Ask(ctx context.Context, q *catalog.Query, m proto.Message, acto
 }
 
 // ask returns the answer, and its size in bytes.
-func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position int64) (
+func (a *Asker) ask(ctx context.Context, q *catalog.Query, m proto.Message, actor string, position catalog.Position) (
 	proto.Message, int, error) {
 	body, err := proto.Marshal(m)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/retry"
@@ -57,7 +58,7 @@ func (a *asker) begin(ctx context.Context, batch []attaching) (retry []attaching
 	}
 	for user, same := range waiting {
 		for _, n := range same {
-			r := hub.Attachment{Rooms: opened[user], Position: response.Msg.Position}
+			r := hub.Attachment{Rooms: opened[user], Position: catalog.Position(response.Msg.Position)}
 			if n.resumes {
 				r.NotRecovered = append(hub.AllRooms(user, r.Rooms), n.rooms()...)
 			}

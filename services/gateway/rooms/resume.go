@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
 	"github.com/edumatrix/interlinked/shared/interval"
@@ -28,9 +29,9 @@ func (a *asker) resume(ctx context.Context, batch []attaching) (retry []attachin
 	request := &meshv1.ResumeRequest{Limit: int32(a.options.Missed.Events), Bytes: int64(a.options.Missed.Bytes)}
 	for _, n := range batch {
 		after := n.had.Position
-		r := &meshv1.Resumer{User: n.conn.User, After: after, EventsAfter: after, Looks: n.rooms()}
+		r := &meshv1.Resumer{User: n.conn.User, After: int64(after), EventsAfter: int64(after), Looks: n.rooms()}
 		if whole && after >= bufferedAfter {
-			r.EventsAfter = max(after, complete)
+			r.EventsAfter = int64(max(after, complete))
 		}
 		request.Resumers = append(request.Resumers, r)
 	}
@@ -110,8 +111,8 @@ func (a *asker) single() *lane[attaching] {
 
 // buffered returns the buffered events above the lowest resume token of a batch to which the buffer reaches back. It
 // returns false if the buffer reaches back to none of the tokens.
-func (a *asker) buffered(batch []attaching, bufferedAfter int64) ([]*hub.Event, bool) {
-	after := int64(-1)
+func (a *asker) buffered(batch []attaching, bufferedAfter catalog.Position) ([]*hub.Event, bool) {
+	after := catalog.Position(-1)
 	for _, n := range batch {
 		if p := n.had.Position; p >= bufferedAfter && (after < 0 || p < after) {
 			after = p
@@ -126,16 +127,16 @@ func (a *asker) buffered(batch []attaching, bufferedAfter int64) ([]*hub.Event, 
 // attachmentOf returns the owner's answer for one connection, with its missed events.
 func (a *asker) attachmentOf(n attaching, answer *meshv1.Resumed, response *meshv1.ResumeResponse,
 	missed *hub.MissedEvents) hub.Attachment {
-	r := hub.Attachment{Position: response.Position, Subscribed: answer.Looked, Until: time.Now().Add(a.options.Lease)}
-	absence := hub.Absence{After: n.had.Position, Until: response.Position, Subscribed: answer.Looked, NotRecovered: answer.TooFar}
+	r := hub.Attachment{Position: catalog.Position(response.Position), Subscribed: answer.Looked, Until: time.Now().Add(a.options.Lease)}
+	absence := hub.Absence{After: n.had.Position, Until: catalog.Position(response.Position), Subscribed: answer.Looked, NotRecovered: answer.TooFar}
 	for _, s := range answer.Stays {
-		absence.Intervals = append(absence.Intervals, interval.Interval{Room: s.Room, From: s.Opened, Until: s.Closed})
+		absence.Intervals = append(absence.Intervals, interval.Interval{Room: s.Room, From: catalog.Position(s.Opened), Until: catalog.Position(s.Closed)})
 		if s.Closed == 0 {
 			r.Rooms = append(r.Rooms, s.Room)
 		}
 	}
 	everything := hub.AllRooms(n.conn.User, slices.Concat(r.Rooms, answer.Looked))
-	if n.had.Position > response.Position || !n.had.Holds(hub.IncarnationOf(response.Incarnation)) {
+	if n.had.Position > catalog.Position(response.Position) || !n.had.Holds(hub.IncarnationOf(response.Incarnation)) {
 		// The log has lost events that the client has, so the resume token does not apply to this log.
 		r.NotRecovered = everything
 		return r

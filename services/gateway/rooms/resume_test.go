@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	gatewayv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/gateway/v1"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
 	"github.com/edumatrix/interlinked/services/gateway/hub"
@@ -38,7 +39,7 @@ func notRecovered(f map[string]any) (rooms string, greeted bool) {
 }
 
 // back connects a user that resumes from the given position of chat's log, and from the beginning of the other logs.
-func (w *world) back(t *testing.T, user string, after int64) *hub.Conn {
+func (w *world) back(t *testing.T, user string, after catalog.Position) *hub.Conn {
 	t.Helper()
 	c := w.greeted(t, user)
 	had := hub.Progress{}

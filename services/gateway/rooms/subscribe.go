@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/services/gateway/frame"
@@ -41,7 +42,7 @@ func (a *asker) authorize(ctx context.Context, batch []*subscription) (retry []*
 	}
 	for i, l := range asking {
 		a.guard(l.conn, func() {
-			if !a.authorized(l, moments[i], answer.Looked[i], answer.Position) {
+			if !a.authorized(l, moments[i], answer.Looked[i], catalog.Position(answer.Position)) {
 				retry = append(retry, l)
 			}
 		})
@@ -50,7 +51,7 @@ func (a *asker) authorize(ctx context.Context, batch []*subscription) (retry []*
 }
 
 // authorized applies the owner's answer to one subscription. It returns false if the owner must be asked again.
-func (a *asker) authorized(l *subscription, asked hub.Moment, answer *meshv1.Looked, position int64) bool {
+func (a *asker) authorized(l *subscription, asked hub.Moment, answer *meshv1.Looked, position catalog.Position) bool {
 	if !answer.Allowed {
 		a.settled(l)
 		l.answer(true)

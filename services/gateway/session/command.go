@@ -92,7 +92,7 @@ func (s *Session) query(ctx context.Context, r frame.Request, declared *catalog.
 
 // asOf returns the position of an owner's log up to which an answer must contain all events: the user's own writes
 // from any connection, and every event that this connection was sent.
-func (s *Session) asOf(owner string) int64 {
+func (s *Session) asOf(owner string) catalog.Position {
 	// The rooms were read after the connection was opened, and so after every command that was acknowledged before.
 	position := s.mesh.Hub.Shard(owner).AsOf(s.conn)
 	if position == 0 {
@@ -124,7 +124,7 @@ func (s *Session) endQuery() {
 }
 
 // ask returns the encoded reply to a query.
-func (s *Session) ask(ctx context.Context, declared *catalog.Query, r frame.Request, position int64) ([]byte, error) {
+func (s *Session) ask(ctx context.Context, declared *catalog.Query, r frame.Request, position catalog.Position) ([]byte, error) {
 	question, err := query.Read(declared, r.Data)
 	if err != nil {
 		return nil, err

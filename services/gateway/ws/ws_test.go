@@ -78,7 +78,7 @@ type mesh struct {
 	silent  func(envelope.Command) bool // reports whether a command gets no outcome
 
 	mu      sync.Mutex
-	version int64
+	version catalog.Version
 }
 
 type syncBuffer struct {
@@ -110,7 +110,7 @@ func (m *mesh) Publish(_ string, messages ...*message.Message) error {
 		m.mu.Lock()
 		m.version++
 		r := envelope.Result{Actor: c.Actor, CommandID: c.ID, Source: "chat", Type: c.Type, Stream: c.Stream,
-			Kind: envelope.Committed, Version: m.version, Position: m.version}
+			Kind: envelope.Committed, Version: m.version, Position: catalog.Position(m.version)}
 		m.mu.Unlock()
 		if strings.Contains(string(c.Body), "refuse") {
 			r.Kind, r.Code, r.Text = envelope.Refused, refusal.NotAMember, "you are not in it"

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/services/notification/rule"
 )
@@ -24,7 +25,7 @@ func TestRaise_DoesNotDependOnTheOrderOfConversations(t *testing.T) {
 			&chatv1.MemberAdded{UserId: "dan"}, &chatv1.MemberLeft{UserId: "dan"}, &chatv1.MemberAdded{UserId: "dan"},
 		} {
 			events = append(events, rule.About{ID: fmt.Sprint("e", c, "-", v), Stream: fmt.Sprint("conversation:", c),
-				Version: int64(v) + 1, Actor: []string{"ann", "bob"}[c%2], Event: e})
+				Version: catalog.Version(v) + 1, Actor: []string{"ann", "bob"}[c%2], Event: e})
 		}
 		streams = append(streams, events)
 	}

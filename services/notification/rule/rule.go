@@ -8,13 +8,15 @@ import (
 
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	notificationv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/notification/v1"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // About is an event that may raise notifications.
 type About struct {
 	ID      string
 	Stream  string
-	Version int64
+	Version catalog.Version
 	Actor   string
 	Event   proto.Message
 }
@@ -37,7 +39,7 @@ func Raise(a About) (raised []*notificationv1.Raised) {
 		raised = append(raised, &notificationv1.Raised{
 			NotificationId: uuid.NewSHA1(made, []byte(a.ID+"\x00"+user)).String(), RecipientId: user,
 			Reason: notificationv1.Reason_REASON_ADDED_TO_CONVERSATION, By: a.Actor, AboutStream: a.Stream,
-			AboutVersion: a.Version})
+			AboutVersion: int64(a.Version)})
 	}
 	return raised
 }

@@ -40,7 +40,7 @@ type Log struct {
 
 	mu       sync.Mutex
 	followed []projection.Applier
-	position int64 // of the event that was committed last
+	position catalog.Position // of the event that was committed last
 }
 
 // Open opens the log of an owner ("chat"), with the migrations of its projections (nil: none).

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
 
@@ -21,7 +22,7 @@ type SourcePartition struct {
 // Checkpoint is the progress of consuming one partition of another owner's topic.
 type Checkpoint struct {
 	// Position is the position in the source's log up to which every record of the partition is applied.
-	Position int64
+	Position catalog.Position
 	// Index is the number of effects of the next event above Position that are applied already.
 	Index int
 	// Incarnation is the incarnation of the source's log when the checkpoint was saved.
@@ -54,12 +55,12 @@ type Consumer struct {
 	Source string
 	Topic  string
 	// Start is the position above which events are consumed.
-	Start int64
+	Start catalog.Position
 	// Since is the time before which events are ignored. Zero: no event is ignored.
 	Since time.Time
 	// LegacyEnd is the position up to which an earlier release, which kept a version per stream instead of checkpoints
 	// (see Inbox.LegacyVersions), may have applied events. 0: there was no such release.
-	LegacyEnd int64
+	LegacyEnd catalog.Position
 	// Epoch is the topic's epoch when its consumption began, and Partitions is the number of its partitions at that
 	// time.
 	Epoch      int32
@@ -69,7 +70,7 @@ type Consumer struct {
 // Fence marks a change of a topic's partition count: events above Position are hashed by the new count, Partitions.
 type Fence struct {
 	From, To   int32 // epochs
-	Position   int64
+	Position   catalog.Position
 	Partitions int32
 }
 
@@ -203,12 +204,12 @@ func (i *Inbox) AddFence(ctx context.Context, source, topic string, f Fence) err
 
 // LegacyVersions returns the version of each stream that an earlier release applied last. It omits streams of which
 // that release applied nothing.
-func (i *Inbox) LegacyVersions(ctx context.Context, source string, streams []string) (map[string]int64, error) {
-	all := map[string]int64{}
+func (i *Inbox) LegacyVersions(ctx context.Context, source string, streams []string) (map[string]catalog.Version, error) {
+	all := map[string]catalog.Version{}
 	found, err := i.o.Pool.Query(ctx, i.o.SQL(sqlLegacyVersions), source, streams)
 	if err == nil {
 		var stream string
-		var version int64
+		var version catalog.Version
 		_, err = pgx.ForEachRow(found, []any{&stream, &version}, func() error {
 			all[stream] = version
 			return nil
@@ -222,8 +223,8 @@ func (i *Inbox) LegacyVersions(ctx context.Context, source string, streams []str
 
 // LegacyPosition reports whether an earlier release consumed a topic, and the position up to which it had applied all
 // of it.
-func (i *Inbox) LegacyPosition(ctx context.Context, source, topic string) (position int64, found bool, err error) {
-	var stored *int64
+func (i *Inbox) LegacyPosition(ctx context.Context, source, topic string) (position catalog.Position, found bool, err error) {
+	var stored *catalog.Position
 	var began *bool
 	if err := i.o.Pool.QueryRow(ctx, i.o.SQL(sqlLegacyPosition), source, topic).Scan(&stored, &began); err != nil {
 		return 0, false, fmt.Errorf("read what an earlier release applied of %s: %w", source, pgerror.Unavailable(err))

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 )
@@ -20,9 +21,9 @@ type Parked struct {
 	Stream string
 	// Position and Version are those of the event that failed. Index is the number of its effects that are applied
 	// already.
-	Position int64
+	Position catalog.Position
 	Index    int
-	Version  int64
+	Version  catalog.Version
 	// Waiting is the number of later events of the stream that were passed over.
 	Waiting int64
 	// Record is the event that failed, without its body: personal texts remain in the owner's log only, where they can
@@ -91,7 +92,9 @@ ORDER BY p.stream, p.version`
 // nullableParked is a row of a parked stream. Its columns are null if a LEFT JOIN found no parked stream.
 type nullableParked struct {
 	source, topic, stream, problem *string
-	position, version, waiting     *int64
+	position                       *catalog.Position
+	version                        *catalog.Version
+	waiting                        *int64
 	index                          *int
 	record                         []byte
 	at, heldUntil                  *time.Time
@@ -167,7 +170,7 @@ func (i *Inbox) parked(ctx context.Context, statement string, args ...any) ([]Pa
 // ImportParked parks the streams of which an earlier release had parked events. The function place returns the position
 // of an event, and the position up to which its topic was read. A second call has no effect.
 func (i *Inbox) ImportParked(ctx context.Context, source string,
-	place func(*meshv1.Record) (position, passed int64, err error)) error {
+	place func(*meshv1.Record) (position, passed catalog.Position, err error)) error {
 	err := pgx.BeginFunc(ctx, i.o.Pool, func(tx pgx.Tx) error {
 		found, err := tx.Query(ctx, i.o.SQL(sqlParkedEvents), source)
 		if err != nil {
@@ -183,7 +186,7 @@ func (i *Inbox) ImportParked(ctx context.Context, source string,
 				return err
 			}
 			one.Topic = one.Record.GetTopic()
-			var passed int64
+			var passed catalog.Position
 			if one.Position, passed, err = place(one.Record); err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
@@ -18,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-func at(position int64) inbox.Checkpoint {
+func at(position catalog.Position) inbox.Checkpoint {
 	return inbox.Checkpoint{Position: position, Incarnation: "i", Epoch: 1, Partitions: 1}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
@@ -37,7 +38,7 @@ func fill(t testing.TB, l *eventlog.Log, f eventlog.Fill) {
 	}
 }
 
-func positions(events []eventlog.Logged) (all []int64) {
+func positions(events []eventlog.Logged) (all []catalog.Position) {
 	for _, e := range events {
 		all = append(all, e.Position)
 	}
@@ -54,7 +55,7 @@ func TestIntervals_FromTheOpeningToTheClosingEvent(t *testing.T) {
 	commit(t, l, on("1", "c2", left("bob"), added("bob"), added("bob"), left("bob"), left("bob"), added("bob")))
 	commit(t, l, on("1", "c3", left("alice")))
 	const room = "conversation:1"
-	in := func(from, until, fromVersion, untilVersion int64) interval.Interval {
+	in := func(from, until catalog.Position, fromVersion, untilVersion catalog.Version) interval.Interval {
 		return interval.Interval{Room: room, From: from, Until: until, FromVersion: fromVersion, UntilVersion: untilVersion}
 	}
 	for user, want := range map[string][]interval.Interval{

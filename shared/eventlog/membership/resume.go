@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/interval"
@@ -18,9 +19,9 @@ import (
 type Resumer struct {
 	User string
 	// After is the position up to which the user has all events.
-	After int64
+	After catalog.Position
 	// EventsAfter is the position above which events are read. It is not below After.
-	EventsAfter int64
+	EventsAfter catalog.Position
 	// Subscribed are the rooms that the user is subscribed to without being a member; their events are read as well.
 	Subscribed []string
 }
@@ -140,7 +141,7 @@ func (x reader) resume(ctx context.Context, resumers []Resumer, b Bounds) (Misse
 func (x reader) intervalsSince(ctx context.Context, resumers []Resumer) ([][]interval.Interval, eventlog.Point, error) {
 	users, after := make([]string, len(resumers)), make([]int64, len(resumers))
 	for i, r := range resumers {
-		users[i], after[i] = r.User, r.After
+		users[i], after[i] = r.User, int64(r.After)
 	}
 	found, err := x.log.Options().Pool.Query(ctx, x.log.SQL(sqlIntervalsSince), planned, users, after)
 	if err != nil {
@@ -255,7 +256,7 @@ func (x reader) measure(ctx context.Context, g *gaps, near []map[string]bool) er
 
 func columnsOf(all []interval.Gap) (rooms []string, after, until []int64) {
 	for _, g := range all {
-		rooms, after, until = append(rooms, g.Room), append(after, g.After), append(until, g.Until)
+		rooms, after, until = append(rooms, g.Room), append(after, int64(g.After)), append(until, int64(g.Until))
 	}
 	return rooms, after, until
 }
@@ -274,17 +275,17 @@ func (s size) over(bound size) bool { return s.events > bound.events || s.bytes 
 type gaps struct {
 	resumers  []Resumer
 	intervals [][]interval.Interval
-	head      int64
+	head      catalog.Position
 	of        [][]interval.Gap // by resumer
 	all       []interval.Gap   // each once
 	seen      map[interval.Gap]bool
 	sizes     map[interval.Gap]size // of counted gaps; bytes is set once a gap is measured
 
-	chosen     []interval.Gap // to be read
-	boundaries []int64        // positions of the events at which the memberships begin and end
+	chosen     []interval.Gap     // to be read
+	boundaries []catalog.Position // positions of the events at which the memberships begin and end
 }
 
-func newGaps(resumers []Resumer, intervals [][]interval.Interval, head int64) *gaps {
+func newGaps(resumers []Resumer, intervals [][]interval.Interval, head catalog.Position) *gaps {
 	g := &gaps{resumers: resumers, intervals: intervals, head: head, of: make([][]interval.Gap, len(resumers)),
 		seen: map[interval.Gap]bool{}, sizes: map[interval.Gap]size{}}
 	for i, r := range resumers {
@@ -416,7 +417,7 @@ func compact(all []interval.Gap) []interval.Gap {
 
 // Message returns the result as a response to a gateway.
 func (m Missed) Message() *meshv1.ResumeResponse {
-	response := &meshv1.ResumeResponse{Records: make([]*meshv1.Record, len(m.Events)), Position: m.Head.Position,
+	response := &meshv1.ResumeResponse{Records: make([]*meshv1.Record, len(m.Events)), Position: int64(m.Head.Position),
 		Incarnation: m.Head.Incarnation}
 	for i, e := range m.Events {
 		response.Records[i] = e.Record(e.Topic)
@@ -424,7 +425,7 @@ func (m Missed) Message() *meshv1.ResumeResponse {
 	for _, r := range m.Resumed {
 		resumed := &meshv1.Resumed{TooFar: r.NotRecovered}
 		for _, s := range r.Intervals {
-			resumed.Stays = append(resumed.Stays, &meshv1.Stay{Room: s.Room, Opened: s.From, Closed: s.Until})
+			resumed.Stays = append(resumed.Stays, &meshv1.Stay{Room: s.Room, Opened: int64(s.From), Closed: int64(s.Until)})
 		}
 		response.Resumed = append(response.Resumed, resumed)
 	}

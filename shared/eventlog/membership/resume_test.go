@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	chatv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/interval"
@@ -39,25 +40,25 @@ func TestResume_ReturnsIntervalsAndTheEventsInThem(t *testing.T) {
 	t.Parallel()
 	l := comings(t)
 	one, two := "conversation:1", "conversation:2"
-	in := func(room string, from, until int64) interval.Interval {
+	in := func(room string, from, until catalog.Position) interval.Interval {
 		return interval.Interval{Room: room, From: from, Until: until}
 	}
 	for name, test := range map[string]struct {
 		resumers  []Resumer
 		intervals [][]interval.Interval
-		want      []int64
+		want      []catalog.Position
 	}{
 		"from the beginning": {[]Resumer{{"bob", 0, 0, nil}},
-			[][]interval.Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{3, 4, 5, 7, 8, 9, 10, 11}},
+			[][]interval.Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []catalog.Position{3, 4, 5, 7, 8, 9, 10, 11}},
 		"within an interval": {[]Resumer{{"bob", 3, 3, nil}}, [][]interval.Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}},
-			[]int64{4, 5, 7, 8, 9, 10, 11}},
-		"at the end of an interval":    {[]Resumer{{"bob", 5, 5, nil}}, [][]interval.Interval{{in(one, 7, 0), in(two, 9, 11)}}, []int64{7, 8, 9, 10, 11}},
-		"with EventsAfter above After": {[]Resumer{{"bob", 4, 9, nil}}, [][]interval.Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []int64{10, 11}},
+			[]catalog.Position{4, 5, 7, 8, 9, 10, 11}},
+		"at the end of an interval":    {[]Resumer{{"bob", 5, 5, nil}}, [][]interval.Interval{{in(one, 7, 0), in(two, 9, 11)}}, []catalog.Position{7, 8, 9, 10, 11}},
+		"with EventsAfter above After": {[]Resumer{{"bob", 4, 9, nil}}, [][]interval.Interval{{in(one, 3, 5), in(one, 7, 0), in(two, 9, 11)}}, []catalog.Position{10, 11}},
 		"at the head":                  {[]Resumer{{"bob", 12, 12, nil}}, [][]interval.Interval{{in(one, 7, 0)}}, nil},
 		"above the head":               {[]Resumer{{"bob", 99, 99, nil}}, [][]interval.Interval{{in(one, 7, 0)}}, nil},
 		"a stranger":                   {[]Resumer{{"eve", 0, 0, nil}}, [][]interval.Interval{nil}, nil},
 		"several, with events that they share": {[]Resumer{{"eve", 0, 0, nil}, {"bob", 9, 9, nil}, {"alice", 10, 10, nil}},
-			[][]interval.Interval{nil, {in(one, 7, 0), in(two, 9, 11)}, {in(one, 1, 0), in(two, 9, 0)}}, []int64{10, 11, 12}},
+			[][]interval.Interval{nil, {in(one, 7, 0), in(two, 9, 11)}, {in(one, 1, 0), in(two, 9, 0)}}, []catalog.Position{10, 11, 12}},
 	} {
 		got, err := Resume(t.Context(), l, test.resumers, Bounds{})
 		if err != nil {
@@ -89,7 +90,7 @@ func TestResume_LeavesOutRoomsThatAreTooFarAndNoOthers(t *testing.T) {
 			t.Errorf("%d: %v, want %v", i, got.Resumed[i].NotRecovered, want)
 		}
 	}
-	if want := []int64{7, 8, 9, 10, 11, 12}; !slices.Equal(positions(got.Events), want) {
+	if want := []catalog.Position{7, 8, 9, 10, 11, 12}; !slices.Equal(positions(got.Events), want) {
 		t.Errorf("%v, want %v", positions(got.Events), want)
 	}
 	message := got.Message()
@@ -156,7 +157,7 @@ func TestResume_LeavesOutTheLargestRoomsWhereAllTogetherAreTooLarge(t *testing.T
 	large(t, l, "half", 16)
 	for name, test := range map[string]struct {
 		user   string
-		after  int64
+		after  catalog.Position
 		bytes  int
 		tooFar []string
 		events int

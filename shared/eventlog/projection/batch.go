@@ -109,21 +109,32 @@ func (r *rows) columns() (columns []any, err error) {
 		}
 		if slices == nil {
 			for _, v := range row {
-				slices = append(slices, reflect.MakeSlice(reflect.SliceOf(reflect.TypeOf(v)), 0, r.kept))
+				slices = append(slices, reflect.MakeSlice(reflect.SliceOf(element(v).Type()), 0, r.kept))
 			}
 		}
 		if len(row) != len(slices) {
 			return nil, fmt.Errorf("a row has %d values, another has %d", len(row), len(slices))
 		}
 		for i, v := range row {
-			if reflect.TypeOf(v) != slices[i].Type().Elem() {
+			e := element(v)
+			if e.Type() != slices[i].Type().Elem() {
 				return nil, fmt.Errorf("value %d is a %T in one row and a %s in another", i+1, v, slices[i].Type().Elem())
 			}
-			slices[i] = reflect.Append(slices[i], reflect.ValueOf(v))
+			slices[i] = reflect.Append(slices[i], e)
 		}
 	}
 	for _, s := range slices {
 		columns = append(columns, s.Interface())
 	}
 	return columns, nil
+}
+
+// element returns a value as an element of its column. Positions and versions become int64, because pgx encodes slices
+// of that type without reflection.
+func element(v any) reflect.Value {
+	e := reflect.ValueOf(v)
+	if e.Kind() == reflect.Int64 {
+		return reflect.ValueOf(e.Int())
+	}
+	return e
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
@@ -94,8 +95,8 @@ type follower struct {
 
 	silence  time.Duration // see advisory.LeaseOptions; 0: its default
 	lease    *advisory.Lease
-	position int64     // position up to which the projection is applied
-	checked  time.Time // when the position was read or saved
+	position catalog.Position // position up to which the projection is applied
+	checked  time.Time        // when the position was read or saved
 	backoff  retry.Backoff
 }
 
@@ -198,7 +199,7 @@ func (f *follower) applyNext(ctx context.Context) (applied int, err error) {
 func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, err error) {
 	l, era := f.log, f.progress.Current()
 	var events []eventlog.Logged
-	stored := int64(-1)
+	stored := catalog.Position(-1)
 	b := &pgx.Batch{}
 	b.Queue("BEGIN")
 	// Lock the projection's row first, as a rebuild that takes over does, to avoid a deadlock.
@@ -225,7 +226,7 @@ func (f *follower) transact(ctx context.Context, conn *pgx.Conn) (applied int, e
 	if len(events) == 0 {
 		// The log may have begun another incarnation, whose floor is above every event. The floor is read first, so the
 		// read that follows finds every event below it.
-		var floor int64
+		var floor catalog.Position
 		b = &pgx.Batch{}
 		b.Queue(l.SQL(sqlFloor)).QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
 		l.QueueRead(b, f.position, maxBatch, &events)

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
@@ -323,7 +324,7 @@ func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 	_, err = l.Options().Pool.Exec(t.Context(), "SELECT pg_reload_conf()")
 	require.NoError(t, err)
 	pgtest.During(t, func(ctx context.Context) error { return Follow(ctx, l, &counts{}) })
-	var events int64
+	var events catalog.Position
 	for round := range 3 {
 		for i := range 20 {
 			w := logtest.Said(fmt.Sprint(i%3), fmt.Sprint(round, "-", i))
@@ -342,7 +343,7 @@ func TestFollow_SurvivesCrashesOfTheServer(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, process.Kill()) // the server ends all sessions and recovers
 		meshtest.Eventually(t, "all is applied again", func() bool {
-			var applied, last int64
+			var applied, last catalog.Position
 			err := l.Options().Pool.QueryRow(t.Context(), "SELECT coalesce(sum(applied), 0), coalesce(sum(last), 0) FROM chat.counts").
 				Scan(&applied, &last)
 			return err == nil && applied == events && last == events

@@ -82,7 +82,7 @@ func TestProjection_WritesTheRowsOfItsFunctions(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 2)
 	go func() { ended <- l.Run(ctx) }()
-	write := func(stream string, events ...proto.Message) int64 {
+	write := func(stream string, events ...proto.Message) catalog.Position {
 		done, err := l.Commit(t.Context(), eventlog.Write{Appends: []eventlog.Append{{Stream: stream,
 			Expected: eventlog.AnyVersion, Actor: "ann", Events: events}}})
 		require.NoError(t, err)

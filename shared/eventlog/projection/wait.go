@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/retry"
 )
@@ -38,7 +39,7 @@ func ReadConsistently(ctx context.Context, l *eventlog.Log, read func() error) e
 
 // WaitFor returns when some instance has applied the log to a projection up to a position. Read the rows within the
 // same call of ReadConsistently.
-func WaitFor(ctx context.Context, l *eventlog.Log, projection string, position int64) error {
+func WaitFor(ctx context.Context, l *eventlog.Log, projection string, position catalog.Position) error {
 	here := l.Applied().Of(projection)
 	if have, _ := here.Now(); have >= position {
 		return nil

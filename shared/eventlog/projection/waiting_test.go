@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
@@ -24,7 +25,7 @@ func TestWaiting_LetsTheDatabaseVacuum(t *testing.T) {
 }
 
 // followUntil applies the log to counts up to a position.
-func followUntil(ctx context.Context, l *eventlog.Log, position int64) error {
+func followUntil(ctx context.Context, l *eventlog.Log, position catalog.Position) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	ended := make(chan error, 1)

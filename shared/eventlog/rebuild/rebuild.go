@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgerror"
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
@@ -33,16 +34,16 @@ type Options struct {
 // Progress is the progress of a rebuild.
 type Progress struct {
 	Step     string // "build", "swap" or "compare"
-	Position int64
-	Head     int64 // of the log
+	Position catalog.Position
+	Head     catalog.Position // of the log
 }
 
 // Result is the result of a rebuild.
 type Result struct {
 	Projections []string
-	Position    int64         // position as of which the tables were swapped and compared
-	Behind      int64         // position of the old rows, if they did not reach Position in time; else 0
-	Held        time.Duration // how long the log's lock was held; nothing could be appended meanwhile
+	Position    catalog.Position // position as of which the tables were swapped and compared
+	Behind      catalog.Position // position of the old rows, if they did not reach Position in time; else 0
+	Held        time.Duration    // how long the log's lock was held; nothing could be appended meanwhile
 	Tables      []TableDifference
 	Left        string // problems after the swap, in the comparison or the cleanup
 }
@@ -98,7 +99,7 @@ type shadow struct {
 	keeper  *pgx.Conn // session of the rebuild; it holds the locks
 	tables  []string
 
-	position int64 // position up to which the shadow is built
+	position catalog.Position // position up to which the shadow is built
 }
 
 func newShadow(l *eventlog.Log) *shadow {
@@ -305,7 +306,7 @@ func (s *shadow) follow(ctx context.Context) error {
 // applyNext applies the next batch to the shadow. The transaction does not wait for the disk: after a crash of the
 // server the rebuild starts over.
 func (s *shadow) applyNext(ctx context.Context) (applied int, err error) {
-	var last int64
+	var last catalog.Position
 	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `SELECT set_config('search_path', $1, true), set_config('synchronous_commit', 'off', true),
   set_config('idle_in_transaction_session_timeout', '5s', true)`, pgx.Identifier{s.schema}.Sanitize())
@@ -335,7 +336,7 @@ func (s *shadow) applyNext(ctx context.Context) (applied int, err error) {
 
 // awaitLive waits until the live rows have reached a position, whichever instance follows the log. It also returns nil
 // once the timeout has passed.
-func (s *shadow) awaitLive(ctx context.Context, position int64, timeout time.Duration) error {
+func (s *shadow) awaitLive(ctx context.Context, position catalog.Position, timeout time.Duration) error {
 	for end := time.Now().Add(timeout); ; {
 		at, err := s.live(ctx)
 		if err != nil || at >= position || time.Now().After(end) {
@@ -348,7 +349,7 @@ func (s *shadow) awaitLive(ctx context.Context, position int64, timeout time.Dur
 }
 
 // live returns the position of the live rows: the lowest among the projections.
-func (s *shadow) live(ctx context.Context) (position int64, err error) {
+func (s *shadow) live(ctx context.Context) (position catalog.Position, err error) {
 	err = s.keeper.QueryRow(ctx, s.log.SQL(`SELECT coalesce(min(coalesce(p.position, 0)), 0)
 FROM unnest($1::text[]) AS n (name) LEFT JOIN owner.projections p USING (name)`), s.names).Scan(&position)
 	return position, err
@@ -358,7 +359,7 @@ FROM unnest($1::text[]) AS n (name) LEFT JOIN owner.projections p USING (name)`)
 // once they have caught up. Under the lock, it applies the remaining events to the shadow and swaps the tables. The
 // returned snapshot sees the old rows and the new ones as of the same position.
 func (s *shadow) swap(ctx context.Context, compare *pgxpool.Conn) (r Result, snapshot pgx.Tx, err error) {
-	var live int64
+	var live catalog.Position
 	r.Held, err = s.log.HoldLock(ctx, s.keeper, func(ctx context.Context) error {
 		if err := s.finish(ctx); err != nil {
 			return err

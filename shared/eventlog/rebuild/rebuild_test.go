@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/logtest"
@@ -86,7 +87,7 @@ func rebuilt(t *testing.T, l *eventlog.Log) Result {
 // whole asserts that the live rows are those of a log with n events, and that nothing of a rebuild is left.
 func whole(t *testing.T, l *eventlog.Log, n int64) {
 	t.Helper()
-	if err := projection.WaitFor(t.Context(), l, "tally", n); err != nil {
+	if err := projection.WaitFor(t.Context(), l, "tally", catalog.Position(n)); err != nil {
 		t.Fatal(err)
 	}
 	var events, lines, ids, schemas int64
@@ -151,7 +152,7 @@ func TestRebuild_UnderTrafficEqualsTheLiveRows(t *testing.T) {
 		if r.Differ() != 0 || r.Behind != 0 || r.Left != "" {
 			t.Errorf("%+v", r)
 		}
-		if len(r.Tables) != 3 || r.Tables[1].Table != "lines" || r.Tables[1].NewRows != r.Position {
+		if len(r.Tables) != 3 || r.Tables[1].Table != "lines" || catalog.Position(r.Tables[1].NewRows) != r.Position {
 			t.Errorf("compared: %+v as of %d", r.Tables, r.Position)
 		}
 		if r.Held > eventlog.MaxHold {
@@ -366,7 +367,7 @@ type slow struct {
 }
 
 func (p *slow) Apply(ctx context.Context, tx projection.Tx, events []envelope.Event) error {
-	if events[0].Position > p.after {
+	if events[0].Position > catalog.Position(p.after) {
 		_, err := tx.Exec(ctx, "SELECT pg_sleep(20)")
 		return err
 	}

@@ -112,7 +112,7 @@ func (s *timerShadow) run(ctx context.Context) (Result, error) {
 // events.
 func (s *timerShadow) follow(ctx context.Context, bound int) error {
 	for passed := 0; ; {
-		var end *int64
+		var end *catalog.Position
 		if err := s.keeper.QueryRow(ctx, s.in(sqlTimerSpan), s.position, timerSpan).Scan(&end); err != nil {
 			return err
 		}
@@ -135,7 +135,7 @@ func (s *timerShadow) follow(ctx context.Context, bound int) error {
 
 // applyPage applies the next page of a span that ends at the position end. The transaction does not wait for the disk:
 // after a crash of the server the rebuild starts over.
-func (s *timerShadow) applyPage(ctx context.Context, end int64) (applied int, err error) {
+func (s *timerShadow) applyPage(ctx context.Context, end catalog.Position) (applied int, err error) {
 	position := end
 	err = pgx.BeginFunc(ctx, s.keeper, func(tx pgx.Tx) error {
 		// The settings make the planner choose plans for large tables, as in commits.

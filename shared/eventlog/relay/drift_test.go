@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
@@ -103,7 +104,7 @@ ALTER TABLE chat.event_rooms SET (autovacuum_enabled = off)`)
 			now, oldest = append(now, pgtest.TransactionID(t, other)), append(oldest, pgtest.Horizon(t, other, "standby"))
 		}
 	}
-	require.Equal(t, int64(batches), x.sequence.Position)
+	require.Equal(t, catalog.Position(batches), x.sequence.Position)
 
 	usual := func(of []saving) int64 { // the median of the pages that an update reads
 		slices.SortFunc(of, func(a, b saving) int { return cmp.Compare(a.buffers, b.buffers) })

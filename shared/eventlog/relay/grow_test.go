@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/meshtest"
@@ -42,14 +43,14 @@ func (c *topicCounts) relay(l *eventlog.Log) func(*Relay) {
 // repeats, and fills holes by the partition count of the partition's epoch.
 type epochReader struct {
 	t      *testing.T
-	log    map[string]map[int64]string // positions of each topic's events with their streams
-	number map[topicPartition]int64
+	log    map[string]map[catalog.Position]string // positions of each topic's events with their streams
+	number map[topicPartition]catalog.Position
 	epoch  map[topicPartition]epoch
-	times  map[int64]int // how often each event was read
+	times  map[catalog.Position]int // how often each event was read
 	fences map[topicPartition]int
 }
 
-func (x *epochReader) give(topic string, partition int32, above, until int64, count int32) {
+func (x *epochReader) give(topic string, partition int32, above, until catalog.Position, count int32) {
 	for position, stream := range x.log[topic] {
 		if position > above && position <= until && envelope.Partition(stream, count) == partition {
 			x.times[position]++
@@ -85,15 +86,15 @@ func (x *epochReader) take(p topicPartition, e envelope.Event) {
 // checkEpochs reads all records of a broker and asserts that every event of the log is read once.
 func checkEpochs(t *testing.T, l *eventlog.Log, b *broker) *epochReader {
 	t.Helper()
-	x := &epochReader{t: t, log: map[string]map[int64]string{}, number: map[topicPartition]int64{}, epoch: map[topicPartition]epoch{},
-		times: map[int64]int{}, fences: map[topicPartition]int{}}
-	all := map[int64]int{}
-	for after, more := int64(0), true; more; {
+	x := &epochReader{t: t, log: map[string]map[catalog.Position]string{}, number: map[topicPartition]catalog.Position{}, epoch: map[topicPartition]epoch{},
+		times: map[catalog.Position]int{}, fences: map[topicPartition]int{}}
+	all := map[catalog.Position]int{}
+	for after, more := catalog.Position(0), true; more; {
 		page, err := l.Read(t.Context(), eventlog.Query{After: after, Limit: 1000})
 		require.NoError(t, err)
 		for _, e := range page.Events {
 			if x.log[topicOf(l, e)] == nil {
-				x.log[topicOf(l, e)] = map[int64]string{}
+				x.log[topicOf(l, e)] = map[catalog.Position]string{}
 			}
 			x.log[topicOf(l, e)][e.Position] = e.Stream
 			all[e.Position] = 1
@@ -207,7 +208,7 @@ partitions = '{"chat-events": {"0": 18, "1": 19, "2": 20}}'`)
 	for p := range int32(4) {
 		meshtest.Eventually(t, "the fence", func() bool { return fence(p) >= 0 })
 		records, i := b.of(topicPartition{"chat-events", p}), fence(p)
-		before := int64(0)
+		before := catalog.Position(0)
 		if i > 0 {
 			before = records[i-1].Position
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/internal/pgtest"
@@ -67,12 +68,12 @@ func TestIncarnation_ChangesWhereATopicIsAheadOfTheLog(t *testing.T) {
 	relaying(t, l, b, lastOf(b))
 	meshtest.Eventually(t, "a new incarnation begins", func() bool { return l.Incarnation() != first })
 	c := commit(t, l, said("1", "after"))
-	assert.Equal(t, int64(10+margin+1), c.Position)
-	assert.Equal(t, int64(7), c.Version)
+	assert.Equal(t, catalog.Position(10+margin+1), c.Position)
+	assert.Equal(t, catalog.Version(7), c.Version)
 	meshtest.Eventually(t, "the event is published", func() bool { return b.events() == 11 })
-	ids := map[string]int64{}
+	ids := map[string]catalog.Position{}
 	for p := range int32(3) {
-		number := int64(0)
+		number := catalog.Position(0)
 		for _, e := range b.of(topicPartition{"chat-events", p}) {
 			if e.Position <= number {
 				continue // a repeat

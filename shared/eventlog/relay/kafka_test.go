@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/backend"
 	"github.com/edumatrix/interlinked/shared/backend/embedded"
 	"github.com/edumatrix/interlinked/shared/bus"
@@ -68,10 +69,10 @@ func TestRelay_OnABroker(t *testing.T) {
 	for i := range events {
 		commit(t, l, said(fmt.Sprint(i%7), fmt.Sprint(i)))
 	}
-	numbers := map[int32]int64{}
+	numbers := map[int32]catalog.Position{}
 	seen := 0
 	deadline := time.After(20 * time.Second)
-	for seen < events || len(numbers) < 3 || slices.Min([]int64{numbers[0], numbers[1], numbers[2]}) < events {
+	for seen < events || len(numbers) < 3 || slices.Min([]catalog.Position{numbers[0], numbers[1], numbers[2]}) < events {
 		select {
 		case m := <-arriving:
 			e, err := envelope.ReadEvent(m)

@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/advisory"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -34,11 +35,11 @@ type broker struct {
 
 	mu      sync.Mutex
 	records map[topicPartition][]envelope.Event
-	arrived map[int64]time.Time // when each event first arrived, by position
+	arrived map[catalog.Position]time.Time // when each event first arrived, by position
 }
 
 func newBroker() *broker {
-	return &broker{records: map[topicPartition][]envelope.Event{}, arrived: map[int64]time.Time{}}
+	return &broker{records: map[topicPartition][]envelope.Event{}, arrived: map[catalog.Position]time.Time{}}
 }
 
 func (b *broker) Publish(topic string, messages ...*message.Message) error {
@@ -86,12 +87,12 @@ func (b *broker) events() int {
 
 // reader stores one position for a partition, as gateways do.
 type reader struct {
-	number int64
-	seen   []int64
+	number catalog.Position
+	seen   []catalog.Position
 	holes  int
 }
 
-func (r *reader) take(e envelope.Event, log map[int64]bool) error {
+func (r *reader) take(e envelope.Event, log map[catalog.Position]bool) error {
 	if e.Position <= r.number {
 		return nil
 	}
@@ -113,7 +114,7 @@ func (r *reader) take(e envelope.Event, log map[int64]bool) error {
 }
 
 // fill adds the missing events up to a position, as a read of the owner's log would.
-func (r *reader) fill(until int64, log map[int64]bool) {
+func (r *reader) fill(until catalog.Position, log map[catalog.Position]bool) {
 	for _, position := range slices.Sorted(maps.Keys(log)) {
 		if position > r.number && position <= until {
 			r.seen = append(r.seen, position)
@@ -124,8 +125,8 @@ func (r *reader) fill(until int64, log map[int64]bool) {
 // checkRead reads all partitions, asserts that each event is seen once and in order, and counts the holes.
 func checkRead(t *testing.T, l *eventlog.Log, b *broker) (holes int) {
 	t.Helper()
-	logs := map[topicPartition]map[int64]bool{}
-	for after, more := int64(0), true; more; {
+	logs := map[topicPartition]map[catalog.Position]bool{}
+	for after, more := catalog.Position(0), true; more; {
 		page, err := l.Read(t.Context(), eventlog.Query{After: after, Limit: 1000})
 		if err != nil {
 			t.Fatal(err)
@@ -133,7 +134,7 @@ func checkRead(t *testing.T, l *eventlog.Log, b *broker) (holes int) {
 		for _, e := range page.Events {
 			p := topicPartition{topicOf(l, e), envelope.Partition(e.Stream, 3)}
 			if logs[p] == nil {
-				logs[p] = map[int64]bool{}
+				logs[p] = map[catalog.Position]bool{}
 			}
 			logs[p][e.Position] = true
 		}

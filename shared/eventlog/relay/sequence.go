@@ -3,13 +3,15 @@ package relay
 import (
 	"maps"
 	"time"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // sequence is the progress of a relay. All events up to Position were handed to the publisher. Last has the position of
 // the newest record, by topic and partition. Topics has the current epoch of each topic.
 type sequence struct {
-	Position int64
-	Last     map[string]map[int32]int64
+	Position catalog.Position
+	Last     map[string]map[int32]catalog.Position
 	Topics   map[string]epoch
 
 	recorded  map[topicPartition]time.Time // when the newest record of a partition was written
@@ -20,8 +22,8 @@ type sequence struct {
 type epoch struct {
 	Epoch  int32 // from 1
 	Count  int32
-	From   int64 // position of the fence; events above it are hashed by Count
-	Fenced bool  // the fence is in all partitions, or not needed because the epoch is the first
+	From   catalog.Position // position of the fence; events above it are hashed by Count
+	Fenced bool             // the fence is in all partitions, or not needed because the epoch is the first
 }
 
 type topicPartition struct {
@@ -30,15 +32,15 @@ type topicPartition struct {
 }
 
 // append records that the next record of a partition has a position. It returns the position of the previous record.
-func (s *sequence) append(p topicPartition, position int64, now time.Time) (before int64) {
+func (s *sequence) append(p topicPartition, position catalog.Position, now time.Time) (before catalog.Position) {
 	if s.Last == nil {
-		s.Last = map[string]map[int32]int64{}
+		s.Last = map[string]map[int32]catalog.Position{}
 	}
 	if s.recorded == nil {
 		s.recorded, s.announced = map[topicPartition]time.Time{}, map[topicPartition]time.Time{}
 	}
 	if s.Last[p.topic] == nil {
-		s.Last[p.topic] = map[int32]int64{}
+		s.Last[p.topic] = map[int32]catalog.Position{}
 	}
 	before = s.Last[p.topic][p.partition]
 	s.Last[p.topic][p.partition] = position
@@ -62,7 +64,7 @@ func (s *sequence) due(p topicPartition, interval, life time.Duration) time.Time
 
 // announce records that the log's position is written into a partition. It returns that position and the position of
 // the previous record.
-func (s *sequence) announce(p topicPartition, now time.Time) (position, before int64) {
+func (s *sequence) announce(p topicPartition, now time.Time) (position, before catalog.Position) {
 	before = s.append(p, s.Position, now)
 	s.announced[p] = now
 	return s.Position, before
@@ -70,7 +72,7 @@ func (s *sequence) announce(p topicPartition, now time.Time) (position, before i
 
 // saved returns a copy of the part of a sequence that is stored.
 func (s *sequence) saved() sequence {
-	c := sequence{Position: s.Position, Last: make(map[string]map[int32]int64, len(s.Last)), Topics: maps.Clone(s.Topics)}
+	c := sequence{Position: s.Position, Last: make(map[string]map[int32]catalog.Position, len(s.Last)), Topics: maps.Clone(s.Topics)}
 	for topic, last := range s.Last {
 		c.Last[topic] = maps.Clone(last)
 	}

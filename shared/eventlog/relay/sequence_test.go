@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
@@ -28,20 +29,20 @@ func TestSequence_AReaderSeesNoHole(t *testing.T) {
 				log = append(log, rapid.SampledFrom(places).Draw(t, "place"))
 			case "publish":
 				until := min(int(s.Position)+rapid.IntRange(1, 5).Draw(t, "batch"), len(log))
-				for position := s.Position + 1; position <= int64(until); position++ {
+				for position := s.Position + 1; position <= catalog.Position(until); position++ {
 					p := log[position-1]
 					e := envelope.Event{Type: "event", Position: position, Before: s.append(p, position, now)}
 					records[p] = append(records[p], e)
 				}
-				s.Position = max(s.Position, int64(until))
+				s.Position = max(s.Position, catalog.Position(until))
 				if rapid.Bool().Draw(t, "saved") {
-					saved = sequence{Position: s.Position, Last: map[string]map[int32]int64{}}
+					saved = sequence{Position: s.Position, Last: map[string]map[int32]catalog.Position{}}
 					for topic, last := range s.Last {
 						saved.Last[topic] = maps.Clone(last)
 					}
 				}
 			case "crash":
-				s = sequence{Position: saved.Position, Last: map[string]map[int32]int64{}}
+				s = sequence{Position: saved.Position, Last: map[string]map[int32]catalog.Position{}}
 				for topic, last := range saved.Last {
 					s.Last[topic] = maps.Clone(last)
 				}
@@ -55,10 +56,10 @@ func TestSequence_AReaderSeesNoHole(t *testing.T) {
 			}
 		}
 		for _, p := range places {
-			inLog := map[int64]bool{}
+			inLog := map[catalog.Position]bool{}
 			for i, of := range log {
-				if of == p && int64(i+1) <= s.Position {
-					inLog[int64(i+1)] = true
+				if of == p && catalog.Position(i+1) <= s.Position {
+					inLog[catalog.Position(i+1)] = true
 				}
 			}
 			r := &reader{}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/retry"
@@ -24,9 +25,9 @@ type topic struct {
 	declared int32 // partitions in the catalog
 	count    count
 
-	paused error     // why nothing is published to the topic; nil: it is not paused
-	retry  time.Time // when publishing is tried again
-	until  int64     // while the topic grows: events up to this position use the old count
+	paused error            // why nothing is published to the topic; nil: it is not paused
+	retry  time.Time        // when publishing is tried again
+	until  catalog.Position // while the topic grows: events up to this position use the old count
 }
 
 // count is the number of partitions that a topic has on the broker.

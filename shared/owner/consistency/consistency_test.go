@@ -44,7 +44,7 @@ func (m *messages) Apply(ctx context.Context, tx projection.Tx, events []envelop
 type server struct {
 	chatv1connect.UnimplementedChatServiceHandler
 	m     *messages
-	later int64 // position that History waits for
+	later catalog.Position // position that History waits for
 }
 
 func (s *server) count(ctx context.Context) (n int64, err error) {
@@ -101,7 +101,7 @@ func newWorld(t *testing.T) *world {
 }
 
 // say commits an event and returns its position.
-func (w *world) say() int64 {
+func (w *world) say() catalog.Position {
 	w.t.Helper()
 	w.Append("ann", &chatv1.MessageSent{ConversationId: "c"})
 	return rpc.Position(w.As("ann"))
@@ -120,13 +120,13 @@ func (w *world) requireUnavailable(err error) {
 func TestInterceptor_AHandlerSeesWhatWasCommittedBefore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	at := func(position int64) context.Context { return rpc.WithPosition(t.Context(), position) }
+	at := func(position catalog.Position) context.Context { return rpc.WithPosition(t.Context(), position) }
 	request := &chatv1.MembersRequest{ConversationId: "c"}
 	first := w.say()
 	got, err := w.client.Members(at(0), connect.NewRequest(request))
 	require.NoError(t, err)
 	require.Zero(t, got.Msg.GetVersion(), "a request without a position does not wait")
-	for _, position := range []int64{first, rpc.Now} {
+	for _, position := range []catalog.Position{first, rpc.Now} {
 		_, err := w.client.Members(at(position), connect.NewRequest(request))
 		w.requireUnavailable(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/bus"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
@@ -28,8 +29,8 @@ type applier struct {
 
 	mu    sync.Mutex
 	queue []*delivery
-	until int64         // a position that the log is known to have reached; set by catchUp
-	wake  chan struct{} // has room for one signal
+	until catalog.Position // a position that the log is known to have reached; set by catchUp
+	wake  chan struct{}    // has room for one signal
 	ended bool
 
 	calls context.Context // for calls to the owner: ends when the partition is released
@@ -38,14 +39,14 @@ type applier struct {
 	consumer       inbox.Consumer
 	saved          inbox.Checkpoint
 	savedAt        time.Time
-	at             int64  // the effects of all events up to here are known; those above saved.Position are in items
-	incarnation    string // of the newest record
+	at             catalog.Position // the effects of all events up to here are known; those above saved.Position are in items
+	incarnation    string           // of the newest record
 	items          []*item
-	size           size                    // of items
-	waiting        []*delivery             // taken from the queue, and not acknowledged yet
-	parked         map[string]inbox.Parked // by stream
-	revision       int64                   // of the parked streams
-	legacyVersions map[string]int64        // versions that an earlier release applied, for the current records
+	size           size                       // of items
+	waiting        []*delivery                // taken from the queue, and not acknowledged yet
+	parked         map[string]inbox.Parked    // by stream
+	revision       int64                      // of the parked streams
+	legacyVersions map[string]catalog.Version // versions that an earlier release applied, for the current records
 }
 
 func newApplier(c *Consumer, partition int32, claim *bus.Claim) *applier {
@@ -64,7 +65,7 @@ func (a *applier) put(d *delivery) {
 	a.signal()
 }
 
-func (a *applier) catchUp(position int64) {
+func (a *applier) catchUp(position catalog.Position) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.until = max(a.until, position)
@@ -154,7 +155,7 @@ func (a *applier) isReleased() bool {
 }
 
 // next waits for records, or until progress has to be stored, or until the partition is released.
-func (a *applier) next() (records []*delivery, until int64) {
+func (a *applier) next() (records []*delivery, until catalog.Position) {
 	var due <-chan time.Time
 	if a.unsaved() {
 		t := time.NewTimer(time.Until(a.savedAt.Add(saveEvery)))
@@ -268,14 +269,14 @@ func (a *applier) save() error {
 }
 
 // checkpoint returns a checkpoint at a position, with the current values of the partition.
-func (a *applier) checkpoint(position int64, index int) inbox.Checkpoint {
+func (a *applier) checkpoint(position catalog.Position, index int) inbox.Checkpoint {
 	return inbox.Checkpoint{Position: position, Index: index, Incarnation: a.incarnation, Epoch: a.saved.Epoch,
 		Partitions: a.saved.Partitions}
 }
 
 // before returns the checkpoint before an event. If some effects of the event are stored already, the checkpoint
 // counts them.
-func (a *applier) before(position int64) inbox.Checkpoint {
+func (a *applier) before(position catalog.Position) inbox.Checkpoint {
 	if position == a.saved.Position {
 		return a.checkpoint(position, a.saved.Index)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
@@ -20,8 +21,8 @@ import (
 type item struct {
 	event   envelope.Event
 	trace   context.Context
-	before  int64    // every earlier event of the partition is at or below this position
-	effects []Effect // the event's effects from index first onwards
+	before  catalog.Position // every earlier event of the partition is at or below this position
+	effects []Effect         // the event's effects from index first onwards
 	first   int
 	problem error // the error that parks the event's stream; nil: none
 }
@@ -67,7 +68,7 @@ func (s *size) fits(f Effect) bool {
 
 // consider determines the effects of the next event of the partition and adds them to items. Whenever the items fill a
 // transaction, consider writes them.
-func (a *applier) consider(e envelope.Event, trace context.Context, before int64) error {
+func (a *applier) consider(e envelope.Event, trace context.Context, before catalog.Position) error {
 	if a.isOld(e) {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/meshtest"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
 )
@@ -69,13 +70,13 @@ func TestConsume_UpgradesFromReadings(t *testing.T) {
 	w.source.publishPosition()
 	i := w.start()
 	w.stored()
-	require.Equal(t, []int64{4}, w.raised("bob", "7"))
+	require.Equal(t, []catalog.Version{4}, w.raised("bob", "7"))
 	require.Empty(t, w.raised("bob", "8"))
 	require.Empty(t, w.raised("bob", "9"))
 	done, err := i.consumer.Resolve(t.Context(), "conversation:9", 2, false)
 	require.NoError(t, err)
 	require.Zero(t, done.Left)
-	require.Equal(t, []int64{2, 3, 4}, w.raised("bob", "9"))
+	require.Equal(t, []catalog.Version{2, 3, 4}, w.raised("bob", "9"))
 	require.Zero(t, w.number("SELECT count(*) FROM notification.parked"))
 	i.stop()
 	w.start()

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
 )
 
 // Each event has its effects once and in order, although the topic repeats some events, lacks others, and delivers
@@ -68,7 +70,7 @@ func TestConsume_SplitsAnEventWithManyRecipients(t *testing.T) {
 	require.EqualValues(t, 2000, w.number("SELECT count(DISTINCT stream) FROM notification.events WHERE stream LIKE 'notifications:r%'"))
 	require.LessOrEqual(t, w.number(`SELECT max(n) FROM (SELECT count(DISTINCT stream) AS n FROM notification.events
 		GROUP BY xmin::text) written`), int64(256))
-	require.Equal(t, []int64{1, 3}, w.raised("bob", "7"))
+	require.Equal(t, []catalog.Version{1, 3}, w.raised("bob", "7"))
 }
 
 // Events that a topic has deleted before the service first reads it are read from the owner's log.
@@ -111,7 +113,7 @@ func TestConsume_KilledBetweenCommitAndAcknowledgement(t *testing.T) {
 	}
 	w.stored()
 	for _, c := range conversations(9) {
-		require.Equal(t, []int64{1, 3, 4}, w.raised("bob", c))
-		require.Equal(t, []int64{2}, w.raised("r0", c))
+		require.Equal(t, []catalog.Version{1, 3, 4}, w.raised("bob", c))
+		require.Equal(t, []catalog.Version{2}, w.raised("r0", c))
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/telemetry"
@@ -18,15 +19,15 @@ const (
 )
 
 // fill reads this partition's events from the owner's log, from a.at up to a position, and determines their effects.
-func (a *applier) fill(until int64) error {
+func (a *applier) fill(until catalog.Position) error {
 	a.logger.Info("events are missing from the topic, reading them from their owner's log",
 		"partition", a.of.Partition, "after", a.at, "until", until)
 	for a.at < until {
 		var page *meshv1.ReadLogResponse
 		err := a.retryUnavailable(a.claim.Done(), func() (err error) {
-			page, err = a.page(a.calls, &meshv1.ReadLogRequest{After: a.at, Until: until, Topic: a.of.Topic,
+			page, err = a.page(a.calls, &meshv1.ReadLogRequest{After: int64(a.at), Until: int64(until), Topic: a.of.Topic,
 				Partition: a.of.Partition, Partitions: a.saved.Partitions, Limit: pageLimit})
-			if err == nil && page.GetComplete() <= a.at {
+			if err == nil && catalog.Position(page.GetComplete()) <= a.at {
 				err = &unavailableError{a.of.Source, fmt.Errorf("its log is complete only up to %d", page.GetComplete())}
 			}
 			return err
@@ -70,7 +71,7 @@ func (a *applier) takePage(page *meshv1.ReadLogResponse) error {
 		}
 		a.at = e.Position
 	}
-	a.at = max(a.at, page.GetComplete())
+	a.at = max(a.at, catalog.Position(page.GetComplete()))
 	return a.save()
 }
 

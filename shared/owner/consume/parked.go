@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/proto/refusal"
 	"github.com/edumatrix/interlinked/shared/envelope"
@@ -31,7 +32,7 @@ const holdDuration = 10 * time.Second
 
 // Resolve applies or skips the event that parks a stream, and applies the events behind it, in order, until one
 // fails.
-func (c *Consumer) Resolve(ctx context.Context, stream string, version int64, drop bool) (done Resolved, err error) {
+func (c *Consumer) Resolve(ctx context.Context, stream string, version catalog.Version, drop bool) (done Resolved, err error) {
 	defer func() {
 		c.logger.Info("parked stream resolved", "stream", stream, "version", version, "drop", drop,
 			"applied", done.Applied, "left", done.Left, "problem", done.Problem, "error", err)
@@ -104,7 +105,7 @@ type resolving struct {
 	drop    bool // the first event is to be skipped
 	single  bool // one event per write, because a write with several events failed
 	applied int64
-	reached int64 // position up to which the partition has passed over the stream
+	reached catalog.Position // position up to which the partition has passed over the stream
 }
 
 // step applies as many events as fit into one transaction. It returns the entry of the stream if it is still parked,
@@ -198,7 +199,7 @@ func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope
 	if err != nil || limit < p.Position {
 		return nil, true, err
 	}
-	page, err := r.page(ctx, &meshv1.ReadLogRequest{After: p.Position - 1, Until: limit, Topic: p.Topic, Stream: p.Stream,
+	page, err := r.page(ctx, &meshv1.ReadLogRequest{After: int64(p.Position - 1), Until: int64(limit), Topic: p.Topic, Stream: p.Stream,
 		Limit: maxStreams})
 	if err != nil {
 		return nil, false, retry.Unavailable(r.o.Source, err)
@@ -210,11 +211,11 @@ func (r *resolving) read(ctx context.Context, p inbox.Parked) (events []envelope
 		}
 		events = append(events, e)
 	}
-	return events, page.GetComplete() >= min(limit, page.GetHead()) || len(events) == 0, nil
+	return events, catalog.Position(page.GetComplete()) >= min(limit, catalog.Position(page.GetHead())) || len(events) == 0, nil
 }
 
 // limit returns the position up to which the partition has passed over the stream.
-func (r *resolving) limit(ctx context.Context) (limit int64, err error) {
+func (r *resolving) limit(ctx context.Context) (limit catalog.Position, err error) {
 	all, err := r.o.Log.Inbox().Checkpoints(ctx, r.o.Source, r.o.Topic)
 	for n, c := range all {
 		// While the topic grows, a stream may have been in two partitions. The later partition began after the

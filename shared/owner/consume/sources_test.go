@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	"github.com/edumatrix/interlinked/shared/eventlog"
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
 	"github.com/edumatrix/interlinked/shared/owner/consume"
@@ -58,7 +59,7 @@ func TestConsume_TheSourceWasRestored(t *testing.T) {
 	w.source.mu.Unlock()
 	w.source.say("7", "another third", "fourth")
 	w.stored()
-	require.Equal(t, []int64{1, 2, 3, 3, 4}, w.raised("bob", "7"))
+	require.Equal(t, []catalog.Version{1, 2, 3, 3, 4}, w.raised("bob", "7"))
 	require.EqualValues(t, 3, w.number("SELECT count(*) FROM notification.checkpoints WHERE incarnation = 'second'"))
 }
 

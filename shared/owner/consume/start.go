@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/edumatrix/interlinked/proto/catalog"
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 	"github.com/edumatrix/interlinked/shared/envelope"
 	"github.com/edumatrix/interlinked/shared/eventlog/inbox"
@@ -113,26 +114,26 @@ func (c *Consumer) findStart(ctx context.Context, n *inbox.Consumer) error {
 	case err != nil:
 		return err
 	case found:
-		n.Start, n.LegacyEnd = position, head.GetHead()
+		n.Start, n.LegacyEnd = position, catalog.Position(head.GetHead())
 		return nil
 	}
 	switch c.o.Since.kind {
 	case sinceNow:
-		n.Start = head.GetHead()
+		n.Start = catalog.Position(head.GetHead())
 	case sinceTime:
 		n.Since = c.o.Since.at.UTC()
-		n.Start, err = c.lastBefore(ctx, n.Since, head.GetHead())
+		n.Start, err = c.lastBefore(ctx, n.Since, catalog.Position(head.GetHead()))
 	}
 	return err
 }
 
 // lastBefore finds a position above which nearly all events are at or after a time. Some may be older, because clocks
 // differ, so isOld also checks the time of each event.
-func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head int64) (int64, error) {
-	low, high := int64(0), head // the event at low is before t; all events above high are not
+func (c *Consumer) lastBefore(ctx context.Context, t time.Time, head catalog.Position) (catalog.Position, error) {
+	low, high := catalog.Position(0), head // the event at low is before t; all events above high are not
 	for low < high {
 		middle := low + (high-low)/2
-		page, err := c.page(ctx, &meshv1.ReadLogRequest{After: middle, Limit: 1})
+		page, err := c.page(ctx, &meshv1.ReadLogRequest{After: int64(middle), Limit: 1})
 		if err != nil {
 			return 0, err
 		}
@@ -159,7 +160,7 @@ func (c *Consumer) takeOver(ctx context.Context, n inbox.Consumer) error {
 	if n.LegacyEnd == 0 {
 		return nil
 	}
-	return c.o.Log.Inbox().ImportParked(ctx, c.o.Source, func(r *meshv1.Record) (position, passed int64, err error) {
+	return c.o.Log.Inbox().ImportParked(ctx, c.o.Source, func(r *meshv1.Record) (position, passed catalog.Position, err error) {
 		e, err := envelope.ReadRecord(r)
 		return e.Position, n.Start, err
 	})

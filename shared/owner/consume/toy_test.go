@@ -45,11 +45,11 @@ type source struct {
 	name, topic string
 
 	mu          sync.Mutex
-	log         []envelope.Event // without Before
-	missing     map[int64]bool   // positions that a restored log has lost
-	head        int64
-	versions    map[string]int64
-	chain       map[int32]int64 // position of the newest record, by partition
+	log         []envelope.Event          // without Before
+	missing     map[catalog.Position]bool // positions that a restored log has lost
+	head        catalog.Position
+	versions    map[string]catalog.Version
+	chain       map[int32]catalog.Position // position of the newest record, by partition
 	partitions  int32
 	epoch       int32
 	incarnation string
@@ -161,9 +161,10 @@ func (s *source) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogR
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	page := &meshv1.ReadLogResponse{Head: s.head, Complete: max(s.head, ask.GetAfter()), Incarnation: s.incarnation}
+	head := int64(s.head)
+	page := &meshv1.ReadLogResponse{Head: head, Complete: max(head, ask.GetAfter()), Incarnation: s.incarnation}
 	if ask.GetUntil() > 0 {
-		page.Complete = max(min(s.head, ask.GetUntil()), ask.GetAfter())
+		page.Complete = max(min(head, ask.GetUntil()), ask.GetAfter())
 	}
 	limit := int(ask.GetLimit())
 	if limit == 0 {
@@ -171,7 +172,7 @@ func (s *source) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogR
 	}
 	for _, e := range s.log {
 		switch {
-		case e.Position <= ask.GetAfter() || ask.GetUntil() > 0 && e.Position > ask.GetUntil() || s.missing[e.Position]:
+		case e.Position <= catalog.Position(ask.GetAfter()) || ask.GetUntil() > 0 && e.Position > catalog.Position(ask.GetUntil()) || s.missing[e.Position]:
 			continue
 		case ask.GetStream() != "" && e.Stream != ask.GetStream():
 			continue
@@ -180,7 +181,7 @@ func (s *source) ReadLog(ctx context.Context, r *connect.Request[meshv1.ReadLogR
 		}
 		page.Records = append(page.Records, e.Record(s.topic))
 		if len(page.Records) == limit {
-			page.Complete = e.Position
+			page.Complete = int64(e.Position)
 			break
 		}
 	}
@@ -227,8 +228,8 @@ func newWorld(t *testing.T) *world {
 
 // newSource returns a source that publishes on a topic.
 func (w *world) newSource(name, topic string) *source {
-	return &source{w: w, name: name, topic: topic, versions: map[string]int64{}, chain: map[int32]int64{}, partitions: 3,
-		epoch: 1, incarnation: "first", missing: map[int64]bool{}}
+	return &source{w: w, name: name, topic: topic, versions: map[string]catalog.Version{}, chain: map[int32]catalog.Position{}, partitions: 3,
+		epoch: 1, incarnation: "first", missing: map[catalog.Position]bool{}}
 }
 
 // statements counts the statements that are sent to Postgres.
@@ -281,7 +282,7 @@ func (w *world) react(e envelope.Event, event proto.Message) (effects []consume.
 	}
 	for _, r := range recipients {
 		m := &notificationv1.Raised{NotificationId: e.ID, RecipientId: r, By: e.Actor, AboutStream: e.Stream,
-			AboutVersion: e.Version}
+			AboutVersion: int64(e.Version)}
 		f := consume.Effect{Stream: "notifications:" + r, Events: []proto.Message{m}}
 		if body == "spoil" && w.fails.Load() {
 			m.By, f.Actor = "b\x00b", "b\x00b" // Postgres cannot store a NUL
@@ -354,7 +355,7 @@ func (w *world) startWith(change func(*consume.Options)) *instance {
 }
 
 // raised returns the versions of a conversation that a recipient was notified about, in the order of the log.
-func (w *world) raised(recipient, conversation string) (versions []int64) {
+func (w *world) raised(recipient, conversation string) (versions []catalog.Version) {
 	w.t.Helper()
 	rows, err := w.pool.Query(w.t.Context(), "SELECT body FROM notification.events WHERE stream = $1 ORDER BY position",
 		"notifications:"+recipient)
@@ -366,14 +367,14 @@ func (w *world) raised(recipient, conversation string) (versions []int64) {
 		m := &notificationv1.Raised{}
 		require.NoError(w.t, proto.Unmarshal(body, m))
 		if m.AboutStream == "conversation:"+conversation {
-			versions = append(versions, m.AboutVersion)
+			versions = append(versions, catalog.Version(m.AboutVersion))
 		}
 	}
 	require.NoError(w.t, rows.Err())
 	return versions
 }
 
-func (w *world) awaitRaised(conversation string, want ...int64) {
+func (w *world) awaitRaised(conversation string, want ...catalog.Version) {
 	w.t.Helper()
 	w.eventually(fmt.Sprintf("notifications about versions %v of %s", want, conversation), func() bool {
 		return slices.Equal(w.raised("bob", conversation), want)
@@ -415,7 +416,7 @@ func conversations(n int) (all []string) {
 }
 
 // upTo returns the versions from 1 to n.
-func upTo(n int64) (all []int64) {
+func upTo(n catalog.Version) (all []catalog.Version) {
 	for v := range n {
 		all = append(all, v+1)
 	}

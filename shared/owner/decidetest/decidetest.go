@@ -120,7 +120,7 @@ func (c Case) Run(t T, stream string, s State) {
 	t.Helper()
 	Evolve(t, s, stream, c.given...)
 	by := Origin(c.by)
-	by.Version, by.At = int64(len(c.given)), begun.Add(time.Duration(len(c.given))*time.Second)
+	by.Version, by.At = catalog.Version(len(c.given)), begun.Add(time.Duration(len(c.given))*time.Second)
 	if got := Decide(t, s, by, c.command); !got.Equal(c.want) {
 		t.Fatalf("got %v %q, want %v %q", got.Events, got.Code, c.want.Events, c.want.Code)
 	}
@@ -151,7 +151,7 @@ func Evolve(t T, s State, stream string, events ...Event) {
 			t.Fatalf("event %d, %T, belongs to the stream %s, not to %s", i+1, e.Message, got, stream)
 		}
 		plain, _ := declared.Split(e.Message)
-		s.Evolve(catalog.NewFact(e.Actor, int64(i+1), begun.Add(time.Duration(i)*time.Second), nil), plain)
+		s.Evolve(catalog.NewFact(e.Actor, catalog.Version(i+1), begun.Add(time.Duration(i)*time.Second), nil), plain)
 	}
 }
 

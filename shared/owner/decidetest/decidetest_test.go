@@ -126,7 +126,7 @@ func TestCase_FailsForAnotherOutcome(t *testing.T) {
 func TestOutcome_Equal(t *testing.T) {
 	t.Parallel()
 	events := func(all ...proto.Message) decidetest.Outcome { return decidetest.Outcome{Events: all} }
-	expecting := func(version int64) decidetest.Outcome {
+	expecting := func(version catalog.Version) decidetest.Outcome {
 		return events(catalog.Expecting{Message: sent("a"), Version: version})
 	}
 	require.True(t, events(sent("a"), sent("b")).Equal(events(sent("a"), sent("b"))))

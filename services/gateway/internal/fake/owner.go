@@ -31,18 +31,18 @@ type Owner struct {
 	away      bool
 	refused   int
 	log       []envelope.Event
-	versions  map[string]int64
-	before    map[place]int64
+	versions  map[string]catalog.Version
+	before    map[place]catalog.Position
 	counts    map[string]int32 // number of partitions, by topic that has grown
 	epochs    map[string]int32
-	history   string                     // the incarnation of the log
-	spoiled   map[int64]bool             // positions of records that cannot be read
-	rooms     map[string]map[string]bool // user → rooms
-	stays     map[string][]*meshv1.Stay  // all membership intervals of each user
-	open      map[string]*meshv1.Stay    // the last open interval, by "user room"
-	inRoom    map[string][]int64         // positions of events, ascending
-	records   map[int64]*meshv1.Record   // encoded records, by position
-	looked    map[string]bool            // by "user room", whether the user may subscribe
+	history   string                              // the incarnation of the log
+	spoiled   map[catalog.Position]bool           // positions of records that cannot be read
+	rooms     map[string]map[string]bool          // user → rooms
+	stays     map[string][]*meshv1.Stay           // all membership intervals of each user
+	open      map[string]*meshv1.Stay             // the last open interval, by "user room"
+	inRoom    map[string][]catalog.Position       // positions of events, ascending
+	records   map[catalog.Position]*meshv1.Record // encoded records, by position
+	looked    map[string]bool                     // by "user room", whether the user may subscribe
 	snapshots map[string][]envelope.Event
 	asked     int
 	resumed   int
@@ -69,10 +69,10 @@ type place struct {
 
 // NewOwner returns an owner with an empty log.
 func NewOwner(c *catalog.Catalog, name string) *Owner {
-	return &Owner{Name: name, Catalog: c, versions: map[string]int64{}, counts: map[string]int32{},
-		epochs: map[string]int32{}, before: map[place]int64{}, spoiled: map[int64]bool{},
+	return &Owner{Name: name, Catalog: c, versions: map[string]catalog.Version{}, counts: map[string]int32{},
+		epochs: map[string]int32{}, before: map[place]catalog.Position{}, spoiled: map[catalog.Position]bool{},
 		rooms: map[string]map[string]bool{}, stays: map[string][]*meshv1.Stay{}, open: map[string]*meshv1.Stay{},
-		inRoom: map[string][]int64{}, records: map[int64]*meshv1.Record{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{},
+		inRoom: map[string][]catalog.Position{}, records: map[catalog.Position]*meshv1.Record{}, looked: map[string]bool{}, snapshots: map[string][]envelope.Event{},
 		sessions: map[string]sessionRooms{}, gates: map[string]chan struct{}{}, held: make(chan struct{}, 100), release: make(chan struct{})}
 }
 
@@ -120,7 +120,7 @@ func (o *Owner) Answer(actor, commandID, command, name, data string) envelope.Ev
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.versions[e.Stream]++
-	e.Version, e.Position = o.versions[e.Stream], int64(len(o.log))+1
+	e.Version, e.Position = o.versions[e.Stream], catalog.Position(len(o.log))+1
 	e.Cause, e.Answers, e.CommandType = commandID, commandID != "", command
 	at := place{declared.Topic, o.partition(declared.Topic, e.Stream)}
 	e.Before = o.before[at]
@@ -148,7 +148,7 @@ func (o *Owner) Answer(actor, commandID, command, name, data string) envelope.Ev
 func (o *Owner) Position(topic string, partition int32) envelope.Event {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	e := envelope.Position(o.Name, int64(len(o.log)), o.before[place{topic, partition}])
+	e := envelope.Position(o.Name, catalog.Position(len(o.log)), o.before[place{topic, partition}])
 	o.stamp(&e, topic)
 	return e
 }
@@ -169,7 +169,7 @@ func (o *Owner) Grow(topic string, partitions int32) (fences []envelope.Event) {
 	o.epochs[topic] = max(o.epochs[topic], 1) + 1
 	for n := range partitions {
 		at := place{topic, n}
-		e := envelope.Position(o.Name, int64(len(o.log)), o.before[at])
+		e := envelope.Position(o.Name, catalog.Position(len(o.log)), o.before[at])
 		o.stamp(&e, topic)
 		e.Fence = true
 		o.before[at] = max(o.before[at], e.Position)
@@ -243,7 +243,7 @@ func (o *Owner) Bounds() string {
 }
 
 // Spoil makes the record at a position unreadable in ReadLog.
-func (o *Owner) Spoil(position int64) {
+func (o *Owner) Spoil(position catalog.Position) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.spoiled[position] = true
@@ -390,7 +390,7 @@ func (o *Owner) ReadLog(_ context.Context, r *connect.Request[meshv1.ReadLogRequ
 		}
 		page.Records = append(page.Records, record)
 		if page.Complete = until; len(page.Records) == 3 {
-			page.Complete = e.Position
+			page.Complete = int64(e.Position)
 		}
 	}
 	return connect.NewResponse(page), nil

@@ -16,8 +16,8 @@ import (
 // Question is a query that an owner gets.
 type Question struct {
 	Actor    string
-	Position int64  // rpc.Now if the answer must contain everything committed so far
-	Data     string // JSON
+	Position catalog.Position // rpc.Now if the answer must contain everything committed so far
+	Data     string           // JSON
 }
 
 // OnQuery sets the function that answers the queries of this owner with JSON, or refuses them.
@@ -60,9 +60,9 @@ func (o *Owner) query(q *catalog.Query, r *http.Request) ([]byte, error) {
 	}
 	position, _ := strconv.ParseInt(r.Header.Get("Edumatrix-Position"), 10, 64)
 	if r.Header.Get("Edumatrix-Position") == "now" {
-		position = rpc.Now
+		position = int64(rpc.Now)
 	}
-	text, err := answer(q.Name, Question{Actor: r.Header.Get("Edumatrix-Actor"), Position: position,
+	text, err := answer(q.Name, Question{Actor: r.Header.Get("Edumatrix-Actor"), Position: catalog.Position(position),
 		Data: protojson.MarshalOptions{UseProtoNames: true}.Format(question)})
 	if err != nil {
 		return nil, err

@@ -28,7 +28,7 @@ func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequ
 	o.resumed++
 	o.bounds = fmt.Sprint(r.Msg.Limit, " ", r.Msg.Bytes)
 	answer := &meshv1.ResumeResponse{Incarnation: o.history, Position: int64(len(o.log))}
-	wanted := map[int64]bool{}
+	wanted := map[catalog.Position]bool{}
 	for _, one := range r.Msg.Resumers {
 		if one.User == o.failing {
 			return nil, connect.NewError(connect.CodeDeadlineExceeded, errors.New("it took too long"))
@@ -42,7 +42,7 @@ func (o *Owner) Resume(ctx context.Context, r *connect.Request[meshv1.ResumeRequ
 }
 
 // missed returns the answer for one resuming user, and adds the positions of the missed events to wanted.
-func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[int64]bool) *meshv1.Resumed {
+func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[catalog.Position]bool) *meshv1.Resumed {
 	answer := &meshv1.Resumed{}
 	during := map[string][]*meshv1.Stay{catalog.UserRoom(one.User): {{}}}
 	for _, s := range o.stays[one.User] {
@@ -62,9 +62,9 @@ func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[int64]bool) 
 		n := int32(0)
 		for _, s := range stays {
 			all := o.inRoom[room]
-			from, _ := slices.BinarySearch(all, max(one.EventsAfter+1, s.Opened))
+			from, _ := slices.BinarySearch(all, catalog.Position(max(one.EventsAfter+1, s.Opened)))
 			for _, position := range all[from:] {
-				if s.Closed > 0 && position > s.Closed {
+				if s.Closed > 0 && position > catalog.Position(s.Closed) {
 					break
 				}
 				wanted[position] = true
@@ -79,7 +79,7 @@ func (o *Owner) missed(one *meshv1.Resumer, limit int32, wanted map[int64]bool) 
 }
 
 // record returns the event at a position as a record of its topic.
-func (o *Owner) record(position int64) *meshv1.Record {
+func (o *Owner) record(position catalog.Position) *meshv1.Record {
 	r := o.records[position]
 	if r == nil {
 		e := o.log[position-1]
@@ -100,7 +100,7 @@ func (o *Owner) index(e envelope.Event) {
 	for _, m := range e.Opens {
 		for _, user := range m.Users {
 			if o.open[user+" "+m.Room] == nil {
-				s := &meshv1.Stay{Room: m.Room, Opened: e.Position}
+				s := &meshv1.Stay{Room: m.Room, Opened: int64(e.Position)}
 				o.open[user+" "+m.Room] = s
 				o.stays[user] = append(o.stays[user], s)
 			}
@@ -109,7 +109,7 @@ func (o *Owner) index(e envelope.Event) {
 	for _, m := range e.Closes {
 		for _, user := range m.Users {
 			if s := o.open[user+" "+m.Room]; s != nil {
-				s.Closed = e.Position
+				s.Closed = int64(e.Position)
 				delete(o.open, user+" "+m.Room)
 			}
 		}

@@ -1,12 +1,16 @@
 // Package progress provides positions that rise, and that wake the goroutines waiting for them.
 package progress
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+)
 
 // Progress is a position that rises and wakes the goroutines that wait for it. It falls only when it is forgotten.
 type Progress struct {
 	mu       sync.Mutex
-	position int64
+	position catalog.Position
 	moved    chan struct{}
 	era      int // number of times that the position was forgotten
 	waiters  int
@@ -19,14 +23,14 @@ func New() *Progress {
 }
 
 // Reach raises the position to the given one, if that is higher.
-func (p *Progress) Reach(position int64) {
+func (p *Progress) Reach(position catalog.Position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.raise(position)
 }
 
 // ReachIn raises the position to one that was read in an era, unless the position was forgotten since then.
-func (p *Progress) ReachIn(era int, position int64) {
+func (p *Progress) ReachIn(era int, position catalog.Position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if era == p.era {
@@ -34,7 +38,7 @@ func (p *Progress) ReachIn(era int, position int64) {
 	}
 }
 
-func (p *Progress) raise(position int64) {
+func (p *Progress) raise(position catalog.Position) {
 	if position > p.position {
 		p.position = position
 		close(p.moved)
@@ -58,7 +62,7 @@ func (p *Progress) Current() (era int) {
 }
 
 // Now returns the position, and a channel that is closed when the position rises.
-func (p *Progress) Now() (position int64, moved <-chan struct{}) {
+func (p *Progress) Now() (position catalog.Position, moved <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.position, p.moved
