@@ -46,8 +46,7 @@ func (sh *Shard) Deliver(e *Event) (n int) {
 	return n
 }
 
-// open puts a connection into a room that an event opens for its user, and queues the event. It returns how often the
-// event was queued: 0 or 1.
+// open puts a connection into a room that an event opens for its user, and returns how often the event was queued: 0 or 1.
 func (sh *Shard) open(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
@@ -56,8 +55,7 @@ func (sh *Shard) open(e *Event, s *subscriber, room string) int {
 	return sh.queueEvent(e, s)
 }
 
-// close removes a connection from a room that an event closes for its user, and queues the event. Like open, it returns
-// 0 or 1.
+// close removes a connection from a room that an event closes for its user, and queues the event, as open does.
 func (sh *Shard) close(e *Event, s *subscriber, room string) int {
 	if !s.moves(e) {
 		return 0
