@@ -93,7 +93,7 @@ func (o *RouterOptions) sendToDeadLetters(m *message.Message, cause error) error
 		}
 		patience.recovered()
 		if failures++; failures > o.Retries {
-			o.Log.Error("publishing a dead letter whose outcome could not be recorded", "message", m.UUID, "error", err)
+			o.Log.Error("the outcome of a message that is given up cannot be recorded", "message", m.UUID, "error", err)
 			break
 		}
 		if !sleep(pause(o.Backoff, failures), patience.over, patience.ended) {

@@ -21,6 +21,12 @@ func (b *Bucket) fill(now time.Time) {
 	b.at = now
 }
 
+// IsFull reports whether the bucket has all its tokens.
+func (b *Bucket) IsFull(now time.Time) bool {
+	b.fill(now)
+	return b.level >= b.burst
+}
+
 // Take takes tokens. If there are not enough, it takes none and returns false.
 func (b *Bucket) Take(now time.Time, n int) bool {
 	if b.fill(now); b.level < float64(n) {

@@ -6,6 +6,7 @@ package signal
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -133,28 +134,25 @@ func (s *Signals) take(who string, declared *catalog.Signal) bool {
 	return b.Take(time.Now(), 1)
 }
 
-// forget removes each bucket one or two minutes after it was created, so that unused buckets do not accumulate. If the
-// bucket is still used, a full one replaces it.
+// forget removes unused buckets every minute, so that they do not accumulate.
 func (s *Signals) forget(ctx context.Context) error {
-	tick := time.NewTicker(12 * burst * time.Second)
+	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
-	var before map[bucketOf]*quota.Bucket
 	for {
 		select {
-		case <-tick.C:
-			s.mu.Lock()
-			for of := range before {
-				delete(s.buckets, of)
-			}
-			before = make(map[bucketOf]*quota.Bucket, len(s.buckets))
-			for of, b := range s.buckets {
-				before[of] = b
-			}
-			s.mu.Unlock()
+		case now := <-tick.C:
+			s.removeFull(now)
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// removeFull removes the buckets that are full. A sender whose bucket was removed gets a full one again.
+func (s *Signals) removeFull(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.buckets, func(_ bucketOf, b *quota.Bucket) bool { return b.IsFull(now) })
 }
 
 // deliver queues a signal for the connections of this gateway that are in its room, except the one that sent it.

@@ -439,11 +439,10 @@ func (x *sending) event(e *eventlog.Logged, to topicPartition) {
 	x.spans = append(x.spans, span)
 }
 
-// sampled reports whether a traceparent marks its trace as sampled. It recognises the flags 01, and not 03, which add
-// the random flag of W3C Trace Context Level 2.
+// sampled reports whether a traceparent (W3C Trace Context) marks its trace as sampled, in bit 0 of the flags.
 func sampled(traceparent string) bool {
-	flags := strings.LastIndexByte(traceparent, '-')
-	return flags >= 0 && strings.HasSuffix(traceparent, "1")
+	flags, err := strconv.ParseUint(traceparent[strings.LastIndexByte(traceparent, '-')+1:], 16, 8)
+	return err == nil && flags&1 == 1
 }
 
 func (x *sending) end(err error) {

@@ -525,3 +525,18 @@ WHERE application_name = 'standby' AND datname = current_database() AND query LI
 	})
 	meshtest.Eventually(t, "the standby reports that it continues", func() bool { return back.Load() == away.Load() })
 }
+
+func TestSampled_ReadsTheFlags(t *testing.T) {
+	t.Parallel()
+	for traceparent, want := range map[string]bool{
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01": true,
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03": true, // sampled, and its id is random
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00": false,
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-02": false,
+		"": false,
+	} {
+		if got := sampled(traceparent); got != want {
+			t.Errorf("%q: %t", traceparent, got)
+		}
+	}
+}

@@ -1,0 +1,26 @@
+package signal
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/edumatrix/interlinked/proto/catalog"
+)
+
+// A sender that has used up its burst does not get a full bucket when unused buckets are removed.
+func TestBuckets_AreRemovedOnlyWhenFull(t *testing.T) {
+	t.Parallel()
+	s := New(Options{})
+	typing := &catalog.Signal{Name: "chat.typing", Rate: 2}
+	now := time.Now()
+	for range burst * typing.Rate {
+		require.True(t, s.take("connection", typing))
+	}
+	s.removeFull(now)
+	require.False(t, s.take("connection", typing))
+	require.Len(t, s.buckets, 1)
+	s.removeFull(now.Add(time.Minute))
+	require.Empty(t, s.buckets)
+}
