@@ -38,7 +38,7 @@ test: $(TESTSERVERS) ## Run all tests with the race detector; PKG=./shared/bus a
 	@$(TESTSERVERS) -install
 	@if command -v gcc >/dev/null; then race=-race; else race=; echo "there is no gcc: no race detector"; fi; \
 	  echo "fast tests and integration tests$${race:+, with the race detector}"; \
-	  exec $(TESTSERVERS) -jaeger -- go test $$race -p $(TEST_PACKAGES) -timeout 20m -tags integration -run '$(RUN)' $(PKG)
+	  exec $(TESTSERVERS) -jaeger -- go test $$race -p $(TEST_PACKAGES) -timeout 40m -tags integration -run '$(RUN)' $(PKG)
 
 test-fast: ## Run the tests that need no server
 	@echo "fast tests alone; make test runs the integration tests as well"

@@ -34,7 +34,7 @@ func ModuleDir() (string, error) {
 }
 
 // BuildJaeger returns the path of Jaeger's program. It builds the program, unless an earlier run or another process has
-// done so. The build takes four minutes of a processor, with low priority.
+// done so. The build takes four minutes of a processor.
 func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	shared, err := ModuleDir()
 	if err != nil {
@@ -61,11 +61,9 @@ func BuildJaeger(ctx context.Context, log *slog.Logger) (string, error) {
 	}
 	log.Info("building Jaeger, once: it takes minutes", "into", program)
 	begun := time.Now()
-	build := []string{"go", "build", "-ldflags=-s -w", "-o", program + ".new", jaegerProgram}
-	if installed("nice") {
-		build = append([]string{"nice", "-n", "10"}, build...)
-	}
-	cmd := exec.CommandContext(ctx, build[0], build[1:]...)
+	// The build has no lower priority than the tests beside it. With one it does not get on while other processes keep
+	// all processors busy, and the test that needs Jaeger waits until its time is over.
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", program+".new", jaegerProgram)
 	cmd.Dir = module
 	// Use the flags of the Makefile, so that the compiled standard library is reused.
 	cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0", "GOFLAGS=-trimpath")
