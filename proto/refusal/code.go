@@ -39,23 +39,24 @@ var codes = []Code{
 	{UnknownType, 404, "There is no command, query or signal of this name for clients; the message has the nearest name."},
 	{Unauthorized, 401, "The token is missing or not valid: get a new one. A page of an origin that may not connect gets " +
 		"the HTTP status 403."},
-	{NotAMember, 403, "The user is not a member of what the frame is about."},
-	{NotFound, 404, "The named thing does not exist."},
+	{NotAMember, 403, "The user is not a member of the room that the frame names."},
+	{NotFound, 404, "The object that the frame names does not exist."},
 	{IDReused, 409, "The command id is already used for another command. A new command needs a new id."},
-	{Expired, 410, "The command was received later than it was worth doing."},
+	{Expired, 410, "The command expired before it was decided."},
 	{TooManyWaiting, 429, "This user or connection has too much in flight: wait for answers before sending more."},
 	{TooMany, 429, "The user, or another one whom the command names, has reached a limit for one user; the " +
 		"message names the limit."},
 	{TooLarge, 413, "The body of a request is larger than 256 KiB. The code is used over HTTP alone: a connection is closed " +
 		"with 1009."},
-	{Unavailable, 503, "It was not done, or it is unknown whether it was done. Send it again with the same command id."},
+	{Unavailable, 503, "The request had no effect, or it is unknown whether it had one. Send it again, a command with the " +
+		"same command id."},
 	{Failed, 500, "The command could not be decided, and that is final. It is kept as a dead letter."},
-	{Internal, 500, "The mesh has failed; its log has the details."},
+	{Internal, 500, "The server has failed; its log has the details."},
 	{Queued, 202, "The command was received but is not decided yet. The kind of the outcome is `queued`, and no error has " +
 		"this code."},
 }
 
-// Codes returns the codes that belong to no domain, with the client's own mistakes first.
+// Codes returns the codes that belong to no domain. Mistakes of the client come first.
 func Codes() []Code { return append([]Code(nil), codes...) }
 
 // Status returns the HTTP status of a code. Codes that are not listed have DomainStatus.

@@ -2,9 +2,9 @@ package refusal
 
 import "errors"
 
-// NotYetError reports that a command cannot be decided until a fact arrives that may be late, such as an event of
-// another service. It is not an outcome: the command is decided again for a while and then refused as unavailable, so
-// that it may be sent again.
+// NotYetError reports that a command cannot be decided before a fact arrives that may be late, such as an event of
+// another service. It is not an outcome. The owner tries to decide the command again for a while, and then refuses it
+// as Unavailable, so that the client can send it again.
 type NotYetError struct {
 	Text string // describes the missing fact, for people
 }

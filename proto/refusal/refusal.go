@@ -13,7 +13,7 @@ type Error struct {
 	Text string
 	// Field is the path of the invalid field, or "" if the refusal is not about a field.
 	Field string
-	// RetryAfter is how long to wait before sending the request again; 0 if the code alone decides that.
+	// RetryAfter is the time to wait before sending the request again; 0 if the refusal sets no time.
 	RetryAfter time.Duration
 	// TraceID is the id of the request's trace, for operators, or "" if it was not recorded.
 	TraceID string

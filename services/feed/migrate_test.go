@@ -15,7 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// An earlier release logged the events of posts with a subject. This release must load them as its own.
+// An earlier release stored feed.post_created with a subject. After the migration, loading the stream must return these
+// events too.
 func TestMigration_PostsThatWereLoggedWithASubjectAreLoaded(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

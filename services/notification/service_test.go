@@ -30,7 +30,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/telemetry"
 )
 
-// world is a broker, a database, and the service while it runs.
+// world is the environment of a notification service: a broker, a database, and a stub of chat.
 type world struct {
 	t         *testing.T
 	env       process.Env
@@ -70,7 +70,7 @@ func newWorld(t *testing.T) *world {
 			Telemetry: traces, Log: slog.New(slog.DiscardHandler)}}
 }
 
-// emptyLog is chat's log as it was when notification first asked: without events.
+// emptyLog serves chat's log as if it contained no events.
 type emptyLog struct {
 	meshv1connect.UnimplementedOwnerServiceHandler
 }
@@ -152,7 +152,8 @@ func (w *world) raised() map[string][]*notificationv1.Raised {
 	return all
 }
 
-// read waits until the service has consumed a conversation up to a version.
+// read waits until the service has consumed chat's events up to a position. In this test a position equals the version
+// of the conversation.
 func (w *world) read(stream string, version catalog.Version) {
 	w.t.Helper()
 	var have catalog.Version
@@ -169,8 +170,8 @@ func (w *world) read(stream string, version catalog.Version) {
 	w.t.Fatalf("%s is consumed up to version %d, not %d", stream, have, version)
 }
 
-// Every user whom another user added is notified once, even if the topic has the event several times and the service
-// restarts.
+// Every user whom another user has added is notified once, even if the topic contains the event several times and the
+// service restarts.
 func TestRun_RaisesEachNotificationOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -205,7 +206,7 @@ func TestRun_RaisesEachNotificationOnce(t *testing.T) {
 				t.Errorf("%s was notified: %v", recipient, m)
 			}
 			if i < len(first[recipient]) && !proto.Equal(first[recipient][i], m) {
-				t.Errorf("%v became %v", first[recipient][i], m)
+				t.Errorf("after the restart %v has become %v", first[recipient][i], m)
 			}
 		}
 	}

@@ -1,5 +1,6 @@
-// Package conversation decides about one conversation: its members and messages. It is pure: a state is folded from the
-// events of its stream, commands lead to events or are refused, and texts of messages are never read.
+// Package conversation decides the commands about one conversation: its members and its messages. The package does no
+// I/O. A State is built from the events of its stream, and Decide turns a command into events or refuses it. The texts
+// of messages are not part of the state.
 package conversation
 
 import (
@@ -19,20 +20,20 @@ const maxMembers = 2000
 // Codes of refusals that belong to this domain.
 const (
 	codeDirect     = "direct_conversation" // a direct conversation always has its two members
-	codeNotAllowed = "not_allowed"         // the action is reserved for somebody else
+	codeNotAllowed = "not_allowed"         // the action is reserved for the owner or the author
 	codeDeleted    = "message_deleted"
 	codeFull       = "conversation_full"
 )
 
 var errFull = refusal.New(codeFull, "a conversation has at most %d members", maxMembers)
 
-// State is what deciding needs to know of a conversation.
+// State is the part of a conversation that decisions about it need.
 type State struct {
 	id       string
-	kind     chatv1.Kind    // unspecified: it does not exist
-	members  map[string]int // each member's number in the order of joining
-	joined   int            // the last number
-	owner    string         // of a group: the member who joined first; empty: there is none
+	kind     chatv1.Kind    // unspecified while the conversation does not exist
+	members  map[string]int // each member's number in the order of joining, from 1
+	joined   int            // the highest number in members so far
+	owner    string         // in a group, the current member who joined first; otherwise empty
 	messages map[string]*message
 }
 
@@ -110,10 +111,10 @@ func (s *State) startGroup(by catalog.Origin, c *chatv1.StartGroup) ([]proto.Mes
 		UserIds: users, HistoryFromJoining: c.HistoryFromJoining})
 }
 
-// requireGroup refuses what is not possible in a direct conversation.
+// requireGroup returns a refusal if the conversation is direct, because its members cannot change.
 func (s *State) requireGroup() error {
 	if s.kind != chatv1.Kind_KIND_GROUP {
-		return refusal.New(codeDirect, "a direct conversation keeps its two people")
+		return refusal.New(codeDirect, "the two members of a direct conversation cannot change")
 	}
 	return nil
 }
@@ -137,7 +138,7 @@ func (s *State) removeMember(by catalog.Origin, c *chatv1.RemoveMember) ([]proto
 	}
 	switch {
 	case by.Actor != s.owner:
-		return nil, refusal.New(codeNotAllowed, "only the owner of a group removes others from it")
+		return nil, refusal.New(codeNotAllowed, "only the owner of a group can remove other members")
 	case c.UserId == by.Actor:
 		return nil, refusal.New(codeNotAllowed, "you cannot remove yourself; use chat.leave")
 	case !s.has(c.UserId):
@@ -159,7 +160,7 @@ func (s *State) edit(by catalog.Origin, c *chatv1.EditMessage) ([]proto.Message,
 	case m == nil:
 		return nil, refusal.New(refusal.NotFound, "there is no such message in this conversation")
 	case m.author != by.Actor:
-		return nil, refusal.New(codeNotAllowed, "only its author edits a message")
+		return nil, refusal.New(codeNotAllowed, "only the author of a message can edit it")
 	case m.deleted:
 		return nil, refusal.New(codeDeleted, "the message is deleted")
 	}
@@ -172,7 +173,7 @@ func (s *State) delete(by catalog.Origin, c *chatv1.DeleteMessage) ([]proto.Mess
 	case m == nil:
 		return nil, refusal.New(refusal.NotFound, "there is no such message in this conversation")
 	case m.author != by.Actor && by.Actor != s.owner:
-		return nil, refusal.New(codeNotAllowed, "only its author, or who owns the group, deletes a message")
+		return nil, refusal.New(codeNotAllowed, "only the author of a message or the owner of the group can delete it")
 	case m.deleted:
 		return nil, nil
 	}
@@ -211,7 +212,7 @@ func (s *State) applyJoin(user string) {
 	}
 }
 
-// applyLeave removes a member. If that was the owner of a group, the member who joined next becomes the owner.
+// applyLeave removes a member. When the owner of a group leaves, the longest-standing remaining member becomes the owner.
 func (s *State) applyLeave(user string) {
 	delete(s.members, user)
 	if s.owner != user {
@@ -225,6 +226,6 @@ func (s *State) applyLeave(user string) {
 	}
 }
 
-// Forget drops the states of single messages, so that a state in memory stays small. Before a command about a message
-// is decided, package owner applies that message's events again (see owner.State).
+// Forget drops the states of all messages, to keep a cached State small. Before a command about a message is decided,
+// package owner applies the events of that message again (see owner.State).
 func (s *State) Forget() { clear(s.messages) }

@@ -82,34 +82,34 @@ func TestDecide(t *testing.T) {
 				UserIds: []string{"ann", "bob", "cid"}, HistoryFromJoining: true}),
 		"start group alone": given().When("ann", &chatv1.StartGroup{}).
 			Then(&chatv1.ConversationStarted{ConversationId: id, Kind: chatv1.Kind_KIND_GROUP, UserIds: []string{"ann"}}),
-		"start group again":         given(class).When("ann", &chatv1.StartGroup{}).Unchanged(),
-		"start group that all left": given(group("ann"), left("ann")).When("ann", &chatv1.StartGroup{}).Unchanged(),
-		"start group that is full":  given().When("user0", &chatv1.StartGroup{UserIds: many(2000)}).Then(full),
-		"start group that is too large": given().When("ann", &chatv1.StartGroup{UserIds: many(2000)}).
+		"start group again":          given(class).When("ann", &chatv1.StartGroup{}).Unchanged(),
+		"start group after all left": given(group("ann"), left("ann")).When("ann", &chatv1.StartGroup{}).Unchanged(),
+		"start group of 2,000":       given().When("user0", &chatv1.StartGroup{UserIds: many(2000)}).Then(full),
+		"start group of 2,001": given().When("ann", &chatv1.StartGroup{UserIds: many(2000)}).
 			Refused("conversation_full"),
 
-		"add":                      given(class).When("bob", addDan).Then(dan),
-		"add a member":             given(group("ann", "dan")).When("ann", addDan).Unchanged(),
-		"add who left":             given(group("ann", "dan"), left("dan")).When("ann", addDan).Then(dan),
-		"add by no member":         given(class).When("eve", addDan).Refused(refusal.NotAMember),
-		"add oneself":              given(class).When("dan", addDan).Refused(refusal.NotAMember),
-		"add by who left":          given(class, left("bob")).When("bob", addDan).Refused(refusal.NotAMember),
-		"add to a direct one":      given(pair).When("ann", addDan).Refused("direct_conversation"),
-		"add to a full one":        given(group(many(2000)...)).When("user3", addDan).Refused("conversation_full"),
-		"add to an unknown one":    given().When("ann", addDan).Refused(refusal.NotAMember),
-		"add to one that all left": given(group("ann"), left("ann")).When("ann", addDan).Refused(refusal.NotAMember),
+		"add":                 given(class).When("bob", addDan).Then(dan),
+		"add a member":        given(group("ann", "dan")).When("ann", addDan).Unchanged(),
+		"add one who left":    given(group("ann", "dan"), left("dan")).When("ann", addDan).Then(dan),
+		"add by a stranger":   given(class).When("eve", addDan).Refused(refusal.NotAMember),
+		"add oneself":         given(class).When("dan", addDan).Refused(refusal.NotAMember),
+		"add by one who left": given(class, left("bob")).When("bob", addDan).Refused(refusal.NotAMember),
+		"add to a direct":     given(pair).When("ann", addDan).Refused("direct_conversation"),
+		"add to a full group": given(group(many(2000)...)).When("user3", addDan).Refused("conversation_full"),
+		"add to an unknown":   given().When("ann", addDan).Refused(refusal.NotAMember),
+		"add after all left":  given(group("ann"), left("ann")).When("ann", addDan).Refused(refusal.NotAMember),
 
 		"remove":                   given(class).When("ann", removeBob).Then(leftBy("bob")),
-		"remove no member":         given(group("ann", "cid")).When("ann", removeBob).Unchanged(),
+		"remove a stranger":        given(group("ann", "cid")).When("ann", removeBob).Unchanged(),
 		"remove by another member": given(group("ann", "bob", "cid")).When("cid", removeBob).Refused("not_allowed"),
 		"remove the owner":         given(group("bob", "cid")).When("cid", removeBob).Refused("not_allowed"),
 		"remove oneself as owner":  given(group("bob", "cid")).When("bob", removeBob).Refused("not_allowed"),
-		"remove by no member":      given(class).When("eve", removeBob).Refused(refusal.NotAMember),
-		"remove from a direct one": given(pair).When("ann", removeBob).Refused("direct_conversation"),
+		"remove by a stranger":     given(class).When("eve", removeBob).Refused(refusal.NotAMember),
+		"remove from a direct":     given(pair).When("ann", removeBob).Refused("direct_conversation"),
 		"remove from an unknown":   given().When("ann", removeBob).Refused(refusal.NotAMember),
 		"remove by the next owner": given(group("ann", "cid", "bob"), left("ann")).When("cid", removeBob).
 			Then(leftBy("bob")),
-		"remove by who is not next": given(group("ann", "cid", "bob", "dan"), left("ann")).When("dan", removeBob).
+		"remove by a member who is not the next owner": given(group("ann", "cid", "bob", "dan"), left("ann")).When("dan", removeBob).
 			Refused("not_allowed"),
 		"remove by an owner who left and came back": given(group("ann", "cid", "bob"), left("ann"), added("ann")).
 			When("ann", removeBob).
@@ -119,44 +119,44 @@ func TestDecide(t *testing.T) {
 		"leave as owner":           given(class).When("ann", leave).Then(leftBy("ann")),
 		"leave as the last":        given(group("ann")).When("ann", leave).Then(leftBy("ann")),
 		"leave twice":              given(class, left("bob")).When("bob", leave).Refused(refusal.NotAMember),
-		"leave where one is not":   given(class).When("eve", leave).Refused(refusal.NotAMember),
-		"leave a direct one":       given(pair).When("bob", leave).Refused("direct_conversation"),
-		"leave an unknown one":     given().When("ann", leave).Refused(refusal.NotAMember),
-		"leave a direct as nobody": given(pair).When("eve", leave).Refused(refusal.NotAMember),
+		"leave as a stranger":      given(class).When("eve", leave).Refused(refusal.NotAMember),
+		"leave a direct":           given(pair).When("bob", leave).Refused("direct_conversation"),
+		"leave an unknown":         given().When("ann", leave).Refused(refusal.NotAMember),
+		"leave a direct, stranger": given(pair).When("eve", leave).Refused(refusal.NotAMember),
 
 		"send": given(pair).When("bob", send).
 			Then(&chatv1.MessageSent{ConversationId: id, MessageId: decidetest.Origin("bob").NewID(), Body: "hi"}),
-		"send by no member":      given(pair).When("eve", send).Refused(refusal.NotAMember),
-		"send by who left":       given(class, left("bob")).When("bob", send).Refused(refusal.NotAMember),
-		"send to an unknown one": given().When("ann", send).Refused(refusal.NotAMember),
+		"send by a stranger":   given(pair).When("eve", send).Refused(refusal.NotAMember),
+		"send by one who left": given(class, left("bob")).When("bob", send).Refused(refusal.NotAMember),
+		"send to an unknown":   given().When("ann", send).Refused(refusal.NotAMember),
 
 		"edit":               given(pairSaid...).When("ann", edit).Then(edited),
 		"edit another's":     given(pairSaid...).When("bob", edit).Refused("not_allowed"),
 		"edit as the owner":  given(class, sent("bob", "m")).When("ann", edit).Refused("not_allowed"),
-		"edit none":          given(pair, sent("ann", "n")).When("ann", edit).Refused(refusal.NotFound),
-		"edit a deleted one": given(pairDeleted...).When("ann", edit).Refused("message_deleted"),
-		"edit by who left":   given(class, sent("bob", "m"), left("bob")).When("bob", edit).Refused(refusal.NotAMember),
-		"edit by who is back": given(class, sent("bob", "m"), left("bob"), added("bob")).When("bob", edit).
+		"edit an unknown":    given(pair, sent("ann", "n")).When("ann", edit).Refused(refusal.NotFound),
+		"edit a deleted":     given(pairDeleted...).When("ann", edit).Refused("message_deleted"),
+		"edit after leaving": given(class, sent("bob", "m"), left("bob")).When("bob", edit).Refused(refusal.NotAMember),
+		"edit after coming back": given(class, sent("bob", "m"), left("bob"), added("bob")).When("bob", edit).
 			Then(edited),
-		"edit in an unknown": given().When("ann", edit).Refused(refusal.NotAMember),
+		"edit in an unknown conversation": given().When("ann", edit).Refused(refusal.NotAMember),
 
 		"delete": given(pairSaid...).When("ann", remove).Then(gone),
 		"delete another's": given(group("ann", "bob", "cid"), sent("cid", "m")).When("bob", remove).
 			Refused("not_allowed"),
-		"delete the peer's":     given(pair, sent("bob", "m")).When("ann", remove).Refused("not_allowed"),
-		"delete as the owner":   given(class, sent("bob", "m")).When("ann", remove).Then(gone),
-		"delete again":          given(pairDeleted...).When("ann", remove).Unchanged(),
-		"delete another's gone": given(pairDeleted...).When("bob", remove).Refused("not_allowed"),
-		"delete none":           given(pair).When("ann", remove).Refused(refusal.NotFound),
-		"delete by who left": given(class, sent("bob", "m"), left("bob")).When("bob", remove).
+		"delete the peer's":      given(pair, sent("bob", "m")).When("ann", remove).Refused("not_allowed"),
+		"delete as the owner":    given(class, sent("bob", "m")).When("ann", remove).Then(gone),
+		"delete again":           given(pairDeleted...).When("ann", remove).Unchanged(),
+		"delete another's again": given(pairDeleted...).When("bob", remove).Refused("not_allowed"),
+		"delete an unknown":      given(pair).When("ann", remove).Refused(refusal.NotFound),
+		"delete after leaving": given(class, sent("bob", "m"), left("bob")).When("bob", remove).
 			Refused(refusal.NotAMember),
-		"delete in an unknown": given().When("ann", remove).Refused(refusal.NotAMember),
+		"delete in an unknown conversation": given().When("ann", remove).Refused(refusal.NotAMember),
 
 		"a message that is not a command": given(pair).When("ann", &chatv1.MemberLeft{}).Refused(refusal.UnknownType),
 	})
 }
 
-// A stranger learns nothing by trying: the refusal is word for word that for a conversation that is not there.
+// A stranger cannot find out whether a conversation exists: the refusal has the same text in both cases.
 func TestDecide_HidesFromStrangersWhetherAConversationExists(t *testing.T) {
 	t.Parallel()
 	for _, command := range []proto.Message{
@@ -169,13 +169,14 @@ func TestDecide_HidesFromStrangersWhetherAConversationExists(t *testing.T) {
 			s := conversation.New(stream)
 			decidetest.Evolve(t, s, stream, past...)
 			if _, err := s.Decide(decidetest.Origin("eve"), command); err == nil || err.Error() != want.Error() {
-				t.Errorf("%T: %v, of an unknown one %v", command, err, want)
+				t.Errorf("%T: %v, but %v for an unknown conversation", command, err, want)
 			}
 		}
 	}
 }
 
-// The id of a message is the same however often its command is decided, and another for everyone else.
+// The id of a message depends only on the actor and the command id. Deciding a command again gives the same id, and no
+// other command gives it.
 func TestDecide_GivesAMessageOneID(t *testing.T) {
 	t.Parallel()
 	s := conversation.New(stream)

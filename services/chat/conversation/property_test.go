@@ -14,13 +14,13 @@ import (
 	"github.com/edumatrix/interlinked/shared/owner/decidetest"
 )
 
-// record is an event as the log gives it to those who decide: without personal fields.
+// record is an event as the log loads it for a decision: without personal fields.
 type record struct {
 	actor, subject string
 	event          proto.Message
 }
 
-// history is a stream in the log.
+// history is a model of a stream in the log.
 type history struct {
 	t        *rapid.T
 	catalog  *catalog.Catalog
@@ -40,14 +40,15 @@ func (h *history) append(actor string, m proto.Message) {
 	}
 }
 
-// load folds what is about the stream itself, and what is about some subjects; with all, everything.
+// load returns the state after the events of the stream itself and those of the given subjects, or after all events.
 func (h *history) load(all bool, subjects ...string) *conversation.State {
 	s := conversation.New(stream)
 	h.into(s, 0, all, subjects...)
 	return s
 }
 
-// into folds what is about the stream above a version, and all that is about some subjects.
+// into applies to a state the events of the stream itself above a version, and all events of the given subjects. With
+// all, it applies every event.
 func (h *history) into(s *conversation.State, after int, all bool, subjects ...string) {
 	for i, r := range h.records {
 		if all || r.subject == "" && i >= after || slices.Contains(subjects, r.subject) {
@@ -56,7 +57,7 @@ func (h *history) into(s *conversation.State, after int, all bool, subjects ...s
 	}
 }
 
-// rules keeps, in the simplest way, what must hold of who is in a conversation.
+// rules is a simple model of the rules about the members of a conversation.
 type rules struct {
 	kind    chatv1.Kind
 	members []string
@@ -89,7 +90,7 @@ func (r *rules) check(t *rapid.T, actor string, m proto.Message) {
 		r.members = slices.DeleteFunc(r.members, func(u string) bool { return u == e.UserId })
 	}
 	if sorted := slices.Sorted(slices.Values(r.members)); len(slices.Compact(sorted)) != len(r.members) {
-		t.Fatalf("somebody is in it twice: %v", r.members)
+		t.Fatalf("a user is a member twice: %v", r.members)
 	}
 }
 
@@ -110,9 +111,9 @@ func command(t *rapid.T, h *history) proto.Message {
 	}).Draw(t, "command")
 }
 
-// Whatever is asked for in whatever order: no event breaks a rule, deciding changes nothing, and it comes to the same on
-// a state that was kept from command to command (as the service keeps it), on one that was loaded again with what the
-// command is about, and on one folded from the whole stream.
+// In any sequence of commands, no event breaks a rule. A decision does not change the state, and is the same on three
+// states: one that is kept from command to command, as the service does, one that is loaded with the events of the
+// command's subjects only, and one that is folded from the whole stream.
 func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 	t.Parallel()
 	declared, err := catalog.Load()
@@ -144,8 +145,8 @@ func TestDecide_IsTheSameOnEveryWayToTheState(t *testing.T) {
 			}
 			for _, e := range got.Events {
 				r.check(t, o.Actor, e)
-				kept.Evolve(catalog.Fact{Actor: o.Actor}, e) // whole, as decided
-				h.append(o.Actor, e)                         // without texts, as loaded
+				kept.Evolve(catalog.Fact{Actor: o.Actor}, e) // with the texts, as decided
+				h.append(o.Actor, e)                         // without the texts, as loaded from the log
 			}
 			version = len(h.records)
 			if rapid.Bool().Draw(t, "the run ends") {
@@ -162,7 +163,7 @@ func TestStartDirect_BothAddressOneConversation(t *testing.T) {
 		user := rapid.StringMatching(`[A-Za-z0-9._@-]{1,12}`)
 		a, b := user.Draw(t, "a"), user.Draw(t, "b")
 		if catalog.PairID(a, b) != catalog.PairID(b, a) {
-			t.Fatalf("%s and %s address two", a, b)
+			t.Fatalf("%s and %s address two different streams", a, b)
 		}
 	})
 }

@@ -35,8 +35,8 @@ WHERE c.relnamespace = 'chat'::regnamespace AND i.indrelid::regclass::text = ANY
   AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid)`
 )
 
-// fill loads the tables by COPY, each without its indexes, which are made afterwards. Where the server's wal_level is
-// minimal, tables that are emptied in the same transaction are written without a log.
+// fill loads the tables with COPY. It drops the indexes first and creates them again afterwards, which is faster. If the
+// server's wal_level is minimal, a table that was truncated in the same transaction is loaded without WAL.
 func (s *sized) fill(b *testing.B) {
 	b.Helper()
 	body, err := proto.Marshal(&chatv1.MessageSent{ConversationId: uuid.NewString(), MessageId: uuid.NewString()})
@@ -151,7 +151,7 @@ class, rooms, subject, answers, traceparent, body, personal`, func(w *copier) {
 				}
 			}
 		}}
-	newest := func(c int) (position int) { // of the newest event of conversation c
+	newest := func(c int) (position int) { // the position of the newest event of conversation c
 		k := (s.events - s.events/10 - 1 - c) / s.conversations * s.conversations
 		return k + c + (k+c)/9 + 1
 	}
@@ -214,7 +214,7 @@ changed_at, member_count, large`, func(w *copier) {
 	}
 }
 
-// table is what is loaded into one table.
+// table describes the rows to load into one table.
 type table struct {
 	name, columns string
 	rows          func(*copier)
@@ -256,7 +256,7 @@ func (s *sized) load(ctx context.Context, b *testing.B, tables []table) error {
 				}
 			}
 		}
-		// References come last: what they refer to has its key by then.
+		// Create foreign keys last, because they need the primary keys of the tables that they refer to.
 		slices.SortStableFunc(again, func(x, y string) int {
 			return strings.Count(x, "FOREIGN KEY") - strings.Count(y, "FOREIGN KEY")
 		})
@@ -296,7 +296,7 @@ func (t table) copy(ctx context.Context, tx pgx.Tx) error {
 	}()
 	_, err := tx.Conn().PgConn().CopyFrom(ctx, r,
 		"COPY "+t.name+" ("+t.columns+") FROM STDIN (FORMAT binary, FREEZE)")
-	_ = r.CloseWithError(io.ErrClosedPipe) // ends the other side, if it has not ended
+	_ = r.CloseWithError(io.ErrClosedPipe) // ends the goroutine that writes, if COPY failed
 	if err != nil {
 		return fmt.Errorf("copy %s: %w", t.name, err)
 	}
@@ -310,7 +310,7 @@ type copier struct {
 }
 
 func (c *copier) flush() {
-	_, _ = c.w.Write(c.buffer) // where it fails, COPY has failed as well
+	_, _ = c.w.Write(c.buffer) // fails only after COPY has failed and reported its error
 	c.buffer = c.buffer[:0]
 }
 
@@ -361,7 +361,7 @@ func (c *copier) bytes(raw []byte) {
 	c.buffer = append(c.buffer, raw...)
 }
 
-// uuid writes one that is different for each number.
+// uuid writes a UUID that is different for each n.
 func (c *copier) uuid(n int) {
 	c.length(16)
 	c.buffer = binary.BigEndian.AppendUint64(c.buffer, uint64(n)*0x9e3779b97f4a7c15)

@@ -1,5 +1,6 @@
-// Package query serves queries about conversations. Users see only their own conversations, and of each only the
-// messages from the times when they were members, unless the conversation shows its whole history.
+// Package query serves queries about conversations. Users see only conversations of which they are or were a member. In
+// a conversation whose history begins with joining, they see only the messages sent while they were members. In all
+// others they see the whole history, up to the moment when they left.
 package query
 
 import (
@@ -20,7 +21,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// limits bound the conversations, messages or members of a page.
+// limits bound the number of conversations, messages or members in a page.
 var limits = page.Limits{Default: 50, Max: 200}
 
 // Projections declares which projection each query reads.
@@ -104,25 +105,25 @@ func (s *Server) History(ctx context.Context, r *connect.Request[chatv1.HistoryR
 // errNotAMember does not reveal whether the conversation exists.
 var errNotAMember = refusal.New(refusal.NotAMember, "you are not a member of this conversation")
 
-// reading is a function that reads rows of a conversation, and returns the version as of which it read them.
+// reading is a function that reads rows of a conversation and returns the conversation's version as of which it read.
 type reading[T any] func(ctx context.Context, id string) (row T, version catalog.Version, err error)
 
-// asMember calls read, then checks that the calling user is a member now. Because the memberships are read after the
-// rows, a user who has just been removed gets nothing; a member may get rows that are a moment old.
+// asMember calls read, and then checks that the calling user is a member now. Because it reads the memberships after
+// the rows, a user who was just removed gets nothing. A member may get rows that are slightly out of date.
 func asMember[T any](ctx context.Context, s *Server, id string, read reading[T]) (T, error) {
 	row, _, _, err := readThenIntervals(ctx, s, id, rpc.Actor(ctx), true, read)
 	return row, err
 }
 
-// access describes the versions of a conversation that a user may read, as of one version of it.
+// access describes the versions of a conversation that a user may read.
 type access struct {
-	version catalog.Version
+	version catalog.Version // the newest readable version
 	ranges  []store.Range
 }
 
-// access reads first the version that the projection has reached, and then the memberships from the log. So the
-// memberships are known for everything up to that version, even while the user is being removed. A user who has left
-// keeps access to the past.
+// access returns what a user may read of a conversation. It reads the version that the projection has reached first,
+// and the memberships in the log second. So the memberships are complete up to that version, even while the user is
+// being removed. A user who has left can still read what they could read when they left.
 func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 	settings, version, intervals, err := readThenIntervals(ctx, s, id, user, false, s.store.Settings)
 	if err != nil {
@@ -131,9 +132,9 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 	return readableRanges(intervals, settings.FromJoining, version), nil
 }
 
-// readThenIntervals calls read, then reads the intervals in which a user was a member. It refuses users who never
-// were a member, and with memberNow also those who have left. The user's last interval may be newer than the projection; then
-// readThenIntervals waits until the projection has reached the interval's beginning, and reads again.
+// readThenIntervals calls read, and then reads the intervals in which a user was a member. It refuses users who were
+// never a member and, with memberNow, users who have left. If the user's last interval begins after the version that read
+// returned, the projection lags: readThenIntervals waits until the projection has reached that beginning, and reads again.
 func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, memberNow bool, read reading[T]) (
 	row T, version catalog.Version, intervals []interval.Interval, err error) {
 	var none T
@@ -162,8 +163,8 @@ func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, m
 	}
 }
 
-// readableRanges returns the versions, up to a given one, that a user who was a member during the intervals may read:
-// everything up to the end of the last interval or, if history begins with joining, only the messages within the
+// readableRanges returns the versions, up to a given one, that a user who was a member during the intervals may read.
+// These are all versions up to the end of the last interval or, with fromJoining, only the versions within the
 // intervals.
 func readableRanges(intervals []interval.Interval, fromJoining bool, version catalog.Version) access {
 	var a access

@@ -63,7 +63,7 @@ func (f *fixture) conversations(user, after string, limit int32) (ids []string, 
 	return ids, answer.GetNext()
 }
 
-// asked is a limit of a page; 0 leaves it to the server.
+// asked returns the limit of a request; 0 means no limit, for which the server has a default.
 func asked(limit int32) *int32 {
 	if limit == 0 {
 		return nil
@@ -133,11 +133,11 @@ func TestHistory_WhoReadsWhat(t *testing.T) {
 	}{
 		{"ann", "c-false", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
 		{"ann", "c-true", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
-		// Bob reads a message that was edited after he left as it was before; nobody reads a deleted one.
+		// Bob reads the old text of a message that was edited after he left. Nobody reads a deleted message.
 		{"bob", "c-false", 5, []string{"one", ""}},
 		{"bob", "c-true", 5, []string{"one", ""}},
 		{"cid", "c-false", 14, []string{"ONE", "", "THREE", "four", "five", "six"}},
-		{"cid", "c-true", 14, []string{"three", "four", "six"}}, // nothing of the times between
+		{"cid", "c-true", 14, []string{"three", "four", "six"}}, // no message that was sent while cid was not a member
 	} {
 		got, err := f.history(test.user, &chatv1.HistoryRequest{ConversationId: test.id})
 		if err != nil || catalog.Version(got.GetVersion()) != test.version || got.GetMore() ||
@@ -156,11 +156,11 @@ func TestHistory_WhoReadsWhat(t *testing.T) {
 			t.Errorf("message %d: %v", i, m)
 		}
 	}
-	// Strangers are told the same of what is there and of what is not.
+	// A stranger gets the same error for a conversation that exists and for one that does not.
 	_, known := f.history("eve", &chatv1.HistoryRequest{ConversationId: "c-true"})
 	_, unknown := f.history("eve", &chatv1.HistoryRequest{ConversationId: "c-none"})
 	if codeOf(known) != refusal.NotAMember || known.Error() != unknown.Error() {
-		t.Errorf("a stranger hears %v, and %v of one that does not exist", known, unknown)
+		t.Errorf("a stranger gets %v, and %v for a conversation that does not exist", known, unknown)
 	}
 }
 
@@ -176,13 +176,13 @@ func TestHistory_Pages(t *testing.T) {
 	for _, test := range []struct {
 		before, after *int64
 		limit         int32
-		first, last   string // bodies are versions
+		first, last   string // the text of a message is its version
 		more          bool
 	}{
 		{nil, nil, 0, "202", "251", true}, {nil, nil, 200, "52", "251", true}, {nil, nil, 1, "251", "251", true},
 		{new(int64(52)), nil, 50, "2", "51", false}, {new(int64(53)), nil, 50, "3", "52", true},
 		{new(int64(3)), nil, 50, "2", "2", false}, {new(int64(1000)), nil, 2, "250", "251", true},
-		// Zero is not the same as absent: it asks from the start.
+		// after = 0 is not the same as no after: it selects the oldest messages.
 		{nil, new(int64(0)), 50, "2", "51", true}, {nil, new(int64(1)), 50, "2", "51", true},
 		{nil, new(int64(201)), 50, "202", "251", false}, {nil, new(int64(200)), 50, "201", "250", true},
 		{new(int64(math.MaxInt64)), nil, 1, "251", "251", true},
@@ -211,10 +211,10 @@ func TestHistory_Pages(t *testing.T) {
 		}
 	}
 	for name, r := range map[string]*chatv1.HistoryRequest{
-		"too many": {Limit: new(int32(201))}, "less than none": {Limit: new(int32(-1))}, "none": {Limit: new(int32(0))},
-		"both ways": {Before: new(int64(5)), After: new(int64(2))}, "both, of which one is zero": {Before: new(int64(5)),
-			After: new(int64(0))},
-		"a negative before": {Before: new(int64(-1))}, "a negative after": {After: new(int64(-1))},
+		"a limit above 200": {Limit: new(int32(201))}, "a negative limit": {Limit: new(int32(-1))},
+		"a limit of 0": {Limit: new(int32(0))}, "before and after": {Before: new(int64(5)), After: new(int64(2))},
+		"before, and after 0": {Before: new(int64(5)), After: new(int64(0))},
+		"a negative before":   {Before: new(int64(-1))}, "a negative after": {After: new(int64(-1))},
 	} {
 		r.ConversationId = "c"
 		if _, err := f.history("ann", r); codeOf(err) != refusal.InvalidField {
@@ -241,27 +241,29 @@ func TestConversations_Pages(t *testing.T) {
 				var page []string
 				page, next = f.conversations(user, next, limit)
 				if len(page) == 0 {
-					t.Errorf("%s, %d a page: an empty page follows", user, limit)
+					t.Errorf("%s, limit %d: next led to an empty page", user, limit)
 				}
 				got = append(got, page...)
 			}
 			if !slices.Equal(got, want) {
-				t.Errorf("%s, %d a page: %v, want %v", user, limit, got, want)
+				t.Errorf("%s, limit %d: %v, want %v", user, limit, got, want)
 			}
 		}
 	}
 	if got, _ := f.conversations("eve", "", 0); len(got) != 0 {
 		t.Errorf("a stranger lists %v", got)
 	}
-	for name, r := range map[string]*chatv1.ConversationsRequest{"too many": {Limit: new(int32(201))},
-		"none": {Limit: new(int32(0))}, "no cursor": {After: "c!"}, "a negative number": {After: "LTE"}, "a member's": {After: page.Cursor(int64(1), int32(0))}} {
+	for name, r := range map[string]*chatv1.ConversationsRequest{"a limit above 200": {Limit: new(int32(201))},
+		"a limit of 0": {Limit: new(int32(0))}, "an invalid cursor": {After: "c!"},
+		"the cursor of a negative number": {After: "LTE"},
+		"a cursor of members":             {After: page.Cursor(int64(1), int32(0))}} {
 		if _, err := f.chat.Conversations(f.As("ann"), connect.NewRequest(r)); codeOf(err) != refusal.InvalidField {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
-// Members are listed in pages, to those who are members at the moment, and to nobody else.
+// Only current members can list the members of a conversation.
 func TestMembers_PagesForMembersAlone(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -284,7 +286,7 @@ func TestMembers_PagesForMembersAlone(t *testing.T) {
 		}
 		require.Equal(t, []string{"ann", "dan", "bob"}, got)
 	}
-	for _, user := range []string{"cid", "eve"} { // one has left, the other was never in it
+	for _, user := range []string{"cid", "eve"} { // cid has left, eve was never a member
 		_, err := ask(user, "c", "", 0)
 		require.Equal(t, refusal.NotAMember, codeOf(err))
 	}
@@ -296,19 +298,20 @@ func TestMembers_PagesForMembersAlone(t *testing.T) {
 	}
 }
 
-// One reads one's own writes: an answer waits until the projection has them, and says so when that takes too long.
+// Users read their own writes: a query waits until the projection has applied them. If that takes too long, it fails as
+// unavailable.
 func TestQuery_WaitsForWhatWasWritten(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.AppendAll(started("c", false, "ann", "bob"), sent("c", "ann", "m", "hi"))
 	early := connect.NewRequest(&chatv1.HistoryRequest{ConversationId: "c"})
 	if _, err := f.chat.History(f.As("ann"), early); codeOf(err) != refusal.Unavailable {
-		t.Fatalf("nothing is projected: %v", err)
+		t.Fatalf("while the projection has applied nothing: %v", err)
 	}
 	now := rpc.WithPosition(rpc.WithActor(t.Context(), "ann"), rpc.Now)
 	list := &chatv1.ConversationsRequest{}
 	if _, err := f.chat.Conversations(now, connect.NewRequest(list)); codeOf(err) != refusal.Unavailable {
-		t.Fatalf("nothing is projected, and everything that is committed was asked for: %v", err)
+		t.Fatalf("while the projection has applied nothing, a query for everything that is committed: %v", err)
 	}
 	answered := make(chan error, 2)
 	go func() {
@@ -332,13 +335,14 @@ func TestQuery_WaitsForWhatWasWritten(t *testing.T) {
 		}
 	}
 	if got, err := eventlogtest.Ask(now, f.chat.Conversations, list); err != nil || len(got.GetConversations()) != 1 {
-		t.Errorf("everything that is committed: %v %v", got, err)
+		t.Errorf("a query for everything that is committed: %v %v", got, err)
 	}
 }
 
-// model computes in the simplest way what a user may read. Each text contains the version at which it was written.
+// model computes with simple code which texts a user may read, whether the user is a member at the end, and whether they
+// ever were. A text is the version of the event that wrote it.
 func model(all []decidetest.Event, fromJoining bool, user string) (want []string, member, ever bool) {
-	in := make([]bool, len(all)+1) // by version; what opens and what closes is included
+	in := make([]bool, len(all)+1) // by version; the events that add and remove the user are included
 	for i, h := range all {
 		version := i + 1
 		switch e := h.Message.(type) {
@@ -389,7 +393,7 @@ func model(all []decidetest.Event, fromJoining bool, user string) (want []string
 
 var people = []string{"ann", "bob", "cid", "dan"}
 
-// made is a conversation in which anything may have happened, in an order that its rules allow.
+// made returns n random events of a conversation, in an order that the rules allow.
 func made(r *rand.Rand, id string, fromJoining bool, n int) []decidetest.Event {
 	all := []decidetest.Event{started(id, fromJoining, "ann", "bob")}
 	members, messages, gone := []string{"ann", "bob"}, []string{}, map[string]bool{}
@@ -459,14 +463,14 @@ func TestQuery_AnswersAsTheLogSays(t *testing.T) {
 				t.Fatalf("seed %d: %s reads in %s\n upwards   %q\n downwards %q\n want      %q", seed, user, id, up, down, want)
 			}
 			if ids, _ := f.conversations(user, "", 200); slices.Contains(ids, id) != member {
-				t.Fatalf("seed %d: %s lists %v; is in %s: %v", seed, user, ids, id, member)
+				t.Fatalf("seed %d: the list of %s is %v; member of %s: %v", seed, user, ids, id, member)
 			}
 		}
 	}
 }
 
-// Somebody reads without pause while they are removed and added again: they see nothing of the times between, also not
-// while the projection and the log are not equally far.
+// A user reads in a loop while they are removed and added again. They must never see a text written while they were not
+// a member, even while the projection lags behind the log.
 func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -476,7 +480,7 @@ func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
 	f.AppendAll(all...)
 	done := make(chan struct{})
 	var reads sync.WaitGroup
-	seen := make([]map[string]int64, 2) // by text, the version that it was read at
+	seen := make([]map[string]int64, 2) // the conversation's version when a text was read, by text
 	for i := range seen {
 		seen[i] = map[string]int64{}
 		reads.Go(func() {
@@ -486,7 +490,7 @@ func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
 					return
 				default:
 				}
-				// Without a position: as the projection happens to be.
+				// Without a position, the query does not wait for the projection.
 				ctx := rpc.WithActor(f.t.Context(), "bob")
 				got, err := f.chat.History(ctx, connect.NewRequest(&chatv1.HistoryRequest{ConversationId: id}))
 				if err != nil {
@@ -529,7 +533,7 @@ func TestHistory_ReadWhileMembershipChanges(t *testing.T) {
 		count += len(texts)
 		for text, at := range texts {
 			if version, err := strconv.Atoi(text); err != nil || !in[version] || int64(version) > at {
-				t.Errorf("bob read %q, at version %d", text, at)
+				t.Errorf("bob read the text %q at version %d, but was not a member when it was written", text, at)
 			}
 		}
 	}

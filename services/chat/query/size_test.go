@@ -30,18 +30,18 @@ import (
 	"github.com/edumatrix/interlinked/shared/rpc"
 )
 
-// BenchmarkSize measures whether what is asked of chat's log and its projection costs more in a large installation: 10
-// million events, 50,000 users, a conversation of a million messages and 2,000 members, a user with 10,000 conversations.
-// The same is measured at a hundredth of that, and printed beside it. SIZE_EVENTS is another number of events.
+// BenchmarkSize measures reads and writes of chat's log and its projection in a large installation and in one of a
+// hundredth of its size, and prints both. The large one has 10 million events, 50,000 users, a conversation with a million
+// messages and 2,000 members, and a user with 10,000 conversations. SIZE_EVENTS sets another number of events.
 func BenchmarkSize(b *testing.B) {
 	events := 10_000_000
 	if given := os.Getenv("SIZE_EVENTS"); given != "" {
 		var err error
 		if events, err = strconv.Atoi(given); err != nil || events < 1_000_000 {
-			b.Fatal("SIZE_EVENTS has to be a number from 1,000,000: a hundredth has to be of some size too")
+			b.Fatal("SIZE_EVENTS must be a number of at least 1,000,000, so that the small size is not trivial")
 		}
 	}
-	// As `edumatrix up` starts it on a machine with 8 GiB, except that loading writes no log beside the tables.
+	// The settings are those of `edumatrix up` on a machine with 8 GiB, except that loading writes no WAL.
 	server := meshtest.NewPostgresServerWith(b, 1<<30, map[string]string{"wal_level": "minimal", "max_wal_senders": "0"})
 	small := newSized(b, server.Database(b), sizeOf(events/100, events)).measure(b)
 	large := newSized(b, server.Database(b), sizeOf(events, events)).measure(b)
@@ -49,19 +49,22 @@ func BenchmarkSize(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// size is how much there is. Of 100 events ten are of the big conversation, and one is the first of another one.
+// size is the size of an installation. Ten of 100 events are in the conversation "big", and the other conversations have
+// about 90 events each.
 type size struct {
 	events        int
-	conversations int // of two users
+	conversations int // the number of conversations with two members
 	users         int
-	ann, heavy    int // how many conversations they have: the first ones, which are active one after the other
-	members       int // of the big conversation
-	recent        int // positions at the end of the log that are read over and over, at both sizes the same
-	span          int // positions of a page that is filtered, at both sizes the same
+	// ann and heavy are the numbers of conversations of the users of these names: ann is in the first ones, heavy in the
+	// next ones.
+	ann, heavy int
+	members    int // the number of members of the conversation "big"
+	recent     int // the number of positions at the end of the log that are read repeatedly; the same at both sizes
+	span       int // the number of positions that a page of a sparse topic spans; the same at both sizes
 }
 
-// sizeOf has what there is grow with the number of events. Whatever a page is read of has more rows than two pages in the
-// small log as well, so that a page is the same work at both sizes.
+// sizeOf returns a size that grows with the number of events. Even in the small installation, every list has more rows
+// than two pages, so that reading a page is the same work at both sizes.
 func sizeOf(events, large int) size {
 	const twoPages = 110
 	conversations := max(events/100, 10*twoPages)
@@ -70,7 +73,7 @@ func sizeOf(events, large int) size {
 		span: min(20_000, large/200)}
 }
 
-// place is the conversation of a position, and its version there.
+// place returns the conversation of the event at a position, and the event's version.
 func (s size) place(position int) (id string, version int) {
 	if position%10 == 0 {
 		return "big", position / 10
@@ -79,7 +82,7 @@ func (s size) place(position int) (id string, version int) {
 	return "c" + strconv.Itoa(k%s.conversations), k/s.conversations + 1
 }
 
-// second is the other member of a conversation; the first is user c.
+// second returns the second member of conversation c. The first one is user c (modulo the number of users).
 func (s size) second(c int) string {
 	switch {
 	case c < s.ann:
@@ -87,12 +90,12 @@ func (s size) second(c int) string {
 	case c < s.ann+s.heavy:
 		return "heavy"
 	case c%6 == 0:
-		return "spread" // whose conversations are active now and then
+		return "spread" // a user whose conversations are spread over all of them
 	}
 	return "guest" + strconv.Itoa(c%s.users)
 }
 
-// sized is chat's log and projection of some size.
+// sized is chat's log and projection with the contents that a size describes.
 type sized struct {
 	size
 	pool   *pgxpool.Pool
@@ -132,7 +135,7 @@ func must(b *testing.B, err error) {
 	}
 }
 
-// measure does each thing over and over, with other values each time.
+// measure measures each operation, which it repeats with other values each time.
 func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	b.Helper()
 	r := rand.New(rand.NewPCG(1, 2))
@@ -157,7 +160,7 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	repeat("history, in the middle", history("user1", func(q *chatv1.HistoryRequest) {
 		q.Before = new(int64(100 + r.IntN(s.events/10-100)))
 	}))
-	repeat("history, of somebody who left early", history("gone", func(*chatv1.HistoryRequest) {}))
+	repeat("history, of a user who left early", history("gone", func(*chatv1.HistoryRequest) {}))
 	list := func(user, after string) (*chatv1.ConversationsResponse, error) {
 		got, err := s.server.Conversations(rpc.WithActor(b.Context(), user),
 			connect.NewRequest(&chatv1.ConversationsRequest{After: after}))
@@ -214,8 +217,8 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	repeat("resume of a user with many rooms, after weeks", func(context.Context) (int, error) {
 		return resume("heavy", s.events/10)
 	})
-	// A reader that is behind reads what came last, which the server has in memory. Pages from anywhere come from outside
-	// its cache where the log is larger than that, hence those of the large log alone.
+	// A reader that is slightly behind reads the newest events, which the server has in memory; read them once so that it
+	// does. Random pages of the large log are mostly outside the server's cache.
 	for after := s.events - s.recent; after < s.events; after += 1_000 {
 		_, err := s.log.Read(b.Context(), eventlog.Query{After: catalog.Position(after), Limit: 1_000})
 		must(b, err)
@@ -233,7 +236,7 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	repeat(sparse, read("file-events", s.span, s.recent))
 	repeat("read the log, a page from anywhere", read("", 2_000, s.events))
 	repeat(sparse+" from anywhere", read("file-events", s.span, s.events))
-	repeat("load a large stream for a message of it", func(ctx context.Context) (int, error) {
+	repeat("load a large stream to decide about one message", func(ctx context.Context) (int, error) {
 		got, err := s.log.Load(ctx, eventlog.Selection{Stream: "conversation:big",
 			Subjects: []string{fmt.Sprint("m", 2+r.IntN(s.events/10-2))}})
 		return len(got.Events), err
@@ -249,14 +252,14 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 				MessageId: uuid.NewString(), Body: "hi"}}}}})
 		return 1, err
 	})
-	repeat("a pass over old outcomes, of which there are none", func(ctx context.Context) (int, error) {
+	repeat("delete old outcomes when there are none", func(ctx context.Context) (int, error) {
 		removed, err := s.log.PruneOutcomes(ctx, time.Hour*24*30)
 		return int(removed), err
 	})
 	return all
 }
 
-// some refuses an answer without rows, which would be quick for the wrong reason.
+// some returns an error for an answer without rows, because an empty answer would be fast for the wrong reason.
 func some(rows int) (int, error) {
 	if rows == 0 {
 		return 0, errors.New("the answer is empty")

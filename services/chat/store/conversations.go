@@ -20,15 +20,18 @@ import (
 // ProjectionName is the key under which the position of Conversations is stored.
 const ProjectionName = "conversations"
 
-// A user's conversations are listed in the order of their newest events, by an index over one row for each member. To
-// rewrite these rows with every message would cost one write per member and message. So a row stores a period, which is
-// position >> smallShift of a small conversation and position >> largeShift of a large one, and is rewritten only when
-// that number changes: at most once in 256 positions of the log or, where there are up to 2,000 rows to rewrite, once
-// in a million. A list sorts within a period by the exact position, so a page reads all of a user's conversations of its
-// first and last period; at most 256 in each are small. (Until 00003_periods.sql, a small shift was 10.)
+// A list of a user's conversations is sorted by their newest events, the newest first. It is read by an index over
+// conversation_members, which has one row per member and conversation. Storing the exact position of the newest event
+// in these rows would rewrite a row of every member with every message. So a row stores a period instead: the position
+// shifted right by smallShift in a small conversation, and by largeShift in a large one. A row is rewritten only when
+// its period changes: at most once in 256 positions of the log in a small conversation, and once in about a million in a
+// large one, which has up to 2,000 rows. Within a period, a list is sorted by the exact position. Therefore a page reads
+// all of the user's conversations in its first and its last period, of which at most 256 per period are small.
+// (Before migration 00003_periods.sql, smallShift was 10.)
 const smallShift, largeShift = 8, 20
 
-// maxSmall is the number of members above which a conversation is large. It is also how many members a list shows.
+// maxSmall is the number of members above which a conversation is large. It is also the maximum number of members that
+// a list of conversations names for each of them.
 const maxSmall = 64
 
 var sqlJoin = fmt.Sprintf(`
@@ -37,8 +40,9 @@ var sqlJoin = fmt.Sprintf(`
 	FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::bigint[])
 	AS n (id, member, version, index, position) ON CONFLICT DO NOTHING`, smallShift)
 
-// sqlAdvance makes events the newest of their conversations. A member row is rewritten when the conversation's period
-// changes or when its members changed. LIMIT 1 has the conversations looked up one by one.
+// sqlAdvance stores the newest event of each conversation. If the conversation's period or its members have changed, it
+// also updates the rows of members whose period or size (large) differs from the conversation's. LIMIT 1 makes the
+// server look up the conversations one by one.
 var sqlAdvance = fmt.Sprintf(`WITH newest AS (
 		SELECT e.*, c.position AS old_position, CASE WHEN e.members_changed THEN (
 			SELECT count(*) FROM conversation_members m WHERE m.conversation_id = e.id) END AS members
@@ -77,17 +81,18 @@ const (
 		WHERE m.conversation_id = gone.id AND m.message_id = gone.message AND m.version < gone.version`
 )
 
-// Numbers of key columns. The last row of a batch with the same key replaces the others.
+// The number of leading columns that are the key of a statement's rows. A row that is added to a batch replaces an
+// earlier row with the same key.
 const (
-	everyRow       = 0
+	everyRow       = 0 // no key: every row is written
 	byConversation = 1
-	byMember       = 2 // the conversation and the user
+	byMember       = 2 // the key is the conversation and the user
 )
 
-// conversationWriter turns events into rows of these statements.
+// conversationWriter has the statements of the projection. Its methods add the rows of an event to them.
 type conversationWriter struct{ start, leave, join, advance, send, edit, remove *projection.Statement }
 
-// DeclareConversations declares the projection.
+// DeclareConversations declares the projection of conversations, their members and their messages.
 func DeclareConversations() *projection.Projection {
 	p := projection.Declare(ProjectionName, projection.Options{Streams: []string{"conversation"},
 		Tables: []string{"conversations", "conversation_members", "messages", "edits"}})
@@ -137,28 +142,28 @@ func (c *conversationWriter) deleted(b *projection.Batch, e projection.Event, m 
 	b.Add(c.remove, e.ID, m.MessageId, e.Version)
 }
 
-// advanceTo makes an event the newest of its conversation.
+// advanceTo records an event as the newest of its conversation.
 func (c *conversationWriter) advanceTo(b *projection.Batch, e projection.Event, membersChanged bool) {
-	const changedColumn = 4 // of the row that is added below
+	const changedColumn = 4 // the index of membersChanged in a row of c.advance
 	if earlier := b.Row(c.advance, e.ID); earlier != nil {
 		membersChanged = membersChanged || earlier[changedColumn].(bool)
 	}
 	b.Add(c.advance, e.ID, e.Version, e.Position, e.Time, membersChanged)
 }
 
-// addMember makes a user a member, unless they are one after the earlier events of the batch.
+// addMember adds the row of a member, unless an earlier event of the batch has already added it.
 func (c *conversationWriter) addMember(b *projection.Batch, e projection.Event, user string, index int) {
 	if b.Row(c.join, e.ID, user) == nil {
 		b.Add(c.join, e.ID, user, e.Version, int32(index), e.Position)
 	}
 }
 
-// storable replaces the zero character, which Postgres cannot store. Commands with it are refused; an old event in the
-// log must not stop the projection.
+// storable replaces the character U+0000, which Postgres cannot store. Commands that contain it are refused today, but
+// an older event in the log may contain it and must not stop the projection.
 func storable(s string) string { return strings.ReplaceAll(s, "\x00", "\uFFFD") }
 
-// sqlConversations reads a page of small and one of large conversations, and merges them. The rows are sorted by
-// period, then by position.
+// sqlConversations reads a page of small and a page of large conversations, each sorted by period and then by position,
+// and merges them.
 var sqlConversations = fmt.Sprintf(`WITH page AS (
 		(SELECT c.* FROM chat.conversation_members m, LATERAL (
 			SELECT * FROM chat.conversations c WHERE c.conversation_id = m.conversation_id LIMIT 1) c
@@ -174,8 +179,9 @@ var sqlConversations = fmt.Sprintf(`WITH page AS (
 		ORDER BY m.joined_version, m.joined_index LIMIT %[1]d)
 	FROM page c ORDER BY c.position DESC LIMIT $3`, maxSmall, smallShift, largeShift)
 
-// Conversations returns a user's conversations, the newest first, below a position (0: from the newest). Pass next as
-// below to read the next page; it is 0 on the last page.
+// Conversations returns a page of a user's conversations, those with the newest events first. Only conversations whose
+// newest event has a position less than below are returned; 0 means no bound. To read the following page, pass next as
+// below. On the last page next is 0.
 func (s *Store) Conversations(ctx context.Context, user string, below catalog.Position, limit int) (
 	all []*chatv1.Conversation, next catalog.Position, err error) {
 	if below == 0 {
@@ -213,8 +219,8 @@ func (s *Store) Conversations(ctx context.Context, user string, below catalog.Po
 
 // Seat is a member's place in the order of joining.
 type Seat struct {
-	Version catalog.Version // at which the user joined
-	Index   int32           // among the users who joined at that version
+	Version catalog.Version // the version of the conversation at which the member joined
+	Index   int32           // the place among the members who joined at that version, from 0
 }
 
 const sqlMembers = `SELECT c.version, c.member_count, m.member, m.joined_version, m.joined_index
@@ -226,13 +232,13 @@ const sqlMembers = `SELECT c.version, c.member_count, m.member, m.joined_version
 
 // Members is a page of the members of a conversation.
 type Members struct {
-	Version catalog.Version // of the conversation, as of which the page was read; 0: unknown
-	Count   int32           // of all members
+	Version catalog.Version // the version of the conversation as of which the page was read; 0 if the conversation is unknown
+	Count   int32           // the number of all members
 	Users   []string
-	Next    Seat // the last of this page, if there are more
+	Next    Seat // the seat of the page's last member if there are more members; otherwise zero
 }
 
-// Members returns the members of a conversation behind a seat, in the order of joining.
+// Members returns the members of a conversation after a seat, in the order of joining.
 func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (Members, error) {
 	var m Members
 	rows, err := s.pool.Query(ctx, sqlMembers, planned, id, after.Version, after.Index, limit+1)
@@ -244,7 +250,7 @@ func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (
 	var index *int32
 	var seats []Seat
 	_, err = pgx.ForEachRow(rows, []any{&m.Version, &m.Count, &user, &version, &index}, func() error {
-		if user != nil { // it is null where no member is behind the seat
+		if user != nil { // null in the only row of an answer without members
 			m.Users, seats = append(m.Users, *user), append(seats, Seat{*version, *index})
 		}
 		return nil

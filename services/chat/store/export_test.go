@@ -1,6 +1,6 @@
 package store
 
-// The statements, for tests of their plans.
+// The statements are exported for tests of their query plans.
 var SQLConversations, SQLMembers, SQLOldest, SQLNewest = sqlConversations, sqlMembers, sqlOldest, sqlNewest
 
 const MaxSmall = maxSmall

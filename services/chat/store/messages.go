@@ -17,9 +17,9 @@ import (
 // Range is a range of versions, both ends included.
 type Range struct{ From, To catalog.Version }
 
-// sqlMessages reads at most one page of each range ($2, $3), and no row outside of the ranges. The newest text of a
-// message is looked up by index in the readable ranges ($4, $5). The page is cut at MaxPageBytes; count is the number
-// of messages that the page would have had without that limit.
+// sqlMessages reads at most one page of messages from each range ($2, $3), and no row outside of the ranges. For each
+// message it looks up by index the newest edit within the readable ranges ($4, $5). It cuts the page where the texts
+// exceed a number of bytes ($7). The column count is the number of messages that the page would have without this cut.
 const (
 	sqlMessages = `WITH found AS (
 			SELECT m.* FROM unnest($2::bigint[], $3::bigint[]) AS range (lower, upper), LATERAL (
@@ -41,7 +41,8 @@ const (
 			FROM page)
 		SELECT message_id, version, author, body, sent_at, edited_at, deleted, count FROM sized
 		WHERE bytes <= $7 OR row = 1 ORDER BY version %[1]s`
-	// maxRanges is the number of ranges that one statement reads. Each range costs a lookup and at most a page.
+	// maxRanges is the maximum number of ranges that one statement reads. Each range costs an index lookup and at most
+	// the rows of one page.
 	maxRanges = 16
 )
 
@@ -49,7 +50,7 @@ var sqlOldest, sqlNewest = fmt.Sprintf(sqlMessages, "ASC"), fmt.Sprintf(sqlMessa
 
 // Page selects the messages to read.
 type Page struct {
-	// After and Before bound the versions of the messages; both are excluded.
+	// After and Before bound the versions of the messages; both bounds are exclusive.
 	After, Before catalog.Version
 	// Ranges are the readable versions, ascending and disjoint.
 	Ranges []Range
@@ -58,8 +59,8 @@ type Page struct {
 	Limit int
 }
 
-// clamped returns the parts of the ranges within the page's versions, those nearest to the end where the page
-// begins first.
+// clamped returns the parts of the ranges that lie between After and Before. They ascend if Up is true, and otherwise
+// descend, so the first range is the one where the page begins.
 func (p Page) clamped() (all []Range) {
 	for _, r := range p.Ranges {
 		if r.To > p.After && r.From < p.Before {
@@ -73,8 +74,9 @@ func (p Page) clamped() (all []Range) {
 	return all
 }
 
-// Messages reads a page, the oldest message first, and reports whether there are more messages beyond it. Each message
-// has its newest text within the ranges; a message that was deleted, even later, has none.
+// Messages reads a page, the oldest message first, and reports whether there are more messages beyond it. The text of a
+// message is the newest one within the ranges. A deleted message has no text, even if it was deleted outside of the
+// ranges.
 func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.Message, more bool, err error) {
 	statement := sqlNewest
 	if p.Up {
@@ -105,10 +107,12 @@ func (s *Store) Messages(ctx context.Context, id string, p Page) (all []*chatv1.
 			return nil, false, fmt.Errorf("read messages of %s: %w", id, err)
 		}
 		if had > 0 && bytes > MaxPageBytes {
-			found = nil // the first message of a page is always included, but does not fit here
+			// The statement returns its first row even if that is too long. Only the first message of the whole page may
+			// be, so drop it; the next page begins with it.
+			found = nil
 		}
 		all = append(all, found...)
-		// There are more messages if some were cut off by MaxPageBytes, or if the one beyond the limit was found.
+		// There are more messages if MaxPageBytes cut some off, or if the statement found a message beyond the limit.
 		if had+count > min(len(all), p.Limit) {
 			all, more = all[:min(len(all), p.Limit)], true
 			break

@@ -20,7 +20,7 @@ import (
 	"github.com/edumatrix/interlinked/services/chat/store"
 )
 
-// node is a step of a plan that was executed.
+// node is one step of an executed query plan, as EXPLAIN reports it.
 type node struct {
 	Type    string  `json:"Node Type"`
 	Table   string  `json:"Relation Name"`
@@ -30,7 +30,8 @@ type node struct {
 	Plans   []node
 }
 
-// rowsRead executes a statement, and returns how many rows it read of tables and which of them it read as a whole.
+// rowsRead executes a statement. It returns the number of rows that the statement read from tables, and the tables that
+// it scanned sequentially.
 func rowsRead(t *testing.T, f *fixture, statement string, args ...any) (rows int, scanned []string) {
 	t.Helper()
 	args = append([]any{pgx.QueryExecModeCacheDescribe}, args...)
@@ -54,7 +55,7 @@ func rowsRead(t *testing.T, f *fixture, statement string, args ...any) (rows int
 	return rows, scanned
 }
 
-// The cost of a page depends on the size of the page, not on the number of rows behind it.
+// The number of rows that a query reads must depend on the size of the page, not on the size of the tables.
 func TestPlans_APageReadsAPage(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -83,7 +84,7 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 	history := func(ranges []any, readable []any) []any {
 		return slices.Concat([]any{"busy"}, ranges, readable, []any{201, store.MaxPageBytes})
 	}
-	var often, until []int64 // in and out, with nothing said in between
+	var often, until []int64 // the ranges of a user who joined and left 16 times, without a message in any range
 	for n := range int64(16) {
 		often, until = append(often, 100_000+10*n), append(until, 100_001+10*n)
 	}
@@ -92,28 +93,29 @@ ANALYZE chat.conversations, chat.conversation_members, chat.messages, chat.edits
 		args      []any
 		most      int
 	}{
-		// 201 messages, and for each its newest text.
-		"the newest messages":           {store.SQLNewest, history(one(1, messages+1), one(1, messages+1)), 402},
-		"the oldest messages":           {store.SQLOldest, history(one(1, messages+1), one(1, messages+1)), 402},
-		"messages in the middle":        {store.SQLNewest, history(one(1, messages/2), one(1, messages+1)), 402},
-		"of somebody who left early":    {store.SQLNewest, history(one(1, 1000), one(1, 1000)), 402},
-		"of somebody who came and left": {store.SQLNewest, history([]any{often, until}, []any{often, until}), 402},
-		"before a message edited often": {store.SQLNewest, history(one(1, 10), one(1, 10)), 402},
-		"of somebody who joined late":   {store.SQLOldest, history(one(messages, messages+1), one(messages, messages+1)), 402},
-		"of several times":              {store.SQLNewest, history([]any{[]int64{1, 900}, []int64{500, 2000}}, one(1, messages+1)), 804},
-		// 51 of either kind, and what else is in the same periods, each with its conversation.
-		"a user's newest conversations":       {store.SQLConversations, []any{"ann", int64(math.MaxInt64), 51}, 800},
-		"a later page of conversations":       {store.SQLConversations, []any{"ann", int64(conversations * 350), 51}, 800},
-		"of a user of whom all are active":    {store.SQLConversations, []any{"zoe", int64(math.MaxInt64), 51}, 2 * (2*256 + 51)},
-		"a later page of all that are active": {store.SQLConversations, []any{"zoe", int64(3_000_000 + conversations/2), 51}, 2 * (2*256 + 51)},
-		"the first members of 2,000":          {store.SQLMembers, []any{"busy", int64(0), int32(0), 51}, 60},
-		"members in the middle of 2,000":      {store.SQLMembers, []any{"busy", int64(1), int32(1000), 51}, 60},
+		// 201 messages, and the newest text of each.
+		"the newest messages":         {store.SQLNewest, history(one(1, messages+1), one(1, messages+1)), 402},
+		"the oldest messages":         {store.SQLOldest, history(one(1, messages+1), one(1, messages+1)), 402},
+		"messages in the middle":      {store.SQLNewest, history(one(1, messages/2), one(1, messages+1)), 402},
+		"a user who left early":       {store.SQLNewest, history(one(1, 1000), one(1, 1000)), 402},
+		"a user who joined often":     {store.SQLNewest, history([]any{often, until}, []any{often, until}), 402},
+		"a message with 30,000 edits": {store.SQLNewest, history(one(1, 10), one(1, 10)), 402},
+		"a user who joined late":      {store.SQLOldest, history(one(messages, messages+1), one(messages, messages+1)), 402},
+		"a user with two long ranges": {store.SQLNewest, history([]any{[]int64{1, 900}, []int64{500, 2000}}, one(1, messages+1)), 804},
+		// 51 small and 51 large conversations, and the others in the same periods. Each costs two rows: the member's row
+		// and the conversation's row.
+		"a user's newest conversations":     {store.SQLConversations, []any{"ann", int64(math.MaxInt64), 51}, 800},
+		"a later page of conversations":     {store.SQLConversations, []any{"ann", int64(conversations * 350), 51}, 800},
+		"conversations that are all active": {store.SQLConversations, []any{"zoe", int64(math.MaxInt64), 51}, 2 * (2*256 + 51)},
+		"a later page of active ones":       {store.SQLConversations, []any{"zoe", int64(3_000_000 + conversations/2), 51}, 2 * (2*256 + 51)},
+		"the first members of 2,000":        {store.SQLMembers, []any{"busy", int64(0), int32(0), 51}, 60},
+		"members in the middle of 2,000":    {store.SQLMembers, []any{"busy", int64(1), int32(1000), 51}, 60},
 	} {
 		rows, scanned := rowsRead(t, f, test.statement, test.args...)
 		assert.LessOrEqual(t, rows, test.most, name)
 		assert.Empty(t, scanned, name)
 	}
-	// All pages together are the whole list, newest first.
+	// All pages together contain the whole list, the newest conversation first.
 	for user, newest := range map[string]catalog.Position{"ann": conversations * 700, "zoe": 3_000_000 + conversations} {
 		count, last := 0, newest+1
 		for below, more := catalog.Position(0), true; more; more = below != 0 {
@@ -137,7 +139,8 @@ func (f *fixture) members(id string, after store.Seat, limit int) store.Members 
 	return m
 }
 
-// The migration of rows that the first release wrote leads to what it writes itself.
+// Migrating the rows down to the schema of the first release and up again must lead to the rows that the projection
+// writes today.
 func TestMigration_OfEarlierRowsGivesTheSameAsTheLog(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -147,7 +150,7 @@ func TestMigration_OfEarlierRowsGivesTheSameAsTheLog(t *testing.T) {
 		many = append(many, fmt.Sprint("user", n))
 	}
 	f.happens("user0", group("large", many...))
-	// Periods are told apart only beyond the first ones.
+	// Enough messages that positions lie beyond the first period.
 	f.happens("user0", group("talk", "user0", "user1"))
 	for range 5 {
 		f.happens("user0", slices.Repeat([]proto.Message{&chatv1.MessageSent{ConversationId: "talk",
@@ -166,7 +169,7 @@ func TestMigration_OfEarlierRowsGivesTheSameAsTheLog(t *testing.T) {
 	f.RequireRebuild()
 }
 
-// migration returns the statements of one direction.
+// migration returns the statements of a migration in one direction, "Up" or "Down".
 func migration(t *testing.T, name, direction string) string {
 	t.Helper()
 	raw, err := store.Migrations().(interface{ ReadFile(string) ([]byte, error) }).ReadFile(name)

@@ -25,7 +25,7 @@ import (
 
 var people = []string{"ann", "bob", "cid", "dan"}
 
-// reading is what of a conversation is to be read, kept in the simplest way.
+// reading is a simple model of a conversation: the members and messages that queries must return.
 type reading struct {
 	members  []string
 	messages []*chatv1.Message
@@ -54,10 +54,11 @@ func (r *reading) apply(actor string, event proto.Message) {
 	}
 }
 
-// wish draws a command about a conversation.
+// wish draws a random command about a conversation.
 func wish(t *rapid.T, id string, r *reading) proto.Message {
 	user := rapid.SampledFrom(people).Draw(t, "user")
-	text := strings.ReplaceAll(rapid.StringN(0, 8, 64).Draw(t, "text"), "\x00", "") // which is refused before it comes here
+	// Without U+0000: commands that contain it are refused before an aggregate decides them.
+	text := strings.ReplaceAll(rapid.StringN(0, 8, 64).Draw(t, "text"), "\x00", "")
 	message := "none"
 	if len(r.messages) > 0 {
 		message = rapid.SampledFrom(r.messages).Draw(t, "message").MessageId
@@ -71,8 +72,8 @@ func wish(t *rapid.T, id string, r *reading) proto.Message {
 	}).Draw(t, "command")
 }
 
-// Whatever is asked for in whatever order: what is decided, what the log holds and what is read agree, and what is read
-// is the same when it is rebuilt from the log, in other portions.
+// After any sequence of commands, the aggregate's state, the log, and the rows of the projection must agree. A rebuild
+// from the log, in batches of other sizes, must lead to the same rows.
 func TestConversations_AnySequenceOfCommandsLeavesLogStateAndRowsInAgreement(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -112,7 +113,7 @@ func agree(t *rapid.T, f *fixture, stream, id string, want *reading) {
 	ctx := f.t.Context()
 	loaded, err := f.Load(ctx, eventlog.Selection{Stream: stream})
 	if err != nil || loaded.Version != want.version {
-		t.Fatalf("the log is at version %d, %v; decided were %d", loaded.Version, err, want.version)
+		t.Fatalf("the log is at version %d, %v; %d events were decided", loaded.Version, err, want.version)
 	}
 	rooms, _, err := membership.Rooms(ctx, f.Log.Log, people)
 	if err != nil {
@@ -121,7 +122,7 @@ func agree(t *rapid.T, f *fixture, stream, id string, want *reading) {
 	for _, user := range people {
 		in := slices.Contains(want.members, user)
 		if slices.Contains(rooms[user], stream) != in {
-			t.Fatalf("%s in the room of the log: %v", user, !in)
+			t.Fatalf("%s is in the room, according to the log: %v; want %v", user, !in, in)
 		}
 		all, _, err := f.store.Conversations(ctx, user, 0, 100_000)
 		if err != nil {
@@ -129,22 +130,22 @@ func agree(t *rapid.T, f *fixture, stream, id string, want *reading) {
 		}
 		i := slices.IndexFunc(all, func(c *chatv1.Conversation) bool { return c.ConversationId == id })
 		if (i >= 0) != in {
-			t.Fatalf("%s is shown the conversation: %v", user, !in)
+			t.Fatalf("the list of %s has the conversation: %v; want %v", user, !in, in)
 		}
 		if in && (catalog.Version(all[i].Version) != want.version || !slices.Equal(all[i].UserIds, want.members) ||
 			int(all[i].MemberCount) != len(want.members)) {
-			t.Fatalf("shown is %v, it is %+v", all[i], want)
+			t.Fatalf("the list has %v, want %+v", all[i], want)
 		}
 	}
 	messages, _, err := f.store.Messages(ctx, id, store.Page{Before: math.MaxInt64, Ranges: []store.Range{{From: 1, To: math.MaxInt64}},
 		Up: true, Limit: 1000})
 	if err != nil || len(messages) != len(want.messages) {
-		t.Fatalf("%d messages are shown, %v; there are %d", len(messages), err, len(want.messages))
+		t.Fatalf("the store has %d messages, %v; want %d", len(messages), err, len(want.messages))
 	}
 	for i, m := range messages {
 		w := want.messages[i]
 		if m.MessageId != w.MessageId || m.Version != w.Version || m.Author != w.Author || m.Body != w.Body || m.Deleted != w.Deleted {
-			t.Fatalf("shown is %v, it is %v", m, w)
+			t.Fatalf("the store has %v, want %v", m, w)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package store holds the data that queries about conversations read: the list of each user's conversations, and their
-// messages. It is a projection of chat's log and contains nothing else.
+// Package store is the projection of chat's log that queries read: each user's conversations, their members and their
+// messages. The tables contain nothing that cannot be rebuilt from the log.
 package store
 
 import (
@@ -22,17 +22,18 @@ func Migrations() fs.FS {
 	return files
 }
 
-// MaxPageBytes is about the maximum size of the texts in a page. A larger page is cut, and reports that there is more.
-// The page's JSON can be several times as large, but stays below what one connection may hold.
+// MaxPageBytes is the approximate maximum size of the texts in a page, in bytes. A page that would be larger is cut, and
+// reports that there is more. A page in JSON can be several times as large, but still fits into the queue of one
+// connection.
 const MaxPageBytes = 512 << 10
 
-// Store reads the rows that the projection wrote. Its statements name the schema, because its connections have no
-// search_path. The projection's statements name no schema, because a rebuild runs them in another one.
+// Store reads the rows that the projection wrote. Its statements name the schema chat, because its connections do not
+// set search_path. The projection's statements name no schema, because a rebuild runs them in another schema.
 type Store struct{ pool *pgxpool.Pool }
 
 // New returns a Store that reads from a pool.
 func New(pool *pgxpool.Pool) *Store { return &Store{pool} }
 
-// planned makes the server plan a statement for its arguments each time it runs. A cached plan would be reused for all
-// arguments and for tables that have grown.
+// planned makes the server plan a statement for its arguments each time it runs. A cached plan would be reused for other
+// arguments, and after the tables have grown.
 const planned = pgx.QueryExecModeCacheDescribe

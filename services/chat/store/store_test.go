@@ -61,8 +61,8 @@ func TestConversations_RebuiltTheyAreEqualRowForRow(t *testing.T) {
 	f.RequireRebuild()
 }
 
-// A command that comes again when its outcome is forgotten makes the id of its message again. That must not hold up the
-// projection of everybody, and rebuilds to the same.
+// A command that is sent again after its outcome has been deleted sends a message with the same id again. The projection
+// must store both messages, not stop.
 func TestConversations_AMessageIDThatComesAgainStopsNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -133,7 +133,7 @@ func leave(id, user string) proto.Message {
 	return &chatv1.MemberLeft{ConversationId: id, UserId: user}
 }
 
-// A list stays in order, and members in the order of joining, while conversations become large and small again.
+// While a conversation becomes large and small again, lists must stay in order, and members in the order of joining.
 func TestStore_LargeConversations(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -182,7 +182,8 @@ func TestStore_LargeConversations(t *testing.T) {
 	for n, user := range users {
 		require.Equal(t, fmt.Sprintf("user%d", n), user)
 	}
-	// It becomes small, and large again, in one batch and in several; each time the rows are those of a rebuild.
+	// Make the conversation small, and large again, first within one batch and then over several. A rebuild must lead to
+	// the same rows.
 	var parting []proto.Message
 	for n := 2000; n > store.MaxSmall; n-- {
 		parting = append(parting, leave("large", fmt.Sprintf("user%d", n-1)))
@@ -197,7 +198,8 @@ func TestStore_LargeConversations(t *testing.T) {
 	require.Equal(t, "ann", f.members("large", store.Seat{}, 200).Users[64])
 }
 
-// A page ends where its texts get too long, and says that there is more; a text alone is given whatever its length.
+// A page ends where its texts exceed MaxPageBytes, and reports that there is more. A single message is returned however
+// long it is.
 func TestStore_PagesAreBoundedByBytes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -213,7 +215,7 @@ func TestStore_PagesAreBoundedByBytes(t *testing.T) {
 			page := store.Page{Before: math.MaxInt64, Ranges: ranges, Up: up, Limit: 60}
 			var versions []catalog.Version
 			for pages := 0; ; pages++ {
-				require.Less(t, pages, 7, "a page holds 32 messages")
+				require.Less(t, pages, 7, "pages; each holds 32 messages")
 				got, more, err := s.Messages(t.Context(), "c", page)
 				require.NoError(t, err)
 				require.NotEmpty(t, got)
@@ -239,7 +241,7 @@ func TestStore_PagesAreBoundedByBytes(t *testing.T) {
 	}
 }
 
-// single is each version by itself, as of somebody who came and went all the time.
+// single returns a range for each version, as for a user who joined and left all the time.
 func single(to catalog.Version) (all []store.Range) {
 	for v := range to {
 		all = append(all, store.Range{From: v + 1, To: v + 1})

@@ -1,6 +1,7 @@
 -- +goose Up
 
--- The event of a new post was declared to be about the post itself, as a subject, and so was not loaded to decide about it.
+-- An earlier release stored feed.post_created with the post's id as its subject. Loading a stream for a decision skips
+-- events with a subject, so the post seemed not to exist.
 -- +goose StatementBegin
 DO $$
 BEGIN

@@ -1,4 +1,4 @@
-// Package post decides about one post. It is pure.
+// Package post decides the commands about one post. It does no I/O.
 package post
 
 import (
@@ -39,5 +39,5 @@ func (s *State) Evolve(_ catalog.Fact, event proto.Message) {
 	}
 }
 
-// Forget does nothing: all events are about the post itself.
+// Forget does nothing, because no event of a post has a subject of its own (see owner.State).
 func (s *State) Forget() {}

@@ -13,8 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/services/notification/rule"
 )
 
-// There is no order between partitions. However the events of several conversations interleave, every recipient has
-// the same notifications in the end.
+// Kafka does not order the partitions of a topic among each other. However the events of several conversations
+// interleave, every recipient must have the same notifications in the end.
 func TestRaise_DoesNotDependOnTheOrderOfConversations(t *testing.T) {
 	t.Parallel()
 	var streams [][]rule.About

@@ -1,5 +1,6 @@
-// Package rule decides which events of other services raise which notifications. It is pure. The ids of notifications
-// are derived from the event, so that the same event raises the same notifications.
+// Package rule decides which events of other services raise which notifications. It does no I/O. The id of a
+// notification is derived from the event and the recipient, so that an event that is delivered twice raises the same
+// notifications.
 package rule
 
 import (
@@ -21,6 +22,7 @@ type About struct {
 	Event   proto.Message
 }
 
+// made is the UUID namespace of the ids of notifications.
 var made = uuid.MustParse("b0c3cf60-8a2e-5b43-9d0c-6d5a1c2e7f10")
 
 // Raise returns the notifications that an event raises: a user whom another user added to a conversation is notified.

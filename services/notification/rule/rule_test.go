@@ -16,9 +16,9 @@ func TestRaise_NotifiesUsersWhomAnotherUserAdded(t *testing.T) {
 		event proto.Message
 		want  []string
 	}{
-		"a conversation with two": {&chatv1.ConversationStarted{UserIds: []string{"alice", "bob", "carol"}}, []string{"bob", "carol"}},
+		"a started conversation":  {&chatv1.ConversationStarted{UserIds: []string{"alice", "bob", "carol"}}, []string{"bob", "carol"}},
 		"an added user":           {&chatv1.MemberAdded{UserId: "dan"}, []string{"dan"}},
-		"a user who joined":       {&chatv1.MemberAdded{UserId: "alice"}, nil},
+		"a user who added itself": {&chatv1.MemberAdded{UserId: "alice"}, nil},
 		"a message":               {&chatv1.MessageSent{MessageId: "m"}, nil},
 	} {
 		about := rule.About{ID: "e1", Stream: "conversation:7", Version: 3, Actor: "alice", Event: test.event}

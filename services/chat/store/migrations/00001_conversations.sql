@@ -10,7 +10,7 @@ CREATE TABLE conversations (
     changed_at      timestamptz NOT NULL
 );
 
--- Where a user's list of conversations is read from, newest first.
+-- A user's list of conversations is read from this table, the newest conversation first.
 CREATE TABLE conversation_members (
     member          text NOT NULL,
     conversation_id text NOT NULL REFERENCES conversations,
@@ -27,10 +27,10 @@ CREATE TABLE messages (
     deleted         boolean NOT NULL DEFAULT false,
     PRIMARY KEY (conversation_id, version)
 );
--- Not unique: a command that comes again when its outcome is forgotten makes the same id again.
+-- Not unique: a command that is sent again after its outcome was deleted sends a message with the same id.
 CREATE INDEX messages_by_id ON messages (conversation_id, message_id);
 
--- What messages became. Each is kept, since who has left reads what was there then, and not what came later.
+-- The edits of messages. Every edit is kept, because a user who has left reads the text as it was when they left.
 CREATE TABLE edits (
     conversation_id text NOT NULL,
     message_id      text NOT NULL,

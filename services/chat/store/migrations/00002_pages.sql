@@ -1,21 +1,22 @@
 -- +goose Up
 
--- What a page of a list costs must not grow with the list: conversations are listed by an index over when they were
--- active, and members by an index over when they joined.
+-- The cost of one page must not grow with the length of the list. So conversations are listed by an index over their
+-- last activity, and members by an index over the order of joining.
 ALTER TABLE conversations
     ADD COLUMN member_count integer NOT NULL DEFAULT 0,
-    -- It has so many members that their rows are moved seldom.
+    -- The conversation has more than 64 members, and their rows are updated less often.
     ADD COLUMN large boolean NOT NULL DEFAULT false;
 ALTER TABLE conversation_members
     ADD COLUMN joined_version bigint NOT NULL DEFAULT 0,
-    -- The place among those who joined at that version.
+    -- The place among the members who joined at that version, from 0.
     ADD COLUMN joined_index integer NOT NULL DEFAULT 0,
-    -- As in conversations.
+    -- A copy of conversations.large.
     ADD COLUMN large boolean NOT NULL DEFAULT false,
-    -- The position of the newest event of the conversation, divided by 2^10, or by 2^20 where it is large.
+    -- The position of the conversation's newest event, divided by 2^10, or by 2^20 if the conversation is large.
     ADD COLUMN bucket bigint NOT NULL DEFAULT 0;
 
--- The log, where there is one in this schema, knows when members joined.
+-- The versions at which members joined are read from the log, if this schema contains one. (A rebuild runs the
+-- migrations in a schema without a log.)
 -- +goose StatementBegin
 DO $$
 BEGIN
