@@ -18,14 +18,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// commands carries out commands on state. Outcomes are not stored, since a repeated command changes nothing and gets
-// the same outcome.
+// commands handles the commands of presence. Their outcomes are not stored, because a repeated command changes nothing
+// and gets the same outcome.
 type commands struct {
 	command.Topics
 	store *store.Store
 }
 
-// handle carries out one command. The command is acknowledged once its outcome was published.
+// handle executes one command and publishes its outcome. It returns an error for a command that must be retried or
+// becomes a dead letter.
 func (c *commands) handle(m *message.Message) error {
 	read, err := c.Read(m)
 	if _, isRefusal := refusal.Of(err); err != nil && !isRefusal {
@@ -49,7 +50,7 @@ func (c *commands) handle(m *message.Message) error {
 	return c.Publish(m.Context(), outcome)
 }
 
-// do carries out a command, and returns the number of the change.
+// do executes a command, and returns the number of the change.
 func (c *commands) do(ctx context.Context, read command.Command) (number int64, err error) {
 	switch request := read.Message.(type) {
 	case *presencev1.EndSession:
@@ -59,10 +60,10 @@ func (c *commands) do(ctx context.Context, read command.Command) (number int64, 
 		}
 		return number, away(err)
 	}
-	return 0, retry.Permanent(fmt.Errorf("command %q is not handled here", read.Type))
+	return 0, retry.Permanent(fmt.Errorf("presence does not handle the command %q", read.Type))
 }
 
-// away marks an error as one of an unavailable Redis, unless Redis itself returned it.
+// away marks an error as retry.ErrUnavailable, unless Redis itself returned it or it is a refusal.
 func away(err error) error {
 	var answered redis.Error
 	if _, isRefusal := refusal.Of(err); err == nil || isRefusal || errors.As(err, &answered) {

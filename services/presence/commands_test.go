@@ -24,7 +24,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/retry"
 )
 
-// results is the topic of outcomes.
+// results is a publisher that records the outcomes published to it.
 type results struct {
 	mu  sync.Mutex
 	all []envelope.Result
@@ -36,7 +36,7 @@ func (r *results) Publish(topic string, messages ...*message.Message) error {
 	for _, m := range messages {
 		result, err := envelope.ReadResult(m)
 		if err != nil || topic != catalog.ResultTopic("presence") {
-			return errors.Join(err, errors.New("an outcome on "+topic))
+			return errors.Join(err, errors.New("an outcome was published on the topic "+topic))
 		}
 		r.all = append(r.all, result)
 	}
@@ -90,7 +90,7 @@ func TestCommand_ARepeatedOneHasTheSameOutcome(t *testing.T) {
 			return outcomes.last()
 		}
 		if got := handle(endSession(t, "bob", "s1", time.Now().Add(-time.Hour))); got.Code != refusal.Expired {
-			t.Errorf("a command that came too late: %+v", got)
+			t.Errorf("an expired command: %+v", got)
 		}
 		if got := handle(endSession(t, "bob", "s2", time.Time{})); got.Kind != envelope.Refused || got.Code != refusal.NotFound {
 			t.Errorf("a session that does not exist: %+v", got)
@@ -98,7 +98,7 @@ func TestCommand_ARepeatedOneHasTheSameOutcome(t *testing.T) {
 		for _, session := range []string{"", "a b", "s\x00", strings.Repeat("s", 60_000)} {
 			if got := handle(endSession(t, "bob", session, time.Time{})); got.Kind != envelope.Refused ||
 				got.Code != refusal.InvalidField || !strings.HasPrefix(got.Text, "session_id ") {
-				t.Errorf("a session id that is not an id: %+v", got)
+				t.Errorf("an invalid session id: %+v", got)
 			}
 		}
 		first := handle(endSession(t, "bob", "s1", time.Time{}))
@@ -119,7 +119,7 @@ func TestCommand_WaitsForRedisAndFailsOnlyIfItIsInvalid(t *testing.T) {
 	outcomes := &results{}
 	c := &commands{store: store.New(client, "t.", time.Minute), Topics: topics(t, outcomes)}
 	if err := c.handle(endSession(t, "bob", "s1", time.Time{})); !errors.Is(err, retry.ErrUnavailable) {
-		t.Errorf("while Redis is away: %v", err)
+		t.Errorf("while Redis is unavailable: %v", err)
 	}
 	of := func(kind string, body []byte) *message.Message {
 		return envelope.Command{ID: "c2", Type: kind, Stream: "sessions:bob", Actor: "bob", Time: time.Now(), Body: body}.Message()

@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	lookEvery = 250 * time.Millisecond // how often to look for changes by other instances
-	maxWait   = 2 * time.Second
+	lookEvery = 250 * time.Millisecond // how often to look for changes that other instances have made
+	maxWait   = 2 * time.Second        // the maximum pause after an error
 )
 
-// publisher publishes changes, and then records in Redis that they are published. After a crash between the two, it
-// publishes them again.
+// publisher publishes changes of users' presence, and then records in Redis that they are published. After a crash
+// between these two steps, the changes are published again, which is harmless.
 type publisher struct {
 	store   *store.Store
 	catalog *catalog.Catalog
@@ -33,10 +33,10 @@ type publisher struct {
 	lease   time.Duration
 	wake    chan struct{}
 
-	heard time.Time // when gateways could report again after a start or an outage
+	heard time.Time // since when gateways can report: the start of the service, or the last error of Redis
 }
 
-// run ends the gateways whose lease has expired, and publishes changes, until ctx ends.
+// run ends gateways whose lease has expired, and publishes changes, until ctx ends.
 func (p *publisher) run(ctx context.Context) error {
 	p.heard = time.Now()
 	backoff := retry.Backoff{First: 2 * lookEvery, Max: maxWait}
@@ -65,8 +65,8 @@ func (p *publisher) soon() {
 }
 
 func (p *publisher) round(ctx context.Context) error {
-	// After a start, and after an outage of Redis, gateways first get the time of one lease to report again. Otherwise
-	// all users would be shown as offline for a moment.
+	// Leases may have expired while gateways could not report. After a start or an outage of Redis, give gateways the
+	// duration of one lease to report again. Otherwise all users would be shown as offline for a moment.
 	if time.Since(p.heard) > p.lease {
 		if _, err := p.store.Expire(ctx); err != nil {
 			return p.redisAway(ctx, err)
@@ -115,8 +115,8 @@ func (p *publisher) publish(ctx context.Context, states []store.State) error {
 	return nil
 }
 
-// reportWaiting reports to health whether the publisher waits for a dependency. The end of the service is not
-// reported.
+// reportWaiting reports to health whether the publisher waits for a dependency. It reports nothing once ctx has ended,
+// because the error then comes from stopping.
 func (p *publisher) reportWaiting(ctx context.Context, dependency string, err error) {
 	if ctx.Err() == nil {
 		p.waiting(dependency, err)

@@ -23,7 +23,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// both runs a test on a real Redis and on the embedded one.
+// both runs a test on a real Redis and on the embedded Redis.
 func both(t *testing.T, test func(t *testing.T, r *redis.Client)) {
 	t.Helper()
 	for name, settings := range map[string]func(testing.TB) backend.Redis{
@@ -78,7 +78,7 @@ func (b *topic) set(away bool) {
 	b.away = away
 }
 
-// newest returns what a reader of the topic knows: for each user the event with the highest number.
+// newest returns, for each stream, the event with the highest number. This is the state as a reader of the topic sees it.
 func (b *topic) newest() map[string]envelope.Event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -135,7 +135,7 @@ func start(t *testing.T, p *publisher) (stop func()) {
 	return stop
 }
 
-// connected reports connections named after their users as all connections of a gateway.
+// connected reports one connection of each user as all connections of a gateway.
 func connected(t *testing.T, s *store.Store, gateway string, number int64, users ...string) {
 	t.Helper()
 	r := &meshv1.ReportRequest{Gateway: gateway, Number: number, All: true, Count: int64(len(users))}
@@ -191,7 +191,8 @@ func TestPublish_AChangeIsPublishedAsItsEvent(t *testing.T) {
 	})
 }
 
-// A change is only removed from Redis once it is on the topic, and the newest one is published.
+// A change stays marked as unpublished in Redis until it is on the topic. If a user's state changed during the outage,
+// the newest state is published.
 func TestPublish_WaitsForTheBroker(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -213,8 +214,8 @@ func TestPublish_WaitsForTheBroker(t *testing.T) {
 	})
 }
 
-// A publisher that is killed after publishing a change, but before recording that, publishes it again, which is
-// harmless.
+// If a publisher is killed after it has published a change, but before it has recorded this in Redis, the change is
+// published again with the same id.
 func TestPublish_ACrashBeforeItIsRecordedRepeatsAChange(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -249,8 +250,8 @@ func TestRun_TheUsersOfAKilledGatewayGoOffline(t *testing.T) {
 	})
 }
 
-// Leases expire while gateways cannot report, because presence or Redis was down. The gateways must get time to
-// report.
+// Leases expire while presence or Redis is down and gateways cannot report. Afterwards, gateways must get time to report
+// before they are ended.
 func TestRound_GatewaysMayReportBeforeTheirLeasesEnd(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -260,20 +261,20 @@ func TestRound_GatewaysMayReportBeforeTheirLeasesEnd(t *testing.T) {
 		p := newPublisher(t, s, b, &dependencies{}, lease)
 		time.Sleep(2 * time.Millisecond)
 		if err := p.round(t.Context()); err != nil || !b.is("bob", "presence.came_online")() {
-			t.Fatalf("just started: %v %+v", err, b.events)
+			t.Fatalf("directly after the start: %v %+v", err, b.events)
 		}
 		p.heard = time.Now().Add(-2 * lease)
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := p.round(ended); err == nil { // Redis is unreachable
-			t.Fatal("no error")
+			t.Fatal("round returned no error while Redis was unreachable")
 		}
 		if err := p.round(t.Context()); err != nil || !b.is("bob", "presence.came_online")() {
 			t.Fatalf("after an outage of Redis: %v %+v", err, b.events)
 		}
 		p.heard = time.Now().Add(-2 * lease)
 		if err := p.round(t.Context()); err != nil || !b.is("bob", "presence.went_offline")() {
-			t.Fatalf("no report for a whole lease: %v %+v", err, b.events)
+			t.Fatalf("after a whole lease without a report: %v %+v", err, b.events)
 		}
 	})
 }

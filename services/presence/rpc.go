@@ -22,17 +22,17 @@ type connections struct {
 func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.ReportRequest]) (
 	*connect.Response[meshv1.ReportResponse], error) {
 	if !catalog.ValidID(r.Msg.GetGateway()) {
-		return nil, refusal.New(refusal.InvalidField, "gateway has to be an id")
+		return nil, refusal.New(refusal.InvalidField, "gateway must be an id")
 	}
 	for _, change := range r.Msg.GetChanges() {
 		session := change.GetSession()
 		if !catalog.ValidID(change.GetConnection()) || !catalog.ValidID(change.GetUser()) ||
 			session != "" && !catalog.ValidID(session) || strings.ContainsAny(change.GetResumeToken(), " \n") {
-			return nil, refusal.New(refusal.InvalidField, "the connections, users and sessions of changes have to be ids")
+			return nil, refusal.New(refusal.InvalidField, "the connection, user and session of a change must be ids, and its resume token must not contain spaces")
 		}
 		for _, room := range change.GetRooms().GetRooms() {
 			if _, _, ok := catalog.SplitAddress(room); !ok {
-				return nil, refusal.New(refusal.InvalidField, "rooms have to be addresses")
+				return nil, refusal.New(refusal.InvalidField, "rooms must be addresses, such as post:7")
 			}
 		}
 	}
@@ -41,7 +41,7 @@ func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.Repo
 		return nil, err
 	}
 	if answer == store.Old {
-		return nil, refusal.New("old_report", "a newer report of this gateway was seen")
+		return nil, refusal.New("old_report", "a newer report of this gateway was already applied")
 	}
 	c.changed()
 	return connect.NewResponse(&meshv1.ReportResponse{Again: answer == store.Again, Ended: ended}), nil
@@ -50,7 +50,7 @@ func (c *connections) Report(ctx context.Context, r *connect.Request[meshv1.Repo
 // maxSessions is the maximum number of sessions in one call.
 const maxSessions = 100
 
-// SessionRooms returns the rooms that the connections of sessions were subscribed to.
+// SessionRooms returns, for each session, the rooms that its newest connection was subscribed to.
 func (c *connections) SessionRooms(ctx context.Context, r *connect.Request[meshv1.SessionRoomsRequest]) (
 	*connect.Response[meshv1.SessionRoomsResponse], error) {
 	if len(r.Msg.GetSessions()) > maxSessions {
@@ -59,7 +59,7 @@ func (c *connections) SessionRooms(ctx context.Context, r *connect.Request[meshv
 	var keys []store.SessionKey
 	for _, s := range r.Msg.GetSessions() {
 		if !catalog.ValidID(s.GetUser()) || !catalog.ValidID(s.GetSession()) {
-			return nil, refusal.New(refusal.InvalidField, "the user and the session have to be ids")
+			return nil, refusal.New(refusal.InvalidField, "user and session must be ids")
 		}
 		keys = append(keys, store.SessionKey{User: s.GetUser(), ID: s.GetSession()})
 	}
@@ -74,7 +74,7 @@ func (c *connections) SessionRooms(ctx context.Context, r *connect.Request[meshv
 	return connect.NewResponse(answer), nil
 }
 
-// owner serves the rooms of presence, which have state but no log.
+// owner serves the calls that gateways make to every owner. The rooms of presence have state, but no log.
 type owner struct {
 	store   *store.Store
 	catalog *catalog.Catalog
@@ -85,7 +85,7 @@ func (*owner) ReadLog(context.Context, *connect.Request[meshv1.ReadLogRequest]) 
 	return connect.NewResponse(&meshv1.ReadLogResponse{}), nil
 }
 
-// Rooms returns no rooms: the rooms of presence have no members, clients subscribe to them.
+// Rooms returns no rooms: the rooms of presence have no members. Clients subscribe to them.
 func (*owner) Rooms(_ context.Context, r *connect.Request[meshv1.RoomsRequest]) (*connect.Response[meshv1.RoomsResponse], error) {
 	answer := &meshv1.RoomsResponse{}
 	for _, user := range r.Msg.GetUsers() {
@@ -108,7 +108,7 @@ func (*owner) Resume(_ context.Context, r *connect.Request[meshv1.ResumeRequest]
 func (o *owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]) (*connect.Response[meshv1.LookResponse], error) {
 	answer := &meshv1.LookResponse{}
 	var users []string
-	var shown []*meshv1.Looked // the answers that get the state of a user
+	var shown []*meshv1.Looked // the results that get a snapshot; shown[i] is about users[i]
 	for _, l := range r.Msg.GetLookers() {
 		kind, user, ok := catalog.SplitAddress(l.GetRoom())
 		looked := &meshv1.Looked{Allowed: ok && kind == "presence"}
@@ -118,7 +118,7 @@ func (o *owner) Look(ctx context.Context, r *connect.Request[meshv1.LookRequest]
 		}
 	}
 	if len(users) == 0 {
-		return connect.NewResponse(answer), nil // only renewals, which need no snapshots
+		return connect.NewResponse(answer), nil // no snapshots are requested; renewals never request any
 	}
 	states, err := o.store.States(ctx, users)
 	if err != nil {

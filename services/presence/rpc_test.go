@@ -36,10 +36,10 @@ func TestReport_InvalidOnesAreRefused(t *testing.T) {
 			return []*meshv1.ConnectionChange{{Connection: connection, User: user}}
 		}
 		for name, m := range map[string]*meshv1.ReportRequest{
-			"no gateway":           {Number: 1, All: true},
-			"an invalid gateway":   {Gateway: "a b", Number: 1, All: true},
-			"a missing connection": {Gateway: "g", Number: 1, All: true, Changes: change("", "bob")},
-			"an invalid user":      {Gateway: "g", Number: 1, All: true, Changes: change("c", "bob smith")},
+			"no gateway":         {Number: 1, All: true},
+			"an invalid gateway": {Gateway: "a b", Number: 1, All: true},
+			"no connection":      {Gateway: "g", Number: 1, All: true, Changes: change("", "bob")},
+			"an invalid user":    {Gateway: "g", Number: 1, All: true, Changes: change("c", "bob smith")},
 			"an invalid session": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
 				{Connection: "c", User: "bob", Session: "a b"}}},
 			"an invalid resume token": {Gateway: "g", Number: 1, All: true, Changes: []*meshv1.ConnectionChange{
@@ -92,7 +92,7 @@ func TestSessionRooms_AreThoseThatWereReported(t *testing.T) {
 		}
 		for _, wrong := range [][]*meshv1.SessionOf{{{User: "bob"}}, {{Session: "s"}}, {{User: "b b", Session: "s"}}, slices.Repeat([]*meshv1.SessionOf{bob}, 101)} {
 			if _, err := ask(wrong...); err == nil {
-				t.Errorf("%d sessions are answered, the first %v", len(wrong), wrong[0])
+				t.Errorf("an invalid request for %d sessions, the first of them %v, was answered", len(wrong), wrong[0])
 			}
 		}
 		if got, err := ask(); err != nil || len(got) > 0 {
@@ -128,7 +128,7 @@ func TestOwner_ShowsOnlyPresenceButToEveryUser(t *testing.T) {
 			for _, record := range got.GetSnapshot() {
 				e, err := envelope.ReadRecord(record)
 				if err != nil || record.GetTopic() != "user-actions" || e.Stream != looks[i].GetRoom() || e.Version == 0 {
-					t.Errorf("%s is shown %+v %v", looks[i].GetRoom(), e, err)
+					t.Errorf("the snapshot of %s is %+v, %v", looks[i].GetRoom(), e, err)
 				}
 				shown += e.Type
 			}
@@ -165,7 +165,7 @@ func TestDropLetter_IsStored(t *testing.T) {
 	})
 }
 
-// A client that renews a subscription already has the state, which is not read from Redis again.
+// A client that renews a subscription already has the state, so Look must not read it from Redis again.
 func TestLook_ARenewalReadsNoStates(t *testing.T) {
 	t.Parallel()
 	c, err := catalog.Load()

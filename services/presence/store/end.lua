@@ -1,7 +1,7 @@
--- Ends a session of a user, as of now, or as of when it was ended first.
--- KEYS: sessions of the user, their rooms
--- ARGV: session, what the keys of connections that a gateway is to end begin with
--- Answers when it was ended in µs, 0 when there is no such session.
+-- Ends a session of a user, and adds its connections to those that their gateways must close.
+-- KEYS: the sessions of the user, the rooms of these sessions
+-- ARGV: session, prefix of the keys of the connections that a gateway must close (the gateway's name follows)
+-- Returns the time at which the session was first ended in µs, or 0 if there is no such session.
 local kept = redis.call('HGET', KEYS[1], ARGV[1])
 if not kept then return '0' end
 local before = string.match(kept, '^ended (%d+)$')

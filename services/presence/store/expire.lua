@@ -1,9 +1,10 @@
--- Ends one gateway whose lease has run out, by Redis' own clock, some of its connections at a time.
--- Answers 0 when its lease has not run out (any more), 1 when it was ended, 2 when connections of it are left.
+-- Ends a gateway whose lease has expired by the clock of Redis. Each call ends at most maxPerCall connections.
+-- Returns 0 if the lease has not expired or was renewed, 1 if the gateway has ended, 2 if it still has connections.
 local ends = redis.call('ZSCORE', leases, gateway)
 if not ends or tonumber(ends) > now then return 0 end
 
--- Count and digest follow, so that a gateway that is heard of after all is found to have other connections.
+-- Update count and digest too. If the gateway reports again, they differ from its own, and it is asked for all its
+-- connections.
 local count, digest = string.match(redis.call('HGET', digests, gateway) or '0:0', '^(%d+):(%d+)$')
 count, digest = tonumber(count), tonumber(digest)
 local kept = redis.call('HRANDFIELD', connections, maxPerCall, 'WITHVALUES')

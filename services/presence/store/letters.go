@@ -10,7 +10,8 @@ import (
 	meshv1 "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
 )
 
-// lettersKept is longer than the retention of the topic of dead letters.
+// lettersKept is how long a dropped dead letter is remembered. It is longer than the retention of the topic of dead
+// letters.
 const lettersKept = 60 * 24 * time.Hour
 
 // DropLetter records that a dead letter was dropped.

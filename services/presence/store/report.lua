@@ -1,14 +1,15 @@
--- Applies one report of a gateway. Everything that it changes, and the numbers that it gives, are of one moment.
--- A report in parts is told to have more but for its last one; only then is it held against what is known.
+-- Applies one report of a gateway atomically. In a report that consists of several parts, more is 1 in every part but the
+-- last. Count and digest are compared only after the last part.
 -- ARGV: gateway, number, lease in ms, all, ends, count, digest, part, more,
---       then per change: connection, user, gone, hash, session, since in µs, token, device, rooms (as subscribe takes them)
--- Answers "ok", "again" (what is known differs), or "old" (a newer report was seen), then the connections to end.
+--       then for each change: connection, user, gone, hash, session, since in µs, token, device, rooms (see subscribe)
+-- Returns "ok", "again" (count or digest differ; the gateway must report all connections), or "old" (a newer report was
+-- applied before), followed by the connections that the gateway must close.
 local number, lease = tonumber(ARGV[2]), tonumber(ARGV[3])
 local all, ends = ARGV[4] == '1', ARGV[5] == '1'
 local part, more = tonumber(ARGV[8]), ARGV[9] == '1'
 local first, each = 10, 9
 
--- Count and digest of all connections are kept in "count:digest".
+-- Count and digest of a gateway's connections are stored as "count:digest".
 local count, digest = string.match(redis.call('HGET', digests, gateway) or '0:0', '^(%d+):(%d+)$')
 count, digest = tonumber(count), tonumber(digest)
 
@@ -40,8 +41,9 @@ end
 
 local last = tonumber(redis.call('GET', newest) or '0')
 if number < last then return {'old'} end
-if number == last and not ends then return compared() end -- the answer was lost
--- Longer than a report can be on its way, so that one which is late does not bring back a gateway that has ended.
+if number == last and not ends then return compared() end -- sent again, because the answer was lost
+-- Stores the number of the report for 20 leases. A report that arrives later than that is not expected; an earlier one
+-- is refused as old, and so does not bring back a gateway that has ended.
 local function heard() redis.call('SET', newest, ARGV[2], 'PX', whole(lease * 20)) end
 
 if ends then
@@ -54,15 +56,15 @@ if ends then
     end
   end
   redis.call('HSET', digests, gateway, whole(math.max(count, 0)) .. ':' .. whole(digest))
-  -- The lease has run out as of now; expire.lua takes the other connections, some at a time.
+  -- Let the lease expire at once. The caller then runs expire.lua, which ends the other connections.
   redis.call('ZADD', leases, 0, gateway)
   heard()
   return {'ok'}
 end
 
 if not all and not redis.call('ZSCORE', leases, gateway) then
-  -- The gateway tells all of its connections next, but those that are gone never again. Where nothing is known of a
-  -- user (Redis was emptied) somebody may still be shown that they are here.
+  -- The gateway reports all its open connections next, but never again the closed ones. If a user of a closed connection
+  -- has no state, Redis was emptied, and clients may still show the user as online. Publish that the user is offline.
   for i = first, #ARGV, each do
     local user = ARGV[i + 1]
     if ARGV[i + 2] == '1' and redis.call('HEXISTS', state, user) == 0 then change(user, 0) end
@@ -94,7 +96,8 @@ for i = first, #ARGV, each do
   end
 end
 if all and not more then
-  -- More than so many are not dropped at a time: then count and digest differ, and the gateway tells all again.
+  -- Drop the connections that the report does not contain, at most 4 * maxPerCall in one call. If there are more, count
+  -- and digest differ, and the gateway reports all its connections again.
   local known, dropped = redis.call('HKEYS', connections), 0
   for i = 1, #known, maxPerCall do
     local told = redis.call('SMISMEMBER', telling, unpack(known, i, math.min(i + maxPerCall - 1, #known)))

@@ -16,19 +16,19 @@ import (
 // Kept is how long a session is stored after its last report.
 const Kept = 7 * 24 * time.Hour
 
-// Session is the stay of one of a user's devices, over all connections that resumed it.
+// Session is one device of a user, over all the connections that resumed it.
 type Session struct {
 	ID        string
 	Device    string
-	Gateway   string // the gateway that it is or was last connected to
-	Since     time.Time
-	Seen      time.Time
+	Gateway   string    // the gateway to which the session is or was last connected
+	Since     time.Time // when the session began
+	Seen      time.Time // when a gateway last reported the session
 	Connected bool
-	// ResumeToken is the last one that was sent to the client, or "" for none.
+	// ResumeToken is the last resume token that was sent to the client, or "" if none was sent.
 	ResumeToken string
 }
 
-// Sessions returns the sessions of a user that were not ended, newest first.
+// Sessions returns the sessions of a user that the user has not ended, the newest first.
 func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 	kept, err := s.redis.HGetAll(ctx, s.prefix+"sessions:"+user).Result()
 	if err != nil {
@@ -53,8 +53,8 @@ func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 // SessionKey identifies a session of a user.
 type SessionKey struct{ User, ID string }
 
-// SessionRooms returns, for each session, the rooms that its newest connection was last subscribed to, sorted. A
-// session has no rooms if it does not exist, has ended, or is no longer stored.
+// SessionRooms returns, for each session, the rooms to which its newest connection was last subscribed. A session has no
+// rooms if it is not stored or has ended.
 func (s *Store) SessionRooms(ctx context.Context, keys []SessionKey) ([][]string, error) {
 	if len(keys) == 0 {
 		return nil, nil
@@ -105,8 +105,9 @@ func readSession(id, text string) (session Session, ended bool, err error) {
 		Connected: parts[3] != "", ResumeToken: parts[4], Device: parts[5]}, false, nil
 }
 
-// EndSession ends a session of a user. Its connections, and those that resume it later, are closed. It returns the
-// number of the change, which ascends, or 0 if there is no such session.
+// EndSession ends a session of a user. Gateways close its connections, and connections that resume it later. EndSession
+// returns the number of the change, which is the time of Redis in µs at which the session was first ended, or 0 if there is
+// no such session.
 func (s *Store) EndSession(ctx context.Context, user, id string) (number int64, err error) {
 	number, err = s.end.Run(ctx, s.redis, []string{s.prefix + "sessions:" + user, s.prefix + "rooms:" + user}, id, s.prefix+"ended:").Int64()
 	if err != nil {

@@ -82,7 +82,7 @@ func TestSessions_ContinueOverConnections(t *testing.T) {
 		wantSessions(t, s, "bob", `s2 "" at a since 200, false, token "m2"`,
 			`s1 "a phone, blue" at a since 100, true, token "m1"`)
 
-		// The session resumes at another gateway before the first one has noticed that its connection ended.
+		// The session resumes at gateway b before gateway a has noticed that its connection has ended.
 		b.begin("4", "bob", "s1", "a phone, blue", time.Unix(900, 0))
 		a.covered("1", "s1", "a phone, blue", "m0", true)
 		wantSessions(t, s, "bob", `s2 "" at a since 200, false, token "m2"`,
@@ -110,25 +110,26 @@ func TestEndSession_EndsItsConnectionAndThoseThatResumeIt(t *testing.T) {
 			t.Errorf("ending it again has the number %d, the first time it was %d", again, first)
 		}
 		wantSessions(t, s, "bob", `s2 "desk" at a since 200, true, token ""`)
-		for range 2 { // until it has ended
+		for range 2 { // the request is repeated until the gateway has closed the connection
 			if a.report(false); !slices.Equal(a.ended, []string{"1"}) {
-				t.Fatalf("a is asked to end %q", a.ended)
+				t.Fatalf("a is asked to close %q", a.ended)
 			}
 		}
 		a.covered("1", "s1", "phone", "m", true)
 		if len(a.ended) > 0 {
-			t.Errorf("a is asked to end %q, which has ended already", a.ended)
+			t.Errorf("a is asked to close %q, which is closed already", a.ended)
 		}
 		b.begin("3", "bob", "s1", "phone", time.Unix(300, 0))
 		if !slices.Equal(b.ended, []string{"3"}) {
-			t.Errorf("b is asked to end %q", b.ended)
+			t.Errorf("b is asked to close %q", b.ended)
 		}
 		wantSessions(t, s, "bob", `s2 "desk" at a since 200, true, token ""`)
 		want(t, s, "bob", true)
 	})
 }
 
-// A device that changes networks has two connections for a while. The old one must not take over the session again.
+// A device that changes networks has two connections for a while. Reports of the older connection must not change the
+// session's gateway and token.
 func TestSessions_OfADeviceThatChangesNetworks(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -141,7 +142,7 @@ func TestSessions_OfADeviceThatChangesNetworks(t *testing.T) {
 		b.covered("2", "s1", "phone", "m2", false)
 		a.covered("1", "s1", "phone", "m1", false) // the gateway still writes to the old connection
 		wantSessions(t, s, "bob", `s1 "phone" at b since 100, true, token "m2"`)
-		a.covered("1", "s1", "phone", "m1", true) // the gateway has found it broken
+		a.covered("1", "s1", "phone", "m1", true) // the gateway has noticed that the old connection is broken
 		wantSessions(t, s, "bob", `s1 "phone" at b since 100, true, token "m2"`)
 
 		a.begin("3", "bob", "s1", "phone", time.Unix(300, 0))
@@ -149,7 +150,7 @@ func TestSessions_OfADeviceThatChangesNetworks(t *testing.T) {
 		a.report(false)
 		b.report(false)
 		if !slices.Equal(a.ended, []string{"3"}) || !slices.Equal(b.ended, []string{"2"}) {
-			t.Errorf("asked to end are %q and %q", a.ended, b.ended)
+			t.Errorf("a is asked to close %q, b %q", a.ended, b.ended)
 		}
 	})
 }
@@ -227,7 +228,7 @@ func TestSessions_OfAGatewayWithoutReportsAreNotConnected(t *testing.T) {
 	})
 }
 
-// Clients that never resume must not fill Redis.
+// Clients that begin a new session with every connection must not fill Redis.
 func TestSessions_AreBoundedPerUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -309,7 +310,7 @@ func TestSessionRooms_AreThoseOfItsNewestConnection(t *testing.T) {
 		a.covered("1", "s1", "phone", "m1", false)
 		wantRooms(t, s, "bob", "s1", "post:7", "presence:alice")
 
-		// The session resumes at another gateway before the first one has reported the last rooms.
+		// The session resumes at gateway b before gateway a has reported the last rooms.
 		b.begin("2", "bob", "s1", "phone", time.Unix(200, 0))
 		restored := &meshv1.ConnectionChange{Connection: "2", User: "bob", Session: "s1", Device: "phone",
 			ConnectedAt: timestamppb.New(time.Unix(200, 0)), Rooms: &meshv1.SubscribedRooms{Rooms: []string{"post:6"}, Restored: true}}
@@ -328,7 +329,7 @@ func TestSessionRooms_AreThoseOfItsNewestConnection(t *testing.T) {
 		wantRooms(t, s, "bob", "s1", "post:9")
 		wantSessions(t, s, "bob", `s1 "" at b since 100, false, token "m1"`)
 
-		// When the newer of two connections has ended, the rooms of the older one count.
+		// When the newer of two connections has ended, reports of the older connection are stored again.
 		a.begin("3", "bob", "s1", "phone", time.Unix(300, 0))
 		b.begin("4", "bob", "s1", "phone", time.Unix(400, 0))
 		b.subscribes("4", "s1", true, "post:1")
@@ -379,7 +380,7 @@ func TestSessionRooms_AreForgottenWithTheirSession(t *testing.T) {
 	})
 }
 
-// When a gateway ends without a report, the rooms that it reported last are kept for the sessions of its connections.
+// When a gateway's lease expires, the rooms that it last reported stay stored with the sessions of its connections.
 func TestSessionRooms_OfAGatewayWithoutReportsAreKept(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -394,8 +395,8 @@ func TestSessionRooms_OfAGatewayWithoutReportsAreKept(t *testing.T) {
 	})
 }
 
-// A connection may be opened, subscribe and end between two reports of its gateway. Its session and rooms are stored
-// nevertheless.
+// A connection may be opened, subscribe to rooms and close between two reports of its gateway. Its session and its rooms
+// must be stored nevertheless.
 func TestSessionRooms_OfAConnectionThatWasNeverReportedBefore(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -416,7 +417,7 @@ func TestSessionRooms_OfAConnectionThatWasNeverReportedBefore(t *testing.T) {
 		passes("3", "post:8")
 		wantRooms(t, s, "bob", "s1", "post:8")
 		b.subscribes("2", "s1", false, "post:9")
-		passes("3", "post:8") // the same report again, as after a lost answer
+		passes("3", "post:8") // the same change again, as after a lost answer
 		wantRooms(t, s, "bob", "s1", "post:9")
 		end(t, s, "bob", "s1")
 		passes("4", "post:8")

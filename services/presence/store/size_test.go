@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// BenchmarkSize measures whether presence takes longer with 50,000 users online than with 500: the snapshots for
-// users that subscribe to others, and the reports of gateways.
+// BenchmarkSize measures the calls of presence with 500 and with 50,000 users online: snapshots for users that subscribe
+// to others, reports of gateways, and reads.
 func BenchmarkSize(b *testing.B) {
 	const users = 50_000
 	small, large := measureSize(b, users/100), measureSize(b, users)
@@ -29,7 +29,7 @@ func measureSize(b *testing.B, users int) (all []meshtest.Measured) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer func() { _ = client.Close() }() // the benchmark's own client
+	defer func() { _ = client.Close() }()
 	s := store.New(client, "size.", time.Hour)
 	const perPart = 500
 	user := func(n int) string { return fmt.Sprint("user", n) }

@@ -1,8 +1,9 @@
--- What the scripts share that change who is here; it stands before each of them.
--- KEYS: leases, gateway's connections, gateway's number, digests, online, state, dirty,
---       connections that the gateway is to end, those that it tells in parts, what the keys of sessions begin with,
---       what the keys of their rooms begin with
--- ARGV: gateway, …
+-- The common part of report.lua and expire.lua. Store puts it in front of each of them, and defines keptFor and
+-- maxPerCall before it.
+-- KEYS: leases, connections of the gateway, number of its last report, digests, online, state, dirty,
+--       connections that the gateway must close, connections in the parts of a report so far, prefix of the keys of
+--       sessions, prefix of the keys of their rooms (the user follows both)
+-- ARGV: gateway, then the arguments of the script itself
 local leases, connections, newest, digests = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local online, state, dirty = KEYS[5], KEYS[6], KEYS[7]
 local ended, telling, sessions, subscribed = KEYS[8], KEYS[9], KEYS[10], KEYS[11]
@@ -11,6 +12,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2] -- µs
 local function whole(n) return string.format('%.0f', n) end
 
+-- Stores that a user is online (is = 1) or offline (0), with a number that is higher than all earlier ones of the user,
+-- and marks the change as unpublished.
 local function change(user, is)
   local before = redis.call('HGET', state, user)
   local last = before and tonumber(string.match(before, '^(%d+)')) or 0
@@ -30,16 +33,18 @@ local function leave(user)
   end
 end
 
--- Of a connection is kept "user hash session"; an earlier version kept "user hash".
+-- A connection is stored as "user hash session". An earlier release stored "user hash".
 local function parts(kept) return string.match(kept, '^(%S+) (%d+) ?(%S*)$') end
 
--- A session is "ended µs", or "gateway since seen connections token device": connections are "connection/gateway", the
--- newest last, as a device that changes networks has two for a while; they and the token may be empty. All sessions of a
--- user are one hash; one is forgotten when it was not heard of for as long as sessions are kept (keptFor, in ms).
-local most = 50
+-- The sessions of a user are one hash. An ended session is stored as "ended µs", any other one as
+-- "gateway since seen connections token device". Connections is a list of "connection/gateway", separated by commas, the
+-- newest last. It has two elements while a device changes networks, and is empty when the session has no connection. The
+-- token may be empty too. A session is deleted when it was not reported for keptFor ms.
+local most = 50 -- the maximum number of sessions of a user
 
 local function session(kept) return string.match(kept, '^(%S+) (%d+) (%d+) (%S*) (%S*) (.*)$') end
 
+-- Stores a session; on is the list of its connections.
 local function keep(user, id, where, since, on, token, device)
   local key = sessions .. user
   redis.call('HSET', key, id, table.concat({where, since, whole(now), table.concat(on, ','), token, device}, ' '))
@@ -47,10 +52,13 @@ local function keep(user, id, where, since, on, token, device)
   redis.call('PEXPIRE', subscribed .. user, whole(keptFor))
 end
 
--- Notes which rooms a connection of a session is subscribed to: '' where that is not known or has not changed, else '='
--- and each room with a space before it. They are kept as "connection/gateway room room …". A connection that is newer has
--- the last word: what an older one reports is late. '?' in place of '=' marks rooms that the session had before the
--- connection: they are kept only where none are, and as no connection's, so that every other report replaces them.
+-- Stores the rooms to which a connection of a session is subscribed, as "connection/gateway room room …". The parameter
+-- rooms has three forms:
+--   ''                the rooms are unknown or have not changed: do nothing
+--   '= room room …'   the rooms of the connection. Rooms that a newer connection of the session reported are kept.
+--   '? room room …'   rooms that the gateway restored from the session's earlier connections. They are stored only if no
+--                     rooms are stored, under '-' instead of a connection, so that any other report replaces them.
+-- on is the list of the session's connections, the newest last, and one is the connection, as "connection/gateway".
 local function subscribe(user, id, on, one, rooms)
   if rooms == '' then return end
   local before = redis.call('HGET', subscribed .. user, id)
@@ -68,7 +76,7 @@ local function subscribe(user, id, on, one, rooms)
   redis.call('PEXPIRE', subscribed .. user, whole(keptFor))
 end
 
--- Lists connections without one of them, and says whether that one was the newest.
+-- Returns a list of connections without one of them, and whether that one was the newest.
 local function without(on, one)
   local others, newest_one = {}, false
   for at in string.gmatch(on, '[^,]+') do
@@ -78,7 +86,8 @@ local function without(on, one)
   return others, newest_one
 end
 
--- Makes room for one more session of a user: those that are kept no longer, or else the one that is over longest.
+-- Makes room for one more session of a user. Sessions without a connection that were not reported for keptFor are deleted.
+-- If there are still too many, the session that has been without a connection for the longest time is deleted.
 local function prune(user)
   local key = sessions .. user
   local function forget(id)
@@ -101,8 +110,8 @@ local function prune(user)
   if left >= most and oldest then forget(oldest.id) end
 end
 
--- Notes that a session lives on a connection, which may be known already; then its token is of interest if none is newer.
--- When its user has ended it the connection is to end.
+-- Stores that a session has an open connection. The connection may be stored already; its token is then stored if it is
+-- the session's newest connection. If the user has ended the session, the gateway must close the connection.
 local function begin(user, id, connection, since, token, device, rooms)
   local one = connection .. '/' .. gateway
   local kept = redis.call('HGET', sessions .. user, id)
@@ -130,7 +139,7 @@ local function begin(user, id, connection, since, token, device, rooms)
   subscribe(user, id, on, one, rooms)
 end
 
--- Notes that a connection is over; its session may have gone on to another one.
+-- Stores that a connection of a session has closed. The session may have a newer connection, whose token is then kept.
 local function over(user, id, connection, token, rooms)
   redis.call('SREM', ended, connection)
   if id == '' then return end
@@ -143,8 +152,8 @@ local function over(user, id, connection, token, rooms)
   subscribe(user, id, on, one, rooms)
 end
 
--- Notes the session of a connection that began and ended between two reports. Where the session is known, its other
--- connections count as newer.
+-- Stores the session of a connection that was opened and closed between two reports. If the session is stored already,
+-- its other connections count as newer.
 local function passed(user, id, connection, since, token, device, rooms)
   if id == '' then return end
   local one = connection .. '/' .. gateway

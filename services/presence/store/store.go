@@ -1,6 +1,6 @@
 // Package store stores presence in Redis: the connections of each gateway and, derived from them, which users are
-// online and the sessions of each user. Each change is one script, which counts connections, numbers the change, and
-// marks it as unpublished, all at one time of Redis' clock.
+// online and the sessions of each user. Every change is made by one script, and so is atomic. The script counts
+// connections, numbers the change by the clock of Redis, and marks it as unpublished.
 //
 // All keys of an installation have the same hash tag, so that a script's keys are on one node of a Redis Cluster.
 package store
@@ -34,8 +34,8 @@ var endSource string
 //go:embed published.lua
 var publishedSource string
 
-// maxPerCall is the maximum number of connections that one call of a script ends, since Redis does nothing else
-// meanwhile. 500 take some milliseconds; all of a large gateway would take a quarter of a second.
+// maxPerCall is the maximum number of connections that one call of a script ends, because a script blocks Redis. Ending
+// 500 connections takes some milliseconds; ending all connections of a large gateway would take a quarter of a second.
 const maxPerCall = 500
 
 // Store reads and changes presence.
@@ -46,8 +46,8 @@ type Store struct {
 	report, expire, end, publishing *redis.Script
 }
 
-// New returns a Store under an installation's prefix. A gateway that does not report within the lease is regarded as
-// ended.
+// New returns a Store whose keys have the prefix of an installation. A gateway that does not report for the duration of
+// lease counts as ended.
 func New(r *redis.Client, prefix string, lease time.Duration) *Store {
 	kept := fmt.Sprintf("local keptFor, maxPerCall = %d, %d\n", Kept.Milliseconds(), maxPerCall)
 	return &Store{redis: r, prefix: "{" + prefix + "presence}:", lease: lease,
@@ -69,7 +69,7 @@ type Answer string
 // The results of a report.
 const (
 	OK    Answer = "ok"
-	Again Answer = "again" // the digest differs; the gateway must report all connections again
+	Again Answer = "again" // the count or digest differs; the gateway must report all its connections
 	Old   Answer = "old"   // a newer report of the gateway was applied already
 )
 
@@ -128,7 +128,7 @@ func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 	late, err := s.redis.ZRangeArgs(ctx, redis.ZRangeArgs{Key: s.prefix + "leases", ByScore: true,
 		Start: "-inf", Stop: strconv.FormatInt(now.UnixMicro(), 10), Count: 100}).Result()
 	if err != nil {
-		return 0, fmt.Errorf("read the leases that have run out: %w", err)
+		return 0, fmt.Errorf("read the expired leases: %w", err)
 	}
 	for _, gateway := range late {
 		gone, err := s.endGateway(ctx, gateway)
@@ -142,8 +142,8 @@ func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 	return ended, nil
 }
 
-// endGateway ends a gateway whose lease has expired, and reports whether it did. Another instance may do the same
-// concurrently, and the gateway may report in between.
+// endGateway ends a gateway whose lease has expired, and reports whether the gateway has ended. Another instance may end
+// the gateway concurrently, and the gateway may report again in between.
 func (s *Store) endGateway(ctx context.Context, gateway string) (bool, error) {
 	const over, left = 1, 2 // the results of expire.lua
 	for {
@@ -156,18 +156,17 @@ func (s *Store) endGateway(ctx context.Context, gateway string) (bool, error) {
 	}
 }
 
-// State is the presence of a user, with the number of the change. The state with the highest number is the
-// current one.
+// State is the presence of a user after a change. The state with the highest number is the current one.
 type State struct {
 	User   string
 	Number int64
 	Online bool
 }
 
-// Dirty returns some hundred of the unpublished changes. It returns none only if there are none.
+// Dirty returns about 500 of the users' states that are not published yet, or none if all are published.
 func (s *Store) Dirty(ctx context.Context) ([]State, error) {
-	// A scan returns each field at least once. It may miss a field that was added during the scan, which the next call
-	// returns. An empty step does not mean that the scan is over.
+	// A scan returns each field at least once. It may miss a field that was added during the scan; the next call of Dirty
+	// returns that field. HScan may return no fields before the scan is over, so continue until the cursor is 0.
 	for cursor := uint64(0); ; {
 		found, next, err := s.redis.HScan(ctx, s.prefix+"dirty", cursor, "", 500).Result()
 		if err != nil {
@@ -183,7 +182,7 @@ func (s *Store) Dirty(ctx context.Context) ([]State, error) {
 		}
 		var states []State
 		for _, user := range users {
-			if state, ok := known[user]; ok { // missing only if Redis was emptied meanwhile
+			if state, ok := known[user]; ok { // missing only if Redis was emptied after the scan
 				states = append(states, state)
 			}
 		}
@@ -205,8 +204,9 @@ func (s *Store) Published(ctx context.Context, states []State) error {
 	return nil
 }
 
-// States returns the states of users. A user without a stored state is offline, with the current time as the number:
-// it is higher than the number of any state from before Redis was emptied, and lower than that of the next change.
+// States returns the states of users. A user without a stored state is offline. The number of that state is taken from
+// the current time, so it is higher than the number of any state from before Redis was emptied, and lower than the number
+// of the next change.
 func (s *Store) States(ctx context.Context, users []string) ([]State, error) {
 	now, known, err := s.read(ctx, users)
 	if err != nil {
@@ -223,7 +223,7 @@ func (s *Store) States(ctx context.Context, users []string) ([]State, error) {
 	return states, nil
 }
 
-// read returns the stored states of the users, and the time of Redis just before, in µs.
+// read returns the stored states of the users, and the time of Redis in µs, read just before the states.
 func (s *Store) read(ctx context.Context, users []string) (now int64, known map[string]State, err error) {
 	if len(users) == 0 {
 		return 0, nil, nil

@@ -130,7 +130,7 @@ func TestReport_AUserIsOnlineWhileAnyConnectionIsOpen(t *testing.T) {
 		want(t, s, "bob", true)
 		b.number -= 2
 		if answer := b.report(true); answer != store.Old {
-			t.Errorf("a report from before the end that arrives after it: %s", answer)
+			t.Errorf("a report that was sent before the end of the gateway and arrives after it: %s", answer)
 		}
 		want(t, s, "carol", false)
 	})
@@ -151,7 +151,7 @@ func TestReport_AsksForAllConnectionsIfTheDigestDiffers(t *testing.T) {
 		want(t, s, "bob", true)
 		g.users["2"] = "carol" // its report was lost
 		if answer := g.report(false); answer != store.Again {
-			t.Fatalf("another digest: %s", answer)
+			t.Fatalf("a report with a different digest: %s", answer)
 		}
 		delete(g.users, "1")
 		if answer := g.report(true); answer != store.OK {
@@ -187,8 +187,8 @@ func TestReport_AfterRedisWasEmptiedNumbersAreHigher(t *testing.T) {
 	})
 }
 
-// Another user may have seen that bob is online before Redis was emptied, and bob may disconnect before his gateway
-// has reported again.
+// Redis is emptied while bob is online, and bob disconnects before his gateway reports again. The clients of other users
+// still show bob as online, so the change to offline must be published.
 func TestReport_AUserWhoDisconnectsWhileRedisIsEmptyIsOfflineForEveryUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -209,7 +209,7 @@ func TestReport_AUserWhoDisconnectsWhileRedisIsEmptyIsOfflineForEveryUser(t *tes
 		}
 		dirty, err := s.Dirty(t.Context())
 		if err != nil || len(dirty) != 1 || dirty[0].User != "bob" || dirty[0].Online || dirty[0].Number <= before.Number {
-			t.Fatalf("published is %+v, %v", dirty, err)
+			t.Fatalf("the unpublished changes are %+v, %v", dirty, err)
 		}
 		if answer := g.report(true); answer != store.OK {
 			t.Fatal(answer)
@@ -223,7 +223,8 @@ func TestReport_AUserWhoDisconnectsWhileRedisIsEmptyIsOfflineForEveryUser(t *tes
 	})
 }
 
-// A connection never changes its user. If a report has another user for it, the newest report counts.
+// A connection should never change its user. If a report contains another user for a connection, the report replaces the
+// stored user.
 func TestReport_AConnectionOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -260,8 +261,8 @@ func TestReport_SentTwiceCountsOnce(t *testing.T) {
 	})
 }
 
-// There are many more changes than one step of a scan returns, and the table shrinks meanwhile. Every change is
-// published.
+// Every change is published, even if there are many more changes than one step of a scan returns and the hash shrinks
+// during the scan.
 func TestDirty_ManyAtOnceAreAllPublished(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -310,7 +311,7 @@ func TestReport_FromManyAtOnce(t *testing.T) {
 					g.users[connection] = "bob"
 					changes := []*meshv1.ConnectionChange{{Connection: connection, User: "bob"}}
 					if n == 0 {
-						changes = nil // all of them are reported
+						changes = nil // the report contains all connections
 					}
 					g.report(n == 0, changes...)
 					if n > 0 || i > 0 {
@@ -371,20 +372,20 @@ func TestDirty_KeepsChangesUntilTheyArePublished(t *testing.T) {
 		}
 		dirty, err := s.Dirty(t.Context())
 		if err != nil || len(dirty) != 20 {
-			t.Fatalf("%d are dirty, %v", len(dirty), err)
+			t.Fatalf("%d changes are unpublished, %v", len(dirty), err)
 		}
-		g.gone("c7") // while the state before is being published
+		g.gone("c7") // changes the state of user7 while its earlier state is being published
 		if err := s.Published(t.Context(), dirty); err != nil {
 			t.Fatal(err)
 		}
 		left, err := s.Dirty(t.Context())
 		if err != nil || len(left) != 1 || left[0].User != "user7" || left[0].Online {
-			t.Fatalf("left: %+v, %v", left, err)
+			t.Fatalf("unpublished changes: %+v, %v; want that of user7", left, err)
 		}
 	})
 }
 
-// Connections that an earlier version stored, without sessions, are ended as well.
+// Expire also ends connections without a session, as an earlier version stored them.
 func TestExpire_EndsConnectionsStoredByAnEarlierVersion(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -401,8 +402,8 @@ func TestExpire_EndsConnectionsStoredByAnEarlierVersion(t *testing.T) {
 	})
 }
 
-// A gateway with many connections is ended in several short calls of a script. If it reports in between, it is asked
-// for all its connections, and the state is right afterwards.
+// A gateway with many connections is ended in several short calls of a script. If it reports between two calls, it is
+// asked for all its connections, and the state is correct afterwards.
 func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -442,7 +443,7 @@ func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 		require.NoError(t, err)
 		require.Zero(t, online())
 
-		// The first part is ended, and then the gateway reports again.
+		// One call ends the first 500 connections, and then the gateway reports again.
 		back := fill("back")
 		require.Eventually(t, func() bool {
 			n, err := s.ExpireSome(t.Context(), "back")
@@ -456,7 +457,7 @@ func TestExpire_OfManyConnectionsIsDoneInParts(t *testing.T) {
 		require.Equal(t, store.OK, back.report(false))
 		expired("back")
 
-		// Connections that a gateway no longer reports are dropped, over several reports if there are many.
+		// Connections that are missing in a full report are dropped. If there are many, this takes several reports.
 		other := newGateway(t, s, "other")
 		for i := range 2*many + 200 {
 			other.users[fmt.Sprint("c", i)] = fmt.Sprint("user", i)
