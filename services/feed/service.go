@@ -33,8 +33,8 @@ func Run(ctx context.Context, env process.Env) error {
 	return s.Run(ctx)
 }
 
-// look lets every user subscribe to every author and post, because all posts are public. It returns no snapshots, because
-// new posts arrive as events.
+// look lets every user subscribe to every author and post, because all posts are public. It returns no snapshots,
+// because new posts arrive as events.
 func look(_ context.Context, lookers []*meshv1.Looker) ([]*meshv1.Looked, error) {
 	looked := make([]*meshv1.Looked, len(lookers))
 	for i := range looked {

@@ -10,8 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/services/presence/store"
 )
 
-// operator serves the calls of operators. It stores which dead letters were dropped. Presence has no log and consumes no
-// events, so it has no other operations.
+// operator serves the calls of operators. It stores which dead letters were dropped. Presence has no log and consumes
+// no events, so it has no other operations.
 type operator struct {
 	meshv1connect.UnimplementedOperatorServiceHandler
 	store *store.Store

@@ -78,7 +78,8 @@ func (b *topic) set(away bool) {
 	b.away = away
 }
 
-// newest returns, for each stream, the event with the highest number. This is the state as a reader of the topic sees it.
+// newest returns, for each stream, the event with the highest number. This is the state as a reader of the topic sees
+// it.
 func (b *topic) newest() map[string]envelope.Event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -250,8 +251,8 @@ func TestRun_TheUsersOfAKilledGatewayGoOffline(t *testing.T) {
 	})
 }
 
-// Leases expire while presence or Redis is down and gateways cannot report. Afterwards, gateways must get time to report
-// before they are ended.
+// Leases expire while presence or Redis is down and gateways cannot report. Afterwards, gateways must get time to
+// report before they are ended.
 func TestRound_GatewaysMayReportBeforeTheirLeasesEnd(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {

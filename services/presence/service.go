@@ -1,6 +1,6 @@
-// Package presence is the service that stores in Redis which users are online and on which devices. Each gateway reports
-// its connections and holds a lease that every report renews. When a gateway has not reported for five seconds, its lease
-// expires and its connections count as closed.
+// Package presence is the service that stores in Redis which users are online and on which devices. Each gateway
+// reports its connections and holds a lease that every report renews. When a gateway has not reported for five seconds,
+// its lease expires and its connections count as closed.
 package presence
 
 import (
@@ -18,7 +18,8 @@ import (
 // Needs are the stores that presence uses.
 var Needs = process.Needs{Redis: true, Kafka: true}
 
-// lease is the time after a gateway's last report at which its connections count as closed. Gateways report every second.
+// lease is the time after a gateway's last report at which its connections count as closed. Gateways report every
+// second.
 const lease = 5 * time.Second
 
 // Run serves until ctx ends.

@@ -62,7 +62,7 @@ func TestReference_EverythingHasAComment(t *testing.T) {
 	for _, f := range serverFrames() {
 		has(f.Message())
 	}
-	require.Equal(t, "At most 64 characters. The reply has it as reply_to.",
+	require.Equal(t, "An id that the client chooses, of at most 64 characters. The reply repeats it in reply_to.",
 		d.comments[(&gatewayv1.ClientFrame{}).ProtoReflect().Descriptor().Fields().ByName("id").FullName()])
 }
 

@@ -212,7 +212,8 @@ func (s *State) applyJoin(user string) {
 	}
 }
 
-// applyLeave removes a member. When the owner of a group leaves, the longest-standing remaining member becomes the owner.
+// applyLeave removes a member. When the owner of a group leaves, the longest-standing remaining member becomes the
+// owner.
 func (s *State) applyLeave(user string) {
 	delete(s.members, user)
 	if s.owner != user {

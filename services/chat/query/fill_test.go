@@ -35,8 +35,8 @@ WHERE c.relnamespace = 'chat'::regnamespace AND i.indrelid::regclass::text = ANY
   AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid)`
 )
 
-// fill loads the tables with COPY. It drops the indexes first and creates them again afterwards, which is faster. If the
-// server's wal_level is minimal, a table that was truncated in the same transaction is loaded without WAL.
+// fill loads the tables with COPY. It drops the indexes first and creates them again afterwards, which is faster. If
+// the server's wal_level is minimal, a table that was truncated in the same transaction is loaded without WAL.
 func (s *sized) fill(b *testing.B) {
 	b.Helper()
 	body, err := proto.Marshal(&chatv1.MessageSent{ConversationId: uuid.NewString(), MessageId: uuid.NewString()})

@@ -133,8 +133,9 @@ func (s *Server) access(ctx context.Context, id, user string) (access, error) {
 }
 
 // readThenIntervals calls read, and then reads the intervals in which a user was a member. It refuses users who were
-// never a member and, with memberNow, users who have left. If the user's last interval begins after the version that read
-// returned, the projection lags: readThenIntervals waits until the projection has reached that beginning, and reads again.
+// never a member and, with memberNow, users who have left. If the user's last interval begins after the version that
+// read returned, the projection lags: readThenIntervals waits until the projection has reached that beginning, and
+// reads again.
 func readThenIntervals[T any](ctx context.Context, s *Server, id, user string, memberNow bool, read reading[T]) (
 	row T, version catalog.Version, intervals []interval.Interval, err error) {
 	var none T

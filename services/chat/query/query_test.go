@@ -339,8 +339,8 @@ func TestQuery_WaitsForWhatWasWritten(t *testing.T) {
 	}
 }
 
-// model computes with simple code which texts a user may read, whether the user is a member at the end, and whether they
-// ever were. A text is the version of the event that wrote it.
+// model computes with simple code which texts a user may read, whether the user is a member at the end, and whether
+// they ever were. A text is the version of the event that wrote it.
 func model(all []decidetest.Event, fromJoining bool, user string) (want []string, member, ever bool) {
 	in := make([]bool, len(all)+1) // by version; the events that add and remove the user are included
 	for i, h := range all {

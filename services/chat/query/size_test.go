@@ -31,8 +31,8 @@ import (
 )
 
 // BenchmarkSize measures reads and writes of chat's log and its projection in a large installation and in one of a
-// hundredth of its size, and prints both. The large one has 10 million events, 50,000 users, a conversation with a million
-// messages and 2,000 members, and a user with 10,000 conversations. SIZE_EVENTS sets another number of events.
+// hundredth of its size, and prints both. The large one has 10 million events, 50,000 users, a conversation with a
+// million messages and 2,000 members, and a user with 10,000 conversations. SIZE_EVENTS sets another number of events.
 func BenchmarkSize(b *testing.B) {
 	events := 10_000_000
 	if given := os.Getenv("SIZE_EVENTS"); given != "" {
@@ -49,14 +49,14 @@ func BenchmarkSize(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// size is the size of an installation. Ten of 100 events are in the conversation "big", and the other conversations have
-// about 90 events each.
+// size is the size of an installation. Ten of 100 events are in the conversation "big", and the other conversations
+// have about 90 events each.
 type size struct {
 	events        int
 	conversations int // the number of conversations with two members
 	users         int
-	// ann and heavy are the numbers of conversations of the users of these names: ann is in the first ones, heavy in the
-	// next ones.
+	// ann and heavy are the numbers of conversations of the users of these names: ann is in the first ones, heavy in
+	// the next ones.
 	ann, heavy int
 	members    int // the number of members of the conversation "big"
 	recent     int // the number of positions at the end of the log that are read repeatedly; the same at both sizes
@@ -217,8 +217,8 @@ func (s *sized) measure(b *testing.B) (all []meshtest.Measured) {
 	repeat("resume of a user with many rooms, after weeks", func(context.Context) (int, error) {
 		return resume("heavy", s.events/10)
 	})
-	// A reader that is slightly behind reads the newest events, which the server has in memory; read them once so that it
-	// does. Random pages of the large log are mostly outside the server's cache.
+	// A reader that is slightly behind reads the newest events, which the server has in memory; read them once so that
+	// it does. Random pages of the large log are mostly outside the server's cache.
 	for after := s.events - s.recent; after < s.events; after += 1_000 {
 		_, err := s.log.Read(b.Context(), eventlog.Query{After: catalog.Position(after), Limit: 1_000})
 		must(b, err)

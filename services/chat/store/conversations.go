@@ -24,9 +24,9 @@ const ProjectionName = "conversations"
 // conversation_members, which has one row per member and conversation. Storing the exact position of the newest event
 // in these rows would rewrite a row of every member with every message. So a row stores a period instead: the position
 // shifted right by smallShift in a small conversation, and by largeShift in a large one. A row is rewritten only when
-// its period changes: at most once in 256 positions of the log in a small conversation, and once in about a million in a
-// large one, which has up to 2,000 rows. Within a period, a list is sorted by the exact position. Therefore a page reads
-// all of the user's conversations in its first and its last period, of which at most 256 per period are small.
+// its period changes: at most once in 256 positions of the log in a small conversation, and once in about a million in
+// a large one, which has up to 2,000 rows. Within a period, a list is sorted by the exact position. Therefore a page
+// reads all of the user's conversations in its first and its last period, of which at most 256 per period are small.
 // (Before migration 00003_periods.sql, smallShift was 10.)
 const smallShift, largeShift = 8, 20
 

@@ -22,8 +22,8 @@ func Migrations() fs.FS {
 	return files
 }
 
-// MaxPageBytes is the approximate maximum size of the texts in a page, in bytes. A page that would be larger is cut, and
-// reports that there is more. A page in JSON can be several times as large, but still fits into the queue of one
+// MaxPageBytes is the approximate maximum size of the texts in a page, in bytes. A page that would be larger is cut,
+// and reports that there is more. A page in JSON can be several times as large, but still fits into the queue of one
 // connection.
 const MaxPageBytes = 512 << 10
 
@@ -34,6 +34,6 @@ type Store struct{ pool *pgxpool.Pool }
 // New returns a Store that reads from a pool.
 func New(pool *pgxpool.Pool) *Store { return &Store{pool} }
 
-// planned makes the server plan a statement for its arguments each time it runs. A cached plan would be reused for other
-// arguments, and after the tables have grown.
+// planned makes the server plan a statement for its arguments each time it runs. A cached plan would be reused for
+// other arguments, and after the tables have grown.
 const planned = pgx.QueryExecModeCacheDescribe

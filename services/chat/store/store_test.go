@@ -61,8 +61,8 @@ func TestConversations_RebuiltTheyAreEqualRowForRow(t *testing.T) {
 	f.RequireRebuild()
 }
 
-// A command that is sent again after its outcome has been deleted sends a message with the same id again. The projection
-// must store both messages, not stop.
+// A command that is sent again after its outcome has been deleted sends a message with the same id again. The
+// projection must store both messages, not stop.
 func TestConversations_AMessageIDThatComesAgainStopsNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -182,8 +182,8 @@ func TestStore_LargeConversations(t *testing.T) {
 	for n, user := range users {
 		require.Equal(t, fmt.Sprintf("user%d", n), user)
 	}
-	// Make the conversation small, and large again, first within one batch and then over several. A rebuild must lead to
-	// the same rows.
+	// Make the conversation small, and large again, first within one batch and then over several. A rebuild must lead
+	// to the same rows.
 	var parting []proto.Message
 	for n := 2000; n > store.MaxSmall; n-- {
 		parting = append(parting, leave("large", fmt.Sprintf("user%d", n-1)))

@@ -1,5 +1,5 @@
--- Applies one report of a gateway atomically. In a report that consists of several parts, more is 1 in every part but the
--- last. Count and digest are compared only after the last part.
+-- Applies one report of a gateway atomically. In a report that consists of several parts, more is 1 in every part but
+-- the last. Count and digest are compared only after the last part.
 -- ARGV: gateway, number, lease in ms, all, ends, count, digest, part, more,
 --       then for each change: connection, user, gone, hash, session, since in µs, token, device, rooms (see subscribe)
 -- Returns "ok", "again" (count or digest differ; the gateway must report all connections), or "old" (a newer report was
@@ -63,8 +63,9 @@ if ends then
 end
 
 if not all and not redis.call('ZSCORE', leases, gateway) then
-  -- The gateway reports all its open connections next, but never again the closed ones. If a user of a closed connection
-  -- has no state, Redis was emptied, and clients may still show the user as online. Publish that the user is offline.
+  -- The gateway reports all its open connections next, but never again the closed ones. If a user of a closed
+  -- connection has no state, Redis was emptied, and clients may still show the user as online. Publish that the user is
+  -- offline.
   for i = first, #ARGV, each do
     local user = ARGV[i + 1]
     if ARGV[i + 2] == '1' and redis.call('HEXISTS', state, user) == 0 then change(user, 0) end

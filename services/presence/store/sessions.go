@@ -53,8 +53,8 @@ func (s *Store) Sessions(ctx context.Context, user string) ([]Session, error) {
 // SessionKey identifies a session of a user.
 type SessionKey struct{ User, ID string }
 
-// SessionRooms returns, for each session, the rooms to which its newest connection was last subscribed. A session has no
-// rooms if it is not stored or has ended.
+// SessionRooms returns, for each session, the rooms to which its newest connection was last subscribed. A session has
+// no rooms if it is not stored or has ended.
 func (s *Store) SessionRooms(ctx context.Context, keys []SessionKey) ([][]string, error) {
 	if len(keys) == 0 {
 		return nil, nil
@@ -106,8 +106,8 @@ func readSession(id, text string) (session Session, ended bool, err error) {
 }
 
 // EndSession ends a session of a user. Gateways close its connections, and connections that resume it later. EndSession
-// returns the number of the change, which is the time of Redis in µs at which the session was first ended, or 0 if there is
-// no such session.
+// returns the number of the change, which is the time of Redis in µs at which the session was first ended, or 0 if
+// there is no such session.
 func (s *Store) EndSession(ctx context.Context, user, id string) (number int64, err error) {
 	number, err = s.end.Run(ctx, s.redis, []string{s.prefix + "sessions:" + user, s.prefix + "rooms:" + user}, id, s.prefix+"ended:").Int64()
 	if err != nil {

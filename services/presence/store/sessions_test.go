@@ -395,8 +395,8 @@ func TestSessionRooms_OfAGatewayWithoutReportsAreKept(t *testing.T) {
 	})
 }
 
-// A connection may be opened, subscribe to rooms and close between two reports of its gateway. Its session and its rooms
-// must be stored nevertheless.
+// A connection may be opened, subscribe to rooms and close between two reports of its gateway. Its session and its
+// rooms must be stored nevertheless.
 func TestSessionRooms_OfAConnectionThatWasNeverReportedBefore(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {

@@ -36,10 +36,10 @@ end
 -- A connection is stored as "user hash session". An earlier release stored "user hash".
 local function parts(kept) return string.match(kept, '^(%S+) (%d+) ?(%S*)$') end
 
--- The sessions of a user are one hash. An ended session is stored as "ended µs", any other one as
--- "gateway since seen connections token device". Connections is a list of "connection/gateway", separated by commas, the
--- newest last. It has two elements while a device changes networks, and is empty when the session has no connection. The
--- token may be empty too. A session is deleted when it was not reported for keptFor ms.
+-- The sessions of a user are one hash. An ended session is stored as "ended µs", any other one as "gateway since seen
+-- connections token device". Connections is a list of "connection/gateway", separated by commas, the newest last. It
+-- has two elements while a device changes networks, and is empty when the session has no connection. The token may be
+-- empty too. A session is deleted when it was not reported for keptFor ms.
 local most = 50 -- the maximum number of sessions of a user
 
 local function session(kept) return string.match(kept, '^(%S+) (%d+) (%d+) (%S*) (%S*) (.*)$') end
@@ -56,8 +56,8 @@ end
 -- rooms has three forms:
 --   ''                the rooms are unknown or have not changed: do nothing
 --   '= room room …'   the rooms of the connection. Rooms that a newer connection of the session reported are kept.
---   '? room room …'   rooms that the gateway restored from the session's earlier connections. They are stored only if no
---                     rooms are stored, under '-' instead of a connection, so that any other report replaces them.
+--   '? room room …'   rooms that the gateway restored from the session's earlier connections. They are stored only if
+--                     no rooms are stored, under '-' instead of a connection, so that any other report replaces them.
 -- on is the list of the session's connections, the newest last, and one is the connection, as "connection/gateway".
 local function subscribe(user, id, on, one, rooms)
   if rooms == '' then return end
@@ -86,8 +86,8 @@ local function without(on, one)
   return others, newest_one
 end
 
--- Makes room for one more session of a user. Sessions without a connection that were not reported for keptFor are deleted.
--- If there are still too many, the session that has been without a connection for the longest time is deleted.
+-- Makes room for one more session of a user. Sessions without a connection that were not reported for keptFor are
+-- deleted. If there are still too many, the session that has been without a connection for the longest time is deleted.
 local function prune(user)
   local key = sessions .. user
   local function forget(id)

@@ -142,8 +142,8 @@ func (s *Store) Expire(ctx context.Context) (ended int, err error) {
 	return ended, nil
 }
 
-// endGateway ends a gateway whose lease has expired, and reports whether the gateway has ended. Another instance may end
-// the gateway concurrently, and the gateway may report again in between.
+// endGateway ends a gateway whose lease has expired, and reports whether the gateway has ended. Another instance may
+// end the gateway concurrently, and the gateway may report again in between.
 func (s *Store) endGateway(ctx context.Context, gateway string) (bool, error) {
 	const over, left = 1, 2 // the results of expire.lua
 	for {
@@ -165,8 +165,8 @@ type State struct {
 
 // Dirty returns about 500 of the users' states that are not published yet, or none if all are published.
 func (s *Store) Dirty(ctx context.Context) ([]State, error) {
-	// A scan returns each field at least once. It may miss a field that was added during the scan; the next call of Dirty
-	// returns that field. HScan may return no fields before the scan is over, so continue until the cursor is 0.
+	// A scan returns each field at least once. It may miss a field that was added during the scan; the next call of
+	// Dirty returns that field. HScan may return no fields before the scan is over, so continue until the cursor is 0.
 	for cursor := uint64(0); ; {
 		found, next, err := s.redis.HScan(ctx, s.prefix+"dirty", cursor, "", 500).Result()
 		if err != nil {
@@ -205,8 +205,8 @@ func (s *Store) Published(ctx context.Context, states []State) error {
 }
 
 // States returns the states of users. A user without a stored state is offline. The number of that state is taken from
-// the current time, so it is higher than the number of any state from before Redis was emptied, and lower than the number
-// of the next change.
+// the current time, so it is higher than the number of any state from before Redis was emptied, and lower than the
+// number of the next change.
 func (s *Store) States(ctx context.Context, users []string) ([]State, error) {
 	now, known, err := s.read(ctx, users)
 	if err != nil {

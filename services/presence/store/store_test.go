@@ -187,8 +187,8 @@ func TestReport_AfterRedisWasEmptiedNumbersAreHigher(t *testing.T) {
 	})
 }
 
-// Redis is emptied while bob is online, and bob disconnects before his gateway reports again. The clients of other users
-// still show bob as online, so the change to offline must be published.
+// Redis is emptied while bob is online, and bob disconnects before his gateway reports again. The clients of other
+// users still show bob as online, so the change to offline must be published.
 func TestReport_AUserWhoDisconnectsWhileRedisIsEmptyIsOfflineForEveryUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {
@@ -223,8 +223,8 @@ func TestReport_AUserWhoDisconnectsWhileRedisIsEmptyIsOfflineForEveryUser(t *tes
 	})
 }
 
-// A connection should never change its user. If a report contains another user for a connection, the report replaces the
-// stored user.
+// A connection should never change its user. If a report contains another user for a connection, the report replaces
+// the stored user.
 func TestReport_AConnectionOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, r *redis.Client) {

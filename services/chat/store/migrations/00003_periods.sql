@@ -1,7 +1,7 @@
 -- +goose Up
 
--- A period of a small conversation becomes 256 positions long instead of 1,024, because a page of a list reads the whole
--- newest period. The column gets a new name so that an instance of an earlier release that is still running fails
+-- A period of a small conversation becomes 256 positions long instead of 1,024, because a page of a list reads the
+-- whole newest period. The column gets a new name so that an instance of an earlier release that is still running fails
 -- instead of writing periods of the old length.
 ALTER TABLE conversation_members RENAME COLUMN bucket TO period;
 UPDATE conversation_members m SET period = c.position >> 8
