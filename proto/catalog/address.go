@@ -19,29 +19,28 @@ var made = uuid.MustParse("5f0a7a3e-3a4f-5d8e-9c55-6f1a1e0c7d21")
 // TimerActor is the actor of the commands of timers. It is not a valid id, so no user has this name.
 const TimerActor = "$timer"
 
-// Origin identifies the sender of a command, from which addresses are derived, and the moment at which the command is
-// decided.
+// Origin identifies the command that is decided: its sender and id, from which addresses are derived, and the time and
+// the stream's version at the decision.
 type Origin struct {
 	Actor     string
 	CommandID string
-	// At is the time of the log's clock when the command is decided, which is equal for all commands that are decided
-	// together. It is not before the time of any event in the state, and the command's own events do not get an
-	// earlier time.
+	// At is the time of the log's clock when the command is decided. Commands that are decided together have the same
+	// time. At is never before the time of an event in the state, and never after the time of the command's own events.
 	At time.Time
 	// Version is the version of the stream when the command is decided; 0 if the stream does not exist.
 	Version Version
 }
 
-// Fact contains what an aggregate may use of an event besides its body.
+// Fact contains the properties of an event, besides its body, that an aggregate may use.
 type Fact struct {
 	Actor   string
-	Version Version // of the stream
+	Version Version // the version of the event in its stream
 	at      time.Time
-	read    *bool
+	read    *bool // set to true by At; may be nil
 }
 
-// NewFact returns a Fact. If read is not nil, it is set to true when the time is read, since the time of an event
-// that was decided but not recorded may still be corrected.
+// NewFact returns a Fact. If read is not nil, At sets it to true. The time of an event that is decided but not
+// committed yet may still change, so the caller must know whether a state depends on it.
 func NewFact(actor string, version Version, at time.Time, read *bool) Fact {
 	return Fact{Actor: actor, Version: version, at: at, read: read}
 }
@@ -54,22 +53,22 @@ func (f Fact) At() time.Time {
 	return f.at
 }
 
-// Expecting is an event for another stream of the same service. It is appended only if that stream is at Version (0
-// if it must not exist). If it is not, the command is refused with Otherwise.
+// Expecting is an event for another stream of the same service, together with the version that this stream must have (0
+// if the stream must not exist). If the stream has another version, the command is refused with Otherwise.
 type Expecting struct {
 	proto.Message
 	Version   Version
 	Otherwise *refusal.Error
 }
 
-// NewID returns the id for the thing that a command creates. It is the same however often the command is sent, and
-// different for every user.
+// NewID returns the id of the object that a command creates, such as a message. The id is derived from the actor and
+// the command id, so it is the same however often the command is sent, and differs for every user.
 func (o Origin) NewID() string {
 	return uuid.NewSHA1(made, []byte("new\x00"+o.Actor+"\x00"+o.CommandID)).String()
 }
 
-// PairID returns an id that belongs to two users, such as that of their direct conversation. It is the same whichever
-// of the two sends the command.
+// PairID returns the id of an object that belongs to two users, such as their direct conversation. The order of the
+// users does not matter.
 func PairID(a, b string) string {
 	if a > b {
 		a, b = b, a
@@ -106,17 +105,19 @@ func UserOfRoom(room string) (id string, ok bool) {
 	return unescapeID.Replace(escaped), true
 }
 
-// SplitAddress returns the parts of an address that Address made. It returns false if the address is invalid.
+// SplitAddress returns the kind and the id of an address that Address returned. It returns false if the address is
+// invalid.
 func SplitAddress(address string) (kind, id string, ok bool) {
 	kind, escaped, found := strings.Cut(address, ":")
 	id = unescapeID.Replace(escaped)
 	return kind, id, found && ValidID(id) && EscapeID(id) == escaped
 }
 
-// template is a parsed address such as "conversation:{conversation_id}": texts with placeholders between them.
+// template is a parsed template of an address such as "conversation:{conversation_id}": texts with placeholders between
+// them.
 type template struct {
 	source       string
-	text         []string // the texts around the placeholders, one more than there are placeholders
+	text         []string // the texts around the placeholders; there is one more text than placeholders
 	placeholders []placeholder
 }
 
@@ -156,7 +157,7 @@ func parseTemplate(d protoreflect.MessageDescriptor, source string) (template, e
 		}
 		if h.field != nil && h.field.IsList() {
 			if lists++; lists > 1 || h.kind == placeholderPair {
-				return t, fmt.Errorf("%q: at most one {placeholder} may be of a repeated field, and no $pair", source)
+				return t, fmt.Errorf("%q: at most one {placeholder} may name a repeated field, and {$pair:…} may not", source)
 			}
 		}
 		t.placeholders, rest = append(t.placeholders, h), following

@@ -24,7 +24,7 @@ func TestValidID_AcceptsTheSubjectsOfIdentityProviders(t *testing.T) {
 	}
 }
 
-// id draws ids in which separators are frequent.
+// id draws texts of the characters of ids, in which separators are frequent. Some of them are not valid ids.
 var id = rapid.Custom(func(t *rapid.T) string {
 	return string(rapid.SliceOfN(rapid.SampledFrom([]rune("ab3:|+.%@-_A")), 1, 8).Draw(t, "id"))
 })
@@ -46,7 +46,7 @@ func TestEscapeID_IsInjective(t *testing.T) {
 			t.Fatalf("%q %q and %q %q", a, b, c, d)
 		}
 		if user, ok := catalog.UserOfRoom(catalog.UserRoom(a)); !ok || user != a {
-			t.Fatalf("the room of %q is of %q", a, user)
+			t.Fatalf("the user of the room of %q is %q", a, user)
 		}
 		kind, back, ok := catalog.SplitAddress(catalog.Address("presence", a))
 		if valid := catalog.ValidID(a); ok != valid || (valid && (kind != "presence" || back != a)) {

@@ -1,5 +1,5 @@
-// Package catalog makes the declarations of proto/ available at run time: every command, event and query of the mesh by
-// its name, and every topic with its owner. It is the only source of the routes of messages.
+// Package catalog makes the declarations in proto/ available at run time: every command, event, query and signal by its
+// name, and every topic with its owner. Gateways and services route messages by these declarations alone.
 package catalog
 
 import (
@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
-	// The packages whose declarations make up the mesh.
+	// The packages of all services, whose declarations Load reads.
 	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/chat/v1"
 	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/feed/v1"
 	_ "github.com/edumatrix/interlinked/proto/gen/edumatrix/mesh/v1"
@@ -27,10 +27,10 @@ import (
 // Command is a declared command.
 type Command struct {
 	Name   string
-	Owner  string // the service that decides it
-	Topic  string // <owner>-commands
-	Public bool   // clients may send it
-	Worth  time.Duration
+	Owner  string        // the service that decides the command
+	Topic  string        // <owner>-commands
+	Public bool          // whether clients may send the command
+	Worth  time.Duration // the time after which the command expires; 0 if it does not expire
 	Type   protoreflect.MessageType
 
 	stream, subject, memberOf template
@@ -50,7 +50,7 @@ type Event struct {
 	rooms           []template
 	opens, closes   []membership
 	personal        []protoreflect.FieldDescriptor
-	expires         protoreflect.FieldDescriptor // nil if it does not expire
+	expires         protoreflect.FieldDescriptor // nil if the event does not expire
 	timers          []timer
 	cancels         []template
 }
@@ -69,8 +69,8 @@ type Query struct {
 type Signal struct {
 	Name  string
 	Owner string // the service whose log contains the members of the room
-	Bytes int    // maximum size of the data as JSON
-	Rate  int    // maximum number per second, of one connection and of one user
+	Bytes int    // the maximum size of the data as JSON, in bytes
+	Rate  int    // the maximum number per second, for one connection and for one user
 	Type  protoreflect.MessageType
 
 	room template
@@ -83,7 +83,7 @@ type Refusal struct {
 	Meaning string // for developers of clients
 }
 
-// Topic is a Kafka topic with the one service that produces it.
+// Topic is a Kafka topic. Only its owner produces to it.
 type Topic struct {
 	Name       string
 	Owner      string
@@ -105,8 +105,8 @@ type Catalog struct {
 	kinds    map[string]*streamKind
 }
 
-// Load reads the declarations of all linked proto packages. It refuses declarations that contradict each other or the
-// rules of the envelope, with an error that names each of them.
+// Load reads the declarations of all linked proto packages. If declarations contradict each other or the rules of the
+// envelope, it returns an error that names each of them.
 func Load() (*Catalog, error) {
 	c := &Catalog{
 		commands: map[string]*Command{}, events: map[string]*Event{}, byType: map[protoreflect.FullName]any{},
@@ -146,8 +146,8 @@ func (c *Catalog) checkAll() error {
 	return errors.Join(problems...)
 }
 
-// notServices are the packages of proto/ that no service owns: the options, and the messages between gateways,
-// services and clients.
+// notServices are the packages of proto/ that no service owns: the options (routing), the calls between services (mesh)
+// and the frames of clients (gateway).
 var notServices = []string{"routing", "mesh", "gateway"}
 
 // ownerOf returns "chat" for edumatrix.chat.v1, and false for a package that no service owns.
@@ -159,7 +159,8 @@ func ownerOf(pkg protoreflect.FullName) (string, bool) {
 	return parts[1], true
 }
 
-// readOptions reads the options of a file, which messages of other files refer to.
+// readOptions reads the options of a file. It must run for all files before readFile, because messages refer to the
+// options of other files.
 func (c *Catalog) readOptions(owner string, f protoreflect.FileDescriptor) (problems []error) {
 	options := f.Options().(*descriptorpb.FileOptions)
 	for _, t := range proto.GetExtension(options, routingv1.E_Topics).([]*routingv1.Topic) {
@@ -235,7 +236,7 @@ func (c *Catalog) readMessage(owner string, d protoreflect.MessageDescriptor) er
 		for _, t := range []template{stream, subject, memberOf} {
 			for _, h := range t.placeholders {
 				if h.field != nil && h.field.IsList() {
-					return fmt.Errorf("%s: %q names one address, so no field of it may be repeated", d.FullName(), t.source)
+					return fmt.Errorf("%s: %q must be one address, so its placeholders must not name a repeated field", d.FullName(), t.source)
 				}
 			}
 		}
@@ -302,7 +303,7 @@ func (c *Catalog) CommandOf(m proto.Message) (*Command, bool) {
 	return v, ok
 }
 
-// LookedAt returns the service that decides which users may subscribe to rooms of a kind, such as "presence".
+// LookedAt returns the service that authorizes subscriptions to rooms of a kind, such as "presence".
 func (c *Catalog) LookedAt(kind string) (owner string, ok bool) { owner, ok = c.looked[kind]; return }
 
 // LookedAtKinds returns the kinds of rooms to which clients may subscribe without being members, sorted.
@@ -317,14 +318,14 @@ func (c *Catalog) Refusals() []Refusal {
 	return slices.SortedFunc(slices.Values(c.refusals), func(a, b Refusal) int { return strings.Compare(a.Code, b.Code) })
 }
 
-// LoggedTopics returns the topics with events of an owner's log, or of all logs if owner is empty, sorted by name.
-// These are the topics with at least one event that is not ephemeral; their records have positions.
+// LoggedTopics returns the topics to which an owner's log is published, or those of all logs if owner is empty, sorted
+// by name. These are the topics with at least one event that is not ephemeral. Their records have positions.
 func (c *Catalog) LoggedTopics(owner string) []Topic {
 	return slices.DeleteFunc(c.Topics(owner), func(t Topic) bool { return !c.carries(t.Name, true) })
 }
 
-// StateTopics returns the topics with state that is not in a log, sorted by name. The newest record of a stream
-// replaces older ones.
+// StateTopics returns the topics with state, which is not in a log, sorted by name. The newest record of a stream
+// replaces the older ones.
 func (c *Catalog) StateTopics() []Topic {
 	return slices.DeleteFunc(c.Topics(""), func(t Topic) bool { return !c.carries(t.Name, false) })
 }
@@ -371,7 +372,8 @@ func (c *Catalog) Topics(owner string) []Topic {
 // CommandTopic returns the topic of an owner's commands.
 func CommandTopic(owner string) string { return owner + "-commands" }
 
-// ResultTopic returns the topic of an owner's outcomes that are not part of an event.
+// ResultTopic returns the topic of the outcomes of an owner's commands. The outcome of a committed command is not on
+// this topic, because the last event of the commit carries it.
 func ResultTopic(owner string) string { return owner + "-results" }
 
 // DeadLetterTopic returns the topic of the messages that an owner could not process.

@@ -73,7 +73,7 @@ func TestPlace_ReturnsWhenAnEventExpires(t *testing.T) {
 	require.Zero(t, e.Place(&toyv1.StoryShown{StoryId: "7"}, Origin{}).Expires)
 }
 
-// A wrong declaration fails the start with an error that names it.
+// Load fails for a wrong declaration, with an error that names the declaration.
 func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -104,14 +104,14 @@ func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 		}, `topic "toy-event" is not declared`},
 		{"a kind of stream without a class", func(c *Catalog) { c.kinds["circle"].class = 0 }, "has no class"},
 		{"a kind of stream without a room", func(c *Catalog) { c.kinds["circle"].rooms = nil }, "go to no room"},
-		{"a kind of stream with one stream", func(c *Catalog) { c.kinds["circle"].id = "all" }, `id "all" names no field`},
+		{"a kind of stream whose id has no field", func(c *Catalog) { c.kinds["circle"].id = "all" }, `id "all" names no field`},
 		{"a dense kind that is not durable", func(c *Catalog) {
 			c.kinds["marker"].dense = true
 		}, `stream kind "marker" of toy: it is dense, but not durable`},
-		{"an event about something that no command reads", func(c *Catalog) {
+		{"an event with a subject that no command has", func(c *Catalog) {
 			c.events["toy.note_written"].subject = c.events["toy.note_written"].stream
 		}, "no command on streams of kind diary has the subject"},
-		{"a domain's code that is common to all services", func(c *Catalog) {
+		{"a code of a domain that all services have", func(c *Catalog) {
 			c.refusals[0].Code = "not_found"
 		}, "the code not_found is declared by all services already"},
 		{"a code of two domains", func(c *Catalog) {
@@ -128,7 +128,7 @@ func TestLoad_RefusesContradictoryDeclarations(t *testing.T) {
 	require.NoError(t, load(t).checkAll())
 }
 
-// An event has a kind of its own service, and each kind is declared once.
+// An event must have a kind of stream of its own service, and each kind must be declared only once.
 func TestLoad_RefusesAnUnknownOrSecondStreamKind(t *testing.T) {
 	c := load(t)
 	for kind, wrong := range map[string]string{
@@ -142,8 +142,8 @@ func TestLoad_RefusesAnUnknownOrSecondStreamKind(t *testing.T) {
 	require.ErrorContains(t, err, "feed: the stream kind conversation is declared by chat already")
 }
 
-// The catalog links the packages of all services, so that every program has all declarations. Those of toy are for
-// tests.
+// The catalog must link the packages of all services, so that every program has all declarations. The package toy is
+// excepted: only tests link it.
 func TestLoad_LinksThePackageOfEveryService(t *testing.T) {
 	source, err := parser.ParseFile(token.NewFileSet(), "catalog.go", nil, parser.ImportsOnly)
 	require.NoError(t, err)
@@ -162,7 +162,7 @@ func TestLoad_LinksThePackageOfEveryService(t *testing.T) {
 	}
 }
 
-// An event gets the declarations of its kind, and its own rooms after those of the kind.
+// An event has the stream, topic and class of its kind. Its own rooms come after the rooms of the kind.
 func TestEvent_HasTheStreamTopicClassAndRoomsOfItsKind(t *testing.T) {
 	e, _ := load(t).Event("feed.post_created")
 	require.Equal(t, "post", e.Kind())

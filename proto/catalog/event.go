@@ -38,7 +38,7 @@ func (c *Catalog) newEvent(owner string, d protoreflect.MessageDescriptor, o *ro
 	if o.Expires != "" {
 		e.expires = timeField(d, o.Expires)
 		if e.expires == nil && err == nil {
-			err = fmt.Errorf("expires: %s has no field %q that is a Timestamp", d.FullName(), o.Expires)
+			err = fmt.Errorf("expires: %s has no Timestamp field %q", d.FullName(), o.Expires)
 		}
 	}
 	for _, x := range o.Timers {
@@ -62,7 +62,7 @@ func (e *Event) Kind() string { return e.kind }
 // Stream returns the template of the event's stream, such as "conversation:{conversation_id}".
 func (e *Event) Stream() string { return e.stream.source }
 
-// Rooms returns the templates of the rooms that the event is delivered to, those of its kind first.
+// Rooms returns the templates of the rooms to which the event is delivered. The rooms of its kind come first.
 func (e *Event) Rooms() []string {
 	rooms := make([]string, len(e.rooms))
 	for i, r := range e.rooms {
@@ -77,17 +77,17 @@ type Membership struct {
 	Users []string
 }
 
-// Place is the route of one event.
+// Place contains the addresses of one event: its stream, its subject, and the rooms to which it is delivered.
 type Place struct {
 	Stream  string
 	Subject string
 	Rooms   []string
 	Opens   []Membership
 	Closes  []Membership
-	Expires time.Time // after which clients no longer show it; zero if it does not expire
+	Expires time.Time // when the event expires; zero if it does not expire
 }
 
-// Place returns the route of one event, by its declared addresses.
+// Place returns the addresses of one event, derived from its declaration and its fields.
 func (e *Event) Place(m proto.Message, o Origin) Place {
 	p := Place{Stream: e.stream.one(m, o), Subject: e.subject.one(m, o)}
 	for _, r := range e.rooms {
@@ -105,8 +105,8 @@ func (e *Event) Place(m proto.Message, o Origin) Place {
 	return p
 }
 
-// Split separates the personal fields of an event. It returns the event without them, and a message of the same type
-// that contains only them, which is nil if the type has none.
+// Split separates the personal fields of an event from the others. It returns the event without its personal fields,
+// and a message of the same type with only these fields, or nil if the type has none.
 func (e *Event) Split(m proto.Message) (plain, personal proto.Message) {
 	if len(e.personal) == 0 {
 		return m, nil
@@ -135,7 +135,7 @@ func (c *Catalog) Decode(name string, body []byte) (proto.Message, error) {
 	return m, nil
 }
 
-// Stream returns the stream, and Kafka key, that a command changes.
+// Stream returns the stream that a command changes, which is also its Kafka key.
 func (c *Command) Stream(m proto.Message, o Origin) string { return c.stream.one(m, o) }
 
 // Subject returns the part of the stream that a command is about, or "" for the stream itself.
@@ -147,7 +147,7 @@ func (c *Command) MemberOf(m proto.Message, o Origin) string { return c.memberOf
 // Kind returns the kind of the stream that the command changes.
 func (c *Command) Kind() string { return c.stream.kind() }
 
-// check checks one event against the rules of the envelope.
+// check checks the declaration of one event.
 func (c *Catalog) check(e *Event) (problems []error) {
 	fail := func(format string, args ...any) {
 		problems = append(problems, fmt.Errorf("%s: "+format, append([]any{e.Name}, args...)...))
@@ -155,7 +155,7 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	for _, t := range []template{e.stream, e.subject} {
 		for _, h := range t.placeholders {
 			if h.field != nil && h.field.IsList() {
-				fail("%q names one address, so no field of it may be repeated", t.source)
+				fail("%q must be one address, so its placeholders must not name a repeated field", t.source)
 			}
 		}
 	}
@@ -177,7 +177,7 @@ func (c *Catalog) check(e *Event) (problems []error) {
 	return problems
 }
 
-// checkCommands refuses commands that require a membership in a room that no event of their service opens.
+// checkCommands returns an error for each command whose member_of is a room that no event of its service opens.
 func (c *Catalog) checkCommands() (problems []error) {
 	for _, name := range c.CommandNames() {
 		cmd := c.commands[name]
@@ -197,7 +197,8 @@ func (c *Catalog) checkCommands() (problems []error) {
 	return problems
 }
 
-// checkTopics refuses topics with both events of a log, which have positions, and state, which has none.
+// checkTopics returns an error for each topic with both events of a log, which have positions, and state, which has
+// none.
 func (c *Catalog) checkTopics() (problems []error) {
 	for _, t := range c.Topics("") {
 		if c.carries(t.Name, true) && c.carries(t.Name, false) {
@@ -207,7 +208,7 @@ func (c *Catalog) checkTopics() (problems []error) {
 	return problems
 }
 
-// checkRefusals refuses a code with two meanings.
+// checkRefusals returns an error for each code that is declared twice or incompletely.
 func (c *Catalog) checkRefusals() (problems []error) {
 	first := map[string]string{}
 	for _, code := range refusal.Codes() {

@@ -17,12 +17,12 @@ func (c *Catalog) QueryNames() []string { return slices.Sorted(maps.Keys(c.queri
 // SignalNames returns the names of all signals, sorted.
 func (c *Catalog) SignalNames() []string { return slices.Sorted(maps.Keys(c.signals)) }
 
-// maxTyped is the maximum length of a text that Nearest compares, in bytes. A comparison takes longer for longer
-// texts, and no name is nearly as long.
+// maxTyped is the maximum length in bytes of a name that Nearest compares. It bounds the time of a comparison, and is
+// longer than every declared name.
 const maxTyped = 64
 
-// Nearest returns the public command or query whose name is nearest to a mistyped one by edit distance, or "" if none
-// is near.
+// Nearest returns the public command or query with the smallest edit distance to a mistyped name, or "" if no name is
+// similar.
 func (c *Catalog) Nearest(name string) string {
 	if len(name) > maxTyped {
 		return ""

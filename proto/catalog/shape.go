@@ -18,9 +18,9 @@ const MaxID = 255
 // IDForm describes the ids that ValidID accepts, for errors.
 const IDForm = "1 to 255 of A-Z a-z 0-9 . _ @ - | : +"
 
-// ValidID reports whether s has the form of an id: 1 to 255 of the characters that occur in the subjects of common
-// identity providers, such as "auth0|5f7c", "f:uuid:name" or "a+b@x.y". Event headers rely on this, because they
-// separate ids by other characters.
+// ValidID reports whether s has the form of an id. An id consists of 1 to 255 characters, which are those in the
+// subjects of common identity providers, such as "auth0|5f7c", "f:uuid:name" or "a+b@x.y". Event headers rely on this
+// form, because they separate ids by other characters.
 func ValidID(s string) bool {
 	if len(s) == 0 || len(s) > MaxID {
 		return false
@@ -34,7 +34,7 @@ func ValidID(s string) bool {
 	return true
 }
 
-// CheckStorable returns a refusal of a text that PostgreSQL cannot store: one that contains U+0000 or is not UTF-8.
+// CheckStorable returns a refusal if PostgreSQL cannot store a text, because it contains U+0000 or is not UTF-8.
 func CheckStorable(field, text string) error {
 	switch {
 	case strings.ContainsRune(text, 0):
@@ -45,8 +45,8 @@ func CheckStorable(field, text string) error {
 	return nil
 }
 
-// Check checks a command against the declared shape of its fields, and the fields of its addresses. The error is a
-// refusal.
+// Check checks the fields of a command against their declared shapes, and checks that fields in addresses are ids. The
+// error is a refusal.
 func (c *Command) Check(m proto.Message) error {
 	for _, t := range []template{c.stream, c.subject, c.memberOf} {
 		for _, h := range t.placeholders {
@@ -58,7 +58,7 @@ func (c *Command) Check(m proto.Message) error {
 	return checkShape(m)
 }
 
-// Check checks a query against the declared shape of its fields. The error is a refusal.
+// Check checks the fields of a query against their declared shapes. The error is a refusal.
 func (q *Query) Check(m proto.Message) error { return checkShape(m) }
 
 func checkShape(m proto.Message) error {
@@ -80,7 +80,7 @@ func checkField(f protoreflect.FieldDescriptor, v protoreflect.Value, s *routing
 	name := string(f.Name())
 	if f.IsList() {
 		if n := v.List().Len(); s.GetMaxItems() > 0 && n > int(s.GetMaxItems()) {
-			return refusal.NewField(name, "has %d values, at most %d are taken", n, s.GetMaxItems())
+			return refusal.NewField(name, "has %d values, but at most %d are allowed", n, s.GetMaxItems())
 		} else if n == 0 && s.GetRequired() {
 			return refusal.NewField(name, "is missing")
 		}
@@ -112,14 +112,14 @@ func checkText(name, text string, s *routingv1.Shape, required bool) error {
 	case text != "" && s.GetId() && !ValidID(text):
 		return refusal.NewField(name, "has to be an id: %s", IDForm)
 	case s.GetMaxChars() > 0 && utf8.RuneCountInString(text) > int(s.GetMaxChars()):
-		return refusal.NewField(name, "has %d characters, at most %d are taken", utf8.RuneCountInString(text),
+		return refusal.NewField(name, "has %d characters, but at most %d are allowed", utf8.RuneCountInString(text),
 			s.GetMaxChars())
 	}
 	return nil
 }
 
-// visible reports whether a text has a visible character: one that is not a space, a control or format character (such
-// as U+200B, zero width space), or a letter or symbol that is drawn as nothing.
+// visible reports whether a text has a visible character. Spaces, control and format characters (such as U+200B, zero
+// width space), and letters and symbols without a glyph are not visible.
 func visible(text string) bool {
 	return strings.ContainsFunc(text, func(r rune) bool {
 		if unicode.IsSpace(r) || unicode.In(r, unicode.C, unicode.Z, unicode.M) {

@@ -31,10 +31,10 @@ func (c *Catalog) readSignal(owner string, mt protoreflect.MessageType, o *routi
 	return nil
 }
 
-// Check checks a signal against the declared shape of its fields. The error is a refusal.
+// Check checks the fields of a signal against their declared shapes. The error is a refusal.
 func (s *Signal) Check(m proto.Message) error { return checkShape(m) }
 
-// Room returns the room of a signal. It returns false if the signal's fields do not name one.
+// Room returns the room of a signal. It returns false if a field in the room's address is not an id.
 func (s *Signal) Room(m proto.Message, actor string) (room string, ok bool) {
 	for _, h := range s.room.placeholders {
 		if h.field != nil && !ValidID(m.ProtoReflect().Get(h.field).String()) {

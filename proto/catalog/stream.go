@@ -13,7 +13,7 @@ import (
 type streamKind struct {
 	name, owner, topic string
 	class              routingv1.Class
-	id                 string // template
+	id                 string // the template of the id
 	rooms              []string
 	dense              bool
 }
@@ -30,7 +30,7 @@ func (c *Catalog) addStreamKind(owner string, o *routingv1.StreamKind) error {
 	return nil
 }
 
-// streamKindOf returns the kind that an event of a service declares.
+// streamKindOf returns the kind of stream that an event of a service names. It must belong to the same service.
 func (c *Catalog) streamKindOf(owner, name string) (*streamKind, error) {
 	kind, ok := c.kinds[name]
 	switch {
@@ -38,7 +38,7 @@ func (c *Catalog) streamKindOf(owner, name string) (*streamKind, error) {
 		return nil, fmt.Errorf("the stream kind %q is not declared; declare it with the option streams in a file of %s", name,
 			owner)
 	case kind.owner != owner:
-		return nil, fmt.Errorf("the stream kind %s belongs to %s, and only its owner appends to it", name, kind.owner)
+		return nil, fmt.Errorf("the stream kind %s belongs to %s, and only its owner may append to it", name, kind.owner)
 	}
 	return kind, nil
 }
@@ -53,22 +53,22 @@ func (c *Catalog) checkStreamKinds() (problems []error) {
 		if t, ok := c.topics[kind.topic]; !ok {
 			fail("topic %q is not declared", kind.topic)
 		} else if t.Owner != kind.owner {
-			fail("topic %s belongs to %s, and only its owner produces it", kind.topic, t.Owner)
+			fail("topic %s belongs to %s, and only its owner may produce to it", kind.topic, t.Owner)
 		}
 		if name == "" || strings.ContainsAny(name, ":{}") {
-			fail("a kind is one word, and the rest of the address is its id")
+			fail("the name must be one word; the rest of the address is the id")
 		}
 		if kind.class == routingv1.Class_CLASS_UNSPECIFIED {
 			fail("it has no class")
 		}
 		if !strings.Contains(kind.id, "{") {
-			fail("its id %q names no field", kind.id)
+			fail("the id %q names no field", kind.id)
 		}
 		if len(kind.rooms) == 0 {
-			fail("its events go to no room")
+			fail("the events go to no room")
 		}
 		if kind.dense && kind.class != routingv1.Class_CLASS_DURABLE {
-			fail("it is dense, but not durable, so versions would be missing under load")
+			fail("it is dense, but not durable, so a slow client would miss versions")
 		}
 		if len(c.EventsOf(name)) == 0 {
 			fail("no event is of this kind; give an event the kind, or remove the declaration")
@@ -106,8 +106,8 @@ func (c *Catalog) DenseStreams() (kinds []string) {
 	return kinds
 }
 
-// ClassOf returns the class of the events of a kind of stream, such as "conversation", or CLASS_UNSPECIFIED if there
-// are none.
+// ClassOf returns the class of the events of a kind of stream, such as "conversation", or CLASS_UNSPECIFIED if the kind
+// is not declared.
 func (c *Catalog) ClassOf(kind string) routingv1.Class {
 	k, ok := c.kinds[kind]
 	if !ok {

@@ -2,9 +2,9 @@ package catalog
 
 import "fmt"
 
-// checkSubjects refuses an event about a subject that no command has. The events that are loaded to decide a command
-// are those without a subject and those about the command's subject. An event about any other subject would be part
-// of a state that is still in memory, but missing from the same state when it is loaded again.
+// checkSubjects returns an error for each event with a subject that no command of its kind of stream has. To decide a
+// command, a service loads the events without a subject and those with the command's subject. An event with any other
+// subject would be part of a state that is kept in memory, but missing in the same state after it is loaded again.
 func (c *Catalog) checkSubjects() (problems []error) {
 	named := map[[2]string]bool{}
 	for _, command := range c.commands {
@@ -16,7 +16,7 @@ func (c *Catalog) checkSubjects() (problems []error) {
 		e := c.events[name]
 		if e.subject.source != "" && !named[[2]string{e.kind, e.subject.source}] {
 			problems = append(problems, fmt.Errorf("%s: no command on streams of kind %s has the subject %s, so the event is "+
-				"never loaded to decide; leave the subject out, or name it in a command", name, e.kind, e.subject.source))
+				"never loaded for a decision; remove the subject, or declare it for a command", name, e.kind, e.subject.source))
 		}
 	}
 	return problems

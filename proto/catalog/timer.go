@@ -66,7 +66,7 @@ func (c *Catalog) checkTimer(e *Event, t timer, fail func(string, ...any)) {
 	}
 	for _, h := range t.key.placeholders {
 		if h.field != nil && h.field.IsList() {
-			fail("the key %q names one timer, so no field of it may be repeated", t.key.source)
+			fail("the key %q must be one key, so its placeholders must not name a repeated field", t.key.source)
 		}
 	}
 	if t.due == nil {
@@ -87,9 +87,9 @@ func (c *Catalog) checkTimer(e *Event, t timer, fail func(string, ...any)) {
 		switch {
 		case from == nil || from.Kind() != f.Kind() || from.Cardinality() != f.Cardinality() || from.Message() != f.Message() ||
 			from.Enum() != f.Enum():
-			fail("the timer %q sends %s, whose field %s the event lacks", t.key.source, t.command, f.Name())
+			fail("the timer %q sends %s, but the event has no field %s of the same type", t.key.source, t.command, f.Name())
 		case e.isPersonal(from):
-			fail("the timer %q would keep the personal field %s outside the event", t.key.source, f.Name())
+			fail("the timer %q would store the personal field %s outside the event", t.key.source, f.Name())
 		}
 	}
 }
@@ -105,7 +105,7 @@ func (e *Event) isPersonal(f protoreflect.FieldDescriptor) bool {
 
 var timestampName = (&timestamppb.Timestamp{}).ProtoReflect().Descriptor().FullName()
 
-// timeField returns the field of a name if it is a time, and nil otherwise.
+// timeField returns the field with a name if it is a single Timestamp, and nil otherwise.
 func timeField(d protoreflect.MessageDescriptor, name string) protoreflect.FieldDescriptor {
 	f := d.Fields().ByName(protoreflect.Name(name))
 	if f == nil || f.IsList() || f.Kind() != protoreflect.MessageKind || f.Message().FullName() != timestampName {

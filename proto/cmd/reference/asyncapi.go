@@ -57,7 +57,7 @@ type asyncDocument struct {
 // clientFrames adds every frame that clients send, with its reply.
 func (a *asyncDocument) clientFrames() {
 	a.reply("error", object{"ok": object{"type": "boolean", "enum": []bool{false}}}, "error")
-	a.reply("done", object{"ok": object{"type": "boolean", "enum": []bool{true}}})
+	a.reply("done", object{"ok": object{"type": "boolean", "enum": []bool{true}}}) // the reply to a frame without an answer
 	a.reply("outcome", object{}, "outcome")
 	for _, c := range controls {
 		answer := "reply.done"
@@ -112,13 +112,13 @@ func inChannel(names ...string) (refs []object) {
 	return refs
 }
 
-// answer adds the reply to a frame that asks for data, and returns the name of the reply.
+// answer adds the reply to a frame that requests data, and returns the name of the reply.
 func (a *asyncDocument) answer(name string, data protoreflect.MessageDescriptor) string {
 	a.reply(name, object{"ok": object{"type": "boolean", "enum": []bool{true}}, "data": a.ref(data, received, "")}, "data")
 	return "reply." + name
 }
 
-// reply adds a type of reply. Of data, outcome and error it has only the named fields.
+// reply adds a type of reply. Of the fields data, outcome and error, the reply has only those in has.
 func (a *asyncDocument) reply(name string, properties object, has ...string) {
 	a.gatewayFrame("reply."+name, "reply", (&gatewayv1.Reply{}).ProtoReflect().Descriptor(), properties, has...)
 	a.messages["reply."+name].(object)["correlationId"] = object{"location": "$message.payload#/reply_to"}
@@ -158,8 +158,8 @@ func (a *asyncDocument) gatewayFrames() {
 	}
 }
 
-// gatewayFrame adds a type of frame that gateways send. Properties replace those of the declared message. Of data,
-// outcome and error, a reply has only the named fields.
+// gatewayFrame adds a type of frame that gateways send. Properties replace the properties of the declared message. Of
+// the fields data, outcome and error, a reply has only those in has.
 func (a *asyncDocument) gatewayFrame(name, kind string, m protoreflect.MessageDescriptor, properties object, has ...string) {
 	schema := a.message(m, received)
 	all := schema["properties"].(object)

@@ -12,7 +12,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// comments are the comments before messages, fields, enums, enum values and methods, each as one paragraph.
+// comments are the comments before messages, fields, enums, enum values, services and methods, by full name. Each is
+// one paragraph.
 type comments map[protoreflect.FullName]string
 
 // readComments reads the comments of all .proto files in a folder.

@@ -17,10 +17,10 @@ import (
 type direction int
 
 const (
-	// sent is the direction of frames from clients. A field is required only if it is declared so.
+	// sent is the direction of frames from clients. Only fields that are declared as required must be present.
 	sent direction = iota
 	// received is the direction of frames from gateways. All texts, numbers, truth values and lists are present, even
-	// if they are empty.
+	// if they are empty. Messages, enums and optional fields may be absent.
 	received
 )
 
@@ -29,14 +29,14 @@ type field struct {
 	desc     protoreflect.FieldDescriptor
 	name     string
 	comment  string
-	required bool // in a sent message: must be present; in a received one: is always present
+	required bool // whether a sent message must have the field, or a received message always has it
 	id       bool
 	maxChars int // 0 if there is no limit
 	maxItems int // 0 if there is no limit
 }
 
-// required are fields that are always present although no option declares it, because no catalog checks frames. The
-// tests of the gateway check its frames against this list.
+// required are the fields of frames that are always present. Unlike for commands and queries, no option declares this,
+// because package catalog does not check frames. The tests of the gateway check its frames against this list.
 var required = map[direction][]protoreflect.FullName{
 	sent: {
 		"edumatrix.gateway.v1.Authenticate.token", "edumatrix.gateway.v1.ClientFrame.type",
@@ -71,7 +71,8 @@ func (d *declarations) fields(m protoreflect.MessageDescriptor, dir direction) (
 
 var hole = regexp.MustCompile(`\{(?:\$pair:)?([a-z][a-z0-9_]*)\}`)
 
-// addressFields returns the fields that the addresses of a command or a signal are derived from. They have to be ids.
+// addressFields returns the names of the fields from which the addresses of a command or a signal are derived. The
+// values of these fields must be ids.
 func addressFields(m protoreflect.MessageDescriptor) (names []string) {
 	c := proto.GetExtension(m.Options(), routingv1.E_Command).(*routingv1.Command)
 	s := proto.GetExtension(m.Options(), routingv1.E_Signal).(*routingv1.Signal)
@@ -159,8 +160,8 @@ func count(n int) string {
 	return fmt.Sprintf("%s,%03d", count(n/1000), n%1000)
 }
 
-// typeName returns the name of a message or an enum in the reference: "chat.Conversation", or "Limits" for one of the
-// gateway.
+// typeName returns the name of a message or an enum in the reference, such as "chat.Conversation". Names of the
+// gateway's package have no prefix, such as "Limits".
 func typeName(d protoreflect.Descriptor) string {
 	if owner := ownerOf(d); owner != "gateway" {
 		return owner + "." + string(d.Name())
@@ -172,8 +173,8 @@ func ownerOf(d protoreflect.Descriptor) string {
 	return strings.Split(string(d.ParentFile().Package()), ".")[1]
 }
 
-// words returns the values of an enum as JSON has them, such as "direct" for KIND_DIRECT, without the unspecified
-// value.
+// words returns the values of an enum except the unspecified one, with their words in JSON, such as "direct" for
+// KIND_DIRECT.
 func words(e protoreflect.EnumDescriptor) (all []string, values []protoreflect.EnumValueDescriptor) {
 	prefix := ""
 	if zero := e.Values().ByNumber(0); zero != nil {

@@ -13,17 +13,18 @@ import (
 	"github.com/edumatrix/interlinked/proto/refusal"
 )
 
-// openAPI returns the document of what gateways serve to clients over HTTP: commands, queries and health.
+// openAPI returns the OpenAPI document of the gateway's HTTP interface for clients: commands, queries and health.
 func (d *declarations) openAPI() ([]byte, error) {
 	s := d.newSchemas()
 	failure := s.ref((&gatewayv1.Failure{}).ProtoReflect().Descriptor(), received, "")
 	outcome := s.ref((&gatewayv1.Outcome{}).ProtoReflect().Descriptor(), received, "")
 	s.byName["CommandAnswer"] = object{"type": "object", "required": []string{"ok", "outcome"},
 		"description": "The answer to a command that was received.",
-		"properties": object{"ok": object{"type": "boolean", "description": "Whether the command is done, or will be decided."},
+		"properties": object{"ok": object{"type": "boolean",
+			"description": "Whether the outcome is `committed`, `unchanged` or `queued`."},
 			"outcome": outcome}}
 	s.byName["ConnectFailure"] = object{"type": "object", "required": []string{"code", "message", "error"},
-		"description": "An error in the form of the Connect protocol, with the error of this protocol in it.",
+		"description": "An error in the form of the Connect protocol. Its field `error` is the error of this protocol.",
 		"properties": object{"code": object{"type": "string", "description": "A code of the Connect protocol."},
 			"message": object{"type": "string"}, "error": object{"$ref": "#/components/schemas/Error"}}}
 	answer := object{"$ref": "#/components/schemas/CommandAnswer"}
@@ -32,8 +33,8 @@ func (d *declarations) openAPI() ([]byte, error) {
 	for _, c := range d.commands() {
 		responses := d.failures(object{"anyOf": []any{answer, failure}})
 		responses["200"] = response("The command is done: its outcome is `committed` or `unchanged`.", answer)
-		responses["202"] = response("The command was received and is not decided yet: its outcome is `queued`. Send it again "+
-			"with the same Command-Id to learn the outcome.", answer)
+		responses["202"] = response("The command was received and is not decided yet: its outcome is `queued`. To get the final "+
+			"outcome, send the command again with the same Command-Id.", answer)
 		paths["/api/"+c.Name] = post(c.Name, c.Owner, d.comments[c.Type.Descriptor().FullName()],
 			s.ref(c.Type.Descriptor(), sent, ""), responses, "CommandId", "OnBehalfOf")
 	}
@@ -52,8 +53,8 @@ func (d *declarations) openAPI() ([]byte, error) {
 	return encode(object{
 		"openapi": "3.1.0",
 		"info": object{"title": "EDU Matrix Interlinked, commands and queries over HTTP", "version": "1",
-			"description": "The commands and queries of the client protocol, for programs that keep no connection open. Parameters in " +
-				"the URL and a Content-Encoding are refused.",
+			"description": "The commands and queries of the client protocol, for programs that keep no connection open. Requests with " +
+				"parameters in the URL or with a Content-Encoding are refused.",
 			"license": object{"name": "Apache License 2.0", "identifier": "Apache-2.0"}},
 		"servers":  []any{object{"url": "/"}},
 		"security": []any{object{"token": []string{}}},
@@ -63,11 +64,11 @@ func (d *declarations) openAPI() ([]byte, error) {
 			"schemas": s.byName, "securitySchemes": object{"token": tokenScheme()},
 			"parameters": object{
 				"CommandId": object{"name": "Command-Id", "in": "header",
-					"description": "The id of the command: sent again with the same id, it has one effect and one outcome. Without one the " +
-						"gateway makes one, and a repeat is another command.",
+					"description": "The id of the command. A command that is sent again with the same id has one effect and one outcome. " +
+						"If the header is absent, the gateway generates an id, and a command that is sent again is a new command.",
 					"schema": object{"type": "string", "pattern": fmt.Sprintf(`^[A-Za-z0-9._@|:+-]{1,%d}$`, catalog.MaxID)}},
 				"OnBehalfOf": object{"name": "On-Behalf-Of", "in": "header",
-					"description": "The user for whom a program acts. Its token has the role `service`.",
+					"description": "The user for whom a program acts. The program's token must have the role `service`.",
 					"schema":      object{"type": "string", "pattern": fmt.Sprintf(`^[A-Za-z0-9._@|:+-]{1,%d}$`, catalog.MaxID)}},
 			},
 		},
@@ -151,10 +152,10 @@ func health() object {
 			"responses": responses}}
 	}
 	return object{
-		"/health": get("health", "Which of its stores the gateway and the services reach.",
-			object{"200": response("Everything works.", state), "503": response("Something does not work.", state)}),
-		"/livez": get("livez", "Whether the process is alive.", object{"200": plain("It is.")}),
-		"/readyz": get("readyz", "Whether the gateway takes clients.",
-			object{"200": plain("It does."), "503": plain("It does not, yet or any more.")}),
+		"/health": get("health", "Returns which stores the gateway and the services can reach.",
+			object{"200": response("All stores are reachable.", state), "503": response("A store is not reachable.", state)}),
+		"/livez": get("livez", "Returns 200 while the process is alive.", object{"200": plain("The process is alive.")}),
+		"/readyz": get("readyz", "Returns whether the gateway accepts clients.",
+			object{"200": plain("The gateway accepts clients."), "503": plain("The gateway is starting, stopping or unhealthy.")}),
 	}
 }

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// page is a text of headings, paragraphs, lists and tables, which is written as Markdown and as HTML. In its texts,
-// `code` and [links](#anchor) have their meaning in Markdown; everything else is plain text.
+// page is a document of headings, paragraphs, lists and tables, which can be written as Markdown and as HTML. In its
+// texts, `code` and [links](#anchor) are markup as in Markdown; everything else is plain text.
 type page struct {
 	title  string
 	blocks []block
 }
 
-// block is a heading, a paragraph, a list or a table. Exactly one field is set, and for a heading level as well.
+// block is a heading with its level, a paragraph (text), a list or a table. Only the fields of one of these are set.
 type block struct {
 	level   int
 	heading string
@@ -118,7 +118,7 @@ var (
 	linkMark = regexp.MustCompile(`\[([^\]]+)\]\(([^)]+)\)`)
 )
 
-// inline returns a text as HTML. Links to other files of docs/ become plain text, since gateways do not serve those
+// inline returns a text as HTML. Links to other files of docs/ become plain text, because gateways do not serve these
 // files.
 func inline(text string) string {
 	text = codeMark.ReplaceAllString(html.EscapeString(text), "<code>$1</code>")

@@ -19,14 +19,14 @@ import (
 func (d *declarations) reference() *page {
 	p := &page{title: "Reference of the client protocol, version 1"}
 	w := &writer{declarations: d, page: p}
-	p.text("Generated from `proto/` by `make generate`: do not edit. How all of this is used is in [protocol.md](protocol.md).")
-	p.text("Names are those of JSON. In Protobuf `data` is the message that the heading names. A client ignores the fields, " +
-		"frame types, event names and words of an enum that it does not know: it takes a word that it does not know for a " +
-		"field that is absent.")
-	p.list("Of what a client sends, fields that are marked as required must be present and not empty; all others "+
-		"may be absent, and `null` means absent. Fields that are not listed are refused, except in `connect`.",
-		"Of what a client receives, fields that are marked as always present are present even if they are empty; all others "+
-			"are absent where they do not apply.")
+	p.text("Generated from `proto/` by `make generate`: do not edit. [protocol.md](protocol.md) explains how a client uses all this.")
+	p.text("The names of fields and enum values are those in JSON. In Protobuf, `data` is the message whose full name is below the " +
+		"heading. A client ignores fields, frame types and event names that it does not know. It treats an unknown word of an enum " +
+		"like an absent field.")
+	p.list("In messages that a client sends, fields marked as required must be present and not empty. All other fields may be "+
+		"absent, and `null` means absent. The gateway refuses fields that are not listed, except in `connect`.",
+		"In messages that a client receives, fields marked as always present are present even if they are empty. All other "+
+			"fields are absent if they do not apply.")
 	w.contents("Frames", "Commands", "Queries", "Events", "Signals", "Types", "Streams", "Rooms", "Ids", "Errors", "Close codes")
 	w.frames()
 	w.commands()
@@ -42,7 +42,7 @@ func (d *declarations) reference() *page {
 	return p
 }
 
-// writer writes the reference, and collects the types that it has to describe.
+// writer writes the reference, and collects the types that fields refer to, for the section Types.
 type writer struct {
 	*declarations
 	*page
@@ -87,7 +87,7 @@ func (w *writer) fieldTable(m protoreflect.MessageDescriptor, dir direction, wit
 		rows = append(rows, row)
 	}
 	if len(rows) == 0 && len(without) == 0 {
-		w.text("It has no fields.")
+		w.text("This message has no fields.")
 	}
 	w.table(head, rows)
 }
@@ -120,7 +120,7 @@ func (w *writer) frames() {
 	for _, c := range controls {
 		w.heading(4, code(c.name))
 		if c.data == nil {
-			w.text("A `ping` has no data, and neither has its reply.")
+			w.text("Neither a `ping` nor its reply has data.")
 			continue
 		}
 		w.comment(c.data.ProtoReflect().Descriptor())
@@ -134,7 +134,7 @@ func (w *writer) frames() {
 		w.fieldTable(c.answer.ProtoReflect().Descriptor(), received)
 	}
 	w.heading(3, "Frames of the gateway")
-	w.text("In JSON each has the field `type` besides those that are listed.")
+	w.text("In JSON, each of these frames also has the field `type`.")
 	for _, f := range serverFrames() {
 		w.heading(4, code(string(f.Name())))
 		w.comment(f.Message())
@@ -144,15 +144,15 @@ func (w *writer) frames() {
 
 func (w *writer) commands() {
 	w.heading(2, "Commands")
-	w.text("Over HTTP: `POST /api/<name>` with the data as the body. The outcome names the stream.")
+	w.text("Over HTTP, a command is sent as `POST /api/<name>` with the data as the body. The outcome names the stream.")
 	for _, c := range w.declarations.commands() {
 		w.heading(3, code(c.Name))
 		m := c.Type.Descriptor()
 		o := proto.GetExtension(m.Options(), routingv1.E_Command).(*routingv1.Command)
 		w.comment(m)
-		about := fmt.Sprintf("%s, to the stream `%s`.", code(string(m.FullName())), inWords(o.Stream))
+		about := fmt.Sprintf("The message is %s. It changes the stream `%s`.", code(string(m.FullName())), inWords(o.Stream))
 		if o.MemberOf != "" {
-			about += fmt.Sprintf(" Only for members of `%s`.", inWords(o.MemberOf))
+			about += fmt.Sprintf(" Only members of `%s` may send it.", inWords(o.MemberOf))
 		}
 		if c.Worth > 0 {
 			about += fmt.Sprintf(" It is refused as `expired` after %s.", c.Worth)
@@ -164,13 +164,13 @@ func (w *writer) commands() {
 
 func (w *writer) queries() {
 	w.heading(2, "Queries")
-	w.text("Over HTTP: `POST /api/<name>` with the data as the body, or the Connect procedure that is named.")
+	w.text("Over HTTP, a query is sent as `POST /api/<name>` with the data as the body, or by calling its Connect procedure.")
 	for _, q := range w.declarations.queries() {
 		w.heading(3, code(q.Name))
 		w.comment(w.method(q))
-		w.text("%s, at `/api%s`.", code(string(q.Request.Descriptor().FullName())), q.Procedure)
+		w.text("The message is %s. The Connect procedure is `/api%s`.", code(string(q.Request.Descriptor().FullName())), q.Procedure)
 		w.fieldTable(q.Request.Descriptor(), sent)
-		w.text("The answer, %s:", code(string(q.Response.Descriptor().FullName())))
+		w.text("The answer is %s:", code(string(q.Response.Descriptor().FullName())))
 		w.fieldTable(q.Response.Descriptor(), received)
 	}
 }
@@ -195,24 +195,24 @@ func (w *writer) events() {
 		o := optionsOf(e)
 		w.heading(3, code(e.Name))
 		w.comment(e.Type.Descriptor())
-		w.text("%s, of the stream `%s`.", code(string(e.Type.Descriptor().FullName())), inWords(e.Stream()))
+		w.text("The message is %s. The event belongs to the stream `%s`.", code(string(e.Type.Descriptor().FullName())), inWords(e.Stream()))
 		facts := []string{"It is sent to the room " + rooms(e.Rooms()) + "."}
 		for _, m := range o.Opens {
-			facts = append(facts, fmt.Sprintf("It opens the room `%s` to %s. It is sent to them as well.", inWords(m.Room), users(e.Type.Descriptor(), m.User)))
+			facts = append(facts, fmt.Sprintf("It opens the room `%s` for %s, and is sent to them too.", inWords(m.Room), users(e.Type.Descriptor(), m.User)))
 		}
 		for _, m := range o.Closes {
-			facts = append(facts, fmt.Sprintf("It closes the room `%s` to %s. They receive this event and none after it.",
+			facts = append(facts, fmt.Sprintf("It closes the room `%s` for %s. They receive this event and no later one of the room.",
 				inWords(m.Room), users(e.Type.Descriptor(), m.User)))
 		}
 		if e.Redacts {
-			facts = append(facts, fmt.Sprintf("The personal fields of the earlier events about the same `%s` are emptied: those "+
-				"events are `redacted` from then on.", strings.Trim(o.Subject, "{}")))
+			facts = append(facts, fmt.Sprintf("It empties the personal fields of the earlier events with the same `%s`. These events "+
+				"are `redacted` from then on.", strings.Trim(o.Subject, "{}")))
 		}
 		if o.Expires != "" {
-			facts = append(facts, fmt.Sprintf("It is shown until `%s`.", o.Expires))
+			facts = append(facts, fmt.Sprintf("It expires at the time in `%s`, and is `redacted` from then on.", o.Expires))
 		}
 		if personal := personalFields(e.Type.Descriptor()); len(personal) > 0 {
-			facts = append(facts, "Empty where the event is `redacted`: "+strings.Join(personal, ", ")+".")
+			facts = append(facts, "If the event is `redacted`, these fields are empty: "+strings.Join(personal, ", ")+".")
 		}
 		w.list(facts...)
 		w.fieldTable(e.Type.Descriptor(), received)
@@ -252,8 +252,9 @@ func (w *writer) signals() {
 		o := proto.GetExtension(m.Options(), routingv1.E_Signal).(*routingv1.Signal)
 		w.heading(3, code(s.Name))
 		w.comment(m)
-		w.text("%s, to the members of the room `%s`. At most %s bytes of data as JSON; %d a second and %d at once, of one "+
-			"connection and of one user.", code(string(m.FullName())), inWords(o.Room), count(s.Bytes), s.Rate, 5*s.Rate)
+		w.text("The message is %s. It is sent to the members of the room `%s`. The data has at most %s bytes as JSON. One connection, "+
+			"and one user, may send %d signals of this name per second, and %d at once.", code(string(m.FullName())), inWords(o.Room),
+			count(s.Bytes), s.Rate, 5*s.Rate)
 		w.fieldTable(m, sent)
 	}
 }
@@ -294,15 +295,15 @@ func isFrame(m protoreflect.MessageDescriptor) bool {
 }
 
 var classes = map[routingv1.Class]string{
-	routingv1.Class_CLASS_DURABLE:   "every event is sent, in order; a client that does not keep up is closed rather than spared one",
-	routingv1.Class_CLASS_COUNTER:   "only the newest event may be sent, with its version",
-	routingv1.Class_CLASS_EPHEMERAL: "only the newest event may be sent, and it is the first to be dropped; the version is only a number that grows",
+	routingv1.Class_CLASS_DURABLE:   "every event, in order; the connection of a client that does not keep up is closed",
+	routingv1.Class_CLASS_COUNTER:   "the newest event with its version; a slow client may miss older events",
+	routingv1.Class_CLASS_EPHEMERAL: "the newest event; a slow client misses these events first, and versions ascend with gaps",
 }
 
 func (w *writer) streams() {
 	w.heading(2, "Streams")
-	w.text("Versions of a dense stream have no gap: a version that is missing means a missed event. Of all other streams a " +
-		"client keeps the newest.")
+	w.text("The versions of a dense stream have no gaps: a missing version means a missed event. For all other streams, a " +
+		"client keeps the event with the highest version.")
 	seen := map[string]bool{}
 	var rows [][]string
 	for _, e := range w.declarations.events() {
@@ -344,7 +345,7 @@ func (w *writer) rooms() {
 	}
 	slices.Sort(member)
 	w.list(member...)
-	w.text("A client subscribes to rooms of these kinds:")
+	w.text("A client can subscribe to rooms of these kinds:")
 	for _, kind := range w.catalog.LookedAtKinds() {
 		subscribed = append(subscribed, code(kind+":<id>"))
 	}
@@ -353,13 +354,13 @@ func (w *writer) rooms() {
 
 func (w *writer) ids() {
 	w.heading(2, "Ids")
-	w.text("An id is %s. Where an id is part of the name of a room or a stream, a colon in it is written `%%3A`.",
+	w.text("An id is %s. In the name of a room or a stream, a colon in an id is written `%%3A`.",
 		strings.Replace(catalog.IDForm, " of ", " of `", 1)+"`")
 }
 
 func (w *writer) errors() {
 	w.heading(2, "Errors")
-	w.text("A code never changes its meaning; messages may change. The HTTP status is that of requests under `/api`.")
+	w.text("The meaning of a code never changes; messages may change. The HTTP status is that of requests under `/api`.")
 	var rows [][]string
 	for _, c := range refusal.Codes() {
 		if c.Status >= 400 {
@@ -367,7 +368,7 @@ func (w *writer) errors() {
 		}
 	}
 	w.table([]string{"code", "HTTP", "meaning"}, rows)
-	w.text("Codes of one domain. A client treats one that it does not know as a refusal that it shows by its message.")
+	w.text("These codes belong to one domain. For a code that it does not know, a client shows the message to its user.")
 	rows = nil
 	for _, r := range w.catalog.Refusals() {
 		rows = append(rows, []string{code(r.Code), fmt.Sprint(refusal.DomainStatus), r.Owner, r.Meaning})
@@ -378,7 +379,7 @@ func (w *writer) errors() {
 func (w *writer) closeCodes() {
 	w.heading(2, "Close codes")
 	w.comment(gatewayv1.CloseCode(0).Descriptor())
-	w.text("The names are the codes of the error in the frame `closing`.")
+	w.text("The name is the code of the error in the frame `closing`.")
 	var rows [][]string
 	names, values := words(gatewayv1.CloseCode(0).Descriptor())
 	for i, v := range values {
@@ -395,8 +396,8 @@ func (w *writer) closeCodes() {
 // control is a frame that clients send and that is not a command, a query or a signal.
 type control struct {
 	name   string
-	data   proto.Message // nil if it has none
-	answer proto.Message // the data of the reply, or nil
+	data   proto.Message // nil if the frame has no data
+	answer proto.Message // the data of the reply, or nil if the reply has none
 }
 
 var controls = []control{

@@ -38,9 +38,8 @@ func TestGenerated_FilesAreUpToDate(t *testing.T) {
 	}
 }
 
-// The comments are all that developers of clients get to know about a command, so everything that they use must
-// have a comment.
-// This also checks that the generator finds the comments.
+// Everything that developers of clients use must have a comment, because the comments are its only documentation. The
+// test also checks that the generator finds the comments.
 func TestReference_EverythingHasAComment(t *testing.T) {
 	t.Parallel()
 	d := load(t)
@@ -66,8 +65,8 @@ func TestReference_EverythingHasAComment(t *testing.T) {
 		d.comments[(&gatewayv1.ClientFrame{}).ProtoReflect().Descriptor().Fields().ByName("id").FullName()])
 }
 
-// The reference must contain every name that clients use, each of its fields, every code, and only links that lead
-// somewhere.
+// The reference must contain every name that clients use, every field and every code. All its links must lead to a
+// heading.
 func TestReference_LeavesNothingOut(t *testing.T) {
 	t.Parallel()
 	d := load(t)
@@ -146,8 +145,8 @@ func TestOpenAPI_IsValid(t *testing.T) {
 	require.NotNil(t, doc.Paths.Value("/health").Get)
 }
 
-// The AsyncAPI document must match the schema that the AsyncAPI initiative publishes, and every reference in it must
-// lead somewhere.
+// The AsyncAPI document must match the schema that the AsyncAPI initiative publishes, and the target of every reference
+// in it must exist.
 func TestAsyncAPI_IsValid(t *testing.T) {
 	t.Parallel()
 	document := decode(t, generated(t)["proto/reference/asyncapi.json"])
@@ -169,7 +168,7 @@ func decode(t *testing.T, text []byte) any {
 	return v
 }
 
-// leads checks that the references in a value lead somewhere.
+// leads checks that the target of every reference in a value exists.
 func leads(t *testing.T, document, value any) {
 	t.Helper()
 	switch v := value.(type) {

@@ -15,7 +15,7 @@ import (
 // object is a JSON object.
 type object map[string]any
 
-// encode encodes a document. Its keys are sorted, so that the text is always the same.
+// encode encodes a document. The keys of objects are sorted, so the same document always has the same text.
 func encode(document object) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -25,8 +25,8 @@ func encode(document object) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// schemas are the JSON schemas of messages, by name. They use only what JSON Schema draft 7 (for AsyncAPI 3.0) and
-// 2020-12 (for OpenAPI 3.1) define in the same way.
+// schemas are the JSON schemas of messages, by name. They use only keywords that JSON Schema draft 7 (for AsyncAPI 3.0)
+// and 2020-12 (for OpenAPI 3.1) define in the same way.
 type schemas struct {
 	*declarations
 	byName object
@@ -35,7 +35,7 @@ type schemas struct {
 
 func (d *declarations) newSchemas() *schemas { return &schemas{declarations: d, byName: object{}} }
 
-// ref adds the schema of a message, and of the messages in it, and returns a reference to it.
+// ref adds the schema of a message, and of the messages in its fields, and returns a reference to it.
 func (s *schemas) ref(m protoreflect.MessageDescriptor, dir direction, suffix string) object {
 	name := schemaName(m) + suffix
 	ref := object{"$ref": "#/components/schemas/" + name}
@@ -46,14 +46,14 @@ func (s *schemas) ref(m protoreflect.MessageDescriptor, dir direction, suffix st
 	s.byName[name] = nil
 	schema := s.message(m, dir)
 	if known && !reflect.DeepEqual(before, schema) && s.err == nil {
-		s.err = fmt.Errorf("%s has two schemas: what clients send and what they receive of it differ", name)
+		s.err = fmt.Errorf("%s has two schemas: clients send and receive it with different fields", name)
 	}
 	s.byName[name] = schema
 	return ref
 }
 
-// schemaName returns the name of a message's schema: "ChatConversation" for Conversation of chat, "Limits" for one of
-// the gateway.
+// schemaName returns the name of a message's schema, such as "ChatConversation". Schemas of the gateway's messages have
+// no prefix, such as "Limits".
 func schemaName(m protoreflect.MessageDescriptor) string {
 	name := string(m.Name())
 	if owner := ownerOf(m); owner != "gateway" {
@@ -134,7 +134,7 @@ func (s *schemas) single(f field, dir direction) object {
 		}
 		suffix := ""
 		if dir == sent {
-			suffix = "Sent" // a sent message requires other fields than a received one has
+			suffix = "Sent" // a message has different required fields when it is sent and when it is received
 		}
 		return s.ref(f.desc.Message(), dir, suffix)
 	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:
@@ -143,7 +143,7 @@ func (s *schemas) single(f field, dir direction) object {
 	return object{"type": "integer", "format": "int64"}
 }
 
-// text returns the schema of a text. The values of a list must not be empty.
+// text returns the schema of a text field. In a sent message, required texts and the texts in a list must not be empty.
 func text(f field, dir direction) object {
 	schema := object{"type": "string"}
 	if dir == received {
@@ -166,5 +166,6 @@ func text(f field, dir direction) object {
 	return schema
 }
 
-// constant returns the schema of one constant text, in a form that all versions of JSON Schema have.
+// constant returns the schema of one constant text. It uses enum, which all versions of JSON Schema define, unlike
+// const.
 func constant(text string) object { return object{"type": "string", "enum": []string{text}} }
