@@ -16,14 +16,15 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// dataDir is the directory in which `edumatrix up` stores what has to survive a restart. One process at a time uses it.
+// dataDir is the directory in which `edumatrix up` stores all data that must survive a restart. Only one process at a
+// time uses it.
 type dataDir struct {
 	path string
 	lock *filelock.Lock
 }
 
-// lookTime is how long `edumatrix up` waits for the lock. Other subcommands hold it for a moment, to find out whether
-// a mesh is running.
+// lookTime is the maximum time that `edumatrix up` waits for the lock. Other subcommands hold the lock for a moment to
+// find out whether a mesh is running.
 const lookTime = 500 * time.Millisecond
 
 // openDataDir creates the directory if it is missing and locks it for this process until close.
@@ -39,8 +40,8 @@ func openDataDir(ctx context.Context, path string) (*dataDir, error) {
 	defer cancel()
 	lock, err := filelock.Await(ctx, filepath.Join(path, lockFile))
 	if errors.Is(err, filelock.ErrHeld) {
-		return nil, fmt.Errorf("the data directory %s is in use by another edumatrix: stop that one, or set DATA_DIR "+
-			"to another folder", path)
+		return nil, fmt.Errorf("the data directory %s is in use by another edumatrix: stop that process, or set DATA_DIR "+
+			"to another directory", path)
 	} else if err != nil {
 		return nil, fmt.Errorf("data directory (set DATA_DIR to another): %w", err)
 	}
@@ -54,7 +55,8 @@ func (d *dataDir) close() {
 
 func (d *dataDir) sub(name string) string { return filepath.Join(d.path, name) }
 
-// secrets are generated at the first start and stored, readable by their owner only.
+// secrets are the generated secrets of a mesh. They are generated at the first start and stored in a file that only its
+// owner can read.
 type secrets struct {
 	JWTSecret        string `json:"jwt_secret"`
 	PostgresPassword string `json:"postgres_password"`
@@ -92,7 +94,7 @@ type runningMesh struct {
 	JWTSecret   string   `json:"jwt_secret"`
 	PID         int      `json:"pid"`
 
-	Services      map[string]string `json:"services"` // their inner listeners
+	Services      map[string]string `json:"services"` // the URLs of the inner listeners, by service
 	ServiceSecret string            `json:"service_secret"`
 }
 
@@ -103,8 +105,8 @@ func (d *dataDir) announce(m runningMesh) error {
 	return nil
 }
 
-// findMesh reads the file of a running mesh. A mesh that was killed leaves its file behind but not its lock, so a
-// file whose lock is free is ignored.
+// findMesh reads the file of the running mesh. A mesh that was killed leaves the file behind, but its lock is released.
+// So findMesh ignores the file if the lock is free.
 func findMesh(getenv func(string) string) (runningMesh, error) {
 	var m runningMesh
 	dir := dataDirOf(getenv)
@@ -122,7 +124,7 @@ func findMesh(getenv func(string) string) (runningMesh, error) {
 
 func dataDirOf(getenv func(string) string) string {
 	if dir := strings.TrimSpace(getenv("DATA_DIR")); dir != "" {
-		if rest, ok := strings.CutPrefix(dir, "~/"); ok { // only a shell expands it
+		if rest, ok := strings.CutPrefix(dir, "~/"); ok { // a shell does not expand "~" in an .env file
 			if home, err := os.UserHomeDir(); err == nil {
 				return filepath.Join(home, rest)
 			}
@@ -134,7 +136,7 @@ func dataDirOf(getenv func(string) string) string {
 
 func (m runningMesh) mint(user, role string, life time.Duration) (string, error) {
 	if m.JWTSecret == "" {
-		return "", errors.New("tokens of this mesh come from its JWKS_URL; it has no secret to sign one with")
+		return "", errors.New("this mesh accepts tokens of its JWKS_URL only, and has no secret to sign a token with")
 	}
 	return auth.Mint(m.JWTSecret, auth.User{ID: user, Name: user, Role: role}, life)
 }
@@ -150,7 +152,7 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
-// writeJSON replaces a file atomically; it is readable by its owner only.
+// writeJSON replaces a file atomically. Only the file's owner can read it.
 func writeJSON(path string, v any) error {
 	raw, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

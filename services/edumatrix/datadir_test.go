@@ -9,7 +9,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/filelock"
 )
 
-// A subcommand that checks for a running mesh holds the lock for a moment; a running mesh holds it until it ends.
+// openDataDir must wait for a subcommand, which holds the lock for a moment to find out whether a mesh is running. It
+// must fail while a mesh is running, which holds the lock until it ends.
 func TestDataDir_WaitsForASubcommandThatHoldsTheLock(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -24,6 +25,6 @@ func TestDataDir_WaitsForASubcommandThatHoldsTheLock(t *testing.T) {
 	}
 	defer data.close()
 	if _, err := openDataDir(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "in use by another edumatrix") {
-		t.Errorf("opened twice: %v", err)
+		t.Errorf("opening the directory a second time: %v", err)
 	}
 }

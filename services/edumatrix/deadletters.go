@@ -24,14 +24,14 @@ import (
 
 // The states of a dead letter.
 const (
-	stateFailed     = "failed"     // a command: its outcome is final
-	stateParked     = "parked"     // an event: the later ones of its stream wait for it
-	stateUnreadable = "unreadable" // its contents cannot be read
-	stateJob        = "job"        // an effect outside the log that has failed permanently
-	stateDone       = "done"       // it was dropped, or applied meanwhile
+	stateFailed     = "failed"     // a command that failed; its outcome is final
+	stateParked     = "parked"     // an event that failed; the later events of its stream wait
+	stateUnreadable = "unreadable" // a message whose contents cannot be read
+	stateJob        = "job"        // a job that has failed permanently
+	stateDone       = "done"       // a message that was dropped, or an event that was applied later
 )
 
-// resolveWithin is how long it may take to apply the events that wait behind a parked one.
+// resolveWithin is the maximum time for applying a parked event and the later events of its stream that wait.
 const resolveWithin = 10 * time.Minute
 
 // letter is a message, event or job that a service could not process.
@@ -51,22 +51,22 @@ type letter struct {
 	Stream    string            `json:"stream,omitempty"`
 	Version   catalog.Version   `json:"version,omitempty"`
 	Actor     string            `json:"actor,omitempty"`
-	Waiting   int               `json:"waiting,omitempty"`  // the number of events that wait behind it
-	Attempts  int               `json:"attempts,omitempty"` // of a job
+	Waiting   int               `json:"waiting,omitempty"`  // the number of later events of the stream that wait
+	Attempts  int               `json:"attempts,omitempty"` // the number of attempts of a job
 	Headers   map[string]string `json:"headers,omitempty"`
 	Data      json.RawMessage   `json:"data,omitempty"`
-	Problem   string            `json:"problem,omitempty"` // why the data is missing
+	Problem   string            `json:"problem,omitempty"` // the reason why the data is missing
 
-	source string         // of an event
-	at     *meshv1.Letter // nil for a parked event without a dead letter
-	job    int64          // of a job
+	source string         // the owner of an event
+	at     *meshv1.Letter // the place on the topic of dead letters; nil for a parked event without a dead letter
+	job    int64          // the id of a job
 }
 
 // deadLetters lists and resolves the messages, events and jobs that services could not process.
 func deadLetters(ctx context.Context, t Terminal, args []string) error {
 	f := flags("dead-letters", t)
-	service := f.String("service", "", "only this service's")
-	all := f.Bool("all", false, "list resolved ones as well")
+	service := f.String("service", "", "only dead letters of this service")
+	all := f.Bool("all", false, "list resolved dead letters too")
 	asJSON := f.Bool("json", false, "one JSON object per line")
 	rest, err := arguments(f, args)
 	if err != nil {
@@ -179,8 +179,8 @@ func letterKey(l *meshv1.Letter) string {
 	return fmt.Sprintf("%d/%d/%s", l.GetPartition(), l.GetOffset(), l.GetId())
 }
 
-// merge combines the dead letters of the topic with the state that the service reports. A record that was delivered
-// twice appears once.
+// merge combines the dead letters on the topic with the parked and dropped ones that the service reports. A record that
+// became a dead letter twice, because it was delivered twice, appears once.
 func (i *installation) merge(service string, read []bus.DeadLetterRecord, parked []*meshv1.Parked, dropped map[string]bool) (
 	all []letter) {
 	type origin struct {
@@ -203,7 +203,7 @@ func (i *installation) merge(service string, read []bus.DeadLetterRecord, parked
 		}
 		if p != nil {
 			listed[p], l.State, l.Waiting = true, stateParked, int(p.GetWaiting())
-			l.Error = p.GetError() // the newest
+			l.Error = p.GetError() // the error of the newest attempt
 		} else if l.State == stateParked || dropped[letterKey(l.at)] {
 			l.State = stateDone
 		}
@@ -380,11 +380,11 @@ func showLetter(t Terminal, l letter, asJSON bool) error {
 		return writeLine(t.Out, l)
 	}
 	state := map[string]string{
-		stateFailed: "failed: a command's outcome is final; drop it once it is understood",
+		stateFailed: "failed: a command's outcome is final; drop it when the cause is understood",
 		stateParked: fmt.Sprintf("parked: %d later events of its stream wait until it is retried or dropped", l.Waiting),
-		stateJob: fmt.Sprintf("job: it has failed %d times and is not tried again unless you retry it; it may have been done in part",
+		stateJob: fmt.Sprintf("job: it has failed %d times and is not tried again unless you retry it; it may have had a part of its effect",
 			l.Attempts),
-		stateDone: "done: it was dropped, or applied meanwhile", stateUnreadable: "unreadable: it can only be dropped",
+		stateDone: "done: it was dropped, or applied later", stateUnreadable: "unreadable: it can only be dropped",
 	}[l.State]
 	table := tabwriter.NewWriter(t.Out, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
@@ -417,11 +417,11 @@ func showLetter(t Terminal, l letter, asJSON bool) error {
 func (i *installation) retry(ctx context.Context, t Terminal, l letter) error {
 	switch l.State {
 	case stateFailed:
-		return fmt.Errorf("%s is a command, whose outcome is final: its sender was notified that it failed; it can "+
+		return fmt.Errorf("%s is a command whose outcome is final, and its sender was notified that it failed: it can "+
 			"only be dropped", l.ID)
 	case stateUnreadable:
-		return fmt.Errorf("%s cannot be read, so it cannot be retried: drop it; the event itself was read from "+
-			"its owner's log", l.ID)
+		return fmt.Errorf("%s cannot be read, so it cannot be retried: drop it. If it was an event, the service has read the "+
+			"event from its owner's log", l.ID)
 	case stateDone:
 		return fmt.Errorf("%s is resolved already", l.ID)
 	case stateJob:
@@ -492,7 +492,7 @@ func (i *installation) resolve(ctx context.Context, t Terminal, l letter, drop b
 	err = fmt.Errorf("%d events are still parked; the first one fails: %s", done.Msg.GetLeft(),
 		printable(done.Msg.GetError()))
 	if drop {
-		fmt.Fprintln(t.Out, err) // the requested change was made nevertheless
+		fmt.Fprintln(t.Out, err) // the event was dropped as requested, so this is not a failure
 		return nil
 	}
 	return err

@@ -18,8 +18,9 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// someDeadLetters returns a failed command; a parked event that was delivered twice, with two events behind it; an
-// event that was applied meanwhile; an unreadable message; and a parked event without a dead letter.
+// someDeadLetters returns dead letters and parked streams: a failed command; a parked event that was delivered twice,
+// for which two events wait; an event that was applied later; an unreadable message; and a parked event without a dead
+// letter.
 func someDeadLetters(t *testing.T) (*installation, []bus.DeadLetterRecord, []*meshv1.Parked) {
 	t.Helper()
 	command := envelope.Command{ID: "c1", Type: "chat.send_message", Stream: "conversation:7", Actor: "alice",
@@ -70,7 +71,7 @@ func TestDeadLetters_AreListedOnceWithTheirStates(t *testing.T) {
 	}
 	other := i.merge("chat", read, nil, map[string]bool{"0/0/another message at this offset": true})
 	if other[0].State != stateFailed {
-		t.Errorf("of a topic that was created again: %+v", other[0])
+		t.Errorf("a dead letter at the offset of a dropped one, on a topic that was created again: %+v", other[0])
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package edumatrix is the mesh as one program: `edumatrix up` runs all five services in one process with embedded
-// stores, and the other subcommands talk to a running mesh, which they find in its data directory.
+// Package edumatrix implements the program edumatrix. `edumatrix up` runs all five services in one process with
+// embedded stores. The other subcommands use a running mesh, whose addresses they read from its data directory.
 package edumatrix
 
 import (
@@ -34,7 +34,7 @@ func subcommands() []subcommand {
 		{"token", "mint a development token for a user", token, "--user NAME"},
 		{"chat", "talk in this terminal", talk, "--user NAME (--to USER | --conversation ID)"},
 		{"verify", "check every connection, one by one", verify, ""},
-		{"health", "ask a running process for /health (exit status 1 when unhealthy)", askHealth, "[--url URL]"},
+		{"health", "print /health of a running process (exit status 1 when unhealthy)", askHealth, "[--url URL]"},
 		{"log", "show the events of a stream, from its owner's log", showLog, "show STREAM [--owner SERVICE] [--json]"},
 		{"events", "follow event topics", tailEvents, "tail [TOPIC...] [--from-start] [--all] [--json]"},
 		{"dead-letters", "list, show, retry or drop the messages that services could not process", deadLetters,
@@ -58,11 +58,11 @@ func (e *statusError) Error() string { return e.err.Error() }
 
 func (e *statusError) Unwrap() error { return e.err }
 
-// errUsage means that the arguments were wrong and that this was printed already.
+// errUsage is the error for wrong arguments. The subcommand has already printed what is wrong.
 var errUsage = errors.New("usage")
 
-// Main runs one subcommand and returns the exit status: 0, 1 for a failure, 2 for wrong usage, or a status that the
-// subcommand chose. SIGINT and SIGTERM stop it in order; a second signal stops it at once.
+// Main runs one subcommand and returns the exit status: 0 for success, 1 for a failure, 2 for wrong usage, or the
+// status in a statusError. SIGINT and SIGTERM stop the subcommand in order; a second signal ends the process at once.
 func Main(args []string, t Terminal) int {
 	ctx, release := process.UntilSignal(context.Background(), process.NewLog(t.Err))
 	defer release()
@@ -117,7 +117,7 @@ func flags(name string, t Terminal) *flag.FlagSet {
 	return f
 }
 
-// parse parses the flags. It refuses other arguments.
+// parse parses the flags. Arguments that are not flags are an error.
 func parse(f *flag.FlagSet, args []string) error {
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return err

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// askHealth prints the response of /health; an unhealthy process is an error.
+// askHealth prints the response of /health. It returns an error if the process is unhealthy.
 func askHealth(ctx context.Context, t Terminal, args []string) error {
 	f := flags("health", t)
 	url := f.String("url", "", "base URL of the process (default: the gateway of the mesh in the data directory)")
@@ -39,7 +39,7 @@ func askHealth(ctx context.Context, t Terminal, args []string) error {
 	}
 	fmt.Fprintln(t.Out)
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", *url, response.Status)
+		return fmt.Errorf("%s returned status %s", *url, response.Status)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// Identity providers use subjects that contain colons, bars and plus signs.
+// Users can have any id that identity providers use as a subject. Some of these contain colons, bars and plus signs.
 func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
@@ -34,7 +34,7 @@ func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 						return e
 					}
 				case <-late:
-					t.Fatalf("%s did not reach %s", what, other)
+					t.Fatalf("%s did not get %s", other, what)
 				}
 			}
 		}
@@ -46,7 +46,7 @@ func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 		oneConn := dial(t, c, one, nil)
 		await("presence", func(e client.Event) bool { return e.Type == "presence.came_online" && e.Stream == room })
 
-		// Either user may start the direct conversation of the two; it is the same one.
+		// Both users start the direct conversation, which is the same for both.
 		started, err := oneConn.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": other})
 		require.NoError(t, err)
 		again, err := otherConn.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": one})
@@ -74,7 +74,7 @@ func TestUsers_MayHaveAnyIDOfAnIdentityProvider(t *testing.T) {
 		require.NoError(t, json.Unmarshal(raised.Data, &data))
 		require.Equal(t, other, data["recipient_id"])
 
-		// A user's own sessions.
+		// The user queries their own sessions.
 		var sessions struct{ Sessions []map[string]any }
 		require.NoError(t, oneConn.Query(t.Context(), "presence.sessions", map[string]any{}, &sessions))
 		require.Len(t, sessions.Sessions, 1)

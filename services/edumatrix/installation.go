@@ -30,7 +30,8 @@ type installation struct {
 	client     *http.Client
 }
 
-// findInstallation reads the environment, and takes missing settings from the mesh that runs in the data directory.
+// findInstallation reads the settings from the environment, and missing ones from the mesh that runs in the data
+// directory.
 func findInstallation(t Terminal) (*installation, error) {
 	_ = process.NewLog(t.Err) // silences libraries
 	c, err := config.Load(config.AllInOne, t.Getenv)
@@ -78,19 +79,20 @@ func (i *installation) operator(owner string) (meshv1connect.OperatorServiceClie
 	return i.operatorOf(owner), nil
 }
 
-// operatorOf is operator for any service, because every service records which of its dead letters were dropped.
+// operatorOf returns the operator's client of any service. Services without a log also record which of their dead
+// letters were dropped.
 func (i *installation) operatorOf(service string) meshv1connect.OperatorServiceClient {
 	return meshv1connect.NewOperatorServiceClient(i.client, i.peers[service])
 }
 
 func (i *installation) known(owner string) error {
 	if logs := i.declared.Logs(); !slices.Contains(logs, owner) {
-		return fmt.Errorf("%q owns no log; these services do: %s", owner, strings.Join(logs, ", "))
+		return fmt.Errorf("%q owns no log; the services with a log are %s", owner, strings.Join(logs, ", "))
 	}
 	return nil
 }
 
-// answered adds to the error of a failed call to an operator what to do about it.
+// answered adds instructions for the operator to the error of a failed call to a service.
 func (i *installation) answered(owner string, err error) error {
 	if err == nil {
 		return nil
@@ -109,7 +111,7 @@ func (i *installation) answered(owner string, err error) error {
 	return fmt.Errorf("%s: %w", owner, err)
 }
 
-// reachesKafka checks the connection to Kafka. Its error suggests what to do.
+// reachesKafka checks the connection to Kafka. Its error contains instructions for the operator.
 func (i *installation) reachesKafka(ctx context.Context) error { return i.kafka.Check(ctx) }
 
 // arguments parses flags and arguments in any order, and returns the arguments.

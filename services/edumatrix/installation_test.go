@@ -12,7 +12,7 @@ import (
 func TestInstallation_TheEnvironmentWinsOverTheDataDirectory(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	data, err := openDataDir(t.Context(), dir) // like a running mesh
+	data, err := openDataDir(t.Context(), dir) // holds the lock, like a running mesh
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,15 +16,15 @@ type listener struct {
 	port int
 }
 
-// innerListeners reads the addresses from the services' URLs. A URL of another machine, or without a host, is an
-// error: nothing would listen there, and the mesh would wait for it without a message.
+// innerListeners reads the addresses from the services' URLs. It returns an error for a URL of another machine or
+// without a host: nothing would listen there, and the mesh would wait without end for that service.
 func innerListeners(peers map[string]string) (map[string]listener, error) {
 	all := map[string]listener{}
 	for _, owner := range slices.Sorted(maps.Keys(peers)) {
 		l, ok := readListener(peers[owner])
 		if !ok {
-			return nil, fmt.Errorf("%s has to look like http://localhost:port, as all services run in this process and "+
-				"listen on loopback: remove it, or name a port of this machine", peerVariable(owner))
+			return nil, fmt.Errorf("%s has to look like http://localhost:port, because all services run in this process and "+
+				"listen on loopback: remove the variable, or set it to a port of this machine", peerVariable(owner))
 		}
 		all[owner] = l
 	}
@@ -46,5 +46,5 @@ func readListener(address string) (l listener, ok bool) {
 	return l, err == nil && l.port > 0 && l.port <= 65535 && ip != nil && ip.IsLoopback()
 }
 
-// peerVariable returns the variable with the URL of a service.
+// peerVariable returns the name of the environment variable with the URL of a service.
 func peerVariable(owner string) string { return strings.ToUpper(owner) + "_URL" }

@@ -15,7 +15,7 @@ import (
 // showLog prints the events of a stream as they are now in their owner's log.
 func showLog(ctx context.Context, t Terminal, args []string) error {
 	f := flags("log", t)
-	owner := f.String("owner", "", "service whose log has the stream (default: all services are asked)")
+	owner := f.String("owner", "", "service whose log has the stream (default: search the logs of all services)")
 	asJSON := f.Bool("json", false, "one JSON object per line")
 	rest, err := arguments(f, args)
 	if err != nil {

@@ -72,7 +72,7 @@ func TestRebuild_WhileTheMeshIsTalking(t *testing.T) {
 	}
 	close(stop)
 	wait.Wait()
-	// Messages sent during the rebuild are in the new tables, and so are later ones.
+	// The new tables contain the messages that were sent during the rebuild, and later ones.
 	for _, x := range talkers {
 		x.says("after")
 		var page struct {
@@ -215,8 +215,8 @@ func TestDeadLetters_OfACommandAreShownAndDropped(t *testing.T) {
 	o.fails("no dead letter", "dead-letters", "show", "chat/0/99")
 }
 
-// A consumer gets an event that it cannot read. The later events of its stream wait; other streams continue. A retry
-// reads the event from the log, where it is intact, and applies it and the events behind it.
+// When a consumer gets an event that it cannot read, the later events of the stream wait, and other streams continue. A
+// retry reads the event from the log, where it is intact, and applies it and the waiting events.
 func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	t.Parallel()
 	c, _ := startTogether(t)
@@ -226,8 +226,8 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer publisher.Close()
-	// The id of the direct conversation is known beforehand, so its first event, the next one of chat's log, can be
-	// published damaged.
+	// The id of a direct conversation is derived from its users. So a damaged record of its first event can be
+	// published before the event exists. That event will be the next one of chat's log.
 	alice, bob := "alice-"+uuid.NewString()[:8], "bob-"+uuid.NewString()[:8]
 	poison := func(stream string, position catalog.Position) {
 		t.Helper()
@@ -239,9 +239,9 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 	}
 	stream, other := "conversation:"+catalog.PairID(alice, bob), "conversation:"+uuid.NewString()
 	poison(stream, 1)
-	meshtest.Eventually(t, "it is parked", func() bool { all := o.letters(); return len(all) == 1 && all[0].State == stateParked })
+	meshtest.Eventually(t, "the stream is parked", func() bool { all := o.letters(); return len(all) == 1 && all[0].State == stateParked })
 	connection := dial(t, c, alice, nil)
-	// Gateways accept the damaged event as chat's first one as well, so the outcome is not delivered.
+	// The gateway has already accepted the damaged record as this event, so it delivers no outcome. Ignore the error.
 	_, _ = connection.Command(t.Context(), "chat.start_direct", map[string]string{"user_id": bob})
 	for range 3 {
 		if _, err := connection.Command(t.Context(), "chat.send_message", map[string]string{
@@ -249,7 +249,7 @@ func TestDeadLetters_OfAnEventAreRetriedAndDropped(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	meshtest.Eventually(t, "three events wait behind it", func() bool { all := o.letters(); return len(all) == 1 && all[0].Waiting == 3 })
+	meshtest.Eventually(t, "three events of the stream wait", func() bool { all := o.letters(); return len(all) == 1 && all[0].Waiting == 3 })
 	l := o.letters()[0]
 	if l.Service != "notification" || l.Stream != stream || l.Version != 1 || l.Topic != "chat-events" {
 		t.Errorf("%+v", l)
@@ -357,7 +357,7 @@ func TestReplay_ReachesOneConsumerAndChangesNothing(t *testing.T) {
 	if left := o.letters(); len(left) > 0 {
 		t.Errorf("%+v", left)
 	}
-	// The replay topic is not in the catalog, so no gateway reads it.
+	// The topic of the replay is not in the catalog, so no gateway reads it.
 	declared, err := catalog.Load()
 	if err != nil {
 		t.Fatal(err)

@@ -38,7 +38,7 @@ func (s *screen) String() string {
 	return s.buf.String()
 }
 
-// operator runs subcommands on a mesh that is given by environment variables.
+// operator runs subcommands with environment variables that describe a mesh.
 type operator struct {
 	t   *testing.T
 	env map[string]string
@@ -137,7 +137,7 @@ func TestLogShow_AStreamAsItIsNow(t *testing.T) {
 		}
 	}
 	if strings.Contains(out, "goes") || strings.Contains(out, "\x1b") {
-		t.Errorf("a redacted text or colours were printed:\n%s", out)
+		t.Errorf("the output contains a redacted text or colours:\n%s", out)
 	}
 	for _, test := range []struct {
 		args   []string
@@ -182,12 +182,12 @@ func TestEventsTail_ShowsWhatHappens(t *testing.T) {
 	everything, stopEverything := start("tail", "--from-start", "--json")
 	newest, stopNewest := start("tail", "chat-events", "--all")
 	meshtest.Eventually(t, "the tail from the start shows earlier messages", func() bool { return strings.Contains(everything.String(), "before") })
-	// The tail determines the ends of the topics when it starts, so send messages until one shows.
+	// The tail begins at the ends that the topics have when it starts, so send messages until it shows one.
 	for n := 0; !strings.Contains(newest.String(), `"body":"after`); n++ {
 		x.says(fmt.Sprint("after ", n))
 		time.Sleep(20 * time.Millisecond)
 		if n == 500 {
-			t.Fatal("the tail shows nothing")
+			t.Fatal("the tail shows no message")
 		}
 	}
 	meshtest.Eventually(t, "positions are shown", func() bool { return strings.Contains(newest.String(), "is complete up to position") })
@@ -195,7 +195,7 @@ func TestEventsTail_ShowsWhatHappens(t *testing.T) {
 	stopEverything()
 	stopNewest()
 	if strings.Contains(newest.String(), "before") || strings.Contains(everything.String(), "mesh.position") {
-		t.Errorf("earlier messages or positions were shown:\n%s\n%s", newest, everything)
+		t.Errorf("one tail shows earlier messages, or the other shows positions:\n%s\n%s", newest, everything)
 	}
 	for _, line := range strings.Split(strings.TrimSpace(everything.String()), "\n") {
 		var e shown

@@ -15,7 +15,7 @@ const (
 	lineEvery = 2 * time.Second
 )
 
-// progress displays the progress of an operation: on a terminal as a bar, otherwise as a line now and then.
+// progress displays the progress of an operation: as a bar on a terminal, and otherwise as a line every few seconds.
 type progress struct {
 	out      io.Writer
 	terminal bool

@@ -66,7 +66,8 @@ func rebuild(ctx context.Context, t Terminal, args []string) error {
 	return nil
 }
 
-// awaitRebuilt follows a rebuild to its end. It returns what was rebuilt, even if a later step fails.
+// awaitRebuilt displays the progress of a rebuild until it ends. It returns the parts that were rebuilt, even if a
+// later step fails.
 func (i *installation) awaitRebuilt(service string, steps *connect.ServerStreamForClient[meshv1.RebuildResponse],
 	p *progress) (rebuilt []*meshv1.Rebuilt, err error) {
 	for steps.Receive() {
@@ -105,7 +106,7 @@ func printRebuilt(out io.Writer, ink ink, service string, r *meshv1.Rebuilt) {
 	for _, t := range r.GetTables() {
 		fmt.Fprintf(table, "%s\t%d\t%d\t%d\n", t.GetTable(), t.GetOldRows(), t.GetNewRows(), t.GetDiffer())
 	}
-	_ = table.Flush() // if writing fails, the rest fails as well
+	_ = table.Flush() // a failure to write is not reported here
 	fmt.Fprintln(out)
 	for _, t := range r.GetTables() {
 		printRows(out, ink, t)

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// gatewayThatCloses is a gateway that answers the requests with which a terminal starts, and then closes each
-// connection with the next of the given codes.
+// gatewayThatCloses starts a gateway that answers the first requests of a terminal, and then closes each connection
+// with the next one of the codes.
 func gatewayThatCloses(t *testing.T, codes ...int) (url string) {
 	t.Helper()
 	next := make(chan int, len(codes))
@@ -51,8 +51,8 @@ func gatewayThatCloses(t *testing.T, codes ...int) (url string) {
 	return "ws" + strings.TrimPrefix(server.URL, "http")
 }
 
-// TestTalk_ReconnectsWhereTheCloseCodeAllowsIt checks that a terminal reconnects after exactly those close codes
-// after which docs/protocol.md has clients reconnect.
+// TestTalk_ReconnectsWhereTheCloseCodeAllowsIt checks that a terminal reconnects after the close codes for which
+// docs/protocol.md requires it, and not after others.
 func TestTalk_ReconnectsWhereTheCloseCodeAllowsIt(t *testing.T) {
 	t.Parallel()
 	var errs strings.Builder
@@ -62,7 +62,7 @@ func TestTalk_ReconnectsWhereTheCloseCodeAllowsIt(t *testing.T) {
 	require.Equal(t, 3, strings.Count(errs.String(), "connecting again"))
 }
 
-// blocked is a keyboard without input.
+// blocked is an input whose reads block until the test ends.
 type blocked struct{ end <-chan struct{} }
 
 func (b blocked) Read([]byte) (int, error) {

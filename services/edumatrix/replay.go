@@ -22,7 +22,7 @@ import (
 // replayBatch is the number of events that are sent together.
 const replayBatch = 500
 
-// selected is the part of a log that is replayed.
+// selected describes the events of a log that are replayed.
 type selected struct {
 	owner, topic, stream string
 	since, until         time.Time
@@ -38,7 +38,7 @@ func replay(ctx context.Context, t Terminal, args []string) error {
 	since := f.String("since", "",
 		"only events from this time on: 2026-03-04, 2026-03-04T05:06:07Z, or a duration before now, such as 24h")
 	until := f.String("until", "", "only events before this time")
-	to := f.String("to", "", "service that the events are sent to")
+	to := f.String("to", "", "service to which the events are sent")
 	if err := parse(f, args); err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func replay(ctx context.Context, t Terminal, args []string) error {
 	return err
 }
 
-// consumed returns the requested topics that a consumer consumes.
+// consumed returns the topics to replay: those of the owner that the consumer consumes, or only the requested one.
 func (i *installation) consumed(ctx context.Context, consumer string, s selected) (topics []string, err error) {
 	if err := i.known(s.owner); err != nil {
 		return nil, err
@@ -142,7 +142,7 @@ func (s selected) within(at time.Time) bool {
 	return !at.Before(s.since) && (s.until.IsZero() || at.Before(s.until))
 }
 
-// moment parses a time, or the duration since then.
+// moment parses a time, or a duration before now.
 func moment(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil

@@ -13,8 +13,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/config"
 )
 
-// A service is a folder with a program of the same name. TestServices_NoneIsMissing checks that each is in every list
-// of services.
+// TestServices_NoneIsMissing checks that every list of services contains each service. A service is a folder of
+// services/ with a program of the same name in cmd.
 func TestServices_NoneIsMissing(t *testing.T) {
 	t.Parallel()
 	programs, err := filepath.Glob("../*/cmd/*/main.go")

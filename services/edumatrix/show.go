@@ -84,10 +84,10 @@ type shown struct {
 	Rooms       []string         `json:"rooms,omitempty"`
 	Redacted    bool             `json:"redacted,omitempty"`
 	Data        json.RawMessage  `json:"data,omitempty"`
-	Problem     string           `json:"problem,omitempty"` // why data is missing
+	Problem     string           `json:"problem,omitempty"` // the reason why data is missing
 }
 
-// event prints one event. at is its place on a topic, or nil if it was read from the log.
+// event prints one event. The parameter at is the event's place on a topic, or nil if it was read from the log.
 func (s *shower) event(e envelope.Event, at *where) error {
 	line := s.line(e, at)
 	if s.json {

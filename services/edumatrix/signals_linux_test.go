@@ -102,12 +102,12 @@ func TestUp_SignalsStopItInOrder(t *testing.T) {
 		})
 	}
 
-	t.Run("SIGHUP, with variables of another database set", func(t *testing.T) {
+	t.Run("SIGHUP, with PostgreSQL variables of another server", func(t *testing.T) {
 		t.Parallel()
 		p, _, gateway := processOfUp(t, programs, "PGSERVICE=prod", "PGTZ=Mars/Phobos", "PGTARGETSESSIONATTRS=standby",
 			"PGOPTIONS=-c default_transaction_read_only=on", "PGSSLROOTCERT=/nonexistent", "PGHOST=elsewhere")
 		awaitPrinted(t, p, "is ready after")
-		for _, path := range []string{"/health", "/readyz"} { // a ready mesh responds to both
+		for _, path := range []string{"/health", "/readyz"} {
 			r, err := http.Get(gateway + path)
 			require.NoError(t, err)
 			require.NoError(t, r.Body.Close())
@@ -130,7 +130,7 @@ func TestUp_SignalsStopItInOrder(t *testing.T) {
 		p.Signal(syscall.SIGTERM)
 		requireOrderlyEnd(t, p, "terminated")
 	})
-	t.Run("SIGTERM to all during the first start", func(t *testing.T) {
+	t.Run("SIGTERM to all processes during the first start", func(t *testing.T) {
 		t.Parallel()
 		p, dir, _ := processOfUp(t, programs)
 		makesData(t, p, dir)

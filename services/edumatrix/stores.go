@@ -14,9 +14,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// embeddedStores are the stores that run with this process.
+// embeddedStores are the stores that this process starts and stops.
 type embeddedStores struct {
-	lost  chan error // receives when a store has ended unexpectedly
+	lost  chan error // receives an error when a store has ended unexpectedly
 	stops []func() error
 }
 
@@ -29,8 +29,8 @@ func (e *embeddedStores) stop() error {
 	return errors.Join(all...)
 }
 
-// startStores starts the stores that are not configured, in the order Postgres, Redis, Kafka, and puts their addresses
-// into c.
+// startStores starts the stores for which no address is configured, in the order Postgres, Redis, Kafka, and puts their
+// addresses into c.
 func startStores(ctx context.Context, c *config.Config, dir *dataDir, made secrets, log *slog.Logger) (_ *embeddedStores, err error) {
 	e := &embeddedStores{lost: make(chan error, 1)}
 	defer func() {
@@ -84,8 +84,8 @@ func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, di
 		select {
 		case <-stopping:
 		case <-postgres.Done():
-			// A supervisor that stops all processes of a service, as systemd does, signals PostgreSQL at the same time,
-			// so its end may be intended.
+			// PostgreSQL may have been stopped on purpose: a supervisor such as systemd sends the signal to all
+			// processes of a service at once. So wait whether this process gets the signal too.
 			select {
 			case <-ctx.Done():
 				return
@@ -99,7 +99,7 @@ func (e *embeddedStores) startPostgres(ctx context.Context, c *config.Config, di
 	return nil
 }
 
-// lostAfter is how long to wait, after PostgreSQL has ended, for the signal that ends this process.
+// lostAfter is the time to wait, after PostgreSQL has ended, for the signal that ends this process.
 const lostAfter = 2 * time.Second
 
 func or(value, otherwise string) string {

@@ -18,8 +18,8 @@ import (
 // tailEvents follows event topics until it is stopped.
 func tailEvents(ctx context.Context, t Terminal, args []string) error {
 	f := flags("events", t)
-	fromStart := f.Bool("from-start", false, "begin with the oldest event that the topics have")
-	all := f.Bool("all", false, "show also the records that only report the position up to which a partition is complete")
+	fromStart := f.Bool("from-start", false, "begin with the oldest event on the topics")
+	all := f.Bool("all", false, "also show records that only report the position up to which a partition is complete")
 	asJSON := f.Bool("json", false, "one JSON object per line")
 	rest, err := arguments(f, args)
 	if err != nil {
@@ -66,7 +66,7 @@ func eventTopics(declared *catalog.Catalog, named []string, t Terminal) (topics 
 	}
 	for _, name := range named {
 		if !slices.Contains(topics, name) {
-			return nil, t.wrongly("%q carries no events; these do: %s", name, strings.Join(topics, ", "))
+			return nil, t.wrongly("%q is not a topic with events; these are: %s", name, strings.Join(topics, ", "))
 		}
 	}
 	return named, nil

@@ -23,7 +23,7 @@ import (
 // talk is the terminal client: it sends typed lines, and prints the messages of others.
 func talk(ctx context.Context, t Terminal, args []string) error {
 	f := flags("chat", t)
-	user := f.String("user", "", "id of the user who talks")
+	user := f.String("user", "", "id of the user who connects")
 	to := f.String("to", "", "id of the user to chat with; reuses the existing direct conversation")
 	conversation := f.String("conversation", "", "id of a conversation to talk in")
 	url := f.String("url", "", "socket of the gateway (default: the mesh that runs in the data directory)")
@@ -51,20 +51,22 @@ func talk(ctx context.Context, t Terminal, args []string) error {
 		conversation: *conversation}).run(ctx)
 }
 
-// conversationOnTerminal reconnects when the connection is lost, and prints missed messages from the history.
+// conversationOnTerminal is the terminal client of one conversation. It reconnects when the connection is lost, and
+// then prints the missed messages from the history.
 type conversationOnTerminal struct {
 	Terminal
 	url, token, user, to string
 	conversation         string
 	greeted              bool
-	shown                int64 // version up to which messages were printed
+	shown                int64 // the version up to which messages were printed
 	unsent               []unsent
 	events               chan client.Event
 	dropped              dropped
 }
 
-// dropped contains the newest version of each stream whose events were dropped because the terminal was not read. A
-// terminal must not delay the connection; the dropped messages are printed from the history later.
+// dropped contains the newest version of each stream whose events were dropped because the terminal did not accept
+// output. A stopped terminal must not delay the connection, so the dropped messages are printed later, from the
+// history.
 type dropped struct {
 	mu     sync.Mutex
 	newest map[string]int64
@@ -120,7 +122,7 @@ func (c *conversationOnTerminal) run(ctx context.Context) error {
 // maxLine is the maximum number of characters of a message (chat.send_message).
 const maxLine = 8000
 
-// read passes typed lines on. A line that is too long to be sent is skipped.
+// read sends typed lines to a channel. It skips lines that are too long for a message.
 func (c *conversationOnTerminal) read(ctx context.Context, lines chan<- string) {
 	for in := bufio.NewReader(c.In); ; {
 		line, err := in.ReadString('\n')
@@ -142,7 +144,7 @@ func (c *conversationOnTerminal) read(ctx context.Context, lines chan<- string) 
 	}
 }
 
-// unread is the number of events that may wait while the terminal is not read.
+// unread is the maximum number of events that wait to be printed.
 const unread = 256
 
 func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, error) {
@@ -154,7 +156,7 @@ func (c *conversationOnTerminal) connect(ctx context.Context) (*client.Client, e
 	conn, err := client.Dial(ctx, client.Options{URL: c.url, Token: c.token, Device: device, OnEvent: func(e client.Event) {
 		select {
 		case events <- e:
-		default: // the terminal is not read
+		default: // too many events wait to be printed
 			c.dropped.add(e)
 		}
 	}})
@@ -206,13 +208,14 @@ func (c *conversationOnTerminal) catchUp(ctx context.Context, conn *client.Clien
 			c.shown = m.Version
 		}
 		if first || !page.More || len(page.Messages) == 0 {
-			c.shown = max(c.shown, page.Version) // everything up to that version was printed
+			c.shown = max(c.shown, page.Version) // all messages up to this version were printed
 			return nil
 		}
 	}
 }
 
-// catchUpDropped prints dropped messages before anything newer. The history may be slightly behind the live events.
+// catchUpDropped prints dropped messages from the history before any newer message is printed. It retries, because the
+// history may be slightly behind the live events.
 func (c *conversationOnTerminal) catchUpDropped(ctx context.Context, conn *client.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
@@ -238,7 +241,7 @@ func (c *conversationOnTerminal) stream() string { return "conversation:" + c.co
 const tryAgain = 2 * time.Second
 
 func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Client, lines <-chan string) error {
-	again := time.NewTimer(0) // sends the lines that an earlier connection left
+	again := time.NewTimer(0) // at once, for lines without an outcome of an earlier connection
 	defer again.Stop()
 	for {
 		select {
@@ -250,7 +253,7 @@ func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Clie
 			if err := c.catchUpDropped(ctx, conn); ctx.Err() != nil {
 				return nil
 			} else if err != nil {
-				return fmt.Errorf("%w: %w", client.ErrClosed, err) // a new connection begins with the history
+				return fmt.Errorf("%w: %w", client.ErrClosed, err) // the caller reconnects, which reads the history
 			}
 			c.showEvent(e)
 		case <-again.C:
@@ -275,7 +278,7 @@ func (c *conversationOnTerminal) converse(ctx context.Context, conn *client.Clie
 	}
 }
 
-// unsent is a line without an outcome. It is always sent with the same id, so it becomes one message.
+// unsent is a line without an outcome. It is sent again with the same command id, so it becomes only one message.
 type unsent struct{ id, line string }
 
 // sendAll sends the lines without an outcome, in order, and reports whether all of them have one now.
@@ -336,7 +339,7 @@ func (c *conversationOnTerminal) show(at time.Time, who, text string) {
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
-		case r == '\t', r == '\u200c', r == '\u200d': // joiners occur within words and emoji
+		case r == '\t', r == '\u200c', r == '\u200d': // U+200C and U+200D occur within words and emoji
 			return r
 		case unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp), unicode.Is(unicode.Bidi_Control, r):
 			return '·'

@@ -76,7 +76,7 @@ func TestTalk_ATerminalThatIsNotReadMissesNothing(t *testing.T) {
 	for n := range messages {
 		say(fmt.Sprintf("message %d.", n))
 	}
-	<-arrived // at another connection of bob's, so this one had time as well
+	<-arrived // at another connection of bob, so the terminal's connection has probably got the messages too
 	close(out.read)
 	await("the messages that were not read", func() bool { return strings.Contains(out.String(), fmt.Sprintf("message %d.", messages-1)) })
 	say("the last")

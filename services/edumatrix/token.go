@@ -23,7 +23,7 @@ func token(_ context.Context, t Terminal, args []string) error {
 		return errUsage
 	}
 	if *life <= 0 {
-		return t.wrongly("--for has to be longer than 0, such as 24h")
+		return t.wrongly("--for must be longer than 0, such as 24h")
 	}
 	mesh := runningMesh{JWTSecret: t.Getenv("JWT_SECRET")}
 	if mesh.JWTSecret == "" {

@@ -91,8 +91,8 @@ func dial(t *testing.T, c config.Config, user string, onEvent func(client.Event)
 	return conn
 }
 
-// TestTrace_FromTheFrameToTheLastFanOut checks one trace: each span is a child of the one before it and belongs to
-// the expected service.
+// TestTrace_FromTheFrameToTheLastFanOut checks the trace of one message. Each span must be a child of the previous span
+// in the list and belong to the expected service.
 func TestTrace_FromTheFrameToTheLastFanOut(t *testing.T) {
 	t.Parallel()
 	c, spans := startTogether(t)
@@ -134,7 +134,8 @@ func TestTrace_FromTheFrameToTheLastFanOut(t *testing.T) {
 	t.Fatal(problem)
 }
 
-// chain follows the spans from the last one to the first, and returns the first difference from the expected ones.
+// chain follows the parents of spans from the last span to the first one, and returns the first difference from the
+// expected spans.
 func chain(all tracetest.SpanStubs, want []struct{ service, name string }) string {
 	byID := map[string]tracetest.SpanStub{}
 	var last *tracetest.SpanStub

@@ -30,7 +30,7 @@ type service struct {
 	run  func(context.Context, process.Env) error
 }
 
-// services returns the services in starting order: owners before the gateway, which calls them.
+// services returns the services in the order in which they start: the owners first, because the gateway calls them.
 func services() []service {
 	return []service{
 		{"presence", presence.Run}, {"chat", chat.Run}, {"feed", feed.Run}, {"notification", notification.Run},
@@ -86,7 +86,7 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 
-	// Write the file before anything responds, so that a process that sees the mesh ready finds it.
+	// Write the file before a listener responds, so that other subcommands find the mesh as soon as it is ready.
 	here := fmt.Sprintf("localhost:%d", c.Port)
 	err = dir.announce(runningMesh{Gateway: "http://" + here, Socket: "ws://" + here + "/ws",
 		DatabaseURL: c.Postgres.URL, RedisURL: redisURL(c.Redis), Brokers: c.Kafka.Brokers,
@@ -103,9 +103,9 @@ func up(ctx context.Context, t Terminal, args []string) (err error) {
 		lost: embeddedOnes.lost, ready: ready}.run(ctx)
 }
 
-// instanceOf returns the name of this process in its services' consumer groups. On an embedded broker this process is
-// alone, and after a restart it gets its partitions back at once. On shared brokers, two processes with one name would
-// fence each other endlessly, so the name is empty.
+// instanceOf returns the static member id of this process in the consumer groups of its services, or "" for none. On an
+// embedded broker this process is the only member, and with a static id it gets its partitions back at once after a
+// restart. On shared brokers two processes with the same id would fence each other endlessly.
 func instanceOf(c config.Config) string {
 	if embedsKafka(c) {
 		return "edumatrix-up"
@@ -139,20 +139,20 @@ func configs(c config.Config, listeners map[string]listener) map[string]config.C
 	return all
 }
 
-// together is all five services in one process.
+// together runs all five services in one process.
 type together struct {
 	configs  map[string]config.Config
 	stores   *backend.Stores
 	declared *catalog.Catalog
 	log      *slog.Logger
 	instance string       // see instanceOf
-	lost     <-chan error // receives when an embedded store has ended
+	lost     <-chan error // receives an error when an embedded store has ended unexpectedly
 	ready    func()
-	exporter sdktrace.SpanExporter // of all their spans, in tests; nil: as configured
+	exporter sdktrace.SpanExporter // receives all spans in tests; if nil, spans are exported as configured
 }
 
-// run serves until ctx ends or a service fails, which stops the others. The gateway stops first: it has to notify its
-// clients, and their last commands are still answered.
+// run serves until ctx ends or a service fails. It stops the gateway first and then the owners, so that the gateway can
+// notify its clients and the last commands still get their outcomes.
 func (t together) run(ctx context.Context) error {
 	owners, stopOwners := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopOwners()
@@ -213,8 +213,8 @@ func (t together) run(ctx context.Context) error {
 	return err
 }
 
-// env returns the environment of one of the services: everything is shared but its configuration, its traces and the
-// name in its logs.
+// env returns the environment of one service. Services share everything except the configuration, the traces and the
+// name in the logs.
 func (t together) env(ctx context.Context, service string, ready func()) (_ process.Env, stopTraces func(), _ error) {
 	log := t.log.With("service", service)
 	traces, err := telemetry.Start(ctx, telemetry.Options{Service: service, Settings: t.configs[service].Traces,

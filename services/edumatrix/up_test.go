@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// environmentOfUp returns the environment of `edumatrix up` in a test: free ports, a data directory of its own, and a
+// environmentOfUp returns environment variables for `edumatrix up` in a test: free ports, a new data directory, and a
 // database.
 func environmentOfUp(t *testing.T) map[string]string {
 	t.Helper()
@@ -26,7 +26,8 @@ func environmentOfUp(t *testing.T) map[string]string {
 	return env
 }
 
-// readyWriter calls a function when the ready line is written, before the mesh continues.
+// readyWriter calls a function when `edumatrix up` writes that it is ready. The write blocks until the function
+// returns.
 type readyWriter struct{ ready func() }
 
 func (w readyWriter) Write(p []byte) (int, error) {
@@ -54,11 +55,11 @@ func TestUp_IsFoundAsSoonAsItIsReady(t *testing.T) {
 			t.Error(err)
 		}
 		if _, err := findMesh(getenv); err == nil {
-			t.Error("the mesh is found although it has ended")
+			t.Error("findMesh finds a mesh that has ended")
 		}
 	}()
 
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) { // the condition decides, not the pause
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		if r, err := http.Get("http://127.0.0.1:" + env["PORT"] + "/readyz"); err == nil {
 			_ = r.Body.Close()
 			if r.StatusCode == http.StatusOK {

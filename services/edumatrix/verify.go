@@ -11,7 +11,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/process"
 )
 
-// verify checks the stores that the environment names, and otherwise those of the running mesh.
+// verify checks the connections to the stores that the environment names, and to the running mesh's for all others.
 func verify(ctx context.Context, t Terminal, args []string) error {
 	if err := parse(flags("verify", t), args); err != nil {
 		return err

@@ -1,4 +1,4 @@
-// Command edumatrix runs the whole mesh in one process and talks to a running one.
+// Command edumatrix runs the whole mesh in one process, and has subcommands for users and operators of a running mesh.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Command picture records two terminals in which people talk, and writes them as an animated SVG for the README. It runs
-// the real program: a mesh with embedded stores, and two terminal clients of it.
+// Command picture records two terminals in which users chat, and writes them as an animated SVG for the README. It runs
+// the real program: a mesh with embedded stores, and two terminal clients.
 //
 //	go run ./services/edumatrix/cmd/picture -edumatrix bin/edumatrix -out docs/talk.svg
 package main
@@ -36,7 +36,7 @@ func main() {
 	}
 }
 
-// line is a line of a terminal, and when it appeared.
+// line is a line of a terminal with the time at which it appeared.
 type line struct {
 	at    time.Duration
 	text  string
@@ -59,7 +59,7 @@ func (t *terminal) show(text string, typed bool) {
 	t.lines = append(t.lines, line{time.Since(t.begun), text, typed})
 }
 
-// types enters a line, as a user does.
+// types enters a line as if a user typed it.
 func (t *terminal) types(text string) error {
 	t.show(text, true)
 	_, err := fmt.Fprintln(t.stdin, text)
@@ -163,7 +163,7 @@ func record(ctx context.Context, program, out string) error {
 	return os.WriteFile(out, draw(alice, bob), 0o644)
 }
 
-// talk makes two users talk.
+// talk runs the clients of two users who send messages to each other.
 func talk(ctx context.Context, program string, env []string, alice, bob *terminal) error {
 	if err := alice.start(ctx, program, env, "chat", "--user", "alice", "--to", "bob"); err != nil {
 		return err
@@ -199,7 +199,7 @@ func talk(ctx context.Context, program string, env []string, alice, bob *termina
 		for _, t := range []*terminal{alice, bob} {
 			want := 1
 			if t == s.who {
-				want = 2 // the typed line, and the message from the log
+				want = 2 // the sender's terminal shows the typed line and the message
 			}
 			if err := t.shows(ctx, s.text, want); err != nil {
 				return err

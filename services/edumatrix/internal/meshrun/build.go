@@ -12,13 +12,14 @@ import (
 // Programs are all programs of the mesh.
 var Programs = append(config.Services(), config.AllInOne)
 
-// Build builds programs into a folder of their own, with the race detector if the test has it. Flags are passed to the
-// build. The caller removes the folder.
+// Build builds programs into a new folder, with the race detector if the test itself runs with it. The flags are passed
+// to go build. The caller removes the folder with Remove.
 func Build(programs []string, flags ...string) (Binaries, error) {
 	return BuildIn("", programs, flags...)
 }
 
-// BuildIn is Build for the sources in a checkout of the project; "" is the one of the test itself.
+// BuildIn builds programs like Build, from the sources in a checkout of the project. An empty checkout is that of the
+// test itself.
 func BuildIn(checkout string, programs []string, flags ...string) (Binaries, error) {
 	dir, err := os.MkdirTemp("", "edumatrix-programs-")
 	if err != nil {

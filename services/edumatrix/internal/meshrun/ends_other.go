@@ -4,5 +4,6 @@ package meshrun
 
 import "syscall"
 
-// endsWithUs works on Linux only: elsewhere a program outlives a test process that is killed.
+// endsWithUs does nothing, because only Linux supports it. On other systems, a program outlives a test process that is
+// killed.
 func endsWithUs() *syscall.SysProcAttr { return nil }

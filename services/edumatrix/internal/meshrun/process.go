@@ -15,22 +15,22 @@ import (
 	"time"
 )
 
-// endTime is how long a program may take to end after a signal.
+// endTime is the maximum time that a program may take to end after a signal.
 const endTime = 40 * time.Second
 
-// Process is one program of the mesh, running or not. Only Output and Tail are safe for concurrent use.
+// Process is a program of the mesh, which may be running or not. Only Output and Tail are safe for concurrent use.
 type Process struct {
 	Name    string // the program's name
 	Program string // the program's file
 	Args    []string
-	Env     []string // added to PATH, HOME and XDG_CACHE_HOME; nothing else is inherited
+	Env     []string // the environment; of the test's environment, PATH, HOME and XDG_CACHE_HOME are added
 
 	cmd    *exec.Cmd
 	output Printed
 	done   chan struct{}
 }
 
-// Start starts the program, for the first time or again. The program ends when this process does.
+// Start starts the program, for the first time or again. On Linux, the program ends when the test process ends.
 func (p *Process) Start(t testing.TB) {
 	t.Helper()
 	cmd, done, started := exec.Command(p.Program, p.Args...), make(chan struct{}), make(chan error, 1)
@@ -91,7 +91,7 @@ func (p *Process) Wait(t testing.TB) int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// Stop ends the program in order. An exit status other than 0 fails the test.
+// Stop sends SIGTERM and waits for the end of the program. An exit status other than 0 fails the test.
 func (p *Process) Stop(t testing.TB) {
 	t.Helper()
 	p.Signal(syscall.SIGTERM)
@@ -100,23 +100,23 @@ func (p *Process) Stop(t testing.TB) {
 	}
 }
 
-// Kill ends the program without warning, frozen or not.
+// Kill ends the program with SIGKILL, even if it is frozen, and waits for its end.
 func (p *Process) Kill() {
 	p.Signal(syscall.SIGKILL)
 	<-p.done
 }
 
-// Output returns the output of the program, over all its starts.
+// Output returns the output of the program since its first start.
 func (p *Process) Output() string { return p.output.String() }
 
-// Tail returns the end of Output.
+// Tail returns the last 60 lines of Output.
 func (p *Process) Tail() string {
 	const most = 60
 	lines := strings.Split(p.Output(), "\n")
 	return strings.Join(lines[max(0, len(lines)-most):], "\n")
 }
 
-// Printed collects the output of a program, for failed tests and for tests of the output.
+// Printed collects the output of a program, for messages of failed tests and for tests that check the output.
 type Printed struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -137,7 +137,7 @@ func (o *Printed) String() string {
 // Binaries is a folder with the mesh's programs.
 type Binaries string
 
-// Process returns one of the programs, not started yet.
+// Process returns a Process for one of the programs, which is not started yet.
 func (b Binaries) Process(name string, args, env []string) *Process {
 	return &Process{Name: name, Program: filepath.Join(string(b), name), Args: args, Env: env}
 }
