@@ -17,21 +17,21 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// The workload: 1,000 connections in 500 conversations of two, a third of which send. The second workload sends its
-// messages to 40 of these conversations.
+// The workload consists of 1,000 connections in 500 conversations of two users. Messages are sent in a third of the
+// conversations. The second workload uses only 40 of these conversations.
 const (
 	benchConversations = 500
 	benchFew           = 40
 )
 
-// BenchmarkMesh measures whole meshes: how long a message takes from its sender's socket to the receiver's, how much
-// CPU time each process uses for it, and the highest rate of durable messages that the mesh can hold. Clients and
-// servers share the machine.
+// BenchmarkMesh measures whole meshes: the time from a sender's socket to the receiver's, the CPU time of each process
+// per message, and the highest rate of messages that the mesh sustains (see measured.held). Clients and servers share
+// the machine.
 //
-// BENCH_BEFORE names another checkout of the project, which is built as well. Every figure is then measured for both
-// in turns (before, after, before, after) for BENCH_ROUNDS rounds. BENCH_ROUNDS is 2 by default, or 1 without
-// BENCH_BEFORE. BENCH_SECONDS is how long each rate lasts, 4 by default. BENCH_ONLY=embedded or separate measures
-// only one kind of mesh.
+// BENCH_BEFORE names another checkout of the project, which is built too. Every figure is then measured for both builds
+// in turns (before, after, before, after). BENCH_ROUNDS is the number of rounds; the default is 2, or 1 without
+// BENCH_BEFORE. BENCH_SECONDS is the duration of each rate; the default is 4. BENCH_ONLY=embedded and
+// BENCH_ONLY=separate measure only one kind of mesh.
 func BenchmarkMesh(b *testing.B) {
 	r := &benchmark{seconds: setting(b, "BENCH_SECONDS", 4), rounds: 1, held: map[string]int{}}
 	r.variants = []variant{{"after", binaries}}
@@ -109,10 +109,10 @@ func (r *benchmark) separate(b *testing.B) {
 	s := stores{"kafka": kafka.PID(), "redis": redis.PID(), "postgres": postgres.PID()}
 	warm := false
 	r.inTurns(b, func(b *testing.B, v variant, _ bool) {
-		database := postgres.Database(b) // the two builds may have different schemas
+		database := postgres.Database(b) // a new one for each build, because their schemas may differ
 		m := separateOf(b, v.bin, database, redisURL(rs.Host, rs.Port, rs.Password, rs.URL),
 			strings.Join(kafka.Settings().Brokers, ","), "TOPIC_PREFIX="+someone(v.name)+".")
-		if !warm { // Kafka's JIT compiler does most of its work in the first half minute under load
+		if !warm { // the JIT compiler of Kafka does most of its work in the first half minute under load
 			warm = true
 			c := newCrowd(b, m, benchFew)
 			c.send(b, func() map[string]time.Duration { return nil }, benchFew, 800, 30*time.Second)
@@ -131,7 +131,7 @@ func (r *benchmark) idle(b *testing.B, v variant, m *mesh) {
 	r.add(b, "embedded", v, "idle, % of a core", 100*used.Seconds()/lasting.Seconds())
 }
 
-// measure measures the figures of one mesh.
+// measure measures all figures of one mesh.
 func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s stores) {
 	lasting := time.Duration(r.seconds) * time.Second
 	cpu := func() map[string]time.Duration { return m.cpu(s) }
@@ -144,7 +144,7 @@ func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s s
 	send(benchConversations, 400, lasting) // warm up
 
 	for _, rate := range []int{200, 1000} {
-		// The slowest messages are rare at a low rate, so measure for twice as long.
+		// Measure for twice as long, because p99 needs many messages and the rate is low.
 		got := send(benchConversations, rate, 2*lasting)
 		at := fmt.Sprintf("at %d/s", rate)
 		r.add(b, stores, v, at+", p50 ms", milliseconds(got.p50))
@@ -166,8 +166,9 @@ func (r *benchmark) measure(b *testing.B, stores string, v variant, m *mesh, s s
 	}
 }
 
-// search finds the highest rate that is held, to about a tenth. It goes up or down by a third until it has one rate
-// that is held and one that is not, and then tries once more between the two.
+// search returns the result of the highest rate that the mesh sustains, with an accuracy of about a tenth. It raises or
+// lowers the rate by a third until one rate is sustained and the next higher one is not. Then it tries one rate between
+// the two.
 func search(start int, try func(rate int) measured) (highest measured) {
 	const step = 4. / 3
 	below, above := 0, 0
@@ -262,7 +263,7 @@ func numbers(all []float64) string {
 	return fmt.Sprintf("%.*f (%s)", digits(m), m, strings.Join(texts, " "))
 }
 
-// digits returns the number of decimals that a figure is shown with.
+// digits returns the number of decimals with which a figure is printed.
 func digits(f float64) int {
 	if f < 100 {
 		return 1

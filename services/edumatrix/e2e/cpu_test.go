@@ -16,7 +16,7 @@ import (
 // stores maps the name of each store that a test started to its process id.
 type stores map[string]int
 
-// clients is the name under which the CPU time of this process, which runs the clients, is counted.
+// clients is the name for the CPU time of this process, which runs the clients.
 const clients = "clients"
 
 // cpu returns the processor time that each process has used so far.
@@ -36,7 +36,7 @@ func (m *mesh) cpu(s stores) map[string]time.Duration {
 	}
 	for name, pid := range s {
 		t := times(pid)
-		all[name] = t.own + t.waited // includes server processes that have ended
+		all[name] = t.own + t.waited // with child processes of the store that have ended
 		for _, d := range children(pid) {
 			all[name] += d
 		}
@@ -52,7 +52,7 @@ func spent(before, after map[string]time.Duration) map[string]time.Duration {
 	return all
 }
 
-// total returns the CPU time of all processes but the clients.
+// total returns the CPU time of all processes except the clients.
 func total(spent map[string]time.Duration) (sum time.Duration) {
 	for name, d := range spent {
 		if name != clients {
@@ -62,12 +62,12 @@ func total(spent map[string]time.Duration) (sum time.Duration) {
 	return sum
 }
 
-// each returns the CPU time for one of the messages, in microseconds.
+// each returns the CPU time per message, in microseconds.
 func each(d time.Duration, messages int) float64 {
 	return float64(d.Microseconds()) / float64(max(1, messages))
 }
 
-// perMessage describes the CPU time for each message by process, the most expensive first.
+// perMessage describes the CPU time per message of each process, the most expensive process first.
 func perMessage(spent map[string]time.Duration, messages int) string {
 	names := slices.SortedFunc(maps.Keys(spent), func(a, b string) int { return cmp.Compare(spent[b], spent[a]) })
 	var all []string
@@ -90,13 +90,13 @@ func times(pid int) used {
 	}
 	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
 	ticks := func(i int) time.Duration {
-		n, _ := strconv.Atoi(fields[i]) // always a number, see proc(5)
+		n, _ := strconv.Atoi(fields[i]) // these fields are always numbers, see proc(5)
 		return time.Duration(n) * 10 * time.Millisecond
 	}
 	return used{ticks(11) + ticks(12), ticks(13) + ticks(14)}
 }
 
-// children returns the time of a process's descendants (the embedded database server), by name.
+// children returns the CPU time of a process's descendants, such as the embedded database server, by name.
 func children(pid int) map[string]time.Duration {
 	all := map[string]time.Duration{}
 	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))

@@ -30,9 +30,9 @@ func eventually(t testing.TB, what string, is func() bool) {
 	t.Fatalf("timed out waiting until %s", what)
 }
 
-// TestKill_EmbeddedKeepsWhatItAcknowledged kills the process while users send messages. Afterwards the history
-// contains every acknowledged message once. The messages without an outcome are sent again with the same ids, and the
-// history contains each of them once as well.
+// TestKill_EmbeddedKeepsWhatItAcknowledged kills the process while users send messages. Afterwards the history must
+// contain every acknowledged message once. Messages without an outcome are sent again with the same command ids, and
+// the history must contain each of them once too.
 func TestKill_EmbeddedKeepsWhatItAcknowledged(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
@@ -43,7 +43,7 @@ func TestKill_EmbeddedKeepsWhatItAcknowledged(t *testing.T) {
 	})
 }
 
-// TestKill_SeparateKeepWhatTheyAcknowledged does the same with each of the separate services in turn.
+// TestKill_SeparateKeepWhatTheyAcknowledged kills each of the separate services in turn, with the same requirements.
 func TestKill_SeparateKeepWhatTheyAcknowledged(t *testing.T) {
 	t.Parallel()
 	m := separate(t)
@@ -74,7 +74,7 @@ func testKilled(t *testing.T, m *mesh, kill func()) {
 	}
 	eventually(t, "traffic", func() bool { return sentSoFar(t, m, users[0], conversations[0]) > 20 })
 	kill()
-	time.Sleep(300 * time.Millisecond) // let some traffic follow
+	time.Sleep(300 * time.Millisecond) // users send some more messages
 	stop.Store(true)
 	wait.Wait()
 	for i := range senders {
@@ -149,8 +149,8 @@ func sendUntil(t *testing.T, m *mesh, user, conversation string, gateway int, st
 	return acked
 }
 
-// TestOutage_StoresComeBackWithoutARestart stops one store after another and starts it again. Meanwhile /health
-// reports it; no message is lost, and no service has to be restarted.
+// TestOutage_StoresComeBackWithoutARestart stops one store after another and starts it again. While a store is down,
+// /health must report it. No message may be lost, and no service may need a restart.
 func TestOutage_StoresComeBackWithoutARestart(t *testing.T) {
 	t.Parallel()
 	kafka, redis, postgres := meshtest.NewKafkaServer(t), meshtest.NewRedisServer(t), meshtest.NewPostgresServer(t)
@@ -186,7 +186,7 @@ func TestOutage_StoresComeBackWithoutARestart(t *testing.T) {
 			return strings.Contains(get(t, m.gateways[0]+"/health"), `"`+name+`":false`)
 		})
 		id, body := uuid.NewString(), "while "+name+" is unavailable"
-		// Requests that need the store are refused as unavailable; all others are answered.
+		// Requests that need the store must be refused as unavailable. All other requests must be answered.
 		if name == "redis" {
 			say(alice, id, body)
 			bob.awaitVersion(started.Stream, version)
@@ -231,8 +231,8 @@ func TestOutage_StoresComeBackWithoutARestart(t *testing.T) {
 	}
 }
 
-// TestBusy_OneConversationDoesNotDelayOthers sends 2,000 messages a second to one conversation. Commands in quiet
-// conversations get their outcomes meanwhile.
+// TestBusy_OneConversationDoesNotDelayOthers sends 2,000 messages per second to one conversation. Meanwhile, commands
+// in another conversation must get their outcomes.
 func TestBusy_OneConversationDoesNotDelayOthers(t *testing.T) {
 	t.Parallel()
 	m := separate(t)

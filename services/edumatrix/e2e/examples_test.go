@@ -68,7 +68,7 @@ func TestExamples(t *testing.T) {
 		database := "DATABASE_URL=" + meshtest.Postgres(t)
 		want := "position 1: feed.post_created, version 1 of post:0, by alice\n" +
 			"position 2: feed.post_created, version 1 of post:1, by alice\n"
-		for range 2 { // the second run finds the outcomes of the first
+		for range 2 { // the second run sends the same commands again and gets the outcomes of the first run
 			require.Equal(t, want, run(t, []string{database}, "log"))
 		}
 	})
@@ -83,7 +83,7 @@ func TestExamples(t *testing.T) {
 		p.submit("say", map[string]string{"to": "dan", "text": "to myself"})
 		p.await("a refusal", func() bool { return strings.Contains(p.text("log"), "yourself") })
 
-		// The connection is lost. When it is back, the page gets the missed events once, and no other events again.
+		// Drop the connection. After the page has reconnected, it must get the missed events once, and no event twice.
 		p.do("connection.socket.drop()")
 		eli := m.connect(t, "eli", 1)
 		_, err := eli.Command(t.Context(), "chat.send_message", map[string]any{
@@ -94,11 +94,11 @@ func TestExamples(t *testing.T) {
 	})
 }
 
-// page runs the script of a page with the parts of a browser that the script needs.
+// page runs the script of an HTML page. It implements the parts of a browser that the script needs.
 type page struct {
 	t       *testing.T
 	vm      *goja.Runtime
-	tasks   chan func() // run one after another, as in a browser
+	tasks   chan func() // tasks run one after another on one goroutine, as in a browser
 	closed  chan struct{}
 	element map[string]*goja.Object
 }
@@ -109,7 +109,7 @@ func openPage(t *testing.T, file string) *page {
 	require.NoError(t, err)
 	_, script, _ := strings.Cut(string(html), "<script>")
 	script, _, found := strings.Cut(script, "</script>")
-	require.True(t, found, "the page has a script")
+	require.True(t, found, "the page must have a script")
 	p := &page{t: t, vm: goja.New(), tasks: make(chan func()), closed: make(chan struct{}),
 		element: map[string]*goja.Object{}}
 	p.vm.SetFieldNameMapper(goja.UncapFieldNameMapper())
@@ -231,7 +231,7 @@ func (p *page) submit(form string, fields map[string]string) {
 
 func (p *page) await(what string, is func() bool) {
 	p.t.Helper()
-	for begun := time.Now(); !is(); time.Sleep(10 * time.Millisecond) { // the condition decides, not the pause
+	for begun := time.Now(); !is(); time.Sleep(10 * time.Millisecond) {
 		if time.Since(begun) > time.Minute {
 			p.t.Fatalf("the page did not show %s; it shows %q", what, p.text("log"))
 		}

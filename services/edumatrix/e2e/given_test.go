@@ -11,8 +11,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// TestUp_UsesTheStoresThatAreNamed checks that a store named in the environment replaces the embedded one, for each
-// store alone and for all together.
+// TestUp_UsesTheStoresThatAreNamed checks that a store named in the environment replaces the embedded store. It does so
+// for each store alone and for all stores together.
 func TestUp_UsesTheStoresThatAreNamed(t *testing.T) {
 	t.Parallel()
 	for _, named := range []string{"postgres", "redis", "kafka", "postgres redis kafka"} {
@@ -52,13 +52,13 @@ func TestUp_TwoProcessesShareTheStores(t *testing.T) {
 	testPresence(t, both)
 	for _, m := range []*mesh{first, second} {
 		if printed := m.processes[0].Output(); strings.Contains(printed, "consuming failed") {
-			t.Errorf("one process keeps the other from its work:\n%s", printed)
+			t.Errorf("a process failed to consume, because the other one fenced it:\n%s", printed)
 		}
 	}
 }
 
-// TestUp_StoppedAndStartedAgainHasEveryMessage stops the mesh and starts it again. It has every message in order and
-// accepts new ones.
+// TestUp_StoppedAndStartedAgainHasEveryMessage stops the mesh and starts it again. The mesh must then have every
+// message in order and accept new ones.
 func TestUp_StoppedAndStartedAgainHasEveryMessage(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
@@ -83,8 +83,8 @@ func TestUp_StoppedAndStartedAgainHasEveryMessage(t *testing.T) {
 	}
 }
 
-// TestUp_PrintsOnceThatItIsReadyAndWhere checks that exactly one line reports that the mesh is ready, and its
-// addresses.
+// TestUp_PrintsOnceThatItIsReadyAndWhere checks that `edumatrix up` prints exactly one line that the mesh is ready,
+// with its addresses.
 func TestUp_PrintsOnceThatItIsReadyAndWhere(t *testing.T) {
 	t.Parallel()
 	m := embedded(t)
@@ -101,8 +101,8 @@ func TestUp_PrintsOnceThatItIsReadyAndWhere(t *testing.T) {
 	}
 }
 
-// TestUp_AppliesTheConfiguredLimits checks that the settings of limits reach the services, and that the smallest pool
-// of connections is enough for all five services.
+// TestUp_AppliesTheConfiguredLimits checks that the services apply the configured limits, and that the smallest allowed
+// pool of database connections is enough for all five services.
 func TestUp_AppliesTheConfiguredLimits(t *testing.T) {
 	t.Parallel()
 	m := embedded(t, "MAX_CONVERSATIONS=2", "POSTGRES_POOL_MAX=1")

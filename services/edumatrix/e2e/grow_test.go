@@ -17,8 +17,8 @@ import (
 )
 
 // TestGrow_ATopicGetsAPartitionUnderTraffic adds a fourth partition to a topic of a running mesh while users send
-// messages. Connections that stay open and connections that resume afterwards see every event once and in order, and
-// every notification that follows.
+// messages. Connections that stay open, and connections that resume afterwards, must get every event once and in order,
+// and every notification that these events raise.
 func TestGrow_ATopicGetsAPartitionUnderTraffic(t *testing.T) {
 	t.Parallel()
 	kafka := meshtest.Kafka(t)
@@ -35,7 +35,7 @@ func TestGrow_ATopicGetsAPartitionUnderTraffic(t *testing.T) {
 }
 
 // TestGrow_AReleaseDeclaresMorePartitionsThanTheBrokerHas checks that a release uses the partitions that the broker
-// has, and uses the others once they are added while it runs.
+// has, and also uses partitions that are added while it runs.
 func TestGrow_AReleaseDeclaresMorePartitionsThanTheBrokerHas(t *testing.T) {
 	t.Parallel()
 	kafka := meshtest.Kafka(t)
@@ -76,8 +76,8 @@ func (m *mesh) reads(t *testing.T, topic string, partitions int) {
 	}
 }
 
-// gathering is pairs of users who send messages for as long as a test lasts. Each pair has a conversation of its own,
-// and its receiver is also added to new groups.
+// gathering consists of pairs of users. In each pair, the sender sends messages to the receiver in their direct
+// conversation, and adds the receiver to new groups, until the gathering ends.
 type gathering struct {
 	t     *testing.T
 	m     *mesh
@@ -91,7 +91,7 @@ type talk struct {
 	receiver                     *person
 	sent                         atomic.Int64
 	acked                        []string
-	groups                       []string // streams of the groups that the receiver was added to
+	groups                       []string // the streams of the groups to which the receiver was added
 }
 
 func (m *mesh) gathering(t *testing.T) *gathering {
@@ -117,7 +117,7 @@ func (m *mesh) gathering(t *testing.T) *gathering {
 	return g
 }
 
-// beginGroup starts a group with a user, trying again until the command has an outcome.
+// beginGroup starts a group with a user. It sends the command again until it has an outcome.
 func (g *gathering) beginGroup(by *person, with string) (stream string) {
 	id := uuid.NewString()
 	for range 50 {

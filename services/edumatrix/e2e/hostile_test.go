@@ -21,8 +21,8 @@ import (
 
 const millionMessages = 1_000_000
 
-// sqlMillion adds events to the stream $1, after its newest one, as if they had been sent by commands and projected.
-// The events are not relayed, since there are no connections to get them.
+// sqlMillion adds messages to the log and the projection of the stream $1, after its newest event. The messages are
+// marked as relayed, because no connection waits for them.
 var sqlMillion = []string{
 	`INSERT INTO chat.events (position, stream, version, id, type, topic, actor, cause, command_type, correlation, time,
   class, rooms, subject, answers, traceparent, body, personal)
@@ -44,9 +44,9 @@ WHERE c.conversation_id = m.conversation_id AND NOT m.large AND 'conversation:' 
 	`UPDATE chat.relay SET position = (SELECT max(position) FROM chat.events)`,
 }
 
-// BenchmarkHostile measures other users beside a hostile one, who has left a conversation of a million messages and
-// asks for its history as fast as the gateway admits. It prints the same figures as the gateway's benchmark of that
-// name, for a whole mesh with its database.
+// BenchmarkHostile measures ordinary users beside a hostile user, who has left a conversation of a million messages and
+// queries its history as fast as the gateway allows. It prints the same figures as the gateway's BenchmarkHostile, for
+// a whole mesh with its database.
 func BenchmarkHostile(b *testing.B) {
 	b.Run("history", func(b *testing.B) {
 		database := meshtest.NewPostgresServer(b).Database(b)
@@ -58,7 +58,7 @@ func BenchmarkHostile(b *testing.B) {
 		alice.awaitVersion(stream, sent.Version)
 		var newest history
 		if err := alice.ask("chat.history", map[string]any{"conversation_id": conversation}, &newest); err != nil {
-			b.Fatal(err) // it waits until the projection has applied all events
+			b.Fatal(err)
 		}
 		m.processes[0].Stop(b)
 		fillMillion(b, database, stream)
@@ -116,7 +116,7 @@ func fillMillion(b *testing.B, database, stream string) {
 	b.Logf("a million messages were loaded in %v", time.Since(begin).Round(time.Second))
 }
 
-// ordinary measures the actions of ordinary users: one sends a message, another gets it, and a third connects.
+// ordinary measures the actions of ordinary users: one user sends a message, another gets it, and a third connects.
 func (m *mesh) ordinary(b *testing.B, n int) (l meshtest.Latencies) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
@@ -164,8 +164,8 @@ func (m *mesh) ordinary(b *testing.B, n int) (l meshtest.Latencies) {
 	return l
 }
 
-// beHostile starts a process that acts as the hostile user. The returned function ends it, and returns the number of
-// pages that it got.
+// beHostile starts a process that acts as the hostile user. The returned function ends the process, and returns the
+// number of pages that it got.
 func (m *mesh) beHostile(b *testing.B, conversation string) (end func() int) {
 	b.Helper()
 	c := exec.Command(os.Args[0])
@@ -190,12 +190,12 @@ func (m *mesh) beHostile(b *testing.B, conversation string) (end func() int) {
 	}
 }
 
-// hostile asks for pages of a conversation's history, over eight connections, until its standard input ends. Then it
-// prints how many pages it got. It keeps as many queries in flight as one user may have.
+// hostile queries pages of a conversation's history over eight connections until its standard input is closed. It keeps
+// as many queries in flight as one user may have. At the end it prints the number of pages that it got.
 func hostile(conversation string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
-		_, _ = os.Stdin.Read(make([]byte, 1)) // until it is closed
+		_, _ = os.Stdin.Read(make([]byte, 1)) // returns when standard input is closed
 		cancel()
 	}()
 	var asking sync.WaitGroup

@@ -12,7 +12,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// TestTrace_IsReadBackFromJaeger reads the trace of one message across separate processes from a real Jaeger.
+// TestTrace_IsReadBackFromJaeger sends one message through separate processes, and reads its trace from a real Jaeger.
 func TestTrace_IsReadBackFromJaeger(t *testing.T) {
 	t.Parallel()
 	endpoint, query := meshtest.Jaeger(t)
@@ -36,8 +36,8 @@ func TestTrace_IsReadBackFromJaeger(t *testing.T) {
 	})
 }
 
-// jaegerChains takes the newest trace that contains an operation of the gateway, and returns each path from its root
-// to a span with the given name, as service/operation.
+// jaegerChains finds the newest trace with the given operation of the gateway. It returns every path from the root of
+// the trace to a span named last. Each element of a path is service/operation.
 func jaegerChains(t *testing.T, query, operation, last string) (chains [][]string) {
 	t.Helper()
 	r, err := http.Get(query + "/api/traces?" + url.Values{"service": {"gateway"}, "operation": {operation}, "limit": {"1"}}.Encode())

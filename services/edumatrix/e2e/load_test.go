@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// crowd is users who talk in pairs, with the sender of each conversation on one gateway and the receiver on the
-// other. The clients share the machine with the mesh, so they search the bytes of frames instead of decoding JSON.
+// crowd consists of pairs of users. The sender of each pair is connected to one gateway, and the receiver to the other.
+// The clients share the machine with the mesh, so they search the bytes of frames instead of decoding JSON.
 type crowd struct {
 	pairs []pair
 	load  atomic.Pointer[load] // the current load
@@ -29,7 +29,7 @@ type crowd struct {
 
 type pair struct {
 	sender *websocket.Conn
-	frame  string // the beginning of the frame of a message
+	frame  string // the first part of every frame that sends a message
 }
 
 // newCrowd connects two users for each conversation.
@@ -40,7 +40,7 @@ func newCrowd(b *testing.B, m *mesh, conversations int) *crowd {
 	var all []*websocket.Conn
 	b.Cleanup(func() {
 		for _, conn := range all {
-			_ = conn.Close() // the measurement is over
+			_ = conn.Close()
 		}
 	})
 	connect := func(user string, gateway int) (*websocket.Conn, error) {
@@ -109,7 +109,7 @@ func awaitFrame(conn *websocket.Conn, text string) ([]byte, error) {
 	}
 }
 
-// bodyStart is the beginning of the body of every message: "load 3.1042" is message 1042 of load 3.
+// bodyStart is the field body of every message, up to the number of the load. "load 3.1042" is message 1042 of load 3.
 var bodyStart = []byte(`"body":"load `)
 
 // read counts the events that a receiver gets, or the refusals that a sender gets, until the connection ends.
@@ -139,19 +139,19 @@ func (c *crowd) read(conn *websocket.Conn, receiver bool) {
 	}
 }
 
-// load is messages that are sent at a constant rate.
+// load is a number of messages that are sent at a constant rate.
 type load struct {
 	name    []byte // the beginning of the bodies of this load, such as "3."
 	rate    int
 	begin   time.Time
-	arrived []atomic.Int64 // time since begin, by message; 0 if it did not arrive
+	arrived []atomic.Int64 // the time of arrival since begin, by message; 0 if the message has not arrived
 
 	seen, twice, refused atomic.Int64
 	mu                   sync.Mutex
 	refusal              string // the first refusal
 }
 
-// take counts a message, given the body from the load's name on.
+// take counts a message. Its parameter is the body without the leading "load ".
 func (l *load) take(rest []byte) {
 	digits, ours := bytes.CutPrefix(rest, l.name)
 	end := bytes.IndexByte(digits, '"')
@@ -178,14 +178,14 @@ func (l *load) refuse(frame string) {
 	l.refused.Add(1)
 }
 
-// due returns the time since begin at which a message has to be sent.
+// due returns the time since begin at which message n must be sent.
 func (l *load) due(n int) time.Duration {
 	return time.Duration(n) * time.Second / time.Duration(l.rate)
 }
 
 // measured is the result of a load.
 type measured struct {
-	asked                      int // messages per second
+	asked                      int // messages per second that had to be sent
 	sent, seen, twice, refused int
 	refusal                    string
 	p50, p99                   time.Duration
@@ -193,10 +193,11 @@ type measured struct {
 	cpu                        map[string]time.Duration
 }
 
-// maxDelay is the highest 99th percentile at which a rate counts as held.
+// maxDelay is the maximum 99th percentile of delays with which a rate counts as sustained.
 const maxDelay = 250 * time.Millisecond
 
-// held reports whether the mesh kept up: every message arrived once and in time.
+// held reports whether the mesh sustained the rate: every message arrived once, p99 was at most maxDelay, and the rate
+// of arrival was more than 95 % of the requested rate.
 func (m measured) held() bool {
 	return m.seen == m.sent && m.twice == 0 && m.refused == 0 && m.p99 <= maxDelay && m.rate > 0.95*float64(m.asked)
 }
@@ -215,15 +216,15 @@ func (m measured) String() string {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// send sends messages at a constant rate, regardless of outcomes, in a third of the first conversations, and waits
-// until all have arrived or no more do. A delay counts from when the message was due, not from when its sender sent
-// it.
+// send sends messages at a constant rate in a random third of the first conversations. It does not wait for outcomes.
+// At the end it waits until all messages have arrived or no more messages arrive. The delay of a message counts from
+// the time at which it was due, not from the time at which it was sent.
 func (c *crowd) send(b *testing.B, cpu func() map[string]time.Duration, conversations, rate int, lasting time.Duration) measured {
 	b.Helper()
 	c.loads++
 	count := int(lasting.Seconds() * float64(rate))
 	l := &load{name: fmt.Appendf(nil, "%d.", c.loads), rate: rate, arrived: make([]atomic.Int64, count)}
-	random := rand.New(rand.NewPCG(1, uint64(c.loads))) // the same choices for every mesh
+	random := rand.New(rand.NewPCG(1, uint64(c.loads))) // a fixed seed, so that every mesh gets the same messages
 	senders := random.Perm(conversations)[:(conversations+2)/3]
 	before := cpu()
 	l.begin = time.Now()
@@ -238,7 +239,7 @@ func (c *crowd) send(b *testing.B, cpu func() map[string]time.Duration, conversa
 				b.Fatalf("send message %s: %v", id, err)
 			}
 		}
-		time.Sleep(500 * time.Microsecond) // keep the rate
+		time.Sleep(500 * time.Microsecond)
 	}
 	l.settle(sent)
 	m := measured{asked: rate, sent: sent, seen: int(l.seen.Load()), twice: int(l.twice.Load()),

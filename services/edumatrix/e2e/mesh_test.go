@@ -1,8 +1,8 @@
 //go:build integration
 
-// Package e2e runs the mesh as its users do, in separate processes, and observes it from outside: through sockets,
-// HTTP and exit statuses. The same suite runs against `edumatrix up` with its embedded stores, and against separate
-// services with two gateways on real Kafka, Redis and PostgreSQL.
+// Package e2e runs the programs of the mesh in separate processes, as users do, and tests them from outside: through
+// sockets, HTTP and exit statuses. The same suite runs against `edumatrix up` with its embedded stores, and against
+// separate services with two gateways on real Kafka, Redis and PostgreSQL.
 package e2e
 
 import (
@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 // mesh is a running installation.
 type mesh struct {
 	gateways  []string // base URLs
-	metrics   []string // base URLs of the gateways' metrics, in the same order
+	metrics   []string // base URLs of the gateways' metrics, in the order of gateways
 	processes []*meshrun.Process
 	database  string
 	protobuf  bool // whether clients use the binary subprotocol
@@ -179,7 +179,7 @@ func (m *mesh) ready(t testing.TB) {
 				}
 				t.Fatalf("%s is not ready", gateway)
 			}
-			time.Sleep(20 * time.Millisecond) // the condition decides, not the pause
+			time.Sleep(20 * time.Millisecond)
 		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 
 const patience = 20 * time.Second
 
-// person is one connection of a user, with all events that it saw.
+// person is one connection of a user, with all events that it received.
 type person struct {
 	*client.Client
 	t  testing.TB
@@ -111,7 +111,7 @@ func (p *person) ask(name string, data, answer any) error {
 	return p.Query(ctx, name, data, answer)
 }
 
-// await returns the first event since the connection began that is accepts.
+// await returns the first event of the connection for which is returns true. It waits for the event if necessary.
 func (p *person) await(what string, is func(client.Event) bool) client.Event {
 	p.t.Helper()
 	deadline := time.After(patience)
@@ -151,7 +151,7 @@ func (p *person) summary() string {
 	return "[" + strings.Join(all, ", ") + "]"
 }
 
-// versions returns the versions of a stream that the person saw, in the order of arrival.
+// versions returns the versions of a stream that the person received, in the order of arrival.
 func (p *person) versions(stream string) (all []int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -163,7 +163,7 @@ func (p *person) versions(stream string) (all []int64) {
 	return all
 }
 
-// dense fails unless the person saw the stream from one version to another, each version once and in order.
+// dense fails the test unless the person received all versions of a stream between from and to, each once and in order.
 func (p *person) dense(stream string, from, to int64) {
 	p.t.Helper()
 	got := p.versions(stream)
@@ -205,7 +205,7 @@ func (p *person) all(conversation string) (bodies []string) {
 	p.t.Helper()
 	for after := int64(0); ; {
 		var page history
-		q := map[string]any{"conversation_id": conversation, "limit": 200, "after": after} // 0 is the start
+		q := map[string]any{"conversation_id": conversation, "limit": 200, "after": after} // after 0: the first page
 		if err := p.ask("chat.history", q, &page); err != nil {
 			p.t.Fatalf("history of %s: %v", conversation, err)
 		}
@@ -223,7 +223,7 @@ func timeout() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), patience)
 }
 
-// subscribe subscribes to a room that the person is not a member of.
+// subscribe subscribes to a room of which the person is not a member.
 func (p *person) subscribe(room string) (client.Subscribed, error) {
 	ctx, cancel := timeout()
 	defer cancel()

@@ -13,8 +13,9 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// TestHistory_HasWhatWasAcknowledgedBeforeTheConnection stops chat's projection from being updated. A query on a new
-// connection, or over HTTP, must not be answered without a message that was acknowledged before.
+// TestHistory_HasWhatWasAcknowledgedBeforeTheConnection blocks updates of chat's projection. The answer to a query on a
+// new connection, or over HTTP, must contain a message that was acknowledged before. While updates are blocked, the
+// query must therefore fail as unavailable.
 func TestHistory_HasWhatWasAcknowledgedBeforeTheConnection(t *testing.T) {
 	t.Parallel()
 	database := meshtest.Postgres(t)
@@ -43,7 +44,7 @@ func TestHistory_HasWhatWasAcknowledgedBeforeTheConnection(t *testing.T) {
 	require.Equal(t, "acknowledged", page.Messages[0].Body)
 }
 
-// stall keeps chat's projection from being updated until release is called.
+// stall blocks updates of chat's projection until release is called.
 func stall(t *testing.T, database string) (release func()) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), database)

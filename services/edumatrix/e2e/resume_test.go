@@ -33,9 +33,9 @@ func TestResume_Separate(t *testing.T) {
 	testStorm(t, m)
 }
 
-// resumeSuite tests the guarantees for clients that resume. The tests share one mesh, and each has users of its own.
+// resumeSuite tests the guarantees for clients that resume. The tests share one mesh, but each test has its own users.
 func resumeSuite(t *testing.T, m *mesh) {
-	t.Run("group", func(t *testing.T) { // so that the mesh outlives the parallel tests
+	t.Run("group", func(t *testing.T) { // a group returns only when its parallel subtests have ended
 		for name, test := range map[string]func(*testing.T, *mesh){
 			"MissedEventsArrive":                         testMissedEvents,
 			"NothingFromBetweenMemberships":              testNothingBetween,
@@ -57,7 +57,7 @@ func resumeSuite(t *testing.T, m *mesh) {
 // drop drops the connection without closing it.
 func (p *person) drop() { p.Abort() }
 
-// tryResume resumes the person's session at a gateway, and keeps the events seen so far.
+// tryResume resumes the person's session at a gateway. The person keeps the events received so far.
 func (p *person) tryResume(m *mesh, gateway int) (client.Connected, error) {
 	ctx, cancel := timeout()
 	defer cancel()
@@ -117,7 +117,7 @@ func testMissedEvents(t *testing.T, m *mesh) {
 		begun := alice.group(t, bob.id)
 		alice.say(begun, "in a new one")
 		stands := bob.resume(m, round)
-		// No waiting: missed events come before the connection is ready.
+		// Do not wait, because missed events must arrive before the reply to connect.
 		if got := bob.versions(begun); !slices.Equal(got, []int64{1, 2}) || len(stands.NotRecovered) > 0 {
 			t.Fatalf("bob saw %v of a conversation that was started meanwhile, not recovered: %v", got, stands.NotRecovered)
 		}
@@ -255,7 +255,7 @@ func testPresenceContinues(t *testing.T, m *mesh) {
 	defer c.Close()
 	for {
 		select {
-		case e := <-online: // first her presence when bob subscribed, then changes of it
+		case e := <-online: // first alice's presence when bob subscribed, then its changes
 			if e.Stream != "presence:"+alice.id {
 				t.Fatalf("bob saw %+v", e)
 			}
@@ -268,8 +268,8 @@ func testPresenceContinues(t *testing.T, m *mesh) {
 	}
 }
 
-// testNoPostIsMissed checks that each post of a subscribed author arrives once, whether it was posted while the
-// client was away or afterwards.
+// testNoPostIsMissed checks that each post of an author arrives at a subscriber, whether it was posted while the client
+// was disconnected or afterwards.
 func testNoPostIsMissed(t *testing.T, m *mesh) {
 	alice, bob := m.connect(t, someone("alice"), 0), m.connect(t, someone("bob"), 1)
 	room := "author:" + alice.id
@@ -301,7 +301,7 @@ func testNoPostIsMissed(t *testing.T, m *mesh) {
 		select {
 		case got := <-posts:
 			if got == "seen" && len(want) == 4 {
-				continue // published after the token was made, so it may come again; its version identifies it
+				continue // created after the resume token, so it may be sent again; clients recognize it by its version
 			}
 			if got != want[0] {
 				t.Fatalf("bob saw %q, not %q", got, want[0])
@@ -313,14 +313,14 @@ func testNoPostIsMissed(t *testing.T, m *mesh) {
 	}
 }
 
-// A client that drops its connection and resumes, at any gateway and any number of times, sees each event of its
-// memberships once and in order.
+// testAbsences checks that a client which drops its connection and resumes, any number of times and at any gateway,
+// gets each event of its membership intervals once and in order.
 func testAbsences(t *testing.T, m *mesh) {
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("RESUME_SEED"); s != "" {
 		seed, _ = strconv.ParseUint(s, 10, 64)
 	}
-	t.Logf("RESUME_SEED=%d repeats this run", seed)
+	t.Logf("set RESUME_SEED=%d to repeat this run", seed)
 	const people, rooms, steps = 24, 4, 12
 	owner := m.connect(t, someone("owner"), 0)
 	var all []*person
@@ -357,9 +357,9 @@ func testAbsences(t *testing.T, m *mesh) {
 		r := rand.New(rand.NewPCG(seed, uint64(1000+i)))
 		dropping.Go(func() {
 			for range steps {
-				time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond) // how long the user stays connected
+				time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond) // the user stays connected for a while
 				p.drop()
-				time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond) // how long the user is away
+				time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond) // the user is disconnected for a while
 				if stands, err := p.tryResume(m, r.IntN(2)); err != nil || len(stands.NotRecovered) > 0 {
 					t.Errorf("not recovered %v: %v", stands.NotRecovered, err)
 					return
@@ -396,8 +396,8 @@ func (p *person) of(stream string) (events []client.Event) {
 	return events
 }
 
-// within returns the versions of a conversation that a user must see: those of its membership intervals, with their
-// first and last events.
+// within returns the versions of a conversation that a user must get: those of the user's membership intervals,
+// including the events that open and close them.
 func within(log []client.Event, user string) (versions []int64) {
 	in := false
 	for _, e := range log {
@@ -410,9 +410,9 @@ func within(log []client.Event, user string) (versions []int64) {
 	return versions
 }
 
-// testStorm kills a gateway with 200 clients. They resume at the other one, which has the missed events in its
-// buffer. When that one is killed too, they resume at the first one, which has an empty buffer. Each time, few calls
-// to the owners must be enough for all of them.
+// testStorm kills a gateway with 200 clients. They resume at the other gateway, which has the missed events in its
+// event buffer. When that gateway is killed too, they resume at the first one, which was started again with an empty
+// buffer. Each time, the gateway must need only few calls to the owners for all clients.
 func testStorm(t *testing.T, m *mesh) {
 	const clients = 200
 	var gateways []*meshrun.Process
@@ -452,7 +452,7 @@ func testStorm(t *testing.T, m *mesh) {
 		wait.Wait()
 		took := time.Since(begun)
 		for _, p := range all {
-			p.dense(stream, 2, last) // they connected after version 1
+			p.dense(stream, 2, last) // the clients connected after version 1
 		}
 		calls = m.counter(t, to, `gateway_room_calls_total{call="resume",owner="chat"}`) - calls
 		resumed = m.counter(t, to, fmt.Sprintf(`gateway_resumed_total{from=%q,owner="chat"}`, from)) - resumed
@@ -468,7 +468,7 @@ func testStorm(t *testing.T, m *mesh) {
 	last = owner.say(stream, "missed")
 	storm(1, "recent")
 
-	// Then both gateways restart after the events, so that only the log has the missed events.
+	// Now restart both gateways after the events were sent, so that only the log has the missed events.
 	for _, p := range gateways {
 		p.Kill()
 	}
@@ -496,7 +496,7 @@ func (m *mesh) takesClients(t *testing.T, gateway int) {
 	})
 }
 
-// counter returns the value of one of a gateway's metrics, 0 if it has none.
+// counter returns the value of a metric of a gateway, or 0 if the gateway does not have the metric.
 func (m *mesh) counter(t *testing.T, gateway int, name string) float64 {
 	t.Helper()
 	for line := range strings.Lines(get(t, m.metrics[gateway]+"/metrics")) {

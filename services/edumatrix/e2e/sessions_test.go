@@ -23,7 +23,7 @@ type sessionsPage struct {
 	} `json:"sessions"`
 }
 
-// listed waits until the user's sessions are those of the given devices, and returns them.
+// listed waits until the user has the sessions of exactly the given devices, and returns these sessions.
 func (p *person) listed(devices ...string) (page sessionsPage) {
 	p.t.Helper()
 	slices.Sort(devices)
@@ -70,8 +70,8 @@ func sessionEnded(t *testing.T, c *client.Client) {
 	}
 }
 
-// testSessions checks that users see and end the sessions of their own devices only, and that a session continues
-// over connections and gateways.
+// testSessions checks that users can list and end only their own sessions, and that a session continues over several
+// connections and gateways.
 func testSessions(t *testing.T, m *mesh) {
 	bob, stranger := m.connect(t, someone("bob"), 1), m.connect(t, someone("mallory"), 0)
 	phone := m.device(t, bob.id, "phone, \"blue\"", 0)
@@ -105,7 +105,7 @@ func testSessions(t *testing.T, m *mesh) {
 	}
 	old, err := client.Dial(ctx, client.Options{URL: m.socket(0), Token: mint(t, bob.id, time.Hour), Protobuf: m.protobuf,
 		SessionID: phone.Connected().SessionID})
-	if err == nil { // it is closed once the gateway knows that the session has ended
+	if err == nil { // the connection is closed when the gateway gets the answer that the session has ended
 		t.Cleanup(old.Close)
 		sessionEnded(t, old)
 	}
@@ -121,8 +121,9 @@ func testSessions(t *testing.T, m *mesh) {
 	bob.refused("invalid_field", "presence.end_session", map[string]any{"session_id": "no such"})
 }
 
-// testSessionRooms checks that a session keeps the rooms that its client subscribed to. A connection that resumes it
-// at another gateway is subscribed to them and gets their events. An ended session has none.
+// testSessionRooms checks that a session keeps the rooms to which its client has subscribed. A connection that resumes
+// the session at another gateway must be subscribed to these rooms and get their events. An ended session must have no
+// rooms.
 func testSessionRooms(t *testing.T, m *mesh) {
 	author, other := m.connect(t, someone("author"), 0), m.connect(t, someone("other"), 1)
 	rooms := []string{"author:" + author.id, "presence:" + author.id}
@@ -142,10 +143,10 @@ func testSessionRooms(t *testing.T, m *mesh) {
 		return m.connect(t, bob.id, gateway, func(o *client.Options) { o.SessionID = session })
 	}
 	var back *person
-	eventually(t, "the rooms of the session", func() bool { // they are stored a moment after the subscription
+	eventually(t, "the rooms of the session", func() bool { // presence stores the rooms with the gateway's next report
 		if back != nil {
 			back.Abort()
-			time.Sleep(100 * time.Millisecond) // a user may connect ten times a second
+			time.Sleep(100 * time.Millisecond) // a user may connect at most ten times per second
 		}
 		back = goesOn(1)
 		return slices.Equal(back.Connected().Rooms, rooms)

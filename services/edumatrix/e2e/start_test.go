@@ -14,7 +14,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// run runs a program that is expected to end by itself, and returns its exit status and its output.
+// run runs a program until it ends, and returns its exit status and its output.
 func run(t *testing.T, name string, args []string, env ...string) (int, string) {
 	t.Helper()
 	p := binaries.Process(name, args, env)
@@ -47,7 +47,7 @@ func TestStart_PortInUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = taken.Close() }) // registered first, so it runs after the parallel subtests
+	t.Cleanup(func() { _ = taken.Close() }) // runs after the parallel subtests
 	port := taken.Addr().(*net.TCPAddr).Port
 	ofAll, kafka := fmt.Sprintf("PORT=%d", port), meshtest.Kafka(t)
 	ofChat := fmt.Sprintf("CHAT_URL=http://127.0.0.1:%d", port)

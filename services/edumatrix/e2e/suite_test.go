@@ -40,12 +40,12 @@ func TestSeparate(t *testing.T) {
 	suite(t, separate(t))
 }
 
-// suite tests the guarantees for users, on whatever stores the mesh runs and whichever encoding its clients use. The
-// tests share one mesh, and each has users of its own.
+// suite tests the guarantees for users, with clients of both encodings. The tests share one mesh, but each test has its
+// own users.
 func suite(t *testing.T, m *mesh) {
 	binary := *m
 	binary.protobuf = true
-	t.Run("group", func(t *testing.T) { // so that the mesh outlives the parallel tests
+	t.Run("group", func(t *testing.T) { // a group returns only when its parallel subtests have ended
 		t.Run("JSON", func(t *testing.T) { t.Parallel(); suiteIn(t, m) })
 		t.Run("Protobuf", func(t *testing.T) { t.Parallel(); suiteIn(t, &binary) })
 	})
@@ -157,7 +157,7 @@ func testMembersComeAndGoLive(t *testing.T, m *mesh) {
 	if got, want := guest.versions(started.Stream), []int64{3, 4, 5, 7, 8}; !slices.Equal(got, want) {
 		t.Fatalf("the guest saw versions %v, want %v without those between its memberships", got, want)
 	}
-	// Leaving closes the room for a member as well.
+	// A member who leaves gets no further events either.
 	left := member.do("chat.leave", map[string]any{"conversation_id": id}).Version
 	member.awaitVersion(started.Stream, left)
 	guest.awaitVersion(started.Stream, left)
@@ -337,7 +337,7 @@ func testStrangersReadAndWriteNothing(t *testing.T, m *mesh) {
 		"chat.edit_message":  {"conversation_id": id, "message_id": "m", "body": "x"},
 	} {
 		mallory.refused("not_a_member", name, data)
-		data["conversation_id"] = uuid.NewString() // an unknown conversation must give the same refusal
+		data["conversation_id"] = uuid.NewString() // commands for an unknown conversation must get the same refusal
 		mallory.refused("not_a_member", name, data)
 	}
 	var page history
@@ -450,7 +450,7 @@ func testBadFrames(t *testing.T, m *mesh) {
 	}
 	p.do("chat.start_group", map[string]any{"title": "still usable", "user_ids": []string{}})
 
-	// A frame over the maximum size closes the connection, with the reason; other connections stay open.
+	// A frame above the maximum size closes the connection, with a reason. Other connections stay open.
 	big := m.connect(t, someone("big"), 0)
 	_ = big.Write([]byte(`{"id":"1","type":"chat.send_message","data":{"body":"` + strings.Repeat("x", 1<<20) + `"}}`))
 	select {
@@ -510,7 +510,7 @@ func testNothingUndeclaredIsReachable(t *testing.T, m *mesh) {
 		p := m.connect(t, eve, 0)
 		p.refused("unknown_type", name, map[string]any{})
 	}
-	// The inner listeners require the installation's credential, and a user's token must not be accepted.
+	// The inner listeners require the installation's credential. They must not accept a user's token.
 	for _, p := range m.processes {
 		for _, variable := range p.Env {
 			_, url, inner := strings.Cut(variable, "_URL=http://127.0.0.1")
@@ -527,7 +527,7 @@ func testNothingUndeclaredIsReachable(t *testing.T, m *mesh) {
 	}
 }
 
-// innerProcedures returns the names of all methods that proto/ declares and does not declare public.
+// innerProcedures returns the names of all methods in proto/ that are not public queries.
 func innerProcedures(t *testing.T) (all []string) {
 	t.Helper()
 	missing := declaredServices(t)
@@ -550,7 +550,7 @@ func innerProcedures(t *testing.T) (all []string) {
 		return true
 	})
 	if len(missing) > 0 {
-		t.Fatalf("not tried, because this test does not import them: %v", missing)
+		t.Fatalf("the test cannot try these services, because it does not import their packages: %v", missing)
 	}
 	return all
 }
@@ -612,7 +612,7 @@ func testHealth(t *testing.T, m *mesh) {
 	}
 }
 
-// testOrder sends messages from several users in several conversations, and checks that each member sees each message
+// testOrder sends messages from several users in several conversations, and checks that each member gets each message
 // once and in order.
 func testOrder(t *testing.T, m *mesh) {
 	const conversations, each = 6, 30

@@ -10,7 +10,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// types sends chat.typing, again while it is refused as unavailable, and returns the code of a refusal.
+// types sends chat.typing, and returns the code of the refusal or "". If it is refused as unavailable, types sends it
+// again.
 func (p *person) types(conversation string) string {
 	p.t.Helper()
 	for begun := time.Now(); ; time.Sleep(100 * time.Millisecond) {
