@@ -1,22 +1,23 @@
-# Everything that is needed is fetched by the targets themselves: a fresh machine has the Go toolchain and make.
-# Tools are pinned here and built into .bin.
+# A fresh machine needs only the Go toolchain and make. The targets download everything else. The versions of tools are
+# pinned here, and the tools are built into .bin.
 BIN := $(CURDIR)/.bin
 BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.12
 CONNECT_VERSION := v1.21.1
 STATICCHECK_VERSION := v0.8.2
 
-# "work" is every package of every module of go.work.
+# MODULES are the folders of all modules in go.work. In the commands below, the package pattern "work" means all their
+# packages.
 MODULES = $(shell go list -m -f '{{.Dir}}')
-# Packages whose tests run at once. Several start a whole mesh.
+# The number of packages whose tests run at the same time. It is small, because several packages start a whole mesh.
 TEST_PACKAGES ?= 2
-# make test PKG=./shared/bus RUN=TestReader: one package's tests, or those whose names match
+# PKG and RUN select tests: make test PKG=./shared/bus RUN=TestReader runs the tests of one package whose names match.
 PKG ?= work
 RUN ?= .
 EDUMATRIX := bin/edumatrix
 TESTSERVERS := bin/testservers
 
-# What is not tested but built is built as the images are, so that a fresh machine compiles it once.
+# Build with the same settings as the images, so that a package is compiled only once.
 build lint $(EDUMATRIX) $(TESTSERVERS): export CGO_ENABLED := 0
 build lint $(EDUMATRIX) $(TESTSERVERS): export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
@@ -24,58 +25,58 @@ build lint $(EDUMATRIX) $(TESTSERVERS): export GOFLAGS := $(strip $(GOFLAGS) -tr
 .PHONY: verify-connections picture
 .PHONY: breaking $(EDUMATRIX) $(TESTSERVERS)
 
-help: ## Print what there is to make
+help: ## Print all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 24
 	@echo
-	@echo "  Tests come in two layers. Fast tests need nothing but Go. Integration tests are the files with the build tag"
-	@echo "  integration; they need Kafka, Redis and PostgreSQL, which make test installs or starts, or takes from"
-	@echo "  KAFKA_BROKERS, REDIS_URL and DATABASE_URL. See CONTRIBUTING.md."
+	@echo "  There are two layers of tests. Fast tests need only Go. Integration tests are in files with the build tag"
+	@echo "  integration. They need Kafka, Redis and PostgreSQL: make test installs and starts these servers, or uses those"
+	@echo "  that KAFKA_BROKERS, REDIS_URL and DATABASE_URL name. See CONTRIBUTING.md."
 
 run: $(EDUMATRIX) ## Start the whole mesh in one process; Ctrl-C stops it
 	@exec $(EDUMATRIX) up
 
-test: $(TESTSERVERS) ## Run all tests with the race detector; PKG=./shared/bus and RUN=TestReader for some
+test: $(TESTSERVERS) ## Run all tests with the race detector; PKG=./shared/bus RUN=TestReader runs some of them
 	@$(TESTSERVERS) -install
-	@if command -v gcc >/dev/null; then race=-race; else race=; echo "there is no gcc: no race detector"; fi; \
+	@if command -v gcc >/dev/null; then race=-race; else race=; echo "gcc is missing: tests run without the race detector"; fi; \
 	  echo "fast tests and integration tests$${race:+, with the race detector}"; \
 	  exec $(TESTSERVERS) -jaeger -- go test $$race -p $(TEST_PACKAGES) -timeout 40m -tags integration -run '$(RUN)' $(PKG)
 
 test-fast: ## Run the tests that need no server
-	@echo "fast tests alone; make test runs the integration tests as well"
+	@echo "fast tests only; make test also runs the integration tests"
 	go test work
 
-# Without -v, Go keeps no more than ten lines of what a benchmark says.
-bench: $(TESTSERVERS) ## Measure latency, throughput and cost; BENCH_BEFORE=dir: beside another checkout, in turns
+# Without -v, go test prints only the first ten lines that a benchmark logs.
+bench: $(TESTSERVERS) ## Measure latency, throughput and CPU cost; BENCH_BEFORE=dir also measures another checkout, in turns
 	@$(TESTSERVERS) -install
 	go test -v -tags integration -run '^$$' -bench Mesh -benchtime 1x -timeout 2h ./services/edumatrix/e2e
 
-bench-size: $(TESTSERVERS) ## Measure what queries cost at 10 million events, beside a hundredth of it; takes minutes
+bench-size: $(TESTSERVERS) ## Measure queries with 10 million events and with a hundredth of them; takes minutes
 	@$(TESTSERVERS) -install
 	go test -v -tags integration -run '^$$' -bench Size -benchtime 1x -timeout 2h ./services/chat/query ./services/presence/store
 
-bench-hostile: $(TESTSERVERS) ## Measure other users beside each hostile one; quiet and hostile rounds take turns
+bench-hostile: $(TESTSERVERS) ## Measure ordinary users with and without each hostile user, in turns
 	@$(TESTSERVERS) -install
 	go test -v -tags integration -run '^$$' -bench '^BenchmarkHostile$$' -benchtime 1x -timeout 30m ./services/gateway \
 	  ./services/edumatrix/e2e
 
 SEEDS ?= 10
-faults: $(TESTSERVERS) ## Try to break what is promised: SEEDS=n random runs, or SEED=x again, or EACH=1: every fault alone
+faults: $(TESTSERVERS) ## Try to break the guarantees: SEEDS=n random runs, SEED=x repeats a run, EACH=1 runs every fault alone
 	@$(TESTSERVERS) -install
 	FAULTS_SEEDS=$(SEEDS) FAULTS_SEED=$(SEED) FAULTS_EACH=$(EACH) FAULTS_LIST=$(CURDIR)/docs/faults.tsv \
 	  go test -v -count=1 -timeout 24h -tags integration -run '^TestFaults_' ./services/edumatrix/faults
 
-faults-broken: $(TESTSERVERS) ## Break the mesh on purpose, in three ways, and see that the faults show it
+faults-broken: $(TESTSERVERS) ## Check that the fault suite finds three deliberate mistakes
 	@$(TESTSERVERS) -install
 	FAULTS_BROKEN=1 go test -v -count=1 -timeout 1h -tags integration -run '^TestBroken_' ./services/edumatrix/faults
 
-build: ## Build and vet every module, in the workspace and on its own
+build: ## Build and vet every module, in the workspace and without it
 	go build work
 	go vet work
 	go vet -tags integration work
 	@set -e; for dir in $(MODULES); do echo "alone: $${dir#$(CURDIR)/}"; \
 	  (cd $$dir && GOWORK=off go build ./... && GOWORK=off go vet -tags integration ./...); done
 
-lint: build $(BIN)/buf $(BIN)/staticcheck $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Run linters, check formatting, generated code and walls
+lint: build $(BIN)/buf $(BIN)/staticcheck $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Run linters; check formatting, generated code and imports
 	@unformatted=$$(gofmt -l proto shared services deployments docs); \
 	  test -z "$$unformatted" || { echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; }
 	$(BIN)/staticcheck work
@@ -89,8 +90,8 @@ lint: build $(BIN)/buf $(BIN)/staticcheck $(BIN)/protoc-gen-go $(BIN)/protoc-gen
 	go test -count=1 -run '^TestGenerated_' ./proto/cmd/reference
 	@$(MAKE) --no-print-directory breaking
 
-# On main itself a change is held against the commit before it. Only a shallow clone may lack what to compare with where
-# CI is set: else a check that compares nothing would go unseen.
+# breaking compares proto with main, or on main itself with the previous commit. In CI, it fails if there is no commit to
+# compare with, because a check that compares nothing would go unnoticed. Shallow clones and new repositories are excepted.
 breaking: $(BIN)/buf
 	@set -e; base=$$(git rev-parse -q --verify origin/main || git rev-parse -q --verify main || true); \
 	  if [ -n "$$base" ] && [ "$$base" = "$$(git rev-parse HEAD)" ]; then \
@@ -99,8 +100,8 @@ breaking: $(BIN)/buf
 	  if [ -z "$$base" ]; then \
 	    if [ -n "$$CI" ] && [ "$$(git rev-parse --is-shallow-repository)" != true ] && \
 	      [ "$$(git rev-list --count HEAD)" != 1 ]; then \
-	      echo "buf breaking: there is no main to compare proto with: fetch it"; exit 1; fi; \
-	    echo "buf breaking: no history here to compare proto with, nothing is compared"; exit; \
+	      echo "buf breaking: the branch main to compare proto with is missing: fetch it"; exit 1; fi; \
+	    echo "buf breaking: there is no earlier commit to compare proto with; nothing is compared"; exit; \
 	  fi; \
 	  old=$$(mktemp -d); trap 'rm -rf $$old' EXIT; git archive $$base proto | tar -x -C $$old; \
 	  echo "buf breaking against $$(git log -1 --format='%h %s' $$base)"; \
@@ -113,11 +114,11 @@ fmt: $(BIN)/buf ## Format Go and Protobuf files
 	gofmt -w proto shared services deployments docs
 	cd proto && $(BIN)/buf format -w
 
-generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Generate Go, docs/reference.md and what /docs serves from proto/
+generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-connect-go ## Generate Go, docs/reference.md and the pages at /docs from proto/
 	cd proto && PATH=$(BIN):$$PATH buf generate
 	cd proto && go run ./cmd/reference
 
-env: ## Write .env for docker compose, with random secrets, where it is missing
+env: ## Write random secrets for docker compose into .env; existing ones are kept
 	@sh deployments/env.sh
 
 picture: $(EDUMATRIX) ## Record docs/talk.svg, the picture of the README, from the real program
@@ -132,7 +133,7 @@ $(EDUMATRIX):
 $(TESTSERVERS):
 	@go build -o $@ ./shared/meshtest/cmd/testservers
 
-# A changed version is a changed Makefile.
+# Tools depend on the Makefile, because it contains their versions.
 $(BIN)/%: Makefile
 	GOBIN=$(BIN) GOWORK=off go install $($(notdir $@)_module)
 

@@ -24,7 +24,7 @@ var owners = map[string]int{"presence": 3002, "chat": 3003, "feed": 3004, "notif
 // secrets are the settings without which an installation does not start.
 var secrets = []string{"POSTGRES_PASSWORD=pg-secret", "REDIS_PASSWORD=redis-secret", "JWT_SECRET=jwt-secret-of-at-least-32-bytes-length"}
 
-// load reads docker-compose.yml as docker compose does, with the given variables only.
+// load reads docker-compose.yml in the same way as docker compose, with only the given environment variables.
 func load(env ...string) (*types.Project, error) {
 	path, err := filepath.Abs(filepath.Join(root, "docker-compose.yml"))
 	if err != nil {
@@ -78,7 +78,7 @@ func TestCompose_PublishesOnLoopbackOnly(t *testing.T) {
 	t.Parallel()
 	want := map[string][]string{
 		"postgres": {"5432:5432"}, "redis": {"6379:6379"}, "socketio": {"3001:3001"}, "jaeger": {"16686:16686"},
-		"kafka": {"9092:29092", "29092:29092"}, // both lead to the outer listener
+		"kafka": {"9092:29092", "29092:29092"}, // both lead to the listener OUTER
 	}
 	got := map[string][]string{}
 	for name, s := range loaded(t).Services {
@@ -168,7 +168,7 @@ func TestCompose_LimitsTheMemoryOfRedis(t *testing.T) {
 	require.Equal(t, "redis-secret", after("--requirepass"))
 	require.Equal(t, "512mb", after("--maxmemory"))
 	require.Equal(t, "noeviction", after("--maxmemory-policy"))
-	require.Greater(t, int64(redis.MemLimit), int64(512<<20), "room for memory that Redis does not count")
+	require.Greater(t, int64(redis.MemLimit), int64(512<<20), "there must be room for memory that maxmemory does not count")
 	require.LessOrEqual(t, int64(redis.MemLimit), int64(1<<30))
 }
 
@@ -266,7 +266,7 @@ func TestCompose_ContainsNoSecret(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join(root, "docker-compose.yml"))
 	require.NoError(t, err)
-	// With placeholders for the secrets, every setting that is a secret must contain a placeholder.
+	// The project is loaded with placeholders as secrets. Every setting that is a secret must contain a placeholder.
 	project := loaded(t)
 	for name, s := range project.Services {
 		for variableName := range s.Environment {

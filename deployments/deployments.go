@@ -1,4 +1,4 @@
-// Package deployments contains what is needed to run the mesh on servers: the image of a service (Dockerfile), the
-// secrets of an installation (env.sh), and, at the root of the repository, docker-compose.yml. Its only Go code is
-// the tests of these files, which need no Docker engine.
+// Package deployments contains files for running the mesh on servers: the Dockerfile of a service's image, and env.sh,
+// which generates the secrets of an installation. Its Go code consists of tests of these files, of docker-compose.yml
+// and of the documents. The tests need no Docker engine.
 package deployments

@@ -20,9 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// image executes a stage of a Dockerfile like an engine, in a folder instead of a container.
+// image executes the instructions of a Dockerfile's stage in a folder instead of a container.
 type image struct {
-	dir     string // the folder that stands for /
+	dir     string // the folder that replaces the root folder of the container
 	workdir string
 	args    map[string]string
 	env     []string
@@ -38,7 +38,7 @@ func (i *image) run(t *testing.T, s stage) {
 			return value
 		})
 		switch in.word {
-		case "ARG": // the test sets it
+		case "ARG": // the test has set the argument
 		case "ENV":
 			i.env = append(i.env, strings.Fields(rest)...)
 		case "WORKDIR":
@@ -76,7 +76,7 @@ func (i *image) copy(t *testing.T, source, target string) {
 	info, err := os.Stat(from)
 	require.NoError(t, err, "COPY %s", source)
 	if !info.IsDir() {
-		require.False(t, ignored(t, i.ignored, path.Clean(source)), "COPY %s: it is in .dockerignore", source)
+		require.False(t, ignored(t, i.ignored, path.Clean(source)), "COPY %s: .dockerignore excludes this path", source)
 		require.NoError(t, copyFile(from, filepath.Join(target, path.Base(source))))
 		return
 	}
@@ -103,10 +103,10 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, text, 0o644)
 }
 
-// sh runs a command as the container's shell does. Its caches of modules and builds are this machine's.
+// sh runs a command of a RUN instruction with a shell. It uses the module cache and the build cache of this machine.
 func (i *image) sh(t *testing.T, command string) {
 	t.Helper()
-	require.NotRegexp(t, `(^|[\s=])/(src|out|go|root)\b`, command, "a path outside the build's own folder")
+	require.NotRegexp(t, `(^|[\s=])/(src|out|go|root)\b`, command, "the command uses an absolute path of the container")
 	c := exec.CommandContext(t.Context(), "sh", "-ec", command)
 	c.Dir, c.Env = i.at("."), append(os.Environ(), i.env...)
 	out, err := c.CombinedOutput()
@@ -118,7 +118,7 @@ func TestDockerfile_BuildsEveryService(t *testing.T) {
 	stages := readDockerfile(t)
 	require.Len(t, stages, 2)
 	require.Equal(t, "build", stages[0].name)
-	// One after another, since they share the cache and the machine.
+	// Build the services one after another, because they share the build cache and the machine.
 	for _, service := range []string{"chat", "feed", "gateway", "notification", "presence"} {
 		t.Run(service, func(t *testing.T) {
 			i := &image{dir: t.TempDir(), workdir: "/", args: map[string]string{"SERVICE": service},
@@ -131,18 +131,18 @@ func TestDockerfile_BuildsEveryService(t *testing.T) {
 					built = strings.Fields(source)[0]
 				}
 			}
-			require.NotEmpty(t, built, "the image copies nothing from the build stage")
+			require.NotEmpty(t, built, "the image must copy a file from the build stage")
 			requireStatic(t, i.at(built))
 			requireService(t, i.at(built), service)
 		})
 	}
 }
 
-// requireStatic checks that a binary needs no C library, since the image's differs from the build stage's.
+// requireStatic checks that a binary needs no C library, because the image may have a different one than the build stage.
 func requireStatic(t *testing.T, binary string) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		return // built for this machine, not for the image
+		return // the binary is built for this machine, and is not an ELF file
 	}
 	file, err := elf.Open(binary)
 	require.NoError(t, err)
@@ -152,8 +152,8 @@ func requireStatic(t *testing.T, binary string) {
 	}
 }
 
-// requireService checks that a binary is the given service. Without its secret it must refuse to start. With the
-// settings of compose it must try to connect to its first store, which is not running here.
+// requireService checks that a binary is the given service. Without a secret, the service must refuse to start. With
+// the settings of docker-compose.yml, it must try to connect to its first store, which is not running here.
 func requireService(t *testing.T, binary, service string) {
 	t.Helper()
 	said := start(t, binary)
@@ -183,7 +183,7 @@ func requireService(t *testing.T, binary, service string) {
 	}
 }
 
-// start runs a service that cannot start, and returns its error output.
+// start runs a service that must fail to start, and returns its error output.
 func start(t *testing.T, binary string, env ...string) string {
 	t.Helper()
 	var said bytes.Buffer

@@ -83,9 +83,9 @@ func TestDockerfile_RunsAsAnUnprivilegedUser(t *testing.T) {
 		}
 	}
 	require.Regexp(t, `^[1-9]\d*$`, user)
-	require.True(t, strings.HasPrefix(entry, "["), "the service itself must get the signals, not a shell")
+	require.True(t, strings.HasPrefix(entry, "["), "ENTRYPOINT must not use a shell, so that the service gets the signals")
 	for _, s := range stages {
-		require.Regexp(t, `^[a-z]+:\d+\.\d+(-alpine)?$`, s.from, "the image must have a version")
+		require.Regexp(t, `^[a-z]+:\d+\.\d+(-alpine)?$`, s.from, "FROM must name a version")
 	}
 }
 

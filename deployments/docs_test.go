@@ -17,7 +17,8 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// found returns the matches of the pattern's group in the files of a glob. There must be at least one.
+// found returns the texts that the pattern's first group matches in the files of a glob. It fails the test if there are
+// none.
 func found(t *testing.T, glob, pattern string) (all []string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, glob))
@@ -86,14 +87,14 @@ func TestDocs_DescribeEveryNameOfTheProtocol(t *testing.T) {
 	page := read(t, "docs/reference.md")
 	for _, name := range found(t, "proto/edumatrix/*/v1/*.proto", `(?m)^ +name: "(\w+\.\w+)"`) {
 		if strings.HasPrefix(name, "toy.") {
-			continue // a service for tests only
+			continue // toy is a service for tests only
 		}
 		require.Contains(t, page, "`"+name+"`")
 	}
 }
 
-// filesOfPath lists the files that a row of "The files of the path" names. A name without a folder is of the same folder
-// as the one before it.
+// filesOfPath returns the files that a row of the table in "The files of the path" names. A name without a folder is in
+// the same folder as the name before it.
 func filesOfPath(t *testing.T, row string) (files []string) {
 	t.Helper()
 	dir := ""
@@ -125,7 +126,7 @@ func TestDocs_NameTheFilesOfThePath(t *testing.T) {
 	require.Greater(t, named, 30)
 }
 
-// The hot path of the gateway, from the fan-out's call to the bytes on the socket, is to be read in one sitting.
+// The hot path of the gateway, from the fan-out to the socket, must be short enough to read in one sitting.
 func TestDocs_TheHotPathIsShort(t *testing.T) {
 	t.Parallel()
 	const maxLines = 700

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes the secrets that docker-compose.yml asks for into .env, at random, readable by their owner alone. What is there
-# already is never changed: run again, it adds what is missing.
+# Generates the secrets that docker-compose.yml requires, and writes them into .env, which only its owner can read.
+# Secrets that the file already has are not changed; missing ones are added.
 #
 #   sh deployments/env.sh [FILE]    FILE: .env at the root of the repository
 set -eu
@@ -11,13 +11,14 @@ names="POSTGRES_PASSWORD REDIS_PASSWORD JWT_SECRET"
 random() {
 	value=$(od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n')
 	if [ ${#value} -ne 64 ]; then
-		echo "env: /dev/urandom gives nothing" >&2
+		echo "env: /dev/urandom returns no random bytes" >&2
 		return 1
 	fi
 	printf '%s' "$value"
 }
 
-# Another run that makes the file at the same time wins: noclobber refuses a file that is there.
+# Create the file if it is missing. With noclobber (set -C), the shell fails to overwrite a file that another run has
+# created at the same time. That file is then used.
 if [ ! -e "$file" ] && ! (set -C; : >"$file") 2>/dev/null && [ ! -e "$file" ]; then
 	echo "env: $file cannot be written" >&2
 	exit 1
@@ -46,10 +47,10 @@ for name in $missing; do
 "
 done
 if [ -z "$lines" ]; then
-	echo "env: $file has everything, nothing was changed"
+	echo "env: $file has all secrets, nothing was changed"
 	exit 0
 fi
-# Who edited the file by hand may have left its last line open.
+# The last line may lack its newline, if the file was edited by hand.
 if [ -s "$file" ] && [ -n "$(tail -c 1 "$file")" ]; then
 	lines="
 $lines"

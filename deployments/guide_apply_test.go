@@ -22,7 +22,7 @@ import (
 	"google.golang.org/protobuf/types/pluginpb"
 )
 
-// tree is a copy of the repository that patches are applied to.
+// tree is the folder of a copy of the repository, to which patches are applied.
 type tree string
 
 func (d tree) path(name string) string { return filepath.Join(string(d), filepath.FromSlash(name)) }
@@ -38,7 +38,7 @@ func copyTree(t *testing.T) tree {
 	for _, name := range strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00") {
 		text, err := os.ReadFile(filepath.Join(root, name))
 		if os.IsNotExist(err) {
-			continue // deleted, but not committed yet
+			continue // the file was deleted, but this is not committed yet
 		}
 		require.NoError(t, err)
 		info, err := os.Stat(filepath.Join(root, name))
@@ -49,8 +49,9 @@ func copyTree(t *testing.T) tree {
 	return d
 }
 
-// run runs a program in a folder of the tree. Go programs are built in the same way as by make build and for
-// bin/testservers, so that packages that the patches do not change are in the build cache already.
+// run runs a program in a folder of the tree, and returns its output. The environment has the same settings of the Go
+// tool as make build and bin/testservers, so that packages that the patches do not change are already in the build
+// cache.
 func (d tree) run(t *testing.T, folder, program string, args ...string) string {
 	t.Helper()
 	c := exec.Command(program, args...)
@@ -62,8 +63,8 @@ func (d tree) run(t *testing.T, folder, program string, args ...string) string {
 	return string(out)
 }
 
-// generate does the same as buf generate, with the plugins of the modules that proto requires. It does not use buf,
-// which only make lint installs.
+// generate generates code like buf generate, with the plugins in the modules that proto requires. It does not use buf,
+// because only make lint installs it.
 func (d tree) generate(t *testing.T) {
 	t.Helper()
 	plugins := []string{"protoc-gen-go", "protoc-gen-connect-go"}
@@ -118,8 +119,8 @@ func (d tree) generate(t *testing.T) {
 	}
 }
 
-// With the patches of the guide and the code that is generated from them, the tests that the patches add must pass, and a
-// mesh with an unchanged gateway must answer the new commands and queries.
+// After applying the patches of the guide and generating code, the tests that the patches add must pass. A mesh with an
+// unchanged gateway must answer the new commands and queries.
 func TestGuide_PatchesBuildAndPass(t *testing.T) {
 	t.Parallel()
 	d := copyTree(t)
@@ -131,14 +132,14 @@ func TestGuide_PatchesBuildAndPass(t *testing.T) {
 		d.run(t, ".", "git", "apply", file)
 		added := len(tests)
 		for _, f := range readPatch(t, name) {
-			require.FileExists(t, d.path(f.path), "%s is applied", name)
+			require.FileExists(t, d.path(f.path), "%s must be applied", name)
 			for _, line := range f.added {
 				if match := test.FindStringSubmatch(line); match != nil {
 					tests, packages = append(tests, match[1]), append(packages, "./"+filepath.ToSlash(filepath.Dir(f.path)))
 				}
 			}
 		}
-		require.Greater(t, len(tests), added, "%s adds tests", name)
+		require.Greater(t, len(tests), added, "%s must add tests", name)
 	}
 	d.generate(t)
 	require.Empty(t, d.run(t, ".", "gofmt", "-l", "services/chat", "proto/gen"))

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// startTime is how long a mesh may take to start, and to answer, on a busy machine.
+// startTime is the maximum time that a mesh may take to start, and to answer a request, on a busy machine.
 const startTime = 3 * time.Minute
 
 // mesh is a mesh in one process, with embedded stores.
@@ -30,8 +30,8 @@ type mesh struct {
 	token   string
 }
 
-// startMesh builds the program edumatrix of a tree and runs it until the test ends. Another process may take a port before
-// the mesh listens on it; then it is started on other ports.
+// startMesh builds the program edumatrix of a tree and runs it until the test ends. If another process takes a port
+// before the mesh listens on it, startMesh starts the mesh again on other ports.
 func startMesh(t *testing.T, d tree) *mesh {
 	t.Helper()
 	program := d.path("bin/edumatrix")
@@ -46,11 +46,11 @@ func startMesh(t *testing.T, d tree) *mesh {
 	}
 }
 
-// newMesh chooses the ports and the folder of a mesh.
+// newMesh returns a mesh with free ports and a new data folder, which is not started yet.
 func newMesh(t *testing.T, program string) *mesh {
 	t.Helper()
 	m := &mesh{t: t, program: program}
-	// The database server does not run as root, and has to get at its folder.
+	// The database server may run under another account, and must be able to access the folder.
 	data, err := os.MkdirTemp("", "edumatrix-guide-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(data) })
@@ -65,7 +65,7 @@ func newMesh(t *testing.T, program string) *mesh {
 		"PRESENCE_URL=http://127.0.0.1:%d", "NOTIFICATION_URL=http://127.0.0.1:%d"} {
 		free, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
-		defer free.Close() // the port is taken until all ports are chosen
+		defer free.Close() // hold the port until all ports are chosen, so that they differ
 		port := free.Addr().(*net.TCPAddr).Port
 		if m.env = append(m.env, fmt.Sprintf(variable, port)); m.url == "" {
 			m.url = fmt.Sprintf("http://127.0.0.1:%d", port)
@@ -79,8 +79,8 @@ func newMesh(t *testing.T, program string) *mesh {
 	return m
 }
 
-// up starts the mesh, which runs until the test ends, and waits until it is healthy. If it ends before, up returns its
-// output and false.
+// up starts the mesh, which runs until the test ends, and waits until it is healthy. If the process ends first, up
+// returns its output and false.
 func (m *mesh) up() (logged string, ok bool) {
 	m.t.Helper()
 	up, output := exec.Command(m.program, "up"), &bytes.Buffer{}
@@ -89,10 +89,10 @@ func (m *mesh) up() (logged string, ok bool) {
 	ended := make(chan error, 1)
 	go func() { ended <- up.Wait() }()
 	m.t.Cleanup(func() {
-		_ = up.Process.Signal(syscall.SIGTERM) // it may have ended
+		_ = up.Process.Signal(syscall.SIGTERM) // fails only if the process has ended
 		require.NoError(m.t, <-ended)
 	})
-	client := http.Client{Timeout: 5 * time.Second} // another process that has the port need not answer
+	client := http.Client{Timeout: 5 * time.Second} // another process may have the port and never answer
 	for end := time.Now().Add(startTime); ; {
 		response, err := client.Get(m.url + "/health")
 		if err == nil {
@@ -103,15 +103,16 @@ func (m *mesh) up() (logged string, ok bool) {
 		}
 		select {
 		case <-ended:
-			ended <- nil // for the end of the test
+			ended <- nil // the cleanup function above receives this value too
 			return output.String(), false
 		case <-time.After(50 * time.Millisecond):
 		}
-		require.True(m.t, time.Now().Before(end), "the mesh does not become healthy")
+		require.True(m.t, time.Now().Before(end), "the mesh has not become healthy")
 	}
 }
 
-// ask sends a command or a query of ann, again if the machine is too busy to answer it, and returns the answer.
+// ask sends a command or a query of the user ann, and returns the answer. It sends the request again while a command
+// is queued or the service is unavailable, because the machine may be busy.
 func (m *mesh) ask(name, data string) string {
 	m.t.Helper()
 	for end := time.Now().Add(startTime); ; {

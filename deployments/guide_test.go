@@ -16,7 +16,7 @@ import (
 
 const guide = "docs/adding-a-feature.md"
 
-// patches are the worked examples of the guide, in the order in which it has them.
+// patches are the worked examples of the guide, in the order in which they are applied.
 var patches = []string{"docs/adding-a-feature/command.patch", "docs/adding-a-feature/aggregate.patch"}
 
 // patched is a file that a patch changes.
@@ -26,7 +26,8 @@ type patched struct {
 	added []string
 }
 
-// readPatch returns the files that a patch changes, all of which are edited by hand.
+// readPatch returns the files that a patch changes. A patch contains only files that are edited by hand, no generated
+// ones.
 func readPatch(t *testing.T, name string) (files []*patched) {
 	t.Helper()
 	inHunk := false
@@ -65,10 +66,10 @@ const (
 var (
 	bracketsAlone = regexp.MustCompile(`^[\[\](){};,]+$`)
 	goImport      = regexp.MustCompile(`^(package \w+|import .*|(\w+ )?"[\w./-]+")$`)
-	// In a .proto file, the header, the first line of an option, and a name in an option that repeats the message's
-	// name are connecting lines. Fields, and the other values of an option such as its stream, are content.
+	// In a .proto file, the header, the first line of an option, and the name in an option are connecting lines.
+	// Fields, and the other values of an option such as its stream, are content.
 	protoConnecting = regexp.MustCompile(`^((syntax|package|import|option)\b|name:)`)
-	// Except for their cases, these functions are the same in every aggregate.
+	// These functions are the same in every aggregate, except for their cases.
 	aggregateFunction = regexp.MustCompile(`^func (New|\(\w+ \*?State\) (Decide|Evolve|Forget))\(`)
 	topLevelType      = regexp.MustCompile(`^type State\b`)
 	dispatch          = regexp.MustCompile(`^\t(switch|case|default|return)\b`)
@@ -135,7 +136,7 @@ func count(files []*patched, wanted func(path string) bool, of ...kind) (lines i
 	return lines
 }
 
-// The figures in the guide must be those of its patches, and must not exceed the limits for a feature.
+// The numbers in the guide must be those of its patches, and must not exceed the limits for a feature.
 func TestGuide_CountsWhatAFeatureCosts(t *testing.T) {
 	t.Parallel()
 	product := func(path string) bool { return !isTest(path) }
@@ -150,7 +151,7 @@ func TestGuide_CountsWhatAFeatureCosts(t *testing.T) {
 	require.LessOrEqual(t, skeleton, 60, "lines of skeleton")
 	require.LessOrEqual(t, tests, 80, "lines of tests")
 	for _, f := range slices.Concat(command, aggregate) {
-		require.False(t, strings.HasPrefix(f.path, "services/gateway/"), "%s: the gateway needs no line", f.path)
+		require.False(t, strings.HasPrefix(f.path, "services/gateway/"), "%s: a feature must not change the gateway", f.path)
 		require.False(t, strings.HasPrefix(f.path, "proto/gen/"), "%s is generated", f.path)
 	}
 	page := read(t, guide)
@@ -160,7 +161,7 @@ func TestGuide_CountsWhatAFeatureCosts(t *testing.T) {
 	}
 }
 
-// Each kind of line must be recognized, so that a mistake in counting lines cannot make a figure smaller.
+// The kind of each of these lines must be recognized. Otherwise the counts in the guide could be too low.
 func TestGuide_SeesTheKindsOfLines(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -205,7 +206,7 @@ func TestGuide_PatchesApply(t *testing.T) {
 		for _, f := range readPatch(t, name) {
 			text, err := os.ReadFile(filepath.Join(root, f.path))
 			if os.IsNotExist(err) {
-				continue // the patch adds it
+				continue // the patch adds this file
 			}
 			require.NoError(t, err)
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(f.path)), 0o755))
@@ -216,7 +217,7 @@ func TestGuide_PatchesApply(t *testing.T) {
 		check := exec.Command("git", "apply", "--check", file)
 		check.Dir, check.Env = dir, append(os.Environ(), "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir))
 		out, err := check.CombinedOutput()
-		require.NoError(t, err, "%s does not apply any more; merge it with git apply --3way, and write it again from git diff, "+
+		require.NoError(t, err, "%s does not apply any more; apply it with git apply --3way, and write the patch again from git diff, "+
 			"without generated files:\n%s", name, out)
 	}
 }

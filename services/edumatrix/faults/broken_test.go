@@ -18,16 +18,16 @@ import (
 	"github.com/edumatrix/interlinked/shared/config"
 )
 
-// variableBroken makes the tests build and run the broken programs. Without it, they only check that the programs can
-// still be built.
+// variableBroken is the environment variable that makes TestBroken_IsCaught run the broken programs. Without it, the
+// test only checks that they can be built.
 const variableBroken = "FAULTS_BROKEN"
 
-// mistake is a change to the mesh's sources that breaks a promise. The change is made in copies of the files, which
-// the build uses instead of the originals.
+// mistake is a change of the mesh's source files that breaks a promise. The build uses changed copies of the files
+// instead of the originals.
 type mistake struct {
 	name    string
 	changes []change
-	faults  []Fault // the faults under which the mistake shows
+	faults  []Fault // the faults under which the mistake breaks its promise
 	breaks  []string
 }
 
@@ -45,8 +45,8 @@ var mistakes = []mistake{
 		breaks: []string{topicsHave, kept},
 	},
 	{
-		// A repeated reaction derives the same ids, so its effects are found to exist already. The mistake therefore
-		// has to save the checkpoint first.
+		// To save the checkpoint too late would break nothing: a repeated reaction derives the same ids, and the log
+		// drops its effects. So the mistake is to save the checkpoint too early.
 		name: "checkpoint saved before the transaction",
 		changes: []change{{"shared/owner/consume/batch.go", `			_, err := a.o.Commit(a.ctx, commands, w)
 			return err
@@ -100,7 +100,7 @@ var mistakes = []mistake{
 	},
 }
 
-// TestBroken_IsCaught makes each mistake and checks that the suite finds it.
+// TestBroken_IsCaught builds the mesh with each mistake and checks that the suite finds it.
 func TestBroken_IsCaught(t *testing.T) {
 	var s *stand
 	if os.Getenv(variableBroken) != "" {
@@ -110,7 +110,7 @@ func TestBroken_IsCaught(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			overlay, err := overlay(t.TempDir(), append(slices.Clone(clocks), m.changes...))
 			require.NoError(t, err)
-			if s == nil { // only check that it can be built
+			if s == nil { // only check that the programs can be built
 				for _, c := range m.changes {
 					compile := exec.Command("go", "build", overlay, "./"+path.Dir(c.file))
 					compile.Dir = filepath.Join("..", "..", "..")
@@ -127,7 +127,7 @@ func TestBroken_IsCaught(t *testing.T) {
 	}
 }
 
-// caught runs the faults under which a mistake shows until the judge finds it, a limited number of times.
+// caught runs the mistake's faults until the judge reports its promise as broken. It fails the test after three runs.
 func (m mistake) caught(t *testing.T, s *stand, broken meshrun.Binaries) {
 	const tries = 3
 	size := size{clients: 20, commands: 2200, faults: len(m.faults), rate: 220}

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Violation is a broken guarantee. The numbers are those of docs/guarantees.md.
+// Violation is a violation of a guarantee.
 type Violation struct {
 	Promise string
 	What    string
@@ -16,7 +16,7 @@ type Violation struct {
 
 func (v Violation) String() string { return v.Promise + ": " + v.What }
 
-// The guarantees that Check checks.
+// The guarantees that Check checks. The numbers are those in docs/guarantees.md.
 const (
 	kept       = "1 acknowledged is kept"
 	oneOutcome = "2 one effect, one outcome"
@@ -40,14 +40,15 @@ type judge struct {
 	count map[string]int
 }
 
-// Poison is a payload that was published although it cannot be read.
+// Poison is an unreadable payload that a fault published.
 type Poison struct {
 	Topic   string
 	Payload string
-	Dead    bool // whether it must become a dead letter; otherwise it may
+	Dead    bool // whether it must become a dead letter; if false, it may or may not
 }
 
-// Check compares a history with the contents of the stores. Exactly the poisoned messages must be dead letters.
+// Check compares a history with the contents of the stores, and returns the violations of guarantees. No messages other
+// than poisoned ones may be dead letters.
 func Check(h *History, s *Stored, poisoned []Poison) []Violation {
 	j := &judge{h: h, s: s, count: map[string]int{}}
 	h.mu.Lock()
@@ -78,8 +79,8 @@ func (j *judge) broken(promise, format string, args ...any) {
 	}
 }
 
-// log checks one log by itself: versions are dense, positions and times ascend, and the memberships follow from its
-// events.
+// log checks the contents of one log: versions must be dense, positions must ascend, and the stored memberships must
+// follow from the events.
 func (j *judge) log(l *Log) {
 	versions, ids := map[string]int64{}, map[string]bool{}
 	var position int64
@@ -165,17 +166,17 @@ func (j *judge) commands() {
 		case !known:
 			j.broken(survives, "%s never got its outcome %s; it was sent %d times and answered %v", c, o.Kind, c.Sends, c.kinds())
 		case !stored:
-			j.broken(kept, "%s was answered %s, but no outcome is stored", c, answered.Kind)
+			j.broken(kept, "%s got the outcome %s, but no outcome is stored", c, answered.Kind)
 			continue
 		}
 		for _, a := range c.Answers {
 			if a.Final() && !a.same(answered) {
-				j.broken(oneOutcome, "%s was answered %v, then %v", c, answered, a)
+				j.broken(oneOutcome, "%s got the outcome %v, then %v", c, answered, a)
 			}
 		}
 		stored1 := Answer{Kind: o.Kind, Code: o.Code, Stream: o.Stream, Version: o.Version}
 		if known && !answered.same(stored1) {
-			j.broken(oneOutcome, "%s was answered %v, but the stored outcome is %v", c, answered, stored1)
+			j.broken(oneOutcome, "%s got the outcome %v, but the stored outcome is %v", c, answered, stored1)
 		}
 		if o.Kind == Failed {
 			j.broken(deadAlone, "%s failed (%s) although it was valid", c, o.Code)
@@ -224,8 +225,8 @@ func (c *Command) kinds() (all []string) {
 	return all
 }
 
-// order compares versions with real time: a command that was sent after another's outcome arrived has a later version
-// in the stream.
+// order compares versions with real time. A command that was sent after the outcome of another command had arrived must
+// have a higher version in the stream.
 func (j *judge) order() {
 	type span struct {
 		sent, answered time.Time
@@ -254,10 +255,10 @@ func (j *judge) order() {
 	}
 }
 
-// topics checks each partition by the rules of its readers, and against the log. A reader accepts a record whose
-// "before" is the position that it accepted last, drops older records, and stops at a gap, so the records must follow
-// each other without gaps. (After an interrupted batch, a later record may precede an earlier one; both are then
-// published again.)
+// topics checks that readers of each partition get every event of the log in order. A reader accepts a record whose
+// "before" is the position of the last record that it accepted, drops older records, and stops at a gap. So topics
+// fails if a gap is left at the end of a partition. (When a batch was interrupted, a later record may precede an
+// earlier one. The relay then publishes both again.)
 func (j *judge) topics() {
 	type place struct {
 		topic     string
@@ -296,8 +297,8 @@ func (j *judge) topics() {
 	}
 }
 
-// notifications checks that each event of chat's log had its effect in notification's log exactly once and in order:
-// every user whom another user added is notified.
+// notifications checks that every user whom another user added to a conversation was notified exactly once, and in the
+// order of the conversation's events.
 func (j *judge) notifications() {
 	chat, own := j.s.log("chat"), j.s.log("notification")
 	type raised struct {
@@ -349,12 +350,11 @@ func (j *judge) notifications() {
 	}
 }
 
-// dead compares the dead letters with the poisoned messages. After a crash the same message may have two dead
-// letters.
+// dead compares the dead letters with the poisoned messages. After a crash, a message may have two dead letters.
 func (j *judge) dead(poisoned []Poison) {
 	for _, d := range j.s.Dead {
 		if !slices.ContainsFunc(poisoned, func(p Poison) bool { return p.Payload == d.Payload }) {
-			j.broken(deadAlone, "a dead letter of %s in %s that was not poisoned: %s", d.Original, d.Topic, d.Error)
+			j.broken(deadAlone, "a message of %s that was not poisoned is a dead letter on %s: %s", d.Original, d.Topic, d.Error)
 		}
 	}
 	for _, p := range j.s.unburied(poisoned) {

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fixture is a history that keeps all promises: alice starts a conversation with bob and carol, sends messages,
-// removes carol and adds her again. Each test changes a copy of its own.
+// fixture is a history without violations: alice starts a conversation with bob and carol, sends messages, removes
+// carol and adds her again. Each test changes its own copy.
 type fixture struct {
 	h        *History
 	s        *Stored
@@ -124,7 +124,7 @@ func (x *fixture) outcome(command int, kind string) {
 	x.s.Logs[0].Outcomes[command].Kind, x.h.commands[command].Answers[1].Kind = kind, kind
 }
 
-// came moves the beginning of a session to a later time.
+// came moves the beginning of a session to a later time after begun.
 func (x *fixture) came(s *Session, late time.Duration) {
 	s.Dialed, s.Ready, s.Looked = begun.Add(late), begun.Add(late), begun.Add(late)
 }
@@ -172,12 +172,12 @@ func TestCheck_FindsEachBrokenPromise(t *testing.T) {
 		"a failed command":              {deadAlone, func(x *fixture) { x.outcome(1, Failed) }},
 		"a version that is missing":     {dense, func(x *fixture) { x.s.Logs[0].Events[4].Version = 9 }},
 		"positions out of order":        {dense, func(x *fixture) { x.s.Logs[0].Events[4].Position = 2 }},
-		"an effect before its cause": {dense, func(x *fixture) {
+		"an order against real time": {dense, func(x *fixture) {
 			x.h.commands[1].Sent = begun.Add(time.Minute)
 		}},
 		"a relay that is behind":    {survives, func(x *fixture) { x.s.Logs[0].Relayed = 6 }},
 		"an event not on its topic": {topicsHave, func(x *fixture) { x.s.Records = slices.Delete(x.s.Records, 2, 3) }},
-		"a hole in a topic":         {topicsHave, func(x *fixture) { x.s.Records = append(x.s.Records[1:], x.s.Records[0]) }},
+		"a gap in a topic":          {topicsHave, func(x *fixture) { x.s.Records = append(x.s.Records[1:], x.s.Records[0]) }},
 		"a membership without event": {access, func(x *fixture) {
 			x.s.Logs[0].Memberships = append(x.s.Logs[0].Memberships, Membership{room, "eve", 2, 0})
 		}},
@@ -188,11 +188,11 @@ func TestCheck_FindsEachBrokenPromise(t *testing.T) {
 		"the first event not seen": {clientsSee, func(x *fixture) { x.saw(x.bob, 2, 3, 4, 5, 6, 7) }},
 		"the last event not seen":  {clientsSee, func(x *fixture) { x.saw(x.bob, 1, 2, 3, 4, 5, 6) }},
 		"nothing seen":             {clientsSee, func(x *fixture) { x.saw(x.bob) }},
-		"an event from before":     {clientsSee, func(x *fixture) { x.came(x.bob, 5*time.Second) }},
+		"an event from before it":  {clientsSee, func(x *fixture) { x.came(x.bob, 5*time.Second) }},
 		"another event seen":       {clientsSee, func(x *fixture) { x.bob.Events[1].ID = "e3" }},
 		"another text seen":        {clientsSee, func(x *fixture) { x.bob.Events[1].Text = "won" }},
-		"a stranger":               {access, func(x *fixture) { x.session("eve", 1) }},
-		"between two memberships":  {access, func(x *fixture) { x.saw(x.carol, 1, 2, 3, 4, 5, 6, 7) }},
+		"an event to a stranger":   {access, func(x *fixture) { x.session("eve", 1) }},
+		"an event while no member": {access, func(x *fixture) { x.saw(x.carol, 1, 2, 3, 4, 5, 6, 7) }},
 		"a stranger's notification": {access, func(x *fixture) {
 			x.bob.Events = append(x.bob.Events, slices.DeleteFunc(slices.Clone(x.carol.Events), func(e Seen) bool {
 				return e.Stream == room
@@ -201,10 +201,10 @@ func TestCheck_FindsEachBrokenPromise(t *testing.T) {
 		"a notification twice":    {oneOutcome, func(x *fixture) { x.s.Logs[1].Events[2].AboutAt = 1 }},
 		"a notification missing":  {oneOutcome, func(x *fixture) { x.s.Logs[1].Events = x.s.Logs[1].Events[:2] }},
 		"a checkpoint behind":     {survives, func(x *fixture) { x.s.Logs[1].Consumed[1] = 0 }},
-		"a projection":            {rebuild, func(x *fixture) { x.s.Differences = []string{"a row"} }},
+		"a row that differs":      {rebuild, func(x *fixture) { x.s.Differences = []string{"a row"} }},
 		"a dead letter":           {deadAlone, func(x *fixture) { x.s.Dead = []Dead{{Payload: "fine"}} }},
 		"an event that is parked": {deadAlone, func(x *fixture) { x.s.Logs[1].Parked = 1 }},
-		"poison that is gone":     {deadAlone, func(x *fixture) { x.poisoned = []Poison{{Payload: "bad", Dead: true}} }},
+		"poison without a letter": {deadAlone, func(x *fixture) { x.poisoned = []Poison{{Payload: "bad", Dead: true}} }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -219,8 +219,8 @@ func TestCheck_FindsEachBrokenPromise(t *testing.T) {
 func TestCheck_AcceptsPermittedHistories(t *testing.T) {
 	t.Parallel()
 	for name, allow := range map[string]func(x *fixture){
-		"a session that was lost": func(x *fixture) { x.saw(x.bob, 1, 2); x.bob.Ended = begun.Add(time.Minute) },
-		"a session that came late": func(x *fixture) {
+		"a session that ended early": func(x *fixture) { x.saw(x.bob, 1, 2); x.bob.Ended = begun.Add(time.Minute) },
+		"a session that began late": func(x *fixture) {
 			x.saw(x.bob, 6, 7)
 			x.bob.Events = x.bob.Events[len(x.bob.Events)-2:]
 			x.came(x.bob, 5100*time.Millisecond)
@@ -241,8 +241,8 @@ func TestCheck_AcceptsPermittedHistories(t *testing.T) {
 			x.unseen()
 			x.bob.Events = append(x.bob.Events, Seen{Type: NotRecovered, Stream: "author:alice"})
 		},
-		"records that come again": func(x *fixture) { x.s.Records = append(x.s.Records, x.s.Records[:3]...) },
-		"poison, twice": func(x *fixture) {
+		"records published twice": func(x *fixture) { x.s.Records = append(x.s.Records, x.s.Records[:3]...) },
+		"two dead letters of one poisoned message": func(x *fixture) {
 			x.poisoned = []Poison{{Payload: "bad", Dead: true}, {Payload: "maybe"}}
 			x.s.Dead = []Dead{{Payload: "bad"}, {Payload: "bad"}}
 		},

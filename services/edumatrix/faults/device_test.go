@@ -14,33 +14,33 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// device is a client program of a user. It stays connected, alternating between the gateways, and records the events
-// that it sees.
+// device is a client program of a user. It stays connected, to one gateway after the other, and records the events that
+// it receives.
 type device struct {
 	p       *population
 	user    string
 	name    string
 	gateway int
-	looks   []string // authors to whom it subscribes
+	looks   []string // the authors to whom the device subscribes
 
 	mu       sync.Mutex
 	random   *rand.Rand
 	current  *connection
 	waiting  map[string][]chan Answer // command id → channels that wait for an outcome after "queued"
 	messages []sentMessage            // the user's own newest messages
-	slow     time.Time                // until then it reads nothing
+	slow     time.Time                // the time until which the device reads nothing
 }
 
 type sentMessage struct{ conversation, id string }
 
-// connection is a connection that is ready, with its session.
+// connection is a connection whose reply to connect has arrived, with its session.
 type connection struct {
 	*client.Client
 	session *Session
 }
 
-// stay connects and reconnects until the run ends. Now and then it does not resume, like a program that was
-// restarted.
+// stay keeps the device connected until the run ends. Sometimes it begins a new session instead of resuming, like a
+// program that was restarted.
 func (d *device) stay() {
 	var last *connection
 	for d.p.ctx.Err() == nil {
@@ -105,7 +105,7 @@ func (d *device) resume(last *connection) *connection {
 		return nil
 	}
 	stands := c.Connected()
-	if !stands.Resumed { // every connection that was ready has a resume token
+	if !stands.Resumed { // although the client has sent a resume token
 		d.p.h.End(last.session, "not resumed")
 		c.Close()
 		return nil
@@ -114,7 +114,7 @@ func (d *device) resume(last *connection) *connection {
 	return &connection{c, last.session}
 }
 
-// live makes a connection the device's current one until it ends.
+// live makes a connection the current connection of the device, until it ends.
 func (d *device) live(c *connection) {
 	d.mu.Lock()
 	d.current = c
@@ -136,7 +136,7 @@ func (d *device) session() *connection {
 	return d.current
 }
 
-// await waits for a connection that is open. It returns nil when ctx ends.
+// await returns the current connection, and waits for one if necessary. It returns nil when ctx ends.
 func (d *device) await(ctx context.Context) *connection {
 	for ctx.Err() == nil {
 		if c := d.session(); c != nil {
@@ -151,7 +151,7 @@ func (d *device) await(ctx context.Context) *connection {
 	return nil
 }
 
-// see records an event. A device that is slow waits before it records the event.
+// see records an event. If the device is slow, see waits first, which blocks the connection.
 func (d *device) see(s *Session, e client.Event) {
 	d.mu.Lock()
 	until := d.slow
@@ -163,7 +163,7 @@ func (d *device) see(s *Session, e client.Event) {
 		ConversationID string `json:"conversation_id"`
 		MessageID      string `json:"message_id"`
 	}
-	_ = json.Unmarshal(e.Data, &data) // missing fields stay empty, and are compared with the log
+	_ = json.Unmarshal(e.Data, &data) // missing fields stay empty; the judge finds them when it compares with the log
 	text := data.Body
 	if text == "" {
 		text = data.Title
@@ -184,7 +184,7 @@ func (d *device) slowDown(while time.Duration) {
 	d.slow = time.Now().Add(while)
 }
 
-// own returns one of the user's messages, drawn at random.
+// own returns a random one of the user's own newest messages.
 func (d *device) own(r *rand.Rand) (sentMessage, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -194,7 +194,7 @@ func (d *device) own(r *rand.Rand) (sentMessage, bool) {
 	return d.messages[r.IntN(len(d.messages))], true
 }
 
-// passOn passes an outcome that came after "queued" to the workers that wait for it.
+// passOn passes an outcome that arrived after the answer "queued" to the workers that wait for it.
 func (d *device) passOn(o client.Outcome) {
 	a := Answer{Kind: o.Kind, Stream: o.Stream, Version: o.Version}
 	if o.Error != nil {
@@ -205,7 +205,7 @@ func (d *device) passOn(o client.Outcome) {
 	for _, w := range d.waiting[o.CommandID] {
 		select {
 		case w <- a:
-		default: // it already has one
+		default: // the worker already has an outcome
 		}
 	}
 }

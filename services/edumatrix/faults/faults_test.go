@@ -17,10 +17,10 @@ import (
 
 // The variables that `make faults` sets.
 const (
-	variableSeeds = "FAULTS_SEEDS" // how many seeds to run
+	variableSeeds = "FAULTS_SEEDS" // the number of seeds to run
 	variableSeed  = "FAULTS_SEED"  // the only seed to run, to repeat a run
-	variableEach  = "FAULTS_EACH"  // run every fault alone
-	variableList  = "FAULTS_LIST"  // the list to add verdicts to
+	variableEach  = "FAULTS_EACH"  // if set, run every fault alone
+	variableList  = "FAULTS_LIST"  // the file to which verdicts are added
 )
 
 // Every run must have at least this many clients, commands and faults.
@@ -29,7 +29,7 @@ var (
 	short = size{clients: 10, commands: 500, rate: 100}
 )
 
-// quickPlans are the plans of `make test`: short ones that together reach every part.
+// quickPlans are the short plans that `make test` runs. Together they disturb every service and store.
 var quickPlans = []Plan{
 	{Seed: 1, Faults: []Fault{
 		{Kind: "kill", On: "chat-1", After: 60, For: time.Second, Times: 2},
@@ -63,7 +63,7 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// TestFaults_NothingIsLostOrDuplicated runs a quickPlans plans, or those that `make faults` selects.
+// TestFaults_NothingIsLostOrDuplicated runs quickPlans, or the plans that the variables of `make faults` select.
 func TestFaults_NothingIsLostOrDuplicated(t *testing.T) {
 	plans, size := chosen(t)
 	s := newStand(t)
@@ -72,7 +72,7 @@ func TestFaults_NothingIsLostOrDuplicated(t *testing.T) {
 	}
 }
 
-// chosen returns the plans that the environment asks for.
+// chosen returns the plans that the environment variables select, and the size of the runs.
 func chosen(t *testing.T) (plans []Plan, s size) {
 	t.Helper()
 	number := func(variable string) (n uint64, set bool) {
@@ -82,7 +82,7 @@ func chosen(t *testing.T) (plans []Plan, s size) {
 		}
 		n, err := strconv.ParseUint(value, 10, 64)
 		if err != nil {
-			t.Fatalf("%s has to be a number: %v", variable, err)
+			t.Fatalf("%s must be a number: %v", variable, err)
 		}
 		return n, true
 	}
@@ -114,7 +114,7 @@ type result struct {
 	violations []Violation
 }
 
-// run carries out one plan, from an empty mesh to a verdict.
+// run executes one plan on a new mesh, and returns the result.
 func run(t *testing.T, s *stand, programs meshrun.Binaries, plan Plan, size size) *result {
 	t.Helper()
 	t.Logf("seed %d: %v", plan.Seed, plan)
@@ -181,7 +181,7 @@ func (r *result) report(t *testing.T) {
 	}
 }
 
-// commit returns the commit under test. It ignores changes to the list of verdicts, which grows meanwhile.
+// commit returns the commit under test. Changes of the list of verdicts are ignored, because the runs append to it.
 func commit() string {
 	head, err := exec.Command("git", "rev-parse", "--short=10", "HEAD").Output()
 	if err != nil {

@@ -1,9 +1,9 @@
 // Package faults tries to break the guarantees of the mesh. A population of clients sends commands to separate service
-// processes and records everything that it sent, received and saw, while processes, stores and connections are killed,
-// frozen, cut and delayed by a plan that is derived from a seed. Afterwards Check judges the whole history against the
+// processes, and records every command, answer and event. Meanwhile a plan, which is derived from a seed, kills,
+// freezes, cuts and delays processes, stores and connections. Afterwards Check compares the recorded history with the
 // contents of the stores.
 //
-// The checker and the plans are pure and have fast tests; the files with the build tag integration run the mesh.
+// The checker and the plans do no I/O and have fast tests. The files with the build tag integration run the mesh.
 // docs/guarantees.md lists the guarantees, and `make faults` runs the package.
 package faults
 
@@ -21,7 +21,7 @@ const (
 	Failed      = "failed"
 	Queued      = "queued"
 	Unavailable = "unavailable"
-	// Nothing: no answer came within answerTime, which is far longer than an answer may take.
+	// Nothing means that no answer arrived within answerTime, which is far longer than an answer may take.
 	Nothing = "nothing"
 )
 
@@ -29,7 +29,7 @@ const (
 type Answer struct {
 	At      time.Time
 	Kind    string
-	Code    string // if it is a refusal
+	Code    string // the code of a refusal
 	Stream  string
 	Version int64
 }
@@ -53,7 +53,7 @@ type Command struct {
 	ID    string
 	Owner string // the service that decides it
 	Type  string
-	Text  string // the text in it, which its event must contain
+	Text  string // the text in the command, which the event must contain
 	Sent  time.Time
 	Sends int
 
@@ -82,27 +82,27 @@ type Seen struct {
 	Text     string
 }
 
-// Session is what a device saw on one connection and on all later ones that resumed it.
+// Session contains the events that a device received on one connection and on all later connections that resumed it.
 type Session struct {
 	User   string
 	Device string
-	Dialed time.Time // when the first connection was dialed
+	Dialed time.Time // when the device dialed the first connection
 	Ready  time.Time
-	Ended  time.Time // zero if it lasted to the end of the run
-	Why    string    // why it ended
+	Ended  time.Time // when the session ended; zero if it lasted to the end of the run
+	Why    string    // why the session ended
 	Events []Seen
-	// Resumed is the number of times that it resumed.
+	// Resumed is the number of times that the session resumed.
 	Resumed int
-	// Looks are the authors to whom it subscribes, and Looked is the time from which it does.
+	// Looks are the authors to whom the session subscribes. Looked is the time of the subscription.
 	Looks  []string
 	Looked time.Time
 }
 
-// NotRecovered is the type under which a session records, among its events, a room that was not recovered when it
-// resumed.
+// NotRecovered is the type of a record among the events of a session. It means that the room in Stream was not
+// recovered when the session resumed.
 const NotRecovered = "not recovered"
 
-// History is what all clients recorded. It is safe for concurrent use.
+// History contains the records of all clients. It is safe for concurrent use.
 type History struct {
 	mu       sync.Mutex
 	commands []*Command
@@ -138,8 +138,8 @@ func (h *History) Tell(c *Command, a Answer) {
 	c.Answers = append(c.Answers, a)
 }
 
-// Sent returns the number of commands sent, and of those without an outcome. The channel is closed when another
-// command is sent.
+// Sent returns the number of commands sent, and the number of those without an outcome. The channel is closed when
+// another command is sent.
 func (h *History) Sent() (sent, open int, more <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -179,7 +179,7 @@ func (h *History) End(s *Session, why string) {
 	s.Ended, s.Why = time.Now(), why
 }
 
-// Saw returns the newest version of a stream that a session has seen, 0 for none.
+// Saw returns the newest version of a stream that a session has received, or 0 if it has received none.
 func (h *History) Saw(s *Session, stream string) (version int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -191,7 +191,7 @@ func (h *History) Saw(s *Session, stream string) (version int64) {
 	return 0
 }
 
-// Counts returns the numbers of sessions, of their resumptions, and of the events that they saw.
+// Counts returns the numbers of sessions, of their resumptions, and of the events that they received.
 func (h *History) Counts() (sessions, resumed, events int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

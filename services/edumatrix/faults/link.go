@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// Link is a network path whose connections can be disturbed. It is a proxy of our own because it has to disturb
-// connections that stay open. Toxiproxy discards the data that its timeout holds back, which TCP never does, and then
-// closes the connection, so a connection can never hang and survive.
+// Link is a proxy for TCP connections that can disturb them. Unlike with Toxiproxy, a connection can hang for a while
+// and then continue: Toxiproxy's timeout discards the data that it holds back, which TCP never does, and then closes
+// the connection.
 type Link struct {
 	addr, to string
 	done     chan struct{} // closed by Close
 
 	mu         sync.Mutex
-	listener   net.Listener // nil while cut
+	listener   net.Listener // nil while the link is cut
 	ways       map[*way]bool
 	conditions Conditions
 	changed    chan struct{} // closed when the conditions change
@@ -27,11 +27,11 @@ type Link struct {
 type Conditions struct {
 	Silent bool          // nothing gets through, and no error is reported
 	Reset  bool          // new connections are reset
-	Delay  time.Duration // of every byte
+	Delay  time.Duration // the delay of every byte, in each direction
 	Rate   int           // bytes per second and direction; 0: unlimited
 }
 
-// way is one connection over a link, with its two ends.
+// way is one connection over a link, with the connections to its two ends.
 type way struct{ near, far net.Conn }
 
 // NewLink opens a link from one address to another.
@@ -57,7 +57,7 @@ func (l *Link) Cut() {
 	l.end(false)
 }
 
-// Change changes the conditions, also for existing connections.
+// Change changes the conditions for new and existing connections.
 func (l *Link) Change(w Conditions) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -149,7 +149,7 @@ func (l *Link) carry(listener net.Listener, near net.Conn) {
 		l.ways[w] = true
 	}
 	l.mu.Unlock()
-	if !standing { // the link was cut meanwhile
+	if !standing { // the link was cut while the far end was dialed
 		w.end(false)
 		return
 	}
@@ -190,7 +190,7 @@ func (l *Link) pipe(from, to net.Conn) {
 	for c := range chunks {
 		if !broken && (!l.hold(c) || !write(to, c.bytes)) {
 			broken = true
-			_ = from.Close() // so that the read returns
+			_ = from.Close() // makes the blocked read return
 		}
 	}
 	reading.Wait()

@@ -99,7 +99,7 @@ func TestLink_ChangeAppliesToOpenConnections(t *testing.T) {
 	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	heard := make([]byte, len("anybody?"))
 	_, err = io.ReadFull(c, heard)
-	require.NoError(t, err, "the data that was held back arrives in the end")
+	require.NoError(t, err, "the data that was held back must arrive in the end")
 	require.Equal(t, "anybody?", string(heard))
 
 	l.Change(Conditions{Reset: true})

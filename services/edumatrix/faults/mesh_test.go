@@ -22,8 +22,8 @@ import (
 
 const secret = "a secret that only tests know, long enough"
 
-// mesh is the installation of one run: a process of each service, and two of chat and of the gateway. It must be used
-// by one goroutine only.
+// mesh is the installation of one run: one process of each service, but two of chat and two of the gateway. It must be
+// used by one goroutine only.
 type mesh struct {
 	t        testing.TB
 	stand    *stand
@@ -34,8 +34,8 @@ type mesh struct {
 	services []*service
 	kept     []Record        // records that were deleted from the topics
 	torn     map[string]bool // topics that lost confirmed records
-	skew     time.Duration   // the largest difference of the clocks
-	problems []string        // promises that were seen broken
+	skew     time.Duration   // the largest difference of two clocks
+	problems []string        // violations of promises that were found during the run
 	away     []string        // stores that are stopped or frozen
 }
 
@@ -44,10 +44,10 @@ type service struct {
 	*meshrun.Process
 	name   string
 	url    string
-	wanted bool // whether it has to run
-	ready  bool // whether it was ready since it was started
+	wanted bool // whether the process has to run
+	ready  bool // whether the process has been ready since it was started
 	frozen bool
-	ends   time.Time // when it was found to have ended
+	ends   time.Time // when watch found that the process had ended
 }
 
 func newMesh(t testing.TB, s *stand, programs meshrun.Binaries, plan Plan) *mesh {
@@ -62,7 +62,7 @@ func newMesh(t testing.TB, s *stand, programs meshrun.Binaries, plan Plan) *mesh
 	s.exec(t, "CREATE DATABASE "+m.database)
 	s.emptyRedis(t)
 	m.link("redis", s.redis.Addr())
-	addresses := map[string]string{} // of the services themselves, not of their links
+	addresses := map[string]string{} // the addresses of the services themselves, not of their links
 	for _, name := range services {
 		addresses[name] = loopback(t)
 		m.link(name, addresses[name])
@@ -75,7 +75,7 @@ func newMesh(t testing.TB, s *stand, programs meshrun.Binaries, plan Plan) *mesh
 		if program != "gateway" && program != "presence" {
 			m.link("postgres of "+name, s.postgres.Addr())
 			env = append(env, "DATABASE_URL="+s.database(m.database, m.links["postgres of "+name].Addr()))
-			if off := plan.Skew * time.Duration(len(m.services)%3-1); off != 0 { // opposite for chat-1 and feed
+			if off := plan.Skew * time.Duration(len(m.services)%3-1); off != 0 { // chat-1 and feed get opposite offsets
 				env = append(env, variableClock+"="+off.String())
 			}
 		}
@@ -133,8 +133,9 @@ func (m *mesh) thaw(x *service) {
 	x.Signal(syscall.SIGCONT)
 }
 
-// watch acts as the operator: it starts processes that have ended again. A process that was ready and ends by itself
-// breaks a promise. A process that does not find its stores when it starts is meant to end.
+// watch acts as the operator: it restarts processes that have ended, and reports whether all are ready. A process that
+// was ready and ends without being stopped breaks a promise. A process may end before it is ready, because its stores
+// may be unavailable when it starts.
 func (m *mesh) watch() (ready bool) {
 	ready = true
 	for _, x := range m.services {
@@ -146,7 +147,7 @@ func (m *mesh) watch() (ready bool) {
 			if x.ends.IsZero() {
 				x.ends = time.Now()
 				if x.ready {
-					m.broken("%s ended by itself:\n%s", x.name, x.Tail())
+					m.broken("%s ended without being stopped:\n%s", x.name, x.Tail())
 				}
 			}
 			if time.Since(x.ends) > 300*time.Millisecond {
@@ -195,7 +196,7 @@ func (m *mesh) awaitReady(within time.Duration) {
 	}
 }
 
-// stop ends all processes in order, as an operator would.
+// stop stops all processes with SIGTERM. An exit status other than 0 breaks a promise.
 func (m *mesh) stop() {
 	for _, x := range m.services {
 		if x.wanted && x.Running() {

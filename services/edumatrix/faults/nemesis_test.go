@@ -18,7 +18,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/backend"
 )
 
-// nemesis carries out the faults of a plan and undoes them. It must be used by the test's own goroutine only.
+// nemesis begins the faults of a plan and undoes them. It must be used by the test's goroutine only.
 type nemesis struct {
 	t        testing.TB
 	m        *mesh
@@ -35,17 +35,17 @@ type action struct {
 	do func()
 }
 
-// hit is a fault that began, with the commands sent by then.
+// hit is a fault that has begun, with the number of commands sent before.
 type hit struct {
 	Fault
-	sent, open int // commands sent, and those of them without an outcome
+	sent, open int // the number of commands sent, and of those without an outcome
 }
 
 func newNemesis(t testing.TB, m *mesh, p *population) *nemesis {
 	return &nemesis{t: t, m: m, p: p, random: p.random(1)}
 }
 
-// run carries out the plan. It returns when the given number of commands has been sent and all faults are over.
+// run executes the plan. It returns when the given number of commands has been sent and all faults are over.
 func (n *nemesis) run(plan Plan, commands int) {
 	pending := slices.Clone(plan.Faults)
 	var again time.Time
@@ -61,7 +61,7 @@ func (n *nemesis) run(plan Plan, commands int) {
 				n.t.Logf("%s: %v, for %v", time.Now().Format(clock), f, f.For)
 				n.hits = append(n.hits, hit{f, sent, open})
 				pending = pending[1:]
-			} else { // another fault has taken its target away
+			} else { // another fault has already stopped the target
 				again = time.Now().Add(200 * time.Millisecond)
 			}
 		}
@@ -97,7 +97,7 @@ func (n *nemesis) due() {
 	}
 }
 
-// heal undoes all faults that still last.
+// heal ends all faults that have not ended yet.
 func (n *nemesis) heal() {
 	for len(n.actions) > 0 {
 		a := n.actions[0]
@@ -116,7 +116,7 @@ func (n *nemesis) mend(l *Link) {
 	}
 }
 
-// begin starts a fault and plans its end. It returns false if the fault has no target at the moment.
+// begin begins a fault and schedules its end. It returns false if the target of the fault is unavailable at the moment.
 func (n *nemesis) begin(f Fault) bool {
 	f.Times = max(1, f.Times)
 	switch {
@@ -195,7 +195,7 @@ func (n *nemesis) killAll(f Fault) {
 	})
 }
 
-// store disturbs or stops a store. It returns false if the store is unavailable already.
+// store begins a fault of a store. It returns false if another fault has already stopped the store.
 func (n *nemesis) store(f Fault) bool {
 	if slices.Contains(n.m.away, f.On) {
 		return false
@@ -277,14 +277,15 @@ func (n *nemesis) link(f Fault) {
 	n.after(f.For, func() { n.mend(l) })
 }
 
-// appendLock returns the key of the advisory lock that appends to an owner's log take.
+// appendLock returns the key of the advisory lock of an owner's log, which every commit takes.
 func appendLock(owner string) int64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte("eventlog/" + owner + "/append"))
 	return int64(h.Sum64())
 }
 
-// hold runs a statement in a transaction and keeps the transaction open. It returns false if that fails.
+// hold runs a statement in a transaction and keeps the transaction open until the fault ends. It returns false if the
+// statement fails.
 func (n *nemesis) hold(f Fault, statement string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
@@ -304,17 +305,17 @@ func (n *nemesis) hold(f Fault, statement string) bool {
 	n.after(f.For, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		defer cancel()
-		_ = conn.Close(ctx) // the connection may have ended with the server
+		_ = conn.Close(ctx) // the server may have closed the connection already
 	})
 	return true
 }
 
-// consumed are the topics whose consumer writes dead letters.
+// consumed are the topics whose consumers write dead letters.
 var consumed = []string{catalog.CommandTopic("chat"), catalog.CommandTopic("feed"), catalog.CommandTopic("presence"),
 	"chat-events"}
 
-// poison publishes a payload that cannot be read to each topic. The gateways, which read the topics of events and of
-// outcomes, must skip it. It returns false if no payload was published.
+// poison publishes an unreadable payload to each topic. Consumers must make it a dead letter. Gateways, which read the
+// topics of events and of outcomes, must skip it. poison returns false if no payload was published.
 func (n *nemesis) poison() bool {
 	k := n.m.stand.brokers(n.m.prefix + ".")
 	producer, err := impatient(k)
@@ -343,7 +344,7 @@ func (n *nemesis) poison() bool {
 				n.t.Logf("poison: Kafka is unavailable: %v", err)
 				return false
 			}
-			p.Dead = err == nil && slices.Contains(consumed, topic) // otherwise it may or may not have been published
+			p.Dead = err == nil && slices.Contains(consumed, topic) // after an error, it may or may not have been published
 			if err == nil {
 				taken++
 			}
@@ -357,7 +358,7 @@ func header(key, value string) kgo.RecordHeader {
 	return kgo.RecordHeader{Key: key, Value: []byte(value)}
 }
 
-// impatient returns a client with short timeouts, since an unavailable broker stays unavailable for a while.
+// impatient returns a client with short timeouts, because a fault may have made the broker unavailable for a while.
 func impatient(k backend.Kafka, more ...kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(append(append(k.Options(), kgo.DialTimeout(time.Second),
 		kgo.RequestTimeoutOverhead(3*time.Second), kgo.ProduceRequestTimeout(time.Second), kgo.RequestRetries(2),

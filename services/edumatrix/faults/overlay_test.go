@@ -10,15 +10,15 @@ import (
 	"strings"
 )
 
-// change replaces a text that occurs once in one of the mesh's files. It is made in a copy, which a build uses
-// instead of the original, so that the mesh contains no code for these tests.
+// change replaces a text that occurs once in one of the mesh's source files. The change is made in a copy, which a
+// build uses instead of the original. So the mesh itself contains no code for these tests.
 type change struct{ file, old, new string }
 
 // variableClock is the environment variable with the offset of a process's clock, in programs that are built with the
 // changes in clocks.
 const variableClock = "FAULTS_CLOCK"
 
-// clocks are the changes that let a process's injected clock be wrong.
+// clocks are the changes that add the offset in variableClock to the clock of a process.
 var clocks = []change{
 	{"shared/eventlog/log.go", `		o.Now = time.Now
 `, `		o.Now = func() time.Time {
@@ -40,8 +40,8 @@ var clocks = []change{
 `},
 }
 
-// overlay makes the changes in copies under a folder, and returns the build flag that makes the compiler use the
-// copies.
+// overlay makes the changes in copies of the files in a folder. It returns the build flag with which the compiler uses
+// the copies.
 func overlay(dir string, changes []change) (flag string, err error) {
 	root, err := filepath.Abs("../../..")
 	if err != nil {
@@ -59,7 +59,7 @@ func overlay(dir string, changes []change) (flag string, err error) {
 			return "", err
 		}
 		if n := strings.Count(string(source), c.old); n != 1 {
-			return "", fmt.Errorf("%s contains this %d times, not once:\n%s", c.file, n, c.old)
+			return "", fmt.Errorf("%s contains the following text %d times, not once:\n%s", c.file, n, c.old)
 		}
 		copies[original] = filepath.Join(dir, fmt.Sprintf("%d-%s", i, filepath.Base(c.file)))
 		changed := strings.Replace(string(source), c.old, c.new, 1)

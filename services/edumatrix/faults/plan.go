@@ -12,7 +12,7 @@ import (
 type Fault struct {
 	// Kind is the kind of disturbance, and On its target: a process, a store or a link.
 	Kind, On string
-	// After is the number of sent commands at which it begins. For is its duration.
+	// After is the number of sent commands at which the fault begins. For is its duration.
 	After int
 	For   time.Duration
 	// Times is the number of repetitions within For; 0 means once.
@@ -30,7 +30,8 @@ func (f Fault) String() string {
 	return s
 }
 
-// The targets of faults. Links connect a process with a store or another process; gateway links are those of clients.
+// The targets of faults. A link is the network path from one or more processes to a store or a service. The links of
+// gateways are the paths from clients.
 var (
 	services = []string{"chat-1", "chat-2", "gateway-1", "gateway-2", "notification", "feed", "presence"}
 	stores   = []string{"kafka", "redis", "postgres"}
@@ -43,7 +44,7 @@ type kind struct {
 	name              string
 	on                []string
 	shortest, longest time.Duration
-	times             int // the maximum
+	times             int // the maximum number of repetitions
 	weight            int
 }
 
@@ -54,8 +55,8 @@ var kinds = []kind{
 	{"freeze", services, time.Second, 4 * time.Second, 1, 4},
 	{"freeze", stores, time.Second, 4 * time.Second, 1, 4},
 	{"freeze, then kill", []string{"kafka", "postgres"}, time.Second, 2 * time.Second, 1, 2},
-	// These last longer than a consumer group's session timeout of 6 s: another instance takes over while this one is
-	// frozen.
+	// These faults last longer than the session timeout of consumer groups, which is 6 s. So another instance takes
+	// over while the target is frozen or stopped.
 	{"freeze long", []string{"chat-1", "chat-2", "notification"}, 8 * time.Second, 10 * time.Second, 1, 2},
 	{"stop long", []string{"chat-1", "notification", "gateway-1", "feed"}, 8 * time.Second, 10 * time.Second, 1, 2},
 	{"stop until forgotten", []string{"notification", "gateway-1"}, 2 * time.Second, 5 * time.Second, 1, 3},
@@ -78,7 +79,7 @@ var kinds = []kind{
 type Plan struct {
 	Seed   uint64
 	Faults []Fault
-	// Skew is how far the services' clocks are off, in either direction.
+	// Skew is the maximum offset of the services' clocks, in either direction.
 	Skew time.Duration
 }
 
@@ -93,7 +94,8 @@ func (p Plan) String() string {
 	return strings.Join(all, ", ")
 }
 
-// NewPlan draws a number of faults from a seed. They begin while the given number of commands is sent.
+// NewPlan returns a plan of a number of faults, which are derived from a seed. They begin while the given number of
+// commands is sent.
 func NewPlan(seed uint64, faults, commands int) Plan {
 	p := Plan{Seed: seed}
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -113,7 +115,8 @@ func NewPlan(seed uint64, faults, commands int) Plan {
 	return p
 }
 
-// draw draws the details of a fault, which begins after a tenth to seven tenths of the commands.
+// draw draws the target, the time, the duration and the repetitions of a fault. It begins when 10 % to 70 % of the
+// commands have been sent.
 func (k kind) draw(r *rand.Rand, commands int) Fault {
 	f := Fault{Kind: k.name, After: commands/10 + r.IntN(max(1, commands*6/10)), Times: 1, For: k.shortest}
 	if len(k.on) > 0 {
@@ -128,7 +131,7 @@ func (k kind) draw(r *rand.Rand, commands int) Fault {
 	return f
 }
 
-// Each returns a plan for each kind of fault, with that fault alone.
+// Each returns one plan for each kind of fault and target, with this fault alone.
 func Each(commands int) (all []Plan) {
 	for _, k := range kinds {
 		on := k.on

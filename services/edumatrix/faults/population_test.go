@@ -14,8 +14,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/auth"
 )
 
-// population is all clients of a run. Most users have one device, some have two; the members of a conversation are on
-// both gateways.
+// population consists of all clients of a run. Most users have one device, some have two. The members of a conversation
+// are connected to both gateways.
 type population struct {
 	h        *History
 	seed     uint64
@@ -29,13 +29,13 @@ type population struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
-	sending  sync.WaitGroup // all goroutines that send commands
+	sending  sync.WaitGroup // the goroutines that send commands
 }
 
 // size is the size of a run.
 type size struct {
 	clients  int
-	commands int // the minimum
+	commands int // the minimum number of commands
 	faults   int
 	rate     float64
 }
@@ -68,7 +68,7 @@ func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
 		p.devices = append(p.devices, d)
 	}
 	looks := p.random(3)
-	for n, d := range p.devices { // only once all that they share exists
+	for n, d := range p.devices { // after the loop above, because devices use p.devices
 		if n%lookers == 0 {
 			d.looks = p.some(looks, 5)
 		}
@@ -77,11 +77,11 @@ func newPopulation(t testing.TB, m *mesh, seed uint64, s size) *population {
 	return p
 }
 
-// random returns a source of random numbers of its own for each caller, so that the numbers do not depend on which
-// goroutine is faster.
+// random returns a separate source of random numbers for each caller. So the numbers do not depend on the order in
+// which goroutines run.
 func (p *population) random(who int) *rand.Rand { return rand.New(rand.NewPCG(p.seed, uint64(who))) }
 
-// begin starts conversations: groups of several users and pairs, so that each event is seen by many.
+// begin starts conversations: groups of several users, and pairs.
 func (p *population) begin(t testing.TB) {
 	r := p.random(0)
 	var starting sync.WaitGroup
@@ -111,10 +111,10 @@ func (p *population) some(r *rand.Rand, n int) (users []string) {
 	return users
 }
 
-// lookers: one device of this many subscribes to a few authors.
+// lookers is the number of devices of which one subscribes to some authors.
 const lookers = 4
 
-// workersEach is the number of commands that a device may have in flight.
+// workersEach is the maximum number of commands that a device has in flight.
 const workersEach = 5
 
 // send makes all devices send commands until the population stops sending.
@@ -175,7 +175,7 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// directory is the population's knowledge of its conversations; it may be out of date.
+// directory contains the conversations and their members, as far as the clients know. It may be out of date.
 type directory struct {
 	mu    sync.Mutex
 	all   []*talk
@@ -207,7 +207,7 @@ func (d *directory) count() int {
 	return len(d.all)
 }
 
-// pick returns a conversation that a user is probably in, and now and then any other.
+// pick returns a conversation of which a user is probably a member, and sometimes a random one.
 func (d *directory) pick(r *rand.Rand, user string) (t talk, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

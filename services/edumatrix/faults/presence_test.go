@@ -15,8 +15,8 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// presenceTime is how long presence may be shown wrongly once all services and stores are back, as docs/guarantees.md
-// promises. It also applies after Redis was emptied or has lost its newest writes.
+// presenceTime is the maximum time for which presence may be wrong after all services and stores are back, as promised
+// in docs/guarantees.md. It also applies after Redis was emptied or has lost its newest writes.
 const presenceTime = 10 * time.Second
 
 // watcher is a client that subscribes to the presence of all users.
@@ -86,12 +86,12 @@ func (w *watcher) await(users []string, kind string) error {
 		case <-w.Done():
 			return fmt.Errorf("the watcher was disconnected: %w", w.Err())
 		case <-late.C:
-			return fmt.Errorf("after %v %s is shown as %q, not %q", presenceTime, users[i], last, kind)
+			return fmt.Errorf("after %v the newest presence event of %s is %q, not %q", presenceTime, users[i], last, kind)
 		}
 	}
 }
 
-// present checks that every user is shown as present once all services, stores and clients are back.
+// present checks that every user is shown as online after all services, stores and clients are back.
 func (m *mesh) present(p *population) {
 	m.watched(p, func(w *watcher) {
 		if err := w.await(p.users, "presence.came_online"); err != nil {
@@ -100,7 +100,7 @@ func (m *mesh) present(p *population) {
 	})
 }
 
-// leave disconnects all clients, and checks that every user is shown as gone.
+// leave disconnects all clients, and checks that every user is shown as offline.
 func (m *mesh) leave(p *population) {
 	defer p.end()
 	m.watched(p, func(w *watcher) {

@@ -11,7 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// quiet waits until everything that was sent has arrived everywhere, and reads the contents of the stores.
+// quiet waits until all commands and events have been processed and delivered. It then reads the contents of the
+// stores.
 func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -24,7 +25,7 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	if err := m.mark(ctx, conn, p); err != nil {
 		return stored, err
 	}
-	var late []error // only logged: the judge reports what is missing in more detail
+	var late []error // only logged, because the judge reports in more detail what is missing
 	waits, stop := context.WithTimeout(ctx, 45*time.Second)
 	defer stop()
 	for _, owner := range owners {
@@ -51,8 +52,8 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 		}
 		stored.Logs = append(stored.Logs, l)
 	}
-	// A fault may have killed a consumer, which reads its poison only after its group has assigned it its partitions
-	// again. So the topics are read until all poison is found.
+	// A fault may have killed a consumer. It reads the poison only after its group has assigned it the partitions
+	// again. So read the topics until all poison is among the dead letters.
 	for tries := 0; ; tries++ {
 		stored.Records, stored.Dead, err = m.readTopics(ctx)
 		if (err == nil && len(stored.unburied(poisoned)) == 0) || tries >= 15 || ctx.Err() != nil {
@@ -68,8 +69,8 @@ func (m *mesh) quiet(p *population, poisoned []Poison) (*Stored, error) {
 	return stored, err
 }
 
-// mark has a message sent into every conversation, so that every member has an event to see that was certainly
-// written while it was a member.
+// mark sends a message to every conversation. So every member must get at least one event that was certainly written
+// during its membership.
 func (m *mesh) mark(ctx context.Context, conn *pgx.Conn, p *population) error {
 	rows, err := conn.Query(ctx, `SELECT room, min(member) FROM chat.memberships
 		WHERE closed_position IS NULL GROUP BY room`)
@@ -99,7 +100,7 @@ func (m *mesh) mark(ctx context.Context, conn *pgx.Conn, p *population) error {
 	return nil
 }
 
-// seenAll waits until every open session has seen the newest event of every room of its user.
+// seenAll waits until every open session has received the newest event of every room of its user.
 func (p *population) seenAll(waits, ctx context.Context, conn *pgx.Conn, m *mesh) error {
 	l, err := readLog(ctx, conn, m.catalog, "chat")
 	if err != nil {
@@ -122,7 +123,7 @@ func (p *population) seenAll(waits, ctx context.Context, conn *pgx.Conn, m *mesh
 	})
 }
 
-// seenPosts waits until every open session has seen the posts of the authors to whom it subscribes.
+// seenPosts waits until every open session has received the posts of the authors to whom it subscribes.
 func (p *population) seenPosts(waits, ctx context.Context, conn *pgx.Conn, m *mesh) error {
 	l, err := readLog(ctx, conn, m.catalog, "feed")
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/envelope"
 )
 
-// owners are the owners whose logs the population writes to.
+// owners are the owners to whose logs the commands of the population lead.
 var owners = []string{"chat", "feed", "notification"}
 
 // readLog reads an owner's log from the database.
@@ -47,7 +47,7 @@ func readLog(ctx context.Context, conn *pgx.Conn, c *catalog.Catalog, owner stri
 			return e, err
 		}
 		if len(personal) > 0 {
-			body = append(body, personal[1:]...) // the first byte is the format; concatenated fields merge into one message
+			body = append(body, personal[1:]...) // after the format byte; Protobuf merges concatenated messages
 		}
 		m, err := c.Decode(e.Type, body)
 		if err != nil {
@@ -92,7 +92,7 @@ func readLog(ctx context.Context, conn *pgx.Conn, c *catalog.Catalog, owner stri
 	return l, err
 }
 
-// text returns the first of the named fields that the message has and that is not empty.
+// text returns the value of the first named field that the message has and that is not empty.
 func text(m proto.Message, names ...protoreflect.Name) string {
 	r := m.ProtoReflect()
 	for _, name := range names {
@@ -138,7 +138,7 @@ func (m *mesh) readTopics(ctx context.Context) (records []Record, dead []Dead, e
 		}
 		e, err := envelope.ReadEvent(carried)
 		if err != nil {
-			continue // poison
+			continue // an unreadable payload, published by poison
 		}
 		records = append(records, Record{Owner: owners[r.Topic], Topic: topic, Partition: r.Partition, Offset: r.Offset,
 			Position: int64(e.Position), Before: int64(e.Before), Stream: e.Stream, Version: int64(e.Version), Type: e.Type})

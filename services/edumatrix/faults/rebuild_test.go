@@ -16,7 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/eventlog/projection"
 )
 
-// rebuild makes a running owner rebuild its projections, and returns the rows that differ afterwards.
+// rebuild makes a running owner rebuild its projections, and returns the rows that differ from before.
 func (m *mesh) rebuild(ctx context.Context, conn *pgx.Conn, owner string) (differences []string, err error) {
 	tables, err := column(ctx, conn, `SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename <> ALL ($2)`,
 		owner, eventlog.LogTables)

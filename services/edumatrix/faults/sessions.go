@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// sessions compares the events that each client saw, over all its resumptions, with the log. It must have seen every
-// event of its rooms once and in order, from the first one that it had to receive, and no others.
+// sessions compares the events that each session received, over all its resumptions, with the log. It must have
+// received every event of its rooms once and in order, from the first one that was due, and no other events.
 func (j *judge) sessions() {
 	logs := map[string]*seenLog{}
 	for i := range j.s.Logs {
@@ -52,8 +52,8 @@ func (j *judge) sessions() {
 // seenLog is a log, indexed for the comparison with the events that clients saw.
 type seenLog struct {
 	*Log
-	members  map[string]map[string][]interval // room → user
-	versions map[string][]Event               // by version, from 1
+	members  map[string]map[string][]interval // room → user → membership intervals
+	versions map[string][]Event               // stream → events by version, from 1
 }
 
 func newSeenLog(l *Log) *seenLog {
@@ -64,8 +64,8 @@ func newSeenLog(l *Log) *seenLog {
 	return s
 }
 
-// open returns when a user was in the room of a stream. A user's own streams are always open; all others need a
-// subscription.
+// open returns the versions of a stream at which a user was in its room. A stream of the user's own room is always
+// open. It returns false for streams of rooms without members, to which users subscribe.
 func (l *seenLog) open(stream, user string) ([]interval, bool) {
 	if room := l.members[stream]; room != nil {
 		return room[user], true
@@ -76,12 +76,12 @@ func (l *seenLog) open(stream, user string) ([]interval, bool) {
 	return nil, strings.HasPrefix(stream, "conversation:") || strings.HasPrefix(stream, "notifications:")
 }
 
-// viewer checks the events that one session saw.
+// viewer checks the events that one session received.
 type viewer struct {
 	judge   *judge
 	session *Session
 	acked   map[string]map[int64]time.Time
-	last    map[string]int64 // by stream
+	last    map[string]int64 // the last version that the session received, by stream
 	jumps   map[string]bool  // streams with a reported gap
 }
 
@@ -112,7 +112,7 @@ func (v *viewer) see(l *seenLog, e Seen) {
 	switch {
 	case !ever && jumps:
 	case !ever:
-		// Events that were committed before the session connected are not delivered again.
+		// An event that was acknowledged before the session began must not be delivered to it.
 		if t, ok := v.acked[e.Stream][e.Version]; ok && t.Before(v.session.Dialed) {
 			v.broken(clientsSee, "saw %s at version %d, acknowledged before it connected", e.Stream, e.Version)
 		}
@@ -129,8 +129,9 @@ func (v *viewer) see(l *seenLog, e Seen) {
 	v.last[e.Stream] = e.Version
 }
 
-// due returns the first version before the given one that was written after the session was ready, or 0. The
-// session's rooms were read before it was ready, so it must receive that version.
+// due returns the first version, below the given one, that was written after the session was ready, or 0 if there is
+// none. The gateway had read the rooms of the user before the session was ready, so the session must receive this
+// version.
 func (v *viewer) due(l *seenLog, stream string, open []interval, before int64) int64 {
 	for _, e := range l.versions[stream] {
 		if e.Version >= before {
@@ -143,20 +144,20 @@ func (v *viewer) due(l *seenLog, stream string, open []interval, before int64) i
 	return 0
 }
 
-// same compares an event that was seen with the event in the log.
+// same compares an event that the session received with the event in the log.
 func (v *viewer) same(written Event, e Seen) {
 	switch {
 	case written.ID != e.ID || written.Type != e.Type || written.Actor != e.Actor:
 		v.broken(clientsSee, "saw %s at version %d as %s %s by %s, but the log has %s %s by %s", e.Stream, e.Version, e.Type, e.ID,
 			e.Actor, written.Type, written.ID, written.Actor)
 	case e.Redacted && !written.Redacted:
-		v.broken(clientsSee, "saw %s at version %d redacted, but the log does not", e.Stream, e.Version)
+		v.broken(clientsSee, "saw %s at version %d redacted, but it is not redacted in the log", e.Stream, e.Version)
 	case !e.Redacted && !written.Redacted && e.Text != written.Text:
 		v.broken(clientsSee, "saw %s at version %d as %q, but the log has %q", e.Stream, e.Version, e.Text, written.Text)
 	}
 }
 
-// missed checks that a session that lasted to the end has seen the newest event of each of its rooms.
+// missed checks that a session that lasted to the end of the run has received the newest event of each of its rooms.
 func (v *viewer) missed(l *seenLog) {
 	if !v.session.Ended.IsZero() {
 		return
@@ -179,8 +180,8 @@ func (v *viewer) missed(l *seenLog) {
 	}
 }
 
-// seePost checks that the session subscribes to the author of a post and sees the post once. Posts may arrive in any
-// order.
+// seePost checks that the session subscribes to the author of a post and receives the post only once. Posts may arrive
+// in any order.
 func (v *viewer) seePost(l *seenLog, e Seen) {
 	written := l.versions[e.Stream]
 	if e.Version < 1 || e.Version > int64(len(written)) {
@@ -197,7 +198,8 @@ func (v *viewer) seePost(l *seenLog, e Seen) {
 	v.last[e.Stream] = e.Version
 }
 
-// missedPosts checks that a session that lasted to the end has seen every post of the authors to whom it subscribes.
+// missedPosts checks that a session that lasted to the end of the run has received every post of the authors to whom it
+// subscribes.
 func (v *viewer) missedPosts(feed *seenLog) {
 	if !v.session.Ended.IsZero() {
 		return

@@ -16,14 +16,14 @@ import (
 	"github.com/edumatrix/interlinked/shared/meshtest"
 )
 
-// stand is what several runs share: servers started for them alone. A run may stop a server as long as it starts it
-// again. All connections to the servers lead over links.
+// stand contains the servers that all runs share, which were started for these tests alone. A run may stop a server,
+// but must start it again. All connections to the servers go over links.
 type stand struct {
 	t        testing.TB
 	kafka    *meshtest.KafkaServer
 	redis    *meshtest.RedisServer
 	postgres *meshtest.PostgresServer
-	broker   *Link // shared by all runs: Kafka's clients connect to the address that the broker advertises
+	broker   *Link // shared by all runs, because clients of Kafka connect to the one address that the broker advertises
 }
 
 func newStand(t testing.TB) *stand {
@@ -66,7 +66,7 @@ func (s *stand) store(name string) store {
 	return s.postgres
 }
 
-// database returns the URL of a database at the given address, which is the server's or that of a link to it.
+// database returns the URL of a database at the address of the server, or of a link to it.
 func (s *stand) database(name, addr string) string {
 	u, err := url.Parse(s.postgres.URL())
 	if err != nil {
@@ -112,7 +112,7 @@ func (s *stand) brokers(prefix string) backend.Kafka {
 	return backend.Kafka{Brokers: []string{s.broker.Addr()}, ClientID: "faults", TopicPrefix: prefix}
 }
 
-// forget deletes the topics of a run, because the broker has open files for every partition.
+// forget deletes the topics of a run, because the broker keeps files open for every partition.
 func (s *stand) forget(t testing.TB, prefix string) {
 	t.Helper()
 	if err := meshtest.DeleteTopics(context.Background(), s.brokers(prefix)); err != nil {

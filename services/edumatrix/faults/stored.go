@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// Stored is the contents of the stores at the end of a run, when nothing is in flight.
+// Stored contains the data in the stores at the end of a run, when nothing is in flight.
 type Stored struct {
 	Logs    []Log
-	Records []Record        // of the topics of all logs, in the order of each partition
+	Records []Record        // the records on the topics of all logs, in the order of each partition
 	Torn    map[string]bool // topics that lost confirmed records
 	Dead    []Dead
-	// Skew is how far the clocks that set the times of events may be off.
+	// Skew is the largest difference of the clocks that set the times of events.
 	Skew time.Duration
 	// Differences are the rows that a rebuild of the projections changed.
 	Differences []string
@@ -24,8 +24,8 @@ type Log struct {
 	Outcomes    []Outcome
 	Memberships []Membership
 	Consumed    map[int32]int64 // partition of chat-events → position of its checkpoint
-	Relayed     int64           // position up to which the topics are confirmed
-	Parked      int             // parked streams of other owners
+	Relayed     int64           // the position up to which Kafka has confirmed the events
+	Parked      int             // the number of parked streams of other owners
 }
 
 // Event is a row of a log.
@@ -43,7 +43,7 @@ type Event struct {
 	Text     string
 	Opens    []Change
 	Closes   []Change
-	About    string // the stream and version that a notification was raised for
+	About    string // the stream of the event that raised a notification; AboutAt is its version
 	AboutAt  int64
 }
 
@@ -59,7 +59,7 @@ type Outcome struct {
 	Version, Position                          int64
 }
 
-// Membership is a row of a log's memberships; Closed is 0 while it is open.
+// Membership is a row of a log's memberships. Closed is 0 while the user is a member.
 type Membership struct {
 	Room, Member   string
 	Opened, Closed int64
@@ -105,7 +105,7 @@ func (s *Stored) log(owner string) *Log {
 	return &Log{Owner: owner}
 }
 
-// interval is a membership interval: versions of the room's stream, both ends included.
+// interval is a membership interval. Its ends are versions of the room's stream, and both are included.
 type interval struct{ from, to int64 }
 
 // stillOpen is the end of a membership interval that has not been closed.
@@ -142,7 +142,7 @@ func within(all []interval, version int64) bool {
 	return slices.ContainsFunc(all, func(s interval) bool { return s.from <= version && version <= s.to })
 }
 
-// after returns the next version after the given one within the intervals, or 0.
+// after returns the lowest version above the given one that lies in one of the intervals, or 0 if there is none.
 func after(all []interval, version int64) int64 {
 	for _, s := range all {
 		if version < s.from {

@@ -16,14 +16,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// forget deletes all records of the topics of events, as their retention would, and keeps the parts that the judge
-// needs. It returns false if the broker is unavailable, in which case some records may be left.
+// forget deletes all records on the topics of events, like the end of their retention. It remembers the records for the
+// judge. It returns false if the broker is unavailable; some records may then be left.
 func (n *nemesis) forget() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	err := n.m.forget(ctx)
 	if err != nil {
-		n.t.Logf("forget: Kafka is unavailable: %v", err) // records that it has deleted are in m.kept
+		n.t.Logf("forget: Kafka is unavailable: %v", err) // the records deleted so far are in m.kept
 	}
 	n.lost(func(topic string) bool { _, event := n.m.logged(topic); return event })
 	return err == nil
@@ -56,14 +56,16 @@ func (m *mesh) forget(ctx context.Context) error {
 	return errors.Join(err, deleted.Error())
 }
 
-// lost records that topics have lost records, so poison that was not read yet need not become a dead letter.
+// lost marks the poison on topics that have lost records: it need not become a dead letter any more, because it may be
+// lost before a consumer has read it.
 func (n *nemesis) lost(is func(topic string) bool) {
 	for i, p := range n.poisoned {
 		n.poisoned[i].Dead = p.Dead && !is(p.Topic)
 	}
 }
 
-// withKept adds the records that were deleted from the topics, each once, in the order of each partition.
+// withKept returns the records on the topics together with those that forget deleted. Each record is contained once, in
+// the order of its partition.
 func (m *mesh) withKept(records []Record) []Record {
 	all := slices.Concat(m.kept, records)
 	slices.SortStableFunc(all, func(a, b Record) int {
@@ -90,8 +92,8 @@ func (s *stand) kafkaData() string {
 	return ""
 }
 
-// tear removes the last records from one partition of a topic while the broker is stopped, as happens when a machine
-// without a replica is lost.
+// tear removes the last records from one partition of a topic while the broker is stopped. The same happens when a
+// machine without a replica crashes before it has written its data to disk.
 func (n *nemesis) tear(data, topic string) {
 	partitions, err := filepath.Glob(filepath.Join(data, n.m.prefix+"."+topic+"-*"))
 	if err != nil || len(partitions) == 0 {

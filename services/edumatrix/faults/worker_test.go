@@ -16,7 +16,7 @@ import (
 	"github.com/edumatrix/interlinked/shared/client"
 )
 
-// worker sends commands from a device, each after the outcome of the one before.
+// worker sends commands from a device. It sends each command after the outcome of the previous command.
 type worker struct {
 	device *device
 	random *rand.Rand
@@ -108,8 +108,8 @@ func (w *worker) text() string {
 	return fmt.Sprintf("%s %d %s", w.device.name, w.sent, strings.Repeat("x", w.random.IntN(200)))
 }
 
-// do sends a command until its outcome is known. Some commands are sent twice at the same time, from another device
-// if the user has one, and some are repeated after their outcome.
+// do sends a command until its outcome is known. Sometimes the command is also sent at the same time from another of
+// the user's devices, or from the same one, and sometimes it is sent again after its outcome.
 func (w *worker) do(owner, name, text string, data map[string]any) Answer {
 	d := w.device
 	id := uuid.Must(uuid.NewRandomFromReader(seeded{w.random})).String()
@@ -127,7 +127,7 @@ func (w *worker) do(owner, name, text string, data map[string]any) Answer {
 	return a
 }
 
-// seeded is an io.Reader of random bytes, so that ids follow from the seed.
+// seeded is an io.Reader of random bytes that follow from the seed. Ids are made of them.
 type seeded struct{ *rand.Rand }
 
 func (s seeded) Read(p []byte) (int, error) {
@@ -137,7 +137,7 @@ func (s seeded) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// sibling returns one of the user's devices, at random.
+// sibling returns a random device of the user of a device, which may be the device itself.
 func (p *population) sibling(d *device, r *rand.Rand) *device {
 	var all []*device
 	for _, other := range p.devices {
@@ -148,12 +148,12 @@ func (p *population) sibling(d *device, r *rand.Rand) *device {
 	return all[r.IntN(len(all))]
 }
 
-// answerTime is how long a connection may take to answer a command: 5 s, plus the longest time for which a fault
-// delays it.
+// answerTime is the maximum time that a gateway may take to answer a command: 5 s, plus the longest delay that a fault
+// causes.
 const answerTime = 25 * time.Second
 
-// queuedTime is how long an outcome may take after "queued": longer than several faults in a row, on a machine on
-// which a store takes long to start.
+// queuedTime is the maximum time until an outcome arrives after the answer "queued". It is longer than several faults
+// in a row on a machine on which a store starts slowly.
 const queuedTime = 2 * time.Minute
 
 // deliver sends a command until it has an outcome, and returns the outcome, or an empty answer if the run ends first.
@@ -163,7 +163,7 @@ func (d *device) deliver(c *Command, data map[string]any) Answer {
 		if at == nil {
 			break
 		}
-		later, forget := d.expect(c.ID) // before the command is sent, since the outcome may be quick
+		later, forget := d.expect(c.ID) // before the command is sent, because the outcome may arrive at once
 		d.p.h.Send(c)
 		a := d.once(at, c, data)
 		if a.Kind == Queued {
@@ -174,7 +174,7 @@ func (d *device) deliver(c *Command, data map[string]any) Answer {
 			case <-d.p.ctx.Done():
 			case <-time.After(queuedTime):
 				forget()
-				return Answer{} // it is not sent again: after "queued" the mesh has the command, or has lost it
+				return Answer{} // do not send the command again: after "queued" it must not be lost
 			}
 		}
 		forget()
