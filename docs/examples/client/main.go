@@ -1,5 +1,5 @@
-// Command client sends a message to a user, and prints the events of the conversation until that message has arrived.
-// When its connection is lost, it reconnects and misses no event.
+// Command client sends a message to a user, and prints the events of the conversation until the message has arrived. When
+// the connection is lost, the client reconnects and gets the missed events.
 package main
 
 import (
@@ -27,7 +27,7 @@ func main() {
 
 	events := make(chan client.Event, 100)
 	c, err := client.Dial(ctx, client.Options{URL: url, Token: os.Getenv("TOKEN"), Device: "example",
-		OnEvent: func(e client.Event) { events <- e }}) // called in order; it must not wait for the client
+		OnEvent: func(e client.Event) { events <- e }}) // called in order; it must not call the client and wait for it
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func main() {
 				c.Close()
 				return
 			}
-		case <-c.Done(): // after a lost connection, missed events come first
+		case <-c.Done(): // the connection is lost; after reconnecting, missed events are delivered first
 			if c, err = c.Redial(ctx, url); err != nil {
 				log.Fatal(err)
 			}

@@ -38,7 +38,7 @@ func run(ctx context.Context) error {
 	}
 	committing, stop := context.WithCancel(ctx)
 	ended := make(chan error)
-	go func() { ended <- log.Run(committing) }() // puts commits at the same time into one transaction
+	go func() { ended <- log.Run(committing) }() // commits all pending writes in one transaction
 	defer func() { stop(); <-ended }()
 
 	for id, text := range []string{"Term begins on Monday.", "Lunch is at noon."} {
@@ -46,8 +46,8 @@ func run(ctx context.Context) error {
 		post := &feedv1.PostCreated{PostId: fmt.Sprint(id), AuthorId: "alice", Body: text}
 		_, err := log.Commit(ctx, eventlog.Write{Stream: stream, Expected: 0, // the stream must be new
 			Commands: []eventlog.Decided{{Actor: "alice", CommandID: stream, Type: "feed.create_post", Events: []proto.Message{post}}}})
-		// A command has one outcome. When this program runs again, Commit reports that the command already has its
-		// outcome.
+		// A command has only one outcome. When this program runs again, Commit returns a RepeatedError, because the
+		// command already has its outcome.
 		if repeated := new(eventlog.RepeatedError); err != nil && !errors.As(err, &repeated) {
 			return err
 		}

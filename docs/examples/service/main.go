@@ -1,5 +1,5 @@
-// Command service is a service that follows chat's topic and prints who wrote, and how much. Several instances of it
-// share the topic's partitions.
+// Command service is a service that consumes chat's topic, and prints the author and the length of each message. Several
+// instances share the partitions of the topic.
 package main
 
 import (
@@ -39,12 +39,13 @@ func main() {
 	}
 }
 
-// count is called for the events of one conversation in order. A topic delivers each event at least once. A service
-// that must not count an event twice has to store the versions up to which it has counted each stream.
+// count prints the author and the length of a message. It is called for the events of one conversation in order, and at
+// least once for each event. A service that must not count an event twice has to store, for each stream, the version up to
+// which it has counted.
 func count(m *message.Message) error {
 	e, err := envelope.ReadEvent(m)
 	if err != nil {
-		return retry.Permanent(err) // trying again would not help
+		return retry.Permanent(err) // do not retry, because the message stays unreadable
 	}
 	if e.Type != "chat.message_sent" {
 		return nil

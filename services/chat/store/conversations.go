@@ -262,7 +262,7 @@ func (s *Store) Members(ctx context.Context, id string, after Seat, limit int) (
 	return m, nil
 }
 
-// Settings are what holds for all members of a conversation.
+// Settings are the properties of a conversation that apply to all its members.
 type Settings struct {
 	FromJoining bool // each member's history begins with joining
 }
